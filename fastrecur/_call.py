@@ -1,0 +1,232 @@
+"""From a public function's arguments to its result: take the arrays, check what a plan cannot see, run, hand back."""
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from . import _arrays, _problem, _run
+from . import _messages as say
+
+_ndarray = np.ndarray
+_supported = _arrays.element
+
+
+def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
+    """Run a recurrence; ``names`` are what the caller calls the operands."""
+    owner = None
+    if not (_is_plain(a) and _is_plain(b) and _is_plain(h0) and (out is None or type(out) is _ndarray)):
+        a, b, h0, out, owner = _take((*names, "out"), a, b, h0, out)
+    reverse, axis = _flag("reverse", reverse), _axis(axis)
+    return_state = _flag("return_state", return_state)
+    if lengths is not None:
+        lengths = _lengths(lengths)
+    weak_complex = type(a) is complex or type(b) is complex or type(h0) is complex
+    if weak_complex or _is_complex(a) or _is_complex(b) or _is_complex(h0):
+        if _gate_is_real(family, names, a):
+            out, last = _forward_pairs(family, names, a, b, h0, axis, reverse, lengths, out)
+            return _give(owner, out, last, return_state)
+    plan = _problem.forward(
+        family, names, _signature(a), _signature(b), _state_signature(h0), _signature(out), axis, reverse,
+        None if lengths is None else lengths.shape, weak_complex,
+    )  # fmt: skip
+    if lengths is not None:
+        _check_range(lengths, plan.steps)
+    if out is not None:
+        _check_out(out, ((names[0], a), (names[1], b)))
+    out, carry = _run.forward(plan, a, b, h0, lengths, out)
+    if owner is None and not return_state:
+        return out
+    return _give(owner, out, carry.astype(plan.dtype) if return_state else None, return_state)
+
+
+def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
+    """Run a recurrence's adjoint; ``names`` are what the caller calls ``g, a, b, h``."""
+    owner = None
+    if not (_is_plain(g) and _is_plain(a) and _is_plain(b) and _is_plain(h) and _is_plain(h0) and _is_plain(grad_state)):
+        g, a, b, h, h0, grad_state, owner = _take((*names, "h0", "grad_state"), g, a, b, h, h0, grad_state)
+    reverse, axis = _flag("reverse", reverse), _axis(axis)
+    if lengths is not None:
+        lengths = _lengths(lengths)
+    values = (g, a, b, h, h0, grad_state)
+    weak_complex = any(type(value) is complex for value in values)
+    if (weak_complex or any(map(_is_complex, values))) and _gate_is_real(family, names[1:3], a):
+        return _give_all(owner, *_vjp_pairs(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state))
+    plan = _problem.vjp(
+        family, names, *map(_signature, (g, a, b, h)), _state_signature(h0), _state_signature(grad_state), axis,
+        reverse, None if lengths is None else lengths.shape, weak_complex,
+    )  # fmt: skip
+    if lengths is not None:
+        _check_range(lengths, plan.steps)
+    grad_a, grad_b, carry = _run.vjp(plan, g, a, b, h, h0, grad_state, lengths)
+    grad_h0 = None
+    if h0 is not None:
+        grad_h0 = _run.summed_to(carry, np.shape(h0), plan.h0_dtype)
+    return _give_all(owner, grad_a, grad_b, grad_h0)
+
+
+def _give(owner, result, last, return_state):
+    if owner is not None:
+        result = owner.give(result)
+        last = owner.give(last) if return_state else None
+    return (result, last) if return_state else result
+
+
+def _give_all(owner, *results):
+    return results if owner is None else tuple(None if r is None else owner.give(r) for r in results)
+
+
+# ---- Taking arguments -----------------------------------------------------------------------------------------------
+
+
+def _is_plain(value):
+    """Return whether a value needs no look at all beyond its dtype."""
+    kind = type(value)
+    if kind is _ndarray:
+        return _supported(value.dtype) is not None and value.dtype.isnative
+    return value is None or kind is float or kind is int
+
+
+def _take(names, *values):
+    found, arrays = [], []
+    for name, value in zip(names, values, strict=True):
+        if name == "out" and value is not None and not isinstance(value, _ndarray) and not _exports(value):
+            raise TypeError(say.out_type(type(value)))
+        array, owner = _arrays.take(name, value)
+        if type(array) is _ndarray:
+            native = _arrays.numbers(name, array)
+            if name == "out" and native is not array:
+                raise TypeError(say.dtype(name, array.dtype))
+            array = native
+        elif array is None and name not in ("h0", "out", "grad_state"):
+            raise TypeError(say.not_an_array(name, type(None)))
+        arrays.append(array)
+        found.append((name, value, owner))
+    return (*arrays, _arrays.common_owner(found))
+
+
+def _exports(value):
+    return hasattr(value, "__dlpack__") or hasattr(value, "__array_interface__")
+
+
+def _flag(name, value):
+    if value is False or value is True:
+        return value
+    if isinstance(value, np.bool_):
+        return bool(value)
+    raise TypeError(say.flag(name, type(value)))
+
+
+def _axis(axis):
+    if type(axis) is int:
+        return axis
+    # A plan is remembered by its arguments, and True or 1.0 would be taken for 1.
+    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
+        raise TypeError(say.axis_type(type(axis)))
+    try:
+        return axis.__index__()
+    except TypeError:
+        raise TypeError(say.axis_type(type(axis))) from None
+
+
+def _signature(value):
+    return (value.dtype, value.shape, value.strides) if type(value) is _ndarray else None
+
+
+def _state_signature(value):
+    return (value.dtype, value.shape) if type(value) is _ndarray else None
+
+
+def _lengths(lengths):
+    """Return lengths as a contiguous int64 array of the caller's shape."""
+    array, _ = _arrays.take("lengths", lengths)
+    array = np.asarray(array)
+    if array.dtype.kind not in "iu":
+        if array.size or array.dtype.kind != "f" or not isinstance(lengths, (list, tuple)):
+            raise TypeError(say.lengths_dtype(f"dtype {array.dtype}"))
+    return np.array(array, np.int64, order="C")
+
+
+def _check_range(lengths, steps):
+    if lengths.size:
+        low, high = int(lengths.min()), int(lengths.max())
+        if low < 0 or high > steps:
+            raise ValueError(say.lengths_range(low, high, steps))
+
+
+def _check_out(out, operands):
+    if not out.flags.writeable:
+        raise ValueError(say.out_read_only())
+    if _arrays.overlaps_itself(out):
+        raise ValueError(say.out_self_overlap())
+    for name, operand in operands:
+        if type(operand) is not _ndarray or operand is out:
+            continue
+        if _arrays.overlap(out, operand) and not _arrays.is_same_view(out, operand):
+            raise ValueError(say.out_overlap(name))
+
+
+# ---- A complex series whose gate is real is two real series ---------------------------------------------------------
+
+
+def _is_complex(value):
+    return type(value) is _ndarray and value.dtype.kind == "c"
+
+
+def _gate_is_real(family, names, a):
+    if not (type(a) is complex or _is_complex(a)):
+        return True
+    if family == _problem.FORGET:
+        raise TypeError(say.complex_gate(names[0], a.dtype if type(a) is _ndarray else "complex"))
+    return False
+
+
+def _pair_problem(names, a, b, others, axis, lengths):
+    """Return the complex dtype and shape, and what does not change in kind: gate, axis and lengths for pairs."""
+    dtypes = [value.dtype for value in (a, b, *others) if type(value) is _ndarray]
+    dtype = _problem.result_dtype(names, dtypes, True)
+    shape = _problem.broadcast_shape(names, (np.shape(a), np.shape(b)))
+    axis = _problem.normalise_axis(axis, shape, names)
+    if lengths is not None:
+        _problem.check_lengths_shape(lengths.shape, shape[:axis] + shape[axis + 1 :])
+        if lengths.ndim == 0:
+            lengths = np.full(2, lengths)
+    return dtype, shape, a[..., np.newaxis] if type(a) is _ndarray else a, axis, lengths
+
+
+def _pair(value, dtype):
+    """Return a view with a last axis (real, imaginary); real numbers are made complex first."""
+    if value is None:
+        return None
+    array = value if _is_complex(value) else np.array(value, dtype)
+    part = array.real
+    pairs = as_strided(part, (*array.shape, 2), (*array.strides, part.itemsize), writeable=array.flags.writeable)
+    return pairs
+
+
+def _unpair(pairs, like):
+    """Return a gradient on pairs as one in an operand's own shape and kind."""
+    joined = np.ascontiguousarray(pairs)
+    if type(like) is complex or _is_complex(like):
+        return joined.view(np.result_type(joined.dtype, np.complex64))[..., 0]
+    return joined[..., 0].astype(_problem.gradient_dtype(_signature(like), joined.dtype))
+
+
+def _forward_pairs(family, names, a, b, h0, axis, reverse, lengths, out):
+    dtype, shape, gate, axis, lengths = _pair_problem(names[:2], a, b, (h0,), axis, lengths)
+    if out is None:
+        strides = _problem.like(shape, dtype, *((v.shape, v.strides) for v in (b, a) if type(v) is _ndarray))
+        out = _problem.empty(shape, dtype, strides)
+    elif out.shape != shape:
+        raise ValueError(say.out_shape(out.shape, shape))
+    elif out.dtype != dtype:
+        raise TypeError(say.out_dtype(out.dtype, dtype))
+    pairs = _pair(b, dtype), _pair(h0, dtype)
+    _, last = forward(family, names, gate, *pairs, axis, reverse, lengths, True, _pair(out, dtype))
+    return out, np.ascontiguousarray(last).view(dtype)[..., 0]
+
+
+def _vjp_pairs(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
+    dtype, _, gate, axis, lengths = _pair_problem(names[1:3], a, b, (g, h, h0, grad_state), axis, lengths)
+    g, pair_b, h, pair_h0, grad_state = (_pair(value, dtype) for value in (g, b, h, h0, grad_state))
+    grad_a, grad_b, grad_h0 = vjp(family, names, g, gate, pair_b, h, pair_h0, axis, reverse, lengths, grad_state)
+    grad_a = grad_a.reshape(np.shape(a))
+    return grad_a, _unpair(grad_b, b), None if h0 is None else _unpair(grad_h0, h0)

@@ -1,0 +1,75 @@
+"""From a kernel's Python function and the types behind its addresses to something that can be called.
+
+Kernels are compiled on first use and cached on disk. Calling goes straight to the compiled entry point: the types are
+fixed by the signature, so nothing needs to be looked at again.
+"""
+
+import functools
+import inspect
+
+import numpy as np
+from numba import njit, types
+
+from ._memory import INTERPRETED, Address, Pointer, Rule
+
+_SCRATCH = frozenset(("carry", "h0", "sums_a", "sums_b", "summaries"))
+_INTEGERS = frozenset(("lengths", "geometry"))
+_NUMPY_NAMES = {"bf2": "bfloat16", "b1": "?"}
+
+
+@functools.cache
+def kernel(function, rule, carry, **elements):
+    """Return the kernel for a rule, a carry element and its operands' elements; addresses are ints."""
+    build = _interpreted if INTERPRETED else _compiled
+    return build(function, rule, carry, elements)
+
+
+def _element(parameter, carry, elements):
+    if parameter in _SCRATCH:
+        return carry
+    return "i8" if parameter in _INTEGERS else elements.get(parameter)
+
+
+def _compiled(function, rule, carry, elements):
+    parameters = inspect.signature(function).parameters
+    arguments = []
+    for name in parameters:
+        element = _element(name, carry, elements)
+        if name == "rule":
+            arguments.append(Rule(rule))
+        elif element is None:
+            arguments.append(types.int64)
+        else:
+            arguments.append(Pointer(element, scratch=name in _SCRATCH or name in _INTEGERS))
+    signature = types.none(*arguments)
+    try:
+        return _entry_point(_dispatcher(function, True), signature)
+    except Exception:  # no place to cache, or one that cannot be read or written: compile and go on
+        return _entry_point(_dispatcher(function, False), signature)
+
+
+@functools.cache
+def _dispatcher(function, cache):
+    return njit(nogil=True, cache=cache)(function)
+
+
+def _entry_point(dispatcher, signature):
+    dispatcher.compile(signature)
+    return dispatcher.overloads[signature.args].entry_point
+
+
+def _interpreted(function, rule, carry, elements):
+    parameters = list(inspect.signature(function).parameters)
+
+    def call(_, *values):
+        arguments = [rule]
+        for name, value in zip(parameters[1:], values, strict=True):
+            element = _element(name, carry, elements)
+            if element is None:
+                arguments.append(value)
+            else:
+                arguments.append(Address(value, np.dtype(_NUMPY_NAMES.get(element, element))))
+        with np.errstate(all="ignore"):
+            function(*arguments)
+
+    return call

@@ -1,0 +1,766 @@
+"""Typed pointers for CPU kernels: load, store, transpose and stream whatever number stands in memory.
+
+A kernel's arguments are addresses and integers. Its signature names the element type behind each address, so one
+kernel serves every dtype, every layout and read-only data, and a call costs no array unboxing. Offsets between rows
+and lanes are bytes (`shift`); the index of `load` and `store` counts elements. Values are converted on the way:
+kernels compute in the *carry* type only.
+
+With ``NUMBA_DISABLE_JIT=1`` the same names work on addresses in the interpreter, so kernels can be traced.
+"""
+
+import ctypes
+import operator
+import platform
+
+import numpy as np
+from llvmlite import binding, ir
+from numba.core import cgutils, config, types
+from numba.extending import (
+    NativeValue,
+    intrinsic,
+    models,
+    overload,
+    register_model,
+    unbox,
+)
+
+from .. import _steps
+
+INTERPRETED = bool(config.DISABLE_JIT)
+
+WIDTH = 16  # lanes in a vector: a cache line of float32, and four registers of float64 on AVX2
+
+_I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (8, 16, 32, 64))
+_F16, _F32, _F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
+
+# Element name -> (bytes, LLVM type in memory, class). The names are NumPy's, plus bf2 for bfloat16.
+_ELEMENTS = {
+    "f2": (2, _I16, "float"),
+    "bf2": (2, _I16, "float"),
+    "f4": (4, _F32, "float"),
+    "f8": (8, _F64, "float"),
+    "c8": (8, _F32, "complex"),
+    "c16": (16, _F64, "complex"),
+    "b1": (1, _I8, "unsigned"),
+    **{f"i{n}": (n, ir.IntType(8 * n), "signed") for n in (1, 2, 4, 8)},
+    **{f"u{n}": (n, ir.IntType(8 * n), "unsigned") for n in (1, 2, 4, 8)},
+}
+
+
+def _host_converts_half():
+    # LLVM lowers half <-> float to one instruction, or to a library call that may not exist at run time.
+    if config.CPU_NAME and config.CPU_NAME != "host":
+        return False
+    try:
+        features = binding.get_host_cpu_features()
+    except RuntimeError:
+        return False
+    return bool(features.get("f16c")) or platform.machine() in ("aarch64", "arm64")
+
+
+HARDWARE_HALF = _host_converts_half()
+
+
+class Pointer(types.Type):
+    """An address of elements of one type; unboxed from a Python int.
+
+    ``scratch`` marks the kernels' own buffers, which no operand or result overlaps: the compiler may rely on that.
+    """
+
+    def __init__(self, element, scratch=False):
+        self.element, self.scratch = element, scratch
+        self.size, self.memory, self.category = _ELEMENTS[element]
+        super().__init__(name=f"fastrecur.Pointer({element}{', scratch' if scratch else ''})")
+
+    @property
+    def value(self):
+        """The Numba type of an element when this is a carry."""
+        return {"f4": types.float32, "f8": types.float64, "c16": types.complex128, "i8": types.int64}[self.element]
+
+
+class Rule(types.Type):
+    """Which recurrence a kernel walks: a type, so that it is fixed when the kernel is compiled."""
+
+    def __init__(self, rule):
+        self.rule = rule
+        super().__init__(name=f"fastrecur.Rule({rule})")
+
+
+class Vector(types.Type):
+    """WIDTH neighbouring lanes in the carry type, computed on together."""
+
+    def __init__(self, element):
+        self.element = element
+        super().__init__(name=f"fastrecur.Vector({element})")
+
+
+class Mask(types.Type):
+    """The truth of a comparison of two vectors."""
+
+    def __init__(self):
+        super().__init__(name="fastrecur.Mask")
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, fe_type):
+        element = _F32 if fe_type.element == types.float32 else _F64
+        super().__init__(manager, fe_type, ir.VectorType(element, WIDTH))
+
+
+@register_model(Mask)
+class _MaskModel(models.PrimitiveModel):
+    def __init__(self, manager, fe_type):
+        super().__init__(manager, fe_type, ir.VectorType(ir.IntType(1), WIDTH))
+
+
+@register_model(Pointer)
+class _PointerModel(models.PrimitiveModel):
+    def __init__(self, manager, fe_type):
+        super().__init__(manager, fe_type, _I8.as_pointer())
+
+
+@register_model(Rule)
+class _RuleModel(models.OpaqueModel):
+    pass
+
+
+@unbox(Pointer)
+def _unbox_pointer(typ, obj, c):
+    value = c.pyapi.long_as_voidptr(obj)
+    return NativeValue(value, is_error=cgutils.is_not_null(c.builder, c.pyapi.err_occurred()))
+
+
+@unbox(Rule)
+def _unbox_rule(typ, obj, c):
+    return NativeValue(c.context.get_dummy_value())
+
+
+# ---- Conversions, on scalars and vectors alike --------------------------------------------------------------------
+
+
+def _shaped(type_, like):
+    return ir.VectorType(type_, like.count) if isinstance(like, ir.VectorType) else type_
+
+
+def _splat(value, type_):
+    if isinstance(type_, ir.VectorType):
+        return ir.Constant(type_, [value] * type_.count)
+    return ir.Constant(type_, value)
+
+
+def _half_to_float(builder, bits):
+    if HARDWARE_HALF:
+        return builder.fpext(builder.bitcast(bits, _shaped(_F16, bits.type)), _shaped(_F32, bits.type))
+    i32, f32 = _shaped(_I32, bits.type), _shaped(_F32, bits.type)
+    wide = builder.zext(bits, i32)
+    magnitude = builder.shl(builder.and_(wide, _splat(0x7FFF, i32)), _splat(13, i32))
+    # Multiplying by 2**112 moves the exponent's bias and makes subnormal numbers normal, exactly.
+    scaled = builder.fmul(builder.bitcast(magnitude, f32), _splat(2.0**112, f32))
+    special = builder.icmp_unsigned(">=", magnitude, _splat(0x7C00 << 13, i32))
+    finite_bits = builder.bitcast(scaled, i32)
+    special_bits = builder.or_(magnitude, _splat(0x7F800000, i32))
+    sign = builder.shl(builder.and_(wide, _splat(0x8000, i32)), _splat(16, i32))
+    return builder.bitcast(builder.or_(builder.select(special, special_bits, finite_bits), sign), f32)
+
+
+def _float_to_half(builder, value):
+    i16 = _shaped(_I16, value.type)
+    if HARDWARE_HALF:
+        return builder.bitcast(builder.fptrunc(value, _shaped(_F16, value.type)), i16)
+    i32, f32 = _shaped(_I32, value.type), _shaped(_F32, value.type)
+    bits = builder.bitcast(value, i32)
+    magnitude = builder.and_(bits, _splat(0x7FFFFFFF, i32))
+    sign = builder.lshr(builder.and_(bits, _splat(0x80000000, i32)), _splat(16, i32))
+    # Below 2**-14 the addition of 1/2 aligns the subnormal half's last bit with the float's and rounds to even.
+    tiny_sum = builder.fadd(builder.bitcast(magnitude, f32), _splat(0.5, f32))
+    tiny = builder.sub(builder.bitcast(tiny_sum, i32), _splat(0x3F000000, i32))
+    odd = builder.and_(builder.lshr(magnitude, _splat(13, i32)), _splat(1, i32))
+    rounded = builder.add(builder.add(magnitude, _splat(0xFFF - (112 << 23), i32)), odd)
+    normal = builder.lshr(rounded, _splat(13, i32))
+    finite = builder.select(builder.icmp_unsigned("<", magnitude, _splat(113 << 23, i32)), tiny, normal)
+    is_nan = builder.icmp_unsigned(">", magnitude, _splat(0x7F800000, i32))
+    special = builder.select(is_nan, _splat(0x7E00, i32), _splat(0x7C00, i32))
+    # 65520 and above round to infinity.
+    chosen = builder.select(builder.icmp_unsigned(">=", magnitude, _splat(0x477FF000, i32)), special, finite)
+    return builder.trunc(builder.or_(chosen, sign), i16)
+
+
+def _bfloat_to_float(builder, bits):
+    i32 = _shaped(_I32, bits.type)
+    return builder.bitcast(builder.shl(builder.zext(bits, i32), _splat(16, i32)), _shaped(_F32, bits.type))
+
+
+def _float_to_bfloat(builder, value):
+    i32 = _shaped(_I32, value.type)
+    bits = builder.bitcast(value, i32)
+    odd = builder.and_(builder.lshr(bits, _splat(16, i32)), _splat(1, i32))
+    rounded = builder.add(builder.add(bits, _splat(0x7FFF, i32)), odd)
+    quiet = builder.or_(bits, _splat(0x400000, i32))
+    chosen = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
+    return builder.trunc(builder.lshr(chosen, _splat(16, i32)), _shaped(_I16, value.type))
+
+
+def _resize(builder, value, type_):
+    target = _shaped(type_, value.type)
+    if value.type == target:
+        return value
+    source = value.type.element if isinstance(value.type, ir.VectorType) else value.type
+    return (builder.fpext if source == _F32 else builder.fptrunc)(value, target)
+
+
+def _widen(builder, value, element, carry_type):
+    """Convert a (vector of) real numbers as they stand in memory to the real carry type."""
+    category = _ELEMENTS[element][2]
+    if category == "signed":
+        return builder.sitofp(value, _shaped(carry_type, value.type))
+    if category == "unsigned":
+        return builder.uitofp(value, _shaped(carry_type, value.type))
+    if element == "f2":
+        value = _half_to_float(builder, value)
+    elif element == "bf2":
+        value = _bfloat_to_float(builder, value)
+    return _resize(builder, value, carry_type)
+
+
+def _narrow(builder, value, element):
+    """Convert a (vector of) real carry values to what stands in memory."""
+    if element in ("f2", "bf2"):
+        value = _resize(builder, value, _F32)
+        return (_float_to_half if element == "f2" else _float_to_bfloat)(builder, value)
+    return _resize(builder, value, _ELEMENTS[element][1])
+
+
+def _address(builder, pointer, offset, type_):
+    moved = builder.gep(pointer, [offset], source_etype=_I8)
+    return builder.bitcast(moved, type_.as_pointer())
+
+
+def _mark(instruction, builder, pointer):
+    """Tell the compiler that scratch memory and the caller's memory never overlap."""
+    module = builder.module
+    domain = module.add_metadata(["fastrecur"])
+    scope = module.add_metadata([module.add_metadata(["fastrecur.scratch", domain])])
+    instruction.set_metadata("alias.scope" if pointer.scratch else "noalias", scope)
+    return instruction
+
+
+def _part(builder, base, k, pointer):
+    return builder.gep(base, [ir.Constant(_I64, k)], source_etype=pointer.memory)
+
+
+def _scaled(builder, index, size):
+    return builder.mul(index, ir.Constant(_I64, size))
+
+
+# ---- What kernels call --------------------------------------------------------------------------------------------
+
+
+def _compiled_load(typingctx, pointer, index, carry):
+    def codegen(context, builder, signature, args):
+        carry_memory = carry.memory
+        if pointer.category == "complex":
+            base = _address(builder, args[0], _scaled(builder, args[1], pointer.size), pointer.memory)
+            parts = [
+                _mark(builder.load(_part(builder, base, k, pointer), typ=pointer.memory, align=1), builder, pointer)
+                for k in (0, 1)
+            ]
+            real, imag = (_resize(builder, part, carry_memory) for part in parts)
+        else:
+            base = _address(builder, args[0], _scaled(builder, args[1], pointer.size), pointer.memory)
+            raw = _mark(builder.load(base, typ=pointer.memory, align=1), builder, pointer)
+            if pointer.element == carry.element:
+                return raw
+            real, imag = _widen(builder, raw, pointer.element, carry_memory), ir.Constant(carry_memory, 0.0)
+        if carry.category != "complex":
+            return real
+        return _pack_complex(context, builder, carry, real, imag)
+
+    return carry.value(pointer, types.int64, carry), codegen
+
+
+def _pack_complex(context, builder, carry, real, imag):
+    number = context.make_complex(builder, carry.value)
+    number.real, number.imag = real, imag
+    return number._getvalue()
+
+
+def _compiled_store(typingctx, pointer, index, value):
+    def codegen(context, builder, signature, args):
+        stored = args[2]
+        base = _address(builder, args[0], _scaled(builder, args[1], pointer.size), pointer.memory)
+        if isinstance(value, types.Complex):
+            number = context.make_complex(builder, value, stored)
+            if pointer.category == "complex":
+                for k, part in enumerate((number.real, number.imag)):
+                    place = _part(builder, base, k, pointer)
+                    _mark(builder.store(_resize(builder, part, pointer.memory), place, align=1), builder, pointer)
+                return context.get_dummy_value()
+            stored = number.real  # the gradient of a real operand
+        if pointer.category == "float":
+            stored = _narrow(builder, stored, pointer.element)
+        _mark(builder.store(stored, base, align=1), builder, pointer)
+        return context.get_dummy_value()
+
+    return types.none(pointer, types.int64, value), codegen
+
+
+def _compiled_shift(typingctx, pointer, offset):
+    def codegen(context, builder, signature, args):
+        return builder.gep(args[0], [args[1]], source_etype=_I8)
+
+    return pointer(pointer, types.int64), codegen
+
+
+def _compiled_itemsize(typingctx, pointer):
+    def codegen(context, builder, signature, args):
+        return ir.Constant(_I64, pointer.size)
+
+    return types.int64(pointer), codegen
+
+
+def _compiled_misalignment(typingctx, pointer):
+    def codegen(context, builder, signature, args):
+        return builder.and_(builder.ptrtoint(args[0], _I64), ir.Constant(_I64, 63))
+
+    return types.int64(pointer), codegen
+
+
+def _compiled_stack(typingctx, carry, count):
+    if not isinstance(count, types.IntegerLiteral):
+        return None
+
+    def codegen(context, builder, signature, args):
+        storage = cgutils.alloca_once(builder, _I8, size=ir.Constant(_I64, carry.size * count.literal_value))
+        storage.align = 64
+        return storage
+
+    return carry(carry, count), codegen
+
+
+def _compiled_stack_ints(typingctx, count):
+    if not isinstance(count, types.IntegerLiteral):
+        return None
+
+    def codegen(context, builder, signature, args):
+        return cgutils.alloca_once(builder, _I8, size=ir.Constant(_I64, 8 * count.literal_value))
+
+    return Pointer("i8", scratch=True)(count), codegen
+
+
+def _compiled_store_int(typingctx, pointer, index, value):
+    return _compiled_store(typingctx, pointer, index, value)
+
+
+def _compiled_load_int(typingctx, pointer, index):
+    def codegen(context, builder, signature, args):
+        base = _address(builder, args[0], _scaled(builder, args[1], 8), _I64)
+        return _mark(builder.load(base, typ=_I64, align=8), builder, pointer)
+
+    return types.int64(pointer, types.int64), codegen
+
+
+def _nothing(context, builder, signature, args):
+    # A complex carry travels alone: vectors are single numbers, and blocks are never asked for.
+    return context.get_dummy_value()
+
+
+def _transpose8(builder, rows):
+    """Turn 8 vectors of 8 into their transpose: swap blocks of 1, 2 and 4."""
+    for d in (1, 2, 4):
+        low = ir.Constant(ir.VectorType(_I32, 8), [c if not c & d else 8 + c - d for c in range(8)])
+        high = ir.Constant(ir.VectorType(_I32, 8), [c + d if not c & d else 8 + c for c in range(8)])
+        swapped = list(rows)
+        for i in range(8):
+            if not i & d:
+                swapped[i] = builder.shuffle_vector(rows[i], rows[i + d], low)
+                swapped[i + d] = builder.shuffle_vector(rows[i], rows[i + d], high)
+        rows = swapped
+    return rows
+
+
+def _compiled_load_block(typingctx, pointer, offsets, carry, stride):
+    # 8 steps of 8 lanes, time contiguous in memory, to 8 rows of the carry type; `offsets` are the lanes'.
+    def codegen(context, builder, signature, args):
+        source, offset_table, target, row_bytes = args
+        vector = ir.VectorType(pointer.memory, 8)
+        table = builder.bitcast(offset_table, _I64.as_pointer())
+        rows = []
+        for lane in range(8):
+            offset = builder.load(builder.gep(table, [ir.Constant(_I64, lane)], source_etype=_I64), typ=_I64)
+            row = builder.load(_address(builder, source, offset, vector), typ=vector, align=1)
+            rows.append(_mark(row, builder, pointer))
+        wide = ir.VectorType(carry.memory, 8)
+        for step, row in enumerate(_transpose8(builder, rows)):
+            place = _address(builder, target, builder.mul(row_bytes, ir.Constant(_I64, step)), wide)
+            wide_row = _widen(builder, row, pointer.element, carry.memory)
+            _mark(builder.store(wide_row, place, align=8), builder, carry)
+        return context.get_dummy_value()
+
+    codegen = _nothing if carry.category == "complex" else codegen
+    return types.none(pointer, offsets, carry, types.int64), codegen
+
+
+def _compiled_store_block(typingctx, carry, stride, pointer, offsets):
+    # The reverse of load_block.
+    def codegen(context, builder, signature, args):
+        source, row_bytes, target, offset_table = args
+        wide = ir.VectorType(carry.memory, 8)
+        rows = []
+        for step in range(8):
+            place = _address(builder, source, builder.mul(row_bytes, ir.Constant(_I64, step)), wide)
+            row = _mark(builder.load(place, typ=wide, align=8), builder, carry)
+            rows.append(_narrow(builder, row, pointer.element))
+        table = builder.bitcast(offset_table, _I64.as_pointer())
+        for lane, row in enumerate(_transpose8(builder, rows)):
+            offset = builder.load(builder.gep(table, [ir.Constant(_I64, lane)], source_etype=_I64), typ=_I64)
+            _mark(builder.store(row, _address(builder, target, offset, row.type), align=1), builder, pointer)
+        return context.get_dummy_value()
+
+    codegen = _nothing if carry.category == "complex" else codegen
+    return types.none(carry, types.int64, pointer, offsets), codegen
+
+
+def _vector_place(builder, pointer, place, index):
+    return _address(builder, place, _scaled(builder, index, pointer.size), ir.VectorType(pointer.memory, WIDTH))
+
+
+def _compiled_load_vector(typingctx, pointer, index, carry):
+    def codegen(context, builder, signature, args):
+        place = _vector_place(builder, pointer, args[0], args[1])
+        raw = builder.load(place, typ=ir.VectorType(pointer.memory, WIDTH), align=1)
+        return _widen(builder, _mark(raw, builder, pointer), pointer.element, carry.memory)
+
+    if carry.category == "complex":
+        return _compiled_load(typingctx, pointer, index, carry)
+    return Vector(carry.value)(pointer, types.int64, carry), codegen
+
+
+def _spread(builder, number):
+    undefined = ir.Constant(ir.VectorType(number.type, WIDTH), ir.Undefined)
+    first = builder.insert_element(undefined, number, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, WIDTH), [0] * WIDTH))
+
+
+def _compiled_broadcast(typingctx, value):
+    def codegen(context, builder, signature, args):
+        return args[0] if isinstance(value, types.Complex) else _spread(builder, args[0])
+
+    return (value if isinstance(value, types.Complex) else Vector(value))(value), codegen
+
+
+def _store_vector_codegen(pointer, bypass):
+    def codegen(context, builder, signature, args):
+        value = _narrow(builder, args[2], pointer.element)
+        place = _vector_place(builder, pointer, args[0], args[1])
+        store = builder.store(value, place, align=min(64, WIDTH * pointer.size) if bypass else 1)
+        _mark(store, builder, pointer)
+        if bypass:
+            store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
+        return context.get_dummy_value()
+
+    return codegen
+
+
+def _compiled_store_vector(typingctx, pointer, index, value):
+    if isinstance(value, types.Complex):
+        return _compiled_store(typingctx, pointer, index, value)
+    return types.none(pointer, types.int64, value), _store_vector_codegen(pointer, bypass=False)
+
+
+def _compiled_stream_vector(typingctx, pointer, index, value):
+    # Past the cache, to an aligned place: a plain store would first read the line that it overwrites.
+    if isinstance(value, types.Complex):
+        return _compiled_store(typingctx, pointer, index, value)
+    return types.none(pointer, types.int64, value), _store_vector_codegen(pointer, bypass=True)
+
+
+def _compiled_total(typingctx, value):
+    def codegen(context, builder, signature, args):
+        # Halves folded onto each other: a fixed order, and log2(WIDTH) roundings deep.
+        vector, width = args[0], WIDTH
+        while width > 1:
+            width //= 2
+            low, high = (
+                builder.shuffle_vector(
+                    vector, vector, ir.Constant(ir.VectorType(_I32, width), list(range(start, start + width)))
+                )
+                for start in (0, width)
+            )
+            vector = builder.fadd(low, high)
+        return builder.extract_element(vector, ir.Constant(_I32, 0))
+
+    if isinstance(value, types.Complex):
+        return value(value), lambda context, builder, signature, args: args[0]
+    return value.element(value), codegen
+
+
+def _compiled_width(typingctx, carry):
+    def codegen(context, builder, signature, args):
+        return ir.Constant(_I64, 1 if carry.category == "complex" else WIDTH)
+
+    return types.int64(carry), codegen
+
+
+def _compiled_prefetch(typingctx, pointer, offset):
+    # A hint: rows that are not neighbours in memory start where the hardware's own prefetcher has not been.
+    def codegen(context, builder, signature, args):
+        place = builder.gep(args[0], [args[1]], source_etype=_I8)
+        kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [place, *(ir.Constant(_I32, n) for n in (0, 3, 1))])  # a read, to every level, of data
+        return context.get_dummy_value()
+
+    return types.none(pointer, types.int64), codegen
+
+
+def _compiled_fence(typingctx):
+    def codegen(context, builder, signature, args):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.none(), codegen
+
+
+# ---- The same in the interpreter ----------------------------------------------------------------------------------
+
+
+class Address:
+    """A `Pointer` for the interpreter: an address, its element's NumPy dtype, and whatever must stay alive."""
+
+    def __init__(self, address, dtype, keep=None):
+        self.address, self.dtype, self.keep = address, np.dtype(dtype), keep
+
+    def at(self, index):
+        size = self.dtype.itemsize
+        memory = (ctypes.c_char * size).from_address(self.address + int(index) * size)
+        return np.frombuffer(memory, self.dtype)
+
+
+def _interpreted_stack(carry, count):
+    array = np.empty(count, carry.dtype)
+    return Address(array.ctypes.data, carry.dtype, array)
+
+
+def _interpreted_store(pointer, index, value):
+    if pointer.dtype.kind != "c" and isinstance(value, np.complexfloating):
+        value = value.real
+    pointer.at(index)[0] = value
+
+
+def _interpreted_load_block(pointer, offsets, carry, row_bytes):
+    for lane in range(8):
+        for step in range(8):
+            value = load(shift(pointer, load_int(offsets, lane)), step, carry)
+            store(shift(carry, step * row_bytes), lane, value)
+
+
+def _interpreted_store_block(carry, row_bytes, pointer, offsets):
+    for lane in range(8):
+        for step in range(8):
+            store(shift(pointer, load_int(offsets, lane)), step, load(shift(carry, step * row_bytes), lane, carry))
+
+
+def _interpreted_load_vector(pointer, index, carry):
+    if carry.dtype.kind == "c":
+        return load(pointer, index, carry)
+    return np.array([load(pointer, index + k, carry) for k in range(WIDTH)], carry.dtype)
+
+
+def _interpreted_store_vector(pointer, index, vector):
+    if np.ndim(vector) == 0:
+        return store(pointer, index, vector)
+    for k in range(WIDTH):
+        store(pointer, index + k, vector[k])
+
+
+def _interpreted_total(vector):
+    if np.ndim(vector) == 0:
+        return vector
+    while len(vector) > 1:
+        half = len(vector) // 2
+        vector = vector[:half] + vector[half:]
+    return vector[0]
+
+
+if INTERPRETED:
+    def load(pointer, index, carry):
+        return pointer.at(index).astype(carry.dtype)[0]
+
+    store = _interpreted_store
+    stack = _interpreted_stack
+    load_block = _interpreted_load_block
+    store_block = _interpreted_store_block
+    load_vector = _interpreted_load_vector
+    store_vector = stream_vector = _interpreted_store_vector
+    total = _interpreted_total
+
+    def broadcast(value):
+        return value if value.dtype.kind == "c" else np.full(WIDTH, value)
+
+    def width(carry):
+        return 1 if carry.dtype.kind == "c" else WIDTH
+
+    def shift(pointer, offset):
+        return Address(pointer.address + int(offset), pointer.dtype, pointer.keep)
+
+    def itemsize(pointer):
+        return pointer.dtype.itemsize
+
+    def misalignment(pointer):
+        return pointer.address & 63
+
+    def stack_ints(count):
+        array = np.empty(count, np.int64)
+        return Address(array.ctypes.data, np.int64, array)
+
+    def store_int(pointer, index, value):
+        pointer.at(index)[0] = value
+
+    def load_int(pointer, index):
+        return int(pointer.at(index)[0])
+
+    def prefetch(pointer, offset):
+        pass
+
+    def fence():
+        pass
+
+else:
+    load = intrinsic(_compiled_load)
+    store = intrinsic(_compiled_store)
+    shift = intrinsic(_compiled_shift)
+    itemsize = intrinsic(_compiled_itemsize)
+    misalignment = intrinsic(_compiled_misalignment)
+    stack = intrinsic(prefer_literal=True)(_compiled_stack)
+    stack_ints = intrinsic(prefer_literal=True)(_compiled_stack_ints)
+    load_int = intrinsic(_compiled_load_int)
+    store_int = intrinsic(_compiled_store_int)
+    load_block = intrinsic(_compiled_load_block)
+    store_block = intrinsic(_compiled_store_block)
+    load_vector = intrinsic(_compiled_load_vector)
+    store_vector = intrinsic(_compiled_store_vector)
+    stream_vector = intrinsic(_compiled_stream_vector)
+    broadcast = intrinsic(_compiled_broadcast)
+    total = intrinsic(_compiled_total)
+    width = intrinsic(_compiled_width)
+    fence = intrinsic(_compiled_fence)
+    prefetch = intrinsic(_compiled_prefetch)
+
+
+# ---- The primitives of the steps, on scalars and vectors -----------------------------------------------------------
+
+
+def _compiled_constant(typingctx, value, like):
+    def codegen(context, builder, signature, args):
+        element = like.element if isinstance(like, Vector) else like
+        number = context.cast(builder, args[0], types.float64, element)
+        return _spread(builder, number) if isinstance(like, Vector) else number
+
+    return like(types.float64, like), codegen
+
+
+def _compiled_fma(typingctx, a, b, c):
+    def codegen(context, builder, signature, args):
+        if not isinstance(a, Vector):
+            return builder.fma(*args)
+        vector = args[0].type
+        name = f"llvm.fma.v{WIDTH}{'f32' if vector.element == _F32 else 'f64'}"
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
+        return builder.call(function, args)
+
+    return a(a, a, a), codegen
+
+
+def _compiled_select(typingctx, condition, yes, no):
+    def codegen(context, builder, signature, args):
+        return builder.select(*args)
+
+    return yes(condition, yes, yes), codegen
+
+
+def _binary(name):
+    def compiled(typingctx, a, b):
+        def codegen(context, builder, signature, args):
+            return getattr(builder, name)(*args)
+
+        return a(a, a), codegen
+
+    return intrinsic(compiled)
+
+
+def _comparison(operation):
+    def compiled(typingctx, a, b):
+        def codegen(context, builder, signature, args):
+            return builder.fcmp_ordered(operation, *args)
+
+        return Mask()(a, a), codegen
+
+    return intrinsic(compiled)
+
+
+def _compiled_negative(typingctx, a):
+    def codegen(context, builder, signature, args):
+        return builder.fneg(args[0])
+
+    return a(a), codegen
+
+
+_typed_constant = intrinsic(_compiled_constant)
+_fused = intrinsic(_compiled_fma)
+_chosen = intrinsic(_compiled_select)
+_negative = intrinsic(_compiled_negative)
+
+
+@overload(operator.neg)
+def _vector_negative(a):
+    if isinstance(a, Vector):
+        return lambda a: _negative(a)
+
+
+def _overload_vector_operator(symbol, function):
+    @overload(symbol)
+    def _vector_operator(a, b):
+        if isinstance(a, Vector) and isinstance(b, Vector):
+            return lambda a, b: function(a, b)
+
+
+for _symbol, _function in (
+    (operator.add, _binary("fadd")),
+    (operator.sub, _binary("fsub")),
+    (operator.mul, _binary("fmul")),
+    (operator.lt, _comparison("<")),
+    (operator.eq, _comparison("==")),
+):
+    _overload_vector_operator(_symbol, _function)
+
+
+@overload(_steps.constant, inline="always")
+def _constant(value, like):
+    return lambda value, like: _typed_constant(value, like)
+
+
+@overload(_steps.select)
+def _select(condition, yes, no):
+    if isinstance(condition, Mask) or isinstance(yes, types.Float):
+        return lambda condition, yes, no: _chosen(condition, yes, no)
+
+
+@overload(_steps.fma)
+def _fma(a, b, c):
+    if isinstance(a, types.Complex):
+
+        def complex_fma(a, b, c):
+            real = _fused(-a.imag, b.imag, _fused(a.real, b.real, c.real))
+            imag = _fused(a.imag, b.real, _fused(a.real, b.imag, c.imag))
+            return complex(real, imag)
+
+        return complex_fma
+    return lambda a, b, c: _fused(a, b, c)
+
+
+@overload(_steps.conj)
+def _conj(value):
+    if isinstance(value, types.Complex):
+        return lambda value: complex(value.real, -value.imag)
+    return lambda value: value

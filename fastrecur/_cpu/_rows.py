@@ -1,0 +1,259 @@
+"""Kernels for lanes that are neighbours in memory: walk time, and at each step a row of lanes.
+
+The states of all lanes stand in a buffer of the carry type. Every step advances that buffer and writes it out, vector
+by vector, so each operand is read once, each result written once, and the buffer stays in the cache.
+
+Each step has rows of lanes that are neighbours; around time stands one more loop, over ``outer``. ``geometry`` holds
+the sizes, then for each operand its strides in bytes along time, rows and outer, in the direction of travel: see
+`GEOMETRY`. The last arguments say which part of the lanes to walk.
+"""
+
+from numba import njit
+
+from ._memory import (
+    broadcast,
+    fence,
+    itemsize,
+    load,
+    load_int,
+    load_vector,
+    misalignment,
+    prefetch,
+    shift,
+    store,
+    store_vector,
+    stream_vector,
+    total,
+    width,
+)
+from .._steps import constant
+from ._rules import adjoint, step
+
+# The head of `geometry`. `a_constant`: one value of a serves a whole row. `bypass`: results go past the cache. `touch`:
+# how many cache lines of the next step's row to ask for early, where rows are pieces of longer ones and the hardware's
+# prefetcher loses the thread. In `reverse` a lane's valid steps are the last of the travel.
+GEOMETRY = ("steps", "reverse", "a_constant", "bypass", "touch", "a_fate", "b_fate", "spare")
+HEAD = len(GEOMETRY)
+STORE, ADD, SUM = 1, 2, 3  # what becomes of a gradient: written; added lane by lane; added up over the row
+
+
+@njit
+def write_zeros(target, carry, n):
+    zero = constant(0.0, load(carry, 0, carry))
+    for j in range(n):
+        store(target, j, zero)
+
+
+@njit
+def valid_range(lengths, steps, reverse):
+    length = load_int(lengths, 0)
+    start = steps - length if reverse else 0
+    return start, start + length
+
+
+@njit
+def lanes_to_line(target, n):
+    """Return how many of n lanes stand before the next cache line starts."""
+    return min(n, ((64 - misalignment(target)) % 64) // itemsize(target))
+
+
+@njit
+def touch_row(source, time, lines):
+    for line in range(lines):
+        prefetch(source, time + 64 * line)
+
+
+@njit
+def forward_lanes(rule, a, b, h, carry, first, last, a_constant):
+    """Advance lanes one by one."""
+    for j in range(first, last):
+        new = step(rule, load(carry, j, carry), load(a, 0 if a_constant else j, carry), load(b, j, carry))
+        store(carry, j, new)
+        store(h, j, new)
+
+
+@njit
+def forward_vectors(rule, a, b, h, carry, first, count, a_constant, bypass):
+    """Advance whole vectors of lanes."""
+    gate = broadcast(load(a, 0, carry))
+    j = first
+    for _ in range(count):
+        if not a_constant:
+            gate = load_vector(a, j, carry)
+        new = step(rule, load_vector(carry, j, carry), gate, load_vector(b, j, carry))
+        store_vector(carry, j, new)
+        if bypass:
+            stream_vector(h, j, new)
+        else:
+            store_vector(h, j, new)
+        j += width(carry)
+
+
+@njit
+def forward_row(rule, a, b, h, carry, lanes, a_constant, bypass):
+    head = lanes_to_line(h, lanes) if bypass else 0
+    count = (lanes - head) // width(carry)
+    forward_lanes(rule, a, b, h, carry, 0, head, a_constant)
+    forward_vectors(rule, a, b, h, carry, head, count, a_constant, bypass)
+    forward_lanes(rule, a, b, h, carry, head + count * width(carry), lanes, a_constant)
+
+
+@njit
+def place(pointer, geometry, operand, t, row, outer, lane):
+    """Return where an operand's row stands."""
+    at = HEAD + 3 * operand
+    offset = t * load_int(geometry, at) + row * load_int(geometry, at + 1) + outer * load_int(geometry, at + 2)
+    return shift(pointer, offset + lane * itemsize(pointer))
+
+
+def forward(
+    rule, a, b, h, carry, lengths, geometry, outer_first, outer_last, row_first, row_last, lane_first, lane_last
+):
+    """Walk in the direction of travel; ``carry`` holds the first states, then the last."""
+    steps, reverse, a_constant = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2)
+    bypass, touch = load_int(geometry, 3), load_int(geometry, 4)
+    a_time, b_time, lanes = load_int(geometry, HEAD), load_int(geometry, HEAD + 3), lane_last - lane_first
+    for outer in range(outer_first, outer_last):
+        for t in range(steps):
+            for row in range(row_first, row_last):
+                start, stop = valid_range(place(lengths, geometry, 4, 0, row, outer, 0), steps, reverse)
+                h_now = place(h, geometry, 2, t, row, outer, lane_first)
+                if t < start or t >= stop:
+                    write_zeros(h_now, carry, lanes)
+                    continue
+                a_now = place(a, geometry, 0, t, row, outer, 0 if a_constant else lane_first)
+                b_now = place(b, geometry, 1, t, row, outer, lane_first)
+                carry_now = place(carry, geometry, 3, 0, row, outer, lane_first)
+                if touch:
+                    touch_row(a_now, a_time, touch)
+                    touch_row(b_now, b_time, touch)
+                forward_row(rule, a_now, b_now, h_now, carry_now, lanes, a_constant, bypass)
+    if bypass:
+        fence()
+
+
+@njit
+def settle(target, sums, j, value, fate):
+    """Bring a vector, or a lane, of a gradient where it belongs; row totals are the caller's."""
+    if fate == STORE:
+        store_vector(target, j, value)
+    elif fate == ADD:
+        store_vector(sums, j, load_vector(sums, j, sums) + value)
+
+
+@njit
+def settle_lane(target, sums, j, value, fate):
+    if fate == STORE:
+        store(target, j, value)
+    elif fate == ADD:
+        store(sums, j, load(sums, j, sums) + value)
+    elif fate == SUM:
+        store(sums, 0, load(sums, 0, sums) + value)
+
+
+@njit
+def vjp_lanes(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, first, last, a_constant, a_fate, b_fate, at_h0):
+    """Take lanes one by one to the step before."""
+    for j in range(first, last):
+        before = load(h0, j, carry) if at_h0 else load(h, j, carry)
+        arrived = load(g, j, carry) + load(carry, j, carry)
+        grad_a, grad_b, onward = adjoint(
+            rule, arrived, load(a, 0 if a_constant else j, carry), load(b, j, carry), before
+        )
+        store(carry, j, onward)
+        settle_lane(to_a, sums_a, j, grad_a, a_fate)
+        settle_lane(to_b, sums_b, j, grad_b, b_fate)
+
+
+@njit
+def vjp_vectors(
+    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, first, count, a_constant, a_fate, b_fate, at_h0, bypass_a,
+    bypass_b,
+):  # fmt: skip
+    """Take whole vectors of lanes to the step before."""
+    gate = broadcast(load(a, 0, carry))
+    row_total = broadcast(constant(0.0, load(a, 0, carry)))
+    j = first
+    for _ in range(count):
+        if not a_constant:
+            gate = load_vector(a, j, carry)
+        before = load_vector(h0, j, carry) if at_h0 else load_vector(h, j, carry)
+        arrived = load_vector(g, j, carry) + load_vector(carry, j, carry)
+        grad_a, grad_b, onward = adjoint(rule, arrived, gate, load_vector(b, j, carry), before)
+        store_vector(carry, j, onward)
+        if bypass_a:
+            stream_vector(to_a, j, grad_a)
+        elif a_fate == SUM:
+            row_total = row_total + grad_a
+        else:
+            settle(to_a, sums_a, j, grad_a, a_fate)
+        if bypass_b:
+            stream_vector(to_b, j, grad_b)
+        else:
+            settle(to_b, sums_b, j, grad_b, b_fate)
+        j += width(carry)
+    if a_fate == SUM:
+        store(sums_a, 0, load(sums_a, 0, sums_a) + total(row_total))
+
+
+def vjp(
+    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, outer_first, outer_last, row_first,
+    row_last, lane_first, lane_last,
+):  # fmt: skip
+    """Walk against the direction of travel; ``carry`` holds the last states' cotangents, then the first states'."""
+    steps, reverse, a_constant = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2)
+    bypass, touch = load_int(geometry, 3), load_int(geometry, 4)
+    a_fate, b_fate = load_int(geometry, 5), load_int(geometry, 6)
+    lanes = lane_last - lane_first
+    a_lane = 0 if a_constant else lane_first
+    for outer in range(outer_first, outer_last):
+        for ago in range(steps):
+            t = steps - 1 - ago
+            for row in range(row_first, row_last):
+                start, stop = valid_range(place(lengths, geometry, 4, 0, row, outer, 0), steps, reverse)
+                to_a_now = place(to_a, geometry, 6, t, row, outer, a_lane)
+                to_b_now = place(to_b, geometry, 7, t, row, outer, lane_first)
+                if t < start or t >= stop:
+                    if a_fate == STORE:
+                        write_zeros(to_a_now, carry, lanes)
+                    if b_fate == STORE:
+                        write_zeros(to_b_now, carry, lanes)
+                    continue
+                at_h0 = t == start
+                g_now = place(g, geometry, 5, t, row, outer, lane_first)
+                a_now = place(a, geometry, 0, t, row, outer, a_lane)
+                b_now = place(b, geometry, 1, t, row, outer, lane_first)
+                h_now = place(h, geometry, 2, t if at_h0 else t - 1, row, outer, lane_first)
+                h0_now = place(h0, geometry, 3, 0, row, outer, lane_first)
+                carry_now = place(carry, geometry, 3, 0, row, outer, lane_first)
+                sums_a_now = place(sums_a, geometry, 8, t, row, outer, a_lane)
+                sums_b_now = place(sums_b, geometry, 9, t, row, outer, lane_first)
+                if touch:
+                    touch_row(g_now, -load_int(geometry, HEAD + 15), touch)
+                    touch_row(a_now, -load_int(geometry, HEAD), touch)
+                    touch_row(b_now, -load_int(geometry, HEAD + 3), touch)
+                    touch_row(h_now, -load_int(geometry, HEAD + 6), touch)
+                bypass_a = bypass != 0 and a_fate == STORE
+                bypass_b = bypass != 0 and b_fate == STORE
+                head = 0
+                if bypass_a:
+                    head = lanes_to_line(to_a_now, lanes)
+                    bypass_b = bypass_b and lanes_to_line(to_b_now, lanes) == head
+                elif bypass_b:
+                    head = lanes_to_line(to_b_now, lanes)
+                count = (lanes - head) // width(carry)
+                tail = head + count * width(carry)
+                vjp_lanes(
+                    rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now,
+                    0, head, a_constant, a_fate, b_fate, at_h0,
+                )  # fmt: skip
+                vjp_vectors(
+                    rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now,
+                    head, count, a_constant, a_fate, b_fate, at_h0, bypass_a, bypass_b,
+                )  # fmt: skip
+                vjp_lanes(
+                    rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now,
+                    tail, lanes, a_constant, a_fate, b_fate, at_h0,
+                )  # fmt: skip
+    if bypass:
+        fence()

@@ -1,0 +1,331 @@
+"""Kernels for few lanes and long time: split each series into segments and walk the segments as lanes.
+
+A block is ``width`` segments of STEPS steps. Each is first *summarised*: ``decay``, the product of what its steps
+multiply the state by, and ``end``, where the segment's own walk arrives from ``origin``. In order, a segment's first
+state then follows from the one before it: ``end + decay*(h - origin)``. From their first states all segments of a
+block are *replayed* by the true step, so that within a segment nothing is approximated.
+
+An average's origin is the segment's first value, so that a constant series composes to itself. Where the composed
+state is not finite or cancels, the segment is walked step by step instead. At a segment's edge a closed gate repeats
+the last result to the bit.
+
+Blocks depend on each other only through that fold. So threads may summarise them all, one fold, and threads replay
+them, or one thread may do everything block by block (``phase`` says which): the same arithmetic, hence the same bits.
+"""
+
+from numba import njit
+
+from .._steps import constant, fma
+from ._memory import (
+    itemsize,
+    load,
+    load_int,
+    load_vector,
+    shift,
+    stack,
+    stack_ints,
+    store,
+    store_int,
+    store_vector,
+    width,
+)
+from ._rows import STORE, settle_lane, valid_range
+from ._rules import adjoint, decay, is_average, step
+from ._tiles import STEPS, TILE, bring, deliver, lane_offset, put, time_stride, walk, walk_back
+
+ALL, SUMMARISE, FOLD, REPLAY, FINISH = range(5)  # phases
+SUMMARY = 48  # numbers a block's summary holds: width x (decay, end, origin)
+CANCELLED = 16.0
+
+
+@njit
+def segment_offsets(offsets, time, carry):
+    for j in range(width(carry)):
+        store_int(offsets, j, j * STEPS * time)
+
+
+@njit
+def zero_steps(target, time, first, last, carry):
+    zero = constant(0.0, load(carry, 0, carry))
+    for t in range(first, last):
+        store(shift(target, t * time), 0, zero)
+
+
+@njit
+def summarise(rule, a_rows, b_rows, summary):
+    row = width(summary) * itemsize(summary)
+    product = constant(1.0, load_vector(a_rows, 0, summary))
+    origin = constant(0.0, load_vector(a_rows, 0, summary))
+    if is_average(rule):
+        origin = load_vector(b_rows, 0, summary)
+    end = origin
+    for k in range(STEPS):
+        gate = load_vector(shift(a_rows, k * row), 0, summary)
+        product = product * decay(rule, gate)
+        end = step(rule, end, gate, load_vector(shift(b_rows, k * row), 0, summary))
+    store_vector(summary, 0, product)
+    store_vector(summary, width(summary), end)
+    store_vector(summary, 2 * width(summary), origin)
+
+
+@njit
+def composed(product, end, origin, h):
+    """Return the state after a segment and whether it may be used."""
+    if h != h:
+        return h, True
+    if product == constant(1.0, h) and end == origin:
+        return h, True
+    moved = product * (h - origin)
+    new = fma(product, h - origin, end)
+    sound = new - new == constant(0.0, h) and abs(moved) <= constant(CANCELLED, h) * abs(new)
+    return new, sound
+
+
+@njit
+def walk_segment(rule, a, b, a_time, b_time, h, carry):
+    for k in range(STEPS):
+        h = step(rule, h, load(shift(a, k * a_time), 0, carry), load(shift(b, k * b_time), 0, carry))
+    return h
+
+
+@njit
+def fold_block(rule, a, b, a_time, b_time, summary, h):
+    """Replace the origins in a block's summary by its segments' first states; return the state after it."""
+    lanes = width(summary)
+    for s in range(lanes):
+        product, end = load(summary, s, summary), load(summary, lanes + s, summary)
+        origin = load(summary, 2 * lanes + s, summary)
+        store(summary, 2 * lanes + s, h)
+        new, sound = composed(product, end, origin, h)
+        if not sound:
+            t = s * STEPS
+            new = walk_segment(rule, shift(a, t * a_time), shift(b, t * b_time), a_time, b_time, h, summary)
+        h = new
+    return h
+
+
+@njit
+def hold(rule, a, h, a_time, h_time, steps, carry):
+    """Repeat the result before ``h`` for as long as an average's gate is closed; return for how many steps."""
+    k = 0
+    if is_average(rule):
+        last = load(shift(h, -h_time), 0, carry)
+        while k < steps and load(shift(a, k * a_time), 0, carry) == constant(0.0, last):
+            store(shift(h, k * h_time), 0, last)
+            k += 1
+    return k
+
+
+@njit
+def hold_edges(rule, a_rows, h, h_time, first, summary):
+    """`hold` at the edges of a block's segments, its gates in ``a_rows``."""
+    row = width(summary) * itemsize(summary)
+    for s in range(first, width(summary)):
+        hold(rule, shift(a_rows, s * itemsize(summary)), shift(h, s * STEPS * h_time), row, h_time, STEPS, summary)
+
+
+@njit
+def finish(rule, a, b, h, a_time, b_time, h_time, done, steps, carry, lane):
+    """Walk what is left after ``done`` steps of whole blocks; leave the last result in ``carry``."""
+    value = load(carry, lane, carry)
+    held = 0
+    if 0 < done < steps:
+        held = hold(rule, shift(a, done * a_time), shift(h, done * h_time), a_time, h_time, steps - done, carry)
+    for t in range(done + held, steps):
+        value = step(rule, value, load(shift(a, t * a_time), 0, carry), load(shift(b, t * b_time), 0, carry))
+        store(shift(h, t * h_time), 0, value)
+    if steps > 0:
+        store(carry, lane, load(shift(h, (steps - 1) * h_time), 0, carry))
+
+
+def forward(
+    rule, a, b, h, carry, lengths, geometry, summaries, first, last, first_block, last_block, blocks, phase
+):
+    """Walk blocks of lanes; ``carry`` holds the first states, then the last."""
+    steps, reverse = load_int(geometry, 0), load_int(geometry, 1)
+    a_time, b_time, h_time = time_stride(geometry, 0), time_stride(geometry, 1), time_stride(geometry, 2)
+    a_rows, b_rows, state = stack(carry, TILE), stack(carry, TILE), stack(carry, 16)
+    a_at, b_at, h_at = stack_ints(16), stack_ints(16), stack_ints(16)
+    segment_offsets(a_at, a_time, carry)
+    segment_offsets(b_at, b_time, carry)
+    segment_offsets(h_at, h_time, carry)
+    size = width(carry) * STEPS
+    for block in range(first_block, last_block):
+        for lane in range(first, last):
+            start, stop = valid_range(shift(lengths, lane_offset(geometry, 4, lane)), steps, reverse)
+            t = start + block * size
+            if t + size > stop:
+                continue
+            a_now = shift(a, lane_offset(geometry, 0, lane) + t * a_time)
+            b_now = shift(b, lane_offset(geometry, 1, lane) + t * b_time)
+            h_now = shift(h, lane_offset(geometry, 2, lane) + t * h_time)
+            summary = shift(summaries, (lane * blocks + block) * SUMMARY * itemsize(carry))
+            if phase == ALL:
+                summary = shift(summaries, 0)
+            if phase != FOLD and phase != FINISH:
+                bring(a_rows, a_now, a_at, a_time, STEPS)
+                bring(b_rows, b_now, b_at, b_time, STEPS)
+            if phase == ALL or phase == SUMMARISE:
+                summarise(rule, a_rows, b_rows, summary)
+            if phase == ALL or phase == FOLD:
+                after = fold_block(rule, a_now, b_now, a_time, b_time, summary, load(carry, lane, carry))
+                store(carry, lane, after)
+            if phase == ALL or phase == REPLAY:
+                store_vector(state, 0, load_vector(summary, 2 * width(carry), carry))
+                walk(rule, a_rows, b_rows, state, STEPS)
+                put(h_now, h_at, h_time, b_rows, STEPS, width(carry))
+                hold_edges(rule, a_rows, h_now, h_time, 0 if phase == ALL and block > 0 else 1, carry)
+            if phase == FINISH and block > 0:
+                hold(rule, a_now, h_now, a_time, h_time, stop - t, carry)
+    if phase == ALL or phase == FINISH:
+        for lane in range(first, last):
+            start, stop = valid_range(shift(lengths, lane_offset(geometry, 4, lane)), steps, reverse)
+            h_now = shift(h, lane_offset(geometry, 2, lane))
+            zero_steps(h_now, h_time, 0, start, carry)
+            zero_steps(h_now, h_time, stop, steps, carry)
+            a_now = shift(a, lane_offset(geometry, 0, lane) + start * a_time)
+            b_now = shift(b, lane_offset(geometry, 1, lane) + start * b_time)
+            done = (stop - start) // size * size
+            finish(
+                rule, a_now, b_now, shift(h_now, start * h_time), a_time, b_time, h_time, done, stop - start, carry, lane
+            )
+
+
+@njit
+def back(rule, g, a, r):
+    """Return what flows on from a step: neither its gradients nor ``b`` nor ``h`` matter to it."""
+    zero = constant(0.0, r)
+    return adjoint(rule, g + r, a, zero, zero)[2]
+
+
+@njit
+def summarise_back(rule, g_rows, a_rows, summary):
+    row = width(summary) * itemsize(summary)
+    product = constant(1.0, load_vector(a_rows, 0, summary))
+    end = constant(0.0, product)
+    for ago in range(STEPS):
+        k = STEPS - 1 - ago
+        gate = load_vector(shift(a_rows, k * row), 0, summary)
+        product = product * decay(rule, gate)
+        end = back(rule, load_vector(shift(g_rows, k * row), 0, summary), gate, end)
+    store_vector(summary, 0, product)
+    store_vector(summary, width(summary), end)
+
+
+@njit
+def fold_block_back(rule, g, a, g_time, a_time, summary, r):
+    """Note what reaches each segment's end; return what leaves the block at its start."""
+    lanes = width(summary)
+    for ago in range(lanes):
+        s = lanes - 1 - ago
+        store(summary, 2 * lanes + s, r)
+        new, sound = composed(load(summary, s, summary), load(summary, lanes + s, summary), constant(0.0, r), r)
+        if not sound:
+            new = r
+            for before in range(STEPS):
+                t = s * STEPS + STEPS - 1 - before
+                gate = load(shift(a, t * a_time), 0, summary)
+                new = back(rule, load(shift(g, t * g_time), 0, summary), gate, new)
+        r = new
+    return r
+
+
+@njit
+def vjp_steps(
+    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, start, first, stop, lane, g_time, a_time, b_time, h_time,
+    to_a_time, to_b_time, sums_a_time, sums_b_time, a_fate, b_fate,
+):  # fmt: skip
+    """Take one lane back from step ``stop`` to step ``first``, of the valid steps from ``start``."""
+    r = load(carry, lane, carry)
+    for ago in range(stop - first):
+        t = stop - 1 - ago
+        before = load(h0, lane, carry) if t == start else load(shift(h, (t - 1) * h_time), 0, carry)
+        gate, other = load(shift(a, t * a_time), 0, carry), load(shift(b, t * b_time), 0, carry)
+        grad_a, grad_b, r = adjoint(rule, load(shift(g, t * g_time), 0, carry) + r, gate, other, before)
+        settle_lane(shift(to_a, t * to_a_time), shift(sums_a, t * sums_a_time), 0, grad_a, a_fate)
+        settle_lane(shift(to_b, t * to_b_time), shift(sums_b, t * sums_b_time), 0, grad_b, b_fate)
+    store(carry, lane, r)
+
+
+def vjp(
+    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, summaries, first, last, first_block,
+    last_block, blocks, phase,
+):  # fmt: skip
+    """Walk blocks of lanes back; ``carry`` holds the last states' cotangents, then the first states'."""
+    steps, reverse, a_fate, b_fate = (
+        load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 5), load_int(geometry, 6),
+    )  # fmt: skip
+    a_time, b_time, h_time, g_time = (
+        time_stride(geometry, 0), time_stride(geometry, 1), time_stride(geometry, 2), time_stride(geometry, 5),
+    )  # fmt: skip
+    to_a_time, to_b_time = time_stride(geometry, 6), time_stride(geometry, 7)
+    sums_a_time, sums_b_time = time_stride(geometry, 8), time_stride(geometry, 9)
+    g_rows, a_rows, b_rows, h_rows = stack(carry, TILE), stack(carry, TILE), stack(carry, TILE), stack(carry, TILE)
+    state = stack(carry, 16)
+    g_at, a_at, b_at, h_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
+    to_a_at, to_b_at, sums_a_at, sums_b_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
+    segment_offsets(g_at, g_time, carry)
+    segment_offsets(a_at, a_time, carry)
+    segment_offsets(b_at, b_time, carry)
+    segment_offsets(h_at, h_time, carry)
+    segment_offsets(to_a_at, to_a_time, carry)
+    segment_offsets(to_b_at, to_b_time, carry)
+    segment_offsets(sums_a_at, sums_a_time, carry)
+    segment_offsets(sums_b_at, sums_b_time, carry)
+    size = width(carry) * STEPS
+    for turn in range(first_block, last_block + 1):
+        block = last_block + first_block - turn  # the last one stands for what is left after whole blocks
+        for lane in range(first, last):
+            start, stop = valid_range(shift(lengths, lane_offset(geometry, 4, lane)), steps, reverse)
+            t = start + block * size
+            a_now = shift(a, lane_offset(geometry, 0, lane))
+            b_now = shift(b, lane_offset(geometry, 1, lane))
+            h_now = shift(h, lane_offset(geometry, 2, lane))
+            g_now = shift(g, lane_offset(geometry, 5, lane))
+            to_a_now, to_b_now = shift(to_a, lane_offset(geometry, 6, lane)), shift(to_b, lane_offset(geometry, 7, lane))
+            sums_a_now = shift(sums_a, lane_offset(geometry, 8, lane))
+            sums_b_now = shift(sums_b, lane_offset(geometry, 9, lane))
+            if block == last_block:
+                if last_block == blocks and (phase == ALL or phase == FOLD):
+                    if a_fate == STORE:
+                        zero_steps(to_a_now, to_a_time, 0, start, carry)
+                        zero_steps(to_a_now, to_a_time, stop, steps, carry)
+                    if b_fate == STORE:
+                        zero_steps(to_b_now, to_b_time, 0, start, carry)
+                        zero_steps(to_b_now, to_b_time, stop, steps, carry)
+                    vjp_steps(
+                        rule, g_now, a_now, b_now, h_now, h0, carry, to_a_now, to_b_now, sums_a_now, sums_b_now, start,
+                        start + (stop - start) // size * size, stop, lane, g_time, a_time, b_time, h_time, to_a_time,
+                        to_b_time, sums_a_time, sums_b_time, a_fate, b_fate,
+                    )  # fmt: skip
+                continue
+            if t + size > stop:
+                continue
+            summary = shift(summaries, (lane * blocks + block) * SUMMARY * itemsize(carry))
+            if phase == ALL:
+                summary = shift(summaries, 0)
+            if phase != FOLD:
+                bring(g_rows, shift(g_now, t * g_time), g_at, g_time, STEPS)
+                bring(a_rows, shift(a_now, t * a_time), a_at, a_time, STEPS)
+            if phase == ALL or phase == SUMMARISE:
+                summarise_back(rule, g_rows, a_rows, summary)
+            if phase == ALL or phase == FOLD:
+                onward = fold_block_back(
+                    rule, shift(g_now, t * g_time), shift(a_now, t * a_time), g_time, a_time, summary,
+                    load(carry, lane, carry),
+                )  # fmt: skip
+                store(carry, lane, onward)
+            if phase == ALL or phase == REPLAY:
+                bring(b_rows, shift(b_now, t * b_time), b_at, b_time, STEPS)
+                if block > 0:
+                    bring(h_rows, shift(h_now, (t - 1) * h_time), h_at, h_time, STEPS)
+                else:
+                    second = shift(h_rows, width(carry) * itemsize(carry))
+                    bring(second, shift(h_now, t * h_time), h_at, h_time, STEPS - 1)
+                    store(h_rows, 0, load(h0, lane, carry))
+                    for s in range(1, width(carry)):
+                        store(h_rows, s, load(shift(h_now, (t + s * STEPS - 1) * h_time), 0, carry))
+                store_vector(state, 0, load_vector(summary, 2 * width(carry), carry))
+                walk_back(rule, g_rows, a_rows, b_rows, h_rows, state, STEPS)
+                deliver(to_a_now, to_a_at, to_a_time, sums_a_now, sums_a_at, sums_a_time, a_fate, h_rows, t, STEPS, width(carry))
+                deliver(to_b_now, to_b_at, to_b_time, sums_b_now, sums_b_at, sums_b_time, b_fate, g_rows, t, STEPS, width(carry))

@@ -1,0 +1,331 @@
+"""Kernels for lanes in any layout: bring a tile into a buffer, walk it, and put the results where they belong.
+
+A tile is ``width`` lanes (a vector; one for complex numbers) by at most STEPS steps. In the buffers a step's lanes
+are neighbours and numbers have the carry type, so the walk is the same whatever stood in memory. Bringing in and
+putting back know three layouts: lanes that are neighbours, time that is contiguous (8 x 8 blocks are transposed in
+registers), and the rest, number by number.
+
+Lanes are counted through up to three dimensions. ``geometry`` begins as for rows; then come the sizes of the two inner
+dimensions of lanes, then for every operand its strides in bytes along time and along lanes, outermost first.
+"""
+
+from numba import njit
+
+from .._steps import constant
+from ._memory import (
+    broadcast,
+    itemsize,
+    load,
+    load_block,
+    load_int,
+    load_vector,
+    shift,
+    stack,
+    stack_ints,
+    store,
+    store_block,
+    store_int,
+    store_vector,
+    width,
+)
+from ._rows import ADD, HEAD, STORE, valid_range
+from ._rules import adjoint, neutral, step
+
+STEPS = 64
+TILE = 16 * STEPS
+
+
+@njit
+def time_stride(geometry, operand):
+    return load_int(geometry, HEAD + 2 + 4 * operand)
+
+
+@njit
+def lane_offset(geometry, operand, lane):
+    """Return where a lane stands."""
+    middle, inner, at = load_int(geometry, HEAD), load_int(geometry, HEAD + 1), HEAD + 2 + 4 * operand
+    rest = lane // inner
+    return (
+        load_int(geometry, at + 1) * (rest // middle)
+        + load_int(geometry, at + 2) * (rest % middle)
+        + load_int(geometry, at + 3) * (lane % inner)
+    )
+
+
+@njit
+def lane_offsets(offsets, geometry, operand, first, last, carry):
+    """Note where each lane of a tile stands; a short tile repeats its last lane."""
+    for j in range(width(carry)):
+        store_int(offsets, j, lane_offset(geometry, operand, min(first + j, last - 1)))
+
+
+@njit
+def are_spaced(offsets, size, count):
+    """Return whether consecutive lanes are ``size`` bytes apart."""
+    for j in range(1, count):
+        if load_int(offsets, j) != load_int(offsets, 0) + j * size:
+            return False
+    return True
+
+
+@njit
+def bring(buffer, source, offsets, time, steps):
+    """Fill the first ``steps`` rows of a buffer from ``source``, which stands at their first step."""
+    lanes, size, row = width(buffer), itemsize(source), width(buffer) * itemsize(buffer)
+    done = 0
+    if are_spaced(offsets, size, lanes):
+        base = shift(source, load_int(offsets, 0))
+        for k in range(steps):
+            store_vector(shift(buffer, k * row), 0, load_vector(shift(base, k * time), 0, buffer))
+        done = steps
+    elif time == 0 and are_spaced(offsets, 0, lanes):
+        value = broadcast(load(shift(source, load_int(offsets, 0)), 0, buffer))
+        for k in range(steps):
+            store_vector(shift(buffer, k * row), 0, value)
+        done = steps
+    elif abs(time) == size:
+        done = steps - steps % 8
+        for octet in range(0, lanes, 8):
+            these = shift(offsets, octet * 8)
+            there = shift(buffer, octet * itemsize(buffer))
+            for k in range(0, done, 8):
+                if time > 0:
+                    load_block(shift(source, k * size), these, shift(there, k * row), row)
+                else:
+                    load_block(shift(source, -(k + 7) * size), these, shift(there, (k + 7) * row), -row)
+    for k in range(done, steps):
+        for j in range(lanes):
+            value = load(shift(source, load_int(offsets, j) + k * time), 0, buffer)
+            store(shift(buffer, k * row), j, value)
+
+
+@njit
+def put(target, offsets, time, buffer, steps, lanes):
+    """Write the first ``steps`` rows of a buffer; ``target`` stands at their first step."""
+    size, row = itemsize(target), width(buffer) * itemsize(buffer)
+    done = 0
+    if lanes == width(buffer) and are_spaced(offsets, size, lanes):
+        base = shift(target, load_int(offsets, 0))
+        for k in range(steps):
+            store_vector(shift(base, k * time), 0, load_vector(shift(buffer, k * row), 0, buffer))
+        done = steps
+    elif abs(time) == size:
+        done = steps - steps % 8
+        for octet in range(0, lanes, 8):
+            these = shift(offsets, octet * 8)
+            there = shift(buffer, octet * itemsize(buffer))
+            for k in range(0, done, 8):
+                if time > 0:
+                    store_block(shift(there, k * row), row, shift(target, k * size), these)
+                else:
+                    store_block(shift(there, (k + 7) * row), -row, shift(target, -(k + 7) * size), these)
+    for k in range(done, steps):
+        for j in range(lanes):
+            value = load(shift(buffer, k * row), j, buffer)
+            store(shift(target, load_int(offsets, j) + k * time), 0, value)
+
+
+@njit
+def fill(buffer, value, j, first, last):
+    """Set lane j of some rows."""
+    for k in range(first, last):
+        store(buffer, k * width(buffer) + j, value)
+
+
+@njit
+def add(sums, offsets, time, buffer, steps, lanes):
+    """Add a tile of a gradient to the sums of an operand that was broadcast."""
+    row = width(buffer) * itemsize(buffer)
+    if time == 0:  # over the steps first, so that the sums are touched once a tile
+        column = load_vector(buffer, 0, buffer)
+        for k in range(1, steps):
+            column = column + load_vector(shift(buffer, k * row), 0, buffer)
+        store_vector(buffer, 0, column)
+        steps = 1
+    for k in range(steps):
+        if are_spaced(offsets, 0, lanes):
+            value = load(buffer, k * width(buffer), buffer)
+            for j in range(1, lanes):
+                value += load(buffer, k * width(buffer) + j, buffer)
+            place = shift(sums, load_int(offsets, 0) + k * time)
+            store(place, 0, load(place, 0, sums) + value)
+        else:
+            for j in range(lanes):
+                place = shift(sums, load_int(offsets, j) + k * time)
+                store(place, 0, load(place, 0, sums) + load(buffer, k * width(buffer) + j, buffer))
+
+
+@njit
+def valid_steps(starts, stops, lengths, offsets, steps, reverse, carry):
+    """Note each lane's valid steps; return whether some lane has fewer than all."""
+    ragged = False
+    for j in range(width(carry)):
+        start, stop = valid_range(shift(lengths, load_int(offsets, j)), steps, reverse)
+        store_int(starts, j, start)
+        store_int(stops, j, stop)
+        ragged = ragged or stop - start < steps
+    return ragged
+
+
+@njit
+def mask(rows, value, starts, stops, t, steps):
+    """Set what is outside the lanes' valid steps."""
+    for j in range(width(rows)):
+        start, stop = load_int(starts, j), load_int(stops, j)
+        fill(rows, value, j, 0, min(steps, max(0, start - t)))
+        fill(rows, value, j, min(steps, max(0, stop - t)), steps)
+
+
+@njit
+def take_lanes(state, carry, first, last):
+    for j in range(width(carry)):
+        store(state, j, load(carry, min(first + j, last - 1), carry))
+
+
+@njit
+def give_lanes(carry, state, first, last):
+    for j in range(last - first):
+        store(carry, first + j, load(state, j, state))
+
+
+@njit
+def walk(rule, a_rows, b_rows, state, steps):
+    """Advance a tile's lanes; the states replace ``b_rows``."""
+    row = width(state) * itemsize(state)
+    h = load_vector(state, 0, state)
+    for k in range(steps):
+        h = step(rule, h, load_vector(shift(a_rows, k * row), 0, state), load_vector(shift(b_rows, k * row), 0, state))
+        store_vector(shift(b_rows, k * row), 0, h)
+    store_vector(state, 0, h)
+
+
+def forward(rule, a, b, h, carry, lengths, geometry, first, last):
+    """Walk lanes ``first`` to ``last``; ``carry`` holds the first states, then the last."""
+    steps, reverse = load_int(geometry, 0), load_int(geometry, 1)
+    a_time, b_time, h_time = time_stride(geometry, 0), time_stride(geometry, 1), time_stride(geometry, 2)
+    a_rows, b_rows, state = stack(carry, TILE), stack(carry, TILE), stack(carry, 16)
+    a_at, b_at, h_at, lengths_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
+    starts, stops = stack_ints(16), stack_ints(16)
+    zero = constant(0.0, load(carry, 0, carry))
+    keep_a, keep_b = neutral(rule, zero)
+    for lane in range(first, last, width(carry)):
+        end = min(last, lane + width(carry))
+        lane_offsets(a_at, geometry, 0, lane, end, carry)
+        lane_offsets(b_at, geometry, 1, lane, end, carry)
+        lane_offsets(h_at, geometry, 2, lane, end, carry)
+        lane_offsets(lengths_at, geometry, 4, lane, end, carry)
+        ragged = valid_steps(starts, stops, lengths, lengths_at, steps, reverse, carry)
+        take_lanes(state, carry, lane, end)
+        for t in range(0, steps, STEPS):
+            n = min(STEPS, steps - t)
+            if a_time != 0 or t == 0 or ragged:
+                bring(a_rows, shift(a, t * a_time), a_at, a_time, n)
+            bring(b_rows, shift(b, t * b_time), b_at, b_time, n)
+            if ragged:
+                mask(a_rows, keep_a, starts, stops, t, n)
+                mask(b_rows, keep_b, starts, stops, t, n)
+            walk(rule, a_rows, b_rows, state, n)
+            if ragged:
+                mask(b_rows, zero, starts, stops, t, n)
+            put(shift(h, t * h_time), h_at, h_time, b_rows, n, end - lane)
+        give_lanes(carry, state, lane, end)
+
+
+@njit
+def walk_back(rule, g_rows, a_rows, b_rows, h_rows, state, steps):
+    """Take a tile's cotangents to the step before; gradients of a and b replace ``h_rows`` and ``g_rows``."""
+    row = width(state) * itemsize(state)
+    r = load_vector(state, 0, state)
+    for back in range(steps):
+        k = steps - 1 - back
+        g_row, a_row, b_row, h_row = (
+            shift(g_rows, k * row), shift(a_rows, k * row), shift(b_rows, k * row), shift(h_rows, k * row),
+        )  # fmt: skip
+        arrived = load_vector(g_row, 0, state) + r
+        grad_a, grad_b, r = adjoint(
+            rule, arrived, load_vector(a_row, 0, state), load_vector(b_row, 0, state), load_vector(h_row, 0, state)
+        )
+        store_vector(h_row, 0, grad_a)
+        store_vector(g_row, 0, grad_b)
+    store_vector(state, 0, r)
+
+
+@njit
+def bring_before(h_rows, h, h_at, h_time, h0_lanes, starts, t, steps):
+    """Bring the states before steps t to t + steps: at a lane's first valid step its h0, else the stored one."""
+    if t > 0:
+        bring(h_rows, shift(h, (t - 1) * h_time), h_at, h_time, steps)
+    else:
+        fill_row(h_rows, h0_lanes)
+        bring(shift(h_rows, width(h_rows) * itemsize(h_rows)), h, h_at, h_time, steps - 1)
+    for j in range(width(h_rows)):
+        k = load_int(starts, j) - t
+        if 0 <= k < steps:
+            store(h_rows, k * width(h_rows) + j, load(h0_lanes, j, h_rows))
+
+
+@njit
+def fill_row(rows, lanes):
+    for j in range(width(rows)):
+        store(rows, j, load(lanes, j, rows))
+
+
+@njit
+def deliver(target, target_at, target_time, sums, sums_at, sums_time, fate, rows, t, steps, lanes):
+    """Bring a tile of a gradient where it belongs."""
+    if fate == STORE:
+        put(shift(target, t * target_time), target_at, target_time, rows, steps, lanes)
+    elif fate == ADD:
+        add(shift(sums, t * sums_time), sums_at, sums_time, rows, steps, lanes)
+
+
+def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, first, last):
+    """Walk lanes back; ``carry`` holds the last states' cotangents, then the first states'."""
+    steps, reverse, a_fate, b_fate = (
+        load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 5), load_int(geometry, 6),
+    )  # fmt: skip
+    a_time, b_time, h_time, g_time = (
+        time_stride(geometry, 0), time_stride(geometry, 1), time_stride(geometry, 2), time_stride(geometry, 5),
+    )  # fmt: skip
+    to_a_time, to_b_time = time_stride(geometry, 6), time_stride(geometry, 7)
+    sums_a_time, sums_b_time = time_stride(geometry, 8), time_stride(geometry, 9)
+    g_rows, a_rows, b_rows, h_rows = stack(carry, TILE), stack(carry, TILE), stack(carry, TILE), stack(carry, TILE)
+    state, h0_lanes = stack(carry, 16), stack(carry, 16)
+    g_at, a_at, b_at, h_at, lengths_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
+    to_a_at, to_b_at, sums_a_at, sums_b_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
+    starts, stops = stack_ints(16), stack_ints(16)
+    zero = constant(0.0, load(carry, 0, carry))
+    keep_a, keep_b = neutral(rule, zero)
+    for lane in range(first, last, width(carry)):
+        end = min(last, lane + width(carry))
+        lane_offsets(a_at, geometry, 0, lane, end, carry)
+        lane_offsets(b_at, geometry, 1, lane, end, carry)
+        lane_offsets(h_at, geometry, 2, lane, end, carry)
+        lane_offsets(lengths_at, geometry, 4, lane, end, carry)
+        lane_offsets(g_at, geometry, 5, lane, end, carry)
+        lane_offsets(to_a_at, geometry, 6, lane, end, carry)
+        lane_offsets(to_b_at, geometry, 7, lane, end, carry)
+        lane_offsets(sums_a_at, geometry, 8, lane, end, carry)
+        lane_offsets(sums_b_at, geometry, 9, lane, end, carry)
+        ragged = valid_steps(starts, stops, lengths, lengths_at, steps, reverse, carry)
+        take_lanes(state, carry, lane, end)
+        take_lanes(h0_lanes, h0, lane, end)
+        tiles = (steps + STEPS - 1) // STEPS
+        for back in range(tiles):
+            t = (tiles - 1 - back) * STEPS
+            n = min(STEPS, steps - t)
+            bring(g_rows, shift(g, t * g_time), g_at, g_time, n)
+            bring(a_rows, shift(a, t * a_time), a_at, a_time, n)
+            bring(b_rows, shift(b, t * b_time), b_at, b_time, n)
+            bring_before(h_rows, h, h_at, h_time, h0_lanes, starts, t, n)
+            if ragged:
+                mask(g_rows, zero, starts, stops, t, n)
+                mask(a_rows, keep_a, starts, stops, t, n)
+                mask(b_rows, keep_b, starts, stops, t, n)
+            walk_back(rule, g_rows, a_rows, b_rows, h_rows, state, n)
+            if ragged:
+                mask(h_rows, zero, starts, stops, t, n)
+                mask(g_rows, zero, starts, stops, t, n)
+            deliver(to_a, to_a_at, to_a_time, sums_a, sums_a_at, sums_a_time, a_fate, h_rows, t, n, end - lane)
+            deliver(to_b, to_b_at, to_b_time, sums_b, sums_b_at, sums_b_time, b_fate, g_rows, t, n, end - lane)
+        give_lanes(carry, state, lane, end)

@@ -1,0 +1,136 @@
+"""Every error message of the library: the argument in backticks, the rule, and what came."""
+
+
+def _type(kind):
+    return f"{kind.__module__}.{kind.__qualname__}" if kind.__module__ != "builtins" else kind.__qualname__
+
+
+def masked(name):
+    return f"`{name}` must not be a masked array: fill it, or pass its data and `lengths`"
+
+
+def subclass(name, kind):
+    return (
+        f"`{name}` must be a plain array, got {_type(kind)}, which overrides NumPy's functions: "
+        "pass numpy.asarray of it and put its extra meaning back yourself"
+    )
+
+
+def ragged(name, error):
+    return f"`{name}` must be a rectangular list of numbers, got one that NumPy cannot convert: {error}"
+
+
+def torch(name):
+    return (
+        f"`{name}` is a PyTorch tensor, and PyTorch tensors are not supported yet: pass {name}.detach().numpy() "
+        "if no gradient is wanted"
+    )
+
+
+def gpu(name, kind):
+    return f"`{name}` must be in CPU memory, got {_type(kind)} on a device: GPU arrays are not supported yet"
+
+
+def not_an_array(name, kind):
+    return (
+        f"`{name}` must be an array, a list or a number, got {_type(kind)}: "
+        "an array exports __array_interface__ or __dlpack__"
+    )
+
+
+def dlpack(name, kind, error):
+    return f"`{name}` must be an array that NumPy can look at through DLPack, got {_type(kind)}: {error}"
+
+
+def dtype(name, came):
+    return (
+        f"`{name}` must hold float16, bfloat16, float32, float64, complex64, complex128, integers or bools, "
+        f"got dtype {came}"
+    )
+
+
+def promotion(names, dtypes):
+    which = ", ".join(f"`{name}`" for name in names)
+    return f"{which} must have dtypes with a common type, got {', '.join(str(dtype) for dtype in dtypes)}"
+
+
+def complex_gate(name, dtype):
+    return f"`{name}` must be real: the gate of a weighted average has no complex kernel, got dtype {dtype}"
+
+
+def mixed(found):
+    came = ", ".join(f"`{name}` from {library}" for name, library in found)
+    return f"all arrays must come from one library, got {came}"
+
+
+def broadcast(names, shapes):
+    which = " and ".join(f"`{name}`" for name in names)
+    return f"{which} must broadcast against each other, got shapes {' and '.join(str(tuple(s)) for s in shapes)}"
+
+
+def no_axis(names):
+    which = " or ".join(f"`{name}`" for name in names)
+    return f"{which} must have at least one dimension, to hold time, got numbers (0-d) only"
+
+
+def axis_type(kind):
+    return f"`axis` must be an integer, got {_type(kind)}"
+
+
+def axis_range(axis, shape):
+    return f"`axis` must be in {-len(shape)}..{len(shape) - 1} for a result of shape {tuple(shape)}, got {axis}"
+
+
+def flag(name, kind):
+    return f"`{name}` must be True or False, got {_type(kind)}"
+
+
+def state_shape(name, shape, lanes):
+    return (
+        f"`{name}` must have the shape of the result without `axis`, {tuple(lanes)}, or broadcast to it, "
+        f"got {tuple(shape)}"
+    )
+
+
+def operand_shape(name, shape, result):
+    return f"`{name}` must have the shape of the result, {tuple(result)}, or broadcast to it, got {tuple(shape)}"
+
+
+def lengths_dtype(came):
+    return f"`lengths` must hold integers, got {came}"
+
+
+def lengths_shape(shape, lanes):
+    if not lanes:
+        rule = "must be one integer for a single series"
+    else:
+        rule = f"must be shaped like one or more leading axes of {tuple(lanes)}, the result without `axis`"
+    return f"`lengths` {rule}, got shape {tuple(shape)}"
+
+
+def lengths_range(low, high, steps):
+    return f"`lengths` must be in 0..{steps}, the number of time steps, got values from {low} to {high}"
+
+
+def out_type(kind):
+    return f"`out` must be an array of the operands' library, got {_type(kind)}"
+
+
+def out_shape(came, wanted):
+    return f"`out` must have the result's shape {tuple(wanted)}, got {tuple(came)}"
+
+
+def out_dtype(came, wanted):
+    return f"`out` must have the result's dtype {wanted}, got {came}"
+
+
+def out_read_only():
+    return "`out` must be writeable, got a read-only array"
+
+
+def out_overlap(name):
+    return f"`out` must be `{name}` itself or share no memory with it, got a partial overlap"
+
+
+def out_self_overlap():
+    return "`out` must not overlap itself, got an array with two indices for one place in memory"

@@ -1,0 +1,411 @@
+"""From the caller's arguments to a canonical problem: what is asked, on which lanes, by which kernel.
+
+A plan depends on dtypes, shapes and strides only, never on values or addresses, so it is made once for each kind of
+call and remembered. `choose` is the one place that decides which traversal walks a problem.
+"""
+
+import functools
+import itertools
+import math
+import operator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from . import _messages as say
+from ._arrays import element
+
+# Operands, in the order in which the kernels count them.
+A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = range(10)
+
+ROWS, TILES, SERIES = "rows", "tiles", "series"
+FORGET, LINEAR = "forget", "linear"
+
+STORE, ADD, SUM = 1, 2, 3  # what becomes of a gradient, see _cpu/_rows.py
+
+FEW_LANES = 8  # fewer than these, and a series is split in time once it is long
+LONG_SERIES = 2048
+NARROW_ROW = 8  # rows of fewer neighbours than these are gathered into tiles
+BLOCK = 1024  # steps that a series' block holds, see _cpu/_series.py
+PIECES = 8  # parts that a sum over lanes is made of, for any number of threads
+
+_WIDE = {"f2": "f4", "bf2": "f4", "f4": "f8", "f8": "f8", "c8": "c16", "c16": "c16"}
+
+
+def choose(lanes, steps, inner, inner_is_contiguous, is_complex):
+    """Return which traversal walks a problem: a function of its shape and layout alone.
+
+    Parameters
+    ----------
+    lanes, steps : int
+        The number of series, and their length.
+    inner : int
+        How many lanes stand next to each other.
+    inner_is_contiguous : bool
+        Whether they do so in every full operand, and share one length.
+    """
+    if lanes < FEW_LANES and steps >= LONG_SERIES and not is_complex:
+        return SERIES
+    if inner_is_contiguous and inner >= min(NARROW_ROW, lanes):
+        return ROWS
+    return TILES
+
+
+@dataclass(eq=False)
+class Plan:
+    """A problem made canonical, and everything about running it that does not depend on addresses."""
+
+    rule: str
+    shape: tuple
+    axis: int
+    dtype: np.dtype
+    wide: np.dtype
+    elements: dict  # the kernels' parameter names -> element names
+    lane_order: tuple  # lane axes, outermost in memory first
+    traversal: str
+    steps: int
+    lanes: int
+    sizes: tuple  # outer, middle, inner
+    geometry: np.ndarray
+    offsets: tuple  # bytes from each operand's first element to the travel's start
+    extra: tuple  # offsets of further repetitions of the whole walk, one tuple per repetition
+    word: int  # bytes that a step of a lane moves
+    row_bytes: int  # bytes of a piece of result that is contiguous at each step
+    carry_strides: tuple  # in the axes of the lanes' shape
+    h_strides: tuple = None  # of a fresh result
+    gradients: tuple = ()  # of both operands: shape, dtype, strides of a fresh array (None: a sum)
+    h0_dtype: np.dtype = None  # of the first states' gradient
+    calls: dict = field(default_factory=dict)  # compiled kernels
+    geometries: dict = field(default_factory=dict)  # variants that the machine decides
+
+    def __post_init__(self):
+        self.lane_shape = self.shape[: self.axis] + self.shape[self.axis + 1 :]
+        self.full_lengths = np.array([self.steps], np.int64)
+        self.carry_c_order = _is_c_order(self.lane_shape, self.carry_strides)
+        self.c_order = self.h_strides is not None and _is_c_order(self.shape, self.h_strides)
+
+
+def _is_c_order(shape, strides):
+    own = np.empty(shape, np.int8).strides
+    order = [(o, s) for n, o, s in zip(shape, own, strides, strict=True) if n > 1]
+    return all(x[1] > y[1] for x, y in zip(order, order[1:], strict=False))
+
+
+def result_dtype(names, dtypes, weak_complex=False):
+    """Return the dtype of a result: NumPy's promotion, integers alone to float64."""
+    try:
+        dtype = np.result_type(*dtypes) if dtypes else np.dtype(np.float64)
+    except TypeError:
+        raise TypeError(say.promotion(names, dtypes)) from None
+    if dtype.kind in "biu":
+        dtype = np.dtype(np.float64)
+    if element(dtype) is None:
+        raise TypeError(say.promotion(names, dtypes))
+    if weak_complex and dtype.kind != "c":
+        dtype = np.result_type(np.complex64, dtype)
+    return dtype
+
+
+def wide_dtype(dtype):
+    """Return the carry's dtype: one precision wider than the result's where there is one."""
+    return np.dtype(_WIDE[element(dtype)])
+
+
+def normalise_axis(axis, shape, names):
+    """Return axis as a non-negative int."""
+    if isinstance(axis, bool):
+        raise TypeError(say.axis_type(bool))
+    try:
+        number = operator.index(axis)
+    except TypeError:
+        raise TypeError(say.axis_type(type(axis))) from None
+    if not shape:
+        raise ValueError(say.no_axis(names))
+    if not -len(shape) <= number < len(shape):
+        raise ValueError(say.axis_range(number, shape))
+    return number % len(shape)
+
+
+def broadcast_shape(names, shapes):
+    """Return the shape that operands broadcast to."""
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise ValueError(say.broadcast(names, shapes)) from None
+
+
+def fits(shape, into):
+    """Return whether a shape broadcasts to another without changing it."""
+    padded = (1,) * (len(into) - len(shape)) + tuple(shape)
+    return len(shape) <= len(into) and all(n in (1, m) for n, m in zip(padded, into, strict=True))
+
+
+def like(shape, dtype, *prototypes):
+    """Return the strides of a fresh result: laid out as the first operand of its shape, else in C order.
+
+    ``prototypes`` are ``(shape, strides)``.
+    """
+    for other_shape, other_strides in prototypes:
+        if other_shape == shape and not any(n > 1 and s == 0 for n, s in zip(shape, other_strides, strict=True)):
+            source = as_strided(np.empty(0, np.int8), shape, other_strides)
+            return np.empty_like(source, dtype).strides
+    return np.empty(shape, dtype).strides
+
+
+def empty(shape, dtype, strides):
+    """Allocate an array with given (dense) strides."""
+    order = sorted(range(len(shape)), key=lambda k: (-strides[k], k))
+    if order == list(range(len(shape))):
+        return np.empty(shape, dtype)
+    back = sorted(range(len(shape)), key=order.__getitem__)
+    return np.empty([shape[k] for k in order], dtype).transpose(back)
+
+
+def spread(operand_shape, strides, shape):
+    """Return an operand's strides in the result's axes, 0 where it is broadcast."""
+    missing = len(shape) - len(operand_shape)
+    own = [0 if n == 1 else s for n, s in zip(operand_shape, strides, strict=True)]
+    return (0,) * missing + tuple(own)
+
+
+def own_strides(operand_shape, shape, itemsize):
+    """Return the strides, in the result's axes, of a C-contiguous array of an operand's own shape."""
+    strides, reach = [], itemsize
+    for n in reversed(operand_shape):
+        strides.append(0 if n == 1 else reach)
+        reach *= n
+    return (0,) * (len(shape) - len(operand_shape)) + tuple(reversed(strides))
+
+
+def _merge(dims):
+    """Merge neighbouring lane dimensions ``(size, strides)`` that every operand walks as one."""
+    merged = []
+    for size, strides in dims:
+        if merged and all(
+            outer == stride * size for outer, stride in zip(merged[-1][1], strides, strict=True)
+        ):
+            merged[-1] = (merged[-1][0] * size, strides)
+        else:
+            merged.append((size, strides))
+    return merged
+
+
+def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides, fates=(STORE, STORE), word=0):
+    """Make a plan from every operand's strides in the result's axes (None: it takes no part)."""
+    steps = shape[axis]
+    lane_axes = [k for k in range(len(shape)) if k != axis and shape[k] != 1]
+    lead = strides[H] if strides[H] is not None else strides[B]
+    guide = strides[TO_B] if strides[TO_B] is not None else lead
+    lane_order = tuple(sorted(lane_axes, key=lambda k: (-abs(guide[k]), k)))
+    # The carry is contiguous in that order.
+    carry_strides, reach = [0] * len(shape), wide.itemsize
+    for k in reversed(lane_order):
+        carry_strides[k] = reach
+        reach *= shape[k]
+    strides = list(strides)
+    strides[CARRY] = carry_strides
+    strides = [(0,) * len(shape) if s is None else s for s in strides]
+    time = [s[axis] if steps > 1 else 0 for s in strides]
+    dims = _merge([(shape[k], tuple(s[k] for s in strides)) for k in lane_order])
+    offsets = tuple((steps - 1) * t if reverse else 0 for t in time)
+    if reverse:
+        time = [-t for t in time]
+    lanes = math.prod(size for size, _ in dims)
+
+    full = [k for k in (A, B, H, G, TO_A, TO_B) if itemsizes[k]]
+    inner, inner_strides = dims[-1] if dims else (1, tuple(itemsizes[k] if k in full else 0 for k in range(10)))
+    time_guide = abs(strides[TO_B][axis] or strides[H][axis])
+    inside = [d for d in dims if steps == 1 or abs(d[1][TO_B] or d[1][H]) < time_guide]
+    contiguous = (
+        inner_strides[LENGTHS] == 0
+        and all(inner_strides[k] == itemsizes[k] for k in full if k not in (A, TO_A))
+        and inner_strides[A] in (0, itemsizes[A])
+        and inner_strides[SUMS_B] in (0, wide.itemsize)
+        and not (fates[1] == ADD and inner_strides[SUMS_B] == 0)
+        and len(dims) - len(inside) <= 1
+        and len(inside) <= 2
+        and (len(inside) >= 1 or not dims)
+    )
+    traversal = choose(lanes, steps, inner, contiguous, wide.kind == "c")
+    a_constant = int(inner_strides[A] == 0 and inner > 1)
+    a_fate, b_fate = fates
+    if traversal == ROWS and a_fate == ADD and a_constant:
+        a_fate = SUM
+    head = [steps, int(reverse), a_constant, 0, 0, a_fate, b_fate, 0]
+    extra = (tuple([0] * 10),)
+    zero = (1, (0,) * 10)
+    if traversal == ROWS:
+        outside = dims[: len(dims) - len(inside)]
+        outer = outside[0] if outside else zero
+        middle = inside[-2] if len(inside) == 2 else zero
+        sizes = (outer[0], middle[0], inner)
+        body = list(itertools.chain.from_iterable((time[k], middle[1][k], outer[1][k]) for k in range(10)))
+        row_bytes = itemsizes[TO_B] or itemsizes[H]
+        row_bytes *= inner
+    else:
+        padded = [zero] * (3 - len(dims)) + dims
+        beyond, (outer, middle, last) = padded[:-3], padded[-3:]
+        sizes = (outer[0], middle[0], last[0])
+        body = [middle[0], last[0]]
+        for k in range(10):
+            body += [time[k], outer[1][k], middle[1][k], last[1][k]]
+        if beyond:
+            extra = tuple(
+                tuple(sum(i * d[1][k] for i, d in zip(index, beyond, strict=True)) for k in range(10))
+                for index in itertools.product(*(range(d[0]) for d in beyond))
+            )
+        lanes = math.prod(sizes)
+        row_bytes = 0
+    return Plan(
+        rule=rule, shape=shape, axis=axis, dtype=dtype, wide=wide, elements=elements, lane_order=lane_order,
+        traversal=traversal, steps=steps, lanes=lanes, sizes=sizes, geometry=np.array(head + body, np.int64),
+        offsets=offsets, extra=extra, word=word, row_bytes=row_bytes,
+        carry_strides=tuple(carry_strides[:axis] + carry_strides[axis + 1 :]),
+    )  # fmt: skip
+
+
+def _rule(family, dtype, wide):
+    if family == LINEAR:
+        return "linear"
+    return "forget_same" if dtype == wide else "forget_wide"
+
+
+def _operand(signature, wide):
+    """Return (element, itemsize, shape, strides) of an operand's signature; a Python number is a carry."""
+    if signature is None:
+        return element(wide), wide.itemsize, (), ()
+    dtype, shape, strides = signature
+    return element(dtype), dtype.itemsize, shape, strides
+
+
+def lengths_strides(shape, ndim, axis):
+    """Return, in the result's axes, the strides of contiguous int64 lengths of a shape."""
+    lane_axes = [k for k in range(ndim) if k != axis]
+    strides, reach = [0] * ndim, 8
+    for k, n in zip(reversed(lane_axes[: len(shape)]), reversed(shape), strict=True):
+        strides[k] = 0 if n == 1 else reach
+        reach *= n
+    return tuple(strides)
+
+
+def check_lengths_shape(shape, lanes):
+    """Raise unless lengths are shaped like leading axes of the lanes."""
+    if shape != lanes[: len(shape)] or (not shape and lanes):
+        raise ValueError(say.lengths_shape(shape, lanes))
+
+
+@functools.lru_cache(maxsize=1024)
+def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex):
+    """Return the plan of a forward call.
+
+    ``a``, ``b``, ``out`` are ``(dtype, shape, strides)`` or None (for a and b: a Python number); ``h0`` is
+    ``(dtype, shape)`` or None; ``lengths`` a shape or None.
+    """
+    dtypes = [s[0] for s in (a, b, h0) if s is not None]
+    dtype = result_dtype(names, dtypes, weak_complex)
+    wide = wide_dtype(dtype)
+    a_element, a_size, a_shape, a_strides = _operand(a, wide)
+    b_element, b_size, b_shape, b_strides = _operand(b, wide)
+    shape = broadcast_shape(names[:2], (a_shape, b_shape))
+    axis = normalise_axis(axis, shape, names[:2])
+    lane_shape = shape[:axis] + shape[axis + 1 :]
+    if h0 is not None and not fits(h0[1], lane_shape):
+        raise ValueError(say.state_shape("h0", h0[1], lane_shape))
+    if lengths is not None:
+        check_lengths_shape(lengths, lane_shape)
+    if out is not None:
+        if out[1] != shape:
+            raise ValueError(say.out_shape(out[1], shape))
+        if out[0] != dtype:
+            raise TypeError(say.out_dtype(out[0], dtype))
+    h_strides = out[2] if out is not None else like(shape, dtype, (b_shape, b_strides), (a_shape, a_strides))
+    strides = [None] * 10
+    strides[A] = spread(a_shape, a_strides, shape)
+    strides[B] = spread(b_shape, b_strides, shape)
+    strides[H] = h_strides
+    strides[LENGTHS] = None if lengths is None else lengths_strides(lengths, len(shape), axis)
+    sizes = [0] * 10
+    sizes[A], sizes[B], sizes[H] = a_size, b_size, dtype.itemsize
+    if 0 in shape:
+        return replace(_empty(shape, axis, dtype, wide), h_strides=h_strides)
+    plan = build(
+        _rule(family, dtype, wide), shape, axis, reverse, dtype, wide,
+        {"a": a_element, "b": b_element, "h": element(dtype)}, sizes, strides,
+        word=dtype.itemsize + sum(size for size, s in ((a_size, strides[A]), (b_size, strides[B])) if any(s)),
+    )  # fmt: skip
+    return replace(plan, h_strides=h_strides)
+
+
+def _empty(shape, axis, dtype, wide):
+    """Return the plan of a problem without elements: nothing to walk."""
+    lanes = np.empty(shape[:axis] + shape[axis + 1 :], wide)
+    return Plan(
+        rule="", shape=shape, axis=axis, dtype=dtype, wide=wide, elements={}, lane_order=(), traversal="empty",
+        steps=shape[axis], lanes=0, sizes=(), geometry=None, offsets=(), extra=(), word=0, row_bytes=0,
+        carry_strides=lanes.strides,
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=1024)
+def vjp(family, names, g, a, b, h, h0, grad_state, axis, reverse, lengths, weak_complex):
+    """Return the plan of a gradient call; signatures as for `forward`, ``grad_state`` like ``h0``."""
+    dtypes = [s[0] for s in (a, b, h0) if s is not None]
+    dtype = result_dtype((names[1], names[2], "h0"), dtypes, weak_complex)
+    everything = [s[0] for s in (g, a, b, h, h0, grad_state) if s is not None]
+    wide = wide_dtype(result_dtype(names, everything, weak_complex))
+    g_element, g_size, g_shape, g_strides = _operand(g, wide)
+    a_element, a_size, a_shape, a_strides = _operand(a, wide)
+    b_element, b_size, b_shape, b_strides = _operand(b, wide)
+    h_element, h_size, h_shape, h_strides = _operand(h, wide)
+    shape = broadcast_shape(names[1:3], (a_shape, b_shape))
+    axis = normalise_axis(axis, shape, names[1:3])
+    lane_shape = shape[:axis] + shape[axis + 1 :]
+    for name, came in ((names[0], g_shape), (names[3], h_shape)):
+        if not fits(came, shape):
+            raise ValueError(say.operand_shape(name, came, shape))
+    for name, state in (("h0", h0), ("grad_state", grad_state)):
+        if state is not None and not fits(state[1], lane_shape):
+            raise ValueError(say.state_shape(name, state[1], lane_shape))
+    if lengths is not None:
+        check_lengths_shape(lengths, lane_shape)
+    to_a, to_b = (gradient_dtype(s, dtype) for s in (a, b))
+    strides, sizes, fates = [None] * 10, [0] * 10, []
+    strides[A], strides[B] = spread(a_shape, a_strides, shape), spread(b_shape, b_strides, shape)
+    strides[H], strides[G] = spread(h_shape, h_strides, shape), spread(g_shape, g_strides, shape)
+    strides[LENGTHS] = None if lengths is None else lengths_strides(lengths, len(shape), axis)
+    sizes[A], sizes[B], sizes[H], sizes[G] = a_size, b_size, h_size, g_size
+    layouts = []
+    for own_shape, own, to, target, sums in (
+        (a_shape, a_strides, to_a, TO_A, SUMS_A), (b_shape, b_strides, to_b, TO_B, SUMS_B),
+    ):  # fmt: skip
+        if tuple(own_shape) == shape:
+            strides[target] = like(shape, to, (own_shape, own), (h_shape, h_strides))
+            sizes[target] = to.itemsize
+            fates.append(STORE)
+            layouts.append(strides[target])
+        else:
+            strides[sums] = own_strides(own_shape, shape, wide.itemsize)
+            fates.append(ADD)
+            layouts.append(None)
+    if 0 in shape:
+        plan = _empty(shape, axis, dtype, wide)
+    else:
+        plan = build(
+            _rule(family, dtype, wide), shape, axis, reverse, dtype, wide,
+            {"g": g_element, "a": a_element, "b": b_element, "h": h_element, "to_a": element(to_a), "to_b": element(to_b)},
+            sizes, strides, tuple(fates),
+            word=sum(size for size, s in zip(sizes, strides, strict=True) if size and s is not None and any(s)),
+        )  # fmt: skip
+    return replace(
+        plan,
+        gradients=((a_shape, to_a, layouts[0]), (b_shape, to_b, layouts[1])),
+        h0_dtype=None if h0 is None else gradient_dtype(h0, dtype),
+    )
+
+
+def gradient_dtype(signature, dtype):
+    """Return a gradient's dtype: its operand's own; the result's for an integer, a bool or a Python number."""
+    if signature is None or signature[0].kind in "biu":
+        return dtype
+    return signature[0]

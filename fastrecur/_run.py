@@ -1,0 +1,293 @@
+"""Run a problem: allocate, share the work out among threads, call the kernel, hand back the results."""
+
+import functools
+import math
+
+import numpy as np
+
+from . import _arrays, _messages, _problem, _threads
+from ._arrays import address
+from ._cpu import _rows, _series, _tiles
+from ._cpu._compile import kernel
+from ._problem import BLOCK, CARRY, LENGTHS, PIECES, ROWS, SERIES, SUMS_A, SUMS_B, TILES, TO_A, TO_B, A, B, G, H
+
+_KERNELS = {
+    (ROWS, "forward"): _rows.forward,
+    (ROWS, "vjp"): _rows.vjp,
+    (TILES, "forward"): _tiles.forward,
+    (TILES, "vjp"): _tiles.vjp,
+    (SERIES, "forward"): _series.forward,
+    (SERIES, "vjp"): _series.vjp,
+}
+
+SERIAL_BYTES = 1 << 20  # below this a second thread costs more than it brings
+LONG_PIECE = 16 << 10  # bytes in a row, of one operand, from which threads may share rows among them
+BYPASS_ROW = 512  # bytes of a row from which it pays to write past the cache
+TOUCH = 4  # cache lines of the next row to ask for early
+
+
+@functools.cache
+def _cache_bytes():
+    """Return the size of the last-level cache: what is larger streams from memory."""
+    try:
+        with open("/sys/devices/system/cpu/cpu0/cache/index3/size") as file:
+            return int(file.read().strip().removesuffix("K")) << 10
+    except (OSError, ValueError):
+        return 32 << 20
+
+
+# ---- The two runs ---------------------------------------------------------------------------------------------------
+
+
+def forward(plan, a, b, h0, lengths, out):
+    """Run a forward plan on arrays; return the result and the states after the last valid step."""
+    if out is None:
+        out = np.empty(plan.shape, plan.dtype) if plan.c_order else _problem.empty(plan.shape, plan.dtype, plan.h_strides)
+    carry = _states(plan, h0)
+    if plan.traversal == "empty":
+        return out, carry
+    a, b = _number(a, plan.wide), _number(b, plan.wide)
+    here = [0] * 10
+    here[A], here[B], here[H], here[CARRY] = address(a), address(b), address(out), address(carry)
+    here[LENGTHS] = address(plan.full_lengths if lengths is None else lengths)
+    call = _bound(plan, "forward")
+    threads = _useful_threads(plan)
+    if plan.traversal == ROWS:
+        fresh = here[H] != here[A] and here[H] != here[B]
+        geometry = _row_geometry(plan, threads, fresh)
+        parts = row_parts(plan, threads)
+    else:
+        geometry = plan.geometry
+        parts = lane_parts(plan, threads)
+    table = address(geometry)
+    for offsets in plan.extra:
+        at = [p + o + e for p, o, e in zip(here, plan.offsets, offsets, strict=True)]
+        head = (None, at[A], at[B], at[H], at[CARRY], at[LENGTHS], table)
+        if plan.traversal == SERIES:
+            _forward_series(plan, call, head, threads, fresh=here[H] != here[A] and here[H] != here[B])
+        elif len(parts) == 1:
+            call(*head, *parts[0])
+        else:
+            _threads.run([(call, *head, *part) for part in parts])
+    return out, carry
+
+
+def vjp(plan, g, a, b, h, h0, grad_state, lengths):
+    """Run a gradient plan on arrays; return the gradients of a, b and of the first states (of every lane)."""
+    carry, first = _states(plan, grad_state), _states(plan, h0)
+    results, sums, pieces = [], [], _pieces(plan)
+    for shape, dtype, strides in plan.gradients:
+        if strides is not None:
+            results.append(_problem.empty(shape, dtype, strides))
+            sums.append(None)
+        else:
+            results.append(None)
+            sums.append(np.zeros((pieces, *shape), plan.wide))
+    if plan.traversal != "empty":
+        g, a, b, h = (_number(value, plan.wide) for value in (g, a, b, h))
+        here = [0] * 10
+        here[A], here[B], here[H], here[G] = address(a), address(b), address(h), address(g)
+        here[CARRY] = address(carry)
+        here[LENGTHS] = address(plan.full_lengths if lengths is None else lengths)
+        spare = address(carry)  # a valid place for what a kernel is told not to write
+        here[TO_A], here[TO_B] = (spare if r is None else address(r) for r in results)
+        here[SUMS_A], here[SUMS_B] = (spare if s is None else address(s) for s in sums)
+        strides = [0 if s is None else s[0].nbytes for s in sums]
+        _run_vjp(plan, here, address(first), pieces, strides)
+    for k, total in enumerate(sums):
+        if total is not None:
+            results[k] = _narrowed(total.sum(axis=0) if pieces > 1 else total[0], plan.gradients[k][1])
+    return results[0], results[1], carry
+
+
+def _run_vjp(plan, here, first, pieces, strides):
+    call = _bound(plan, "vjp")
+    threads = _useful_threads(plan)
+    reduces = any(strides)
+    if plan.traversal == ROWS:
+        geometry = _row_geometry(plan, pieces if reduces else threads, True)
+        parts = row_parts(plan, pieces if reduces else threads)
+    else:
+        geometry = plan.geometry
+        parts = lane_parts(plan, pieces if reduces else threads)
+    table = address(geometry)
+    for offsets in plan.extra:
+        at = [p + o + e for p, o, e in zip(here, plan.offsets, offsets, strict=True)]
+        h0 = first + offsets[CARRY]
+
+        def head(piece, at=at, h0=h0):
+            return (
+                None, at[G], at[A], at[B], at[H], h0, at[CARRY], at[TO_A], at[TO_B],
+                at[SUMS_A] + piece * strides[0], at[SUMS_B] + piece * strides[1], at[LENGTHS], table,
+            )  # fmt: skip
+
+        if plan.traversal == SERIES:
+            _vjp_series(plan, call, head, threads, pieces if reduces else 0)
+        elif len(parts) == 1:
+            call(*head(0), *parts[0])
+        else:
+            calls = [(call, *head(k if reduces else 0), *part) for k, part in enumerate(parts)]
+            _run_shared(calls, threads)
+
+
+def _forward_series(plan, call, head, threads, fresh):
+    blocks = plan.steps // BLOCK
+    ranges = _ranges(blocks, threads) if fresh else [(0, blocks)]
+    if len(ranges) == 1:
+        summaries = address(scratch := np.empty(_series.SUMMARY, plan.wide))
+        call(*head, summaries, 0, plan.lanes, 0, blocks, blocks, _series.ALL)
+        return
+    scratch = np.empty((plan.lanes, blocks, _series.SUMMARY), plan.wide)
+    tail = (address(scratch), 0, plan.lanes)
+    _threads.run([(call, *head, *tail, *r, blocks, _series.SUMMARISE) for r in ranges])
+    call(*head, *tail, 0, blocks, blocks, _series.FOLD)
+    _threads.run([(call, *head, *tail, *r, blocks, _series.REPLAY) for r in ranges])
+    call(*head, *tail, 0, blocks, blocks, _series.FINISH)
+
+
+def _vjp_series(plan, call, head, threads, pieces):
+    blocks = plan.steps // BLOCK
+    ranges = _ranges(blocks, pieces or threads)
+    if threads == 1 or len(ranges) == 1:
+        summaries = address(scratch := np.empty(_series.SUMMARY, plan.wide))
+        for piece, (low, high) in reversed(list(enumerate(ranges))):
+            call(*head(piece), summaries, 0, plan.lanes, low, high, blocks, _series.ALL)
+        return
+    scratch = np.empty((plan.lanes, blocks, _series.SUMMARY), plan.wide)
+    tail = (address(scratch), 0, plan.lanes)
+    parts = [(call, *head(piece if pieces else 0), *tail, *r, blocks) for piece, r in enumerate(ranges)]
+    _run_shared([(*part, _series.SUMMARISE) for part in parts], threads)
+    call(*head(len(ranges) - 1 if pieces else 0), *tail, 0, blocks, blocks, _series.FOLD)
+    _run_shared([(*part, _series.REPLAY) for part in parts], threads)
+
+
+# ---- Sharing the work out -------------------------------------------------------------------------------------------
+
+
+def _run_shared(calls, threads):
+    """Run calls on so many threads, each taking every n-th."""
+    if threads == 1:
+        _one_after_another(calls)
+    else:
+        _threads.run([(_one_after_another, calls[k::threads]) for k in range(min(threads, len(calls)))])
+
+
+def _one_after_another(calls):
+    for function, *arguments in calls:
+        function(*arguments)
+
+
+def _bytes(plan):
+    return plan.word * plan.steps * plan.lanes
+
+
+def _useful_threads(plan):
+    """Return how many threads to use: no effect on the results' bits but where `_pieces` says so."""
+    if _bytes(plan) < SERIAL_BYTES:
+        return 1
+    threads = _threads.get_num_threads()
+    if plan.traversal == ROWS:
+        return min(threads, _row_splits(plan, _bytes(plan) <= _cache_bytes()))
+    if plan.traversal == TILES:
+        return min(threads, -(-plan.lanes // 16))
+    return min(threads, max(1, plan.steps // BLOCK // 4))
+
+
+def _row_splits(plan, in_cache):
+    """Return into how many parts rows may be cut: pieces of rows that are too short lose the prefetcher."""
+    outer, middle, inner = plan.sizes
+    if outer > 1:
+        return outer
+    step_bytes = middle * plan.row_bytes
+    parts = step_bytes // (TOUCH * 256 if in_cache else LONG_PIECE)
+    return max(1, min(parts, middle if middle > 1 else inner // 64))
+
+
+def _pieces(plan):
+    """Return how many partial sums a broadcast operand's gradient is made of: by the shape alone."""
+    sums = [math.prod(shape) for shape, _, strides in plan.gradients if strides is None]
+    if not sums or plan.traversal == "empty" or _bytes(plan) < SERIAL_BYTES:
+        return 1
+    if plan.traversal == ROWS:
+        most = _row_splits(plan, False)
+    elif plan.traversal == TILES:
+        most = -(-plan.lanes // 16)
+    else:
+        most = plan.steps // BLOCK
+    room = plan.steps * plan.lanes // (8 * max(sums))
+    return max(1, min(PIECES, most, room))
+
+
+def _ranges(n, parts):
+    """Cut range(n) into nearly equal ranges."""
+    parts = max(1, min(parts, n))
+    return [(n * k // parts, n * (k + 1) // parts) for k in range(parts)]
+
+
+def row_parts(plan, parts):
+    """Cut the lanes of a rows problem."""
+    outer, middle, inner = plan.sizes
+    if outer > 1:
+        return [(*r, 0, middle, 0, inner) for r in _ranges(outer, parts)]
+    if middle > 1:
+        return [(0, 1, *r, 0, inner) for r in _ranges(middle, parts)]
+    units = -(-inner // 64)
+    return [(0, 1, 0, 1, 64 * low, min(inner, 64 * high)) for low, high in _ranges(units, parts)]
+
+
+def lane_parts(plan, parts):
+    """Cut the lanes of a tiles problem into whole tiles."""
+    tiles = -(-plan.lanes // 16)
+    return [(16 * low, min(plan.lanes, 16 * high)) for low, high in _ranges(tiles, parts)]
+
+
+def _row_geometry(plan, parts, fresh):
+    """Return the geometry with what depends on the machine: results past the cache, early requests."""
+    in_cache = _bytes(plan) <= _cache_bytes()
+    bypass = fresh and not in_cache and plan.row_bytes >= BYPASS_ROW
+    touch = TOUCH if parts > 1 and plan.sizes[0] == 1 and plan.steps > 1 else 0
+    key = bypass, touch
+    geometry = plan.geometries.get(key)
+    if geometry is None:
+        geometry = plan.geometry.copy()
+        geometry[3], geometry[4] = bypass, touch
+        plan.geometries[key] = geometry
+    return geometry
+
+
+# ---- Small parts ----------------------------------------------------------------------------------------------------
+
+
+def _bound(plan, direction):
+    call = plan.calls.get(direction)
+    if call is None:
+        call = kernel(_KERNELS[plan.traversal, direction], plan.rule, _arrays.element(plan.wide), **plan.elements)
+        plan.calls[direction] = call
+    return call
+
+
+def _number(value, wide):
+    return value if type(value) is np.ndarray else np.array(value, wide)
+
+
+def _states(plan, state):
+    """Return every lane's state in the carry's dtype, in the order in which the kernels walk lanes."""
+    if state is None and plan.carry_c_order:
+        return np.zeros(plan.lane_shape, plan.wide)
+    carry = _problem.empty(plan.lane_shape, plan.wide, plan.carry_strides)
+    carry[...] = 0 if state is None else state
+    return carry
+
+
+def summed_to(array, shape, dtype):
+    """Return an array summed over what was broadcast from a shape."""
+    extra = array.ndim - len(shape)
+    stretched = tuple(k + extra for k, n in enumerate(shape) if n == 1 and array.shape[k + extra] != 1)
+    total = array.sum(axis=(*range(extra), *stretched)) if extra or stretched else array
+    return _narrowed(total, array.dtype if dtype is None else dtype).reshape(shape)
+
+
+def _narrowed(array, dtype):
+    if array.dtype.kind == "c" and dtype.kind != "c":
+        array = array.real
+    return array.astype(dtype, copy=False)

@@ -1,0 +1,85 @@
+"""The arithmetic of one time step and of its adjoint. Written once; every kernel only walks.
+
+A step is a plain function of scalars ``(h, a, b) -> h``; an adjoint is ``(g, a, b, h) -> (grad_a, grad_b, r)``,
+where ``g`` is the cotangent that has reached the state after the step, ``h`` the state before it and ``r`` what flows
+on to that state. ``a, b`` are the two operands in the caller's order: ``f, x`` or ``a, b``. The same function objects
+are compiled for every device, and for vectors of lanes as well as for one.
+
+Why the forget-mult has two forms
+---------------------------------
+`forget_wide` is for a carry one precision wider than the data (float16 -> float32, float32 -> float64). There
+``f * x`` is exact and so is ``1 - f``, hence the definition itself, fused, is the exact step rounded once: it keeps
+a constant series constant, gives ``x`` for ``f == 1`` and keeps ``h`` for ``f == 0``.
+
+`forget_same` is for float64 data, where nothing wider is at hand and ``1 - f`` is rounded: for small gates the
+weights would no longer sum to one. It moves from the nearer end (``h`` for ``f < 1/2``, else ``x``) by a multiple of
+the difference, so a constant series stays constant and both ends are exact. The difference is halved, and its factor
+doubled, so that ``x - h`` cannot overflow. Where the outcome is not a number (an infinity met an infinity), the
+definition decides.
+
+A bare literal would widen a float32 carry to float64 in compiled code, so constants are typed: ``constant(1.0, f)``
+is one in the type of ``f``.
+"""
+
+import numpy as np
+
+# Four primitives that each device's floor overloads for compiled code; these bodies serve the interpreter.
+def constant(value, like):
+    """Return ``value`` in the type of ``like``."""
+    return like.dtype.type(value)
+
+
+def fma(a, b, c):
+    """Return ``a * b + c``, rounded once in compiled code."""
+    return a * b + c
+
+
+def select(condition, yes, no):
+    """Return ``yes`` where the condition holds, else ``no``; a choice without a branch."""
+    return np.where(condition, yes, no)[()]
+
+
+def conj(value):
+    """Return the complex conjugate; a real value is its own."""
+    return value.conjugate()
+
+
+def forget_wide(h, f, x):
+    """Step ``f*x + (1-f)*h`` with a carry wider than the data."""
+    return fma(constant(1.0, f) - f, h, f * x)
+
+
+def forget_same(h, f, x):
+    """Step ``f*x + (1-f)*h`` with a carry as wide as the data."""
+    half = constant(0.5, f)
+    half_difference = fma(-half, h, half * x)
+    twice = f + f
+    from_h = f < half
+    factor = select(from_h, twice, twice - constant(2.0, f))
+    new = fma(factor, half_difference, select(from_h, h, x))
+    return select(new == new, new, fma(constant(1.0, f) - f, h, f * x))
+
+
+def forget_adjoint(g, f, x, h):
+    """Adjoint of the forget-mult step; ``(1-f)*g`` as it stands, ``g - f*g`` would cancel for gates near one."""
+    return g * (x - h), f * g, (constant(1.0, f) - f) * g
+
+
+def forget_decay(f):
+    """Return what the step multiplies the state by."""
+    return constant(1.0, f) - f
+
+
+def linear(h, a, b):
+    """Step ``a*h + b``."""
+    return fma(a, h, b)
+
+
+def linear_adjoint(g, a, b, h):
+    """Adjoint of the linear step, in PyTorch's conjugate convention for complex values."""
+    return g * conj(h), g, conj(a) * g
+
+
+def linear_decay(a):
+    """Return what the step multiplies the state by."""
+    return a

@@ -1,0 +1,118 @@
+"""How many threads, and the one pool they come from.
+
+Kernels release the GIL and walk ranges, so plain threads suffice. The pool is made on first use and made anew in a
+forked child. The calling thread takes a share of the work itself and tasks never wait for each other, so any number
+of threads may call at once, from anywhere, even while the interpreter shuts down.
+"""
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+_lock = threading.Lock()
+_pool = None
+_workers = 0
+_threads = None
+
+
+def _default():
+    try:
+        available = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every platform
+        available = os.cpu_count() or 1
+    wanted = os.environ.get("NUMBA_NUM_THREADS", "")
+    return max(1, int(wanted)) if wanted.isdigit() else available
+
+
+def get_num_threads():
+    """Return the number of threads that a call may use.
+
+    Returns
+    -------
+    int
+        What `set_num_threads` last set; until then ``NUMBA_NUM_THREADS`` if that is set, else the number of CPUs
+        that this process may run on.
+
+    Examples
+    --------
+    >>> import fastrecur
+    >>> fastrecur.set_num_threads(2)
+    >>> fastrecur.get_num_threads()
+    2
+    """
+    global _threads
+    if _threads is None:
+        _threads = _default()
+    return _threads
+
+
+def set_num_threads(n):
+    """Set the number of threads that a call may use, for the whole process.
+
+    Results do not depend on it, to the bit. Short calls run on the calling thread whatever is set.
+
+    Parameters
+    ----------
+    n : int
+        At least 1.
+
+    Raises
+    ------
+    TypeError
+        If ``n`` is not an integer.
+    ValueError
+        If ``n`` is less than 1.
+
+    Examples
+    --------
+    >>> import fastrecur
+    >>> fastrecur.set_num_threads(1)
+    """
+    global _threads
+    if isinstance(n, bool) or not hasattr(n, "__index__"):
+        raise TypeError(f"`n` must be an integer, got {type(n).__name__}")
+    n = n.__index__()
+    if n < 1:
+        raise ValueError(f"`n` must be at least 1, got {n}")
+    _threads = n
+
+
+def run(calls):
+    """Run ``(function, *arguments)`` calls at once, the first on this thread; return when all are done."""
+    futures = []
+    waiting = list(calls)
+    if len(waiting) > 1:
+        try:
+            pool = _get_pool(len(waiting) - 1)
+            while len(waiting) > 1:
+                futures.append(pool.submit(*waiting[-1]))
+                waiting.pop()
+        except RuntimeError:  # the interpreter is shutting down, or no thread can be started
+            pass
+    for function, *arguments in waiting:
+        function(*arguments)
+    for future in futures:
+        future.result()
+
+
+def _get_pool(workers):
+    global _pool, _workers
+    with _lock:
+        if _pool is None or _workers < workers:
+            # An outgrown pool finishes what it has; its idle threads end with it.
+            if _pool is not None:
+                _pool.shutdown(wait=False)
+            _workers = max(workers, get_num_threads() - 1)
+            _pool = ThreadPoolExecutor(_workers, thread_name_prefix="fastrecur")
+        return _pool
+
+
+def _after_fork():
+    # The child has none of the parent's threads, and the lock may have been held.
+    global _lock, _pool
+    _lock = threading.Lock()
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
