@@ -28,6 +28,7 @@ from .. import _steps
 
 INTERPRETED = bool(config.DISABLE_JIT)
 
+INLINE = {"forceinline": True}
 WIDTH = 16  # lanes in a vector: a cache line of float32, and four registers of float64 on AVX2
 
 _I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (8, 16, 32, 64))
@@ -95,10 +96,14 @@ class Vector(types.Type):
 
 
 class Mask(types.Type):
-    """The truth of a comparison of two vectors."""
+    """The truth of a comparison of two vectors: integers as wide as the numbers, all ones or all zeros.
 
-    def __init__(self):
-        super().__init__(name="fastrecur.Mask")
+    Bits would be packed and unpacked again wherever the compiler keeps them in memory.
+    """
+
+    def __init__(self, element):
+        self.element = element
+        super().__init__(name=f"fastrecur.Mask({element})")
 
 
 @register_model(Vector)
@@ -111,7 +116,7 @@ class _VectorModel(models.PrimitiveModel):
 @register_model(Mask)
 class _MaskModel(models.PrimitiveModel):
     def __init__(self, manager, fe_type):
-        super().__init__(manager, fe_type, ir.VectorType(ir.IntType(1), WIDTH))
+        super().__init__(manager, fe_type, ir.VectorType(ir.IntType(fe_type.element.bitwidth), WIDTH))
 
 
 @register_model(Pointer)
@@ -674,7 +679,10 @@ def _compiled_fma(typingctx, a, b, c):
 
 def _compiled_select(typingctx, condition, yes, no):
     def codegen(context, builder, signature, args):
-        return builder.select(*args)
+        chosen = args[0]
+        if isinstance(condition, Mask):
+            chosen = builder.icmp_signed("<", chosen, ir.Constant(chosen.type, [0] * WIDTH))
+        return builder.select(chosen, *args[1:])
 
     return yes(condition, yes, yes), codegen
 
@@ -692,9 +700,10 @@ def _binary(name):
 def _comparison(operation):
     def compiled(typingctx, a, b):
         def codegen(context, builder, signature, args):
-            return builder.fcmp_ordered(operation, *args)
+            bits = builder.fcmp_ordered(operation, *args)
+            return builder.sext(bits, ir.VectorType(ir.IntType(a.element.bitwidth), WIDTH))
 
-        return Mask()(a, a), codegen
+        return Mask(a.element)(a, a), codegen
 
     return intrinsic(compiled)
 
@@ -712,14 +721,14 @@ _chosen = intrinsic(_compiled_select)
 _negative = intrinsic(_compiled_negative)
 
 
-@overload(operator.neg)
+@overload(operator.neg, jit_options=INLINE)
 def _vector_negative(a):
     if isinstance(a, Vector):
         return lambda a: _negative(a)
 
 
 def _overload_vector_operator(symbol, function):
-    @overload(symbol)
+    @overload(symbol, jit_options=INLINE)
     def _vector_operator(a, b):
         if isinstance(a, Vector) and isinstance(b, Vector):
             return lambda a, b: function(a, b)
@@ -735,18 +744,18 @@ for _symbol, _function in (
     _overload_vector_operator(_symbol, _function)
 
 
-@overload(_steps.constant, inline="always")
+@overload(_steps.constant, jit_options=INLINE)
 def _constant(value, like):
     return lambda value, like: _typed_constant(value, like)
 
 
-@overload(_steps.select)
+@overload(_steps.select, jit_options=INLINE)
 def _select(condition, yes, no):
     if isinstance(condition, Mask) or isinstance(yes, types.Float):
         return lambda condition, yes, no: _chosen(condition, yes, no)
 
 
-@overload(_steps.fma)
+@overload(_steps.fma, jit_options=INLINE)
 def _fma(a, b, c):
     if isinstance(a, types.Complex):
 
@@ -759,7 +768,7 @@ def _fma(a, b, c):
     return lambda a, b, c: _fused(a, b, c)
 
 
-@overload(_steps.conj)
+@overload(_steps.conj, jit_options=INLINE)
 def _conj(value):
     if isinstance(value, types.Complex):
         return lambda value: complex(value.real, -value.imag)

@@ -4,6 +4,7 @@ from numba import njit
 from numba.extending import overload
 
 from .. import _steps
+from ._memory import INLINE
 
 # Rule -> step, adjoint, decay, and the two operands' values that leave the state as it is.
 RULES = {
@@ -11,7 +12,7 @@ RULES = {
     "forget_same": (_steps.forget_same, _steps.forget_adjoint, _steps.forget_decay, 0.0, 0.0),
     "linear": (_steps.linear, _steps.linear_adjoint, _steps.linear_decay, 1.0, 0.0),
 }
-_COMPILED = {function: njit(function) for rule in RULES.values() for function in rule[:3]}
+_COMPILED = {function: njit(forceinline=True)(function) for rule in RULES.values() for function in rule[:3]}
 
 
 def step(rule, h, a, b):
@@ -39,31 +40,31 @@ def is_average(rule):
     return rule != "linear"
 
 
-@overload(step)
+@overload(step, jit_options=INLINE)
 def _step(rule, h, a, b):
     function = _COMPILED[RULES[rule.rule][0]]
     return lambda rule, h, a, b: function(h, a, b)
 
 
-@overload(adjoint)
+@overload(adjoint, jit_options=INLINE)
 def _adjoint(rule, g, a, b, h):
     function = _COMPILED[RULES[rule.rule][1]]
     return lambda rule, g, a, b, h: function(g, a, b, h)
 
 
-@overload(decay)
+@overload(decay, jit_options=INLINE)
 def _decay(rule, a):
     function = _COMPILED[RULES[rule.rule][2]]
     return lambda rule, a: function(a)
 
 
-@overload(neutral)
+@overload(neutral, jit_options=INLINE)
 def _neutral(rule, like):
     a, b = RULES[rule.rule][3:]
     return lambda rule, like: (_steps.constant(a, like), _steps.constant(b, like))
 
 
-@overload(is_average)
+@overload(is_average, jit_options=INLINE)
 def _is_average(rule):
     value = rule.rule != "linear"
     return lambda rule: value

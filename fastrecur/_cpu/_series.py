@@ -31,7 +31,7 @@ from ._memory import (
 )
 from ._rows import STORE, settle_lane, valid_range
 from ._rules import adjoint, decay, is_average, step
-from ._tiles import STEPS, TILE, bring, deliver, lane_offset, put, time_stride, walk, walk_back
+from ._tiles import STEPS, STRIDES, TILE, bring, deliver, lane_offset, put, walk, walk_back
 
 ALL, SUMMARISE, FOLD, REPLAY, FINISH = range(5)  # phases
 SUMMARY = 48  # numbers a block's summary holds: width x (decay, end, origin)
@@ -143,7 +143,7 @@ def forward(
 ):
     """Walk blocks of lanes; ``carry`` holds the first states, then the last."""
     steps, reverse = load_int(geometry, 0), load_int(geometry, 1)
-    a_time, b_time, h_time = time_stride(geometry, 0), time_stride(geometry, 1), time_stride(geometry, 2)
+    a_time, b_time, h_time = load_int(geometry, STRIDES + 0), load_int(geometry, STRIDES + 4), load_int(geometry, STRIDES + 8)
     a_rows, b_rows, state = stack(carry, TILE), stack(carry, TILE), stack(carry, 16)
     a_at, b_at, h_at = stack_ints(16), stack_ints(16), stack_ints(16)
     segment_offsets(a_at, a_time, carry)
@@ -152,13 +152,13 @@ def forward(
     size = width(carry) * STEPS
     for block in range(first_block, last_block):
         for lane in range(first, last):
-            start, stop = valid_range(shift(lengths, lane_offset(geometry, 4, lane)), steps, reverse)
+            start, stop = valid_range(shift(lengths, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 16)), lane)), steps, reverse)
             t = start + block * size
             if t + size > stop:
                 continue
-            a_now = shift(a, lane_offset(geometry, 0, lane) + t * a_time)
-            b_now = shift(b, lane_offset(geometry, 1, lane) + t * b_time)
-            h_now = shift(h, lane_offset(geometry, 2, lane) + t * h_time)
+            a_now = shift(a, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 0)), lane) + t * a_time)
+            b_now = shift(b, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 4)), lane) + t * b_time)
+            h_now = shift(h, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 8)), lane) + t * h_time)
             summary = shift(summaries, (lane * blocks + block) * SUMMARY * itemsize(carry))
             if phase == ALL:
                 summary = shift(summaries, 0)
@@ -179,12 +179,12 @@ def forward(
                 hold(rule, a_now, h_now, a_time, h_time, stop - t, carry)
     if phase == ALL or phase == FINISH:
         for lane in range(first, last):
-            start, stop = valid_range(shift(lengths, lane_offset(geometry, 4, lane)), steps, reverse)
-            h_now = shift(h, lane_offset(geometry, 2, lane))
+            start, stop = valid_range(shift(lengths, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 16)), lane)), steps, reverse)
+            h_now = shift(h, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 8)), lane))
             zero_steps(h_now, h_time, 0, start, carry)
             zero_steps(h_now, h_time, stop, steps, carry)
-            a_now = shift(a, lane_offset(geometry, 0, lane) + start * a_time)
-            b_now = shift(b, lane_offset(geometry, 1, lane) + start * b_time)
+            a_now = shift(a, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 0)), lane) + start * a_time)
+            b_now = shift(b, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 4)), lane) + start * b_time)
             done = (stop - start) // size * size
             finish(
                 rule, a_now, b_now, shift(h_now, start * h_time), a_time, b_time, h_time, done, stop - start, carry, lane
@@ -256,10 +256,10 @@ def vjp(
         load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 5), load_int(geometry, 6),
     )  # fmt: skip
     a_time, b_time, h_time, g_time = (
-        time_stride(geometry, 0), time_stride(geometry, 1), time_stride(geometry, 2), time_stride(geometry, 5),
+        load_int(geometry, STRIDES + 0), load_int(geometry, STRIDES + 4), load_int(geometry, STRIDES + 8), load_int(geometry, STRIDES + 20),
     )  # fmt: skip
-    to_a_time, to_b_time = time_stride(geometry, 6), time_stride(geometry, 7)
-    sums_a_time, sums_b_time = time_stride(geometry, 8), time_stride(geometry, 9)
+    to_a_time, to_b_time = load_int(geometry, STRIDES + 24), load_int(geometry, STRIDES + 28)
+    sums_a_time, sums_b_time = load_int(geometry, STRIDES + 32), load_int(geometry, STRIDES + 36)
     g_rows, a_rows, b_rows, h_rows = stack(carry, TILE), stack(carry, TILE), stack(carry, TILE), stack(carry, TILE)
     state = stack(carry, 16)
     g_at, a_at, b_at, h_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
@@ -276,15 +276,15 @@ def vjp(
     for turn in range(first_block, last_block + 1):
         block = last_block + first_block - turn  # the last one stands for what is left after whole blocks
         for lane in range(first, last):
-            start, stop = valid_range(shift(lengths, lane_offset(geometry, 4, lane)), steps, reverse)
+            start, stop = valid_range(shift(lengths, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 16)), lane)), steps, reverse)
             t = start + block * size
-            a_now = shift(a, lane_offset(geometry, 0, lane))
-            b_now = shift(b, lane_offset(geometry, 1, lane))
-            h_now = shift(h, lane_offset(geometry, 2, lane))
-            g_now = shift(g, lane_offset(geometry, 5, lane))
-            to_a_now, to_b_now = shift(to_a, lane_offset(geometry, 6, lane)), shift(to_b, lane_offset(geometry, 7, lane))
-            sums_a_now = shift(sums_a, lane_offset(geometry, 8, lane))
-            sums_b_now = shift(sums_b, lane_offset(geometry, 9, lane))
+            a_now = shift(a, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 0)), lane))
+            b_now = shift(b, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 4)), lane))
+            h_now = shift(h, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 8)), lane))
+            g_now = shift(g, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 20)), lane))
+            to_a_now, to_b_now = shift(to_a, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 24)), lane)), shift(to_b, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 28)), lane))
+            sums_a_now = shift(sums_a, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 32)), lane))
+            sums_b_now = shift(sums_b, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 36)), lane))
             if block == last_block:
                 if last_block == blocks and (phase == ALL or phase == FOLD):
                     if a_fate == STORE:

@@ -32,31 +32,27 @@ from ._rows import ADD, HEAD, STORE, valid_range
 from ._rules import adjoint, neutral, step
 
 STEPS = 64
+STRIDES = HEAD + 2  # where strides begin in `geometry`: four for each operand
 TILE = 16 * STEPS
 
 
 @njit
-def time_stride(geometry, operand):
-    return load_int(geometry, HEAD + 2 + 4 * operand)
-
-
-@njit
-def lane_offset(geometry, operand, lane):
-    """Return where a lane stands."""
-    middle, inner, at = load_int(geometry, HEAD), load_int(geometry, HEAD + 1), HEAD + 2 + 4 * operand
+def lane_offset(geometry, strides, lane):
+    """Return where a lane stands; ``strides`` is the operand's part of ``geometry``."""
+    middle, inner = load_int(geometry, HEAD), load_int(geometry, HEAD + 1)
     rest = lane // inner
     return (
-        load_int(geometry, at + 1) * (rest // middle)
-        + load_int(geometry, at + 2) * (rest % middle)
-        + load_int(geometry, at + 3) * (lane % inner)
+        load_int(strides, 1) * (rest // middle)
+        + load_int(strides, 2) * (rest % middle)
+        + load_int(strides, 3) * (lane % inner)
     )
 
 
 @njit
-def lane_offsets(offsets, geometry, operand, first, last, carry):
+def lane_offsets(offsets, geometry, strides, first, last, carry):
     """Note where each lane of a tile stands; a short tile repeats its last lane."""
     for j in range(width(carry)):
-        store_int(offsets, j, lane_offset(geometry, operand, min(first + j, last - 1)))
+        store_int(offsets, j, lane_offset(geometry, strides, min(first + j, last - 1)))
 
 
 @njit
@@ -202,7 +198,7 @@ def walk(rule, a_rows, b_rows, state, steps):
 def forward(rule, a, b, h, carry, lengths, geometry, first, last):
     """Walk lanes ``first`` to ``last``; ``carry`` holds the first states, then the last."""
     steps, reverse = load_int(geometry, 0), load_int(geometry, 1)
-    a_time, b_time, h_time = time_stride(geometry, 0), time_stride(geometry, 1), time_stride(geometry, 2)
+    a_time, b_time, h_time = load_int(geometry, STRIDES + 0), load_int(geometry, STRIDES + 4), load_int(geometry, STRIDES + 8)
     a_rows, b_rows, state = stack(carry, TILE), stack(carry, TILE), stack(carry, 16)
     a_at, b_at, h_at, lengths_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
     starts, stops = stack_ints(16), stack_ints(16)
@@ -210,10 +206,10 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
     keep_a, keep_b = neutral(rule, zero)
     for lane in range(first, last, width(carry)):
         end = min(last, lane + width(carry))
-        lane_offsets(a_at, geometry, 0, lane, end, carry)
-        lane_offsets(b_at, geometry, 1, lane, end, carry)
-        lane_offsets(h_at, geometry, 2, lane, end, carry)
-        lane_offsets(lengths_at, geometry, 4, lane, end, carry)
+        lane_offsets(a_at, geometry, shift(geometry, 8 * (STRIDES + 0)), lane, end, carry)
+        lane_offsets(b_at, geometry, shift(geometry, 8 * (STRIDES + 4)), lane, end, carry)
+        lane_offsets(h_at, geometry, shift(geometry, 8 * (STRIDES + 8)), lane, end, carry)
+        lane_offsets(lengths_at, geometry, shift(geometry, 8 * (STRIDES + 16)), lane, end, carry)
         ragged = valid_steps(starts, stops, lengths, lengths_at, steps, reverse, carry)
         take_lanes(state, carry, lane, end)
         for t in range(0, steps, STEPS):
@@ -285,10 +281,10 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
         load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 5), load_int(geometry, 6),
     )  # fmt: skip
     a_time, b_time, h_time, g_time = (
-        time_stride(geometry, 0), time_stride(geometry, 1), time_stride(geometry, 2), time_stride(geometry, 5),
+        load_int(geometry, STRIDES + 0), load_int(geometry, STRIDES + 4), load_int(geometry, STRIDES + 8), load_int(geometry, STRIDES + 20),
     )  # fmt: skip
-    to_a_time, to_b_time = time_stride(geometry, 6), time_stride(geometry, 7)
-    sums_a_time, sums_b_time = time_stride(geometry, 8), time_stride(geometry, 9)
+    to_a_time, to_b_time = load_int(geometry, STRIDES + 24), load_int(geometry, STRIDES + 28)
+    sums_a_time, sums_b_time = load_int(geometry, STRIDES + 32), load_int(geometry, STRIDES + 36)
     g_rows, a_rows, b_rows, h_rows = stack(carry, TILE), stack(carry, TILE), stack(carry, TILE), stack(carry, TILE)
     state, h0_lanes = stack(carry, 16), stack(carry, 16)
     g_at, a_at, b_at, h_at, lengths_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
@@ -298,15 +294,15 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
     keep_a, keep_b = neutral(rule, zero)
     for lane in range(first, last, width(carry)):
         end = min(last, lane + width(carry))
-        lane_offsets(a_at, geometry, 0, lane, end, carry)
-        lane_offsets(b_at, geometry, 1, lane, end, carry)
-        lane_offsets(h_at, geometry, 2, lane, end, carry)
-        lane_offsets(lengths_at, geometry, 4, lane, end, carry)
-        lane_offsets(g_at, geometry, 5, lane, end, carry)
-        lane_offsets(to_a_at, geometry, 6, lane, end, carry)
-        lane_offsets(to_b_at, geometry, 7, lane, end, carry)
-        lane_offsets(sums_a_at, geometry, 8, lane, end, carry)
-        lane_offsets(sums_b_at, geometry, 9, lane, end, carry)
+        lane_offsets(a_at, geometry, shift(geometry, 8 * (STRIDES + 0)), lane, end, carry)
+        lane_offsets(b_at, geometry, shift(geometry, 8 * (STRIDES + 4)), lane, end, carry)
+        lane_offsets(h_at, geometry, shift(geometry, 8 * (STRIDES + 8)), lane, end, carry)
+        lane_offsets(lengths_at, geometry, shift(geometry, 8 * (STRIDES + 16)), lane, end, carry)
+        lane_offsets(g_at, geometry, shift(geometry, 8 * (STRIDES + 20)), lane, end, carry)
+        lane_offsets(to_a_at, geometry, shift(geometry, 8 * (STRIDES + 24)), lane, end, carry)
+        lane_offsets(to_b_at, geometry, shift(geometry, 8 * (STRIDES + 28)), lane, end, carry)
+        lane_offsets(sums_a_at, geometry, shift(geometry, 8 * (STRIDES + 32)), lane, end, carry)
+        lane_offsets(sums_b_at, geometry, shift(geometry, 8 * (STRIDES + 36)), lane, end, carry)
         ragged = valid_steps(starts, stops, lengths, lengths_at, steps, reverse, carry)
         take_lanes(state, carry, lane, end)
         take_lanes(h0_lanes, h0, lane, end)
