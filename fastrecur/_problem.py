@@ -82,11 +82,12 @@ class Plan:
     def __post_init__(self):
         self.lane_shape = self.shape[: self.axis] + self.shape[self.axis + 1 :]
         self.full_lengths = np.array([self.steps], np.int64)
-        self.carry_c_order = _is_c_order(self.lane_shape, self.carry_strides)
-        self.c_order = self.h_strides is not None and _is_c_order(self.shape, self.h_strides)
+        self.carry_c_order = is_c_order(self.lane_shape, self.carry_strides)
+        self.c_order = self.h_strides is not None and is_c_order(self.shape, self.h_strides)
 
 
-def _is_c_order(shape, strides):
+def is_c_order(shape, strides):
+    """Return whether dense strides are C order's."""
     own = np.empty(shape, np.int8).strides
     order = [(o, s) for n, o, s in zip(shape, own, strides, strict=True) if n > 1]
     return all(x[1] > y[1] for x, y in zip(order, order[1:], strict=False))

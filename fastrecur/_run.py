@@ -100,6 +100,62 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths):
     return results[0], results[1], carry
 
 
+def short_forward(plan):
+    """Return a function of a and b alone that runs a short plan without deciding anything; None if it is not short."""
+    if not _is_short(plan) or not plan.c_order or not plan.carry_c_order:
+        return None
+    call, part, table, lengths = _bound(plan, "forward"), _whole(plan), address(plan.geometry), address(plan.full_lengths)
+    shape, dtype, lane_shape, wide = plan.shape, plan.dtype, plan.lane_shape, plan.wide
+    to_a, to_b, to_h = plan.offsets[A], plan.offsets[B], plan.offsets[H]
+    empty, zeros = np.empty, np.zeros
+
+    def run(a, b):
+        out, carry = empty(shape, dtype), zeros(lane_shape, wide)
+        if type(a) is float:
+            a = np.array(a, wide)
+        call(None, address(a) + to_a, address(b) + to_b, address(out) + to_h, address(carry), lengths, table, *part)
+        return out, carry
+
+    run.plan = plan  # its geometry and lengths must stay
+    return run
+
+
+def short_vjp(plan):
+    """Return a function of g, a, b and h alone that runs a short plan; None if it is not short."""
+    dense = all(strides is not None and _problem.is_c_order(shape, strides) for shape, _, strides in plan.gradients)
+    if not _is_short(plan) or not dense or not plan.carry_c_order:
+        return None
+    call, part, table, lengths = _bound(plan, "vjp"), _whole(plan), address(plan.geometry), address(plan.full_lengths)
+    (a_shape, a_dtype, _), (b_shape, b_dtype, _) = plan.gradients
+    first = np.zeros(plan.lane_shape, plan.wide)
+    h0, lane_shape, wide = address(first), plan.lane_shape, plan.wide
+    offsets = plan.offsets
+    to_a, to_b, to_h, to_g, to_to_a, to_to_b = (offsets[k] for k in (A, B, H, G, TO_A, TO_B))
+    empty, zeros = np.empty, np.zeros
+
+    def run(g, a, b, h):
+        grad_a, grad_b, carry = empty(a_shape, a_dtype), empty(b_shape, b_dtype), zeros(lane_shape, wide)
+        spare = address(carry)
+        call(
+            None, address(g) + to_g, address(a) + to_a, address(b) + to_b, address(h) + to_h, h0, spare,
+            address(grad_a) + to_to_a, address(grad_b) + to_to_b, spare, spare, lengths, table, *part,
+        )  # fmt: skip
+        return grad_a, grad_b, None
+
+    run.keep = plan, first
+    return run
+
+
+def _is_short(plan):
+    """Return whether one call of one kernel on this thread is all there is to a plan."""
+    return plan.traversal in (ROWS, TILES) and len(plan.extra) == 1 and _bytes(plan) < SERIAL_BYTES
+
+
+def _whole(plan):
+    """Return the part of the lanes that is all of them."""
+    return row_parts(plan, 1)[0] if plan.traversal == ROWS else (0, plan.lanes)
+
+
 def _run_vjp(plan, here, first, pieces, strides):
     call = _bound(plan, "vjp")
     threads = _useful_threads(plan)
@@ -290,4 +346,4 @@ def summed_to(array, shape, dtype):
 def _narrowed(array, dtype):
     if array.dtype.kind == "c" and dtype.kind != "c":
         array = array.real
-    return array.astype(dtype, copy=False)
+    return np.asarray(array, dtype)  # a sum of everything is a scalar

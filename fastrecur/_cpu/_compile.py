@@ -50,7 +50,7 @@ def _compiled(function, rule, carry, elements):
 
 @functools.cache
 def _dispatcher(function, cache):
-    return njit(nogil=True, cache=cache)(function)
+    return njit(nogil=True, cache=cache, no_cfunc_wrapper=True)(function)
 
 
 def _entry_point(dispatcher, signature):

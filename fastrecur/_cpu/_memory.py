@@ -28,7 +28,9 @@ from .. import _steps
 
 INTERPRETED = bool(config.DISABLE_JIT)
 
-INLINE = {"forceinline": True}
+# How functions that only kernels call are compiled: without wrappers for other callers, which take as long again.
+HELPER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+INLINE = {"forceinline": True, **HELPER}
 WIDTH = 16  # lanes in a vector: a cache line of float32, and four registers of float64 on AVX2
 
 _I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (8, 16, 32, 64))

@@ -11,6 +11,7 @@ the sizes, then for each operand its strides in bytes along time, rows and outer
 from numba import njit
 
 from ._memory import (
+    HELPER,
     broadcast,
     fence,
     itemsize,
@@ -37,33 +38,33 @@ HEAD = len(GEOMETRY)
 STORE, ADD, SUM = 1, 2, 3  # what becomes of a gradient: written; added lane by lane; added up over the row
 
 
-@njit
+@njit(**HELPER)
 def write_zeros(target, carry, n):
     zero = constant(0.0, load(carry, 0, carry))
     for j in range(n):
         store(target, j, zero)
 
 
-@njit
+@njit(**HELPER)
 def valid_range(lengths, steps, reverse):
     length = load_int(lengths, 0)
     start = steps - length if reverse else 0
     return start, start + length
 
 
-@njit
+@njit(**HELPER)
 def lanes_to_line(target, n):
     """Return how many of n lanes stand before the next cache line starts."""
     return min(n, ((64 - misalignment(target)) % 64) // itemsize(target))
 
 
-@njit
+@njit(**HELPER)
 def touch_row(source, time, lines):
     for line in range(lines):
         prefetch(source, time + 64 * line)
 
 
-@njit
+@njit(**HELPER)
 def forward_lanes(rule, a, b, h, carry, first, last, a_constant):
     """Advance lanes one by one."""
     for j in range(first, last):
@@ -72,7 +73,7 @@ def forward_lanes(rule, a, b, h, carry, first, last, a_constant):
         store(h, j, new)
 
 
-@njit
+@njit(**HELPER)
 def forward_vectors(rule, a, b, h, carry, first, count, a_constant, bypass):
     """Advance whole vectors of lanes."""
     gate = broadcast(load(a, 0, carry))
@@ -89,7 +90,7 @@ def forward_vectors(rule, a, b, h, carry, first, count, a_constant, bypass):
         j += width(carry)
 
 
-@njit
+@njit(**HELPER)
 def forward_row(rule, a, b, h, carry, lanes, a_constant, bypass):
     head = lanes_to_line(h, lanes) if bypass else 0
     count = (lanes - head) // width(carry)
@@ -98,7 +99,7 @@ def forward_row(rule, a, b, h, carry, lanes, a_constant, bypass):
     forward_lanes(rule, a, b, h, carry, head + count * width(carry), lanes, a_constant)
 
 
-@njit
+@njit(**HELPER)
 def place(pointer, geometry, operand, t, row, outer, lane):
     """Return where an operand's row stands."""
     at = HEAD + 3 * operand
@@ -132,7 +133,7 @@ def forward(
         fence()
 
 
-@njit
+@njit(**HELPER)
 def settle(target, sums, j, value, fate):
     """Bring a vector, or a lane, of a gradient where it belongs; row totals are the caller's."""
     if fate == STORE:
@@ -141,7 +142,7 @@ def settle(target, sums, j, value, fate):
         store_vector(sums, j, load_vector(sums, j, sums) + value)
 
 
-@njit
+@njit(**HELPER)
 def settle_lane(target, sums, j, value, fate):
     if fate == STORE:
         store(target, j, value)
@@ -151,7 +152,7 @@ def settle_lane(target, sums, j, value, fate):
         store(sums, 0, load(sums, 0, sums) + value)
 
 
-@njit
+@njit(**HELPER)
 def vjp_lanes(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, first, last, a_constant, a_fate, b_fate, at_h0):
     """Take lanes one by one to the step before."""
     for j in range(first, last):
@@ -165,7 +166,7 @@ def vjp_lanes(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, first, la
         settle_lane(to_b, sums_b, j, grad_b, b_fate)
 
 
-@njit
+@njit(**HELPER)
 def vjp_vectors(
     rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, first, count, a_constant, a_fate, b_fate, at_h0, bypass_a,
     bypass_b,

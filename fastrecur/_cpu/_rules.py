@@ -12,7 +12,7 @@ RULES = {
     "forget_same": (_steps.forget_same, _steps.forget_adjoint, _steps.forget_decay, 0.0, 0.0),
     "linear": (_steps.linear, _steps.linear_adjoint, _steps.linear_decay, 1.0, 0.0),
 }
-_COMPILED = {function: njit(forceinline=True)(function) for rule in RULES.values() for function in rule[:3]}
+_COMPILED = {function: njit(**INLINE)(function) for rule in RULES.values() for function in rule[:3]}
 
 
 def step(rule, h, a, b):

@@ -17,6 +17,7 @@ from numba import njit
 
 from .._steps import constant, fma
 from ._memory import (
+    HELPER,
     itemsize,
     load,
     load_int,
@@ -38,20 +39,20 @@ SUMMARY = 48  # numbers a block's summary holds: width x (decay, end, origin)
 CANCELLED = 16.0
 
 
-@njit
+@njit(**HELPER)
 def segment_offsets(offsets, time, carry):
     for j in range(width(carry)):
         store_int(offsets, j, j * STEPS * time)
 
 
-@njit
+@njit(**HELPER)
 def zero_steps(target, time, first, last, carry):
     zero = constant(0.0, load(carry, 0, carry))
     for t in range(first, last):
         store(shift(target, t * time), 0, zero)
 
 
-@njit
+@njit(**HELPER)
 def summarise(rule, a_rows, b_rows, summary):
     row = width(summary) * itemsize(summary)
     product = constant(1.0, load_vector(a_rows, 0, summary))
@@ -68,7 +69,7 @@ def summarise(rule, a_rows, b_rows, summary):
     store_vector(summary, 2 * width(summary), origin)
 
 
-@njit
+@njit(**HELPER)
 def composed(product, end, origin, h):
     """Return the state after a segment and whether it may be used."""
     if h != h:
@@ -81,14 +82,14 @@ def composed(product, end, origin, h):
     return new, sound
 
 
-@njit
+@njit(**HELPER)
 def walk_segment(rule, a, b, a_time, b_time, h, carry):
     for k in range(STEPS):
         h = step(rule, h, load(shift(a, k * a_time), 0, carry), load(shift(b, k * b_time), 0, carry))
     return h
 
 
-@njit
+@njit(**HELPER)
 def fold_block(rule, a, b, a_time, b_time, summary, h):
     """Replace the origins in a block's summary by its segments' first states; return the state after it."""
     lanes = width(summary)
@@ -104,7 +105,7 @@ def fold_block(rule, a, b, a_time, b_time, summary, h):
     return h
 
 
-@njit
+@njit(**HELPER)
 def hold(rule, a, h, a_time, h_time, steps, carry):
     """Repeat the result before ``h`` for as long as an average's gate is closed; return for how many steps."""
     k = 0
@@ -116,7 +117,7 @@ def hold(rule, a, h, a_time, h_time, steps, carry):
     return k
 
 
-@njit
+@njit(**HELPER)
 def hold_edges(rule, a_rows, h, h_time, first, summary):
     """`hold` at the edges of a block's segments, its gates in ``a_rows``."""
     row = width(summary) * itemsize(summary)
@@ -124,7 +125,7 @@ def hold_edges(rule, a_rows, h, h_time, first, summary):
         hold(rule, shift(a_rows, s * itemsize(summary)), shift(h, s * STEPS * h_time), row, h_time, STEPS, summary)
 
 
-@njit
+@njit(**HELPER)
 def finish(rule, a, b, h, a_time, b_time, h_time, done, steps, carry, lane):
     """Walk what is left after ``done`` steps of whole blocks; leave the last result in ``carry``."""
     value = load(carry, lane, carry)
@@ -191,14 +192,14 @@ def forward(
             )
 
 
-@njit
+@njit(**HELPER)
 def back(rule, g, a, r):
     """Return what flows on from a step: neither its gradients nor ``b`` nor ``h`` matter to it."""
     zero = constant(0.0, r)
     return adjoint(rule, g + r, a, zero, zero)[2]
 
 
-@njit
+@njit(**HELPER)
 def summarise_back(rule, g_rows, a_rows, summary):
     row = width(summary) * itemsize(summary)
     product = constant(1.0, load_vector(a_rows, 0, summary))
@@ -212,7 +213,7 @@ def summarise_back(rule, g_rows, a_rows, summary):
     store_vector(summary, width(summary), end)
 
 
-@njit
+@njit(**HELPER)
 def fold_block_back(rule, g, a, g_time, a_time, summary, r):
     """Note what reaches each segment's end; return what leaves the block at its start."""
     lanes = width(summary)
@@ -230,7 +231,7 @@ def fold_block_back(rule, g, a, g_time, a_time, summary, r):
     return r
 
 
-@njit
+@njit(**HELPER)
 def vjp_steps(
     rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, start, first, stop, lane, g_time, a_time, b_time, h_time,
     to_a_time, to_b_time, sums_a_time, sums_b_time, a_fate, b_fate,

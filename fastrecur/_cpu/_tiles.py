@@ -13,6 +13,7 @@ from numba import njit
 
 from .._steps import constant
 from ._memory import (
+    HELPER,
     broadcast,
     itemsize,
     load,
@@ -36,7 +37,7 @@ STRIDES = HEAD + 2  # where strides begin in `geometry`: four for each operand
 TILE = 16 * STEPS
 
 
-@njit
+@njit(**HELPER)
 def lane_offset(geometry, strides, lane):
     """Return where a lane stands; ``strides`` is the operand's part of ``geometry``."""
     middle, inner = load_int(geometry, HEAD), load_int(geometry, HEAD + 1)
@@ -48,14 +49,14 @@ def lane_offset(geometry, strides, lane):
     )
 
 
-@njit
+@njit(**HELPER)
 def lane_offsets(offsets, geometry, strides, first, last, carry):
     """Note where each lane of a tile stands; a short tile repeats its last lane."""
     for j in range(width(carry)):
         store_int(offsets, j, lane_offset(geometry, strides, min(first + j, last - 1)))
 
 
-@njit
+@njit(**HELPER)
 def are_spaced(offsets, size, count):
     """Return whether consecutive lanes are ``size`` bytes apart."""
     for j in range(1, count):
@@ -64,7 +65,7 @@ def are_spaced(offsets, size, count):
     return True
 
 
-@njit
+@njit(**HELPER)
 def bring(buffer, source, offsets, time, steps):
     """Fill the first ``steps`` rows of a buffer from ``source``, which stands at their first step."""
     lanes, size, row = width(buffer), itemsize(source), width(buffer) * itemsize(buffer)
@@ -95,7 +96,7 @@ def bring(buffer, source, offsets, time, steps):
             store(shift(buffer, k * row), j, value)
 
 
-@njit
+@njit(**HELPER)
 def put(target, offsets, time, buffer, steps, lanes):
     """Write the first ``steps`` rows of a buffer; ``target`` stands at their first step."""
     size, row = itemsize(target), width(buffer) * itemsize(buffer)
@@ -121,14 +122,14 @@ def put(target, offsets, time, buffer, steps, lanes):
             store(shift(target, load_int(offsets, j) + k * time), 0, value)
 
 
-@njit
+@njit(**HELPER)
 def fill(buffer, value, j, first, last):
     """Set lane j of some rows."""
     for k in range(first, last):
         store(buffer, k * width(buffer) + j, value)
 
 
-@njit
+@njit(**HELPER)
 def add(sums, offsets, time, buffer, steps, lanes):
     """Add a tile of a gradient to the sums of an operand that was broadcast."""
     row = width(buffer) * itemsize(buffer)
@@ -151,7 +152,7 @@ def add(sums, offsets, time, buffer, steps, lanes):
                 store(place, 0, load(place, 0, sums) + load(buffer, k * width(buffer) + j, buffer))
 
 
-@njit
+@njit(**HELPER)
 def valid_steps(starts, stops, lengths, offsets, steps, reverse, carry):
     """Note each lane's valid steps; return whether some lane has fewer than all."""
     ragged = False
@@ -163,7 +164,7 @@ def valid_steps(starts, stops, lengths, offsets, steps, reverse, carry):
     return ragged
 
 
-@njit
+@njit(**HELPER)
 def mask(rows, value, starts, stops, t, steps):
     """Set what is outside the lanes' valid steps."""
     for j in range(width(rows)):
@@ -172,19 +173,19 @@ def mask(rows, value, starts, stops, t, steps):
         fill(rows, value, j, min(steps, max(0, stop - t)), steps)
 
 
-@njit
+@njit(**HELPER)
 def take_lanes(state, carry, first, last):
     for j in range(width(carry)):
         store(state, j, load(carry, min(first + j, last - 1), carry))
 
 
-@njit
+@njit(**HELPER)
 def give_lanes(carry, state, first, last):
     for j in range(last - first):
         store(carry, first + j, load(state, j, state))
 
 
-@njit
+@njit(**HELPER)
 def walk(rule, a_rows, b_rows, state, steps):
     """Advance a tile's lanes; the states replace ``b_rows``."""
     row = width(state) * itemsize(state)
@@ -227,7 +228,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
         give_lanes(carry, state, lane, end)
 
 
-@njit
+@njit(**HELPER)
 def walk_back(rule, g_rows, a_rows, b_rows, h_rows, state, steps):
     """Take a tile's cotangents to the step before; gradients of a and b replace ``h_rows`` and ``g_rows``."""
     row = width(state) * itemsize(state)
@@ -246,7 +247,7 @@ def walk_back(rule, g_rows, a_rows, b_rows, h_rows, state, steps):
     store_vector(state, 0, r)
 
 
-@njit
+@njit(**HELPER)
 def bring_before(h_rows, h, h_at, h_time, h0_lanes, starts, t, steps):
     """Bring the states before steps t to t + steps: at a lane's first valid step its h0, else the stored one."""
     if t > 0:
@@ -260,13 +261,13 @@ def bring_before(h_rows, h, h_at, h_time, h0_lanes, starts, t, steps):
             store(h_rows, k * width(h_rows) + j, load(h0_lanes, j, h_rows))
 
 
-@njit
+@njit(**HELPER)
 def fill_row(rows, lanes):
     for j in range(width(rows)):
         store(rows, j, load(lanes, j, rows))
 
 
-@njit
+@njit(**HELPER)
 def deliver(target, target_at, target_time, sums, sums_at, sums_time, fate, rows, t, steps, lanes):
     """Bring a tile of a gradient where it belongs."""
     if fate == STORE:
