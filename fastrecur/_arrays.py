@@ -45,14 +45,14 @@ address = _choose_address()  # the first is 8 times as quick, and a call on 16 e
 
 
 class Owner:
-    """The library, other than NumPy, to whose arrays the operands belong and the result goes."""
+    """A library, other than NumPy, to which operands belong and the result goes."""
 
     def __init__(self, library, namespace):
         self.library, self.namespace = library, namespace
 
     def give(self, result):
         """Return a NumPy result as this library's array."""
-        return result if self.namespace is None else self.namespace.from_dlpack(result)
+        return self.namespace.from_dlpack(result)
 
 
 def take(name, value):
@@ -108,8 +108,9 @@ def _take_foreign(name, value):
         array = np.asarray(value)
     else:
         raise TypeError(say.not_an_array(name, type(value)))
-    namespace = value.__array_namespace__() if hasattr(value, "__array_namespace__") else None
-    return array, Owner(library, namespace)
+    if not hasattr(value, "__array_namespace__"):
+        return array, None
+    return array, Owner(library, value.__array_namespace__())
 
 
 def _take_dlpack(name, value):
@@ -157,6 +158,8 @@ def overlap(first, second):
 
 def overlaps_itself(array):
     """Return whether two indices of an array may name one place."""
+    if array.size == 0:
+        return False
     reach = array.itemsize
     for stride, size in sorted((abs(stride), size) for stride, size in zip(array.strides, array.shape, strict=True)):
         if size > 1:
@@ -168,4 +171,10 @@ def overlaps_itself(array):
 
 def is_same_view(first, second):
     """Return whether two arrays name the same places in the same order."""
-    return address(first) == address(second) and (first.shape, first.strides) == (second.shape, second.strides)
+    steps = zip(first.shape, first.strides, second.strides, strict=True) if first.ndim == second.ndim else ()
+    return (
+        address(first) == address(second)
+        and first.shape == second.shape
+        and first.itemsize == second.itemsize
+        and all(one == other for n, one, other in steps if n > 1)
+    )

@@ -29,8 +29,8 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
         if shortcut is not None:
             result, carry = shortcut(a, b)
             return (result, carry.astype(result.dtype)) if _flag("return_state", return_state) else result
-    owner = None
-    if not (_is_plain(a) and _is_plain(b) and _is_plain(h0) and (out is None or type(out) is _ndarray)):
+    owner, given = None, out
+    if not (_is_plain(a) and _is_plain(b) and (h0 is None or _is_plain(h0)) and (out is None or type(out) is _ndarray)):
         a, b, h0, out, owner = _take((*names, "out"), a, b, h0, out)
         key = None
     reverse, axis = _flag("reverse", reverse), _axis(axis)
@@ -41,7 +41,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     if weak_complex or _is_complex(a) or _is_complex(b) or _is_complex(h0):
         if _gate_is_real(family, names, a):
             out, last = _forward_pairs(family, names, a, b, h0, axis, reverse, lengths, out)
-            return _give(owner, out, last, return_state)
+            return _give(owner, out, last, return_state, given)
     plan = _problem.forward(
         family, names, _signature(a), _signature(b), _state_signature(h0), _signature(out), axis, reverse,
         None if lengths is None else lengths.shape, weak_complex,
@@ -55,7 +55,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     out, carry = _run.forward(plan, a, b, h0, lengths, out)
     if owner is None and not return_state:
         return out
-    return _give(owner, out, carry.astype(plan.dtype) if return_state else None, return_state)
+    return _give(owner, out, carry.astype(plan.dtype) if return_state else None, return_state, given)
 
 
 def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
@@ -71,7 +71,7 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
             if shortcut is not None:
                 return shortcut(g, a, b, h)
     owner = None
-    if not (_is_plain(g) and _is_plain(a) and _is_plain(b) and _is_plain(h) and _is_plain(h0) and _is_plain(grad_state)):
+    if not all(map(_is_plain, (g, a, b, h))) or not all(v is None or _is_plain(v) for v in (h0, grad_state)):
         g, a, b, h, h0, grad_state, owner = _take((*names, "h0", "grad_state"), g, a, b, h, h0, grad_state)
         key = None
     reverse, axis = _flag("reverse", reverse), _axis(axis)
@@ -103,11 +103,15 @@ def _remember(key, shortcut):
         _shortcuts[key] = shortcut
 
 
-def _give(owner, result, last, return_state):
-    if owner is not None:
+def _give(owner, result, last, return_state, given):
+    """Return results in the caller's library; what was ``given`` to write to is returned itself."""
+    if given is not None:
+        result = given
+    elif owner is not None:
         result = owner.give(result)
-        last = owner.give(last) if return_state else None
-    return (result, last) if return_state else result
+    if not return_state:
+        return result
+    return result, last if owner is None else owner.give(last)
 
 
 def _give_all(owner, *results):
@@ -122,13 +126,13 @@ def _is_plain(value):
     kind = type(value)
     if kind is _ndarray:
         return _supported(value.dtype) is not None and value.dtype.isnative
-    return value is None or kind is float or kind is int
+    return kind is float or kind is int
 
 
 def _take(names, *values):
     found, arrays = [], []
     for name, value in zip(names, values, strict=True):
-        if name == "out" and value is not None and not isinstance(value, _ndarray) and not _exports(value):
+        if name == "out" and value is not None and not isinstance(value, _ndarray) and not hasattr(value, "__dlpack__"):
             raise TypeError(say.out_type(type(value)))
         array, owner = _arrays.take(name, value)
         if type(array) is _ndarray:
@@ -141,10 +145,6 @@ def _take(names, *values):
         arrays.append(array)
         found.append((name, value, owner))
     return (*arrays, _arrays.common_owner(found))
-
-
-def _exports(value):
-    return hasattr(value, "__dlpack__") or hasattr(value, "__array_interface__")
 
 
 def _flag(name, value):
@@ -168,11 +168,15 @@ def _axis(axis):
 
 
 def _signature(value):
-    return (value.dtype, value.shape, value.strides) if type(value) is _ndarray else None
+    if type(value) is _ndarray:
+        return value.dtype, value.shape, value.strides
+    return complex if type(value) is complex else None
 
 
 def _state_signature(value):
-    return (value.dtype, value.shape) if type(value) is _ndarray else None
+    if type(value) is _ndarray:
+        return value.dtype, value.shape
+    return complex if type(value) is complex else None
 
 
 def _lengths(lengths):

@@ -274,7 +274,7 @@ def _rule(family, dtype, wide):
 
 def _operand(signature, wide):
     """Return (element, itemsize, shape, strides) of an operand's signature; a Python number is a carry."""
-    if signature is None:
+    if signature is None or signature is complex:
         return element(wide), wide.itemsize, (), ()
     dtype, shape, strides = signature
     return element(dtype), dtype.itemsize, shape, strides
@@ -300,10 +300,10 @@ def check_lengths_shape(shape, lanes):
 def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex):
     """Return the plan of a forward call.
 
-    ``a``, ``b``, ``out`` are ``(dtype, shape, strides)`` or None (for a and b: a Python number); ``h0`` is
-    ``(dtype, shape)`` or None; ``lengths`` a shape or None.
+    Arrays come as ``(dtype, shape, strides)``, ``h0`` without the strides, ``lengths`` as a shape; a complex Python
+    number as ``complex``; any other number, and what is left out, as None.
     """
-    dtypes = [s[0] for s in (a, b, h0) if s is not None]
+    dtypes = [s[0] for s in (a, b, h0) if type(s) is tuple]
     dtype = result_dtype(names, dtypes, weak_complex)
     wide = wide_dtype(dtype)
     a_element, a_size, a_shape, a_strides = _operand(a, wide)
@@ -311,7 +311,7 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex):
     shape = broadcast_shape(names[:2], (a_shape, b_shape))
     axis = normalise_axis(axis, shape, names[:2])
     lane_shape = shape[:axis] + shape[axis + 1 :]
-    if h0 is not None and not fits(h0[1], lane_shape):
+    if type(h0) is tuple and not fits(h0[1], lane_shape):
         raise ValueError(say.state_shape("h0", h0[1], lane_shape))
     if lengths is not None:
         check_lengths_shape(lengths, lane_shape)
@@ -350,10 +350,10 @@ def _empty(shape, axis, dtype, wide):
 
 @functools.lru_cache(maxsize=1024)
 def vjp(family, names, g, a, b, h, h0, grad_state, axis, reverse, lengths, weak_complex):
-    """Return the plan of a gradient call; signatures as for `forward`, ``grad_state`` like ``h0``."""
-    dtypes = [s[0] for s in (a, b, h0) if s is not None]
+    """Return the plan of a gradient call; arguments as for `forward`, ``grad_state`` like ``h0``."""
+    dtypes = [s[0] for s in (a, b, h0) if type(s) is tuple]
     dtype = result_dtype((names[1], names[2], "h0"), dtypes, weak_complex)
-    everything = [s[0] for s in (g, a, b, h, h0, grad_state) if s is not None]
+    everything = [s[0] for s in (g, a, b, h, h0, grad_state) if type(s) is tuple]
     wide = wide_dtype(result_dtype(names, everything, weak_complex))
     g_element, g_size, g_shape, g_strides = _operand(g, wide)
     a_element, a_size, a_shape, a_strides = _operand(a, wide)
@@ -362,12 +362,12 @@ def vjp(family, names, g, a, b, h, h0, grad_state, axis, reverse, lengths, weak_
     shape = broadcast_shape(names[1:3], (a_shape, b_shape))
     axis = normalise_axis(axis, shape, names[1:3])
     lane_shape = shape[:axis] + shape[axis + 1 :]
+    for name, state in (("h0", h0), ("grad_state", grad_state)):
+        if type(state) is tuple and not fits(state[1], lane_shape):
+            raise ValueError(say.state_shape(name, state[1], lane_shape))
     for name, came in ((names[0], g_shape), (names[3], h_shape)):
         if not fits(came, shape):
             raise ValueError(say.operand_shape(name, came, shape))
-    for name, state in (("h0", h0), ("grad_state", grad_state)):
-        if state is not None and not fits(state[1], lane_shape):
-            raise ValueError(say.state_shape(name, state[1], lane_shape))
     if lengths is not None:
         check_lengths_shape(lengths, lane_shape)
     to_a, to_b = (gradient_dtype(s, dtype) for s in (a, b))
@@ -401,12 +401,14 @@ def vjp(family, names, g, a, b, h, h0, grad_state, axis, reverse, lengths, weak_
     return replace(
         plan,
         gradients=((a_shape, to_a, layouts[0]), (b_shape, to_b, layouts[1])),
-        h0_dtype=None if h0 is None else gradient_dtype(h0, dtype),
+        h0_dtype=gradient_dtype(h0, dtype),
     )
 
 
 def gradient_dtype(signature, dtype):
-    """Return a gradient's dtype: its operand's own; the result's for an integer, a bool or a Python number."""
-    if signature is None or signature[0].kind in "biu":
+    """Return a gradient's dtype: its operand's own; the result's, real or complex as it is, for any other number."""
+    if signature is complex:
         return dtype
+    if signature is None or signature[0].kind in "biu":
+        return np.empty(0, dtype).real.dtype
     return signature[0]

@@ -340,7 +340,7 @@ def summed_to(array, shape, dtype):
     extra = array.ndim - len(shape)
     stretched = tuple(k + extra for k, n in enumerate(shape) if n == 1 and array.shape[k + extra] != 1)
     total = array.sum(axis=(*range(extra), *stretched)) if extra or stretched else array
-    return _narrowed(total, array.dtype if dtype is None else dtype).reshape(shape)
+    return _narrowed(total, dtype).reshape(shape)
 
 
 def _narrowed(array, dtype):

@@ -14,8 +14,8 @@ a constant series constant, gives ``x`` for ``f == 1`` and keeps ``h`` for ``f =
 `forget_same` is for float64 data, where nothing wider is at hand and ``1 - f`` is rounded: for small gates the
 weights would no longer sum to one. It moves from the nearer end (``h`` for ``f < 1/2``, else ``x``) by a multiple of
 the difference, so a constant series stays constant and both ends are exact. The difference is halved, and its factor
-doubled, so that ``x - h`` cannot overflow. Where the outcome is not a number (an infinity met an infinity), the
-definition decides.
+doubled, so that ``x - h`` cannot overflow. Where the outcome is not finite (an infinity came in), the definition
+decides.
 
 A bare literal would widen a float32 carry to float64 in compiled code, so constants are typed: ``constant(1.0, f)``
 is one in the type of ``f``.
@@ -23,7 +23,7 @@ is one in the type of ``f``.
 
 import numpy as np
 
-# Four primitives that each device's floor overloads for compiled code; these bodies serve the interpreter.
+# Five primitives that each device's floor overloads for compiled code; these bodies serve the interpreter.
 def constant(value, like):
     """Return ``value`` in the type of ``like``."""
     return like.dtype.type(value)
@@ -37,6 +37,11 @@ def fma(a, b, c):
 def select(condition, yes, no):
     """Return ``yes`` where the condition holds, else ``no``; a choice without a branch."""
     return np.where(condition, yes, no)[()]
+
+
+def magnitude(value):
+    """Return the absolute value."""
+    return abs(value)
 
 
 def conj(value):
@@ -57,7 +62,7 @@ def forget_same(h, f, x):
     from_h = f < half
     factor = select(from_h, twice, twice - constant(2.0, f))
     new = fma(factor, half_difference, select(from_h, h, x))
-    return select(new == new, new, fma(constant(1.0, f) - f, h, f * x))
+    return select(new - new == new - new, new, fma(constant(1.0, f) - f, h, f * x))
 
 
 def forget_adjoint(g, f, x, h):

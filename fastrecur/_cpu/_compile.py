@@ -5,7 +5,10 @@ fixed by the signature, so nothing needs to be looked at again.
 """
 
 import functools
+import hashlib
 import inspect
+import pathlib
+from types import FunctionType
 
 import numpy as np
 from numba import njit, types
@@ -49,7 +52,24 @@ def _compiled(function, rule, carry, elements):
 
 
 @functools.cache
+def _digest():
+    """Return a name for the present state of the sources that kernels are made of.
+
+    Numba's cache looks at the file of the kernel alone, and would serve a kernel whose helpers have changed since.
+    """
+    here = pathlib.Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted([*here.glob("*.py"), here.parent / "_steps.py"]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+@functools.cache
 def _dispatcher(function, cache):
+    if cache:
+        name = f"{function.__name__}_{_digest()}"
+        function = FunctionType(function.__code__, function.__globals__, name)
+        function.__qualname__ = name
     return njit(nogil=True, cache=cache, no_cfunc_wrapper=True)(function)
 
 

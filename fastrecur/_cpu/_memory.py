@@ -717,6 +717,17 @@ def _compiled_negative(typingctx, a):
     return a(a), codegen
 
 
+def _compiled_magnitude(typingctx, a):
+    def codegen(context, builder, signature, args):
+        kind = ir.FunctionType(args[0].type, [args[0].type])
+        suffix = "f32" if (a.element if isinstance(a, Vector) else a) == types.float32 else "f64"
+        name = f"llvm.fabs.v{WIDTH}{suffix}" if isinstance(a, Vector) else f"llvm.fabs.{suffix}"
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
+
+    return a(a), codegen
+
+
+_magnitude = intrinsic(_compiled_magnitude)
 _typed_constant = intrinsic(_compiled_constant)
 _fused = intrinsic(_compiled_fma)
 _chosen = intrinsic(_compiled_select)
@@ -768,6 +779,13 @@ def _fma(a, b, c):
 
         return complex_fma
     return lambda a, b, c: _fused(a, b, c)
+
+
+@overload(_steps.magnitude, jit_options=INLINE)
+def _magnitude_of(value):
+    if isinstance(value, types.Complex):
+        return lambda value: abs(value)
+    return lambda value: _magnitude(value)
 
 
 @overload(_steps.conj, jit_options=INLINE)

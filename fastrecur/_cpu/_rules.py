@@ -40,6 +40,11 @@ def is_average(rule):
     return rule != "linear"
 
 
+def is_rounded(rule):
+    """Return whether the carry is no wider than the data, so that ``1 - f`` is rounded."""
+    return rule == "forget_same"
+
+
 @overload(step, jit_options=INLINE)
 def _step(rule, h, a, b):
     function = _COMPILED[RULES[rule.rule][0]]
@@ -67,4 +72,10 @@ def _neutral(rule, like):
 @overload(is_average, jit_options=INLINE)
 def _is_average(rule):
     value = rule.rule != "linear"
+    return lambda rule: value
+
+
+@overload(is_rounded, jit_options=INLINE)
+def _is_rounded(rule):
+    value = rule.rule == "forget_same"
     return lambda rule: value

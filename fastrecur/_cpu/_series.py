@@ -5,9 +5,12 @@ multiply the state by, and ``end``, where the segment's own walk arrives from ``
 state then follows from the one before it: ``end + decay*(h - origin)``. From their first states all segments of a
 block are *replayed* by the true step, so that within a segment nothing is approximated.
 
-An average's origin is the segment's first value, so that a constant series composes to itself. Where the composed
-state is not finite or cancels, the segment is walked step by step instead. At a segment's edge a closed gate repeats
-the last result to the bit.
+An average's origin is one of the segment's own values, so that a constant series composes to itself; the smallest, so
+that nothing larger than what is in play takes part. Where ``1 - f`` is rounded, a slow average composes from its near
+end, as its step does: ``h + (rise + weight*(origin - h))``, where ``weight`` is where the walk of a series of ones
+arrives from 0 and ``rise`` that of ``x - origin``. Where a composed state is not finite, or a linear recurrence's
+cancels, the segment is walked step by step instead. At a segment's edge a closed gate repeats the last result to the
+bit.
 
 Blocks depend on each other only through that fold. So threads may summarise them all, one fold, and threads replay
 them, or one thread may do everything block by block (``phase`` says which): the same arithmetic, hence the same bits.
@@ -15,7 +18,7 @@ them, or one thread may do everything block by block (``phase`` says which): the
 
 from numba import njit
 
-from .._steps import constant, fma
+from .._steps import constant, fma, magnitude, select
 from ._memory import (
     HELPER,
     itemsize,
@@ -31,12 +34,12 @@ from ._memory import (
     width,
 )
 from ._rows import STORE, settle_lane, valid_range
-from ._rules import adjoint, decay, is_average, step
+from ._rules import adjoint, decay, is_average, is_rounded, step
 from ._tiles import STEPS, STRIDES, TILE, bring, deliver, lane_offset, put, walk, walk_back
 
 ALL, SUMMARISE, FOLD, REPLAY, FINISH = range(5)  # phases
-SUMMARY = 48  # numbers a block's summary holds: width x (decay, end, origin)
-CANCELLED = 16.0
+SUMMARY = 80  # numbers that a block's summary holds: width x (decay, end, origin or first state, weight, rise)
+CANCELLED = 16.0  # a linear recurrence's composed state must not be so many times smaller than its summands
 
 
 @njit(**HELPER)
@@ -53,33 +56,51 @@ def zero_steps(target, time, first, last, carry):
 
 
 @njit(**HELPER)
-def summarise(rule, a_rows, b_rows, summary):
+def smallest(b_rows, summary):
+    """Return each segment's value nearest to zero."""
     row = width(summary) * itemsize(summary)
-    product = constant(1.0, load_vector(a_rows, 0, summary))
-    origin = constant(0.0, load_vector(a_rows, 0, summary))
-    if is_average(rule):
-        origin = load_vector(b_rows, 0, summary)
-    end = origin
+    least = load_vector(b_rows, 0, summary)
+    for k in range(1, STEPS):
+        value = load_vector(shift(b_rows, k * row), 0, summary)
+        least = select(magnitude(value) < magnitude(least), value, least)
+    return least
+
+
+@njit(**HELPER)
+def summarise(rule, a_rows, b_rows, summary):
+    lanes, row = width(summary), width(summary) * itemsize(summary)
+    zero = constant(0.0, load_vector(a_rows, 0, summary))
+    one = constant(1.0, zero)
+    origin = smallest(b_rows, summary) if is_average(rule) else zero
+    product, end, weight, rise = one, origin, zero, zero
     for k in range(STEPS):
-        gate = load_vector(shift(a_rows, k * row), 0, summary)
+        gate, value = load_vector(shift(a_rows, k * row), 0, summary), load_vector(shift(b_rows, k * row), 0, summary)
         product = product * decay(rule, gate)
-        end = step(rule, end, gate, load_vector(shift(b_rows, k * row), 0, summary))
+        end = step(rule, end, gate, value)
+        if is_rounded(rule):
+            weight = step(rule, weight, gate, one)
+            rise = step(rule, rise, gate, value - origin)
     store_vector(summary, 0, product)
-    store_vector(summary, width(summary), end)
-    store_vector(summary, 2 * width(summary), origin)
+    store_vector(summary, lanes, end)
+    store_vector(summary, 2 * lanes, origin)
+    store_vector(summary, 3 * lanes, weight)
+    store_vector(summary, 4 * lanes, rise)
 
 
 @njit(**HELPER)
 def composed(product, end, origin, h):
-    """Return the state after a segment and whether it may be used."""
-    if h != h:
-        return h, True
+    """Return the state after a segment from the one before."""
     if product == constant(1.0, h) and end == origin:
-        return h, True
-    moved = product * (h - origin)
-    new = fma(product, h - origin, end)
-    sound = new - new == constant(0.0, h) and abs(moved) <= constant(CANCELLED, h) * abs(new)
-    return new, sound
+        return h
+    return fma(product, h - origin, end)
+
+
+@njit(**HELPER)
+def is_sound(is_bounded, moved, new):
+    """Return whether a composed state may be used: it is finite, and did not cancel unless it is bounded anyway."""
+    if new - new != constant(0.0, new):
+        return False
+    return is_bounded or magnitude(moved) <= constant(CANCELLED, new) * magnitude(new)
 
 
 @njit(**HELPER)
@@ -97,8 +118,13 @@ def fold_block(rule, a, b, a_time, b_time, summary, h):
         product, end = load(summary, s, summary), load(summary, lanes + s, summary)
         origin = load(summary, 2 * lanes + s, summary)
         store(summary, 2 * lanes + s, h)
-        new, sound = composed(product, end, origin, h)
-        if not sound:
+        if h != h:
+            continue
+        new = composed(product, end, origin, h)
+        if is_rounded(rule) and product > constant(0.5, h) and new != h:
+            weight, rise = load(summary, 3 * lanes + s, summary), load(summary, 4 * lanes + s, summary)
+            new = h + fma(weight, origin - h, rise)
+        if not is_sound(is_average(rule), product * h, new):
             t = s * STEPS
             new = walk_segment(rule, shift(a, t * a_time), shift(b, t * b_time), a_time, b_time, h, summary)
         h = new
@@ -220,8 +246,11 @@ def fold_block_back(rule, g, a, g_time, a_time, summary, r):
     for ago in range(lanes):
         s = lanes - 1 - ago
         store(summary, 2 * lanes + s, r)
-        new, sound = composed(load(summary, s, summary), load(summary, lanes + s, summary), constant(0.0, r), r)
-        if not sound:
+        if r != r:
+            continue
+        product = load(summary, s, summary)
+        new = composed(product, load(summary, lanes + s, summary), constant(0.0, r), r)
+        if not is_sound(False, product * r, new):
             new = r
             for before in range(STEPS):
                 t = s * STEPS + STEPS - 1 - before

@@ -1,0 +1,63 @@
+"""What every test may ask for."""
+
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+
+pytest.register_assert_rewrite("compare")
+
+import fastrecur  # noqa: E402 - after the line above, which must precede the import of compare
+
+# Compilation makes the first example of a kind slow, and a failure must be the same everywhere.
+hypothesis.settings.register_profile(
+    "fastrecur",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=40,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("fastrecur")
+
+
+@pytest.fixture
+def rng(request):
+    """Random numbers that are a test's own, the same in every run."""
+    return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+
+
+@pytest.fixture
+def set_threads():
+    """Return `fastrecur.set_num_threads`, and restore the number of threads afterwards."""
+    before = fastrecur.get_num_threads()
+    yield fastrecur.set_num_threads
+    fastrecur.set_num_threads(before)
+
+
+@pytest.fixture
+def run_python(tmp_path):
+    """Run a script in a fresh interpreter that finds the package under test; return its output."""
+
+    def run(script, **environment):
+        path = tmp_path / "script.py"
+        path.write_text(script)
+        places = [str(Path(fastrecur.__file__).parents[1]), str(Path(__file__).parent)]
+        inherited = {k: v for k, v in os.environ.items() if k != "NUMBA_NUM_THREADS"}
+        done = subprocess.run(
+            [sys.executable, "-W", "error", str(path)],
+            env=inherited | {"PYTHONPATH": os.pathsep.join(places)} | environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run

@@ -1,0 +1,49 @@
+"""Small problems for every path; a script, run by test_interpreted without the compiler."""
+
+import itertools
+
+import ml_dtypes
+import numpy as np
+from compare import check_forward, check_vjp
+
+RECURRENCES = ["forget_mult", "linear_recurrence"]
+
+
+def main():
+    rng = np.random.default_rng(0)
+
+    def check(name, shape, dtype, axis, reverse, **options):
+        gate = rng.random(shape).astype(dtype)
+        value = rng.standard_normal(shape).astype(dtype)
+        h0 = rng.standard_normal(np.delete(shape, axis)).astype(dtype)
+        options |= {"axis": axis, "reverse": reverse}
+        check_forward(name, gate, value, h0, **options)
+        check_vjp(name, gate, value, h0, rng=rng, state=False, **options)
+        check_forward(name, 0.5, value, dtype=dtype, **options)
+        check_vjp(name, 0.5, value, rng=rng, state=False, dtype=dtype, **options)
+
+    for name, reverse in itertools.product(RECURRENCES, [False, True]):
+        for dtype in [np.float32, np.float64]:
+            check(name, (5, 17), dtype, 0, reverse)
+            check(name, (17, 5), dtype, 1, reverse)
+            check(name, (3, 5, 4), dtype, 1, reverse)
+            check(name, (9,), dtype, 0, reverse)
+            check(name, (5, 3), dtype, 0, reverse, lengths=[0, 2, 5])
+            check(name, (3, 5), dtype, 1, reverse, lengths=[0, 2, 5])
+        for dtype in [np.float16, ml_dtypes.bfloat16]:
+            check(name, (5, 4), dtype, 0, reverse)
+            check(name, (4, 5), dtype, 1, reverse)
+    for dtype in [np.float32, np.float64]:
+        check("forget_mult", (2100,), dtype, 0, False)
+        check("forget_mult", (2100, 2), dtype, 0, True)
+        check("linear_recurrence", (2, 2100), dtype, 1, False)
+    for dtype in [np.complex64, np.complex128]:
+        a, b = (rng.standard_normal((2, 5, 4)) + 1j * rng.standard_normal((2, 5, 4))).astype(dtype)
+        for axis in [0, 1]:
+            check_forward("linear_recurrence", a, b, 1.0, axis=axis)
+            check_vjp("linear_recurrence", a, b, 1.0, rng=rng, axis=axis)
+    print("done")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""Every dtype, and what mixtures of them become."""
+
+import itertools
+
+import ml_dtypes
+import numpy as np
+import pytest
+from compare import assert_close, assert_same_bits, check_forward, check_vjp
+from test_forward import RECURRENCES
+
+import fastrecur
+from fastrecur import reference
+
+BFLOAT16 = ml_dtypes.bfloat16
+HALVES = [np.float16, BFLOAT16]
+# Every combination of dtypes is compiled anew for every path: most tests here take one path, whose
+# shapes are these.
+ROWS = [((9, 5), 0), ((65, 33), 0), ((3, 17, 16), 1)]
+COLUMNS = [((5, 9), 1), ((33, 65), 1)]
+SERIES = [((3000, 2), 0)]
+
+
+def numbers(rng, shape, dtype):
+    """Numbers of either recurrence that exist in `dtype`."""
+    dtype = np.dtype(dtype)
+    if dtype.kind in "biu":
+        return rng.integers(0, 2, shape).astype(dtype)
+    if dtype.kind == "c":
+        return (0.7 * rng.standard_normal((2, *shape)).T @ [1, 1j]).T.astype(dtype)
+    return rng.random(shape).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("forget_mult", ROWS),
+        ("forget_mult", COLUMNS),
+        ("forget_mult", SERIES),
+        ("linear_recurrence", ROWS),
+    ],
+)
+def test_half_precisions(rng, name, shapes, dtype, reverse):
+    for shape, axis in shapes:
+        gate, value = numbers(rng, shape, dtype), numbers(rng, shape, dtype)
+        h0 = numbers(rng, shape[:axis] + shape[axis + 1 :], dtype)
+        options = {"axis": axis, "reverse": reverse}
+        check_forward(name, gate, value, h0, **options)
+        check_vjp(name, gate, value, h0, rng=rng, **options)
+        check_vjp(name, gate[:1], value, h0[:1], rng=rng, **options)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize(("shape", "axis"), [((1000, 33), 0), ((3, 5000), 1)])
+def test_half_precisions_are_rounded_once(rng, shape, axis, dtype):
+    f, x = numbers(rng, shape, dtype), numbers(rng, shape, dtype) - dtype(0.5)
+    h = fastrecur.forget_mult(f, x, axis=axis)
+    wide = reference.forget_mult(f, x, axis=axis)
+    assert_close(h, wide, dtype, ulp=0.5, magnitude=10.0)
+    # Against the float32 computation itself: the same, but where it lies between two numbers.
+    single = fastrecur.forget_mult(f.astype(np.float32), x.astype(np.float32), axis=axis)
+    assert (h != single.astype(dtype)).mean() < 1e-2
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_half_precisions_carry_what_they_cannot_hold(dtype):
+    # A step adds less than half a unit in the last place of the state, again and again.
+    h = fastrecur.linear_recurrence(dtype(1), np.full(5000, 2.0**-12, dtype), dtype(1))
+    assert h[-1] == dtype(1 + 5000 / 4096)
+    h = fastrecur.forget_mult(dtype(2.0**-12), np.full(100000, 2, dtype), dtype(1))
+    assert h[-1] == dtype(2)
+
+
+def test_half_precisions_round_to_even():
+    # A state half way between two numbers goes to the even one, subnormal and huge ones too.
+    for dtype, eps in [(np.float16, 2.0**-10), (BFLOAT16, 2.0**-7)]:
+        one = dtype(1)
+        h = fastrecur.linear_recurrence(one, np.array([1, eps / 2, eps, eps, eps], dtype))
+        expected = [1, 1, 1 + 2 * eps, 1 + 2 * eps, 1 + 4 * eps]
+        assert h.astype(float).tolist() == expected
+        info = ml_dtypes.finfo(dtype)
+        tiny, top = np.array([info.smallest_subnormal, info.max], dtype)
+        h = fastrecur.linear_recurrence(one, np.array([tiny] * 3))
+        assert (h.astype(float) / float(tiny)).tolist() == [1, 2, 3]
+        h = fastrecur.linear_recurrence(*np.array([[1, 0.5, 2, 2], [top, 0, 0, 0]], dtype))
+        assert (h.astype(float) / float(top)).tolist() == [1, 0.5, 1, np.inf]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_every_half_precision_number_passes(dtype, axis):
+    # f == 1 gives x: widening and narrowing keep each of the 2**16, whatever their kind.
+    x = np.arange(2**16, dtype=np.uint16).view(dtype).reshape(256, 256)
+    with np.errstate(invalid="ignore"):
+        x[~np.isfinite(x)] = 0
+    assert_same_bits(np.abs(fastrecur.forget_mult(dtype(1), x, axis=axis)), np.abs(x))
+
+
+@pytest.mark.parametrize("dtype", [*"?bBhHiIqQ"])
+def test_integers_alone_are_float64(rng, dtype):
+    gate, value = (numbers(rng, (9, 5), dtype) for _ in range(2))
+    check_forward("forget_mult", gate, value, dtype=np.float64)
+    if dtype in "?iQ":
+        check_vjp("forget_mult", gate, value, np.ones(5, dtype), rng=rng, dtype=np.float64)
+        check_forward("linear_recurrence", gate, value, dtype=np.float64)
+
+
+def test_extreme_integers():
+    for dtype in [np.int8, np.int16, np.int32, np.int64, np.uint64]:
+        info = np.iinfo(dtype)
+        x = np.array([info.min, info.max, 0, 1], dtype)
+        h = fastrecur.forget_mult(np.ones(4, dtype), x)
+        assert h.tolist() == [float(n) for n in x.tolist()]
+
+
+MIXTURES = [
+    # gate, value, first state, result
+    ("d", "f", None, "d"),
+    ("f", "d", "f", "d"),
+    ("f", "f", "d", "d"),
+    ("f", "e", "e", "f"),
+    ("e", "f", None, "f"),
+    ("d", "h", None, "d"),
+    ("f", "h", "b", "f"),
+    ("h", "f", None, "f"),
+    ("f", "i", None, "d"),
+    ("?", "f", "?", "f"),
+    ("e", "b", None, "e"),
+    ("e", "h", None, "f"),
+    ("q", "e", None, "d"),
+    ("?", "b", "f", "f"),
+]
+
+
+@pytest.mark.parametrize(("gate", "value", "h0", "dtype"), MIXTURES)
+def test_mixtures(rng, gate, value, h0, dtype):
+    gate, value = numbers(rng, (9, 5), gate), numbers(rng, (9, 5), value)
+    h0 = None if h0 is None else numbers(rng, (5,), h0)
+    check_forward("forget_mult", gate, value, h0, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("gate", "value", "h0"), [("d", "f", "f"), ("e", "f", "d"), ("f", "h", "?")]
+)
+@pytest.mark.parametrize("name", RECURRENCES)
+def test_gradients_of_mixtures(rng, name, gate, value, h0):
+    gate, value = numbers(rng, (9, 5), gate), numbers(rng, (9, 5), value)
+    check_vjp(name, gate, value, numbers(rng, (5,), h0), rng=rng)
+
+
+@pytest.mark.parametrize("dtype", ["e", "f", "d"])
+def test_cotangents_of_other_dtypes(rng, dtype):
+    f, x, grad_h, h = (rng.random((9, 5), np.float32) for _ in range(4))
+    grad_h, h = grad_h.astype(dtype), h.astype("e")
+    grads = fastrecur.forget_mult_vjp(grad_h, f, x, h, 1, grad_state=grad_h[0])
+    wide = reference.forget_mult_vjp(grad_h, f, x, h, 1, grad_state=grad_h[0])
+    for grad, expected in zip(grads, wide, strict=True):
+        assert_close(grad, expected, np.float32, magnitude=100.0)
+
+
+@pytest.mark.parametrize(
+    ("gate", "value"),
+    [(np.float32, BFLOAT16), (BFLOAT16, np.float64), (np.bool_, BFLOAT16), (BFLOAT16, np.int8)],
+)
+def test_bfloat16_mixtures(rng, gate, value):
+    dtype = np.result_type(gate, value)
+    gate, value = numbers(rng, (9, 5), gate), numbers(rng, (9, 5), value)
+    check_forward("forget_mult", gate, value, dtype=dtype)
+    if dtype == np.float32:
+        check_vjp("forget_mult", gate, value, rng=rng, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, BFLOAT16, np.float32, np.float64])
+def test_python_scalars_are_weak(rng, dtype):
+    x = numbers(rng, (9, 5), dtype)
+    for scalar in [True, 1, 0.5, 0]:
+        for operands in [(scalar, x), (x, scalar), (x, x, scalar), (scalar, x, scalar)]:
+            check_forward("forget_mult", *operands, dtype=dtype)
+        check_vjp("forget_mult", scalar, x, scalar, rng=rng, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_python_float_is_used_in_the_precision_of_the_carry(rng, dtype):
+    x = 100 + rng.standard_normal((3000, 3)).astype(dtype)
+    # The float64 carry is no wider than its data: the roundings of the last 1/f steps add up.
+    ulp = 32 if dtype is np.float64 else None
+    for f in [0.1, 1e-3, 1 / 3]:
+        check_forward("forget_mult", f, x, 99.9, ulp=ulp)
+        check_forward("forget_mult", f, x.T.copy(), 99.9, axis=1, reverse=True, ulp=ulp)
+        check_forward("linear_recurrence", 1 - f, x, 99.9, ulp=ulp)
+        check_vjp("forget_mult", f, x, 99.9, rng=rng)
+    # A NumPy scalar is an array: its own dtype promotes, and its own value counts.
+    assert fastrecur.forget_mult(np.float64(0.1), x).dtype == np.float64
+    check_forward("forget_mult", dtype(0.1), x)
+
+
+def test_python_numbers_alone():
+    assert fastrecur.forget_mult([1, 0.5, 0], [8, 4, 2]).tolist() == [8, 6, 6]
+    assert fastrecur.linear_recurrence([2, 2], [1, 1], 10).dtype == np.float64
+    check_forward("forget_mult", 0.5, [[1, 2], [3, 4]], [5, 6], dtype=np.float64)
+    grads = fastrecur.forget_mult_vjp([1, 1], 0.5, [8, 4], [4, 4], 0)
+    assert [grad.tolist() for grad in grads] == [12, [0.75, 0.5], 0.75]
+    assert all(grad.dtype == np.float64 for grad in grads)
+
+
+COMPLEX = [
+    ("F", "F", "F"),
+    ("D", "D", "D"),
+    ("f", "F", "F"),
+    ("d", "D", "D"),
+    ("F", "f", "F"),
+    ("D", "f", "D"),
+    ("d", "F", "D"),
+]
+
+
+@pytest.mark.parametrize(("gate", "value", "dtype"), COMPLEX)
+def test_complex_linear_recurrence(rng, gate, value, dtype):
+    every = [*ROWS, *COLUMNS, ((3, 17, 5), 2), ((40, 1), 0), ((3000,), 0)]
+    for shape, axis in every if gate == value else [((9, 17), 0)]:
+        a, b = numbers(rng, shape, gate), numbers(rng, shape, value)
+        lanes = shape[:axis] + shape[axis + 1 :]
+        for h0, reverse in itertools.product(
+            [None, numbers(rng, lanes, dtype), 0.5], [False, True]
+        ):
+            options = {"axis": axis, "reverse": reverse, "dtype": dtype}
+            check_forward("linear_recurrence", a, b, h0, **options)
+            check_vjp("linear_recurrence", a, b, h0, rng=rng, **options)
+
+
+def test_complex_lengths_and_broadcasting(rng):
+    a, b = numbers(rng, (4,), "F"), numbers(rng, (9, 4), "F")
+    for reverse in [False, True]:
+        options = {"lengths": [0, 9, 3, 4], "reverse": reverse}
+        check_forward("linear_recurrence", a, b, 1.0, **options)
+        check_vjp("linear_recurrence", a, b, 1.0, rng=rng, **options)
+    check_forward("linear_recurrence", 0.5 + 0.5j, b)
+    check_forward("linear_recurrence", 0.5 + 0.5j, b.real, dtype="F")
+    check_vjp("linear_recurrence", 0.5 + 0.5j, b.real, rng=rng, dtype="F")
+
+
+@pytest.mark.parametrize("kinds", ["fFF", "dDD", "fDD"])
+def test_complex_values_with_a_real_gate(rng, kinds):
+    gate, value, dtype = kinds
+    for shape, axis in [((9, 5), 0), ((5, 9), 1), ((65, 33), 0), ((3000,), 0)]:
+        f, x = numbers(rng, shape, gate), numbers(rng, shape, value)
+        h0 = numbers(rng, shape[:axis] + shape[axis + 1 :], dtype)
+        for reverse in [False, True]:
+            options = {"axis": axis, "reverse": reverse, "dtype": dtype}
+            check_forward("forget_mult", f, x, h0, **options)
+            check_vjp("forget_mult", f, x, h0, rng=rng, **options)
+            check_forward("forget_mult", 0.25, x, **options)
+        if gate != "f" or value != "F":
+            break

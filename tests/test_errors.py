@@ -1,0 +1,307 @@
+"""Every bad argument: the type of the error, the argument in backticks, and nothing written."""
+
+import contextlib
+
+import numpy as np
+import pytest
+from compare import assert_same_bits
+from test_forward import RECURRENCES
+
+import fastrecur
+
+X = np.arange(15, dtype=np.float32).reshape(5, 3)
+F = np.full((5, 3), 0.5, np.float32)
+
+
+class FromTorch:
+    """What is known of a tensor without its library: where its type is defined, and DLPack."""
+
+    __module__ = "torch"
+
+    def __dlpack__(self, **options):
+        return X.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return (1, 0)
+
+
+class OnGpu:
+    """An array that lives on a GPU, by the word of its interface."""
+
+    __cuda_array_interface__ = {
+        "shape": (5, 3),
+        "typestr": "<f4",
+        "data": (0xDEAD0000, False),
+        "version": 3,
+    }
+
+
+class OnGpuByDlpack:
+    """An array that lives on a GPU, by the word of DLPack."""
+
+    def __dlpack__(self, **options):
+        raise AssertionError("asked for memory of a device that was not checked")
+
+    def __dlpack_device__(self):
+        return (2, 0)
+
+
+class WithUnits(np.ndarray):
+    """An array whose arithmetic is not NumPy's."""
+
+    def __array_ufunc__(self, *args, **kwargs):
+        raise AssertionError("used as if it were a plain array")
+
+
+class Opaque:
+    """Nothing that NumPy knows."""
+
+
+EITHER = (TypeError, ValueError)
+UNSUPPORTED = {
+    "None": None,
+    "an object": Opaque(),
+    "objects": np.full((5, 3), None),
+    "numbers as objects": X.astype(object),
+    "a string": "0.5",
+    "strings": np.full((5, 3), "0.5"),
+    "bytes": np.full((5, 3), b"0.5"),
+    "a list of strings": ["0.5", "0.25", "0"],
+    "dates": np.zeros((5, 3), "M8[s]"),
+    "time spans": np.zeros((5, 3), "m8[s]"),
+    "records": np.zeros((5, 3), [("value", "f4")]),
+    "a masked array": np.ma.masked_array(X, X > 3),
+    "an array with units": X.view(WithUnits),
+    "a tensor": FromTorch(),
+    "a GPU array": OnGpu(),
+    "a GPU array by DLPack": OnGpuByDlpack(),
+    "a dict": {"a": 1.0},
+    "a set": {1.0},
+    "raw bytes": np.zeros((5, 3), "V4"),
+}
+if np.dtype(np.longdouble).itemsize > 8:
+    UNSUPPORTED["extended precision"] = X.astype(np.longdouble)
+
+
+@contextlib.contextmanager
+def raises(error, argument):
+    """The error itself, not one of its kinds that NumPy raises, and its message."""
+    with pytest.raises(error, match=f"`{argument}`") as info:
+        yield
+    assert info.type in EITHER
+
+
+def names_of(name):
+    return ("f", "x") if name == "forget_mult" else ("a", "b")
+
+
+def call(name, arguments, out=None):
+    """Call a recurrence with good arguments but for those given by generic names."""
+    gate, value = names_of(name)
+    arguments = {"gate": F, "value": X} | arguments
+    arguments = {{"gate": gate, "value": value}.get(k, k): v for k, v in arguments.items()}
+    return getattr(fastrecur, name)(**arguments, **({} if out is None else {"out": out}))
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("argument", ["gate", "value", "h0"])
+@pytest.mark.parametrize("what", UNSUPPORTED)
+def test_unsupported_operands(name, argument, what):
+    operand = UNSUPPORTED[what]
+    if operand is None and argument == "h0":
+        pytest.skip("no first state is zeros")
+    out = np.full((5, 3), np.nan, np.float32)
+    named = dict(zip(("gate", "value"), names_of(name), strict=True)).get(argument, argument)
+    with raises(TypeError, named):
+        call(name, {argument: operand}, out)
+    assert np.isnan(out).all()
+
+
+@pytest.mark.parametrize("argument", ["grad_h", "h", "grad_state"])
+@pytest.mark.parametrize("what", UNSUPPORTED)
+def test_unsupported_operands_of_the_vjp(argument, what):
+    operand = UNSUPPORTED[what]
+    if operand is None and argument == "grad_state":
+        pytest.skip("no cotangent is zeros")
+    arguments = {"grad_h": X, "f": F, "x": X, "h": X} | {argument: operand}
+    with raises(TypeError, argument):
+        fastrecur.forget_mult_vjp(**arguments)
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+def test_ragged_lists(name):
+    ragged = [[1, 2, 3], [4, 5]]
+    gate, value = names_of(name)
+    with raises(EITHER, gate):
+        call(name, {"gate": ragged})
+    with raises(EITHER, value):
+        call(name, {"value": ragged})
+    with raises(EITHER, "h0"):
+        call(name, {"h0": ragged})
+
+
+def test_what_the_messages_say():
+    with pytest.raises(TypeError, match="PyTorch"):
+        fastrecur.forget_mult(F, FromTorch())
+    for array in [OnGpu(), OnGpuByDlpack()]:
+        with pytest.raises(TypeError, match="GPU"):
+            fastrecur.forget_mult(F, array)
+    with pytest.raises(ValueError, match=r"\(5, 4\)"):
+        fastrecur.forget_mult(F, np.ones((5, 4), np.float32))
+    with pytest.raises(ValueError, match=r"(?s)(2.*3|3.*2)"):
+        fastrecur.forget_mult(F, X, axis=3)
+
+
+# What is given, the error, and which argument it names.
+BAD = {
+    "no axis at all": ({"gate": 0.5, "value": 2.0}, ValueError, None),
+    "no axis in arrays": ({"gate": np.array(0.5), "value": np.array(2.0)}, ValueError, None),
+    "shapes": ({"value": np.ones((5, 4), np.float32)}, ValueError, "value"),
+    "numbers of steps": ({"value": np.ones((4, 3), np.float32)}, ValueError, "value"),
+    "too many axes in h0": ({"h0": X}, ValueError, "h0"),
+    "h0's shape": ({"h0": np.ones(2, np.float32)}, ValueError, "h0"),
+    "h0 with time": ({"h0": np.ones((1, 3), np.float32)}, ValueError, "h0"),
+    "axis too large": ({"axis": 2}, ValueError, "axis"),
+    "axis too small": ({"axis": -3}, ValueError, "axis"),
+    "axis fractional": ({"axis": 0.0}, TypeError, "axis"),
+    "axis a string": ({"axis": "0"}, TypeError, "axis"),
+    "axis None": ({"axis": None}, TypeError, "axis"),
+    "axis a tuple": ({"axis": (0,)}, TypeError, "axis"),
+    "reverse a string": ({"reverse": "no"}, TypeError, "reverse"),
+    "reverse an array": ({"reverse": np.zeros(3, bool)}, TypeError, "reverse"),
+    "lengths negative": ({"lengths": [5, -1, 5]}, ValueError, "lengths"),
+    "lengths too long": ({"lengths": [5, 6, 5]}, ValueError, "lengths"),
+    "one length for several lanes": ({"lengths": 3}, ValueError, "lengths"),
+    "lengths beyond any integer": (
+        {"lengths": np.full(3, 2**64 - 1, np.uint64)},
+        ValueError,
+        "lengths",
+    ),
+    "lengths fractional": ({"lengths": [1.5, 2, 3]}, EITHER, "lengths"),
+    "lengths float": ({"lengths": [1.0, 2.0, 3.0]}, EITHER, "lengths"),
+    "lengths NaN": ({"lengths": [np.nan, 2.0, 3.0]}, EITHER, "lengths"),
+    "lengths of strings": ({"lengths": ["1", "2", "3"]}, TypeError, "lengths"),
+    "lengths of objects": ({"lengths": np.array([1, 2, None])}, TypeError, "lengths"),
+    "lengths masked": ({"lengths": np.ma.masked_array([1, 2, 3])}, TypeError, "lengths"),
+    "lengths' shape": ({"lengths": [1, 2]}, ValueError, "lengths"),
+    "lengths' axes": ({"lengths": [[1, 2, 3]]}, ValueError, "lengths"),
+    "lengths on a GPU": ({"lengths": OnGpu()}, TypeError, "lengths"),
+    "lengths ragged": ({"lengths": [[1], [1, 2]]}, EITHER, "lengths"),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("what", BAD)
+def test_bad_arguments(name, what):
+    arguments, error, argument = BAD[what]
+    gate, value = names_of(name)
+    argument = {"value": value, None: value}.get(argument, argument)
+    out = np.full((5, 3), np.nan, np.float32)
+    for given_out in (None, out):
+        with raises(error, argument):
+            call(name, arguments, given_out)
+    assert np.isnan(out).all()
+    # The gradients check the same arguments in the same way.
+    vjp = {"grad_h": X, "h": X, gate: F, value: X}
+    vjp |= {{"gate": gate, "value": value}.get(k, k): v for k, v in arguments.items()}
+    with raises(error, argument):
+        getattr(fastrecur, name + "_vjp")(**vjp)
+
+
+def read_only():
+    out = np.full((5, 3), np.nan, np.float32)
+    out.flags.writeable = False
+    return out
+
+
+BAD_OUT = {
+    "a list": ([[0.0] * 3] * 5, TypeError),
+    "a number": (0.0, TypeError),
+    "a GPU array": (OnGpu(), TypeError),
+    "a masked array": (np.ma.masked_array(X.copy()), TypeError),
+    "an array with units": (X.copy().view(WithUnits), TypeError),
+    "a wider dtype": (np.full((5, 3), np.nan), EITHER),
+    "a narrower dtype": (np.full((5, 3), np.nan, np.float16), EITHER),
+    "integers": (np.zeros((5, 3), int), EITHER),
+    "too few steps": (np.full((4, 3), np.nan, np.float32), ValueError),
+    "too many axes": (np.full((1, 5, 3), np.nan, np.float32), ValueError),
+    "too few axes": (np.full(15, np.nan, np.float32), ValueError),
+    "transposed": (np.full((3, 5), np.nan, np.float32), ValueError),
+    "read-only": (read_only(), ValueError),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("what", BAD_OUT)
+def test_bad_out(name, what):
+    out, error = BAD_OUT[what]
+    before = out.copy() if isinstance(out, np.ndarray) else None
+    with raises(error, "out"):
+        call(name, {}, out)
+    if type(out) is np.ndarray:
+        assert_same_bits(out, before)
+
+
+BAD_VJP = {
+    "grad_h's shape": {"grad_h": X[:, :2]},
+    "grad_h's axes": {"grad_h": X[np.newaxis]},
+    "h's shape": {"h": X[:4]},
+    "h's axes": {"h": X[np.newaxis]},
+    "grad_state's shape": {"grad_state": np.ones(2, np.float32)},
+    "grad_state's axes": {"grad_state": X},
+}
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("what", BAD_VJP)
+def test_bad_arguments_of_the_vjp(name, what):
+    gate, value = names_of(name)
+    arguments = {"grad_h": X, gate: F, value: X, "h": X} | BAD_VJP[what]
+    (argument,) = BAD_VJP[what]
+    with raises(ValueError, argument):
+        getattr(fastrecur, name + "_vjp")(**arguments)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_lengths_where_the_lanes_are_several(axis):
+    x = np.ones((5, 5, 3), np.float32)
+    for lengths in [np.ones((5, 3, 1), int), np.ones((3, 5), int), np.ones(3, int)]:
+        with raises(ValueError, "lengths"):
+            fastrecur.forget_mult(0.5, x, axis=axis, lengths=lengths)
+
+
+def test_h0_does_not_stretch_the_result():
+    with raises(ValueError, "h0"):
+        fastrecur.forget_mult(0.5, X[:, :1], np.ones(3, np.float32))
+    with raises(ValueError, "h0"):
+        fastrecur.forget_mult_vjp(X[:, :1], 0.5, X[:, :1], X[:, :1], np.ones(3, np.float32))
+
+
+@pytest.mark.parametrize("length", [-1, 6, 1.5, [5]])
+def test_length_of_one_series(length):
+    with raises(TypeError if length == 1.5 else ValueError, "lengths"):
+        fastrecur.forget_mult(0.5, X[:, 0], lengths=length)
+
+
+def test_integers_that_numpy_takes_for_an_axis():
+    expected = fastrecur.forget_mult(F, X, axis=1)
+    for axis in [np.int64(1), np.int8(-1), np.array(1)]:
+        assert_same_bits(fastrecur.forget_mult(F, X, axis=axis), expected)
+
+
+@pytest.mark.parametrize(
+    ("n", "error"),
+    [(0, ValueError), (-1, ValueError), (1.0, TypeError), ("2", TypeError), (None, TypeError)],
+)
+def test_number_of_threads(n, error):
+    before = fastrecur.get_num_threads()
+    with raises(error, "n"):
+        fastrecur.set_num_threads(n)
+    assert fastrecur.get_num_threads() == before
+
+
+def test_an_error_changes_nothing_for_the_next_call():
+    for arguments, error, _ in BAD.values():
+        with pytest.raises(error):
+            call("forget_mult", arguments)
+    assert_same_bits(fastrecur.forget_mult(1, X), X)

@@ -1,0 +1,153 @@
+"""What `import fastrecur` brings, costs and leaves behind; where compiled kernels are kept."""
+
+import importlib.metadata
+import inspect
+import pathlib
+import zipfile
+
+import fastrecur
+from fastrecur import reference
+
+
+def test_names():
+    functions = {*reference.__all__, "get_num_threads", "set_num_threads"}
+    assert functions | {"__version__"} <= set(fastrecur.__all__)
+    assert len(fastrecur.__all__) == len(set(fastrecur.__all__))
+    for name in fastrecur.__all__:
+        assert hasattr(fastrecur, name)
+    # Nothing else is found by completion, but modules that are documented.
+    public = {name for name in vars(fastrecur) if not name.startswith("_")}
+    assert public <= {*fastrecur.__all__, "recurrence", "reference", "smoothing", "torch"}
+
+
+def test_every_public_function_has_a_page_and_types():
+    for name in reference.__all__:
+        function, definition = getattr(fastrecur, name), getattr(reference, name)
+        for heading in ["Parameters", "Returns", "Raises", "Examples"]:
+            assert f"\n    {heading}\n" in function.__doc__ or f"\n{heading}\n" in function.__doc__
+        given, defined = (inspect.signature(f).parameters for f in (function, definition))
+        assert [n for n in given if n != "out"] == list(defined)
+        for parameter in defined.values():
+            assert given[parameter.name].default == parameter.default
+            assert given[parameter.name].kind == parameter.kind
+            assert given[parameter.name].annotation is not parameter.empty
+
+
+def test_version():
+    try:
+        installed = importlib.metadata.version("fastrecur")
+    except importlib.metadata.PackageNotFoundError:
+        assert fastrecur.__version__
+    else:
+        assert fastrecur.__version__ == installed
+
+
+def test_import_loads_numpy_and_numba_alone(run_python):
+    run_python(
+        """
+import sys
+import numpy, numba
+before = set(sys.modules)
+import fastrecur
+loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
+foreign = loaded - set(sys.stdlib_module_names) - {"fastrecur", "numpy", "numba", "llvmlite"}
+assert not foreign, foreign
+heavy = {"scipy", "torch", "pandas", "cupy", "ml_dtypes", "jax", "asyncio", "multiprocessing"}
+heavy -= {name.partition(".")[0] for name in before}
+assert not loaded & heavy, loaded & heavy
+"""
+    )
+
+
+def test_import_compiles_nothing(run_python, tmp_path):
+    run_python(
+        """
+import numba.core.event as event
+compiled = []
+class Listener(event.Listener):
+    def on_start(self, event):
+        compiled.append(event)
+    def on_end(self, event):
+        pass
+event.register("numba:compile", Listener())
+import fastrecur
+assert not compiled, compiled
+import numpy
+fastrecur.forget_mult(0.5, numpy.ones(3))
+assert compiled
+""",
+        NUMBA_CACHE_DIR=str(tmp_path / "cache"),
+    )
+
+
+def test_import_starts_no_thread_and_changes_no_setting(run_python):
+    run_python(
+        """
+import threading, warnings, numpy
+import numba
+before = threading.active_count(), list(warnings.filters), numpy.geterr(), numba.get_num_threads()
+import fastrecur
+assert before == (
+    threading.active_count(), list(warnings.filters), numpy.geterr(), numba.get_num_threads()
+)
+"""
+    )
+
+
+WORKS = """
+import numpy as np
+import fastrecur
+x = np.ones((5, 3), np.float32)
+h = fastrecur.forget_mult(0.5, x, 1.0)
+assert (h == 1).all()
+fastrecur.forget_mult_vjp(h, 0.5, x, h)
+"""
+
+
+def test_compiled_kernels_are_kept_and_used_again(run_python, tmp_path):
+    cache = tmp_path / "cache"
+    run_python(WORKS, NUMBA_CACHE_DIR=str(cache))
+    kept = {path for path in cache.rglob("*.nb?")}
+    assert kept
+    run_python(
+        """
+import numba.core.event as event
+compiled = []
+class Listener(event.Listener):
+    def on_start(self, event):
+        compiled.append(event.data["dispatcher"])
+    def on_end(self, event):
+        pass
+import fastrecur
+event.register("numba:compile", Listener())
+"""
+        + WORKS
+        + "assert not compiled, compiled\n",
+        NUMBA_CACHE_DIR=str(cache),
+    )
+    assert {path for path in cache.rglob("*.nb?")} == kept
+
+
+def test_no_place_for_the_cache(run_python, tmp_path):
+    # Below a regular file no directory can be made, not even by root.
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    run_python(WORKS, NUMBA_CACHE_DIR=str(blocker / "cache"))
+
+
+def test_package_and_home_that_cannot_be_written_to(run_python, tmp_path):
+    # What numba tries when it is not told: beside the source, then the user's cache directory.
+    package = pathlib.Path(fastrecur.__file__).parent
+    archive = tmp_path / "package.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in package.rglob("*.py"):
+            file.write(path, path.relative_to(package.parent))
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    run_python(
+        f"import sys; sys.path.insert(0, {str(archive)!r})\n"
+        + WORKS
+        + "assert 'package.zip' in fastrecur.__file__\n",
+        HOME=str(blocker / "home"),
+        XDG_CACHE_HOME=str(blocker / "cache"),
+    )

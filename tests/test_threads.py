@@ -1,0 +1,255 @@
+"""Many callers, many processes, and the number of threads."""
+
+import concurrent.futures
+import os
+import threading
+
+import numpy as np
+import pytest
+from compare import assert_same_bits
+
+import fastrecur
+
+# Problems large enough for several threads, on every axis; and a small one.
+PROBLEMS = [((300, 4097), 0), ((600, 2000), 1), ((5, 100, 2000), 1), ((1000000,), 0), ((5, 3), 0)]
+
+# A problem that takes several threads, its result known beforehand; put before a script.
+LARGE = """
+import numpy as np
+import fastrecur
+
+x = np.ones((300, 4096), np.float32)
+
+def check():
+    h = fastrecur.forget_mult(0.5, x, 1.0)
+    assert (h == 1).all()
+    grads = fastrecur.forget_mult_vjp(np.zeros_like(h), 0.5, x, h)
+    assert not grads[1].any()
+    series = fastrecur.forget_mult(0.5, x.reshape(-1), 1.0)
+    assert (series == 1).all()
+"""
+
+
+def run_all(problems):
+    results = []
+    for f, x, axis in problems:
+        h = fastrecur.forget_mult(f, x, axis=axis)
+        results += [h, *fastrecur.forget_mult_vjp(h, f, x, h, 0.5, axis=axis)]
+    return results
+
+
+@pytest.fixture
+def problems(rng):
+    return [
+        (rng.random(shape, np.float32), rng.standard_normal(shape, np.float32), axis)
+        for shape, axis in PROBLEMS
+    ]
+
+
+def test_set_and_get(set_threads):
+    for n in [1, 2, np.int64(1)]:
+        assert set_threads(n) is None
+        assert fastrecur.get_num_threads() == n
+        assert type(fastrecur.get_num_threads()) is int
+
+
+def test_eight_callers_at_once(problems):
+    expected = run_all(problems)
+    barrier = threading.Barrier(8)
+    outcomes = [None] * 8
+
+    def caller(i):
+        barrier.wait()
+        outcomes[i] = run_all(problems)
+
+    threads = [threading.Thread(target=caller, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for results in outcomes:
+        assert results is not None
+        for result, right in zip(results, expected, strict=True):
+            assert_same_bits(result, right)
+
+
+def test_callers_that_change_the_number_of_threads(problems, set_threads):
+    expected = run_all(problems)
+
+    def caller(i):
+        set_threads(1 + i % 2)
+        return run_all(problems)
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for results in pool.map(caller, range(8)):
+            for result, right in zip(results, expected, strict=True):
+                assert_same_bits(result, right)
+
+
+def test_callers_within_a_full_pool(problems):
+    # As many callers as a pool has workers, each wanting workers of its own: none may wait forever.
+    expected = run_all(problems)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        futures = [pool.submit(run_all, problems) for _ in range(2 * os.cpu_count())]
+        for future in concurrent.futures.as_completed(futures, timeout=120):
+            for result, right in zip(future.result(), expected, strict=True):
+                assert_same_bits(result, right)
+
+
+def test_first_call_from_many_threads_at_once(run_python):
+    run_python(
+        LARGE
+        + """
+import threading
+failures = []
+def caller():
+    try:
+        check()
+    except BaseException as error:
+        failures.append(error)
+threads = [threading.Thread(target=caller) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert not failures, failures
+"""
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_fork(run_python):
+    # With a pool that has run already, whose threads the child does not have; and its grandchild.
+    output = run_python(
+        LARGE
+        + """
+import os, warnings
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+
+def fork_and_check(depth):
+    if depth == 0:
+        return
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            check()
+            fork_and_check(depth - 1)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+
+check()
+fork_and_check(2)
+check()
+fork_and_check(1)
+print("done")
+"""
+    )
+    assert output == "done\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_fork_while_others_compute(run_python):
+    run_python(
+        LARGE
+        + """
+import os, threading, warnings
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+check()
+stop = threading.Event()
+def compute():
+    while not stop.is_set():
+        fastrecur.forget_mult(0.5, x, 1.0)
+threads = [threading.Thread(target=compute) for _ in range(3)]
+[thread.start() for thread in threads]
+try:
+    for _ in range(10):
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                status = int(not (fastrecur.forget_mult(0.5, x, 1.0) == 1).all())
+            finally:
+                os._exit(status)
+        assert os.waitpid(pid, 0)[1] == 0
+finally:
+    stop.set()
+    [thread.join() for thread in threads]
+"""
+    )
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_worker_processes(run_python, method):
+    run_python(
+        LARGE
+        + f"""
+import multiprocessing
+
+def work(_):
+    check()
+    return fastrecur.get_num_threads()
+
+if __name__ == "__main__":
+    check()
+    context = multiprocessing.get_context({method!r})
+    with context.Pool(2) as pool:
+        assert len(pool.map(work, range(2))) == 2
+"""
+    )
+
+
+@pytest.mark.parametrize("pool_before", [True, False])
+def test_at_exit(run_python, pool_before):
+    output = run_python(
+        "import atexit\n"
+        "atexit.register(lambda: (check(), print('first')))\n"
+        + LARGE
+        + "atexit.register(lambda: (check(), print('last')))\n"
+        + "check()\n" * pool_before
+        + "print('end')\n"
+    )
+    assert output.split() == ["end", "last", "first"]
+
+
+def test_in_a_thread_that_outlives_the_main_one(run_python):
+    output = run_python(
+        LARGE
+        + """
+import threading, time
+def late():
+    threading.main_thread().join()
+    time.sleep(0.2)
+    check()
+    print("late")
+threading.Thread(target=late).start()
+check()
+"""
+    )
+    assert output == "late\n"
+
+
+def test_default_honours_numba_num_threads(run_python):
+    script = "import fastrecur; print(fastrecur.get_num_threads())"
+    assert run_python(script, NUMBA_NUM_THREADS="1") == "1\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity on this system")
+def test_default_honours_affinity(run_python):
+    script = """
+import os
+os.sched_setaffinity(0, {cpus})
+import fastrecur
+print(fastrecur.get_num_threads())
+"""
+    cpus = os.sched_getaffinity(0)
+    assert run_python(script.format(cpus=cpus)) == f"{len(cpus)}\n"
+    assert run_python(script.format(cpus={min(cpus)})) == "1\n"
+
+
+def test_a_bad_call_leaves_the_pool_working(problems):
+    expected = run_all(problems)
+    with pytest.raises(ValueError, match="`axis`"):
+        fastrecur.forget_mult(*problems[0][:2], axis=9)
+    for result, right in zip(run_all(problems), expected, strict=True):
+        assert_same_bits(result, right)
