@@ -1,13 +1,30 @@
 """The forget-mult recurrence as one fast, exact, differentiable primitive for any array."""
 
+from . import reference
 from ._threads import get_num_threads, set_num_threads
 from .recurrence import forget_mult, forget_mult_vjp, linear_recurrence, linear_recurrence_vjp
 
 __all__ = [
+    "__version__",
     "forget_mult",
     "forget_mult_vjp",
     "get_num_threads",
     "linear_recurrence",
     "linear_recurrence_vjp",
+    "reference",
     "set_num_threads",
 ]
+
+
+def __getattr__(name):
+    # Looked up when asked for: reading a package's metadata takes as long as a third of the import.
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            found = version("fastrecur")
+        except PackageNotFoundError:  # run from a source tree that was not installed
+            found = "0+unknown"
+        globals()["__version__"] = found
+        return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

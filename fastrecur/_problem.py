@@ -266,10 +266,12 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
     )  # fmt: skip
 
 
-def _rule(family, dtype, wide):
+def _rule(family, dtype, wide, a):
+    """Return which form of the step to take: exact with a carry wider than all operands, else the rounded one."""
     if family == LINEAR:
         return "linear"
-    return "forget_same" if dtype == wide else "forget_wide"
+    is_number = type(a) is not tuple  # a Python number has the carry's own precision
+    return "forget_same" if dtype == wide or (is_number and wide == np.float32) else "forget_wide"
 
 
 def _operand(signature, wide):
@@ -331,7 +333,7 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex):
     if 0 in shape:
         return replace(_empty(shape, axis, dtype, wide), h_strides=h_strides)
     plan = build(
-        _rule(family, dtype, wide), shape, axis, reverse, dtype, wide,
+        _rule(family, dtype, wide, a), shape, axis, reverse, dtype, wide,
         {"a": a_element, "b": b_element, "h": element(dtype)}, sizes, strides,
         word=dtype.itemsize + sum(size for size, s in ((a_size, strides[A]), (b_size, strides[B])) if any(s)),
     )  # fmt: skip
@@ -393,7 +395,7 @@ def vjp(family, names, g, a, b, h, h0, grad_state, axis, reverse, lengths, weak_
         plan = _empty(shape, axis, dtype, wide)
     else:
         plan = build(
-            _rule(family, dtype, wide), shape, axis, reverse, dtype, wide,
+            _rule(family, dtype, wide, a), shape, axis, reverse, dtype, wide,
             {"g": g_element, "a": a_element, "b": b_element, "h": h_element, "to_a": element(to_a), "to_b": element(to_b)},
             sizes, strides, tuple(fates),
             word=sum(size for size, s in zip(sizes, strides, strict=True) if size and s is not None and any(s)),

@@ -42,7 +42,7 @@ def forget_mult(f, x, h0=None, *, axis=0, reverse=False, lengths=None, return_st
 
     Notes
     -----
-    The source of the name, [1]_, gives the gate the opposite meaning in its equation (4),
+    The source of the name, [1]_, gives the gate the opposite meaning in its equation (3),
     ``h[t] = f[t]*h[t-1] + (1 - f[t])*z[t]``: its `f` is ``1 - f`` here.
 
     References

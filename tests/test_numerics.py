@@ -79,7 +79,7 @@ def test_a_million_steps_in_float64(rng, f):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-@pytest.mark.parametrize("f", [1e-6, 1e-5, 1e-4, 1e-3, "rounded"])
+@pytest.mark.parametrize("f", [1e-5, 1e-4, 1e-3, "rounded"])  # 1e-6 * noise is lost in a float32 sum of 100
 def test_a_million_steps_in_half_precision(rng, dtype, f):
     # A level 10 above the first state: a weight 1 - f rounded to float32 would be biased by 1e-3.
     x = (110 + rng.standard_normal(10**6)).astype(dtype)

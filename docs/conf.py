@@ -1,0 +1,40 @@
+"""Sphinx configuration. Build with `sphinx-build -n -W docs docs/_build`."""
+
+from importlib.metadata import version as installed_version
+
+project = "fastrecur"
+author = "fastrecur contributors"
+copyright = "2026, fastrecur contributors"
+release = version = installed_version("fastrecur")
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.doctest",
+    "sphinx.ext.mathjax",
+    "numpydoc",
+    "myst_parser",
+]
+exclude_patterns = ["_build"]
+nitpicky = True
+default_role = "autolink"  # a name in backticks is a link where it is one of ours
+# Other libraries' names may be named; their documentation is not linked.
+nitpick_ignore_regex = [("py:.*", r"(numpy|scipy|pandas)\..*")]
+
+autodoc_typehints = "none"
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
+
+# Every example in these pages is run.
+doctest_test_doctest_blocks = "default"
+doctest_global_setup = """
+import numpy as np
+import fastrecur
+from fastrecur import forget_mult, forget_mult_vjp, linear_recurrence, linear_recurrence_vjp
+"""
+
+html_theme = "pydata_sphinx_theme"
+html_title = "fastrecur"
+html_static_path = ["_static"]
+html_show_sourcelink = False
+html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
