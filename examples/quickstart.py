@@ -98,9 +98,7 @@ def main() -> None:
     chunks = np.concatenate([first, second])
     ulps = np.max(np.abs(chunks - h) / np.spacing(np.abs(h)))
     print(f"\n4. Two chunks of {first.size} and {second.size} steps, the state carried over")
-    print(
-        f"   differ from the whole by at most {ulps:.0f} ulp; the last state is {state:.6f} mg/dL"
-    )
+    print(f"   differ from the whole by at most {ulps:.0f} ulp; the last state is {state:.6f} mg/dL")
     if not np.allclose(chunks, h, rtol=1e-14, atol=0):
         raise SystemExit("the chunks do not add up to the whole")
 
@@ -115,13 +113,9 @@ def main() -> None:
     rng = np.random.default_rng(0)
     df, dx = rng.normal(size=x.size), rng.normal(size=x.size)
     slope, eps = grad_f @ df + grad_x @ dx, 1e-6
-    estimate = (loss(gate + eps * df, x + eps * dx) - loss(gate - eps * df, x - eps * dx)) / (
-        2 * eps
-    )
+    estimate = (loss(gate + eps * df, x + eps * dx) - loss(gate - eps * df, x - eps * dx)) / (2 * eps)
     error = abs(estimate / slope - 1)
-    print(
-        f"\n5. Slope of the squared one-step error along a random direction of {2 * x.size} inputs"
-    )
+    print(f"\n5. Slope of the squared one-step error along a random direction of {2 * x.size} inputs")
     print(f"   by forget_mult_vjp     {slope:.9f}")
     print(f"   by finite difference   {estimate:.9f}    relative difference {error:.0e}")
     if error > 1e-6:

@@ -16,7 +16,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> str:
     # Looked up when asked for: reading a package's metadata takes as long as a third of the import.
     if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +25,6 @@ def __getattr__(name):
             found = version("fastrecur")
         except PackageNotFoundError:  # run from a source tree that was not installed
             found = "0+unknown"
-        globals()["__version__"] = found
+        globals()[name] = found
         return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,5 +1,7 @@
 """From a public function's arguments to its result: take the arrays, check what a plan cannot see, run, hand back."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
@@ -10,7 +12,7 @@ _ndarray = np.ndarray
 _supported = _arrays.element
 
 # Short calls of kinds seen before, by everything that a plan depends on: what is left to do for them.
-_shortcuts = {}
+_shortcuts: dict[tuple, Callable] = {}
 _MOST_SHORTCUTS = 1024
 
 

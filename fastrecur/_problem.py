@@ -73,9 +73,9 @@ class Plan:
     word: int  # bytes that a step of a lane moves
     row_bytes: int  # bytes of a piece of result that is contiguous at each step
     carry_strides: tuple  # in the axes of the lanes' shape
-    h_strides: tuple = None  # of a fresh result
+    h_strides: tuple | None = None  # of a fresh result
     gradients: tuple = ()  # of both operands: shape, dtype, strides of a fresh array (None: a sum)
-    h0_dtype: np.dtype = None  # of the first states' gradient
+    h0_dtype: np.dtype | None = None  # of the first states' gradient
     calls: dict = field(default_factory=dict)  # compiled kernels
     geometries: dict = field(default_factory=dict)  # variants that the machine decides
 
@@ -183,9 +183,7 @@ def _merge(dims):
     """Merge neighbouring lane dimensions ``(size, strides)`` that every operand walks as one."""
     merged = []
     for size, strides in dims:
-        if merged and all(
-            outer == stride * size for outer, stride in zip(merged[-1][1], strides, strict=True)
-        ):
+        if merged and all(outer == stride * size for outer, stride in zip(merged[-1][1], strides, strict=True)):
             merged[-1] = (merged[-1][0] * size, strides)
         else:
             merged.append((size, strides))
@@ -396,7 +394,7 @@ def vjp(family, names, g, a, b, h, h0, grad_state, axis, reverse, lengths, weak_
     else:
         plan = build(
             _rule(family, dtype, wide, a), shape, axis, reverse, dtype, wide,
-            {"g": g_element, "a": a_element, "b": b_element, "h": h_element, "to_a": element(to_a), "to_b": element(to_b)},
+            dict(g=g_element, a=a_element, b=b_element, h=h_element, to_a=element(to_a), to_b=element(to_b)),
             sizes, strides, tuple(fates),
             word=sum(size for size, s in zip(sizes, strides, strict=True) if size and s is not None and any(s)),
         )  # fmt: skip

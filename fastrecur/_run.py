@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from . import _arrays, _messages, _problem, _threads
+from . import _arrays, _problem, _threads
 from ._arrays import address
 from ._cpu import _rows, _series, _tiles
 from ._cpu._compile import kernel
@@ -42,7 +42,9 @@ def _cache_bytes():
 def forward(plan, a, b, h0, lengths, out):
     """Run a forward plan on arrays; return the result and the states after the last valid step."""
     if out is None:
-        out = np.empty(plan.shape, plan.dtype) if plan.c_order else _problem.empty(plan.shape, plan.dtype, plan.h_strides)
+        out = (
+            np.empty(plan.shape, plan.dtype) if plan.c_order else _problem.empty(plan.shape, plan.dtype, plan.h_strides)
+        )
     carry = _states(plan, h0)
     if plan.traversal == "empty":
         return out, carry
@@ -104,7 +106,12 @@ def short_forward(plan):
     """Return a function of a and b alone that runs a short plan without deciding anything; None if it is not short."""
     if not _is_short(plan) or not plan.c_order or not plan.carry_c_order:
         return None
-    call, part, table, lengths = _bound(plan, "forward"), _whole(plan), address(plan.geometry), address(plan.full_lengths)
+    call, part, table, lengths = (
+        _bound(plan, "forward"),
+        _whole(plan),
+        address(plan.geometry),
+        address(plan.full_lengths),
+    )
     shape, dtype, lane_shape, wide = plan.shape, plan.dtype, plan.lane_shape, plan.wide
     to_a, to_b, to_h = plan.offsets[A], plan.offsets[B], plan.offsets[H]
     empty, zeros = np.empty, np.zeros

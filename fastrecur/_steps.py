@@ -23,6 +23,7 @@ is one in the type of ``f``.
 
 import numpy as np
 
+
 # Five primitives that each device's floor overloads for compiled code; these bodies serve the interpreter.
 def constant(value, like):
     """Return ``value`` in the type of ``like``."""

@@ -5,17 +5,21 @@ forked child. The calling thread takes a share of the work itself and tasks neve
 of threads may call at once, from anywhere, even while the interpreter shuts down.
 """
 
+from __future__ import annotations
+
 import os
 import threading
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, SupportsIndex
 
 _lock = threading.Lock()
-_pool = None
+_pool: ThreadPoolExecutor | None = None
 _workers = 0
-_threads = None
+_threads: int | None = None
 
 
-def _default():
+def _default() -> int:
     try:
         available = len(os.sched_getaffinity(0))
     except AttributeError:  # not on every platform
@@ -24,7 +28,7 @@ def _default():
     return max(1, int(wanted)) if wanted.isdigit() else available
 
 
-def get_num_threads():
+def get_num_threads() -> int:
     """Return the number of threads that a call may use.
 
     Returns
@@ -46,7 +50,7 @@ def get_num_threads():
     return _threads
 
 
-def set_num_threads(n):
+def set_num_threads(n: SupportsIndex) -> None:
     """Set the number of threads that a call may use, for the whole process.
 
     Results do not depend on it, to the bit. Short calls run on the calling thread whatever is set.
@@ -77,7 +81,7 @@ def set_num_threads(n):
     _threads = n
 
 
-def run(calls):
+def run(calls: Iterable[tuple[Any, ...]]) -> None:
     """Run ``(function, *arguments)`` calls at once, the first on this thread; return when all are done."""
     futures = []
     waiting = list(calls)
@@ -95,7 +99,7 @@ def run(calls):
         future.result()
 
 
-def _get_pool(workers):
+def _get_pool(workers: int) -> ThreadPoolExecutor:
     global _pool, _workers
     with _lock:
         if _pool is None or _workers < workers:
@@ -107,7 +111,7 @@ def _get_pool(workers):
         return _pool
 
 
-def _after_fork():
+def _after_fork() -> None:
     # The child has none of the parent's threads, and the lock may have been held.
     global _lock, _pool
     _lock = threading.Lock()

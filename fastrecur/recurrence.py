@@ -163,7 +163,10 @@ def forget_mult_vjp(
     >>> forget_mult_vjp(np.ones(2), f, x, h)
     (array([12.,  0.]), array([0.75, 0.5 ]), None)
     """
-    return _call.vjp(FORGET, _FORGET_VJP, grad_h, f, x, h, h0, axis, reverse, lengths, grad_state)
+    gradients: tuple[Any, Any, Any] = _call.vjp(
+        FORGET, _FORGET_VJP, grad_h, f, x, h, h0, axis, reverse, lengths, grad_state
+    )
+    return gradients
 
 
 def linear_recurrence(
@@ -276,4 +279,7 @@ def linear_recurrence_vjp(
     >>> linear_recurrence_vjp(np.ones(2), a, b, h)
     (array([0., 8.]), array([1.5, 1. ]), None)
     """
-    return _call.vjp(LINEAR, _LINEAR_VJP, grad_h, a, b, h, h0, axis, reverse, lengths, grad_state)
+    gradients: tuple[Any, Any, Any] = _call.vjp(
+        LINEAR, _LINEAR_VJP, grad_h, a, b, h, h0, axis, reverse, lengths, grad_state
+    )
+    return gradients

@@ -78,9 +78,7 @@ def linear_recurrence(a, b, h0=None, *, axis=0, reverse=False, lengths=None, ret
     return _forward(_linear_step, 1, a, b, h0, axis, reverse, lengths, return_state)
 
 
-def forget_mult_vjp(
-    grad_h, f, x, h, h0=None, *, axis=0, reverse=False, lengths=None, grad_state=None
-):
+def forget_mult_vjp(grad_h, f, x, h, h0=None, *, axis=0, reverse=False, lengths=None, grad_state=None):
     """Gradients of `forget_mult`: its vector-Jacobian product.
 
     With the cotangent carried against the direction of travel,
@@ -119,9 +117,7 @@ def forget_mult_vjp(
     return _vjp(_forget_gradients, 0, grad_h, f, x, h, h0, axis, reverse, lengths, grad_state)
 
 
-def linear_recurrence_vjp(
-    grad_h, a, b, h, h0=None, *, axis=0, reverse=False, lengths=None, grad_state=None
-):
+def linear_recurrence_vjp(grad_h, a, b, h, h0=None, *, axis=0, reverse=False, lengths=None, grad_state=None):
     """Gradients of `linear_recurrence`: its vector-Jacobian product.
 
     With ``g[t] = grad_h[t] + conj(a[t+1])*g[t+1]`` they are ``grad_b[t] = g[t]``,

@@ -67,12 +67,8 @@ def check_forward(name, gate, value, h0=None, *, dtype=None, ulp=None, floor=0.0
     """
     recurrence = getattr(fastrecur, name)
     dtype = result_dtype(gate, value, h0) if dtype is None else np.dtype(dtype)
-    wide, wide_last = getattr(reference, name)(
-        *_exact(dtype, gate, value, h0), return_state=True, **options
-    )
-    size, size_last = (
-        np.maximum(a, floor) for a in forward_magnitudes(name, gate, value, h0, **options)
-    )
+    wide, wide_last = getattr(reference, name)(*_exact(dtype, gate, value, h0), return_state=True, **options)
+    size, size_last = (np.maximum(a, floor) for a in forward_magnitudes(name, gate, value, h0, **options))
     untouched = _snapshot(gate, value, h0)
 
     # Memory that was just given back full of NaN is what the next call is likely to be given.
@@ -90,9 +86,7 @@ def check_forward(name, gate, value, h0=None, *, dtype=None, ulp=None, floor=0.0
     return h
 
 
-def check_vjp(
-    name, gate, value, h0=None, *, rng, dtype=None, ulp=None, arrange=None, state=True, **options
-):
+def check_vjp(name, gate, value, h0=None, *, rng, dtype=None, ulp=None, arrange=None, state=True, **options):
     """Check the gradients for random cotangents, with and without one of the last state.
 
     `arrange` lays out the cotangent and the result, which are made here, as a test wants them.
@@ -106,17 +100,13 @@ def check_vjp(
         h, grad_h = arrange(h), arrange(grad_h)
     untouched = _snapshot(grad_h, gate, value, h, h0)
     for grad_state in [None, random_like(rng, wide_last.astype(dtype))][: 1 + state]:
-        expected = vjp_reference(
-            *_exact(dtype, grad_h, gate, value, h, h0), grad_state=grad_state, **options
-        )
+        expected = vjp_reference(*_exact(dtype, grad_h, gate, value, h, h0), grad_state=grad_state, **options)
         sizes = vjp_magnitudes(name, grad_h, gate, value, h, h0, grad_state=grad_state, **options)
         np.full(h.shape, np.nan, dtype)
         grads = vjp(grad_h, gate, value, h, h0, grad_state=grad_state, **options)
         assert type(grads) is tuple
         assert len(grads) == 3
-        for grad, wide, size, operand in zip(
-            grads, expected, sizes, (gate, value, h0), strict=True
-        ):
+        for grad, wide, size, operand in zip(grads, expected, sizes, (gate, value, h0), strict=True):
             if operand is None:
                 assert grad is None
             else:

@@ -140,9 +140,7 @@ def test_mixtures(rng, gate, value, h0, dtype):
     check_forward("forget_mult", gate, value, h0, dtype=dtype)
 
 
-@pytest.mark.parametrize(
-    ("gate", "value", "h0"), [("d", "f", "f"), ("e", "f", "d"), ("f", "h", "?")]
-)
+@pytest.mark.parametrize(("gate", "value", "h0"), [("d", "f", "f"), ("e", "f", "d"), ("f", "h", "?")])
 @pytest.mark.parametrize("name", RECURRENCES)
 def test_gradients_of_mixtures(rng, name, gate, value, h0):
     gate, value = numbers(rng, (9, 5), gate), numbers(rng, (9, 5), value)
@@ -221,9 +219,7 @@ def test_complex_linear_recurrence(rng, gate, value, dtype):
     for shape, axis in every if gate == value else [((9, 17), 0)]:
         a, b = numbers(rng, shape, gate), numbers(rng, shape, value)
         lanes = shape[:axis] + shape[axis + 1 :]
-        for h0, reverse in itertools.product(
-            [None, numbers(rng, lanes, dtype), 0.5], [False, True]
-        ):
+        for h0, reverse in itertools.product([None, numbers(rng, lanes, dtype), 0.5], [False, True]):
             options = {"axis": axis, "reverse": reverse, "dtype": dtype}
             check_forward("linear_recurrence", a, b, h0, **options)
             check_vjp("linear_recurrence", a, b, h0, rng=rng, **options)

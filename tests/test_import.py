@@ -145,9 +145,7 @@ def test_package_and_home_that_cannot_be_written_to(run_python, tmp_path):
     blocker = tmp_path / "file"
     blocker.write_text("")
     run_python(
-        f"import sys; sys.path.insert(0, {str(archive)!r})\n"
-        + WORKS
-        + "assert 'package.zip' in fastrecur.__file__\n",
+        f"import sys; sys.path.insert(0, {str(archive)!r})\n" + WORKS + "assert 'package.zip' in fastrecur.__file__\n",
         HOME=str(blocker / "home"),
         XDG_CACHE_HOME=str(blocker / "cache"),
     )

@@ -107,9 +107,7 @@ def test_nothing(rng, name, shape):
             check_forward(name, gate, value, start, axis=axis, reverse=reverse)
             check_forward(name, 0.5, value, start, axis=axis, reverse=reverse)
             check_vjp(name, gate, value, start, rng=rng, axis=axis, reverse=reverse)
-        _, last = getattr(fastrecur, name)(
-            gate, value, h0, axis=axis, reverse=reverse, return_state=True
-        )
+        _, last = getattr(fastrecur, name)(gate, value, h0, axis=axis, reverse=reverse, return_state=True)
         if shape[axis] == 0:
             assert_same_bits(last, h0)
             assert not np.shares_memory(last, h0)

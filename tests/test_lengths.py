@@ -103,18 +103,14 @@ def test_every_lane_is_as_if_alone(rng, name, reverse):
     recurrence = getattr(fastrecur, name)
     h, last = recurrence(gate, value, 2.0, lengths=lengths, reverse=reverse, return_state=True)
     for lane, n in enumerate(lengths):
-        alone, last_alone = recurrence(
-            gate[:n, lane], value[:n, lane], 2.0, reverse=reverse, return_state=True
-        )
+        alone, last_alone = recurrence(gate[:n, lane], value[:n, lane], 2.0, reverse=reverse, return_state=True)
         np.testing.assert_allclose(h[:n, lane], alone, rtol=1e-15)
         np.testing.assert_allclose(last[lane], last_alone, rtol=1e-15)
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize(
-    ("gate_shape", "value_shape"), [((), (6, 4)), ((4,), (6, 1)), ((6, 1), ())]
-)
+@pytest.mark.parametrize(("gate_shape", "value_shape"), [((), (6, 4)), ((4,), (6, 1)), ((6, 1), ())])
 def test_broadcast_operands(rng, name, reverse, gate_shape, value_shape):
     shape = np.broadcast_shapes(gate_shape, value_shape)
     gate, value = rng.random(gate_shape), rng.standard_normal(value_shape)
@@ -127,9 +123,7 @@ def test_broadcast_operands(rng, name, reverse, gate_shape, value_shape):
 def test_kinds_of_integers(rng, kind):
     gate, value = operands(rng, (6, 3), np.float32)
     lengths = [6, 0, 4]
-    check_forward(
-        "forget_mult", gate, value, lengths=lengths if kind is list else np.array(lengths, kind)
-    )
+    check_forward("forget_mult", gate, value, lengths=lengths if kind is list else np.array(lengths, kind))
 
 
 def test_lengths_layouts(rng):

@@ -47,9 +47,7 @@ def beside_results(call, out=None):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_layouts(rng, layout, axis):
-    f, x, h0 = (
-        layout(rng.random(shape, np.float32)) for shape in [SHAPE, SHAPE, np.delete(SHAPE, axis)]
-    )
+    f, x, h0 = (layout(rng.random(shape, np.float32)) for shape in [SHAPE, SHAPE, np.delete(SHAPE, axis)])
     out = layout(np.empty(SHAPE, np.float32)) if layout is not read_only else None
     options = {"axis": axis, "reverse": axis == 1}
     lengths = np.full(h0.shape[:1], 50)

@@ -218,9 +218,7 @@ def test_a_constant_series_stays_constant(rng, dtype, reverse, shape, axis):
         # A number, and an array of the gate least kind to 1 - f.
         gates = [0.3, 1e-5] if np.dtype(dtype).kind == "f" else []
         for f in [*gates, *(np.asarray(g, dtype) for g in [1e-5, rng.random(shape) ** 20])]:
-            h, last = fastrecur.forget_mult(
-                f, x, level, axis=axis, reverse=reverse, return_state=True
-            )
+            h, last = fastrecur.forget_mult(f, x, level, axis=axis, reverse=reverse, return_state=True)
             assert_same_bits(h, x.copy())
             assert_same_bits(last, level)
 
@@ -297,9 +295,7 @@ def sequential(name, gate, value, h0):
     h = np.empty(value.shape)
     for lane in range(value.shape[1]):
         state = h0
-        for t, (a, b) in enumerate(
-            zip(gate[:, lane].tolist(), value[:, lane].tolist(), strict=True)
-        ):
+        for t, (a, b) in enumerate(zip(gate[:, lane].tolist(), value[:, lane].tolist(), strict=True)):
             h[t, lane] = state = a * b + (1 - a) * state if name == "forget_mult" else a * state + b
     return h
 

@@ -32,9 +32,7 @@ def test_in_place(rng, name, dtype, shape, axis, reverse):
     gate, value = operands(rng, shape, dtype)
     expected, last = recurrence(gate, value, 0.5, axis=axis, reverse=reverse, return_state=True)
     inplace = value.copy()
-    h, last_inplace = recurrence(
-        gate, inplace, 0.5, axis=axis, reverse=reverse, return_state=True, out=inplace
-    )
+    h, last_inplace = recurrence(gate, inplace, 0.5, axis=axis, reverse=reverse, return_state=True, out=inplace)
     assert h is inplace
     assert_same_bits(inplace, expected)
     assert_same_bits(last_inplace, last)

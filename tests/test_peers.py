@@ -36,17 +36,13 @@ def test_complex_lfilter(rng):
 def test_cumsum_and_cumprod(rng, shape):
     x = rng.integers(-1000, 1000, shape)
     for axis in range(len(shape)):
-        np.testing.assert_array_equal(
-            fastrecur.linear_recurrence(1, x, axis=axis), np.cumsum(x, axis)
-        )
+        np.testing.assert_array_equal(fastrecur.linear_recurrence(1, x, axis=axis), np.cumsum(x, axis))
         np.testing.assert_array_equal(
             fastrecur.linear_recurrence(1, x.astype(np.float32), axis=axis, reverse=True),
             np.flip(np.cumsum(np.flip(x, axis), axis), axis),
         )
         a = rng.uniform(0.9, 1.1, shape)
-        np.testing.assert_allclose(
-            fastrecur.linear_recurrence(a, 0, 1, axis=axis), np.cumprod(a, axis), rtol=1e-12
-        )
+        np.testing.assert_allclose(fastrecur.linear_recurrence(a, 0, 1, axis=axis), np.cumprod(a, axis), rtol=1e-12)
 
 
 @pytest.mark.parametrize("alpha", [0.9, 0.1, 1e-3])
@@ -55,6 +51,4 @@ def test_pandas(rng, alpha):
     expected = pd.DataFrame(x).ewm(alpha=alpha, adjust=False).mean().to_numpy()
     h = fastrecur.forget_mult(alpha, x, x[0])
     np.testing.assert_allclose(h, expected, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(
-        fastrecur.forget_mult(alpha, x[:, 0], x[0, 0]), expected[:, 0], rtol=1e-10, atol=1e-12
-    )
+    np.testing.assert_allclose(fastrecur.forget_mult(alpha, x[:, 0], x[0, 0]), expected[:, 0], rtol=1e-10, atol=1e-12)

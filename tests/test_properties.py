@@ -123,9 +123,7 @@ def test_causal(problem, data):
         np.moveaxis(array, axis, 0)[later] = rng.choice([np.nan, 1e30, 0.5])
     changed = recurrence(gate, value, h0, **options)
     kept = slice(at, steps) if reverse else slice(0, at + 1)
-    assert_same_bits(
-        np.moveaxis(changed, axis, 0)[kept].copy(), np.moveaxis(h, axis, 0)[kept].copy()
-    )
+    assert_same_bits(np.moveaxis(changed, axis, 0)[kept].copy(), np.moveaxis(h, axis, 0)[kept].copy())
 
 
 @given(problems(), st.data())
@@ -162,9 +160,7 @@ def test_vjp_is_the_transpose_of_the_jacobian(problem):
     operands = [np.asarray(a, np.float64) for a in (gate, value, h0)]
     h, last = recurrence(*operands, return_state=True, **options)
     grad_h, grad_state = rng.standard_normal(h.shape), rng.standard_normal(last.shape)
-    grads = getattr(fastrecur, name + "_vjp")(
-        grad_h, *operands[:2], h, operands[2], grad_state=grad_state, **options
-    )
+    grads = getattr(fastrecur, name + "_vjp")(grad_h, *operands[:2], h, operands[2], grad_state=grad_state, **options)
 
     def loss(operands):
         h, last = recurrence(*operands, return_state=True, **options)

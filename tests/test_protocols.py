@@ -67,9 +67,7 @@ def test_exporters(exporter, axis):
     expected = fastrecur.forget_mult(F, X, 1.0, axis=axis, return_state=True)
     results = fastrecur.forget_mult(f, x, h0, axis=axis, return_state=True)
     grads = fastrecur.forget_mult_vjp(x, f, x, results[0], h0, axis=axis)
-    expected += fastrecur.forget_mult_vjp(
-        X, F, X, expected[0], np.ones_like(expected[1]), axis=axis
-    )
+    expected += fastrecur.forget_mult_vjp(X, F, X, expected[0], np.ones_like(expected[1]), axis=axis)
     for result, right in zip((*results, *grads), expected, strict=True):
         if exporter is Namespaced:
             assert type(result) is Namespaced

@@ -12,9 +12,7 @@ def test_forget_mult_by_hand():
     h, last = reference.forget_mult([0.5, 0.25, 1, 0], [4, 8, 3, 9], 2, return_state=True)
     assert h.tolist() == [3, 4.25, 3, 3]
     assert last == 3
-    h, last = reference.forget_mult(
-        [0.5, 0.25, 1, 0], [4, 8, 3, 9], 2, reverse=True, return_state=True
-    )
+    h, last = reference.forget_mult([0.5, 0.25, 1, 0], [4, 8, 3, 9], 2, reverse=True, return_state=True)
     assert h.tolist() == [4.125, 4.25, 3, 2]
     assert last == 4.125
 
@@ -38,14 +36,10 @@ def test_padding_is_zero_and_never_read():
 @pytest.mark.parametrize("reverse", [False, True])
 def test_length_zero_keeps_the_state(reverse):
     x = np.full((3, 2), NAN)
-    h, last = reference.linear_recurrence(
-        x, x, [7, 8], lengths=0, reverse=reverse, return_state=True
-    )
+    h, last = reference.linear_recurrence(x, x, [7, 8], lengths=0, reverse=reverse, return_state=True)
     assert not h.any()
     assert last.tolist() == [7, 8]
-    grads = reference.linear_recurrence_vjp(
-        x, x, x, x, [7, 8], lengths=0, reverse=reverse, grad_state=[1, 2]
-    )
+    grads = reference.linear_recurrence_vjp(x, x, x, x, [7, 8], lengths=0, reverse=reverse, grad_state=[1, 2])
     assert not grads[0].any()
     assert not grads[1].any()
     assert grads[2].tolist() == [1, 2]
@@ -111,9 +105,7 @@ def test_is_the_loop_over_numbers(rng, axis, reverse, ragged):
     n, lanes = shape[axis], shape[1 - axis % 2]
     h0 = rng.standard_normal(lanes)
     lengths = rng.integers(0, n + 1, lanes) if ragged else None
-    h, last = reference.forget_mult(
-        f, x, h0, axis=axis, reverse=reverse, lengths=lengths, return_state=True
-    )
+    h, last = reference.forget_mult(f, x, h0, axis=axis, reverse=reverse, lengths=lengths, return_state=True)
     for lane in range(lanes):
         lane_f, lane_x = (np.moveaxis(a, axis, 0)[:, lane].tolist() for a in (f, x))
         valid = n if lengths is None else lengths[lane]
@@ -138,9 +130,7 @@ def test_gradients_are_finite_differences(rng, name, axis, reverse, kind):
     recurrence = getattr(reference, name)
     h, last = recurrence(gate, value, h0, return_state=True, **options)
     grad_h, grad_state = numbers(*h.shape), numbers(*last.shape)
-    grads = getattr(reference, name + "_vjp")(
-        grad_h, gate, value, h, h0, grad_state=grad_state, **options
-    )
+    grads = getattr(reference, name + "_vjp")(grad_h, gate, value, h, h0, grad_state=grad_state, **options)
 
     def loss(*operands):
         h, last = recurrence(*operands, return_state=True, **options)
@@ -153,9 +143,6 @@ def test_gradients_are_finite_differences(rng, name, axis, reverse, kind):
             for unit in [1, 1j] if np.iscomplexobj(operands[i]) else [1]:
                 step = np.zeros_like(operands[i])
                 step[at] = 1e-6 * unit
-                up, down = (
-                    loss(*operands[:i], operands[i] + way * step, *operands[i + 1 :])
-                    for way in (1, -1)
-                )
+                up, down = (loss(*operands[:i], operands[i] + way * step, *operands[i + 1 :]) for way in (1, -1))
                 derivative = (grad[at] * np.conj(unit)).real
                 np.testing.assert_allclose((up - down) / 2e-6, derivative, rtol=1e-7, atol=1e-7)

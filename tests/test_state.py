@@ -40,9 +40,7 @@ def test_split_and_carry(rng, name, dtype, shape, reverse):
 def test_last_state_is_the_last_step(rng, name, axis, reverse):
     for shape in [(5, 6, 7), (3, 40, 65)]:
         gate, value = operands(rng, shape, np.float32)
-        h, last = getattr(fastrecur, name)(
-            gate, value, axis=axis, reverse=reverse, return_state=True
-        )
+        h, last = getattr(fastrecur, name)(gate, value, axis=axis, reverse=reverse, return_state=True)
         step = h.take(0 if reverse else -1, axis)
         assert_same_bits(last, step)
         assert last.flags.c_contiguous
@@ -79,9 +77,7 @@ def test_broadcast_first_state(rng, name, h0_shape, steps):
     gate, value = operands(rng, (steps, 4, 3), np.float32)
     h0 = rng.standard_normal(h0_shape).astype(np.float32)
     h, last = getattr(fastrecur, name)(gate, value, h0, return_state=True)
-    full, last_full = getattr(fastrecur, name)(
-        gate, value, np.broadcast_to(h0, (4, 3)).copy(), return_state=True
-    )
+    full, last_full = getattr(fastrecur, name)(gate, value, np.broadcast_to(h0, (4, 3)).copy(), return_state=True)
     assert_same_bits(h, full)
     assert_same_bits(last, last_full)
 

@@ -40,10 +40,7 @@ def run_all(problems):
 
 @pytest.fixture
 def problems(rng):
-    return [
-        (rng.random(shape, np.float32), rng.standard_normal(shape, np.float32), axis)
-        for shape, axis in PROBLEMS
-    ]
+    return [(rng.random(shape, np.float32), rng.standard_normal(shape, np.float32), axis) for shape, axis in PROBLEMS]
 
 
 def test_set_and_get(set_threads):

@@ -129,9 +129,7 @@ def test_gradients_own_their_memory(rng, name):
     grads = [
         *getattr(fastrecur, name + "_vjp")(*given[:-1], grad_state=grad_state),
         *getattr(fastrecur, name + "_vjp")(*given[:-1], grad_state=grad_state, lengths=[0, 0, 0]),
-        *getattr(fastrecur, name + "_vjp")(
-            *(array[:0] for array in given[:-2]), h0, grad_state=grad_state
-        ),
+        *getattr(fastrecur, name + "_vjp")(*(array[:0] for array in given[:-2]), h0, grad_state=grad_state),
     ]
     for grad, operand in itertools.product(grads, given):
         assert not np.shares_memory(grad, operand)

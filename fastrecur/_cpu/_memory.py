@@ -591,6 +591,7 @@ def _interpreted_total(vector):
 
 
 if INTERPRETED:
+
     def load(pointer, index, carry):
         return pointer.at(index).astype(carry.dtype)[0]
 

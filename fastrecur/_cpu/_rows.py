@@ -10,6 +10,7 @@ the sizes, then for each operand its strides in bytes along time, rows and outer
 
 from numba import njit
 
+from .._steps import constant
 from ._memory import (
     HELPER,
     broadcast,
@@ -27,7 +28,6 @@ from ._memory import (
     total,
     width,
 )
-from .._steps import constant
 from ._rules import adjoint, step
 
 # The head of `geometry`. `a_constant`: one value of a serves a whole row. `bypass`: results go past the cache. `touch`:

@@ -35,7 +35,25 @@ from ._memory import (
 )
 from ._rows import STORE, settle_lane, valid_range
 from ._rules import adjoint, decay, is_average, is_rounded, step
-from ._tiles import STEPS, STRIDES, TILE, bring, deliver, lane_offset, put, walk, walk_back
+from ._tiles import (
+    LENGTHS,
+    STEPS,
+    SUMS_A,
+    SUMS_B,
+    TILE,
+    TO_A,
+    TO_B,
+    A,
+    B,
+    G,
+    H,
+    bring,
+    deliver,
+    lane_offset,
+    put,
+    walk,
+    walk_back,
+)
 
 ALL, SUMMARISE, FOLD, REPLAY, FINISH = range(5)  # phases
 SUMMARY = 80  # numbers that a block's summary holds: width x (decay, end, origin or first state, weight, rise)
@@ -165,12 +183,14 @@ def finish(rule, a, b, h, a_time, b_time, h_time, done, steps, carry, lane):
         store(carry, lane, load(shift(h, (steps - 1) * h_time), 0, carry))
 
 
-def forward(
-    rule, a, b, h, carry, lengths, geometry, summaries, first, last, first_block, last_block, blocks, phase
-):
+def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, first_block, last_block, blocks, phase):
     """Walk blocks of lanes; ``carry`` holds the first states, then the last."""
     steps, reverse = load_int(geometry, 0), load_int(geometry, 1)
-    a_time, b_time, h_time = load_int(geometry, STRIDES + 0), load_int(geometry, STRIDES + 4), load_int(geometry, STRIDES + 8)
+    a_time, b_time, h_time = (
+        load_int(shift(geometry, A), 0),
+        load_int(shift(geometry, B), 0),
+        load_int(shift(geometry, H), 0),
+    )
     a_rows, b_rows, state = stack(carry, TILE), stack(carry, TILE), stack(carry, 16)
     a_at, b_at, h_at = stack_ints(16), stack_ints(16), stack_ints(16)
     segment_offsets(a_at, a_time, carry)
@@ -179,13 +199,15 @@ def forward(
     size = width(carry) * STEPS
     for block in range(first_block, last_block):
         for lane in range(first, last):
-            start, stop = valid_range(shift(lengths, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 16)), lane)), steps, reverse)
+            start, stop = valid_range(
+                shift(lengths, lane_offset(geometry, shift(geometry, LENGTHS), lane)), steps, reverse
+            )
             t = start + block * size
             if t + size > stop:
                 continue
-            a_now = shift(a, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 0)), lane) + t * a_time)
-            b_now = shift(b, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 4)), lane) + t * b_time)
-            h_now = shift(h, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 8)), lane) + t * h_time)
+            a_now = shift(a, lane_offset(geometry, shift(geometry, A), lane) + t * a_time)
+            b_now = shift(b, lane_offset(geometry, shift(geometry, B), lane) + t * b_time)
+            h_now = shift(h, lane_offset(geometry, shift(geometry, H), lane) + t * h_time)
             summary = shift(summaries, (lane * blocks + block) * SUMMARY * itemsize(carry))
             if phase == ALL:
                 summary = shift(summaries, 0)
@@ -206,15 +228,27 @@ def forward(
                 hold(rule, a_now, h_now, a_time, h_time, stop - t, carry)
     if phase == ALL or phase == FINISH:
         for lane in range(first, last):
-            start, stop = valid_range(shift(lengths, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 16)), lane)), steps, reverse)
-            h_now = shift(h, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 8)), lane))
+            start, stop = valid_range(
+                shift(lengths, lane_offset(geometry, shift(geometry, LENGTHS), lane)), steps, reverse
+            )
+            h_now = shift(h, lane_offset(geometry, shift(geometry, H), lane))
             zero_steps(h_now, h_time, 0, start, carry)
             zero_steps(h_now, h_time, stop, steps, carry)
-            a_now = shift(a, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 0)), lane) + start * a_time)
-            b_now = shift(b, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 4)), lane) + start * b_time)
+            a_now = shift(a, lane_offset(geometry, shift(geometry, A), lane) + start * a_time)
+            b_now = shift(b, lane_offset(geometry, shift(geometry, B), lane) + start * b_time)
             done = (stop - start) // size * size
             finish(
-                rule, a_now, b_now, shift(h_now, start * h_time), a_time, b_time, h_time, done, stop - start, carry, lane
+                rule,
+                a_now,
+                b_now,
+                shift(h_now, start * h_time),
+                a_time,
+                b_time,
+                h_time,
+                done,
+                stop - start,
+                carry,
+                lane,
             )
 
 
@@ -285,11 +319,10 @@ def vjp(
     steps, reverse, a_fate, b_fate = (
         load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 5), load_int(geometry, 6),
     )  # fmt: skip
-    a_time, b_time, h_time, g_time = (
-        load_int(geometry, STRIDES + 0), load_int(geometry, STRIDES + 4), load_int(geometry, STRIDES + 8), load_int(geometry, STRIDES + 20),
-    )  # fmt: skip
-    to_a_time, to_b_time = load_int(geometry, STRIDES + 24), load_int(geometry, STRIDES + 28)
-    sums_a_time, sums_b_time = load_int(geometry, STRIDES + 32), load_int(geometry, STRIDES + 36)
+    a_time, b_time = load_int(shift(geometry, A), 0), load_int(shift(geometry, B), 0)
+    h_time, g_time = load_int(shift(geometry, H), 0), load_int(shift(geometry, G), 0)
+    to_a_time, to_b_time = load_int(shift(geometry, TO_A), 0), load_int(shift(geometry, TO_B), 0)
+    sums_a_time, sums_b_time = load_int(shift(geometry, SUMS_A), 0), load_int(shift(geometry, SUMS_B), 0)
     g_rows, a_rows, b_rows, h_rows = stack(carry, TILE), stack(carry, TILE), stack(carry, TILE), stack(carry, TILE)
     state = stack(carry, 16)
     g_at, a_at, b_at, h_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
@@ -306,15 +339,20 @@ def vjp(
     for turn in range(first_block, last_block + 1):
         block = last_block + first_block - turn  # the last one stands for what is left after whole blocks
         for lane in range(first, last):
-            start, stop = valid_range(shift(lengths, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 16)), lane)), steps, reverse)
+            start, stop = valid_range(
+                shift(lengths, lane_offset(geometry, shift(geometry, LENGTHS), lane)), steps, reverse
+            )
             t = start + block * size
-            a_now = shift(a, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 0)), lane))
-            b_now = shift(b, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 4)), lane))
-            h_now = shift(h, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 8)), lane))
-            g_now = shift(g, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 20)), lane))
-            to_a_now, to_b_now = shift(to_a, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 24)), lane)), shift(to_b, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 28)), lane))
-            sums_a_now = shift(sums_a, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 32)), lane))
-            sums_b_now = shift(sums_b, lane_offset(geometry, shift(geometry, 8 * (STRIDES + 36)), lane))
+            a_now = shift(a, lane_offset(geometry, shift(geometry, A), lane))
+            b_now = shift(b, lane_offset(geometry, shift(geometry, B), lane))
+            h_now = shift(h, lane_offset(geometry, shift(geometry, H), lane))
+            g_now = shift(g, lane_offset(geometry, shift(geometry, G), lane))
+            to_a_now, to_b_now = (
+                shift(to_a, lane_offset(geometry, shift(geometry, TO_A), lane)),
+                shift(to_b, lane_offset(geometry, shift(geometry, TO_B), lane)),
+            )
+            sums_a_now = shift(sums_a, lane_offset(geometry, shift(geometry, SUMS_A), lane))
+            sums_b_now = shift(sums_b, lane_offset(geometry, shift(geometry, SUMS_B), lane))
             if block == last_block:
                 if last_block == blocks and (phase == ALL or phase == FOLD):
                     if a_fate == STORE:
@@ -357,5 +395,29 @@ def vjp(
                         store(h_rows, s, load(shift(h_now, (t + s * STEPS - 1) * h_time), 0, carry))
                 store_vector(state, 0, load_vector(summary, 2 * width(carry), carry))
                 walk_back(rule, g_rows, a_rows, b_rows, h_rows, state, STEPS)
-                deliver(to_a_now, to_a_at, to_a_time, sums_a_now, sums_a_at, sums_a_time, a_fate, h_rows, t, STEPS, width(carry))
-                deliver(to_b_now, to_b_at, to_b_time, sums_b_now, sums_b_at, sums_b_time, b_fate, g_rows, t, STEPS, width(carry))
+                deliver(
+                    to_a_now,
+                    to_a_at,
+                    to_a_time,
+                    sums_a_now,
+                    sums_a_at,
+                    sums_a_time,
+                    a_fate,
+                    h_rows,
+                    t,
+                    STEPS,
+                    width(carry),
+                )
+                deliver(
+                    to_b_now,
+                    to_b_at,
+                    to_b_time,
+                    sums_b_now,
+                    sums_b_at,
+                    sums_b_time,
+                    b_fate,
+                    g_rows,
+                    t,
+                    STEPS,
+                    width(carry),
+                )

@@ -33,7 +33,8 @@ from ._rows import ADD, HEAD, STORE, valid_range
 from ._rules import adjoint, neutral, step
 
 STEPS = 64
-STRIDES = HEAD + 2  # where strides begin in `geometry`: four for each operand
+# Where in `geometry` each operand's four strides begin, in bytes.
+A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = (8 * (HEAD + 2 + 4 * k) for k in range(10))
 TILE = 16 * STEPS
 
 
@@ -199,7 +200,11 @@ def walk(rule, a_rows, b_rows, state, steps):
 def forward(rule, a, b, h, carry, lengths, geometry, first, last):
     """Walk lanes ``first`` to ``last``; ``carry`` holds the first states, then the last."""
     steps, reverse = load_int(geometry, 0), load_int(geometry, 1)
-    a_time, b_time, h_time = load_int(geometry, STRIDES + 0), load_int(geometry, STRIDES + 4), load_int(geometry, STRIDES + 8)
+    a_time, b_time, h_time = (
+        load_int(shift(geometry, A), 0),
+        load_int(shift(geometry, B), 0),
+        load_int(shift(geometry, H), 0),
+    )
     a_rows, b_rows, state = stack(carry, TILE), stack(carry, TILE), stack(carry, 16)
     a_at, b_at, h_at, lengths_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
     starts, stops = stack_ints(16), stack_ints(16)
@@ -207,10 +212,10 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
     keep_a, keep_b = neutral(rule, zero)
     for lane in range(first, last, width(carry)):
         end = min(last, lane + width(carry))
-        lane_offsets(a_at, geometry, shift(geometry, 8 * (STRIDES + 0)), lane, end, carry)
-        lane_offsets(b_at, geometry, shift(geometry, 8 * (STRIDES + 4)), lane, end, carry)
-        lane_offsets(h_at, geometry, shift(geometry, 8 * (STRIDES + 8)), lane, end, carry)
-        lane_offsets(lengths_at, geometry, shift(geometry, 8 * (STRIDES + 16)), lane, end, carry)
+        lane_offsets(a_at, geometry, shift(geometry, A), lane, end, carry)
+        lane_offsets(b_at, geometry, shift(geometry, B), lane, end, carry)
+        lane_offsets(h_at, geometry, shift(geometry, H), lane, end, carry)
+        lane_offsets(lengths_at, geometry, shift(geometry, LENGTHS), lane, end, carry)
         ragged = valid_steps(starts, stops, lengths, lengths_at, steps, reverse, carry)
         take_lanes(state, carry, lane, end)
         for t in range(0, steps, STEPS):
@@ -281,11 +286,10 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
     steps, reverse, a_fate, b_fate = (
         load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 5), load_int(geometry, 6),
     )  # fmt: skip
-    a_time, b_time, h_time, g_time = (
-        load_int(geometry, STRIDES + 0), load_int(geometry, STRIDES + 4), load_int(geometry, STRIDES + 8), load_int(geometry, STRIDES + 20),
-    )  # fmt: skip
-    to_a_time, to_b_time = load_int(geometry, STRIDES + 24), load_int(geometry, STRIDES + 28)
-    sums_a_time, sums_b_time = load_int(geometry, STRIDES + 32), load_int(geometry, STRIDES + 36)
+    a_time, b_time = load_int(shift(geometry, A), 0), load_int(shift(geometry, B), 0)
+    h_time, g_time = load_int(shift(geometry, H), 0), load_int(shift(geometry, G), 0)
+    to_a_time, to_b_time = load_int(shift(geometry, TO_A), 0), load_int(shift(geometry, TO_B), 0)
+    sums_a_time, sums_b_time = load_int(shift(geometry, SUMS_A), 0), load_int(shift(geometry, SUMS_B), 0)
     g_rows, a_rows, b_rows, h_rows = stack(carry, TILE), stack(carry, TILE), stack(carry, TILE), stack(carry, TILE)
     state, h0_lanes = stack(carry, 16), stack(carry, 16)
     g_at, a_at, b_at, h_at, lengths_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
@@ -295,15 +299,15 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
     keep_a, keep_b = neutral(rule, zero)
     for lane in range(first, last, width(carry)):
         end = min(last, lane + width(carry))
-        lane_offsets(a_at, geometry, shift(geometry, 8 * (STRIDES + 0)), lane, end, carry)
-        lane_offsets(b_at, geometry, shift(geometry, 8 * (STRIDES + 4)), lane, end, carry)
-        lane_offsets(h_at, geometry, shift(geometry, 8 * (STRIDES + 8)), lane, end, carry)
-        lane_offsets(lengths_at, geometry, shift(geometry, 8 * (STRIDES + 16)), lane, end, carry)
-        lane_offsets(g_at, geometry, shift(geometry, 8 * (STRIDES + 20)), lane, end, carry)
-        lane_offsets(to_a_at, geometry, shift(geometry, 8 * (STRIDES + 24)), lane, end, carry)
-        lane_offsets(to_b_at, geometry, shift(geometry, 8 * (STRIDES + 28)), lane, end, carry)
-        lane_offsets(sums_a_at, geometry, shift(geometry, 8 * (STRIDES + 32)), lane, end, carry)
-        lane_offsets(sums_b_at, geometry, shift(geometry, 8 * (STRIDES + 36)), lane, end, carry)
+        lane_offsets(a_at, geometry, shift(geometry, A), lane, end, carry)
+        lane_offsets(b_at, geometry, shift(geometry, B), lane, end, carry)
+        lane_offsets(h_at, geometry, shift(geometry, H), lane, end, carry)
+        lane_offsets(lengths_at, geometry, shift(geometry, LENGTHS), lane, end, carry)
+        lane_offsets(g_at, geometry, shift(geometry, G), lane, end, carry)
+        lane_offsets(to_a_at, geometry, shift(geometry, TO_A), lane, end, carry)
+        lane_offsets(to_b_at, geometry, shift(geometry, TO_B), lane, end, carry)
+        lane_offsets(sums_a_at, geometry, shift(geometry, SUMS_A), lane, end, carry)
+        lane_offsets(sums_b_at, geometry, shift(geometry, SUMS_B), lane, end, carry)
         ragged = valid_steps(starts, stops, lengths, lengths_at, steps, reverse, carry)
         take_lanes(state, carry, lane, end)
         take_lanes(h0_lanes, h0, lane, end)

@@ -77,11 +77,7 @@ class Case:
         return tuple(limit[what] if isinstance(limit, dict) else limit for limit in limits)
 
 
-FORWARD = tuple(
-    Variant("forward", gate, output)
-    for gate in ("full", "constant")
-    for output in ("out=", "fresh")
-)
+FORWARD = tuple(Variant("forward", gate, output) for gate in ("full", "constant") for output in ("out=", "fresh"))
 GRADIENTS = tuple(Variant("vjp", gate, "fresh") for gate in ("full", "constant"))
 ALL = FORWARD + GRADIENTS
 

@@ -109,9 +109,7 @@ def _draw_panel(ax, panel):
             _draw_bar(ax, at, height, row, start)
         for row in rows[:1]:
             for limit, style in zip(_limits(row), ("-", ":"), strict=False):
-                ax.plot(
-                    [limit, limit], [y - 0.46, y + 0.46], style, color="#222222", lw=1.3, zorder=3
-                )
+                ax.plot([limit, limit], [y - 0.46, y + 0.46], style, color="#222222", lw=1.3, zorder=3)
     ax.set_yticks(range(len(lines)), list(lines))
     ax.set_ylim(len(lines) - 0.45, -0.55)
     ax.set_title(panel.title, loc="left", fontsize=10, fontweight="bold")

@@ -18,10 +18,7 @@ ULPS = {"float64": 16}
 
 def _signatures(returned, *letters):
     # Compiled for any strides, not anew for each layout.
-    return [
-        returned + "(" + ", ".join(f"{kind}[:,:,:]" for kind in kinds.split()) + ", i8, i8)"
-        for kinds in letters
-    ]
+    return [returned + "(" + ", ".join(f"{kind}[:,:,:]" for kind in kinds.split()) + ", i8, i8)" for kinds in letters]
 
 
 @njit(_signatures("f8[:]", "f4 f4 f4", "f8 f4 f4", "f8 f8 f8"), nogil=True, cache=True)
