@@ -54,19 +54,15 @@ def forward(plan, a, b, h0, lengths, out):
     here[LENGTHS] = address(plan.full_lengths if lengths is None else lengths)
     call = _bound(plan, "forward")
     threads = _useful_threads(plan)
-    if plan.traversal == ROWS:
-        fresh = here[H] != here[A] and here[H] != here[B]
-        geometry = _row_geometry(plan, threads, fresh)
-        parts = row_parts(plan, threads)
-    else:
-        geometry = plan.geometry
-        parts = lane_parts(plan, threads)
+    fresh = here[H] != here[A] and here[H] != here[B]
+    geometry = _geometry(plan, threads, fresh)
+    parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, threads)
     table = address(geometry)
     for offsets in plan.extra:
         at = [p + o + e for p, o, e in zip(here, plan.offsets, offsets, strict=True)]
         head = (None, at[A], at[B], at[H], at[CARRY], at[LENGTHS], table)
         if plan.traversal == SERIES:
-            _forward_series(plan, call, head, threads, fresh=here[H] != here[A] and here[H] != here[B])
+            _forward_series(plan, call, head, threads, fresh)
         elif len(parts) == 1:
             call(*head, *parts[0])
         else:
@@ -167,12 +163,8 @@ def _run_vjp(plan, here, first, pieces, strides):
     call = _bound(plan, "vjp")
     threads = _useful_threads(plan)
     reduces = any(strides)
-    if plan.traversal == ROWS:
-        geometry = _row_geometry(plan, pieces if reduces else threads, True)
-        parts = row_parts(plan, pieces if reduces else threads)
-    else:
-        geometry = plan.geometry
-        parts = lane_parts(plan, pieces if reduces else threads)
+    geometry = _geometry(plan, pieces if reduces else threads, True)
+    parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, pieces if reduces else threads)
     table = address(geometry)
     for offsets in plan.extra:
         at = [p + o + e for p, o, e in zip(here, plan.offsets, offsets, strict=True)]
@@ -304,11 +296,10 @@ def lane_parts(plan, parts):
     return [(16 * low, min(plan.lanes, 16 * high)) for low, high in _ranges(tiles, parts)]
 
 
-def _row_geometry(plan, parts, fresh):
+def _geometry(plan, parts, fresh):
     """Return the geometry with what depends on the machine: results past the cache, early requests."""
-    in_cache = _bytes(plan) <= _cache_bytes()
-    bypass = fresh and not in_cache and plan.row_bytes >= BYPASS_ROW
-    touch = TOUCH if parts > 1 and plan.sizes[0] == 1 and plan.steps > 1 else 0
+    bypass = fresh and _bytes(plan) > _cache_bytes() and (plan.traversal == TILES or plan.row_bytes >= BYPASS_ROW)
+    touch = TOUCH if plan.traversal == ROWS and parts > 1 and plan.sizes[0] == 1 and plan.steps > 1 else 0
     key = bypass, touch
     geometry = plan.geometries.get(key)
     if geometry is None:

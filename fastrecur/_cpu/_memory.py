@@ -386,10 +386,17 @@ def _transpose8(builder, rows):
     return rows
 
 
-def _compiled_load_block(typingctx, pointer, offsets, carry, stride):
+def _request(builder, place, for_write):
+    kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    # To read or write, to keep in every level of the cache, data.
+    builder.call(function, [place, *(ir.Constant(_I32, n) for n in (int(for_write), 3, 1))])
+
+
+def _compiled_load_block(typingctx, pointer, offsets, carry, stride, ahead):
     # 8 steps of 8 lanes, time contiguous in memory, to 8 rows of the carry type; `offsets` are the lanes'.
     def codegen(context, builder, signature, args):
-        source, offset_table, target, row_bytes = args
+        source, offset_table, target, row_bytes, ahead_bytes = args
         vector = ir.VectorType(pointer.memory, 8)
         table = builder.bitcast(offset_table, _I64.as_pointer())
         rows = []
@@ -397,6 +404,7 @@ def _compiled_load_block(typingctx, pointer, offsets, carry, stride):
             offset = builder.load(builder.gep(table, [ir.Constant(_I64, lane)], source_etype=_I64), typ=_I64)
             row = builder.load(_address(builder, source, offset, vector), typ=vector, align=1)
             rows.append(_mark(row, builder, pointer))
+            _request(builder, builder.gep(source, [builder.add(offset, ahead_bytes)], source_etype=_I8), False)
         wide = ir.VectorType(carry.memory, 8)
         for step, row in enumerate(_transpose8(builder, rows)):
             place = _address(builder, target, builder.mul(row_bytes, ir.Constant(_I64, step)), wide)
@@ -405,13 +413,12 @@ def _compiled_load_block(typingctx, pointer, offsets, carry, stride):
         return context.get_dummy_value()
 
     codegen = _nothing if carry.category == "complex" else codegen
-    return types.none(pointer, offsets, carry, types.int64), codegen
+    return types.none(pointer, offsets, carry, types.int64, types.int64), codegen
 
 
-def _compiled_store_block(typingctx, carry, stride, pointer, offsets):
-    # The reverse of load_block.
+def _store_block_codegen(pointer, carry, bypass):
     def codegen(context, builder, signature, args):
-        source, row_bytes, target, offset_table = args
+        source, row_bytes, target, offset_table, ahead_bytes = args
         wide = ir.VectorType(carry.memory, 8)
         rows = []
         for step in range(8):
@@ -421,11 +428,27 @@ def _compiled_store_block(typingctx, carry, stride, pointer, offsets):
         table = builder.bitcast(offset_table, _I64.as_pointer())
         for lane, row in enumerate(_transpose8(builder, rows)):
             offset = builder.load(builder.gep(table, [ir.Constant(_I64, lane)], source_etype=_I64), typ=_I64)
-            _mark(builder.store(row, _address(builder, target, offset, row.type), align=1), builder, pointer)
+            store = builder.store(row, _address(builder, target, offset, row.type), align=8 * pointer.size if bypass else 1)
+            _mark(store, builder, pointer)
+            if bypass:
+                store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
+            else:
+                _request(builder, builder.gep(target, [builder.add(offset, ahead_bytes)], source_etype=_I8), True)
         return context.get_dummy_value()
 
-    codegen = _nothing if carry.category == "complex" else codegen
-    return types.none(carry, types.int64, pointer, offsets), codegen
+    return _nothing if carry.category == "complex" else codegen
+
+
+def _compiled_store_block(typingctx, carry, stride, pointer, offsets, ahead):
+    # The reverse of load_block.
+    signature = types.none(carry, types.int64, pointer, offsets, types.int64)
+    return signature, _store_block_codegen(pointer, carry, bypass=False)
+
+
+def _compiled_stream_block(typingctx, carry, stride, pointer, offsets, ahead):
+    # The same past the cache, to aligned places.
+    signature = types.none(carry, types.int64, pointer, offsets, types.int64)
+    return signature, _store_block_codegen(pointer, carry, bypass=True)
 
 
 def _vector_place(builder, pointer, place, index):
@@ -510,12 +533,8 @@ def _compiled_width(typingctx, carry):
 
 
 def _compiled_prefetch(typingctx, pointer, offset):
-    # A hint: rows that are not neighbours in memory start where the hardware's own prefetcher has not been.
     def codegen(context, builder, signature, args):
-        place = builder.gep(args[0], [args[1]], source_etype=_I8)
-        kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [place, *(ir.Constant(_I32, n) for n in (0, 3, 1))])  # a read, to every level, of data
+        _request(builder, builder.gep(args[0], [args[1]], source_etype=_I8), False)
         return context.get_dummy_value()
 
     return types.none(pointer, types.int64), codegen
@@ -555,14 +574,14 @@ def _interpreted_store(pointer, index, value):
     pointer.at(index)[0] = value
 
 
-def _interpreted_load_block(pointer, offsets, carry, row_bytes):
+def _interpreted_load_block(pointer, offsets, carry, row_bytes, ahead):
     for lane in range(8):
         for step in range(8):
             value = load(shift(pointer, load_int(offsets, lane)), step, carry)
             store(shift(carry, step * row_bytes), lane, value)
 
 
-def _interpreted_store_block(carry, row_bytes, pointer, offsets):
+def _interpreted_store_block(carry, row_bytes, pointer, offsets, ahead):
     for lane in range(8):
         for step in range(8):
             store(shift(pointer, load_int(offsets, lane)), step, load(shift(carry, step * row_bytes), lane, carry))
@@ -598,7 +617,7 @@ if INTERPRETED:
     store = _interpreted_store
     stack = _interpreted_stack
     load_block = _interpreted_load_block
-    store_block = _interpreted_store_block
+    store_block = stream_block = _interpreted_store_block
     load_vector = _interpreted_load_vector
     store_vector = stream_vector = _interpreted_store_vector
     total = _interpreted_total
@@ -646,6 +665,7 @@ else:
     store_int = intrinsic(_compiled_store_int)
     load_block = intrinsic(_compiled_load_block)
     store_block = intrinsic(_compiled_store_block)
+    stream_block = intrinsic(_compiled_stream_block)
     load_vector = intrinsic(_compiled_load_vector)
     store_vector = intrinsic(_compiled_store_vector)
     stream_vector = intrinsic(_compiled_stream_vector)

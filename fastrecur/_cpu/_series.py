@@ -222,7 +222,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
             if phase == ALL or phase == REPLAY:
                 store_vector(state, 0, load_vector(summary, 2 * width(carry), carry))
                 walk(rule, a_rows, b_rows, state, STEPS)
-                put(h_now, h_at, h_time, b_rows, STEPS, width(carry))
+                put(h_now, h_at, h_time, b_rows, STEPS, width(carry), False)
                 hold_edges(rule, a_rows, h_now, h_time, 0 if phase == ALL and block > 0 else 1, carry)
             if phase == FINISH and block > 0:
                 hold(rule, a_now, h_now, a_time, h_time, stop - t, carry)

@@ -15,11 +15,13 @@ from .._steps import constant
 from ._memory import (
     HELPER,
     broadcast,
+    fence,
     itemsize,
     load,
     load_block,
     load_int,
     load_vector,
+    misalignment,
     shift,
     stack,
     stack_ints,
@@ -27,6 +29,7 @@ from ._memory import (
     store_block,
     store_int,
     store_vector,
+    stream_block,
     width,
 )
 from ._rows import ADD, HEAD, STORE, valid_range
@@ -35,6 +38,7 @@ from ._rules import adjoint, neutral, step
 STEPS = 64
 # Where in `geometry` each operand's four strides begin, in bytes.
 A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = (8 * (HEAD + 2 + 4 * k) for k in range(10))
+AHEAD = 64  # steps to ask for early: the hardware's prefetcher does not follow so many lanes
 TILE = 16 * STEPS
 
 
@@ -70,6 +74,7 @@ def are_spaced(offsets, size, count):
 def bring(buffer, source, offsets, time, steps):
     """Fill the first ``steps`` rows of a buffer from ``source``, which stands at their first step."""
     lanes, size, row = width(buffer), itemsize(source), width(buffer) * itemsize(buffer)
+    ahead = AHEAD * time
     done = 0
     if are_spaced(offsets, size, lanes):
         base = shift(source, load_int(offsets, 0))
@@ -88,9 +93,9 @@ def bring(buffer, source, offsets, time, steps):
             there = shift(buffer, octet * itemsize(buffer))
             for k in range(0, done, 8):
                 if time > 0:
-                    load_block(shift(source, k * size), these, shift(there, k * row), row)
+                    load_block(shift(source, k * size), these, shift(there, k * row), row, ahead)
                 else:
-                    load_block(shift(source, -(k + 7) * size), these, shift(there, (k + 7) * row), -row)
+                    load_block(shift(source, -(k + 7) * size), these, shift(there, (k + 7) * row), -row, ahead)
     for k in range(done, steps):
         for j in range(lanes):
             value = load(shift(source, load_int(offsets, j) + k * time), 0, buffer)
@@ -98,9 +103,10 @@ def bring(buffer, source, offsets, time, steps):
 
 
 @njit(**HELPER)
-def put(target, offsets, time, buffer, steps, lanes):
+def put(target, offsets, time, buffer, steps, lanes, bypass):
     """Write the first ``steps`` rows of a buffer; ``target`` stands at their first step."""
     size, row = itemsize(target), width(buffer) * itemsize(buffer)
+    ahead = AHEAD * time
     done = 0
     if lanes == width(buffer) and are_spaced(offsets, size, lanes):
         base = shift(target, load_int(offsets, 0))
@@ -113,14 +119,29 @@ def put(target, offsets, time, buffer, steps, lanes):
             these = shift(offsets, octet * 8)
             there = shift(buffer, octet * itemsize(buffer))
             for k in range(0, done, 8):
-                if time > 0:
-                    store_block(shift(there, k * row), row, shift(target, k * size), these)
+                if bypass:
+                    stream_block(shift(there, k * row), row, shift(target, k * size), these, ahead)
+                elif time > 0:
+                    store_block(shift(there, k * row), row, shift(target, k * size), these, ahead)
                 else:
-                    store_block(shift(there, (k + 7) * row), -row, shift(target, -(k + 7) * size), these)
+                    store_block(shift(there, (k + 7) * row), -row, shift(target, -(k + 7) * size), these, ahead)
     for k in range(done, steps):
         for j in range(lanes):
             value = load(shift(buffer, k * row), j, buffer)
             store(shift(target, load_int(offsets, j) + k * time), 0, value)
+
+
+@njit(**HELPER)
+def steps_to_line(target, offsets, time, carry):
+    """Return how many steps to take until every lane's next result starts a cache line; -1 if they never do."""
+    size = itemsize(target)
+    off = misalignment(shift(target, load_int(offsets, 0)))
+    for j in range(1, width(carry)):
+        if (load_int(offsets, j) - load_int(offsets, 0)) % 64 != 0:
+            return -1
+    if time != size or off % size != 0:
+        return -1
+    return (64 - off) % 64 // size
 
 
 @njit(**HELPER)
@@ -218,10 +239,14 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
         lane_offsets(lengths_at, geometry, shift(geometry, LENGTHS), lane, end, carry)
         ragged = valid_steps(starts, stops, lengths, lengths_at, steps, reverse, carry)
         take_lanes(state, carry, lane, end)
-        for t in range(0, steps, STEPS):
-            n = min(STEPS, steps - t)
+        # Tiles end on a cache line of the result, where all lanes have theirs at the same steps.
+        head = steps_to_line(h, h_at, h_time, carry)
+        bypass = load_int(geometry, 3) != 0 and head >= 0
+        t = 0
+        while t < steps:
+            n = min(head if t < head else STEPS, steps - t)
             if a_time != 0 or t == 0 or ragged:
-                bring(a_rows, shift(a, t * a_time), a_at, a_time, n)
+                bring(a_rows, shift(a, t * a_time), a_at, a_time, STEPS if a_time == 0 else n)
             bring(b_rows, shift(b, t * b_time), b_at, b_time, n)
             if ragged:
                 mask(a_rows, keep_a, starts, stops, t, n)
@@ -229,8 +254,11 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
             walk(rule, a_rows, b_rows, state, n)
             if ragged:
                 mask(b_rows, zero, starts, stops, t, n)
-            put(shift(h, t * h_time), h_at, h_time, b_rows, n, end - lane)
+            put(shift(h, t * h_time), h_at, h_time, b_rows, n, end - lane, bypass and t >= head)
+            t += n
         give_lanes(carry, state, lane, end)
+    if load_int(geometry, 3):
+        fence()
 
 
 @njit(**HELPER)
@@ -276,7 +304,7 @@ def fill_row(rows, lanes):
 def deliver(target, target_at, target_time, sums, sums_at, sums_time, fate, rows, t, steps, lanes):
     """Bring a tile of a gradient where it belongs."""
     if fate == STORE:
-        put(shift(target, t * target_time), target_at, target_time, rows, steps, lanes)
+        put(shift(target, t * target_time), target_at, target_time, rows, steps, lanes, False)
     elif fate == ADD:
         add(shift(sums, t * sums_time), sums_at, sums_time, rows, steps, lanes)
 
