@@ -187,17 +187,28 @@ def _run_vjp(plan, here, first, pieces, strides):
 
 def _forward_series(plan, call, head, threads, fresh):
     blocks = plan.steps // BLOCK
-    ranges = _ranges(blocks, threads) if fresh else [(0, blocks)]
-    if len(ranges) == 1:
-        summaries = address(scratch := np.empty(_series.SUMMARY, plan.wide))
-        call(*head, summaries, 0, plan.lanes, 0, blocks, blocks, _series.ALL)
-        return
-    scratch = np.empty((plan.lanes, blocks, _series.SUMMARY), plan.wide)
+    first = _first_share(blocks, threads) if fresh else blocks
+    scratch = np.empty(
+        (plan.lanes if first < blocks else 1, blocks if first < blocks else 1, _series.SUMMARY), plan.wide
+    )
     tail = (address(scratch), 0, plan.lanes)
-    _threads.run([(call, *head, *tail, *r, blocks, _series.SUMMARISE) for r in ranges])
-    call(*head, *tail, 0, blocks, blocks, _series.FOLD)
-    _threads.run([(call, *head, *tail, *r, blocks, _series.REPLAY) for r in ranges])
-    call(*head, *tail, 0, blocks, blocks, _series.FINISH)
+    if first == blocks:
+        call(*head, *tail, 0, blocks, blocks, _series.ALL)
+        return
+    # The first thread goes the whole way on the first blocks while the others summarise the rest.
+    whole = np.empty(_series.SUMMARY, plan.wide)
+    rest = [(first + low, first + high) for low, high in _ranges(blocks - first, threads - 1)]
+    calls = [(call, *head, *tail, *r, blocks, _series.SUMMARISE) for r in rest]
+    _threads.run([(call, *head, address(whole), 0, plan.lanes, 0, first, blocks, _series.ALL), *calls])
+    call(*head, *tail, first, blocks, blocks, _series.FOLD)
+    rest = [(first + low, first + high) for low, high in _ranges(blocks - first, threads)]
+    _threads.run([(call, *head, *tail, *r, blocks, _series.REPLAY) for r in rest])
+    call(*head, *tail, first, blocks, blocks, _series.FINISH)
+
+
+def _first_share(blocks, threads):
+    """Return how many blocks one thread can finish while the others summarise the rest; all of them if it is alone."""
+    return blocks if threads == 1 else max(1, round(blocks / (1 + 1.6 * (threads - 1))))
 
 
 def _vjp_series(plan, call, head, threads, pieces):

@@ -345,6 +345,21 @@ def _compiled_stack(typingctx, carry, count):
     return carry(carry, count), codegen
 
 
+def _compiled_stack_like(typingctx, pointer, carry, count):
+    # A buffer for what stands behind `pointer`: as it is, where the kernels compute in its kind anyway.
+    if not isinstance(count, types.IntegerLiteral):
+        return None
+    element = pointer.element if pointer.element in ("f4", "f8") and carry.category != "complex" else carry.element
+    buffer = Pointer(element, scratch=True)
+
+    def codegen(context, builder, signature, args):
+        storage = cgutils.alloca_once(builder, _I8, size=ir.Constant(_I64, buffer.size * count.literal_value))
+        storage.align = 64
+        return storage
+
+    return buffer(pointer, carry, count), codegen
+
+
 def _compiled_stack_ints(typingctx, count):
     if not isinstance(count, types.IntegerLiteral):
         return None
@@ -428,7 +443,9 @@ def _store_block_codegen(pointer, carry, bypass):
         table = builder.bitcast(offset_table, _I64.as_pointer())
         for lane, row in enumerate(_transpose8(builder, rows)):
             offset = builder.load(builder.gep(table, [ir.Constant(_I64, lane)], source_etype=_I64), typ=_I64)
-            store = builder.store(row, _address(builder, target, offset, row.type), align=8 * pointer.size if bypass else 1)
+            store = builder.store(
+                row, _address(builder, target, offset, row.type), align=8 * pointer.size if bypass else 1
+            )
             _mark(store, builder, pointer)
             if bypass:
                 store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
@@ -568,6 +585,11 @@ def _interpreted_stack(carry, count):
     return Address(array.ctypes.data, carry.dtype, array)
 
 
+def _interpreted_stack_like(pointer, carry, count):
+    own = pointer.dtype in (np.float32, np.float64) and carry.dtype.kind != "c"
+    return _interpreted_stack(pointer if own else carry, count)
+
+
 def _interpreted_store(pointer, index, value):
     if pointer.dtype.kind != "c" and isinstance(value, np.complexfloating):
         value = value.real
@@ -616,6 +638,7 @@ if INTERPRETED:
 
     store = _interpreted_store
     stack = _interpreted_stack
+    stack_like = _interpreted_stack_like
     load_block = _interpreted_load_block
     store_block = stream_block = _interpreted_store_block
     load_vector = _interpreted_load_vector
@@ -660,6 +683,7 @@ else:
     itemsize = intrinsic(_compiled_itemsize)
     misalignment = intrinsic(_compiled_misalignment)
     stack = intrinsic(prefer_literal=True)(_compiled_stack)
+    stack_like = intrinsic(prefer_literal=True)(_compiled_stack_like)
     stack_ints = intrinsic(prefer_literal=True)(_compiled_stack_ints)
     load_int = intrinsic(_compiled_load_int)
     store_int = intrinsic(_compiled_store_int)

@@ -6,33 +6,40 @@ from numba.extending import overload
 from .. import _steps
 from ._memory import INLINE
 
-# Rule -> step, adjoint, decay, and the two operands' values that leave the state as it is.
+# Rule -> step, the step of deviations from an origin, adjoint, decay, and the two operands' values that leave the state
+# as it is.
 RULES = {
-    "forget_wide": (_steps.forget_wide, _steps.forget_adjoint, _steps.forget_decay, 0.0, 0.0),
-    "forget_same": (_steps.forget_same, _steps.forget_adjoint, _steps.forget_decay, 0.0, 0.0),
-    "linear": (_steps.linear, _steps.linear_adjoint, _steps.linear_decay, 1.0, 0.0),
+    "forget_wide": (_steps.forget_wide, _steps.forget_wide, _steps.forget_adjoint, _steps.forget_decay, 0.0, 0.0),
+    "forget_same": (_steps.forget_same, _steps.forget_wide, _steps.forget_adjoint, _steps.forget_decay, 0.0, 0.0),
+    "linear": (_steps.linear, _steps.linear, _steps.linear_adjoint, _steps.linear_decay, 1.0, 0.0),
 }
-_COMPILED = {function: njit(**INLINE)(function) for rule in RULES.values() for function in rule[:3]}
+STEP, DEVIATION, ADJOINT, DECAY = range(4)
+_COMPILED = {function: njit(**INLINE)(function) for rule in RULES.values() for function in rule[:4]}
 
 
 def step(rule, h, a, b):
     """Return the next state."""
-    return RULES[rule][0](h, a, b)
+    return RULES[rule][STEP](h, a, b)
+
+
+def deviation_step(rule, h, a, b):
+    """Return the next deviation from an origin, all in deviations: small ones need no care with 1 - f."""
+    return RULES[rule][DEVIATION](h, a, b)
 
 
 def adjoint(rule, g, a, b, h):
     """Return the cotangents of both operands and of the state before."""
-    return RULES[rule][1](g, a, b, h)
+    return RULES[rule][ADJOINT](g, a, b, h)
 
 
 def decay(rule, a):
     """Return what a step multiplies the state by."""
-    return RULES[rule][2](a)
+    return RULES[rule][DECAY](a)
 
 
 def neutral(rule, like):
     """Return operands, in the type of ``like``, that leave the state as it is."""
-    return _steps.constant(RULES[rule][3], like), _steps.constant(RULES[rule][4], like)
+    return _steps.constant(RULES[rule][4], like), _steps.constant(RULES[rule][5], like)
 
 
 def is_average(rule):
@@ -40,42 +47,37 @@ def is_average(rule):
     return rule != "linear"
 
 
-def is_rounded(rule):
-    """Return whether the carry is no wider than the data, so that ``1 - f`` is rounded."""
-    return rule == "forget_same"
-
-
 @overload(step, jit_options=INLINE)
 def _step(rule, h, a, b):
-    function = _COMPILED[RULES[rule.rule][0]]
+    function = _COMPILED[RULES[rule.rule][STEP]]
+    return lambda rule, h, a, b: function(h, a, b)
+
+
+@overload(deviation_step, jit_options=INLINE)
+def _deviation_step(rule, h, a, b):
+    function = _COMPILED[RULES[rule.rule][DEVIATION]]
     return lambda rule, h, a, b: function(h, a, b)
 
 
 @overload(adjoint, jit_options=INLINE)
 def _adjoint(rule, g, a, b, h):
-    function = _COMPILED[RULES[rule.rule][1]]
+    function = _COMPILED[RULES[rule.rule][ADJOINT]]
     return lambda rule, g, a, b, h: function(g, a, b, h)
 
 
 @overload(decay, jit_options=INLINE)
 def _decay(rule, a):
-    function = _COMPILED[RULES[rule.rule][2]]
+    function = _COMPILED[RULES[rule.rule][DECAY]]
     return lambda rule, a: function(a)
 
 
 @overload(neutral, jit_options=INLINE)
 def _neutral(rule, like):
-    a, b = RULES[rule.rule][3:]
+    a, b = RULES[rule.rule][4:]
     return lambda rule, like: (_steps.constant(a, like), _steps.constant(b, like))
 
 
 @overload(is_average, jit_options=INLINE)
 def _is_average(rule):
     value = rule.rule != "linear"
-    return lambda rule: value
-
-
-@overload(is_rounded, jit_options=INLINE)
-def _is_rounded(rule):
-    value = rule.rule == "forget_same"
     return lambda rule: value

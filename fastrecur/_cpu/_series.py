@@ -1,16 +1,16 @@
 """Kernels for few lanes and long time: split each series into segments and walk the segments as lanes.
 
-A block is ``width`` segments of STEPS steps. Each is first *summarised*: ``decay``, the product of what its steps
-multiply the state by, and ``end``, where the segment's own walk arrives from ``origin``. In order, a segment's first
-state then follows from the one before it: ``end + decay*(h - origin)``. From their first states all segments of a
-block are *replayed* by the true step, so that within a segment nothing is approximated.
+A block is ``width`` segments of STEPS steps. Each is first *summarised*, in deviations from an origin: ``decay``, the
+product of what its steps multiply the state by; ``rise``, where the walk of ``x - origin`` arrives from 0; ``weight``,
+where that of a series of ones does. In order, a segment's first state then follows from the one before it, from the
+nearer end as in `_steps.forget_same`: ``h + (rise + weight*(origin - h))`` or ``origin + (rise + decay*(h - origin))``.
+From their first states all segments of a block are *replayed* by the true step, so that within a segment nothing is
+approximated.
 
 An average's origin is one of the segment's own values, so that a constant series composes to itself; the smallest, so
-that nothing larger than what is in play takes part. Where ``1 - f`` is rounded, a slow average composes from its near
-end, as its step does: ``h + (rise + weight*(origin - h))``, where ``weight`` is where the walk of a series of ones
-arrives from 0 and ``rise`` that of ``x - origin``. Where a composed state is not finite, or a linear recurrence's
-cancels, the segment is walked step by step instead. At a segment's edge a closed gate repeats the last result to the
-bit.
+that nothing larger than what is in play takes part. A linear recurrence's is 0. Where a composed state is not finite,
+or a linear recurrence's cancels, the segment is walked step by step instead. At a segment's edge a closed gate repeats
+the last result to the bit.
 
 Blocks depend on each other only through that fold. So threads may summarise them all, one fold, and threads replay
 them, or one thread may do everything block by block (``phase`` says which): the same arithmetic, hence the same bits.
@@ -28,13 +28,14 @@ from ._memory import (
     shift,
     stack,
     stack_ints,
+    stack_like,
     store,
     store_int,
     store_vector,
     width,
 )
 from ._rows import STORE, settle_lane, valid_range
-from ._rules import adjoint, decay, is_average, is_rounded, step
+from ._rules import adjoint, decay, deviation_step, is_average, step
 from ._tiles import (
     LENGTHS,
     STEPS,
@@ -51,12 +52,13 @@ from ._tiles import (
     deliver,
     lane_offset,
     put,
+    row_bytes,
     walk,
     walk_back,
 )
 
 ALL, SUMMARISE, FOLD, REPLAY, FINISH = range(5)  # phases
-SUMMARY = 80  # numbers that a block's summary holds: width x (decay, end, origin or first state, weight, rise)
+SUMMARY = 64  # numbers that a block's summary holds: width x (decay, rise, origin and then first state, weight)
 CANCELLED = 16.0  # a linear recurrence's composed state must not be so many times smaller than its summands
 
 
@@ -76,7 +78,7 @@ def zero_steps(target, time, first, last, carry):
 @njit(**HELPER)
 def smallest(b_rows, summary):
     """Return each segment's value nearest to zero."""
-    row = width(summary) * itemsize(summary)
+    row = row_bytes(b_rows)
     least = load_vector(b_rows, 0, summary)
     for k in range(1, STEPS):
         value = load_vector(shift(b_rows, k * row), 0, summary)
@@ -86,39 +88,38 @@ def smallest(b_rows, summary):
 
 @njit(**HELPER)
 def summarise(rule, a_rows, b_rows, summary):
-    lanes, row = width(summary), width(summary) * itemsize(summary)
+    lanes, a_row, b_row = width(summary), row_bytes(a_rows), row_bytes(b_rows)
     zero = constant(0.0, load_vector(a_rows, 0, summary))
     one = constant(1.0, zero)
     origin = smallest(b_rows, summary) if is_average(rule) else zero
-    product, end, weight, rise = one, origin, zero, zero
+    product, rise, weight = one, zero, zero
     for k in range(STEPS):
-        gate, value = load_vector(shift(a_rows, k * row), 0, summary), load_vector(shift(b_rows, k * row), 0, summary)
+        gate, value = (
+            load_vector(shift(a_rows, k * a_row), 0, summary),
+            load_vector(shift(b_rows, k * b_row), 0, summary),
+        )
         product = product * decay(rule, gate)
-        end = step(rule, end, gate, value)
-        if is_rounded(rule):
-            weight = step(rule, weight, gate, one)
-            rise = step(rule, rise, gate, value - origin)
+        rise = deviation_step(rule, rise, gate, value - origin)
+        if is_average(rule):
+            weight = deviation_step(rule, weight, gate, one)
     store_vector(summary, 0, product)
-    store_vector(summary, lanes, end)
+    store_vector(summary, lanes, rise)
     store_vector(summary, 2 * lanes, origin)
     store_vector(summary, 3 * lanes, weight)
-    store_vector(summary, 4 * lanes, rise)
 
 
 @njit(**HELPER)
-def composed(product, end, origin, h):
-    """Return the state after a segment from the one before."""
-    if product == constant(1.0, h) and end == origin:
-        return h
-    return fma(product, h - origin, end)
-
-
-@njit(**HELPER)
-def is_sound(is_bounded, moved, new):
-    """Return whether a composed state may be used: it is finite, and did not cancel unless it is bounded anyway."""
-    if new - new != constant(0.0, new):
-        return False
-    return is_bounded or magnitude(moved) <= constant(CANCELLED, new) * magnitude(new)
+def composed(is_average, product, rise, origin, weight, h):
+    """Return the state after a segment from the one before, and whether it may be used."""
+    zero = constant(0.0, h)
+    if not is_average:
+        new = fma(product, h, rise)
+        return new, new - new == zero and magnitude(product * h) <= constant(CANCELLED, h) * magnitude(new)
+    if product > constant(0.5, h):
+        new = h + fma(weight, origin - h, rise)
+    else:
+        new = origin + fma(product, h - origin, rise)
+    return new, new - new == zero
 
 
 @njit(**HELPER)
@@ -133,19 +134,15 @@ def fold_block(rule, a, b, a_time, b_time, summary, h):
     """Replace the origins in a block's summary by its segments' first states; return the state after it."""
     lanes = width(summary)
     for s in range(lanes):
-        product, end = load(summary, s, summary), load(summary, lanes + s, summary)
-        origin = load(summary, 2 * lanes + s, summary)
+        product, rise = load(summary, s, summary), load(summary, lanes + s, summary)
+        origin, weight = load(summary, 2 * lanes + s, summary), load(summary, 3 * lanes + s, summary)
         store(summary, 2 * lanes + s, h)
-        if h != h:
-            continue
-        new = composed(product, end, origin, h)
-        if is_rounded(rule) and product > constant(0.5, h) and new != h:
-            weight, rise = load(summary, 3 * lanes + s, summary), load(summary, 4 * lanes + s, summary)
-            new = h + fma(weight, origin - h, rise)
-        if not is_sound(is_average(rule), product * h, new):
-            t = s * STEPS
-            new = walk_segment(rule, shift(a, t * a_time), shift(b, t * b_time), a_time, b_time, h, summary)
-        h = new
+        if h == h:
+            new, sound = composed(is_average(rule), product, rise, origin, weight, h)
+            if not sound:
+                t = s * STEPS
+                new = walk_segment(rule, shift(a, t * a_time), shift(b, t * b_time), a_time, b_time, h, summary)
+            h = new
     return h
 
 
@@ -162,11 +159,11 @@ def hold(rule, a, h, a_time, h_time, steps, carry):
 
 
 @njit(**HELPER)
-def hold_edges(rule, a_rows, h, h_time, first, summary):
+def hold_edges(rule, a_rows, h, h_time, first, carry):
     """`hold` at the edges of a block's segments, its gates in ``a_rows``."""
-    row = width(summary) * itemsize(summary)
-    for s in range(first, width(summary)):
-        hold(rule, shift(a_rows, s * itemsize(summary)), shift(h, s * STEPS * h_time), row, h_time, STEPS, summary)
+    for s in range(first, width(carry)):
+        gates = shift(a_rows, s * itemsize(a_rows))
+        hold(rule, gates, shift(h, s * STEPS * h_time), row_bytes(a_rows), h_time, STEPS, carry)
 
 
 @njit(**HELPER)
@@ -191,7 +188,8 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
         load_int(shift(geometry, B), 0),
         load_int(shift(geometry, H), 0),
     )
-    a_rows, b_rows, state = stack(carry, TILE), stack(carry, TILE), stack(carry, 16)
+    a_rows, b_rows, h_rows = stack_like(a, carry, TILE), stack_like(b, carry, TILE), stack_like(h, carry, TILE)
+    state = stack(carry, 16)
     a_at, b_at, h_at = stack_ints(16), stack_ints(16), stack_ints(16)
     segment_offsets(a_at, a_time, carry)
     segment_offsets(b_at, b_time, carry)
@@ -212,8 +210,8 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
             if phase == ALL:
                 summary = shift(summaries, 0)
             if phase != FOLD and phase != FINISH:
-                bring(a_rows, a_now, a_at, a_time, STEPS)
-                bring(b_rows, b_now, b_at, b_time, STEPS)
+                bring(a_rows, a_now, a_at, a_time, STEPS, size)
+                bring(b_rows, b_now, b_at, b_time, STEPS, size)
             if phase == ALL or phase == SUMMARISE:
                 summarise(rule, a_rows, b_rows, summary)
             if phase == ALL or phase == FOLD:
@@ -221,12 +219,12 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
                 store(carry, lane, after)
             if phase == ALL or phase == REPLAY:
                 store_vector(state, 0, load_vector(summary, 2 * width(carry), carry))
-                walk(rule, a_rows, b_rows, state, STEPS)
-                put(h_now, h_at, h_time, b_rows, STEPS, width(carry), False)
+                walk(rule, a_rows, b_rows, h_rows, state, STEPS)
+                put(h_now, h_at, h_time, h_rows, STEPS, width(carry), size, False)
                 hold_edges(rule, a_rows, h_now, h_time, 0 if phase == ALL and block > 0 else 1, carry)
             if phase == FINISH and block > 0:
                 hold(rule, a_now, h_now, a_time, h_time, stop - t, carry)
-    if phase == ALL or phase == FINISH:
+    if phase == FINISH or (phase == ALL and last_block == blocks):
         for lane in range(first, last):
             start, stop = valid_range(
                 shift(lengths, lane_offset(geometry, shift(geometry, LENGTHS), lane)), steps, reverse
@@ -282,9 +280,9 @@ def fold_block_back(rule, g, a, g_time, a_time, summary, r):
         store(summary, 2 * lanes + s, r)
         if r != r:
             continue
-        product = load(summary, s, summary)
-        new = composed(product, load(summary, lanes + s, summary), constant(0.0, r), r)
-        if not is_sound(False, product * r, new):
+        zero = constant(0.0, r)
+        new, sound = composed(False, load(summary, s, summary), load(summary, lanes + s, summary), zero, zero, r)
+        if not sound:
             new = r
             for before in range(STEPS):
                 t = s * STEPS + STEPS - 1 - before
@@ -373,8 +371,8 @@ def vjp(
             if phase == ALL:
                 summary = shift(summaries, 0)
             if phase != FOLD:
-                bring(g_rows, shift(g_now, t * g_time), g_at, g_time, STEPS)
-                bring(a_rows, shift(a_now, t * a_time), a_at, a_time, STEPS)
+                bring(g_rows, shift(g_now, t * g_time), g_at, g_time, STEPS, -size)
+                bring(a_rows, shift(a_now, t * a_time), a_at, a_time, STEPS, -size)
             if phase == ALL or phase == SUMMARISE:
                 summarise_back(rule, g_rows, a_rows, summary)
             if phase == ALL or phase == FOLD:
@@ -384,12 +382,12 @@ def vjp(
                 )  # fmt: skip
                 store(carry, lane, onward)
             if phase == ALL or phase == REPLAY:
-                bring(b_rows, shift(b_now, t * b_time), b_at, b_time, STEPS)
+                bring(b_rows, shift(b_now, t * b_time), b_at, b_time, STEPS, -size)
                 if block > 0:
-                    bring(h_rows, shift(h_now, (t - 1) * h_time), h_at, h_time, STEPS)
+                    bring(h_rows, shift(h_now, (t - 1) * h_time), h_at, h_time, STEPS, -size)
                 else:
                     second = shift(h_rows, width(carry) * itemsize(carry))
-                    bring(second, shift(h_now, t * h_time), h_at, h_time, STEPS - 1)
+                    bring(second, shift(h_now, t * h_time), h_at, h_time, STEPS - 1, 0)
                     store(h_rows, 0, load(h0, lane, carry))
                     for s in range(1, width(carry)):
                         store(h_rows, s, load(shift(h_now, (t + s * STEPS - 1) * h_time), 0, carry))
@@ -407,6 +405,7 @@ def vjp(
                     t,
                     STEPS,
                     width(carry),
+                    -size,
                 )
                 deliver(
                     to_b_now,
@@ -420,4 +419,5 @@ def vjp(
                     t,
                     STEPS,
                     width(carry),
+                    -size,
                 )

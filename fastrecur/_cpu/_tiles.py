@@ -25,6 +25,7 @@ from ._memory import (
     shift,
     stack,
     stack_ints,
+    stack_like,
     store,
     store_block,
     store_int,
@@ -38,7 +39,6 @@ from ._rules import adjoint, neutral, step
 STEPS = 64
 # Where in `geometry` each operand's four strides begin, in bytes.
 A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = (8 * (HEAD + 2 + 4 * k) for k in range(10))
-AHEAD = 64  # steps to ask for early: the hardware's prefetcher does not follow so many lanes
 TILE = 16 * STEPS
 
 
@@ -71,10 +71,18 @@ def are_spaced(offsets, size, count):
 
 
 @njit(**HELPER)
-def bring(buffer, source, offsets, time, steps):
-    """Fill the first ``steps`` rows of a buffer from ``source``, which stands at their first step."""
-    lanes, size, row = width(buffer), itemsize(source), width(buffer) * itemsize(buffer)
-    ahead = AHEAD * time
+def row_bytes(rows):
+    return width(rows) * itemsize(rows)
+
+
+@njit(**HELPER)
+def bring(buffer, source, offsets, time, steps, next_tile):
+    """Fill the first ``steps`` rows of a buffer from ``source``, which stands at their first step.
+
+    ``next_tile`` is how many steps further the same lanes will be asked for next.
+    """
+    lanes, size, row = width(buffer), itemsize(source), row_bytes(buffer)
+    ahead = next_tile * time
     done = 0
     if are_spaced(offsets, size, lanes):
         base = shift(source, load_int(offsets, 0))
@@ -103,10 +111,10 @@ def bring(buffer, source, offsets, time, steps):
 
 
 @njit(**HELPER)
-def put(target, offsets, time, buffer, steps, lanes, bypass):
+def put(target, offsets, time, buffer, steps, lanes, next_tile, bypass):
     """Write the first ``steps`` rows of a buffer; ``target`` stands at their first step."""
-    size, row = itemsize(target), width(buffer) * itemsize(buffer)
-    ahead = AHEAD * time
+    size, row = itemsize(target), row_bytes(buffer)
+    ahead = next_tile * time
     done = 0
     if lanes == width(buffer) and are_spaced(offsets, size, lanes):
         base = shift(target, load_int(offsets, 0))
@@ -208,13 +216,14 @@ def give_lanes(carry, state, first, last):
 
 
 @njit(**HELPER)
-def walk(rule, a_rows, b_rows, state, steps):
-    """Advance a tile's lanes; the states replace ``b_rows``."""
-    row = width(state) * itemsize(state)
+def walk(rule, a_rows, b_rows, h_rows, state, steps):
+    """Advance a tile's lanes."""
+    a_row, b_row, h_row = row_bytes(a_rows), row_bytes(b_rows), row_bytes(h_rows)
     h = load_vector(state, 0, state)
     for k in range(steps):
-        h = step(rule, h, load_vector(shift(a_rows, k * row), 0, state), load_vector(shift(b_rows, k * row), 0, state))
-        store_vector(shift(b_rows, k * row), 0, h)
+        gate, value = load_vector(shift(a_rows, k * a_row), 0, state), load_vector(shift(b_rows, k * b_row), 0, state)
+        h = step(rule, h, gate, value)
+        store_vector(shift(h_rows, k * h_row), 0, h)
     store_vector(state, 0, h)
 
 
@@ -226,7 +235,8 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
         load_int(shift(geometry, B), 0),
         load_int(shift(geometry, H), 0),
     )
-    a_rows, b_rows, state = stack(carry, TILE), stack(carry, TILE), stack(carry, 16)
+    a_rows, b_rows, h_rows = stack_like(a, carry, TILE), stack_like(b, carry, TILE), stack_like(h, carry, TILE)
+    state = stack(carry, 16)
     a_at, b_at, h_at, lengths_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
     starts, stops = stack_ints(16), stack_ints(16)
     zero = constant(0.0, load(carry, 0, carry))
@@ -246,15 +256,15 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
         while t < steps:
             n = min(head if t < head else STEPS, steps - t)
             if a_time != 0 or t == 0 or ragged:
-                bring(a_rows, shift(a, t * a_time), a_at, a_time, STEPS if a_time == 0 else n)
-            bring(b_rows, shift(b, t * b_time), b_at, b_time, n)
+                bring(a_rows, shift(a, t * a_time), a_at, a_time, STEPS if a_time == 0 else n, STEPS)
+            bring(b_rows, shift(b, t * b_time), b_at, b_time, n, STEPS)
             if ragged:
                 mask(a_rows, keep_a, starts, stops, t, n)
                 mask(b_rows, keep_b, starts, stops, t, n)
-            walk(rule, a_rows, b_rows, state, n)
+            walk(rule, a_rows, b_rows, h_rows, state, n)
             if ragged:
-                mask(b_rows, zero, starts, stops, t, n)
-            put(shift(h, t * h_time), h_at, h_time, b_rows, n, end - lane, bypass and t >= head)
+                mask(h_rows, zero, starts, stops, t, n)
+            put(shift(h, t * h_time), h_at, h_time, h_rows, n, end - lane, STEPS, bypass and t >= head)
             t += n
         give_lanes(carry, state, lane, end)
     if load_int(geometry, 3):
@@ -284,10 +294,10 @@ def walk_back(rule, g_rows, a_rows, b_rows, h_rows, state, steps):
 def bring_before(h_rows, h, h_at, h_time, h0_lanes, starts, t, steps):
     """Bring the states before steps t to t + steps: at a lane's first valid step its h0, else the stored one."""
     if t > 0:
-        bring(h_rows, shift(h, (t - 1) * h_time), h_at, h_time, steps)
+        bring(h_rows, shift(h, (t - 1) * h_time), h_at, h_time, steps, -STEPS)
     else:
         fill_row(h_rows, h0_lanes)
-        bring(shift(h_rows, width(h_rows) * itemsize(h_rows)), h, h_at, h_time, steps - 1)
+        bring(shift(h_rows, width(h_rows) * itemsize(h_rows)), h, h_at, h_time, steps - 1, 0)
     for j in range(width(h_rows)):
         k = load_int(starts, j) - t
         if 0 <= k < steps:
@@ -301,10 +311,10 @@ def fill_row(rows, lanes):
 
 
 @njit(**HELPER)
-def deliver(target, target_at, target_time, sums, sums_at, sums_time, fate, rows, t, steps, lanes):
+def deliver(target, target_at, target_time, sums, sums_at, sums_time, fate, rows, t, steps, lanes, next_tile):
     """Bring a tile of a gradient where it belongs."""
     if fate == STORE:
-        put(shift(target, t * target_time), target_at, target_time, rows, steps, lanes, False)
+        put(shift(target, t * target_time), target_at, target_time, rows, steps, lanes, next_tile, False)
     elif fate == ADD:
         add(shift(sums, t * sums_time), sums_at, sums_time, rows, steps, lanes)
 
@@ -343,9 +353,9 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
         for back in range(tiles):
             t = (tiles - 1 - back) * STEPS
             n = min(STEPS, steps - t)
-            bring(g_rows, shift(g, t * g_time), g_at, g_time, n)
-            bring(a_rows, shift(a, t * a_time), a_at, a_time, n)
-            bring(b_rows, shift(b, t * b_time), b_at, b_time, n)
+            bring(g_rows, shift(g, t * g_time), g_at, g_time, n, -STEPS)
+            bring(a_rows, shift(a, t * a_time), a_at, a_time, n, -STEPS)
+            bring(b_rows, shift(b, t * b_time), b_at, b_time, n, -STEPS)
             bring_before(h_rows, h, h_at, h_time, h0_lanes, starts, t, n)
             if ragged:
                 mask(g_rows, zero, starts, stops, t, n)
@@ -355,6 +365,6 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
             if ragged:
                 mask(h_rows, zero, starts, stops, t, n)
                 mask(g_rows, zero, starts, stops, t, n)
-            deliver(to_a, to_a_at, to_a_time, sums_a, sums_a_at, sums_a_time, a_fate, h_rows, t, n, end - lane)
-            deliver(to_b, to_b_at, to_b_time, sums_b, sums_b_at, sums_b_time, b_fate, g_rows, t, n, end - lane)
+            deliver(to_a, to_a_at, to_a_time, sums_a, sums_a_at, sums_a_time, a_fate, h_rows, t, n, end - lane, -STEPS)
+            deliver(to_b, to_b_at, to_b_time, sums_b, sums_b_at, sums_b_time, b_fate, g_rows, t, n, end - lane, -STEPS)
         give_lanes(carry, state, lane, end)

@@ -44,11 +44,6 @@ class Data:
         self.blocks[name] = rows, 0
         return base.transpose(self.layout.order) if self.layout.order else base
 
-    def free_gradients(self):
-        """Forget what only gradients read, where memory is short and they are not measured."""
-        self.g = None
-        self.blocks.pop("g", None)
-
     def narrowed(self, dtype):
         """Return this data rounded to a narrower dtype, and round the data itself alike."""
         narrow = Data.__new__(Data)

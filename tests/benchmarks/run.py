@@ -25,7 +25,7 @@ from yardsticks import Team  # noqa: E402
 import fastrecur  # noqa: E402
 
 FULL = Effort(seconds=1.2, fewest=7, most=1000)
-QUICK = Effort(seconds=0.2, fewest=3, most=100)
+QUICK = Effort(seconds=0.12, fewest=3, most=100)
 
 
 def parse(arguments):
