@@ -24,7 +24,7 @@ is one in the type of ``f``.
 import numpy as np
 
 
-# Five primitives that each device's floor overloads for compiled code; these bodies serve the interpreter.
+# Six primitives that each device's floor overloads for compiled code; these bodies serve the interpreter.
 def constant(value, like):
     """Return ``value`` in the type of ``like``."""
     return like.dtype.type(value)
@@ -38,6 +38,11 @@ def fma(a, b, c):
 def select(condition, yes, no):
     """Return ``yes`` where the condition holds, else ``no``; a choice without a branch."""
     return np.where(condition, yes, no)[()]
+
+
+def everywhere(condition):
+    """Return whether a condition holds in all lanes."""
+    return np.all(condition)
 
 
 def magnitude(value):
@@ -63,7 +68,10 @@ def forget_same(h, f, x):
     from_h = f < half
     factor = select(from_h, twice, twice - constant(2.0, f))
     new = fma(factor, half_difference, select(from_h, h, x))
-    return select(new - new == new - new, new, fma(constant(1.0, f) - f, h, f * x))
+    finite = new - new == constant(0.0, f)
+    if everywhere(finite):
+        return new
+    return select(finite, new, fma(constant(1.0, f) - f, h, f * x))
 
 
 def forget_adjoint(g, f, x, h):

@@ -762,6 +762,23 @@ def _compiled_negative(typingctx, a):
     return a(a), codegen
 
 
+def _compiled_everywhere(typingctx, condition):
+    def codegen(context, builder, signature, args):
+        # All lanes onto each other, then the signs of what is left.
+        vector, count = args[0], WIDTH
+        while count > 4:
+            count //= 2
+            halves = [list(range(start, start + count)) for start in (0, count)]
+            low, high = (
+                builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(_I32, count), half)) for half in halves
+            )
+            vector = builder.and_(low, high)
+        signs = builder.icmp_signed("<", vector, ir.Constant(vector.type, [0] * count))
+        return builder.icmp_unsigned("==", builder.bitcast(signs, ir.IntType(count)), ir.Constant(ir.IntType(count), -1))
+
+    return types.boolean(condition), codegen
+
+
 def _compiled_magnitude(typingctx, a):
     def codegen(context, builder, signature, args):
         kind = ir.FunctionType(args[0].type, [args[0].type])
@@ -772,6 +789,7 @@ def _compiled_magnitude(typingctx, a):
     return a(a), codegen
 
 
+_everywhere = intrinsic(_compiled_everywhere)
 _magnitude = intrinsic(_compiled_magnitude)
 _typed_constant = intrinsic(_compiled_constant)
 _fused = intrinsic(_compiled_fma)
@@ -824,6 +842,13 @@ def _fma(a, b, c):
 
         return complex_fma
     return lambda a, b, c: _fused(a, b, c)
+
+
+@overload(_steps.everywhere, jit_options=INLINE)
+def _everywhere_of(condition):
+    if isinstance(condition, Mask):
+        return lambda condition: _everywhere(condition)
+    return lambda condition: condition
 
 
 @overload(_steps.magnitude, jit_options=INLINE)
