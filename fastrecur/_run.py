@@ -23,6 +23,7 @@ _KERNELS = {
 SERIAL_BYTES = 1 << 20  # below this a second thread costs more than it brings
 LONG_PIECE = 16 << 10  # bytes in a row, of one operand, from which threads may share rows among them
 BYPASS_ROW = 512  # bytes of a row from which it pays to write past the cache
+FRESH_BYTES = 8 << 20  # results from which the system's providing of pages takes as long as the walk
 TOUCH = 4  # cache lines of the next row to ask for early
 
 
@@ -41,7 +42,8 @@ def _cache_bytes():
 
 def forward(plan, a, b, h0, lengths, out):
     """Run a forward plan on arrays; return the result and the states after the last valid step."""
-    if out is None:
+    ours = out is None
+    if ours:
         out = (
             np.empty(plan.shape, plan.dtype) if plan.c_order else _problem.empty(plan.shape, plan.dtype, plan.h_strides)
         )
@@ -64,7 +66,7 @@ def forward(plan, a, b, h0, lengths, out):
         if plan.traversal == SERIES:
             _forward_series(plan, call, head, threads, fresh)
         elif len(parts) == 1:
-            call(*head, *parts[0])
+            _threads.run([(call, *head, *parts[0]), *(_page_calls((out, None), plan.is_reverse) if ours else ())])
         else:
             _threads.run([(call, *head, *part) for part in parts])
     return out, carry
@@ -91,7 +93,7 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths):
         here[TO_A], here[TO_B] = (spare if r is None else address(r) for r in results)
         here[SUMS_A], here[SUMS_B] = (spare if s is None else address(s) for s in sums)
         strides = [0 if s is None else s[0].nbytes for s in sums]
-        _run_vjp(plan, here, address(first), pieces, strides)
+        _run_vjp(plan, here, address(first), pieces, strides, results)
     for k, total in enumerate(sums):
         if total is not None:
             results[k] = _narrowed(total.sum(axis=0) if pieces > 1 else total[0], plan.gradients[k][1])
@@ -159,11 +161,11 @@ def _whole(plan):
     return row_parts(plan, 1)[0] if plan.traversal == ROWS else (0, plan.lanes)
 
 
-def _run_vjp(plan, here, first, pieces, strides):
+def _run_vjp(plan, here, first, pieces, strides, results):
     call = _bound(plan, "vjp")
     threads = _useful_threads(plan)
     reduces = any(strides)
-    geometry = _geometry(plan, pieces if reduces else threads, True)
+    geometry = _geometry(plan, pieces if reduces else threads, plan.traversal == TILES)
     parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, pieces if reduces else threads)
     table = address(geometry)
     for offsets in plan.extra:
@@ -179,7 +181,7 @@ def _run_vjp(plan, here, first, pieces, strides):
         if plan.traversal == SERIES:
             _vjp_series(plan, call, head, threads, pieces if reduces else 0)
         elif len(parts) == 1:
-            call(*head(0), *parts[0])
+            _threads.run([(call, *head(0), *parts[0]), *_page_calls(results, not plan.is_reverse)])
         else:
             calls = [(call, *head(k if reduces else 0), *part) for k, part in enumerate(parts)]
             _run_shared(calls, threads)
@@ -225,6 +227,16 @@ def _vjp_series(plan, call, head, threads, pieces):
     _run_shared([(*part, _series.SUMMARISE) for part in parts], threads)
     call(*head(len(ranges) - 1 if pieces else 0), *tail, 0, blocks, blocks, _series.FOLD)
     _run_shared([(*part, _series.REPLAY) for part in parts], threads)
+
+
+def _page_calls(results, backwards):
+    """Return what a second thread can do while one walks: have the system provide the pages of fresh results."""
+    sizes = [0 if array is None or array.nbytes < FRESH_BYTES else array.nbytes for array in results]
+    if not any(sizes) or _threads.get_num_threads() == 1:
+        return []
+    call = kernel(_rows.own_pages, "linear", "f8", to_a="u1", to_b="u1")
+    places = [0 if array is None else address(array) for array in results]
+    return [(call, None, *places, *sizes, int(backwards))]
 
 
 # ---- Sharing the work out -------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 from compare import assert_close, assert_same_bits, check_forward, check_vjp
-from test_forward import RECURRENCES
 
 import fastrecur
 from fastrecur import reference

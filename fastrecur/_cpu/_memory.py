@@ -549,6 +549,18 @@ def _compiled_width(typingctx, carry):
     return types.int64(carry), codegen
 
 
+def _compiled_own_page(typingctx, pointer, offset):
+    # Make the system provide the page now: 0 is written where 0 stands, and what others write there stays. (An atomic
+    # "or 0" would do, but LLVM makes it a load, which gets no page of its own.)
+    def codegen(context, builder, signature, args):
+        place = builder.gep(args[0], [args[1]], source_etype=_I8)
+        zero = ir.Constant(_I8, 0)
+        builder.cmpxchg(builder.bitcast(place, _I8.as_pointer()), zero, zero, "monotonic", "monotonic")
+        return context.get_dummy_value()
+
+    return types.none(pointer, types.int64), codegen
+
+
 def _compiled_prefetch(typingctx, pointer, offset):
     def codegen(context, builder, signature, args):
         _request(builder, builder.gep(args[0], [args[1]], source_etype=_I8), False)
@@ -673,6 +685,9 @@ if INTERPRETED:
     def prefetch(pointer, offset):
         pass
 
+    def own_page(pointer, offset):
+        pass
+
     def fence():
         pass
 
@@ -698,6 +713,7 @@ else:
     width = intrinsic(_compiled_width)
     fence = intrinsic(_compiled_fence)
     prefetch = intrinsic(_compiled_prefetch)
+    own_page = intrinsic(_compiled_own_page)
 
 
 # ---- The primitives of the steps, on scalars and vectors -----------------------------------------------------------
@@ -774,7 +790,9 @@ def _compiled_everywhere(typingctx, condition):
             )
             vector = builder.and_(low, high)
         signs = builder.icmp_signed("<", vector, ir.Constant(vector.type, [0] * count))
-        return builder.icmp_unsigned("==", builder.bitcast(signs, ir.IntType(count)), ir.Constant(ir.IntType(count), -1))
+        return builder.icmp_unsigned(
+            "==", builder.bitcast(signs, ir.IntType(count)), ir.Constant(ir.IntType(count), -1)
+        )
 
     return types.boolean(condition), codegen
 

@@ -20,6 +20,7 @@ from ._memory import (
     load_int,
     load_vector,
     misalignment,
+    own_page,
     prefetch,
     shift,
     store,
@@ -74,11 +75,11 @@ def forward_lanes(rule, a, b, h, carry, first, last, a_constant):
 
 
 @njit(**HELPER)
-def forward_vectors(rule, a, b, h, carry, first, count, a_constant, bypass):
-    """Advance whole vectors of lanes."""
+def forward_vectors(rule, a, b, h, carry, first, count, a_constant, bypass, down):
+    """Advance whole vectors of lanes, from the last to the first if ``down``."""
     gate = broadcast(load(a, 0, carry))
-    j = first
-    for _ in range(count):
+    for k in range(count):
+        j = first + (count - 1 - k if down else k) * width(carry)
         if not a_constant:
             gate = load_vector(a, j, carry)
         new = step(rule, load_vector(carry, j, carry), gate, load_vector(b, j, carry))
@@ -87,15 +88,14 @@ def forward_vectors(rule, a, b, h, carry, first, count, a_constant, bypass):
             stream_vector(h, j, new)
         else:
             store_vector(h, j, new)
-        j += width(carry)
 
 
 @njit(**HELPER)
-def forward_row(rule, a, b, h, carry, lanes, a_constant, bypass):
+def forward_row(rule, a, b, h, carry, lanes, a_constant, bypass, down):
     head = lanes_to_line(h, lanes) if bypass else 0
     count = (lanes - head) // width(carry)
     forward_lanes(rule, a, b, h, carry, 0, head, a_constant)
-    forward_vectors(rule, a, b, h, carry, head, count, a_constant, bypass)
+    forward_vectors(rule, a, b, h, carry, head, count, a_constant, bypass, down)
     forward_lanes(rule, a, b, h, carry, head + count * width(carry), lanes, a_constant)
 
 
@@ -114,9 +114,11 @@ def forward(
     steps, reverse, a_constant = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2)
     bypass, touch = load_int(geometry, 3), load_int(geometry, 4)
     a_time, b_time, lanes = load_int(geometry, HEAD), load_int(geometry, HEAD + 3), lane_last - lane_first
+    down = load_int(geometry, HEAD + 6) < 0  # through memory backwards, all the way: the prefetcher follows that too
     for outer in range(outer_first, outer_last):
         for t in range(steps):
-            for row in range(row_first, row_last):
+            for turn in range(row_first, row_last):
+                row = row_last - 1 - (turn - row_first) if down else turn
                 start, stop = valid_range(place(lengths, geometry, 4, 0, row, outer, 0), steps, reverse)
                 h_now = place(h, geometry, 2, t, row, outer, lane_first)
                 if t < start or t >= stop:
@@ -128,7 +130,7 @@ def forward(
                 if touch:
                     touch_row(a_now, a_time, touch)
                     touch_row(b_now, b_time, touch)
-                forward_row(rule, a_now, b_now, h_now, carry_now, lanes, a_constant, bypass)
+                forward_row(rule, a_now, b_now, h_now, carry_now, lanes, a_constant, bypass, down)
     if bypass:
         fence()
 
@@ -169,13 +171,13 @@ def vjp_lanes(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, first, la
 @njit(**HELPER)
 def vjp_vectors(
     rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, first, count, a_constant, a_fate, b_fate, at_h0, bypass_a,
-    bypass_b,
+    bypass_b, down,
 ):  # fmt: skip
-    """Take whole vectors of lanes to the step before."""
+    """Take whole vectors of lanes to the step before, from the last to the first if ``down``."""
     gate = broadcast(load(a, 0, carry))
     row_total = broadcast(constant(0.0, load(a, 0, carry)))
-    j = first
-    for _ in range(count):
+    for k in range(count):
+        j = first + (count - 1 - k if down else k) * width(carry)
         if not a_constant:
             gate = load_vector(a, j, carry)
         before = load_vector(h0, j, carry) if at_h0 else load_vector(h, j, carry)
@@ -192,7 +194,6 @@ def vjp_vectors(
             stream_vector(to_b, j, grad_b)
         else:
             settle(to_b, sums_b, j, grad_b, b_fate)
-        j += width(carry)
     if a_fate == SUM:
         store(sums_a, 0, load(sums_a, 0, sums_a) + total(row_total))
 
@@ -207,10 +208,12 @@ def vjp(
     a_fate, b_fate = load_int(geometry, 5), load_int(geometry, 6)
     lanes = lane_last - lane_first
     a_lane = 0 if a_constant else lane_first
+    down = load_int(geometry, HEAD + 6) > 0
     for outer in range(outer_first, outer_last):
         for ago in range(steps):
             t = steps - 1 - ago
-            for row in range(row_first, row_last):
+            for turn in range(row_first, row_last):
+                row = row_last - 1 - (turn - row_first) if down else turn
                 start, stop = valid_range(place(lengths, geometry, 4, 0, row, outer, 0), steps, reverse)
                 to_a_now = place(to_a, geometry, 6, t, row, outer, a_lane)
                 to_b_now = place(to_b, geometry, 7, t, row, outer, lane_first)
@@ -250,7 +253,7 @@ def vjp(
                 )  # fmt: skip
                 vjp_vectors(
                     rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now,
-                    head, count, a_constant, a_fate, b_fate, at_h0, bypass_a, bypass_b,
+                    head, count, a_constant, a_fate, b_fate, at_h0, bypass_a, bypass_b, down,
                 )  # fmt: skip
                 vjp_lanes(
                     rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now,
@@ -258,3 +261,14 @@ def vjp(
                 )  # fmt: skip
     if bypass:
         fence()
+
+
+def own_pages(rule, to_a, to_b, a_size, b_size, backwards):
+    """Ask the system for all pages of fresh results, ahead of the thread that fills them."""
+    size = max(a_size, b_size)
+    for offset in range(0, size, 4096):
+        place = size - 1 - offset if backwards else offset
+        if place < a_size:
+            own_page(to_a, place)
+        if place < b_size:
+            own_page(to_b, place)

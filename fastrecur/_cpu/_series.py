@@ -406,6 +406,7 @@ def vjp(
                     STEPS,
                     width(carry),
                     -size,
+                    False,
                 )
                 deliver(
                     to_b_now,
@@ -420,4 +421,5 @@ def vjp(
                     STEPS,
                     width(carry),
                     -size,
+                    False,
                 )

@@ -311,10 +311,10 @@ def fill_row(rows, lanes):
 
 
 @njit(**HELPER)
-def deliver(target, target_at, target_time, sums, sums_at, sums_time, fate, rows, t, steps, lanes, next_tile):
+def deliver(target, target_at, target_time, sums, sums_at, sums_time, fate, rows, t, steps, lanes, next_tile, bypass):
     """Bring a tile of a gradient where it belongs."""
     if fate == STORE:
-        put(shift(target, t * target_time), target_at, target_time, rows, steps, lanes, next_tile, False)
+        put(shift(target, t * target_time), target_at, target_time, rows, steps, lanes, next_tile, bypass)
     elif fate == ADD:
         add(shift(sums, t * sums_time), sums_at, sums_time, rows, steps, lanes)
 
@@ -349,10 +349,16 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
         ragged = valid_steps(starts, stops, lengths, lengths_at, steps, reverse, carry)
         take_lanes(state, carry, lane, end)
         take_lanes(h0_lanes, h0, lane, end)
-        tiles = (steps + STEPS - 1) // STEPS
+        # As in `forward`, tiles begin on a cache line of the results, if those of b have theirs together.
+        head = steps_to_line(to_b, to_b_at, to_b_time, carry) if b_fate == STORE else -1
+        bypass_b = load_int(geometry, 3) != 0 and head >= 0
+        bypass_a = bypass_b and a_fate == STORE and steps_to_line(to_a, to_a_at, to_a_time, carry) == head
+        head = min(max(head, 0), steps)
+        tiles = (steps - head + STEPS - 1) // STEPS + (1 if head > 0 else 0)
         for back in range(tiles):
-            t = (tiles - 1 - back) * STEPS
-            n = min(STEPS, steps - t)
+            tile = tiles - 1 - back
+            t = head + (tile - (1 if head > 0 else 0)) * STEPS if tile > 0 or head == 0 else 0
+            n = min(STEPS, steps - t) if tile > 0 or head == 0 else head
             bring(g_rows, shift(g, t * g_time), g_at, g_time, n, -STEPS)
             bring(a_rows, shift(a, t * a_time), a_at, a_time, n, -STEPS)
             bring(b_rows, shift(b, t * b_time), b_at, b_time, n, -STEPS)
@@ -365,6 +371,36 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
             if ragged:
                 mask(h_rows, zero, starts, stops, t, n)
                 mask(g_rows, zero, starts, stops, t, n)
-            deliver(to_a, to_a_at, to_a_time, sums_a, sums_a_at, sums_a_time, a_fate, h_rows, t, n, end - lane, -STEPS)
-            deliver(to_b, to_b_at, to_b_time, sums_b, sums_b_at, sums_b_time, b_fate, g_rows, t, n, end - lane, -STEPS)
+            deliver(
+                to_a,
+                to_a_at,
+                to_a_time,
+                sums_a,
+                sums_a_at,
+                sums_a_time,
+                a_fate,
+                h_rows,
+                t,
+                n,
+                end - lane,
+                -STEPS,
+                bypass_a and t >= head,
+            )
+            deliver(
+                to_b,
+                to_b_at,
+                to_b_time,
+                sums_b,
+                sums_b_at,
+                sums_b_time,
+                b_fate,
+                g_rows,
+                t,
+                n,
+                end - lane,
+                -STEPS,
+                bypass_b and t >= head,
+            )
         give_lanes(carry, state, lane, end)
+    if load_int(geometry, 3):
+        fence()
