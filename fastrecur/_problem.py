@@ -78,7 +78,7 @@ class Plan:
     gradients: tuple = ()  # of both operands: shape, dtype, strides of a fresh array (None: a sum)
     h0_dtype: np.dtype | None = None  # of the first states' gradient
     calls: dict = field(default_factory=dict)  # compiled kernels
-    geometries: dict = field(default_factory=dict)  # variants that the machine decides
+    bypassing: np.ndarray | None = None  # the geometry with results past the cache, once it was wanted
 
     def __post_init__(self):
         self.lane_shape = self.shape[: self.axis] + self.shape[self.axis + 1 :]
@@ -232,7 +232,7 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
     a_fate, b_fate = fates
     if traversal == ROWS and a_fate == ADD and a_constant:
         a_fate = SUM
-    head = [steps, int(reverse), a_constant, 0, 0, a_fate, b_fate, 0]
+    head = [steps, int(reverse), a_constant, 0, a_fate, b_fate]
     extra = (tuple([0] * 10),)
     zero = (1, (0,) * 10)
     if traversal == ROWS:

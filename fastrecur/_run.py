@@ -24,7 +24,6 @@ SERIAL_BYTES = 1 << 20  # below this a second thread costs more than it brings
 LONG_PIECE = 16 << 10  # bytes in a row, of one operand, from which threads may share rows among them
 BYPASS_ROW = 512  # bytes of a row from which it pays to write past the cache
 FRESH_BYTES = 8 << 20  # results from which the system's providing of pages takes as long as the walk
-TOUCH = 4  # cache lines of the next row to ask for early
 
 
 @functools.cache
@@ -57,7 +56,7 @@ def forward(plan, a, b, h0, lengths, out):
     call = _bound(plan, "forward")
     threads = _useful_threads(plan)
     fresh = here[H] != here[A] and here[H] != here[B]
-    geometry = _geometry(plan, threads, fresh)
+    geometry = _geometry(plan, fresh)
     parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, threads)
     table = address(geometry)
     for offsets in plan.extra:
@@ -165,7 +164,7 @@ def _run_vjp(plan, here, first, pieces, strides, results):
     call = _bound(plan, "vjp")
     threads = _useful_threads(plan)
     reduces = any(strides)
-    geometry = _geometry(plan, pieces if reduces else threads, plan.traversal == TILES)
+    geometry = _geometry(plan, plan.traversal == TILES)
     parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, pieces if reduces else threads)
     table = address(geometry)
     for offsets in plan.extra:
@@ -265,19 +264,18 @@ def _useful_threads(plan):
         return 1
     threads = _threads.get_num_threads()
     if plan.traversal == ROWS:
-        return min(threads, _row_splits(plan, _bytes(plan) <= _cache_bytes()))
+        return min(threads, _row_splits(plan))
     if plan.traversal == TILES:
         return min(threads, -(-plan.lanes // 16))
     return min(threads, max(1, plan.steps // BLOCK // 4))
 
 
-def _row_splits(plan, in_cache):
+def _row_splits(plan):
     """Return into how many parts rows may be cut: pieces of rows that are too short lose the prefetcher."""
     outer, middle, inner = plan.sizes
     if outer > 1:
         return outer
-    step_bytes = middle * plan.row_bytes
-    parts = step_bytes // (TOUCH * 256 if in_cache else LONG_PIECE)
+    parts = middle * plan.row_bytes // LONG_PIECE
     return max(1, min(parts, middle if middle > 1 else inner // 64))
 
 
@@ -287,7 +285,7 @@ def _pieces(plan):
     if not sums or plan.traversal == "empty" or _bytes(plan) < SERIAL_BYTES:
         return 1
     if plan.traversal == ROWS:
-        most = _row_splits(plan, False)
+        most = _row_splits(plan)
     elif plan.traversal == TILES:
         most = -(-plan.lanes // 16)
     else:
@@ -319,17 +317,16 @@ def lane_parts(plan, parts):
     return [(16 * low, min(plan.lanes, 16 * high)) for low, high in _ranges(tiles, parts)]
 
 
-def _geometry(plan, parts, fresh):
-    """Return the geometry with what depends on the machine: results past the cache, early requests."""
-    bypass = fresh and _bytes(plan) > _cache_bytes() and (plan.traversal == TILES or plan.row_bytes >= BYPASS_ROW)
-    touch = TOUCH if plan.traversal == ROWS and parts > 1 and plan.sizes[0] == 1 and plan.steps > 1 else 0
-    key = bypass, touch
-    geometry = plan.geometries.get(key)
-    if geometry is None:
+def _geometry(plan, fresh):
+    """Return the geometry with what depends on the machine: whether results go past the cache."""
+    worth_it = plan.traversal == TILES or plan.row_bytes >= BYPASS_ROW
+    if not (fresh and worth_it and 2 * _bytes(plan) > _cache_bytes()):
+        return plan.geometry
+    if plan.bypassing is None:
         geometry = plan.geometry.copy()
-        geometry[3], geometry[4] = bypass, touch
-        plan.geometries[key] = geometry
-    return geometry
+        geometry[3] = 1
+        plan.bypassing = geometry
+    return plan.bypassing
 
 
 # ---- Small parts ----------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ def assert_close(actual, expected, dtype, *, ulp=None, magnitude=0.0):
     actual, wide = (_real_pairs(a).astype(np.float64) for a in (actual, expected))
     # A complex product is as exact as its modulus allows, not as each of its parts would.
     size = np.abs(expected).astype(np.float64)
-    magnitude = np.maximum(size, np.asarray(magnitude, np.float64))
+    magnitude = np.fmax(size, np.asarray(magnitude, np.float64))
     if np.iscomplexobj(expected):
         size, magnitude = size[..., np.newaxis], magnitude[..., np.newaxis]
 
@@ -166,8 +166,9 @@ def vjp_magnitudes(name, grad_h, gate, value, h, h0, *, grad_state, **options):
     if name == "forget_mult":
         # Padding is 0 in grad_value, and may be NaN in the operands.
         valid = grad_value != 0
-        grad_gate = grad_gate + np.where(valid, grad_value * _modulus(value), 0)
-        grad_value = np.where(valid, grad_value * _modulus(gate), 0)
+        with np.errstate(all="ignore"):
+            grad_gate = grad_gate + np.where(valid, grad_value * _modulus(value), 0)
+            grad_value = np.where(valid, grad_value * _modulus(gate), 0)
     grads = [_sum_to(grad_gate, np.shape(gate)), _sum_to(grad_value, np.shape(value)), grad_h0]
     return grads
 

@@ -4,7 +4,11 @@ import itertools
 
 import ml_dtypes
 import numpy as np
-from compare import check_forward, check_vjp
+from compare import assert_close, check_forward, check_vjp
+from thresholds import lower_thresholds
+
+import fastrecur
+from fastrecur import reference
 
 RECURRENCES = ["forget_mult", "linear_recurrence"]
 
@@ -29,6 +33,7 @@ def main():
             check(name, (3, 5, 4), dtype, 1, reverse)
             check(name, (9,), dtype, 0, reverse)
             check(name, (5, 3), dtype, 0, reverse, lengths=[0, 2, 5])
+            check(name, (5, 3, 9), dtype, 0, reverse, lengths=[0, 2, 5])
             check(name, (3, 5), dtype, 1, reverse, lengths=[0, 2, 5])
         for dtype in [np.float16, ml_dtypes.bfloat16]:
             check(name, (5, 4), dtype, 0, reverse)
@@ -42,6 +47,20 @@ def main():
         for axis in [0, 1]:
             check_forward("linear_recurrence", a, b, 1.0, axis=axis)
             check_vjp("linear_recurrence", a, b, 1.0, rng=rng, axis=axis)
+    lower_thresholds(setattr)
+    for reverse in [False, True]:
+        check("forget_mult", (3, 140), np.float32, 0, reverse)
+        check("forget_mult", (3, 5, 17), np.float32, 1, reverse)
+        check("forget_mult", (3, 5), np.float32, 0, reverse, lengths=[0, 2, 3, 1, 3])
+        check("forget_mult", (40, 9), np.float64, 1, reverse)
+    # Blocks shared among threads, with gates that are closed and a block that cannot be composed.
+    f, x = rng.random(8300).astype(np.float32), rng.standard_normal(8300).astype(np.float32)
+    f[rng.random(8300) < 0.1] = 0
+    x[3000] = np.inf
+    fastrecur.set_num_threads(2)
+    assert_close(fastrecur.forget_mult(f, x), reference.forget_mult(f, x), np.float32)
+    x[3000], f[5000] = 0, np.inf
+    check_vjp("forget_mult", f, x, rng=rng, state=False)
     print("done")
 
 

@@ -561,14 +561,6 @@ def _compiled_own_page(typingctx, pointer, offset):
     return types.none(pointer, types.int64), codegen
 
 
-def _compiled_prefetch(typingctx, pointer, offset):
-    def codegen(context, builder, signature, args):
-        _request(builder, builder.gep(args[0], [args[1]], source_etype=_I8), False)
-        return context.get_dummy_value()
-
-    return types.none(pointer, types.int64), codegen
-
-
 def _compiled_fence(typingctx):
     def codegen(context, builder, signature, args):
         builder.fence("seq_cst")
@@ -682,9 +674,6 @@ if INTERPRETED:
     def load_int(pointer, index):
         return int(pointer.at(index)[0])
 
-    def prefetch(pointer, offset):
-        pass
-
     def own_page(pointer, offset):
         pass
 
@@ -712,7 +701,6 @@ else:
     total = intrinsic(_compiled_total)
     width = intrinsic(_compiled_width)
     fence = intrinsic(_compiled_fence)
-    prefetch = intrinsic(_compiled_prefetch)
     own_page = intrinsic(_compiled_own_page)
 
 

@@ -21,7 +21,6 @@ from ._memory import (
     load_vector,
     misalignment,
     own_page,
-    prefetch,
     shift,
     store,
     store_vector,
@@ -31,10 +30,9 @@ from ._memory import (
 )
 from ._rules import adjoint, step
 
-# The head of `geometry`. `a_constant`: one value of a serves a whole row. `bypass`: results go past the cache. `touch`:
-# how many cache lines of the next step's row to ask for early, where rows are pieces of longer ones and the hardware's
-# prefetcher loses the thread. In `reverse` a lane's valid steps are the last of the travel.
-GEOMETRY = ("steps", "reverse", "a_constant", "bypass", "touch", "a_fate", "b_fate", "spare")
+# The head of `geometry`. `a_constant`: one value of a serves a whole row. `bypass`: results go past the cache. In
+# `reverse` a lane's valid steps are the last of the travel.
+GEOMETRY = ("steps", "reverse", "a_constant", "bypass", "a_fate", "b_fate")
 HEAD = len(GEOMETRY)
 STORE, ADD, SUM = 1, 2, 3  # what becomes of a gradient: written; added lane by lane; added up over the row
 
@@ -60,9 +58,13 @@ def lanes_to_line(target, n):
 
 
 @njit(**HELPER)
-def touch_row(source, time, lines):
-    for line in range(lines):
-        prefetch(source, time + 64 * line)
+def whole_vectors(target, carry, n, bypass):
+    """Return how many vectors there are in n lanes; past the cache, only such as fill their lines."""
+    count = n // width(carry)
+    if bypass:
+        per_line = max(1, 64 // (width(carry) * itemsize(target)))
+        count -= count % per_line
+    return count
 
 
 @njit(**HELPER)
@@ -93,7 +95,7 @@ def forward_vectors(rule, a, b, h, carry, first, count, a_constant, bypass, down
 @njit(**HELPER)
 def forward_row(rule, a, b, h, carry, lanes, a_constant, bypass, down):
     head = lanes_to_line(h, lanes) if bypass else 0
-    count = (lanes - head) // width(carry)
+    count = whole_vectors(h, carry, lanes - head, bypass)
     forward_lanes(rule, a, b, h, carry, 0, head, a_constant)
     forward_vectors(rule, a, b, h, carry, head, count, a_constant, bypass, down)
     forward_lanes(rule, a, b, h, carry, head + count * width(carry), lanes, a_constant)
@@ -112,8 +114,8 @@ def forward(
 ):
     """Walk in the direction of travel; ``carry`` holds the first states, then the last."""
     steps, reverse, a_constant = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2)
-    bypass, touch = load_int(geometry, 3), load_int(geometry, 4)
-    a_time, b_time, lanes = load_int(geometry, HEAD), load_int(geometry, HEAD + 3), lane_last - lane_first
+    bypass = load_int(geometry, 3)
+    lanes = lane_last - lane_first
     down = load_int(geometry, HEAD + 6) < 0  # through memory backwards, all the way: the prefetcher follows that too
     for outer in range(outer_first, outer_last):
         for t in range(steps):
@@ -127,9 +129,6 @@ def forward(
                 a_now = place(a, geometry, 0, t, row, outer, 0 if a_constant else lane_first)
                 b_now = place(b, geometry, 1, t, row, outer, lane_first)
                 carry_now = place(carry, geometry, 3, 0, row, outer, lane_first)
-                if touch:
-                    touch_row(a_now, a_time, touch)
-                    touch_row(b_now, b_time, touch)
                 forward_row(rule, a_now, b_now, h_now, carry_now, lanes, a_constant, bypass, down)
     if bypass:
         fence()
@@ -204,8 +203,8 @@ def vjp(
 ):  # fmt: skip
     """Walk against the direction of travel; ``carry`` holds the last states' cotangents, then the first states'."""
     steps, reverse, a_constant = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2)
-    bypass, touch = load_int(geometry, 3), load_int(geometry, 4)
-    a_fate, b_fate = load_int(geometry, 5), load_int(geometry, 6)
+    bypass = load_int(geometry, 3)
+    a_fate, b_fate = load_int(geometry, 4), load_int(geometry, 5)
     lanes = lane_last - lane_first
     a_lane = 0 if a_constant else lane_first
     down = load_int(geometry, HEAD + 6) > 0
@@ -232,11 +231,6 @@ def vjp(
                 carry_now = place(carry, geometry, 3, 0, row, outer, lane_first)
                 sums_a_now = place(sums_a, geometry, 8, t, row, outer, a_lane)
                 sums_b_now = place(sums_b, geometry, 9, t, row, outer, lane_first)
-                if touch:
-                    touch_row(g_now, -load_int(geometry, HEAD + 15), touch)
-                    touch_row(a_now, -load_int(geometry, HEAD), touch)
-                    touch_row(b_now, -load_int(geometry, HEAD + 3), touch)
-                    touch_row(h_now, -load_int(geometry, HEAD + 6), touch)
                 bypass_a = bypass != 0 and a_fate == STORE
                 bypass_b = bypass != 0 and b_fate == STORE
                 head = 0
@@ -245,7 +239,7 @@ def vjp(
                     bypass_b = bypass_b and lanes_to_line(to_b_now, lanes) == head
                 elif bypass_b:
                     head = lanes_to_line(to_b_now, lanes)
-                count = (lanes - head) // width(carry)
+                count = whole_vectors(to_b_now, carry, lanes - head, bypass_a or bypass_b)
                 tail = head + count * width(carry)
                 vjp_lanes(
                     rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now,

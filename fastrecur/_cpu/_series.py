@@ -315,7 +315,7 @@ def vjp(
 ):  # fmt: skip
     """Walk blocks of lanes back; ``carry`` holds the last states' cotangents, then the first states'."""
     steps, reverse, a_fate, b_fate = (
-        load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 5), load_int(geometry, 6),
+        load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 4), load_int(geometry, 5),
     )  # fmt: skip
     a_time, b_time = load_int(shift(geometry, A), 0), load_int(shift(geometry, B), 0)
     h_time, g_time = load_int(shift(geometry, H), 0), load_int(shift(geometry, G), 0)

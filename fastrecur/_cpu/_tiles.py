@@ -322,7 +322,7 @@ def deliver(target, target_at, target_time, sums, sums_at, sums_time, fate, rows
 def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, first, last):
     """Walk lanes back; ``carry`` holds the last states' cotangents, then the first states'."""
     steps, reverse, a_fate, b_fate = (
-        load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 5), load_int(geometry, 6),
+        load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 4), load_int(geometry, 5),
     )  # fmt: skip
     a_time, b_time = load_int(shift(geometry, A), 0), load_int(shift(geometry, B), 0)
     h_time, g_time = load_int(shift(geometry, H), 0), load_int(shift(geometry, G), 0)

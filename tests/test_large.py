@@ -1,0 +1,109 @@
+"""What only large problems meet: several threads, results that are written past the cache."""
+
+import itertools
+
+import numpy as np
+import pytest
+from compare import assert_same_bits, check_forward, check_vjp
+from layouts import WRITEABLE
+from test_forward import RECURRENCES, operands
+from thresholds import lower_thresholds
+
+import fastrecur
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((3000, 1101), 0), ((1101, 3000), 1), ((3, 1000, 1101), 1)])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_beyond_the_cache(rng, shape, axis, reverse):
+    f, x = operands(rng, shape, np.float32)
+    check_forward("forget_mult", f, x, 0.5, axis=axis, reverse=reverse)
+    check_vjp("forget_mult", f, x, 0.5, rng=rng, axis=axis, reverse=reverse, state=False)
+    check_forward("forget_mult", 0.1, x, axis=axis, reverse=reverse)
+
+
+@pytest.fixture(params=[1, 2, 3])
+def as_if_large(request, monkeypatch, set_threads):
+    """Every problem is a large one, for so many threads."""
+    lower_thresholds(monkeypatch.setattr)
+    set_threads(request.param)
+
+
+SHAPES = [
+    ((5, 200), 0),
+    ((3, 1025), 0),
+    ((200, 5), 1),
+    ((33, 70), 1),
+    ((3, 5, 130), 1),
+    ((7, 5, 33), 0),
+    ((2, 3, 40), 2),
+    ((9000, 2), 0),
+    ((1, 9000), 1),
+    ((9000,), 0),
+]
+
+
+@pytest.mark.usefixtures("as_if_large")
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("shape", "axis"), SHAPES)
+def test_small_problems_as_if_large(rng, name, dtype, shape, axis):
+    gate, value = operands(rng, shape, dtype)
+    lanes = shape[:axis] + shape[axis + 1 :]
+    h0 = rng.standard_normal(lanes).astype(dtype)
+    for reverse in [False, True]:
+        options = {"axis": axis, "reverse": reverse}
+        check_forward(name, gate, value, h0, **options)
+        check_vjp(name, gate, value, h0, rng=rng, state=False, **options)
+        check_forward(name, 0.5, value, **options)
+        check_vjp(name, 0.5, value, rng=rng, state=False, **options)
+        lengths = rng.integers(0, shape[axis] + 1, lanes[:1])
+        check_forward(name, gate, value, h0, lengths=lengths, **options)
+        check_vjp(name, gate, value, h0, rng=rng, lengths=lengths, **options)
+
+
+@pytest.mark.usefixtures("as_if_large")
+@pytest.mark.parametrize("layout", WRITEABLE)
+def test_layouts_as_if_large(rng, layout):
+    for (shape, axis), reverse in itertools.product(SHAPES[4:7], [False, True]):
+        f, x = operands(rng, shape, np.float32)
+        options = {"axis": axis, "reverse": reverse}
+        check_forward("forget_mult", layout(f), layout(x), **options)
+        check_vjp("forget_mult", layout(f), layout(x), rng=rng, arrange=layout, **options)
+        out = layout(np.full(shape, np.nan, np.float32))
+        fastrecur.forget_mult(f, x, out=out, **options)
+        np.testing.assert_allclose(out, check_forward("forget_mult", f, x, **options), rtol=1e-6)
+        inplace = layout(x)
+        fastrecur.forget_mult(f, inplace, out=inplace, **options)
+        np.testing.assert_allclose(inplace, out, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("as_if_large")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("shape", "axis"), [((4, 70), 0), ((70, 40), 1), ((5000,), 0)])
+def test_an_output_at_any_address(rng, dtype, shape, axis):
+    # Whole cache lines are written past the cache: not the neighbours' share of the first and last.
+    f, x = operands(rng, shape, dtype)
+    expected = fastrecur.forget_mult(f, x, axis=axis)
+    for offset in range(64 // np.dtype(dtype).itemsize + 1):
+        buffer = np.full(x.size + 64, 7, dtype)
+        out = buffer[offset : offset + x.size].reshape(shape)
+        fastrecur.forget_mult(f, x, axis=axis, out=out)
+        assert_same_bits(np.array(out), expected)
+        out[...] = 7
+        assert (buffer == 7).all()
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize(("shape", "axis"), SHAPES)
+def test_same_bits_as_if_large(rng, monkeypatch, set_threads, name, shape, axis):
+    gate, value = operands(rng, shape, np.float32)
+    plain = getattr(fastrecur, name)(gate, value, axis=axis)
+    grads = getattr(fastrecur, name + "_vjp")(value, gate, value, plain, 1, axis=axis)
+    lower_thresholds(monkeypatch.setattr)
+    for threads in [1, 2, 3, 5]:
+        set_threads(threads)
+        large = getattr(fastrecur, name)(gate, value, axis=axis)
+        assert_same_bits(large, plain)
+        vjp = getattr(fastrecur, name + "_vjp")(value, gate, value, large, 1, axis=axis)
+        for grad, expected in zip(vjp, grads, strict=True):
+            assert_same_bits(grad, expected)
