@@ -1,6 +1,6 @@
 """Kernels for few lanes and long time: split each series into segments and walk the segments as lanes.
 
-A block is ``width`` segments of STEPS steps. Each is first *summarised*, in deviations from an origin: ``decay``, the
+A block is ``width`` segments of SEGMENT steps. Each is first *summarised*, in deviations from an origin: ``decay``, the
 product of what its steps multiply the state by; ``rise``, where the walk of ``x - origin`` arrives from 0; ``weight``,
 where that of a series of ones does. In order, a segment's first state then follows from the one before it, from the
 nearer end as in `_steps.forget_same`: ``h + (rise + weight*(origin - h))`` or ``origin + (rise + decay*(h - origin))``.
@@ -38,10 +38,8 @@ from ._rows import STORE, settle_lane, valid_range
 from ._rules import adjoint, decay, deviation_step, is_average, step
 from ._tiles import (
     LENGTHS,
-    STEPS,
     SUMS_A,
     SUMS_B,
-    TILE,
     TO_A,
     TO_B,
     A,
@@ -58,6 +56,8 @@ from ._tiles import (
 )
 
 ALL, SUMMARISE, FOLD, REPLAY, FINISH = range(5)  # phases
+SEGMENT = 64  # steps
+BUFFER = 16 * SEGMENT
 SUMMARY = 64  # numbers that a block's summary holds: width x (decay, rise, origin and then first state, weight)
 CANCELLED = 16.0  # a linear recurrence's composed state must not be so many times smaller than its summands
 
@@ -65,7 +65,7 @@ CANCELLED = 16.0  # a linear recurrence's composed state must not be so many tim
 @njit(**HELPER)
 def segment_offsets(offsets, time, carry):
     for j in range(width(carry)):
-        store_int(offsets, j, j * STEPS * time)
+        store_int(offsets, j, j * SEGMENT * time)
 
 
 @njit(**HELPER)
@@ -80,7 +80,7 @@ def smallest(b_rows, summary):
     """Return each segment's value nearest to zero."""
     row = row_bytes(b_rows)
     least = load_vector(b_rows, 0, summary)
-    for k in range(1, STEPS):
+    for k in range(1, SEGMENT):
         value = load_vector(shift(b_rows, k * row), 0, summary)
         least = select(magnitude(value) < magnitude(least), value, least)
     return least
@@ -93,7 +93,7 @@ def summarise(rule, a_rows, b_rows, summary):
     one = constant(1.0, zero)
     origin = smallest(b_rows, summary) if is_average(rule) else zero
     product, rise, weight = one, zero, zero
-    for k in range(STEPS):
+    for k in range(SEGMENT):
         gate, value = (
             load_vector(shift(a_rows, k * a_row), 0, summary),
             load_vector(shift(b_rows, k * b_row), 0, summary),
@@ -124,7 +124,7 @@ def composed(is_average, product, rise, origin, weight, h):
 
 @njit(**HELPER)
 def walk_segment(rule, a, b, a_time, b_time, h, carry):
-    for k in range(STEPS):
+    for k in range(SEGMENT):
         h = step(rule, h, load(shift(a, k * a_time), 0, carry), load(shift(b, k * b_time), 0, carry))
     return h
 
@@ -140,7 +140,7 @@ def fold_block(rule, a, b, a_time, b_time, summary, h):
         if h == h:
             new, sound = composed(is_average(rule), product, rise, origin, weight, h)
             if not sound:
-                t = s * STEPS
+                t = s * SEGMENT
                 new = walk_segment(rule, shift(a, t * a_time), shift(b, t * b_time), a_time, b_time, h, summary)
             h = new
     return h
@@ -163,7 +163,7 @@ def hold_edges(rule, a_rows, h, h_time, first, carry):
     """`hold` at the edges of a block's segments, its gates in ``a_rows``."""
     for s in range(first, width(carry)):
         gates = shift(a_rows, s * itemsize(a_rows))
-        hold(rule, gates, shift(h, s * STEPS * h_time), row_bytes(a_rows), h_time, STEPS, carry)
+        hold(rule, gates, shift(h, s * SEGMENT * h_time), row_bytes(a_rows), h_time, SEGMENT, carry)
 
 
 @njit(**HELPER)
@@ -188,13 +188,13 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
         load_int(shift(geometry, B), 0),
         load_int(shift(geometry, H), 0),
     )
-    a_rows, b_rows, h_rows = stack_like(a, carry, TILE), stack_like(b, carry, TILE), stack_like(h, carry, TILE)
+    a_rows, b_rows, h_rows = stack_like(a, carry, BUFFER), stack_like(b, carry, BUFFER), stack_like(h, carry, BUFFER)
     state = stack(carry, 16)
     a_at, b_at, h_at = stack_ints(16), stack_ints(16), stack_ints(16)
     segment_offsets(a_at, a_time, carry)
     segment_offsets(b_at, b_time, carry)
     segment_offsets(h_at, h_time, carry)
-    size = width(carry) * STEPS
+    size = width(carry) * SEGMENT
     for block in range(first_block, last_block):
         for lane in range(first, last):
             start, stop = valid_range(
@@ -210,8 +210,8 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
             if phase == ALL:
                 summary = shift(summaries, 0)
             if phase != FOLD and phase != FINISH:
-                bring(a_rows, a_now, a_at, a_time, STEPS, size)
-                bring(b_rows, b_now, b_at, b_time, STEPS, size)
+                bring(a_rows, a_now, a_at, a_time, SEGMENT, size)
+                bring(b_rows, b_now, b_at, b_time, SEGMENT, size)
             if phase == ALL or phase == SUMMARISE:
                 summarise(rule, a_rows, b_rows, summary)
             if phase == ALL or phase == FOLD:
@@ -219,8 +219,8 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
                 store(carry, lane, after)
             if phase == ALL or phase == REPLAY:
                 store_vector(state, 0, load_vector(summary, 2 * width(carry), carry))
-                walk(rule, a_rows, b_rows, h_rows, state, STEPS)
-                put(h_now, h_at, h_time, h_rows, STEPS, width(carry), size, False)
+                walk(rule, a_rows, b_rows, h_rows, state, SEGMENT)
+                put(h_now, h_at, h_time, h_rows, SEGMENT, width(carry), size, False)
                 hold_edges(rule, a_rows, h_now, h_time, 0 if phase == ALL and block > 0 else 1, carry)
             if phase == FINISH and block > 0:
                 hold(rule, a_now, h_now, a_time, h_time, stop - t, carry)
@@ -262,8 +262,8 @@ def summarise_back(rule, g_rows, a_rows, summary):
     row = width(summary) * itemsize(summary)
     product = constant(1.0, load_vector(a_rows, 0, summary))
     end = constant(0.0, product)
-    for ago in range(STEPS):
-        k = STEPS - 1 - ago
+    for ago in range(SEGMENT):
+        k = SEGMENT - 1 - ago
         gate = load_vector(shift(a_rows, k * row), 0, summary)
         product = product * decay(rule, gate)
         end = back(rule, load_vector(shift(g_rows, k * row), 0, summary), gate, end)
@@ -284,8 +284,8 @@ def fold_block_back(rule, g, a, g_time, a_time, summary, r):
         new, sound = composed(False, load(summary, s, summary), load(summary, lanes + s, summary), zero, zero, r)
         if not sound:
             new = r
-            for before in range(STEPS):
-                t = s * STEPS + STEPS - 1 - before
+            for before in range(SEGMENT):
+                t = s * SEGMENT + SEGMENT - 1 - before
                 gate = load(shift(a, t * a_time), 0, summary)
                 new = back(rule, load(shift(g, t * g_time), 0, summary), gate, new)
         r = new
@@ -321,7 +321,12 @@ def vjp(
     h_time, g_time = load_int(shift(geometry, H), 0), load_int(shift(geometry, G), 0)
     to_a_time, to_b_time = load_int(shift(geometry, TO_A), 0), load_int(shift(geometry, TO_B), 0)
     sums_a_time, sums_b_time = load_int(shift(geometry, SUMS_A), 0), load_int(shift(geometry, SUMS_B), 0)
-    g_rows, a_rows, b_rows, h_rows = stack(carry, TILE), stack(carry, TILE), stack(carry, TILE), stack(carry, TILE)
+    g_rows, a_rows, b_rows, h_rows = (
+        stack(carry, BUFFER),
+        stack(carry, BUFFER),
+        stack(carry, BUFFER),
+        stack(carry, BUFFER),
+    )
     state = stack(carry, 16)
     g_at, a_at, b_at, h_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
     to_a_at, to_b_at, sums_a_at, sums_b_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
@@ -333,7 +338,7 @@ def vjp(
     segment_offsets(to_b_at, to_b_time, carry)
     segment_offsets(sums_a_at, sums_a_time, carry)
     segment_offsets(sums_b_at, sums_b_time, carry)
-    size = width(carry) * STEPS
+    size = width(carry) * SEGMENT
     for turn in range(first_block, last_block + 1):
         block = last_block + first_block - turn  # the last one stands for what is left after whole blocks
         for lane in range(first, last):
@@ -371,8 +376,8 @@ def vjp(
             if phase == ALL:
                 summary = shift(summaries, 0)
             if phase != FOLD:
-                bring(g_rows, shift(g_now, t * g_time), g_at, g_time, STEPS, -size)
-                bring(a_rows, shift(a_now, t * a_time), a_at, a_time, STEPS, -size)
+                bring(g_rows, shift(g_now, t * g_time), g_at, g_time, SEGMENT, -size)
+                bring(a_rows, shift(a_now, t * a_time), a_at, a_time, SEGMENT, -size)
             if phase == ALL or phase == SUMMARISE:
                 summarise_back(rule, g_rows, a_rows, summary)
             if phase == ALL or phase == FOLD:
@@ -382,17 +387,17 @@ def vjp(
                 )  # fmt: skip
                 store(carry, lane, onward)
             if phase == ALL or phase == REPLAY:
-                bring(b_rows, shift(b_now, t * b_time), b_at, b_time, STEPS, -size)
+                bring(b_rows, shift(b_now, t * b_time), b_at, b_time, SEGMENT, -size)
                 if block > 0:
-                    bring(h_rows, shift(h_now, (t - 1) * h_time), h_at, h_time, STEPS, -size)
+                    bring(h_rows, shift(h_now, (t - 1) * h_time), h_at, h_time, SEGMENT, -size)
                 else:
                     second = shift(h_rows, width(carry) * itemsize(carry))
-                    bring(second, shift(h_now, t * h_time), h_at, h_time, STEPS - 1, 0)
+                    bring(second, shift(h_now, t * h_time), h_at, h_time, SEGMENT - 1, 0)
                     store(h_rows, 0, load(h0, lane, carry))
                     for s in range(1, width(carry)):
-                        store(h_rows, s, load(shift(h_now, (t + s * STEPS - 1) * h_time), 0, carry))
+                        store(h_rows, s, load(shift(h_now, (t + s * SEGMENT - 1) * h_time), 0, carry))
                 store_vector(state, 0, load_vector(summary, 2 * width(carry), carry))
-                walk_back(rule, g_rows, a_rows, b_rows, h_rows, state, STEPS)
+                walk_back(rule, g_rows, a_rows, b_rows, h_rows, state, SEGMENT)
                 deliver(
                     to_a_now,
                     to_a_at,
@@ -403,7 +408,7 @@ def vjp(
                     a_fate,
                     h_rows,
                     t,
-                    STEPS,
+                    SEGMENT,
                     width(carry),
                     -size,
                     False,
@@ -418,7 +423,7 @@ def vjp(
                     b_fate,
                     g_rows,
                     t,
-                    STEPS,
+                    SEGMENT,
                     width(carry),
                     -size,
                     False,

@@ -36,7 +36,7 @@ from ._memory import (
 from ._rows import ADD, HEAD, STORE, valid_range
 from ._rules import adjoint, neutral, step
 
-STEPS = 64
+STEPS = 32
 # Where in `geometry` each operand's four strides begin, in bytes.
 A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = (8 * (HEAD + 2 + 4 * k) for k in range(10))
 TILE = 16 * STEPS
