@@ -379,7 +379,7 @@ def vjp(family, names, g, a, b, h, h0, grad_state, axis, reverse, lengths, weak_
     strides[H], strides[G] = spread(h_shape, h_strides, shape), spread(g_shape, g_strides, shape)
     strides[LENGTHS] = None if lengths is None else lengths_strides(lengths, len(shape), axis)
     sizes[A], sizes[B], sizes[H], sizes[G] = a_size, b_size, h_size, g_size
-    layouts = []
+    layouts, kept = [], []
     for own_shape, own, to, target, sums in (
         (a_shape, a_strides, to_a, TO_A, SUMS_A), (b_shape, b_strides, to_b, TO_B, SUMS_B),
     ):  # fmt: skip
@@ -387,17 +387,19 @@ def vjp(family, names, g, a, b, h, h0, grad_state, axis, reverse, lengths, weak_
             strides[target] = like(shape, to, (own_shape, own), (h_shape, h_strides))
             sizes[target] = to.itemsize
             fates.append(STORE)
+            kept.append(element(to))
             layouts.append(strides[target])
         else:
             strides[sums] = own_strides(own_shape, shape, wide.itemsize)
             fates.append(ADD)
+            kept.append(element(wide))  # not written, but summed as it is
             layouts.append(None)
     if 0 in shape:
         plan = _empty(shape, axis, dtype, wide)
     else:
         plan = build(
             _rule(family, dtype, wide, a), shape, axis, reverse, dtype, wide,
-            dict(g=g_element, a=a_element, b=b_element, h=h_element, to_a=element(to_a), to_b=element(to_b)),
+            dict(g=g_element, a=a_element, b=b_element, h=h_element, to_a=kept[0], to_b=kept[1]),
             sizes, strides, tuple(fates),
             word=sum(size for size, s in zip(sizes, strides, strict=True) if size and s is not None and any(s)),
         )  # fmt: skip

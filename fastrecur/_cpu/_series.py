@@ -259,14 +259,14 @@ def back(rule, g, a, r):
 
 @njit(**HELPER)
 def summarise_back(rule, g_rows, a_rows, summary):
-    row = width(summary) * itemsize(summary)
+    g_row, a_row = row_bytes(g_rows), row_bytes(a_rows)
     product = constant(1.0, load_vector(a_rows, 0, summary))
     end = constant(0.0, product)
     for ago in range(SEGMENT):
         k = SEGMENT - 1 - ago
-        gate = load_vector(shift(a_rows, k * row), 0, summary)
+        gate = load_vector(shift(a_rows, k * a_row), 0, summary)
         product = product * decay(rule, gate)
-        end = back(rule, load_vector(shift(g_rows, k * row), 0, summary), gate, end)
+        end = back(rule, load_vector(shift(g_rows, k * g_row), 0, summary), gate, end)
     store_vector(summary, 0, product)
     store_vector(summary, width(summary), end)
 
@@ -321,12 +321,9 @@ def vjp(
     h_time, g_time = load_int(shift(geometry, H), 0), load_int(shift(geometry, G), 0)
     to_a_time, to_b_time = load_int(shift(geometry, TO_A), 0), load_int(shift(geometry, TO_B), 0)
     sums_a_time, sums_b_time = load_int(shift(geometry, SUMS_A), 0), load_int(shift(geometry, SUMS_B), 0)
-    g_rows, a_rows, b_rows, h_rows = (
-        stack(carry, BUFFER),
-        stack(carry, BUFFER),
-        stack(carry, BUFFER),
-        stack(carry, BUFFER),
-    )
+    g_rows, a_rows = stack_like(g, carry, BUFFER), stack_like(a, carry, BUFFER)
+    b_rows, h_rows = stack_like(b, carry, BUFFER), stack_like(h, carry, BUFFER)
+    to_a_rows, to_b_rows = stack_like(to_a, carry, BUFFER), stack_like(to_b, carry, BUFFER)
     state = stack(carry, 16)
     g_at, a_at, b_at, h_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
     to_a_at, to_b_at, sums_a_at, sums_b_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
@@ -391,13 +388,13 @@ def vjp(
                 if block > 0:
                     bring(h_rows, shift(h_now, (t - 1) * h_time), h_at, h_time, SEGMENT, -size)
                 else:
-                    second = shift(h_rows, width(carry) * itemsize(carry))
+                    second = shift(h_rows, row_bytes(h_rows))
                     bring(second, shift(h_now, t * h_time), h_at, h_time, SEGMENT - 1, 0)
                     store(h_rows, 0, load(h0, lane, carry))
                     for s in range(1, width(carry)):
                         store(h_rows, s, load(shift(h_now, (t + s * SEGMENT - 1) * h_time), 0, carry))
                 store_vector(state, 0, load_vector(summary, 2 * width(carry), carry))
-                walk_back(rule, g_rows, a_rows, b_rows, h_rows, state, SEGMENT)
+                walk_back(rule, g_rows, a_rows, b_rows, h_rows, to_a_rows, to_b_rows, state, SEGMENT)
                 deliver(
                     to_a_now,
                     to_a_at,
@@ -406,7 +403,7 @@ def vjp(
                     sums_a_at,
                     sums_a_time,
                     a_fate,
-                    h_rows,
+                    to_a_rows,
                     t,
                     SEGMENT,
                     width(carry),
@@ -421,7 +418,7 @@ def vjp(
                     sums_b_at,
                     sums_b_time,
                     b_fate,
-                    g_rows,
+                    to_b_rows,
                     t,
                     SEGMENT,
                     width(carry),

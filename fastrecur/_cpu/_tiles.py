@@ -272,21 +272,18 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
 
 
 @njit(**HELPER)
-def walk_back(rule, g_rows, a_rows, b_rows, h_rows, state, steps):
-    """Take a tile's cotangents to the step before; gradients of a and b replace ``h_rows`` and ``g_rows``."""
-    row = width(state) * itemsize(state)
+def walk_back(rule, g_rows, a_rows, b_rows, h_rows, to_a_rows, to_b_rows, state, steps):
+    """Take a tile's cotangents to the step before."""
+    g_row, a_row, b_row, h_row = row_bytes(g_rows), row_bytes(a_rows), row_bytes(b_rows), row_bytes(h_rows)
+    to_a_row, to_b_row = row_bytes(to_a_rows), row_bytes(to_b_rows)
     r = load_vector(state, 0, state)
-    for back in range(steps):
-        k = steps - 1 - back
-        g_row, a_row, b_row, h_row = (
-            shift(g_rows, k * row), shift(a_rows, k * row), shift(b_rows, k * row), shift(h_rows, k * row),
-        )  # fmt: skip
-        arrived = load_vector(g_row, 0, state) + r
-        grad_a, grad_b, r = adjoint(
-            rule, arrived, load_vector(a_row, 0, state), load_vector(b_row, 0, state), load_vector(h_row, 0, state)
-        )
-        store_vector(h_row, 0, grad_a)
-        store_vector(g_row, 0, grad_b)
+    for ago in range(steps):
+        k = steps - 1 - ago
+        arrived = load_vector(shift(g_rows, k * g_row), 0, state) + r
+        gate, value = load_vector(shift(a_rows, k * a_row), 0, state), load_vector(shift(b_rows, k * b_row), 0, state)
+        grad_a, grad_b, r = adjoint(rule, arrived, gate, value, load_vector(shift(h_rows, k * h_row), 0, state))
+        store_vector(shift(to_a_rows, k * to_a_row), 0, grad_a)
+        store_vector(shift(to_b_rows, k * to_b_row), 0, grad_b)
     store_vector(state, 0, r)
 
 
@@ -297,7 +294,7 @@ def bring_before(h_rows, h, h_at, h_time, h0_lanes, starts, t, steps):
         bring(h_rows, shift(h, (t - 1) * h_time), h_at, h_time, steps, -STEPS)
     else:
         fill_row(h_rows, h0_lanes)
-        bring(shift(h_rows, width(h_rows) * itemsize(h_rows)), h, h_at, h_time, steps - 1, 0)
+        bring(shift(h_rows, row_bytes(h_rows)), h, h_at, h_time, steps - 1, 0)
     for j in range(width(h_rows)):
         k = load_int(starts, j) - t
         if 0 <= k < steps:
@@ -328,7 +325,9 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
     h_time, g_time = load_int(shift(geometry, H), 0), load_int(shift(geometry, G), 0)
     to_a_time, to_b_time = load_int(shift(geometry, TO_A), 0), load_int(shift(geometry, TO_B), 0)
     sums_a_time, sums_b_time = load_int(shift(geometry, SUMS_A), 0), load_int(shift(geometry, SUMS_B), 0)
-    g_rows, a_rows, b_rows, h_rows = stack(carry, TILE), stack(carry, TILE), stack(carry, TILE), stack(carry, TILE)
+    g_rows, a_rows = stack_like(g, carry, TILE), stack_like(a, carry, TILE)
+    b_rows, h_rows = stack_like(b, carry, TILE), stack_like(h, carry, TILE)
+    to_a_rows, to_b_rows = stack_like(to_a, carry, TILE), stack_like(to_b, carry, TILE)
     state, h0_lanes = stack(carry, 16), stack(carry, 16)
     g_at, a_at, b_at, h_at, lengths_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
     to_a_at, to_b_at, sums_a_at, sums_b_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
@@ -367,10 +366,10 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
                 mask(g_rows, zero, starts, stops, t, n)
                 mask(a_rows, keep_a, starts, stops, t, n)
                 mask(b_rows, keep_b, starts, stops, t, n)
-            walk_back(rule, g_rows, a_rows, b_rows, h_rows, state, n)
+            walk_back(rule, g_rows, a_rows, b_rows, h_rows, to_a_rows, to_b_rows, state, n)
             if ragged:
-                mask(h_rows, zero, starts, stops, t, n)
-                mask(g_rows, zero, starts, stops, t, n)
+                mask(to_a_rows, zero, starts, stops, t, n)
+                mask(to_b_rows, zero, starts, stops, t, n)
             deliver(
                 to_a,
                 to_a_at,
@@ -379,7 +378,7 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
                 sums_a_at,
                 sums_a_time,
                 a_fate,
-                h_rows,
+                to_a_rows,
                 t,
                 n,
                 end - lane,
@@ -394,7 +393,7 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
                 sums_b_at,
                 sums_b_time,
                 b_fate,
-                g_rows,
+                to_b_rows,
                 t,
                 n,
                 end - lane,
