@@ -322,7 +322,7 @@ def vjp(
     to_a_time, to_b_time = load_int(shift(geometry, TO_A), 0), load_int(shift(geometry, TO_B), 0)
     sums_a_time, sums_b_time = load_int(shift(geometry, SUMS_A), 0), load_int(shift(geometry, SUMS_B), 0)
     g_rows, a_rows = stack_like(g, carry, BUFFER), stack_like(a, carry, BUFFER)
-    b_rows, h_rows = stack_like(b, carry, BUFFER), stack_like(h, carry, BUFFER)
+    b_rows, h_rows = stack_like(b, carry, BUFFER), stack(carry, BUFFER)  # h0 is as wide as the carry
     to_a_rows, to_b_rows = stack_like(to_a, carry, BUFFER), stack_like(to_b, carry, BUFFER)
     state = stack(carry, 16)
     g_at, a_at, b_at, h_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)

@@ -326,7 +326,7 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
     to_a_time, to_b_time = load_int(shift(geometry, TO_A), 0), load_int(shift(geometry, TO_B), 0)
     sums_a_time, sums_b_time = load_int(shift(geometry, SUMS_A), 0), load_int(shift(geometry, SUMS_B), 0)
     g_rows, a_rows = stack_like(g, carry, TILE), stack_like(a, carry, TILE)
-    b_rows, h_rows = stack_like(b, carry, TILE), stack_like(h, carry, TILE)
+    b_rows, h_rows = stack_like(b, carry, TILE), stack(carry, TILE)  # h0 is as wide as the carry
     to_a_rows, to_b_rows = stack_like(to_a, carry, TILE), stack_like(to_b, carry, TILE)
     state, h0_lanes = stack(carry, 16), stack(carry, 16)
     g_at, a_at, b_at, h_at, lengths_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
