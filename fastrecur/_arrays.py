@@ -69,8 +69,9 @@ def take(name, value):
         return np.asarray(value), None
     if isinstance(value, (list, tuple)):
         return _take_list(name, value), None
-    if isinstance(value, _SCALARS):
-        return kind.__mro__[1](value) if kind.__mro__[1] in _SCALARS else complex(value), None
+    for number in _SCALARS:
+        if isinstance(value, number):
+            return number(value), None
     return _take_foreign(name, value)
 
 
@@ -84,7 +85,17 @@ def _take_subclass(name, value):
     return value.view(np.ndarray)
 
 
+def _holds_masked(value, masked):
+    return any(
+        isinstance(item, masked.MaskedArray) or (type(item) in (list, tuple) and _holds_masked(item, masked))
+        for item in value
+    )
+
+
 def _take_list(name, value):
+    masked = sys.modules.get("numpy.ma")
+    if masked is not None and _holds_masked(value, masked):
+        raise TypeError(say.masked(name))
     try:
         array = np.asarray(value)
     except ValueError as error:

@@ -14,6 +14,7 @@ _supported = _arrays.element
 # Short calls of kinds seen before, by everything that a plan depends on: what is left to do for them.
 _shortcuts: dict[tuple, Callable] = {}
 _MOST_SHORTCUTS = 1024
+_LARGEST = 1 << 1023
 
 
 def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
@@ -30,7 +31,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
         shortcut = _shortcuts.get(key)
         if shortcut is not None:
             result, carry = shortcut(a, b)
-            return (result, carry.astype(result.dtype)) if _flag("return_state", return_state) else result
+            return (result, _run.narrowed(carry, result.dtype)) if _flag("return_state", return_state) else result
     owner, given = None, out
     if not (_is_plain(a) and _is_plain(b) and (h0 is None or _is_plain(h0)) and (out is None or type(out) is _ndarray)):
         a, b, h0, out, owner = _take((*names, "out"), a, b, h0, out)
@@ -49,15 +50,15 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
         None if lengths is None else lengths.shape, weak_complex,
     )  # fmt: skip
     if lengths is not None:
-        _check_range(lengths, plan.steps)
+        lengths = _check_range(lengths, plan.steps)
     if out is not None:
         _check_out(out, ((names[0], a), (names[1], b)))
     if key is not None:
         _remember(key, _run.short_forward(plan))
     out, carry = _run.forward(plan, a, b, h0, lengths, out)
     if owner is None and not return_state:
-        return out
-    return _give(owner, out, carry.astype(plan.dtype) if return_state else None, return_state, given)
+        return out if given is None else given
+    return _give(owner, out, _run.narrowed(carry, plan.dtype) if return_state else None, return_state, given)
 
 
 def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
@@ -88,7 +89,7 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
         reverse, None if lengths is None else lengths.shape, weak_complex,
     )  # fmt: skip
     if lengths is not None:
-        _check_range(lengths, plan.steps)
+        lengths = _check_range(lengths, plan.steps)
     if key is not None:
         _remember(key, _run.short_vjp(plan))
     grad_a, grad_b, carry = _run.vjp(plan, g, a, b, h, h0, grad_state, lengths)
@@ -128,7 +129,7 @@ def _is_plain(value):
     kind = type(value)
     if kind is _ndarray:
         return _supported(value.dtype) is not None and value.dtype.isnative
-    return kind is float or kind is int
+    return kind is float or (kind is int and -_LARGEST < value < _LARGEST)
 
 
 def _take(names, *values):
@@ -142,6 +143,8 @@ def _take(names, *values):
             if name == "out" and native is not array:
                 raise TypeError(say.dtype(name, array.dtype))
             array = native
+        elif type(array) is int and not -_LARGEST < array < _LARGEST:
+            raise ValueError(say.too_large(name))
         elif array is None and name not in ("h0", "out", "grad_state"):
             raise TypeError(say.not_an_array(name, type(None)))
         arrays.append(array)
@@ -182,20 +185,24 @@ def _state_signature(value):
 
 
 def _lengths(lengths):
-    """Return lengths as a contiguous int64 array of the caller's shape."""
-    array, _ = _arrays.take("lengths", lengths)
-    array = np.asarray(array)
-    if array.dtype.kind not in "iu":
-        if array.size or array.dtype.kind != "f" or not isinstance(lengths, (list, tuple)):
-            raise TypeError(say.lengths_dtype(f"dtype {array.dtype}"))
-    return np.array(array, np.int64, order="C")
+    """Return lengths as a contiguous array of integers of the caller's shape and dtype."""
+    if type(lengths) is int:
+        lengths = np.array(lengths, np.int64 if abs(lengths) < 2**63 else object)
+    array = np.asarray(_arrays.take("lengths", lengths)[0])
+    if array.dtype == object and array.ndim == 0 and isinstance(array[()], int):
+        return array  # a number that is out of any range
+    if array.dtype.kind not in "iu" and not (array.size == 0 and isinstance(lengths, (list, tuple))):
+        raise TypeError(say.lengths_dtype(f"dtype {array.dtype}"))
+    return array
 
 
 def _check_range(lengths, steps):
+    """Return lengths as contiguous int64; raise unless each is a number of steps."""
     if lengths.size:
         low, high = int(lengths.min()), int(lengths.max())
         if low < 0 or high > steps:
             raise ValueError(say.lengths_range(low, high, steps))
+    return np.array(lengths, np.int64, order="C")
 
 
 def _check_out(out, operands):
@@ -242,7 +249,8 @@ def _pair(value, dtype):
     """Return a view with a last axis (real, imaginary); real numbers are made complex first."""
     if value is None:
         return None
-    array = value if _is_complex(value) else np.array(value, dtype)
+    with np.errstate(all="ignore"):
+        array = value if _is_complex(value) else np.array(value, dtype)
     part = array.real
     pairs = as_strided(part, (*array.shape, 2), (*array.strides, part.itemsize), writeable=array.flags.writeable)
     return pairs

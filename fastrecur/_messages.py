@@ -16,6 +16,10 @@ def subclass(name, kind):
     )
 
 
+def too_large(name):
+    return f"`{name}` must be a number that float64 can hold, got an integer of more than 1023 bits"
+
+
 def ragged(name, error):
     return f"`{name}` must be a rectangular list of numbers, got one that NumPy cannot convert: {error}"
 

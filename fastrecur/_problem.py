@@ -221,6 +221,7 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
         inner_strides[LENGTHS] == 0
         and all(inner_strides[k] == itemsizes[k] for k in full if k not in (A, TO_A))
         and inner_strides[A] in (0, itemsizes[A])
+        and (fates[0] != ADD or inner_strides[SUMS_A] == (wide.itemsize if inner_strides[A] else 0))
         and inner_strides[SUMS_B] in (0, wide.itemsize)
         and not (fates[1] == ADD and inner_strides[SUMS_B] == 0)
         and len(dims) - len(inside) <= 1

@@ -55,7 +55,7 @@ def forward(plan, a, b, h0, lengths, out):
     here[LENGTHS] = address(plan.full_lengths if lengths is None else lengths)
     call = _bound(plan, "forward")
     threads = _useful_threads(plan)
-    fresh = here[H] != here[A] and here[H] != here[B]
+    fresh = here[H] != here[A] and here[H] != here[B] and out.flags.aligned
     geometry = _geometry(plan, fresh)
     parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, threads)
     table = address(geometry)
@@ -95,7 +95,9 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths):
         _run_vjp(plan, here, address(first), pieces, strides, results)
     for k, total in enumerate(sums):
         if total is not None:
-            results[k] = _narrowed(total.sum(axis=0) if pieces > 1 else total[0], plan.gradients[k][1])
+            with np.errstate(all="ignore"):
+                whole = total.sum(axis=0) if pieces > 1 else total[0]
+            results[k] = narrowed(whole, plan.gradients[k][1])
     return results[0], results[1], carry
 
 
@@ -116,7 +118,7 @@ def short_forward(plan):
     def run(a, b):
         out, carry = empty(shape, dtype), zeros(lane_shape, wide)
         if type(a) is float:
-            a = np.array(a, wide)
+            a = _number(a, wide)
         call(None, address(a) + to_a, address(b) + to_b, address(out) + to_h, address(carry), lengths, table, *part)
         return out, carry
 
@@ -341,7 +343,10 @@ def _bound(plan, direction):
 
 
 def _number(value, wide):
-    return value if type(value) is np.ndarray else np.array(value, wide)
+    if type(value) is np.ndarray:
+        return value
+    with np.errstate(all="ignore"):  # beyond float32, a number is infinite, as an array's would be
+        return np.array(value, wide)
 
 
 def _states(plan, state):
@@ -349,7 +354,8 @@ def _states(plan, state):
     if state is None and plan.carry_c_order:
         return np.zeros(plan.lane_shape, plan.wide)
     carry = _problem.empty(plan.lane_shape, plan.wide, plan.carry_strides)
-    carry[...] = 0 if state is None else state
+    with np.errstate(all="ignore"):
+        carry[...] = 0 if state is None else state
     return carry
 
 
@@ -357,11 +363,14 @@ def summed_to(array, shape, dtype):
     """Return an array summed over what was broadcast from a shape."""
     extra = array.ndim - len(shape)
     stretched = tuple(k + extra for k, n in enumerate(shape) if n == 1 and array.shape[k + extra] != 1)
-    total = array.sum(axis=(*range(extra), *stretched)) if extra or stretched else array
-    return _narrowed(total, dtype).reshape(shape)
+    with np.errstate(all="ignore"):
+        total = array.sum(axis=(*range(extra), *stretched)) if extra or stretched else array
+    return narrowed(total, dtype).reshape(shape)
 
 
-def _narrowed(array, dtype):
+def narrowed(array, dtype):
+    """Return wide results in their dtype, infinite where they are too large for it."""
     if array.dtype.kind == "c" and dtype.kind != "c":
         array = array.real
-    return np.asarray(array, dtype)  # a sum of everything is a scalar
+    with np.errstate(all="ignore"):
+        return np.asarray(array, dtype)  # a sum of everything is a scalar

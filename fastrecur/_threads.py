@@ -75,7 +75,10 @@ def set_num_threads(n: SupportsIndex) -> None:
     global _threads
     if isinstance(n, bool) or not hasattr(n, "__index__"):
         raise TypeError(f"`n` must be an integer, got {type(n).__name__}")
-    n = n.__index__()
+    try:
+        n = n.__index__()
+    except TypeError:
+        raise TypeError(f"`n` must be an integer, got {type(n).__name__}") from None
     if n < 1:
         raise ValueError(f"`n` must be at least 1, got {n}")
     _threads = n

@@ -214,7 +214,7 @@ def vjp(
             for turn in range(row_first, row_last):
                 row = row_last - 1 - (turn - row_first) if down else turn
                 start, stop = valid_range(place(lengths, geometry, 4, 0, row, outer, 0), steps, reverse)
-                to_a_now = place(to_a, geometry, 6, t, row, outer, a_lane)
+                to_a_now = place(to_a, geometry, 6, t, row, outer, lane_first)
                 to_b_now = place(to_b, geometry, 7, t, row, outer, lane_first)
                 if t < start or t >= stop:
                     if a_fate == STORE:

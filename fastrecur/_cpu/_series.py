@@ -58,7 +58,7 @@ from ._tiles import (
 ALL, SUMMARISE, FOLD, REPLAY, FINISH = range(5)  # phases
 SEGMENT = 64  # steps
 BUFFER = 16 * SEGMENT
-SUMMARY = 64  # numbers that a block's summary holds: width x (decay, rise, origin and then first state, weight)
+SUMMARY = 96  # numbers in a block's summary: width x (decay, rise, origin, then first state, weight, peaks of both)
 CANCELLED = 16.0  # a linear recurrence's composed state must not be so many times smaller than its summands
 
 
@@ -87,12 +87,25 @@ def smallest(b_rows, summary):
 
 
 @njit(**HELPER)
+def higher(peak, value):
+    return select(peak < magnitude(value), magnitude(value), peak)
+
+
+@njit(**HELPER)
+def stays_finite(summary, s, h):
+    """Return whether no state within a segment can overflow, where the one after it may look sound again."""
+    lanes = width(summary)
+    bound = fma(load(summary, 4 * lanes + s, summary), magnitude(h), load(summary, 5 * lanes + s, summary))
+    return bound - bound == constant(0.0, h)
+
+
+@njit(**HELPER)
 def summarise(rule, a_rows, b_rows, summary):
     lanes, a_row, b_row = width(summary), row_bytes(a_rows), row_bytes(b_rows)
     zero = constant(0.0, load_vector(a_rows, 0, summary))
     one = constant(1.0, zero)
     origin = smallest(b_rows, summary) if is_average(rule) else zero
-    product, rise, weight = one, zero, zero
+    product, rise, weight, decay_peak, rise_peak = one, zero, zero, one, zero
     for k in range(SEGMENT):
         gate, value = (
             load_vector(shift(a_rows, k * a_row), 0, summary),
@@ -102,6 +115,9 @@ def summarise(rule, a_rows, b_rows, summary):
         rise = deviation_step(rule, rise, gate, value - origin)
         if is_average(rule):
             weight = deviation_step(rule, weight, gate, one)
+        decay_peak, rise_peak = higher(decay_peak, product), higher(rise_peak, rise)
+    store_vector(summary, 4 * lanes, decay_peak)
+    store_vector(summary, 5 * lanes, rise_peak)
     store_vector(summary, 0, product)
     store_vector(summary, lanes, rise)
     store_vector(summary, 2 * lanes, origin)
@@ -139,7 +155,7 @@ def fold_block(rule, a, b, a_time, b_time, summary, h):
         store(summary, 2 * lanes + s, h)
         if h == h:
             new, sound = composed(is_average(rule), product, rise, origin, weight, h)
-            if not sound:
+            if not (sound and stays_finite(summary, s, h - origin)):
                 t = s * SEGMENT
                 new = walk_segment(rule, shift(a, t * a_time), shift(b, t * b_time), a_time, b_time, h, summary)
             h = new
@@ -262,11 +278,15 @@ def summarise_back(rule, g_rows, a_rows, summary):
     g_row, a_row = row_bytes(g_rows), row_bytes(a_rows)
     product = constant(1.0, load_vector(a_rows, 0, summary))
     end = constant(0.0, product)
+    decay_peak, rise_peak = product, end
     for ago in range(SEGMENT):
         k = SEGMENT - 1 - ago
         gate = load_vector(shift(a_rows, k * a_row), 0, summary)
         product = product * decay(rule, gate)
         end = back(rule, load_vector(shift(g_rows, k * g_row), 0, summary), gate, end)
+        decay_peak, rise_peak = higher(decay_peak, product), higher(rise_peak, end)
+    store_vector(summary, 4 * width(summary), decay_peak)
+    store_vector(summary, 5 * width(summary), rise_peak)
     store_vector(summary, 0, product)
     store_vector(summary, width(summary), end)
 
@@ -282,7 +302,7 @@ def fold_block_back(rule, g, a, g_time, a_time, summary, r):
             continue
         zero = constant(0.0, r)
         new, sound = composed(False, load(summary, s, summary), load(summary, lanes + s, summary), zero, zero, r)
-        if not sound:
+        if not (sound and stays_finite(summary, s, r)):
             new = r
             for before in range(SEGMENT):
                 t = s * SEGMENT + SEGMENT - 1 - before

@@ -348,9 +348,12 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
         ragged = valid_steps(starts, stops, lengths, lengths_at, steps, reverse, carry)
         take_lanes(state, carry, lane, end)
         take_lanes(h0_lanes, h0, lane, end)
-        # As in `forward`, tiles begin on a cache line of the results, if those of b have theirs together.
-        head = steps_to_line(to_b, to_b_at, to_b_time, carry) if b_fate == STORE else -1
-        bypass_b = load_int(geometry, 3) != 0 and head >= 0
+        # As in `forward`, tiles begin on a cache line of the results, if those of b have theirs together. Not where
+        # something is summed: a sum's order must not depend on where memory happens to be.
+        head = -1
+        if load_int(geometry, 3) != 0 and a_fate == STORE and b_fate == STORE:
+            head = steps_to_line(to_b, to_b_at, to_b_time, carry)
+        bypass_b = head >= 0
         bypass_a = bypass_b and a_fate == STORE and steps_to_line(to_a, to_a_at, to_a_time, carry) == head
         head = min(max(head, 0), steps)
         tiles = (steps - head + STEPS - 1) // STEPS + (1 if head > 0 else 0)
