@@ -1,5 +1,6 @@
 """Every dtype, and what mixtures of them become."""
 
+import enum
 import itertools
 
 import ml_dtypes
@@ -232,3 +233,25 @@ def test_complex_values_with_a_real_gate(rng, kinds):
             check_forward("forget_mult", f, x, h0, **options)
             check_vjp("forget_mult", f, x, h0, rng=rng, **options)
             check_forward("forget_mult", 0.25, x, **options)
+
+
+def test_kinds_of_python_numbers():
+    class Level(enum.IntEnum):
+        ONE = 1
+
+    class Number(float):
+        pass
+
+    class Further(Number):
+        pass
+
+    x = np.ones(4, np.float32)
+    assert fastrecur.forget_mult(Level.ONE, x).dtype == np.float32
+    assert fastrecur.forget_mult(0.5, x, Further(0.5)).dtype == np.float32
+
+
+def test_what_is_too_large_for_a_dtype_is_infinite_without_a_warning():
+    h, last = fastrecur.linear_recurrence(1.0, np.full(3, 6e4, np.float16), return_state=True)
+    assert np.isinf(h[1:]).all()
+    assert np.isinf(last)
+    fastrecur.linear_recurrence(1e300, np.ones(4, np.float16), 1e300)

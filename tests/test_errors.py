@@ -305,3 +305,15 @@ def test_an_error_changes_nothing_for_the_next_call():
         with pytest.raises(error):
             call("forget_mult", arguments)
     assert_same_bits(fastrecur.forget_mult(1, X), X)
+
+
+def test_numbers_that_nothing_can_hold():
+    with raises(ValueError, "x"):
+        fastrecur.forget_mult(np.ones(4), 10**400)
+    with raises(ValueError, "h0"):
+        fastrecur.forget_mult(0.5, np.ones(4), 10**400)
+    for lengths in [2**70, np.uint64(2**63 + 2)]:
+        with raises(ValueError, "lengths"):
+            fastrecur.forget_mult(0.5, np.ones(4), lengths=lengths)
+    with raises(TypeError, "x"):
+        fastrecur.forget_mult(0.5, [np.ma.array([1, 2], mask=[0, 1])])

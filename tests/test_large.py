@@ -107,3 +107,23 @@ def test_same_bits_as_if_large(rng, monkeypatch, set_threads, name, shape, axis)
         vjp = getattr(fastrecur, name + "_vjp")(value, gate, value, large, 1, axis=axis)
         for grad, expected in zip(vjp, grads, strict=True):
             assert_same_bits(grad, expected)
+
+
+def test_an_unaligned_result_past_the_cache(monkeypatch):
+    lower_thresholds(monkeypatch.setattr)
+    for start in [1, 4]:
+        buffer = np.zeros(64 * 300 * 8 + 8, np.uint8)
+        out = buffer[start : start + 64 * 300 * 8].view(np.float64).reshape(64, 300)
+        assert fastrecur.forget_mult(0.5, np.ones((64, 300)), 1.0, out=out) is out
+        assert (out == 1).all()
+
+
+def test_sums_do_not_depend_on_where_memory_is(rng, monkeypatch):
+    lower_thresholds(monkeypatch.setattr)
+    x = rng.standard_normal((32, 256))
+    h = fastrecur.forget_mult(0.3, x, axis=1)
+    sums, kept = set(), []
+    for size in rng.integers(1, 4000, 20):
+        kept.append(np.empty(size))
+        sums.add(float(fastrecur.forget_mult_vjp(x, 0.3, x, h, axis=1)[0]))
+    assert len(sums) == 1

@@ -403,3 +403,13 @@ def test_paths_agree(rng, dtype):
         assert (np.abs(some - whole[:, lanes].astype(float)) <= ulp[:, lanes]).all()
         last = fastrecur.forget_mult(gate.T[lanes], value.T[lanes], axis=1)
         assert (np.abs(last.T - whole[:, lanes].astype(float)) <= ulp[:, lanes]).all()
+
+
+def test_an_infinity_within_a_segment_stays():
+    # The composed state would be finite again: 1e308 * 4 * 1e-3.
+    a, b = np.ones(2100), np.zeros(2100)
+    a[[10, 20]] = 4, 1e-3
+    h = fastrecur.linear_recurrence(a, b, 1e308)
+    assert np.isinf(h[10:]).all()
+    _, grad_b, _ = fastrecur.linear_recurrence_vjp(b, a[::-1].copy(), b, b, 0.0, grad_state=1e308)
+    assert np.isinf(grad_b[:-12]).all()

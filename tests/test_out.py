@@ -179,3 +179,10 @@ def test_out_of_another_shape_is_refused_even_if_it_broadcasts():
         fastrecur.forget_mult(0.5, np.ones((8, 4)), out=np.zeros((2, 8, 4)))
     with pytest.raises(ValueError, match="`out`"):
         fastrecur.forget_mult(0.5, np.ones((8, 1)), out=np.zeros((8, 4)))
+
+
+def test_a_subclass_is_returned_itself(tmp_path):
+    out = np.memmap(tmp_path / "h", np.float64, "w+", shape=(4,))
+    assert fastrecur.forget_mult(0.5, np.ones(4), out=out) is out
+    assert fastrecur.forget_mult(0.5, np.ones(4), out=out, return_state=True)[0] is out
+    assert out.tolist() == [0.5, 0.75, 0.875, 0.9375]

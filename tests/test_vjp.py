@@ -134,3 +134,13 @@ def test_gradients_own_their_memory(rng, name):
     for grad, operand in itertools.product(grads, given):
         assert not np.shares_memory(grad, operand)
         assert grad.flags.writeable
+
+
+def test_a_broadcast_gate_in_another_order_of_memory(rng):
+    # The sums of a broadcast operand are laid out as that operand's shape, whatever the others' order is.
+    f = rng.random((5, 64)).T
+    x = rng.random((5, 3, 64)).transpose(1, 2, 0)
+    check_vjp("forget_mult", f, x, rng=rng, axis=2)
+    check_vjp("linear_recurrence", x, f, rng=rng, axis=2)
+    whole = np.broadcast_to(rng.random((5, 3, 1)), (5, 3, 64))
+    check_vjp("forget_mult", whole, rng.random((5, 3, 64)), rng=rng)
