@@ -166,6 +166,7 @@ def _run_vjp(plan, here, first, pieces, strides, results):
     call = _bound(plan, "vjp")
     threads = _useful_threads(plan)
     reduces = any(strides)
+    # Rows write two streams and read four, downwards: past the cache that took longer, not shorter.
     geometry = _geometry(plan, plan.traversal == TILES)
     parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, pieces if reduces else threads)
     table = address(geometry)

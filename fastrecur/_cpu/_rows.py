@@ -169,8 +169,7 @@ def vjp_lanes(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, first, la
 
 @njit(**HELPER)
 def vjp_vectors(
-    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, first, count, a_constant, a_fate, b_fate, at_h0, bypass_a,
-    bypass_b, down,
+    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, first, count, a_constant, a_fate, b_fate, at_h0, down,
 ):  # fmt: skip
     """Take whole vectors of lanes to the step before, from the last to the first if ``down``."""
     gate = broadcast(load(a, 0, carry))
@@ -183,16 +182,11 @@ def vjp_vectors(
         arrived = load_vector(g, j, carry) + load_vector(carry, j, carry)
         grad_a, grad_b, onward = adjoint(rule, arrived, gate, load_vector(b, j, carry), before)
         store_vector(carry, j, onward)
-        if bypass_a:
-            stream_vector(to_a, j, grad_a)
-        elif a_fate == SUM:
+        if a_fate == SUM:
             row_total = row_total + grad_a
         else:
             settle(to_a, sums_a, j, grad_a, a_fate)
-        if bypass_b:
-            stream_vector(to_b, j, grad_b)
-        else:
-            settle(to_b, sums_b, j, grad_b, b_fate)
+        settle(to_b, sums_b, j, grad_b, b_fate)
     if a_fate == SUM:
         store(sums_a, 0, load(sums_a, 0, sums_a) + total(row_total))
 
@@ -203,7 +197,6 @@ def vjp(
 ):  # fmt: skip
     """Walk against the direction of travel; ``carry`` holds the last states' cotangents, then the first states'."""
     steps, reverse, a_constant = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2)
-    bypass = load_int(geometry, 3)
     a_fate, b_fate = load_int(geometry, 4), load_int(geometry, 5)
     lanes = lane_last - lane_first
     a_lane = 0 if a_constant else lane_first
@@ -231,30 +224,16 @@ def vjp(
                 carry_now = place(carry, geometry, 3, 0, row, outer, lane_first)
                 sums_a_now = place(sums_a, geometry, 8, t, row, outer, a_lane)
                 sums_b_now = place(sums_b, geometry, 9, t, row, outer, lane_first)
-                bypass_a = bypass != 0 and a_fate == STORE
-                bypass_b = bypass != 0 and b_fate == STORE
-                head = 0
-                if bypass_a:
-                    head = lanes_to_line(to_a_now, lanes)
-                    bypass_b = bypass_b and lanes_to_line(to_b_now, lanes) == head
-                elif bypass_b:
-                    head = lanes_to_line(to_b_now, lanes)
-                count = whole_vectors(to_b_now, carry, lanes - head, bypass_a or bypass_b)
-                tail = head + count * width(carry)
-                vjp_lanes(
-                    rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now,
-                    0, head, a_constant, a_fate, b_fate, at_h0,
-                )  # fmt: skip
+                count = lanes // width(carry)
+                tail = count * width(carry)
                 vjp_vectors(
                     rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now,
-                    head, count, a_constant, a_fate, b_fate, at_h0, bypass_a, bypass_b, down,
+                    0, count, a_constant, a_fate, b_fate, at_h0, down,
                 )  # fmt: skip
                 vjp_lanes(
                     rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now,
                     tail, lanes, a_constant, a_fate, b_fate, at_h0,
                 )  # fmt: skip
-    if bypass:
-        fence()
 
 
 def own_pages(rule, to_a, to_b, a_size, b_size, backwards):
