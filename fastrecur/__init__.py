@@ -1,5 +1,7 @@
 """The forget-mult recurrence as one fast, exact, differentiable primitive for any array."""
 
+import numba as _numba  # noqa: F401  # the first call needs it: better to wait for it here
+
 from . import reference
 from ._threads import get_num_threads, set_num_threads
 from .recurrence import forget_mult, forget_mult_vjp, linear_recurrence, linear_recurrence_vjp

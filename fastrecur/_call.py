@@ -1,11 +1,12 @@
 """From a public function's arguments to its result: take the arrays, check what a plan cannot see, run, hand back."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from . import _arrays, _problem, _run
+from . import _arrays, _problem
 from . import _messages as say
 
 _ndarray = np.ndarray
@@ -15,6 +16,14 @@ _supported = _arrays.element
 _shortcuts: dict[tuple, Callable] = {}
 _MOST_SHORTCUTS = 1024
 _LARGEST = 1 << 1023
+
+
+@functools.cache
+def _runner():
+    """Return the module that runs plans: with the kernels' definitions it takes a sixth of the import, if not used."""
+    from . import _run
+
+    return _run
 
 
 def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
@@ -31,7 +40,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
         shortcut = _shortcuts.get(key)
         if shortcut is not None:
             result, carry = shortcut(a, b)
-            return (result, _run.narrowed(carry, result.dtype)) if _flag("return_state", return_state) else result
+            return (result, _runner().narrowed(carry, result.dtype)) if _flag("return_state", return_state) else result
     owner, given = None, out
     if not (_is_plain(a) and _is_plain(b) and (h0 is None or _is_plain(h0)) and (out is None or type(out) is _ndarray)):
         a, b, h0, out, owner = _take((*names, "out"), a, b, h0, out)
@@ -54,11 +63,11 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     if out is not None:
         _check_out(out, ((names[0], a), (names[1], b)))
     if key is not None:
-        _remember(key, _run.short_forward(plan))
-    out, carry = _run.forward(plan, a, b, h0, lengths, out)
+        _remember(key, _runner().short_forward(plan))
+    out, carry = _runner().forward(plan, a, b, h0, lengths, out)
     if owner is None and not return_state:
         return out if given is None else given
-    return _give(owner, out, _run.narrowed(carry, plan.dtype) if return_state else None, return_state, given)
+    return _give(owner, out, _runner().narrowed(carry, plan.dtype) if return_state else None, return_state, given)
 
 
 def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
@@ -91,11 +100,11 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     if lengths is not None:
         lengths = _check_range(lengths, plan.steps)
     if key is not None:
-        _remember(key, _run.short_vjp(plan))
-    grad_a, grad_b, carry = _run.vjp(plan, g, a, b, h, h0, grad_state, lengths)
+        _remember(key, _runner().short_vjp(plan))
+    grad_a, grad_b, carry = _runner().vjp(plan, g, a, b, h, h0, grad_state, lengths)
     grad_h0 = None
     if h0 is not None:
-        grad_h0 = _run.summed_to(carry, np.shape(h0), plan.h0_dtype)
+        grad_h0 = _runner().summed_to(carry, np.shape(h0), plan.h0_dtype)
     return _give_all(owner, grad_a, grad_b, grad_h0)
 
 
