@@ -4,12 +4,13 @@ import functools
 import math
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from . import _arrays, _problem, _threads
 from ._arrays import address
 from ._cpu import _rows, _series, _tiles
 from ._cpu._compile import kernel
-from ._problem import BLOCK, CARRY, LENGTHS, PIECES, ROWS, SERIES, SUMS_A, SUMS_B, TILES, TO_A, TO_B, A, B, G, H
+from ._problem import BLOCK, CARRY, LENGTHS, LINE, PIECES, ROWS, SERIES, SUMS_A, SUMS_B, TILES, TO_A, TO_B, A, B, G, H
 
 _KERNELS = {
     (ROWS, "forward"): _rows.forward,
@@ -21,9 +22,12 @@ _KERNELS = {
 }
 
 SERIAL_BYTES = 1 << 20  # below this a second thread costs more than it brings
-LONG_PIECE = 16 << 10  # bytes in a row, of one operand, from which threads may share rows among them
+LONG_PIECE = 512  # bytes in a row, of one operand, from which threads may share rows among them
+LONG_SUM = 8 << 10  # the same for a sum's parts, which one thread may have to walk one after another
+AHEAD = 8 << 10  # bytes of an operand that are asked for before their turn
 BYPASS_ROW = 512  # bytes of a row from which it pays to write past the cache
-FRESH_BYTES = 8 << 20  # results from which the system's providing of pages takes as long as the walk
+FRESH_BYTES = 16 << 20  # results from which the system's providing of pages takes as long as the walk
+HUGE_PAGE = 2 << 20
 
 
 @functools.cache
@@ -43,9 +47,7 @@ def forward(plan, a, b, h0, lengths, out):
     """Run a forward plan on arrays; return the result and the states after the last valid step."""
     ours = out is None
     if ours:
-        out = (
-            np.empty(plan.shape, plan.dtype) if plan.c_order else _problem.empty(plan.shape, plan.dtype, plan.h_strides)
-        )
+        out = _problem.empty(plan.shape, plan.dtype, plan.h_strides)
     carry = _states(plan, h0)
     if plan.traversal == "empty":
         return out, carry
@@ -56,16 +58,19 @@ def forward(plan, a, b, h0, lengths, out):
     call = _bound(plan, "forward")
     threads = _useful_threads(plan)
     fresh = here[H] != here[A] and here[H] != here[B] and out.flags.aligned
-    geometry = _geometry(plan, fresh)
+    geometry = _geometry(plan, fresh, threads)
     parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, threads)
     table = address(geometry)
+    if ours:
+        _provide_pages(out)
     for offsets in plan.extra:
         at = [p + o + e for p, o, e in zip(here, plan.offsets, offsets, strict=True)]
         head = (None, at[A], at[B], at[H], at[CARRY], at[LENGTHS], table)
+        shift = _lanes_to_shift(plan, geometry, at[H]) if lengths is None else 0
         if plan.traversal == SERIES:
             _forward_series(plan, call, head, threads, fresh)
-        elif len(parts) == 1:
-            _threads.run([(call, *head, *parts[0]), *(_page_calls((out, None), plan.is_reverse) if ours else ())])
+        elif shift:
+            _forward_shifted(plan, call, at, carry, parts, geometry, shift)
         else:
             _threads.run([(call, *head, *part) for part in parts])
     return out, carry
@@ -77,7 +82,9 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths):
     results, sums, pieces = [], [], _pieces(plan)
     for shape, dtype, strides in plan.gradients:
         if strides is not None:
-            results.append(_problem.empty(shape, dtype, strides))
+            # The C library gives memory back when two results of one size are freed, and the next call would wait for
+            # the system to clear it again; not so if the first one freed was somewhat larger.
+            results.append(_problem.empty(shape, dtype, strides, spare=0 if results else 0.25))
             sums.append(None)
         else:
             results.append(None)
@@ -166,10 +173,10 @@ def _run_vjp(plan, here, first, pieces, strides, results):
     call = _bound(plan, "vjp")
     threads = _useful_threads(plan)
     reduces = any(strides)
-    # Rows write two streams and read four, downwards: past the cache that took longer, not shorter.
-    geometry = _geometry(plan, plan.traversal == TILES)
+    geometry = _geometry(plan, True, threads)
     parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, pieces if reduces else threads)
     table = address(geometry)
+    _provide_pages(*results)
     for offsets in plan.extra:
         at = [p + o + e for p, o, e in zip(here, plan.offsets, offsets, strict=True)]
         h0 = first + offsets[CARRY]
@@ -182,11 +189,56 @@ def _run_vjp(plan, here, first, pieces, strides, results):
 
         if plan.traversal == SERIES:
             _vjp_series(plan, call, head, threads, pieces if reduces else 0)
-        elif len(parts) == 1:
-            _threads.run([(call, *head(0), *parts[0]), *_page_calls(results, not plan.is_reverse)])
         else:
             calls = [(call, *head(k if reduces else 0), *part) for k, part in enumerate(parts)]
             _run_shared(calls, threads)
+
+
+def _lanes_to_shift(plan, geometry, place):
+    """Return after how many lanes of a result's rows a cache line starts, if all rows are alike in that; else 0.
+
+    Rows must follow each other without a gap, in the operands too.
+    """
+    inner = plan.sizes[2]
+    if not geometry[3] or plan.traversal != ROWS or plan.sizes[1] > 1 or plan.steps == 1 or plan.row_bytes % LINE:
+        return 0
+    way = -inner if plan.time_strides[H] < 0 else inner
+    one_value = plan.time_strides[A] == plan.lane_strides[A] == 0
+    gapless = all(plan.time_strides[k] == way * plan.itemsizes[k] for k in ((B, H) if one_value else (A, B, H)))
+    size, to_line = plan.itemsizes[H], -place % LINE
+    return to_line // size if gapless and to_line % size == 0 else 0
+
+
+def _forward_shifted(plan, call, at, carry, parts, geometry, shift):
+    """Walk rows that start with a line: the first of each is the one that the row before it ends with.
+
+    Lanes before that line go one step alone before all others, and these the last step alone.
+    """
+    outer, _, inner = plan.sizes
+    size, last = carry.itemsize, plan.steps - 1
+    states = as_strided(carry, (outer, inner), (inner * size, size))
+    turned = _problem.aligned((outer, inner), plan.wide)
+    turned[:, inner - shift :], turned[:, : inner - shift] = states[:, :shift], states[:, shift:]
+    down = plan.time_strides[H] < 0
+
+    def walk(steps, from_step, by_lanes, carry_at, bypass, parts):
+        table = geometry.copy()
+        table[0], table[3] = steps, bypass
+        lengths = np.array([steps], np.int64)
+        moved = [
+            at[k] + from_step * plan.time_strides[k] + (by_lanes * plan.itemsizes[k] if plan.lane_strides[k] else 0)
+            for k in (A, B, H)
+        ]
+        head = (None, *moved, address(turned) + carry_at * size, address(lengths), address(table))
+        _threads.run([(call, *head, *part) for part in parts])
+
+    before = (0, outer, 0, 1, 0, shift), inner - shift
+    behind = (0, outer, 0, 1, shift, inner), -shift
+    first, second = (behind, before) if down else (before, behind)
+    walk(1, 0, 0, first[1], 0, [first[0]])
+    walk(last, int(down), shift, 0, 1, parts)
+    walk(1, last, 0, second[1], 0, [second[0]])
+    states[:, :shift], states[:, shift:] = turned[:, inner - shift :], turned[:, : inner - shift]
 
 
 def _forward_series(plan, call, head, threads, fresh):
@@ -231,14 +283,27 @@ def _vjp_series(plan, call, head, threads, pieces):
     _run_shared([(*part, _series.REPLAY) for part in parts], threads)
 
 
-def _page_calls(results, backwards):
-    """Return what a second thread can do while one walks: have the system provide the pages of fresh results."""
-    sizes = [0 if array is None or array.nbytes < FRESH_BYTES else array.nbytes for array in results]
-    if not any(sizes) or _threads.get_num_threads() == 1:
-        return []
-    call = kernel(_rows.own_pages, "linear", "f8", to_a="u1", to_b="u1")
-    places = [0 if array is None else address(array) for array in results]
-    return [(call, None, *places, *sizes, int(backwards))]
+def _provide_pages(*results):
+    """Have the system provide the pages of large fresh results, each thread a part.
+
+    Threads that walk share pages, and the system would make each of those twice.
+    """
+    threads = _threads.get_num_threads()
+    large = [array for array in results if array is not None and array.nbytes >= FRESH_BYTES]
+    if threads == 1 or not large:
+        return
+    call = kernel(_rows.own_pages, "linear", "f8", to_a="u1")
+    parts = [_ranges(-(-array.nbytes // HUGE_PAGE), threads) for array in large]
+    _threads.run(
+        [
+            (_one_after_another, [
+                (call, None, address(array) + low * HUGE_PAGE, min(array.nbytes, high * HUGE_PAGE) - low * HUGE_PAGE)
+                for array, ranges in zip(large, parts, strict=True)
+                for low, high in ranges[k : k + 1]
+            ])
+            for k in range(threads)
+        ]
+    )  # fmt: skip
 
 
 # ---- Sharing the work out -------------------------------------------------------------------------------------------
@@ -288,7 +353,8 @@ def _pieces(plan):
     if not sums or plan.traversal == "empty" or _bytes(plan) < SERIAL_BYTES:
         return 1
     if plan.traversal == ROWS:
-        most = _row_splits(plan)
+        outer, middle, _ = plan.sizes
+        most = outer if outer > 1 else min(_row_splits(plan), max(2, middle * plan.row_bytes // LONG_SUM))
     elif plan.traversal == TILES:
         most = -(-plan.lanes // 16)
     else:
@@ -320,16 +386,20 @@ def lane_parts(plan, parts):
     return [(16 * low, min(plan.lanes, 16 * high)) for low, high in _ranges(tiles, parts)]
 
 
-def _geometry(plan, fresh):
-    """Return the geometry with what depends on the machine: whether results go past the cache."""
-    worth_it = plan.traversal == TILES or plan.row_bytes >= BYPASS_ROW
-    if not (fresh and worth_it and 2 * _bytes(plan) > _cache_bytes()):
-        return plan.geometry
-    if plan.bypassing is None:
-        geometry = plan.geometry.copy()
-        geometry[3] = 1
-        plan.bypassing = geometry
-    return plan.bypassing
+def _geometry(plan, fresh, threads):
+    """Return the geometry with what depends on the machine: if results go past the cache, how far to look ahead."""
+    bypass = fresh and (plan.traversal == TILES or plan.row_bytes >= BYPASS_ROW) and 3 * _bytes(plan) > _cache_bytes()
+    ahead = 0
+    if plan.traversal == ROWS and _bytes(plan) >= SERIAL_BYTES:
+        outer, middle, _ = plan.sizes
+        piece = plan.row_bytes // (threads if outer == middle == 1 else 1)
+        ahead = max(1, min(8, AHEAD // max(1, piece)))
+    key = bypass, ahead
+    geometry = plan.geometries.get(key)
+    if geometry is None:
+        geometry = plan.geometries[key] = plan.geometry.copy()
+        geometry[3], geometry[6] = key
+    return geometry
 
 
 # ---- Small parts ----------------------------------------------------------------------------------------------------
@@ -353,8 +423,8 @@ def _number(value, wide):
 def _states(plan, state):
     """Return every lane's state in the carry's dtype, in the order in which the kernels walk lanes."""
     if state is None and plan.carry_c_order:
-        return np.zeros(plan.lane_shape, plan.wide)
-    carry = _problem.empty(plan.lane_shape, plan.wide, plan.carry_strides)
+        return _problem.aligned(plan.lane_shape, plan.wide, np.zeros)
+    carry = _problem.empty(plan.lane_shape, plan.wide, plan.carry_strides, large=0)
     with np.errstate(all="ignore"):
         carry[...] = 0 if state is None else state
     return carry

@@ -55,10 +55,30 @@ def lane_offset(geometry, strides, lane):
 
 
 @njit(**HELPER)
-def lane_offsets(offsets, geometry, strides, first, last, carry):
-    """Note where each lane of a tile stands; a short tile repeats its last lane."""
-    for j in range(width(carry)):
-        store_int(offsets, j, lane_offset(geometry, strides, min(first + j, last - 1)))
+def lane_places(places, geometry, first, last, carry):
+    """Note each lane's place in the three dimensions of lanes; a short tile repeats its last lane."""
+    middle, inner = load_int(geometry, HEAD), load_int(geometry, HEAD + 1)
+    rest = first // inner
+    i, j, k = rest // middle, rest % middle, first % inner
+    for lane in range(width(carry)):
+        store_int(places, lane, i)
+        store_int(places, 16 + lane, j)
+        store_int(places, 32 + lane, k)
+        if first + lane < last - 1:
+            k += 1
+            if k == inner:
+                j, k = j + 1, 0
+                if j == middle:
+                    i, j = i + 1, 0
+
+
+@njit(**HELPER)
+def lane_offsets(offsets, strides, places, carry):
+    """Note where each lane of a tile stands; ``strides`` is the operand's part of ``geometry``."""
+    outer, middle, inner = load_int(strides, 1), load_int(strides, 2), load_int(strides, 3)
+    for lane in range(width(carry)):
+        i, j, k = load_int(places, lane), load_int(places, 16 + lane), load_int(places, 32 + lane)
+        store_int(offsets, lane, outer * i + middle * j + inner * k)
 
 
 @njit(**HELPER)
@@ -73,6 +93,12 @@ def are_spaced(offsets, size, count):
 @njit(**HELPER)
 def row_bytes(rows):
     return width(rows) * itemsize(rows)
+
+
+@njit(**HELPER)
+def whole_blocks(steps):
+    """Return how many steps go by blocks of 8: all, the last block overlapping its neighbour, if there is one."""
+    return steps if steps >= 8 else 0
 
 
 @njit(**HELPER)
@@ -95,15 +121,17 @@ def bring(buffer, source, offsets, time, steps, next_tile):
             store_vector(shift(buffer, k * row), 0, value)
         done = steps
     elif abs(time) == size:
-        done = steps - steps % 8
+        done = whole_blocks(steps)
         for octet in range(0, lanes, 8):
             these = shift(offsets, octet * 8)
             there = shift(buffer, octet * itemsize(buffer))
-            for k in range(0, done, 8):
+            for begin in range(0, done, 8):
+                k = min(begin, done - 8)
+                further = ahead if begin * size % 64 == 0 else 0  # each line once
                 if time > 0:
-                    load_block(shift(source, k * size), these, shift(there, k * row), row, ahead)
+                    load_block(shift(source, k * size), these, shift(there, k * row), row, further)
                 else:
-                    load_block(shift(source, -(k + 7) * size), these, shift(there, (k + 7) * row), -row, ahead)
+                    load_block(shift(source, -(k + 7) * size), these, shift(there, (k + 7) * row), -row, further)
     for k in range(done, steps):
         for j in range(lanes):
             value = load(shift(source, load_int(offsets, j) + k * time), 0, buffer)
@@ -122,17 +150,19 @@ def put(target, offsets, time, buffer, steps, lanes, next_tile, bypass):
             store_vector(shift(base, k * time), 0, load_vector(shift(buffer, k * row), 0, buffer))
         done = steps
     elif abs(time) == size:
-        done = steps - steps % 8
+        done = whole_blocks(steps)
         for octet in range(0, lanes, 8):
             these = shift(offsets, octet * 8)
             there = shift(buffer, octet * itemsize(buffer))
-            for k in range(0, done, 8):
-                if bypass:
-                    stream_block(shift(there, k * row), row, shift(target, k * size), these, ahead)
+            for begin in range(0, done, 8):
+                k = min(begin, done - 8)
+                further = ahead if begin * size % 64 == 0 else 0
+                if bypass and k == begin:
+                    stream_block(shift(there, k * row), row, shift(target, k * size), these, further)
                 elif time > 0:
-                    store_block(shift(there, k * row), row, shift(target, k * size), these, ahead)
+                    store_block(shift(there, k * row), row, shift(target, k * size), these, further)
                 else:
-                    store_block(shift(there, (k + 7) * row), -row, shift(target, -(k + 7) * size), these, ahead)
+                    store_block(shift(there, (k + 7) * row), -row, shift(target, -(k + 7) * size), these, further)
     for k in range(done, steps):
         for j in range(lanes):
             value = load(shift(buffer, k * row), j, buffer)
@@ -238,15 +268,16 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
     a_rows, b_rows, h_rows = stack_like(a, carry, TILE), stack_like(b, carry, TILE), stack_like(h, carry, TILE)
     state = stack(carry, 16)
     a_at, b_at, h_at, lengths_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
-    starts, stops = stack_ints(16), stack_ints(16)
+    starts, stops, places = stack_ints(16), stack_ints(16), stack_ints(48)
     zero = constant(0.0, load(carry, 0, carry))
     keep_a, keep_b = neutral(rule, zero)
     for lane in range(first, last, width(carry)):
         end = min(last, lane + width(carry))
-        lane_offsets(a_at, geometry, shift(geometry, A), lane, end, carry)
-        lane_offsets(b_at, geometry, shift(geometry, B), lane, end, carry)
-        lane_offsets(h_at, geometry, shift(geometry, H), lane, end, carry)
-        lane_offsets(lengths_at, geometry, shift(geometry, LENGTHS), lane, end, carry)
+        lane_places(places, geometry, lane, end, carry)
+        lane_offsets(a_at, shift(geometry, A), places, carry)
+        lane_offsets(b_at, shift(geometry, B), places, carry)
+        lane_offsets(h_at, shift(geometry, H), places, carry)
+        lane_offsets(lengths_at, shift(geometry, LENGTHS), places, carry)
         ragged = valid_steps(starts, stops, lengths, lengths_at, steps, reverse, carry)
         take_lanes(state, carry, lane, end)
         # Tiles end on a cache line of the result, where all lanes have theirs at the same steps.
@@ -331,28 +362,31 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
     state, h0_lanes = stack(carry, 16), stack(carry, 16)
     g_at, a_at, b_at, h_at, lengths_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
     to_a_at, to_b_at, sums_a_at, sums_b_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
-    starts, stops = stack_ints(16), stack_ints(16)
+    starts, stops, places = stack_ints(16), stack_ints(16), stack_ints(48)
     zero = constant(0.0, load(carry, 0, carry))
     keep_a, keep_b = neutral(rule, zero)
     for lane in range(first, last, width(carry)):
         end = min(last, lane + width(carry))
-        lane_offsets(a_at, geometry, shift(geometry, A), lane, end, carry)
-        lane_offsets(b_at, geometry, shift(geometry, B), lane, end, carry)
-        lane_offsets(h_at, geometry, shift(geometry, H), lane, end, carry)
-        lane_offsets(lengths_at, geometry, shift(geometry, LENGTHS), lane, end, carry)
-        lane_offsets(g_at, geometry, shift(geometry, G), lane, end, carry)
-        lane_offsets(to_a_at, geometry, shift(geometry, TO_A), lane, end, carry)
-        lane_offsets(to_b_at, geometry, shift(geometry, TO_B), lane, end, carry)
-        lane_offsets(sums_a_at, geometry, shift(geometry, SUMS_A), lane, end, carry)
-        lane_offsets(sums_b_at, geometry, shift(geometry, SUMS_B), lane, end, carry)
+        lane_places(places, geometry, lane, end, carry)
+        lane_offsets(a_at, shift(geometry, A), places, carry)
+        lane_offsets(b_at, shift(geometry, B), places, carry)
+        lane_offsets(h_at, shift(geometry, H), places, carry)
+        lane_offsets(lengths_at, shift(geometry, LENGTHS), places, carry)
+        lane_offsets(g_at, shift(geometry, G), places, carry)
+        lane_offsets(to_a_at, shift(geometry, TO_A), places, carry)
+        lane_offsets(to_b_at, shift(geometry, TO_B), places, carry)
+        lane_offsets(sums_a_at, shift(geometry, SUMS_A), places, carry)
+        lane_offsets(sums_b_at, shift(geometry, SUMS_B), places, carry)
         ragged = valid_steps(starts, stops, lengths, lengths_at, steps, reverse, carry)
         take_lanes(state, carry, lane, end)
         take_lanes(h0_lanes, h0, lane, end)
-        # As in `forward`, tiles begin on a cache line of the results, if those of b have theirs together. Not where
-        # something is summed: a sum's order must not depend on where memory happens to be.
+        # As in `forward`, tiles begin on a cache line of the results, if those of b have theirs together. Where
+        # something is summed, only if all tiles do: a sum's order must not depend on where memory happens to be.
         head = -1
-        if load_int(geometry, 3) != 0 and a_fate == STORE and b_fate == STORE:
+        if load_int(geometry, 3) != 0 and b_fate == STORE:
             head = steps_to_line(to_b, to_b_at, to_b_time, carry)
+            if a_fate != STORE and head != 0:
+                head = -1
         bypass_b = head >= 0
         bypass_a = bypass_b and a_fate == STORE and steps_to_line(to_a, to_a_at, to_a_time, carry) == head
         head = min(max(head, 0), steps)
