@@ -27,7 +27,6 @@ LONG_SUM = 8 << 10  # the same for a sum's parts, which one thread may have to w
 AHEAD = 8 << 10  # bytes of an operand that are asked for before their turn
 BYPASS_ROW = 512  # bytes of a row from which it pays to write past the cache
 FRESH_BYTES = 16 << 20  # results from which the system's providing of pages takes as long as the walk
-HUGE_PAGE = 2 << 20
 
 
 @functools.cache
@@ -60,19 +59,18 @@ def forward(plan, a, b, h0, lengths, out):
     fresh = here[H] != here[A] and here[H] != here[B] and out.flags.aligned
     geometry = _geometry(plan, fresh, threads)
     parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, threads)
-    table = address(geometry)
-    if ours:
-        _provide_pages(out)
+    sharers = _sharers(plan, parts, threads, (out,) if ours else ())
     for offsets in plan.extra:
         at = [p + o + e for p, o, e in zip(here, plan.offsets, offsets, strict=True)]
-        head = (None, at[A], at[B], at[H], at[CARRY], at[LENGTHS], table)
+        head = (None, at[A], at[B], at[H], at[CARRY], at[LENGTHS], address(geometry))
         shift = _lanes_to_shift(plan, geometry, at[H]) if lengths is None else 0
         if plan.traversal == SERIES:
             _forward_series(plan, call, head, threads, fresh)
         elif shift:
             _forward_shifted(plan, call, at, carry, parts, geometry, shift)
         else:
-            _threads.run([(call, *head, *part) for part in parts])
+            tables = _shared_tables(plan, geometry, sharers, len(parts))
+            _threads.run([(call, *head[:-1], address(table), *part) for table, part in zip(tables, parts, strict=True)])
     return out, carry
 
 
@@ -175,22 +173,21 @@ def _run_vjp(plan, here, first, pieces, strides, results):
     reduces = any(strides)
     geometry = _geometry(plan, True, threads)
     parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, pieces if reduces else threads)
-    table = address(geometry)
-    _provide_pages(*results)
+    tables = _shared_tables(plan, geometry, _sharers(plan, parts, threads, results), len(parts))
     for offsets in plan.extra:
         at = [p + o + e for p, o, e in zip(here, plan.offsets, offsets, strict=True)]
         h0 = first + offsets[CARRY]
 
-        def head(piece, at=at, h0=h0):
+        def head(piece, table=0, at=at, h0=h0):
             return (
                 None, at[G], at[A], at[B], at[H], h0, at[CARRY], at[TO_A], at[TO_B],
-                at[SUMS_A] + piece * strides[0], at[SUMS_B] + piece * strides[1], at[LENGTHS], table,
+                at[SUMS_A] + piece * strides[0], at[SUMS_B] + piece * strides[1], at[LENGTHS], address(tables[table]),
             )  # fmt: skip
 
         if plan.traversal == SERIES:
             _vjp_series(plan, call, head, threads, pieces if reduces else 0)
         else:
-            calls = [(call, *head(k if reduces else 0), *part) for k, part in enumerate(parts)]
+            calls = [(call, *head(k if reduces else 0, k), *part) for k, part in enumerate(parts)]
             _run_shared(calls, threads)
 
 
@@ -283,27 +280,20 @@ def _vjp_series(plan, call, head, threads, pieces):
     _run_shared([(*part, _series.REPLAY) for part in parts], threads)
 
 
-def _provide_pages(*results):
-    """Have the system provide the pages of large fresh results, each thread a part.
+def _sharers(plan, parts, threads, results):
+    """Return how many threads will walk the pages of large fresh results side by side, 0 if none do."""
+    large = any(array is not None and array.nbytes >= FRESH_BYTES for array in results)
+    return min(threads, len(parts)) if large and plan.traversal == ROWS and plan.sizes[0] == 1 else 0
 
-    Threads that walk share pages, and the system would make each of those twice.
-    """
-    threads = _threads.get_num_threads()
-    large = [array for array in results if array is not None and array.nbytes >= FRESH_BYTES]
-    if threads == 1 or not large:
-        return
-    call = kernel(_rows.own_pages, "linear", "f8", to_a="u1")
-    parts = [_ranges(-(-array.nbytes // HUGE_PAGE), threads) for array in large]
-    _threads.run(
-        [
-            (_one_after_another, [
-                (call, None, address(array) + low * HUGE_PAGE, min(array.nbytes, high * HUGE_PAGE) - low * HUGE_PAGE)
-                for array, ranges in zip(large, parts, strict=True)
-                for low, high in ranges[k : k + 1]
-            ])
-            for k in range(threads)
-        ]
-    )  # fmt: skip
+
+def _shared_tables(plan, geometry, sharers, parts):
+    """Return the geometry for each part of the lanes: each of the sharers sees to its share of the pages."""
+    if sharers < 2:
+        return [geometry] * parts
+    tables = [geometry.copy() for _ in range(parts)]
+    for mine, table in enumerate(tables[:sharers]):
+        table[7], table[8] = sharers, mine
+    return tables
 
 
 # ---- Sharing the work out -------------------------------------------------------------------------------------------

@@ -33,9 +33,12 @@ from ._rules import adjoint, step
 
 # The head of `geometry`. `a_constant`: one value of a serves a whole row. `bypass`: results go past the cache. In
 # `reverse` a lane's valid steps are the last of the travel. `ahead`: how many rows before their turn operands are asked
-# for; the prefetcher of the machine starts anew with each piece of a row, and reads past its end.
-GEOMETRY = ("steps", "reverse", "a_constant", "bypass", "a_fate", "b_fate", "ahead")
+# for; the prefetcher of the machine starts anew with each piece of a row, and reads past its end. `sharers`: how many
+# threads walk fresh results side by side, and `mine`: which of them this is; 0 if results have their pages.
+GEOMETRY = ("steps", "reverse", "a_constant", "bypass", "a_fate", "b_fate", "ahead", "sharers", "mine")
 HEAD = len(GEOMETRY)
+HUGE_PAGE = 2 << 20
+PAGES_AHEAD = 2
 STORE, ADD, SUM = 1, 2, 3  # what becomes of a gradient: written; added lane by lane; added up over the row
 
 
@@ -126,6 +129,19 @@ def bytes_ahead(geometry, operand, rows, backwards, down):
     return load_int(geometry, 6) * stride
 
 
+@njit(**HELPER)
+def provide_pages(target, geometry, operand, t, steps, backwards):
+    """Have the system provide the large pages that a walk will reach soon: one thread each, or every one would wait."""
+    sharers, mine = load_int(geometry, 7), load_int(geometry, 8)
+    stride = load_int(geometry, HEAD + 3 * operand)
+    length = abs(stride)
+    way = -1 if (stride < 0) != backwards else 1
+    first = PAGES_AHEAD + (t * length) // HUGE_PAGE if t > 0 else 0
+    for page in range(first, PAGES_AHEAD + ((t + 1) * length) // HUGE_PAGE):
+        if page % sharers == mine and page * HUGE_PAGE < steps * length:
+            own_page(target, way * page * HUGE_PAGE)
+
+
 def forward(
     rule, a, b, h, carry, lengths, geometry, outer_first, outer_last, row_first, row_last, lane_first, lane_last
 ):
@@ -136,8 +152,11 @@ def forward(
     down = load_int(geometry, HEAD + 6) < 0  # through memory backwards, all the way: the prefetcher follows that too
     rows = row_last - row_first
     ahead_a, ahead_b = bytes_ahead(geometry, 0, rows, False, down), bytes_ahead(geometry, 1, rows, False, down)
+    fresh = load_int(geometry, 7) != 0
     for outer in range(outer_first, outer_last):
         for t in range(steps):
+            if fresh:
+                provide_pages(h, geometry, 2, t, steps, False)
             for turn in range(row_first, row_last):
                 row = row_last - 1 - (turn - row_first) if down else turn
                 start, stop = valid_range(place(lengths, geometry, 4, 0, row, outer, 0), steps, reverse)
@@ -247,12 +266,17 @@ def vjp(
     lanes = lane_last - lane_first
     a_lane = 0 if a_constant else lane_first
     down = load_int(geometry, HEAD + 6) > 0
+    fresh = load_int(geometry, 7) != 0
     rows = row_last - row_first
     ahead_g, ahead_a = bytes_ahead(geometry, 5, rows, True, down), bytes_ahead(geometry, 0, rows, True, down)
     ahead_b, ahead_h = bytes_ahead(geometry, 1, rows, True, down), bytes_ahead(geometry, 2, rows, True, down)
     for outer in range(outer_first, outer_last):
         for ago in range(steps):
             t = steps - 1 - ago
+            if fresh and a_fate == STORE:
+                provide_pages(place(to_a, geometry, 6, steps - 1, 0, outer, 0), geometry, 6, ago, steps, True)
+            if fresh and b_fate == STORE:
+                provide_pages(place(to_b, geometry, 7, steps - 1, 0, outer, 0), geometry, 7, ago, steps, True)
             for turn in range(row_first, row_last):
                 row = row_last - 1 - (turn - row_first) if down else turn
                 start, stop = valid_range(place(lengths, geometry, 4, 0, row, outer, 0), steps, reverse)
@@ -279,9 +303,3 @@ def vjp(
                 )  # fmt: skip
     if bypass:
         fence()
-
-
-def own_pages(rule, to_a, size):
-    """Ask the system for all pages of a part of a fresh result."""
-    for offset in range(0, size, 4096):
-        own_page(to_a, offset)
