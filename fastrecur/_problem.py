@@ -160,22 +160,25 @@ def like(shape, dtype, *prototypes):
     return np.empty(shape, dtype).strides
 
 
-def aligned(shape, dtype, allocate=np.empty, spare=0):
+def aligned(shape, dtype, allocate=np.empty, beside=0, spare=0):
     """Allocate an array in C order that starts with a cache line; NumPy's own start a quarter into one.
 
     Every second register of a row would stand in two lines, and rows of results would begin and end within one.
-    ``spare`` bytes are left over at the end: never touched, they take no memory.
+    With an address ``beside``, it starts as far into a line as that one does. ``spare`` bytes are left over at the
+    end: never touched, they take no memory.
     """
     size = math.prod(shape) * dtype.itemsize
     buffer = allocate(size + LINE + spare, np.uint8)
-    start = -address(buffer) % LINE
+    start = (beside - address(buffer)) % LINE
     return buffer[start : start + size].view(dtype).reshape(shape)
 
 
-def empty(shape, dtype, strides, large=LARGE, spare=0.0):
+def empty(shape, dtype, strides, large=LARGE, beside=0, spare=0.0):
     """Allocate an array with given (dense) strides, aligned if ``large``; ``spare`` is a part of its own size."""
     size = math.prod(shape) * dtype.itemsize
-    allocate = np.empty if size < large else functools.partial(aligned, spare=int(spare * size))
+    allocate = np.empty
+    if size >= large:
+        allocate = functools.partial(aligned, beside=beside, spare=int(spare * size))
     order = sorted(range(len(shape)), key=lambda k: (-strides[k], k))
     if order == list(range(len(shape))):
         return allocate(shape, dtype)

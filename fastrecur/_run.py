@@ -46,7 +46,7 @@ def forward(plan, a, b, h0, lengths, out):
     """Run a forward plan on arrays; return the result and the states after the last valid step."""
     ours = out is None
     if ours:
-        out = _problem.empty(plan.shape, plan.dtype, plan.h_strides)
+        out = _problem.empty(plan.shape, plan.dtype, plan.h_strides, beside=_phase(plan, b, a))
     carry = _states(plan, h0)
     if plan.traversal == "empty":
         return out, carry
@@ -82,7 +82,8 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths):
         if strides is not None:
             # The C library gives memory back when two results of one size are freed, and the next call would wait for
             # the system to clear it again; not so if the first one freed was somewhat larger.
-            results.append(_problem.empty(shape, dtype, strides, spare=0 if results else 0.25))
+            spare = 0 if results else 0.25
+            results.append(_problem.empty(shape, dtype, strides, beside=_phase(plan, b, a), spare=spare))
             sums.append(None)
         else:
             results.append(None)
@@ -401,6 +402,15 @@ def _bound(plan, direction):
         call = kernel(_KERNELS[plan.traversal, direction], plan.rule, _arrays.element(plan.wide), **plan.elements)
         plan.calls[direction] = call
     return call
+
+
+def _phase(plan, *operands):
+    """Return how far into a cache line a fresh result should start: tiles as far as an operand, to share its lines."""
+    if plan.traversal == TILES:
+        for value in operands:
+            if type(value) is np.ndarray and value.size > 1 and value.itemsize == plan.dtype.itemsize:
+                return address(value) % LINE
+    return 0
 
 
 def _number(value, wide):

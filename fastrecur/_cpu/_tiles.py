@@ -37,6 +37,7 @@ from ._rows import ADD, HEAD, STORE, valid_range
 from ._rules import adjoint, neutral, step
 
 STEPS = 32
+LONG = 2048  # steps of a lane from which a first and last line apart do not matter
 # Where in `geometry` each operand's four strides begin, in bytes.
 A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = (8 * (HEAD + 2 + 4 * k) for k in range(10))
 TILE = 16 * STEPS
@@ -280,9 +281,11 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
         lane_offsets(lengths_at, shift(geometry, LENGTHS), places, carry)
         ragged = valid_steps(starts, stops, lengths, lengths_at, steps, reverse, carry)
         take_lanes(state, carry, lane, end)
-        # Tiles end on a cache line of the result, where all lanes have theirs at the same steps.
-        head = steps_to_line(h, h_at, h_time, carry)
-        bypass = load_int(geometry, 3) != 0 and head >= 0
+        # Tiles end on a cache line of the operand, where all lanes have theirs at the same steps; past the cache go
+        # results whose lines end there too, if not too many of their lines are shared by two lanes.
+        head = steps_to_line(b, b_at, b_time, carry)
+        same = head == steps_to_line(h, h_at, h_time, carry)
+        bypass = load_int(geometry, 3) != 0 and same and (head == 0 or (head > 0 and steps >= LONG))
         t = 0
         while t < steps:
             n = min(head if t < head else STEPS, steps - t)
@@ -347,6 +350,16 @@ def deliver(target, target_at, target_time, sums, sums_at, sums_time, fate, rows
         add(shift(sums, t * sums_time), sums_at, sums_time, rows, steps, lanes)
 
 
+@njit(**HELPER)
+def gather(total, rows, steps):
+    """Add a tile of a gradient to its lanes' totals, step by step: tiles that begin elsewhere give the same bits."""
+    row = row_bytes(rows)
+    column = load_vector(total, 0, total)
+    for ago in range(steps):
+        column = column + load_vector(shift(rows, (steps - 1 - ago) * row), 0, total)
+    store_vector(total, 0, column)
+
+
 def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, first, last):
     """Walk lanes back; ``carry`` holds the last states' cotangents, then the first states'."""
     steps, reverse, a_fate, b_fate = (
@@ -359,7 +372,8 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
     g_rows, a_rows = stack_like(g, carry, TILE), stack_like(a, carry, TILE)
     b_rows, h_rows = stack_like(b, carry, TILE), stack(carry, TILE)  # h0 is as wide as the carry
     to_a_rows, to_b_rows = stack_like(to_a, carry, TILE), stack_like(to_b, carry, TILE)
-    state, h0_lanes = stack(carry, 16), stack(carry, 16)
+    state, h0_lanes, total_a, total_b = stack(carry, 16), stack(carry, 16), stack(carry, 16), stack(carry, 16)
+    gather_a, gather_b = a_fate == ADD and sums_a_time == 0, b_fate == ADD and sums_b_time == 0
     g_at, a_at, b_at, h_at, lengths_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
     to_a_at, to_b_at, sums_a_at, sums_b_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
     starts, stops, places = stack_ints(16), stack_ints(16), stack_ints(48)
@@ -380,15 +394,13 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
         ragged = valid_steps(starts, stops, lengths, lengths_at, steps, reverse, carry)
         take_lanes(state, carry, lane, end)
         take_lanes(h0_lanes, h0, lane, end)
-        # As in `forward`, tiles begin on a cache line of the results, if those of b have theirs together. Where
-        # something is summed, only if all tiles do: a sum's order must not depend on where memory happens to be.
-        head = -1
-        if load_int(geometry, 3) != 0 and b_fate == STORE:
-            head = steps_to_line(to_b, to_b_at, to_b_time, carry)
-            if a_fate != STORE and head != 0:
-                head = -1
-        bypass_b = head >= 0
-        bypass_a = bypass_b and a_fate == STORE and steps_to_line(to_a, to_a_at, to_a_time, carry) == head
+        # As in `forward`.
+        head = steps_to_line(b, b_at, b_time, carry)
+        bypass = load_int(geometry, 3) != 0 and (head == 0 or (head > 0 and steps >= LONG))
+        bypass_a = bypass and a_fate == STORE and steps_to_line(to_a, to_a_at, to_a_time, carry) == head
+        bypass_b = bypass and b_fate == STORE and steps_to_line(to_b, to_b_at, to_b_time, carry) == head
+        store_vector(total_a, 0, broadcast(zero))
+        store_vector(total_b, 0, broadcast(zero))
         head = min(max(head, 0), steps)
         tiles = (steps - head + STEPS - 1) // STEPS + (1 if head > 0 else 0)
         for back in range(tiles):
@@ -407,36 +419,24 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
             if ragged:
                 mask(to_a_rows, zero, starts, stops, t, n)
                 mask(to_b_rows, zero, starts, stops, t, n)
-            deliver(
-                to_a,
-                to_a_at,
-                to_a_time,
-                sums_a,
-                sums_a_at,
-                sums_a_time,
-                a_fate,
-                to_a_rows,
-                t,
-                n,
-                end - lane,
-                -STEPS,
-                bypass_a and t >= head,
-            )
-            deliver(
-                to_b,
-                to_b_at,
-                to_b_time,
-                sums_b,
-                sums_b_at,
-                sums_b_time,
-                b_fate,
-                to_b_rows,
-                t,
-                n,
-                end - lane,
-                -STEPS,
-                bypass_b and t >= head,
-            )
+            if gather_a:
+                gather(total_a, to_a_rows, n)
+            else:
+                deliver(
+                    to_a, to_a_at, to_a_time, sums_a, sums_a_at, sums_a_time, a_fate, to_a_rows, t, n, end - lane,
+                    -STEPS, bypass_a and t >= head,
+                )  # fmt: skip
+            if gather_b:
+                gather(total_b, to_b_rows, n)
+            else:
+                deliver(
+                    to_b, to_b_at, to_b_time, sums_b, sums_b_at, sums_b_time, b_fate, to_b_rows, t, n, end - lane,
+                    -STEPS, bypass_b and t >= head,
+                )  # fmt: skip
+        if gather_a:
+            add(sums_a, sums_a_at, 0, total_a, 1, end - lane)
+        if gather_b:
+            add(sums_b, sums_b_at, 0, total_b, 1, end - lane)
         give_lanes(carry, state, lane, end)
     if load_int(geometry, 3):
         fence()
