@@ -6,65 +6,88 @@ For the direction of travel ``h[t] = q[t]*h' + c[t]``, with ``h'`` the state bef
 * a tangent of the states is the linear recurrence with ``q`` over the tangent of one step for a fixed ``h'``;
 * the gradients are ``D`` times a step's own derivatives;
 * a gradient of the gradients is again the linear recurrence ``E`` with ``q``, over what the cotangents make of one
-  step, and elementwise work. `Vjp.backward` has it in full.
+  step, and elementwise work. `_Vjp.backward` has it in full.
 
-Each function here is made of the two operators and of torch's own, so every order of every derivative follows.
+All is made of the two operators and of torch's own, so every order of every derivative follows. The rules belong to
+the operators (their autograd and vmap keys), so they hold for every graph that an operator stands in, however it came
+there.
 """
 
+import contextlib
+
 import torch
-from torch.autograd import Function
+from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad as _forward_ad
+from torch.autograd.function import _SingleLevelFunction
 
 from .._problem import FORGET, LINEAR
 from . import _ops, _tensors
+from ._ops import forward, vjp
 
 _WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.float32: torch.float64}
 
 
-def forward(*arguments):
-    """Return ``(h, h_last)``, differentiably, in every transform: see `Forward`."""
-    return (DualForward if _has_tangents() else Forward).apply(*arguments)
+class _Rules(_SingleLevelFunction):
+    """An operator's autograd kernel, of its ``arguments`` behind the ``way`` on: keys, and whether there are tangents.
+
+    One level of functorch is all that a kernel sees, so it is not a `torch.autograd.Function`, which sees to them all.
+    """
+
+    @classmethod
+    def run(cls, keyset, *arguments):
+        tensors = [v for v in arguments if isinstance(v, torch.Tensor)]
+        records = torch.is_grad_enabled() and any(v.requires_grad for v in tensors)
+        has_tangents = torch._C._is_fwd_grad_enabled() and any(map(_has_tangent, tensors))
+        if not records and not has_tangents:
+            with torch._C._AutoDispatchBelowAutograd():
+                return cls.operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
+        with enable_single_level_autograd_function():
+            return cls.apply((keyset, has_tangents), *arguments)
+
+    @classmethod
+    def below(cls, keyset, arguments):
+        """Run the operator without recording here; levels further out record for themselves."""
+        with contextlib.ExitStack() as stack:
+            if torch._C._functorch.peek_interpreter_stack() is not None:
+                stack.enter_context(torch.enable_grad())
+                stack.enter_context(_forward_ad._set_fwd_grad_enabled(True))
+            stack.enter_context(torch._C._AutoDispatchBelowAutograd())
+            return cls.operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
 
 
-def vjp(*arguments):
-    """Return the gradients of a, b and h0, differentiably, in every transform: see `Vjp`."""
-    return (DualVjp if _has_tangents() else Vjp).apply(*arguments)
+def _has_tangent(tensor):
+    # At the one level there is; the compiler enters it unseen by `torch.autograd.forward_ad`.
+    return torch._VF._unpack_dual(tensor, level=0)[1] is not None
 
 
-def _has_tangents():
-    # Dynamo takes no function that defines tangents, and has none itself.
-    if torch.compiler.is_compiling():
-        return False
-    return _forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
-
-
-class Forward(Function):
+class _Forward(_Rules):
     """A recurrence: ``(family, a, b, h0, lengths, axis, reverse, dtype) -> (h, h_last)``."""
 
-    @staticmethod
-    def forward(family, a, b, h0, lengths, axis, reverse, dtype):
-        """Run the operator."""
-        return _ops.forward(family, a, b, h0, lengths, axis, reverse, dtype)
+    operator = forward
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        """Keep what the gradients that are wanted read, and nothing else."""
-        family, a, b, h0, lengths, axis, reverse, dtype = inputs
-        wanted = tuple(ctx.needs_input_grad[1:4])
+    def forward(ctx, way, *arguments):
+        """Run the operator; keep what the gradients that are wanted read, and nothing else."""
+        (keyset, has_tangents), (family, a, b, h0, lengths, axis, reverse, dtype) = way, arguments
+        output = h, _ = _Forward.below(keyset, arguments)
+        wanted = ctx.needs_input_grad[2:5]
         needs_b, needs_h = _tensors.reads(family, wanted)
         ctx.problem = family, axis, reverse, dtype
         ctx.b_shape, ctx.b_dtype = b.shape, b.dtype
         ctx.set_materialize_grads(False)
+        if has_tangents:
+            ctx.save_for_forward(a, b, h, h0, lengths)
         ctx.save_for_backward(
-            a, b if needs_b else None, output[0] if needs_h else None, h0 if needs_h or wanted[2] else None, lengths
+            a, b if needs_b else None, h if needs_h else None, h0 if needs_h or wanted[2] else None, lengths
         )
+        return output
 
     @staticmethod
     def backward(ctx, grad_h, grad_last):
         """Return the gradients of a, b and h0."""
-        wanted = tuple(ctx.needs_input_grad[1:4])
+        wanted = ctx.needs_input_grad[2:5]
         if (grad_h is None and grad_last is None) or not any(wanted):
-            return (None,) * 8
+            return (None,) * 9
         a, b, h, h0, lengths = ctx.saved_tensors
         family, axis, reverse, dtype = ctx.problem
         if b is None:
@@ -74,32 +97,11 @@ class Forward(Function):
             h = zeros if h is None else h
             grad_h = zeros if grad_h is None else grad_h
         grads = vjp(family, grad_h, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted)
-        return None, *(grad if is_wanted else None for grad, is_wanted in zip(grads, wanted)), *(None,) * 4
+        grads = (grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True))
+        return None, None, *grads, *(None,) * 4
 
     @staticmethod
-    def vmap(info, in_dims, family, a, b, h0, lengths, axis, reverse, dtype):
-        """Take the batch for one more lane axis, the last."""
-        rank = max(_rank(a, in_dims[1]), _rank(b, in_dims[2]))
-        batched = in_dims[1] is not None or in_dims[2] is not None
-        a, b, h0 = (_with_batch(v, dim) for v, dim in zip((a, b, h0), in_dims[1:4]))
-        if not batched:
-            b = b.expand(b.shape[:-1] + (info.batch_size,))
-        lengths = _lengths_with_batch(lengths, in_dims[4], a, b, axis, rank)
-        return forward(family, a, b, h0, lengths, axis, reverse, dtype), (-1, -1)
-
-
-class DualForward(Forward):
-    """A recurrence that takes tangents as well."""
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        """Keep all for the tangents."""
-        Forward.setup_context(ctx, inputs, output)
-        _, a, b, h0, lengths, *_ = inputs
-        ctx.save_for_forward(a, b, output[0], h0, lengths)
-
-    @staticmethod
-    def jvp(ctx, _, a_dot, b_dot, h0_dot, *rest):
+    def jvp(ctx, _way, _family, a_dot, b_dot, h0_dot, *rest):
         """Return the tangents of h and h_last."""
         a, b, h, h0, lengths = map(_primal, ctx.saved_tensors)
         with _forward_ad._set_fwd_grad_enabled(True):
@@ -118,29 +120,29 @@ def _tangents(family, axis, reverse, dtype, a, b, h, h0, lengths, a_dot, b_dot, 
     return forward(LINEAR, _decay(family, a, dtype), source, h0_dot, lengths, axis, reverse, dtype)
 
 
-class Vjp(Function):
+class _Vjp(_Rules):
     """A recurrence's adjoint.
 
     ``(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, want_a, want_b, want_h0) -> (grad_a, grad_b,
     grad_h0)``, with an empty tensor for what is not wanted.
     """
 
-    @staticmethod
-    def forward(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, want_a, want_b, want_h0):
-        """Run the operator."""
-        return _ops.vjp(
-            family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, want_a, want_b, want_h0
-        )  # fmt: skip
+    operator = vjp
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        """Keep all operands: each is in the gradient's gradient."""
-        family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted = inputs
+    def forward(ctx, way, *arguments):
+        """Run the operator; keep all operands: each is in the gradient's gradient."""
+        keyset, has_tangents = way
+        family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted = arguments
+        output = _Vjp.below(keyset, arguments)
         ctx.problem = family, axis, reverse, dtype
         ctx.wanted = tuple(wanted)
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*(grad for grad, is_wanted in zip(output, wanted) if not is_wanted))
+        ctx.mark_non_differentiable(*(grad for grad, is_wanted in zip(output, wanted, strict=True) if not is_wanted))
         ctx.save_for_backward(g, a, b, h, h0, grad_last, lengths)
+        if has_tangents:
+            ctx.save_for_forward(g, a, b, h, h0, grad_last, lengths)
+        return output
 
     @staticmethod
     def backward(ctx, v, u, w):
@@ -154,9 +156,9 @@ class Vjp(Function):
         family, axis, reverse, dtype = ctx.problem
         v, u, w = (c if is_wanted else None for c, is_wanted in zip((v, u, w), ctx.wanted))
         if v is None and u is None and w is None:
-            return (None,) * 14
+            return (None,) * 15
         is_forget = family == FORGET
-        _, for_g, for_a, for_b, for_h, for_h0, for_last, *_ = ctx.needs_input_grad
+        _, _, for_g, for_a, for_b, for_h, for_h0, for_last, *_ = ctx.needs_input_grad
         q, valid = _decay(family, a, dtype), _valid(h, lengths, axis)
         source = None
         if u is not None:
@@ -180,32 +182,12 @@ class Vjp(Function):
             to_h = _like(_shifted(to_before, None, valid, axis, not reverse), h) if for_h else None
             to_h0 = _like(_first(to_before, lengths, axis, reverse), h0) if for_h0 else None
         return (
-            None, _like(e, g) if for_g else None, to_a, to_b, to_h, to_h0, _like(e_last, grad_last) if for_last else None,
+            None, None, _like(e, g) if for_g else None, to_a, to_b, to_h, to_h0, _like(e_last, grad_last) if for_last else None,
             *(None,) * 7,
         )  # fmt: skip
 
     @staticmethod
-    def vmap(info, in_dims, family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted):
-        """Take the batch for one more lane axis, the last; each sample has gradients of its own."""
-        operands, dims = (g, a, b, h, h0, grad_last), in_dims[1:7]
-        rank = max(_rank(a, dims[1]), _rank(b, dims[2]))
-        g, a, b, h, h0, grad_last = (_with_batch(v, dim, info.batch_size) for v, dim in zip(operands, dims))
-        lengths = _lengths_with_batch(lengths, in_dims[7], a, b, axis, rank)
-        grads = vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted)
-        return grads, tuple(-1 if is_wanted else None for is_wanted in wanted)
-
-
-class DualVjp(Vjp):
-    """A recurrence's adjoint that takes tangents as well."""
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        """Keep all operands for both."""
-        Vjp.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(*inputs[1:8])
-
-    @staticmethod
-    def jvp(ctx, _, g_dot, a_dot, b_dot, h_dot, h0_dot, last_dot, *rest):
+    def jvp(ctx, _way, _family, g_dot, a_dot, b_dot, h_dot, h0_dot, last_dot, *rest):
         """Return the tangents of the gradients."""
         operands = map(_primal, ctx.saved_tensors)
         with _forward_ad._set_fwd_grad_enabled(True):
@@ -254,10 +236,34 @@ def _vjp_tangents(
     return grad_a, grad_b, grad_h0
 
 
-torch.library.register_autograd(
-    "fastrecur::forward", Forward.backward, setup_context=Forward.setup_context, lib=_ops._library
-)
-torch.library.register_autograd("fastrecur::vjp", Vjp.backward, setup_context=Vjp.setup_context, lib=_ops._library)
+# ---- vmap -----------------------------------------------------------------------------------------------------------
+
+
+def _forward_vmap(info, in_dims, family, a, b, h0, lengths, axis, reverse, dtype):
+    """Take the batch for one more lane axis, the last."""
+    rank = max(_rank(a, in_dims[1]), _rank(b, in_dims[2]))
+    batched = in_dims[1] is not None or in_dims[2] is not None
+    a, b, h0 = (_with_batch(v, dim) for v, dim in zip((a, b, h0), in_dims[1:4], strict=True))
+    if not batched:
+        b = b.expand(b.shape[:-1] + (info.batch_size,))
+    lengths = _lengths_with_batch(lengths, in_dims[4], a, b, axis, rank)
+    return forward(family, a, b, h0, lengths, axis, reverse, dtype), (-1, -1)
+
+
+def _vjp_vmap(info, in_dims, family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted):
+    """Take the batch for one more lane axis, the last; each sample has gradients of its own."""
+    operands, dims = (g, a, b, h, h0, grad_last), in_dims[1:7]
+    rank = max(_rank(a, dims[1]), _rank(b, dims[2]))
+    g, a, b, h, h0, grad_last = (_with_batch(v, dim, info.batch_size) for v, dim in zip(operands, dims, strict=True))
+    lengths = _lengths_with_batch(lengths, in_dims[7], a, b, axis, rank)
+    grads = vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted)
+    return grads, tuple(-1 if is_wanted else None for is_wanted in wanted)
+
+
+for _rules, _vmap in ((_Forward, _forward_vmap), (_Vjp, _vjp_vmap)):
+    _name = _rules.operator.name().partition(".")[0]
+    _ops.library.impl(_rules.operator, _rules.run, "Autograd", with_keyset=True)
+    torch.library.register_vmap(_name, _vmap, lib=_ops.library)
 
 
 # ---- Along time -----------------------------------------------------------------------------------------------------
@@ -320,7 +326,7 @@ def _first(array, lengths, axis, reverse):
 
 def _primal(tensor):
     """Return a tensor without its own tangent; torch itself leaves out the tangents of a function's tangents."""
-    return None if tensor is None else _forward_ad.unpack_dual(tensor).primal
+    return None if tensor is None else torch._VF._unpack_dual(tensor, level=0)[0]
 
 
 # ---- Small parts ----------------------------------------------------------------------------------------------------

@@ -59,6 +59,17 @@ def _has_memory(tensor):
 
 def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     """Run a recurrence of tensors; arguments as `fastrecur._call.forward` takes them."""
+    key = None
+    if (
+        return_state is False and h0 is None and lengths is None and out is None and type(axis) is int
+        and type(reverse) is bool and type(b) in PLAIN and _is_quiet()
+    ):  # fmt: skip
+        key = _key(family, a, b, axis, reverse)
+        short = _shorts.get(key)
+        if short is not None:
+            if (b.requires_grad or (type(a) in PLAIN and a.requires_grad)) and _grad_enabled():
+                return _apply(a, b, None, None, short)
+            return short.forward(a, b)
     given = a, b, h0, lengths, out
     if not _compiling() and torch.overrides.has_torch_function([v for v in given if isinstance(v, torch.Tensor)]):
         return _overridden(_PUBLIC[family], given, a, b, h0, axis, reverse, lengths, return_state, out)
@@ -80,6 +91,8 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
         return (out, h_last) if return_state else out
     else:
         h, h_last = _run_forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
+        if key is not None:
+            _remember(key, _Problem(family, axis, reverse, dtype, False), a, b)
     if out is not None:
         h = out.copy_(h)
     return (h, h_last) if return_state else h
@@ -173,13 +186,58 @@ def _vjp_pairs(family, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype
 
 
 class _Problem:
-    """What `_Eager` is told beside operands."""
+    """What `_Eager` is told beside operands; of a short problem also how to run it."""
 
-    __slots__ = ("axis", "dtype", "family", "return_state", "reverse")
+    __slots__ = ("axis", "dtype", "family", "forward", "return_state", "reverse", "vjps")
 
     def __init__(self, family, axis, reverse, dtype, return_state):
         self.family, self.axis, self.reverse, self.dtype = family, axis, reverse, dtype
         self.return_state = return_state
+        self.forward, self.vjps = None, {}
+
+    def vjp(self, g, a, b, h, wanted):
+        """Return the gradients of a and b of a short problem; None if that is not short."""
+        key = (
+            wanted, g.stride(), a.stride(), None if type(b) is _tensors.Form else b.stride(),
+            None if h is None else h.stride(),
+        )  # fmt: skip
+        run = self.vjps.get(key)
+        if run is None:
+            run = self.vjps[key] = (
+                _tensors.short_vjp(self.family, g, a, b, h, self.axis, self.reverse, self.dtype, wanted) or _not_short
+            )
+        return run(g, a, b, h)
+
+
+def _not_short(*_):
+    return None
+
+
+# Short problems, by everything that a plan depends on.
+_shorts: dict[tuple, _Problem] = {}
+_MOST_SHORTS = 1024
+
+
+def _key(family, a, b, axis, reverse):
+    """Return the key of a short problem; None if an operand is not plain, or has no memory."""
+    try:
+        if not b.is_cpu or b.is_neg() or not b.data_ptr():
+            return None
+        if type(a) in PLAIN:
+            if not a.is_cpu or a.is_neg() or not a.data_ptr():
+                return None
+            return family, a.dtype, a.shape, a.stride(), b.dtype, b.shape, b.stride(), axis, reverse
+        return (family, b.dtype, b.shape, b.stride(), axis, reverse) if type(a) is float else None
+    except RuntimeError:  # no strides, or no memory
+        return None
+
+
+def _remember(key, problem, a, b):
+    problem.forward = _tensors.short_forward(problem.family, a, b, problem.axis, problem.reverse, problem.dtype)
+    if problem.forward is not None:
+        if len(_shorts) >= _MOST_SHORTS:
+            _shorts.clear()
+        _shorts[key] = problem
 
 
 class _Eager(Function):
@@ -187,10 +245,13 @@ class _Eager(Function):
 
     @staticmethod
     def forward(ctx, a, b, h0, lengths, problem):
-        family = problem.family
-        h, h_last = _tensors.forward(
-            family, a, b, h0, lengths, problem.axis, problem.reverse, problem.dtype, problem.return_state
-        )
+        family, run = problem.family, problem.forward
+        if run is not None:
+            h = run(a, b)
+        else:
+            h, h_last = _tensors.forward(
+                family, a, b, h0, lengths, problem.axis, problem.reverse, problem.dtype, problem.return_state
+            )
         wanted = ctx.needs_input_grad[:3]
         needs_b, needs_h = _tensors.reads(family, wanted)
         ctx.problem, ctx.numbers = problem, None
@@ -221,6 +282,10 @@ class _Eager(Function):
             and all(map(_is_plain, (*tensors, lengths)))
         ):
             b = ctx.b_form if b is None else b
+            if problem.forward is not None and ctx.numbers is None:
+                grads = problem.vjp(grad_h, a, b, h, wanted)
+                if grads is not None:
+                    return *grads, None, None, None
             grads = _tensors.vjp(family, grad_h, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted)
             return *grads, None, None
         a, b, h0 = (_as_tensor(v, tensors[0]) for v in (a, b, h0))

@@ -7,13 +7,13 @@ import torch
 
 from . import _tensors
 
-_library = torch.library.Library("fastrecur", "DEF")
-_library.define(
+library = torch.library.Library("fastrecur", "DEF")
+library.define(
     "forward(str family, Tensor a, Tensor b, Tensor? h0, Tensor? lengths, int axis, bool reverse, ScalarType dtype)"
     " -> (Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
-_library.define(
+library.define(
     "vjp(str family, Tensor g, Tensor a, Tensor b, Tensor h, Tensor? h0, Tensor? grad_last, Tensor? lengths, int axis,"
     " bool reverse, ScalarType dtype, bool want_a, bool want_b, bool want_h0) -> (Tensor, Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
@@ -69,7 +69,7 @@ def _vjp_fake(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, 
     return tuple(grads)
 
 
-_library.impl("forward", _forward, "CPU")
-_library.impl("vjp", _vjp, "CPU")
-torch.library.register_fake("fastrecur::forward", _forward_fake, lib=_library)
-torch.library.register_fake("fastrecur::vjp", _vjp_fake, lib=_library)
+library.impl("forward", _forward, "CPU")
+library.impl("vjp", _vjp, "CPU")
+torch.library.register_fake("fastrecur::forward", _forward_fake, lib=library)
+torch.library.register_fake("fastrecur::vjp", _vjp_fake, lib=library)
