@@ -60,16 +60,30 @@ def _has_memory(tensor):
 def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     """Run a recurrence of tensors; arguments as `fastrecur._call.forward` takes them."""
     key = None
-    if (
-        return_state is False and h0 is None and lengths is None and out is None and type(axis) is int
-        and type(reverse) is bool and type(b) in PLAIN and _is_quiet()
-    ):  # fmt: skip
-        key = _key(family, a, b, axis, reverse)
+    if return_state is False and h0 is None and lengths is None and out is None and type(b) in PLAIN:
+        # What follows is `_is_quiet` and `_is_plain`, written out: a call on 16 elements has no time for calls.
+        # Inside a transform of torch.func, plain tensors are constants, and others have no address.
+        try:
+            if not (
+                _compiling() or _dispatch_modes() or _function_modes() or _forward_ad._current_level >= 0 or b.is_neg()
+                or type(axis) is not int or type(reverse) is not bool or not b.is_cpu or _tracing() is not None
+            ):  # fmt: skip
+                at_b = b.data_ptr()
+                if type(a) in PLAIN:
+                    if a.is_cpu and not a.is_neg():
+                        at_a = a.data_ptr()
+                        key = family, axis, reverse, b.dtype, b.size(), b.stride(), a.dtype, a.size(), a.stride()
+                elif type(a) is float:
+                    at_a = 0
+                    key = family, axis, reverse, b.dtype, b.size(), b.stride()
+        except RuntimeError:  # no strides, or no memory
+            pass
         short = _shorts.get(key)
         if short is not None:
-            if (b.requires_grad or (type(a) in PLAIN and a.requires_grad)) and _grad_enabled():
-                return _apply(a, b, None, None, short)
-            return short.forward(a, b)
+            if (not b.requires_grad and (not at_a or not a.requires_grad)) or not _grad_enabled():
+                return short.forward(a, b, at_a, at_b)
+            if at_a and _interpreter() is None:
+                return _apply_short(a, b, short)
     given = a, b, h0, lengths, out
     if not _compiling() and torch.overrides.has_torch_function([v for v in given if isinstance(v, torch.Tensor)]):
         return _overridden(_PUBLIC[family], given, a, b, h0, axis, reverse, lengths, return_state, out)
@@ -195,22 +209,12 @@ class _Problem:
         self.return_state = return_state
         self.forward, self.vjps = None, {}
 
-    def vjp(self, g, a, b, h, wanted):
-        """Return the gradients of a and b of a short problem; None if that is not short."""
-        key = (
-            wanted, g.stride(), a.stride(), None if type(b) is _tensors.Form else b.stride(),
-            None if h is None else h.stride(),
-        )  # fmt: skip
-        run = self.vjps.get(key)
-        if run is None:
-            run = self.vjps[key] = (
-                _tensors.short_vjp(self.family, g, a, b, h, self.axis, self.reverse, self.dtype, wanted) or _not_short
-            )
-        return run(g, a, b, h)
-
-
-def _not_short(*_):
-    return None
+    def vjp(self, key, g, a, b, h):
+        """Return how to run the gradient of a short problem, for more of its kind; None if that is not short."""
+        wanted = key[0]
+        run = _tensors.short_vjp(self.family, g, a, b, h, self.axis, self.reverse, self.dtype, wanted)
+        self.vjps[key] = run
+        return run
 
 
 # Short problems, by everything that a plan depends on.
@@ -218,21 +222,9 @@ _shorts: dict[tuple, _Problem] = {}
 _MOST_SHORTS = 1024
 
 
-def _key(family, a, b, axis, reverse):
-    """Return the key of a short problem; None if an operand is not plain, or has no memory."""
-    try:
-        if not b.is_cpu or b.is_neg() or not b.data_ptr():
-            return None
-        if type(a) in PLAIN:
-            if not a.is_cpu or a.is_neg() or not a.data_ptr():
-                return None
-            return family, a.dtype, a.shape, a.stride(), b.dtype, b.shape, b.stride(), axis, reverse
-        return (family, b.dtype, b.shape, b.stride(), axis, reverse) if type(a) is float else None
-    except RuntimeError:  # no strides, or no memory
-        return None
-
-
 def _remember(key, problem, a, b):
+    if problem.dtype.is_complex:  # or a conjugate would not be told from what it is made of
+        return
     problem.forward = _tensors.short_forward(problem.family, a, b, problem.axis, problem.reverse, problem.dtype)
     if problem.forward is not None:
         if len(_shorts) >= _MOST_SHORTS:
@@ -245,13 +237,10 @@ class _Eager(Function):
 
     @staticmethod
     def forward(ctx, a, b, h0, lengths, problem):
-        family, run = problem.family, problem.forward
-        if run is not None:
-            h = run(a, b)
-        else:
-            h, h_last = _tensors.forward(
-                family, a, b, h0, lengths, problem.axis, problem.reverse, problem.dtype, problem.return_state
-            )
+        family = problem.family
+        h, h_last = _tensors.forward(
+            family, a, b, h0, lengths, problem.axis, problem.reverse, problem.dtype, problem.return_state
+        )
         wanted = ctx.needs_input_grad[:3]
         needs_b, needs_h = _tensors.reads(family, wanted)
         ctx.problem, ctx.numbers = problem, None
@@ -282,10 +271,6 @@ class _Eager(Function):
             and all(map(_is_plain, (*tensors, lengths)))
         ):
             b = ctx.b_form if b is None else b
-            if problem.forward is not None and ctx.numbers is None:
-                grads = problem.vjp(grad_h, a, b, h, wanted)
-                if grads is not None:
-                    return *grads, None, None, None
             grads = _tensors.vjp(family, grad_h, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted)
             return *grads, None, None
         a, b, h0 = (_as_tensor(v, tensors[0]) for v in (a, b, h0))
@@ -297,6 +282,74 @@ class _Eager(Function):
         return *(grad if is_wanted else None for grad, is_wanted in zip(grads, wanted)), None, None
 
 
+class _Short(Function):
+    """`_Eager` for what is short: two tensors, whose forms its problem knows."""
+
+    @staticmethod
+    def forward(ctx, a, b, problem):
+        h = problem.forward(a, b, a.data_ptr(), b.data_ptr())
+        wanted = ctx.needs_input_grad
+        ctx.problem = problem
+        ctx.set_materialize_grads(False)
+        if wanted[0]:
+            ctx.save_for_backward(a, b if problem.family == FORGET else None, h)
+        else:
+            ctx.save_for_backward(a, None, None)
+        if not wanted[0] or problem.family != FORGET:
+            ctx.b_form = _tensors.Form(b)
+        return h
+
+    @staticmethod
+    def backward(ctx, g):
+        if g is None:
+            return None, None, None
+        a, b, h = ctx.saved_tensors
+        problem, wanted = ctx.problem, ctx.needs_input_grad
+        if not _grad_enabled() and type(g) in PLAIN and g.is_cpu and not _dispatch_modes():
+            try:
+                # Hooks may have changed what was saved, so nothing is taken for granted but dtypes and shapes.
+                if b is not None:
+                    key = wanted, g.stride(), a.stride(), h.stride(), b.stride()
+                else:
+                    key = wanted, g.stride(), a.stride(), None if h is None else h.stride()
+                run = problem.vjps.get(key)
+                if run is not None and _forward_ad._current_level < 0 and not g.is_neg():
+                    return run(g, a, b, h)
+            except RuntimeError:  # no strides, or no memory
+                pass
+            tensors = [v for v in (g, a, b, h) if v is not None]
+            if _is_quiet() and all(map(_is_plain, tensors)):
+                b = ctx.b_form if b is None else b
+                run = problem.vjp(key, g, a, b, h)
+                if run is not None:
+                    return run(g, a, b, h)
+                grads = _tensors.vjp(
+                    problem.family, g, a, b, h, None, None, None, problem.axis, problem.reverse, problem.dtype,
+                    (*wanted[:2], False),
+                )  # fmt: skip
+                return grads
+        form = b if b is not None else ctx.b_form
+        b = _autograd._nothing(a, form.shape, form.dtype) if b is None else b
+        h = _autograd._nothing(a, g.shape, g.dtype) if h is None else h
+        grads = _autograd.vjp(
+            problem.family,
+            g,
+            a,
+            b,
+            h,
+            None,
+            None,
+            None,
+            problem.axis,
+            problem.reverse,
+            problem.dtype,
+            *wanted[:2],
+            False,
+        )
+        return *(grad if is_wanted else None for grad, is_wanted in zip(grads, wanted)), None
+
+
+_apply_short = super(Function, _Short).apply
 _apply = super(Function, _Eager).apply  # Function.apply itself looks for transforms, which are not there
 
 

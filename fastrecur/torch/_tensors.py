@@ -275,30 +275,38 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
 
 
 def short_forward(family, a, b, axis, reverse, dtype):
-    """Return a function of a and b alone for a short run of their kind; None if it is not short."""
+    """Return a function for a short run of a kind, of a and b and their addresses; None if it is not short."""
     plan, strides = plan_forward(family, a, b, None, None, axis, reverse, dtype)
     if not _run.is_short(plan) or not plan.carry_c_order:
         return None
     call, lengths, table, part = _run.short_parts(plan, "forward")
     shape, lane_shape, wide = plan.shape, plan.lane_shape, plan.wide
     to_a, to_b, to_h = (plan.offsets[k] for k in (_problem.A, _problem.B, _problem.H))
-    allocate, zeros = torch.empty_strided, np.zeros
-    number = is_number(a)
+    zeros, number = np.zeros, is_number(a)
+    allocate = _allocator(b, shape, strides, dtype)
 
-    def run(a, b):
-        h, carry = allocate(shape, strides, dtype=dtype), zeros(lane_shape, wide)
+    def run(a, b, at_a, at_b):
+        h, carry = allocate(b), zeros(lane_shape, wide)
         if number:
             a = _run._number(a, wide)
-        at_a = address(a) if number else a.data_ptr()
-        call(None, at_a + to_a, b.data_ptr() + to_b, h.data_ptr() + to_h, address(carry), lengths, table, *part)
+            at_a = address(a)
+        call(None, at_a + to_a, at_b + to_b, h.data_ptr() + to_h, address(carry), lengths, table, *part)
         return h
 
     run.plan = plan  # its geometry and lengths must stay
     return run
 
 
+def _allocator(like, shape, strides, dtype):
+    """Return the quickest way to a fresh tensor for a short run, given an operand of its form."""
+    if isinstance(like, torch.Tensor) and (like.dtype, like.size(), like.stride()) == (dtype, shape, strides):
+        return torch.empty_like
+    return lambda _: torch.empty_strided(shape, strides, dtype=dtype)
+
+
 def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
     """Return a function of g, a, b and h alone for a short run of their kind; None if it is not short."""
+    wanted = wanted[0], wanted[1], False
     plan, layouts = plan_vjp(family, g, a, b, g if h is None else h, None, None, None, axis, reverse, dtype, wanted)
     stored = [gradient is None or gradient[2] is not None for gradient in plan.gradients]
     if not _run.is_short(plan) or not plan.carry_c_order or not all(stored):
@@ -306,18 +314,22 @@ def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
     call, lengths, table, part = _run.short_parts(plan, "vjp")
     first = np.zeros(plan.lane_shape, plan.wide)
     shape, lane_shape, wide, h0 = plan.shape, plan.lane_shape, plan.wide, address(first)
-    a_strides, b_strides = layouts
-    a_dtype, b_dtype = gradient_dtype(a, dtype), gradient_dtype(b, dtype)
+    empty_a, empty_b = (
+        is_wanted and _allocator(operand, shape, strides, gradient_dtype(operand, dtype))
+        for operand, strides, is_wanted in zip((a, b), layouts, wanted, strict=False)
+    )
+    if type(b) is Form:
+        empty_b = _allocator(None, shape, layouts[1], gradient_dtype(b, dtype)) if wanted[1] else False
     want_a, want_b = wanted[:2]
     reads_b, reads_h = reads(family, wanted)
     to_a, to_b, to_h, to_g, to_to_a, to_to_b = (
         plan.offsets[k] for k in (_problem.A, _problem.B, _problem.H, _problem.G, _problem.TO_A, _problem.TO_B)
     )
-    allocate, zeros = torch.empty_strided, np.zeros
+    zeros = np.zeros
 
     def run(g, a, b, h):
-        grad_a = allocate(shape, a_strides, dtype=a_dtype) if want_a else None
-        grad_b = allocate(shape, b_strides, dtype=b_dtype) if want_b else None
+        grad_a = empty_a(a) if want_a else None
+        grad_b = empty_b(b) if want_b else None
         carry = zeros(lane_shape, wide)
         spare, at_g = address(carry), g.data_ptr()
         call(
@@ -325,7 +337,7 @@ def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
             (h.data_ptr() if reads_h else at_g) + to_h, h0, spare, grad_a.data_ptr() + to_to_a if want_a else spare,
             grad_b.data_ptr() + to_to_b if want_b else spare, spare, spare, lengths, table, *part,
         )  # fmt: skip
-        return grad_a, grad_b
+        return grad_a, grad_b, None
 
     run.keep = plan, first
     return run
