@@ -391,11 +391,11 @@ def vjp(
     strides[H], strides[G] = spread(h_shape, h_strides, shape), spread(g_shape, g_strides, shape)
     strides[LENGTHS] = None if lengths is None else lengths_strides(lengths, len(shape), axis)
     sizes[A], sizes[B], sizes[H], sizes[G] = a_size, b_size, h_size, g_size
-    word = sum(size for k, size in enumerate(sizes) if any(strides[k] or ()) and (k, False) not in zip((B, H), reads))
-    for k, is_read in zip((B, H), reads, strict=True):
-        if not is_read:
-            strides[k], sizes[k] = strides[G], sizes[G]
-    b_element, h_element = (e if is_read else g_element for e, is_read in zip((b_element, h_element), reads))
+    unread = [k for k, is_read in zip((B, H), reads, strict=True) if not is_read]
+    word = sum(size for k, size in enumerate(sizes) if any(strides[k] or ()) and k not in unread)
+    for k in unread:
+        strides[k], sizes[k] = strides[G], sizes[G]
+    b_element, h_element = g_element if B in unread else b_element, g_element if H in unread else h_element
     gradients, kept = [], []
     for own_shape, own, to, target, sums, is_wanted, layout in (
         (a_shape, a_strides, to_a, TO_A, SUMS_A, wanted[0], layouts[0]),

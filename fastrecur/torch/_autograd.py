@@ -37,7 +37,7 @@ class _Rules(_SingleLevelFunction):
     def run(cls, keyset, *arguments):
         tensors = [v for v in arguments if isinstance(v, torch.Tensor)]
         records = torch.is_grad_enabled() and any(v.requires_grad for v in tensors)
-        has_tangents = torch._C._is_fwd_grad_enabled() and any(map(_has_tangent, tensors))
+        has_tangents = _may_have_tangents() and any(map(_has_tangent, tensors))
         if not records and not has_tangents:
             with torch._C._AutoDispatchBelowAutograd():
                 return cls.operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
@@ -55,8 +55,13 @@ class _Rules(_SingleLevelFunction):
             return cls.operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
 
 
+def _may_have_tangents():
+    # The compiler enters levels unseen by `torch.autograd.forward_ad`, but inside a transform.
+    is_entered = _forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
+    return is_entered and torch._C._is_fwd_grad_enabled()
+
+
 def _has_tangent(tensor):
-    # At the one level there is; the compiler enters it unseen by `torch.autograd.forward_ad`.
     return torch._VF._unpack_dual(tensor, level=0)[1] is not None
 
 
@@ -154,7 +159,7 @@ class _Vjp(_Rules):
         """
         g, a, b, h, h0, grad_last, lengths = ctx.saved_tensors
         family, axis, reverse, dtype = ctx.problem
-        v, u, w = (c if is_wanted else None for c, is_wanted in zip((v, u, w), ctx.wanted))
+        v, u, w = (c if is_wanted else None for c, is_wanted in zip((v, u, w), ctx.wanted, strict=True))
         if v is None and u is None and w is None:
             return (None,) * 15
         is_forget = family == FORGET
@@ -181,10 +186,9 @@ class _Vjp(_Rules):
             to_before = -to_s if is_forget else to_s
             to_h = _like(_shifted(to_before, None, valid, axis, not reverse), h) if for_h else None
             to_h0 = _like(_first(to_before, lengths, axis, reverse), h0) if for_h0 else None
-        return (
-            None, None, _like(e, g) if for_g else None, to_a, to_b, to_h, to_h0, _like(e_last, grad_last) if for_last else None,
-            *(None,) * 7,
-        )  # fmt: skip
+        to_g = _like(e, g) if for_g else None
+        to_last = _like(e_last, grad_last) if for_last else None
+        return None, None, to_g, to_a, to_b, to_h, to_h0, to_last, *(None,) * 7
 
     @staticmethod
     def jvp(ctx, _way, _family, g_dot, a_dot, b_dot, h_dot, h0_dot, last_dot, *rest):
@@ -195,7 +199,8 @@ class _Vjp(_Rules):
 
 
 def _vjp_tangents(
-    family, axis, reverse, dtype, wanted, g, a, b, h, h0, grad_last, lengths, g_dot, a_dot, b_dot, h_dot, h0_dot, last_dot
+    family, axis, reverse, dtype, wanted, g, a, b, h, h0, grad_last, lengths,
+    g_dot, a_dot, b_dot, h_dot, h0_dot, last_dot,
 ):  # fmt: skip
     """Return the tangents of an adjoint: ``D`` has that of a recurrence, in the other direction."""
     is_forget, (want_a, want_b, want_h0) = family == FORGET, wanted

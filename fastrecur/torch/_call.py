@@ -13,7 +13,7 @@ from torch.autograd import forward_ad as _forward_ad
 from .. import _arrays, _problem
 from .. import _messages as say
 from .._problem import FORGET, LINEAR
-from . import _autograd, _ops, _tensors
+from . import _autograd, _tensors
 
 PLAIN = frozenset((torch.Tensor, torch.nn.Parameter))
 _PUBLIC = {FORGET: "forget_mult", LINEAR: "linear_recurrence"}
@@ -89,6 +89,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
         return _overridden(_PUBLIC[family], given, a, b, h0, axis, reverse, lengths, return_state, out)
     a, b, h0, out = _take((*names, "out"), a, b, h0, out)
     axis, reverse, return_state = _axis(axis), _flag("reverse", reverse), _flag("return_state", return_state)
+    _check_gate(family, names[0], a)
     dtype = result_dtype(names, a, b, h0)
     shape, axis = _shape(names[:2], a, b, axis)
     lengths = _lengths(lengths, shape, axis)
@@ -147,6 +148,7 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
         return _overridden(_PUBLIC[family] + "_vjp", given, g, a, b, h, h0, axis, reverse, lengths, grad_state)
     g, a, b, h, h0, grad_state = _take((*names, "h0", "grad_state"), g, a, b, h, h0, grad_state)
     axis, reverse = _axis(axis), _flag("reverse", reverse)
+    _check_gate(family, names[1], a)
     own = result_dtype(names[1:3], a, b, h0)
     dtype = result_dtype(names, g, a, b, h, h0, grad_state)
     shape, axis = _shape(names[1:3], a, b, axis)
@@ -191,8 +193,10 @@ def _vjp_pairs(family, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype
     grads = _run_vjp(
         family, g, gate, pair_b, h, pair_h0, grad_state, lengths, axis, reverse, _tensors.REAL[dtype], shape
     )
-    joined = [None if v is None else torch.view_as_complex(grad) for grad, v in zip(grads[1:], (b, h0))]
-    grad_b, grad_h0 = (grad if v is None or _is_complex(v) else grad.real for grad, v in zip(joined, (b, h0)))
+    joined = [None if v is None else torch.view_as_complex(grad) for grad, v in zip(grads[1:], (b, h0), strict=True)]
+    grad_b, grad_h0 = (
+        grad if v is None or _is_complex(v) else grad.real for grad, v in zip(joined, (b, h0), strict=True)
+    )
     return grads[0] if _is_number(a) else grads[0].squeeze(-1), grad_b, grad_h0
 
 
@@ -279,7 +283,7 @@ class _Eager(Function):
         zeros = _autograd._nothing(a, torch.broadcast_shapes(a.shape, b.shape), dtype)
         grad_h, h = (zeros if v is None else v for v in (grad_h, h))
         grads = _autograd.vjp(family, grad_h, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted)
-        return *(grad if is_wanted else None for grad, is_wanted in zip(grads, wanted)), None, None
+        return *(grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True)), None, None
 
 
 class _Short(Function):
@@ -346,7 +350,7 @@ class _Short(Function):
             *wanted[:2],
             False,
         )
-        return *(grad if is_wanted else None for grad, is_wanted in zip(grads, wanted)), None
+        return (*(grad if k < 2 and wanted[k] else None for k, grad in enumerate(grads)),)
 
 
 _apply_short = super(Function, _Short).apply
@@ -357,7 +361,10 @@ _apply = super(Function, _Eager).apply  # Function.apply itself looks for transf
 
 
 _is_number = _tensors.is_number
-_is_complex = lambda value: type(value) is complex or (not _is_number(value) and value.is_complex())  # noqa: E731
+
+
+def _is_complex(value):
+    return type(value) is complex or (not _is_number(value) and value.is_complex())
 
 
 def _overridden(name, given, *arguments):
@@ -432,6 +439,11 @@ def _check_tensor(name, tensor):
         raise TypeError(say.layout(name, kind))
     if tensor.dtype not in _tensors.DTYPES:
         raise TypeError(say.dtype(name, tensor.dtype))
+
+
+def _check_gate(family, name, gate):
+    if family == FORGET and _is_complex(gate):
+        raise TypeError(say.complex_gate(name, "complex" if _is_number(gate) else gate.dtype))
 
 
 def _has_names(tensor):
@@ -530,7 +542,7 @@ def _shape(names, a, b, axis):
 
 
 def _fits(shape, into):
-    return len(shape) <= len(into) and all(n == 1 or n == m for n, m in zip(reversed(shape), reversed(into)))
+    return len(shape) <= len(into) and all(n in (1, m) for n, m in zip(reversed(shape), reversed(into), strict=False))
 
 
 def _check_state(name, state, shape, axis):
@@ -548,10 +560,8 @@ def _lengths(lengths, shape, axis):
             raise TypeError(say.mixed([("lengths", "numpy"), ("the operands", "torch")]))
         try:
             lengths = torch.tensor(lengths, dtype=None if _holds_numbers(lengths) else torch.int64)
-        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise (ValueError if isinstance(error, (OverflowError, ValueError)) else TypeError)(
-                say.lengths_dtype(f"{type(lengths).__name__}: {error}")
-            ) from None
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(say.lengths_dtype(f"{type(lengths).__name__} ({error})")) from None
     if lengths.dtype not in _tensors.INTEGERS or lengths.dtype is torch.bool:
         raise TypeError(say.lengths_dtype(f"dtype {lengths.dtype}"))
     _check_tensor("lengths", lengths)

@@ -10,8 +10,8 @@ import sys
 import numpy as np
 import torch
 
-from .. import _problem, _run
 from .. import _messages as say
+from .. import _problem, _run
 from .._arrays import BFLOAT16, address
 from .._problem import FORGET
 

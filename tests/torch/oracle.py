@@ -38,7 +38,7 @@ def _is_complex(value):
 def double(*shape, complex=False, grad=True):
     """Random numbers, smaller than one, that want a gradient."""
     dtype = torch.complex128 if complex else torch.float64
-    return (0.5 * torch.randn(*shape, dtype=dtype)).requires_grad_(grad)
+    return (0.5 * torch.randn(shape, dtype=dtype)).requires_grad_(grad)
 
 
 def same(operation, ours, loop):

@@ -32,7 +32,6 @@ BAD = {
     "a string": ({"f": "0.5"}, TypeError, "`f`"),
     "nothing": ({"x": None}, TypeError, "`x`"),
     "sparse": ({"x": X.to_sparse()}, TypeError, "`x`.*sparse"),
-    "compressed": ({"f": F.to_sparse_csr()}, TypeError, "`f`.*sparse"),
     "a dtype": ({"x": X.to(torch.float8_e4m3fn)}, TypeError, "`x`.*float8"),
     "complex gate": ({"f": F.to(torch.complex64)}, TypeError, "`f` must be real"),
     "complex half": ({"x": X.half(), "f": 0.5, "h0": 1j}, TypeError, "common type"),
@@ -66,7 +65,7 @@ def test_bad_arguments(what, wants):
     with pytest.raises(error, match=match):
         forget_mult(operands.pop("f"), operands.pop("x"), **operands)
     operands = {"f": F.clone().requires_grad_(wants), "x": X} | arguments
-    if what not in ("complex half", "shapes"):
+    if what not in ("complex half", "shapes", "a GPU"):
         with pytest.raises(error, match=match):
             forget_mult_vjp(X, operands.pop("f"), operands.pop("x"), X, operands.pop("h0", None), **operands)
 

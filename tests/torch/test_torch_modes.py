@@ -20,10 +20,6 @@ def test_autocast_keeps_what_agrees(dtype):
         f, x = layer(x.float()).chunk(2, -1)
         forget_mult(f.sigmoid(), x).float().sum().backward()
         assert layer.weight.grad.dtype is torch.float32
-    assert (
-        torch.equal(h, forget_mult(*(v.to(dtype) for v in (h.grad_fn.next_functions[0][0].variable, h * 0 + h))))
-        or True
-    )
 
 
 def test_inference_mode():
@@ -134,6 +130,7 @@ def test_tracing_records_the_operator():
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit as a whole is deprecated
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # shapes are constants of a trace
         traced = torch.jit.trace(lambda f, x: forget_mult(f, x), (torch.rand(5, 3), torch.randn(5, 3)))
     f, x = torch.rand(5, 3), torch.randn(5, 3)
     assert torch.equal(traced(f, x), forget_mult(f, x))
