@@ -18,6 +18,15 @@ _ELEMENTS = {
 }
 
 
+class _BFloat16:
+    """What a plan asks of a dtype, for tensors: NumPy has no bfloat16 of its own, and ml_dtypes may be absent."""
+
+    name, itemsize, kind = "bfloat16", 2, "V"
+
+
+BFLOAT16 = _BFloat16()
+
+
 def element(dtype):
     """Return the kernels' name for a native dtype, or None."""
     name = _ELEMENTS.get(dtype)
@@ -107,10 +116,23 @@ def _root(value):
     return (type(value).__module__ or "").partition(".")[0]
 
 
+def any_tensor(*values):
+    """Return whether a value is a PyTorch tensor; PyTorch is not imported for it."""
+    torch = sys.modules.get("torch")
+    tensor = getattr(torch, "Tensor", None)  # None while torch is being imported
+    return tensor is not None and any(isinstance(value, tensor) for value in values)
+
+
+def library_of(value):
+    """Return the name of an array's library; None for what is no array."""
+    protocols = "__array_interface__", "__dlpack__", "__cuda_array_interface__"
+    return _root(value) if any(hasattr(value, protocol) for protocol in protocols) else None
+
+
 def _take_foreign(name, value):
     library = _root(value)
-    if library == "torch":
-        raise TypeError(say.torch(name))
+    if any_tensor(value):
+        raise TypeError(say.mixed([(name, "torch"), ("the operands", "numpy")]))
     if hasattr(value, "__cuda_array_interface__"):
         raise TypeError(say.gpu(name, type(value)))
     if hasattr(value, "__dlpack__"):

@@ -18,6 +18,19 @@ _MOST_SHORTCUTS = 1024
 _LARGEST = 1 << 1023
 
 
+_torch = None  # fastrecur.torch._call, once a tensor has come
+
+
+def _for_tensors():
+    """Return the module that takes calls with tensors among their arguments."""
+    global _torch
+    if _torch is None:
+        from .torch import _call
+
+        _torch = _call
+    return _torch
+
+
 @functools.cache
 def _runner():
     """Return the module that runs plans: with the kernels' definitions it takes a sixth of the import, if not used."""
@@ -41,8 +54,12 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
         if shortcut is not None:
             result, carry = shortcut(a, b)
             return (result, _runner().narrowed(carry, result.dtype)) if _flag("return_state", return_state) else result
+    elif _torch is not None and type(b) in _torch.PLAIN:
+        return _torch.forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
     owner, given = None, out
     if not (_is_plain(a) and _is_plain(b) and (h0 is None or _is_plain(h0)) and (out is None or type(out) is _ndarray)):
+        if _arrays.any_tensor(a, b, h0, lengths, out):
+            return _for_tensors().forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
         a, b, h0, out, owner = _take((*names, "out"), a, b, h0, out)
         key = None
     reverse, axis = _flag("reverse", reverse), _axis(axis)
@@ -84,6 +101,8 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
                 return shortcut(g, a, b, h)
     owner = None
     if not all(map(_is_plain, (g, a, b, h))) or not all(v is None or _is_plain(v) for v in (h0, grad_state)):
+        if _arrays.any_tensor(g, a, b, h, h0, grad_state, lengths):
+            return _for_tensors().vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
         g, a, b, h, h0, grad_state, owner = _take((*names, "h0", "grad_state"), g, a, b, h, h0, grad_state)
         key = None
     reverse, axis = _flag("reverse", reverse), _axis(axis)

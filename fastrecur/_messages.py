@@ -20,14 +20,39 @@ def too_large(name):
     return f"`{name}` must be a number that float64 can hold, got an integer of more than 1023 bits"
 
 
+def too_large_for_tensors(name):
+    return f"`{name}` must be a number that int64 or float64 can hold, got an integer of more than 63 bits"
+
+
 def ragged(name, error):
     return f"`{name}` must be a rectangular list of numbers, got one that NumPy cannot convert: {error}"
 
 
-def torch(name):
+def not_a_tensor(name, kind):
+    return f"`{name}` must be a tensor or a number, as other operands are tensors, got {_type(kind)}"
+
+
+def no_tensor():
+    return "at least one operand must be a tensor where `out`, `lengths` or a state is one"
+
+
+def device(name, device):
+    return f"`{name}` must be in CPU memory, got a tensor on {device}: tensors on a GPU are not supported yet"
+
+
+def devices(first, device, name, other):
+    return f"all tensors must be on one device, got `{first}` on {device}, `{name}` on {other}"
+
+
+def layout(name, kind):
+    return f"`{name}` must be a plain dense tensor (torch.strided, without names), got {kind}"
+
+
+def out_gradient():
+    # In torch's own words, for those who look for them.
     return (
-        f"`{name}` is a PyTorch tensor, and PyTorch tensors are not supported yet: pass {name}.detach().numpy() "
-        "if no gradient is wanted"
+        "`out` cannot be given where a gradient is wanted: functions with out=... arguments don't support automatic "
+        "differentiation, but one of the arguments requires grad."
     )
 
 

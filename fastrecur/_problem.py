@@ -22,7 +22,7 @@ A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = range(10)
 ROWS, TILES, SERIES = "rows", "tiles", "series"
 FORGET, LINEAR = "forget", "linear"
 
-STORE, ADD, SUM = 1, 2, 3  # what becomes of a gradient, see _cpu/_rows.py
+UNWANTED, STORE, ADD, SUM = range(4)  # what becomes of a gradient, see _cpu/_rows.py
 
 FEW_LANES = 8  # fewer than these, and a series is split in time once it is long
 LONG_SERIES = 2048
@@ -80,7 +80,7 @@ class Plan:
     row_bytes: int  # bytes of a piece of result that is contiguous at each step
     carry_strides: tuple  # in the axes of the lanes' shape
     h_strides: tuple | None = None  # of a fresh result
-    gradients: tuple = ()  # of both operands: shape, dtype, strides of a fresh array (None: a sum)
+    gradients: tuple = ()  # of both operands: shape, dtype, strides of a fresh array (None: a sum); None if unwanted
     h0_dtype: np.dtype | None = None  # of the first states' gradient
     calls: dict = field(default_factory=dict)  # compiled kernels
     geometries: dict = field(default_factory=dict)  # the geometry with what depends on the machine and the threads
@@ -294,8 +294,9 @@ def _rule(family, dtype, wide, a):
     """Return which form of the step to take: exact with a carry wider than all operands, else the rounded one."""
     if family == LINEAR:
         return "linear"
-    is_number = type(a) is not tuple  # a Python number has the carry's own precision
-    return "forget_same" if dtype == wide or (is_number and wide == np.float32) else "forget_wide"
+    # A Python number has the carry's own precision; beside halves a tensor without dimensions may have more.
+    as_wide = type(a) is not tuple or a[0].itemsize > dtype.itemsize
+    return "forget_same" if dtype == wide or (as_wide and wide == np.float32) else "forget_wide"
 
 
 def _operand(signature, wide):
@@ -323,14 +324,15 @@ def check_lengths_shape(shape, lanes):
 
 
 @functools.lru_cache(maxsize=1024)
-def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex):
+def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex, dtype=None):
     """Return the plan of a forward call.
 
     Arrays come as ``(dtype, shape, strides)``, ``h0`` without the strides, ``lengths`` as a shape; a complex Python
-    number as ``complex``; any other number, and what is left out, as None.
+    number as ``complex``; any other number, and what is left out, as None. ``dtype`` is the result's where another
+    library's promotion has found it.
     """
-    dtypes = [s[0] for s in (a, b, h0) if type(s) is tuple]
-    dtype = result_dtype(names, dtypes, weak_complex)
+    if dtype is None:
+        dtype = result_dtype(names, [s[0] for s in (a, b, h0) if type(s) is tuple], weak_complex)
     wide = wide_dtype(dtype)
     a_element, a_size, a_shape, a_strides = _operand(a, wide)
     b_element, b_size, b_shape, b_strides = _operand(b, wide)
@@ -377,12 +379,21 @@ def _empty(shape, axis, dtype, wide):
 
 
 @functools.lru_cache(maxsize=1024)
-def vjp(family, names, g, a, b, h, h0, grad_state, axis, reverse, lengths, weak_complex):
-    """Return the plan of a gradient call; arguments as for `forward`, ``grad_state`` like ``h0``."""
-    dtypes = [s[0] for s in (a, b, h0) if type(s) is tuple]
-    dtype = result_dtype((names[1], names[2], "h0"), dtypes, weak_complex)
-    everything = [s[0] for s in (g, a, b, h, h0, grad_state) if type(s) is tuple]
-    wide = wide_dtype(result_dtype(names, everything, weak_complex))
+def vjp(
+    family, names, g, a, b, h, h0, grad_state, axis, reverse, lengths, weak_complex, dtype=None, wanted=(True, True),
+    reads=(True, True), layouts=(None, None),
+):  # fmt: skip
+    """Return the plan of a gradient call; arguments as for `forward`, ``grad_state`` like ``h0``.
+
+    ``wanted`` says which operands' gradients are; the kernel then ``reads`` b and h or does without (it is given ``g``
+    in their place). ``layouts`` are the strides of fresh gradients, None to choose them.
+    """
+    if dtype is None:
+        dtype = result_dtype((names[1], names[2], "h0"), [s[0] for s in (a, b, h0) if type(s) is tuple], weak_complex)
+        everything = [s[0] for s in (g, a, b, h, h0, grad_state) if type(s) is tuple]
+        wide = wide_dtype(result_dtype(names, everything, weak_complex))
+    else:
+        wide = wide_dtype(dtype)
     g_element, g_size, g_shape, g_strides = _operand(g, wide)
     a_element, a_size, a_shape, a_strides = _operand(a, wide)
     b_element, b_size, b_shape, b_strides = _operand(b, wide)
@@ -404,35 +415,41 @@ def vjp(family, names, g, a, b, h, h0, grad_state, axis, reverse, lengths, weak_
     strides[H], strides[G] = spread(h_shape, h_strides, shape), spread(g_shape, g_strides, shape)
     strides[LENGTHS] = None if lengths is None else lengths_strides(lengths, len(shape), axis)
     sizes[A], sizes[B], sizes[H], sizes[G] = a_size, b_size, h_size, g_size
-    layouts, kept = [], []
-    for own_shape, own, to, target, sums in (
-        (a_shape, a_strides, to_a, TO_A, SUMS_A), (b_shape, b_strides, to_b, TO_B, SUMS_B),
+    unread = [k for k, is_read in zip((B, H), reads, strict=True) if not is_read]
+    word = sum(size for k, size in enumerate(sizes) if any(strides[k] or ()) and k not in unread)
+    for k in unread:
+        strides[k], sizes[k] = strides[G], sizes[G]
+    b_element, h_element = g_element if B in unread else b_element, g_element if H in unread else h_element
+    gradients, kept = [], []
+    for own_shape, own, to, target, sums, is_wanted, layout in (
+        (a_shape, a_strides, to_a, TO_A, SUMS_A, wanted[0], layouts[0]),
+        (b_shape, b_strides, to_b, TO_B, SUMS_B, wanted[1], layouts[1]),
     ):  # fmt: skip
-        if tuple(own_shape) == shape:
-            strides[target] = like(shape, to, (own_shape, own), (h_shape, h_strides))
+        if not is_wanted:
+            gradients.append(None)
+            fates.append(UNWANTED)
+            kept.append(element(wide))
+        elif tuple(own_shape) == shape:
+            strides[target] = layout or like(shape, to, (own_shape, own), (h_shape, h_strides))
             sizes[target] = to.itemsize
+            word += to.itemsize
             fates.append(STORE)
             kept.append(element(to))
-            layouts.append(strides[target])
+            gradients.append((own_shape, to, strides[target]))
         else:
             strides[sums] = own_strides(own_shape, shape, wide.itemsize)
             fates.append(ADD)
             kept.append(element(wide))  # not written, but summed as it is
-            layouts.append(None)
+            gradients.append((own_shape, to, None))
     if 0 in shape:
         plan = _empty(shape, axis, dtype, wide)
     else:
         plan = build(
             _rule(family, dtype, wide, a), shape, axis, reverse, dtype, wide,
             dict(g=g_element, a=a_element, b=b_element, h=h_element, to_a=kept[0], to_b=kept[1]),
-            sizes, strides, tuple(fates),
-            word=sum(size for size, s in zip(sizes, strides, strict=True) if size and s is not None and any(s)),
+            sizes, strides, tuple(fates), word=word,
         )  # fmt: skip
-    return replace(
-        plan,
-        gradients=((a_shape, to_a, layouts[0]), (b_shape, to_b, layouts[1])),
-        h0_dtype=gradient_dtype(h0, dtype),
-    )
+    return replace(plan, gradients=tuple(gradients), h0_dtype=gradient_dtype(h0, dtype))
 
 
 def gradient_dtype(signature, dtype):
@@ -440,5 +457,5 @@ def gradient_dtype(signature, dtype):
     if signature is complex:
         return dtype
     if signature is None or signature[0].kind in "biu":
-        return np.empty(0, dtype).real.dtype
+        return np.empty(0, dtype).real.dtype if dtype.kind == "c" else dtype
     return signature[0]

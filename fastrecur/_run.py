@@ -1,10 +1,10 @@
 """Run a problem: allocate, share the work out among threads, call the kernel, hand back the results."""
 
+import ctypes
 import functools
 import math
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from . import _arrays, _problem, _threads
 from ._arrays import address
@@ -46,24 +46,33 @@ def forward(plan, a, b, h0, lengths, out):
     """Run a forward plan on arrays; return the result and the states after the last valid step."""
     ours = out is None
     if ours:
-        out = _problem.empty(plan.shape, plan.dtype, plan.h_strides, beside=_phase(plan, b, a))
+        out = _problem.empty(plan.shape, plan.dtype, plan.h_strides, beside=line_offset(plan, b, a))
     carry = _states(plan, h0)
-    if plan.traversal == "empty":
-        return out, carry
-    a, b = _number(a, plan.wide), _number(b, plan.wide)
+    if plan.traversal != "empty":
+        a, b = _number(a, plan.wide), _number(b, plan.wide)
+        lengths = plan.full_lengths if lengths is None else lengths
+        places = address(a), address(b), address(out), address(carry), address(lengths)
+        forward_at(plan, *places, out.nbytes if ours else 0, out.flags.aligned, _threads.get_num_threads())
+    return out, carry
+
+
+def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, most):
+    """Run a forward plan on addresses, on ``most`` threads at most.
+
+    ``fresh_bytes`` is the size of a result that was allocated for this call, else 0.
+    """
     here = [0] * 10
-    here[A], here[B], here[H], here[CARRY] = address(a), address(b), address(out), address(carry)
-    here[LENGTHS] = address(plan.full_lengths if lengths is None else lengths)
+    here[A], here[B], here[H], here[CARRY], here[LENGTHS] = a, b, h, carry, lengths
     call = _bound(plan, "forward")
-    threads = _useful_threads(plan)
-    fresh = here[H] != here[A] and here[H] != here[B] and out.flags.aligned
+    threads = _useful_threads(plan, most)
+    fresh = h != a and h != b and aligned
     geometry = _geometry(plan, fresh, threads)
     parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, threads)
-    sharers = _sharers(plan, parts, threads, (out,) if ours else ())
+    sharers = _sharers(plan, parts, threads, [fresh_bytes])
     for offsets in plan.extra:
         at = [p + o + e for p, o, e in zip(here, plan.offsets, offsets, strict=True)]
         head = (None, at[A], at[B], at[H], at[CARRY], at[LENGTHS], address(geometry))
-        shift = _lanes_to_shift(plan, geometry, at[H]) if lengths is None else 0
+        shift = _lanes_to_shift(plan, geometry, at[H]) if lengths == address(plan.full_lengths) else 0
         if plan.traversal == SERIES:
             _forward_series(plan, call, head, threads, fresh)
         elif shift:
@@ -71,52 +80,60 @@ def forward(plan, a, b, h0, lengths, out):
         else:
             tables = _shared_tables(plan, geometry, sharers, len(parts))
             _threads.run([(call, *head[:-1], address(table), *part) for table, part in zip(tables, parts, strict=True)])
-    return out, carry
 
 
 def vjp(plan, g, a, b, h, h0, grad_state, lengths):
     """Run a gradient plan on arrays; return the gradients of a, b and of the first states (of every lane)."""
     carry, first = _states(plan, grad_state), _states(plan, h0)
-    results, sums, pieces = [], [], _pieces(plan)
-    for shape, dtype, strides in plan.gradients:
-        if strides is not None:
-            # The C library gives memory back when two results of one size are freed, and the next call would wait for
-            # the system to clear it again; not so if the first one freed was somewhat larger.
-            spare = 0 if results else 0.25
-            results.append(_problem.empty(shape, dtype, strides, beside=_phase(plan, b, a), spare=spare))
-            sums.append(None)
-        else:
-            results.append(None)
-            sums.append(np.zeros((pieces, *shape), plan.wide))
+    results = []
+    for *own, strides in plan.gradients:
+        # The C library gives memory back when two results of one size are freed, and the next call would wait for the
+        # system to clear it again; not so if the first one freed was somewhat larger.
+        spare = 0 if results else 0.25
+        place = line_offset(plan, b, a)
+        results.append(None if strides is None else _problem.empty(*own, strides, beside=place, spare=spare))
     if plan.traversal != "empty":
         g, a, b, h = (_number(value, plan.wide) for value in (g, a, b, h))
-        here = [0] * 10
-        here[A], here[B], here[H], here[G] = address(a), address(b), address(h), address(g)
-        here[CARRY] = address(carry)
-        here[LENGTHS] = address(plan.full_lengths if lengths is None else lengths)
-        spare = address(carry)  # a valid place for what a kernel is told not to write
-        here[TO_A], here[TO_B] = (spare if r is None else address(r) for r in results)
-        here[SUMS_A], here[SUMS_B] = (spare if s is None else address(s) for s in sums)
-        strides = [0 if s is None else s[0].nbytes for s in sums]
-        _run_vjp(plan, here, address(first), pieces, strides, results)
-    for k, total in enumerate(sums):
-        if total is not None:
-            with np.errstate(all="ignore"):
-                whole = total.sum(axis=0) if pieces > 1 else total[0]
-            results[k] = narrowed(whole, plan.gradients[k][1])
-    return results[0], results[1], carry
+        lengths = plan.full_lengths if lengths is None else lengths
+        places = [None if r is None else (address(r), r.nbytes) for r in results]
+        most = _threads.get_num_threads()
+        totals = vjp_at(plan, *map(address, (g, a, b, h, first, carry, lengths)), places, most)
+    else:
+        totals = [np.zeros(shape, plan.wide) for shape, _, _ in plan.gradients]
+    grad_a, grad_b = (
+        narrowed(total, dtype) if result is None else result
+        for result, total, (_, dtype, _) in zip(results, totals, plan.gradients, strict=True)
+    )
+    return grad_a, grad_b, carry
+
+
+def vjp_at(plan, g, a, b, h, first, carry, lengths, results, most):
+    """Run a gradient plan on addresses, on ``most`` threads at most; return the sums over what was broadcast.
+
+    ``results`` are ``(address, bytes)`` of each operand's fresh gradient, None for one that is summed or not wanted;
+    what is returned for them are wide arrays, None for the others.
+    """
+    pieces = _pieces(plan)
+    summed = [
+        None if gradient is None or gradient[2] is not None else np.zeros((pieces, *gradient[0]), plan.wide)
+        for gradient in plan.gradients
+    ]
+    here = [0] * 10
+    here[A], here[B], here[H], here[G], here[CARRY], here[LENGTHS] = a, b, h, g, carry, lengths
+    # The carry is a valid place for what a kernel is told not to write.
+    here[TO_A], here[TO_B] = (carry if result is None else result[0] for result in results)
+    here[SUMS_A], here[SUMS_B] = (carry if sums is None else address(sums) for sums in summed)
+    strides = [0 if sums is None else sums[0].nbytes for sums in summed]
+    _run_vjp(plan, here, first, pieces, strides, results, most)
+    with np.errstate(all="ignore"):
+        return [None if sums is None else sums.sum(axis=0) if pieces > 1 else sums[0] for sums in summed]
 
 
 def short_forward(plan):
     """Return a function of a and b alone that runs a short plan without deciding anything; None if it is not short."""
-    if not _is_short(plan) or not plan.c_order or not plan.carry_c_order:
+    if not is_short(plan) or not plan.c_order or not plan.carry_c_order:
         return None
-    call, part, table, lengths = (
-        _bound(plan, "forward"),
-        _whole(plan),
-        address(plan.geometry),
-        address(plan.full_lengths),
-    )
+    call, lengths, table, part = short_parts(plan, "forward")
     shape, dtype, lane_shape, wide = plan.shape, plan.dtype, plan.lane_shape, plan.wide
     to_a, to_b, to_h = plan.offsets[A], plan.offsets[B], plan.offsets[H]
     empty, zeros = np.empty, np.zeros
@@ -135,9 +152,9 @@ def short_forward(plan):
 def short_vjp(plan):
     """Return a function of g, a, b and h alone that runs a short plan; None if it is not short."""
     dense = all(strides is not None and _problem.is_c_order(shape, strides) for shape, _, strides in plan.gradients)
-    if not _is_short(plan) or not dense or not plan.carry_c_order:
+    if not is_short(plan) or not dense or not plan.carry_c_order:
         return None
-    call, part, table, lengths = _bound(plan, "vjp"), _whole(plan), address(plan.geometry), address(plan.full_lengths)
+    call, lengths, table, part = short_parts(plan, "vjp")
     (a_shape, a_dtype, _), (b_shape, b_dtype, _) = plan.gradients
     first = np.zeros(plan.lane_shape, plan.wide)
     h0, lane_shape, wide = address(first), plan.lane_shape, plan.wide
@@ -158,23 +175,25 @@ def short_vjp(plan):
     return run
 
 
-def _is_short(plan):
+def is_short(plan):
     """Return whether one call of one kernel on this thread is all there is to a plan."""
     return plan.traversal in (ROWS, TILES) and len(plan.extra) == 1 and _bytes(plan) < SERIAL_BYTES
 
 
-def _whole(plan):
-    """Return the part of the lanes that is all of them."""
-    return row_parts(plan, 1)[0] if plan.traversal == ROWS else (0, plan.lanes)
+def short_parts(plan, direction):
+    """Return a short plan's kernel and its last arguments: lengths (all steps), geometry and the part that is all."""
+    part = row_parts(plan, 1)[0] if plan.traversal == ROWS else (0, plan.lanes)
+    return _bound(plan, direction), address(plan.full_lengths), address(plan.geometry), part
 
 
-def _run_vjp(plan, here, first, pieces, strides, results):
+def _run_vjp(plan, here, first, pieces, strides, results, most):
     call = _bound(plan, "vjp")
-    threads = _useful_threads(plan)
+    threads = _useful_threads(plan, most)
     reduces = any(strides)
     geometry = _geometry(plan, True, threads)
     parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, pieces if reduces else threads)
-    tables = _shared_tables(plan, geometry, _sharers(plan, parts, threads, results), len(parts))
+    sizes = [0 if result is None else result[1] for result in results]
+    tables = _shared_tables(plan, geometry, _sharers(plan, parts, threads, sizes), len(parts))
     for offsets in plan.extra:
         at = [p + o + e for p, o, e in zip(here, plan.offsets, offsets, strict=True)]
         h0 = first + offsets[CARRY]
@@ -213,8 +232,9 @@ def _forward_shifted(plan, call, at, carry, parts, geometry, shift):
     Lanes before that line go one step alone before all others, and these the last step alone.
     """
     outer, _, inner = plan.sizes
-    size, last = carry.itemsize, plan.steps - 1
-    states = as_strided(carry, (outer, inner), (inner * size, size))
+    size, last = plan.wide.itemsize, plan.steps - 1
+    memory = (ctypes.c_char * (outer * inner * size)).from_address(carry)
+    states = np.frombuffer(memory, plan.wide).reshape(outer, inner)
     turned = _problem.aligned((outer, inner), plan.wide)
     turned[:, inner - shift :], turned[:, : inner - shift] = states[:, :shift], states[:, shift:]
     down = plan.time_strides[H] < 0
@@ -281,10 +301,10 @@ def _vjp_series(plan, call, head, threads, pieces):
     _run_shared([(*part, _series.REPLAY) for part in parts], threads)
 
 
-def _sharers(plan, parts, threads, results):
+def _sharers(plan, parts, threads, sizes):
     """Return how many threads will walk the pages of large fresh results side by side, 0 if none do."""
-    large = any(array is not None and array.nbytes >= FRESH_BYTES for array in results)
-    return min(threads, len(parts)) if large and plan.traversal == ROWS and plan.sizes[0] == 1 else 0
+    side_by_side = plan.traversal == ROWS and plan.sizes[0] == 1
+    return min(threads, len(parts)) if side_by_side and max(sizes) >= FRESH_BYTES else 0
 
 
 def _shared_tables(plan, geometry, sharers, parts):
@@ -317,16 +337,15 @@ def _bytes(plan):
     return plan.word * plan.steps * plan.lanes
 
 
-def _useful_threads(plan):
+def _useful_threads(plan, most):
     """Return how many threads to use: no effect on the results' bits but where `_pieces` says so."""
     if _bytes(plan) < SERIAL_BYTES:
         return 1
-    threads = _threads.get_num_threads()
     if plan.traversal == ROWS:
-        return min(threads, _row_splits(plan))
+        return min(most, _row_splits(plan))
     if plan.traversal == TILES:
-        return min(threads, -(-plan.lanes // 16))
-    return min(threads, max(1, plan.steps // BLOCK // 4))
+        return min(most, -(-plan.lanes // 16))
+    return min(most, max(1, plan.steps // BLOCK // 4))
 
 
 def _row_splits(plan):
@@ -340,7 +359,7 @@ def _row_splits(plan):
 
 def _pieces(plan):
     """Return how many partial sums a broadcast operand's gradient is made of: by the shape alone."""
-    sums = [math.prod(shape) for shape, _, strides in plan.gradients if strides is None]
+    sums = [math.prod(gradient[0]) for gradient in plan.gradients if gradient is not None and gradient[2] is None]
     if not sums or plan.traversal == "empty" or _bytes(plan) < SERIAL_BYTES:
         return 1
     if plan.traversal == ROWS:
@@ -404,7 +423,7 @@ def _bound(plan, direction):
     return call
 
 
-def _phase(plan, *operands):
+def line_offset(plan, *operands):
     """Return how far into a cache line a fresh result should start: tiles as far as an operand, to share its lines."""
     if plan.traversal == TILES:
         for value in operands:

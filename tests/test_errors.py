@@ -13,18 +13,6 @@ X = np.arange(15, dtype=np.float32).reshape(5, 3)
 F = np.full((5, 3), 0.5, np.float32)
 
 
-class FromTorch:
-    """What is known of a tensor without its library: where its type is defined, and DLPack."""
-
-    __module__ = "torch"
-
-    def __dlpack__(self, **options):
-        return X.__dlpack__(**options)
-
-    def __dlpack_device__(self):
-        return (1, 0)
-
-
 class OnGpu:
     """An array that lives on a GPU, by the word of its interface."""
 
@@ -72,7 +60,6 @@ UNSUPPORTED = {
     "records": np.zeros((5, 3), [("value", "f4")]),
     "a masked array": np.ma.masked_array(X, X > 3),
     "an array with units": X.view(WithUnits),
-    "a tensor": FromTorch(),
     "a GPU array": OnGpu(),
     "a GPU array by DLPack": OnGpuByDlpack(),
     "a dict": {"a": 1.0},
@@ -141,8 +128,6 @@ def test_ragged_lists(name):
 
 
 def test_what_the_messages_say():
-    with pytest.raises(TypeError, match="PyTorch"):
-        fastrecur.forget_mult(F, FromTorch())
     for array in [OnGpu(), OnGpuByDlpack()]:
         with pytest.raises(TypeError, match="GPU"):
             fastrecur.forget_mult(F, array)

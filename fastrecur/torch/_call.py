@@ -1,0 +1,605 @@
+"""From a public function's arguments, some of them tensors, to its result: check, choose the way, run.
+
+There are three ways. Plain CPU tensors that want no gradient are run at once, by their addresses. Those that want one
+go through `_Eager`, an autograd function that does the same. Whatever else torch has in play (a transform, a mode, a
+subclass, the compiler, tangents) goes through the dispatcher: `_autograd.forward`.
+"""
+
+import numpy as np
+import torch
+from torch.autograd import Function
+from torch.autograd import forward_ad as _forward_ad
+
+from .. import _arrays, _problem
+from .. import _messages as say
+from .._problem import FORGET, LINEAR
+from . import _autograd, _tensors
+
+PLAIN = frozenset((torch.Tensor, torch.nn.Parameter))
+_PUBLIC = {FORGET: "forget_mult", LINEAR: "linear_recurrence"}
+
+_grad_enabled = torch.is_grad_enabled
+_interpreter = torch._C._functorch.peek_interpreter_stack
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_function_modes = torch._C._len_torch_function_stack
+_tracing = torch._C._get_tracing_state
+_compiling = torch.compiler.is_dynamo_compiling
+
+
+def _is_quiet():
+    """Return whether torch has nothing in play that must see operators: addresses may be used."""
+    return (
+        not _compiling()
+        and not _dispatch_modes()
+        and not _function_modes()
+        and _interpreter() is None
+        and _forward_ad._current_level < 0
+        and _tracing() is None
+    )
+
+
+def _is_plain(tensor):
+    """Return whether a tensor's numbers stand in CPU memory as its shape and strides say, and nothing else is to it."""
+    return (
+        tensor is None
+        or type(tensor) in PLAIN
+        and tensor.is_cpu
+        and not tensor.is_neg()
+        and not tensor.is_conj()
+        and _has_memory(tensor)
+    )
+
+
+def _has_memory(tensor):
+    try:
+        return tensor.data_ptr() != 0 or tensor.numel() == 0
+    except RuntimeError:  # a wrapper, of a transform that has no interpreter or is over
+        return False
+
+
+def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
+    """Run a recurrence of tensors; arguments as `fastrecur._call.forward` takes them."""
+    key = None
+    if return_state is False and h0 is None and lengths is None and out is None and type(b) in PLAIN:
+        # What follows is `_is_quiet` and `_is_plain`, written out: a call on 16 elements has no time for calls.
+        # Inside a transform of torch.func, plain tensors are constants, and others have no address.
+        try:
+            if not (
+                _compiling() or _dispatch_modes() or _function_modes() or _forward_ad._current_level >= 0 or b.is_neg()
+                or type(axis) is not int or type(reverse) is not bool or not b.is_cpu or _tracing() is not None
+            ):  # fmt: skip
+                at_b = b.data_ptr()
+                if type(a) in PLAIN:
+                    if a.is_cpu and not a.is_neg():
+                        at_a = a.data_ptr()
+                        key = family, axis, reverse, b.dtype, b.size(), b.stride(), a.dtype, a.size(), a.stride()
+                elif type(a) is float:
+                    at_a = 0
+                    key = family, axis, reverse, b.dtype, b.size(), b.stride()
+        except RuntimeError:  # no strides, or no memory
+            pass
+        short = _shorts.get(key)
+        if short is not None:
+            if (not b.requires_grad and (not at_a or not a.requires_grad)) or not _grad_enabled():
+                return short.forward(a, b, at_a, at_b)
+            if at_a and _interpreter() is None:
+                return _apply_short(a, b, short)
+    given = a, b, h0, lengths, out
+    if not _compiling() and torch.overrides.has_torch_function([v for v in given if isinstance(v, torch.Tensor)]):
+        return _overridden(_PUBLIC[family], given, a, b, h0, axis, reverse, lengths, return_state, out)
+    a, b, h0, out = _take((*names, "out"), a, b, h0, out)
+    axis, reverse, return_state = _axis(axis), _flag("reverse", reverse), _flag("return_state", return_state)
+    _check_gate(family, names[0], a)
+    dtype = result_dtype(names, a, b, h0)
+    shape, axis = _shape(names[:2], a, b, axis)
+    lengths = _lengths(lengths, shape, axis)
+    _check_state("h0", h0, shape, axis)
+    if out is not None:
+        _check_out(out, shape, dtype, ((names[0], a), (names[1], b), ("h0", h0)))
+    if dtype.is_complex and not _is_complex(a):
+        h, h_last = _forward_pairs(family, names, a, b, h0, axis, reverse, lengths, dtype)
+    elif out is not None and _is_quiet() and all(_is_plain(v) for v in (a, b, h0, lengths, out) if not _is_number(v)):
+        _check_overlap(out, ((names[0], a), (names[1], b)))
+        _, h_last = _tensors.forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, out)
+        if not out.is_inference():
+            torch.autograd.graph.increment_version(out)
+        return (out, h_last) if return_state else out
+    else:
+        h, h_last = _run_forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
+        if key is not None:
+            _remember(key, _Problem(family, axis, reverse, dtype, False), a, b)
+    if out is not None:
+        h = out.copy_(h)
+    return (h, h_last) if return_state else h
+
+
+def _run_forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state):
+    tensors = [v for v in (a, b, h0) if isinstance(v, torch.Tensor)]
+    if not _is_quiet() or not all(map(_is_plain, (*tensors, lengths))):
+        a, b, h0 = (_as_tensor(v, tensors[0]) for v in (a, b, h0))
+        return _autograd.forward(family, a, b, h0, lengths, axis, reverse, dtype)
+    if not _grad_enabled() or not any(v.requires_grad for v in tensors):
+        return _tensors.forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
+    result = _apply(a, b, h0, lengths, _Problem(family, axis, reverse, dtype, return_state))
+    return result if return_state else (result, None)
+
+
+def _forward_pairs(family, names, a, b, h0, axis, reverse, lengths, dtype):
+    """Run a complex series whose gate is real: two real series."""
+    pairs = [None if v is None else _pair(v, dtype, a, b) for v in (b, h0)]
+    a = a if _is_number(a) else a.unsqueeze(-1)
+    if lengths is not None and lengths.dim() == 0:
+        lengths = lengths.expand(2)
+    real = _tensors.REAL[dtype]
+    h, h_last = _run_forward(family, a, *pairs, lengths, axis, reverse, real, True)
+    return torch.view_as_complex(h), torch.view_as_complex(h_last)
+
+
+def _pair(value, dtype, *others):
+    if _is_number(value):
+        value = _as_tensor(value, next(v for v in others if not _is_number(v)))
+    return torch.view_as_real(value.to(dtype).resolve_conj())
+
+
+def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
+    """Run a recurrence's adjoint of tensors; arguments as `fastrecur._call.vjp` takes them."""
+    given = g, a, b, h, h0, lengths, grad_state
+    if not _compiling() and torch.overrides.has_torch_function([v for v in given if isinstance(v, torch.Tensor)]):
+        return _overridden(_PUBLIC[family] + "_vjp", given, g, a, b, h, h0, axis, reverse, lengths, grad_state)
+    g, a, b, h, h0, grad_state = _take((*names, "h0", "grad_state"), g, a, b, h, h0, grad_state)
+    axis, reverse = _axis(axis), _flag("reverse", reverse)
+    _check_gate(family, names[1], a)
+    own = result_dtype(names[1:3], a, b, h0)
+    dtype = result_dtype(names, g, a, b, h, h0, grad_state)
+    shape, axis = _shape(names[1:3], a, b, axis)
+    lengths = _lengths(lengths, shape, axis)
+    _check_state("h0", h0, shape, axis)
+    _check_state("grad_state", grad_state, shape, axis)
+    for name, value in ((names[0], g), (names[3], h)):
+        if not _fits(() if _is_number(value) else value.shape, shape):
+            raise ValueError(say.operand_shape(name, value.shape, shape))
+    operands = a, b, h0
+    if dtype.is_complex and not _is_complex(a):
+        grads = _vjp_pairs(family, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype)
+    else:
+        grads = _run_vjp(family, g, a, b, h, h0, grad_state, lengths, axis, reverse, dtype, shape)
+    return tuple(
+        None if operand is None else grad.to(_tensors.gradient_dtype(operand, own))
+        for grad, operand in zip(grads, operands, strict=True)
+    )
+
+
+def _run_vjp(family, g, a, b, h, h0, grad_state, lengths, axis, reverse, dtype, shape):
+    wanted = True, True, h0 is not None
+    tensors = [v for v in (g, a, b, h, h0, grad_state) if isinstance(v, torch.Tensor)]
+    if (
+        _is_quiet()
+        and all(map(_is_plain, (*tensors, lengths)))
+        and not (_grad_enabled() and any(v.requires_grad for v in tensors))
+    ):
+        return _tensors.vjp(family, g, a, b, h, h0, grad_state, lengths, axis, reverse, dtype, wanted)
+    g, a, b, h, h0, grad_state = (_as_tensor(v, tensors[0]) for v in (g, a, b, h, h0, grad_state))
+    g, h = g.expand(shape), h.expand(shape)
+    return _autograd.vjp(family, g, a, b, h, h0, grad_state, lengths, axis, reverse, dtype, *wanted)
+
+
+def _vjp_pairs(family, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype):
+    pairs = [None if v is None else _pair(v, dtype, a, b) for v in (g, b, h, h0, grad_state)]
+    gate = a if _is_number(a) else a.unsqueeze(-1)
+    if lengths is not None and lengths.dim() == 0:
+        lengths = lengths.expand(2)
+    g, pair_b, h, pair_h0, grad_state = pairs
+    shape = torch.broadcast_shapes(() if _is_number(gate) else gate.shape, pair_b.shape)
+    grads = _run_vjp(
+        family, g, gate, pair_b, h, pair_h0, grad_state, lengths, axis, reverse, _tensors.REAL[dtype], shape
+    )
+    joined = [None if v is None else torch.view_as_complex(grad) for grad, v in zip(grads[1:], (b, h0), strict=True)]
+    grad_b, grad_h0 = (
+        grad if v is None or _is_complex(v) else grad.real for grad, v in zip(joined, (b, h0), strict=True)
+    )
+    return grads[0] if _is_number(a) else grads[0].squeeze(-1), grad_b, grad_h0
+
+
+# ---- Eager autograd -------------------------------------------------------------------------------------------------
+
+
+class _Problem:
+    """What `_Eager` is told beside operands; of a short problem also how to run it."""
+
+    __slots__ = ("axis", "dtype", "family", "forward", "return_state", "reverse", "vjps")
+
+    def __init__(self, family, axis, reverse, dtype, return_state):
+        self.family, self.axis, self.reverse, self.dtype = family, axis, reverse, dtype
+        self.return_state = return_state
+        self.forward, self.vjps = None, {}
+
+    def vjp(self, key, g, a, b, h):
+        """Return how to run the gradient of a short problem, for more of its kind; None if that is not short."""
+        wanted = key[0]
+        run = _tensors.short_vjp(self.family, g, a, b, h, self.axis, self.reverse, self.dtype, wanted)
+        self.vjps[key] = run
+        return run
+
+
+# Short problems, by everything that a plan depends on.
+_shorts: dict[tuple, _Problem] = {}
+_MOST_SHORTS = 1024
+
+
+def _remember(key, problem, a, b):
+    if problem.dtype.is_complex:  # or a conjugate would not be told from what it is made of
+        return
+    problem.forward = _tensors.short_forward(problem.family, a, b, problem.axis, problem.reverse, problem.dtype)
+    if problem.forward is not None:
+        if len(_shorts) >= _MOST_SHORTS:
+            _shorts.clear()
+        _shorts[key] = problem
+
+
+class _Eager(Function):
+    """A recurrence of plain tensors, by their addresses; a gradient of its gradient goes through `_autograd.vjp`."""
+
+    @staticmethod
+    def forward(ctx, a, b, h0, lengths, problem):
+        family = problem.family
+        h, h_last = _tensors.forward(
+            family, a, b, h0, lengths, problem.axis, problem.reverse, problem.dtype, problem.return_state
+        )
+        wanted = ctx.needs_input_grad[:3]
+        needs_b, needs_h = _tensors.reads(family, wanted)
+        ctx.problem, ctx.numbers = problem, None
+        ctx.b_form = b if _is_number(b) else _tensors.Form(b)
+        if _is_number(a) or _is_number(b) or _is_number(h0):
+            ctx.numbers = tuple(v if _is_number(v) else None for v in (a, b, h0))
+            a, b, h0 = (None if _is_number(v) else v for v in (a, b, h0))
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(
+            a, b if needs_b else None, h if needs_h else None, h0 if needs_h or wanted[2] else None, lengths
+        )
+        return (h, h_last) if problem.return_state else h
+
+    @staticmethod
+    def backward(ctx, grad_h, grad_last=None):
+        wanted = ctx.needs_input_grad[:3]
+        if grad_h is None and grad_last is None:
+            return (None,) * 5
+        a, b, h, h0, lengths = ctx.saved_tensors
+        problem = ctx.problem
+        family, axis, reverse, dtype = problem.family, problem.axis, problem.reverse, problem.dtype
+        if ctx.numbers is not None:
+            a, b, h0 = (v if number is None else number for v, number in zip((a, b, h0), ctx.numbers, strict=True))
+        tensors = [v for v in (grad_h, a, b, h, h0, grad_last) if isinstance(v, torch.Tensor)]
+        if (
+            not (_grad_enabled() and any(v.requires_grad for v in tensors))
+            and _is_quiet()
+            and all(map(_is_plain, (*tensors, lengths)))
+        ):
+            b = ctx.b_form if b is None else b
+            grads = _tensors.vjp(family, grad_h, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted)
+            return *grads, None, None
+        a, b, h0 = (_as_tensor(v, tensors[0]) for v in (a, b, h0))
+        if b is None:
+            b = _autograd._nothing(a, ctx.b_form.shape, ctx.b_form.dtype)
+        zeros = _autograd._nothing(a, torch.broadcast_shapes(a.shape, b.shape), dtype)
+        grad_h, h = (zeros if v is None else v for v in (grad_h, h))
+        grads = _autograd.vjp(family, grad_h, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted)
+        return *(grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True)), None, None
+
+
+class _Short(Function):
+    """`_Eager` for what is short: two tensors, whose forms its problem knows."""
+
+    @staticmethod
+    def forward(ctx, a, b, problem):
+        h = problem.forward(a, b, a.data_ptr(), b.data_ptr())
+        wanted = ctx.needs_input_grad
+        ctx.problem = problem
+        ctx.set_materialize_grads(False)
+        if wanted[0]:
+            ctx.save_for_backward(a, b if problem.family == FORGET else None, h)
+        else:
+            ctx.save_for_backward(a, None, None)
+        if not wanted[0] or problem.family != FORGET:
+            ctx.b_form = _tensors.Form(b)
+        return h
+
+    @staticmethod
+    def backward(ctx, g):
+        if g is None:
+            return None, None, None
+        a, b, h = ctx.saved_tensors
+        problem, wanted = ctx.problem, ctx.needs_input_grad
+        if not _grad_enabled() and type(g) in PLAIN and g.is_cpu and not _dispatch_modes():
+            try:
+                # Hooks may have changed what was saved, so nothing is taken for granted but dtypes and shapes.
+                if b is not None:
+                    key = wanted, g.stride(), a.stride(), h.stride(), b.stride()
+                else:
+                    key = wanted, g.stride(), a.stride(), None if h is None else h.stride()
+                run = problem.vjps.get(key)
+                if run is not None and _forward_ad._current_level < 0 and not g.is_neg():
+                    return run(g, a, b, h)
+            except RuntimeError:  # no strides, or no memory
+                pass
+            tensors = [v for v in (g, a, b, h) if v is not None]
+            if _is_quiet() and all(map(_is_plain, tensors)):
+                b = ctx.b_form if b is None else b
+                run = problem.vjp(key, g, a, b, h)
+                if run is not None:
+                    return run(g, a, b, h)
+                grads = _tensors.vjp(
+                    problem.family, g, a, b, h, None, None, None, problem.axis, problem.reverse, problem.dtype,
+                    (*wanted[:2], False),
+                )  # fmt: skip
+                return grads
+        form = b if b is not None else ctx.b_form
+        b = _autograd._nothing(a, form.shape, form.dtype) if b is None else b
+        h = _autograd._nothing(a, g.shape, g.dtype) if h is None else h
+        grads = _autograd.vjp(
+            problem.family,
+            g,
+            a,
+            b,
+            h,
+            None,
+            None,
+            None,
+            problem.axis,
+            problem.reverse,
+            problem.dtype,
+            *wanted[:2],
+            False,
+        )
+        return (*(grad if k < 2 and wanted[k] else None for k, grad in enumerate(grads)),)
+
+
+_apply_short = super(Function, _Short).apply
+_apply = super(Function, _Eager).apply  # Function.apply itself looks for transforms, which are not there
+
+
+# ---- Taking arguments -----------------------------------------------------------------------------------------------
+
+
+_is_number = _tensors.is_number
+
+
+def _is_complex(value):
+    return type(value) is complex or (not _is_number(value) and value.is_complex())
+
+
+def _overridden(name, given, *arguments):
+    """Hand a call over to a subclass or mode that overrides torch's functions."""
+    import fastrecur
+
+    tensors = tuple(v for v in given if isinstance(v, torch.Tensor))
+    options = {}
+    if name.endswith("_vjp"):
+        *arguments, axis, reverse, lengths, grad_state = arguments
+        options = dict(axis=axis, reverse=reverse, lengths=lengths, grad_state=grad_state)
+    else:
+        *arguments, axis, reverse, lengths, return_state, out = arguments
+        options = dict(axis=axis, reverse=reverse, lengths=lengths, return_state=return_state, out=out)
+    return torch.overrides.handle_torch_function(getattr(fastrecur, name), tensors, *arguments, **options)
+
+
+def _take(names, *values):
+    """Return operands as tensors and Python numbers; raise for anything else."""
+    taken, device, first = [], None, None
+    for name, value in zip(names, values, strict=True):
+        if isinstance(value, torch.Tensor):
+            _check_tensor(name, value)
+            if device is None:
+                device, first = value.device, name
+            elif value.device != device and value.dim():
+                raise ValueError(say.devices(first, device, name, value.device))
+        elif isinstance(value, np.generic) and name != "out":
+            value = value.item()  # as torch takes them
+        elif value is None:
+            if name not in ("h0", "out", "grad_state"):
+                raise TypeError(say.not_an_array(name, type(None)))
+        elif name == "out":
+            raise TypeError(say.out_type(type(value)))
+        elif not _is_number(value):
+            value = _take_number(name, value)
+        if type(value) is int and not -(1 << 63) <= value < 1 << 63:
+            raise ValueError(say.too_large_for_tensors(name))
+        taken.append(value)
+    if device is None:
+        raise TypeError(say.no_tensor())
+    _runs_on(names[0], device)
+    return taken
+
+
+def _take_number(name, value):
+    for number in (bool, int, float, complex):
+        if isinstance(value, number):
+            return number(value)
+    if torch.compiler.is_compiling() and isinstance(value, (torch.SymInt, torch.SymFloat)):
+        return value
+    library = _arrays.library_of(value)
+    raise TypeError(
+        say.mixed([(name, library), ("other arguments", "torch")]) if library else say.not_a_tensor(name, type(value))
+    )
+
+
+def _runs_on(name, device):
+    """Raise unless there are kernels for a device. The one place that knows which devices there are."""
+    if device.type not in ("cpu", "meta"):
+        raise ValueError(say.device(name, device))
+
+
+def _check_tensor(name, tensor):
+    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized or _has_names(tensor):
+        kind = (
+            "a nested one" if tensor.is_nested
+            else "a quantised one" if tensor.is_quantized
+            else "a named one" if tensor.layout is torch.strided
+            else f"layout {tensor.layout}"
+        )  # fmt: skip
+        raise TypeError(say.layout(name, kind))
+    if tensor.dtype not in _tensors.DTYPES:
+        raise TypeError(say.dtype(name, tensor.dtype))
+
+
+def _check_gate(family, name, gate):
+    if family == FORGET and _is_complex(gate):
+        raise TypeError(say.complex_gate(name, "complex" if _is_number(gate) else gate.dtype))
+
+
+def _has_names(tensor):
+    names = getattr(tensor, "names", None)  # not in every version
+    return names is not None and any(name is not None for name in names)
+
+
+def result_dtype(names, *operands):
+    """Return the dtype of a result: torch's promotion, integers alone to its default dtype."""
+    full = scalar = number = None
+    for value in operands:
+        if value is None:
+            continue
+        if _is_number(value):
+            own = _NUMBERS[type(value)]
+            number = own if number is None else torch.promote_types(number, own)
+        elif value.dim():
+            full = value.dtype if full is None else torch.promote_types(full, value.dtype)
+        else:
+            scalar = value.dtype if scalar is None else torch.promote_types(scalar, value.dtype)
+    if number is not None:
+        if number.is_floating_point:
+            number = torch.get_default_dtype()
+        elif number.is_complex:
+            number = _COMPLEX[torch.get_default_dtype()]
+    dtype = _combine(_combine(full, scalar), number)
+    if dtype in _tensors.INTEGERS:
+        dtype = torch.get_default_dtype()
+    if dtype not in _tensors.FLOATING and dtype not in _tensors.COMPLEX:
+        dtypes = [type(v).__name__ if _is_number(v) else v.dtype for v in operands if v is not None]
+        raise TypeError(say.promotion(names, dtypes))
+    return dtype
+
+
+_COMPLEX = {
+    torch.float16: torch.complex32,
+    torch.bfloat16: torch.complex64,
+    torch.float32: torch.complex64,
+    torch.float64: torch.complex128,
+}
+_NUMBERS = {bool: torch.bool, int: torch.int64, float: torch.float64, complex: torch.complex128}
+
+
+def _combine(higher, lower):
+    """Return the dtype of operands with dimensions and of such as have none, or of these and of numbers."""
+    if higher is None or lower is None:
+        return lower if higher is None else higher
+    if higher.is_complex:
+        return higher
+    if higher.is_floating_point:
+        return _COMPLEX[higher] if lower.is_complex else higher
+    if higher is torch.bool or lower.is_floating_point or lower.is_complex:
+        return torch.promote_types(higher, lower)
+    return higher
+
+
+def _as_tensor(value, like):
+    """Return a number as the tensor that stands for it beside others; a tensor and None as they are."""
+    if not _is_number(value):
+        return value
+    dtype = torch.complex128 if type(value) is complex else torch.float64
+    return torch.full((), value, dtype=dtype, device=like.device)
+
+
+def _flag(name, value):
+    if value is False or value is True:
+        return value
+    if isinstance(value, np.bool_):
+        return bool(value)
+    raise TypeError(say.flag(name, type(value)))
+
+
+def _axis(axis):
+    if type(axis) is int:
+        return axis
+    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
+        raise TypeError(say.axis_type(type(axis)))
+    try:
+        return axis.__index__()
+    except TypeError:
+        raise TypeError(say.axis_type(type(axis))) from None
+
+
+def _shape(names, a, b, axis):
+    """Return the result's shape, and axis counted from its front."""
+    if _is_number(a) or _is_number(b) or a.shape == b.shape:
+        shape = b.shape if _is_number(a) else a.shape
+        if _is_number(a) and _is_number(b):
+            shape = ()
+    else:
+        try:
+            shape = torch.broadcast_shapes(a.shape, b.shape)
+        except RuntimeError:
+            raise ValueError(say.broadcast(names, (a.shape, b.shape))) from None
+    return shape, _problem.normalise_axis(axis, shape, names)
+
+
+def _fits(shape, into):
+    return len(shape) <= len(into) and all(n in (1, m) for n, m in zip(reversed(shape), reversed(into), strict=False))
+
+
+def _check_state(name, state, shape, axis):
+    lanes = shape[:axis] + shape[axis + 1 :]
+    if isinstance(state, torch.Tensor) and not _fits(state.shape, lanes):
+        raise ValueError(say.state_shape(name, state.shape, lanes))
+
+
+def _lengths(lengths, shape, axis):
+    """Return lengths as a tensor of integers that fits the lanes."""
+    if lengths is None:
+        return None
+    if not isinstance(lengths, torch.Tensor):
+        if isinstance(lengths, (np.ndarray, np.generic)):
+            raise TypeError(say.mixed([("lengths", "numpy"), ("the operands", "torch")]))
+        try:
+            lengths = torch.tensor(lengths, dtype=None if _holds_numbers(lengths) else torch.int64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(say.lengths_dtype(f"{type(lengths).__name__} ({error})")) from None
+    if lengths.dtype not in _tensors.INTEGERS or lengths.dtype is torch.bool:
+        raise TypeError(say.lengths_dtype(f"dtype {lengths.dtype}"))
+    _check_tensor("lengths", lengths)
+    _runs_on("lengths", lengths.device)
+    lanes = shape[:axis] + shape[axis + 1 :]
+    if lengths.shape != lanes[: lengths.dim()] or (not lengths.dim() and lanes):
+        raise ValueError(say.lengths_shape(lengths.shape, lanes))
+    return lengths
+
+
+def _holds_numbers(value):
+    return any(map(_holds_numbers, value)) if isinstance(value, (list, tuple)) else True
+
+
+def _check_out(out, shape, dtype, operands):
+    if _grad_enabled() and any(
+        v.requires_grad for v in (out, *(v for _, v in operands)) if isinstance(v, torch.Tensor)
+    ):
+        raise RuntimeError(say.out_gradient())
+    if out.shape != shape:
+        raise ValueError(say.out_shape(out.shape, shape))
+    if out.dtype != dtype:
+        raise TypeError(say.out_dtype(out.dtype, dtype))
+
+
+def _check_overlap(out, operands):
+    place = _bytes(out)
+    if _arrays.overlaps_itself(place):
+        raise ValueError(say.out_self_overlap())
+    for name, operand in operands:
+        if _is_number(operand) or operand is out:
+            continue
+        other = _bytes(operand)
+        if _arrays.overlap(place, other) and not _arrays.is_same_view(place, other):
+            raise ValueError(say.out_overlap(name))
+
+
+def _bytes(tensor):
+    """Return a view of a tensor's memory in elements of its size."""
+    tensor = tensor.detach()
+    return (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).numpy()

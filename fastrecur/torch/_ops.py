@@ -1,0 +1,75 @@
+"""The operators as the dispatcher sees them: schemas, CPU kernels, and what they are on fake and meta tensors.
+
+Two operators serve both recurrences. Each result is fresh memory, laid out as torch's own operators lay theirs out.
+"""
+
+import torch
+
+from . import _tensors
+
+library = torch.library.Library("fastrecur", "DEF")
+library.define(
+    "forward(str family, Tensor a, Tensor b, Tensor? h0, Tensor? lengths, int axis, bool reverse, ScalarType dtype)"
+    " -> (Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+library.define(
+    "vjp(str family, Tensor g, Tensor a, Tensor b, Tensor h, Tensor? h0, Tensor? grad_last, Tensor? lengths, int axis,"
+    " bool reverse, ScalarType dtype, bool want_a, bool want_b, bool want_h0) -> (Tensor, Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+forward = torch.ops.fastrecur.forward.default
+vjp = torch.ops.fastrecur.vjp.default
+
+
+def _forward(family, a, b, h0, lengths, axis, reverse, dtype):
+    return _tensors.forward(family, *map(plain, (a, b, h0, lengths)), axis, reverse, dtype, True)
+
+
+def _vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted):
+    g, a, b, h, h0, grad_last, lengths = map(plain, (g, a, b, h, h0, grad_last, lengths))
+    grads = _tensors.vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted)
+    return tuple(g.new_empty(0) if grad is None else grad for grad in grads)
+
+
+def plain(tensor):
+    """Return a tensor's numbers as they stand in memory: conjugates and negatives are otherwise only marked."""
+    return None if tensor is None else tensor.resolve_conj().resolve_neg()
+
+
+def _alike(shape, dtype, *prototypes):
+    for tensor in prototypes:
+        if _tensors.is_full(tensor, shape):
+            return torch.empty_like(tensor, dtype=dtype)
+    return prototypes[0].new_empty(shape, dtype=dtype)
+
+
+def _forward_fake(family, a, b, h0, lengths, axis, reverse, dtype):
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    lanes = shape[:axis] + shape[axis + 1 :]
+    return _alike(shape, dtype, b, a), b.new_empty(lanes, dtype=dtype)
+
+
+def _vjp_fake(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted):
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    grads = []
+    for operand, is_wanted in zip((a, b), wanted, strict=False):
+        if not is_wanted:
+            grads.append(g.new_empty(0))
+            continue
+        own = _tensors.gradient_dtype(operand, dtype)
+        if operand.shape == shape:
+            grads.append(_alike(shape, own, operand, h, g))
+        else:
+            grads.append(operand.new_empty(operand.shape, dtype=own))
+    if wanted[2]:
+        grads.append(h0.new_empty(h0.shape, dtype=_tensors.gradient_dtype(h0, dtype)))
+    else:
+        grads.append(g.new_empty(0))
+    return tuple(grads)
+
+
+library.impl("forward", _forward, "CPU")
+library.impl("vjp", _vjp, "CPU")
+torch.library.register_fake("fastrecur::forward", _forward_fake, lib=library)
+torch.library.register_fake("fastrecur::vjp", _vjp_fake, lib=library)

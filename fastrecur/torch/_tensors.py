@@ -1,0 +1,358 @@
+"""Run a problem on plain CPU tensors: the plan, the memory of results, and the kernels, by addresses alone.
+
+Nothing here knows of gradients, and nothing is recorded: what is called here is the inside of an operator.
+"""
+
+import ctypes
+import functools
+import sys
+
+import numpy as np
+import torch
+
+from .. import _messages as say
+from .. import _problem, _run
+from .._arrays import BFLOAT16, address
+from .._problem import FORGET
+
+NAMES = {_problem.FORGET: ("f", "x", "h0"), _problem.LINEAR: ("a", "b", "h0")}
+
+FLOATING = {
+    torch.float16: np.dtype("f2"),
+    torch.bfloat16: BFLOAT16,
+    torch.float32: np.dtype("f4"),
+    torch.float64: np.dtype("f8"),
+}
+COMPLEX = {torch.complex64: np.dtype("c8"), torch.complex128: np.dtype("c16")}
+REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
+INTEGERS = {
+    getattr(torch, name): np.dtype(name)
+    for name in ("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
+}
+DTYPES = {**FLOATING, **COMPLEX, **INTEGERS}
+
+HUGE = 4 << 20  # results from which NumPy, too, asks for huge pages
+LONG_ROW = 1 << 15  # elements from which a constant cotangent is worth laying out as rows
+_MOST_PLANS = 1024
+_HUGE_PAGES = 14  # MADV_HUGEPAGE
+
+_plans: dict[tuple, tuple] = {}
+
+
+class Form:
+    """What a plan asks of an operand whose values the gradient does not need."""
+
+    def __init__(self, tensor):
+        self.dtype, self.shape, self._strides = tensor.dtype, tensor.shape, tensor.stride()
+
+    def stride(self):
+        """Return the strides that the operand had, in elements."""
+        return self._strides
+
+
+def reads(family, wanted):
+    """Return whether the gradients of a, b and h0 that are ``wanted`` need the values of b and of h."""
+    return wanted[0] and family == FORGET, wanted[0]
+
+
+def is_number(value):
+    """Return whether an operand is a Python number, not a tensor."""
+    return type(value) is float or type(value) is int or type(value) is complex or type(value) is bool
+
+
+# ---- Plans ----------------------------------------------------------------------------------------------------------
+
+
+def form(value):
+    """Return what a plan depends on, in torch's terms: hashable, and quick to make."""
+    if value is None or is_number(value):
+        return type(value)
+    return value.dtype, value.shape, value.stride()
+
+
+def _signature(form):
+    """Return what a plan depends on, in NumPy's terms."""
+    if type(form) is not tuple:
+        return complex if form is complex else None
+    dtype = DTYPES[form[0]]
+    return dtype, tuple(form[1]), tuple(dtype.itemsize * stride for stride in form[2])
+
+
+def _state_signature(form):
+    signature = _signature(form)
+    return signature[:2] if type(signature) is tuple else signature
+
+
+def layout(shape, *prototypes):
+    """Return the strides of a fresh result, in elements: those of torch's own operators.
+
+    They follow the first prototype of the result's shape that is not expanded.
+    """
+    for tensor in prototypes:
+        if is_full(tensor, shape):
+            as_is = torch.empty(0, device="meta").as_strided(shape, tensor.stride())
+            return torch.empty_like(as_is).stride()
+    return torch.empty(shape, device="meta").stride()
+
+
+def is_full(tensor, shape):
+    """Return whether a tensor has a shape without being expanded to it."""
+    return tensor.shape == shape and not any(
+        n > 1 and stride == 0 for n, stride in zip(shape, tensor.stride(), strict=True)
+    )
+
+
+def _remember(key, plan):
+    if len(_plans) >= _MOST_PLANS:
+        _plans.clear()
+    _plans[key] = plan
+    return plan
+
+
+def plan_forward(family, a, b, h0, lengths, axis, reverse, dtype, out=None):
+    """Return the plan of a forward run and the strides of a fresh result, in elements."""
+    key = (
+        family, form(a), form(b), form(h0), form(out), None if lengths is None else lengths.shape, axis, reverse, dtype,
+    )  # fmt: skip
+    known = _plans.get(key)
+    if known is not None:
+        return known
+    names = NAMES[family]
+    shape = _problem.broadcast_shape(names[:2], [() if is_number(v) else tuple(v.shape) for v in (a, b)])
+    strides = layout(shape, *(v for v in (b, a) if not is_number(v))) if out is None else out.stride()
+    to = (dtype, shape if out is None else out.shape, strides)
+    plan = _problem.forward(
+        family, names, _signature(key[1]), _signature(key[2]), _state_signature(key[3]), _signature(to), axis, reverse,
+        None if lengths is None else tuple(lengths.shape), False, DTYPES[dtype],
+    )  # fmt: skip
+    return _remember(key, (plan, strides))
+
+
+def plan_vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted):
+    """Return the plan of a gradient run and the strides of fresh gradients, in elements (None: summed or unwanted)."""
+    key = (
+        family, form(g), form(a), form(b), form(h), form(h0), form(grad_last),
+        None if lengths is None else lengths.shape, axis, reverse, dtype, wanted,
+    )  # fmt: skip
+    known = _plans.get(key)
+    if known is not None:
+        return known
+    shape = _problem.broadcast_shape(NAMES[family][:2], [() if is_number(v) else tuple(v.shape) for v in (a, b)])
+    layouts = tuple(
+        None if is_number(v) or v.shape != shape else layout(shape, *(p for p in (v, h, g) if not is_number(p)))
+        for v in (a, b)
+    )
+    sizes = [0 if s is None else gradient_dtype(v, dtype).itemsize for v, s in zip((a, b), layouts, strict=True)]
+    plan = _problem.vjp(
+        family, ("grad_h", *NAMES[family][:2], "h"), *map(_signature, key[1:5]), *map(_state_signature, key[5:7]), axis,
+        reverse, None if lengths is None else tuple(lengths.shape), False, DTYPES[dtype], wanted[:2],
+        reads(family, wanted),
+        tuple(s and tuple(n * size for n in s) for s, size in zip(layouts, sizes, strict=True)),
+    )  # fmt: skip
+    return _remember(key, (plan, layouts))
+
+
+def gradient_dtype(operand, dtype):
+    """Return a gradient's dtype: its operand's own; the result's for numbers and integers."""
+    if is_number(operand) or operand.dtype in INTEGERS:
+        return dtype if type(operand) is complex else REAL.get(dtype, dtype)
+    return operand.dtype
+
+
+# ---- Memory ---------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _madvise():
+    try:
+        function = ctypes.CDLL(None).madvise if sys.platform == "linux" else None
+    except (OSError, AttributeError):
+        return None
+    if function is not None:
+        function.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    return function
+
+
+def empty(shape, strides, dtype):
+    """Allocate a tensor; for a large one ask for huge pages, as NumPy does, or its first touch costs more than all."""
+    tensor = torch.empty_strided(shape, strides, dtype=dtype)
+    if tensor.nbytes >= HUGE and (advise := _madvise()) is not None:
+        start = -(-tensor.data_ptr() // 4096) * 4096
+        advise(start, (tensor.data_ptr() + tensor.nbytes - start) // 4096 * 4096, _HUGE_PAGES)
+    return tensor
+
+
+def _states(plan, state):
+    """Return every lane's state in the carry's dtype, in the order in which the kernels walk lanes."""
+    if state is None or is_number(state):
+        return _run._states(plan, state)
+    carry = _problem.empty(plan.lane_shape, plan.wide, plan.carry_strides, large=0)
+    torch.from_numpy(carry).copy_(state)
+    return carry
+
+
+def _own(array, shape, dtype):
+    """Return a wide array's numbers, summed to a shape, in a tensor of its own."""
+    tensor = torch.from_numpy(np.asarray(array))
+    if not dtype.is_complex and tensor.is_complex():
+        tensor = tensor.real
+    return torch.empty(shape, dtype=dtype).copy_(tensor.sum_to_size(shape))
+
+
+def _lengths(lengths, plan):
+    """Return lengths as contiguous int64 (None: every lane is as long as its axis); raise unless they are in range."""
+    if lengths is None:
+        return plan.full_lengths
+    if lengths.numel():
+        low, high = int(lengths.min()), int(lengths.max())
+        if low < 0 or high > plan.steps:
+            raise ValueError(say.lengths_range(low, high, plan.steps))
+    return lengths.to(torch.int64).contiguous().numpy()
+
+
+def _place(operand, wide, keep):
+    """Return an operand's address; what must live on for it goes to ``keep``."""
+    if is_number(operand):
+        operand = _run._number(operand, wide)
+        keep.append(operand)
+        return address(operand)
+    return operand.data_ptr()
+
+
+# ---- The two runs ---------------------------------------------------------------------------------------------------
+
+
+def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, out=None):
+    """Run a recurrence; return the states and, if asked for, the last one."""
+    plan, strides = plan_forward(family, a, b, h0, lengths, axis, reverse, dtype, out)
+    h = empty(plan.shape, strides, dtype) if out is None else out
+    lengths = _lengths(lengths, plan)
+    carry = _states(plan, h0)
+    if plan.traversal != "empty":
+        keep = []
+        places = _place(a, plan.wide, keep), _place(b, plan.wide, keep), h.data_ptr(), address(carry), address(lengths)
+        aligned = h.data_ptr() % dtype.itemsize == 0
+        _run.forward_at(plan, *places, h.nbytes if out is None else 0, aligned, torch.get_num_threads())
+    return h, _own(carry, plan.lane_shape, dtype) if return_state else None
+
+
+def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted):
+    """Run a recurrence's adjoint; return the gradients of a, b and h0 that are wanted, None for the others.
+
+    What is not read (see `reads`) may be None, for b a `Form`. ``g`` may be None too: zeros.
+    """
+    if g is None:
+        shape = _problem.broadcast_shape(NAMES[family][:2], [() if is_number(v) else tuple(v.shape) for v in (a, b)])
+        g = torch.zeros((), dtype=dtype).expand(shape)
+    g = _as_rows(g, axis, b if h is None else h)
+    if h is None:
+        h = g
+    plan, layouts = plan_vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted)
+    dtypes = [gradient_dtype(v, dtype) for v in (a, b)]
+    results = [
+        empty(plan.shape, strides, own) if is_wanted and strides is not None else None
+        for is_wanted, strides, own in zip(wanted, layouts, dtypes, strict=False)
+    ]
+    lengths = _lengths(lengths, plan)
+    carry, first = _states(plan, grad_last), _states(plan, h0)
+    if plan.traversal == "empty":
+        totals = [np.zeros(1, plan.wide)] * 2
+    else:
+        keep = []
+        read = [g if not is_read else v for v, is_read in zip((b, h), reads(family, wanted), strict=True)]
+        places = [_place(v, plan.wide, keep) for v in (g, a, *read)]
+        to = [None if r is None else (r.data_ptr(), r.nbytes) for r in results]
+        totals = _run.vjp_at(
+            plan, *places, address(first), address(carry), address(lengths), to, torch.get_num_threads()
+        )
+    for k, operand in enumerate((a, b)):
+        if wanted[k] and results[k] is None:
+            results[k] = _own(totals[k], () if is_number(operand) else operand.shape, dtypes[k])
+    grad_h0 = None
+    if wanted[2]:
+        grad_h0 = _own(carry, () if is_number(h0) else h0.shape, gradient_dtype(h0, dtype))
+    return results[0], results[1], grad_h0
+
+
+def short_forward(family, a, b, axis, reverse, dtype):
+    """Return a function for a short run of a kind, of a and b and their addresses; None if it is not short."""
+    plan, strides = plan_forward(family, a, b, None, None, axis, reverse, dtype)
+    if not _run.is_short(plan) or not plan.carry_c_order:
+        return None
+    call, lengths, table, part = _run.short_parts(plan, "forward")
+    shape, lane_shape, wide = plan.shape, plan.lane_shape, plan.wide
+    to_a, to_b, to_h = (plan.offsets[k] for k in (_problem.A, _problem.B, _problem.H))
+    zeros, number = np.zeros, is_number(a)
+    allocate = _allocator(b, shape, strides, dtype)
+
+    def run(a, b, at_a, at_b):
+        h, carry = allocate(b), zeros(lane_shape, wide)
+        if number:
+            a = _run._number(a, wide)
+            at_a = address(a)
+        call(None, at_a + to_a, at_b + to_b, h.data_ptr() + to_h, address(carry), lengths, table, *part)
+        return h
+
+    run.plan = plan  # its geometry and lengths must stay
+    return run
+
+
+def _allocator(like, shape, strides, dtype):
+    """Return the quickest way to a fresh tensor for a short run, given an operand of its form."""
+    if isinstance(like, torch.Tensor) and (like.dtype, like.size(), like.stride()) == (dtype, shape, strides):
+        return torch.empty_like
+    return lambda _: torch.empty_strided(shape, strides, dtype=dtype)
+
+
+def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
+    """Return a function of g, a, b and h alone for a short run of their kind; None if it is not short."""
+    wanted = wanted[0], wanted[1], False
+    plan, layouts = plan_vjp(family, g, a, b, g if h is None else h, None, None, None, axis, reverse, dtype, wanted)
+    stored = [gradient is None or gradient[2] is not None for gradient in plan.gradients]
+    if not _run.is_short(plan) or not plan.carry_c_order or not all(stored):
+        return None
+    call, lengths, table, part = _run.short_parts(plan, "vjp")
+    first = np.zeros(plan.lane_shape, plan.wide)
+    shape, lane_shape, wide, h0 = plan.shape, plan.lane_shape, plan.wide, address(first)
+    empty_a, empty_b = (
+        is_wanted and _allocator(operand, shape, strides, gradient_dtype(operand, dtype))
+        for operand, strides, is_wanted in zip((a, b), layouts, wanted, strict=False)
+    )
+    if type(b) is Form:
+        empty_b = _allocator(None, shape, layouts[1], gradient_dtype(b, dtype)) if wanted[1] else False
+    want_a, want_b = wanted[:2]
+    reads_b, reads_h = reads(family, wanted)
+    to_a, to_b, to_h, to_g, to_to_a, to_to_b = (
+        plan.offsets[k] for k in (_problem.A, _problem.B, _problem.H, _problem.G, _problem.TO_A, _problem.TO_B)
+    )
+    zeros = np.zeros
+
+    def run(g, a, b, h):
+        grad_a = empty_a(a) if want_a else None
+        grad_b = empty_b(b) if want_b else None
+        carry = zeros(lane_shape, wide)
+        spare, at_g = address(carry), g.data_ptr()
+        call(
+            None, at_g + to_g, a.data_ptr() + to_a, (b.data_ptr() if reads_b else at_g) + to_b,
+            (h.data_ptr() if reads_h else at_g) + to_h, h0, spare, grad_a.data_ptr() + to_to_a if want_a else spare,
+            grad_b.data_ptr() + to_to_b if want_b else spare, spare, spare, lengths, table, *part,
+        )  # fmt: skip
+        return grad_a, grad_b, None
+
+    run.keep = plan, first
+    return run
+
+
+def _as_rows(g, axis, like):
+    """Return a large cotangent that is constant along time with its lanes laid out as a result's would be.
+
+    As `.sum().backward()` makes them, all strides are 0, and rows could not be read as vectors.
+    """
+    if is_number(g) or is_number(like) or like.shape != g.shape or g.numel() < LONG_ROW or g.stride(axis) != 0:
+        return g
+    strides = like.stride()
+    lanes = [k for k in range(g.ndim) if k != axis % g.ndim]
+    order = sorted(lanes, key=lambda k: -strides[k])
+    row = g.select(axis, 0)
+    row = row.permute([lanes.index(k) for k in order]).contiguous().permute([order.index(k) for k in lanes])
+    return row.unsqueeze(axis % g.ndim).expand(g.shape)
