@@ -35,6 +35,35 @@ def gpu(name, kind):
     return f"`{name}` must be in CPU memory, got {_type(kind)} on a device: GPU arrays are not supported yet"
 
 
+def gpu_packages(missing):
+    return (
+        f"arrays on a GPU need numba-cuda, and {missing} is missing: pip install 'fastrecur[cuda13]', or "
+        "'fastrecur[cuda12]' for a driver older than 580"
+    )
+
+
+def gpu_driver(error):
+    return f"arrays on a GPU need an NVIDIA driver that answers, and it said: {error}"
+
+
+def gpu_too_old(device, capability):
+    return (
+        f"arrays on a GPU need compute capability 7.5 or later, got {capability[0]}.{capability[1]} on device {device}"
+    )
+
+
+def unaligned(name):
+    return f"`{name}` must be aligned on a GPU: its strides must be multiples of its dtype's size"
+
+
+def too_many(lanes, steps):
+    return f"an array on a GPU must have fewer than 2**31 series and steps, got {lanes} series of {steps} steps"
+
+
+def too_many_dimensions():
+    return "an operand on a GPU must be broadcast along fewer separate axes: copy it to the result's shape"
+
+
 def not_an_array(name, kind):
     return (
         f"`{name}` must be an array, a list or a number, got {_type(kind)}: "
