@@ -26,6 +26,14 @@ def _runner():
     return _run
 
 
+@functools.cache
+def _device():
+    """Return the module that runs calls on a GPU."""
+    from ._cuda import _call
+
+    return _call
+
+
 def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     """Run a recurrence; ``names`` are what the caller calls the operands."""
     key = None
@@ -41,6 +49,11 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
         if shortcut is not None:
             result, carry = shortcut(a, b)
             return (result, _runner().narrowed(carry, result.dtype)) if _flag("return_state", return_state) else result
+    if _arrays.any_on_device(a, b, h0, out):
+        return _device().forward(
+            family, names, a, b, h0, _axis(axis), _flag("reverse", reverse), lengths,
+            _flag("return_state", return_state), out,
+        )  # fmt: skip
     owner, given = None, out
     if not (_is_plain(a) and _is_plain(b) and (h0 is None or _is_plain(h0)) and (out is None or type(out) is _ndarray)):
         a, b, h0, out, owner = _take((*names, "out"), a, b, h0, out)
@@ -82,6 +95,10 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
             shortcut = _shortcuts.get(key)
             if shortcut is not None:
                 return shortcut(g, a, b, h)
+    if _arrays.any_on_device(g, a, b, h, h0, grad_state):
+        return _device().vjp(
+            family, names, g, a, b, h, h0, _axis(axis), _flag("reverse", reverse), lengths, grad_state
+        )  # fmt: skip
     owner = None
     if not all(map(_is_plain, (g, a, b, h))) or not all(v is None or _is_plain(v) for v in (h0, grad_state)):
         g, a, b, h, h0, grad_state, owner = _take((*names, "h0", "grad_state"), g, a, b, h, h0, grad_state)

@@ -15,7 +15,7 @@ import numpy as np
 from .. import _messages as say
 from .. import _problem
 from .._arrays import element
-from ._kernels import BLOCKS, MOST_THREADS
+from ._kernels import BLOCKS, MOST_THREADS, THREADS
 
 LANES, SERIES = "lanes", "series"
 
@@ -448,7 +448,19 @@ SLICE = 1 << 12  # summands that a block adds up
 MOST_SLICES = 1 << 8
 
 
-def _sum(dims, carry, target):
+def added(dtype, source, shape, source_strides, target, target_strides):
+    """Return a plan that adds up ``source`` into ``target_sum``, or copies, or fills where the source is a number.
+
+    ``source`` is a dtype or ``"number"``; strides are in the axes of ``shape``, the target's 0 where it is summed over.
+    """
+    carry = _CARRY[element(dtype)]
+    source = source if source == "number" else element(source)
+    dims = list(zip(shape, source_strides, target_strides, strict=True))
+    finish = (("source", "source", *_sum(dims, carry, element(target), source)),)
+    return DevicePlan(None, carry, (), None, (), {}, (), finish)
+
+
+def _sum(dims, carry, target, source=None):
     """Return ``(number of partial sums, launches)`` that add up a source into a target.
 
     ``dims`` are ``(size, source stride, target stride)``, the latter 0 along what is summed over.
@@ -466,33 +478,28 @@ def _sum(dims, carry, target):
     slice_size = -(-summands // slices)
     slices = -(-summands // slice_size)
 
-    def one(
-        results, kept, source_kept, target_kept, summands, summed, source_summed, slices, slice_size, element, stride
-    ):
+    size = _DTYPES[carry].itemsize
+    sizes, sums = [n for n, _ in kept], [n for n, _ in summed]
+    at = dict(kept=[s for _, (s, _) in kept], put=[t for _, (_, t) in kept], summed=[s for _, (s, _) in summed])
+
+    def launch(source, target, summands, sums, kept, summed, put, slices, slice_size, slice_stride):
         across = min(32, 1 << (results - 1).bit_length())
         values = dict(
-            results=results, middles=kept[1], inners=kept[2], summands=summands, summed_middles=summed[1],
-            summed_inners=summed[2], slice_size=slice_size, across=across, source_kept=source_kept,
-            source_summed=source_summed, target_kept=target_kept, target_slice=stride,
+            results=results, middles=sizes[1], inners=sizes[2], summands=summands, summed_middles=sums[1],
+            summed_inners=sums[2], slice_size=slice_size, across=across, source_kept=tuple(kept),
+            source_summed=tuple(summed), target_kept=tuple(put), target_slice=slice_stride,
         )  # fmt: skip
         return Launch(
-            "sums", "", carry, (), (("source", carry), ("target", element)), "i4", (-(-results // across), slices, 1),
-            256, values,
+            "sums", "", carry, (), (("source", source), ("target", target)), "i4", (-(-results // across), slices, 1),
+            THREADS["sums"], values,
         )  # fmt: skip
 
-    sizes, sums = [n for n, _ in kept], [n for n, _ in summed]
-    source_kept, target_kept = tuple(s[0] for _, s in kept), tuple(s[1] for _, s in kept)
-    source_summed = tuple(s[0] for _, s in summed)
+    source = source or carry
     if slices == 1:
-        return 0, (
-            one(results, sizes, source_kept, target_kept, summands, sums, source_summed, 1, slice_size, target, 0),
-        )
-    size = _DTYPES[carry].itemsize
+        one = launch(source, target, summands, sums, at["kept"], at["summed"], at["put"], 1, summands, 0)
+        return 0, (one,)
     partial = (sizes[1] * sizes[2] * size, sizes[2] * size, size)
-    first = one(
-        results, sizes, source_kept, partial, summands, sums, source_summed, slices, slice_size, carry, results * size
-    )
-    second = one(
-        results, sizes, partial, target_kept, slices, [1, 1, slices], (0, 0, results * size), 1, slices, target, 0
-    )
+    stride = results * size
+    first = launch(source, carry, summands, sums, at["kept"], at["summed"], partial, slices, slice_size, stride)
+    second = launch(carry, target, slices, (1, 1, slices), partial, (0, 0, stride), at["put"], 1, slices, 0)
     return slices * results, (first, second)

@@ -12,7 +12,7 @@ _PLACES = frozenset(
     ("g", "a", "b", "h", "h0", "last", "first", "to_a", "to_b", "lengths", "summaries", "starts", "ends", "leads")
     + ("source", "target")
 )  # fmt: skip
-_NUMBERS = {"f4": ctypes.c_float, "f8": ctypes.c_double}
+_NUMBERS = {"f4": ctypes.c_float, "f8": ctypes.c_double, "c8": ctypes.c_float, "c16": ctypes.c_double}
 
 
 def run(plan, places, allocate, device, stream):
@@ -39,13 +39,11 @@ def run(plan, places, allocate, device, stream):
         for k, launch in enumerate(plan.launches):
             _start(plan, k, launch, places, offsets, device, stream)
     for j, (source, target, partials, launches) in enumerate(plan.finish):
-        here = {"source": places[source], "target": places[target + "_sum"]}
-        between = allocate(partials * itemsize) if partials else 0
+        stops = [places[source], places[target + "_sum"]]
+        if partials:
+            stops.insert(1, allocate(partials * itemsize))
         for k, launch in enumerate(launches):
-            if partials:
-                here = {"source": here["source"], "target": between} if k == 0 else {
-                    "source": between, "target": places[target + "_sum"]
-                }  # fmt: skip
+            here = {"source": stops[k], "target": stops[k + 1]}
             _start(plan, (j, k), launch, here, {}, device, stream)
 
 
@@ -58,7 +56,9 @@ def _start(plan, key, launch, places, offsets, device, stream):
     for at, name, number in slots:
         place = places.get(name, 0)
         if number is not None:
-            arguments[at] = number(place)
+            arguments[at] = number(place.real)
+            if launch.carry in ("c8", "c16"):
+                arguments[at + 1] = number(place.imag)
         elif place:
             arguments[at] = place + offsets.get(name, 0)
     _launch.launch(kernel, launch.grid, launch.threads, arguments, device, stream)
@@ -76,7 +76,7 @@ def _prepare(launch):
         if name in _PLACES:
             number = _NUMBERS.get(launch.carry) if elements.get(name) == "number" else None
             slots.append((len(template), dict(launch.places).get(name, name), number))
-            template.append(0)
+            template += [0, 0] if number and launch.carry in ("c8", "c16") else [0]
         elif kind == "i8[3]":
             template += [ctypes.c_int64(stride) for stride in launch.values[name]]
         else:
