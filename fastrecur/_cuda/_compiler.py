@@ -34,12 +34,12 @@ CARRIES = {"f4": types.float32, "f8": types.float64, "c8": types.complex64, "c16
 
 
 class Pointer(types.Type):
-    """An address of elements of one type."""
+    """An address of elements of one type; ``rounds`` says whether the card rounds to bfloat16 by itself."""
 
-    def __init__(self, element):
-        self.element = element
+    def __init__(self, element, rounds=True):
+        self.element, self.rounds = element, rounds
         self.size, self.memory, self.category = _ELEMENTS[element]
-        super().__init__(name=f"fastrecur.cuda.Pointer({element})")
+        super().__init__(name=f"fastrecur.cuda.Pointer({element}{'' if rounds else ', by hand'})")
 
 
 @register_model(Pointer)
@@ -79,10 +79,18 @@ def _widen(builder, value, element, target):
     return _resize(builder, value, target)
 
 
-def _narrow(builder, value, element):
+def _narrow(builder, value, pointer):
+    element = pointer.element
     if element == "f2":
         # To half from double would round twice on the way: no carry of halves is that wide.
         return builder.fptrunc(_resize(builder, value, _F32), _F16)
+    if element == "bf2" and not pointer.rounds:
+        bits = builder.bitcast(_resize(builder, value, _F32), _I32)
+        odd = builder.and_(builder.lshr(bits, ir.Constant(_I32, 16)), ir.Constant(_I32, 1))
+        rounded = builder.add(builder.add(bits, ir.Constant(_I32, 0x7FFF)), odd)
+        quiet = builder.or_(bits, ir.Constant(_I32, 0x400000))
+        chosen = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
+        return builder.trunc(builder.lshr(chosen, ir.Constant(_I32, 16)), _I16)
     if element == "bf2":
         word = ir.FunctionType(_I16, [_F32])
         assembly = ir.InlineAsm(word, "cvt.rn.bf16.f32 $0, $1;", "=h,f", side_effect=False)
@@ -139,7 +147,7 @@ def _store(typingctx, pointer, offset, value):
                     builder.store(_resize(builder, part, pointer.memory), _part(builder, base, k))
                 return context.get_dummy_value()
             stored = number.real  # the gradient of a real operand
-        builder.store(_narrow(builder, stored, pointer.element), base)
+        builder.store(_narrow(builder, stored, pointer), base)
         return context.get_dummy_value()
 
     return types.none(pointer, _offset(offset), value), codegen
@@ -148,7 +156,10 @@ def _store(typingctx, pointer, offset, value):
 @intrinsic
 def _load_int(typingctx, pointer, offset):
     def codegen(context, builder, signature, args):
-        return builder.load(_place(builder, pointer, args, _I64))
+        number = builder.load(_place(builder, pointer, args, pointer.memory))
+        return number if pointer.size == 8 else (
+            builder.sext if pointer.category == "signed" else builder.zext
+        )(number, _I64)  # fmt: skip
 
     return types.int64(pointer, _offset(offset)), codegen
 
@@ -210,7 +221,7 @@ def _store_wide(typingctx, pointer, offset, values):
             words = ir.Constant(_WORDS, ir.Undefined)
             for k in range(4):
                 low, high = (
-                    builder.zext(_narrow(builder, builder.extract_value(args[2], 2 * k + half), "bf2"), _I32)
+                    builder.zext(_narrow(builder, builder.extract_value(args[2], 2 * k + half), pointer), _I32)
                     for half in (0, 1)
                 )
                 word = builder.or_(low, builder.shl(high, ir.Constant(_I32, 16)))
@@ -219,7 +230,7 @@ def _store_wide(typingctx, pointer, offset, values):
             return context.get_dummy_value()
         vector = ir.Constant(ir.VectorType(pointer.memory, n), ir.Undefined)
         for k in range(n):
-            value = _narrow(builder, builder.extract_value(args[2], k), pointer.element)
+            value = _narrow(builder, builder.extract_value(args[2], k), pointer)
             vector = builder.insert_element(vector, value, ir.Constant(_I32, k))
         words = builder.bitcast(vector, _WORDS)
         builder.store(words, _place(builder, pointer, args, _WORDS), align=16)
@@ -467,7 +478,7 @@ def ptx(function, signature, threads, blocks, capability):
     """
     for each in _device.HELPERS:
         _consider(each)
-    arguments = [_argument(name) for name in signature]
+    arguments = [_argument(name, capability >= (8, 0)) for name in signature]
     with _compiling_for(capability):
         code, _ = cuda.compile(
             function, types.void(*arguments), device=False, abi="numba", cc=capability, output="ptx",
@@ -476,9 +487,9 @@ def ptx(function, signature, threads, blocks, capability):
     return code
 
 
-def _argument(name):
+def _argument(name, rounds):
     if name.endswith("*"):
-        return Pointer(name[:-1])
+        return Pointer(name[:-1], rounds or name != "bf2*")
     if name == "i8[3]":
         return types.UniTuple(types.int64, 3)
     return CARRIES.get(name) or {"i4": types.int32, "i8": types.int64}[name]

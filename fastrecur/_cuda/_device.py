@@ -8,8 +8,6 @@ Offsets are bytes. Values are converted on the way: kernels compute in the *carr
 number. What stands behind an address is in its type: see `Pointer` in `_compiler`.
 """
 
-import numpy as np
-
 WARP = 32
 HELPERS = []
 
@@ -101,8 +99,8 @@ def store(pointer, offset, value):
 
 
 def load_int(pointer, offset):
-    """Return the int64 at an address."""
-    return int(pointer.load(offset, np.dtype(np.int64)))
+    """Return the integer at an address."""
+    return pointer.load_int(offset)
 
 
 def is_wide(pointer):

@@ -71,8 +71,6 @@ def signature(names, carry, elements, time):
             types.append("i8[3]")
         elif name == "target_slice":
             types.append("i8")
-        elif name == "lengths":
-            types.append("i8*")
         elif name in _SCRATCH:
             types.append(carry + "*")
         else:

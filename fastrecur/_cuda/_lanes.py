@@ -41,10 +41,13 @@ def split_lane(lane, middles, inners):
 
 @helper
 def valid_steps(lengths, offset, steps, reverse):
-    """Return the first valid step of a lane in the direction of travel, and the one past the last."""
+    """Return the first valid step of a lane in the direction of travel, and the one past the last.
+
+    Lengths on a device are not looked at beforehand, for that would stall the host: here they are kept in range.
+    """
     start, stop = 0, steps
     if not is_null(lengths):
-        length = load_int(lengths, offset)
+        length = min(max(load_int(lengths, offset), 0), steps)
         if reverse:
             start = steps - length
         else:

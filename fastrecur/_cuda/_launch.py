@@ -90,6 +90,30 @@ class CudaCore:
             if current.device_id != device:
                 current.set_current()
 
+    def device_of(self, pointer):
+        """Return the device that an address is on."""
+        from cuda.bindings import driver as bindings
+
+        attribute = bindings.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+        error, device = bindings.cuPointerGetAttribute(attribute, pointer)
+        if error:
+            raise RuntimeError(say.gpu_driver(error))
+        return int(device)
+
+    def order(self, before, after, device):
+        """Let what is next in one stream wait for the work of another; the host goes on."""
+        first, second = (self.core.Stream.from_handle(stream) for stream in (before, after))
+        second.wait(first)
+
+    def describe(self):
+        """Return a line for each device."""
+        lines = []
+        for device in self.core.Device.get_all_devices():
+            major, minor = device.compute_capability
+            verdict = "" if (major, minor) >= (7, 5) else ", too old"
+            lines.append(f"device {device.device_id}: {device.name}, compute capability {major}.{minor}{verdict}")
+        return lines or ["no device"]
+
     def load(self, kernel, device):
         """Return a kernel that is ready on a device."""
         capability = tuple(self.core.Device(device).compute_capability)

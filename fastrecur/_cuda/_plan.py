@@ -288,7 +288,7 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex=F
         _aligned(operands[name], sizes[name], label)
     elements["h"], sizes["h"], operands["h"] = element(plan.dtype), plan.dtype.itemsize, plan.h_strides
     _aligned(plan.h_strides, sizes["h"], "out")
-    _state(elements, operands, "h0", h0, carry, lane_shape, axis)
+    _state(elements, operands, "h0", h0, plan.dtype, lane_shape, axis)
     elements["last"] = elements["h"]
     operands["last"] = _with_time(np.empty(lane_shape, plan.dtype).strides, axis)
     _lengths(elements, operands, lengths, lane_shape, axis)
@@ -318,14 +318,14 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex=F
     return DevicePlan(plan, carry, lane_shape, geometry.choice, launches, scratch, geometry.offsets)
 
 
-def _state(elements, operands, name, state, carry, lane_shape, axis):
+def _state(elements, operands, name, state, like, lane_shape, axis):
     if type(state) is tuple:
         dtype, own_shape, own = state
         elements[name] = element(dtype)
         operands[name] = _with_time(_own(own_shape, lane_shape, own), axis)
         _aligned(operands[name], dtype.itemsize, name)
     else:
-        elements[name] = carry if state is None else "number"  # None: a null address
+        elements[name] = element(like) if state is None else "number"  # None: a null address
         operands[name] = _with_time((0,) * len(lane_shape), axis)
 
 
@@ -359,8 +359,8 @@ def vjp(family, names, g, a, b, h, h0, grad_state, axis, reverse, lengths, weak_
         elements[name], sizes[name], own_shape, own = _signature_parts(signature, carry_dtype)
         operands[name] = _problem.spread(own_shape, own, shape)
         _aligned(operands[name], sizes[name], label)
-    _state(elements, operands, "h0", h0, carry, lane_shape, axis)
-    _state(elements, operands, "last", grad_state, carry, lane_shape, axis)
+    _state(elements, operands, "h0", h0, plan.dtype, lane_shape, axis)
+    _state(elements, operands, "last", grad_state, plan.dtype, lane_shape, axis)
     # Gradients: of a full operand where they belong, else in the carry's type and added up afterwards.
     totals, temporaries = {}, {}
     dense = (
@@ -378,7 +378,7 @@ def vjp(family, names, g, a, b, h, h0, grad_state, axis, reverse, lengths, weak_
         operands[name + "_sum"] = (*own[:axis], 0, *own[axis + 1 :])
     h0_shape = h0[1] if type(h0) is tuple else ()
     full_state = h0_shape == lane_shape
-    first_dtype = plan.h0_dtype if h0 is not None and full_state else carry_dtype
+    first_dtype = carry_dtype if h0 is not None and not full_state else plan.h0_dtype or plan.dtype
     elements["first"] = element(first_dtype)
     operands["first"] = _with_time(np.empty(lane_shape, first_dtype).strides, axis)
     _lengths(elements, operands, lengths, lane_shape, axis)

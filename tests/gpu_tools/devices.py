@@ -21,7 +21,7 @@ import ptx_emulator
 
 from fastrecur._cuda import _launch
 
-CAPABILITY = (9, 0)
+CAPABILITY = (8, 0)
 
 
 def root(array):
@@ -39,17 +39,26 @@ def cache():
     return folder
 
 
-@functools.cache
-def program(key, make):
-    """The emulator's program of a kernel."""
-    name = hashlib.sha256(repr((_launch.digest(), key)).encode()).hexdigest()[:32]
+_programs = {}
+
+
+def ptx(kernel):
+    """A kernel's PTX, compiled once for all tests."""
+    name = hashlib.sha256(repr((_launch.digest(), kernel.key, CAPABILITY)).encode()).hexdigest()[:32]
     path = cache() / f"{name}.ptx"
     try:
-        ptx = path.read_text()
+        return path.read_text()
     except OSError:
-        ptx = make()
-        _launch.keep(path, ptx.encode())
-    return ptx_emulator.PTXKernel(ptx)
+        made = kernel.ptx(CAPABILITY)
+        _launch.keep(path, made.encode())
+        return made
+
+
+def program(kernel):
+    """The emulator's program of a kernel."""
+    if kernel.key not in _programs:
+        _programs[kernel.key] = ptx_emulator.PTXKernel(ptx(kernel))
+    return _programs[kernel.key]
 
 
 class Driver:
@@ -66,15 +75,17 @@ class Driver:
 
     def forget(self):
         """Forget all memory and what was noted."""
-        self.memory, self.log = [], []
+        self.memory, self.log, self.counts = [], [], {}
 
     def launch(self, kernel, grid, threads, arguments, device, stream):
         """Run a kernel."""
         self.log.append(("launch", kernel.name, device, stream))
-        run = program(kernel.key, lambda: kernel.ptx(CAPABILITY))
+        run = program(kernel)
         flat = [a if isinstance(a, int) else a.value for a in arguments]
         here = [array for array, where in self.memory if where == device]
         run.launch(grid, threads, flat, buffers=here, seed=self.seed, race=self.race)
+        for name, count in (("loaded", run.loaded), ("stored", run.stored)):
+            self.counts[kernel.name, name] = self.counts.get((kernel.name, name), 0) + count
 
     def device_of(self, pointer):
         """Return the device that an address is on."""
