@@ -107,9 +107,16 @@ _ON_HOST = frozenset((np.ndarray, float, int, bool, complex, list, tuple, type(N
 _CUDA_DEVICES = (2, 13)  # DLPack's numbers for CUDA memory, plain and managed
 
 
+_always_on_device: set = set()  # types whose arrays stand nowhere else
+
+
 def any_on_device(*values):
     """Return whether any of some arguments stands on a GPU."""
-    return any(type(value) not in _ON_HOST and is_on_device(value) for value in values)
+    for value in values:
+        kind = type(value)
+        if kind not in _ON_HOST and (kind in _always_on_device or is_on_device(value)):
+            return True
+    return False
 
 
 def is_on_device(value):
@@ -120,7 +127,8 @@ def is_on_device(value):
     if root == "torch":
         return bool(getattr(value, "is_cuda", False))
     if root == "cupy":
-        return True  # to be asked for its interface takes CuPy longer than all the rest
+        _always_on_device.add(type(value))  # to be asked for its interface takes CuPy longer than all the rest
+        return True
     if hasattr(value, "__cuda_array_interface__"):
         return True
     device = getattr(value, "__dlpack_device__", None)

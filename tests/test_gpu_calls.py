@@ -185,7 +185,7 @@ def test_a_tensor_that_wants_a_gradient(driver, monkeypatch):
         fastrecur.forget_mult(0.5, Tensor())
 
 
-# ---- Which kernel ------------------------------------------------------------------------------------------------------
+# ---- Which kernel ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_complex_states_are_not_cut():
     assert _plan.choose(1, 1 << 20, 1, True, 24, 8, 8, is_complex=True) == (LANES, 1)
 
 
-# ---- Compiled kernels on disk --------------------------------------------------------------------------------------------
+# ---- Compiled kernels on disk ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -291,7 +291,7 @@ def test_compile_name_and_entry(a_kernel):
     assert a_kernel.parameters[:3] == ("a", "b", "h")
 
 
-# ---- What is missing ----------------------------------------------------------------------------------------------------
+# ---- What is missing ------------------------------------------------------------------------------------------------
 
 
 def test_without_a_driver(run_python):

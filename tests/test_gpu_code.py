@@ -1,4 +1,4 @@
-"""The GPU's kernels as machine code: nothing spilled, no double arithmetic where none belongs, wide and batched loads."""
+"""The GPU's kernels as machine code: no spills, no stray double arithmetic, wide and batched loads."""
 
 import devices
 import ml_dtypes

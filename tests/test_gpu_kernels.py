@@ -16,7 +16,7 @@ from fastrecur import reference
 
 devices = pytest.importorskip("devices")
 
-from fastrecur._cuda import _launch, _plan  # noqa: E402
+from fastrecur._cuda import _call, _launch, _plan  # noqa: E402
 
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 
@@ -65,6 +65,7 @@ def in_pieces(monkeypatch):
             return plain(*arguments, **options)._replace(pieces=pieces)
 
         monkeypatch.setattr(_plan, "choose", chosen)
+        _call._shortcuts.clear()
         _plan.forward.cache_clear()
         _plan.vjp.cache_clear()
 
@@ -342,3 +343,49 @@ def test_million_steps(gpu):
     h = fastrecur.forget_mult(np.float32(1e-5).item(), x)
     expected = reference.forget_mult(np.float64(np.float32(1e-5)), x)
     assert abs(h[-1] - expected[-1]) < 2e-3
+
+
+# ---- Bytes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_each_operand_is_read_once_and_each_result_written_once(gpu, rng, axis):
+    shape = (100, 64) if axis == 0 else (64, 1000)
+    n, lanes = int(np.prod(shape)), 64
+    f, x = operands(rng, shape, np.float32)
+    h = fastrecur.forget_mult(f, x, axis=axis)
+    kernel = "lanes" if axis == 0 else "series"
+    assert gpu.counts == {(kernel, "loaded"): 8 * n, (kernel, "stored"): 4 * n}
+    gpu.forget()
+    fastrecur.forget_mult_vjp(x, f, x, h, axis=axis)
+    kernel += "_vjp"
+    # Of the states all but each lane's last; in a chunk one is asked for twice.
+    chunks = 0 if axis == 0 else lanes * 4
+    loaded, stored = gpu.counts[kernel, "loaded"], gpu.counts[kernel, "stored"]
+    assert 16 * n - 4 * lanes <= loaded <= 16 * n + 4 * chunks
+    assert stored == 8 * n
+
+
+def test_a_gate_for_all_is_not_read(gpu, rng):
+    x = rng.standard_normal((100, 64)).astype(np.float32)
+    fastrecur.forget_mult(0.1, x)
+    assert gpu.counts == {("lanes", "loaded"): 4 * x.size, ("lanes", "stored"): 4 * x.size}
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_pieces_read_twice(gpu, in_pieces, rng, axis):
+    in_pieces(4)
+    f, x = operands(rng, (4000, 40) if axis == 0 else (40, 4000), np.float32)
+    fastrecur.forget_mult(f, x, axis=axis)
+    moved = sum(gpu.counts.values())
+    assert 20 * f.size <= moved <= 20.3 * f.size  # 5 words an element, and what is noted of every piece
+
+
+def test_contiguous_time_is_moved_in_words_of_16_bytes(gpu, rng):
+    """Also where lanes do not start at multiples of 16 bytes; at a lane's ends a few steps are moved one by one."""
+    for steps, reverse in itertools.product([1000, 1001, 1003], [False, True]):
+        gpu.forget()
+        f, x = operands(rng, (8, steps), np.float32)
+        fastrecur.forget_mult(f, x, axis=1, reverse=reverse)
+        ends = 8 * 3 * 2 * 16
+        assert gpu.accesses["series"] <= 3 * f.size / 4 + ends

@@ -67,6 +67,10 @@ class Cupy:
         """Return an array's view."""
         return View(array.data.ptr, array.dtype, array.shape, array.strides, array.device.id, None, True, array)
 
+    def glance(self, array):
+        """Return the array's device, address, and what plans depend on; None if it takes a closer look."""
+        return array.device.id, array.data.ptr, (array.dtype, array.shape, array.strides)
+
     def stream(self, device):
         """Return the handle of the stream that the library works in now."""
         with self.library.cuda.Device(device):
@@ -120,6 +124,12 @@ class Torch:
         strides = tuple(dtype.itemsize * s for s in array.stride())
         return View(array.data_ptr(), dtype, tuple(array.shape), strides, array.get_device(), None, True, array)
 
+    def glance(self, array):
+        """Return the tensor's device, address, and what plans depend on; None if it takes a closer look."""
+        if array.requires_grad:
+            return None
+        return array.get_device(), array.data_ptr(), (array.dtype, array.shape, array.stride())
+
     def stream(self, device):
         """Return the handle of the stream that the library works in now."""
         return self.library.cuda.current_stream(device).cuda_stream
@@ -164,6 +174,15 @@ class Interface:
         strides = c_strides(shape, dtype.itemsize) if strides is None else tuple(strides)
         device = _launch.driver().device_of(pointer) if pointer else None
         return View(pointer or 0, dtype, shape, strides, device, known.get("stream"), not read_only, array)
+
+    def glance(self, array):
+        """Return the array's device, address, and what plans depend on; None if it takes a closer look."""
+        known = array.__cuda_array_interface__
+        pointer = known["data"][0]
+        if known.get("stream") not in (None, LEGACY_STREAM) or "mask" in known or not pointer:
+            return None
+        kind = known["typestr"], known["shape"], known.get("strides")
+        return _launch.driver().device_of(pointer), pointer, kind
 
     def stream(self, device):
         """Return the handle of the default stream."""
@@ -228,6 +247,9 @@ class Dlpack:
             pointer, dtype, shape, c_strides(shape, size) if strides is None else strides, tensor.device.number, None,
             True, (array, capsule),
         )  # fmt: skip
+
+    def glance(self, array):
+        """Return nothing: the exporter is told the stream at every call."""
 
     def stream(self, device):
         """Return the handle of the default stream."""

@@ -66,7 +66,7 @@ class Driver:
 
     def __init__(self, seed=1, race=True):
         self.memory, self.log, self.seed, self.race = [], [], seed, race
-        self.counts = {}
+        self.counts, self.accesses = {}, {}
 
     def own(self, array, device=0):
         """Let kernels touch an array's memory; forgotten by `forget`."""
@@ -75,7 +75,7 @@ class Driver:
 
     def forget(self):
         """Forget all memory and what was noted."""
-        self.memory, self.log, self.counts = [], [], {}
+        self.memory, self.log, self.counts, self.accesses = [], [], {}, {}
 
     def launch(self, kernel, grid, threads, arguments, device, stream):
         """Run a kernel."""
@@ -84,6 +84,7 @@ class Driver:
         flat = [a if isinstance(a, int) else a.value for a in arguments]
         here = [array for array, where in self.memory if where == device]
         run.launch(grid, threads, flat, buffers=here, seed=self.seed, race=self.race)
+        self.accesses[kernel.name] = self.accesses.get(kernel.name, 0) + run.accesses
         for name, count in (("loaded", run.loaded), ("stored", run.stored)):
             self.counts[kernel.name, name] = self.counts.get((kernel.name, name), 0) + count
 

@@ -25,7 +25,7 @@ typedef struct {
 static Range *ranges, *last;
 static int range_count, check_races;
 static uint32_t *written, *read_by, epoch, block_number;
-static uint64_t loaded, stored;
+static uint64_t loaded, stored, accesses;
 static char error[512];
 
 #define FAIL(...) do { if (!error[0]) snprintf(error, sizeof error, __VA_ARGS__); return -1; } while (0)
@@ -46,6 +46,7 @@ static int touch_global(uint64_t address, int size, int writes, Thread *thread) 
     if (!range) FAIL("global access of %d bytes out of bounds at %#lx by thread %u of block %u", size, (long)address,
                      thread->number, block_number);
     if (writes) stored += size; else loaded += size;
+    accesses++;
     if (check_races) {
         uint32_t me = block_number * 1024 + thread->number + 1;
         for (uint64_t k = (address - range->low) / 2; k <= (address + size - 1 - range->low) / 2; k++) {
@@ -176,7 +177,7 @@ int run(uint32_t *grid, uint32_t *block, uint32_t dynamic, char *parameters, Ran
     uint32_t count = block[0] * block[1] * block[2];
     Block here;
     int failed = 0;
-    ranges = all; range_count = how_many; last = 0; check_races = races; error[0] = 0; loaded = stored = 0;
+    ranges = all; range_count = how_many; last = 0; check_races = races; error[0] = 0; loaded = stored = accesses = 0;
     srand(seed);
     memcpy(here.block, block, 12);
     memcpy(here.grid, grid, 12);
@@ -207,7 +208,7 @@ int run(uint32_t *grid, uint32_t *block, uint32_t dynamic, char *parameters, Ran
                 failed = run_block(threads, order, count, &here, parameters, seed != 0);
             }
     for (int k = 0; k < how_many && races; k++) free(all[k].writers);
-    bytes[0] = loaded; bytes[1] = stored;
+    bytes[0] = loaded; bytes[1] = stored; bytes[2] = accesses;
     strcpy(message, error);
     free(threads); free(order); free(here.shared); free(written); free(read_by);
     return failed;
