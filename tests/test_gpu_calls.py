@@ -6,13 +6,12 @@ import subprocess
 import sys
 
 import devices
-import numba
 import numpy as np
 import pytest
 from compare import assert_same_bits
 
 import fastrecur
-from fastrecur._cuda import _launch, _plan
+from fastrecur._cuda import _arrays, _launch, _plan
 from fastrecur._cuda._plan import LANES, SERIES
 
 F = np.random.default_rng(0).random((20, 40)).astype(np.float32)
@@ -40,7 +39,7 @@ def cupy(driver, monkeypatch):
 def numba_cuda(driver, monkeypatch):
     """numba.cuda's stand-in, as an allocator."""
     module = devices.NumbaCuda(driver)
-    monkeypatch.setattr(numba, "cuda", module, raising=False)
+    monkeypatch.setattr(_arrays, "numba_cuda", lambda: module)
     return module
 
 
@@ -194,9 +193,9 @@ def test_a_tensor_that_wants_a_gradient(driver, monkeypatch):
         (12800, 105, 12800, False, LANES, 1),  # the PTB language model's
         (65536, 512, 65536, False, LANES, 1),
         (32768, 2048, 1024, False, LANES, 1),
-        (512, 65536, 512, False, LANES, 64),
+        (512, 65536, 512, False, LANES, 128),
         (4096, 4096, 1, True, SERIES, 1),
-        (1, 1 << 20, 1, True, SERIES, 512),
+        (1, 1 << 20, 1, True, SERIES, 1024),
         (3, 1 << 20, 3, False, SERIES, 512),  # few lanes side by side
         (1000000, 16, 1, True, SERIES, 1),
         (1000000, 1, 1000000, False, LANES, 1),

@@ -32,7 +32,7 @@ def gpu(monkeypatch):
 
     def on_device(function):
         def call(*arguments, out=None, **options):
-            placed = [cupy.place(a) if isinstance(a, np.ndarray) and a.ndim else a for a in arguments]
+            placed = [cupy.place(a) if isinstance(a, np.ndarray) else a for a in arguments]
             if out is not None:
                 options["out"] = cupy.place(out)
             for name in ("grad_state", "lengths"):
@@ -378,7 +378,7 @@ def test_pieces_read_twice(gpu, in_pieces, rng, axis):
     f, x = operands(rng, (4000, 40) if axis == 0 else (40, 4000), np.float32)
     fastrecur.forget_mult(f, x, axis=axis)
     moved = sum(gpu.counts.values())
-    assert 20 * f.size <= moved <= 20.3 * f.size  # 5 words an element, and what is noted of every piece
+    assert 20 * f.size <= moved <= 20.5 * f.size  # 5 words an element, and what is noted of every piece
 
 
 def test_contiguous_time_is_moved_in_words_of_16_bytes(gpu, rng):

@@ -150,6 +150,13 @@ class Torch:
         return self.library.from_numpy(np.ascontiguousarray(array)).to(self.library.device("cuda", device))
 
 
+def numba_cuda():
+    """Return the module that allocates for arrays without a library that could."""
+    from numba import cuda
+
+    return cuda
+
+
 class Interface:
     """Whatever exports ``__cuda_array_interface__``; results are Numba device arrays.
 
@@ -190,16 +197,14 @@ class Interface:
 
     def empty(self, shape, dtype, strides, device):
         """Return a fresh Numba device array with these (dense) strides, or in C order, and its address."""
-        from numba import cuda
-
+        cuda = numba_cuda()
         with cuda.gpus[device]:
             array = cuda.device_array(shape, dtype, strides=strides)
         return array, array.__cuda_array_interface__["data"][0] or 0
 
     def upload(self, array, device):
         """Return a host array's copy on a device."""
-        from numba import cuda
-
+        cuda = numba_cuda()
         with cuda.gpus[device]:
             return cuda.to_device(array)
 

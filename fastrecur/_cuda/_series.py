@@ -78,10 +78,13 @@ def advanced(is_average, decay, rise, weight, origin, h):
 
 
 @helper
-def chunk_shift(lane_bytes, time, pack):
-    """Return by how many steps before the first a lane's chunks begin, so that packs of steps are aligned."""
+def chunk_shift(lane_bytes, time, pack, steps):
+    """Return by how many steps before the first a lane's chunks begin, so that packs of steps are aligned.
+
+    That is, if the lowest address of the first lane is.
+    """
     itemsize = abs(time)
-    misplaced = narrow((lane_bytes if time > 0 else lane_bytes + itemsize) & 15)
+    misplaced = narrow((lane_bytes if time > 0 else lane_bytes + steps * itemsize) & 15)
     steps = divide(misplaced, narrow(itemsize))
     return steps if time > 0 else (pack - steps) & (pack - 1)
 
@@ -336,7 +339,7 @@ def forward(cuda, rule, zero, size, count, packs, guide):
         a_at, b_at = lane_offset(a_lane, outer, middle, inner), lane_offset(b_lane, outer, middle, inner)
         t = piece * piece_steps
         if pack > 0:
-            t -= chunk_shift(a_at if by_a else b_at, a_time if by_a else b_time, pack)
+            t -= chunk_shift(a_at if by_a else b_at, a_time if by_a else b_time, pack, steps)
         at_piece = (lane * pieces + piece) * size
         if pieces > 1:
             state = load(starts, at_piece, zero)
@@ -491,7 +494,7 @@ def vjp(cuda, rule, zero, size, count, packs, guide, a_is_total, b_is_total):
         a_at, b_at = lane_offset(a_lane, outer, middle, inner), lane_offset(b_lane, outer, middle, inner)
         t = piece * piece_steps
         if pack > 0:
-            t -= chunk_shift(a_at if by_a else b_at, a_time if by_a else b_time, pack)
+            t -= chunk_shift(a_at if by_a else b_at, a_time if by_a else b_time, pack, steps)
         at_piece = (lane * pieces + piece) * size
         if pieces > 1:
             r = load(starts, at_piece, zero)

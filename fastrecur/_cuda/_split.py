@@ -147,7 +147,7 @@ def summarise_series(cuda, rule, zero, size, count, packs, guide):
         a_at, b_at = lane_offset(a_lane, outer, middle, inner), lane_offset(b_lane, outer, middle, inner)
         t = piece * piece_steps
         if pack > 0:
-            t -= chunk_shift(a_at if by_a else b_at, a_time if by_a else b_time, pack)
+            t -= chunk_shift(a_at if by_a else b_at, a_time if by_a else b_time, pack, steps)
         a_now, b_now = shift(a, a_at), shift(b, b_at)
         gates, values = cuda.local.array(count, kind), cuda.local.array(count, kind)
         decay, rise, weight, origin = one, zero, zero, zero
@@ -192,7 +192,7 @@ def summarise_series_back(cuda, rule, zero, size, count, packs, guide):
         a_at, b_at = lane_offset(a_lane, outer, middle, inner), lane_offset(b_lane, outer, middle, inner)
         t = piece * piece_steps
         if pack > 0:
-            t -= chunk_shift(a_at if by_a else b_at, a_time if by_a else b_time, pack)
+            t -= chunk_shift(a_at if by_a else b_at, a_time if by_a else b_time, pack, steps)
         g_now, a_now = shift(g, lane_offset(g_lane, outer, middle, inner)), shift(a, a_at)
         arriving, gates = cuda.local.array(count, kind), cuda.local.array(count, kind)
         decay, rise = one, zero
@@ -285,7 +285,7 @@ def mend(cuda, rule, zero, size, count, packs, guide):
         a_at, b_at = lane_offset(a_lane, outer, middle, inner), lane_offset(b_lane, outer, middle, inner)
         shifted = 0
         if pack > 0:
-            shifted = chunk_shift(a_at if by_a else b_at, a_time if by_a else b_time, pack)
+            shifted = chunk_shift(a_at if by_a else b_at, a_time if by_a else b_time, pack, steps)
         a_now, b_now = shift(a, a_at), shift(b, b_at)
         h_now = shift(h, lane_offset(h_lane, outer, middle, inner))
         at = lane * pieces * size
@@ -344,7 +344,7 @@ def mend_back(cuda, rule, zero, size, count, packs, guide, a_is_total, b_is_tota
         a_at, b_at = lane_offset(a_lane, outer, middle, inner), lane_offset(b_lane, outer, middle, inner)
         shifted = 0
         if pack > 0:
-            shifted = chunk_shift(a_at if by_a else b_at, a_time if by_a else b_time, pack)
+            shifted = chunk_shift(a_at if by_a else b_at, a_time if by_a else b_time, pack, steps)
         g_now, a_now = shift(g, lane_offset(g_lane, outer, middle, inner)), shift(a, a_at)
         b_now, h_now = shift(b, b_at), shift(h, lane_offset(h_lane, outer, middle, inner))
         to_a_now = shift(to_a, lane_offset(to_a_lane, outer, middle, inner))
