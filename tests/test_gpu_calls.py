@@ -218,9 +218,7 @@ def test_complex_states_are_not_cut():
 def a_kernel():
     launch = _plan.forward("forget", ("f", "x", "h0"), *[(F.dtype, F.shape, F.strides)] * 2, None, None, 0, False, None)
     launch = launch.launches[0]
-    return _launch.Kernel(
-        launch.kernel, launch.rule, launch.carry, launch.options, launch.elements, launch.time, launch.blocks
-    )
+    return _launch.Kernel(launch.kernel, launch.rule, launch.carry, launch.options, launch.elements, launch.time)
 
 
 def test_kernels_are_kept_and_used_again(a_kernel, tmp_path, monkeypatch):

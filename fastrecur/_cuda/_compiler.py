@@ -135,6 +135,45 @@ def _load(typingctx, pointer, offset, like):
     return like(pointer, _offset(offset), like), codegen
 
 
+def _is_small(pointer):
+    return pointer.element in ("f2", "bf2")
+
+
+@intrinsic
+def _load_word(typingctx, pointer, offset):
+    def codegen(context, builder, signature, args):
+        return builder.zext(builder.load(_place(builder, pointer, args, _I16)), _I32)
+
+    return types.int32(pointer, _offset(offset)), codegen
+
+
+@intrinsic
+def _opaque(typingctx, value):
+    """Return a value that the compiler knows nothing about: else it uses it where it is loaded, and waits there."""
+    kind, letter, bits = {
+        types.int32: (_I32, "r", "b32"), types.float32: (_F32, "f", "f32"), types.float64: (_F64, "d", "f64"),
+    }[value]  # fmt: skip
+
+    def codegen(context, builder, signature, args):
+        move = ir.InlineAsm(
+            ir.FunctionType(kind, [kind]), f"mov.{bits} $0, $1;", f"={letter},{letter}", side_effect=True
+        )
+        return builder.call(move, args)
+
+    return value(value), codegen
+
+
+@intrinsic
+def _widened(typingctx, pointer, word, like):
+    def codegen(context, builder, signature, args):
+        half = builder.trunc(args[1], _I16)
+        if pointer.element == "f2":
+            half = builder.bitcast(half, _F16)
+        return _widen(builder, half, pointer.element, _llvm(like))
+
+    return like(pointer, types.int32, like), codegen
+
+
 @intrinsic
 def _store(typingctx, pointer, offset, value):
     def codegen(context, builder, signature, args):
@@ -399,6 +438,24 @@ def _load_of(pointer, offset, like):
     if _is_pointer(pointer):
         return lambda pointer, offset, like: _load(pointer, offset, like)
     return lambda pointer, offset, like: pointer
+
+
+@_overload(_device.load_raw)
+def _load_raw_of(pointer, offset, like):
+    if not _is_pointer(pointer):
+        return lambda pointer, offset, like: pointer
+    if _is_small(pointer):
+        return lambda pointer, offset, like: _load_word(pointer, offset)
+    return lambda pointer, offset, like: _load(pointer, offset, like)
+
+
+@_overload(_device.unpack)
+def _unpack_of(pointer, raw, like):
+    if isinstance(like, types.Complex) or not _is_pointer(pointer):
+        return lambda pointer, raw, like: raw
+    if _is_small(pointer):
+        return lambda pointer, raw, like: _widened(pointer, _opaque(raw), like)
+    return lambda pointer, raw, like: _opaque(raw)
 
 
 @_overload(_device.store)

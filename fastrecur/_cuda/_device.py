@@ -93,6 +93,16 @@ def load(pointer, offset, like):
     return pointer.load(offset, like.dtype)
 
 
+def load_raw(pointer, offset, like):
+    """Return what stands at an address, to be made a number by `unpack` when it is needed."""
+    return pointer.load_raw(offset, like.dtype)
+
+
+def unpack(pointer, raw, like):
+    """Return the number that `load_raw` brought; the compiler must not do so, or use it, any earlier."""
+    return pointer.unpack(raw, like.dtype)
+
+
 def store(pointer, offset, value):
     """Round a carry and write it."""
     pointer.store(offset, value)

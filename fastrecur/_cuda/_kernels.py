@@ -32,10 +32,21 @@ MAKERS = {
 }
 THREADS = {"sums": _sums.THREADS}
 MOST_THREADS = 128
-BLOCKS = 4  # blocks of so many threads on a multiprocessor: 128 registers for each
 
 
-def make(cuda, name, rule, carry, options):
+def blocks(name, carry):
+    """Return how many blocks a multiprocessor is to hold, which says how many registers a thread may have.
+
+    Kernels that shuffle get the more, for before compute capability 9.0 each shuffle also has a path for a warp that
+    has lost its step. With 6 blocks the assembler issues all loads of a float32 batch before it uses one, with 3 or 4
+    it does not; in float64 it is the other way about. A test looks.
+    """
+    if name == "lanes":
+        return 6 if carry == "f4" else 4
+    return 4 if name in ("lanes_vjp", "summarise_lanes", "summarise_lanes_back") else 2
+
+
+def make(cuda, name, rule, carry, options, elements=()):
     """Return a kernel's function.
 
     Parameters
@@ -48,11 +59,15 @@ def make(cuda, name, rule, carry, options):
         The recurrence, and the element that is computed in.
     options : tuple
         Pairs of names and values, for what else the maker asks.
+    elements : tuple
+        Pairs of parameters and the elements behind their addresses.
     """
     kind = _CARRIES[carry]
     given = dict(options) | {"rule": RULES.get(rule), "zero": kind(0), "size": kind(0).itemsize}
     maker = MAKERS[name]
     given |= {key: dict(value) for key, value in given.items() if key == "packs"}
+    # 16-bit numbers wait in registers as words.
+    given["raws"] = {key: np.int32 if value in ("f2", "bf2") else kind for key, value in elements}
     return maker(cuda, **{key: given[key] for key in inspect.signature(maker).parameters if key != "cuda"})
 
 

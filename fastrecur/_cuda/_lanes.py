@@ -18,10 +18,12 @@ from ._device import (
     is_null,
     load,
     load_int,
+    load_raw,
     narrow,
     shift,
     store,
     thread,
+    unpack,
 )
 
 
@@ -78,9 +80,10 @@ def settled(total, rest):
     return select(rest == rest, total + rest, total)
 
 
-def forward(cuda, rule, zero, size, ahead):
+def forward(cuda, rule, zero, size, ahead, raws):
     """Return the kernel that walks in the direction of travel; ``size`` is that of a carry in bytes."""
-    step, is_average, closed, kind = rule.step, rule.is_average, type(zero)(rule.closed), type(zero)
+    step, is_average, closed = rule.step, rule.is_average, type(zero)(rule.closed)
+    a_raw, b_raw = raws["a"], raws["b"]
 
     def kernel(
         a, b, h, h0, last, lengths, starts, ends, leads, steps, reverse, piece_steps, pieces, lanes, middles, inners,
@@ -101,19 +104,27 @@ def forward(cuda, rule, zero, size, ahead):
         a_now = shift(a, lane_offset(a_lane, outer, middle, inner) + t * a_time)
         b_now = shift(b, lane_offset(b_lane, outer, middle, inner) + t * b_time)
         h_now = shift(h, lane_offset(h_lane, outer, middle, inner) + t * h_time)
-        gates, values = cuda.local.array(ahead, kind), cuda.local.array(ahead, kind)
-        lead = zero
+        gates, values = cuda.local.array(ahead, a_raw), cuda.local.array(ahead, b_raw)
+        if pieces > 1:
+            begin, lead = max(start, t), zero
+            if is_average and begin < min(stop, end) and load(a_now, (begin - t) * a_time, zero) == closed:
+                lead = constant(1.0, zero)
+            store(leads, at_piece, lead)
         while t < end:
             low, high, here = narrow(start - t), narrow(min(stop, end) - t), narrow(end - t)
             for u in range(ahead):
-                gates[u], values[u] = closed, zero
+                values[u] = b_raw(0)
                 if u >= low and u < high:
-                    gates[u], values[u] = load(a_now, u * a_time, zero), load(b_now, u * b_time, zero)
-            if is_average and pieces > 1 and t == piece * piece_steps and low <= 0:
-                lead = constant(1.0, zero) if gates[0] == closed else zero
+                    values[u] = load_raw(b_now, u * b_time, zero)
+            # Gates come last, since a step needs its gate first: what is needed first would be waited for first.
+            for u in range(ahead):
+                gates[u] = a_raw(0)
+                if u >= low and u < high:
+                    gates[u] = load_raw(a_now, u * a_time, zero)
             for u in range(ahead):
                 valid = u >= low and u < high
-                state = select(valid, step(state, gates[u], values[u]), state)
+                gate, value = unpack(a, gates[u], zero), unpack(b, values[u], zero)
+                state = select(valid, step(state, gate, value), state)
                 if u < here:
                     store(h_now, u * h_time, select(valid, state, zero))
             t += ahead
@@ -122,20 +133,20 @@ def forward(cuda, rule, zero, size, ahead):
             h_now = shift(h_now, ahead * h_time)
         if pieces > 1:
             store(ends, at_piece, state)
-            store(leads, at_piece, lead)
         elif not is_null(last):
             store(last, lane_offset(last_lane, outer, middle, inner), state)
 
     return kernel
 
 
-def vjp(cuda, rule, zero, size, ahead, a_is_total, b_is_total):
+def vjp(cuda, rule, zero, size, ahead, a_is_total, b_is_total, raws):
     """Return the kernel that walks against the direction of travel.
 
     A gradient that is a total over time is written once for each piece, in the carry's type, at ``piece * lanes +
     lane``: then ``to_a`` and ``to_b`` are dense.
     """
-    adjoint, kind = rule.adjoint, type(zero)
+    adjoint = rule.adjoint
+    g_raw, a_raw, b_raw, h_raw = raws["g"], raws["a"], raws["b"], raws["h"]
 
     def kernel(
         g, a, b, h, h0, last, first, to_a, to_b, lengths, starts, ends, steps, reverse, piece_steps, pieces, lanes,
@@ -161,24 +172,27 @@ def vjp(cuda, rule, zero, size, ahead, a_is_total, b_is_total):
         h_now = shift(h, lane_offset(h_lane, outer, middle, inner) + (t - 2) * h_time)
         to_a_now = shift(to_a, lane_offset(to_a_lane, outer, middle, inner) + (t - 1) * to_a_time)
         to_b_now = shift(to_b, lane_offset(to_b_lane, outer, middle, inner) + (t - 1) * to_b_time)
-        arriving, gates = cuda.local.array(ahead, kind), cuda.local.array(ahead, kind)
-        values, before = cuda.local.array(ahead, kind), cuda.local.array(ahead, kind)
+        arriving, gates = cuda.local.array(ahead, g_raw), cuda.local.array(ahead, a_raw)
+        values, before = cuda.local.array(ahead, b_raw), cuda.local.array(ahead, h_raw)
         a_total, a_rest, b_total, b_rest = zero, zero, zero, zero
         while t > begin:
             # Step t - 1 - u is in the batch; it is valid if low <= u < high.
             low, high, here = narrow(t - stop), narrow(t - max(start, begin)), narrow(t - begin)
             at_start = narrow(t - start) - 1
             for u in range(ahead):
-                arriving[u], gates[u], values[u], before[u] = zero, zero, zero, zero
+                arriving[u], gates[u], values[u], before[u] = g_raw(0), a_raw(0), b_raw(0), h_raw(0)
                 if u >= low and u < high:
-                    arriving[u], gates[u] = load(g_now, -u * g_time, zero), load(a_now, -u * a_time, zero)
-                    values[u] = load(b_now, -u * b_time, zero)
+                    arriving[u] = load_raw(g_now, -u * g_time, zero)
+                    gates[u] = load_raw(a_now, -u * a_time, zero)
+                    values[u] = load_raw(b_now, -u * b_time, zero)
                     if u != at_start:
-                        before[u] = load(h_now, -u * h_time, zero)
+                        before[u] = load_raw(h_now, -u * h_time, zero)
             for u in range(ahead):
                 valid = u >= low and u < high
-                arrived = arriving[u] + r
-                grad_a, grad_b, onward = adjoint(arrived, gates[u], values[u], select(u == at_start, origin, before[u]))
+                arrived = unpack(g, arriving[u], zero) + r
+                gate, value = unpack(a, gates[u], zero), unpack(b, values[u], zero)
+                state = select(u == at_start, origin, unpack(h, before[u], zero))
+                grad_a, grad_b, onward = adjoint(arrived, gate, value, state)
                 r = select(valid, onward, r)
                 grad_a, grad_b = select(valid, grad_a, zero), select(valid, grad_b, zero)
                 if a_is_total:

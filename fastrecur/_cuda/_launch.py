@@ -23,9 +23,10 @@ FORMAT = 1  # of what is kept: raised when files of older versions must not be r
 class Kernel:
     """A kernel made for certain types: its name, what it is made for, and its parameters."""
 
-    def __init__(self, name, rule, carry, options, elements, time, blocks):
-        self.key = name, rule, carry, options, elements, time, blocks
-        self.name, self.threads, self.blocks = name, _kernels.THREADS.get(name, _kernels.MOST_THREADS), blocks
+    def __init__(self, name, rule, carry, options, elements, time):
+        self.key = name, rule, carry, options, elements, time
+        self.name, self.blocks = name, _kernels.blocks(name, carry)
+        self.threads = _kernels.THREADS.get(name, _kernels.MOST_THREADS)
         function = self.function(None)
         self.parameters = tuple(inspect.signature(function).parameters)
         self.signature = _kernels.signature(self.parameters, carry, dict(elements), time)
@@ -33,8 +34,8 @@ class Kernel:
 
     def function(self, cuda):
         """Return the kernel as a function in the words of ``cuda``."""
-        name, rule, carry, options, *_ = self.key
-        return _kernels.make(cuda, name, rule, carry, options)
+        name, rule, carry, options, elements, _ = self.key
+        return _kernels.make(cuda, name, rule, carry, options, elements)
 
     def ptx(self, capability):
         """Return the kernel's PTX."""

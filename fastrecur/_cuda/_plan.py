@@ -15,7 +15,7 @@ import numpy as np
 from .. import _messages as say
 from .. import _problem
 from .._arrays import element
-from ._kernels import BLOCKS, MOST_THREADS, THREADS
+from ._kernels import MOST_THREADS, THREADS
 
 LANES, SERIES = "lanes", "series"
 
@@ -87,7 +87,6 @@ class Launch(NamedTuple):
     threads: int
     values: dict  # the parameters that are known beforehand
     places: tuple = ()  # pairs: parameters that take another operand's address, and whose
-    blocks: int = BLOCKS
 
 
 @dataclass(eq=False)
