@@ -3,6 +3,7 @@
 import numba as _numba  # noqa: F401  # the first call needs it: better to wait for it here
 
 from . import reference
+from ._config import show_config
 from ._threads import get_num_threads, set_num_threads
 from .recurrence import forget_mult, forget_mult_vjp, linear_recurrence, linear_recurrence_vjp
 
@@ -15,6 +16,7 @@ __all__ = [
     "linear_recurrence_vjp",
     "reference",
     "set_num_threads",
+    "show_config",
 ]
 
 

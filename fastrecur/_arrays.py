@@ -112,6 +112,38 @@ def _take_list(name, value):
     return array
 
 
+_ON_HOST = frozenset((np.ndarray, float, int, bool, complex, list, tuple, type(None)))
+_CUDA_DEVICES = (2, 13)  # DLPack's numbers for CUDA memory, plain and managed
+
+
+_always_on_device: set = set()  # types whose arrays stand nowhere else
+
+
+def any_on_device(*values):
+    """Return whether any of some arguments stands on a GPU."""
+    for value in values:
+        kind = type(value)
+        if kind not in _ON_HOST and (kind in _always_on_device or is_on_device(value)):
+            return True
+    return False
+
+
+def is_on_device(value):
+    """Return whether an argument stands on a GPU."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return False
+    root = _root(value)
+    if root == "torch":
+        return bool(getattr(value, "is_cuda", False))
+    if root == "cupy":
+        _always_on_device.add(type(value))  # to be asked for its interface takes CuPy longer than all the rest
+        return True
+    if hasattr(value, "__cuda_array_interface__"):
+        return True
+    device = getattr(value, "__dlpack_device__", None)
+    return device is not None and int(device()[0]) in _CUDA_DEVICES
+
+
 def _root(value):
     return (type(value).__module__ or "").partition(".")[0]
 

@@ -39,6 +39,14 @@ def _runner():
     return _run
 
 
+@functools.cache
+def _device():
+    """Return the module that runs calls on a GPU."""
+    from ._cuda import _call
+
+    return _call
+
+
 def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     """Run a recurrence; ``names`` are what the caller calls the operands."""
     key = None
@@ -60,6 +68,11 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     if not (_is_plain(a) and _is_plain(b) and (h0 is None or _is_plain(h0)) and (out is None or type(out) is _ndarray)):
         if _arrays.any_tensor(a, b, h0, lengths, out):
             return _for_tensors().forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
+        if _arrays.any_on_device(a, b, h0, out):
+            return _device().forward(
+                family, names, a, b, h0, _axis(axis), _flag("reverse", reverse), lengths,
+                _flag("return_state", return_state), out,
+            )  # fmt: skip
         a, b, h0, out, owner = _take((*names, "out"), a, b, h0, out)
         key = None
     reverse, axis = _flag("reverse", reverse), _axis(axis)
@@ -103,6 +116,10 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     if not all(map(_is_plain, (g, a, b, h))) or not all(v is None or _is_plain(v) for v in (h0, grad_state)):
         if _arrays.any_tensor(g, a, b, h, h0, grad_state, lengths):
             return _for_tensors().vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
+        if _arrays.any_on_device(g, a, b, h, h0, grad_state):
+            return _device().vjp(
+                family, names, g, a, b, h, h0, _axis(axis), _flag("reverse", reverse), lengths, grad_state
+            )  # fmt: skip
         g, a, b, h, h0, grad_state, owner = _take((*names, "h0", "grad_state"), g, a, b, h, h0, grad_state)
         key = None
     reverse, axis = _flag("reverse", reverse), _axis(axis)

@@ -57,7 +57,59 @@ def out_gradient():
 
 
 def gpu(name, kind):
-    return f"`{name}` must be in CPU memory, got {_type(kind)} on a device: GPU arrays are not supported yet"
+    return f"`{name}` must be in CPU memory, as the other arrays are, got {_type(kind)} on a GPU or another device"
+
+
+def gpu_packages(missing):
+    return (
+        f"arrays on a GPU need numba-cuda, and {missing} is missing: pip install 'fastrecur[cuda13]', or "
+        "'fastrecur[cuda12]' for a driver older than 580"
+    )
+
+
+def gpu_driver(error):
+    return f"arrays on a GPU need an NVIDIA driver that answers, and it said: {error}"
+
+
+def gpu_too_old(device, capability):
+    return (
+        f"arrays on a GPU need compute capability 7.5 or later, got {capability[0]}.{capability[1]} on device {device}"
+    )
+
+
+def complex_on_gpu(name):
+    return f"`{name}` must be real on a GPU: weighted averages of complex values run on the CPU only, or part by part"
+
+
+def bfloat16(name):
+    return f"`{name}` holds bfloat16, which needs the package ml_dtypes: pip install ml_dtypes"
+
+
+def host_and_device(name, kind, other):
+    return f"`{name}` must be on the device that `{other}` is on, a GPU, got {_type(kind)} in CPU memory"
+
+
+def two_devices(name, device, other, second):
+    return f"all arrays must be on one device, got `{name}` on device {device} and `{other}` on device {second}"
+
+
+def dlpack_alone(name, kind):
+    return (
+        f"`{name}` must come from a library with the array API's namespace, so that it can be given a result, "
+        f"got {_type(kind)}"
+    )
+
+
+def unaligned(name):
+    return f"`{name}` must be aligned on a GPU: its strides must be multiples of its dtype's size"
+
+
+def too_many(lanes, steps):
+    return f"an array on a GPU must have fewer than 2**31 series and steps, got {lanes} series of {steps} steps"
+
+
+def too_many_dimensions():
+    return "an operand on a GPU must be broadcast along fewer separate axes: copy it to the result's shape"
 
 
 def not_an_array(name, kind):

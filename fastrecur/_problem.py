@@ -186,6 +186,15 @@ def empty(shape, dtype, strides, large=LARGE, beside=0, spare=0.0):
     return allocate(tuple(shape[k] for k in order), dtype).transpose(back)
 
 
+def c_strides(shape, itemsize):
+    """Return the strides in bytes of an array in C order."""
+    strides, reach = [], itemsize
+    for n in reversed(shape):
+        strides.append(reach)
+        reach *= n
+    return tuple(reversed(strides))
+
+
 def spread(operand_shape, strides, shape):
     """Return an operand's strides in the result's axes, 0 where it is broadcast."""
     missing = len(shape) - len(operand_shape)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 pytest.register_assert_rewrite("compare")
+sys.path.append(str(Path(__file__).parent / "gpu_tools"))
 
 import fastrecur  # noqa: E402 - after the line above, which must precede the import of compare
 

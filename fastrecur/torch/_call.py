@@ -50,6 +50,25 @@ def _is_plain(tensor):
     )
 
 
+def _may_go_at_once(a, b):
+    """Return whether a call on a GPU needs no promotion, no gradient and no dispatcher."""
+    if type(a) in PLAIN:
+        if not a.is_cuda or a.dtype != b.dtype or not a.dim() or a.is_neg() or a.is_conj():
+            return False
+        if a.requires_grad and _grad_enabled():
+            return False
+    elif type(a) is not float:
+        return False
+    return (
+        b.dtype in _tensors.FLOATING
+        and b.dim() > 0
+        and not b.is_neg()
+        and not (b.requires_grad and _grad_enabled())
+        and _is_quiet()
+        and _has_memory(b)
+    )
+
+
 def _has_memory(tensor):
     try:
         return tensor.data_ptr() != 0 or tensor.numel() == 0
@@ -84,6 +103,13 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
                 return short.forward(a, b, at_a, at_b)
             if at_a and _interpreter() is None:
                 return _apply_short(a, b, short)
+    if type(b) in PLAIN and b.is_cuda and h0 is None and lengths is None and out is None and _may_go_at_once(a, b):
+        from .._cuda import _call
+
+        return _call.forward(
+            family, names, a, b, None, _axis(axis), _flag("reverse", reverse), None,
+            _flag("return_state", return_state), None,
+        )  # fmt: skip
     given = a, b, h0, lengths, out
     if not _compiling() and torch.overrides.has_torch_function([v for v in given if isinstance(v, torch.Tensor)]):
         return _overridden(_PUBLIC[family], given, a, b, h0, axis, reverse, lengths, return_state, out)
@@ -424,7 +450,7 @@ def _take_number(name, value):
 
 def _runs_on(name, device):
     """Raise unless there are kernels for a device. The one place that knows which devices there are."""
-    if device.type not in ("cpu", "meta"):
+    if device.type not in ("cpu", "cuda", "meta"):
         raise ValueError(say.device(name, device))
 
 

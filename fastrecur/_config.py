@@ -1,0 +1,71 @@
+"""What a report about a problem needs: versions, threads, caches and devices, and what works."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+
+import numpy as np
+
+__all__ = ["show_config"]
+
+_PACKAGES = ("numpy", "numba", "llvmlite", "numba-cuda", "cuda-core", "cuda-bindings", "ml_dtypes", "cupy", "torch")
+
+
+def show_config() -> None:
+    """Print versions, threads, the places of caches and the devices: what a report about a problem needs.
+
+    ``python -m fastrecur`` prints the same.
+
+    Examples
+    --------
+    >>> import fastrecur
+    >>> fastrecur.show_config()  # doctest: +ELLIPSIS
+    fastrecur ...
+    """
+    for name, value in _lines():
+        print(f"{name:<14} {value}")
+
+
+def _lines():
+    import fastrecur
+
+    yield "fastrecur", f"{fastrecur.__version__} in {os.path.dirname(fastrecur.__file__)}"
+    yield "Python", f"{platform.python_version()} ({sys.implementation.name}) on {platform.platform()}"
+    for package in _PACKAGES:
+        yield package, _version(package)
+    yield "threads", f"{fastrecur.get_num_threads()} of {os.cpu_count()} processors"
+    yield "CPU kernels", _attempt(_cpu)
+    yield "GPU kernels", _attempt(_gpu)
+    from ._cuda import _launch
+
+    yield "GPU cache", f"{_launch.cache_folder()}"
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _attempt(what):
+    try:
+        return what()
+    except Exception as error:  # whatever it is, it is what the reader wants to know
+        return f"do not work: {error}"
+
+
+def _cpu():
+    import fastrecur
+
+    h = fastrecur.forget_mult(np.array([1.0, 0.5]), np.array([8.0, 4.0]))
+    return "work" if h.tolist() == [8.0, 6.0] else f"give a wrong result: {h.tolist()}"
+
+
+def _gpu():
+    from ._cuda import _launch
+
+    return "; ".join(_launch.driver().describe())

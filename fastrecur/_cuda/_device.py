@@ -1,0 +1,133 @@
+"""What kernels for GPUs are written in: typed addresses, loads, stores and the threads' own operations.
+
+These bodies serve the interpreter, in which tests run kernels line by line; `_compiler` gives each function its
+meaning in compiled code. A kernel is a plain function that calls nothing but these, the steps of `_steps`, and helpers
+marked by `helper`, so that which compiler it goes to is decided elsewhere.
+
+Offsets are bytes. Values are converted on the way: kernels compute in the *carry* type only, of which ``like`` is a
+number. What stands behind an address is in its type: see `Pointer` in `_compiler`.
+"""
+
+WARP = 32
+HELPERS = []
+
+
+def helper(function):
+    """Mark a function that kernels call."""
+    HELPERS.append(function)
+    return function
+
+
+class Machine:
+    """What the interpreter asks about threads; a simulator puts itself in the place of `machine`."""
+
+    def __getattr__(self, name):
+        raise RuntimeError("a kernel runs on a GPU or in a simulator")
+
+
+machine = Machine()
+
+
+def thread():
+    """Return this thread's number in its block."""
+    return machine.thread()
+
+
+def block():
+    """Return this block's number."""
+    return machine.block()
+
+
+def block_row():
+    """Return this block's number along the grid's second axis."""
+    return machine.block_row()
+
+
+def block_threads():
+    """Return how many threads a block has."""
+    return machine.block_threads()
+
+
+def barrier():
+    """Wait for all threads of the block."""
+    machine.barrier()
+
+
+def shuffle(value, lane):
+    """Return what ``value`` is in a lane of this warp; every lane takes part."""
+    return machine.shuffle(value, lane)
+
+
+def ballot(condition):
+    """Return a bit for each lane of this warp, set where the condition holds; every lane takes part."""
+    return machine.ballot(condition)
+
+
+def highest(bits):
+    """Return the number of the highest set bit of 32, -1 if there is none."""
+    return int(bits).bit_length() - 1
+
+
+def divide(a, b):
+    """Return the whole quotient of two non-negative int32."""
+    return a // b
+
+
+def narrow(number):
+    """Return an integer as an int32."""
+    return number
+
+
+def is_null(pointer):
+    """Return whether an operand was left out."""
+    return pointer.address == 0
+
+
+def shift(pointer, offset):
+    """Return an address so many bytes further; a number stays what it is."""
+    return pointer.shift(offset)
+
+
+def load(pointer, offset, like):
+    """Return the number at an address; a number stands at all of its addresses."""
+    return pointer.load(offset, like.dtype)
+
+
+def load_raw(pointer, offset, like):
+    """Return what stands at an address, to be made a number by `unpack` when it is needed."""
+    return pointer.load_raw(offset, like.dtype)
+
+
+def unpack(pointer, raw, like):
+    """Return the number that `load_raw` brought; the compiler must not do so, or use it, any earlier."""
+    return pointer.unpack(raw, like.dtype)
+
+
+def store(pointer, offset, value):
+    """Round a carry and write it."""
+    pointer.store(offset, value)
+
+
+def load_int(pointer, offset):
+    """Return the integer at an address."""
+    return pointer.load_int(offset)
+
+
+def is_wide(pointer):
+    """Return whether 16 bytes at once may be read here: an address, not a number, and aligned."""
+    return pointer.is_wide()
+
+
+def load_wide(pointer, offset, like):
+    """Return the numbers in 16 aligned bytes, as a tuple."""
+    return pointer.load_wide(offset, like.dtype)
+
+
+def store_wide(pointer, offset, values):
+    """Round a tuple of carries and write them to 16 aligned bytes."""
+    pointer.store_wide(offset, values)
+
+
+def misalignment(pointer):
+    """Return how many bytes past a multiple of 16 an address stands."""
+    return pointer.address % 16

@@ -1,0 +1,94 @@
+"""Which kernels there are, and from a kernel's name and what it is to be made for to its function and signature."""
+
+import inspect
+
+import numpy as np
+
+from . import _lanes, _series, _split, _sums
+from ._rules import RULES
+
+# Parameters that are int32; times are int32 or int64; whatever ends in _lane holds three int64 strides.
+_INT32 = frozenset(
+    ("steps", "reverse", "piece_steps", "pieces", "lanes", "middles", "inners", "width", "results", "summands")
+    + ("summed_middles", "summed_inners", "slice_size", "across")
+)  # fmt: skip
+_STRIDES = ("_lane", "_kept", "_summed")
+_SCRATCH = frozenset(("summaries", "starts", "ends", "leads"))
+_CARRIES = {"f4": np.float32, "f8": np.float64, "c8": np.complex64, "c16": np.complex128}
+
+MAKERS = {
+    "lanes": _lanes.forward,
+    "lanes_vjp": _lanes.vjp,
+    "series": _series.forward,
+    "series_vjp": _series.vjp,
+    "summarise_lanes": _split.summarise_lanes,
+    "summarise_lanes_back": _split.summarise_lanes_back,
+    "summarise_series": _split.summarise_series,
+    "summarise_series_back": _split.summarise_series_back,
+    "fold": _split.fold,
+    "mend": _split.mend,
+    "mend_back": _split.mend_back,
+    "sums": _sums.sums,
+}
+THREADS = {"sums": _sums.THREADS}
+MOST_THREADS = 128
+
+
+def blocks(name, carry):
+    """Return how many blocks a multiprocessor is to hold, which says how many registers a thread may have.
+
+    Kernels that shuffle get the more, for before compute capability 9.0 each shuffle also has a path for a warp that
+    has lost its step. With 6 blocks the assembler issues all loads of a float32 batch before it uses one, with 3 or 4
+    it does not; in float64 it is the other way about. A test looks.
+    """
+    if name == "lanes":
+        return 6 if carry == "f4" else 4
+    return 4 if name in ("lanes_vjp", "summarise_lanes", "summarise_lanes_back") else 2
+
+
+def make(cuda, name, rule, carry, options, elements=()):
+    """Return a kernel's function.
+
+    Parameters
+    ----------
+    cuda : module
+        numba.cuda, or what stands in for it.
+    name : str
+        Of `MAKERS`.
+    rule, carry : str
+        The recurrence, and the element that is computed in.
+    options : tuple
+        Pairs of names and values, for what else the maker asks.
+    elements : tuple
+        Pairs of parameters and the elements behind their addresses.
+    """
+    kind = _CARRIES[carry]
+    given = dict(options) | {"rule": RULES.get(rule), "zero": kind(0), "size": kind(0).itemsize}
+    maker = MAKERS[name]
+    given |= {key: dict(value) for key, value in given.items() if key == "packs"}
+    # 16-bit numbers wait in registers as words.
+    given["raws"] = {key: np.int32 if value in ("f2", "bf2") else kind for key, value in elements}
+    return maker(cuda, **{key: given[key] for key in inspect.signature(maker).parameters if key != "cuda"})
+
+
+def signature(names, carry, elements, time):
+    """Return the types of a kernel's parameters: as `_compiler.ptx` takes them.
+
+    ``elements`` holds the element behind each operand's address, or ``"number"`` for one that is passed by value.
+    """
+    types = []
+    for name in names:
+        if name in _INT32:
+            types.append("i4")
+        elif name.endswith("_time"):
+            types.append(time)
+        elif name.endswith(_STRIDES):
+            types.append("i8[3]")
+        elif name == "target_slice":
+            types.append("i8")
+        elif name in _SCRATCH:
+            types.append(carry + "*")
+        else:
+            element = elements[name]
+            types.append(carry if element == "number" else element + "*")
+    return tuple(types)

@@ -1,0 +1,212 @@
+"""The one way to a kernel: compile it, or find it compiled, load it, launch it.
+
+A kernel is compiled to PTX by numba.cuda, assembled by nvJitLink through cuda.core, and kept on disk as a cubin under a
+name made of everything that it depends on. So a process that finds its kernels there imports cuda.core alone. `launch`
+is the seam: tests put an emulator or a recorder in the place of `driver`.
+"""
+
+import functools
+import hashlib
+import importlib.metadata
+import inspect
+import os
+import pathlib
+import sys
+import tempfile
+
+from .. import _messages as say
+from . import _kernels
+
+FORMAT = 1  # of what is kept: raised when files of older versions must not be read
+
+
+class Kernel:
+    """A kernel made for certain types: its name, what it is made for, and its parameters."""
+
+    def __init__(self, name, rule, carry, options, elements, time):
+        self.key = name, rule, carry, options, elements, time
+        self.name, self.blocks = name, _kernels.blocks(name, carry)
+        self.threads = _kernels.THREADS.get(name, _kernels.MOST_THREADS)
+        function = self.function(None)
+        self.parameters = tuple(inspect.signature(function).parameters)
+        self.signature = _kernels.signature(self.parameters, carry, dict(elements), time)
+        self.loaded = {}  # device -> what the driver launches
+
+    def function(self, cuda):
+        """Return the kernel as a function in the words of ``cuda``."""
+        name, rule, carry, options, elements, _ = self.key
+        return _kernels.make(cuda, name, rule, carry, options, elements)
+
+    def ptx(self, capability):
+        """Return the kernel's PTX."""
+        from . import _compiler
+
+        return _compiler.ptx(self.function(_compiler.cuda), self.signature, self.threads, self.blocks, capability)
+
+
+def launch(kernel, grid, threads, arguments, device, stream):
+    """Start a kernel: addresses are ints, numbers ctypes'."""
+    driver().launch(kernel, grid, threads, arguments, device, stream)
+
+
+@functools.cache
+def driver():
+    """Return what launches kernels; raise where there is none."""
+    return CudaCore()
+
+
+class CudaCore:
+    """The way to a real card."""
+
+    def __init__(self):
+        try:
+            import cuda.core as core
+        except ImportError:
+            raise RuntimeError(say.gpu_packages("cuda-core")) from None
+        self.core = core
+        try:
+            core.Device().set_current()
+        except Exception as error:
+            raise RuntimeError(say.gpu_driver(error)) from error
+        self.streams, self.configs = {}, {}
+
+    def launch(self, kernel, grid, threads, arguments, device, stream):
+        """Start a kernel in a stream of a device."""
+        core = self.core
+        current = core.Device()
+        if current.device_id != device:
+            core.Device(device).set_current()
+        try:
+            handle = kernel.loaded.get(device)
+            if handle is None:
+                handle = kernel.loaded[device] = self.load(kernel, device)
+            queue = self.streams.get(stream)
+            if queue is None:
+                queue = self.streams[stream] = core.Stream.from_handle(stream)
+            config = self.configs.get((grid, threads))
+            if config is None:
+                config = self.configs[grid, threads] = core.LaunchConfig(grid=grid, block=threads)
+            core.launch(queue, config, handle, *arguments)
+        finally:
+            if current.device_id != device:
+                current.set_current()
+
+    def device_of(self, pointer):
+        """Return the device that an address is on."""
+        from cuda.bindings import driver as bindings
+
+        attribute = bindings.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+        error, device = bindings.cuPointerGetAttribute(attribute, pointer)
+        if error:
+            raise RuntimeError(say.gpu_driver(error))
+        return int(device)
+
+    def order(self, before, after, device):
+        """Let what is next in one stream wait for the work of another; the host goes on."""
+        first, second = (self.core.Stream.from_handle(stream) for stream in (before, after))
+        second.wait(first)
+
+    def describe(self):
+        """Return a line for each device."""
+        lines = []
+        for device in self.core.Device.get_all_devices():
+            major, minor = device.compute_capability
+            verdict = "" if (major, minor) >= (7, 5) else ", too old"
+            lines.append(f"device {device.device_id}: {device.name}, compute capability {major}.{minor}{verdict}")
+        return lines or ["no device"]
+
+    def load(self, kernel, device):
+        """Return a kernel that is ready on a device."""
+        capability = tuple(self.core.Device(device).compute_capability)
+        if capability < (7, 5):
+            raise RuntimeError(say.gpu_too_old(device, capability))
+        code, name = cubin(kernel, capability)
+        return self.core.ObjectCode.from_cubin(code).get_kernel(name)
+
+
+# ---- Kernels on disk ------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def digest():
+    """Return a name for the sources that kernels are made of, and for what compiles them."""
+    here = pathlib.Path(__file__).parent
+    text = hashlib.sha256(str(FORMAT).encode())
+    for path in sorted([*here.glob("*.py"), here.parent / "_steps.py"]):
+        text.update(path.read_bytes())
+    for package in ("numba", "numba-cuda", "cuda-core", "nvidia-nvvm", "nvidia-nvjitlink"):
+        try:
+            text.update(f"{package} {importlib.metadata.version(package)};".encode())
+        except importlib.metadata.PackageNotFoundError:
+            text.update(f"{package} none;".encode())
+    return text.hexdigest()[:16]
+
+
+def cache_folder():
+    """Return where compiled kernels are kept."""
+    chosen = os.environ.get("FASTRECUR_CACHE_DIR")
+    if chosen:
+        return pathlib.Path(chosen)
+    if sys.platform == "win32":
+        return pathlib.Path(os.environ.get("LOCALAPPDATA") or tempfile.gettempdir()) / "fastrecur"
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return pathlib.Path(home) / "fastrecur"
+
+
+def cubin(kernel, capability):
+    """Return a kernel's code for a capability and its name in it, from the disk or compiled."""
+    key = hashlib.sha256(repr((digest(), kernel.key, kernel.signature, capability)).encode()).hexdigest()[:32]
+    path = cache_folder() / f"{kernel.name}-{capability[0]}{capability[1]}-{key}.cubin"
+    try:
+        kept = path.read_bytes()
+    except OSError:
+        kept = b""
+    found = unpack(kept)
+    if found is None:
+        found = assemble(kernel.ptx(capability), capability)
+        keep(path, pack(*found))
+    return found
+
+
+def pack(code, name):
+    """Return code and name as they are kept: with their sum, so that a torn file is seen."""
+    body = name.encode() + b"\n" + code
+    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
+def unpack(kept):
+    """Return code and name from what was kept; None if it is not whole."""
+    checksum, _, body = kept.partition(b"\n")
+    if not body or hashlib.sha256(body).hexdigest().encode() != checksum:
+        return None
+    name, _, code = body.partition(b"\n")
+    return code, name.decode()
+
+
+def keep(path, content):
+    """Write a file so that another process sees all of it or nothing; where nothing can be written, go without."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent)
+    except OSError:
+        return
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(name, path)
+    except OSError:
+        os.unlink(name)
+
+
+def assemble(ptx, capability):
+    """Return machine code and the kernel's name."""
+    from cuda.core import Linker, LinkerOptions, ObjectCode
+
+    name = entry(ptx)
+    options = LinkerOptions(arch=f"sm_{capability[0]}{capability[1]}")
+    return bytes(Linker(ObjectCode.from_ptx(ptx.encode()), options=options).link("cubin").code), name
+
+
+def entry(ptx):
+    """Return the name of the kernel in some PTX."""
+    return ptx.partition(".entry")[2].partition("(")[0].strip()

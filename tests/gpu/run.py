@@ -1,0 +1,288 @@
+"""One command for a real card: correctness, then every prediction beside its measurement. See README.md."""
+
+import argparse
+import itertools
+import json
+import pathlib
+import sys
+import time
+
+import ml_dtypes
+import numpy as np
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import compare  # noqa: E402
+from libraries import installed  # noqa: E402
+
+import fastrecur  # noqa: E402
+from fastrecur import reference  # noqa: E402
+from fastrecur._cuda import _launch, _plan  # noqa: E402
+
+BUDGET = 7.5 * 60
+BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
+
+
+def correctness(library):
+    """Compare with the reference: every kernel, dtype and direction; return what was off."""
+    compare.carry_of = lambda dtype: np.promote_types(compare.real_of(dtype), np.float32)
+    rng, wrong = np.random.default_rng(0), []
+    dtypes = [np.float32, np.float64, np.float16]
+    dtypes += [ml_dtypes.bfloat16] if library.name == "torch" else []
+    cases = [((105, 12800), 0), ((33, 65), 0), ((40, 1031), 1), ((3, 70001), 1), ((9000, 130), 0), ((17, 5, 9), 1)]
+    for (shape, axis), dtype, name, reverse in itertools.product(
+        cases, dtypes, ["forget_mult", "linear_recurrence"], [False, True]
+    ):
+        gate, value = rng.random(shape).astype(dtype), rng.standard_normal(shape).astype(dtype)
+        state = rng.standard_normal(shape[:axis] + shape[axis + 1 :]).astype(dtype)
+        options = {"axis": axis, "reverse": reverse}
+        here = f"{library.name} {name} {np.dtype(dtype).name} {shape} axis {axis} reverse {reverse}"
+        try:
+            library.poison(gate.size)
+            put = [library.put(a) for a in (gate, value, state)]
+            h, last = getattr(fastrecur, name)(*put, return_state=True, **options)
+            wide, wide_last = getattr(reference, name)(gate, value, state, return_state=True, **options)
+            size, size_last = compare.forward_magnitudes(name, gate, value, state, **options)
+            compare.assert_close(library.get(h), wide, dtype, magnitude=size)
+            compare.assert_close(library.get(last), wide_last, dtype, magnitude=size_last)
+            library.poison(gate.size)
+            got = getattr(fastrecur, name + "_vjp")(put[1], *put[:2], h, put[2], **options)
+            states = library.get(h)
+            wanted = getattr(reference, name + "_vjp")(value, gate, value, states, state, **options)
+            sizes = compare.vjp_magnitudes(name, value, gate, value, states, state, grad_state=None, **options)
+            for grad, right, size in zip(got, wanted, sizes, strict=True):
+                compare.assert_close(library.get(grad), right, dtype, magnitude=size)
+        except Exception as error:
+            wrong.append(f"{here}: {type(error).__name__}: {error}")
+            print("WRONG", wrong[-1])
+    return wrong
+
+
+class Report:
+    """What was predicted and what was measured, line by line."""
+
+    def __init__(self, card):
+        self.card, self.rows, self.started = card, [], time.monotonic()
+        self.peak = None  # the copy rate, bytes a microsecond
+
+    def row(self, what, predicted, measure, unit="us", bytes_moved=None):
+        """Measure, unless time is up; an error is a result too."""
+        if time.monotonic() - self.started > BUDGET:
+            measured, note = None, "time is up"
+        else:
+            try:
+                measured, note = measure(), ""
+            except Exception as error:
+                measured, note = None, f"{type(error).__name__}: {error}"
+        share = None
+        if bytes_moved and measured and self.peak:
+            share = bytes_moved / measured / self.peak
+        self.rows.append(
+            dict(what=what, predicted=predicted, measured=measured, unit=unit, share_of_copy_rate=share, note=note)
+        )
+        number = "-" if measured is None else f"{measured:.4g}"
+        print(f"{what:<58} {predicted:>16} {number:>10} {unit:<5} {'' if share is None else f'{share:5.0%}'} {note}")
+        return measured
+
+
+def ceilings(report, lib):
+    n = 1 << 28
+    one, two, target = (lib.random((n,)) for _ in range(3))
+    copied = report.row(
+        "1 copy", "3.0 TB/s", lambda: 8e-6 * n / lib.microseconds(lambda: lib.copy(target, one)), "TB/s"
+    )
+    report.peak = copied and copied * 1e6
+    report.row(
+        "1 two reads, one write", "2.85-3.0 TB/s",
+        lambda: 12e-6 * n / lib.microseconds(lambda: lib.add(target, one, two)), "TB/s",
+    )  # fmt: skip
+
+
+def timed(report, lib, what, predicted, shape, axis=0, dtype="float32", gradient=False):
+    """Time a call, its results' allocation included, once warm."""
+
+    def measure():
+        f, x = lib.random(shape, dtype), lib.random(shape, dtype)
+        h = fastrecur.forget_mult(f, x, axis=axis)
+        call = (lambda: fastrecur.forget_mult_vjp(x, f, x, h, axis=axis)) if gradient else (
+            lambda: fastrecur.forget_mult(f, x, axis=axis)
+        )  # fmt: skip
+        call()
+        return lib.microseconds(call)
+
+    words = 6 if gradient else 3
+    return report.row(what, predicted, measure, bytes_moved=words * BYTES[dtype] * int(np.prod(shape)))
+
+
+def unsplit(call):
+    """Run with time in one piece."""
+    choose = _plan.choose
+    _plan.choose = lambda *a, **k: choose(*a, **k)._replace(pieces=1)
+    _plan.forward.cache_clear()
+    try:
+        return call()
+    finally:
+        _plan.choose = choose
+        _plan.forward.cache_clear()
+
+
+def without_bounds(lib):
+    """Time the kernel as the assembler makes it when it is not told how it is launched."""
+    cubin = _launch.cubin
+
+    def plain(kernel, capability):
+        ptx = "\n".join(
+            li for li in kernel.ptx(capability).splitlines() if not li.strip().startswith((".maxn", ".minn"))
+        )
+        return _launch.assemble(ptx, capability)
+
+    f, x = lib.random((512, 65536)), lib.random((512, 65536))
+    fastrecur.forget_mult(f, x)
+    told = lib.microseconds(lambda: fastrecur.forget_mult(f, x))
+    _launch.cubin = plain
+    _plan.forward.cache_clear()
+    try:
+        fastrecur.forget_mult(f, x)
+        return lib.microseconds(lambda: fastrecur.forget_mult(f, x)) / told
+    finally:
+        _launch.cubin = cubin
+        _plan.forward.cache_clear()
+
+
+def host_time(lib):
+    f, x = lib.random((105, 20, 640)), lib.random((105, 20, 640))
+    for _ in range(100):
+        fastrecur.forget_mult(f, x)
+    lib.synchronise()
+    start = time.perf_counter()
+    for _ in range(1000):
+        fastrecur.forget_mult(f, x)
+    spent = time.perf_counter() - start
+    lib.synchronise()
+    return 1e3 * spent
+
+
+def graph(lib):
+    """Capture a call, replay it with changed inputs; return how many replays were right."""
+    torch, right = lib.torch, 0
+    f, x = lib.random((105, 20, 640)), lib.random((105, 20, 640))
+    fastrecur.forget_mult(f, x)
+    captured = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(captured):
+        h = fastrecur.forget_mult(f, x)
+    for _ in range(100):
+        x.copy_(lib.random((105, 20, 640)))
+        captured.replay()
+        right += bool((h == fastrecur.forget_mult(f, x)).all())
+    return right
+
+
+def repeats(lib, shape, axis):
+    """Return how many of 100 repeats have the first one's bits."""
+    f, x = lib.random(shape), lib.random(shape)
+    first = lib.get(fastrecur.forget_mult(f, x, axis=axis))
+    return sum(bool((lib.get(fastrecur.forget_mult(f, x, axis=axis)) == first).all()) for _ in range(100))
+
+
+def side_stream(lib):
+    """Work of the current stream is seen by a call in it, though the default stream is busy."""
+    torch, right = lib.torch, 0
+    stream = torch.cuda.Stream()
+    for _ in range(20):
+        with torch.cuda.stream(stream):
+            x = torch.zeros(4096, 4096, device="cuda")
+            for _ in range(10):
+                x += 1
+            h = fastrecur.forget_mult(1.0, x)
+            right += int((h == 10).all().item())
+    return right
+
+
+def peers(report, lib):
+    torch = lib.torch
+    x = lib.random((105, 20, 640))
+    for name in ("GRU", "LSTM"):
+        model = getattr(torch.nn, name)(640, 640).cuda()
+        report.row(f"10 cuDNN {name} (105,20,640), matrix products included", "-", lambda m=model: lib.microseconds(
+            lambda: m(x)))  # fmt: skip
+
+    def loop():
+        f, h, states = lib.random((105, 20, 640)), torch.zeros(20, 640, device="cuda"), []
+        for t in range(105):
+            h = torch.lerp(h, x[t], f[t])
+            states.append(h)
+        return torch.stack(states)
+
+    report.row("10 a loop of torch.lerp (105,20,640)", "-", lambda: lib.microseconds(loop))
+
+
+def chart(report, path):
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+    except ImportError:
+        return
+    rows = [row for row in report.rows if row["share_of_copy_rate"]]
+    figure, axes = plt.subplots(figsize=(9, 0.35 * len(rows) + 1.5), layout="constrained")
+    axes.barh([row["what"] for row in rows], [row["share_of_copy_rate"] for row in rows])
+    axes.axvline(1, color="black", lw=0.8)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"share of the copy rate, {report.card}")
+    figure.savefig(path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", default="gpu.json")
+    output = pathlib.Path(parser.parse_args().output)
+    fastrecur.show_config()
+    libraries = installed()
+    if not libraries:
+        sys.exit("no array library sees a card: install cupy or torch")
+    lib, wrong = libraries[0], []
+    print(f"\n{lib.card}\n")
+    for each in libraries:
+        wrong += correctness(each)
+    report = Report(lib.card)
+    report.rows.append(dict(what="0 correctness", wrong=wrong))
+    if not wrong and hasattr(lib, "microseconds"):
+        print(f"\n{'':<58} {'predicted, H100':>16} {'measured':>10}       of copy")
+        ceilings(report, lib)
+        report.row(
+            "2 one warp, a step", "38-45 ns",
+            lambda: 1000 / 4096 * unsplit(lambda: timed(report, lib, "2 one warp, 4096 steps", "160-190", (4096, 32))),
+            "ns",
+        )  # fmt: skip
+        for lanes in [4096, 8192, 16384, 22528, 34816, 65536, 131072]:
+            unsplit(lambda n=lanes: timed(report, lib, f"3 {n} lanes, 1024 steps", "90% at 22-34k", (1024, n)))
+        for shape, forward, back in [((2048, 32, 1024), "275-295", "550-590"), ((512, 64, 1024), "138-148", "275-295")]:
+            timed(report, lib, f"4 {shape}", forward, shape)
+            timed(report, lib, f"4 {shape} gradient", back, shape, gradient=True)
+        for dtype in ["float64", "float16"]:
+            timed(report, lib, f"4 (512,64,1024) {dtype}", "twice, half", (512, 64, 1024), dtype=dtype)
+        report.row("5 launch bounds off / on", "1.5-1.9", lambda: without_bounds(lib), "x")
+        timed(report, lib, "6 (65536,8,64), three phases", "225-250", (65536, 8, 64))
+        timed(report, lib, "6 (65536,8,64) gradient", "-", (65536, 8, 64), gradient=True)
+        unsplit(lambda: timed(report, lib, "6 (65536,8,64) unsplit", "2600-3300", (65536, 8, 64)))
+        timed(report, lib, "7 time-contiguous (4096,4096)", "70-78", (4096, 4096), axis=1)
+        timed(report, lib, "7 time-contiguous (4096,4096) gradient", "140-156", (4096, 4096), axis=1, gradient=True)
+        timed(report, lib, "7 one series of a million", "9-14", (1, 1000000), axis=1)
+        timed(report, lib, "8 (105,20,640)", "7-9.5", (105, 20, 640))
+        report.row("8 host time of a call", "8, 12 (cupy)", lambda: host_time(lib))
+        for shape, axis in [((512, 4096), 0), ((64, 100001), 1), ((65536, 512), 0)]:
+            report.row(f"9 repeats to the bit {shape}", "100", lambda s=shape, a=axis: repeats(lib, s, a), "")
+        if lib.name == "torch":
+            report.row("9 a stream of its own", "20", lambda: side_stream(lib), "")
+            report.row("9 graph replays with changed inputs", "100", lambda: graph(lib), "")
+            peers(report, lib)
+    chart(report, output.with_suffix(".png"))
+    output.write_text(json.dumps(dict(card=lib.card, library=lib.name, rows=report.rows), indent=1))
+    print(f"\n{output}" + (f"; {len(wrong)} WRONG" if wrong else ""))
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+"""A card that is not there: arrays "on devices" in host memory, a driver that runs real PTX, and a record of its work.
+
+`Driver` takes the place of `fastrecur._cuda._launch.driver`: it compiles each kernel to PTX, as for a real card, and
+runs it by `ptx_emulator`, in which only memory that some array owns may be touched. Everything that reaches the driver
+is noted in `log`, so that tests see the order of launches, waits and allocations.
+
+`Cupy` stands in for CuPy's module, `ndarray` for its arrays; `Cai` and `DlpackArray` are arrays known by a protocol
+alone.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import pathlib
+import tempfile
+import types
+
+import numpy as np
+import ptx_emulator
+
+from fastrecur._cuda import _launch
+
+CAPABILITY = (8, 0)
+
+
+def root(array):
+    """The array that owns an array's memory."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
+@functools.cache
+def cache():
+    """Where this run, and other processes of it, keep PTX."""
+    folder = pathlib.Path(tempfile.gettempdir()) / f"fastrecur-ptx-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+_programs = {}
+
+
+def ptx(kernel):
+    """A kernel's PTX, compiled once for all tests."""
+    name = hashlib.sha256(repr((_launch.digest(), kernel.key, CAPABILITY)).encode()).hexdigest()[:32]
+    path = cache() / f"{name}.ptx"
+    try:
+        return path.read_text()
+    except OSError:
+        made = kernel.ptx(CAPABILITY)
+        _launch.keep(path, made.encode())
+        return made
+
+
+def program(kernel):
+    """The emulator's program of a kernel."""
+    if kernel.key not in _programs:
+        _programs[kernel.key] = ptx_emulator.PTXKernel(ptx(kernel))
+    return _programs[kernel.key]
+
+
+class Driver:
+    """What launches kernels, in the place of a card."""
+
+    def __init__(self, seed=1, race=True):
+        self.memory, self.log, self.seed, self.race = [], [], seed, race
+        self.counts, self.accesses = {}, {}
+
+    def own(self, array, device=0):
+        """Let kernels touch an array's memory; forgotten by `forget`."""
+        self.memory.append((root(array), device))
+        return array
+
+    def forget(self):
+        """Forget all memory and what was noted."""
+        self.memory, self.log, self.counts, self.accesses = [], [], {}, {}
+
+    def launch(self, kernel, grid, threads, arguments, device, stream):
+        """Run a kernel."""
+        self.log.append(("launch", kernel.name, device, stream))
+        run = program(kernel)
+        flat = [a if isinstance(a, int) else a.value for a in arguments]
+        here = [array for array, where in self.memory if where == device]
+        run.launch(grid, threads, flat, buffers=here, seed=self.seed, race=self.race)
+        self.accesses[kernel.name] = self.accesses.get(kernel.name, 0) + run.accesses
+        for name, count in (("loaded", run.loaded), ("stored", run.stored)):
+            self.counts[kernel.name, name] = self.counts.get((kernel.name, name), 0) + count
+
+    def device_of(self, pointer):
+        """Return the device that an address is on."""
+        for array, device in self.memory:
+            start = array.__array_interface__["data"][0]
+            if start <= pointer < start + max(array.nbytes, 1):
+                return device
+        raise AssertionError("an address that no device knows")
+
+    def order(self, before, after, device):
+        """Note that what is next in one stream waits for the work of another."""
+        self.log.append(("wait", before, after, device))
+
+
+def poisoned(shape, dtype, strides=None):
+    """A fresh array full of NaN, or of ones where there is none, on a boundary that a card's allocator keeps to."""
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape)) * dtype.itemsize
+    memory = np.full(size + 256, 0xFF, np.uint8)
+    start = -memory.ctypes.data % 256
+    memory = memory[start : start + size]
+    if strides is None:
+        return memory.view(dtype).reshape(shape)
+    return np.lib.stride_tricks.as_strided(memory.view(dtype), shape, strides)
+
+
+class Stream:
+    """A stream of the fake CuPy."""
+
+    def __init__(self, ptr):
+        self.ptr = ptr
+
+
+class Device:
+    """A device of the fake CuPy; entered, it is the current one."""
+
+    def __init__(self, cupy, number):
+        self.cupy, self.id = cupy, number
+
+    def __enter__(self):
+        self.before, self.cupy.current = self.cupy.current, self.id
+
+    def __exit__(self, *_):
+        self.cupy.current = self.before
+
+
+class Pointer:
+    """Where an array's memory begins."""
+
+    def __init__(self, array):
+        self.array, self.ptr = array, array.__array_interface__["data"][0]
+
+
+class ndarray:  # noqa: N801 - CuPy's name
+    """The fake CuPy's array: NumPy's memory, on a device by its word."""
+
+    def __init__(self, array, device):
+        self.host, self.device = array, device
+        self.data = Pointer(array)
+
+    dtype = property(lambda self: self.host.dtype)
+    shape = property(lambda self: self.host.shape)
+    strides = property(lambda self: self.host.strides)
+    ndim = property(lambda self: self.host.ndim)
+
+    @property
+    def __cuda_array_interface__(self):
+        raise AssertionError("CuPy's arrays are asked directly: it takes a third of the time")
+
+
+ndarray.__module__ = "cupy"
+
+
+class Cupy(types.ModuleType):
+    """The module: allocates on the current device, in the driver's memory."""
+
+    def __init__(self, driver):
+        super().__init__("cupy")
+        self.driver, self.current, self.streams = driver, 0, {}
+        self.cuda = types.SimpleNamespace(
+            Device=lambda number: Device(self, number),
+            get_current_stream=lambda: Stream(self.streams.get(self.current, 0)),
+        )
+
+    def place(self, array, device=0):
+        """Return a host array's memory as an array of a device, where it stands."""
+        self.driver.own(array, device)
+        return ndarray(array, Device(self, device))
+
+    def empty(self, shape, dtype):
+        """Allocate."""
+        array = poisoned(shape, dtype)
+        self.driver.log.append(("empty", array.nbytes, self.current))
+        return self.place(array, self.current)
+
+    def asarray(self, array):
+        """Copy a host array."""
+        self.driver.log.append(("upload", array.nbytes, self.current))
+        return self.place(np.array(array), self.current)
+
+    def ndarray(self, shape, dtype, memory, strides):
+        """Lay an array out in memory that was allocated."""
+        array = np.lib.stride_tricks.as_strided(memory.array.view(dtype), shape, strides)
+        return ndarray(array, Device(self, self.current))
+
+
+class Cai:
+    """An array known by ``__cuda_array_interface__`` alone."""
+
+    def __init__(self, array, driver, device=0, stream=None, read_only=False):
+        self.host = driver.own(array, device)
+        self.__cuda_array_interface__ = {
+            "shape": array.shape, "typestr": array.dtype.str, "strides": array.strides, "version": 3,
+            "data": (array.__array_interface__["data"][0], read_only), "stream": stream,
+        }  # fmt: skip
+        if array.flags.c_contiguous:
+            self.__cuda_array_interface__["strides"] = None
+
+
+Cai.__module__ = "mylibrary"
+
+
+class NumbaCuda:
+    """What `Interface` asks of numba.cuda."""
+
+    def __init__(self, driver):
+        self.driver, self.gpus = driver, [Device(self, k) for k in range(4)]
+        self.current = 0
+
+    def device_array(self, shape, dtype, strides=None):
+        """Allocate."""
+        self.driver.log.append(("empty", int(np.prod(shape)) * np.dtype(dtype).itemsize, self.current))
+        return Cai(poisoned(shape, dtype, strides), self.driver, self.current)
+
+    def to_device(self, array):
+        """Copy a host array."""
+        return Cai(np.array(array), self.driver, self.current)
+
+
+class DlpackArray:
+    """An array known by DLPack and the array API's namespace alone."""
+
+    def __init__(self, array, driver, device=0):
+        self.host, self.driver, self.device = driver.own(array, device), driver, device
+
+    def __dlpack_device__(self):
+        return 2, self.device
+
+    def __dlpack__(self, stream=None):
+        self.driver.log.append(("dlpack", stream))
+        capsule = self.host.__dlpack__()
+        # NumPy says that its memory is the host's; here it plays a device's.
+        address = ctypes.pythonapi.PyCapsule_GetPointer
+        address.restype, address.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+        ctypes.c_int32.from_address(address(capsule, b"dltensor") + 8).value = 2
+        ctypes.c_int32.from_address(address(capsule, b"dltensor") + 12).value = self.device
+        return capsule
+
+    def __array_namespace__(self, api_version=None):
+        driver, device = self.driver, self.device
+
+        class Namespace:
+            float32, float64, float16, int64, uint8 = np.float32, np.float64, np.float16, np.int64, np.uint8
+
+            @staticmethod
+            def empty(shape, dtype):
+                return DlpackArray(poisoned(shape, dtype), driver, device)
+
+            @staticmethod
+            def asarray(array):
+                return DlpackArray(np.array(array), driver, device)
+
+        return Namespace
+
+
+DlpackArray.__module__ = "otherlibrary"

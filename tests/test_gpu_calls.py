@@ -1,0 +1,392 @@
+"""Calls on a GPU: which stream, whose memory, what waits for what, and what is said where something is missing."""
+
+import concurrent.futures
+import os
+import subprocess
+import sys
+
+import devices
+import numpy as np
+import pytest
+from compare import assert_same_bits
+
+import fastrecur
+from fastrecur._cuda import _arrays, _launch, _plan
+from fastrecur._cuda._plan import LANES, SERIES
+
+F = np.random.default_rng(0).random((20, 40)).astype(np.float32)
+X = np.random.default_rng(1).standard_normal((20, 40)).astype(np.float32)
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    """A driver without a card."""
+    driver = devices.Driver()
+    monkeypatch.setattr(_launch, "driver", lambda: driver)
+    monkeypatch.setattr("fastrecur._cuda._arrays._libraries", {})
+    return driver
+
+
+@pytest.fixture
+def cupy(driver, monkeypatch):
+    """CuPy's stand-in."""
+    module = devices.Cupy(driver)
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    return module
+
+
+@pytest.fixture
+def numba_cuda(driver, monkeypatch):
+    """numba.cuda's stand-in, as an allocator."""
+    module = devices.NumbaCuda(driver)
+    monkeypatch.setattr(_arrays, "numba_cuda", lambda: module)
+    return module
+
+
+@pytest.fixture
+def expected():
+    """What comes out, computed one step after another in float32."""
+    h = np.zeros(40, np.float32)
+    states = []
+    for f, x in zip(F, X, strict=True):
+        h = (h + f * (x - h)).astype(np.float32)
+        states.append(h)
+    return np.array(states)
+
+
+def kinds(driver):
+    return [entry[0] for entry in driver.log]
+
+
+def test_cupy_on_its_current_stream_and_device(driver, cupy, expected):
+    cupy.streams = {0: 111, 1: 222}
+    for device, stream in [(0, 111), (1, 222)]:
+        driver.log.clear()
+        f, x = cupy.place(F.copy(), device), cupy.place(X.copy(), device)
+        h, last = fastrecur.forget_mult(f, x, return_state=True)
+        assert type(h) is devices.ndarray
+        assert h.device.id == last.device.id == device
+        assert cupy.current == 0
+        np.testing.assert_allclose(h.host, expected, atol=1e-6)
+        assert_same_bits(last.host, h.host[-1])
+        assert {entry[2] for entry in driver.log if entry[0] == "empty"} == {device}
+        assert [entry for entry in driver.log if entry[0] == "launch"] == [("launch", "lanes", device, stream)]
+        assert "wait" not in kinds(driver)
+
+
+def test_the_stream_is_asked_for_at_every_call(driver, cupy):
+    f, x = cupy.place(F), cupy.place(X)
+    for stream in [5, 6, 5]:
+        cupy.streams = {0: stream}
+        driver.log.clear()
+        fastrecur.forget_mult(f, x)
+        assert driver.log[-1] == ("launch", "lanes", 0, stream)
+
+
+def test_interface_with_streams(driver, numba_cuda, expected):
+    f, x = devices.Cai(F, driver, stream=7), devices.Cai(X, driver, stream=9)
+    h = fastrecur.forget_mult(f, x)
+    np.testing.assert_allclose(h.host, expected, atol=1e-6)
+    # In the first array's stream, after what the other's has in hand, and before what that does next.
+    assert driver.log[-3:] == [("wait", 9, 7, 0), ("launch", "lanes", 0, 7), ("wait", 7, 9, 0)]
+
+
+@pytest.mark.parametrize("stream", [None, 1])
+def test_interface_on_the_default_stream(driver, numba_cuda, stream):
+    fastrecur.forget_mult(devices.Cai(F, driver, stream=stream), devices.Cai(X, driver, stream=stream))
+    assert driver.log[-1] == ("launch", "lanes", 0, 1)
+    assert "wait" not in kinds(driver)
+
+
+def test_interface_strides_numbers_and_gradients(driver, numba_cuda):
+    x = devices.Cai(np.repeat(X.T, 2, 1)[:, ::2], driver)
+    h = fastrecur.forget_mult(0.25, x, 1, axis=1, reverse=True)
+    grads = fastrecur.forget_mult_vjp(h, 0.25, x, h, 1, axis=1, reverse=True)
+    wanted = fastrecur.reference.forget_mult_vjp(h.host, 0.25, X.T, h.host, 1, axis=1, reverse=True)
+    for grad, right in zip(grads, wanted, strict=True):
+        np.testing.assert_allclose(grad.host, right, rtol=1e-5, atol=1e-5)
+
+
+def test_dlpack(driver, expected):
+    f, x = devices.DlpackArray(F, driver), devices.DlpackArray(X, driver)
+    h = fastrecur.forget_mult(f, x)
+    assert type(h) is devices.DlpackArray
+    np.testing.assert_allclose(h.host, expected, atol=1e-6)
+    # The exporter is told the stream, so that it can order its own work before.
+    assert ("dlpack", 1) in driver.log
+
+
+def test_lengths(driver, cupy):
+    lengths = np.arange(40) % 21
+    wanted = fastrecur.forget_mult(F, X, lengths=lengths)
+    for given in [lengths, lengths.tolist(), cupy.place(lengths), cupy.place(lengths.astype(np.int16))]:
+        h = fastrecur.forget_mult(cupy.place(F), cupy.place(X), lengths=given)
+        np.testing.assert_allclose(h.host, wanted, atol=1e-6)
+    # On a device nobody looks at them, for that would stall the host: they are taken as within 0..T.
+    h = fastrecur.forget_mult(cupy.place(F), cupy.place(X), lengths=cupy.place(lengths * 100 - 5))
+    wanted = fastrecur.forget_mult(F, X, lengths=np.clip(lengths * 100 - 5, 0, 20))
+    np.testing.assert_allclose(h.host, wanted, atol=1e-6)
+    with pytest.raises(ValueError, match="`lengths`"):
+        fastrecur.forget_mult(cupy.place(F), cupy.place(X), lengths=lengths + 1)
+    with pytest.raises(TypeError, match="`lengths`"):
+        fastrecur.forget_mult(cupy.place(F), cupy.place(X), lengths=cupy.place(F[0].copy()))
+
+
+def test_errors(driver, cupy, numba_cuda):
+    f, x = cupy.place(F), cupy.place(X)
+    with pytest.raises(TypeError, match="`x`.*`f`.*CPU"):
+        fastrecur.forget_mult(f, X)
+    with pytest.raises(TypeError, match="`f`.*cupy.*`x`.*mylibrary"):
+        fastrecur.forget_mult(f, devices.Cai(X, driver))
+    with pytest.raises(ValueError, match="`f` on device 0 and `x` on device 1"):
+        fastrecur.forget_mult(f, cupy.place(X.copy(), 1))
+    with pytest.raises(ValueError, match="`lengths` on device 1"):
+        fastrecur.forget_mult(f, x, lengths=cupy.place(np.zeros(40, int), 1))
+    with pytest.raises(TypeError, match="`lengths`"):
+        fastrecur.forget_mult(f, x, lengths=devices.Cai(np.zeros(40, int), driver))
+    with pytest.raises(TypeError, match="`out`"):
+        fastrecur.forget_mult(f, x, out=np.empty_like(X))
+    with pytest.raises(ValueError, match="`out`.*`x`"):
+        fastrecur.forget_mult(cupy.place(F[1:]), cupy.place(X[1:]), out=cupy.place(X[:-1]))
+    with pytest.raises(ValueError, match="`out`"):
+        fastrecur.forget_mult(f, x, out=cupy.place(np.broadcast_to(X[:1], X.shape)))
+    with pytest.raises(ValueError, match="`out`.*read-only"):
+        cai = devices.Cai(X.copy(), driver)
+        fastrecur.forget_mult(cai, cai, out=devices.Cai(X.copy(), driver, read_only=True))
+    with pytest.raises(TypeError, match="`x`"):
+        fastrecur.forget_mult(f, cupy.place(X.astype("M8[s]")))
+    with pytest.raises(TypeError, match="`x` must be real"):
+        fastrecur.forget_mult(f, cupy.place(X.astype(complex)))
+    with pytest.raises(ValueError, match="`x` must be aligned"):
+        unaligned = np.zeros((20, 40), "u1,f4")["f1"]
+        fastrecur.forget_mult(f, cupy.place(unaligned))
+    with pytest.raises(TypeError, match="`x`.*namespace"):
+        alone = devices.DlpackArray(X, driver)
+        alone.__class__ = type("Alone", (), dict(__dlpack__=None, __dlpack_device__=lambda self: (2, 0)))
+        fastrecur.forget_mult(0.5, alone)
+    assert "launch" not in kinds(driver)
+
+
+# ---- Which kernel ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lanes", "steps", "neighbours", "contiguous", "kernel", "pieces"),
+    [
+        (12800, 105, 12800, False, LANES, 1),  # the PTB language model's
+        (65536, 512, 65536, False, LANES, 1),
+        (32768, 2048, 1024, False, LANES, 1),
+        (512, 65536, 512, False, LANES, 128),
+        (4096, 4096, 1, True, SERIES, 1),
+        (1, 1 << 20, 1, True, SERIES, 1024),
+        (3, 1 << 20, 3, False, SERIES, 512),  # few lanes side by side
+        (1000000, 16, 1, True, SERIES, 1),
+        (1000000, 1, 1000000, False, LANES, 1),
+        (1, 10, 1, True, SERIES, 1),
+        (40, 100, 1, False, LANES, 1),
+    ],
+)
+def test_choice(lanes, steps, neighbours, contiguous, kernel, pieces):
+    assert _plan.choose(lanes, steps, neighbours, contiguous, 12, 16, 16) == (kernel, pieces)
+
+
+def test_complex_states_are_not_cut():
+    assert _plan.choose(1, 1 << 20, 1, True, 24, 8, 8, is_complex=True) == (LANES, 1)
+
+
+# ---- Compiled kernels on disk ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def a_kernel():
+    launch = _plan.forward("forget", ("f", "x", "h0"), *[(F.dtype, F.shape, F.strides)] * 2, None, None, 0, False, None)
+    launch = launch.launches[0]
+    return _launch.Kernel(launch.kernel, launch.rule, launch.carry, launch.options, launch.elements, launch.time)
+
+
+def test_kernels_are_kept_and_used_again(a_kernel, tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTRECUR_CACHE_DIR", str(tmp_path / "cache"))
+    code, name = _launch.cubin(a_kernel, (9, 0))
+    assert code[:4] == b"\x7fELF"
+    assert name.encode() in code
+    (kept,) = (tmp_path / "cache").iterdir()
+    monkeypatch.setattr(_launch.Kernel, "ptx", None)  # it must not be asked for again
+    assert _launch.cubin(a_kernel, (9, 0)) == (code, name)
+    # A file that was torn, or is another's, is compiled anew and replaced.
+    monkeypatch.undo()
+    monkeypatch.setenv("FASTRECUR_CACHE_DIR", str(tmp_path / "cache"))
+    whole = kept.read_bytes()
+    for damaged in [b"", b"x", whole[:-1], whole[:200], whole[:-9] + b"corrupted", b"\0" * len(whole)]:
+        kept.write_bytes(damaged)
+        monkeypatch.setattr(_launch, "assemble", lambda ptx, capability: (b"anew", "name"))
+        assert _launch.cubin(a_kernel, (9, 0)) == (b"anew", "name")
+        assert _launch.unpack(kept.read_bytes()) == (b"anew", "name")
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+
+
+def test_what_a_kept_kernel_depends_on(a_kernel, tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTRECUR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(_launch.Kernel, "ptx", lambda self, capability: ".entry k(")
+    monkeypatch.setattr(_launch, "assemble", lambda ptx, capability: (b"code", "k"))
+    _launch.cubin(a_kernel, (9, 0))
+    _launch.cubin(a_kernel, (8, 0))
+    assert len(list(tmp_path.iterdir())) == 2
+    monkeypatch.setattr(_launch, "digest", lambda: "another version")
+    _launch.cubin(a_kernel, (9, 0))
+    assert len(list(tmp_path.iterdir())) == 3
+    before = _launch.digest.__wrapped__ if hasattr(_launch.digest, "__wrapped__") else None
+    assert before is None
+
+
+def test_no_place_for_kernels(a_kernel, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FASTRECUR_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(_launch, "assemble", lambda ptx, capability: (b"code", "k"))
+    assert _launch.cubin(a_kernel, (9, 0)) == (b"code", "k")
+
+
+def test_two_processes_keep_the_same_kernel(tmp_path):
+    content = [_launch.pack(bytes([k]) * 100000, "k") for k in range(8)]
+    path = tmp_path / "kept"
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        writes = [pool.submit(_launch.keep, path, content[k % 8]) for k in range(200)]
+        while not all(write.done() for write in writes):
+            assert not path.exists() or _launch.unpack(path.read_bytes()) is not None
+    assert path.read_bytes() in content
+    assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "HOME", "LOCALAPPDATA"])
+def test_cache_folder(monkeypatch, tmp_path, variable):
+    for name in ["FASTRECUR_CACHE_DIR", "XDG_CACHE_HOME"]:
+        monkeypatch.delenv(name, raising=False)
+    if variable == "LOCALAPPDATA":
+        monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setenv(variable, str(tmp_path))
+    assert str(_launch.cache_folder()).startswith(str(tmp_path))
+
+
+def test_compile_name_and_entry(a_kernel):
+    assert a_kernel.threads == 128
+    assert a_kernel.parameters[:3] == ("a", "b", "h")
+
+
+# ---- What is missing ------------------------------------------------------------------------------------------------
+
+
+def test_without_a_driver(run_python):
+    run_python(
+        """
+import numpy as np, sys
+import fastrecur
+assert not {"cuda", "numba.cuda", "numba_cuda"} & set(sys.modules)
+class Array:
+    __cuda_array_interface__ = {"shape": (3,), "typestr": "<f4", "data": (4096, False), "version": 3}
+import os
+if os.path.exists("/dev/nvidiactl"):
+    sys.exit()  # there is a driver
+try:
+    fastrecur.forget_mult(0.5, Array())
+except RuntimeError as error:
+    assert "driver" in str(error), error
+else:
+    raise AssertionError
+""",
+    )
+
+
+def test_without_the_packages(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cuda.core", None)
+    with pytest.raises(RuntimeError, match=r"numba-cuda.*fastrecur\[cuda13\]"):
+        _launch.CudaCore()
+
+
+class Core:
+    """What `CudaCore` asks of cuda.core."""
+
+    log: list = []
+    current = 0
+
+    class Device:
+        def __init__(self, number=None):
+            self.device_id = Core.current if number is None else number
+            self.compute_capability, self.name = ((9, 0), (8, 0), (7, 0))[self.device_id], f"card {self.device_id}"
+
+        def set_current(self):
+            Core.current = self.device_id
+
+        @staticmethod
+        def get_all_devices():
+            return [Core.Device(k) for k in range(3)]
+
+    class Stream:
+        @staticmethod
+        def from_handle(handle):
+            stream = Core.Stream()
+            stream.handle = handle
+            return stream
+
+        def wait(self, other):
+            Core.log.append(("wait", other.handle, self.handle))
+
+    class LaunchConfig:
+        def __init__(self, grid, block):
+            self.grid, self.block = grid, block
+
+    class ObjectCode:
+        @staticmethod
+        def from_cubin(code):
+            made = Core.ObjectCode()
+            made.get_kernel = lambda name: (code, name)
+            return made
+
+    @staticmethod
+    def launch(stream, config, kernel, *arguments):
+        Core.log.append((Core.current, stream.handle, config.grid, config.block, kernel, arguments))
+
+
+def test_launching_by_cuda_core(a_kernel, monkeypatch):
+    monkeypatch.setattr(Core, "log", [])
+    monkeypatch.setitem(sys.modules, "cuda.core", Core)
+    monkeypatch.setattr(sys.modules["cuda"], "core", Core)
+    monkeypatch.setattr(_launch, "cubin", lambda kernel, capability: (capability, "name"))
+    driver = _launch.CudaCore()
+    for device in [0, 1, 1]:
+        driver.launch(a_kernel, (2, 1, 1), 64, [1, 2], device, 5)
+        assert Core.current == 0
+    assert Core.log == [(d, 5, (2, 1, 1), 64, ((9 - d, 0), "name"), (1, 2)) for d in (0, 1, 1)]
+    driver.order(5, 6, 0)
+    assert Core.log[-1] == ("wait", 5, 6)
+    with pytest.raises(RuntimeError, match="7.0 on device 2"):
+        driver.launch(a_kernel, (1, 1, 1), 64, [], 2, 5)
+    assert len(driver.describe()) == 3
+    assert "too old" in driver.describe()[2]
+
+
+def test_show_config(capsys, driver):
+    driver.describe = lambda: ["device 0: a card"]
+    fastrecur.show_config()
+    printed = capsys.readouterr().out
+    for what in ["fastrecur", "numba", "threads", "CPU kernels    work", "a card", "cache"]:
+        assert what in printed
+    driver.describe = None
+    fastrecur.show_config()
+    assert "do not work" in capsys.readouterr().out
+    done = subprocess.run([sys.executable, "-m", "fastrecur"], capture_output=True, text=True, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    assert "numba-cuda" in done.stdout
+
+
+def test_a_warm_process_does_not_import_numba_cuda(run_python, a_kernel, tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTRECUR_CACHE_DIR", str(tmp_path))
+    _launch.cubin(a_kernel, (9, 0))
+    run_python(
+        f"""
+import sys
+from fastrecur._cuda import _launch
+kernel = _launch.Kernel(*{a_kernel.key!r})
+code, name = _launch.cubin(kernel, (9, 0))
+assert not any(m.startswith(("numba.cuda", "numba_cuda")) for m in sys.modules)
+""",
+        FASTRECUR_CACHE_DIR=str(tmp_path),
+    )

@@ -1,0 +1,97 @@
+"""The GPU's kernels as machine code: no spills, no stray double arithmetic, wide and batched loads."""
+
+import devices
+import ml_dtypes
+import numpy as np
+import pytest
+from machine_code import assembled
+
+from fastrecur._cuda import _launch, _plan
+
+FORGET, LINEAR = ("forget", ("f", "x")), ("linear", ("a", "b"))
+DTYPES = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+CARDS = ["sm_80", "sm_90", "sm_120"]
+MORE_CARDS = ["sm_86", "sm_89", "sm_100"]
+
+# What is walked, and along which axis: one shape for every kernel.
+SHAPES = {
+    "lanes": ((512, 65536), 0),
+    "series": ((4096, 4096), 1),
+    "pieces of lanes": ((65536, 512), 0),
+    "pieces of series": ((2, 1 << 20), 1),
+}
+
+
+def kernels(dtype, family, case, total=False):
+    """The kernels of a call and its gradient."""
+    shape, axis = SHAPES[case]
+    name, names = family
+    dtype = np.dtype(dtype)
+    full = dtype, shape, (shape[1] * dtype.itemsize, dtype.itemsize)
+    gate = None if total else full
+    state = dtype, shape[:axis] + shape[axis + 1 :], (dtype.itemsize,)
+    plans = [
+        _plan.forward(name, (*names, "h0"), gate, full, state, None, axis, False, None),
+        _plan.vjp(name, ("grad_h", *names, "h"), full, gate, full, full, state, state, axis, False, None),
+    ]
+    launches = [each for plan in plans for each in plan.launches]
+    launches += [each for plan in plans for finish in plan.finish for each in finish[3]]
+    return [_launch.Kernel(s.kernel, s.rule, s.carry, s.options, s.elements, s.time) for s in launches]
+
+
+def check(kernel, code, dtype):
+    # Mending is rare, and may spill a little.
+    assert code.stack <= (32 if kernel.name.startswith("mend") and dtype == "float64" else 0), "spilled"
+    assert code.registers <= 65536 // (kernel.threads * kernel.blocks)
+    # Calls are the shuffles' of a warp that has lost its step, before compute capability 9.0.
+    calls = [line for line in code.text.splitlines() if "CALL.ABS" in line and "__cuda_sm70_" not in line]
+    assert not calls or kernel.name == "sums"
+    if dtype != "float64":
+        assert not [op for op in code.opcodes if op in ("DADD", "DMUL", "DFMA") or op.startswith("DSETP")]
+    wide = sum(count for op, count in code.opcodes.items() if op.startswith("LDG") and ".128" in op)
+    if kernel.name in ("series", "series_vjp", "summarise_series", "summarise_series_back"):
+        assert wide >= 2
+    if kernel.name in ("lanes", "lanes_vjp"):
+        steps = dict(kernel.key[3])["ahead"]
+        numbers = sum(dict(kernel.key[4])[operand] == "number" for operand in "ab")
+        operands = 2 if kernel.name == "lanes" else 3 if kernel.key[1] == "linear" else 4
+        operands -= numbers
+        assert code.run >= (0.8 if not numbers else 0.6) * steps * operands, "loads wait for each other"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", SHAPES)
+def test_averages(dtype, case):
+    for kernel in kernels(DTYPES[dtype], FORGET, case):
+        ptx = devices.ptx(kernel)
+        for card in CARDS + MORE_CARDS * (dtype == "float32" and case in ("lanes", "series")):
+            check(kernel, assembled(ptx, card), dtype)
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_linear_recurrences(case):
+    for kernel in kernels(np.float32, LINEAR, case):
+        check(kernel, assembled(devices.ptx(kernel), "sm_90"), "float32")
+
+
+@pytest.mark.parametrize("case", ["lanes", "series"])
+def test_one_gate_for_all(case):
+    """A Python number is passed by value, and its gradient added up on the way."""
+    for kernel in kernels(np.float32, FORGET, case, total=True):
+        check(kernel, assembled(devices.ptx(kernel), "sm_90"), "float32")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_oldest_card(dtype):
+    """Compute capability 7.5 rounds to bfloat16 by arithmetic."""
+    for case in ["lanes", "series"]:
+        for kernel in kernels(DTYPES[dtype], FORGET, case):
+            check(kernel, assembled(kernel.ptx((7, 5)), "sm_75"), dtype)
+
+
+def test_launch_bounds_reach_the_assembler():
+    """Why every kernel is compiled for the size it is launched with."""
+    kernel = kernels(np.float32, FORGET, "lanes")[0]
+    ptx = devices.ptx(kernel)
+    assert ".maxntid 128" in ptx
+    assert ".minnctapersm 6" in ptx

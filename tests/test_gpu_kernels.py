@@ -1,0 +1,391 @@
+"""The GPU's kernels: their real PTX, run on the CPU, against the reference."""
+
+import itertools
+import sys
+
+import compare
+import layouts
+import ml_dtypes
+import numpy as np
+import pytest
+from compare import assert_same_bits, check_forward, check_vjp
+from test_forward import BROADCAST, RECURRENCES, operands
+
+import fastrecur
+from fastrecur import reference
+
+devices = pytest.importorskip("devices")
+
+from fastrecur._cuda import _call, _launch, _plan  # noqa: E402
+
+FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A card that is not there; `fastrecur`'s functions run NumPy's arrays on it, as if they were CuPy's."""
+    driver = devices.Driver()
+    cupy = devices.Cupy(driver)
+    monkeypatch.setattr(_launch, "driver", lambda: driver)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setattr("fastrecur._cuda._arrays._libraries", {})
+
+    def on_device(function):
+        def call(*arguments, out=None, **options):
+            placed = [cupy.place(a) if isinstance(a, np.ndarray) else a for a in arguments]
+            if out is not None:
+                options["out"] = cupy.place(out)
+            for name in ("grad_state", "lengths"):
+                if isinstance(options.get(name), np.ndarray):
+                    options[name] = cupy.place(options[name])
+            result = function(*placed, **options)
+            assert out is None or result is options["out"]
+            if type(result) is not tuple:
+                return result.host if out is None else out
+            return tuple(None if r is None else r.host for r in result)
+
+        return call
+
+    for name in ["forget_mult", "forget_mult_vjp", "linear_recurrence", "linear_recurrence_vjp"]:
+        monkeypatch.setattr(fastrecur, name, on_device(getattr(fastrecur, name)))
+    # float32 is carried in float32 here, so it is as exact as float64 is on the CPU.
+    monkeypatch.setattr(compare, "carry_of", lambda dtype: np.promote_types(compare.real_of(dtype), np.float32))
+    yield driver
+    driver.forget()
+
+
+@pytest.fixture
+def in_pieces(monkeypatch):
+    """Let short lanes be cut into pieces of time as long ones are."""
+
+    def cut(pieces):
+        plain = choose
+
+        def chosen(*arguments, **options):
+            return plain(*arguments, **options)._replace(pieces=pieces)
+
+        monkeypatch.setattr(_plan, "choose", chosen)
+        _call._shortcuts.clear()
+        _plan.forward.cache_clear()
+        _plan.vjp.cache_clear()
+
+    choose = _plan.choose
+    yield cut
+    _plan.forward.cache_clear()
+    _plan.vjp.cache_clear()
+
+
+def launched(driver):
+    return [entry[1] for entry in driver.log if entry[0] == "launch"]
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_lanes(gpu, rng, name, dtype, reverse):
+    for shape in [(1, 40), (15, 33), (16, 32), (17, 150), (33, 65), (40, 2, 37)]:
+        h0 = rng.standard_normal(shape[1:]).astype(dtype)
+        gate, value = operands(rng, shape, dtype)
+        check_forward(name, gate, value, h0, reverse=reverse)
+        assert set(launched(gpu)) == {"lanes"}
+        gpu.forget()
+        check_vjp(name, gate, value, h0, rng=rng, reverse=reverse)
+        assert set(launched(gpu)) == {"lanes_vjp"}
+        gpu.forget()
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_contiguous_time(gpu, rng, name, dtype, reverse):
+    for shape in [(1, 2), (3, 7), (9, 8), (5, 16), (40, 33), (2, 130), (3, 511), (1, 1031)]:
+        h0 = rng.standard_normal(shape[0]).astype(dtype)
+        gate, value = operands(rng, shape, dtype)
+        check_forward(name, gate, value, h0, axis=1, reverse=reverse)
+        assert set(launched(gpu)) == {"series"}
+        gpu.forget()
+        check_vjp(name, gate, value, h0, rng=rng, axis=1, reverse=reverse)
+        assert set(launched(gpu)) == {"series_vjp"}
+        gpu.forget()
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_pieces_of_contiguous_time(gpu, in_pieces, rng, name, dtype, reverse):
+    in_pieces(4)
+    for shape in [(3, 1500), (2, 2047), (1, 2049)]:
+        h0 = rng.standard_normal(shape[0]).astype(dtype)
+        gate, value = operands(rng, shape, dtype)
+        check_forward(name, gate, value, h0, axis=1, reverse=reverse)
+        assert {"summarise_series", "fold", "series", "mend"} <= set(launched(gpu))
+        check_vjp(name, gate, value, h0, rng=rng, axis=1, reverse=reverse)
+        gpu.forget()
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("pieces", [2, 5, 40])
+def test_pieces_of_lanes(gpu, in_pieces, rng, name, dtype, pieces):
+    in_pieces(pieces)
+    for shape, reverse in itertools.product([(66, 40), (700, 33)], [False, True]):
+        h0 = rng.standard_normal(shape[1]).astype(dtype)
+        gate, value = operands(rng, shape, dtype)
+        check_forward(name, gate, value, h0, reverse=reverse)
+        check_vjp(name, gate, value, h0, rng=rng, reverse=reverse)
+        gpu.forget()
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("case", BROADCAST)
+def test_broadcasting(gpu, rng, name, case):
+    gate_shape, value_shape = BROADCAST[case]
+    shape = np.broadcast_shapes(gate_shape, value_shape)
+    gate = rng.random(gate_shape).astype(np.float32)
+    value = rng.standard_normal(value_shape).astype(np.float32)
+    gate, value = (a if a.ndim else float(a) for a in (gate, value))
+    for axis, reverse in itertools.product(range(len(shape)), [False, True]):
+        lanes = [n for i, n in enumerate(shape) if i != axis]
+        for h0_shape in [None, tuple(lanes), tuple(lanes[1:])]:
+            h0 = None if h0_shape is None else rng.standard_normal(h0_shape).astype(np.float32)
+            check_forward(name, gate, value, h0, axis=axis, reverse=reverse)
+            check_vjp(name, gate, value, h0, rng=rng, axis=axis, reverse=reverse, state=not axis)
+            gpu.forget()
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_sums_over_time_and_lanes(gpu, in_pieces, rng, axis, pieces):
+    in_pieces(pieces)
+    for gate_shape in [(), (1, 1), (1, 40), (40, 1), (700, 1), (1, 700)]:
+        shape = (700, 40) if axis == 0 else (40, 700)
+        if any(n not in (1, m) for n, m in zip(gate_shape, shape, strict=False)):
+            continue
+        gate = rng.random(gate_shape).astype(np.float32)
+        gate = gate if gate.ndim else float(gate)
+        value = rng.standard_normal(shape).astype(np.float32)
+        check_vjp("forget_mult", gate, value, rng=rng, axis=axis)
+        check_vjp("linear_recurrence", value * np.float32(0.3), gate, rng=rng, axis=axis, reverse=True)
+        gpu.forget()
+
+
+def test_sums_in_slices(gpu, rng):
+    x = rng.standard_normal((33, 3000)).astype(np.float32)
+    check_vjp("forget_mult", rng.random((33, 1)).astype(np.float32), x, rng=rng, state=False)
+    assert launched(gpu).count("sums") == 1
+    gpu.forget()
+    check_vjp("forget_mult", rng.random((33, 1, 1)).astype(np.float32), x.reshape(33, 2, 1500), rng=rng, state=False)
+    check_vjp("forget_mult", 0.25, rng.standard_normal((3, 70000)).astype(np.float32), rng=rng, state=False)
+    assert launched(gpu).count("sums") == 3
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_lengths(gpu, in_pieces, rng, name, axis, reverse, pieces):
+    in_pieces(pieces)
+    lanes, steps = 40, 600 if axis else 70
+    shape = (steps, lanes) if axis == 0 else (lanes, steps)
+    lengths = rng.integers(0, steps + 1, lanes)
+    lengths[:3] = 0, steps, 1
+    gate, value = operands(rng, shape, np.float32)
+    inside = np.arange(steps) < lengths[:, np.newaxis]
+    for array in (gate, value):
+        array[~(inside.T if axis == 0 else inside)] = np.nan
+    h0 = rng.standard_normal(lanes).astype(np.float32)
+    for given in [lengths, lengths.astype(np.int32)]:
+        check_forward(name, gate, value, h0, axis=axis, reverse=reverse, lengths=given)
+        check_vjp(name, gate, value, h0, rng=rng, axis=axis, reverse=reverse, lengths=given)
+
+
+@pytest.mark.parametrize("layout", layouts.WRITEABLE)
+def test_layouts(gpu, rng, layout):
+    for name, shape in itertools.product(RECURRENCES, [(5, 6, 7), (3, 2, 40)]):
+        gate, value = (layout(a) for a in operands(rng, shape, np.float32))
+        for axis, reverse in itertools.product(range(3), [False, True]):
+            check_forward(name, gate, value, axis=axis, reverse=reverse)
+            check_vjp(name, gate, value, rng=rng, arrange=layout, axis=axis, reverse=reverse, state=False)
+            gpu.forget()
+
+
+def test_many_axes(gpu, rng):
+    gate, value = (a[:, ::2, ::2, ::2, ::2] for a in operands(rng, (6, 6, 4, 4, 4), np.float32))
+    for axis in range(5):
+        check_forward("forget_mult", gate, value, axis=axis)
+        check_vjp("forget_mult", gate, value, rng=rng, axis=axis, state=False)
+        check_vjp("forget_mult", 0.5, value, rng=rng, axis=axis, state=False)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+def test_complex(gpu, rng, dtype):
+    shape = (20, 33)
+    a, b = (rng.standard_normal(shape) + 1j * rng.standard_normal(shape) for _ in range(2))
+    a = (a / np.abs(a).max()).astype(dtype)
+    b = b.astype(dtype)
+    for axis in [0, 1]:
+        check_forward("linear_recurrence", a, b, 1.0, axis=axis)
+        check_vjp("linear_recurrence", a, b, 1.0, rng=rng, axis=axis)
+        check_vjp("linear_recurrence", 0.5j, b, rng=rng, axis=axis, state=False)
+
+
+def test_mixed_dtypes_and_integers(gpu, rng):
+    gate, value = operands(rng, (20, 40), np.float16)
+    check_forward("forget_mult", gate, value.astype(np.float32))
+    check_forward("linear_recurrence", np.float32(0.5) * gate, rng.integers(-3, 3, (20, 40)).astype(np.int16))
+    check_forward("forget_mult", gate.T.copy(), value.T.astype(np.float64), axis=1)
+    check_vjp("forget_mult", gate.T.copy(), value.T.astype(np.float32), rng=rng, axis=1)
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_exact_ends(gpu, in_pieces, rng, axis, pieces, dtype):
+    """Gates of 1 give x and gates of 0 keep the state, bit for bit; a constant series stays constant."""
+    in_pieces(pieces)
+    steps, lanes = 1100, 40
+    x = rng.standard_normal((steps, lanes)).astype(dtype)
+    f = rng.choice([0.0, 0.0, 0.0, 1.0, 0.25], (steps, lanes)).astype(dtype)
+    f[:, 1], f[100:900, 2], f[:, 3] = 0, 0, 1
+    h0 = rng.standard_normal(lanes).astype(dtype)
+    h = fastrecur.forget_mult(*(a if axis == 0 else a.T.copy() for a in (f, x)), h0, axis=axis)
+    h = h if axis == 0 else h.T
+    before = np.concatenate([h0[np.newaxis], h[:-1]])
+    assert_same_bits(h[f == 1], x[f == 1])
+    assert_same_bits(h[f == 0], before[f == 0])
+    constant = np.full((steps, lanes), rng.standard_normal(lanes).astype(dtype))
+    gates = rng.random((steps, lanes)).astype(dtype)
+    h, last = fastrecur.forget_mult(
+        *(a if axis == 0 else a.T.copy() for a in (gates, constant)), constant[0].copy(), axis=axis, return_state=True
+    )
+    assert_same_bits(np.asarray(h if axis == 0 else h.T), constant)
+    assert_same_bits(last, constant[0])
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_what_is_not_finite(gpu, in_pieces, rng, name, axis, pieces):
+    """Overflow, infinities and NaN come out as one step after another gives them, and stay in their lanes."""
+    in_pieces(pieces)
+    steps, lanes = 1100, 40
+    f, x = (rng.random((steps, lanes)).astype(np.float32) for _ in range(2))
+    f[:, 0] = 1e30 if name == "linear_recurrence" else -1e30
+    f[200:210, 1], f[215, 1] = 1e30, 1
+    x[300, 2], x[400, 3], f[500, 4] = np.nan, np.inf, np.inf
+    f[600:640, 5] = 3e38
+    f[700:710, 6], x[700:710, 6] = 1e25, 0
+    sound = rng.random((steps, lanes)).astype(np.float32)
+    expected = getattr(fastrecur.reference, name)(*(a.astype(np.float32) for a in (f, x)))
+    arranged = [a if axis == 0 else a.T.copy() for a in (f, x)]
+    h = getattr(fastrecur, name)(*arranged, axis=axis)
+    plain = getattr(fastrecur, name)(*(a if axis == 0 else a.T.copy() for a in (sound, x)), axis=axis)
+    h = h if axis == 0 else h.T
+    steps_of = sequential(name, f, x)
+    for lane in range(lanes):
+        finite = np.isfinite(steps_of[:, lane])
+        assert_same_bits(h[~finite, lane], steps_of[~finite, lane])
+        assert np.isfinite(h[finite, lane]).all()
+    del expected, plain
+
+
+def sequential(name, f, x):
+    """float32 states, one step after another."""
+    h, out = np.zeros(f.shape[1], np.float32), []
+    for gate, value in zip(f, x, strict=True):
+        one = np.float32(1)
+        h = gate * value + (one - gate) * h if name == "forget_mult" else gate * h + value
+        out.append(h)
+    return np.array(out, np.float32)
+
+
+def test_in_place(gpu, in_pieces, rng):
+    for pieces, axis in itertools.product([1, 3], [0, 1]):
+        in_pieces(pieces)
+        f, x = operands(rng, (1100, 40) if axis == 0 else (40, 1100), np.float32)
+        expected = fastrecur.forget_mult(f, x, axis=axis)
+        for target in (f, x):
+            copies = {"f": f.copy(), "x": x.copy()}
+            out = copies["f" if target is f else "x"]
+            cupy = sys.modules["cupy"]
+            placed = {k: cupy.place(v) for k, v in copies.items()}
+            result = PLAIN(*placed.values(), axis=axis, out=placed["f" if target is f else "x"])
+            assert result.host is out
+            assert_same_bits(out, expected)
+
+
+PLAIN = fastrecur.forget_mult
+
+
+def test_nothing_to_walk(gpu, rng):
+    for shape, h0 in [((0, 3), np.ones(3, np.float32)), ((3, 0), None), ((0, 3), 2.0)]:
+        x = np.ones(shape, np.float32)
+        for axis in [0, 1]:
+            if h0 is not None and axis == 1:
+                continue
+            h, last = fastrecur.forget_mult(0.5, x, h0, axis=axis, return_state=True)
+            expected, expected_last = reference.forget_mult(0.5, x, h0, axis=axis, return_state=True)
+            assert h.shape == expected.shape
+            assert_same_bits(last, expected_last.astype(np.float32))
+            grads = fastrecur.forget_mult_vjp(x, 0.5, x, h, h0, axis=axis, grad_state=last)
+            wanted = reference.forget_mult_vjp(x, 0.5, x, h, h0, axis=axis, grad_state=last)
+            for grad, right in zip(grads, wanted, strict=True):
+                assert (grad is None) == (right is None)
+                if grad is not None:
+                    assert_same_bits(grad, right.astype(np.float32))
+
+
+def test_million_steps(gpu):
+    """The table in the explanation of numerics: a small constant gate, data far from zero."""
+    steps = 1 << 20
+    x = (100 + np.random.default_rng(0).standard_normal(steps)).astype(np.float32)
+    h = fastrecur.forget_mult(np.float32(1e-5).item(), x)
+    expected = reference.forget_mult(np.float64(np.float32(1e-5)), x)
+    assert abs(h[-1] - expected[-1]) < 2e-3
+
+
+# ---- Bytes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_each_operand_is_read_once_and_each_result_written_once(gpu, rng, axis):
+    shape = (100, 64) if axis == 0 else (64, 1000)
+    n, lanes = int(np.prod(shape)), 64
+    f, x = operands(rng, shape, np.float32)
+    h = fastrecur.forget_mult(f, x, axis=axis)
+    kernel = "lanes" if axis == 0 else "series"
+    assert gpu.counts == {(kernel, "loaded"): 8 * n, (kernel, "stored"): 4 * n}
+    gpu.forget()
+    fastrecur.forget_mult_vjp(x, f, x, h, axis=axis)
+    kernel += "_vjp"
+    # Of the states all but each lane's last; in a chunk one is asked for twice.
+    chunks = 0 if axis == 0 else lanes * 4
+    loaded, stored = gpu.counts[kernel, "loaded"], gpu.counts[kernel, "stored"]
+    assert 16 * n - 4 * lanes <= loaded <= 16 * n + 4 * chunks
+    assert stored == 8 * n
+
+
+def test_a_gate_for_all_is_not_read(gpu, rng):
+    x = rng.standard_normal((100, 64)).astype(np.float32)
+    fastrecur.forget_mult(0.1, x)
+    assert gpu.counts == {("lanes", "loaded"): 4 * x.size, ("lanes", "stored"): 4 * x.size}
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_pieces_read_twice(gpu, in_pieces, rng, axis):
+    in_pieces(4)
+    f, x = operands(rng, (4000, 40) if axis == 0 else (40, 4000), np.float32)
+    fastrecur.forget_mult(f, x, axis=axis)
+    moved = sum(gpu.counts.values())
+    assert 20 * f.size <= moved <= 20.5 * f.size  # 5 words an element, and what is noted of every piece
+
+
+def test_contiguous_time_is_moved_in_words_of_16_bytes(gpu, rng):
+    """Also where lanes do not start at multiples of 16 bytes; at a lane's ends a few steps are moved one by one."""
+    for steps, reverse in itertools.product([1000, 1001, 1003], [False, True]):
+        gpu.forget()
+        f, x = operands(rng, (8, steps), np.float32)
+        fastrecur.forget_mult(f, x, axis=1, reverse=reverse)
+        ends = 8 * 3 * 2 * 16
+        assert gpu.accesses["series"] <= 3 * f.size / 4 + ends

@@ -1,0 +1,116 @@
+"""The operators on a GPU that is not there: the PTX of real kernels, run on tensors that count as a device's."""
+
+import ctypes
+
+import devices
+import numpy as np
+import pytest
+import torch
+
+import fastrecur
+from fastrecur._cuda import _arrays, _launch
+from fastrecur.torch import _ops, _tensors
+
+STREAM = 7
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    """A driver without a card, for which CPU tensors stand on device 0."""
+    driver = devices.Driver()
+
+    def own(tensor):
+        storage = tensor.untyped_storage()
+        if storage.nbytes():
+            driver.own(np.frombuffer((ctypes.c_char * storage.nbytes()).from_address(storage.data_ptr()), np.uint8))
+        return tensor
+
+    class Torch(_arrays.Torch):
+        def view(self, name, array):
+            own(array)
+            return super().view(name, array)._replace(device=0)
+
+        def stream(self, device):
+            return STREAM
+
+        def empty(self, shape, dtype, strides, device):
+            kind = self.own.get(dtype, torch.bfloat16)
+            strides = strides and tuple(s // dtype.itemsize for s in strides)
+            make = (
+                torch.empty(shape, dtype=kind) if strides is None else torch.empty_strided(shape, strides, dtype=kind)
+            )
+            driver.log.append(("empty", make.nbytes, device))
+            return own(make), make.data_ptr()
+
+        def upload(self, array, device):
+            return own(torch.from_numpy(np.array(array)))
+
+    monkeypatch.setattr(_launch, "driver", lambda: driver)
+    monkeypatch.setattr(_arrays, "Torch", Torch)
+    monkeypatch.setattr(_arrays, "_libraries", {})
+    monkeypatch.setattr(_arrays, "is_on_device", lambda value: isinstance(value, torch.Tensor))
+    return driver
+
+
+def problem(dtype, gate_shape=(9, 5, 6)):
+    generator = torch.Generator().manual_seed(0)
+    f, x, h0 = (torch.rand(s, generator=generator).to(dtype) for s in (gate_shape, (9, 5, 6), (5, 6)))
+    return f, x, h0
+
+
+def launches(driver):
+    return {entry[2:] for entry in driver.log if entry[0] == "launch"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("gate_shape", [(9, 5, 6), (6,), (9, 1, 1), ()])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("lengths", [None, torch.tensor([9, 0, 4, 8, 1])])
+def test_operators(driver, dtype, gate_shape, reverse, lengths):
+    """They give what the CPU's give, in the same dtypes and layouts."""
+    f, x, h0 = problem(dtype, gate_shape)
+    arguments = "forget", f, x, h0, lengths, 0, reverse, dtype
+    h, last = _ops._forward_cuda(*arguments)
+    expected, expected_last = _ops._forward(*arguments)
+    for actual, wanted in ((h, expected), (last, expected_last)):
+        torch.testing.assert_close(actual, wanted)
+        assert actual.stride() == wanted.stride()
+    g, g_last = torch.ones_like(h), torch.ones_like(last)
+    arguments = "forget", g, f, x, expected, h0, g_last, lengths, 0, reverse, dtype, True, True, True
+    for actual, wanted in zip(_ops._vjp_cuda(*arguments), _ops._vjp(*arguments), strict=True):
+        torch.testing.assert_close(actual, wanted)
+        assert actual.stride() == wanted.stride()
+    assert launches(driver) == {(0, STREAM)}
+
+
+def test_what_is_not_wanted_is_empty(driver):
+    f, x, h0 = problem(torch.float32)
+    h, _ = _ops._forward("forget", f, x, None, None, 0, False, torch.float32)
+    grads = _ops._vjp_cuda("forget", h, f, x, h, None, None, None, 0, False, torch.float32, False, True, False)
+    assert [grad.numel() for grad in grads] == [0, x.numel(), 0]
+
+
+@pytest.mark.parametrize("layout", [lambda t: t.transpose(0, 1), lambda t: t.expand(4, *t.shape)])
+def test_layouts(driver, layout):
+    """Results are laid out as on fake tensors, or a compiled graph would read them wrongly."""
+    f, x = (layout(t) for t in problem(torch.float32)[:2])
+    h, _ = _ops._forward_cuda("forget", f, x, None, None, 1, False, torch.float32)
+    expected, _ = _ops._forward_fake("forget", f, x, None, None, 1, False, torch.float32)
+    torch.testing.assert_close(h, fastrecur.forget_mult(f, x, axis=1))
+    assert h.stride() == expected.stride()
+
+
+def test_linear_recurrence_of_complex_tensors(driver):
+    a, b = (torch.complex(t, t.flip(0)) / 2 for t in problem(torch.float32)[:2])
+    arguments = "linear", a, b, None, None, 0, False, torch.complex64
+    h, _ = _ops._forward_cuda(*arguments)
+    torch.testing.assert_close(h, _ops._forward(*arguments)[0])
+    arguments = "linear", h, a, b, h, None, None, None, 0, False, torch.complex64, True, True, False
+    for actual, wanted in zip(_ops._vjp_cuda(*arguments)[:2], _ops._vjp(*arguments)[:2], strict=True):
+        torch.testing.assert_close(actual, wanted)
+
+
+def test_the_operators_are_cuda_s_too():
+    for name in ("fastrecur::forward", "fastrecur::vjp"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA")
+    assert _tensors.DTYPES  # the module that the operators take their dtypes from
