@@ -72,10 +72,13 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
                 if type(a) in PLAIN:
                     if a.is_cpu and not a.is_neg():
                         at_a = a.data_ptr()
-                        key = family, axis, reverse, b.dtype, b.size(), b.stride(), a.dtype, a.size(), a.stride()
+                        key = (
+                            family, axis, reverse, b.dtype, b.size(), b.is_contiguous() or b.stride(), a.dtype,
+                            a.size(), a.is_contiguous() or a.stride(),
+                        )  # fmt: skip
                 elif type(a) is float:
                     at_a = 0
-                    key = family, axis, reverse, b.dtype, b.size(), b.stride()
+                    key = family, axis, reverse, b.dtype, b.size(), b.is_contiguous() or b.stride()
         except RuntimeError:  # no strides, or no memory
             pass
         short = _shorts.get(key)
