@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from . import _messages as say
-from ._arrays import element
+from ._arrays import address, element
 
 # Operands, in the order in which the kernels count them.
 A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = range(10)
@@ -27,6 +27,8 @@ UNWANTED, STORE, ADD, SUM = range(4)  # what becomes of a gradient, see _cpu/_ro
 FEW_LANES = 8  # fewer than these, and a series is split in time once it is long
 LONG_SERIES = 2048
 NARROW_ROW = 8  # rows of fewer neighbours than these are gathered into tiles
+LINE = 64  # bytes of a cache line
+LARGE = 64 << 10  # bytes from which it pays to align a result
 BLOCK = 1024  # steps that a series' block holds, see _cpu/_series.py
 PIECES = 8  # parts that a sum over lanes is made of, for any number of threads
 
@@ -69,6 +71,9 @@ class Plan:
     lanes: int
     sizes: tuple  # outer, middle, inner
     geometry: np.ndarray
+    itemsizes: tuple
+    time_strides: tuple  # in the direction of travel
+    lane_strides: tuple  # of neighbouring lanes
     offsets: tuple  # bytes from each operand's first element to the travel's start
     extra: tuple  # offsets of further repetitions of the whole walk, one tuple per repetition
     word: int  # bytes that a step of a lane moves
@@ -78,7 +83,7 @@ class Plan:
     gradients: tuple = ()  # of both operands: shape, dtype, strides of a fresh array (None: a sum); None if unwanted
     h0_dtype: np.dtype | None = None  # of the first states' gradient
     calls: dict = field(default_factory=dict)  # compiled kernels
-    bypassing: np.ndarray | None = None  # the geometry with results past the cache, once it was wanted
+    geometries: dict = field(default_factory=dict)  # the geometry with what depends on the machine and the threads
 
     def __post_init__(self):
         self.lane_shape = self.shape[: self.axis] + self.shape[self.axis + 1 :]
@@ -155,13 +160,30 @@ def like(shape, dtype, *prototypes):
     return np.empty(shape, dtype).strides
 
 
-def empty(shape, dtype, strides):
-    """Allocate an array with given (dense) strides."""
+def aligned(shape, dtype, allocate=np.empty, beside=0, spare=0):
+    """Allocate an array in C order that starts with a cache line; NumPy's own start a quarter into one.
+
+    Every second register of a row would stand in two lines, and rows of results would begin and end within one.
+    With an address ``beside``, it starts as far into a line as that one does. ``spare`` bytes are left over at the
+    end: never touched, they take no memory.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    buffer = allocate(size + LINE + spare, np.uint8)
+    start = (beside - address(buffer)) % LINE
+    return buffer[start : start + size].view(dtype).reshape(shape)
+
+
+def empty(shape, dtype, strides, large=LARGE, beside=0, spare=0.0):
+    """Allocate an array with given (dense) strides, aligned if ``large``; ``spare`` is a part of its own size."""
+    size = math.prod(shape) * dtype.itemsize
+    allocate = np.empty
+    if size >= large:
+        allocate = functools.partial(aligned, beside=beside, spare=int(spare * size))
     order = sorted(range(len(shape)), key=lambda k: (-strides[k], k))
     if order == list(range(len(shape))):
-        return np.empty(shape, dtype)
+        return allocate(shape, dtype)
     back = sorted(range(len(shape)), key=order.__getitem__)
-    return np.empty([shape[k] for k in order], dtype).transpose(back)
+    return allocate(tuple(shape[k] for k in order), dtype).transpose(back)
 
 
 def spread(operand_shape, strides, shape):
@@ -233,7 +255,7 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
     a_fate, b_fate = fates
     if traversal == ROWS and a_fate == ADD and a_constant:
         a_fate = SUM
-    head = [steps, int(reverse), a_constant, 0, a_fate, b_fate]
+    head = [steps, int(reverse), a_constant, 0, a_fate, b_fate, 0, 0, 0]
     extra = (tuple([0] * 10),)
     zero = (1, (0,) * 10)
     if traversal == ROWS:
@@ -262,7 +284,8 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
         rule=rule, shape=shape, axis=axis, dtype=dtype, wide=wide, elements=elements, lane_order=lane_order,
         traversal=traversal, steps=steps,
         is_reverse=reverse, lanes=lanes, sizes=sizes, geometry=np.array(head + body, np.int64),
-        offsets=offsets, extra=extra, word=word, row_bytes=row_bytes,
+        itemsizes=tuple(itemsizes), time_strides=tuple(time), lane_strides=tuple(inner_strides), offsets=offsets,
+        extra=extra, word=word, row_bytes=row_bytes,
         carry_strides=tuple(carry_strides[:axis] + carry_strides[axis + 1 :]),
     )  # fmt: skip
 
@@ -349,7 +372,8 @@ def _empty(shape, axis, dtype, wide):
     return Plan(
         rule="", shape=shape, axis=axis, dtype=dtype, wide=wide, elements={}, lane_order=(), traversal="empty",
         steps=shape[axis], is_reverse=False,
-        lanes=0, sizes=(), geometry=None, offsets=(), extra=(), word=0, row_bytes=0,
+        lanes=0, sizes=(), geometry=None, itemsizes=(), time_strides=(), lane_strides=(), offsets=(), extra=(),
+        word=0, row_bytes=0,
         carry_strides=lanes.strides,
     )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Run a problem: allocate, share the work out among threads, call the kernel, hand back the results."""
 
+import ctypes
 import functools
 import math
 
@@ -9,7 +10,7 @@ from . import _arrays, _problem, _threads
 from ._arrays import address
 from ._cpu import _rows, _series, _tiles
 from ._cpu._compile import kernel
-from ._problem import BLOCK, CARRY, LENGTHS, PIECES, ROWS, SERIES, SUMS_A, SUMS_B, TILES, TO_A, TO_B, A, B, G, H
+from ._problem import BLOCK, CARRY, LENGTHS, LINE, PIECES, ROWS, SERIES, SUMS_A, SUMS_B, TILES, TO_A, TO_B, A, B, G, H
 
 _KERNELS = {
     (ROWS, "forward"): _rows.forward,
@@ -21,9 +22,11 @@ _KERNELS = {
 }
 
 SERIAL_BYTES = 1 << 20  # below this a second thread costs more than it brings
-LONG_PIECE = 16 << 10  # bytes in a row, of one operand, from which threads may share rows among them
+LONG_PIECE = 512  # bytes in a row, of one operand, from which threads may share rows among them
+LONG_SUM = 8 << 10  # the same for a sum's parts, which one thread may have to walk one after another
+AHEAD = 8 << 10  # bytes of an operand that are asked for before their turn
 BYPASS_ROW = 512  # bytes of a row from which it pays to write past the cache
-FRESH_BYTES = 8 << 20  # results from which the system's providing of pages takes as long as the walk
+FRESH_BYTES = 16 << 20  # results from which the system's providing of pages takes as long as the walk
 
 
 @functools.cache
@@ -43,9 +46,7 @@ def forward(plan, a, b, h0, lengths, out):
     """Run a forward plan on arrays; return the result and the states after the last valid step."""
     ours = out is None
     if ours:
-        out = (
-            np.empty(plan.shape, plan.dtype) if plan.c_order else _problem.empty(plan.shape, plan.dtype, plan.h_strides)
-        )
+        out = _problem.empty(plan.shape, plan.dtype, plan.h_strides, beside=line_offset(plan, b, a))
     carry = _states(plan, h0)
     if plan.traversal != "empty":
         a, b = _number(a, plan.wide), _number(b, plan.wide)
@@ -65,25 +66,32 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, most):
     call = _bound(plan, "forward")
     threads = _useful_threads(plan, most)
     fresh = h != a and h != b and aligned
-    geometry = _geometry(plan, fresh)
+    geometry = _geometry(plan, fresh, threads)
     parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, threads)
-    table = address(geometry)
+    sharers = _sharers(plan, parts, threads, [fresh_bytes])
     for offsets in plan.extra:
         at = [p + o + e for p, o, e in zip(here, plan.offsets, offsets, strict=True)]
-        head = (None, at[A], at[B], at[H], at[CARRY], at[LENGTHS], table)
+        head = (None, at[A], at[B], at[H], at[CARRY], at[LENGTHS], address(geometry))
+        shift = _lanes_to_shift(plan, geometry, at[H]) if lengths == address(plan.full_lengths) else 0
         if plan.traversal == SERIES:
             _forward_series(plan, call, head, threads, fresh)
-        elif len(parts) == 1:
-            pages = _page_calls([(h, fresh_bytes), (0, 0)], plan.is_reverse, most)
-            _threads.run([(call, *head, *parts[0]), *pages])
+        elif shift:
+            _forward_shifted(plan, call, at, carry, parts, geometry, shift)
         else:
-            _threads.run([(call, *head, *part) for part in parts])
+            tables = _shared_tables(plan, geometry, sharers, len(parts))
+            _threads.run([(call, *head[:-1], address(table), *part) for table, part in zip(tables, parts, strict=True)])
 
 
 def vjp(plan, g, a, b, h, h0, grad_state, lengths):
     """Run a gradient plan on arrays; return the gradients of a, b and of the first states (of every lane)."""
     carry, first = _states(plan, grad_state), _states(plan, h0)
-    results = [None if strides is None else _problem.empty(*own, strides) for *own, strides in plan.gradients]
+    results = []
+    for *own, strides in plan.gradients:
+        # The C library gives memory back when two results of one size are freed, and the next call would wait for the
+        # system to clear it again; not so if the first one freed was somewhat larger.
+        spare = 0 if results else 0.25
+        place = line_offset(plan, b, a)
+        results.append(None if strides is None else _problem.empty(*own, strides, beside=place, spare=spare))
     if plan.traversal != "empty":
         g, a, b, h = (_number(value, plan.wide) for value in (g, a, b, h))
         lengths = plan.full_lengths if lengths is None else lengths
@@ -182,28 +190,73 @@ def _run_vjp(plan, here, first, pieces, strides, results, most):
     call = _bound(plan, "vjp")
     threads = _useful_threads(plan, most)
     reduces = any(strides)
-    # Rows write two streams and read four, downwards: past the cache that took longer, not shorter.
-    geometry = _geometry(plan, plan.traversal == TILES)
+    geometry = _geometry(plan, True, threads)
     parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, pieces if reduces else threads)
-    table = address(geometry)
+    sizes = [0 if result is None else result[1] for result in results]
+    tables = _shared_tables(plan, geometry, _sharers(plan, parts, threads, sizes), len(parts))
     for offsets in plan.extra:
         at = [p + o + e for p, o, e in zip(here, plan.offsets, offsets, strict=True)]
         h0 = first + offsets[CARRY]
 
-        def head(piece, at=at, h0=h0):
+        def head(piece, table=0, at=at, h0=h0):
             return (
                 None, at[G], at[A], at[B], at[H], h0, at[CARRY], at[TO_A], at[TO_B],
-                at[SUMS_A] + piece * strides[0], at[SUMS_B] + piece * strides[1], at[LENGTHS], table,
+                at[SUMS_A] + piece * strides[0], at[SUMS_B] + piece * strides[1], at[LENGTHS], address(tables[table]),
             )  # fmt: skip
 
         if plan.traversal == SERIES:
             _vjp_series(plan, call, head, threads, pieces if reduces else 0)
-        elif len(parts) == 1:
-            pages = _page_calls([result or (0, 0) for result in results], not plan.is_reverse, most)
-            _threads.run([(call, *head(0), *parts[0]), *pages])
         else:
-            calls = [(call, *head(k if reduces else 0), *part) for k, part in enumerate(parts)]
+            calls = [(call, *head(k if reduces else 0, k), *part) for k, part in enumerate(parts)]
             _run_shared(calls, threads)
+
+
+def _lanes_to_shift(plan, geometry, place):
+    """Return after how many lanes of a result's rows a cache line starts, if all rows are alike in that; else 0.
+
+    Rows must follow each other without a gap, in the operands too.
+    """
+    inner = plan.sizes[2]
+    if not geometry[3] or plan.traversal != ROWS or plan.sizes[1] > 1 or plan.steps == 1 or plan.row_bytes % LINE:
+        return 0
+    way = -inner if plan.time_strides[H] < 0 else inner
+    one_value = plan.time_strides[A] == plan.lane_strides[A] == 0
+    gapless = all(plan.time_strides[k] == way * plan.itemsizes[k] for k in ((B, H) if one_value else (A, B, H)))
+    size, to_line = plan.itemsizes[H], -place % LINE
+    return to_line // size if gapless and to_line % size == 0 else 0
+
+
+def _forward_shifted(plan, call, at, carry, parts, geometry, shift):
+    """Walk rows that start with a line: the first of each is the one that the row before it ends with.
+
+    Lanes before that line go one step alone before all others, and these the last step alone.
+    """
+    outer, _, inner = plan.sizes
+    size, last = plan.wide.itemsize, plan.steps - 1
+    memory = (ctypes.c_char * (outer * inner * size)).from_address(carry)
+    states = np.frombuffer(memory, plan.wide).reshape(outer, inner)
+    turned = _problem.aligned((outer, inner), plan.wide)
+    turned[:, inner - shift :], turned[:, : inner - shift] = states[:, :shift], states[:, shift:]
+    down = plan.time_strides[H] < 0
+
+    def walk(steps, from_step, by_lanes, carry_at, bypass, parts):
+        table = geometry.copy()
+        table[0], table[3] = steps, bypass
+        lengths = np.array([steps], np.int64)
+        moved = [
+            at[k] + from_step * plan.time_strides[k] + (by_lanes * plan.itemsizes[k] if plan.lane_strides[k] else 0)
+            for k in (A, B, H)
+        ]
+        head = (None, *moved, address(turned) + carry_at * size, address(lengths), address(table))
+        _threads.run([(call, *head, *part) for part in parts])
+
+    before = (0, outer, 0, 1, 0, shift), inner - shift
+    behind = (0, outer, 0, 1, shift, inner), -shift
+    first, second = (behind, before) if down else (before, behind)
+    walk(1, 0, 0, first[1], 0, [first[0]])
+    walk(last, int(down), shift, 0, 1, parts)
+    walk(1, last, 0, second[1], 0, [second[0]])
+    states[:, :shift], states[:, shift:] = turned[:, inner - shift :], turned[:, : inner - shift]
 
 
 def _forward_series(plan, call, head, threads, fresh):
@@ -248,16 +301,20 @@ def _vjp_series(plan, call, head, threads, pieces):
     _run_shared([(*part, _series.REPLAY) for part in parts], threads)
 
 
-def _page_calls(fresh, backwards, most):
-    """Return what a second thread can do while one walks: have the system provide the pages of fresh results.
+def _sharers(plan, parts, threads, sizes):
+    """Return how many threads will walk the pages of large fresh results side by side, 0 if none do."""
+    side_by_side = plan.traversal == ROWS and plan.sizes[0] == 1
+    return min(threads, len(parts)) if side_by_side and max(sizes) >= FRESH_BYTES else 0
 
-    ``fresh`` holds ``(address, bytes)`` of both, 0 bytes for one that is not there or not fresh.
-    """
-    sizes = [size if size >= FRESH_BYTES else 0 for _, size in fresh]
-    if not any(sizes) or most == 1:
-        return []
-    call = kernel(_rows.own_pages, "linear", "f8", to_a="u1", to_b="u1")
-    return [(call, None, *(place for place, _ in fresh), *sizes, int(backwards))]
+
+def _shared_tables(plan, geometry, sharers, parts):
+    """Return the geometry for each part of the lanes: each of the sharers sees to its share of the pages."""
+    if sharers < 2:
+        return [geometry] * parts
+    tables = [geometry.copy() for _ in range(parts)]
+    for mine, table in enumerate(tables[:sharers]):
+        table[7], table[8] = sharers, mine
+    return tables
 
 
 # ---- Sharing the work out -------------------------------------------------------------------------------------------
@@ -306,7 +363,8 @@ def _pieces(plan):
     if not sums or plan.traversal == "empty" or _bytes(plan) < SERIAL_BYTES:
         return 1
     if plan.traversal == ROWS:
-        most = _row_splits(plan)
+        outer, middle, _ = plan.sizes
+        most = outer if outer > 1 else min(_row_splits(plan), max(2, middle * plan.row_bytes // LONG_SUM))
     elif plan.traversal == TILES:
         most = -(-plan.lanes // 16)
     else:
@@ -338,16 +396,20 @@ def lane_parts(plan, parts):
     return [(16 * low, min(plan.lanes, 16 * high)) for low, high in _ranges(tiles, parts)]
 
 
-def _geometry(plan, fresh):
-    """Return the geometry with what depends on the machine: whether results go past the cache."""
-    worth_it = plan.traversal == TILES or plan.row_bytes >= BYPASS_ROW
-    if not (fresh and worth_it and 2 * _bytes(plan) > _cache_bytes()):
-        return plan.geometry
-    if plan.bypassing is None:
-        geometry = plan.geometry.copy()
-        geometry[3] = 1
-        plan.bypassing = geometry
-    return plan.bypassing
+def _geometry(plan, fresh, threads):
+    """Return the geometry with what depends on the machine: if results go past the cache, how far to look ahead."""
+    bypass = fresh and (plan.traversal == TILES or plan.row_bytes >= BYPASS_ROW) and 3 * _bytes(plan) > _cache_bytes()
+    ahead = 0
+    if plan.traversal == ROWS and _bytes(plan) >= SERIAL_BYTES:
+        outer, middle, _ = plan.sizes
+        piece = plan.row_bytes // (threads if outer == middle == 1 else 1)
+        ahead = max(1, min(8, AHEAD // max(1, piece)))
+    key = bypass, ahead
+    geometry = plan.geometries.get(key)
+    if geometry is None:
+        geometry = plan.geometries[key] = plan.geometry.copy()
+        geometry[3], geometry[6] = key
+    return geometry
 
 
 # ---- Small parts ----------------------------------------------------------------------------------------------------
@@ -361,6 +423,15 @@ def _bound(plan, direction):
     return call
 
 
+def line_offset(plan, *operands):
+    """Return how far into a cache line a fresh result should start: tiles as far as an operand, to share its lines."""
+    if plan.traversal == TILES:
+        for value in operands:
+            if type(value) is np.ndarray and value.size > 1 and value.itemsize == plan.dtype.itemsize:
+                return address(value) % LINE
+    return 0
+
+
 def _number(value, wide):
     if type(value) is np.ndarray:
         return value
@@ -371,8 +442,8 @@ def _number(value, wide):
 def _states(plan, state):
     """Return every lane's state in the carry's dtype, in the order in which the kernels walk lanes."""
     if state is None and plan.carry_c_order:
-        return np.zeros(plan.lane_shape, plan.wide)
-    carry = _problem.empty(plan.lane_shape, plan.wide, plan.carry_strides)
+        return _problem.aligned(plan.lane_shape, plan.wide, np.zeros)
+    carry = _problem.empty(plan.lane_shape, plan.wide, plan.carry_strides, large=0)
     with np.errstate(all="ignore"):
         carry[...] = 0 if state is None else state
     return carry

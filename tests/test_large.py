@@ -127,3 +127,30 @@ def test_sums_do_not_depend_on_where_memory_is(rng, monkeypatch):
         kept.append(np.empty(size))
         sums.add(float(fastrecur.forget_mult_vjp(x, 0.3, x, h, axis=1)[0]))
     assert len(sums) == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("gate", ["full", "number", "by lane", "by step"])
+@pytest.mark.parametrize(("shape", "axis"), [((9, 64), 0), ((5, 7, 96), 1), ((4, 33), 0), ((1, 64), 0)])
+def test_rows_that_start_within_a_line(rng, monkeypatch, dtype, gate, shape, axis):
+    """Past the cache, rows are walked from line to line: the end of each joins the beginning of the next."""
+    lower_thresholds(monkeypatch.setattr)
+    steps = tuple(n if k >= axis else 1 for k, n in enumerate(shape[: axis + 1])) + (1,) * (len(shape) - axis - 1)
+    f = 0.3 if gate == "number" else rng.random({"full": shape, "by lane": shape[-1:], "by step": steps}[gate])
+    f = f if gate == "number" else f.astype(dtype)
+    h0 = rng.standard_normal(np.delete(shape, axis)).astype(dtype)
+    for reverse in (False, True):
+        for step in (1, -1):
+            x = rng.standard_normal(shape).astype(dtype)[::step]
+            options = {"axis": axis, "reverse": reverse}
+            expected = check_forward("forget_mult", f, x, h0, **options)
+            _, expected_last = fastrecur.forget_mult(f, x, h0, return_state=True, **options)
+            for offset in (0, 8, 16, 40):
+                buffer = np.full(x.nbytes + 128, 0xFF, np.uint8)
+                start = -buffer.ctypes.data % 64 + offset
+                out = buffer[start : start + x.nbytes].view(dtype).reshape(shape)
+                _, last = fastrecur.forget_mult(f, x, h0, out=out, return_state=True, **options)
+                assert_same_bits(out, expected)
+                assert_same_bits(last, expected_last)
+                assert (buffer[:start] == 0xFF).all()
+                assert (buffer[start + x.nbytes :] == 0xFF).all()

@@ -50,18 +50,20 @@ _ELEMENTS = {
 }
 
 
-def _host_converts_half():
-    # LLVM lowers half <-> float to one instruction, or to a library call that may not exist at run time.
+def _host_features():
+    """Return what the processor for which kernels are compiled can do, as far as that is known."""
     if config.CPU_NAME and config.CPU_NAME != "host":
-        return False
+        return {}
     try:
-        features = binding.get_host_cpu_features()
+        return binding.get_host_cpu_features()
     except RuntimeError:
-        return False
-    return bool(features.get("f16c")) or platform.machine() in ("aarch64", "arm64")
+        return {}
 
 
-HARDWARE_HALF = _host_converts_half()
+_FEATURES = _host_features()
+# LLVM lowers half <-> float to one instruction, or to a library call that may not exist at run time.
+HARDWARE_HALF = bool(_FEATURES and (_FEATURES.get("f16c") or platform.machine() in ("aarch64", "arm64")))
+HAS_AVX = bool(_FEATURES.get("avx"))
 
 
 class Pointer(types.Type):
@@ -401,30 +403,73 @@ def _transpose8(builder, rows):
     return rows
 
 
-def _request(builder, place, for_write):
+def _request(builder, place, for_write, locality=3):
     kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    # To read or write, to keep in every level of the cache, data.
-    builder.call(function, [place, *(ir.Constant(_I32, n) for n in (int(for_write), 3, 1))])
+    # To read or write, how near to keep it (3: in every level of the cache), data.
+    builder.call(function, [place, *(ir.Constant(_I32, n) for n in (int(for_write), locality, 1))])
+
+
+def _shuffle(builder, low, high, places):
+    return builder.shuffle_vector(low, high, ir.Constant(ir.VectorType(_I32, len(places)), places))
+
+
+def _gather_blocks(builder, pointer, source, offsets):
+    """Yield ``(step, lane, vector)``: vectors of neighbouring lanes, of 8 steps that stand in memory lane by lane.
+
+    Lanes that will stand in different halves of a register are joined by the load itself, which costs no shuffle;
+    what remains is a transpose within halves.
+    """
+
+    def load(lane, step, count):
+        kind = ir.VectorType(pointer.memory, count)
+        place = builder.add(offsets[lane], ir.Constant(_I64, step * pointer.size))
+        return _mark(builder.load(_address(builder, source, place, kind), typ=kind, align=1), builder, pointer)
+
+    if pointer.memory == _F32:
+        for step in (0, 4):
+            a, b, c, d = (
+                _shuffle(builder, load(lane, step, 4), load(lane + 4, step, 4), list(range(8))) for lane in range(4)
+            )
+            pairs = [
+                _shuffle(builder, one, other, [k, k + 8, k + 1, k + 9, k + 4, k + 12, k + 5, k + 13])
+                for one, other in ((a, b), (c, d))
+                for k in (0, 2)
+            ]
+            for k, (one, other) in enumerate(((pairs[0], pairs[2]), (pairs[1], pairs[3]))):
+                yield step + 2 * k, 0, _shuffle(builder, one, other, [0, 1, 8, 9, 4, 5, 12, 13])
+                yield step + 2 * k + 1, 0, _shuffle(builder, one, other, [2, 3, 10, 11, 6, 7, 14, 15])
+    elif pointer.memory == _F64:
+        for step in range(0, 8, 2):
+            for lane in (0, 4):
+                even, odd = (
+                    _shuffle(builder, load(lane + k, step, 2), load(lane + k + 2, step, 2), list(range(4)))
+                    for k in (0, 1)
+                )
+                yield step, lane, _shuffle(builder, even, odd, [0, 4, 2, 6])
+                yield step + 1, lane, _shuffle(builder, even, odd, [1, 5, 3, 7])
+    else:
+        for step, row in enumerate(_transpose8(builder, [load(lane, 0, 8) for lane in range(8)])):
+            yield step, 0, row
 
 
 def _compiled_load_block(typingctx, pointer, offsets, carry, stride, ahead):
-    # 8 steps of 8 lanes, time contiguous in memory, to 8 rows of the carry type; `offsets` are the lanes'.
+    # 8 steps of 8 lanes, time contiguous in memory, to 8 rows of the carry type; `offsets` are the lanes'. What stands
+    # `ahead` is asked for meanwhile, to the second level of the cache: in the first, lanes may fall on each other.
     def codegen(context, builder, signature, args):
         source, offset_table, target, row_bytes, ahead_bytes = args
-        vector = ir.VectorType(pointer.memory, 8)
         table = builder.bitcast(offset_table, _I64.as_pointer())
-        rows = []
-        for lane in range(8):
-            offset = builder.load(builder.gep(table, [ir.Constant(_I64, lane)], source_etype=_I64), typ=_I64)
-            row = builder.load(_address(builder, source, offset, vector), typ=vector, align=1)
-            rows.append(_mark(row, builder, pointer))
-            _request(builder, builder.gep(source, [builder.add(offset, ahead_bytes)], source_etype=_I8), False)
-        wide = ir.VectorType(carry.memory, 8)
-        for step, row in enumerate(_transpose8(builder, rows)):
-            place = _address(builder, target, builder.mul(row_bytes, ir.Constant(_I64, step)), wide)
-            wide_row = _widen(builder, row, pointer.element, carry.memory)
-            _mark(builder.store(wide_row, place, align=8), builder, carry)
+        lane_offsets = [
+            builder.load(builder.gep(table, [ir.Constant(_I64, lane)], source_etype=_I64), typ=_I64)
+            for lane in range(8)
+        ]
+        with builder.if_then(builder.icmp_signed("!=", ahead_bytes, ir.Constant(_I64, 0))):
+            for offset in lane_offsets:
+                _request(builder, builder.gep(source, [builder.add(offset, ahead_bytes)], source_etype=_I8), False, 2)
+        for step, lane, vector in _gather_blocks(builder, pointer, source, lane_offsets):
+            wide = _widen(builder, vector, pointer.element, carry.memory)
+            place = builder.add(builder.mul(row_bytes, ir.Constant(_I64, step)), ir.Constant(_I64, lane * carry.size))
+            _mark(builder.store(wide, _address(builder, target, place, wide.type), align=8), builder, carry)
         return context.get_dummy_value()
 
     codegen = _nothing if carry.category == "complex" else codegen
@@ -441,16 +486,20 @@ def _store_block_codegen(pointer, carry, bypass):
             row = _mark(builder.load(place, typ=wide, align=8), builder, carry)
             rows.append(_narrow(builder, row, pointer.element))
         table = builder.bitcast(offset_table, _I64.as_pointer())
-        for lane, row in enumerate(_transpose8(builder, rows)):
-            offset = builder.load(builder.gep(table, [ir.Constant(_I64, lane)], source_etype=_I64), typ=_I64)
-            store = builder.store(
-                row, _address(builder, target, offset, row.type), align=8 * pointer.size if bypass else 1
-            )
-            _mark(store, builder, pointer)
+        offsets = [
+            builder.load(builder.gep(table, [ir.Constant(_I64, lane)], source_etype=_I64), typ=_I64)
+            for lane in range(8)
+        ]
+        for offset, row in zip(offsets, _transpose8(builder, rows), strict=True):
+            place = _address(builder, target, offset, row.type)
+            store = _mark(builder.store(row, place, align=8 * pointer.size if bypass else 1), builder, pointer)
             if bypass:
                 store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
-            else:
-                _request(builder, builder.gep(target, [builder.add(offset, ahead_bytes)], source_etype=_I8), True)
+        if not bypass:
+            with builder.if_then(builder.icmp_signed("!=", ahead_bytes, ir.Constant(_I64, 0))):
+                for offset in offsets:
+                    place = builder.gep(target, [builder.add(offset, ahead_bytes)], source_etype=_I8)
+                    _request(builder, place, True)
         return context.get_dummy_value()
 
     return _nothing if carry.category == "complex" else codegen
@@ -483,6 +532,18 @@ def _compiled_load_vector(typingctx, pointer, index, carry):
     return Vector(carry.value)(pointer, types.int64, carry), codegen
 
 
+def _compiled_request_vector(typingctx, pointer, index, ahead):
+    # Ask for the lines of a vector that stands so many bytes ahead, to the second level of the cache.
+    def codegen(context, builder, signature, args):
+        offset = builder.add(_scaled(builder, args[1], pointer.size), args[2])
+        for line in range(0, WIDTH * pointer.size, 64):
+            place = builder.gep(args[0], [builder.add(offset, ir.Constant(_I64, line))], source_etype=_I8)
+            _request(builder, place, False, locality=2)
+        return context.get_dummy_value()
+
+    return types.none(pointer, types.int64, types.int64), codegen
+
+
 def _spread(builder, number):
     undefined = ir.Constant(ir.VectorType(number.type, WIDTH), ir.Undefined)
     first = builder.insert_element(undefined, number, ir.Constant(_I32, 0))
@@ -500,13 +561,32 @@ def _store_vector_codegen(pointer, bypass):
     def codegen(context, builder, signature, args):
         value = _narrow(builder, args[2], pointer.element)
         place = _vector_place(builder, pointer, args[0], args[1])
-        store = builder.store(value, place, align=min(64, WIDTH * pointer.size) if bypass else 1)
-        _mark(store, builder, pointer)
         if bypass:
-            store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
+            _stream(builder, value, place, pointer)
+        else:
+            _mark(builder.store(value, place, align=1), builder, pointer)
         return context.get_dummy_value()
 
     return codegen
+
+
+def _stream(builder, value, place, pointer):
+    """Store a vector past the cache, to an aligned place, by whole registers.
+
+    A narrowed vector would be stored as the halves that its registers were made of, and twice as many stores past the
+    cache take twice as long: an empty assembly that the compiler does not look into keeps the halves together.
+    """
+    size = value.type.count * pointer.size
+    parts = [value]
+    if HAS_AVX and size == 64 and pointer.memory == _F32:
+        kind = ir.VectorType(_F32, 8)
+        join = ir.InlineAsm(ir.FunctionType(kind, [kind]), "", "=x,0", side_effect=False)
+        halves = [ir.Constant(ir.VectorType(_I32, 8), list(range(k, k + 8))) for k in (0, 8)]
+        parts = [builder.call(join, [builder.shuffle_vector(value, value, half)]) for half in halves]
+    for k, part in enumerate(parts):
+        there = builder.gep(builder.bitcast(place, _I8.as_pointer()), [ir.Constant(_I64, 32 * k)], source_etype=_I8)
+        store = builder.store(part, builder.bitcast(there, part.type.as_pointer()), align=min(64, size) // len(parts))
+        _mark(store, builder, pointer).set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
 
 
 def _compiled_store_vector(typingctx, pointer, index, value):
@@ -677,6 +757,9 @@ if INTERPRETED:
     def own_page(pointer, offset):
         pass
 
+    def request_vector(pointer, index, ahead):
+        pass
+
     def fence():
         pass
 
@@ -702,6 +785,7 @@ else:
     width = intrinsic(_compiled_width)
     fence = intrinsic(_compiled_fence)
     own_page = intrinsic(_compiled_own_page)
+    request_vector = intrinsic(_compiled_request_vector)
 
 
 # ---- The primitives of the steps, on scalars and vectors -----------------------------------------------------------

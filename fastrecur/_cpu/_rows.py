@@ -21,6 +21,7 @@ from ._memory import (
     load_vector,
     misalignment,
     own_page,
+    request_vector,
     shift,
     store,
     store_vector,
@@ -31,9 +32,13 @@ from ._memory import (
 from ._rules import adjoint, step
 
 # The head of `geometry`. `a_constant`: one value of a serves a whole row. `bypass`: results go past the cache. In
-# `reverse` a lane's valid steps are the last of the travel.
-GEOMETRY = ("steps", "reverse", "a_constant", "bypass", "a_fate", "b_fate")
+# `reverse` a lane's valid steps are the last of the travel. `ahead`: how many rows before their turn operands are asked
+# for; the prefetcher of the machine starts anew with each piece of a row, and reads past its end. `sharers`: how many
+# threads walk fresh results side by side, and `mine`: which of them this is; 0 if results have their pages.
+GEOMETRY = ("steps", "reverse", "a_constant", "bypass", "a_fate", "b_fate", "ahead", "sharers", "mine")
 HEAD = len(GEOMETRY)
+HUGE_PAGE = 2 << 20
+PAGES_AHEAD = 2
 STORE, ADD, SUM = 1, 2, 3  # what becomes of a gradient: written; added lane by lane; added up over the row
 
 
@@ -77,12 +82,16 @@ def forward_lanes(rule, a, b, h, carry, first, last, a_constant):
 
 
 @njit(**HELPER)
-def forward_vectors(rule, a, b, h, carry, first, count, a_constant, bypass, down):
+def forward_vectors(rule, a, b, h, carry, first, count, a_constant, bypass, down, ahead_a, ahead_b):
     """Advance whole vectors of lanes, from the last to the first if ``down``."""
     gate = broadcast(load(a, 0, carry))
     for k in range(count):
         j = first + (count - 1 - k if down else k) * width(carry)
+        if ahead_b:
+            request_vector(b, j, ahead_b)
         if not a_constant:
+            if ahead_b:
+                request_vector(a, j, ahead_a)
             gate = load_vector(a, j, carry)
         new = step(rule, load_vector(carry, j, carry), gate, load_vector(b, j, carry))
         store_vector(carry, j, new)
@@ -93,11 +102,11 @@ def forward_vectors(rule, a, b, h, carry, first, count, a_constant, bypass, down
 
 
 @njit(**HELPER)
-def forward_row(rule, a, b, h, carry, lanes, a_constant, bypass, down):
+def forward_row(rule, a, b, h, carry, lanes, a_constant, bypass, down, ahead_a, ahead_b):
     head = lanes_to_line(h, lanes) if bypass else 0
     count = whole_vectors(h, carry, lanes - head, bypass)
     forward_lanes(rule, a, b, h, carry, 0, head, a_constant)
-    forward_vectors(rule, a, b, h, carry, head, count, a_constant, bypass, down)
+    forward_vectors(rule, a, b, h, carry, head, count, a_constant, bypass, down, ahead_a, ahead_b)
     forward_lanes(rule, a, b, h, carry, head + count * width(carry), lanes, a_constant)
 
 
@@ -109,6 +118,30 @@ def place(pointer, geometry, operand, t, row, outer, lane):
     return shift(pointer, offset + lane * itemsize(pointer))
 
 
+@njit(**HELPER)
+def bytes_ahead(geometry, operand, rows, backwards, down):
+    """Return how far from a piece of an operand's row stands the one to ask for meanwhile."""
+    at = HEAD + 3 * operand
+    if rows == 1:
+        stride = load_int(geometry, at) * (-1 if backwards else 1)
+    else:
+        stride = load_int(geometry, at + 1) * (-1 if down else 1)
+    return load_int(geometry, 6) * stride
+
+
+@njit(**HELPER)
+def provide_pages(target, geometry, operand, t, steps, backwards):
+    """Have the system provide the large pages that a walk will reach soon: one thread each, or every one would wait."""
+    sharers, mine = load_int(geometry, 7), load_int(geometry, 8)
+    stride = load_int(geometry, HEAD + 3 * operand)
+    length = abs(stride)
+    way = -1 if (stride < 0) != backwards else 1
+    first = PAGES_AHEAD + (t * length) // HUGE_PAGE if t > 0 else 0
+    for page in range(first, PAGES_AHEAD + ((t + 1) * length) // HUGE_PAGE):
+        if page % sharers == mine and page * HUGE_PAGE < steps * length:
+            own_page(target, way * page * HUGE_PAGE)
+
+
 def forward(
     rule, a, b, h, carry, lengths, geometry, outer_first, outer_last, row_first, row_last, lane_first, lane_last
 ):
@@ -117,8 +150,13 @@ def forward(
     bypass = load_int(geometry, 3)
     lanes = lane_last - lane_first
     down = load_int(geometry, HEAD + 6) < 0  # through memory backwards, all the way: the prefetcher follows that too
+    rows = row_last - row_first
+    ahead_a, ahead_b = bytes_ahead(geometry, 0, rows, False, down), bytes_ahead(geometry, 1, rows, False, down)
+    fresh = load_int(geometry, 7) != 0
     for outer in range(outer_first, outer_last):
         for t in range(steps):
+            if fresh:
+                provide_pages(h, geometry, 2, t, steps, False)
             for turn in range(row_first, row_last):
                 row = row_last - 1 - (turn - row_first) if down else turn
                 start, stop = valid_range(place(lengths, geometry, 4, 0, row, outer, 0), steps, reverse)
@@ -129,15 +167,17 @@ def forward(
                 a_now = place(a, geometry, 0, t, row, outer, 0 if a_constant else lane_first)
                 b_now = place(b, geometry, 1, t, row, outer, lane_first)
                 carry_now = place(carry, geometry, 3, 0, row, outer, lane_first)
-                forward_row(rule, a_now, b_now, h_now, carry_now, lanes, a_constant, bypass, down)
+                forward_row(rule, a_now, b_now, h_now, carry_now, lanes, a_constant, bypass, down, ahead_a, ahead_b)
     if bypass:
         fence()
 
 
 @njit(**HELPER)
-def settle(target, sums, j, value, fate):
+def settle(target, sums, j, value, fate, bypass):
     """Bring a vector, or a lane, of a gradient where it belongs; row totals are the caller's."""
-    if fate == STORE:
+    if fate == STORE and bypass:
+        stream_vector(target, j, value)
+    elif fate == STORE:
         store_vector(target, j, value)
     elif fate == ADD:
         store_vector(sums, j, load_vector(sums, j, sums) + value)
@@ -170,13 +210,20 @@ def vjp_lanes(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, first, la
 @njit(**HELPER)
 def vjp_vectors(
     rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, first, count, a_constant, a_fate, b_fate, at_h0, down,
+    bypass_a, bypass_b, ahead_g, ahead_a, ahead_b, ahead_h,
 ):  # fmt: skip
     """Take whole vectors of lanes to the step before, from the last to the first if ``down``."""
     gate = broadcast(load(a, 0, carry))
     row_total = broadcast(constant(0.0, load(a, 0, carry)))
     for k in range(count):
         j = first + (count - 1 - k if down else k) * width(carry)
+        if ahead_g:
+            request_vector(g, j, ahead_g)
+            request_vector(b, j, ahead_b)
+            request_vector(h, j, ahead_h)
         if not a_constant:
+            if ahead_g:
+                request_vector(a, j, ahead_a)
             gate = load_vector(a, j, carry)
         before = load_vector(h0, j, carry) if at_h0 else load_vector(h, j, carry)
         arrived = load_vector(g, j, carry) + load_vector(carry, j, carry)
@@ -185,10 +232,28 @@ def vjp_vectors(
         if a_fate == SUM:
             row_total = row_total + grad_a
         else:
-            settle(to_a, sums_a, j, grad_a, a_fate)
-        settle(to_b, sums_b, j, grad_b, b_fate)
+            settle(to_a, sums_a, j, grad_a, a_fate, bypass_a)
+        settle(to_b, sums_b, j, grad_b, b_fate, bypass_b)
     if a_fate == SUM:
         store(sums_a, 0, load(sums_a, 0, sums_a) + total(row_total))
+
+
+@njit(**HELPER)
+def vjp_row(
+    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lanes, a_constant, a_fate, b_fate, at_h0, down, bypass,
+    ahead_g, ahead_a, ahead_b, ahead_h,
+):  # fmt: skip
+    bypass_b = bypass and b_fate == STORE
+    head = lanes_to_line(to_b, lanes) if bypass_b else lanes_to_line(to_a, lanes) if bypass and a_fate == STORE else 0
+    bypass_a = bypass and a_fate == STORE and (misalignment(to_a) + head * itemsize(to_a)) % 64 == 0
+    count = min(whole_vectors(to_a, carry, lanes - head, bypass_a), whole_vectors(to_b, carry, lanes - head, bypass_b))
+    tail = head + count * width(carry)
+    vjp_lanes(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, 0, head, a_constant, a_fate, b_fate, at_h0)
+    vjp_vectors(
+        rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, head, count, a_constant, a_fate, b_fate, at_h0, down,
+        bypass_a, bypass_b, ahead_g, ahead_a, ahead_b, ahead_h,
+    )  # fmt: skip
+    vjp_lanes(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, tail, lanes, a_constant, a_fate, b_fate, at_h0)
 
 
 def vjp(
@@ -197,13 +262,21 @@ def vjp(
 ):  # fmt: skip
     """Walk against the direction of travel; ``carry`` holds the last states' cotangents, then the first states'."""
     steps, reverse, a_constant = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2)
-    a_fate, b_fate = load_int(geometry, 4), load_int(geometry, 5)
+    bypass, a_fate, b_fate = load_int(geometry, 3), load_int(geometry, 4), load_int(geometry, 5)
     lanes = lane_last - lane_first
     a_lane = 0 if a_constant else lane_first
     down = load_int(geometry, HEAD + 6) > 0
+    fresh = load_int(geometry, 7) != 0
+    rows = row_last - row_first
+    ahead_g, ahead_a = bytes_ahead(geometry, 5, rows, True, down), bytes_ahead(geometry, 0, rows, True, down)
+    ahead_b, ahead_h = bytes_ahead(geometry, 1, rows, True, down), bytes_ahead(geometry, 2, rows, True, down)
     for outer in range(outer_first, outer_last):
         for ago in range(steps):
             t = steps - 1 - ago
+            if fresh and a_fate == STORE:
+                provide_pages(place(to_a, geometry, 6, steps - 1, 0, outer, 0), geometry, 6, ago, steps, True)
+            if fresh and b_fate == STORE:
+                provide_pages(place(to_b, geometry, 7, steps - 1, 0, outer, 0), geometry, 7, ago, steps, True)
             for turn in range(row_first, row_last):
                 row = row_last - 1 - (turn - row_first) if down else turn
                 start, stop = valid_range(place(lengths, geometry, 4, 0, row, outer, 0), steps, reverse)
@@ -224,24 +297,9 @@ def vjp(
                 carry_now = place(carry, geometry, 3, 0, row, outer, lane_first)
                 sums_a_now = place(sums_a, geometry, 8, t, row, outer, a_lane)
                 sums_b_now = place(sums_b, geometry, 9, t, row, outer, lane_first)
-                count = lanes // width(carry)
-                tail = count * width(carry)
-                vjp_vectors(
+                vjp_row(
                     rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now,
-                    0, count, a_constant, a_fate, b_fate, at_h0, down,
+                    lanes, a_constant, a_fate, b_fate, at_h0, down, bypass, ahead_g, ahead_a, ahead_b, ahead_h,
                 )  # fmt: skip
-                vjp_lanes(
-                    rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now,
-                    tail, lanes, a_constant, a_fate, b_fate, at_h0,
-                )  # fmt: skip
-
-
-def own_pages(rule, to_a, to_b, a_size, b_size, backwards):
-    """Ask the system for all pages of fresh results, ahead of the thread that fills them."""
-    size = max(a_size, b_size)
-    for offset in range(0, size, 4096):
-        place = size - 1 - offset if backwards else offset
-        if place < a_size:
-            own_page(to_a, place)
-        if place < b_size:
-            own_page(to_b, place)
+    if bypass:
+        fence()

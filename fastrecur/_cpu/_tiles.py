@@ -37,6 +37,7 @@ from ._rows import ADD, HEAD, STORE, valid_range
 from ._rules import adjoint, neutral, step
 
 STEPS = 32
+LONG = 2048  # steps of a lane from which a first and last line apart do not matter
 # Where in `geometry` each operand's four strides begin, in bytes.
 A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = (8 * (HEAD + 2 + 4 * k) for k in range(10))
 TILE = 16 * STEPS
@@ -55,10 +56,30 @@ def lane_offset(geometry, strides, lane):
 
 
 @njit(**HELPER)
-def lane_offsets(offsets, geometry, strides, first, last, carry):
-    """Note where each lane of a tile stands; a short tile repeats its last lane."""
-    for j in range(width(carry)):
-        store_int(offsets, j, lane_offset(geometry, strides, min(first + j, last - 1)))
+def lane_places(places, geometry, first, last, carry):
+    """Note each lane's place in the three dimensions of lanes; a short tile repeats its last lane."""
+    middle, inner = load_int(geometry, HEAD), load_int(geometry, HEAD + 1)
+    rest = first // inner
+    i, j, k = rest // middle, rest % middle, first % inner
+    for lane in range(width(carry)):
+        store_int(places, lane, i)
+        store_int(places, 16 + lane, j)
+        store_int(places, 32 + lane, k)
+        if first + lane < last - 1:
+            k += 1
+            if k == inner:
+                j, k = j + 1, 0
+                if j == middle:
+                    i, j = i + 1, 0
+
+
+@njit(**HELPER)
+def lane_offsets(offsets, strides, places, carry):
+    """Note where each lane of a tile stands; ``strides`` is the operand's part of ``geometry``."""
+    outer, middle, inner = load_int(strides, 1), load_int(strides, 2), load_int(strides, 3)
+    for lane in range(width(carry)):
+        i, j, k = load_int(places, lane), load_int(places, 16 + lane), load_int(places, 32 + lane)
+        store_int(offsets, lane, outer * i + middle * j + inner * k)
 
 
 @njit(**HELPER)
@@ -73,6 +94,12 @@ def are_spaced(offsets, size, count):
 @njit(**HELPER)
 def row_bytes(rows):
     return width(rows) * itemsize(rows)
+
+
+@njit(**HELPER)
+def whole_blocks(steps):
+    """Return how many steps go by blocks of 8: all, the last block overlapping its neighbour, if there is one."""
+    return steps if steps >= 8 else 0
 
 
 @njit(**HELPER)
@@ -95,15 +122,17 @@ def bring(buffer, source, offsets, time, steps, next_tile):
             store_vector(shift(buffer, k * row), 0, value)
         done = steps
     elif abs(time) == size:
-        done = steps - steps % 8
+        done = whole_blocks(steps)
         for octet in range(0, lanes, 8):
             these = shift(offsets, octet * 8)
             there = shift(buffer, octet * itemsize(buffer))
-            for k in range(0, done, 8):
+            for begin in range(0, done, 8):
+                k = min(begin, done - 8)
+                further = ahead if begin * size % 64 == 0 else 0  # each line once
                 if time > 0:
-                    load_block(shift(source, k * size), these, shift(there, k * row), row, ahead)
+                    load_block(shift(source, k * size), these, shift(there, k * row), row, further)
                 else:
-                    load_block(shift(source, -(k + 7) * size), these, shift(there, (k + 7) * row), -row, ahead)
+                    load_block(shift(source, -(k + 7) * size), these, shift(there, (k + 7) * row), -row, further)
     for k in range(done, steps):
         for j in range(lanes):
             value = load(shift(source, load_int(offsets, j) + k * time), 0, buffer)
@@ -122,17 +151,19 @@ def put(target, offsets, time, buffer, steps, lanes, next_tile, bypass):
             store_vector(shift(base, k * time), 0, load_vector(shift(buffer, k * row), 0, buffer))
         done = steps
     elif abs(time) == size:
-        done = steps - steps % 8
+        done = whole_blocks(steps)
         for octet in range(0, lanes, 8):
             these = shift(offsets, octet * 8)
             there = shift(buffer, octet * itemsize(buffer))
-            for k in range(0, done, 8):
-                if bypass:
-                    stream_block(shift(there, k * row), row, shift(target, k * size), these, ahead)
+            for begin in range(0, done, 8):
+                k = min(begin, done - 8)
+                further = ahead if begin * size % 64 == 0 else 0
+                if bypass and k == begin:
+                    stream_block(shift(there, k * row), row, shift(target, k * size), these, further)
                 elif time > 0:
-                    store_block(shift(there, k * row), row, shift(target, k * size), these, ahead)
+                    store_block(shift(there, k * row), row, shift(target, k * size), these, further)
                 else:
-                    store_block(shift(there, (k + 7) * row), -row, shift(target, -(k + 7) * size), these, ahead)
+                    store_block(shift(there, (k + 7) * row), -row, shift(target, -(k + 7) * size), these, further)
     for k in range(done, steps):
         for j in range(lanes):
             value = load(shift(buffer, k * row), j, buffer)
@@ -238,20 +269,23 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
     a_rows, b_rows, h_rows = stack_like(a, carry, TILE), stack_like(b, carry, TILE), stack_like(h, carry, TILE)
     state = stack(carry, 16)
     a_at, b_at, h_at, lengths_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
-    starts, stops = stack_ints(16), stack_ints(16)
+    starts, stops, places = stack_ints(16), stack_ints(16), stack_ints(48)
     zero = constant(0.0, load(carry, 0, carry))
     keep_a, keep_b = neutral(rule, zero)
     for lane in range(first, last, width(carry)):
         end = min(last, lane + width(carry))
-        lane_offsets(a_at, geometry, shift(geometry, A), lane, end, carry)
-        lane_offsets(b_at, geometry, shift(geometry, B), lane, end, carry)
-        lane_offsets(h_at, geometry, shift(geometry, H), lane, end, carry)
-        lane_offsets(lengths_at, geometry, shift(geometry, LENGTHS), lane, end, carry)
+        lane_places(places, geometry, lane, end, carry)
+        lane_offsets(a_at, shift(geometry, A), places, carry)
+        lane_offsets(b_at, shift(geometry, B), places, carry)
+        lane_offsets(h_at, shift(geometry, H), places, carry)
+        lane_offsets(lengths_at, shift(geometry, LENGTHS), places, carry)
         ragged = valid_steps(starts, stops, lengths, lengths_at, steps, reverse, carry)
         take_lanes(state, carry, lane, end)
-        # Tiles end on a cache line of the result, where all lanes have theirs at the same steps.
-        head = steps_to_line(h, h_at, h_time, carry)
-        bypass = load_int(geometry, 3) != 0 and head >= 0
+        # Tiles end on a cache line of the operand, where all lanes have theirs at the same steps; past the cache go
+        # results whose lines end there too, if not too many of their lines are shared by two lanes.
+        head = steps_to_line(b, b_at, b_time, carry)
+        same = head == steps_to_line(h, h_at, h_time, carry)
+        bypass = load_int(geometry, 3) != 0 and same and (head == 0 or (head > 0 and steps >= LONG))
         t = 0
         while t < steps:
             n = min(head if t < head else STEPS, steps - t)
@@ -316,6 +350,16 @@ def deliver(target, target_at, target_time, sums, sums_at, sums_time, fate, rows
         add(shift(sums, t * sums_time), sums_at, sums_time, rows, steps, lanes)
 
 
+@njit(**HELPER)
+def gather(total, rows, steps):
+    """Add a tile of a gradient to its lanes' totals, step by step: tiles that begin elsewhere give the same bits."""
+    row = row_bytes(rows)
+    column = load_vector(total, 0, total)
+    for ago in range(steps):
+        column = column + load_vector(shift(rows, (steps - 1 - ago) * row), 0, total)
+    store_vector(total, 0, column)
+
+
 def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, first, last):
     """Walk lanes back; ``carry`` holds the last states' cotangents, then the first states'."""
     steps, reverse, a_fate, b_fate = (
@@ -328,33 +372,35 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
     g_rows, a_rows = stack_like(g, carry, TILE), stack_like(a, carry, TILE)
     b_rows, h_rows = stack_like(b, carry, TILE), stack(carry, TILE)  # h0 is as wide as the carry
     to_a_rows, to_b_rows = stack_like(to_a, carry, TILE), stack_like(to_b, carry, TILE)
-    state, h0_lanes = stack(carry, 16), stack(carry, 16)
+    state, h0_lanes, total_a, total_b = stack(carry, 16), stack(carry, 16), stack(carry, 16), stack(carry, 16)
+    gather_a, gather_b = a_fate == ADD and sums_a_time == 0, b_fate == ADD and sums_b_time == 0
     g_at, a_at, b_at, h_at, lengths_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
     to_a_at, to_b_at, sums_a_at, sums_b_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
-    starts, stops = stack_ints(16), stack_ints(16)
+    starts, stops, places = stack_ints(16), stack_ints(16), stack_ints(48)
     zero = constant(0.0, load(carry, 0, carry))
     keep_a, keep_b = neutral(rule, zero)
     for lane in range(first, last, width(carry)):
         end = min(last, lane + width(carry))
-        lane_offsets(a_at, geometry, shift(geometry, A), lane, end, carry)
-        lane_offsets(b_at, geometry, shift(geometry, B), lane, end, carry)
-        lane_offsets(h_at, geometry, shift(geometry, H), lane, end, carry)
-        lane_offsets(lengths_at, geometry, shift(geometry, LENGTHS), lane, end, carry)
-        lane_offsets(g_at, geometry, shift(geometry, G), lane, end, carry)
-        lane_offsets(to_a_at, geometry, shift(geometry, TO_A), lane, end, carry)
-        lane_offsets(to_b_at, geometry, shift(geometry, TO_B), lane, end, carry)
-        lane_offsets(sums_a_at, geometry, shift(geometry, SUMS_A), lane, end, carry)
-        lane_offsets(sums_b_at, geometry, shift(geometry, SUMS_B), lane, end, carry)
+        lane_places(places, geometry, lane, end, carry)
+        lane_offsets(a_at, shift(geometry, A), places, carry)
+        lane_offsets(b_at, shift(geometry, B), places, carry)
+        lane_offsets(h_at, shift(geometry, H), places, carry)
+        lane_offsets(lengths_at, shift(geometry, LENGTHS), places, carry)
+        lane_offsets(g_at, shift(geometry, G), places, carry)
+        lane_offsets(to_a_at, shift(geometry, TO_A), places, carry)
+        lane_offsets(to_b_at, shift(geometry, TO_B), places, carry)
+        lane_offsets(sums_a_at, shift(geometry, SUMS_A), places, carry)
+        lane_offsets(sums_b_at, shift(geometry, SUMS_B), places, carry)
         ragged = valid_steps(starts, stops, lengths, lengths_at, steps, reverse, carry)
         take_lanes(state, carry, lane, end)
         take_lanes(h0_lanes, h0, lane, end)
-        # As in `forward`, tiles begin on a cache line of the results, if those of b have theirs together. Not where
-        # something is summed: a sum's order must not depend on where memory happens to be.
-        head = -1
-        if load_int(geometry, 3) != 0 and a_fate == STORE and b_fate == STORE:
-            head = steps_to_line(to_b, to_b_at, to_b_time, carry)
-        bypass_b = head >= 0
-        bypass_a = bypass_b and a_fate == STORE and steps_to_line(to_a, to_a_at, to_a_time, carry) == head
+        # As in `forward`.
+        head = steps_to_line(b, b_at, b_time, carry)
+        bypass = load_int(geometry, 3) != 0 and (head == 0 or (head > 0 and steps >= LONG))
+        bypass_a = bypass and a_fate == STORE and steps_to_line(to_a, to_a_at, to_a_time, carry) == head
+        bypass_b = bypass and b_fate == STORE and steps_to_line(to_b, to_b_at, to_b_time, carry) == head
+        store_vector(total_a, 0, broadcast(zero))
+        store_vector(total_b, 0, broadcast(zero))
         head = min(max(head, 0), steps)
         tiles = (steps - head + STEPS - 1) // STEPS + (1 if head > 0 else 0)
         for back in range(tiles):
@@ -373,36 +419,24 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
             if ragged:
                 mask(to_a_rows, zero, starts, stops, t, n)
                 mask(to_b_rows, zero, starts, stops, t, n)
-            deliver(
-                to_a,
-                to_a_at,
-                to_a_time,
-                sums_a,
-                sums_a_at,
-                sums_a_time,
-                a_fate,
-                to_a_rows,
-                t,
-                n,
-                end - lane,
-                -STEPS,
-                bypass_a and t >= head,
-            )
-            deliver(
-                to_b,
-                to_b_at,
-                to_b_time,
-                sums_b,
-                sums_b_at,
-                sums_b_time,
-                b_fate,
-                to_b_rows,
-                t,
-                n,
-                end - lane,
-                -STEPS,
-                bypass_b and t >= head,
-            )
+            if gather_a:
+                gather(total_a, to_a_rows, n)
+            else:
+                deliver(
+                    to_a, to_a_at, to_a_time, sums_a, sums_a_at, sums_a_time, a_fate, to_a_rows, t, n, end - lane,
+                    -STEPS, bypass_a and t >= head,
+                )  # fmt: skip
+            if gather_b:
+                gather(total_b, to_b_rows, n)
+            else:
+                deliver(
+                    to_b, to_b_at, to_b_time, sums_b, sums_b_at, sums_b_time, b_fate, to_b_rows, t, n, end - lane,
+                    -STEPS, bypass_b and t >= head,
+                )  # fmt: skip
+        if gather_a:
+            add(sums_a, sums_a_at, 0, total_a, 1, end - lane)
+        if gather_b:
+            add(sums_b, sums_b_at, 0, total_b, 1, end - lane)
         give_lanes(carry, state, lane, end)
     if load_int(geometry, 3):
         fence()

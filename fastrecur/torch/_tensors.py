@@ -186,7 +186,7 @@ def _states(plan, state):
     """Return every lane's state in the carry's dtype, in the order in which the kernels walk lanes."""
     if state is None or is_number(state):
         return _run._states(plan, state)
-    carry = _problem.empty(plan.lane_shape, plan.wide, plan.carry_strides)
+    carry = _problem.empty(plan.lane_shape, plan.wide, plan.carry_strides, large=0)
     torch.from_numpy(carry).copy_(state)
     return carry
 
