@@ -11,11 +11,12 @@ from torch.autograd import Function
 from torch.autograd import forward_ad as _forward_ad
 
 from .. import _arrays, _problem
+from .. import _call as _arrays_call
 from .. import _messages as say
 from .._problem import FORGET, LINEAR
 from . import _autograd, _tensors
 
-PLAIN = frozenset((torch.Tensor, torch.nn.Parameter))
+PLAIN = torch.Tensor, torch.nn.Parameter
 _PUBLIC = {FORGET: "forget_mult", LINEAR: "linear_recurrence"}
 
 _grad_enabled = torch.is_grad_enabled
@@ -450,8 +451,8 @@ def _check_gate(family, name, gate):
 
 
 def _has_names(tensor):
-    names = getattr(tensor, "names", None)  # not in every version
-    return names is not None and any(name is not None for name in names)
+    # Newer versions of torch have no names, and the compilers of older ones do not take any.
+    return type(tensor) in PLAIN and not torch.compiler.is_compiling() and any(getattr(tensor, "names", ()))
 
 
 def result_dtype(names, *operands):
@@ -462,11 +463,11 @@ def result_dtype(names, *operands):
             continue
         if _is_number(value):
             own = _NUMBERS[type(value)]
-            number = own if number is None else torch.promote_types(number, own)
+            number = own if number is None else _PROMOTED[number, own]
         elif value.dim():
-            full = value.dtype if full is None else torch.promote_types(full, value.dtype)
+            full = value.dtype if full is None else _PROMOTED[full, value.dtype]
         else:
-            scalar = value.dtype if scalar is None else torch.promote_types(scalar, value.dtype)
+            scalar = value.dtype if scalar is None else _PROMOTED[scalar, value.dtype]
     if number is not None:
         if number.is_floating_point:
             number = torch.get_default_dtype()
@@ -499,8 +500,19 @@ def _combine(higher, lower):
     if higher.is_floating_point:
         return _COMPLEX[higher] if lower.is_complex else higher
     if higher is torch.bool or lower.is_floating_point or lower.is_complex:
-        return torch.promote_types(higher, lower)
+        return _PROMOTED[higher, lower]
     return higher
+
+
+def _promoted(one, other):
+    try:
+        return torch.promote_types(one, other)
+    except RuntimeError:  # two kinds of unsigned integers: as all integers, they become the default dtype
+        return torch.int64
+
+
+# Looked up, not asked for: exporters would take the question for a part of the program.
+_PROMOTED = {(one, other): _promoted(one, other) for one in _tensors.DTYPES for other in _tensors.DTYPES}
 
 
 def _as_tensor(value, like):
@@ -606,3 +618,6 @@ def _bytes(tensor):
     """Return a view of a tensor's memory in elements of its size."""
     tensor = tensor.detach()
     return (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
+
+
+_arrays_call._TENSORS, _arrays_call._forward_tensors = PLAIN, forward
