@@ -463,11 +463,11 @@ def result_dtype(names, *operands):
             continue
         if _is_number(value):
             own = _NUMBERS[type(value)]
-            number = own if number is None else _PROMOTED[number, own]
+            number = own if number is None else _promote(number, own)
         elif value.dim():
-            full = value.dtype if full is None else _PROMOTED[full, value.dtype]
+            full = value.dtype if full is None else _promote(full, value.dtype)
         else:
-            scalar = value.dtype if scalar is None else _PROMOTED[scalar, value.dtype]
+            scalar = value.dtype if scalar is None else _promote(scalar, value.dtype)
     if number is not None:
         if number.is_floating_point:
             number = torch.get_default_dtype()
@@ -500,19 +500,25 @@ def _combine(higher, lower):
     if higher.is_floating_point:
         return _COMPLEX[higher] if lower.is_complex else higher
     if higher is torch.bool or lower.is_floating_point or lower.is_complex:
-        return _PROMOTED[higher, lower]
+        return _promote(higher, lower)
     return higher
 
 
-def _promoted(one, other):
-    try:
-        return torch.promote_types(one, other)
-    except RuntimeError:  # two kinds of unsigned integers: as all integers, they become the default dtype
-        return torch.int64
+def _is_double(dtype):
+    return dtype is torch.float64 or dtype is torch.complex128
 
 
-# Looked up, not asked for: exporters would take the question for a part of the program.
-_PROMOTED = {(one, other): _promoted(one, other) for one in _tensors.DTYPES for other in _tensors.DTYPES}
+def _promote(one, other):
+    """Return torch.promote_types, but of two integers any: exporters would take that for a part of the program."""
+    if one is other or other in _tensors.INTEGERS:
+        return one
+    if one in _tensors.INTEGERS:
+        return other
+    if one.is_complex or other.is_complex:
+        return torch.complex128 if _is_double(one) or _is_double(other) else torch.complex64
+    if one.itemsize == other.itemsize:
+        return torch.float32  # float16 and bfloat16
+    return one if one.itemsize > other.itemsize else other
 
 
 def _as_tensor(value, like):
