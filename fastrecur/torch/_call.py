@@ -63,11 +63,12 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     key = None
     if return_state is False and h0 is None and lengths is None and out is None and type(b) in PLAIN:
         # What follows is `_is_quiet` and `_is_plain`, written out: a call on 16 elements has no time for calls.
-        # Inside a transform of torch.func, plain tensors are constants, and others have no address.
+        # Inside a transform of torch.func, plain tensors are constants, and others have no address; in a trace of
+        # torch.jit, sizes are no numbers, and are in no key.
         try:
             if not (
                 _compiling() or _dispatch_modes() or _function_modes() or _forward_ad._current_level >= 0 or b.is_neg()
-                or type(axis) is not int or type(reverse) is not bool or not b.is_cpu or _tracing() is not None
+                or type(axis) is not int or type(reverse) is not bool or not b.is_cpu
             ):  # fmt: skip
                 at_b = b.data_ptr()
                 if type(a) in PLAIN:

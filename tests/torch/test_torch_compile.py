@@ -146,6 +146,10 @@ assert exported.module()(torch.ones(3)).tolist() == [0.5, 0.75, 0.875]
     )
 
 
+@pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13),
+    reason="AOTInductor of torch 2.6 takes no operator with a dtype among its arguments; between was not tried",
+)
 def test_ahead_of_time(tmp_path):
     exported = torch.export.export(Layer(), (F, X))
     package = torch._inductor.aoti_compile_and_package(exported, package_path=str(tmp_path / "layer.pt2"))
