@@ -19,7 +19,7 @@ exclude_patterns = ["_build"]
 nitpicky = True
 default_role = "autolink"  # a name in backticks is a link where it is one of ours
 # Other libraries' names may be named; their documentation is not linked.
-nitpick_ignore_regex = [("py:.*", r"(numpy|scipy|pandas)\..*")]
+nitpick_ignore_regex = [("py:.*", r"(numpy|scipy|pandas|torch)\..*")]
 
 autodoc_typehints = "none"
 numpydoc_show_class_members = False

@@ -18,17 +18,16 @@ _MOST_SHORTCUTS = 1024
 _LARGEST = 1 << 1023
 
 
-_torch = None  # fastrecur.torch._call, once a tensor has come
+# Types of tensors and what takes them, once fastrecur.torch._call is imported: then most are seen early.
+_TENSORS: tuple = ()
+_forward_tensors: Callable | None = None
 
 
 def _for_tensors():
     """Return the module that takes calls with tensors among their arguments."""
-    global _torch
-    if _torch is None:
-        from .torch import _call
+    from .torch import _call
 
-        _torch = _call
-    return _torch
+    return _call
 
 
 @functools.cache
@@ -62,8 +61,8 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
         if shortcut is not None:
             result, carry = shortcut(a, b)
             return (result, _runner().narrowed(carry, result.dtype)) if _flag("return_state", return_state) else result
-    elif _torch is not None and type(b) in _torch.PLAIN:
-        return _torch.forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
+    elif type(b) in _TENSORS:
+        return _forward_tensors(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
     owner, given = None, out
     if not (_is_plain(a) and _is_plain(b) and (h0 is None or _is_plain(h0)) and (out is None or type(out) is _ndarray)):
         if _arrays.any_tensor(a, b, h0, lengths, out):

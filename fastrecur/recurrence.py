@@ -52,12 +52,14 @@ def forget_mult(
         Also return the state after the last valid step in the direction of travel.
     out : array, optional
         Where to write the result: of its shape and dtype. It may be ``x`` itself, but not overlap it in part.
+        Not for tensors of which a gradient is wanted.
 
     Returns
     -------
     h : array
         The states: an array of the operands' library, of their common shape and dtype. Integers and bools count
-        as float64; Python numbers do not take part in the promotion.
+        as float64 (as torch's default dtype for tensors); Python numbers do not take part in the promotion. PyTorch
+        tensors are differentiated where they require it.
     h_last : array
         Only with ``return_state``: the last state, of the result's shape without `axis`. As the next call's
         ``h0`` it continues the stream.

@@ -252,7 +252,7 @@ def _forward_vmap(info, in_dims, family, a, b, h0, lengths, axis, reverse, dtype
     if not batched:
         b = b.expand(b.shape[:-1] + (info.batch_size,))
     lengths = _lengths_with_batch(lengths, in_dims[4], a, b, axis, rank)
-    return forward(family, a, b, h0, lengths, axis, reverse, dtype), (-1, -1)
+    return forward(family, a, b, h0, lengths, axis, reverse, dtype), (rank, rank - 1)
 
 
 def _vjp_vmap(info, in_dims, family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted):
@@ -262,7 +262,7 @@ def _vjp_vmap(info, in_dims, family, g, a, b, h, h0, grad_last, lengths, axis, r
     g, a, b, h, h0, grad_last = (_with_batch(v, dim, info.batch_size) for v, dim in zip(operands, dims, strict=True))
     lengths = _lengths_with_batch(lengths, in_dims[7], a, b, axis, rank)
     grads = vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted)
-    return grads, tuple(-1 if is_wanted else None for is_wanted in wanted)
+    return grads, tuple(v.dim() - 1 if is_wanted else None for v, is_wanted in zip((a, b, h0), wanted, strict=True))
 
 
 for _rules, _vmap in ((_Forward, _forward_vmap), (_Vjp, _vjp_vmap)):

@@ -11,11 +11,12 @@ from torch.autograd import Function
 from torch.autograd import forward_ad as _forward_ad
 
 from .. import _arrays, _problem
+from .. import _call as _arrays_call
 from .. import _messages as say
 from .._problem import FORGET, LINEAR
 from . import _autograd, _tensors
 
-PLAIN = frozenset((torch.Tensor, torch.nn.Parameter))
+PLAIN = torch.Tensor, torch.nn.Parameter
 _PUBLIC = {FORGET: "forget_mult", LINEAR: "linear_recurrence"}
 
 _grad_enabled = torch.is_grad_enabled
@@ -81,20 +82,24 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     key = None
     if return_state is False and h0 is None and lengths is None and out is None and type(b) in PLAIN:
         # What follows is `_is_quiet` and `_is_plain`, written out: a call on 16 elements has no time for calls.
-        # Inside a transform of torch.func, plain tensors are constants, and others have no address.
+        # Inside a transform of torch.func, plain tensors are constants, and others have no address; in a trace of
+        # torch.jit, sizes are no numbers, and are in no key.
         try:
             if not (
                 _compiling() or _dispatch_modes() or _function_modes() or _forward_ad._current_level >= 0 or b.is_neg()
-                or type(axis) is not int or type(reverse) is not bool or not b.is_cpu or _tracing() is not None
+                or type(axis) is not int or type(reverse) is not bool or not b.is_cpu
             ):  # fmt: skip
                 at_b = b.data_ptr()
                 if type(a) in PLAIN:
                     if a.is_cpu and not a.is_neg():
                         at_a = a.data_ptr()
-                        key = family, axis, reverse, b.dtype, b.size(), b.stride(), a.dtype, a.size(), a.stride()
+                        key = (
+                            family, axis, reverse, b.dtype, b.size(), b.is_contiguous() or b.stride(), a.dtype,
+                            a.size(), a.is_contiguous() or a.stride(),
+                        )  # fmt: skip
                 elif type(a) is float:
                     at_a = 0
-                    key = family, axis, reverse, b.dtype, b.size(), b.stride()
+                    key = family, axis, reverse, b.dtype, b.size(), b.is_contiguous() or b.stride()
         except RuntimeError:  # no strides, or no memory
             pass
         short = _shorts.get(key)
@@ -473,8 +478,8 @@ def _check_gate(family, name, gate):
 
 
 def _has_names(tensor):
-    names = getattr(tensor, "names", None)  # not in every version
-    return names is not None and any(name is not None for name in names)
+    # Newer versions of torch have no names, and the compilers of older ones do not take any.
+    return type(tensor) in PLAIN and not torch.compiler.is_compiling() and any(getattr(tensor, "names", ()))
 
 
 def result_dtype(names, *operands):
@@ -485,11 +490,11 @@ def result_dtype(names, *operands):
             continue
         if _is_number(value):
             own = _NUMBERS[type(value)]
-            number = own if number is None else torch.promote_types(number, own)
+            number = own if number is None else _promote(number, own)
         elif value.dim():
-            full = value.dtype if full is None else torch.promote_types(full, value.dtype)
+            full = value.dtype if full is None else _promote(full, value.dtype)
         else:
-            scalar = value.dtype if scalar is None else torch.promote_types(scalar, value.dtype)
+            scalar = value.dtype if scalar is None else _promote(scalar, value.dtype)
     if number is not None:
         if number.is_floating_point:
             number = torch.get_default_dtype()
@@ -522,8 +527,25 @@ def _combine(higher, lower):
     if higher.is_floating_point:
         return _COMPLEX[higher] if lower.is_complex else higher
     if higher is torch.bool or lower.is_floating_point or lower.is_complex:
-        return torch.promote_types(higher, lower)
+        return _promote(higher, lower)
     return higher
+
+
+def _is_double(dtype):
+    return dtype is torch.float64 or dtype is torch.complex128
+
+
+def _promote(one, other):
+    """Return torch.promote_types, but of two integers any: exporters would take that for a part of the program."""
+    if one is other or other in _tensors.INTEGERS:
+        return one
+    if one in _tensors.INTEGERS:
+        return other
+    if one.is_complex or other.is_complex:
+        return torch.complex128 if _is_double(one) or _is_double(other) else torch.complex64
+    if one.itemsize == other.itemsize:
+        return torch.float32  # float16 and bfloat16
+    return one if one.itemsize > other.itemsize else other
 
 
 def _as_tensor(value, like):
@@ -629,3 +651,6 @@ def _bytes(tensor):
     """Return a view of a tensor's memory in elements of its size."""
     tensor = tensor.detach()
     return (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
+
+
+_arrays_call._TENSORS, _arrays_call._forward_tensors = PLAIN, forward

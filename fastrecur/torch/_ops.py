@@ -23,18 +23,12 @@ vjp = torch.ops.fastrecur.vjp.default
 
 
 def _forward(family, a, b, h0, lengths, axis, reverse, dtype):
-    return _tensors.forward(family, *map(plain, (a, b, h0, lengths)), axis, reverse, dtype, True)
+    return _tensors.forward(family, a, b, h0, lengths, axis, reverse, dtype, True)
 
 
 def _vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted):
-    g, a, b, h, h0, grad_last, lengths = map(plain, (g, a, b, h, h0, grad_last, lengths))
     grads = _tensors.vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted)
     return tuple(g.new_empty(0) if grad is None else grad for grad in grads)
-
-
-def plain(tensor):
-    """Return a tensor's numbers as they stand in memory: conjugates and negatives are otherwise only marked."""
-    return None if tensor is None else tensor.resolve_conj().resolve_neg()
 
 
 def _alike(shape, dtype, *prototypes):
@@ -70,8 +64,7 @@ def _vjp_fake(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, 
 
 
 def _on_host(value):
-    """Return a tensor without dimensions that stands on the CPU beside others on a GPU as a number; others plainly."""
-    value = plain(value)
+    """Return a tensor without dimensions that stands on the CPU, beside others on a GPU, as a number."""
     return value.item() if value is not None and value.is_cpu and not value.dim() else value
 
 

@@ -282,7 +282,7 @@ def short_forward(family, a, b, axis, reverse, dtype):
     call, lengths, table, part = _run.short_parts(plan, "forward")
     shape, lane_shape, wide = plan.shape, plan.lane_shape, plan.wide
     to_a, to_b, to_h = (plan.offsets[k] for k in (_problem.A, _problem.B, _problem.H))
-    zeros, number = np.zeros, is_number(a)
+    zeros, number, first_steps = np.zeros, is_number(a), not (to_a or to_b or to_h)
     allocate = _allocator(b, shape, strides, dtype)
 
     def run(a, b, at_a, at_b):
@@ -293,6 +293,13 @@ def short_forward(family, a, b, axis, reverse, dtype):
         call(None, at_a + to_a, at_b + to_b, h.data_ptr() + to_h, address(carry), lengths, table, *part)
         return h
 
+    def run_as_it_stands(a, b, at_a, at_b):
+        h, carry = allocate(b), zeros(lane_shape, wide)
+        call(None, at_a, at_b, h.data_ptr(), address(carry), lengths, table, *part)
+        return h
+
+    if first_steps and not number:
+        run = run_as_it_stands
     run.plan = plan  # its geometry and lengths must stay
     return run
 

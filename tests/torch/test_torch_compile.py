@@ -129,6 +129,33 @@ assert compiled(x).tolist() == [0.5, 0.75, 0.875]
     )
 
 
+def test_exported_before_any_tensor_has_come(run_python):
+    run_python(
+        """
+import warnings
+warnings.simplefilter("ignore")
+import torch, fastrecur
+class Layer(torch.nn.Module):
+    def forward(self, x):
+        return fastrecur.forget_mult(0.5, x)
+exported = torch.export.export(Layer(), (torch.ones(3),))
+targets = [str(node.target) for node in exported.graph.nodes if node.op == "call_function"]
+assert not [name for name in targets if "promote" in name], targets
+assert exported.module()(torch.ones(3)).tolist() == [0.5, 0.75, 0.875]
+"""
+    )
+
+
+@pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13),
+    reason="AOTInductor of torch 2.6 takes no operator with a dtype among its arguments; between was not tried",
+)
+def test_ahead_of_time(tmp_path):
+    exported = torch.export.export(Layer(), (F, X))
+    package = torch._inductor.aoti_compile_and_package(exported, package_path=str(tmp_path / "layer.pt2"))
+    torch.testing.assert_close(torch._inductor.aoti_load_package(package)(F, X), forget_mult(F, X, return_state=True))
+
+
 class Layer(torch.nn.Module):
     def forward(self, f, x):
         return forget_mult(f, x, return_state=True)

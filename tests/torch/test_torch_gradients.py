@@ -108,6 +108,20 @@ def test_third_order(name):
     same(third, *ours_and_loop(name))
 
 
+@BOTH
+def test_second_order_after_first(name):
+    # What is remembered of a short gradient is not for one that must be recorded.
+    a, b = double(4, 3), double(4, 3)
+
+    def second(function):
+        torch.autograd.grad(function(a, b), (a, b), torch.ones(4, 3).double())
+        torch.autograd.grad(function(a, b), (a, b), torch.ones(4, 3).double())
+        grads = torch.autograd.grad(function(a, b), (a, b), torch.ones(4, 3).double(), create_graph=True)
+        return torch.autograd.grad(sum((grad**2).sum() for grad in grads), (a, b))
+
+    same(second, *ours_and_loop(name))
+
+
 @pytest.mark.parametrize("vjp", [forget_mult_vjp, linear_recurrence_vjp])
 @REVERSE
 @pytest.mark.parametrize("lengths", [None, torch.tensor([2, 4, 0])])
@@ -177,7 +191,7 @@ def test_padding_reaches_nothing(reverse):
     g = torch.where(is_padding, float("nan"), torch.randn(4, 2).double())
     h = forget_mult(*operands, reverse=reverse, lengths=lengths)
     first = torch.autograd.grad(h, operands, g, create_graph=True)
-    second = torch.autograd.grad(sum((v**2).sum() for v in first), operands)
+    second = torch.autograd.grad(first, operands, [g, g])
     for grad in (h, *first, *second):
         assert torch.equal(grad == 0, is_padding)
 

@@ -128,6 +128,7 @@ def test_modes_see_the_call():
 def test_tracing_records_the_operator():
     import warnings
 
+    forget_mult(torch.rand(5, 3), torch.randn(5, 3))  # the next call of its kind would take the shortest way
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit as a whole is deprecated
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # shapes are constants of a trace

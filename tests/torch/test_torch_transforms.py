@@ -145,6 +145,17 @@ def test_vmap_copies_no_operand():
     assert h.is_contiguous()
 
 
+def test_constants_that_want_a_gradient():
+    # Plain tensors inside a transform, which autograd outside of it records.
+    f, x = double(4, 3), double(4, 3, grad=False)
+    for _ in range(2):
+        same(
+            lambda m: torch.autograd.grad(vmap(lambda v: v * m(f, x))(torch.arange(3.0).double()).sum(), f),
+            forget_mult,
+            oracle.forget_mult,
+        )
+
+
 def test_dual_tensors():
     import torch.autograd.forward_ad as forward_ad
 

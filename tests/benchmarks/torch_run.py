@@ -1,0 +1,154 @@
+"""Measure tensors: the cost of a short call and of its gradient, large ones against the memory, and memory taken.
+
+Measures the checkout that this file lies in; results are compared with a plain loop first. Ratios are of medians of
+interleaved repeats in one run.
+"""
+
+import argparse
+import gc
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+from yardsticks import Team, triad  # noqa: E402
+
+import fastrecur  # noqa: E402
+from fastrecur import forget_mult  # noqa: E402
+
+LARGE = [(20000, 640), (2048, 32, 64)]
+
+
+def medians(functions, repeats, calls=1):
+    """Median seconds of a call of each function, one after another in every repeat."""
+    times = [[] for _ in functions]
+    for _ in range(repeats):
+        for function, kept in zip(functions, times, strict=True):
+            gc.collect() if calls == 1 else None
+            began = time.perf_counter()
+            for _ in range(calls):
+                result = function()
+            kept.append((time.perf_counter() - began) / calls)
+            del result
+    return [statistics.median(kept) for kept in times]
+
+
+def loop(f, x):
+    h, states = torch.zeros_like(x[0]), []
+    for t in range(len(x)):
+        h = torch.lerp(h, x[t], f[t])
+        states.append(h)
+    return torch.stack(states)
+
+
+def short_rows(repeats):
+    f, x = torch.rand(4, 4), torch.randn(4, 4)
+    array_f, array_x = f.numpy(), x.numpy()
+    fr, xr = (v.clone().requires_grad_() for v in (f, x))
+    plain = [lambda: forget_mult(f, x), lambda: f * x, lambda: forget_mult(array_f, array_x)]
+    ours, torchs, numpys = medians(plain, repeats, 2000)
+    yield (
+        f"16 elements, no gradient: {ours * 1e6:.2f} us (f*x: {torchs * 1e6:.2f}, arrays: {numpys * 1e6:.2f})",
+        4.0,
+        2.2,
+    )
+
+    def both(function):
+        return lambda: torch.autograd.backward(function().sum())
+
+    ours, torchs = medians([both(lambda: forget_mult(fr, xr)), both(lambda: xr * fr)], repeats, 300)
+    yield (
+        f"16 elements, forward and backward: {ours / torchs:.2f} of (x*f).sum()'s "
+        f"({ours * 1e6:.1f} and {torchs * 1e6:.1f} us)"
+    ), 1.5, 1.2  # fmt: skip
+
+
+def large_rows(team, repeats):
+    for shape in LARGE:
+        f, x, g = torch.rand(shape), torch.randn(shape), torch.randn(shape)
+        fr, xr = (v.clone().requires_grad_() for v in (f, x))
+        h = forget_mult(fr, xr)
+        flat_f, flat_x = (v.numpy().reshape(len(v), -1) for v in (f, x))
+
+        def floor(flat_f=flat_f, flat_x=flat_x):
+            out = np.empty_like(flat_x)
+            parts = [slice(*part) for part in team.ranges(len(out))]
+            team.run(triad, [(flat_f[part], 0, flat_x[part], 0, out[part]) for part in parts])
+            return out
+
+        def forward(f=f, x=x):
+            return forget_mult(f, x)
+
+        def backward(h=h, fr=fr, xr=xr, g=g):
+            return torch.autograd.grad(h, (fr, xr), g, retain_graph=True)
+
+        least, ours, gradient = medians([floor, forward, backward], repeats)
+        yield f"{shape} forward: {least / ours:.2f} of a triad's speed ({ours * 1e3:.2f} ms)", 0.85, 1.0
+        # A gradient reads four arrays and writes two where the triad reads two and writes one.
+        yield f"{shape} backward: {2 * least / gradient:.2f} of a triad's speed ({gradient * 1e3:.2f} ms)", 0.85, 1.0
+    for shape in [(512, 8, 16), (512, 32, 64)]:
+        operands = torch.rand(shape, requires_grad=True), torch.randn(shape, requires_grad=True)
+        torch.testing.assert_close(forget_mult(*operands), loop(*operands), rtol=1e-4, atol=1e-4)
+        plain = [v.detach() for v in operands]
+
+        def both(function, operands=operands):
+            return lambda: torch.autograd.grad(function(*operands).sum(), operands)
+
+        slow, ours = medians([lambda plain=plain: loop(*plain), lambda plain=plain: forget_mult(*plain)], repeats)
+        yield f"{shape} forward: {slow / ours:.0f} times as fast as a loop of torch.lerp", 20, 50
+        slow, ours = medians([both(loop), both(forget_mult)], max(3, repeats // 2))
+        yield f"{shape} forward and backward: {slow / ours:.0f} times as fast as that loop's", 20, 50
+
+
+MEMORY = """
+import torch
+from fastrecur import forget_mult
+shape = 4096, 4096
+small = torch.rand(4, 4, requires_grad=True), torch.rand(4, 4)
+forget_mult(*small).sum().backward()
+f, x = (torch.rand(shape).requires_grad_() for _ in range(2))
+big = torch.rand(64, 4096, requires_grad=True)
+forget_mult(big, big.detach()).sum().backward()
+def peak():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) << 10
+before = peak()
+forget_mult(f, x).backward(torch.ones(()).expand(shape))
+print((peak() - before) / f.nbytes)
+"""
+
+
+def memory_row():
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, cwd=ROOT, check=True)
+    arrays = float(done.stdout)  # the result and two gradients are three
+    return f"memory of forward and backward beyond operands, result and gradients: {(arrays - 3) / 3:+.1%}", 5, 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer repeats")
+    repeats = 5 if parser.parse_args().quick else 15
+    team = Team(torch.get_num_threads())
+    rows = []
+    with tqdm(total=3, file=sys.stderr) as bar:
+        for part in (lambda: short_rows(repeats), lambda: large_rows(team, repeats), lambda: [memory_row()]):
+            rows += part()
+            bar.update()
+    print(
+        f"fastrecur {fastrecur.__version__}, torch {torch.__version__}, numpy {np.__version__}, Python "
+        f"{platform.python_version()}, {torch.get_num_threads()} threads"
+    )
+    for text, must, aim in rows:
+        print(f"  {text}; must {must}, aim {aim}")
+
+
+if __name__ == "__main__":
+    main()
