@@ -4,6 +4,7 @@ import itertools
 import sys
 
 import compare
+import devices
 import layouts
 import ml_dtypes
 import numpy as np
@@ -13,10 +14,7 @@ from test_forward import BROADCAST, RECURRENCES, operands
 
 import fastrecur
 from fastrecur import reference
-
-devices = pytest.importorskip("devices")
-
-from fastrecur._cuda import _call, _launch, _plan  # noqa: E402
+from fastrecur._cuda import _call, _launch, _plan
 
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 

@@ -137,19 +137,21 @@ _MOST_SHORTCUTS = 1024
 
 def _glance(call, *values):
     """Return what a shortcut is remembered by, the library, and addresses or numbers; or no shortcut."""
-    owner = device = None
-    key, places = [call], []
+    kinds = {type(value) for value in values}
+    kinds.discard(float)
+    owner = _arrays._libraries.get(kinds.pop()) if len(kinds) == 1 else None
+    if owner is None:
+        return None, None, None
+    device, key, places = None, [call], []
     for value in values:
-        kind = type(value)
-        if kind is float:
+        if type(value) is float:
             key.append(float)
             places.append(value)
             continue
-        its = _arrays._libraries.get(kind)
-        seen = None if its is None else its.glance(value)
-        if seen is None or (owner is not None and (its is not owner or seen[0] != device)):
+        seen = owner.glance(value)
+        if seen is None or device not in (None, seen[0]):
             return None, None, None
-        owner, device = its, seen[0]
+        device = seen[0]
         key.append(seen[2])
         places.append(seen[1])
     return (device, owner, *key), owner, places
