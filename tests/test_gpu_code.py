@@ -56,13 +56,16 @@ def check(kernel, code, dtype):
         numbers = sum(dict(kernel.key[4])[operand] == "number" for operand in "ab")
         operands = 2 if kernel.name == "lanes" else 3 if kernel.key[1] == "linear" else 4
         operands -= numbers
-        assert code.run >= (0.8 if not numbers else 0.6) * steps * operands, "loads wait for each other"
+        share = 0.6 if numbers or dtype == "float64" else 0.8
+        assert code.run >= share * steps * operands, "loads wait for each other"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", SHAPES)
 def test_averages(dtype, case):
     for kernel in kernels(DTYPES[dtype], FORGET, case):
+        if case.startswith("pieces") and kernel.name.startswith(("lanes", "series")):
+            continue  # the same as without pieces
         ptx = devices.ptx(kernel)
         for card in CARDS + MORE_CARDS * (dtype == "float32" and case in ("lanes", "series")):
             check(kernel, assembled(ptx, card), dtype)

@@ -135,25 +135,23 @@ _shortcuts: dict = {}
 _MOST_SHORTCUTS = 1024
 
 
-_UNKNOWN = object()
-
-
 def _glance(call, *values):
     """Return what a shortcut is remembered by, the library, and addresses or numbers; or no shortcut."""
-    owner = device = None
-    key, places = [call], []
-    libraries = [None if type(value) is float else _arrays._libraries.get(type(value), _UNKNOWN) for value in values]
-    if _UNKNOWN in libraries:
+    kinds = {type(value) for value in values}
+    kinds.discard(float)
+    owner = _arrays._libraries.get(kinds.pop()) if len(kinds) == 1 else None
+    if owner is None:
         return None, None, None
-    for value, its in zip(values, libraries, strict=True):
-        if its is None:
+    device, key, places = None, [call], []
+    for value in values:
+        if type(value) is float:
             key.append(float)
             places.append(value)
             continue
-        seen = its.glance(value)
-        if seen is None or (owner is not None and (its is not owner or seen[0] != device)):
+        seen = owner.glance(value)
+        if seen is None or device not in (None, seen[0]):
             return None, None, None
-        owner, device = its, seen[0]
+        device = seen[0]
         key.append(seen[2])
         places.append(seen[1])
     return (device, owner, *key), owner, places

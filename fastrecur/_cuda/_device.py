@@ -22,7 +22,7 @@ class Machine:
     """What the interpreter asks about threads; a simulator puts itself in the place of `machine`."""
 
     def __getattr__(self, name):
-        raise RuntimeError("a kernel runs on a GPU or in a simulator")
+        raise AttributeError("a kernel runs on a GPU or in a simulator")
 
 
 machine = Machine()
