@@ -44,6 +44,10 @@ def devices(first, device, name, other):
     return f"all tensors must be on one device, got `{first}` on {device}, `{name}` on {other}"
 
 
+def lengths_device(device):
+    return f"`lengths` must be on the operands' device or on the CPU, got {device}"
+
+
 def layout(name, kind):
     return f"`{name}` must be a plain dense tensor (torch.strided, without names), got {kind}"
 

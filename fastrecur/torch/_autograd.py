@@ -213,7 +213,8 @@ def _vjp_tangents(
     source = g_dot
     if through_q is not None:
         source = _sum(source, _shifted(through_q, None, valid, axis, not reverse))
-    start = zeros.select(axis, 0) if h0 is None or not h.shape[axis] else _full(h0, zeros.select(axis, 0))
+    lanes = _nothing(g, h.shape[:axis] + h.shape[axis + 1 :], dtype)
+    start = lanes if h0 is None else _full(h0, lanes)
     _, d_dot, first_dot = vjp(LINEAR, _full(source, h), q, zeros, zeros, start, last_dot, *options, want_h0)
     grad_a = grad_b = grad_h0 = None
     if want_a:
@@ -371,10 +372,12 @@ def _with_batch(tensor, dim, size=1):
 
 def _lengths_with_batch(lengths, dim, a, b, axis, rank):
     """Return lengths for lanes that have the batch behind them."""
-    if lengths is None or dim is None:
+    if lengths is None or (dim is None and lengths.dim()):
         return lengths
     shape = torch.broadcast_shapes(a.shape, b.shape)
     lanes = shape[:axis] + shape[axis + 1 :]
+    if dim is None:  # one series has become as many as the batch has samples
+        return lengths.expand(lanes)
     lengths = lengths.movedim(dim, -1)
     rest = rank - lengths.dim()
     lengths = lengths.reshape(tuple(lengths.shape[:-1]) + (1,) * rest + tuple(lengths.shape[-1:]))

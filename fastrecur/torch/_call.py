@@ -123,7 +123,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     _check_gate(family, names[0], a)
     dtype = result_dtype(names, a, b, h0)
     shape, axis = _shape(names[:2], a, b, axis)
-    lengths = _lengths(lengths, shape, axis)
+    lengths = _lengths(lengths, shape, axis, (a, b))
     _check_state("h0", h0, shape, axis)
     if out is not None:
         _check_out(out, shape, dtype, ((names[0], a), (names[1], b), ("h0", h0)))
@@ -163,7 +163,14 @@ def _forward_pairs(family, names, a, b, h0, axis, reverse, lengths, dtype):
         lengths = lengths.expand(2)
     real = _tensors.REAL[dtype]
     h, h_last = _run_forward(family, a, *pairs, lengths, axis, reverse, real, True)
-    return torch.view_as_complex(h), torch.view_as_complex(h_last)
+    return _joined(h), None if h_last is None else _joined(h_last)
+
+
+def _joined(pairs):
+    """Return complex numbers of pairs: a view, but where a transform's batch stands behind them."""
+    if pairs.stride(-1) == 1:
+        return torch.view_as_complex(pairs)
+    return torch.complex(pairs.select(-1, 0), pairs.select(-1, 1))
 
 
 def _pair(value, dtype, *others):
@@ -183,7 +190,7 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     own = result_dtype(names[1:3], a, b, h0)
     dtype = result_dtype(names, g, a, b, h, h0, grad_state)
     shape, axis = _shape(names[1:3], a, b, axis)
-    lengths = _lengths(lengths, shape, axis)
+    lengths = _lengths(lengths, shape, axis, (a, b))
     _check_state("h0", h0, shape, axis)
     _check_state("grad_state", grad_state, shape, axis)
     for name, value in ((names[0], g), (names[3], h)):
@@ -224,7 +231,7 @@ def _vjp_pairs(family, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype
     grads = _run_vjp(
         family, g, gate, pair_b, h, pair_h0, grad_state, lengths, axis, reverse, _tensors.REAL[dtype], shape
     )
-    joined = [None if v is None else torch.view_as_complex(grad) for grad, v in zip(grads[1:], (b, h0), strict=True)]
+    joined = [None if v is None else _joined(grad) for grad, v in zip(grads[1:], (b, h0), strict=True)]
     grad_b, grad_h0 = (
         grad if v is None or _is_complex(v) else grad.real for grad, v in zip(joined, (b, h0), strict=True)
     )
@@ -415,14 +422,10 @@ def _overridden(name, given, *arguments):
 
 def _take(names, *values):
     """Return operands as tensors and Python numbers; raise for anything else."""
-    taken, device, first = [], None, None
+    taken, tensors = [], [(n, v) for n, v in zip(names, values, strict=True) if isinstance(v, torch.Tensor)]
     for name, value in zip(names, values, strict=True):
         if isinstance(value, torch.Tensor):
             _check_tensor(name, value)
-            if device is None:
-                device, first = value.device, name
-            elif value.device != device and value.dim():
-                raise ValueError(say.devices(first, device, name, value.device))
         elif isinstance(value, np.generic) and name != "out":
             value = value.item()  # as torch takes them
         elif value is None:
@@ -431,17 +434,27 @@ def _take(names, *values):
         elif name == "out":
             raise TypeError(say.out_type(type(value)))
         elif not _is_number(value):
-            value = _take_number(name, value)
+            value = _take_number(name, value, tensors)
         if type(value) is int and not -(1 << 63) <= value < 1 << 63:
             raise ValueError(say.too_large_for_tensors(name))
         taken.append(value)
-    if device is None:
+    if not tensors:
         raise TypeError(say.no_tensor())
-    _runs_on(names[0], device)
+    _check_devices(tensors)
     return taken
 
 
-def _take_number(name, value):
+def _check_devices(tensors):
+    """Raise unless tensors share a device for which there are kernels; beside a GPU's, numbers may be the CPU's."""
+    main, device = next(((n, v.device) for n, v in tensors if v.dim() or not v.is_cpu), (None, None))
+    if main is not None:
+        for name, value in tensors:
+            if value.device != device and (value.dim() or not value.is_cpu or device.type != "cuda"):
+                raise ValueError(say.devices(main, device, name, value.device))
+        _runs_on(main, device)
+
+
+def _take_number(name, value, tensors):
     for number in (bool, int, float, complex):
         if isinstance(value, number):
             return number(value)
@@ -449,7 +462,9 @@ def _take_number(name, value):
         return value
     library = _arrays.library_of(value)
     raise TypeError(
-        say.mixed([(name, library), ("other arguments", "torch")]) if library else say.not_a_tensor(name, type(value))
+        say.mixed([(name, library), *((of, "torch") for of, _ in tensors[:1])])
+        if library
+        else say.not_a_tensor(name, type(value))
     )
 
 
@@ -599,8 +614,8 @@ def _check_state(name, state, shape, axis):
         raise ValueError(say.state_shape(name, state.shape, lanes))
 
 
-def _lengths(lengths, shape, axis):
-    """Return lengths as a tensor of integers that fits the lanes."""
+def _lengths(lengths, shape, axis, operands):
+    """Return lengths as a tensor of integers that fits the lanes; they may be on the CPU whatever the operands are."""
     if lengths is None:
         return None
     if not isinstance(lengths, torch.Tensor):
@@ -613,7 +628,8 @@ def _lengths(lengths, shape, axis):
     if lengths.dtype not in _tensors.INTEGERS or lengths.dtype is torch.bool:
         raise TypeError(say.lengths_dtype(f"dtype {lengths.dtype}"))
     _check_tensor("lengths", lengths)
-    _runs_on("lengths", lengths.device)
+    if not lengths.is_cpu and not any(lengths.device == v.device for v in operands if not _is_number(v)):
+        raise ValueError(say.lengths_device(lengths.device))
     lanes = shape[:axis] + shape[axis + 1 :]
     if lengths.shape != lanes[: lengths.dim()] or (not lengths.dim() and lanes):
         raise ValueError(say.lengths_shape(lengths.shape, lanes))

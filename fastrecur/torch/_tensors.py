@@ -203,11 +203,12 @@ def _lengths(lengths, plan):
     """Return lengths as contiguous int64 (None: every lane is as long as its axis); raise unless they are in range."""
     if lengths is None:
         return plan.full_lengths
+    lengths = lengths.to(torch.int64).contiguous()
     if lengths.numel():
         low, high = int(lengths.min()), int(lengths.max())
         if low < 0 or high > plan.steps:
             raise ValueError(say.lengths_range(low, high, plan.steps))
-    return lengths.to(torch.int64).contiguous().numpy()
+    return lengths.numpy()
 
 
 def _place(operand, wide, keep):
@@ -256,7 +257,7 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
     lengths = _lengths(lengths, plan)
     carry, first = _states(plan, grad_last), _states(plan, h0)
     if plan.traversal == "empty":
-        totals = [np.zeros(1, plan.wide)] * 2
+        totals = [np.zeros(() if is_number(v) else tuple(v.shape), plan.wide) for v in (a, b)]
     else:
         keep = []
         read = [g if not is_read else v for v, is_read in zip((b, h), reads(family, wanted), strict=True)]

@@ -48,7 +48,7 @@ class ForgetMult(torch.nn.Module):
         Tensor
             The states, of shape (T, B, H).
         """
-        if hidden_init is not None and hidden_init.dim() == f.dim() and hidden_init.shape[0] == 1:
+        if hidden_init is not None and hidden_init.dim() == x.dim() and hidden_init.shape[0] == 1:
             hidden_init = hidden_init[0]
         states: torch.Tensor = forget_mult(f, x, hidden_init)
         return states

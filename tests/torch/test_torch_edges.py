@@ -1,0 +1,84 @@
+"""What a sceptical reader found: devices, empty problems, complex and ragged series under transforms."""
+
+import numpy as np
+import pytest
+import torch
+from torch.func import grad, hessian, jacfwd, jacrev, vmap
+
+from fastrecur import forget_mult, linear_recurrence
+from fastrecur.torch import ForgetMult
+
+
+@pytest.mark.parametrize("name", ["lengths", "h0", "out", "f"])
+def test_meta_tensors_beside_others(name):
+    f, x = torch.rand(5, 3), torch.rand(5, 3)
+    meta = {"lengths": torch.tensor([1, 2, 3], device="meta"), "out": torch.empty(5, 3, device="meta")}
+    value = meta.get(name, torch.tensor(0.5, device="meta"))
+    f = value if name == "f" else f
+    with pytest.raises(ValueError, match="device"):
+        forget_mult(f, x, **{} if name == "f" else {name: value})
+
+
+def series(*shape):
+    return torch.complex(torch.linspace(-1, 1, 24).reshape(shape), torch.linspace(0, 3, 24).reshape(shape))
+
+
+@pytest.mark.parametrize("recurrence", [forget_mult, linear_recurrence])
+def test_complex_series_with_a_real_gate_under_vmap(recurrence):
+    z, gate = series(4, 6), torch.linspace(0.1, 0.9, 24).reshape(4, 6)
+    expected = torch.stack([recurrence(g, s) for g, s in zip(gate, z, strict=True)])
+    torch.testing.assert_close(vmap(recurrence)(gate, z), expected)
+    one_gate = torch.stack([recurrence(gate[0], s) for s in z])
+    torch.testing.assert_close(vmap(recurrence, in_dims=(None, 0))(gate[0], z), one_gate)
+
+    def loss(x):
+        return recurrence(0.5, x).abs().sum()
+
+    torch.testing.assert_close(vmap(grad(loss))(z), torch.stack([grad(loss)(s) for s in z]))
+
+
+@pytest.mark.parametrize("recurrence", [forget_mult, linear_recurrence])
+def test_one_length_under_transforms(recurrence):
+    x = torch.linspace(-1, 1, 24, dtype=torch.float64).reshape(4, 6)
+
+    def ragged(series):
+        return recurrence(0.5, series, lengths=2)
+
+    torch.testing.assert_close(vmap(ragged)(x), torch.stack([ragged(s) for s in x]))
+    whole = torch.autograd.functional.jacobian(ragged, x[0])
+    torch.testing.assert_close(jacrev(ragged)(x[0]), whole)
+    torch.testing.assert_close(jacfwd(ragged)(x[0]), whole)
+
+
+@pytest.mark.parametrize(("gate_shape", "shape"), [((3,), (0, 3)), ((1, 3), (0, 3)), ((4, 1), (4, 0)), ((), (0, 3))])
+def test_gradient_of_a_broadcast_gate_of_nothing(gate_shape, shape):
+    f, x = torch.rand(gate_shape, requires_grad=True), torch.rand(shape, requires_grad=True)
+    forget_mult(f, x).sum().backward()
+    assert torch.equal(f.grad, torch.zeros(gate_shape))
+    assert x.grad.shape == shape
+
+
+def test_hessian_without_steps():
+    f = torch.rand(0, 2)
+    found = hessian(lambda h0: forget_mult(f, f, h0, return_state=True)[1].sum())(torch.rand(2))
+    assert torch.equal(found, torch.zeros(2, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int16])
+def test_dtypes_of_lengths(dtype):
+    f, x = torch.rand(5, 3), torch.rand(5, 3)
+    lengths = torch.tensor([1, 2, 5])
+    assert torch.equal(forget_mult(f, x, lengths=lengths.to(dtype)), forget_mult(f, x, lengths=lengths))
+
+
+def test_mixed_libraries_are_named():
+    with pytest.raises(TypeError, match="`x` from numpy, `out` from torch"):
+        forget_mult(0.5, np.ones(3), out=torch.zeros(3))
+    with pytest.raises(TypeError, match="`f` from numpy, `x` from torch"):
+        forget_mult(np.ones(3), torch.zeros(3))
+
+
+def test_a_number_for_forget_mult_s_gate():
+    x, first = torch.rand(4, 2, 3), torch.rand(1, 2, 3)
+    module = ForgetMult()
+    assert torch.equal(module(torch.tensor(0.5), x, first), forget_mult(0.5, x, first[0]))
