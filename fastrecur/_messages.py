@@ -37,7 +37,7 @@ def no_tensor():
 
 
 def device(name, device):
-    return f"`{name}` must be in CPU memory, got a tensor on {device}: tensors on a GPU are not supported yet"
+    return f"`{name}` must be in CPU memory or on an NVIDIA GPU, got a tensor on {device}"
 
 
 def devices(first, device, name, other):
