@@ -399,6 +399,7 @@ _apply = super(Function, _Eager).apply  # Function.apply itself looks for transf
 
 
 _is_number = _tensors.is_number
+_flag, _axis = _arrays_call._flag, _arrays_call._axis
 
 
 def _is_complex(value):
@@ -569,25 +570,6 @@ def _as_tensor(value, like):
         return value
     dtype = torch.complex128 if type(value) is complex else torch.float64
     return torch.full((), value, dtype=dtype, device=like.device)
-
-
-def _flag(name, value):
-    if value is False or value is True:
-        return value
-    if isinstance(value, np.bool_):
-        return bool(value)
-    raise TypeError(say.flag(name, type(value)))
-
-
-def _axis(axis):
-    if type(axis) is int:
-        return axis
-    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
-        raise TypeError(say.axis_type(type(axis)))
-    try:
-        return axis.__index__()
-    except TypeError:
-        raise TypeError(say.axis_type(type(axis))) from None
 
 
 def _shape(names, a, b, axis):
