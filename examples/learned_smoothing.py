@@ -29,6 +29,15 @@ from fastrecur import forget_mult
 AHEAD = 15  # minutes
 TEST_DAYS = 3, 6  # of the seven, counted from 0
 
+ORANGE, BLUE, GREY = "#D55E00", "#0072B2", "#8A8A8A"
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "legend.frameon": False,
+}
+
 
 class Trend(torch.nn.Module):
     """Level and slope, each an exponential average with a time constant of its own, for irregular times."""
@@ -85,41 +94,43 @@ def main() -> None:
     forecast = model(x, minutes).detach()
     level, slope = model.log_minutes.exp().tolist()
 
-    print(f"Forecast of glucose {AHEAD} minutes ahead; {training.sum()} steps to learn from, {test.sum()} to test on.")
-    print(
-        f"   learned: level over {level:.1f} min, slope over {slope:.1f} min, followed for {model.reach.item():.1f} min"
-    )
-    for name, value in [("stays as it is", x), ("learned smoothing", forecast)]:
-        print(f"   {name:<20} error {mean_error(value - target, training):5.1f} mg/dL in training, "
-              f"{mean_error(value - target, test):5.1f} mg/dL in the test")  # fmt: skip
-    plot(output, time, x, forecast, target, np.array(history))
+    learned = f"level over {level:.1f} min, slope over {slope:.1f} min, followed for {model.reach.item():.1f} min"
+    report("learned smoothing", x, forecast, target, training, test, f"learned: {learned}")
+    plot(output, time, x, forecast, np.array(history))
     print(f"Saved {output}")
 
 
-def plot(output, time, x, forecast, target, history) -> None:
-    orange, blue, grey = "#D55E00", "#0072B2", "#8A8A8A"
-    style = {
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlelocation": "left",
-        "axes.titleweight": "bold",
-        "legend.frameon": False,
-    }
-    with plt.rc_context(style):
+def report(name, x, forecast, target, training, test, *notes) -> None:
+    """Print notes, and a forecast's errors beside those of the last measurement."""
+    print(f"Forecast of glucose {AHEAD} minutes ahead; {training.sum()} steps to learn from, {test.sum()} to test on.")
+    for note in notes:
+        print(f"   {note}")
+    for method, value in [("stays as it is", x), (name, forecast)]:
+        print(f"   {method:<20} error {mean_error(value - target, training):5.1f} mg/dL in training, "
+              f"{mean_error(value - target, test):5.1f} mg/dL in the test")  # fmt: skip
+
+
+def plot_day(panel, name, time, x, forecast) -> None:
+    """Show measurements of a day and both forecasts."""
+    then = time + np.timedelta64(AHEAD, "m")
+    panel.plot(time, x, ".", ms=4, color=GREY, label="measurements")
+    panel.plot(then, x, color=ORANGE, lw=1.3, label=f"forecast: as {AHEAD} minutes before")
+    panel.plot(then, forecast, color=BLUE, lw=1.8, label=f"forecast: {name}")
+    day = np.array(["2010-09-22T06", "2010-09-23T00"], "M8[m]")
+    panel.set(xlim=day, ylim=(40, 280), ylabel="glucose (mg/dL)", title="A day that was not learned from")
+    panel.xaxis.set_major_locator(matplotlib.dates.HourLocator(byhour=range(0, 24, 3)))
+    panel.xaxis.set_major_formatter(matplotlib.dates.DateFormatter("%H:%M"))
+    panel.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, -0.22))
+
+
+def plot(output, time, x, forecast, history) -> None:
+    with plt.rc_context(STYLE):
         figure, (top, bottom) = plt.subplots(2, 1, figsize=(10, 7), layout="constrained", height_ratios=[3, 2])
-        then = time + np.timedelta64(AHEAD, "m")
-        top.plot(time, x, ".", ms=4, color=grey, label="measurements")
-        top.plot(then, x, color=orange, lw=1.3, label=f"forecast: as {AHEAD} minutes before")
-        top.plot(then, forecast, color=blue, lw=1.8, label="forecast: learned smoothing")
-        day = np.array(["2010-09-22T06", "2010-09-23T00"], "M8[m]")
-        top.set(xlim=day, ylim=(40, 280), ylabel="glucose (mg/dL)", title="A day that was not learned from")
-        top.xaxis.set_major_locator(matplotlib.dates.HourLocator(byhour=range(0, 24, 3)))
-        top.xaxis.set_major_formatter(matplotlib.dates.DateFormatter("%H:%M"))
-        top.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, -0.22))
+        plot_day(top, "learned smoothing", time, x, forecast)
         bottom.plot(history[:, 0], color="black", label="error in training (mg/dL)")
-        bottom.plot(history[:, 1], color=orange, label="time constant of the level (min)")
-        bottom.plot(history[:, 2], color=blue, label="time constant of the slope (min)")
-        bottom.plot(history[:, 3], color=grey, label="reach of the slope (min)")
+        bottom.plot(history[:, 1], color=ORANGE, label="time constant of the level (min)")
+        bottom.plot(history[:, 2], color=BLUE, label="time constant of the slope (min)")
+        bottom.plot(history[:, 3], color=GREY, label="reach of the slope (min)")
         bottom.set(xlabel="step of the optimiser", ylim=(0, None), xlim=(0, len(history)))
         bottom.set_title("Three numbers, learned through the recurrence")
         bottom.legend(ncols=2)

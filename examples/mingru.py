@@ -20,7 +20,7 @@ matplotlib.use("Agg")  # a picture in a file needs no display
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from learned_smoothing import AHEAD, is_test, mean_error, targets
+from learned_smoothing import BLUE, ORANGE, STYLE, is_test, plot_day, report, targets
 from quickstart import HERE, read_glucose, steps_in_minutes
 from torch import nn
 from tqdm import tqdm
@@ -100,42 +100,23 @@ def main() -> None:
     with torch.no_grad():
         forecast = x + SCALE * model(inputs)[:, 0].double()
 
-    print(f"Forecast of glucose {AHEAD} minutes ahead; {training.sum()} steps to learn from, {test.sum()} to test on.")
-    for name, value in [("stays as it is", x), ("minGRU", forecast)]:
-        print(f"   {name:<16} error {mean_error(value - target, training):5.1f} mg/dL in training, "
-              f"{mean_error(value - target, test):5.1f} mg/dL in the test")  # fmt: skip
+    report("minGRU", x, forecast, target, training, test)
     plot(output, time, x, forecast, target, test, history)
     print(f"Saved {output}")
 
 
 def plot(output, time, x, forecast, target, test, history) -> None:
-    orange, blue, grey = "#D55E00", "#0072B2", "#8A8A8A"
-    style = {
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlelocation": "left",
-        "axes.titleweight": "bold",
-        "legend.frameon": False,
-    }
-    with plt.rc_context(style):
+    with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(10, 7), layout="constrained")
         panels = figure.subplot_mosaic([["day", "day"], ["loss", "error"]], height_ratios=[3, 2])
         top, left, right = (panels[k] for k in ("day", "loss", "error"))
-        then = time + np.timedelta64(AHEAD, "m")
-        top.plot(time, x, ".", ms=4, color=grey, label="measurements")
-        top.plot(then, x, color=orange, lw=1.3, label=f"forecast: as {AHEAD} minutes before")
-        top.plot(then, forecast, color=blue, lw=1.8, label="forecast: minGRU")
-        day = np.array(["2010-09-22T06", "2010-09-23T00"], "M8[m]")
-        top.set(xlim=day, ylim=(40, 280), ylabel="glucose (mg/dL)", title="A day that was not learned from")
-        top.xaxis.set_major_locator(matplotlib.dates.HourLocator(byhour=range(0, 24, 3)))
-        top.xaxis.set_major_formatter(matplotlib.dates.DateFormatter("%H:%M"))
-        top.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, -0.22))
+        plot_day(top, "minGRU", time, x, forecast)
         left.semilogy(history, color="black", lw=1)
         left.set(xlabel="step of the optimiser", ylabel="loss", title="Training")
         error = [(v - target)[torch.from_numpy(test)].abs().numpy() for v in (x, forecast)]
         bins = np.linspace(0, 50, 26)
-        right.hist(error[0], bins, color=orange, alpha=0.5, label="as before")
-        right.hist(error[1], bins, color=blue, alpha=0.5, label="minGRU")
+        right.hist(error[0], bins, color=ORANGE, alpha=0.5, label="as before")
+        right.hist(error[1], bins, color=BLUE, alpha=0.5, label="minGRU")
         right.set(xlabel="absolute error in the test (mg/dL)", ylabel="forecasts", title="Errors on two days")
         right.legend()
         figure.savefig(output, dpi=130)
