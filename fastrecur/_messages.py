@@ -249,7 +249,9 @@ def rnn_layers_options(names):
 
 
 def rnn_layers_batch_first(k):
-    return f"`layers` must be time first inside a QRNN, got batch_first=True in layer {k}: give `batch_first` to the QRNN"
+    return (
+        f"`layers` must be time first inside a QRNN, got batch_first=True in layer {k}: give `batch_first` to the QRNN"
+    )
 
 
 def rnn_layers_chain(k, came, wanted):

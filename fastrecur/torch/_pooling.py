@@ -10,7 +10,7 @@ from ..recurrence import forget_mult
 def pool(product, c0=None, *, output_gate=True, keep=None, reverse=False, lengths=None):
     """Pool a product of Z, F and O blocks, (T, B, 3H), or of Z and F, (T, B, 2H), without `output_gate`.
 
-    ``c = forget_mult(sigmoid(F)*keep, tanh(Z), c0)`` and ``h = sigmoid(O)*c``. ``keep`` is None, a number, or (T, B, H).
+    ``c = forget_mult(sigmoid(F)*keep, tanh(Z), c0)``, ``h = sigmoid(O)*c``. ``keep`` is None, a number, or (T, B, H).
     Return h, (T, B, H), zeros in the padding if there are ``lengths``, and the last valid state c, (B, H).
     """
     z, f, *o = product.chunk(3 if output_gate else 2, -1)

@@ -6,7 +6,7 @@ import torch
 
 
 def windows(rows, window, previous, reverse, keeps):
-    """Return (T, B, window*I) of rows, (T, B, I), and the last ``window - 1`` rows for the next call if it `keeps` them.
+    """Return (T, B, window*I) of rows, (T, B, I), and, if it `keeps` them, the last ``window - 1`` for the next call.
 
     `previous`, (window - 1, B, I), stands before the first step in the direction of travel; None is zeros.
     """

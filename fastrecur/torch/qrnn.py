@@ -43,11 +43,11 @@ class QRNNLayer(nn.Module):
     hidden_size : int, optional
         Features of the output, ``H``; `input_size` if left out.
     save_prev_x : bool, default False
-        Keep the last ``window - 1`` inputs, detached, for the next call, until `reset`: then a sequence in pieces, with the state
-        handed on, gives what the whole gives. They are no part of the state dict.
+        Keep the last ``window - 1`` inputs, detached, for the next call, until `reset`: then a sequence in pieces, with
+        the state handed on, gives what the whole gives. They are no part of the state dict.
     zoneout : float, default 0
-        How probable it is, in training, that an element keeps its state for a step: its ``f`` is made 0, and the others are
-        not rescaled. In evaluation ``f`` is multiplied by ``1 - zoneout``.
+        How probable it is, in training, that an element keeps its state for a step: its ``f`` is made 0, and the others
+        are not rescaled. In evaluation ``f`` is multiplied by ``1 - zoneout``.
     window : int, default 1
         How many inputs a step sees.
     output_gate : bool, default True
@@ -66,8 +66,9 @@ class QRNNLayer(nn.Module):
     Attributes
     ----------
     linear : Module
-        The product, (rows of Z, F, O; ``window*input_size``). It is called as a module, so that it may be hooked, pruned, quantised or
-        replaced, by a `WeightDrop` for example.
+        The product, whose weight has ``3H`` rows, for z, f and o in this order, and ``window*input_size`` columns, the
+        present input's first. It is called as a module, so that it may be hooked, pruned, quantised or replaced, by a
+        `WeightDrop` for example.
 
     References
     ----------
@@ -105,7 +106,9 @@ class QRNNLayer(nn.Module):
         super().__init__()
         hidden_size = input_size if hidden_size is None else hidden_size
         _check_sizes(input_size=input_size, hidden_size=hidden_size, window=window)
-        _check_flags(save_prev_x=save_prev_x, output_gate=output_gate, bias=bias, batch_first=batch_first, reverse=reverse)
+        _check_flags(
+            save_prev_x=save_prev_x, output_gate=output_gate, bias=bias, batch_first=batch_first, reverse=reverse
+        )
         self.input_size, self.hidden_size, self.window = input_size, hidden_size, window
         self.zoneout = _probability("zoneout", zoneout)
         self.save_prev_x, self.output_gate = save_prev_x, output_gate
@@ -144,7 +147,8 @@ class QRNNLayer(nn.Module):
         output : Tensor or PackedSequence
             ``h``, in the input's form.
         state : Tensor
-            The state ``c`` after the last valid step in the direction of travel, before the output gate: (1, B, H), or (1, H) for one sequence.
+            The state ``c`` after the last valid step in the direction of travel, before the output gate: (1, B, H), or
+            (1, H) for one sequence.
         """
         rows, batch_sizes = _opened(self, input)
         _check_input(rows, self.input_size, self._direction_weights())
@@ -171,7 +175,9 @@ class QRNNLayer(nn.Module):
             state = state.index_select(1, input.unsorted_indices)
         return _closed(self, output, input), state if is_batched else state.squeeze(1)
 
-    def _travel(self, direction, rows, input, batch_sizes, c0):
+    def _travel(
+        self, direction: str, rows: Tensor, input: Any, batch_sizes: Tensor | None, c0: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return a direction's output, its last state, and the inputs to keep for the next call."""
         linear, previous = (getattr(self, name + direction) for name in ("linear", "prevX"))
         reverse = self.reverse or direction == REVERSE
@@ -195,10 +201,10 @@ class QRNNLayer(nn.Module):
             h, c = _pooling.pool_packed(product, batch_sizes, c0, keep=keep, **options)
         return h, c, last_inputs
 
-    def _draws_no_mask(self):
+    def _draws_no_mask(self) -> bool:
         return not self.training or self.zoneout == 0
 
-    def _keep(self, product):
+    def _keep(self, product: Any) -> Any:
         """Return what zoneout multiplies the gates by: None, a number, or, in training, a mask."""
         if self.zoneout == 0:
             return None
@@ -207,12 +213,12 @@ class QRNNLayer(nn.Module):
         mask = torch.empty_like(product[..., : self.hidden_size], requires_grad=False)
         return mask.bernoulli_(1 - self.zoneout)
 
-    def _direction_weights(self):
+    def _direction_weights(self) -> list[Tensor]:
         """Return the weights that the input meets, where they are a plain Linear's."""
         linears = (getattr(self, "linear" + direction) for direction in self._directions)
         return [linear.weight for linear in linears if type(linear) is nn.Linear]
 
-    def _first_states(self, hidden, rows, batch_sizes, is_batched):
+    def _first_states(self, hidden: Any, rows: Tensor, batch_sizes: Tensor | None, is_batched: bool) -> Any:
         """Return the first states as (directions, B, H), checked."""
         if hidden is None:
             return None
@@ -228,7 +234,7 @@ class QRNNLayer(nn.Module):
             raise RuntimeError(say.rnn_hidden_dtype(hidden.dtype, rows.dtype))
         return hidden if is_batched else hidden.unsqueeze(1)
 
-    def _check_previous(self, rows, batch_sizes):
+    def _check_previous(self, rows: Tensor, batch_sizes: Tensor | None) -> None:
         if getattr(self, "_is_replica", False):  # nn.DataParallel's mark
             raise RuntimeError(say.rnn_replica())
         lanes = rows.shape[1] if batch_sizes is None else int(batch_sizes[0])
@@ -248,7 +254,7 @@ class _BothDirections(QRNNLayer):
 
 
 class QRNN(nn.Module):
-    r"""A quasi-recurrent network of several layers: what `torch.nn.GRU` is called like, without a product in every step.
+    r"""A quasi-recurrent network of several layers, called as `torch.nn.GRU` is.
 
     Each layer is a `QRNNLayer`, whose page has the formulas.
 
@@ -269,7 +275,8 @@ class QRNN(nn.Module):
     bidirectional : bool, default False
         Let every layer travel both ways (``D = 2``, else 1); the next layer reads both.
     layers : iterable of QRNNLayer, optional
-        Ready layers, whose sizes may differ, in place of those that the other arguments describe. Then the sizes are theirs.
+        Ready layers, whose sizes may differ, in place of those that the other arguments describe. The network's sizes
+        are theirs then.
     window, zoneout, output_gate, save_prev_x : optional
         As `QRNNLayer` takes them, for every layer.
     use_cuda : bool
@@ -280,8 +287,8 @@ class QRNN(nn.Module):
     Attributes
     ----------
     layers : ModuleList
-        The layers. The state dict has torchqrnn's names, ``layers.0.linear.weight`` and so on; the other direction's are
-        ``layers.0.linear_reverse.weight`` and so on.
+        The layers. The state dict has torchqrnn's names, ``layers.0.linear.weight`` and so on; the other direction's
+        are ``layers.0.linear_reverse.weight`` and so on.
 
     See Also
     --------
@@ -388,8 +395,8 @@ class QRNN(nn.Module):
         output : Tensor or PackedSequence
             The last layer's ``h`` in the input's form, with D*H features.
         h_n : Tensor or list of Tensor
-            The states ``c`` of each layer and direction after the last valid step in its direction of travel, before the output gate, as
-            `hidden` takes them: a list where the layers' sizes differ.
+            The states ``c`` of each layer and direction after the last valid step in its direction of travel, before
+            the output gate, as `hidden` takes them: a list where the layers' sizes differ.
         """
         rows, batch_sizes = _opened(self, input)
         _check_input(rows, self.input_size, [])
@@ -405,7 +412,7 @@ class QRNN(nn.Module):
         same = len({state.shape[-1] for state in h_n}) == 1
         return output, torch.cat(h_n) if same else h_n
 
-    def _first_states(self, hidden, rows, batch_sizes, is_batched):
+    def _first_states(self, hidden: Any, rows: Tensor, batch_sizes: Tensor | None, is_batched: bool) -> Any:
         """Return the first state of every layer, (D, B, H) or None, checked."""
         directions, layers = 1 + self.bidirectional, len(self.layers)
         if hidden is None:
@@ -442,8 +449,8 @@ class QRNN(nn.Module):
         return [torch.cat(states[k : k + 2]) for k in range(0, len(states), 2)]
 
 
-def _opened(module, input):
-    """Return the input time first and batched, (T, B, features), and None; or packed, (N, features), and batch sizes."""
+def _opened(module: Any, input: Any) -> tuple[Tensor, Tensor | None]:
+    """Return the input as (T, B, features), and None; or as packed rows, (N, features), and their batch sizes."""
     if isinstance(input, PackedSequence):
         if input.data.dim() != 2:
             raise RuntimeError(say.rnn_packed_dim(input.data.dim()))
@@ -459,7 +466,7 @@ def _opened(module, input):
     return rows, None
 
 
-def _closed(module, rows, input):
+def _closed(module: Any, rows: Tensor, input: Any) -> Any:
     """Return rows in the input's form."""
     if isinstance(input, PackedSequence):
         return PackedSequence(rows, *input[1:])
@@ -468,7 +475,7 @@ def _closed(module, rows, input):
     return rows.transpose(0, 1) if module.batch_first else rows
 
 
-def _check_input(rows, size, weights):
+def _check_input(rows: Tensor, size: int, weights: list[Tensor]) -> None:
     if rows.shape[-1] != size:
         raise RuntimeError(say.rnn_input_size(rows.shape[-1], size))
     for weight in weights:
@@ -476,13 +483,13 @@ def _check_input(rows, size, weights):
             raise ValueError(say.rnn_input_dtype(rows.dtype, weight.dtype))
 
 
-def _dropped(step, p):
+def _dropped(step: Any, p: float) -> Any:
     if isinstance(step, PackedSequence):
         return PackedSequence(nn.functional.dropout(step.data, p), *step[1:])
     return nn.functional.dropout(step, p)
 
 
-def _is_plain(linear):
+def _is_plain(linear: nn.Module) -> bool:
     """Return whether a module is a `torch.nn.Linear` and nothing else: its call may be left out."""
     return (
         type(linear) is nn.Linear
@@ -501,7 +508,7 @@ def _is_plain(linear):
     )
 
 
-def _is_inference(source, linear, c0):
+def _is_inference(source: Tensor, linear: Any, c0: Tensor | None) -> bool:
     """Return whether torch has nothing in play but numbers in CPU memory: no gradient, transform, mode or autocast."""
     tensors = [v for v in (source, linear.weight, linear.bias, c0) if v is not None]
     return (
@@ -512,7 +519,7 @@ def _is_inference(source, linear, c0):
     )
 
 
-def _check_sizes(**sizes):
+def _check_sizes(**sizes: Any) -> None:
     for name, size in sizes.items():
         if not isinstance(size, int) or isinstance(size, bool):
             raise TypeError(say.rnn_number(name, "of type int", size))
@@ -520,19 +527,19 @@ def _check_sizes(**sizes):
             raise ValueError(say.rnn_greater_than_zero(name, size))
 
 
-def _check_flags(**flags):
+def _check_flags(**flags: Any) -> None:
     for name, flag in flags.items():
         if not isinstance(flag, bool):
             raise TypeError(say.rnn_number(name, "of type bool", flag))
 
 
-def _probability(name, p):
+def _probability(name: str, p: Any) -> float:
     if not isinstance(p, numbers.Real) or isinstance(p, bool) or not 0 <= p <= 1:
         raise ValueError(say.rnn_dropout(p) if name == "dropout" else say.rnn_number(name, "a number in [0, 1]", p))
     return float(p)
 
 
-def _check_chain(layers, size):
+def _check_chain(layers: list[Any], size: int) -> int:
     """Check that ready layers fit one another; return the last one's size."""
     for k, layer in enumerate(layers):
         if getattr(layer, "batch_first", False):
@@ -549,7 +556,7 @@ _DEFAULTS = {
 }  # fmt: skip
 
 
-def _written(module, names):
+def _written(module: Any, names: list[str]) -> str:
     values = [(name, getattr(module, name)) for name in names]
     options = [f"{name}={value}" for name, value in values if value != _DEFAULTS[name]]
     return ", ".join([str(module.input_size), str(module.hidden_size), *options])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,20 +17,20 @@ __all__ = ["WeightDrop"]
 class WeightDrop(nn.Module):
     r"""A module whose weights are dropped out anew at every call.
 
-    In training, each element of the weights is 0 with probability `dropout`, and the others are divided by ``1 - dropout``. It is the
-    regularisation of the AWD-LSTM [1]_, with the names of its code: ``layer.linear = WeightDrop(layer.linear, ["weight"], 0.5)``.
+    In training each element of the weights is 0 with probability `dropout`, and the others are divided by
+    ``1 - dropout``. This is the regularisation of the AWD-LSTM [1]_, with the arguments and names of its code.
 
     Parameters
     ----------
     module : Module
-        What is called, with the weights dropped out. It is changed: a parameter ``weight`` becomes ``weight_raw``, as in the state dicts of
-        awd-lstm-lm (``module.weight_raw``).
+        What is called, with the weights dropped out. It is changed: its parameter ``weight`` becomes ``weight_raw``, as
+        in awd-lstm-lm's state dicts.
     weights : sequence of str
         The names of the parameters.
     dropout : float, default 0
         The probability, in [0, 1].
     variational : bool, default False
-        Drop whole rows, and in evaluation as well, as awd-lstm-lm does it.
+        Drop whole rows, and in evaluation as well, as awd-lstm-lm does.
 
     References
     ----------
@@ -51,11 +52,23 @@ class WeightDrop(nn.Module):
         for name in weights:
             if module._parameters.get(name) is None:
                 raise ValueError(say.weight_drop_names(name, type(module).__name__))
-        self.module, self.weights, self.variational = module, list(weights), variational
-        self.dropout = dropout
+        if not isinstance(dropout, numbers.Real) or not 0 <= dropout <= 1:
+            raise ValueError(say.rnn_number("dropout", "a number in [0, 1]", dropout))
+        self.module, self.weights = module, list(weights)
+        self.dropout, self.variational = float(dropout), variational
         for name in self.weights:
-            weight = module._parameters.pop(name)
-            module.register_parameter(name + "_raw", weight)
+            module.register_parameter(name + "_raw", module._parameters.pop(name))
+
+    def reset_parameters(self) -> None:
+        """Draw new weights, as the module draws them."""
+        module: Any = self.module
+        for name in self.weights:
+            module._parameters[name] = module._parameters.pop(name + "_raw")
+        try:
+            module.reset_parameters()
+        finally:
+            for name in self.weights:
+                module._parameters[name + "_raw"] = module._parameters.pop(name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the module with dropped weights."""

@@ -128,7 +128,9 @@ def test_bad_hidden(hidden, error, words):
         QRNN(3, 4, 2)(X, hidden)
 
 
-@pytest.mark.parametrize("hidden", [torch.zeros(2, 2, 4), torch.zeros(3, 4), torch.zeros(4)], ids=lambda h: str(h.shape))
+@pytest.mark.parametrize(
+    "hidden", [torch.zeros(2, 2, 4), torch.zeros(3, 4), torch.zeros(4)], ids=lambda h: str(h.shape)
+)
 def test_bad_hidden_of_a_layer(hidden):
     with pytest.raises(RuntimeError, match=r"Expected hidden size \(1, 2, 4\)"):
         QRNNLayer(3, 4)(X, hidden)
