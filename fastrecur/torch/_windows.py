@@ -12,7 +12,7 @@ def windows(rows, window, previous, reverse, keeps):
     """
     if window == 1:
         return rows, None
-    steps, before = len(rows), window - 1
+    steps, before = rows.shape[0], window - 1
     if previous is None:
         previous = rows.new_zeros(before, *rows.shape[1:])
     if reverse:

@@ -150,11 +150,10 @@ class QRNNLayer(nn.Module):
             The state ``c`` after the last valid step in the direction of travel, before the output gate: (1, B, H), or
             (1, H) for one sequence.
         """
-        rows, batch_sizes = _opened(self, input)
+        rows, batch_sizes, is_batched = _opened(self, input)
         _check_input(rows, self.input_size, self._direction_weights())
-        is_batched = batch_sizes is not None or input.dim() == 3
         states = self._first_states(hidden, rows, batch_sizes, is_batched)
-        if batch_sizes is not None and states is not None and input.sorted_indices is not None:
+        if states is not None and isinstance(input, PackedSequence) and input.sorted_indices is not None:
             states = states.index_select(1, input.sorted_indices)
         if self.save_prev_x and self.window > 1:
             self._check_previous(rows, batch_sizes)
@@ -171,7 +170,7 @@ class QRNNLayer(nn.Module):
                 setattr(self, "prevX" + direction, last_inputs)
         output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
         state = lasts[0].unsqueeze(0) if len(lasts) == 1 else torch.stack(lasts)
-        if batch_sizes is not None and input.unsorted_indices is not None:
+        if isinstance(input, PackedSequence) and input.unsorted_indices is not None:
             state = state.index_select(1, input.unsorted_indices)
         return _closed(self, output, input), state if is_batched else state.squeeze(1)
 
@@ -313,7 +312,7 @@ class QRNN(nn.Module):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        layers: Iterable[nn.Module] | None = None,
+        layers: Iterable[Any] | None = None,
         *,
         window: int = 1,
         zoneout: float = 0.0,
@@ -356,11 +355,13 @@ class QRNN(nn.Module):
 
     def reset(self) -> None:
         """Let every layer forget the inputs that `save_prev_x` kept."""
+        layer: Any
         for layer in self.layers:
             layer.reset()
 
     def reset_parameters(self) -> None:
         """Draw new weights, as `torch.nn.Linear` draws them."""
+        layer: Any
         for layer in self.layers:
             layer.reset_parameters()
 
@@ -398,17 +399,17 @@ class QRNN(nn.Module):
             The states ``c`` of each layer and direction after the last valid step in its direction of travel, before
             the output gate, as `hidden` takes them: a list where the layers' sizes differ.
         """
-        rows, batch_sizes = _opened(self, input)
+        rows, batch_sizes, is_batched = _opened(self, input)
         _check_input(rows, self.input_size, [])
-        is_batched = batch_sizes is not None or input.dim() == 3
         states = self._first_states(hidden, rows, batch_sizes, is_batched)
-        step, h_n = input if batch_sizes is not None else rows, []
+        step: Any = rows if batch_sizes is None else input
+        h_n: list[Tensor] = []
         for k, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
             if k > 0 and self.dropout > 0 and self.training:
                 step = _dropped(step, self.dropout)
             step, state = layer(step, state)
             h_n.append(state if is_batched else state.squeeze(1))
-        output = step if batch_sizes is not None else _closed(self, step, input)
+        output = _closed(self, step, input) if batch_sizes is None else step
         same = len({state.shape[-1] for state in h_n}) == 1
         return output, torch.cat(h_n) if same else h_n
 
@@ -418,7 +419,7 @@ class QRNN(nn.Module):
         if hidden is None:
             return [None] * layers
         lanes = rows.shape[1] if batch_sizes is None else int(batch_sizes[0])
-        sizes = [layer.hidden_size for layer in self.layers]
+        sizes: list[Any] = [layer.hidden_size for layer in self.layers]
         if isinstance(hidden, Tensor):
             if len(set(sizes)) > 1:
                 raise RuntimeError(say.rnn_hidden_sizes(sizes))
@@ -433,28 +434,28 @@ class QRNN(nn.Module):
             raise TypeError(say.rnn_hidden_type(type(hidden)))
         if len(hidden) != layers * directions:
             raise RuntimeError(say.rnn_hidden_count(len(hidden), layers * directions))
-        states = []
+        given: list[Any] = []
         for k, state in enumerate(hidden):
             wanted = (1, *([lanes] * is_batched), sizes[k // directions])
             if state is None:
-                states.append(rows.new_zeros(1, lanes, wanted[-1]) if directions == 2 else None)
+                given.append(rows.new_zeros(1, lanes, wanted[-1]) if directions == 2 else None)
                 continue
             if not isinstance(state, Tensor):
                 raise TypeError(say.rnn_hidden_type(type(state)))
             if state.shape not in (wanted, wanted[1:]):
                 raise RuntimeError(say.rnn_hidden_shape(state.shape, wanted))
-            states.append(state.reshape(1, lanes, wanted[-1]))
+            given.append(state.reshape(1, lanes, wanted[-1]))
         if directions == 1:
-            return states
-        return [torch.cat(states[k : k + 2]) for k in range(0, len(states), 2)]
+            return given
+        return [torch.cat(given[k : k + 2]) for k in range(0, len(given), 2)]
 
 
-def _opened(module: Any, input: Any) -> tuple[Tensor, Tensor | None]:
-    """Return the input as (T, B, features), and None; or as packed rows, (N, features), and their batch sizes."""
+def _opened(module: Any, input: Any) -> tuple[Tensor, Tensor | None, bool]:
+    """Return rows, (T, B, features) or packed, (N, features); batch sizes if packed; and whether there is a batch."""
     if isinstance(input, PackedSequence):
         if input.data.dim() != 2:
             raise RuntimeError(say.rnn_packed_dim(input.data.dim()))
-        return input.data, input.batch_sizes
+        return input.data, input.batch_sizes, True
     if input.dim() not in (2, 3):
         raise ValueError(say.rnn_input_dim(input.dim()))
     if input.dim() == 2:
@@ -463,10 +464,10 @@ def _opened(module: Any, input: Any) -> tuple[Tensor, Tensor | None]:
         rows = input.transpose(0, 1) if module.batch_first else input
     if rows.shape[0] == 0:
         raise RuntimeError(say.rnn_no_steps())
-    return rows, None
+    return rows, None, input.dim() == 3
 
 
-def _closed(module: Any, rows: Tensor, input: Any) -> Any:
+def _closed(module: Any, rows: Any, input: Any) -> Any:
     """Return rows in the input's form."""
     if isinstance(input, PackedSequence):
         return PackedSequence(rows, *input[1:])
@@ -534,7 +535,7 @@ def _check_flags(**flags: Any) -> None:
 
 
 def _probability(name: str, p: Any) -> float:
-    if not isinstance(p, numbers.Real) or isinstance(p, bool) or not 0 <= p <= 1:
+    if not isinstance(p, numbers.Real) or isinstance(p, bool) or not 0 <= float(p) <= 1:
         raise ValueError(say.rnn_dropout(p) if name == "dropout" else say.rnn_number(name, "a number in [0, 1]", p))
     return float(p)
 

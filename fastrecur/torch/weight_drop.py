@@ -52,10 +52,12 @@ class WeightDrop(nn.Module):
         for name in weights:
             if module._parameters.get(name) is None:
                 raise ValueError(say.weight_drop_names(name, type(module).__name__))
-        if not isinstance(dropout, numbers.Real) or not 0 <= dropout <= 1:
+        if not isinstance(dropout, numbers.Real) or not 0 <= float(dropout) <= 1:
             raise ValueError(say.rnn_number("dropout", "a number in [0, 1]", dropout))
-        self.module, self.weights = module, list(weights)
-        self.dropout, self.variational = float(dropout), variational
+        self.module: Any = module
+        self.weights: list[str] = list(weights)
+        self.dropout: float = float(dropout)
+        self.variational: bool = variational
         for name in self.weights:
             module.register_parameter(name + "_raw", module._parameters.pop(name))
 
