@@ -169,7 +169,7 @@ class QRNNLayer(nn.Module):
             if last_inputs is not None:
                 setattr(self, "prevX" + direction, last_inputs)
         output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
-        state = lasts[0].unsqueeze(0) if len(lasts) == 1 else torch.stack(lasts)
+        state = torch.stack(lasts)
         if isinstance(input, PackedSequence) and input.unsorted_indices is not None:
             state = state.index_select(1, input.unsorted_indices)
         return _closed(self, output, input), state if is_batched else state.squeeze(1)
