@@ -219,3 +219,107 @@ def out_overlap(name):
 
 def out_self_overlap():
     return "`out` must not overlap itself, got an array with two indices for one place in memory"
+
+
+def rnn_number(name, rule, came):
+    return f"`{name}` must be {rule}, got {came!r}"
+
+
+def rnn_greater_than_zero(name, came):
+    return f"`{name}` must be greater than zero, got {came}"
+
+
+def rnn_dropout(dropout):
+    return (
+        "`dropout` should be a number in range [0, 1] representing the probability of an element being zeroed, "
+        f"got {dropout!r}"
+    )
+
+
+def rnn_dropout_of_one_layer(dropout):
+    return (
+        "`dropout` adds dropout after all but the last recurrent layer, so non-zero dropout expects num_layers greater "
+        f"than 1, but got dropout={dropout} and num_layers=1"
+    )
+
+
+def rnn_layers_options(names):
+    which = ", ".join(f"`{name}`" for name in names)
+    return f"{which} must be left out with `layers`: they are given to the layers themselves"
+
+
+def rnn_layers_batch_first(k):
+    return (
+        f"`layers` must be time first inside a QRNN, got batch_first=True in layer {k}: give `batch_first` to the QRNN"
+    )
+
+
+def rnn_layers_chain(k, came, wanted):
+    return f"`layers` must fit one another: layer {k} must have input_size {wanted}, got {came}"
+
+
+def rnn_input_dim(dims):
+    return f"`input` must be 2-D (unbatched) or 3-D: Expected input to be 2D or 3D, got {dims}D instead"
+
+
+def rnn_input_size(came, wanted):
+    return f"`input`.size(-1) must be equal to input_size. Expected {wanted}, got {came}"
+
+
+def rnn_input_dtype(came, wanted):
+    return (
+        f"`input` must have the weights' dtype: input dtype ({came}) does not match weight dtype ({wanted}). Convert "
+        f"input: input.to({wanted}), or convert model: model.to({came})"
+    )
+
+
+def rnn_no_steps():
+    return "`input` must have at least one step: Expected sequence length to be larger than 0 in RNN"
+
+
+def rnn_packed_dim(dims):
+    return f"`input` must have 2 dimensions where it is packed, got {dims}"
+
+
+def rnn_hidden_type(kind):
+    return f"`hidden` must be a tensor, or a list of one for each layer and direction, got {_type(kind)}"
+
+
+def rnn_hidden_dim(batched, dims):
+    if batched:
+        return f"`hidden` must fit the input: For batched 3-D input, hidden should also be 3-D but got {dims}-D tensor"
+    return f"`hidden` must fit the input: For unbatched 2-D input, hidden should also be 2-D but got {dims}-D tensor"
+
+
+def rnn_hidden_shape(came, wanted):
+    return f"`hidden` must fit the layers and the input: Expected hidden size {tuple(wanted)}, got {list(came)}"
+
+
+def rnn_hidden_count(came, wanted):
+    return f"`hidden` must have one state for each layer and direction: Expected a list of {wanted}, got {came}"
+
+
+def rnn_hidden_sizes(sizes):
+    return f"`hidden` must be a list of one state for each layer where their sizes differ ({sizes}), got one tensor"
+
+
+def rnn_hidden_dtype(came, wanted):
+    return f"`hidden` must have the input's dtype {wanted}, but under autocast, got {came}"
+
+
+def rnn_previous(name, came, wanted):
+    return (
+        f"`{name}` holds the inputs before, saved by `save_prev_x`, and must fit the input: {wanted}, got {came}. "
+        "Call reset() before another stream"
+    )
+
+
+def rnn_replica():
+    return (
+        "`save_prev_x` must be off under nn.DataParallel: a replica's saved inputs are lost after the call. Use "
+        "DistributedDataParallel, or a window of 1"
+    )
+
+
+def weight_drop_names(name, module):
+    return f"`weights` must name parameters of the module, got {name!r}, which {module} has not"

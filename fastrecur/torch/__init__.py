@@ -1,5 +1,7 @@
 """PyTorch modules around the recurrence; the functions of `fastrecur` take tensors themselves."""
 
 from .modules import ForgetMult
+from .qrnn import QRNN, QRNNLayer
+from .weight_drop import WeightDrop
 
-__all__ = ["ForgetMult"]
+__all__ = ["QRNN", "ForgetMult", "QRNNLayer", "WeightDrop"]

@@ -1,0 +1,64 @@
+"""What a step sees: its own input and those before it in the direction of travel, side by side."""
+
+from __future__ import annotations
+
+import torch
+
+
+def windows(rows, window, previous, reverse, keeps):
+    """Return (T, B, window*I) of rows, (T, B, I), and, if it `keeps` them, the last ``window - 1`` for the next call.
+
+    `previous`, (window - 1, B, I), stands before the first step in the direction of travel; None is zeros.
+    """
+    if window == 1:
+        return rows, None
+    steps, before = rows.shape[0], window - 1
+    if previous is None:
+        previous = rows.new_zeros(before, *rows.shape[1:])
+    if reverse:
+        table = torch.cat([rows, previous])
+        shifted = [table[k : k + steps] for k in range(1, window)]
+        last = table[:before]
+    else:
+        table = torch.cat([previous, rows])
+        shifted = [table[before - k : before - k + steps] for k in range(1, window)]
+        last = table[steps:]
+    return torch.cat([rows, *shifted], -1), last.detach().clone() if keeps else None
+
+
+def packed_windows(rows, window, previous, reverse, keeps, packed):
+    """Do the same for rows, (N, I), of a `PackedSequence`; what is kept is in the batch's own order."""
+    if window == 1:
+        return rows, None
+    batch_sizes, before = packed.batch_sizes, window - 1
+    steps, lanes = len(batch_sizes), int(batch_sizes[0])
+    starts = batch_sizes.cumsum(0) - batch_sizes
+    lengths = (batch_sizes > torch.arange(lanes).unsqueeze(1)).sum(1)
+    if previous is None:
+        previous = rows.new_zeros(before, lanes, rows.shape[-1])
+    elif packed.sorted_indices is not None:
+        previous = previous.index_select(1, packed.sorted_indices)
+    table = torch.cat([rows, previous.flatten(0, 1)])
+
+    def place(step, lane):
+        """Return where in the table a lane's input of a step is; steps outside 0..length are of `previous`."""
+        outside = step - lengths[lane] if reverse else step + before
+        is_inside = step < lengths[lane] if reverse else step >= 0
+        return torch.where(
+            is_inside, starts[step.clamp(0, steps - 1)] + lane, len(rows) + outside * lanes + lane
+        )  # fmt: skip
+
+    def taken(index, *shape):
+        return table.index_select(0, index.to(rows.device).flatten()).reshape(*shape, -1)
+
+    step = torch.arange(steps).repeat_interleave(batch_sizes)
+    lane = torch.arange(len(rows)) - starts[step]
+    shifts = torch.arange(window) if reverse else -torch.arange(window)
+    source = taken(place(step.unsqueeze(1) + shifts, lane.unsqueeze(1)), len(rows))
+    if not keeps:
+        return source, None
+    lane, kept = torch.arange(lanes), torch.arange(before).unsqueeze(1)
+    last = taken(place(kept if reverse else kept + lengths - before, lane), before, lanes).detach()
+    if packed.unsorted_indices is not None:
+        last = last.index_select(1, packed.unsorted_indices)
+    return source, last
