@@ -1,5 +1,7 @@
 """Run the QRNN's pooling on plain CPU tensors, by addresses. Nothing here is recorded for a gradient."""
 
+import copy
+
 import numpy as np
 import torch
 
@@ -9,6 +11,7 @@ from .._cpu import _pool
 from .._cpu._compile import kernel
 from . import _team, _tensors
 
+ROWS_AHEAD = 2
 SERIAL = 1 << 16  # elements of the product up to which one thread does it all
 
 
@@ -36,6 +39,13 @@ class Layout:
             self.counts = np.full(steps, batch, np.int64)
             self.starts = np.arange(steps, dtype=np.int64)
 
+    def cut(self, first, last):
+        """Return the layout of some steps alone, whose rows start at the first of them."""
+        part = copy.copy(self)
+        part.steps, part.counts = last - first, self.counts[first:last]
+        part.starts, part.lengths = self.starts[first:last] - self.starts[first], self.lengths - first
+        return part
+
     def strides(self, tensor):
         """Return an operand's strides in bytes, of a step and of a sequence; of none, zeros."""
         if not isinstance(tensor, torch.Tensor) or not tensor.dim():
@@ -44,8 +54,9 @@ class Layout:
 
 
 def _table(layout, size, gated, masked, saves, *operands):
-    head = layout.steps, layout.reverse, size, gated, masked, saves
-    return np.array([*head, *(n for operand in operands for n in layout.strides(operand))], np.int64)
+    strides = [n for operand in operands for n in layout.strides(operand)]
+    head = layout.steps, layout.reverse, size, gated, masked, saves, ROWS_AHEAD * strides[1]
+    return np.array([*head, *strides], np.int64)
 
 
 def _parts(layout, size, elements, threads):
