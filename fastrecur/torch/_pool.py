@@ -1,6 +1,7 @@
 """Run the QRNN's pooling on plain CPU tensors, by addresses. Nothing here is recorded for a gradient."""
 
 import copy
+import functools
 
 import numpy as np
 import torch
@@ -41,6 +42,8 @@ class Layout:
 
     def cut(self, first, last):
         """Return the layout of some steps alone, whose rows start at the first of them."""
+        if (first, last) == (0, self.steps):
+            return self
         part = copy.copy(self)
         part.steps, part.counts = last - first, self.counts[first:last]
         part.starts, part.lengths = self.starts[first:last] - self.starts[first], self.lengths - first
@@ -48,9 +51,16 @@ class Layout:
 
     def strides(self, tensor):
         """Return an operand's strides in bytes, of a step and of a sequence; of none, zeros."""
-        if not isinstance(tensor, torch.Tensor) or not tensor.dim():
+        if not isinstance(tensor, torch.Tensor):
             return 0, 0
-        return tuple(tensor.stride(0 if self.packed else k) * tensor.element_size() for k in (0, 1))
+        strides, size = tensor.stride(), tensor.element_size()
+        return strides[0] * size, strides[0 if self.packed else 1] * size
+
+
+@functools.lru_cache(1024)
+def padded(steps, batch, reverse):
+    """Return the layout of sequences that all have all steps."""
+    return Layout(steps, batch, reverse)
 
 
 def _table(layout, size, gated, masked, saves, *operands):

@@ -23,8 +23,11 @@ def pool(product, c0=None, *, output_gate=True, keep=None, reverse=False, length
     """
     if not _is_plain(product, c0, keep):
         return _composed(product, c0, output_gate=output_gate, keep=keep, reverse=reverse, lengths=lengths)
-    lengths = None if lengths is None else lengths.numpy()
-    layout = _pool.Layout(*product.shape[:2], reverse, lengths=lengths)
+    steps, batch = product.shape[:2]
+    if lengths is None:
+        layout = _pool.padded(steps, batch, reverse)
+    else:
+        layout = _pool.Layout(steps, batch, reverse, lengths=lengths.numpy())
     return _Pool.apply(product, c0, keep, layout, output_gate)
 
 
@@ -45,36 +48,51 @@ def layer_inference(source, weight, bias, c0=None, *, batch_sizes=None, output_g
 
     The product is made block by block of time, and each block is pooled while it is in the cache.
     """
-    packed, columns = batch_sizes is not None, weight.shape[0]
-    size, batch = columns // (2 + output_gate), int(batch_sizes[0]) if packed else source.shape[1]
-    steps = len(batch_sizes) if packed else source.shape[0]
+    columns = weight.shape[0]
+    size = columns // (2 + output_gate)
+    if batch_sizes is None:
+        steps, batch = source.shape[:2]
+        whole = _pool.padded(steps, batch, reverse)
+        cuts = _even_cuts(steps, batch)
+    else:
+        sizes = batch_sizes.numpy()
+        steps, batch = len(sizes), int(sizes[0])
+        whole = _pool.Layout(steps, batch, reverse, batch_sizes=sizes)
+        cuts = _uneven_cuts(sizes)
     h = _tensors.empty(*_dense(*source.shape[:-1], size), source.dtype)
     carry = _carry(source, c0, batch, size)
     if h.numel() == 0:
         return h, carry.to(source.dtype)
-    sizes = batch_sizes.numpy() if packed else None
-    cuts = _cuts(sizes if packed else [batch] * steps)
     buffer = source.new_empty(max(rows for _, _, rows in cuts), columns)
-    whole = _pool.Layout(steps, batch, reverse, batch_sizes=sizes)
+    turned = weight.t()
     for first, last, rows in reversed(cuts) if reverse else cuts:
         product = buffer[:rows]
-        layout = whole.cut(first, last)
-        at = slice(int(whole.starts[first]), int(whole.starts[first]) + rows) if packed else slice(first, last)
-        torch.mm(source[at].reshape(rows, -1), weight.t(), out=product)
-        if not packed:
+        if batch_sizes is None:
+            at = slice(first, last)
+        else:
+            start = int(whole.starts[first])
+            at = slice(start, start + rows)
+        torch.mm(source[at].reshape(rows, -1), turned, out=product)
+        if batch_sizes is None:
             product = product.view(last - first, batch, columns)
-        _pool.forward(product, bias, keep, carry, h[at], None, layout, output_gate)
+        _pool.forward(product, bias, keep, carry, h[at], None, whole.cut(first, last), output_gate)
     return h, carry.to(source.dtype)
 
 
-def _cuts(sizes):
+def _even_cuts(steps, batch):
     """Return the steps ``(first, last)`` of each block, and its rows."""
+    n = max(1, BLOCK // max(1, batch))
+    return [(first, min(first + n, steps), (min(first + n, steps) - first) * batch) for first in range(0, steps, n)]
+
+
+def _uneven_cuts(sizes):
+    """Return the same where steps have rows of different numbers."""
     cuts, first, rows = [], 0, 0
-    for t, size in enumerate(sizes):
+    for t, size in enumerate(sizes.tolist()):
         if rows and rows + size > BLOCK:
             cuts.append((first, t, rows))
             first, rows = t, 0
-        rows += int(size)
+        rows += size
     return [*cuts, (first, len(sizes), rows)]
 
 
