@@ -52,19 +52,19 @@ def forward(plan, a, b, h0, lengths, out):
         a, b = _number(a, plan.wide), _number(b, plan.wide)
         lengths = plan.full_lengths if lengths is None else lengths
         places = address(a), address(b), address(out), address(carry), address(lengths)
-        forward_at(plan, *places, out.nbytes if ours else 0, out.flags.aligned, _threads.get_num_threads())
+        forward_at(plan, *places, out.nbytes if ours else 0, out.flags.aligned, _threads.team())
     return out, carry
 
 
-def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, most):
-    """Run a forward plan on addresses, on ``most`` threads at most.
+def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
+    """Run a forward plan on addresses, on a team's threads.
 
     ``fresh_bytes`` is the size of a result that was allocated for this call, else 0.
     """
     here = [0] * 10
     here[A], here[B], here[H], here[CARRY], here[LENGTHS] = a, b, h, carry, lengths
     call = _bound(plan, "forward")
-    threads = _useful_threads(plan, most)
+    threads = _useful_threads(plan, team.size)
     fresh = h != a and h != b and aligned
     geometry = _geometry(plan, fresh, threads)
     parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, threads)
@@ -74,12 +74,12 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, most):
         head = (None, at[A], at[B], at[H], at[CARRY], at[LENGTHS], address(geometry))
         shift = _lanes_to_shift(plan, geometry, at[H]) if lengths == address(plan.full_lengths) else 0
         if plan.traversal == SERIES:
-            _forward_series(plan, call, head, threads, fresh)
+            _forward_series(plan, call, head, threads, fresh, team)
         elif shift:
-            _forward_shifted(plan, call, at, carry, parts, geometry, shift)
+            _forward_shifted(plan, call, at, carry, parts, geometry, shift, team)
         else:
             tables = _shared_tables(plan, geometry, sharers, len(parts))
-            _threads.run([(call, *head[:-1], address(table), *part) for table, part in zip(tables, parts, strict=True)])
+            team.run([(call, *head[:-1], address(table), *part) for table, part in zip(tables, parts, strict=True)])
 
 
 def vjp(plan, g, a, b, h, h0, grad_state, lengths):
@@ -96,8 +96,8 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths):
         g, a, b, h = (_number(value, plan.wide) for value in (g, a, b, h))
         lengths = plan.full_lengths if lengths is None else lengths
         places = [None if r is None else (address(r), r.nbytes) for r in results]
-        most = _threads.get_num_threads()
-        totals = vjp_at(plan, *map(address, (g, a, b, h, first, carry, lengths)), places, most)
+        here = map(address, (g, a, b, h, first, carry, lengths))
+        totals = vjp_at(plan, *here, places, _threads.team())
     else:
         totals = [np.zeros(shape, plan.wide) for shape, _, _ in plan.gradients]
     grad_a, grad_b = (
@@ -107,8 +107,8 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths):
     return grad_a, grad_b, carry
 
 
-def vjp_at(plan, g, a, b, h, first, carry, lengths, results, most):
-    """Run a gradient plan on addresses, on ``most`` threads at most; return the sums over what was broadcast.
+def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team):
+    """Run a gradient plan on addresses, on a team's threads; return the sums over what was broadcast.
 
     ``results`` are ``(address, bytes)`` of each operand's fresh gradient, None for one that is summed or not wanted;
     what is returned for them are wide arrays, None for the others.
@@ -124,7 +124,7 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, most):
     here[TO_A], here[TO_B] = (carry if result is None else result[0] for result in results)
     here[SUMS_A], here[SUMS_B] = (carry if sums is None else address(sums) for sums in summed)
     strides = [0 if sums is None else sums[0].nbytes for sums in summed]
-    _run_vjp(plan, here, first, pieces, strides, results, most)
+    _run_vjp(plan, here, first, pieces, strides, results, team)
     with np.errstate(all="ignore"):
         return [None if sums is None else sums.sum(axis=0) if pieces > 1 else sums[0] for sums in summed]
 
@@ -186,9 +186,9 @@ def short_parts(plan, direction):
     return _bound(plan, direction), address(plan.full_lengths), address(plan.geometry), part
 
 
-def _run_vjp(plan, here, first, pieces, strides, results, most):
+def _run_vjp(plan, here, first, pieces, strides, results, team):
     call = _bound(plan, "vjp")
-    threads = _useful_threads(plan, most)
+    threads = _useful_threads(plan, team.size)
     reduces = any(strides)
     geometry = _geometry(plan, True, threads)
     parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, pieces if reduces else threads)
@@ -205,10 +205,10 @@ def _run_vjp(plan, here, first, pieces, strides, results, most):
             )  # fmt: skip
 
         if plan.traversal == SERIES:
-            _vjp_series(plan, call, head, threads, pieces if reduces else 0)
+            _vjp_series(plan, call, head, threads, pieces if reduces else 0, team)
         else:
             calls = [(call, *head(k if reduces else 0, k), *part) for k, part in enumerate(parts)]
-            _run_shared(calls, threads)
+            team.run(calls, threads)
 
 
 def _lanes_to_shift(plan, geometry, place):
@@ -226,7 +226,7 @@ def _lanes_to_shift(plan, geometry, place):
     return to_line // size if gapless and to_line % size == 0 else 0
 
 
-def _forward_shifted(plan, call, at, carry, parts, geometry, shift):
+def _forward_shifted(plan, call, at, carry, parts, geometry, shift, team):
     """Walk rows that start with a line: the first of each is the one that the row before it ends with.
 
     Lanes before that line go one step alone before all others, and these the last step alone.
@@ -248,7 +248,7 @@ def _forward_shifted(plan, call, at, carry, parts, geometry, shift):
             for k in (A, B, H)
         ]
         head = (None, *moved, address(turned) + carry_at * size, address(lengths), address(table))
-        _threads.run([(call, *head, *part) for part in parts])
+        team.run([(call, *head, *part) for part in parts])
 
     before = (0, outer, 0, 1, 0, shift), inner - shift
     behind = (0, outer, 0, 1, shift, inner), -shift
@@ -259,7 +259,7 @@ def _forward_shifted(plan, call, at, carry, parts, geometry, shift):
     states[:, :shift], states[:, shift:] = turned[:, inner - shift :], turned[:, : inner - shift]
 
 
-def _forward_series(plan, call, head, threads, fresh):
+def _forward_series(plan, call, head, threads, fresh, team):
     blocks = plan.steps // BLOCK
     first = _first_share(blocks, threads) if fresh else blocks
     scratch = np.empty(
@@ -273,10 +273,10 @@ def _forward_series(plan, call, head, threads, fresh):
     whole = np.empty(_series.SUMMARY, plan.wide)
     rest = [(first + low, first + high) for low, high in _ranges(blocks - first, threads - 1)]
     calls = [(call, *head, *tail, *r, blocks, _series.SUMMARISE) for r in rest]
-    _threads.run([(call, *head, address(whole), 0, plan.lanes, 0, first, blocks, _series.ALL), *calls])
+    team.run([(call, *head, address(whole), 0, plan.lanes, 0, first, blocks, _series.ALL), *calls])
     call(*head, *tail, first, blocks, blocks, _series.FOLD)
     rest = [(first + low, first + high) for low, high in _ranges(blocks - first, threads)]
-    _threads.run([(call, *head, *tail, *r, blocks, _series.REPLAY) for r in rest])
+    team.run([(call, *head, *tail, *r, blocks, _series.REPLAY) for r in rest])
     call(*head, *tail, first, blocks, blocks, _series.FINISH)
 
 
@@ -285,7 +285,7 @@ def _first_share(blocks, threads):
     return blocks if threads == 1 else max(1, round(blocks / (1 + 1.6 * (threads - 1))))
 
 
-def _vjp_series(plan, call, head, threads, pieces):
+def _vjp_series(plan, call, head, threads, pieces, team):
     blocks = plan.steps // BLOCK
     ranges = _ranges(blocks, pieces or threads)
     if threads == 1 or len(ranges) == 1:
@@ -296,9 +296,9 @@ def _vjp_series(plan, call, head, threads, pieces):
     scratch = np.empty((plan.lanes, blocks, _series.SUMMARY), plan.wide)
     tail = (address(scratch), 0, plan.lanes)
     parts = [(call, *head(piece if pieces else 0), *tail, *r, blocks) for piece, r in enumerate(ranges)]
-    _run_shared([(*part, _series.SUMMARISE) for part in parts], threads)
+    team.run([(*part, _series.SUMMARISE) for part in parts], threads)
     call(*head(len(ranges) - 1 if pieces else 0), *tail, 0, blocks, blocks, _series.FOLD)
-    _run_shared([(*part, _series.REPLAY) for part in parts], threads)
+    team.run([(*part, _series.REPLAY) for part in parts], threads)
 
 
 def _sharers(plan, parts, threads, sizes):
@@ -318,19 +318,6 @@ def _shared_tables(plan, geometry, sharers, parts):
 
 
 # ---- Sharing the work out -------------------------------------------------------------------------------------------
-
-
-def _run_shared(calls, threads):
-    """Run calls on so many threads, each taking every n-th."""
-    if threads == 1:
-        _one_after_another(calls)
-    else:
-        _threads.run([(_one_after_another, calls[k::threads]) for k in range(min(threads, len(calls)))])
-
-
-def _one_after_another(calls):
-    for function, *arguments in calls:
-        function(*arguments)
 
 
 def _bytes(plan):

@@ -24,7 +24,7 @@ is one in the type of ``f``.
 import numpy as np
 
 
-# Six primitives that each device's floor overloads for compiled code; these bodies serve the interpreter.
+# Primitives that each device's floor overloads for compiled code; these bodies serve the interpreter.
 def constant(value, like):
     """Return ``value`` in the type of ``like``."""
     return like.dtype.type(value)
@@ -53,6 +53,22 @@ def magnitude(value):
 def conj(value):
     """Return the complex conjugate; a real value is its own."""
     return value.conjugate()
+
+
+def is_single(value):
+    """Return whether a value is a float32, which is known when a kernel is compiled."""
+    return value.dtype == np.float32
+
+
+def nearest(value):
+    """Return the nearest whole number, still as a floating-point number."""
+    return np.rint(value)
+
+
+def power_of_two(n):
+    """Return 2 to a whole power, for normal results; 0 one power below them, infinity one above."""
+    limits = np.finfo(n.dtype)
+    return np.ldexp(limits.dtype.type(n >= limits.minexp), np.nan_to_num(n).astype(np.int64))
 
 
 def forget_wide(h, f, x):

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
@@ -84,22 +84,44 @@ def set_num_threads(n: SupportsIndex) -> None:
     _threads = n
 
 
-def run(calls: Iterable[tuple[Any, ...]]) -> None:
-    """Run ``(function, *arguments)`` calls at once, the first on this thread; return when all are done."""
+class Team(NamedTuple):
+    """Who runs the kernels of a call: so many threads at most, and the function that runs calls on them, as `run`."""
+
+    size: int
+    run: Callable[..., None]
+
+
+def team() -> Team:
+    """Return the team of this module: the pool, of as many threads as are set."""
+    return Team(get_num_threads(), run)
+
+
+def run(calls: Iterable[tuple[Any, ...]], threads: int | None = None) -> None:
+    """Run ``(function, *arguments)`` calls at once, or on so many threads; return when all are done.
+
+    Of n threads, each takes every n-th call, and this thread takes the first.
+    """
+    calls = list(calls)
+    n = len(calls) if threads is None else min(threads, len(calls))
+    waiting = [calls[k::n] for k in range(n)]
     futures = []
-    waiting = list(calls)
-    if len(waiting) > 1:
+    if n > 1:
         try:
-            pool = _get_pool(len(waiting) - 1)
+            pool = _get_pool(n - 1)
             while len(waiting) > 1:
-                futures.append(pool.submit(*waiting[-1]))
+                futures.append(pool.submit(_one_after_another, waiting[-1]))
                 waiting.pop()
         except RuntimeError:  # the interpreter is shutting down, or no thread can be started
             pass
-    for function, *arguments in waiting:
-        function(*arguments)
+    for part in waiting:
+        _one_after_another(part)
     for future in futures:
         future.result()
+
+
+def _one_after_another(calls: list[tuple[Any, ...]]) -> None:
+    for function, *arguments in calls:
+        function(*arguments)
 
 
 def _get_pool(workers: int) -> ThreadPoolExecutor:

@@ -13,10 +13,11 @@ from types import FunctionType
 import numpy as np
 from numba import njit, types
 
+from . import _native
 from ._memory import INTERPRETED, Address, Pointer, Rule
 
 _SCRATCH = frozenset(("carry", "h0", "sums_a", "sums_b", "summaries"))
-_INTEGERS = frozenset(("lengths", "geometry"))
+_INTEGERS = frozenset(("lengths", "geometry", "starts", "counts"))
 _NUMPY_NAMES = {"bf2": "bfloat16", "b1": "?"}
 
 
@@ -59,7 +60,7 @@ def _digest():
     """
     here = pathlib.Path(__file__).parent
     digest = hashlib.sha256()
-    for path in sorted([*here.glob("*.py"), here.parent / "_steps.py"]):
+    for path in sorted([*here.glob("*.py"), here.parent / "_pooling.py", here.parent / "_steps.py"]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -75,17 +76,21 @@ def _dispatcher(function, cache):
 
 def _entry_point(dispatcher, signature):
     dispatcher.compile(signature)
-    return dispatcher.overloads[signature.args].entry_point
+    compiled = dispatcher.overloads[signature.args]
+    _native.register(compiled.entry_point, compiled)
+    return compiled.entry_point
 
 
 def _interpreted(function, rule, carry, elements):
     parameters = list(inspect.signature(function).parameters)
 
-    def call(_, *values):
-        arguments = [rule]
-        for name, value in zip(parameters[1:], values, strict=True):
+    def call(*values):
+        arguments = []
+        for name, value in zip(parameters, values, strict=True):
             element = _element(name, carry, elements)
-            if element is None:
+            if name == "rule":
+                arguments.append(rule)
+            elif element is None:
                 arguments.append(value)
             else:
                 arguments.append(Address(value, np.dtype(_NUMPY_NAMES.get(element, element))))

@@ -879,6 +879,35 @@ def _compiled_magnitude(typingctx, a):
     return a(a), codegen
 
 
+def _compiled_nearest(typingctx, value):
+    def codegen(context, builder, signature, args):
+        kind = args[0].type
+        suffix = "f32" if _is_single(value) else "f64"
+        name = f"llvm.rint.v{WIDTH}{suffix}" if isinstance(value, Vector) else f"llvm.rint.{suffix}"
+        return builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), name), args)
+
+    return value(value), codegen
+
+
+def _compiled_power_of_two(typingctx, n):
+    def codegen(context, builder, signature, args):
+        # Added to 1.5 times two to the mantissa's width, a whole number stands in the lowest bits.
+        integer, mantissa, bias = (_I32, 23, 127) if _is_single(n) else (_I64, 52, 1023)
+        kind = args[0].type
+        integers = _shaped(integer, kind)
+        bits = builder.bitcast(builder.fadd(args[0], _splat(1.5 * 2.0**mantissa, kind)), integers)
+        exponent = builder.add(bits, _splat(bias, integers))
+        return builder.bitcast(builder.shl(exponent, _splat(mantissa, integers)), kind)
+
+    return n(n), codegen
+
+
+def _is_single(value):
+    return (value.element if isinstance(value, Vector) else value) == types.float32
+
+
+_nearest = intrinsic(_compiled_nearest)
+_power_of_two = intrinsic(_compiled_power_of_two)
 _everywhere = intrinsic(_compiled_everywhere)
 _magnitude = intrinsic(_compiled_magnitude)
 _typed_constant = intrinsic(_compiled_constant)
@@ -904,6 +933,7 @@ for _symbol, _function in (
     (operator.add, _binary("fadd")),
     (operator.sub, _binary("fsub")),
     (operator.mul, _binary("fmul")),
+    (operator.truediv, _binary("fdiv")),
     (operator.lt, _comparison("<")),
     (operator.eq, _comparison("==")),
 ):
@@ -953,3 +983,19 @@ def _conj(value):
     if isinstance(value, types.Complex):
         return lambda value: complex(value.real, -value.imag)
     return lambda value: value
+
+
+@overload(_steps.is_single, jit_options=INLINE)
+def _is_single_of(value):
+    answer = _is_single(value)
+    return lambda value: answer
+
+
+@overload(_steps.nearest, jit_options=INLINE)
+def _nearest_of(value):
+    return lambda value: _nearest(value)
+
+
+@overload(_steps.power_of_two, jit_options=INLINE)
+def _power_of_two_of(n):
+    return lambda n: _power_of_two(n)

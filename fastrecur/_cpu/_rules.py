@@ -1,9 +1,9 @@
 """Which step a kernel takes: the table from a `Rule`, fixed at compile time, to the functions of `_steps`."""
 
 from numba import njit
-from numba.extending import overload
+from numba.extending import overload, register_jitable
 
-from .. import _steps
+from .. import _pooling, _steps
 from ._memory import INLINE
 
 # Rule -> step, the step of deviations from an origin, adjoint, decay, and the two operands' values that leave the state
@@ -81,3 +81,18 @@ def _neutral(rule, like):
 def _is_average(rule):
     value = rule.rule != "linear"
     return lambda rule: value
+
+
+# Functions that call nothing but primitives and each other, callable from kernels as they stand.
+for _function in (
+    _steps.forget_wide,
+    _steps.forget_adjoint,
+    _pooling.exponential,
+    _pooling.sigmoid,
+    _pooling.tanh,
+    _pooling.pool,
+    _pooling.pool_adjoint,
+    _pooling.put_out,
+    _pooling.put_out_adjoint,
+):
+    register_jitable(**INLINE, error_model="numpy")(_function)

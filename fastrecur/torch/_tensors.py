@@ -14,6 +14,7 @@ from .. import _messages as say
 from .. import _problem, _run
 from .._arrays import BFLOAT16, address
 from .._problem import FORGET
+from . import _team
 
 NAMES = {_problem.FORGET: ("f", "x", "h0"), _problem.LINEAR: ("a", "b", "h0")}
 
@@ -233,7 +234,7 @@ def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, out=N
         keep = []
         places = _place(a, plan.wide, keep), _place(b, plan.wide, keep), h.data_ptr(), address(carry), address(lengths)
         aligned = h.data_ptr() % dtype.itemsize == 0
-        _run.forward_at(plan, *places, h.nbytes if out is None else 0, aligned, torch.get_num_threads())
+        _run.forward_at(plan, *places, h.nbytes if out is None else 0, aligned, _team.team())
     return h, _own(carry, plan.lane_shape, dtype) if return_state else None
 
 
@@ -264,7 +265,7 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
         places = [_place(v, plan.wide, keep) for v in (g, a, *read)]
         to = [None if r is None else (r.data_ptr(), r.nbytes) for r in results]
         totals = _run.vjp_at(
-            plan, *places, address(first), address(carry), address(lengths), to, torch.get_num_threads()
+            plan, *places, address(first), address(carry), address(lengths), to, _team.team()
         )
     for k, operand in enumerate((a, b)):
         if wanted[k] and results[k] is None:

@@ -1,0 +1,108 @@
+"""Run the QRNN's pooling on plain CPU tensors, by addresses. Nothing here is recorded for a gradient."""
+
+import numpy as np
+import torch
+
+from .. import _run
+from .._arrays import address, element
+from .._cpu import _pool
+from .._cpu._compile import kernel
+from . import _team, _tensors
+
+SERIAL = 1 << 16  # elements of the product up to which one thread does it all
+
+
+class Layout:
+    """Where the steps of a batch's sequences stand, and in which direction they are walked.
+
+    Attributes
+    ----------
+    starts, counts, lengths : ndarray of int64
+        For each step the place of its first row in units of an operand's step, and how many sequences have it; for each
+        sequence its length.
+    packed : bool
+        Whether rows of all steps follow each other, so that the operands have no dimension for the batch.
+    """
+
+    def __init__(self, steps, batch, reverse, lengths=None, batch_sizes=None):
+        self.steps, self.batch, self.reverse, self.packed = steps, batch, reverse, batch_sizes is not None
+        self.lengths = np.full(max(1, batch), steps, np.int64)
+        if lengths is not None:
+            self.lengths[:batch] = lengths
+        if self.packed:
+            self.counts = np.array(batch_sizes, np.int64)
+            self.starts = np.cumsum(self.counts) - self.counts
+        else:
+            self.counts = np.full(steps, batch, np.int64)
+            self.starts = np.arange(steps, dtype=np.int64)
+
+    def strides(self, tensor):
+        """Return an operand's strides in bytes, of a step and of a sequence; of none, zeros."""
+        if not isinstance(tensor, torch.Tensor) or not tensor.dim():
+            return 0, 0
+        return tuple(tensor.stride(0 if self.packed else k) * tensor.element_size() for k in (0, 1))
+
+
+def _table(layout, size, gated, masked, saves, *operands):
+    head = layout.steps, layout.reverse, size, gated, masked, saves
+    return np.array([*head, *(n for operand in operands for n in layout.strides(operand))], np.int64)
+
+
+def _parts(layout, size, elements, threads):
+    """Cut a batch's sequences, or their lanes if there are few or they end unevenly, for the threads there are."""
+    if threads == 1 or elements < SERIAL:
+        return [(0, layout.batch, 0, size)]
+    if layout.batch >= threads and not layout.packed:
+        return [(*part, 0, size) for part in _run._ranges(layout.batch, threads)]
+    units = -(-size // 64)
+    return [(0, layout.batch, 64 * low, min(size, 64 * high)) for low, high in _run._ranges(units, threads)]
+
+
+def _keep(keep, wide):
+    """Return the address of zoneout's factor, its element, whether it differs from lane to lane, and its owner."""
+    if isinstance(keep, torch.Tensor):
+        return keep.data_ptr(), element(_tensors.DTYPES[keep.dtype]), True, keep
+    number = np.array(1.0 if keep is None else keep, wide)
+    return address(number), element(wide), False, number
+
+
+def _kinds(dtype):
+    wide = np.dtype("f8" if dtype == torch.float64 else "f4")
+    return wide, element(wide), element(_tensors.DTYPES[dtype])
+
+
+def forward(product, bias, keep, carry, h, states, layout, gated):
+    """Pool a product into ``h``, and the states into ``states`` unless it is None; advance ``carry`` (batch, width)."""
+    wide, wide_element, own = _kinds(product.dtype)
+    size = carry.shape[-1]
+    keep_at, keep_element, masked, owner = _keep(keep, wide)
+    if bias is None:
+        bias = torch.zeros(3 * size, dtype=product.dtype)
+    call = kernel(
+        _pool.forward, None, wide_element, product=own, bias=own, keep=keep_element, h=own, states=own
+    )  # fmt: skip
+    table = _table(layout, size, gated, masked, states is not None, product, owner, h, states)
+    head = (
+        product.data_ptr(), bias.data_ptr(), keep_at, h.data_ptr(), (h if states is None else states).data_ptr(),
+        carry.data_ptr(), address(layout.starts), address(layout.counts), address(layout.lengths), address(table),
+    )  # fmt: skip
+    team = _team.team()
+    team.run([(call, *head, *part) for part in _parts(layout, size, product.numel(), team.size)])
+
+
+def vjp(g, product, keep, states, first, carry, to_product, layout, gated):
+    """Write the product's cotangent; take ``carry`` from the last states' cotangent to the first states'."""
+    wide, wide_element, own = _kinds(product.dtype)
+    size = carry.shape[-1]
+    keep_at, keep_element, masked, owner = _keep(keep, wide)
+    call = kernel(
+        _pool.vjp, None, wide_element, g=own, product=own, keep=keep_element, states=own, first=own, to_product=own
+    )
+    table = _table(layout, size, gated, masked, 0, product, owner, None, states, g, to_product)
+    head = (
+        (product if g is None else g).data_ptr(), product.data_ptr(), keep_at, states.data_ptr(), first.data_ptr(),
+        carry.data_ptr(), to_product.data_ptr(), address(layout.starts), address(layout.counts),
+        address(layout.lengths), address(table), int(g is not None),
+    )  # fmt: skip
+    team = _team.team()
+    team.run([(call, *head, *part) for part in _parts(layout, size, product.numel(), team.size)])

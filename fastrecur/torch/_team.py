@@ -1,0 +1,61 @@
+"""The threads of torch itself, for kernels on tensors.
+
+Torch's operators run on an OpenMP team. Its threads wait for more, busily, for some time after each operator; threads
+of anybody else then get half a processor. So kernels on tensors run on the same team, which also needs no time to wake.
+Where torch was built without OpenMP, and in a forked child, which has none of the team's threads, they run on the
+pool of `fastrecur._threads`.
+"""
+
+import ctypes
+import functools
+import os
+import pathlib
+
+import torch
+
+from .. import _threads
+from .._arrays import address
+from .._cpu import _native
+
+_forked = False
+
+
+def _after_fork():
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@functools.cache
+def _openmp():
+    """Return the OpenMP library's function that runs a team, and the addresses of two that a thread asks; or None."""
+    library = pathlib.Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    try:
+        # Symbols are looked up in what the library itself was linked with: this very OpenMP.
+        loaded = ctypes.CDLL(str(library), mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+        parallel, number, size = loaded.GOMP_parallel, loaded.omp_get_thread_num, loaded.omp_get_num_threads
+    except (OSError, AttributeError):
+        return None
+    parallel.argtypes = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint
+    parallel.restype = None
+    return parallel, *(ctypes.cast(function, ctypes.c_void_p).value for function in (number, size))
+
+
+def team():
+    """Return the team for a run on tensors, of as many threads as torch's own operators may use."""
+    return _threads.Team(torch.get_num_threads(), _run)
+
+
+def _run(calls, threads=None):
+    calls = list(calls)
+    n = min(len(calls) if threads is None else threads, len(calls))
+    openmp = _openmp() if n > 1 and not _forked else None
+    if openmp is None or not _native.is_native(calls):
+        _threads.run(calls, threads)
+        return
+    parallel, *questions = openmp
+    table = _native.table(calls, *questions)
+    parallel(_native.worker(), address(table), n, 0)
