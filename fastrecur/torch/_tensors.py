@@ -264,9 +264,7 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
         read = [g if not is_read else v for v, is_read in zip((b, h), reads(family, wanted), strict=True)]
         places = [_place(v, plan.wide, keep) for v in (g, a, *read)]
         to = [None if r is None else (r.data_ptr(), r.nbytes) for r in results]
-        totals = _run.vjp_at(
-            plan, *places, address(first), address(carry), address(lengths), to, _team.team()
-        )
+        totals = _run.vjp_at(plan, *places, address(first), address(carry), address(lengths), to, _team.team())
     for k, operand in enumerate((a, b)):
         if wanted[k] and results[k] is None:
             results[k] = _own(totals[k], () if is_number(operand) else operand.shape, dtypes[k])

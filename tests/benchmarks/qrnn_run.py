@@ -48,7 +48,9 @@ def main(arguments):
     for window in (1, 2):
         cells.append(Cell(f"PTB, window {window}", (105, 20, 640), ptb_models, options, window=window))
     rows = []
-    with tqdm(total=2 * len(cells) + 3, unit="case", file=sys.stderr, dynamic_ncols=True) as bar:
+    with tqdm(
+        total=2 * len(cells) + (2 if options.quick else 3), unit="case", file=sys.stderr, dynamic_ncols=True
+    ) as bar:
         for cell in cells:
             for mode in MODES:
                 bar.set_description(f"{cell.name} {mode}")
@@ -59,7 +61,7 @@ def main(arguments):
         bar.update()
         bar.set_description("memory")
         memory = []
-        for name in ("PTB", "layer"):
+        for name in ("PTB",) if options.quick else ("PTB", "layer"):
             memory.append(memory_row(name, options.device))
             bar.update()
     about = facts(device, arguments)
@@ -165,7 +167,7 @@ def wait(device):
 
 
 def wrong(model, x):
-    """Return what differs from a loop over the steps in float64, at the first and the last lane; None if nothing does."""
+    """Return what differs from a loop over the steps in float64, at the first and the last lane, or None."""
     few = x.detach()[:, [0, -1]]
     try:
         with torch.no_grad():
@@ -207,7 +209,7 @@ def loop(model, x, parameters):
 
 def packed_row(mode, device, options):
     """Measure packed lanes, of lengths uniform in 1..T, against the padded ones."""
-    steps, lanes = 512, 64
+    steps, lanes = (256, 32) if options.quick else (512, 64)
     layer, lstm = QRNN(UNITS, UNITS, device=device), nn.LSTM(UNITS, UNITS, device=device)
     lengths = torch.randint(1, steps + 1, (lanes,), generator=torch.Generator().manual_seed(1))
     x = torch.randn(steps, lanes, UNITS, device=device)
@@ -233,7 +235,8 @@ import sys, torch
 sys.path[:0] = [{root!r}, {root!r} + "/tests/benchmarks"]
 from qrnn_run import layer_models, ptb_models, training
 device = torch.device({device!r})
-models, shape = (layer_models(device), (512, 64, 320)) if {name!r} == "layer" else (ptb_models(device, 2), (105, 20, 640))
+is_layer = {name!r} == "layer"
+models, shape = (layer_models(device), (512, 64, 320)) if is_layer else (ptb_models(device, 2), (105, 20, 640))
 model = models[{model!r}]
 training(model, torch.randn(2, *shape[1:], device=device, requires_grad=True))()  # load what a step needs
 step = training(model, torch.randn(shape, device=device, requires_grad=True))
@@ -288,9 +291,9 @@ def table(about, rows, packed, memory):
     for row in packed:
         t = row["seconds"]
         lines.append(
-            f"packed, {row['valid']:.2f} of the steps valid, {row['mode']}: {t['packed'] / t['padded']:.2f} of the padded "
-            f"time ({t['packed'] * 1e3:.1f} and {t['padded'] * 1e3:.1f} ms; nn.LSTM {t['LSTM packed'] * 1e3:.1f} and "
-            f"{t['LSTM padded'] * 1e3:.1f} ms); required {PACKED[0]}, aim {PACKED[1]}"
+            f"packed, {row['valid']:.2f} of the steps valid, {row['mode']}: {t['packed'] / t['padded']:.2f} of the "
+            f"padded time ({t['packed'] * 1e3:.1f} and {t['padded'] * 1e3:.1f} ms; nn.LSTM "
+            f"{t['LSTM packed'] * 1e3:.1f} and {t['LSTM padded'] * 1e3:.1f} ms); required {PACKED[0]}, aim {PACKED[1]}"
         )
     for row in memory:
         taken = {name: count / 2**20 for name, count in row["bytes"].items()}
