@@ -258,6 +258,18 @@ def rnn_layers_chain(k, came, wanted):
     return f"`layers` must fit one another: layer {k} must have input_size {wanted}, got {came}"
 
 
+def rnn_layer_kind(k, kind):
+    return f"`layers` must hold modules with an input_size and a hidden_size, as QRNNLayer, got {_type(kind)} as {k}"
+
+
+def rnn_product(name, came, wanted):
+    return f"`{name}` must give {wanted} features, for the layer's hidden_size and gates, got {came}"
+
+
+def rnn_input_kind(kind):
+    return f"`input` must be a tensor or a PackedSequence, got {_type(kind)}"
+
+
 def rnn_input_dim(dims):
     return f"`input` must be 2-D (unbatched) or 3-D: Expected input to be 2D or 3D, got {dims}D instead"
 

@@ -186,11 +186,13 @@ class QRNNLayer(nn.Module):
         else:
             source, last_inputs = packed_windows(rows, self.window, previous, reverse, self.save_prev_x, input)
         if self._draws_no_mask() and _is_plain(linear) and _is_inference(source, linear, c0):
+            self._check_product(direction, linear.weight.shape[0])
             h, c = _pooling.layer_inference(
                 source, linear.weight, linear.bias, c0, batch_sizes=batch_sizes, keep=self._keep(None), **options
             )
             return h, c, last_inputs
         product = linear(source)
+        self._check_product(direction, product.shape[-1])
         keep = self._keep(product)
         if c0 is not None and c0.dtype != product.dtype:
             c0 = c0.to(product.dtype)  # the product's dtype was chosen for the whole layer, by autocast for example
@@ -199,6 +201,11 @@ class QRNNLayer(nn.Module):
         else:
             h, c = _pooling.pool_packed(product, batch_sizes, c0, keep=keep, **options)
         return h, c, last_inputs
+
+    def _check_product(self, direction: str, features: int) -> None:
+        wanted = (2 + self.output_gate) * self.hidden_size
+        if features != wanted:
+            raise RuntimeError(say.rnn_product("linear" + direction, features, wanted))
 
     def _draws_no_mask(self) -> bool:
         return not self.training or self.zoneout == 0
@@ -456,6 +463,8 @@ def _opened(module: Any, input: Any) -> tuple[Tensor, Tensor | None, bool]:
         if input.data.dim() != 2:
             raise RuntimeError(say.rnn_packed_dim(input.data.dim()))
         return input.data, input.batch_sizes, True
+    if not isinstance(input, Tensor):
+        raise TypeError(say.rnn_input_kind(type(input)))
     if input.dim() not in (2, 3):
         raise ValueError(say.rnn_input_dim(input.dim()))
     if input.dim() == 2:
@@ -543,6 +552,8 @@ def _probability(name: str, p: Any) -> float:
 def _check_chain(layers: list[Any], size: int) -> int:
     """Check that ready layers fit one another; return the last one's size."""
     for k, layer in enumerate(layers):
+        if not (hasattr(layer, "input_size") and hasattr(layer, "hidden_size")):
+            raise TypeError(say.rnn_layer_kind(k, type(layer)))
         if getattr(layer, "batch_first", False):
             raise ValueError(say.rnn_layers_batch_first(k))
         if layer.input_size != size:

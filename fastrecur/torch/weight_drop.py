@@ -81,3 +81,10 @@ class WeightDrop(nn.Module):
         if self.variational:
             return weight * nn.functional.dropout(weight.new_ones(weight.shape[0], 1), self.dropout)
         return nn.functional.dropout(weight, self.dropout, self.training)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # awd-lstm-lm's checkpoints may hold the weights of their last call beside the raw ones.
+        for name in self.weights:
+            if f"{prefix}module.{name}_raw" in state_dict:
+                state_dict.pop(f"{prefix}module.{name}", None)
+        super()._load_from_state_dict(state_dict, prefix, *args)

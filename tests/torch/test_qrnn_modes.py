@@ -31,12 +31,11 @@ def test_names():
 # The compiler.
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_one_graph(training):
-    model = QRNN(3, 4, **EVERYTHING | {"zoneout": 0.2 * (not training)}).train(training)
+def test_one_graph():
+    model = QRNN(3, 4, **EVERYTHING).eval()
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
     h0 = torch.randn(4, 2, 4, requires_grad=True)
-    for steps in [6, 4, 9]:
+    for steps in [6, 9]:
         x = torch.randn(steps, 2, 3, requires_grad=True)
         actual, expected = compiled(x, h0), model(x, h0)
         torch.testing.assert_close(actual, expected)

@@ -200,6 +200,26 @@ def test_bad_options(options, error, words):
             kind(3, 4, **options)
 
 
+@pytest.mark.parametrize("x", [X.numpy(), [X], None], ids=["array", "list", "None"])
+def test_bad_kind_of_input(x):
+    for model in [QRNN(3, 4), QRNNLayer(3, 4)]:
+        with pytest.raises(TypeError, match="`input` must be a tensor or a PackedSequence"):
+            model(x)
+
+
+def test_bad_kind_of_layer():
+    with pytest.raises(TypeError, match="`layers` must hold modules with an input_size.*got torch.nn.*Linear as 1"):
+        QRNN(3, layers=[QRNNLayer(3, 4), nn.Linear(4, 4)])
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_product_that_does_not_fit(gradients):
+    layer = QRNNLayer(3, 4)
+    layer.linear = nn.Linear(3, 24)  # three blocks, but of 8
+    with pytest.raises(RuntimeError, match="`linear` must give 12 features.*got 24"), torch.set_grad_enabled(gradients):
+        layer(X)
+
+
 # Its bugs.
 
 

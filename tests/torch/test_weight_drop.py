@@ -41,6 +41,19 @@ def test_parameters_and_names():
     torch.testing.assert_close(other.eval()(X), drop.eval()(X))
 
 
+def test_checkpoint_with_the_last_dropped_weights():
+    """awd-lstm-lm made what it had dropped a parameter too."""
+    drop = nn.Sequential(WeightDrop(nn.Linear(20, 30), ["weight"], 0.5))
+    names = {name: torch.randn_like(value) for name, value in drop.state_dict().items()}
+    given = {**names, "0.module.weight": torch.zeros(30, 20)}
+    drop.load_state_dict(given, strict=True)
+    assert len(given) == 3
+    assert torch.equal(drop[0].module.weight_raw, names["0.module.weight_raw"])
+    del given["0.module.weight_raw"]
+    with pytest.raises(RuntimeError, match="Missing key.*weight_raw"):
+        drop.load_state_dict(given)
+
+
 def test_whole_rows():
     drop = WeightDrop(nn.Linear(20, 30, bias=False), ["weight"], 0.5, variational=True)
     for _ in range(2):

@@ -1,0 +1,64 @@
+"""A QRNN over all graphics cards of a machine by nn.DataParallel; without a card the same program runs on the CPU.
+
+torchqrnn's example of this name, for today's torch. The network learns to say what it was told some steps ago:
+
+    python examples/multigpu_dataparallel.py [--steps N]
+
+For more than a first try use DistributedDataParallel, a process for each card: the module needs nothing else for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from fastrecur.torch import QRNN
+
+WORDS, DELAY = 20, 3
+
+
+class Model(nn.Module):
+    def __init__(self, size: int, layers: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(WORDS, size)
+        # The batch is axis 1, and so it is split there. States come and go with their part of the batch, on axis 1 too.
+        self.rnn = nn.DataParallel(QRNN(size, size, num_layers=layers, window=2), dim=1)
+        self.head = nn.Linear(size, WORDS)
+
+    def forward(self, words: torch.Tensor, hidden: torch.Tensor | None = None):
+        output, hidden = self.rnn(self.embedding(words), hidden)
+        return self.head(output), hidden
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=32)
+    options = parser.parse_args()
+
+    torch.manual_seed(0)
+    cards = torch.cuda.device_count()
+    device = torch.device("cuda" if cards else "cpu")
+    model = Model(options.size, layers=2).to(device)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    began = time.perf_counter()
+    bar = tqdm(range(options.steps), desc=f"{cards} cards" if cards else "on the CPU")
+    for _ in bar:
+        words = torch.randint(WORDS, (40, options.batch), device=device)
+        logits, _ = model(words)
+        loss = nn.functional.cross_entropy(logits[DELAY:].flatten(0, 1), words[:-DELAY].flatten())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        bar.set_postfix(loss=f"{loss.item():.3f}")
+    right = (logits[DELAY:].argmax(-1) == words[:-DELAY]).double().mean()
+    print(f"{right:.1%} of the words are right after {time.perf_counter() - began:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""QRNNs beside nn.LSTM as models of Shakespeare's letters: same seed, same steps, and as many weights or units.
+
+Prints a short report and saves a picture of what both have learnt after how many steps and after how much time:
+
+    python examples/qrnn_against_lstm.py [--steps N] [--output FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import math
+import time
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # a picture in a file needs no display
+
+import matplotlib.pyplot as plt
+import torch
+from learned_smoothing import BLUE, ORANGE, STYLE
+from quickstart import HERE
+from torch import nn
+from tqdm import tqdm
+
+from fastrecur.torch import QRNN
+
+BATCH, LENGTH = 32, 128  # letters of a step: so many passages, each so long
+TEAL = "#009E73"
+EMBEDDING, UNITS, LAYERS = 64, 192, 2
+
+
+class Letters(nn.Module):
+    """Letters in, the logarithms of the next letter's probabilities (to a constant) out."""
+
+    def __init__(self, rnn: nn.Module, kinds: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(kinds, EMBEDDING)
+        self.rnn = rnn
+        self.head = nn.Linear(rnn.hidden_size, kinds)
+
+    def forward(self, letters: torch.Tensor, state=None):
+        h, state = self.rnn(self.embedding(letters), state)
+        return self.head(h), state
+
+
+def read() -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Return the plays as numbers, for training and for the test, and how many letters there are."""
+    text = gzip.open(HERE / "data" / "tinyshakespeare.txt.gz", "rt").read()
+    kinds = sorted(set(text))
+    number = {letter: k for k, letter in enumerate(kinds)}
+    letters = torch.tensor([number[letter] for letter in text])
+    cut = len(letters) * 19 // 20
+    return letters[:cut], letters[cut:], len(kinds)
+
+
+def size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def qrnn_of(weights: int, **options) -> QRNN:
+    """Return the QRNN whose number of weights is nearest to that given."""
+    near = min(range(16, 1024), key=lambda h: abs(size(QRNN(EMBEDDING, h, LAYERS, device="meta", **options)) - weights))
+    return QRNN(EMBEDDING, near, LAYERS, **options)
+
+
+def test_loss(model: Letters, letters: torch.Tensor) -> float:
+    """Return the bits that a letter of the test costs."""
+    lanes = letters[: len(letters) // 64 * 64].view(64, -1).T
+    model.eval()
+    with torch.no_grad():
+        logits, _ = model(lanes[:-1])
+    model.train()
+    return nn.functional.cross_entropy(logits.flatten(0, 1), lanes[1:].flatten()).item() / math.log(2)
+
+
+def train(name: str, model: Letters, training: torch.Tensor, test: torch.Tensor, steps: int):
+    """Return (step, seconds, bits of a letter of the test) along the way; the test takes none of the time."""
+    optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps, pct_start=0.1)
+    draw = torch.Generator().manual_seed(0)
+    curve, seconds = [(0, 0.0, test_loss(model, test))], 0.0
+    for step in tqdm(range(1, steps + 1), desc=f"{name}, {size(model)} weights"):
+        began = time.perf_counter()
+        starts = torch.randint(len(training) - LENGTH - 1, (BATCH,), generator=draw)
+        passages = torch.stack([training[k : k + LENGTH + 1] for k in starts], 1)
+        logits, _ = model(passages[:-1])
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), passages[1:].flatten())
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        seconds += time.perf_counter() - began
+        if step % max(1, steps // 20) == 0 or step == steps:
+            curve.append((step, seconds, test_loss(model, test)))
+    return curve
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--output", type=Path, default=Path("qrnn_against_lstm.png"))
+    options = parser.parse_args()
+
+    training, test, kinds = read()
+    weights = size(nn.LSTM(EMBEDDING, UNITS, LAYERS))
+    networks = {
+        "nn.LSTM": lambda: nn.LSTM(EMBEDDING, UNITS, LAYERS),
+        "QRNN, as many weights": lambda: qrnn_of(weights, window=2),
+        "QRNN, as many units": lambda: QRNN(EMBEDDING, UNITS, LAYERS, window=2),
+    }
+    curves = {}
+    for name, network in networks.items():
+        torch.manual_seed(0)
+        curves[name] = train(name, Letters(network(), kinds), training, test, options.steps)
+
+    print(f"Bits for a letter of the test after {options.steps} steps of {BATCH} x {LENGTH} letters:")
+    _, lstm_seconds, wanted = curves["nn.LSTM"][-1]
+    for name, curve in curves.items():
+        _, seconds, bits = curve[-1]
+        reached = [seconds for _, seconds, bits in curve if bits <= wanted]
+        note = f"; where nn.LSTM ends, in {reached[0] / lstm_seconds:.2f} of its time" if reached else ""
+        print(f"  {name:22} {bits:.3f} in {seconds:5.1f} s{note if name != 'nn.LSTM' else ''}")
+    plot(options.output, curves)
+    print(f"Saved {options.output}")
+
+
+def plot(output: Path, curves) -> None:
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
+        for (name, curve), colour in zip(curves.items(), (ORANGE, BLUE, TEAL), strict=True):
+            steps, seconds, bits = zip(*curve, strict=True)
+            left.plot(steps, bits, color=colour, label=name)
+            right.plot(seconds, bits, color=colour, label=name)
+        last = curves["nn.LSTM"][-1][2]
+        for ax in (left, right):
+            ax.axhline(last, color="black", lw=0.8, ls=":")
+        left.set(xlabel="step of the optimiser", ylabel="bits for a letter of the test", ylim=(last - 0.3, last + 2))
+        left.set_title("Shakespeare's letters, by steps")
+        right.set(xlabel="seconds of training", title="and by time")
+        left.legend()
+        figure.savefig(output, dpi=130)
+        plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
