@@ -904,6 +904,7 @@ for _symbol, _function in (
     (operator.add, _binary("fadd")),
     (operator.sub, _binary("fsub")),
     (operator.mul, _binary("fmul")),
+    (operator.truediv, _binary("fdiv")),
     (operator.lt, _comparison("<")),
     (operator.eq, _comparison("==")),
 ):
