@@ -101,9 +101,9 @@ def linear_decay(a):
 
 # ---- Weighted statistics --------------------------------------------------------------------------------------------
 #
-# `weight` is what the samples so far weigh against a new one, whose weight is 1 where weights add up (``adjust``) and
-# the gate where they do not; there the samples so far weigh 1 again after each. A gate is a smoothing factor, or the
-# decay itself (``is_decay``), as irregular times give it.
+# `weight` is what the samples so far weigh against a new one, whose weight is 1 where weights add up (``adjust``). Where
+# they do not, it is the gate, or what the samples so far have lost in the time that passed (``timed``), and the samples
+# so far weigh 1 again after each. A gate is a decay but there: ``1 - decay`` would have lost a small one's digits.
 
 
 def is_seen(x):
@@ -111,10 +111,10 @@ def is_seen(x):
     return x - x == constant(0.0, x)
 
 
-def weigh(weight, gate, seen, adjust, is_decay, ignore_na):
+def weigh(weight, gate, seen, adjust, timed, ignore_na):
     """Return the share of a sample in the new average, that of the old one, the weight after it and the decay."""
     one = constant(1.0, gate)
-    decay = gate if is_decay else one - gate
+    decay = gate if adjust or timed else one - gate
     if ignore_na:
         decay = select(seen, decay, one)
     before = decay * weight
@@ -122,12 +122,18 @@ def weigh(weight, gate, seen, adjust, is_decay, ignore_na):
         after = before + one
         share = one / after
         kept = before * share
-    elif is_decay:
+    elif timed:
         after, share, kept = one, one - before, before
     else:
         inverse = one / (before + gate)
         after, share, kept = one, gate * inverse, before * inverse
     return share, kept, select(seen, after, before), decay
+
+
+def approach(mean, share, kept, x):
+    """Return the mean after a sample, from the nearer end: a constant series stays constant."""
+    difference = x - mean
+    return select(share < constant(0.5, share), fma(share, difference, mean), fma(-kept, difference, x))
 
 
 def covary(covariance, room, share, kept, x, y):
@@ -136,5 +142,4 @@ def covary(covariance, room, share, kept, x, y):
     ``room`` is 1 less the sum of the squared normalised weights, carried without a subtraction: what the covariance
     is divided by to be unbiased.
     """
-    moved = kept * fma(share * x, y, covariance)
-    return moved, kept * fma(kept, room, share + share)
+    return kept * fma(share * x, y, covariance), kept * fma(kept, room, share + share)

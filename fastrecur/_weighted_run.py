@@ -12,39 +12,47 @@ from ._cpu._weighted import COUNT, COVARIANCE, DECAY, MEAN, MEAN_Y, PLANES, ROOM
 
 AVERAGE, SUM, COVARY = "average", "sum", "covary"
 SERIAL_BYTES = 1 << 18  # below this a second thread costs more than it brings
+LARGE = 16 << 20  # bytes of a result from which it goes past the cache
 SEGMENTS = 32  # that a long series is cut into
 WIDTH = 16
 _WIDE = np.dtype(np.float64)
 
 
-def run(statistic, x, y, gate, shape, dtype, axis, adjust, is_decay, ignore_na, min_periods, bias=False, carry=None):
-    """Return a statistic and the lanes' states after the last step.
+def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods, bias=False, state=None):
+    """Return a statistic, and weight, count and mean of the lanes after the last step.
 
-    ``y`` is None but for covariances. ``carry`` are the states before the first step, ``(PLANES, *lanes)``.
+    ``kind`` says how weights come about: they "adjust" to each other and the gate is a decay; they are "fixed" by the
+    gate; or they are "timed", and the gate is a decay again. ``y`` is None but for covariances. ``state`` is what stands
+    before the first step.
     """
     h = _problem.empty(shape, dtype, _problem.like(shape, dtype, (x.shape, x.strides)))
     lane_axes = [k for k in range(len(shape)) if k != axis]
     lane_shape = tuple(shape[k] for k in lane_axes)
     lanes, steps = math.prod(lane_shape), shape[axis]
-    carry = np.zeros((PLANES, *lane_shape)) if carry is None else carry
+    states = np.zeros((PLANES, *lane_shape))
+    if state is not None:
+        states[[WEIGHT, COUNT, MEAN]] = state
     if lanes == 0 or steps == 0:
-        return h, carry
-    flags = [int(adjust), int(is_decay), int(ignore_na), max(1, min_periods), int(statistic == SUM), 0, int(bias)]
+        return h, states[[WEIGHT, COUNT, MEAN]]
+    rule = " ".join([kind, *["ignore_na"] * ignore_na, *["sum"] * (statistic == SUM)])
     # Time first, then the lanes, outermost in memory first.
     order = sorted(lane_axes, key=lambda k: (-abs(h.strides[k]), k))
     operands = [None if v is None else np.broadcast_to(v, shape).transpose(axis, *order) for v in (x, y, gate)]
     operands.insert(2, h.transpose(axis, *order))
-    states = carry.transpose(0, *(1 + lane_axes.index(k) for k in order))
+    states = states.transpose(0, *(1 + lane_axes.index(k) for k in order))
     if lanes < _problem.FEW_LANES and steps >= _problem.LONG_SERIES:
         last = np.empty(states.shape)
         for index in np.ndindex(states.shape[1:]):
             one = [None if o is None else o[(slice(None), *index)] for o in operands]
-            last[(slice(None), *index)] = _run_series(one, steps, flags, states[(slice(None), *index)])
+            before = states[(slice(None), *index)]
+            last[(slice(None), *index)] = _run_series(rule, one, steps, [max(1, min_periods), bias], before)
     else:
         by_rows = bool(order) and abs(h.strides[order[-1]]) < abs(h.strides[axis])
         parts = [None if o is None else (o, o.strides[0], _offsets(o)) for o in operands]
-        last = _walk(parts, steps, lanes, STEPS if by_rows else steps, flags, _pad(states.reshape(PLANES, lanes)))
+        options = STEPS if by_rows else steps, max(1, min_periods), bias, h.nbytes >= LARGE
+        last = _walk(rule, parts, steps, lanes, options, _pad(states.reshape(PLANES, lanes)))
         last = last[:, :lanes].reshape(states.shape)
+    last = last[[WEIGHT, COUNT, MEAN]]
     return h, np.ascontiguousarray(last.transpose(0, *(1 + order.index(k) for k in lane_axes)))
 
 
@@ -64,8 +72,9 @@ def _pad(states):
     return full
 
 
-def _walk(operands, steps, lanes, chunk, flags, states):
+def _walk(rule, operands, steps, lanes, options, states):
     """Run the kernel, which changes the states; operands are ``(array, stride of time, lanes' offsets)``, or None."""
+    chunk, *flags = options
     padded = states.shape[1]
     table = np.zeros(_weighted.HEAD + 4 * padded, np.int64)
     table[: _weighted.HEAD] = [steps, chunk, lanes, padded, *(0 if o is None else o[1] for o in operands), *flags]
@@ -74,7 +83,7 @@ def _walk(operands, steps, lanes, chunk, flags, states):
             own = table[_weighted.HEAD + k * padded :][:padded]
             own[:lanes], own[lanes:] = operand[2], operand[2][-1]
     elements = {name: element(o[0].dtype) for name, o in zip(("x", "y", "h", "gate"), operands, strict=True) if o}
-    call = kernel(_weighted.average if operands[1] is None else _weighted.covariance, "weighted", "f8", **elements)
+    call = kernel(_weighted.average if operands[1] is None else _weighted.covariance, rule, "f8", **elements)
     head = (None, *(address(o[0]) for o in operands if o is not None), address(states), address(table))
     tiles = padded // WIDTH
     long = operands[0][0].itemsize * steps * lanes >= SERIAL_BYTES
@@ -87,7 +96,7 @@ def _walk(operands, steps, lanes, chunk, flags, states):
 # ---- One long series ------------------------------------------------------------------------------------------------
 
 
-def _run_series(operands, steps, flags, before):
+def _run_series(rule, operands, steps, flags, before):
     """Run one series in segments: each is summarised, the states before them follow in turn, each is walked.
 
     Where weights add up, a segment is summarised on its own, as a part of the data to be merged. Where they do not, it
@@ -96,23 +105,24 @@ def _run_series(operands, steps, flags, before):
     length = steps // SEGMENTS
     edges = np.arange(SEGMENTS) * length
     segments = [None if o is None else (o, o.strides[0], edges * o.strides[0]) for o in operands]
+    options = length, *flags, False
     states = _pad(np.zeros((PLANES, SEGMENTS)))
     states[DECAY] = 1
-    if not flags[0]:
-        _set_starts(states, operands, edges, length, flags, before)
+    adjust = "adjust" in rule
+    if not adjust:
+        _set_starts(rule, states, operands, edges, length, before)
     starts = states.T.tolist()
-    _walk(segments, length, SEGMENTS, length, [*flags[:5], 1, flags[6]], states)
+    _walk(rule + " summarise", segments, length, SEGMENTS, options, states)
     firsts, now = [], before.tolist()
     for start, end in zip(starts, states.T.tolist(), strict=True):
         firsts.append(now)
-        now = merged(now, end, flags[4]) if flags[0] else _moved(now, start, end)
+        now = merged(now, end, "sum" in rule) if adjust else _moved(now, start, end)
     states[...] = np.transpose(firsts)
-    last = _walk(segments, length, SEGMENTS, length, flags, states)[:, -1:]
-    rest = steps - SEGMENTS * length
-    if rest:
-        tail = [None if o is None else (o, o.strides[0], edges[-1:] * o.strides[0]) for o in operands]
-        tail = [None if o is None else (o[0][SEGMENTS * length :], o[1], np.zeros(1, np.int64)) for o in tail]
-        last = _walk(tail, rest, 1, rest, flags, _pad(last))[:, :1]
+    last = _walk(rule, segments, length, SEGMENTS, options, states)[:, -1:]
+    done = SEGMENTS * length
+    if done < steps:
+        rest = [None if o is None else (o[done:], o.strides[0], np.zeros(1, np.int64)) for o in operands]
+        last = _walk(rule, rest, steps - done, 1, options, _pad(last))
     return last[:, 0]
 
 
@@ -153,13 +163,13 @@ def _moved(now, start, end):
     ]
 
 
-def _set_starts(states, operands, edges, length, flags, before):
+def _set_starts(rule, states, operands, edges, length, before):
     """Set the weight before each segment, and as means its own first sample."""
     x, y, _, gate = operands
     states[WEIGHT] = 1
     states[WEIGHT, 0] = before[WEIGHT]
     for k in np.flatnonzero(~_seen(x, y, edges[1:] - 1)) + 1:
-        states[WEIGHT, k] = _weight_before(x, y, gate, int(edges[k]), flags, before[WEIGHT])
+        states[WEIGHT, k] = _weight_before(x, y, gate, int(edges[k]), rule, before[WEIGHT])
     places = edges.copy()
     for k in np.flatnonzero(~_seen(x, y, places)):
         places[k] += np.argmax(_seen(x, y, slice(edges[k], edges[k] + length)))
@@ -173,15 +183,15 @@ def _seen(x, y, where):
     return seen if y is None else seen & np.isfinite(y[where])
 
 
-def _weight_before(x, y, gate, edge, flags, first):
+def _weight_before(x, y, gate, edge, rule, first):
     """Return what is left at an edge of the weight after the last sample before it."""
     left = 1.0
     for high in range(edge, 0, -STEPS * WIDTH):
         part = slice(max(0, high - STEPS * WIDTH), high)
         seen = np.flatnonzero(_seen(x, y, part))
         missing = slice(part.start + seen[-1] + 1 if len(seen) else part.start, high)
-        if not flags[2]:
-            left *= math.prod(gate[missing].tolist()) if flags[1] else math.prod((1 - gate[missing]).tolist())
+        if "ignore_na" not in rule:
+            left *= math.prod((gate[missing] if "timed" in rule else 1 - gate[missing]).tolist())
         if len(seen):
             return left
     return left * first
