@@ -88,10 +88,20 @@ def _by_kernel(
     data: Data, statistic: str, request: Request, x: Any, y: Any, gate: Any, shape: Any, dtype: Any, axis: int,
     state: State | None,
 ) -> tuple[Any, State]:  # fmt: skip
-    result, last = _weighted_run.run(
-        statistic, x, y, gate, shape, dtype, axis, request.kind, request.ignore_na, request.min_periods, request.bias,
-        state,
-    )  # fmt: skip
+    def run(statistic: str, x: Any, y: Any) -> Any:
+        return _weighted_run.run(
+            statistic, x, y, gate, shape, dtype, axis, request.kind, request.ignore_na, request.min_periods,
+            request.bias, state,
+        )  # fmt: skip
+
+    if statistic == "corr":
+        there = np.isfinite(x) & np.isfinite(y)
+        x, y = (np.where(there, v, v.dtype.type(np.nan)) for v in (x, y))
+        (result, last), (var_x, _), (var_y, _) = (run("covary", *pair) for pair in ((x, y), (x, x), (y, y)))
+        with np.errstate(all="ignore"):
+            result /= np.sqrt(var_x) * np.sqrt(var_y)
+    else:
+        result, last = run(statistic, x, y)
     assert data.give is not None
     return data.give(result), State(*last)
 
@@ -106,16 +116,19 @@ def _by_formulas(
     if y is not None:
         y = xp.broadcast_to(data.wide(y), shape)
         seen = seen & xp.isfinite(y)
-    if statistic == "corr":
-        seen = seen & xp.isfinite(y)
     gate = xp.broadcast_to(gate, shape)
     w = _formulas.shares(xp, seen, gate, request.kind, request.ignore_na, request.min_periods, axis, state)
-    last = None
-    valid = w.valid
+    valid, last = w.valid, None
     if statistic == "average":
         result, last = _formulas.mean(xp, w, x, axis, state)
     elif statistic == "sum":
         result = _formulas.total(xp, w, x, axis)
+    elif statistic == "corr":
+        variances = [_formulas.covariance(xp, w, v, v, axis)[0] for v in (x, y)]
+        valid = valid & (variances[0] > 0) & (variances[1] > 0)
+        one = xp.ones_like(x)
+        sizes = [xp.sqrt(xp.where(valid, v, one)) for v in variances]
+        result = _formulas.covariance(xp, w, x, y, axis)[0] / (sizes[0] * sizes[1])
     else:
         result, room = _formulas.covariance(xp, w, x, y, axis)
         if not request.bias:
