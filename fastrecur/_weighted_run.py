@@ -8,7 +8,19 @@ from . import _problem, _threads
 from ._arrays import address, element
 from ._cpu import _weighted
 from ._cpu._compile import kernel
-from ._cpu._weighted import COUNT, COVARIANCE, DECAY, MEAN, MEAN_Y, PLANES, ROOM, STEPS, WEIGHT
+from ._cpu._weighted import (
+    COUNT,
+    COVARIANCE,
+    DECAY,
+    MEAN,
+    MEAN_Y,
+    ORIGIN,
+    ORIGIN_Y,
+    PLANES,
+    ROOM,
+    STEPS,
+    WEIGHT,
+)
 
 AVERAGE, SUM, COVARY = "average", "sum", "covary"
 SERIAL_BYTES = 1 << 18  # below this a second thread costs more than it brings
@@ -39,6 +51,9 @@ def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods,
     order = sorted(lane_axes, key=lambda k: (-abs(h.strides[k]), k))
     operands = [None if v is None else np.broadcast_to(v, shape).transpose(axis, *order) for v in (x, y, gate)]
     operands.insert(2, h.transpose(axis, *order))
+    if y is not None:
+        for plane, values in ((ORIGIN, x), (ORIGIN_Y, y)):
+            states[plane] = _first_values(np.moveaxis(np.broadcast_to(values, shape), axis, 0))
     states = states.transpose(0, *(1 + lane_axes.index(k) for k in order))
     if lanes < _problem.FEW_LANES and steps >= _problem.LONG_SERIES:
         last = np.empty(states.shape)
@@ -54,6 +69,16 @@ def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods,
         last = last[:, :lanes].reshape(states.shape)
     last = last[[WEIGHT, COUNT, MEAN]]
     return h, np.ascontiguousarray(last.transpose(0, *(1 + order.index(k) for k in lane_axes)))
+
+
+def _first_values(values):
+    """Return the first finite value of each lane, time being the first axis; 0 where there is none."""
+    first = np.array(values[0], _WIDE)
+    for index in np.argwhere(~np.isfinite(first)):
+        lane = values[(slice(None), *index)]
+        at = np.argmax(np.isfinite(lane))
+        first[tuple(index)] = lane[at] if np.isfinite(lane[at]) else 0
+    return first
 
 
 def _offsets(operand):
@@ -108,6 +133,7 @@ def _run_series(rule, operands, steps, flags, before):
     options = length, *flags, False
     states = _pad(np.zeros((PLANES, SEGMENTS)))
     states[DECAY] = 1
+    states[ORIGIN:] = before[ORIGIN:, np.newaxis]
     adjust = "adjust" in rule
     if not adjust:
         _set_starts(rule, states, operands, edges, length, before)
@@ -133,7 +159,7 @@ def merged(a, b, is_sum):
     before = b[DECAY] * a[WEIGHT]
     weight = before + b[WEIGHT]
     kept, share = before / weight, b[WEIGHT] / weight
-    now = [weight, a[COUNT] + b[COUNT], a[DECAY] * b[DECAY], 0.0, 0.0, 0.0, 0.0]
+    now = [weight, a[COUNT] + b[COUNT], a[DECAY] * b[DECAY], 0.0, 0.0, 0.0, 0.0, *a[ORIGIN:]]
     if is_sum:
         now[MEAN] = b[DECAY] * a[MEAN] + b[MEAN]
         return now
@@ -160,6 +186,7 @@ def _moved(now, start, end):
         end[MEAN_Y] + left * y,
         end[COVARIANCE] + left * (now[COVARIANCE] + turn),
         end[ROOM] + left * left * now[ROOM],
+        *now[ORIGIN:],
     ]
 
 
@@ -173,9 +200,10 @@ def _set_starts(rule, states, operands, edges, length, before):
     places = edges.copy()
     for k in np.flatnonzero(~_seen(x, y, places)):
         places[k] += np.argmax(_seen(x, y, slice(edges[k], edges[k] + length)))
-    states[MEAN] = np.where(_seen(x, y, places), x[places], 0)
+    seen = _seen(x, y, places)
+    states[MEAN] = np.where(seen, x[places] - before[ORIGIN], 0)
     if y is not None:
-        states[MEAN_Y] = np.where(_seen(x, y, places), y[places], 0)
+        states[MEAN_Y] = np.where(seen, y[places] - before[ORIGIN_Y], 0)
 
 
 def _seen(x, y, where):

@@ -39,8 +39,10 @@ GEOMETRY = (
 )  # fmt: skip
 HEAD = len(GEOMETRY)
 # The rows of ``carry``. DECAY: what a segment multiplies the state before it by.
-WEIGHT, COUNT, DECAY, MEAN, MEAN_Y, COVARIANCE, ROOM = range(7)
-PLANES = 7
+# Means of what covaries are deviations from the ORIGIN: a value of the series' own, so that data far from 0 lose nothing.
+WEIGHT, COUNT, DECAY, MEAN, MEAN_Y, COVARIANCE, ROOM, ORIGIN, ORIGIN_Y = range(9)
+PLANES = 9
+AVERAGE_PLANES = MEAN + 1
 STATE = 16 * PLANES
 STEPS = 32
 TILE = 16 * STEPS
@@ -157,12 +159,14 @@ def walk_covariance(rule, x_rows, y_rows, gate_rows, gate_row, h_rows, state, st
     mean_x, mean_y = load_vector(shift(state, MEAN * plane), 0, state), load_vector(shift(state, MEAN_Y * plane), 0, state)
     covariance = load_vector(shift(state, COVARIANCE * plane), 0, state)
     room, product = load_vector(shift(state, ROOM * plane), 0, state), load_vector(shift(state, DECAY * plane), 0, state)
+    origin_x = load_vector(shift(state, ORIGIN * plane), 0, state)
+    origin_y = load_vector(shift(state, ORIGIN_Y * plane), 0, state)
     zero = constant(0.0, weight)
     one, nan = constant(1.0, zero), constant(NAN, zero)
     enough = broadcast(constant(float(least), load(state, 0, state)))
     for k in range(steps):
-        x = load_vector(shift(x_rows, k * row_bytes(x_rows)), 0, state)
-        y = load_vector(shift(y_rows, k * row_bytes(y_rows)), 0, state)
+        x = load_vector(shift(x_rows, k * row_bytes(x_rows)), 0, state) - origin_x
+        y = load_vector(shift(y_rows, k * row_bytes(y_rows)), 0, state) - origin_y
         gate = load_vector(shift(gate_rows, k * gate_row), 0, state)
         seen = is_seen(x + y)
         share, kept, weight, decay = weigh(weight, gate, seen, adjust(rule), timed(rule), ignore_na(rule))
@@ -187,9 +191,9 @@ def walk_covariance(rule, x_rows, y_rows, gate_rows, gate_row, h_rows, state, st
 
 
 @njit(**HELPER)
-def copy_planes(target, to_row, source, from_row, lane, at):
+def copy_planes(target, to_row, source, from_row, lane, at, planes):
     """Copy the states of a tile's lanes."""
-    for plane in range(PLANES):
+    for plane in range(planes):
         store_vector(target, plane * to_row + at, load_vector(source, plane * from_row + lane, target))
 
 
@@ -209,7 +213,7 @@ def average(rule, x, h, gate, carry, geometry, first, last):
             x_at = shift(geometry, 8 * (HEAD + lane))
             h_at, gate_at = shift(x_at, 16 * padded), shift(x_at, 24 * padded)
             shared = are_spaced(gate_at, 0, width(carry))
-            copy_planes(state, width(carry), carry, padded, lane, 0)
+            copy_planes(state, width(carry), carry, padded, lane, 0, AVERAGE_PLANES)
             for t in range(begin, end, STEPS):
                 n = min(STEPS, end - t)
                 bring(x_rows, shift(x, t * x_time), x_at, x_time, n, STEPS)
@@ -218,7 +222,7 @@ def average(rule, x, h, gate, carry, geometry, first, last):
                 walk_average(rule, x_rows, gate_rows, gate_row, shared, h_rows, state, n, least)
                 if not summarise(rule):
                     put_results(shift(h, t * h_time), h_at, h_time, h_rows, n, min(width(carry), lanes - lane), bypass)
-            copy_planes(carry, padded, state, width(carry), 0, lane)
+            copy_planes(carry, padded, state, width(carry), 0, lane, AVERAGE_PLANES)
     fence()
 
 
@@ -241,7 +245,7 @@ def covariance(rule, x, y, h, gate, carry, geometry, first, last):
             x_at = shift(geometry, 8 * (HEAD + lane))
             y_at, h_at, gate_at = shift(x_at, 8 * padded), shift(x_at, 16 * padded), shift(x_at, 24 * padded)
             shared = are_spaced(gate_at, 0, width(carry))
-            copy_planes(state, width(carry), carry, padded, lane, 0)
+            copy_planes(state, width(carry), carry, padded, lane, 0, PLANES)
             for t in range(begin, end, STEPS):
                 n = min(STEPS, end - t)
                 bring(x_rows, shift(x, t * x_time), x_at, x_time, n, STEPS)
@@ -251,5 +255,5 @@ def covariance(rule, x, y, h, gate, carry, geometry, first, last):
                 walk_covariance(rule, x_rows, y_rows, gate_rows, gate_row, h_rows, state, n, least, bias)
                 if not summarise(rule):
                     put_results(shift(h, t * h_time), h_at, h_time, h_rows, n, min(width(carry), lanes - lane), bypass)
-            copy_planes(carry, padded, state, width(carry), 0, lane)
+            copy_planes(carry, padded, state, width(carry), 0, lane, PLANES)
     fence()

@@ -58,7 +58,7 @@ def ewm_filtfilt(
     --------
     >>> from fastrecur.smoothing import ewm_filtfilt
     >>> ewm_filtfilt([0.0, 0.0, 8.0, 0.0, 0.0], alpha=0.5)
-    array([0.8125, 1.625 , 3.25  , 2.5   , 2.    ])
+    array([0.6875, 1.375 , 2.75  , 1.5   , 1.    ])
     """
     constant = Constant(com, span, halflife, alpha, False)
     numbers, axis, wrap = unwrap(x, axis)
@@ -232,7 +232,7 @@ def pcen(
     --------
     >>> from fastrecur.smoothing import pcen
     >>> pcen([1.0, 1.0, 100.0, 1.0], b=0.5).round(3)
-    array([0.318, 0.318, 0.577, 0.023])
+    array([0.318, 0.318, 0.621, 0.015])
     """
     for name, value, least in (("gain", gain, 0), ("bias", bias, 0), ("power", power, 0)):
         if not number(name, value) >= least:

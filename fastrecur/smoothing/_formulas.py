@@ -85,6 +85,8 @@ def covariance(xp: Any, w: Shares, x: Any, y: Any, axis: int) -> tuple[Any, Any]
     differences = []
     for values in (x, y):
         values = xp.where(w.seen, values, xp.zeros_like(values))
+        # Deviations from a value of the series' own: data far from 0 lose nothing.
+        values = values - values[(slice(None),) * axis + (slice(0, 1),)]
         before = _shifted(xp, mean(xp, w, values, axis)[0], axis)
         differences.append(xp.where(w.seen, values - before, zero))
     product = differences[0] * differences[1]

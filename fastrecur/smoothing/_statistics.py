@@ -275,7 +275,7 @@ def ewm_std(
     --------
     >>> from fastrecur.smoothing import ewm_std
     >>> ewm_std([1.0, 2.0, 4.0, 8.0], alpha=0.5)
-    array([       nan, 0.70710678, 1.58113883, 3.32737938])
+    array([       nan, 0.70710678, 1.58113883, 3.32737563])
     """
     request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, bias)
     numbers, plain_axis, wrap = unwrap(x, axis)
@@ -324,7 +324,7 @@ def ewm_cov(
     --------
     >>> from fastrecur.smoothing import ewm_cov
     >>> ewm_cov([1.0, 2.0, 4.0], [2.0, 1.0, 3.0], alpha=0.5)
-    array([       nan, -0.5       ,  1.07142857])
+    array([ nan, -0.5,  1.5])
     """
     request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, bias)
     numbers_x, numbers_y, plain_axis, wrap = unwrap_pair(x, y, axis)
@@ -370,7 +370,7 @@ def ewm_corr(
     --------
     >>> from fastrecur.smoothing import ewm_corr
     >>> ewm_corr([1.0, 2.0, 4.0], [2.0, 1.0, 3.0], alpha=0.5)
-    array([        nan, -1.        ,  0.61858957])
+    array([        nan, -1.        ,  0.81434507])
     """
     request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, True)
     numbers_x, numbers_y, plain_axis, wrap = unwrap_pair(x, y, axis)
