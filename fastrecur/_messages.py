@@ -254,9 +254,7 @@ def times_without_halflife():
 
 
 def times_units():
-    return (
-        "`times` and `halflife` must be both dates (datetime64 and a timedelta) or both numbers in one unit, got a mixture"
-    )
+    return "`times` and `halflife` must be both dates (datetime64 and a timedelta) or both numbers in one unit, got a mixture"
 
 
 def times_dtype(came):
@@ -295,16 +293,16 @@ def real_dtype(name, came):
     return f"`{name}` must hold float32, float64, integers or bools, got dtype {came}"
 
 
-def needs_values(name, kind):
-    return f"`{name}` must hold numbers, got {_type(kind)}"
+def frame_values(kind):
+    return f"`x` must hold numbers only, got a {_type(kind)} with others: select its columns first"
+
+
+def namespace(name, kind):
+    return f"`{name}` must be an array of a library with the array API's namespace, got {_type(kind)}"
 
 
 def indexes():
     return "`x` and `y` must have the same index: align them first"
-
-
-def frame_axis(axis):
-    return f"`axis` must be 0 for a Series or a DataFrame, or the axis of a DataFrame's columns, 1, got {axis}"
 
 
 def dimension(axis, names):

@@ -155,10 +155,19 @@ def walk_average(rule, x_rows, gate_rows, gate_row, shared, h_rows, state, steps
 def walk_covariance(rule, x_rows, y_rows, gate_rows, gate_row, h_rows, state, steps, least, bias):
     """Advance the covariances of a tile's lanes."""
     plane = width(state) * itemsize(state)
-    weight, count = load_vector(shift(state, WEIGHT * plane), 0, state), load_vector(shift(state, COUNT * plane), 0, state)
-    mean_x, mean_y = load_vector(shift(state, MEAN * plane), 0, state), load_vector(shift(state, MEAN_Y * plane), 0, state)
+    weight, count = (
+        load_vector(shift(state, WEIGHT * plane), 0, state),
+        load_vector(shift(state, COUNT * plane), 0, state),
+    )
+    mean_x, mean_y = (
+        load_vector(shift(state, MEAN * plane), 0, state),
+        load_vector(shift(state, MEAN_Y * plane), 0, state),
+    )
     covariance = load_vector(shift(state, COVARIANCE * plane), 0, state)
-    room, product = load_vector(shift(state, ROOM * plane), 0, state), load_vector(shift(state, DECAY * plane), 0, state)
+    room, product = (
+        load_vector(shift(state, ROOM * plane), 0, state),
+        load_vector(shift(state, DECAY * plane), 0, state),
+    )
     origin_x = load_vector(shift(state, ORIGIN * plane), 0, state)
     origin_y = load_vector(shift(state, ORIGIN_Y * plane), 0, state)
     zero = constant(0.0, weight)

@@ -35,7 +35,7 @@ class Constant:
         if not with_times and halflife is not None and (isinstance(halflife, str) or _is_timedelta(halflife)):
             raise ValueError(say.halflife_without_times())
         name = named[0]
-        self.alpha = alpha if name == "alpha" and not _is_number(alpha) else _alpha(name, number(name, given[name]))
+        self.alpha = alpha if name == "alpha" and not is_number(alpha) else _alpha(name, number(name, given[name]))
 
 
 def _alpha(name: str, value: float) -> float:
@@ -55,8 +55,9 @@ def _alpha(name: str, value: float) -> float:
     return -math.expm1(-LN2 / value) if name == "halflife" else value
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+def is_number(value: Any) -> bool:
+    # A timedelta64 is an integer to NumPy.
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.timedelta64))
 
 
 def _is_timedelta(value: Any) -> bool:
@@ -65,7 +66,7 @@ def _is_timedelta(value: Any) -> bool:
 
 def number(name: str, value: Any) -> float:
     """Return a real number as a float."""
-    if not _is_number(value):
+    if not is_number(value):
         raise TypeError(say.constant_type(name, type(value)))
     return float(value)
 
@@ -84,7 +85,7 @@ def _halflife(value: Any) -> tuple[Any, bool]:
         if not value > np.timedelta64(0):  # NaT neither
             raise ValueError(say.constant_domain("halflife", "halflife > 0", value))
         return value, True
-    if not _is_number(value):
+    if not is_number(value):
         raise TypeError(say.halflife_type(type(value)))
     if not value > 0:
         raise ValueError(say.constant_domain("halflife", "halflife > 0", value))

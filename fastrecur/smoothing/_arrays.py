@@ -38,7 +38,9 @@ class Data:
         for name, value in zip(names, values, strict=True):
             if not (isinstance(value, torch.Tensor) or isinstance(value, (int, float))):
                 raise TypeError(say.not_a_tensor(name, type(value)))
-        wide = [value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.float64) for value in values]
+        wide = [
+            value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.float64) for value in values
+        ]
         for name, value in zip(names, wide, strict=True):
             if value.dtype not in (torch.float32, torch.float64) and (value.is_floating_point() or value.is_complex()):
                 raise TypeError(say.real_dtype(name, value.dtype))
@@ -122,7 +124,7 @@ def _namespace(value: Any) -> Any:
         return value.__array_namespace__()
     root = type(value).__module__.partition(".")[0]
     if root != "cupy":
-        raise TypeError(say.needs_values("x", type(value)))
+        raise TypeError(say.namespace("x", type(value)))
     return sys.modules["cupy"]
 
 

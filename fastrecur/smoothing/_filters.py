@@ -80,11 +80,11 @@ def ewm_filtfilt(
 
 
 def _at(values: Any, axis: int, step: int) -> Any:
-    return values[(slice(None),) * axis + (step,)]
+    return values[(*(slice(None),) * axis, step, ...)]
 
 
 def _between(values: Any, axis: int, start: int | None, stop: int | None) -> Any:
-    return values[(slice(None),) * axis + (slice(start, stop),)]
+    return values[(*(slice(None),) * axis, slice(start, stop), ...)]
 
 
 def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any = 0) -> Any:

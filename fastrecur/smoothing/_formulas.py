@@ -62,10 +62,10 @@ def _before(xp: Any, decay: Any, weight: Any, weight0: Any, axis: int) -> Any:
     if steps == 0:
         return weight
     lead = (slice(None),) * axis
-    first = weight[(*lead, slice(0, 1))]
-    first = first - first if weight0 is None else xp.broadcast_to(xp.expand_dims(weight0, axis=axis), first.shape)
+    first = weight[(*lead, slice(0, 1), ...)]
+    first = first - first if weight0 is None else xp.reshape(weight0, first.shape)
     join = xp.concat if hasattr(xp, "concat") else xp.concatenate
-    return decay * join([first, weight[(*lead, slice(0, steps - 1))]], axis=axis)
+    return decay * join([first, weight[(*lead, slice(0, steps - 1), ...)]], axis=axis)
 
 
 def mean(xp: Any, w: Shares, x: Any, axis: int, state: Any = None) -> tuple[Any, Any]:
@@ -86,7 +86,7 @@ def covariance(xp: Any, w: Shares, x: Any, y: Any, axis: int) -> tuple[Any, Any]
     for values in (x, y):
         values = xp.where(w.seen, values, xp.zeros_like(values))
         # Deviations from a value of the series' own: data far from 0 lose nothing.
-        values = values - values[(slice(None),) * axis + (slice(0, 1),)]
+        values = values - values[(*(slice(None),) * axis, slice(0, 1), ...)]
         before = _shifted(xp, mean(xp, w, values, axis)[0], axis)
         differences.append(xp.where(w.seen, values - before, zero))
     product = differences[0] * differences[1]

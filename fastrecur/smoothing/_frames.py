@@ -36,7 +36,7 @@ def unwrap(value: Any, axis: Any) -> tuple[Any, Any, Wrap]:
     if library == "pandas":
         numbers = value.to_numpy()
         if numbers.dtype == object:  # nullable columns: a missing value is NaN
-            numbers = value.to_numpy(dtype=np.float64, na_value=np.nan)
+            numbers = _as_floats(value)
         labels = {"name": value.name} if name == "Series" else {"columns": value.columns}
         return numbers, axis, lambda result: value._constructor(result, index=value.index, **labels)
     if library == "polars":
@@ -51,6 +51,13 @@ def unwrap(value: Any, axis: Any) -> tuple[Any, Any, Wrap]:
             axis = value.dims.index(axis)
         return value.data, axis, lambda result: value.copy(data=result)
     return value, axis, lambda result: result
+
+
+def _as_floats(value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value.to_numpy(dtype=np.float64, na_value=np.nan))
+    except (TypeError, ValueError):
+        raise TypeError(say.frame_values(type(value))) from None
 
 
 def unwrap_pair(x: Any, y: Any, axis: Any) -> tuple[Any, Any, Any, Wrap]:

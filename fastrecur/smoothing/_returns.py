@@ -143,8 +143,8 @@ def gae(
     if len(values.shape) != len(shape) or values.shape[axis] != wanted:
         came = values.shape[axis] if len(values.shape) == len(shape) else f"shape {tuple(values.shape)}"
         raise ValueError(say.values_steps(came, steps, bool(rest)))
-    following = rest[0] if rest else values[(*lead, slice(1, None))]
-    values = values[(*lead, slice(0, steps))]
+    following = rest[0] if rest else values[(*lead, slice(1, None), ...)]
+    values = values[(*lead, slice(0, steps), ...)]
     for name, value in (("values", values), ("next_values", following)):
         if not _problem.fits(tuple(value.shape), shape):
             raise ValueError(say.same_shape(name, tuple(value.shape), shape))

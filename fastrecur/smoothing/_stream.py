@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import _messages as say
-from ._arguments import Constant, elapsed, flag, integer, take_times
+from ._arguments import Constant, elapsed, flag, integer, is_number, take_times
 from ._formulas import State
 from ._run import Request, compute
 
@@ -79,7 +79,7 @@ class Ewm:
         self._adjust, self._ignore_na = flag("adjust", adjust), flag("ignore_na", ignore_na)
         self._least = 0 if min_periods is None else integer("min_periods", min_periods)
         self._axis = integer("axis", axis)
-        dated = halflife is not None and not isinstance(halflife, (int, float, np.number))
+        dated = halflife is not None and not is_number(halflife)
         self._plain = None if dated else Constant(com, span, halflife, alpha, False)
         self._timed = None if halflife is None else Constant(com, span, halflife, alpha, True)
         self.reset()

@@ -110,9 +110,8 @@ def test_a_learned_alpha_converges():
 
 
 def test_transforms():
-    x, _, alpha = tensors(missing=False)
+    x, _, _ = tensors(missing=False)
     jacobian = torch.func.jacrev(lambda x: ewm_mean(x, alpha=0.3))(x)
     assert jacobian.shape == (7, 3, 7, 3)
     batched = torch.func.vmap(lambda x: ewm_mean(x, alpha=0.3), in_dims=1, out_dims=1)(x)
     torch.testing.assert_close(batched, ewm_mean(x, alpha=0.3))
-    del alpha

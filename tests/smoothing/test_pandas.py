@@ -67,8 +67,6 @@ def test_grid(constant, adjust, ignore_na, min_periods, steps, lanes, missing, s
     for bias in [False, True]:
         ours, theirs = ewm_var(x, **options, bias=bias), ewm.var(bias=bias)
         # pandas' divisor cancels after a gap, and gives 0 for one sample seen again and again.
-        [alpha] = {"com", "alpha", "span", "halflife"} & set(constant)
-        del alpha
         sound = (frame.expanding().count() > 1).to_numpy() & ~np.isnan(theirs.to_numpy())
         if bias:
             check(ours, theirs)
@@ -109,9 +107,7 @@ def test_times(gaps, adjust, ignore_na, min_periods, seed):
     if zoned.is_monotonic_increasing:
         ewm_mean(x, times=zoned, **options)
     numbers = np.cumsum(gaps) / 3600
-    np.testing.assert_allclose(
-        ewm_mean(x, times=numbers, **{**options, "halflife": 2.0}), expected, rtol=1e-9
-    )
+    np.testing.assert_allclose(ewm_mean(x, times=numbers, **{**options, "halflife": 2.0}), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("shape", [(5000,), (5001, 2), (2, 5003)])
