@@ -254,7 +254,10 @@ def times_without_halflife():
 
 
 def times_units():
-    return "`times` and `halflife` must be both dates (datetime64 and a timedelta) or both numbers in one unit, got a mixture"
+    return (
+        "`times` and `halflife` must be both dates (datetime64 and a timedelta) or both numbers in one unit, "
+        "got a mixture"
+    )
 
 
 def times_dtype(came):

@@ -101,9 +101,9 @@ def linear_decay(a):
 
 # ---- Weighted statistics --------------------------------------------------------------------------------------------
 #
-# `weight` is what the samples so far weigh against a new one, whose weight is 1 where weights add up (``adjust``). Where
-# they do not, it is the gate, or what the samples so far have lost in the time that passed (``timed``), and the samples
-# so far weigh 1 again after each. A gate is a decay but there: ``1 - decay`` would have lost a small one's digits.
+# `weight` is what the samples so far weigh against a new one, whose weight is 1 where weights add up (``adjust``).
+# Where they do not, it is the gate, or what the samples so far have lost in the time that passed (``timed``), and these
+# weigh 1 again after each. A gate is a decay, but where it is itself the weight: ``1 - decay`` would have lost digits.
 
 
 def is_seen(x):

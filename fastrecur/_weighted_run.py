@@ -34,8 +34,8 @@ def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods,
     """Return a statistic, and weight, count and mean of the lanes after the last step.
 
     ``kind`` says how weights come about: they "adjust" to each other and the gate is a decay; they are "fixed" by the
-    gate; or they are "timed", and the gate is a decay again. ``y`` is None but for covariances. ``state`` is what stands
-    before the first step.
+    gate; or they are "timed", and the gate is a decay again. ``y`` is None but for covariances. ``state`` is what
+    stands before the first step.
     """
     h = _problem.empty(shape, dtype, _problem.like(shape, dtype, (x.shape, x.strides)))
     lane_axes = [k for k in range(len(shape)) if k != axis]

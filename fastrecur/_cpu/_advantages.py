@@ -4,7 +4,7 @@
 def walk(rewards, values, next_values, terminated, truncated, out, state, gamma, decay, first, last, low, high):
     """Walk lanes ``low`` to ``high`` of the blocks ``first`` to ``last``; arrays are ``(outer, time, inner)``.
 
-    The k-th step's value is ``values[:, k]``, that of its successor ``next_values[:, k]``. ``state`` is as wide as a row.
+    ``values`` are of the states before the steps, ``next_values`` of those after. ``state`` is as wide as a row.
     """
     for block in range(first, last):
         state[low:high] = 0

@@ -1,8 +1,8 @@
 """Kernels for exponentially weighted statistics: each sample is read once, whatever its layout.
 
 As in `_tiles`, a tile of lanes is brought into a buffer, walked, and put back; how a sample takes part is written in
-`_steps`. Where lanes are neighbours, all of them go a tile's steps before the next (``chunk``), so that memory is walked
-from one end to the other. A long series is cut into segments, which are lanes then: see `_weighted_run`.
+`_steps`. Where lanes are neighbours, all of them go a tile's steps before the next (``chunk``), so that memory is
+walked from one end to the other. A long series is cut into segments, which are lanes then: see `_weighted_run`.
 
 As long as no sample of a tile is missing and its lanes have one weight, that is a number; else a vector.
 
@@ -39,7 +39,7 @@ GEOMETRY = (
 )  # fmt: skip
 HEAD = len(GEOMETRY)
 # The rows of ``carry``. DECAY: what a segment multiplies the state before it by.
-# Means of what covaries are deviations from the ORIGIN: a value of the series' own, so that data far from 0 lose nothing.
+# Means of what covaries are deviations from the ORIGIN, a value of the series: data far from 0 lose nothing.
 WEIGHT, COUNT, DECAY, MEAN, MEAN_Y, COVARIANCE, ROOM, ORIGIN, ORIGIN_Y = range(9)
 PLANES = 9
 AVERAGE_PLANES = MEAN + 1
@@ -73,7 +73,7 @@ summarise = _trait("summarise")  # nothing is written: only what becomes of the 
 
 @njit(**HELPER)
 def bring_gates(rows, gate, offsets, time, steps, shared):
-    """Bring gates as `_tiles.bring` does; one row where they are constant in time, and quickly where lanes share them."""
+    """Bring gates as `_tiles.bring` does; one row where they are constant, and quickly where lanes share them."""
     if time != 0 and shared:
         base = shift(gate, load_int(offsets, 0))
         for k in range(steps):

@@ -131,10 +131,10 @@ def integer(name: str, value: Any, least: int | None = None) -> int:
     """Return an integer."""
     if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
         raise TypeError(say.count_type(name, type(value)))
-    value = operator.index(value)
-    if least is not None and value < least:
-        raise ValueError(say.at_least(name, least, value))
-    return value
+    whole = operator.index(value)
+    if least is not None and whole < least:
+        raise ValueError(say.at_least(name, least, whole))
+    return whole
 
 
 def flag(name: str, value: Any) -> bool:

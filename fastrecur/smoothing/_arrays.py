@@ -132,7 +132,8 @@ def _plain(name: str, value: Any) -> np.ndarray:
     array, _ = _arrays.take(name, value)
     if array is None:
         raise TypeError(say.not_an_array(name, type(None)))
-    return _arrays.numbers(name, np.asarray(array))
+    numbers: np.ndarray = _arrays.numbers(name, np.asarray(array))
+    return numbers
 
 
 def _real(name: str, array: np.ndarray) -> np.ndarray:
@@ -145,4 +146,4 @@ def _real(name: str, array: np.ndarray) -> np.ndarray:
 
 def axis_of(axis: Any, shape: tuple[int, ...], names: tuple[str, ...]) -> int:
     """Return an axis of time as a non-negative int."""
-    return _problem.normalise_axis(_call._axis(axis), tuple(shape), names)
+    return int(_problem.normalise_axis(_call._axis(axis), tuple(shape), names))

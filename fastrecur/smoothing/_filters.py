@@ -120,8 +120,8 @@ def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any =
 
     Notes
     -----
-    The numbers of TA-Lib's ``KAMA``, which has ``fast`` and ``slow`` fixed. Where nothing moved, the efficiency is 1, as
-    there.
+    The numbers of TA-Lib's ``KAMA``, which has ``fast`` and ``slow`` fixed. Where nothing moved, the efficiency is 1,
+    as there.
 
     References
     ----------

@@ -1,8 +1,8 @@
 """The statistics, written with the two recurrences: for the arrays of every library, and differentiable.
 
 Weights first. Where they add up (``adjust``), ``W[t] = d[t]*W[t-1] + 1`` at each sample, a linear recurrence, and the
-sample's share is ``1/W``. Else the samples so far weigh 1 again after each, and decay in a gap. A share is the gate of a
-weighted average, and 0 at a missing value.
+sample's share is ``1/W``. Else the samples so far weigh 1 again after each, and decay in a gap. A share is the gate of
+a weighted average, and 0 at a missing value.
 """
 
 from __future__ import annotations
@@ -71,7 +71,10 @@ def _before(xp: Any, decay: Any, weight: Any, weight0: Any, axis: int) -> Any:
 def mean(xp: Any, w: Shares, x: Any, axis: int, state: Any = None) -> tuple[Any, Any]:
     """Return the mean at each step (0 before the first sample), and after the last."""
     x = xp.where(w.seen, x, xp.zeros_like(x))
-    return forget_mult(w.share, x, None if state is None else state.mean, axis=axis, return_state=True)
+    result: tuple[Any, Any] = forget_mult(
+        w.share, x, None if state is None else state.mean, axis=axis, return_state=True
+    )
+    return result
 
 
 def total(xp: Any, w: Shares, x: Any, axis: int) -> Any:

@@ -47,8 +47,8 @@ class Ewm:
 
     Notes
     -----
-    The numbers are those of one call on the whole series, to the rounding. A stream can be copied and pickled. Its state
-    is as long as one step of the data.
+    The numbers are those of one call on the whole series, to the rounding. A stream can be copied and pickled.
+    Its state is as long as one step of the data.
 
     Examples
     --------

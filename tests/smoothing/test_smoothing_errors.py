@@ -10,6 +10,7 @@ import torch
 from fastrecur.smoothing import Ewm, discounted_returns, ewm_cov, ewm_filtfilt, ewm_mean, ewm_sum, gae, kama, pcen
 
 X = [1.0, 2.0, 3.0]
+ALPHA = torch.tensor(2.0, requires_grad=True)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ CASES = [
     (ValueError, "`alpha` must satisfy: 0 < alpha <= 1, got nan", lambda: ewm_mean(X, alpha=np.nan)),
     (ValueError, "`alpha` must satisfy", lambda: ewm_mean(X, alpha=np.array([0.5, 2.0, 0.1]))),
     (ValueError, "`alpha` must satisfy", lambda: ewm_mean(X, alpha=np.array([0.5, 0.0, 0.1]))),
-    (ValueError, "`alpha` must satisfy", lambda: ewm_mean(torch.tensor(X), alpha=torch.tensor(2.0, requires_grad=True))),
+    (ValueError, "`alpha` must satisfy", lambda: ewm_mean(torch.tensor(X), alpha=ALPHA)),
     (TypeError, "`com` must be a number", lambda: ewm_mean(X, com="1")),
     (TypeError, "`span` must be a number", lambda: ewm_mean(X, span=[1])),
     (TypeError, "`halflife`", lambda: ewm_mean(X, halflife=[1.0], times=X)),
