@@ -34,7 +34,8 @@ def rollout() -> tuple[np.ndarray, ...]:
     places = (np.arange(STEPS)[:, None] + rng.integers(0, glucose.size, ENVIRONMENTS)) % (glucose.size - 1)
     rewards = np.sign(ewm_mean(np.diff(glucose), span=3))[places - 1] * np.diff(glucose)[places] / 10
     values = np.concatenate([ewm_mean(rewards, span=40), np.zeros((1, ENVIRONMENTS))])
-    terminated = glucose[places] > 240  # the sensor's alarm ends an episode
+    alarm = glucose > 240  # where it goes off, an episode ends
+    terminated = (alarm & ~np.roll(alarm, 1))[places]
     truncated = np.zeros_like(terminated)
     truncated[255::256] = True
     return rewards, values, terminated, truncated
@@ -92,11 +93,11 @@ def plot(output, rewards, values, terminated, truncated, fast) -> None:
         figure, (top, bottom) = plt.subplots(2, 1, figsize=(10, 6), layout="constrained", sharex=True)
         top.bar(np.arange(400), rewards[part, lane], width=1.0, color=GREY, label="rewards")
         top.plot(values[part, lane], color="black", lw=1.2, label="values")
-        top.set_title("One environment of the rollout")
+        top.set_title("One environment of a rollout")
         for lam, colour in [(0.0, GREY), (0.95, ORANGE), (1.0, BLUE)]:
             name = {0.0: "one step", 0.95: "λ = 0.95", 1.0: "λ = 1: the whole return"}[lam]
             bottom.plot(fast(lam)[part, lane], color=colour, lw=1.6, label=name)
-        bottom.set(xlabel="step", title="Its advantages: less bias with λ, more noise; the sum stops at each line")
+        bottom.set(xlabel="step", title="Its advantages")
         for panel in (top, bottom):
             for kind, dashes in ((terminated, "-"), (truncated, "--")):
                 for k, step in enumerate(np.flatnonzero(kind[part, lane])):
@@ -104,7 +105,7 @@ def plot(output, rewards, values, terminated, truncated, fast) -> None:
                     panel.axvline(
                         step, color="#555555", ls=dashes, lw=0.9, label=name if not k and panel is top else None
                     )
-            panel.legend(ncols=4, loc="lower right")
+            panel.legend(ncols=4, loc="lower right", bbox_to_anchor=(1.0, 0.98))
         figure.savefig(output, dpi=130)
         plt.close(figure)
 

@@ -1,6 +1,6 @@
 """Speech in a noise that grows: a spectrogram in decibels, and normalised by each channel's own recent mean (PCEN).
 
-The speech is real (0.9 s, repeated four times); the noise of a fan that comes nearer is added here. Prints a short report
+The speech is real (0.9 s, repeated); the noise, of something that comes nearer, is added here. Prints a short report
 and saves a picture:
 
     python examples/pcen.py [--output FILE]
@@ -40,10 +40,9 @@ def spectrogram(sound: np.ndarray) -> np.ndarray:
     return mel_bands() @ np.abs(np.fft.rfft(frames)).T
 
 
-def contrast(values: np.ndarray, speech: np.ndarray) -> float:
-    """How far the loudest columns of the speech stand out of the softest, in the spread of these."""
-    loud, soft = (values[:, part].mean(axis=0) for part in (speech > np.quantile(speech, 0.75), speech < 1e-9 + np.quantile(speech, 0.25)))  # fmt: skip
-    return float((loud.mean() - soft.mean()) / soft.std())
+def agreement(values: np.ndarray, loudness: np.ndarray) -> float:
+    """The correlation of the mean over the bands with the loudness of the speech alone."""
+    return float(np.corrcoef(values.mean(axis=0), loudness)[0, 1])
 
 
 def main() -> None:
@@ -51,20 +50,23 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("pcen.png"))
     output = parser.parse_args().output
 
-    speech = np.tile(np.fromfile(HERE / "data" / "speech.raw", "<i2") / 2**15, 4)
+    once = np.fromfile(HERE / "data" / "speech.raw", "<i2") / 2**15
+    speech = np.tile(once, 5)
     seconds = np.arange(speech.size) / RATE
-    noise = np.random.default_rng(0).standard_normal(speech.size)
-    noise = np.convolve(noise, np.exp(-np.arange(40) / 8), "same") * 0.004 * np.exp(seconds)
-    sound = (speech + noise) * 2**15
-
-    energy = spectrogram(sound)
-    decibels = 20 * np.log10(energy + 1)
-    normal = pcen(energy, sr=RATE, hop_length=HOP, time_constant=0.2)
+    noise = np.convolve(np.random.default_rng(0).standard_normal(speech.size), np.exp(-np.arange(40) / 8), "same")
+    energy = spectrogram((speech + 0.002 * np.exp(seconds) * noise) * 2**15)
+    decibels = 20 * np.log10(energy)
+    normal = pcen(energy, sr=RATE, hop_length=HOP)
     loudness = spectrogram(speech * 2**15).mean(axis=0)
-    columns = np.arange(energy.shape[1]) * HOP / RATE
-    print(f"{speech.size / RATE:.1f} s of speech, {energy.shape[1]} columns of {BANDS} bands, a growing noise")
+    # The mean of PCEN starts from 1.0: the first time around it only finds its level.
+    first = once.size // HOP
+    decibels, normal, loudness = decibels[:, first:], normal[:, first:], loudness[first:]
+    columns = np.arange(len(loudness)) * HOP / RATE
+    print(f"{columns[-1]:.1f} s of speech, {len(columns)} columns of {BANDS} bands, a growing noise")
     for name, values in [("decibels", decibels), ("PCEN", normal)]:
-        print(f"   {name:<9} speech stands {contrast(values, loudness):4.1f} deviations out of the pauses")
+        print(
+            f"   mean over the bands in {name:<9} correlation with the speech alone {agreement(values, loudness):.2f}"
+        )
     plot(output, columns, loudness, decibels, normal)
     print(f"Saved {output}")
 
@@ -84,7 +86,7 @@ def plot(output, columns, loudness, decibels, normal) -> None:
             mean = values.mean(axis=0)
             panels[2].plot(columns, (mean - mean.min()) / np.ptp(mean), color=colour, label=name)
         panels[2].fill_between(columns, loudness / loudness.max(), color="#CCCCCC", lw=0, label="the speech alone")
-        panels[2].set(ylabel="mean, scaled", xlabel="seconds", xlim=(columns[0], columns[-1]))
+        panels[2].set(ylabel="mean, scaled", xlabel="seconds", ylim=(0, 1.35), xlim=(columns[0], columns[-1]))
         panels[2].set_title("Mean over the bands")
         panels[2].legend(ncols=3, frameon=False, loc="upper left")
         figure.savefig(output, dpi=130)
