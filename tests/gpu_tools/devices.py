@@ -44,14 +44,14 @@ def cache():
 _programs = {}
 
 
-def ptx(kernel):
+def ptx(kernel, capability=CAPABILITY):
     """A kernel's PTX, compiled once for all tests."""
-    name = hashlib.sha256(repr((_launch.digest(), kernel.key, CAPABILITY)).encode()).hexdigest()[:32]
+    name = hashlib.sha256(repr((_launch.digest(), kernel.key, capability)).encode()).hexdigest()[:32]
     path = cache() / f"{name}.ptx"
     try:
         return path.read_text()
     except OSError:
-        made = kernel.ptx(CAPABILITY)
+        made = kernel.ptx(capability)
         _launch.keep(path, made.encode())
         return made
 

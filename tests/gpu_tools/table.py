@@ -70,10 +70,10 @@ def row(kernel, recurrence, dtype, architecture):
     warp = -(-32 * code.registers // 256) * 256
     blocks = min(REGISTERS // (warp * (kernel.threads // 32)), card.threads // kernel.threads)
     threads = blocks * kernel.threads
-    needed = -(-card.needs * card.processors // code.run_bytes) if card.needs and code.run_bytes else None
+    needed = -(-card.needs * card.processors // code.in_flight) if card.needs and code.in_flight else None
     return Row(
-        kernel.name, recurrence, dtype, architecture, code.registers, code.stack, code.run, code.run_bytes, threads,
-        threads * code.run_bytes / 1024, needed, None if needed is None else needed <= threads * card.processors,
+        kernel.name, recurrence, dtype, architecture, code.registers, code.local, code.loads, code.in_flight, threads,
+        threads * code.in_flight / 1024, needed, None if needed is None else needed <= threads * card.processors,
     )  # fmt: skip
 
 

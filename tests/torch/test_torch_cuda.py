@@ -33,14 +33,20 @@ def driver(monkeypatch):
         def stream(self, device):
             return STREAM
 
-        def empty(self, shape, dtype, strides, device):
+        def maker(self, shape, dtype, strides, device):
             kind = self.own.get(dtype, torch.bfloat16)
             strides = strides and tuple(s // dtype.itemsize for s in strides)
-            make = (
-                torch.empty(shape, dtype=kind) if strides is None else torch.empty_strided(shape, strides, dtype=kind)
-            )
-            driver.log.append(("empty", make.nbytes, device))
-            return own(make), make.data_ptr()
+
+            def made():
+                make = (
+                    torch.empty(shape, dtype=kind)
+                    if strides is None
+                    else torch.empty_strided(shape, strides, dtype=kind)
+                )
+                driver.log.append(("empty", make.nbytes, device))
+                return own(make), make.data_ptr()
+
+            return made
 
         def upload(self, array, device):
             return own(torch.from_numpy(np.array(array)))
