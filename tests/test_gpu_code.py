@@ -35,9 +35,8 @@ def test_averages(dtype, case):
     for kernel in kernels(DTYPES[dtype], FORGET, case):
         if case.startswith("pieces") and kernel.name.startswith(("lanes", "series")):
             continue  # the same as without pieces
-        ptx = devices.ptx(kernel)
         for card in CARDS + MORE_CARDS * (dtype == "float32" and case in ("lanes", "series")):
-            check(kernel, assembled(ptx, card), dtype)
+            check(kernel, assembled(devices.ptx(kernel, devices.compiled_for(card)), card), dtype)
 
 
 @pytest.mark.parametrize("case", SHAPES)
@@ -58,7 +57,7 @@ def test_the_oldest_card(dtype):
     """Compute capability 7.5 rounds to bfloat16 by arithmetic."""
     for case in ["lanes", "series"]:
         for kernel in kernels(DTYPES[dtype], FORGET, case):
-            check(kernel, assembled(kernel.ptx((7, 5)), "sm_75"), dtype)
+            check(kernel, assembled(devices.ptx(kernel, (7, 5)), "sm_75"), dtype)
 
 
 def test_launch_bounds_reach_the_assembler():

@@ -110,7 +110,6 @@ class _Places:
 
 def _ghost(view):
     """Return an array that names a view's places and must never be read."""
-
     return np.asarray(_Places(view))
 
 

@@ -41,6 +41,15 @@ def cache():
     return folder
 
 
+def compiled_for(architecture):
+    """The capability for which PTX is made that speaks for an architecture.
+
+    The compiler has one way up to 9.0, on which only bfloat16's rounding is another below 8.0, and one from 10.0 on.
+    """
+    number = int(architecture[3:])
+    return (7, 5) if number < 80 else CAPABILITY if number < 100 else (12, 0) if number >= 120 else (10, 0)
+
+
 _programs = {}
 
 
@@ -56,18 +65,19 @@ def ptx(kernel, capability=CAPABILITY):
         return made
 
 
-def program(kernel):
+def program(kernel, capability=CAPABILITY):
     """The emulator's program of a kernel."""
-    if kernel.key not in _programs:
-        _programs[kernel.key] = ptx_emulator.PTXKernel(ptx(kernel))
-    return _programs[kernel.key]
+    key = kernel.key, capability
+    if key not in _programs:
+        _programs[key] = ptx_emulator.PTXKernel(ptx(kernel, capability))
+    return _programs[key]
 
 
 class Driver:
     """What launches kernels, in the place of a card."""
 
-    def __init__(self, seed=1, race=True):
-        self.memory, self.log, self.seed, self.race = [], [], seed, race
+    def __init__(self, seed=1, race=True, capability=CAPABILITY):
+        self.memory, self.log, self.seed, self.race, self.capability = [], [], seed, race, capability
         self.counts, self.accesses = {}, {}
 
     def own(self, array, device=0):
@@ -90,7 +100,7 @@ class Driver:
 
     def run(self, kernel, grid, threads, arguments, memory):
         """Run a kernel's PTX; return what counts its accesses."""
-        run = program(kernel)
+        run = program(kernel, self.capability)
         run.launch(grid, threads, arguments, buffers=memory, seed=self.seed, race=self.race)
         return run
 

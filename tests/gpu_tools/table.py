@@ -1,6 +1,6 @@
 """What the assembler makes of every kernel, against what a card needs to copy at full rate. Computed, not measured.
 
-    python tests/gpu_tools/table.py [--architectures sm_80 sm_90] [--json FILE]
+    python tests/gpu_tools/table.py [--architectures sm_80 sm_90 ...] [--dtypes ...] [--json FILE]
 
 A card copies at nine tenths of its rate or more once enough bytes are on their way in every multiprocessor. For each
 kernel, dtype and architecture this prints the registers of a thread, its local memory, the loads that it asks for
@@ -62,10 +62,9 @@ class Row(NamedTuple):
     enough: bool | None
 
 
-def row(kernel, recurrence, dtype, architecture):
+def row(ptx, kernel, recurrence, dtype, architecture):
     """Assemble a kernel; return its line."""
-    capability = int(architecture[3:-1]), int(architecture[-1])
-    code, card = assembled(devices.ptx(kernel, capability), architecture), CARDS[architecture]
+    code, card = assembled(ptx, architecture), CARDS[architecture]
     # Registers are given to warps, 256 at a time.
     warp = -(-32 * code.registers // 256) * 256
     blocks = min(REGISTERS // (warp * (kernel.threads // 32)), card.threads // kernel.threads)
@@ -77,16 +76,17 @@ def row(kernel, recurrence, dtype, architecture):
     )  # fmt: skip
 
 
-def rows(architectures):
+def rows(architectures, dtypes, recurrences):
     """Return all lines."""
-    work = [
-        (kernel, recurrence, dtype, architecture)
-        for kernel, recurrence, dtype in problems.all_kernels()
-        for architecture in architectures
-    ]
+    kernels = [each for each in problems.all_kernels() if each[1] in recurrences and each[2] in dtypes]
+    work = [(*each, architecture) for each in kernels for architecture in architectures]
     with ThreadPoolExecutor() as pool:
-        futures = [pool.submit(row, *each) for each in work]
-        return [future.result() for future in tqdm(futures, desc="kernels", file=sys.stderr)]
+        # Only assembling is for several threads at once.
+        futures = [
+            pool.submit(row, devices.ptx(kernel, devices.compiled_for(architecture)), kernel, *rest, architecture)
+            for kernel, *rest, architecture in tqdm(work, desc="kernels", file=sys.stderr)
+        ]
+        return [future.result() for future in futures]
 
 
 HEADER = (
@@ -108,9 +108,11 @@ def line(row):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architectures", nargs="+", default=list(CARDS), choices=CARDS)
+    parser.add_argument("--dtypes", nargs="+", default=list(problems.DTYPES), choices=problems.DTYPES)
+    parser.add_argument("--recurrences", nargs="+", default=["forget", "linear"], choices=["forget", "linear"])
     parser.add_argument("--json", type=pathlib.Path)
     arguments = parser.parse_args()
-    found = rows(arguments.architectures)
+    found = rows(arguments.architectures, arguments.dtypes, arguments.recurrences)
     print(HEADER)
     for each in found:
         print(line(each))
