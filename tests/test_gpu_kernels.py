@@ -87,19 +87,6 @@ def test_contiguous_time(gpu, rng, name, dtype, reverse):
         gpu.forget()
 
 
-@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
-def test_the_newest_cards(gpu, in_pieces, rng, dtype):
-    """The compiler makes other PTX for compute capability 10.0 and beyond."""
-    gpu.capability = 12, 0
-    for pieces in [1, 3]:
-        in_pieces(pieces)
-        for shape, axis in [((35, 33), 0), ((3, 1600), 1)]:
-            gate, value = operands(rng, shape, dtype)
-            check_forward("forget_mult", gate, value, axis=axis)
-            check_vjp("forget_mult", gate, value, rng=rng, axis=axis, state=False)
-            gpu.forget()
-
-
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 @pytest.mark.parametrize("reverse", [False, True])

@@ -178,9 +178,9 @@ def _remember(key, plan, device, owner, operands, results):
         _shortcuts[key] = kernel, launch.grid, launch.threads, template, takes, makes, device
 
 
-def remembered(family, axis, reverse, a, b):
+def remembered(family, axis, reverse, return_state, a, b):
     """Return a forward call's shortcut, the library, and what takes these and the operands' addresses; or None."""
-    key, owner, _ = _glance((family, axis, reverse, False), a, b)
+    key, owner, _ = _glance((family, axis, reverse, return_state), a, b)
     shortcut = _shortcuts.get(key)
     return shortcut and (shortcut, owner, _take_shortcut)
 

@@ -82,7 +82,7 @@ def _has_memory(tensor):
 def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     """Run a recurrence of tensors; arguments as `fastrecur._call.forward` takes them."""
     key = gpu_key = None
-    if return_state is False and h0 is None and lengths is None and out is None and type(b) in PLAIN:
+    if type(return_state) is bool and h0 is None and lengths is None and out is None and type(b) in PLAIN:
         # What follows is `_is_quiet` and `_is_plain`, written out: a call on 16 elements has no time for calls.
         # Inside a transform of torch.func, plain tensors are constants, and others have no address; in a trace of
         # torch.jit, sizes are no numbers, and are in no key.
@@ -94,19 +94,20 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
                 at_b = b.data_ptr()
                 if b.is_cuda:
                     if type(a) is float:
-                        gpu_key = family, axis, reverse, b.dtype, b.size(), b.stride(), b.get_device()
+                        gpu_key = family, axis, reverse, return_state, b.dtype, b.size(), b.stride(), b.get_device()
                     elif type(a) in PLAIN and a.is_cuda and not a.is_neg():
                         gpu_key = (
-                            family, axis, reverse, b.dtype, b.size(), b.stride(), b.get_device(), a.dtype, a.size(),
-                            a.stride(), a.get_device(),
+                            family, axis, reverse, return_state, b.dtype, b.size(), b.stride(), b.get_device(), a.dtype,
+                            a.size(), a.stride(), a.get_device(),
                         )  # fmt: skip
                     on_gpu = _shorts_on_gpu.get(gpu_key)
                     if on_gpu is not None and not (
                         (b.requires_grad or (type(a) is not float and a.requires_grad)) and _grad_enabled()
                     ):
                         shortcut, owner, run = on_gpu
-                        return run(shortcut, owner, (a if type(a) is float else a.data_ptr(), at_b))[0]
-                elif not b.is_cpu:
+                        given = run(shortcut, owner, (a if type(a) is float else a.data_ptr(), at_b))
+                        return tuple(given) if return_state else given[0]
+                elif return_state or not b.is_cpu:
                     pass
                 elif type(a) in PLAIN:
                     if a.is_cpu and not a.is_neg():
@@ -133,7 +134,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
             family, names, a, b, None, _axis(axis), _flag("reverse", reverse), None,
             _flag("return_state", return_state), None,
         )  # fmt: skip
-        shortcut = gpu_key and _call.remembered(family, axis, reverse, a, b)
+        shortcut = gpu_key and _call.remembered(family, axis, reverse, return_state, a, b)
         if shortcut:
             if len(_shorts_on_gpu) >= _MOST_SHORTS:
                 _shorts_on_gpu.clear()

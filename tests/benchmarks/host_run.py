@@ -65,10 +65,12 @@ def replace_torch():
     text = text.replace('"cpu", "cuda", "meta"', '"cpu"').replace('device.type != "cuda"', 'device.type != "cpu"')
     exec(compile(text, _call.__file__, "exec"), vars(_call))
     library = torch.library.Library("fastrecur", "IMPL")
+    allowed = {"allow_override": True} if "allow_override" in inspect.signature(library.impl).parameters else {}
     with_gpu = {"forward": _ops._forward_cuda, "vjp": _ops._vjp_cuda}
     for name, function in with_gpu.items():
-        with warnings.catch_warnings(action="ignore"):
-            library.impl(name, function, "CPU", allow_override=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            library.impl(name, function, "CPU", **allowed)
     _ops._on_host = lambda value: value
     _ops._lengths_for_cuda = lambda lengths: lengths
     _arrays.is_on_device = lambda value: isinstance(value, (torch.Tensor, Interface))
@@ -117,18 +119,18 @@ class Allocator:
         return self.array
 
 
-def microseconds(call, repeats):
+def microseconds(call, repeats, calls):
     """Return the median over repeats of a call's time, and how often it launched."""
-    for _ in range(50):
+    for _ in range(min(50, calls)):
         call()
     before = Driver.launches
     call()
     launched, taken = Driver.launches - before, []
     for _ in range(repeats):
         began = time.perf_counter()
-        for _ in range(500):
+        for _ in range(calls):
             call()
-        taken.append((time.perf_counter() - began) / 500)
+        taken.append((time.perf_counter() - began) / calls)
     return 1e6 * statistics.median(taken), launched
 
 
@@ -155,16 +157,18 @@ def cases():
     yield "interface, the gradient's function", MUST["interface"], 1, lambda: fastrecur.forget_mult_vjp(q, p, q, p)
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
-    options = parser.parse_args()
+    parser.add_argument("--check", action="store_true", help="only count launches, of two calls of each kind")
+    options = parser.parse_args(arguments)
+    repeats, calls = (1, 1) if options.check else (5, 500) if options.quick else (31, 500)
     driver, allocator = Driver(), Allocator()
     _launch.driver, _arrays.numba_cuda, _arrays.Torch = lambda: driver, lambda: allocator, Torch
     kept, rows = replace_torch(), []
     for name, due, launches, call in tqdm(list(cases()), file=sys.stderr):
-        spent, launched = microseconds(call, 5 if options.quick else 31)
+        spent, launched = microseconds(call, repeats, calls)
         must, aim = due or (None, None)
         rows.append(dict(case=name, microseconds=spent, must=must, aim=aim, is_wrong=launched != launches))
     print(f"Python {platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}; microseconds a call")

@@ -41,20 +41,12 @@ def cache():
     return folder
 
 
-def compiled_for(architecture):
-    """The capability for which PTX is made that speaks for an architecture.
-
-    The compiler has one way up to 9.0, on which only bfloat16's rounding is another below 8.0, and one from 10.0 on.
-    """
-    number = int(architecture[3:])
-    return (7, 5) if number < 80 else CAPABILITY if number < 100 else (12, 0) if number >= 120 else (10, 0)
-
-
 _programs = {}
 
 
 def ptx(kernel, capability=CAPABILITY):
-    """A kernel's PTX, compiled once for all tests."""
+    """A kernel's PTX, compiled once for all tests: one text for all cards from 8.0 on."""
+    capability = min(capability, CAPABILITY)
     name = hashlib.sha256(repr((_launch.digest(), kernel.key, capability)).encode()).hexdigest()[:32]
     path = cache() / f"{name}.ptx"
     try:
@@ -65,19 +57,18 @@ def ptx(kernel, capability=CAPABILITY):
         return made
 
 
-def program(kernel, capability=CAPABILITY):
+def program(kernel):
     """The emulator's program of a kernel."""
-    key = kernel.key, capability
-    if key not in _programs:
-        _programs[key] = ptx_emulator.PTXKernel(ptx(kernel, capability))
-    return _programs[key]
+    if kernel.key not in _programs:
+        _programs[kernel.key] = ptx_emulator.PTXKernel(ptx(kernel))
+    return _programs[kernel.key]
 
 
 class Driver:
     """What launches kernels, in the place of a card."""
 
-    def __init__(self, seed=1, race=True, capability=CAPABILITY):
-        self.memory, self.log, self.seed, self.race, self.capability = [], [], seed, race, capability
+    def __init__(self, seed=1, race=True):
+        self.memory, self.log, self.seed, self.race = [], [], seed, race
         self.counts, self.accesses = {}, {}
 
     def own(self, array, device=0):
@@ -100,7 +91,7 @@ class Driver:
 
     def run(self, kernel, grid, threads, arguments, memory):
         """Run a kernel's PTX; return what counts its accesses."""
-        run = program(kernel, self.capability)
+        run = program(kernel)
         run.launch(grid, threads, arguments, buffers=memory, seed=self.seed, race=self.race)
         return run
 

@@ -50,7 +50,7 @@ def _size(opcode):
 
 
 def _longest_run(instructions):
-    """Return how many loads, and bytes, are on their way at most when the first of them is waited for."""
+    """Return how many loads, and bytes, are on their way when the first of them is waited for; the most bytes."""
     longest, pending, run, size = (0, 0), set(), 0, 0
     for opcode, operands in instructions:
         registers = [int(n) for n in re.findall(r"\bR(\d+)", operands)]
@@ -59,10 +59,10 @@ def _longest_run(instructions):
                 pending, run, size = set(), 0, 0
             pending |= set(range(registers[0], registers[0] + max(1, _size(opcode) // 4)))
             run, size = run + 1, size + _size(opcode)
-            longest = max(longest, (run, size))
+            longest = max(longest, (size, run))
         else:
             # The first operand is written, but where nothing is.
             used = registers if opcode.startswith(("ST", "ISETP", "FSETP", "DSETP")) else registers[1:]
             if set(used) & pending:
                 pending, run, size = set(), 0, 0
-    return longest
+    return longest[::-1]

@@ -76,6 +76,11 @@ def row(ptx, kernel, recurrence, dtype, architecture):
     )  # fmt: skip
 
 
+def capability(architecture):
+    """Return an architecture's compute capability."""
+    return int(architecture[3:-1]), int(architecture[-1])
+
+
 def rows(architectures, dtypes, recurrences):
     """Return all lines."""
     kernels = [each for each in problems.all_kernels() if each[1] in recurrences and each[2] in dtypes]
@@ -83,7 +88,7 @@ def rows(architectures, dtypes, recurrences):
     with ThreadPoolExecutor() as pool:
         # Only assembling is for several threads at once.
         futures = [
-            pool.submit(row, devices.ptx(kernel, devices.compiled_for(architecture)), kernel, *rest, architecture)
+            pool.submit(row, devices.ptx(kernel, capability(architecture)), kernel, *rest, architecture)
             for kernel, *rest, architecture in tqdm(work, desc="kernels", file=sys.stderr)
         ]
         return [future.result() for future in futures]

@@ -1,6 +1,7 @@
 """The operators on a GPU that is not there: the PTX of real kernels, run on tensors that count as a device's."""
 
 import ctypes
+import pathlib
 
 import devices
 import numpy as np
@@ -120,3 +121,19 @@ def test_the_operators_are_cuda_s_too():
     for name in ("fastrecur::forward", "fastrecur::vjp"):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA")
     assert _tensors.DTYPES  # the module that the operators take their dtypes from
+
+
+def test_each_call_is_one_launch(run_python):
+    """Tensors and other arrays by the ways they really go, up to where the driver would begin."""
+    benchmarks = pathlib.Path(__file__).parents[1] / "benchmarks"
+    printed = run_python(
+        f"""
+import sys, types
+sys.path.append({str(benchmarks)!r})
+sys.modules["tqdm"] = types.SimpleNamespace(tqdm=lambda cases, **options: cases)
+import host_run
+sys.exit(host_run.main(["--check"]))
+"""
+    )
+    assert "interface" in printed
+    assert "WRONG" not in printed
