@@ -24,7 +24,7 @@ import torch
 from quickstart import HERE, read_glucose, steps_in_minutes
 from tqdm import tqdm
 
-from fastrecur import forget_mult
+from fastrecur.smoothing import ewm_mean
 
 AHEAD = 15  # minutes
 TEST_DAYS = 3, 6  # of the seven, counted from 0
@@ -51,8 +51,8 @@ class Trend(torch.nn.Module):
         """The forecast at each measurement."""
         level_gate, slope_gate = -torch.expm1(-minutes / self.log_minutes.exp()[:, None])
         slope = torch.diff(x, prepend=x[:1]) / minutes
-        level = forget_mult(level_gate, x, x[0])
-        return level + self.reach * forget_mult(slope_gate, slope)
+        level = ewm_mean(x, alpha=level_gate, adjust=False)
+        return level + self.reach * ewm_mean(slope, alpha=slope_gate, adjust=False)
 
 
 def targets(time: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -335,3 +335,132 @@ def rnn_replica():
 
 def weight_drop_names(name, module):
     return f"`weights` must name parameters of the module, got {name!r}, which {module} has not"
+
+
+# ---- Smoothing ------------------------------------------------------------------------------------------------------
+
+
+def one_constant(given):
+    came = ", ".join(f"`{name}`" for name in given) or "none"
+    return f"exactly one of `com`, `span`, `halflife` and `alpha` must be given, got {came}"
+
+
+def constant_domain(name, rule, came):
+    return f"`{name}` must satisfy: {rule}, got {came}"
+
+
+def constant_type(name, kind):
+    return f"`{name}` must be a number, got {_type(kind)}"
+
+
+def halflife_type(kind):
+    return f"`halflife` must be a number, a timedelta or a string of one, got {_type(kind)}"
+
+
+def halflife_string(halflife, error):
+    return f"`halflife` must be a string that pandas.Timedelta takes, got {halflife!r}: {error}"
+
+
+def halflife_without_times():
+    return "`halflife` can only be a timedelta where `times` are given"
+
+
+def times_without_halflife():
+    return "`halflife` must be given with `times`"
+
+
+def times_units():
+    return (
+        "`times` and `halflife` must be both dates (datetime64 and a timedelta) or both numbers in one unit, "
+        "got a mixture"
+    )
+
+
+def times_dtype(came):
+    return f"`times` must hold datetime64 or real numbers, got dtype {came}"
+
+
+def times_shape(shape, steps):
+    return f"`times` must be the same length as the time axis, ({steps},), or have the data's shape, got {tuple(shape)}"
+
+
+def times_missing():
+    return "`times` must not hold NaT, NaN or infinities"
+
+
+def times_order():
+    return "`times` must not go backwards"
+
+
+def times_gradient():
+    return "`times` must be constants: no gradient can be passed to them; give an `alpha` made from them instead"
+
+
+def sum_adjust():
+    return "`adjust` must be True: the sum is not defined with adjust=False"
+
+
+def count_type(name, kind):
+    return f"`{name}` must be an integer, got {_type(kind)}"
+
+
+def at_least(name, least, came):
+    return f"`{name}` must be at least {least}, got {came}"
+
+
+def real_dtype(name, came):
+    return f"`{name}` must hold float32, float64, integers or bools, got dtype {came}"
+
+
+def frame_values(kind):
+    return f"`x` must hold numbers only, got a {_type(kind)} with others: select its columns first"
+
+
+def namespace(name, kind):
+    return f"`{name}` must be an array of a library with the array API's namespace, got {_type(kind)}"
+
+
+def indexes():
+    return "`x` and `y` must have the same index: align them first"
+
+
+def dimension(axis, names):
+    return f"`axis` must be a dimension of the data, {tuple(names)}, got {axis!r}"
+
+
+def stream_shape(came, wanted):
+    return f"`chunk` must have the lanes of the chunks before, {tuple(wanted)}, got {tuple(came)}: call reset() first"
+
+
+def stream_alpha(shape):
+    return f"`alpha` of a stream must be constant in time, one number or one for each lane, got shape {tuple(shape)}"
+
+
+def stream_times(had):
+    return f"`times` must be given {'with every chunk' if had else 'with no chunk'}, as with the first one"
+
+
+def stream_halflife():
+    return "`times` need a stream made with `halflife`"
+
+
+def merge(rule):
+    return f"two streams can be merged only {rule}"
+
+
+def filter_missing():
+    return "`x` must be finite: going backwards, a missing value would have to be guessed; fill it first"
+
+
+def values_steps(came, steps, has_next):
+    wanted = steps if has_next else steps + 1
+    why = "with `next_values`" if has_next else "the value of the state after the last step is needed too"
+    return f"`values` must have {wanted} steps along `axis` for {steps} rewards ({why}), got {came}"
+
+
+def same_shape(name, shape, wanted):
+    return f"`{name}` must have the shape {tuple(wanted)}, or broadcast to it, got {tuple(shape)}"
+
+
+def flags_dtype(name, came):
+    return f"`{name}` must hold bools, or numbers that are 0 or 1, got dtype {came}"

@@ -1,10 +1,10 @@
 """The arithmetic of a QRNN's pooling step and of its adjoint, with the activations in it; as `_steps`, for any device.
 
-The sigmoid and the tangent come from one exponential: the argument less a multiple n of log 2 goes through a polynomial for ``exp(r) - 1``,
-and the power of two joins again by multiplication. Multiplied sums, not libm's calls: a vector of lanes takes the same
-few instructions as one. In float32 and float64 the sigmoid and the tangent are within 2 units in the last place of
-the exact value. The sigmoid is never below the smallest normal number, about 6e-39 in float32; it can be 1. A slope is
-not formed as ``1 - value**2``, which would cancel where the value is near one.
+The sigmoid and the tangent come from one exponential: the argument less a multiple n of log 2 goes through a polynomial
+for ``exp(r) - 1``, and the power of two joins again by multiplication. Multiplied sums, not libm's calls: a vector of
+lanes takes the same few instructions as one. In float32 and float64 the sigmoid and the tangent are within 2 units in
+the last place of the exact value; a sigmoid below 6e-39 (in float64 below 1e-308) is 0. A slope is not formed as
+``1 - value**2``, which would cancel where the value is near one.
 
 The step is the definition itself, ``f*z + (1 - f)*c``: a QRNN's candidates are within -1 and 1 and its states follow
 them, so neither the overflow nor the drift that `forget_same` avoids can harm, and both ends are exact here too.
@@ -42,12 +42,13 @@ def exponential(x):
 
 def sigmoid(x):
     """Return ``1 / (1 + exp(-x))`` and its slope."""
-    one = constant(1.0, x)
-    # As far as powers of two are normal numbers: beyond, the sigmoid is one, or its own smallest value.
+    one, zero = constant(1.0, x), constant(0.0, x)
+    # As far as powers of two are normal numbers: beyond, the sigmoid is one, or zero.
     most = constant(88.0, x) if is_single(x) else constant(709.0, x)
-    y = select(most < -x, most, -x)
+    is_shut = most < -x
+    y = select(is_shut, most, -x)
     q, s = exponential(select(y < -most, -most, y))
-    value = one / (fma(s, q, one) + s)
+    value = select(is_shut, zero, one / (fma(s, q, one) + s))
     return value, value * (value * fma(s, q, s))
 
 

@@ -113,3 +113,49 @@ def linear_adjoint(g, a, b, h):
 def linear_decay(a):
     """Return what the step multiplies the state by."""
     return a
+
+
+# ---- Weighted statistics --------------------------------------------------------------------------------------------
+#
+# `weight` is what the samples so far weigh against a new one, whose weight is 1 where weights add up (``adjust``).
+# Where they do not, it is the gate, or what the samples so far have lost in the time that passed (``timed``), and these
+# weigh 1 again after each. A gate is a decay, but where it is itself the weight: ``1 - decay`` would have lost digits.
+
+
+def is_seen(x):
+    """Return whether a sample takes part: NaN and infinities are missing."""
+    return x - x == constant(0.0, x)
+
+
+def weigh(weight, gate, seen, adjust, timed, ignore_na):
+    """Return the share of a sample in the new average, that of the old one, the weight after it and the decay."""
+    one = constant(1.0, gate)
+    decay = gate if adjust or timed else one - gate
+    if ignore_na:
+        decay = select(seen, decay, one)
+    before = decay * weight
+    if adjust:
+        after = before + one
+        share = one / after
+        kept = before * share
+    elif timed:
+        after, share, kept = one, one - before, before
+    else:
+        inverse = one / (before + gate)
+        after, share, kept = one, gate * inverse, before * inverse
+    return share, kept, select(seen, after, before), decay
+
+
+def approach(mean, share, kept, x):
+    """Return the mean after a sample, from the nearer end: a constant series stays constant."""
+    difference = x - mean
+    return select(share < constant(0.5, share), fma(share, difference, mean), fma(-kept, difference, x))
+
+
+def covary(covariance, room, share, kept, x, y):
+    """Return the covariance and `room` after a sample that stands ``x, y`` from the means before it.
+
+    ``room`` is 1 less the sum of the squared normalised weights, carried without a subtraction: what the covariance
+    is divided by to be unbiased.
+    """
+    return kept * fma(share * x, y, covariance), kept * fma(kept, room, share + share)

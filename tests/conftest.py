@@ -48,7 +48,8 @@ def run_python(tmp_path):
     def run(script, **environment):
         path = tmp_path / "script.py"
         path.write_text(script)
-        places = [str(Path(fastrecur.__file__).parents[1]), str(Path(__file__).parent)]
+        here = Path(__file__).parent
+        places = [str(place) for place in (Path(fastrecur.__file__).parents[1], here, here / "gpu_tools")]
         inherited = {k: v for k, v in os.environ.items() if k != "NUMBA_NUM_THREADS"}
         done = subprocess.run(
             [sys.executable, "-W", "error", str(path)],

@@ -4,11 +4,13 @@ import itertools
 
 import ml_dtypes
 import numpy as np
+import torch
 from compare import assert_close, check_forward, check_vjp
 from thresholds import lower_thresholds
 
 import fastrecur
 from fastrecur import reference
+from fastrecur.torch import _pooling
 
 RECURRENCES = ["forget_mult", "linear_recurrence"]
 
@@ -47,6 +49,7 @@ def main():
         for axis in [0, 1]:
             check_forward("linear_recurrence", a, b, 1.0, axis=axis)
             check_vjp("linear_recurrence", a, b, 1.0, rng=rng, axis=axis)
+    pool_both_ways()
     lower_thresholds(setattr)
     for reverse in [False, True]:
         check("forget_mult", (3, 140), np.float32, 0, reverse)
@@ -62,6 +65,18 @@ def main():
     x[3000], f[5000] = 0, np.inf
     check_vjp("forget_mult", f, x, rng=rng, state=False)
     print("done")
+
+
+def pool_both_ways():
+    """Pool by the kernels and by torch's operators."""
+    for gated in (True, False):
+        product = torch.randn(3, 2, (2 + gated) * 17, requires_grad=True)
+        options = {"output_gate": gated, "lengths": torch.tensor([3, 2]), "keep": torch.randint(2, (3, 2, 17)) * 1.0}
+        results = []
+        for function in (_pooling.pool, _pooling._composed):
+            h, last = function(product, torch.ones(2, 17), **options)
+            results.append((h, last, *torch.autograd.grad(h.sum() + last.sum(), product)))
+        torch.testing.assert_close(*results)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import itertools
 import sys
 
-import compare
 import devices
 import layouts
 import ml_dtypes
@@ -28,26 +27,7 @@ def gpu(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr("fastrecur._cuda._arrays._libraries", {})
 
-    def on_device(function):
-        def call(*arguments, out=None, **options):
-            placed = [cupy.place(a) if isinstance(a, np.ndarray) else a for a in arguments]
-            if out is not None:
-                options["out"] = cupy.place(out)
-            for name in ("grad_state", "lengths"):
-                if isinstance(options.get(name), np.ndarray):
-                    options[name] = cupy.place(options[name])
-            result = function(*placed, **options)
-            assert out is None or result is options["out"]
-            if type(result) is not tuple:
-                return result.host if out is None else out
-            return tuple(None if r is None else r.host for r in result)
-
-        return call
-
-    for name in ["forget_mult", "forget_mult_vjp", "linear_recurrence", "linear_recurrence_vjp"]:
-        monkeypatch.setattr(fastrecur, name, on_device(getattr(fastrecur, name)))
-    # float32 is carried in float32 here, so it is as exact as float64 is on the CPU.
-    monkeypatch.setattr(compare, "carry_of", lambda dtype: np.promote_types(compare.real_of(dtype), np.float32))
+    devices.run_on(cupy, monkeypatch.setattr)
     yield driver
     driver.forget()
 

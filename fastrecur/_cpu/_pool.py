@@ -17,13 +17,26 @@ from numba import njit
 
 from .._pooling import pool, pool_adjoint, put_out, put_out_adjoint
 from .._steps import constant
-from ._memory import HELPER, broadcast, itemsize, load, load_int, load_vector, shift, store, store_vector, width
+from ._memory import (
+    HELPER,
+    broadcast,
+    itemsize,
+    load,
+    load_int,
+    load_vector,
+    request_vector,
+    shift,
+    store,
+    store_vector,
+    width,
+)
 from ._rows import write_zeros
 
 # The head of `geometry`. `width`: lanes in a row; `gated`: there are output gates; `masked`: `keep` differs from lane
-# to lane, else it is one number; `saves`: states are written too. Then two strides in bytes for each operand, of a step
-# and of a sequence.
-GEOMETRY = ("steps", "reverse", "width", "gated", "masked", "saves")
+# to lane, else it is one number; `saves`: states are written too; `ahead`: how many bytes before its turn the
+# product is asked for, since the prefetcher of the machine starts anew with each of a row's pieces. Then two strides in
+# bytes for each operand, of a step and of a sequence.
+GEOMETRY = ("steps", "reverse", "width", "gated", "masked", "saves", "ahead")
 HEAD = len(GEOMETRY)
 PRODUCT, KEEP, H, STATES, G, TO_PRODUCT = range(6)
 
@@ -37,13 +50,15 @@ def row_of(pointer, geometry, operand, start, b, lane):
 
 
 @njit(**HELPER)
-def forward_row(row, bias, size, keep, h, states, carry, lanes, gated, masked, saves):
+def forward_row(row, bias, size, keep, h, states, carry, lanes, gated, masked, saves, ahead):
     """Advance a row: whole vectors, then lanes one by one. Blocks of the product are ``size`` elements apart."""
     stop = lanes - lanes % width(carry)
     factor = broadcast(load(keep, 0, carry))
     for j in range(0, stop, width(carry)):
         if masked:
             factor = load_vector(keep, j, carry)
+        for part in range(3 if gated else 2):
+            request_vector(row, j + part * size, ahead)
         z = load_vector(row, j, carry) + load_vector(bias, j, carry)
         f = load_vector(row, j + size, carry) + load_vector(bias, j + size, carry)
         new = pool(load_vector(carry, j, carry), z, f, factor)
@@ -72,6 +87,7 @@ def forward(
     """Walk in the direction of travel; ``carry`` holds the first states, then the last."""
     steps, reverse, size = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2)
     gated, masked, saves = load_int(geometry, 3), load_int(geometry, 4), load_int(geometry, 5)
+    ahead = load_int(geometry, 6)
     lanes = lane_last - lane_first
     bias_now = shift(bias, lane_first * itemsize(bias))
     for k in range(steps):
@@ -86,16 +102,18 @@ def forward(
             row = row_of(product, geometry, PRODUCT, start, b, lane_first)
             keep_now = row_of(keep, geometry, KEEP, start, b, lane_first if masked else 0)
             carry_now = shift(carry, (b * size + lane_first) * itemsize(carry))
-            forward_row(row, bias_now, size, keep_now, h_now, states_now, carry_now, lanes, gated, masked, saves)
+            forward_row(row, bias_now, size, keep_now, h_now, states_now, carry_now, lanes, gated, masked, saves, ahead)
 
 
 @njit(**HELPER)
-def vjp_row(g, row, size, keep, now, before, carry, to_row, lanes, gated, masked, has_g):
+def vjp_row(g, row, size, keep, now, before, carry, to_row, lanes, gated, masked, has_g, ahead):
     """Take a row to the step before it."""
     stop = lanes - lanes % width(carry)
     factor = broadcast(load(keep, 0, carry))
     arrived = broadcast(constant(0.0, load(carry, 0, carry)))
     for j in range(0, stop, width(carry)):
+        for part in range(3 if gated else 2):
+            request_vector(row, j + part * size, ahead)
         if has_g:
             arrived = load_vector(g, j, carry)
         if masked:
@@ -133,7 +151,7 @@ def vjp(
 ):  # fmt: skip
     """Walk against the direction of travel; ``carry`` holds the last states' cotangents, then the first states'."""
     steps, reverse, size = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2)
-    gated, masked = load_int(geometry, 3), load_int(geometry, 4)
+    gated, masked, ahead = load_int(geometry, 3), load_int(geometry, 4), load_int(geometry, 6)
     lanes = lane_last - lane_first
     for k in range(steps):
         t = k if reverse else steps - 1 - k
@@ -155,5 +173,5 @@ def vjp(
                 row_of(g, geometry, G, start, b, lane_first), row_of(product, geometry, PRODUCT, start, b, lane_first),
                 size, row_of(keep, geometry, KEEP, start, b, lane_first if masked else 0),
                 row_of(states, geometry, STATES, start, b, lane_first), before,
-                shift(carry, (b * size + lane_first) * itemsize(carry)), to_row, lanes, gated, masked, has_g,
+                shift(carry, (b * size + lane_first) * itemsize(carry)), to_row, lanes, gated, masked, has_g, ahead,
             )  # fmt: skip

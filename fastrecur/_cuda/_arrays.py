@@ -4,6 +4,7 @@ A library is recognised by the arrays that are passed; none is imported that the
 """
 
 import ctypes
+import functools
 import sys
 from typing import Any, NamedTuple
 
@@ -47,7 +48,15 @@ def bfloat16(name):
 # ---- Libraries ------------------------------------------------------------------------------------------------------
 
 
-class Cupy:
+class Library:
+    """What is the same for all libraries."""
+
+    def maker(self, shape, dtype, strides, device):
+        """Return a function that does what `empty` does, for more of the kind."""
+        return lambda: self.empty(shape, dtype, strides, device)
+
+
+class Cupy(Library):
     """CuPy: its pool, its current stream."""
 
     name = "cupy"
@@ -92,7 +101,7 @@ _TORCH_DTYPES = {
 }  # fmt: skip
 
 
-class Torch:
+class Torch(Library):
     """PyTorch: its caching allocator, its current stream. Gradients are `fastrecur.torch`'s concern."""
 
     name = "torch"
@@ -103,6 +112,8 @@ class Torch:
             getattr(self.library, n): np.dtype(e) for n, e in _TORCH_DTYPES.items() if hasattr(self.library, n)
         }
         self.own = {dtype: kind for kind, dtype in self.dtypes.items()}
+        # What `current_stream` asks, without the object around it; only where torch has CUDA.
+        self.raw_stream = getattr(self.library._C, "_cuda_getCurrentRawStream", None)
 
     def view(self, name, array):
         """Return a tensor's view."""
@@ -122,18 +133,28 @@ class Torch:
 
     def stream(self, device):
         """Return the handle of the stream that the library works in now."""
-        return self.library.cuda.current_stream(device).cuda_stream
+        if self.raw_stream is None:
+            return self.library.cuda.current_stream(device).cuda_stream
+        return self.raw_stream(device)
 
     def empty(self, shape, dtype, strides, device):
         """Return a fresh tensor with these (dense) strides, or in C order, and its address."""
-        kind = self.own.get(dtype, self.library.bfloat16)
-        place = self.library.device("cuda", device)
+        return self.maker(shape, dtype, strides, device)()
+
+    def maker(self, shape, dtype, strides, device):
+        """Return a function that does what `empty` does, for more of the kind."""
+        kind, place = self.own.get(dtype, self.library.bfloat16), self.library.device("cuda", device)
         if strides is None:
-            array = self.library.empty(shape, dtype=kind, device=place)
+            make = functools.partial(self.library.empty, shape, dtype=kind, device=place)
         else:
             strides = tuple(s // dtype.itemsize for s in strides)
-            array = self.library.empty_strided(shape, strides, dtype=kind, device=place)
-        return array, array.data_ptr()
+            make = functools.partial(self.library.empty_strided, shape, strides, dtype=kind, device=place)
+
+        def made():
+            array = make()
+            return array, array.data_ptr()
+
+        return made
 
     def upload(self, array, device):
         """Return a host array's copy on a device."""
@@ -147,7 +168,7 @@ def numba_cuda():
     return cuda
 
 
-class Interface:
+class Interface(Library):
     """Whatever exports ``__cuda_array_interface__``; results are Numba device arrays.
 
     Its work is ordered by the streams that the arrays name; a call goes to the first of them, or else to the default
@@ -218,7 +239,7 @@ _capsule_pointer.restype, _capsule_pointer.argtypes = ctypes.c_void_p, (ctypes.p
 _DLPACK_KINDS = {0: "i", 1: "u", 2: "f", 5: "c", 6: "b"}
 
 
-class Dlpack:
+class Dlpack(Library):
     """Whatever exports DLPack from a device, with the namespace of the array API for results."""
 
     def __init__(self, kind):

@@ -100,16 +100,17 @@ def _lengths(lengths, names, owner, device):
     return _call._lengths(lengths)
 
 
-def _ghost(view):
-    """Return an array that names a view's places and must never be read."""
-
-    class Places:
-        __array_interface__ = {
+class _Places:
+    def __init__(self, view):
+        self.__array_interface__ = {
             "shape": view.shape, "strides": view.strides, "typestr": f"|V{view.dtype.itemsize}",
             "data": (view.pointer, False), "version": 3,
         }  # fmt: skip
 
-    return np.asarray(Places())
+
+def _ghost(view):
+    """Return an array that names a view's places and must never be read."""
+    return np.asarray(_Places(view))
 
 
 def _check_out(out, operands):
@@ -137,28 +138,25 @@ _MOST_SHORTCUTS = 1024
 
 def _glance(call, *values):
     """Return what a shortcut is remembered by, the library, and addresses or numbers; or no shortcut."""
-    kinds = {type(value) for value in values}
-    kinds.discard(float)
-    owner = _arrays._libraries.get(kinds.pop()) if len(kinds) == 1 else None
-    if owner is None:
-        return None, None, None
-    device, key, places = None, [call], []
+    owner, device, key, places = None, None, [call], []
     for value in values:
-        if type(value) is float:
+        kind = type(value)
+        if kind is float:
             key.append(float)
             places.append(value)
             continue
-        seen = owner.glance(value)
+        its = _arrays._libraries.get(kind)
+        seen = None if its is None or owner not in (None, its) else its.glance(value)
         if seen is None or device not in (None, seen[0]):
             return None, None, None
-        device = seen[0]
+        owner, device = its, seen[0]
         key.append(seen[2])
         places.append(seen[1])
     return (device, owner, *key), owner, places
 
 
-def _remember(key, plan, device, results):
-    """Remember a plan that is one launch, what it writes, and where its arguments stand."""
+def _remember(key, plan, device, owner, operands, results):
+    """Remember a plan that is one launch: where the operands' addresses go, and what is written."""
     if (
         key is not None
         and plan.carry in ("f4", "f8")
@@ -171,33 +169,47 @@ def _remember(key, plan, device, results):
         kernel, template, slots = plan.prepared[0]
         offsets = plan.offsets[0]
         named = {name: (at, number, offsets.get(name, 0)) for at, name, number in slots}
-        _shortcuts[key] = plan.launches[0], kernel, template, named, device, results
+        makes = tuple(
+            (named[name][0], named[name][2], owner.maker(shape, dtype, strides, device))
+            for name, shape, dtype, strides in results
+        )
+        launch = plan.launches[0]
+        takes = tuple(named[name] for name in operands)
+        _shortcuts[key] = kernel, launch.grid, launch.threads, template, takes, makes, device
 
 
-def _take_shortcut(shortcut, owner, names, places):
+def remembered(family, axis, reverse, return_state, a, b):
+    """Return a forward call's shortcut, the library, and what takes these and the operands' addresses; or None."""
+    key, owner, _ = _glance((family, axis, reverse, return_state), a, b)
+    shortcut = _shortcuts.get(key)
+    return shortcut and (shortcut, owner, _take_shortcut)
+
+
+def _take_shortcut(shortcut, owner, places):
     """Run a call that was remembered; return its results."""
-    launch, kernel, template, named, device, results = shortcut
-    arguments, given = list(template), []
-    for name, place in zip(names, places, strict=True):
-        at, number, offset = named[name]
+    kernel, grid, threads, template, takes, makes, device = shortcut
+    arguments, given = template.copy(), []
+    for place, (at, number, offset) in zip(places, takes, strict=True):
         arguments[at] = place + offset if number is None else number(place)
-    for name, shape, dtype, strides in results:
-        array, pointer = owner.empty(shape, dtype, strides, device)
-        at, _, offset = named[name]
+    for at, offset, make in makes:
+        array, pointer = make()
         arguments[at] = pointer + offset
         given.append(array)
-    _launch.driver().launch(kernel, launch.grid, launch.threads, arguments, device, owner.stream(device))
+    _launch.driver().launch(kernel, grid, threads, arguments, device, owner.stream(device))
     return given
 
 
-def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, dtype=None):
-    """Run a recurrence on a device; ``dtype`` is the result's where the library's own promotion has found it."""
+def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, dtype=None, is_fresh=False):
+    """Run a recurrence on a device; ``dtype`` is the result's where the library's own promotion has found it.
+
+    ``is_fresh``: nobody else knows of ``out``, which then needs no check.
+    """
     key = None
     if h0 is None and lengths is None and out is None and dtype is None:
         key, owner, places = _glance((family, axis, reverse, return_state), a, b)
         shortcut = _shortcuts.get(key)
         if shortcut is not None:
-            given = _take_shortcut(shortcut, owner, "ab", places)
+            given = _take_shortcut(shortcut, owner, places)
             return tuple(given) if return_state else given[0]
     given = out
     (a, b, h0, out), owner, device = _arrays.take((*names, "out"), (a, b, h0, out))
@@ -207,7 +219,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
         family, names, _signature(a), _signature(b), _state(h0), _signature(out), axis, reverse,
         _known_lengths(lengths), complex in (type(a), type(b), type(h0)), dtype,
     )  # fmt: skip
-    in_place = out is not None and _check_out(out, ((names[0], a), (names[1], b)))
+    in_place = out is not None and not is_fresh and _check_out(out, ((names[0], a), (names[1], b)))
     work = Work((a, b, h0, out, lengths), owner, device)
     if isinstance(lengths, np.ndarray):
         lengths = work.upload(_checked(lengths, plan.plan.steps))
@@ -239,7 +251,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
         if key is not None:
             written = [("h", plan.plan.shape, plan.plan.dtype, plan.plan.h_strides)]
             written += [("last", plan.lane_shape, plan.plan.dtype, None)] if return_state else []
-            _remember(key, plan, work.device, written)
+            _remember(key, plan, device, owner, "ab", written)
     return (given, last) if return_state else given
 
 
@@ -250,7 +262,7 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype
         key, owner, places = _glance((family, axis, reverse), g, a, b, h)
         shortcut = _shortcuts.get(key)
         if shortcut is not None:
-            return (*_take_shortcut(shortcut, owner, "gabh", places), None)
+            return (*_take_shortcut(shortcut, owner, places), None)
     (g, a, b, h, h0, grad_state), owner, device = _arrays.take(
         (*names, "h0", "grad_state"), (g, a, b, h, h0, grad_state)
     )
@@ -288,7 +300,8 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype
     else:
         work.run(plan, places)
         if key is not None:
-            _remember(key, plan, device, [(n, *g) for n, g in zip(("to_a", "to_b"), plan.plan.gradients, strict=True)])
+            written = [(n, *g) for n, g in zip(("to_a", "to_b"), plan.plan.gradients, strict=True)]
+            _remember(key, plan, device, owner, "gabh", written)
     return (*results, grad_h0)
 
 

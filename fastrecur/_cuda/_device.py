@@ -113,11 +113,6 @@ def load_int(pointer, offset):
     return pointer.load_int(offset)
 
 
-def is_wide(pointer):
-    """Return whether 16 bytes at once may be read here: an address, not a number, and aligned."""
-    return pointer.is_wide()
-
-
 def load_wide(pointer, offset, like):
     """Return the numbers in 16 aligned bytes, as a tuple."""
     return pointer.load_wide(offset, like.dtype)

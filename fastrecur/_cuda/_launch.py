@@ -41,6 +41,9 @@ class Kernel:
         """Return the kernel's PTX."""
         from . import _compiler
 
+        # For 10.0 and beyond the compiler goes another way, on which arrays end in local memory and the batches of
+        # loads come apart. PTX serves later cards too, so all from 8.0 on get the one that tests run and look at.
+        capability = min(capability, (8, 0))
         return _compiler.ptx(self.function(_compiler.cuda), self.signature, self.threads, self.blocks, capability)
 
 

@@ -308,7 +308,8 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex=F
         return DevicePlan(
             plan, carry, lane_shape, geometry.choice, (launch(kind, threads, **here),), {}, geometry.offsets
         )
-    mending = dict(count=geometry.each, packs=packs, guide=geometry.guide)
+    # Half as many steps a thread: mending is rare, and with as many float64 would not fit into the registers.
+    mending = dict(count=geometry.each // 2, packs=packs, guide=geometry.guide)
     launches = (
         launch(f"summarise_{kind}", threads, pieces, **here),
         launch("fold", lanes * 32, back=False),

@@ -18,6 +18,8 @@ Where chunks begin depends on shapes and strides alone: so that, for operands th
 each thread's steps do too.
 """
 
+import functools
+
 from .._steps import constant, fma, magnitude, select
 from ._device import (
     ballot,
@@ -125,9 +127,11 @@ PACKED = {0: None, 2: two, 4: four, 8: eight}
 
 
 # ---- What the kernels of one kind share: device functions for `count` steps a thread --------------------------------
-# ``pack`` is how many of an operand's elements stand in 16 bytes, 0 if it is not to be read so.
+# ``pack`` is how many of an operand's elements stand in 16 bytes, 0 if it is not to be read so. What is made once is
+# compiled once, however many kernels call it.
 
 
+@functools.cache
 def fetcher(kind, count, pack):
     """Return a function that reads a thread's steps from ``low`` to ``high``, and fills in what is missing."""
     zero = kind(0)
@@ -154,6 +158,7 @@ def fetcher(kind, count, pack):
     return helper(fetch if pack else fetch_singly)
 
 
+@functools.cache
 def deliverer(count, pack):
     """Return a function that writes a thread's steps from ``low`` to ``high``."""
     packed = PACKED[pack]
@@ -176,6 +181,7 @@ def deliverer(count, pack):
     return helper(deliver if pack else deliver_singly)
 
 
+@functools.cache
 def summariser(rule, kind, count):
     """Return the function that summarises a thread's steps, those that are missing being closed."""
     decay_of, deviation, is_average = rule.decay, rule.deviation, rule.is_average
@@ -199,6 +205,7 @@ def summariser(rule, kind, count):
     return summarise
 
 
+@functools.cache
 def composer(is_average, kind):
     """Return the function that composes summaries across a group of threads."""
     zero, one = kind(0), kind(1)
@@ -442,6 +449,7 @@ def back_walker(cuda, rule, kind, count, packs, a_is_total, b_is_total):
     return walk_back
 
 
+@functools.cache
 def back_summariser(rule, kind, count):
     """Return the function that summarises what a thread's steps do to a cotangent."""
     adjoint, decay_of, zero, one = rule.adjoint, rule.decay, kind(0), kind(1)

@@ -51,20 +51,22 @@ def _is_plain(tensor):
     )
 
 
-def _may_go_at_once(a, b):
+def _may_go_at_once(a, b, *others):
     """Return whether a call on a GPU needs no promotion, no gradient and no dispatcher."""
-    if type(a) in PLAIN:
-        if not a.is_cuda or a.dtype != b.dtype or not a.dim() or a.is_neg() or a.is_conj():
+    dtype = b.dtype
+    wants = b.requires_grad
+    for tensor in (a, *others):
+        if type(tensor) in PLAIN:
+            if not tensor.is_cuda or tensor.dtype is not dtype or not tensor.dim() or tensor.is_neg():
+                return False
+            wants = wants or tensor.requires_grad
+        elif type(tensor) is not float:
             return False
-        if a.requires_grad and _grad_enabled():
-            return False
-    elif type(a) is not float:
-        return False
     return (
-        b.dtype in _tensors.FLOATING
+        dtype in _tensors.FLOATING
         and b.dim() > 0
         and not b.is_neg()
-        and not (b.requires_grad and _grad_enabled())
+        and not (wants and _grad_enabled())
         and _is_quiet()
         and _has_memory(b)
     )
@@ -79,18 +81,35 @@ def _has_memory(tensor):
 
 def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     """Run a recurrence of tensors; arguments as `fastrecur._call.forward` takes them."""
-    key = None
-    if return_state is False and h0 is None and lengths is None and out is None and type(b) in PLAIN:
+    key = gpu_key = None
+    if type(return_state) is bool and h0 is None and lengths is None and out is None and type(b) in PLAIN:
         # What follows is `_is_quiet` and `_is_plain`, written out: a call on 16 elements has no time for calls.
         # Inside a transform of torch.func, plain tensors are constants, and others have no address; in a trace of
         # torch.jit, sizes are no numbers, and are in no key.
         try:
             if not (
                 _compiling() or _dispatch_modes() or _function_modes() or _forward_ad._current_level >= 0 or b.is_neg()
-                or type(axis) is not int or type(reverse) is not bool or not b.is_cpu
+                or type(axis) is not int or type(reverse) is not bool
             ):  # fmt: skip
                 at_b = b.data_ptr()
-                if type(a) in PLAIN:
+                if b.is_cuda:
+                    if type(a) is float:
+                        gpu_key = family, axis, reverse, return_state, b.dtype, b.size(), b.stride(), b.get_device()
+                    elif type(a) in PLAIN and a.is_cuda and not a.is_neg():
+                        gpu_key = (
+                            family, axis, reverse, return_state, b.dtype, b.size(), b.stride(), b.get_device(), a.dtype,
+                            a.size(), a.stride(), a.get_device(),
+                        )  # fmt: skip
+                    on_gpu = _shorts_on_gpu.get(gpu_key)
+                    if on_gpu is not None and not (
+                        (b.requires_grad or (type(a) is not float and a.requires_grad)) and _grad_enabled()
+                    ):
+                        shortcut, owner, run = on_gpu
+                        given = run(shortcut, owner, (a if type(a) is float else a.data_ptr(), at_b))
+                        return tuple(given) if return_state else given[0]
+                elif return_state or not b.is_cpu:
+                    pass
+                elif type(a) in PLAIN:
                     if a.is_cpu and not a.is_neg():
                         at_a = a.data_ptr()
                         key = (
@@ -111,10 +130,16 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     if type(b) in PLAIN and b.is_cuda and h0 is None and lengths is None and out is None and _may_go_at_once(a, b):
         from .._cuda import _call
 
-        return _call.forward(
+        result = _call.forward(
             family, names, a, b, None, _axis(axis), _flag("reverse", reverse), None,
             _flag("return_state", return_state), None,
         )  # fmt: skip
+        shortcut = gpu_key and _call.remembered(family, axis, reverse, return_state, a, b)
+        if shortcut:
+            if len(_shorts_on_gpu) >= _MOST_SHORTS:
+                _shorts_on_gpu.clear()
+            _shorts_on_gpu[gpu_key] = shortcut
+        return result
     given = a, b, h0, lengths, out
     if not _compiling() and torch.overrides.has_torch_function([v for v in given if isinstance(v, torch.Tensor)]):
         return _overridden(_PUBLIC[family], given, a, b, h0, axis, reverse, lengths, return_state, out)
@@ -181,6 +206,13 @@ def _pair(value, dtype, *others):
 
 def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     """Run a recurrence's adjoint of tensors; arguments as `fastrecur._call.vjp` takes them."""
+    if (
+        type(b) in PLAIN and b.is_cuda and type(g) in PLAIN and type(h) in PLAIN
+        and h0 is None and lengths is None and grad_state is None and _may_go_at_once(a, b, g, h)
+    ):  # fmt: skip
+        from .._cuda import _call
+
+        return _call.vjp(family, names, g, a, b, h, None, _axis(axis), _flag("reverse", reverse), None, None)
     given = g, a, b, h, h0, lengths, grad_state
     if not _compiling() and torch.overrides.has_torch_function([v for v in given if isinstance(v, torch.Tensor)]):
         return _overridden(_PUBLIC[family] + "_vjp", given, g, a, b, h, h0, axis, reverse, lengths, grad_state)
@@ -261,6 +293,7 @@ class _Problem:
 
 # Short problems, by everything that a plan depends on.
 _shorts: dict[tuple, _Problem] = {}
+_shorts_on_gpu: dict = {}
 _MOST_SHORTS = 1024
 
 

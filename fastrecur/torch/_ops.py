@@ -79,8 +79,8 @@ def _forward_cuda(family, a, b, h0, lengths, axis, reverse, dtype):
     a, b, h0 = map(_on_host, (a, b, h0))
     names, lengths = _tensors.NAMES[family], _lengths_for_cuda(lengths)
     return _call.forward(
-        family, names, a, b, h0, axis, reverse, lengths, True, h, _tensors.DTYPES[dtype]
-    )  # fmt: skip
+        family, names, a, b, h0, axis, reverse, lengths, True, h, _tensors.DTYPES[dtype], is_fresh=True
+    )
 
 
 def _vjp_cuda(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted):

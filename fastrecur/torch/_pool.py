@@ -1,5 +1,8 @@
 """Run the QRNN's pooling on plain CPU tensors, by addresses. Nothing here is recorded for a gradient."""
 
+import copy
+import functools
+
 import numpy as np
 import torch
 
@@ -9,6 +12,7 @@ from .._cpu import _pool
 from .._cpu._compile import kernel
 from . import _team, _tensors
 
+ROWS_AHEAD = 2
 SERIAL = 1 << 16  # elements of the product up to which one thread does it all
 
 
@@ -36,16 +40,33 @@ class Layout:
             self.counts = np.full(steps, batch, np.int64)
             self.starts = np.arange(steps, dtype=np.int64)
 
+    def cut(self, first, last):
+        """Return the layout of some steps alone, whose rows start at the first of them."""
+        if (first, last) == (0, self.steps):
+            return self
+        part = copy.copy(self)
+        part.steps, part.counts = last - first, self.counts[first:last]
+        part.starts, part.lengths = self.starts[first:last] - self.starts[first], self.lengths - first
+        return part
+
     def strides(self, tensor):
         """Return an operand's strides in bytes, of a step and of a sequence; of none, zeros."""
-        if not isinstance(tensor, torch.Tensor) or not tensor.dim():
+        if not isinstance(tensor, torch.Tensor):
             return 0, 0
-        return tuple(tensor.stride(0 if self.packed else k) * tensor.element_size() for k in (0, 1))
+        strides, size = tensor.stride(), tensor.element_size()
+        return strides[0] * size, strides[0 if self.packed else 1] * size
+
+
+@functools.lru_cache(1024)
+def padded(steps, batch, reverse):
+    """Return the layout of sequences that all have all steps."""
+    return Layout(steps, batch, reverse)
 
 
 def _table(layout, size, gated, masked, saves, *operands):
-    head = layout.steps, layout.reverse, size, gated, masked, saves
-    return np.array([*head, *(n for operand in operands for n in layout.strides(operand))], np.int64)
+    strides = [n for operand in operands for n in layout.strides(operand)]
+    head = layout.steps, layout.reverse, size, gated, masked, saves, ROWS_AHEAD * strides[1]
+    return np.array([*head, *strides], np.int64)
 
 
 def _parts(layout, size, elements, threads):

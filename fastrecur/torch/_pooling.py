@@ -1,10 +1,18 @@
-"""Pooling: from a layer's product to its states and its output. The layers above know nothing of how it is done."""
+"""Pooling: from a layer's product to its states and its output. The layers above know nothing of how it is done.
+
+Plain CPU tensors go through the kernels that read the product once (`_pool`), and so does their gradient. Whatever
+torch must see step by step, and tensors elsewhere, go through torch's operators and `forget_mult`: so does the
+gradient's gradient, of which this composition is the definition.
+"""
 
 from __future__ import annotations
 
 import torch
 
 from ..recurrence import forget_mult
+from . import _call, _pool, _tensors
+
+BLOCK = 1024  # rows of a product that are pooled while they are in the cache
 
 
 def pool(product, c0=None, *, output_gate=True, keep=None, reverse=False, lengths=None):
@@ -13,6 +21,165 @@ def pool(product, c0=None, *, output_gate=True, keep=None, reverse=False, length
     ``c = forget_mult(sigmoid(F)*keep, tanh(Z), c0)``, ``h = sigmoid(O)*c``. ``keep`` is None, a number, or (T, B, H).
     Return h, (T, B, H), zeros in the padding if there are ``lengths``, and the last valid state c, (B, H).
     """
+    if not _is_plain(product, c0, keep):
+        return _composed(product, c0, output_gate=output_gate, keep=keep, reverse=reverse, lengths=lengths)
+    steps, batch = product.shape[:2]
+    if lengths is None:
+        layout = _pool.padded(steps, batch, reverse)
+    else:
+        layout = _pool.Layout(steps, batch, reverse, lengths=lengths.numpy())
+    return _Pool.apply(product, c0, keep, layout, output_gate)
+
+
+def pool_packed(product, batch_sizes, c0=None, *, output_gate=True, keep=None, reverse=False):
+    """Pool a product of packed rows, (N, 3H), as a `PackedSequence` lays them out; ``keep`` may be (N, H).
+
+    Only valid steps are touched. Return h, (N, H), and the last states, (B, H).
+    """
+    if not _is_plain(product, c0, keep):
+        return _composed_packed(product, batch_sizes, c0, output_gate=output_gate, keep=keep, reverse=reverse)
+    sizes = batch_sizes.numpy()
+    layout = _pool.Layout(len(sizes), int(sizes[0]), reverse, batch_sizes=sizes)
+    return _Pool.apply(product, c0, keep, layout, output_gate)
+
+
+def layer_inference(source, weight, bias, c0=None, *, batch_sizes=None, output_gate=True, keep=None, reverse=False):
+    """Return `pool` of the product of a layer's input with a plain weight, where no gradient is wanted.
+
+    The product is made block by block of time, and each block is pooled while it is in the cache.
+    """
+    columns = weight.shape[0]
+    size = columns // (2 + output_gate)
+    if batch_sizes is None:
+        steps, batch = source.shape[:2]
+        whole = _pool.padded(steps, batch, reverse)
+        cuts = _even_cuts(steps, batch)
+    else:
+        sizes = batch_sizes.numpy()
+        steps, batch = len(sizes), int(sizes[0])
+        whole = _pool.Layout(steps, batch, reverse, batch_sizes=sizes)
+        cuts = _uneven_cuts(sizes)
+    h = _tensors.empty(*_dense(*source.shape[:-1], size), source.dtype)
+    carry = _carry(source, c0, batch, size)
+    if h.numel() == 0:
+        return h, carry.to(source.dtype)
+    buffer = source.new_empty(max(rows for _, _, rows in cuts), columns)
+    turned = weight.t()
+    for first, last, rows in reversed(cuts) if reverse else cuts:
+        product = buffer[:rows]
+        if batch_sizes is None:
+            at = slice(first, last)
+        else:
+            start = int(whole.starts[first])
+            at = slice(start, start + rows)
+        torch.mm(source[at].reshape(rows, -1), turned, out=product)
+        if batch_sizes is None:
+            product = product.view(last - first, batch, columns)
+        _pool.forward(product, bias, keep, carry, h[at], None, whole.cut(first, last), output_gate)
+    return h, carry.to(source.dtype)
+
+
+def _even_cuts(steps, batch):
+    """Return the steps ``(first, last)`` of each block, and its rows."""
+    n = max(1, BLOCK // max(1, batch))
+    return [(first, min(first + n, steps), (min(first + n, steps) - first) * batch) for first in range(0, steps, n)]
+
+
+def _uneven_cuts(sizes):
+    """Return the same where steps have rows of different numbers."""
+    cuts, first, rows = [], 0, 0
+    for t, size in enumerate(sizes.tolist()):
+        if rows and rows + size > BLOCK:
+            cuts.append((first, t, rows))
+            first, rows = t, 0
+        rows += size
+    return [*cuts, (first, len(sizes), rows)]
+
+
+class _Pool(torch.autograd.Function):
+    """The kernels, of ``(product, c0, keep, layout, gated)``; to ``(h, c_last)``."""
+
+    @staticmethod
+    def forward(ctx, product, c0, keep, layout, gated):
+        """Pool; keep the product and the states for the gradient, if one is wanted."""
+        size = product.shape[-1] // (2 + gated)
+        shape = _dense(*product.shape[:-1], size)
+        h = _tensors.empty(*shape, product.dtype)
+        wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        states = _tensors.empty(*shape, product.dtype) if wanted and gated else None
+        carry = _carry(product, c0, layout.batch, size)
+        _pool.forward(product, None, keep, carry, h, states, layout, gated)
+        ctx.set_materialize_grads(False)
+        if wanted:
+            is_mask = isinstance(keep, torch.Tensor)
+            ctx.save_for_backward(product, c0, states if gated else h, keep if is_mask else None)
+            ctx.problem = None if is_mask else keep, layout, gated
+        return h, carry.to(product.dtype, copy=True)
+
+    @staticmethod
+    def backward(ctx, grad_h, grad_last):
+        """Return the gradients of the product and of c0."""
+        product, c0, states, mask = ctx.saved_tensors
+        keep, layout, gated = ctx.problem
+        keep = keep if mask is None else mask
+        if grad_h is None and grad_last is None:
+            return (None,) * 5
+        if torch.is_grad_enabled() or not _is_plain(product, c0, keep, grad_h, grad_last):
+            return *_composed_vjp(product, c0, keep, layout, gated, grad_h, grad_last), None, None, None
+        size = states.shape[-1]
+        carry = _carry(product, grad_last, layout.batch, size)
+        first = product.new_zeros(layout.batch, size) if c0 is None else c0.to(product.dtype).contiguous()
+        to_product = _tensors.empty(*_dense(*product.shape), product.dtype)
+        if grad_h is not None and (grad_h.stride(-1) != 1 or grad_h.dtype != product.dtype):
+            grad_h = grad_h.to(product.dtype).contiguous()
+        _pool.vjp(grad_h, product, keep, states, first, carry, to_product, layout, gated)
+        return to_product, carry.to(c0.dtype) if ctx.needs_input_grad[1] else None, None, None, None
+
+
+def _dense(*shape):
+    """Return a shape and the strides of a contiguous tensor of it."""
+    strides = [1] * len(shape)
+    for k in reversed(range(len(shape) - 1)):
+        strides[k] = strides[k + 1] * max(1, shape[k + 1])
+    return shape, tuple(strides)
+
+
+def _carry(like, state, batch, size):
+    """Return states, or cotangents of states, to be walked with: in a dtype of their own, and zeros for None."""
+    wide = torch.float64 if like.dtype == torch.float64 else torch.float32
+    carry = torch.zeros(batch, size, dtype=wide)
+    return carry if state is None else carry.copy_(state)
+
+
+def _is_plain(product, c0, keep, *others):
+    """Return whether the kernels may read these tensors as they stand."""
+    tensors = [v for v in (product, c0, keep, *others) if isinstance(v, torch.Tensor)]
+    rows = [product, keep] if isinstance(keep, torch.Tensor) else [product]
+    return (
+        _call._is_quiet()
+        and all(_call._is_plain(v) and v.dtype in _tensors.FLOATING for v in tensors)
+        and all(v.stride(-1) == 1 and v.numel() for v in rows)
+        and not (isinstance(keep, torch.Tensor) and keep.requires_grad)
+    )
+
+
+def _composed_vjp(product, c0, keep, layout, gated, grad_h, grad_last):
+    """Return the gradients of the product and of c0 such that they can be differentiated again."""
+    wanted = [v for v in (product, c0) if v is not None and v.requires_grad]
+    with torch.enable_grad():
+        options = {"output_gate": gated, "keep": keep, "reverse": layout.reverse}
+        if layout.packed:
+            results = _composed_packed(product, torch.from_numpy(layout.counts), c0, **options)
+        else:
+            results = _composed(product, c0, lengths=torch.from_numpy(layout.lengths[: layout.batch]), **options)
+        pairs = [(r, g) for r, g in zip(results, (grad_h, grad_last), strict=True) if g is not None]
+        outputs, cotangents = zip(*pairs, strict=True)
+        grads = iter(torch.autograd.grad(outputs, wanted, cotangents, create_graph=True))
+    return [next(grads) if v is not None and v.requires_grad else None for v in (product, c0)]
+
+
+def _composed(product, c0=None, *, output_gate=True, keep=None, reverse=False, lengths=None):
+    """Do what `pool` does."""
     z, f, *o = product.chunk(3 if output_gate else 2, -1)
     f = f.sigmoid()
     if keep is not None:
@@ -21,12 +188,8 @@ def pool(product, c0=None, *, output_gate=True, keep=None, reverse=False, length
     return (o[0].sigmoid() * c if output_gate else c), c_last
 
 
-def pool_packed(product, batch_sizes, c0=None, *, output_gate=True, keep=None, reverse=False):
-    """Pool a product of packed rows, (N, 3H), as a `PackedSequence` lays them out; ``keep`` may be (N, H).
-
-    Steps of as many lanes as the step before are pooled together; only valid steps are touched. Return h, (N, H), and
-    the last states, (B, H).
-    """
+def _composed_packed(product, batch_sizes, c0=None, *, output_gate=True, keep=None, reverse=False):
+    """Do what `pool_packed` does; steps of as many lanes as the step before are pooled together."""
     sizes, counts = torch.unique_consecutive(batch_sizes, return_counts=True)
     sizes, counts = sizes.tolist(), counts.tolist()
     rows = [size * count for size, count in zip(sizes, counts, strict=True)]
@@ -42,7 +205,7 @@ def pool_packed(product, batch_sizes, c0=None, *, output_gate=True, keep=None, r
             state = joining if state is None else torch.cat([state, joining])
         if is_mask:
             kept = kept.unflatten(0, (-1, size))
-        run, state = pool(
+        run, state = _composed(
             part.unflatten(0, (-1, size)), state, output_gate=output_gate, keep=kept, reverse=reverse
         )  # fmt: skip
         h[k] = run.flatten(0, 1)
@@ -50,11 +213,3 @@ def pool_packed(product, batch_sizes, c0=None, *, output_gate=True, keep=None, r
             state, done = state.split([size - lanes[k], lanes[k]])
             ended.append(done)
     return torch.cat(h), state if reverse else torch.cat(ended[::-1])
-
-
-def layer_inference(source, weight, bias, c0=None, *, batch_sizes=None, **options):
-    """Pool the product of a layer's input with a plain weight, where no gradient is wanted."""
-    product = torch.nn.functional.linear(source, weight, bias)
-    if batch_sizes is not None:
-        return pool_packed(product, batch_sizes, c0, **options)
-    return pool(product, c0, **options)

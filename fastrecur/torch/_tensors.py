@@ -91,9 +91,14 @@ def layout(shape, *prototypes):
     """
     for tensor in prototypes:
         if is_full(tensor, shape):
-            as_is = torch.empty(0, device="meta").as_strided(shape, tensor.stride())
-            return torch.empty_like(as_is).stride()
-    return torch.empty(shape, device="meta").stride()
+            return _layout_like(tuple(shape), tensor.stride())
+    return _layout_like(tuple(shape), None)
+
+
+@functools.lru_cache(maxsize=1024)
+def _layout_like(shape, strides):
+    meta = torch.empty(shape, device="meta")
+    return (meta if strides is None else torch.empty_like(meta.as_strided(shape, strides))).stride()
 
 
 def is_full(tensor, shape):

@@ -16,9 +16,11 @@ import pathlib
 import tempfile
 import types
 
+import compare
 import numpy as np
 import ptx_emulator
 
+import fastrecur
 from fastrecur._cuda import _launch
 
 CAPABILITY = (8, 0)
@@ -42,14 +44,15 @@ def cache():
 _programs = {}
 
 
-def ptx(kernel):
-    """A kernel's PTX, compiled once for all tests."""
-    name = hashlib.sha256(repr((_launch.digest(), kernel.key, CAPABILITY)).encode()).hexdigest()[:32]
+def ptx(kernel, capability=CAPABILITY):
+    """A kernel's PTX, compiled once for all tests: one text for all cards from 8.0 on."""
+    capability = min(capability, CAPABILITY)
+    name = hashlib.sha256(repr((_launch.digest(), kernel.key, capability)).encode()).hexdigest()[:32]
     path = cache() / f"{name}.ptx"
     try:
         return path.read_text()
     except OSError:
-        made = kernel.ptx(CAPABILITY)
+        made = kernel.ptx(capability)
         _launch.keep(path, made.encode())
         return made
 
@@ -80,13 +83,17 @@ class Driver:
     def launch(self, kernel, grid, threads, arguments, device, stream):
         """Run a kernel."""
         self.log.append(("launch", kernel.name, device, stream))
-        run = program(kernel)
         flat = [a if isinstance(a, int) else a.value for a in arguments]
-        here = [array for array, where in self.memory if where == device]
-        run.launch(grid, threads, flat, buffers=here, seed=self.seed, race=self.race)
+        run = self.run(kernel, grid, threads, flat, [array for array, where in self.memory if where == device])
         self.accesses[kernel.name] = self.accesses.get(kernel.name, 0) + run.accesses
         for name, count in (("loaded", run.loaded), ("stored", run.stored)):
             self.counts[kernel.name, name] = self.counts.get((kernel.name, name), 0) + count
+
+    def run(self, kernel, grid, threads, arguments, memory):
+        """Run a kernel's PTX; return what counts its accesses."""
+        run = program(kernel)
+        run.launch(grid, threads, arguments, buffers=memory, seed=self.seed, race=self.race)
+        return run
 
     def device_of(self, pointer):
         """Return the device that an address is on."""
@@ -207,6 +214,31 @@ class Cai:
 
 
 Cai.__module__ = "mylibrary"
+
+
+def run_on(cupy, setattr):
+    """Let `fastrecur`'s functions run NumPy's arrays on a card, as if they were CuPy's, and compare as is due there."""
+
+    def on_device(function):
+        def call(*arguments, out=None, **options):
+            placed = [cupy.place(a) if isinstance(a, np.ndarray) else a for a in arguments]
+            if out is not None:
+                options["out"] = cupy.place(out)
+            for name in ("grad_state", "lengths"):
+                if isinstance(options.get(name), np.ndarray):
+                    options[name] = cupy.place(options[name])
+            result = function(*placed, **options)
+            assert out is None or result is options["out"]
+            if type(result) is not tuple:
+                return result.host if out is None else out
+            return tuple(None if r is None else r.host for r in result)
+
+        return call
+
+    for name in ["forget_mult", "forget_mult_vjp", "linear_recurrence", "linear_recurrence_vjp"]:
+        setattr(fastrecur, name, on_device(getattr(fastrecur, name)))
+    # float32 is carried in float32 here, so it is as exact as float64 is on the CPU.
+    setattr(compare, "carry_of", lambda dtype: np.promote_types(compare.real_of(dtype), np.float32))
 
 
 class NumbaCuda:

@@ -16,47 +16,53 @@ class Code(NamedTuple):
     """A kernel as machine code."""
 
     registers: int
-    stack: int
+    local: int  # bytes of local memory that a thread has
     opcodes: Counter
-    run: int  # loads that are asked for before the first of them is used
+    loads: int  # that are asked for before the first of them is used
+    in_flight: int  # and their bytes
     text: str
-
-
-def _tool(name, *arguments):
-    path = pathfinder.find_nvidia_binary_utility(name)
-    return subprocess.run([path, *arguments], capture_output=True, text=True, check=True).stdout
 
 
 @functools.cache
 def assembled(ptx, architecture):
     """Return the machine code of a kernel's PTX for an architecture such as ``sm_90``."""
-    made = Linker(ObjectCode.from_ptx(ptx.encode()), options=LinkerOptions(arch=architecture)).link("cubin")
+    options = LinkerOptions(arch=architecture, ptxas_options=["-v"])
+    linker = Linker(ObjectCode.from_ptx(ptx.encode()), options=options)
+    code, log = bytes(linker.link("cubin").code), linker.get_info_log()
+    registers = max(int(n) for n in re.findall(r"Used (\d+) registers", log))
+    local = max(int(n) for n in re.findall(r"(\d+) bytes stack frame", log))
     with tempfile.NamedTemporaryFile(suffix=".cubin", delete=False) as file:
-        file.write(bytes(made.code))
+        file.write(code)
     try:
-        usage = re.findall(r"REG:(\d+) STACK:(\d+)", _tool("cuobjdump", "-res-usage", file.name))
-        text = _tool("nvdisasm", "-c", file.name)
+        tool = pathfinder.find_nvidia_binary_utility("nvdisasm")
+        text = subprocess.run([tool, "-c", file.name], capture_output=True, text=True, check=True).stdout
     finally:
         os.unlink(file.name)
-    registers, stack = max((int(r), int(s)) for r, s in usage)
     instructions = re.findall(r"/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][\w.]*)([^;]*);", text)
-    return Code(registers, stack, Counter(op for op, _ in instructions), _longest_run(instructions), text)
+    return Code(registers, local, Counter(op for op, _ in instructions), *_longest_run(instructions), text)
+
+
+def _size(opcode):
+    for part, size in ((".128", 16), (".64", 8), (".U16", 2), (".S16", 2), (".U8", 1), (".S8", 1)):
+        if part in opcode:
+            return size
+    return 4
 
 
 def _longest_run(instructions):
-    longest, pending, run = 0, set(), 0
+    """Return how many loads, and bytes, are on their way when the first of them is waited for; the most bytes."""
+    longest, pending, run, size = (0, 0), set(), 0, 0
     for opcode, operands in instructions:
         registers = [int(n) for n in re.findall(r"\bR(\d+)", operands)]
         if opcode.startswith("LDG"):
-            width = 4 if ".128" in opcode else 2 if ".64" in opcode else 1
             if set(registers[1:]) & pending:
-                pending, run = set(), 0
-            pending |= set(range(registers[0], registers[0] + width))
-            run += 1
-            longest = max(longest, run)
+                pending, run, size = set(), 0, 0
+            pending |= set(range(registers[0], registers[0] + max(1, _size(opcode) // 4)))
+            run, size = run + 1, size + _size(opcode)
+            longest = max(longest, (size, run))
         else:
             # The first operand is written, but where nothing is.
             used = registers if opcode.startswith(("ST", "ISETP", "FSETP", "DSETP")) else registers[1:]
             if set(used) & pending:
-                pending, run = set(), 0
-    return longest
+                pending, run, size = set(), 0, 0
+    return longest[::-1]

@@ -1,6 +1,7 @@
 """The operators on a GPU that is not there: the PTX of real kernels, run on tensors that count as a device's."""
 
 import ctypes
+import pathlib
 
 import devices
 import numpy as np
@@ -33,14 +34,20 @@ def driver(monkeypatch):
         def stream(self, device):
             return STREAM
 
-        def empty(self, shape, dtype, strides, device):
+        def maker(self, shape, dtype, strides, device):
             kind = self.own.get(dtype, torch.bfloat16)
             strides = strides and tuple(s // dtype.itemsize for s in strides)
-            make = (
-                torch.empty(shape, dtype=kind) if strides is None else torch.empty_strided(shape, strides, dtype=kind)
-            )
-            driver.log.append(("empty", make.nbytes, device))
-            return own(make), make.data_ptr()
+
+            def made():
+                make = (
+                    torch.empty(shape, dtype=kind)
+                    if strides is None
+                    else torch.empty_strided(shape, strides, dtype=kind)
+                )
+                driver.log.append(("empty", make.nbytes, device))
+                return own(make), make.data_ptr()
+
+            return made
 
         def upload(self, array, device):
             return own(torch.from_numpy(np.array(array)))
@@ -114,3 +121,19 @@ def test_the_operators_are_cuda_s_too():
     for name in ("fastrecur::forward", "fastrecur::vjp"):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA")
     assert _tensors.DTYPES  # the module that the operators take their dtypes from
+
+
+def test_each_call_is_one_launch(run_python):
+    """Tensors and other arrays by the ways they really go, up to where the driver would begin."""
+    benchmarks = pathlib.Path(__file__).parents[1] / "benchmarks"
+    printed = run_python(
+        f"""
+import sys, types
+sys.path.append({str(benchmarks)!r})
+sys.modules["tqdm"] = types.SimpleNamespace(tqdm=lambda cases, **options: cases)
+import host_run
+sys.exit(host_run.main(["--check"]))
+"""
+    )
+    assert "interface" in printed
+    assert "WRONG" not in printed

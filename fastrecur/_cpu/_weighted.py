@@ -1,0 +1,268 @@
+"""Kernels for exponentially weighted statistics: each sample is read once, whatever its layout.
+
+As in `_tiles`, a tile of lanes is brought into a buffer, walked, and put back; how a sample takes part is written in
+`_steps`. Where lanes are neighbours, all of them go a tile's steps before the next (``chunk``), so that memory is
+walked from one end to the other. A long series is cut into segments, which are lanes then: see `_weighted_run`.
+
+As long as no sample of a tile is missing and its lanes have one weight, that is a number; else a vector.
+
+``carry`` holds the lanes' states, one row of numbers for each of `PLANES`. ``geometry`` holds `GEOMETRY`, then for each
+operand where each lane begins, in bytes. A rule names the traits below that hold.
+"""
+
+from numba import njit
+from numba.extending import overload
+
+from .. import _steps
+from .._steps import constant, everywhere, select
+from ._memory import (
+    HELPER,
+    INLINE,
+    broadcast,
+    fence,
+    itemsize,
+    load,
+    load_int,
+    load_vector,
+    misalignment,
+    shift,
+    stack,
+    stack_like,
+    store_vector,
+    stream_vector,
+    width,
+)
+from ._tiles import are_spaced, bring, put, row_bytes
+
+GEOMETRY = (
+    "steps", "chunk", "lanes", "padded", "x_time", "y_time", "h_time", "gate_time", "min_periods", "bias", "bypass",
+)  # fmt: skip
+HEAD = len(GEOMETRY)
+# The rows of ``carry``. DECAY: what a segment multiplies the state before it by.
+# Means of what covaries are deviations from the ORIGIN, a value of the series: data far from 0 lose nothing.
+WEIGHT, COUNT, DECAY, MEAN, MEAN_Y, COVARIANCE, ROOM, ORIGIN, ORIGIN_Y = range(9)
+PLANES = 9
+AVERAGE_PLANES = MEAN + 1
+STATE = 16 * PLANES
+STEPS = 32
+TILE = 16 * STEPS
+NAN = float("nan")
+
+is_seen, weigh, approach, covary = (
+    njit(**INLINE)(step) for step in (_steps.is_seen, _steps.weigh, _steps.approach, _steps.covary)
+)
+
+
+def _trait(word):
+    """Return a function that says whether a rule has a trait, fixed when a kernel is compiled."""
+
+    def has(rule):
+        return word in rule.split()
+
+    @overload(has, jit_options=INLINE)
+    def _has(rule):
+        value = word in rule.rule.split()
+        return lambda rule: value
+
+    return has
+
+
+adjust, timed, ignore_na, is_sum = map(_trait, ("adjust", "timed", "ignore_na", "sum"))
+summarise = _trait("summarise")  # nothing is written: only what becomes of the states is asked
+
+
+@njit(**HELPER)
+def bring_gates(rows, gate, offsets, time, steps, shared):
+    """Bring gates as `_tiles.bring` does; one row where they are constant, and quickly where lanes share them."""
+    if time != 0 and shared:
+        base = shift(gate, load_int(offsets, 0))
+        for k in range(steps):
+            store_vector(shift(rows, k * row_bytes(rows)), 0, broadcast(load(shift(base, k * time), 0, rows)))
+    else:
+        bring(rows, gate, offsets, time, 1 if time == 0 else steps, STEPS)
+
+
+@njit(**HELPER)
+def put_results(h, offsets, time, rows, steps, lanes, bypass):
+    """Write results as `_tiles.put` does; whole lines of rows past the cache."""
+    base = shift(h, load_int(offsets, 0))
+    whole = lanes == width(rows) and are_spaced(offsets, itemsize(h), lanes)
+    if bypass and whole and misalignment(base) == 0 and time % 64 == 0:
+        for k in range(steps):
+            stream_vector(shift(base, k * time), 0, load_vector(shift(rows, k * row_bytes(rows)), 0, rows))
+    else:
+        put(h, offsets, time, rows, steps, lanes, STEPS, False)
+
+
+@njit(**HELPER)
+def is_level(weight, shared):
+    """Return whether all lanes have one weight now, and the same gates: a number will do."""
+    return shared and everywhere(load_vector(weight, 0, weight) == broadcast(load(weight, 0, weight)))
+
+
+@njit(**HELPER)
+def walk_average(rule, x_rows, gate_rows, gate_row, shared, h_rows, state, steps, least):
+    """Advance the means, or sums, of a tile's lanes."""
+    plane = width(state) * itemsize(state)
+    mean, count = load_vector(shift(state, MEAN * plane), 0, state), load_vector(shift(state, COUNT * plane), 0, state)
+    product = load_vector(shift(state, DECAY * plane), 0, state)
+    zero = constant(0.0, mean)
+    one, nan = constant(1.0, zero), constant(NAN, zero)
+    enough = broadcast(constant(float(least), load(state, 0, state)))
+    k = 0
+    level = is_level(shift(state, WEIGHT * plane), shared)
+    number = load(shift(state, WEIGHT * plane), 0, state)
+    while level and k < steps:
+        x = load_vector(shift(x_rows, k * row_bytes(x_rows)), 0, state)
+        if everywhere(is_seen(x)):
+            gate = load(shift(gate_rows, k * gate_row), 0, state)
+            share, kept, number, decay = weigh(number, gate, True, adjust(rule), timed(rule), ignore_na(rule))
+            if is_sum(rule):
+                mean = broadcast(decay) * mean + x
+            else:
+                mean = approach(mean, broadcast(share), broadcast(kept), x)
+            if summarise(rule):
+                product = product * broadcast(decay if adjust(rule) else kept)
+            count = count + one
+            store_vector(shift(h_rows, k * row_bytes(h_rows)), 0, select(count < enough, nan, mean))
+            k += 1
+        else:
+            level = False
+    weight = load_vector(shift(state, WEIGHT * plane), 0, state)
+    if k > 0:
+        weight = broadcast(number)
+    while k < steps:
+        x = load_vector(shift(x_rows, k * row_bytes(x_rows)), 0, state)
+        gates = load_vector(shift(gate_rows, k * gate_row), 0, state)
+        seen = is_seen(x)
+        shares, rest, weight, decays = weigh(weight, gates, seen, adjust(rule), timed(rule), ignore_na(rule))
+        if is_sum(rule):
+            mean = select(seen, decays * mean + x, decays * mean)
+        else:
+            mean = select(seen, approach(mean, shares, rest, x), mean)
+        if summarise(rule):
+            product = product * (decays if adjust(rule) else select(seen, rest, one))
+        count = count + select(seen, one, zero)
+        store_vector(shift(h_rows, k * row_bytes(h_rows)), 0, select(count < enough, nan, mean))
+        k += 1
+    store_vector(shift(state, WEIGHT * plane), 0, weight)
+    store_vector(shift(state, MEAN * plane), 0, mean)
+    store_vector(shift(state, COUNT * plane), 0, count)
+    store_vector(shift(state, DECAY * plane), 0, product)
+
+
+@njit(**HELPER)
+def walk_covariance(rule, x_rows, y_rows, gate_rows, gate_row, h_rows, state, steps, least, bias):
+    """Advance the covariances of a tile's lanes."""
+    plane = width(state) * itemsize(state)
+    weight, count = (
+        load_vector(shift(state, WEIGHT * plane), 0, state),
+        load_vector(shift(state, COUNT * plane), 0, state),
+    )
+    mean_x, mean_y = (
+        load_vector(shift(state, MEAN * plane), 0, state),
+        load_vector(shift(state, MEAN_Y * plane), 0, state),
+    )
+    covariance = load_vector(shift(state, COVARIANCE * plane), 0, state)
+    room, product = (
+        load_vector(shift(state, ROOM * plane), 0, state),
+        load_vector(shift(state, DECAY * plane), 0, state),
+    )
+    origin_x = load_vector(shift(state, ORIGIN * plane), 0, state)
+    origin_y = load_vector(shift(state, ORIGIN_Y * plane), 0, state)
+    zero = constant(0.0, weight)
+    one, nan = constant(1.0, zero), constant(NAN, zero)
+    enough = broadcast(constant(float(least), load(state, 0, state)))
+    for k in range(steps):
+        x = load_vector(shift(x_rows, k * row_bytes(x_rows)), 0, state) - origin_x
+        y = load_vector(shift(y_rows, k * row_bytes(y_rows)), 0, state) - origin_y
+        gate = load_vector(shift(gate_rows, k * gate_row), 0, state)
+        seen = is_seen(x + y)
+        share, kept, weight, decay = weigh(weight, gate, seen, adjust(rule), timed(rule), ignore_na(rule))
+        moved, roomier = covary(covariance, room, share, kept, x - mean_x, y - mean_y)
+        covariance, room = select(seen, moved, covariance), select(seen, roomier, room)
+        mean_x = select(seen, approach(mean_x, share, kept, x), mean_x)
+        mean_y = select(seen, approach(mean_y, share, kept, y), mean_y)
+        if summarise(rule):
+            product = product * (decay if adjust(rule) else select(seen, kept, one))
+        count = count + select(seen, one, zero)
+        result = covariance
+        if not bias:
+            result = select(zero < room, covariance / room, nan)
+        store_vector(shift(h_rows, k * row_bytes(h_rows)), 0, select(count < enough, nan, result))
+    store_vector(shift(state, WEIGHT * plane), 0, weight)
+    store_vector(shift(state, COUNT * plane), 0, count)
+    store_vector(shift(state, DECAY * plane), 0, product)
+    store_vector(shift(state, MEAN * plane), 0, mean_x)
+    store_vector(shift(state, MEAN_Y * plane), 0, mean_y)
+    store_vector(shift(state, COVARIANCE * plane), 0, covariance)
+    store_vector(shift(state, ROOM * plane), 0, room)
+
+
+@njit(**HELPER)
+def copy_planes(target, to_row, source, from_row, lane, at, planes):
+    """Copy the states of a tile's lanes."""
+    for plane in range(planes):
+        store_vector(target, plane * to_row + at, load_vector(source, plane * from_row + lane, target))
+
+
+def average(rule, x, h, gate, carry, geometry, first, last):
+    """Walk the means or sums of lanes ``first`` to ``last``, a multiple of the width apart."""
+    steps, chunk, lanes, padded = (
+        load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2), load_int(geometry, 3),
+    )  # fmt: skip
+    x_time, h_time, gate_time = load_int(geometry, 4), load_int(geometry, 6), load_int(geometry, 7)
+    least, bypass = load_int(geometry, 8), load_int(geometry, 10)
+    x_rows, gate_rows, h_rows = stack_like(x, carry, TILE), stack_like(gate, carry, TILE), stack_like(h, carry, TILE)
+    gate_row = 0 if gate_time == 0 else row_bytes(gate_rows)
+    state = stack(carry, STATE)
+    for begin in range(0, steps, chunk):
+        end = min(steps, begin + chunk)
+        for lane in range(first, last, width(carry)):
+            x_at = shift(geometry, 8 * (HEAD + lane))
+            h_at, gate_at = shift(x_at, 16 * padded), shift(x_at, 24 * padded)
+            shared = are_spaced(gate_at, 0, width(carry))
+            copy_planes(state, width(carry), carry, padded, lane, 0, AVERAGE_PLANES)
+            for t in range(begin, end, STEPS):
+                n = min(STEPS, end - t)
+                bring(x_rows, shift(x, t * x_time), x_at, x_time, n, STEPS)
+                if gate_time != 0 or t == begin:
+                    bring_gates(gate_rows, shift(gate, t * gate_time), gate_at, gate_time, n, shared)
+                walk_average(rule, x_rows, gate_rows, gate_row, shared, h_rows, state, n, least)
+                if not summarise(rule):
+                    put_results(shift(h, t * h_time), h_at, h_time, h_rows, n, min(width(carry), lanes - lane), bypass)
+            copy_planes(carry, padded, state, width(carry), 0, lane, AVERAGE_PLANES)
+    fence()
+
+
+def covariance(rule, x, y, h, gate, carry, geometry, first, last):
+    """Walk the covariances of lanes ``first`` to ``last``, a multiple of the width apart."""
+    steps, chunk, lanes, padded = (
+        load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2), load_int(geometry, 3),
+    )  # fmt: skip
+    x_time, y_time, h_time = load_int(geometry, 4), load_int(geometry, 5), load_int(geometry, 6)
+    gate_time, least, bias, bypass = (
+        load_int(geometry, 7), load_int(geometry, 8), load_int(geometry, 9), load_int(geometry, 10),
+    )  # fmt: skip
+    x_rows, y_rows = stack_like(x, carry, TILE), stack_like(y, carry, TILE)
+    gate_rows, h_rows = stack_like(gate, carry, TILE), stack_like(h, carry, TILE)
+    gate_row = 0 if gate_time == 0 else row_bytes(gate_rows)
+    state = stack(carry, STATE)
+    for begin in range(0, steps, chunk):
+        end = min(steps, begin + chunk)
+        for lane in range(first, last, width(carry)):
+            x_at = shift(geometry, 8 * (HEAD + lane))
+            y_at, h_at, gate_at = shift(x_at, 8 * padded), shift(x_at, 16 * padded), shift(x_at, 24 * padded)
+            shared = are_spaced(gate_at, 0, width(carry))
+            copy_planes(state, width(carry), carry, padded, lane, 0, PLANES)
+            for t in range(begin, end, STEPS):
+                n = min(STEPS, end - t)
+                bring(x_rows, shift(x, t * x_time), x_at, x_time, n, STEPS)
+                bring(y_rows, shift(y, t * y_time), y_at, y_time, n, STEPS)
+                if gate_time != 0 or t == begin:
+                    bring_gates(gate_rows, shift(gate, t * gate_time), gate_at, gate_time, n, shared)
+                walk_covariance(rule, x_rows, y_rows, gate_rows, gate_row, h_rows, state, n, least, bias)
+                if not summarise(rule):
+                    put_results(shift(h, t * h_time), h_at, h_time, h_rows, n, min(width(carry), lanes - lane), bypass)
+            copy_planes(carry, padded, state, width(carry), 0, lane, PLANES)
+    fence()

@@ -1,0 +1,225 @@
+"""Run weighted statistics of NumPy arrays: lay out the lanes, cut long series into segments, share the work out."""
+
+import math
+
+import numpy as np
+
+from . import _problem, _threads
+from ._arrays import address, element
+from ._cpu import _weighted
+from ._cpu._compile import kernel
+from ._cpu._weighted import (
+    COUNT,
+    COVARIANCE,
+    DECAY,
+    MEAN,
+    MEAN_Y,
+    ORIGIN,
+    ORIGIN_Y,
+    PLANES,
+    ROOM,
+    STEPS,
+    WEIGHT,
+)
+
+AVERAGE, SUM, COVARY = "average", "sum", "covary"
+SERIAL_BYTES = 1 << 18  # below this a second thread costs more than it brings
+LARGE = 16 << 20  # bytes of a result from which it goes past the cache
+SEGMENTS = 32  # that a long series is cut into
+WIDTH = 16
+_WIDE = np.dtype(np.float64)
+
+
+def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods, bias=False, state=None):
+    """Return a statistic, and weight, count and mean of the lanes after the last step.
+
+    ``kind`` says how weights come about: they "adjust" to each other and the gate is a decay; they are "fixed" by the
+    gate; or they are "timed", and the gate is a decay again. ``y`` is None but for covariances. ``state`` is what
+    stands before the first step.
+    """
+    h = _problem.empty(shape, dtype, _problem.like(shape, dtype, (x.shape, x.strides)))
+    lane_axes = [k for k in range(len(shape)) if k != axis]
+    lane_shape = tuple(shape[k] for k in lane_axes)
+    lanes, steps = math.prod(lane_shape), shape[axis]
+    states = np.zeros((PLANES, *lane_shape))
+    if state is not None:
+        states[[WEIGHT, COUNT, MEAN]] = state
+    if lanes == 0 or steps == 0:
+        return h, states[[WEIGHT, COUNT, MEAN]]
+    rule = " ".join([kind, *["ignore_na"] * ignore_na, *["sum"] * (statistic == SUM)])
+    # Time first, then the lanes, outermost in memory first.
+    order = sorted(lane_axes, key=lambda k: (-abs(h.strides[k]), k))
+    operands = [None if v is None else np.broadcast_to(v, shape).transpose(axis, *order) for v in (x, y, gate)]
+    operands.insert(2, h.transpose(axis, *order))
+    if y is not None:
+        for plane, values in ((ORIGIN, x), (ORIGIN_Y, y)):
+            states[plane] = _first_values(np.moveaxis(np.broadcast_to(values, shape), axis, 0))
+    states = states.transpose(0, *(1 + lane_axes.index(k) for k in order))
+    if lanes < _problem.FEW_LANES and steps >= _problem.LONG_SERIES:
+        last = np.empty(states.shape)
+        for index in np.ndindex(states.shape[1:]):
+            one = [None if o is None else o[(slice(None), *index)] for o in operands]
+            before = states[(slice(None), *index)]
+            last[(slice(None), *index)] = _run_series(rule, one, steps, [max(1, min_periods), bias], before)
+    else:
+        by_rows = bool(order) and abs(h.strides[order[-1]]) < abs(h.strides[axis])
+        parts = [None if o is None else (o, o.strides[0], _offsets(o)) for o in operands]
+        options = STEPS if by_rows else steps, max(1, min_periods), bias, h.nbytes >= LARGE
+        last = _walk(rule, parts, steps, lanes, options, _pad(states.reshape(PLANES, lanes)))
+        last = last[:, :lanes].reshape(states.shape)
+    last = last[[WEIGHT, COUNT, MEAN]]
+    return h, np.ascontiguousarray(last.transpose(0, *(1 + order.index(k) for k in lane_axes)))
+
+
+def _first_values(values):
+    """Return the first finite value of each lane, time being the first axis; 0 where there is none."""
+    first = np.array(values[0], _WIDE)
+    for index in np.argwhere(~np.isfinite(first)):
+        lane = values[(slice(None), *index)]
+        at = np.argmax(np.isfinite(lane))
+        first[tuple(index)] = lane[at] if np.isfinite(lane[at]) else 0
+    return first
+
+
+def _offsets(operand):
+    """Return where lanes begin, in bytes, in their order."""
+    offsets = np.zeros(1, np.int64)
+    for size, stride in zip(operand.shape[1:], operand.strides[1:], strict=True):
+        offsets = np.add.outer(offsets, np.arange(size) * stride).reshape(-1)
+    return offsets
+
+
+def _pad(states):
+    """Return states with as many lanes as whole vectors have: the last is walked again, as its offset is repeated."""
+    lanes = states.shape[1]
+    full = _problem.aligned((PLANES, -(-lanes // WIDTH) * WIDTH), _WIDE, np.zeros)
+    full[:, :lanes], full[:, lanes:] = states, states[:, -1:]
+    return full
+
+
+def _walk(rule, operands, steps, lanes, options, states):
+    """Run the kernel, which changes the states; operands are ``(array, stride of time, lanes' offsets)``, or None."""
+    chunk, *flags = options
+    padded = states.shape[1]
+    table = np.zeros(_weighted.HEAD + 4 * padded, np.int64)
+    table[: _weighted.HEAD] = [steps, chunk, lanes, padded, *(0 if o is None else o[1] for o in operands), *flags]
+    for k, operand in enumerate(operands):
+        if operand is not None:
+            own = table[_weighted.HEAD + k * padded :][:padded]
+            own[:lanes], own[lanes:] = operand[2], operand[2][-1]
+    elements = {name: element(o[0].dtype) for name, o in zip(("x", "y", "h", "gate"), operands, strict=True) if o}
+    call = kernel(_weighted.average if operands[1] is None else _weighted.covariance, rule, "f8", **elements)
+    head = (None, *(address(o[0]) for o in operands if o is not None), address(states), address(table))
+    tiles = padded // WIDTH
+    long = operands[0][0].itemsize * steps * lanes >= SERIAL_BYTES
+    parts = min(_threads.get_num_threads(), tiles) if long else 1
+    cuts = [WIDTH * (tiles * k // parts) for k in range(parts + 1)]
+    _threads.run([(call, *head, low, high) for low, high in zip(cuts, cuts[1:], strict=False)])
+    return states
+
+
+# ---- One long series ------------------------------------------------------------------------------------------------
+
+
+def _run_series(rule, operands, steps, flags, before):
+    """Run one series in segments: each is summarised, the states before them follow in turn, each is walked.
+
+    Where weights add up, a segment is summarised on its own, as a part of the data to be merged. Where they do not, it
+    starts from a value of its own, and what it ends with moves with the state before it.
+    """
+    length = steps // SEGMENTS
+    edges = np.arange(SEGMENTS) * length
+    segments = [None if o is None else (o, o.strides[0], edges * o.strides[0]) for o in operands]
+    options = length, *flags, False
+    states = _pad(np.zeros((PLANES, SEGMENTS)))
+    states[DECAY] = 1
+    states[ORIGIN:] = before[ORIGIN:, np.newaxis]
+    adjust = "adjust" in rule
+    if not adjust:
+        _set_starts(rule, states, operands, edges, length, before)
+    starts = states.T.tolist()
+    _walk(rule + " summarise", segments, length, SEGMENTS, options, states)
+    firsts, now = [], before.tolist()
+    for start, end in zip(starts, states.T.tolist(), strict=True):
+        firsts.append(now)
+        now = merged(now, end, "sum" in rule) if adjust else _moved(now, start, end)
+    states[...] = np.transpose(firsts)
+    last = _walk(rule, segments, length, SEGMENTS, options, states)[:, -1:]
+    done = SEGMENTS * length
+    if done < steps:
+        rest = [None if o is None else (o[done:], o.strides[0], np.zeros(1, np.int64)) for o in operands]
+        last = _walk(rule, rest, steps - done, 1, options, _pad(last))
+    return last[:, 0]
+
+
+def merged(a, b, is_sum):
+    """Return the state after two parts of the data whose weights add up; ``b``'s DECAY is that of all of its steps."""
+    if not b[COUNT]:
+        return [b[DECAY] * a[WEIGHT], a[COUNT], a[DECAY] * b[DECAY], a[MEAN] * (b[DECAY] if is_sum else 1), *a[MEAN_Y:]]
+    before = b[DECAY] * a[WEIGHT]
+    weight = before + b[WEIGHT]
+    kept, share = before / weight, b[WEIGHT] / weight
+    now = [weight, a[COUNT] + b[COUNT], a[DECAY] * b[DECAY], 0.0, 0.0, 0.0, 0.0, *a[ORIGIN:]]
+    if is_sum:
+        now[MEAN] = b[DECAY] * a[MEAN] + b[MEAN]
+        return now
+    x, y = b[MEAN] - a[MEAN], b[MEAN_Y] - a[MEAN_Y]
+    for plane, difference in ((MEAN, x), (MEAN_Y, y)):
+        now[plane] = a[plane] + share * difference if share < 0.5 else b[plane] - kept * difference
+    now[COVARIANCE] = kept * a[COVARIANCE] + share * (b[COVARIANCE] + kept * x * y)
+    now[ROOM] = kept * kept * a[ROOM] + share * (share * b[ROOM] + 2 * kept)
+    return now
+
+
+def _moved(now, start, end):
+    """Return the state after a segment that was walked from ``start`` to ``end`` when it begins with ``now``."""
+    if not end[COUNT]:
+        return [end[WEIGHT], *now[COUNT:]]
+    left = end[DECAY]  # what is left of the state before
+    x, y = now[MEAN] - start[MEAN], now[MEAN_Y] - start[MEAN_Y]
+    turn = x * (start[MEAN_Y] - end[MEAN_Y]) + y * (start[MEAN] - end[MEAN]) + (1 - left) * x * y
+    return [
+        end[WEIGHT],
+        now[COUNT] + end[COUNT],
+        left,
+        end[MEAN] + left * x,
+        end[MEAN_Y] + left * y,
+        end[COVARIANCE] + left * (now[COVARIANCE] + turn),
+        end[ROOM] + left * left * now[ROOM],
+        *now[ORIGIN:],
+    ]
+
+
+def _set_starts(rule, states, operands, edges, length, before):
+    """Set the weight before each segment, and as means its own first sample."""
+    x, y, _, gate = operands
+    states[WEIGHT] = 1
+    states[WEIGHT, 0] = before[WEIGHT]
+    for k in np.flatnonzero(~_seen(x, y, edges[1:] - 1)) + 1:
+        states[WEIGHT, k] = _weight_before(x, y, gate, int(edges[k]), rule, before[WEIGHT])
+    places = edges.copy()
+    for k in np.flatnonzero(~_seen(x, y, places)):
+        places[k] += np.argmax(_seen(x, y, slice(edges[k], edges[k] + length)))
+    seen = _seen(x, y, places)
+    states[MEAN] = np.where(seen, x[places] - before[ORIGIN], 0)
+    if y is not None:
+        states[MEAN_Y] = np.where(seen, y[places] - before[ORIGIN_Y], 0)
+
+
+def _seen(x, y, where):
+    seen = np.isfinite(x[where])
+    return seen if y is None else seen & np.isfinite(y[where])
+
+
+def _weight_before(x, y, gate, edge, rule, first):
+    """Return what is left at an edge of the weight after the last sample before it."""
+    left = 1.0
+    for high in range(edge, 0, -STEPS * WIDTH):
+        part = slice(max(0, high - STEPS * WIDTH), high)
+        seen = np.flatnonzero(_seen(x, y, part))
+        missing = slice(part.start + seen[-1] + 1 if len(seen) else part.start, high)
+        if "ignore_na" not in rule:
+            left *= math.prod((gate[missing] if "timed" in rule else 1 - gate[missing]).tolist())
+        if len(seen):
+            return left
+    return left * first

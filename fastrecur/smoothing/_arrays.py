@@ -1,0 +1,149 @@
+"""Which library the data belong to, and which way is taken: kernels for NumPy's arrays, formulas for all others."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import _arrays, _call, _problem
+from .. import _messages as say
+
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+class Data:
+    """Operands of one library: their namespace, and how a NumPy result becomes one of theirs (None: by formulas)."""
+
+    def __init__(self, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
+        self.give: Callable[[np.ndarray], Any] | None = _same
+        self.xp: Any = np
+        if _arrays.any_tensor(*values):
+            self._take_tensors(names, values)
+        elif any(_is_foreign(value) for value in values):
+            self._take_foreign(names, values)
+        else:
+            self.values: list[Any] = [
+                _real(name, _plain(name, value)) for name, value in zip(names, values, strict=True)
+            ]
+
+    def _take_tensors(self, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
+        import torch
+
+        from ..torch import _call as tensor_call
+
+        tensors = [value for value in values if isinstance(value, torch.Tensor)]
+        for name, value in zip(names, values, strict=True):
+            if not (isinstance(value, torch.Tensor) or isinstance(value, (int, float))):
+                raise TypeError(say.not_a_tensor(name, type(value)))
+        wide = [
+            value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.float64) for value in values
+        ]
+        for name, value in zip(names, wide, strict=True):
+            if value.dtype not in (torch.float32, torch.float64) and (value.is_floating_point() or value.is_complex()):
+                raise TypeError(say.real_dtype(name, value.dtype))
+        self.xp = torch
+        quiet = tensor_call._is_quiet() and all(map(tensor_call._is_plain, tensors))
+        wanted = torch.is_grad_enabled() and any(value.requires_grad for value in tensors)
+        if quiet and not wanted:
+            default = torch.get_default_dtype()
+            wide = [v if v.is_floating_point() else v.to(default) for v in wide]
+            self.values = [value.detach().numpy() for value in wide]
+            self.give = torch.from_numpy
+            self.checked = True
+        else:
+            self.values, self.give = wide, None
+            self.checked = quiet
+
+    def _take_foreign(self, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
+        libraries = {
+            _arrays.library_of(value) for value in values if not isinstance(value, (int, float, np.number))
+        }  # fmt: skip
+        if len(libraries) > 1:
+            found = [(n, _arrays.library_of(v)) for n, v in zip(names, values, strict=True) if _arrays.library_of(v)]
+            raise TypeError(say.mixed(found))
+        first = next(value for value in values if _is_foreign(value))
+        self.xp = _namespace(first)
+        self.values = [
+            value if _is_foreign(value) else self.xp.asarray(value, dtype=self.xp.float64) for value in values
+        ]
+        for name, value in zip(names, self.values, strict=True):
+            kind = str(value.dtype)
+            if "float16" in kind or "complex" in kind or "object" in kind:
+                raise TypeError(say.real_dtype(name, value.dtype))
+        self.give = None
+
+    @property
+    def by_kernel(self) -> bool:
+        """Whether NumPy's kernels run."""
+        return self.give is not None
+
+    def dtype(self, *arrays: Any) -> Any:
+        """Return the dtype of a result: the promotion of the arrays', of integers alone the default."""
+        xp = self.xp
+        if self.by_kernel:
+            found = np.result_type(*(a.dtype for a in arrays))
+            return found if found.kind == "f" else np.dtype(np.float64)
+        if xp.__name__ == "torch":
+            found = arrays[0].dtype
+            for array in arrays[1:]:
+                found = xp.promote_types(found, array.dtype)
+            return found if found.is_floating_point else xp.get_default_dtype()
+        floats = [a.dtype for a in arrays if xp.isdtype(a.dtype, "real floating")]
+        return xp.result_type(*floats) if floats else xp.float64
+
+    def wide(self, array: Any) -> Any:
+        """Return an array in float64."""
+        xp = self.xp
+        if xp.__name__ == "torch":
+            return array.to(xp.float64)
+        return xp.astype(array, xp.float64) if hasattr(xp, "astype") else array.astype("float64")
+
+    def narrow(self, array: Any, dtype: Any) -> Any:
+        """Return an array in a result's dtype."""
+        xp = self.xp
+        if xp.__name__ == "torch":
+            return array.to(dtype)
+        return xp.astype(array, dtype) if hasattr(xp, "astype") else array.astype(dtype)
+
+
+def _same(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+def _is_foreign(value: Any) -> bool:
+    return not isinstance(value, (np.ndarray, np.generic)) and (
+        hasattr(value, "__array_namespace__") or _arrays.is_on_device(value)
+    )
+
+
+def _namespace(value: Any) -> Any:
+    if hasattr(value, "__array_namespace__"):
+        return value.__array_namespace__()
+    root = type(value).__module__.partition(".")[0]
+    if root != "cupy":
+        raise TypeError(say.namespace("x", type(value)))
+    return sys.modules["cupy"]
+
+
+def _plain(name: str, value: Any) -> np.ndarray:
+    array, _ = _arrays.take(name, value)
+    if array is None:
+        raise TypeError(say.not_an_array(name, type(None)))
+    numbers: np.ndarray = _arrays.numbers(name, np.asarray(array))
+    return numbers
+
+
+def _real(name: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind in "biu":
+        return array.astype(np.float64)
+    if array.dtype not in _FLOATS:
+        raise TypeError(say.real_dtype(name, array.dtype))
+    return array
+
+
+def axis_of(axis: Any, shape: tuple[int, ...], names: tuple[str, ...]) -> int:
+    """Return an axis of time as a non-negative int."""
+    return int(_problem.normalise_axis(_call._axis(axis), tuple(shape), names))

@@ -1,0 +1,264 @@
+"""Filters made of weighted averages: without a lag, with gates that follow the data, and of sounds."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .. import _messages as say
+from ..recurrence import forget_mult
+from ._arguments import Constant, integer, number
+from ._arrays import Data, axis_of
+from ._frames import unwrap
+
+
+def ewm_filtfilt(
+    x: Any,
+    *,
+    com: float | None = None,
+    span: float | None = None,
+    halflife: float | None = None,
+    alpha: Any = None,
+    axis: Any = 0,
+) -> Any:
+    r"""Smooth forward and then in reverse, so that the result does not lag behind the data.
+
+    .. math:: y_t = \alpha x_t + (1 - \alpha) y_{t-1}, \quad z_t = \alpha y_t + (1 - \alpha) z_{t+1},
+              \quad y_0 = x_0, \quad z_{T-1} = y_{T-1}
+
+    Parameters
+    ----------
+    x : array_like
+        The data, as for `ewm_mean`, but finite.
+    com, span, halflife, alpha, axis
+        As for `ewm_mean`; both directions take the same constant.
+
+    Returns
+    -------
+    array
+        Of the library, type and shape of ``x``.
+
+    Raises
+    ------
+    ValueError
+        For NaN and infinities, where asking for them needs no device to be waited for; and as `ewm_mean`.
+    TypeError
+        As `ewm_mean`.
+
+    Notes
+    -----
+    Each pass starts from its own first value: the numbers of
+    ``scipy.signal.filtfilt([alpha], [1, alpha - 1], x, padlen=0)``. scipy's default first extends the data by their
+    mirror image at both ends; this does not, so nothing is invented, and the last value is the forward mean's, with
+    its lag. Differentiable for tensors.
+
+    Examples
+    --------
+    >>> from fastrecur.smoothing import ewm_filtfilt
+    >>> ewm_filtfilt([0.0, 0.0, 8.0, 0.0, 0.0], alpha=0.5)
+    array([0.6875, 1.375 , 2.75  , 1.5   , 1.    ])
+    """
+    constant = Constant(com, span, halflife, alpha, False)
+    numbers, axis, wrap = unwrap(x, axis)
+    data = Data(("x", "alpha"), (numbers, constant.alpha))
+    values, gate = data.values
+    shape = np.broadcast_shapes(tuple(values.shape), tuple(gate.shape))
+    axis = axis_of(axis, shape, ("x",))
+    if (data.by_kernel or getattr(data, "checked", False)) and not bool(data.xp.isfinite(values).all()):
+        raise ValueError(say.filter_missing())
+    plain = isinstance(constant.alpha, (int, float))
+    gate = float(constant.alpha) if plain else gate
+    if not data.by_kernel and data.xp.__name__ == "torch" and not values.is_floating_point():
+        values = values.to(data.xp.get_default_dtype())
+    if shape[axis]:
+        full = data.xp.broadcast_to(values, shape)
+        forward = forget_mult(gate, full, _at(full, axis, 0), axis=axis)
+        values = forget_mult(gate, forward, _at(forward, axis, -1), axis=axis, reverse=True)
+    return wrap(values if data.give is None else data.give(values))
+
+
+def _at(values: Any, axis: int, step: int) -> Any:
+    return values[(*(slice(None),) * axis, step, ...)]
+
+
+def _between(values: Any, axis: int, start: int | None, stop: int | None) -> Any:
+    return values[(*(slice(None),) * axis, slice(start, stop), ...)]
+
+
+def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any = 0) -> Any:
+    r"""Return Kaufman's adaptive moving average: quick while the data go one way, slow while they go to and fro.
+
+    .. math:: E_t = \frac{|x_t - x_{t-n}|}{\sum_{s=t-n+1}^{t} |x_s - x_{s-1}|}, \quad
+              f_t = \Big(E_t \big(\tfrac{2}{\text{fast}+1} - \tfrac{2}{\text{slow}+1}\big)
+              + \tfrac{2}{\text{slow}+1}\Big)^2, \quad y_t = f_t x_t + (1 - f_t) y_{t-1}
+
+    Parameters
+    ----------
+    x : array_like
+        The data, as for `ewm_mean`.
+    period : int, default 10
+        Over how many steps :math:`n` the efficiency :math:`E` is taken.
+    fast, slow : int, default 2 and 30
+        The spans of the gate at an efficiency of 1 and of 0.
+    axis : int, default 0
+        The axis of time.
+
+    Returns
+    -------
+    array
+        Of the library, type and shape of ``x``. NaN for the first ``period`` steps; the average starts from the value
+        before the first result, :math:`y_{n-1} = x_{n-1}`. A NaN makes all later results NaN.
+
+    Raises
+    ------
+    ValueError
+        For counts less than 1.
+    TypeError
+        As `ewm_mean`.
+
+    Notes
+    -----
+    The numbers of TA-Lib's ``KAMA``, which has ``fast`` and ``slow`` fixed. Where nothing moved, the efficiency is 1,
+    as there.
+
+    References
+    ----------
+    .. [1] P. J. Kaufman, "Trading Systems and Methods", 3rd ed., Wiley 1998, chapter 17.
+
+    Examples
+    --------
+    >>> from fastrecur.smoothing import kama
+    >>> kama([0.0, 0.0, 0.0, 4.0, 8.0, 8.0, 8.0], period=2).round(2)
+    array([ nan,  nan, 0.  , 1.78, 4.54, 6.08, 6.93])
+    """
+    period, fast, slow = (
+        integer(name, value, 1) for name, value in (("period", period), ("fast", fast), ("slow", slow))
+    )  # fmt: skip
+    numbers, axis, wrap = unwrap(x, axis)
+    data = Data(("x",), (numbers,))
+    xp, values = data.xp, data.values[0]
+    axis = axis_of(axis, tuple(values.shape), ("x",))
+    dtype = data.dtype(values)
+    wide = values.astype(np.float64) if data.by_kernel else data.wide(values)
+    steps = wide.shape[axis]
+    if steps <= period:
+        result = xp.full_like(wide, float("nan"))
+    else:
+        with np.errstate(all="ignore"):
+            moved = abs(_between(wide, axis, period, None) - _between(wide, axis, None, -period))
+            strides = abs(_between(wide, axis, 1, None) - _between(wide, axis, None, -1))
+            path = _windows(xp, strides, period, axis)
+            still = path <= 0
+            efficiency = xp.where(still, xp.ones_like(path), moved / xp.where(still, xp.ones_like(path), path))
+            efficiency = xp.where(efficiency > 1, xp.ones_like(path), efficiency)  # rounding of the path
+        quick, calm = 2 / (fast + 1), 2 / (slow + 1)
+        gate = (efficiency * (quick - calm) + calm) ** 2
+        tail = forget_mult(gate, _between(wide, axis, period, None), _at(wide, axis, period - 1), axis=axis)
+        head = xp.full_like(_between(wide, axis, None, period), float("nan"))
+        result = (xp.concat if hasattr(xp, "concat") else xp.concatenate)([head, tail], axis=axis)
+    if data.give is None:
+        return wrap(data.narrow(result, dtype))
+    return wrap(data.give(result.astype(dtype, copy=False)))
+
+
+def _windows(xp: Any, values: Any, period: int, axis: int) -> Any:
+    """Return the sums over windows, each added up anew: a running sum would keep what has left it."""
+    if xp is np:
+        return np.lib.stride_tricks.sliding_window_view(values, period, axis).sum(axis=-1)
+    last = values.shape[axis] - period + 1
+    return sum(_between(values, axis, k, k + last) for k in range(period))
+
+
+def pcen(
+    S: Any,  # noqa: N803 - librosa's name
+    *,
+    sr: float = 22050,
+    hop_length: int = 512,
+    gain: float = 0.98,
+    bias: float = 2,
+    power: float = 0.5,
+    time_constant: float = 0.4,
+    eps: float = 1e-6,
+    b: float | None = None,
+    axis: int = -1,
+) -> Any:
+    r"""Normalise the energy of each channel of a spectrogram by its own recent mean (PCEN).
+
+    .. math:: M_t = b S_t + (1 - b) M_{t-1}, \qquad
+              P_t = \Big(\frac{S_t}{(\varepsilon + M_t)^{\text{gain}}} + \text{bias}\Big)^{\text{power}}
+              - \text{bias}^{\text{power}}
+
+    Parameters
+    ----------
+    S : array_like
+        Magnitudes, not negative: time is on `axis`. As for `ewm_mean`.
+    sr, hop_length : float
+        The sampling rate of the sound and the samples between two columns of ``S``.
+    gain, bias, power, eps : float
+        The exponent of the normalisation, the offset, the exponent of the compression (at 0 the result is
+        :math:`\log(1 + S_t / (\varepsilon + M_t)^{\text{gain}})`), and the floor of the mean.
+    time_constant : float
+        Of the mean, in seconds: with :math:`T` = ``time_constant*sr/hop_length``,
+        :math:`b = (\sqrt{1 + 4T^2} - 1)/(2T^2)`.
+    b : float, optional
+        The gate of the mean itself, in [0, 1].
+    axis : int, default -1
+        The axis of time.
+
+    Returns
+    -------
+    array
+        Of the library, type and shape of ``S``.
+
+    Raises
+    ------
+    ValueError
+        For parameters out of their domain.
+    TypeError
+        As `ewm_mean`.
+
+    Notes
+    -----
+    The numbers, keywords and defaults of ``librosa.pcen``, whose mean starts from 1.0. Differentiable for tensors.
+
+    References
+    ----------
+    .. [1] Y. Wang, P. Getreuer, T. Hughes, R. F. Lyon, R. A. Saurous, "Trainable frontend for robust and far-field
+       keyword spotting", ICASSP 2017, arXiv:1607.05666, equations (1) and (2).
+
+    Examples
+    --------
+    >>> from fastrecur.smoothing import pcen
+    >>> pcen([1.0, 1.0, 100.0, 1.0], b=0.5).round(3)
+    array([0.318, 0.318, 0.621, 0.015])
+    """
+    for name, value, least in (("gain", gain, 0), ("bias", bias, 0), ("power", power, 0)):
+        if not number(name, value) >= least:
+            raise ValueError(say.constant_domain(name, f"{name} >= {least}", value))
+    for name, value in (("sr", sr), ("hop_length", hop_length), ("time_constant", time_constant), ("eps", eps)):
+        if not number(name, value) > 0:
+            raise ValueError(say.constant_domain(name, f"{name} > 0", value))
+    if b is None:
+        frames = time_constant * sr / float(hop_length)
+        b = (math.sqrt(1 + 4 * frames**2) - 1) / (2 * frames**2)
+    if not 0 <= number("b", b) <= 1:
+        raise ValueError(say.constant_domain("b", "0 <= b <= 1", b))
+    numbers, axis, wrap = unwrap(S, axis)
+    data = Data(("S",), (numbers,))
+    xp, values = data.xp, data.values[0]
+    axis = axis_of(axis, tuple(values.shape), ("S",))
+    dtype = data.dtype(values)
+    if not data.by_kernel:
+        values = data.narrow(values, dtype)
+    smooth = forget_mult(float(b), values, 1.0, axis=axis)
+    with np.errstate(all="ignore"):
+        smooth = xp.exp(-gain * (math.log(eps) + xp.log1p(smooth / eps)))
+        if power == 0:
+            result = xp.log1p(values * smooth)
+        elif bias == 0:
+            result = xp.exp(power * (xp.log(values) + xp.log(smooth)))
+        else:
+            result = bias**power * xp.expm1(power * xp.log1p(values * smooth / bias))
+    return wrap(result if data.give is None else data.give(result))

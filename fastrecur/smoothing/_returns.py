@@ -1,0 +1,209 @@
+"""What reinforcement learning takes from the reverse direction: discounted returns and advantages."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .. import _messages as say
+from .. import _problem, _threads
+from .._cpu import _advantages
+from .._cpu._compile import array_kernel
+from ..recurrence import linear_recurrence
+from ._arguments import number
+from ._arrays import Data, axis_of
+
+SERIAL_STEPS = 1 << 15  # steps of all lanes together from which a second thread pays
+
+
+def discounted_returns(r: Any, gamma: float, done: Any = None, *, axis: int = 0) -> Any:
+    r"""Return the discounted sum of this reward and all that follow in its episode.
+
+    .. math:: G_t = r_t + \gamma (1 - \text{done}_t) G_{t+1}
+
+    Parameters
+    ----------
+    r : array_like
+        The rewards, as the data of `ewm_mean`.
+    gamma : float
+        The discount.
+    done : array_like of bool, optional
+        Whether the episode ended with that step (cleanrl's ``dones[t+1]``): of the shape of ``r``, or broadcast to it.
+    axis : int, default 0
+        The axis of time.
+
+    Returns
+    -------
+    array
+        Of the library, dtype and shape of ``r``. After the last step nothing follows.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `fastrecur.linear_recurrence`.
+
+    Examples
+    --------
+    >>> from fastrecur.smoothing import discounted_returns
+    >>> discounted_returns([1.0, 1.0, 1.0], 0.5)
+    array([1.75, 1.5 , 1.  ])
+    >>> discounted_returns([1.0, 1.0, 1.0], 0.5, [False, True, False])
+    array([1.5, 1. , 1. ])
+    """
+    gamma = number("gamma", gamma)
+    data = Data(("r",), (r,))
+    rewards = data.values[0]
+    axis = axis_of(axis, tuple(rewards.shape), ("r",))
+    rewards = _floating(data, rewards)
+    decay = gamma if done is None else _decay(data, gamma, _flags(data, "done", done, rewards), rewards)
+    result = linear_recurrence(decay, rewards, axis=axis, reverse=True)
+    return result if data.give is None else data.give(result)
+
+
+def gae(
+    rewards: Any,
+    values: Any,
+    gamma: float,
+    lam: float,
+    terminated: Any,
+    truncated: Any = None,
+    *,
+    next_values: Any = None,
+    axis: int = 0,
+) -> Any:
+    r"""Return generalised advantage estimates.
+
+    .. math:: \delta_t = r_t + \gamma (1 - \text{terminated}_t) V'_t - V_t, \qquad
+              A_t = \delta_t + \gamma\lambda (1 - \text{done}_t) A_{t+1}
+
+    with :math:`V'` the value of a step's successor and done where the episode was terminated or truncated.
+
+    Parameters
+    ----------
+    rewards : array_like
+        ``T`` steps along `axis`, as the data of `ewm_mean`.
+    values : array_like
+        The value of the state before each step and, where there are no ``next_values``, of the one after the last:
+        ``T + 1`` steps.
+    gamma, lam : float
+        The discount, and the trade between bias and variance.
+    terminated : array_like of bool
+        Whether the episode came to its end with that step: nothing is to be expected after it.
+    truncated : array_like of bool, optional
+        Whether it was cut off with that step: its successor's value still counts, later rewards do not.
+    next_values : array_like, optional
+        The value of each step's own successor, ``T`` steps; ``values`` has ``T`` then. Where environments reset
+        themselves, the state after a truncated step in the record is the next episode's first, and its value would be
+        the wrong one.
+    axis : int, default 0
+        The axis of time: 0 for ``(T, envs)``, 1 for ``(envs, T)``.
+
+    Returns
+    -------
+    array
+        The advantages, of the library and shape of ``rewards``. The returns are ``advantages + values[:T]``.
+
+    Raises
+    ------
+    ValueError
+        For a number of steps of ``values`` that does not fit, and shapes that do not broadcast to that of ``rewards``.
+    TypeError
+        As `ewm_mean`.
+
+    Notes
+    -----
+    The sum is carried in float64. Differentiable for tensors. In terms of cleanrl's loops, ``terminated`` is
+    ``dones[1:]`` together with ``next_done``.
+
+    References
+    ----------
+    .. [1] J. Schulman, P. Moritz, S. Levine, M. Jordan, P. Abbeel, "High-dimensional continuous control using
+       generalized advantage estimation", ICLR 2016, arXiv:1506.02438, equation (16).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrecur.smoothing import gae
+    >>> gae(np.ones(3), np.zeros(4), 0.5, 1.0, [False, False, False])
+    array([1.75, 1.5 , 1.  ])
+    >>> gae(np.ones(3), np.full(4, 2.0), 0.5, 1.0, [False, True, False], [False, False, True])
+    array([-0.5, -1. ,  0. ])
+    """
+    gamma, lam = number("gamma", gamma), number("lam", lam)
+    names = ("rewards", "values") if next_values is None else ("rewards", "values", "next_values")
+    data = Data(names, (rewards, values) if next_values is None else (rewards, values, next_values))
+    rewards, values, *rest = data.values
+    shape = tuple(rewards.shape)
+    axis = axis_of(axis, shape, ("rewards",))
+    steps = shape[axis]
+    lead = (slice(None),) * axis
+    wanted = steps if rest else steps + 1
+    if len(values.shape) != len(shape) or values.shape[axis] != wanted:
+        came = values.shape[axis] if len(values.shape) == len(shape) else f"shape {tuple(values.shape)}"
+        raise ValueError(say.values_steps(came, steps, bool(rest)))
+    following = rest[0] if rest else values[(*lead, slice(1, None), ...)]
+    values = values[(*lead, slice(0, steps), ...)]
+    for name, value in (("values", values), ("next_values", following)):
+        if not _problem.fits(tuple(value.shape), shape):
+            raise ValueError(say.same_shape(name, tuple(value.shape), shape))
+    ends = _flags(data, "terminated", terminated, rewards)
+    cut = ends if truncated is None else _flags(data, "truncated", truncated, rewards)
+    dtype = data.dtype(*data.values)
+    if data.give is not None:
+        return data.give(_walk(rewards, values, following, ends, cut, gamma, gamma * lam, axis, dtype))
+    xp = data.xp
+    rewards, values, following = (data.narrow(v, dtype) for v in (rewards, values, following))
+    successor = xp.where(ends, xp.zeros_like(rewards), xp.broadcast_to(following, shape))
+    error = rewards + gamma * successor - values
+    return linear_recurrence(_decay(data, gamma * lam, ends | cut, error), error, axis=axis, reverse=True)
+
+
+def _floating(data: Data, values: Any) -> Any:
+    return values if data.give is not None else data.narrow(values, data.dtype(values))
+
+
+def _decay(data: Data, decay: float, done: Any, like: Any) -> Any:
+    xp = data.xp
+    return xp.where(done, xp.zeros_like(like), xp.full_like(like, decay))
+
+
+def _flags(data: Data, name: str, flags: Any, like: Any) -> Any:
+    """Return flags as bools of the data's library and shape."""
+    xp = data.xp
+    if data.give is not None:
+        array = np.asarray(flags.detach().cpu() if hasattr(flags, "detach") else flags)
+        if array.dtype.kind not in "biuf":
+            raise TypeError(say.flags_dtype(name, array.dtype))
+    else:
+        array = flags if hasattr(flags, "shape") else xp.asarray(flags)
+    if not _problem.fits(tuple(array.shape), tuple(like.shape)):
+        raise ValueError(say.same_shape(name, tuple(array.shape), tuple(like.shape)))
+    return xp.broadcast_to(array if array.dtype in (xp.bool, np.bool_) else array != 0, tuple(like.shape))
+
+
+def _walk(
+    rewards: Any, values: Any, following: Any, ends: Any, cut: Any, gamma: float, decay: float, axis: int, dtype: Any
+) -> np.ndarray:
+    """Run the kernel, on blocks of C order."""
+    shape = rewards.shape
+    outer, steps, inner = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+    out = np.empty(shape, dtype)
+    blocks = [
+        np.ascontiguousarray(np.broadcast_to(array, shape), kind).reshape(outer, steps, inner)
+        for array, kind in ((rewards, dtype), (values, dtype), (following, dtype), (ends, np.bool_), (cut, np.bool_))
+    ]
+    head = (*blocks, out.reshape(outer, steps, inner))
+    threads = _threads.get_num_threads() if rewards.size >= SERIAL_STEPS else 1
+    parts = []
+    if outer >= threads:
+        cuts = [outer * k // threads for k in range(threads + 1)]
+        parts = [(low, high, 0, inner) for low, high in zip(cuts, cuts[1:], strict=False)]
+    else:
+        cuts = [inner * k // threads for k in range(threads + 1)]
+        parts = [(0, outer, low, high) for low, high in zip(cuts, cuts[1:], strict=False)]
+    calls = [(*head, np.empty(inner), gamma, decay, *part) for part in parts]
+    kernel = array_kernel(_advantages.walk, calls[0])
+    _threads.run([(kernel, *call) for call in calls])
+    return out

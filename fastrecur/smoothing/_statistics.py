@@ -1,0 +1,384 @@
+"""The exponentially weighted statistics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import _messages as say
+from ._arguments import Constant, flag, integer
+from ._frames import is_labelled, unwrap, unwrap_pair
+from ._run import Request, compute
+
+
+def _request(
+    com: Any, span: Any, halflife: Any, alpha: Any, times: Any, adjust: Any, ignore_na: Any, min_periods: Any, bias: Any
+) -> Request:
+    least = 0 if min_periods is None else integer("min_periods", min_periods)
+    constant = Constant(com, span, halflife, alpha, times is not None)
+    return Request(
+        constant, times, flag("adjust", adjust), flag("ignore_na", ignore_na), least, flag("bias", bias)
+    )  # fmt: skip
+
+
+def _of_one(statistic: str, x: Any, axis: Any, request: Request) -> Any:
+    if not is_labelled(x):
+        return compute(statistic, request, x, None, axis)[0]
+    numbers, plain_axis, wrap = unwrap(x, axis)
+    return wrap(compute(statistic, request, numbers, None, plain_axis)[0])
+
+
+def ewm_mean(
+    x: Any,
+    *,
+    com: float | None = None,
+    span: float | None = None,
+    halflife: Any = None,
+    alpha: Any = None,
+    times: Any = None,
+    adjust: bool = True,
+    ignore_na: bool = False,
+    min_periods: int | None = 0,
+    axis: Any = 0,
+) -> Any:
+    r"""Return the exponentially weighted mean, as pandas' ``x.ewm(...).mean()``.
+
+    With ``adjust=True`` it is the weighted average of all samples so far, the newest weighing 1 and each older one
+    :math:`d = 1 - \alpha` times as much as the one after it,
+
+    .. math:: y_t = \frac{\sum_{k \ge 0} d^k x_{t-k}}{\sum_{k \ge 0} d^k},
+
+    with ``adjust=False`` the recurrence :math:`y_t = \alpha x_t + (1 - \alpha) y_{t-1}` from :math:`y_0 = x_0`.
+
+    Parameters
+    ----------
+    x : array_like
+        The data: an array of NumPy, PyTorch, CuPy or another library with the array API's namespace; a Series or a
+        DataFrame of pandas or polars; or a DataArray of xarray. float32, float64, integers or bools. NaN and infinities
+        are missing values, as in pandas.
+    com, span, halflife : float, optional
+        The constant by its centre of mass, :math:`\alpha = 1/(1 + \text{com})`, its span,
+        :math:`2/(\text{span} + 1)`, or its half-life in steps, :math:`1 - 2^{-1/\text{halflife}}`. With `times`,
+        ``halflife`` is a time: a number in their unit, or a timedelta (or a string that ``pandas.Timedelta`` takes).
+    alpha : float or array_like, optional
+        The smoothing factor itself, in (0, 1]. An array gives each sample, each lane or both a factor of their own; it
+        broadcasts against ``x``. Exactly one of ``com``, ``span``, ``halflife`` and ``alpha`` must be given, but
+        ``halflife`` with `times`, beside which another may stand: it is the factor for one half-life's time then.
+    times : array_like, optional
+        When samples were taken: of the length of `axis`, or of the shape of ``x``; datetime64 or numbers, never going
+        backwards. A sample decays by :math:`2^{-\Delta t/\text{halflife}}`.
+    adjust : bool, default True
+        Divide by the sum of the weights so far. If False, each sample takes part with the weight ``alpha`` (with
+        `times`, with 1 less the decay since the last one), beside 1 for all before it.
+    ignore_na : bool, default False
+        Whether weights are by the position among the samples that are there; if False, a gap makes them decay.
+    min_periods : int, default 0
+        How many samples must have been seen for a result.
+    axis : int, default 0
+        The axis of time; for a DataArray also its name.
+
+    Returns
+    -------
+    array
+        Of the library, and of the type, of ``x``; its dtype is that of ``x`` and an array ``alpha`` together, float64
+        for integers (torch's default dtype for tensors). At a missing value the last result is repeated; NaN stands
+        before the first sample and where fewer than ``min_periods`` were seen.
+
+    Raises
+    ------
+    ValueError
+        If not exactly one constant is given, or one is out of its domain; for `times` of the wrong length, with NaT or
+        NaN, going backwards, or in another kind than ``halflife``; for shapes and an axis that do not fit.
+    TypeError
+        For dtypes and types that are not supported.
+
+    See Also
+    --------
+    Ewm : the same for a stream.
+    ewm_filtfilt : without a lag.
+    fastrecur.forget_mult : the recurrence itself.
+
+    Notes
+    -----
+    Computed in float64, also for float32. The numbers are pandas' but for ``alpha=0.5`` with ``adjust=False``, where
+    pandas weights a sample after a gap as if ``times`` had been given: there, and in all else where pandas and the
+    formula differ, the formula counts. NumPy arrays, and tensors of which no gradient is wanted, are read once by a
+    kernel; other arrays go through `fastrecur.forget_mult` and `fastrecur.linear_recurrence`, so that gradients reach
+    ``x`` and ``alpha``. The gradient of a missing value is zero. An array ``alpha`` is checked where that needs no
+    device to be waited for.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrecur.smoothing import ewm_mean
+    >>> ewm_mean([1.0, 2.0, 3.0, 4.0], alpha=0.5)
+    array([1.        , 1.66666667, 2.42857143, 3.26666667])
+    >>> ewm_mean([1.0, 2.0, 3.0, 4.0], alpha=0.5, adjust=False)
+    array([1.   , 1.5  , 2.25 , 3.125])
+    >>> ewm_mean([1.0, np.nan, 3.0], alpha=0.5)
+    array([1. , 1. , 2.6])
+    >>> ewm_mean([1.0, 2.0, 3.0], halflife=1.0, times=[0.0, 1.0, 3.0])
+    array([1.        , 1.66666667, 2.63636364])
+    """
+    return _of_one(
+        "average", x, axis, _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, False)
+    )  # fmt: skip
+
+
+def ewm_sum(
+    x: Any,
+    *,
+    com: float | None = None,
+    span: float | None = None,
+    halflife: Any = None,
+    alpha: Any = None,
+    times: Any = None,
+    adjust: bool = True,
+    ignore_na: bool = False,
+    min_periods: int | None = 0,
+    axis: Any = 0,
+) -> Any:
+    r"""Return the exponentially weighted sum, as pandas' ``x.ewm(...).sum()``.
+
+    .. math:: S_t = (1 - \alpha) S_{t-1} + x_t
+
+    Parameters
+    ----------
+    x, com, span, halflife, alpha, times, min_periods, axis
+        As for `ewm_mean`.
+    adjust : bool, default True
+        Must be True, as in pandas.
+    ignore_na : bool, default False
+        Whether the sum stays as it is at a missing value; if False, it decays.
+
+    Returns
+    -------
+    array
+        As for `ewm_mean`.
+
+    Raises
+    ------
+    NotImplementedError
+        For ``adjust=False``.
+    ValueError, TypeError
+        As `ewm_mean`.
+
+    Notes
+    -----
+    pandas has no sum with `times`; here each sample decays by :math:`2^{-\Delta t/\text{halflife}}`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrecur.smoothing import ewm_sum
+    >>> ewm_sum([4.0, np.nan, np.nan, 4.0], alpha=0.5)
+    array([4. , 2. , 1. , 4.5])
+    """
+    request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, False)
+    if not request.adjust:
+        raise NotImplementedError(say.sum_adjust())
+    return _of_one("sum", x, axis, request)
+
+
+def ewm_var(
+    x: Any,
+    *,
+    com: float | None = None,
+    span: float | None = None,
+    halflife: Any = None,
+    alpha: Any = None,
+    times: Any = None,
+    adjust: bool = True,
+    ignore_na: bool = False,
+    min_periods: int | None = 0,
+    axis: Any = 0,
+    bias: bool = False,
+) -> Any:
+    r"""Return the exponentially weighted variance, as pandas' ``x.ewm(...).var()``.
+
+    With the normalised weights :math:`w` of `ewm_mean` and its mean :math:`y`,
+
+    .. math:: v_t = \sum_s w_s (x_s - y_t)^2, \qquad \text{unbiased: } v_t \Big/ \Big(1 - \sum_s w_s^2\Big).
+
+    Parameters
+    ----------
+    x, com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis
+        As for `ewm_mean`.
+    bias : bool, default False
+        Leave out the correction for the bias.
+
+    Returns
+    -------
+    array
+        As for `ewm_mean`. The unbiased variance is NaN until two samples were seen.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `ewm_mean`.
+
+    Notes
+    -----
+    A recurrence of squared deviations, not a difference of two sums [1]_: data far from zero lose nothing. The divisor
+    is a recurrence of its own, without a subtraction, and stays right after a gap in which pandas' cancels.
+
+    References
+    ----------
+    .. [1] B. P. Welford, "Note on a method for calculating corrected sums of squares and products", Technometrics 4
+       (1962), 419-420; with weights: D. H. D. West, Communications of the ACM 22 (1979), 532-535.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrecur.smoothing import ewm_var
+    >>> ewm_var(1e8 + np.array([1.0, 2.0, 4.0, 8.0]), alpha=0.5)
+    array([        nan,  0.5       ,  2.5       , 11.07142857])
+    """
+    request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, bias)
+    numbers, plain_axis, wrap = unwrap(x, axis)
+    return wrap(compute("covary", request, numbers, numbers, plain_axis)[0])
+
+
+def ewm_std(
+    x: Any,
+    *,
+    com: float | None = None,
+    span: float | None = None,
+    halflife: Any = None,
+    alpha: Any = None,
+    times: Any = None,
+    adjust: bool = True,
+    ignore_na: bool = False,
+    min_periods: int | None = 0,
+    axis: Any = 0,
+    bias: bool = False,
+) -> Any:
+    """Return the exponentially weighted standard deviation: the square root of `ewm_var`.
+
+    Parameters
+    ----------
+    x, com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis, bias
+        As for `ewm_var`.
+
+    Returns
+    -------
+    array
+        As for `ewm_var`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `ewm_mean`.
+
+    Examples
+    --------
+    >>> from fastrecur.smoothing import ewm_std
+    >>> ewm_std([1.0, 2.0, 4.0, 8.0], alpha=0.5)
+    array([       nan, 0.70710678, 1.58113883, 3.32737563])
+    """
+    request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, bias)
+    numbers, plain_axis, wrap = unwrap(x, axis)
+    return wrap(_root(compute("covary", request, numbers, numbers, plain_axis)[0]))
+
+
+def ewm_cov(
+    x: Any,
+    y: Any,
+    *,
+    com: float | None = None,
+    span: float | None = None,
+    halflife: Any = None,
+    alpha: Any = None,
+    times: Any = None,
+    adjust: bool = True,
+    ignore_na: bool = False,
+    min_periods: int | None = 0,
+    axis: Any = 0,
+    bias: bool = False,
+) -> Any:
+    r"""Return the exponentially weighted covariance, as pandas' ``x.ewm(...).cov(y)``.
+
+    .. math:: c_t = \sum_s w_s (x_s - \bar x_t)(y_s - \bar y_t), \qquad
+              \text{unbiased: } c_t \Big/ \Big(1 - \sum_s w_s^2\Big)
+
+    Parameters
+    ----------
+    x, y : array_like
+        The data, which broadcast against each other. A sample counts where both are there. Two of pandas' frames are
+        taken column by column, and must have the same index.
+    com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis, bias
+        As for `ewm_var`.
+
+    Returns
+    -------
+    array
+        As for `ewm_var`; labels are those of ``x``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `ewm_mean`.
+
+    Examples
+    --------
+    >>> from fastrecur.smoothing import ewm_cov
+    >>> ewm_cov([1.0, 2.0, 4.0], [2.0, 1.0, 3.0], alpha=0.5)
+    array([ nan, -0.5,  1.5])
+    """
+    request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, bias)
+    numbers_x, numbers_y, plain_axis, wrap = unwrap_pair(x, y, axis)
+    return wrap(compute("covary", request, numbers_x, numbers_y, plain_axis)[0])
+
+
+def ewm_corr(
+    x: Any,
+    y: Any,
+    *,
+    com: float | None = None,
+    span: float | None = None,
+    halflife: Any = None,
+    alpha: Any = None,
+    times: Any = None,
+    adjust: bool = True,
+    ignore_na: bool = False,
+    min_periods: int | None = 0,
+    axis: Any = 0,
+) -> Any:
+    r"""Return the exponentially weighted correlation, as pandas' ``x.ewm(...).corr(y)``.
+
+    .. math:: r_t = \frac{\operatorname{cov}_t(x, y)}{\sqrt{\operatorname{var}_t(x) \operatorname{var}_t(y)}}
+
+    Parameters
+    ----------
+    x, y : array_like
+        As for `ewm_cov`.
+    com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis
+        As for `ewm_mean`.
+
+    Returns
+    -------
+    array
+        As for `ewm_cov`. NaN where a variance is zero.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `ewm_mean`.
+
+    Examples
+    --------
+    >>> from fastrecur.smoothing import ewm_corr
+    >>> ewm_corr([1.0, 2.0, 4.0], [2.0, 1.0, 3.0], alpha=0.5)
+    array([        nan, -1.        ,  0.81434507])
+    """
+    request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, True)
+    numbers_x, numbers_y, plain_axis, wrap = unwrap_pair(x, y, axis)
+    return wrap(compute("corr", request, numbers_x, numbers_y, plain_axis)[0])
+
+
+def _root(values: Any) -> Any:
+    if isinstance(values, np.ndarray):
+        with np.errstate(invalid="ignore"):
+            return np.sqrt(values, out=values)
+    return values**0.5

@@ -1,0 +1,230 @@
+"""The mean of a stream, chunk by chunk."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import _messages as say
+from ._arguments import Constant, elapsed, flag, integer, is_number, take_times
+from ._formulas import State
+from ._run import Request, compute
+
+
+@dataclass
+class EwmState:
+    """What an `Ewm` stands at: for each lane the weight of the samples so far, their number and their mean.
+
+    ``steps`` counts all steps, missing samples included; ``first_time`` and ``last_time`` are None without times.
+    """
+
+    weight: Any
+    count: Any
+    mean: Any
+    steps: int = 0
+    first_time: Any = None
+    last_time: Any = None
+
+
+class Ewm:
+    r"""The exponentially weighted mean of a stream: `ewm_mean`, chunk by chunk.
+
+    Parameters
+    ----------
+    com, span, halflife, alpha : float, optional
+        As for `ewm_mean`; ``alpha`` may be an array that broadcasts against a chunk and has one step along `axis`: a
+        factor for each lane. With times, give ``halflife``.
+    adjust, ignore_na, min_periods, axis
+        As for `ewm_mean`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `ewm_mean`.
+
+    Notes
+    -----
+    The numbers are those of one call on the whole series, to the rounding. A stream can be copied and pickled.
+    Its state is as long as one step of the data.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrecur.smoothing import Ewm
+    >>> stream = Ewm(alpha=0.5)
+    >>> stream.update([1.0, 2.0])
+    array([1.        , 1.66666667])
+    >>> stream.update([3.0, 4.0])
+    array([2.42857143, 3.26666667])
+    >>> float(stream.state.weight), int(stream.state.count)
+    (1.875, 4)
+    """
+
+    def __init__(
+        self,
+        *,
+        com: float | None = None,
+        span: float | None = None,
+        halflife: Any = None,
+        alpha: Any = None,
+        adjust: bool = True,
+        ignore_na: bool = False,
+        min_periods: int | None = 0,
+        axis: int = 0,
+    ) -> None:
+        self._given = {"com": com, "span": span, "halflife": halflife, "alpha": alpha}
+        self._adjust, self._ignore_na = flag("adjust", adjust), flag("ignore_na", ignore_na)
+        self._least = 0 if min_periods is None else integer("min_periods", min_periods)
+        self._axis = integer("axis", axis)
+        dated = halflife is not None and not is_number(halflife)
+        self._plain = None if dated else Constant(com, span, halflife, alpha, False)
+        self._timed = None if halflife is None else Constant(com, span, halflife, alpha, True)
+        self.reset()
+
+    def __repr__(self) -> str:
+        """Return how the stream was made."""
+        given = ", ".join(f"{name}={value!r}" for name, value in self._given.items() if value is not None)
+        return f"Ewm({given}, adjust={self._adjust}, ignore_na={self._ignore_na}, axis={self._axis})"
+
+    @property
+    def state(self) -> EwmState | None:
+        """The state after the last chunk: None before the first."""
+        return self._state
+
+    def reset(self) -> None:
+        """Forget all samples."""
+        self._state: EwmState | None = None
+        self._lanes: tuple[int, ...] | None = None
+
+    def update(self, chunk: Any, times: Any = None) -> Any:
+        """Take the next samples and return the mean at each of them.
+
+        Parameters
+        ----------
+        chunk : array_like
+            The samples, with the lanes of the chunks before. It may hold no step at all.
+        times : array_like, optional
+            When they were taken, as for `ewm_mean`: with every chunk, or with none.
+
+        Returns
+        -------
+        array
+            As `ewm_mean`.
+
+        Raises
+        ------
+        ValueError
+            For other lanes than before, and times where there were none or none where there were.
+        TypeError
+            As `ewm_mean`.
+        """
+        had = self._state
+        shape = tuple(chunk.shape) if hasattr(chunk, "shape") else np.shape(chunk)
+        alpha = self._given["alpha"]
+        if hasattr(alpha, "shape") and alpha.shape:
+            shape = _with_lanes_of(shape, tuple(alpha.shape), self._axis)
+        if not shape:
+            raise ValueError(say.no_axis(("chunk",)))
+        axis = self._axis % len(shape) if -len(shape) <= self._axis < len(shape) else self._axis
+        lanes = shape[:axis] + shape[axis + 1 :]
+        if had is not None and lanes != self._lanes:
+            raise ValueError(say.stream_shape(lanes, self._lanes))
+        if had is not None and (times is None) != (had.last_time is None) and had.steps:
+            raise ValueError(say.stream_times(had.last_time is not None))
+        constant = self._plain if times is None else self._timed
+        if constant is None:
+            raise ValueError(say.halflife_without_times() if times is None else say.stream_halflife())
+        when = None if times is None else take_times(times)
+        request = Request(constant, when, self._adjust, self._ignore_na, self._least)
+        before = None if had is None else State(had.weight, had.count, had.mean)
+        last_time = None if had is None else had.last_time
+        result, after = compute("average", request, chunk, None, axis, before, last_time)
+        steps = shape[axis]
+        first = None if had is None else had.first_time
+        if when is not None and steps:
+            if when.ndim > 1:
+                when = np.moveaxis(when, axis, 0)
+            ends = (slice(0, 1), slice(-1, None))
+            low, high = (np.expand_dims(when[end][0], axis) if when.ndim > 1 else when[end][0] for end in ends)
+            first, last_time = (low if first is None else first), high
+        self._lanes = lanes
+        self._state = EwmState(*after, (had.steps if had else 0) + steps, first, last_time)
+        return result
+
+    def merge(self, later: Ewm) -> Ewm:
+        """Return the stream that saw this one's samples and then those of a ``later`` one.
+
+        Parameters
+        ----------
+        later : Ewm
+            Made with the same arguments, of the samples that follow. With times, its own times place it.
+
+        Returns
+        -------
+        Ewm
+            A new stream; both others stay as they are.
+
+        Raises
+        ------
+        ValueError
+            Where the mathematics does not allow it: with ``adjust=False`` a stream's first sample stands for all before
+            it, and with times and ``ignore_na=True`` what was skipped is not known; and for other arguments or lanes.
+
+        Examples
+        --------
+        >>> from fastrecur.smoothing import Ewm
+        >>> first, second = Ewm(alpha=0.5), Ewm(alpha=0.5)
+        >>> _ = first.update([1.0, 2.0]), second.update([3.0, 4.0])
+        >>> first.merge(second).update([5.0])
+        array([4.16129032])
+        """
+        if not self._adjust or not later._adjust:
+            raise ValueError(say.merge("with adjust=True"))
+        if repr(self) != repr(later):
+            raise ValueError(say.merge("if they were made alike"))
+        a, b = self._state, later._state
+        result = copy.deepcopy(self if b is None else later)
+        if a is None or b is None:
+            return result
+        if self._lanes != later._lanes:
+            raise ValueError(say.stream_shape(later._lanes or (), self._lanes or ()))
+        before = self._decay(a, b) * a.weight
+        weight = before + b.weight
+        empty = weight == 0
+        share = b.weight / (weight + empty)
+        mean = a.mean + share * (b.mean - a.mean)
+        first = b.first_time if a.first_time is None else a.first_time
+        last = a.last_time if b.last_time is None else b.last_time
+        result._state = EwmState(weight, a.count + b.count, mean, a.steps + b.steps, first, last)
+        return result
+
+    def _decay(self, a: EwmState, b: EwmState) -> Any:
+        """Return what is left of the weight of ``a`` after the steps of ``b``."""
+        if b.last_time is None or a.last_time is None:
+            if self._plain is None or (a.last_time is None) != (b.last_time is None):
+                raise ValueError(say.merge("if both or neither had times"))
+            alpha = self._plain.alpha
+            if getattr(alpha, "shape", ()):
+                alpha = alpha.reshape(tuple(n for k, n in enumerate(alpha.shape) if k != self._axis % alpha.ndim))
+            return (1.0 - alpha) ** (b.count if self._ignore_na else b.steps)
+        if self._ignore_na:
+            raise ValueError(say.merge("with ignore_na=False, where they have times"))
+        assert self._timed is not None
+        times = np.stack([np.asarray(a.last_time), np.asarray(b.last_time)])
+        gaps = elapsed(times, self._timed, times.shape, 0)[1]
+        alpha = self._timed.alpha
+        if getattr(alpha, "shape", ()):
+            alpha = alpha.reshape(tuple(n for k, n in enumerate(alpha.shape) if k != self._axis % alpha.ndim))
+        return (1.0 - alpha) ** gaps.reshape([n for n in gaps.shape if n != 1] or ())
+
+
+def _with_lanes_of(shape: tuple[int, ...], alpha: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """Return the shape that a chunk and its factors have together; raise where these change in time."""
+    full = np.broadcast_shapes(shape, alpha)
+    padded = (1,) * (len(full) - len(alpha)) + alpha
+    if not -len(full) <= axis < len(full) or padded[axis] != 1:
+        raise ValueError(say.stream_alpha(alpha))
+    return full

@@ -1,0 +1,185 @@
+"""Measure what a call on a GPU costs its host, the driver's own work left out. Needs no GPU.
+
+Every call to the driver is replaced by one that does nothing. Tensors of the CPU stand for a GPU's: in the text of the
+module that tells them apart, the two words for it are swapped. Other arrays are stand-ins in Python, slower than the
+real ones in C. Launches are counted: a call that does not launch is wrong.
+"""
+
+import argparse
+import inspect
+import json
+import platform
+import statistics
+import sys
+import time
+import types
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+import fastrecur  # noqa: E402
+import fastrecur.torch  # noqa: E402
+from fastrecur._cuda import _arrays, _launch  # noqa: E402
+from fastrecur.torch import _call, _ops  # noqa: E402
+
+SHAPE = 16, 32
+MUST = {"tensors": (8.0, 4.0), "interface": (12.0, 6.0)}
+
+
+class Driver(_launch.CudaCore):
+    """The way to a card, which ends where the driver would begin."""
+
+    launches = 0
+
+    def __init__(self):
+        device = types.SimpleNamespace(device_id=0, set_current=lambda: None)
+        self.core = types.SimpleNamespace(
+            Device=lambda number=None: device, launch=self.started, LaunchConfig=lambda **options: None,
+            Stream=types.SimpleNamespace(from_handle=lambda handle: self),
+        )  # fmt: skip
+        self.streams, self.configs = {}, {}
+
+    def started(self, *arguments):
+        Driver.launches += 1
+
+    def wait(self, other):
+        pass
+
+    def load(self, kernel, device):
+        return kernel
+
+    def device_of(self, pointer):
+        return 0
+
+
+def replace_torch():
+    """Let CPU tensors be a GPU's."""
+    text = inspect.getsource(_call)
+    text = text.replace("is_cpu", "is_\0").replace("is_cuda", "is_cpu").replace("is_\0", "is_cuda")
+    text = text.replace('"cpu", "cuda", "meta"', '"cpu"').replace('device.type != "cuda"', 'device.type != "cpu"')
+    exec(compile(text, _call.__file__, "exec"), vars(_call))
+    library = torch.library.Library("fastrecur", "IMPL")
+    allowed = {"allow_override": True} if "allow_override" in inspect.signature(library.impl).parameters else {}
+    with_gpu = {"forward": _ops._forward_cuda, "vjp": _ops._vjp_cuda}
+    for name, function in with_gpu.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            library.impl(name, function, "CPU", **allowed)
+    _ops._on_host = lambda value: value
+    _ops._lengths_for_cuda = lambda lengths: lengths
+    _arrays.is_on_device = lambda value: isinstance(value, (torch.Tensor, Interface))
+    return library
+
+
+class Torch(_arrays.Torch):
+    """Allocates on the CPU; the stream is the driver's to say."""
+
+    def __init__(self, kind):
+        super().__init__(kind)
+        self.raw_stream = lambda device: 7
+        self.library = types.SimpleNamespace(**vars(torch) | {"device": lambda kind, number: torch.device("cpu")})
+
+    def view(self, name, array):
+        return super().view(name, array)._replace(device=0)
+
+
+class Interface:
+    """An array known by its interface, built anew each time it is asked for, as CuPy's is."""
+
+    def __init__(self, array):
+        self.array, self.pointer = array, array.ctypes.data
+
+    @property
+    def __cuda_array_interface__(self):
+        return {
+            "shape": self.array.shape, "typestr": "<f4", "descr": [("", "<f4")], "strides": None, "version": 3,
+            "data": (self.pointer, False), "stream": 1,
+        }  # fmt: skip
+
+
+class Allocator:
+    """numba.cuda's part: hands out what it has."""
+
+    def __init__(self):
+        self.gpus, self.array = [self], Interface(np.empty(SHAPE, np.float32))
+
+    def __enter__(self):
+        pass
+
+    def __exit__(self, *_):
+        pass
+
+    def device_array(self, shape, dtype, strides=None):
+        return self.array
+
+
+def microseconds(call, repeats, calls):
+    """Return the median over repeats of a call's time, and how often it launched."""
+    for _ in range(min(50, calls)):
+        call()
+    before = Driver.launches
+    call()
+    launched, taken = Driver.launches - before, []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        for _ in range(calls):
+            call()
+        taken.append((time.perf_counter() - began) / calls)
+    return 1e6 * statistics.median(taken), launched
+
+
+def cases():
+    """Yield a name, what is due (must, aim) or None, how many launches, and the call."""
+    f, x = torch.rand(SHAPE), torch.randn(SHAPE)
+    h = fastrecur.forget_mult(f, x)
+    yield "tensors", MUST["tensors"], 1, lambda: fastrecur.forget_mult(f, x)
+    yield "tensors, a number as gate", MUST["tensors"], 1, lambda: fastrecur.forget_mult(0.5, x)
+    yield "tensors, return_state", MUST["tensors"], 1, lambda: fastrecur.forget_mult(f, x, return_state=True)
+    yield "tensors, the gradient's function", MUST["tensors"], 1, lambda: fastrecur.forget_mult_vjp(x, f, x, h)
+    state = torch.zeros(SHAPE[1:])
+    yield "tensors, a first state", None, 1, lambda: fastrecur.forget_mult(f, x, state)
+    wanted = f.clone().requires_grad_()
+    yield "tensors that want a gradient, forward", None, 1, lambda: fastrecur.forget_mult(wanted, x)
+    ones = torch.ones(SHAPE)
+
+    def both():
+        fastrecur.forget_mult(wanted, x).backward(ones)
+
+    yield "tensors that want a gradient, both ways", None, 2, both
+    p, q = Interface(np.zeros(SHAPE, np.float32)), Interface(np.zeros(SHAPE, np.float32))
+    yield "interface", MUST["interface"], 1, lambda: fastrecur.forget_mult(p, q)
+    yield "interface, the gradient's function", MUST["interface"], 1, lambda: fastrecur.forget_mult_vjp(q, p, q, p)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer repeats")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
+    parser.add_argument("--check", action="store_true", help="only count launches, of two calls of each kind")
+    options = parser.parse_args(arguments)
+    repeats, calls = (1, 1) if options.check else (5, 500) if options.quick else (31, 500)
+    driver, allocator = Driver(), Allocator()
+    _launch.driver, _arrays.numba_cuda, _arrays.Torch = lambda: driver, lambda: allocator, Torch
+    kept, rows = replace_torch(), []
+    for name, due, launches, call in tqdm(list(cases()), file=sys.stderr):
+        spent, launched = microseconds(call, repeats, calls)
+        must, aim = due or (None, None)
+        rows.append(dict(case=name, microseconds=spent, must=must, aim=aim, is_wrong=launched != launches))
+    print(f"Python {platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}; microseconds a call")
+    for row in rows:
+        due = f"must {row['must']:g}, aim {row['aim']:g}" if row["must"] else ""
+        print(f"{row['case']:<44}{row['microseconds']:>7.2f}  {due}{'  WRONG' if row['is_wrong'] else ''}")
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+    del kept
+    return any(row["is_wrong"] for row in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

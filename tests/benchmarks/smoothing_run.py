@@ -1,0 +1,212 @@
+"""Measure smoothing against what people use today, and against the recurrence on the same data.
+
+Measures the checkout that this file lies in. Every result is compared with the other library's first, and a row whose
+numbers differ gets no ratio. Ratios are of medians of interleaved repeats in one run.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import numba  # noqa: E402
+import numpy as np  # noqa: E402
+import report  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+import fastrecur  # noqa: E402
+from fastrecur.smoothing import ewm_cov, ewm_mean, ewm_var, gae  # noqa: E402
+
+ALPHA = 0.1
+SHAPES = [((1_000_000,), 0), ((100_000, 64), 0), ((64, 100_000), 1)]
+
+
+def medians(calls, repeats):
+    """Median seconds of a call of each function, in turn."""
+    times = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    order = list(calls)
+    for _ in range(repeats):
+        for name in order:
+            began = time.perf_counter()
+            result = calls[name]()
+            times[name].append(time.perf_counter() - began)
+            del result
+        order.reverse()
+    return {name: statistics.median(kept) for name, kept in times.items()}
+
+
+def columns(x, axis):
+    """Series as columns."""
+    return x.reshape(len(x), 1) if x.ndim == 1 else np.moveaxis(x, axis, 0)
+
+
+def peers(x, axis):
+    """Calls for the mean of data with missing values, and what brings their results into the shape of ``x``."""
+
+    def back(values):
+        return values.reshape(x.shape) if x.ndim == 1 else np.moveaxis(values, 0, axis)
+
+    import pandas
+
+    frame = pandas.Series(x) if x.ndim == 1 else pandas.DataFrame(columns(x, axis))
+    yield "pandas", lambda: frame.ewm(alpha=ALPHA).mean(), lambda r: back(r.to_numpy()), 4, 10
+    import polars
+
+    table = polars.DataFrame(columns(x, axis)).fill_nan(None)
+    mean = polars.all().ewm_mean(alpha=ALPHA)
+    yield "polars", lambda: table.select(mean), lambda r: back(r.to_numpy()), 4, 10
+    import numbagg
+
+    yield "numbagg", lambda: numbagg.move_exp_nanmean(x, alpha=ALPHA, axis=axis), lambda r: r, 1.5, 4
+
+
+def agrees(ours, theirs, dtype):
+    """Compare where the other has a number: polars has none at a missing value, numbagg repeats none."""
+    there = np.isfinite(theirs)
+    tolerance = 1e-3 if dtype == np.float32 else 1e-8
+    return there.any() and np.allclose(ours[there], theirs[there], rtol=tolerance, atol=tolerance)
+
+
+def mean_rows(shape, axis, dtype, repeats):
+    x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    gaps = x.copy()
+    gaps[np.random.default_rng(1).random(shape) < 0.1] = np.nan
+    for label, data in (("complete", x), ("10 % missing", gaps)):
+        calls = {"ours": lambda data=data: ewm_mean(data, alpha=ALPHA, axis=axis)}
+        known = {name: (call, arrange, must, aim) for name, call, arrange, must, aim in peers(data, axis)}
+        calls |= {name: call for name, (call, *_) in known.items()}
+        if data is x:
+            calls["forget_mult"] = lambda: fastrecur.forget_mult(ALPHA, x, axis=axis)
+        result = calls["ours"]()
+        right = {name: agrees(result, arrange(call()), dtype) for name, (call, arrange, *_) in known.items()}
+        times = medians(calls, repeats)
+        for name, (_, _, must, aim) in known.items():
+            yield row(f"ewm_mean, {label}", shape, dtype, times, name, must, aim, right[name])
+        if data is x:
+            share = times["ours"] / times["forget_mult"]
+            yield {
+                "what": "ewm_mean, complete", "shape": shape, "dtype": np.dtype(dtype).name, "ms": times["ours"] * 1e3,
+                "against": "forget_mult (its time)", "ratio": share, "must": 1.6, "aim": 1.2, "holds": share <= 1.6,
+                "reaches": share <= 1.2, "right": True,
+            }  # fmt: skip
+
+
+def row(what, shape, dtype, times, against, must, aim, right):
+    ratio = times[against] / times["ours"]
+    return {
+        "what": what, "shape": shape, "dtype": np.dtype(dtype).name, "ms": times["ours"] * 1e3, "against": against,
+        "ratio": ratio if right else None, "must": must, "aim": aim, "holds": bool(right and ratio >= must),
+        "reaches": bool(right and ratio >= aim), "right": bool(right),
+    }  # fmt: skip
+
+
+def spread_rows(shape, axis, dtype, repeats):
+    import pandas
+
+    x, y = np.random.default_rng(0).standard_normal((2, *shape)).astype(dtype)
+    x[np.random.default_rng(1).random(shape) < 0.1] = np.nan
+    wide = columns(x, axis), columns(y, axis)
+    frames = [pandas.DataFrame(v) for v in wide]
+
+    def back(frame):
+        values = frame.to_numpy()
+        return values.reshape(shape) if len(shape) == 1 else np.moveaxis(values, 0, axis)
+
+    def covariance():
+        return pandas.concat([frames[0][k].ewm(alpha=ALPHA).cov(frames[1][k]) for k in frames[0]], axis=1)
+
+    for what, ours, theirs in (
+        ("ewm_var, 10 % missing", lambda: ewm_var(x, alpha=ALPHA, axis=axis), lambda: frames[0].ewm(alpha=ALPHA).var()),
+        ("ewm_cov, 10 % missing", lambda: ewm_cov(x, y, alpha=ALPHA, axis=axis), covariance),
+    ):
+        # pandas' 0 for one sample that is followed by missing ones is not ours.
+        ours_now, theirs_now = ours(), back(theirs())
+        theirs_now[np.isnan(ours_now)] = np.nan
+        right = agrees(ours_now, theirs_now, dtype)
+        times = medians({"ours": ours, "pandas": theirs}, max(3, repeats // 2))
+        yield row(what, shape, dtype, times, "pandas", 4, 10, right)
+
+
+@numba.njit
+def loop(rewards, values, done, gamma, decay):
+    """What a careful user compiles."""
+    out, later = np.empty_like(rewards), np.zeros(rewards.shape[1], rewards.dtype)
+    for t in range(rewards.shape[0] - 1, -1, -1):
+        for j in range(rewards.shape[1]):
+            go = rewards.dtype.type(0.0 if done[t, j] else 1.0)
+            error = rewards[t, j] + gamma * values[t + 1, j] * go - values[t, j]
+            later[j] = error + decay * go * later[j]
+            out[t, j] = later[j]
+    return out
+
+
+def gae_rows(dtype, repeats):
+    import torch
+
+    rng, shape = np.random.default_rng(0), (2048, 64)
+    rewards, values = rng.standard_normal(shape).astype(dtype), rng.standard_normal((2049, 64)).astype(dtype)
+    done, gamma, decay = rng.random(shape) < 0.01, dtype(0.99), dtype(0.99 * 0.95)
+    tensors = [torch.from_numpy(v) for v in (rewards, values, done)]
+
+    def torch_loop():
+        rewards, values, done = tensors
+        out, later, go = torch.empty_like(rewards), torch.zeros(64, dtype=rewards.dtype), (~done).to(rewards.dtype)
+        for t in reversed(range(2048)):
+            error = rewards[t] + 0.99 * values[t + 1] * go[t] - values[t]
+            later = error + 0.99 * 0.95 * go[t] * later
+            out[t] = later
+        return out
+
+    calls = {
+        "ours": lambda: gae(rewards, values, 0.99, 0.95, done),
+        "compiled loop": lambda: loop(rewards, values, done, gamma, decay),
+        "torch loop": torch_loop,
+    }
+    result = calls["ours"]()
+    right = {name: agrees(result, np.asarray(call()), dtype) for name, call in calls.items()}
+    times = medians(calls, repeats)
+    yield row("gae", shape, dtype, times, "compiled loop", 1, 2, right["compiled loop"])
+    yield row("gae", shape, dtype, times, "torch loop", 20, 50, right["torch loop"])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer repeats")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    options = parser.parse_args()
+    repeats = 5 if options.quick else 11
+    began, rows = time.perf_counter(), []
+    tasks = [
+        lambda s=shape, a=axis, d=dtype, make=make: make(s, a, d, repeats)
+        for shape, axis in SHAPES
+        for dtype in (np.float64, np.float32)
+        for make in (mean_rows, spread_rows)
+    ]
+    tasks += [lambda d=dtype: gae_rows(d, 3 * repeats) for dtype in (np.float64, np.float32)]
+    for task in tqdm(tasks, file=sys.stderr):
+        rows += task()
+    command = "python tests/benchmarks/smoothing_run.py" + " --quick" * options.quick
+    facts = report.about(command, fastrecur.get_num_threads(), time.perf_counter() - began)
+    print(report.title(facts))
+    for r in rows:
+        mark = "WRONG" if not r["right"] else "*" if r["reaches"] else "+" if r["holds"] else "-"
+        ratio = "" if r["ratio"] is None else f"{r['ratio']:.2f}"
+        print(
+            f"{mark:2} {r['what']:<22} {str(r['shape']):<13} {r['dtype']:<8} {r['ms']:8.2f} ms {ratio:>8}  "
+            f"{r['against']:<23} must {r['must']:g}, aim {r['aim']:g}"
+        )
+    print(f"{sum(r['holds'] for r in rows)} of {len(rows)} reach what they must (+), "
+          f"{sum(r['reaches'] for r in rows)} their aim (*)")  # fmt: skip
+    if options.json:
+        options.json.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

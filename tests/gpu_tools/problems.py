@@ -1,0 +1,45 @@
+"""One problem for every kernel of the GPU: what is walked, and along which axis."""
+
+import itertools
+
+import ml_dtypes
+import numpy as np
+
+from fastrecur._cuda import _launch, _plan
+
+FORGET, LINEAR = ("forget", ("f", "x")), ("linear", ("a", "b"))
+DTYPES = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+SHAPES = {
+    "lanes": ((512, 65536), 0),
+    "series": ((4096, 4096), 1),
+    "pieces of lanes": ((65536, 512), 0),
+    "pieces of series": ((2, 1 << 20), 1),
+}
+
+
+def kernels(dtype, family, case, total=False):
+    """Return the kernels of a call and its gradient; ``total``: with one gate for all."""
+    shape, axis = SHAPES[case]
+    name, names = family
+    dtype = np.dtype(dtype)
+    full = dtype, shape, (shape[1] * dtype.itemsize, dtype.itemsize)
+    gate = None if total else full
+    state = dtype, shape[:axis] + shape[axis + 1 :], (dtype.itemsize,)
+    plans = [
+        _plan.forward(name, (*names, "h0"), gate, full, state, None, axis, False, None),
+        _plan.vjp(name, ("grad_h", *names, "h"), full, gate, full, full, state, state, axis, False, None),
+    ]
+    launches = [each for plan in plans for each in plan.launches]
+    launches += [each for plan in plans for finish in plan.finish for each in finish[3]]
+    return [_launch.Kernel(s.kernel, s.rule, s.carry, s.options, s.elements, s.time) for s in launches]
+
+
+def all_kernels():
+    """Yield every kernel once for each recurrence and dtype that it is made for, with these."""
+    for (recurrence, names), (dtype, kind) in itertools.product((FORGET, LINEAR), DTYPES.items()):
+        seen = set()
+        for case in SHAPES:
+            for kernel in kernels(kind, (recurrence, names), case):
+                if kernel.name not in seen:
+                    seen.add(kernel.name)
+                    yield kernel, recurrence, dtype

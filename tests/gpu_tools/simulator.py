@@ -1,0 +1,347 @@
+"""Run kernels as the Python they are written in: every thread a coroutine, so that each line is seen.
+
+`Driver` takes the place of `fastrecur._cuda._launch.driver`, as `devices.Driver` does, but interprets a kernel instead
+of its PTX. Blocks and threads run in random order. Reported are accesses outside of what arrays own and misaligned
+ones, races in global and in shared memory, shuffles from lanes that take no part, warps that meet in different places,
+and deadlocks. Local and shared memory begin as NaN, or as garbage where there is none.
+"""
+
+import bisect
+import ctypes
+import random
+import sys
+import types
+
+import devices
+import greenlet
+import ml_dtypes
+import numpy as np
+
+from fastrecur import _steps
+from fastrecur._cuda import _device, _lanes, _series
+
+CARRIES = {"f4": np.float32, "f8": np.float64, "c8": np.complex64, "c16": np.complex128}
+WIDER = {np.float32: np.float64, np.float64: np.longdouble, np.complex64: np.complex128}
+
+
+def fma(a, b, c):
+    """Round once, or nearly: the sum is made one precision wider."""
+    kind = type(c)
+    wide = WIDER.get(kind, np.clongdouble)
+    return kind(wide(a) * wide(b) + wide(c))
+
+
+def like_compiled_code(setattr):
+    """Give the steps' stubs the meaning that they have on a card; `setattr` is Python's own or monkeypatch's."""
+    stubs = {"fma": fma, "select": lambda condition, yes, no: yes if condition else no, "everywhere": lambda _: False}
+    for module in (_steps, _lanes, _series):
+        for name in stubs.keys() & vars(module).keys():
+            setattr(module, name, stubs[name])
+
+
+# ---- Memory ---------------------------------------------------------------------------------------------------------
+
+
+class Memory:
+    """What the threads of one launch may touch, and who has."""
+
+    def __init__(self, arrays):
+        ranges = sorted({(a.__array_interface__["data"][0], a.nbytes) for a in arrays})
+        self.starts, self.ends = [start for start, _ in ranges], [start + size for start, size in ranges]
+        self.wrote, self.read = {}, {}
+        self.loaded = self.stored = self.accesses = 0
+        self.thread = None
+
+    def touch(self, address, size, part, align, writes):
+        """Note an access to so many bytes, in parts of an element; raise if it is not allowed."""
+        k = bisect.bisect_right(self.starts, address) - 1
+        if k < 0 or address + size > self.ends[k]:
+            raise RuntimeError(f"{size} bytes at {address:#x} are out of bounds for {self.thread}")
+        if address % align:
+            raise RuntimeError(f"{size} bytes at {address:#x} are misaligned for {self.thread}")
+        me, wrote, read = self.thread, self.wrote, self.read
+        for place in range(address, address + size, part):
+            if wrote.get(place, me) is not me:
+                raise RuntimeError(f"a race: {me} at {place:#x} after a write by {wrote[place]}")
+            if not writes:
+                read[place] = me
+                continue
+            if read.get(place, me) is not me:
+                raise RuntimeError(f"a race: {me} writes {place:#x}, which {read[place]} has read")
+            wrote[place] = me
+        self.accesses += 1
+        if writes:
+            self.stored += size
+        else:
+            self.loaded += size
+
+
+def _half(bits):
+    return np.uint16(bits).view(np.float16)
+
+
+def _bfloat16(bits):
+    return np.uint16(bits).view(ml_dtypes.bfloat16)
+
+
+# Element -> bytes of a part, parts, what reads them, and their type.
+ELEMENTS = {
+    "f2": (2, 1, ctypes.c_uint16, _half, np.float16),
+    "bf2": (2, 1, ctypes.c_uint16, _bfloat16, ml_dtypes.bfloat16),
+    "f4": (4, 1, ctypes.c_float, None, None), "f8": (8, 1, ctypes.c_double, None, None),
+    "c8": (4, 2, ctypes.c_float, None, None), "c16": (8, 2, ctypes.c_double, None, None),
+    "b1": (1, 1, ctypes.c_uint8, None, None),
+    **{f"i{n}": (n, 1, getattr(ctypes, f"c_int{8 * n}"), None, None) for n in (1, 2, 4, 8)},
+    **{f"u{n}": (n, 1, getattr(ctypes, f"c_uint{8 * n}"), None, None) for n in (1, 2, 4, 8)},
+}  # fmt: skip
+
+
+class Pointer:
+    """An address, as the interpreter's bodies in `_device` ask it."""
+
+    __slots__ = ("memory", "address", "part", "parts", "kind", "decode", "encode", "size")
+
+    def __init__(self, memory, address, part, parts, kind, decode, encode):
+        self.memory, self.address, self.part, self.parts, self.size = memory, address, part, parts, part * parts
+        self.kind, self.decode, self.encode = kind, decode, encode
+
+    def shift(self, offset):
+        address = self.address + offset
+        return Pointer(self.memory, address, self.part, self.parts, self.kind, self.decode, self.encode)
+
+    def get(self, address):
+        number = self.kind.from_address(address).value
+        if self.parts == 2:
+            return complex(number, self.kind.from_address(address + self.part).value)
+        return number if self.decode is None else self.decode(number)
+
+    def put(self, address, value):
+        if self.parts == 2:
+            self.kind.from_address(address + self.part).value = value.imag
+        value = value.real
+        self.kind.from_address(address).value = int(self.encode(value).view(np.uint16)) if self.encode else value
+
+    def load(self, offset, dtype):
+        address = self.address + offset
+        self.memory.touch(address, self.size, self.part, self.part, False)
+        return dtype.type(self.get(address))
+
+    def load_raw(self, offset, dtype):
+        if self.encode is None:
+            return self.load(offset, dtype)
+        self.memory.touch(self.address + offset, 2, 2, 2, False)
+        return np.int32(self.kind.from_address(self.address + offset).value)
+
+    def unpack(self, raw, dtype):
+        return raw if self.encode is None else dtype.type(self.decode(raw))
+
+    def store(self, offset, value):
+        address = self.address + offset
+        self.memory.touch(address, self.size, self.part, self.part, True)
+        self.put(address, value)
+
+    def load_int(self, offset):
+        self.memory.touch(self.address + offset, self.size, self.part, self.part, False)
+        return self.kind.from_address(self.address + offset).value
+
+    def load_wide(self, offset, dtype):
+        address = self.address + offset
+        self.memory.touch(address, 16, self.part, 16, False)
+        return tuple(dtype.type(self.get(address + k)) for k in range(0, 16, self.size))
+
+    def store_wide(self, offset, values):
+        address = self.address + offset
+        self.memory.touch(address, 16, self.part, 16, True)
+        for k, value in zip(range(0, 16, self.size), values, strict=True):
+            self.put(address + k, value)
+
+
+class Number:
+    """An operand that is a number: it stands at all addresses, and at none that is aligned."""
+
+    address = 1
+
+    def __init__(self, value):
+        self.value = value
+
+    def shift(self, offset):
+        return self
+
+    def load(self, offset, dtype):
+        return self.value
+
+    load_raw = load
+
+    def unpack(self, raw, dtype):
+        return raw
+
+
+def poisoned(count, kind):
+    """Return what an array is before anything is written to it."""
+    poison = 0x5EEDBAD if np.issubdtype(kind, np.integer) else np.nan
+    return np.full(count, poison, kind)
+
+
+class Shared:
+    """An array of a block's; ``epoch`` counts its barriers."""
+
+    def __init__(self, block, count, kind):
+        self.block, self.values, self.wrote, self.read = block, poisoned(count, kind), {}, {}
+
+    def check(self, index, writes):
+        me, epoch = self.block.current, self.block.epoch
+        if not 0 <= index < len(self.values):
+            raise RuntimeError(f"shared memory: {index} is out of bounds for {me}")
+        for before in (self.wrote, self.read)[: 1 + writes]:
+            who, when = before.get(index, (me, epoch))
+            if who is not me and when == epoch:
+                raise RuntimeError(f"a race in shared memory: {me} and {who} at {index} with no barrier between")
+        (self.wrote if writes else self.read)[index] = me, epoch
+
+    def __getitem__(self, index):
+        self.check(index, False)
+        return self.values[index]
+
+    def __setitem__(self, index, value):
+        self.check(index, True)
+        self.values[index] = value
+
+
+# ---- Threads --------------------------------------------------------------------------------------------------------
+
+
+class Thread:
+    """A thread, which runs until it needs others."""
+
+    def __init__(self, block, number, function, arguments):
+        self.block, self.number, self.shared = block, number, 0
+        self.wants = self.answer = None
+        self.coroutine = greenlet.greenlet(self.run)
+        self.function, self.arguments = function, arguments
+
+    def run(self):
+        with np.errstate(all="ignore"):
+            self.function(*self.arguments)
+
+    @property
+    def alive(self):
+        return not self.coroutine.dead
+
+    def __repr__(self):
+        return f"thread {self.number} of block {self.block.at}"
+
+
+class Block:
+    """Runs a block's threads: what `_device.machine` is, and the part of numba.cuda that kernels allocate by."""
+
+    def __init__(self, memory, draw):
+        self.memory, self.draw = memory, draw
+        self.local = types.SimpleNamespace(array=poisoned)
+        self.shared = types.SimpleNamespace(array=self.shared_array)
+        self.current = None
+
+    def start(self, function, arguments, at, threads):
+        """Run one block to its end."""
+        self.at, self.epoch, self.arrays = at, 0, []
+        self.count = threads
+        self.threads = [Thread(self, k, function, arguments) for k in range(threads)]
+        self.loop = greenlet.getcurrent()
+        ready = list(self.threads)
+        while ready:
+            self.draw.shuffle(ready)
+            for each in ready:
+                self.current = self.memory.thread = each
+                each.coroutine.switch()
+            ready = self.meet()
+        if any(each.alive for each in self.threads):
+            waiting = {each.wants[0] for each in self.threads if each.alive}
+            raise RuntimeError(f"a deadlock in block {at}: threads wait at {waiting}")
+
+    def meet(self):
+        """Let those go on whose partners have all arrived; return them."""
+        alive = [each for each in self.threads if each.alive]
+        if alive and all(each.wants[0] == "barrier" for each in alive):
+            self.epoch += 1
+            return alive
+        ready = []
+        for first in range(0, self.count, 32):
+            warp = {each.number - first: each for each in self.threads[first : first + 32] if each.alive}
+            kinds = {each.wants[0] for each in warp.values()}
+            if len(kinds) != 1 or kinds == {"barrier"}:
+                continue
+            if len({each.wants[1] for each in warp.values()}) > 1:
+                raise RuntimeError(f"a warp of block {self.at} meets in different places")
+            votes = sum(1 << lane for lane, each in warp.items() if each.wants[2])
+            for each in warp.values():
+                kind, _, value, lane = each.wants
+                if kind == "shuffle" and lane not in warp:
+                    raise RuntimeError(f"{each} shuffles from lane {lane}, which takes no part")
+                each.answer = warp[lane].wants[2] if kind == "shuffle" else votes
+            ready += warp.values()
+        return ready
+
+    def wait(self, kind, value=None, lane=None):
+        """Leave the thread until others have come as far; return what they brought."""
+        me, frame = self.current, sys._getframe(3)
+        me.wants = kind, (frame.f_code, frame.f_lasti), value, lane
+        self.loop.switch()
+        return me.answer
+
+    def shared_array(self, count, kind):
+        """Return the array that all threads of the block get at the same place."""
+        me = self.current
+        if me.shared == len(self.arrays):
+            self.arrays.append(Shared(self, count, kind))
+        me.shared += 1
+        return self.arrays[me.shared - 1]
+
+    # What `_device` asks.
+
+    def thread(self):
+        return self.current.number
+
+    def block(self):
+        return self.at[0]
+
+    def block_row(self):
+        return self.at[1]
+
+    def block_threads(self):
+        return self.count
+
+    def barrier(self):
+        self.wait("barrier")
+
+    def shuffle(self, value, lane):
+        return self.wait("shuffle", value, int(lane))
+
+    def ballot(self, condition):
+        return self.wait("ballot", bool(condition))
+
+
+class Driver(devices.Driver):
+    """What launches kernels in the interpreter."""
+
+    def run(self, kernel, grid, threads, arguments, memory):
+        """Interpret a kernel."""
+        draw = random.Random(self.seed)
+        memory = Memory(memory)
+        block = Block(memory, draw)
+        function = kernel.function(block)
+        given, flat = [], iter(arguments)
+        for kind in kernel.signature:
+            if kind.endswith("*"):
+                given.append(Pointer(memory, next(flat), *ELEMENTS[kind[:-1]]))
+            elif kind == "i8[3]":
+                given.append(tuple(next(flat) for _ in range(3)))
+            elif kind in CARRIES:
+                parts = [next(flat) for _ in range(1 + kind.startswith("c"))]
+                given.append(Number(CARRIES[kind](complex(*parts) if len(parts) == 2 else parts[0])))
+            else:
+                given.append(next(flat))
+        _device.machine = block
+        places = [(x, y) for x in range(grid[0]) for y in range(grid[1])]
+        draw.shuffle(places)
+        for at in places:
+            block.start(function, given, at, threads)
+        return memory

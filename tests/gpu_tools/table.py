@@ -1,0 +1,129 @@
+"""What the assembler makes of every kernel, against what a card needs to copy at full rate. Computed, not measured.
+
+    python tests/gpu_tools/table.py [--architectures sm_80 sm_90 ...] [--dtypes ...] [--json FILE]
+
+A card copies at nine tenths of its rate or more once enough bytes are on their way in every multiprocessor. For each
+kernel, dtype and architecture this prints the registers of a thread, its local memory, the loads that it asks for
+before it uses the first and their bytes, how many threads a multiprocessor holds, how many bytes these have on their
+way, and, for the cards of which it is known how many they need, from how many threads in all that is reached.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
+
+import devices  # noqa: E402
+import problems  # noqa: E402
+from machine_code import assembled  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+
+class Card(NamedTuple):
+    """An architecture, and the card that it is known of."""
+
+    threads: int  # that a multiprocessor holds at most
+    name: str = ""
+    processors: int = 0
+    needs: int = 0  # bytes on their way in a multiprocessor
+
+
+CARDS = {
+    "sm_75": Card(1024),
+    "sm_80": Card(2048, "A100", 108, 16 << 10),
+    "sm_86": Card(1536),
+    "sm_89": Card(1536),
+    "sm_90": Card(2048, "H100", 132, 32 << 10),
+    "sm_100": Card(2048),
+    "sm_120": Card(1536),
+}
+REGISTERS = 1 << 16  # of a multiprocessor
+
+
+class Row(NamedTuple):
+    """A kernel on an architecture."""
+
+    kernel: str
+    recurrence: str
+    dtype: str
+    architecture: str
+    registers: int
+    local: int
+    loads: int
+    bytes: int
+    threads: int
+    kilobytes: float
+    needed: int | None
+    enough: bool | None
+
+
+def row(ptx, kernel, recurrence, dtype, architecture):
+    """Assemble a kernel; return its line."""
+    code, card = assembled(ptx, architecture), CARDS[architecture]
+    # Registers are given to warps, 256 at a time.
+    warp = -(-32 * code.registers // 256) * 256
+    blocks = min(REGISTERS // (warp * (kernel.threads // 32)), card.threads // kernel.threads)
+    threads = blocks * kernel.threads
+    needed = -(-card.needs * card.processors // code.in_flight) if card.needs and code.in_flight else None
+    return Row(
+        kernel.name, recurrence, dtype, architecture, code.registers, code.local, code.loads, code.in_flight, threads,
+        threads * code.in_flight / 1024, needed, None if needed is None else needed <= threads * card.processors,
+    )  # fmt: skip
+
+
+def capability(architecture):
+    """Return an architecture's compute capability."""
+    return int(architecture[3:-1]), int(architecture[-1])
+
+
+def rows(architectures, dtypes, recurrences):
+    """Return all lines."""
+    kernels = [each for each in problems.all_kernels() if each[1] in recurrences and each[2] in dtypes]
+    work = [(*each, architecture) for each in kernels for architecture in architectures]
+    with ThreadPoolExecutor() as pool:
+        # Only assembling is for several threads at once.
+        futures = [
+            pool.submit(row, devices.ptx(kernel, capability(architecture)), kernel, *rest, architecture)
+            for kernel, *rest, architecture in tqdm(work, desc="kernels", file=sys.stderr)
+        ]
+        return [future.result() for future in futures]
+
+
+HEADER = (
+    f"{'kernel':<22}{'recurrence':<12}{'dtype':<10}{'card':<8}{'registers':>9}{'local':>7}{'loads':>7}{'bytes':>7}"
+    f"{'threads':>9}{'KB':>7}  90 % of the copy rate from"
+)
+
+
+def line(row):
+    """Return a line as text."""
+    card = CARDS[row.architecture]
+    last = "" if row.needed is None else f"{row.needed} threads, {card.name}" + ("" if row.enough else ": NOT HELD")
+    return (
+        f"{row.kernel:<22}{row.recurrence:<12}{row.dtype:<10}{row.architecture:<8}{row.registers:>9}{row.local:>7}"
+        f"{row.loads:>7}{row.bytes:>7}{row.threads:>9}{row.kilobytes:>7.0f}  {last}".rstrip()
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--architectures", nargs="+", default=list(CARDS), choices=CARDS)
+    parser.add_argument("--dtypes", nargs="+", default=list(problems.DTYPES), choices=problems.DTYPES)
+    parser.add_argument("--recurrences", nargs="+", default=["forget", "linear"], choices=["forget", "linear"])
+    parser.add_argument("--json", type=pathlib.Path)
+    arguments = parser.parse_args()
+    found = rows(arguments.architectures, arguments.dtypes, arguments.recurrences)
+    print(HEADER)
+    for each in found:
+        print(line(each))
+    if arguments.json:
+        arguments.json.write_text(json.dumps([each._asdict() for each in found], indent=1))
+
+
+if __name__ == "__main__":
+    main()

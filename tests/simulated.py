@@ -1,0 +1,109 @@
+"""Small problems for every kernel of the GPU; a script, run by test_simulated, in which kernels are Python."""
+
+import itertools
+import sys
+
+import devices
+import ml_dtypes
+import numpy as np
+import simulator
+from compare import check_forward, check_vjp
+
+from fastrecur._cuda import _call, _kernels, _launch, _plan
+
+RECURRENCES = ["forget_mult", "linear_recurrence"]
+FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
+
+
+def main():
+    driver = simulator.Driver()
+    cupy = sys.modules["cupy"] = devices.Cupy(driver)
+    _launch.driver = lambda: driver
+    simulator.like_compiled_code(setattr)
+    devices.run_on(cupy, setattr)
+    choose, launched = _plan.choose, set()
+    rng = np.random.default_rng(0)
+
+    def cut(pieces):
+        """Let short lanes be cut into pieces, as long ones are."""
+        _plan.choose = lambda *a, **o: choose(*a, **o)._replace(pieces=pieces) if pieces > 1 else choose(*a, **o)
+        _call._shortcuts.clear()
+        _plan.forward.cache_clear()
+        _plan.vjp.cache_clear()
+
+    def check(name, shape, dtype, axis, reverse, gate=None, state=True, **options):
+        driver.seed += 1
+        gate = rng.random(shape if gate is None else gate).astype(dtype)
+        gate = gate if gate.ndim else float(gate)
+        value = rng.standard_normal(shape).astype(dtype)
+        h0 = rng.standard_normal(np.delete(shape, axis)).astype(dtype) if state else None
+        options |= {"axis": axis, "reverse": reverse}
+        check_forward(name, gate, value, h0, **options)
+        check_vjp(name, gate, value, h0, rng=rng, state=state, **options)
+        launched.update(entry[1] for entry in driver.log if entry[0] == "launch")
+        driver.forget()
+
+    def integers(steps):
+        """Elements that are never read 16 bytes at once."""
+        x = rng.integers(-3, 3, (1, steps)).astype(np.int16)
+        check_forward("forget_mult", 0.25, x, axis=1)
+        check_vjp("forget_mult", 0.25, x, rng=rng, axis=1, state=False)
+
+    integers(9)
+    for k, (name, reverse, dtype) in enumerate(itertools.product(RECURRENCES, [False, True], FLOATS)):
+        # One step and one lane past a batch, a warp, or what a group of threads takes.
+        check(name, (17, 33), dtype, 0, reverse)
+        check(name, (3, 17 + 16 * (k % 2)), dtype, 1, reverse)
+    for name, axis in itertools.product(RECURRENCES, [0, 1]):
+        for gate in [(), (1, 1), (9, 1), (1, 9), (9,)]:
+            check(name, (9, 9), np.float32, axis, axis == 1, gate=gate, state=False)
+        shape = (9, 5) if axis == 0 else (5, 9)
+        for reverse in [False, True]:
+            check(name, shape, np.float32, axis, reverse, lengths=np.array([0, 9, 5, 1, 8]))
+    check("forget_mult", (3, 5, 4), np.float32, 1, True, gate=(5, 4), state=False)
+    for dtype in [np.complex64, np.complex128]:
+        a, b = (rng.standard_normal((2, 5, 4)) + 1j * rng.standard_normal((2, 5, 4))).astype(dtype)
+        for axis in [0, 1]:
+            check_forward("linear_recurrence", a, b, 1.0, axis=axis)
+            check_vjp("linear_recurrence", a, b, 1.0, rng=rng, axis=axis)
+        check_vjp("linear_recurrence", 0.5j, b, rng=rng, state=False)
+    for axis in [0, 1]:
+        gate = rng.random((9, 9)).astype(np.float32)
+        check_forward("forget_mult", gate, 0.5, axis=axis)
+        check_vjp("forget_mult", gate, 0.5, rng=rng, axis=axis)
+    # In pieces, with closed gates across their ends; few lanes are enough for a thread each.
+    cut(3)
+    _plan.FEW_LANES = 2
+    for name, reverse in itertools.product(RECURRENCES, [False, True]):
+        check(name, (35, 5), np.float32, 0, reverse)
+        check(name, (1, 530), np.float32, 1, reverse)
+    check("forget_mult", (20, 3), np.float64, 0, False)
+    check("forget_mult", (5, 261), np.float64, 1, True)
+    for shape, axis in [((48, 4), 0), ((4, 600), 1)]:
+        check("forget_mult", shape, np.float32, axis, False, gate=(), state=False)
+        check("linear_recurrence", shape, np.float32, axis, False, gate=(), state=False)
+        steps = shape[axis]
+        x, f = rng.standard_normal(shape).astype(np.float32), rng.choice([0, 0.5], shape).astype(np.float32)
+        lanes = [lane if axis else (slice(None), lane) for lane in range(4)]
+        f[lanes[0]], f[lanes[1]][steps // 2 - 3 :] = 0, 0
+        x[lanes[2]][5], f[lanes[3]][steps // 2 + 1] = np.inf, np.inf
+
+        def with_an_infinity(array, at=(lanes[3], steps - 3)):
+            array = array.copy()
+            array[at[0]][at[1]] = np.inf
+            return array
+
+        with np.errstate(all="ignore"):
+            check_forward("forget_mult", f, x, axis=axis)
+            check_vjp("forget_mult", f, x, rng=rng, axis=axis)
+            # The product of such factors is 0, and 0 times infinity is not what one step after another gives.
+            check_vjp("linear_recurrence", 1e-20, x, rng=rng, axis=axis, arrange=with_an_infinity, state=False)
+            small = np.full(shape, 1e-20, np.float32)
+            check_vjp("linear_recurrence", small, 0.5, rng=rng, axis=axis, arrange=with_an_infinity, state=False)
+    integers(530)
+    assert launched == set(_kernels.MAKERS), set(_kernels.MAKERS) - launched
+    print("done")
+
+
+if __name__ == "__main__":
+    main()

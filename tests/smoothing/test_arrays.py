@@ -1,0 +1,166 @@
+"""Layouts, libraries, dtypes, read-only and empty data; what is asked and what it costs nobody else."""
+
+import array_api_strict
+import numpy as np
+import pytest
+import torch
+
+import fastrecur
+from fastrecur.smoothing import (
+    discounted_returns,
+    ewm_corr,
+    ewm_cov,
+    ewm_filtfilt,
+    ewm_mean,
+    ewm_std,
+    ewm_sum,
+    ewm_var,
+    gae,
+    kama,
+    pcen,
+)
+
+STATISTICS = [ewm_mean, ewm_sum, ewm_var, ewm_std]
+
+
+def with_gaps(rng, shape):
+    x = rng.standard_normal(shape) + 2
+    x[rng.random(shape) < 0.2] = np.nan
+    return x
+
+
+LAYOUTS = {
+    "C": lambda x: x,
+    "Fortran": np.asfortranarray,
+    "transposed": lambda x: np.ascontiguousarray(x.transpose(2, 0, 1)).transpose(1, 2, 0),
+    "slice": lambda x: np.repeat(np.repeat(x, 2, 2), 3, 1)[:, ::3, ::2],
+    "negative": lambda x: np.ascontiguousarray(x[::-1, :, ::-1])[::-1, :, ::-1],
+    "foreign byte order": lambda x: x.astype(">f8"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(33, 5, 17), (1, 40, 3), (7, 2, 1)])
+def test_layouts(rng, layout, shape):
+    x = with_gaps(rng, shape)
+    laid = LAYOUTS[layout](x)
+    before = laid.copy()
+    laid.flags.writeable = False
+    for axis in range(3):
+        lanes = np.moveaxis(x, axis, 0).reshape(shape[axis], -1)
+        expected = np.stack([ewm_mean(np.ascontiguousarray(lane), alpha=0.3) for lane in lanes.T], 1)
+        expected = np.moveaxis(expected.reshape(np.moveaxis(x, axis, 0).shape), 0, axis)
+        np.testing.assert_allclose(ewm_mean(laid, alpha=0.3, axis=axis), expected, rtol=1e-14)
+        np.testing.assert_allclose(ewm_mean(laid, alpha=0.3, axis=axis - 3), expected, rtol=1e-14)
+    np.testing.assert_array_equal(laid, before)
+
+
+def test_whole_numbers_lists_and_scalars():
+    for x in [[1, 2, 4], np.array([1, 2, 4], np.int8), np.array([True, False, True]), (1, 2, 4)]:
+        result = ewm_mean(x, alpha=0.5)
+        assert result.dtype == np.float64
+        np.testing.assert_array_equal(result, ewm_mean(np.asarray(x, float), alpha=0.5))
+    assert ewm_mean(torch.tensor([1, 2]), alpha=0.5).dtype == torch.float32
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)])
+def test_nothing(shape):
+    for statistic in STATISTICS:
+        assert statistic(np.empty(shape), alpha=0.5).shape == shape
+        tensor = torch.empty(shape, requires_grad=True)
+        assert statistic(tensor, alpha=0.5).shape == shape
+    assert ewm_cov(np.empty(shape), np.empty(shape), alpha=0.5).shape == shape
+
+
+def test_lanes_do_not_meet(rng):
+    x = rng.standard_normal((50, 20))
+    alone = ewm_mean(x, alpha=0.3)
+    x[:, 7] = np.nan
+    x[3, 4] = np.inf
+    result = ewm_mean(x, alpha=0.3)
+    keep = [k for k in range(20) if k not in (4, 7)]
+    np.testing.assert_array_equal(result[:, keep], alone[:, keep])
+    assert np.isnan(result[:, 7]).all()
+
+
+def grid():
+    for adjust in [True, False]:
+        for ignore_na in [True, False]:
+            yield {"alpha": 0.3, "adjust": adjust, "ignore_na": ignore_na, "min_periods": 2}
+        yield {"halflife": 1.5, "adjust": adjust, "times": np.array([0.0, 1, 1, 2, 5, 6, 7, 9, 9.5, 10, 12, 20])}
+
+
+def test_formulas_are_the_kernels(rng):
+    """What other libraries' arrays take is what NumPy's take."""
+    x, y = with_gaps(rng, (12, 5)), with_gaps(rng, (12, 5))
+    alpha = rng.uniform(0.1, 0.9, (12, 5))
+    for convert, back in [
+        (array_api_strict.asarray, np.from_dlpack),
+        (lambda v: torch.tensor(v, requires_grad=True), lambda v: v.detach().numpy()),
+    ]:
+        for options in [*grid(), {"alpha": alpha}, {"alpha": alpha, "adjust": False}]:
+            given = {**options}
+            if isinstance(given.get("alpha"), np.ndarray):
+                given["alpha"] = convert(alpha)
+            for statistic in STATISTICS:
+                if statistic is ewm_sum and not options.get("adjust", True):
+                    continue
+                actual = back(statistic(convert(x), **given))
+                np.testing.assert_allclose(actual, statistic(x, **options), rtol=1e-10, atol=1e-13)
+            for statistic in [ewm_cov, ewm_corr]:
+                actual = back(statistic(convert(x), convert(y), **given))
+                np.testing.assert_allclose(actual, statistic(x, y, **options), rtol=1e-9, atol=1e-12)
+        full = np.nan_to_num(x)
+        actual = back(ewm_filtfilt(convert(full), alpha=0.3))
+        np.testing.assert_allclose(actual, ewm_filtfilt(full, alpha=0.3), rtol=1e-13)
+        np.testing.assert_allclose(back(kama(convert(full), 3)), kama(full, 3), rtol=1e-12)
+        np.testing.assert_allclose(back(pcen(convert(abs(full)))), pcen(abs(full)), rtol=1e-11)
+        done = rng.random((12, 5)) < 0.3
+        returns = back(discounted_returns(convert(full), 0.9, _flags(convert, done)))
+        np.testing.assert_allclose(returns, discounted_returns(full, 0.9, done), rtol=1e-13)
+        values = rng.standard_normal((13, 5))
+        advantages = back(gae(convert(full), convert(values), 0.9, 0.8, _flags(convert, done)))
+        np.testing.assert_allclose(advantages, gae(full, values, 0.9, 0.8, done), rtol=1e-12, atol=1e-13)
+
+
+def _flags(convert, done):
+    return array_api_strict.asarray(done) if convert is array_api_strict.asarray else torch.tensor(done)
+
+
+def test_tensors_without_gradients_take_the_kernels():
+    x = torch.tensor([1.0, float("nan"), 3.0])
+    result = ewm_mean(x, alpha=0.5)
+    assert type(result) is torch.Tensor
+    torch.testing.assert_close(result, torch.tensor([1.0, 1.0, 2.6]))
+    with torch.no_grad():
+        torch.testing.assert_close(ewm_mean(x.clone().requires_grad_(), alpha=0.5), result)
+
+
+def test_warnings_of_numpy_are_none(rng):
+    """pytest makes an error of each."""
+    x = np.array([np.nan, np.inf, -np.inf, 1e308, -1e308, 0.0, 1e-308])
+    with np.errstate(all="raise"):
+        for statistic in STATISTICS:
+            statistic(x, alpha=0.5)
+            statistic(np.float32([np.nan, 1, np.inf]), alpha=0.5)
+        ewm_corr(x, x, alpha=0.5)
+        kama(np.zeros(20), 3)
+        pcen(np.zeros(5), bias=0)
+
+
+def test_the_import_is_light(run_python):
+    run_python("""
+import sys, numba
+before = set(sys.modules)
+import fastrecur.smoothing
+fastrecur.smoothing.ewm_mean([1.0, 2.0], alpha=0.5)
+assert not {"torch", "pandas", "polars", "xarray", "scipy"} & (set(sys.modules) - before)
+""")
+
+
+def test_all():
+    from fastrecur import smoothing
+
+    for name in smoothing.__all__:
+        assert getattr(smoothing, name).__doc__
+    assert fastrecur.smoothing is smoothing

@@ -1,0 +1,117 @@
+"""Gradients of tensors."""
+
+import numpy as np
+import pytest
+import torch
+
+from fastrecur.smoothing import (
+    discounted_returns,
+    ewm_corr,
+    ewm_cov,
+    ewm_filtfilt,
+    ewm_mean,
+    ewm_std,
+    ewm_sum,
+    ewm_var,
+    gae,
+    kama,
+    pcen,
+)
+
+
+def tensors(seed=0, missing=True):
+    generator = torch.Generator().manual_seed(seed)
+    x, y = (torch.randn(7, 3, dtype=torch.float64, generator=generator) for _ in range(2))
+    if missing:
+        x[0, 1] = x[2, 0] = x[3, 0] = x[4, 2] = float("nan")
+    alpha = torch.rand(7, 3, dtype=torch.float64, generator=generator) * 0.8 + 0.1
+    return x, y, alpha
+
+
+def check(function, *inputs):
+    """gradcheck, with what is missing held fixed and NaN results left out."""
+
+    def finite(*values):
+        result = function(*values)
+        return torch.where(torch.isnan(result), torch.zeros_like(result), result)
+
+    inputs = [v.clone().requires_grad_() for v in inputs]
+    assert torch.autograd.gradcheck(finite, inputs)
+    return torch.autograd.grad(finite(*inputs).sum(), inputs)
+
+
+@pytest.mark.parametrize("adjust", [True, False])
+@pytest.mark.parametrize("ignore_na", [True, False])
+def test_mean(adjust, ignore_na):
+    x, _, alpha = tensors()
+    seen = ~torch.isnan(x)
+
+    def mean(values, alpha):
+        filled = torch.full_like(values, float("nan")).masked_scatter(seen, values[seen])
+        return ewm_mean(filled, alpha=alpha, adjust=adjust, ignore_na=ignore_na)
+
+    grad_x, grad_alpha = check(mean, torch.nan_to_num(x), alpha)
+    assert (grad_x[~seen] == 0).all()
+    assert torch.isfinite(grad_alpha).all()
+    x.requires_grad_()
+    ewm_mean(x, alpha=alpha, adjust=adjust, ignore_na=ignore_na).nansum().backward()
+    assert (x.grad[~seen] == 0).all()
+    torch.testing.assert_close(x.grad, grad_x)
+
+
+def test_a_gap_s_gates_get_a_gradient():
+    x = torch.tensor([1.0, float("nan"), 3.0], dtype=torch.float64)
+    alpha = torch.full((3,), 0.5, dtype=torch.float64, requires_grad=True)
+    ewm_mean(x, alpha=alpha, adjust=False)[2].backward()
+    assert alpha.grad[1] != 0
+
+
+@pytest.mark.parametrize("statistic", [ewm_sum, ewm_var, ewm_std])
+def test_one_series(statistic):
+    x, _, alpha = tensors(missing=False)
+    check(lambda x, alpha: statistic(x, alpha=alpha), x, alpha[:, :1])
+
+
+def test_two_series():
+    x, y, alpha = tensors(missing=False)
+    check(lambda x, y, alpha: ewm_cov(x, y, alpha=alpha), x, y, alpha[0])
+    check(lambda x, y: ewm_corr(x, y, alpha=0.3)[2:], x, y)
+
+
+def test_times_and_alpha():
+    x, _, alpha = tensors(missing=False)
+    times = np.arange(7.0) ** 1.5
+    check(lambda x, alpha: ewm_mean(x, alpha=alpha, halflife=2.0, times=times), x, alpha)
+
+
+def test_filters_and_returns():
+    x, y, alpha = tensors(missing=False)
+    check(lambda x, alpha: ewm_filtfilt(x, alpha=alpha), x, alpha)
+    check(lambda x: kama(x, 2), x)
+    check(lambda x: pcen(x.abs() + 1, axis=0), x)
+    done = torch.arange(21).reshape(7, 3) % 4 == 0
+    check(lambda x: discounted_returns(x, 0.9, done), x)
+    check(lambda x, y: gae(x, y, 0.9, 0.8, done, ~done, next_values=y * 2), x, y)
+
+
+def test_a_learned_alpha_converges():
+    """Of a series that was smoothed with one factor, that factor is found."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, generator=generator)
+    target = ewm_mean(x, alpha=0.25)
+    logit = torch.zeros((), requires_grad=True)
+    optimiser = torch.optim.Adam([logit], lr=0.1)
+    for _ in range(100):
+        loss = (ewm_mean(x, alpha=torch.sigmoid(logit)) - target).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert abs(torch.sigmoid(logit).item() - 0.25) < 1e-2
+
+
+def test_transforms():
+    x, _, _ = tensors(missing=False)
+    jacobian = torch.func.jacrev(lambda x: ewm_mean(x, alpha=0.3))(x)
+    assert jacobian.shape == (7, 3, 7, 3)
+    batched = torch.func.vmap(lambda x: ewm_mean(x, alpha=0.3), in_dims=1, out_dims=1)(x)
+    torch.testing.assert_close(batched, ewm_mean(x, alpha=0.3))

@@ -1,0 +1,101 @@
+"""Bad input: pandas' own errors for domains, and a message that names the argument."""
+
+import datetime
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fastrecur.smoothing import Ewm, discounted_returns, ewm_cov, ewm_filtfilt, ewm_mean, ewm_sum, gae, kama, pcen
+
+X = [1.0, 2.0, 3.0]
+ALPHA = torch.tensor(2.0, requires_grad=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"com": -1},
+        {"span": 0.5},
+        {"halflife": 0},
+        {"alpha": 0},
+        {"alpha": 1.5},
+        {"alpha": -0.1},
+        {},
+        {"com": 1, "span": 3},
+        {"halflife": 1, "alpha": 0.5},
+        {"halflife": "1h"},
+        {"halflife": datetime.timedelta(1)},
+        {"times": [1, 2, 3], "alpha": 0.5},
+    ],
+)
+def test_pandas_raises_too(options):
+    with pytest.raises((ValueError, TypeError)) as theirs:
+        pd.Series(X).ewm(**options).mean()
+    with pytest.raises(theirs.type):
+        ewm_mean(X, **options)
+
+
+DAYS = np.array(["2020-01-01", "2020-01-02", "2020-01-03"], "M8[ns]")
+
+CASES = [
+    (ValueError, "`com`, `span`", lambda: ewm_mean(X, com=1, span=3)),
+    (ValueError, "got none", lambda: ewm_mean(X)),
+    (ValueError, "`alpha` must satisfy: 0 < alpha <= 1, got nan", lambda: ewm_mean(X, alpha=np.nan)),
+    (ValueError, "`alpha` must satisfy", lambda: ewm_mean(X, alpha=np.array([0.5, 2.0, 0.1]))),
+    (ValueError, "`alpha` must satisfy", lambda: ewm_mean(X, alpha=np.array([0.5, 0.0, 0.1]))),
+    (ValueError, "`alpha` must satisfy", lambda: ewm_mean(torch.tensor(X), alpha=ALPHA)),
+    (TypeError, "`com` must be a number", lambda: ewm_mean(X, com="1")),
+    (TypeError, "`span` must be a number", lambda: ewm_mean(X, span=[1])),
+    (TypeError, "`halflife`", lambda: ewm_mean(X, halflife=[1.0], times=X)),
+    (ValueError, "pandas.Timedelta", lambda: ewm_mean(X, halflife="soon", times=DAYS)),
+    (ValueError, "`halflife` must satisfy", lambda: ewm_mean(X, halflife=np.timedelta64("NaT"), times=DAYS)),
+    (ValueError, "`halflife` must satisfy", lambda: ewm_mean(X, halflife=-1.0, times=X)),
+    (ValueError, "same length", lambda: ewm_mean(X, halflife=1.0, times=[1.0, 2.0])),
+    (ValueError, "NaT", lambda: ewm_mean(X, halflife="1D", times=np.array([*DAYS[:2], "NaT"], "M8[ns]"))),
+    (ValueError, "NaN", lambda: ewm_mean(X, halflife=1.0, times=[0.0, np.nan, 1.0])),
+    (ValueError, "backwards", lambda: ewm_mean(X, halflife=1.0, times=[0.0, 2.0, 1.0])),
+    (ValueError, "backwards", lambda: ewm_mean(X, halflife="1D", times=DAYS[::-1])),
+    (ValueError, "backwards", lambda: ewm_mean(X, halflife=1.0, times=np.array([2, 1, 3], np.uint8))),
+    (ValueError, "mixture", lambda: ewm_mean(X, halflife=1.0, times=DAYS)),
+    (ValueError, "mixture", lambda: ewm_mean(X, halflife="1D", times=X)),
+    (ValueError, "must be given with `times`", lambda: ewm_mean(X, span=3, times=X)),
+    (ValueError, "dtype", lambda: ewm_mean(X, halflife=1.0, times=["a", "b", "c"])),
+    (TypeError, "constants", lambda: ewm_mean(X, halflife=1.0, times=torch.tensor(X, requires_grad=True))),
+    (NotImplementedError, "adjust=False", lambda: ewm_sum(X, span=3, adjust=False)),
+    (TypeError, "`x`", lambda: ewm_mean(np.array(X, np.complex128), span=3)),
+    (TypeError, "`x`", lambda: ewm_mean(np.array(X, np.float16), span=3)),
+    (TypeError, "`x`", lambda: ewm_mean(["a", "b"], span=3)),
+    (TypeError, "`x`", lambda: ewm_mean(None, span=3)),
+    (TypeError, "`x`", lambda: ewm_mean(np.ma.array(X), span=3)),
+    (TypeError, "`x`", lambda: ewm_mean(pd.Series(["a", "b"], dtype="str"), span=3)),
+    (TypeError, "`x`", lambda: ewm_mean(torch.tensor(X, dtype=torch.float16), span=3)),
+    (TypeError, "`alpha`", lambda: ewm_mean(torch.tensor(X), alpha=np.array(X) / 4)),
+    (ValueError, "dimension", lambda: ewm_mean(1.0, span=3)),
+    (ValueError, "`axis`", lambda: ewm_mean(X, span=3, axis=1)),
+    (TypeError, "`axis`", lambda: ewm_mean(X, span=3, axis=0.0)),
+    (TypeError, "`adjust`", lambda: ewm_mean(X, span=3, adjust=1)),
+    (TypeError, "`min_periods`", lambda: ewm_mean(X, span=3, min_periods=1.5)),
+    (ValueError, "broadcast", lambda: ewm_cov(X, [1.0, 2.0], span=3)),
+    (ValueError, "finite", lambda: ewm_filtfilt([1.0, np.nan], span=3)),
+    (ValueError, "at least 1", lambda: kama(X, 0)),
+    (TypeError, "`period`", lambda: kama(X, 1.0)),
+    (ValueError, "`gain`", lambda: pcen(X, gain=-1)),
+    (ValueError, "`sr`", lambda: pcen(X, sr=0)),
+    (ValueError, "`b` must", lambda: pcen(X, b=2)),
+    (TypeError, "`gamma`", lambda: discounted_returns(X, "1")),
+    (ValueError, "`done`", lambda: discounted_returns(X, 0.9, [True, False])),
+    (TypeError, "`done`", lambda: discounted_returns(X, 0.9, ["a", "b", "c"])),
+    (ValueError, "`values` must have 4 steps", lambda: gae(X, X, 0.9, 0.9, [0, 0, 0])),
+    (ValueError, "`values` must have 3 steps", lambda: gae(X, [*X, 0.0], 0.9, 0.9, [0, 0, 0], next_values=X)),
+    (ValueError, "`terminated`", lambda: gae(X, [*X, 0.0], 0.9, 0.9, [0, 0])),
+    (ValueError, "`next_values`", lambda: gae(X, X, 0.9, 0.9, [0, 0, 0], next_values=X[:2])),
+    (ValueError, "got none", lambda: Ewm()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "match", "call"), CASES, ids=range(len(CASES)))
+def test_message(kind, match, call):
+    with pytest.raises(kind, match=match):
+        call()

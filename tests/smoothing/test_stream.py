@@ -1,0 +1,129 @@
+"""Streams: the whole call's numbers, however it is cut."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastrecur.smoothing import Ewm, ewm_mean
+
+
+def data(steps, lanes=3):
+    rng = np.random.default_rng(steps)
+    x = rng.standard_normal((steps, lanes))
+    x[rng.random(x.shape) < 0.3] = np.nan
+    return x, np.cumsum(rng.integers(0, 3, steps))
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=6), st.booleans(), st.booleans(), st.booleans(), st.booleans())
+def test_random_splits(sizes, adjust, ignore_na, timed, tensor):
+    x, times = data(sum(sizes))
+    options = {"adjust": adjust, "ignore_na": ignore_na, "min_periods": 2, "halflife": 2.0}
+    whole = ewm_mean(x, **options, times=times if timed else None)
+    stream, parts, at = Ewm(**options), [], 0
+    for size in sizes:
+        part = slice(at, at + size)
+        chunk = torch.tensor(x[part], requires_grad=True) if tensor else x[part]
+        result = stream.update(chunk, times[part] if timed else None)
+        parts.append(result.detach().numpy() if tensor else result)
+        at += size
+    np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-12, atol=1e-14)
+    assert stream.state.steps == sum(sizes)
+    np.testing.assert_array_equal(np.asarray(stream.state.count.detach() if tensor else stream.state.count), (
+        np.isfinite(x).sum(0)))  # fmt: skip
+
+
+def test_long_chunks_and_other_axes():
+    x, _ = data(9000, 1)
+    stream = Ewm(alpha=0.01, axis=-1)
+    parts = [stream.update(part.T) for part in np.split(x, [10, 5000, 5001])]
+    np.testing.assert_allclose(np.concatenate(parts, 1), ewm_mean(x.T, alpha=0.01, axis=1), rtol=1e-12)
+    single = Ewm(alpha=0.01)
+    parts = [single.update(part) for part in np.split(x[:, 0], [4000])]
+    np.testing.assert_allclose(np.concatenate(parts), ewm_mean(x[:, 0], alpha=0.01), rtol=1e-11, atol=1e-13)
+
+
+def test_copies_are_apart():
+    stream = Ewm(alpha=0.5)
+    stream.update([1.0, 2.0])
+    twins = copy.copy(stream), copy.deepcopy(stream), pickle.loads(pickle.dumps(stream))
+    expected = ewm_mean([1.0, 2.0, 3.0], alpha=0.5)[2:]
+    np.testing.assert_allclose(stream.update([3.0]), expected)
+    stream.update([100.0])
+    for twin in twins:
+        np.testing.assert_allclose(twin.update([3.0]), expected)
+
+
+def test_reset_and_another_shape():
+    stream = Ewm(alpha=0.5)
+    assert stream.state is None
+    stream.update(np.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"reset\(\)"):
+        stream.update(np.ones((2, 4)))
+    with pytest.raises(ValueError, match=r"reset\(\)"):
+        stream.update(np.ones(2))
+    stream.reset()
+    assert stream.update(np.ones((2, 4))).shape == (2, 4)
+    assert "alpha=0.5" in repr(stream)
+
+
+def test_a_factor_for_each_lane():
+    x, alpha = np.random.default_rng(0).standard_normal((6, 3)), np.array([0.1, 0.5, 1.0])
+    stream = Ewm(alpha=alpha)
+    parts = [stream.update(x[:2]), stream.update(x[2:])]
+    np.testing.assert_allclose(np.concatenate(parts), ewm_mean(x, alpha=alpha), rtol=1e-14)
+    with pytest.raises(ValueError, match="constant in time"):
+        Ewm(alpha=np.array([[0.1], [0.2]])).update(np.ones((2, 1)))
+
+
+@given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 5), st.booleans())
+def test_merge(first, second, third, ignore_na):
+    x, _ = data(first + second + third)
+    a, b = Ewm(alpha=0.3, ignore_na=ignore_na), Ewm(alpha=0.3, ignore_na=ignore_na)
+    a.update(x[:first])
+    b.update(x[first : first + second])
+    both = a.merge(b)
+    rest = both.update(x[first + second :])
+    np.testing.assert_allclose(rest, ewm_mean(x, alpha=0.3, ignore_na=ignore_na)[first + second :], rtol=1e-11)
+    assert both.state.steps == len(x)
+
+
+def test_merge_with_times_and_without_right():
+    x, times = data(20)
+    a, b = Ewm(halflife=2.0), Ewm(halflife=2.0)
+    a.update(x[:8], times[:8])
+    b.update(x[8:15], times[8:15])
+    whole = ewm_mean(x, halflife=2.0, times=times)
+    both = a.merge(b)
+    np.testing.assert_allclose(both.update(x[15:], times[15:]), whole[15:], rtol=1e-12)
+    assert Ewm(halflife=2.0).merge(a).state.steps == 8
+    assert a.merge(Ewm(halflife=2.0)).state.steps == 8
+    c = Ewm(halflife=2.0)
+    c.update(x)
+    for pair, match in [
+        ((Ewm(alpha=0.5, adjust=False), Ewm(alpha=0.5, adjust=False)), "adjust=True"),
+        ((Ewm(alpha=0.5), Ewm(alpha=0.4)), "made alike"),
+        ((a, c), "times"),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            pair[0].merge(pair[1])
+
+
+def test_times_with_every_chunk_or_with_none():
+    stream = Ewm(halflife=2.0)
+    stream.update([1.0], [0.0])
+    with pytest.raises(ValueError, match="every chunk"):
+        stream.update([1.0])
+    with pytest.raises(ValueError, match="backwards"):
+        stream.update([1.0], [-1.0])
+    with pytest.raises(ValueError, match="halflife"):
+        Ewm(alpha=0.5).update([1.0], [0.0])
+    dated = Ewm(halflife=np.timedelta64(1, "s"))
+    with pytest.raises(ValueError, match="timedelta"):
+        dated.update([1.0])
+    parts = [dated.update([1.0], np.array([0], "M8[s]")), dated.update([2.0], np.array([1], "M8[s]"))]
+    np.testing.assert_allclose(np.concatenate(parts), ewm_mean([1.0, 2.0], alpha=0.5))

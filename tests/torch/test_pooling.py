@@ -1,0 +1,201 @@
+"""The pooling kernels against the same composed of torch's operators, and their activations against exact ones."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from fastrecur.torch import _pool, _pooling
+
+ULP = 2  # what the activations promise
+POISON = 7.5
+DTYPES = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 3e-2, torch.float16: 3e-3}
+# Lanes: less than a vector, vectors and a rest, and one vector alone.
+WIDTHS = [1, 37, 16]
+
+
+def problem(dtype, width, gated, keep, first, steps=7, batch=3, packed_rows=None):
+    rows = (steps, batch) if packed_rows is None else (packed_rows,)
+    product = (2 * torch.randn(*rows, (2 + gated) * width)).to(dtype)
+    c0 = torch.randn(batch, width).to(dtype) if first else None
+    if keep == "mask":
+        keep = torch.randint(2, (*rows, width)).to(dtype)
+    return product, c0, keep
+
+
+def wide(value):
+    return value.double() if isinstance(value, torch.Tensor) else value
+
+
+def gradients(function, product, c0, keep, grad_h, grad_last, **options):
+    leaves = [v.clone().requires_grad_() for v in (product, c0) if v is not None]
+    h, last = function(leaves[0], c0=leaves[1] if c0 is not None else None, keep=keep, **options)
+    return [h, last, *torch.autograd.grad((h, last), leaves, (grad_h, grad_last))]
+
+
+def assert_alike(fused, composed, dtype):
+    for one, other in zip(fused, composed, strict=True):
+        assert one.dtype == dtype
+        torch.testing.assert_close(one.double(), other, rtol=10 * DTYPES[dtype], atol=DTYPES[dtype])
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_padded_rows_and_their_gradients(dtype, width):
+    for gated, reverse, keep, lengths in itertools.product(
+        (True, False), (False, True), (None, 0.7, "mask"), (None, [7, 0, 4])
+    ):
+        product, c0, keep = problem(dtype, width, gated, keep, first=keep != 0.7)
+        options = {
+            "output_gate": gated,
+            "reverse": reverse,
+            "lengths": None if lengths is None else torch.tensor(lengths),
+        }
+        cotangents = torch.randn(7, 3, width).to(dtype), torch.randn(3, width).to(dtype)
+        fused = gradients(_pooling.pool, product, c0, keep, *cotangents, **options)
+        assert type(fused[0].grad_fn).__name__ == "_PoolBackward"
+        composed = gradients(_pooling._composed, *map(wide, (product, c0, keep, *cotangents)), **options)
+        assert_alike(fused, composed, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_packed_rows_and_their_gradients(dtype):
+    batch_sizes = torch.tensor([3, 3, 2, 1, 1])
+    for gated, reverse, keep in itertools.product((True, False), (False, True), (None, 0.7, "mask")):
+        product, c0, keep = problem(dtype, 37, gated, keep, first=keep != 0.7, packed_rows=10)
+        options = {"output_gate": gated, "reverse": reverse, "batch_sizes": batch_sizes}
+        cotangents = torch.randn(10, 37).to(dtype), torch.randn(3, 37).to(dtype)
+        fused = gradients(_pooling.pool_packed, product, c0, keep, *cotangents, **options)
+        composed = gradients(_pooling._composed_packed, *map(wide, (product, c0, keep, *cotangents)), **options)
+        assert_alike(fused, composed, dtype)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_blocks_of_time_give_the_whole(packed, monkeypatch):
+    monkeypatch.setattr(_pooling, "BLOCK", 5)
+    batch_sizes = torch.tensor([3, 3, 2, 1, 1]) if packed else None
+    source = torch.randn(10, 11) if packed else torch.randn(7, 3, 11)
+    for gated, reverse, keep, has_bias in itertools.product((True, False), (False, True), (None, 0.7), (True, False)):
+        weight, c0 = torch.randn((2 + gated) * 20, 11), torch.randn(3, 20)
+        bias = torch.randn(len(weight)) if has_bias else None
+        options = {"output_gate": gated, "reverse": reverse, "keep": keep}
+        blocks = _pooling.layer_inference(source, weight, bias, c0, batch_sizes=batch_sizes, **options)
+        product = torch.nn.functional.linear(*(None if v is None else v.double() for v in (source, weight, bias)))
+        if packed:
+            whole = _pooling._composed_packed(product, batch_sizes, c0.double(), **options)
+        else:
+            whole = _pooling._composed(product, c0.double(), **options)
+        assert_alike(blocks, whole, torch.float32)
+
+
+def test_gradients_of_gradients():
+    product, c0, keep = problem(torch.float64, 3, True, "mask", first=True, steps=4, batch=2)
+    product.requires_grad_()
+    c0.requires_grad_()
+    for reverse in (False, True):
+        options = {"keep": keep, "reverse": reverse, "lengths": torch.tensor([4, 2])}
+        assert torch.autograd.gradgradcheck(lambda p, c, options=options: _pooling.pool(p, c, **options), (product, c0))
+    rows = product.detach().flatten(0, 1)[:5].clone().requires_grad_()
+    packed = lambda p, c: _pooling.pool_packed(p, torch.tensor([2, 1, 1, 1]), c)  # noqa: E731
+    assert torch.autograd.gradgradcheck(packed, (rows, c0))
+
+
+@pytest.mark.parametrize("wanted", ["product", "c0"])
+@pytest.mark.parametrize("through", ["h", "last"])
+def test_one_gradient_through_one_result(wanted, through):
+    product, c0, _ = problem(torch.float64, 5, True, None, first=True)
+    leaf = (product if wanted == "product" else c0).requires_grad_()
+    grads = []
+    for function in (_pooling.pool, _pooling._composed):
+        h, last = function(product, c0)
+        grads += torch.autograd.grad((h if through == "h" else last).sum(), leaf)
+    torch.testing.assert_close(*grads)
+
+
+def test_product_and_cotangent_in_any_layout():
+    product, c0, _ = problem(torch.float32, 16, True, None, first=True)
+    expected = gradients(_pooling._composed, product, c0, None, torch.ones(7, 3, 16), torch.ones(3, 16))
+    batch_first = product.transpose(0, 1).contiguous().transpose(0, 1)
+    wider = torch.full((7, 3, 60), POISON)
+    wider[..., 5:53] = product
+    for layout in (batch_first, wider[..., 5:53]):
+        h, last = _pooling.pool(leaf := layout.detach().requires_grad_(), c0)
+        grad = torch.autograd.grad((h.sum() + last.sum()), leaf)[0]  # a cotangent that is one number, expanded
+        torch.testing.assert_close((h, last, grad), tuple(expected[:3]), rtol=1e-5, atol=1e-6)
+    assert (wider[..., :5] == POISON).all() and (wider[..., 53:] == POISON).all()
+
+
+def test_threads_change_no_bit():
+    product, c0, _ = problem(torch.float32, 200, True, None, first=True, steps=50, batch=5)
+    cotangents = torch.randn(50, 5, 200), torch.randn(5, 200)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(gradients(_pooling.pool, product, c0, None, *cotangents))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(one, same) for one, same in zip(results[0], other, strict=True))
+
+
+def test_what_was_changed_in_place_is_noticed():
+    product, c0, _ = problem(torch.float32, 5, True, None, first=True)
+    product.requires_grad_()
+    h, _ = _pooling.pool(scaled := product * 2, c0)
+    scaled.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        h.sum().backward()
+
+
+def test_a_nan_stays_in_its_lane():
+    product, c0, _ = problem(torch.float32, 20, True, None, first=True)
+    product[3, 1, 4] = np.nan
+    h, last = _pooling.pool(product, c0)
+    assert torch.isnan(h[3:, 1, 4]).all() and torch.isnan(last[1, 4])
+    assert torch.isnan(h).sum() == 4 and torch.isnan(last).sum() == 1
+
+
+def errors(values, exact):
+    spacing = np.maximum(np.spacing(np.abs(exact.astype(values.dtype))), np.finfo(values.dtype).smallest_normal)
+    return np.abs(values - exact) / spacing
+
+
+def arguments(dtype):
+    limit = 88 if dtype == np.float32 else 708
+    random = np.random.default_rng(0)
+    magnitudes = np.concatenate(
+        [np.geomspace(1e-30, 1, 40_000), np.linspace(0, 20, 400_000), np.linspace(0, limit, 50_000)]
+    )
+    magnitudes *= 1 + 1e-3 * random.random(len(magnitudes))
+    return np.concatenate([magnitudes, -magnitudes])[: 16 * (2 * len(magnitudes) // 16)].astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_activations_are_exact_to_two_units_in_the_last_place(dtype):
+    x = arguments(dtype)
+    row, wide_x = torch.from_numpy(x), x.astype(np.longdouble)
+    shut, one = torch.full_like(row, -torch.inf), torch.ones(1, len(x), dtype=row.dtype)
+    # A state of one that nothing changes comes out of the output gate; an open gate lets the candidate in.
+    h, _ = _pooling.pool(torch.cat([shut, shut, row]).expand(1, 1, -1), one)
+    assert errors(h.numpy().ravel(), 1 / (1 + np.exp(-wide_x))).max() <= ULP
+    h, _ = _pooling.pool(torch.cat([row, -shut]).expand(1, 1, -1), output_gate=False)
+    assert errors(h.numpy().ravel(), np.tanh(wide_x)).max() <= ULP
+
+
+def test_the_activations_at_their_ends():
+    ends = [torch.inf, -torch.inf, 1e30, -1e30, 0.0]
+    x = torch.tensor(ends).repeat_interleave(20)  # vectors, and lanes beside them
+    shut = torch.full_like(x, -torch.inf)
+    h, _ = _pooling.pool(torch.cat([shut, shut, x]).view(1, 1, -1), torch.ones(1, 100))
+    assert h.ravel().tolist() == torch.tensor([1, 0, 1, 0, 0.5]).repeat_interleave(20).tolist()
+    h, _ = _pooling.pool(torch.cat([x, -shut]).view(1, 1, -1), output_gate=False)
+    assert h.ravel().tolist() == torch.tensor([1.0, -1, 1, -1, 0]).repeat_interleave(20).tolist()
+
+
+def test_layouts_know_where_rows_stand():
+    layout = _pool.Layout(3, 2, False, batch_sizes=[2, 2, 1])
+    assert layout.starts.tolist() == [0, 2, 4]
+    part = layout.cut(1, 3)
+    assert (part.steps, part.starts.tolist(), part.counts.tolist()) == (2, [0, 2], [2, 1])
