@@ -143,3 +143,14 @@ def covary(covariance, room, share, kept, x, y):
     is divided by to be unbiased.
     """
     return kept * fma(share * x, y, covariance), kept * fma(kept, room, share + share)
+
+
+# ---- Advantages -----------------------------------------------------------------------------------------------------
+
+
+def advantage(later, reward, value, successor, ends, cut, gamma, decay):
+    """Return the advantage at a step from that of the step after it; ``ends`` and ``cut`` are 0 or 1."""
+    zero = constant(0.0, later)
+    successor = select(zero < ends, zero, successor)
+    later = select(zero < ends + cut, zero, later)
+    return fma(decay, later, fma(gamma, successor, reward - value))

@@ -127,7 +127,7 @@ def spread_rows(shape, axis, dtype, repeats):
         ("ewm_cov, 10 % missing", lambda: ewm_cov(x, y, alpha=ALPHA, axis=axis), covariance),
     ):
         # pandas' 0 for one sample that is followed by missing ones is not ours.
-        ours_now, theirs_now = ours(), back(theirs())
+        ours_now, theirs_now = ours(), back(theirs()).copy()
         theirs_now[np.isnan(ours_now)] = np.nan
         right = agrees(ours_now, theirs_now, dtype)
         times = medians({"ours": ours, "pandas": theirs}, max(3, repeats // 2))
