@@ -181,7 +181,8 @@ def _flags(data: Data, name: str, flags: Any, like: Any) -> Any:
         array = flags if hasattr(flags, "shape") else xp.asarray(flags)
     if not _problem.fits(tuple(array.shape), tuple(like.shape)):
         raise ValueError(say.same_shape(name, tuple(array.shape), tuple(like.shape)))
-    return xp.broadcast_to(array if array.dtype in (xp.bool, np.bool_) else array != 0, tuple(like.shape))
+    flags = array if array.dtype in (xp.bool, np.bool_) else array != 0
+    return flags if flags.shape == like.shape else xp.broadcast_to(flags, tuple(like.shape))
 
 
 def _walk(
@@ -194,7 +195,7 @@ def _walk(
     if out.size == 0:
         return out
     blocks = [
-        np.ascontiguousarray(np.broadcast_to(array, shape), kind)
+        np.ascontiguousarray(array if array.shape == shape else np.broadcast_to(array, shape), kind)
         for array, kind in ((rewards, dtype), (values, dtype), (following, dtype), (ends, np.bool_), (cut, np.bool_))
     ]
     name = element(dtype)
