@@ -131,9 +131,13 @@ def weigh(weight, gate, seen, adjust, timed, ignore_na):
 
 
 def approach(mean, share, kept, x):
-    """Return the mean after a sample, from the nearer end: a constant series stays constant."""
-    difference = x - mean
-    return select(share < constant(0.5, share), fma(share, difference, mean), fma(-kept, difference, x))
+    """Return the mean after a sample, from the nearer end: a constant series stays constant.
+
+    The difference is halved and its factor doubled, as in `forget_same`: it cannot overflow.
+    """
+    half = constant(0.5, share)
+    half_difference = fma(-half, mean, half * x)
+    return select(share < half, fma(share + share, half_difference, mean), fma(-(kept + kept), half_difference, x))
 
 
 def covary(covariance, room, share, kept, x, y):
