@@ -21,7 +21,8 @@ _KERNELS = {
     (SERIES, "vjp"): _series.vjp,
 }
 
-SERIAL_BYTES = 1 << 20  # below this a second thread costs more than it brings
+SERIAL_BYTES = 1 << 20  # below this a second thread costs more than it brings,
+SERIAL_ROWS = 3 << 20  # and where threads halve rows, whose ends share lines and pages
 LONG_PIECE = 512  # bytes in a row, of one operand, from which threads may share rows among them
 LONG_SUM = 8 << 10  # the same for a sum's parts, which one thread may have to walk one after another
 AHEAD = 8 << 10  # bytes of an operand that are asked for before their turn
@@ -326,7 +327,7 @@ def _bytes(plan):
 
 def _useful_threads(plan, most):
     """Return how many threads to use: no effect on the results' bits but where `_pieces` says so."""
-    if _bytes(plan) < SERIAL_BYTES:
+    if _bytes(plan) < (SERIAL_ROWS if plan.traversal == ROWS and plan.sizes[0] == 1 else SERIAL_BYTES):
         return 1
     if plan.traversal == ROWS:
         return min(most, _row_splits(plan))

@@ -1,20 +1,27 @@
 """How many threads, and the one pool they come from.
 
-Kernels release the GIL and walk ranges, so plain threads suffice. The pool is made on first use and made anew in a
-forked child. The calling thread takes a share of the work itself and tasks never wait for each other, so any number
-of threads may call at once, from anywhere, even while the interpreter shuts down.
+Kernels are native code that walks ranges, so plain threads suffice. Workers are made on first use and made anew in a
+forked child. A call takes the workers that are free, and takes a share of the work itself; so any number of threads
+may call at once, from anywhere, even while the interpreter shuts down, and calls never wait for each other. A worker
+waits for more for about a millisecond before it sleeps: waking it takes as long as many a call.
 """
 
 from __future__ import annotations
 
+import _thread
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, SupportsIndex
 
+import numpy as np
+
+from ._arrays import address
+from ._cpu import _native
+
 _lock = threading.Lock()
-_pool: ThreadPoolExecutor | None = None
+_idle: list[_Worker] = []
 _workers = 0
 _threads: int | None = None
 
@@ -99,48 +106,72 @@ def team() -> Team:
 def run(calls: Iterable[tuple[Any, ...]], threads: int | None = None) -> None:
     """Run ``(function, *arguments)`` calls at once, or on so many threads; return when all are done.
 
-    Of n threads, each takes every n-th call, and this thread takes the first.
+    Of n threads, each takes every n-th call, and this thread takes the first. Where no worker is free, this thread does
+    what one would have done.
     """
     calls = list(calls)
     n = len(calls) if threads is None else min(threads, len(calls))
-    waiting = [calls[k::n] for k in range(n)]
-    futures = []
-    if n > 1:
+    workers = _hire(n - 1) if n > 1 and _native.is_native(calls) else []
+    if not workers:
+        for function, *arguments in calls:
+            function(*arguments)
+        return
+    native, n = _native.functions(), len(workers) + 1
+    table = _native.table(calls)
+    mails = np.array([worker.mail for worker in workers], np.int64)
+    try:
+        for k, worker in enumerate(workers):
+            if not native.post(worker.mail, address(table), k + 1, n):
+                worker.wake.release()
+        native.lead(address(table), n, address(mails), len(workers))
+    finally:
+        _idle.extend(workers)
+
+
+class _Worker:
+    """A thread that runs parts of tables; asleep, it waits for its lock."""
+
+    def __init__(self) -> None:
+        self._room = np.zeros(32, np.int64)
+        self.mail = -(-address(self._room) // 64) * 64  # lines of its own
+        self.wake = _thread.allocate_lock()
+        self.wake.acquire()
+        self._serve = _native.functions().serve
+        threading.Thread(target=self._live, name="fastrecur", daemon=True).start()
+
+    def _live(self) -> None:
+        while self.wake.acquire():
+            self._serve(self.mail)
+
+
+def _hire(most: int) -> list[_Worker]:
+    """Take workers that nobody has now; make more up to the number of threads that is set."""
+    global _workers
+    workers: list[_Worker] = []
+    if sys.is_finalizing():  # a worker that sleeps could not wake
+        return workers
+    while len(workers) < most:
         try:
-            pool = _get_pool(n - 1)
-            while len(waiting) > 1:
-                futures.append(pool.submit(_one_after_another, waiting[-1]))
-                waiting.pop()
-        except RuntimeError:  # the interpreter is shutting down, or no thread can be started
+            workers.append(_idle.pop())
+            continue
+        except IndexError:
             pass
-    for part in waiting:
-        _one_after_another(part)
-    for future in futures:
-        future.result()
-
-
-def _one_after_another(calls: list[tuple[Any, ...]]) -> None:
-    for function, *arguments in calls:
-        function(*arguments)
-
-
-def _get_pool(workers: int) -> ThreadPoolExecutor:
-    global _pool, _workers
-    with _lock:
-        if _pool is None or _workers < workers:
-            # An outgrown pool finishes what it has; its idle threads end with it.
-            if _pool is not None:
-                _pool.shutdown(wait=False)
-            _workers = max(workers, get_num_threads() - 1)
-            _pool = ThreadPoolExecutor(_workers, thread_name_prefix="fastrecur")
-        return _pool
+        with _lock:
+            if _workers >= get_num_threads() - 1:
+                break
+            try:
+                workers.append(_Worker())
+            except RuntimeError:  # no thread can be started: there are too many, or the interpreter is shutting down
+                break
+            _workers += 1
+    return workers
 
 
 def _after_fork() -> None:
     # The child has none of the parent's threads, and the lock may have been held.
-    global _lock, _pool
-    _lock = threading.Lock()
-    _pool = None
+    global _lock, _idle, _workers
+    _lock, _idle, _workers = threading.Lock(), [], 0
+    _native.after_fork()
 
 
 if hasattr(os, "register_at_fork"):

@@ -9,6 +9,7 @@ def lower_thresholds(setattr):
     `setattr` is Python's own or, to be undone afterwards, monkeypatch's.
     """
     setattr(_run, "SERIAL_BYTES", 0)
+    setattr(_run, "SERIAL_ROWS", 0)
     setattr(_run, "LONG_PIECE", 64)
     setattr(_run, "BYPASS_ROW", 0)
     setattr(_run, "FRESH_BYTES", 0)

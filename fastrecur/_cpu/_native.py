@@ -1,23 +1,35 @@
-"""Run kernels on threads that know nothing of Python: such as an OpenMP team's.
+"""Native code that runs kernels on threads: an OpenMP team's, or workers of our own that wait for more for a while.
 
-A kernel is a native function ``int32 f(result, exception, *arguments)`` whose arguments are all 64 bits wide. `worker`
-is what every thread of a team runs: of a table of kernels and their arguments it takes every n-th, n being the team's
-size.
+A kernel is a native function ``int32 f(result, exception, *arguments)`` whose arguments are all 64 bits wide. Of a
+`table` of kernels and their arguments, each of n threads takes every n-th. The functions below are few and small, so
+they are written in the compiler's own terms, which takes milliseconds, where a compiled Python function takes longer
+than what it saves.
+
+A worker waits busily, then by yielding its processor, and sleeps when nothing came: waking a sleeping thread takes
+as long as many a kernel. Its `mail` is three cache lines: its state, what to do, and whether that is done.
 """
 
+import ctypes
 import functools
+import sys
+import threading
 
 import numpy as np
-from llvmlite import ir
-from numba import cfunc, types
-from numba.extending import intrinsic
+from llvmlite import binding, ir
+from numba.core import cgutils
 
 MOST_ARGUMENTS = 32
 _ROW = 2 + MOST_ARGUMENTS  # a kernel's address, how many arguments it takes, and these
 _HEAD = 3  # the addresses of two functions, of a thread's number and of the team's size, and how many rows there are
 
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
+ASLEEP, AWAKE, POSTED = range(3)
+_STATE, _TABLE, _THREAD, _THREADS, _DONE = 0, 8, 9, 10, 16  # words of a mail, which has three lines of 8
+BUSY = 2000  # turns that a worker waits busily,
+PATIENT = 5000  # and turns after which it sleeps, the later ones yielding the processor: a millisecond or two
+
+_I32, _I64, _VOID = ir.IntType(32), ir.IntType(64), ir.VoidType()
 _places = {}
+_lock = threading.Lock()
 
 
 def register(call, compiled):
@@ -31,8 +43,8 @@ def is_native(calls):
     return all(call[0] in _places for call in calls)
 
 
-def table(calls, thread_number, team_size):
-    """Return what `worker` wants, as an array, for ``(kernel, *arguments)`` calls."""
+def table(calls, thread_number=0, team_size=0):
+    """Return calls, ``(kernel, *arguments)``, as an array that the functions below read."""
     rows = np.zeros(_HEAD + _ROW * len(calls), np.int64)
     rows[:_HEAD] = thread_number, team_size, len(calls)
     for k, (kernel, *arguments) in enumerate(calls):
@@ -43,65 +55,230 @@ def table(calls, thread_number, team_size):
     return rows
 
 
-def _peek_code(typingctx, address):
-    def codegen(context, builder, signature, args):
-        return builder.load(builder.inttoptr(args[0], _I64.as_pointer()), typ=_I64)
+class Functions:
+    """The native functions.
 
-    return types.int64(types.int64), codegen
+    ``team(table)`` is what each thread of an OpenMP team runs. ``post(mail, table, thread, threads)`` gives work to a
+    worker and returns whether it was awake; if not, wake it. ``serve(mail)`` is what a worker runs when it is woken.
+    ``lead(table, threads, mails, count)`` does the first thread's share and waits for the workers behind ``mails``.
+    """
 
-
-def _ask_code(typingctx, function):
-    def codegen(context, builder, signature, args):
-        kind = ir.FunctionType(_I32, [])
-        return builder.sext(builder.call(builder.inttoptr(args[0], kind.as_pointer()), []), _I64)
-
-    return types.int64(types.int64), codegen
-
-
-def _call_code(typingctx, row):
-    def codegen(context, builder, signature, args):
-        base = builder.inttoptr(args[0], _I64.as_pointer())
-
-        def word(k):
-            return builder.load(builder.gep(base, [ir.Constant(_I64, k)], source_etype=_I64), typ=_I64)
-
-        function, count = word(0), word(1)
-        # Room for the result, which is none, and for an exception, which kernels do not raise.
-        room = [builder.alloca(_I64), builder.alloca(_I64)]
-        done = builder.append_basic_block("done")
-        choice = builder.switch(count, done)
-        for n in range(1, MOST_ARGUMENTS + 1):
-            block = builder.append_basic_block(f"with_{n}")
-            choice.add_case(ir.Constant(_I64, n), block)
-            builder.position_at_end(block)
-            kind = ir.FunctionType(_I32, [room[0].type, room[1].type, *[_I64] * n])
-            builder.call(builder.inttoptr(function, kind.as_pointer()), [*room, *(word(2 + k) for k in range(n))])
-            builder.branch(done)
-        builder.position_at_end(done)
-        return context.get_dummy_value()
-
-    return types.none(types.int64), codegen
+    def __init__(self):
+        module = ir.Module(name="fastrecur")
+        module.triple = binding.get_process_triple()
+        work = _write_work(module)
+        _write_team(module, work)
+        _write_post(module)
+        _write_serve(module, work)
+        _write_lead(module, work)
+        parsed = binding.parse_assembly(str(module))
+        parsed.verify()
+        binding.initialize_native_target()
+        binding.initialize_native_asmprinter()
+        machine = binding.Target.from_triple(module.triple).create_target_machine(opt=2)
+        self._engine = binding.create_mcjit_compiler(parsed, machine)
+        self._engine.finalize_object()
+        self.team = self._engine.get_function_address("team")
+        number = ctypes.c_int64
+        self.post = ctypes.CFUNCTYPE(number, number, number, number, number)(self._engine.get_function_address("post"))
+        self.serve = ctypes.CFUNCTYPE(None, number)(self._engine.get_function_address("serve"))
+        self.lead = ctypes.CFUNCTYPE(None, number, number, number, number)(self._engine.get_function_address("lead"))
 
 
-_peek, _ask, _call = intrinsic(_peek_code), intrinsic(_ask_code), intrinsic(_call_code)
-
-
-def _work(at):
-    thread, threads, rows = _ask(_peek(at)), _ask(_peek(at + 8)), _peek(at + 16)
-    for k in range(thread, rows, threads):
-        _call(at + 8 * (_HEAD + _ROW * k))
+def functions():
+    """Return the native functions, made at the first call."""
+    with _lock:
+        return _functions()
 
 
 @functools.cache
-def worker():
-    """Return the address of the function that every thread of a team runs, of a table's address."""
-    signature = types.void(types.int64)
-    try:
-        function = cfunc(signature, cache=True)(_work)
-    except Exception:  # no place to cache: compile and go on
-        function = cfunc(signature)(_work)
-    _keep.append(function)
-    return function.address
+def _functions():
+    return Functions()
 
 
-_keep = []
+def after_fork():
+    """Make anew what another thread of the parent may have held."""
+    global _lock
+    _lock = threading.Lock()
+
+
+# ---- How they are written -------------------------------------------------------------------------------------------
+
+
+def _function(module, name, result, arguments):
+    function = ir.Function(module, ir.FunctionType(result, [_I64] * arguments), name)
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    return function, builder
+
+
+def _place(builder, base, word):
+    """Return the address of a word: of a number of it, or of one that is computed."""
+    offset = ir.Constant(_I64, 8 * word) if isinstance(word, int) else builder.mul(word, ir.Constant(_I64, 8))
+    return builder.inttoptr(builder.add(base, offset), _I64.as_pointer())
+
+
+def _read(builder, base, word):
+    return builder.load(_place(builder, base, word), typ=_I64)
+
+
+def _write(builder, base, word, value):
+    builder.store(value, _place(builder, base, word))
+
+
+def _look(builder, base, word):
+    return builder.load_atomic(_place(builder, base, word), "acquire", 8, typ=_I64)
+
+
+def _announce(builder, base, word, value):
+    builder.store_atomic(ir.Constant(_I64, value), _place(builder, base, word), "release", 8)
+
+
+def _swap(builder, base, word, old, new):
+    """Return whether a word was ``old`` and is now ``new``."""
+    old, new = ir.Constant(_I64, old), ir.Constant(_I64, new)
+    pair = builder.cmpxchg(_place(builder, base, word), old, new, "acq_rel", "acquire")
+    return builder.extract_value(pair, 1)
+
+
+@functools.cache
+def _yield_address():
+    """Return the address of the system's function that lets other threads have the processor."""
+    if sys.platform == "win32":
+        function = ctypes.WinDLL("kernel32").SwitchToThread
+    else:
+        function = ctypes.CDLL(None).sched_yield
+    return ctypes.cast(function, ctypes.c_void_p).value
+
+
+def _wait_a_turn(builder, turn):
+    """Wait: a moment, or from turn `BUSY` on until others have had the processor."""
+    yielding = builder.icmp_signed(">=", turn, ir.Constant(_I64, BUSY))
+    with builder.if_else(yielding) as (later, sooner):
+        with later:
+            kind = ir.FunctionType(_I32, [])
+            builder.call(builder.inttoptr(ir.Constant(_I64, _yield_address()), kind.as_pointer()), [])
+        with sooner:
+            if "x86" in binding.get_process_triple():
+                kind = ir.FunctionType(_VOID, [])
+                builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
+
+
+def _write_work(module):
+    """``work(table, thread, threads)``: do every n-th row of a table."""
+    function, builder = _function(module, "work", _VOID, 3)
+    table, thread, threads = function.args
+    # Room for a result, which is none, and for an exception, which kernels do not raise.
+    room = [builder.ptrtoint(builder.alloca(_I64), _I64) for _ in range(2)]
+    rows = _read(builder, table, 2)
+    counter = builder.alloca(_I64)
+    builder.store(thread, counter)
+    test, body, after, end = (function.append_basic_block(name) for name in ("test", "body", "after", "end"))
+    builder.branch(test)
+    builder.position_at_end(test)
+    k = builder.load(counter, typ=_I64)
+    builder.cbranch(builder.icmp_signed("<", k, rows), body, end)
+    builder.position_at_end(body)
+    offset = builder.mul(
+        builder.add(builder.mul(k, ir.Constant(_I64, _ROW)), ir.Constant(_I64, _HEAD)), ir.Constant(_I64, 8)
+    )
+    row = builder.add(table, offset)
+    kernel = _read(builder, row, 0)
+    choice = builder.switch(_read(builder, row, 1), after)
+    for n in range(1, MOST_ARGUMENTS + 1):
+        block = function.append_basic_block(f"with_{n}")
+        choice.add_case(ir.Constant(_I64, n), block)
+        builder.position_at_end(block)
+        kind = ir.FunctionType(_I32, [_I64] * (2 + n))
+        arguments = [_read(builder, row, 2 + i) for i in range(n)]
+        builder.call(builder.inttoptr(kernel, kind.as_pointer()), [*room, *arguments])
+        builder.branch(after)
+    builder.position_at_end(after)
+    builder.store(builder.add(k, threads), counter)
+    builder.branch(test)
+    builder.position_at_end(end)
+    builder.ret_void()
+    return function
+
+
+def _write_team(module, work):
+    function, builder = _function(module, "team", _VOID, 1)
+    (table,) = function.args
+    kind = ir.FunctionType(_I32, [])
+    thread, threads = (
+        builder.sext(builder.call(builder.inttoptr(_read(builder, table, k), kind.as_pointer()), []), _I64)
+        for k in range(2)
+    )
+    builder.call(work, [table, thread, threads])
+    builder.ret_void()
+
+
+def _write_post(module):
+    function, builder = _function(module, "post", _I64, 4)
+    mail, table, thread, threads = function.args
+    for word, value in ((_TABLE, table), (_THREAD, thread), (_THREADS, threads)):
+        _write(builder, mail, word, value)
+    _announce(builder, mail, _DONE, 0)
+    awake = _swap(builder, mail, _STATE, AWAKE, POSTED)
+    with builder.if_then(builder.not_(awake)):
+        _announce(builder, mail, _STATE, POSTED)
+    builder.ret(builder.zext(awake, _I64))
+
+
+def _write_serve(module, work):
+    function, builder = _function(module, "serve", _VOID, 1)
+    (mail,) = function.args
+    turn = builder.alloca(_I64)
+    builder.store(ir.Constant(_I64, 0), turn)
+    look, work_block, wait, sleep, end = (
+        function.append_basic_block(name) for name in ("look", "work", "wait", "sleep", "end")
+    )
+    builder.branch(look)
+    builder.position_at_end(look)
+    posted = builder.icmp_signed("==", _look(builder, mail, _STATE), ir.Constant(_I64, POSTED))
+    builder.cbranch(posted, work_block, wait)
+    builder.position_at_end(work_block)
+    builder.call(work, [_read(builder, mail, word) for word in (_TABLE, _THREAD, _THREADS)])
+    # Awake before done: who finds it done may post again.
+    _announce(builder, mail, _STATE, AWAKE)
+    _announce(builder, mail, _DONE, 1)
+    builder.store(ir.Constant(_I64, 0), turn)
+    builder.branch(look)
+    builder.position_at_end(wait)
+    now = builder.load(turn, typ=_I64)
+    builder.store(builder.add(now, ir.Constant(_I64, 1)), turn)
+    _wait_a_turn(builder, now)
+    builder.cbranch(builder.icmp_signed("<", now, ir.Constant(_I64, PATIENT)), look, sleep)
+    builder.position_at_end(sleep)
+    builder.cbranch(_swap(builder, mail, _STATE, AWAKE, ASLEEP), end, look)
+    builder.position_at_end(end)
+    builder.ret_void()
+
+
+def _write_lead(module, work):
+    function, builder = _function(module, "lead", _VOID, 4)
+    table, threads, mails, count = function.args
+    builder.call(work, [table, ir.Constant(_I64, 0), threads])
+    at, turn = builder.alloca(_I64), builder.alloca(_I64)
+    for slot in (at, turn):
+        builder.store(ir.Constant(_I64, 0), slot)
+    test, look, wait, following, end = (
+        function.append_basic_block(name) for name in ("test", "look", "wait", "following", "end")
+    )
+    builder.branch(test)
+    builder.position_at_end(test)
+    k = builder.load(at, typ=_I64)
+    builder.cbranch(builder.icmp_signed("<", k, count), look, end)
+    builder.position_at_end(look)
+    mail = _read(builder, mails, k)
+    done = builder.icmp_signed("==", _look(builder, mail, _DONE), ir.Constant(_I64, 1))
+    builder.cbranch(done, following, wait)
+    builder.position_at_end(wait)
+    now = builder.load(turn, typ=_I64)
+    builder.store(builder.add(now, ir.Constant(_I64, 1)), turn)
+    _wait_a_turn(builder, now)
+    builder.branch(look)
+    builder.position_at_end(following)
+    builder.store(builder.add(k, ir.Constant(_I64, 1)), at)
+    builder.branch(test)
+    builder.position_at_end(end)
+    builder.ret_void()

@@ -58,4 +58,4 @@ def _run(calls, threads=None):
         return
     parallel, *questions = openmp
     table = _native.table(calls, *questions)
-    parallel(_native.worker(), address(table), n, 0)
+    parallel(_native.functions().team, address(table), n, 0)
