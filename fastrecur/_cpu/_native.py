@@ -11,7 +11,6 @@ as long as many a kernel. Its `mail` is three cache lines: its state, what to do
 
 import ctypes
 import functools
-import sys
 import threading
 
 import numpy as np
@@ -24,8 +23,10 @@ _HEAD = 3  # the addresses of two functions, of a thread's number and of the tea
 
 ASLEEP, AWAKE, POSTED = range(3)
 _STATE, _TABLE, _THREAD, _THREADS, _DONE = 0, 8, 9, 10, 16  # words of a mail, which has three lines of 8
-BUSY = 2000  # turns that a worker waits busily,
-PATIENT = 5000  # and turns after which it sleeps, the later ones yielding the processor: a millisecond or two
+# Who waits does so busily for some turns, then yields the processor at each turn. After that, a worker sleeps (after
+# about a millisecond in all), and who waits for a worker naps between turns: others may need the processors.
+BUSY, PATIENT = 2000, 3500
+NAP = 50  # microseconds
 
 _I32, _I64, _VOID = ir.IntType(32), ir.IntType(64), ir.VoidType()
 _places = {}
@@ -34,6 +35,8 @@ _lock = threading.Lock()
 
 def register(call, compiled):
     """Remember the native function behind what `_compile.kernel` returns."""
+    if len(compiled.signature.args) > MOST_ARGUMENTS:
+        return
     name = compiled.fndesc.llvm_func_name
     _places[call] = compiled.library.get_pointer_to_function(name), compiled.library
 
@@ -141,22 +144,33 @@ def _swap(builder, base, word, old, new):
 
 
 @functools.cache
-def _yield_address():
-    """Return the address of the system's function that lets other threads have the processor."""
-    if sys.platform == "win32":
-        function = ctypes.WinDLL("kernel32").SwitchToThread
-    else:
-        function = ctypes.CDLL(None).sched_yield
-    return ctypes.cast(function, ctypes.c_void_p).value
+def _system(name):
+    """Return the address of a function of the C library; None if there is none."""
+    try:
+        return ctypes.cast(getattr(ctypes.CDLL(None), name), ctypes.c_void_p).value
+    except (AttributeError, OSError, TypeError):
+        return None
+
+
+def _ask_system(builder, name, *numbers):
+    if (address := _system(name)) is not None:
+        kind = ir.FunctionType(_I32, [_I32] * len(numbers))
+        arguments = [ir.Constant(_I32, number) for number in numbers]
+        builder.call(builder.inttoptr(ir.Constant(_I64, address), kind.as_pointer()), arguments)
 
 
 def _wait_a_turn(builder, turn):
-    """Wait: a moment, or from turn `BUSY` on until others have had the processor."""
-    yielding = builder.icmp_signed(">=", turn, ir.Constant(_I64, BUSY))
-    with builder.if_else(yielding) as (later, sooner):
-        with later:
-            kind = ir.FunctionType(_I32, [])
-            builder.call(builder.inttoptr(ir.Constant(_I64, _yield_address()), kind.as_pointer()), [])
+    """Wait: for a moment, until others have had the processor, or for a nap."""
+
+    def is_from(first):
+        return builder.icmp_signed(">=", turn, ir.Constant(_I64, first))
+
+    with builder.if_else(is_from(BUSY)) as (later, sooner):
+        with later, builder.if_else(is_from(PATIENT)) as (latest, late):
+            with latest:
+                _ask_system(builder, "usleep", NAP)
+            with late:
+                _ask_system(builder, "sched_yield")
         with sooner:
             if "x86" in binding.get_process_triple():
                 kind = ir.FunctionType(_VOID, [])
