@@ -135,7 +135,7 @@ def digest():
     """Return a name for the sources that kernels are made of, and for what compiles them."""
     here = pathlib.Path(__file__).parent
     text = hashlib.sha256(str(FORMAT).encode())
-    for path in sorted([*here.glob("*.py"), here.parent / "_steps.py"]):
+    for path in sorted([*here.glob("*.py"), here.parent / "_pooling.py", here.parent / "_steps.py"]):
         text.update(path.read_bytes())
     for package in ("numba", "numba-cuda", "cuda-core", "nvidia-nvvm", "nvidia-nvjitlink"):
         try:
