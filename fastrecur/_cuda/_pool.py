@@ -40,7 +40,7 @@ def row_of(rows, t):
 
 def forward(cuda, zero, size, ahead, gated, packed, raws):
     """Return the kernel that pools; ``states`` may be null."""
-    raw, keep_raw = raws["product"], raws["keep"]
+    raw, keep_raw, kind = raws["product"], raws["keep"], type(zero)
 
     def kernel(
         product, keep, h, states, carry, rows, lengths, steps, reverse, lanes, inners, product_time, keep_time, h_time,
@@ -63,6 +63,7 @@ def forward(cuda, zero, size, ahead, gated, packed, raws):
         places = cuda.local.array(ahead, np.int64)
         candidates, gates = cuda.local.array(ahead, raw), cuda.local.array(ahead, raw)
         outs, keeps = cuda.local.array(ahead, raw), cuda.local.array(ahead, keep_raw)
+        results = cuda.local.array(ahead, kind)
         state = load(carry, lane * size, zero)
         while t < end:
             low, high, here = narrow(start - t), narrow(stop - t), narrow(end - t)
@@ -83,13 +84,15 @@ def forward(cuda, zero, size, ahead, gated, packed, raws):
                 valid = u >= low and u < high
                 z, f = unpack(product, candidates[u], zero), unpack(product, gates[u], zero)
                 state = select(valid, pool(state, z, f, unpack(keep, keeps[u], zero)), state)
-                out = state
+                results[u] = select(valid, state, zero)
+                if saves and u < here:
+                    store(states_here, places[u] * states_time, results[u])
+            # A loop of its own: the compiler unrolls no body with three activations in float64.
+            for u in range(ahead):
                 if gated:
-                    out = put_out(state, unpack(product, outs[u], zero))
+                    results[u] = put_out(results[u], unpack(product, outs[u], zero))
                 if u < here:
-                    if saves:
-                        store(states_here, places[u] * states_time, select(valid, state, zero))
-                    store(h_here, places[u] * h_time, select(valid, out, zero))
+                    store(h_here, places[u] * h_time, results[u])
             t += ahead
         store(carry, lane * size, state)
 

@@ -16,7 +16,7 @@ def plan(name, operands, steps, batch, width, reverse, gated, packed):
         Of the kernel.
     operands : tuple
         For each operand its name, its dtype, or None for a number that is passed by value, and its strides in bytes, of
-        a step and of a sequence; `carry` is dense, and `rows` of int64.
+        a step and of a sequence; ``carry`` is dense, and ``rows`` of int64.
     steps, batch, width : int
         The most steps, the sequences, and the lanes of each.
     reverse, gated, packed : bool
@@ -26,8 +26,11 @@ def plan(name, operands, steps, batch, width, reverse, gated, packed):
     _plan._check_size(lanes, steps)
     product = dict((label, dtype) for label, dtype, _ in operands)["product"]
     carry = "f8" if element(product) == "f8" else "f4"
-    elements = {"carry": carry, "rows": "i8", "lengths": "i8"}
-    values, offsets = dict(steps=steps, reverse=int(reverse), lanes=lanes, inners=width, lengths_lane=(0, 0, 0)), {}
+    # What may be left out is a null address.
+    elements = {"carry": carry, "rows": "i8", "lengths": "i8", "states": element(product)}
+    values = dict(steps=steps, reverse=int(reverse), lanes=lanes, inners=width, states_time=0)
+    values |= {"states_lane": (0, 0, 0), "lengths_lane": (0, 0, 0)}
+    offsets = {}
     for label, dtype, (step, sequence) in operands:
         itemsize = 0 if dtype is None else dtype.itemsize
         elements[label] = "number" if dtype is None else element(dtype)
