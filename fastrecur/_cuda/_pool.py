@@ -1,4 +1,4 @@
-"""Kernels of the QRNN's pooling: a thread for each lane of each sequence, as in `_lanes`; the arithmetic is `_pooling`'s.
+"""Kernels of the QRNN's pooling: a thread for each lane, as in `_lanes`; the arithmetic is `_pooling`'s.
 
 A lane's candidates, forget gates and output gates stand ``product_lane[0]`` bytes apart. Step t of the direction of
 travel is in row t, or in ``rows[t]`` where sequences are packed: there a lane is walked from its first valid step to

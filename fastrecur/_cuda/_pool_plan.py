@@ -46,4 +46,4 @@ def plan(name, operands, steps, batch, width, reverse, gated, packed):
         name, "", carry, tuple(sorted(options.items())), tuple(sorted(elements.items())), "i8",
         _plan._grid(lanes, per_block, 1), per_block, values,
     )  # fmt: skip
-    return _plan.DevicePlan(None, carry, (), None, (launch,), {}, (offsets,))
+    return _plan.DevicePlan(None, carry, (), _plan.Choice(_plan.LANES, 1), (launch,), {}, (offsets,))

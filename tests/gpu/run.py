@@ -59,6 +59,36 @@ def correctness(library):
     return wrong
 
 
+def pooling_correctness(library):
+    """Compare a QRNN's pooling, and its gradient, with the same on the CPU; return what was off."""
+    import torch
+
+    from fastrecur.torch import _pooling
+
+    wrong, steps, batch, width = [], 67, 5, 300
+    sizes = torch.arange(steps, 0, -1).clamp(max=batch)
+    for dtype, gated, reverse, masked, packed in itertools.product(
+        (torch.float32, torch.float64, torch.float16, torch.bfloat16), *[(False, True)] * 4
+    ):
+        rows = (int(sizes.sum()),) if packed else (steps, batch)
+        product, c0 = torch.randn(*rows, (2 + gated) * width).to(dtype), torch.randn(batch, width).to(dtype)
+        keep = torch.randint(2, (*rows, width)).to(dtype) if masked else 0.9
+        results = []
+        for device in ("cpu", "cuda"):
+            library.poison(product.numel())
+            p, c = (v.detach().to(device).requires_grad_() for v in (product, c0))
+            options = {"keep": keep.to(device) if masked else keep, "output_gate": gated, "reverse": reverse}
+            h, last = _pooling.pool_packed(p, sizes, c, **options) if packed else _pooling.pool(p, c, **options)
+            grads = torch.autograd.grad(h.float().square().sum() + last.float().square().sum(), (p, c))
+            results.append([v.detach().cpu() for v in (h, last, *grads)])
+        try:
+            torch.testing.assert_close(*results[::-1])
+        except AssertionError as error:
+            wrong.append(f"pooling {dtype} gated {gated} reverse {reverse} masked {masked} packed {packed}: {error}")
+            print("WRONG", wrong[-1])
+    return wrong
+
+
 class Report:
     """What was predicted and what was measured, line by line."""
 
@@ -246,6 +276,8 @@ def main():
     print(f"\n{lib.card}\n")
     for each in libraries:
         wrong += correctness(each)
+        if each.name == "torch":
+            wrong += pooling_correctness(each)
     report = Report(lib.card)
     report.rows.append(dict(what="0 correctness", wrong=wrong))
     if not wrong and hasattr(lib, "microseconds"):
