@@ -1,5 +1,8 @@
 """The forget-mult recurrence as one fast, exact, differentiable primitive for any array."""
 
+from importlib import import_module as _import_module
+from typing import Any as _Any
+
 import numba as _numba  # noqa: F401  # the first call needs it: better to wait for it here
 
 from . import reference
@@ -20,7 +23,9 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> str:
+def __getattr__(name: str) -> _Any:
+    if name == "smoothing":
+        return _import_module(".smoothing", __name__)
     # Looked up when asked for: reading a package's metadata takes as long as a third of the import.
     if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version

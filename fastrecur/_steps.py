@@ -147,9 +147,13 @@ def weigh(weight, gate, seen, adjust, timed, ignore_na):
 
 
 def approach(mean, share, kept, x):
-    """Return the mean after a sample, from the nearer end: a constant series stays constant."""
-    difference = x - mean
-    return select(share < constant(0.5, share), fma(share, difference, mean), fma(-kept, difference, x))
+    """Return the mean after a sample, from the nearer end: a constant series stays constant.
+
+    The difference is halved and its factor doubled, as in `forget_same`: it cannot overflow.
+    """
+    half = constant(0.5, share)
+    half_difference = fma(-half, mean, half * x)
+    return select(share < half, fma(share + share, half_difference, mean), fma(-(kept + kept), half_difference, x))
 
 
 def covary(covariance, room, share, kept, x, y):
@@ -159,3 +163,14 @@ def covary(covariance, room, share, kept, x, y):
     is divided by to be unbiased.
     """
     return kept * fma(share * x, y, covariance), kept * fma(kept, room, share + share)
+
+
+# ---- Advantages -----------------------------------------------------------------------------------------------------
+
+
+def advantage(later, reward, value, successor, ends, cut, gamma, decay):
+    """Return the advantage at a step from that of the step after it; ``ends`` and ``cut`` are 0 or 1."""
+    zero = constant(0.0, later)
+    successor = select(zero < ends, zero, successor)
+    later = select(zero < ends + cut, zero, later)
+    return fma(decay, later, fma(gamma, successor, reward - value))

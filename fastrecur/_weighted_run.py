@@ -46,7 +46,8 @@ def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods,
         states[[WEIGHT, COUNT, MEAN]] = state
     if lanes == 0 or steps == 0:
         return h, states[[WEIGHT, COUNT, MEAN]]
-    rule = " ".join([kind, *["ignore_na"] * ignore_na, *["sum"] * (statistic == SUM)])
+    traits = {"ignore_na": ignore_na, "sum": statistic == SUM, "variance": y is x}
+    rule = " ".join([kind, *(trait for trait, holds in traits.items() if holds)])
     # Time first, then the lanes, outermost in memory first.
     order = sorted(lane_axes, key=lambda k: (-abs(h.strides[k]), k))
     operands = [None if v is None else np.broadcast_to(v, shape).transpose(axis, *order) for v in (x, y, gate)]
@@ -133,12 +134,15 @@ def _run_series(rule, operands, steps, flags, before):
     options = length, *flags, False
     states = _pad(np.zeros((PLANES, SEGMENTS)))
     states[DECAY] = 1
-    states[ORIGIN:] = before[ORIGIN:, np.newaxis]
+    states[[ORIGIN, ORIGIN_Y]] = before[[ORIGIN, ORIGIN_Y], np.newaxis]
     adjust = "adjust" in rule
     if not adjust:
         _set_starts(rule, states, operands, edges, length, before)
     starts = states.T.tolist()
-    _walk(rule + " summarise", segments, length, SEGMENTS, options, states)
+    summed = None
+    if adjust and operands[1] is None and "sum" not in rule:
+        summed = _summed(rule, segments, edges, length, options, states.copy())
+    states = _walk(rule + " summarise", segments, length, SEGMENTS, options, states) if summed is None else summed
     firsts, now = [], before.tolist()
     for start, end in zip(starts, states.T.tolist(), strict=True):
         firsts.append(now)
@@ -152,42 +156,50 @@ def _run_series(rule, operands, steps, flags, before):
     return last[:, 0]
 
 
+def _summed(rule, segments, edges, length, options, states):
+    """Return the segments' means by their sums, which need no division at each step; None if one overflows.
+
+    Of deviations from a value of the segment, so that a constant series stays constant.
+    """
+    firsts = segments[0][0][edges]
+    states[ORIGIN] = np.where(np.isfinite(firsts), firsts, 0)
+    _walk(rule + " sum summarise", segments, length, SEGMENTS, options, states)
+    if not np.isfinite(states[MEAN]).all():
+        return None
+    states[MEAN] = states[ORIGIN] + states[MEAN] / np.where(states[WEIGHT] > 0, states[WEIGHT], 1)
+    return states
+
+
 def merged(a, b, is_sum):
     """Return the state after two parts of the data whose weights add up; ``b``'s DECAY is that of all of its steps."""
-    if not b[COUNT]:
-        return [b[DECAY] * a[WEIGHT], a[COUNT], a[DECAY] * b[DECAY], a[MEAN] * (b[DECAY] if is_sum else 1), *a[MEAN_Y:]]
+    now = a.copy()
     before = b[DECAY] * a[WEIGHT]
-    weight = before + b[WEIGHT]
-    kept, share = before / weight, b[WEIGHT] / weight
-    now = [weight, a[COUNT] + b[COUNT], a[DECAY] * b[DECAY], 0.0, 0.0, 0.0, 0.0, *a[ORIGIN:]]
+    now[WEIGHT], now[COUNT], now[DECAY] = before + b[WEIGHT], a[COUNT] + b[COUNT], a[DECAY] * b[DECAY]
     if is_sum:
         now[MEAN] = b[DECAY] * a[MEAN] + b[MEAN]
-        return now
-    x, y = b[MEAN] - a[MEAN], b[MEAN_Y] - a[MEAN_Y]
-    for plane, difference in ((MEAN, x), (MEAN_Y, y)):
-        now[plane] = a[plane] + share * difference if share < 0.5 else b[plane] - kept * difference
-    now[COVARIANCE] = kept * a[COVARIANCE] + share * (b[COVARIANCE] + kept * x * y)
-    now[ROOM] = kept * kept * a[ROOM] + share * (share * b[ROOM] + 2 * kept)
+    elif b[COUNT]:
+        kept, share = before / now[WEIGHT], b[WEIGHT] / now[WEIGHT]
+        x, y = b[MEAN] - a[MEAN], b[MEAN_Y] - a[MEAN_Y]
+        for plane, difference in ((MEAN, x), (MEAN_Y, y)):
+            now[plane] = a[plane] + share * difference if share < 0.5 else b[plane] - kept * difference
+        now[COVARIANCE] = kept * a[COVARIANCE] + share * (b[COVARIANCE] + kept * x * y)
+        now[ROOM] = kept * kept * a[ROOM] + share * (share * b[ROOM] + 2 * kept)
     return now
 
 
 def _moved(now, start, end):
     """Return the state after a segment that was walked from ``start`` to ``end`` when it begins with ``now``."""
-    if not end[COUNT]:
-        return [end[WEIGHT], *now[COUNT:]]
-    left = end[DECAY]  # what is left of the state before
-    x, y = now[MEAN] - start[MEAN], now[MEAN_Y] - start[MEAN_Y]
-    turn = x * (start[MEAN_Y] - end[MEAN_Y]) + y * (start[MEAN] - end[MEAN]) + (1 - left) * x * y
-    return [
-        end[WEIGHT],
-        now[COUNT] + end[COUNT],
-        left,
-        end[MEAN] + left * x,
-        end[MEAN_Y] + left * y,
-        end[COVARIANCE] + left * (now[COVARIANCE] + turn),
-        end[ROOM] + left * left * now[ROOM],
-        *now[ORIGIN:],
-    ]
+    after = now.copy()
+    after[WEIGHT] = end[WEIGHT]
+    if end[COUNT]:
+        left = end[DECAY]  # what is left of the state before
+        x, y = now[MEAN] - start[MEAN], now[MEAN_Y] - start[MEAN_Y]
+        turn = x * (start[MEAN_Y] - end[MEAN_Y]) + y * (start[MEAN] - end[MEAN]) + (1 - left) * x * y
+        after[COUNT] += end[COUNT]
+        after[MEAN], after[MEAN_Y] = end[MEAN] + left * x, end[MEAN_Y] + left * y
+        after[COVARIANCE] = end[COVARIANCE] + left * (now[COVARIANCE] + turn)
+        after[ROOM] = end[ROOM] + left * left * now[ROOM]
+    return after
 
 
 def _set_starts(rule, states, operands, edges, length, before):

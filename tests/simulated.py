@@ -9,8 +9,9 @@ import numpy as np
 import simulator
 import tensors
 import torch
-from compare import check_forward, check_vjp
+from compare import assert_same_bits, check_forward, check_vjp
 
+import fastrecur
 from fastrecur._cuda import _call, _kernels, _launch, _plan
 from fastrecur.torch import _pooling
 
@@ -98,7 +99,16 @@ def main():
         check_forward("forget_mult", 0.25, x, axis=1)
         check_vjp("forget_mult", 0.25, x, rng=rng, axis=1, state=False)
 
+    def closed_gates(shape, axis):
+        """They keep the state, bit for bit."""
+        f, x = rng.choice([0, 0, 0, 0.25], shape).astype(np.float32), rng.standard_normal(shape).astype(np.float32)
+        h0 = rng.standard_normal(np.delete(shape, axis)).astype(np.float32)
+        h = fastrecur.forget_mult(f, x, h0, axis=axis)
+        before = np.concatenate([np.expand_dims(h0, axis), h.take(range(shape[axis] - 1), axis)], axis)
+        assert_same_bits(h[f == 0], before[f == 0])
+
     integers(9)
+    closed_gates((9, 40), 1)
     for k, (name, reverse, dtype) in enumerate(itertools.product(RECURRENCES, [False, True], FLOATS)):
         # One step and one lane past a batch, a warp, or what a group of threads takes.
         check(name, (17, 33), dtype, 0, reverse)
@@ -150,6 +160,10 @@ def main():
             small = np.full(shape, 1e-20, np.float32)
             check_vjp("linear_recurrence", small, 0.5, rng=rng, axis=axis, arrange=with_an_infinity, state=False)
     integers(530)
+    closed_gates((48, 4), 0)
+    closed_gates((3, 600), 1)
+    cut(64)
+    check("linear_recurrence", (270, 2), np.float64, 0, False)
     launched |= pooling(driver)
     assert launched == set(_kernels.MAKERS), set(_kernels.MAKERS) - launched
     print("done")

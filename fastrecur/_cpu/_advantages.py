@@ -1,19 +1,49 @@
 """The kernel of generalised advantage estimation: one walk against time, where the formula would be eight passes."""
 
+from numba import njit
 
-def walk(rewards, values, next_values, terminated, truncated, out, state, gamma, decay, first, last, low, high):
-    """Walk lanes ``low`` to ``high`` of the blocks ``first`` to ``last``; arrays are ``(outer, time, inner)``.
+from .. import _steps
+from .._steps import constant
+from ._memory import HELPER, INLINE, broadcast, itemsize, load, load_int, load_vector, shift, store, store_vector, width
 
-    ``values`` are of the states before the steps, ``next_values`` of those after. ``state`` is as wide as a row.
+advantage = njit(**INLINE)(_steps.advantage)
+
+
+@njit(**HELPER)
+def at(pointer, element):
+    return shift(pointer, element * itemsize(pointer))
+
+
+def walk(rule, rewards, values, successors, ends, cuts, h, carry, h0, geometry, first, last, low, high):
+    """Walk lanes ``low`` to ``high`` of blocks ``(time, lanes)`` in C order, from ``first`` to ``last``.
+
+    ``carry`` is as long as a row; ``h0`` holds the discount, and what an advantage is multiplied by before the next.
     """
+    steps, lanes = load_int(geometry, 0), load_int(geometry, 1)
+    gamma, decay = load(h0, 0, carry), load(h0, 1, carry)
+    many_gamma, many_decay = broadcast(gamma), broadcast(decay)
+    whole = (high - low) // width(carry) * width(carry)
     for block in range(first, last):
-        state[low:high] = 0
-        for ago in range(rewards.shape[1]):
-            t = rewards.shape[1] - 1 - ago
-            for j in range(low, high):
-                ends = terminated[block, t, j]
-                successor = 0.0 if ends else next_values[block, t, j]
-                later = 0.0 if ends or truncated[block, t, j] else state[j]
-                error = rewards[block, t, j] + gamma * successor - values[block, t, j]
-                state[j] = error + decay * later
-                out[block, t, j] = state[j]
+        for j in range(high - low):
+            store(carry, low + j, constant(0.0, gamma))
+        for ago in range(steps):
+            place = (block * steps + steps - 1 - ago) * lanes + low
+            r, v, s, e, c, to = (
+                at(rewards, place), at(values, place), at(successors, place), at(ends, place), at(cuts, place),
+                at(h, place),
+            )  # fmt: skip
+            for j in range(0, whole, width(carry)):
+                new = advantage(
+                    load_vector(carry, low + j, carry), load_vector(r, j, carry), load_vector(v, j, carry),
+                    load_vector(s, j, carry), load_vector(e, j, carry), load_vector(c, j, carry), many_gamma,
+                    many_decay,
+                )  # fmt: skip
+                store_vector(carry, low + j, new)
+                store_vector(to, j, new)
+            for j in range(whole, high - low):
+                new = advantage(
+                    load(carry, low + j, carry), load(r, j, carry), load(v, j, carry), load(s, j, carry),
+                    load(e, j, carry), load(c, j, carry), gamma, decay,
+                )  # fmt: skip
+                store(carry, low + j, new)
+                store(to, j, new)

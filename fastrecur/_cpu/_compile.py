@@ -11,7 +11,7 @@ import pathlib
 from types import FunctionType
 
 import numpy as np
-from numba import njit, typeof, types
+from numba import njit, types
 
 from . import _native
 from ._memory import INTERPRETED, Address, Pointer, Rule
@@ -72,23 +72,6 @@ def _dispatcher(function, cache):
         function = FunctionType(function.__code__, function.__globals__, name)
         function.__qualname__ = name
     return njit(nogil=True, cache=cache, no_cfunc_wrapper=True)(function)
-
-
-def array_kernel(function, arguments):
-    """Return a kernel that takes NumPy arrays and numbers, compiled for these."""
-    return function if INTERPRETED else _array_kernel(function, tuple(map(typeof, arguments)))
-
-
-@functools.cache
-def _array_kernel(function, signature):
-    for cache in (True, False):
-        try:
-            dispatcher = _dispatcher(function, cache)
-            dispatcher.compile(signature)
-            return dispatcher
-        except Exception:  # no place to cache, as above
-            if not cache:
-                raise
 
 
 def _entry_point(dispatcher, signature):

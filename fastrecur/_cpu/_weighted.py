@@ -4,7 +4,8 @@ As in `_tiles`, a tile of lanes is brought into a buffer, walked, and put back; 
 `_steps`. Where lanes are neighbours, all of them go a tile's steps before the next (``chunk``), so that memory is
 walked from one end to the other. A long series is cut into segments, which are lanes then: see `_weighted_run`.
 
-As long as no sample of a tile is missing and its lanes have one weight, that is a number; else a vector.
+Where a tile's lanes have one weight, it is walked as if no sample were missing, with a number for it; if one was, it is
+walked again, with a weight for each lane.
 
 ``carry`` holds the lanes' states, one row of numbers for each of `PLANES`. ``geometry`` holds `GEOMETRY`, then for each
 operand where each lane begins, in bytes. A rule names the traits below that hold.
@@ -32,7 +33,7 @@ from ._memory import (
     stream_vector,
     width,
 )
-from ._tiles import are_spaced, bring, put, row_bytes
+from ._tiles import are_spaced, bring, put, row_bytes, steps_to_line
 
 GEOMETRY = (
     "steps", "chunk", "lanes", "padded", "x_time", "y_time", "h_time", "gate_time", "min_periods", "bias", "bypass",
@@ -40,9 +41,9 @@ GEOMETRY = (
 HEAD = len(GEOMETRY)
 # The rows of ``carry``. DECAY: what a segment multiplies the state before it by.
 # Means of what covaries are deviations from the ORIGIN, a value of the series: data far from 0 lose nothing.
-WEIGHT, COUNT, DECAY, MEAN, MEAN_Y, COVARIANCE, ROOM, ORIGIN, ORIGIN_Y = range(9)
+WEIGHT, COUNT, DECAY, MEAN, ORIGIN, ORIGIN_Y, MEAN_Y, COVARIANCE, ROOM = range(9)
 PLANES = 9
-AVERAGE_PLANES = MEAN + 1
+AVERAGE_PLANES = ORIGIN + 1
 STATE = 16 * PLANES
 STEPS = 32
 TILE = 16 * STEPS
@@ -68,6 +69,7 @@ def _trait(word):
 
 
 adjust, timed, ignore_na, is_sum = map(_trait, ("adjust", "timed", "ignore_na", "sum"))
+variance = _trait("variance")  # both series are one
 summarise = _trait("summarise")  # nothing is written: only what becomes of the states is asked
 
 
@@ -91,48 +93,74 @@ def put_results(h, offsets, time, rows, steps, lanes, bypass):
         for k in range(steps):
             stream_vector(shift(base, k * time), 0, load_vector(shift(rows, k * row_bytes(rows)), 0, rows))
     else:
-        put(h, offsets, time, rows, steps, lanes, STEPS, False)
+        put(h, offsets, time, rows, steps, lanes, STEPS, bypass and steps_to_line(h, offsets, time, rows) == 0)
 
 
 @njit(**HELPER)
-def is_level(weight, shared):
-    """Return whether all lanes have one weight now, and the same gates: a number will do."""
-    return shared and everywhere(load_vector(weight, 0, weight) == broadcast(load(weight, 0, weight)))
+def is_level(state, plane, shared, least):
+    """Return whether all lanes have one weight now, the same gates, and as many samples as a result needs."""
+    weight, count = (
+        load_vector(shift(state, WEIGHT * plane), 0, state),
+        load_vector(shift(state, COUNT * plane), 0, state),
+    )
+    enough = broadcast(constant(float(least) - 0.5, load(state, 0, state)))
+    return shared and everywhere(weight == broadcast(load(state, WEIGHT * 16, state))) and everywhere(enough < count)
+
+
+@njit(**HELPER)
+def walk_level_average(rule, x_rows, gate_rows, gate_row, h_rows, state, plane, steps):
+    """Walk as if no sample were missing; return whether that was so: if not, nothing but ``h_rows`` has changed.
+
+    What is missing makes the mean NaN, and it stays so.
+    """
+    number = load(state, WEIGHT * 16, state)
+    mean, product = (
+        load_vector(shift(state, MEAN * plane), 0, state),
+        load_vector(shift(state, DECAY * plane), 0, state),
+    )
+    origin = load_vector(shift(state, ORIGIN * plane), 0, state)
+    one = constant(1.0, mean)
+    for k in range(steps):
+        x = load_vector(shift(x_rows, k * row_bytes(x_rows)), 0, state)
+        if summarise(rule):
+            x = x - origin
+        gate = load(shift(gate_rows, k * gate_row), 0, state)
+        share, kept, number, decay = weigh(number, gate, True, adjust(rule), timed(rule), ignore_na(rule))
+        if is_sum(rule):
+            mean = broadcast(decay) * mean + x
+        else:
+            mean = approach(mean, broadcast(share), broadcast(kept), x)
+        if summarise(rule):
+            product = product * broadcast(decay if adjust(rule) else kept)
+        store_vector(shift(h_rows, k * row_bytes(h_rows)), 0, mean)
+    if not everywhere(is_seen(mean)):
+        return False
+    count = load_vector(shift(state, COUNT * plane), 0, state) + broadcast(constant(float(steps), number))
+    store_vector(shift(state, WEIGHT * plane), 0, broadcast(number) * one)
+    store_vector(shift(state, MEAN * plane), 0, mean)
+    store_vector(shift(state, COUNT * plane), 0, count)
+    store_vector(shift(state, DECAY * plane), 0, product)
+    return True
 
 
 @njit(**HELPER)
 def walk_average(rule, x_rows, gate_rows, gate_row, shared, h_rows, state, steps, least):
     """Advance the means, or sums, of a tile's lanes."""
     plane = width(state) * itemsize(state)
+    if is_level(state, plane, shared, least):
+        if walk_level_average(rule, x_rows, gate_rows, gate_row, h_rows, state, plane, steps):
+            return
     mean, count = load_vector(shift(state, MEAN * plane), 0, state), load_vector(shift(state, COUNT * plane), 0, state)
+    weight = load_vector(shift(state, WEIGHT * plane), 0, state)
     product = load_vector(shift(state, DECAY * plane), 0, state)
+    origin = load_vector(shift(state, ORIGIN * plane), 0, state)
     zero = constant(0.0, mean)
     one, nan = constant(1.0, zero), constant(NAN, zero)
     enough = broadcast(constant(float(least), load(state, 0, state)))
-    k = 0
-    level = is_level(shift(state, WEIGHT * plane), shared)
-    number = load(shift(state, WEIGHT * plane), 0, state)
-    while level and k < steps:
+    for k in range(steps):
         x = load_vector(shift(x_rows, k * row_bytes(x_rows)), 0, state)
-        if everywhere(is_seen(x)):
-            gate = load(shift(gate_rows, k * gate_row), 0, state)
-            share, kept, number, decay = weigh(number, gate, True, adjust(rule), timed(rule), ignore_na(rule))
-            if is_sum(rule):
-                mean = broadcast(decay) * mean + x
-            else:
-                mean = approach(mean, broadcast(share), broadcast(kept), x)
-            if summarise(rule):
-                product = product * broadcast(decay if adjust(rule) else kept)
-            count = count + one
-            store_vector(shift(h_rows, k * row_bytes(h_rows)), 0, select(count < enough, nan, mean))
-            k += 1
-        else:
-            level = False
-    weight = load_vector(shift(state, WEIGHT * plane), 0, state)
-    if k > 0:
-        weight = broadcast(number)
-    while k < steps:
-        x = load_vector(shift(x_rows, k * row_bytes(x_rows)), 0, state)
+        if summarise(rule):
+            x = x - origin
         gates = load_vector(shift(gate_rows, k * gate_row), 0, state)
         seen = is_seen(x)
         shares, rest, weight, decays = weigh(weight, gates, seen, adjust(rule), timed(rule), ignore_na(rule))
@@ -144,7 +172,6 @@ def walk_average(rule, x_rows, gate_rows, gate_row, shared, h_rows, state, steps
             product = product * (decays if adjust(rule) else select(seen, rest, one))
         count = count + select(seen, one, zero)
         store_vector(shift(h_rows, k * row_bytes(h_rows)), 0, select(count < enough, nan, mean))
-        k += 1
     store_vector(shift(state, WEIGHT * plane), 0, weight)
     store_vector(shift(state, MEAN * plane), 0, mean)
     store_vector(shift(state, COUNT * plane), 0, count)
@@ -175,19 +202,19 @@ def walk_covariance(rule, x_rows, y_rows, gate_rows, gate_row, h_rows, state, st
     enough = broadcast(constant(float(least), load(state, 0, state)))
     for k in range(steps):
         x = load_vector(shift(x_rows, k * row_bytes(x_rows)), 0, state) - origin_x
-        y = load_vector(shift(y_rows, k * row_bytes(y_rows)), 0, state) - origin_y
+        y = x if variance(rule) else load_vector(shift(y_rows, k * row_bytes(y_rows)), 0, state) - origin_y
         gate = load_vector(shift(gate_rows, k * gate_row), 0, state)
-        seen = is_seen(x + y)
+        seen = is_seen(x) if variance(rule) else is_seen(x + y)
         share, kept, weight, decay = weigh(weight, gate, seen, adjust(rule), timed(rule), ignore_na(rule))
         moved, roomier = covary(covariance, room, share, kept, x - mean_x, y - mean_y)
         covariance, room = select(seen, moved, covariance), select(seen, roomier, room)
         mean_x = select(seen, approach(mean_x, share, kept, x), mean_x)
-        mean_y = select(seen, approach(mean_y, share, kept, y), mean_y)
+        mean_y = mean_x if variance(rule) else select(seen, approach(mean_y, share, kept, y), mean_y)
         if summarise(rule):
             product = product * (decay if adjust(rule) else select(seen, kept, one))
         count = count + select(seen, one, zero)
         result = covariance
-        if not bias:
+        if not bias and not summarise(rule):
             result = select(zero < room, covariance / room, nan)
         store_vector(shift(h_rows, k * row_bytes(h_rows)), 0, select(count < enough, nan, result))
     store_vector(shift(state, WEIGHT * plane), 0, weight)
@@ -258,7 +285,8 @@ def covariance(rule, x, y, h, gate, carry, geometry, first, last):
             for t in range(begin, end, STEPS):
                 n = min(STEPS, end - t)
                 bring(x_rows, shift(x, t * x_time), x_at, x_time, n, STEPS)
-                bring(y_rows, shift(y, t * y_time), y_at, y_time, n, STEPS)
+                if not variance(rule):
+                    bring(y_rows, shift(y, t * y_time), y_at, y_time, n, STEPS)
                 if gate_time != 0 or t == begin:
                     bring_gates(gate_rows, shift(gate, t * gate_time), gate_at, gate_time, n, shared)
                 walk_covariance(rule, x_rows, y_rows, gate_rows, gate_row, h_rows, state, n, least, bias)

@@ -47,6 +47,12 @@ class Kernel:
         return _compiler.ptx(self.function(_compiler.cuda), self.signature, self.threads, self.blocks, capability)
 
 
+@functools.cache
+def kernel(*key):
+    """Return a kernel, loaded once for all problems that take it: batches of another length need not load it again."""
+    return Kernel(*key)
+
+
 def launch(kernel, grid, threads, arguments, device, stream):
     """Start a kernel: addresses are ints, numbers ctypes'."""
     driver().launch(kernel, grid, threads, arguments, device, stream)

@@ -66,7 +66,7 @@ def _start(plan, key, launch, places, offsets, device, stream):
 
 def _prepare(launch):
     """Return a launch's kernel, its arguments with all that is known, and where addresses and numbers go."""
-    kernel = _launch.Kernel(launch.kernel, launch.rule, launch.carry, launch.options, launch.elements, launch.time)
+    kernel = _launch.kernel(launch.kernel, launch.rule, launch.carry, launch.options, launch.elements, launch.time)
     template = []
     slots = []
     elements = dict(launch.elements)

@@ -48,11 +48,16 @@ def _alpha(name: str, value: float) -> float:
     rule, holds = rules[name]
     if not holds:
         raise ValueError(say.constant_domain(name, rule, value))
-    if name == "com":
-        return 1 / (1 + value)
-    if name == "span":
-        return 2 / (value + 1)
-    return -math.expm1(-LN2 / value) if name == "halflife" else value
+    formulas = {
+        "com": lambda: 1 / (1 + value),
+        "span": lambda: 2 / (value + 1),
+        "halflife": lambda: -math.expm1(-LN2 / value),
+        "alpha": lambda: value,
+    }
+    alpha = formulas[name]()
+    if not alpha > 0:  # infinitely slow
+        raise ValueError(say.constant_domain(name, "a finite number", value))
+    return alpha
 
 
 def is_number(value: Any) -> bool:

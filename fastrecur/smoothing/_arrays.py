@@ -91,7 +91,7 @@ class Data:
             for array in arrays[1:]:
                 found = xp.promote_types(found, array.dtype)
             return found if found.is_floating_point else xp.get_default_dtype()
-        floats = [a.dtype for a in arrays if xp.isdtype(a.dtype, "real floating")]
+        floats = [a.dtype for a in arrays if _is_floating(xp, a.dtype)]
         return xp.result_type(*floats) if floats else xp.float64
 
     def wide(self, array: Any) -> Any:
@@ -111,6 +111,10 @@ class Data:
 
 def _same(array: np.ndarray) -> np.ndarray:
     return array
+
+
+def _is_floating(xp: Any, dtype: Any) -> bool:
+    return dtype.kind == "f" if hasattr(dtype, "kind") else bool(xp.isdtype(dtype, "real floating"))
 
 
 def _is_foreign(value: Any) -> bool:

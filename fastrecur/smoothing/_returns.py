@@ -9,13 +9,14 @@ import numpy as np
 
 from .. import _messages as say
 from .. import _problem, _threads
+from .._arrays import address, element
 from .._cpu import _advantages
-from .._cpu._compile import array_kernel
+from .._cpu._compile import kernel
 from ..recurrence import linear_recurrence
 from ._arguments import number
 from ._arrays import Data, axis_of
 
-SERIAL_STEPS = 1 << 15  # steps of all lanes together from which a second thread pays
+SERIAL_STEPS = 1 << 19  # steps of all lanes together from which a second thread pays
 
 
 def discounted_returns(r: Any, gamma: float, done: Any = None, *, axis: int = 0) -> Any:
@@ -180,7 +181,8 @@ def _flags(data: Data, name: str, flags: Any, like: Any) -> Any:
         array = flags if hasattr(flags, "shape") else xp.asarray(flags)
     if not _problem.fits(tuple(array.shape), tuple(like.shape)):
         raise ValueError(say.same_shape(name, tuple(array.shape), tuple(like.shape)))
-    return xp.broadcast_to(array if array.dtype in (xp.bool, np.bool_) else array != 0, tuple(like.shape))
+    flags = array if array.dtype in (xp.bool, np.bool_) else array != 0
+    return flags if flags.shape == like.shape else xp.broadcast_to(flags, tuple(like.shape))
 
 
 def _walk(
@@ -190,20 +192,28 @@ def _walk(
     shape = rewards.shape
     outer, steps, inner = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
     out = np.empty(shape, dtype)
+    if out.size == 0:
+        return out
     blocks = [
-        np.ascontiguousarray(np.broadcast_to(array, shape), kind).reshape(outer, steps, inner)
+        np.ascontiguousarray(array if array.shape == shape else np.broadcast_to(array, shape), kind)
         for array, kind in ((rewards, dtype), (values, dtype), (following, dtype), (ends, np.bool_), (cut, np.bool_))
     ]
-    head = (*blocks, out.reshape(outer, steps, inner))
-    threads = _threads.get_num_threads() if rewards.size >= SERIAL_STEPS else 1
-    parts = []
-    if outer >= threads:
-        cuts = [outer * k // threads for k in range(threads + 1)]
-        parts = [(low, high, 0, inner) for low, high in zip(cuts, cuts[1:], strict=False)]
-    else:
-        cuts = [inner * k // threads for k in range(threads + 1)]
-        parts = [(0, outer, low, high) for low, high in zip(cuts, cuts[1:], strict=False)]
-    calls = [(*head, np.empty(inner), gamma, decay, *part) for part in parts]
-    kernel = array_kernel(_advantages.walk, calls[0])
-    _threads.run([(kernel, *call) for call in calls])
+    name = element(dtype)
+    call = kernel(
+        _advantages.walk, "advantage", "f8", rewards=name, values=name, successors=name, ends="b1", cuts="b1", h=name
+    )  # fmt: skip
+    constants, table = np.array([gamma, decay]), np.array([steps, inner], np.int64)
+    threads = _threads.get_num_threads() if out.size >= SERIAL_STEPS else 1
+    size, blocks_first = (outer, True) if outer >= threads else (inner, False)
+    cuts = [size * k // threads for k in range(threads + 1)]
+    carries = [np.empty(inner) for _ in range(threads)]
+    _threads.run(
+        [
+            (
+                call, None, *map(address, (*blocks, out, carry, constants, table)),
+                *((low, high, 0, inner) if blocks_first else (0, outer, low, high)),
+            )
+            for low, high, carry in zip(cuts, cuts[1:], carries, strict=False)
+        ]
+    )  # fmt: skip
     return out

@@ -15,7 +15,7 @@ from ._run import Request, compute
 def _request(
     com: Any, span: Any, halflife: Any, alpha: Any, times: Any, adjust: Any, ignore_na: Any, min_periods: Any, bias: Any
 ) -> Request:
-    least = 0 if min_periods is None else integer("min_periods", min_periods)
+    least = 0 if min_periods is None else min(integer("min_periods", min_periods), 1 << 62)
     constant = Constant(com, span, halflife, alpha, times is not None)
     return Request(
         constant, times, flag("adjust", adjust), flag("ignore_na", ignore_na), least, flag("bias", bias)

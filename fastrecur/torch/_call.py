@@ -92,7 +92,20 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
                 or type(axis) is not int or type(reverse) is not bool
             ):  # fmt: skip
                 at_b = b.data_ptr()
-                if b.is_cuda:
+                if b.is_cpu:
+                    if return_state:
+                        pass
+                    elif type(a) in PLAIN:
+                        if a.is_cpu and not a.is_neg():
+                            at_a = a.data_ptr()
+                            key = (
+                                family, axis, reverse, b.dtype, b.size(), b.is_contiguous() or b.stride(), a.dtype,
+                                a.size(), a.is_contiguous() or a.stride(),
+                            )  # fmt: skip
+                    elif type(a) is float:
+                        at_a = 0
+                        key = family, axis, reverse, b.dtype, b.size(), b.is_contiguous() or b.stride()
+                elif b.is_cuda:
                     if type(a) is float:
                         gpu_key = family, axis, reverse, return_state, b.dtype, b.size(), b.stride(), b.get_device()
                     elif type(a) in PLAIN and a.is_cuda and not a.is_neg():
@@ -107,18 +120,6 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
                         shortcut, owner, run = on_gpu
                         given = run(shortcut, owner, (a if type(a) is float else a.data_ptr(), at_b))
                         return tuple(given) if return_state else given[0]
-                elif return_state or not b.is_cpu:
-                    pass
-                elif type(a) in PLAIN:
-                    if a.is_cpu and not a.is_neg():
-                        at_a = a.data_ptr()
-                        key = (
-                            family, axis, reverse, b.dtype, b.size(), b.is_contiguous() or b.stride(), a.dtype,
-                            a.size(), a.is_contiguous() or a.stride(),
-                        )  # fmt: skip
-                elif type(a) is float:
-                    at_a = 0
-                    key = family, axis, reverse, b.dtype, b.size(), b.is_contiguous() or b.stride()
         except RuntimeError:  # no strides, or no memory
             pass
         short = _shorts.get(key)

@@ -33,6 +33,7 @@ INTEGERS = {
 DTYPES = {**FLOATING, **COMPLEX, **INTEGERS}
 
 HUGE = 4 << 20  # results from which NumPy, too, asks for huge pages
+FEW_LANES = 256  # lanes up to which a short problem keeps the memory that its kernels work in
 LONG_ROW = 1 << 15  # elements from which a constant cotangent is worth laying out as rows
 _MOST_PLANS = 1024
 _HUGE_PAGES = 14  # MADV_HUGEPAGE
@@ -298,12 +299,21 @@ def short_forward(family, a, b, axis, reverse, dtype):
         call(None, at_a + to_a, at_b + to_b, h.data_ptr() + to_h, address(carry), lengths, table, *part)
         return h
 
+    spare = []  # carries of calls that are over, and their addresses: a call takes one away, so none has it twice
+
     def run_as_it_stands(a, b, at_a, at_b):
-        h, carry = allocate(b), zeros(lane_shape, wide)
-        call(None, at_a, at_b, h.data_ptr(), address(carry), lengths, table, *part)
+        h = allocate(b)
+        if spare:
+            carry, at = taken = spare.pop()
+            carry.fill(0)
+        else:
+            carry = zeros(lane_shape, wide)
+            taken = carry, at = carry, address(carry)
+        call(None, at_a, at_b, h.data_ptr(), at, lengths, table, *part)
+        spare.append(taken)
         return h
 
-    if first_steps and not number:
+    if first_steps and not number and plan.lanes <= FEW_LANES:
         run = run_as_it_stands
     run.plan = plan  # its geometry and lengths must stay
     return run
@@ -337,18 +347,25 @@ def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
     to_a, to_b, to_h, to_g, to_to_a, to_to_b = (
         plan.offsets[k] for k in (_problem.A, _problem.B, _problem.H, _problem.G, _problem.TO_A, _problem.TO_B)
     )
-    zeros = np.zeros
+    zeros, spare, is_small = np.zeros, [], plan.lanes <= FEW_LANES  # as in `short_forward`
 
     def run(g, a, b, h):
         grad_a = empty_a(a) if want_a else None
         grad_b = empty_b(b) if want_b else None
-        carry = zeros(lane_shape, wide)
-        spare, at_g = address(carry), g.data_ptr()
+        if spare:
+            carry, at = taken = spare.pop()
+            carry.fill(0)
+        else:
+            carry = zeros(lane_shape, wide)
+            taken = carry, at = carry, address(carry)
+        at_g = g.data_ptr()
         call(
             None, at_g + to_g, a.data_ptr() + to_a, (b.data_ptr() if reads_b else at_g) + to_b,
-            (h.data_ptr() if reads_h else at_g) + to_h, h0, spare, grad_a.data_ptr() + to_to_a if want_a else spare,
-            grad_b.data_ptr() + to_to_b if want_b else spare, spare, spare, lengths, table, *part,
+            (h.data_ptr() if reads_h else at_g) + to_h, h0, at, grad_a.data_ptr() + to_to_a if want_a else at,
+            grad_b.data_ptr() + to_to_b if want_b else at, at, at, lengths, table, *part,
         )  # fmt: skip
+        if is_small:
+            spare.append(taken)
         return grad_a, grad_b, None
 
     run.keep = plan, first

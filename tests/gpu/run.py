@@ -171,12 +171,14 @@ def without_bounds(lib):
     fastrecur.forget_mult(f, x)
     told = lib.microseconds(lambda: fastrecur.forget_mult(f, x))
     _launch.cubin = plain
+    _launch.kernel.cache_clear()
     _plan.forward.cache_clear()
     try:
         fastrecur.forget_mult(f, x)
         return lib.microseconds(lambda: fastrecur.forget_mult(f, x)) / told
     finally:
         _launch.cubin = cubin
+        _launch.kernel.cache_clear()
         _plan.forward.cache_clear()
 
 

@@ -164,3 +164,7 @@ def test_all():
     for name in smoothing.__all__:
         assert getattr(smoothing, name).__doc__
     assert fastrecur.smoothing is smoothing
+
+
+def test_found_without_its_own_import(run_python):
+    run_python("import fastrecur\nfastrecur.smoothing.ewm_mean([1.0], alpha=0.5)")

@@ -37,14 +37,33 @@ def make(seed, steps, lanes, missing, dtype):
     return x.astype(dtype)
 
 
-def is_pandas_bug(constant, adjust):
-    """With alpha = 0.5 and adjust=False, pandas weights a sample after a gap as if times had been given."""
-    alpha = {
-        "com": lambda v: 1 / (1 + v), "span": lambda v: 2 / (v + 1), "halflife": lambda v: 1 - 0.5 ** (1 / v),
-        "alpha": lambda v: v,
-    }  # fmt: skip
+def alpha_of(constant):
     [(name, value)] = constant.items()
-    return not adjust and abs(alpha[name](value) - 0.5) < 1e-9
+    formulas = {
+        "com": lambda v: 1 / (1 + v),
+        "span": lambda v: 2 / (v + 1),
+        "halflife": lambda v: 1 - 0.5 ** (1 / v),
+        "alpha": lambda v: v,
+    }
+    return formulas[name](value)
+
+
+def divisors(seen, alpha, adjust, ignore_na):
+    """1 less the sum of the squared weights, from all weights, as a sum over pairs; NaN before the second sample."""
+    result = np.full(seen.shape, np.nan)
+    for lane in range(seen.shape[1]):
+        weights, now = np.zeros(0), np.nan
+        for t, there in enumerate(seen[:, lane]):
+            if there or not ignore_na:
+                weights = weights * (1 - alpha)
+            if there:
+                weights = np.append(weights, 1.0 if adjust or not len(weights) else alpha)
+                earlier = np.cumsum(weights) - weights
+                now = 2 * (weights * earlier).sum() / weights.sum() ** 2
+                now = now if len(weights) > 1 and now > 0 else np.nan
+                weights = weights if adjust else weights / weights.sum()
+            result[t, lane] = now
+    return result
 
 
 @given(**GRID)
@@ -59,22 +78,18 @@ def test_grid(constant, adjust, ignore_na, min_periods, steps, lanes, missing, s
         assert actual.dtype == dtype
         np.testing.assert_allclose(actual, expected.to_numpy(), **tolerance)
 
-    if not is_pandas_bug(constant, adjust):
+    # With alpha = 0.5 and adjust=False, pandas weights a sample after a gap as if times had been given.
+    if adjust or abs(alpha_of(constant) - 0.5) > 1e-9:
         check(ewm_mean(x, **options), ewm.mean())
         np.testing.assert_allclose(ewm_mean(x.T, axis=1, **options).T, ewm.mean(), **tolerance)
     if adjust:
         check(ewm_sum(x, **options), ewm.sum())
-    for bias in [False, True]:
-        ours, theirs = ewm_var(x, **options, bias=bias), ewm.var(bias=bias)
-        # pandas' divisor cancels after a gap, and gives 0 for one sample seen again and again.
-        sound = (frame.expanding().count() > 1).to_numpy() & ~np.isnan(theirs.to_numpy())
-        if bias:
-            check(ours, theirs)
-        else:
-            np.testing.assert_allclose(ours[sound], theirs.to_numpy()[sound], rtol=1e-6, atol=1e-9)
-        np.testing.assert_allclose(
-            ewm_std(x, **options, bias=bias) ** 2, ours, rtol=1e-5 if dtype == np.float32 else 1e-12
-        )
+    variance, unbiased = ewm_var(x, **options, bias=True), ewm_var(x, **options)
+    check(variance, ewm.var(bias=True))
+    np.testing.assert_allclose(ewm_std(x, **options) ** 2, unbiased, rtol=1e-5 if dtype == np.float32 else 1e-12)
+    # pandas' own divisor is a difference, and after a gap nothing may be left of it.
+    expected = ewm.var(bias=True).to_numpy() / divisors(np.isfinite(x), alpha_of(constant), adjust, ignore_na)
+    np.testing.assert_allclose(unbiased, expected, **tolerance)
     covariance = pd.concat([frame[k].ewm(**options).cov(other[k], bias=True) for k in frame], axis=1)
     check(ewm_cov(x, y, **options, bias=True), covariance)
 

@@ -157,6 +157,16 @@ def test_a_constant_series_stays_constant():
             assert np.nanmax(ewm_var(x, alpha=0.3, adjust=adjust)) == 0
 
 
+def test_differences_do_not_overflow():
+    x = np.array([1.6e308, -1.6e308, 1.0])
+    expected = [1.6e308, -2.823529411764707e307, -1.534246575342466e307]
+    np.testing.assert_allclose(ewm_mean(x, alpha=0.3), expected, rtol=1e-12)
+    long = np.tile(x, 2000)
+    lanes = ewm_mean(np.stack([long] * 8, 1), alpha=0.3)[:, 0]
+    np.testing.assert_allclose(ewm_mean(long, alpha=0.3), lanes, rtol=1e-9)
+    assert np.isfinite(lanes).all()
+
+
 def test_alpha_of_one_gives_the_last_sample():
     np.testing.assert_array_equal(ewm_mean([1e17, N, 1.0, N], alpha=1.0), [1e17, 1e17, 1, 1])
 

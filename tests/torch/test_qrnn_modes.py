@@ -223,7 +223,13 @@ def tagged(linear):
     return linear
 
 
+def compiled(linear):
+    linear.compile(backend="eager")
+    return linear
+
+
 STAND_INS = {
+    "compiled": compiled,
     "forward hook": hooked,
     "forward pre-hook": hooked_before,
     "forward of its own": patched,
@@ -248,7 +254,7 @@ def test_stand_ins(name, direction):
     model.eval()
     assert not _is_plain(getattr(layer, direction))
     expected, _ = model(X)  # a gradient is wanted: the module is called
-    if name not in ("sequential", "weight norm", "WeightDrop"):
+    if name not in ("compiled", "sequential", "weight norm", "WeightDrop"):
         assert not torch.allclose(expected, plain)
     packed = pack_sequence([X[:, 0], X[:, 1]])
     with torch.no_grad():

@@ -385,6 +385,7 @@ def test_saved_inputs_are_a_copy_without_a_gradient():
     x = X.clone().requires_grad_()
     layer(x)
     assert not layer.prevX.requires_grad
+    assert layer.prevX.untyped_storage().nbytes() == layer.prevX.nbytes  # nothing else is kept
     with torch.no_grad():
         x.zero_()
     assert torch.equal(layer.prevX, X[-1:])

@@ -257,11 +257,11 @@ def test_out_that_overlaps():
 
 
 def test_torch_s_number_of_threads_rules(monkeypatch):
-    from fastrecur import _run
+    from fastrecur.torch import _team
 
     used = []
-    run = _run._threads.run
-    monkeypatch.setattr(_run._threads, "run", lambda calls: used.append(len(calls)) or run(calls))
+    run = _team._run
+    monkeypatch.setattr(_team, "_run", lambda calls: used.append(len(calls)) or run(calls))
     f, x = torch.rand(64, 64, 512), torch.randn(64, 64, 512)
     before, ours = torch.get_num_threads(), fastrecur.get_num_threads()
     try:
