@@ -172,23 +172,23 @@ def _launch(name, layout, gated, *, keep, carry, **operands):
     from .._cuda import _arrays, _pool_plan
     from .._cuda import _run as device_run
 
-    operands |= {"keep": 1.0 if keep is None else keep, "carry": carry}
-    _, owner, device = _arrays.take(("product",), (operands["product"],))
+    _, owner, device = _arrays.take(("carry",), (carry,))
     rows, lengths = layout.on_gpu(owner, device)
-    operands |= {"rows": rows, "lengths": lengths}
+    operands |= {"keep": 1.0 if keep is None else keep, "carry": carry, "rows": rows, "lengths": lengths}
     views, _, _ = _arrays.take(tuple(operands), tuple(operands.values()))
     places, known = {}, []
-    for (label, tensor), view in zip(operands.items(), views, strict=True):
-        if view is None:
+    for (label, operand), view in zip(operands.items(), views, strict=True):
+        if not isinstance(operand, torch.Tensor):
+            places[label] = 0 if operand is None else operand
+            if operand is not None:
+                known.append((label, None, (0, 0)))
             continue
-        is_tensor = isinstance(tensor, torch.Tensor)
-        places[label] = view.pointer if is_tensor else view
+        places[label] = view.pointer
         if label in ("first", "lengths"):
             known.append((label, view.dtype, (0, view.strides[0])))
         elif label not in ("carry", "rows"):
-            known.append((label, view.dtype if is_tensor else None, layout.strides(tensor)))
-    width = carry.shape[-1]
+            known.append((label, view.dtype, layout.strides(operand)))
     plan = _pool_plan.plan(
-        name, tuple(known), layout.steps, layout.batch, width, bool(layout.reverse), bool(gated), layout.packed
+        name, tuple(known), layout.steps, *carry.shape, bool(layout.reverse), bool(gated), layout.packed
     )  # fmt: skip
     device_run.run(plan, places, None, device, owner.stream(device))
