@@ -9,7 +9,7 @@ import tensors
 import torch
 from test_pooling import assert_alike, gradients, problem, wide
 
-from fastrecur.torch import _pooling
+from fastrecur.torch import _pool, _pooling
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 STEPS = 19  # batches of steps and a rest
@@ -143,3 +143,19 @@ class FarAway(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         return grad, None
+
+
+def test_tables_of_layouts():
+    """In the direction of travel, and lengths of the host's beside a product of the device's."""
+
+    class Owner:
+        @staticmethod
+        def upload(array, device):
+            return torch.from_numpy(array)
+
+    for reverse, starts in ((False, [0, 2, 4]), (True, [4, 2, 0])):
+        rows, lengths = _pool.Layout(3, 2, reverse, batch_sizes=[2, 2, 1]).on_gpu(Owner, 0)
+        assert (rows.tolist(), lengths.tolist()) == (starts, [3, 2])
+        rows, lengths = _pool.Layout(3, 2, reverse, lengths=torch.tensor([3, 1])).on_gpu(Owner, 0)
+        assert rows is None and lengths.tolist() == [3, 1]
+    assert _pool.padded(3, 2, False).on_gpu(Owner, 0) == (None, None)
