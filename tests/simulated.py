@@ -7,13 +7,62 @@ import devices
 import ml_dtypes
 import numpy as np
 import simulator
+import tensors
+import torch
 from compare import assert_same_bits, check_forward, check_vjp
 
 import fastrecur
 from fastrecur._cuda import _call, _kernels, _launch, _plan
+from fastrecur.torch import _pooling
 
 RECURRENCES = ["forget_mult", "linear_recurrence"]
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
+
+
+def step_by_step(product, c0, keep, gated, reverse, lengths):
+    """Pool as the definition says, in torch's operators."""
+    z, f, *o = product.chunk(2 + gated, -1)
+    f, c, h = f.sigmoid() * keep, c0, [None] * len(product)
+    for t in reversed(range(len(product))) if reverse else range(len(product)):
+        valid = (t < lengths)[:, None]
+        c = torch.where(valid, f[t] * z[t].tanh() + (1 - f[t]) * c, c)
+        h[t] = torch.where(valid, o[0][t].sigmoid() * c if gated else c, 0)
+    return torch.stack(h), c
+
+
+def pooling(driver):
+    """A QRNN's pooling, of padded and of packed rows: two batches of steps and a rest."""
+    tensors.place(driver, setattr)
+    generator, launched = torch.Generator().manual_seed(0), set()
+    random = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    for dtype, reverse, packed in itertools.product([torch.float32, torch.bfloat16], [False, True], [False, True]):
+        gated = dtype == torch.float32
+        steps, lengths = 18, torch.tensor([18, 9, 1] if packed else [9, 0, 18])
+        product, c0 = random(steps, 3, (2 + gated) * 5).to(dtype), random(3, 5).to(dtype)
+        keep = torch.randint(2, (steps, 3, 5), generator=generator).to(dtype) if gated else 0.7
+        rows = (torch.arange(steps)[:, None] < lengths).flatten().nonzero().ravel()
+        results = []
+        for own in (True, False):
+            p, c = (v.detach().clone() if own else v.double() for v in (product, c0))
+            p.requires_grad_(), c.requires_grad_()
+            if not own:
+                h, last = step_by_step(p, c, keep.double() if gated else keep, gated, reverse, lengths)
+            elif packed:
+                options = {"output_gate": gated, "keep": keep.flatten(0, 1)[rows] if gated else keep}
+                sizes = (torch.arange(steps)[:, None] < lengths).sum(1)
+                h, last = _pooling.pool_packed(p.flatten(0, 1)[rows], sizes, c, reverse=reverse, **options)
+            else:
+                options = {"output_gate": gated, "keep": keep}
+                h, last = _pooling.pool(p, c, reverse=reverse, lengths=lengths, **options)
+            h = h if own and packed else h.flatten(0, 1)[rows]
+            grads = torch.autograd.grad(h.square().sum() + last.square().sum(), (p, c))
+            results.append([v.double() for v in (h, last, *grads)])
+        bound = 1e-5 if dtype == torch.float32 else 5e-2
+        torch.testing.assert_close(*results, rtol=bound, atol=bound)
+        driver.seed += 1
+        launched.update(entry[1] for entry in driver.log if entry[0] == "launch")
+        driver.forget()
+    return launched
 
 
 def main():
@@ -115,6 +164,7 @@ def main():
     closed_gates((3, 600), 1)
     cut(64)
     check("linear_recurrence", (270, 2), np.float64, 0, False)
+    launched |= pooling(driver)
     assert launched == set(_kernels.MAKERS), set(_kernels.MAKERS) - launched
     print("done")
 

@@ -12,7 +12,7 @@ from numba import cuda
 from numba.cuda import types
 from numba.cuda.extending import intrinsic, models, overload, register_model
 
-from .. import _steps
+from .. import _pooling, _steps
 from . import _device
 
 _I1, _I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
@@ -350,6 +350,48 @@ def _conj_of(value):
     return lambda value: value
 
 
+@_overload(_steps.is_single)
+def _is_single_of(value):
+    answer = value == types.float32
+    return lambda value: answer
+
+
+@intrinsic
+def _rounded(typingctx, value):
+    def codegen(context, builder, signature, args):
+        kind = args[0].type
+        letter, bits = ("f", "f32") if kind == _F32 else ("d", "f64")
+        # The compiler takes no llvm.rint.
+        word = ir.FunctionType(kind, [kind])
+        assembly = ir.InlineAsm(word, f"cvt.rni.{bits}.{bits} $0, $1;", f"={letter},{letter}", side_effect=False)
+        return builder.call(assembly, args)
+
+    return value(value), codegen
+
+
+@_overload(_steps.nearest)
+def _nearest_of(value):
+    return lambda value: _rounded(value)
+
+
+@intrinsic
+def _raised(typingctx, n):
+    def codegen(context, builder, signature, args):
+        kind = args[0].type
+        integer, mantissa, bias = (_I32, 23, 127) if kind == _F32 else (_I64, 52, 1023)
+        # Added to 1.5 times two to the mantissa's width, a whole number stands in the lowest bits.
+        bits = builder.bitcast(builder.fadd(args[0], ir.Constant(kind, 1.5 * 2.0**mantissa)), integer)
+        exponent = builder.add(bits, ir.Constant(integer, bias))
+        return builder.bitcast(builder.shl(exponent, ir.Constant(integer, mantissa)), kind)
+
+    return n(n), codegen
+
+
+@_overload(_steps.power_of_two)
+def _power_of_two_of(n):
+    return lambda n: _raised(n)
+
+
 # ---- The device -----------------------------------------------------------------------------------------------------
 
 
@@ -503,6 +545,13 @@ for _function in (
     _steps.linear,
     _steps.linear_adjoint,
     _steps.linear_decay,
+    _pooling.exponential,
+    _pooling.sigmoid,
+    _pooling.tanh,
+    _pooling.pool,
+    _pooling.pool_adjoint,
+    _pooling.put_out,
+    _pooling.put_out_adjoint,
 ):
     _consider(_function)
 

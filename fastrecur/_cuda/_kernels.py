@@ -4,7 +4,7 @@ import inspect
 
 import numpy as np
 
-from . import _lanes, _series, _split, _sums
+from . import _lanes, _pool, _series, _split, _sums
 from ._rules import RULES
 
 # Parameters that are int32; times are int32 or int64; whatever ends in _lane holds three int64 strides.
@@ -29,6 +29,8 @@ MAKERS = {
     "mend": _split.mend,
     "mend_back": _split.mend_back,
     "sums": _sums.sums,
+    "pool": _pool.forward,
+    "pool_vjp": _pool.vjp,
 }
 THREADS = {"sums": _sums.THREADS}
 MOST_THREADS = 128
@@ -43,7 +45,7 @@ def blocks(name, carry):
     """
     if name == "lanes":
         return 6 if carry == "f4" else 4
-    return 4 if name in ("lanes_vjp", "summarise_lanes", "summarise_lanes_back") else 2
+    return 4 if name in ("lanes_vjp", "summarise_lanes", "summarise_lanes_back", "pool", "pool_vjp") else 2
 
 
 def make(cuda, name, rule, carry, options, elements=()):

@@ -47,6 +47,12 @@ class Kernel:
         return _compiler.ptx(self.function(_compiler.cuda), self.signature, self.threads, self.blocks, capability)
 
 
+@functools.cache
+def kernel(*key):
+    """Return a kernel, loaded once for all problems that take it: batches of another length need not load it again."""
+    return Kernel(*key)
+
+
 def launch(kernel, grid, threads, arguments, device, stream):
     """Start a kernel: addresses are ints, numbers ctypes'."""
     driver().launch(kernel, grid, threads, arguments, device, stream)
@@ -135,7 +141,7 @@ def digest():
     """Return a name for the sources that kernels are made of, and for what compiles them."""
     here = pathlib.Path(__file__).parent
     text = hashlib.sha256(str(FORMAT).encode())
-    for path in sorted([*here.glob("*.py"), here.parent / "_steps.py"]):
+    for path in sorted([*here.glob("*.py"), here.parent / "_pooling.py", here.parent / "_steps.py"]):
         text.update(path.read_bytes())
     for package in ("numba", "numba-cuda", "cuda-core", "nvidia-nvvm", "nvidia-nvjitlink"):
         try:

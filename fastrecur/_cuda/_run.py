@@ -10,7 +10,7 @@ from . import _launch
 
 _PLACES = frozenset(
     ("g", "a", "b", "h", "h0", "last", "first", "to_a", "to_b", "lengths", "summaries", "starts", "ends", "leads")
-    + ("source", "target")
+    + ("source", "target", "product", "keep", "states", "carry", "to_product", "rows")
 )  # fmt: skip
 _NUMBERS = {"f4": ctypes.c_float, "f8": ctypes.c_double, "c8": ctypes.c_float, "c16": ctypes.c_double}
 
@@ -66,7 +66,7 @@ def _start(plan, key, launch, places, offsets, device, stream):
 
 def _prepare(launch):
     """Return a launch's kernel, its arguments with all that is known, and where addresses and numbers go."""
-    kernel = _launch.Kernel(launch.kernel, launch.rule, launch.carry, launch.options, launch.elements, launch.time)
+    kernel = _launch.kernel(launch.kernel, launch.rule, launch.carry, launch.options, launch.elements, launch.time)
     template = []
     slots = []
     elements = dict(launch.elements)

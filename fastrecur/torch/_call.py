@@ -39,12 +39,12 @@ def _is_quiet():
     )
 
 
-def _is_plain(tensor):
-    """Return whether a tensor's numbers stand in CPU memory as its shape and strides say, and nothing else is to it."""
+def _is_plain(tensor, is_cuda=False):
+    """Return whether a tensor's numbers stand in CPU memory, or a GPU's, as shape and strides say, and that is all."""
     return (
         tensor is None
         or type(tensor) in PLAIN
-        and tensor.is_cpu
+        and (tensor.is_cuda if is_cuda else tensor.is_cpu)
         and not tensor.is_neg()
         and not tensor.is_conj()
         and _has_memory(tensor)

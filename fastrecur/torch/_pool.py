@@ -1,4 +1,4 @@
-"""Run the QRNN's pooling on plain CPU tensors, by addresses. Nothing here is recorded for a gradient."""
+"""Run the QRNN's pooling on plain tensors, by addresses. Nothing here is recorded for a gradient."""
 
 import copy
 import functools
@@ -24,6 +24,8 @@ class Layout:
     starts, counts, lengths : ndarray of int64
         For each step the place of its first row in units of an operand's step, and how many sequences have it; for each
         sequence its length.
+    given : Tensor or None
+        The lengths as they came. Those on a GPU are known there alone.
     packed : bool
         Whether rows of all steps follow each other, so that the operands have no dimension for the batch.
     """
@@ -31,8 +33,9 @@ class Layout:
     def __init__(self, steps, batch, reverse, lengths=None, batch_sizes=None):
         self.steps, self.batch, self.reverse, self.packed = steps, batch, reverse, batch_sizes is not None
         self.lengths = np.full(max(1, batch), steps, np.int64)
-        if lengths is not None:
-            self.lengths[:batch] = lengths
+        self.given, self.tables = lengths, {}
+        if lengths is not None and lengths.is_cpu:
+            self.lengths[:batch] = lengths.numpy()
         if self.packed:
             self.counts = np.array(batch_sizes, np.int64)
             self.starts = np.cumsum(self.counts) - self.counts
@@ -45,9 +48,29 @@ class Layout:
         if (first, last) == (0, self.steps):
             return self
         part = copy.copy(self)
+        part.tables = {}
         part.steps, part.counts = last - first, self.counts[first:last]
         part.starts, part.lengths = self.starts[first:last] - self.starts[first], self.lengths - first
         return part
+
+    def on_gpu(self, owner, device):
+        """Return the rows of steps in the direction of travel, and lengths, as tensors on a GPU; None where not needed.
+
+        The copy does not wait for the GPU.
+        """
+        if not self.packed and self.given is None:
+            return None, None
+        if self.given is not None and _is_on_gpu(self.given):
+            return None, self.given
+        if device not in self.tables:
+            rows, lengths = np.empty(0, np.int64), self.lengths[: self.batch]
+            if self.packed:
+                rows = self.starts[::-1] if self.reverse else self.starts
+                lengths = np.searchsorted(-self.counts, -np.arange(self.batch))
+            table = owner.upload(np.concatenate([rows, lengths]), device)
+            self.tables[device] = table.split([len(rows), self.batch])
+        rows, lengths = self.tables[device]
+        return rows if self.packed else None, lengths
 
     def strides(self, tensor):
         """Return an operand's strides in bytes, of a step and of a sequence; of none, zeros."""
@@ -61,6 +84,10 @@ class Layout:
 def padded(steps, batch, reverse):
     """Return the layout of sequences that all have all steps."""
     return Layout(steps, batch, reverse)
+
+
+def _is_on_gpu(tensor):
+    return tensor.is_cuda
 
 
 def _table(layout, size, gated, masked, saves, *operands):
@@ -93,7 +120,12 @@ def _kinds(dtype):
 
 
 def forward(product, bias, keep, carry, h, states, layout, gated):
-    """Pool a product into ``h``, and the states into ``states`` unless it is None; advance ``carry`` (batch, width)."""
+    """Pool a product into ``h``, and the states into ``states`` unless it is None; advance ``carry`` (batch, width).
+
+    A bias is for the CPU, where a product is made block by block and never seen as a whole.
+    """
+    if _is_on_gpu(product):
+        return _launch("pool", layout, gated, product=product, keep=keep, h=h, states=states, carry=carry)
     wide, wide_element, own = _kinds(product.dtype)
     size = carry.shape[-1]
     keep_at, keep_element, masked, owner = _keep(keep, wide)
@@ -113,6 +145,12 @@ def forward(product, bias, keep, carry, h, states, layout, gated):
 
 def vjp(g, product, keep, states, first, carry, to_product, layout, gated):
     """Write the product's cotangent; take ``carry`` from the last states' cotangent to the first states'."""
+    if _is_on_gpu(product):
+        g = 0.0 if g is None else g
+        return _launch(
+            "pool_vjp", layout, gated, g=g, product=product, keep=keep, states=states, first=first, carry=carry,
+            to_product=to_product,
+        )  # fmt: skip
     wide, wide_element, own = _kinds(product.dtype)
     size = carry.shape[-1]
     keep_at, keep_element, masked, owner = _keep(keep, wide)
@@ -127,3 +165,30 @@ def vjp(g, product, keep, states, first, carry, to_product, layout, gated):
     )  # fmt: skip
     team = _team.team()
     team.run([(call, *head, *part) for part in _parts(layout, size, product.numel(), team.size)])
+
+
+def _launch(name, layout, gated, *, keep, carry, **operands):
+    """Start a kernel in torch's current stream, after what is there and before what comes."""
+    from .._cuda import _arrays, _pool_plan
+    from .._cuda import _run as device_run
+
+    _, owner, device = _arrays.take(("carry",), (carry,))
+    rows, lengths = layout.on_gpu(owner, device)
+    operands |= {"keep": 1.0 if keep is None else keep, "carry": carry, "rows": rows, "lengths": lengths}
+    views, _, _ = _arrays.take(tuple(operands), tuple(operands.values()))
+    places, known = {}, []
+    for (label, operand), view in zip(operands.items(), views, strict=True):
+        if not isinstance(operand, torch.Tensor):
+            places[label] = 0 if operand is None else operand
+            if operand is not None:
+                known.append((label, None, (0, 0)))
+            continue
+        places[label] = view.pointer
+        if label in ("first", "lengths"):
+            known.append((label, view.dtype, (0, view.strides[0])))
+        elif label not in ("carry", "rows"):
+            known.append((label, view.dtype, layout.strides(operand)))
+    plan = _pool_plan.plan(
+        name, tuple(known), layout.steps, *carry.shape, bool(layout.reverse), bool(gated), layout.packed
+    )  # fmt: skip
+    device_run.run(plan, places, None, device, owner.stream(device))

@@ -1,8 +1,8 @@
 """Pooling: from a layer's product to its states and its output. The layers above know nothing of how it is done.
 
-Plain CPU tensors go through the kernels that read the product once (`_pool`), and so does their gradient. Whatever
-torch must see step by step, and tensors elsewhere, go through torch's operators and `forget_mult`: so does the
-gradient's gradient, of which this composition is the definition.
+Plain tensors go through the kernels that read the product once (`_pool`), on the CPU and on a GPU, and so does their
+gradient. Whatever torch must see step by step goes through torch's operators and `forget_mult`: so does the gradient's
+gradient, of which this composition is the definition.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ def pool(product, c0=None, *, output_gate=True, keep=None, reverse=False, length
     ``c = forget_mult(sigmoid(F)*keep, tanh(Z), c0)``, ``h = sigmoid(O)*c``. ``keep`` is None, a number, or (T, B, H).
     Return h, (T, B, H), zeros in the padding if there are ``lengths``, and the last valid state c, (B, H).
     """
-    if not _is_plain(product, c0, keep):
+    is_readable = lengths is None or lengths.is_cpu or product.is_cuda
+    if not (is_readable and _is_plain(product, c0, keep)):
         return _composed(product, c0, output_gate=output_gate, keep=keep, reverse=reverse, lengths=lengths)
     steps, batch = product.shape[:2]
     if lengths is None:
         layout = _pool.padded(steps, batch, reverse)
     else:
-        layout = _pool.Layout(steps, batch, reverse, lengths=lengths.numpy())
+        layout = _pool.Layout(steps, batch, reverse, lengths=lengths)
     return _Pool.apply(product, c0, keep, layout, output_gate)
 
 
@@ -103,10 +104,10 @@ class _Pool(torch.autograd.Function):
     def forward(ctx, product, c0, keep, layout, gated):
         """Pool; keep the product and the states for the gradient, if one is wanted."""
         size = product.shape[-1] // (2 + gated)
-        shape = _dense(*product.shape[:-1], size)
-        h = _tensors.empty(*shape, product.dtype)
+        shape = *product.shape[:-1], size
+        h = _empty(product, *shape)
         wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        states = _tensors.empty(*shape, product.dtype) if wanted and gated else None
+        states = _empty(product, *shape) if wanted and gated else None
         carry = _carry(product, c0, layout.batch, size)
         _pool.forward(product, None, keep, carry, h, states, layout, gated)
         ctx.set_materialize_grads(False)
@@ -129,7 +130,7 @@ class _Pool(torch.autograd.Function):
         size = states.shape[-1]
         carry = _carry(product, grad_last, layout.batch, size)
         first = product.new_zeros(layout.batch, size) if c0 is None else c0.to(product.dtype).contiguous()
-        to_product = _tensors.empty(*_dense(*product.shape), product.dtype)
+        to_product = _empty(product, *product.shape)
         if grad_h is not None and (grad_h.stride(-1) != 1 or grad_h.dtype != product.dtype):
             grad_h = grad_h.to(product.dtype).contiguous()
         _pool.vjp(grad_h, product, keep, states, first, carry, to_product, layout, gated)
@@ -144,10 +145,17 @@ def _dense(*shape):
     return shape, tuple(strides)
 
 
+def _empty(like, *shape):
+    """Return a contiguous tensor of a dtype, on a device."""
+    if like.is_cpu:
+        return _tensors.empty(*_dense(*shape), like.dtype)
+    return torch.empty(shape, dtype=like.dtype, device=like.device)
+
+
 def _carry(like, state, batch, size):
     """Return states, or cotangents of states, to be walked with: in a dtype of their own, and zeros for None."""
     wide = torch.float64 if like.dtype == torch.float64 else torch.float32
-    carry = torch.zeros(batch, size, dtype=wide)
+    carry = torch.zeros(batch, size, dtype=wide, device=like.device)
     return carry if state is None else carry.copy_(state)
 
 
@@ -157,7 +165,7 @@ def _is_plain(product, c0, keep, *others):
     rows = [product, keep] if isinstance(keep, torch.Tensor) else [product]
     return (
         _call._is_quiet()
-        and all(_call._is_plain(v) and v.dtype in _tensors.FLOATING for v in tensors)
+        and all(_call._is_plain(v, product.is_cuda) and v.dtype in _tensors.FLOATING for v in tensors)
         and all(v.stride(-1) == 1 and v.numel() for v in rows)
         and not (isinstance(keep, torch.Tensor) and keep.requires_grad)
     )
@@ -171,7 +179,7 @@ def _composed_vjp(product, c0, keep, layout, gated, grad_h, grad_last):
         if layout.packed:
             results = _composed_packed(product, torch.from_numpy(layout.counts), c0, **options)
         else:
-            results = _composed(product, c0, lengths=torch.from_numpy(layout.lengths[: layout.batch]), **options)
+            results = _composed(product, c0, lengths=layout.given, **options)
         pairs = [(r, g) for r, g in zip(results, (grad_h, grad_last), strict=True) if g is not None]
         outputs, cotangents = zip(*pairs, strict=True)
         grads = iter(torch.autograd.grad(outputs, wanted, cotangents, create_graph=True))

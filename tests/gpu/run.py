@@ -59,6 +59,41 @@ def correctness(library):
     return wrong
 
 
+def pooling_correctness(library, device="cuda"):
+    """Compare a QRNN's pooling, and its gradient, with the same composed in float64 on the CPU; return what was off."""
+    import torch
+
+    from fastrecur.torch import _pooling
+
+    def results(dtype, place, pool, pool_packed):
+        leaves = [v.to(place, dtype).requires_grad_() for v in (product, c0)]
+        options = {"keep": keep.to(place, dtype) if masked else keep, "output_gate": gated, "reverse": reverse}
+        h, last = pool_packed(leaves[0], sizes, leaves[1], **options) if packed else pool(*leaves, **options)
+        cotangents = [v.to(place, dtype) for v in (grad_h, grad_last)]
+        return [v.detach().cpu().double() for v in (h, last, *torch.autograd.grad((h, last), leaves, cotangents))]
+
+    wrong, steps, batch, width = [], 67, 5, 300
+    sizes = torch.arange(steps, 0, -1).clamp(max=batch)
+    bounds = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
+    for dtype, gated, reverse, masked, packed in itertools.product(bounds, *[(False, True)] * 4):
+        rows = (int(sizes.sum()),) if packed else (steps, batch)
+        product, c0, grad_h, grad_last = (
+            torch.randn(shape).to(dtype)
+            for shape in ((*rows, (2 + gated) * width), (batch, width), (*rows, width), (batch, width))
+        )
+        keep = torch.randint(2, (*rows, width)) if masked else 0.9
+        here = f"pooling {dtype} gated {gated} reverse {reverse} masked {masked} packed {packed}"
+        try:
+            wanted = results(torch.float64, "cpu", _pooling._composed, _pooling._composed_packed)
+            library.poison(product.numel())
+            got = results(dtype, device, _pooling.pool, _pooling.pool_packed)
+            torch.testing.assert_close(got, wanted, rtol=bounds[dtype], atol=bounds[dtype])
+        except Exception as error:
+            wrong.append(f"{here}: {type(error).__name__}: {error}")
+            print("WRONG", wrong[-1])
+    return wrong
+
+
 class Report:
     """What was predicted and what was measured, line by line."""
 
@@ -141,12 +176,14 @@ def without_bounds(lib):
     fastrecur.forget_mult(f, x)
     told = lib.microseconds(lambda: fastrecur.forget_mult(f, x))
     _launch.cubin = plain
+    _launch.kernel.cache_clear()
     _plan.forward.cache_clear()
     try:
         fastrecur.forget_mult(f, x)
         return lib.microseconds(lambda: fastrecur.forget_mult(f, x)) / told
     finally:
         _launch.cubin = cubin
+        _launch.kernel.cache_clear()
         _plan.forward.cache_clear()
 
 
@@ -246,6 +283,8 @@ def main():
     print(f"\n{lib.card}\n")
     for each in libraries:
         wrong += correctness(each)
+        if each.name == "torch":
+            wrong += pooling_correctness(each)
     report = Report(lib.card)
     report.rows.append(dict(what="0 correctness", wrong=wrong))
     if not wrong and hasattr(lib, "microseconds"):

@@ -5,7 +5,7 @@ import itertools
 import ml_dtypes
 import numpy as np
 
-from fastrecur._cuda import _launch, _plan
+from fastrecur._cuda import _launch, _plan, _pool_plan
 
 FORGET, LINEAR = ("forget", ("f", "x")), ("linear", ("a", "b"))
 DTYPES = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -34,6 +34,22 @@ def kernels(dtype, family, case, total=False):
     return [_launch.Kernel(s.kernel, s.rule, s.carry, s.options, s.elements, s.time) for s in launches]
 
 
+def pooling(dtype, gated=True, packed=False, masked=False):
+    """Return the kernels of a QRNN's pooling and its gradient."""
+    dtype = np.dtype(dtype)
+    row = 64 * 640 * dtype.itemsize, 640 * dtype.itemsize
+    keep = ("keep", dtype, row) if masked else ("keep", None, (0, 0))
+    names = {"pool": ("product", "h", "states"), "pool_vjp": ("g", "product", "states", "first", "to_product")}
+    kernels = []
+    for name, operands in names.items():
+        operands = (*((operand, dtype, row) for operand in operands), keep)
+        made = _pool_plan.plan(name, operands, 512, 64, 640, False, gated, packed).launches[0]
+        kernels.append(
+            _launch.Kernel(made.kernel, made.rule, made.carry, made.options, made.elements, made.time)
+        )  # fmt: skip
+    return kernels
+
+
 def all_kernels():
     """Yield every kernel once for each recurrence and dtype that it is made for, with these."""
     for (recurrence, names), (dtype, kind) in itertools.product((FORGET, LINEAR), DTYPES.items()):
@@ -43,3 +59,6 @@ def all_kernels():
                 if kernel.name not in seen:
                     seen.add(kernel.name)
                     yield kernel, recurrence, dtype
+    for dtype, kind in DTYPES.items():
+        for kernel in pooling(kind):
+            yield kernel, "qrnn", dtype

@@ -17,8 +17,8 @@ import greenlet
 import ml_dtypes
 import numpy as np
 
-from fastrecur import _steps
-from fastrecur._cuda import _device, _lanes, _series
+from fastrecur import _pooling, _steps
+from fastrecur._cuda import _device, _lanes, _pool, _series
 
 CARRIES = {"f4": np.float32, "f8": np.float64, "c8": np.complex64, "c16": np.complex128}
 WIDER = {np.float32: np.float64, np.float64: np.longdouble, np.complex64: np.complex128}
@@ -34,7 +34,7 @@ def fma(a, b, c):
 def like_compiled_code(setattr):
     """Give the steps' stubs the meaning that they have on a card; `setattr` is Python's own or monkeypatch's."""
     stubs = {"fma": fma, "select": lambda condition, yes, no: yes if condition else no, "everywhere": lambda _: False}
-    for module in (_steps, _lanes, _series):
+    for module in (_steps, _pooling, _lanes, _pool, _series):
         for name in stubs.keys() & vars(module).keys():
             setattr(module, name, stubs[name])
 
@@ -106,7 +106,7 @@ class Pointer:
         self.kind, self.decode, self.encode = kind, decode, encode
 
     def shift(self, offset):
-        address = self.address + offset
+        address = self.address + int(offset)
         return Pointer(self.memory, address, self.part, self.parts, self.kind, self.decode, self.encode)
 
     def get(self, address):
@@ -122,35 +122,37 @@ class Pointer:
         self.kind.from_address(address).value = int(self.encode(value).view(np.uint16)) if self.encode else value
 
     def load(self, offset, dtype):
-        address = self.address + offset
+        address = self.address + int(offset)
         self.memory.touch(address, self.size, self.part, self.part, False)
         return dtype.type(self.get(address))
 
     def load_raw(self, offset, dtype):
         if self.encode is None:
             return self.load(offset, dtype)
-        self.memory.touch(self.address + offset, 2, 2, 2, False)
-        return np.int32(self.kind.from_address(self.address + offset).value)
+        address = self.address + int(offset)
+        self.memory.touch(address, 2, 2, 2, False)
+        return np.int32(self.kind.from_address(address).value)
 
     def unpack(self, raw, dtype):
         return raw if self.encode is None else dtype.type(self.decode(raw))
 
     def store(self, offset, value):
-        address = self.address + offset
+        address = self.address + int(offset)
         self.memory.touch(address, self.size, self.part, self.part, True)
         self.put(address, value)
 
     def load_int(self, offset):
-        self.memory.touch(self.address + offset, self.size, self.part, self.part, False)
-        return self.kind.from_address(self.address + offset).value
+        address = self.address + int(offset)
+        self.memory.touch(address, self.size, self.part, self.part, False)
+        return self.kind.from_address(address).value
 
     def load_wide(self, offset, dtype):
-        address = self.address + offset
+        address = self.address + int(offset)
         self.memory.touch(address, 16, self.part, 16, False)
         return tuple(dtype.type(self.get(address + k)) for k in range(0, 16, self.size))
 
     def store_wide(self, offset, values):
-        address = self.address + offset
+        address = self.address + int(offset)
         self.memory.touch(address, 16, self.part, 16, True)
         for k, value in zip(range(0, 16, self.size), values, strict=True):
             self.put(address + k, value)

@@ -114,7 +114,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architectures", nargs="+", default=list(CARDS), choices=CARDS)
     parser.add_argument("--dtypes", nargs="+", default=list(problems.DTYPES), choices=problems.DTYPES)
-    parser.add_argument("--recurrences", nargs="+", default=["forget", "linear"], choices=["forget", "linear"])
+    parser.add_argument("--recurrences", nargs="+", default=["forget", "linear", "qrnn"])
     parser.add_argument("--json", type=pathlib.Path)
     arguments = parser.parse_args()
     found = rows(arguments.architectures, arguments.dtypes, arguments.recurrences)

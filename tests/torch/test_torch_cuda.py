@@ -1,61 +1,22 @@
 """The operators on a GPU that is not there: the PTX of real kernels, run on tensors that count as a device's."""
 
-import ctypes
 import pathlib
 
 import devices
-import numpy as np
 import pytest
+import tensors
 import torch
+from tensors import STREAM
 
 import fastrecur
-from fastrecur._cuda import _arrays, _launch
 from fastrecur.torch import _ops, _tensors
-
-STREAM = 7
 
 
 @pytest.fixture
 def driver(monkeypatch):
     """A driver without a card, for which CPU tensors stand on device 0."""
     driver = devices.Driver()
-
-    def own(tensor):
-        storage = tensor.untyped_storage()
-        if storage.nbytes():
-            driver.own(np.frombuffer((ctypes.c_char * storage.nbytes()).from_address(storage.data_ptr()), np.uint8))
-        return tensor
-
-    class Torch(_arrays.Torch):
-        def view(self, name, array):
-            own(array)
-            return super().view(name, array)._replace(device=0)
-
-        def stream(self, device):
-            return STREAM
-
-        def maker(self, shape, dtype, strides, device):
-            kind = self.own.get(dtype, torch.bfloat16)
-            strides = strides and tuple(s // dtype.itemsize for s in strides)
-
-            def made():
-                make = (
-                    torch.empty(shape, dtype=kind)
-                    if strides is None
-                    else torch.empty_strided(shape, strides, dtype=kind)
-                )
-                driver.log.append(("empty", make.nbytes, device))
-                return own(make), make.data_ptr()
-
-            return made
-
-        def upload(self, array, device):
-            return own(torch.from_numpy(np.array(array)))
-
-    monkeypatch.setattr(_launch, "driver", lambda: driver)
-    monkeypatch.setattr(_arrays, "Torch", Torch)
-    monkeypatch.setattr(_arrays, "_libraries", {})
-    monkeypatch.setattr(_arrays, "is_on_device", lambda value: isinstance(value, torch.Tensor))
+    tensors.place(driver, monkeypatch.setattr)
     return driver
 
 

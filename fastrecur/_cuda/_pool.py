@@ -1,0 +1,175 @@
+"""Kernels of the QRNN's pooling: a thread for each lane, as in `_lanes`; the arithmetic is `_pooling`'s.
+
+A lane's candidates, forget gates and output gates stand ``product_lane[0]`` bytes apart. Step t of the direction of
+travel is in row t, or in ``rows[t]`` where sequences are packed: there a lane is walked from its first valid step to
+its last, and nothing else is touched. ``carry`` holds what a lane starts from, then what it ends with.
+"""
+
+import numpy as np
+
+from .._pooling import pool, pool_adjoint, put_out, put_out_adjoint
+from .._steps import select
+from ._device import (
+    block,
+    block_threads,
+    divide,
+    helper,
+    is_null,
+    load,
+    load_int,
+    load_raw,
+    narrow,
+    shift,
+    store,
+    thread,
+    unpack,
+)
+from ._lanes import lane_offset, valid_steps
+
+ROW_BYTES = 8  # of an entry of `rows`
+
+
+@helper
+def row_of(rows, t):
+    """Return the row of a step, an integer of 64 bits."""
+    row = np.int64(t)
+    if not is_null(rows):
+        row = load_int(rows, t * ROW_BYTES)
+    return row
+
+
+def forward(cuda, zero, size, ahead, gated, packed, raws):
+    """Return the kernel that pools; ``states`` may be null."""
+    raw, keep_raw, kind = raws["product"], raws["keep"], type(zero)
+
+    def kernel(
+        product, keep, h, states, carry, rows, lengths, steps, reverse, lanes, inners, product_time, keep_time, h_time,
+        states_time, product_lane, keep_lane, h_lane, states_lane, lengths_lane,
+    ):  # fmt: skip
+        lane = narrow(block() * block_threads() + thread())
+        if lane >= lanes:
+            return
+        sequence = divide(lane, inners)
+        inner = lane - sequence * inners
+        start, stop = valid_steps(lengths, lane_offset(lengths_lane, 0, sequence, inner), steps, reverse)
+        t, end = 0, steps
+        if packed:
+            t, end = start, stop
+        product_here = shift(product, lane_offset(product_lane, 0, sequence, inner))
+        keep_here = shift(keep, lane_offset(keep_lane, 0, sequence, inner))
+        h_here = shift(h, lane_offset(h_lane, 0, sequence, inner))
+        states_here = shift(states, lane_offset(states_lane, 0, sequence, inner))
+        part, saves = product_lane[0], not is_null(states)
+        places = cuda.local.array(ahead, np.int64)
+        candidates, gates = cuda.local.array(ahead, raw), cuda.local.array(ahead, raw)
+        outs, keeps = cuda.local.array(ahead, raw), cuda.local.array(ahead, keep_raw)
+        results = cuda.local.array(ahead, kind)
+        state = load(carry, lane * size, zero)
+        while t < end:
+            low, high, here = narrow(start - t), narrow(stop - t), narrow(end - t)
+            for u in range(ahead):
+                places[u] = t + u
+                if packed and u < here:
+                    places[u] = row_of(rows, t + u)
+            for u in range(ahead):
+                candidates[u], gates[u], outs[u], keeps[u] = raw(0), raw(0), raw(0), keep_raw(0)
+                if u >= low and u < high:
+                    at = places[u] * product_time
+                    if gated:
+                        outs[u] = load_raw(product_here, at + 2 * part, zero)
+                    candidates[u] = load_raw(product_here, at, zero)
+                    gates[u] = load_raw(product_here, at + part, zero)
+                    keeps[u] = load_raw(keep_here, places[u] * keep_time, zero)
+            for u in range(ahead):
+                valid = u >= low and u < high
+                z, f = unpack(product, candidates[u], zero), unpack(product, gates[u], zero)
+                state = select(valid, pool(state, z, f, unpack(keep, keeps[u], zero)), state)
+                results[u] = select(valid, state, zero)
+                if saves and u < here:
+                    store(states_here, places[u] * states_time, results[u])
+            # A loop of its own: the compiler unrolls no body with three activations in float64.
+            for u in range(ahead):
+                if gated:
+                    results[u] = put_out(results[u], unpack(product, outs[u], zero))
+                if u < here:
+                    store(h_here, places[u] * h_time, results[u])
+            t += ahead
+        store(carry, lane * size, state)
+
+    return kernel
+
+
+def vjp(cuda, zero, size, ahead, gated, packed, raws):
+    """Return the kernel that goes against the direction of travel; ``first`` holds the first states."""
+    raw, keep_raw, g_raw, states_raw = raws["product"], raws["keep"], raws["g"], raws["states"]
+    and_before = ahead + 1
+
+    def kernel(
+        g, product, keep, states, first, carry, to_product, rows, lengths, steps, reverse, lanes, inners, g_time,
+        product_time, keep_time, states_time, to_product_time, g_lane, product_lane, keep_lane, states_lane, first_lane,
+        to_product_lane, lengths_lane,
+    ):  # fmt: skip
+        lane = narrow(block() * block_threads() + thread())
+        if lane >= lanes:
+            return
+        sequence = divide(lane, inners)
+        inner = lane - sequence * inners
+        start, stop = valid_steps(lengths, lane_offset(lengths_lane, 0, sequence, inner), steps, reverse)
+        begin, t = 0, steps
+        if packed:
+            begin, t = start, stop
+        g_here = shift(g, lane_offset(g_lane, 0, sequence, inner))
+        product_here = shift(product, lane_offset(product_lane, 0, sequence, inner))
+        keep_here = shift(keep, lane_offset(keep_lane, 0, sequence, inner))
+        states_here = shift(states, lane_offset(states_lane, 0, sequence, inner))
+        to_product_here = shift(to_product, lane_offset(to_product_lane, 0, sequence, inner))
+        part, to_part = product_lane[0], to_product_lane[0]
+        places = cuda.local.array(and_before, np.int64)
+        candidates, gates = cuda.local.array(ahead, raw), cuda.local.array(ahead, raw)
+        outs, keeps = cuda.local.array(ahead, raw), cuda.local.array(ahead, keep_raw)
+        arriving, befores = cuda.local.array(ahead, g_raw), cuda.local.array(ahead, states_raw)
+        r = load(carry, lane * size, zero)
+        origin = load(first, lane_offset(first_lane, 0, sequence, inner), zero)
+        now = zero  # the state after a step, which is the one before the step that was seen last
+        if gated and start < stop:
+            now = load(states_here, row_of(rows, stop - 1) * states_time, zero)
+        while t > begin:
+            # Step t - 1 - u is in the batch; it is valid if low <= u < high, and has one before it unless at_start.
+            low, high, here = narrow(t - stop), narrow(t - start), narrow(t - begin)
+            at_start = high - 1
+            for u in range(and_before):
+                places[u] = t - 1 - u
+                if packed and u < here:
+                    places[u] = row_of(rows, t - 1 - u)
+            for u in range(ahead):
+                candidates[u], gates[u], outs[u], keeps[u] = raw(0), raw(0), raw(0), keep_raw(0)
+                arriving[u], befores[u] = g_raw(0), states_raw(0)
+                if u >= low and u < high:
+                    at = places[u] * product_time
+                    if u != at_start:
+                        befores[u] = load_raw(states_here, places[u + 1] * states_time, zero)
+                    candidates[u] = load_raw(product_here, at, zero)
+                    gates[u] = load_raw(product_here, at + part, zero)
+                    keeps[u] = load_raw(keep_here, places[u] * keep_time, zero)
+                    if gated:
+                        outs[u] = load_raw(product_here, at + 2 * part, zero)
+                    arriving[u] = load_raw(g_here, places[u] * g_time, zero)
+            for u in range(ahead):
+                valid = u >= low and u < high
+                at = places[u] * to_product_time
+                arrived = unpack(g, arriving[u], zero)
+                if gated:
+                    arrived, grad_o = put_out_adjoint(arrived, now, unpack(product, outs[u], zero))
+                    if u < here:
+                        store(to_product_here, at + 2 * to_part, select(valid, grad_o, zero))
+                z, f = unpack(product, candidates[u], zero), unpack(product, gates[u], zero)
+                before = select(u == at_start, origin, unpack(states, befores[u], zero))
+                grad_z, grad_f, onward = pool_adjoint(arrived + r, z, f, unpack(keep, keeps[u], zero), before)
+                r, now = select(valid, onward, r), select(valid, before, now)
+                if u < here:
+                    store(to_product_here, at, select(valid, grad_z, zero))
+                    store(to_product_here, at + to_part, select(valid, grad_f, zero))
+            t -= ahead
+        store(carry, lane * size, r)
+
+    return kernel

@@ -1,0 +1,62 @@
+"""Tensors that count as a device's: they stand in CPU memory, and a driver that is no card runs kernels on them."""
+
+import ctypes
+
+import numpy as np
+import torch
+
+from fastrecur._cuda import _arrays, _launch
+from fastrecur.torch import _pool
+
+STREAM = 7
+
+
+def is_elsewhere(array, start, end):
+    """Return whether an array has no byte from ``start`` to ``end``."""
+    first = array.__array_interface__["data"][0]
+    return first >= end or first + array.nbytes <= start
+
+
+def place(driver, setattr):
+    """Let CPU tensors stand on device 0 of a driver without a card; `setattr` is Python's own or monkeypatch's."""
+
+    def own(tensor):
+        start, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
+        if size:
+            # Tensors that stood there before are gone.
+            driver.memory = [each for each in driver.memory if is_elsewhere(each[0], start, start + size)]
+            driver.own(np.frombuffer((ctypes.c_char * size).from_address(start), np.uint8))
+        return tensor
+
+    class Torch(_arrays.Torch):
+        def view(self, name, array):
+            own(array)
+            return super().view(name, array)._replace(device=0)
+
+        def stream(self, device):
+            return STREAM
+
+        def maker(self, shape, dtype, strides, device):
+            kind = self.own.get(dtype, torch.bfloat16)
+            strides = strides and tuple(s // dtype.itemsize for s in strides)
+
+            def made():
+                make = (
+                    torch.empty(shape, dtype=kind)
+                    if strides is None
+                    else torch.empty_strided(shape, strides, dtype=kind)
+                )
+                driver.log.append(("empty", make.nbytes, device))
+                return own(make), make.data_ptr()
+
+            return made
+
+        def upload(self, array, device):
+            driver.log.append(("upload", array.nbytes, device))
+            return own(torch.from_numpy(np.array(array)))
+
+    setattr(_launch, "driver", lambda: driver)
+    setattr(_arrays, "Torch", Torch)
+    setattr(_arrays, "_libraries", {})
+    setattr(_arrays, "is_on_device", lambda value: isinstance(value, torch.Tensor))
+    setattr(_pool, "_is_on_gpu", lambda tensor: True)

@@ -1,0 +1,161 @@
+"""Pooling on a GPU that is not there: the PTX of real kernels, against the same composed of torch's operators."""
+
+import itertools
+
+import devices
+import numpy as np
+import pytest
+import tensors
+import torch
+from test_pooling import assert_alike, gradients, problem, wide
+
+from fastrecur.torch import _pool, _pooling
+
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+STEPS = 19  # batches of steps and a rest
+LENGTHS = torch.tensor([STEPS, 0, 8])
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """Return what runs a function and its gradient with tensors that count as a device's, and asks for the launches."""
+    driver = devices.Driver()
+
+    def run(function, *arguments, **options):
+        with monkeypatch.context() as patches:
+            tensors.place(driver, patches.setattr)
+            result = gradients(function, *arguments, **options)
+        launches = [entry[1:] for entry in driver.log if entry[0] == "launch"]
+        assert launches == [(name, 0, tensors.STREAM) for name in ("pool", "pool_vjp")]
+        driver.log.clear()
+        return result
+
+    run.driver = driver
+    return run
+
+
+def check(on_gpu, functions, dtype, width, gated, keep, first, rows, **options):
+    product, c0, keep = problem(dtype, width, gated, keep, first, STEPS, 3, rows)
+    cotangents = torch.randn(*product.shape[:-1], width).to(dtype), torch.randn(3, width).to(dtype)
+    options |= {"output_gate": gated}
+    fused = on_gpu(functions[0], product, c0, keep, *cotangents, **options)
+    composed = gradients(functions[1], *map(wide, (product, c0, keep, *cotangents)), **options)
+    assert_alike(fused, composed, dtype)
+
+
+PADDED = _pooling.pool, _pooling._composed
+PACKED = _pooling.pool_packed, _pooling._composed_packed
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_padded_rows(on_gpu, dtype):
+    for reverse, lengths in itertools.product((False, True), (None, LENGTHS)):
+        check(on_gpu, PADDED, dtype, 45, True, "mask", True, None, reverse=reverse, lengths=lengths)
+        if dtype == torch.float32:
+            check(on_gpu, PADDED, dtype, 45, True, 0.7, False, None, reverse=reverse, lengths=lengths)
+            check(on_gpu, PADDED, dtype, 1, True, None, True, None, reverse=reverse, lengths=lengths)
+
+
+def test_padded_rows_without_output_gates(on_gpu):
+    for reverse, lengths in itertools.product((False, True), (None, LENGTHS)):
+        check(on_gpu, PADDED, torch.float32, 45, False, 0.7, True, None, reverse=reverse, lengths=lengths)
+
+
+@pytest.mark.parametrize(("dtype", "gated", "keep"), [(torch.float32, True, 0.7), (torch.bfloat16, False, "mask")])
+def test_packed_rows(on_gpu, dtype, gated, keep):
+    for reverse, sizes in itertools.product((False, True), ([3] * 4 + [2] * 9 + [1] * 6, [3, 1], [3])):
+        sizes = torch.tensor(sizes)
+        options = {"reverse": reverse, "batch_sizes": sizes}
+        check(on_gpu, PACKED, dtype, 45, gated, keep, True, int(sizes.sum()), **options)
+
+
+def test_lengths_out_of_range_are_kept_in_range(on_gpu):
+    """They may be the device's own, which nobody looks at beforehand."""
+    product, c0, _ = problem(torch.float32, 5, True, None, True, STEPS)
+    cotangents = torch.randn(STEPS, 3, 5), torch.randn(3, 5)
+    results = [
+        on_gpu(_pooling.pool, product, c0, None, *cotangents, lengths=torch.tensor(lengths))
+        for lengths in ([STEPS + 5, -4, 8], LENGTHS.tolist())
+    ]
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+def test_layouts(on_gpu):
+    """Time in the middle, rows of a wider product, and a cotangent that is one number."""
+    product, c0, keep = problem(torch.float32, 45, True, "mask", True, STEPS)
+    cotangents = torch.ones(()).expand(STEPS, 3, 45), torch.ones(3, 45)
+    expected = gradients(_pooling._composed, product, c0, keep, *cotangents)
+    batch_first = lambda p, **options: _pooling.pool(p.transpose(0, 1).contiguous().transpose(0, 1), **options)  # noqa: E731
+    wider = lambda p, **options: _pooling.pool(torch.nn.functional.pad(p, (5, 10))[..., 5:140], **options)  # noqa: E731
+    for function in (batch_first, wider):
+        fused = on_gpu(function, product, c0, keep, *cotangents)
+        torch.testing.assert_close(fused, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_tables_are_copied_once(on_gpu, monkeypatch):
+    """Forward and back ask for the same tables, and a padded batch for none: so it may be captured into a graph."""
+    driver = on_gpu.driver
+    product, c0, _ = problem(torch.float32, 5, True, None, True, packed_rows=6)
+    with monkeypatch.context() as patches:
+        tensors.place(driver, patches.setattr)
+        h, _ = _pooling.pool_packed(product.requires_grad_(), torch.tensor([3, 2, 1]), c0)
+        h.sum().backward()
+        assert [entry[0] for entry in driver.log] == ["upload", "launch", "launch"]
+        driver.log.clear()
+        h, _ = _pooling.pool(product.detach().view(2, 3, 15).requires_grad_(), c0)
+        h.sum().backward()
+        assert [entry[0] for entry in driver.log] == ["launch", "launch"]
+
+
+def test_one_gradient_through_the_last_states(on_gpu, monkeypatch):
+    """No cotangent of the output: the kernel is given a number."""
+    product, c0, _ = problem(torch.float32, 5, True, None, True, STEPS)
+    grads = []
+    for function in (_pooling.pool, _pooling._composed):
+        with monkeypatch.context() as patches:
+            if function is _pooling.pool:
+                tensors.place(on_gpu.driver, patches.setattr)
+            leaf = product.clone().requires_grad_()
+            grads += torch.autograd.grad(function(leaf, c0)[1].sum(), leaf)
+    torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_offsets_beyond_two_gigabytes(on_gpu, reverse, tmp_path):
+    """A page at each end of 6 GiB, of which nothing between is ever touched."""
+    storage = torch.from_numpy(np.memmap(tmp_path / "far", np.float32, "w+", shape=3 << 29))
+    product = storage.as_strided((2, 1, 9), (storage.numel() - 9, 9, 1))
+    product.normal_()
+    cotangents = torch.randn(2, 1, 3), torch.randn(1, 3)
+    expected = gradients(_pooling._composed, product, None, None, *cotangents, reverse=reverse)
+    far = lambda p, **options: _pooling.pool(FarAway.apply(p, product), **options)  # noqa: E731
+    fused = on_gpu(far, product, None, None, *cotangents, reverse=reverse)
+    torch.testing.assert_close(fused, expected)
+
+
+class FarAway(torch.autograd.Function):
+    """The same numbers where they stand far from each other."""
+
+    @staticmethod
+    def forward(ctx, near, far):
+        return far.detach()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, None
+
+
+def test_tables_of_layouts():
+    """In the direction of travel, and lengths of the host's beside a product of the device's."""
+
+    class Owner:
+        @staticmethod
+        def upload(array, device):
+            return torch.from_numpy(array)
+
+    for reverse, starts in ((False, [0, 2, 4]), (True, [4, 2, 0])):
+        rows, lengths = _pool.Layout(3, 2, reverse, batch_sizes=[2, 2, 1]).on_gpu(Owner, 0)
+        assert (rows.tolist(), lengths.tolist()) == (starts, [3, 2])
+        rows, lengths = _pool.Layout(3, 2, reverse, lengths=torch.tensor([3, 1])).on_gpu(Owner, 0)
+        assert rows is None and lengths.tolist() == [3, 1]
+    assert _pool.padded(3, 2, False).on_gpu(Owner, 0) == (None, None)
