@@ -66,7 +66,7 @@ def _gate(data: Data, request: Request, alpha: Any, shape: tuple[int, ...], axis
     if request.times is not None:
         gaps = elapsed(take_times(request.times), request.constant, shape, axis, last_time)
         if data.by_kernel:
-            return np.exp2(-gaps) if request.constant.alpha == 0.5 else (1.0 - alpha) ** gaps
+            return np.exp2(-gaps) if alpha.ndim == 0 and alpha == 0.5 else (1.0 - np.asarray(alpha, np.float64)) ** gaps
         return (1.0 - data.wide(alpha)) ** _like(data, gaps)
     if data.by_kernel:
         return 1.0 - np.asarray(alpha, np.float64) if request.adjust else alpha
