@@ -178,10 +178,10 @@ def _flags(data: Data, name: str, flags: Any, like: Any) -> Any:
         if array.dtype.kind not in "biuf":
             raise TypeError(say.flags_dtype(name, array.dtype))
     else:
-        array = flags if hasattr(flags, "shape") else xp.asarray(flags)
+        array = data.beside(flags)
     if not _problem.fits(tuple(array.shape), tuple(like.shape)):
         raise ValueError(say.same_shape(name, tuple(array.shape), tuple(like.shape)))
-    flags = array if array.dtype in (xp.bool, np.bool_) else array != 0
+    flags = array if array.dtype == xp.bool else array != 0
     return flags if flags.shape == like.shape else xp.broadcast_to(flags, tuple(like.shape))
 
 

@@ -35,7 +35,8 @@ def compute(
     """Return a statistic of ``x`` (and ``y``), in their library, and the state of its mean."""
     alpha = request.constant.alpha
     names = ("x", "alpha") if y is None else ("x", "alpha", "y")
-    data = Data(names, (x, alpha) if y is None else (x, alpha, y))
+    data = Data(names, (x, alpha) if y is None else (x, alpha, y), state or ())
+    state = None if state is None else State(*map(data.beside, state))
     x, alpha, *others = data.values
     y = others[0] if others else None
     shapes = [tuple(v.shape) for v in data.values]
@@ -67,21 +68,11 @@ def _gate(data: Data, request: Request, alpha: Any, shape: tuple[int, ...], axis
         gaps = elapsed(take_times(request.times), request.constant, shape, axis, last_time)
         if data.by_kernel:
             return np.exp2(-gaps) if alpha.ndim == 0 and alpha == 0.5 else (1.0 - np.asarray(alpha, np.float64)) ** gaps
-        return (1.0 - data.wide(alpha)) ** _like(data, gaps)
+        return (1.0 - data.wide(alpha)) ** data.beside(gaps)
     if data.by_kernel:
         return 1.0 - np.asarray(alpha, np.float64) if request.adjust else alpha
     alpha = data.wide(alpha)
     return 1.0 - alpha if request.adjust else alpha
-
-
-def _like(data: Data, array: np.ndarray) -> Any:
-    """Return a NumPy array as one beside the data."""
-    x = data.values[0]
-    device = getattr(x, "device", None)
-    try:
-        return data.xp.asarray(array, device=device)
-    except TypeError:  # a namespace whose `asarray` takes no device
-        return data.xp.asarray(array)
 
 
 def _by_kernel(

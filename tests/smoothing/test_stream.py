@@ -71,6 +71,23 @@ def test_reset_and_another_shape():
     assert "alpha=0.5" in repr(stream)
 
 
+def test_chunks_with_and_without_gradients():
+    """Tensors go through kernels or formulas, chunk by chunk; what is passed on are numbers, and gradients."""
+    x = torch.tensor(data(9)[0])
+    expected = ewm_mean(x, alpha=0.5)
+    first = x[:4].clone().requires_grad_()
+    stream = Ewm(alpha=0.5)
+    parts = [stream.update(x[:2]), stream.update(first[2:]), stream.update(x[4:6])]
+    with torch.no_grad():
+        parts.append(stream.update(x[6:]))
+    torch.testing.assert_close(torch.cat(parts), expected, equal_nan=True)
+    alone = x[:6].clone().requires_grad_()
+    (slope,) = torch.autograd.grad(ewm_mean(alone, alpha=0.5)[4:6].sum(), alone)
+    (actual,) = torch.autograd.grad(parts[2].sum(), first)
+    torch.testing.assert_close(actual[2:], slope[2:4])  # a chunk's gradient reaches the chunk before
+    assert not parts[3].requires_grad
+
+
 def test_a_factor_for_each_lane():
     x, alpha = np.random.default_rng(0).standard_normal((6, 3)), np.array([0.1, 0.5, 1.0])
     stream = Ewm(alpha=alpha)
