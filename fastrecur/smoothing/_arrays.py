@@ -166,3 +166,13 @@ def _real(name: str, array: np.ndarray) -> np.ndarray:
 def axis_of(axis: Any, shape: tuple[int, ...], names: tuple[str, ...]) -> int:
     """Return an axis of time as a non-negative int."""
     return int(_problem.normalise_axis(_call._axis(axis), tuple(shape), names))
+
+
+def check_alpha(data: Data, alpha: Any) -> None:
+    """Raise for values of ``alpha`` out of range; not where asking would have to wait for a device."""
+    if data.by_kernel:
+        bad = alpha[~((alpha > 0) & (alpha <= 1))]
+        if bad.size:
+            raise ValueError(say.constant_domain("alpha", "0 < alpha <= 1", bad.flat[0]))
+    elif getattr(data, "checked", False) and not bool(((alpha > 0) & (alpha <= 1)).all()):
+        raise ValueError(say.constant_domain("alpha", "0 < alpha <= 1", "values beyond"))

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import _messages as say
 from .. import _problem, _weighted_run
 from . import _formulas
 from ._arguments import Constant, elapsed, take_times
-from ._arrays import Data, axis_of
+from ._arrays import Data, axis_of, check_alpha
 from ._formulas import State
 
 
@@ -45,21 +44,11 @@ def compute(
     plain_alpha = isinstance(request.constant.alpha, (int, float))
     dtype = data.dtype(*(v for v in (x, None if plain_alpha else alpha, y) if v is not None))
     if not plain_alpha:
-        _check_alpha(data, alpha)
+        check_alpha(data, alpha)
     gate = _gate(data, request, alpha, shape, axis, last_time)
     if data.by_kernel:
         return _by_kernel(data, statistic, request, x, y, gate, shape, dtype, axis, state)
     return _by_formulas(data, statistic, request, x, y, gate, shape, dtype, axis, state)
-
-
-def _check_alpha(data: Data, alpha: Any) -> None:
-    """Raise for values of ``alpha`` out of range; not where asking would have to wait for a device."""
-    if data.by_kernel:
-        bad = alpha[~((alpha > 0) & (alpha <= 1))]
-        if bad.size:
-            raise ValueError(say.constant_domain("alpha", "0 < alpha <= 1", bad.flat[0]))
-    elif getattr(data, "checked", False) and not bool(((alpha > 0) & (alpha <= 1)).all()):
-        raise ValueError(say.constant_domain("alpha", "0 < alpha <= 1", "values beyond"))
 
 
 def _gate(data: Data, request: Request, alpha: Any, shape: tuple[int, ...], axis: int, last_time: Any) -> Any:
