@@ -154,6 +154,21 @@ def test_long_series(rng, shape, adjust, set_threads):
     np.testing.assert_array_equal(ewm_mean(x, axis=axis, **options), checks[0][0])
 
 
+@pytest.mark.parametrize("statistic", ["mean", "var"])
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_long_series_with_long_gaps(rng, statistic, alpha):
+    """A gap takes the weight below the least number; the mean before it stands, and samples after it start anew."""
+    x = rng.standard_normal(40000)
+    x[5001:7000], x[20002:23000], x[30000] = np.nan, np.nan, np.nan
+    x[np.arange(1, 33) * (40000 // 32) - 1] = np.nan  # the last step of each segment
+    theirs = pd.Series(x).ewm(alpha=alpha)
+    if statistic == "mean":
+        actual, expected = ewm_mean(x, alpha=alpha), theirs.mean()
+    else:
+        actual, expected = ewm_var(x, alpha=alpha, bias=True), theirs.var(bias=True)
+    np.testing.assert_allclose(actual, expected.to_numpy(), rtol=1e-9, atol=1e-12)
+
+
 def test_polars(rng):
     x = rng.standard_normal(200)
     x[rng.random(200) < 0.2] = np.nan
