@@ -184,12 +184,12 @@ def _summed(rule, segments, edges, length, options, states):
 def merged(a, b, is_sum):
     """Return the state after two parts of the data whose weights add up; ``b``'s DECAY is that of all of its steps."""
     now = a.copy()
-    before = b[DECAY] * a[WEIGHT]
-    now[WEIGHT], now[COUNT], now[DECAY] = before + b[WEIGHT], a[COUNT] + b[COUNT], a[DECAY] * b[DECAY]
+    now[WEIGHT], now[COUNT], now[DECAY] = b[DECAY] * a[WEIGHT] + b[WEIGHT], a[COUNT] + b[COUNT], a[DECAY] * b[DECAY]
     if is_sum:
         now[MEAN] = b[DECAY] * a[MEAN] + b[MEAN]
     elif b[COUNT]:
-        kept, share = before / now[WEIGHT], b[WEIGHT] / now[WEIGHT]
+        ratio = a[WEIGHT] * (b[DECAY] / b[WEIGHT])  # in this order: a weight before a gap may be near the least number
+        kept, share = ratio / (1 + ratio), 1 / (1 + ratio)
         x, y = b[MEAN] - a[MEAN], b[MEAN_Y] - a[MEAN_Y]
         for plane, difference in ((MEAN, x), (MEAN_Y, y)):
             now[plane] = a[plane] + share * difference if share < 0.5 else b[plane] - kept * difference

@@ -106,7 +106,8 @@ class Ewm:
         Parameters
         ----------
         chunk : array_like
-            The samples, with the lanes of the chunks before. It may hold no step at all.
+            The samples, with the lanes of the chunks before: arrays as `ewm_mean` takes them, but no frames. It may
+            hold no step at all.
         times : array_like, optional
             When they were taken, as for `ewm_mean`: with every chunk, or with none.
 
@@ -195,7 +196,7 @@ class Ewm:
         before = self._decay(a, b) * a.weight
         weight = before + b.weight
         empty = weight == 0
-        share = b.weight / (weight + empty)
+        share = (b.weight + empty * (b.count > 0)) / (weight + empty)
         mean = a.mean + share * (b.mean - a.mean)
         first = b.first_time if a.first_time is None else a.first_time
         last = a.last_time if b.last_time is None else b.last_time

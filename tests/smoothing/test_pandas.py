@@ -169,6 +169,15 @@ def test_long_series_with_long_gaps(rng, statistic, alpha):
     np.testing.assert_allclose(actual, expected.to_numpy(), rtol=1e-9, atol=1e-12)
 
 
+def test_long_series_with_one_sample_between_gaps():
+    """The weights before and after it are numbers, and their product is none."""
+    x = np.full(2048, np.nan)
+    x[:21], x[320] = np.arange(21.0), 5.0  # segments have 64 steps
+    actual = ewm_var(x, alpha=0.9)
+    expected = ewm_var(np.repeat(x[:, np.newaxis], 8, 1), alpha=0.9)[:, 0]  # lanes enough not to be cut
+    np.testing.assert_allclose(actual, expected, rtol=1e-9)
+
+
 def test_polars(rng):
     x = rng.standard_normal(200)
     x[rng.random(200) < 0.2] = np.nan

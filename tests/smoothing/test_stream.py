@@ -151,6 +151,13 @@ def test_merge_lane_by_lane():
         np.testing.assert_allclose(both.weight, whole.state.weight, rtol=1e-12)
 
 
+def test_merge_after_a_gap_that_left_no_weight():
+    first, second = Ewm(alpha=1.0), Ewm(alpha=1.0)
+    first.update([[1.0, 1.0, 1.0]])
+    second.update([[5.0, np.nan, 4.0], [np.nan, np.nan, 3.0]])
+    np.testing.assert_array_equal(first.merge(second).state.mean, [5, 1, 3])
+
+
 def test_merge_of_streams_that_look_alike():
     alphas = np.full(2000, 0.3), np.full(2000, 0.3)  # too many to be printed
     alphas[1][1000] = 0.9
