@@ -27,7 +27,7 @@ def discounted_returns(r: Any, gamma: float, done: Any = None, *, axis: int = 0)
     Parameters
     ----------
     r : array_like
-        The rewards, as the data of `ewm_mean`.
+        The rewards: arrays as `ewm_mean` takes them, but no frames.
     gamma : float
         The discount.
     done : array_like of bool, optional
@@ -84,7 +84,7 @@ def gae(
     Parameters
     ----------
     rewards : array_like
-        ``T`` steps along `axis`, as the data of `ewm_mean`.
+        ``T`` steps along `axis`: arrays as `ewm_mean` takes them, but no frames.
     values : array_like
         The value of the state before each step and, where there are no ``next_values``, of the one after the last:
         ``T + 1`` steps.
