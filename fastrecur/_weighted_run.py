@@ -27,6 +27,7 @@ SERIAL_BYTES = 1 << 18  # below this a second thread costs more than it brings
 LARGE = 16 << 20  # bytes of a result from which it goes past the cache
 SEGMENTS = 32  # that a long series is cut into
 WIDTH = 16
+LIGHT = 1e-150  # a weight after a gap below which a segment's mean is not found again in its sums
 _WIDE = np.dtype(np.float64)
 
 
@@ -144,16 +145,26 @@ def _run_series(rule, operands, steps, flags, before):
         summed = _summed(rule, segments, edges, length, options, states.copy())
     states = _walk(rule + " summarise", segments, length, SEGMENTS, options, states) if summed is None else summed
     firsts, now = [], before.tolist()
-    for start, end in zip(starts, states.T.tolist(), strict=True):
+    for edge, start, end in zip(edges, starts, states.T.tolist(), strict=True):
         firsts.append(now)
-        now = merged(now, end, "sum" in rule) if adjust else _moved(now, start, end)
+        if not adjust:
+            now = _moved(now, start, end)
+        elif "sum" in rule or not end[COUNT] or end[WEIGHT] > LIGHT:
+            now = merged(now, end, "sum" in rule)
+        else:  # a gap ends the segment, and took its weight and what came before it below all numbers
+            now = _walk_part(rule, operands, int(edge), length, options, now)[:, 0].tolist()
     states[...] = np.transpose(firsts)
     last = _walk(rule, segments, length, SEGMENTS, options, states)[:, -1:]
     done = SEGMENTS * length
     if done < steps:
-        rest = [None if o is None else (o[done:], o.strides[0], np.zeros(1, np.int64)) for o in operands]
-        last = _walk(rule, rest, steps - done, 1, options, _pad(last))
+        last = _walk_part(rule, operands, done, steps - done, options, last[:, 0])
     return last[:, 0]
+
+
+def _walk_part(rule, operands, first, steps, options, before):
+    """Walk some steps of one series from the state before them."""
+    part = [None if o is None else (o[first:], o.strides[0], np.zeros(1, np.int64)) for o in operands]
+    return _walk(rule, part, steps, 1, options, _pad(np.reshape(before, (PLANES, 1))))
 
 
 def _summed(rule, segments, edges, length, options, states):
@@ -173,12 +184,12 @@ def _summed(rule, segments, edges, length, options, states):
 def merged(a, b, is_sum):
     """Return the state after two parts of the data whose weights add up; ``b``'s DECAY is that of all of its steps."""
     now = a.copy()
-    before = b[DECAY] * a[WEIGHT]
-    now[WEIGHT], now[COUNT], now[DECAY] = before + b[WEIGHT], a[COUNT] + b[COUNT], a[DECAY] * b[DECAY]
+    now[WEIGHT], now[COUNT], now[DECAY] = b[DECAY] * a[WEIGHT] + b[WEIGHT], a[COUNT] + b[COUNT], a[DECAY] * b[DECAY]
     if is_sum:
         now[MEAN] = b[DECAY] * a[MEAN] + b[MEAN]
     elif b[COUNT]:
-        kept, share = before / now[WEIGHT], b[WEIGHT] / now[WEIGHT]
+        ratio = a[WEIGHT] * (b[DECAY] / b[WEIGHT])  # in this order: a weight before a gap may be near the least number
+        kept, share = ratio / (1 + ratio), 1 / (1 + ratio)
         x, y = b[MEAN] - a[MEAN], b[MEAN_Y] - a[MEAN_Y]
         for plane, difference in ((MEAN, x), (MEAN_Y, y)):
             now[plane] = a[plane] + share * difference if share < 0.5 else b[plane] - kept * difference

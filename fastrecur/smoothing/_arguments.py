@@ -107,6 +107,8 @@ def take_times(times: Any) -> np.ndarray:
     if array.dtype.kind == "M":
         bad = np.isnat(array).any()
     elif array.dtype.kind in "iuf":
+        if array.dtype.kind == "i":
+            array = array.astype(np.int64, copy=False)  # of fewer bits, differences may not fit
         bad = not np.isfinite(array).all()
     else:
         raise ValueError(say.times_dtype(array.dtype))

@@ -15,13 +15,17 @@ _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class Data:
-    """Operands of one library: their namespace, and how a NumPy result becomes one of theirs (None: by formulas)."""
+    """Operands of one library, their namespace, and how a NumPy result becomes one of theirs (None: by formulas).
 
-    def __init__(self, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
+    Tensors that kernels can read are NumPy's arrays here.
+    """
+
+    def __init__(self, names: tuple[str, ...], values: tuple[Any, ...], before: tuple[Any, ...] = ()) -> None:
+        """Take operands; ``before`` is a state that they go on from, whose gradient may be wanted as well."""
         self.give: Callable[[np.ndarray], Any] | None = _same
         self.xp: Any = np
         if _arrays.any_tensor(*values):
-            self._take_tensors(names, values)
+            self._take_tensors(names, values, before)
         elif any(_is_foreign(value) for value in values):
             self._take_foreign(names, values)
         else:
@@ -29,12 +33,12 @@ class Data:
                 _real(name, _plain(name, value)) for name, value in zip(names, values, strict=True)
             ]
 
-    def _take_tensors(self, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
+    def _take_tensors(self, names: tuple[str, ...], values: tuple[Any, ...], before: tuple[Any, ...]) -> None:
         import torch
 
         from ..torch import _call as tensor_call
 
-        tensors = [value for value in values if isinstance(value, torch.Tensor)]
+        tensors = [value for value in (*values, *before) if isinstance(value, torch.Tensor)]
         for name, value in zip(names, values, strict=True):
             if not (isinstance(value, torch.Tensor) or isinstance(value, (int, float))):
                 raise TypeError(say.not_a_tensor(name, type(value)))
@@ -51,7 +55,7 @@ class Data:
             default = torch.get_default_dtype()
             wide = [v if v.is_floating_point() else v.to(default) for v in wide]
             self.values = [value.detach().numpy() for value in wide]
-            self.give = torch.from_numpy
+            self.xp, self.give = np, torch.from_numpy
             self.checked = True
         else:
             self.values, self.give = wide, None
@@ -100,6 +104,17 @@ class Data:
         if xp.__name__ == "torch":
             return array.to(xp.float64)
         return xp.astype(array, xp.float64) if hasattr(xp, "astype") else array.astype("float64")
+
+    def beside(self, array: Any) -> Any:
+        """Return an array that may be NumPy's as one of the data's library, where the data are."""
+        if self.by_kernel:
+            return array.detach().numpy() if self.give is not _same and hasattr(array, "detach") else array
+        if not isinstance(array, np.ndarray) and hasattr(array, "shape"):
+            return array
+        try:
+            return self.xp.asarray(array, device=getattr(self.values[0], "device", None))
+        except TypeError:  # a namespace whose `asarray` takes no device
+            return self.xp.asarray(array)
 
     def narrow(self, array: Any, dtype: Any) -> Any:
         """Return an array in a result's dtype."""
@@ -151,3 +166,13 @@ def _real(name: str, array: np.ndarray) -> np.ndarray:
 def axis_of(axis: Any, shape: tuple[int, ...], names: tuple[str, ...]) -> int:
     """Return an axis of time as a non-negative int."""
     return int(_problem.normalise_axis(_call._axis(axis), tuple(shape), names))
+
+
+def check_alpha(data: Data, alpha: Any) -> None:
+    """Raise for values of ``alpha`` out of range; not where asking would have to wait for a device."""
+    if data.by_kernel:
+        bad = alpha[~((alpha > 0) & (alpha <= 1))]
+        if bad.size:
+            raise ValueError(say.constant_domain("alpha", "0 < alpha <= 1", bad.flat[0]))
+    elif getattr(data, "checked", False) and not bool(((alpha > 0) & (alpha <= 1)).all()):
+        raise ValueError(say.constant_domain("alpha", "0 < alpha <= 1", "values beyond"))

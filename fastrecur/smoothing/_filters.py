@@ -10,7 +10,7 @@ import numpy as np
 from .. import _messages as say
 from ..recurrence import forget_mult
 from ._arguments import Constant, integer, number
-from ._arrays import Data, axis_of
+from ._arrays import Data, axis_of, check_alpha
 from ._frames import unwrap
 
 
@@ -69,6 +69,8 @@ def ewm_filtfilt(
     if (data.by_kernel or getattr(data, "checked", False)) and not bool(data.xp.isfinite(values).all()):
         raise ValueError(say.filter_missing())
     plain = isinstance(constant.alpha, (int, float))
+    if not plain:
+        check_alpha(data, gate)
     gate = float(constant.alpha) if plain else gate
     if not data.by_kernel and data.xp.__name__ == "torch" and not values.is_floating_point():
         values = values.to(data.xp.get_default_dtype())

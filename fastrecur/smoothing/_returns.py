@@ -27,7 +27,7 @@ def discounted_returns(r: Any, gamma: float, done: Any = None, *, axis: int = 0)
     Parameters
     ----------
     r : array_like
-        The rewards, as the data of `ewm_mean`.
+        The rewards: arrays as `ewm_mean` takes them, but no frames.
     gamma : float
         The discount.
     done : array_like of bool, optional
@@ -84,7 +84,7 @@ def gae(
     Parameters
     ----------
     rewards : array_like
-        ``T`` steps along `axis`, as the data of `ewm_mean`.
+        ``T`` steps along `axis`: arrays as `ewm_mean` takes them, but no frames.
     values : array_like
         The value of the state before each step and, where there are no ``next_values``, of the one after the last:
         ``T + 1`` steps.
@@ -178,10 +178,10 @@ def _flags(data: Data, name: str, flags: Any, like: Any) -> Any:
         if array.dtype.kind not in "biuf":
             raise TypeError(say.flags_dtype(name, array.dtype))
     else:
-        array = flags if hasattr(flags, "shape") else xp.asarray(flags)
+        array = data.beside(flags)
     if not _problem.fits(tuple(array.shape), tuple(like.shape)):
         raise ValueError(say.same_shape(name, tuple(array.shape), tuple(like.shape)))
-    flags = array if array.dtype in (xp.bool, np.bool_) else array != 0
+    flags = array if array.dtype == xp.bool else array != 0
     return flags if flags.shape == like.shape else xp.broadcast_to(flags, tuple(like.shape))
 
 

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import _messages as say
 from .. import _problem, _weighted_run
 from . import _formulas
 from ._arguments import Constant, elapsed, take_times
-from ._arrays import Data, axis_of
+from ._arrays import Data, axis_of, check_alpha
 from ._formulas import State
 
 
@@ -35,7 +34,8 @@ def compute(
     """Return a statistic of ``x`` (and ``y``), in their library, and the state of its mean."""
     alpha = request.constant.alpha
     names = ("x", "alpha") if y is None else ("x", "alpha", "y")
-    data = Data(names, (x, alpha) if y is None else (x, alpha, y))
+    data = Data(names, (x, alpha) if y is None else (x, alpha, y), state or ())
+    state = None if state is None else State(*map(data.beside, state))
     x, alpha, *others = data.values
     y = others[0] if others else None
     shapes = [tuple(v.shape) for v in data.values]
@@ -44,21 +44,11 @@ def compute(
     plain_alpha = isinstance(request.constant.alpha, (int, float))
     dtype = data.dtype(*(v for v in (x, None if plain_alpha else alpha, y) if v is not None))
     if not plain_alpha:
-        _check_alpha(data, alpha)
+        check_alpha(data, alpha)
     gate = _gate(data, request, alpha, shape, axis, last_time)
     if data.by_kernel:
         return _by_kernel(data, statistic, request, x, y, gate, shape, dtype, axis, state)
     return _by_formulas(data, statistic, request, x, y, gate, shape, dtype, axis, state)
-
-
-def _check_alpha(data: Data, alpha: Any) -> None:
-    """Raise for values of ``alpha`` out of range; not where asking would have to wait for a device."""
-    if data.by_kernel:
-        bad = alpha[~((alpha > 0) & (alpha <= 1))]
-        if bad.size:
-            raise ValueError(say.constant_domain("alpha", "0 < alpha <= 1", bad.flat[0]))
-    elif getattr(data, "checked", False) and not bool(((alpha > 0) & (alpha <= 1)).all()):
-        raise ValueError(say.constant_domain("alpha", "0 < alpha <= 1", "values beyond"))
 
 
 def _gate(data: Data, request: Request, alpha: Any, shape: tuple[int, ...], axis: int, last_time: Any) -> Any:
@@ -66,22 +56,12 @@ def _gate(data: Data, request: Request, alpha: Any, shape: tuple[int, ...], axis
     if request.times is not None:
         gaps = elapsed(take_times(request.times), request.constant, shape, axis, last_time)
         if data.by_kernel:
-            return np.exp2(-gaps) if request.constant.alpha == 0.5 else (1.0 - alpha) ** gaps
-        return (1.0 - data.wide(alpha)) ** _like(data, gaps)
+            return np.exp2(-gaps) if alpha.ndim == 0 and alpha == 0.5 else (1.0 - np.asarray(alpha, np.float64)) ** gaps
+        return (1.0 - data.wide(alpha)) ** data.beside(gaps)
     if data.by_kernel:
         return 1.0 - np.asarray(alpha, np.float64) if request.adjust else alpha
     alpha = data.wide(alpha)
     return 1.0 - alpha if request.adjust else alpha
-
-
-def _like(data: Data, array: np.ndarray) -> Any:
-    """Return a NumPy array as one beside the data."""
-    x = data.values[0]
-    device = getattr(x, "device", None)
-    try:
-        return data.xp.asarray(array, device=device)
-    except TypeError:  # a namespace whose `asarray` takes no device
-        return data.xp.asarray(array)
 
 
 def _by_kernel(

@@ -75,6 +75,7 @@ class Ewm:
         min_periods: int | None = 0,
         axis: int = 0,
     ) -> None:
+        alpha = np.asarray(alpha) if isinstance(alpha, (list, tuple)) else alpha
         self._given = {"com": com, "span": span, "halflife": halflife, "alpha": alpha}
         self._adjust, self._ignore_na = flag("adjust", adjust), flag("ignore_na", ignore_na)
         self._least = 0 if min_periods is None else integer("min_periods", min_periods)
@@ -105,7 +106,8 @@ class Ewm:
         Parameters
         ----------
         chunk : array_like
-            The samples, with the lanes of the chunks before. It may hold no step at all.
+            The samples, with the lanes of the chunks before: arrays as `ewm_mean` takes them, but no frames. It may
+            hold no step at all.
         times : array_like, optional
             When they were taken, as for `ewm_mean`: with every chunk, or with none.
 
@@ -183,7 +185,7 @@ class Ewm:
         """
         if not self._adjust or not later._adjust:
             raise ValueError(say.merge("with adjust=True"))
-        if repr(self) != repr(later):
+        if not self._is_made_as(later):
             raise ValueError(say.merge("if they were made alike"))
         a, b = self._state, later._state
         result = copy.deepcopy(self if b is None else later)
@@ -194,31 +196,48 @@ class Ewm:
         before = self._decay(a, b) * a.weight
         weight = before + b.weight
         empty = weight == 0
-        share = b.weight / (weight + empty)
+        share = (b.weight + empty * (b.count > 0)) / (weight + empty)
         mean = a.mean + share * (b.mean - a.mean)
         first = b.first_time if a.first_time is None else a.first_time
         last = a.last_time if b.last_time is None else b.last_time
         result._state = EwmState(weight, a.count + b.count, mean, a.steps + b.steps, first, last)
         return result
 
+    def _is_made_as(self, other: Ewm) -> bool:
+        options = [(s._adjust, s._ignore_na, s._least, s._axis) for s in (self, other)]
+        pairs = ((value, other._given[name]) for name, value in self._given.items())
+        return options[0] == options[1] and all(_equal(*pair) for pair in pairs)
+
+    def _of_lanes(self, values: Any) -> Any:
+        """Return what broadcasts against a step of the data such that it does so against the lanes."""
+        shape = tuple(getattr(values, "shape", ()))
+        if not shape or self._lanes is None:
+            return values
+        steps = len(self._lanes) + 1
+        shape = (1,) * (steps - len(shape)) + shape
+        axis = self._axis % steps
+        return values.reshape(shape[:axis] + shape[axis + 1 :])
+
     def _decay(self, a: EwmState, b: EwmState) -> Any:
         """Return what is left of the weight of ``a`` after the steps of ``b``."""
         if b.last_time is None or a.last_time is None:
             if self._plain is None or (a.last_time is None) != (b.last_time is None):
                 raise ValueError(say.merge("if both or neither had times"))
-            alpha = self._plain.alpha
-            if getattr(alpha, "shape", ()):
-                alpha = alpha.reshape(tuple(n for k, n in enumerate(alpha.shape) if k != self._axis % alpha.ndim))
-            return (1.0 - alpha) ** (b.count if self._ignore_na else b.steps)
+            return (1.0 - self._of_lanes(self._plain.alpha)) ** (b.count if self._ignore_na else b.steps)
         if self._ignore_na:
             raise ValueError(say.merge("with ignore_na=False, where they have times"))
         assert self._timed is not None
-        times = np.stack([np.asarray(a.last_time), np.asarray(b.last_time)])
+        times = np.stack(np.broadcast_arrays(a.last_time, b.last_time))
         gaps = elapsed(times, self._timed, times.shape, 0)[1]
-        alpha = self._timed.alpha
-        if getattr(alpha, "shape", ()):
-            alpha = alpha.reshape(tuple(n for k, n in enumerate(alpha.shape) if k != self._axis % alpha.ndim))
-        return (1.0 - alpha) ** gaps.reshape([n for n in gaps.shape if n != 1] or ())
+        return (1.0 - self._of_lanes(self._timed.alpha)) ** self._of_lanes(gaps)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Return whether two values are one: numbers, times or arrays."""
+    if type(a) is not type(b) or getattr(a, "shape", ()) != getattr(b, "shape", ()):
+        return bool(np.isscalar(a) and np.isscalar(b) and a == b)
+    same = a == b
+    return bool(same.all() if hasattr(same, "all") else same)
 
 
 def _with_lanes_of(shape: tuple[int, ...], alpha: tuple[int, ...], axis: int) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from torch.nn.modules import module as _global
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import _messages as say
-from . import _call, _pooling
+from . import _call, _pooling, _tensors
 from ._windows import packed_windows, windows
 
 __all__ = ["QRNN", "QRNNLayer"]
@@ -520,10 +520,13 @@ def _is_plain(linear: nn.Module) -> bool:
 
 def _is_inference(source: Tensor, linear: Any, c0: Tensor | None) -> bool:
     """Return whether torch has nothing in play but numbers in CPU memory: no gradient, transform, mode or autocast."""
-    tensors = [v for v in (source, linear.weight, linear.bias, c0) if v is not None]
+    weight, bias = linear.weight, linear.bias
+    tensors = [v for v in (source, weight, bias, c0) if v is not None]
     return (
         _call._is_quiet()
+        and source.dtype in _tensors.FLOATING
         and all(_call._is_plain(v) and v.dtype == source.dtype for v in tensors)
+        and (bias is None or bias.shape == weight.shape[:1] and bias.is_contiguous())
         and not (torch.is_grad_enabled() and any(v.requires_grad for v in tensors))
         and not torch.is_autocast_enabled("cpu")
     )

@@ -49,13 +49,14 @@ class WeightDrop(nn.Module):
 
     def __init__(self, module: nn.Module, weights: Sequence[str], dropout: float = 0.0, variational: bool = False):
         super().__init__()
+        weights = list(dict.fromkeys(weights))
         for name in weights:
             if module._parameters.get(name) is None:
                 raise ValueError(say.weight_drop_names(name, type(module).__name__))
         if not isinstance(dropout, numbers.Real) or not 0 <= float(dropout) <= 1:
             raise ValueError(say.rnn_number("dropout", "a number in [0, 1]", dropout))
         self.module: Any = module
-        self.weights: list[str] = list(weights)
+        self.weights: list[str] = weights
         self.dropout: float = float(dropout)
         self.variational: bool = variational
         for name in self.weights:

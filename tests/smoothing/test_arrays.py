@@ -136,6 +136,29 @@ def test_tensors_without_gradients_take_the_kernels():
         torch.testing.assert_close(ewm_mean(x.clone().requires_grad_(), alpha=0.5), result)
 
 
+def test_filters_and_returns_of_tensors_without_gradients(rng):
+    x, ends = rng.random((30, 3)), rng.random((30, 1)) < 0.2
+    for function in [
+        lambda x, _: ewm_filtfilt(x, alpha=0.3),
+        lambda x, _: kama(x, 3),
+        lambda x, _: kama(x, 40),
+        lambda x, _: pcen(x),
+        lambda x, _: pcen(x, power=0),
+        lambda x, _: pcen(x, bias=0),
+        lambda x, ends: discounted_returns(x, 0.5, ends),
+        lambda x, ends: gae(x[1:], x, 0.5, 0.9, ends[1:]),
+    ]:
+        expected = function(x, ends)
+        for kind, exact in ((torch.float64, 1e-14), (torch.float32, 1e-5)):
+            tensor = torch.tensor(x, dtype=kind)
+            actual = function(tensor, torch.tensor(ends))
+            recorded = function(tensor.clone().requires_grad_(), torch.tensor(ends))
+            assert actual.dtype == kind and not actual.requires_grad
+            assert recorded.requires_grad or np.isnan(expected).all()
+            np.testing.assert_allclose(actual.numpy(), expected, rtol=exact)
+            np.testing.assert_allclose(recorded.detach().numpy(), expected, rtol=exact)
+
+
 def test_warnings_of_numpy_are_none(rng):
     """pytest makes an error of each."""
     x = np.array([np.nan, np.inf, -np.inf, 1e308, -1e308, 0.0, 1e-308])

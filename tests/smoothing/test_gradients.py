@@ -94,6 +94,16 @@ def test_filters_and_returns():
     check(lambda x, y: gae(x, y, 0.9, 0.8, done, ~done, next_values=y * 2), x, y)
 
 
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_flags_of_any_kind_beside_a_gradient(kind):
+    rewards, ends = torch.ones(3, requires_grad=True), kind([False, True, False])
+    for function in [
+        lambda r: gae(r, torch.zeros(4), 0.5, 0.9, ends, ends),
+        lambda r: discounted_returns(r, 0.5, ends),
+    ]:
+        torch.testing.assert_close(function(rewards), function(rewards.detach()))
+
+
 def test_a_learned_alpha_converges():
     """Of a series that was smoothed with one factor, that factor is found."""
     generator = torch.Generator().manual_seed(0)

@@ -154,6 +154,30 @@ def test_long_series(rng, shape, adjust, set_threads):
     np.testing.assert_array_equal(ewm_mean(x, axis=axis, **options), checks[0][0])
 
 
+@pytest.mark.parametrize("statistic", ["mean", "var"])
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_long_series_with_long_gaps(rng, statistic, alpha):
+    """A gap takes the weight below the least number; the mean before it stands, and samples after it start anew."""
+    x = rng.standard_normal(40000)
+    x[5001:7000], x[20002:23000], x[30000] = np.nan, np.nan, np.nan
+    x[np.arange(1, 33) * (40000 // 32) - 1] = np.nan  # the last step of each segment
+    theirs = pd.Series(x).ewm(alpha=alpha)
+    if statistic == "mean":
+        actual, expected = ewm_mean(x, alpha=alpha), theirs.mean()
+    else:
+        actual, expected = ewm_var(x, alpha=alpha, bias=True), theirs.var(bias=True)
+    np.testing.assert_allclose(actual, expected.to_numpy(), rtol=1e-9, atol=1e-12)
+
+
+def test_long_series_with_one_sample_between_gaps():
+    """The weights before and after it are numbers, and their product is none."""
+    x = np.full(2048, np.nan)
+    x[:21], x[320] = np.arange(21.0), 5.0  # segments have 64 steps
+    actual = ewm_var(x, alpha=0.9)
+    expected = ewm_var(np.repeat(x[:, np.newaxis], 8, 1), alpha=0.9)[:, 0]  # lanes enough not to be cut
+    np.testing.assert_allclose(actual, expected, rtol=1e-9)
+
+
 def test_polars(rng):
     x = rng.standard_normal(200)
     x[rng.random(200) < 0.2] = np.nan

@@ -80,6 +80,8 @@ CASES = [
     (TypeError, "`min_periods`", lambda: ewm_mean(X, span=3, min_periods=1.5)),
     (ValueError, "broadcast", lambda: ewm_cov(X, [1.0, 2.0], span=3)),
     (ValueError, "finite", lambda: ewm_filtfilt([1.0, np.nan], span=3)),
+    (ValueError, "`alpha` must satisfy", lambda: ewm_filtfilt(X, alpha=np.array([2.0, 0.5, 0.5]))),
+    (ValueError, "`alpha` must satisfy", lambda: ewm_filtfilt(torch.tensor(X), alpha=ALPHA)),
     (ValueError, "at least 1", lambda: kama(X, 0)),
     (TypeError, "`period`", lambda: kama(X, 1.0)),
     (ValueError, "`gain`", lambda: pcen(X, gain=-1)),

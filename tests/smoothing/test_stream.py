@@ -71,6 +71,23 @@ def test_reset_and_another_shape():
     assert "alpha=0.5" in repr(stream)
 
 
+def test_chunks_with_and_without_gradients():
+    """Tensors go through kernels or formulas, chunk by chunk; what is passed on are numbers, and gradients."""
+    x = torch.tensor(data(9)[0])
+    expected = ewm_mean(x, alpha=0.5)
+    first = x[:4].clone().requires_grad_()
+    stream = Ewm(alpha=0.5)
+    parts = [stream.update(x[:2]), stream.update(first[2:]), stream.update(x[4:6])]
+    with torch.no_grad():
+        parts.append(stream.update(x[6:]))
+    torch.testing.assert_close(torch.cat(parts), expected, equal_nan=True)
+    alone = x[:6].clone().requires_grad_()
+    (slope,) = torch.autograd.grad(ewm_mean(alone, alpha=0.5)[4:6].sum(), alone)
+    (actual,) = torch.autograd.grad(parts[2].sum(), first)
+    torch.testing.assert_close(actual[2:], slope[2:4])  # a chunk's gradient reaches the chunk before
+    assert not parts[3].requires_grad
+
+
 def test_a_factor_for_each_lane():
     x, alpha = np.random.default_rng(0).standard_normal((6, 3)), np.array([0.1, 0.5, 1.0])
     stream = Ewm(alpha=alpha)
@@ -111,6 +128,52 @@ def test_merge_with_times_and_without_right():
     ]:
         with pytest.raises(ValueError, match=match):
             pair[0].merge(pair[1])
+
+
+def test_merge_lane_by_lane():
+    x, times = np.random.default_rng(0).standard_normal((6, 3, 1)), np.cumsum([[[1.0], [2.0], [4.0]]] * 6, 0)
+    for options, axis, when in [
+        ({"halflife": 2.0}, 0, times),
+        ({"halflife": np.timedelta64(2, "s"), "alpha": np.array([[0.1], [0.5], [0.9]])}, 0, times.astype("M8[s]")),
+        ({"alpha": np.array([[0.1], [0.5], [0.9]])}, 0, None),
+        ({"alpha": [[0.1], [0.5], [0.9]]}, 0, None),
+        ({"alpha": np.array([0.1])}, 1, None),
+    ]:
+        data, when = (None if v is None else np.moveaxis(v, 0, axis) for v in (x, when))
+        parts = [None, None] if when is None else np.split(when, [4], axis)
+        first, second, whole = (Ewm(**options, axis=axis) for _ in range(3))
+        for stream, part, at in zip((first, second), np.split(data, [4], axis), parts, strict=True):
+            stream.update(part, at)
+        whole.update(data, when)
+        both = first.merge(second).state
+        assert both.mean.shape == both.weight.shape == (3, 1)
+        np.testing.assert_allclose(both.mean, whole.state.mean, rtol=1e-12)
+        np.testing.assert_allclose(both.weight, whole.state.weight, rtol=1e-12)
+
+
+def test_merge_after_a_gap_that_left_no_weight():
+    first, second = Ewm(alpha=1.0), Ewm(alpha=1.0)
+    first.update([[1.0, 1.0, 1.0]])
+    second.update([[5.0, np.nan, 4.0], [np.nan, np.nan, 3.0]])
+    np.testing.assert_array_equal(first.merge(second).state.mean, [5, 1, 3])
+
+
+def test_merge_of_streams_that_look_alike():
+    alphas = np.full(2000, 0.3), np.full(2000, 0.3)  # too many to be printed
+    alphas[1][1000] = 0.9
+    for pair in [
+        [Ewm(alpha=alpha) for alpha in alphas],
+        [Ewm(alpha=0.5), Ewm(alpha=0.5, min_periods=3)],
+        [Ewm(alpha=np.array([0.5])), Ewm(alpha=np.array([0.5 + 1e-12]))],
+    ]:
+        for stream in pair:
+            stream.update(np.ones((1, 2000)))
+        with pytest.raises(ValueError, match="made alike"):
+            pair[0].merge(pair[1])
+    twins = [Ewm(alpha=alphas[0].copy()) for _ in range(2)]
+    for stream in twins:
+        stream.update(np.ones((1, 2000)))
+    assert twins[0].merge(twins[1]).state.steps == 2
 
 
 def test_times_with_every_chunk_or_with_none():

@@ -4,6 +4,7 @@ import datetime
 
 import numpy as np
 import pytest
+import torch
 from scipy import signal
 
 from fastrecur.smoothing import (
@@ -102,6 +103,24 @@ def test_alpha_beside_times_is_for_one_half_life():
     np.testing.assert_allclose(result[2], np.dot(w, x) / np.sum(w), rtol=1e-14)
     fixed = ewm_mean(x, alpha=0.3, halflife=2.0, times=times, adjust=False)
     np.testing.assert_allclose(fixed[1], decays[0] + 2 * (1 - decays[0]), rtol=1e-14)
+
+
+def test_factors_beside_times():
+    x, times = np.array([[1.0, 2.0], [2.0, 5.0], [4.0, 3.0]]), [0.0, 2.0, 3.0]
+    for alpha in (np.array([0.3, 0.6]), np.array([0.3, 0.6], np.float32), torch.tensor([0.3, 0.6], requires_grad=True)):
+        data = torch.tensor(x) if isinstance(alpha, torch.Tensor) else x
+        result = ewm_mean(data, alpha=alpha, halflife=2.0, times=times)
+        lanes = [ewm_mean(x[:, k], alpha=alpha.tolist()[k], halflife=2.0, times=times) for k in range(2)]
+        result = result.detach().numpy() if isinstance(alpha, torch.Tensor) else result
+        np.testing.assert_allclose(result, np.stack(lanes, 1), rtol=1e-14)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int32, np.uint64])
+def test_times_of_few_bits_are_far_apart(kind):
+    ends = np.array([np.iinfo(kind).min, np.iinfo(kind).max // 2 + 10], kind)
+    result = ewm_mean([1.0, 2.0], halflife=float(ends[1]), times=ends)
+    weight = 0.5 ** ((float(ends[1]) - float(ends[0])) / float(ends[1]))
+    np.testing.assert_allclose(result[1], (weight + 2) / (weight + 1), rtol=1e-12)
 
 
 def test_sums():

@@ -323,3 +323,22 @@ def test_inference_is_what_training_computes():
         expected = model(x)
         with torch.no_grad():
             torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bias", [torch.arange(24.0)[::2], torch.tensor([0.5]).expand(12)], ids=["strided", "expanded"])
+def test_inference_reads_a_bias_where_it_stands(bias):
+    layer = QRNNLayer(3, 4)
+    layer.linear.bias = nn.Parameter(bias)
+    with torch.no_grad():
+        actual = layer(X)
+    torch.testing.assert_close(actual, tuple(v.detach() for v in layer(X)))
+
+
+def test_inference_refuses_what_training_refuses():
+    layer = QRNNLayer(3, 4)
+    layer.linear.bias = nn.Parameter(torch.ones(5))  # neither one for each row nor one for all
+    with torch.no_grad(), pytest.raises(RuntimeError):
+        layer(X)
+    layer = QRNNLayer(3, 4, dtype=torch.complex64)
+    with torch.no_grad(), pytest.raises(TypeError, match="`f` must be real"):
+        layer(X.to(torch.complex64))

@@ -113,3 +113,10 @@ def test_reset_parameters():
     assert not torch.equal(drop.module.weight_raw, before)
     assert drop.module.weight_raw.requires_grad
     assert not hasattr(drop.module, "weight")
+
+
+def test_a_name_given_twice_is_dropped_once():
+    linear = nn.Linear(2, 2)
+    drop = WeightDrop(linear, ["weight", "weight"], dropout=0.5)
+    assert drop.weights == ["weight"]
+    assert list(drop.state_dict()) == ["module.bias", "module.weight_raw"]
