@@ -138,18 +138,20 @@ _MOST_SHORTCUTS = 1024
 
 def _glance(call, *values):
     """Return what a shortcut is remembered by, the library, and addresses or numbers; or no shortcut."""
-    owner, device, key, places = None, None, [call], []
+    owners = {_arrays._libraries.get(type(value)) for value in values if type(value) is not float}
+    if len(owners) != 1 or None in owners:  # before the driver is asked: a host array beside others needs none
+        return None, None, None
+    (owner,) = owners
+    device, key, places = None, [call], []
     for value in values:
-        kind = type(value)
-        if kind is float:
+        if type(value) is float:
             key.append(float)
             places.append(value)
             continue
-        its = _arrays._libraries.get(kind)
-        seen = None if its is None or owner not in (None, its) else its.glance(value)
+        seen = owner.glance(value)
         if seen is None or device not in (None, seen[0]):
             return None, None, None
-        owner, device = its, seen[0]
+        device = seen[0]
         key.append(seen[2])
         places.append(seen[1])
     return (device, owner, *key), owner, places
