@@ -13,9 +13,6 @@ from ..recurrence import forget_mult
 from . import _call, _pool, _tensors
 
 BLOCK = 1024  # rows of a product that are pooled while they are in the cache
-MOST_SPARE = 8 << 20  # bytes of a block's product that are kept: the system would have to clear the pages again
-
-_spare: list[torch.Tensor] = []  # a call takes it away, so none has it twice
 
 
 def pool(product, c0=None, *, output_gate=True, keep=None, reverse=False, lengths=None):
@@ -67,10 +64,10 @@ def layer_inference(source, weight, bias, c0=None, *, batch_sizes=None, output_g
     carry = _carry(source, c0, batch, size)
     if h.numel() == 0:
         return h, carry.to(source.dtype)
-    room = _room(max(rows for _, _, rows in cuts) * columns, source.dtype)
+    buffer = source.new_empty(max(rows for _, _, rows in cuts), columns)
     turned = weight.t()
     for first, last, rows in reversed(cuts) if reverse else cuts:
-        product = room[: rows * columns].view(rows, columns)
+        product = buffer[:rows]
         if batch_sizes is None:
             at = slice(first, last)
         else:
@@ -80,21 +77,7 @@ def layer_inference(source, weight, bias, c0=None, *, batch_sizes=None, output_g
         if batch_sizes is None:
             product = product.view(last - first, batch, columns)
         _pool.forward(product, bias, keep, carry, h[at], None, whole.cut(first, last), output_gate)
-    if room.nbytes <= MOST_SPARE and not _spare:
-        _spare.append(room)
     return h, carry.to(source.dtype)
-
-
-def _room(elements, dtype):
-    """Return room for a block's product: what the last call left, if it fits."""
-    try:
-        room = _spare.pop()
-    except IndexError:
-        room = None
-    if room is None or room.dtype != dtype or room.numel() < elements:
-        with torch.inference_mode(False):  # or calls outside that mode could not write to it
-            room = torch.empty(elements, dtype=dtype)
-    return room
 
 
 def _even_cuts(steps, batch):

@@ -89,18 +89,6 @@ def test_blocks_of_time_give_the_whole(packed, monkeypatch):
         assert_alike(blocks, whole, torch.float32)
 
 
-def test_blocks_need_no_room_of_one_kind():
-    layer = torch.nn.Linear(11, 60)
-    for rows, dtype, mode in itertools.product(
-        (3, 7), (torch.float32, torch.float64), (torch.inference_mode, torch.no_grad)
-    ):
-        with mode():
-            source, weight, bias = (v.to(dtype) for v in (torch.randn(rows, 3, 11), layer.weight, layer.bias))
-            h, _ = _pooling.layer_inference(source, weight, bias)
-            expected, _ = _pooling._composed(torch.nn.functional.linear(source, weight, bias))
-            torch.testing.assert_close(h, expected)
-
-
 def test_gradients_of_gradients():
     product, c0, keep = problem(torch.float64, 3, True, "mask", first=True, steps=4, batch=2)
     product.requires_grad_()
