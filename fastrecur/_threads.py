@@ -1,4 +1,4 @@
-"""How many threads, and the one pool they come from.
+"""How many threads, and the workers that all calls share.
 
 Kernels are native code that walks ranges, so plain threads suffice. Workers are made on first use and made anew in a
 forked child. A call takes the workers that are free, and takes a share of the work itself; so any number of threads
@@ -99,7 +99,7 @@ class Team(NamedTuple):
 
 
 def team() -> Team:
-    """Return the team of this module: the pool, of as many threads as are set."""
+    """Return the team of this module: its workers, as many threads as are set."""
     return Team(get_num_threads(), run)
 
 

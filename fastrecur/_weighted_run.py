@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from . import _problem, _threads
+from . import _problem, _run, _threads
 from ._arrays import address, element
 from ._cpu import _weighted
 from ._cpu._compile import kernel
@@ -115,8 +115,7 @@ def _walk(rule, operands, steps, lanes, options, states):
     tiles = padded // WIDTH
     long = operands[0][0].itemsize * steps * lanes >= SERIAL_BYTES
     parts = min(_threads.get_num_threads(), tiles) if long else 1
-    cuts = [WIDTH * (tiles * k // parts) for k in range(parts + 1)]
-    _threads.run([(call, *head, low, high) for low, high in zip(cuts, cuts[1:], strict=False)])
+    _threads.run([(call, *head, WIDTH * low, WIDTH * high) for low, high in _run._ranges(tiles, parts)])
     return states
 
 

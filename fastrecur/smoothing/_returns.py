@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _messages as say
-from .. import _problem, _threads
+from .. import _problem, _run, _threads
 from .._arrays import address, element
 from .._cpu import _advantages
 from .._cpu._compile import kernel
@@ -205,15 +205,15 @@ def _walk(
     constants, table = np.array([gamma, decay]), np.array([steps, inner], np.int64)
     threads = _threads.get_num_threads() if out.size >= SERIAL_STEPS else 1
     size, blocks_first = (outer, True) if outer >= threads else (inner, False)
-    cuts = [size * k // threads for k in range(threads + 1)]
-    carries = [np.empty(inner) for _ in range(threads)]
+    parts = _run._ranges(size, threads)
+    carries = [np.empty(inner) for _ in parts]
     _threads.run(
         [
             (
                 call, None, *map(address, (*blocks, out, carry, constants, table)),
                 *((low, high, 0, inner) if blocks_first else (0, outer, low, high)),
             )
-            for low, high, carry in zip(cuts, cuts[1:], carries, strict=False)
+            for (low, high), carry in zip(parts, carries, strict=True)
         ]
     )  # fmt: skip
     return out

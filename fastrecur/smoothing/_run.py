@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,8 @@ def compute(
     if not plain_alpha:
         check_alpha(data, alpha)
     gate = _gate(data, request, alpha, shape, axis, last_time)
-    if data.by_kernel:
-        return _by_kernel(data, statistic, request, x, y, gate, shape, dtype, axis, state)
+    if data.give is not None:
+        return _by_kernel(data.give, statistic, request, x, y, gate, shape, dtype, axis, state)
     return _by_formulas(data, statistic, request, x, y, gate, shape, dtype, axis, state)
 
 
@@ -65,8 +66,8 @@ def _gate(data: Data, request: Request, alpha: Any, shape: tuple[int, ...], axis
 
 
 def _by_kernel(
-    data: Data, statistic: str, request: Request, x: Any, y: Any, gate: Any, shape: Any, dtype: Any, axis: int,
-    state: State | None,
+    give: Callable[[np.ndarray], Any], statistic: str, request: Request, x: Any, y: Any, gate: Any, shape: Any,
+    dtype: Any, axis: int, state: State | None,
 ) -> tuple[Any, State]:  # fmt: skip
     def run(statistic: str, x: Any, y: Any) -> Any:
         return _weighted_run.run(
@@ -82,8 +83,7 @@ def _by_kernel(
             result /= np.sqrt(var_x) * np.sqrt(var_y)
     else:
         result, last = run(statistic, x, y)
-    assert data.give is not None
-    return data.give(result), State(*last)
+    return give(result), State(*last)
 
 
 def _by_formulas(
