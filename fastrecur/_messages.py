@@ -464,3 +464,38 @@ def same_shape(name, shape, wanted):
 
 def flags_dtype(name, came):
     return f"`{name}` must hold bools, or numbers that are 0 or 1, got dtype {came}"
+
+
+def no_distributed():
+    return "this build of torch has no torch.distributed"
+
+
+def no_processes():
+    return "torch.distributed must be initialised first: call torch.distributed.init_process_group"
+
+
+def group_type(kind):
+    return f"`group` must be a process group that this process is in, or None for all processes, got {_type(kind)}"
+
+
+def ranks_differ(rank, mine, other, theirs):
+    return f"all ranks of `group` must make the same call, got on rank {rank} {mine}; on rank {other} {theirs}"
+
+
+def exchange_failed(rank, error):
+    return (
+        f"the exchange of rank {rank} with the other ranks of `group` failed: one of them has died, came later than the "
+        f"group's timeout, or passed other shapes; the group is of no use any more. It said: {error}"
+    )
+
+
+def second_device_axis():
+    return "a DTensor must be sharded along `axis` over exactly one dimension of its mesh"
+
+
+def sequence_module(kind):
+    return f"`module` must be a QRNN or a QRNNLayer, got {_type(kind)}"
+
+
+def sequence_packed():
+    return "a PackedSequence cannot be held in stretches of time: pad it"

@@ -375,6 +375,28 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex, 
     return replace(plan, h_strides=h_strides)
 
 
+@functools.lru_cache(maxsize=1024)
+def summary(family, names, a, b, axis, reverse, lengths, dtype):
+    """Return the plan of a walk that keeps nothing but the last states; arguments as for `forward`."""
+    wide = wide_dtype(dtype)
+    a_element, a_size, a_shape, a_strides = _operand(a, wide)
+    b_element, b_size, b_shape, b_strides = _operand(b, wide)
+    shape = broadcast_shape(names, (a_shape, b_shape))
+    if 0 in shape:
+        return _empty(shape, axis, dtype, wide)
+    strides, sizes = [None] * 10, [0] * 10
+    strides[A], strides[B] = spread(a_shape, a_strides, shape), spread(b_shape, b_strides, shape)
+    strides[H] = like(shape, wide, (b_shape, b_strides), (a_shape, a_strides))  # the order of lanes alone
+    strides[LENGTHS] = None if lengths is None else lengths_strides(lengths, len(shape), axis)
+    sizes[A], sizes[B] = a_size, b_size
+    plan = build(
+        _rule(family, dtype, wide, a), shape, axis, reverse, dtype, wide, {"a": a_element, "b": b_element}, sizes,
+        strides, word=sum(size for size, s in ((a_size, strides[A]), (b_size, strides[B])) if any(s)),
+    )  # fmt: skip
+    row_bytes = b_size * plan.sizes[2]
+    return replace(plan, traversal=TILES if plan.traversal == SERIES else plan.traversal, row_bytes=row_bytes)
+
+
 def _empty(shape, axis, dtype, wide):
     """Return the plan of a problem without elements: nothing to walk."""
     lanes = np.empty(shape[:axis] + shape[axis + 1 :], wide)

@@ -8,7 +8,7 @@ import numpy as np
 
 from . import _arrays, _problem, _threads
 from ._arrays import address
-from ._cpu import _rows, _series, _tiles
+from ._cpu import _rows, _series, _summaries, _tiles
 from ._cpu._compile import kernel
 from ._problem import BLOCK, CARRY, LENGTHS, LINE, PIECES, ROWS, SERIES, SUMS_A, SUMS_B, TILES, TO_A, TO_B, A, B, G, H
 
@@ -19,6 +19,10 @@ _KERNELS = {
     (TILES, "vjp"): _tiles.vjp,
     (SERIES, "forward"): _series.forward,
     (SERIES, "vjp"): _series.vjp,
+    (ROWS, "summary"): _summaries.rows,
+    (ROWS, "summary back"): _summaries.rows_back,
+    (TILES, "summary"): _summaries.tiles,
+    (TILES, "summary back"): _summaries.tiles_back,
 }
 
 SERIAL_BYTES = 1 << 20  # below this a second thread costs more than it brings,
@@ -128,6 +132,21 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team):
     _run_vjp(plan, here, first, pieces, strides, results, team)
     with np.errstate(all="ignore"):
         return [None if sums is None else sums.sum(axis=0) if pieces > 1 else sums[0] for sums in summed]
+
+
+def summary_at(plan, direction, a, b, carry, products, lengths, team):
+    """Run a summary plan on addresses: bring states and products from before a stretch to behind it."""
+    here = [0] * 10
+    here[A], here[B], here[CARRY], here[LENGTHS] = a, b, carry, lengths
+    call = _bound(plan, direction)
+    threads = _useful_threads(plan, team.size)
+    table = address(geometry := _geometry(plan, False, threads))
+    for offsets in plan.extra:
+        at = [p + o + e for p, o, e in zip(here, plan.offsets, offsets, strict=True)]
+        head = None, at[A], at[B], at[CARRY], products + offsets[CARRY], at[LENGTHS], table
+        parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, threads)
+        team.run([(call, *head, *part) for part in parts])
+    del geometry  # it had to stay
 
 
 def short_forward(plan):

@@ -16,7 +16,7 @@ from numba import njit, types
 from . import _native
 from ._memory import INTERPRETED, Address, Pointer, Rule
 
-_SCRATCH = frozenset(("carry", "h0", "sums_a", "sums_b", "summaries"))
+_SCRATCH = frozenset(("carry", "h0", "sums_a", "sums_b", "summaries", "products"))
 _INTEGERS = frozenset(("lengths", "geometry", "starts", "counts"))
 _NUMPY_NAMES = {"bf2": "bfloat16", "b1": "?"}
 

@@ -280,6 +280,26 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
     return results[0], results[1], grad_h0
 
 
+def summary(family, a, b, start, lengths, axis, reverse, dtype, back):
+    """Return what a stretch multiplies a state by, and the state that ``start`` (None: zeros) becomes, in the carry's dtype.
+
+    With ``back``, ``b`` holds cotangents of the states, and states are what flows on from them against time.
+    """
+    if back:
+        b = _as_rows(b, axis, a)
+    lengths_shape = None if lengths is None else tuple(lengths.shape)
+    plan = _problem.summary(
+        family, NAMES[family][:2], _signature(form(a)), _signature(form(b)), axis, reverse, lengths_shape, DTYPES[dtype]
+    )
+    lengths = _lengths(lengths, plan)
+    carry, products = _states(plan, start), _states(plan, 1.0)
+    if plan.traversal != "empty":
+        direction = "summary back" if back else "summary"
+        places = a.data_ptr(), b.data_ptr(), address(carry), address(products), address(lengths)
+        _run.summary_at(plan, direction, *places, _team.team())
+    return torch.from_numpy(products), torch.from_numpy(carry)
+
+
 def short_forward(family, a, b, axis, reverse, dtype):
     """Return a function for a short run of a kind, of a and b and their addresses; None if it is not short."""
     plan, strides = plan_forward(family, a, b, None, None, axis, reverse, dtype)

@@ -1,0 +1,174 @@
+"""Kernels that keep of a stretch of time only what it does to a state: ``h -> product*h + carry``.
+
+``carry`` holds the states that the stretch starts from, then those it ends with; ``products`` what its steps multiply a
+state by. Operands are read once, and nothing is written for a step. A stretch is summarised in the direction of travel,
+or `back` from cotangents of its states; ``geometry`` is then that of the other direction.
+"""
+
+from numba import njit
+
+from .._steps import constant
+from ._memory import (
+    HELPER,
+    broadcast,
+    load,
+    load_int,
+    load_vector,
+    request_vector,
+    shift,
+    stack,
+    stack_ints,
+    stack_like,
+    store,
+    store_vector,
+    width,
+)
+from ._rows import HEAD, bytes_ahead, place, valid_range
+from ._rules import decay, neutral, step
+from ._series import back
+from ._tiles import (
+    LENGTHS,
+    STEPS,
+    TILE,
+    A,
+    B,
+    bring,
+    give_lanes,
+    lane_offsets,
+    lane_places,
+    mask,
+    row_bytes,
+    take_lanes,
+    valid_steps,
+)
+
+
+@njit(**HELPER)
+def onward(rule, is_back, state, a, b):
+    """Return the state after a step; going back, the cotangent that flows on from it."""
+    return back(rule, b, a, state) if is_back else step(rule, state, a, b)
+
+
+@njit(**HELPER)
+def summarise_lanes(rule, is_back, a, b, carry, products, first, last, a_constant):
+    for j in range(first, last):
+        gate = load(a, 0 if a_constant else j, carry)
+        store(products, j, load(products, j, carry) * decay(rule, gate))
+        store(carry, j, onward(rule, is_back, load(carry, j, carry), gate, load(b, j, carry)))
+
+
+@njit(**HELPER)
+def summarise_row(rule, is_back, a, b, carry, products, lanes, a_constant, down, ahead_a, ahead_b):
+    count = lanes // width(carry)
+    gate = broadcast(load(a, 0, carry))
+    for k in range(count):
+        j = (count - 1 - k if down else k) * width(carry)
+        if ahead_b:
+            request_vector(b, j, ahead_b)
+        if not a_constant:
+            if ahead_b:
+                request_vector(a, j, ahead_a)
+            gate = load_vector(a, j, carry)
+        store_vector(products, j, load_vector(products, j, carry) * decay(rule, gate))
+        new = onward(rule, is_back, load_vector(carry, j, carry), gate, load_vector(b, j, carry))
+        store_vector(carry, j, new)
+    summarise_lanes(rule, is_back, a, b, carry, products, count * width(carry), lanes, a_constant)
+
+
+@njit(**HELPER)
+def walk_rows(
+    rule, is_back, a, b, carry, products, lengths, geometry, outer_first, outer_last, row_first, row_last, lane_first,
+    lane_last,
+):  # fmt: skip
+    steps, reverse, a_constant = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2)
+    rows = row_last - row_first
+    down = load_int(geometry, HEAD + 3) < 0  # through memory backwards, as in `_rows.forward`
+    ahead_a, ahead_b = bytes_ahead(geometry, 0, rows, False, down), bytes_ahead(geometry, 1, rows, False, down)
+    for outer in range(outer_first, outer_last):
+        for t in range(steps):
+            for turn in range(row_first, row_last):
+                row = row_last - 1 - (turn - row_first) if down else turn
+                start, stop = valid_range(place(lengths, geometry, 4, 0, row, outer, 0), steps, reverse)
+                if t < start or t >= stop:
+                    continue
+                a_now = place(a, geometry, 0, t, row, outer, 0 if a_constant else lane_first)
+                b_now = place(b, geometry, 1, t, row, outer, lane_first)
+                carry_now = place(carry, geometry, 3, 0, row, outer, lane_first)
+                products_now = place(products, geometry, 3, 0, row, outer, lane_first)
+                summarise_row(
+                    rule, is_back, a_now, b_now, carry_now, products_now, lane_last - lane_first, a_constant, down,
+                    ahead_a, ahead_b,
+                )  # fmt: skip
+
+
+@njit(**HELPER)
+def walk_tiles(rule, is_back, a, b, carry, products, lengths, geometry, first, last):
+    steps, reverse = load_int(geometry, 0), load_int(geometry, 1)
+    a_time, b_time = load_int(shift(geometry, A), 0), load_int(shift(geometry, B), 0)
+    a_rows, b_rows = stack_like(a, carry, TILE), stack_like(b, carry, TILE)
+    state, product = stack(carry, 16), stack(carry, 16)
+    a_at, b_at, lengths_at = stack_ints(16), stack_ints(16), stack_ints(16)
+    starts, stops, places = stack_ints(16), stack_ints(16), stack_ints(48)
+    zero = constant(0.0, load(carry, 0, carry))
+    keep_a, _ = neutral(rule, zero)
+    for lane in range(first, last, width(carry)):
+        end = min(last, lane + width(carry))
+        lane_places(places, geometry, lane, end, carry)
+        lane_offsets(a_at, shift(geometry, A), places, carry)
+        lane_offsets(b_at, shift(geometry, B), places, carry)
+        lane_offsets(lengths_at, shift(geometry, LENGTHS), places, carry)
+        ragged = valid_steps(starts, stops, lengths, lengths_at, steps, reverse, carry)
+        take_lanes(state, carry, lane, end)
+        take_lanes(product, products, lane, end)
+        for t in range(0, steps, STEPS):
+            n = min(STEPS, steps - t)
+            bring(a_rows, shift(a, t * a_time), a_at, a_time, n, STEPS)
+            bring(b_rows, shift(b, t * b_time), b_at, b_time, n, STEPS)
+            if ragged:
+                mask(a_rows, keep_a, starts, stops, t, n)
+                mask(b_rows, zero, starts, stops, t, n)
+            summarise_tile(rule, is_back, a_rows, b_rows, state, product, n)
+        give_lanes(carry, state, lane, end)
+        give_lanes(products, product, lane, end)
+
+
+@njit(**HELPER)
+def summarise_tile(rule, is_back, a_rows, b_rows, state, product, steps):
+    a_row, b_row = row_bytes(a_rows), row_bytes(b_rows)
+    h, p = load_vector(state, 0, state), load_vector(product, 0, state)
+    for k in range(steps):
+        gate, value = load_vector(shift(a_rows, k * a_row), 0, state), load_vector(shift(b_rows, k * b_row), 0, state)
+        p = p * decay(rule, gate)
+        h = onward(rule, is_back, h, gate, value)
+    store_vector(state, 0, h)
+    store_vector(product, 0, p)
+
+
+def rows(
+    rule, a, b, carry, products, lengths, geometry, outer_first, outer_last, row_first, row_last, lane_first, lane_last
+):
+    """Summarise lanes that are neighbours in memory."""
+    walk_rows(
+        rule, False, a, b, carry, products, lengths, geometry, outer_first, outer_last, row_first, row_last, lane_first,
+        lane_last,
+    )  # fmt: skip
+
+
+def rows_back(
+    rule, a, b, carry, products, lengths, geometry, outer_first, outer_last, row_first, row_last, lane_first, lane_last
+):
+    """Summarise cotangents of lanes that are neighbours in memory."""
+    walk_rows(
+        rule, True, a, b, carry, products, lengths, geometry, outer_first, outer_last, row_first, row_last, lane_first,
+        lane_last,
+    )  # fmt: skip
+
+
+def tiles(rule, a, b, carry, products, lengths, geometry, first, last):
+    """Summarise lanes in any layout."""
+    walk_tiles(rule, False, a, b, carry, products, lengths, geometry, first, last)
+
+
+def tiles_back(rule, a, b, carry, products, lengths, geometry, first, last):
+    """Summarise cotangents of lanes in any layout."""
+    walk_tiles(rule, True, a, b, carry, products, lengths, geometry, first, last)

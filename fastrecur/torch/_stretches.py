@@ -1,0 +1,309 @@
+"""A recurrence whose time is held in stretches, one a rank: summaries, one exchange, and the walk of one's own stretch.
+
+In the direction of travel a stretch makes ``A*h + B`` of the state ``h`` that it is reached by. So every rank needs of
+the others ``A`` and ``B`` alone: the ranks' summaries are a linear recurrence once more, over ranks, which each rank
+walks for itself. Then it walks its stretch from the state that reaches it. The gradient does the same against time.
+
+A third result is the state ``h_in`` that reaches a rank. It is what makes the family closed: the gradient of the
+gradient needs the state before a stretch's first step, and what flows back through it belongs to the rank before. As a
+cotangent of ``h_in`` it joins what that rank is told of its later ones anyway.
+"""
+
+import torch
+from torch.autograd import Function
+
+from .._problem import FORGET, LINEAR
+from . import _autograd, _exchange, _ops, _tensors
+from ._autograd import _decay, _first, _full, _like, _masked, _nothing, _shifted, _sum, _valid
+from ._exchange import AGAIN, BACKWARD, FORWARD, KINDS
+
+WIDE = {
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float32: torch.float64,
+    torch.float64: torch.float64,
+    torch.complex64: torch.complex128,
+    torch.complex128: torch.complex128,
+}
+PIECES = 16  # that a long stretch of few lanes is cut into, to be summarised side by side
+LONG, FEW = 4096, 8
+CANCELLED = 16.0  # as in _cpu/_series.py
+
+_OPTIONS = "int axis, bool reverse, ScalarType dtype, bool return_state, bool wants, str group"
+_library = torch.library.Library("fastrecur", "FRAGMENT")
+_library.define(
+    f"stretch(str family, Tensor a, Tensor b, Tensor? h0, Tensor? lengths, {_OPTIONS}) -> (Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "stretch_vjp(str family, Tensor g, Tensor a, Tensor b, Tensor h, Tensor h_in, Tensor? grad_last, Tensor? grad_in,"
+    f" Tensor? lengths, {_OPTIONS}, bool want_a, bool want_b) -> (Tensor, Tensor, Tensor)"
+)
+
+
+# ---- Summaries ------------------------------------------------------------------------------------------------------
+
+
+def summary(family, a, b, start, lengths, axis, reverse, dtype, back=False):
+    """Return what a stretch multiplies a state by, and what becomes of the state ``start``, in the carry's dtype.
+
+    With ``back`` the states are cotangents, ``b`` holds those of the steps, and ``reverse`` is the way back.
+    """
+    if not b.is_cpu:
+        return _composed_summary(family, a, b, start, lengths, axis, reverse, dtype, back)
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    steps = shape[axis] // PIECES
+    lanes = shape[:axis] + shape[axis + 1 :]
+    if lengths is not None or shape[axis] < LONG or lanes.numel() >= FEW:
+        return _tensors.summary(family, a, b, start, lengths, axis, reverse, dtype, back)
+    a, b = a.expand(shape), b.expand(shape)
+    rest = shape[axis] - PIECES * steps
+    cut, beyond = (rest, 0) if reverse else (0, PIECES * steps)
+    pieces = [v.narrow(axis, cut, PIECES * steps).unflatten(axis, (PIECES, steps)).movedim(axis, 0) for v in (a, b)]
+    products, ends = _tensors.summary(family, *pieces, None, None, axis + 1, reverse, dtype, back)
+    states, sound = compose(_back(products, back), ends, start, reverse)
+    if not bool(sound.all()):
+        return _tensors.summary(family, a, b, start, None, axis, reverse, dtype, back)
+    last = states[0 if reverse else -1]
+    tail = [v.narrow(axis, beyond, rest) for v in (a, b)]
+    product, end = _tensors.summary(family, *tail, last, None, axis, reverse, dtype, back)
+    return product * products.prod(0), end
+
+
+def _back(products, back):
+    return products.conj().resolve_conj() if back else products
+
+
+def _composed_summary(family, a, b, start, lengths, axis, reverse, dtype, back):
+    """Do what `summary` does, by torch's operators, which write as much as they read."""
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    valid = _valid(b.expand(shape), lengths, axis)
+    decay = _decay(family, a, dtype).to(WIDE[dtype]).expand(shape)
+    if valid is not None:
+        decay = torch.where(valid, decay, 1)
+    if back:
+        source = (b if valid is None else torch.where(valid, b, 0)) * decay.conj()
+        decay_back = decay.conj().resolve_conj()
+        _, end = _ops.forward(LINEAR, decay_back, source, start, None, axis, reverse, WIDE[dtype])
+    else:
+        _, end = _ops.forward(family, a, b, start, lengths, axis, reverse, WIDE[dtype])
+    return decay.prod(axis), end
+
+
+def compose(products, ends, start, reverse):
+    """Return the state behind every rank, stacked, and where it may be used.
+
+    It may not where a composed state is not finite or has cancelled, but the state before is: that rank's own walk
+    might have gone another way.
+    """
+    states, _ = _ops.forward(LINEAR, products, ends, start, None, 0, reverse, ends.dtype)
+    before = _shifted(states, None if start is None else start.to(states.dtype), None, 0, reverse)
+    grown = products.abs() > 1
+    lost = (products * before).abs() > CANCELLED * states.abs()
+    return states, ~torch.isfinite(before) | (torch.isfinite(states) & ~(grown & lost))
+
+
+def _reached(name, header, own, start, reverse, walk, needs_end):
+    """Return the states before this rank and behind the last one, of what every rank makes of a state.
+
+    ``own`` is this rank's product and end, then what is to be added up over the ranks to the start. Where composing is
+    not sound, the ranks concerned walk one after another from the states that truly reach them, and tell.
+    """
+    _, rank, size = _exchange.members(name)
+    products, ends, *starts = _exchange.gather(name, header, *own)
+    if starts:
+        start = starts[0].sum(0)
+    order = range(size)[::-1] if reverse else range(size)
+    for turn in range(size):
+        states, sound = compose(products, ends, start, reverse)
+        before = _shifted(states, start, None, 0, reverse)
+        if not ends.is_cpu:  # to look there would be to wait for the GPU: what cannot be composed is NaN
+            states = torch.where(sound, states, torch.nan)
+            before = _shifted(states, start, None, 0, reverse)
+            break
+        is_sound = sound.reshape(size, -1).all(1).tolist()
+        torn = next((k for k in (order if needs_end else order[:-1]) if not is_sound[k]), None)
+        if torn is None:
+            break
+        product, end = own[:2]
+        if rank == torn:
+            product, end = torch.zeros_like(product), walk(before[rank])
+        again = (header[0], header[1] % len(KINDS) + AGAIN * len(KINDS), *header[2:-3], turn, *header[-2:])
+        told = _exchange.gather(name, again, product, end)
+        products[torn], ends[torn] = told[0][torn], told[1][torn]
+    return before[rank], states[order[-1]]
+
+
+# ---- The two runs ---------------------------------------------------------------------------------------------------
+
+
+def _header(act, family, dtype, reverse, return_state, wants, lengths, shape, axis):
+    flags = reverse | return_state << 1 | wants << 2 | (lengths is not None) << 3
+    kind = act * len(KINDS) + (family == LINEAR)
+    return _exchange.describe(kind, dtype, flags, shape[:axis] + shape[axis + 1 :], shape[axis])
+
+
+def _forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, wants, group):
+    _, rank, size = _exchange.members(group)
+    shape, wide = torch.broadcast_shapes(a.shape, b.shape), WIDE[dtype]
+    lanes = shape[:axis] + shape[axis + 1 :]
+    is_first, is_last = rank == (size - 1 if reverse else 0), rank == (0 if reverse else size - 1)
+    h_in = b.new_zeros(lanes, dtype=wide)
+    if is_first and h0 is not None:
+        h_in.copy_(h0.expand(lanes))
+    h_last = h_in
+    if size > 1:
+
+        def walk(start):
+            return summary(family, a, b, start, lengths, axis, reverse, dtype)[1]
+
+        own = [torch.zeros_like(h_in), torch.zeros_like(h_in)]
+        if is_first:
+            own[1] = walk(h_in)  # nothing reaches it that it does not know
+        elif not is_last or return_state:
+            own = summary(family, a, b, None, lengths, axis, reverse, dtype)
+        header = _header(FORWARD, family, dtype, reverse, return_state, wants, lengths, shape, axis)
+        before, h_last = _reached(group, header, own, None, reverse, walk, return_state)
+        if not is_first:
+            h_in = before.contiguous()
+    h, own_last = _ops.forward(family, a, b, h_in, lengths, axis, reverse, dtype)
+    h_last = own_last if size == 1 else h_last.to(dtype, copy=True)
+    return h, h_last, h_in
+
+
+def _vjp(family, g, a, b, h, h_in, grad_last, grad_in, lengths, axis, reverse, dtype, return_state, wants, group, *ab):
+    _, rank, size = _exchange.members(group)
+    is_first, is_last = rank == (size - 1 if reverse else 0), rank == (0 if reverse else size - 1)
+    shape = h.shape
+    arriving = h_in.new_zeros(h_in.shape)
+    if return_state and grad_last is not None:
+        arriving.copy_(grad_last)
+    if size > 1:
+
+        def walk(start):
+            end = summary(family, a, g, start, lengths, axis, not reverse, dtype, True)[1]
+            return end if grad_in is None else end + grad_in
+
+        product, end = torch.zeros_like(h_in), torch.zeros_like(h_in)
+        if is_last and not return_state:
+            end = walk(None)
+        elif not is_first:
+            product, end = summary(family, a, g, None, lengths, axis, not reverse, dtype, True)
+            product = _back(product, True)
+            end = end if grad_in is None else end + grad_in
+        header = _header(BACKWARD, family, dtype, reverse, return_state, wants, lengths, shape, axis)
+        own = [product, end, *([arriving] if return_state else [])]
+        arriving, _ = _reached(group, header, own, None, not reverse, walk, False)
+    grad_a, grad_b, grad_first = _ops.vjp(
+        family, g, a, b, h, h_in, arriving, lengths, axis, reverse, dtype, *ab, is_first
+    )
+    if not is_first:
+        grad_first = torch.zeros_like(h_in)
+    elif grad_in is not None:
+        grad_first = grad_first + grad_in
+    return grad_a, grad_b, grad_first
+
+
+def _forward_fake(family, a, b, h0, lengths, axis, reverse, dtype, return_state, wants, group):
+    h, h_last = _ops._forward_fake(family, a, b, h0, lengths, axis, reverse, dtype)
+    return h, h_last, h_last.new_empty(h_last.shape, dtype=WIDE[dtype])
+
+
+def _vjp_fake(
+    family, g, a, b, h, h_in, grad_last, grad_in, lengths, axis, reverse, dtype, return_state, wants, group, *ab
+):
+    return _ops._vjp_fake(family, g, a, b, h, h_in, grad_last, lengths, axis, reverse, dtype, *ab, True)
+
+
+for _device in ("CPU", "CUDA"):
+    _library.impl("stretch", _forward, _device)
+    _library.impl("stretch_vjp", _vjp, _device)
+torch.library.register_fake("fastrecur::stretch", _forward_fake, lib=_library)
+torch.library.register_fake("fastrecur::stretch_vjp", _vjp_fake, lib=_library)
+forward = torch.ops.fastrecur.stretch.default
+vjp = torch.ops.fastrecur.stretch_vjp.default
+
+
+# ---- Derivatives ----------------------------------------------------------------------------------------------------
+
+
+class Stretch(Function):
+    """``(a, b, h0, lengths, family, axis, reverse, dtype, return_state, wants, group) -> (h, h_last, h_in)``."""
+
+    @staticmethod
+    def forward(ctx, a, b, h0, lengths, family, *options):
+        """Walk the stretch."""
+        h, h_last, h_in = forward(family, a, b, h0, lengths, *options)
+        ctx.problem = family, options
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(a, b, h, h_in, h0, lengths)
+        return h, h_last, h_in
+
+    @staticmethod
+    def backward(ctx, grad_h, grad_last, grad_in):
+        """Return the gradients of a, b and h0. Every rank takes part, whatever of it is asked for."""
+        a, b, h, h_in, h0, lengths = ctx.saved_tensors
+        family, options = ctx.problem
+        if grad_h is None:
+            grad_h = _nothing(h, h.shape, h.dtype)
+        want_a, want_b, want_h0 = ctx.needs_input_grad[:3]
+        grad_a, grad_b, grad_first = StretchVjp.apply(
+            grad_h, a, b, h, h_in, grad_last, grad_in, lengths, family, want_a, want_b, *options
+        )
+        grad_h0 = _like(grad_first, h0) if want_h0 else None
+        return grad_a if want_a else None, grad_b if want_b else None, grad_h0, *(None,) * 8
+
+
+class StretchVjp(Function):
+    """The adjoint of `Stretch`.
+
+    ``(g, a, b, h, h_in, grad_last, grad_in, lengths, family, want_a, want_b, axis, reverse, dtype, return_state, wants,
+    group) -> (grad_a, grad_b, grad_first)``, the last in all lanes, and zeros but where the walk begins.
+    """
+
+    @staticmethod
+    def forward(ctx, g, a, b, h, h_in, grad_last, grad_in, lengths, family, want_a, want_b, *options):
+        """Walk the stretch against time."""
+        grads = vjp(family, g, a, b, h, h_in, grad_last, grad_in, lengths, *options, want_a, want_b)
+        ctx.problem = family, want_a, want_b, options
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*(v for v, wanted in zip(grads, (want_a, want_b), strict=False) if not wanted))
+        ctx.save_for_backward(g, a, b, h, h_in, grad_last, grad_in, lengths)
+        return grads
+
+    @staticmethod
+    def backward(ctx, v, u, w):
+        """Do what `_autograd._Vjp.backward` does, in whose letters this is written."""
+        g, a, b, h, h_in, grad_last, grad_in, lengths = ctx.saved_tensors
+        family, want_a, want_b, (axis, reverse, dtype, return_state, wants, group) = ctx.problem
+        v, u = v if want_a else None, u if want_b else None
+        is_forget = family == FORGET
+        for_g, for_a, for_b, for_h, for_in, for_last, for_grad_in = ctx.needs_input_grad[:7]
+        q, valid = _decay(family, a, dtype), _valid(h, lengths, axis)
+        source = None
+        if u is not None:
+            source = u * a if is_forget else u
+        if v is not None:
+            before = _autograd._before(h, h_in, lengths, axis, reverse)
+            source = _sum(source, v * (b - before if is_forget else before))
+        source = _full(source, h)
+        options = axis, reverse, dtype, return_state, wants, group
+        e, e_last, e_in = Stretch.apply(q, source, w, lengths, LINEAR, *options)
+        grad_q, d, _ = StretchVjp.apply(
+            g, q, source, e, e_in, grad_last, grad_in, lengths, LINEAR, for_a, True, *options
+        )
+
+        to_a = to_b = to_h = to_in = None
+        if for_a:
+            to_a = _like(-grad_q if is_forget else grad_q, a)
+            if is_forget and u is not None:
+                to_a = to_a + _like(_masked(u.conj() * d, valid), a)
+        if v is not None and (for_b or for_h or for_in):
+            to_s = _masked(v.conj() * d, valid)
+            to_b = _like(to_s, b) if for_b and is_forget else None
+            to_before = -to_s if is_forget else to_s
+            to_h = _like(_shifted(to_before, None, valid, axis, not reverse), h) if for_h else None
+            to_in = _like(_first(to_before, lengths, axis, reverse), h_in) if for_in else None
+        to_g = _like(e, g) if for_g else None
+        to_last = _like(e_last, grad_last) if for_last else None
+        to_grad_in = _like(e_in, grad_in) if for_grad_in else None
+        return to_g, to_a, to_b, to_h, to_in, to_last, to_grad_in, *(None,) * 10

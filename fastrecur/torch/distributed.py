@@ -1,0 +1,190 @@
+"""Sequence parallel: a series whose time is held in stretches, one a process, and the network on it.
+
+Each rank of a group of processes holds a consecutive stretch of the time axis, in the order of the ranks; stretches may
+differ in length and may be empty. What one rank needs of the others are two numbers a lane.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from .. import _messages as say
+from .._problem import FORGET, LINEAR
+
+if not dist.is_available():
+    raise ImportError(say.no_distributed())
+
+from . import _call, _exchange, _placements, _tensors
+from ._sequence_parallel import SequenceParallel
+from ._stretches import Stretch
+
+__all__ = ["SequenceParallel", "forget_mult", "linear_recurrence"]
+
+
+def forget_mult(
+    f: Any,
+    x: Any,
+    h0: Any = None,
+    *,
+    axis: int = 0,
+    reverse: bool = False,
+    lengths: Any = None,
+    return_state: bool = False,
+    group: Any = None,
+) -> Any:
+    r"""Average along a time axis that is held in stretches, one by each rank of a group.
+
+    .. math:: h_t = f_t x_t + (1 - f_t) h_{t-1}
+
+    Put together along `axis` in the order of the ranks, the results are what `fastrecur.forget_mult` makes of the
+    operands put together so, and the gradients are its gradients of the sum of what the ranks differentiate.
+
+    Parameters
+    ----------
+    f, x : Tensor or float
+        This rank's stretch of the gates and of what is averaged; they broadcast against each other. Stretches may have
+        different numbers of steps, also none; all else of shape and dtype must be the same on all ranks.
+    h0 : Tensor or float, optional
+        The state before the first step of all, (after the last, in `reverse`), in the shape of the lanes. The rank that
+        holds that step reads it; for all others it is nothing, and their gradient of it zeros.
+    axis : int, default 0
+        Time.
+    reverse : bool, default False
+        Travel from the last step of the last rank to the first one of the first.
+    lengths : Tensor, optional
+        How many of *this rank's* steps are valid, in the shape of leading lane axes: of lengths L of whole lanes,
+        ``(L - steps_before).clamp(0, steps)``.
+    return_state : bool, default False
+        Return the last state, too.
+    group : ProcessGroup, optional
+        The ranks that hold the series; all processes if left out.
+
+    Returns
+    -------
+    h : Tensor
+        This rank's stretch of the states.
+    h_last : Tensor
+        With `return_state`, the state after the last valid step of all, on every rank.
+
+    Raises
+    ------
+    RuntimeError
+        If there is no process group, if the ranks do not make the same call, or if the exchange fails: a rank has died
+        or has not come within the group's timeout. Which ranks hear of it when depends on the backend.
+    TypeError, ValueError
+        As `fastrecur.forget_mult`. Raised on one rank alone, it leaves the others to their group's timeout.
+
+    Notes
+    -----
+    Collective: every rank must call it, and if any of its results is differentiated on one, on all. One all-gather runs
+    forward and one back. A rank sends two numbers a lane, in the precision that states are carried in (float64 for
+    float32); back with `return_state` a third, its cotangent of `h_last`; and 128 bytes that say what it is at.
+
+    A stretch is first read without writing anything, then the exchange takes place, then it is walked: 5/3 of the
+    memory traffic of one walk of it, 4/3 in the gradient.
+
+    States that reach a stretch are composed. That costs the rounding of the carry, so float32 and shorter are as exact
+    as on one process; float64 agrees within its rounding at the magnitudes in play. Where composing overflows or
+    cancels, the ranks concerned take turns, with one more exchange each; on a GPU such lanes become NaN instead, as to
+    look for them would be to wait.
+
+    Differentiable twice and more. No forward mode and no ``torch.func`` transforms: they raise.
+
+    References
+    ----------
+    .. [1] G. E. Blelloch, "Prefix Sums and Their Applications", CMU-CS-90-190, 1990, section 1.4: recurrences as scans.
+
+    Examples
+    --------
+    >>> import torch, torch.distributed as dist
+    >>> from fastrecur.torch.distributed import forget_mult
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    >>> forget_mult(0.5, torch.tensor([2.0, 4.0, 8.0]))
+    tensor([1.0000, 2.5000, 5.2500])
+    >>> dist.destroy_process_group()
+    """
+    return _run(FORGET, f, x, h0, axis, reverse, lengths, return_state, group)
+
+
+def linear_recurrence(
+    a: Any,
+    b: Any,
+    h0: Any = None,
+    *,
+    axis: int = 0,
+    reverse: bool = False,
+    lengths: Any = None,
+    return_state: bool = False,
+    group: Any = None,
+) -> Any:
+    r"""Walk a linear recurrence along a time axis that is held in stretches, one by each rank of a group.
+
+    .. math:: h_t = a_t h_{t-1} + b_t
+
+    All else is as in `forget_mult`.
+
+    Parameters
+    ----------
+    a, b : Tensor or float
+        This rank's stretch of the factors and of what is added; real or complex.
+    h0 : Tensor or float, optional
+        The state before the first step of all.
+    axis, reverse, lengths, return_state, group
+        As in `forget_mult`.
+
+    Returns
+    -------
+    h : Tensor
+        This rank's stretch of the states.
+    h_last : Tensor
+        With `return_state`, the state after the last valid step of all, on every rank.
+
+    Raises
+    ------
+    RuntimeError, TypeError, ValueError
+        As `forget_mult`.
+
+    Examples
+    --------
+    >>> import torch, torch.distributed as dist
+    >>> from fastrecur.torch.distributed import linear_recurrence
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    >>> linear_recurrence(0.5, torch.tensor([1.0, 0.0, 0.0]), return_state=True)
+    (tensor([1.0000, 0.5000, 0.2500]), tensor(0.2500))
+    >>> dist.destroy_process_group()
+    """
+    return _run(LINEAR, a, b, h0, axis, reverse, lengths, return_state, group)
+
+
+def _run(
+    family: str, a: Any, b: Any, h0: Any, axis: Any, reverse: Any, lengths: Any, return_state: Any, group: Any
+) -> Any:
+    if _placements.is_placed(a, b, h0):
+        return _placements.run(_run, family, a, b, h0, axis, reverse, lengths, return_state, group)
+    names = _tensors.NAMES[family]
+    name = _exchange.name_of(group)
+    a, b, h0 = _call._take(names, a, b, h0)
+    axis, reverse, return_state = _call._axis(axis), _call._flag("reverse", reverse), _call._flag(
+        "return_state", return_state
+    )
+    _call._check_gate(family, names[0], a)
+    dtype = _call.result_dtype(names, a, b, h0)
+    shape, axis = _call._shape(names[:2], a, b, axis)
+    lengths = _call._lengths(lengths, shape, axis, (a, b))
+    _call._check_state("h0", h0, shape, axis)
+    is_pair = dtype.is_complex and not _call._is_complex(a)
+    if is_pair:  # two real series
+        b, h0 = (None if v is None else _call._pair(v, dtype, a, b) for v in (b, h0))
+        a = a if _call._is_number(a) else a.unsqueeze(-1)
+        lengths = lengths.expand(2) if lengths is not None and not lengths.dim() else lengths
+        dtype = _tensors.REAL[dtype]
+    tensors = [v for v in (a, b, h0) if isinstance(v, torch.Tensor)]
+    a, b, h0 = (_call._as_tensor(v, tensors[0]) for v in (a, b, h0))
+    wants = torch.is_grad_enabled() and any(v.requires_grad for v in tensors)
+    h, h_last, _ = Stretch.apply(a, b, h0, lengths, family, axis, reverse, dtype, return_state, wants, name)
+    if is_pair:
+        h, h_last = _call._joined(h), _call._joined(h_last)
+    return (h, h_last) if return_state else h
