@@ -23,7 +23,7 @@ from ._memory import (
     store_vector,
     width,
 )
-from ._rows import HEAD, bytes_ahead, place, valid_range
+from ._rows import HEAD, place, valid_range
 from ._rules import decay, neutral, step
 from ._series import back
 from ._tiles import (
@@ -50,29 +50,33 @@ def onward(rule, is_back, state, a, b):
 
 
 @njit(**HELPER)
-def summarise_lanes(rule, is_back, a, b, carry, products, first, last, a_constant):
+def summarise_lanes(rule, is_back, a, b, carry, products, first, last, a_constant, steps, a_time, b_time):
     for j in range(first, last):
-        gate = load(a, 0 if a_constant else j, carry)
-        store(products, j, load(products, j, carry) * decay(rule, gate))
-        store(carry, j, onward(rule, is_back, load(carry, j, carry), gate, load(b, j, carry)))
+        state, product = load(carry, j, carry), load(products, j, carry)
+        for k in range(steps):
+            gate = load(shift(a, k * a_time), 0 if a_constant else j, carry)
+            product = product * decay(rule, gate)
+            state = onward(rule, is_back, state, gate, load(shift(b, k * b_time), j, carry))
+        store(products, j, product)
+        store(carry, j, state)
 
 
 @njit(**HELPER)
-def summarise_row(rule, is_back, a, b, carry, products, lanes, a_constant, down, ahead_a, ahead_b):
-    count = lanes // width(carry)
-    gate = broadcast(load(a, 0, carry))
-    for k in range(count):
-        j = (count - 1 - k if down else k) * width(carry)
-        if ahead_b:
-            request_vector(b, j, ahead_b)
-        if not a_constant:
-            if ahead_b:
-                request_vector(a, j, ahead_a)
-            gate = load_vector(a, j, carry)
-        store_vector(products, j, load_vector(products, j, carry) * decay(rule, gate))
-        new = onward(rule, is_back, load_vector(carry, j, carry), gate, load_vector(b, j, carry))
-        store_vector(carry, j, new)
-    summarise_lanes(rule, is_back, a, b, carry, products, count * width(carry), lanes, a_constant)
+def summarise_vector(rule, is_back, a, b, carry, products, j, a_constant, steps, a_time, b_time):
+    """Take a vector of lanes, in registers, some steps on."""
+    state, product = load_vector(carry, j, carry), load_vector(products, j, carry)
+    for k in range(steps):
+        a_now, b_now = shift(a, k * a_time), shift(b, k * b_time)
+        request_vector(b_now, j, steps * b_time)
+        if a_constant:
+            gate = broadcast(load(a_now, 0, carry))
+        else:
+            request_vector(a_now, j, steps * a_time)
+            gate = load_vector(a_now, j, carry)
+        product = product * decay(rule, gate)
+        state = onward(rule, is_back, state, gate, load_vector(b_now, j, carry))
+    store_vector(products, j, product)
+    store_vector(carry, j, state)
 
 
 @njit(**HELPER)
@@ -80,24 +84,27 @@ def walk_rows(
     rule, is_back, a, b, carry, products, lengths, geometry, outer_first, outer_last, row_first, row_last, lane_first,
     lane_last,
 ):  # fmt: skip
-    steps, reverse, a_constant = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2)
-    rows = row_last - row_first
-    down = load_int(geometry, HEAD + 3) < 0  # through memory backwards, as in `_rows.forward`
-    ahead_a, ahead_b = bytes_ahead(geometry, 0, rows, False, down), bytes_ahead(geometry, 1, rows, False, down)
+    all_steps, reverse, a_constant = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2)
+    a_time, b_time = load_int(geometry, HEAD), load_int(geometry, HEAD + 3)
+    lanes = lane_last - lane_first
+    whole = lanes - lanes % width(carry)
     for outer in range(outer_first, outer_last):
-        for t in range(steps):
-            for turn in range(row_first, row_last):
-                row = row_last - 1 - (turn - row_first) if down else turn
-                start, stop = valid_range(place(lengths, geometry, 4, 0, row, outer, 0), steps, reverse)
-                if t < start or t >= stop:
-                    continue
-                a_now = place(a, geometry, 0, t, row, outer, 0 if a_constant else lane_first)
-                b_now = place(b, geometry, 1, t, row, outer, lane_first)
+        for t in range(0, all_steps, STEPS):
+            for row in range(row_first, row_last):
+                start, stop = valid_range(place(lengths, geometry, 4, 0, row, outer, 0), all_steps, reverse)
+                first = max(t, start)
+                steps = min(t + STEPS, stop) - first
+                a_now = place(a, geometry, 0, first, row, outer, 0 if a_constant else lane_first)
+                b_now = place(b, geometry, 1, first, row, outer, lane_first)
                 carry_now = place(carry, geometry, 3, 0, row, outer, lane_first)
                 products_now = place(products, geometry, 3, 0, row, outer, lane_first)
-                summarise_row(
-                    rule, is_back, a_now, b_now, carry_now, products_now, lane_last - lane_first, a_constant, down,
-                    ahead_a, ahead_b,
+                for j in range(0, whole, width(carry)):
+                    summarise_vector(
+                        rule, is_back, a_now, b_now, carry_now, products_now, j, a_constant, steps, a_time, b_time
+                    )
+                summarise_lanes(
+                    rule, is_back, a_now, b_now, carry_now, products_now, whole, lanes, a_constant, steps, a_time,
+                    b_time,
                 )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ WIDE = {
 }
 PIECES = 16  # that a long stretch of few lanes is cut into, to be summarised side by side
 LONG, FEW = 4096, 8
+MANY = 32  # ranks from which their summaries are worth a kernel
 CANCELLED = 16.0  # as in _cpu/_series.py
 
 _OPTIONS = "int axis, bool reverse, ScalarType dtype, bool return_state, bool wants, str group"
@@ -60,10 +61,10 @@ def summary(family, a, b, start, lengths, axis, reverse, dtype, back=False):
     cut, beyond = (rest, 0) if reverse else (0, PIECES * steps)
     pieces = [v.narrow(axis, cut, PIECES * steps).unflatten(axis, (PIECES, steps)).movedim(axis, 0) for v in (a, b)]
     products, ends = _tensors.summary(family, *pieces, None, None, axis + 1, reverse, dtype, back)
-    states, sound = compose(_back(products, back), ends, start, reverse)
-    if not bool(sound.all()):
+    states, unsound = compose(_back(products, back), ends, start, reverse)
+    if unsound is not None:
         return _tensors.summary(family, a, b, start, None, axis, reverse, dtype, back)
-    last = states[0 if reverse else -1]
+    last = states[-1]
     tail = [v.narrow(axis, beyond, rest) for v in (a, b)]
     product, end = _tensors.summary(family, *tail, last, None, axis, reverse, dtype, back)
     return product * products.prod(0), end
@@ -90,16 +91,27 @@ def _composed_summary(family, a, b, start, lengths, axis, reverse, dtype, back):
 
 
 def compose(products, ends, start, reverse):
-    """Return the state behind every rank, stacked, and where it may be used.
+    """Return the state before and behind every rank, in the direction of travel, and None or where to use none.
 
-    It may not where a composed state is not finite or has cancelled, but the state before is: that rank's own walk
-    might have gone another way.
+    They are of no use where a composed state is not finite or has cancelled, but the state before it is: that rank's
+    own walk might have gone another way.
     """
-    states, _ = _ops.forward(LINEAR, products, ends, start, None, 0, reverse, ends.dtype)
-    before = _shifted(states, None if start is None else start.to(states.dtype), None, 0, reverse)
-    grown = products.abs() > 1
-    lost = (products * before).abs() > CANCELLED * states.abs()
-    return states, ~torch.isfinite(before) | (torch.isfinite(states) & ~(grown & lost))
+    size = len(products)
+    start = torch.zeros_like(ends[0]) if start is None else start.to(ends.dtype)
+    if size > MANY:
+        walked, _ = _ops.forward(LINEAR, products, ends, start, None, 0, reverse, ends.dtype)
+        states = [start, *(walked.flip(0) if reverse else walked)]
+    else:
+        states = [start]
+        for k in range(size)[::-1] if reverse else range(size):
+            states.append(torch.addcmul(ends[k], products[k], states[-1]))
+    states = torch.stack(states)
+    if ends.is_cpu and bool(torch.isfinite(states).all()) and bool((products.abs() <= 1).all()):
+        return states, None
+    before, behind = states[:-1], states[1:]
+    products = products.flip(0) if reverse else products
+    lost = (products.abs() > 1) & ((products * before).abs() > CANCELLED * behind.abs())
+    return states, torch.isfinite(before) & (lost | ~torch.isfinite(behind))
 
 
 def _reached(name, header, own, start, reverse, walk, needs_end):
@@ -109,28 +121,34 @@ def _reached(name, header, own, start, reverse, walk, needs_end):
     not sound, the ranks concerned walk one after another from the states that truly reach them, and tell.
     """
     _, rank, size = _exchange.members(name)
+    place = size - 1 - rank if reverse else rank
     products, ends, *starts = _exchange.gather(name, header, *own)
     if starts:
         start = starts[0].sum(0)
-    order = range(size)[::-1] if reverse else range(size)
     for turn in range(size):
-        states, sound = compose(products, ends, start, reverse)
-        before = _shifted(states, start, None, 0, reverse)
+        states, unsound = compose(products, ends, start, reverse)
+        if unsound is None:
+            break
         if not ends.is_cpu:  # to look there would be to wait for the GPU: what cannot be composed is NaN
-            states = torch.where(sound, states, torch.nan)
-            before = _shifted(states, start, None, 0, reverse)
+            states[1:] = torch.where(unsound.cumsum(0) > 0, torch.nan, states[1:])
             break
-        is_sound = sound.reshape(size, -1).all(1).tolist()
-        torn = next((k for k in (order if needs_end else order[:-1]) if not is_sound[k]), None)
-        if torn is None:
+        torn = unsound.reshape(size, -1).any(1).tolist()
+        if True not in torn[: size if needs_end else -1]:
             break
-        product, end = own[:2]
-        if rank == torn:
-            product, end = torch.zeros_like(product), walk(before[rank])
+        place_torn = torn.index(True)
+        rank_torn = size - 1 - place_torn if reverse else place_torn
+        product, end = torch.zeros_like(own[0]), own[1]
+        if rank == rank_torn:
+            end = walk(states[place])
         again = (header[0], header[1] % len(KINDS) + AGAIN * len(KINDS), *header[2:-3], turn, *header[-2:])
-        told = _exchange.gather(name, again, product, end)
-        products[torn], ends[torn] = told[0][torn], told[1][torn]
-    return before[rank], states[order[-1]]
+        _, told = _exchange.gather(name, again, product, end)
+        products[rank_torn], ends[rank_torn] = 0, told[rank_torn]
+    return states[place], states[-1]
+
+
+def _walks(tensor):
+    """Return the operators that walk a tensor; on the CPU the inside of them, to which nothing else would be added."""
+    return (_ops._forward, _ops._vjp) if tensor.is_cpu else (_ops.forward, _ops.vjp)
 
 
 # ---- The two runs ---------------------------------------------------------------------------------------------------
@@ -165,7 +183,7 @@ def _forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, want
         before, h_last = _reached(group, header, own, None, reverse, walk, return_state)
         if not is_first:
             h_in = before.contiguous()
-    h, own_last = _ops.forward(family, a, b, h_in, lengths, axis, reverse, dtype)
+    h, own_last = _walks(b)[0](family, a, b, h_in, lengths, axis, reverse, dtype)
     h_last = own_last if size == 1 else h_last.to(dtype, copy=True)
     return h, h_last, h_in
 
@@ -193,7 +211,7 @@ def _vjp(family, g, a, b, h, h_in, grad_last, grad_in, lengths, axis, reverse, d
         header = _header(BACKWARD, family, dtype, reverse, return_state, wants, lengths, shape, axis)
         own = [product, end, *([arriving] if return_state else [])]
         arriving, _ = _reached(group, header, own, None, not reverse, walk, False)
-    grad_a, grad_b, grad_first = _ops.vjp(
+    grad_a, grad_b, grad_first = _walks(h)[1](
         family, g, a, b, h, h_in, arriving, lengths, axis, reverse, dtype, *ab, is_first
     )
     if not is_first:
