@@ -52,7 +52,7 @@ def describe(kind, dtype, flags, lanes, steps):
 
 
 def gather(name, header, *vectors):
-    """Return every rank's vectors, stacked in the ranks' order; raise unless all ranks sent alike packets."""
+    """Return every rank's vectors and steps, stacked in the ranks' order; raise unless all ranks sent alike packets."""
     group, rank, size = members(name)
     nbytes = [v.numel() * v.element_size() for v in vectors]
     own = torch.empty(HEADER + sum(nbytes), dtype=torch.uint8, device=vectors[0].device)
@@ -68,10 +68,22 @@ def gather(name, header, *vectors):
     except RuntimeError as error:
         raise RuntimeError(say.exchange_failed(rank, error)) from error
     _check(name, header, packets[:, :HEADER], rank)
-    return [
+    given = [
         packets[:, place].view(vector.dtype).reshape(size, *vector.shape)
         for place, vector in zip(places, vectors, strict=True)
     ]
+    return given, packets[:, HEADER - 8 : HEADER].view(torch.int64).flatten()
+
+
+def total(name, tensor):
+    """Return the sum of a tensor over all ranks."""
+    group, rank, _ = members(name)
+    tensor = tensor.clone()
+    try:
+        dist.all_reduce(tensor, group=group)
+    except RuntimeError as error:
+        raise RuntimeError(say.exchange_failed(rank, error)) from error
+    return tensor
 
 
 def _check(name, header, headers, rank):

@@ -13,7 +13,7 @@ import torch
 from torch.autograd import Function
 
 from .._problem import FORGET, LINEAR
-from . import _autograd, _exchange, _ops, _tensors
+from . import _autograd, _call, _exchange, _ops, _tensors
 from ._autograd import _decay, _first, _full, _like, _masked, _nothing, _shifted, _sum, _valid
 from ._exchange import AGAIN, BACKWARD, FORWARD, KINDS
 
@@ -122,7 +122,7 @@ def _reached(name, header, own, start, reverse, walk, needs_end):
     """
     _, rank, size = _exchange.members(name)
     place = size - 1 - rank if reverse else rank
-    products, ends, *starts = _exchange.gather(name, header, *own)
+    (products, ends, *starts), _ = _exchange.gather(name, header, *own)
     if starts:
         start = starts[0].sum(0)
     for turn in range(size):
@@ -141,7 +141,7 @@ def _reached(name, header, own, start, reverse, walk, needs_end):
         if rank == rank_torn:
             end = walk(states[place])
         again = (header[0], header[1] % len(KINDS) + AGAIN * len(KINDS), *header[2:-3], turn, *header[-2:])
-        _, told = _exchange.gather(name, again, product, end)
+        (_, told), _ = _exchange.gather(name, again, product, end)
         products[rank_torn], ends[rank_torn] = 0, told[rank_torn]
     return states[place], states[-1]
 
@@ -325,3 +325,32 @@ class StretchVjp(Function):
         to_last = _like(e_last, grad_last) if for_last else None
         to_grad_in = _like(e_in, grad_in) if for_grad_in else None
         return to_g, to_a, to_b, to_h, to_in, to_last, to_grad_in, *(None,) * 10
+
+
+# ---- Taking arguments -----------------------------------------------------------------------------------------------
+
+
+def run(family, a, b, h0, axis, reverse, lengths, return_state, group):
+    """Check arguments as `_call.forward` does, and run a recurrence of this rank's stretch."""
+    names = _tensors.NAMES[family]
+    a, b, h0 = _call._take(names, a, b, h0)
+    axis, reverse = _call._axis(axis), _call._flag("reverse", reverse)
+    return_state = _call._flag("return_state", return_state)
+    _call._check_gate(family, names[0], a)
+    dtype = _call.result_dtype(names, a, b, h0)
+    shape, axis = _call._shape(names[:2], a, b, axis)
+    lengths = _call._lengths(lengths, shape, axis, (a, b))
+    _call._check_state("h0", h0, shape, axis)
+    is_pair = dtype.is_complex and not _call._is_complex(a)
+    if is_pair:  # two real series
+        b, h0 = (None if v is None else _call._pair(v, dtype, a, b) for v in (b, h0))
+        a = a if _call._is_number(a) else a.unsqueeze(-1)
+        lengths = lengths.expand(2) if lengths is not None and not lengths.dim() else lengths
+        dtype = _tensors.REAL[dtype]
+    tensors = [v for v in (a, b, h0) if isinstance(v, torch.Tensor)]
+    a, b, h0 = (_call._as_tensor(v, tensors[0]) for v in (a, b, h0))
+    wants = torch.is_grad_enabled() and any(v.requires_grad for v in tensors)
+    h, h_last, _ = Stretch.apply(a, b, h0, lengths, family, axis, reverse, dtype, return_state, wants, group)
+    if is_pair:
+        h, h_last = _call._joined(h), _call._joined(h_last)
+    return (h, h_last) if return_state else h

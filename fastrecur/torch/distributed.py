@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from .. import _messages as say
@@ -17,9 +16,8 @@ from .._problem import FORGET, LINEAR
 if not dist.is_available():
     raise ImportError(say.no_distributed())
 
-from . import _call, _exchange, _placements, _tensors
-from ._sequence_parallel import SequenceParallel
-from ._stretches import Stretch
+from . import _exchange, _placements, _stretches  # noqa: E402
+from ._sequence_parallel import SequenceParallel  # noqa: E402
 
 __all__ = ["SequenceParallel", "forget_mult", "linear_recurrence"]
 
@@ -164,27 +162,4 @@ def _run(
 ) -> Any:
     if _placements.is_placed(a, b, h0):
         return _placements.run(_run, family, a, b, h0, axis, reverse, lengths, return_state, group)
-    names = _tensors.NAMES[family]
-    name = _exchange.name_of(group)
-    a, b, h0 = _call._take(names, a, b, h0)
-    axis, reverse, return_state = _call._axis(axis), _call._flag("reverse", reverse), _call._flag(
-        "return_state", return_state
-    )
-    _call._check_gate(family, names[0], a)
-    dtype = _call.result_dtype(names, a, b, h0)
-    shape, axis = _call._shape(names[:2], a, b, axis)
-    lengths = _call._lengths(lengths, shape, axis, (a, b))
-    _call._check_state("h0", h0, shape, axis)
-    is_pair = dtype.is_complex and not _call._is_complex(a)
-    if is_pair:  # two real series
-        b, h0 = (None if v is None else _call._pair(v, dtype, a, b) for v in (b, h0))
-        a = a if _call._is_number(a) else a.unsqueeze(-1)
-        lengths = lengths.expand(2) if lengths is not None and not lengths.dim() else lengths
-        dtype = _tensors.REAL[dtype]
-    tensors = [v for v in (a, b, h0) if isinstance(v, torch.Tensor)]
-    a, b, h0 = (_call._as_tensor(v, tensors[0]) for v in (a, b, h0))
-    wants = torch.is_grad_enabled() and any(v.requires_grad for v in tensors)
-    h, h_last, _ = Stretch.apply(a, b, h0, lengths, family, axis, reverse, dtype, return_state, wants, name)
-    if is_pair:
-        h, h_last = _call._joined(h), _call._joined(h_last)
-    return (h, h_last) if return_state else h
+    return _stretches.run(family, a, b, h0, axis, reverse, lengths, return_state, _exchange.name_of(group))

@@ -457,7 +457,7 @@ class QRNN(nn.Module):
         return [torch.cat(given[k : k + 2]) for k in range(0, len(given), 2)]
 
 
-def _opened(module: Any, input: Any) -> tuple[Tensor, Tensor | None, bool]:
+def _opened(module: Any, input: Any, least: int = 1) -> tuple[Tensor, Tensor | None, bool]:
     """Return rows, (T, B, features) or packed, (N, features); batch sizes if packed; and whether there is a batch."""
     if isinstance(input, PackedSequence):
         if input.data.dim() != 2:
@@ -471,7 +471,7 @@ def _opened(module: Any, input: Any) -> tuple[Tensor, Tensor | None, bool]:
         rows = input.unsqueeze(1)
     else:
         rows = input.transpose(0, 1) if module.batch_first else input
-    if rows.shape[0] == 0:
+    if rows.shape[0] < least:
         raise RuntimeError(say.rnn_no_steps())
     return rows, None, input.dim() == 3
 

@@ -1,0 +1,522 @@
+"""Ranks of gloo hold stretches of one series: run by test_sequence_parallel.py, as a script of its own."""
+
+import sys
+import tempfile
+import time
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.multiprocessing.spawn import spawn
+from torch.nn.parallel import DistributedDataParallel
+
+import fastrecur
+from fastrecur.torch import QRNN, QRNNLayer, WeightDrop, _exchange, distributed
+from fastrecur.torch.distributed import SequenceParallel
+
+NAMES = "forget_mult", "linear_recurrence"
+CASES = {}
+
+
+def case(function):
+    CASES[function.__name__] = function
+    return function
+
+
+class Ranks:
+    """This process among the others, and random numbers that are the same for all."""
+
+    def __init__(self, rank, size, seed):
+        self.rank, self.size = rank, size
+        self.random = torch.Generator().manual_seed(seed)
+
+    def draw(self, *shape, dtype=torch.float64):
+        return torch.randn(shape, dtype=dtype, generator=self.random)
+
+    def gate(self, *shape, dtype=torch.float64):
+        return torch.rand(shape, dtype=torch.float64, generator=self.random).to(dtype)
+
+    def cuts(self, steps):
+        """Cut some steps for the ranks, often so that some have one or none."""
+        cuts = torch.randint(0, steps + 1, (self.size - 1,), generator=self.random)
+        if int(cuts.sum()) % 3 == 0:
+            cuts[:] = cuts[:1]
+        edges = [0, *cuts.sort().values.tolist(), steps]
+        return [b - a for a, b in zip(edges, edges[1:], strict=False)]
+
+    def own(self, tensor, cuts, axis=0):
+        return tensor.split(cuts, axis)[self.rank]
+
+
+def same(actual, expected, tolerance=1e-12):
+    size = max(1.0, float(expected.detach().abs().max())) if expected.numel() else 1.0
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance * size)
+
+
+def leaf(tensor):
+    return tensor.detach().clone().requires_grad_()
+
+
+def summed(tensor):
+    tensor = tensor.detach().clone()
+    dist.all_reduce(tensor)
+    return tensor
+
+
+def compare(ranks, name, whole, axis, cuts, lengths=None, tolerance=1e-12, **options):
+    """Compare results and first and second derivatives with those of one process that holds the whole."""
+    gate, value, h0 = whole
+    is_full = [v.dim() > axis and v.shape[axis] == sum(cuts) for v in (gate, value)]
+    theirs = [leaf(v) for v in whole]
+    mine = [leaf(ranks.own(v, cuts, axis) if full else v) for v, full in zip(whole[:2], is_full, strict=True)]
+    mine.append(leaf(h0))
+    own_lengths = None
+    if lengths is not None:
+        own_lengths = (lengths - sum(cuts[: ranks.rank])).clamp(0, cuts[ranks.rank])
+    h, last = getattr(fastrecur, name)(*theirs, axis=axis, lengths=lengths, return_state=True, **options)
+    own_h, own_last = getattr(distributed, name)(*mine, axis=axis, lengths=own_lengths, return_state=True, **options)
+    same(own_h, ranks.own(h, cuts, axis), tolerance)
+    same(own_last, last, tolerance)
+    alone = getattr(distributed, name)(*mine, axis=axis, lengths=own_lengths, **options)
+    assert torch.equal(alone, own_h)
+
+    # The loss of a rank knows the last state, too, each with a weight of its own.
+    weight, to_last = ranks.draw(*h.shape).to(h.dtype), ranks.draw(*last.shape).to(h.dtype)
+    of_all = sum(1.0 + k for k in range(ranks.size))
+    loss = ((h * weight).abs().square().sum() + (last * to_last).abs().square().sum() * of_all).real
+    own_loss = (own_h * ranks.own(weight, cuts, axis)).abs().square().sum()
+    own_loss = (own_loss + (own_last * to_last).abs().square().sum() * (1.0 + ranks.rank)).real
+    grads = torch.autograd.grad(loss, theirs, create_graph=True)
+    own_grads = torch.autograd.grad(own_loss, mine, create_graph=True)
+    check_gradients(ranks, own_grads, grads, is_full, cuts, axis, 10 * tolerance)
+
+    again = [ranks.draw(*g.shape).to(g.dtype) for g in grads]
+    cotangents = [ranks.own(v, cuts, axis) if full else v for v, full in zip(again, is_full, strict=False)]
+    second = torch.autograd.grad(grads, theirs, again, allow_unused=True)
+    own_second = torch.autograd.grad(own_grads, mine, [*cotangents, again[2]])
+    check_gradients(ranks, own_second, second, is_full, cuts, axis, 100 * tolerance)
+
+
+def check_gradients(ranks, own, whole, is_full, cuts, axis, tolerance):
+    for mine, theirs, full in zip(own, whole, [*is_full, False], strict=True):
+        if full:
+            same(mine, ranks.own(theirs, cuts, axis), tolerance)
+        else:
+            same(summed(mine), theirs, tolerance)
+
+
+@case
+def values_and_derivatives(ranks):
+    """Any cut, axis, direction and operand."""
+    for name in NAMES:
+        for reverse in (False, True):
+            for shape, axis in [((13, 3), 0), ((2, 11, 8), 1), ((9,), 0), ((3, 10), -1)]:
+                axis %= len(shape)
+                lanes = shape[:axis] + shape[axis + 1 :]
+                cuts = ranks.cuts(shape[axis])
+                whole = ranks.gate(*shape), ranks.draw(*shape), ranks.draw(*lanes)
+                compare(ranks, name, whole, axis, cuts, reverse=reverse)
+
+
+@case
+def broadcast_operands(ranks):
+    for name in NAMES:
+        for gate, value in [((), (7, 3)), ((3,), (7, 3)), ((7, 1), (7, 3)), ((7, 3), (3,)), ((7, 3), ())]:
+            whole = ranks.gate(*gate), ranks.draw(*value), ranks.draw(1)
+            compare(ranks, name, whole, 0, ranks.cuts(7))
+    f, x = 0.25, ranks.draw(8, 2)
+    cuts = ranks.cuts(8)
+    same(distributed.forget_mult(f, ranks.own(x, cuts), 1.5), ranks.own(fastrecur.forget_mult(f, x, 1.5), cuts))
+
+
+@case
+def ragged_lanes(ranks):
+    for name in NAMES:
+        for reverse in (False, True):
+            whole = ranks.gate(4, 9, 8), ranks.draw(4, 9, 8), ranks.draw(4, 8)
+            lengths = torch.tensor([9, 0, 4, 1])
+            compare(ranks, name, whole, 1, ranks.cuts(9), lengths, reverse=reverse)
+            whole = ranks.gate(9, 3), ranks.draw(9, 3), ranks.draw(3)
+            compare(ranks, name, whole, 0, ranks.cuts(9), torch.tensor([5, 9, 0]), reverse=reverse)
+
+
+@case
+def complex_numbers(ranks):
+    for reverse in (False, True):
+        shape, cuts = (9, 3), ranks.cuts(9)
+        value, h0 = (torch.complex(ranks.draw(*s), ranks.draw(*s)) for s in (shape, shape[1:]))
+        gate = torch.complex(ranks.gate(*shape), ranks.gate(*shape)) - 0.5
+        compare(ranks, "linear_recurrence", (gate, value, h0), 0, cuts, reverse=reverse)
+        compare(ranks, "linear_recurrence", (gate.real.clone(), value, h0), 0, cuts, reverse=reverse)
+
+
+@case
+def short_dtypes(ranks):
+    """A carry is wider than float32 and halves, so a cut leaves no trace but where rounding just turns."""
+    for dtype, tolerance in [(torch.float32, 2e-7), (torch.bfloat16, 1e-2), (torch.float16, 1e-3)]:
+        f, x, g = ranks.gate(40, 8, dtype=dtype), ranks.draw(40, 8).to(dtype), ranks.draw(40, 8).to(dtype)
+        cuts = ranks.cuts(40)
+        theirs, mine = [leaf(f), leaf(x)], [leaf(ranks.own(v, cuts)) for v in (f, x)]
+        h, own = fastrecur.forget_mult(*theirs), distributed.forget_mult(*mine)
+        assert own.dtype == dtype
+        same(own, ranks.own(h, cuts), tolerance)
+        grads = torch.autograd.grad(h, theirs, g)
+        for actual, expected in zip(torch.autograd.grad(own, mine, ranks.own(g, cuts)), grads, strict=True):
+            same(actual, ranks.own(expected, cuts), tolerance)
+
+
+@case
+def one_long_series(ranks):
+    """Few lanes are summarised in pieces side by side."""
+    for shape, axis in [((20000,), 0), ((3, 9000), 1)]:
+        for reverse in (False, True):
+            cuts = [shape[axis] // ranks.size] * (ranks.size - 1)
+            cuts.append(shape[axis] - sum(cuts))
+            whole = 0.01 * ranks.gate(*shape), ranks.draw(*shape), ranks.draw(*shape[:axis])
+            compare(ranks, "forget_mult", whole, axis, cuts, reverse=reverse, tolerance=1e-11)
+
+
+@case
+def exact_at_the_ends(ranks):
+    """A gate of 0 keeps the state, one of 1 takes the sample, and a constant series stays so in float32."""
+    x = ranks.draw(12, 3)
+    cuts = ranks.cuts(12)
+    own = ranks.own(x, cuts)
+    assert torch.equal(distributed.forget_mult(torch.zeros_like(own), own, x[0]), x[:1].expand_as(own))
+    assert torch.equal(distributed.forget_mult(torch.ones_like(own), own, 1e308), own)
+    constant = torch.full((len(own), 3), 0.1, dtype=torch.float32)
+    gates = ranks.own(ranks.gate(12, 3, dtype=torch.float32), cuts)
+    assert torch.equal(distributed.forget_mult(gates, constant, 0.1), constant)
+
+
+@case
+def what_cannot_be_composed(ranks):
+    """The ranks then take turns: overflow, cancellation and NaN go as they would on one process."""
+    steps = 2 * ranks.size
+    cuts = [2] * ranks.size
+    huge = torch.full((steps, 3), 1e200, dtype=torch.float64)
+    zeros = torch.zeros_like(huge)
+    h = distributed.linear_recurrence(ranks.own(huge, cuts), ranks.own(zeros, cuts), return_state=True)
+    assert not h[0].any()
+    assert not h[1].any()
+    # 2*1 - 1 stays 1, while what a stretch makes of a state is 2**n*h - (2**n - 1)
+    n = 80
+    cuts = [n] * ranks.size
+    a, b = torch.full((n * ranks.size, 8), 2.0, dtype=torch.float64), torch.full((n * ranks.size, 8), -1.0)
+    for reverse in (False, True):
+        h, last = distributed.linear_recurrence(
+            ranks.own(a, cuts), ranks.own(b, cuts), 1.0, return_state=True, reverse=reverse
+        )
+        assert bool((h == 1).all())
+        assert bool((last == 1).all())
+    x = ranks.draw(steps, 3)
+    x[0, 1], x[-1, 2] = torch.nan, torch.inf
+    f = ranks.gate(steps, 3)
+    cuts = ranks.cuts(steps)
+    for reverse in (False, True):
+        h = ranks.own(fastrecur.forget_mult(f, x, reverse=reverse), cuts)
+        own = distributed.forget_mult(ranks.own(f, cuts), ranks.own(x, cuts), reverse=reverse)
+        torch.testing.assert_close(own, h, rtol=1e-12, atol=1e-12, equal_nan=True)
+
+
+@case
+def some_gradients_wanted(ranks):
+    """Every subset; and a rank takes part in what others ask for."""
+    cuts = ranks.cuts(8)
+    whole = ranks.gate(8, 3), ranks.draw(8, 3), ranks.draw(3)
+    for name in NAMES:
+        for k in range(1, 8):
+            wanted = [bool(k >> j & 1) for j in range(3)]
+            theirs = [v.clone().requires_grad_(w) for v, w in zip(whole, wanted, strict=True)]
+            mine = [ranks.own(v, cuts).clone().requires_grad_(w) for v, w in zip(whole[:2], wanted, strict=False)]
+            mine.append(whole[2].clone().requires_grad_(wanted[2]))
+            h, _ = getattr(fastrecur, name)(*theirs, return_state=True)
+            own, own_last = getattr(distributed, name)(*mine, return_state=True)
+            h[-1].sum().backward()
+            # One rank asks for the last state, the others for nothing.
+            (own_last.sum() if ranks.rank == ranks.size - 1 else 0 * own.sum()).backward()
+            for actual, expected, is_lane in zip(mine, theirs, [False, False, True], strict=True):
+                if expected.requires_grad and is_lane:
+                    same(summed(actual.grad), expected.grad)
+                elif expected.requires_grad:
+                    same(actual.grad, ranks.own(expected.grad, cuts))
+
+
+@case
+def traffic(ranks):
+    """One all-gather each way, of two numbers a lane and a header; a third back where a last state was asked for."""
+    sent, gather = [], dist.all_gather
+
+    def counted(outputs, tensor, **options):
+        sent.append(tensor.nbytes - _exchange.HEADER)
+        return gather(outputs, tensor, **options)
+
+    dist.all_gather = counted
+    try:
+        for dtype, wide in [(torch.float32, 8), (torch.float64, 8), (torch.bfloat16, 4)]:
+            for reverse in (False, True):
+                f, x = leaf(ranks.gate(30, 5, 8, dtype=dtype)), leaf(ranks.draw(30, 5, 8).to(dtype))
+                distributed.forget_mult(f, x, reverse=reverse).sum().backward()
+                assert sent == [2 * 40 * wide] * 2, sent
+                sent.clear()
+                h, last = distributed.forget_mult(f, x, reverse=reverse, return_state=True)
+                (h.sum() + last.sum()).backward()
+                assert sent == [2 * 40 * wide, 3 * 40 * wide], sent
+                sent.clear()
+    finally:
+        dist.all_gather = gather
+
+
+@case
+def compiled(ranks):
+    torch._dynamo.reset()
+    cuts = ranks.cuts(10)
+    f, x = leaf(ranks.own(ranks.gate(10, 3), cuts)), leaf(ranks.own(ranks.draw(10, 3), cuts))
+
+    def network(f, x):
+        h, last = distributed.forget_mult(f.sigmoid(), 2 * x, return_state=True)
+        return h.square().sum() + last.sum()
+
+    quick = torch.compile(network, fullgraph=True)
+    expected, actual = network(f, x), quick(f, x)
+    same(actual, expected)
+    for one, other in zip(
+        torch.autograd.grad(actual, (f, x)), torch.autograd.grad(expected, (f, x)), strict=True
+    ):
+        same(one, other)
+
+
+@case
+def transforms_raise(ranks):
+    f, x = ranks.gate(4, 2), ranks.draw(4, 2)
+    for transform in (torch.func.grad, torch.func.vmap):
+        try:
+            transform(lambda x: distributed.forget_mult(f, x).sum())(x)
+        except RuntimeError as error:
+            assert "setup_context" in str(error), error
+        else:
+            raise AssertionError(transform)
+    dual = torch.autograd.forward_ad
+    with dual.dual_level():
+        try:
+            distributed.forget_mult(f, dual.make_dual(x, x))
+        except (RuntimeError, NotImplementedError) as error:
+            assert "forward" in str(error) or "jvp" in str(error), error
+        else:
+            raise AssertionError("forward mode")
+
+
+@case
+def placed_tensors(ranks):
+    """DTensors sharded along time, in a mesh of one dimension and of two."""
+    meshes = [(init_device_mesh("cpu", (ranks.size,)), [Shard(0)], [Replicate()])]
+    if ranks.size == 4:
+        mesh = init_device_mesh("cpu", (2, 2))
+        meshes.append((mesh, [Shard(1), Shard(0)], [Shard(0), Replicate()]))
+    for mesh, placements, lanes in meshes:
+        for reverse in (False, True):
+            whole = [leaf(v) for v in (ranks.gate(7, 4), ranks.draw(7, 4), ranks.draw(4))]
+            h, last = fastrecur.forget_mult(*whole, reverse=reverse, return_state=True)
+            weight = ranks.draw(7, 4)
+            ((h * weight).sum() + last.square().sum()).backward()
+            places = [placements, placements, lanes]
+            placed = [
+                leaf(DTensor.from_local(v.detach(), mesh, [Replicate()] * mesh.ndim).redistribute(placements=p))
+                for v, p in zip(whole, places, strict=True)
+            ]
+            own, own_last = distributed.forget_mult(*placed, reverse=reverse, return_state=True)
+            assert own.placements == tuple(placements)
+            assert own_last.placements == tuple(lanes)
+            same(own.full_tensor(), h)
+            same(own_last.full_tensor(), last)
+            cotangent = DTensor.from_local(weight, mesh, [Replicate()] * mesh.ndim).redistribute(placements=placements)
+            ((own * cotangent).sum() + own_last.square().sum()).backward()
+            for actual, expected in zip(placed, whole, strict=True):
+                same(actual.grad.full_tensor(), expected.grad)
+        try:
+            distributed.forget_mult(0.5, placed[0], axis=1 if mesh.ndim == 1 else 0, group=dist.group.WORLD)
+        except ValueError as error:
+            assert "DTensor" in str(error), error
+        else:
+            raise AssertionError("a DTensor that is not sharded along time")
+
+
+def networks():
+    torch.manual_seed(0)
+    options = {"dtype": torch.float64}
+    drop = QRNN(3, 4, 1, window=2, **options)
+    drop.layers[0].linear = WeightDrop(drop.layers[0].linear, ["weight"], 0.5)
+    return {
+        "bidirectional": QRNN(3, 4, 2, bidirectional=True, window=3, zoneout=0.3, **options).eval(),
+        "no gate": QRNN(3, 4, 2, window=2, output_gate=False, batch_first=True, bias=False, **options),
+        "layer": QRNNLayer(3, 4, window=4, reverse=True, **options),
+        "window of 1": QRNN(3, 4, 3, **options),
+        "sizes": QRNN(3, layers=[QRNNLayer(3, 5, **options), QRNNLayer(5, 2, window=2, **options)]),
+        "WeightDrop": drop.eval(),
+    }
+
+
+def train(network, inputs, hidden, weight, keep):
+    output, h_n = network(inputs, hidden)
+    states = h_n if isinstance(h_n, list) else [h_n]
+    loss = (output * keep(weight)).square().sum()
+    return output, states, loss + sum(s.square().sum() for s in states) / (
+        1 if keep(weight) is weight else dist.get_world_size()
+    )
+
+
+@case
+def quasi_recurrent_networks(ranks):
+    """Outputs, states and all gradients are the one process's, whatever the cut."""
+    for name, network in networks().items():
+        time_axis = int(getattr(network, "batch_first", False))
+        layers = getattr(network, "layers", [network])
+        directions = 1 + getattr(network, "bidirectional", False)
+        sizes = [layer.hidden_size for layer in layers for _ in range(directions)]
+        out = sizes[-1] * directions
+        wrapped = SequenceParallel(network)
+        for steps in (9, 2):
+            x = ranks.draw(*((4, steps, 3) if time_axis else (steps, 4, 3)))
+            weight = ranks.draw(*x.shape[:2], out)
+            cuts = ranks.cuts(steps)
+            hidden = [ranks.draw(1, 4, size) for size in sizes]
+            hidden = torch.cat(hidden) if len(set(sizes)) == 1 else hidden
+            pair = []
+            for module, keep in ((network, lambda v: v), (wrapped, lambda v: ranks.own(v, cuts, time_axis))):
+                network.zero_grad()
+                inputs = leaf(keep(x))
+                first = [leaf(h) for h in hidden] if isinstance(hidden, list) else leaf(hidden)
+                output, states, loss = train(module, inputs, first, weight, keep)
+                loss.backward()
+                to_first = first if isinstance(first, list) else [first]
+                pair.append((
+                    output, states, inputs.grad, [h.grad for h in to_first], [p.grad for p in network.parameters()]
+                ))  # fmt: skip
+            (h, states, to_x, to_first, grads), (own, own_states, own_to_x, own_to_first, own_grads) = pair
+            same(own, ranks.own(h, cuts, time_axis))
+            same(own_to_x, ranks.own(to_x, cuts, time_axis), 1e-11)
+            for actual, expected in zip([*own_states, *own_grads], [*states, *grads], strict=True):
+                same(actual, expected, 1e-11)
+            for actual, expected in zip(own_to_first, to_first, strict=True):
+                same(summed(actual), expected, 1e-11)
+
+
+@case
+def streams_of_networks(ranks):
+    """A sequence in pieces, each piece in stretches; one sequence without a batch."""
+    torch.manual_seed(0)
+    network = QRNN(3, 4, 2, window=3, save_prev_x=True, dtype=torch.float64)
+    wrapped = SequenceParallel(network)
+    x = ranks.draw(12, 2, 3)
+    h, h_n = network(x)
+    wrapped.reset()
+    pieces, state = [], None
+    with torch.no_grad():
+        for piece in (x[:5], x[5:6], x[6:]):
+            cuts = ranks.cuts(len(piece))
+            own, state = wrapped(ranks.own(piece, cuts), state)
+            every = [own.new_zeros(n, 2, 4) for n in cuts]
+            gathered = [None] * ranks.size
+            dist.all_gather_object(gathered, own)
+            pieces += gathered
+            del every
+    same(torch.cat(pieces), h)
+    same(state, h_n)
+    wrapped.reset()
+    one, last = wrapped(ranks.own(x[:, 0], cuts := ranks.cuts(12)))
+    same(one, ranks.own(h[:, 0], cuts))
+    same(last, h_n[:, 0])
+
+
+@case
+def second_derivatives_of_networks(ranks):
+    torch.manual_seed(0)
+    network = QRNN(3, 4, 2, window=3, dtype=torch.float64)
+    x, cuts = ranks.draw(7, 2, 3), ranks.cuts(7)
+    results = []
+    for module, inputs in ((network, x), (SequenceParallel(network), ranks.own(x, cuts))):
+        inputs = leaf(inputs)
+        (grad,) = torch.autograd.grad(module(inputs)[0].square().sum(), inputs, create_graph=True)
+        results.append((grad, *torch.autograd.grad(grad.square().sum(), [inputs, *network.parameters()])))
+    (grad, second, *to_weights), (own_grad, own_second, *own_to_weights) = results
+    same(own_grad, ranks.own(grad, cuts), 1e-11)
+    same(own_second, ranks.own(second, cuts), 1e-11)
+    for actual, expected in zip(own_to_weights, to_weights, strict=True):
+        same(actual, expected, 1e-11)
+
+
+@case
+def data_and_sequence_parallel(ranks):
+    """Two pairs: within a pair time is cut, across pairs the batch."""
+    if ranks.size != 4:
+        return
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "time"))
+    torch.manual_seed(ranks.rank)  # the same weights are the wrapper's business
+    network = QRNN(3, 4, 2, window=2, bidirectional=True, dtype=torch.float64)
+    pair = SequenceParallel(network, mesh.get_group("time"))
+    parallel = DistributedDataParallel(pair, process_group=mesh.get_group("data"))
+    whole = QRNN(3, 4, 2, window=2, bidirectional=True, dtype=torch.float64)
+    whole.load_state_dict(network.state_dict())
+    optimisers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (parallel, whole)]
+    for _ in range(2):
+        x = ranks.draw(9, 4, 3)
+        batch, time_ = mesh.get_local_rank("data"), mesh.get_local_rank("time")
+        cut = [4, 5]
+        own = x[:, 2 * batch : 2 * batch + 2].split(cut)[time_]
+        for optimiser, loss in zip(
+            optimisers, (parallel(own)[0].square().sum(), whole(x)[0].square().sum() / 2), strict=True
+        ):
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    for actual, expected in zip(parallel.parameters(), whole.parameters(), strict=True):
+        same(actual, expected, 1e-11)
+
+
+@case
+def ranks_that_differ(ranks):
+    """What does not fit is found by what is exchanged, on every rank."""
+    x = ranks.draw(4, 3)
+    odd = ranks.rank == ranks.size - 1
+    calls = {
+        "reverse": lambda: distributed.forget_mult(0.5, x, reverse=odd),
+        "torch.float32": lambda: distributed.forget_mult(0.5, x.to(torch.float32) if odd else x),
+        "a linear_recurrence": lambda: (distributed.linear_recurrence if odd else distributed.forget_mult)(0.5, x),
+        "return_state": lambda: distributed.forget_mult(0.5, x, return_state=odd),
+        "a gradient wanted": lambda: distributed.forget_mult(0.5, leaf(x) if odd else x),
+        "of lanes (1, 3)": lambda: distributed.forget_mult(0.5, x.unsqueeze(1) if odd else x),
+    }
+    for told, call in calls.items():
+        try:
+            call()
+        except RuntimeError as error:
+            assert "all ranks of `group` must make the same call" in str(error), error
+            assert told in str(error), error
+        else:
+            raise AssertionError(f"nothing was said of {told}")
+        dist.barrier()
+
+
+def work(rank, size, place):
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{place}/store", rank=rank, world_size=size, timeout=timedelta(seconds=120)
+    )
+    for k, (name, function) in enumerate(CASES.items()):
+        began = time.perf_counter()
+        function(Ranks(rank, size, 100 * size + k))
+        dist.barrier()
+        if rank == 0:
+            print(name, flush=True)
+            if len(sys.argv) > 2:
+                print(f"{time.perf_counter() - began:.1f} s", file=sys.stderr)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 3:
+        CASES = {name: CASES[name] for name in sys.argv[3:]}
+    with tempfile.TemporaryDirectory() as place:
+        spawn(work, (int(sys.argv[1]), place), nprocs=int(sys.argv[1]))
