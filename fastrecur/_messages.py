@@ -484,8 +484,8 @@ def ranks_differ(rank, mine, other, theirs):
 
 def exchange_failed(rank, error):
     return (
-        f"the exchange of rank {rank} with the other ranks of `group` failed: one of them has died, came later than the "
-        f"group's timeout, or passed other shapes; the group is of no use any more. It said: {error}"
+        f"the exchange of rank {rank} with the other ranks of `group` failed: one of them has died, came later than "
+        f"the group's timeout, or passed other shapes; the group is of no use any more. It said: {error}"
     )
 
 

@@ -204,9 +204,9 @@ class _Sum(Function):
 
 
 class _Reach(Function):
-    """The inputs before a stretch, and the last ones of all: ``(rows, saved, reverse, wants, group) -> (previous, last)``.
+    """The inputs before a stretch, and the last ones of all.
 
-    ``saved`` stands before all stretches. Every rank tells its last rows, and which of them it has: a stretch may be
+    ``(rows, saved, reverse, wants, group) -> (previous, last)``, where ``saved`` stands before all stretches. Every rank tells its last rows, and which of them it has: a stretch may be
     shorter than what the next one sees of it.
     """
 
@@ -259,8 +259,9 @@ def _turned(rows: Tensor, reverse: bool) -> Tensor:
 
 
 def _edges(rows: Tensor, before: int, reverse: bool, wants: bool, group: str) -> tuple[Tensor, Tensor, int]:
-    """Return all ranks' last rows in the order of travel, which of them each rank and the end are reached by, and where
-    this rank stands.
+    """Return all ranks' last rows, which of them reach each rank and the end, and where this rank stands.
+
+    All is in the order of travel.
     """
     steps = rows.shape[0]
     n = min(steps, before)

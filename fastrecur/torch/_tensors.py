@@ -281,7 +281,7 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
 
 
 def summary(family, a, b, start, lengths, axis, reverse, dtype, back):
-    """Return what a stretch multiplies a state by, and the state that ``start`` (None: zeros) becomes, in the carry's dtype.
+    """Return what a stretch multiplies a state by, and what becomes of ``start`` (None: zeros), in the carry's dtype.
 
     With ``back``, ``b`` holds cotangents of the states, and states are what flows on from them against time.
     """

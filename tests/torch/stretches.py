@@ -1,5 +1,6 @@
 """Ranks of gloo hold stretches of one series: run by test_sequence_parallel.py, as a script of its own."""
 
+import functools
 import sys
 import tempfile
 import time
@@ -282,9 +283,7 @@ def compiled(ranks):
     quick = torch.compile(network, fullgraph=True)
     expected, actual = network(f, x), quick(f, x)
     same(actual, expected)
-    for one, other in zip(
-        torch.autograd.grad(actual, (f, x)), torch.autograd.grad(expected, (f, x)), strict=True
-    ):
+    for one, other in zip(torch.autograd.grad(actual, (f, x)), torch.autograd.grad(expected, (f, x)), strict=True):
         same(one, other)
 
 
@@ -362,15 +361,17 @@ def train(network, inputs, hidden, weight, keep):
     output, h_n = network(inputs, hidden)
     states = h_n if isinstance(h_n, list) else [h_n]
     loss = (output * keep(weight)).square().sum()
-    return output, states, loss + sum(s.square().sum() for s in states) / (
-        1 if keep(weight) is weight else dist.get_world_size()
+    return (
+        output,
+        states,
+        loss + sum(s.square().sum() for s in states) / (1 if keep(weight) is weight else dist.get_world_size()),
     )
 
 
 @case
 def quasi_recurrent_networks(ranks):
     """Outputs, states and all gradients are the one process's, whatever the cut."""
-    for name, network in networks().items():
+    for network in networks().values():
         time_axis = int(getattr(network, "batch_first", False))
         layers = getattr(network, "layers", [network])
         directions = 1 + getattr(network, "bidirectional", False)
@@ -384,7 +385,8 @@ def quasi_recurrent_networks(ranks):
             hidden = [ranks.draw(1, 4, size) for size in sizes]
             hidden = torch.cat(hidden) if len(set(sizes)) == 1 else hidden
             pair = []
-            for module, keep in ((network, lambda v: v), (wrapped, lambda v: ranks.own(v, cuts, time_axis))):
+            own_part = functools.partial(ranks.own, cuts=cuts, axis=time_axis)
+            for module, keep in ((network, lambda v: v), (wrapped, own_part)):
                 network.zero_grad()
                 inputs = leaf(keep(x))
                 first = [leaf(h) for h in hidden] if isinstance(hidden, list) else leaf(hidden)
@@ -505,6 +507,8 @@ def work(rank, size, place):
         "gloo", init_method=f"file://{place}/store", rank=rank, world_size=size, timeout=timedelta(seconds=120)
     )
     for k, (name, function) in enumerate(CASES.items()):
+        if sys.argv[3:] and name not in sys.argv[3:]:
+            continue
         began = time.perf_counter()
         function(Ranks(rank, size, 100 * size + k))
         dist.barrier()
@@ -516,7 +520,5 @@ def work(rank, size, place):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 3:
-        CASES = {name: CASES[name] for name in sys.argv[3:]}
     with tempfile.TemporaryDirectory() as place:
         spawn(work, (int(sys.argv[1]), place), nprocs=int(sys.argv[1]))

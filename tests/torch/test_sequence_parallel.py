@@ -1,0 +1,141 @@
+"""A series in stretches on several ranks, in processes of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastrecur.torch import QRNN, distributed
+
+HERE = Path(__file__).parent
+
+
+def ranks(script, *arguments, timeout=280):
+    """Run a script of processes; return its output."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(HERE / script), *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(HERE.parents[1]), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_stretches(size):
+    assert ranks("stretches.py", size) == [
+        "values_and_derivatives",
+        "broadcast_operands",
+        "ragged_lanes",
+        "complex_numbers",
+        "short_dtypes",
+        "one_long_series",
+        "exact_at_the_ends",
+        "what_cannot_be_composed",
+        "some_gradients_wanted",
+        "traffic",
+        "compiled",
+        "transforms_raise",
+        "placed_tensors",
+        "quasi_recurrent_networks",
+        "streams_of_networks",
+        "second_derivatives_of_networks",
+        "data_and_sequence_parallel",
+        "ranks_that_differ",
+    ]
+
+
+FAULTS = """
+import sys, time
+from datetime import timedelta
+import torch, torch.distributed as dist
+from fastrecur.torch import distributed
+fault, rank, place = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+torch.set_num_threads(1)
+dist.init_process_group(
+    "gloo", init_method="file://" + place, rank=rank, world_size=2, timeout=timedelta(seconds=3)
+)
+x = torch.ones(4, 3)
+distributed.forget_mult(0.5, x)
+print("ready", flush=True)
+if fault == "lanes" and rank:
+    x = torch.ones(4, 5)
+if rank and fault in ("death", "silence"):
+    time.sleep(1000)
+began = time.monotonic()
+try:
+    distributed.forget_mult(0.5, x)
+except RuntimeError as error:
+    print(time.monotonic() - began)
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("fault", ["death", "silence", "lanes"])
+def test_faults(fault, tmp_path):
+    """A rank that is killed, that does not come, or that has other lanes: the others hear of it within the timeout."""
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", FAULTS, fault, str(rank), str(tmp_path / "store")],
+            env=os.environ | {"PYTHONPATH": str(HERE.parents[1]), "CUDA_VISIBLE_DEVICES": ""},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for worker in workers:
+            assert worker.stdout.readline() == "ready\n"
+        if fault == "death":
+            workers[1].send_signal(signal.SIGKILL)
+        heard = workers if fault == "lanes" else workers[:1]
+        for rank, worker in enumerate(heard):
+            seconds, message = worker.communicate(timeout=120)[0].split("\n", 1)
+            assert float(seconds) < 60  # seconds of the group's timeout, and what the machine is busy with
+            assert f"exchange of rank {rank} with the other ranks" in message or "must make the same call" in message
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
+
+
+@pytest.fixture
+def alone():
+    """A process group of this process alone."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_without_processes():
+    with pytest.raises(RuntimeError, match=r"call torch\.distributed\.init_process_group"):
+        distributed.forget_mult(0.5, torch.ones(3))
+
+
+def test_arguments(alone):
+    x = torch.ones(4, 3)
+    with pytest.raises(TypeError, match="`group` must be a process group"):
+        distributed.forget_mult(0.5, x, group=3)
+    with pytest.raises(ValueError, match="`h0`"):
+        distributed.forget_mult(0.5, x, torch.ones(2))
+    with pytest.raises(ValueError, match="axis"):
+        distributed.linear_recurrence(0.5, x, axis=2)
+    with pytest.raises(TypeError, match="complex"):
+        distributed.forget_mult(0.5j, x)
+    with pytest.raises(TypeError, match="`module` must be a QRNN or a QRNNLayer, got torch.nn"):
+        distributed.SequenceParallel(torch.nn.GRU(2, 2))
+    network = distributed.SequenceParallel(QRNN(3, 4))
+    with pytest.raises(TypeError, match="PackedSequence"):
+        network(torch.nn.utils.rnn.pack_sequence([torch.ones(4, 3)]))
+
+
+def test_import_by_name():
+    code = "import sys, fastrecur.torch; print('fastrecur.torch.distributed' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=HERE.parents[1], check=True)
+    assert done.stdout == "False\n"
