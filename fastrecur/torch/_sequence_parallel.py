@@ -79,9 +79,7 @@ class SequenceParallel(nn.Module):
         module: Any = self.module
         module.reset()
 
-    def forward(
-        self, input: Tensor, hidden: Tensor | Sequence[Tensor | None] | None = None
-    ) -> tuple[Tensor, Tensor | list[Tensor]]:
+    def forward(self, input: Tensor, hidden: Tensor | Sequence[Tensor | None] | None = None) -> Any:
         """Return the output at this rank's steps, and the last states of the whole sequence.
 
         Parameters
@@ -206,8 +204,8 @@ class _Sum(Function):
 class _Reach(Function):
     """The inputs before a stretch, and the last ones of all.
 
-    ``(rows, saved, reverse, wants, group) -> (previous, last)``, where ``saved`` stands before all stretches. Every rank tells its last rows, and which of them it has: a stretch may be
-    shorter than what the next one sees of it.
+    ``(rows, saved, reverse, wants, group) -> (previous, last)``; ``saved`` stands before all stretches. Every rank tells
+    its last rows, and which of them it has: a stretch may be shorter than what the next one sees of it.
     """
 
     @staticmethod
