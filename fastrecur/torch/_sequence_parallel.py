@@ -204,8 +204,8 @@ class _Sum(Function):
 class _Reach(Function):
     """The inputs before a stretch, and the last ones of all.
 
-    ``(rows, saved, reverse, wants, group) -> (previous, last)``; ``saved`` stands before all stretches. Every rank tells
-    its last rows, and which of them it has: a stretch may be shorter than what the next one sees of it.
+    ``(rows, saved, reverse, wants, group) -> (previous, last)``; ``saved`` stands before all stretches. Every rank
+    tells its last rows, and which of them it has: a stretch may be shorter than what the next one sees of it.
     """
 
     @staticmethod
