@@ -27,7 +27,6 @@ WIDE = {
 }
 PIECES = 16  # that a long stretch of few lanes is cut into, to be summarised side by side
 LONG, FEW = 4096, 8
-MANY = 32  # ranks from which their summaries are worth a kernel
 CANCELLED = 16.0  # as in _cpu/_series.py
 
 _OPTIONS = "int axis, bool reverse, ScalarType dtype, bool return_state, bool wants, str group"
@@ -90,43 +89,44 @@ def _composed_summary(family, a, b, start, lengths, axis, reverse, dtype, back):
     return decay.prod(axis), end
 
 
-def compose(products, ends, start, reverse):
+def compose(products, ends, start, reverse, known=()):
     """Return the state before and behind every rank, in the direction of travel, and None or where to use none.
 
-    They are of no use where a composed state is not finite or has cancelled, but the state before it is: that rank's
-    own walk might have gone another way.
+    They are of no use where a composed state is not finite or has cancelled: that rank's own walk might have gone
+    another way. The ends of ranks whose places are ``known`` are such walks'.
     """
-    size = len(products)
-    start = torch.zeros_like(ends[0]) if start is None else start.to(ends.dtype)
-    if size > MANY:
-        walked, _ = _ops.forward(LINEAR, products, ends, start, None, 0, reverse, ends.dtype)
-        states = [start, *(walked.flip(0) if reverse else walked)]
-    else:
-        states = [start]
-        for k in range(size)[::-1] if reverse else range(size):
-            states.append(torch.addcmul(ends[k], products[k], states[-1]))
+    states = [torch.zeros_like(ends[0]) if start is None else start.to(ends.dtype)]
+    if reverse:
+        products, ends = products.flip(0), ends.flip(0)
+    for place, (product, end) in enumerate(zip(products, ends, strict=True)):
+        states.append(end if place in known else torch.addcmul(end, product, states[-1]))
     states = torch.stack(states)
     if ends.is_cpu and bool(torch.isfinite(states).all()) and bool((products.abs() <= 1).all()):
         return states, None
     before, behind = states[:-1], states[1:]
-    products = products.flip(0) if reverse else products
     lost = (products.abs() > 1) & ((products * before).abs() > CANCELLED * behind.abs())
-    return states, torch.isfinite(before) & (lost | ~torch.isfinite(behind))
+    unsound = ~before.isnan() & (lost | ~torch.isfinite(behind))
+    unsound[list(known)] = False
+    return states, unsound
 
 
 def _reached(name, header, own, start, reverse, walk, needs_end):
     """Return the states before this rank and behind the last one, of what every rank makes of a state.
 
-    ``own`` is this rank's product and end, then what is to be added up over the ranks to the start. Where composing is
-    not sound, the ranks concerned walk one after another from the states that truly reach them, and tell.
+    ``own`` is this rank's product and end, then what is to be added up over the ranks to the start; without that the
+    first rank has walked from the start. Where composing is not sound, the ranks concerned walk one after another from
+    the states that truly reach them, and tell.
     """
     _, rank, size = _exchange.members(name)
     place = size - 1 - rank if reverse else rank
     (products, ends, *starts), _ = _exchange.gather(name, header, *own)
+    known = []
     if starts:
         start = starts[0].sum(0)
-    for turn in range(size):
-        states, unsound = compose(products, ends, start, reverse)
+    else:
+        known.append(0)
+    while True:
+        states, unsound = compose(products, ends, start, reverse, known)
         if unsound is None:
             break
         if not ends.is_cpu:  # to look there would be to wait for the GPU: what cannot be composed is NaN
@@ -135,14 +135,12 @@ def _reached(name, header, own, start, reverse, walk, needs_end):
         torn = unsound.reshape(size, -1).any(1).tolist()
         if True not in torn[: size if needs_end else -1]:
             break
-        place_torn = torn.index(True)
-        rank_torn = size - 1 - place_torn if reverse else place_torn
-        product, end = torch.zeros_like(own[0]), own[1]
-        if rank == rank_torn:
-            end = walk(states[place])
-        again = (header[0], header[1] % len(KINDS) + AGAIN * len(KINDS), *header[2:-3], turn, *header[-2:])
-        (_, told), _ = _exchange.gather(name, again, product, end)
-        products[rank_torn], ends[rank_torn] = 0, told[rank_torn]
+        known.append(torn.index(True))
+        rank_torn = size - 1 - known[-1] if reverse else known[-1]
+        end = walk(states[place]) if rank == rank_torn else own[1]
+        again = (header[0], header[1] % len(KINDS) + AGAIN * len(KINDS), *header[2:-3], len(known), *header[-2:])
+        (_, told), _ = _exchange.gather(name, again, own[0], end)
+        ends[rank_torn] = told[rank_torn]
     return states[place], states[-1]
 
 

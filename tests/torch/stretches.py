@@ -4,6 +4,7 @@ import functools
 import sys
 import tempfile
 import time
+import warnings
 from datetime import timedelta
 
 import torch
@@ -16,6 +17,10 @@ from torch.nn.parallel import DistributedDataParallel
 import fastrecur
 from fastrecur.torch import QRNN, QRNNLayer, WeightDrop, _exchange, distributed
 from fastrecur.torch.distributed import SequenceParallel
+
+# Torch's compiler and its forward mode use what torch itself has deprecated.
+warnings.filterwarnings("ignore", "<class 'torch.autograd.function.Function'> should not be instantiated")
+warnings.filterwarnings("ignore", "`torch.jit.[a-z_]*` is deprecated")
 
 NAMES = "forget_mult", "linear_recurrence"
 CASES = {}
