@@ -9,6 +9,8 @@ gradient needs the state before a stretch's first step, and what flows back thro
 cotangent of ``h_in`` it joins what that rank is told of its later ones anyway.
 """
 
+import math
+
 import torch
 from torch.autograd import Function
 
@@ -27,6 +29,7 @@ WIDE = {
 }
 PIECES = 16  # that a long stretch of few lanes is cut into, to be summarised side by side
 LONG, FEW = 4096, 8
+PROBE = 1024  # steps after which it is looked at how much of a state is left
 CANCELLED = 16.0  # as in _cpu/_series.py
 
 _OPTIONS = "int axis, bool reverse, ScalarType dtype, bool return_state, bool wants, str group"
@@ -144,6 +147,31 @@ def _reached(name, header, own, start, reverse, walk, needs_end):
     return states[place], states[-1]
 
 
+def _forgets(family, a, b, axis, reverse, dtype):
+    """Return after how few steps nothing is left of the state that reaches a stretch, and the state there; or None.
+
+    Such a stretch may be walked before it is known what reaches it. Only looked for where time is outermost.
+    """
+    shape = b.shape
+    if not (b.is_cpu and axis == 0 and a.shape == shape and a.is_contiguous() and b.is_contiguous()):
+        return None
+    steps, most = PROBE, shape[0] // 8
+    if most < steps or shape[1:].numel() < FEW:
+        return None
+    for _ in range(2):
+        at = shape[0] - steps if reverse else 0
+        product, state = summary(family, a.narrow(0, at, steps), b.narrow(0, at, steps), None, None, 0, reverse, dtype)
+        left = float(product.abs().max())
+        if left == 0:
+            return steps, state
+        if not left < 1:
+            return None
+        steps = int(1.2 * steps * math.log(torch.finfo(product.dtype).smallest_normal) / math.log(left))
+        if steps > most:
+            return None
+    return None
+
+
 def _walks(tensor):
     """Return the operators that walk a tensor; on the CPU the inside of them, to which nothing else would be added."""
     return (_ops._forward, _ops._vjp) if tensor.is_cpu else (_ops.forward, _ops.vjp)
@@ -167,6 +195,9 @@ def _forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, want
     if is_first and h0 is not None:
         h_in.copy_(h0.expand(lanes))
     h_last = h_in
+    soon = _forgets(family, a, b, axis, reverse, dtype) if size > 1 and lengths is None else None
+    if soon is not None:
+        return _walked_ahead(family, a, b, h_in, soon, reverse, dtype, return_state, wants, group)
     if size > 1:
 
         def walk(start):
@@ -184,6 +215,32 @@ def _forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, want
     h, own_last = _walks(b)[0](family, a, b, h_in, lengths, axis, reverse, dtype)
     h_last = own_last if size == 1 else h_last.to(dtype, copy=True)
     return h, h_last, h_in
+
+
+def _walked_ahead(family, a, b, h_in, soon, reverse, dtype, return_state, wants, group):
+    """Do what `_forward` does, of a stretch that soon forgets what reaches it: walk it, then its beginning again."""
+    _, rank, size = _exchange.members(group)
+    is_first = rank == (size - 1 if reverse else 0)
+    steps, state = (0, h_in) if is_first else soon
+    h = _tensors.empty(b.shape, b.stride(), dtype)
+    rest = len(b) - steps
+    late, early = (slice(0, rest), slice(rest, None)) if reverse else (slice(steps, None), slice(0, steps))
+
+    def walk(part, start):
+        return _tensors.walk(family, a[part], b[part], start, 0, reverse, dtype, h[part])
+
+    def walk_all(start):
+        return summary(family, a, b, start, None, 0, reverse, dtype)[1]
+
+    end = walk(late, state)
+    header = _header(FORWARD, family, dtype, reverse, return_state, wants, None, b.shape, 0)
+    own = [torch.zeros_like(end), end]
+    before, h_last = _reached(group, header, own, None, reverse, walk_all, return_state)
+    if not is_first:
+        h_in = before.contiguous()
+        if not torch.equal(reached := walk(early, h_in), state):  # to the bit, or the rest would not be the same
+            walk(late, reached)
+    return h, h_last.to(dtype, copy=True), h_in
 
 
 def _vjp(family, g, a, b, h, h_in, grad_last, grad_in, lengths, axis, reverse, dtype, return_state, wants, group, *ab):

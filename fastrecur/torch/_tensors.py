@@ -244,6 +244,16 @@ def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, out=N
     return h, _own(carry, plan.lane_shape, dtype) if return_state else None
 
 
+def walk(family, a, b, start, axis, reverse, dtype, out):
+    """Run a recurrence into ``out``; return the last states in the carry's dtype, where there are not few lanes."""
+    plan, _ = plan_forward(family, a, b, start, None, axis, reverse, dtype, out)
+    carry = _states(plan, start)
+    if plan.traversal != "empty":
+        places = a.data_ptr(), b.data_ptr(), out.data_ptr(), address(carry), address(plan.full_lengths)
+        _run.forward_at(plan, *places, out.nbytes, True, _team.team())
+    return torch.from_numpy(carry)
+
+
 def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted):
     """Run a recurrence's adjoint; return the gradients of a, b and h0 that are wanted, None for the others.
 

@@ -82,7 +82,8 @@ def forget_mult(
     float32); back with `return_state` a third, its cotangent of `h_last`; and 128 bytes that say what it is at.
 
     A stretch is first read without writing anything, then the exchange takes place, then it is walked: 5/3 of the
-    memory traffic of one walk of it, 4/3 in the gradient.
+    memory traffic of one walk of it, 4/3 in the gradient. Where gates let it soon forget what reaches it, it is walked
+    first, and only its beginning again.
 
     States that reach a stretch are composed. That costs the rounding of the carry, so float32 and shorter are as exact
     as on one process; float64 agrees within its rounding at the magnitudes in play. Where composing overflows or

@@ -185,6 +185,27 @@ def one_long_series(ranks):
 
 
 @case
+def stretches_that_forget(ranks):
+    """Where gates are large a stretch is walked before it is known what reaches it: the same bits, NaN included."""
+    for name, scale in [("forget_mult", 1.0), ("forget_mult", 0.02), ("linear_recurrence", 0.9)]:
+        for dtype in (torch.float64, torch.float32):
+            for reverse in (False, True):
+                steps = 9000
+                cuts = [steps, steps] if ranks.size == 2 else [steps, steps + 1, 5, steps]
+                gate = scale * ranks.gate(sum(cuts), 8, dtype=dtype)
+                value = ranks.draw(sum(cuts), 8).to(dtype)
+                h0 = ranks.draw(8).to(dtype)
+                value[3, 2] = torch.nan
+                h, last = getattr(fastrecur, name)(gate, value, h0, reverse=reverse, return_state=True)
+                own, own_last = getattr(distributed, name)(
+                    ranks.own(gate, cuts), ranks.own(value, cuts), h0, reverse=reverse, return_state=True
+                )
+                tolerance = {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 2e-7, "atol": 1e-7}
+                torch.testing.assert_close(own, ranks.own(h, cuts), equal_nan=True, **tolerance)
+                torch.testing.assert_close(own_last, last, equal_nan=True, **tolerance)
+
+
+@case
 def exact_at_the_ends(ranks):
     """A gate of 0 keeps the state, one of 1 takes the sample, and a constant series stays so in float32."""
     x = ranks.draw(12, 3)

@@ -36,6 +36,7 @@ def test_stretches(size):
         "complex_numbers",
         "short_dtypes",
         "one_long_series",
+        "stretches_that_forget",
         "exact_at_the_ends",
         "what_cannot_be_composed",
         "some_gradients_wanted",
