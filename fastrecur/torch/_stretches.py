@@ -147,20 +147,19 @@ def _reached(name, header, own, start, reverse, walk, needs_end):
     return states[place], states[-1]
 
 
-def _forgets(family, a, b, axis, reverse, dtype):
+def _forgets(family, a, b, reverse, dtype, back=False):
     """Return after how few steps nothing is left of the state that reaches a stretch, and the state there; or None.
 
-    Such a stretch may be walked before it is known what reaches it. Only looked for where time is outermost.
+    Such a stretch may be walked before it is known what reaches it. Arguments are those of `summary`, with time first.
     """
-    shape = b.shape
-    if not (b.is_cpu and axis == 0 and a.shape == shape and a.is_contiguous() and b.is_contiguous()):
-        return None
-    steps, most = PROBE, shape[0] // 8
-    if most < steps or shape[1:].numel() < FEW:
+    steps, most = PROBE, len(a) // 8
+    if most < steps or a.shape[1:].numel() < FEW:
         return None
     for _ in range(2):
-        at = shape[0] - steps if reverse else 0
-        product, state = summary(family, a.narrow(0, at, steps), b.narrow(0, at, steps), None, None, 0, reverse, dtype)
+        at = len(a) - steps if reverse else 0
+        product, state = summary(
+            family, a.narrow(0, at, steps), b.narrow(0, at, steps), None, None, 0, reverse, dtype, back
+        )
         left = float(product.abs().max())
         if left == 0:
             return steps, state
@@ -170,6 +169,19 @@ def _forgets(family, a, b, axis, reverse, dtype):
         if steps > most:
             return None
     return None
+
+
+def _is_simple(a, b, axis, lengths, size):
+    """Return whether parts of a stretch may be walked one by one: time is outermost in memory, nothing is broadcast."""
+    return (
+        size > 1
+        and b.is_cpu
+        and axis == 0
+        and lengths is None
+        and a.shape == b.shape
+        and a.is_contiguous()
+        and b.is_contiguous()
+    )
 
 
 def _walks(tensor):
@@ -195,7 +207,7 @@ def _forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, want
     if is_first and h0 is not None:
         h_in.copy_(h0.expand(lanes))
     h_last = h_in
-    soon = _forgets(family, a, b, axis, reverse, dtype) if size > 1 and lengths is None else None
+    soon = _forgets(family, a, b, reverse, dtype) if _is_simple(a, b, axis, lengths, size) else None
     if soon is not None:
         return _walked_ahead(family, a, b, h_in, soon, reverse, dtype, return_state, wants, group)
     if size > 1:
@@ -250,6 +262,12 @@ def _vjp(family, g, a, b, h, h_in, grad_last, grad_in, lengths, axis, reverse, d
     arriving = h_in.new_zeros(h_in.shape)
     if return_state and grad_last is not None:
         arriving.copy_(grad_last)
+    if _is_simple(a, b, axis, lengths, size) and h.is_contiguous():
+        soon = _forgets(family, a, g, not reverse, dtype, True)
+        if soon is not None:
+            return _went_back_ahead(
+                family, g, a, b, h, h_in, arriving, grad_in, soon, reverse, dtype, return_state, wants, group, ab
+            )
     if size > 1:
 
         def walk(start):
@@ -274,6 +292,44 @@ def _vjp(family, g, a, b, h, h_in, grad_last, grad_in, lengths, axis, reverse, d
     elif grad_in is not None:
         grad_first = grad_first + grad_in
     return grad_a, grad_b, grad_first
+
+
+def _went_back_ahead(
+    family, g, a, b, h, h_in, arriving, grad_in, soon, reverse, dtype, return_state, wants, group, ab
+):  # fmt: skip
+    """Do what `_vjp` does, of a stretch that on the way back soon forgets what reaches it."""
+    _, rank, size = _exchange.members(group)
+    is_first, is_last = rank == (size - 1 if reverse else 0), rank == (0 if reverse else size - 1)
+    steps, state = (0, None) if is_last and not return_state else soon
+    grads = [
+        _tensors.empty(v.shape, v.stride(), _tensors.gradient_dtype(v, dtype)) if is_wanted else None
+        for v, is_wanted in zip((a, b), ab, strict=True)
+    ]
+    rest = len(a) - steps
+    late, early = (slice(steps, None), slice(0, steps)) if reverse else (slice(0, rest), slice(rest, None))
+
+    def walk(part, before, cotangent):
+        to = [None if grad is None else grad[part] for grad in grads]
+        return _tensors.vjp(
+            family, g[part], a[part], b[part], h[part], before, cotangent, None, 0, reverse, dtype, (*ab, True), to
+        )[2]
+
+    def with_own(end):
+        return end if grad_in is None else end + grad_in
+
+    def walk_all(start):
+        return with_own(summary(family, a, g, start, None, 0, not reverse, dtype, True)[1])
+
+    first = walk(late, h_in, state)
+    header = _header(BACKWARD, family, dtype, reverse, return_state, wants, None, h.shape, 0)
+    own = [torch.zeros_like(first), with_own(first), *([arriving] if return_state else [])]
+    reaching, _ = _reached(group, header, own, None, not reverse, walk_all, False)
+    if steps:
+        reached = walk(early, h[steps if reverse else rest - 1].to(h_in.dtype), reaching.contiguous())
+        if not torch.equal(reached, state):
+            first = walk(late, h_in, reached)
+    empty = g.new_empty(0)
+    return *(empty if grad is None else grad for grad in grads), with_own(first) if is_first else torch.zeros_like(h_in)
 
 
 def _forward_fake(family, a, b, h0, lengths, axis, reverse, dtype, return_state, wants, group):

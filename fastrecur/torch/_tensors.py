@@ -254,10 +254,11 @@ def walk(family, a, b, start, axis, reverse, dtype, out):
     return torch.from_numpy(carry)
 
 
-def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted):
+def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted, into=(None, None)):
     """Run a recurrence's adjoint; return the gradients of a, b and h0 that are wanted, None for the others.
 
-    What is not read (see `reads`) may be None, for b a `Form`. ``g`` may be None too: zeros.
+    Those of a and b are written ``into`` tensors of the layout that fresh ones would have. What is not read (see
+    `reads`) may be None, for b a `Form`. ``g`` may be None too: zeros.
     """
     if g is None:
         shape = _problem.broadcast_shape(NAMES[family][:2], [() if is_number(v) else tuple(v.shape) for v in (a, b)])
@@ -268,8 +269,8 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
     plan, layouts = plan_vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted)
     dtypes = [gradient_dtype(v, dtype) for v in (a, b)]
     results = [
-        empty(plan.shape, strides, own) if is_wanted and strides is not None else None
-        for is_wanted, strides, own in zip(wanted, layouts, dtypes, strict=False)
+        (empty(plan.shape, strides, own) if to is None else to) if is_wanted and strides is not None else None
+        for is_wanted, strides, own, to in zip(wanted, layouts, dtypes, into, strict=False)
     ]
     lengths = _lengths(lengths, plan)
     carry, first = _states(plan, grad_last), _states(plan, h0)

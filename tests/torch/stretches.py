@@ -196,6 +196,7 @@ def stretches_that_forget(ranks):
                 value = ranks.draw(sum(cuts), 8).to(dtype)
                 h0 = ranks.draw(8).to(dtype)
                 value[3, 2] = torch.nan
+                weight = ranks.draw(*value.shape).to(dtype)
                 h, last = getattr(fastrecur, name)(gate, value, h0, reverse=reverse, return_state=True)
                 own, own_last = getattr(distributed, name)(
                     ranks.own(gate, cuts), ranks.own(value, cuts), h0, reverse=reverse, return_state=True
@@ -203,6 +204,19 @@ def stretches_that_forget(ranks):
                 tolerance = {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 2e-7, "atol": 1e-7}
                 torch.testing.assert_close(own, ranks.own(h, cuts), equal_nan=True, **tolerance)
                 torch.testing.assert_close(own_last, last, equal_nan=True, **tolerance)
+                value[3, 2] = 0.5
+                theirs = leaf(gate), leaf(value), leaf(h0)
+                mine = leaf(ranks.own(gate, cuts)), leaf(ranks.own(value, cuts)), leaf(h0)
+                for state in (False, True):
+                    given = getattr(fastrecur, name)(*theirs, reverse=reverse, return_state=state)
+                    own = getattr(distributed, name)(*mine, reverse=reverse, return_state=state)
+                    (given, last), (own, own_last) = (v if state else (v, 0 * v[:0].sum()) for v in (given, own))
+                    grads = torch.autograd.grad((given * weight).sum() + ranks.size * last.sum(), theirs)
+                    own_loss = (own * ranks.own(weight, cuts)).sum() + own_last.sum()
+                    own_grads = torch.autograd.grad(own_loss, mine)
+                    for actual, expected in zip(own_grads[:2], grads[:2], strict=True):
+                        torch.testing.assert_close(actual, ranks.own(expected, cuts), **tolerance)
+                    torch.testing.assert_close(summed(own_grads[2]), grads[2], **tolerance)
 
 
 @case
