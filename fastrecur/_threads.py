@@ -9,10 +9,11 @@ waits for more for about a millisecond before it sleeps: waking it takes as long
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
@@ -24,6 +25,7 @@ _lock = threading.Lock()
 _idle: list[_Worker] = []
 _workers = 0
 _threads: int | None = None
+_lent = threading.local()
 
 
 def _default() -> int:
@@ -99,8 +101,19 @@ class Team(NamedTuple):
 
 
 def team() -> Team:
-    """Return the team of this module: its workers, as many threads as are set."""
-    return Team(get_num_threads(), run)
+    """Return the team that the calling thread is lent, or else this module's: its workers, as many as are set."""
+    return getattr(_lent, "team", None) or Team(get_num_threads(), run)
+
+
+@contextlib.contextmanager
+def lent(team: Team | None) -> Iterator[None]:
+    """Let what this thread calls meanwhile run on a team, as arrays that are another library's own memory should."""
+    before = getattr(_lent, "team", None)
+    _lent.team = team
+    try:
+        yield
+    finally:
+        _lent.team = before
 
 
 def run(calls: Iterable[tuple[Any, ...]], threads: int | None = None) -> None:
