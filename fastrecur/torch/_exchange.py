@@ -55,7 +55,8 @@ def gather(name, header, *vectors):
     """Return every rank's vectors and steps, stacked in the ranks' order; raise unless all ranks sent alike packets."""
     group, rank, size = members(name)
     nbytes = [v.numel() * v.element_size() for v in vectors]
-    own = torch.empty(HEADER + sum(nbytes), dtype=torch.uint8, device=vectors[0].device)
+    length = -(-(HEADER + sum(nbytes)) // 16) * 16  # so that every packet's numbers stand where numbers may
+    own = torch.zeros(length, dtype=torch.uint8, device=vectors[0].device)
     own[:HEADER].view(torch.int64).copy_(torch.tensor(header))
     places, at = [], HEADER
     for vector, n in zip(vectors, nbytes, strict=True):

@@ -446,6 +446,24 @@ def quasi_recurrent_networks(ranks):
 
 
 @case
+def networks_in_float32(ranks):
+    torch.manual_seed(0)
+    network = QRNN(3, 5, 2, window=2)
+    x = ranks.draw(7, 3, 3, dtype=torch.float32)
+    cuts = ranks.cuts(7)
+    own, own_last = SequenceParallel(network)(ranks.own(x, cuts))
+    h, last = network(x)
+    same(own, ranks.own(h, cuts), 1e-5)
+    same(own_last, last, 1e-5)
+    (own.square().sum() + 0 * own_last.sum()).backward()
+    own_grads = [p.grad.clone() for p in network.parameters()]
+    network.zero_grad()
+    h.square().sum().backward()
+    for actual, expected in zip(own_grads, network.parameters(), strict=True):
+        same(actual, expected.grad, 1e-4)
+
+
+@case
 def streams_of_networks(ranks):
     """A sequence in pieces, each piece in stretches; one sequence without a batch."""
     torch.manual_seed(0)

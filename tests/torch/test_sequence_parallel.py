@@ -45,6 +45,7 @@ def test_stretches(size):
         "transforms_raise",
         "placed_tensors",
         "quasi_recurrent_networks",
+        "networks_in_float32",
         "streams_of_networks",
         "second_derivatives_of_networks",
         "data_and_sequence_parallel",
