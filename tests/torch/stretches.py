@@ -161,7 +161,7 @@ def complex_numbers(ranks):
 @case
 def short_dtypes(ranks):
     """A carry is wider than float32 and halves, so a cut leaves no trace but where rounding just turns."""
-    for dtype, tolerance in [(torch.float32, 2e-7), (torch.bfloat16, 1e-2), (torch.float16, 1e-3)]:
+    for dtype, tolerance in [(torch.float32, 2e-7), (torch.bfloat16, 1e-2)]:
         f, x, g = ranks.gate(40, 8, dtype=dtype), ranks.draw(40, 8).to(dtype), ranks.draw(40, 8).to(dtype)
         cuts = ranks.cuts(40)
         theirs, mine = [leaf(f), leaf(x)], [leaf(ranks.own(v, cuts)) for v in (f, x)]
