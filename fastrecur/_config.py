@@ -9,6 +9,8 @@ import sys
 
 import numpy as np
 
+from . import _cache
+
 __all__ = ["show_config"]
 
 _PACKAGES = ("numpy", "numba", "llvmlite", "numba-cuda", "cuda-core", "cuda-bindings", "ml_dtypes", "cupy", "torch")
@@ -39,9 +41,7 @@ def _lines():
     yield "threads", f"{fastrecur.get_num_threads()} of {os.cpu_count()} processors"
     yield "CPU kernels", _attempt(_cpu)
     yield "GPU kernels", _attempt(_gpu)
-    from ._cuda import _launch
-
-    yield "GPU cache", f"{_launch.cache_folder()}"
+    yield "kernels in", f"{_cache.folder()}"
 
 
 def _version(package):
