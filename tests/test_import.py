@@ -5,8 +5,11 @@ import inspect
 import pathlib
 import zipfile
 
+import pytest
+
 import fastrecur
 from fastrecur import reference
+from fastrecur._cpu import _compile, _rows
 
 
 def test_names():
@@ -122,7 +125,11 @@ import fastrecur
 event.register("numba:compile", Listener())
 """
         + WORKS
-        + "assert not compiled, compiled\n",
+        + """
+import sys
+assert not compiled, compiled
+assert "numba.np.arraymath" not in sys.modules  # the compiler knows nothing yet, which takes it long to learn
+""",
         FASTRECUR_CACHE_DIR=str(cache),
     )
     assert {path for path in cache.iterdir()} == kept
@@ -149,3 +156,23 @@ def test_package_and_home_that_cannot_be_written_to(run_python, tmp_path):
         HOME=str(blocker / "home"),
         XDG_CACHE_HOME=str(blocker / "cache"),
     )
+
+
+def test_what_machine_code_is_kept_for(run_python, tmp_path):
+    """A torn file is made anew; code for another processor or of other sources is not taken."""
+    kept = tmp_path / "cache"
+    run_python(WORKS, FASTRECUR_CACHE_DIR=str(kept))
+    before = {path: path.read_bytes() for path in kept.iterdir()}
+    for path, content in before.items():
+        path.write_bytes(content[:-1])
+    run_python(WORKS, FASTRECUR_CACHE_DIR=str(kept))
+    assert {path: len(path.read_bytes()) for path in kept.iterdir()} == {p: len(c) for p, c in before.items()}
+    run_python(WORKS, FASTRECUR_CACHE_DIR=str(kept), NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="")
+    assert len(list(kept.iterdir())) > len(before)
+
+
+def test_wrong_arguments_of_native_code():
+    """What Python cannot take for a number ends in its own error, and nothing runs."""
+    call = _compile.kernel(_rows.forward, "forget_same", "f8", a="f8", b="f8", h="f8")
+    with pytest.raises(TypeError, match="float"):
+        call(None, 1.5, *[0] * 11)

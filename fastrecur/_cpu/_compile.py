@@ -37,6 +37,8 @@ def _element(parameter, carry, elements):
 
 def _compiled(function, rule, carry, elements):
     parameters = inspect.signature(function).parameters
+    if len(parameters) > _native.MOST_ARGUMENTS:
+        raise TypeError(f"{function.__qualname__} has more than {_native.MOST_ARGUMENTS} parameters")
     arguments = []
     for name in parameters:
         element = _element(name, carry, elements)
