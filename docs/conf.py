@@ -1,11 +1,11 @@
 """Sphinx configuration. Build with `sphinx-build -n -W docs docs/_build`."""
 
-from importlib.metadata import version as installed_version
+import fastrecur
 
 project = "fastrecur"
 author = "fastrecur contributors"
 copyright = "2026, fastrecur contributors"
-release = version = installed_version("fastrecur")
+release = version = fastrecur.__version__
 
 extensions = [
     "sphinx.ext.autodoc",
