@@ -19,8 +19,7 @@ matplotlib.use("Agg")  # a picture in a file needs no display
 
 import matplotlib.pyplot as plt
 import torch
-from learned_smoothing import BLUE, ORANGE, STYLE
-from quickstart import HERE
+from quickstart import BLUE, HERE, ORANGE, STYLE
 from torch import nn
 from tqdm import tqdm
 

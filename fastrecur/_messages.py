@@ -104,6 +104,18 @@ def dlpack_alone(name, kind):
     )
 
 
+def no_compiler():
+    return "kernels run as Python: NUMBA_DISABLE_JIT is set"
+
+
+def threads_type(kind):
+    return f"`n` must be an integer, got {_type(kind)}"
+
+
+def threads_range(n):
+    return f"`n` must be at least 1, got {n}"
+
+
 def unaligned(name):
     return f"`{name}` must be aligned on a GPU: its strides must be multiples of its dtype's size"
 

@@ -13,6 +13,7 @@ from types import FunctionType
 import numpy as np
 from numba import njit, types
 
+from .. import _messages as say
 from . import _native
 from ._memory import INTERPRETED, Address, Pointer, Rule
 
@@ -50,6 +51,13 @@ def _compiled(function, rule, carry, elements):
         return _entry_point(_dispatcher(function, True), signature)
     except Exception:  # no place to cache, or one that cannot be read or written: compile and go on
         return _entry_point(_dispatcher(function, False), signature)
+
+
+def cache_folder():
+    """Return where compiled kernels are kept: this folder's part of numba's cache. Raise if no place can be written."""
+    if INTERPRETED:
+        raise RuntimeError(say.no_compiler())
+    return njit(cache=True)(_element).stats.cache_path
 
 
 @functools.cache
