@@ -87,6 +87,15 @@ def test_a_file_imports_only_what_stands_before_it(name):
         assert not at_import and (name, file) in UPWARD, f"{name} imports {file}, which does not stand before it"
 
 
+@pytest.mark.parametrize("name", [name for _, name, _ in table() if name != "_messages.py"])
+def test_what_an_error_says_stands_in_one_file(name):
+    for node in ast.walk(ast.parse((PACKAGE / name).read_text())):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
+            is_python_s_own = isinstance(node.exc.func, ast.Name) and node.exc.func.id == "AttributeError"
+            is_text = isinstance(node.exc.args[0], (ast.Constant, ast.JoinedStr, ast.BinOp))
+            assert is_python_s_own or not is_text, f"{name}:{node.lineno}: its message belongs in _messages.py"
+
+
 def test_exceptions_are_used():
     used = {(name, file) for _, name, _ in table() for file, at_import in imports(name) if not at_import}
     assert UPWARD.keys() <= used
