@@ -2,8 +2,8 @@
 
     python tests/distribution.py [--python OTHER_PYTHON ...]
 
-needs the packages ``build`` and ``setuptools>=70``. The wheel is built from the sdist and once more from the checkout; the
-two must be the same. It is then installed in a fresh environment, alone, for this Python and each of the others.
+needs the packages ``build`` and ``setuptools>=70``. The wheel is built from the sdist and once more from the checkout;
+the two must be the same. It is then installed in a fresh environment, alone, for this Python and each of the others.
 """
 
 import argparse
