@@ -24,6 +24,13 @@ def folder() -> pathlib.Path:
     return pathlib.Path(home) / "fastrecur"
 
 
+def is_writable() -> bool:
+    """Return whether kernels can be kept there, or the folder be made."""
+    place = folder().absolute()
+    there = next(path for path in (place, *place.parents) if path.exists())
+    return there.is_dir() and os.access(there, os.W_OK)
+
+
 @functools.cache
 def digest(place: pathlib.Path, *packages: str) -> str:
     """Return a name for the sources that the kernels in a folder are made of, and for what compiles them."""

@@ -1,8 +1,10 @@
 """What `import fastrecur` brings, costs and leaves behind; where compiled kernels are kept."""
 
+import contextlib
 import importlib.metadata
 import inspect
 import pathlib
+import re
 import zipfile
 
 import pytest
@@ -37,12 +39,15 @@ def test_every_public_function_has_a_page_and_types():
 
 
 def test_version():
-    try:
-        installed = importlib.metadata.version("fastrecur")
-    except importlib.metadata.PackageNotFoundError:
-        assert fastrecur.__version__
-    else:
-        assert fastrecur.__version__ == installed
+    # The one home of the number is the package; what is installed, cited and written in the changelog follows it.
+    root = pathlib.Path(__file__).parents[1]
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+)?", fastrecur.__version__)
+    assert f"\nversion: {fastrecur.__version__}\n" in (root / "CITATION.cff").read_text()
+    assert f"version = {{{fastrecur.__version__}}}" in (root / "docs" / "citing.rst").read_text()
+    newest = re.search(r"^## (\S+)", (root / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest[1] in (fastrecur.__version__, "Unreleased")
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        assert importlib.metadata.version("fastrecur") == fastrecur.__version__
 
 
 def test_import_loads_numpy_and_numba_alone(run_python):

@@ -14,6 +14,7 @@ from llvmlite import binding
 from numba import config, njit, types
 
 from .. import _cache
+from .. import _messages as say
 from . import _native
 from ._memory import INTERPRETED, Address, Pointer, Rule
 
@@ -38,7 +39,7 @@ def _element(parameter, carry, elements):
 def _compiled(function, rule, carry, elements):
     parameters = inspect.signature(function).parameters
     if len(parameters) > _native.MOST_ARGUMENTS:
-        raise TypeError(f"{function.__qualname__} has more than {_native.MOST_ARGUMENTS} parameters")
+        raise TypeError(say.kernel_parameters(function, _native.MOST_ARGUMENTS))
     arguments = []
     for name in parameters:
         element = _element(name, carry, elements)

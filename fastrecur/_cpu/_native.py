@@ -256,15 +256,15 @@ def _call_kernel(builder, kernel, count, arguments, room):
 
 
 def _write_call(module):
-    """``call(self, arguments, count)``: what Python calls; ``self`` is a kernel's address, the first argument None."""
+    """``call(self, arguments, count)``: what Python calls; ``self`` is a kernel's address, and a rule is None."""
     function, builder = _function(module, "call", _I64, 3)
     this, given, count = function.args
     room = [builder.ptrtoint(builder.alloca(_I64), _I64) for _ in range(2)]
     words = builder.ptrtoint(builder.alloca(_I64, MOST_ARGUMENTS), _I64)
     kernel = _ask(builder, "PyLong_AsLongLong", _I64, this)
-    _write(builder, words, 0, ir.Constant(_I64, 0))
+    none = builder.ptrtoint(ir.GlobalVariable(module, _I64, "_Py_NoneStruct"), _I64)
     counter = builder.alloca(_I64)
-    builder.store(ir.Constant(_I64, 1), counter)
+    builder.store(ir.Constant(_I64, 0), counter)
     test, body, ready, failed, good = (
         function.append_basic_block(name) for name in ("test", "body", "ready", "failed", "good")
     )
@@ -273,7 +273,12 @@ def _write_call(module):
     k = builder.load(counter, typ=_I64)
     builder.cbranch(builder.icmp_signed("<", k, count), body, ready)
     builder.position_at_end(body)
-    _write(builder, words, k, _ask(builder, "PyLong_AsLongLong", _I64, _read(builder, given, k)))
+    argument = _read(builder, given, k)
+    with builder.if_else(builder.icmp_signed("==", argument, none)) as (is_rule, is_number):
+        with is_rule:  # of which nothing is left in compiled code
+            _write(builder, words, k, ir.Constant(_I64, 0))
+        with is_number:
+            _write(builder, words, k, _ask(builder, "PyLong_AsLongLong", _I64, argument))
     builder.store(builder.add(k, ir.Constant(_I64, 1)), counter)
     builder.branch(test)
     builder.position_at_end(ready)
@@ -285,8 +290,6 @@ def _write_call(module):
     state = _ask(builder, "PyEval_SaveThread", _I64)
     _call_kernel(builder, kernel, count, words, room)
     _ask(builder, "PyEval_RestoreThread", _VOID, state)
-    none = ir.GlobalVariable(module, _I64, "_Py_NoneStruct")
-    none = builder.ptrtoint(none, _I64)
     _ask(builder, "Py_IncRef", _VOID, none)
     builder.ret(none)
 
