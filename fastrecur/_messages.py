@@ -464,3 +464,21 @@ def same_shape(name, shape, wanted):
 
 def flags_dtype(name, came):
     return f"`{name}` must hold bools, or numbers that are 0 or 1, got dtype {came}"
+
+
+# ---- Dask -----------------------------------------------------------------------------------------------------------
+
+
+def unknown_chunks(name, axis, shape):
+    return (
+        f"`{name}` must have known chunk sizes, got shape {tuple(shape)}, unknown on axis {axis}: "
+        "call compute_chunk_sizes() first"
+    )
+
+
+def out_lazy():
+    return "`out` must be left out with Dask arrays: they are results that nobody has computed yet, and cannot be written to"
+
+
+def scan_method(came, known):
+    return f"Dask's configuration `fastrecur.scan` must be one of {', '.join(map(repr, known))}, got {came!r}"

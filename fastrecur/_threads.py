@@ -9,10 +9,11 @@ waits for more for about a millisecond before it sleeps: waking it takes as long
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
@@ -24,6 +25,13 @@ _lock = threading.Lock()
 _idle: list[_Worker] = []
 _workers = 0
 _threads: int | None = None
+
+
+class _Limit(threading.local):
+    most: int | None = None  # of one calling thread, whatever is set for all
+
+
+_limit = _Limit()
 
 
 def _default() -> int:
@@ -52,9 +60,21 @@ def get_num_threads() -> int:
     2
     """
     global _threads
+    if _limit.most is not None:
+        return _limit.most
     if _threads is None:
         _threads = _default()
     return _threads
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Keep the calls that this thread makes on this thread: for one of many that a scheduler runs side by side."""
+    before, _limit.most = _limit.most, 1
+    try:
+        yield
+    finally:
+        _limit.most = before
 
 
 def set_num_threads(n: SupportsIndex) -> None:
