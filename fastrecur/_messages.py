@@ -482,3 +482,7 @@ def out_lazy():
 
 def scan_method(came, known):
     return f"Dask's configuration `fastrecur.scan` must be one of {', '.join(map(repr, known))}, got {came!r}"
+
+
+def lazy_stream():
+    return "`chunk` must be in memory for a stream, got a Dask array: ewm_mean takes it whole and keeps the state itself"
