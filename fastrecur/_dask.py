@@ -100,10 +100,12 @@ def starts_of(chunks: Sequence[int]) -> list[int]:
     return list(itertools.accumulate(chunks, initial=0))[:-1]
 
 
-class Chain:
-    """A walk along time, chunk after chunk: a graph of ``step(state, place, *blocks) -> (*results, state)``.
+class Walk:
+    """A walk along time, a chunk at a time: a graph of ``step(state, place, *blocks) -> (*results, state)``.
 
-    ``place`` are the first step of the chunk and its shape. The first chunk is given ``first``.
+    ``place`` are the first step of the chunk and its shape. The first chunk is given ``first``, and every other what
+    the one before it returned. Where ``decay(place, *blocks)`` says what a chunk multiplies a state by, the tree may do
+    without that order: Dask's configuration ``fastrecur.scan`` chooses.
     """
 
     def __init__(
@@ -115,28 +117,67 @@ class Chain:
         axis: int,
         reverse: bool,
         first: Operand,
-        links: Callable[[Chain, Sequence[int], Sequence[int] | None], Any] | None = None,
-        link_operands: Sequence[Operand] = (),
+        *,
+        decay: Callable[..., Any] | None = None,
+        link: Callable[[Walk, Sequence[int]], Any] | None = None,
+        linked: Sequence[Operand] = (),
     ) -> None:
-        """``links`` may add a task between a chunk and the one before it; its key is what the step is given last."""
-        self.chunks, self.axis, self.reverse = chunks, axis, reverse
-        everything = [*operands, first, *link_operands]
-        self.name = f"{name}-{tokenize(step, chunks, axis, reverse, *map(tuple, everything))}"
+        """Make the graph; ``link`` may add a task beside a chunk, of ``linked`` operands: the step is given it last."""
+        self.chunks, self.axis = chunks, axis
+        tree = decay is not None and scan_method() == "blelloch"
+        everything = [*operands, first, *linked]
+        self.name = f"{name}-{tokenize(step, decay if tree else None, chunks, axis, reverse, *map(tuple, everything))}"
         self.graph: dict[Any, Any] = {}
-        self.last: list[tuple[Sequence[int], Any]] = []  # of each block of the lanes: its index and its state's key
         starts, whole = starts_of(chunks[axis]), range(len(chunks))
         for way in indices(chunks, axis, reverse):
-            state, before = first.block(way[0]), None
+            calls = []
             for index in way:
-                key = (f"walk-{self.name}", *index)
                 place = (starts[index[axis]], tuple(chunks[k][index[k]] for k in whole))
-                linked = () if links is None else (links(self, index, before),)
-                self.graph[key] = (step, state, place, *(o.block(index) for o in operands), *linked)
-                before, state = index, (f"state-{self.name}", *index)
-                self.graph[state] = (operator.getitem, key, -1)
-            self.last.append((way[-1], state))
+                beside = () if link is None else (link(self, index),)
+                calls.append((place, *(o.block(index) for o in operands), *beside))
+            join = self._tree if tree else self._chain
+            states = join(first.block(way[0]), way, calls, functools.partial(_pair, step=step, decay=decay))
+            for index, state, call in zip(way, states, calls, strict=True):
+                self.graph[(f"walk-{self.name}", *index)] = (step, state, *call)
+            self._state_after(way[-1])
+        self.last = [way[-1] for way in indices(chunks, axis, reverse)]
         arrays = [o.value for o in everything if isinstance(o.value, da.Array)]
         self.layers = HighLevelGraph.from_collections(f"walk-{self.name}", self.graph, dependencies=arrays)
+
+    def _state_after(self, index: Sequence[int]) -> Any:
+        key = (f"state-{self.name}", *index)
+        self.graph[key] = (operator.getitem, (f"walk-{self.name}", *index), -1)
+        return key
+
+    def _chain(self, first: Any, way: Sequence[Any], calls: Any, pair: Any) -> list[Any]:
+        """Return what each chunk begins with: what the one before it ended with."""
+        return [first, *(self._state_after(index) for index in way[:-1])]
+
+    def _tree(self, first: Any, way: Sequence[Any], calls: Any, pair: Callable[..., Any]) -> list[Any]:
+        """Return what each chunk begins with: pairs are composed up a tree, and states go down it."""
+        states = [first] * len(way)
+
+        def name(kind: str, low: int, high: int) -> Any:
+            return (f"{kind}-{self.name}", *way[low], high - low)
+
+        def up(low: int, high: int) -> Any:
+            key = name("pair", low, high)
+            if key not in self.graph:
+                middle = (low + high + 1) // 2
+                one = high - low == 1
+                self.graph[key] = (pair, *calls[low]) if one else (_compose, up(low, middle), up(middle, high))
+            return key
+
+        spans = [(0, len(way))]
+        while spans:
+            low, high = spans.pop()
+            if high - low > 1:
+                middle = (low + high + 1) // 2
+                key = name("before", middle, high)
+                self.graph[key] = (_apply, up(low, middle), states[low])
+                states[middle] = key
+                spans += [(low, middle), (middle, high)]
+        return states
 
     def array(self, label: str, blocks: dict[Any, Any], chunks: tuple[Any, ...], meta: Any) -> da.Array:
         """Return a Dask array of what the walk computes."""
@@ -156,12 +197,31 @@ class Chain:
     def state(self, label: str, meta: Any, chunks: tuple[Any, ...] | None = None) -> da.Array:
         """Return the states after the last steps as an array without the axis of time."""
         lanes = self.chunks[: self.axis] + self.chunks[self.axis + 1 :]
-        blocks = {(*i[: self.axis], *i[self.axis + 1 :]): (_itself, key) for i, key in self.last}
+        blocks = {(*i[: self.axis], *i[self.axis + 1 :]): (_itself, (f"state-{self.name}", *i)) for i in self.last}
         return self.array(label, blocks, lanes if chunks is None else chunks, meta)
 
 
 def _itself(value: Any) -> Any:
     return value
+
+
+def _pair(place: Any, *blocks: Any, step: Callable[..., Any], decay: Callable[..., Any]) -> Any:
+    """Return what a chunk does to a state: what it multiplies it by, and what it adds."""
+    (factor, excused), added = decay(place, *blocks), step(None, place, *blocks)[-1]
+    lost = ~(np.isfinite(factor) & np.isfinite(added))
+    if lost.any() and (lost & ~excused()).any():
+        raise OverflowError(say.scan_overflow())
+    return factor, added
+
+
+def _compose(first: Any, then: Any) -> Any:
+    with np.errstate(all="ignore"):
+        return then[0] * first[0], then[0] * first[1] + then[1]
+
+
+def _apply(pair: Any, state: Any) -> Any:
+    with np.errstate(all="ignore"):
+        return pair[1] if state is None else (pair[0] * state + pair[1]).astype(pair[1].dtype)
 
 
 # ---- The recurrences ------------------------------------------------------------------------------------------------
@@ -225,6 +285,29 @@ def _local(lengths: Any, start: int, steps: int, whole: int) -> Any:
     return (lengths - start).clip(0, steps)
 
 
+def _decay(place: Any, *blocks: Any, family: str, axis: int, steps: int, adjoint: bool) -> Any:
+    """Return the product of what a chunk's steps multiply a state by, and what says which lanes hold no finite data."""
+    start, shape = place
+    values, lengths = (blocks[:4], blocks[4]) if adjoint else (blocks[:2], blocks[2])
+    a = values[1 if adjoint else 0]
+    a = np.asarray(a) if np.isscalar(a) else a
+    wide = _problem.wide_dtype(_problem.result_dtype(("a",), [a.dtype]))
+    with np.errstate(all="ignore"):
+        decay = np.broadcast_to(a.astype(wide) if family == _problem.LINEAR else 1 - a.astype(wide), shape)
+        if lengths is not None:
+            valid = _local(lengths, start, shape[axis], steps)
+            valid = valid.reshape(valid.shape + (1,) * (len(shape) - 1 - valid.ndim))
+            time = np.arange(shape[axis], like=a).reshape([-1 if k == axis else 1 for k in range(len(shape))])
+            decay = np.where(time < np.expand_dims(valid, axis), decay, 1)
+        factor = decay.prod(axis=axis)
+
+    def excused() -> Any:
+        finite = functools.reduce(operator.and_, (np.isfinite(v) for v in values))
+        return ~np.broadcast_to(finite, shape).all(axis=axis)
+
+    return factor.conj() if adjoint else factor, excused
+
+
 def _walk(
     state: Any, place: Any, a: Any, b: Any, lengths: Any, *, family: str, names: Any, axis: int, reverse: bool, steps: int
 ) -> Any:  # fmt: skip
@@ -247,9 +330,10 @@ def forward(
         _walk, family=family, names=names, axis=p.axis, reverse=reverse, steps=p.shape[p.axis]
     )  # fmt: skip
     blocks = [p.operands[name] for name in ("a", "b", "lengths")]
-    chain = Chain(family, step, p.chunks, blocks, p.axis, reverse, p.operands["h0"])
-    h = chain.result("h", 0, meta)
-    return (h, chain.state("last", last)) if return_state else h
+    decay = functools.partial(_decay, family=family, axis=p.axis, steps=p.shape[p.axis], adjoint=False)
+    walk = Walk(family, step, p.chunks, blocks, p.axis, reverse, p.operands["h0"], decay=decay)
+    h = walk.result("h", 0, meta)
+    return (h, walk.state("last", last)) if return_state else h
 
 
 def _walk_back(
@@ -295,32 +379,34 @@ def vjp(
     states, first, valid = (p.operands[name] for name in (names[3], "h0", "lengths"))
     starts, count = starts_of(p.chunks[axis]), len(p.chunks[axis])
 
-    def edge(chain: Chain, index: Sequence[int], before: Any) -> Any:
+    def edge(walk: Walk, index: Sequence[int]) -> Any:
         at = index[axis] + (1 if reverse else -1)  # the chunk before in the direction of travel
         if not 0 <= at < count:
             return first.block(index)
         place = (*index[:axis], at, *index[axis + 1 :])
         lanes = tuple(c[i] for k, (c, i) in enumerate(zip(p.chunks, index, strict=True)) if k != axis)
         task = functools.partial(_edge, axis=axis, reverse=reverse, at=starts[at], lanes=lanes)
-        key = (f"edge-{chain.name}", *index)
-        chain.graph[key] = (task, states.block(place), first.block(index), valid.block(index))
+        key = (f"edge-{walk.name}", *index)
+        walk.graph[key] = (task, states.block(place), first.block(index), valid.block(index))
         return key
 
     blocks = [*(p.operands[name] for name in order), valid]
-    chain = Chain(
-        f"{family}_vjp", step, p.chunks, blocks, axis, not reverse, p.operands["grad_state"], edge, (first,)
+    decay = functools.partial(_decay, family=family, axis=axis, steps=p.shape[axis], adjoint=True)
+    walk = Walk(
+        f"{family}_vjp", step, p.chunks, blocks, axis, not reverse, p.operands["grad_state"], decay=decay, link=edge,
+        linked=(first,),
     )  # fmt: skip
     shapes = {name: np.shape(value) for name, value in (("a", a), ("b", b), ("h0", h0))}
     every = tuple(range(len(p.shape)))
     grad_a, grad_b = (
-        _gathered(functools.partial(chain.result, f"grad_{name}", k), p.chunks, every, shapes[name], grad)
+        _gathered(functools.partial(walk.result, f"grad_{name}", k), p.chunks, every, shapes[name], grad)
         for k, (name, grad) in enumerate(zip("ab", grads[:2], strict=True))
     )
     if h0 is None:
         return grad_a, grad_b, None
     lanes = tuple(p.chunks[k] for k in p.lane_axes)
     return grad_a, grad_b, _gathered(
-        functools.partial(chain.state, "grad_h0"), lanes, range(len(lanes)), shapes["h0"], grads[2]
+        functools.partial(walk.state, "grad_h0"), lanes, range(len(lanes)), shapes["h0"], grads[2]
     )  # fmt: skip
 
 

@@ -477,7 +477,7 @@ def unknown_chunks(name, axis, shape):
 
 
 def out_lazy():
-    return "`out` must be left out with Dask arrays: they are results that nobody has computed yet, and cannot be written to"
+    return "`out` must be left out with Dask arrays: nobody has computed them yet, and they cannot be written to"
 
 
 def scan_method(came, known):
@@ -486,3 +486,10 @@ def scan_method(came, known):
 
 def lazy_stream():
     return "`chunk` must be in memory for a stream, got a Dask array: ewm_mean takes it whole and keeps the state itself"
+
+
+def scan_overflow():
+    return (
+        "a chunk's steps, composed, are beyond the largest number: dask.config.set({'fastrecur.scan': 'sequential'}) "
+        "walks them one after another"
+    )

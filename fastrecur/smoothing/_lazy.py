@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import _dask, _problem, _threads
 from .. import _messages as say
-from .._dask import Chain, Operand
+from .._dask import Operand, Walk
 from . import _run
 from ._arguments import elapsed, take_times
 from ._arrays import Data, axis_of, check_alpha
@@ -42,7 +42,7 @@ def compute(statistic: str, request: _run.Request, x: Any, y: Any, axis: Any) ->
         del operands["y"]
     chunks, operands = _dask.align(operands, shape)
     given = [operands.get(name, Operand(None)) for name in blocks]
-    return Chain(f"ewm_{statistic}", step, chunks, given, axis, False, Operand(None)).result("h", 0, meta)
+    return Walk(f"ewm_{statistic}", step, chunks, given, axis, False, Operand(None)).result("h", 0, meta)
 
 
 def _times(request: _run.Request, shape: tuple[int, ...], axis: int) -> Operand:
