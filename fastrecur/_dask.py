@@ -22,6 +22,7 @@ from dask.highlevelgraph import HighLevelGraph
 from . import _arrays, _call, _problem, _threads
 from . import _messages as say
 
+STORED = ("from-zarr", "array", "getitem", "astype")  # layers of an array that comes from a store
 SCANS = ("sequential", "blelloch")  # Dask's own names for the two in `dask.array.cumsum`
 
 
@@ -100,6 +101,27 @@ def starts_of(chunks: Sequence[int]) -> list[int]:
     return list(itertools.accumulate(chunks, initial=0))[:-1]
 
 
+def is_stored(value: da.Array) -> bool:
+    """Return whether an array is what a store holds, cut and cast at most: to read it again costs no computing."""
+    return all(name.removeprefix("original-").rpartition("-")[0] in STORED for name in value.dask.layers)
+
+
+def readings(value: da.Array) -> dict[Any, Any]:
+    """Return the task, optimised by Dask, that makes each block of an array: no other of its tasks is left out."""
+    known, whole = dict(dask.optimize(value)[0].dask), value.dask
+    found = {}
+    for key in itertools.product((value.name,), *map(range, value.numblocks)):
+        task = key
+        while task in known:
+            needed = dask.core.get_dependencies(known, task)
+            if hasattr(known[task], "func") or len(needed) != 1:
+                break
+            (task,) = needed  # what Dask fused has another name, and this one leads to it
+        if all(name in whole for name in dask.core.get_dependencies(known, task)):
+            found[key] = known[task]
+    return found
+
+
 class Walk:
     """A walk along time, a chunk at a time: a graph of ``step(state, place, *blocks) -> (*results, state)``.
 
@@ -129,6 +151,7 @@ class Walk:
         self.name = f"{name}-{tokenize(step, decay if tree else None, chunks, axis, reverse, *map(tuple, everything))}"
         self.graph: dict[Any, Any] = {}
         starts, whole = starts_of(chunks[axis]), range(len(chunks))
+        readings = {} if tree else self._readings(operands)
         for way in indices(chunks, axis, reverse):
             calls = []
             for index in way:
@@ -137,8 +160,13 @@ class Walk:
                 calls.append((place, *(o.block(index) for o in operands), *beside))
             join = self._tree if tree else self._chain
             states = join(first.block(way[0]), way, calls, functools.partial(_pair, step=step, decay=decay))
-            for index, state, call in zip(way, states, calls, strict=True):
-                self.graph[(f"walk-{self.name}", *index)] = (step, state, *call)
+            for index, state, (place, *blocks) in zip(way, states, calls, strict=True):
+                if readings:
+                    blocks = [readings.get(block, block) if isinstance(block, tuple) else block for block in blocks]
+                    # Dask puts what hangs from a root before the next root: without one it would walk to the end first.
+                    root = (f"place-{self.name}", *index)
+                    self.graph[root], place = (_itself, place), root
+                self.graph[(f"walk-{self.name}", *index)] = (step, state, place, *blocks)
             self._state_after(way[-1])
         self.last = [way[-1] for way in indices(chunks, axis, reverse)]
         arrays = [o.value for o in everything if isinstance(o.value, da.Array)]
@@ -148,6 +176,19 @@ class Walk:
         key = (f"state-{self.name}", *index)
         self.graph[key] = (operator.getitem, (f"walk-{self.name}", *index), -1)
         return key
+
+    def _readings(self, operands: Sequence[Operand]) -> dict[Any, Any]:
+        """Return the tasks that read what comes straight from a store: a chunk is then read when it is walked.
+
+        A scheduler that has a thread to spare would read all chunks while the first ones are walked.
+        """
+        found: dict[Any, Any] = {}
+        if not dask.config.get("fastrecur.read-ahead", False):
+            blocks = tuple(map(len, self.chunks))
+            for value, _ in operands:
+                if isinstance(value, da.Array) and value.numblocks == blocks and is_stored(value):
+                    found |= readings(value)
+        return found
 
     def _chain(self, first: Any, way: Sequence[Any], calls: Any, pair: Any) -> list[Any]:
         """Return what each chunk begins with: what the one before it ended with."""
