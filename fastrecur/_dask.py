@@ -51,7 +51,8 @@ def take(name: str, value: Any) -> Any:
         for k, chunks in enumerate(value.chunks):
             if any(size != size for size in chunks):
                 raise ValueError(say.unknown_chunks(name, k, value.shape))
-        return value
+        # A block is found by its place, and one of what is broadcast is the first: it must hold the value.
+        return value.rechunk({k: n for k, n in enumerate(value.shape) if n == 1 and value.numblocks[k] > 1})
     if _arrays.is_on_device(value):
         return value
     array, _ = _arrays.take(name, value)
@@ -249,20 +250,26 @@ def _itself(value: Any) -> Any:
 def _pair(place: Any, *blocks: Any, step: Callable[..., Any], decay: Callable[..., Any]) -> Any:
     """Return what a chunk does to a state: what it multiplies it by, and what it adds."""
     (factor, excused), added = decay(place, *blocks), step(None, place, *blocks)[-1]
+    if added is None:  # nothing stands before the chunk, and nobody asks
+        return None
     lost = ~(np.isfinite(factor) & np.isfinite(added))
     if lost.any() and (lost & ~excused()).any():
         raise OverflowError(say.scan_overflow())
-    return factor, added
+    return factor, added, added.dtype
 
 
 def _compose(first: Any, then: Any) -> Any:
+    if first is None or then is None:
+        return None
     with np.errstate(all="ignore"):
-        return then[0] * first[0], then[0] * first[1] + then[1]
+        return then[0] * first[0], then[0] * first[1] + then[1], then[2]
 
 
 def _apply(pair: Any, state: Any) -> Any:
+    if pair is None:
+        return None
     with np.errstate(all="ignore"):
-        return pair[1] if state is None else (pair[0] * state + pair[1]).astype(pair[1].dtype)
+        return (pair[1] if state is None else pair[0] * state + pair[1]).astype(pair[2])
 
 
 # ---- The recurrences ------------------------------------------------------------------------------------------------
@@ -421,7 +428,10 @@ def vjp(
     starts, count = starts_of(p.chunks[axis]), len(p.chunks[axis])
 
     def edge(walk: Walk, index: Sequence[int]) -> Any:
-        at = index[axis] + (1 if reverse else -1)  # the chunk before in the direction of travel
+        ago = 1 if reverse else -1
+        at = index[axis] + ago  # the chunk before in the direction of travel; one without steps has no state
+        while 0 <= at < count and not p.chunks[axis][at]:
+            at += ago
         if not 0 <= at < count:
             return first.block(index)
         place = (*index[:axis], at, *index[axis + 1 :])
