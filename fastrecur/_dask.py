@@ -357,7 +357,8 @@ def _decay(place: Any, *blocks: Any, family: str, axis: int, steps: int, adjoint
 
 
 def _walk(
-    state: Any, place: Any, a: Any, b: Any, lengths: Any, *, family: str, names: Any, axis: int, reverse: bool, steps: int
+    state: Any, place: Any, a: Any, b: Any, lengths: Any, *, family: str, names: Any, axis: int, reverse: bool,
+    steps: int,
 ) -> Any:  # fmt: skip
     start, shape = place
     with _threads.alone():
@@ -366,7 +367,8 @@ def _walk(
 
 
 def forward(
-    family: str, names: Any, a: Any, b: Any, h0: Any, axis: int, reverse: bool, lengths: Any, return_state: bool, out: Any
+    family: str, names: Any, a: Any, b: Any, h0: Any, axis: int, reverse: bool, lengths: Any, return_state: bool,
+    out: Any,
 ) -> Any:  # fmt: skip
     """Return the graph of a recurrence, as `_call.forward` would its result."""
     if out is not None:
@@ -407,7 +409,9 @@ def _edge(h: Any, h0: Any, lengths: Any, *, axis: int, reverse: bool, at: int, l
     if reverse and lengths is not None and h0 is not None:
         # A lane that is shorter than this begins with its first state, and in the chunk before is all padding.
         lengths = lengths.reshape(lengths.shape + (1,) * (len(lanes) - lengths.ndim))
-        state = np.where(lengths > at, state, np.asarray(h0, state.dtype) if np.isscalar(h0) else h0.astype(state.dtype))
+        state = np.where(
+            lengths > at, state, np.asarray(h0, state.dtype) if np.isscalar(h0) else h0.astype(state.dtype)
+        )
     return np.broadcast_to(state, lanes)
 
 
@@ -461,7 +465,9 @@ def vjp(
     )  # fmt: skip
 
 
-def _gathered(make: Callable[..., da.Array], chunks: Any, axes: Sequence[int], shape: tuple[int, ...], meta: Any) -> Any:
+def _gathered(
+    make: Callable[..., da.Array], chunks: Any, axes: Sequence[int], shape: tuple[int, ...], meta: Any
+) -> Any:
     """Return an operand's gradient: the chunks' parts of it, added up over what it was broadcast to."""
     full = (1,) * (len(axes) - len(shape)) + tuple(shape)
     stretched = tuple(k for k, n in zip(axes, full, strict=True) if n == 1 and sum(chunks[k]) != 1)

@@ -485,7 +485,9 @@ def scan_method(came, known):
 
 
 def lazy_stream():
-    return "`chunk` must be in memory for a stream, got a Dask array: ewm_mean takes it whole and keeps the state itself"
+    return (
+        "`chunk` must be in memory for a stream, got a Dask array: ewm_mean takes it whole and keeps the state itself"
+    )
 
 
 def scan_overflow():

@@ -160,7 +160,8 @@ def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any =
     else:
         if data.is_lazy:
             whole = xp.map_overlap(
-                _lazy_efficiency, wide, depth={axis: (period, 0)}, boundary="none", dtype=np.float64, period=period, axis=axis
+                _lazy_efficiency, wide, depth={axis: (period, 0)}, boundary="none", dtype=np.float64,
+                period=period, axis=axis,
             )  # fmt: skip
             efficiency = _between(whole, axis, period, None)
         else:

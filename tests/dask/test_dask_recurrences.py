@@ -63,7 +63,9 @@ def problems(draw):
         b = b[0], da.from_array(b[0], tuple(draw(chunks(n)) for n in shape))
     lengths = None
     if draw(st.booleans()):
-        lengths = np.asarray(rng.integers(0, shape[axis] + 1, lanes[: draw(st.integers(min(1, len(lanes)), len(lanes)))]))
+        lengths = np.asarray(
+            rng.integers(0, shape[axis] + 1, lanes[: draw(st.integers(min(1, len(lanes)), len(lanes)))])
+        )
     options = dict(axis=axis, reverse=draw(st.booleans()))
     return rng, a, b, h0, lengths, options
 
@@ -112,7 +114,9 @@ def test_dtypes(rng, scan):
         z = da.from_array(a, 4)
         close(linear_recurrence(z, z), h)
         for one, other in zip(
-            fastrecur.linear_recurrence_vjp(h, z, z, h)[:2], fastrecur.linear_recurrence_vjp(h, a, a, h)[:2], strict=True
+            fastrecur.linear_recurrence_vjp(h, z, z, h)[:2],
+            fastrecur.linear_recurrence_vjp(h, a, a, h)[:2],
+            strict=True,
         ):
             close(one, other)
 
@@ -193,7 +197,9 @@ def test_threads_and_names(rng):
     same, other = forget_mult(0.5, x), forget_mult(0.25, x)
     assert same.name == forget_mult(0.5, x).name != other.name
     seen = []
-    lazy = x.map_blocks(lambda b: (seen.append(fastrecur.get_num_threads()), b)[1], dtype=x.dtype, meta=np.empty((0, 0)))
+    lazy = x.map_blocks(
+        lambda b: (seen.append(fastrecur.get_num_threads()), b)[1], dtype=x.dtype, meta=np.empty((0, 0))
+    )
     close(forget_mult(0.5, lazy), same.compute())
     with dask.config.set(scheduler="threads"):
         close(same, forget_mult(0.5, x.compute()))
