@@ -54,8 +54,8 @@ def ewm_mean(
     Parameters
     ----------
     x : array_like
-        The data: an array of NumPy, PyTorch, CuPy, Dask or another library with the array API's namespace; a Series or a
-        DataFrame of pandas or polars; or a DataArray of xarray. float32, float64, integers or bools. NaN and infinities
+        The data: an array of NumPy, PyTorch, CuPy, Dask or another library with the array API's namespace; a Series or
+        a DataFrame of pandas or polars; or a DataArray of xarray. float32, float64, integers or bools. NaN and infinities
         are missing values, as in pandas.
     com, span, halflife : float, optional
         The constant by its centre of mass, :math:`\alpha = 1/(1 + \text{com})`, its span,
