@@ -247,7 +247,7 @@ def _itself(value: Any) -> Any:
     return value
 
 
-def _pair(place: Any, *blocks: Any, step: Callable[..., Any], decay: Callable[..., Any]) -> Any:
+def _pair(place: Any, *blocks: Any, step: Callable[..., Any], decay: Any) -> Any:
     """Return what a chunk does to a state: what it multiplies it by, and what it adds."""
     (factor, excused), added = decay(place, *blocks), step(None, place, *blocks)[-1]
     if added is None:  # nothing stands before the chunk, and nobody asks
@@ -374,8 +374,8 @@ def forward(
     if out is not None:
         raise TypeError(say.out_lazy())
     p = _Problem(names, a, b, h0, axis, lengths, {})
-    metas = (p.metas[name] for name in ("a", "b", "h0"))
-    meta, last = _call.forward(family, names, *metas, p.axis, reverse, None, True, None)
+    m = p.metas
+    meta, last = _call.forward(family, names, m["a"], m["b"], m["h0"], p.axis, reverse, None, True, None)
     step = functools.partial(
         _walk, family=family, names=names, axis=p.axis, reverse=reverse, steps=p.shape[p.axis]
     )  # fmt: skip
@@ -423,8 +423,11 @@ def vjp(
     p = _Problem(names[1:3], a, b, h0, axis, lengths, {names[0]: g, names[3]: h, "grad_state": grad_state})
     axis = p.axis
     order = (names[0], "a", "b", names[3])
-    metas = [p.metas[name] for name in order]
-    grads = _call.vjp(family, names, *metas, p.metas["h0"], axis, reverse, None, p.metas["grad_state"])
+    g_meta, a_meta, b_meta, h_meta = (p.metas[name] for name in order)
+    state_meta = p.metas["grad_state"]
+    grads = _call.vjp(
+        family, names, g_meta, a_meta, b_meta, h_meta, p.metas["h0"], axis, reverse, None, state_meta
+    )  # fmt: skip
     step = functools.partial(
         _walk_back, family=family, names=names, axis=axis, reverse=reverse, steps=p.shape[axis]
     )  # fmt: skip

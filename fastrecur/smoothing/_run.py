@@ -104,7 +104,8 @@ def _by_kernel(
             request.bias, None if state is None else _planes(state),
         )  # fmt: skip
         moments = Moments(*(planes[k] for k in _MOMENTS)) if statistic == "covary" else None
-        return result, State(*(planes[k] for k in _MEAN), moments)
+        weight, count, mean = (planes[k] for k in _MEAN)
+        return result, State(weight, count, mean, moments)
 
     if statistic == "corr":
         there = np.isfinite(x) & np.isfinite(y)

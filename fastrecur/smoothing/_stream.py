@@ -156,7 +156,9 @@ class Ewm:
             low, high = (np.expand_dims(when[end][0], axis) if when.ndim > 1 else when[end][0] for end in ends)
             first, last_time = (low if first is None else first), high
         self._lanes = lanes
-        self._state = EwmState(*after[:3], (had.steps if had else 0) + steps, first, last_time)
+        self._state = EwmState(
+            after.weight, after.count, after.mean, (had.steps if had else 0) + steps, first, last_time
+        )  # fmt: skip
         return result
 
     def merge(self, later: Ewm) -> Ewm:
