@@ -78,7 +78,7 @@ def align(operands: dict[str, Operand], shape: tuple[int, ...]) -> tuple[tuple[A
     for (name, operand), array in zip(lazy.items(), arrays, strict=True):
         result[name] = Operand(array, operand.axes)
     for name, (value, axes) in operands.items():
-        if name not in lazy and getattr(value, "ndim", 0):
+        if name not in lazy and np.ndim(value):
             own = tuple(chunks[k] if n != 1 else (1,) for k, n in zip(axes, value.shape, strict=True))
             result[name] = Operand(da.from_array(value, chunks=own), axes)
     return chunks, result

@@ -72,7 +72,7 @@ def problems(draw):
 
 @pytest.mark.parametrize("name", ["forget_mult", "linear_recurrence"])
 @pytest.mark.parametrize("scan", SCANS)
-@settings(max_examples=20, phases=[Phase.generate])  # what fails is small as it is
+@settings(max_examples=12, phases=[Phase.generate])  # what fails is small as it is
 @given(problem=problems(), lazy_lengths=st.booleans())
 def test_chunks_change_nothing(name, scan, problem, lazy_lengths):
     rng, a, b, h0, lengths, options = problem
