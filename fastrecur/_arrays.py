@@ -155,6 +155,12 @@ def any_tensor(*values):
     return tensor is not None and any(isinstance(value, tensor) for value in values)
 
 
+def any_lazy(*values):
+    """Return whether a value is a Dask array; Dask is not imported for it."""
+    lazy = getattr(sys.modules.get("dask.array"), "Array", None)
+    return lazy is not None and any(isinstance(value, lazy) for value in values)
+
+
 def library_of(value):
     """Return the name of an array's library; None for what is no array."""
     protocols = "__array_interface__", "__dlpack__", "__cuda_array_interface__"

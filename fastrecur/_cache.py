@@ -63,8 +63,12 @@ def find(name: str) -> tuple[bytes, str] | None:
 
 
 def keep(name: str, code: bytes, symbol: str) -> None:
+    """Keep code under a name, and the symbol to look for in it."""
+    write(folder() / name, pack(code, symbol))
+
+
+def write(path: pathlib.Path, content: bytes) -> None:
     """Write a file so that another process sees all of it or nothing; where nothing can be written, go without."""
-    path = folder() / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, aside = tempfile.mkstemp(dir=path.parent)
@@ -72,7 +76,7 @@ def keep(name: str, code: bytes, symbol: str) -> None:
         return
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(pack(code, symbol))
+            file.write(content)
         os.replace(aside, path)
     except OSError:
         os.unlink(aside)

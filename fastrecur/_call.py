@@ -47,6 +47,14 @@ def _device():
     return _call
 
 
+@functools.cache
+def _graphs():
+    """Return the module that takes calls with Dask arrays among their arguments."""
+    from . import _dask
+
+    return _dask
+
+
 def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     """Run a recurrence; ``names`` are what the caller calls the operands."""
     key = None
@@ -70,6 +78,11 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
             return _for_tensors().forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
         if _arrays.any_on_device(a, b, h0, out):
             return _device().forward(
+                family, names, a, b, h0, _axis(axis), _flag("reverse", reverse), lengths,
+                _flag("return_state", return_state), out,
+            )  # fmt: skip
+        if _arrays.any_lazy(a, b, h0, lengths, out):
+            return _graphs().forward(
                 family, names, a, b, h0, _axis(axis), _flag("reverse", reverse), lengths,
                 _flag("return_state", return_state), out,
             )  # fmt: skip
@@ -120,6 +133,10 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
             return _for_tensors().vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
         if _arrays.any_on_device(g, a, b, h, h0, grad_state):
             return _device().vjp(
+                family, names, g, a, b, h, h0, _axis(axis), _flag("reverse", reverse), lengths, grad_state
+            )  # fmt: skip
+        if _arrays.any_lazy(g, a, b, h, h0, lengths, grad_state):
+            return _graphs().vjp(
                 family, names, g, a, b, h, h0, _axis(axis), _flag("reverse", reverse), lengths, grad_state
             )  # fmt: skip
         g, a, b, h, h0, grad_state, owner = _take((*names, "h0", "grad_state"), g, a, b, h, h0, grad_state)

@@ -511,3 +511,34 @@ def sequence_module(kind):
 
 def sequence_packed():
     return "a PackedSequence cannot be held in stretches of time: pad it"
+
+
+# ---- Dask -----------------------------------------------------------------------------------------------------------
+
+
+def unknown_chunks(name, axis, shape):
+    return (
+        f"`{name}` must have known chunk sizes, got shape {tuple(shape)}, unknown on axis {axis}: "
+        "call compute_chunk_sizes() first"
+    )
+
+
+def out_lazy():
+    return "`out` must be left out with Dask arrays: nobody has computed them yet, and they cannot be written to"
+
+
+def scan_method(came, known):
+    return f"Dask's configuration `fastrecur.scan` must be one of {', '.join(map(repr, known))}, got {came!r}"
+
+
+def lazy_stream():
+    return (
+        "`chunk` must be in memory for a stream, got a Dask array: ewm_mean takes it whole and keeps the state itself"
+    )
+
+
+def scan_overflow():
+    return (
+        "a chunk's steps, composed, are beyond the largest number: dask.config.set({'fastrecur.scan': 'sequential'}) "
+        "walks them one after another"
+    )

@@ -118,6 +118,11 @@ def lent(team: Team | None) -> Iterator[None]:
         _lent.team = before
 
 
+def alone() -> contextlib.AbstractContextManager[None]:
+    """Keep what this thread calls meanwhile on this thread: one of many that a scheduler runs side by side."""
+    return lent(Team(1, run))
+
+
 def run(calls: Iterable[tuple[Any, ...]], threads: int | None = None) -> None:
     """Run ``(function, *arguments)`` calls at once, or on so many threads; return when all are done.
 

@@ -31,21 +31,21 @@ _WIDE = np.dtype(np.float64)
 
 
 def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods, bias=False, state=None):
-    """Return a statistic, and weight, count and mean of the lanes after the last step.
+    """Return a statistic, and the lanes' `PLANES` after the last step.
 
     ``kind`` says how weights come about: they "adjust" to each other and the gate is a decay; they are "fixed" by the
     gate; or they are "timed", and the gate is a decay again. ``y`` is None but for covariances. ``state`` is what
-    stands before the first step.
+    stands before the first step: planes by their numbers.
     """
     h = _problem.empty(shape, dtype, _problem.like(shape, dtype, (x.shape, x.strides)))
     lane_axes = [k for k in range(len(shape)) if k != axis]
     lane_shape = tuple(shape[k] for k in lane_axes)
     lanes, steps = math.prod(lane_shape), shape[axis]
     states = np.zeros((PLANES, *lane_shape))
-    if state is not None:
-        states[[WEIGHT, COUNT, MEAN]] = state
+    for plane, values in (state or {}).items():
+        states[plane] = values
     if lanes == 0 or steps == 0:
-        return h, states[[WEIGHT, COUNT, MEAN]]
+        return h, states
     traits = {"ignore_na": ignore_na, "sum": statistic == "sum", "variance": y is x}
     rule = " ".join([kind, *(trait for trait, holds in traits.items() if holds)])
     # Time first, then the lanes, outermost in memory first.
@@ -54,7 +54,8 @@ def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods,
     operands.insert(2, h.transpose(axis, *order))
     if y is not None:
         for plane, values in ((ORIGIN, x), (ORIGIN_Y, y)):
-            states[plane] = _first_values(np.moveaxis(np.broadcast_to(values, shape), axis, 0))
+            first = _first_values(np.moveaxis(np.broadcast_to(values, shape), axis, 0))
+            states[plane] = np.where(states[COUNT] > 0, states[plane], first)
     states = states.transpose(0, *(1 + lane_axes.index(k) for k in order))
     if lanes < _problem.FEW_LANES and steps >= _problem.LONG_SERIES:
         last = np.empty(states.shape)
@@ -68,7 +69,6 @@ def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods,
         options = STEPS if by_rows else steps, max(1, min_periods), bias, h.nbytes >= LARGE
         last = _walk(rule, parts, steps, lanes, options, _pad(states.reshape(PLANES, lanes)))
         last = last[:, :lanes].reshape(states.shape)
-    last = last[[WEIGHT, COUNT, MEAN]]
     return h, np.ascontiguousarray(last.transpose(0, *(1 + order.index(k) for k in lane_axes)))
 
 

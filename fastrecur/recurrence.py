@@ -59,7 +59,7 @@ def forget_mult(
     h : array
         The states: an array of the operands' library, of their common shape and dtype. Integers and bools count
         as float64 (as torch's default dtype for tensors); Python numbers do not take part in the promotion. PyTorch
-        tensors are differentiated where they require it.
+        tensors are differentiated where they require it. Of Dask arrays it is a Dask array, not computed yet.
     h_last : array
         Only with ``return_state``: the last state, of the result's shape without `axis`. As the next call's
         ``h0`` it continues the stream.

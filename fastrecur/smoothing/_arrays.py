@@ -26,7 +26,9 @@ class Data:
         self.give: Callable[[np.ndarray], Any] | None = _same
         self.xp: Any = np
         self._team: Callable[[], _threads.Team] | None = None
-        if _arrays.any_tensor(*values):
+        if _arrays.any_lazy(*values):
+            self._take_lazy(names, values)
+        elif _arrays.any_tensor(*values):
             self._take_tensors(names, values, before)
         elif any(_is_foreign(value) for value in values):
             self._take_foreign(names, values)
@@ -82,6 +84,23 @@ class Data:
                 raise TypeError(say.real_dtype(name, value.dtype))
         self.give = None
 
+    def _take_lazy(self, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
+        from .. import _dask
+
+        self.xp, self.give = sys.modules["dask.array"], None
+        self.values = [
+            value if hasattr(value, "shape") else np.asarray(value)
+            for value in (_dask.take(name, value) for name, value in zip(names, values, strict=True))
+        ]
+        for name, value in zip(names, self.values, strict=True):
+            if value.dtype.kind not in "biu" and value.dtype not in _FLOATS:
+                raise TypeError(say.real_dtype(name, value.dtype))
+
+    @property
+    def is_lazy(self) -> bool:
+        """Whether the data are Dask's."""
+        return bool(self.xp.__name__ == "dask.array")
+
     @property
     def by_kernel(self) -> bool:
         """Whether NumPy's kernels run."""
@@ -102,6 +121,9 @@ class Data:
             for array in arrays[1:]:
                 found = xp.promote_types(found, array.dtype)
             return found if found.is_floating_point else xp.get_default_dtype()
+        if self.is_lazy:
+            found = np.result_type(*(a.dtype for a in arrays))
+            return found if found.kind == "f" else np.dtype(np.float64)
         floats = [a.dtype for a in arrays if _is_floating(xp, a.dtype)]
         return xp.result_type(*floats) if floats else xp.float64
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -68,6 +69,8 @@ def ewm_filtfilt(
     axis = axis_of(axis, shape, ("x",))
     if (data.by_kernel or getattr(data, "checked", False)) and not bool(data.xp.isfinite(values).all()):
         raise ValueError(say.filter_missing())
+    if data.is_lazy:
+        values = data.xp.map_blocks(_finite, values, dtype=values.dtype)  # asked when it is computed
     plain = isinstance(constant.alpha, (int, float))
     if not plain:
         check_alpha(data, gate)
@@ -80,6 +83,13 @@ def ewm_filtfilt(
             forward = forget_mult(gate, full, _at(full, axis, 0), axis=axis)
             values = forget_mult(gate, forward, _at(forward, axis, -1), axis=axis, reverse=True)
     return wrap(values if data.give is None else data.give(values))
+
+
+def _finite(values: Any) -> Any:
+    """Return a chunk of finite values; raise for any other."""
+    if not bool(np.isfinite(values).all()):
+        raise ValueError(say.filter_missing())
+    return values
 
 
 def _at(values: Any, axis: int, step: int) -> Any:
@@ -149,22 +159,43 @@ def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any =
     if steps <= period:
         result = xp.full_like(wide, float("nan"))
     else:
-        with np.errstate(all="ignore"):
-            moved = abs(_between(wide, axis, period, None) - _between(wide, axis, None, -period))
-            strides = abs(_between(wide, axis, 1, None) - _between(wide, axis, None, -1))
-            path = _windows(xp, strides, period, axis)
-            still = path <= 0
-            efficiency = xp.where(still, xp.ones_like(path), moved / xp.where(still, xp.ones_like(path), path))
-            efficiency = xp.where(efficiency > 1, xp.ones_like(path), efficiency)  # rounding of the path
+        if data.is_lazy:
+            whole = xp.map_overlap(
+                _lazy_efficiency, wide, depth={axis: (period, 0)}, boundary="none", dtype=np.float64,
+                period=period, axis=axis,
+            )  # fmt: skip
+            efficiency = _between(whole, axis, period, None)
+        else:
+            efficiency = _efficiency(xp, wide, period, axis)
         quick, calm = 2 / (fast + 1), 2 / (slow + 1)
         gate = (efficiency * (quick - calm) + calm) ** 2
         with data.threads():
             tail = forget_mult(gate, _between(wide, axis, period, None), _at(wide, axis, period - 1), axis=axis)
         head = xp.full_like(_between(wide, axis, None, period), float("nan"))
         result = (xp.concat if hasattr(xp, "concat") else xp.concatenate)([head, tail], axis=axis)
+        result = result.rechunk(wide.chunks) if data.is_lazy else result
     if data.give is None:
         return wrap(data.narrow(result, dtype))
     return wrap(data.give(result.astype(dtype, copy=False)))
+
+
+def _efficiency(xp: Any, wide: Any, period: int, axis: int) -> Any:
+    """Return how straight the way was, for each step that has so many before it."""
+    with np.errstate(all="ignore"):
+        moved = abs(_between(wide, axis, period, None) - _between(wide, axis, None, -period))
+        strides = abs(_between(wide, axis, 1, None) - _between(wide, axis, None, -1))
+        path = _windows(xp, strides, period, axis)
+        still = path <= 0
+        efficiency = xp.where(still, xp.ones_like(path), moved / xp.where(still, xp.ones_like(path), path))
+        return xp.where(efficiency > 1, xp.ones_like(path), efficiency)  # rounding of the path
+
+
+def _lazy_efficiency(wide: Any, *, period: int, axis: int) -> Any:
+    """Return the efficiency of a chunk that has the steps before it in front, and as many steps as that."""
+    if wide.shape[axis] <= period:
+        return np.full_like(wide, float("nan"))
+    head = np.full_like(_between(wide, axis, None, period), float("nan"))
+    return np.concatenate([head, _efficiency(np, wide, period, axis)], axis=axis)
 
 
 def _windows(xp: Any, values: Any, period: int, axis: int) -> Any:
@@ -258,12 +289,19 @@ def pcen(
         values = data.narrow(values, dtype)
     with data.threads():
         smooth = forget_mult(float(b), values, 1.0, axis=axis)
+    normalise = functools.partial(_normalise, gain=gain, bias=bias, power=power, eps=eps)
+    if data.is_lazy:
+        result = xp.map_blocks(functools.partial(normalise, np), values, smooth, dtype=dtype)
+    else:
+        result = normalise(xp, values, smooth)
+    return wrap(result if data.give is None else data.give(result))
+
+
+def _normalise(xp: Any, values: Any, smooth: Any, *, gain: float, bias: float, power: float, eps: float) -> Any:
     with np.errstate(all="ignore"):
         smooth = xp.exp(-gain * (math.log(eps) + xp.log1p(smooth / eps)))
         if power == 0:
-            result = xp.log1p(values * smooth)
-        elif bias == 0:
-            result = xp.exp(power * (xp.log(values) + xp.log(smooth)))
-        else:
-            result = bias**power * xp.expm1(power * xp.log1p(values * smooth / bias))
-    return wrap(result if data.give is None else data.give(result))
+            return xp.log1p(values * smooth)
+        if bias == 0:
+            return xp.exp(power * (xp.log(values) + xp.log(smooth)))
+        return bias**power * xp.expm1(power * xp.log1p(values * smooth / bias))

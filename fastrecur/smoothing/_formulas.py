@@ -12,12 +12,23 @@ from typing import Any, NamedTuple
 from ..recurrence import forget_mult, linear_recurrence
 
 
+class Moments(NamedTuple):
+    """What a covariance is continued from beside the mean; means are deviations from the origins."""
+
+    origin: Any
+    origin_y: Any
+    mean_y: Any
+    covariance: Any
+    room: Any
+
+
 class State(NamedTuple):
-    """What a mean is continued from, for each lane."""
+    """What a statistic is continued from, for each lane; a sum stands in the mean's place."""
 
     weight: Any
     count: Any
     mean: Any
+    moments: Moments | None = None
 
 
 class Shares(NamedTuple):
@@ -77,30 +88,44 @@ def mean(xp: Any, w: Shares, x: Any, axis: int, state: Any = None) -> tuple[Any,
     return result
 
 
-def total(xp: Any, w: Shares, x: Any, axis: int) -> Any:
-    """Return the sum at each step."""
-    return linear_recurrence(w.decay, xp.where(w.seen, x, xp.zeros_like(x)), axis=axis)
+def total(xp: Any, w: Shares, x: Any, axis: int, state: Any = None) -> tuple[Any, Any]:
+    """Return the sum at each step, and after the last."""
+    before = None if state is None else state.mean
+    result: tuple[Any, Any] = linear_recurrence(
+        w.decay, xp.where(w.seen, x, xp.zeros_like(x)), before, axis=axis, return_state=True
+    )
+    return result
 
 
-def covariance(xp: Any, w: Shares, x: Any, y: Any, axis: int) -> tuple[Any, Any]:
-    """Return the biased covariance, and what it is to be divided by to be unbiased."""
+def covariance(xp: Any, w: Shares, x: Any, y: Any, axis: int, state: Any = None) -> tuple[Any, Any, State]:
+    """Return the biased covariance, what it is to be divided by to be unbiased, and the state after the last step."""
     zero = xp.zeros_like(w.share)
-    differences = []
-    for values in (x, y):
+    past = None if state is None else state.moments
+    befores = (None, None) if past is None else ((past.origin, state.mean), (past.origin_y, past.mean_y))
+    origins, means, differences = [], [], []
+    for values, had in zip((x, y), befores, strict=True):
         values = xp.where(w.seen, values, xp.zeros_like(values))
         # Deviations from a value of the series' own: data far from 0 lose nothing.
-        values = values - values[(*(slice(None),) * axis, slice(0, 1), ...)]
-        before = _shifted(xp, mean(xp, w, values, axis)[0], axis)
+        first = values[(*(slice(None),) * axis, slice(0, 1), ...)]
+        origin = first
+        if had is not None:
+            origin = xp.where(xp.reshape(state.count, first.shape) > 0, xp.reshape(had[0], first.shape), first)
+        values = values - origin
+        mean, last = forget_mult(w.share, values, None if had is None else had[1], axis=axis, return_state=True)
+        before = _before(xp, xp.ones_like(mean), mean, None if had is None else had[1], axis)
         differences.append(xp.where(w.seen, values - before, zero))
+        origins.append(xp.sum(origin, axis=axis))  # of one step, or of none
+        means.append(last)
     product = differences[0] * differences[1]
-    covariance = linear_recurrence(w.kept, w.kept * w.share * product, axis=axis)
-    room = linear_recurrence(w.kept * w.kept, 2 * w.kept * w.share, axis=axis)
-    return covariance, room
-
-
-def _shifted(xp: Any, values: Any, axis: int) -> Any:
-    one = xp.ones_like(values)
-    return _before(xp, one, values, None, axis)
+    had_covariance, had_room = (None, None) if past is None else (past.covariance, past.room)
+    covariance, last_covariance = linear_recurrence(
+        w.kept, w.kept * w.share * product, had_covariance, axis=axis, return_state=True
+    )
+    room, last_room = linear_recurrence(
+        w.kept * w.kept, 2 * w.kept * w.share, had_room, axis=axis, return_state=True
+    )  # fmt: skip
+    moments = Moments(origins[0], origins[1], means[1], last_covariance, last_room)
+    return covariance, room, State(w.weight, w.count, means[0], moments)
 
 
 def masked(xp: Any, valid: Any, values: Any) -> Any:

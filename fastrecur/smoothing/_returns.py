@@ -158,6 +158,10 @@ def gae(
             return data.give(_walk(rewards, values, following, ends, cut, gamma, gamma * lam, axis, dtype))
     xp = data.xp
     rewards, values, following = (data.narrow(v, dtype) for v in (rewards, values, following))
+    if data.is_lazy:  # what is shifted by a step is chunked as the rewards are
+        values, following, ends, cut = (
+            xp.broadcast_to(v, shape).rechunk(rewards.chunks) for v in (values, following, ends, cut)
+        )
     successor = xp.where(ends, xp.zeros_like(rewards), xp.broadcast_to(following, shape))
     error = rewards + gamma * successor - values
     return linear_recurrence(_decay(data, gamma * lam, ends | cut, error), error, axis=axis, reverse=True)

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from .. import _problem, _weighted_run
+from .. import _arrays, _problem, _weighted_run
+from .._cpu import _weighted
 from . import _formulas
 from ._arguments import Constant, elapsed, take_times
 from ._arrays import Data, axis_of, check_alpha
-from ._formulas import State
+from ._formulas import Moments, State
 
 
 class Request:
@@ -30,13 +31,17 @@ class Request:
 
 
 def compute(
-    statistic: str, request: Request, x: Any, y: Any, axis: Any, state: State | None = None, last_time: Any = None
-) -> tuple[Any, State]:
-    """Return a statistic of ``x`` (and ``y``), in their library, and the state of its mean."""
+    statistic: str, request: Request, x: Any, y: Any, axis: Any, state: Any = None, last_time: Any = None
+) -> tuple[Any, Any]:
+    """Return a statistic of ``x`` (and ``y``), in their library, and its state; of a correlation three states."""
     alpha = request.constant.alpha
+    if _arrays.any_lazy(x, y, alpha, request.times):
+        from . import _lazy
+
+        return _lazy.compute(statistic, request, x, y, axis), None
     names = ("x", "alpha") if y is None else ("x", "alpha", "y")
-    data = Data(names, (x, alpha) if y is None else (x, alpha, y), state or ())
-    state = None if state is None else State(*map(data.beside, state))
+    data = Data(names, (x, alpha) if y is None else (x, alpha, y), tuple(_leaves(state)))
+    state = _map(data.beside, state)
     x, alpha, *others = data.values
     y = others[0] if others else None
     shapes = [tuple(v.shape) for v in data.values]
@@ -66,31 +71,58 @@ def _gate(data: Data, request: Request, alpha: Any, shape: tuple[int, ...], axis
     return 1.0 - alpha if request.adjust else alpha
 
 
+_MEAN = (_weighted.WEIGHT, _weighted.COUNT, _weighted.MEAN)
+_MOMENTS = (_weighted.ORIGIN, _weighted.ORIGIN_Y, _weighted.MEAN_Y, _weighted.COVARIANCE, _weighted.ROOM)
+
+
+def _map(function: Callable[[Any], Any], state: Any) -> Any:
+    """Return a state, or several, with a function of each of its arrays."""
+    if state is None or not isinstance(state, tuple):
+        return None if state is None else function(state)
+    parts = [_map(function, part) for part in state]
+    return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+
+
+def _leaves(state: Any) -> list[Any]:
+    found: list[Any] = []
+    _map(found.append, state)
+    return found
+
+
+def _planes(state: State) -> dict[int, Any]:
+    planes = dict(zip(_MEAN, state[:3], strict=True))
+    return planes if state.moments is None else planes | dict(zip(_MOMENTS, state.moments, strict=True))
+
+
 def _by_kernel(
     give: Callable[[np.ndarray], Any], statistic: str, request: Request, x: Any, y: Any, gate: Any, shape: Any,
-    dtype: Any, axis: int, state: State | None,
-) -> tuple[Any, State]:  # fmt: skip
-    def run(statistic: str, x: Any, y: Any) -> Any:
-        return _weighted_run.run(
+    dtype: Any, axis: int, state: Any,
+) -> tuple[Any, Any]:  # fmt: skip
+    def run(statistic: str, x: Any, y: Any, state: Any) -> tuple[Any, State]:
+        result, planes = _weighted_run.run(
             statistic, x, y, gate, shape, dtype, axis, request.kind, request.ignore_na, request.min_periods,
-            request.bias, state,
+            request.bias, None if state is None else _planes(state),
         )  # fmt: skip
+        moments = Moments(*(planes[k] for k in _MOMENTS)) if statistic == "covary" else None
+        weight, count, mean = (planes[k] for k in _MEAN)
+        return result, State(weight, count, mean, moments)
 
     if statistic == "corr":
         there = np.isfinite(x) & np.isfinite(y)
         x, y = (np.where(there, v, v.dtype.type(np.nan)) for v in (x, y))
-        (result, last), (var_x, _), (var_y, _) = (run("covary", *pair) for pair in ((x, y), (x, x), (y, y)))
+        parts = zip(((x, y), (x, x), (y, y)), state or (None, None, None), strict=True)
+        (result, *variances), last = zip(*(run("covary", *pair, before) for pair, before in parts), strict=True)
         with np.errstate(all="ignore"):
-            result /= np.sqrt(var_x) * np.sqrt(var_y)
-    else:
-        result, last = run(statistic, x, y)
-    return give(result), State(*last)
+            result /= np.sqrt(variances[0]) * np.sqrt(variances[1])
+        return give(result), last
+    result, after = run(statistic, x, y, state)
+    return give(result), after
 
 
 def _by_formulas(
     data: Data, statistic: str, request: Request, x: Any, y: Any, gate: Any, shape: Any, dtype: Any, axis: int,
-    state: State | None,
-) -> tuple[Any, State]:  # fmt: skip
+    state: Any,
+) -> tuple[Any, Any]:  # fmt: skip
     xp = data.xp
     x = xp.broadcast_to(data.wide(x), shape)
     seen = xp.isfinite(x)
@@ -98,22 +130,25 @@ def _by_formulas(
         y = xp.broadcast_to(data.wide(y), shape)
         seen = seen & xp.isfinite(y)
     gate = xp.broadcast_to(gate, shape)
-    w = _formulas.shares(xp, seen, gate, request.kind, request.ignore_na, request.min_periods, axis, state)
-    valid, last = w.valid, None
-    if statistic == "average":
-        result, last = _formulas.mean(xp, w, x, axis, state)
-    elif statistic == "sum":
-        result = _formulas.total(xp, w, x, axis)
+    first, *others = state if statistic == "corr" and state is not None else (state, state, state)
+    w = _formulas.shares(xp, seen, gate, request.kind, request.ignore_na, request.min_periods, axis, first)
+    valid = w.valid
+    after: Any
+    if statistic in ("average", "sum"):
+        result, last = (_formulas.mean if statistic == "average" else _formulas.total)(xp, w, x, axis, state)
+        after = State(w.weight, w.count, last)
     elif statistic == "corr":
-        variances = [_formulas.covariance(xp, w, v, v, axis)[0] for v in (x, y)]
+        found = [_formulas.covariance(xp, w, v, v, axis, s) for v, s in zip((x, y), others, strict=True)]
+        variances = [variance for variance, _, _ in found]
         valid = valid & (variances[0] > 0) & (variances[1] > 0)
         one = xp.ones_like(x)
         sizes = [xp.sqrt(xp.where(valid, v, one)) for v in variances]
-        result = _formulas.covariance(xp, w, x, y, axis)[0] / (sizes[0] * sizes[1])
+        result, _, last = _formulas.covariance(xp, w, x, y, axis, first)
+        result, after = result / (sizes[0] * sizes[1]), (last, *(s for _, _, s in found))
     else:
-        result, room = _formulas.covariance(xp, w, x, y, axis)
+        result, room, after = _formulas.covariance(xp, w, x, y, axis, state)
         if not request.bias:
             varies = room > 0
             result = result / xp.where(varies, room, xp.ones_like(room))
             valid = valid & varies
-    return data.narrow(_formulas.masked(xp, valid, result), dtype), State(w.weight, w.count, last)
+    return data.narrow(_formulas.masked(xp, valid, result), dtype), after

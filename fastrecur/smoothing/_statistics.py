@@ -54,9 +54,9 @@ def ewm_mean(
     Parameters
     ----------
     x : array_like
-        The data: an array of NumPy, PyTorch, CuPy or another library with the array API's namespace; a Series or a
-        DataFrame of pandas or polars; or a DataArray of xarray. float32, float64, integers or bools. NaN and infinities
-        are missing values, as in pandas.
+        The data: an array of NumPy, PyTorch, CuPy, Dask or another library with the array API's namespace; a Series
+        or a DataFrame of pandas or polars; or a DataArray of xarray. float32, float64, integers or bools. NaN and
+        infinities are missing values, as in pandas.
     com, span, halflife : float, optional
         The constant by its centre of mass, :math:`\alpha = 1/(1 + \text{com})`, its span,
         :math:`2/(\text{span} + 1)`, or its half-life in steps, :math:`1 - 2^{-1/\text{halflife}}`. With `times`,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _arrays
 from .. import _messages as say
 from ._arguments import Constant, elapsed, flag, integer, is_number, take_times
 from ._formulas import State
@@ -124,6 +125,8 @@ class Ewm:
             As `ewm_mean`.
         """
         had = self._state
+        if _arrays.any_lazy(chunk, times):
+            raise TypeError(say.lazy_stream())
         shape = tuple(chunk.shape) if hasattr(chunk, "shape") else np.shape(chunk)
         alpha = self._given["alpha"]
         if hasattr(alpha, "shape") and alpha.shape:
@@ -153,7 +156,9 @@ class Ewm:
             low, high = (np.expand_dims(when[end][0], axis) if when.ndim > 1 else when[end][0] for end in ends)
             first, last_time = (low if first is None else first), high
         self._lanes = lanes
-        self._state = EwmState(*after, (had.steps if had else 0) + steps, first, last_time)
+        self._state = EwmState(
+            after.weight, after.count, after.mean, (had.steps if had else 0) + steps, first, last_time
+        )  # fmt: skip
         return result
 
     def merge(self, later: Ewm) -> Ewm:

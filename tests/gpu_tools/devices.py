@@ -21,6 +21,7 @@ import numpy as np
 import ptx_emulator
 
 import fastrecur
+from fastrecur import _cache
 from fastrecur._cuda import _launch
 
 CAPABILITY = (8, 0)
@@ -53,7 +54,7 @@ def ptx(kernel, capability=CAPABILITY):
         return path.read_text()
     except OSError:
         made = kernel.ptx(capability)
-        _launch.keep(path, made.encode())
+        _cache.write(path, made.encode())
         return made
 
 

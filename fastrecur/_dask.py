@@ -1,0 +1,490 @@
+"""Dask arrays: one call of the library for each chunk, and between chunks along time the recurrence's own algebra.
+
+A chunk of a lane does to the state before it what one step would: ``h -> A*h + b``. The chain gives each chunk the
+state after the one before it; the tree composes the pairs ``(A, b)`` first and then needs no order. Both are plain
+graphs of Dask's: nothing is computed here, and nothing is known of a chunk but its shape and its library.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import dask
+import dask.array as da
+import numpy as np
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
+
+from . import _arrays, _call, _problem, _threads
+from . import _messages as say
+
+STORED = ("from-zarr", "array", "getitem", "astype")  # layers of an array that comes from a store
+SCANS = ("sequential", "blelloch")  # Dask's own names for the two in `dask.array.cumsum`
+
+
+class Operand(NamedTuple):
+    """A Dask array, or what every chunk is given as it is, and in which of the result's axes its own stand."""
+
+    value: Any
+    axes: tuple[int, ...] = ()
+
+    def block(self, index: Sequence[int]) -> Any:
+        """Return the key of the block that takes part in a block of the result."""
+        if not isinstance(self.value, da.Array):
+            return self.value
+        sizes = zip(self.axes, self.value.shape, strict=True)
+        return (self.value.name, *(0 if size == 1 else index[k] for k, size in sizes))
+
+
+def is_lazy(value: Any) -> bool:
+    """Return whether a value is a Dask array."""
+    return isinstance(value, da.Array)
+
+
+def take(name: str, value: Any) -> Any:
+    """Return an operand as a Dask array with known chunks, a plain array or a number; None as it is."""
+    if isinstance(value, da.Array):
+        for k, chunks in enumerate(value.chunks):
+            if any(size != size for size in chunks):
+                raise ValueError(say.unknown_chunks(name, k, value.shape))
+        # A block is found by its place, and one of what is broadcast is the first: it must hold the value.
+        return value.rechunk({k: n for k, n in enumerate(value.shape) if n == 1 and value.numblocks[k] > 1})
+    if _arrays.is_on_device(value):
+        return value
+    array, _ = _arrays.take(name, value)
+    return array
+
+
+def empty_like(value: Any) -> Any:
+    """Return an array without elements of a value's library, dtype and number of dimensions; a number as it is."""
+    if isinstance(value, da.Array):
+        return da.utils.meta_from_array(value)
+    return value[(slice(0, 0),) * value.ndim] if hasattr(value, "ndim") else value
+
+
+def align(operands: dict[str, Operand], shape: tuple[int, ...]) -> tuple[tuple[Any, ...], dict[str, Operand]]:
+    """Return the result's chunks, and the operands as Dask arrays that are chunked alike.
+
+    As for Dask's own functions: where chunks differ, the result has the edges of all. Arrays in memory follow.
+    """
+    lazy = {name: o for name, o in operands.items() if isinstance(o.value, da.Array)}
+    found, arrays = da.unify_chunks(*itertools.chain.from_iterable((o.value, o.axes) for o in lazy.values()))
+    chunks = tuple(found[k] if k in found and sum(found[k]) == n else (n,) for k, n in enumerate(shape))
+    result = dict(operands)
+    for (name, operand), array in zip(lazy.items(), arrays, strict=True):
+        result[name] = Operand(array, operand.axes)
+    for name, (value, axes) in operands.items():
+        if name not in lazy and np.ndim(value):
+            own = tuple(chunks[k] if n != 1 else (1,) for k, n in zip(axes, value.shape, strict=True))
+            result[name] = Operand(da.from_array(value, chunks=own), axes)
+    return chunks, result
+
+
+def last_axes(value: Any, axes: Sequence[int]) -> tuple[int, ...]:
+    """Return those of the result's axes in which an operand that broadcasts to them stands."""
+    return tuple(axes[len(axes) - len(getattr(value, "shape", ())) :])
+
+
+def indices(chunks: Sequence[Any], axis: int, reverse: bool) -> Any:
+    """Yield, for each block of the lanes, the blocks along time in the direction of travel."""
+    lanes = [range(len(c)) if k != axis else (0,) for k, c in enumerate(chunks)]
+    steps = range(len(chunks[axis]))
+    for index in itertools.product(*lanes):
+        yield [(*index[:axis], k, *index[axis + 1 :]) for k in (reversed(steps) if reverse else steps)]
+
+
+def starts_of(chunks: Sequence[int]) -> list[int]:
+    """Return at which step each chunk begins."""
+    return list(itertools.accumulate(chunks, initial=0))[:-1]
+
+
+def is_stored(value: da.Array) -> bool:
+    """Return whether an array is what a store holds, cut and cast at most: to read it again costs no computing."""
+    return all(name.removeprefix("original-").rpartition("-")[0] in STORED for name in value.dask.layers)
+
+
+def readings(value: da.Array) -> dict[Any, Any]:
+    """Return the task, optimised by Dask, that makes each block of an array: no other of its tasks is left out."""
+    known, whole = dict(dask.optimize(value)[0].dask), value.dask
+    found = {}
+    for key in itertools.product((value.name,), *map(range, value.numblocks)):
+        task = key
+        while task in known:
+            needed = dask.core.get_dependencies(known, task)
+            if hasattr(known[task], "func") or len(needed) != 1:
+                break
+            (task,) = needed  # what Dask fused has another name, and this one leads to it
+        if all(name in whole for name in dask.core.get_dependencies(known, task)):
+            found[key] = known[task]
+    return found
+
+
+class Walk:
+    """A walk along time, a chunk at a time: a graph of ``step(state, place, *blocks) -> (*results, state)``.
+
+    ``place`` are the first step of the chunk and its shape. The first chunk is given ``first``, and every other what
+    the one before it returned. Where ``decay(place, *blocks)`` says what a chunk multiplies a state by, the tree may do
+    without that order: Dask's configuration ``fastrecur.scan`` chooses.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        step: Callable[..., Any],
+        chunks: tuple[Any, ...],
+        operands: Sequence[Operand],
+        axis: int,
+        reverse: bool,
+        first: Operand,
+        *,
+        decay: Callable[..., Any] | None = None,
+        link: Callable[[Walk, Sequence[int]], Any] | None = None,
+        linked: Sequence[Operand] = (),
+    ) -> None:
+        """Make the graph; ``link`` may add a task beside a chunk, of ``linked`` operands: the step is given it last."""
+        self.chunks, self.axis = chunks, axis
+        tree = decay is not None and scan_method() == "blelloch"
+        everything = [*operands, first, *linked]
+        self.name = f"{name}-{tokenize(step, decay if tree else None, chunks, axis, reverse, *map(tuple, everything))}"
+        self.graph: dict[Any, Any] = {}
+        starts, whole = starts_of(chunks[axis]), range(len(chunks))
+        readings = {} if tree else self._readings(operands)
+        for way in indices(chunks, axis, reverse):
+            calls = []
+            for index in way:
+                place = (starts[index[axis]], tuple(chunks[k][index[k]] for k in whole))
+                beside = () if link is None else (link(self, index),)
+                calls.append((place, *(o.block(index) for o in operands), *beside))
+            join = self._tree if tree else self._chain
+            states = join(first.block(way[0]), way, calls, functools.partial(_pair, step=step, decay=decay))
+            for index, state, (place, *blocks) in zip(way, states, calls, strict=True):
+                if readings:
+                    blocks = [readings.get(block, block) if isinstance(block, tuple) else block for block in blocks]
+                    # Dask puts what hangs from a root before the next root: without one it would walk to the end first.
+                    root = (f"place-{self.name}", *index)
+                    self.graph[root], place = (_itself, place), root
+                self.graph[(f"walk-{self.name}", *index)] = (step, state, place, *blocks)
+            self._state_after(way[-1])
+        self.last = [way[-1] for way in indices(chunks, axis, reverse)]
+        arrays = [o.value for o in everything if isinstance(o.value, da.Array)]
+        self.layers = HighLevelGraph.from_collections(f"walk-{self.name}", self.graph, dependencies=arrays)
+
+    def _state_after(self, index: Sequence[int]) -> Any:
+        key = (f"state-{self.name}", *index)
+        self.graph[key] = (operator.getitem, (f"walk-{self.name}", *index), -1)
+        return key
+
+    def _readings(self, operands: Sequence[Operand]) -> dict[Any, Any]:
+        """Return the tasks that read what comes straight from a store: a chunk is then read when it is walked.
+
+        A scheduler that has a thread to spare would read all chunks while the first ones are walked.
+        """
+        found: dict[Any, Any] = {}
+        if not dask.config.get("fastrecur.read-ahead", False):
+            blocks = tuple(map(len, self.chunks))
+            for value, _ in operands:
+                if isinstance(value, da.Array) and value.numblocks == blocks and is_stored(value):
+                    found |= readings(value)
+        return found
+
+    def _chain(self, first: Any, way: Sequence[Any], calls: Any, pair: Any) -> list[Any]:
+        """Return what each chunk begins with: what the one before it ended with."""
+        return [first, *(self._state_after(index) for index in way[:-1])]
+
+    def _tree(self, first: Any, way: Sequence[Any], calls: Any, pair: Callable[..., Any]) -> list[Any]:
+        """Return what each chunk begins with: pairs are composed up a tree, and states go down it."""
+        states = [first] * len(way)
+
+        def name(kind: str, low: int, high: int) -> Any:
+            return (f"{kind}-{self.name}", *way[low], high - low)
+
+        def up(low: int, high: int) -> Any:
+            key = name("pair", low, high)
+            if key not in self.graph:
+                middle = (low + high + 1) // 2
+                one = high - low == 1
+                self.graph[key] = (pair, *calls[low]) if one else (_compose, up(low, middle), up(middle, high))
+            return key
+
+        spans = [(0, len(way))]
+        while spans:
+            low, high = spans.pop()
+            if high - low > 1:
+                middle = (low + high + 1) // 2
+                key = name("before", middle, high)
+                self.graph[key] = (_apply, up(low, middle), states[low])
+                states[middle] = key
+                spans += [(low, middle), (middle, high)]
+        return states
+
+    def array(self, label: str, blocks: dict[Any, Any], chunks: tuple[Any, ...], meta: Any) -> da.Array:
+        """Return a Dask array of what the walk computes."""
+        name = f"{label}-{self.name}"
+        graph = {(name, *index): task for index, task in blocks.items()}
+        layers, below = dict(self.layers.layers), dict(self.layers.dependencies)
+        layers[name], below[name] = graph, {f"walk-{self.name}"}
+        return da.Array(HighLevelGraph(layers, below), name, chunks, meta=meta, dtype=meta.dtype)
+
+    def result(self, label: str, k: int, meta: Any, chunks: tuple[Any, ...] | None = None) -> da.Array:
+        """Return the results in place ``k`` of the steps' tuples as an array."""
+        chunks = self.chunks if chunks is None else chunks
+        places = itertools.product(*(range(len(c)) for c in self.chunks))
+        blocks = {index: (operator.getitem, (f"walk-{self.name}", *index), k) for index in places}
+        return self.array(label, blocks, chunks, meta)
+
+    def state(self, label: str, meta: Any, chunks: tuple[Any, ...] | None = None) -> da.Array:
+        """Return the states after the last steps as an array without the axis of time."""
+        lanes = self.chunks[: self.axis] + self.chunks[self.axis + 1 :]
+        blocks = {(*i[: self.axis], *i[self.axis + 1 :]): (_itself, (f"state-{self.name}", *i)) for i in self.last}
+        return self.array(label, blocks, lanes if chunks is None else chunks, meta)
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _pair(place: Any, *blocks: Any, step: Callable[..., Any], decay: Any) -> Any:
+    """Return what a chunk does to a state: what it multiplies it by, and what it adds."""
+    (factor, excused), added = decay(place, *blocks), step(None, place, *blocks)[-1]
+    if added is None:  # nothing stands before the chunk, and nobody asks
+        return None
+    lost = ~(np.isfinite(factor) & np.isfinite(added))
+    if lost.any() and (lost & ~excused()).any():
+        raise OverflowError(say.scan_overflow())
+    return factor, added, added.dtype
+
+
+def _compose(first: Any, then: Any) -> Any:
+    if first is None or then is None:
+        return None
+    with np.errstate(all="ignore"):
+        return then[0] * first[0], then[0] * first[1] + then[1], then[2]
+
+
+def _apply(pair: Any, state: Any) -> Any:
+    if pair is None:
+        return None
+    with np.errstate(all="ignore"):
+        return (pair[1] if state is None else pair[0] * state + pair[1]).astype(pair[2])
+
+
+# ---- The recurrences ------------------------------------------------------------------------------------------------
+
+
+class _Problem:
+    """The operands of a call, checked as those of any other: the same rules, the same messages."""
+
+    def __init__(self, names: Any, a: Any, b: Any, h0: Any, axis: int, lengths: Any, others: dict[str, Any]) -> None:
+        a, b, h0 = take(names[0], a), take(names[1], b), take("h0", h0)
+        for name, value in ((names[0], a), (names[1], b)):
+            if value is None:
+                raise TypeError(say.not_an_array(name, type(None)))
+        self.shape = _problem.broadcast_shape(names[:2], (np.shape(a), np.shape(b)))
+        self.axis = _problem.normalise_axis(axis, self.shape, names[:2])
+        self.lane_axes = [k for k in range(len(self.shape)) if k != self.axis]
+        self.lanes = tuple(self.shape[k] for k in self.lane_axes)
+        every = range(len(self.shape))
+        self.operands = {"a": Operand(a, last_axes(a, every)), "b": Operand(b, last_axes(b, every))}
+        self.operands["h0"] = self._state("h0", h0)
+        for name, value in others.items():
+            value = take(name, value)
+            if name == "grad_state":
+                self.operands[name] = self._state(name, value)
+                continue
+            if value is None:
+                raise TypeError(say.not_an_array(name, type(None)))
+            if not _problem.fits(np.shape(value), self.shape):
+                raise ValueError(say.operand_shape(name, np.shape(value), self.shape))
+            self.operands[name] = Operand(value, last_axes(value, every))
+        self.operands["lengths"] = self._lengths(lengths)
+        self.metas = {name: empty_like(o.value) for name, o in self.operands.items() if name != "lengths"}
+        self.chunks, self.operands = align(self.operands, self.shape)
+
+    def _state(self, name: str, value: Any) -> Operand:
+        if value is not None and not _problem.fits(np.shape(value), self.lanes):
+            raise ValueError(say.state_shape(name, np.shape(value), self.lanes))
+        return Operand(value, last_axes(value, self.lane_axes))
+
+    def _lengths(self, lengths: Any) -> Operand:
+        if lengths is None:
+            return Operand(None)
+        steps = self.shape[self.axis]
+        if isinstance(lengths, da.Array):
+            lengths = take("lengths", lengths)
+            if lengths.dtype.kind not in "iu":
+                raise TypeError(say.lengths_dtype(f"dtype {lengths.dtype}"))
+        elif not _arrays.is_on_device(lengths):
+            lengths = _call._check_range(_call._lengths(lengths), steps)
+        _problem.check_lengths_shape(tuple(lengths.shape), self.lanes)
+        return Operand(lengths, tuple(self.lane_axes[: len(lengths.shape)]))
+
+
+def _local(lengths: Any, start: int, steps: int, whole: int) -> Any:
+    """Return how many steps of each lane are valid in a chunk, or None."""
+    if lengths is None:
+        return None
+    lengths = lengths.astype(np.int64)
+    if lengths.size and (lengths.min() < 0 or lengths.max() > whole):
+        raise ValueError(say.lengths_range(int(lengths.min()), int(lengths.max()), whole))
+    return (lengths - start).clip(0, steps)
+
+
+def _decay(place: Any, *blocks: Any, family: str, axis: int, steps: int, adjoint: bool) -> Any:
+    """Return the product of what a chunk's steps multiply a state by, and what says which lanes hold no finite data."""
+    start, shape = place
+    values, lengths = (blocks[:4], blocks[4]) if adjoint else (blocks[:2], blocks[2])
+    a = values[1 if adjoint else 0]
+    a = np.asarray(a) if np.isscalar(a) else a
+    wide = _problem.wide_dtype(_problem.result_dtype(("a",), [a.dtype]))
+    with np.errstate(all="ignore"):
+        decay = np.broadcast_to(a.astype(wide) if family == _problem.LINEAR else 1 - a.astype(wide), shape)
+        if lengths is not None:
+            valid = _local(lengths, start, shape[axis], steps)
+            valid = valid.reshape(valid.shape + (1,) * (len(shape) - 1 - valid.ndim))
+            time = np.arange(shape[axis], like=a).reshape([-1 if k == axis else 1 for k in range(len(shape))])
+            decay = np.where(time < np.expand_dims(valid, axis), decay, 1)
+        factor = decay.prod(axis=axis)
+
+    def excused() -> Any:
+        finite = functools.reduce(operator.and_, (np.isfinite(v) for v in values))
+        return ~np.broadcast_to(finite, shape).all(axis=axis)
+
+    return factor.conj() if adjoint else factor, excused
+
+
+def _walk(
+    state: Any, place: Any, a: Any, b: Any, lengths: Any, *, family: str, names: Any, axis: int, reverse: bool,
+    steps: int,
+) -> Any:  # fmt: skip
+    start, shape = place
+    with _threads.alone():
+        lengths = _local(lengths, start, shape[axis], steps)
+        return _call.forward(family, names, a, b, state, axis, reverse, lengths, True, None)
+
+
+def forward(
+    family: str, names: Any, a: Any, b: Any, h0: Any, axis: int, reverse: bool, lengths: Any, return_state: bool,
+    out: Any,
+) -> Any:  # fmt: skip
+    """Return the graph of a recurrence, as `_call.forward` would its result."""
+    if out is not None:
+        raise TypeError(say.out_lazy())
+    p = _Problem(names, a, b, h0, axis, lengths, {})
+    m = p.metas
+    meta, last = _call.forward(family, names, m["a"], m["b"], m["h0"], p.axis, reverse, None, True, None)
+    step = functools.partial(
+        _walk, family=family, names=names, axis=p.axis, reverse=reverse, steps=p.shape[p.axis]
+    )  # fmt: skip
+    blocks = [p.operands[name] for name in ("a", "b", "lengths")]
+    decay = functools.partial(_decay, family=family, axis=p.axis, steps=p.shape[p.axis], adjoint=False)
+    walk = Walk(family, step, p.chunks, blocks, p.axis, reverse, p.operands["h0"], decay=decay)
+    h = walk.result("h", 0, meta)
+    return (h, walk.state("last", last)) if return_state else h
+
+
+def _walk_back(
+    carry: Any, place: Any, g: Any, a: Any, b: Any, h: Any, lengths: Any, before: Any, *, family: str, names: Any,
+    axis: int, reverse: bool, steps: int,
+) -> Any:  # fmt: skip
+    start, shape = place
+    with _threads.alone():
+        lengths = _local(lengths, start, shape[axis], steps)
+        grads = _call.vjp(family, names, g, a, b, h, before, axis, reverse, lengths, carry)
+    # Where an operand is broadcast, a chunk has a part of its gradient: they are added up in the result's axes.
+    spread = (grad.reshape((1,) * (len(shape) - grad.ndim) + grad.shape) for grad in grads[:2])
+    carry = grads[2]
+    if carry is not None:
+        carry = carry.reshape((1,) * (len(shape) - 1 - carry.ndim) + carry.shape)
+    return (*spread, carry)
+
+
+def _edge(h: Any, h0: Any, lengths: Any, *, axis: int, reverse: bool, at: int, lanes: tuple[int, ...]) -> Any:
+    """Return the state with which a chunk begins: the last of the chunk before, of its states ``h``."""
+    padded = h.reshape((1,) * (len(lanes) + 1 - h.ndim) + h.shape)
+    state = padded[(slice(None),) * axis + (0 if reverse else -1,)]
+    if reverse and lengths is not None and h0 is not None:
+        # A lane that is shorter than this begins with its first state, and in the chunk before is all padding.
+        lengths = lengths.reshape(lengths.shape + (1,) * (len(lanes) - lengths.ndim))
+        state = np.where(
+            lengths > at, state, np.asarray(h0, state.dtype) if np.isscalar(h0) else h0.astype(state.dtype)
+        )
+    return np.broadcast_to(state, lanes)
+
+
+def vjp(
+    family: str, names: Any, g: Any, a: Any, b: Any, h: Any, h0: Any, axis: int, reverse: bool, lengths: Any,
+    grad_state: Any,
+) -> Any:  # fmt: skip
+    """Return the graph of a recurrence's adjoint, as `_call.vjp` would its result."""
+    p = _Problem(names[1:3], a, b, h0, axis, lengths, {names[0]: g, names[3]: h, "grad_state": grad_state})
+    axis = p.axis
+    order = (names[0], "a", "b", names[3])
+    g_meta, a_meta, b_meta, h_meta = (p.metas[name] for name in order)
+    state_meta = p.metas["grad_state"]
+    grads = _call.vjp(
+        family, names, g_meta, a_meta, b_meta, h_meta, p.metas["h0"], axis, reverse, None, state_meta
+    )  # fmt: skip
+    step = functools.partial(
+        _walk_back, family=family, names=names, axis=axis, reverse=reverse, steps=p.shape[axis]
+    )  # fmt: skip
+    states, first, valid = (p.operands[name] for name in (names[3], "h0", "lengths"))
+    starts, count = starts_of(p.chunks[axis]), len(p.chunks[axis])
+
+    def edge(walk: Walk, index: Sequence[int]) -> Any:
+        ago = 1 if reverse else -1
+        at = index[axis] + ago  # the chunk before in the direction of travel; one without steps has no state
+        while 0 <= at < count and not p.chunks[axis][at]:
+            at += ago
+        if not 0 <= at < count:
+            return first.block(index)
+        place = (*index[:axis], at, *index[axis + 1 :])
+        lanes = tuple(c[i] for k, (c, i) in enumerate(zip(p.chunks, index, strict=True)) if k != axis)
+        task = functools.partial(_edge, axis=axis, reverse=reverse, at=starts[at], lanes=lanes)
+        key = (f"edge-{walk.name}", *index)
+        walk.graph[key] = (task, states.block(place), first.block(index), valid.block(index))
+        return key
+
+    blocks = [*(p.operands[name] for name in order), valid]
+    decay = functools.partial(_decay, family=family, axis=axis, steps=p.shape[axis], adjoint=True)
+    walk = Walk(
+        f"{family}_vjp", step, p.chunks, blocks, axis, not reverse, p.operands["grad_state"], decay=decay, link=edge,
+        linked=(first,),
+    )  # fmt: skip
+    shapes = {name: np.shape(value) for name, value in (("a", a), ("b", b), ("h0", h0))}
+    every = tuple(range(len(p.shape)))
+    grad_a, grad_b = (
+        _gathered(functools.partial(walk.result, f"grad_{name}", k), p.chunks, every, shapes[name], grad)
+        for k, (name, grad) in enumerate(zip("ab", grads[:2], strict=True))
+    )
+    if h0 is None:
+        return grad_a, grad_b, None
+    lanes = tuple(p.chunks[k] for k in p.lane_axes)
+    return grad_a, grad_b, _gathered(
+        functools.partial(walk.state, "grad_h0"), lanes, range(len(lanes)), shapes["h0"], grads[2]
+    )  # fmt: skip
+
+
+def _gathered(
+    make: Callable[..., da.Array], chunks: Any, axes: Sequence[int], shape: tuple[int, ...], meta: Any
+) -> Any:
+    """Return an operand's gradient: the chunks' parts of it, added up over what it was broadcast to."""
+    full = (1,) * (len(axes) - len(shape)) + tuple(shape)
+    stretched = tuple(k for k, n in zip(axes, full, strict=True) if n == 1 and sum(chunks[k]) != 1)
+    own = tuple((1,) * len(c) if k in stretched else c for k, c in enumerate(chunks))
+    dtype = meta.dtype
+    parts = make(da.utils.meta_from_array(meta, len(axes)), own)
+    if stretched:
+        parts = parts.sum(axis=stretched, keepdims=True, dtype=_problem.wide_dtype(dtype)).astype(dtype)
+    return parts[(0,) * (len(axes) - len(shape))]
+
+
+def scan_method() -> str:
+    """Return how chunks are joined: Dask's configuration says it."""
+    method = dask.config.get("fastrecur.scan", SCANS[0])
+    if method not in SCANS:
+        raise ValueError(say.scan_method(method, SCANS))
+    return str(method)

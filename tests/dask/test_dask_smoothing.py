@@ -1,0 +1,125 @@
+"""Smoothing of Dask arrays: the numbers of one array, missing values and times included."""
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+
+from fastrecur import smoothing
+
+STEPS = 23
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    with dask.config.set(scheduler="sync"):
+        yield
+
+
+def close(actual, expected, rtol=1e-12):
+    assert isinstance(actual, da.Array)
+    assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
+    size = np.nanmax(np.abs(expected), initial=0.0)
+    np.testing.assert_allclose(actual.compute(), expected, rtol=rtol, atol=rtol * float(size))
+
+
+def lazy(values, steps=4):
+    return da.from_array(values, (steps, 2)[: values.ndim])
+
+
+@pytest.fixture
+def series(rng):
+    x, y = rng.standard_normal((2, STEPS, 3))
+    x[rng.random(x.shape) < 0.3] = np.nan
+    x[:6, 1], y[2, 0] = np.nan, np.nan
+    return x, y
+
+
+def weights(rng):
+    seconds = np.cumsum(rng.integers(0, 3, STEPS))
+    yield dict(alpha=0.3)
+    yield dict(alpha=rng.uniform(0.05, 0.95, (STEPS, 3)))
+    yield dict(alpha=rng.uniform(0.05, 0.95, 3))
+    yield dict(halflife=2.0, times=seconds.astype("f8"))
+    yield dict(halflife=np.timedelta64(2, "s"), times=np.datetime64("2026-01-01", "s") + seconds.astype("m8[s]"))
+    yield dict(halflife=2.0, times=np.broadcast_to(seconds[:, np.newaxis], (STEPS, 3)).astype("f8"))
+
+
+@pytest.mark.parametrize("ignore_na", [False, True])
+@pytest.mark.parametrize("adjust", [False, True])
+def test_statistics(rng, series, adjust, ignore_na):
+    x, y = series
+    for k, weight in enumerate(weights(rng)):
+        plain = dict(weight, adjust=adjust, ignore_na=ignore_na, min_periods=3 * (k % 2))
+        arrays = {n: v for n, v in plain.items() if isinstance(v, np.ndarray) and k % 2}
+        some = plain | {n: da.from_array(v, 3) for n, v in arrays.items()}
+        for name in ("mean", "var", "std") + ("sum",) * adjust:
+            function = getattr(smoothing, f"ewm_{name}")
+            close(function(lazy(x), **some), function(x, **plain), 1e-11)
+        for name in ("cov", "corr"):
+            function = getattr(smoothing, f"ewm_{name}")
+            close(function(lazy(x), lazy(y, 5), **some), function(x, y, **plain), 1e-11)
+    far = x + 1e8
+    np.testing.assert_allclose(smoothing.ewm_var(lazy(far), alpha=0.3), smoothing.ewm_var(x, alpha=0.3), rtol=1e-6)
+    single = x.astype("f4")
+    close(smoothing.ewm_mean(lazy(single, 3), alpha=0.3, axis=1), smoothing.ewm_mean(single, alpha=0.3, axis=1), 1e-6)
+
+
+def test_tasks_a_chunk():
+    x = da.ones((300, 2), chunks=(3, 1))
+    y = smoothing.ewm_mean(x, alpha=0.1)
+    assert len(dict(y.__dask_graph__())) <= 4 * x.npartitions
+
+
+def test_filters_and_returns(rng):
+    x = rng.standard_normal((STEPS, 3))
+    for alpha in (0.3, rng.uniform(0.1, 0.9, 3)):
+        close(smoothing.ewm_filtfilt(lazy(x), alpha=alpha), smoothing.ewm_filtfilt(x, alpha=alpha))
+    for period in (1, 3, 7, 30):
+        close(smoothing.kama(lazy(x), period), smoothing.kama(x, period))
+    for options in ({}, {"bias": 0}, {"power": 0}):
+        close(smoothing.pcen(lazy(x**2), b=0.1, axis=0, **options), smoothing.pcen(x**2, b=0.1, axis=0, **options))
+    done, cut = rng.random((2, STEPS, 3)) < 0.2
+    close(smoothing.discounted_returns(lazy(x), 0.9), smoothing.discounted_returns(x, 0.9))
+    close(smoothing.discounted_returns(lazy(x), 0.9, lazy(done, 5)), smoothing.discounted_returns(x, 0.9, done))
+    values = rng.standard_normal((STEPS + 1, 3))
+    close(smoothing.gae(lazy(x), lazy(values), 0.9, 0.8, done, cut), smoothing.gae(x, values, 0.9, 0.8, done, cut))
+    after = smoothing.gae(x, values[1:], 0.9, 0.8, done, next_values=x)
+    close(smoothing.gae(lazy(x), values[1:], 0.9, 0.8, lazy(done), next_values=x), after)
+
+
+def test_labelled(series):
+    data = xr.DataArray(series[0], dims=("time", "station"), coords={"station": list("abc")})
+    expected = smoothing.ewm_mean(data, halflife=2, axis="time")
+    actual = smoothing.ewm_mean(data.chunk(time=5), halflife=2, axis="time")
+    assert isinstance(actual.data, da.Array)
+    xr.testing.assert_allclose(actual.compute(), expected, rtol=1e-12)
+    options = dict(input_core_dims=[["time"]], output_core_dims=[["time"]], kwargs=dict(halflife=2, axis=-1))
+    for how, chunks in (("allowed", dict(time=5)), ("parallelized", dict(station=2))):
+        done = xr.apply_ufunc(
+            smoothing.ewm_mean, data.chunk(chunks), dask=how, output_dtypes=[data.dtype], **options
+        ).transpose("time", "station")
+        xr.testing.assert_allclose(done.compute(), expected, rtol=1e-12)
+
+
+def test_errors(series):
+    x, _ = series
+    with pytest.raises(ValueError, match="`x` must be finite"):
+        smoothing.ewm_filtfilt(lazy(x), alpha=0.5).compute()
+    with pytest.raises(ValueError, match="`alpha` must satisfy"):
+        smoothing.ewm_mean(lazy(x), alpha=np.full(3, 2.0))
+    with pytest.raises(ValueError, match="`times` must not go backwards"):
+        smoothing.ewm_mean(lazy(x), halflife=1.0, times=-np.arange(STEPS))
+    with pytest.raises(ValueError, match="`times` must not go backwards"):
+        smoothing.ewm_mean(lazy(x), halflife=1.0, times=da.from_array(-np.arange(STEPS), 1)).compute()
+    with pytest.raises(ValueError, match="`times` must be the same length"):
+        smoothing.ewm_mean(lazy(x), halflife=1.0, times=da.arange(4))
+    with pytest.raises(ValueError, match="unknown on axis 0"):
+        smoothing.ewm_mean(lazy(x)[lazy(x)[:, 0] > 0], alpha=0.5)
+    with pytest.raises(TypeError, match="`x` must hold float32"):
+        smoothing.ewm_mean(lazy(x).astype("c16"), alpha=0.5)
+    with pytest.raises(TypeError, match="`S` must hold float32"):
+        smoothing.pcen(lazy(x).astype("f2"))
+    with pytest.raises(TypeError, match="in memory for a stream"):
+        smoothing.Ewm(alpha=0.5).update(lazy(x))
