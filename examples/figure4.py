@@ -1,8 +1,8 @@
 """Figure 4 of the QRNN paper [1], from your machine's numbers beside the paper's.
 
 Above: a training step of the paper's language model of PTB (two layers of 640 units, 20 lanes of 105 words, 10,000
-different words), split into the recurrent layers, the softmax and the rest. Below: how many times as fast as nn.LSTM a
-QRNN layer of 320 units reads a batch. Prints both and saves the picture:
+different words), split into the recurrent layers, the softmax and the overhead (all else). Below: how many times as
+fast as nn.LSTM a QRNN layer of 320 units reads a batch. Prints both and saves the picture:
 
     python examples/figure4.py [--quick] [--output FILE]
 
@@ -33,9 +33,10 @@ from tqdm import tqdm
 from fastrecur.torch import QRNN, QRNNLayer
 
 GREY = "#8A8A8A"
-PARTS = {"recurrent layers": BLUE, "softmax": ORANGE, "the rest": GREY}
+PARTS = {"recurrent layers": BLUE, "softmax": ORANGE, "overhead": GREY}
+REPEATS = 4
 BATCHES, LENGTHS = (8, 16, 32, 64, 128, 256), (32, 64, 128, 256, 512)
-# What the paper gives, for a Tesla K40: milliseconds of a step's parts, and how many times as fast as cuDNN's LSTM.
+# What the paper gives, for a GPU of its time: milliseconds of a step's parts, and times as fast as cuDNN's LSTM.
 PAPER_STEP = {"LSTM (Chainer)": (359, 75, 45), "LSTM (cuDNN)": (171, 75, 45), "QRNN": (41, 75, 36)}
 PAPER_GRID = np.array([
     [5.5, 8.8, 11.0, 12.4, 16.9],
@@ -66,7 +67,7 @@ class PTB(nn.Module):
 
 
 def step_parts(rnn: nn.Module, words: int, steps: int, device: torch.device, bar: tqdm) -> tuple[float, ...]:
-    """Return the seconds of a training step's parts: the recurrent layers, the softmax, the rest."""
+    """Return the seconds of a training step's parts: the recurrent layers, the softmax, all else."""
     model = PTB(rnn, words).to(device)
     optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
     text = torch.randint(words, (steps + 1, 20), device=device)
@@ -86,7 +87,7 @@ def step_parts(rnn: nn.Module, words: int, steps: int, device: torch.device, bar
         nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimiser.step()
 
-    taken = medians([layers, softmax, whole], 5, device, bar)
+    taken = medians([layers, softmax, whole], REPEATS, device, bar)
     return taken[0], taken[1], max(0.0, taken[2] - taken[0] - taken[1])
 
 
@@ -95,7 +96,7 @@ def ratio(batch: int, steps: int, device: torch.device, bar: tqdm) -> float:
     x = torch.randn(steps, batch, 320, device=device)
     layers = [QRNNLayer(320, 320, device=device), nn.LSTM(320, 320, device=device)]
     with torch.no_grad():
-        own, lstm = medians([lambda: layers[0](x), lambda: layers[1](x)], 5, device, bar)
+        own, lstm = medians([lambda: layers[0](x), lambda: layers[1](x)], REPEATS, device, bar)
     return lstm / own
 
 
@@ -127,7 +128,7 @@ def main() -> None:
     torch.manual_seed(0)
     networks = {"nn.LSTM": nn.LSTM(units, units, 2, dropout=0.5), "QRNN": QRNN(units, units, 2, dropout=0.5, window=2)}
     parts, grid = {}, np.empty((len(batches), len(lengths)))
-    with tqdm(total=6 * (len(networks) + grid.size), desc="measuring", unit="repeat") as bar:
+    with tqdm(total=(REPEATS + 1) * (len(networks) + grid.size), desc="measuring", unit="repeat") as bar:
         for name, rnn in networks.items():
             parts[name] = [1e3 * seconds for seconds in step_parts(rnn, words, steps, device, bar)]
         for place in np.ndindex(grid.shape):
@@ -148,7 +149,7 @@ def main() -> None:
 def plot(output: Path, parts, grid, on: str, model: str) -> None:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(2, 2, figsize=(10, 7.2), layout="constrained", height_ratios=[1, 2])
-        stack(axes[0, 0], PAPER_STEP, "A training step in the paper (Tesla K40)")
+        stack(axes[0, 0], PAPER_STEP, "A training step in the paper (a GPU of 2016)")
         stack(axes[0, 1], parts, f"and here ({model})")
         axes[0, 1].legend(loc="upper right", ncols=3, bbox_to_anchor=(1, -0.2))
         heat(axes[1, 0], PAPER_GRID, "Times as fast as cuDNN's LSTM, in the paper")

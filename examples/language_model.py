@@ -53,7 +53,7 @@ from fastrecur.torch import QRNNLayer, WeightDrop
 
 SHIPPED = HERE / "data" / "tinyshakespeare.txt.gz"
 UNKNOWN, END = "<unk>", "<eos>"
-RATES = {"adam": 3e-3, "sgd": 10.0}
+RATES = {"adam": 5e-3, "sgd": 10.0}
 
 
 # ---- Text ------------------------------------------------------------------------------------------------------------
@@ -374,10 +374,10 @@ def plot(training: Training) -> None:
         ax.plot(seconds, [math.exp(v) for v in valid], color=BLUE, lw=2, label="validation")
         if training.averaged_from is not None:
             ax.axvline(training.averaged_from, color="black", lw=0.8, ls=":")
-            ax.annotate("weights averaged from here", (training.averaged_from, 0.97), (6, 0),
-                        ("data", "axes fraction"), "offset points", va="top")  # fmt: skip
-        best = math.exp(min(valid))
-        ax.set(xlabel="seconds of training", ylabel=f"perplexity of a {o.level}", ylim=(0.9 * best, 2 * best))
+            ax.text(training.averaged_from, 0.6, "weights averaged from here ", rotation=90, ha="right", va="center",
+                    transform=ax.get_xaxis_transform())  # fmt: skip
+        best, a_letter = math.exp(min(valid)), {"char": "letter", "word": "word"}[o.level]
+        ax.set(xlabel="seconds of training", ylabel=f"perplexity of a {a_letter}", ylim=(0.9 * best, 2 * best))
         about = f"{o.model.upper()}, {size(training.model):,} weights"
         ax.set_title(f"A language model of {o.data or 'Shakespeare'}: {about}")
         ax.legend(loc="upper right")
@@ -399,27 +399,27 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--resume", action="store_true", help="go on from the checkpoint, if it exists")
     add("--seed", type=int, default=0)
     # The network
-    add("--weights", type=int, default=400_000, help="about so many, by the number of units")
+    add("--weights", type=int, default=200_000, help="about so many, by the number of units")
     add("--hidden", type=int, help="units of the inner layers, in place of --weights")
     add("--layers", type=int, default=3)
-    add("--embedding", type=int, default=96, help="features of the embedding, and units of the last layer")
+    add("--embedding", type=int, default=64, help="features of the embedding, and units of the last layer")
     # How it learns
-    add("--epochs", type=int, default=2)
-    add("--batch", type=int, default=32, help="lanes of text")
+    add("--epochs", type=int, default=4)
+    add("--batch", type=int, default=16, help="lanes of text")
     add("--bptt", type=int, default=100, help="steps of a stretch, in the mean")
-    add("--every", type=int, default=50, help="steps between checkpoints, each after a validation")
+    add("--every", type=int, default=100, help="steps between checkpoints, each after a validation")
     add("--optimiser", choices=RATES, default="adam")
     add("--rate", type=float, help=f"by default {RATES}")
-    add("--clip", type=float, default=0.25, help="the longest gradient")
-    add("--patience", type=int, default=5, help="average once a validation was better so many validations ago")
+    add("--clip", type=float, default=1.0, help="the longest gradient")
+    add("--patience", type=int, default=6, help="average once a validation was better so many validations ago")
     # How it is kept from learning by heart
     add("--word-drop", type=float, default=0.0, help="dropout of words")
-    add("--input-drop", type=float, default=0.1, help="dropout of the first layer's input")
-    add("--hidden-drop", type=float, default=0.1, help="dropout between layers")
-    add("--output-drop", type=float, default=0.1, help="dropout of the last layer's output")
-    add("--weight-drop", type=float, default=0.1, help="dropout of the recurrent weights; of all of a QRNN's")
-    add("--alpha", type=float, default=1.0, help="penalty on large outputs")
-    add("--beta", type=float, default=0.5, help="penalty on changes of the output")
+    add("--input-drop", type=float, default=0.0, help="dropout of the first layer's input")
+    add("--hidden-drop", type=float, default=0.02, help="dropout between layers")
+    add("--output-drop", type=float, default=0.02, help="dropout of the last layer's output")
+    add("--weight-drop", type=float, default=0.02, help="dropout of the recurrent weights; of all of a QRNN's")
+    add("--alpha", type=float, default=0.02, help="penalty on large outputs")
+    add("--beta", type=float, default=0.02, help="penalty on changes of the output")
     add("--weight-decay", type=float, default=1.2e-6)
     return parser.parse_args(arguments)
 
