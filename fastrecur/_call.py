@@ -21,6 +21,7 @@ _LARGEST = 1 << 1023
 # Types of tensors and what takes them, once fastrecur.torch._call is imported: then most are seen early.
 _TENSORS: tuple = ()
 _forward_tensors: Callable | None = None
+_vjp_tensors: Callable | None = None
 
 
 def _for_tensors():
@@ -111,6 +112,8 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
             shortcut = _shortcuts.get(key)
             if shortcut is not None:
                 return shortcut(g, a, b, h)
+    if type(b) in _TENSORS:
+        return _vjp_tensors(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
     owner = None
     if not all(map(_is_plain, (g, a, b, h))) or not all(v is None or _is_plain(v) for v in (h0, grad_state)):
         if _arrays.any_tensor(g, a, b, h, h0, grad_state, lengths):

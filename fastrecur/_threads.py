@@ -9,10 +9,12 @@ waits for more for about a millisecond before it sleeps: waking it takes as long
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
@@ -24,6 +26,7 @@ _lock = threading.Lock()
 _idle: list[_Worker] = []
 _workers = 0
 _threads: int | None = None
+_lent = threading.local()
 
 
 def _default() -> int:
@@ -99,8 +102,19 @@ class Team(NamedTuple):
 
 
 def team() -> Team:
-    """Return the team of this module: its workers, as many threads as are set."""
-    return Team(get_num_threads(), run)
+    """Return the team that the calling thread is lent, or else this module's: its workers, as many as are set."""
+    return getattr(_lent, "team", None) or Team(get_num_threads(), run)
+
+
+@contextlib.contextmanager
+def lent(team: Team | None) -> Iterator[None]:
+    """Let what this thread calls meanwhile run on a team, as arrays that are another library's own memory should."""
+    before = getattr(_lent, "team", None)
+    _lent.team = team
+    try:
+        yield
+    finally:
+        _lent.team = before
 
 
 def run(calls: Iterable[tuple[Any, ...]], threads: int | None = None) -> None:
@@ -124,8 +138,23 @@ def run(calls: Iterable[tuple[Any, ...]], threads: int | None = None) -> None:
             if not native.post(worker.mail, address(table), k + 1, n):
                 worker.wake.release()
         native.lead(address(table), n, address(mails), len(workers))
+    except BaseException:  # an interrupt; workers may be at work on arrays that are about to go
+        _see_done(workers)
+        raise
     finally:
         _idle.extend(workers)
+
+
+def _see_done(workers: list[_Worker]) -> None:
+    """Wait for workers of which it is not known whether they were given work, and woken."""
+    while not all(worker.is_done() for worker in workers):
+        try:
+            for worker in workers:
+                if not worker.is_done() and worker.wake.locked():
+                    worker.wake.release()
+            time.sleep(1e-3)
+        except KeyboardInterrupt:  # one is on its way already
+            pass
 
 
 class _Worker:
@@ -134,10 +163,16 @@ class _Worker:
     def __init__(self) -> None:
         self._room = np.zeros(32, np.int64)
         self.mail = -(-address(self._room) // 64) * 64  # lines of its own
+        self._done = self._room[(self.mail - address(self._room)) // 8 + _native.Functions.DONE :]
+        self._done[0] = 1
         self.wake = _thread.allocate_lock()
         self.wake.acquire()
         self._serve = _native.functions().serve
         threading.Thread(target=self._live, name="fastrecur", daemon=True).start()
+
+    def is_done(self) -> bool:
+        """Return whether all is done that it was given."""
+        return bool(self._done[0])
 
     def _live(self) -> None:
         while self.wake.acquire():

@@ -114,8 +114,9 @@ def _walk(rule, operands, steps, lanes, options, states):
     head = (None, *(address(o[0]) for o in operands if o is not None), address(states), address(table))
     tiles = padded // WIDTH
     long = operands[0][0].itemsize * steps * lanes >= SERIAL_BYTES
-    parts = min(_threads.get_num_threads(), tiles) if long else 1
-    _threads.run([(call, *head, WIDTH * low, WIDTH * high) for low, high in _run._ranges(tiles, parts)])
+    team = _threads.team()
+    parts = min(team.size, tiles) if long else 1
+    team.run([(call, *head, WIDTH * low, WIDTH * high) for low, high in _run._ranges(tiles, parts)])
     return states
 
 

@@ -3,12 +3,16 @@
 import concurrent.futures
 import os
 import threading
+import time
+import types
 
 import numpy as np
 import pytest
 from compare import assert_same_bits
 
 import fastrecur
+from fastrecur import _threads
+from fastrecur._cpu import _native
 
 # Problems large enough for several threads, on every axis; and a small one.
 PROBLEMS = [((300, 4097), 0), ((600, 2000), 1), ((5, 100, 2000), 1), ((1000000,), 0), ((5, 3), 0)]
@@ -250,3 +254,37 @@ def test_a_bad_call_leaves_the_pool_working(problems):
         fastrecur.forget_mult(*problems[0][:2], axis=9)
     for result, right in zip(run_all(problems), expected, strict=True):
         assert_same_bits(result, right)
+
+
+@pytest.mark.parametrize("where", ["before a worker is woken", "after", "before the caller's own share"])
+@pytest.mark.parametrize("rest", [0, 0.1])
+def test_interrupts(monkeypatch, set_threads, where, rest):
+    """An interrupted call ends when its workers are done with its arrays; the next calls work."""
+    set_threads(2)
+    f, x = np.full((512, 2048), 0.5), np.ones((512, 2048))
+    expected = fastrecur.forget_mult(f, x)
+    time.sleep(rest)  # workers sleep after a while
+    native, asked = _native.functions(), []
+
+    def post(*arguments):
+        awake = native.post(*arguments)
+        asked.append(arguments[0])
+        if where == "after" and not awake:
+            next(worker for worker in workers if worker.mail == arguments[0]).wake.release()
+        if where != "before the caller's own share":
+            raise KeyboardInterrupt
+        return awake
+
+    def lead(*arguments):
+        raise KeyboardInterrupt
+
+    workers = list(_threads._idle)
+    with monkeypatch.context() as patches:
+        patches.setattr(_native, "functions", lambda: types.SimpleNamespace(post=post, lead=lead))
+        with pytest.raises(KeyboardInterrupt):
+            fastrecur.forget_mult(f, x)
+    assert asked
+    assert all(worker.is_done() for worker in _threads._idle)
+    assert_same_bits(fastrecur.forget_mult(f, x), expected)
+    time.sleep(rest)
+    assert_same_bits(fastrecur.forget_mult(f, x), expected)

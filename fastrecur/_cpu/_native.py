@@ -66,6 +66,8 @@ class Functions:
     ``lead(table, threads, mails, count)`` does the first thread's share and waits for the workers behind ``mails``.
     """
 
+    DONE = _DONE  # the word of a mail that is 0 while a worker has work
+
     def __init__(self):
         module = ir.Module(name="fastrecur")
         module.triple = binding.get_process_triple()
@@ -263,7 +265,9 @@ def _write_serve(module, work):
     _wait_a_turn(builder, now)
     builder.cbranch(builder.icmp_signed("<", now, ir.Constant(_I64, PATIENT)), look, sleep)
     builder.position_at_end(sleep)
-    builder.cbranch(_swap(builder, mail, _STATE, AWAKE, ASLEEP), end, look)
+    # It sleeps already if it was woken for nothing.
+    sleeps = builder.icmp_signed("==", _look(builder, mail, _STATE), ir.Constant(_I64, ASLEEP))
+    builder.cbranch(builder.or_(sleeps, _swap(builder, mail, _STATE, AWAKE, ASLEEP)), end, look)
     builder.position_at_end(end)
     builder.ret_void()
 

@@ -127,8 +127,6 @@ class Torch(Library):
 
     def glance(self, array):
         """Return the tensor's device, address, and what plans depend on; None if it takes a closer look."""
-        if array.requires_grad:
-            return None
         return array.get_device(), array.data_ptr(), (array.dtype, array.shape, array.stride())
 
     def stream(self, device):
@@ -144,11 +142,8 @@ class Torch(Library):
     def maker(self, shape, dtype, strides, device):
         """Return a function that does what `empty` does, for more of the kind."""
         kind, place = self.own.get(dtype, self.library.bfloat16), self.library.device("cuda", device)
-        if strides is None:
-            make = functools.partial(self.library.empty, shape, dtype=kind, device=place)
-        else:
-            strides = tuple(s // dtype.itemsize for s in strides)
-            make = functools.partial(self.library.empty_strided, shape, strides, dtype=kind, device=place)
+        strides = tuple(s // dtype.itemsize for s in strides or c_strides(shape, dtype.itemsize))
+        make = functools.partial(self.library.empty_strided, shape, strides, dtype=kind, device=place)
 
         def made():
             array = make()
@@ -210,10 +205,19 @@ class Interface(Library):
 
     def empty(self, shape, dtype, strides, device):
         """Return a fresh Numba device array with these (dense) strides, or in C order, and its address."""
+        return self.maker(shape, dtype, strides, device)()
+
+    def maker(self, shape, dtype, strides, device):
+        """Return a function that does what `empty` does, for more of the kind."""
         cuda = numba_cuda()
-        with cuda.gpus[device]:
-            array = cuda.device_array(shape, dtype, strides=strides)
-        return array, array.__cuda_array_interface__["data"][0] or 0
+        place = cuda.gpus[device]
+
+        def made():
+            with place:
+                array = cuda.device_array(shape, dtype, strides=strides)
+            return array, array.__cuda_array_interface__["data"][0] or 0
+
+        return made
 
     def upload(self, array, device):
         """Return a host array's copy on a device."""

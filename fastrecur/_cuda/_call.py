@@ -1,5 +1,7 @@
 """From a public function's arguments on a device to its result: as `fastrecur._call`, with streams to keep in order."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from .. import _arrays as host
@@ -131,97 +133,141 @@ def _check_out(out, operands):
     return in_place
 
 
-# Calls of kinds seen before that take one launch: by everything that their plan depends on.
+# Calls of kinds seen before, by everything that their plan depends on.
 _shortcuts: dict = {}
 _MOST_SHORTCUTS = 1024
 
 
+class _Shortcut(NamedTuple):
+    """A call that is checked and planned: which places its operands have, and what makes its results."""
+
+    plan: _plan.DevicePlan
+    owner: object
+    device: int
+    takes: tuple  # names of the operands that are not left out
+    makes: tuple  # for every result its name, and a function that returns a fresh array and its address; or None
+    launch: tuple | None  # of a plan that is one launch: kernel, grid, threads, and the arguments that are known
+    slots: tuple  # of its arguments: where each of `takes` and `makes` goes, as what number, at which offset
+
+
 def _glance(call, *values):
-    """Return what a shortcut is remembered by, the library, and addresses or numbers; or no shortcut."""
-    owners = {_arrays._libraries.get(type(value)) for value in values if type(value) is not float}
-    if len(owners) != 1 or None in owners:  # before the driver is asked: a host array beside others needs none
-        return None, None, None
-    (owner,) = owners
-    device, key, places = None, [call], []
+    """Return what a shortcut is remembered by, and addresses or numbers; or no shortcut."""
+    owner = None
     for value in values:
-        if type(value) is float:
+        kind = type(value)
+        if value is None or kind is float:
+            continue
+        its = _arrays._libraries.get(kind)
+        if its is None or (owner is not None and its is not owner):
+            return None, None  # before the driver is asked: a host array beside others needs none
+        owner = its
+    if owner is None:
+        return None, None
+    device, key, places = None, [call, owner], []
+    for value in values:
+        if value is None:
+            key.append(None)
+        elif type(value) is float:
             key.append(float)
             places.append(value)
-            continue
-        seen = owner.glance(value)
-        if seen is None or device not in (None, seen[0]):
-            return None, None, None
-        device = seen[0]
-        key.append(seen[2])
-        places.append(seen[1])
-    return (device, owner, *key), owner, places
+        else:
+            seen = owner.glance(value)
+            if seen is None:
+                return None, None
+            on, place, form = seen
+            if on != device:
+                if device is not None:
+                    return None, None
+                device = on
+            key.append(form)
+            places.append(place)
+    key.append(device)
+    return tuple(key), places
 
 
-def _remember(key, plan, device, owner, operands, results):
-    """Remember a plan that is one launch: where the operands' addresses go, and what is written."""
+def _remember(key, plan, device, owner, takes, results):
+    """Remember a call; ``results`` are names in the kernels, shapes, dtypes and strides, or None for what is not."""
+    makes = tuple(result and (result[0], owner.maker(*result[1:], device)) for result in results)
+    launch, slots = None, ()
     if (
-        key is not None
-        and plan.carry in ("f4", "f8")
+        plan.carry in ("f4", "f8")
         and len(plan.launches) == len(plan.offsets) == 1
         and not plan.finish
         and not plan.scratch
     ):
-        if len(_shortcuts) >= _MOST_SHORTCUTS:
-            _shortcuts.clear()
-        kernel, template, slots = plan.prepared[0]
-        offsets = plan.offsets[0]
-        named = {name: (at, number, offsets.get(name, 0)) for at, name, number in slots}
-        makes = tuple(
-            (named[name][0], named[name][2], owner.maker(shape, dtype, strides, device))
-            for name, shape, dtype, strides in results
-        )
-        launch = plan.launches[0]
-        takes = tuple(named[name] for name in operands)
-        _shortcuts[key] = kernel, launch.grid, launch.threads, template, takes, makes, device
+        kernel, template, named = plan.prepared[0]
+        offsets, only = plan.offsets[0], plan.launches[0]
+        places = {name: (at, number, offsets.get(name, 0)) for at, name, number in named}
+        launch = kernel, only.grid, only.threads, template
+        slots = tuple(places[name] for name in (*takes, *(made[0] for made in makes if made)))
+    if len(_shortcuts) >= _MOST_SHORTCUTS:
+        _shortcuts.clear()
+    _shortcuts[key] = _Shortcut(plan, owner, device, takes, makes, launch, slots)
 
 
 def remembered(family, axis, reverse, return_state, a, b):
-    """Return a forward call's shortcut, the library, and what takes these and the operands' addresses; or None."""
-    key, owner, _ = _glance((family, axis, reverse, return_state), a, b)
+    """Return a plain forward call's shortcut, and what takes it and the operands' addresses or numbers; or None."""
+    key, _ = _glance((family, axis, reverse, return_state, None), a, b, None)
     shortcut = _shortcuts.get(key)
-    return shortcut and (shortcut, owner, _take_shortcut)
+    return shortcut and (shortcut, _take_shortcut)
 
 
-def _take_shortcut(shortcut, owner, places):
+def remembered_vjp(family, axis, reverse, g, a, b, h):
+    """Return a plain gradient's shortcut, as `remembered` does a forward call's."""
+    key, _ = _glance((family, axis, reverse, None), g, a, b, h, None, None)
+    shortcut = _shortcuts.get(key)
+    return shortcut and (shortcut, _take_shortcut)
+
+
+def _take_shortcut(shortcut, places):
     """Run a call that was remembered; return its results."""
-    kernel, grid, threads, template, takes, makes, device = shortcut
-    arguments, given = template.copy(), []
-    for place, (at, number, offset) in zip(places, takes, strict=True):
-        arguments[at] = place + offset if number is None else number(place)
-    for at, offset, make in makes:
-        array, pointer = make()
-        arguments[at] = pointer + offset
+    plan, owner, device, takes, makes, launch, slots = shortcut
+    given = []
+    if launch is None:
+        where, work = dict(zip(takes, places, strict=True)), Work((), owner, device)
+        for made in makes:
+            array, pointer = made[1]() if made else (None, 0)
+            given.append(array)
+            if made:
+                where[made[0]] = pointer
+        work.run(plan, where)
+        return given
+    kernel, grid, threads, template = launch
+    arguments = template.copy()
+    for made in makes:
+        array, pointer = made[1]() if made else (None, 0)
         given.append(array)
+        if made:
+            places.append(pointer)
+    for place, (at, number, offset) in zip(places, slots, strict=True):
+        arguments[at] = place + offset if number is None else number(place)
     _launch.driver().launch(kernel, grid, threads, arguments, device, owner.stream(device))
     return given
 
 
-def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, dtype=None, is_fresh=False):
-    """Run a recurrence on a device; ``dtype`` is the result's where the library's own promotion has found it.
+def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, dtype=None, fresh=None):
+    """Run a recurrence on a device.
 
-    ``is_fresh``: nobody else knows of ``out``, which then needs no check.
+    ``dtype`` is the result's where the library's own promotion has found it, ``fresh`` what a fresh result looks like
+    (dtype, shape, strides), None to choose it.
     """
     key = None
-    if h0 is None and lengths is None and out is None and dtype is None:
-        key, owner, places = _glance((family, axis, reverse, return_state), a, b)
+    if lengths is None and out is None and fresh is None:
+        key, addresses = _glance((family, axis, reverse, return_state, dtype), a, b, h0)
         shortcut = _shortcuts.get(key)
         if shortcut is not None:
-            given = _take_shortcut(shortcut, owner, places)
+            given = _take_shortcut(shortcut, addresses)
             return tuple(given) if return_state else given[0]
     given = out
     (a, b, h0, out), owner, device = _arrays.take((*names, "out"), (a, b, h0, out))
     _check_complex(family, names, a, b, h0)
     lengths = _lengths(lengths, names, owner, device)
-    plan = _plan.forward(
-        family, names, _signature(a), _signature(b), _state(h0), _signature(out), axis, reverse,
-        _known_lengths(lengths), complex in (type(a), type(b), type(h0)), dtype,
+    told = (
+        axis, reverse, _known_lengths(lengths), complex in (type(a), type(b), type(h0)), dtype,
     )  # fmt: skip
-    in_place = out is not None and not is_fresh and _check_out(out, ((names[0], a), (names[1], b)))
+    operands = family, names, _signature(a), _signature(b), _state(h0)
+    plan = _plan.forward(*operands, _signature(out) if fresh is None else fresh, *told)
+    in_place = out is not None and _check_out(out, ((names[0], a), (names[1], b)))
     work = Work((a, b, h0, out, lengths), owner, device)
     if isinstance(lengths, np.ndarray):
         lengths = work.upload(_checked(lengths, plan.plan.steps))
@@ -240,12 +286,9 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
         if in_place and plan.choice.pieces > 1:
             # Pieces that are mended read their operands again, so these must still be there.
             places["h"] = work.scratch(plan.plan.dtype.itemsize * int(np.prod(plan.plan.shape)))
-            fresh = _plan.forward(
-                family, names, _signature(a), _signature(b), _state(h0), None, axis, reverse, _known_lengths(lengths),
-                complex in (type(a), type(b), type(h0)), dtype,
-            )  # fmt: skip
-            work.run(fresh, places)
-            dtype, strides = plan.plan.dtype, fresh.plan.h_strides
+            aside = _plan.forward(*operands, None, *told)
+            work.run(aside, places)
+            dtype, strides = plan.plan.dtype, aside.plan.h_strides
             copy = _plan.added(dtype, dtype, plan.plan.shape, strides, dtype, out.strides)
             work.run(copy, {"source": places["h"], "source_sum": h_at})
         else:
@@ -253,18 +296,18 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
         if key is not None:
             written = [("h", plan.plan.shape, plan.plan.dtype, plan.plan.h_strides)]
             written += [("last", plan.lane_shape, plan.plan.dtype, None)] if return_state else []
-            _remember(key, plan, device, owner, "ab", written)
+            _remember(key, plan, device, owner, _named(a=a, b=b, h0=h0), written)
     return (given, last) if return_state else given
 
 
 def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype=None, layouts=(None, None)):
     """Run a recurrence's adjoint on a device; ``layouts`` are the strides of fresh gradients, None to choose them."""
     key = None
-    if h0 is None and lengths is None and grad_state is None and dtype is None:
-        key, owner, places = _glance((family, axis, reverse), g, a, b, h)
+    if lengths is None and layouts == (None, None):
+        key, addresses = _glance((family, axis, reverse, dtype), g, a, b, h, h0, grad_state)
         shortcut = _shortcuts.get(key)
         if shortcut is not None:
-            return (*_take_shortcut(shortcut, owner, places), None)
+            return tuple(_take_shortcut(shortcut, addresses))
     (g, a, b, h, h0, grad_state), owner, device = _arrays.take(
         (*names, "h0", "grad_state"), (g, a, b, h, h0, grad_state)
     )
@@ -281,16 +324,17 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype
         g=_place(g), a=_place(a), b=_place(b), h=_place(h), h0=_place(h0), last=_place(grad_state),
         lengths=_place(lengths),
     )  # fmt: skip
-    results = []
-    for name, (shape, dtype, strides) in zip(("to_a", "to_b"), plan.plan.gradients, strict=True):
-        array, at = work.empty(shape, dtype, strides)
-        results.append(array)
-        places[name if strides is not None else name + "_sum"] = at
-    grad_h0 = None
+    written = [
+        (name if strides is not None else name + "_sum", shape, dtype, strides)
+        for name, (shape, dtype, strides) in zip(("to_a", "to_b"), plan.plan.gradients, strict=True)
+    ]
     if h0 is not None:
         shape = shape_of(h0)
-        grad_h0, at = work.empty(shape, plan.plan.h0_dtype)
-        places["first" if shape == plan.lane_shape else "first_sum"] = at
+        written.append(("first" if shape == plan.lane_shape else "first_sum", shape, plan.plan.h0_dtype, None))
+    results = []
+    for name, *like in written:
+        array, places[name] = work.empty(*like)
+        results.append(array)
     if plan.plan.traversal == "empty":
         dtype = plan.carry_dtype
         for name, (shape, kind, _) in zip(("to_a", "to_b"), plan.plan.gradients, strict=True):
@@ -302,9 +346,14 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype
     else:
         work.run(plan, places)
         if key is not None:
-            written = [(n, *g) for n, g in zip(("to_a", "to_b"), plan.plan.gradients, strict=True)]
-            _remember(key, plan, device, owner, "gabh", written)
-    return (*results, grad_h0)
+            takes = _named(g=g, a=a, b=b, h=h, h0=h0, last=grad_state)
+            _remember(key, plan, device, owner, takes, written if h0 is not None else [*written, None])
+    return tuple(results) if h0 is not None else (*results, None)
+
+
+def _named(**operands):
+    """Return the names of what is not left out."""
+    return tuple(name for name, value in operands.items() if value is not None)
 
 
 def _known_lengths(lengths):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
-from .. import _arrays, _call, _problem
+from .. import _arrays, _call, _problem, _threads
 from .. import _messages as say
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -24,6 +25,7 @@ class Data:
         """Take operands; ``before`` is a state that they go on from, whose gradient may be wanted as well."""
         self.give: Callable[[np.ndarray], Any] | None = _same
         self.xp: Any = np
+        self._team: Callable[[], _threads.Team] | None = None
         if _arrays.any_tensor(*values):
             self._take_tensors(names, values, before)
         elif any(_is_foreign(value) for value in values):
@@ -37,6 +39,7 @@ class Data:
         import torch
 
         from ..torch import _call as tensor_call
+        from ..torch import _team as torch_team
 
         tensors = [value for value in (*values, *before) if isinstance(value, torch.Tensor)]
         for name, value in zip(names, values, strict=True):
@@ -55,7 +58,7 @@ class Data:
             default = torch.get_default_dtype()
             wide = [v if v.is_floating_point() else v.to(default) for v in wide]
             self.values = [value.detach().numpy() for value in wide]
-            self.xp, self.give = np, torch.from_numpy
+            self.xp, self.give, self._team = np, torch.from_numpy, torch_team.team
             self.checked = True
         else:
             self.values, self.give = wide, None
@@ -83,6 +86,10 @@ class Data:
     def by_kernel(self) -> bool:
         """Whether NumPy's kernels run."""
         return self.give is not None
+
+    def threads(self) -> AbstractContextManager[None]:
+        """Lend kernels the threads of the data's library, if it has some of its own."""
+        return _threads.lent(self._team and self._team())
 
     def dtype(self, *arrays: Any) -> Any:
         """Return the dtype of a result: the promotion of the arrays', of integers alone the default."""

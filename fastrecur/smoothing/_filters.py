@@ -76,8 +76,9 @@ def ewm_filtfilt(
         values = values.to(data.xp.get_default_dtype())
     if shape[axis]:
         full = data.xp.broadcast_to(values, shape)
-        forward = forget_mult(gate, full, _at(full, axis, 0), axis=axis)
-        values = forget_mult(gate, forward, _at(forward, axis, -1), axis=axis, reverse=True)
+        with data.threads():
+            forward = forget_mult(gate, full, _at(full, axis, 0), axis=axis)
+            values = forget_mult(gate, forward, _at(forward, axis, -1), axis=axis, reverse=True)
     return wrap(values if data.give is None else data.give(values))
 
 
@@ -157,7 +158,8 @@ def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any =
             efficiency = xp.where(efficiency > 1, xp.ones_like(path), efficiency)  # rounding of the path
         quick, calm = 2 / (fast + 1), 2 / (slow + 1)
         gate = (efficiency * (quick - calm) + calm) ** 2
-        tail = forget_mult(gate, _between(wide, axis, period, None), _at(wide, axis, period - 1), axis=axis)
+        with data.threads():
+            tail = forget_mult(gate, _between(wide, axis, period, None), _at(wide, axis, period - 1), axis=axis)
         head = xp.full_like(_between(wide, axis, None, period), float("nan"))
         result = (xp.concat if hasattr(xp, "concat") else xp.concatenate)([head, tail], axis=axis)
     if data.give is None:
@@ -254,7 +256,8 @@ def pcen(
     dtype = data.dtype(values)
     if not data.by_kernel:
         values = data.narrow(values, dtype)
-    smooth = forget_mult(float(b), values, 1.0, axis=axis)
+    with data.threads():
+        smooth = forget_mult(float(b), values, 1.0, axis=axis)
     with np.errstate(all="ignore"):
         smooth = xp.exp(-gain * (math.log(eps) + xp.log1p(smooth / eps)))
         if power == 0:

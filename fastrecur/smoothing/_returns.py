@@ -59,7 +59,8 @@ def discounted_returns(r: Any, gamma: float, done: Any = None, *, axis: int = 0)
     axis = axis_of(axis, tuple(rewards.shape), ("r",))
     rewards = _floating(data, rewards)
     decay = gamma if done is None else _decay(data, gamma, _flags(data, "done", done, rewards), rewards)
-    result = linear_recurrence(decay, rewards, axis=axis, reverse=True)
+    with data.threads():
+        result = linear_recurrence(decay, rewards, axis=axis, reverse=True)
     return result if data.give is None else data.give(result)
 
 
@@ -153,7 +154,8 @@ def gae(
     cut = ends if truncated is None else _flags(data, "truncated", truncated, rewards)
     dtype = data.dtype(*data.values)
     if data.give is not None:
-        return data.give(_walk(rewards, values, following, ends, cut, gamma, gamma * lam, axis, dtype))
+        with data.threads():
+            return data.give(_walk(rewards, values, following, ends, cut, gamma, gamma * lam, axis, dtype))
     xp = data.xp
     rewards, values, following = (data.narrow(v, dtype) for v in (rewards, values, following))
     successor = xp.where(ends, xp.zeros_like(rewards), xp.broadcast_to(following, shape))
@@ -203,11 +205,12 @@ def _walk(
         _advantages.walk, "advantage", "f8", rewards=name, values=name, successors=name, ends="b1", cuts="b1", h=name
     )  # fmt: skip
     constants, table = np.array([gamma, decay]), np.array([steps, inner], np.int64)
-    threads = _threads.get_num_threads() if out.size >= SERIAL_STEPS else 1
+    team = _threads.team()
+    threads = team.size if out.size >= SERIAL_STEPS else 1
     size, blocks_first = (outer, True) if outer >= threads else (inner, False)
     parts = _run._ranges(size, threads)
     carries = [np.empty(inner) for _ in parts]
-    _threads.run(
+    team.run(
         [
             (
                 call, None, *map(address, (*blocks, out, carry, constants, table)),

@@ -48,7 +48,8 @@ def compute(
         check_alpha(data, alpha)
     gate = _gate(data, request, alpha, shape, axis, last_time)
     if data.give is not None:
-        return _by_kernel(data.give, statistic, request, x, y, gate, shape, dtype, axis, state)
+        with data.threads():
+            return _by_kernel(data.give, statistic, request, x, y, gate, shape, dtype, axis, state)
     return _by_formulas(data, statistic, request, x, y, gate, shape, dtype, axis, state)
 
 

@@ -51,6 +51,19 @@ def _is_plain(tensor, is_cuda=False):
     )
 
 
+def _engine(tensors, lengths):
+    """Return what runs tensors by their addresses; None where the dispatcher must have them."""
+    if not _is_quiet() or not _is_plain(lengths) and not _is_plain(lengths, is_cuda=True):
+        return None
+    if all(map(_is_plain, tensors)):
+        return _tensors if lengths is None or lengths.is_cpu else None
+    if all(_is_plain(v, is_cuda=True) or (_is_plain(v) and not v.dim()) for v in tensors):
+        from . import _device_tensors
+
+        return _device_tensors
+    return None
+
+
 def _may_go_at_once(a, b, *others):
     """Return whether a call on a GPU needs no promotion, no gradient and no dispatcher."""
     dtype = b.dtype
@@ -113,13 +126,16 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
                             family, axis, reverse, return_state, b.dtype, b.size(), b.stride(), b.get_device(), a.dtype,
                             a.size(), a.stride(), a.get_device(),
                         )  # fmt: skip
-                    on_gpu = _shorts_on_gpu.get(gpu_key)
-                    if on_gpu is not None and not (
-                        (b.requires_grad or (type(a) is not float and a.requires_grad)) and _grad_enabled()
-                    ):
-                        shortcut, owner, run = on_gpu
-                        given = run(shortcut, owner, (a if type(a) is float else a.data_ptr(), at_b))
-                        return tuple(given) if return_state else given[0]
+                    if (b.requires_grad or (type(a) is not float and a.requires_grad)) and _grad_enabled():
+                        problem = _problems_on_gpu.get(gpu_key)
+                        if problem is not None and _interpreter() is None:
+                            return _apply(a, b, None, None, problem)
+                    else:
+                        on_gpu = _shorts_on_gpu.get(gpu_key)
+                        if on_gpu is not None:
+                            shortcut, run = on_gpu
+                            given = run(shortcut, [a if type(a) is float else a.data_ptr(), at_b])
+                            return tuple(given) if return_state else given[0]
         except RuntimeError:  # no strides, or no memory
             pass
         short = _shorts.get(key)
@@ -137,9 +153,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
         )  # fmt: skip
         shortcut = gpu_key and _call.remembered(family, axis, reverse, return_state, a, b)
         if shortcut:
-            if len(_shorts_on_gpu) >= _MOST_SHORTS:
-                _shorts_on_gpu.clear()
-            _shorts_on_gpu[gpu_key] = shortcut
+            _keep(_shorts_on_gpu, gpu_key, shortcut)
         return result
     given = a, b, h0, lengths, out
     if not _compiling() and torch.overrides.has_torch_function([v for v in given if isinstance(v, torch.Tensor)]):
@@ -165,6 +179,8 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
         h, h_last = _run_forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
         if key is not None:
             _remember(key, _Problem(family, axis, reverse, dtype, False), a, b)
+        elif gpu_key is not None and dtype in _tensors.FLOATING and (engine := _engine((a, b), None)) is not None:
+            _keep(_problems_on_gpu, gpu_key, _Problem(family, axis, reverse, dtype, return_state, engine))
     if out is not None:
         h = out.copy_(h)
     return (h, h_last) if return_state else h
@@ -172,12 +188,13 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
 
 def _run_forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state):
     tensors = [v for v in (a, b, h0) if isinstance(v, torch.Tensor)]
-    if not _is_quiet() or not all(map(_is_plain, (*tensors, lengths))):
+    engine = _engine(tensors, lengths)
+    if engine is None:
         a, b, h0 = (_as_tensor(v, tensors[0]) for v in (a, b, h0))
         return _autograd.forward(family, a, b, h0, lengths, axis, reverse, dtype)
     if not _grad_enabled() or not any(v.requires_grad for v in tensors):
-        return _tensors.forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
-    result = _apply(a, b, h0, lengths, _Problem(family, axis, reverse, dtype, return_state))
+        return engine.forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
+    result = _apply(a, b, h0, lengths, _Problem(family, axis, reverse, dtype, return_state, engine))
     return result if return_state else (result, None)
 
 
@@ -209,11 +226,11 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     """Run a recurrence's adjoint of tensors; arguments as `fastrecur._call.vjp` takes them."""
     if (
         type(b) in PLAIN and b.is_cuda and type(g) in PLAIN and type(h) in PLAIN
-        and h0 is None and lengths is None and grad_state is None and _may_go_at_once(a, b, g, h)
+        and h0 is None and lengths is None and grad_state is None
     ):  # fmt: skip
-        from .._cuda import _call
-
-        return _call.vjp(family, names, g, a, b, h, None, _axis(axis), _flag("reverse", reverse), None, None)
+        given = _vjp_on_gpu(family, names, g, a, b, h, axis, reverse)
+        if given is not None:
+            return given
     given = g, a, b, h, h0, lengths, grad_state
     if not _compiling() and torch.overrides.has_torch_function([v for v in given if isinstance(v, torch.Tensor)]):
         return _overridden(_PUBLIC[family] + "_vjp", given, g, a, b, h, h0, axis, reverse, lengths, grad_state)
@@ -240,15 +257,47 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     )
 
 
+def _vjp_on_gpu(family, names, g, a, b, h, axis, reverse):
+    """Run a gradient of CUDA tensors at once; None if something is in the way."""
+    key = None
+    if type(a) in PLAIN and type(axis) is int and type(reverse) is bool and _is_quiet():
+        try:
+            if not (
+                _grad_enabled() and (a.requires_grad or b.requires_grad or g.requires_grad or h.requires_grad)
+                or g.is_neg() or a.is_neg() or b.is_neg() or h.is_neg()
+            ):  # fmt: skip
+                places = [g.data_ptr(), a.data_ptr(), b.data_ptr(), h.data_ptr()]
+                key = (
+                    family, axis, reverse,
+                    b.get_device(), b.dtype, b.size(), b.is_contiguous() or b.stride(),
+                    g.get_device(), g.dtype, g.size(), g.is_contiguous() or g.stride(),
+                    a.get_device(), a.dtype, a.size(), a.is_contiguous() or a.stride(),
+                    h.get_device(), h.dtype, h.size(), h.is_contiguous() or h.stride(),
+                )  # fmt: skip
+                found = _shorts_on_gpu.get(key)
+                if found is not None:
+                    shortcut, run = found
+                    return tuple(run(shortcut, places))
+        except RuntimeError:  # no strides, or no memory
+            return None
+    if not _may_go_at_once(a, b, g, h):
+        return None
+    from .._cuda import _call
+
+    axis, reverse = _axis(axis), _flag("reverse", reverse)
+    grads = _call.vjp(family, names, g, a, b, h, None, axis, reverse, None, None)
+    shortcut = key and _call.remembered_vjp(family, axis, reverse, g, a, b, h)
+    if shortcut:
+        _keep(_shorts_on_gpu, key, shortcut)
+    return grads
+
+
 def _run_vjp(family, g, a, b, h, h0, grad_state, lengths, axis, reverse, dtype, shape):
     wanted = True, True, h0 is not None
     tensors = [v for v in (g, a, b, h, h0, grad_state) if isinstance(v, torch.Tensor)]
-    if (
-        _is_quiet()
-        and all(map(_is_plain, (*tensors, lengths)))
-        and not (_grad_enabled() and any(v.requires_grad for v in tensors))
-    ):
-        return _tensors.vjp(family, g, a, b, h, h0, grad_state, lengths, axis, reverse, dtype, wanted)
+    engine = _engine(tensors, lengths)
+    if engine is not None and not (_grad_enabled() and any(v.requires_grad for v in tensors)):
+        return engine.vjp(family, g, a, b, h, h0, grad_state, lengths, axis, reverse, dtype, wanted)
     g, a, b, h, h0, grad_state = (_as_tensor(v, tensors[0]) for v in (g, a, b, h, h0, grad_state))
     g, h = g.expand(shape), h.expand(shape)
     return _autograd.vjp(family, g, a, b, h, h0, grad_state, lengths, axis, reverse, dtype, *wanted)
@@ -277,11 +326,11 @@ def _vjp_pairs(family, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype
 class _Problem:
     """What `_Eager` is told beside operands; of a short problem also how to run it."""
 
-    __slots__ = ("axis", "dtype", "family", "forward", "return_state", "reverse", "vjps")
+    __slots__ = ("axis", "dtype", "engine", "family", "forward", "return_state", "reverse", "vjps")
 
-    def __init__(self, family, axis, reverse, dtype, return_state):
+    def __init__(self, family, axis, reverse, dtype, return_state, engine=_tensors):
         self.family, self.axis, self.reverse, self.dtype = family, axis, reverse, dtype
-        self.return_state = return_state
+        self.return_state, self.engine = return_state, engine
         self.forward, self.vjps = None, {}
 
     def vjp(self, key, g, a, b, h):
@@ -295,26 +344,34 @@ class _Problem:
 # Short problems, by everything that a plan depends on.
 _shorts: dict[tuple, _Problem] = {}
 _shorts_on_gpu: dict = {}
+# Problems whose gradient is recorded, by the same: checked and promoted.
+_problems_on_gpu: dict = {}
 _MOST_SHORTS = 1024
+
+
+def _keep(kept, key, value):
+    if len(kept) >= _MOST_SHORTS:
+        kept.clear()
+    kept[key] = value
 
 
 def _remember(key, problem, a, b):
     if problem.dtype.is_complex:  # or a conjugate would not be told from what it is made of
         return
+    if b.dtype in _tensors.INTEGERS and (_is_number(a) or a.dtype in _tensors.INTEGERS):
+        return  # torch's default dtype is not in the key
     problem.forward = _tensors.short_forward(problem.family, a, b, problem.axis, problem.reverse, problem.dtype)
     if problem.forward is not None:
-        if len(_shorts) >= _MOST_SHORTS:
-            _shorts.clear()
-        _shorts[key] = problem
+        _keep(_shorts, key, problem)
 
 
 class _Eager(Function):
-    """A recurrence of plain tensors, by their addresses; a gradient of its gradient goes through `_autograd.vjp`."""
+    """A recurrence of plain tensors by their addresses; a gradient of its gradient goes through `_autograd.vjp`."""
 
     @staticmethod
     def forward(ctx, a, b, h0, lengths, problem):
         family = problem.family
-        h, h_last = _tensors.forward(
+        h, h_last = problem.engine.forward(
             family, a, b, h0, lengths, problem.axis, problem.reverse, problem.dtype, problem.return_state
         )
         wanted = ctx.needs_input_grad[:3]
@@ -341,13 +398,12 @@ class _Eager(Function):
         if ctx.numbers is not None:
             a, b, h0 = (v if number is None else number for v, number in zip((a, b, h0), ctx.numbers, strict=True))
         tensors = [v for v in (grad_h, a, b, h, h0, grad_last) if isinstance(v, torch.Tensor)]
-        if (
-            not (_grad_enabled() and any(v.requires_grad for v in tensors))
-            and _is_quiet()
-            and all(map(_is_plain, (*tensors, lengths)))
-        ):
+        engine = None
+        if not (_grad_enabled() and any(v.requires_grad for v in tensors)):
+            engine = _engine(tensors, lengths)
+        if engine is not None:
             b = ctx.b_form if b is None else b
-            grads = _tensors.vjp(family, grad_h, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted)
+            grads = engine.vjp(family, grad_h, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted)
             return *grads, None, None
         a, b, h0 = (_as_tensor(v, tensors[0]) for v in (a, b, h0))
         if b is None:
@@ -685,4 +741,4 @@ def _bytes(tensor):
     return (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
 
-_arrays_call._TENSORS, _arrays_call._forward_tensors = PLAIN, forward
+_arrays_call._TENSORS, _arrays_call._forward_tensors, _arrays_call._vjp_tensors = PLAIN, forward, vjp

@@ -63,45 +63,20 @@ def _vjp_fake(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, 
     return tuple(grads)
 
 
-def _on_host(value):
-    """Return a tensor without dimensions that stands on the CPU, beside others on a GPU, as a number."""
-    return value.item() if value is not None and value.is_cpu and not value.dim() else value
-
-
-def _lengths_for_cuda(lengths):
-    return lengths.numpy() if lengths is not None and lengths.is_cpu else lengths
-
-
 def _forward_cuda(family, a, b, h0, lengths, axis, reverse, dtype):
-    from .._cuda import _call
+    from . import _device_tensors
 
-    h = _alike(torch.broadcast_shapes(a.shape, b.shape), dtype, *(v for v in (b, a) if v.dim()))
-    a, b, h0 = map(_on_host, (a, b, h0))
-    names, lengths = _tensors.NAMES[family], _lengths_for_cuda(lengths)
-    return _call.forward(
-        family, names, a, b, h0, axis, reverse, lengths, True, h, _tensors.DTYPES[dtype], is_fresh=True
-    )
+    layout = _tensors.layout(torch.broadcast_shapes(a.shape, b.shape), *(v for v in (b, a) if v.dim()))
+    return _device_tensors.forward(family, a, b, h0, lengths, axis, reverse, dtype, True, layout)
 
 
 def _vjp_cuda(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted):
-    from .._cuda import _call
+    from . import _device_tensors
 
     shape = torch.broadcast_shapes(a.shape, b.shape)
-    layouts = []
-    for operand in (a, b):
-        size = _tensors.gradient_dtype(operand, dtype).itemsize
-        layout = _tensors.layout(shape, operand, h, g) if operand.shape == shape else None
-        layouts.append(layout and tuple(size * stride for stride in layout))
-    on_host = [_on_host(v) for v in (g, a, b, h, h0, grad_last)]
-    g_, a_, b_, h_, h0_, last_ = on_host
-    grads = _call.vjp(
-        family, ("grad_h", *_tensors.NAMES[family][:2], "h"), g_, a_, b_, h_, h0_, axis, reverse,
-        _lengths_for_cuda(lengths), last_, _tensors.DTYPES[dtype], tuple(layouts),
-    )  # fmt: skip
-    return tuple(
-        grad.to(operand.device, _tensors.gradient_dtype(operand, dtype)) if is_wanted else g.new_empty(0)
-        for grad, operand, is_wanted in zip(grads, (a, b, h0), wanted, strict=True)
-    )
+    layouts = tuple(_tensors.layout(shape, v, h, g) if v.shape == shape else None for v in (a, b))
+    grads = _device_tensors.vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted, layouts)
+    return tuple(g.new_empty(0) if grad is None else grad for grad in grads)
 
 
 library.impl("forward", _forward, "CPU")

@@ -26,7 +26,7 @@ from tqdm import tqdm  # noqa: E402
 import fastrecur  # noqa: E402
 import fastrecur.torch  # noqa: E402
 from fastrecur._cuda import _arrays, _launch  # noqa: E402
-from fastrecur.torch import _call, _ops  # noqa: E402
+from fastrecur.torch import _call, _device_tensors, _ops  # noqa: E402
 
 SHAPE = 16, 32
 MUST = {"tensors": (8.0, 4.0), "interface": (12.0, 6.0)}
@@ -71,8 +71,8 @@ def replace_torch():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             library.impl(name, function, "CPU", **allowed)
-    _ops._on_host = lambda value: value
-    _ops._lengths_for_cuda = lambda lengths: lengths
+    _device_tensors._on_host = lambda value: value
+    _device_tensors._lengths = lambda lengths: lengths
     _arrays.is_on_device = lambda value: isinstance(value, (torch.Tensor, Interface))
     return library
 

@@ -176,7 +176,7 @@ def test_the_import_is_light(run_python):
 import sys, numba
 before = set(sys.modules)
 import fastrecur.smoothing
-fastrecur.smoothing.ewm_mean([1.0, 2.0], alpha=0.5)
+fastrecur.ewm_mean([1.0, 2.0], alpha=0.5)
 assert not {"torch", "pandas", "polars", "xarray", "scipy"} & (set(sys.modules) - before)
 """)
 
@@ -190,4 +190,42 @@ def test_all():
 
 
 def test_found_without_its_own_import(run_python):
-    run_python("import fastrecur\nfastrecur.smoothing.ewm_mean([1.0], alpha=0.5)")
+    run_python("import fastrecur\nfastrecur.ewm_mean([1.0], alpha=0.5)")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: ewm_mean(x, alpha=0.1),
+        lambda x: ewm_filtfilt(x, alpha=0.1),
+        lambda x: kama(x),
+        lambda x: pcen(x * x),
+        lambda x: discounted_returns(x, 0.9),
+        lambda x: gae(x, x, 0.9, 0.9, x > 1, next_values=x),
+    ],
+)
+def test_tensors_run_on_torch_s_threads(monkeypatch, call):
+    """As many as torch is told, whatever NumPy's arrays may have; and only meanwhile."""
+    from fastrecur.torch import _team
+
+    used = []
+    run = _team._run
+    monkeypatch.setattr(_team, "_run", lambda calls, threads=None: used.append(len(calls)) or run(calls, threads))
+    x = torch.randn(512, 1024)
+    before, ours = torch.get_num_threads(), fastrecur.get_num_threads()
+    try:
+        fastrecur.set_num_threads(1)
+        torch.set_num_threads(2)
+        both = call(x)
+        assert set(used) == {2}
+        del used[:]
+        call(x.numpy())
+        assert used == []
+        torch.set_num_threads(1)
+        fastrecur.set_num_threads(2)
+        one = call(x)
+        assert set(used) == {1}
+    finally:
+        torch.set_num_threads(before)
+        fastrecur.set_num_threads(ours)
+    torch.testing.assert_close(both, one, equal_nan=True, rtol=0, atol=0)

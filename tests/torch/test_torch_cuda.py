@@ -9,7 +9,7 @@ import torch
 from tensors import STREAM
 
 import fastrecur
-from fastrecur.torch import _ops, _tensors
+from fastrecur.torch import _call, _device_tensors, _ops, _tensors
 
 
 @pytest.fixture
@@ -98,3 +98,114 @@ sys.exit(host_run.main(["--check"]))
     )
     assert "interface" in printed
     assert "WRONG" not in printed
+
+
+@pytest.fixture
+def on_gpu(driver, monkeypatch):
+    """Plain tensors are a GPU's; what the gradient's gradient is made of stays the CPU's."""
+    monkeypatch.setattr(_call, "_engine", lambda tensors, lengths: _device_tensors)
+    return driver
+
+
+GIVEN = {
+    "all": {},
+    "a gate of a number": {"f": 0.25},
+    "a broadcast gate": {"f": torch.linspace(0, 1, 6)},
+    "a gate on the CPU": {"f": torch.tensor(0.25)},
+    "one series' values": {"x": torch.arange(9.0)[:, None, None]},
+    "no first state": {"h0": None},
+    "a number as first state": {"h0": 0.5},
+    "one first state": {"h0": torch.tensor([2.0])},
+    "lengths": {"lengths": torch.tensor([9, 0, 4, 8, 1])},
+    "other dtypes": {"f": torch.rand(9, 5, 6).half(), "h0": torch.rand(5, 6).double()},
+    "nothing": {"f": torch.rand(0, 5, 6), "x": torch.rand(0, 5, 6)},
+}
+
+
+@pytest.mark.parametrize("wanted, used", [("f", (0,)), ("x", (0,)), ("x", (1,)), ("h0", (1,)), ("fxh0", (0, 1))])
+@pytest.mark.parametrize("given", GIVEN)
+def test_gradients(on_gpu, monkeypatch, given, wanted, used):
+    """An operand's gradient is the CPU's, whichever others want one and whatever of the results is used."""
+    f, x, h0 = problem(torch.float32)
+    given = dict(f=f, x=x, h0=h0, lengths=None) | GIVEN[given]
+
+    def run():
+        operands = {name: v.clone() if isinstance(v, torch.Tensor) else v for name, v in given.items()}
+        leaves = [v for n, v in operands.items() if n in wanted and n and isinstance(v, torch.Tensor)]
+        for leaf in leaves:
+            leaf.requires_grad_()
+        results = fastrecur.forget_mult(**operands, return_state=True)
+        loss = sum(
+            (results[k].float() * torch.linspace(-1, 1, results[k].numel()).view_as(results[k])).sum() for k in used
+        )
+        return results, (torch.autograd.grad(loss, leaves) if leaves else ())
+
+    results, grads = run()
+    monkeypatch.setattr(_call, "_engine", lambda tensors, lengths: _tensors)
+    expected, expected_grads = run()
+    for actual, right in zip((*results, *grads), (*expected, *expected_grads), strict=True):
+        torch.testing.assert_close(actual, right)
+
+
+def test_the_gradient_of_a_gradient(on_gpu, monkeypatch):
+    """It goes through the dispatcher, over what an eager call has kept."""
+    f, x, h0 = (v[:4, :2, :3].double().requires_grad_() for v in (*problem(torch.float32)[:2], torch.ones(1, 2, 3)))
+
+    def run(f, x, h0):
+        return fastrecur.forget_mult(f, x, h0[0], return_state=True)
+
+    monkeypatch.setattr(_call, "_engine", engine_of_first_order)
+    assert torch.autograd.gradgradcheck(run, (f, x, h0))
+
+
+def engine_of_first_order(tensors, lengths):
+    """What `_call._engine` is where the dispatcher's levels are not in the way."""
+    return _device_tensors if _call._is_quiet() else None
+
+
+def test_what_is_remembered(run_python):
+    """Calls of a kind seen before take short ways; a call that records takes no other's."""
+    here = pathlib.Path(__file__).parents[1]
+    run_python(
+        f"""
+import sys, types
+sys.path += [{str(here / "benchmarks")!r}, {str(here / "gpu_tools")!r}]
+sys.modules["tqdm"] = types.SimpleNamespace(tqdm=None)
+import torch, fastrecur, fastrecur.torch
+def calls(gate):
+    torch.manual_seed(0)
+    f, x, g = torch.rand(5, 3), torch.randn(5, 3), torch.randn(5, 3)
+    f = f if gate is None else gate
+    results = []
+    for round in range(3):
+        for wanted in ((), (x,), (x, f)):
+            wanted = [v for v in wanted if v is not gate]
+            for return_state in (False, True):
+                for v in wanted:
+                    v.requires_grad_()
+                h = fastrecur.forget_mult(f, x, return_state=return_state)
+                results += h if return_state else [h]
+                with torch.no_grad():
+                    results.append(fastrecur.forget_mult(f, x))
+                h = h[0] if return_state else h
+                assert h.requires_grad == bool(wanted)
+                if wanted:
+                    results += torch.autograd.grad(h, wanted, g)
+                for v in wanted:
+                    v.requires_grad_(False)
+        if gate is None:
+            results += fastrecur.forget_mult_vjp(g, f, x, results[0].detach())[:2]
+    return results
+expected = [calls(gate) for gate in (None, 0.25)]
+import host_run, devices, tensors
+driver = devices.Driver()
+kept = host_run.replace_torch()
+tensors.place(driver, setattr)
+for gate, right in zip((None, 0.25), expected):
+    for k, (one, other) in enumerate(zip(calls(gate), right, strict=True)):
+        torch.testing.assert_close(one, other, msg=lambda m: f"result {{k}}: {{m}}")
+assert sum(entry[0] == "launch" for entry in driver.log) >= 100
+from fastrecur.torch import _call
+assert _call._shorts_on_gpu and _call._problems_on_gpu and not _call._shorts
+"""
+    )

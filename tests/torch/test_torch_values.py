@@ -108,6 +108,8 @@ def test_promotion_of_complex_numbers():
 
 
 def test_default_dtype_is_what_integers_become():
+    """Also where it was another when such a call was last made."""
+    assert forget_mult(0.5, torch.tensor([1, 2])).dtype is torch.float32
     torch.set_default_dtype(torch.float64)
     try:
         assert forget_mult(0.5, torch.tensor([1, 2])).dtype is torch.float64

@@ -1,0 +1,72 @@
+"""Run a problem on CUDA tensors: what `_tensors` is for those of the CPU."""
+
+import torch
+
+from .. import _problem
+from .._cuda import _call
+from . import _tensors
+
+
+def _on_host(value):
+    """Return a tensor without dimensions that stands on the CPU, beside others on a GPU, as a number."""
+    return value.item() if isinstance(value, torch.Tensor) and value.is_cpu and not value.dim() else value
+
+
+def _lengths(lengths):
+    return lengths.numpy() if lengths is not None and lengths.is_cpu else lengths
+
+
+def _shape(a, b):
+    return _problem.broadcast_shape("ab", [() if _tensors.is_number(v) else tuple(v.shape) for v in (a, b)])
+
+
+def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, fresh=None):
+    """Run a recurrence; return the states and, if asked for, the last one.
+
+    ``fresh`` are the strides of the states, in elements; None to choose them.
+    """
+    own = _tensors.DTYPES[dtype]
+    if fresh is not None:
+        fresh = own, _shape(a, b), tuple(own.itemsize * stride for stride in fresh)
+    a, b, h0 = map(_on_host, (a, b, h0))
+    result = _call.forward(
+        family, _tensors.NAMES[family], a, b, h0, axis, reverse, _lengths(lengths), return_state, None, own, fresh
+    )
+    return result if return_state else (result, None)
+
+
+def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted, layouts=(None, None)):
+    """Run a recurrence's adjoint; return the gradients of a, b and h0 that are wanted, None for the others.
+
+    What is not read (see `_tensors.reads`) may be None, for b a `_tensors.Form`. ``g`` may be None too: zeros.
+    ``layouts`` are the strides of fresh gradients, in elements; None to choose them.
+    """
+    operands = a, b, h0
+    if h is None or type(b) is _tensors.Form:
+        # The kernel reads all operands. Of one number at every step it makes what nobody wants, and no traffic.
+        shape, number = _shape(a, b), g
+        if g is None:
+            device = next(v for v in (a, h0, grad_last) if isinstance(v, torch.Tensor)).device
+            number = torch.zeros((), dtype=dtype, device=device)
+        h = number.as_strided(shape, (0,) * len(shape)) if h is None else h
+        b = number.as_strided(b.shape, (0,) * len(b.shape)) if type(b) is _tensors.Form else b
+    sizes = [_tensors.gradient_dtype(v, dtype).itemsize for v in operands[:2]]
+    layouts = tuple(
+        strides and tuple(size * stride for stride in strides) for size, strides in zip(sizes, layouts, strict=True)
+    )
+    g, a, b, h, h0, grad_last = map(_on_host, (0.0 if g is None else g, a, b, h, h0, grad_last))
+    names = "grad_h", *_tensors.NAMES[family][:2], "h"
+    grads = _call.vjp(
+        family, names, g, a, b, h, h0, axis, reverse, _lengths(lengths), grad_last, _tensors.DTYPES[dtype], layouts
+    )
+    return tuple(
+        _own(grad, operand, dtype) if is_wanted else None
+        for grad, operand, is_wanted in zip(grads, operands, wanted, strict=True)
+    )
+
+
+def _own(grad, operand, dtype):
+    """Return a gradient in its operand's dtype, where the operand is."""
+    own = _tensors.gradient_dtype(operand, dtype)
+    device = getattr(operand, "device", grad.device)
+    return grad if grad.dtype is own and grad.device == device else grad.to(device, own)
