@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import array
+import bisect
 import collections
 import copy
 import gzip
@@ -171,10 +172,14 @@ def size(module: nn.Module) -> int:
 def build(words: int, options: argparse.Namespace) -> LanguageModel:
     """Return the network with `--hidden` units, or with as many as make `--weights` weights."""
 
-    def distance(hidden: int) -> int:
-        return abs(size(LanguageModel(words, hidden, options, "meta")) - options.weights)
+    def weights(hidden: int) -> int:
+        return size(LanguageModel(words, hidden, options, "meta"))
 
-    return LanguageModel(words, options.hidden or min(range(8, 2048), key=distance), options)
+    hidden = options.hidden
+    if hidden is None:
+        more = bisect.bisect_left(range(1, 10_000), options.weights, key=weights) + 1
+        hidden = min((max(1, more - 1), more), key=lambda units: abs(weights(units) - options.weights))
+    return LanguageModel(words, hidden, options)
 
 
 # ---- Training --------------------------------------------------------------------------------------------------------
@@ -263,7 +268,7 @@ class Training:
     def evaluate(self, text: Tensor) -> float:
         """Return the loss of a word, of all processes' lanes."""
         states, total = self.average.begin(), torch.zeros(2, device=self.device, dtype=torch.float64)
-        for words, following in zip(text[:-1].split(256), text[1:].split(256), strict=True):
+        for words, following in zip(*(part.split(self.options.bptt) for part in (text[:-1], text[1:])), strict=True):
             logits, states, _, _ = self.average(words, states)
             loss = F.cross_entropy(logits.flatten(0, 1), following.flatten(), reduction="sum")
             total += torch.stack([loss.double(), total.new_tensor(words.numel())])
@@ -380,7 +385,7 @@ def plot(training: Training) -> None:
         ax.set(xlabel="seconds of training", ylabel=f"perplexity of a {a_letter}", ylim=(0.9 * best, 2 * best))
         about = f"{o.model.upper()}, {size(training.model):,} weights"
         ax.set_title(f"A language model of {o.data or 'Shakespeare'}: {about}")
-        ax.legend(loc="upper right")
+        ax.legend(loc="upper center")
         figure.savefig(o.output, dpi=130)
         plt.close(figure)
 

@@ -109,7 +109,7 @@ def train(model: Speaker, data, epochs: int, seed: int) -> list[tuple[float, flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("speakers.png"))
     options = parser.parse_args()
@@ -150,7 +150,7 @@ def plot(output: Path, curves, data) -> None:
             low, high = np.min(runs, 0)[:, 1], np.max(runs, 0)[:, 1]
             left.fill_between(seconds, 100 * (1 - high), 100 * (1 - low), color=colour, alpha=0.2, lw=0)
             left.plot(seconds, 100 * (1 - correct), color=colour, lw=2, label=name)
-        left.set(xlabel="seconds of training", ylabel="errors in the test (%)", ylim=(0, 20))
+        left.set(xlabel="seconds of training", ylabel="errors in the test (%)", ylim=(0, 12))
         left.set_title("Nine speakers told apart, as time goes by")
         left.legend()
         lengths = [len(v) for part in data.values() for v in part[0]]

@@ -40,7 +40,7 @@ def main(arguments):
     for seed in range(options.seeds):
         for name in NAMES:
             runs[name].append(run(name, seed, options))
-    about = facts(arguments)
+    about = facts(options)
     figures = {"about": about, "recipe": options.recipe, "runs": runs, "result": result(runs)}
     text = table(figures)
     print(text)
@@ -63,6 +63,7 @@ def parse(arguments):
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
     parser.add_argument("--chart", metavar="FILE", type=Path, help="draw them there (png, svg)")
     options, options.recipe = parser.parse_known_args(arguments)
+    options.given = [*["--quick"] * options.quick, *options.recipe]
     if options.quick:
         options.recipe = ["--weights", "30000", "--epochs", "1", "--batch", "64", "--every", "20", *options.recipe]
     return options
@@ -73,9 +74,9 @@ def run(name, seed, options):
     checkpoint = (options.folder / f"{name}_{seed}.pt").resolve()
     command = [
         "--model", name, "--seed", str(seed), *options.recipe, "--checkpoint", str(checkpoint), "--resume",
-        "--output", str(checkpoint.with_suffix(".png")),
+        "--output", str(checkpoint.with_suffix(".png")), "--sample", "0",
     ]  # fmt: skip
-    subprocess.run([sys.executable, str(EXAMPLE), *command], check=True)
+    subprocess.run([sys.executable, str(EXAMPLE), *command], check=True, stdout=subprocess.DEVNULL)
     asked = lm.parse(command)
     corpus = lm.read(asked.data, asked.level)
     training = lm.Training(corpus, asked)
@@ -111,9 +112,11 @@ def reached(run, wanted):
     return next((s for s, v in zip(run["seconds"], run["validation"], strict=True) if v <= wanted), None)
 
 
-def facts(arguments):
+def facts(options):
     return {
-        "command": " ".join(["python", "tests/benchmarks/language_model_run.py", *arguments]),
+        "command": " ".join(
+            ["python tests/benchmarks/language_model_run.py", f"--seeds {options.seeds}", *options.given]
+        ),
         "versions": f"fastrecur {fastrecur.__version__}, torch {torch.__version__}, Python {platform.python_version()}",
         "device": f"cuda, {torch.cuda.get_device_name()}"
         if torch.cuda.is_available()
@@ -141,7 +144,7 @@ def table(figures):
             f"  {'':8}{row['seed']:5}{row['perplexity']:12.3f}{row['test']:8.3f}{row['time']:8.2f}"
             f"{seconds(row['as_good']):>10}{seconds(row['lstm_as_good']):>10}{share(row):>8}"
         )
-    lines.append(f"  the paper's claim, perplexity within 2 % in at most half the time: {verdict(rows)}")
+    lines += ["", verdict(rows)]
     return "\n".join(lines)
 
 
@@ -154,11 +157,13 @@ def share(row):
 
 
 def verdict(rows):
-    quality = statistics.mean(row["perplexity"] for row in rows)
-    time = statistics.mean(row["time"] for row in rows)
+    """Say what is left of the paper's claim."""
+    quality, time = (statistics.mean(row[name] for row in rows) for name in ("perplexity", "time"))
+    shares = [row["as_good"] / row["lstm_as_good"] for row in rows if row["as_good"] is not None]
+    claim = len(shares) == len(rows) and max(shares) <= 0.5
     return (
-        f"in the mean {quality:.3f} of nn.LSTM's perplexity ({'reached' if quality <= WITHIN else 'missed'}) "
-        f"in {time:.2f} of its time ({'reached' if time <= 0.5 else 'missed'})"
+        f"In the mean the QRNN ends at {quality:.3f} of nn.LSTM's perplexity, in {time:.2f} of its time.\n"
+        f"Equal perplexity (within 2 %) in at most half the time, at every seed: {'reached' if claim else 'missed'}"
     )
 
 
