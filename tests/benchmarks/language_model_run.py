@@ -30,16 +30,20 @@ import fastrecur  # noqa: E402
 
 COLOURS = {"lstm": lm.ORANGE, "qrnn": lm.BLUE}
 NAMES = {"lstm": "nn.LSTM", "qrnn": "QRNN"}
+BUDGET = ["--epochs", "8"]  # by which both learn
 WITHIN = 1.02  # of the LSTM's perplexity: as good
 
 
 def main(arguments):
     options = parse(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
+    corpus = lm.read(None, "char")
     runs = {name: [] for name in NAMES}
+    for name in NAMES:  # what is compiled is kept on the disk; it is no part of the training
+        lm.Training(corpus, lm.parse(["--model", name])).learn()
     for seed in range(options.seeds):
         for name in NAMES:
-            runs[name].append(run(name, seed, options))
+            runs[name].append(run(name, seed, corpus, options))
     about = facts(options)
     figures = {"about": about, "recipe": options.recipe, "runs": runs, "result": result(runs)}
     text = table(figures)
@@ -64,12 +68,13 @@ def parse(arguments):
     parser.add_argument("--chart", metavar="FILE", type=Path, help="draw them there (png, svg)")
     options, options.recipe = parser.parse_known_args(arguments)
     options.given = [*["--quick"] * options.quick, *options.recipe]
+    options.recipe = [*BUDGET, *options.recipe]
     if options.quick:
-        options.recipe = ["--weights", "30000", "--epochs", "1", "--batch", "64", "--every", "20", *options.recipe]
+        options.recipe = ["--weights", "30000", "--batch", "64", "--every", "20", *options.recipe, "--epochs", "1"]
     return options
 
 
-def run(name, seed, options):
+def run(name, seed, corpus, options):
     """Train a network, or go on with it; return its size, its curve and its losses."""
     checkpoint = (options.folder / f"{name}_{seed}.pt").resolve()
     command = [
@@ -78,7 +83,6 @@ def run(name, seed, options):
     ]  # fmt: skip
     subprocess.run([sys.executable, str(EXAMPLE), *command], check=True, stdout=subprocess.DEVNULL)
     asked = lm.parse(command)
-    corpus = lm.read(asked.data, asked.level)
     training = lm.Training(corpus, asked)
     training.load(torch.load(checkpoint, map_location="cpu"))
     steps, seconds, losses, valid = zip(*training.curve, strict=True)
@@ -180,10 +184,10 @@ def draw(path, figures):
                 ends.append(run["validation"][-1])
         level = statistics.mean(run["validation"][-1] for run in runs["lstm"])
         ax.axhspan(level / WITHIN, level * WITHIN, color=lm.ORANGE, alpha=0.12, lw=0)
-        ax.annotate("within 2 % of where nn.LSTM ends", (0.99, level * WITHIN), (0, 3), ("axes fraction", "data"),
-                    "offset points", ha="right", va="bottom", color="#555555")  # fmt: skip
+        ax.annotate("within 2 % of where nn.LSTM ends", (0.01, level / WITHIN), (0, -3), ("axes fraction", "data"),
+                    "offset points", va="top", color="#555555")  # fmt: skip
         ax.set(xlabel="seconds of training", ylabel="perplexity of a letter in the validation", xlim=(0, None))
-        ax.set_ylim(0.95 * min(ends), 2 * min(ends))
+        ax.set_ylim(0.95 * min(ends), 1.7 * min(ends))
         ax.set_title(f"Shakespeare's letters: the same recipe and epochs, {len(runs['lstm'])} seeds")
         ax.text(1, -0.16, f"{about['device']}; {about['versions'].partition(', Python')[0]}", fontsize=8,
                 transform=ax.transAxes, ha="right", color="#555555")  # fmt: skip
