@@ -30,7 +30,7 @@ import fastrecur  # noqa: E402
 
 COLOURS = {"lstm": lm.ORANGE, "qrnn": lm.BLUE}
 NAMES = {"lstm": "nn.LSTM", "qrnn": "QRNN"}
-BUDGET = ["--epochs", "8"]  # by which both learn
+BUDGET = ["--epochs", "6"]  # by which both learn
 WITHIN = 1.02  # of the LSTM's perplexity: as good
 
 
