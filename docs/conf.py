@@ -1,11 +1,11 @@
 """Sphinx configuration. Build with `sphinx-build -n -W docs docs/_build`."""
 
-from importlib.metadata import version as installed_version
+import fastrecur
 
 project = "fastrecur"
 author = "fastrecur contributors"
 copyright = "2026, fastrecur contributors"
-release = version = installed_version("fastrecur")
+release = version = fastrecur.__version__
 
 extensions = [
     "sphinx.ext.autodoc",
@@ -37,4 +37,5 @@ html_theme = "pydata_sphinx_theme"
 html_title = "fastrecur"
 html_static_path = ["_static"]
 html_show_sourcelink = False
+html_sidebars = {"*": []}  # pages that are no part of a section have none to show
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}

@@ -19,12 +19,11 @@ matplotlib.use("Agg")  # a picture in a file needs no display
 
 import matplotlib.pyplot as plt
 import numpy as np
-from quickstart import HERE, read_glucose
+from quickstart import BLUE, GREY, HERE, ORANGE, read_glucose
 
 from fastrecur.smoothing import ewm_mean, gae
 
 STEPS, ENVIRONMENTS, GAMMA = 2048, 64, 0.99
-ORANGE, BLUE, GREY = "#D55E00", "#0072B2", "#8A8A8A"
 
 
 def rollout() -> tuple[np.ndarray, ...]:

@@ -21,22 +21,13 @@ matplotlib.use("Agg")  # a picture in a file needs no display
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from quickstart import HERE, read_glucose, steps_in_minutes
+from quickstart import BLUE, GREY, HERE, ORANGE, STYLE, read_glucose, steps_in_minutes
 from tqdm import tqdm
 
 from fastrecur.smoothing import ewm_mean
 
 AHEAD = 15  # minutes
 TEST_DAYS = 3, 6  # of the seven, counted from 0
-
-ORANGE, BLUE, GREY = "#D55E00", "#0072B2", "#8A8A8A"
-STYLE = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "legend.frameon": False,
-}
 
 
 class Trend(torch.nn.Module):

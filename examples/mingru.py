@@ -20,8 +20,8 @@ matplotlib.use("Agg")  # a picture in a file needs no display
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from learned_smoothing import BLUE, ORANGE, STYLE, is_test, plot_day, report, targets
-from quickstart import HERE, read_glucose, steps_in_minutes
+from learned_smoothing import is_test, plot_day, report, targets
+from quickstart import BLUE, HERE, ORANGE, STYLE, read_glucose, steps_in_minutes
 from torch import nn
 from tqdm import tqdm
 

@@ -17,12 +17,11 @@ matplotlib.use("Agg")  # a picture in a file needs no display
 
 import matplotlib.pyplot as plt
 import numpy as np
+from quickstart import BLUE, HERE, ORANGE
 
 from fastrecur.smoothing import pcen
 
-HERE = Path(__file__).resolve().parent
 RATE, HOP, WINDOW, BANDS = 8000, 80, 256, 40
-ORANGE, BLUE = "#D55E00", "#0072B2"
 
 
 def mel_bands() -> np.ndarray:

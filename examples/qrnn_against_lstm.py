@@ -19,15 +19,13 @@ matplotlib.use("Agg")  # a picture in a file needs no display
 
 import matplotlib.pyplot as plt
 import torch
-from learned_smoothing import BLUE, ORANGE, STYLE
-from quickstart import HERE
+from quickstart import BLUE, GREEN, HERE, ORANGE, STYLE
 from torch import nn
 from tqdm import tqdm
 
 from fastrecur.torch import QRNN
 
 BATCH, LENGTH = 32, 128  # letters of a step: so many passages, each so long
-TEAL = "#009E73"
 EMBEDDING, UNITS, LAYERS = 64, 192, 2
 
 
@@ -130,7 +128,7 @@ def main() -> None:
 def plot(output: Path, curves) -> None:
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
-        for (name, curve), colour in zip(curves.items(), (ORANGE, BLUE, TEAL), strict=True):
+        for (name, curve), colour in zip(curves.items(), (ORANGE, BLUE, GREEN), strict=True):
             steps, seconds, bits = zip(*curve, strict=True)
             left.plot(steps, bits, color=colour, label=name)
             right.plot(seconds, bits, color=colour, label=name)

@@ -24,6 +24,16 @@ HERE = Path(__file__).resolve().parent
 MINUTES = 45.0  # time constant of the constant gate, and of the other one while glucose is steady
 STEADY = 0.6  # mg/dL per minute: up to about this speed the data-dependent gate stays nearly shut
 
+# Okabe and Ito's colours, told apart with any colour vision.
+ORANGE, BLUE, GREEN, GREY = "#D55E00", "#0072B2", "#009E73", "#8A8A8A"
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "legend.frameon": False,
+}
+
 
 def read_glucose(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Time (datetime64, to the minute) and glucose (float64, mg/dL)."""
@@ -136,18 +146,7 @@ def main() -> None:
 
 def draw(output, time, x, ema, h, both, constant, gate, moment, weights) -> None:
     """Save the picture: the two smoothed curves, the gates, the reverse direction, the weights."""
-    # Okabe and Ito's colours, told apart with any colour vision.
-    orange, blue, green, grey = "#D55E00", "#0072B2", "#009E73", "#8A8A8A"
-    style = {
-        "font.size": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlelocation": "left",
-        "axes.titlesize": 11,
-        "axes.titleweight": "bold",
-        "legend.frameon": False,
-    }
-    with plt.rc_context(style):
+    with plt.rc_context(STYLE | {"axes.titlesize": 11}):
         figure = plt.figure(figsize=(11, 8.2), layout="constrained")
         panels = figure.subplot_mosaic(
             [["signal", "signal"], ["gate", "gate"], ["reverse", "weights"]],
@@ -156,12 +155,12 @@ def draw(output, time, x, ema, h, both, constant, gate, moment, weights) -> None
         top, middle, left, right = (panels[k] for k in ("signal", "gate", "reverse", "weights"))
         middle.sharex(top)
 
-        top.axhspan(70, 180, color=green, alpha=0.08, lw=0)
-        label = {"xycoords": ("axes fraction", "data"), "color": green, "ha": "right"}
+        top.axhspan(70, 180, color=GREEN, alpha=0.08, lw=0)
+        label = {"xycoords": ("axes fraction", "data"), "color": GREEN, "ha": "right"}
         top.annotate("target range, 70 to 180", (0.995, 74), **label)
-        top.plot(time, x, ".", ms=3.5, color=grey, label="measurements")
-        top.plot(time, ema, color=orange, lw=1.8, label=f"constant gate, f = {constant:.3f}")
-        top.plot(time, h, color=blue, lw=1.8, label="data-dependent gate")
+        top.plot(time, x, ".", ms=3.5, color=GREY, label="measurements")
+        top.plot(time, ema, color=ORANGE, lw=1.8, label=f"constant gate, f = {constant:.3f}")
+        top.plot(time, h, color=BLUE, lw=1.8, label="data-dependent gate")
         days = np.array(["2010-09-16T12", "2010-09-18T12"], "M8[m]")
         top.set(ylabel="glucose (mg/dL)", xlim=days, ylim=(40, 250))
         top.set_title("h[t] = f[t] x[t] + (1 - f[t]) h[t-1] on continuous glucose measurements")
@@ -169,16 +168,16 @@ def draw(output, time, x, ema, h, both, constant, gate, moment, weights) -> None
         top.legend(loc="upper right", ncols=3)
         top.tick_params(labelbottom=False)
 
-        middle.fill_between(time, gate, step="mid", color=blue, alpha=0.35, lw=0)
-        middle.axhline(constant, color=orange, lw=1.8)
+        middle.fill_between(time, gate, step="mid", color=BLUE, alpha=0.35, lw=0)
+        middle.axhline(constant, color=ORANGE, lw=1.8)
         middle.set(ylabel="gate f", ylim=(0, 1))
         middle.set_title("The gate opens while glucose moves and stays shut while it is steady")
         middle.xaxis.set_major_locator(mdates.HourLocator(byhour=range(0, 24, 6)))
         middle.xaxis.set_major_formatter(mdates.DateFormatter("%a %H:%M"))
 
-        left.plot(time, x, ".", ms=3.5, color=grey)
-        left.plot(time, ema, color=orange, lw=1.8, label="forward")
-        left.plot(time, both, color=green, lw=1.8, label="forward, then in reverse")
+        left.plot(time, x, ".", ms=3.5, color=GREY)
+        left.plot(time, ema, color=ORANGE, lw=1.8, label="forward")
+        left.plot(time, both, color=GREEN, lw=1.8, label="forward, then in reverse")
         day = np.array(["2010-09-17T06", "2010-09-18T00"], "M8[m]")
         left.set(ylabel="glucose (mg/dL)", xlim=day, ylim=(40, 250))
         left.set_title("Forward lags; forward, then in reverse, does not")
@@ -187,7 +186,7 @@ def draw(output, time, x, ema, h, both, constant, gate, moment, weights) -> None
         left.xaxis.set_major_formatter(mdates.DateFormatter("%H:%M"))
 
         hours = (time - time[moment]).astype(float) / 60
-        for (name, weight), colour in zip(weights.items(), (orange, blue), strict=True):
+        for (name, weight), colour in zip(weights.items(), (ORANGE, BLUE), strict=True):
             right.fill_between(hours, weight, step="mid", color=colour, alpha=0.25, lw=0)
             right.step(hours, weight, where="mid", color=colour, lw=1.5, label=name)
         right.set(xlim=(-5, 0.1), ylim=(0, None), xlabel="hours before")

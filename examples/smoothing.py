@@ -18,19 +18,11 @@ matplotlib.use("Agg")  # a picture in a file needs no display
 import matplotlib.dates as mdates
 import matplotlib.pyplot as plt
 import numpy as np
-from quickstart import HERE, lag_in_minutes, read_glucose
+from quickstart import BLUE, GREEN, GREY, HERE, ORANGE, STYLE, lag_in_minutes, read_glucose
 
 from fastrecur.smoothing import Ewm, ewm_filtfilt, ewm_mean, ewm_std
 
 HALFLIFE = np.timedelta64(30, "m")
-ORANGE, BLUE, GREEN, GREY = "#D55E00", "#0072B2", "#009E73", "#8A8A8A"
-STYLE = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "legend.frameon": False,
-}
 
 
 def main() -> None:

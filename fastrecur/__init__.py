@@ -22,18 +22,10 @@ __all__ = [
     "show_config",
 ]
 
+__version__ = "0.1.0"
+
 
 def __getattr__(name: str) -> _Any:
     if name == "smoothing":
         return _import_module(".smoothing", __name__)
-    # Looked up when asked for: reading a package's metadata takes as long as a third of the import.
-    if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            found = version("fastrecur")
-        except PackageNotFoundError:  # run from a source tree that was not installed
-            found = "0+unknown"
-        globals()[name] = found
-        return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

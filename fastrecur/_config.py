@@ -9,9 +9,15 @@ import sys
 
 import numpy as np
 
+from . import _cache
+
 __all__ = ["show_config"]
 
-_PACKAGES = ("numpy", "numba", "llvmlite", "numba-cuda", "cuda-core", "cuda-bindings", "ml_dtypes", "cupy", "torch")
+_PACKAGES = (
+    "numpy", "numba", "llvmlite", "numba-cuda", "cuda-core", "cuda-bindings", "ml_dtypes", "cupy", "torch", "pandas",
+    "polars", "xarray",
+)  # fmt: skip
+_VARIABLES = ("NUMBA_", "FASTRECUR_", "OMP_", "KMP_", "CUDA_VISIBLE_DEVICES", "NUMPY_MADVISE_HUGEPAGE")
 
 
 def show_config() -> None:
@@ -36,12 +42,13 @@ def _lines():
     yield "Python", f"{platform.python_version()} ({sys.implementation.name}) on {platform.platform()}"
     for package in _PACKAGES:
         yield package, _version(package)
+    yield "processor", _attempt(_processor, "unknown")
     yield "threads", f"{fastrecur.get_num_threads()} of {os.cpu_count()} processors"
     yield "CPU kernels", _attempt(_cpu)
     yield "GPU kernels", _attempt(_gpu)
-    from ._cuda import _launch
-
-    yield "GPU cache", f"{_launch.cache_folder()}"
+    yield "cache", f"{_cache.folder()}{'' if _cache.is_writable() else ', which cannot be written'}"
+    set_here = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)]
+    yield "environment", ", ".join(set_here) or "nothing is set that matters here"
 
 
 def _version(package):
@@ -51,11 +58,11 @@ def _version(package):
         return "not installed"
 
 
-def _attempt(what):
+def _attempt(what, otherwise="do not work"):
     try:
         return what()
     except Exception as error:  # whatever it is, it is what the reader wants to know
-        return f"do not work: {error}"
+        return f"{otherwise}: {error}"
 
 
 def _cpu():
@@ -63,6 +70,14 @@ def _cpu():
 
     h = fastrecur.forget_mult(np.array([1.0, 0.5]), np.array([8.0, 4.0]))
     return "work" if h.tolist() == [8.0, 6.0] else f"give a wrong result: {h.tolist()}"
+
+
+def _processor():
+    from llvmlite import binding
+
+    features = binding.get_host_cpu_features()
+    known = [name for name in ("avx2", "fma", "f16c", "avx512f", "neon", "sve") if features.get(name)]
+    return f"{binding.get_host_cpu_name()} ({', '.join(known) or 'no vectors known'})"
 
 
 def _gpu():

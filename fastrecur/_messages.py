@@ -64,6 +64,10 @@ def gpu(name, kind):
     return f"`{name}` must be in CPU memory, as the other arrays are, got {_type(kind)} on a GPU or another device"
 
 
+def kernel_parameters(kernel, most):
+    return f"{kernel.__module__}.{kernel.__qualname__} has more than {most} parameters"
+
+
 def gpu_packages(missing):
     return (
         f"arrays on a GPU need numba-cuda, and {missing} is missing: pip install 'fastrecur[cuda13]', or "
@@ -102,6 +106,14 @@ def dlpack_alone(name, kind):
         f"`{name}` must come from a library with the array API's namespace, so that it can be given a result, "
         f"got {_type(kind)}"
     )
+
+
+def threads_type(kind):
+    return f"`n` must be an integer, got {_type(kind)}"
+
+
+def threads_range(n):
+    return f"`n` must be at least 1, got {n}"
 
 
 def unaligned(name):

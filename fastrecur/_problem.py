@@ -67,7 +67,6 @@ class Plan:
     lane_order: tuple  # lane axes, outermost in memory first
     traversal: str
     steps: int
-    is_reverse: bool
     lanes: int
     sizes: tuple  # outer, middle, inner
     geometry: np.ndarray
@@ -292,7 +291,7 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
     return Plan(
         rule=rule, shape=shape, axis=axis, dtype=dtype, wide=wide, elements=elements, lane_order=lane_order,
         traversal=traversal, steps=steps,
-        is_reverse=reverse, lanes=lanes, sizes=sizes, geometry=np.array(head + body, np.int64),
+        lanes=lanes, sizes=sizes, geometry=np.array(head + body, np.int64),
         itemsizes=tuple(itemsizes), time_strides=tuple(time), lane_strides=tuple(inner_strides), offsets=offsets,
         extra=extra, word=word, row_bytes=row_bytes,
         carry_strides=tuple(carry_strides[:axis] + carry_strides[axis + 1 :]),
@@ -380,7 +379,7 @@ def _empty(shape, axis, dtype, wide):
     lanes = np.empty(shape[:axis] + shape[axis + 1 :], wide)
     return Plan(
         rule="", shape=shape, axis=axis, dtype=dtype, wide=wide, elements={}, lane_order=(), traversal="empty",
-        steps=shape[axis], is_reverse=False,
+        steps=shape[axis],
         lanes=0, sizes=(), geometry=None, itemsizes=(), time_strides=(), lane_strides=(), offsets=(), extra=(),
         word=0, row_bytes=0,
         carry_strides=lanes.strides,

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 
+from . import _messages as say
 from ._arrays import address
 from ._cpu import _native
 
@@ -84,13 +85,13 @@ def set_num_threads(n: SupportsIndex) -> None:
     """
     global _threads
     if isinstance(n, bool) or not hasattr(n, "__index__"):
-        raise TypeError(f"`n` must be an integer, got {type(n).__name__}")
+        raise TypeError(say.threads_type(type(n)))
     try:
         n = n.__index__()
     except TypeError:
-        raise TypeError(f"`n` must be an integer, got {type(n).__name__}") from None
+        raise TypeError(say.threads_type(type(n))) from None
     if n < 1:
-        raise ValueError(f"`n` must be at least 1, got {n}")
+        raise ValueError(say.threads_range(n))
     _threads = n
 
 

@@ -22,7 +22,6 @@ from ._cpu._weighted import (
     WEIGHT,
 )
 
-AVERAGE, SUM, COVARY = "average", "sum", "covary"
 SERIAL_BYTES = 1 << 18  # below this a second thread costs more than it brings
 LARGE = 16 << 20  # bytes of a result from which it goes past the cache
 SEGMENTS = 32  # that a long series is cut into
@@ -47,7 +46,7 @@ def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods,
         states[[WEIGHT, COUNT, MEAN]] = state
     if lanes == 0 or steps == 0:
         return h, states[[WEIGHT, COUNT, MEAN]]
-    traits = {"ignore_na": ignore_na, "sum": statistic == SUM, "variance": y is x}
+    traits = {"ignore_na": ignore_na, "sum": statistic == "sum", "variance": y is x}
     rule = " ".join([kind, *(trait for trait, holds in traits.items() if holds)])
     # Time first, then the lanes, outermost in memory first.
     order = sorted(lane_axes, key=lambda k: (-abs(h.strides[k]), k))

@@ -11,6 +11,7 @@ import pytest
 from compare import assert_same_bits
 
 import fastrecur
+from fastrecur import _cache
 from fastrecur._cuda import _arrays, _launch, _plan
 from fastrecur._cuda._plan import LANES, SERIES
 
@@ -220,7 +221,7 @@ def test_kernels_are_kept_and_used_again(a_kernel, tmp_path, monkeypatch):
         kept.write_bytes(damaged)
         monkeypatch.setattr(_launch, "assemble", lambda ptx, capability: (b"anew", "name"))
         assert _launch.cubin(a_kernel, (9, 0)) == (b"anew", "name")
-        assert _launch.unpack(kept.read_bytes()) == (b"anew", "name")
+        assert _cache.unpack(kept.read_bytes()) == (b"anew", "name")
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]
 
 
@@ -245,14 +246,17 @@ def test_no_place_for_kernels(a_kernel, tmp_path, monkeypatch):
     assert _launch.cubin(a_kernel, (9, 0)) == (b"code", "k")
 
 
-def test_two_processes_keep_the_same_kernel(tmp_path):
-    content = [_launch.pack(bytes([k]) * 100000, "k") for k in range(8)]
+def test_two_processes_keep_the_same_kernel(tmp_path, monkeypatch):
+    codes = [bytes([k]) * 100000 for k in range(8)]
+    monkeypatch.setenv("FASTRECUR_CACHE_DIR", str(tmp_path))
     path = tmp_path / "kept"
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        writes = [pool.submit(_launch.keep, path, content[k % 8]) for k in range(200)]
+        writes = [pool.submit(_cache.keep, "kept", codes[k % 8], "k") for k in range(200)]
         while not all(write.done() for write in writes):
-            assert not path.exists() or _launch.unpack(path.read_bytes()) is not None
-    assert path.read_bytes() in content
+            assert not path.exists() or _cache.find("kept") is not None
+    code, symbol = _cache.find("kept")
+    assert code in codes
+    assert symbol == "k"
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
 
 
@@ -263,7 +267,7 @@ def test_cache_folder(monkeypatch, tmp_path, variable):
     if variable == "LOCALAPPDATA":
         monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setenv(variable, str(tmp_path))
-    assert str(_launch.cache_folder()).startswith(str(tmp_path))
+    assert str(_cache.folder()).startswith(str(tmp_path))
 
 
 def test_compile_name_and_entry(a_kernel):
@@ -367,14 +371,17 @@ def test_show_config(capsys, driver):
     driver.describe = lambda: ["device 0: a card"]
     fastrecur.show_config()
     printed = capsys.readouterr().out
-    for what in ["fastrecur", "numba", "threads", "CPU kernels    work", "a card", "cache"]:
+    for what in ["fastrecur", "numba", "threads", "CPU kernels    work", "a card", "cache          /"]:
         assert what in printed
     driver.describe = None
     fastrecur.show_config()
     assert "do not work" in capsys.readouterr().out
-    done = subprocess.run([sys.executable, "-m", "fastrecur"], capture_output=True, text=True, env=dict(os.environ))
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1", "SECRET": "hidden"}
+    done = subprocess.run([sys.executable, "-m", "fastrecur"], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert "numba-cuda" in done.stdout
+    for what in ["numba-cuda", "NUMBA_DISABLE_JIT=1"]:
+        assert what in done.stdout
+    assert "hidden" not in done.stdout
 
 
 def test_a_warm_process_does_not_import_numba_cuda(run_python, a_kernel, tmp_path, monkeypatch):

@@ -1,12 +1,17 @@
 """What `import fastrecur` brings, costs and leaves behind; where compiled kernels are kept."""
 
+import contextlib
 import importlib.metadata
 import inspect
 import pathlib
+import re
 import zipfile
+
+import pytest
 
 import fastrecur
 from fastrecur import reference
+from fastrecur._cpu import _compile, _rows
 
 
 def test_names():
@@ -34,12 +39,15 @@ def test_every_public_function_has_a_page_and_types():
 
 
 def test_version():
-    try:
-        installed = importlib.metadata.version("fastrecur")
-    except importlib.metadata.PackageNotFoundError:
-        assert fastrecur.__version__
-    else:
-        assert fastrecur.__version__ == installed
+    # The one home of the number is the package; what is installed, cited and written in the changelog follows it.
+    root = pathlib.Path(__file__).parents[1]
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+)?", fastrecur.__version__)
+    assert f"\nversion: {fastrecur.__version__}\n" in (root / "CITATION.cff").read_text()
+    assert f"version = {{{fastrecur.__version__}}}" in (root / "docs" / "citing.rst").read_text()
+    newest = re.search(r"^## (\S+)", (root / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest[1] in (fastrecur.__version__, "Unreleased")
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        assert importlib.metadata.version("fastrecur") == fastrecur.__version__
 
 
 def test_import_loads_numpy_and_numba_alone(run_python):
@@ -76,7 +84,7 @@ import numpy
 fastrecur.forget_mult(0.5, numpy.ones(3))
 assert compiled
 """,
-        NUMBA_CACHE_DIR=str(tmp_path / "cache"),
+        FASTRECUR_CACHE_DIR=str(tmp_path / "cache"),
     )
 
 
@@ -106,8 +114,8 @@ fastrecur.forget_mult_vjp(h, 0.5, x, h)
 
 def test_compiled_kernels_are_kept_and_used_again(run_python, tmp_path):
     cache = tmp_path / "cache"
-    run_python(WORKS, NUMBA_CACHE_DIR=str(cache))
-    kept = {path for path in cache.rglob("*.nb?")}
+    run_python(WORKS, FASTRECUR_CACHE_DIR=str(cache))
+    kept = {path for path in cache.iterdir()}
     assert kept
     run_python(
         """
@@ -122,21 +130,25 @@ import fastrecur
 event.register("numba:compile", Listener())
 """
         + WORKS
-        + "assert not compiled, compiled\n",
-        NUMBA_CACHE_DIR=str(cache),
+        + """
+import sys
+assert not compiled, compiled
+assert "numba.np.arraymath" not in sys.modules  # the compiler knows nothing yet, which takes it long to learn
+""",
+        FASTRECUR_CACHE_DIR=str(cache),
     )
-    assert {path for path in cache.rglob("*.nb?")} == kept
+    assert {path for path in cache.iterdir()} == kept
 
 
 def test_no_place_for_the_cache(run_python, tmp_path):
     # Below a regular file no directory can be made, not even by root.
     blocker = tmp_path / "file"
     blocker.write_text("")
-    run_python(WORKS, NUMBA_CACHE_DIR=str(blocker / "cache"))
+    run_python(WORKS, FASTRECUR_CACHE_DIR=str(blocker / "cache"))
 
 
 def test_package_and_home_that_cannot_be_written_to(run_python, tmp_path):
-    # What numba tries when it is not told: beside the source, then the user's cache directory.
+    # The sources are in an archive, and there is no place for what is made of them.
     package = pathlib.Path(fastrecur.__file__).parent
     archive = tmp_path / "package.zip"
     with zipfile.ZipFile(archive, "w") as file:
@@ -149,3 +161,23 @@ def test_package_and_home_that_cannot_be_written_to(run_python, tmp_path):
         HOME=str(blocker / "home"),
         XDG_CACHE_HOME=str(blocker / "cache"),
     )
+
+
+def test_what_machine_code_is_kept_for(run_python, tmp_path):
+    """A torn file is made anew; code for another processor or of other sources is not taken."""
+    kept = tmp_path / "cache"
+    run_python(WORKS, FASTRECUR_CACHE_DIR=str(kept))
+    before = {path: path.read_bytes() for path in kept.iterdir()}
+    for path, content in before.items():
+        path.write_bytes(content[:-1])
+    run_python(WORKS, FASTRECUR_CACHE_DIR=str(kept))
+    assert {path: len(path.read_bytes()) for path in kept.iterdir()} == {p: len(c) for p, c in before.items()}
+    run_python(WORKS, FASTRECUR_CACHE_DIR=str(kept), NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="")
+    assert len(list(kept.iterdir())) > len(before)
+
+
+def test_wrong_arguments_of_native_code():
+    """What Python cannot take for a number ends in its own error, and nothing runs."""
+    call = _compile.kernel(_rows.forward, "forget_same", "f8", a="f8", b="f8", h="f8")
+    with pytest.raises(TypeError, match="float"):
+        call(None, 1.5, *[0] * 11)

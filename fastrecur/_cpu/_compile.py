@@ -1,18 +1,20 @@
 """From a kernel's Python function and the types behind its addresses to something that can be called.
 
-Kernels are compiled on first use and cached on disk. Calling goes straight to the compiled entry point: the types are
+Kernels are compiled on first use, and their machine code is kept on disk. A call goes straight to it: the types are
 fixed by the signature, so nothing needs to be looked at again.
 """
 
 import functools
-import hashlib
 import inspect
 import pathlib
-from types import FunctionType
+import sys
 
 import numpy as np
-from numba import njit, types
+from llvmlite import binding
+from numba import config, njit, types
 
+from .. import _cache
+from .. import _messages as say
 from . import _native
 from ._memory import INTERPRETED, Address, Pointer, Rule
 
@@ -36,6 +38,8 @@ def _element(parameter, carry, elements):
 
 def _compiled(function, rule, carry, elements):
     parameters = inspect.signature(function).parameters
+    if len(parameters) > _native.MOST_ARGUMENTS:
+        raise TypeError(say.kernel_parameters(function, _native.MOST_ARGUMENTS))
     arguments = []
     for name in parameters:
         element = _element(name, carry, elements)
@@ -45,40 +49,31 @@ def _compiled(function, rule, carry, elements):
             arguments.append(types.int64)
         else:
             arguments.append(Pointer(element, scratch=name in _SCRATCH or name in _INTEGERS))
-    signature = types.none(*arguments)
-    try:
-        return _entry_point(_dispatcher(function, True), signature)
-    except Exception:  # no place to cache, or one that cannot be read or written: compile and go on
-        return _entry_point(_dispatcher(function, False), signature)
+    made_for = function.__module__, rule, carry, sorted(elements.items())
+    name = _cache.name_of(f"{function.__name__}-cpu", *made_for, *_circumstances())
+    kept = _cache.find(name)
+    if kept is None:
+        kept = _machine_code(function, types.none(*arguments))
+        _cache.keep(name, *kept)
+    return _native.callable_of(*kept)
 
 
 @functools.cache
-def _digest():
-    """Return a name for the present state of the sources that kernels are made of.
-
-    Numba's cache looks at the file of the kernel alone, and would serve a kernel whose helpers have changed since.
-    """
-    here = pathlib.Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted([*here.glob("*.py"), here.parent / "_pooling.py", here.parent / "_steps.py"]):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
+def _circumstances():
+    """Return what machine code depends on beside the kernel."""
+    sources = _cache.digest(pathlib.Path(__file__).parent, "numba", "llvmlite", "numpy")
+    processor = binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
+    chosen = config.CPU_NAME, config.CPU_FEATURES, config.OPT, config.LOOP_VECTORIZE, config.SLP_VECTORIZE
+    return sources, sys.version_info[:2], binding.get_process_triple(), processor, chosen
 
 
-@functools.cache
-def _dispatcher(function, cache):
-    if cache:
-        name = f"{function.__name__}_{_digest()}"
-        function = FunctionType(function.__code__, function.__globals__, name)
-        function.__qualname__ = name
-    return njit(nogil=True, cache=cache, no_cfunc_wrapper=True)(function)
-
-
-def _entry_point(dispatcher, signature):
+def _machine_code(function, signature):
+    """Compile; return machine code and the symbol of the kernel in it."""
+    dispatcher = njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
     dispatcher.compile(signature)
     compiled = dispatcher.overloads[signature.args]
-    _native.register(compiled.entry_point, compiled)
-    return compiled.entry_point
+    _, _, (code, *_) = compiled.library.serialize_using_object_code()
+    return code, compiled.fndesc.llvm_func_name
 
 
 def _interpreted(function, rule, carry, elements):

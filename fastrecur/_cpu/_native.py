@@ -1,9 +1,9 @@
-"""Native code that runs kernels on threads: an OpenMP team's, or workers of our own that wait for more for a while.
+"""Native code that calls kernels: from Python, or on threads, an OpenMP team's or workers of our own.
 
 A kernel is a native function ``int32 f(result, exception, *arguments)`` whose arguments are all 64 bits wide. Of a
-`table` of kernels and their arguments, each of n threads takes every n-th. The functions below are few and small, so
-they are written in the compiler's own terms, which takes milliseconds, where a compiled Python function takes longer
-than what it saves.
+`table` of kernels and their arguments, each of n threads takes every n-th. The functions below are few and small, and
+written in the compiler's own terms: so a process that finds its kernels compiled needs nothing of Numba, whose start
+takes longer than most of what it would be asked for.
 
 A worker waits busily, then by yielding its processor, and sleeps when nothing came: waking a sleeping thread takes
 as long as many a kernel. Its `mail` is three cache lines: its state, what to do, and whether that is done.
@@ -11,11 +11,14 @@ as long as many a kernel. Its `mail` is three cache lines: its state, what to do
 
 import ctypes
 import functools
+import pathlib
+import sys
 import threading
 
 import numpy as np
 from llvmlite import binding, ir
-from numba.core import cgutils
+
+from .. import _cache
 
 MOST_ARGUMENTS = 32
 _ROW = 2 + MOST_ARGUMENTS  # a kernel's address, how many arguments it takes, and these
@@ -33,12 +36,38 @@ _places = {}
 _lock = threading.Lock()
 
 
-def register(call, compiled):
-    """Remember the native function behind what `_compile.kernel` returns."""
-    if len(compiled.signature.args) > MOST_ARGUMENTS:
-        return
-    name = compiled.fndesc.llvm_func_name
-    _places[call] = compiled.library.get_pointer_to_function(name), compiled.library
+class _Method(ctypes.Structure):
+    """Python's PyMethodDef."""
+
+    _fields_ = [
+        ("name", ctypes.c_char_p), ("function", ctypes.c_void_p), ("flags", ctypes.c_int), ("doc", ctypes.c_char_p),
+    ]  # fmt: skip
+
+
+_FASTCALL = 0x80  # the function is given the address of its arguments, and their number
+
+
+def callable_of(code, symbol):
+    """Return the kernel of some machine code as something to be called from Python, without its lock."""
+    engine = _loaded(code)
+    place = engine.get_function_address(symbol)
+    if not place:
+        raise RuntimeError(symbol)
+    call = functions().callable_at(place)
+    _places[call] = place, engine
+    return call
+
+
+def _loaded(code):
+    """Return an engine that has machine code in place."""
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    empty = binding.parse_assembly("")
+    empty.triple = binding.get_process_triple()
+    engine = binding.create_mcjit_compiler(empty, binding.Target.from_triple(empty.triple).create_target_machine())
+    engine.add_object_file(binding.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    return engine
 
 
 def is_native(calls):
@@ -69,25 +98,61 @@ class Functions:
     DONE = _DONE  # the word of a mail that is 0 while a worker has work
 
     def __init__(self):
-        module = ir.Module(name="fastrecur")
-        module.triple = binding.get_process_triple()
-        work = _write_work(module)
-        _write_team(module, work)
-        _write_post(module)
-        _write_serve(module, work)
-        _write_lead(module, work)
-        parsed = binding.parse_assembly(str(module))
-        parsed.verify()
-        binding.initialize_native_target()
-        binding.initialize_native_asmprinter()
-        machine = binding.Target.from_triple(module.triple).create_target_machine(opt=2)
-        self._engine = binding.create_mcjit_compiler(parsed, machine)
-        self._engine.finalize_object()
-        self.team = self._engine.get_function_address("team")
+        for name, place in _symbols().items():
+            binding.add_symbol(name, place)
+        triple = binding.get_process_triple()
+        name = _cache.name_of("native", _cache.digest(pathlib.Path(__file__).parent, "llvmlite"), triple, sys.version)
+        code, _ = _cache.find(name) or (None, None)
+        if code is None:
+            code = _compiled(triple)
+            _cache.keep(name, code, "")
+        self._engine = _loaded(code)
+        at = self._engine.get_function_address
+        self.team = at("team")
         number = ctypes.c_int64
-        self.post = ctypes.CFUNCTYPE(number, number, number, number, number)(self._engine.get_function_address("post"))
-        self.serve = ctypes.CFUNCTYPE(None, number)(self._engine.get_function_address("serve"))
-        self.lead = ctypes.CFUNCTYPE(None, number, number, number, number)(self._engine.get_function_address("lead"))
+        self.post = ctypes.CFUNCTYPE(number, number, number, number, number)(at("post"))
+        self.serve = ctypes.CFUNCTYPE(None, number)(at("serve"))
+        self.lead = ctypes.CFUNCTYPE(None, number, number, number, number)(at("lead"))
+        self._method = _Method(b"kernel", at("call"), _FASTCALL, None)
+        make = ctypes.pythonapi.PyCFunction_NewEx
+        self._make = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)(
+            ctypes.cast(make, ctypes.c_void_p).value
+        )
+
+    def callable_at(self, place):
+        """Return a kernel at an address as something to be called from Python."""
+        return self._make(ctypes.addressof(self._method), place, None)
+
+
+def _compiled(triple):
+    """Return the functions' machine code."""
+    module = ir.Module(name="fastrecur")
+    module.triple = triple
+    work = _write_work(module)
+    _write_call(module)
+    _write_team(module, work)
+    _write_post(module)
+    _write_serve(module, work)
+    _write_lead(module, work)
+    parsed = binding.parse_assembly(str(module))
+    parsed.verify()
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    return binding.Target.from_triple(triple).create_target_machine(opt=2).emit_object(parsed)
+
+
+@functools.cache
+def _symbols():
+    """Return the addresses of what the functions ask of Python and of the C library, by name."""
+    python = ("PyLong_AsLongLong", "PyErr_Occurred", "PyEval_SaveThread", "PyEval_RestoreThread", "Py_IncRef")
+    found = {name: ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value for name in python}
+    found["_Py_NoneStruct"] = id(None)
+    for name in ("usleep", "sched_yield"):
+        try:
+            found[name] = ctypes.cast(getattr(ctypes.CDLL(None), name), ctypes.c_void_p).value
+        except (AttributeError, OSError, TypeError):  # not on every platform
+            pass
+    return found
 
 
 def functions():
@@ -145,20 +210,16 @@ def _swap(builder, base, word, old, new):
     return builder.extract_value(pair, 1)
 
 
-@functools.cache
-def _system(name):
-    """Return the address of a function of the C library; None if there is none."""
-    try:
-        return ctypes.cast(getattr(ctypes.CDLL(None), name), ctypes.c_void_p).value
-    except (AttributeError, OSError, TypeError):
-        return None
+def _ask(builder, name, result, *arguments):
+    """Call a function of Python's or of the C library's."""
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+    return builder.call(function, arguments)
 
 
 def _ask_system(builder, name, *numbers):
-    if (address := _system(name)) is not None:
-        kind = ir.FunctionType(_I32, [_I32] * len(numbers))
-        arguments = [ir.Constant(_I32, number) for number in numbers]
-        builder.call(builder.inttoptr(ir.Constant(_I64, address), kind.as_pointer()), arguments)
+    if name in _symbols():
+        _ask(builder, name, _I32, *(ir.Constant(_I32, number) for number in numbers))
 
 
 def _wait_a_turn(builder, turn):
@@ -175,8 +236,62 @@ def _wait_a_turn(builder, turn):
                 _ask_system(builder, "sched_yield")
         with sooner:
             if "x86" in binding.get_process_triple():
-                kind = ir.FunctionType(_VOID, [])
-                builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
+                _ask(builder, "llvm.x86.sse2.pause", _VOID)
+
+
+def _call_kernel(builder, kernel, count, arguments, room):
+    """Call a kernel with so many of the words at an address."""
+    function = builder.function
+    after = function.append_basic_block("called")
+    choice = builder.switch(count, after)
+    for n in range(1, MOST_ARGUMENTS + 1):
+        block = function.append_basic_block(f"with_{n}")
+        choice.add_case(ir.Constant(_I64, n), block)
+        builder.position_at_end(block)
+        kind = ir.FunctionType(_I32, [_I64] * (2 + n))
+        given = [_read(builder, arguments, i) for i in range(n)]
+        builder.call(builder.inttoptr(kernel, kind.as_pointer()), [*room, *given])
+        builder.branch(after)
+    builder.position_at_end(after)
+
+
+def _write_call(module):
+    """``call(self, arguments, count)``: what Python calls; ``self`` is a kernel's address, and a rule is None."""
+    function, builder = _function(module, "call", _I64, 3)
+    this, given, count = function.args
+    room = [builder.ptrtoint(builder.alloca(_I64), _I64) for _ in range(2)]
+    words = builder.ptrtoint(builder.alloca(_I64, MOST_ARGUMENTS), _I64)
+    kernel = _ask(builder, "PyLong_AsLongLong", _I64, this)
+    none = builder.ptrtoint(ir.GlobalVariable(module, _I64, "_Py_NoneStruct"), _I64)
+    counter = builder.alloca(_I64)
+    builder.store(ir.Constant(_I64, 0), counter)
+    test, body, ready, failed, good = (
+        function.append_basic_block(name) for name in ("test", "body", "ready", "failed", "good")
+    )
+    builder.branch(test)
+    builder.position_at_end(test)
+    k = builder.load(counter, typ=_I64)
+    builder.cbranch(builder.icmp_signed("<", k, count), body, ready)
+    builder.position_at_end(body)
+    argument = _read(builder, given, k)
+    with builder.if_else(builder.icmp_signed("==", argument, none)) as (is_rule, is_number):
+        with is_rule:  # of which nothing is left in compiled code
+            _write(builder, words, k, ir.Constant(_I64, 0))
+        with is_number:
+            _write(builder, words, k, _ask(builder, "PyLong_AsLongLong", _I64, argument))
+    builder.store(builder.add(k, ir.Constant(_I64, 1)), counter)
+    builder.branch(test)
+    builder.position_at_end(ready)
+    error = _ask(builder, "PyErr_Occurred", _I64)
+    builder.cbranch(builder.icmp_signed("==", error, ir.Constant(_I64, 0)), good, failed)
+    builder.position_at_end(failed)
+    builder.ret(ir.Constant(_I64, 0))
+    builder.position_at_end(good)
+    state = _ask(builder, "PyEval_SaveThread", _I64)
+    _call_kernel(builder, kernel, count, words, room)
+    _ask(builder, "PyEval_RestoreThread", _VOID, state)
+    _ask(builder, "Py_IncRef", _VOID, none)
+    builder.ret(none)
 
 
 def _write_work(module):
@@ -198,16 +313,8 @@ def _write_work(module):
         builder.add(builder.mul(k, ir.Constant(_I64, _ROW)), ir.Constant(_I64, _HEAD)), ir.Constant(_I64, 8)
     )
     row = builder.add(table, offset)
-    kernel = _read(builder, row, 0)
-    choice = builder.switch(_read(builder, row, 1), after)
-    for n in range(1, MOST_ARGUMENTS + 1):
-        block = function.append_basic_block(f"with_{n}")
-        choice.add_case(ir.Constant(_I64, n), block)
-        builder.position_at_end(block)
-        kind = ir.FunctionType(_I32, [_I64] * (2 + n))
-        arguments = [_read(builder, row, 2 + i) for i in range(n)]
-        builder.call(builder.inttoptr(kernel, kind.as_pointer()), [*room, *arguments])
-        builder.branch(after)
+    _call_kernel(builder, _read(builder, row, 0), _read(builder, row, 1), builder.add(row, ir.Constant(_I64, 16)), room)
+    builder.branch(after)
     builder.position_at_end(after)
     builder.store(builder.add(k, threads), counter)
     builder.branch(test)

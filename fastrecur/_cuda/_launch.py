@@ -6,18 +6,12 @@ is the seam: tests put an emulator or a recorder in the place of `driver`.
 """
 
 import functools
-import hashlib
-import importlib.metadata
 import inspect
-import os
 import pathlib
-import sys
-import tempfile
 
+from .. import _cache
 from .. import _messages as say
 from . import _kernels
-
-FORMAT = 1  # of what is kept: raised when files of older versions must not be read
 
 
 class Kernel:
@@ -136,75 +130,21 @@ class CudaCore:
 # ---- Kernels on disk ------------------------------------------------------------------------------------------------
 
 
-@functools.cache
 def digest():
     """Return a name for the sources that kernels are made of, and for what compiles them."""
-    here = pathlib.Path(__file__).parent
-    text = hashlib.sha256(str(FORMAT).encode())
-    for path in sorted([*here.glob("*.py"), here.parent / "_pooling.py", here.parent / "_steps.py"]):
-        text.update(path.read_bytes())
-    for package in ("numba", "numba-cuda", "cuda-core", "nvidia-nvvm", "nvidia-nvjitlink"):
-        try:
-            text.update(f"{package} {importlib.metadata.version(package)};".encode())
-        except importlib.metadata.PackageNotFoundError:
-            text.update(f"{package} none;".encode())
-    return text.hexdigest()[:16]
-
-
-def cache_folder():
-    """Return where compiled kernels are kept."""
-    chosen = os.environ.get("FASTRECUR_CACHE_DIR")
-    if chosen:
-        return pathlib.Path(chosen)
-    if sys.platform == "win32":
-        return pathlib.Path(os.environ.get("LOCALAPPDATA") or tempfile.gettempdir()) / "fastrecur"
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return pathlib.Path(home) / "fastrecur"
+    packages = "numba", "numba-cuda", "cuda-core", "nvidia-nvvm", "nvidia-nvjitlink"
+    return _cache.digest(pathlib.Path(__file__).parent, *packages)
 
 
 def cubin(kernel, capability):
     """Return a kernel's code for a capability and its name in it, from the disk or compiled."""
-    key = hashlib.sha256(repr((digest(), kernel.key, kernel.signature, capability)).encode()).hexdigest()[:32]
-    path = cache_folder() / f"{kernel.name}-{capability[0]}{capability[1]}-{key}.cubin"
-    try:
-        kept = path.read_bytes()
-    except OSError:
-        kept = b""
-    found = unpack(kept)
+    kind = f"{kernel.name}-{capability[0]}{capability[1]}"
+    name = _cache.name_of(kind, digest(), kernel.key, kernel.signature, capability)
+    found = _cache.find(name)
     if found is None:
         found = assemble(kernel.ptx(capability), capability)
-        keep(path, pack(*found))
+        _cache.keep(name, *found)
     return found
-
-
-def pack(code, name):
-    """Return code and name as they are kept: with their sum, so that a torn file is seen."""
-    body = name.encode() + b"\n" + code
-    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
-
-
-def unpack(kept):
-    """Return code and name from what was kept; None if it is not whole."""
-    checksum, _, body = kept.partition(b"\n")
-    if not body or hashlib.sha256(body).hexdigest().encode() != checksum:
-        return None
-    name, _, code = body.partition(b"\n")
-    return code, name.decode()
-
-
-def keep(path, content):
-    """Write a file so that another process sees all of it or nothing; where nothing can be written, go without."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent)
-    except OSError:
-        return
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(name, path)
-    except OSError:
-        os.unlink(name)
 
 
 def assemble(ptx, capability):

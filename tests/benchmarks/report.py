@@ -1,6 +1,5 @@
 """The table on the terminal, the JSON file, and the machine they are about."""
 
-import configparser
 import datetime
 import importlib.metadata
 import json
@@ -8,7 +7,8 @@ import os
 import platform
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+import fastrecur
+
 PACKAGES = ("numpy", "numba", "ml_dtypes", "scipy", "pandas", "polars", "numbagg")
 
 
@@ -20,7 +20,7 @@ def about(command, threads, seconds):
         "seconds": round(seconds, 1),
         "threads": threads,
         "machine": _machine(),
-        "versions": {"python": platform.python_version(), "fastrecur": _own_version(), **_others()},
+        "versions": {"python": platform.python_version(), "fastrecur": fastrecur.__version__, **_others()},
     }
 
 
@@ -54,13 +54,6 @@ def _caches():
         if kind != "Instruction":
             found[f"L{level}"] = size
     return found
-
-
-def _own_version():
-    # Not from the installed metadata: the checkout is what is measured.
-    settings = configparser.ConfigParser()
-    settings.read(ROOT / "setup.cfg")
-    return settings.get("metadata", "version", fallback="unknown")
 
 
 def _others():

@@ -1,0 +1,153 @@
+"""The documentation is whole: public names have their places, code is run, links lead somewhere."""
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [path for path in sorted(DOCS.rglob("*.rst")) if "_build" not in path.parts]
+MARKDOWN = [ROOT / name for name in ("README.md", "CHANGELOG.md", "examples/data/README.md", "tests/gpu/README.md")]
+
+# Public methods without an entry of their own.
+NO_ENTRY = {"extra_repr": "torch's hook for what a module prints"}
+
+# Blocks of Python that are not run: page and first line.
+NOT_RUN = {
+    ("howto/gpu.rst", "import cupy, fastrecur"): "needs a card",
+    ("howto/gpu.rst", "h = fastrecur.forget_mult(f, x)"): "needs a card",
+}
+# What is in a block without Python: commands for a shell.
+COMMAND = re.compile(r"(\S*/)?(pip|python3?|export|ruff|mypy|\.ci/run|git|cd)\b|#|\.ci/run")
+# Languages that are not run.
+PLAIN = {"none", "text", "bibtex"}
+
+
+# ---- Every public name is in the reference ---------------------------------------------------------------------------
+
+
+def documented():
+    """Return the full names that the pages of the reference have entries for."""
+    names = set()
+    for page in sorted((DOCS / "reference").glob("*.rst")):
+        module = owner = ""
+        for line in page.read_text().splitlines():
+            directive = re.match(r"(\s*)\.\. (\w+):: (\S+)", line)
+            members = re.match(r"\s+:members: (.+)", line)
+            if directive:
+                indent, kind, name = directive.groups()
+                if kind in ("module", "currentmodule"):
+                    module = name
+                elif kind == "automodule":
+                    names.add(name)
+                elif kind.startswith("auto") or kind == "data":
+                    full = f"{owner}.{name}" if indent else f"{module}.{name}"
+                    names.add(full)
+                    if not indent:
+                        owner = full
+            elif members:
+                names |= {f"{owner}.{name.strip()}" for name in members[1].split(",")}
+    return names
+
+
+@pytest.mark.parametrize("module", ["fastrecur", "fastrecur.reference", "fastrecur.smoothing", "fastrecur.torch"])
+def test_every_public_name_is_in_the_reference(module):
+    there = documented()
+    module = importlib.import_module(module)
+    wanted = set()
+    for name in module.__all__:
+        wanted.add(f"{module.__name__}.{name}")
+        public = getattr(module, name)
+        if inspect.isclass(public) and not issubclass(public, tuple):
+            own = {m: value for m, value in vars(public).items() if not m.startswith("_") and m not in NO_ENTRY}
+            wanted |= {
+                f"{module.__name__}.{name}.{m}"
+                for m, value in own.items()
+                if callable(value) or type(value) is property
+            }
+    assert wanted <= there, f"not in docs/reference: {sorted(wanted - there)}"
+
+
+# ---- Every block of code is run --------------------------------------------------------------------------------------
+
+
+def indented(lines, k):
+    """Return the lines of the block that is indented more than line k and follows it, without that indentation."""
+    depth = len(lines[k]) - len(lines[k].lstrip())
+    block = []
+    for line in lines[k + 1 :]:
+        if line.strip() and len(line) - len(line.lstrip()) <= depth:
+            break
+        block.append(line)
+    options = [line for line in block if not re.match(r"\s+:\w[\w-]*:", line)]
+    return [line.strip() for line in options if line.strip()]
+
+
+def blocks(path):
+    """Yield ``(language, lines)`` of the blocks that Sphinx shows and does not run; '' for a plain one."""
+    lines = path.read_text().splitlines()
+    if path.suffix == ".md":
+        fence = None
+        for k, line in enumerate(lines):
+            if line.strip().startswith("```"):
+                if fence is None:
+                    fence = k
+                else:
+                    yield lines[fence].strip("` "), [inner.strip() for inner in lines[fence + 1 : k] if inner.strip()]
+                    fence = None
+        for k, line in enumerate(lines):
+            if line.startswith("    ") and not lines[k - 1].strip() and fence is None:
+                yield "", [line.strip()]
+        return
+    for k, line in enumerate(lines):
+        directive = re.match(r"\s*\.\. (?:code-block|code|sourcecode|parsed-literal)::\s*(\S*)", line)
+        if directive:
+            yield directive[1] or "", indented(lines, k)
+        elif line.rstrip().endswith("::") and not line.strip().startswith(".."):
+            yield "", indented(lines, k)
+
+
+@pytest.mark.parametrize("path", PAGES + MARKDOWN, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_block_of_code_is_run(path):
+    is_readme = path == ROOT / "README.md"  # pytest runs it
+    for language, lines in blocks(path):
+        if language in PLAIN or language.startswith("{"):
+            continue
+        if language == "python" and is_readme:
+            assert lines[0].startswith(">>>"), f"not run: {lines[0]}"
+            continue
+        if path.is_relative_to(DOCS) and (path.relative_to(DOCS).as_posix(), lines[0]) in NOT_RUN:
+            continue
+        assert language == "" and all(COMMAND.match(line) for line in lines), f"not run: {lines[0]}"
+
+
+def test_exceptions_are_used():
+    there = {(path.relative_to(DOCS).as_posix(), lines[0]) for path in PAGES for _, lines in blocks(path)}
+    assert NOT_RUN.keys() <= there
+
+
+@pytest.mark.parametrize("path", PAGES + MARKDOWN[:1], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_line_is_skipped(path):
+    assert "+SKIP" not in path.read_text()
+
+
+# ---- Every link leads somewhere (Sphinx looks at those within its pages) ---------------------------------------------
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_of_markdown(path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if "://" not in target:
+            assert (path.parent / target.partition("#")[0]).exists(), f"{target} is not there"
+
+
+@pytest.mark.parametrize("path", PAGES + MARKDOWN, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_files_that_are_named_exist(path):
+    named = r"\b((?:examples|tests|docs|fastrecur)/[\w./-]*\w\.(?:py|rst|md|csv|txt|png|c))\b"
+    for name in re.findall(named, path.read_text()):
+        assert (ROOT / name).exists(), f"{name} is named and not there"
+    for name in re.findall(r"\bpython3? ((?:\w+/)+\w+\.py)\b", path.read_text()):
+        assert (ROOT / name).exists(), f"{name} is run and not there"
