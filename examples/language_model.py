@@ -195,18 +195,19 @@ class Training:
             raise SystemExit(f"`--batch` must be a multiple of the {self.processes} processes, and is {options.batch}")
         own_card = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         self.device = torch.device(own_card if torch.cuda.is_available() else "cpu")
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
 
         torch.manual_seed(options.seed)
         self.model = build(len(corpus.words), options).to(self.device)
         # Evaluated is a copy, which has the averaged weights once averaging has begun.
         self.average = copy.deepcopy(self.model).eval()
-        # A lane's last inputs are a process's own, and no buffer that all have in common.
         self.parallel = self.model
-        if self.processes > 1:
+        if self.processes > 1:  # a lane's last inputs are a process's own, and no buffer that all have in common
             self.parallel = DistributedDataParallel(self.model, broadcast_buffers=False)
-        rate, kind = options.rate or RATES[options.optimiser], {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-        self.optimiser = kind[options.optimiser](self.model.parameters(), rate, weight_decay=options.weight_decay)
-        self.rate = rate
+        self.rate = options.rate or RATES[options.optimiser]
+        kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[options.optimiser]
+        self.optimiser = kind(self.model.parameters(), self.rate, weight_decay=options.weight_decay)
         torch.manual_seed(options.seed * 10_000 + self.rank)  # each process has its own masks
         self.lengths = torch.Generator().manual_seed(options.seed)  # and all have the same lengths
 
@@ -279,7 +280,8 @@ class Training:
     def save(self, path: Path) -> None:
         """Write a checkpoint: the whole of it or nothing, whenever the process or the machine stops."""
         own = {
-            "states": self.states, "random": torch.get_rng_state(), "buffers": dict(self.model.named_buffers()),
+            "states": [each(Tensor.cpu, state) for state in self.states], "random": torch.get_rng_state(),
+            "buffers": {name: buffer.cpu() for name, buffer in self.model.named_buffers()},
             "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }  # fmt: skip
         all_own = [own]
@@ -325,7 +327,7 @@ class Training:
 
 def fixed(options: argparse.Namespace) -> dict[str, str]:
     """Return the options that may not change on the way."""
-    free = "epochs", "every", "checkpoint", "resume", "output", "sample"
+    free = "epochs", "checkpoint", "resume", "output", "sample"
     return {name: str(value) for name, value in vars(options).items() if name not in free}
 
 
