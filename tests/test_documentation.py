@@ -19,6 +19,15 @@ NO_ENTRY = {"extra_repr": "torch's hook for what a module prints"}
 NOT_RUN = {
     ("howto/gpu.rst", "import cupy, fastrecur"): "needs a card",
     ("howto/gpu.rst", "h = fastrecur.forget_mult(f, x)"): "needs a card",
+    ("howto/beyond_one_machine.rst", 'x = da.from_zarr("readings.zarr")'): "examples/out_of_core.py runs it",
+    (
+        "howto/sequence_parallel.rst",
+        'dist.init_process_group("gloo", timeout=timedelta(minutes=2))',
+    ): "needs two processes",
+    (
+        "howto/sequence_parallel.rst",
+        'mesh = init_device_mesh("cuda", (2, 4), mesh_dim_names=("data", "time"))',
+    ): "needs eight cards",
 }
 # What is in a block without Python: commands for a shell.
 COMMAND = re.compile(r"(\S*/)?(pip|python3?|export|ruff|mypy|\.ci/run|git|cd)\b|#|\.ci/run")
@@ -53,7 +62,10 @@ def documented():
     return names
 
 
-@pytest.mark.parametrize("module", ["fastrecur", "fastrecur.reference", "fastrecur.smoothing", "fastrecur.torch"])
+@pytest.mark.parametrize(
+    "module",
+    ["fastrecur", "fastrecur.reference", "fastrecur.smoothing", "fastrecur.torch", "fastrecur.torch.distributed"],
+)
 def test_every_public_name_is_in_the_reference(module):
     there = documented()
     module = importlib.import_module(module)

@@ -15,6 +15,8 @@ TABLE = ROOT / "docs" / "floors.csv"
 UPWARD = {
     ("_call.py", "_cuda/_call.py"): "arrays on a GPU came",
     ("_call.py", "torch/_call.py"): "tensors came",
+    ("_call.py", "_dask.py"): "Dask arrays came",
+    ("smoothing/_run.py", "smoothing/_lazy.py"): "Dask arrays came",
     ("torch/_call.py", "__init__.py"): "what a subclass or a mode of torch is told was called",
     ("_config.py", "__init__.py"): "the report names the package's version and tries its functions",
 }
