@@ -204,7 +204,7 @@ class Training:
         self.average = copy.deepcopy(self.model).eval()
         self.parallel = self.model
         if self.processes > 1:  # a lane's last inputs are a process's own, and no buffer that all have in common
-            self.parallel = DistributedDataParallel(self.model, broadcast_buffers=False)
+            self.parallel = DistributedDataParallel(self.model)
         self.rate = options.rate or RATES[options.optimiser]
         kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[options.optimiser]
         self.optimiser = kind(self.model.parameters(), self.rate, weight_decay=options.weight_decay)

@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
 import os
 import pathlib
 import sys
-import tempfile
+import threading
 
 FORMAT = 2  # of what is kept: raised when files of older versions must not be read
 
 
-def folder() -> pathlib.Path:
-    """Return where compiled kernels are kept."""
+# Who makes a kernel, or imports what makes them, holds this: one thread at a time, and none while the process forks, or
+# the child would wait for it for ever.
+making = threading.RLock()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=making.acquire, after_in_parent=making.release, after_in_child=making.release)
+
+
+def folder() -> pathlib.Path | None:
+    """Return where compiled kernels are kept; None if there is no such place."""
     chosen = os.environ.get("FASTRECUR_CACHE_DIR")
     if chosen:
-        return pathlib.Path(chosen)
+        return pathlib.Path(chosen).absolute()
     if sys.platform == "win32":
-        return pathlib.Path(os.environ.get("LOCALAPPDATA") or tempfile.gettempdir()) / "fastrecur"
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return pathlib.Path(home) / "fastrecur"
+        home = os.environ.get("LOCALAPPDATA", "")
+    else:
+        home = os.environ.get("XDG_CACHE_HOME", "")
+        home = home if os.path.isabs(home) else os.path.expanduser("~/.cache")
+    return pathlib.Path(home) / "fastrecur" if os.path.isabs(home) else None
 
 
-def is_writable() -> bool:
-    """Return whether kernels can be kept there, or the folder be made."""
-    place = folder().absolute()
-    there = next(path for path in (place, *place.parents) if path.exists())
-    return there.is_dir() and os.access(there, os.W_OK)
+def describe() -> str:
+    """Return what a report about a problem needs to say."""
+    place = folder()
+    if place is None:
+        return "nowhere: there is no home"
+    there = next(path for path in (place, *place.parents) if os.path.exists(path))
+    if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
+        return f"{place}, which cannot be written"
+    unread = sum(not os.access(path, os.R_OK) for path in place.iterdir()) if there == place else 0
+    return f"{place}, of which {unread} files cannot be read" if unread else str(place)
 
 
 @functools.cache
@@ -55,31 +71,32 @@ def name_of(kind: str, *parts: object) -> str:
 
 def find(name: str) -> tuple[bytes, str] | None:
     """Return the code that is kept under a name, and the symbol to look for in it; None if it is not there, or torn."""
+    place = folder()
     try:
-        kept = (folder() / name).read_bytes()
+        return None if place is None else unpack((place / name).read_bytes())
     except OSError:
         return None
-    return unpack(kept)
 
 
 def keep(name: str, code: bytes, symbol: str) -> None:
     """Keep code under a name, and the symbol to look for in it."""
-    write(folder() / name, pack(code, symbol))
+    place = folder()
+    if place is not None:
+        write(place / name, pack(code, symbol))
 
 
 def write(path: pathlib.Path, content: bytes) -> None:
     """Write a file so that another process sees all of it or nothing; where nothing can be written, go without."""
+    aside = path.with_name(f"{path.name}.{os.urandom(8).hex()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=path.parent)
-    except OSError:
-        return
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
+        aside.write_bytes(content)  # with the rights that the user's files have
         os.replace(aside, path)
-    except OSError:
-        os.unlink(aside)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        if not isinstance(error, OSError):
+            raise
 
 
 def pack(code: bytes, symbol: str) -> bytes:

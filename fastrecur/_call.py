@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from . import _arrays, _problem
+from . import _arrays, _cache, _problem
 from . import _messages as say
 
 _ndarray = np.ndarray
@@ -34,7 +34,8 @@ def _for_tensors():
 @functools.cache
 def _runner():
     """Return the module that runs plans: with the kernels' definitions it takes a sixth of the import, if not used."""
-    from . import _run
+    with _cache.making:
+        from . import _run
 
     return _run
 
@@ -42,7 +43,8 @@ def _runner():
 @functools.cache
 def _device():
     """Return the module that runs calls on a GPU."""
-    from ._cuda import _call
+    with _cache.making:
+        from ._cuda import _call
 
     return _call
 
@@ -91,6 +93,8 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     reverse, axis = _flag("reverse", reverse), _axis(axis)
     return_state = _flag("return_state", return_state)
     if lengths is not None:
+        if _arrays.any_lazy(lengths):
+            return _graphs().forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
         lengths = _lengths(lengths)
     weak_complex = type(a) is complex or type(b) is complex or type(h0) is complex
     if weak_complex or _is_complex(a) or _is_complex(b) or _is_complex(h0):
@@ -143,6 +147,8 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
         key = None
     reverse, axis = _flag("reverse", reverse), _axis(axis)
     if lengths is not None:
+        if _arrays.any_lazy(lengths):
+            return _graphs().vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
         lengths = _lengths(lengths)
     values = (g, a, b, h, h0, grad_state)
     weak_complex = any(type(value) is complex for value in values)

@@ -15,7 +15,7 @@ __all__ = ["show_config"]
 
 _PACKAGES = (
     "numpy", "numba", "llvmlite", "numba-cuda", "cuda-core", "cuda-bindings", "ml_dtypes", "cupy", "torch", "pandas",
-    "polars", "xarray",
+    "polars", "xarray", "dask", "distributed", "zarr",
 )  # fmt: skip
 _VARIABLES = ("NUMBA_", "FASTRECUR_", "OMP_", "KMP_", "CUDA_VISIBLE_DEVICES", "NUMPY_MADVISE_HUGEPAGE")
 
@@ -46,7 +46,7 @@ def _lines():
     yield "threads", f"{fastrecur.get_num_threads()} of {os.cpu_count()} processors"
     yield "CPU kernels", _attempt(_cpu)
     yield "GPU kernels", _attempt(_gpu)
-    yield "cache", f"{_cache.folder()}{'' if _cache.is_writable() else ', which cannot be written'}"
+    yield "cache", _attempt(_cache.describe, "unknown")
     set_here = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)]
     yield "environment", ", ".join(set_here) or "nothing is set that matters here"
 

@@ -262,14 +262,28 @@ def _compose(first: Any, then: Any) -> Any:
     if first is None or then is None:
         return None
     with np.errstate(all="ignore"):
-        return then[0] * first[0], then[0] * first[1] + then[1], then[2]
+        factor, added = then[0] * first[0], then[0] * first[1] + then[1]
+    _check_overflow((factor, added), (*first[:2], *then[:2]))
+    return factor, added, then[2]
 
 
 def _apply(pair: Any, state: Any) -> Any:
     if pair is None:
         return None
+    if state is None:
+        return pair[1].astype(pair[2])
     with np.errstate(all="ignore"):
-        return (pair[1] if state is None else pair[0] * state + pair[1]).astype(pair[2])
+        after = pair[0] * state + pair[1]
+        _check_overflow((after,), (*pair[:2], state))
+        return after.astype(pair[2])
+
+
+def _check_overflow(made: Any, of: Any) -> None:
+    """Raise where finite numbers have made others: a walk may have another answer there."""
+    for value in made:
+        lost = ~np.isfinite(value)
+        if lost.any() and (lost & functools.reduce(operator.and_, (np.isfinite(v) for v in of))).any():
+            raise OverflowError(say.scan_overflow())
 
 
 # ---- The recurrences ------------------------------------------------------------------------------------------------
@@ -440,7 +454,13 @@ def vjp(
         while 0 <= at < count and not p.chunks[axis][at]:
             at += ago
         if not 0 <= at < count:
-            return first.block(index)
+            end = index[axis] == (count - 1 if reverse else 0)
+            if end or first.value is None:
+                return first.block(index)
+            lanes = tuple(c[i] for k, (c, i) in enumerate(zip(p.chunks, index, strict=True)) if k != axis)
+            key = (f"edge-{walk.name}", *index)  # empty chunks are to come, which would add up a broadcast state again
+            walk.graph[key] = (np.broadcast_to, first.block(index), lanes)
+            return key
         place = (*index[:axis], at, *index[axis + 1 :])
         lanes = tuple(c[i] for k, (c, i) in enumerate(zip(p.chunks, index, strict=True)) if k != axis)
         task = functools.partial(_edge, axis=axis, reverse=reverse, at=starts[at], lanes=lanes)

@@ -1,16 +1,19 @@
 """What `import fastrecur` brings, costs and leaves behind; where compiled kernels are kept."""
 
+import concurrent.futures
 import contextlib
 import importlib.metadata
 import inspect
+import os
 import pathlib
 import re
+import time
 import zipfile
 
 import pytest
 
 import fastrecur
-from fastrecur import reference
+from fastrecur import _cache, reference
 from fastrecur._cpu import _compile, _rows
 
 
@@ -181,3 +184,71 @@ def test_wrong_arguments_of_native_code():
     call = _compile.kernel(_rows.forward, "forget_same", "f8", a="f8", b="f8", h="f8")
     with pytest.raises(TypeError, match="float"):
         call(None, 1.5, *[0] * 11)
+
+
+def test_who_may_read_what_is_kept(tmp_path, monkeypatch):
+    """As the user's files: an image's cache is made by one user and read by another."""
+    before = os.umask(0o022)
+    try:
+        _cache.write(tmp_path / "folder" / "kept", b"code")
+    finally:
+        os.umask(before)
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["kept"]
+    if os.name == "posix":
+        assert (tmp_path / "folder" / "kept").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_folder_that_goes_away(tmp_path, monkeypatch):
+    """Whoever removes it while another writes disturbs nobody; what is half written does not stay."""
+
+    def replace(source, target):
+        os.unlink(source)
+        raise FileNotFoundError(source)
+
+    monkeypatch.setattr(os, "replace", replace)
+    _cache.write(tmp_path / "kept", b"code")
+
+    def interrupted(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _cache.write(tmp_path / "kept", b"code")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_home(monkeypatch):
+    """Without one nothing is kept, least of all in a folder named "~"."""
+    for name in ("FASTRECUR_CACHE_DIR", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert _cache.folder() is None
+    assert _cache.find("kept") is None
+    _cache.keep("kept", b"code", "symbol")
+    assert "nowhere" in _cache.describe()
+
+
+def test_what_is_said_of_the_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("FASTRECUR_CACHE_DIR", str(tmp_path / "a" / "b"))
+    assert _cache.describe() == str(tmp_path / "a" / "b")
+    (tmp_path / "a").write_text("")
+    assert _cache.describe().endswith("which cannot be written")
+    monkeypatch.setenv("FASTRECUR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)
+    assert _cache.describe().endswith("of which 1 files cannot be read")
+
+
+def test_a_kernel_is_made_once_for_all_threads(monkeypatch):
+    made = []
+
+    def make(function, rule, carry, elements):
+        made.append(rule)
+        time.sleep(0.05)
+        return made
+
+    monkeypatch.setattr(_compile, "_compiled", make)
+    monkeypatch.setattr(_compile, "_interpreted", make)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: _compile.kernel(_rows.forward, "of this test", "f8", a="f8"), range(8)))
+    assert made == ["of this test"]

@@ -150,6 +150,36 @@ print("done")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_fork_while_another_thread_makes_its_first_call(run_python):
+    output = run_python(
+        """
+import os, threading, time, warnings
+import numpy as np
+import fastrecur
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+x = np.ones((3, 4))
+first = threading.Thread(target=fastrecur.forget_mult, args=(0.5, x))
+first.start()
+time.sleep(0.002)
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if fastrecur.forget_mult(0.5, x).shape == x.shape else 1)
+for _ in range(600):
+    done, status = os.waitpid(pid, os.WNOHANG)
+    if done:
+        break
+    time.sleep(0.1)
+else:
+    os.kill(pid, 9)
+assert done and status == 0
+first.join()
+print("done")
+"""
+    )
+    assert output == "done\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_fork_while_others_compute(run_python):
     run_python(
         LARGE

@@ -26,8 +26,14 @@ _NUMPY_NAMES = {"bf2": "bfloat16", "b1": "?"}
 @functools.cache
 def kernel(function, rule, carry, **elements):
     """Return the kernel for a rule, a carry element and its operands' elements; addresses are ints."""
+    with _cache.making:
+        return _made(function, rule, carry, tuple(elements.items()))
+
+
+@functools.cache
+def _made(function, rule, carry, elements):
     build = _interpreted if INTERPRETED else _compiled
-    return build(function, rule, carry, elements)
+    return build(function, rule, carry, dict(elements))
 
 
 def _element(parameter, carry, elements):
@@ -64,6 +70,7 @@ def _circumstances():
     sources = _cache.digest(pathlib.Path(__file__).parent, "numba", "llvmlite", "numpy")
     processor = binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
     chosen = config.CPU_NAME, config.CPU_FEATURES, config.OPT, config.LOOP_VECTORIZE, config.SLP_VECTORIZE
+    chosen += config.BOUNDSCHECK, config.DEBUGINFO_DEFAULT
     return sources, sys.version_info[:2], binding.get_process_triple(), processor, chosen
 
 

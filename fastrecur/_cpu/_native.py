@@ -2,8 +2,8 @@
 
 A kernel is a native function ``int32 f(result, exception, *arguments)`` whose arguments are all 64 bits wide. Of a
 `table` of kernels and their arguments, each of n threads takes every n-th. The functions below are few and small, and
-written in the compiler's own terms: so a process that finds its kernels compiled needs nothing of Numba, whose start
-takes longer than most of what it would be asked for.
+written in the compiler's own terms: so a process that finds its kernels compiled does without Numba's compiler, whose
+start takes longer than most of what it would be asked for.
 
 A worker waits busily, then by yielding its processor, and sleeps when nothing came: waking a sleeping thread takes
 as long as many a kernel. Its `mail` is three cache lines: its state, what to do, and whether that is done.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -116,7 +116,15 @@ class QRNNLayer(nn.Module):
         for direction in self._directions:
             linear = nn.Linear(window * input_size, (2 + output_gate) * hidden_size, bias, device=device, dtype=dtype)
             self.register_module("linear" + direction, linear)
-            self.register_buffer("prevX" + direction, None, persistent=False)
+            # No buffer: those are averaged and sent to other processes, and this is a process's own place in its data.
+            setattr(self, "prevX" + direction, None)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QRNNLayer:
+        super()._apply(fn, recurse)
+        for direction in self._directions:
+            previous = getattr(self, "prevX" + direction)
+            setattr(self, "prevX" + direction, None if previous is None else fn(previous))
+        return self
 
     def reset(self) -> None:
         """Forget the inputs that `save_prev_x` kept."""

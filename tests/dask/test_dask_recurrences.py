@@ -259,3 +259,39 @@ fastrecur.forget_mult([0.5], np.ones(3)), ewm_mean(np.ones(3), alpha=0.5)
 assert "dask" not in sys.modules
 """
     )
+
+
+@pytest.mark.parametrize("scan", SCANS)
+@pytest.mark.parametrize("h0", [0.5, np.array([2.0]), np.array([[1.0]])[0], np.array([1.0, 2.0, 3.0])])
+@pytest.mark.parametrize("steps", [(0, 5), (0, 0, 2, 3), (5, 0), (2, 0, 3)])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_broadcast_state_beside_empty_chunks(rng, scan, h0, steps, reverse):
+    """What is left of a filter has empty chunks; the state's gradient is added up over the lanes once."""
+    f, x, g = rng.random((5, 3)), rng.standard_normal((5, 3)), rng.standard_normal((5, 3))
+    h = forget_mult(f, x, h0, reverse=reverse)
+    expected = forget_mult_vjp(g, f, x, h, h0, reverse=reverse)
+    with dask.config.set({"fastrecur.scan": scan}):
+        lazy = [da.from_array(v, chunks=(steps, (2, 1))) for v in (g, f, x, h)]
+        for grad, right in zip(forget_mult_vjp(*lazy, h0, reverse=reverse), expected, strict=True):
+            close(grad, np.asarray(right))
+
+
+def test_composed_pairs_beyond_all_numbers():
+    """Each chunk's is within them, and a walk along the chunks knows the answer."""
+    f, x = np.full((400, 2), -40.0), np.zeros((400, 2))
+    a, h0 = np.array([1e200, 1e200, 1e-200, 1e-200, 1e-200, 1.0]), 1e-200
+    for size, run in (
+        (100, lambda chunks: forget_mult(da.from_array(f, chunks=chunks), da.from_array(x, chunks=chunks), 0.0)),
+        (1, lambda chunks: linear_recurrence(da.from_array(a, chunks=chunks), 0.0, h0)),
+    ):
+        assert np.isfinite(run(size).compute()).all()
+        with dask.config.set({"fastrecur.scan": "blelloch"}), pytest.raises(OverflowError, match="sequential"):
+            run(size).compute()
+
+
+def test_lengths_alone_may_be_lazy(rng):
+    x, lengths = rng.standard_normal((5, 3)), np.array([5, 0, 2])
+    lazy = da.from_array(lengths, chunks=2)
+    h = forget_mult(0.5, x, lengths=lengths)
+    close(forget_mult(0.5, x, lengths=lazy), h)
+    close(forget_mult_vjp(x, 0.5, x, h, lengths=lazy)[1], forget_mult_vjp(x, 0.5, x, h, lengths=lengths)[1])

@@ -393,6 +393,17 @@ def test_saved_inputs_are_a_copy_without_a_gradient():
     assert QRNNLayer(3, 4, True)(X) and QRNNLayer(3, 4, True).prevX is None  # a window of 1 needs none
 
 
+def test_saved_inputs_are_no_part_of_the_model():
+    """Averaging failed on them, and DistributedDataParallel would have sent them round."""
+    model = QRNN(3, 4, window=2, save_prev_x=True)
+    average = torch.optim.swa_utils.AveragedModel(model)
+    model(X[:4])
+    average.update_parameters(model)
+    average.update_parameters(model)
+    assert not list(model.buffers())
+    assert average.module.layers[0].prevX is None
+
+
 def test_saved_inputs_are_pickled_and_copied():
     model = QRNN(3, 4, window=2, save_prev_x=True)
     model(X[:4])
