@@ -195,15 +195,15 @@ def test_threads_and_names(rng):
     assert same.name == forget_mult(0.5, x).name != other.name
     seen = []
     lazy = x.map_blocks(
-        lambda b: (seen.append(fastrecur.get_num_threads()), b)[1], dtype=x.dtype, meta=np.empty((0, 0))
+        lambda b: (seen.append(fastrecur._threads.team().size), b)[1], dtype=x.dtype, meta=np.empty((0, 0))
     )
     close(forget_mult(0.5, lazy), same.compute())
     with dask.config.set(scheduler="threads"):
         close(same, forget_mult(0.5, x.compute()))
-    before = fastrecur.get_num_threads()
+    before = fastrecur._threads.team().size
     with fastrecur._threads.alone():
-        assert fastrecur.get_num_threads() == 1
-    assert fastrecur.get_num_threads() == before == seen[0]
+        assert fastrecur._threads.team().size == 1
+    assert fastrecur._threads.team().size == before == seen[0]
 
 
 def test_a_composed_chunk_beyond_all_numbers():

@@ -176,7 +176,7 @@ def test_the_import_is_light(run_python):
 import sys, numba
 before = set(sys.modules)
 import fastrecur.smoothing
-fastrecur.ewm_mean([1.0, 2.0], alpha=0.5)
+fastrecur.smoothing.ewm_mean([1.0, 2.0], alpha=0.5)
 assert not {"torch", "pandas", "polars", "xarray", "scipy"} & (set(sys.modules) - before)
 """)
 
@@ -190,7 +190,7 @@ def test_all():
 
 
 def test_found_without_its_own_import(run_python):
-    run_python("import fastrecur\nfastrecur.ewm_mean([1.0], alpha=0.5)")
+    run_python("import fastrecur\nfastrecur.smoothing.ewm_mean([1.0], alpha=0.5)")
 
 
 @pytest.mark.parametrize(
