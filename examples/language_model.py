@@ -203,7 +203,7 @@ class Training:
         # Evaluated is a copy, which has the averaged weights once averaging has begun.
         self.average = copy.deepcopy(self.model).eval()
         self.parallel = self.model
-        if self.processes > 1:  # a lane's last inputs are a process's own, and no buffer that all have in common
+        if self.processes > 1:
             self.parallel = DistributedDataParallel(self.model)
         self.rate = options.rate or RATES[options.optimiser]
         kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[options.optimiser]
@@ -277,11 +277,15 @@ class Training:
             dist.all_reduce(total)
         return (total[0] / total[1]).item()
 
+    def windows(self) -> list[QRNNLayer]:
+        """Return the layers that keep the last inputs of a stretch for the next one."""
+        return [layer for layer in self.model.modules() if isinstance(layer, QRNNLayer) and layer.save_prev_x]
+
     def save(self, path: Path) -> None:
         """Write a checkpoint: the whole of it or nothing, whenever the process or the machine stops."""
         own = {
             "states": [each(Tensor.cpu, state) for state in self.states], "random": torch.get_rng_state(),
-            "buffers": {name: buffer.cpu() for name, buffer in self.model.named_buffers()},
+            "inputs": [layer.prevX.cpu() for layer in self.windows() if layer.prevX is not None],
             "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }  # fmt: skip
         all_own = [own]
@@ -314,9 +318,8 @@ class Training:
             setattr(self, name, whole[name])
         self.lengths.set_state(whole["lengths"])
         self.states = [each(lambda v: v.to(self.device), state) for state in own["states"]]
-        for name, buffer in own["buffers"].items():  # what a window has kept of the stretch before
-            place, _, name = name.rpartition(".")
-            setattr(self.model.get_submodule(place), name, buffer.to(self.device))
+        for layer, inputs in zip(self.windows(), own["inputs"], strict=False):
+            layer.prevX = inputs.to(self.device)
         torch.set_rng_state(own["random"])
         if own["random_cuda"] is not None:
             torch.cuda.set_rng_state(own["random_cuda"], self.device)
