@@ -75,7 +75,9 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     elif type(b) in _TENSORS:
         return _forward_tensors(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
     owner, given = None, out
-    if not (_is_plain(a) and _is_plain(b) and (h0 is None or _is_plain(h0)) and (out is None or type(out) is _ndarray)):
+    if _arrays.any_lazy(lengths) or not (
+        _is_plain(a) and _is_plain(b) and (h0 is None or _is_plain(h0)) and (out is None or type(out) is _ndarray)
+    ):
         if _arrays.any_tensor(a, b, h0, lengths, out):
             return _for_tensors().forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
         if _arrays.any_on_device(a, b, h0, out):
@@ -93,8 +95,6 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     reverse, axis = _flag("reverse", reverse), _axis(axis)
     return_state = _flag("return_state", return_state)
     if lengths is not None:
-        if _arrays.any_lazy(lengths):
-            return _graphs().forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
         lengths = _lengths(lengths)
     weak_complex = type(a) is complex or type(b) is complex or type(h0) is complex
     if weak_complex or _is_complex(a) or _is_complex(b) or _is_complex(h0):
@@ -132,7 +132,9 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     if type(b) in _TENSORS:
         return _vjp_tensors(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
     owner = None
-    if not all(map(_is_plain, (g, a, b, h))) or not all(v is None or _is_plain(v) for v in (h0, grad_state)):
+    if _arrays.any_lazy(lengths) or not (
+        all(map(_is_plain, (g, a, b, h))) and all(v is None or _is_plain(v) for v in (h0, grad_state))
+    ):
         if _arrays.any_tensor(g, a, b, h, h0, grad_state, lengths):
             return _for_tensors().vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
         if _arrays.any_on_device(g, a, b, h, h0, grad_state):
@@ -147,8 +149,6 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
         key = None
     reverse, axis = _flag("reverse", reverse), _axis(axis)
     if lengths is not None:
-        if _arrays.any_lazy(lengths):
-            return _graphs().vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
         lengths = _lengths(lengths)
     values = (g, a, b, h, h0, grad_state)
     weak_complex = any(type(value) is complex for value in values)

@@ -40,11 +40,6 @@ class Operand(NamedTuple):
         return (self.value.name, *(0 if size == 1 else index[k] for k, size in sizes))
 
 
-def is_lazy(value: Any) -> bool:
-    """Return whether a value is a Dask array."""
-    return isinstance(value, da.Array)
-
-
 def take(name: str, value: Any) -> Any:
     """Return an operand as a Dask array with known chunks, a plain array or a number; None as it is."""
     if isinstance(value, da.Array):

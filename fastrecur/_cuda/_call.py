@@ -144,10 +144,10 @@ class _Shortcut(NamedTuple):
     plan: _plan.DevicePlan
     owner: object
     device: int
-    takes: tuple  # names of the operands that are not left out
-    makes: tuple  # for every result its name, and a function that returns a fresh array and its address; or None
+    names: tuple  # of the operands that are not left out, then of the results
+    makes: tuple  # for every result a function that returns a fresh array and its address; or None
     launch: tuple | None  # of a plan that is one launch: kernel, grid, threads, and the arguments that are known
-    slots: tuple  # of its arguments: where each of `takes` and `makes` goes, as what number, at which offset
+    slots: tuple  # of its arguments: where each of `names` goes, as what number, at which offset
 
 
 def _glance(call, *values):
@@ -187,7 +187,8 @@ def _glance(call, *values):
 
 def _remember(key, plan, device, owner, takes, results):
     """Remember a call; ``results`` are names in the kernels, shapes, dtypes and strides, or None for what is not."""
-    makes = tuple(result and (result[0], owner.maker(*result[1:], device)) for result in results)
+    makes = tuple(result and owner.maker(*result[1:], device) for result in results)
+    names = (*takes, *(result[0] for result in results if result))
     launch, slots = None, ()
     if (
         plan.carry in ("f4", "f8")
@@ -199,10 +200,10 @@ def _remember(key, plan, device, owner, takes, results):
         offsets, only = plan.offsets[0], plan.launches[0]
         places = {name: (at, number, offsets.get(name, 0)) for at, name, number in named}
         launch = kernel, only.grid, only.threads, template
-        slots = tuple(places[name] for name in (*takes, *(made[0] for made in makes if made)))
+        slots = tuple(places[name] for name in names)
     if len(_shortcuts) >= _MOST_SHORTCUTS:
         _shortcuts.clear()
-    _shortcuts[key] = _Shortcut(plan, owner, device, takes, makes, launch, slots)
+    _shortcuts[key] = _Shortcut(plan, owner, device, names, makes, launch, slots)
 
 
 def remembered(family, axis, reverse, return_state, a, b):
@@ -221,24 +222,19 @@ def remembered_vjp(family, axis, reverse, g, a, b, h):
 
 def _take_shortcut(shortcut, places):
     """Run a call that was remembered; return its results."""
-    plan, owner, device, takes, makes, launch, slots = shortcut
+    plan, owner, device, names, makes, launch, slots = shortcut
     given = []
+    for make in makes:
+        array = None
+        if make:
+            array, pointer = make()
+            places.append(pointer)
+        given.append(array)
     if launch is None:
-        where, work = dict(zip(takes, places, strict=True)), Work((), owner, device)
-        for made in makes:
-            array, pointer = made[1]() if made else (None, 0)
-            given.append(array)
-            if made:
-                where[made[0]] = pointer
-        work.run(plan, where)
+        Work((), owner, device).run(plan, dict(zip(names, places, strict=True)))
         return given
     kernel, grid, threads, template = launch
     arguments = template.copy()
-    for made in makes:
-        array, pointer = made[1]() if made else (None, 0)
-        given.append(array)
-        if made:
-            places.append(pointer)
     for place, (at, number, offset) in zip(places, slots, strict=True):
         arguments[at] = place + offset if number is None else number(place)
     _launch.driver().launch(kernel, grid, threads, arguments, device, owner.stream(device))
@@ -262,9 +258,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
     (a, b, h0, out), owner, device = _arrays.take((*names, "out"), (a, b, h0, out))
     _check_complex(family, names, a, b, h0)
     lengths = _lengths(lengths, names, owner, device)
-    told = (
-        axis, reverse, _known_lengths(lengths), complex in (type(a), type(b), type(h0)), dtype,
-    )  # fmt: skip
+    told = axis, reverse, _known_lengths(lengths), complex in (type(a), type(b), type(h0)), dtype
     operands = family, names, _signature(a), _signature(b), _state(h0)
     plan = _plan.forward(*operands, _signature(out) if fresh is None else fresh, *told)
     in_place = out is not None and _check_out(out, ((names[0], a), (names[1], b)))

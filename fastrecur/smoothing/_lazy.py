@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _dask, _problem, _threads
+from .. import _arrays, _dask, _problem, _threads
 from .. import _messages as say
 from .._dask import Operand, Walk
 from . import _run
@@ -47,7 +47,7 @@ def compute(statistic: str, request: _run.Request, x: Any, y: Any, axis: Any) ->
 
 def _times(request: _run.Request, shape: tuple[int, ...], axis: int) -> Operand:
     times = request.times
-    if not _dask.is_lazy(times):
+    if not _arrays.any_lazy(times):
         times = take_times(times)
         elapsed(times, request.constant, shape, axis)  # in memory, they are checked now
     times = _dask.take("times", times)

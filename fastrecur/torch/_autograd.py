@@ -162,33 +162,18 @@ class _Vjp(_Rules):
         v, u, w = (c if is_wanted else None for c, is_wanted in zip((v, u, w), ctx.wanted, strict=True))
         if v is None and u is None and w is None:
             return (None,) * 15
-        is_forget = family == FORGET
         _, _, for_g, for_a, for_b, for_h, for_h0, for_last, *_ = ctx.needs_input_grad
-        q, valid = _decay(family, a, dtype), _valid(h, lengths, axis)
-        source = None
-        if u is not None:
-            source = u * a if is_forget else u
-        if v is not None:
-            before = _before(h, h0, lengths, axis, reverse)
-            source = _sum(source, v * (b - before if is_forget else before))
-        source = _full(source, h)
+        q = _decay(family, a, dtype)
+        source = _source_of(family, a, b, h, h0, v, u, lengths, axis, reverse)
         e, e_last = forward(LINEAR, q, source, w, lengths, axis, reverse, dtype)
         grad_q, d, _ = vjp(LINEAR, g, q, source, e, w, grad_last, lengths, axis, reverse, dtype, for_a, True, False)
 
-        to_a = to_b = to_h = to_h0 = None
-        if for_a:
-            to_a = _like(-grad_q if is_forget else grad_q, a)
-            if is_forget and u is not None:
-                to_a = to_a + _like(_masked(u.conj() * d, valid), a)
-        if v is not None and (for_b or for_h or for_h0):
-            to_s = _masked(v.conj() * d, valid)
-            to_b = _like(to_s, b) if for_b and is_forget else None
-            to_before = -to_s if is_forget else to_s
-            to_h = _like(_shifted(to_before, None, valid, axis, not reverse), h) if for_h else None
-            to_h0 = _like(_first(to_before, lengths, axis, reverse), h0) if for_h0 else None
+        through = _through_steps(
+            family, a, b, h, h0, v, u, grad_q, d, lengths, axis, reverse, (for_a, for_b, for_h, for_h0)
+        )
         to_g = _like(e, g) if for_g else None
         to_last = _like(e_last, grad_last) if for_last else None
-        return None, None, to_g, to_a, to_b, to_h, to_h0, to_last, *(None,) * 7
+        return None, None, to_g, *through, to_last, *(None,) * 7
 
     @staticmethod
     def jvp(ctx, _way, _family, g_dot, a_dot, b_dot, h_dot, h0_dot, last_dot, *rest):
@@ -196,6 +181,35 @@ class _Vjp(_Rules):
         operands = map(_primal, ctx.saved_tensors)
         with _forward_ad._set_fwd_grad_enabled(True):
             return _vjp_tangents(*ctx.problem, ctx.wanted, *operands, g_dot, a_dot, b_dot, h_dot, h0_dot, last_dot)
+
+
+def _source_of(family, a, b, h, h0, v, u, lengths, axis, reverse):
+    """Return what drives ``E``: ``u*r + v*s``, in `_Vjp.backward`'s letters."""
+    source = None
+    if u is not None:
+        source = u * a if family == FORGET else u
+    if v is not None:
+        before = _before(h, h0, lengths, axis, reverse)
+        source = _sum(source, v * (b - before if family == FORGET else before))
+    return _full(source, h)
+
+
+def _through_steps(family, a, b, h, h0, v, u, grad_q, d, lengths, axis, reverse, wanted):
+    """Return the gradients of a, b, h and h0 that are wanted, of what each step makes of them."""
+    is_forget, valid = family == FORGET, _valid(h, lengths, axis)
+    for_a, for_b, for_h, for_h0 = wanted
+    to_a = to_b = to_h = to_h0 = None
+    if for_a:
+        to_a = _like(-grad_q if is_forget else grad_q, a)
+        if is_forget and u is not None:
+            to_a = to_a + _like(_masked(u.conj() * d, valid), a)
+    if v is not None and (for_b or for_h or for_h0):
+        to_s = _masked(v.conj() * d, valid)
+        to_b = _like(to_s, b) if for_b and is_forget else None
+        to_before = -to_s if is_forget else to_s
+        to_h = _like(_shifted(to_before, None, valid, axis, not reverse), h) if for_h else None
+        to_h0 = _like(_first(to_before, lengths, axis, reverse), h0) if for_h0 else None
+    return to_a, to_b, to_h, to_h0
 
 
 def _vjp_tangents(

@@ -2,7 +2,6 @@
 
 import torch
 
-from .. import _problem
 from .._cuda import _call
 from . import _tensors
 
@@ -16,10 +15,6 @@ def _lengths(lengths):
     return lengths.numpy() if lengths is not None and lengths.is_cpu else lengths
 
 
-def _shape(a, b):
-    return _problem.broadcast_shape("ab", [() if _tensors.is_number(v) else tuple(v.shape) for v in (a, b)])
-
-
 def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, fresh=None):
     """Run a recurrence; return the states and, if asked for, the last one.
 
@@ -27,7 +22,7 @@ def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, fresh
     """
     own = _tensors.DTYPES[dtype]
     if fresh is not None:
-        fresh = own, _shape(a, b), tuple(own.itemsize * stride for stride in fresh)
+        fresh = own, _tensors.result_shape(family, a, b), tuple(own.itemsize * stride for stride in fresh)
     a, b, h0 = map(_on_host, (a, b, h0))
     result = _call.forward(
         family, _tensors.NAMES[family], a, b, h0, axis, reverse, _lengths(lengths), return_state, None, own, fresh
@@ -44,7 +39,7 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
     operands = a, b, h0
     if h is None or type(b) is _tensors.Form:
         # The kernel reads all operands. Of one number at every step it makes what nobody wants, and no traffic.
-        shape, number = _shape(a, b), g
+        shape, number = _tensors.result_shape(family, a, b), g
         if g is None:
             device = next(v for v in (a, h0, grad_last) if isinstance(v, torch.Tensor)).device
             number = torch.zeros((), dtype=dtype, device=device)

@@ -14,9 +14,9 @@ import math
 import torch
 from torch.autograd import Function
 
-from .._problem import FORGET, LINEAR
-from . import _autograd, _call, _exchange, _ops, _tensors
-from ._autograd import _decay, _first, _full, _like, _masked, _nothing, _shifted, _sum, _valid
+from .._problem import LINEAR
+from . import _call, _exchange, _ops, _tensors
+from ._autograd import _decay, _like, _nothing, _source_of, _through_steps, _valid
 from ._exchange import AGAIN, BACKWARD, FORWARD, KINDS
 
 WIDE = {
@@ -405,37 +405,22 @@ class StretchVjp(Function):
         g, a, b, h, h_in, grad_last, grad_in, lengths = ctx.saved_tensors
         family, want_a, want_b, (axis, reverse, dtype, return_state, wants, group) = ctx.problem
         v, u = v if want_a else None, u if want_b else None
-        is_forget = family == FORGET
         for_g, for_a, for_b, for_h, for_in, for_last, for_grad_in = ctx.needs_input_grad[:7]
-        q, valid = _decay(family, a, dtype), _valid(h, lengths, axis)
-        source = None
-        if u is not None:
-            source = u * a if is_forget else u
-        if v is not None:
-            before = _autograd._before(h, h_in, lengths, axis, reverse)
-            source = _sum(source, v * (b - before if is_forget else before))
-        source = _full(source, h)
+        q = _decay(family, a, dtype)
+        source = _source_of(family, a, b, h, h_in, v, u, lengths, axis, reverse)
         options = axis, reverse, dtype, return_state, wants, group
         e, e_last, e_in = Stretch.apply(q, source, w, lengths, LINEAR, *options)
         grad_q, d, _ = StretchVjp.apply(
             g, q, source, e, e_in, grad_last, grad_in, lengths, LINEAR, for_a, True, *options
         )
 
-        to_a = to_b = to_h = to_in = None
-        if for_a:
-            to_a = _like(-grad_q if is_forget else grad_q, a)
-            if is_forget and u is not None:
-                to_a = to_a + _like(_masked(u.conj() * d, valid), a)
-        if v is not None and (for_b or for_h or for_in):
-            to_s = _masked(v.conj() * d, valid)
-            to_b = _like(to_s, b) if for_b and is_forget else None
-            to_before = -to_s if is_forget else to_s
-            to_h = _like(_shifted(to_before, None, valid, axis, not reverse), h) if for_h else None
-            to_in = _like(_first(to_before, lengths, axis, reverse), h_in) if for_in else None
+        through = _through_steps(
+            family, a, b, h, h_in, v, u, grad_q, d, lengths, axis, reverse, (for_a, for_b, for_h, for_in)
+        )
         to_g = _like(e, g) if for_g else None
         to_last = _like(e_last, grad_last) if for_last else None
         to_grad_in = _like(e_in, grad_in) if for_grad_in else None
-        return to_g, to_a, to_b, to_h, to_in, to_last, to_grad_in, *(None,) * 10
+        return to_g, *through, to_last, to_grad_in, *(None,) * 10
 
 
 # ---- Taking arguments -----------------------------------------------------------------------------------------------

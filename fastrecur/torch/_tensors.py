@@ -62,6 +62,11 @@ def is_number(value):
     return type(value) is float or type(value) is int or type(value) is complex or type(value) is bool
 
 
+def result_shape(family, a, b):
+    """Return the shape of a result of two operands, tensors or numbers."""
+    return _problem.broadcast_shape(NAMES[family][:2], [() if is_number(v) else tuple(v.shape) for v in (a, b)])
+
+
 # ---- Plans ----------------------------------------------------------------------------------------------------------
 
 
@@ -125,7 +130,7 @@ def plan_forward(family, a, b, h0, lengths, axis, reverse, dtype, out=None):
     if known is not None:
         return known
     names = NAMES[family]
-    shape = _problem.broadcast_shape(names[:2], [() if is_number(v) else tuple(v.shape) for v in (a, b)])
+    shape = result_shape(family, a, b)
     strides = layout(shape, *(v for v in (b, a) if not is_number(v))) if out is None else out.stride()
     to = (dtype, shape if out is None else out.shape, strides)
     plan = _problem.forward(
@@ -144,7 +149,7 @@ def plan_vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, w
     known = _plans.get(key)
     if known is not None:
         return known
-    shape = _problem.broadcast_shape(NAMES[family][:2], [() if is_number(v) else tuple(v.shape) for v in (a, b)])
+    shape = result_shape(family, a, b)
     layouts = tuple(
         None if is_number(v) or v.shape != shape else layout(shape, *(p for p in (v, h, g) if not is_number(p)))
         for v in (a, b)
@@ -261,7 +266,7 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
     `reads`) may be None, for b a `Form`. ``g`` may be None too: zeros.
     """
     if g is None:
-        shape = _problem.broadcast_shape(NAMES[family][:2], [() if is_number(v) else tuple(v.shape) for v in (a, b)])
+        shape = result_shape(family, a, b)
         g = torch.zeros((), dtype=dtype).expand(shape)
     g = _as_rows(g, axis, b if h is None else h)
     if h is None:
