@@ -54,9 +54,8 @@ def assert_same_bits(actual, expected):
     assert actual.dtype == expected.dtype
     assert actual.shape == expected.shape
     actual, expected = _real_pairs(actual), _real_pairs(expected)
-    differ = (actual != expected) & ~(np.isnan(actual) & np.isnan(expected))
-    differ |= np.signbit(actual) != np.signbit(expected)
-    differ &= ~np.isnan(actual)
+    differ = (actual != expected) | (np.signbit(actual) != np.signbit(expected))
+    differ &= ~(np.isnan(actual) & np.isnan(expected))
     assert not differ.any(), f"differ at {np.argwhere(differ)[:10].tolist()}"
 
 

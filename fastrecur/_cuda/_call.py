@@ -334,9 +334,11 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype
         for name, (shape, kind, _) in zip(("to_a", "to_b"), plan.plan.gradients, strict=True):
             if 0 not in shape:
                 _bring(work, dtype, None, shape, kind, places[name + "_sum"])
-        if h0 is not None and 0 not in plan.lane_shape:
-            place = places["first" if shape_of(h0) == plan.lane_shape else "first_sum"]
-            _bring(work, dtype, grad_state, plan.lane_shape, plan.plan.h0_dtype, place, shape_of(h0))
+        if h0 is not None and 0 not in (shape := shape_of(h0)):
+            place, none = places["first" if shape == plan.lane_shape else "first_sum"], 0 in plan.lane_shape
+            # Over no lanes the sum is zero.
+            given, lanes = (None, shape) if none else (grad_state, plan.lane_shape)
+            _bring(work, dtype, given, lanes, plan.plan.h0_dtype, place, shape)
     else:
         work.run(plan, places)
         if key is not None:
