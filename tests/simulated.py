@@ -155,6 +155,9 @@ def main():
         with np.errstate(all="ignore"):
             check_forward("forget_mult", f, x, axis=axis)
             check_vjp("forget_mult", f, x, rng=rng, axis=axis)
+            # A state of 0 stays 0, though the product of what it is multiplied by overflows.
+            f[lanes[1]][1], f[lanes[1]][2:12], x[lanes[1]][1:12] = 1, 1e25, 0
+            check_forward("forget_mult", f, x, axis=axis)
             # The product of such factors is 0, and 0 times infinity is not what one step after another gives.
             check_vjp("linear_recurrence", 1e-20, x, rng=rng, axis=axis, arrange=with_an_infinity, state=False)
             small = np.full(shape, 1e-20, np.float32)

@@ -4,15 +4,18 @@ import concurrent.futures
 import os
 import subprocess
 import sys
+import types
 
 import devices
+import ml_dtypes
 import numpy as np
 import pytest
+import torch
 from compare import assert_same_bits
 
 import fastrecur
 from fastrecur import _cache
-from fastrecur._cuda import _arrays, _launch, _plan
+from fastrecur._cuda import _arrays, _device, _launch, _plan
 from fastrecur._cuda._plan import LANES, SERIES
 
 F = np.random.default_rng(0).random((20, 40)).astype(np.float32)
@@ -99,6 +102,66 @@ def test_interface_on_the_default_stream(driver, numba_cuda, stream):
     assert "wait" not in kinds(driver)
 
 
+def test_interface_on_streams_is_asked_again(driver, numba_cuda, expected):
+    f, x = devices.Cai(F, driver, stream=7), devices.Cai(X, driver, stream=7)
+    for stream in [7, 8]:
+        for array in (f, x):
+            array.__cuda_array_interface__["stream"] = stream
+        driver.log.clear()
+        np.testing.assert_allclose(fastrecur.forget_mult(f, x).host, expected, atol=1e-6)
+        assert driver.log[-1] == ("launch", "lanes", 0, stream)
+
+
+def test_interface_lengths_from_the_host(driver, numba_cuda):
+    lengths = np.arange(40) % 21
+    h = fastrecur.forget_mult(devices.Cai(F, driver), devices.Cai(X, driver), lengths=lengths)
+    np.testing.assert_allclose(h.host, fastrecur.forget_mult(F, X, lengths=lengths), atol=1e-6)
+
+
+def test_scalars_beside_arrays(driver, cupy):
+    """NumPy's, and what is a number by inheritance, are passed by value."""
+    wanted = fastrecur.forget_mult(0.25, X)
+    for f in [np.float64(0.25), type("Number", (float,), {})(0.25)]:
+        np.testing.assert_allclose(fastrecur.forget_mult(f, cupy.place(X)).host, wanted, atol=1e-6)
+    a = np.complex64(0.5j)
+    h = fastrecur.linear_recurrence(a, cupy.place(X.astype(np.complex64)))
+    np.testing.assert_allclose(h.host, fastrecur.linear_recurrence(0.5j, X.astype(np.complex64)), atol=1e-5)
+
+
+def test_torch_is_asked_for_memory_and_streams(driver, monkeypatch):
+    """On its device, in its way: a copy of host memory takes its place in the stream."""
+    host = torch.device("cpu")
+    asked = []
+
+    class Host:
+        def pin_memory(self):
+            asked.append("pinned")
+            return self
+
+        def to(self, device, non_blocking):
+            asked.append((device, non_blocking))
+            return "copy"
+
+    library = _arrays.Torch(torch.Tensor)
+    library.library = types.SimpleNamespace(**vars(torch))
+    library.library.device = lambda kind, number: (asked.append((kind, number)), host)[1]
+    library.library.from_numpy = lambda array: Host()
+    for dtype, strides in [(np.float32, (4, 12)), (ml_dtypes.bfloat16, None)]:
+        made, pointer = library.empty((3, 5), np.dtype(dtype), strides, 2)
+        assert (made.shape, made.data_ptr()) == ((3, 5), pointer)
+        assert made.stride() == ((5, 1) if strides is None else (1, 3))
+        assert asked.pop() == ("cuda", 2)
+    assert library.upload(np.ones(3), 2) == "copy"
+    assert asked == ["pinned", ("cuda", 2), (host, True)]
+    library.raw_stream = None
+    library.library.cuda = types.SimpleNamespace(
+        current_stream=lambda device: types.SimpleNamespace(cuda_stream=device)
+    )
+    assert library.stream(5) == 5
+    with pytest.raises(TypeError, match="`x` must hold.*float8"):
+        library.view("x", torch.zeros(3, dtype=torch.float8_e5m2))
+
+
 def test_interface_strides_numbers_and_gradients(driver, numba_cuda):
     x = devices.Cai(np.repeat(X.T, 2, 1)[:, ::2], driver)
     h = fastrecur.forget_mult(0.25, x, 1, axis=1, reverse=True)
@@ -113,8 +176,34 @@ def test_dlpack(driver, expected):
     h = fastrecur.forget_mult(f, x)
     assert type(h) is devices.DlpackArray
     np.testing.assert_allclose(h.host, expected, atol=1e-6)
-    # The exporter is told the stream, so that it can order its own work before.
-    assert ("dlpack", 1) in driver.log
+    # The exporter is told the stream, so that it can order its own work before; at the next call again.
+    for _ in range(2):
+        assert ("dlpack", 1) in driver.log
+        driver.log.clear()
+        assert_same_bits(fastrecur.forget_mult(f, x).host, h.host)
+
+
+def test_dlpack_lengths_from_the_host(driver):
+    f, x = devices.DlpackArray(F, driver), devices.DlpackArray(X, driver)
+    lengths = np.arange(40) % 21
+    h = fastrecur.forget_mult(f, x, lengths=lengths)
+    np.testing.assert_allclose(h.host, fastrecur.forget_mult(F, X, lengths=lengths), atol=1e-6)
+
+
+def test_dlpack_bfloat16(driver, monkeypatch):
+    x = devices.DlpackArray(X.view(np.uint16), driver)
+    plain = devices.DlpackArray.__dlpack__
+
+    def exported(self, stream=None):
+        capsule = plain(self, stream)
+        _arrays._Tensor.from_address(_arrays._capsule_pointer(capsule, b"dltensor")).code = 4
+        return capsule
+
+    monkeypatch.setattr(devices.DlpackArray, "__dlpack__", exported)
+    assert _arrays.library(x).view("x", x).dtype == ml_dtypes.bfloat16
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(TypeError, match="`x` holds bfloat16.*ml_dtypes"):
+        fastrecur.forget_mult(0.5, x)
 
 
 def test_lengths(driver, cupy):
@@ -156,6 +245,10 @@ def test_errors(driver, cupy, numba_cuda):
         fastrecur.forget_mult(cai, cai, out=devices.Cai(X.copy(), driver, read_only=True))
     with pytest.raises(TypeError, match="`x`"):
         fastrecur.forget_mult(f, cupy.place(X.astype("M8[s]")))
+    with pytest.raises(TypeError, match="`x` must not be a masked array"):
+        masked = devices.Cai(X, driver)
+        masked.__cuda_array_interface__["mask"] = masked
+        fastrecur.forget_mult(0.5, masked)
     with pytest.raises(TypeError, match="`x` must be real"):
         fastrecur.forget_mult(f, cupy.place(X.astype(complex)))
     with pytest.raises(ValueError, match="`x` must be aligned"):
@@ -193,6 +286,18 @@ def test_choice(lanes, steps, neighbours, contiguous, kernel, pieces):
 
 def test_complex_states_are_not_cut():
     assert _plan.choose(1, 1 << 20, 1, True, 24, 8, 8, is_complex=True) == (LANES, 1)
+
+
+def test_more_series_than_can_be_counted():
+    signature = np.dtype(np.float32), (2, 1 << 31), (0, 0)
+    with pytest.raises(ValueError, match=r"fewer than 2\*\*31 series.*got 2147483648 series of 2 steps"):
+        _plan.forward("forget", ("f", "x", "h0"), None, signature, None, None, 0, False, None)
+
+
+def test_more_axes_than_can_be_summed_over(driver, cupy):
+    gate, value = np.ones((1, 2) * 4, np.float32), np.ones((2,) * 8, np.float32)
+    with pytest.raises(NotImplementedError, match="fewer separate axes"):
+        fastrecur.forget_mult_vjp(*map(cupy.place, (value, gate, value, value.copy())))
 
 
 # ---- Compiled kernels on disk ---------------------------------------------------------------------------------------
@@ -363,8 +468,24 @@ def test_launching_by_cuda_core(a_kernel, monkeypatch):
     assert Core.log[-1] == ("wait", 5, 6)
     with pytest.raises(RuntimeError, match="7.0 on device 2"):
         driver.launch(a_kernel, (1, 1, 1), 64, [], 2, 5)
+    asked = []
+    bindings = types.SimpleNamespace(
+        CUpointer_attribute=types.SimpleNamespace(CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL=9),
+        cuPointerGetAttribute=lambda *given: asked.append(given) or (given[1] == 0, 2),
+    )
+    monkeypatch.setattr(sys.modules["cuda"], "bindings", types.SimpleNamespace(driver=bindings), raising=False)
+    monkeypatch.setitem(sys.modules, "cuda.bindings", sys.modules["cuda"].bindings)
+    assert driver.device_of(4096) == 2
+    assert asked == [(9, 4096)]
+    with pytest.raises(RuntimeError, match="driver"):
+        driver.device_of(0)
     assert len(driver.describe()) == 3
     assert "too old" in driver.describe()[2]
+
+
+def test_a_kernel_is_nothing_for_the_host():
+    with pytest.raises(AttributeError, match="runs on a GPU"):
+        _device.thread()
 
 
 def test_show_config(capsys, driver):

@@ -227,6 +227,8 @@ def test_complex(gpu, rng, dtype):
 def test_mixed_dtypes_and_integers(gpu, rng):
     gate, value = operands(rng, (20, 40), np.float16)
     check_forward("forget_mult", gate, value.astype(np.float32))
+    for kind in [np.int16, np.uint8, bool]:
+        check_forward("linear_recurrence", np.float32(0.5) * gate, rng.integers(0, 2, (20, 40)).astype(kind))
     check_forward("linear_recurrence", np.float32(0.5) * gate, rng.integers(-3, 3, (20, 40)).astype(np.int16))
     check_forward("forget_mult", gate.T.copy(), value.T.astype(np.float64), axis=1)
     check_vjp("forget_mult", gate.T.copy(), value.T.astype(np.float32), rng=rng, axis=1)

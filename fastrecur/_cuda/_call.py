@@ -161,8 +161,6 @@ def _glance(call, *values):
         if its is None or (owner is not None and its is not owner):
             return None, None  # before the driver is asked: a host array beside others needs none
         owner = its
-    if owner is None:
-        return None, None
     device, key, places = None, [call, owner], []
     for value in values:
         if value is None:

@@ -116,9 +116,6 @@ def _offset(type_):
 
 @intrinsic
 def _load(typingctx, pointer, offset, like):
-    if isinstance(like, types.Literal):
-        like = like.literal_type
-
     def codegen(context, builder, signature, args):
         target = _llvm(like)
         base = _place(builder, pointer, args, pointer.memory)
@@ -317,13 +314,13 @@ def _constant_of(value, like):
 @_overload(_steps.fma)
 def _fma_of(a, b, c):
     if isinstance(a, types.Complex):
-
-        def complex_fma(a, b, c):
-            real = _fused(-a.imag, b.imag, _fused(a.real, b.real, c.real))
-            imag = _fused(a.imag, b.real, _fused(a.real, b.imag, c.imag))
-            return _steps.constant(complex(real, imag), c)
-
-        return complex_fma
+        return lambda a, b, c: _steps.constant(
+            complex(
+                _fused(-a.imag, b.imag, _fused(a.real, b.real, c.real)),
+                _fused(a.imag, b.real, _fused(a.real, b.imag, c.imag)),
+            ),
+            c,
+        )
     return lambda a, b, c: _fused(a, b, c)
 
 
@@ -512,9 +509,7 @@ def _load_int_of(pointer, offset):
 
 @_overload(_device.misalignment)
 def _misalignment_of(pointer):
-    if _is_pointer(pointer):
-        return lambda pointer: _address(pointer) & 15
-    return lambda pointer: 1
+    return lambda pointer: _address(pointer) & 15
 
 
 @_overload(_device.load_wide)
