@@ -120,8 +120,11 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
 def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     """Run a recurrence's adjoint; ``names`` are what the caller calls ``g, a, b, h``."""
     key = None
-    if lengths is None and h0 is None and grad_state is None and type(axis) is int and type(reverse) is bool:
-        if type(a) is _ndarray and type(b) is _ndarray and type(g) is _ndarray and type(h) is _ndarray:
+    if (
+        lengths is None and h0 is None and grad_state is None
+        and type(b) is _ndarray and type(axis) is int and type(reverse) is bool
+    ):  # fmt: skip
+        if type(a) is _ndarray and type(g) is _ndarray and type(h) is _ndarray:
             key = (
                 family, a.dtype, a.shape, a.strides, b.dtype, b.shape, b.strides, g.dtype, g.shape, g.strides,
                 h.dtype, h.shape, h.strides, axis, reverse,
@@ -129,7 +132,7 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
             shortcut = _shortcuts.get(key)
             if shortcut is not None:
                 return shortcut(g, a, b, h)
-    if type(b) in _TENSORS:
+    elif type(b) in _TENSORS:
         return _vjp_tensors(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
     owner = None
     if _arrays.any_lazy(lengths) or not (

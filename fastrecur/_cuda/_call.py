@@ -147,7 +147,8 @@ class _Shortcut(NamedTuple):
     names: tuple  # of the operands that are not left out, then of the results
     makes: tuple  # for every result a function that returns a fresh array and its address; or None
     launch: tuple | None  # of a plan that is one launch: kernel, grid, threads, and the arguments that are known
-    slots: tuple  # of its arguments: where each of `names` goes, as what number, at which offset
+    slots: tuple  # of its arguments: where each of `names` goes
+    changes: tuple  # of what becomes another number on the way: its place in `names`, its type or None, its offset
 
 
 def _glance(call, *values):
@@ -187,7 +188,7 @@ def _remember(key, plan, device, owner, takes, results):
     """Remember a call; ``results`` are names in the kernels, shapes, dtypes and strides, or None for what is not."""
     makes = tuple(result and owner.maker(*result[1:], device) for result in results)
     names = (*takes, *(result[0] for result in results if result))
-    launch, slots = None, ()
+    launch, slots, changes = None, (), ()
     if (
         plan.carry in ("f4", "f8")
         and len(plan.launches) == len(plan.offsets) == 1
@@ -198,10 +199,11 @@ def _remember(key, plan, device, owner, takes, results):
         offsets, only = plan.offsets[0], plan.launches[0]
         places = {name: (at, number, offsets.get(name, 0)) for at, name, number in named}
         launch = kernel, only.grid, only.threads, template
-        slots = tuple(places[name] for name in names)
+        slots = tuple(places[name][0] for name in names)
+        changes = tuple((k, *places[name][1:]) for k, name in enumerate(names) if any(places[name][1:]))
     if len(_shortcuts) >= _MOST_SHORTCUTS:
         _shortcuts.clear()
-    _shortcuts[key] = _Shortcut(plan, owner, device, names, makes, launch, slots)
+    _shortcuts[key] = _Shortcut(plan, owner, device, names, makes, launch, slots, changes)
 
 
 def remembered(family, axis, reverse, return_state, a, b):
@@ -220,7 +222,7 @@ def remembered_vjp(family, axis, reverse, g, a, b, h):
 
 def _take_shortcut(shortcut, places):
     """Run a call that was remembered; return its results."""
-    plan, owner, device, names, makes, launch, slots = shortcut
+    plan, owner, device, names, makes, launch, slots, changes = shortcut
     given = []
     for make in makes:
         array = None
@@ -233,8 +235,10 @@ def _take_shortcut(shortcut, places):
         return given
     kernel, grid, threads, template = launch
     arguments = template.copy()
-    for place, (at, number, offset) in zip(places, slots, strict=True):
-        arguments[at] = place + offset if number is None else number(place)
+    for k, number, offset in changes:
+        places[k] = places[k] + offset if number is None else number(places[k])
+    for at, place in zip(slots, places, strict=True):
+        arguments[at] = place
     _launch.driver().launch(kernel, grid, threads, arguments, device, owner.stream(device))
     return given
 

@@ -228,9 +228,29 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
         type(b) in PLAIN and b.is_cuda and type(g) in PLAIN and type(h) in PLAIN
         and h0 is None and lengths is None and grad_state is None
     ):  # fmt: skip
-        given = _vjp_on_gpu(family, names, g, a, b, h, axis, reverse)
-        if given is not None:
-            return given
+        # As in `forward`.
+        key = found = None
+        try:
+            if not (
+                type(a) not in PLAIN or type(axis) is not int or type(reverse) is not bool
+                or _compiling() or _dispatch_modes() or _function_modes() or _forward_ad._current_level >= 0
+                or g.is_neg() or a.is_neg() or b.is_neg() or h.is_neg()
+                or _grad_enabled() and (a.requires_grad or b.requires_grad or g.requires_grad or h.requires_grad)
+            ):  # fmt: skip
+                places = [g.data_ptr(), a.data_ptr(), b.data_ptr(), h.data_ptr()]
+                key = (
+                    family, axis, reverse, b.get_device(), b.dtype, b.size(), b.stride(),
+                    g.get_device(), g.dtype, g.size(), g.stride(), a.get_device(), a.dtype, a.size(), a.stride(),
+                    h.get_device(), h.dtype, h.size(), h.stride(),
+                )  # fmt: skip
+                found = _shorts_on_gpu.get(key)
+        except RuntimeError:  # no strides, or no memory
+            pass
+        if found is not None:
+            shortcut, run = found
+            return tuple(run(shortcut, places))
+        if _may_go_at_once(a, b, g, h):
+            return _vjp_on_gpu(family, names, g, a, b, h, axis, reverse, key)
     given = g, a, b, h, h0, lengths, grad_state
     if not _compiling() and torch.overrides.has_torch_function([v for v in given if isinstance(v, torch.Tensor)]):
         return _overridden(_PUBLIC[family] + "_vjp", given, g, a, b, h, h0, axis, reverse, lengths, grad_state)
@@ -257,31 +277,8 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     )
 
 
-def _vjp_on_gpu(family, names, g, a, b, h, axis, reverse):
-    """Run a gradient of CUDA tensors at once; None if something is in the way."""
-    key = None
-    if type(a) in PLAIN and type(axis) is int and type(reverse) is bool and _is_quiet():
-        try:
-            if not (
-                _grad_enabled() and (a.requires_grad or b.requires_grad or g.requires_grad or h.requires_grad)
-                or g.is_neg() or a.is_neg() or b.is_neg() or h.is_neg()
-            ):  # fmt: skip
-                places = [g.data_ptr(), a.data_ptr(), b.data_ptr(), h.data_ptr()]
-                key = (
-                    family, axis, reverse,
-                    b.get_device(), b.dtype, b.size(), b.is_contiguous() or b.stride(),
-                    g.get_device(), g.dtype, g.size(), g.is_contiguous() or g.stride(),
-                    a.get_device(), a.dtype, a.size(), a.is_contiguous() or a.stride(),
-                    h.get_device(), h.dtype, h.size(), h.is_contiguous() or h.stride(),
-                )  # fmt: skip
-                found = _shorts_on_gpu.get(key)
-                if found is not None:
-                    shortcut, run = found
-                    return tuple(run(shortcut, places))
-        except RuntimeError:  # no strides, or no memory
-            return None
-    if not _may_go_at_once(a, b, g, h):
-        return None
+def _vjp_on_gpu(family, names, g, a, b, h, axis, reverse, key):
+    """Run a gradient of CUDA tensors, and remember how."""
     from .._cuda import _call
 
     axis, reverse = _axis(axis), _flag("reverse", reverse)
