@@ -2,11 +2,13 @@
 
 import devices
 import pytest
-from machine_code import assembled
+from machine_code import together
 from problems import DTYPES, FORGET, LINEAR, SHAPES, kernels, pooling
 
-CARDS = ["sm_80", "sm_90", "sm_120"]
-MORE_CARDS = ["sm_86", "sm_89", "sm_100"]
+CARDS = {
+    f"sm_{10 * major + minor}": (major, minor)
+    for major, minor in [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)]
+}
 
 
 def check(kernel, code, dtype):
@@ -32,53 +34,40 @@ def check(kernel, code, dtype):
         assert code.loads >= share * steps * operands, "loads wait for each other"
 
 
+def check_all(kernels, card, dtype):
+    kernels = list(kernels)
+    codes = together(tuple(devices.ptx(kernel, CARDS[card]) for kernel in kernels), card)
+    for kernel, code in zip(kernels, codes, strict=True):
+        check(kernel, code, dtype)
+    return zip(kernels, codes, strict=True)
+
+
+@pytest.mark.parametrize("card", CARDS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", SHAPES)
-def test_averages(dtype, case):
-    for kernel in kernels(DTYPES[dtype], FORGET, case):
-        if case.startswith("pieces") and kernel.name.startswith(("lanes", "series")):
-            continue  # the same as without pieces
-        for card in CARDS + MORE_CARDS * (dtype == "float32" and case in ("lanes", "series")):
-            check(kernel, assembled(devices.ptx(kernel), card), dtype)
-
-
-@pytest.mark.parametrize("case", SHAPES)
-def test_linear_recurrences(case):
-    for kernel in kernels(DTYPES["float32"], LINEAR, case):
-        check(kernel, assembled(devices.ptx(kernel), "sm_90"), "float32")
+@pytest.mark.parametrize("family", [FORGET, LINEAR], ids=["average", "linear"])
+def test_recurrences(family, dtype, card):
+    every = {kernel.key: kernel for case in SHAPES for kernel in kernels(DTYPES[dtype], family, case)}
+    check_all(every.values(), card, dtype)
 
 
 @pytest.mark.parametrize("case", ["lanes", "series"])
 def test_one_gate_for_all(case):
     """A Python number is passed by value, and its gradient added up on the way."""
-    for kernel in kernels(DTYPES["float32"], FORGET, case, total=True):
-        check(kernel, assembled(devices.ptx(kernel), "sm_90"), "float32")
+    check_all(kernels(DTYPES["float32"], FORGET, case, total=True), "sm_90", "float32")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_oldest_card(dtype):
-    """Compute capability 7.5 rounds to bfloat16 by arithmetic."""
-    for case in ["lanes", "series"]:
-        for kernel in kernels(DTYPES[dtype], FORGET, case):
-            check(kernel, assembled(devices.ptx(kernel, (7, 5)), "sm_75"), dtype)
-
-
+@pytest.mark.parametrize("card", CARDS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_pooling(dtype):
+def test_pooling(dtype, card):
     """Every load of a batch of steps is on its way before the first is used."""
-    for kernel in pooling(DTYPES[dtype], masked=True):
+    for kernel, code in check_all(pooling(DTYPES[dtype], masked=True), card, dtype):
         operands = 6 if kernel.name == "pool_vjp" else 4
-        for card in CARDS:
-            code = assembled(devices.ptx(kernel), card)
-            check(kernel, code, dtype)
-            assert code.loads >= 0.8 * dict(kernel.key[3])["ahead"] * operands, "loads wait for each other"
+        assert code.loads >= 0.8 * dict(kernel.key[3])["ahead"] * operands, "loads wait for each other"
 
 
 @pytest.mark.parametrize(("gated", "packed"), [(False, False), (True, True)])
 def test_pooling_of_other_kinds(gated, packed):
-    for kernel in pooling(DTYPES["float32"], gated, packed):
-        code = assembled(devices.ptx(kernel), "sm_90")
-        check(kernel, code, "float32")
+    for kernel, code in check_all(pooling(DTYPES["float32"], gated, packed), "sm_90", "float32"):
         operands = (4 if kernel.name == "pool_vjp" else 2) + gated
         assert code.loads >= 0.8 * dict(kernel.key[3])["ahead"] * operands, "loads wait for each other"
 
@@ -86,8 +75,15 @@ def test_pooling_of_other_kinds(gated, packed):
 def test_one_text_for_all_cards():
     """From compute capability 10.0 on the compiler would make another, which nothing here has run or looked at."""
     kernel = kernels(DTYPES["float32"], FORGET, "lanes")[1]
-    assert ".target sm_80" in kernel.ptx((12, 0))
-    assert ".target sm_75" in devices.ptx(kernel, (7, 5))
+    assert {kernel.target(card) for card in CARDS.values()} == {(7, 5)}
+    assert ".target sm_75" in kernel.ptx((12, 0))
+
+
+def test_another_text_where_the_card_rounds_to_bfloat16():
+    kernel = kernels(DTYPES["bfloat16"], FORGET, "lanes")[0]
+    for card in [(7, 5), (8, 0)]:
+        assert ("cvt.rn.bf16" in devices.ptx(kernel, card)) == (card >= (8, 0))
+    assert ".target sm_80" in devices.ptx(kernel, (12, 0))
 
 
 def test_launch_bounds_reach_the_assembler():

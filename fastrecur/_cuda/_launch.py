@@ -31,14 +31,18 @@ class Kernel:
         name, rule, carry, options, elements, _ = self.key
         return _kernels.make(cuda, name, rule, carry, options, elements)
 
+    def target(self, capability):
+        """Return the compute capability whose PTX a card gets: few texts, which tests run and look at, serve all."""
+        # For 10.0 and beyond the compiler goes another way, on which arrays end in local memory and the batches of
+        # loads come apart. PTX serves later cards too; 8.0 can do one thing more, which is to round to bfloat16.
+        return min(capability, (8, 0) if "bf2*" in self.signature else (7, 5))
+
     def ptx(self, capability):
         """Return the kernel's PTX."""
         from . import _compiler
 
-        # For 10.0 and beyond the compiler goes another way, on which arrays end in local memory and the batches of
-        # loads come apart. PTX serves later cards too, so all from 8.0 on get the one that tests run and look at.
-        capability = min(capability, (8, 0))
-        return _compiler.ptx(self.function(_compiler.cuda), self.signature, self.threads, self.blocks, capability)
+        function, target = self.function(_compiler.cuda), self.target(capability)
+        return _compiler.ptx(function, self.signature, self.threads, self.blocks, target)
 
 
 @functools.cache

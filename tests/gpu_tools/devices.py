@@ -46,14 +46,14 @@ _programs = {}
 
 
 def ptx(kernel, capability=CAPABILITY):
-    """A kernel's PTX, compiled once for all tests: one text for all cards from 8.0 on."""
-    capability = min(capability, CAPABILITY)
-    name = hashlib.sha256(repr((_launch.digest(), kernel.key, capability)).encode()).hexdigest()[:32]
+    """A kernel's PTX for a card, compiled once for all tests."""
+    target = kernel.target(capability)
+    name = hashlib.sha256(repr((_launch.digest(), kernel.key, target)).encode()).hexdigest()[:32]
     path = cache() / f"{name}.ptx"
     try:
         return path.read_text()
     except OSError:
-        made = kernel.ptx(capability)
+        made = kernel.ptx(target)
         _cache.write(path, made.encode())
         return made
 
