@@ -220,19 +220,21 @@ Cai.__module__ = "mylibrary"
 def run_on(cupy, setattr):
     """Let `fastrecur`'s functions run NumPy's arrays on a card, as if they were CuPy's, and compare as is due there."""
 
+    def place(value):
+        return cupy.place(value) if isinstance(value, np.ndarray) else value
+
     def on_device(function):
-        def call(*arguments, out=None, **options):
-            placed = [cupy.place(a) if isinstance(a, np.ndarray) else a for a in arguments]
-            if out is not None:
-                options["out"] = cupy.place(out)
-            for name in ("grad_state", "lengths"):
-                if isinstance(options.get(name), np.ndarray):
-                    options[name] = cupy.place(options[name])
+        def call(*arguments, **options):
+            out = options.get("out")
+            placed = [place(a) for a in arguments]
+            options = {name: place(option) for name, option in options.items()}
             result = function(*placed, **options)
-            assert out is None or result is options["out"]
-            if type(result) is not tuple:
-                return result.host if out is None else out
-            return tuple(None if r is None else r.host for r in result)
+            results = result if type(result) is tuple else (result,)
+            hosts = tuple(getattr(r, "host", r) for r in results)
+            if out is not None:
+                assert results[0] is options["out"]
+                hosts = out, *hosts[1:]
+            return hosts if type(result) is tuple else hosts[0]
 
         return call
 

@@ -1,0 +1,101 @@
+"""A plugin for pytest: the array library's own tests, on a card that interprets its kernels.
+
+Every array that a test passes is a device's, every launch is done by `simulator.Driver`: in random order, in memory
+that begins as NaN, and with every access looked at. So that this takes a minute, one in `SHARE` of a test's cases is
+run, and sizes are small: those in a test's parameters and in the lists of its module are cut down, and a test ends
+where it comes to a problem that is larger.
+"""
+
+import itertools
+import random
+import sys
+
+import hypothesis
+import pytest
+from hypothesis import strategies
+
+SHARE = 6
+LONGEST, LARGEST = 12, 600
+# Tests that are not about arrays on a device, and why.
+OTHERS = {
+    "test_last_state_is_the_last_step": "asks how NumPy holds its memory",
+    "test_complex_values_with_a_real_gate": "the CPU alone averages complex values",
+}
+
+
+class TooLarge(pytest.skip.Exception):
+    """What ends a test."""
+
+
+def pytest_configure(config):
+    # Not before: conftest lets pytest rewrite what these import.
+    import devices
+    import layouts
+    import simulator
+
+    from fastrecur._cuda import _launch, _plan
+
+    config.driver = driver = simulator.Driver()
+    cupy = sys.modules["cupy"] = devices.Cupy(driver)
+    _launch.driver = lambda: driver
+    simulator.like_compiled_code(setattr)
+    devices.run_on(cupy, setattr)
+    _plan.choose, _plan.FEW_LANES = in_pieces(_plan.choose), 2
+    hypothesis.settings.register_profile("few", hypothesis.settings.get_profile("fastrecur"), max_examples=5)
+    hypothesis.settings.load_profile("few")
+    config.launched = set()
+    # What stands unaligned or in another byte order stands on no card.
+    layouts.FOREIGN[:] = [layouts.read_only, layouts.memory_mapped]
+
+
+def in_pieces(choose):
+    """Let every other length be cut into pieces, as only long ones are."""
+
+    def chosen(lanes, steps, neighbours, contiguous, word, ahead, count, is_complex=False):
+        if lanes * steps > LARGEST:
+            raise TooLarge("too large to be interpreted")
+        choice = choose(lanes, steps, neighbours, contiguous, word, ahead, count, is_complex)
+        return choice._replace(pieces=3) if steps > 8 and steps % 2 and not is_complex else choice
+
+    return chosen
+
+
+def small(value):
+    """Cut sizes down."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(small, value))
+    return LONGEST - value % 4 if type(value) is int and value > LONGEST else value
+
+
+def pytest_collection_modifyitems(config, items):
+    every, items[:] = list(items), []
+    for (_, name), cases in itertools.groupby(every, lambda item: (item.module, item.originalname)):
+        cases = list(cases)
+        if name not in OTHERS:
+            items += random.Random(name).sample(cases, -(-len(cases) // SHARE))
+    for module in {item.module for item in items}:
+        for name, value in vars(module).items():
+            if name.isupper() and type(value) is list:
+                value[:] = small(value)
+        if hasattr(module, "SIDES"):
+            module.SIDES = strategies.sampled_from([1, 2, 3, 5, 8])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem):
+    driver, config = pyfuncitem.config.driver, pyfuncitem.config
+    pyfuncitem.funcargs.update({name: small(value) for name, value in pyfuncitem.funcargs.items()})
+    driver.seed += 1
+    try:
+        return (yield)
+    except TooLarge:
+        if not driver.log:
+            raise
+        return True
+    finally:
+        config.launched.update(entry[1] for entry in driver.log if entry[0] == "launch")
+        driver.forget()
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    terminalreporter.line(f"launched: {' '.join(sorted(config.launched))}")
