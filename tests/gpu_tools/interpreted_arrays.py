@@ -20,6 +20,7 @@ LONGEST, LARGEST = 12, 600
 OTHERS = {
     "test_last_state_is_the_last_step": "asks how NumPy holds its memory",
     "test_complex_values_with_a_real_gate": "the CPU alone averages complex values",
+    "test_python_numbers_alone": "there is no array",
 }
 
 
