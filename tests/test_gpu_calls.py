@@ -118,6 +118,12 @@ def test_interface_lengths_from_the_host(driver, numba_cuda):
     np.testing.assert_allclose(h.host, fastrecur.forget_mult(F, X, lengths=lengths), atol=1e-6)
 
 
+def test_what_numba_is_asked_for():
+    module = _arrays.numba_cuda()
+    assert all(callable(getattr(module, name)) for name in ("device_array", "to_device"))
+    assert hasattr(type(module.gpus), "__getitem__")
+
+
 def test_scalars_beside_arrays(driver, cupy):
     """NumPy's, and what is a number by inheritance, are passed by value."""
     wanted = fastrecur.forget_mult(0.25, X)
