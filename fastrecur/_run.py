@@ -8,7 +8,7 @@ import numpy as np
 
 from . import _arrays, _problem, _threads
 from ._arrays import address
-from ._cpu import _rows, _series, _summaries, _tiles
+from ._cpu import _native, _rows, _series, _summaries, _tiles
 from ._cpu._compile import kernel
 from ._problem import BLOCK, CARRY, LENGTHS, LINE, PIECES, ROWS, SERIES, SUMS_A, SUMS_B, TILES, TO_A, TO_B, A, B, G, H
 
@@ -26,6 +26,7 @@ _KERNELS = {
 }
 
 SERIAL_BYTES = 1 << 20  # below this a second thread costs more than it brings,
+LOCKED_BYTES = 1 << 14  # below this it is over before other threads of Python would have had the lock
 SERIAL_ROWS = 3 << 20  # and where threads halve rows, whose ends share lines and pages
 LONG_PIECE = 512  # bytes in a row, of one operand, from which threads may share rows among them
 LONG_SUM = 8 << 10  # the same for a sum's parts, which one thread may have to walk one after another
@@ -204,6 +205,34 @@ def short_parts(plan, direction):
     """Return a short plan's kernel and its last arguments: lengths (all steps), geometry and the part that is all."""
     part = row_parts(plan, 1)[0] if plan.traversal == ROWS else (0, plan.lanes)
     return _bound(plan, direction), address(plan.full_lengths), address(plan.geometry), part
+
+
+class ShortCall:
+    """A short plan's kernel, of nothing but the addresses of ``given``; the state it starts from is zeros."""
+
+    def __init__(self, plan, direction, given):
+        kernel, lengths, table, part = short_parts(plan, direction)
+        order = (A, B, H, CARRY) if direction == "forward" else (G, A, B, H, None, CARRY, TO_A, TO_B, SUMS_A, SUMS_B)
+        zeros = np.zeros(plan.lane_shape, plan.wide)  # a first state; and a valid place for what is not read or written
+        numbers = [plan.offsets[k] if k in given else address(zeros) for k in order]
+        arguments = [0, *numbers, lengths, table, *part]
+        places, carry = [1 + order.index(k) for k in given], 1 + order.index(CARRY)
+        self._keep = plan, zeros
+        words = -(-zeros.nbytes // 8)
+        if _native.can_prepare(kernel, places, words):
+            self._prepared = _native.Prepared(kernel, arguments, places, carry, words, _bytes(plan) >= LOCKED_BYTES)
+            self.call = self._prepared.call
+            return
+
+        def call(*addresses):
+            own = [None, *arguments[1:]]
+            for place, at in zip(places, addresses, strict=True):
+                own[place] += at
+            own[carry] = address(states := np.zeros_like(zeros))
+            kernel(*own)
+            del states  # they had to stay
+
+        self.call = call
 
 
 def _run_vjp(plan, here, first, pieces, strides, results, team):

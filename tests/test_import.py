@@ -14,7 +14,7 @@ import pytest
 
 import fastrecur
 from fastrecur import _cache, reference
-from fastrecur._cpu import _compile, _rows
+from fastrecur._cpu import _compile, _native, _rows
 
 
 def test_names():
@@ -184,6 +184,9 @@ def test_wrong_arguments_of_native_code():
     call = _compile.kernel(_rows.forward, "forget_same", "f8", a="f8", b="f8", h="f8")
     with pytest.raises(TypeError, match="float"):
         call(None, 1.5, *[0] * 11)
+    prepared = _native.Prepared(call, [0] * 13, (1, 2), 4, 1, releases=False)
+    with pytest.raises(TypeError, match="float"):
+        prepared.call(0, 1.5)
 
 
 def test_who_may_read_what_is_kept(tmp_path, monkeypatch):
