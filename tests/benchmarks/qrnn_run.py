@@ -24,6 +24,7 @@ from tqdm import tqdm  # noqa: E402
 
 import fastrecur  # noqa: E402
 from fastrecur.torch import QRNN, QRNNLayer  # noqa: E402
+from fastrecur.torch._pooling import BLOCK, pool  # noqa: E402
 
 UNITS = 320
 BATCHES, LENGTHS = (8, 16, 32, 64, 128, 256), (32, 64, 128, 256, 512)
@@ -114,7 +115,25 @@ class Cell:
             return row
         step = inference if mode == "inference" else training
         calls = {name: step(model, x) for name, model in models.items()}
+        if "linear" in models:
+            calls["pooling"] = pooling(x, mode)
         return row | {"seconds": medians(calls, device, self.options.quick)}
+
+
+def pooling(x, mode):
+    """Return the pooling of a layer's products without their making: where a layer's time goes beside its product."""
+    steps, batch = x.shape[:2]
+    if mode == "training":
+        return training(lambda product: pool(product)[0], torch.randn(steps, batch, 3 * UNITS, device=x.device))
+    n = min(steps, max(1, BLOCK // batch)) if x.device.type == "cpu" else steps
+    block, blocks = torch.randn(n, batch, 3 * UNITS, device=x.device), -(-steps // n)
+
+    def run():
+        with torch.no_grad():
+            for _ in range(blocks):
+                pool(block)
+
+    return run
 
 
 def inference(model, x):
@@ -127,7 +146,9 @@ def inference(model, x):
 
 def training(model, x):
     """Return a step without its loss and optimiser: the gradients of the weights and of the input."""
-    tensors = [x if isinstance(x, torch.Tensor) else x.data, *model.parameters()]
+    x = x.requires_grad_() if isinstance(x, torch.Tensor) else x
+    parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    tensors = [x if isinstance(x, torch.Tensor) else x.data, *parameters]
     gradient = None
 
     def run():
@@ -149,7 +170,7 @@ def medians(calls, device, quick):
     who went before.
     """
     spent, repeats = {name: [] for name in calls}, 0
-    budget, fewest = (1.0, 3) if quick else (8.0, 5)
+    budget, fewest = (1.0, 3) if quick else (6.0, 5)
     for call in calls.values():
         call()
     began = time.perf_counter()
@@ -286,9 +307,13 @@ def table(about, rows, packed, memory):
     lines = [f"{about['versions']}; {about['device']}", about["command"], ""]
     for mode in MODES:
         lines.append(
-            f"{mode}, ms: batch x steps; ratios are the layer's time to its product's, and others' to the layer's"
+            f"{mode}, ms: batch x steps; pooling is without its product; ratios are the layer's time to its product's, "
+            "and others' to the layer's"
         )
-        lines.append(f"  {'':16}{'QRNN':>9}{'linear':>9}{'LSTM':>9}{'GRU':>9}   {'/linear':>8}{'LSTM/':>8}{'GRU/':>8}")
+        lines.append(
+            f"  {'':16}{'QRNN':>9}{'linear':>9}{'LSTM':>9}{'GRU':>9}{'pooling':>9}   "
+            f"{'/linear':>8}{'LSTM/':>8}{'GRU/':>8}"
+        )
         lines += [line(row) for row in rows if row["mode"] == mode]
         lines.append("")
     for (mode, name), (must, aim) in REQUIRED.items():
@@ -313,8 +338,8 @@ def table(about, rows, packed, memory):
 def line(row):
     if row["error"]:
         return f"  {row['case']:16} WRONG: {row['error'].splitlines()[0]}"
-    times = [row["seconds"].get(name) for name in ("QRNN", "linear", "LSTM", "GRU")]
-    own, linear, lstm, gru = times
+    times = [row["seconds"].get(name) for name in ("QRNN", "linear", "LSTM", "GRU", "pooling")]
+    own, linear, lstm, gru, _ = times
     ratios = [own / linear if linear else None, lstm / own, gru / own]
     text = "".join(f"{t * 1e3:9.2f}" if t else f"{'':9}" for t in times)
     return f"  {row['case']:16}{text}   " + "".join(f"{r:8.2f}" if r else f"{'':8}" for r in ratios)
