@@ -538,8 +538,9 @@ def _take(names, *values):
 
 def _check_devices(tensors):
     """Raise unless tensors share a device for which there are kernels; beside a GPU's, numbers may be the CPU's."""
-    main, device = next(((n, v.device) for n, v in tensors if v.dim() or not v.is_cpu), (None, None))
-    if main is not None:
+    placed = [(name, value.device) for name, value in tensors if value.dim() or not value.is_cpu]
+    if placed:
+        main, device = placed[0]
         for name, value in tensors:
             if value.device != device and (value.dim() or not value.is_cpu or device.type != "cuda"):
                 raise ValueError(say.devices(main, device, name, value.device))

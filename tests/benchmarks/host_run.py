@@ -70,6 +70,8 @@ def replace_torch():
     for name, function in with_gpu.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if not allowed:  # of a torch that has no word for it
+                torch.library._impls.discard(f"fastrecur/{name}/CPU")
             library.impl(name, function, "CPU", **allowed)
     _device_tensors._on_host = lambda value: value
     _device_tensors._lengths = lambda lengths: lengths

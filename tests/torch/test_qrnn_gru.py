@@ -1,5 +1,6 @@
 """What call sites of nn.GRU rely on, line by line, on nn.GRU and on QRNN."""
 
+import contextlib
 import copy
 import pickle
 
@@ -80,8 +81,17 @@ def test_directions_stand_side_by_side(kind):
     ids=str,
 )
 def test_bad_arguments(kind, arguments, options, error, words):
+    raises(kind, error, words, lambda: kind(*arguments, **options))
+
+
+def raises(kind, error, words, call):
+    """Assert that a call raises; the nn.GRU of the oldest supported torch lets some of it pass."""
+    if kind is nn.GRU and torch.__version__.startswith("2.6"):
+        with contextlib.suppress(Exception):
+            call()
+            pytest.skip("the nn.GRU of torch 2.6 takes it")
     with pytest.raises(error, match=words):
-        kind(*arguments, **options)
+        call()
 
 
 PACKED = pack_sequence([X[:, 0], X[:2, 1]])
@@ -110,8 +120,7 @@ PACKED = pack_sequence([X[:, 0], X[:2, 1]])
 )
 @pytest.mark.filterwarnings("ignore:.*outside of its functional API")
 def test_bad_input(kind, x, h0, error, words):
-    with pytest.raises(error, match=words):
-        kind(4, 6, 2, bidirectional=True)(x, h0)
+    raises(kind, error, words, lambda: kind(4, 6, 2, bidirectional=True)(x, h0))
 
 
 def test_empty_batch(kind):
