@@ -13,7 +13,7 @@ import zipfile
 import pytest
 
 import fastrecur
-from fastrecur import _cache, reference
+from fastrecur import _cache, _config, reference
 from fastrecur._cpu import _compile, _rows
 
 
@@ -237,6 +237,18 @@ def test_what_is_said_of_the_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("FASTRECUR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)
     assert _cache.describe().endswith("of which 1 files cannot be read")
+
+
+def test_cupy_is_found_under_the_name_of_its_wheels(monkeypatch):
+    def version(name):
+        if name != "cupy-cuda12x":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "13.6.0"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    lines = dict(_config._lines())
+    assert lines["cupy"] == "13.6.0"
+    assert lines["numpy"] == "not installed"
 
 
 def test_a_kernel_is_made_once_for_all_threads(monkeypatch):
