@@ -186,7 +186,7 @@ def test_wrong_arguments_of_native_code():
         call(None, 1.5, *[0] * 11)
 
 
-def test_who_may_read_what_is_kept(tmp_path, monkeypatch):
+def test_who_may_read_what_is_kept(tmp_path):
     """As the user's files: an image's cache is made by one user and read by another."""
     before = os.umask(0o022)
     try:
