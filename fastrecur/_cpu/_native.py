@@ -20,12 +20,13 @@ import numpy as np
 from llvmlite import binding, ir
 
 from .. import _cache
+from .. import _messages as say
 
 MOST_ARGUMENTS = 32
 MOST_SCRATCH = 256  # words of memory that a prepared call may ask for
 _ROW = 2 + MOST_ARGUMENTS  # a kernel's address, how many arguments it takes, and these
 _PREPARED = 12  # words of a prepared call before its arguments
-_HEAD = 3  # the addresses of two functions, of a thread's number and of the team's size, and how many rows there are
+_HEAD = 3  # the addresses of two functions, which tell a thread's number and its team's size; how many rows there are
 
 ASLEEP, AWAKE, POSTED = range(3)
 _STATE, _TABLE, _THREAD, _THREADS, _DONE = 0, 8, 9, 10, 16  # words of a mail, which has three lines of 8
@@ -55,7 +56,7 @@ def callable_of(code, symbol):
     engine = _loaded(code)
     place = engine.get_function_address(symbol)
     if not place:
-        raise RuntimeError(symbol)
+        raise RuntimeError(say.no_kernel(symbol))
     call = functions().callable_at(place)
     _places[call] = place, engine
     return call

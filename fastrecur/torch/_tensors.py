@@ -25,6 +25,14 @@ FLOATING = {
     torch.float64: np.dtype("f8"),
 }
 COMPLEX = {torch.complex64: np.dtype("c8"), torch.complex128: np.dtype("c16")}
+WIDE = {  # what states are carried in, as in `_problem`
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float32: torch.float64,
+    torch.float64: torch.float64,
+    torch.complex64: torch.complex128,
+    torch.complex128: torch.complex128,
+}
 REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 INTEGERS = {
     getattr(torch, name): np.dtype(name)
@@ -231,7 +239,7 @@ def _place(operand, wide, keep):
     return operand.data_ptr()
 
 
-# ---- The two runs ---------------------------------------------------------------------------------------------------
+# ---- Runs -----------------------------------------------------------------------------------------------------------
 
 
 def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, out=None):
@@ -249,7 +257,10 @@ def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, out=N
 
 
 def walk(family, a, b, start, axis, reverse, dtype, out):
-    """Run a recurrence into ``out``; return the last states in the carry's dtype, where there are not few lanes."""
+    """Run a recurrence into ``out``; return the last states, as wide as they are carried.
+
+    Not for series of few lanes, whose last state is taken from what was written.
+    """
     plan, _ = plan_forward(family, a, b, start, None, axis, reverse, dtype, out)
     carry = _states(plan, start)
     if plan.traversal != "empty":

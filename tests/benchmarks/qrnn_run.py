@@ -7,7 +7,6 @@ repeats in one run.
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -17,12 +16,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+import report  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn.utils.rnn import pack_padded_sequence  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-import fastrecur  # noqa: E402
 from fastrecur.torch import QRNN, QRNNLayer  # noqa: E402
 from fastrecur.torch._pooling import BLOCK, pool  # noqa: E402
 
@@ -42,7 +41,7 @@ MEMORY, PACKED = (1.0, 0.7), (0.65, 0.55)
 
 def main(arguments):
     options = parse(arguments)
-    device = torch.device(options.device)
+    device, began = torch.device(options.device), time.perf_counter()
     torch.manual_seed(0)
     batches, lengths = (QUICK_BATCHES, QUICK_LENGTHS) if options.quick else (BATCHES, LENGTHS)
     cells = [Cell(f"{b} x {t}", (t, b, UNITS), layer_models, options) for b in batches for t in lengths]
@@ -65,7 +64,10 @@ def main(arguments):
         for name in ("PTB",) if options.quick else ("PTB", "layer"):
             memory.append(memory_row(name, options.device))
             bar.update()
-    about = facts(device, arguments)
+    about = report.about(
+        __file__, arguments, torch.get_num_threads(), time.perf_counter() - began, report.TENSORS,
+        torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+    )  # fmt: skip
     print(table(about, rows, packed, memory))
     if options.json:
         figures = {"about": about, "cells": rows, "packed": packed, "memory": memory}
@@ -293,22 +295,13 @@ def memory_row(name, device):
     return {"case": {"layer": "64 x 512", "PTB": "PTB, window 2"}[name], "bytes": taken}
 
 
-def facts(device, arguments):
-    on = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    return {
-        "command": " ".join(["python", "tests/benchmarks/qrnn_run.py", *arguments]),
-        "versions": f"fastrecur {fastrecur.__version__}, torch {torch.__version__}, Python {platform.python_version()}",
-        "device": f"{device.type}, {on}, float32",
-    }  # fmt: skip
-
-
 def table(about, rows, packed, memory):
     """Return the figures as text."""
-    lines = [f"{about['versions']}; {about['device']}", about["command"], ""]
+    lines = [report.title(about), ""]
     for mode in MODES:
         lines.append(
-            f"{mode}, ms: batch x steps; pooling is without its product; ratios are the layer's time to its product's, "
-            "and others' to the layer's"
+            f"{mode}, float32, ms: batch x steps; pooling is without its product; ratios are the layer's time to its "
+            "product's, and others' to the layer's"
         )
         lines.append(
             f"  {'':16}{'QRNN':>9}{'linear':>9}{'LSTM':>9}{'GRU':>9}{'pooling':>9}   "
