@@ -384,7 +384,7 @@ class StretchVjp(Function):
         grads = vjp(family, g, a, b, h, h_in, grad_last, grad_in, lengths, *options, want_a, want_b)
         ctx.problem = family, want_a, want_b, options
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*(v for v, wanted in zip(grads, (want_a, want_b), strict=False) if not wanted))
+        ctx.mark_non_differentiable(*(v for v, wanted in zip(grads[:2], (want_a, want_b), strict=True) if not wanted))
         ctx.save_for_backward(g, a, b, h, h_in, grad_last, grad_in, lengths)
         return grads
 
