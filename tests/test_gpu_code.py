@@ -1,10 +1,13 @@
 """The GPU's kernels as machine code: no spills, no stray double arithmetic, wide and batched loads."""
 
+import itertools
+
 import devices
 import pytest
 from machine_code import assembled
 from problems import DTYPES, FORGET, LINEAR, SHAPES, kernels, pooling
 
+CASES = [case for case in SHAPES if case != "one pass"]
 CARDS = ["sm_80", "sm_90", "sm_120"]
 MORE_CARDS = ["sm_86", "sm_89", "sm_100"]
 
@@ -21,8 +24,14 @@ def check(kernel, code, dtype):
     if dtype != "float64":
         assert not [op for op in code.opcodes if op in ("DADD", "DMUL", "DFMA") or op.startswith("DSETP")]
     wide = sum(count for op, count in code.opcodes.items() if op.startswith("LDG") and ".128" in op)
-    if kernel.name in ("series", "series_vjp", "summarise_series", "summarise_series_back"):
+    if kernel.name in ("series", "series_vjp", "summarise_series", "summarise_series_back", "once", "once_vjp"):
         assert wide >= 2
+    if kernel.name in ("once", "once_vjp"):
+        # A summary and the state before a group are looked at and published as words; a turn is drawn.
+        summary = 2 if kernel.name == "once_vjp" or kernel.key[1] == "linear" else 4
+        assert code.opcodes["LDG.E.64.STRONG.GPU"] >= summary + 1
+        assert code.opcodes["STG.E.64.STRONG.GPU"] >= summary + 2
+        assert sum(count for op, count in code.opcodes.items() if op.startswith("ATOMG.E.ADD.STRONG.GPU")) == 1
     if kernel.name in ("lanes", "lanes_vjp"):
         steps = dict(kernel.key[3])["ahead"]
         numbers = sum(dict(kernel.key[4])[operand] == "number" for operand in "ab")
@@ -33,7 +42,7 @@ def check(kernel, code, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", SHAPES)
+@pytest.mark.parametrize("case", CASES)
 def test_averages(dtype, case):
     for kernel in kernels(DTYPES[dtype], FORGET, case):
         if case.startswith("pieces") and kernel.name.startswith(("lanes", "series")):
@@ -42,10 +51,20 @@ def test_averages(dtype, case):
             check(kernel, assembled(devices.ptx(kernel), card), dtype)
 
 
-@pytest.mark.parametrize("case", SHAPES)
+@pytest.mark.parametrize("case", CASES)
 def test_linear_recurrences(case):
     for kernel in kernels(DTYPES["float32"], LINEAR, case):
         check(kernel, assembled(devices.ptx(kernel), "sm_90"), "float32")
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype", "cards"),
+    [(FORGET, "float32", CARDS), (FORGET, "bfloat16", CARDS[:2]), (LINEAR, "float32", CARDS[1:2])],
+)
+def test_one_pass(family, dtype, cards):
+    for kernel, card in itertools.product(kernels(DTYPES[dtype], family, "one pass"), cards):
+        if not kernel.name.startswith("mend"):
+            check(kernel, assembled(devices.ptx(kernel), card), dtype)
 
 
 @pytest.mark.parametrize("case", ["lanes", "series"])
