@@ -25,14 +25,13 @@ matplotlib.use("Agg")  # a picture in a file needs no display
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from learned_smoothing import BLUE, ORANGE, STYLE
 from matplotlib.colors import LogNorm
+from quickstart import BLUE, GREY, ORANGE, STYLE
 from torch import nn
 from tqdm import tqdm
 
 from fastrecur.torch import QRNN, QRNNLayer
 
-GREY = "#8A8A8A"
 PARTS = {"recurrent layers": BLUE, "softmax": ORANGE, "overhead": GREY}
 REPEATS = 4
 BATCHES, LENGTHS = (8, 16, 32, 64, 128, 256), (32, 64, 128, 256, 512)

@@ -19,7 +19,7 @@ matplotlib.use("Agg")  # a picture in a file needs no display
 
 import matplotlib.pyplot as plt
 import numpy as np
-from quickstart import BLUE, GREY, HERE, ORANGE, read_glucose
+from quickstart import BLUE, GREY, HERE, ORANGE, STYLE, read_glucose
 
 from fastrecur.smoothing import ewm_mean, gae
 
@@ -82,13 +82,9 @@ def main() -> None:
 
 
 def plot(output, rewards, values, terminated, truncated, fast) -> None:
-    style = {
-        "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.titleweight": "bold",
-        "legend.frameon": False,
-    }  # fmt: skip
     lane = int(np.argmax(terminated[:400].any(axis=0)))
     part = slice(0, 400)
-    with plt.rc_context(style):
+    with plt.rc_context(STYLE):
         figure, (top, bottom) = plt.subplots(2, 1, figsize=(10, 6), layout="constrained", sharex=True)
         top.bar(np.arange(400), rewards[part, lane], width=1.0, color=GREY, label="rewards")
         top.plot(values[part, lane], color="black", lw=1.2, label="values")

@@ -42,8 +42,7 @@ matplotlib.use("Agg")  # a picture in a file needs no display
 import matplotlib.pyplot as plt
 import torch
 import torch.distributed as dist
-from learned_smoothing import BLUE, ORANGE, STYLE
-from quickstart import HERE
+from quickstart import BLUE, HERE, ORANGE, STYLE
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel

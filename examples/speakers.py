@@ -25,8 +25,7 @@ matplotlib.use("Agg")  # a picture in a file needs no display
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from learned_smoothing import BLUE, ORANGE, STYLE
-from quickstart import HERE
+from quickstart import BLUE, HERE, ORANGE, STYLE
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
 from tqdm import tqdm

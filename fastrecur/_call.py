@@ -33,7 +33,7 @@ def _for_tensors():
 
 @functools.cache
 def _runner():
-    """Return the module that runs plans: with the kernels' definitions it takes a sixth of the import, if not used."""
+    """Return the module that runs plans; it and what defines kernels are imported when a call first needs them."""
     with _cache.making:
         from . import _run
 
@@ -258,7 +258,7 @@ def _state_signature(value):
 
 
 def _lengths(lengths):
-    """Return lengths as a contiguous array of integers of the caller's shape and dtype."""
+    """Return lengths as an array of integers of the caller's shape and dtype; raise TypeError for what is none."""
     if type(lengths) is int:
         lengths = np.array(lengths, np.int64 if abs(lengths) < 2**63 else object)
     array = np.asarray(_arrays.take("lengths", lengths)[0])
@@ -325,8 +325,7 @@ def _pair(value, dtype):
     with np.errstate(all="ignore"):
         array = value if _is_complex(value) else np.array(value, dtype)
     part = array.real
-    pairs = as_strided(part, (*array.shape, 2), (*array.strides, part.itemsize), writeable=array.flags.writeable)
-    return pairs
+    return as_strided(part, (*array.shape, 2), (*array.strides, part.itemsize), writeable=array.flags.writeable)
 
 
 def _unpair(pairs, like):

@@ -17,6 +17,8 @@ _PACKAGES = (
     "numpy", "numba", "llvmlite", "numba-cuda", "cuda-core", "cuda-bindings", "ml_dtypes", "cupy", "torch", "pandas",
     "polars", "xarray", "dask", "distributed", "zarr",
 )  # fmt: skip
+# One library under several names: of the CUDA that it was built for.
+_WHEELS = {"cupy": ("cupy-cuda13x", "cupy-cuda12x")}
 _VARIABLES = ("NUMBA_", "FASTRECUR_", "OMP_", "KMP_", "CUDA_VISIBLE_DEVICES", "NUMPY_MADVISE_HUGEPAGE")
 
 
@@ -52,10 +54,12 @@ def _lines():
 
 
 def _version(package):
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+    for name in (package, *_WHEELS.get(package, ())):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    return "not installed"
 
 
 def _attempt(what, otherwise="do not work"):

@@ -64,6 +64,10 @@ def gpu(name, kind):
     return f"`{name}` must be in CPU memory, as the other arrays are, got {_type(kind)} on a GPU or another device"
 
 
+def no_kernel(symbol):
+    return f"the compiled kernel holds no function {symbol}"
+
+
 def kernel_parameters(kernel, most):
     return f"{kernel.__module__}.{kernel.__qualname__} has more than {most} parameters"
 
@@ -231,6 +235,9 @@ def out_overlap(name):
 
 def out_self_overlap():
     return "`out` must not overlap itself, got an array with two indices for one place in memory"
+
+
+# ---- Networks -------------------------------------------------------------------------------------------------------
 
 
 def rnn_number(name, rule, came):
@@ -478,6 +485,9 @@ def flags_dtype(name, came):
     return f"`{name}` must hold bools, or numbers that are 0 or 1, got dtype {came}"
 
 
+# ---- Groups of processes --------------------------------------------------------------------------------------------
+
+
 def no_distributed():
     return "this build of torch has no torch.distributed"
 
@@ -501,7 +511,7 @@ def exchange_failed(rank, error):
     )
 
 
-def second_device_axis():
+def placements():
     return "a DTensor must be sharded along `axis` over exactly one dimension of its mesh"
 
 

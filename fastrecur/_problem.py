@@ -7,7 +7,6 @@ call and remembered. `choose` is the one place that decides which traversal walk
 import functools
 import itertools
 import math
-import operator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -46,6 +45,8 @@ def choose(lanes, steps, inner, inner_is_contiguous, is_complex):
         How many lanes stand next to each other.
     inner_is_contiguous : bool
         Whether they do so in every full operand, and share one length.
+    is_complex : bool
+        Whether states are complex: these are never split in time.
     """
     if lanes < FEW_LANES and steps >= LONG_SERIES and not is_complex:
         return SERIES
@@ -119,18 +120,12 @@ def wide_dtype(dtype):
 
 
 def normalise_axis(axis, shape, names):
-    """Return axis as a non-negative int."""
-    if isinstance(axis, bool):
-        raise TypeError(say.axis_type(bool))
-    try:
-        number = operator.index(axis)
-    except TypeError:
-        raise TypeError(say.axis_type(type(axis))) from None
+    """Return an axis, an int, counted from the front; raise unless the result has it."""
     if not shape:
         raise ValueError(say.no_axis(names))
-    if not -len(shape) <= number < len(shape):
-        raise ValueError(say.axis_range(number, shape))
-    return number % len(shape)
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(say.axis_range(axis, shape))
+    return axis % len(shape)
 
 
 def broadcast_shape(names, shapes):
@@ -203,11 +198,7 @@ def spread(operand_shape, strides, shape):
 
 def own_strides(operand_shape, shape, itemsize):
     """Return the strides, in the result's axes, of a C-contiguous array of an operand's own shape."""
-    strides, reach = [], itemsize
-    for n in reversed(operand_shape):
-        strides.append(0 if n == 1 else reach)
-        reach *= n
-    return (0,) * (len(shape) - len(operand_shape)) + tuple(reversed(strides))
+    return spread(operand_shape, c_strides(operand_shape, itemsize), shape)
 
 
 def _merge(dims):
@@ -317,11 +308,10 @@ def _operand(signature, wide):
 
 def lengths_strides(shape, ndim, axis):
     """Return, in the result's axes, the strides of contiguous int64 lengths of a shape."""
-    lane_axes = [k for k in range(ndim) if k != axis]
-    strides, reach = [0] * ndim, 8
-    for k, n in zip(reversed(lane_axes[: len(shape)]), reversed(shape), strict=True):
-        strides[k] = 0 if n == 1 else reach
-        reach *= n
+    lane_axes = [k for k in range(ndim) if k != axis][: len(shape)]
+    strides = [0] * ndim
+    for k, n, stride in zip(lane_axes, shape, c_strides(shape, 8), strict=True):
+        strides[k] = 0 if n == 1 else stride
     return tuple(strides)
 
 

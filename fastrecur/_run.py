@@ -8,8 +8,9 @@ import numpy as np
 
 from . import _arrays, _problem, _threads
 from ._arrays import address
-from ._cpu import _rows, _series, _summaries, _tiles
+from ._cpu import _native, _rows, _series, _summaries, _tiles
 from ._cpu._compile import kernel
+from ._cpu._memory import WIDTH
 from ._problem import BLOCK, CARRY, LENGTHS, LINE, PIECES, ROWS, SERIES, SUMS_A, SUMS_B, TILES, TO_A, TO_B, A, B, G, H
 
 _KERNELS = {
@@ -26,6 +27,7 @@ _KERNELS = {
 }
 
 SERIAL_BYTES = 1 << 20  # below this a second thread costs more than it brings,
+LOCKED_BYTES = 1 << 14  # below this it is over before other threads of Python would have had the lock
 SERIAL_ROWS = 3 << 20  # and where threads halve rows, whose ends share lines and pages
 LONG_PIECE = 512  # bytes in a row, of one operand, from which threads may share rows among them
 LONG_SUM = 8 << 10  # the same for a sum's parts, which one thread may have to walk one after another
@@ -44,7 +46,7 @@ def _cache_bytes():
         return 32 << 20
 
 
-# ---- The two runs ---------------------------------------------------------------------------------------------------
+# ---- Runs -----------------------------------------------------------------------------------------------------------
 
 
 def forward(plan, a, b, h0, lengths, out):
@@ -140,13 +142,12 @@ def summary_at(plan, direction, a, b, carry, products, lengths, team):
     here[A], here[B], here[CARRY], here[LENGTHS] = a, b, carry, lengths
     call = _bound(plan, direction)
     threads = _useful_threads(plan, team.size)
-    table = address(geometry := _geometry(plan, False, threads))
+    geometry = _geometry(plan, False, threads)
+    parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, threads)
     for offsets in plan.extra:
         at = [p + o + e for p, o, e in zip(here, plan.offsets, offsets, strict=True)]
-        head = None, at[A], at[B], at[CARRY], products + offsets[CARRY], at[LENGTHS], table
-        parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, threads)
+        head = None, at[A], at[B], at[CARRY], products + offsets[CARRY], at[LENGTHS], address(geometry)
         team.run([(call, *head, *part) for part in parts])
-    del geometry  # it had to stay
 
 
 def short_forward(plan):
@@ -165,7 +166,7 @@ def short_forward(plan):
         call(None, address(a) + to_a, address(b) + to_b, address(out) + to_h, address(carry), lengths, table, *part)
         return out, carry
 
-    run.plan = plan  # its geometry and lengths must stay
+    run.keep = plan  # its geometry and lengths must stay
     return run
 
 
@@ -204,6 +205,34 @@ def short_parts(plan, direction):
     """Return a short plan's kernel and its last arguments: lengths (all steps), geometry and the part that is all."""
     part = row_parts(plan, 1)[0] if plan.traversal == ROWS else (0, plan.lanes)
     return _bound(plan, direction), address(plan.full_lengths), address(plan.geometry), part
+
+
+class ShortCall:
+    """A short plan's kernel, of nothing but the addresses of ``given``; the state it starts from is zeros."""
+
+    def __init__(self, plan, direction, given):
+        kernel, lengths, table, part = short_parts(plan, direction)
+        order = (A, B, H, CARRY) if direction == "forward" else (G, A, B, H, None, CARRY, TO_A, TO_B, SUMS_A, SUMS_B)
+        zeros = np.zeros(plan.lane_shape, plan.wide)  # a first state; and a valid place for what is not read or written
+        numbers = [plan.offsets[k] if k in given else address(zeros) for k in order]
+        arguments = [0, *numbers, lengths, table, *part]
+        places, carry = [1 + order.index(k) for k in given], 1 + order.index(CARRY)
+        self._keep = plan, zeros
+        words = -(-zeros.nbytes // 8)
+        if _native.can_prepare(kernel, places, words):
+            self._prepared = _native.Prepared(kernel, arguments, places, carry, words, _bytes(plan) >= LOCKED_BYTES)
+            self.call = self._prepared.call
+            return
+
+        def call(*addresses):
+            own = [None, *arguments[1:]]
+            for place, at in zip(places, addresses, strict=True):
+                own[place] += at
+            own[carry] = address(states := np.zeros_like(zeros))
+            kernel(*own)
+            del states  # they had to stay
+
+        self.call = call
 
 
 def _run_vjp(plan, here, first, pieces, strides, results, team):
@@ -291,11 +320,11 @@ def _forward_series(plan, call, head, threads, fresh, team):
         return
     # The first thread goes the whole way on the first blocks while the others summarise the rest.
     whole = np.empty(_series.SUMMARY, plan.wide)
-    rest = [(first + low, first + high) for low, high in _ranges(blocks - first, threads - 1)]
+    rest = [(first + low, first + high) for low, high in ranges(blocks - first, threads - 1)]
     calls = [(call, *head, *tail, *r, blocks, _series.SUMMARISE) for r in rest]
     team.run([(call, *head, address(whole), 0, plan.lanes, 0, first, blocks, _series.ALL), *calls])
     call(*head, *tail, first, blocks, blocks, _series.FOLD)
-    rest = [(first + low, first + high) for low, high in _ranges(blocks - first, threads)]
+    rest = [(first + low, first + high) for low, high in ranges(blocks - first, threads)]
     team.run([(call, *head, *tail, *r, blocks, _series.REPLAY) for r in rest])
     call(*head, *tail, first, blocks, blocks, _series.FINISH)
 
@@ -307,17 +336,17 @@ def _first_share(blocks, threads):
 
 def _vjp_series(plan, call, head, threads, pieces, team):
     blocks = plan.steps // BLOCK
-    ranges = _ranges(blocks, pieces or threads)
-    if threads == 1 or len(ranges) == 1:
+    shares = ranges(blocks, pieces or threads)
+    if threads == 1 or len(shares) == 1:
         summaries = address(scratch := np.empty(_series.SUMMARY, plan.wide))
-        for piece, (low, high) in reversed(list(enumerate(ranges))):
+        for piece, (low, high) in reversed(list(enumerate(shares))):
             call(*head(piece), summaries, 0, plan.lanes, low, high, blocks, _series.ALL)
         return
     scratch = np.empty((plan.lanes, blocks, _series.SUMMARY), plan.wide)
     tail = (address(scratch), 0, plan.lanes)
-    parts = [(call, *head(piece if pieces else 0), *tail, *r, blocks) for piece, r in enumerate(ranges)]
+    parts = [(call, *head(piece if pieces else 0), *tail, *r, blocks) for piece, r in enumerate(shares)]
     team.run([(*part, _series.SUMMARISE) for part in parts], threads)
-    call(*head(len(ranges) - 1 if pieces else 0), *tail, 0, blocks, blocks, _series.FOLD)
+    call(*head(len(shares) - 1 if pieces else 0), *tail, 0, blocks, blocks, _series.FOLD)
     team.run([(*part, _series.REPLAY) for part in parts], threads)
 
 
@@ -345,13 +374,13 @@ def _bytes(plan):
 
 
 def _useful_threads(plan, most):
-    """Return how many threads to use: no effect on the results' bits but where `_pieces` says so."""
+    """Return how many threads to use. No bit depends on it: what is summed is cut by `_pieces`."""
     if _bytes(plan) < (SERIAL_ROWS if plan.traversal == ROWS and plan.sizes[0] == 1 else SERIAL_BYTES):
         return 1
     if plan.traversal == ROWS:
         return min(most, _row_splits(plan))
     if plan.traversal == TILES:
-        return min(most, -(-plan.lanes // 16))
+        return min(most, -(-plan.lanes // WIDTH))
     return min(most, max(1, plan.steps // BLOCK // 4))
 
 
@@ -373,14 +402,14 @@ def _pieces(plan):
         outer, middle, _ = plan.sizes
         most = outer if outer > 1 else min(_row_splits(plan), max(2, middle * plan.row_bytes // LONG_SUM))
     elif plan.traversal == TILES:
-        most = -(-plan.lanes // 16)
+        most = -(-plan.lanes // WIDTH)
     else:
         most = plan.steps // BLOCK
     room = plan.steps * plan.lanes // (8 * max(sums))
     return max(1, min(PIECES, most, room))
 
 
-def _ranges(n, parts):
+def ranges(n, parts):
     """Cut range(n) into nearly equal ranges."""
     parts = max(1, min(parts, n))
     return [(n * k // parts, n * (k + 1) // parts) for k in range(parts)]
@@ -390,17 +419,17 @@ def row_parts(plan, parts):
     """Cut the lanes of a rows problem."""
     outer, middle, inner = plan.sizes
     if outer > 1:
-        return [(*r, 0, middle, 0, inner) for r in _ranges(outer, parts)]
+        return [(*r, 0, middle, 0, inner) for r in ranges(outer, parts)]
     if middle > 1:
-        return [(0, 1, *r, 0, inner) for r in _ranges(middle, parts)]
+        return [(0, 1, *r, 0, inner) for r in ranges(middle, parts)]
     units = -(-inner // 64)
-    return [(0, 1, 0, 1, 64 * low, min(inner, 64 * high)) for low, high in _ranges(units, parts)]
+    return [(0, 1, 0, 1, 64 * low, min(inner, 64 * high)) for low, high in ranges(units, parts)]
 
 
 def lane_parts(plan, parts):
     """Cut the lanes of a tiles problem into whole tiles."""
-    tiles = -(-plan.lanes // 16)
-    return [(16 * low, min(plan.lanes, 16 * high)) for low, high in _ranges(tiles, parts)]
+    tiles = -(-plan.lanes // WIDTH)
+    return [(WIDTH * low, min(plan.lanes, WIDTH * high)) for low, high in ranges(tiles, parts)]
 
 
 def _geometry(plan, fresh, threads):

@@ -8,6 +8,7 @@ from . import _problem, _run, _threads
 from ._arrays import address, element
 from ._cpu import _weighted
 from ._cpu._compile import kernel
+from ._cpu._memory import WIDTH
 from ._cpu._weighted import (
     COUNT,
     COVARIANCE,
@@ -25,7 +26,6 @@ from ._cpu._weighted import (
 SERIAL_BYTES = 1 << 18  # below this a second thread costs more than it brings
 LARGE = 16 << 20  # bytes of a result from which it goes past the cache
 SEGMENTS = 32  # that a long series is cut into
-WIDTH = 16
 LIGHT = 1e-150  # a weight after a gap below which a segment's mean is not found again in its sums
 _WIDE = np.dtype(np.float64)
 
@@ -115,7 +115,7 @@ def _walk(rule, operands, steps, lanes, options, states):
     long = operands[0][0].itemsize * steps * lanes >= SERIAL_BYTES
     team = _threads.team()
     parts = min(team.size, tiles) if long else 1
-    team.run([(call, *head, WIDTH * low, WIDTH * high) for low, high in _run._ranges(tiles, parts)])
+    team.run([(call, *head, WIDTH * low, WIDTH * high) for low, high in _run.ranges(tiles, parts)])
     return states
 
 

@@ -48,7 +48,7 @@ def forget_mult(f, x, h0=None, *, axis=0, reverse=False, lengths=None, return_st
     References
     ----------
     .. [1] J. Bradbury, S. Merity, C. Xiong, R. Socher, "Quasi-Recurrent Neural Networks",
-       ICLR 2017, https://arxiv.org/abs/1611.01576
+       ICLR 2017, arXiv:1611.01576.
 
     Examples
     --------

@@ -5,8 +5,7 @@ import numpy as np
 import fastrecur
 from fastrecur import reference
 
-# The precision a state is carried in, one wider than the data where there is one, and how far
-# from exact it may drift there, in its own units in the last place.
+# How far a state may drift from exact, in units in the last place of the precision that it is carried in.
 CARRY_ULP = 16
 
 
@@ -57,6 +56,22 @@ def assert_same_bits(actual, expected):
     differ = (actual != expected) | (np.signbit(actual) != np.signbit(expected))
     differ &= ~(np.isnan(actual) & np.isnan(expected))
     assert not differ.any(), f"differ at {np.argwhere(differ)[:10].tolist()}"
+
+
+def assert_close_lazy(actual, expected, rtol=1e-12):
+    """Assert that a Dask array is lazy, knows its shape and dtype, and has the numbers of one in memory.
+
+    They may be off by `rtol` of the largest of them.
+    """
+    import dask.array as da
+
+    assert isinstance(actual, da.Array)
+    assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
+    computed = actual.compute()
+    assert type(computed) is type(expected) or np.isscalar(computed)
+    assert (computed.dtype, computed.shape) == (expected.dtype, expected.shape)
+    size = np.nanmax(np.abs(expected), initial=0.0)
+    np.testing.assert_allclose(computed, expected, rtol=rtol, atol=rtol * float(size))
 
 
 def check_forward(name, gate, value, h0=None, *, dtype=None, ulp=None, floor=0.0, **options):

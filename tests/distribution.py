@@ -66,7 +66,7 @@ def main():
 def build(folder):
     """Build the sdist and the wheel, check what they hold, and return their paths."""
     # From a copy, as what was built before in the checkout would get in.
-    leave = shutil.ignore_patterns(".*", "build", "dist", "_build", "*.egg-info", "__pycache__", "*.nb?")
+    leave = shutil.ignore_patterns(".*", "build", "dist", "_build", "*.egg-info", "__pycache__")
     checkout = shutil.copytree(ROOT, folder / "checkout", ignore=leave)
     for target, *kinds in [("both",), ("direct", "--wheel")]:
         run(sys.executable, "-m", "build", "--no-isolation", *kinds, "--outdir", folder / target, checkout)

@@ -76,7 +76,10 @@ def main():
 
     def cut(pieces):
         """Let short lanes be cut into pieces, as long ones are."""
-        _plan.choose = lambda *a, **o: choose(*a, **o)._replace(pieces=pieces) if pieces > 1 else choose(*a, **o)
+        choose_by(lambda *a, **o: choose(*a, **o)._replace(pieces=pieces) if pieces > 1 else choose(*a, **o))
+
+    def choose_by(chosen):
+        _plan.choose = chosen
         _call._shortcuts.clear()
         _plan.forward.cache_clear()
         _plan.vjp.cache_clear()
@@ -167,6 +170,28 @@ def main():
     closed_gates((3, 600), 1)
     cut(64)
     check("linear_recurrence", (270, 2), np.float64, 0, False)
+    # One pass: without a look, so that summaries are computed again, then with some; and more than one group of turns.
+    for spins in (0, 20):
+        _plan.SPINS = spins
+        choose_by(devices.looking_back(choose))
+        for name, reverse in itertools.product(RECURRENCES, [False, True]):
+            check(name, (2, 1030), np.float32, 1, reverse)
+        closed_gates((3, 1030), 1)
+    x = rng.standard_normal((1, 15400)).astype(np.float32)
+    check_vjp("linear_recurrence", 0.5, x, rng=rng, axis=1, state=False)
+    x = rng.standard_normal((1, 1030)).astype(np.float32)
+    check_vjp("linear_recurrence", x, 0.5, rng=rng, axis=1, state=False)
+    # Half of it, over and over: what the sums make of an infinity is not what one step after another does.
+    x[0, 5] = np.inf
+
+    def with_a_late_infinity(array):
+        array = array.copy()
+        array[0, 1000] = np.inf
+        return array
+
+    with np.errstate(all="ignore"):
+        check_forward("forget_mult", np.full(x.shape, 0.5, np.float32), x, axis=1)
+        check_vjp("linear_recurrence", 1e-20, x, rng=rng, axis=1, arrange=with_a_late_infinity, state=False)
     launched |= pooling(driver)
     assert launched == set(_kernels.MAKERS), set(_kernels.MAKERS) - launched
     print("done")

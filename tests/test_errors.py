@@ -45,7 +45,6 @@ class Opaque:
     """Nothing that NumPy knows."""
 
 
-EITHER = (TypeError, ValueError)
 UNSUPPORTED = {
     "None": None,
     "an object": Opaque(),
@@ -75,7 +74,7 @@ def raises(error, argument):
     """The error itself, not one of its kinds that NumPy raises, and its message."""
     with pytest.raises(error, match=f"`{argument}`") as info:
         yield
-    assert info.type in EITHER
+    assert info.type is error
 
 
 def names_of(name):
@@ -119,11 +118,11 @@ def test_unsupported_operands_of_the_vjp(argument, what):
 def test_ragged_lists(name):
     ragged = [[1, 2, 3], [4, 5]]
     gate, value = names_of(name)
-    with raises(EITHER, gate):
+    with raises(ValueError, gate):
         call(name, {"gate": ragged})
-    with raises(EITHER, value):
+    with raises(ValueError, value):
         call(name, {"value": ragged})
-    with raises(EITHER, "h0"):
+    with raises(ValueError, "h0"):
         call(name, {"h0": ragged})
 
 
@@ -162,16 +161,16 @@ BAD = {
         ValueError,
         "lengths",
     ),
-    "lengths fractional": ({"lengths": [1.5, 2, 3]}, EITHER, "lengths"),
-    "lengths float": ({"lengths": [1.0, 2.0, 3.0]}, EITHER, "lengths"),
-    "lengths NaN": ({"lengths": [np.nan, 2.0, 3.0]}, EITHER, "lengths"),
+    "lengths fractional": ({"lengths": [1.5, 2, 3]}, TypeError, "lengths"),
+    "lengths float": ({"lengths": [1.0, 2.0, 3.0]}, TypeError, "lengths"),
+    "lengths NaN": ({"lengths": [np.nan, 2.0, 3.0]}, TypeError, "lengths"),
     "lengths of strings": ({"lengths": ["1", "2", "3"]}, TypeError, "lengths"),
     "lengths of objects": ({"lengths": np.array([1, 2, None])}, TypeError, "lengths"),
     "lengths masked": ({"lengths": np.ma.masked_array([1, 2, 3])}, TypeError, "lengths"),
     "lengths' shape": ({"lengths": [1, 2]}, ValueError, "lengths"),
     "lengths' axes": ({"lengths": [[1, 2, 3]]}, ValueError, "lengths"),
     "lengths on a GPU": ({"lengths": OnGpu()}, TypeError, "lengths"),
-    "lengths ragged": ({"lengths": [[1], [1, 2]]}, EITHER, "lengths"),
+    "lengths ragged": ({"lengths": [[1], [1, 2]]}, ValueError, "lengths"),
 }
 
 
@@ -205,9 +204,9 @@ BAD_OUT = {
     "a GPU array": (OnGpu(), TypeError),
     "a masked array": (np.ma.masked_array(X.copy()), TypeError),
     "an array with units": (X.copy().view(WithUnits), TypeError),
-    "a wider dtype": (np.full((5, 3), np.nan), EITHER),
-    "a narrower dtype": (np.full((5, 3), np.nan, np.float16), EITHER),
-    "integers": (np.zeros((5, 3), int), EITHER),
+    "a wider dtype": (np.full((5, 3), np.nan), TypeError),
+    "a narrower dtype": (np.full((5, 3), np.nan, np.float16), TypeError),
+    "integers": (np.zeros((5, 3), int), TypeError),
     "too few steps": (np.full((4, 3), np.nan, np.float32), ValueError),
     "too many axes": (np.full((1, 5, 3), np.nan, np.float32), ValueError),
     "too few axes": (np.full(15, np.nan, np.float32), ValueError),

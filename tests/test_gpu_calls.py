@@ -16,7 +16,7 @@ from compare import assert_same_bits
 import fastrecur
 from fastrecur import _cache
 from fastrecur._cuda import _arrays, _device, _launch, _plan
-from fastrecur._cuda._plan import LANES, SERIES
+from fastrecur._cuda._plan import LANES, ONCE, SERIES
 
 F = np.random.default_rng(0).random((20, 40)).astype(np.float32)
 X = np.random.default_rng(1).standard_normal((20, 40)).astype(np.float32)
@@ -288,6 +288,37 @@ def test_errors(driver, cupy, numba_cuda):
 )
 def test_choice(lanes, steps, neighbours, contiguous, kernel, pieces):
     assert _plan.choose(lanes, steps, neighbours, contiguous, 12, 16, 16) == (kernel, pieces)
+
+
+@pytest.mark.parametrize(
+    ("lanes", "steps", "kernel", "pieces"),
+    [
+        (4096, 4096, SERIES, 1),
+        (64, 1 << 20, ONCE, 2048),
+        (64, 1 << 17, ONCE, 256),
+        (256, 30000, ONCE, 59),
+        (2, 1 << 20, SERIES, 1024),  # a state's way through all groups would take longer than reading twice
+        (2, 1000, SERIES, 1),
+    ],
+)
+def test_choice_of_one_pass(lanes, steps, kernel, pieces):
+    assert _plan.choose(lanes, steps, 1, True, 12, 16, 16, may_look_back=True) == (kernel, pieces)
+    assert _plan.choose(lanes, steps, 1, True, 12, 16, 16).traversal == SERIES
+
+
+@pytest.mark.parametrize(("dtype", "once"), [("f2", True), ("f4", True), ("f8", False)])
+def test_a_state_of_32_bits_stands_in_one_word(monkeypatch, dtype, once):
+    def kernels():
+        _plan.forward.cache_clear()
+        full = np.dtype(dtype), (64, 1 << 20), ((1 << 20) * int(dtype[1]), int(dtype[1]))
+        plan = _plan.forward("forget", ("f", "x", "h0"), full, full, None, None, 1, False, None)
+        return [launch.kernel for launch in plan.launches]
+
+    three = ["summarise_series", "fold", "series", "mend"]
+    assert kernels() == (["clear", "once", "mend"] if once else three)
+    monkeypatch.setattr(_plan, "LOOKS_BACK", False)
+    assert kernels() == three
+    _plan.forward.cache_clear()
 
 
 def test_complex_states_are_not_cut():

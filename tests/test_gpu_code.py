@@ -5,6 +5,7 @@ import pytest
 from machine_code import together
 from problems import DTYPES, FORGET, LINEAR, SHAPES, kernels, pooling
 
+CASES = [case for case in SHAPES if case != "one pass"]
 CARDS = {
     f"sm_{10 * major + minor}": (major, minor)
     for major, minor in [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)]
@@ -23,8 +24,14 @@ def check(kernel, code, dtype):
     if dtype != "float64":
         assert not [op for op in code.opcodes if op in ("DADD", "DMUL", "DFMA") or op.startswith("DSETP")]
     wide = sum(count for op, count in code.opcodes.items() if op.startswith("LDG") and ".128" in op)
-    if kernel.name in ("series", "series_vjp", "summarise_series", "summarise_series_back"):
+    if kernel.name in ("series", "series_vjp", "summarise_series", "summarise_series_back", "once", "once_vjp"):
         assert wide >= 2
+    if kernel.name in ("once", "once_vjp"):
+        # A summary and the state before a group are looked at and published as words; a turn is drawn.
+        summary = 2 if kernel.name == "once_vjp" or kernel.key[1] == "linear" else 4
+        assert code.opcodes["LDG.E.64.STRONG.GPU"] >= summary + 1
+        assert code.opcodes["STG.E.64.STRONG.GPU"] >= summary + 2
+        assert sum(count for op, count in code.opcodes.items() if op.startswith("ATOMG.E.ADD.STRONG.GPU")) == 1
     if kernel.name in ("lanes", "lanes_vjp"):
         steps = dict(kernel.key[3])["ahead"]
         numbers = sum(dict(kernel.key[4])[operand] == "number" for operand in "ab")
@@ -46,8 +53,22 @@ def check_all(kernels, card, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", [FORGET, LINEAR], ids=["average", "linear"])
 def test_recurrences(family, dtype, card):
-    every = {kernel.key: kernel for case in SHAPES for kernel in kernels(DTYPES[dtype], family, case)}
+    every = {kernel.key: kernel for case in CASES for kernel in kernels(DTYPES[dtype], family, case)}
     check_all(every.values(), card, dtype)
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype", "cards"),
+    [
+        (FORGET, "float32", ["sm_75", "sm_80", "sm_90", "sm_120"]),
+        (FORGET, "bfloat16", ["sm_80", "sm_90"]),
+        (LINEAR, "float32", ["sm_90"]),
+    ],
+)
+def test_one_pass(family, dtype, cards):
+    every = [each for each in kernels(DTYPES[dtype], family, "one pass") if not each.name.startswith("mend")]
+    for card in cards:
+        check_all(every, card, dtype)
 
 
 @pytest.mark.parametrize("case", ["lanes", "series"])

@@ -7,6 +7,7 @@ import devices
 import layouts
 import ml_dtypes
 import numpy as np
+import ptx_emulator
 import pytest
 from compare import assert_same_bits, check_forward, check_vjp
 from test_forward import BROADCAST, RECURRENCES, operands
@@ -15,6 +16,8 @@ import fastrecur
 from fastrecur import reference
 from fastrecur._cuda import _call, _launch, _plan
 
+ONCE = _plan.ONCE
+WAYS = [(0, 1), (0, 3), (1, 1), (1, 3), (1, ONCE)]  # axis and pieces
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 
 
@@ -34,15 +37,15 @@ def gpu(monkeypatch):
 
 @pytest.fixture
 def in_pieces(monkeypatch):
-    """Let short lanes be cut into pieces of time as long ones are."""
+    """Let short lanes be cut into pieces of time as long ones are, or, where time is contiguous, take one pass."""
 
     def cut(pieces):
         plain = choose
 
         def chosen(*arguments, **options):
-            return plain(*arguments, **options)._replace(pieces=pieces)
+            return plain(*arguments, **options | {"may_look_back": False})._replace(pieces=pieces)
 
-        monkeypatch.setattr(_plan, "choose", chosen)
+        monkeypatch.setattr(_plan, "choose", devices.looking_back(choose) if pieces == ONCE else chosen)
         _call._shortcuts.clear()
         _plan.forward.cache_clear()
         _plan.vjp.cache_clear()
@@ -114,6 +117,81 @@ def test_pieces_of_lanes(gpu, in_pieces, rng, name, dtype, pieces):
         gpu.forget()
 
 
+# ---- One pass over pieces that look back ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), list(zip([*RECURRENCES, *RECURRENCES], [np.float32, np.float32, *FLOATS[2:]], strict=True))
+)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_one_pass(gpu, in_pieces, rng, name, dtype, reverse):
+    in_pieces(ONCE)
+    for shape in [(3, 1500), (2, 2047), (1, 2049), (2, 17000)]:
+        h0 = rng.standard_normal(shape[0]).astype(dtype)
+        gate, value = operands(rng, shape, dtype)
+        check_forward(name, gate, value, h0, axis=1, reverse=reverse)
+        assert set(launched(gpu)) == {"clear", "once", "mend"}
+        gpu.forget()
+        check_vjp(name, gate, value, h0, rng=rng, axis=1, reverse=reverse)
+        assert set(launched(gpu)) == {"clear", "once_vjp", "mend_back"}
+        gpu.forget()
+
+
+def both(name, gate, value, h0, reverse):
+    """The bits of a call and its gradient."""
+    h, last = getattr(fastrecur, name)(gate, value, h0, axis=1, reverse=reverse, return_state=True)
+    grads = getattr(fastrecur, name + "_vjp")(value, gate, value, h, h0, axis=1, reverse=reverse)
+    return [h, last, *grads]
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_whoever_comes_first_the_bits_are_the_same(gpu, in_pieces, monkeypatch, rng, name, reverse):
+    """And they are those of three phases that are cut where the one pass is."""
+    shape = (2, 33 * 512)
+    gate, value = operands(rng, shape, np.float32)
+    h0 = rng.standard_normal(2).astype(np.float32)
+    in_pieces(33 + 1)  # the first begins before the first step, so that packs of steps are aligned
+    forward = getattr(fastrecur, name)(gate, value, h0, axis=1, reverse=reverse, return_state=True)
+    in_pieces(66 + 1)
+    wanted = [*forward, *getattr(fastrecur, name + "_vjp")(value, gate, value, forward[0], h0, axis=1, reverse=reverse)]
+    assert "once" not in launched(gpu)
+    in_pieces(ONCE)
+    # After one look what is not there is computed again; or as many looks as on a card.
+    for spins, resident in itertools.product([1, _plan.SPINS], [5, 30]):
+        monkeypatch.setattr(_plan, "SPINS", spins)
+        monkeypatch.setattr(ptx_emulator, "RESIDENT", resident)
+        for _ in range(4):
+            gpu.seed += 1
+            _call._shortcuts.clear()
+            _plan.forward.cache_clear()
+            _plan.vjp.cache_clear()
+            for got, right in zip(both(name, gate, value, h0, reverse), wanted, strict=True):
+                assert_same_bits(got, right)
+            gpu.forget()
+
+
+def test_sums_over_time_in_one_pass(gpu, in_pieces, rng):
+    in_pieces(ONCE)
+    x = rng.standard_normal((3, 1500)).astype(np.float32)
+    check_vjp("forget_mult", rng.random((3, 1)).astype(np.float32), x, rng=rng, axis=1)
+    assert "once_vjp" in launched(gpu)
+
+
+def test_one_pass_reads_once(gpu, in_pieces, rng):
+    in_pieces(ONCE)
+    f, x = operands(rng, (40, 4096), np.float32)
+    h = fastrecur.forget_mult(f, x, axis=1)
+    moved = gpu.counts["once", "loaded"] + gpu.counts["once", "stored"]
+    assert 12 * f.size <= moved <= 1.2 * 12 * f.size  # and words, of which a piece looks at those of its group
+    plain = [sum(gpu.counts.get((kernel, way), 0) for way in ("loaded", "stored")) for kernel in ("clear", "mend")]
+    assert sum(plain) <= 0.03 * 12 * f.size
+    gpu.forget()
+    fastrecur.forget_mult_vjp(x, f, x, h, axis=1)
+    moved = gpu.counts["once_vjp", "loaded"] + gpu.counts["once_vjp", "stored"]
+    assert 24 * f.size <= moved + 4 * 40 <= 1.2 * 24 * f.size
+
+
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("case", BROADCAST)
 def test_broadcasting(gpu, rng, name, case):
@@ -175,9 +253,8 @@ def test_sums_in_slices(gpu, rng):
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
-@pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("pieces", [1, 3])
+@pytest.mark.parametrize(("axis", "pieces"), WAYS)
 def test_lengths(gpu, in_pieces, rng, name, axis, reverse, pieces):
     in_pieces(pieces)
     lanes, steps = 40, 600 if axis else 70
@@ -234,8 +311,7 @@ def test_mixed_dtypes_and_integers(gpu, rng):
     check_vjp("forget_mult", gate.T.copy(), value.T.astype(np.float32), rng=rng, axis=1)
 
 
-@pytest.mark.parametrize("pieces", [1, 3])
-@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(("axis", "pieces"), WAYS)
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_exact_ends(gpu, in_pieces, rng, axis, pieces, dtype):
     """Gates of 1 give x and gates of 0 keep the state, bit for bit; a constant series stays constant."""
@@ -259,8 +335,7 @@ def test_exact_ends(gpu, in_pieces, rng, axis, pieces, dtype):
     assert_same_bits(last, constant[0])
 
 
-@pytest.mark.parametrize("pieces", [1, 3])
-@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(("axis", "pieces"), WAYS)
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_what_is_not_finite(gpu, in_pieces, rng, name, axis, pieces):
@@ -296,7 +371,7 @@ def sequential(name, f, x):
 
 
 def test_in_place(gpu, in_pieces, rng):
-    for pieces, axis in itertools.product([1, 3], [0, 1]):
+    for axis, pieces in WAYS:
         in_pieces(pieces)
         f, x = operands(rng, (1100, 40) if axis == 0 else (40, 1100), np.float32)
         expected = fastrecur.forget_mult(f, x, axis=axis)

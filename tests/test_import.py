@@ -13,8 +13,8 @@ import zipfile
 import pytest
 
 import fastrecur
-from fastrecur import _cache, reference
-from fastrecur._cpu import _compile, _rows
+from fastrecur import _cache, _config, reference
+from fastrecur._cpu import _compile, _native, _rows
 
 
 def test_names():
@@ -184,9 +184,12 @@ def test_wrong_arguments_of_native_code():
     call = _compile.kernel(_rows.forward, "forget_same", "f8", a="f8", b="f8", h="f8")
     with pytest.raises(TypeError, match="float"):
         call(None, 1.5, *[0] * 11)
+    prepared = _native.Prepared(call, [0] * 13, (1, 2), 4, 1, releases=False)
+    with pytest.raises(TypeError, match="float"):
+        prepared.call(0, 1.5)
 
 
-def test_who_may_read_what_is_kept(tmp_path, monkeypatch):
+def test_who_may_read_what_is_kept(tmp_path):
     """As the user's files: an image's cache is made by one user and read by another."""
     before = os.umask(0o022)
     try:
@@ -237,6 +240,18 @@ def test_what_is_said_of_the_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("FASTRECUR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)
     assert _cache.describe().endswith("of which 1 files cannot be read")
+
+
+def test_cupy_is_found_under_the_name_of_its_wheels(monkeypatch):
+    def version(name):
+        if name != "cupy-cuda12x":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "13.6.0"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    lines = dict(_config._lines())
+    assert lines["cupy"] == "13.6.0"
+    assert lines["numpy"] == "not installed"
 
 
 def test_a_kernel_is_made_once_for_all_threads(monkeypatch):

@@ -152,13 +152,8 @@ def test_first_state_in_the_output_s_buffer(rng, row):
     f, x = operands(rng, (6, 4), np.float32)
     buffer = rng.random((7, 4)).astype(np.float32)
     expected = fastrecur.forget_mult(f, x, buffer[row].copy())
-    try:
-        fastrecur.forget_mult(f, x, buffer[row], out=buffer[1:])
-    except ValueError as error:
-        assert row > 0
-        assert "`out`" in str(error)
-    else:
-        assert_same_bits(np.array(buffer[1:]), expected)
+    fastrecur.forget_mult(f, x, buffer[row], out=buffer[1:])
+    assert_same_bits(np.array(buffer[1:]), expected)
 
 
 @pytest.mark.parametrize("layout", WRITEABLE)

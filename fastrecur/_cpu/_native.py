@@ -9,6 +9,7 @@ A worker waits busily, then by yielding its processor, and sleeps when nothing c
 as long as many a kernel. Its `mail` is three cache lines: its state, what to do, and whether that is done.
 """
 
+import contextlib
 import ctypes
 import functools
 import pathlib
@@ -19,10 +20,13 @@ import numpy as np
 from llvmlite import binding, ir
 
 from .. import _cache
+from .. import _messages as say
 
 MOST_ARGUMENTS = 32
+MOST_SCRATCH = 256  # words of memory that a prepared call may ask for
 _ROW = 2 + MOST_ARGUMENTS  # a kernel's address, how many arguments it takes, and these
-_HEAD = 3  # the addresses of two functions, of a thread's number and of the team's size, and how many rows there are
+_PREPARED = 12  # words of a prepared call before its arguments
+_HEAD = 3  # the addresses of two functions, which tell a thread's number and its team's size; how many rows there are
 
 ASLEEP, AWAKE, POSTED = range(3)
 _STATE, _TABLE, _THREAD, _THREADS, _DONE = 0, 8, 9, 10, 16  # words of a mail, which has three lines of 8
@@ -52,7 +56,7 @@ def callable_of(code, symbol):
     engine = _loaded(code)
     place = engine.get_function_address(symbol)
     if not place:
-        raise RuntimeError(symbol)
+        raise RuntimeError(say.no_kernel(symbol))
     call = functions().callable_at(place)
     _places[call] = place, engine
     return call
@@ -68,6 +72,27 @@ def _loaded(code):
     engine.add_object_file(binding.ObjectFileRef.from_data(code))
     engine.finalize_object()
     return engine
+
+
+class Prepared:
+    """A kernel with all of its arguments but a few addresses: what is called so often that each argument counts.
+
+    Of the kernel's ``arguments``, those in ``places`` are what is added to the addresses that `call` is given, in that
+    order, and the one in ``scratch`` will be the address of ``words`` zeros, made anew at each call. Python's lock is
+    given up for the time of the call only if ``releases``.
+    """
+
+    def __init__(self, kernel, arguments, places, scratch, words, releases):
+        head = _places[kernel][0], len(arguments), scratch, words, releases, *places
+        self._record = np.zeros(_PREPARED + MOST_ARGUMENTS, np.int64)  # must stay
+        self._record[: len(head)] = head
+        self._record[_PREPARED : _PREPARED + len(arguments)] = arguments
+        self.call = functions().prepared_at(self._record.ctypes.data)
+
+
+def can_prepare(kernel, places, words):
+    """Return whether `Prepared` takes a kernel and so many addresses and zeros."""
+    return kernel in _places and 5 + len(places) <= _PREPARED and words <= MOST_SCRATCH
 
 
 def is_native(calls):
@@ -113,7 +138,7 @@ class Functions:
         self.post = ctypes.CFUNCTYPE(number, number, number, number, number)(at("post"))
         self.serve = ctypes.CFUNCTYPE(None, number)(at("serve"))
         self.lead = ctypes.CFUNCTYPE(None, number, number, number, number)(at("lead"))
-        self._method = _Method(b"kernel", at("call"), _FASTCALL, None)
+        self._method, self._prepared = (_Method(b"kernel", at(name), _FASTCALL, None) for name in ("call", "prepared"))
         make = ctypes.pythonapi.PyCFunction_NewEx
         self._make = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)(
             ctypes.cast(make, ctypes.c_void_p).value
@@ -123,6 +148,10 @@ class Functions:
         """Return a kernel at an address as something to be called from Python."""
         return self._make(ctypes.addressof(self._method), place, None)
 
+    def prepared_at(self, place):
+        """Return the call whose record is at an address."""
+        return self._make(ctypes.addressof(self._prepared), place, None)
+
 
 def _compiled(triple):
     """Return the functions' machine code."""
@@ -130,6 +159,7 @@ def _compiled(triple):
     module.triple = triple
     work = _write_work(module)
     _write_call(module)
+    _write_prepared(module)
     _write_team(module, work)
     _write_post(module)
     _write_serve(module, work)
@@ -255,43 +285,99 @@ def _call_kernel(builder, kernel, count, arguments, room):
     builder.position_at_end(after)
 
 
+@contextlib.contextmanager
+def _each(builder, count):
+    """Write a loop around what is written inside; give the number of the turn."""
+    test, body, end = (builder.function.append_basic_block(name) for name in ("test", "body", "end"))
+    with builder.goto_entry_block():
+        counter = builder.alloca(_I64)
+    builder.store(ir.Constant(_I64, 0), counter)
+    builder.branch(test)
+    builder.position_at_end(test)
+    k = builder.load(counter, typ=_I64)
+    builder.cbranch(builder.icmp_signed("<", k, count), body, end)
+    builder.position_at_end(body)
+    yield k
+    builder.store(builder.add(k, ir.Constant(_I64, 1)), counter)
+    builder.branch(test)
+    builder.position_at_end(end)
+
+
+def _room(builder, words=1):
+    """Return the address of some words on the stack."""
+    return builder.ptrtoint(builder.alloca(_I64, words), _I64)
+
+
+def _number(builder, value):
+    return _ask(builder, "PyLong_AsLongLong", _I64, value)
+
+
+def _give_up(builder):
+    """Return to Python if an argument was no number: the exception is set."""
+    error = _ask(builder, "PyErr_Occurred", _I64)
+    with builder.if_then(builder.icmp_signed("!=", error, ir.Constant(_I64, 0)), likely=False):
+        builder.ret(ir.Constant(_I64, 0))
+
+
+def _give_none(builder, none):
+    _ask(builder, "Py_IncRef", _VOID, none)
+    builder.ret(none)
+
+
+def _none(builder):
+    name = "_Py_NoneStruct"
+    return builder.ptrtoint(builder.module.globals.get(name) or ir.GlobalVariable(builder.module, _I64, name), _I64)
+
+
 def _write_call(module):
     """``call(self, arguments, count)``: what Python calls; ``self`` is a kernel's address, and a rule is None."""
     function, builder = _function(module, "call", _I64, 3)
     this, given, count = function.args
-    room = [builder.ptrtoint(builder.alloca(_I64), _I64) for _ in range(2)]
-    words = builder.ptrtoint(builder.alloca(_I64, MOST_ARGUMENTS), _I64)
-    kernel = _ask(builder, "PyLong_AsLongLong", _I64, this)
-    none = builder.ptrtoint(ir.GlobalVariable(module, _I64, "_Py_NoneStruct"), _I64)
-    counter = builder.alloca(_I64)
-    builder.store(ir.Constant(_I64, 0), counter)
-    test, body, ready, failed, good = (
-        function.append_basic_block(name) for name in ("test", "body", "ready", "failed", "good")
-    )
-    builder.branch(test)
-    builder.position_at_end(test)
-    k = builder.load(counter, typ=_I64)
-    builder.cbranch(builder.icmp_signed("<", k, count), body, ready)
-    builder.position_at_end(body)
-    argument = _read(builder, given, k)
-    with builder.if_else(builder.icmp_signed("==", argument, none)) as (is_rule, is_number):
-        with is_rule:  # of which nothing is left in compiled code
-            _write(builder, words, k, ir.Constant(_I64, 0))
-        with is_number:
-            _write(builder, words, k, _ask(builder, "PyLong_AsLongLong", _I64, argument))
-    builder.store(builder.add(k, ir.Constant(_I64, 1)), counter)
-    builder.branch(test)
-    builder.position_at_end(ready)
-    error = _ask(builder, "PyErr_Occurred", _I64)
-    builder.cbranch(builder.icmp_signed("==", error, ir.Constant(_I64, 0)), good, failed)
-    builder.position_at_end(failed)
-    builder.ret(ir.Constant(_I64, 0))
-    builder.position_at_end(good)
+    room = [_room(builder) for _ in range(2)]
+    words = _room(builder, MOST_ARGUMENTS)
+    kernel, none = _number(builder, this), _none(builder)
+    with _each(builder, count) as k:
+        argument = _read(builder, given, k)
+        with builder.if_else(builder.icmp_signed("==", argument, none)) as (is_rule, is_number):
+            with is_rule:  # of which nothing is left in compiled code
+                _write(builder, words, k, ir.Constant(_I64, 0))
+            with is_number:
+                _write(builder, words, k, _number(builder, argument))
+    _give_up(builder)
     state = _ask(builder, "PyEval_SaveThread", _I64)
     _call_kernel(builder, kernel, count, words, room)
     _ask(builder, "PyEval_RestoreThread", _VOID, state)
-    _ask(builder, "Py_IncRef", _VOID, none)
-    builder.ret(none)
+    _give_none(builder, none)
+
+
+def _write_prepared(module):
+    """``prepared(self, addresses, count)``: what Python calls; ``self`` is the address of a record of `Prepared`."""
+    function, builder = _function(module, "prepared", _I64, 3)
+    this, given, count = function.args
+    room = [_room(builder) for _ in range(2)]
+    words, scratch = _room(builder, MOST_ARGUMENTS), _room(builder, MOST_SCRATCH)
+    record, none = _number(builder, this), _none(builder)
+    kernel, arguments, scratch_place, scratch_words, releases = (_read(builder, record, k) for k in range(5))
+    with _each(builder, arguments) as k:
+        _write(builder, words, k, _read(builder, record, builder.add(k, ir.Constant(_I64, _PREPARED))))
+    with _each(builder, scratch_words) as k:
+        _write(builder, scratch, k, ir.Constant(_I64, 0))
+    _write(builder, words, scratch_place, scratch)
+    with _each(builder, count) as k:
+        place = _read(builder, record, builder.add(k, ir.Constant(_I64, 5)))
+        _write(
+            builder, words, place, builder.add(_read(builder, words, place), _number(builder, _read(builder, given, k)))
+        )
+    _give_up(builder)
+    releases = builder.icmp_signed("!=", releases, ir.Constant(_I64, 0))
+    with builder.if_else(releases) as (long, short):
+        with long:
+            state = _ask(builder, "PyEval_SaveThread", _I64)
+            _call_kernel(builder, kernel, arguments, words, room)
+            _ask(builder, "PyEval_RestoreThread", _VOID, state)
+        with short:
+            _call_kernel(builder, kernel, arguments, words, room)
+    _give_none(builder, none)
 
 
 def _write_work(module):

@@ -39,6 +39,7 @@ GEOMETRY = ("steps", "reverse", "a_constant", "bypass", "a_fate", "b_fate", "ahe
 HEAD = len(GEOMETRY)
 HUGE_PAGE = 2 << 20
 PAGES_AHEAD = 2
+A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = range(10)  # the order of operands, as in `_problem`
 STORE, ADD, SUM = 1, 2, 3  # what becomes of a gradient: written; added lane by lane; added up over the row
 
 
@@ -149,24 +150,25 @@ def forward(
     steps, reverse, a_constant = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2)
     bypass = load_int(geometry, 3)
     lanes = lane_last - lane_first
-    down = load_int(geometry, HEAD + 6) < 0  # through memory backwards, all the way: the prefetcher follows that too
+    # Through memory backwards, all the way: the prefetcher follows that too.
+    down = load_int(geometry, HEAD + 3 * H) < 0
     rows = row_last - row_first
-    ahead_a, ahead_b = bytes_ahead(geometry, 0, rows, False, down), bytes_ahead(geometry, 1, rows, False, down)
+    ahead_a, ahead_b = bytes_ahead(geometry, A, rows, False, down), bytes_ahead(geometry, B, rows, False, down)
     fresh = load_int(geometry, 7) != 0
     for outer in range(outer_first, outer_last):
         for t in range(steps):
             if fresh:
-                provide_pages(h, geometry, 2, t, steps, False)
+                provide_pages(h, geometry, H, t, steps, False)
             for turn in range(row_first, row_last):
                 row = row_last - 1 - (turn - row_first) if down else turn
-                start, stop = valid_range(place(lengths, geometry, 4, 0, row, outer, 0), steps, reverse)
-                h_now = place(h, geometry, 2, t, row, outer, lane_first)
+                start, stop = valid_range(place(lengths, geometry, LENGTHS, 0, row, outer, 0), steps, reverse)
+                h_now = place(h, geometry, H, t, row, outer, lane_first)
                 if t < start or t >= stop:
                     write_zeros(h_now, carry, lanes)
                     continue
-                a_now = place(a, geometry, 0, t, row, outer, 0 if a_constant else lane_first)
-                b_now = place(b, geometry, 1, t, row, outer, lane_first)
-                carry_now = place(carry, geometry, 3, 0, row, outer, lane_first)
+                a_now = place(a, geometry, A, t, row, outer, 0 if a_constant else lane_first)
+                b_now = place(b, geometry, B, t, row, outer, lane_first)
+                carry_now = place(carry, geometry, CARRY, 0, row, outer, lane_first)
                 forward_row(rule, a_now, b_now, h_now, carry_now, lanes, a_constant, bypass, down, ahead_a, ahead_b)
     if bypass:
         fence()
@@ -265,23 +267,23 @@ def vjp(
     bypass, a_fate, b_fate = load_int(geometry, 3), load_int(geometry, 4), load_int(geometry, 5)
     lanes = lane_last - lane_first
     a_lane = 0 if a_constant else lane_first
-    down = load_int(geometry, HEAD + 6) > 0
+    down = load_int(geometry, HEAD + 3 * H) > 0
     fresh = load_int(geometry, 7) != 0
     rows = row_last - row_first
-    ahead_g, ahead_a = bytes_ahead(geometry, 5, rows, True, down), bytes_ahead(geometry, 0, rows, True, down)
-    ahead_b, ahead_h = bytes_ahead(geometry, 1, rows, True, down), bytes_ahead(geometry, 2, rows, True, down)
+    ahead_g, ahead_a = bytes_ahead(geometry, G, rows, True, down), bytes_ahead(geometry, A, rows, True, down)
+    ahead_b, ahead_h = bytes_ahead(geometry, B, rows, True, down), bytes_ahead(geometry, H, rows, True, down)
     for outer in range(outer_first, outer_last):
         for ago in range(steps):
             t = steps - 1 - ago
             if fresh and a_fate == STORE:
-                provide_pages(place(to_a, geometry, 6, steps - 1, 0, outer, 0), geometry, 6, ago, steps, True)
+                provide_pages(place(to_a, geometry, TO_A, steps - 1, 0, outer, 0), geometry, TO_A, ago, steps, True)
             if fresh and b_fate == STORE:
-                provide_pages(place(to_b, geometry, 7, steps - 1, 0, outer, 0), geometry, 7, ago, steps, True)
+                provide_pages(place(to_b, geometry, TO_B, steps - 1, 0, outer, 0), geometry, TO_B, ago, steps, True)
             for turn in range(row_first, row_last):
                 row = row_last - 1 - (turn - row_first) if down else turn
-                start, stop = valid_range(place(lengths, geometry, 4, 0, row, outer, 0), steps, reverse)
-                to_a_now = place(to_a, geometry, 6, t, row, outer, lane_first)
-                to_b_now = place(to_b, geometry, 7, t, row, outer, lane_first)
+                start, stop = valid_range(place(lengths, geometry, LENGTHS, 0, row, outer, 0), steps, reverse)
+                to_a_now = place(to_a, geometry, TO_A, t, row, outer, lane_first)
+                to_b_now = place(to_b, geometry, TO_B, t, row, outer, lane_first)
                 if t < start or t >= stop:
                     if a_fate == STORE:
                         write_zeros(to_a_now, carry, lanes)
@@ -289,14 +291,14 @@ def vjp(
                         write_zeros(to_b_now, carry, lanes)
                     continue
                 at_h0 = t == start
-                g_now = place(g, geometry, 5, t, row, outer, lane_first)
-                a_now = place(a, geometry, 0, t, row, outer, a_lane)
-                b_now = place(b, geometry, 1, t, row, outer, lane_first)
-                h_now = place(h, geometry, 2, t if at_h0 else t - 1, row, outer, lane_first)
-                h0_now = place(h0, geometry, 3, 0, row, outer, lane_first)
-                carry_now = place(carry, geometry, 3, 0, row, outer, lane_first)
-                sums_a_now = place(sums_a, geometry, 8, t, row, outer, a_lane)
-                sums_b_now = place(sums_b, geometry, 9, t, row, outer, lane_first)
+                g_now = place(g, geometry, G, t, row, outer, lane_first)
+                a_now = place(a, geometry, A, t, row, outer, a_lane)
+                b_now = place(b, geometry, B, t, row, outer, lane_first)
+                h_now = place(h, geometry, H, t if at_h0 else t - 1, row, outer, lane_first)
+                h0_now = place(h0, geometry, CARRY, 0, row, outer, lane_first)
+                carry_now = place(carry, geometry, CARRY, 0, row, outer, lane_first)
+                sums_a_now = place(sums_a, geometry, SUMS_A, t, row, outer, a_lane)
+                sums_b_now = place(sums_b, geometry, SUMS_B, t, row, outer, lane_first)
                 vjp_row(
                     rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now,
                     lanes, a_constant, a_fate, b_fate, at_h0, down, bypass, ahead_g, ahead_a, ahead_b, ahead_h,

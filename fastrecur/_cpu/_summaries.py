@@ -8,6 +8,7 @@ or `back` from cotangents of its states; ``geometry`` is then that of the other 
 from numba import njit
 
 from .._steps import constant
+from . import _rows
 from ._memory import (
     HELPER,
     broadcast,
@@ -85,19 +86,19 @@ def walk_rows(
     lane_last,
 ):  # fmt: skip
     all_steps, reverse, a_constant = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2)
-    a_time, b_time = load_int(geometry, HEAD), load_int(geometry, HEAD + 3)
+    a_time, b_time = load_int(geometry, HEAD + 3 * _rows.A), load_int(geometry, HEAD + 3 * _rows.B)
     lanes = lane_last - lane_first
     whole = lanes - lanes % width(carry)
     for outer in range(outer_first, outer_last):
         for t in range(0, all_steps, STEPS):
             for row in range(row_first, row_last):
-                start, stop = valid_range(place(lengths, geometry, 4, 0, row, outer, 0), all_steps, reverse)
+                start, stop = valid_range(place(lengths, geometry, _rows.LENGTHS, 0, row, outer, 0), all_steps, reverse)
                 first = max(t, start)
                 steps = min(t + STEPS, stop) - first
-                a_now = place(a, geometry, 0, first, row, outer, 0 if a_constant else lane_first)
-                b_now = place(b, geometry, 1, first, row, outer, lane_first)
-                carry_now = place(carry, geometry, 3, 0, row, outer, lane_first)
-                products_now = place(products, geometry, 3, 0, row, outer, lane_first)
+                a_now = place(a, geometry, _rows.A, first, row, outer, 0 if a_constant else lane_first)
+                b_now = place(b, geometry, _rows.B, first, row, outer, lane_first)
+                carry_now = place(carry, geometry, _rows.CARRY, 0, row, outer, lane_first)
+                products_now = place(products, geometry, _rows.CARRY, 0, row, outer, lane_first)
                 for j in range(0, whole, width(carry)):
                     summarise_vector(
                         rule, is_back, a_now, b_now, carry_now, products_now, j, a_constant, steps, a_time, b_time
@@ -110,6 +111,7 @@ def walk_rows(
 
 @njit(**HELPER)
 def walk_tiles(rule, is_back, a, b, carry, products, lengths, geometry, first, last):
+    # It opens as `_tiles.forward` does: a function for both makes other machine code of that one.
     steps, reverse = load_int(geometry, 0), load_int(geometry, 1)
     a_time, b_time = load_int(shift(geometry, A), 0), load_int(shift(geometry, B), 0)
     a_rows, b_rows = stack_like(a, carry, TILE), stack_like(b, carry, TILE)

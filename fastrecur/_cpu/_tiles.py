@@ -193,7 +193,7 @@ def fill(buffer, value, j, first, last):
 @njit(**HELPER)
 def add(sums, offsets, time, buffer, steps, lanes):
     """Add a tile of a gradient to the sums of an operand that was broadcast."""
-    row = width(buffer) * itemsize(buffer)
+    row = row_bytes(buffer)
     if time == 0:  # over the steps first, so that the sums are touched once a tile
         column = load_vector(buffer, 0, buffer)
         for k in range(1, steps):

@@ -275,6 +275,48 @@ def _store_wide(typingctx, pointer, offset, values):
     return types.none(pointer, _offset(offset), values), codegen
 
 
+# What other blocks write while a kernel runs: a plain load in a loop would be made one before it.
+
+
+@intrinsic
+def _publish(typingctx, pointer, offset, value):
+    def codegen(context, builder, signature, args):
+        address = builder.ptrtoint(_place(builder, pointer, args, _I64), _I64)
+        bits = builder.zext(builder.bitcast(_resize(builder, args[2], _F32), _I32), _I64)
+        word = builder.or_(bits, ir.Constant(_I64, 1 << 32))
+        kind = ir.FunctionType(ir.VoidType(), [_I64, _I64])
+        builder.call(
+            ir.InlineAsm(kind, "st.relaxed.gpu.global.b64 [$0], $1;", "l,l", side_effect=True), [address, word]
+        )
+        return context.get_dummy_value()
+
+    return types.none(pointer, _offset(offset), value), codegen
+
+
+@intrinsic
+def _peek(typingctx, pointer, offset, like):
+    def codegen(context, builder, signature, args):
+        address = builder.ptrtoint(_place(builder, pointer, args, _I64), _I64)
+        kind = ir.FunctionType(_I64, [_I64])
+        assembly = ir.InlineAsm(kind, "ld.relaxed.gpu.global.b64 $0, [$1];", "=l,l", side_effect=True)
+        word = builder.call(assembly, [address])
+        is_there = builder.icmp_unsigned("!=", builder.lshr(word, ir.Constant(_I64, 32)), ir.Constant(_I64, 0))
+        value = _resize(builder, builder.bitcast(builder.trunc(word, _I32), _F32), _llvm(like))
+        return context.make_tuple(builder, signature.return_type, [is_there, value])
+
+    return types.Tuple((types.boolean, like))(pointer, _offset(offset), like), codegen
+
+
+@intrinsic
+def _draw(typingctx, pointer):
+    def codegen(context, builder, signature, args):
+        kind = ir.FunctionType(_I32, [_I64])
+        assembly = ir.InlineAsm(kind, "atom.relaxed.gpu.global.add.u32 $0, [$1], 1;", "=r,l", side_effect=True)
+        return builder.call(assembly, args)
+
+    return types.int32(pointer), codegen
+
+
 # ---- Arithmetic -----------------------------------------------------------------------------------------------------
 
 
@@ -520,6 +562,21 @@ def _load_wide_of(pointer, offset, like):
 @_overload(_device.store_wide)
 def _store_wide_of(pointer, offset, values):
     return lambda pointer, offset, values: _store_wide(pointer, offset, values)
+
+
+@_overload(_device.publish)
+def _publish_of(pointer, offset, value):
+    return lambda pointer, offset, value: _publish(pointer, offset, value)
+
+
+@_overload(_device.peek)
+def _peek_of(pointer, offset, like):
+    return lambda pointer, offset, like: _peek(pointer, offset, like)
+
+
+@_overload(_device.draw)
+def _draw_of(pointer):
+    return lambda pointer: _draw(pointer)
 
 
 _CONSIDERED = set()

@@ -126,3 +126,23 @@ def store_wide(pointer, offset, values):
 def misalignment(pointer):
     """Return how many bytes past a multiple of 16 an address stands."""
     return pointer.address % 16
+
+
+# ---- Words that blocks tell each other ------------------------------------------------------------------------------
+# 64 bits that are written and read as one: a float32, and whether it is there. So a reader that sees the word sees the
+# number, in whatever order memory makes other writes visible. Words begin as 0.
+
+
+def publish(pointer, offset, value):
+    """Write a number that threads of other blocks wait for."""
+    pointer.publish(offset, value)
+
+
+def peek(pointer, offset, like):
+    """Return whether a number has been published at an address, and which."""
+    return pointer.peek(offset, like.dtype)
+
+
+def draw(pointer):
+    """Return the integer at an address, and add 1 to it; no two threads get the same."""
+    return pointer.draw()

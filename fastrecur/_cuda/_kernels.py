@@ -4,13 +4,13 @@ import inspect
 
 import numpy as np
 
-from . import _lanes, _pool, _series, _split, _sums
+from . import _lanes, _lookback, _pool, _series, _split, _sums
 from ._rules import RULES
 
 # Parameters that are int32; times are int32 or int64; whatever ends in _lane holds three int64 strides.
 _INT32 = frozenset(
     ("steps", "reverse", "piece_steps", "pieces", "lanes", "middles", "inners", "width", "results", "summands")
-    + ("summed_middles", "summed_inners", "slice_size", "across")
+    + ("summed_middles", "summed_inners", "slice_size", "across", "sixteens")
 )  # fmt: skip
 _STRIDES = ("_lane", "_kept", "_summed")
 _SCRATCH = frozenset(("summaries", "starts", "ends", "leads"))
@@ -28,6 +28,9 @@ MAKERS = {
     "fold": _split.fold,
     "mend": _split.mend,
     "mend_back": _split.mend_back,
+    "clear": _lookback.clear,
+    "once": _lookback.forward,
+    "once_vjp": _lookback.vjp,
     "sums": _sums.sums,
     "pool": _pool.forward,
     "pool_vjp": _pool.vjp,
@@ -88,6 +91,8 @@ def signature(names, carry, elements, time):
             types.append("i8[3]")
         elif name == "target_slice":
             types.append("i8")
+        elif name == "words":
+            types.append("f4*")
         elif name in _SCRATCH:
             types.append(carry + "*")
         else:

@@ -17,8 +17,9 @@ from .. import _problem
 from .._arrays import element
 from .._problem import c_strides
 from ._kernels import MOST_THREADS, THREADS
+from ._lookback import SPINS, words
 
-LANES, SERIES = "lanes", "series"
+LANES, SERIES, ONCE = "lanes", "series", "once"
 
 _CARRY = {"f2": "f4", "bf2": "f4", "f4": "f4", "f8": "f8", "c8": "c8", "c16": "c16"}
 _DTYPES = {name: np.dtype(name) for name in ("f4", "f8", "c8", "c16")}
@@ -28,9 +29,11 @@ BYTES_PER_US = 3e6
 BATCH_US, STEP_US = 0.6, 0.013  # what memory takes to answer, and a step once its operands are there
 CHUNK_US = 1.5  # a warp's chunk
 FIXED_US = 8.0  # what more launches and a fold take
+LOOK_US = 1.0  # a state's way over the 32 chunks of a group
 LANES_WANTED, WARPS_WANTED = 1 << 15, 1 << 10  # threads, or warps, that keep such a card's memory busy
 FEW_LANES = 32
 MOST_PIECES = 1 << 12
+LOOKS_BACK = True  # whether pieces may tell each other; `tests/gpu/run.py` measures both
 
 
 class Choice(NamedTuple):
@@ -40,7 +43,7 @@ class Choice(NamedTuple):
     pieces: int
 
 
-def choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, count, is_complex=False):
+def choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, count, is_complex=False, may_look_back=False):
     """Return the choice for a problem: a function of its shape and layout alone.
 
     Parameters
@@ -57,6 +60,8 @@ def choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, count, is_
         The steps that a thread has in flight, in the one kernel and in the other.
     is_complex : bool
         Complex states have the one kernel only, and are not cut.
+    may_look_back : bool
+        Whether a state fits into a word beside the mark that it is there.
     """
     if is_complex:
         return Choice(LANES, 1)
@@ -72,6 +77,10 @@ def choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, count, is_
     while 2 * pieces * lanes <= 2 * wanted and 4 * pieces <= units and pieces < MOST_PIECES:
         pieces *= 2
     whole, cut = max(stream, alone), 5 / 3 * stream + FIXED_US + 2 * alone / pieces
+    chunks = -(-steps // (32 * count))
+    once = max(stream, CHUNK_US + chunks / 32 * LOOK_US) + FIXED_US
+    if series and may_look_back and chunks > 1 and once < min(whole, cut):
+        return Choice(ONCE, chunks)
     return Choice(traversal, pieces if cut < whole else 1)
 
 
@@ -172,7 +181,7 @@ def _check_size(lanes, steps):
         raise ValueError(say.too_many(lanes, steps))
 
 
-def _geometry(shape, axis, reverse, operands, sizes, elements, guides, full, word, is_complex, is_vjp):
+def _geometry(shape, axis, reverse, operands, sizes, elements, guides, full, word, carry, is_vjp):
     """Return what all launches of a problem share.
 
     ``operands`` holds strides in the result's axes by name, 0 in time for those that have none; ``full`` names those
@@ -195,10 +204,13 @@ def _geometry(shape, axis, reverse, operands, sizes, elements, guides, full, wor
     largest = max((sizes[n] for n in wide), default=4)
     ahead = (16 if largest <= 4 else 8) // (2 if is_vjp else 1)
     count = ahead
-    choice = choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, count, is_complex)
+    choice = choose(
+        lanes, steps, neighbours, time_is_contiguous, word, ahead, count, carry.startswith("c"),
+        may_look_back=LOOKS_BACK and carry == "f4",
+    )  # fmt: skip
     packs = _packs(full, elements, sizes, time)
     by = max(("b", "a"), key=lambda n: packs[n])
-    guide = (by, packs[by]) if choice.traversal == SERIES else ("b", 0)
+    guide = ("b", 0) if choice.traversal == LANES else (by, packs[by])
     if choice.traversal == LANES:
         packs = dict.fromkeys(packs, 0)
         width = 1
@@ -212,13 +224,15 @@ def _geometry(shape, axis, reverse, operands, sizes, elements, guides, full, wor
             while width > 1 and width // 2 * count >= reach:
                 width //= 2
         chunk = width * count
-        piece_steps = -(-reach // (choice.pieces * chunk)) * chunk
+        piece_steps = chunk if choice.traversal == ONCE else -(-reach // (choice.pieces * chunk)) * chunk
         pieces = -(-reach // piece_steps)
     farthest = max([abs(t) for t in time.values()] or [0]) * max(ahead, count + 16)
     values = dict(
         steps=steps, reverse=int(reverse), piece_steps=piece_steps, pieces=pieces, lanes=lanes, middles=lane_sizes[1],
         inners=lane_sizes[2], width=width,
     )  # fmt: skip
+    if choice.traversal == ONCE:
+        values["sixteens"] = -(-words(lanes, pieces) // 16)
     values |= {f"{name}_time": t for name, t in time.items()}
     values |= {f"{name}_lane": s for name, s in lane_strides.items()}
     offsets = tuple({name: o + base.get(name, 0) for name, o in each.items()} for each in offsets)
@@ -296,7 +310,7 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex=F
     word = plan.dtype.itemsize + sum(sizes[n] for n in "ab" if any(operands[n]))
     geometry = _geometry(
         shape, axis, reverse, operands, sizes, elements, ("h", "b", "a"), ("a", "b", "h"), word,
-        plan.dtype.kind == "c", False,
+        carry, False,
     )  # fmt: skip
     rule = _rule(family, plan.dtype, carry, a)
     launch = _launcher(geometry, rule, carry, elements)
@@ -308,15 +322,23 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex=F
         return DevicePlan(
             plan, carry, lane_shape, geometry.choice, (launch(kind, threads, **here),), {}, geometry.offsets
         )
+    if kind == ONCE:
+        launches = (
+            launch("clear", geometry.values["sixteens"]),
+            launch(kind, threads * pieces, spins=SPINS, **here),
+        )
+        scratch = dict(words=4 * geometry.values["sixteens"])
+    else:
+        launches = (
+            launch(f"summarise_{kind}", threads, pieces, **here),
+            launch("fold", lanes * 32, back=False),
+            launch(kind, threads, pieces, **here),
+        )
+        scratch = dict(summaries=4 * lanes * pieces)
     # Half as many steps a thread: mending is rare, and with as many float64 would not fit into the registers.
     mending = dict(count=geometry.each // 2, packs=packs, guide=geometry.guide)
-    launches = (
-        launch(f"summarise_{kind}", threads, pieces, **here),
-        launch("fold", lanes * 32, back=False),
-        launch(kind, threads, pieces, **here),
-        launch("mend", lanes * 32, **mending),
-    )
-    scratch = dict(summaries=4 * lanes * pieces, starts=lanes * pieces, ends=lanes * pieces, leads=lanes * pieces)
+    launches = (*launches, launch("mend", lanes * 32, **mending))
+    scratch |= dict(starts=lanes * pieces, ends=lanes * pieces, leads=lanes * pieces)
     return DevicePlan(plan, carry, lane_shape, geometry.choice, launches, scratch, geometry.offsets)
 
 
@@ -395,9 +417,7 @@ def vjp(
     _lengths(elements, operands, lengths, lane_shape, axis)
     word = sum(sizes[n] for n in ("g", "a", "b", "h", "to_a", "to_b") if any(operands[n]))
     full = ("g", "a", "b", "h", "to_a", "to_b")
-    geometry = _geometry(
-        shape, axis, reverse, operands, sizes, elements, ("h", "b", "a", "g"), full, word, carry_dtype.kind == "c", True
-    )
+    geometry = _geometry(shape, axis, reverse, operands, sizes, elements, ("h", "b", "a", "g"), full, word, carry, True)
     rule = _rule(family, np.dtype(carry_dtype) if plan.dtype.itemsize > 2 else plan.dtype, carry, a)
     launch = _launcher(geometry, rule, carry, elements)
     lanes, pieces, repeats = geometry.lanes, geometry.pieces, len(geometry.offsets)
@@ -409,6 +429,13 @@ def vjp(
     scratch = {}
     if pieces == 1:
         launches = (launch(f"{kind}_vjp", threads, **here, **told),)
+    elif kind == ONCE:
+        launches = (
+            launch("clear", geometry.values["sixteens"]),
+            launch("once_vjp", threads * pieces, spins=SPINS, **here, **told),
+            launch("mend_back", lanes * 32, **chunks, **told),
+        )
+        scratch = dict(words=4 * geometry.values["sixteens"], starts=lanes * pieces, ends=lanes * pieces)
     else:
         launches = (
             launch(f"summarise_{kind}_back", threads, pieces, **here),

@@ -254,8 +254,8 @@ def group_members(lane, place, width):
     return members
 
 
-def walker(cuda, rule, kind, count, packs):
-    """Return the device function that walks chunks in the direction of travel."""
+def chunk_walker(cuda, rule, kind, count, packs):
+    """Return the device functions that read and sum up a chunk, and that walk it from the state before it."""
     step, is_average = rule.step, rule.is_average
     zero, closed = kind(0), kind(rule.closed)
     fetch_a, fetch_b = fetcher(kind, count, packs["a"]), fetcher(kind, count, packs["b"])
@@ -285,36 +285,57 @@ def walker(cuda, rule, kind, count, packs):
         return select(is_open, end, last)
 
     @helper
-    def walk(a, b, h, a_time, b_time, h_time, start, stop, steps, t, chunks, state, place, width):
-        """Walk chunks from step t on, writing those of 0..steps; return the state after them."""
+    def sum_up(a, b, a_time, b_time, start, stop, mine, place, width, gates, values):
+        """Read this thread's steps, from ``mine`` on; return the summaries of those before them, and up to them."""
+        low, high = narrow(start - mine), narrow(stop - mine)
+        fetch_a(shift(a, mine * a_time), a_time, low, high, gates, closed)
+        fetch_b(shift(b, mine * b_time), b_time, low, high, values, zero)
+        decay, rise, weight, origin = summarise(gates, values)
+        return compose_group(decay, rise, weight, origin, place, width, True)
+
+    @helper
+    def write(h, h_time, start, stop, steps, mine, gates, values, results, state, began, place, width):
+        """Walk this thread's steps from ``began``, the chunk's from ``state``; return the state after the chunk."""
         lane = thread() & 31
         members = group_members(lane, place, width)
+        low, high = narrow(start - mine), narrow(stop - mine)
+        end = replay(gates, values, low, high, began, results)
+        if is_average:
+            end = hold(gates, results, low, high, state, end, lane, members)
+        suspect = ballot(not is_finite(end) and state == state)
+        if suspect != 0:
+            # One thread after the other; a group that does not need it keeps what it has.
+            concerned = suspect & members != 0
+            walked = state
+            for s in range(width):
+                if concerned and s == place:
+                    walked = replay(gates, values, low, high, walked, results)
+                    end = walked
+                walked = shuffle(walked, lane - place + s)
+        deliver(shift(h, mine * h_time), h_time, narrow(-mine), narrow(steps - mine), results)
+        return shuffle(end, lane - place + width - 1)
+
+    return sum_up, write
+
+
+def walker(cuda, rule, kind, count, packs):
+    """Return the device function that walks chunks in the direction of travel."""
+    is_average = rule.is_average
+    sum_up, write = chunk_walker(cuda, rule, kind, count, packs)
+
+    @helper
+    def walk(a, b, h, a_time, b_time, h_time, start, stop, steps, t, chunks, state, place, width):
+        """Walk chunks from step t on, writing those of 0..steps; return the state after them."""
         gates, values, results = (
             cuda.local.array(count, kind), cuda.local.array(count, kind), cuda.local.array(count, kind)
         )  # fmt: skip
         mine = t + place * count
         for _ in range(chunks):
-            low, high = narrow(start - mine), narrow(stop - mine)
-            fetch_a(shift(a, mine * a_time), a_time, low, high, gates, closed)
-            fetch_b(shift(b, mine * b_time), b_time, low, high, values, zero)
-            decay, rise, weight, origin = summarise(gates, values)
-            decay, rise, weight, origin, _, _, _, _ = compose_group(decay, rise, weight, origin, place, width, True)
+            decay, rise, weight, origin, _, _, _, _ = sum_up(
+                a, b, a_time, b_time, start, stop, mine, place, width, gates, values
+            )
             began = select(place == 0, state, advanced(is_average, decay, rise, weight, origin, state))
-            end = replay(gates, values, low, high, began, results)
-            if is_average:
-                end = hold(gates, results, low, high, state, end, lane, members)
-            suspect = ballot(not is_finite(end) and state == state)
-            if suspect != 0:
-                # One thread after the other; a group that does not need it keeps what it has.
-                concerned = suspect & members != 0
-                walked = state
-                for s in range(width):
-                    if concerned and s == place:
-                        walked = replay(gates, values, low, high, walked, results)
-                        end = walked
-                    walked = shuffle(walked, lane - place + s)
-            deliver(shift(h, mine * h_time), h_time, narrow(-mine), narrow(steps - mine), results)
-            state = shuffle(end, lane - place + width - 1)
+            state = write(h, h_time, start, stop, steps, mine, gates, values, results, state, began, place, width)
             mine += width * count
         return state
 
@@ -372,8 +393,8 @@ def forward(cuda, rule, zero, size, count, packs, guide):
     return kernel
 
 
-def back_walker(cuda, rule, kind, count, packs, a_is_total, b_is_total):
-    """Return the device function that walks chunks against the direction of travel."""
+def back_chunk_walker(cuda, rule, kind, count, packs, a_is_total, b_is_total):
+    """Return what `chunk_walker` does, against the direction of travel."""
     adjoint, zero = rule.adjoint, kind(0)
     fetch_g, fetch_a = fetcher(kind, count, packs["g"]), fetcher(kind, count, packs["a"])
     fetch_b, fetch_h = fetcher(kind, count, packs["b"]), fetcher(kind, count, packs["h"])
@@ -392,57 +413,88 @@ def back_walker(cuda, rule, kind, count, packs, a_is_total, b_is_total):
         return r
 
     @helper
+    def sum_up_back(
+        g, a, b, h, g_time, a_time, b_time, h_time, start, stop, mine, first, place, width, arriving, gates, values,
+        before,
+    ):  # fmt: skip
+        """Read this thread's steps, from ``mine`` on; return the summaries of those after them, and down to them."""
+        lane = thread() & 31
+        low, high = narrow(start - mine), narrow(stop - mine)
+        fetch_g(shift(g, mine * g_time), g_time, low, high, arriving, zero)
+        fetch_a(shift(a, mine * a_time), a_time, low, high, gates, closed)
+        fetch_b(shift(b, mine * b_time), b_time, low, high, values, zero)
+        fetch_h(shift(h, mine * h_time), h_time, low, high, before, zero)
+        # The state before each step: its neighbour's, the thread's before, or one from before the chunk.
+        edge = shuffle(before[count - 1], lane - 1 if place > 0 else lane)
+        if place == 0 and low < 0 and high > 0:
+            edge = load(h, (mine - 1) * h_time, zero)
+        for ago in range(count - 1):
+            before[count - 1 - ago] = before[count - 2 - ago]
+        before[0] = edge
+        for j in range(count):
+            before[j] = select(j == low, first, before[j])
+        decay, rise = summarise_back(arriving, gates, low, high)
+        return compose_group(decay, rise, zero, zero, place, width, False)
+
+    @helper
+    def write_back(
+        to_a, to_b, to_a_time, to_b_time, start, stop, steps, mine, arriving, gates, values, before, grads_a, grads_b,
+        r, began, place, width, totals,
+    ):  # fmt: skip
+        """Walk this thread's steps back from ``began``, the chunk's from ``r``; return what flows on before it."""
+        lane = thread() & 31
+        members = group_members(lane, place, width)
+        low, high = narrow(start - mine), narrow(stop - mine)
+        end = replay_back(arriving, gates, values, before, low, high, began, grads_a, grads_b)
+        suspect = ballot(not is_finite(end) and r == r)
+        if suspect != 0:
+            concerned = suspect & members != 0
+            walked = r
+            for ago in range(width):
+                s = width - 1 - ago
+                if concerned and s == place:
+                    walked = replay_back(arriving, gates, values, before, low, high, walked, grads_a, grads_b)
+                    end = walked
+                walked = shuffle(walked, lane - place + s)
+        if a_is_total:
+            for j in range(count):
+                totals[0], totals[1] = add_exactly(totals[0], totals[1], grads_a[j])
+        else:
+            deliver_a(shift(to_a, mine * to_a_time), to_a_time, narrow(-mine), narrow(steps - mine), grads_a)
+        if b_is_total:
+            for j in range(count):
+                totals[2], totals[3] = add_exactly(totals[2], totals[3], grads_b[j])
+        else:
+            deliver_b(shift(to_b, mine * to_b_time), to_b_time, narrow(-mine), narrow(steps - mine), grads_b)
+        return shuffle(end, lane - place)
+
+    return sum_up_back, write_back
+
+
+def back_walker(cuda, rule, kind, count, packs, a_is_total, b_is_total):
+    """Return the device function that walks chunks against the direction of travel."""
+    sum_up_back, write_back = back_chunk_walker(cuda, rule, kind, count, packs, a_is_total, b_is_total)
+
+    @helper
     def walk_back(
         g, a, b, h, to_a, to_b, g_time, a_time, b_time, h_time, to_a_time, to_b_time, start, stop, steps, t, chunks, r,
         first, place, width, totals,
     ):  # fmt: skip
         """Walk chunks from step t on, the last one first; return what flows on to the state before them."""
-        lane = thread() & 31
-        members = group_members(lane, place, width)
         arriving, gates = cuda.local.array(count, kind), cuda.local.array(count, kind)
         values, before = cuda.local.array(count, kind), cuda.local.array(count, kind)
         grads_a, grads_b = cuda.local.array(count, kind), cuda.local.array(count, kind)
         mine = t + place * count + (chunks - 1) * width * count
         for _ in range(chunks):
-            low, high = narrow(start - mine), narrow(stop - mine)
-            fetch_g(shift(g, mine * g_time), g_time, low, high, arriving, zero)
-            fetch_a(shift(a, mine * a_time), a_time, low, high, gates, closed)
-            fetch_b(shift(b, mine * b_time), b_time, low, high, values, zero)
-            fetch_h(shift(h, mine * h_time), h_time, low, high, before, zero)
-            # The state before each step: its neighbour's, the thread's before, or one from before the chunk.
-            edge = shuffle(before[count - 1], lane - 1 if place > 0 else lane)
-            if place == 0 and low < 0 and high > 0:
-                edge = load(h, (mine - 1) * h_time, zero)
-            for ago in range(count - 1):
-                before[count - 1 - ago] = before[count - 2 - ago]
-            before[0] = edge
-            for j in range(count):
-                before[j] = select(j == low, first, before[j])
-            decay, rise = summarise_back(arriving, gates, low, high)
-            decay, rise, _, _, _, _, _, _ = compose_group(decay, rise, zero, zero, place, width, False)
+            decay, rise, _, _, _, _, _, _ = sum_up_back(
+                g, a, b, h, g_time, a_time, b_time, h_time, start, stop, mine, first, place, width, arriving, gates,
+                values, before,
+            )  # fmt: skip
             began = select(place == width - 1, r, fma(decay, r, rise))
-            end = replay_back(arriving, gates, values, before, low, high, began, grads_a, grads_b)
-            suspect = ballot(not is_finite(end) and r == r)
-            if suspect != 0:
-                concerned = suspect & members != 0
-                walked = r
-                for ago in range(width):
-                    s = width - 1 - ago
-                    if concerned and s == place:
-                        walked = replay_back(arriving, gates, values, before, low, high, walked, grads_a, grads_b)
-                        end = walked
-                    walked = shuffle(walked, lane - place + s)
-            if a_is_total:
-                for j in range(count):
-                    totals[0], totals[1] = add_exactly(totals[0], totals[1], grads_a[j])
-            else:
-                deliver_a(shift(to_a, mine * to_a_time), to_a_time, narrow(-mine), narrow(steps - mine), grads_a)
-            if b_is_total:
-                for j in range(count):
-                    totals[2], totals[3] = add_exactly(totals[2], totals[3], grads_b[j])
-            else:
-                deliver_b(shift(to_b, mine * to_b_time), to_b_time, narrow(-mine), narrow(steps - mine), grads_b)
-            r = shuffle(end, lane - place)
+            r = write_back(
+                to_a, to_b, to_a_time, to_b_time, start, stop, steps, mine, arriving, gates, values, before, grads_a,
+                grads_b, r, began, place, width, totals,
+            )  # fmt: skip
             mine -= width * count
         return r
 

@@ -21,6 +21,7 @@ from ._device import (
     is_null,
     load,
     narrow,
+    peek,
     shift,
     shuffle,
     store,
@@ -252,6 +253,12 @@ def fold(cuda, rule, zero, size, back):
 
 
 @helper
+def note(lane):
+    """Return where it is published that a lane must be looked at, for where pieces tell each other."""
+    return 8 + 8 * lane
+
+
+@helper
 def hold_on(a, h, a_time, h_time, t, stop, end, closed, place):
     """Write a state over the results of closed gates from step t on, until one is open; return whether none was."""
     is_open, beyond = 0, 0
@@ -274,8 +281,8 @@ def mend(cuda, rule, zero, size, count, packs, guide):
     by_a, pack = guide[0] == "a", guide[1]
 
     def kernel(
-        a, b, h, last, lengths, starts, ends, leads, steps, reverse, piece_steps, pieces, lanes, middles, inners,
-        a_time, b_time, h_time, a_lane, b_lane, h_lane, last_lane, lengths_lane,
+        a, b, h, last, lengths, starts, ends, leads, words, steps, reverse, piece_steps, pieces, lanes, middles,
+        inners, a_time, b_time, h_time, a_lane, b_lane, h_lane, last_lane, lengths_lane,
     ):  # fmt: skip
         lane, place = series_lane(32), thread() & 31
         if lane >= lanes:
@@ -291,6 +298,9 @@ def mend(cuda, rule, zero, size, count, packs, guide):
         at = lane * pieces * size
         end = load(ends, at, zero)
         base = 1
+        if not is_null(words) and not peek(words, note(lane), zero)[0]:
+            base = pieces
+            end = load(ends, at + (pieces - 1) * size, zero)
         while base < pieces:
             piece = base + place
             before, assumed, lead = end, end, zero
@@ -332,8 +342,8 @@ def mend_back(cuda, rule, zero, size, count, packs, guide, a_is_total, b_is_tota
     by_a, pack = guide[0] == "a", guide[1]
 
     def kernel(
-        g, a, b, h, h0, first, to_a, to_b, lengths, starts, ends, steps, reverse, piece_steps, pieces, lanes, middles,
-        inners, g_time, a_time, b_time, h_time, to_a_time, to_b_time, g_lane, a_lane, b_lane, h_lane, h0_lane,
+        g, a, b, h, h0, first, to_a, to_b, lengths, starts, ends, words, steps, reverse, piece_steps, pieces, lanes,
+        middles, inners, g_time, a_time, b_time, h_time, to_a_time, to_b_time, g_lane, a_lane, b_lane, h_lane, h0_lane,
         first_lane, to_a_lane, to_b_lane, lengths_lane,
     ):  # fmt: skip
         lane, place = series_lane(32), thread() & 31
@@ -354,6 +364,9 @@ def mend_back(cuda, rule, zero, size, count, packs, guide, a_is_total, b_is_tota
         at = lane * pieces * size
         end = load(ends, at + (pieces - 1) * size, zero)
         base = pieces - 2
+        if not is_null(words) and not peek(words, note(lane), zero)[0]:
+            base = -1
+            end = load(ends, at, zero)
         while base >= 0:
             piece = base - place
             before, assumed = end, end

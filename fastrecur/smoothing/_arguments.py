@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _call
 from .. import _messages as say
 
 LN2 = math.log(2.0)
@@ -136,9 +137,12 @@ def elapsed(times: np.ndarray, constant: Constant, shape: tuple[int, ...], axis:
 
 def integer(name: str, value: Any, least: int | None = None) -> int:
     """Return an integer."""
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+    try:
+        whole = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
+    except TypeError:  # an array has the method, but not for several numbers
+        whole = None
+    if whole is None:
         raise TypeError(say.count_type(name, type(value)))
-    whole = operator.index(value)
     if least is not None and whole < least:
         raise ValueError(say.at_least(name, least, whole))
     return whole
@@ -146,6 +150,9 @@ def integer(name: str, value: Any, least: int | None = None) -> int:
 
 def flag(name: str, value: Any) -> bool:
     """Return a bool."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(say.flag(name, type(value)))
-    return bool(value)
+    return bool(_call._flag(name, value))
+
+
+def least_count(min_periods: Any) -> int:
+    """Return how many samples a statistic needs: no more than a kernel can count."""
+    return 0 if min_periods is None else min(integer("min_periods", min_periods), 1 << 62)

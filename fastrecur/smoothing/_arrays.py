@@ -18,7 +18,8 @@ _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 class Data:
     """Operands of one library, their namespace, and how a NumPy result becomes one of theirs (None: by formulas).
 
-    Tensors that kernels can read are NumPy's arrays here.
+    Tensors that kernels can read are NumPy's arrays here. Values ``at_hand`` can be looked at, and cost no wait for a
+    device, no computation of what is lazy, and no part in what is traced.
     """
 
     def __init__(self, names: tuple[str, ...], values: tuple[Any, ...], before: tuple[Any, ...] = ()) -> None:
@@ -26,6 +27,7 @@ class Data:
         self.give: Callable[[np.ndarray], Any] | None = _same
         self.xp: Any = np
         self._team: Callable[[], _threads.Team] | None = None
+        self.at_hand = True
         if _arrays.any_lazy(*values):
             self._take_lazy(names, values)
         elif _arrays.any_tensor(*values):
@@ -61,10 +63,9 @@ class Data:
             wide = [v if v.is_floating_point() else v.to(default) for v in wide]
             self.values = [value.detach().numpy() for value in wide]
             self.xp, self.give, self._team = np, torch.from_numpy, torch_team.team
-            self.checked = True
         else:
             self.values, self.give = wide, None
-            self.checked = quiet
+            self.at_hand = quiet
 
     def _take_foreign(self, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
         libraries = {
@@ -82,12 +83,12 @@ class Data:
             kind = str(value.dtype)
             if "float16" in kind or "complex" in kind or "object" in kind:
                 raise TypeError(say.real_dtype(name, value.dtype))
-        self.give = None
+        self.give, self.at_hand = None, False
 
     def _take_lazy(self, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
         from .. import _dask
 
-        self.xp, self.give = sys.modules["dask.array"], None
+        self.xp, self.give, self.at_hand = sys.modules["dask.array"], None, False
         self.values = [
             value if hasattr(value, "shape") else np.asarray(value)
             for value in (_dask.take(name, value) for name, value in zip(names, values, strict=True))
@@ -113,7 +114,7 @@ class Data:
     def dtype(self, *arrays: Any) -> Any:
         """Return the dtype of a result: the promotion of the arrays', of integers alone the default."""
         xp = self.xp
-        if self.by_kernel:
+        if self.by_kernel or self.is_lazy:
             found = np.result_type(*(a.dtype for a in arrays))
             return found if found.kind == "f" else np.dtype(np.float64)
         if xp.__name__ == "torch":
@@ -121,18 +122,12 @@ class Data:
             for array in arrays[1:]:
                 found = xp.promote_types(found, array.dtype)
             return found if found.is_floating_point else xp.get_default_dtype()
-        if self.is_lazy:
-            found = np.result_type(*(a.dtype for a in arrays))
-            return found if found.kind == "f" else np.dtype(np.float64)
         floats = [a.dtype for a in arrays if _is_floating(xp, a.dtype)]
         return xp.result_type(*floats) if floats else xp.float64
 
     def wide(self, array: Any) -> Any:
         """Return an array in float64."""
-        xp = self.xp
-        if xp.__name__ == "torch":
-            return array.to(xp.float64)
-        return xp.astype(array, xp.float64) if hasattr(xp, "astype") else array.astype("float64")
+        return self.narrow(array, self.xp.float64)
 
     def beside(self, array: Any) -> Any:
         """Return an array that may be NumPy's as one of the data's library, where the data are."""
@@ -203,5 +198,5 @@ def check_alpha(data: Data, alpha: Any) -> None:
         bad = alpha[~((alpha > 0) & (alpha <= 1))]
         if bad.size:
             raise ValueError(say.constant_domain("alpha", "0 < alpha <= 1", bad.flat[0]))
-    elif getattr(data, "checked", False) and not bool(((alpha > 0) & (alpha <= 1)).all()):
+    elif data.at_hand and not bool(((alpha > 0) & (alpha <= 1)).all()):
         raise ValueError(say.constant_domain("alpha", "0 < alpha <= 1", "values beyond"))

@@ -67,7 +67,7 @@ def ewm_filtfilt(
     values, gate = data.values
     shape = np.broadcast_shapes(tuple(values.shape), tuple(gate.shape))
     axis = axis_of(axis, shape, ("x",))
-    if (data.by_kernel or getattr(data, "checked", False)) and not bool(data.xp.isfinite(values).all()):
+    if data.at_hand and not bool(data.xp.isfinite(values).all()):
         raise ValueError(say.filter_missing())
     if data.is_lazy:
         values = data.xp.map_blocks(_finite, values, dtype=values.dtype)  # asked when it is computed
@@ -154,7 +154,7 @@ def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any =
     xp, values = data.xp, data.values[0]
     axis = axis_of(axis, tuple(values.shape), ("x",))
     dtype = data.dtype(values)
-    wide = values.astype(np.float64) if data.by_kernel else data.wide(values)
+    wide = data.wide(values)
     steps = wide.shape[axis]
     if steps <= period:
         result = xp.full_like(wide, float("nan"))

@@ -212,7 +212,7 @@ def _walk(
     team = _threads.team()
     threads = team.size if out.size >= SERIAL_STEPS else 1
     size, blocks_first = (outer, True) if outer >= threads else (inner, False)
-    parts = _run._ranges(size, threads)
+    parts = _run.ranges(size, threads)
     carries = [np.empty(inner) for _ in parts]
     team.run(
         [

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import _messages as say
-from ._arguments import Constant, flag, integer
+from ._arguments import Constant, flag, least_count
 from ._frames import is_labelled, unwrap, unwrap_pair
 from ._run import Request, compute
 
@@ -15,7 +15,7 @@ from ._run import Request, compute
 def _request(
     com: Any, span: Any, halflife: Any, alpha: Any, times: Any, adjust: Any, ignore_na: Any, min_periods: Any, bias: Any
 ) -> Request:
-    least = 0 if min_periods is None else min(integer("min_periods", min_periods), 1 << 62)
+    least = least_count(min_periods)
     constant = Constant(com, span, halflife, alpha, times is not None)
     return Request(
         constant, times, flag("adjust", adjust), flag("ignore_na", ignore_na), least, flag("bias", bias)

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import _arrays
 from .. import _messages as say
-from ._arguments import Constant, elapsed, flag, integer, is_number, take_times
+from ._arguments import Constant, elapsed, flag, integer, is_number, least_count, take_times
 from ._formulas import State
 from ._run import Request, compute
 
@@ -79,7 +79,7 @@ class Ewm:
         alpha = np.asarray(alpha) if isinstance(alpha, (list, tuple)) else alpha
         self._given = {"com": com, "span": span, "halflife": halflife, "alpha": alpha}
         self._adjust, self._ignore_na = flag("adjust", adjust), flag("ignore_na", ignore_na)
-        self._least = 0 if min_periods is None else integer("min_periods", min_periods)
+        self._least = least_count(min_periods)
         self._axis = integer("axis", axis)
         dated = halflife is not None and not is_number(halflife)
         self._plain = None if dated else Constant(com, span, halflife, alpha, False)
@@ -231,7 +231,8 @@ class Ewm:
             return (1.0 - self._of_lanes(self._plain.alpha)) ** (b.count if self._ignore_na else b.steps)
         if self._ignore_na:
             raise ValueError(say.merge("with ignore_na=False, where they have times"))
-        assert self._timed is not None
+        if self._timed is None:
+            raise ValueError(say.stream_halflife())
         times = np.stack(np.broadcast_arrays(a.last_time, b.last_time))
         gaps = elapsed(times, self._timed, times.shape, 0)[1]
         return (1.0 - self._of_lanes(self._timed.alpha)) ** self._of_lanes(gaps)

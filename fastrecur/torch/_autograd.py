@@ -24,8 +24,6 @@ from .._problem import FORGET, LINEAR
 from . import _ops, _tensors
 from ._ops import forward, vjp
 
-_WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.float32: torch.float64}
-
 
 class _Rules(_SingleLevelFunction):
     """An operator's autograd kernel, of its ``arguments`` behind the ``way`` on: keys, and whether there are tangents.
@@ -115,13 +113,7 @@ class _Forward(_Rules):
 
 def _tangents(family, axis, reverse, dtype, a, b, h, h0, lengths, a_dot, b_dot, h0_dot):
     """Return the tangents of a recurrence's states: it is linear in all but its gate."""
-    source = None
-    if b_dot is not None:
-        source = a * b_dot if family == FORGET else b_dot
-    if a_dot is not None:
-        before = _before(h, h0, lengths, axis, reverse)
-        source = _sum(source, a_dot * (b - before if family == FORGET else before))
-    source = _full(source, h)
+    source = _source_of(family, a, b, h, h0, a_dot, b_dot, lengths, axis, reverse)
     return forward(LINEAR, _decay(family, a, dtype), source, h0_dot, lengths, axis, reverse, dtype)
 
 
@@ -184,7 +176,7 @@ class _Vjp(_Rules):
 
 
 def _source_of(family, a, b, h, h0, v, u, lengths, axis, reverse):
-    """Return what drives ``E``: ``u*r + v*s``, in `_Vjp.backward`'s letters."""
+    """Return ``u*r + v*s`` in `_Vjp.backward`'s letters: what drives ``E``, or, of tangents, those of the states."""
     source = None
     if u is not None:
         source = u * a if family == FORGET else u
@@ -291,7 +283,7 @@ for _rules, _vmap in ((_Forward, _forward_vmap), (_Vjp, _vjp_vmap)):
 
 def _decay(family, a, dtype):
     """Return what a step multiplies the state by: ``1 - f`` exactly, or small gates would not forget."""
-    return a if family == LINEAR else 1 - a.to(_WIDER.get(dtype, dtype))
+    return a if family == LINEAR else 1 - a.to(_tensors.WIDE[dtype])
 
 
 def _steps(array, axis):

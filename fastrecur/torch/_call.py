@@ -112,12 +112,12 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
                         if a.is_cpu and not a.is_neg():
                             at_a = a.data_ptr()
                             key = (
-                                family, axis, reverse, b.dtype, b.size(), b.is_contiguous() or b.stride(), a.dtype,
-                                a.size(), a.is_contiguous() or a.stride(),
+                                family, axis, reverse, b.dtype, b.shape, b.is_contiguous() or b.stride(), a.dtype,
+                                a.shape, a.is_contiguous() or a.stride(),
                             )  # fmt: skip
                     elif type(a) is float:
                         at_a = 0
-                        key = family, axis, reverse, b.dtype, b.size(), b.is_contiguous() or b.stride()
+                        key = family, axis, reverse, b.dtype, b.shape, b.is_contiguous() or b.stride()
                 elif b.is_cuda:
                     if type(a) is float:
                         gpu_key = family, axis, reverse, return_state, b.dtype, b.size(), b.stride(), b.get_device()
@@ -417,14 +417,15 @@ class _Short(Function):
     @staticmethod
     def forward(ctx, a, b, problem):
         h = problem.forward(a, b, a.data_ptr(), b.data_ptr())
-        wanted = ctx.needs_input_grad
         ctx.problem = problem
         ctx.set_materialize_grads(False)
-        if wanted[0]:
-            ctx.save_for_backward(a, b if problem.family == FORGET else None, h)
-        else:
+        if not a.requires_grad:
             ctx.save_for_backward(a, None, None)
-        if not wanted[0] or problem.family != FORGET:
+            ctx.b_form = _tensors.Form(b)
+        elif problem.family == FORGET:
+            ctx.save_for_backward(a, b, h)
+        else:
+            ctx.save_for_backward(a, None, h)
             ctx.b_form = _tensors.Form(b)
         return h
 
@@ -437,10 +438,10 @@ class _Short(Function):
         if not _grad_enabled() and type(g) in PLAIN and g.is_cpu and not _dispatch_modes():
             try:
                 # Hooks may have changed what was saved, so nothing is taken for granted but dtypes and shapes.
-                if b is not None:
-                    key = wanted, g.stride(), a.stride(), h.stride(), b.stride()
-                else:
-                    key = wanted, g.stride(), a.stride(), None if h is None else h.stride()
+                key = (
+                    wanted, g.stride(), a.is_contiguous() or a.stride(), h is None or h.is_contiguous() or h.stride(),
+                    b is None or b.is_contiguous() or b.stride(),
+                )  # fmt: skip
                 run = problem.vjps.get(key)
                 if run is not None and _forward_ad._current_level < 0 and not g.is_neg():
                     return run(g, a, b, h)
@@ -534,8 +535,9 @@ def _take(names, *values):
 
 def _check_devices(tensors):
     """Raise unless tensors share a device for which there are kernels; beside a GPU's, numbers may be the CPU's."""
-    main, device = next(((n, v.device) for n, v in tensors if v.dim() or not v.is_cpu), (None, None))
-    if main is not None:
+    placed = [(name, value.device) for name, value in tensors if value.dim() or not value.is_cpu]
+    if placed:
+        main, device = placed[0]
         for name, value in tensors:
             if value.device != device and (value.dim() or not value.is_cpu or device.type != "cuda"):
                 raise ValueError(say.devices(main, device, name, value.device))

@@ -11,12 +11,18 @@ import torch
 import torch.distributed as dist
 
 from .. import _messages as say
+from .._problem import FORGET, LINEAR
 
 WORDS = 16  # of 8 bytes
 HEADER = 8 * WORDS
 _MARK = 0x66726563  # no other collective's bytes
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128)
 _MOST_AXES = 8
+WINDOW = "window"
+KINDS = {FORGET: "a forget_mult", LINEAR: "a linear_recurrence", WINDOW: "inputs of a window"}
+FORWARD, BACKWARD, AGAIN = range(3)  # what a packet is for
+_ACTS = ("", "the gradient of ", "a second exchange for ")
+FLAGS = ("reverse", "return_state", "a gradient wanted", "lengths")
 NO_GROUP = ""
 
 _groups: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
@@ -42,13 +48,25 @@ def members(name):
     return group, dist.get_rank(group), dist.get_world_size(group)
 
 
-def describe(kind, dtype, flags, lanes, steps):
+def place_of(name, reverse):
+    """Return which rank of a group, counted in the direction of travel, this process is, and how many there are."""
+    _, rank, size = members(name)
+    return size - 1 - rank if reverse else rank, size
+
+
+def describe(act, kind, dtype, flags, lanes, steps):
     """Return what a packet says of itself; but for the steps it must be the same on all ranks."""
     if len(lanes) <= _MOST_AXES:
         sizes = (*lanes, *[0] * (_MOST_AXES - len(lanes)))
     else:
         sizes = (zlib.crc32(repr(tuple(lanes)).encode()), *[0] * (_MOST_AXES - 1))
-    return (_MARK, kind, _DTYPES.index(dtype), flags, len(lanes), *sizes, 0, 0, steps)
+    number = act * len(KINDS) + list(KINDS).index(kind)
+    return (_MARK, number, _DTYPES.index(dtype), flags, len(lanes), *sizes, 0, 0, steps)
+
+
+def again(header, turn):
+    """Return the header of the ``turn``-th exchange that follows one with this header."""
+    return (_MARK, AGAIN * len(KINDS) + header[1] % len(KINDS), *header[2:-3], turn, *header[-2:])
 
 
 def gather(name, header, *vectors):
@@ -103,17 +121,11 @@ def _check(name, header, headers, rank):
             raise RuntimeError(say.ranks_differ(rank, _told(header), other, _told(theirs)))
 
 
-KINDS = ("a forget_mult", "a linear_recurrence", "inputs of a window")
-FORWARD, BACKWARD, AGAIN = 0, 1, 2  # what a packet of a recurrence is for
-_ACTS = ("", "the gradient of ", "a second exchange for ")
-FLAGS = ("reverse", "return_state", "a gradient wanted", "lengths")
-
-
 def _told(header):
-    mark, kind, dtype, flags, ndim, *sizes = header[:-3]
-    if mark != _MARK or not (0 <= dtype < len(_DTYPES) and 0 <= kind < 3 * len(KINDS)):
+    mark, number, dtype, flags, ndim, *sizes = header[:-3]
+    if mark != _MARK or not (0 <= dtype < len(_DTYPES) and 0 <= number < len(_ACTS) * len(KINDS)):
         return "another collective's bytes, or none"
-    act, of = divmod(kind, len(KINDS))
+    act, kind = divmod(number, len(KINDS))
     lanes = tuple(sizes[:ndim]) if ndim <= _MOST_AXES else f"of {ndim} axes"
     options = "".join(f", {flag}" for k, flag in enumerate(FLAGS) if flags >> k & 1)
-    return f"{_ACTS[act]}{KINDS[of]} of lanes {lanes}, {_DTYPES[dtype]}{options}"
+    return f"{_ACTS[act]}{list(KINDS.values())[kind]} of lanes {lanes}, {_DTYPES[dtype]}{options}"

@@ -29,16 +29,16 @@ def run(call, family, a, b, h0, axis, reverse, lengths, return_state, group):
     """Run a recurrence of DTensors; its result is placed as its operands are."""
     full = [v for v in (a, b) if isinstance(v, DTensor)]
     if not full or not isinstance(axis, int):
-        raise ValueError(say.second_device_axis())
+        raise ValueError(say.placements())
     guide = max(full, key=lambda v: v.dim())
     time, shape = axis % guide.dim(), torch.broadcast_shapes(*(v.shape for v in full))
     mesh, placements = guide.device_mesh, guide.placements
     dims = [k for k, p in enumerate(placements) if p == Shard(time)]
     if len(dims) != 1 or len(shape) != guide.dim() or any(v.placements != placements for v in full):
-        raise ValueError(say.second_device_axis())
+        raise ValueError(say.placements())
     own = mesh.get_group(dims[0])
     if group is not None and group != own:
-        raise ValueError(say.second_device_axis())
+        raise ValueError(say.placements())
     lanes = []
     for k, p in enumerate(placements):
         if k == dims[0]:

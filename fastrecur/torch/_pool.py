@@ -101,9 +101,9 @@ def _parts(layout, size, elements, threads):
     if threads == 1 or elements < SERIAL:
         return [(0, layout.batch, 0, size)]
     if layout.batch >= threads and not layout.packed:
-        return [(*part, 0, size) for part in _run._ranges(layout.batch, threads)]
+        return [(*part, 0, size) for part in _run.ranges(layout.batch, threads)]
     units = -(-size // 64)
-    return [(0, layout.batch, 64 * low, min(size, 64 * high)) for low, high in _run._ranges(units, threads)]
+    return [(0, layout.batch, 64 * low, min(size, 64 * high)) for low, high in _run.ranges(units, threads)]
 
 
 def _keep(keep, wide):

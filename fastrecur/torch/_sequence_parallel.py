@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 from .. import _messages as say
 from .._problem import FORGET
 from . import _exchange, _stretches
-from ._exchange import BACKWARD, FORWARD, KINDS
+from ._exchange import BACKWARD, FORWARD, WINDOW
 from ._windows import windows
 from .qrnn import QRNN, REVERSE, QRNNLayer, _check_input, _closed, _dropped, _opened
 
@@ -28,7 +28,8 @@ class SequenceParallel(nn.Module):
     Parameters
     ----------
     module : QRNN or QRNNLayer
-        The network, the same on all ranks. Its parameters and buffers are set to those of the group's first rank.
+        The network, the same on all ranks. Its parameters, and buffers if a `linear` of one's own has any, are set to
+        those of the group's first rank.
     group : ProcessGroup, optional
         The ranks that hold a sequence; all processes if left out.
 
@@ -232,7 +233,7 @@ class _ReachBack(Function):
     ) -> Tensor:
         before = len(grad)
         ctx.before, ctx.options = before, (reverse, wants, group)
-        header = _exchange.describe(BACKWARD * len(KINDS) + 2, grad.dtype, reverse | wants << 2, grad.shape, steps)
+        header = _exchange.describe(BACKWARD, WINDOW, grad.dtype, reverse | wants << 2, grad.shape, steps)
         (grads,), _ = _exchange.gather(group, header, _turned(grad.contiguous(), reverse))
         grads = _turned(grads, reverse)
         table = grad.new_zeros(before * (1 + len(grads)), *grad.shape[1:])
@@ -266,7 +267,7 @@ def _edges(rows: Tensor, before: int, reverse: bool, wants: bool, group: str) ->
     edge = rows.new_zeros(before, *rows.shape[1:])
     if n:
         edge[before - n :] = rows[:n].flip(0) if reverse else rows[steps - n :]
-    header = _exchange.describe(FORWARD * len(KINDS) + 2, rows.dtype, reverse | wants << 2, edge.shape, steps)
+    header = _exchange.describe(FORWARD, WINDOW, rows.dtype, reverse | wants << 2, edge.shape, steps)
     (edges,), all_steps = _exchange.gather(group, header, edge)
     edges, counts = _turned(edges, reverse), _turned(all_steps, reverse).clamp(max=before)
     slots = torch.arange(before, device=rows.device)
@@ -274,5 +275,4 @@ def _edges(rows: Tensor, before: int, reverse: bool, wants: bool, group: str) ->
     so_far = held.cumsum(0)
     totals = so_far[before - 1 :: before]  # before each rank, and in the end
     index = torch.searchsorted(so_far, totals.unsqueeze(1) - before + 1 + slots)
-    _, rank, size = _exchange.members(group)
-    return edges, index, size - 1 - rank if reverse else rank
+    return edges, index, _exchange.place_of(group, reverse)[0]

@@ -14,23 +14,16 @@ import math
 import torch
 from torch.autograd import Function
 
+from .._cpu._series import CANCELLED
 from .._problem import LINEAR
 from . import _call, _exchange, _ops, _tensors
 from ._autograd import _decay, _like, _nothing, _source_of, _through_steps, _valid
-from ._exchange import AGAIN, BACKWARD, FORWARD, KINDS
+from ._exchange import BACKWARD, FORWARD
+from ._tensors import WIDE
 
-WIDE = {
-    torch.float16: torch.float32,
-    torch.bfloat16: torch.float32,
-    torch.float32: torch.float64,
-    torch.float64: torch.float64,
-    torch.complex64: torch.complex128,
-    torch.complex128: torch.complex128,
-}
 PIECES = 16  # that a long stretch of few lanes is cut into, to be summarised side by side
 LONG, FEW = 4096, 8
 PROBE = 1024  # steps after which it is looked at how much of a state is left
-CANCELLED = 16.0  # as in _cpu/_series.py
 
 _OPTIONS = "int axis, bool reverse, ScalarType dtype, bool return_state, bool wants, str group"
 _library = torch.library.Library("fastrecur", "FRAGMENT")
@@ -120,8 +113,7 @@ def _reached(name, header, own, start, reverse, walk, needs_end):
     first rank has walked from the start. Where composing is not sound, the ranks concerned walk one after another from
     the states that truly reach them, and tell.
     """
-    _, rank, size = _exchange.members(name)
-    place = size - 1 - rank if reverse else rank
+    place, size = _exchange.place_of(name, reverse)
     (products, ends, *starts), _ = _exchange.gather(name, header, *own)
     known = []
     if starts:
@@ -139,11 +131,10 @@ def _reached(name, header, own, start, reverse, walk, needs_end):
         if True not in torn[: size if needs_end else -1]:
             break
         known.append(torn.index(True))
-        rank_torn = size - 1 - known[-1] if reverse else known[-1]
-        end = walk(states[place]) if rank == rank_torn else own[1]
-        again = (header[0], header[1] % len(KINDS) + AGAIN * len(KINDS), *header[2:-3], len(known), *header[-2:])
-        (_, told), _ = _exchange.gather(name, again, own[0], end)
-        ends[rank_torn] = told[rank_torn]
+        end = walk(states[place]) if place == known[-1] else own[1]
+        (_, told), _ = _exchange.gather(name, _exchange.again(header, len(known)), own[0], end)
+        torn_rank = size - 1 - known[-1] if reverse else known[-1]
+        ends[torn_rank] = told[torn_rank]
     return states[place], states[-1]
 
 
@@ -189,20 +180,19 @@ def _walks(tensor):
     return (_ops._forward, _ops._vjp) if tensor.is_cpu else (_ops.forward, _ops.vjp)
 
 
-# ---- The two runs ---------------------------------------------------------------------------------------------------
+# ---- Runs ----------------------------------------------------------------------------------------------------------
 
 
 def _header(act, family, dtype, reverse, return_state, wants, lengths, shape, axis):
     flags = reverse | return_state << 1 | wants << 2 | (lengths is not None) << 3
-    kind = act * len(KINDS) + (family == LINEAR)
-    return _exchange.describe(kind, dtype, flags, shape[:axis] + shape[axis + 1 :], shape[axis])
+    return _exchange.describe(act, family, dtype, flags, shape[:axis] + shape[axis + 1 :], shape[axis])
 
 
 def _forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, wants, group):
-    _, rank, size = _exchange.members(group)
+    place, size = _exchange.place_of(group, reverse)
     shape, wide = torch.broadcast_shapes(a.shape, b.shape), WIDE[dtype]
     lanes = shape[:axis] + shape[axis + 1 :]
-    is_first, is_last = rank == (size - 1 if reverse else 0), rank == (0 if reverse else size - 1)
+    is_first, is_last = place == 0, place == size - 1
     h_in = b.new_zeros(lanes, dtype=wide)
     if is_first and h0 is not None:
         h_in.copy_(h0.expand(lanes))
@@ -231,8 +221,7 @@ def _forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, want
 
 def _walked_ahead(family, a, b, h_in, soon, reverse, dtype, return_state, wants, group):
     """Do what `_forward` does, of a stretch that soon forgets what reaches it: walk it, then its beginning again."""
-    _, rank, size = _exchange.members(group)
-    is_first = rank == (size - 1 if reverse else 0)
+    is_first = _exchange.place_of(group, reverse)[0] == 0
     steps, state = (0, h_in) if is_first else soon
     h = _tensors.empty(b.shape, b.stride(), dtype)
     rest = len(b) - steps
@@ -256,8 +245,8 @@ def _walked_ahead(family, a, b, h_in, soon, reverse, dtype, return_state, wants,
 
 
 def _vjp(family, g, a, b, h, h_in, grad_last, grad_in, lengths, axis, reverse, dtype, return_state, wants, group, *ab):
-    _, rank, size = _exchange.members(group)
-    is_first, is_last = rank == (size - 1 if reverse else 0), rank == (0 if reverse else size - 1)
+    place, size = _exchange.place_of(group, reverse)
+    is_first, is_last = place == 0, place == size - 1
     shape = h.shape
     arriving = h_in.new_zeros(h_in.shape)
     if return_state and grad_last is not None:
@@ -298,8 +287,8 @@ def _went_back_ahead(
     family, g, a, b, h, h_in, arriving, grad_in, soon, reverse, dtype, return_state, wants, group, ab
 ):  # fmt: skip
     """Do what `_vjp` does, of a stretch that on the way back soon forgets what reaches it."""
-    _, rank, size = _exchange.members(group)
-    is_first, is_last = rank == (size - 1 if reverse else 0), rank == (0 if reverse else size - 1)
+    place, size = _exchange.place_of(group, reverse)
+    is_first, is_last = place == 0, place == size - 1
     steps, state = (0, None) if is_last and not return_state else soon
     grads = [
         _tensors.empty(v.shape, v.stride(), _tensors.gradient_dtype(v, dtype)) if is_wanted else None
@@ -395,7 +384,7 @@ class StretchVjp(Function):
         grads = vjp(family, g, a, b, h, h_in, grad_last, grad_in, lengths, *options, want_a, want_b)
         ctx.problem = family, want_a, want_b, options
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*(v for v, wanted in zip(grads, (want_a, want_b), strict=False) if not wanted))
+        ctx.mark_non_differentiable(*(v for v, wanted in zip(grads[:2], (want_a, want_b), strict=True) if not wanted))
         ctx.save_for_backward(g, a, b, h, h_in, grad_last, grad_in, lengths)
         return grads
 

@@ -25,6 +25,14 @@ FLOATING = {
     torch.float64: np.dtype("f8"),
 }
 COMPLEX = {torch.complex64: np.dtype("c8"), torch.complex128: np.dtype("c16")}
+WIDE = {  # what states are carried in, as in `_problem`
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float32: torch.float64,
+    torch.float64: torch.float64,
+    torch.complex64: torch.complex128,
+    torch.complex128: torch.complex128,
+}
 REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 INTEGERS = {
     getattr(torch, name): np.dtype(name)
@@ -33,7 +41,6 @@ INTEGERS = {
 DTYPES = {**FLOATING, **COMPLEX, **INTEGERS}
 
 HUGE = 4 << 20  # results from which NumPy, too, asks for huge pages
-FEW_LANES = 256  # lanes up to which a short problem keeps the memory that its kernels work in
 LONG_ROW = 1 << 15  # elements from which a constant cotangent is worth laying out as rows
 _MOST_PLANS = 1024
 _HUGE_PAGES = 14  # MADV_HUGEPAGE
@@ -232,7 +239,7 @@ def _place(operand, wide, keep):
     return operand.data_ptr()
 
 
-# ---- The two runs ---------------------------------------------------------------------------------------------------
+# ---- Runs -----------------------------------------------------------------------------------------------------------
 
 
 def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, out=None):
@@ -250,7 +257,10 @@ def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, out=N
 
 
 def walk(family, a, b, start, axis, reverse, dtype, out):
-    """Run a recurrence into ``out``; return the last states in the carry's dtype, where there are not few lanes."""
+    """Run a recurrence into ``out``; return the last states, as wide as they are carried.
+
+    Not for series of few lanes, whose last state is taken from what was written.
+    """
     plan, _ = plan_forward(family, a, b, start, None, axis, reverse, dtype, out)
     carry = _states(plan, start)
     if plan.traversal != "empty":
@@ -321,37 +331,18 @@ def short_forward(family, a, b, axis, reverse, dtype):
     plan, strides = plan_forward(family, a, b, None, None, axis, reverse, dtype)
     if not _run.is_short(plan) or not plan.carry_c_order:
         return None
-    call, lengths, table, part = _run.short_parts(plan, "forward")
-    shape, lane_shape, wide = plan.shape, plan.lane_shape, plan.wide
-    to_a, to_b, to_h = (plan.offsets[k] for k in (_problem.A, _problem.B, _problem.H))
-    zeros, number, first_steps = np.zeros, is_number(a), not (to_a or to_b or to_h)
-    allocate = _allocator(b, shape, strides, dtype)
+    short, number = _run.ShortCall(plan, "forward", (_problem.A, _problem.B, _problem.H)), is_number(a)
+    call, wide, allocate = short.call, plan.wide, _allocator(b, plan.shape, strides, dtype)
 
     def run(a, b, at_a, at_b):
-        h, carry = allocate(b), zeros(lane_shape, wide)
+        h = allocate(b)
         if number:
             a = _run._number(a, wide)
             at_a = address(a)
-        call(None, at_a + to_a, at_b + to_b, h.data_ptr() + to_h, address(carry), lengths, table, *part)
+        call(at_a, at_b, h.data_ptr())
         return h
 
-    spare = []  # carries of calls that are over, and their addresses: a call takes one away, so none has it twice
-
-    def run_as_it_stands(a, b, at_a, at_b):
-        h = allocate(b)
-        if spare:
-            carry, at = taken = spare.pop()
-            carry.fill(0)
-        else:
-            carry = zeros(lane_shape, wide)
-            taken = carry, at = carry, address(carry)
-        call(None, at_a, at_b, h.data_ptr(), at, lengths, table, *part)
-        spare.append(taken)
-        return h
-
-    if first_steps and not number and plan.lanes <= FEW_LANES:
-        run = run_as_it_stands
-    run.plan = plan  # its geometry and lengths must stay
+    run.keep = short
     return run
 
 
@@ -369,9 +360,7 @@ def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
     stored = [gradient is None or gradient[2] is not None for gradient in plan.gradients]
     if not _run.is_short(plan) or not plan.carry_c_order or not all(stored):
         return None
-    call, lengths, table, part = _run.short_parts(plan, "vjp")
-    first = np.zeros(plan.lane_shape, plan.wide)
-    shape, lane_shape, wide, h0 = plan.shape, plan.lane_shape, plan.wide, address(first)
+    shape = plan.shape
     empty_a, empty_b = (
         is_wanted and _allocator(operand, shape, strides, gradient_dtype(operand, dtype))
         for operand, strides, is_wanted in zip((a, b), layouts, wanted, strict=False)
@@ -380,31 +369,24 @@ def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
         empty_b = _allocator(None, shape, layouts[1], gradient_dtype(b, dtype)) if wanted[1] else False
     want_a, want_b = wanted[:2]
     reads_b, reads_h = reads(family, wanted)
-    to_a, to_b, to_h, to_g, to_to_a, to_to_b = (
-        plan.offsets[k] for k in (_problem.A, _problem.B, _problem.H, _problem.G, _problem.TO_A, _problem.TO_B)
-    )
-    zeros, spare, is_small = np.zeros, [], plan.lanes <= FEW_LANES  # as in `short_forward`
+    to = [place for place, is_wanted in ((_problem.TO_A, want_a), (_problem.TO_B, want_b)) if is_wanted]
+    short = _run.ShortCall(plan, "vjp", (_problem.G, _problem.A, _problem.B, _problem.H, *to))
+    call = short.call
 
     def run(g, a, b, h):
+        at_g = g.data_ptr()  # also in place of what is not there, which would not be read for a result
+        at_b, at_h = b.data_ptr() if reads_b else at_g, h.data_ptr() if reads_h else at_g
         grad_a = empty_a(a) if want_a else None
         grad_b = empty_b(b) if want_b else None
-        if spare:
-            carry, at = taken = spare.pop()
-            carry.fill(0)
+        if not want_a:
+            call(at_g, a.data_ptr(), at_b, at_h, grad_b.data_ptr())
+        elif want_b:
+            call(at_g, a.data_ptr(), at_b, at_h, grad_a.data_ptr(), grad_b.data_ptr())
         else:
-            carry = zeros(lane_shape, wide)
-            taken = carry, at = carry, address(carry)
-        at_g = g.data_ptr()
-        call(
-            None, at_g + to_g, a.data_ptr() + to_a, (b.data_ptr() if reads_b else at_g) + to_b,
-            (h.data_ptr() if reads_h else at_g) + to_h, h0, at, grad_a.data_ptr() + to_to_a if want_a else at,
-            grad_b.data_ptr() + to_to_b if want_b else at, at, at, lengths, table, *part,
-        )  # fmt: skip
-        if is_small:
-            spare.append(taken)
+            call(at_g, a.data_ptr(), at_b, at_h, grad_a.data_ptr())
         return grad_a, grad_b, None
 
-    run.keep = plan, first
+    run.keep = short
     return run
 
 

@@ -71,8 +71,8 @@ def forget_mult(
     ------
     RuntimeError
         If there is no process group, if the ranks do not make the same call, or if the exchange fails: a rank has died
-        or has not come within the group's timeout. Other numbers of lanes are the backend's to
-        find: gloo ends a process that receives too much, and the others raise.
+        or has not come within the group's timeout. Other numbers of lanes are the backend's to find: gloo ends a
+        process that receives too much, and the others raise.
     TypeError, ValueError
         As `fastrecur.forget_mult`. Raised on one rank alone, it leaves the others to their group's timeout.
 

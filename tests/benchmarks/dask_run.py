@@ -7,8 +7,6 @@ Peaks are of one process with Dask's two threads, all that it imports included.
 
 import argparse
 import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -20,6 +18,7 @@ from pathlib import Path
 import dask
 import dask.array as da
 import numpy as np
+import report
 import zarr
 from tqdm import tqdm
 
@@ -130,19 +129,20 @@ def main():
     arguments = parser.parse_args()
     if arguments.one:
         return one(*arguments.one)
-    quick = arguments.quick
+    quick, began = arguments.quick, time.perf_counter()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         figures = {"out of core": out_of_core(Path(folder), 25_000_000 if quick else 250_000_000, 1 if quick else 3)}
     if not arguments.memory:
         figures["graphs"] = graphs((10, 1000) if quick else (10, 1000, 100_000))
         figures["two workers"] = two_workers(8_000 if quick else 400_000)
-    versions = {m.__name__: m.__version__ for m in (np, dask, zarr)}
-    print(platform.platform(), os.cpu_count(), "CPUs", versions, time.strftime("%Y-%m-%d"))
+    packages = "numpy", "numba", "dask", "distributed", "zarr"
+    about = report.about(__file__, sys.argv[1:], 2, time.perf_counter() - began, packages)
+    print(report.title(about))
     for name, value in figures.items():
         for row in value if isinstance(value, list) else [value]:
             print(f"{name}:", ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps({"versions": versions, **figures}, indent=1))
+        Path(arguments.json).write_text(json.dumps({**about, **figures}, indent=1))
 
 
 if __name__ == "__main__":

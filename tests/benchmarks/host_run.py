@@ -8,7 +8,6 @@ real ones in C. Launches are counted: a call that does not launch is wrong.
 import argparse
 import inspect
 import json
-import platform
 import statistics
 import sys
 import time
@@ -20,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
+import report  # noqa: E402
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -70,6 +70,8 @@ def replace_torch():
     for name, function in with_gpu.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if not allowed:  # of a torch that has no word for it
+                torch.library._impls.discard(f"fastrecur/{name}/CPU")
             library.impl(name, function, "CPU", **allowed)
     _device_tensors._on_host = lambda value: value
     _device_tensors._lengths = lambda lengths: lengths
@@ -166,17 +168,19 @@ def main(arguments=None):
     repeats, calls = (1, 1) if options.check else (5, 500) if options.quick else (31, 500)
     driver, allocator = Driver(), Allocator()
     _launch.driver, _arrays.numba_cuda, _arrays.Torch = lambda: driver, lambda: allocator, Torch
-    kept, rows = replace_torch(), []
+    kept, rows, began = replace_torch(), [], time.perf_counter()
     for name, due, launches, call in tqdm(list(cases()), file=sys.stderr):
         spent, launched = microseconds(call, repeats, calls)
         must, aim = due or (None, None)
         rows.append(dict(case=name, microseconds=spent, must=must, aim=aim, is_wrong=launched != launches))
-    print(f"Python {platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}; microseconds a call")
+    given, seconds = sys.argv[1:] if arguments is None else arguments, time.perf_counter() - began
+    about = report.about(__file__, given, fastrecur.get_num_threads(), seconds, report.TENSORS)
+    print(f"{report.title(about)}\nmicroseconds a call")
     for row in rows:
         due = f"must {row['must']:g}, aim {row['aim']:g}" if row["must"] else ""
         print(f"{row['case']:<44}{row['microseconds']:>7.2f}  {due}{'  WRONG' if row['is_wrong'] else ''}")
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+        options.json.write_text(json.dumps({**about, "rows": rows}, indent=1))
     del kept
     return any(row["is_wrong"] for row in rows)
 

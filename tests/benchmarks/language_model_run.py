@@ -8,10 +8,10 @@ paper has it). A run that was cut short goes on where it was: the checkpoints ar
 import argparse
 import json
 import math
-import platform
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,9 +24,8 @@ matplotlib.use("Agg")
 
 import language_model as lm  # noqa: E402
 import matplotlib.pyplot as plt  # noqa: E402
+import report  # noqa: E402
 import torch  # noqa: E402
-
-import fastrecur  # noqa: E402
 
 COLOURS = {"lstm": lm.ORANGE, "qrnn": lm.BLUE}
 NAMES = {"lstm": "nn.LSTM", "qrnn": "QRNN"}
@@ -36,6 +35,7 @@ WITHIN = 1.02  # of the LSTM's perplexity: as good
 
 def main(arguments):
     options = parse(arguments)
+    began = time.perf_counter()
     options.folder.mkdir(parents=True, exist_ok=True)
     corpus = lm.read(None, "char")
     runs = {name: [] for name in NAMES}
@@ -44,7 +44,10 @@ def main(arguments):
     for seed in range(options.seeds):
         for name in NAMES:
             runs[name].append(run(name, seed, corpus, options))
-    about = facts(options)
+    about = report.about(
+        __file__, arguments, torch.get_num_threads(), time.perf_counter() - began, report.TENSORS,
+        torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    )  # fmt: skip
     figures = {"about": about, "recipe": options.recipe, "runs": runs, "result": result(runs)}
     text = table(figures)
     print(text)
@@ -67,7 +70,6 @@ def parse(arguments):
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
     parser.add_argument("--chart", metavar="FILE", type=Path, help="draw them there (png, svg)")
     options, options.recipe = parser.parse_known_args(arguments)
-    options.given = [*["--quick"] * options.quick, *options.recipe]
     options.recipe = [*BUDGET, *options.recipe]
     if options.quick:
         options.recipe = ["--weights", "30000", "--batch", "64", "--every", "20", *options.recipe, "--epochs", "1"]
@@ -116,21 +118,9 @@ def reached(run, wanted):
     return next((s for s, v in zip(run["seconds"], run["validation"], strict=True) if v <= wanted), None)
 
 
-def facts(options):
-    return {
-        "command": " ".join(
-            ["python tests/benchmarks/language_model_run.py", f"--seeds {options.seeds}", *options.given]
-        ),
-        "versions": f"fastrecur {fastrecur.__version__}, torch {torch.__version__}, Python {platform.python_version()}",
-        "device": f"cuda, {torch.cuda.get_device_name()}"
-        if torch.cuda.is_available()
-        else f"cpu, {torch.get_num_threads()} threads",
-    }
-
-
 def table(figures):
     about, runs, rows = (figures[name] for name in ("about", "runs", "result"))
-    lines = [f"{about['versions']}; {about['device']}", about["command"], ""]
+    lines = [report.title(about), ""]
     lines.append(
         f"  {'':8}{'seed':>5}{'units':>7}{'weights':>9}{'seconds':>9}{'letters/s':>11}{'validation':>12}{'test':>8}"
     )
@@ -189,7 +179,7 @@ def draw(path, figures):
         ax.set(xlabel="seconds of training", ylabel="perplexity of a letter in the validation", xlim=(0, None))
         ax.set_ylim(0.95 * min(ends), 1.7 * min(ends))
         ax.set_title(f"Shakespeare's letters: the same recipe and epochs, {len(runs['lstm'])} seeds")
-        ax.text(1, -0.16, f"{about['device']}; {about['versions'].partition(', Python')[0]}", fontsize=8,
+        ax.text(1, -0.16, report.caption(about), fontsize=8,
                 transform=ax.transAxes, ha="right", color="#555555")  # fmt: skip
         ax.legend()
         figure.savefig(path, dpi=120)

@@ -6,6 +6,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
+import report  # noqa: E402
 from matplotlib.colors import LogNorm  # noqa: E402
 
 TOP = 3  # the colours' last power of two; more has the last one's
@@ -34,9 +35,7 @@ def draw(path, rows, about):
         bar = figure.colorbar(image, ax=axes, shrink=0.7, label="times as fast", ticks=[2**k for k in range(TOP + 1)])
         bar.ax.minorticks_off()
         bar.ax.set_yticklabels([2**k for k in range(TOP + 1)])
-        figure.suptitle(
-            f"A QRNN layer of 320 units\n{about['device']}, {about['versions'].partition(', Python')[0]}", fontsize=10
-        )
+        figure.suptitle(f"A QRNN layer of 320 units\n{report.caption(about)}", fontsize=10)
         figure.savefig(path, dpi=110)
         plt.close(figure)
 

@@ -7,7 +7,6 @@ repeats in one run.
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -17,13 +16,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+import report  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn.utils.rnn import pack_padded_sequence  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-import fastrecur  # noqa: E402
 from fastrecur.torch import QRNN, QRNNLayer  # noqa: E402
+from fastrecur.torch._pooling import BLOCK, pool  # noqa: E402
 
 UNITS = 320
 BATCHES, LENGTHS = (8, 16, 32, 64, 128, 256), (32, 64, 128, 256, 512)
@@ -41,7 +41,7 @@ MEMORY, PACKED = (1.0, 0.7), (0.65, 0.55)
 
 def main(arguments):
     options = parse(arguments)
-    device = torch.device(options.device)
+    device, began = torch.device(options.device), time.perf_counter()
     torch.manual_seed(0)
     batches, lengths = (QUICK_BATCHES, QUICK_LENGTHS) if options.quick else (BATCHES, LENGTHS)
     cells = [Cell(f"{b} x {t}", (t, b, UNITS), layer_models, options) for b in batches for t in lengths]
@@ -64,7 +64,10 @@ def main(arguments):
         for name in ("PTB",) if options.quick else ("PTB", "layer"):
             memory.append(memory_row(name, options.device))
             bar.update()
-    about = facts(device, arguments)
+    about = report.about(
+        __file__, arguments, torch.get_num_threads(), time.perf_counter() - began, report.TENSORS,
+        torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+    )  # fmt: skip
     print(table(about, rows, packed, memory))
     if options.json:
         figures = {"about": about, "cells": rows, "packed": packed, "memory": memory}
@@ -114,7 +117,25 @@ class Cell:
             return row
         step = inference if mode == "inference" else training
         calls = {name: step(model, x) for name, model in models.items()}
+        if "linear" in models:
+            calls["pooling"] = pooling(x, mode)
         return row | {"seconds": medians(calls, device, self.options.quick)}
+
+
+def pooling(x, mode):
+    """Return the pooling of a layer's products without their making: where a layer's time goes beside its product."""
+    steps, batch = x.shape[:2]
+    if mode == "training":
+        return training(lambda product: pool(product)[0], torch.randn(steps, batch, 3 * UNITS, device=x.device))
+    n = min(steps, max(1, BLOCK // batch)) if x.device.type == "cpu" else steps
+    block, blocks = torch.randn(n, batch, 3 * UNITS, device=x.device), -(-steps // n)
+
+    def run():
+        with torch.no_grad():
+            for _ in range(blocks):
+                pool(block)
+
+    return run
 
 
 def inference(model, x):
@@ -127,7 +148,9 @@ def inference(model, x):
 
 def training(model, x):
     """Return a step without its loss and optimiser: the gradients of the weights and of the input."""
-    tensors = [x if isinstance(x, torch.Tensor) else x.data, *model.parameters()]
+    x = x.requires_grad_() if isinstance(x, torch.Tensor) else x
+    parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    tensors = [x if isinstance(x, torch.Tensor) else x.data, *parameters]
     gradient = None
 
     def run():
@@ -143,14 +166,19 @@ def training(model, x):
 
 
 def medians(calls, device, quick):
-    """Return median seconds of each call, one after another in every repeat."""
+    """Return median seconds of each call, one after another in every repeat.
+
+    A call is timed right after one of its own that is not: whose weights and input the cache holds must not depend on
+    who went before.
+    """
     spent, repeats = {name: [] for name in calls}, 0
-    budget, fewest = (0.5, 3) if quick else (4.0, 5)
+    budget, fewest = (1.0, 3) if quick else (6.0, 5)
     for call in calls.values():
         call()
     began = time.perf_counter()
     while repeats < fewest or (repeats < 200 and time.perf_counter() - began < budget):
         for name, call in calls.items():
+            call()
             wait(device)
             start = time.perf_counter()
             result = call()
@@ -267,23 +295,18 @@ def memory_row(name, device):
     return {"case": {"layer": "64 x 512", "PTB": "PTB, window 2"}[name], "bytes": taken}
 
 
-def facts(device, arguments):
-    on = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    return {
-        "command": " ".join(["python", "tests/benchmarks/qrnn_run.py", *arguments]),
-        "versions": f"fastrecur {fastrecur.__version__}, torch {torch.__version__}, Python {platform.python_version()}",
-        "device": f"{device.type}, {on}, float32",
-    }  # fmt: skip
-
-
 def table(about, rows, packed, memory):
     """Return the figures as text."""
-    lines = [f"{about['versions']}; {about['device']}", about["command"], ""]
+    lines = [report.title(about), ""]
     for mode in MODES:
         lines.append(
-            f"{mode}, ms: batch x steps; ratios are the layer's time to its product's, and others' to the layer's"
+            f"{mode}, float32, ms: batch x steps; pooling is without its product; ratios are the layer's time to its "
+            "product's, and others' to the layer's"
         )
-        lines.append(f"  {'':16}{'QRNN':>9}{'linear':>9}{'LSTM':>9}{'GRU':>9}   {'/linear':>8}{'LSTM/':>8}{'GRU/':>8}")
+        lines.append(
+            f"  {'':16}{'QRNN':>9}{'linear':>9}{'LSTM':>9}{'GRU':>9}{'pooling':>9}   "
+            f"{'/linear':>8}{'LSTM/':>8}{'GRU/':>8}"
+        )
         lines += [line(row) for row in rows if row["mode"] == mode]
         lines.append("")
     for (mode, name), (must, aim) in REQUIRED.items():
@@ -308,8 +331,8 @@ def table(about, rows, packed, memory):
 def line(row):
     if row["error"]:
         return f"  {row['case']:16} WRONG: {row['error'].splitlines()[0]}"
-    times = [row["seconds"].get(name) for name in ("QRNN", "linear", "LSTM", "GRU")]
-    own, linear, lstm, gru = times
+    times = [row["seconds"].get(name) for name in ("QRNN", "linear", "LSTM", "GRU", "pooling")]
+    own, linear, lstm, gru, _ = times
     ratios = [own / linear if linear else None, lstm / own, gru / own]
     text = "".join(f"{t * 1e3:9.2f}" if t else f"{'':9}" for t in times)
     return f"  {row['case']:16}{text}   " + "".join(f"{r:8.2f}" if r else f"{'':8}" for r in ratios)

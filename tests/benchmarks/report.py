@@ -5,22 +5,25 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 from pathlib import Path
 
 import fastrecur
 
-PACKAGES = ("numpy", "numba", "ml_dtypes", "scipy", "pandas", "polars", "numbagg")
+ARRAYS = ("numpy", "numba", "ml_dtypes", "scipy", "pandas", "polars", "numbagg")
+TENSORS = ("numpy", "numba", "torch")
 
 
-def about(command, threads, seconds):
-    """Return what a reader has to know to judge the figures."""
+def about(script, arguments, threads, seconds, packages=ARRAYS, device=None):
+    """Return what a reader has to know to judge the figures; `device` is named where it is not the CPU."""
     return {
-        "command": command,
+        "command": shlex.join(["python", f"tests/benchmarks/{Path(script).name}", *arguments]),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
         "threads": threads,
+        "device": device,
         "machine": _machine(),
-        "versions": {"python": platform.python_version(), "fastrecur": fastrecur.__version__, **_others()},
+        "versions": {"python": platform.python_version(), "fastrecur": fastrecur.__version__, **versions_of(packages)},
     }
 
 
@@ -56,9 +59,9 @@ def _caches():
     return found
 
 
-def _others():
+def versions_of(packages):
     versions = {}
-    for name in PACKAGES:
+    for name in packages:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -102,13 +105,24 @@ def table(rows, facts):
 
 
 def title(facts):
+    """Return the lines that every report begins with: the machine, versions, and when and how it was made."""
     machine, versions = facts["machine"], facts["versions"]
     caches = " ".join(f"{name} {size}" for name, size in machine["caches"].items())
     installed = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     return (
         f"{machine['cpu']}, {machine['cores']} cores, {caches}, {machine['os']}\n{installed}\n"
-        f"{facts['date']}, {facts['threads']} threads, {facts['seconds']} s: {facts['command']}"
+        f"{facts['date']}, {_where(facts)}, {facts['seconds']} s: {facts['command']}"
     )
+
+
+def caption(facts):
+    """Return what a chart says of a run: where, and of which versions."""
+    versions = facts["versions"]
+    return f"{_where(facts)}; fastrecur {versions['fastrecur']}, torch {versions['torch']}"
+
+
+def _where(facts):
+    return facts["device"] or f"{facts['threads']} thread{'s' * (facts['threads'] > 1)}"
 
 
 def _reaches_aim(row):

@@ -6,7 +6,6 @@ same run; where one is wrong there is no ratio, and the exit status is 1.
 
 import argparse
 import re
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -58,8 +57,7 @@ def main(arguments):
         for case in bar:
             bar.set_description(case.name)
             rows += bench.rows(case)
-    command = shlex.join(["python", "tests/benchmarks/run.py", *arguments])
-    about = report.about(command, team.threads, time.perf_counter() - began)
+    about = report.about(__file__, arguments, team.threads, time.perf_counter() - began)
     print(report.table(rows, about))
     if options.json:
         report.write_json(options.json, rows, about)

@@ -7,7 +7,6 @@ same run. Times are medians of interleaved repeats, a repeat's time that of its 
 import argparse
 import ctypes
 import gc
-import platform
 import statistics
 import sys
 import tempfile
@@ -17,13 +16,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
+import report  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 from torch.multiprocessing.spawn import spawn  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-import fastrecur  # noqa: E402
 from fastrecur import forget_mult  # noqa: E402
 from fastrecur.torch import distributed  # noqa: E402
 
@@ -124,14 +122,15 @@ def main():
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--fresh", action="store_true", help="results in memory that the system has to provide")
-    given = parser.parse_args()
+    given, began = parser.parse_args(), time.perf_counter()
     table = torch.multiprocessing.get_context("spawn").SimpleQueue()
     with tempfile.TemporaryDirectory() as place:
         spawn(work, (given.ranks, 7 if given.quick else 30, given.fresh, place, table), nprocs=given.ranks + 1)
+    seconds = time.perf_counter() - began
+    print(report.title(report.about(__file__, sys.argv[1:], 1, seconds, report.TENSORS)))
     print(
-        f"fastrecur {fastrecur.__version__}, torch {torch.__version__}, numpy {np.__version__}, Python "
-        f"{platform.python_version()}; {SHAPE} float32, gloo, {given.ranks} ranks, one thread each, "
-        f"results in {'fresh memory' if given.fresh else 'memory that was used before'}"
+        f"{SHAPE} float32, gloo, {given.ranks} ranks, one thread each, results in "
+        f"{'fresh memory' if given.fresh else 'memory that was used before'}"
     )
     names = "forward", "backward", "forward and backward"
     for name, (ours, alone) in zip(names, table.get(), strict=True):

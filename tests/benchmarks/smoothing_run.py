@@ -194,8 +194,7 @@ def main():
     tasks += [lambda d=dtype: gae_rows(d, 3 * repeats) for dtype in (np.float64, np.float32)]
     for task in tqdm(tasks, file=sys.stderr):
         rows += task()
-    command = "python tests/benchmarks/smoothing_run.py" + " --quick" * options.quick
-    facts = report.about(command, fastrecur.get_num_threads(), time.perf_counter() - began)
+    facts = report.about(__file__, sys.argv[1:], fastrecur.get_num_threads(), time.perf_counter() - began)
     print(report.title(facts))
     for r in rows:
         mark = "WRONG" if not r["right"] else "*" if r["reaches"] else "+" if r["holds"] else "-"

@@ -1,12 +1,11 @@
 """Measure tensors: the cost of a short call and of its gradient, large ones against the memory, and memory taken.
 
-Measures the checkout that this file lies in; results are compared with a plain loop first. Ratios are of medians of
-interleaved repeats in one run.
+Measures the checkout that this file lies in. What is timed is compared with a plain loop first, in a few lanes. Ratios
+are of medians of interleaved repeats in one run.
 """
 
 import argparse
 import gc
-import platform
 import statistics
 import subprocess
 import sys
@@ -17,11 +16,11 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
+import report  # noqa: E402
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 from yardsticks import Team, triad  # noqa: E402
 
-import fastrecur  # noqa: E402
 from fastrecur import forget_mult  # noqa: E402
 
 LARGE = [(20000, 640), (2048, 32, 64)]
@@ -49,10 +48,25 @@ def loop(f, x):
     return torch.stack(states)
 
 
+def check(f, x, g):
+    """Raise unless states and gradients are a plain loop's, in a few lanes."""
+
+    def lanes(tensor):
+        return tensor.detach().flatten(1)[:, ::97]
+
+    h = forget_mult(f, x)
+    found = h, *torch.autograd.grad(h, (f, x), g)
+    few = [lanes(v).clone().requires_grad_() for v in (f, x)]
+    h = loop(*few)
+    for actual, expected in zip(found, (h, *torch.autograd.grad(h, few, lanes(g))), strict=True):
+        torch.testing.assert_close(lanes(actual), expected.detach(), rtol=1e-4, atol=1e-4)
+
+
 def short_rows(repeats):
     f, x = torch.rand(4, 4), torch.randn(4, 4)
     array_f, array_x = f.numpy(), x.numpy()
     fr, xr = (v.clone().requires_grad_() for v in (f, x))
+    check(fr, xr, torch.ones_like(f))
     plain = [lambda: forget_mult(f, x), lambda: f * x, lambda: forget_mult(array_f, array_x)]
     ours, torchs, numpys = medians(plain, repeats, 2000)
     yield (
@@ -75,6 +89,7 @@ def large_rows(team, repeats):
     for shape in LARGE:
         f, x, g = torch.rand(shape), torch.randn(shape), torch.randn(shape)
         fr, xr = (v.clone().requires_grad_() for v in (f, x))
+        check(fr, xr, g)
         h = forget_mult(fr, xr)
         flat_f, flat_x = (v.numpy().reshape(len(v), -1) for v in (f, x))
 
@@ -96,13 +111,13 @@ def large_rows(team, repeats):
         yield f"{shape} backward: {2 * least / gradient:.2f} of a triad's speed ({gradient * 1e3:.2f} ms)", 0.85, 1.0
     for shape in [(512, 8, 16), (512, 32, 64)]:
         operands = torch.rand(shape, requires_grad=True), torch.randn(shape, requires_grad=True)
-        torch.testing.assert_close(forget_mult(*operands), loop(*operands), rtol=1e-4, atol=1e-4)
+        check(*operands, torch.ones(shape))
         plain = [v.detach() for v in operands]
 
         def both(function, operands=operands):
             return lambda: torch.autograd.grad(function(*operands).sum(), operands)
 
-        slow, ours = medians([lambda plain=plain: loop(*plain), lambda plain=plain: forget_mult(*plain)], repeats)
+        slow, ours = medians([lambda plain=plain: loop(*plain), lambda plain=plain: forget_mult(*plain)], repeats, 10)
         yield f"{shape} forward: {slow / ours:.0f} times as fast as a loop of torch.lerp", 20, 50
         slow, ours = medians([both(loop), both(forget_mult)], max(3, repeats // 2))
         yield f"{shape} forward and backward: {slow / ours:.0f} times as fast as that loop's", 20, 50
@@ -137,15 +152,13 @@ def main():
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
     repeats = 5 if parser.parse_args().quick else 15
     team = Team(torch.get_num_threads())
-    rows = []
+    rows, began = [], time.perf_counter()
     with tqdm(total=3, file=sys.stderr) as bar:
         for part in (lambda: short_rows(repeats), lambda: large_rows(team, repeats), lambda: [memory_row()]):
             rows += part()
             bar.update()
-    print(
-        f"fastrecur {fastrecur.__version__}, torch {torch.__version__}, numpy {np.__version__}, Python "
-        f"{platform.python_version()}, {torch.get_num_threads()} threads"
-    )
+    seconds = time.perf_counter() - began
+    print(report.title(report.about(__file__, sys.argv[1:], torch.get_num_threads(), seconds, report.TENSORS)))
     for text, must, aim in rows:
         print(f"  {text}; must {must}, aim {aim}")
 

@@ -5,6 +5,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
+from compare import assert_close_lazy
 
 from fastrecur import smoothing
 
@@ -15,13 +16,6 @@ STEPS = 23
 def one_thread():
     with dask.config.set(scheduler="sync"):
         yield
-
-
-def close(actual, expected, rtol=1e-12):
-    assert isinstance(actual, da.Array)
-    assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
-    size = np.nanmax(np.abs(expected), initial=0.0)
-    np.testing.assert_allclose(actual.compute(), expected, rtol=rtol, atol=rtol * float(size))
 
 
 def lazy(values, steps=4):
@@ -56,14 +50,16 @@ def test_statistics(rng, series, adjust, ignore_na):
         some = plain | {n: da.from_array(v, 3) for n, v in arrays.items()}
         for name in ("mean", "var", "std") + ("sum",) * adjust:
             function = getattr(smoothing, f"ewm_{name}")
-            close(function(lazy(x), **some), function(x, **plain), 1e-11)
+            assert_close_lazy(function(lazy(x), **some), function(x, **plain), 1e-11)
         for name in ("cov", "corr"):
             function = getattr(smoothing, f"ewm_{name}")
-            close(function(lazy(x), lazy(y, 5), **some), function(x, y, **plain), 1e-11)
+            assert_close_lazy(function(lazy(x), lazy(y, 5), **some), function(x, y, **plain), 1e-11)
     far = x + 1e8
     np.testing.assert_allclose(smoothing.ewm_var(lazy(far), alpha=0.3), smoothing.ewm_var(x, alpha=0.3), rtol=1e-6)
     single = x.astype("f4")
-    close(smoothing.ewm_mean(lazy(single, 3), alpha=0.3, axis=1), smoothing.ewm_mean(single, alpha=0.3, axis=1), 1e-6)
+    assert_close_lazy(
+        smoothing.ewm_mean(lazy(single, 3), alpha=0.3, axis=1), smoothing.ewm_mean(single, alpha=0.3, axis=1), 1e-6
+    )
 
 
 def test_tasks_a_chunk():
@@ -75,18 +71,24 @@ def test_tasks_a_chunk():
 def test_filters_and_returns(rng):
     x = rng.standard_normal((STEPS, 3))
     for alpha in (0.3, rng.uniform(0.1, 0.9, 3)):
-        close(smoothing.ewm_filtfilt(lazy(x), alpha=alpha), smoothing.ewm_filtfilt(x, alpha=alpha))
+        assert_close_lazy(smoothing.ewm_filtfilt(lazy(x), alpha=alpha), smoothing.ewm_filtfilt(x, alpha=alpha))
     for period in (1, 3, 7, 30):
-        close(smoothing.kama(lazy(x), period), smoothing.kama(x, period))
+        assert_close_lazy(smoothing.kama(lazy(x), period), smoothing.kama(x, period))
     for options in ({}, {"bias": 0}, {"power": 0}):
-        close(smoothing.pcen(lazy(x**2), b=0.1, axis=0, **options), smoothing.pcen(x**2, b=0.1, axis=0, **options))
+        assert_close_lazy(
+            smoothing.pcen(lazy(x**2), b=0.1, axis=0, **options), smoothing.pcen(x**2, b=0.1, axis=0, **options)
+        )
     done, cut = rng.random((2, STEPS, 3)) < 0.2
-    close(smoothing.discounted_returns(lazy(x), 0.9), smoothing.discounted_returns(x, 0.9))
-    close(smoothing.discounted_returns(lazy(x), 0.9, lazy(done, 5)), smoothing.discounted_returns(x, 0.9, done))
+    assert_close_lazy(smoothing.discounted_returns(lazy(x), 0.9), smoothing.discounted_returns(x, 0.9))
+    assert_close_lazy(
+        smoothing.discounted_returns(lazy(x), 0.9, lazy(done, 5)), smoothing.discounted_returns(x, 0.9, done)
+    )
     values = rng.standard_normal((STEPS + 1, 3))
-    close(smoothing.gae(lazy(x), lazy(values), 0.9, 0.8, done, cut), smoothing.gae(x, values, 0.9, 0.8, done, cut))
+    assert_close_lazy(
+        smoothing.gae(lazy(x), lazy(values), 0.9, 0.8, done, cut), smoothing.gae(x, values, 0.9, 0.8, done, cut)
+    )
     after = smoothing.gae(x, values[1:], 0.9, 0.8, done, next_values=x)
-    close(smoothing.gae(lazy(x), values[1:], 0.9, 0.8, lazy(done), next_values=x), after)
+    assert_close_lazy(smoothing.gae(lazy(x), values[1:], 0.9, 0.8, lazy(done), next_values=x), after)
 
 
 def test_labelled(series):

@@ -18,7 +18,7 @@ from libraries import installed  # noqa: E402
 
 import fastrecur  # noqa: E402
 from fastrecur import reference  # noqa: E402
-from fastrecur._cuda import _launch, _plan  # noqa: E402
+from fastrecur._cuda import _call, _launch, _plan  # noqa: E402
 
 BUDGET = 7.5 * 60
 BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
@@ -150,16 +150,35 @@ def timed(report, lib, what, predicted, shape, axis=0, dtype="float32", gradient
     return report.row(what, predicted, measure, bytes_moved=words * BYTES[dtype] * int(np.prod(shape)))
 
 
-def unsplit(call):
-    """Run with time in one piece."""
-    choose = _plan.choose
-    _plan.choose = lambda *a, **k: choose(*a, **k)._replace(pieces=1)
-    _plan.forward.cache_clear()
+def replanned(call, **names):
+    """Run with other values in `_plan`, and nothing remembered."""
+
+    def forget():
+        _plan.forward.cache_clear()
+        _plan.vjp.cache_clear()
+        _call._shortcuts.clear()
+
+    before = {name: getattr(_plan, name) for name in names}
+    vars(_plan).update(names)
+    forget()
     try:
         return call()
     finally:
-        _plan.choose = choose
-        _plan.forward.cache_clear()
+        vars(_plan).update(before)
+        forget()
+
+
+def unsplit(call):
+    """Run with time in one piece."""
+    choose = _plan.choose
+    return replanned(
+        call, choose=lambda *a, **k: choose(*a, **k | {"may_look_back": False})._replace(pieces=1), LOOKS_BACK=False
+    )
+
+
+def three_phases(call):
+    """Run without looking back."""
+    return replanned(call, LOOKS_BACK=False)
 
 
 def without_bounds(lib):
@@ -200,18 +219,18 @@ def host_time(lib):
     return 1e3 * spent
 
 
-def graph(lib):
+def graph(lib, shape, axis):
     """Capture a call, replay it with changed inputs; return how many replays were right."""
     torch, right = lib.torch, 0
-    f, x = lib.random((105, 20, 640)), lib.random((105, 20, 640))
-    fastrecur.forget_mult(f, x)
+    f, x = lib.random(shape), lib.random(shape)
+    fastrecur.forget_mult(f, x, axis=axis)
     captured = torch.cuda.CUDAGraph()
     with torch.cuda.graph(captured):
-        h = fastrecur.forget_mult(f, x)
+        h = fastrecur.forget_mult(f, x, axis=axis)
     for _ in range(100):
-        x.copy_(lib.random((105, 20, 640)))
+        x.copy_(lib.random(shape))
         captured.replay()
-        right += bool((h == fastrecur.forget_mult(f, x)).all())
+        right += bool((h == fastrecur.forget_mult(f, x, axis=axis)).all())
     return right
 
 
@@ -306,16 +325,24 @@ def main():
         timed(report, lib, "6 (65536,8,64), three phases", "225-250", (65536, 8, 64))
         timed(report, lib, "6 (65536,8,64) gradient", "-", (65536, 8, 64), gradient=True)
         unsplit(lambda: timed(report, lib, "6 (65536,8,64) unsplit", "2600-3300", (65536, 8, 64)))
+        long = (64, 1 << 20)
+        for gradient, once, three in [(False, "270-310", "450-840"), (True, "540-620", "720-1500")]:
+            what = "6 time-contiguous (64,1048576)" + " gradient" * gradient
+            timed(report, lib, f"{what}, one pass", once, long, axis=1, gradient=gradient)
+            three_phases(
+                lambda w=what, p=three, g=gradient: timed(report, lib, f"{w}, three phases", p, long, 1, gradient=g)
+            )
         timed(report, lib, "7 time-contiguous (4096,4096)", "70-78", (4096, 4096), axis=1)
         timed(report, lib, "7 time-contiguous (4096,4096) gradient", "140-156", (4096, 4096), axis=1, gradient=True)
         timed(report, lib, "7 one series of a million", "9-14", (1, 1000000), axis=1)
         timed(report, lib, "8 (105,20,640)", "7-9.5", (105, 20, 640))
         report.row("8 host time of a call", "8, 12 (cupy)", lambda: host_time(lib))
-        for shape, axis in [((512, 4096), 0), ((64, 100001), 1), ((65536, 512), 0)]:
+        for shape, axis in [((512, 4096), 0), ((64, 100001), 1), ((64, 1 << 20), 1), ((65536, 512), 0)]:
             report.row(f"9 repeats to the bit {shape}", "100", lambda s=shape, a=axis: repeats(lib, s, a), "")
         if lib.name == "torch":
             report.row("9 a stream of its own", "20", lambda: side_stream(lib), "")
-            report.row("9 graph replays with changed inputs", "100", lambda: graph(lib), "")
+            for shape, axis in [((105, 20, 640), 0), ((64, 1 << 17), 1)]:
+                report.row(f"9 graph replays {shape}", "100", lambda s=shape, a=axis: graph(lib, s, a), "")
             peers(report, lib)
     chart(report, output.with_suffix(".png"))
     output.write_text(json.dumps(dict(card=lib.card, library=lib.name, rows=report.rows), indent=1))

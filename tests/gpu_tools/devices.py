@@ -22,7 +22,7 @@ import ptx_emulator
 
 import fastrecur
 from fastrecur import _cache
-from fastrecur._cuda import _launch
+from fastrecur._cuda import _launch, _plan
 
 CAPABILITY = (8, 0)
 
@@ -298,3 +298,14 @@ class DlpackArray:
 
 
 DlpackArray.__module__ = "otherlibrary"
+
+
+def looking_back(choose):
+    """Return a choice of kernels by which contiguous time of more than one chunk takes one pass, however few chunks."""
+
+    def chosen(lanes, steps, *arguments, may_look_back=False, **options):
+        found = choose(lanes, steps, *arguments, may_look_back=may_look_back, **options)
+        once = may_look_back and found.traversal == _plan.SERIES and steps > 512
+        return _plan.Choice(_plan.ONCE, 2) if once else found
+
+    return chosen

@@ -52,10 +52,10 @@ def pytest_configure(config):
 def in_pieces(choose):
     """Let every other length be cut into pieces, as only long ones are."""
 
-    def chosen(lanes, steps, neighbours, contiguous, word, ahead, count, is_complex=False):
+    def chosen(lanes, steps, neighbours, contiguous, word, ahead, count, is_complex=False, may_look_back=False):
         if lanes * steps > LARGEST:
             raise TooLarge("too large to be interpreted")
-        choice = choose(lanes, steps, neighbours, contiguous, word, ahead, count, is_complex)
+        choice = choose(lanes, steps, neighbours, contiguous, word, ahead, count, is_complex, may_look_back)
         return choice._replace(pieces=3) if steps > 8 and steps % 2 and not is_complex else choice
 
     return chosen

@@ -14,6 +14,7 @@ SHAPES = {
     "series": ((4096, 4096), 1),
     "pieces of lanes": ((65536, 512), 0),
     "pieces of series": ((2, 1 << 20), 1),
+    "one pass": ((64, 1 << 20), 1),
 }
 
 

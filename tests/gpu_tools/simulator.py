@@ -1,7 +1,8 @@
 """Run kernels as the Python they are written in: every thread a coroutine, so that each line is seen.
 
 `Driver` takes the place of `fastrecur._cuda._launch.driver`, as `devices.Driver` does, but interprets a kernel instead
-of its PTX. Blocks and threads run in random order. Reported are accesses outside of what arrays own and misaligned
+of its PTX. Blocks and threads run in random order, some blocks at a time, and what is published to other blocks is seen
+by them at a random later time. Reported are accesses outside of what arrays own and misaligned
 ones, races in global and in shared memory, shuffles from lanes that take no part, warps that meet in different places,
 and deadlocks. Local and shared memory begin as NaN, or as garbage where there is none.
 """
@@ -18,9 +19,10 @@ import ml_dtypes
 import numpy as np
 
 from fastrecur import _pooling, _steps
-from fastrecur._cuda import _device, _lanes, _pool, _series
+from fastrecur._cuda import _device, _lanes, _lookback, _pool, _series
 
 CARRIES = {"f4": np.float32, "f8": np.float64, "c8": np.complex64, "c16": np.complex128}
+RESIDENT = 3  # blocks that run at a time
 WIDER = {np.float32: np.float64, np.float64: np.longdouble, np.complex64: np.complex128}
 
 
@@ -34,7 +36,7 @@ def fma(a, b, c):
 def like_compiled_code(setattr):
     """Give the steps' stubs the meaning that they have on a card; `setattr` is Python's own or monkeypatch's."""
     stubs = {"fma": fma, "select": lambda condition, yes, no: yes if condition else no, "everywhere": lambda _: False}
-    for module in (_steps, _pooling, _lanes, _pool, _series):
+    for module in (_steps, _pooling, _lanes, _lookback, _pool, _series):
         for name in stubs.keys() & vars(module).keys():
             setattr(module, name, stubs[name])
 
@@ -48,19 +50,17 @@ class Memory:
     def __init__(self, arrays):
         ranges = sorted({(a.__array_interface__["data"][0], a.nbytes) for a in arrays})
         self.starts, self.ends = [start for start, _ in ranges], [start + size for start, size in ranges]
-        self.wrote, self.read = {}, {}
+        self.wrote, self.read, self.words, self.unseen = {}, {}, {}, []
         self.loaded = self.stored = self.accesses = 0
         self.thread = None
 
     def touch(self, address, size, part, align, writes):
         """Note an access to so many bytes, in parts of an element; raise if it is not allowed."""
-        k = bisect.bisect_right(self.starts, address) - 1
-        if k < 0 or address + size > self.ends[k]:
-            raise RuntimeError(f"{size} bytes at {address:#x} are out of bounds for {self.thread}")
-        if address % align:
-            raise RuntimeError(f"{size} bytes at {address:#x} are misaligned for {self.thread}")
+        self.check(address, size, align)
         me, wrote, read = self.thread, self.wrote, self.read
         for place in range(address, address + size, part):
+            if place in self.words:
+                raise RuntimeError(f"a race: {me} at {place:#x}, which is a word of all blocks")
             if wrote.get(place, me) is not me:
                 raise RuntimeError(f"a race: {me} at {place:#x} after a write by {wrote[place]}")
             if not writes:
@@ -74,6 +74,36 @@ class Memory:
             self.stored += size
         else:
             self.loaded += size
+
+    def touch_word(self, address, size):
+        """Note that words of all blocks stand there; raise if they may not."""
+        self.check(address, size, size)
+        for place in range(address, address + size, 4):
+            if place in self.wrote or place in self.read:
+                raise RuntimeError(f"a race: {self.thread} at {place:#x}, which is no word of all blocks")
+            self.words.setdefault(place, None)
+
+    def publish(self, address, word):
+        """Let others see a word some time later."""
+        self.touch_word(address, 8)
+        if self.words[address] not in (None, word):
+            raise RuntimeError(f"two contents of a word at {address:#x}")
+        self.words[address] = word
+        self.unseen.append((address, word))
+
+    def show(self, draw):
+        """Let some of what was published be seen, in any order."""
+        while self.unseen and draw.random() < 0.7:
+            address, word = self.unseen.pop(draw.randrange(len(self.unseen)))
+            ctypes.c_uint64.from_address(address).value = word
+
+    def check(self, address, size, align):
+        """Raise where an array's memory ends, and for addresses that are not aligned."""
+        k = bisect.bisect_right(self.starts, address) - 1
+        if k < 0 or address + size > self.ends[k]:
+            raise RuntimeError(f"{size} bytes at {address:#x} are out of bounds for {self.thread}")
+        if address % align:
+            raise RuntimeError(f"{size} bytes at {address:#x} are misaligned for {self.thread}")
 
 
 def _half(bits):
@@ -156,6 +186,22 @@ class Pointer:
         self.memory.touch(address, 16, self.part, 16, True)
         for k, value in zip(range(0, 16, self.size), values, strict=True):
             self.put(address + k, value)
+
+    def publish(self, offset, value):
+        bits = int(np.float32(value).view(np.uint32))
+        self.memory.publish(self.address + int(offset), 1 << 32 | bits)
+
+    def peek(self, offset, dtype):
+        address = self.address + int(offset)
+        self.memory.touch_word(address, 8)
+        word = ctypes.c_uint64.from_address(address).value
+        return word >> 32 != 0, dtype.type(np.uint32(word & 0xFFFFFFFF).view(np.float32))
+
+    def draw(self):
+        self.memory.touch_word(self.address, 4)
+        place = ctypes.c_int32.from_address(self.address)
+        place.value += 1
+        return place.value - 1
 
 
 class Number:
@@ -243,7 +289,7 @@ class Block:
         self.current = None
 
     def start(self, function, arguments, at, threads):
-        """Run one block to its end."""
+        """Run one block to its end, which pauses where its threads have come as far as they can."""
         self.at, self.epoch, self.arrays = at, 0, []
         self.count = threads
         self.threads = [Thread(self, k, function, arguments) for k in range(threads)]
@@ -251,6 +297,8 @@ class Block:
         ready = list(self.threads)
         while ready:
             self.draw.shuffle(ready)
+            yield
+            _device.machine = self
             for each in ready:
                 self.current = self.memory.thread = each
                 each.coroutine.switch()
@@ -328,8 +376,6 @@ class Driver(devices.Driver):
         """Interpret a kernel."""
         draw = random.Random(self.seed)
         memory = Memory(memory)
-        block = Block(memory, draw)
-        function = kernel.function(block)
         given, flat = [], iter(arguments)
         for kind in kernel.signature:
             if kind.endswith("*"):
@@ -341,9 +387,17 @@ class Driver(devices.Driver):
                 given.append(Number(CARRIES[kind](complex(*parts) if len(parts) == 2 else parts[0])))
             else:
                 given.append(next(flat))
-        _device.machine = block
         places = [(x, y) for x in range(grid[0]) for y in range(grid[1])]
         draw.shuffle(places)
-        for at in places:
-            block.start(function, given, at, threads)
+        running = []
+        while places or running:
+            if places and len(running) < RESIDENT:
+                block = Block(memory, draw)
+                running.append(block.start(kernel.function(block), given, places.pop(), threads))
+            k = draw.randrange(len(running))
+            if next(running[k], self) is self:
+                del running[k]
+            memory.show(draw)
+        while memory.unseen:
+            memory.show(draw)
         return memory

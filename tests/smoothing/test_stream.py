@@ -176,6 +176,29 @@ def test_merge_of_streams_that_look_alike():
     assert twins[0].merge(twins[1]).state.steps == 2
 
 
+def test_merge_of_a_state_with_times_that_no_halflife_explains():
+    streams = [Ewm(alpha=0.5) for _ in range(2)]
+    for stream in streams:
+        stream.update([1.0])
+        stream.state.last_time = np.float64(1.0)  # by hand
+    with pytest.raises(ValueError, match="need a stream made with `halflife`"):
+        streams[0].merge(streams[1])
+
+
+@pytest.mark.parametrize("value", [np.array([1, 2]), 1.0, True, "2", None])
+def test_counts_are_integers(value):
+    with pytest.raises(TypeError, match="`axis` must be an integer, got"):
+        Ewm(alpha=0.5, axis=value)
+    if value is not None:
+        with pytest.raises(TypeError, match="`min_periods` must be an integer, got"):
+            Ewm(alpha=0.5, min_periods=value)
+
+
+def test_more_samples_wanted_than_can_be_counted():
+    assert np.isnan(Ewm(alpha=0.5, min_periods=2**70).update([1.0, 2.0])).all()
+    assert np.isnan(ewm_mean([1.0, 2.0], alpha=0.5, min_periods=2**70)).all()
+
+
 def test_times_with_every_chunk_or_with_none():
     stream = Ewm(halflife=2.0)
     stream.update([1.0], [0.0])

@@ -477,11 +477,9 @@ def streams_of_networks(ranks):
         for piece in (x[:5], x[5:6], x[6:]):
             cuts = ranks.cuts(len(piece))
             own, state = wrapped(ranks.own(piece, cuts), state)
-            every = [own.new_zeros(n, 2, 4) for n in cuts]
             gathered = [None] * ranks.size
             dist.all_gather_object(gathered, own)
             pieces += gathered
-            del every
     same(torch.cat(pieces), h)
     same(state, h_n)
     wrapped.reset()

@@ -72,11 +72,7 @@ def test_data_parallel_without_a_card():
 
 def test_two_processes(run_python):
     output = run_python((Path(__file__).parent / "two_processes.py").read_text(), CUDA_VISIBLE_DEVICES="")
-    assert output.split("\n") == [
-        "DistributedDataParallel",
-        "DistributedDataParallel of WeightDrop",
-        "fully_shard",
-        "fully_shard of WeightDrop",
-        "fully_shard in bfloat16",
-        "",
-    ]
+    shards = ["fully_shard", "fully_shard of WeightDrop", "fully_shard in bfloat16"]
+    if torch.__version__.startswith("2.6"):
+        shards = []  # its fully_shard asks the CPU for a stream, and fails
+    assert output.split("\n") == ["DistributedDataParallel", "DistributedDataParallel of WeightDrop", *shards, ""]

@@ -80,8 +80,18 @@ def test_directions_stand_side_by_side(kind):
     ids=str,
 )
 def test_bad_arguments(kind, arguments, options, error, words):
-    with pytest.raises(error, match=words):
-        kind(*arguments, **options)
+    raises(kind, error, words, lambda: kind(*arguments, **options))
+
+
+def raises(kind, error, words, call):
+    """Assert that a call raises, in these words; the nn.GRU of the oldest supported torch has others for some of it."""
+    try:
+        with pytest.raises(error, match=words):
+            call()
+    except (Exception, pytest.fail.Exception):
+        if kind is nn.GRU and torch.__version__.startswith("2.6"):
+            pytest.skip("the nn.GRU of torch 2.6 lets it pass, or has other words")
+        raise
 
 
 PACKED = pack_sequence([X[:, 0], X[:2, 1]])
@@ -110,8 +120,7 @@ PACKED = pack_sequence([X[:, 0], X[:2, 1]])
 )
 @pytest.mark.filterwarnings("ignore:.*outside of its functional API")
 def test_bad_input(kind, x, h0, error, words):
-    with pytest.raises(error, match=words):
-        kind(4, 6, 2, bidirectional=True)(x, h0)
+    raises(kind, error, words, lambda: kind(4, 6, 2, bidirectional=True)(x, h0))
 
 
 def test_empty_batch(kind):

@@ -1,6 +1,7 @@
 """A series in stretches on several ranks, in processes of their own."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -94,6 +95,9 @@ except RuntimeError as error:
 """
 
 
+ENDED = "collective mismatch|op.preamble.length <= op.nbytes"  # in gloo's words, of today and of torch 2.6
+
+
 @pytest.mark.parametrize("fault", ["death", "silence", "lanes"])
 def test_faults(fault, tmp_path):
     """A rank that is killed, that does not come, or that has other lanes: the others hear of it within the timeout."""
@@ -118,7 +122,7 @@ def test_faults(fault, tmp_path):
             worker.wait(timeout=240)  # of the group's 3 seconds, and whatever the machine is busy with
             message = worker.stdout.read()
             # A packet that is longer than expected is where gloo ends a process.
-            assert message or "collective mismatch" in worker.stderr.read()
+            assert message or re.search(ENDED, worker.stderr.read())
             told.append(message)
         assert any("with the other ranks of `group` failed" in message for message in told)
     finally:

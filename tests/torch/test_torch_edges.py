@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from compare import assert_close
 from torch.func import grad, hessian, jacfwd, jacrev, vmap
 
-from fastrecur import forget_mult, linear_recurrence
+from fastrecur import forget_mult, linear_recurrence, reference
 from fastrecur.torch import ForgetMult
 
 
@@ -82,3 +83,21 @@ def test_a_number_for_forget_mult_s_gate():
     x, first = torch.rand(4, 2, 3), torch.rand(1, 2, 3)
     module = ForgetMult()
     assert torch.equal(module(torch.tensor(0.5), x, first), forget_mult(0.5, x, first[0]))
+
+
+@pytest.mark.parametrize("lanes", [1, 256, 257])
+@pytest.mark.parametrize("wants", [(True, True), (True, False), (False, True)])
+def test_a_short_problem_again_and_again(rng, lanes, wants):
+    """Each call starts from zeros, with more lanes than a prepared call has room for too."""
+    for _ in range(3):
+        f, x, g = (torch.from_numpy(rng.random((3, lanes))) for _ in range(3))
+        for tensor, wanted in zip((f, x), wants, strict=True):
+            tensor.requires_grad_(wanted)
+        h = forget_mult(f, x)
+        grads = torch.autograd.grad(h, [v for v in (f, x) if v.requires_grad], g)
+        g, f, x, h = (v.detach().numpy() for v in (g, f, x, h))
+        wide = reference.forget_mult(f, x)
+        assert_close(h, wide, h.dtype)
+        expected = [e for e, wanted in zip(reference.forget_mult_vjp(g, f, x, wide), wants, strict=False) if wanted]
+        for one, other in zip(grads, expected, strict=True):
+            assert_close(one.numpy(), other, h.dtype, magnitude=1)

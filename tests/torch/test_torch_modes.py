@@ -168,7 +168,7 @@ class Smoothed(torch.utils.data.Dataset):
         return forget_mult(0.5, torch.full((1000, 300), float(k)))[-1]
 
 
-def test_workers_of_a_data_loader(run_python):
+def test_workers_of_a_data_loader():
     Smoothed()[1]  # this process has used its threads before it forks
     loader = torch.utils.data.DataLoader(Smoothed(), num_workers=2, multiprocessing_context="fork", timeout=60)
     for k, state in enumerate(loader):

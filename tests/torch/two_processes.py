@@ -14,6 +14,7 @@ from fastrecur.torch import QRNN, WeightDrop
 
 X = torch.randn(6, 4, 3, generator=torch.Generator().manual_seed(1))
 LENGTHS = 6, 2, 4, 6
+SHARDS = not torch.__version__.startswith("2.6")  # its fully_shard asks the CPU for a stream, and fails
 
 
 def model():
@@ -64,17 +65,25 @@ def work(rank, place):
     mesh = init_device_mesh("cpu", (2,))
     expected = train(model(), lanes(0, 4), 0.05)
     own = lanes(2 * rank, 2 * rank + 2)
-    for name, network in {
+    networks = {
         "DistributedDataParallel": DistributedDataParallel(model()),
         "DistributedDataParallel of WeightDrop": DistributedDataParallel(dropping(model())),
-        "fully_shard": sharded(model(), mesh=mesh),
-        "fully_shard of WeightDrop": sharded(dropping(model()), mesh=mesh),
-    }.items():
+    }
+    if SHARDS:
+        networks["fully_shard"] = sharded(model(), mesh=mesh)
+        networks["fully_shard of WeightDrop"] = sharded(dropping(model()), mesh=mesh)
+    for name, network in networks.items():
         actual = train(network, own, 0.1)  # gradients are averaged over the processes
         for p in actual:
             (same,) = [q for q in expected if q.shape == p.shape and torch.allclose(p, q, rtol=1e-4, atol=1e-5)]
         if rank == 0:
             print(name)
+    if SHARDS:
+        in_bfloat16(rank, mesh, own)
+    dist.destroy_process_group()
+
+
+def in_bfloat16(rank, mesh, own):
     network = sharded(model(), mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
     for x in [own[0], own[1].to(torch.bfloat16)]:  # it casts tensors, and leaves packed ones as they are
         output, h_n = network(x)
@@ -85,7 +94,6 @@ def work(rank, place):
     assert all(full(p.grad).abs().sum() > 0 for p in network.parameters())
     if rank == 0:
         print("fully_shard in bfloat16")
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
