@@ -309,6 +309,9 @@ def test_mixed_dtypes_and_integers(gpu, rng):
     check_forward("linear_recurrence", np.float32(0.5) * gate, rng.integers(-3, 3, (20, 40)).astype(np.int16))
     check_forward("forget_mult", gate.T.copy(), value.T.astype(np.float64), axis=1)
     check_vjp("forget_mult", gate.T.copy(), value.T.astype(np.float32), rng=rng, axis=1)
+    check_vjp("forget_mult", gate.T.copy(), value.T.astype(np.float64), rng=rng, axis=1)
+    check_vjp("linear_recurrence", gate.T.copy(), value.T.astype(np.float64), rng=rng, axis=1)
+    check_forward("linear_recurrence", gate, value.astype(np.complex64), axis=1)
 
 
 @pytest.mark.parametrize(("axis", "pieces"), WAYS)
@@ -383,6 +386,30 @@ def test_in_place(gpu, in_pieces, rng):
             result = PLAIN(*placed.values(), axis=axis, out=placed["f" if target is f else "x"])
             assert result.host is out
             assert_same_bits(out, expected)
+
+
+@pytest.mark.parametrize("pieces", [1, 3, ONCE])
+def test_a_first_state_in_the_place_of_results(gpu, in_pieces, rng, pieces):
+    """It is read before anything is written there."""
+    in_pieces(pieces)
+    f, x = operands(rng, (40, 1100), np.float32)
+    out = x.copy()
+    expected = fastrecur.forget_mult(f, x, x[:, 7].copy(), axis=1)
+    place = sys.modules["cupy"].place
+    PLAIN(place(f), place(x), place(out[:, 7]), axis=1, out=place(out))
+    assert_same_bits(out, expected)
+
+
+@pytest.mark.parametrize(("axis", "pieces"), WAYS)
+def test_infinities_under_gates_that_stay_closed(gpu, in_pieces, rng, axis, pieces):
+    """A state that is kept for long is no longer kept where 0 times a value is NaN."""
+    in_pieces(pieces)
+    f, x = operands(rng, (1100, 4), np.float32)
+    f[200:900] = f[:20] = 0
+    x[[3, 250, 600, 899], range(4)] = np.nan, np.inf, -np.inf, np.nan
+    f, x = (v if axis == 0 else v.T.copy() for v in (f, x))
+    check_forward("forget_mult", f, x, axis=axis)
+    check_forward("forget_mult", f[:2].copy(), x[:2].copy(), axis=axis)
 
 
 PLAIN = fastrecur.forget_mult

@@ -248,6 +248,20 @@ def test_infinities_follow_the_definition(rng, name, dtype, reverse, shape, axis
         check_forward(name, 0.5, odd_x, h0, **options)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("reverse", [False, True])
+@every_path()
+def test_infinities_under_gates_that_stay_closed(rng, dtype, reverse, shape, axis):
+    """A state that is kept for long is no longer kept where 0 times a value is NaN."""
+    f, x = operands(rng, shape, dtype)
+    steps, gates, values = shape[axis], np.moveaxis(f, axis, 0), np.moveaxis(x, axis, 0)
+    for first, special in [(0, np.nan), (steps // 3, np.inf), (steps - steps // 4, -np.inf)]:
+        gates[first : first + steps // 4] = 0
+        values[first + steps // 7] = special
+        check_forward("forget_mult", f, x, axis=axis, reverse=reverse)
+        values[first + steps // 7] = 1
+
+
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @every_path(["rows", "time last", "time in the middle", "few lanes", "few lanes, time last"])

@@ -261,6 +261,8 @@ class Dlpack(Library):
         tensor = _Tensor.from_address(_capsule_pointer(capsule, b"dltensor"))
         shape = tuple(tensor.shape[k] for k in range(tensor.ndim))
         size = tensor.bits // 8
+        if tensor.code != 4 and tensor.code not in _DLPACK_KINDS:
+            raise TypeError(say.dtype(name, f"number {tensor.code} of DLPack"))
         dtype = bfloat16(name) if tensor.code == 4 else np.dtype(f"{_DLPACK_KINDS[tensor.code]}{size}")
         strides = tuple(size * tensor.strides[k] for k in range(tensor.ndim)) if tensor.strides else None
         pointer = (tensor.data or 0) + tensor.offset

@@ -264,6 +264,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
     operands = family, names, _signature(a), _signature(b), _state(h0)
     plan = _plan.forward(*operands, _signature(out) if fresh is None else fresh, *told)
     in_place = out is not None and _check_out(out, ((names[0], a), (names[1], b)))
+    holds_h0 = out is not None and type(h0) is _arrays.View and host.overlap(_ghost(out), _ghost(h0))
     work = Work((a, b, h0, out, lengths), owner, device)
     if isinstance(lengths, np.ndarray):
         lengths = work.upload(_checked(lengths, plan.plan.steps))
@@ -279,8 +280,8 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
         places = dict(
             a=_place(a), b=_place(b), h=h_at, h0=_place(h0), last=last_at, lengths=_place(lengths)
         )  # fmt: skip
-        if in_place and plan.choice.pieces > 1:
-            # Pieces that are mended read their operands again, so these must still be there.
+        if holds_h0 or (in_place and plan.choice.pieces > 1):
+            # Pieces that are mended read their operands again, and others its first state: these must still be there.
             places["h"] = work.scratch(plan.plan.dtype.itemsize * int(np.prod(plan.plan.shape)))
             aside = _plan.forward(*operands, None, *told)
             work.run(aside, places)

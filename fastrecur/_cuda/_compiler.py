@@ -525,7 +525,7 @@ def _load_of(pointer, offset, like):
 def _load_raw_of(pointer, offset, like):
     if not _is_pointer(pointer):
         return lambda pointer, offset, like: pointer
-    if _is_small(pointer):
+    if _is_small(pointer) and not isinstance(like, types.Complex):
         return lambda pointer, offset, like: _load_word(pointer, offset)
     return lambda pointer, offset, like: _load(pointer, offset, like)
 

@@ -70,9 +70,12 @@ def make(cuda, name, rule, carry, options, elements=()):
     kind = _CARRIES[carry]
     given = dict(options) | {"rule": RULES.get(rule), "zero": kind(0), "size": kind(0).itemsize}
     maker = MAKERS[name]
-    given |= {key: dict(value) for key, value in given.items() if key == "packs"}
-    # 16-bit numbers wait in registers as words.
-    given["raws"] = {key: np.int32 if value in ("f2", "bf2") else kind for key, value in elements}
+    if "packs" in given:
+        given["packs"] = dict(given["packs"])
+    # 16-bit numbers wait in registers as words, but those of a complex series.
+    given["raws"] = {
+        key: np.int32 if value in ("f2", "bf2") and carry in ("f4", "f8") else kind for key, value in elements
+    }
     return maker(cuda, **{key: given[key] for key in inspect.signature(maker).parameters if key != "cuda"})
 
 

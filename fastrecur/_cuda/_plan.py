@@ -159,12 +159,12 @@ def _cut(dims, names):
     return sizes, strides, offsets
 
 
-def _packs(names, elements, sizes, time):
-    """Return for each operand how many elements are read at once where time is contiguous, else 0."""
+def _packs(names, elements, sizes, time, most):
+    """Return how many elements of each operand, ``most`` at most, are read at once: 0 unless time is contiguous."""
     packs = {}
     for name in names:
         contiguous = abs(time[name]) == sizes[name] and elements[name] in ("f2", "bf2", "f4", "f8")
-        packs[name] = 16 // sizes[name] if contiguous else 0
+        packs[name] = 16 // sizes[name] if contiguous and 16 // sizes[name] <= most else 0
     return packs
 
 
@@ -208,7 +208,7 @@ def _geometry(shape, axis, reverse, operands, sizes, elements, guides, full, wor
         lanes, steps, neighbours, time_is_contiguous, word, ahead, count, carry.startswith("c"),
         may_look_back=LOOKS_BACK and carry == "f4",
     )  # fmt: skip
-    packs = _packs(full, elements, sizes, time)
+    packs = _packs(full, elements, sizes, time, count if is_vjp else count // 2)  # mending takes half as many at once
     by = max(("b", "a"), key=lambda n: packs[n])
     guide = ("b", 0) if choice.traversal == LANES else (by, packs[by])
     if choice.traversal == LANES:

@@ -282,7 +282,7 @@ def chunk_walker(cuda, rule, kind, count, packs):
         last = select(source >= 0, last, before)
         for j in range(count):
             results[j] = select(j < leading and j >= low and j < high, last, results[j])
-        return select(is_open, end, last)
+        return select(is_open or not is_finite(end), end, last)  # 0 times what is not finite is NaN
 
     @helper
     def sum_up(a, b, a_time, b_time, start, stop, mine, place, width, gates, values):

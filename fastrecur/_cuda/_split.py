@@ -38,6 +38,7 @@ from ._series import (
     composer,
     fetcher,
     group_total,
+    is_finite,
     series_lane,
     summariser,
     walker,
@@ -266,7 +267,8 @@ def hold_on(a, h, a_time, h_time, t, stop, end, closed, place):
         here = t + place
         is_closed = False
         if here < stop:
-            is_closed = load(a, here * a_time, closed) == closed
+            # 0 times what is not finite is NaN, which the result is already, and stays.
+            is_closed = load(a, here * a_time, closed) == closed and is_finite(load(h, here * h_time, closed))
         is_open, beyond = ballot(here < stop and not is_closed), ballot(here >= stop)
         if is_closed and is_open & ((1 << place) - 1) == 0:
             store(h, here * h_time, end)

@@ -150,14 +150,17 @@ def timed(report, lib, what, predicted, shape, axis=0, dtype="float32", gradient
     return report.row(what, predicted, measure, bytes_moved=words * BYTES[dtype] * int(np.prod(shape)))
 
 
+def forget():
+    """Forget which plans calls have had."""
+    _plan.forward.cache_clear()
+    _plan.vjp.cache_clear()
+    _call._shortcuts.clear()
+    if "fastrecur.torch._call" in sys.modules:
+        sys.modules["fastrecur.torch._call"]._shorts_on_gpu.clear()
+
+
 def replanned(call, **names):
     """Run with other values in `_plan`, and nothing remembered."""
-
-    def forget():
-        _plan.forward.cache_clear()
-        _plan.vjp.cache_clear()
-        _call._shortcuts.clear()
-
     before = {name: getattr(_plan, name) for name in names}
     vars(_plan).update(names)
     forget()
@@ -171,9 +174,7 @@ def replanned(call, **names):
 def unsplit(call):
     """Run with time in one piece."""
     choose = _plan.choose
-    return replanned(
-        call, choose=lambda *a, **k: choose(*a, **k | {"may_look_back": False})._replace(pieces=1), LOOKS_BACK=False
-    )
+    return replanned(call, choose=lambda *a, **k: choose(*a, **k)._replace(pieces=1), LOOKS_BACK=False)
 
 
 def three_phases(call):
@@ -196,14 +197,14 @@ def without_bounds(lib):
     told = lib.microseconds(lambda: fastrecur.forget_mult(f, x))
     _launch.cubin = plain
     _launch.kernel.cache_clear()
-    _plan.forward.cache_clear()
+    forget()
     try:
         fastrecur.forget_mult(f, x)
         return lib.microseconds(lambda: fastrecur.forget_mult(f, x)) / told
     finally:
         _launch.cubin = cubin
         _launch.kernel.cache_clear()
-        _plan.forward.cache_clear()
+        forget()
 
 
 def host_time(lib):

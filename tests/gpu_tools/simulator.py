@@ -157,14 +157,14 @@ class Pointer:
         return dtype.type(self.get(address))
 
     def load_raw(self, offset, dtype):
-        if self.encode is None:
+        if self.encode is None or np.dtype(dtype).kind == "c":
             return self.load(offset, dtype)
         address = self.address + int(offset)
         self.memory.touch(address, 2, 2, 2, False)
         return np.int32(self.kind.from_address(address).value)
 
     def unpack(self, raw, dtype):
-        return raw if self.encode is None else dtype.type(self.decode(raw))
+        return raw if self.encode is None or np.dtype(dtype).kind == "c" else dtype.type(self.decode(raw))
 
     def store(self, offset, value):
         address = self.address + int(offset)
