@@ -412,7 +412,7 @@ def test_cache_folder(monkeypatch, tmp_path, variable):
     assert str(_cache.folder()).startswith(str(tmp_path))
 
 
-def test_compile_name_and_entry(a_kernel):
+def test_the_size_of_a_block_and_the_parameters(a_kernel):
     assert a_kernel.threads == 128
     assert a_kernel.parameters[:3] == ("a", "b", "h")
 

@@ -632,7 +632,7 @@ def ptx(function, signature, threads, blocks, capability):
         The size of a block, and how many a multiprocessor should hold: without these the assembler saves registers by
         using each value before the next is asked for, which undoes the batches of loads.
     capability : tuple of int
-        The card's compute capability.
+        What to compile for: `Kernel.target` of `_launch`, not the card's own.
     """
     for each in _device.HELPERS:
         _consider(each)

@@ -8,7 +8,6 @@ Offsets are bytes. Values are converted on the way: kernels compute in the *carr
 number. What stands behind an address is in its type: see `Pointer` in `_compiler`.
 """
 
-WARP = 32
 HELPERS = []
 
 

@@ -5,7 +5,7 @@ every operand before it uses the first, since a step alone would wait for memory
 one more batch, whose missing steps are neither read nor written: loads never move above stores, so a loop of its own
 would wait at every step.
 
-Pieces of a lane start from states that `_fold` has found; see there for what is left of a piece for others.
+Pieces of a lane start from states that `fold` of `_split` has found; see there for what is mended afterwards.
 """
 
 from .._steps import constant, select

@@ -5,10 +5,10 @@ state that it starts from, and walks what it holds. `_split` mends afterwards, a
 no piece asks for it is passed over.
 
 Same input, same bits, whoever comes first. Turns, which are pieces in the direction of travel, stand in groups of 32.
-The state before a group follows from the state before the last group and its 32 summaries, composed in the order of the
-one scan of `_series`; the state before a turn follows from the state before its group and the summaries of the turns
-before it, by the same scan. These are the operations of `fold`, so what is known already decides how much is computed,
-never what comes out: the states before groups that are published are only a shortcut.
+The state before a group follows from the state before the group before it and that group's 32 summaries, composed in
+the order of the one scan of `_series`; the state before a turn follows from the state before its group and the
+summaries of the turns before it, by the same scan. These are the operations of `fold`, so what is known already decides
+how much is computed, never what comes out: the states before groups that are published are only a shortcut.
 
 Nobody waits for ever. A warp takes the next turn when it starts, so that the turns before it have started; what it
 waits for is their summaries, and these wait for nothing. A summary that is not there after `SPINS` looks is computed
@@ -16,9 +16,9 @@ once more from the operands, with the same bits. So the result rests neither on 
 nor on when memory shows what others write; only the time does.
 
 In ``words``: the next turn; for each lane a note that it must be looked at by `_split`; for each turn of a lane its
-summary, in 32 bytes that memory moves as one; for each group of a lane the state before it. A launch before clears
-them, in memory of the call's own: a count of calls in memory that stays would save that launch, but that memory would
-be shared by streams, and not the caller's library's.
+summary, in 32 bytes, which memory moves together (each word of 8 is seen as one, the four are not); for each group of a
+lane the state before it. A launch before clears them, in memory of the call's own: a count of calls in memory that
+stays would save that launch, but that memory would be shared by streams, and not the caller's library's.
 """
 
 from .._steps import fma, select
@@ -82,7 +82,7 @@ def lane_words(lanes, lane, pieces):
 
 @helper
 def next_turn(words):
-    """Return a number for this warp that no other has, one after another."""
+    """Return this warp's number, in the order in which warps start."""
     number = narrow(0)
     if thread() & 31 == 0:
         number = draw(words)

@@ -57,7 +57,7 @@ def choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, count, is_
     word : int
         How many bytes a step of a lane moves.
     ahead, count : int
-        The steps that a thread has in flight, in the one kernel and in the other.
+        The steps that a thread takes at once: in the kernel of lanes, and in those of contiguous time.
     is_complex : bool
         Complex states have the one kernel only, and are not cut.
     may_look_back : bool
@@ -110,7 +110,7 @@ class DevicePlan:
     launches: tuple
     scratch: dict  # name -> how many carries
     offsets: tuple  # for every repetition of the launches, name -> bytes
-    finish: tuple = ()  # sums: (source name, target name, launches)
+    finish: tuple = ()  # sums: (source name, target name, carries of partial sums, launches)
     temporaries: dict = field(default_factory=dict)  # name -> how many carries
 
     def __post_init__(self):

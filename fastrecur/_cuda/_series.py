@@ -1,6 +1,6 @@
 """Kernels for lanes whose time is contiguous: neighbouring threads of a warp share a lane's time.
 
-A group of ``width`` threads walks one lane (or one piece of its time) in chunks of ``width * COUNT`` steps, ``COUNT``
+A group of ``width`` threads walks one lane (or one piece of its time) in chunks of ``width * count`` steps, ``count``
 to a thread, read 16 bytes at a time. Each thread first *summarises* its steps; the summaries, composed across the group
 by shuffles, give it the state it starts from; then it *replays* its steps by the true step. Every operand is read once.
 
@@ -41,8 +41,6 @@ from ._device import (
     thread,
 )
 from ._lanes import add_exactly, first_state, lane_offset, settled, split_lane, valid_steps
-
-WARP = 32
 
 
 @helper

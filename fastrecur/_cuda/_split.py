@@ -8,6 +8,8 @@
    before it did end, so that the outcome is the sequential one. Where nothing is to be mended this reads three numbers
    a piece.
 
+Where `_lookback` walks, it takes the place of 1 to 3, and `mend` looks only at lanes of which a piece has asked for it.
+
 Gradients go the same way against the direction of travel; there are no closed gates to look after.
 """
 
@@ -255,7 +257,7 @@ def fold(cuda, rule, zero, size, back):
 
 @helper
 def note(lane):
-    """Return where it is published that a lane must be looked at, for where pieces tell each other."""
+    """Return where in `_lookback`'s words it is noted that a lane must be looked at."""
     return 8 + 8 * lane
 
 

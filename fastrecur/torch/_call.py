@@ -1,8 +1,8 @@
 """From a public function's arguments, some of them tensors, to its result: check, choose the way, run.
 
-There are three ways. Plain CPU tensors that want no gradient are run at once, by their addresses. Those that want one
-go through `_Eager`, an autograd function that does the same. Whatever else torch has in play (a transform, a mode, a
-subclass, the compiler, tangents) goes through the dispatcher: `_autograd.forward`.
+There are three ways. Plain tensors, of the CPU or of a GPU, that want no gradient are run at once, by their addresses.
+Those that want one go through `_Eager` or `_Short`, autograd functions that do the same. Whatever else torch has in
+play (a transform, a mode, a subclass, the compiler, tangents) goes through the dispatcher: `_autograd.forward`.
 """
 
 import numpy as np
