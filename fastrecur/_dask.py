@@ -147,7 +147,7 @@ class Walk:
         self.name = f"{name}-{tokenize(step, decay if tree else None, chunks, axis, reverse, *map(tuple, everything))}"
         self.graph: dict[Any, Any] = {}
         starts, whole = starts_of(chunks[axis]), range(len(chunks))
-        readings = {} if tree else self._readings(operands)
+        tasks = {} if tree else self._readings(operands)
         for way in indices(chunks, axis, reverse):
             calls = []
             for index in way:
@@ -157,8 +157,8 @@ class Walk:
             join = self._tree if tree else self._chain
             states = join(first.block(way[0]), way, calls, functools.partial(_pair, step=step, decay=decay))
             for index, state, (place, *blocks) in zip(way, states, calls, strict=True):
-                if readings:
-                    blocks = [readings.get(block, block) if isinstance(block, tuple) else block for block in blocks]
+                if tasks:
+                    blocks = [tasks.get(block, block) if isinstance(block, tuple) else block for block in blocks]
                     # Dask puts what hangs from a root before the next root: without one it would walk to the end first.
                     root = (f"place-{self.name}", *index)
                     self.graph[root], place = (_itself, place), root

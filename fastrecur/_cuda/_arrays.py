@@ -172,8 +172,6 @@ class Interface(Library):
     stream.
     """
 
-    name = "numba"
-
     def __init__(self, kind):
         self.name = (kind.__module__ or "").partition(".")[0]
 

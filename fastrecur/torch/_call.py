@@ -462,20 +462,9 @@ class _Short(Function):
         b = _autograd._nothing(a, form.shape, form.dtype) if b is None else b
         h = _autograd._nothing(a, g.shape, g.dtype) if h is None else h
         grads = _autograd.vjp(
-            problem.family,
-            g,
-            a,
-            b,
-            h,
-            None,
-            None,
-            None,
-            problem.axis,
-            problem.reverse,
-            problem.dtype,
-            *wanted[:2],
+            problem.family, g, a, b, h, None, None, None, problem.axis, problem.reverse, problem.dtype, *wanted[:2],
             False,
-        )
+        )  # fmt: skip
         return (*(grad if k < 2 and wanted[k] else None for k, grad in enumerate(grads)),)
 
 

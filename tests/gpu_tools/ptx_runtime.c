@@ -11,7 +11,7 @@
 #include <string.h>
 
 enum { READY = 0, AT_BARRIER = 1, IN_WARP = 2, DONE = 9 };
-enum { UP, DOWN, BUTTERFLY, INDEX, BALLOT, ALL, ANY, MEET };
+enum { UP, DOWN, BUTTERFLY, INDEX, BALLOT, ALL, ANY };
 
 struct Thread;
 typedef struct {
