@@ -164,17 +164,11 @@ def fold_block(rule, a, b, a_time, b_time, summary, h):
 
 @njit(**HELPER)
 def hold(rule, a, h, a_time, h_time, steps, carry):
-    """Repeat the result before ``h`` for as long as an average's gate is closed; return for how many steps.
-
-    Not where a value is not finite: 0 times that is NaN, which the result is already, and stays.
-    """
+    """Repeat the result before ``h`` for as long as an average's gate is closed; return for how many steps."""
     k = 0
     if is_average(rule):
         last = load(shift(h, -h_time), 0, carry)
         while k < steps and load(shift(a, k * a_time), 0, carry) == constant(0.0, last):
-            result = load(shift(h, k * h_time), 0, carry)
-            if result != result:
-                break
             store(shift(h, k * h_time), 0, last)
             k += 1
     return k
