@@ -175,24 +175,16 @@ def short_vjp(plan):
     dense = all(strides is not None and _problem.is_c_order(shape, strides) for shape, _, strides in plan.gradients)
     if not is_short(plan) or not dense or not plan.carry_c_order:
         return None
-    call, lengths, table, part = short_parts(plan, "vjp")
     (a_shape, a_dtype, _), (b_shape, b_dtype, _) = plan.gradients
-    first = np.zeros(plan.lane_shape, plan.wide)
-    h0, lane_shape, wide = address(first), plan.lane_shape, plan.wide
-    offsets = plan.offsets
-    to_a, to_b, to_h, to_g, to_to_a, to_to_b = (offsets[k] for k in (A, B, H, G, TO_A, TO_B))
-    empty, zeros = np.empty, np.zeros
+    short, empty = ShortCall(plan, "vjp", (G, A, B, H, TO_A, TO_B)), np.empty
+    call = short.call
 
     def run(g, a, b, h):
-        grad_a, grad_b, carry = empty(a_shape, a_dtype), empty(b_shape, b_dtype), zeros(lane_shape, wide)
-        spare = address(carry)
-        call(
-            None, address(g) + to_g, address(a) + to_a, address(b) + to_b, address(h) + to_h, h0, spare,
-            address(grad_a) + to_to_a, address(grad_b) + to_to_b, spare, spare, lengths, table, *part,
-        )  # fmt: skip
+        grad_a, grad_b = empty(a_shape, a_dtype), empty(b_shape, b_dtype)
+        call(address(g), address(a), address(b), address(h), address(grad_a), address(grad_b))
         return grad_a, grad_b, None
 
-    run.keep = plan, first
+    run.keep = short
     return run
 
 
@@ -218,19 +210,31 @@ class ShortCall:
         arguments = [0, *numbers, lengths, table, *part]
         places, carry = [1 + order.index(k) for k in given], 1 + order.index(CARRY)
         self._keep = plan, zeros
-        words = -(-zeros.nbytes // 8)
-        if _native.can_prepare(kernel, places, words):
-            self._prepared = _native.Prepared(kernel, arguments, places, carry, words, _bytes(plan) >= LOCKED_BYTES)
+        words, is_native = -(-zeros.nbytes // 8), _native.is_native([(kernel,)])
+        releases = _bytes(plan) >= LOCKED_BYTES
+        if is_native and words <= _native.MOST_SCRATCH:
+            self._prepared = _native.Prepared(kernel, arguments, places, carry, words, releases)
             self.call = self._prepared.call
             return
+        arguments[carry], places = 0, [*places, carry]
 
-        def call(*addresses):
+        def interpreted(*addresses):
             own = [None, *arguments[1:]]
             for place, at in zip(places, addresses, strict=True):
                 own[place] += at
-            own[carry] = address(states := np.zeros_like(zeros))
             kernel(*own)
-            del states  # they had to stay
+
+        whole = interpreted
+        if is_native:
+            self._prepared = _native.Prepared(
+                kernel, arguments, places, 0, 0, releases
+            )  # no scratch, in a rule's place
+            whole = self._prepared.call
+        shape, wide, fresh = plan.lane_shape, plan.wide, np.zeros
+
+        def call(*addresses):
+            states = fresh(shape, wide)
+            whole(*addresses, address(states))
 
         self.call = call
 

@@ -25,7 +25,7 @@ from .. import _messages as say
 MOST_ARGUMENTS = 32
 MOST_SCRATCH = 256  # words of memory that a prepared call may ask for
 _ROW = 2 + MOST_ARGUMENTS  # a kernel's address, how many arguments it takes, and these
-_PREPARED = 12  # words of a prepared call before its arguments
+_PREPARED, _PLACES = 12, 5  # words of a prepared call before its arguments, and before the places in them
 _HEAD = 3  # the addresses of two functions, which tell a thread's number and its team's size; how many rows there are
 
 ASLEEP, AWAKE, POSTED = range(3)
@@ -88,11 +88,6 @@ class Prepared:
         self._record[: len(head)] = head
         self._record[_PREPARED : _PREPARED + len(arguments)] = arguments
         self.call = functions().prepared_at(self._record.ctypes.data)
-
-
-def can_prepare(kernel, places, words):
-    """Return whether `Prepared` takes a kernel and so many addresses and zeros."""
-    return kernel in _places and 5 + len(places) <= _PREPARED and words <= MOST_SCRATCH
 
 
 def is_native(calls):
@@ -286,19 +281,21 @@ def _call_kernel(builder, kernel, count, arguments, room):
 
 
 @contextlib.contextmanager
-def _each(builder, count):
-    """Write a loop around what is written inside; give the number of the turn."""
+def _each(builder, count, first=None, step=None):
+    """Write a loop around what is written inside; give the number of the turn, from 0 on and by 1 if not said."""
+    first = ir.Constant(_I64, 0) if first is None else first
+    step = ir.Constant(_I64, 1) if step is None else step
     test, body, end = (builder.function.append_basic_block(name) for name in ("test", "body", "end"))
     with builder.goto_entry_block():
         counter = builder.alloca(_I64)
-    builder.store(ir.Constant(_I64, 0), counter)
+    builder.store(first, counter)
     builder.branch(test)
     builder.position_at_end(test)
     k = builder.load(counter, typ=_I64)
     builder.cbranch(builder.icmp_signed("<", k, count), body, end)
     builder.position_at_end(body)
     yield k
-    builder.store(builder.add(k, ir.Constant(_I64, 1)), counter)
+    builder.store(builder.add(k, step), counter)
     builder.branch(test)
     builder.position_at_end(end)
 
@@ -357,14 +354,14 @@ def _write_prepared(module):
     room = [_room(builder) for _ in range(2)]
     words, scratch = _room(builder, MOST_ARGUMENTS), _room(builder, MOST_SCRATCH)
     record, none = _number(builder, this), _none(builder)
-    kernel, arguments, scratch_place, scratch_words, releases = (_read(builder, record, k) for k in range(5))
+    kernel, arguments, scratch_place, scratch_words, releases = (_read(builder, record, k) for k in range(_PLACES))
     with _each(builder, arguments) as k:
         _write(builder, words, k, _read(builder, record, builder.add(k, ir.Constant(_I64, _PREPARED))))
     with _each(builder, scratch_words) as k:
         _write(builder, scratch, k, ir.Constant(_I64, 0))
     _write(builder, words, scratch_place, scratch)
     with _each(builder, count) as k:
-        place = _read(builder, record, builder.add(k, ir.Constant(_I64, 5)))
+        place = _read(builder, record, builder.add(k, ir.Constant(_I64, _PLACES)))
         _write(
             builder, words, place, builder.add(_read(builder, words, place), _number(builder, _read(builder, given, k)))
         )
@@ -385,26 +382,14 @@ def _write_work(module):
     function, builder = _function(module, "work", _VOID, 3)
     table, thread, threads = function.args
     # Room for a result, which is none, and for an exception, which kernels do not raise.
-    room = [builder.ptrtoint(builder.alloca(_I64), _I64) for _ in range(2)]
-    rows = _read(builder, table, 2)
-    counter = builder.alloca(_I64)
-    builder.store(thread, counter)
-    test, body, after, end = (function.append_basic_block(name) for name in ("test", "body", "after", "end"))
-    builder.branch(test)
-    builder.position_at_end(test)
-    k = builder.load(counter, typ=_I64)
-    builder.cbranch(builder.icmp_signed("<", k, rows), body, end)
-    builder.position_at_end(body)
-    offset = builder.mul(
-        builder.add(builder.mul(k, ir.Constant(_I64, _ROW)), ir.Constant(_I64, _HEAD)), ir.Constant(_I64, 8)
-    )
-    row = builder.add(table, offset)
-    _call_kernel(builder, _read(builder, row, 0), _read(builder, row, 1), builder.add(row, ir.Constant(_I64, 16)), room)
-    builder.branch(after)
-    builder.position_at_end(after)
-    builder.store(builder.add(k, threads), counter)
-    builder.branch(test)
-    builder.position_at_end(end)
+    room = [_room(builder) for _ in range(2)]
+    with _each(builder, _read(builder, table, 2), thread, threads) as k:
+        offset = builder.mul(
+            builder.add(builder.mul(k, ir.Constant(_I64, _ROW)), ir.Constant(_I64, _HEAD)), ir.Constant(_I64, 8)
+        )
+        row = builder.add(table, offset)
+        arguments = builder.add(row, ir.Constant(_I64, 16))
+        _call_kernel(builder, _read(builder, row, 0), _read(builder, row, 1), arguments, room)
     builder.ret_void()
     return function
 
