@@ -248,15 +248,9 @@ def test_infinities_follow_the_definition(rng, name, dtype, reverse, shape, axis
         check_forward(name, 0.5, odd_x, h0, **options)
 
 
-CUT = ["one series", "a long series", "few lanes", "few lanes, time last"]
-KEEPS = pytest.mark.xfail(strict=True, reason="a series that is cut keeps its state over 0*inf at its segments' edges")
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize(
-    ("shape", "axis"), [pytest.param(*PATHS[p], id=p, marks=KEEPS if p in CUT else ()) for p in PATHS]
-)
+@every_path()
 def test_infinities_under_gates_that_stay_closed(rng, dtype, reverse, shape, axis):
     """A state that is kept for long is no longer kept where 0 times a value is NaN."""
     f, x = operands(rng, shape, dtype)

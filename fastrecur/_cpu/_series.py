@@ -163,23 +163,28 @@ def fold_block(rule, a, b, a_time, b_time, summary, h):
 
 
 @njit(**HELPER)
-def hold(rule, a, h, a_time, h_time, steps, carry):
-    """Repeat the result before ``h`` for as long as an average's gate is closed; return for how many steps."""
+def hold(rule, a, b, h, a_time, b_time, h_time, steps, carry):
+    """Repeat the result before ``h`` while an average's gate is closed to a finite value; return for how many steps."""
     k = 0
     if is_average(rule):
         last = load(shift(h, -h_time), 0, carry)
-        while k < steps and load(shift(a, k * a_time), 0, carry) == constant(0.0, last):
+        zero = constant(0.0, last)
+        while k < steps and load(shift(a, k * a_time), 0, carry) == zero:
+            value = load(shift(b, k * b_time), 0, carry)
+            if value - value != zero:
+                break
             store(shift(h, k * h_time), 0, last)
             k += 1
     return k
 
 
 @njit(**HELPER)
-def hold_edges(rule, a_rows, h, h_time, first, carry):
-    """`hold` at the edges of a block's segments, its gates in ``a_rows``."""
+def hold_edges(rule, a_rows, b_rows, h, h_time, first, carry):
+    """`hold` at the edges of a block's segments, its gates in ``a_rows``, its values in ``b_rows``."""
+    a_row, b_row = row_bytes(a_rows), row_bytes(b_rows)
     for s in range(first, width(carry)):
-        gates = shift(a_rows, s * itemsize(a_rows))
-        hold(rule, gates, shift(h, s * SEGMENT * h_time), row_bytes(a_rows), h_time, SEGMENT, carry)
+        gates, values = shift(a_rows, s * itemsize(a_rows)), shift(b_rows, s * itemsize(b_rows))
+        hold(rule, gates, values, shift(h, s * SEGMENT * h_time), a_row, b_row, h_time, SEGMENT, carry)
 
 
 @njit(**HELPER)
@@ -188,7 +193,8 @@ def finish(rule, a, b, h, a_time, b_time, h_time, done, steps, carry, lane):
     value = load(carry, lane, carry)
     held = 0
     if 0 < done < steps:
-        held = hold(rule, shift(a, done * a_time), shift(h, done * h_time), a_time, h_time, steps - done, carry)
+        a_now, b_now, h_now = shift(a, done * a_time), shift(b, done * b_time), shift(h, done * h_time)
+        held = hold(rule, a_now, b_now, h_now, a_time, b_time, h_time, steps - done, carry)
     for t in range(done + held, steps):
         value = step(rule, value, load(shift(a, t * a_time), 0, carry), load(shift(b, t * b_time), 0, carry))
         store(shift(h, t * h_time), 0, value)
@@ -237,9 +243,9 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
                 store_vector(state, 0, load_vector(summary, 2 * width(carry), carry))
                 walk(rule, a_rows, b_rows, h_rows, state, SEGMENT)
                 put(h_now, h_at, h_time, h_rows, SEGMENT, width(carry), size, False)
-                hold_edges(rule, a_rows, h_now, h_time, 0 if phase == ALL and block > 0 else 1, carry)
+                hold_edges(rule, a_rows, b_rows, h_now, h_time, 0 if phase == ALL and block > 0 else 1, carry)
             if phase == FINISH and block > 0:
-                hold(rule, a_now, h_now, a_time, h_time, stop - t, carry)
+                hold(rule, a_now, b_now, h_now, a_time, b_time, h_time, stop - t, carry)
     if phase == FINISH or (phase == ALL and last_block == blocks):
         for lane in range(first, last):
             start, stop = valid_range(
