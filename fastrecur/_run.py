@@ -464,8 +464,8 @@ def _bound(plan, direction):
 
 
 def line_offset(plan, *operands):
-    """Return how far into a cache line a fresh result should start: tiles as far as an operand, to share its lines."""
-    if plan.traversal == TILES:
+    """Return how far into a cache line a fresh result should start: where tiles end with an operand's lines, as far."""
+    if plan.traversal == TILES and plan.steps >= _tiles.LONG:
         for value in operands:
             if type(value) is np.ndarray and value.size > 1 and value.itemsize == plan.dtype.itemsize:
                 return address(value) % LINE

@@ -453,68 +453,96 @@ def _gather_blocks(builder, pointer, source, offsets):
             yield step, 0, row
 
 
-def _compiled_load_block(typingctx, pointer, offsets, carry, stride, ahead):
-    # 8 steps of 8 lanes, time contiguous in memory, to 8 rows of the carry type; `offsets` are the lanes'. What stands
-    # `ahead` is asked for meanwhile, to the second level of the cache: in the first, lanes may fall on each other.
+def _blocks(builder, count, steps_in_line, ahead, request, one):
+    """Run ``one`` for each of ``count`` blocks of 8 steps; ``request`` before a block that begins a line, if asked."""
+    asked = builder.icmp_signed("!=", ahead, ir.Constant(_I64, 0))
+    with cgutils.for_range(builder, count) as loop:
+        first_of_line = ir.Constant(_I64, max(1, steps_in_line // 8) - 1)
+        begins = builder.icmp_signed("==", builder.and_(loop.index, first_of_line), ir.Constant(_I64, 0))
+        with builder.if_then(builder.and_(asked, begins)):
+            request(loop.index)
+        one(loop.index)
+
+
+def _lane_offsets(builder, table):
+    table = builder.bitcast(table, _I64.as_pointer())
+    places = (builder.gep(table, [ir.Constant(_I64, lane)], source_etype=_I64) for lane in range(8))
+    return [builder.load(place, typ=_I64) for place in places]
+
+
+def _moved(builder, place, index, by):
+    return builder.gep(place, [builder.mul(index, by)], source_etype=_I8)
+
+
+def _compiled_load_blocks(typingctx, pointer, offsets, carry, row_bytes, count, step, row_step, ahead):
+    # `count` times 8 steps of 8 lanes, time contiguous in memory, to 8 rows of the carry type. `offsets` are the lanes;
+    # a block is `step` bytes from the one before it there and `row_step` here. What stands `ahead` is asked for
+    # meanwhile, to the second level of the cache: in the first, lanes may fall on each other.
     def codegen(context, builder, signature, args):
-        source, offset_table, target, row_bytes, ahead_bytes = args
-        table = builder.bitcast(offset_table, _I64.as_pointer())
-        lane_offsets = [
-            builder.load(builder.gep(table, [ir.Constant(_I64, lane)], source_etype=_I64), typ=_I64)
-            for lane in range(8)
-        ]
-        with builder.if_then(builder.icmp_signed("!=", ahead_bytes, ir.Constant(_I64, 0))):
+        source, table, target, row_bytes, count, step, row_step, ahead = args
+        lane_offsets = _lane_offsets(builder, table)
+
+        def request(index):
+            there = builder.gep(_moved(builder, source, index, step), [ahead], source_etype=_I8)
             for offset in lane_offsets:
-                _request(builder, builder.gep(source, [builder.add(offset, ahead_bytes)], source_etype=_I8), False, 2)
-        for step, lane, vector in _gather_blocks(builder, pointer, source, lane_offsets):
-            wide = _widen(builder, vector, pointer.element, carry.memory)
-            place = builder.add(builder.mul(row_bytes, ir.Constant(_I64, step)), ir.Constant(_I64, lane * carry.size))
-            _mark(builder.store(wide, _address(builder, target, place, wide.type), align=8), builder, carry)
+                _request(builder, builder.gep(there, [offset], source_etype=_I8), False, 2)
+
+        def one(index):
+            from_, to = _moved(builder, source, index, step), _moved(builder, target, index, row_step)
+            for k, lane, vector in _gather_blocks(builder, pointer, from_, lane_offsets):
+                wide = _widen(builder, vector, pointer.element, carry.memory)
+                place = builder.add(builder.mul(row_bytes, ir.Constant(_I64, k)), ir.Constant(_I64, lane * carry.size))
+                _mark(builder.store(wide, _address(builder, to, place, wide.type), align=8), builder, carry)
+
+        _blocks(builder, count, 64 // pointer.size, ahead, request, one)
         return context.get_dummy_value()
 
     codegen = _nothing if carry.category == "complex" else codegen
-    return types.none(pointer, offsets, carry, types.int64, types.int64), codegen
+    numbers = [types.int64] * 5
+    return types.none(pointer, offsets, carry, *numbers), codegen
 
 
-def _store_block_codegen(pointer, carry, bypass):
+def _store_blocks_codegen(pointer, carry, bypass):
     def codegen(context, builder, signature, args):
-        source, row_bytes, target, offset_table, ahead_bytes = args
+        source, row_bytes, target, table, count, step, row_step, ahead = args
+        offsets = _lane_offsets(builder, table)
         wide = ir.VectorType(carry.memory, 8)
-        rows = []
-        for step in range(8):
-            place = _address(builder, source, builder.mul(row_bytes, ir.Constant(_I64, step)), wide)
-            row = _mark(builder.load(place, typ=wide, align=8), builder, carry)
-            rows.append(_narrow(builder, row, pointer.element))
-        table = builder.bitcast(offset_table, _I64.as_pointer())
-        offsets = [
-            builder.load(builder.gep(table, [ir.Constant(_I64, lane)], source_etype=_I64), typ=_I64)
-            for lane in range(8)
-        ]
-        for offset, row in zip(offsets, _transpose8(builder, rows), strict=True):
-            place = _address(builder, target, offset, row.type)
-            store = _mark(builder.store(row, place, align=8 * pointer.size if bypass else 1), builder, pointer)
-            if bypass:
-                store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
-        if not bypass:
-            with builder.if_then(builder.icmp_signed("!=", ahead_bytes, ir.Constant(_I64, 0))):
+
+        def request(index):
+            if not bypass:
+                there = builder.gep(_moved(builder, target, index, step), [ahead], source_etype=_I8)
                 for offset in offsets:
-                    place = builder.gep(target, [builder.add(offset, ahead_bytes)], source_etype=_I8)
-                    _request(builder, place, True)
+                    _request(builder, builder.gep(there, [offset], source_etype=_I8), True)
+
+        def one(index):
+            from_, to = _moved(builder, source, index, row_step), _moved(builder, target, index, step)
+            rows = []
+            for k in range(8):
+                place = _address(builder, from_, builder.mul(row_bytes, ir.Constant(_I64, k)), wide)
+                row = _mark(builder.load(place, typ=wide, align=8), builder, carry)
+                rows.append(_narrow(builder, row, pointer.element))
+            for offset, row in zip(offsets, _transpose8(builder, rows), strict=True):
+                place = _address(builder, to, offset, row.type)
+                store = _mark(builder.store(row, place, align=8 * pointer.size if bypass else 1), builder, pointer)
+                if bypass:
+                    store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
+
+        _blocks(builder, count, 64 // pointer.size, ahead, request, one)
         return context.get_dummy_value()
 
     return _nothing if carry.category == "complex" else codegen
 
 
-def _compiled_store_block(typingctx, carry, stride, pointer, offsets, ahead):
-    # The reverse of load_block.
-    signature = types.none(carry, types.int64, pointer, offsets, types.int64)
-    return signature, _store_block_codegen(pointer, carry, bypass=False)
+def _compiled_store_blocks(typingctx, carry, row_bytes, pointer, offsets, count, step, row_step, ahead):
+    # The reverse of load_blocks.
+    signature = types.none(carry, types.int64, pointer, offsets, *[types.int64] * 4)
+    return signature, _store_blocks_codegen(pointer, carry, bypass=False)
 
 
-def _compiled_stream_block(typingctx, carry, stride, pointer, offsets, ahead):
+def _compiled_stream_blocks(typingctx, carry, row_bytes, pointer, offsets, count, step, row_step, ahead):
     # The same past the cache, to aligned places.
-    signature = types.none(carry, types.int64, pointer, offsets, types.int64)
-    return signature, _store_block_codegen(pointer, carry, bypass=True)
+    signature = types.none(carry, types.int64, pointer, offsets, *[types.int64] * 4)
+    return signature, _store_blocks_codegen(pointer, carry, bypass=True)
 
 
 def _vector_place(builder, pointer, place, index):
@@ -680,17 +708,21 @@ def _interpreted_store(pointer, index, value):
     pointer.at(index)[0] = value
 
 
-def _interpreted_load_block(pointer, offsets, carry, row_bytes, ahead):
-    for lane in range(8):
-        for step in range(8):
-            value = load(shift(pointer, load_int(offsets, lane)), step, carry)
-            store(shift(carry, step * row_bytes), lane, value)
+def _interpreted_load_blocks(pointer, offsets, carry, row_bytes, count, step, row_step, ahead):
+    for block in range(count):
+        source, target = shift(pointer, block * step), shift(carry, block * row_step)
+        for lane in range(8):
+            for k in range(8):
+                value = load(shift(source, load_int(offsets, lane)), k, carry)
+                store(shift(target, k * row_bytes), lane, value)
 
 
-def _interpreted_store_block(carry, row_bytes, pointer, offsets, ahead):
-    for lane in range(8):
-        for step in range(8):
-            store(shift(pointer, load_int(offsets, lane)), step, load(shift(carry, step * row_bytes), lane, carry))
+def _interpreted_store_blocks(carry, row_bytes, pointer, offsets, count, step, row_step, ahead):
+    for block in range(count):
+        source, target = shift(carry, block * row_step), shift(pointer, block * step)
+        for lane in range(8):
+            for k in range(8):
+                store(shift(target, load_int(offsets, lane)), k, load(shift(source, k * row_bytes), lane, carry))
 
 
 def _interpreted_load_vector(pointer, index, carry):
@@ -723,8 +755,8 @@ if INTERPRETED:
     store = _interpreted_store
     stack = _interpreted_stack
     stack_like = _interpreted_stack_like
-    load_block = _interpreted_load_block
-    store_block = stream_block = _interpreted_store_block
+    load_blocks = _interpreted_load_blocks
+    store_blocks = stream_blocks = _interpreted_store_blocks
     load_vector = _interpreted_load_vector
     store_vector = stream_vector = _interpreted_store_vector
     total = _interpreted_total
@@ -774,9 +806,9 @@ else:
     stack_ints = intrinsic(prefer_literal=True)(_compiled_stack_ints)
     load_int = intrinsic(_compiled_load_int)
     store_int = intrinsic(_compiled_store_int)
-    load_block = intrinsic(_compiled_load_block)
-    store_block = intrinsic(_compiled_store_block)
-    stream_block = intrinsic(_compiled_stream_block)
+    load_blocks = intrinsic(_compiled_load_blocks)
+    store_blocks = intrinsic(_compiled_store_blocks)
+    stream_blocks = intrinsic(_compiled_stream_blocks)
     load_vector = intrinsic(_compiled_load_vector)
     store_vector = intrinsic(_compiled_store_vector)
     stream_vector = intrinsic(_compiled_stream_vector)

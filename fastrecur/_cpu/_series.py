@@ -232,8 +232,8 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
             if phase == ALL:
                 summary = shift(summaries, 0)
             if phase != FOLD and phase != FINISH:
-                bring(a_rows, a_now, a_at, a_time, SEGMENT, size)
-                bring(b_rows, b_now, b_at, b_time, SEGMENT, size)
+                bring(a_rows, a_now, a_at, a_time, SEGMENT, size * a_time)
+                bring(b_rows, b_now, b_at, b_time, SEGMENT, size * b_time)
             if phase == ALL or phase == SUMMARISE:
                 summarise(rule, a_rows, b_rows, summary)
             if phase == ALL or phase == FOLD:
@@ -242,7 +242,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
             if phase == ALL or phase == REPLAY:
                 store_vector(state, 0, load_vector(summary, 2 * width(carry), carry))
                 walk(rule, a_rows, b_rows, h_rows, state, SEGMENT)
-                put(h_now, h_at, h_time, h_rows, SEGMENT, width(carry), size, False)
+                put(h_now, h_at, h_time, h_rows, SEGMENT, width(carry), size * h_time, False)
                 hold_edges(rule, a_rows, b_rows, h_now, h_time, 0 if phase == ALL and block > 0 else 1, carry)
             if phase == FINISH and block > 0:
                 hold(rule, a_now, b_now, h_now, a_time, b_time, h_time, stop - t, carry)
@@ -399,8 +399,8 @@ def vjp(
             if phase == ALL:
                 summary = shift(summaries, 0)
             if phase != FOLD:
-                bring(g_rows, shift(g_now, t * g_time), g_at, g_time, SEGMENT, -size)
-                bring(a_rows, shift(a_now, t * a_time), a_at, a_time, SEGMENT, -size)
+                bring(g_rows, shift(g_now, t * g_time), g_at, g_time, SEGMENT, -size * g_time)
+                bring(a_rows, shift(a_now, t * a_time), a_at, a_time, SEGMENT, -size * a_time)
             if phase == ALL or phase == SUMMARISE:
                 summarise_back(rule, g_rows, a_rows, summary)
             if phase == ALL or phase == FOLD:
@@ -410,9 +410,9 @@ def vjp(
                 )  # fmt: skip
                 store(carry, lane, onward)
             if phase == ALL or phase == REPLAY:
-                bring(b_rows, shift(b_now, t * b_time), b_at, b_time, SEGMENT, -size)
+                bring(b_rows, shift(b_now, t * b_time), b_at, b_time, SEGMENT, -size * b_time)
                 if block > 0:
-                    bring(h_rows, shift(h_now, (t - 1) * h_time), h_at, h_time, SEGMENT, -size)
+                    bring(h_rows, shift(h_now, (t - 1) * h_time), h_at, h_time, SEGMENT, -size * h_time)
                 else:
                     second = shift(h_rows, row_bytes(h_rows))
                     bring(second, shift(h_now, t * h_time), h_at, h_time, SEGMENT - 1, 0)
@@ -433,7 +433,7 @@ def vjp(
                     t,
                     SEGMENT,
                     width(carry),
-                    -size,
+                    -size * to_a_time,
                     False,
                 )
                 deliver(
@@ -448,6 +448,6 @@ def vjp(
                     t,
                     SEGMENT,
                     width(carry),
-                    -size,
+                    -size * to_b_time,
                     False,
                 )

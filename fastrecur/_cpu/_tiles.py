@@ -18,7 +18,7 @@ from ._memory import (
     fence,
     itemsize,
     load,
-    load_block,
+    load_blocks,
     load_int,
     load_vector,
     misalignment,
@@ -27,20 +27,22 @@ from ._memory import (
     stack_ints,
     stack_like,
     store,
-    store_block,
+    store_blocks,
     store_int,
     store_vector,
-    stream_block,
+    stream_blocks,
     width,
 )
 from ._rows import ADD, HEAD, STORE, valid_range
 from ._rules import adjoint, neutral, step
 
 STEPS = 32
-LONG = 2048  # steps of a lane from which a first and last line apart do not matter
+AHEAD = 256  # bytes of a lane that are asked for before their turn: more streams than the machine's prefetcher follows
+LONG = 2048  # steps of a lane from which a first tile of less than a line does not matter
 # Where in `geometry` each operand's four strides begin, in bytes.
 A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = (8 * (HEAD + 2 + 4 * k) for k in range(10))
-TILE = 16 * STEPS
+MOST = STEPS + 8  # the last tile also takes what would be less than a block of 8
+TILE = 16 * MOST
 
 
 @njit(**HELPER)
@@ -83,6 +85,12 @@ def lane_offsets(offsets, strides, places, carry):
 
 
 @njit(**HELPER)
+def jump(geometry, operand, carry):
+    """Return how far from a tile's lanes the next tile's stand, but where an inner dimension of lanes ends."""
+    return width(carry) * load_int(shift(geometry, operand), 3)
+
+
+@njit(**HELPER)
 def are_spaced(offsets, size, count):
     """Return whether consecutive lanes are ``size`` bytes apart."""
     for j in range(1, count):
@@ -98,18 +106,34 @@ def row_bytes(rows):
 
 @njit(**HELPER)
 def whole_blocks(steps):
-    """Return how many steps go by blocks of 8: all, the last block overlapping its neighbour, if there is one."""
+    """Return how many steps go by blocks of 8: all, one more block overlapping its neighbour, if there is one."""
     return steps if steps >= 8 else 0
 
 
 @njit(**HELPER)
-def bring(buffer, source, offsets, time, steps, next_tile):
+def soon(operand, time):
+    """Return how far away stands what will be a lane's turn AHEAD bytes later."""
+    return AHEAD // itemsize(operand) * time
+
+
+@njit(**HELPER)
+def bytes_ahead(operand, way, t, steps, time, jump):
+    """Return how far from step t stands what will be its turn AHEAD bytes of a lane later, going one ``way`` or back.
+
+    Past a lane's end that is in a later tile's lanes; ``jump`` is how far from one's to the next one's.
+    """
+    later = t + way * (AHEAD // itemsize(operand))
+    tiles = later // steps
+    return abs(tiles) * jump + (later - tiles * steps - t) * time
+
+
+@njit(**HELPER)
+def bring(buffer, source, offsets, time, steps, ahead):
     """Fill the first ``steps`` rows of a buffer from ``source``, which stands at their first step.
 
-    ``next_tile`` is how many steps further the same lanes will be asked for next.
+    ``ahead`` is how many bytes from there stands what will be asked for soon.
     """
     lanes, size, row = width(buffer), itemsize(source), row_bytes(buffer)
-    ahead = next_tile * time
     done = 0
     if are_spaced(offsets, size, lanes):
         base = shift(source, load_int(offsets, 0))
@@ -124,15 +148,16 @@ def bring(buffer, source, offsets, time, steps, next_tile):
     elif abs(time) == size:
         done = whole_blocks(steps)
         for octet in range(0, lanes, 8):
-            these = shift(offsets, octet * 8)
-            there = shift(buffer, octet * itemsize(buffer))
-            for begin in range(0, done, 8):
-                k = min(begin, done - 8)
-                further = ahead if begin * size % 64 == 0 else 0  # each line once
+            these, there = shift(offsets, octet * 8), shift(buffer, octet * itemsize(buffer))
+            k, count = 0, done // 8
+            while count > 0:
                 if time > 0:
-                    load_block(shift(source, k * size), these, shift(there, k * row), row, further)
+                    from_, to = shift(source, k * size), shift(there, k * row)
+                    load_blocks(from_, these, to, row, count, 8 * size, 8 * row, ahead)
                 else:
-                    load_block(shift(source, -(k + 7) * size), these, shift(there, (k + 7) * row), -row, further)
+                    from_, to = shift(source, -(k + 7) * size), shift(there, (k + 7) * row)
+                    load_blocks(from_, these, to, -row, count, -8 * size, 8 * row, ahead)
+                k, count = done - 8, min(done % 8, 1) if k == 0 else 0
     for k in range(done, steps):
         for j in range(lanes):
             value = load(shift(source, load_int(offsets, j) + k * time), 0, buffer)
@@ -140,10 +165,9 @@ def bring(buffer, source, offsets, time, steps, next_tile):
 
 
 @njit(**HELPER)
-def put(target, offsets, time, buffer, steps, lanes, next_tile, bypass):
+def put(target, offsets, time, buffer, steps, lanes, ahead, bypass):
     """Write the first ``steps`` rows of a buffer; ``target`` stands at their first step."""
     size, row = itemsize(target), row_bytes(buffer)
-    ahead = next_tile * time
     done = 0
     if lanes == width(buffer) and are_spaced(offsets, size, lanes):
         base = shift(target, load_int(offsets, 0))
@@ -153,17 +177,18 @@ def put(target, offsets, time, buffer, steps, lanes, next_tile, bypass):
     elif abs(time) == size:
         done = whole_blocks(steps)
         for octet in range(0, lanes, 8):
-            these = shift(offsets, octet * 8)
-            there = shift(buffer, octet * itemsize(buffer))
-            for begin in range(0, done, 8):
-                k = min(begin, done - 8)
-                further = ahead if begin * size % 64 == 0 else 0
-                if bypass and k == begin:
-                    stream_block(shift(there, k * row), row, shift(target, k * size), these, further)
+            these, there = shift(offsets, octet * 8), shift(buffer, octet * itemsize(buffer))
+            k, count = 0, done // 8
+            while count > 0:
+                if bypass and k == 0:
+                    stream_blocks(there, row, target, these, count, 8 * size, 8 * row, ahead)
                 elif time > 0:
-                    store_block(shift(there, k * row), row, shift(target, k * size), these, further)
+                    from_, to = shift(there, k * row), shift(target, k * size)
+                    store_blocks(from_, row, to, these, count, 8 * size, 8 * row, ahead)
                 else:
-                    store_block(shift(there, (k + 7) * row), -row, shift(target, -(k + 7) * size), these, further)
+                    from_, to = shift(there, (k + 7) * row), shift(target, -(k + 7) * size)
+                    store_blocks(from_, -row, to, these, count, -8 * size, 8 * row, ahead)
+                k, count = done - 8, min(done % 8, 1) if k == 0 else 0
     for k in range(done, steps):
         for j in range(lanes):
             value = load(shift(buffer, k * row), j, buffer)
@@ -270,6 +295,9 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
     state = stack(carry, 16)
     a_at, b_at, h_at, lengths_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
     starts, stops, places = stack_ints(16), stack_ints(16), stack_ints(48)
+    a_jump = jump(geometry, A, carry)
+    b_jump = jump(geometry, B, carry)
+    h_jump = jump(geometry, H, carry)
     zero = constant(0.0, load(carry, 0, carry))
     keep_a, keep_b = neutral(rule, zero)
     for lane in range(first, last, width(carry)):
@@ -281,24 +309,25 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
         lane_offsets(lengths_at, shift(geometry, LENGTHS), places, carry)
         ragged = valid_steps(starts, stops, lengths, lengths_at, steps, reverse, carry)
         take_lanes(state, carry, lane, end)
-        # Tiles end on a cache line of the operand, where all lanes have theirs at the same steps; past the cache go
-        # results whose lines end there too, if not too many of their lines are shared by two lanes.
-        head = steps_to_line(b, b_at, b_time, carry)
-        same = head == steps_to_line(h, h_at, h_time, carry)
-        bypass = load_int(geometry, 3) != 0 and same and (head == 0 or (head > 0 and steps >= LONG))
+        # Past the cache go results whose lines all lanes have at the same steps, and tiles end with them. Long lanes'
+        # tiles also end with an operand's lines, each of which is brought once then; its first steps cost little there.
+        head = max(0, steps_to_line(b, b_at, b_time, carry)) if steps >= LONG else 0
+        bypass = load_int(geometry, 3) != 0 and steps_to_line(h, h_at, h_time, carry) == head
         t = 0
         while t < steps:
-            n = min(head if t < head else STEPS, steps - t)
+            n = head if t < head else STEPS if steps - t >= STEPS + 8 else steps - t
             if a_time != 0 or t == 0 or ragged:
-                bring(a_rows, shift(a, t * a_time), a_at, a_time, STEPS if a_time == 0 else n, STEPS)
-            bring(b_rows, shift(b, t * b_time), b_at, b_time, n, STEPS)
+                ahead = bytes_ahead(a, 1, t, steps, a_time, a_jump)
+                bring(a_rows, shift(a, t * a_time), a_at, a_time, MOST if a_time == 0 else n, ahead)
+            bring(b_rows, shift(b, t * b_time), b_at, b_time, n, bytes_ahead(b, 1, t, steps, b_time, b_jump))
             if ragged:
                 mask(a_rows, keep_a, starts, stops, t, n)
                 mask(b_rows, keep_b, starts, stops, t, n)
             walk(rule, a_rows, b_rows, h_rows, state, n)
             if ragged:
                 mask(h_rows, zero, starts, stops, t, n)
-            put(shift(h, t * h_time), h_at, h_time, h_rows, n, end - lane, STEPS, bypass and t >= head)
+            ahead = bytes_ahead(h, 1, t, steps, h_time, h_jump)
+            put(shift(h, t * h_time), h_at, h_time, h_rows, n, end - lane, ahead, bypass and t >= head)
             t += n
         give_lanes(carry, state, lane, end)
     if load_int(geometry, 3):
@@ -322,10 +351,10 @@ def walk_back(rule, g_rows, a_rows, b_rows, h_rows, to_a_rows, to_b_rows, state,
 
 
 @njit(**HELPER)
-def bring_before(h_rows, h, h_at, h_time, h0_lanes, starts, t, steps):
+def bring_before(h_rows, h, h_at, h_time, h0_lanes, starts, t, steps, ahead):
     """Bring the states before steps t to t + steps: at a lane's first valid step its h0, else the stored one."""
     if t > 0:
-        bring(h_rows, shift(h, (t - 1) * h_time), h_at, h_time, steps, -STEPS)
+        bring(h_rows, shift(h, (t - 1) * h_time), h_at, h_time, steps, ahead)
     else:
         fill_row(h_rows, h0_lanes)
         bring(shift(h_rows, row_bytes(h_rows)), h, h_at, h_time, steps - 1, 0)
@@ -342,10 +371,10 @@ def fill_row(rows, lanes):
 
 
 @njit(**HELPER)
-def deliver(target, target_at, target_time, sums, sums_at, sums_time, fate, rows, t, steps, lanes, next_tile, bypass):
+def deliver(target, target_at, target_time, sums, sums_at, sums_time, fate, rows, t, steps, lanes, ahead, bypass):
     """Bring a tile of a gradient where it belongs."""
     if fate == STORE:
-        put(shift(target, t * target_time), target_at, target_time, rows, steps, lanes, next_tile, bypass)
+        put(shift(target, t * target_time), target_at, target_time, rows, steps, lanes, ahead, bypass)
     elif fate == ADD:
         add(shift(sums, t * sums_time), sums_at, sums_time, rows, steps, lanes)
 
@@ -377,6 +406,10 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
     g_at, a_at, b_at, h_at, lengths_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
     to_a_at, to_b_at, sums_a_at, sums_b_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
     starts, stops, places = stack_ints(16), stack_ints(16), stack_ints(48)
+    g_jump, a_jump = jump(geometry, G, carry), jump(geometry, A, carry)
+    b_jump, h_jump = jump(geometry, B, carry), jump(geometry, H, carry)
+    to_a_jump = jump(geometry, TO_A, carry)
+    to_b_jump = jump(geometry, TO_B, carry)
     zero = constant(0.0, load(carry, 0, carry))
     keep_a, keep_b = neutral(rule, zero)
     for lane in range(first, last, width(carry)):
@@ -395,22 +428,25 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
         take_lanes(state, carry, lane, end)
         take_lanes(h0_lanes, h0, lane, end)
         # As in `forward`.
-        head = steps_to_line(b, b_at, b_time, carry)
-        bypass = load_int(geometry, 3) != 0 and (head == 0 or (head > 0 and steps >= LONG))
+        head = max(0, steps_to_line(b, b_at, b_time, carry)) if steps >= LONG else 0
+        bypass = load_int(geometry, 3) != 0
         bypass_a = bypass and a_fate == STORE and steps_to_line(to_a, to_a_at, to_a_time, carry) == head
         bypass_b = bypass and b_fate == STORE and steps_to_line(to_b, to_b_at, to_b_time, carry) == head
         store_vector(total_a, 0, broadcast(zero))
         store_vector(total_b, 0, broadcast(zero))
-        head = min(max(head, 0), steps)
-        tiles = (steps - head + STEPS - 1) // STEPS + (1 if head > 0 else 0)
+        first = 1 if head > 0 else 0  # a tile of its own
+        tiles = first + max(1, (steps - head + STEPS - 8) // STEPS)
         for back in range(tiles):
-            tile = tiles - 1 - back
-            t = head + (tile - (1 if head > 0 else 0)) * STEPS if tile > 0 or head == 0 else 0
-            n = min(STEPS, steps - t) if tile > 0 or head == 0 else head
-            bring(g_rows, shift(g, t * g_time), g_at, g_time, n, -STEPS)
-            bring(a_rows, shift(a, t * a_time), a_at, a_time, n, -STEPS)
-            bring(b_rows, shift(b, t * b_time), b_at, b_time, n, -STEPS)
-            bring_before(h_rows, h, h_at, h_time, h0_lanes, starts, t, n)
+            t = max(0, head + (tiles - 1 - back - first) * STEPS) if back < tiles - 1 else 0
+            n = steps - t if back == 0 else head if t < head else STEPS
+            ahead = bytes_ahead(g, -1, t, steps, g_time, g_jump)
+            bring(g_rows, shift(g, t * g_time), g_at, g_time, n, ahead)
+            ahead = bytes_ahead(a, -1, t, steps, a_time, a_jump)
+            bring(a_rows, shift(a, t * a_time), a_at, a_time, n, ahead)
+            ahead = bytes_ahead(b, -1, t, steps, b_time, b_jump)
+            bring(b_rows, shift(b, t * b_time), b_at, b_time, n, ahead)
+            ahead = bytes_ahead(h, -1, t, steps, h_time, h_jump)
+            bring_before(h_rows, h, h_at, h_time, h0_lanes, starts, t, n, ahead)
             if ragged:
                 mask(g_rows, zero, starts, stops, t, n)
                 mask(a_rows, keep_a, starts, stops, t, n)
@@ -424,14 +460,14 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
             else:
                 deliver(
                     to_a, to_a_at, to_a_time, sums_a, sums_a_at, sums_a_time, a_fate, to_a_rows, t, n, end - lane,
-                    -STEPS, bypass_a and t >= head,
+                    bytes_ahead(to_a, -1, t, steps, to_a_time, to_a_jump), bypass_a and t >= head,
                 )  # fmt: skip
             if gather_b:
                 gather(total_b, to_b_rows, n)
             else:
                 deliver(
                     to_b, to_b_at, to_b_time, sums_b, sums_b_at, sums_b_time, b_fate, to_b_rows, t, n, end - lane,
-                    -STEPS, bypass_b and t >= head,
+                    bytes_ahead(to_b, -1, t, steps, to_b_time, to_b_jump), bypass_b and t >= head,
                 )  # fmt: skip
         if gather_a:
             add(sums_a, sums_a_at, 0, total_a, 1, end - lane)

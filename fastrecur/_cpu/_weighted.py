@@ -33,7 +33,7 @@ from ._memory import (
     stream_vector,
     width,
 )
-from ._tiles import are_spaced, bring, put, row_bytes, steps_to_line
+from ._tiles import are_spaced, bring, put, row_bytes, soon, steps_to_line
 
 GEOMETRY = (
     "steps", "chunk", "lanes", "padded", "x_time", "y_time", "h_time", "gate_time", "min_periods", "bias", "bypass",
@@ -81,7 +81,7 @@ def bring_gates(rows, gate, offsets, time, steps, shared):
         for k in range(steps):
             store_vector(shift(rows, k * row_bytes(rows)), 0, broadcast(load(shift(base, k * time), 0, rows)))
     else:
-        bring(rows, gate, offsets, time, 1 if time == 0 else steps, STEPS)
+        bring(rows, gate, offsets, time, 1 if time == 0 else steps, soon(gate, time))
 
 
 @njit(**HELPER)
@@ -93,7 +93,8 @@ def put_results(h, offsets, time, rows, steps, lanes, bypass):
         for k in range(steps):
             stream_vector(shift(base, k * time), 0, load_vector(shift(rows, k * row_bytes(rows)), 0, rows))
     else:
-        put(h, offsets, time, rows, steps, lanes, STEPS, bypass and steps_to_line(h, offsets, time, rows) == 0)
+        bypass = bypass and steps_to_line(h, offsets, time, rows) == 0
+        put(h, offsets, time, rows, steps, lanes, soon(h, time), bypass)
 
 
 @njit(**HELPER)
@@ -252,7 +253,7 @@ def average(rule, x, h, gate, carry, geometry, first, last):
             copy_planes(state, width(carry), carry, padded, lane, 0, AVERAGE_PLANES)
             for t in range(begin, end, STEPS):
                 n = min(STEPS, end - t)
-                bring(x_rows, shift(x, t * x_time), x_at, x_time, n, STEPS)
+                bring(x_rows, shift(x, t * x_time), x_at, x_time, n, soon(x, x_time))
                 if gate_time != 0 or t == begin:
                     bring_gates(gate_rows, shift(gate, t * gate_time), gate_at, gate_time, n, shared)
                 walk_average(rule, x_rows, gate_rows, gate_row, shared, h_rows, state, n, least)
@@ -284,9 +285,9 @@ def covariance(rule, x, y, h, gate, carry, geometry, first, last):
             copy_planes(state, width(carry), carry, padded, lane, 0, PLANES)
             for t in range(begin, end, STEPS):
                 n = min(STEPS, end - t)
-                bring(x_rows, shift(x, t * x_time), x_at, x_time, n, STEPS)
+                bring(x_rows, shift(x, t * x_time), x_at, x_time, n, soon(x, x_time))
                 if not variance(rule):
-                    bring(y_rows, shift(y, t * y_time), y_at, y_time, n, STEPS)
+                    bring(y_rows, shift(y, t * y_time), y_at, y_time, n, soon(y, y_time))
                 if gate_time != 0 or t == begin:
                     bring_gates(gate_rows, shift(gate, t * gate_time), gate_at, gate_time, n, shared)
                 walk_covariance(rule, x_rows, y_rows, gate_rows, gate_row, h_rows, state, n, least, bias)
