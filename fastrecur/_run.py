@@ -32,7 +32,8 @@ SERIAL_ROWS = 3 << 20  # and where threads halve rows, whose ends share lines an
 LONG_PIECE = 512  # bytes in a row, of one operand, from which threads may share rows among them
 LONG_SUM = 8 << 10  # the same for a sum's parts, which one thread may have to walk one after another
 AHEAD = 8 << 10  # bytes of an operand that are asked for before their turn
-BYPASS_ROW = 512  # bytes of a row from which it pays to write past the cache
+BYPASS_ROW = 512  # bytes of a row from which it pays to write past the cache,
+BYPASS_ROW_BACK = 256  # and where two rows are written for four that are read
 FRESH_BYTES = 16 << 20  # results from which the system's providing of pages takes as long as the walk
 
 
@@ -243,7 +244,7 @@ def _run_vjp(plan, here, first, pieces, strides, results, team):
     call = _bound(plan, "vjp")
     threads = _useful_threads(plan, team.size)
     reduces = any(strides)
-    geometry = _geometry(plan, True, threads)
+    geometry = _geometry(plan, True, threads, BYPASS_ROW_BACK)
     parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, pieces if reduces else threads)
     sizes = [0 if result is None else result[1] for result in results]
     tables = _shared_tables(plan, geometry, _sharers(plan, parts, threads, sizes), len(parts))
@@ -436,9 +437,9 @@ def lane_parts(plan, parts):
     return [(WIDTH * low, min(plan.lanes, WIDTH * high)) for low, high in ranges(tiles, parts)]
 
 
-def _geometry(plan, fresh, threads):
+def _geometry(plan, fresh, threads, bypass_row=BYPASS_ROW):
     """Return the geometry with what depends on the machine: if results go past the cache, how far to look ahead."""
-    bypass = fresh and (plan.traversal == TILES or plan.row_bytes >= BYPASS_ROW) and 3 * _bytes(plan) > _cache_bytes()
+    bypass = fresh and (plan.traversal == TILES or plan.row_bytes >= bypass_row) and 3 * _bytes(plan) > _cache_bytes()
     ahead = 0
     if plan.traversal == ROWS and _bytes(plan) >= SERIAL_BYTES:
         outer, middle, _ = plan.sizes
