@@ -1,8 +1,9 @@
 """A QRNN over all graphics cards of a machine by nn.DataParallel; without a card the same program runs on the CPU.
 
-torchqrnn's example of this name, for today's torch. The network learns to say what it was told some steps ago:
+torchqrnn's example of this name, for today's torch. The network learns to say what it was told some steps ago; a
+picture shows how its loss falls:
 
-    python examples/multigpu_dataparallel.py [--steps N]
+    python examples/multigpu_dataparallel.py [--steps N] [--output FILE]
 
 For more than a first try use DistributedDataParallel, a process for each card: the module needs nothing else for it.
 """
@@ -10,9 +11,17 @@ For more than a first try use DistributedDataParallel, a process for each card: 
 from __future__ import annotations
 
 import argparse
+import math
 import time
+from pathlib import Path
 
+import matplotlib
+
+matplotlib.use("Agg")  # a picture in a file needs no display
+
+import matplotlib.pyplot as plt
 import torch
+from quickstart import BLUE, STYLE
 from torch import nn
 from tqdm import tqdm
 
@@ -39,6 +48,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--output", type=Path, default=Path("multigpu_dataparallel.png"))
     options = parser.parse_args()
 
     torch.manual_seed(0)
@@ -47,7 +57,9 @@ def main() -> None:
     model = Model(options.size, layers=2).to(device)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
     began = time.perf_counter()
-    bar = tqdm(range(options.steps), desc=f"{cards} cards" if cards else "on the CPU")
+    where = f"{cards} cards" if cards else "on the CPU"
+    losses = []
+    bar = tqdm(range(options.steps), desc=where)
     for _ in bar:
         words = torch.randint(WORDS, (40, options.batch), device=device)
         logits, _ = model(words)
@@ -55,9 +67,24 @@ def main() -> None:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        bar.set_postfix(loss=f"{loss.item():.3f}")
+        losses.append(loss.item())
+        bar.set_postfix(loss=f"{losses[-1]:.3f}")
     right = (logits[DELAY:].argmax(-1) == words[:-DELAY]).double().mean()
     print(f"{right:.1%} of the words are right after {time.perf_counter() - began:.1f} s")
+    plot(options.output, losses, where)
+    print(f"Saved {options.output}")
+
+
+def plot(output: Path, losses: list[float], where: str) -> None:
+    with plt.rc_context(STYLE):
+        figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+        ax.axhline(math.log(WORDS), color="black", lw=0.8, ls=":", label="every word as likely")
+        ax.plot(range(1, len(losses) + 1), losses, color=BLUE, lw=2, label=f"QRNN, {where}")
+        ax.set(xlabel="step of the optimiser", ylabel="loss", ylim=(0, None))
+        ax.set_title(f"What was said {DELAY} steps ago, of {WORDS} words")
+        ax.legend()
+        figure.savefig(output, dpi=130)
+        plt.close(figure)
 
 
 if __name__ == "__main__":
