@@ -1,5 +1,6 @@
 """Smooth a series that is larger than the memory it is given: Zarr in, Zarr out, chunk by chunk.
 
+    pip install '.[examples,dask]' zarr
     python examples/out_of_core.py [--size MEGABYTES] [--output PICTURE]
 
 A year of a sensor's readings, many a second, with a slow drift, days and noise. Dask reads a chunk, fastrecur goes on
