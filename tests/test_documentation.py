@@ -5,7 +5,13 @@ import inspect
 import re
 from pathlib import Path
 
+import dask.array
+import numpy as np
 import pytest
+import zarr
+from compare import assert_close_lazy
+
+from fastrecur.smoothing import ewm_mean
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -15,15 +21,12 @@ MARKDOWN = [ROOT / name for name in ("README.md", "CHANGELOG.md", "examples/data
 # Public methods without an entry of their own.
 NO_ENTRY = {"extra_repr": "torch's hook for what a module prints"}
 
+STORED = "howto/beyond_one_machine.rst", 'x = da.from_zarr("readings.zarr")'
 # Blocks of Python that are not run: page and first line.
 NOT_RUN = {
     ("howto/gpu.rst", "import cupy, fastrecur"): "needs a card",
     ("howto/gpu.rst", "h = fastrecur.forget_mult(f, x)"): "needs a card",
-    ("howto/beyond_one_machine.rst", 'x = da.from_zarr("readings.zarr")'): "examples/out_of_core.py runs it",
-    (
-        "howto/sequence_parallel.rst",
-        'dist.init_process_group("gloo", timeout=timedelta(minutes=2))',
-    ): "needs two processes",
+    STORED: "test_what_is_stored runs it",
     (
         "howto/sequence_parallel.rst",
         'mesh = init_device_mesh("cuda", (2, 4), mesh_dim_names=("data", "time"))',
@@ -134,6 +137,18 @@ def test_every_block_of_code_is_run(path):
         if path.is_relative_to(DOCS) and (path.relative_to(DOCS).as_posix(), lines[0]) in NOT_RUN:
             continue
         assert language == "" and all(COMMAND.match(line) for line in lines), f"not run: {lines[0]}"
+
+
+def test_what_is_stored(tmp_path, monkeypatch):
+    """The block that reads and writes files, on a series of ours."""
+    monkeypatch.chdir(tmp_path)
+    series = np.random.default_rng(0).standard_normal(1000)
+    zarr.create_array("readings.zarr", data=series, chunks=(100,))
+    page, first = STORED
+    (lines,) = (lines for _, lines in blocks(DOCS / page) if lines and lines[0] == first)
+    names = {"da": dask.array, "dask": dask, "zarr": zarr, "ewm_mean": ewm_mean}
+    exec("\n".join(lines), names)
+    assert_close_lazy(dask.array.from_zarr("smoothed.zarr"), ewm_mean(series, halflife=1e5))
 
 
 def test_exceptions_are_used():
