@@ -21,6 +21,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import zarr
+from quickstart import BLUE, GREY, STYLE
 from tqdm.dask import TqdmCallback
 
 from fastrecur.smoothing import ewm_mean
@@ -59,20 +60,20 @@ def smooth(source, target, halflife):
 def draw(source, target, output):
     raw, smoothed = zarr.open_array(source), zarr.open_array(target)
     steps = raw.shape[0]
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained", width_ratios=(2, 1))
     spans = [(0, steps), (int(steps * 0.45), int(steps * (0.45 + 7 / DAYS)))]
-    for axis, (first, last) in zip(axes, spans, strict=True):
-        picks = slice(first, last, max(1, (last - first) // 1200))
-        day = np.arange(first, last, picks.step) * (DAYS / steps)
-        axis.plot(day, raw[picks], ".", markersize=2, color="#b9c4cf", label="readings (some of them)")
-        axis.plot(day, smoothed[picks], color="#c2410c", linewidth=1.3, label="smoothed")
-        axis.set_xlabel("day")
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("reading")
-    axes[0].set_title(f"a year: {steps / 1e6:.0f} million readings", loc="left", fontsize=10)
-    axes[1].set_title("a week of it", loc="left", fontsize=10)
-    axes[0].legend(frameon=False, markerscale=4, loc="upper right", fontsize=8)
-    figure.savefig(output, dpi=110)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained", width_ratios=(2, 1))
+        for ax, (first, last), width in zip(axes, spans, (0.5, 1.3), strict=True):
+            picks = slice(first, last, max(1, (last - first) // 1200))
+            day = np.arange(first, last, picks.step) * (DAYS / steps)
+            ax.plot(day, raw[picks], ".", markersize=2, color=GREY, alpha=0.5, label="readings (some of them)")
+            ax.plot(day, smoothed[picks], color=BLUE, lw=width, label="smoothed")
+            ax.set_xlabel("day")
+        axes[0].set_ylabel("reading")
+        axes[0].set_title(f"A year: {steps / 1e6:.0f} million readings")
+        axes[1].set_title("A week of it")
+        axes[0].legend(markerscale=4, loc="upper right")
+        figure.savefig(output, dpi=110)
 
 
 def main():
