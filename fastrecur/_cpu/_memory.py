@@ -475,7 +475,7 @@ def _moved(builder, place, index, by):
 
 
 def _compiled_load_blocks(typingctx, pointer, offsets, carry, row_bytes, count, step, row_step, ahead):
-    # `count` times 8 steps of 8 lanes, time contiguous in memory, to 8 rows of the carry type. `offsets` are the lanes;
+    # `count` times 8 steps of 8 lanes, contiguous in time, to 8 rows of the carry type. `offsets` place the lanes;
     # a block is `step` bytes from the one before it there and `row_step` here. What stands `ahead` is asked for
     # meanwhile, to the second level of the cache: in the first, lanes may fall on each other.
     def codegen(context, builder, signature, args):

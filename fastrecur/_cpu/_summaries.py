@@ -39,6 +39,7 @@ from ._tiles import (
     lane_places,
     mask,
     row_bytes,
+    soon,
     take_lanes,
     valid_steps,
 )
@@ -131,8 +132,8 @@ def walk_tiles(rule, is_back, a, b, carry, products, lengths, geometry, first, l
         take_lanes(product, products, lane, end)
         for t in range(0, steps, STEPS):
             n = min(STEPS, steps - t)
-            bring(a_rows, shift(a, t * a_time), a_at, a_time, n, STEPS * a_time)
-            bring(b_rows, shift(b, t * b_time), b_at, b_time, n, STEPS * b_time)
+            bring(a_rows, shift(a, t * a_time), a_at, a_time, n, soon(a, a_time))
+            bring(b_rows, shift(b, t * b_time), b_at, b_time, n, soon(b, b_time))
             if ragged:
                 mask(a_rows, keep_a, starts, stops, t, n)
                 mask(b_rows, zero, starts, stops, t, n)

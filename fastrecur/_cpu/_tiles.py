@@ -437,7 +437,7 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
         first = 1 if head > 0 else 0  # a tile of its own
         tiles = first + max(1, (steps - head + STEPS - 8) // STEPS)
         for back in range(tiles):
-            t = max(0, head + (tiles - 1 - back - first) * STEPS) if back < tiles - 1 else 0
+            t = max(0, head + (tiles - 1 - back - first) * STEPS)
             n = steps - t if back == 0 else head if t < head else STEPS
             ahead = bytes_ahead(g, -1, t, steps, g_time, g_jump)
             bring(g_rows, shift(g, t * g_time), g_at, g_time, n, ahead)

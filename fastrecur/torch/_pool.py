@@ -47,6 +47,8 @@ class Layout:
         """Return the layout of some steps alone, whose rows start at the first of them."""
         if (first, last) == (0, self.steps):
             return self
+        if not self.packed and self.given is None:
+            return padded(last - first, self.batch, self.reverse)
         part = copy.copy(self)
         part.tables = {}
         part.steps, part.counts = last - first, self.counts[first:last]

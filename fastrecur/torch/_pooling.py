@@ -53,11 +53,12 @@ def layer_inference(source, weight, bias, c0=None, *, batch_sizes=None, output_g
     size = columns // (2 + output_gate)
     if batch_sizes is None:
         steps, batch = source.shape[:2]
+        whole = _pool.padded(steps, batch, reverse)
         cuts = _even_cuts(steps, batch)
     else:
         sizes = batch_sizes.numpy()
-        batch = int(sizes[0])
-        whole = _pool.Layout(len(sizes), batch, reverse, batch_sizes=sizes)
+        steps, batch = len(sizes), int(sizes[0])
+        whole = _pool.Layout(steps, batch, reverse, batch_sizes=sizes)
         cuts = _uneven_cuts(sizes)
     h = _tensors.empty(*_dense(*source.shape[:-1], size), source.dtype)
     carry = _carry(source, c0, batch, size)
@@ -74,10 +75,8 @@ def layer_inference(source, weight, bias, c0=None, *, batch_sizes=None, output_g
             at = slice(start, start + rows)
         torch.mm(source[at].reshape(rows, -1), turned, out=product)
         if batch_sizes is None:
-            product, layout = product.view(last - first, batch, columns), _pool.padded(last - first, batch, reverse)
-        else:
-            layout = whole.cut(first, last)
-        _pool.forward(product, bias, keep, carry, h[at], None, layout, output_gate)
+            product = product.view(last - first, batch, columns)
+        _pool.forward(product, bias, keep, carry, h[at], None, whole.cut(first, last), output_gate)
     return h, carry.to(source.dtype)
 
 
