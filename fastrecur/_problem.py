@@ -28,7 +28,6 @@ LONG_SERIES = 2048
 NARROW_ROW = 8  # rows of fewer neighbours than these are gathered into tiles
 LINE = 64  # bytes of a cache line
 LARGE = 64 << 10  # bytes from which it pays to align a result
-BLOCK = 1024  # steps that a series' block holds, see _cpu/_series.py
 PIECES = 8  # parts that a sum over lanes is made of, for any number of threads
 
 _WIDE = {"f2": "f4", "bf2": "f4", "f4": "f8", "f8": "f8", "c8": "c16", "c16": "c16"}

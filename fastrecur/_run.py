@@ -11,7 +11,7 @@ from ._arrays import address
 from ._cpu import _native, _rows, _series, _summaries, _tiles
 from ._cpu._compile import kernel
 from ._cpu._memory import WIDTH
-from ._problem import BLOCK, CARRY, LENGTHS, LINE, PIECES, ROWS, SERIES, SUMS_A, SUMS_B, TILES, TO_A, TO_B, A, B, G, H
+from ._problem import CARRY, LENGTHS, LINE, PIECES, ROWS, SERIES, SUMS_A, SUMS_B, TILES, TO_A, TO_B, A, B, G, H
 
 _KERNELS = {
     (ROWS, "forward"): _rows.forward,
@@ -29,6 +29,8 @@ _KERNELS = {
 SERIAL_BYTES = 1 << 20  # below this a second thread costs more than it brings,
 LOCKED_BYTES = 1 << 14  # below this it is over before other threads of Python would have had the lock
 SERIAL_ROWS = 3 << 20  # and where threads halve rows, whose ends share lines and pages
+RECALLED = 16  # blocks before a thread's own in a series that may tell it where to start,
+FORGOTTEN = 2.0**-60  # if no more than this is left of the state before them
 LONG_PIECE = 512  # bytes in a row, of one operand, from which threads may share rows among them
 LONG_SUM = 8 << 10  # the same for a sum's parts, which one thread may have to walk one after another
 AHEAD = 8 << 10  # bytes of an operand that are asked for before their turn
@@ -259,7 +261,7 @@ def _run_vjp(plan, here, first, pieces, strides, results, team):
             )  # fmt: skip
 
         if plan.traversal == SERIES:
-            _vjp_series(plan, call, head, threads, pieces if reduces else 0, team)
+            _vjp_series(plan, call, head, threads, pieces if reduces else 0, strides, team)
         else:
             calls = [(call, *head(k if reduces else 0, k), *part) for k, part in enumerate(parts)]
             team.run(calls, threads)
@@ -314,44 +316,106 @@ def _forward_shifted(plan, call, at, carry, parts, geometry, shift, team):
 
 
 def _forward_series(plan, call, head, threads, fresh, team):
-    blocks = plan.steps // BLOCK
-    first = _first_share(blocks, threads) if fresh else blocks
-    scratch = np.empty(
-        (plan.lanes if first < blocks else 1, blocks if first < blocks else 1, _series.SUMMARY), plan.wide
-    )
-    tail = (address(scratch), 0, plan.lanes)
-    if first == blocks:
-        call(*head, *tail, 0, blocks, blocks, _series.ALL)
-        return
-    # The first thread goes the whole way on the first blocks while the others summarise the rest.
-    whole = np.empty(_series.SUMMARY, plan.wide)
-    rest = [(first + low, first + high) for low, high in ranges(blocks - first, threads - 1)]
-    calls = [(call, *head, *tail, *r, blocks, _series.SUMMARISE) for r in rest]
-    team.run([(call, *head, address(whole), 0, plan.lanes, 0, first, blocks, _series.ALL), *calls])
-    call(*head, *tail, first, blocks, blocks, _series.FOLD)
-    rest = [(first + low, first + high) for low, high in ranges(blocks - first, threads)]
-    team.run([(call, *head, *tail, *r, blocks, _series.REPLAY) for r in rest])
-    call(*head, *tail, first, blocks, blocks, _series.FINISH)
+    """Walk blocks of time; where threads share them, each starts from the state that the blocks before its own tell.
 
-
-def _first_share(blocks, threads):
-    """Return how many blocks one thread can finish while the others summarise the rest; all of them if it is alone."""
-    return blocks if threads == 1 else max(1, round(blocks / (1 + 1.6 * (threads - 1))))
-
-
-def _vjp_series(plan, call, head, threads, pieces, team):
-    blocks = plan.steps // BLOCK
-    shares = ranges(blocks, pieces or threads)
-    if threads == 1 or len(shares) == 1:
-        summaries = address(scratch := np.empty(_series.SUMMARY, plan.wide))
-        for piece, (low, high) in reversed(list(enumerate(shares))):
-            call(*head(piece), summaries, 0, plan.lanes, low, high, blocks, _series.ALL)
+    Mostly a few of them tell it to the last bit, which is seen when they have been walked. If not, all blocks are
+    summarised first and walked then.
+    """
+    blocks = plan.steps // _series.BLOCK
+    shares = ranges(blocks, threads if fresh else 1)
+    if len(shares) == 1:
+        call(*head, 0, 0, plan.lanes, 0, blocks, blocks, _series.ALL)
         return
     scratch = np.empty((plan.lanes, blocks, _series.SUMMARY), plan.wide)
     tail = (address(scratch), 0, plan.lanes)
-    parts = [(call, *head(piece if pieces else 0), *tail, *r, blocks) for piece, r in enumerate(shares)]
+    carry = _lane_states(plan, head[4])
+    cuts = [low for low, _ in shares[1:]]
+    told = _told(plan, call, head, 4, tail, scratch, [(max(0, low - RECALLED), low) for low in cuts])
+    if told is not None:
+        states = [carry, *(state.copy() for state in told)]
+        calls = [
+            (call, *head[:4], address(state), *head[5:], *tail, *share, blocks, _series.PART)
+            for state, share in zip(states, shares, strict=True)
+        ]
+        team.run(calls)
+        for k, share in enumerate(shares[1:], start=1):
+            if not _are_same(states[k - 1], told[k - 1]):
+                states[k][...] = states[k - 1]
+                call(*head[:4], address(states[k]), *head[5:], *tail, *share, blocks, _series.PART)
+            call(*head, *tail, share[0], share[0] + 1, blocks, _series.HOLD)
+        carry[...] = states[-1]
+        call(*head, *tail, blocks, blocks, blocks, _series.ALL)
+        return
+    # The first thread goes the whole way on the first blocks while the others summarise the rest.
+    first = max(1, round(blocks / (1 + 1.6 * (threads - 1))))
+    rest = [(first + low, first + high) for low, high in ranges(blocks - first, threads - 1)]
+    calls = [(call, *head, *tail, *r, blocks, _series.SUMMARISE) for r in rest]
+    team.run([(call, *head, *tail, 0, first, blocks, _series.PART), *calls])
+    call(*head, *tail, first, blocks, blocks, _series.FOLD)
+    rest = [(first + low, first + high) for low, high in ranges(blocks - first, threads)]
+    team.run([(call, *head, *tail, *r, blocks, _series.REPLAY) for r in rest])
+    call(*head, *tail, first, blocks, blocks, _series.HOLD)
+    call(*head, *tail, blocks, blocks, blocks, _series.ALL)
+
+
+def _lane_states(plan, place):
+    """Return the states of all lanes that stand at an address."""
+    memory = (ctypes.c_char * (plan.lanes * plan.wide.itemsize)).from_address(place)
+    return np.frombuffer(memory, plan.wide)
+
+
+def _are_same(states, others):
+    return np.array_equal(states, others)
+
+
+def _told(plan, call, head, carry, tail, scratch, recalled):
+    """Return the states that ranges of blocks lead to whatever they start from; None if one of them does not.
+
+    ``head[carry]`` is where a call's states stand.
+    """
+    states = np.zeros((len(recalled), plan.lanes), plan.wide)
+    blocks = scratch.shape[1]
+    for state, share in zip(states, recalled, strict=True):
+        call(*head, *tail, *share, blocks, _series.SUMMARISE)
+        if not (abs(scratch[:, slice(*share), _series.PRODUCT].prod(axis=1)) < FORGOTTEN).all():
+            return None
+        call(*head[:carry], address(state), *head[carry + 1 :], *tail, *share, blocks, _series.RECALL)
+    return states
+
+
+def _vjp_series(plan, call, head, threads, pieces, strides, team):
+    """As `_forward_series`, against the direction of travel; sums are kept for each of ``pieces``."""
+    blocks = plan.steps // _series.BLOCK
+    shares = ranges(blocks, pieces or threads)
+    if threads == 1 or len(shares) == 1:
+        for piece, (low, high) in reversed(list(enumerate(shares))):
+            call(*head(piece), 0, 0, plan.lanes, low, high, blocks, _series.ALL)
+        return
+    scratch = np.empty((plan.lanes, blocks, _series.SUMMARY), plan.wide)
+    tail = (address(scratch), 0, plan.lanes)
+    heads = [head(piece if pieces else 0) for piece in range(len(shares))]
+    last = len(shares) - 1
+    carry = _lane_states(plan, heads[0][6])
+    recalled = [(high, min(blocks, high + RECALLED)) for _, high in shares[:-1]]
+    told = _told(plan, call, heads[0], 6, tail, scratch, recalled)
+    if told is not None:
+        states = [*(state.copy() for state in told), carry]
+
+        def part(k):
+            return (call, *heads[k][:6], address(states[k]), *heads[k][7:], *tail, *shares[k], blocks)
+
+        team.run([(*part(k), _series.ALL if k == last else _series.PART) for k in range(last + 1)], threads)
+        for k in reversed(range(last)):
+            if not _are_same(states[k + 1], told[k]):
+                states[k][...] = states[k + 1]
+                for sums, stride in zip(heads[k][9:11], strides, strict=True):
+                    ctypes.memset(sums, 0, stride)
+                call(*part(k)[1:], _series.PART)
+        carry[...] = states[0]
+        return
+    parts = [(call, *own, *tail, *share, blocks) for own, share in zip(heads, shares, strict=True)]
     team.run([(*part, _series.SUMMARISE) for part in parts], threads)
-    call(*head(len(shares) - 1 if pieces else 0), *tail, 0, blocks, blocks, _series.FOLD)
+    call(*heads[last], *tail, 0, blocks, blocks, _series.FOLD)
     team.run([(*part, _series.REPLAY) for part in parts], threads)
 
 
@@ -386,7 +450,7 @@ def _useful_threads(plan, most):
         return min(most, _row_splits(plan))
     if plan.traversal == TILES:
         return min(most, -(-plan.lanes // WIDTH))
-    return min(most, max(1, plan.steps // BLOCK // 4))
+    return min(most, max(1, plan.steps // _series.BLOCK // 4))
 
 
 def _row_splits(plan):
@@ -409,7 +473,7 @@ def _pieces(plan):
     elif plan.traversal == TILES:
         most = -(-plan.lanes // WIDTH)
     else:
-        most = plan.steps // BLOCK
+        most = plan.steps // _series.BLOCK
     room = plan.steps * plan.lanes // (8 * max(sums))
     return max(1, min(PIECES, most, room))
 
@@ -440,6 +504,7 @@ def lane_parts(plan, parts):
 def _geometry(plan, fresh, threads, bypass_row=BYPASS_ROW):
     """Return the geometry with what depends on the machine: if results go past the cache, how far to look ahead."""
     bypass = fresh and (plan.traversal == TILES or plan.row_bytes >= bypass_row) and 3 * _bytes(plan) > _cache_bytes()
+    bypass = fresh if plan.traversal == SERIES else bypass
     ahead = 0
     if plan.traversal == ROWS and _bytes(plan) >= SERIAL_BYTES:
         outer, middle, _ = plan.sizes

@@ -100,6 +100,11 @@ def forget_decay(f):
     return constant(1.0, f) - f
 
 
+def forget_intake(f, x):
+    """Return what the step adds to the decayed state."""
+    return f * x
+
+
 def linear(h, a, b):
     """Step ``a*h + b``."""
     return fma(a, h, b)
@@ -113,6 +118,11 @@ def linear_adjoint(g, a, b, h):
 def linear_decay(a):
     """Return what the step multiplies the state by."""
     return a
+
+
+def linear_intake(a, b):
+    """Return what the step adds to the decayed state."""
+    return b
 
 
 # ---- Weighted statistics --------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from compare import (
 from test_forward import RECURRENCES, operands
 
 import fastrecur
+from fastrecur import _run
 
 # Shapes that between them take every path: rows of lanes, rows in tiles and on threads, time
 # last in blocks of lanes, time in the middle, few lanes with time split, one series.
@@ -403,6 +404,67 @@ def test_same_bits_for_any_number_of_threads(rng, set_threads, name, dtype, shap
     for other in results[1:]:
         for result, first in zip(other, results[0], strict=True):
             assert_same_bits(result, first)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("lanes", [(), (3,)])
+@pytest.mark.parametrize(
+    ("gates", "special", "are_told", "are_right"),
+    [
+        ("open", None, True, True),
+        ("open", np.nan, True, False),
+        ("open", np.inf, True, False),
+        ("hard", None, True, True),
+        ("nearly closed", None, False, None),
+        ("closed for long", None, False, None),
+        ("closed for long", np.inf, False, None),
+        ("too wide", None, False, None),
+    ],
+)
+def test_where_threads_start(rng, monkeypatch, set_threads, dtype, lanes, gates, special, are_told, are_right):
+    """Threads that share one series start from states that a few blocks before tell, if these are right to the bit."""
+    monkeypatch.setattr(_run, "SERIAL_BYTES", 0)
+    shape = (20000, *lanes)
+    f, x = operands(rng, shape, dtype)
+    if gates == "hard":
+        f = np.where(rng.random(shape) < 0.3, rng.integers(0, 2, shape), f).astype(dtype)
+    elif gates == "nearly closed":
+        f *= dtype(1e-4)
+    elif gates == "closed for long":
+        f[1000:19500] = 0
+    elif gates == "too wide":
+        f[1000:19500:50] = 2.5
+    if special is not None:
+        x[10] = x[-10] = special
+    grad_h = x[::-1].copy()
+    told, right = [], []
+
+    def note(seen, function):
+        def noting(*arguments):
+            seen.append(function(*arguments))
+            return seen[-1]
+
+        return noting
+
+    monkeypatch.setattr(_run, "_told", note(told, _run._told))
+    monkeypatch.setattr(_run, "_are_same", note(right, _run._are_same))
+    results = []
+    for threads in [1, 2]:
+        set_threads(threads)
+        with np.errstate(all="ignore"):
+            h = fastrecur.forget_mult(f, x, 0.5)
+            results.append([h, *fastrecur.forget_mult_vjp(grad_h, f, x, h, 0.5)])
+            results[-1] += fastrecur.forget_mult_vjp(grad_h, 0.5, x, h, 0.5)
+        if threads == 1:
+            assert not told
+    assert len(told) == 3
+    assert [states is not None for states in told[:2]] == [are_told] * 2
+    assert told[2] is not None
+    assert are_right is None or right[0] is right[1] is are_right
+    for one, other in zip(*results, strict=True):
+        assert_same_bits(one, other)
+    check_forward("forget_mult", f, x, 0.5)
+    check_vjp("forget_mult", f, x, 0.5, rng=rng)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -347,12 +347,15 @@ def _compiled_stack(typingctx, carry, count):
     return carry(carry, count), codegen
 
 
+def _in_kind(pointer, carry):
+    return pointer.element in ("f4", "f8") and carry.category != "complex"
+
+
 def _compiled_stack_like(typingctx, pointer, carry, count):
     # A buffer for what stands behind `pointer`: as it is, where the kernels compute in its kind anyway.
     if not isinstance(count, types.IntegerLiteral):
         return None
-    element = pointer.element if pointer.element in ("f4", "f8") and carry.category != "complex" else carry.element
-    buffer = Pointer(element, scratch=True)
+    buffer = Pointer(pointer.element if _in_kind(pointer, carry) else carry.element, scratch=True)
 
     def codegen(context, builder, signature, args):
         storage = cgutils.alloca_once(builder, _I8, size=ir.Constant(_I64, buffer.size * count.literal_value))
@@ -360,6 +363,28 @@ def _compiled_stack_like(typingctx, pointer, carry, count):
         return storage
 
     return buffer(pointer, carry, count), codegen
+
+
+def _compiled_stack_of(typingctx, pointer, carry, count):
+    # The same with the pointer's own type, so that a kernel may also read and write in place.
+    if not _in_kind(pointer, carry):
+        return _compiled_stack_like(typingctx, pointer, carry, count)
+    _, codegen = _compiled_stack_like(typingctx, pointer, carry, count)
+    return pointer(pointer, carry, count), codegen
+
+
+def _compiled_is_own_kind(typingctx, buffer, pointer):
+    def codegen(context, builder, signature, args):
+        return ir.Constant(ir.IntType(1), int(buffer == pointer))
+
+    return types.boolean(buffer, pointer), codegen
+
+
+def _compiled_in_place(typingctx, buffer, pointer):
+    def codegen(context, builder, signature, args):
+        return args[1 if buffer == pointer else 0]
+
+    return buffer(buffer, pointer), codegen
 
 
 def _compiled_stack_ints(typingctx, count):
@@ -572,6 +597,21 @@ def _compiled_request_vector(typingctx, pointer, index, ahead):
     return types.none(pointer, types.int64, types.int64), codegen
 
 
+def _asking_near(for_write):
+    # Ask for the lines of a vector that stands so many bytes ahead, to the first level of the cache.
+    def compiled(typingctx, pointer, index, ahead):
+        def codegen(context, builder, signature, args):
+            offset = builder.add(_scaled(builder, args[1], pointer.size), args[2])
+            for line in range(0, WIDTH * pointer.size, 64):
+                place = builder.gep(args[0], [builder.add(offset, ir.Constant(_I64, line))], source_etype=_I8)
+                _request(builder, place, for_write)
+            return context.get_dummy_value()
+
+        return types.none(pointer, types.int64, types.int64), codegen
+
+    return compiled
+
+
 def _spread(builder, number):
     undefined = ir.Constant(ir.VectorType(number.type, WIDTH), ir.Undefined)
     first = builder.insert_element(undefined, number, ir.Constant(_I32, 0))
@@ -648,6 +688,42 @@ def _compiled_total(typingctx, value):
     if isinstance(value, types.Complex):
         return value(value), lambda context, builder, signature, args: args[0]
     return value.element(value), codegen
+
+
+def _moved_lanes(places):
+    """Make an intrinsic of a vector and one that fills up: lane j is what stands at ``places(j, n)`` of both."""
+
+    def compiled(typingctx, vector, filling, n):
+        if not isinstance(n, types.IntegerLiteral):
+            return None
+
+        def codegen(context, builder, signature, args):
+            return _shuffle(builder, args[0], args[1], [places(j, n.literal_value) for j in range(WIDTH)])
+
+        return vector(vector, vector, n), codegen
+
+    return compiled
+
+
+_compiled_earlier = _moved_lanes(lambda j, n: j - n if j >= n else WIDTH + j)
+_compiled_later = _moved_lanes(lambda j, n: j + n if j + n < WIDTH else WIDTH + j)
+
+
+def _compiled_turned(typingctx, vector):
+    def codegen(context, builder, signature, args):
+        return _shuffle(builder, args[0], args[0], list(range(WIDTH))[::-1])
+
+    return vector(vector), codegen
+
+
+def _compiled_lane_of(typingctx, vector, n):
+    if not isinstance(n, types.IntegerLiteral):
+        return None
+
+    def codegen(context, builder, signature, args):
+        return builder.extract_element(args[0], ir.Constant(_I32, n.literal_value))
+
+    return vector.element(vector, n), codegen
 
 
 def _compiled_width(typingctx, carry):
@@ -738,6 +814,14 @@ def _interpreted_store_vector(pointer, index, vector):
         store(pointer, index + k, vector[k])
 
 
+def _interpreted_earlier(vector, filling, n):
+    return np.concatenate([np.broadcast_to(filling, WIDTH)[:n], vector[:-n]])
+
+
+def _interpreted_later(vector, filling, n):
+    return np.concatenate([vector[n:], np.broadcast_to(filling, WIDTH)[-n:]])
+
+
 def _interpreted_total(vector):
     if np.ndim(vector) == 0:
         return vector
@@ -754,12 +838,25 @@ if INTERPRETED:
 
     store = _interpreted_store
     stack = _interpreted_stack
-    stack_like = _interpreted_stack_like
+    stack_like = stack_of = _interpreted_stack_like
     load_blocks = _interpreted_load_blocks
     store_blocks = stream_blocks = _interpreted_store_blocks
     load_vector = _interpreted_load_vector
     store_vector = stream_vector = _interpreted_store_vector
     total = _interpreted_total
+    earlier, later = _interpreted_earlier, _interpreted_later
+
+    def is_own_kind(buffer, pointer):
+        return buffer.dtype == pointer.dtype
+
+    def in_place(buffer, pointer):
+        return pointer if is_own_kind(buffer, pointer) else buffer
+
+    def turned(vector):
+        return vector[::-1]
+
+    def lane_of(vector, n):
+        return vector[n]
 
     def broadcast(value):
         return value if value.dtype.kind == "c" else np.full(WIDTH, value)
@@ -792,6 +889,8 @@ if INTERPRETED:
     def request_vector(pointer, index, ahead):
         pass
 
+    ask_near = ask_near_to_write = request_vector
+
     def fence():
         pass
 
@@ -803,6 +902,9 @@ else:
     misalignment = intrinsic(_compiled_misalignment)
     stack = intrinsic(prefer_literal=True)(_compiled_stack)
     stack_like = intrinsic(prefer_literal=True)(_compiled_stack_like)
+    stack_of = intrinsic(prefer_literal=True)(_compiled_stack_of)
+    is_own_kind = intrinsic(_compiled_is_own_kind)
+    in_place = intrinsic(_compiled_in_place)
     stack_ints = intrinsic(prefer_literal=True)(_compiled_stack_ints)
     load_int = intrinsic(_compiled_load_int)
     store_int = intrinsic(_compiled_store_int)
@@ -814,10 +916,16 @@ else:
     stream_vector = intrinsic(_compiled_stream_vector)
     broadcast = intrinsic(_compiled_broadcast)
     total = intrinsic(_compiled_total)
+    earlier = intrinsic(prefer_literal=True)(_compiled_earlier)
+    later = intrinsic(prefer_literal=True)(_compiled_later)
+    turned = intrinsic(_compiled_turned)
+    lane_of = intrinsic(prefer_literal=True)(_compiled_lane_of)
     width = intrinsic(_compiled_width)
     fence = intrinsic(_compiled_fence)
     own_page = intrinsic(_compiled_own_page)
     request_vector = intrinsic(_compiled_request_vector)
+    ask_near = intrinsic(_asking_near(for_write=False))
+    ask_near_to_write = intrinsic(_asking_near(for_write=True))
 
 
 # ---- The primitives of the steps, on scalars and vectors -----------------------------------------------------------

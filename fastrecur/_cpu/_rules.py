@@ -1,30 +1,25 @@
 """Which step a kernel takes: the table from a `Rule`, fixed at compile time, to the functions of `_steps`."""
 
-from numba import njit
+import numpy as np
+from numba import njit, types
 from numba.extending import overload, register_jitable
 
 from .. import _pooling, _steps
 from ._memory import INLINE
 
-# Rule -> step, the step of deviations from an origin, adjoint, decay, and the two operands' values that leave the state
-# as it is.
+# Rule -> step, adjoint, decay, intake, and the two operands' values that leave the state as it is.
 RULES = {
-    "forget_wide": (_steps.forget_wide, _steps.forget_wide, _steps.forget_adjoint, _steps.forget_decay, 0.0, 0.0),
-    "forget_same": (_steps.forget_same, _steps.forget_wide, _steps.forget_adjoint, _steps.forget_decay, 0.0, 0.0),
-    "linear": (_steps.linear, _steps.linear, _steps.linear_adjoint, _steps.linear_decay, 1.0, 0.0),
+    "forget_wide": (_steps.forget_wide, _steps.forget_adjoint, _steps.forget_decay, _steps.forget_intake, 0.0, 0.0),
+    "forget_same": (_steps.forget_same, _steps.forget_adjoint, _steps.forget_decay, _steps.forget_intake, 0.0, 0.0),
+    "linear": (_steps.linear, _steps.linear_adjoint, _steps.linear_decay, _steps.linear_intake, 1.0, 0.0),
 }
-STEP, DEVIATION, ADJOINT, DECAY = range(4)
+STEP, ADJOINT, DECAY, INTAKE = range(4)
 _COMPILED = {function: njit(**INLINE)(function) for rule in RULES.values() for function in rule[:4]}
 
 
 def step(rule, h, a, b):
     """Return the next state."""
     return RULES[rule][STEP](h, a, b)
-
-
-def deviation_step(rule, h, a, b):
-    """Return the next deviation from an origin, all in deviations: small ones need no care with 1 - f."""
-    return RULES[rule][DEVIATION](h, a, b)
 
 
 def adjoint(rule, g, a, b, h):
@@ -37,25 +32,29 @@ def decay(rule, a):
     return RULES[rule][DECAY](a)
 
 
+def intake(rule, a, b):
+    """Return what a step adds to the decayed state."""
+    return RULES[rule][INTAKE](a, b)
+
+
 def neutral(rule, like):
     """Return operands, in the type of ``like``, that leave the state as it is."""
     return _steps.constant(RULES[rule][4], like), _steps.constant(RULES[rule][5], like)
 
 
 def is_average(rule):
-    """Return whether a step keeps a constant series constant, so that a series' own value is its best origin."""
+    """Return whether a step keeps a constant series constant."""
     return rule != "linear"
+
+
+def is_rounded(rule, like):
+    """Return whether an average's products of decays, in the type of ``like``, are rounded as its values are."""
+    return rule == "forget_same" or (rule == "forget_wide" and like.dtype == np.float32)
 
 
 @overload(step, jit_options=INLINE)
 def _step(rule, h, a, b):
     function = _COMPILED[RULES[rule.rule][STEP]]
-    return lambda rule, h, a, b: function(h, a, b)
-
-
-@overload(deviation_step, jit_options=INLINE)
-def _deviation_step(rule, h, a, b):
-    function = _COMPILED[RULES[rule.rule][DEVIATION]]
     return lambda rule, h, a, b: function(h, a, b)
 
 
@@ -71,10 +70,22 @@ def _decay(rule, a):
     return lambda rule, a: function(a)
 
 
+@overload(intake, jit_options=INLINE)
+def _intake(rule, a, b):
+    function = _COMPILED[RULES[rule.rule][INTAKE]]
+    return lambda rule, a, b: function(a, b)
+
+
 @overload(neutral, jit_options=INLINE)
 def _neutral(rule, like):
     a, b = RULES[rule.rule][4:]
     return lambda rule, like: (_steps.constant(a, like), _steps.constant(b, like))
+
+
+@overload(is_rounded, jit_options=INLINE)
+def _is_rounded(rule, like):
+    value = rule.rule == "forget_same" or (rule.rule == "forget_wide" and like == types.float32)
+    return lambda rule, like: value
 
 
 @overload(is_average, jit_options=INLINE)

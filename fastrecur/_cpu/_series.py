@@ -1,71 +1,62 @@
-"""Kernels for few lanes and long time: split each series into segments and walk the segments as lanes.
+"""Kernels for few lanes and long time: take a vector of consecutive steps at once.
 
-A block is ``width`` segments of SEGMENT steps. Each is first *summarised*, in deviations from an origin: ``decay``, the
-product of what its steps multiply the state by; ``rise``, where the walk of ``x - origin`` arrives from 0; ``weight``,
-where that of a series of ones does. In order, a segment's first state then follows from the one before it, from the
-nearer end as in `_steps.forget_same`: ``h + (rise + weight*(origin - h))`` or ``origin + (rise + decay*(h - origin))``.
-From their first states all segments of a block are *replayed* by the true step, so that within a segment nothing is
-approximated.
+A step is ``h -> decay*h + intake``, and steps compose: `earlier` lanes of a vector are folded onto later ones, 1, 2, 4
+and 8 lanes apart, until each lane holds what all steps up to it do to the state before the vector. From a vector to the
+next one only the last lane counts, so the chain of dependent operations is short.
 
-An average's origin is one of the segment's own values, so that a constant series composes to itself; the smallest, so
-that nothing larger than what is in play takes part. A linear recurrence's is 0. Where a composed state is not finite,
-or a linear recurrence's cancels, the segment is walked step by step instead. At a segment's edge a closed gate repeats
-the last result to the bit.
+Where products of decays are rounded as coarsely as values are, ``1 - f`` would not do: the weights would not sum to
+one. There weights are composed, not decays, and values are taken as deviations from an origin, so that a series that
+is constant for a BLOCK stays so to the bit: ``h + (weight*(origin - h) + rise)``.
 
-Blocks depend on each other only through that fold. So threads may summarise them all, one fold, and threads replay
-them, or one thread may do everything block by block (``phase`` says which): the same arithmetic, hence the same bits.
+Blocks are *summarised* as well, by the same composition from vector to vector, and the state before a block is folded
+from that of the one before. So threads may summarise blocks, one thread fold, and threads walk them, or one thread may
+do it all at once (``phase`` says which): the same arithmetic, hence the same bits.
+
+A block is walked step by step instead where composing is not safe: decays above one, whose products grow; states that
+are not finite, or so much smaller than what they are made of that digits are lost. A closed gate repeats the result
+before it to the bit, an open one the value.
 """
 
 from numba import njit
 
-from .._steps import constant, fma, magnitude, select
+from .._steps import constant, everywhere, fma, magnitude, select
 from ._memory import (
     HELPER,
+    INLINE,
+    ask_near,
+    ask_near_to_write,
+    broadcast,
+    earlier,
+    in_place,
+    is_own_kind,
     itemsize,
+    lane_of,
+    later,
     load,
     load_int,
     load_vector,
     shift,
     stack,
-    stack_ints,
-    stack_like,
+    stack_of,
     store,
-    store_int,
     store_vector,
+    total,
+    turned,
     width,
 )
-from ._rows import STORE, settle_lane, valid_range
-from ._rules import adjoint, decay, deviation_step, is_average, step
-from ._tiles import (
-    LENGTHS,
-    SUMS_A,
-    SUMS_B,
-    TO_A,
-    TO_B,
-    A,
-    B,
-    G,
-    H,
-    bring,
-    deliver,
-    lane_offset,
-    put,
-    row_bytes,
-    walk,
-    walk_back,
-)
+from ._rows import ADD, STORE, settle_lane, valid_range
+from ._rules import adjoint, decay, intake, is_average, is_rounded, step
+from ._tiles import LENGTHS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H, lane_offset
 
-ALL, SUMMARISE, FOLD, REPLAY, FINISH = range(5)  # phases
-SEGMENT = 64  # steps
-BUFFER = 16 * SEGMENT
-SUMMARY = 96  # numbers in a block's summary: width x (decay, rise, origin, then first state, weight, peaks of both)
-CANCELLED = 16.0  # a linear recurrence's composed state must not be so many times smaller than its summands
-
-
-@njit(**HELPER)
-def segment_offsets(offsets, time, carry):
-    for j in range(width(carry)):
-        store_int(offsets, j, j * SEGMENT * time)
+# Phases. PART and RECALL leave what is behind the whole blocks, and PART does not look at what it follows: HOLD does.
+ALL, PART, SUMMARISE, FOLD, RECALL, REPLAY, HOLD = range(7)
+BLOCK = 512  # steps
+AHEAD = 1024  # bytes that are asked for before their turn
+SUMMARY = 8  # numbers in a block's summary:
+PRODUCT, RISE, WEIGHT, ORIGIN, PEAK, FIRST = range(6)  # the last one is the state before the block
+CANCELLED = 16.0  # a linear recurrence's composed state must not be so many times smaller than its summands,
+LOST = 64.0  # nor an average's than the origin
+NOT_A_NUMBER = float("nan")
 
 
 @njit(**HELPER)
@@ -76,90 +67,218 @@ def zero_steps(target, time, first, last, carry):
 
 
 @njit(**HELPER)
-def smallest(b_rows, summary):
-    """Return each segment's value nearest to zero."""
-    row = row_bytes(b_rows)
-    least = load_vector(b_rows, 0, summary)
-    for k in range(1, SEGMENT):
-        value = load_vector(shift(b_rows, k * row), 0, summary)
-        least = select(magnitude(value) < magnitude(least), value, least)
-    return least
-
-
-@njit(**HELPER)
-def higher(peak, value):
-    return select(peak < magnitude(value), magnitude(value), peak)
-
-
-@njit(**HELPER)
-def stays_finite(summary, s, h):
-    """Return whether no state within a segment can overflow, where the one after it may look sound again."""
-    lanes = width(summary)
-    bound = fma(load(summary, 4 * lanes + s, summary), magnitude(h), load(summary, 5 * lanes + s, summary))
-    return bound - bound == constant(0.0, h)
-
-
-@njit(**HELPER)
-def summarise(rule, a_rows, b_rows, summary):
-    lanes, a_row, b_row = width(summary), row_bytes(a_rows), row_bytes(b_rows)
-    zero = constant(0.0, load_vector(a_rows, 0, summary))
-    one = constant(1.0, zero)
-    origin = smallest(b_rows, summary) if is_average(rule) else zero
-    product, rise, weight, decay_peak, rise_peak = one, zero, zero, one, zero
-    for k in range(SEGMENT):
-        gate, value = (
-            load_vector(shift(a_rows, k * a_row), 0, summary),
-            load_vector(shift(b_rows, k * b_row), 0, summary),
-        )
-        product = product * decay(rule, gate)
-        rise = deviation_step(rule, rise, gate, value - origin)
-        if is_average(rule):
-            weight = deviation_step(rule, weight, gate, one)
-        decay_peak, rise_peak = higher(decay_peak, product), higher(rise_peak, rise)
-    store_vector(summary, 4 * lanes, decay_peak)
-    store_vector(summary, 5 * lanes, rise_peak)
-    store_vector(summary, 0, product)
-    store_vector(summary, lanes, rise)
-    store_vector(summary, 2 * lanes, origin)
-    store_vector(summary, 3 * lanes, weight)
-
-
-@njit(**HELPER)
-def composed(is_average, product, rise, origin, weight, h):
-    """Return the state after a segment from the one before, and whether it may be used."""
-    zero = constant(0.0, h)
-    if not is_average:
-        new = fma(product, h, rise)
-        return new, new - new == zero and magnitude(product * h) <= constant(CANCELLED, h) * magnitude(new)
-    if product > constant(0.5, h):
-        new = h + fma(weight, origin - h, rise)
+def take_steps(rows, source, time, steps):
+    """Bring whole vectors of steps into a buffer."""
+    lanes, size = width(rows), itemsize(source)
+    if time == size:
+        for t in range(0, steps, lanes):
+            store_vector(rows, t, load_vector(source, t, rows))
+    elif time == -size:
+        for t in range(0, steps, lanes):
+            store_vector(rows, t, turned(load_vector(source, 1 - t - lanes, rows)))
+    elif time == 0:
+        value = broadcast(load(source, 0, rows))
+        for t in range(0, steps, lanes):
+            store_vector(rows, t, value)
     else:
-        new = origin + fma(product, h - origin, rise)
-    return new, new - new == zero
+        for t in range(steps):
+            store(rows, t, load(shift(source, t * time), 0, rows))
 
 
 @njit(**HELPER)
-def walk_segment(rule, a, b, a_time, b_time, h, carry):
-    for k in range(SEGMENT):
-        h = step(rule, h, load(shift(a, k * a_time), 0, carry), load(shift(b, k * b_time), 0, carry))
-    return h
+def steps_of(rows, source, time, steps):
+    """Return where steps stand one after the other: in place, or brought into ``rows``."""
+    if is_own_kind(rows, source) and time == itemsize(source):
+        return in_place(rows, source)
+    if time != 0:  # else brought once
+        take_steps(rows, source, time, steps)
+    return rows
 
 
 @njit(**HELPER)
-def fold_block(rule, a, b, a_time, b_time, summary, h):
-    """Replace the origins in a block's summary by its segments' first states; return the state after it."""
+def give_steps(target, time, rows, steps):
+    """Write whole vectors of steps from a buffer."""
+    lanes, size = width(rows), itemsize(target)
+    if time == size:
+        for t in range(0, steps, lanes):
+            store_vector(target, t, load_vector(rows, t, rows))
+    elif time == -size:
+        for t in range(0, steps, lanes):
+            store_vector(target, 1 - t - lanes, turned(load_vector(rows, t, rows)))
+    else:
+        for t in range(steps):
+            store(shift(target, t * time), 0, load(rows, t, rows))
+
+
+@njit(**INLINE)
+def lower(least, value):
+    return select(value < least, value, least)
+
+
+@njit(**INLINE)
+def higher(most, value):
+    return select(most < value, value, most)
+
+
+@njit(**INLINE)
+def is_finite(value):
+    return value - value == constant(0.0, value)
+
+
+@njit(**INLINE)
+def compose_on(products, rises):
+    """Fold every lane's step onto the lanes after it."""
+    one, zero = constant(1.0, products), constant(0.0, products)
+    rises = fma(products, earlier(rises, zero, 1), rises)
+    products = products * earlier(products, one, 1)
+    rises = fma(products, earlier(rises, zero, 2), rises)
+    products = products * earlier(products, one, 2)
+    rises = fma(products, earlier(rises, zero, 4), rises)
+    products = products * earlier(products, one, 4)
+    rises = fma(products, earlier(rises, zero, 8), rises)
+    return products * earlier(products, one, 8), rises
+
+
+@njit(**INLINE)
+def compose_weights(products, weights):
+    """Fold what the steps' own values weigh: 1 less the products, without that difference."""
+    one, zero = constant(1.0, products), constant(0.0, products)
+    weights = fma(products, earlier(weights, zero, 1), weights)
+    products = products * earlier(products, one, 1)
+    weights = fma(products, earlier(weights, zero, 2), weights)
+    products = products * earlier(products, one, 2)
+    weights = fma(products, earlier(weights, zero, 4), weights)
+    products = products * earlier(products, one, 4)
+    return fma(products, earlier(weights, zero, 8), weights)
+
+
+@njit(**INLINE)
+def compose_back(products, rises):
+    """Fold every lane's step onto the lanes before it."""
+    one, zero = constant(1.0, products), constant(0.0, products)
+    rises = fma(products, later(rises, zero, 1), rises)
+    products = products * later(products, one, 1)
+    rises = fma(products, later(rises, zero, 2), rises)
+    products = products * later(products, one, 2)
+    rises = fma(products, later(rises, zero, 4), rises)
+    products = products * later(products, one, 4)
+    rises = fma(products, later(rises, zero, 8), rises)
+    return products * later(products, one, 8), rises
+
+
+@njit(**INLINE)
+def room(rule, gate):
+    """Return how far a decay is from where products of it would grow; of an average 0 where the gate is 0 or 1."""
+    one = constant(1.0, gate)
+    return gate * decay(rule, gate) if is_average(rule) else one - magnitude(gate)
+
+
+@njit(**HELPER)
+def origin_of(b_rows, carry):
+    """Return what a block's values are all near to, as far as its first ones tell, else 0."""
+    values = load_vector(b_rows, 0, carry)
+    first = lane_of(values, 0)
+    near = magnitude(values - broadcast(first)) < broadcast(magnitude(first) * constant(0.125, first))
+    return first if everywhere(near) else constant(0.0, first)
+
+
+@njit(**INLINE)
+def stays_finite(h, peak):
+    """Return whether no state within a block can overflow, where the one after it may look sound again."""
+    bound = fma(peak, constant(float(BLOCK), h), magnitude(h))
+    return is_finite(bound)
+
+
+@njit(**HELPER)
+def walk(rule, a_rows, b_rows, h_rows, carry, steps, h):
+    """Walk a block step by step."""
+    for k in range(steps):
+        h = step(rule, h, load(a_rows, k, carry), load(b_rows, k, carry))
+        store(h_rows, k, h)
+
+
+@njit(**HELPER)
+def walk_vectors(rule, a_rows, b_rows, h_rows, summary, steps, h, keeps):
+    """Walk a block from state ``h``, and summarise it; return whether some gate is 0, 1 or beyond.
+
+    Where only the summary is wanted, ``keeps`` is false.
+    """
     lanes = width(summary)
-    for s in range(lanes):
-        product, rise = load(summary, s, summary), load(summary, lanes + s, summary)
-        origin, weight = load(summary, 2 * lanes + s, summary), load(summary, 3 * lanes + s, summary)
-        store(summary, 2 * lanes + s, h)
-        if h == h:
-            new, sound = composed(is_average(rule), product, rise, origin, weight, h)
-            if not (sound and stays_finite(summary, s, h - origin)):
-                t = s * SEGMENT
-                new = walk_segment(rule, shift(a, t * a_time), shift(b, t * b_time), a_time, b_time, h, summary)
-            h = new
-    return h
+    zero, one = constant(0.0, h), constant(1.0, h)
+    centred = is_rounded(rule, h)
+    origin = origin_of(b_rows, summary) if centred else zero
+    half, far = constant(0.5, h), broadcast(magnitude(origin) * constant(1.0 / LOST, h))
+    least, lost, peak = broadcast(one), broadcast(zero), broadcast(zero)
+    product, rise, weight, state = one, zero, zero, h
+    for t in range(0, steps, lanes):
+        ask_near(a_rows, t, AHEAD)
+        ask_near(b_rows, t, AHEAD)
+        gate, value = load_vector(a_rows, t, summary), load_vector(b_rows, t, summary)
+        before = broadcast(state)
+        least = lower(least, room(rule, gate))
+        if centred:
+            centre, kept = broadcast(origin), decay(rule, gate)
+            weights = compose_weights(kept, gate)
+            products, rises = compose_on(kept, intake(rule, gate, value - centre))
+            way = centre - before
+            from_start = weights < broadcast(half)
+            new = fma(select(from_start, weights, -products), way, rises) + select(from_start, before, centre)
+            lost = higher(lost, fma(weights, far, -magnitude(new)))
+            weight = fma(lane_of(products, 15), weight, lane_of(weights, 15))
+        else:
+            products, rises = compose_on(decay(rule, gate), intake(rule, gate, value))
+            new = fma(products, before, rises)
+            if not is_average(rule):
+                peak = higher(peak, magnitude(value))
+        state = lane_of(new, 15)
+        p, r = lane_of(products, 15), lane_of(rises, 15)
+        rise, product = fma(p, rise, r), p * product
+        if keeps:
+            ask_near_to_write(h_rows, t, AHEAD)
+            store_vector(h_rows, t, new)
+    inside = everywhere(least == magnitude(least))
+    most = total(peak)
+    store(summary, PRODUCT, product if inside else constant(NOT_A_NUMBER, h))
+    store(summary, RISE, rise)
+    store(summary, WEIGHT, weight)
+    store(summary, ORIGIN, origin)
+    store(summary, PEAK, most)
+    if keeps and h == h:
+        sound = inside and is_finite(state) and everywhere(lost == broadcast(zero))
+        if not (sound and stays_finite(h, most)):
+            walk(rule, a_rows, b_rows, h_rows, summary, steps, h)
+    return not everywhere(broadcast(zero) < least)
+
+
+@njit(**HELPER)
+def composed(rule, summary, h):
+    """Return the state after a block from the one before, and whether it may be used."""
+    product, rise = load(summary, PRODUCT, summary), load(summary, RISE, summary)
+    weight, origin = load(summary, WEIGHT, summary), load(summary, ORIGIN, summary)
+    if is_rounded(rule, h):
+        if product > constant(0.5, h):
+            new = h + fma(weight, origin - h, rise)
+        else:
+            new = origin + fma(product, h - origin, rise)
+        sound = weight * magnitude(origin) <= constant(LOST, h) * magnitude(new)
+    else:
+        new = fma(product, h, rise)
+        sound = is_average(rule) or magnitude(product * h) <= constant(CANCELLED, h) * magnitude(new)
+    return new, sound and is_finite(new) and stays_finite(h, load(summary, PEAK, summary))
+
+
+@njit(**HELPER)
+def fold(rule, a, b, a_time, b_time, summary, steps, h):
+    """Note the state before a block in its summary; return the one after it."""
+    store(summary, FIRST, h)
+    if h != h:
+        return h
+    new, sound = composed(rule, summary, h)
+    if not sound:
+        new = h
+        for k in range(steps):
+            new = step(rule, new, load(shift(a, k * a_time), 0, summary), load(shift(b, k * b_time), 0, summary))
+    return new
 
 
 @njit(**HELPER)
@@ -170,8 +289,7 @@ def hold(rule, a, b, h, a_time, b_time, h_time, steps, carry):
         last = load(shift(h, -h_time), 0, carry)
         zero = constant(0.0, last)
         while k < steps and load(shift(a, k * a_time), 0, carry) == zero:
-            value = load(shift(b, k * b_time), 0, carry)
-            if value - value != zero:
+            if not is_finite(load(shift(b, k * b_time), 0, carry)):
                 break
             store(shift(h, k * h_time), 0, last)
             k += 1
@@ -179,17 +297,23 @@ def hold(rule, a, b, h, a_time, b_time, h_time, steps, carry):
 
 
 @njit(**HELPER)
-def hold_edges(rule, a_rows, b_rows, h, h_time, first, carry):
-    """`hold` at the edges of a block's segments, its gates in ``a_rows``, its values in ``b_rows``."""
-    a_row, b_row = row_bytes(a_rows), row_bytes(b_rows)
-    for s in range(first, width(carry)):
-        gates, values = shift(a_rows, s * itemsize(a_rows)), shift(b_rows, s * itemsize(b_rows))
-        hold(rule, gates, values, shift(h, s * SEGMENT * h_time), a_row, b_row, h_time, SEGMENT, carry)
+def settle_ends(a_rows, b_rows, h_rows, carry, steps, last, follows):
+    """Make the results of closed gates those before them, of open ones the values; ``last`` is what a block follows."""
+    zero, one = constant(0.0, last), constant(1.0, last)
+    for k in range(steps):
+        gate, value, result = load(a_rows, k, carry), load(b_rows, k, carry), load(h_rows, k, carry)
+        if gate == zero and follows and is_finite(value):
+            result = last
+            store(h_rows, k, result)
+        elif gate == one and is_finite(result):
+            result = value
+            store(h_rows, k, result)
+        last, follows = result, True
 
 
 @njit(**HELPER)
 def finish(rule, a, b, h, a_time, b_time, h_time, done, steps, carry, lane):
-    """Walk what is left after ``done`` steps of whole blocks; leave the last result in ``carry``."""
+    """Walk what is left after ``done`` steps of whole vectors; leave the last result in ``carry``."""
     value = load(carry, lane, carry)
     held = 0
     if 0 < done < steps:
@@ -204,72 +328,68 @@ def finish(rule, a, b, h, a_time, b_time, h_time, done, steps, carry, lane):
 
 def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, first_block, last_block, blocks, phase):
     """Walk blocks of lanes; ``carry`` holds the first states, then the last."""
-    steps, reverse = load_int(geometry, 0), load_int(geometry, 1)
+    all_steps, reverse = load_int(geometry, 0), load_int(geometry, 1)
     a_time, b_time, h_time = (
         load_int(shift(geometry, A), 0),
         load_int(shift(geometry, B), 0),
         load_int(shift(geometry, H), 0),
     )
-    a_rows, b_rows, h_rows = stack_like(a, carry, BUFFER), stack_like(b, carry, BUFFER), stack_like(h, carry, BUFFER)
-    state = stack(carry, 16)
-    a_at, b_at, h_at = stack_ints(16), stack_ints(16), stack_ints(16)
-    segment_offsets(a_at, a_time, carry)
-    segment_offsets(b_at, b_time, carry)
-    segment_offsets(h_at, h_time, carry)
-    size = width(carry) * SEGMENT
-    for block in range(first_block, last_block):
-        for lane in range(first, last):
-            start, stop = valid_range(
-                shift(lengths, lane_offset(geometry, shift(geometry, LENGTHS), lane)), steps, reverse
-            )
-            t = start + block * size
-            if t + size > stop:
+    a_rows, b_rows, h_rows = stack_of(a, carry, BLOCK), stack_of(b, carry, BLOCK), stack_of(h, carry, BLOCK)
+    own = stack(carry, SUMMARY)
+    direct = load_int(geometry, 3) != 0 and is_own_kind(h_rows, h) and h_time == itemsize(h)
+    ends = last_block == blocks and phase == ALL
+    for lane in range(first, last):
+        start, stop = valid_range(
+            shift(lengths, lane_offset(geometry, shift(geometry, LENGTHS), lane)), all_steps, reverse
+        )
+        a_lane = shift(a, lane_offset(geometry, shift(geometry, A), lane) + start * a_time)
+        b_lane = shift(b, lane_offset(geometry, shift(geometry, B), lane) + start * b_time)
+        h_lane = shift(h, lane_offset(geometry, shift(geometry, H), lane) + start * h_time)
+        steps = stop - start
+        top = min(last_block, steps // BLOCK)
+        rest = (steps - top * BLOCK) // width(carry) * width(carry) if ends else 0
+        state = load(carry, lane, carry)
+        if a_time == 0:
+            take_steps(a_rows, a_lane, 0, BLOCK)
+        if b_time == 0:
+            take_steps(b_rows, b_lane, 0, BLOCK)
+        for block in range(min(first_block, top), top + 1):
+            # What is left behind the whole blocks goes with the end, all at once.
+            now, count = (phase, BLOCK) if block < top else (ALL, rest)
+            now = ALL if now == PART else FOLD if now == RECALL else now
+            t = block * BLOCK
+            a_now, b_now, h_now = shift(a_lane, t * a_time), shift(b_lane, t * b_time), shift(h_lane, t * h_time)
+            summary = own if now == ALL else shift(summaries, (lane * blocks + block) * SUMMARY * itemsize(carry))
+            if now == HOLD:
+                if block > 0:
+                    hold(rule, a_now, b_now, h_now, a_time, b_time, h_time, steps - t, carry)
                 continue
-            a_now = shift(a, lane_offset(geometry, shift(geometry, A), lane) + t * a_time)
-            b_now = shift(b, lane_offset(geometry, shift(geometry, B), lane) + t * b_time)
-            h_now = shift(h, lane_offset(geometry, shift(geometry, H), lane) + t * h_time)
-            summary = shift(summaries, (lane * blocks + block) * SUMMARY * itemsize(carry))
-            if phase == ALL:
-                summary = shift(summaries, 0)
-            if phase != FOLD and phase != FINISH:
-                bring(a_rows, a_now, a_at, a_time, SEGMENT, size * a_time)
-                bring(b_rows, b_now, b_at, b_time, SEGMENT, size * b_time)
-            if phase == ALL or phase == SUMMARISE:
-                summarise(rule, a_rows, b_rows, summary)
-            if phase == ALL or phase == FOLD:
-                after = fold_block(rule, a_now, b_now, a_time, b_time, summary, load(carry, lane, carry))
-                store(carry, lane, after)
-            if phase == ALL or phase == REPLAY:
-                store_vector(state, 0, load_vector(summary, 2 * width(carry), carry))
-                walk(rule, a_rows, b_rows, h_rows, state, SEGMENT)
-                put(h_now, h_at, h_time, h_rows, SEGMENT, width(carry), size * h_time, False)
-                hold_edges(rule, a_rows, b_rows, h_now, h_time, 0 if phase == ALL and block > 0 else 1, carry)
-            if phase == FINISH and block > 0:
-                hold(rule, a_now, b_now, h_now, a_time, b_time, h_time, stop - t, carry)
-    if phase == FINISH or (phase == ALL and last_block == blocks):
-        for lane in range(first, last):
-            start, stop = valid_range(
-                shift(lengths, lane_offset(geometry, shift(geometry, LENGTHS), lane)), steps, reverse
-            )
-            h_now = shift(h, lane_offset(geometry, shift(geometry, H), lane))
-            zero_steps(h_now, h_time, 0, start, carry)
-            zero_steps(h_now, h_time, stop, steps, carry)
-            a_now = shift(a, lane_offset(geometry, shift(geometry, A), lane) + start * a_time)
-            b_now = shift(b, lane_offset(geometry, shift(geometry, B), lane) + start * b_time)
-            done = (stop - start) // size * size
+            if count == 0:
+                continue
+            touched, a_here, b_here, h_here = False, a_rows, b_rows, h_rows
+            if direct:
+                h_here = in_place(h_rows, h_now)
+            if now != FOLD:
+                a_here, b_here = steps_of(a_rows, a_now, a_time, count), steps_of(b_rows, b_now, b_time, count)
+                begin = load(summary, FIRST, carry) if now == REPLAY else state
+                touched = walk_vectors(rule, a_here, b_here, h_here, summary, count, begin, now != SUMMARISE)
+            if now == ALL or now == FOLD:
+                state = fold(rule, a_now, b_now, a_time, b_time, summary, count, state)
+            if now == ALL or now == REPLAY:
+                if touched and is_average(rule):
+                    follows = now == ALL and block > (first_block if phase == PART else 0)
+                    before = load(shift(h_now, -h_time if follows else 0), 0, carry)
+                    settle_ends(a_here, b_here, h_here, carry, count, before, follows)
+                if not direct:
+                    give_steps(h_now, h_time, h_rows, count)
+        if phase != SUMMARISE and phase != REPLAY:
+            store(carry, lane, state)
+        if ends:
+            zero_steps(h_lane, h_time, -start, 0, carry)
+            zero_steps(h_lane, h_time, steps, all_steps - start, carry)
             finish(
-                rule,
-                a_now,
-                b_now,
-                shift(h_now, start * h_time),
-                a_time,
-                b_time,
-                h_time,
-                done,
-                stop - start,
-                carry,
-                lane,
-            )
+                rule, a_lane, b_lane, h_lane, a_time, b_time, h_time, top * BLOCK + rest, steps, carry, lane
+            )  # fmt: skip
 
 
 @njit(**HELPER)
@@ -280,54 +400,104 @@ def back(rule, g, a, r):
 
 
 @njit(**HELPER)
-def summarise_back(rule, g_rows, a_rows, summary):
-    g_row, a_row = row_bytes(g_rows), row_bytes(a_rows)
-    product = constant(1.0, load_vector(a_rows, 0, summary))
-    end = constant(0.0, product)
-    decay_peak, rise_peak = product, end
-    for ago in range(SEGMENT):
-        k = SEGMENT - 1 - ago
-        gate = load_vector(shift(a_rows, k * a_row), 0, summary)
-        product = product * decay(rule, gate)
-        end = back(rule, load_vector(shift(g_rows, k * g_row), 0, summary), gate, end)
-        decay_peak, rise_peak = higher(decay_peak, product), higher(rise_peak, end)
-    store_vector(summary, 4 * width(summary), decay_peak)
-    store_vector(summary, 5 * width(summary), rise_peak)
-    store_vector(summary, 0, product)
-    store_vector(summary, width(summary), end)
+def walk_back(rule, g_rows, a_rows, b_rows, h_rows, first, to_a_rows, to_b_rows, carry, steps, r):
+    """Take cotangents through a block step by step."""
+    for ago in range(steps):
+        k = steps - 1 - ago
+        gate, value = load(a_rows, k, carry), load(b_rows, k, carry)
+        before = load(h_rows, k - 1, carry) if k > 0 else first
+        grad_a, grad_b, r = adjoint(rule, load(g_rows, k, carry) + r, gate, value, before)
+        store(to_a_rows, k, grad_a)
+        store(to_b_rows, k, grad_b)
 
 
 @njit(**HELPER)
-def fold_block_back(rule, g, a, g_time, a_time, summary, r):
-    """Note what reaches each segment's end; return what leaves the block at its start."""
+def walk_vectors_back(rule, g_rows, a_rows, b_rows, h_rows, first, to_a_rows, to_b_rows, summary, steps, r, keeps):
+    """Take cotangents through a block, and summarise it, from what flows on from the step after it.
+
+    ``first`` is the state before the block. Where only the summary is wanted, ``keeps`` is false.
+    """
     lanes = width(summary)
-    for ago in range(lanes):
-        s = lanes - 1 - ago
-        store(summary, 2 * lanes + s, r)
-        if r != r:
-            continue
-        zero = constant(0.0, r)
-        new, sound = composed(False, load(summary, s, summary), load(summary, lanes + s, summary), zero, zero, r)
-        if not (sound and stays_finite(summary, s, r)):
-            new = r
-            for before in range(SEGMENT):
-                t = s * SEGMENT + SEGMENT - 1 - before
-                gate = load(shift(a, t * a_time), 0, summary)
-                new = back(rule, load(shift(g, t * g_time), 0, summary), gate, new)
-        r = new
-    return r
+    zero, one = constant(0.0, r), constant(1.0, r)
+    most, peak = broadcast(zero), broadcast(zero)
+    product, end, state = one, zero, r
+    for ago in range(0, steps, lanes):
+        t = steps - lanes - ago
+        ask_near(g_rows, t, -AHEAD)
+        ask_near(a_rows, t, -AHEAD)
+        g, gate = load_vector(g_rows, t, summary), load_vector(a_rows, t, summary)
+        kept = decay(rule, gate)
+        most, peak = higher(most, magnitude(kept)), higher(peak, magnitude(g))
+        products, ends = compose_back(kept, kept * g)
+        if keeps:
+            after = broadcast(state)
+            onward = fma(products, after, ends)
+            ask_near(b_rows, t, -AHEAD)
+            ask_near(h_rows, t, -AHEAD)
+            ask_near_to_write(to_a_rows, t, -AHEAD)
+            ask_near_to_write(to_b_rows, t, -AHEAD)
+            value = load_vector(b_rows, t, summary)
+            if t > 0:
+                before = load_vector(h_rows, t - 1, summary)
+            else:
+                before = earlier(load_vector(h_rows, 0, summary), broadcast(first), 1)
+            grad_a, grad_b, _ = adjoint(rule, g + later(onward, after, 1), gate, value, before)
+            store_vector(to_a_rows, t, grad_a)
+            store_vector(to_b_rows, t, grad_b)
+        p, e = lane_of(products, 0), lane_of(ends, 0)
+        state, end, product = fma(p, state, e), fma(p, end, e), p * product
+    inside = everywhere(lower(broadcast(one), most) == most)
+    bound = total(peak)
+    store(summary, PRODUCT, product if inside else constant(NOT_A_NUMBER, r))
+    store(summary, RISE, end)
+    store(summary, PEAK, bound)
+    if keeps and r == r and not (inside and is_finite(state) and stays_finite(r, bound)):
+        walk_back(rule, g_rows, a_rows, b_rows, h_rows, first, to_a_rows, to_b_rows, summary, steps, r)
+
+
+@njit(**HELPER)
+def fold_back(rule, g, a, g_time, a_time, summary, steps, r):
+    """Note what reaches a block's end in its summary; return what leaves it at its start."""
+    store(summary, FIRST, r)
+    if r != r:
+        return r
+    product = load(summary, PRODUCT, summary)
+    new = fma(product, r, load(summary, RISE, summary))
+    sound = magnitude(product * r) <= constant(CANCELLED, r) * magnitude(new)
+    if not (sound and is_finite(new) and stays_finite(r, load(summary, PEAK, summary))):
+        new = r
+        for ago in range(steps):
+            k = steps - 1 - ago
+            new = back(rule, load(shift(g, k * g_time), 0, summary), load(shift(a, k * a_time), 0, summary), new)
+    return new
+
+
+@njit(**HELPER)
+def deliver_steps(target, time, sums, sums_time, fate, rows, steps):
+    """Bring a block of a gradient where it belongs."""
+    if fate == STORE:
+        give_steps(target, time, rows, steps)
+    elif fate == ADD and sums_time == 0:
+        column = load_vector(rows, 0, sums)
+        for t in range(width(sums), steps, width(sums)):
+            column = column + load_vector(rows, t, sums)
+        store(sums, 0, load(sums, 0, sums) + total(column))
+    elif fate == ADD:
+        for t in range(steps):
+            place = shift(sums, t * sums_time)
+            store(place, 0, load(place, 0, sums) + load(rows, t, sums))
 
 
 @njit(**HELPER)
 def vjp_steps(
-    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, start, first, stop, lane, g_time, a_time, b_time, h_time,
+    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, first, stop, lane, g_time, a_time, b_time, h_time,
     to_a_time, to_b_time, sums_a_time, sums_b_time, a_fate, b_fate,
 ):  # fmt: skip
-    """Take one lane back from step ``stop`` to step ``first``, of the valid steps from ``start``."""
+    """Take one lane back from step ``stop`` to step ``first``."""
     r = load(carry, lane, carry)
     for ago in range(stop - first):
         t = stop - 1 - ago
-        before = load(h0, lane, carry) if t == start else load(shift(h, (t - 1) * h_time), 0, carry)
+        before = load(h0, lane, carry) if t == 0 else load(shift(h, (t - 1) * h_time), 0, carry)
         gate, other = load(shift(a, t * a_time), 0, carry), load(shift(b, t * b_time), 0, carry)
         grad_a, grad_b, r = adjoint(rule, load(shift(g, t * g_time), 0, carry) + r, gate, other, before)
         settle_lane(shift(to_a, t * to_a_time), shift(sums_a, t * sums_a_time), 0, grad_a, a_fate)
@@ -340,114 +510,90 @@ def vjp(
     last_block, blocks, phase,
 ):  # fmt: skip
     """Walk blocks of lanes back; ``carry`` holds the last states' cotangents, then the first states'."""
-    steps, reverse, a_fate, b_fate = (
+    all_steps, reverse, a_fate, b_fate = (
         load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 4), load_int(geometry, 5),
     )  # fmt: skip
     a_time, b_time = load_int(shift(geometry, A), 0), load_int(shift(geometry, B), 0)
     h_time, g_time = load_int(shift(geometry, H), 0), load_int(shift(geometry, G), 0)
     to_a_time, to_b_time = load_int(shift(geometry, TO_A), 0), load_int(shift(geometry, TO_B), 0)
     sums_a_time, sums_b_time = load_int(shift(geometry, SUMS_A), 0), load_int(shift(geometry, SUMS_B), 0)
-    g_rows, a_rows = stack_like(g, carry, BUFFER), stack_like(a, carry, BUFFER)
-    b_rows, h_rows = stack_like(b, carry, BUFFER), stack(carry, BUFFER)  # h0 is as wide as the carry
-    to_a_rows, to_b_rows = stack_like(to_a, carry, BUFFER), stack_like(to_b, carry, BUFFER)
-    state = stack(carry, 16)
-    g_at, a_at, b_at, h_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
-    to_a_at, to_b_at, sums_a_at, sums_b_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
-    segment_offsets(g_at, g_time, carry)
-    segment_offsets(a_at, a_time, carry)
-    segment_offsets(b_at, b_time, carry)
-    segment_offsets(h_at, h_time, carry)
-    segment_offsets(to_a_at, to_a_time, carry)
-    segment_offsets(to_b_at, to_b_time, carry)
-    segment_offsets(sums_a_at, sums_a_time, carry)
-    segment_offsets(sums_b_at, sums_b_time, carry)
-    size = width(carry) * SEGMENT
-    for turn in range(first_block, last_block + 1):
-        block = last_block + first_block - turn  # the last one stands for what is left after whole blocks
-        for lane in range(first, last):
-            start, stop = valid_range(
-                shift(lengths, lane_offset(geometry, shift(geometry, LENGTHS), lane)), steps, reverse
-            )
-            t = start + block * size
-            a_now = shift(a, lane_offset(geometry, shift(geometry, A), lane))
-            b_now = shift(b, lane_offset(geometry, shift(geometry, B), lane))
-            h_now = shift(h, lane_offset(geometry, shift(geometry, H), lane))
-            g_now = shift(g, lane_offset(geometry, shift(geometry, G), lane))
-            to_a_now, to_b_now = (
-                shift(to_a, lane_offset(geometry, shift(geometry, TO_A), lane)),
-                shift(to_b, lane_offset(geometry, shift(geometry, TO_B), lane)),
-            )
-            sums_a_now = shift(sums_a, lane_offset(geometry, shift(geometry, SUMS_A), lane))
-            sums_b_now = shift(sums_b, lane_offset(geometry, shift(geometry, SUMS_B), lane))
-            if block == last_block:
-                if last_block == blocks and (phase == ALL or phase == FOLD):
-                    if a_fate == STORE:
-                        zero_steps(to_a_now, to_a_time, 0, start, carry)
-                        zero_steps(to_a_now, to_a_time, stop, steps, carry)
-                    if b_fate == STORE:
-                        zero_steps(to_b_now, to_b_time, 0, start, carry)
-                        zero_steps(to_b_now, to_b_time, stop, steps, carry)
-                    vjp_steps(
-                        rule, g_now, a_now, b_now, h_now, h0, carry, to_a_now, to_b_now, sums_a_now, sums_b_now, start,
-                        start + (stop - start) // size * size, stop, lane, g_time, a_time, b_time, h_time, to_a_time,
-                        to_b_time, sums_a_time, sums_b_time, a_fate, b_fate,
-                    )  # fmt: skip
+    g_rows, a_rows = stack_of(g, carry, BLOCK), stack_of(a, carry, BLOCK)
+    b_rows, h_rows = stack_of(b, carry, BLOCK), stack_of(h, carry, BLOCK)
+    to_a_rows, to_b_rows = stack_of(to_a, carry, BLOCK), stack_of(to_b, carry, BLOCK)
+    own = stack(carry, SUMMARY)
+    a_direct = a_fate == STORE and is_own_kind(to_a_rows, to_a) and to_a_time == itemsize(to_a)
+    b_direct = b_fate == STORE and is_own_kind(to_b_rows, to_b) and to_b_time == itemsize(to_b)
+    ends = last_block == blocks and (phase == ALL or phase == FOLD)
+    for lane in range(first, last):
+        start, stop = valid_range(
+            shift(lengths, lane_offset(geometry, shift(geometry, LENGTHS), lane)), all_steps, reverse
+        )
+        a_lane = shift(a, lane_offset(geometry, shift(geometry, A), lane) + start * a_time)
+        b_lane = shift(b, lane_offset(geometry, shift(geometry, B), lane) + start * b_time)
+        h_lane = shift(h, lane_offset(geometry, shift(geometry, H), lane) + start * h_time)
+        g_lane = shift(g, lane_offset(geometry, shift(geometry, G), lane) + start * g_time)
+        to_a_lane = shift(to_a, lane_offset(geometry, shift(geometry, TO_A), lane) + start * to_a_time)
+        to_b_lane = shift(to_b, lane_offset(geometry, shift(geometry, TO_B), lane) + start * to_b_time)
+        sums_a_lane = shift(sums_a, lane_offset(geometry, shift(geometry, SUMS_A), lane) + start * sums_a_time)
+        sums_b_lane = shift(sums_b, lane_offset(geometry, shift(geometry, SUMS_B), lane) + start * sums_b_time)
+        steps = stop - start
+        top = min(last_block, steps // BLOCK)
+        rest = 0
+        if ends:
+            rest = (steps - top * BLOCK) // width(carry) * width(carry)
+            if a_fate == STORE:
+                zero_steps(to_a_lane, to_a_time, -start, 0, carry)
+                zero_steps(to_a_lane, to_a_time, steps, all_steps - start, carry)
+            if b_fate == STORE:
+                zero_steps(to_b_lane, to_b_time, -start, 0, carry)
+                zero_steps(to_b_lane, to_b_time, steps, all_steps - start, carry)
+            vjp_steps(
+                rule, g_lane, a_lane, b_lane, h_lane, h0, carry, to_a_lane, to_b_lane, sums_a_lane, sums_b_lane,
+                top * BLOCK + rest, steps, lane, g_time, a_time, b_time, h_time, to_a_time, to_b_time, sums_a_time,
+                sums_b_time, a_fate, b_fate,
+            )  # fmt: skip
+        r = load(carry, lane, carry)
+        if a_time == 0:
+            take_steps(a_rows, a_lane, 0, BLOCK)
+        if b_time == 0:
+            take_steps(b_rows, b_lane, 0, BLOCK)
+        if g_time == 0:
+            take_steps(g_rows, g_lane, 0, BLOCK)
+        if h_time == 0:
+            take_steps(h_rows, h_lane, 0, BLOCK)
+        for turn in range(top - min(first_block, top) + 1):
+            block = top - turn
+            # What is left behind the whole blocks goes with the end, all at once.
+            now, count = (phase, BLOCK) if block < top else (ALL, rest)
+            now = ALL if now == PART else FOLD if now == RECALL else now
+            if count == 0:
                 continue
-            if t + size > stop:
-                continue
-            summary = shift(summaries, (lane * blocks + block) * SUMMARY * itemsize(carry))
-            if phase == ALL:
-                summary = shift(summaries, 0)
-            if phase != FOLD:
-                bring(g_rows, shift(g_now, t * g_time), g_at, g_time, SEGMENT, -size * g_time)
-                bring(a_rows, shift(a_now, t * a_time), a_at, a_time, SEGMENT, -size * a_time)
-            if phase == ALL or phase == SUMMARISE:
-                summarise_back(rule, g_rows, a_rows, summary)
-            if phase == ALL or phase == FOLD:
-                onward = fold_block_back(
-                    rule, shift(g_now, t * g_time), shift(a_now, t * a_time), g_time, a_time, summary,
-                    load(carry, lane, carry),
-                )  # fmt: skip
-                store(carry, lane, onward)
-            if phase == ALL or phase == REPLAY:
-                bring(b_rows, shift(b_now, t * b_time), b_at, b_time, SEGMENT, -size * b_time)
-                if block > 0:
-                    bring(h_rows, shift(h_now, (t - 1) * h_time), h_at, h_time, SEGMENT, -size * h_time)
-                else:
-                    second = shift(h_rows, row_bytes(h_rows))
-                    bring(second, shift(h_now, t * h_time), h_at, h_time, SEGMENT - 1, 0)
-                    store(h_rows, 0, load(h0, lane, carry))
-                    for s in range(1, width(carry)):
-                        store(h_rows, s, load(shift(h_now, (t + s * SEGMENT - 1) * h_time), 0, carry))
-                store_vector(state, 0, load_vector(summary, 2 * width(carry), carry))
-                walk_back(rule, g_rows, a_rows, b_rows, h_rows, to_a_rows, to_b_rows, state, SEGMENT)
-                deliver(
-                    to_a_now,
-                    to_a_at,
-                    to_a_time,
-                    sums_a_now,
-                    sums_a_at,
-                    sums_a_time,
-                    a_fate,
-                    to_a_rows,
-                    t,
-                    SEGMENT,
-                    width(carry),
-                    -size * to_a_time,
-                    False,
+            t = block * BLOCK
+            g_now, a_now = shift(g_lane, t * g_time), shift(a_lane, t * a_time)
+            summary = own if now == ALL else shift(summaries, (lane * blocks + block) * SUMMARY * itemsize(carry))
+            to_a_now, to_b_now = shift(to_a_lane, t * to_a_time), shift(to_b_lane, t * to_b_time)
+            to_a_here = in_place(to_a_rows, to_a_now) if a_direct else to_a_rows
+            to_b_here = in_place(to_b_rows, to_b_now) if b_direct else to_b_rows
+            if now != FOLD:
+                g_here, a_here = steps_of(g_rows, g_now, g_time, count), steps_of(a_rows, a_now, a_time, count)
+                b_here, h_here, before = b_rows, h_rows, r
+                keeps = now != SUMMARISE
+                if keeps:
+                    b_here = steps_of(b_rows, shift(b_lane, t * b_time), b_time, count)
+                    h_here = steps_of(h_rows, shift(h_lane, t * h_time), h_time, count)
+                    before = load(h0, lane, carry) if t == 0 else load(shift(h_lane, (t - 1) * h_time), 0, carry)
+                begin = load(summary, FIRST, carry) if now == REPLAY else r
+                walk_vectors_back(
+                    rule, g_here, a_here, b_here, h_here, before, to_a_here, to_b_here, summary, count, begin, keeps
                 )
-                deliver(
-                    to_b_now,
-                    to_b_at,
-                    to_b_time,
-                    sums_b_now,
-                    sums_b_at,
-                    sums_b_time,
-                    b_fate,
-                    to_b_rows,
-                    t,
-                    SEGMENT,
-                    width(carry),
-                    -size * to_b_time,
-                    False,
-                )
+            if now == ALL or now == FOLD:
+                r = fold_back(rule, g_now, a_now, g_time, a_time, summary, count, r)
+            if now == ALL or now == REPLAY:
+                if not a_direct:
+                    sums_a_now = shift(sums_a_lane, t * sums_a_time)
+                    deliver_steps(to_a_now, to_a_time, sums_a_now, sums_a_time, a_fate, to_a_rows, count)
+                if not b_direct:
+                    sums_b_now = shift(sums_b_lane, t * sums_b_time)
+                    deliver_steps(to_b_now, to_b_time, sums_b_now, sums_b_time, b_fate, to_b_rows, count)
+        if phase != SUMMARISE and phase != REPLAY:
+            store(carry, lane, r)
