@@ -716,6 +716,16 @@ def _compiled_turned(typingctx, vector):
     return vector(vector), codegen
 
 
+def _compiled_spread_of(typingctx, vector, n):
+    if not isinstance(n, types.IntegerLiteral):
+        return None
+
+    def codegen(context, builder, signature, args):
+        return _shuffle(builder, args[0], args[0], [n.literal_value] * WIDTH)
+
+    return vector(vector, n), codegen
+
+
 def _compiled_lane_of(typingctx, vector, n):
     if not isinstance(n, types.IntegerLiteral):
         return None
@@ -858,6 +868,9 @@ if INTERPRETED:
     def lane_of(vector, n):
         return vector[n]
 
+    def spread_of(vector, n):
+        return np.full(WIDTH, vector[n])
+
     def broadcast(value):
         return value if value.dtype.kind == "c" else np.full(WIDTH, value)
 
@@ -919,6 +932,7 @@ else:
     earlier = intrinsic(prefer_literal=True)(_compiled_earlier)
     later = intrinsic(prefer_literal=True)(_compiled_later)
     turned = intrinsic(_compiled_turned)
+    spread_of = intrinsic(prefer_literal=True)(_compiled_spread_of)
     lane_of = intrinsic(prefer_literal=True)(_compiled_lane_of)
     width = intrinsic(_compiled_width)
     fence = intrinsic(_compiled_fence)

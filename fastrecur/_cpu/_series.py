@@ -36,6 +36,7 @@ from ._memory import (
     load_int,
     load_vector,
     shift,
+    spread_of,
     stack,
     stack_of,
     store,
@@ -209,12 +210,12 @@ def walk_vectors(rule, a_rows, b_rows, h_rows, summary, steps, h, keeps):
     origin = origin_of(b_rows, summary) if centred else zero
     half, far = constant(0.5, h), broadcast(magnitude(origin) * constant(1.0 / LOST, h))
     least, lost, peak = broadcast(one), broadcast(zero), broadcast(zero)
-    product, rise, weight, state = one, zero, zero, h
+    # Of these only the last lane counts: the others' would take a shuffle each.
+    product, rise, weight, before = broadcast(one), broadcast(zero), broadcast(zero), broadcast(h)
     for t in range(0, steps, lanes):
         ask_near(a_rows, t, AHEAD)
         ask_near(b_rows, t, AHEAD)
         gate, value = load_vector(a_rows, t, summary), load_vector(b_rows, t, summary)
-        before = broadcast(state)
         least = lower(least, room(rule, gate))
         if centred:
             centre, kept = broadcast(origin), decay(rule, gate)
@@ -224,27 +225,26 @@ def walk_vectors(rule, a_rows, b_rows, h_rows, summary, steps, h, keeps):
             from_start = weights < broadcast(half)
             new = fma(select(from_start, weights, -products), way, rises) + select(from_start, before, centre)
             lost = higher(lost, fma(weights, far, -magnitude(new)))
-            weight = fma(lane_of(products, 15), weight, lane_of(weights, 15))
+            weight = fma(products, weight, weights)
         else:
             products, rises = compose_on(decay(rule, gate), intake(rule, gate, value))
             new = fma(products, before, rises)
             if not is_average(rule):
                 peak = higher(peak, magnitude(value))
-        state = lane_of(new, 15)
-        p, r = lane_of(products, 15), lane_of(rises, 15)
-        rise, product = fma(p, rise, r), p * product
+        rise, product = fma(products, rise, rises), products * product
+        before = spread_of(new, 15)
         if keeps:
             ask_near_to_write(h_rows, t, AHEAD)
             store_vector(h_rows, t, new)
     inside = everywhere(least == magnitude(least))
     most = total(peak)
-    store(summary, PRODUCT, product if inside else constant(NOT_A_NUMBER, h))
-    store(summary, RISE, rise)
-    store(summary, WEIGHT, weight)
+    store(summary, PRODUCT, lane_of(product, 15) if inside else constant(NOT_A_NUMBER, h))
+    store(summary, RISE, lane_of(rise, 15))
+    store(summary, WEIGHT, lane_of(weight, 15))
     store(summary, ORIGIN, origin)
     store(summary, PEAK, most)
     if keeps and h == h:
-        sound = inside and is_finite(state) and everywhere(lost == broadcast(zero))
+        sound = inside and is_finite(lane_of(before, 0)) and everywhere(lost == broadcast(zero))
         if not (sound and stays_finite(h, most)):
             walk(rule, a_rows, b_rows, h_rows, summary, steps, h)
     return not everywhere(broadcast(zero) < least)
@@ -420,7 +420,8 @@ def walk_vectors_back(rule, g_rows, a_rows, b_rows, h_rows, first, to_a_rows, to
     lanes = width(summary)
     zero, one = constant(0.0, r), constant(1.0, r)
     most, peak = broadcast(zero), broadcast(zero)
-    product, end, state = one, zero, r
+    # Of these only the first lane counts.
+    product, end, after = broadcast(one), broadcast(zero), broadcast(r)
     for ago in range(0, steps, lanes):
         t = steps - lanes - ago
         ask_near(g_rows, t, -AHEAD)
@@ -429,9 +430,8 @@ def walk_vectors_back(rule, g_rows, a_rows, b_rows, h_rows, first, to_a_rows, to
         kept = decay(rule, gate)
         most, peak = higher(most, magnitude(kept)), higher(peak, magnitude(g))
         products, ends = compose_back(kept, kept * g)
+        onward = fma(products, after, ends)
         if keeps:
-            after = broadcast(state)
-            onward = fma(products, after, ends)
             ask_near(b_rows, t, -AHEAD)
             ask_near(h_rows, t, -AHEAD)
             ask_near_to_write(to_a_rows, t, -AHEAD)
@@ -444,14 +444,13 @@ def walk_vectors_back(rule, g_rows, a_rows, b_rows, h_rows, first, to_a_rows, to
             grad_a, grad_b, _ = adjoint(rule, g + later(onward, after, 1), gate, value, before)
             store_vector(to_a_rows, t, grad_a)
             store_vector(to_b_rows, t, grad_b)
-        p, e = lane_of(products, 0), lane_of(ends, 0)
-        state, end, product = fma(p, state, e), fma(p, end, e), p * product
+        end, product, after = fma(products, end, ends), products * product, spread_of(onward, 0)
     inside = everywhere(lower(broadcast(one), most) == most)
     bound = total(peak)
-    store(summary, PRODUCT, product if inside else constant(NOT_A_NUMBER, r))
-    store(summary, RISE, end)
+    store(summary, PRODUCT, lane_of(product, 0) if inside else constant(NOT_A_NUMBER, r))
+    store(summary, RISE, lane_of(end, 0))
     store(summary, PEAK, bound)
-    if keeps and r == r and not (inside and is_finite(state) and stays_finite(r, bound)):
+    if keeps and r == r and not (inside and is_finite(lane_of(after, 0)) and stays_finite(r, bound)):
         walk_back(rule, g_rows, a_rows, b_rows, h_rows, first, to_a_rows, to_b_rows, summary, steps, r)
 
 
