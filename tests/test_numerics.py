@@ -382,6 +382,17 @@ def test_a_state_beyond_the_output(dtype):
         assert h.tolist() == [top, np.inf, top / 2, top / 2]
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("gate", [1e-7, 1e-4, 0.03])
+@every_path(["few lanes", "one series"])
+def test_gates_that_nearly_close_on_the_way(rng, dtype, gate, shape, axis):
+    """What a block of steps weighs together is not 1 less a product of hundreds of rounded decays."""
+    f, x = operands(rng, shape, dtype)
+    f[1150:] = gate
+    check_forward("forget_mult", f, 100 * x, axis=axis)
+    check_forward("forget_mult", f, 100 * x + 50, axis=axis)
+
+
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @every_path()

@@ -221,17 +221,19 @@ def walk_vectors(rule, a_rows, b_rows, h_rows, summary, steps, h, keeps):
             centre, kept = broadcast(origin), decay(rule, gate)
             weights = compose_weights(kept, gate)
             products, rises = compose_on(kept, intake(rule, gate, value - centre))
-            way = centre - before
+            # From the nearer end. A summary is the same of deviations: it has its centre at 0.
             from_start = weights < broadcast(half)
-            new = fma(select(from_start, weights, -products), way, rises) + select(from_start, before, centre)
+            share = select(from_start, weights, -products)
+            new = fma(share, centre - before, rises) + select(from_start, before, centre)
+            rise = fma(-share, rise, rises) + select(from_start, rise, broadcast(zero))
             lost = higher(lost, fma(weights, far, -magnitude(new)))
-            weight = fma(products, weight, weights)
+            weight = fma(weights, broadcast(one) - weight, weight)
         else:
             products, rises = compose_on(decay(rule, gate), intake(rule, gate, value))
-            new = fma(products, before, rises)
+            new, rise = fma(products, before, rises), fma(products, rise, rises)
             if not is_average(rule):
                 peak = higher(peak, magnitude(value))
-        rise, product = fma(products, rise, rises), products * product
+        product = products * product
         before = spread_of(new, 15)
         if keeps:
             ask_near_to_write(h_rows, t, AHEAD)
@@ -256,10 +258,12 @@ def composed(rule, summary, h):
     product, rise = load(summary, PRODUCT, summary), load(summary, RISE, summary)
     weight, origin = load(summary, WEIGHT, summary), load(summary, ORIGIN, summary)
     if is_rounded(rule, h):
-        if product > constant(0.5, h):
+        # A product of hundreds of decays has their roundings; near 0 these do not matter, and the weight's would.
+        left = constant(1.0, h) - weight if product > constant(1.0 / 256, h) else product
+        if left > constant(0.5, h):
             new = h + fma(weight, origin - h, rise)
         else:
-            new = origin + fma(product, h - origin, rise)
+            new = origin + fma(left, h - origin, rise)
         sound = weight * magnitude(origin) <= constant(LOST, h) * magnitude(new)
     else:
         new = fma(product, h, rise)
