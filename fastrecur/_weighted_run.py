@@ -128,6 +128,10 @@ def _run_series(rule, operands, steps, flags, before):
     Where weights add up, a segment is summarised on its own, as a part of the data to be merged. Where they do not, it
     starts from a value of its own, and what it ends with moves with the state before it.
     """
+    if operands[1] is None and "sum" not in rule and "timed" not in rule and operands[3].strides[0] == 0:
+        complete = _run_complete(rule, operands, steps, flags, before)
+        if complete is not None:
+            return complete
     length = steps // SEGMENTS
     edges = np.arange(SEGMENTS) * length
     segments = [None if o is None else (o, o.strides[0], edges * o.strides[0]) for o in operands]
@@ -158,6 +162,32 @@ def _run_series(rule, operands, steps, flags, before):
     if done < steps:
         last = _walk_part(rule, operands, done, steps - done, options, last[:, 0])
     return last[:, 0]
+
+
+def _run_complete(rule, operands, steps, flags, before):
+    """Run an average of one series by the recurrence, for which nothing may be missing; None if something is.
+
+    Weights that add up no longer change once what the first samples weigh is rounded away.
+    """
+    x, _, h, gate = operands
+    gate = float(gate[0])
+    if not 0 < gate < 1:
+        return None
+    settled = int(-40 / math.log(gate)) + 1 if "adjust" in rule else 1
+    settled = max(settled, flags[0])
+    if settled > steps // 8 or not np.isfinite(x[: settled + STEPS * WIDTH]).all():
+        return None
+    state = _walk_part(rule, operands, 0, settled, (settled, *flags, False), before)[:, 0]
+    rest, out = x[settled:], h[settled:]
+    weight = 1 - gate if "adjust" in rule else gate
+    plan = _problem.forward(
+        _problem.FORGET, ("alpha", "x", "h0"), None, (rest.dtype, rest.shape, rest.strides), (_WIDE, ()),
+        (out.dtype, out.shape, out.strides), 0, False, None, False, dtype=out.dtype,
+    )  # fmt: skip
+    _, last = _run.forward(plan, weight, rest, state[MEAN], None, out)
+    state[MEAN] = last
+    state[COUNT] += len(rest)
+    return state if np.isfinite(last) else None
 
 
 def _walk_part(rule, operands, first, steps, options, before):

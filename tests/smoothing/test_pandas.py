@@ -8,7 +8,8 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastrecur.smoothing import ewm_corr, ewm_cov, ewm_filtfilt, ewm_mean, ewm_std, ewm_sum, ewm_var, kama, pcen
+from fastrecur import _weighted_run
+from fastrecur.smoothing import Ewm, ewm_corr, ewm_cov, ewm_filtfilt, ewm_mean, ewm_std, ewm_sum, ewm_var, kama, pcen
 
 CONSTANTS = st.one_of(
     st.builds(dict, com=st.floats(0, 50)),
@@ -152,6 +153,43 @@ def test_long_series(rng, shape, adjust, set_threads):
         np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
     set_threads(1)
     np.testing.assert_array_equal(ewm_mean(x, axis=axis, **options), checks[0][0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32])
+@pytest.mark.parametrize("adjust", [True, False])
+@pytest.mark.parametrize("alpha", [0.9, 0.1, 0.02, 1e-4, 1.0])
+@pytest.mark.parametrize("steps", [2048, 30000])
+def test_long_complete_series(rng, monkeypatch, dtype, adjust, alpha, steps):
+    """Nothing is missing, or only far from the start: what is found out last must not be in the result."""
+    by_recurrence = []
+    monkeypatch.setattr(_weighted_run, "_run_complete", _noting(by_recurrence, _weighted_run._run_complete))
+    x = (100 * rng.standard_normal(steps) + 10).astype(dtype)
+    options = {"alpha": alpha, "adjust": adjust, "min_periods": 3}
+    expected = pd.Series(x.astype(np.float64)).ewm(**options).mean().to_numpy()
+    rtol = 1e-5 if dtype == np.float32 else 1e-10
+    close = {"rtol": rtol, "atol": 100 * rtol}
+    np.testing.assert_allclose(ewm_mean(x, **options), expected, **close)
+    stream = Ewm(**options)
+    parts = [stream.update(part) for part in np.split(x, [10, 2500]) if len(part)]
+    np.testing.assert_allclose(np.concatenate(parts), expected, **close)
+    settles = 0 < 40 / -np.log(1 - alpha) < steps / 9 if adjust and alpha < 1 else alpha < 1
+    assert (by_recurrence[0] is not None) == settles
+    if np.dtype(dtype).kind == "f":
+        for special in [np.nan, np.inf]:
+            x[-20] = special
+            with_gap = x.astype(np.float64)
+            with_gap[~np.isfinite(with_gap)] = np.nan
+            expected = pd.Series(with_gap).ewm(**options).mean().to_numpy()
+            np.testing.assert_allclose(ewm_mean(x, **options), expected, **close)
+            assert by_recurrence[-1] is None
+
+
+def _noting(seen, function):
+    def noting(*arguments):
+        seen.append(function(*arguments))
+        return seen[-1]
+
+    return noting
 
 
 @pytest.mark.parametrize("statistic", ["mean", "var"])
