@@ -9,8 +9,9 @@ one. There weights are composed, not decays, and values are taken as deviations 
 is constant for a BLOCK stays so to the bit: ``h + (weight*(origin - h) + rise)``.
 
 Blocks are *summarised* as well, by the same composition from vector to vector, and the state before a block is folded
-from that of the one before. So threads may summarise blocks, one thread fold, and threads walk them, or one thread may
-do it all at once (``phase`` says which): the same arithmetic, hence the same bits.
+from that of the one before. So a thread may start in the middle from what a few blocks before tell, or threads may
+summarise blocks, one thread fold, and threads walk them, or one thread may do it all at once (``phase`` says which):
+the same arithmetic, hence the same bits.
 
 A block is walked step by step instead where composing is not safe: decays above one, whose products grow; states that
 are not finite, or so much smaller than what they are made of that digits are lost. A closed gate repeats the result
