@@ -196,6 +196,51 @@ def test_dlpack_lengths_from_the_host(driver):
     np.testing.assert_allclose(h.host, fastrecur.forget_mult(F, X, lengths=lengths), atol=1e-6)
 
 
+def test_dlpack_on_another_device(driver):
+    """Results, scratch memory and lengths stand where the operands do, whatever the library's own device is."""
+    f, x = devices.DlpackArray(F.copy(), driver, 1), devices.DlpackArray(X.copy(), driver, 1)
+    lengths = np.arange(40) % 21
+    h, last = fastrecur.forget_mult(f, x, lengths=lengths, return_state=True)
+    assert h.number == last.number == 1
+    assert {device for _, device in driver.memory} == {1}
+    wanted = fastrecur.forget_mult(F, X, lengths=lengths, return_state=True)
+    for got, right in zip((h, last), wanted, strict=True):
+        np.testing.assert_allclose(got.host, right, atol=1e-6)
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_dlpack_layouts(driver, axes):
+    """A result has its operand's layout, which the array API has no word for."""
+    x = X.reshape(20, 8, 5).transpose(axes)
+    placed = devices.DlpackArray(x, driver)
+    h = fastrecur.forget_mult(0.25, placed)
+    assert h.host.strides == x.strides
+    np.testing.assert_allclose(h.host, fastrecur.forget_mult(0.25, x), atol=1e-6)
+    grads = fastrecur.forget_mult_vjp(placed, 0.25, placed, h, 1.0)
+    wanted = fastrecur.reference.forget_mult_vjp(x, 0.25, x, h.host, 1.0)
+    for grad, right in zip(grads, wanted, strict=True):
+        np.testing.assert_allclose(grad.host, right, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("what", ["device", "strides"])
+def test_dlpack_from_a_library_that_makes_something_else(driver, monkeypatch, what):
+    plain = devices.DlpackArray.__array_namespace__
+
+    def namespace(self, api_version=None):
+        space = plain(self)
+        if what == "device":
+            space.empty = lambda shape, dtype, device: devices.DlpackArray(np.empty(shape, dtype), driver)
+        else:
+            space.permute_dims = lambda array, axes: devices.DlpackArray(array.host.transpose(axes).copy(), driver, 1)
+        return space
+
+    monkeypatch.setattr(devices.DlpackArray, "__array_namespace__", namespace)
+    x = devices.DlpackArray(X.T, driver, 1)
+    with pytest.raises(RuntimeError, match=r"otherlibrary was asked for an array on device 1 with strides"):
+        fastrecur.forget_mult(0.5, x)
+    assert "launch" not in kinds(driver)
+
+
 def test_dlpack_bfloat16(driver, monkeypatch):
     x = devices.DlpackArray(X.view(np.uint16), driver)
     plain = devices.DlpackArray.__dlpack__
