@@ -249,7 +249,7 @@ class Dlpack(Library):
     def __init__(self, kind):
         self.name = (kind.__module__ or "").partition(".")[0]
         self.space: Any = None
-        self.places: dict = {}  # a device's number -> what the library calls it
+        self.places = {}  # a device's number -> what the library calls it
 
     def view(self, name, array):
         """Return an array's view; the exporter orders its work before the default stream's."""

@@ -397,7 +397,7 @@ def vjp(
     # Gradients: of a full operand where they belong, else in the carry's type and added up afterwards.
     totals, temporaries = {}, {}
     dense = (
-        _problem.like(shape, carry_dtype, (h[1], h[2])) if type(h) is tuple else np.empty(shape, carry_dtype).strides
+        _problem.like(shape, carry_dtype, (h[1], h[2])) if type(h) is tuple else c_strides(shape, carry_dtype.itemsize)
     )
     for name, (own_shape, dtype, strides) in zip(("to_a", "to_b"), plan.gradients, strict=True):
         own = _problem.own_strides(own_shape, shape, dtype.itemsize)
@@ -473,7 +473,7 @@ def vjp(
         finish.append((name, name, *_sum(dims, carry, element(dtype))))
     if h0 is not None and not full_state:
         temporaries["first"] = math.prod(lane_shape)
-        source = np.empty(lane_shape, carry_dtype).strides
+        source = c_strides(lane_shape, carry_dtype.itemsize)
         own = _problem.own_strides(h0_shape, lane_shape, plan.h0_dtype.itemsize)
         dims = list(zip(lane_shape, source, own, strict=True))
         finish.append(("first", "first", *_sum(dims, carry, element(plan.h0_dtype))))

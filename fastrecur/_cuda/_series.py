@@ -239,8 +239,9 @@ def composer(is_average, kind):
 
 @helper
 def series_lane(width):
-    """Return which lane this thread's group walks."""
-    return divide(narrow(block() * block_threads() + thread()), width)
+    """Return which lane this thread's group walks: where 31 bits count lanes, threads may be more than 32 can."""
+    by = highest(width)
+    return narrow(block() * narrow(block_threads() >> by) + (thread() >> by))
 
 
 @helper
