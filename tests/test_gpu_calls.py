@@ -1,6 +1,7 @@
 """Calls on a GPU: which stream, whose memory, what waits for what, and what is said where something is missing."""
 
 import concurrent.futures
+import itertools
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from compare import assert_same_bits
+from problems import FORGET, LINEAR
 
 import fastrecur
 from fastrecur import _cache
@@ -364,6 +366,22 @@ def test_a_state_of_32_bits_stands_in_one_word(monkeypatch, dtype, once):
     monkeypatch.setattr(_plan, "LOOKS_BACK", False)
     assert kernels() == three
     _plan.forward.cache_clear()
+
+
+def test_words_are_cleared_by_one_kernel():
+    """Whatever looks back at them."""
+    made = {
+        (launch.kernel, launch.rule, launch.carry, launch.options, launch.elements, launch.time)
+        for (family, names), dtype in itertools.product([FORGET, LINEAR], ["f2", "f4"])
+        for full in [(np.dtype(dtype), (64, 1 << 20), ((1 << 20) * int(dtype[1]), int(dtype[1])))]
+        for plan in [
+            _plan.forward(family, (*names, "h0"), full, full, None, None, 1, False, None),
+            _plan.vjp(family, ("g", *names, "h", "h0"), *[full] * 4, None, None, 1, False, None),
+        ]
+        for launch in plan.launches
+        if launch.kernel == "clear"
+    }
+    assert len(made) == 1
 
 
 def test_complex_states_are_not_cut():

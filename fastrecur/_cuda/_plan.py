@@ -270,6 +270,12 @@ def _launcher(geometry, rule, carry, elements):
     return launch
 
 
+def _clear(values):
+    """Return the launch that clears words: one kernel for all that look back."""
+    per_block = _block(values["sixteens"])
+    return Launch("clear", "", "f4", (), (), "i4", _grid(values["sixteens"], per_block, 1), per_block, values)
+
+
 def _own(shape, lane_shape, strides):
     """Return a state's strides in the lanes' axes."""
     return _problem.spread(shape, strides, lane_shape)
@@ -323,10 +329,7 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex=F
             plan, carry, lane_shape, geometry.choice, (launch(kind, threads, **here),), {}, geometry.offsets
         )
     if kind == ONCE:
-        launches = (
-            launch("clear", geometry.values["sixteens"]),
-            launch(kind, threads * pieces, spins=SPINS, **here),
-        )
+        launches = _clear(geometry.values), launch(kind, threads * pieces, spins=SPINS, **here)
         scratch = dict(words=4 * geometry.values["sixteens"])
     else:
         launches = (
@@ -431,7 +434,7 @@ def vjp(
         launches = (launch(f"{kind}_vjp", threads, **here, **told),)
     elif kind == ONCE:
         launches = (
-            launch("clear", geometry.values["sixteens"]),
+            _clear(geometry.values),
             launch("once_vjp", threads * pieces, spins=SPINS, **here, **told),
             launch("mend_back", lanes * 32, **chunks, **told),
         )
