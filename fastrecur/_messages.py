@@ -131,6 +131,10 @@ def unaligned(name):
     return f"`{name}` must be aligned on a GPU: its strides must be multiples of its dtype's size"
 
 
+def misplaced(name, address, size):
+    return f"`{name}` must be aligned on a GPU: its address must be a multiple of {size}, got {address:#x}"
+
+
 def too_many(lanes, steps):
     return f"an array on a GPU must have fewer than 2**31 series and steps, got {lanes} series of {steps} steps"
 

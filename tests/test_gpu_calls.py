@@ -1,6 +1,7 @@
 """Calls on a GPU: which stream, whose memory, what waits for what, and what is said where something is missing."""
 
 import concurrent.futures
+import functools
 import itertools
 import os
 import subprocess
@@ -17,7 +18,7 @@ from problems import FORGET, LINEAR
 
 import fastrecur
 from fastrecur import _cache
-from fastrecur._cuda import _arrays, _device, _launch, _plan
+from fastrecur._cuda import _arrays, _call, _device, _launch, _plan
 from fastrecur._cuda._plan import LANES, ONCE, SERIES
 
 F = np.random.default_rng(0).random((20, 40)).astype(np.float32)
@@ -312,6 +313,73 @@ def test_errors(driver, cupy, numba_cuda):
         alone.__class__ = type("Alone", (), dict(__dlpack__=None, __dlpack_device__=lambda self: (2, 0)))
         fastrecur.forget_mult(0.5, alone)
     assert "launch" not in kinds(driver)
+
+
+def off_by(array, bytes_):
+    """A copy that stands so many bytes past where it should."""
+    memory = np.zeros(array.nbytes + 32, np.uint8)
+    start = -memory.ctypes.data % 16 + bytes_
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+PLACES = {
+    "cupy": lambda array, driver, cupy: cupy.place(array),
+    "interface": lambda array, driver, cupy: devices.Cai(array, driver),
+    "dlpack": lambda array, driver, cupy: devices.DlpackArray(array, driver),
+}
+
+
+@pytest.mark.parametrize("kind", PLACES)
+@pytest.mark.parametrize("is_warm", [False, True])
+def test_addresses_that_are_no_multiples_of_the_size(driver, cupy, numba_cuda, monkeypatch, kind, is_warm):
+    """A card ends the whole process's work at such a load: nothing may be launched, not even in a call seen before."""
+    monkeypatch.setattr(_call, "_shortcuts", {})
+    h = fastrecur.forget_mult(F, X)
+    operands = {"grad_h": X, "f": F, "x": X, "h": h, "h0": h[0], "grad_state": h[1]}
+    place = functools.partial(PLACES[kind], driver=driver, cupy=cupy)
+
+    def call(wrong=None, by=0, gradient=False):
+        g, f, x, h, h0, last = (place(off_by(a, by if name == wrong else 0)) for name, a in operands.items())
+        if gradient:
+            return fastrecur.forget_mult_vjp(g, f, x, h, h0, grad_state=last)
+        return fastrecur.forget_mult(f, x, h0)
+
+    for gradient, names in [(False, ("f", "x", "h0")), (True, operands)]:
+        if is_warm:
+            for _ in range(2):  # the first meets the arrays' type, the next is remembered
+                call(gradient=gradient)
+            assert len(_call._shortcuts) == (kind != "dlpack")
+        driver.log.clear()
+        for name in names:
+            for by in (1, 2):
+                with pytest.raises(ValueError, match=f"`{name}` must be aligned on a GPU: .*multiple of 4, got 0x"):
+                    call(name, by, gradient)
+        assert not {"launch", "empty"} & set(kinds(driver))
+        call("f", 4, gradient)
+        _call._shortcuts.clear()
+
+
+def test_other_addresses_that_are_no_multiples_of_the_size(driver, cupy):
+    lengths = np.arange(40) % 21
+    for wrong, by in [("out", 2), ("lengths", 4)]:
+        out, given = (
+            cupy.place(off_by(a, by if name == wrong else 0)) for name, a in (("out", X), ("lengths", lengths))
+        )
+        with pytest.raises(ValueError, match=f"`{wrong}` must be aligned.*multiple of {2 * by}"):
+            fastrecur.forget_mult(cupy.place(F), cupy.place(X), lengths=given, out=out)
+    with pytest.raises(ValueError, match="`lengths` must be aligned"):
+        unaligned = np.zeros(40, "u1,i8")["f1"]
+        fastrecur.forget_mult(cupy.place(F), cupy.place(X), lengths=cupy.place(unaligned))
+    assert "launch" not in kinds(driver)
+    # Halves, and parts of complex numbers, are loaded by themselves.
+    for dtype, by in [(np.float16, 2), (np.complex64, 4), (np.complex128, 8)]:
+        a = off_by(X.astype(dtype), by)
+        got = fastrecur.linear_recurrence(0.5, cupy.place(a)).host
+        np.testing.assert_allclose(got, fastrecur.linear_recurrence(0.5, a), rtol=1e-3, atol=1e-3)
+        with pytest.raises(ValueError, match=f"`b` must be aligned.*multiple of {by}"):
+            fastrecur.linear_recurrence(0.5, cupy.place(off_by(a, by // 2)))
 
 
 # ---- Which kernel ---------------------------------------------------------------------------------------------------

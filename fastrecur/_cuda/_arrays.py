@@ -36,6 +36,14 @@ class View(NamedTuple):
         return self.dtype, self.shape, self.strides
 
 
+def odd(view):
+    """Return the bits of an address that must be clear: a card ends a process at the first load that crosses its size.
+
+    Complex numbers are loaded part by part.
+    """
+    return view.dtype.itemsize // (2 if view.dtype.kind == "c" else 1) - 1
+
+
 def bfloat16(name):
     """Return bfloat16's dtype."""
     try:
@@ -353,6 +361,8 @@ def take(names, values):
         view = taken[k] = its.view(name, value)
         if element(view.dtype) is None:
             raise TypeError(say.dtype(name, view.dtype))
+        if view.pointer & odd(view):
+            raise ValueError(say.misplaced(name, view.pointer, odd(view) + 1))
         if view.device is not None:
             if device is None:
                 device, of = view.device, name

@@ -366,6 +366,7 @@ def _lengths(elements, operands, lengths, lane_shape, axis):
         padded = own + (0,) * (len(lane_shape) - len(own))
         sizes = own_shape + (1,) * (len(lane_shape) - len(own))
         operands["lengths"] = _with_time(tuple(0 if n == 1 else s for n, s in zip(sizes, padded, strict=True)), axis)
+        _aligned(operands["lengths"], dtype.itemsize, "lengths")
 
 
 @functools.lru_cache(maxsize=1024)
