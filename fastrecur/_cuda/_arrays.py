@@ -37,7 +37,7 @@ class View(NamedTuple):
 
 
 def odd(view):
-    """Return the bits of an address that must be clear: a card ends a process at the first load that crosses its size.
+    """Return the bits of an array's address that must be clear: at other loads a card ends all of a process's work.
 
     Complex numbers are loaded part by part.
     """
