@@ -120,8 +120,19 @@ def threads_range(n):
     return f"`n` must be at least 1, got {n}"
 
 
+def made_otherwise(library, strides, device, its_strides, its_device):
+    return (
+        f"{library} was asked for an array on device {device} with strides {strides}, and made one on device "
+        f"{its_device} with strides {its_strides}: pass arrays of a library that does, or `out`"
+    )
+
+
 def unaligned(name):
     return f"`{name}` must be aligned on a GPU: its strides must be multiples of its dtype's size"
+
+
+def misplaced(name, address, size):
+    return f"`{name}` must be aligned on a GPU: its address must be a multiple of {size}, got {address:#x}"
 
 
 def too_many(lanes, steps):

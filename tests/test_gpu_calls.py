@@ -1,6 +1,8 @@
 """Calls on a GPU: which stream, whose memory, what waits for what, and what is said where something is missing."""
 
 import concurrent.futures
+import functools
+import itertools
 import os
 import subprocess
 import sys
@@ -12,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 from compare import assert_same_bits
+from problems import FORGET, LINEAR
 
 import fastrecur
 from fastrecur import _cache
-from fastrecur._cuda import _arrays, _device, _launch, _plan
+from fastrecur._cuda import _arrays, _call, _device, _launch, _plan
 from fastrecur._cuda._plan import LANES, ONCE, SERIES
 
 F = np.random.default_rng(0).random((20, 40)).astype(np.float32)
@@ -196,6 +199,51 @@ def test_dlpack_lengths_from_the_host(driver):
     np.testing.assert_allclose(h.host, fastrecur.forget_mult(F, X, lengths=lengths), atol=1e-6)
 
 
+def test_dlpack_on_another_device(driver):
+    """Results, scratch memory and lengths stand where the operands do, whatever the library's own device is."""
+    f, x = devices.DlpackArray(F.copy(), driver, 1), devices.DlpackArray(X.copy(), driver, 1)
+    lengths = np.arange(40) % 21
+    h, last = fastrecur.forget_mult(f, x, lengths=lengths, return_state=True)
+    assert h.number == last.number == 1
+    assert {device for _, device in driver.memory} == {1}
+    wanted = fastrecur.forget_mult(F, X, lengths=lengths, return_state=True)
+    for got, right in zip((h, last), wanted, strict=True):
+        np.testing.assert_allclose(got.host, right, atol=1e-6)
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_dlpack_layouts(driver, axes):
+    """A result has its operand's layout, which the array API has no word for."""
+    x = X.reshape(20, 8, 5).transpose(axes)
+    placed = devices.DlpackArray(x, driver)
+    h = fastrecur.forget_mult(0.25, placed)
+    assert h.host.strides == x.strides
+    np.testing.assert_allclose(h.host, fastrecur.forget_mult(0.25, x), atol=1e-6)
+    grads = fastrecur.forget_mult_vjp(placed, 0.25, placed, h, 1.0)
+    wanted = fastrecur.reference.forget_mult_vjp(x, 0.25, x, h.host, 1.0)
+    for grad, right in zip(grads, wanted, strict=True):
+        np.testing.assert_allclose(grad.host, right, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("what", ["device", "strides"])
+def test_dlpack_from_a_library_that_makes_something_else(driver, monkeypatch, what):
+    plain = devices.DlpackArray.__array_namespace__
+
+    def namespace(self, api_version=None):
+        space = plain(self)
+        if what == "device":
+            space.empty = lambda shape, dtype, device: devices.DlpackArray(np.empty(shape, dtype), driver)
+        else:
+            space.permute_dims = lambda array, axes: devices.DlpackArray(array.host.transpose(axes).copy(), driver, 1)
+        return space
+
+    monkeypatch.setattr(devices.DlpackArray, "__array_namespace__", namespace)
+    x = devices.DlpackArray(X.T, driver, 1)
+    with pytest.raises(RuntimeError, match=r"otherlibrary was asked for an array on device 1 with strides"):
+        fastrecur.forget_mult(0.5, x)
+    assert "launch" not in kinds(driver)
+
+
 def test_dlpack_bfloat16(driver, monkeypatch):
     x = devices.DlpackArray(X.view(np.uint16), driver)
     plain = devices.DlpackArray.__dlpack__
@@ -267,6 +315,73 @@ def test_errors(driver, cupy, numba_cuda):
     assert "launch" not in kinds(driver)
 
 
+def off_by(array, bytes_):
+    """A copy that stands so many bytes past where it should."""
+    memory = np.zeros(array.nbytes + 32, np.uint8)
+    start = -memory.ctypes.data % 16 + bytes_
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+PLACES = {
+    "cupy": lambda array, driver, cupy: cupy.place(array),
+    "interface": lambda array, driver, cupy: devices.Cai(array, driver),
+    "dlpack": lambda array, driver, cupy: devices.DlpackArray(array, driver),
+}
+
+
+@pytest.mark.parametrize("kind", PLACES)
+@pytest.mark.parametrize("is_warm", [False, True])
+def test_addresses_that_are_no_multiples_of_the_size(driver, cupy, numba_cuda, monkeypatch, kind, is_warm):
+    """A card ends the whole process's work at such a load: nothing may be launched, not even in a call seen before."""
+    monkeypatch.setattr(_call, "_shortcuts", {})
+    h = fastrecur.forget_mult(F, X)
+    operands = {"grad_h": X, "f": F, "x": X, "h": h, "h0": h[0], "grad_state": h[1]}
+    place = functools.partial(PLACES[kind], driver=driver, cupy=cupy)
+
+    def call(wrong=None, by=0, gradient=False):
+        g, f, x, h, h0, last = (place(off_by(a, by if name == wrong else 0)) for name, a in operands.items())
+        if gradient:
+            return fastrecur.forget_mult_vjp(g, f, x, h, h0, grad_state=last)
+        return fastrecur.forget_mult(f, x, h0)
+
+    for gradient, names in [(False, ("f", "x", "h0")), (True, operands)]:
+        if is_warm:
+            for _ in range(2):  # the first meets the arrays' type, the next is remembered
+                call(gradient=gradient)
+            assert len(_call._shortcuts) == (kind != "dlpack")
+        driver.log.clear()
+        for name in names:
+            for by in (1, 2):
+                with pytest.raises(ValueError, match=f"`{name}` must be aligned on a GPU: .*multiple of 4, got 0x"):
+                    call(name, by, gradient)
+        assert not {"launch", "empty"} & set(kinds(driver))
+        call("f", 4, gradient)
+        _call._shortcuts.clear()
+
+
+def test_other_addresses_that_are_no_multiples_of_the_size(driver, cupy):
+    lengths = np.arange(40) % 21
+    for wrong, by in [("out", 2), ("lengths", 4)]:
+        out, given = (
+            cupy.place(off_by(a, by if name == wrong else 0)) for name, a in (("out", X), ("lengths", lengths))
+        )
+        with pytest.raises(ValueError, match=f"`{wrong}` must be aligned.*multiple of {2 * by}"):
+            fastrecur.forget_mult(cupy.place(F), cupy.place(X), lengths=given, out=out)
+    with pytest.raises(ValueError, match="`lengths` must be aligned"):
+        unaligned = np.zeros(40, "u1,i8")["f1"]
+        fastrecur.forget_mult(cupy.place(F), cupy.place(X), lengths=cupy.place(unaligned))
+    assert "launch" not in kinds(driver)
+    # Halves, and parts of complex numbers, are loaded by themselves.
+    for dtype, by in [(np.float16, 2), (np.complex64, 4), (np.complex128, 8)]:
+        a = off_by(X.astype(dtype), by)
+        got = fastrecur.linear_recurrence(0.5, cupy.place(a)).host
+        np.testing.assert_allclose(got, fastrecur.linear_recurrence(0.5, a), rtol=1e-3, atol=1e-3)
+        with pytest.raises(ValueError, match=f"`b` must be aligned.*multiple of {by}"):
+            fastrecur.linear_recurrence(0.5, cupy.place(off_by(a, by // 2)))
+
+
 # ---- Which kernel ---------------------------------------------------------------------------------------------------
 
 
@@ -319,6 +434,22 @@ def test_a_state_of_32_bits_stands_in_one_word(monkeypatch, dtype, once):
     monkeypatch.setattr(_plan, "LOOKS_BACK", False)
     assert kernels() == three
     _plan.forward.cache_clear()
+
+
+def test_words_are_cleared_by_one_kernel():
+    """Whatever looks back at them."""
+    made = {
+        (launch.kernel, launch.rule, launch.carry, launch.options, launch.elements, launch.time)
+        for (family, names), dtype in itertools.product([FORGET, LINEAR], ["f2", "f4"])
+        for full in [(np.dtype(dtype), (64, 1 << 20), ((1 << 20) * int(dtype[1]), int(dtype[1])))]
+        for plan in [
+            _plan.forward(family, (*names, "h0"), full, full, None, None, 1, False, None),
+            _plan.vjp(family, ("g", *names, "h", "h0"), *[full] * 4, None, None, 1, False, None),
+        ]
+        for launch in plan.launches
+        if launch.kernel == "clear"
+    }
+    assert len(made) == 1
 
 
 def test_complex_states_are_not_cut():

@@ -5,6 +5,7 @@ import pytest
 from machine_code import together
 from problems import DTYPES, FORGET, LINEAR, SHAPES, kernels, pooling
 
+SIZES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 CASES = [case for case in SHAPES if case != "one pass"]
 CARDS = {
     f"sm_{10 * major + minor}": (major, minor)
@@ -26,6 +27,10 @@ def check(kernel, code, dtype):
     wide = sum(count for op, count in code.opcodes.items() if op.startswith("LDG") and ".128" in op)
     if kernel.name in ("series", "series_vjp", "summarise_series", "summarise_series_back", "once", "once_vjp"):
         assert wide >= 2
+        if "number" not in dict(kernel.key[4]).values():
+            operands = 2 if not kernel.name.endswith("_vjp") else 3 if kernel.key[1] == "linear" else 4
+            steps = dict(kernel.key[3])["count"]
+            assert code.in_flight >= operands * steps * SIZES[dtype], "operands wait for each other"
     if kernel.name in ("once", "once_vjp"):
         # A summary and the state before a group are looked at and published as words; a turn is drawn.
         summary = 2 if kernel.name == "once_vjp" or kernel.key[1] == "linear" else 4

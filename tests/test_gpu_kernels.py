@@ -13,8 +13,8 @@ from compare import assert_same_bits, check_forward, check_vjp
 from test_forward import BROADCAST, RECURRENCES, operands
 
 import fastrecur
-from fastrecur import reference
-from fastrecur._cuda import _call, _launch, _plan
+from fastrecur import _problem, reference
+from fastrecur._cuda import _call, _launch, _plan, _run
 
 ONCE = _plan.ONCE
 WAYS = [(0, 1), (0, 3), (1, 1), (1, 3), (1, ONCE)]  # axis and pieces
@@ -190,6 +190,53 @@ def test_one_pass_reads_once(gpu, in_pieces, rng):
     fastrecur.forget_mult_vjp(x, f, x, h, axis=1)
     moved = gpu.counts["once_vjp", "loaded"] + gpu.counts["once_vjp", "stored"]
     assert 24 * f.size <= moved + 4 * 40 <= 1.2 * 24 * f.size
+
+
+class LastBlock(devices.Driver):
+    """A driver that runs a launch's last block alone."""
+
+    def run(self, kernel, grid, threads, arguments, memory):
+        special = ptx_emulator.SPECIAL
+        special["%ctaid.x"] = f"({special['%ctaid.x']}+{grid[0] - 1}u)"
+        try:
+            run = ptx_emulator.PTXKernel(devices.ptx(kernel))
+        finally:
+            special["%ctaid.x"] = "B->at[0]"
+        run.launch((1, *grid[1:]), threads, arguments, buffers=memory, seed=self.seed, race=self.race)
+        return run
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_more_threads_than_32_bits_can_number(monkeypatch, rng, back):
+    """As 2**27 lanes have, each of which a warp walks: here the last four, in memory that holds no others."""
+    driver = LastBlock()
+    monkeypatch.setattr(_launch, "driver", lambda: driver)
+    # Else as much memory would be asked for as a result takes, to learn its layout.
+    monkeypatch.setattr(_problem, "like", lambda shape, dtype, *_: _problem.c_strides(shape, dtype.itemsize))
+    monkeypatch.setattr(_problem, "is_c_order", lambda *_: True)
+    lanes, steps = (1 << 27) + 4, 257
+    x = rng.standard_normal((4, steps)).astype(np.float32)
+    before = (lanes - 4) * x.strides[0]
+    full = x.dtype, (lanes, steps), x.strides
+    if back:
+        h = fastrecur.forget_mult(0.25, x, axis=1)
+        names = ("grad_h", "f", "x", "h", "h0")
+        plan = _plan.vjp("forget", names, full, None, full, full, None, None, 1, False, None)
+        places = {"g": x, "b": x, "h": h, "to_b": devices.poisoned(x.shape, x.dtype)}
+        wanted = fastrecur.forget_mult_vjp(x, 0.25, x, h, axis=1)[1]
+    else:
+        plan = _plan.forward("forget", ("f", "x", "h0"), None, full, None, None, 1, False, None)
+        places = {"b": x, "h": devices.poisoned(x.shape, x.dtype)}
+        wanted = fastrecur.forget_mult(0.25, x, axis=1)
+    (launch,) = plan.launches
+    assert launch.kernel == ("series_vjp" if back else "series")
+    assert launch.grid[0] * launch.threads > 1 << 32
+    got = places["to_b" if back else "h"]
+    addresses = {name: driver.own(a).__array_interface__["data"][0] - before for name, a in places.items()}
+    plan.finish, plan.temporaries = (), {}  # one gate's gradient is not looked at
+    total = driver.own(devices.poisoned(4, np.float32)).ctypes.data - (lanes - 4) * 4
+    _run.run(plan, {"a": 0.25, "to_a": total, **addresses}, None, 0, 0)
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", RECURRENCES)

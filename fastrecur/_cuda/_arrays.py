@@ -36,6 +36,14 @@ class View(NamedTuple):
         return self.dtype, self.shape, self.strides
 
 
+def odd(view):
+    """Return the bits of an array's address that must be clear: at other loads a card ends all of a process's work.
+
+    Complex numbers are loaded part by part.
+    """
+    return view.dtype.itemsize // (2 if view.dtype.kind == "c" else 1) - 1
+
+
 def bfloat16(name):
     """Return bfloat16's dtype."""
     try:
@@ -249,6 +257,7 @@ class Dlpack(Library):
     def __init__(self, kind):
         self.name = (kind.__module__ or "").partition(".")[0]
         self.space: Any = None
+        self.places = {}  # a device's number -> what the library calls it
 
     def view(self, name, array):
         """Return an array's view; the exporter orders its work before the default stream's."""
@@ -264,6 +273,7 @@ class Dlpack(Library):
         dtype = bfloat16(name) if tensor.code == 4 else np.dtype(f"{_DLPACK_KINDS[tensor.code]}{size}")
         strides = tuple(size * tensor.strides[k] for k in range(tensor.ndim)) if tensor.strides else None
         pointer = (tensor.data or 0) + tensor.offset
+        self.places[tensor.device.number] = getattr(array, "device", None)
         # The capsule is not consumed: the exporter takes it back when it is let go, and the array is held meanwhile.
         return View(
             pointer, dtype, shape, c_strides(shape, size) if strides is None else strides, tensor.device.number, None,
@@ -278,13 +288,31 @@ class Dlpack(Library):
         return LEGACY_STREAM
 
     def empty(self, shape, dtype, strides, device):
-        """Return a fresh array of the library, in C order, and its address."""
-        array = self.space.empty(shape, dtype=getattr(self.space, dtype.name))
-        return array, self.view("result", array).pointer
+        """Return a fresh array with these (dense) strides, or in C order, and its address."""
+        strides = strides or c_strides(shape, dtype.itemsize)
+        # The array API knows no strides: axes are made in the order of theirs, and put where they belong.
+        order = sorted(range(len(shape)), key=lambda k: -strides[k])
+        made = tuple(shape[k] for k in order)
+        array = self.space.empty(made, dtype=getattr(self.space, dtype.name), device=self.places[device])
+        if order != sorted(order):
+            array = self.space.permute_dims(array, tuple(order.index(k) for k in range(len(shape))))
+        return array, self._checked(array, shape, strides, device).pointer
 
     def upload(self, array, device):
         """Return a host array's copy on a device."""
-        return self.space.asarray(array)
+        copy = self.space.asarray(array, device=self.places[device])
+        self._checked(copy, array.shape, c_strides(array.shape, array.itemsize), device)
+        return copy
+
+    def _checked(self, array, shape, strides, device):
+        """Return an array's view; raise unless the library has made what it was asked for."""
+        view = self.view("result", array)
+        is_so = view.shape == shape and all(
+            n < 2 or s == t for n, s, t in zip(shape, view.strides, strides, strict=True)
+        )
+        if view.device != device or not (is_so or 0 in shape):
+            raise RuntimeError(say.made_otherwise(self.name, strides, device, view.strides, view.device))
+        return view
 
 
 _libraries: dict = {}
@@ -333,6 +361,8 @@ def take(names, values):
         view = taken[k] = its.view(name, value)
         if element(view.dtype) is None:
             raise TypeError(say.dtype(name, view.dtype))
+        if view.pointer & odd(view):
+            raise ValueError(say.misplaced(name, view.pointer, odd(view) + 1))
         if view.device is not None:
             if device is None:
                 device, of = view.device, name

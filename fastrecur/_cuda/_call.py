@@ -144,10 +144,12 @@ class _Shortcut(NamedTuple):
     plan: _plan.DevicePlan
     owner: object
     device: int
-    names: tuple  # of the operands that are not left out, then of the results
+    labels: tuple  # what the caller calls the operands that are not left out
+    watched: tuple  # of them: place and the bits of its address that must be clear
+    names: tuple  # of these operands in the kernels, then of the results
     makes: tuple  # for every result a function that returns a fresh array and its address; or None
     launch: tuple | None  # of a plan that is one launch: kernel, grid, threads, and the arguments that are known
-    slots: tuple  # of its arguments: where each of `names` goes
+    slots: tuple  # of its arguments: a place, and which of `names` goes there
     changes: tuple  # of what becomes another number on the way: its place in `names`, its type or None, its offset
 
 
@@ -184,10 +186,21 @@ def _glance(call, *values):
     return tuple(key), places
 
 
-def _remember(key, plan, device, owner, takes, results):
-    """Remember a call; ``results`` are names in the kernels, shapes, dtypes and strides, or None for what is not."""
+def _remember(key, plan, device, owner, operands, results):
+    """Remember a call.
+
+    ``operands`` are names in the kernels, the caller's names, and views or numbers, None for what is left out;
+    ``results`` names in the kernels, shapes, dtypes and strides, or None for what is not.
+    """
+    operands = [operand for operand in operands if operand[2] is not None]
+    labels = tuple(label for _, label, _ in operands)
+    watched = tuple(
+        (k, _arrays.odd(view))
+        for k, (_, _, view) in enumerate(operands)
+        if type(view) is _arrays.View and _arrays.odd(view)
+    )
     makes = tuple(result and owner.maker(*result[1:], device) for result in results)
-    names = (*takes, *(result[0] for result in results if result))
+    names = (*(name for name, _, _ in operands), *(result[0] for result in results if result))
     launch, slots, changes = None, (), ()
     if (
         plan.carry in ("f4", "f8")
@@ -199,11 +212,11 @@ def _remember(key, plan, device, owner, takes, results):
         offsets, only = plan.offsets[0], plan.launches[0]
         places = {name: (at, number, offsets.get(name, 0)) for at, name, number in named}
         launch = kernel, only.grid, only.threads, template
-        slots = tuple(places[name][0] for name in names)
+        slots = tuple((places[name][0], k) for k, name in enumerate(names))
         changes = tuple((k, *places[name][1:]) for k, name in enumerate(names) if any(places[name][1:]))
     if len(_shortcuts) >= _MOST_SHORTCUTS:
         _shortcuts.clear()
-    _shortcuts[key] = _Shortcut(plan, owner, device, names, makes, launch, slots, changes)
+    _shortcuts[key] = _Shortcut(plan, owner, device, labels, watched, names, makes, launch, slots, changes)
 
 
 def remembered(family, axis, reverse, return_state, a, b):
@@ -222,7 +235,10 @@ def remembered_vjp(family, axis, reverse, g, a, b, h):
 
 def _take_shortcut(shortcut, places):
     """Run a call that was remembered; return its results."""
-    plan, owner, device, names, makes, launch, slots, changes = shortcut
+    plan, owner, device, labels, watched, names, makes, launch, slots, changes = shortcut
+    for k, odd in watched:
+        if places[k] & odd:
+            raise ValueError(say.misplaced(labels[k], places[k], odd + 1))
     given = []
     for make in makes:
         array = None
@@ -237,8 +253,8 @@ def _take_shortcut(shortcut, places):
     arguments = template.copy()
     for k, number, offset in changes:
         places[k] = places[k] + offset if number is None else number(places[k])
-    for at, place in zip(slots, places, strict=True):
-        arguments[at] = place
+    for at, k in slots:
+        arguments[at] = places[k]
     _launch.driver().launch(kernel, grid, threads, arguments, device, owner.stream(device))
     return given
 
@@ -293,7 +309,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
         if key is not None:
             written = [("h", plan.plan.shape, plan.plan.dtype, plan.plan.h_strides)]
             written += [("last", plan.lane_shape, plan.plan.dtype, None)] if return_state else []
-            _remember(key, plan, device, owner, _named(a=a, b=b, h0=h0), written)
+            _remember(key, plan, device, owner, list(zip(("a", "b", "h0"), names, (a, b, h0), strict=True)), written)
     return (given, last) if return_state else given
 
 
@@ -345,14 +361,10 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype
     else:
         work.run(plan, places)
         if key is not None:
-            takes = _named(g=g, a=a, b=b, h=h, h0=h0, last=grad_state)
+            takes = ("g", "a", "b", "h", "h0", "last"), (*names, "h0", "grad_state"), (g, a, b, h, h0, grad_state)
+            takes = list(zip(*takes, strict=True))
             _remember(key, plan, device, owner, takes, written if h0 is not None else [*written, None])
     return tuple(results) if h0 is not None else (*results, None)
-
-
-def _named(**operands):
-    """Return the names of what is not left out."""
-    return tuple(name for name, value in operands.items() if value is not None)
 
 
 def _known_lengths(lengths):

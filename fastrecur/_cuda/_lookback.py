@@ -48,7 +48,7 @@ from ._series import (
     chunk_shift,
     chunk_walker,
     composer,
-    fetcher,
+    fetcher_of_two,
     group_total,
     is_finite,
 )
@@ -255,7 +255,7 @@ def vjp(cuda, rule, zero, size, count, packs, guide, spins, a_is_total, b_is_tot
     """Return the kernel that walks against the direction of travel; the rest is as in `_series`."""
     kind, closed = type(zero), type(zero)(rule.closed)
     sum_up_back, write_back = back_chunk_walker(cuda, rule, kind, count, packs, a_is_total, b_is_total)
-    fetch_g, fetch_a = fetcher(kind, count, packs["g"]), fetcher(kind, count, packs["a"])
+    fetch = fetcher_of_two(kind, count, packs["g"], packs["a"])
     summarise_back, compose_group = back_summariser(rule, kind, count), composer(False, kind)
     by_a, pack = guide[0] == "a", guide[1]
 
@@ -264,8 +264,8 @@ def vjp(cuda, rule, zero, size, count, packs, guide, spins, a_is_total, b_is_tot
         arriving, gates = cuda.local.array(count, kind), cuda.local.array(count, kind)
         mine = t + place * count
         low, high = narrow(start - mine), narrow(stop - mine)
-        fetch_g(shift(g, mine * g_time), g_time, low, high, arriving, zero)
-        fetch_a(shift(a, mine * a_time), a_time, low, high, gates, closed)
+        g, a = shift(g, mine * g_time), shift(a, mine * a_time)
+        fetch(g, a, g_time, a_time, low, high, arriving, gates, zero, closed)
         decay, rise = summarise_back(arriving, gates, low, high)
         _, _, _, _, decay, rise, _, _ = compose_group(decay, rise, zero, zero, place, 32, False)
         return decay, rise, zero, zero

@@ -270,6 +270,12 @@ def _launcher(geometry, rule, carry, elements):
     return launch
 
 
+def _clear(values):
+    """Return the launch that clears words: one kernel for all that look back."""
+    per_block = _block(values["sixteens"])
+    return Launch("clear", "", "f4", (), (), "i4", _grid(values["sixteens"], per_block, 1), per_block, values)
+
+
 def _own(shape, lane_shape, strides):
     """Return a state's strides in the lanes' axes."""
     return _problem.spread(shape, strides, lane_shape)
@@ -323,10 +329,7 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex=F
             plan, carry, lane_shape, geometry.choice, (launch(kind, threads, **here),), {}, geometry.offsets
         )
     if kind == ONCE:
-        launches = (
-            launch("clear", geometry.values["sixteens"]),
-            launch(kind, threads * pieces, spins=SPINS, **here),
-        )
+        launches = _clear(geometry.values), launch(kind, threads * pieces, spins=SPINS, **here)
         scratch = dict(words=4 * geometry.values["sixteens"])
     else:
         launches = (
@@ -363,6 +366,7 @@ def _lengths(elements, operands, lengths, lane_shape, axis):
         padded = own + (0,) * (len(lane_shape) - len(own))
         sizes = own_shape + (1,) * (len(lane_shape) - len(own))
         operands["lengths"] = _with_time(tuple(0 if n == 1 else s for n, s in zip(sizes, padded, strict=True)), axis)
+        _aligned(operands["lengths"], dtype.itemsize, "lengths")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -397,7 +401,7 @@ def vjp(
     # Gradients: of a full operand where they belong, else in the carry's type and added up afterwards.
     totals, temporaries = {}, {}
     dense = (
-        _problem.like(shape, carry_dtype, (h[1], h[2])) if type(h) is tuple else np.empty(shape, carry_dtype).strides
+        _problem.like(shape, carry_dtype, (h[1], h[2])) if type(h) is tuple else c_strides(shape, carry_dtype.itemsize)
     )
     for name, (own_shape, dtype, strides) in zip(("to_a", "to_b"), plan.gradients, strict=True):
         own = _problem.own_strides(own_shape, shape, dtype.itemsize)
@@ -431,7 +435,7 @@ def vjp(
         launches = (launch(f"{kind}_vjp", threads, **here, **told),)
     elif kind == ONCE:
         launches = (
-            launch("clear", geometry.values["sixteens"]),
+            _clear(geometry.values),
             launch("once_vjp", threads * pieces, spins=SPINS, **here, **told),
             launch("mend_back", lanes * 32, **chunks, **told),
         )
@@ -473,7 +477,7 @@ def vjp(
         finish.append((name, name, *_sum(dims, carry, element(dtype))))
     if h0 is not None and not full_state:
         temporaries["first"] = math.prod(lane_shape)
-        source = np.empty(lane_shape, carry_dtype).strides
+        source = c_strides(lane_shape, carry_dtype.itemsize)
         own = _problem.own_strides(h0_shape, lane_shape, plan.h0_dtype.itemsize)
         dims = list(zip(lane_shape, source, own, strict=True))
         finish.append(("first", "first", *_sum(dims, carry, element(plan.h0_dtype))))

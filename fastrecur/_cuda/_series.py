@@ -129,31 +129,99 @@ PACKED = {0: None, 2: two, 4: four, 8: eight}
 # compiled once, however many kernels call it.
 
 
+@helper
+def is_aligned(pointer, time, pack):
+    """Return whether a thread's steps begin, or against the order of memory end, at a multiple of 16 bytes."""
+    return misalignment(shift(pointer, select(time > 0, time - time, (pack - 1) * time))) == 0
+
+
+@functools.cache
+def wide_fetcher(kind, count, pack):
+    """Return a function that reads all of a thread's steps, 16 bytes at a time."""
+    zero = kind(0)
+
+    @helper
+    def fetch_wide(pointer, time, into):
+        first = select(time > 0, time - time, (pack - 1) * time)
+        for q in range(count // pack):
+            numbers = load_wide(pointer, first + q * pack * time, zero)
+            for j in range(pack):
+                into[q * pack + j] = select(time > 0, numbers[j], numbers[pack - 1 - j])
+
+    return fetch_wide
+
+
 @functools.cache
 def fetcher(kind, count, pack):
     """Return a function that reads a thread's steps from ``low`` to ``high``, and fills in what is missing."""
     zero = kind(0)
+    fetch_wide = wide_fetcher(kind, count, pack) if pack else None
 
-    def fetch(pointer, time, low, high, into, fill):
-        first = select(time > 0, time - time, (pack - 1) * time)
-        if low <= 0 and high >= count and misalignment(shift(pointer, first)) == 0:
-            for q in range(count // pack):
-                numbers = load_wide(pointer, first + q * pack * time, zero)
-                for j in range(pack):
-                    into[q * pack + j] = select(time > 0, numbers[j], numbers[pack - 1 - j])
-        else:
-            for j in range(count):
-                into[j] = fill
-                if j >= low and j < high:
-                    into[j] = load(pointer, j * time, zero)
-
+    @helper
     def fetch_singly(pointer, time, low, high, into, fill):
         for j in range(count):
             into[j] = fill
             if j >= low and j < high:
                 into[j] = load(pointer, j * time, zero)
 
-    return helper(fetch if pack else fetch_singly)
+    def fetch(pointer, time, low, high, into, fill):
+        if low <= 0 and high >= count and is_aligned(pointer, time, pack):
+            fetch_wide(pointer, time, into)
+        else:
+            fetch_singly(pointer, time, low, high, into, fill)
+
+    return helper(fetch) if pack else fetch_singly
+
+
+@functools.cache
+def fetcher_of_two(kind, count, pack_p, pack_q):
+    """Return a function that does for two operands what `fetcher`'s does for one.
+
+    Where both are read 16 bytes at a time, all loads are on their way before the first is used.
+    """
+    fetch_p, fetch_q = fetcher(kind, count, pack_p), fetcher(kind, count, pack_q)
+    wide_p, wide_q = (wide_fetcher(kind, count, pack) if pack else None for pack in (pack_p, pack_q))
+
+    @helper
+    def fetch_each(p, q, p_time, q_time, low, high, into_p, into_q, fill_p, fill_q):
+        fetch_p(p, p_time, low, high, into_p, fill_p)
+        fetch_q(q, q_time, low, high, into_q, fill_q)
+
+    def fetch(p, q, p_time, q_time, low, high, into_p, into_q, fill_p, fill_q):
+        if low <= 0 and high >= count and is_aligned(p, p_time, pack_p) and is_aligned(q, q_time, pack_q):
+            wide_p(p, p_time, into_p)
+            wide_q(q, q_time, into_q)
+        else:
+            fetch_each(p, q, p_time, q_time, low, high, into_p, into_q, fill_p, fill_q)
+
+    return helper(fetch) if pack_p and pack_q else fetch_each
+
+
+@functools.cache
+def fetcher_of_four(kind, count, pack_g, pack_a, pack_b, pack_h, closed):
+    """Return a function that does so for the four operands of a gradient."""
+    packs, zero = (pack_g, pack_a, pack_b, pack_h), kind(0)
+    fetch_g_a, fetch_b_h = fetcher_of_two(kind, count, pack_g, pack_a), fetcher_of_two(kind, count, pack_b, pack_h)
+    wide_g, wide_a, wide_b, wide_h = (wide_fetcher(kind, count, pack) if pack else None for pack in packs)
+
+    @helper
+    def fetch_pairs(g, a, b, h, g_time, a_time, b_time, h_time, low, high, arriving, gates, values, before):
+        fetch_g_a(g, a, g_time, a_time, low, high, arriving, gates, zero, closed)
+        fetch_b_h(b, h, b_time, h_time, low, high, values, before, zero, zero)
+
+    def fetch(g, a, b, h, g_time, a_time, b_time, h_time, low, high, arriving, gates, values, before):
+        if (
+            low <= 0 and high >= count and is_aligned(g, g_time, pack_g) and is_aligned(a, a_time, pack_a)
+            and is_aligned(b, b_time, pack_b) and is_aligned(h, h_time, pack_h)
+        ):  # fmt: skip
+            wide_g(g, g_time, arriving)
+            wide_a(a, a_time, gates)
+            wide_b(b, b_time, values)
+            wide_h(h, h_time, before)
+        else:
+            fetch_pairs(g, a, b, h, g_time, a_time, b_time, h_time, low, high, arriving, gates, values, before)
+
+    return helper(fetch) if all(packs) else fetch_pairs
 
 
 @functools.cache
@@ -239,8 +307,9 @@ def composer(is_average, kind):
 
 @helper
 def series_lane(width):
-    """Return which lane this thread's group walks."""
-    return divide(narrow(block() * block_threads() + thread()), width)
+    """Return which lane this thread's group walks: where 31 bits count lanes, threads may be more than 32 can."""
+    by = highest(width)
+    return narrow(block() * narrow(block_threads() >> by) + (thread() >> by))
 
 
 @helper
@@ -256,7 +325,7 @@ def chunk_walker(cuda, rule, kind, count, packs):
     """Return the device functions that read and sum up a chunk, and that walk it from the state before it."""
     step, is_average = rule.step, rule.is_average
     zero, closed = kind(0), kind(rule.closed)
-    fetch_a, fetch_b = fetcher(kind, count, packs["a"]), fetcher(kind, count, packs["b"])
+    fetch = fetcher_of_two(kind, count, packs["a"], packs["b"])
     deliver = deliverer(count, packs["h"])
     summarise, compose_group = summariser(rule, kind, count), composer(is_average, kind)
 
@@ -286,8 +355,8 @@ def chunk_walker(cuda, rule, kind, count, packs):
     def sum_up(a, b, a_time, b_time, start, stop, mine, place, width, gates, values):
         """Read this thread's steps, from ``mine`` on; return the summaries of those before them, and up to them."""
         low, high = narrow(start - mine), narrow(stop - mine)
-        fetch_a(shift(a, mine * a_time), a_time, low, high, gates, closed)
-        fetch_b(shift(b, mine * b_time), b_time, low, high, values, zero)
+        a, b = shift(a, mine * a_time), shift(b, mine * b_time)
+        fetch(a, b, a_time, b_time, low, high, gates, values, closed, zero)
         decay, rise, weight, origin = summarise(gates, values)
         return compose_group(decay, rise, weight, origin, place, width, True)
 
@@ -394,11 +463,9 @@ def forward(cuda, rule, zero, size, count, packs, guide):
 def back_chunk_walker(cuda, rule, kind, count, packs, a_is_total, b_is_total):
     """Return what `chunk_walker` does, against the direction of travel."""
     adjoint, zero = rule.adjoint, kind(0)
-    fetch_g, fetch_a = fetcher(kind, count, packs["g"]), fetcher(kind, count, packs["a"])
-    fetch_b, fetch_h = fetcher(kind, count, packs["b"]), fetcher(kind, count, packs["h"])
+    fetch = fetcher_of_four(kind, count, *(packs[n] for n in "gabh"), kind(rule.closed))
     deliver_a, deliver_b = deliverer(count, packs["to_a"]), deliverer(count, packs["to_b"])
     summarise_back, compose_group = back_summariser(rule, kind, count), composer(False, kind)
-    closed = kind(rule.closed)
 
     @helper
     def replay_back(arriving, gates, values, before, low, high, r, to_a, to_b):
@@ -418,10 +485,10 @@ def back_chunk_walker(cuda, rule, kind, count, packs, a_is_total, b_is_total):
         """Read this thread's steps, from ``mine`` on; return the summaries of those after them, and down to them."""
         lane = thread() & 31
         low, high = narrow(start - mine), narrow(stop - mine)
-        fetch_g(shift(g, mine * g_time), g_time, low, high, arriving, zero)
-        fetch_a(shift(a, mine * a_time), a_time, low, high, gates, closed)
-        fetch_b(shift(b, mine * b_time), b_time, low, high, values, zero)
-        fetch_h(shift(h, mine * h_time), h_time, low, high, before, zero)
+        fetch(
+            shift(g, mine * g_time), shift(a, mine * a_time), shift(b, mine * b_time), shift(h, mine * h_time), g_time,
+            a_time, b_time, h_time, low, high, arriving, gates, values, before,
+        )  # fmt: skip
         # The state before each step: its neighbour's, the thread's before, or one from before the chunk.
         edge = shuffle(before[count - 1], lane - 1 if place > 0 else lane)
         if place == 0 and low < 0 and high > 0:

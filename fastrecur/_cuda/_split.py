@@ -39,6 +39,7 @@ from ._series import (
     compose,
     composer,
     fetcher,
+    fetcher_of_two,
     group_total,
     is_finite,
     series_lane,
@@ -133,7 +134,7 @@ def summarise_lanes_back(cuda, rule, zero, size, ahead):
 def summarise_series(cuda, rule, zero, size, count, packs, guide):
     """Return the kernel that summarises pieces of contiguous time, each by a warp."""
     kind, closed, is_average = type(zero), type(zero)(rule.closed), rule.is_average
-    fetch_a, fetch_b = fetcher(kind, count, packs["a"]), fetcher(kind, count, packs["b"])
+    fetch = fetcher_of_two(kind, count, packs["a"], packs["b"])
     summarise, compose_group = summariser(rule, kind, count), composer(is_average, kind)
     by_a, pack, one = guide[0] == "a", guide[1], kind(1)
 
@@ -158,8 +159,8 @@ def summarise_series(cuda, rule, zero, size, count, packs, guide):
         mine = t + place * count
         for _ in range(divide(narrow(piece_steps), narrow(width * count))):
             low, high = narrow(start - mine), narrow(stop - mine)
-            fetch_a(shift(a_now, mine * a_time), a_time, low, high, gates, closed)
-            fetch_b(shift(b_now, mine * b_time), b_time, low, high, values, zero)
+            a_here, b_here = shift(a_now, mine * a_time), shift(b_now, mine * b_time)
+            fetch(a_here, b_here, a_time, b_time, low, high, gates, values, closed, zero)
             decay_2, rise_2, weight_2, origin_2 = summarise(gates, values)
             _, _, _, _, decay_2, rise_2, weight_2, origin_2 = compose_group(
                 decay_2, rise_2, weight_2, origin_2, place, width, True
@@ -178,7 +179,7 @@ def summarise_series(cuda, rule, zero, size, count, packs, guide):
 def summarise_series_back(cuda, rule, zero, size, count, packs, guide):
     """Return the kernel that summarises what pieces of contiguous time do to a cotangent, each by a warp."""
     kind, closed = type(zero), type(zero)(rule.closed)
-    fetch_g, fetch_a = fetcher(kind, count, packs["g"]), fetcher(kind, count, packs["a"])
+    fetch = fetcher_of_two(kind, count, packs["g"], packs["a"])
     summarise_back, compose_group = back_summariser(rule, kind, count), composer(False, kind)
     by_a, pack, one = guide[0] == "a", guide[1], kind(1)
 
@@ -203,8 +204,8 @@ def summarise_series_back(cuda, rule, zero, size, count, packs, guide):
         mine = t + place * count
         for _ in range(divide(narrow(piece_steps), narrow(width * count))):
             low, high = narrow(start - mine), narrow(stop - mine)
-            fetch_g(shift(g_now, mine * g_time), g_time, low, high, arriving, zero)
-            fetch_a(shift(a_now, mine * a_time), a_time, low, high, gates, closed)
+            g_here, a_here = shift(g_now, mine * g_time), shift(a_now, mine * a_time)
+            fetch(g_here, a_here, g_time, a_time, low, high, arriving, gates, zero, closed)
             decay_2, rise_2 = summarise_back(arriving, gates, low, high)
             _, _, _, _, decay_2, rise_2, _, _ = compose_group(decay_2, rise_2, zero, zero, place, width, False)
             # Right in the group's first thread.

@@ -265,10 +265,15 @@ class DlpackArray:
     """An array known by DLPack and the array API's namespace alone."""
 
     def __init__(self, array, driver, device=0):
-        self.host, self.driver, self.device = driver.own(array, device), driver, device
+        self.host, self.driver, self.number = driver.own(array, device), driver, device
+
+    @property
+    def device(self):
+        """What its library calls its device."""
+        return f"gpu {self.number}"
 
     def __dlpack_device__(self):
-        return 2, self.device
+        return 2, self.number
 
     def __dlpack__(self, stream=None):
         self.driver.log.append(("dlpack", stream))
@@ -277,22 +282,26 @@ class DlpackArray:
         address = ctypes.pythonapi.PyCapsule_GetPointer
         address.restype, address.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
         ctypes.c_int32.from_address(address(capsule, b"dltensor") + 8).value = 2
-        ctypes.c_int32.from_address(address(capsule, b"dltensor") + 12).value = self.device
+        ctypes.c_int32.from_address(address(capsule, b"dltensor") + 12).value = self.number
         return capsule
 
     def __array_namespace__(self, api_version=None):
-        driver, device = self.driver, self.device
+        driver = self.driver
 
         class Namespace:
             float32, float64, float16, int64, uint8 = np.float32, np.float64, np.float16, np.int64, np.uint8
 
             @staticmethod
-            def empty(shape, dtype):
-                return DlpackArray(poisoned(shape, dtype), driver, device)
+            def empty(shape, *, dtype=None, device=None):
+                return DlpackArray(poisoned(shape, dtype), driver, int((device or "gpu 0")[4:]))
 
             @staticmethod
-            def asarray(array):
-                return DlpackArray(np.array(array), driver, device)
+            def asarray(array, *, device=None):
+                return DlpackArray(np.array(array), driver, int((device or "gpu 0")[4:]))
+
+            @staticmethod
+            def permute_dims(array, axes):
+                return DlpackArray(array.host.transpose(axes), driver, array.number)
 
         return Namespace
 

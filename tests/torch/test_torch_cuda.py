@@ -68,6 +68,14 @@ def test_layouts(driver, layout):
     assert h.stride() == expected.stride()
 
 
+def test_addresses_that_are_no_multiples_of_the_size(driver):
+    f, x, h0 = problem(torch.float32)
+    shifted = torch.frombuffer(bytearray(b"\0\0" + x.numpy().tobytes()), dtype=torch.float32, offset=2).view_as(x)
+    with pytest.raises(ValueError, match="`x` must be aligned on a GPU"):
+        _ops._forward_cuda("forget", f, shifted, h0, None, 0, False, torch.float32)
+    assert not launches(driver)
+
+
 def test_linear_recurrence_of_complex_tensors(driver):
     a, b = (torch.complex(t, t.flip(0)) / 2 for t in problem(torch.float32)[:2])
     arguments = "linear", a, b, None, None, 0, False, torch.complex64
