@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from . import _messages as say
 from ._arrays import address, element
@@ -93,9 +92,8 @@ class Plan:
 
 def is_c_order(shape, strides):
     """Return whether dense strides are C order's."""
-    own = np.empty(shape, np.int8).strides
-    order = [(o, s) for n, o, s in zip(shape, own, strides, strict=True) if n > 1]
-    return all(x[1] > y[1] for x, y in zip(order, order[1:], strict=False))
+    order = [s for n, s in zip(shape, strides, strict=True) if n > 1]
+    return all(outer > inner for outer, inner in itertools.pairwise(order))
 
 
 def result_dtype(names, dtypes, weak_complex=False):
@@ -148,9 +146,10 @@ def like(shape, dtype, *prototypes):
     """
     for other_shape, other_strides in prototypes:
         if other_shape == shape and not any(n > 1 and s == 0 for n, s in zip(shape, other_strides, strict=True)):
-            source = as_strided(np.empty(0, np.int8), shape, other_strides)
-            return np.empty_like(source, dtype).strides
-    return np.empty(shape, dtype).strides
+            order = sorted(range(len(shape)), key=lambda k: (-abs(other_strides[k]), k))
+            dense = c_strides([shape[k] for k in order], dtype.itemsize)
+            return tuple(dense[order.index(k)] for k in range(len(shape)))
+    return c_strides(shape, dtype.itemsize)
 
 
 def aligned(shape, dtype, allocate=np.empty, beside=0, spare=0):

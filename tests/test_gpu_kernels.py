@@ -13,7 +13,7 @@ from compare import assert_same_bits, check_forward, check_vjp
 from test_forward import BROADCAST, RECURRENCES, operands
 
 import fastrecur
-from fastrecur import _problem, reference
+from fastrecur import reference
 from fastrecur._cuda import _call, _launch, _plan, _run
 
 ONCE = _plan.ONCE
@@ -212,8 +212,6 @@ def test_more_threads_than_32_bits_can_number(monkeypatch, rng, back):
     driver = LastBlock()
     monkeypatch.setattr(_launch, "driver", lambda: driver)
     # Else as much memory would be asked for as a result takes, to learn its layout.
-    monkeypatch.setattr(_problem, "like", lambda shape, dtype, *_: _problem.c_strides(shape, dtype.itemsize))
-    monkeypatch.setattr(_problem, "is_c_order", lambda *_: True)
     lanes, steps = (1 << 27) + 4, 257
     x = rng.standard_normal((4, steps)).astype(np.float32)
     before = (lanes - 4) * x.strides[0]

@@ -9,6 +9,7 @@ from layouts import FOREIGN, WRITEABLE, read_only
 from test_forward import RECURRENCES, operands
 
 import fastrecur
+from fastrecur import _problem
 
 SHAPES = [(5, 6, 7), (40, 33, 17), (3, 1, 65), (1, 4, 3)]
 
@@ -136,3 +137,19 @@ def test_one_array_as_every_operand(rng, name):
     a = read_only(rng.random((9, 9)))
     check_forward(name, a, a, a[0])
     check_vjp(name, a, a, a[0], rng=rng)
+
+
+def test_fresh_results_are_laid_out_as_numpy_does(rng):
+    for _ in range(300):
+        shape = tuple(int(n) for n in rng.integers(1, 4, rng.integers(1, 5)))
+        array = np.empty(shape[::-1]).transpose(rng.permutation(len(shape)))
+        array = array[tuple(slice(None, None, int(rng.choice([-1, 1, 2]))) for _ in shape)]
+        expected = np.empty_like(array, np.float32)
+        strides = _problem.like(array.shape, expected.dtype, (array.shape, array.strides))
+        assert all(a == b for n, a, b in zip(array.shape, strides, expected.strides, strict=True) if n > 1)
+        assert _problem.is_c_order(array.shape, strides) == expected.flags.c_contiguous
+    # A result on a GPU may be larger than the host's memory.
+    shape = (1 << 24, 1 << 24)
+    strides = (8, 8 << 24)
+    assert _problem.like(shape, np.dtype(np.float32), (shape, strides)) == (4, 4 << 24)
+    assert not _problem.is_c_order(shape, strides)
