@@ -29,8 +29,8 @@ _KERNELS = {
 SERIAL_BYTES = 1 << 20  # below this a second thread costs more than it brings,
 LOCKED_BYTES = 1 << 14  # below this it is over before other threads of Python would have had the lock
 SERIAL_ROWS = 3 << 20  # and where threads halve rows, whose ends share lines and pages
-RECALLED = 16  # blocks before a thread's own in a series that may tell it where to start,
-FORGOTTEN = 2.0**-60  # if no more than this is left of the state before them
+RECALLED = 64  # blocks before a thread's own in a series that may tell it where to start,
+FORGOTTEN = 2.0**-80  # if no more than this is left of the state before them
 LONG_PIECE = 512  # bytes in a row, of one operand, from which threads may share rows among them
 LONG_SUM = 8 << 10  # the same for a sum's parts, which one thread may have to walk one after another
 AHEAD = 8 << 10  # bytes of an operand that are asked for before their turn
@@ -330,7 +330,7 @@ def _forward_series(plan, call, head, threads, fresh, team):
     tail = (address(scratch), 0, plan.lanes)
     carry = _lane_states(plan, head[4])
     cuts = [low for low, _ in shares[1:]]
-    told = _told(plan, call, head, 4, tail, scratch, [(max(0, low - RECALLED), low) for low in cuts])
+    told = _told(plan, call, head, 4, tail, scratch, [range(low - 1, -1, -1) for low in cuts])
     if told is not None:
         states = [carry, *(state.copy() for state in told)]
         calls = [
@@ -368,18 +368,29 @@ def _are_same(states, others):
     return np.array_equal(states, others)
 
 
-def _told(plan, call, head, carry, tail, scratch, recalled):
-    """Return the states that ranges of blocks lead to whatever they start from; None if one of them does not.
+def _told(plan, call, head, carry, tail, scratch, before):
+    """Return the states that blocks lead to whatever they start from; None if there is one that they do not tell.
 
-    ``head[carry]`` is where a call's states stand.
+    ``before`` are, for each state, the blocks that may be asked, the nearest first; ``head[carry]`` is where a call's
+    states stand.
     """
-    states = np.zeros((len(recalled), plan.lanes), plan.wide)
+    states = np.zeros((len(before), plan.lanes), plan.wide)
     blocks = scratch.shape[1]
-    for state, share in zip(states, recalled, strict=True):
-        call(*head, *tail, *share, blocks, _series.SUMMARISE)
-        if not (abs(scratch[:, slice(*share), _series.PRODUCT].prod(axis=1)) < FORGOTTEN).all():
+    most = max(1, min(RECALLED, blocks // (8 * len(before))))
+    for state, choice in zip(states, before, strict=True):
+        left, asked = 1.0, []
+        for block in choice[:most]:
+            call(*head, *tail, block, block + 1, blocks, _series.SUMMARISE)
+            left, asked = left * abs(scratch[:, block, _series.PRODUCT]), [*asked, block]
+            # As much again of each block that is left would do.
+            if not (left < FORGOTTEN ** (len(asked) / most)).all():
+                return None
+            if (left < FORGOTTEN).all():
+                break
+        else:
             return None
-        call(*head[:carry], address(state), *head[carry + 1 :], *tail, *share, blocks, _series.RECALL)
+        place = min(asked), max(asked) + 1
+        call(*head[:carry], address(state), *head[carry + 1 :], *tail, *place, blocks, _series.RECALL)
     return states
 
 
@@ -396,8 +407,7 @@ def _vjp_series(plan, call, head, threads, pieces, strides, team):
     heads = [head(piece if pieces else 0) for piece in range(len(shares))]
     last = len(shares) - 1
     carry = _lane_states(plan, heads[0][6])
-    recalled = [(high, min(blocks, high + RECALLED)) for _, high in shares[:-1]]
-    told = _told(plan, call, heads[0], 6, tail, scratch, recalled)
+    told = _told(plan, call, heads[0], 6, tail, scratch, [range(high, blocks) for _, high in shares[:-1]])
     if told is not None:
         states = [*(state.copy() for state in told), carry]
 
