@@ -365,7 +365,7 @@ def _lane_states(plan, place):
 
 
 def _are_same(states, others):
-    return np.array_equal(states, others)
+    return states.tobytes() == others.tobytes()
 
 
 def _told(plan, call, head, carry, tail, scratch, before):
@@ -380,6 +380,7 @@ def _told(plan, call, head, carry, tail, scratch, before):
     for state, choice in zip(states, before, strict=True):
         left, asked = 1.0, []
         for block in choice[:most]:
+            scratch[:, block, _series.PRODUCT] = 1  # a lane that has ended before it
             call(*head, *tail, block, block + 1, blocks, _series.SUMMARISE)
             left, asked = left * abs(scratch[:, block, _series.PRODUCT]), [*asked, block]
             # As much again of each block that is left would do.
