@@ -129,18 +129,24 @@ PACKED = {0: None, 2: two, 4: four, 8: eight}
 # compiled once, however many kernels call it.
 
 
-@helper
-def is_aligned(pointer, time, pack):
-    """Return whether a thread's steps begin, or against the order of memory end, at a multiple of 16 bytes."""
-    return misalignment(shift(pointer, select(time > 0, time - time, (pack - 1) * time))) == 0
+@functools.cache
+def alignment(pack):
+    """Return a function that says whether a thread's steps may be read ``pack`` at a time, if that is not 0.
+
+    They begin, or against the order of memory end, at a multiple of 16 bytes then.
+    """
+
+    def is_aligned(pointer, time):
+        return misalignment(shift(pointer, select(time > 0, time - time, (pack - 1) * time))) == 0
+
+    return helper(is_aligned if pack else lambda pointer, time: True)
 
 
 @functools.cache
-def wide_fetcher(kind, count, pack):
-    """Return a function that reads all of a thread's steps, 16 bytes at a time."""
+def whole_fetcher(kind, count, pack):
+    """Return a function that reads all of a thread's steps: without a condition, all loads are on their way at once."""
     zero = kind(0)
 
-    @helper
     def fetch_wide(pointer, time, into):
         first = select(time > 0, time - time, (pack - 1) * time)
         for q in range(count // pack):
@@ -148,80 +154,75 @@ def wide_fetcher(kind, count, pack):
             for j in range(pack):
                 into[q * pack + j] = select(time > 0, numbers[j], numbers[pack - 1 - j])
 
-    return fetch_wide
+    def fetch_singly(pointer, time, into):
+        for j in range(count):
+            into[j] = load(pointer, j * time, zero)
+
+    return helper(fetch_wide if pack else fetch_singly)
 
 
 @functools.cache
 def fetcher(kind, count, pack):
     """Return a function that reads a thread's steps from ``low`` to ``high``, and fills in what is missing."""
     zero = kind(0)
-    fetch_wide = wide_fetcher(kind, count, pack) if pack else None
+    is_aligned, fetch_whole = alignment(pack), whole_fetcher(kind, count, pack)
 
     @helper
-    def fetch_singly(pointer, time, low, high, into, fill):
-        for j in range(count):
-            into[j] = fill
-            if j >= low and j < high:
-                into[j] = load(pointer, j * time, zero)
-
     def fetch(pointer, time, low, high, into, fill):
-        if low <= 0 and high >= count and is_aligned(pointer, time, pack):
-            fetch_wide(pointer, time, into)
+        if low <= 0 and high >= count and is_aligned(pointer, time):
+            fetch_whole(pointer, time, into)
         else:
-            fetch_singly(pointer, time, low, high, into, fill)
+            for j in range(count):
+                into[j] = fill
+                if j >= low and j < high:
+                    into[j] = load(pointer, j * time, zero)
 
-    return helper(fetch) if pack else fetch_singly
+    return fetch
 
 
 @functools.cache
 def fetcher_of_two(kind, count, pack_p, pack_q):
-    """Return a function that does for two operands what `fetcher`'s does for one.
-
-    Where both are read 16 bytes at a time, all loads are on their way before the first is used.
-    """
+    """Return a function that does for two operands what `fetcher`'s does for one."""
     fetch_p, fetch_q = fetcher(kind, count, pack_p), fetcher(kind, count, pack_q)
-    wide_p, wide_q = (wide_fetcher(kind, count, pack) if pack else None for pack in (pack_p, pack_q))
+    whole_p, whole_q = whole_fetcher(kind, count, pack_p), whole_fetcher(kind, count, pack_q)
+    p_is_aligned, q_is_aligned = alignment(pack_p), alignment(pack_q)
 
     @helper
-    def fetch_each(p, q, p_time, q_time, low, high, into_p, into_q, fill_p, fill_q):
-        fetch_p(p, p_time, low, high, into_p, fill_p)
-        fetch_q(q, q_time, low, high, into_q, fill_q)
-
     def fetch(p, q, p_time, q_time, low, high, into_p, into_q, fill_p, fill_q):
-        if low <= 0 and high >= count and is_aligned(p, p_time, pack_p) and is_aligned(q, q_time, pack_q):
-            wide_p(p, p_time, into_p)
-            wide_q(q, q_time, into_q)
+        if low <= 0 and high >= count and p_is_aligned(p, p_time) and q_is_aligned(q, q_time):
+            whole_p(p, p_time, into_p)
+            whole_q(q, q_time, into_q)
         else:
-            fetch_each(p, q, p_time, q_time, low, high, into_p, into_q, fill_p, fill_q)
+            fetch_p(p, p_time, low, high, into_p, fill_p)
+            fetch_q(q, q_time, low, high, into_q, fill_q)
 
-    return helper(fetch) if pack_p and pack_q else fetch_each
+    return fetch
 
 
 @functools.cache
 def fetcher_of_four(kind, count, pack_g, pack_a, pack_b, pack_h, closed):
     """Return a function that does so for the four operands of a gradient."""
-    packs, zero = (pack_g, pack_a, pack_b, pack_h), kind(0)
+    zero = kind(0)
     fetch_g_a, fetch_b_h = fetcher_of_two(kind, count, pack_g, pack_a), fetcher_of_two(kind, count, pack_b, pack_h)
-    wide_g, wide_a, wide_b, wide_h = (wide_fetcher(kind, count, pack) if pack else None for pack in packs)
+    whole_g, whole_a = whole_fetcher(kind, count, pack_g), whole_fetcher(kind, count, pack_a)
+    whole_b, whole_h = whole_fetcher(kind, count, pack_b), whole_fetcher(kind, count, pack_h)
+    g_is_aligned, a_is_aligned, b_is_aligned, h_is_aligned = map(alignment, (pack_g, pack_a, pack_b, pack_h))
 
     @helper
-    def fetch_pairs(g, a, b, h, g_time, a_time, b_time, h_time, low, high, arriving, gates, values, before):
-        fetch_g_a(g, a, g_time, a_time, low, high, arriving, gates, zero, closed)
-        fetch_b_h(b, h, b_time, h_time, low, high, values, before, zero, zero)
-
     def fetch(g, a, b, h, g_time, a_time, b_time, h_time, low, high, arriving, gates, values, before):
         if (
-            low <= 0 and high >= count and is_aligned(g, g_time, pack_g) and is_aligned(a, a_time, pack_a)
-            and is_aligned(b, b_time, pack_b) and is_aligned(h, h_time, pack_h)
+            low <= 0 and high >= count and g_is_aligned(g, g_time) and a_is_aligned(a, a_time)
+            and b_is_aligned(b, b_time) and h_is_aligned(h, h_time)
         ):  # fmt: skip
-            wide_g(g, g_time, arriving)
-            wide_a(a, a_time, gates)
-            wide_b(b, b_time, values)
-            wide_h(h, h_time, before)
+            whole_g(g, g_time, arriving)
+            whole_a(a, a_time, gates)
+            whole_b(b, b_time, values)
+            whole_h(h, h_time, before)
         else:
-            fetch_pairs(g, a, b, h, g_time, a_time, b_time, h_time, low, high, arriving, gates, values, before)
+            fetch_g_a(g, a, g_time, a_time, low, high, arriving, gates, zero, closed)
+            fetch_b_h(b, h, b_time, h_time, low, high, values, before, zero, zero)
 
-    return helper(fetch) if all(packs) else fetch_pairs
+    return fetch
 
 
 @functools.cache

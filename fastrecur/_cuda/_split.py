@@ -38,7 +38,6 @@ from ._series import (
     chunk_shift,
     compose,
     composer,
-    fetcher,
     fetcher_of_two,
     group_total,
     is_finite,
@@ -62,7 +61,7 @@ def summarise_lanes(cuda, rule, zero, size, ahead):
     """Return the kernel that summarises pieces, each by a thread of its own."""
     kind, closed, is_average = type(zero), type(zero)(rule.closed), rule.is_average
     summarise = summariser(rule, kind, ahead)
-    fetch = fetcher(kind, ahead, 0)
+    fetch = fetcher_of_two(kind, ahead, 0, 0)
     one = kind(1)
 
     def kernel(
@@ -82,8 +81,7 @@ def summarise_lanes(cuda, rule, zero, size, ahead):
         decay, rise, weight, origin = one, zero, zero, zero
         while t < end:
             low, high = narrow(start - t), narrow(min(stop, end) - t)
-            fetch(a_now, a_time, low, high, gates, closed)
-            fetch(b_now, b_time, low, high, values, zero)
+            fetch(a_now, b_now, a_time, b_time, low, high, gates, values, closed, zero)
             decay_2, rise_2, weight_2, origin_2 = summarise(gates, values)
             decay, rise, weight, origin = compose(
                 is_average, decay, rise, weight, origin, decay_2, rise_2, weight_2, origin_2
@@ -99,7 +97,7 @@ def summarise_lanes_back(cuda, rule, zero, size, ahead):
     """Return the kernel that summarises what pieces do to a cotangent, each by a thread of its own."""
     kind, closed = type(zero), type(zero)(rule.closed)
     summarise_back = back_summariser(rule, kind, ahead)
-    fetch = fetcher(kind, ahead, 0)
+    fetch = fetcher_of_two(kind, ahead, 0, 0)
     one = kind(1)
 
     def kernel(
@@ -119,8 +117,7 @@ def summarise_lanes_back(cuda, rule, zero, size, ahead):
         decay, rise = one, zero
         while t < end:
             low, high = narrow(start - t), narrow(min(stop, end) - t)
-            fetch(g_now, g_time, low, high, arriving, zero)
-            fetch(a_now, a_time, low, high, gates, closed)
+            fetch(g_now, a_now, g_time, a_time, low, high, arriving, gates, zero, closed)
             decay_2, rise_2 = summarise_back(arriving, gates, low, high)
             # Later steps come first on the way back.
             decay, rise, _, _ = compose(False, decay_2, rise_2, zero, zero, decay, rise, zero, zero)
