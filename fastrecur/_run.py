@@ -515,7 +515,7 @@ def lane_parts(plan, parts):
 def _geometry(plan, fresh, threads, bypass_row=BYPASS_ROW):
     """Return the geometry with what depends on the machine: if results go past the cache, how far to look ahead."""
     bypass = fresh and (plan.traversal == TILES or plan.row_bytes >= bypass_row) and 3 * _bytes(plan) > _cache_bytes()
-    bypass = fresh if plan.traversal == SERIES else bypass
+    bypass = fresh if plan.traversal == SERIES else bypass  # these are written in place where no operand stands
     ahead = 0
     if plan.traversal == ROWS and _bytes(plan) >= SERIAL_BYTES:
         outer, middle, _ = plan.sizes

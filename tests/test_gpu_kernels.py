@@ -211,7 +211,6 @@ def test_more_threads_than_32_bits_can_number(monkeypatch, rng, back):
     """As 2**27 lanes have, each of which a warp walks: here the last four, in memory that holds no others."""
     driver = LastBlock()
     monkeypatch.setattr(_launch, "driver", lambda: driver)
-    # Else as much memory would be asked for as a result takes, to learn its layout.
     lanes, steps = (1 << 27) + 4, 257
     x = rng.standard_normal((4, steps)).astype(np.float32)
     before = (lanes - 4) * x.strides[0]

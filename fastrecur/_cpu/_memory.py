@@ -585,26 +585,14 @@ def _compiled_load_vector(typingctx, pointer, index, carry):
     return Vector(carry.value)(pointer, types.int64, carry), codegen
 
 
-def _compiled_request_vector(typingctx, pointer, index, ahead):
-    # Ask for the lines of a vector that stands so many bytes ahead, to the second level of the cache.
-    def codegen(context, builder, signature, args):
-        offset = builder.add(_scaled(builder, args[1], pointer.size), args[2])
-        for line in range(0, WIDTH * pointer.size, 64):
-            place = builder.gep(args[0], [builder.add(offset, ir.Constant(_I64, line))], source_etype=_I8)
-            _request(builder, place, False, locality=2)
-        return context.get_dummy_value()
-
-    return types.none(pointer, types.int64, types.int64), codegen
-
-
-def _asking_near(for_write):
-    # Ask for the lines of a vector that stands so many bytes ahead, to the first level of the cache.
+def _asking(for_write, locality):
+    # Ask for the lines of a vector that stands so many bytes ahead.
     def compiled(typingctx, pointer, index, ahead):
         def codegen(context, builder, signature, args):
             offset = builder.add(_scaled(builder, args[1], pointer.size), args[2])
             for line in range(0, WIDTH * pointer.size, 64):
                 place = builder.gep(args[0], [builder.add(offset, ir.Constant(_I64, line))], source_etype=_I8)
-                _request(builder, place, for_write)
+                _request(builder, place, for_write, locality)
             return context.get_dummy_value()
 
         return types.none(pointer, types.int64, types.int64), codegen
@@ -937,9 +925,9 @@ else:
     width = intrinsic(_compiled_width)
     fence = intrinsic(_compiled_fence)
     own_page = intrinsic(_compiled_own_page)
-    request_vector = intrinsic(_compiled_request_vector)
-    ask_near = intrinsic(_asking_near(for_write=False))
-    ask_near_to_write = intrinsic(_asking_near(for_write=True))
+    request_vector = intrinsic(_asking(for_write=False, locality=2))  # to the second level of the cache
+    ask_near = intrinsic(_asking(for_write=False, locality=3))  # to the first
+    ask_near_to_write = intrinsic(_asking(for_write=True, locality=3))
 
 
 # ---- The primitives of the steps, on scalars and vectors -----------------------------------------------------------
