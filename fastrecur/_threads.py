@@ -142,7 +142,7 @@ def run(calls: Iterable[tuple[Any, ...]], threads: int | None = None) -> None:
     try:
         for k, worker in enumerate(workers):
             if not native.post(worker.mail, address(table), k + 1, n):
-                worker.wake.release()
+                worker.rouse()
         native.lead(address(table), n, address(mails), len(workers))
     except BaseException:  # an interrupt; workers may be at work on arrays that are about to go
         _see_done(workers)
@@ -156,8 +156,8 @@ def _see_done(workers: list[_Worker]) -> None:
     while not all(worker.is_done() for worker in workers):
         try:
             for worker in workers:
-                if not worker.is_done() and worker.wake.locked():
-                    worker.wake.release()
+                if not worker.is_done():
+                    worker.rouse()
             time.sleep(1e-3)
         except KeyboardInterrupt:  # one is on its way already
             pass
@@ -179,6 +179,11 @@ class _Worker:
     def is_done(self) -> bool:
         """Return whether all is done that it was given."""
         return bool(self._done[0])
+
+    def rouse(self) -> None:
+        """Let the worker look at its mail once more; for whoever has hired it."""
+        if self.wake.locked():  # else it was roused in vain, after an interrupt, and has yet to look
+            self.wake.release()
 
     def _live(self) -> None:
         while self.wake.acquire():

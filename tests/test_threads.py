@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import os
+import sys
 import threading
 import time
 import types
@@ -318,3 +319,23 @@ def test_interrupts(monkeypatch, set_threads, where, rest):
     assert_same_bits(fastrecur.forget_mult(f, x), expected)
     time.sleep(rest)
     assert_same_bits(fastrecur.forget_mult(f, x), expected)
+
+
+def test_workers_roused_in_vain(set_threads):
+    """A worker that an interrupted call roused while it was at work goes to sleep with its lock open."""
+    set_threads(2)
+    f, x = np.full((512, 2048), 0.5), np.ones((512, 2048))
+    expected = fastrecur.forget_mult(f, x)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(60)
+    try:
+        assert_same_bits(fastrecur.forget_mult(f, x), expected)
+        for worker in _threads._idle:
+            worker.rouse()
+        until = time.perf_counter() + 0.05
+        while time.perf_counter() < until:  # past the worker's patience; it needs the interpreter to take its lock
+            pass
+        result = fastrecur.forget_mult(f, x)
+    finally:
+        sys.setswitchinterval(interval)
+    assert_same_bits(result, expected)
