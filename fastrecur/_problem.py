@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from . import _blocks
 from . import _messages as say
 from ._arrays import address, element
 
@@ -152,25 +153,29 @@ def like(shape, dtype, *prototypes):
     return c_strides(shape, dtype.itemsize)
 
 
-def aligned(shape, dtype, allocate=np.empty, beside=0, spare=0):
+def aligned(shape, dtype, allocate=_blocks.borrow, beside=0):
     """Allocate an array in C order that starts with a cache line; NumPy's own start a quarter into one.
 
     Every second register of a row would stand in two lines, and rows of results would begin and end within one.
-    With an address ``beside``, it starts as far into a line as that one does. ``spare`` bytes are left over at the
-    end: never touched, they take no memory.
+    With an address ``beside``, it starts as far into a line as that one does.
     """
     size = math.prod(shape) * dtype.itemsize
-    buffer = allocate(size + LINE + spare, np.uint8)
+    buffer = allocate(size + LINE)
     start = (beside - address(buffer)) % LINE
     return buffer[start : start + size].view(dtype).reshape(shape)
 
 
-def empty(shape, dtype, strides, large=LARGE, beside=0, spare=0.0):
-    """Allocate an array with given (dense) strides, aligned if ``large``; ``spare`` is a part of its own size."""
+def zeros(shape, dtype):
+    """Allocate zeros in C order that start with a cache line."""
+    return aligned(shape, dtype, functools.partial(np.zeros, dtype=np.uint8))
+
+
+def empty(shape, dtype, strides, large=LARGE, beside=0):
+    """Allocate an array with given (dense) strides, aligned if ``large``."""
     size = math.prod(shape) * dtype.itemsize
     allocate = np.empty
     if size >= large:
-        allocate = functools.partial(aligned, beside=beside, spare=int(spare * size))
+        allocate = functools.partial(aligned, beside=beside)
     order = sorted(range(len(shape)), key=lambda k: (-strides[k], k))
     if order == list(range(len(shape))):
         return allocate(shape, dtype)

@@ -97,11 +97,8 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths):
     carry, first = _states(plan, grad_state), _states(plan, h0)
     results = []
     for *own, strides in plan.gradients:
-        # The C library gives memory back when two results of one size are freed, and the next call would wait for the
-        # system to clear it again; not so if the first one freed was somewhat larger.
-        spare = 0 if results else 0.25
         place = line_offset(plan, b, a)
-        results.append(None if strides is None else _problem.empty(*own, strides, beside=place, spare=spare))
+        results.append(None if strides is None else _problem.empty(*own, strides, beside=place))
     if plan.traversal != "empty":
         g, a, b, h = (_number(value, plan.wide) for value in (g, a, b, h))
         lengths = plan.full_lengths if lengths is None else lengths
@@ -559,7 +556,7 @@ def _number(value, wide):
 def _states(plan, state):
     """Return every lane's state in the carry's dtype, in the order in which the kernels walk lanes."""
     if state is None and plan.carry_c_order:
-        return _problem.aligned(plan.lane_shape, plan.wide, np.zeros)
+        return _problem.zeros(plan.lane_shape, plan.wide)
     carry = _problem.empty(plan.lane_shape, plan.wide, plan.carry_strides, large=0)
     with np.errstate(all="ignore"):
         carry[...] = 0 if state is None else state

@@ -93,7 +93,7 @@ def _offsets(operand):
 def _pad(states):
     """Return states with as many lanes as whole vectors have: the last is walked again, as its offset is repeated."""
     lanes = states.shape[1]
-    full = _problem.aligned((PLANES, -(-lanes // WIDTH) * WIDTH), _WIDE, np.zeros)
+    full = _problem.zeros((PLANES, -(-lanes // WIDTH) * WIDTH), _WIDE)
     full[:, :lanes], full[:, lanes:] = states, states[:, -1:]
     return full
 

@@ -197,7 +197,7 @@ def _walk(
     """Run the kernel, on blocks of C order."""
     shape = rewards.shape
     outer, steps, inner = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
-    out = np.empty(shape, dtype)
+    out: np.ndarray = _problem.empty(shape, dtype, _problem.c_strides(shape, dtype.itemsize))
     if out.size == 0:
         return out
     blocks = [

@@ -3,15 +3,14 @@
 Nothing here knows of gradients, and nothing is recorded: what is called here is the inside of an operator.
 """
 
-import ctypes
 import functools
-import sys
+import mmap
 
 import numpy as np
 import torch
 
+from .. import _blocks, _problem, _run
 from .. import _messages as say
-from .. import _problem, _run
 from .._arrays import BFLOAT16, address
 from .._problem import FORGET
 from . import _team
@@ -43,7 +42,7 @@ DTYPES = {**FLOATING, **COMPLEX, **INTEGERS}
 HUGE = 4 << 20  # results from which NumPy, too, asks for huge pages
 LONG_ROW = 1 << 15  # elements from which a constant cotangent is worth laying out as rows
 _MOST_PLANS = 1024
-_HUGE_PAGES = 14  # MADV_HUGEPAGE
+_HUGE_PAGES = getattr(mmap, "MADV_HUGEPAGE", None)  # not on every platform
 
 _plans: dict[tuple, tuple] = {}
 
@@ -181,23 +180,12 @@ def gradient_dtype(operand, dtype):
 # ---- Memory ---------------------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def _madvise():
-    try:
-        function = ctypes.CDLL(None).madvise if sys.platform == "linux" else None
-    except (OSError, AttributeError):
-        return None
-    if function is not None:
-        function.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
-    return function
-
-
 def empty(shape, strides, dtype):
     """Allocate a tensor; for a large one ask for huge pages, as NumPy does, or its first touch costs more than all."""
     tensor = torch.empty_strided(shape, strides, dtype=dtype)
-    if tensor.nbytes >= HUGE and (advise := _madvise()) is not None:
+    if tensor.nbytes >= HUGE:
         start = -(-tensor.data_ptr() // 4096) * 4096
-        advise(start, (tensor.data_ptr() + tensor.nbytes - start) // 4096 * 4096, _HUGE_PAGES)
+        _blocks.advise(start, (tensor.data_ptr() + tensor.nbytes - start) // 4096 * 4096, _HUGE_PAGES)
     return tensor
 
 
