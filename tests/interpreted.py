@@ -4,12 +4,14 @@ import itertools
 
 import ml_dtypes
 import numpy as np
+import pandas as pd
 import torch
 from compare import assert_close, check_forward, check_vjp
 from thresholds import lower_thresholds
 
 import fastrecur
 from fastrecur import reference
+from fastrecur.smoothing import ewm_cov, ewm_mean, ewm_sum, ewm_var
 from fastrecur.torch import _pooling
 
 RECURRENCES = ["forget_mult", "linear_recurrence"]
@@ -50,6 +52,7 @@ def main():
             check_forward("linear_recurrence", a, b, 1.0, axis=axis)
             check_vjp("linear_recurrence", a, b, 1.0, rng=rng, axis=axis)
     pool_both_ways()
+    weigh(rng)
     lower_thresholds(setattr)
     for reverse in [False, True]:
         check("forget_mult", (3, 140), np.float32, 0, reverse)
@@ -77,6 +80,28 @@ def pool_both_ways():
             h, last = function(product, torch.ones(2, 17), **options)
             results.append((h, last, *torch.autograd.grad(h.sum() + last.sum(), product)))
         torch.testing.assert_close(*results)
+
+
+def weigh(rng):
+    """Means and covariances of a few lanes, and of series long enough to be walked a vector of steps at a time."""
+    for shape, axis in [((40, 3), 0), ((3, 40), 1), ((2100,), 0), ((16, 2100), 1)]:
+        x, y = rng.standard_normal((2, *shape))
+        x[rng.random(shape) < 0.2] = np.nan
+        if shape == (2100,):
+            x[500:600] += 1e5  # some are near each other, and then far away: that block is walked step by step
+        frame, other = (pd.DataFrame(np.moveaxis(v, axis, 0).reshape(shape[axis], -1)) for v in (x, y))
+        for options in [{}, {"adjust": False}, {"ignore_na": True, "min_periods": 3}]:
+            ewm = frame.ewm(alpha=0.4, **options)
+            checks = [
+                (ewm_mean(x, alpha=0.4, axis=axis, **options), ewm.mean()),
+                (ewm_var(x, alpha=0.4, axis=axis, bias=True, **options), ewm.var(bias=True)),
+                (ewm_cov(x, y, alpha=0.4, axis=axis, bias=True, **options), ewm.cov(other, pairwise=False, bias=True)),
+            ]
+            if not options:
+                checks.append((ewm_sum(x, alpha=0.4, axis=axis), ewm.sum()))
+            for actual, expected in checks:
+                expected = expected.to_numpy().reshape(np.moveaxis(x, axis, 0).shape)
+                np.testing.assert_allclose(actual, np.moveaxis(expected, 0, axis), rtol=1e-9, atol=1e-9)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 As in `_tiles`, a tile of lanes is brought into a buffer, walked, and put back; how a sample takes part is written in
 `_steps`. Where lanes are neighbours, all of them go a tile's steps before the next (``chunk``), so that memory is
-walked from one end to the other. A long series is cut into segments, which are lanes then: see `_weighted_run`.
+walked from one end to the other. Lanes whose samples are neighbours go through `_weighted_series` instead.
 
 Where a tile's lanes have one weight, it is walked as if no sample were missing, with a number for it; if one was, it is
 walked again, with a weight for each lane.
@@ -39,11 +39,11 @@ GEOMETRY = (
     "steps", "chunk", "lanes", "padded", "x_time", "y_time", "h_time", "gate_time", "min_periods", "bias", "bypass",
 )  # fmt: skip
 HEAD = len(GEOMETRY)
-# The rows of ``carry``. DECAY: what a segment multiplies the state before it by.
-# Means of what covaries are deviations from the ORIGIN, a value of the series: data far from 0 lose nothing.
-WEIGHT, COUNT, DECAY, MEAN, ORIGIN, ORIGIN_Y, MEAN_Y, COVARIANCE, ROOM = range(9)
-PLANES = 9
-AVERAGE_PLANES = ORIGIN + 1
+# The rows of ``carry``. Means of what covaries are deviations from the ORIGIN, a value of the series: data far from 0
+# lose nothing.
+WEIGHT, COUNT, MEAN, ORIGIN, ORIGIN_Y, MEAN_Y, COVARIANCE, ROOM = range(8)
+PLANES = 8
+AVERAGE_PLANES = MEAN + 1
 STATE = 16 * PLANES
 STEPS = 32
 TILE = 16 * STEPS
@@ -68,9 +68,32 @@ def _trait(word):
     return has
 
 
+def choice(word, yes, no):
+    """Return a function that calls one of two, by a trait of the rule, its first argument.
+
+    The other one need not be compiled, as it would in a branch.
+    """
+
+    def call(rule, *arguments):
+        return (yes if word in rule.split() else no)(rule, *arguments)
+
+    @overload(call, jit_options=HELPER)
+    def _call(rule, *arguments):
+        chosen = yes if word in rule.rule.split() else no
+        return lambda rule, *arguments: chosen(rule, *arguments)
+
+    return call
+
+
 adjust, timed, ignore_na, is_sum = map(_trait, ("adjust", "timed", "ignore_na", "sum"))
+is_covariance = _trait("covariance")
 variance = _trait("variance")  # both series are one
-summarise = _trait("summarise")  # nothing is written: only what becomes of the states is asked
+
+
+@njit(**INLINE)
+def are_seen(x, y):
+    """Return whether both samples are there; their sum might overflow."""
+    return (x - x) + (y - y) == constant(0.0, x)
 
 
 @njit(**HELPER)
@@ -115,24 +138,16 @@ def walk_level_average(rule, x_rows, gate_rows, gate_row, h_rows, state, plane, 
     What is missing makes the mean NaN, and it stays so.
     """
     number = load(state, WEIGHT * 16, state)
-    mean, product = (
-        load_vector(shift(state, MEAN * plane), 0, state),
-        load_vector(shift(state, DECAY * plane), 0, state),
-    )
-    origin = load_vector(shift(state, ORIGIN * plane), 0, state)
+    mean = load_vector(shift(state, MEAN * plane), 0, state)
     one = constant(1.0, mean)
     for k in range(steps):
         x = load_vector(shift(x_rows, k * row_bytes(x_rows)), 0, state)
-        if summarise(rule):
-            x = x - origin
         gate = load(shift(gate_rows, k * gate_row), 0, state)
         share, kept, number, decay = weigh(number, gate, True, adjust(rule), timed(rule), ignore_na(rule))
         if is_sum(rule):
             mean = broadcast(decay) * mean + x
         else:
             mean = approach(mean, broadcast(share), broadcast(kept), x)
-        if summarise(rule):
-            product = product * broadcast(decay if adjust(rule) else kept)
         store_vector(shift(h_rows, k * row_bytes(h_rows)), 0, mean)
     if not everywhere(is_seen(mean)):
         return False
@@ -140,7 +155,6 @@ def walk_level_average(rule, x_rows, gate_rows, gate_row, h_rows, state, plane, 
     store_vector(shift(state, WEIGHT * plane), 0, broadcast(number) * one)
     store_vector(shift(state, MEAN * plane), 0, mean)
     store_vector(shift(state, COUNT * plane), 0, count)
-    store_vector(shift(state, DECAY * plane), 0, product)
     return True
 
 
@@ -153,15 +167,11 @@ def walk_average(rule, x_rows, gate_rows, gate_row, shared, h_rows, state, steps
             return
     mean, count = load_vector(shift(state, MEAN * plane), 0, state), load_vector(shift(state, COUNT * plane), 0, state)
     weight = load_vector(shift(state, WEIGHT * plane), 0, state)
-    product = load_vector(shift(state, DECAY * plane), 0, state)
-    origin = load_vector(shift(state, ORIGIN * plane), 0, state)
     zero = constant(0.0, mean)
     one, nan = constant(1.0, zero), constant(NAN, zero)
     enough = broadcast(constant(float(least), load(state, 0, state)))
     for k in range(steps):
         x = load_vector(shift(x_rows, k * row_bytes(x_rows)), 0, state)
-        if summarise(rule):
-            x = x - origin
         gates = load_vector(shift(gate_rows, k * gate_row), 0, state)
         seen = is_seen(x)
         shares, rest, weight, decays = weigh(weight, gates, seen, adjust(rule), timed(rule), ignore_na(rule))
@@ -169,14 +179,11 @@ def walk_average(rule, x_rows, gate_rows, gate_row, shared, h_rows, state, steps
             mean = select(seen, decays * mean + x, decays * mean)
         else:
             mean = select(seen, approach(mean, shares, rest, x), mean)
-        if summarise(rule):
-            product = product * (decays if adjust(rule) else select(seen, rest, one))
         count = count + select(seen, one, zero)
         store_vector(shift(h_rows, k * row_bytes(h_rows)), 0, select(count < enough, nan, mean))
     store_vector(shift(state, WEIGHT * plane), 0, weight)
     store_vector(shift(state, MEAN * plane), 0, mean)
     store_vector(shift(state, COUNT * plane), 0, count)
-    store_vector(shift(state, DECAY * plane), 0, product)
 
 
 @njit(**HELPER)
@@ -192,10 +199,7 @@ def walk_covariance(rule, x_rows, y_rows, gate_rows, gate_row, h_rows, state, st
         load_vector(shift(state, MEAN_Y * plane), 0, state),
     )
     covariance = load_vector(shift(state, COVARIANCE * plane), 0, state)
-    room, product = (
-        load_vector(shift(state, ROOM * plane), 0, state),
-        load_vector(shift(state, DECAY * plane), 0, state),
-    )
+    room = load_vector(shift(state, ROOM * plane), 0, state)
     origin_x = load_vector(shift(state, ORIGIN * plane), 0, state)
     origin_y = load_vector(shift(state, ORIGIN_Y * plane), 0, state)
     zero = constant(0.0, weight)
@@ -205,22 +209,19 @@ def walk_covariance(rule, x_rows, y_rows, gate_rows, gate_row, h_rows, state, st
         x = load_vector(shift(x_rows, k * row_bytes(x_rows)), 0, state) - origin_x
         y = x if variance(rule) else load_vector(shift(y_rows, k * row_bytes(y_rows)), 0, state) - origin_y
         gate = load_vector(shift(gate_rows, k * gate_row), 0, state)
-        seen = is_seen(x) if variance(rule) else is_seen(x + y)
+        seen = is_seen(x) if variance(rule) else are_seen(x, y)
         share, kept, weight, decay = weigh(weight, gate, seen, adjust(rule), timed(rule), ignore_na(rule))
         moved, roomier = covary(covariance, room, share, kept, x - mean_x, y - mean_y)
         covariance, room = select(seen, moved, covariance), select(seen, roomier, room)
         mean_x = select(seen, approach(mean_x, share, kept, x), mean_x)
         mean_y = mean_x if variance(rule) else select(seen, approach(mean_y, share, kept, y), mean_y)
-        if summarise(rule):
-            product = product * (decay if adjust(rule) else select(seen, kept, one))
         count = count + select(seen, one, zero)
         result = covariance
-        if not bias and not summarise(rule):
+        if not bias:
             result = select(zero < room, covariance / room, nan)
         store_vector(shift(h_rows, k * row_bytes(h_rows)), 0, select(count < enough, nan, result))
     store_vector(shift(state, WEIGHT * plane), 0, weight)
     store_vector(shift(state, COUNT * plane), 0, count)
-    store_vector(shift(state, DECAY * plane), 0, product)
     store_vector(shift(state, MEAN * plane), 0, mean_x)
     store_vector(shift(state, MEAN_Y * plane), 0, mean_y)
     store_vector(shift(state, COVARIANCE * plane), 0, covariance)
@@ -257,8 +258,7 @@ def average(rule, x, h, gate, carry, geometry, first, last):
                 if gate_time != 0 or t == begin:
                     bring_gates(gate_rows, shift(gate, t * gate_time), gate_at, gate_time, n, shared)
                 walk_average(rule, x_rows, gate_rows, gate_row, shared, h_rows, state, n, least)
-                if not summarise(rule):
-                    put_results(shift(h, t * h_time), h_at, h_time, h_rows, n, min(width(carry), lanes - lane), bypass)
+                put_results(shift(h, t * h_time), h_at, h_time, h_rows, n, min(width(carry), lanes - lane), bypass)
             copy_planes(carry, padded, state, width(carry), 0, lane, AVERAGE_PLANES)
     fence()
 
@@ -291,7 +291,6 @@ def covariance(rule, x, y, h, gate, carry, geometry, first, last):
                 if gate_time != 0 or t == begin:
                     bring_gates(gate_rows, shift(gate, t * gate_time), gate_at, gate_time, n, shared)
                 walk_covariance(rule, x_rows, y_rows, gate_rows, gate_row, h_rows, state, n, least, bias)
-                if not summarise(rule):
-                    put_results(shift(h, t * h_time), h_at, h_time, h_rows, n, min(width(carry), lanes - lane), bypass)
+                put_results(shift(h, t * h_time), h_at, h_time, h_rows, n, min(width(carry), lanes - lane), bypass)
             copy_planes(carry, padded, state, width(carry), 0, lane, PLANES)
     fence()

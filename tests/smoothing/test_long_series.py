@@ -1,0 +1,195 @@
+"""Long series and lanes of contiguous time, walked a vector of steps at a time, against lanes walked step by step."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from fastrecur import _weighted_run
+from fastrecur.smoothing import Ewm, ewm_cov, ewm_mean, ewm_sum, ewm_var
+
+STATISTICS = {
+    "mean": lambda x, y, **options: ewm_mean(x, **options),
+    "sum": lambda x, y, **options: ewm_sum(x, **options),
+    "var": lambda x, y, **options: ewm_var(x, **options),
+    "biased var": lambda x, y, **options: ewm_var(x, bias=True, **options),
+    "cov": ewm_cov,
+}
+
+
+def beside_others(statistic, x, y, axis=0, **options):
+    """Walk a series as one of many lanes, a step of all of them at a time."""
+    options = {k: np.asarray(v)[:, np.newaxis] if k == "alpha" and np.ndim(v) else v for k, v in options.items()}
+    x, y = (np.repeat(np.asarray(v)[:, np.newaxis], 16, 1) for v in (x, y))
+    return STATISTICS[statistic](x, y, axis=0, **options)[:, 3]
+
+
+def check(statistic, x, y, rtol=1e-10, **options):
+    actual = STATISTICS[statistic](x, y, **options)
+    expected = beside_others(statistic, x, y, **options)
+    assert actual.dtype == expected.dtype
+    scale = np.nanmax(np.abs(expected), initial=0)
+    atol = rtol * scale * 1e-3 if np.isfinite(scale) else 0
+    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=atol)
+    return actual
+
+
+@pytest.fixture
+def rewalked(monkeypatch):
+    """Where series were walked from a state that was not told, first step and number of steps."""
+    walks, walk = [], _weighted_run._walk_part
+
+    def noting(rule, operands, first, steps, options, before):
+        walks.append((first, steps))
+        return walk(rule, operands, first, steps, options, before)
+
+    monkeypatch.setattr(_weighted_run, "_walk_part", noting)
+    return walks
+
+
+@pytest.mark.parametrize("steps", [2048, 2063, 5000, 70001])
+@pytest.mark.parametrize("statistic", STATISTICS)
+@pytest.mark.parametrize("missing", [0, 0.1, 0.7])
+def test_options(rng, steps, statistic, missing):
+    x, y = rng.standard_normal((2, steps)) + 1
+    for v in (x, y):
+        v[rng.random(steps) < missing] = np.nan
+    x[0], y[:3] = np.nan, np.nan
+    ways = [True] if statistic == "sum" else [True, False]  # as in pandas
+    for adjust, ignore_na, alpha in itertools.product(ways, [True, False], [0.2, 0.01, 1.0]):
+        for least in [1, 0, 700] if alpha == 0.2 else [2]:
+            check(statistic, x, y, alpha=alpha, adjust=adjust, ignore_na=ignore_na, min_periods=least)
+
+
+@pytest.mark.parametrize(
+    ("statistic", "adjust"), [(s, a) for s in STATISTICS for a in [True, False] if a or s != "sum"]
+)
+def test_gates_that_change(rng, statistic, adjust):
+    x, y = rng.standard_normal((2, 3001))
+    x[rng.random(3001) < 0.2] = np.nan
+    alpha = rng.uniform(0.01, 0.9, 3001)
+    alpha[1000:1010] = 1
+    check(statistic, x, y, alpha=alpha, adjust=adjust)
+    times = np.cumsum(rng.exponential(1, 3001))
+    check(statistic, x, y, halflife=3.0, times=times, adjust=adjust)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("statistic", ["mean", "cov"])
+def test_layouts(rng, dtype, statistic):
+    """Strided, reversed, and repeated samples; each of a few lanes."""
+    x, y = rng.standard_normal((2, 4097, 3)).astype(dtype)
+    x[rng.random(x.shape) < 0.1] = np.nan
+    rtol = 1e-10 if dtype == np.float64 else 3e-5
+    for cut in [np.s_[:, 0], np.s_[::-1, 1], np.s_[::2, 2]]:
+        check(statistic, x[cut], y[cut], rtol, alpha=0.1)
+    for k in range(3):
+        together = STATISTICS[statistic](x, y, alpha=0.1, axis=0)
+        np.testing.assert_array_equal(together[:, k], STATISTICS[statistic](x[:, k], y[:, k], alpha=0.1))
+    same = np.broadcast_to(dtype(0.1), 4097)
+    check(statistic, same, y[:, 0], rtol, alpha=0.1)
+    check(statistic, x[:, 0], same, rtol, alpha=0.1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("missing", [0, 0.1])
+def test_many_lanes(rng, dtype, missing):
+    """Lanes of contiguous time; they are the same bits as each alone."""
+    x = rng.standard_normal((20, 2500)).astype(dtype)
+    x[rng.random(x.shape) < missing] = np.nan
+    together = ewm_mean(x, alpha=0.05, axis=1)
+    turned = ewm_mean(np.ascontiguousarray(x.T), alpha=0.05, axis=0).T
+    np.testing.assert_allclose(together, turned, rtol=1e-10 if dtype == np.float64 else 3e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("value", [0.1, 1e8 + 0.1, -1e-300, 1e300])
+@pytest.mark.parametrize("adjust", [True, False])
+@pytest.mark.parametrize("missing", [0, 0.3])
+@pytest.mark.parametrize("alpha", [0.3, 0.001])
+def test_constant_series_stay_constant(rng, value, adjust, missing, alpha):
+    x = np.where(rng.random(30000) < missing, np.nan, value)
+    x[0] = value
+    options = {"alpha": alpha, "adjust": adjust}
+    np.testing.assert_array_equal(ewm_mean(x, **options), value)
+    np.testing.assert_array_equal(ewm_var(x, bias=True, **options), 0)
+
+
+@pytest.mark.parametrize("statistic", ["mean", "sum", "biased var"])
+def test_overflow(rng, statistic):
+    """Blocks whose numbers overflow on the way are walked step by step."""
+    x = rng.choice([-1.7e308, 1.7e308], 3000)
+    x[rng.random(3000) < 0.1] = np.nan
+    with np.errstate(all="ignore"):
+        actual = STATISTICS[statistic](x, x, alpha=0.5)
+        expected = beside_others(statistic, x, x, alpha=0.5)
+    np.testing.assert_allclose(actual, expected, rtol=1e-10)
+    if statistic == "mean":
+        assert np.isfinite(actual[1:]).all()
+
+
+@pytest.mark.parametrize("statistic", ["mean", "var", "cov"])
+@pytest.mark.parametrize("missing", [0, 0.1])
+def test_series_that_leave_where_they_began(rng, statistic, missing):
+    """Means much smaller than what a block began with lose no digits; variances of large numbers neither."""
+    x, y = rng.standard_normal((2, 5000)) * 1e-3 + 1e3
+    x[2100:] = 1e-9 * rng.standard_normal(2900)
+    x[4000:] += np.arange(1000) * 1e5
+    x[rng.random(5000) < missing] = np.nan
+    actual = STATISTICS[statistic](x, y, alpha=0.5)
+    expected = beside_others(statistic, x, y, alpha=0.5)
+    if statistic == "mean":
+        np.testing.assert_allclose(actual, expected, rtol=1e-10)
+    else:
+        np.testing.assert_allclose(actual, expected, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_segments(rng, statistic, rewalked, set_threads):
+    """Few steps tell how a segment starts; results do not depend on threads."""
+    x, y = rng.standard_normal((2, 100_003)) + 3
+    x[rng.random(len(x)) < 0.1] = np.nan
+    results = []
+    for threads in [1, 2, 3]:
+        set_threads(threads)
+        results.append(STATISTICS[statistic](x, y, alpha=0.1))
+    assert set(rewalked) == {(100_000, 3)}
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
+    check(statistic, x, y, alpha=0.1)
+
+
+@pytest.mark.parametrize("statistic", ["mean", "var"])
+def test_segments_that_started_wrong(rng, statistic, rewalked):
+    """What is so large that it is felt after all that the steps before a segment tell."""
+    x = rng.standard_normal(80_000) + 3
+    x[8800] = 1e120
+    check(statistic, x, x, alpha=0.1)
+    assert set(rewalked) == {(10_000, 10_000)}
+
+
+@pytest.mark.parametrize("gaps", [1, 2])
+@pytest.mark.parametrize("adjust", [True, False])
+def test_segments_behind_gaps(rng, adjust, gaps, rewalked):
+    """One that is not told enough is walked when its turn comes; if there are more of them, all are."""
+    x = rng.standard_normal(80_000)
+    for k in range(gaps):
+        x[10_000 * k + 8500 : 10_000 * k + 9999] = np.nan
+    options = {"alpha": 0.1, "adjust": adjust, "min_periods": 5}
+    check("mean", x, x, **options)
+    assert set(rewalked) == ({(10_000, 10_000)} if gaps == 1 else {(0, 80_000)})
+
+
+def test_slow_averages_are_not_cut(rng, rewalked):
+    x = rng.standard_normal(80_000)
+    check("mean", x, x, halflife=1000)
+    assert rewalked == [(0, 80_000)]
+
+
+def test_states_after_long_chunks(rng):
+    x = rng.standard_normal(150_000) + 2
+    x[rng.random(len(x)) < 0.1] = np.nan
+    options = {"alpha": 0.1, "min_periods": 20}
+    stream = Ewm(**options)
+    parts = [stream.update(part) for part in np.split(x, [10, 70_000, 70_005, 140_001])]
+    np.testing.assert_allclose(np.concatenate(parts), ewm_mean(x, **options), rtol=1e-10)
+    assert stream.state.count == np.isfinite(x).sum()
