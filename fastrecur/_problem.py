@@ -25,7 +25,9 @@ UNWANTED, STORE, ADD, SUM = range(4)  # what becomes of a gradient, see _cpu/_ro
 
 FEW_LANES = 8  # fewer than these, and a series is split in time once it is long
 LONG_SERIES = 2048
+LONG_LANE, LONG_LANE_BACK = 512, 1024  # steps from which more lanes are walked along time, if they are neighbours there
 NARROW_ROW = 8  # rows of fewer neighbours than these are gathered into tiles
+LARGE_PROBLEM = 1 << 20  # bytes
 LINE = 64  # bytes of a cache line
 LARGE = 64 << 10  # bytes from which it pays to align a result
 PIECES = 8  # parts that a sum over lanes is made of, for any number of threads
@@ -33,7 +35,7 @@ PIECES = 8  # parts that a sum over lanes is made of, for any number of threads
 _WIDE = {"f2": "f4", "bf2": "f4", "f4": "f8", "f8": "f8", "c8": "c16", "c16": "c16"}
 
 
-def choose(lanes, steps, inner, inner_is_contiguous, is_complex):
+def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long):
     """Return which traversal walks a problem: a function of its shape and layout alone.
 
     Parameters
@@ -46,8 +48,10 @@ def choose(lanes, steps, inner, inner_is_contiguous, is_complex):
         Whether they do so in every full operand, and share one length.
     is_complex : bool
         Whether states are complex: these are never split in time.
+    is_long : bool
+        Whether each lane is long, and its steps are neighbours in all operands, with a gate for each.
     """
-    if lanes < FEW_LANES and steps >= LONG_SERIES and not is_complex:
+    if (is_long or (lanes < FEW_LANES and steps >= LONG_SERIES)) and not is_complex:
         return SERIES
     if inner_is_contiguous and inner >= min(NARROW_ROW, lanes):
         return ROWS
@@ -252,7 +256,15 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
         and len(inside) <= 2
         and (len(inside) >= 1 or not dims)
     )
-    traversal = choose(lanes, steps, inner, contiguous, wide.kind == "c")
+    is_long = (
+        wide == np.float64
+        and steps >= (LONG_LANE_BACK if itemsizes[G] else LONG_LANE)
+        and word * steps * lanes >= LARGE_PROBLEM
+        and all(abs(time[k]) == itemsizes[k] for k in full)
+        and fates[0] in (UNWANTED, STORE)
+        and fates[1] in (UNWANTED, STORE)
+    )
+    traversal = choose(lanes, steps, inner, contiguous, wide.kind == "c", is_long)
     a_constant = int(inner_strides[A] == 0 and inner > 1)
     a_fate, b_fate = fates
     if traversal == ROWS and a_fate == ADD and a_constant:

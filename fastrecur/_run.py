@@ -26,7 +26,7 @@ _KERNELS = {
     (TILES, "summary back"): _summaries.tiles_back,
 }
 
-SERIAL_BYTES = 1 << 20  # below this a second thread costs more than it brings,
+SERIAL_BYTES = _problem.LARGE_PROBLEM  # below this a second thread costs more than it brings,
 LOCKED_BYTES = 1 << 14  # below this it is over before other threads of Python would have had the lock
 SERIAL_ROWS = 3 << 20  # and where threads halve rows, whose ends share lines and pages
 RECALLED = 64  # blocks before a thread's own in a series that may tell it where to start,
@@ -319,6 +319,10 @@ def _forward_series(plan, call, head, threads, fresh, team):
     summarised first and walked then.
     """
     blocks = plan.steps // _series.BLOCK
+    if _shares_lanes(plan):
+        parts = ranges(plan.lanes, threads)
+        team.run([(call, *head, 0, *lanes, 0, blocks, blocks, _series.ALL) for lanes in parts])
+        return
     shares = ranges(blocks, threads if fresh else 1)
     if len(shares) == 1:
         call(*head, 0, 0, plan.lanes, 0, blocks, blocks, _series.ALL)
@@ -395,6 +399,10 @@ def _told(plan, call, head, carry, tail, scratch, before):
 def _vjp_series(plan, call, head, threads, pieces, strides, team):
     """As `_forward_series`, against the direction of travel; sums are kept for each of ``pieces``."""
     blocks = plan.steps // _series.BLOCK
+    if _shares_lanes(plan):
+        parts = ranges(plan.lanes, threads)
+        team.run([(call, *head(0), 0, *lanes, 0, blocks, blocks, _series.ALL) for lanes in parts])
+        return
     shares = ranges(blocks, pieces or threads)
     if threads == 1 or len(shares) == 1:
         for piece, (low, high) in reversed(list(enumerate(shares))):
@@ -458,7 +466,12 @@ def _useful_threads(plan, most):
         return min(most, _row_splits(plan))
     if plan.traversal == TILES:
         return min(most, -(-plan.lanes // WIDTH))
-    return min(most, max(1, plan.steps // _series.BLOCK // 4))
+    return min(most, max(1, plan.lanes if _shares_lanes(plan) else plan.steps // _series.BLOCK // 4))
+
+
+def _shares_lanes(plan):
+    """Return whether threads take lanes of a series problem, not stretches of time."""
+    return plan.lanes >= _problem.FEW_LANES
 
 
 def _row_splits(plan):
