@@ -128,7 +128,7 @@ def take_shares(rule, x_rows, y_rows, gate_rows, gate_step, share_rows, kept_row
 
 @njit(**HELPER)
 def take_level_shares(rule, gate_rows, share_rows, kept_rows, state, steps):
-    """Find the same for so many samples of which none is missing, and all have one share."""
+    """Do so where no sample is missing, and all have one share; count nothing."""
     weight, gate = broadcast(load(state, WEIGHT, state)), load_vector(gate_rows, 0, state)
     share, kept, _, _ = weigh(weight, gate, gate == gate, adjust(rule), timed(rule), ignore_na(rule))
     for t in range(0, steps, width(state)):
@@ -235,7 +235,7 @@ def add_all(rule, x_rows, gate_rows, gate_step, share_rows, kept_rows, h_rows, s
     return lane_of(before, 0), everywhere(broken == zero)
 
 
-vectors = choice("sum", add_all, approach_all)
+advance = choice("sum", add_all, approach_all)
 
 
 @njit(**HELPER)
@@ -264,7 +264,7 @@ def average_block(
         store(state, COUNT, count + constant(1.0, mean) * steps)
     else:
         take_shares(rule, x_rows, x_rows, gate_rows, gate_step, share_rows, kept_rows, state, steps)
-        new, sound = vectors(rule, x_rows, gate_rows, gate_step, share_rows, kept_rows, h_rows, state, steps, centre)
+        new, sound = advance(rule, x_rows, gate_rows, gate_step, share_rows, kept_rows, h_rows, state, steps, centre)
     if sound:
         store(state, MEAN, new)
     else:
