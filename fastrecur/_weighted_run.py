@@ -137,30 +137,29 @@ def _run_series(rule, operands, steps, flags, before):
 
     What they told is compared with the true one afterwards; a segment that started wrong is walked again.
     """
-    x, y, h, gate = operands
+    h, gate = operands[2:]
     options = ALONG, *flags, False
     segments = SEGMENTS * -(-steps // LONG_SEGMENT)
     length = steps // segments
     window, least = _window(rule, gate)
+    enough = max(least, flags[0])
     if window > length // 4:
         return _walk_part(rule, operands, 0, steps, options, before)[:, 0]
     edges = np.arange(segments) * length
     states = np.zeros((PLANES, segments))
     states[[ORIGIN, ORIGIN_Y]] = before[[ORIGIN, ORIGIN_Y], np.newaxis]
-    places = edges[1:] - window
-    told = [None if o is None else (o, o.strides[0], places * o.strides[0]) for o in (x, y, h, gate)]
+    told = _from_steps(operands, edges[1:] - window)
     spare = np.empty((segments - 1, window), h.dtype)
     told[2] = spare, spare.strides[1], np.arange(segments - 1) * spare.strides[0]
     states[:, 1:] = _walk(rule, told, window, segments - 1, options, states[:, 1:].copy())
-    if (states[COUNT, 1:] < max(least, flags[0])).sum() > 1:
+    if (states[COUNT, 1:] < enough).sum() > 1:
         return _walk_part(rule, operands, 0, steps, options, before)[:, 0]
     states[:, 0] = before
     starts = states.copy()
-    parts = [None if o is None else (o, o.strides[0], edges * o.strides[0]) for o in operands]
-    ends = _walk(rule, parts, length, segments, options, states)
+    ends = _walk(rule, _from_steps(operands, edges), length, segments, options, states)
     now = before
     for edge, start, end in zip(edges.tolist(), starts.T, ends.T, strict=True):
-        if edge and not (start[COUNT] >= max(least, flags[0]) and _are_same(start, now)):
+        if edge and not (start[COUNT] >= enough and _are_same(start, now)):
             now = _walk_part(rule, operands, edge, length, options, now)[:, 0]
         else:
             count = now[COUNT] + end[COUNT] - start[COUNT]
@@ -168,6 +167,11 @@ def _run_series(rule, operands, steps, flags, before):
             now[COUNT] = count
     done = segments * length
     return _walk_part(rule, operands, done, steps - done, options, now)[:, 0] if done < steps else now
+
+
+def _from_steps(operands, first):
+    """Return what `_walk` takes, for lanes that are one series from different steps on."""
+    return [None if o is None else (o, o.strides[0], first * o.strides[0]) for o in operands]
 
 
 def _window(rule, gate):
@@ -191,5 +195,5 @@ def _are_same(told, true):
 
 def _walk_part(rule, operands, first, steps, options, before):
     """Walk some steps of one series from the state before them."""
-    part = [None if o is None else (o[first:], o.strides[0], np.zeros(1, np.int64)) for o in operands]
+    part = _from_steps(operands, np.array([first]))
     return _walk(rule, part, steps, 1, options, np.reshape(before, (PLANES, 1)).copy())
