@@ -25,7 +25,7 @@ UNWANTED, STORE, ADD, SUM = range(4)  # what becomes of a gradient, see _cpu/_ro
 
 FEW_LANES = 8  # fewer than these, and a series is split in time once it is long
 LONG_SERIES = 2048
-LONG_LANE, LONG_LANE_BACK = 512, 1024  # steps from which more lanes are walked along time, if they are neighbours there
+LONG_LANE = 512  # steps from which more lanes are walked along time, if they are neighbours there
 NARROW_ROW = 8  # rows of fewer neighbours than these are gathered into tiles
 LARGE_PROBLEM = 1 << 20  # bytes
 LINE = 64  # bytes of a cache line
@@ -49,7 +49,7 @@ def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long):
     is_complex : bool
         Whether states are complex: these are never split in time.
     is_long : bool
-        Whether each lane is long, and its steps are neighbours in all operands, with a gate for each.
+        Whether each lane is long, and its steps are neighbours in all operands (its gate may be one for all).
     """
     if (is_long or (lanes < FEW_LANES and steps >= LONG_SERIES)) and not is_complex:
         return SERIES
@@ -258,11 +258,12 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
     )
     is_long = (
         wide == np.float64
-        and steps >= (LONG_LANE_BACK if itemsizes[G] else LONG_LANE)
+        and steps >= LONG_LANE
         and word * steps * lanes >= LARGE_PROBLEM
-        and all(abs(time[k]) == itemsizes[k] for k in full)
-        and fates[0] in (UNWANTED, STORE)
-        and fates[1] in (UNWANTED, STORE)
+        and all(abs(time[k]) == itemsizes[k] for k in full if k != A)
+        and abs(time[A]) in (0, itemsizes[A])
+        and (fates[0] != ADD or strides[SUMS_A][axis] == 0)
+        and fates[1] != ADD
     )
     traversal = choose(lanes, steps, inner, contiguous, wide.kind == "c", is_long)
     a_constant = int(inner_strides[A] == 0 and inner > 1)

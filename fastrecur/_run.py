@@ -400,8 +400,10 @@ def _vjp_series(plan, call, head, threads, pieces, strides, team):
     """As `_forward_series`, against the direction of travel; sums are kept for each of ``pieces``."""
     blocks = plan.steps // _series.BLOCK
     if _shares_lanes(plan):
-        parts = ranges(plan.lanes, threads)
-        team.run([(call, *head(0), 0, *lanes, 0, blocks, blocks, _series.ALL) for lanes in parts])
+        parts = ranges(plan.lanes, pieces or threads)
+        heads = [head(k if pieces else 0) for k in range(len(parts))]
+        rest = 0, blocks, blocks, _series.ALL
+        team.run([(call, *own, 0, *lanes, *rest) for own, lanes in zip(heads, parts, strict=True)], threads)
         return
     shares = ranges(blocks, pieces or threads)
     if threads == 1 or len(shares) == 1:
@@ -494,7 +496,7 @@ def _pieces(plan):
     elif plan.traversal == TILES:
         most = -(-plan.lanes // WIDTH)
     else:
-        most = plan.steps // _series.BLOCK
+        most = plan.lanes if _shares_lanes(plan) else plan.steps // _series.BLOCK
     room = plan.steps * plan.lanes // (8 * max(sums))
     return max(1, min(PIECES, most, room))
 
@@ -545,7 +547,9 @@ def _geometry(plan, fresh, threads, bypass_row=BYPASS_ROW):
 def _bound(plan, direction):
     call = plan.calls.get(direction)
     if call is None:
-        call = kernel(_KERNELS[plan.traversal, direction], plan.rule, _arrays.element(plan.wide), **plan.elements)
+        is_level = plan.traversal == SERIES and plan.time_strides[A] == 0
+        rule = f"{plan.rule} level" if is_level else plan.rule
+        call = kernel(_KERNELS[plan.traversal, direction], rule, _arrays.element(plan.wide), **plan.elements)
         plan.calls[direction] = call
     return call
 

@@ -1,11 +1,14 @@
-"""Which step a kernel takes: the table from a `Rule`, fixed at compile time, to the functions of `_steps`."""
+"""Which step a kernel takes: the table from a `Rule`, fixed at compile time, to the functions of `_steps`.
+
+A rule's name may be followed by words for the traits that hold.
+"""
 
 import numpy as np
 from numba import njit, types
 from numba.extending import overload, register_jitable
 
 from .. import _pooling, _steps
-from ._memory import INLINE
+from ._memory import HELPER, INLINE
 
 # Rule -> step, adjoint, decay, intake, and the two operands' values that leave the state as it is.
 RULES = {
@@ -17,80 +20,122 @@ STEP, ADJOINT, DECAY, INTAKE = range(4)
 _COMPILED = {function: njit(**INLINE)(function) for rule in RULES.values() for function in rule[:4]}
 
 
+def trait(word):
+    """Return a function that says whether a rule has a trait, fixed when a kernel is compiled."""
+
+    def has(rule):
+        return word in rule.split()
+
+    @overload(has, jit_options=INLINE)
+    def _has(rule):
+        value = word in rule.rule.split()
+        return lambda rule: value
+
+    return has
+
+
+def choice(word, yes, no):
+    """Return a function that calls one of two, by a trait of the rule, its first argument.
+
+    The other one need not be compiled, as it would in a branch.
+    """
+
+    def call(rule, *arguments):
+        return (yes if word in rule.split() else no)(rule, *arguments)
+
+    @overload(call, jit_options=HELPER)
+    def _call(rule, *arguments):
+        chosen = yes if word in rule.rule.split() else no
+        return lambda rule, *arguments: chosen(rule, *arguments)
+
+    return call
+
+
+def _name(rule):
+    return rule.split()[0]
+
+
+is_level = trait("level")  # one gate is all steps'
+
+
 def step(rule, h, a, b):
     """Return the next state."""
-    return RULES[rule][STEP](h, a, b)
+    return RULES[_name(rule)][STEP](h, a, b)
 
 
 def adjoint(rule, g, a, b, h):
     """Return the cotangents of both operands and of the state before."""
-    return RULES[rule][ADJOINT](g, a, b, h)
+    return RULES[_name(rule)][ADJOINT](g, a, b, h)
 
 
 def decay(rule, a):
     """Return what a step multiplies the state by."""
-    return RULES[rule][DECAY](a)
+    return RULES[_name(rule)][DECAY](a)
 
 
 def intake(rule, a, b):
     """Return what a step adds to the decayed state."""
-    return RULES[rule][INTAKE](a, b)
+    return RULES[_name(rule)][INTAKE](a, b)
 
 
 def neutral(rule, like):
     """Return operands, in the type of ``like``, that leave the state as it is."""
-    return _steps.constant(RULES[rule][4], like), _steps.constant(RULES[rule][5], like)
+    return _steps.constant(RULES[_name(rule)][4], like), _steps.constant(RULES[_name(rule)][5], like)
 
 
 def is_average(rule):
     """Return whether a step keeps a constant series constant."""
-    return rule != "linear"
+    return _name(rule) != "linear"
+
+
+def _is_rounded_in(rule, is_single):
+    return _name(rule) == "forget_same" or (is_average(rule) and is_single)
 
 
 def is_rounded(rule, like):
     """Return whether an average's products of decays, in the type of ``like``, are rounded as its values are."""
-    return rule == "forget_same" or (rule == "forget_wide" and like.dtype == np.float32)
+    return _is_rounded_in(rule, like.dtype == np.float32)
 
 
 @overload(step, jit_options=INLINE)
 def _step(rule, h, a, b):
-    function = _COMPILED[RULES[rule.rule][STEP]]
+    function = _COMPILED[RULES[_name(rule.rule)][STEP]]
     return lambda rule, h, a, b: function(h, a, b)
 
 
 @overload(adjoint, jit_options=INLINE)
 def _adjoint(rule, g, a, b, h):
-    function = _COMPILED[RULES[rule.rule][ADJOINT]]
+    function = _COMPILED[RULES[_name(rule.rule)][ADJOINT]]
     return lambda rule, g, a, b, h: function(g, a, b, h)
 
 
 @overload(decay, jit_options=INLINE)
 def _decay(rule, a):
-    function = _COMPILED[RULES[rule.rule][DECAY]]
+    function = _COMPILED[RULES[_name(rule.rule)][DECAY]]
     return lambda rule, a: function(a)
 
 
 @overload(intake, jit_options=INLINE)
 def _intake(rule, a, b):
-    function = _COMPILED[RULES[rule.rule][INTAKE]]
+    function = _COMPILED[RULES[_name(rule.rule)][INTAKE]]
     return lambda rule, a, b: function(a, b)
 
 
 @overload(neutral, jit_options=INLINE)
 def _neutral(rule, like):
-    a, b = RULES[rule.rule][4:]
+    a, b = RULES[_name(rule.rule)][4:]
     return lambda rule, like: (_steps.constant(a, like), _steps.constant(b, like))
 
 
 @overload(is_rounded, jit_options=INLINE)
 def _is_rounded(rule, like):
-    value = rule.rule == "forget_same" or (rule.rule == "forget_wide" and like == types.float32)
+    value = _is_rounded_in(rule.rule, like == types.float32)
     return lambda rule, like: value
 
 
 @overload(is_average, jit_options=INLINE)
 def _is_average(rule):
-    value = rule.rule != "linear"
+    value = is_average(rule.rule)
     return lambda rule: value
 
 

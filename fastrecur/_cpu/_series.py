@@ -47,7 +47,7 @@ from ._memory import (
     width,
 )
 from ._rows import ADD, STORE, settle_lane, valid_range
-from ._rules import adjoint, decay, intake, is_average, is_rounded, step
+from ._rules import adjoint, decay, intake, is_average, is_level, is_rounded, step
 from ._tiles import LENGTHS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H, lane_offset
 
 # Phases. PART and RECALL leave what is behind the whole blocks, and PART does not look at what it follows: HOLD does.
@@ -191,11 +191,17 @@ def stays_finite(h, peak):
     return is_finite(bound)
 
 
+@njit(**INLINE)
+def gate_at(rule, a_rows, k, carry):
+    """Return the gate of a block's step."""
+    return load(a_rows, 0 if is_level(rule) else k, carry)
+
+
 @njit(**HELPER)
 def walk(rule, a_rows, b_rows, h_rows, carry, steps, h):
     """Walk a block step by step."""
     for k in range(steps):
-        h = step(rule, h, load(a_rows, k, carry), load(b_rows, k, carry))
+        h = step(rule, h, gate_at(rule, a_rows, k, carry), load(b_rows, k, carry))
         store(h_rows, k, h)
 
 
@@ -213,10 +219,13 @@ def walk_vectors(rule, a_rows, b_rows, h_rows, summary, steps, h, keeps):
     least, lost, peak = broadcast(one), broadcast(zero), broadcast(zero)
     # Of these only the last lane counts: the others' would take a shuffle each.
     product, rise, weight, before = broadcast(one), broadcast(zero), broadcast(zero), broadcast(h)
+    gate = load_vector(a_rows, 0, summary)
     for t in range(0, steps, lanes):
-        ask_near(a_rows, t, AHEAD)
         ask_near(b_rows, t, AHEAD)
-        gate, value = load_vector(a_rows, t, summary), load_vector(b_rows, t, summary)
+        value = load_vector(b_rows, t, summary)
+        if not is_level(rule):
+            ask_near(a_rows, t, AHEAD)
+            gate = load_vector(a_rows, t, summary)
         least = lower(least, room(rule, gate))
         if centred:
             centre, kept = broadcast(origin), decay(rule, gate)
@@ -302,11 +311,11 @@ def hold(rule, a, b, h, a_time, b_time, h_time, steps, carry):
 
 
 @njit(**HELPER)
-def settle_ends(a_rows, b_rows, h_rows, carry, steps, last, follows):
+def settle_ends(rule, a_rows, b_rows, h_rows, carry, steps, last, follows):
     """Make the results of closed gates those before them, of open ones the values; ``last`` is what a block follows."""
     zero, one = constant(0.0, last), constant(1.0, last)
     for k in range(steps):
-        gate, value, result = load(a_rows, k, carry), load(b_rows, k, carry), load(h_rows, k, carry)
+        gate, value, result = gate_at(rule, a_rows, k, carry), load(b_rows, k, carry), load(h_rows, k, carry)
         if gate == zero and follows and is_finite(value):
             result = last
             store(h_rows, k, result)
@@ -343,7 +352,8 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
     own = stack(carry, SUMMARY)
     direct = load_int(geometry, 3) != 0 and is_own_kind(h_rows, h) and h_time == itemsize(h)
     ends = last_block == blocks and phase == ALL
-    for lane in range(first, last):
+    for turn in range(last - first):
+        lane = last - 1 - turn if h_time < 0 else first + turn  # as memory is walked
         start, stop = valid_range(
             shift(lengths, lane_offset(geometry, shift(geometry, LENGTHS), lane)), all_steps, reverse
         )
@@ -354,8 +364,8 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
         top = min(last_block, steps // BLOCK)
         rest = (steps - top * BLOCK) // width(carry) * width(carry) if ends else 0
         state = load(carry, lane, carry)
-        if a_time == 0:
-            take_steps(a_rows, a_lane, 0, BLOCK)
+        if is_level(rule):
+            take_steps(a_rows, a_lane, 0, width(carry))
         if b_time == 0:
             take_steps(b_rows, b_lane, 0, BLOCK)
         for block in range(min(first_block, top), top + 1):
@@ -384,7 +394,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
                 if touched and is_average(rule):
                     follows = now == ALL and block > (first_block if phase == PART else 0)
                     before = load(shift(h_now, -h_time if follows else 0), 0, carry)
-                    settle_ends(a_here, b_here, h_here, carry, count, before, follows)
+                    settle_ends(rule, a_here, b_here, h_here, carry, count, before, follows)
                 if not direct:
                     give_steps(h_now, h_time, h_rows, count)
         if phase != SUMMARISE and phase != REPLAY:
@@ -409,7 +419,7 @@ def walk_back(rule, g_rows, a_rows, b_rows, h_rows, first, to_a_rows, to_b_rows,
     """Take cotangents through a block step by step."""
     for ago in range(steps):
         k = steps - 1 - ago
-        gate, value = load(a_rows, k, carry), load(b_rows, k, carry)
+        gate, value = gate_at(rule, a_rows, k, carry), load(b_rows, k, carry)
         before = load(h_rows, k - 1, carry) if k > 0 else first
         grad_a, grad_b, r = adjoint(rule, load(g_rows, k, carry) + r, gate, value, before)
         store(to_a_rows, k, grad_a)
@@ -427,11 +437,14 @@ def walk_vectors_back(rule, g_rows, a_rows, b_rows, h_rows, first, to_a_rows, to
     most, peak = broadcast(zero), broadcast(zero)
     # Of these only the first lane counts.
     product, end, after = broadcast(one), broadcast(zero), broadcast(r)
+    gate = load_vector(a_rows, 0, summary)
     for ago in range(0, steps, lanes):
         t = steps - lanes - ago
         ask_near(g_rows, t, -AHEAD)
-        ask_near(a_rows, t, -AHEAD)
-        g, gate = load_vector(g_rows, t, summary), load_vector(a_rows, t, summary)
+        g = load_vector(g_rows, t, summary)
+        if not is_level(rule):
+            ask_near(a_rows, t, -AHEAD)
+            gate = load_vector(a_rows, t, summary)
         kept = decay(rule, gate)
         most, peak = higher(most, magnitude(kept)), higher(peak, magnitude(g))
         products, ends = compose_back(kept, kept * g)
@@ -528,7 +541,8 @@ def vjp(
     a_direct = a_fate == STORE and is_own_kind(to_a_rows, to_a) and to_a_time == itemsize(to_a)
     b_direct = b_fate == STORE and is_own_kind(to_b_rows, to_b) and to_b_time == itemsize(to_b)
     ends = last_block == blocks and (phase == ALL or phase == FOLD)
-    for lane in range(first, last):
+    for lane_turn in range(last - first):
+        lane = last - 1 - lane_turn if h_time > 0 else first + lane_turn  # as memory is walked
         start, stop = valid_range(
             shift(lengths, lane_offset(geometry, shift(geometry, LENGTHS), lane)), all_steps, reverse
         )
@@ -557,8 +571,8 @@ def vjp(
                 sums_b_time, a_fate, b_fate,
             )  # fmt: skip
         r = load(carry, lane, carry)
-        if a_time == 0:
-            take_steps(a_rows, a_lane, 0, BLOCK)
+        if is_level(rule):
+            take_steps(a_rows, a_lane, 0, width(carry))
         if b_time == 0:
             take_steps(b_rows, b_lane, 0, BLOCK)
         if g_time == 0:

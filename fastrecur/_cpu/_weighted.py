@@ -12,7 +12,6 @@ operand where each lane begins, in bytes. A rule names the traits below that hol
 """
 
 from numba import njit
-from numba.extending import overload
 
 from .. import _steps
 from .._steps import constant, everywhere, select
@@ -33,6 +32,7 @@ from ._memory import (
     stream_vector,
     width,
 )
+from ._rules import trait
 from ._tiles import are_spaced, bring, put, row_bytes, soon, steps_to_line
 
 GEOMETRY = (
@@ -54,40 +54,9 @@ is_seen, weigh, approach, covary = (
 )
 
 
-def _trait(word):
-    """Return a function that says whether a rule has a trait, fixed when a kernel is compiled."""
-
-    def has(rule):
-        return word in rule.split()
-
-    @overload(has, jit_options=INLINE)
-    def _has(rule):
-        value = word in rule.rule.split()
-        return lambda rule: value
-
-    return has
-
-
-def choice(word, yes, no):
-    """Return a function that calls one of two, by a trait of the rule, its first argument.
-
-    The other one need not be compiled, as it would in a branch.
-    """
-
-    def call(rule, *arguments):
-        return (yes if word in rule.split() else no)(rule, *arguments)
-
-    @overload(call, jit_options=HELPER)
-    def _call(rule, *arguments):
-        chosen = yes if word in rule.rule.split() else no
-        return lambda rule, *arguments: chosen(rule, *arguments)
-
-    return call
-
-
-adjust, timed, ignore_na, is_sum = map(_trait, ("adjust", "timed", "ignore_na", "sum"))
-is_covariance = _trait("covariance")
-variance = _trait("variance")  # both series are one
+adjust, timed, ignore_na, is_sum = map(trait, ("adjust", "timed", "ignore_na", "sum"))
+is_covariance = trait("covariance")
+variance = trait("variance")  # both series are one
 
 
 @njit(**INLINE)
@@ -210,7 +179,7 @@ def walk_covariance(rule, x_rows, y_rows, gate_rows, gate_row, h_rows, state, st
         y = x if variance(rule) else load_vector(shift(y_rows, k * row_bytes(y_rows)), 0, state) - origin_y
         gate = load_vector(shift(gate_rows, k * gate_row), 0, state)
         seen = is_seen(x) if variance(rule) else are_seen(x, y)
-        share, kept, weight, decay = weigh(weight, gate, seen, adjust(rule), timed(rule), ignore_na(rule))
+        share, kept, weight, _ = weigh(weight, gate, seen, adjust(rule), timed(rule), ignore_na(rule))
         moved, roomier = covary(covariance, room, share, kept, x - mean_x, y - mean_y)
         covariance, room = select(seen, moved, covariance), select(seen, roomier, room)
         mean_x = select(seen, approach(mean_x, share, kept, x), mean_x)

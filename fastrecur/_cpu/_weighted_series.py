@@ -36,6 +36,7 @@ from ._memory import (
     total,
     width,
 )
+from ._rules import choice
 from ._series import AHEAD, BLOCK, LOST, compose_on, give_steps, higher, steps_of, take_steps
 from ._weighted import (
     COUNT,
@@ -52,7 +53,6 @@ from ._weighted import (
     adjust,
     approach,
     are_seen,
-    choice,
     covary,
     ignore_na,
     is_covariance,
