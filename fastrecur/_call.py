@@ -12,10 +12,11 @@ from . import _messages as say
 _ndarray = np.ndarray
 _supported = _arrays.element
 
-# Short calls of kinds seen before, by everything that a plan depends on: what is left to do for them.
+# Calls of kinds seen before, by everything that a plan depends on: what is left to do for them.
 _shortcuts: dict[tuple, Callable] = {}
 _MOST_SHORTCUTS = 1024
 _LARGEST = 1 << 1023
+_GATES = _ndarray, float
 
 
 # Types of tensors and what takes them, once fastrecur.torch._call is imported: then most are seen early.
@@ -61,17 +62,21 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     """Run a recurrence; ``names`` are what the caller calls the operands."""
     key = None
     if (
-        lengths is None and h0 is None and out is None
+        lengths is None and h0 is None and (out is None or type(out) is _ndarray)
         and type(b) is _ndarray and type(axis) is int and type(reverse) is bool
     ):  # fmt: skip
+        to = None if out is None else (out.dtype, out.shape, out.strides)
         if type(a) is _ndarray:
-            key = family, a.dtype, a.shape, a.strides, b.dtype, b.shape, b.strides, axis, reverse
+            key = family, a.dtype, a.shape, a.strides, b.dtype, b.shape, b.strides, axis, reverse, to
         elif type(a) is float:
-            key = family, b.dtype, b.shape, b.strides, axis, reverse
+            key = family, b.dtype, b.shape, b.strides, axis, reverse, to
         shortcut = _shortcuts.get(key)
         if shortcut is not None:
-            result, carry = shortcut(a, b)
-            return (result, _runner().narrowed(carry, result.dtype)) if _flag("return_state", return_state) else result
+            return_state = _flag("return_state", return_state)
+            if out is not None:
+                _check_out(out, names, a, b)
+            result, carry = shortcut(a, b, out)
+            return (result, _runner().narrowed(carry, result.dtype)) if return_state else result
     elif type(b) in _TENSORS:
         return _forward_tensors(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
     owner, given = None, out
@@ -108,9 +113,11 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     if lengths is not None:
         lengths = _check_range(lengths, plan.steps)
     if out is not None:
-        _check_out(out, ((names[0], a), (names[1], b)))
+        if _arrays.overlaps_itself(out):
+            raise ValueError(say.out_self_overlap())
+        _check_out(out, names, a, b)
     if key is not None:
-        _remember(key, _runner().short_forward(plan))
+        _remember(key, _runner().known_forward(plan))
     out, carry = _runner().forward(plan, a, b, h0, lengths, out)
     if owner is None and not return_state:
         return out if given is None else given
@@ -124,9 +131,10 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
         lengths is None and h0 is None and grad_state is None
         and type(b) is _ndarray and type(axis) is int and type(reverse) is bool
     ):  # fmt: skip
-        if type(a) is _ndarray and type(g) is _ndarray and type(h) is _ndarray:
+        if type(a) in _GATES and type(g) is _ndarray and type(h) is _ndarray:
+            gate = (a.dtype, a.shape, a.strides) if type(a) is _ndarray else None
             key = (
-                family, a.dtype, a.shape, a.strides, b.dtype, b.shape, b.strides, g.dtype, g.shape, g.strides,
+                family, gate, b.dtype, b.shape, b.strides, g.dtype, g.shape, g.strides,
                 h.dtype, h.shape, h.strides, axis, reverse,
             )  # fmt: skip
             shortcut = _shortcuts.get(key)
@@ -164,7 +172,7 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     if lengths is not None:
         lengths = _check_range(lengths, plan.steps)
     if key is not None:
-        _remember(key, _runner().short_vjp(plan))
+        _remember(key, _runner().known_vjp(plan))
     grad_a, grad_b, carry = _runner().vjp(plan, g, a, b, h, h0, grad_state, lengths)
     grad_h0 = None
     if h0 is not None:
@@ -173,10 +181,9 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
 
 
 def _remember(key, shortcut):
-    if shortcut is not None:
-        if len(_shortcuts) >= _MOST_SHORTCUTS:
-            _shortcuts.clear()
-        _shortcuts[key] = shortcut
+    if len(_shortcuts) >= _MOST_SHORTCUTS:
+        _shortcuts.clear()
+    _shortcuts[key] = shortcut
 
 
 def _give(owner, result, last, return_state, given):
@@ -278,12 +285,11 @@ def _check_range(lengths, steps):
     return np.array(lengths, np.int64, order="C")
 
 
-def _check_out(out, operands):
+def _check_out(out, names, *operands):
+    """Raise unless ``out`` may be written to, given its layout."""
     if not out.flags.writeable:
         raise ValueError(say.out_read_only())
-    if _arrays.overlaps_itself(out):
-        raise ValueError(say.out_self_overlap())
-    for name, operand in operands:
+    for name, operand in zip(names, operands, strict=False):
         if type(operand) is not _ndarray or operand is out:
             continue
         if _arrays.overlap(out, operand) and not _arrays.is_same_view(out, operand):

@@ -86,7 +86,6 @@ class Plan:
     gradients: tuple = ()  # of both operands: shape, dtype, strides of a fresh array (None: a sum); None if unwanted
     h0_dtype: np.dtype | None = None  # of the first states' gradient
     calls: dict = field(default_factory=dict)  # compiled kernels
-    geometries: dict = field(default_factory=dict)  # the geometry with what depends on the machine and the threads
 
     def __post_init__(self):
         self.lane_shape = self.shape[: self.axis] + self.shape[self.axis + 1 :]
@@ -163,10 +162,8 @@ def aligned(shape, dtype, allocate=_blocks.borrow, beside=0):
     Every second register of a row would stand in two lines, and rows of results would begin and end within one.
     With an address ``beside``, it starts as far into a line as that one does.
     """
-    size = math.prod(shape) * dtype.itemsize
-    buffer = allocate(size + LINE)
-    start = (beside - address(buffer)) % LINE
-    return buffer[start : start + size].view(dtype).reshape(shape)
+    buffer = allocate(math.prod(shape) * dtype.itemsize + LINE)
+    return np.ndarray(shape, dtype, buffer, (beside - address(buffer)) % LINE)
 
 
 def zeros(shape, dtype):
@@ -176,15 +173,21 @@ def zeros(shape, dtype):
 
 def empty(shape, dtype, strides, large=LARGE, beside=0):
     """Allocate an array with given (dense) strides, aligned if ``large``."""
-    size = math.prod(shape) * dtype.itemsize
-    allocate = np.empty
-    if size >= large:
-        allocate = functools.partial(aligned, beside=beside)
+    in_memory, back = _memory_order(shape, strides)
+    if math.prod(shape) * dtype.itemsize >= large:
+        array = aligned(in_memory, dtype, beside=beside)
+    else:
+        array = np.empty(in_memory, dtype)
+    return array if back is None else array.transpose(back)
+
+
+@functools.lru_cache(maxsize=1024)
+def _memory_order(shape, strides):
+    """Return a shape in the order of memory, and the way back to the order of axes, None if they are the same."""
     order = sorted(range(len(shape)), key=lambda k: (-strides[k], k))
     if order == list(range(len(shape))):
-        return allocate(shape, dtype)
-    back = sorted(range(len(shape)), key=order.__getitem__)
-    return allocate(tuple(shape[k] for k in order), dtype).transpose(back)
+        return shape, None
+    return tuple(shape[k] for k in order), sorted(range(len(shape)), key=order.__getitem__)
 
 
 def c_strides(shape, itemsize):

@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -71,33 +72,29 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
 
     ``fresh_bytes`` is the size of a result that was allocated for this call, else 0.
     """
-    here = [0] * 10
-    here[A], here[B], here[H], here[CARRY], here[LENGTHS] = a, b, h, carry, lengths
-    call = _bound(plan, "forward")
-    threads = _useful_threads(plan, team.size)
+    call, from_first = _bound(plan, "forward"), plan.offsets
     fresh = h != a and h != b and aligned
-    geometry = _geometry(plan, fresh, threads)
-    parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, threads)
-    sharers = _sharers(plan, parts, threads, [fresh_bytes])
-    for offsets in plan.extra:
-        at = [p + o + e for p, o, e in zip(here, plan.offsets, offsets, strict=True)]
-        head = (None, at[A], at[B], at[H], at[CARRY], at[LENGTHS], address(geometry))
-        shift = _lanes_to_shift(plan, geometry, at[H]) if lengths == address(plan.full_lengths) else 0
+    sharing = _sharing(plan, team.size, fresh, fresh_bytes)
+    for extra in plan.extra:
+        at = (
+            a + from_first[A] + extra[A], b + from_first[B] + extra[B], h + from_first[H] + extra[H],
+            carry + extra[CARRY], lengths + extra[LENGTHS],
+        )  # fmt: skip
         if plan.traversal == SERIES:
-            _forward_series(plan, call, head, threads, fresh, team)
-        elif shift:
-            _forward_shifted(plan, call, at, carry, parts, geometry, shift, team)
+            _forward_series(plan, call, (None, *at, sharing.table), sharing.threads, fresh, team)
+            continue
+        shift = _lanes_to_shift(plan, sharing.geometry, at[H]) if lengths == address(plan.full_lengths) else 0
+        if shift:
+            _forward_shifted(plan, call, at, carry, sharing, shift, team)
         else:
-            tables = _shared_tables(plan, geometry, sharers, len(parts))
-            team.run([(call, *head[:-1], address(table), *part) for table, part in zip(tables, parts, strict=True)])
+            team.run([(call, None, *at, *tail) for tail in sharing.tails])
 
 
 def vjp(plan, g, a, b, h, h0, grad_state, lengths):
     """Run a gradient plan on arrays; return the gradients of a, b and of the first states (of every lane)."""
     carry, first = _states(plan, grad_state), _states(plan, h0)
-    results = []
+    results, place = [], line_offset(plan, b, a)
     for *own, strides in plan.gradients:
-        place = line_offset(plan, b, a)
         results.append(None if strides is None else _problem.empty(*own, strides, beside=place))
     if plan.traversal != "empty":
         g, a, b, h = (_number(value, plan.wide) for value in (g, a, b, h))
@@ -120,47 +117,69 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team):
     ``results`` are ``(address, bytes)`` of each operand's fresh gradient, None for one that is summed or not wanted;
     what is returned for them are wide arrays, None for the others.
     """
-    pieces = _pieces(plan)
+    sizes = [0 if result is None else result[1] for result in results]
+    sharing = _sharing(plan, team.size, True, max(sizes))
     summed = [
-        None if gradient is None or gradient[2] is not None else np.zeros((pieces, *gradient[0]), plan.wide)
+        None if gradient is None or gradient[2] is not None else np.zeros((sharing.pieces, *gradient[0]), plan.wide)
         for gradient in plan.gradients
     ]
-    here = [0] * 10
-    here[A], here[B], here[H], here[G], here[CARRY], here[LENGTHS] = a, b, h, g, carry, lengths
     # The carry is a valid place for what a kernel is told not to write.
-    here[TO_A], here[TO_B] = (carry if result is None else result[0] for result in results)
-    here[SUMS_A], here[SUMS_B] = (carry if sums is None else address(sums) for sums in summed)
+    to_a, to_b = (carry if result is None else result[0] for result in results)
+    call, from_first = _bound(plan, "vjp"), plan.offsets
+    sums_a, sums_b = (
+        carry if sums is None else address(sums) + offset
+        for sums, offset in zip(summed, from_first[SUMS_A : SUMS_B + 1], strict=True)
+    )
     strides = [0 if sums is None else sums[0].nbytes for sums in summed]
-    _run_vjp(plan, here, first, pieces, strides, results, team)
+    for extra in plan.extra:
+        at = (
+            g + from_first[G] + extra[G], a + from_first[A] + extra[A], b + from_first[B] + extra[B],
+            h + from_first[H] + extra[H], first + extra[CARRY], carry + extra[CARRY],
+            to_a + from_first[TO_A] + extra[TO_A], to_b + from_first[TO_B] + extra[TO_B],
+        )  # fmt: skip
+
+        def head(piece, at=at, extra=extra):
+            return (
+                None, *at, sums_a + extra[SUMS_A] + piece * strides[0], sums_b + extra[SUMS_B] + piece * strides[1],
+                lengths + extra[LENGTHS],
+            )  # fmt: skip
+
+        if plan.traversal == SERIES:
+            _vjp_series(plan, call, head, sharing, strides, team)
+        else:
+            calls = [(call, *head(k if sharing.pieces else 0), *tail) for k, tail in enumerate(sharing.tails)]
+            team.run(calls, sharing.threads)
+    if not sharing.pieces:
+        return summed
     with np.errstate(all="ignore"):
-        return [None if sums is None else sums.sum(axis=0) if pieces > 1 else sums[0] for sums in summed]
+        return [None if sums is None else sums.sum(axis=0) if sharing.pieces > 1 else sums[0] for sums in summed]
 
 
 def summary_at(plan, direction, a, b, carry, products, lengths, team):
     """Run a summary plan on addresses: bring states and products from before a stretch to behind it."""
-    here = [0] * 10
-    here[A], here[B], here[CARRY], here[LENGTHS] = a, b, carry, lengths
-    call = _bound(plan, direction)
-    threads = _useful_threads(plan, team.size)
-    geometry = _geometry(plan, False, threads)
-    parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, threads)
-    for offsets in plan.extra:
-        at = [p + o + e for p, o, e in zip(here, plan.offsets, offsets, strict=True)]
-        head = None, at[A], at[B], at[CARRY], products + offsets[CARRY], at[LENGTHS], address(geometry)
-        team.run([(call, *head, *part) for part in parts])
+    call, from_first = _bound(plan, direction), plan.offsets
+    sharing = _sharing(plan, team.size, False, 0)
+    for extra in plan.extra:
+        at = (
+            a + from_first[A] + extra[A], b + from_first[B] + extra[B], carry + extra[CARRY],
+            products + extra[CARRY], lengths + extra[LENGTHS],
+        )  # fmt: skip
+        team.run([(call, None, *at, *tail) for tail in sharing.tails])
 
 
-def short_forward(plan):
-    """Return a function of a and b alone that runs a short plan without deciding anything; None if it is not short."""
+def known_forward(plan):
+    """Return a function of a, b and out alone that runs a plan: of a short one, without deciding anything."""
     if not is_short(plan) or not plan.c_order or not plan.carry_c_order:
-        return None
+        return lambda a, b, out: forward(plan, a, b, None, None, out)
     call, lengths, table, part = short_parts(plan, "forward")
     shape, dtype, lane_shape, wide = plan.shape, plan.dtype, plan.lane_shape, plan.wide
     to_a, to_b, to_h = plan.offsets[A], plan.offsets[B], plan.offsets[H]
     empty, zeros = np.empty, np.zeros
 
-    def run(a, b):
-        out, carry = empty(shape, dtype), zeros(lane_shape, wide)
+    def run(a, b, out):
+        carry = zeros(lane_shape, wide)
+        if out is None:
+            out = empty(shape, dtype)
         if type(a) is float:
             a = _number(a, wide)
         call(None, address(a) + to_a, address(b) + to_b, address(out) + to_h, address(carry), lengths, table, *part)
@@ -170,11 +189,11 @@ def short_forward(plan):
     return run
 
 
-def short_vjp(plan):
-    """Return a function of g, a, b and h alone that runs a short plan; None if it is not short."""
+def known_vjp(plan):
+    """Return a function of g, a, b and h alone that runs a plan: of a short one, without deciding anything."""
     dense = all(strides is not None and _problem.is_c_order(shape, strides) for shape, _, strides in plan.gradients)
     if not is_short(plan) or not dense or not plan.carry_c_order:
-        return None
+        return lambda g, a, b, h: (*vjp(plan, g, a, b, h, None, None, None)[:2], None)
     (a_shape, a_dtype, _), (b_shape, b_dtype, _) = plan.gradients
     short, empty = ShortCall(plan, "vjp", (G, A, B, H, TO_A, TO_B)), np.empty
     call = short.call
@@ -239,31 +258,6 @@ class ShortCall:
         self.call = call
 
 
-def _run_vjp(plan, here, first, pieces, strides, results, team):
-    call = _bound(plan, "vjp")
-    threads = _useful_threads(plan, team.size)
-    reduces = any(strides)
-    geometry = _geometry(plan, True, threads, BYPASS_ROW_BACK)
-    parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, pieces if reduces else threads)
-    sizes = [0 if result is None else result[1] for result in results]
-    tables = _shared_tables(plan, geometry, _sharers(plan, parts, threads, sizes), len(parts))
-    for offsets in plan.extra:
-        at = [p + o + e for p, o, e in zip(here, plan.offsets, offsets, strict=True)]
-        h0 = first + offsets[CARRY]
-
-        def head(piece, table=0, at=at, h0=h0):
-            return (
-                None, at[G], at[A], at[B], at[H], h0, at[CARRY], at[TO_A], at[TO_B],
-                at[SUMS_A] + piece * strides[0], at[SUMS_B] + piece * strides[1], at[LENGTHS], address(tables[table]),
-            )  # fmt: skip
-
-        if plan.traversal == SERIES:
-            _vjp_series(plan, call, head, threads, pieces if reduces else 0, strides, team)
-        else:
-            calls = [(call, *head(k if reduces else 0, k), *part) for k, part in enumerate(parts)]
-            team.run(calls, threads)
-
-
 def _lanes_to_shift(plan, geometry, place):
     """Return after how many lanes of a result's rows a cache line starts, if all rows are alike in that; else 0.
 
@@ -279,7 +273,7 @@ def _lanes_to_shift(plan, geometry, place):
     return to_line // size if gapless and to_line % size == 0 else 0
 
 
-def _forward_shifted(plan, call, at, carry, parts, geometry, shift, team):
+def _forward_shifted(plan, call, at, carry, sharing, shift, team):
     """Walk rows that start with a line: the first of each is the one that the row before it ends with.
 
     Lanes before that line go one step alone before all others, and these the last step alone.
@@ -293,7 +287,7 @@ def _forward_shifted(plan, call, at, carry, parts, geometry, shift, team):
     down = plan.time_strides[H] < 0
 
     def walk(steps, from_step, by_lanes, carry_at, bypass, parts):
-        table = geometry.copy()
+        table = sharing.geometry.copy()
         table[0], table[3] = steps, bypass
         lengths = np.array([steps], np.int64)
         moved = [
@@ -307,7 +301,7 @@ def _forward_shifted(plan, call, at, carry, parts, geometry, shift, team):
     behind = (0, outer, 0, 1, shift, inner), -shift
     first, second = (behind, before) if down else (before, behind)
     walk(1, 0, 0, first[1], 0, [first[0]])
-    walk(last, int(down), shift, 0, 1, parts)
+    walk(last, int(down), shift, 0, 1, [part for _, *part in sharing.tails])
     walk(1, last, 0, second[1], 0, [second[0]])
     states[:, :shift], states[:, shift:] = turned[:, inner - shift :], turned[:, : inner - shift]
 
@@ -396,23 +390,24 @@ def _told(plan, call, head, carry, tail, scratch, before):
     return states
 
 
-def _vjp_series(plan, call, head, threads, pieces, strides, team):
-    """As `_forward_series`, against the direction of travel; sums are kept for each of ``pieces``."""
+def _vjp_series(plan, call, head, sharing, strides, team):
+    """As `_forward_series`, against the direction of travel; sums are kept for each of the pieces."""
     blocks = plan.steps // _series.BLOCK
+    threads, pieces = sharing.threads, sharing.pieces
     if _shares_lanes(plan):
         parts = ranges(plan.lanes, pieces or threads)
-        heads = [head(k if pieces else 0) for k in range(len(parts))]
+        heads = [(*head(k if pieces else 0), sharing.table, 0) for k in range(len(parts))]
         rest = 0, blocks, blocks, _series.ALL
-        team.run([(call, *own, 0, *lanes, *rest) for own, lanes in zip(heads, parts, strict=True)], threads)
+        team.run([(call, *own, *lanes, *rest) for own, lanes in zip(heads, parts, strict=True)], threads)
         return
     shares = ranges(blocks, pieces or threads)
     if threads == 1 or len(shares) == 1:
         for piece, (low, high) in reversed(list(enumerate(shares))):
-            call(*head(piece), 0, 0, plan.lanes, low, high, blocks, _series.ALL)
+            call(*head(piece), sharing.table, 0, 0, plan.lanes, low, high, blocks, _series.ALL)
         return
     scratch = np.empty((plan.lanes, blocks, _series.SUMMARY), plan.wide)
     tail = (address(scratch), 0, plan.lanes)
-    heads = [head(piece if pieces else 0) for piece in range(len(shares))]
+    heads = [(*head(piece if pieces else 0), sharing.table) for piece in range(len(shares))]
     last = len(shares) - 1
     carry = _lane_states(plan, heads[0][6])
     told = _told(plan, call, heads[0], 6, tail, scratch, [range(high, blocks) for _, high in shares[:-1]])
@@ -437,23 +432,39 @@ def _vjp_series(plan, call, head, threads, pieces, strides, team):
     team.run([(*part, _series.REPLAY) for part in parts], threads)
 
 
-def _sharers(plan, parts, threads, sizes):
-    """Return how many threads will walk the pages of large fresh results side by side, 0 if none do."""
-    side_by_side = plan.traversal == ROWS and plan.sizes[0] == 1
-    return min(threads, len(parts)) if side_by_side and max(sizes) >= FRESH_BYTES else 0
-
-
-def _shared_tables(plan, geometry, sharers, parts):
-    """Return the geometry for each part of the lanes: each of the sharers sees to its share of the pages."""
-    if sharers < 2:
-        return [geometry] * parts
-    tables = [geometry.copy() for _ in range(parts)]
-    for mine, table in enumerate(tables[:sharers]):
-        table[7], table[8] = sharers, mine
-    return tables
-
-
 # ---- Sharing the work out -------------------------------------------------------------------------------------------
+
+
+class _Sharing(NamedTuple):
+    """How threads share a plan, whatever its addresses are."""
+
+    threads: int
+    pieces: int  # how many partial sums a broadcast operand's gradient is made of, 0 if none is summed
+    geometry: np.ndarray
+    table: int  # where that stands
+    tails: list  # the last arguments of each call: where its geometry stands, and its part of the lanes
+    keep: list
+
+
+@functools.lru_cache(maxsize=1024)
+def _sharing(plan, most, fresh, fresh_bytes):
+    """Return how at most so many threads share a plan.
+
+    ``fresh`` says whether results stand where no operand does, ``fresh_bytes`` how large new ones are.
+    """
+    threads, pieces = _useful_threads(plan, most), _pieces(plan)
+    geometry = _geometry(plan, fresh, threads)
+    tables, parts = [geometry], []
+    if plan.traversal != SERIES:
+        parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, pieces or threads)
+        tables = [geometry] * len(parts)
+        sharers = min(threads, len(parts))
+        if sharers > 1 and fresh_bytes >= FRESH_BYTES and plan.traversal == ROWS and plan.sizes[0] == 1:
+            tables = [geometry.copy() for _ in parts]
+            for mine, table in enumerate(tables[:sharers]):  # each sees to its share of the pages
+                table[7], table[8] = sharers, mine
+    tails = [(address(table), *part) for table, part in zip(tables, parts, strict=False)]
+    return _Sharing(threads, pieces, geometry, address(geometry), tails, tables)
 
 
 def _bytes(plan):
@@ -486,9 +497,11 @@ def _row_splits(plan):
 
 
 def _pieces(plan):
-    """Return how many partial sums a broadcast operand's gradient is made of: by the shape alone."""
+    """Return how many partial sums a broadcast operand's gradient is made of, 0 if none is: by the shape alone."""
     sums = [math.prod(gradient[0]) for gradient in plan.gradients if gradient is not None and gradient[2] is None]
-    if not sums or plan.traversal == "empty" or _bytes(plan) < SERIAL_BYTES:
+    if not any(sums):
+        return 0
+    if _bytes(plan) < SERIAL_BYTES:
         return 1
     if plan.traversal == ROWS:
         outer, middle, _ = plan.sizes
@@ -524,20 +537,18 @@ def lane_parts(plan, parts):
     return [(WIDTH * low, min(plan.lanes, WIDTH * high)) for low, high in ranges(tiles, parts)]
 
 
-def _geometry(plan, fresh, threads, bypass_row=BYPASS_ROW):
+def _geometry(plan, fresh, threads):
     """Return the geometry with what depends on the machine: if results go past the cache, how far to look ahead."""
-    bypass = fresh and (plan.traversal == TILES or plan.row_bytes >= bypass_row) and 3 * _bytes(plan) > _cache_bytes()
+    row = BYPASS_ROW_BACK if plan.gradients else BYPASS_ROW
+    bypass = fresh and (plan.traversal == TILES or plan.row_bytes >= row) and 3 * _bytes(plan) > _cache_bytes()
     bypass = fresh if plan.traversal == SERIES else bypass  # these are written in place where no operand stands
     ahead = 0
     if plan.traversal == ROWS and _bytes(plan) >= SERIAL_BYTES:
         outer, middle, _ = plan.sizes
         piece = plan.row_bytes // (threads if outer == middle == 1 else 1)
         ahead = max(1, min(8, AHEAD // max(1, piece)))
-    key = bypass, ahead
-    geometry = plan.geometries.get(key)
-    if geometry is None:
-        geometry = plan.geometries[key] = plan.geometry.copy()
-        geometry[3], geometry[6] = key
+    geometry = plan.geometry.copy()
+    geometry[3], geometry[6] = bypass, ahead
     return geometry
 
 
@@ -573,7 +584,8 @@ def _number(value, wide):
 def _states(plan, state):
     """Return every lane's state in the carry's dtype, in the order in which the kernels walk lanes."""
     if state is None and plan.carry_c_order:
-        return _problem.zeros(plan.lane_shape, plan.wide)
+        zeros = _problem.zeros if plan.traversal == ROWS else np.zeros  # rows of it are walked with each step
+        return zeros(plan.lane_shape, plan.wide)
     carry = _problem.empty(plan.lane_shape, plan.wide, plan.carry_strides, large=0)
     with np.errstate(all="ignore"):
         carry[...] = 0 if state is None else state

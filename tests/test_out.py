@@ -181,3 +181,24 @@ def test_a_subclass_is_returned_itself(tmp_path):
     assert fastrecur.forget_mult(0.5, np.ones(4), out=out) is out
     assert fastrecur.forget_mult(0.5, np.ones(4), out=out, return_state=True)[0] is out
     assert out.tolist() == [0.5, 0.75, 0.875, 0.9375]
+
+
+def test_a_kind_of_call_seen_before_is_still_checked(rng):
+    f, x = rng.random((2, 6, 5))
+    buffer = np.empty((7, 5))
+    expected = fastrecur.forget_mult(f, x)
+    for out in (buffer[:6], buffer[1:]):
+        assert fastrecur.forget_mult(f, x, out=out) is out
+        assert_same_bits(out.copy(), expected)
+    with pytest.raises(ValueError, match="`out`"):
+        fastrecur.forget_mult(f, buffer[1:], out=buffer[:6])
+    with pytest.raises(ValueError, match="`out`"):
+        fastrecur.forget_mult(buffer[1:], x, out=buffer[:6])
+    with pytest.raises(TypeError, match="`return_state`"):
+        fastrecur.forget_mult(f, x, out=out, return_state=1)
+    assert_same_bits(out.copy(), expected)  # nothing was written
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="`out`"):
+        fastrecur.forget_mult(f, x, out=out)
+    with pytest.raises(TypeError, match="dtype"):
+        fastrecur.forget_mult(f, x, out=np.empty((6, 5), np.float32))

@@ -1,5 +1,7 @@
 """The sizes from which a problem is large, made small: so that small problems go where it goes."""
 
+import functools
+
 from fastrecur import _call, _run
 
 
@@ -16,3 +18,4 @@ def lower_thresholds(setattr):
     setattr(_run, "_cache_bytes", lambda: 0)
     # What was remembered of short calls is not for large ones.
     setattr(_call, "_shortcuts", {})
+    setattr(_run, "_sharing", functools.lru_cache(_run._sharing.__wrapped__))
