@@ -139,6 +139,8 @@ def broadcast_shape(names, shapes):
 
 def fits(shape, into):
     """Return whether a shape broadcasts to another without changing it."""
+    if shape == into:
+        return True
     padded = (1,) * (len(into) - len(shape)) + tuple(shape)
     return len(shape) <= len(into) and all(n in (1, m) for n, m in zip(padded, into, strict=True))
 

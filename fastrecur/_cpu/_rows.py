@@ -13,6 +13,7 @@ from numba import njit
 from .._steps import constant
 from ._memory import (
     HELPER,
+    INLINE,
     broadcast,
     fence,
     itemsize,
@@ -51,6 +52,12 @@ def write_zeros(target, carry, n):
 
 
 @njit(**HELPER)
+def write_zero_rows(target, step, carry, count, lanes):
+    for k in range(count):
+        write_zeros(shift(target, k * step), carry, lanes)
+
+
+@njit(**HELPER)
 def valid_range(lengths, steps, reverse):
     length = load_int(lengths, 0)
     start = steps - length if reverse else 0
@@ -58,12 +65,21 @@ def valid_range(lengths, steps, reverse):
 
 
 @njit(**HELPER)
+def valid_steps(start, stop, t, steps):
+    """Return which of some steps from ``t`` on are valid: (0, 0) if none is."""
+    begin, end = max(start - t, 0), min(stop - t, steps)
+    if begin < end:
+        return begin, end
+    return 0, 0
+
+
+@njit(**INLINE)
 def lanes_to_line(target, n):
     """Return how many of n lanes stand before the next cache line starts."""
     return min(n, ((64 - misalignment(target)) % 64) // itemsize(target))
 
 
-@njit(**HELPER)
+@njit(**INLINE)
 def whole_vectors(target, carry, n, bypass):
     """Return how many vectors there are in n lanes; past the cache, only such as fill their lines."""
     count = n // width(carry)
@@ -82,7 +98,7 @@ def forward_lanes(rule, a, b, h, carry, first, last, a_constant):
         store(h, j, new)
 
 
-@njit(**HELPER)
+@njit(**INLINE)
 def forward_vectors(rule, a, b, h, carry, first, count, a_constant, bypass, down, ahead_a, ahead_b):
     """Advance whole vectors of lanes, from the last to the first if ``down``."""
     gate = broadcast(load(a, 0, carry))
@@ -103,12 +119,21 @@ def forward_vectors(rule, a, b, h, carry, first, count, a_constant, bypass, down
 
 
 @njit(**HELPER)
-def forward_row(rule, a, b, h, carry, lanes, a_constant, bypass, down, ahead_a, ahead_b):
-    head = lanes_to_line(h, lanes) if bypass else 0
-    count = whole_vectors(h, carry, lanes - head, bypass)
-    forward_lanes(rule, a, b, h, carry, 0, head, a_constant)
-    forward_vectors(rule, a, b, h, carry, head, count, a_constant, bypass, down, ahead_a, ahead_b)
-    forward_lanes(rule, a, b, h, carry, head + count * width(carry), lanes, a_constant)
+def forward_rows(
+    rule, a, b, h, carry, lanes, count, a_step, b_step, h_step, carry_step, a_constant, bypass, down, ahead_a, ahead_b
+):  # fmt: skip
+    """Advance rows of lanes, or one by so many steps: each stands a `step` in bytes behind the one before."""
+    for k in range(count):
+        a_now, b_now, h_now = shift(a, k * a_step), shift(b, k * b_step), shift(h, k * h_step)
+        carry_now = shift(carry, k * carry_step)
+        head = lanes_to_line(h_now, lanes) if bypass else 0
+        vectors = whole_vectors(h_now, carry, lanes - head, bypass)
+        tail = head + vectors * width(carry)
+        if head > 0:
+            forward_lanes(rule, a_now, b_now, h_now, carry_now, 0, head, a_constant)
+        forward_vectors(rule, a_now, b_now, h_now, carry_now, head, vectors, a_constant, bypass, down, ahead_a, ahead_b)
+        if tail < lanes:
+            forward_lanes(rule, a_now, b_now, h_now, carry_now, tail, lanes, a_constant)
 
 
 @njit(**HELPER)
@@ -117,6 +142,20 @@ def place(pointer, geometry, operand, t, row, outer, lane):
     at = HEAD + 3 * operand
     offset = t * load_int(geometry, at) + row * load_int(geometry, at + 1) + outer * load_int(geometry, at + 2)
     return shift(pointer, offset + lane * itemsize(pointer))
+
+
+@njit(**INLINE)
+def step_of(geometry, operand, over_time, down):
+    """Return how far an operand's next row stands from one: the next step's, or its neighbour at the same step."""
+    if over_time:
+        return load_int(geometry, HEAD + 3 * operand)
+    return load_int(geometry, HEAD + 3 * operand + 1) * (-1 if down else 1)
+
+
+@njit(**HELPER)
+def rows_at_once(geometry, rows):
+    """Return how many rows of one step are walked at once: all, unless their lengths differ."""
+    return rows if load_int(geometry, HEAD + 3 * LENGTHS + 1) == 0 else 1
 
 
 @njit(**HELPER)
@@ -155,26 +194,35 @@ def forward(
     rows = row_last - row_first
     ahead_a, ahead_b = bytes_ahead(geometry, A, rows, False, down), bytes_ahead(geometry, B, rows, False, down)
     fresh = load_int(geometry, 7) != 0
+    # All steps of a row one after the other, where there is one, and no pages to be seen to on the way.
+    over_time = rows == 1 and not fresh
+    stride, run = steps if over_time else 1, rows_at_once(geometry, rows)
+    a_step, b_step = step_of(geometry, A, over_time, down), step_of(geometry, B, over_time, down)
+    h_step = step_of(geometry, H, over_time, down)
+    carry_step = 0 if over_time else step_of(geometry, CARRY, False, down)
     for outer in range(outer_first, outer_last):
-        for t in range(steps):
+        for t in range(0, steps, stride):
             if fresh:
                 provide_pages(h, geometry, H, t, steps, False)
-            for turn in range(row_first, row_last):
-                row = row_last - 1 - (turn - row_first) if down else turn
+            for turn in range(0, rows, run):
+                row = row_last - 1 - turn if down else row_first + turn
                 start, stop = valid_range(place(lengths, geometry, LENGTHS, 0, row, outer, 0), steps, reverse)
+                start, stop = valid_steps(start, stop, t, stride)
                 h_now = place(h, geometry, H, t, row, outer, lane_first)
-                if t < start or t >= stop:
-                    write_zeros(h_now, carry, lanes)
-                    continue
-                a_now = place(a, geometry, A, t, row, outer, 0 if a_constant else lane_first)
-                b_now = place(b, geometry, B, t, row, outer, lane_first)
+                write_zero_rows(h_now, h_step, carry, start, lanes)
+                write_zero_rows(shift(h_now, stop * h_step), h_step, carry, (stride - stop) * run, lanes)
+                a_now = place(a, geometry, A, t + start, row, outer, 0 if a_constant else lane_first)
+                b_now = place(b, geometry, B, t + start, row, outer, lane_first)
                 carry_now = place(carry, geometry, CARRY, 0, row, outer, lane_first)
-                forward_row(rule, a_now, b_now, h_now, carry_now, lanes, a_constant, bypass, down, ahead_a, ahead_b)
+                forward_rows(
+                    rule, a_now, b_now, shift(h_now, start * h_step), carry_now, lanes, (stop - start) * run, a_step,
+                    b_step, h_step, carry_step, a_constant, bypass, down, ahead_a, ahead_b,
+                )  # fmt: skip
     if bypass:
         fence()
 
 
-@njit(**HELPER)
+@njit(**INLINE)
 def settle(target, sums, j, value, fate, bypass):
     """Bring a vector, or a lane, of a gradient where it belongs; row totals are the caller's."""
     if fate == STORE and bypass:
@@ -209,7 +257,7 @@ def vjp_lanes(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, first, la
         settle_lane(to_b, sums_b, j, grad_b, b_fate)
 
 
-@njit(**HELPER)
+@njit(**INLINE)
 def vjp_vectors(
     rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, first, count, a_constant, a_fate, b_fate, at_h0, down,
     bypass_a, bypass_b, ahead_g, ahead_a, ahead_b, ahead_h,
@@ -241,21 +289,50 @@ def vjp_vectors(
 
 
 @njit(**HELPER)
-def vjp_row(
-    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lanes, a_constant, a_fate, b_fate, at_h0, down, bypass,
-    ahead_g, ahead_a, ahead_b, ahead_h,
+def vjp_rows(
+    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lanes, count, count_h, g_step, a_step, b_step, h_step,
+    carry_step, to_a_step, to_b_step, sums_a_step, sums_b_step, a_constant, a_fate, b_fate, down, bypass, ahead_g,
+    ahead_a, ahead_b, ahead_h,
 ):  # fmt: skip
+    """Take rows of lanes back by a step, or one by so many: as `forward_rows`.
+
+    What stands at ``h`` are the results before, of ``count_h`` rows; before the others, there are the first states.
+    """
     bypass_b = bypass and b_fate == STORE
-    head = lanes_to_line(to_b, lanes) if bypass_b else lanes_to_line(to_a, lanes) if bypass and a_fate == STORE else 0
-    bypass_a = bypass and a_fate == STORE and (misalignment(to_a) + head * itemsize(to_a)) % 64 == 0
-    count = min(whole_vectors(to_a, carry, lanes - head, bypass_a), whole_vectors(to_b, carry, lanes - head, bypass_b))
-    tail = head + count * width(carry)
-    vjp_lanes(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, 0, head, a_constant, a_fate, b_fate, at_h0)
-    vjp_vectors(
-        rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, head, count, a_constant, a_fate, b_fate, at_h0, down,
-        bypass_a, bypass_b, ahead_g, ahead_a, ahead_b, ahead_h,
-    )  # fmt: skip
-    vjp_lanes(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, tail, lanes, a_constant, a_fate, b_fate, at_h0)
+    for k in range(count):
+        g_now, a_now, b_now, h_now = (
+            shift(g, k * g_step),
+            shift(a, k * a_step),
+            shift(b, k * b_step),
+            shift(h, k * h_step),
+        )
+        h0_now, carry_now = shift(h0, k * carry_step), shift(carry, k * carry_step)
+        to_a_now, to_b_now = shift(to_a, k * to_a_step), shift(to_b, k * to_b_step)
+        sums_a_now, sums_b_now = shift(sums_a, k * sums_a_step), shift(sums_b, k * sums_b_step)
+        at_h0, head = k >= count_h, 0
+        if bypass_b:
+            head = lanes_to_line(to_b_now, lanes)
+        elif bypass and a_fate == STORE:
+            head = lanes_to_line(to_a_now, lanes)
+        bypass_a = bypass and a_fate == STORE and (misalignment(to_a_now) + head * itemsize(to_a)) % 64 == 0
+        vectors = min(
+            whole_vectors(to_a, carry, lanes - head, bypass_a), whole_vectors(to_b, carry, lanes - head, bypass_b)
+        )
+        tail = head + vectors * width(carry)
+        if head > 0:
+            vjp_lanes(
+                rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now, 0,
+                head, a_constant, a_fate, b_fate, at_h0,
+            )  # fmt: skip
+        vjp_vectors(
+            rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now, head,
+            vectors, a_constant, a_fate, b_fate, at_h0, down, bypass_a, bypass_b, ahead_g, ahead_a, ahead_b, ahead_h,
+        )  # fmt: skip
+        if tail < lanes:
+            vjp_lanes(
+                rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now, tail,
+                lanes, a_constant, a_fate, b_fate, at_h0,
+            )  # fmt: skip
 
 
 def vjp(
@@ -272,36 +349,53 @@ def vjp(
     rows = row_last - row_first
     ahead_g, ahead_a = bytes_ahead(geometry, G, rows, True, down), bytes_ahead(geometry, A, rows, True, down)
     ahead_b, ahead_h = bytes_ahead(geometry, B, rows, True, down), bytes_ahead(geometry, H, rows, True, down)
+    over_time = rows == 1 and not fresh  # as in `forward`
+    stride, run = steps if over_time else 1, rows_at_once(geometry, rows)
+    sign = -1 if over_time else 1  # against the direction of travel
+    g_step, a_step = sign * step_of(geometry, G, over_time, down), sign * step_of(geometry, A, over_time, down)
+    b_step, h_step = sign * step_of(geometry, B, over_time, down), sign * step_of(geometry, H, over_time, down)
+    carry_step = 0 if over_time else step_of(geometry, CARRY, False, down)
+    to_a_step = sign * step_of(geometry, TO_A, over_time, down)
+    to_b_step = sign * step_of(geometry, TO_B, over_time, down)
+    sums_a_step = sign * step_of(geometry, SUMS_A, over_time, down)
+    sums_b_step = sign * step_of(geometry, SUMS_B, over_time, down)
     for outer in range(outer_first, outer_last):
-        for ago in range(steps):
-            t = steps - 1 - ago
+        for ago in range(0, steps, stride):
+            t = steps - stride - ago
             if fresh and a_fate == STORE:
                 provide_pages(place(to_a, geometry, TO_A, steps - 1, 0, outer, 0), geometry, TO_A, ago, steps, True)
             if fresh and b_fate == STORE:
                 provide_pages(place(to_b, geometry, TO_B, steps - 1, 0, outer, 0), geometry, TO_B, ago, steps, True)
-            for turn in range(row_first, row_last):
-                row = row_last - 1 - (turn - row_first) if down else turn
-                start, stop = valid_range(place(lengths, geometry, LENGTHS, 0, row, outer, 0), steps, reverse)
-                to_a_now = place(to_a, geometry, TO_A, t, row, outer, lane_first)
-                to_b_now = place(to_b, geometry, TO_B, t, row, outer, lane_first)
-                if t < start or t >= stop:
-                    if a_fate == STORE:
-                        write_zeros(to_a_now, carry, lanes)
-                    if b_fate == STORE:
-                        write_zeros(to_b_now, carry, lanes)
-                    continue
-                at_h0 = t == start
-                g_now = place(g, geometry, G, t, row, outer, lane_first)
-                a_now = place(a, geometry, A, t, row, outer, a_lane)
-                b_now = place(b, geometry, B, t, row, outer, lane_first)
-                h_now = place(h, geometry, H, t if at_h0 else t - 1, row, outer, lane_first)
-                h0_now = place(h0, geometry, CARRY, 0, row, outer, lane_first)
-                carry_now = place(carry, geometry, CARRY, 0, row, outer, lane_first)
-                sums_a_now = place(sums_a, geometry, SUMS_A, t, row, outer, a_lane)
-                sums_b_now = place(sums_b, geometry, SUMS_B, t, row, outer, lane_first)
-                vjp_row(
-                    rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now,
-                    lanes, a_constant, a_fate, b_fate, at_h0, down, bypass, ahead_g, ahead_a, ahead_b, ahead_h,
+            for turn in range(0, rows, run):
+                row = row_last - 1 - turn if down else row_first + turn
+                first, stop = valid_range(place(lengths, geometry, LENGTHS, 0, row, outer, 0), steps, reverse)
+                begin, end = valid_steps(first, stop, t, stride)
+                top, last = t + stride - 1, t + end - 1
+                to_a_now = place(to_a, geometry, TO_A, top, row, outer, lane_first)
+                to_b_now = place(to_b, geometry, TO_B, top, row, outer, lane_first)
+                above, under = (stride - end) * run, begin
+                if a_fate == STORE:
+                    write_zero_rows(to_a_now, to_a_step, carry, above, lanes)
+                    write_zero_rows(shift(to_a_now, (stride - begin) * to_a_step), to_a_step, carry, under, lanes)
+                if b_fate == STORE:
+                    write_zero_rows(to_b_now, to_b_step, carry, above, lanes)
+                    write_zero_rows(shift(to_b_now, (stride - begin) * to_b_step), to_b_step, carry, under, lanes)
+                count = (end - begin) * run
+                known = count if t + begin != first else count - 1 if over_time else 0
+                vjp_rows(
+                    rule,
+                    place(g, geometry, G, last, row, outer, lane_first),
+                    place(a, geometry, A, last, row, outer, a_lane),
+                    place(b, geometry, B, last, row, outer, lane_first),
+                    place(h, geometry, H, last - 1, row, outer, lane_first),
+                    place(h0, geometry, CARRY, 0, row, outer, lane_first),
+                    place(carry, geometry, CARRY, 0, row, outer, lane_first),
+                    place(to_a, geometry, TO_A, last, row, outer, lane_first),
+                    place(to_b, geometry, TO_B, last, row, outer, lane_first),
+                    place(sums_a, geometry, SUMS_A, last, row, outer, a_lane),
+                    place(sums_b, geometry, SUMS_B, last, row, outer, lane_first),
+                    lanes, count, known, g_step, a_step, b_step, h_step, carry_step, to_a_step, to_b_step, sums_a_step,
+                    sums_b_step, a_constant, a_fate, b_fate, down, bypass, ahead_g, ahead_a, ahead_b, ahead_h,
                 )  # fmt: skip
     if bypass:
         fence()
