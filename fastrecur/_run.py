@@ -372,20 +372,22 @@ def _told(plan, call, head, carry, tail, scratch, before):
     states = np.zeros((len(before), plan.lanes), plan.wide)
     blocks = scratch.shape[1]
     most = max(1, min(RECALLED, blocks // (8 * len(before))))
-    for state, choice in zip(states, before, strict=True):
-        left, asked = 1.0, []
-        for block in choice[:most]:
-            scratch[:, block, _series.PRODUCT] = 1  # a lane that has ended before it
-            call(*head, *tail, block, block + 1, blocks, _series.SUMMARISE)
-            left, asked = left * abs(scratch[:, block, _series.PRODUCT]), [*asked, block]
-            # As much again of each block that is left would do.
-            if not (left < FORGOTTEN ** (len(asked) / most)).all():
-                return None
-            if (left < FORGOTTEN).all():
-                break
-        else:
+    left, asked = np.ones(states.shape), 0
+    while not (left < FORGOTTEN).all():
+        # As much again of each block that is left would do.
+        if asked == most or not (left <= FORGOTTEN ** (asked / most)).all():
             return None
-        place = min(asked), max(asked) + 1
+        upto = min(most, 4 * asked or 2)
+        for of_state, choice in zip(left, before, strict=True):
+            if more := choice[asked:upto]:
+                place = min(more), max(more) + 1
+                products = scratch[:, slice(*place), _series.PRODUCT]
+                products[...] = 1  # a lane that has ended before it
+                call(*head, *tail, *place, blocks, _series.SUMMARISE)
+                of_state *= abs(products.prod(axis=1))
+        asked = upto
+    for state, choice in zip(states, before, strict=True):
+        place = min(choice[:asked]), max(choice[:asked]) + 1
         call(*head[:carry], address(state), *head[carry + 1 :], *tail, *place, blocks, _series.RECALL)
     return states
 
