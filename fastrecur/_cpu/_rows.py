@@ -24,7 +24,9 @@ from ._memory import (
     own_page,
     request_vector,
     shift,
+    stack_ints,
     store,
+    store_int,
     store_vector,
     stream_vector,
     total,
@@ -52,9 +54,11 @@ def write_zeros(target, carry, n):
 
 
 @njit(**HELPER)
-def write_zero_rows(target, step, carry, count, lanes):
+def clear_rows(target, step, carry, lanes, first, stop, count):
+    """Write zeros to rows before ``first`` and from ``stop`` on."""
     for k in range(count):
-        write_zeros(shift(target, k * step), carry, lanes)
+        if k < first or k >= stop:
+            write_zeros(shift(target, k * step), carry, lanes)
 
 
 @njit(**HELPER)
@@ -90,50 +94,64 @@ def whole_vectors(target, carry, n, bypass):
 
 
 @njit(**HELPER)
-def forward_lanes(rule, a, b, h, carry, first, last, a_constant):
-    """Advance lanes one by one."""
-    for j in range(first, last):
+def fill_steps(steps, geometry, over_time, way):
+    """Note how far each operand's next row stands from one: the next step's, or its neighbour at the same step."""
+    for operand in range(10):
+        at = HEAD + 3 * operand
+        store_int(steps, operand, way * load_int(geometry, at if over_time else at + 1))
+
+
+@njit(**INLINE)
+def row_at(pointer, steps, operand, k):
+    """Return where the k-th row stands from one on."""
+    return shift(pointer, k * load_int(steps, operand))
+
+
+@njit(**HELPER)
+def end_lane(k, head, tail):
+    """Return the k-th of the lanes before ``head`` and from ``tail`` on, which are walked one by one."""
+    return k if k < head else tail + k - head
+
+
+@njit(**HELPER)
+def forward_lanes(rule, a, b, h, carry, head, tail, lanes, a_constant):
+    """Advance lanes that fill no vector."""
+    for k in range(head + lanes - tail):
+        j = end_lane(k, head, tail)
         new = step(rule, load(carry, j, carry), load(a, 0 if a_constant else j, carry), load(b, j, carry))
         store(carry, j, new)
         store(h, j, new)
 
 
-@njit(**INLINE)
-def forward_vectors(rule, a, b, h, carry, first, count, a_constant, bypass, down, ahead_a, ahead_b):
-    """Advance whole vectors of lanes, from the last to the first if ``down``."""
-    gate = broadcast(load(a, 0, carry))
-    for k in range(count):
-        j = first + (count - 1 - k if down else k) * width(carry)
-        if ahead_b:
-            request_vector(b, j, ahead_b)
-        if not a_constant:
-            if ahead_b:
-                request_vector(a, j, ahead_a)
-            gate = load_vector(a, j, carry)
-        new = step(rule, load_vector(carry, j, carry), gate, load_vector(b, j, carry))
-        store_vector(carry, j, new)
-        if bypass:
-            stream_vector(h, j, new)
-        else:
-            store_vector(h, j, new)
-
-
 @njit(**HELPER)
-def forward_rows(
-    rule, a, b, h, carry, lanes, count, a_step, b_step, h_step, carry_step, a_constant, bypass, down, ahead_a, ahead_b
-):  # fmt: skip
-    """Advance rows of lanes, or one by so many steps: each stands a `step` in bytes behind the one before."""
+def forward_rows(rule, a, b, h, carry, lanes, count, apart, a_constant, bypass, down, ahead_a, ahead_b):
+    """Advance rows of lanes, or one by so many steps: ``apart`` tells how far they stand from each other.
+
+    Lanes of a row are walked from the last to the first if ``down``.
+    """
+    way = -width(carry) if down else width(carry)
     for k in range(count):
-        a_now, b_now, h_now = shift(a, k * a_step), shift(b, k * b_step), shift(h, k * h_step)
-        carry_now = shift(carry, k * carry_step)
+        a_now, b_now, h_now = row_at(a, apart, A, k), row_at(b, apart, B, k), row_at(h, apart, H, k)
+        carry_now = row_at(carry, apart, CARRY, k)
         head = lanes_to_line(h_now, lanes) if bypass else 0
         vectors = whole_vectors(h_now, carry, lanes - head, bypass)
         tail = head + vectors * width(carry)
-        if head > 0:
-            forward_lanes(rule, a_now, b_now, h_now, carry_now, 0, head, a_constant)
-        forward_vectors(rule, a_now, b_now, h_now, carry_now, head, vectors, a_constant, bypass, down, ahead_a, ahead_b)
-        if tail < lanes:
-            forward_lanes(rule, a_now, b_now, h_now, carry_now, tail, lanes, a_constant)
+        if head > 0 or tail < lanes:
+            forward_lanes(rule, a_now, b_now, h_now, carry_now, head, tail, lanes, a_constant)
+        gate = broadcast(load(a_now, 0, carry))
+        begin = tail - width(carry) if down else head
+        for vector in range(vectors):
+            j = begin + vector * way
+            request_vector(b_now, j, ahead_b)
+            if not a_constant:
+                request_vector(a_now, j, ahead_a)
+                gate = load_vector(a_now, j, carry)
+            new = step(rule, load_vector(carry_now, j, carry), gate, load_vector(b_now, j, carry))
+            store_vector(carry_now, j, new)
+            if bypass:
+                stream_vector(h_now, j, new)
+            else:
+                store_vector(h_now, j, new)
 
 
 @njit(**HELPER)
@@ -142,14 +160,6 @@ def place(pointer, geometry, operand, t, row, outer, lane):
     at = HEAD + 3 * operand
     offset = t * load_int(geometry, at) + row * load_int(geometry, at + 1) + outer * load_int(geometry, at + 2)
     return shift(pointer, offset + lane * itemsize(pointer))
-
-
-@njit(**INLINE)
-def step_of(geometry, operand, over_time, down):
-    """Return how far an operand's next row stands from one: the next step's, or its neighbour at the same step."""
-    if over_time:
-        return load_int(geometry, HEAD + 3 * operand)
-    return load_int(geometry, HEAD + 3 * operand + 1) * (-1 if down else 1)
 
 
 @njit(**HELPER)
@@ -197,9 +207,9 @@ def forward(
     # All steps of a row one after the other, where there is one, and no pages to be seen to on the way.
     over_time = rows == 1 and not fresh
     stride, run = steps if over_time else 1, rows_at_once(geometry, rows)
-    a_step, b_step = step_of(geometry, A, over_time, down), step_of(geometry, B, over_time, down)
-    h_step = step_of(geometry, H, over_time, down)
-    carry_step = 0 if over_time else step_of(geometry, CARRY, False, down)
+    apart = stack_ints(16)
+    fill_steps(apart, geometry, over_time, -1 if down and not over_time else 1)
+    h_step = load_int(apart, H)
     for outer in range(outer_first, outer_last):
         for t in range(0, steps, stride):
             if fresh:
@@ -209,14 +219,13 @@ def forward(
                 start, stop = valid_range(place(lengths, geometry, LENGTHS, 0, row, outer, 0), steps, reverse)
                 start, stop = valid_steps(start, stop, t, stride)
                 h_now = place(h, geometry, H, t, row, outer, lane_first)
-                write_zero_rows(h_now, h_step, carry, start, lanes)
-                write_zero_rows(shift(h_now, stop * h_step), h_step, carry, (stride - stop) * run, lanes)
+                clear_rows(h_now, h_step, carry, lanes, start, stop * run, stride * run)
                 a_now = place(a, geometry, A, t + start, row, outer, 0 if a_constant else lane_first)
                 b_now = place(b, geometry, B, t + start, row, outer, lane_first)
                 carry_now = place(carry, geometry, CARRY, 0, row, outer, lane_first)
                 forward_rows(
-                    rule, a_now, b_now, shift(h_now, start * h_step), carry_now, lanes, (stop - start) * run, a_step,
-                    b_step, h_step, carry_step, a_constant, bypass, down, ahead_a, ahead_b,
+                    rule, a_now, b_now, shift(h_now, start * h_step), carry_now, lanes, (stop - start) * run, apart,
+                    a_constant, bypass, down, ahead_a, ahead_b,
                 )  # fmt: skip
     if bypass:
         fence()
@@ -244,9 +253,12 @@ def settle_lane(target, sums, j, value, fate):
 
 
 @njit(**HELPER)
-def vjp_lanes(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, first, last, a_constant, a_fate, b_fate, at_h0):
-    """Take lanes one by one to the step before."""
-    for j in range(first, last):
+def vjp_lanes(
+    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, head, tail, lanes, a_constant, a_fate, b_fate, at_h0
+):  # fmt: skip
+    """Take lanes that fill no vector to the step before."""
+    for k in range(head + lanes - tail):
+        j = end_lane(k, head, tail)
         before = load(h0, j, carry) if at_h0 else load(h, j, carry)
         arrived = load(g, j, carry) + load(carry, j, carry)
         grad_a, grad_b, onward = adjoint(
@@ -257,58 +269,22 @@ def vjp_lanes(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, first, la
         settle_lane(to_b, sums_b, j, grad_b, b_fate)
 
 
-@njit(**INLINE)
-def vjp_vectors(
-    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, first, count, a_constant, a_fate, b_fate, at_h0, down,
-    bypass_a, bypass_b, ahead_g, ahead_a, ahead_b, ahead_h,
-):  # fmt: skip
-    """Take whole vectors of lanes to the step before, from the last to the first if ``down``."""
-    gate = broadcast(load(a, 0, carry))
-    row_total = broadcast(constant(0.0, load(a, 0, carry)))
-    for k in range(count):
-        j = first + (count - 1 - k if down else k) * width(carry)
-        if ahead_g:
-            request_vector(g, j, ahead_g)
-            request_vector(b, j, ahead_b)
-            request_vector(h, j, ahead_h)
-        if not a_constant:
-            if ahead_g:
-                request_vector(a, j, ahead_a)
-            gate = load_vector(a, j, carry)
-        before = load_vector(h0, j, carry) if at_h0 else load_vector(h, j, carry)
-        arrived = load_vector(g, j, carry) + load_vector(carry, j, carry)
-        grad_a, grad_b, onward = adjoint(rule, arrived, gate, load_vector(b, j, carry), before)
-        store_vector(carry, j, onward)
-        if a_fate == SUM:
-            row_total = row_total + grad_a
-        else:
-            settle(to_a, sums_a, j, grad_a, a_fate, bypass_a)
-        settle(to_b, sums_b, j, grad_b, b_fate, bypass_b)
-    if a_fate == SUM:
-        store(sums_a, 0, load(sums_a, 0, sums_a) + total(row_total))
-
-
 @njit(**HELPER)
 def vjp_rows(
-    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lanes, count, count_h, g_step, a_step, b_step, h_step,
-    carry_step, to_a_step, to_b_step, sums_a_step, sums_b_step, a_constant, a_fate, b_fate, down, bypass, ahead_g,
-    ahead_a, ahead_b, ahead_h,
+    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lanes, count, count_h, apart, a_constant, a_fate, b_fate,
+    down, bypass, ahead_g, ahead_a, ahead_b, ahead_h,
 ):  # fmt: skip
     """Take rows of lanes back by a step, or one by so many: as `forward_rows`.
 
     What stands at ``h`` are the results before, of ``count_h`` rows; before the others, there are the first states.
     """
     bypass_b = bypass and b_fate == STORE
+    way = -width(carry) if down else width(carry)
     for k in range(count):
-        g_now, a_now, b_now, h_now = (
-            shift(g, k * g_step),
-            shift(a, k * a_step),
-            shift(b, k * b_step),
-            shift(h, k * h_step),
-        )
-        h0_now, carry_now = shift(h0, k * carry_step), shift(carry, k * carry_step)
-        to_a_now, to_b_now = shift(to_a, k * to_a_step), shift(to_b, k * to_b_step)
-        sums_a_now, sums_b_now = shift(sums_a, k * sums_a_step), shift(sums_b, k * sums_b_step)
+        g_now, a_now, b_now = row_at(g, apart, G, k), row_at(a, apart, A, k), row_at(b, apart, B, k)
+        h_now, h0_now, carry_now = row_at(h, apart, H, k), row_at(h0, apart, CARRY, k), row_at(carry, apart, CARRY, k)
+        to_a_now, to_b_now = row_at(to_a, apart, TO_A, k), row_at(to_b, apart, TO_B, k)
+        sums_a_now, sums_b_now = row_at(sums_a, apart, SUMS_A, k), row_at(sums_b, apart, SUMS_B, k)
         at_h0, head = k >= count_h, 0
         if bypass_b:
             head = lanes_to_line(to_b_now, lanes)
@@ -319,20 +295,33 @@ def vjp_rows(
             whole_vectors(to_a, carry, lanes - head, bypass_a), whole_vectors(to_b, carry, lanes - head, bypass_b)
         )
         tail = head + vectors * width(carry)
-        if head > 0:
+        if head > 0 or tail < lanes:
             vjp_lanes(
-                rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now, 0,
-                head, a_constant, a_fate, b_fate, at_h0,
+                rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now, head,
+                tail, lanes, a_constant, a_fate, b_fate, at_h0,
             )  # fmt: skip
-        vjp_vectors(
-            rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now, head,
-            vectors, a_constant, a_fate, b_fate, at_h0, down, bypass_a, bypass_b, ahead_g, ahead_a, ahead_b, ahead_h,
-        )  # fmt: skip
-        if tail < lanes:
-            vjp_lanes(
-                rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now, tail,
-                lanes, a_constant, a_fate, b_fate, at_h0,
-            )  # fmt: skip
+        gate = broadcast(load(a_now, 0, carry))
+        row_total = broadcast(constant(0.0, load(a_now, 0, carry)))
+        begin = tail - width(carry) if down else head
+        for vector in range(vectors):
+            j = begin + vector * way
+            request_vector(g_now, j, ahead_g)
+            request_vector(b_now, j, ahead_b)
+            request_vector(h_now, j, ahead_h)
+            if not a_constant:
+                request_vector(a_now, j, ahead_a)
+                gate = load_vector(a_now, j, carry)
+            before = load_vector(h0_now, j, carry) if at_h0 else load_vector(h_now, j, carry)
+            arrived = load_vector(g_now, j, carry) + load_vector(carry_now, j, carry)
+            grad_a, grad_b, onward = adjoint(rule, arrived, gate, load_vector(b_now, j, carry), before)
+            store_vector(carry_now, j, onward)
+            if a_fate == SUM:
+                row_total = row_total + grad_a
+            else:
+                settle(to_a_now, sums_a_now, j, grad_a, a_fate, bypass_a)
+            settle(to_b_now, sums_b_now, j, grad_b, b_fate, bypass_b)
+        if a_fate == SUM:
+            store(sums_a_now, 0, load(sums_a_now, 0, sums_a) + total(row_total))
 
 
 def vjp(
@@ -351,14 +340,8 @@ def vjp(
     ahead_b, ahead_h = bytes_ahead(geometry, B, rows, True, down), bytes_ahead(geometry, H, rows, True, down)
     over_time = rows == 1 and not fresh  # as in `forward`
     stride, run = steps if over_time else 1, rows_at_once(geometry, rows)
-    sign = -1 if over_time else 1  # against the direction of travel
-    g_step, a_step = sign * step_of(geometry, G, over_time, down), sign * step_of(geometry, A, over_time, down)
-    b_step, h_step = sign * step_of(geometry, B, over_time, down), sign * step_of(geometry, H, over_time, down)
-    carry_step = 0 if over_time else step_of(geometry, CARRY, False, down)
-    to_a_step = sign * step_of(geometry, TO_A, over_time, down)
-    to_b_step = sign * step_of(geometry, TO_B, over_time, down)
-    sums_a_step = sign * step_of(geometry, SUMS_A, over_time, down)
-    sums_b_step = sign * step_of(geometry, SUMS_B, over_time, down)
+    apart = stack_ints(16)
+    fill_steps(apart, geometry, over_time, -1 if down or over_time else 1)
     for outer in range(outer_first, outer_last):
         for ago in range(0, steps, stride):
             t = steps - stride - ago
@@ -373,13 +356,11 @@ def vjp(
                 top, last = t + stride - 1, t + end - 1
                 to_a_now = place(to_a, geometry, TO_A, top, row, outer, lane_first)
                 to_b_now = place(to_b, geometry, TO_B, top, row, outer, lane_first)
-                above, under = (stride - end) * run, begin
+                low, high, all_rows = (stride - end) * run, (stride - begin) * run, stride * run
                 if a_fate == STORE:
-                    write_zero_rows(to_a_now, to_a_step, carry, above, lanes)
-                    write_zero_rows(shift(to_a_now, (stride - begin) * to_a_step), to_a_step, carry, under, lanes)
+                    clear_rows(to_a_now, load_int(apart, TO_A), carry, lanes, low, high, all_rows)
                 if b_fate == STORE:
-                    write_zero_rows(to_b_now, to_b_step, carry, above, lanes)
-                    write_zero_rows(shift(to_b_now, (stride - begin) * to_b_step), to_b_step, carry, under, lanes)
+                    clear_rows(to_b_now, load_int(apart, TO_B), carry, lanes, low, high, all_rows)
                 count = (end - begin) * run
                 known = count if t + begin != first else count - 1 if over_time else 0
                 vjp_rows(
@@ -394,8 +375,8 @@ def vjp(
                     place(to_b, geometry, TO_B, last, row, outer, lane_first),
                     place(sums_a, geometry, SUMS_A, last, row, outer, a_lane),
                     place(sums_b, geometry, SUMS_B, last, row, outer, lane_first),
-                    lanes, count, known, g_step, a_step, b_step, h_step, carry_step, to_a_step, to_b_step, sums_a_step,
-                    sums_b_step, a_constant, a_fate, b_fate, down, bypass, ahead_g, ahead_a, ahead_b, ahead_h,
+                    lanes, count, known, apart, a_constant, a_fate, b_fate, down, bypass, ahead_g, ahead_a, ahead_b,
+                    ahead_h,
                 )  # fmt: skip
     if bypass:
         fence()
