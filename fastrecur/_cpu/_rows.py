@@ -280,6 +280,8 @@ def vjp_rows(
     """
     bypass_b = bypass and b_fate == STORE
     way = -width(carry) if down else width(carry)
+    zero = broadcast(constant(0.0, load(carry, 0, carry)))
+    so_far = zero
     for k in range(count):
         g_now, a_now, b_now = row_at(g, apart, G, k), row_at(a, apart, A, k), row_at(b, apart, B, k)
         h_now, h0_now, carry_now = row_at(h, apart, H, k), row_at(h0, apart, CARRY, k), row_at(carry, apart, CARRY, k)
@@ -301,7 +303,6 @@ def vjp_rows(
                 tail, lanes, a_constant, a_fate, b_fate, at_h0,
             )  # fmt: skip
         gate = broadcast(load(a_now, 0, carry))
-        row_total = broadcast(constant(0.0, load(a_now, 0, carry)))
         begin = tail - width(carry) if down else head
         for vector in range(vectors):
             j = begin + vector * way
@@ -316,12 +317,13 @@ def vjp_rows(
             grad_a, grad_b, onward = adjoint(rule, arrived, gate, load_vector(b_now, j, carry), before)
             store_vector(carry_now, j, onward)
             if a_fate == SUM:
-                row_total = row_total + grad_a
+                so_far = so_far + grad_a
             else:
                 settle(to_a_now, sums_a_now, j, grad_a, a_fate, bypass_a)
             settle(to_b_now, sums_b_now, j, grad_b, b_fate, bypass_b)
-        if a_fate == SUM:
-            store(sums_a_now, 0, load(sums_a_now, 0, sums_a) + total(row_total))
+        if a_fate == SUM and (k == count - 1 or load_int(apart, SUMS_A) != 0):  # rows of one sum are added up at once
+            store(sums_a_now, 0, load(sums_a_now, 0, sums_a) + total(so_far))
+            so_far = zero
 
 
 def vjp(
