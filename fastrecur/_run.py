@@ -12,7 +12,7 @@ from ._arrays import address
 from ._cpu import _native, _rows, _series, _summaries, _tiles
 from ._cpu._compile import kernel
 from ._cpu._memory import WIDTH
-from ._problem import CARRY, LENGTHS, LINE, PIECES, ROWS, SERIES, SUMS_A, SUMS_B, TILES, TO_A, TO_B, A, B, G, H
+from ._problem import CARRY, LENGTHS, LINE, PIECES, ROWS, SERIES, SUM, SUMS_A, SUMS_B, TILES, TO_A, TO_B, A, B, G, H
 
 _KERNELS = {
     (ROWS, "forward"): _rows.forward,
@@ -430,8 +430,14 @@ def _vjp_series(plan, call, head, sharing, strides, team):
         return
     parts = [(call, *own, *tail, *share, blocks) for own, share in zip(heads, shares, strict=True)]
     team.run([(*part, _series.SUMMARISE) for part in parts], threads)
-    call(*heads[last], *tail, 0, blocks, blocks, _series.FOLD)
-    team.run([(*part, _series.REPLAY) for part in parts], threads)
+    # One after the other, and in the kernel's order, as one thread adds up what they share.
+    for lane in range(plan.lanes)[:: -1 if plan.time_strides[H] > 0 else 1]:
+        tail = address(scratch), lane, lane + 1
+        call(*heads[last], *tail, 0, blocks, blocks, _series.FOLD)
+        replays = [
+            (call, *own, *tail, *share, blocks, _series.REPLAY) for own, share in zip(heads, shares, strict=True)
+        ]
+        team.run(replays, threads)
 
 
 # ---- Sharing the work out -------------------------------------------------------------------------------------------
@@ -460,8 +466,9 @@ def _sharing(plan, most, fresh, fresh_bytes):
     if plan.traversal != SERIES:
         parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, pieces or threads)
         tables = [geometry] * len(parts)
-        sharers = min(threads, len(parts))
-        if sharers > 1 and fresh_bytes >= FRESH_BYTES and plan.traversal == ROWS and plan.sizes[0] == 1:
+        sharers = min(threads, len(parts)) if plan.traversal == ROWS and plan.sizes[0] == 1 else 0
+        # Who provides pages walks step by step, and a sum over rows must not depend on that.
+        if sharers > 1 and fresh_bytes >= FRESH_BYTES and plan.geometry[4] != SUM:
             tables = [geometry.copy() for _ in parts]
             for mine, table in enumerate(tables[:sharers]):  # each sees to its share of the pages
                 table[7], table[8] = sharers, mine

@@ -109,6 +109,21 @@ def test_same_bits_as_if_large(rng, monkeypatch, set_threads, name, shape, axis)
             assert_same_bits(grad, expected)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("shape", "axis"), [*SHAPES, ((40, 1024), 0), ((4, 50, 600), 1), ((5, 9001), 1)])
+def test_sums_do_not_depend_on_threads(rng, monkeypatch, set_threads, shape, axis, reverse):
+    lower_thresholds(monkeypatch.setattr)
+    for name, gate in itertools.product(RECURRENCES, [0.3, 1e-5, np.full((1,) * len(shape), 0.7)]):
+        g, x = rng.standard_normal((2, *shape))
+        h = getattr(fastrecur, name)(gate, x, axis=axis, reverse=reverse)
+        grads = []
+        for threads in [1, 2, 3]:
+            set_threads(threads)
+            grads.append(getattr(fastrecur, name + "_vjp")(g, gate, x, h, axis=axis, reverse=reverse)[0])
+        assert_same_bits(grads[1], grads[0])
+        assert_same_bits(grads[2], grads[0])
+
+
 def test_an_unaligned_result_past_the_cache(monkeypatch):
     lower_thresholds(monkeypatch.setattr)
     for start in [1, 4]:
