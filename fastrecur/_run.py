@@ -377,7 +377,7 @@ def _told(plan, call, head, carry, tail, scratch, before):
         # As much again of each block that is left would do.
         if asked == most or not (left <= FORGOTTEN ** (asked / most)).all():
             return None
-        upto = min(most, 4 * asked or 2)
+        upto = min(most, 4 * asked or 2)  # 2, 8, 32, ...
         for of_state, choice in zip(left, before, strict=True):
             if more := choice[asked:upto]:
                 place = min(more), max(more) + 1

@@ -301,3 +301,13 @@ def test_numbers_that_nothing_can_hold():
             fastrecur.forget_mult(0.5, np.ones(4), lengths=lengths)
     with raises(TypeError, "x"):
         fastrecur.forget_mult(0.5, [np.ma.array([1, 2], mask=[0, 1])])
+
+
+def test_an_output_that_has_become_read_only():
+    out = np.zeros((3, 4))
+    fastrecur.forget_mult(0.5, np.ones((3, 4)), out=out)
+    before = out.copy()
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="`out`"):
+        fastrecur.forget_mult(0.5, np.zeros((3, 4)), out=out)
+    assert (out == before).all()

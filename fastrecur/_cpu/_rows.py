@@ -94,17 +94,17 @@ def whole_vectors(target, carry, n, bypass):
 
 
 @njit(**HELPER)
-def fill_steps(steps, geometry, over_time, way):
+def measure_rows(apart, geometry, over_time, way):
     """Note how far each operand's next row stands from one: the next step's, or its neighbour at the same step."""
-    for operand in range(10):
+    for operand in range(SUMS_B + 1):
         at = HEAD + 3 * operand
-        store_int(steps, operand, way * load_int(geometry, at if over_time else at + 1))
+        store_int(apart, operand, way * load_int(geometry, at if over_time else at + 1))
 
 
 @njit(**INLINE)
-def row_at(pointer, steps, operand, k):
+def row_at(pointer, apart, operand, k):
     """Return where the k-th row stands from one on."""
-    return shift(pointer, k * load_int(steps, operand))
+    return shift(pointer, k * load_int(apart, operand))
 
 
 @njit(**HELPER)
@@ -208,7 +208,7 @@ def forward(
     over_time = rows == 1 and not fresh
     stride, run = steps if over_time else 1, rows_at_once(geometry, rows)
     apart = stack_ints(16)
-    fill_steps(apart, geometry, over_time, -1 if down and not over_time else 1)
+    measure_rows(apart, geometry, over_time, -1 if down and not over_time else 1)
     h_step = load_int(apart, H)
     for outer in range(outer_first, outer_last):
         for t in range(0, steps, stride):
@@ -217,7 +217,7 @@ def forward(
             for turn in range(0, rows, run):
                 row = row_last - 1 - turn if down else row_first + turn
                 start, stop = valid_range(place(lengths, geometry, LENGTHS, 0, row, outer, 0), steps, reverse)
-                start, stop = valid_steps(start, stop, t, stride)
+                start, stop = valid_steps(start, stop, t, stride)  # of one step (0, 1) or (0, 0)
                 h_now = place(h, geometry, H, t, row, outer, lane_first)
                 clear_rows(h_now, h_step, carry, lanes, start, stop * run, stride * run)
                 a_now = place(a, geometry, A, t + start, row, outer, 0 if a_constant else lane_first)
@@ -343,7 +343,7 @@ def vjp(
     over_time = rows == 1 and not fresh  # as in `forward`
     stride, run = steps if over_time else 1, rows_at_once(geometry, rows)
     apart = stack_ints(16)
-    fill_steps(apart, geometry, over_time, -1 if down or over_time else 1)
+    measure_rows(apart, geometry, over_time, -1 if down or over_time else 1)
     for outer in range(outer_first, outer_last):
         for ago in range(0, steps, stride):
             t = steps - stride - ago
@@ -364,7 +364,9 @@ def vjp(
                 if b_fate == STORE:
                     clear_rows(to_b_now, load_int(apart, TO_B), carry, lanes, low, high, all_rows)
                 count = (end - begin) * run
-                known = count if t + begin != first else count - 1 if over_time else 0
+                known = count  # rows before which there are results, else the first states
+                if t + begin == first:
+                    known = count - 1 if over_time else 0
                 vjp_rows(
                     rule,
                     place(g, geometry, G, last, row, outer, lane_first),
