@@ -428,16 +428,16 @@ def _vjp_series(plan, call, head, sharing, strides, team):
                 call(*part(k)[1:], _series.PART)
         carry[...] = states[0]
         return
-    parts = [(call, *own, *tail, *share, blocks) for own, share in zip(heads, shares, strict=True)]
-    team.run([(*part, _series.SUMMARISE) for part in parts], threads)
+
+    def on_shares(tail, phase):
+        return [(call, *own, *tail, *share, blocks, phase) for own, share in zip(heads, shares, strict=True)]
+
+    team.run(on_shares(tail, _series.SUMMARISE), threads)
     # One after the other, and in the kernel's order, as one thread adds up what they share.
     for lane in range(plan.lanes)[:: -1 if plan.time_strides[H] > 0 else 1]:
         tail = address(scratch), lane, lane + 1
         call(*heads[last], *tail, 0, blocks, blocks, _series.FOLD)
-        replays = [
-            (call, *own, *tail, *share, blocks, _series.REPLAY) for own, share in zip(heads, shares, strict=True)
-        ]
-        team.run(replays, threads)
+        team.run(on_shares(tail, _series.REPLAY), threads)
 
 
 # ---- Sharing the work out -------------------------------------------------------------------------------------------

@@ -16,6 +16,6 @@ def lower_thresholds(setattr):
     setattr(_run, "BYPASS_ROW", 0)
     setattr(_run, "FRESH_BYTES", 0)
     setattr(_run, "_cache_bytes", lambda: 0)
-    # What was remembered of short calls is not for large ones.
+    # What was remembered of calls, and of how threads share them, is not for large ones.
     setattr(_call, "_shortcuts", {})
     setattr(_run, "_sharing", functools.lru_cache(_run._sharing.__wrapped__))
