@@ -76,7 +76,7 @@ def _circumstances():
 
 def _machine_code(function, signature):
     """Compile; return machine code and the symbol of the kernel in it."""
-    dispatcher = njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    dispatcher = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
     dispatcher.compile(signature)
     compiled = dispatcher.overloads[signature.args]
     _, _, (code, *_) = compiled.library.serialize_using_object_code()

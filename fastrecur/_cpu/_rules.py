@@ -151,4 +151,4 @@ for _function in (
     _pooling.put_out,
     _pooling.put_out_adjoint,
 ):
-    register_jitable(**INLINE, error_model="numpy")(_function)
+    register_jitable(**INLINE)(_function)
