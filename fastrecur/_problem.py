@@ -173,10 +173,10 @@ def zeros(shape, dtype):
     return aligned(shape, dtype, functools.partial(np.zeros, dtype=np.uint8))
 
 
-def empty(shape, dtype, strides, large=LARGE, beside=0):
-    """Allocate an array with given (dense) strides, aligned if ``large``."""
+def empty(shape, dtype, strides, large=None, beside=0):
+    """Allocate an array with given (dense) strides, aligned if it is ``large``, or if so many bytes."""
     in_memory, back = _memory_order(shape, strides)
-    if math.prod(shape) * dtype.itemsize >= large:
+    if math.prod(shape) * dtype.itemsize >= (LARGE if large is None else large):
         array = aligned(in_memory, dtype, beside=beside)
     else:
         array = np.empty(in_memory, dtype)

@@ -2,7 +2,7 @@
 
 import functools
 
-from fastrecur import _call, _run
+from fastrecur import _call, _problem, _run
 
 
 def lower_thresholds(setattr):
@@ -15,6 +15,7 @@ def lower_thresholds(setattr):
     setattr(_run, "LONG_PIECE", 64)
     setattr(_run, "BYPASS_ROW", 0)
     setattr(_run, "FRESH_BYTES", 0)
+    setattr(_problem, "LARGE", 0)  # results that go past the cache begin with a line: sums are cut by lines
     setattr(_run, "_cache_bytes", lambda: 0)
     # What was remembered of calls, and of how threads share them, is not for large ones.
     setattr(_call, "_shortcuts", {})
