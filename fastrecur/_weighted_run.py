@@ -28,7 +28,9 @@ SEGMENTS = 8  # that a long series is cut into, for each
 LONG_SEGMENT = 1 << 23  # steps
 FORGOTTEN = 2.0**-80  # what is left of a state that a segment need not know
 ALIKE = 2.0**-40
+SEARCH = 1 << 16  # values that are looked at together for the first one that is there
 ALONG = 0  # a chunk: lanes are walked one by one, a vector of steps at a time
+ALONG_LANES = 2 * WIDTH  # from as many on, tiles are quicker
 _WIDE = np.dtype(np.float64)
 
 
@@ -68,7 +70,7 @@ def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods,
     else:
         by_rows = bool(order) and abs(h.strides[order[-1]]) < abs(h.strides[axis])
         parts = [None if o is None else (o, o.strides[0], _offsets(o)) for o in operands]
-        along = y is None and steps >= _problem.LONG_SERIES
+        along = lanes < ALONG_LANES and steps >= _problem.LONG_SERIES
         along = along and all(o is None or abs(o.strides[0]) in (0, o.itemsize) for o in operands)
         chunk = ALONG if along else STEPS if by_rows else steps
         options = chunk, max(1, min_periods), bias, h.nbytes >= LARGE
@@ -79,12 +81,19 @@ def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods,
 
 def _first_values(values):
     """Return the first finite value of each lane, time being the first axis; 0 where there is none."""
+    values = values[..., np.newaxis]
     first = np.array(values[0], _WIDE)
-    for index in np.argwhere(~np.isfinite(first)):
-        lane = values[(slice(None), *index)]
-        at = np.argmax(np.isfinite(lane))
-        first[tuple(index)] = lane[at] if np.isfinite(lane[at]) else 0
-    return first
+    open_lanes = np.nonzero(~np.isfinite(first))
+    t, steps = 1, 8
+    while t < len(values) and len(open_lanes[0]):
+        block = values[(slice(t, t + steps), *open_lanes)]
+        seen = np.isfinite(block)
+        there, at = seen.any(axis=0), seen.argmax(axis=0)
+        first[tuple(lanes[there] for lanes in open_lanes)] = block[at[there], np.flatnonzero(there)]
+        open_lanes = tuple(lanes[~there] for lanes in open_lanes)
+        t, steps = t + steps, min(2 * steps, 1 + SEARCH // (1 + len(open_lanes[0])))
+    first[open_lanes] = 0
+    return first[..., 0]
 
 
 def _offsets(operand):

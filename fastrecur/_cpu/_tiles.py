@@ -14,6 +14,7 @@ from numba import njit
 from .._steps import constant
 from ._memory import (
     HELPER,
+    ask_near,
     broadcast,
     fence,
     itemsize,
@@ -38,6 +39,7 @@ from ._rules import adjoint, neutral, step
 
 STEPS = 32
 AHEAD = 256  # bytes of a lane that are asked for before their turn: more streams than the machine's prefetcher follows
+NEAR = 1 << 14  # bytes within which rows are asked for too: what is farther would not stay in the first level
 LONG = 2048  # steps of a lane from which a first tile of less than a line does not matter
 # Where in `geometry` each operand's four strides begin, in bytes.
 A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = (8 * (HEAD + 2 + 4 * k) for k in range(10))
@@ -137,7 +139,10 @@ def bring(buffer, source, offsets, time, steps, ahead):
     done = 0
     if are_spaced(offsets, size, lanes):
         base = shift(source, load_int(offsets, 0))
+        near = abs(ahead) <= NEAR
         for k in range(steps):
+            if near:
+                ask_near(base, 0, k * time + ahead)
             store_vector(shift(buffer, k * row), 0, load_vector(shift(base, k * time), 0, buffer))
         done = steps
     elif time == 0 and are_spaced(offsets, 0, lanes):
@@ -179,8 +184,9 @@ def put(target, offsets, time, buffer, steps, lanes, ahead, bypass):
         for octet in range(0, lanes, 8):
             these, there = shift(offsets, octet * 8), shift(buffer, octet * itemsize(buffer))
             k, count = 0, done // 8
+            whole = octet + 8 <= lanes  # else the last lane is repeated, whose lines would be sent off again and again
             while count > 0:
-                if bypass and k == 0:
+                if bypass and whole and k == 0:
                     stream_blocks(there, row, target, these, count, 8 * size, 8 * row, ahead)
                 elif time > 0:
                     from_, to = shift(there, k * row), shift(target, k * size)

@@ -2,7 +2,7 @@
 
 As in `_tiles`, a tile of lanes is brought into a buffer, walked, and put back; how a sample takes part is written in
 `_steps`. Where lanes are neighbours, all of them go a tile's steps before the next (``chunk``), so that memory is
-walked from one end to the other. Lanes whose samples are neighbours go through `_weighted_series` instead.
+walked from one end to the other. A few long lanes whose samples are neighbours go through `_weighted_series` instead.
 
 Where a tile's lanes have one weight, it is walked as if no sample were missing, with a number for it; if one was, it is
 walked again, with a weight for each lane.
@@ -28,6 +28,7 @@ from ._memory import (
     shift,
     stack,
     stack_like,
+    store,
     store_vector,
     stream_vector,
     width,
@@ -107,16 +108,22 @@ def walk_level_average(rule, x_rows, gate_rows, gate_row, h_rows, state, plane, 
     What is missing makes the mean NaN, and it stays so.
     """
     number = load(state, WEIGHT * 16, state)
+    # Numbers first, in memory: a loop that broadcasts what it has just worked out would wait for it to be stored.
+    shares, rest = stack(state, STEPS), stack(state, STEPS)
+    for k in range(steps):
+        gate = load(shift(gate_rows, k * gate_row), 0, state)
+        share, kept, number, decay = weigh(number, gate, True, adjust(rule), timed(rule), ignore_na(rule))
+        store(shares, k, decay if is_sum(rule) else share)
+        store(rest, k, kept)
     mean = load_vector(shift(state, MEAN * plane), 0, state)
     one = constant(1.0, mean)
     for k in range(steps):
         x = load_vector(shift(x_rows, k * row_bytes(x_rows)), 0, state)
-        gate = load(shift(gate_rows, k * gate_row), 0, state)
-        share, kept, number, decay = weigh(number, gate, True, adjust(rule), timed(rule), ignore_na(rule))
+        share = broadcast(load(shares, k, state))
         if is_sum(rule):
-            mean = broadcast(decay) * mean + x
+            mean = share * mean + x
         else:
-            mean = approach(mean, broadcast(share), broadcast(kept), x)
+            mean = approach(mean, share, broadcast(load(rest, k, state)), x)
         store_vector(shift(h_rows, k * row_bytes(h_rows)), 0, mean)
     if not everywhere(is_seen(mean)):
         return False

@@ -193,3 +193,18 @@ def test_states_after_long_chunks(rng):
     parts = [stream.update(part) for part in np.split(x, [10, 70_000, 70_005, 140_001])]
     np.testing.assert_allclose(np.concatenate(parts), ewm_mean(x, **options), rtol=1e-10)
     assert stream.state.count == np.isfinite(x).sum()
+
+
+@pytest.mark.parametrize("shape", [(2000,), (1500, 40), (40, 1500), (70, 30)])
+def test_lanes_whose_first_sample_is_late(rng, shape):
+    """Deviations are from the first sample that is there, wherever that is: data far from 0 lose no digits."""
+    x = 1e9 + rng.standard_normal(shape)
+    lanes = x.reshape(shape[0], -1)
+    for k, lane in enumerate(lanes.T):
+        lane[: [0, 1, 7, 8, 9, 10, 25, 60, len(lane) - 1, len(lane)][k % 10 if len(shape) > 1 else 7]] = np.nan
+    actual = ewm_var(x, alpha=0.1, axis=0).reshape(lanes.shape)
+    for k in range(lanes.shape[1]):
+        first = np.isnan(lanes[:, k]).sum()
+        expected = ewm_var(lanes[first:, k] - 1e9, alpha=0.1)
+        np.testing.assert_allclose(actual[first:, k], expected, rtol=1e-9)
+        assert np.isnan(actual[:first, k]).all()
