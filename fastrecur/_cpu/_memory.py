@@ -697,6 +697,19 @@ _compiled_earlier = _moved_lanes(lambda j, n: j - n if j >= n else WIDTH + j)
 _compiled_later = _moved_lanes(lambda j, n: j + n if j + n < WIDTH else WIDTH + j)
 
 
+def _compiled_hidden_zero(typingctx, vector):
+    # 0 in all lanes, which the compiler is not told. With a known one it moves lanes by an expansion, which on some
+    # processors waits for what its register held before: the vectors of a loop would wait for each other.
+    def codegen(context, builder, signature, args):
+        kind = vector.element
+        number = context.get_value_type(kind)
+        name = f"llvm.arithmetic.fence.{'f32' if number == _F32 else 'f64'}"
+        fence = cgutils.get_or_insert_function(builder.module, ir.FunctionType(number, [number]), name)
+        return _spread(builder, builder.call(fence, [ir.Constant(number, 0.0)]))
+
+    return vector(vector), codegen
+
+
 def _compiled_turned(typingctx, vector):
     def codegen(context, builder, signature, args):
         return _shuffle(builder, args[0], args[0], list(range(WIDTH))[::-1])
@@ -859,6 +872,9 @@ if INTERPRETED:
     def spread_of(vector, n):
         return np.full(WIDTH, vector[n])
 
+    def hidden_zero(vector):
+        return np.zeros_like(vector)
+
     def broadcast(value):
         return value if value.dtype.kind == "c" else np.full(WIDTH, value)
 
@@ -919,6 +935,7 @@ else:
     total = intrinsic(_compiled_total)
     earlier = intrinsic(prefer_literal=True)(_compiled_earlier)
     later = intrinsic(prefer_literal=True)(_compiled_later)
+    hidden_zero = intrinsic(_compiled_hidden_zero)
     turned = intrinsic(_compiled_turned)
     spread_of = intrinsic(prefer_literal=True)(_compiled_spread_of)
     lane_of = intrinsic(prefer_literal=True)(_compiled_lane_of)

@@ -28,6 +28,7 @@ from ._memory import (
     ask_near_to_write,
     broadcast,
     earlier,
+    hidden_zero,
     in_place,
     is_own_kind,
     itemsize,
@@ -130,7 +131,7 @@ def is_finite(value):
 @njit(**INLINE)
 def compose_on(products, rises):
     """Fold every lane's step onto the lanes after it."""
-    one, zero = constant(1.0, products), constant(0.0, products)
+    one, zero = constant(1.0, products), hidden_zero(products)
     rises = fma(products, earlier(rises, zero, 1), rises)
     products = products * earlier(products, one, 1)
     rises = fma(products, earlier(rises, zero, 2), rises)
@@ -144,7 +145,7 @@ def compose_on(products, rises):
 @njit(**INLINE)
 def compose_weights(products, weights):
     """Fold what the steps' own values weigh: 1 less the products, without that difference."""
-    one, zero = constant(1.0, products), constant(0.0, products)
+    one, zero = constant(1.0, products), hidden_zero(products)
     weights = fma(products, earlier(weights, zero, 1), weights)
     products = products * earlier(products, one, 1)
     weights = fma(products, earlier(weights, zero, 2), weights)
