@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from ..recurrence import forget_mult
-from . import _call, _pool, _tensors
+from . import _call, _pool, _products, _tensors
 
 BLOCK = 1024  # rows of a product that are pooled while they are in the cache
 
@@ -64,16 +64,14 @@ def layer_inference(source, weight, bias, c0=None, *, batch_sizes=None, output_g
     carry = _carry(source, c0, batch, size)
     if h.numel() == 0:
         return h, carry.to(source.dtype)
-    buffer = source.new_empty(max(rows for _, _, rows in cuts), columns)
-    turned = weight.t()
+    product_of = _products.product_with(weight, h.numel() // size, max(rows for _, _, rows in cuts))
     for first, last, rows in reversed(cuts) if reverse else cuts:
-        product = buffer[:rows]
         if batch_sizes is None:
             at = slice(first, last)
         else:
             start = int(whole.starts[first])
             at = slice(start, start + rows)
-        torch.mm(source[at].reshape(rows, -1), turned, out=product)
+        product = product_of(source[at].reshape(rows, -1))
         if batch_sizes is None:
             product = product.view(last - first, batch, columns)
         _pool.forward(product, bias, keep, carry, h[at], None, whole.cut(first, last), output_gate)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastrecur.torch import _pool, _pooling
+from fastrecur.torch import _pool, _pooling, _products
 
 ULP = 2  # what the activations promise
 POISON = 7.5
@@ -71,13 +71,19 @@ def test_packed_rows_and_their_gradients(dtype):
         assert_alike(fused, composed, dtype)
 
 
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
+
+
+@pytest.mark.parametrize("by_onednn", [False, pytest.param(True, marks=needs_onednn)])
 @pytest.mark.parametrize("packed", [False, True])
-def test_blocks_of_time_give_the_whole(packed, monkeypatch):
+def test_blocks_of_time_give_the_whole(packed, by_onednn, monkeypatch):
     monkeypatch.setattr(_pooling, "BLOCK", 5)
+    monkeypatch.setattr(_products, "FEW_ROWS", 1)
+    monkeypatch.setattr(_products, "prefers_onednn", lambda: by_onednn)
     batch_sizes = torch.tensor([3, 3, 2, 1, 1]) if packed else None
     source = torch.randn(10, 11) if packed else torch.randn(7, 3, 11)
     for gated, reverse, keep, has_bias in itertools.product((True, False), (False, True), (None, 0.7), (True, False)):
-        weight, c0 = torch.randn((2 + gated) * 20, 11), torch.randn(3, 20)
+        weight, c0 = torch.randn(11, (2 + gated) * 20).t(), torch.randn(3, 20)
         bias = torch.randn(len(weight)) if has_bias else None
         options = {"output_gate": gated, "reverse": reverse, "keep": keep}
         blocks = _pooling.layer_inference(source, weight, bias, c0, batch_sizes=batch_sizes, **options)
@@ -87,6 +93,46 @@ def test_blocks_of_time_give_the_whole(packed, monkeypatch):
         else:
             whole = _pooling._composed(product, c0.double(), **options)
         assert_alike(blocks, whole, torch.float32)
+
+
+@needs_onednn
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # from `flags` itself
+def test_products_are_by_onednn_where_that_is_quicker(monkeypatch):
+    weight, rows = torch.randn(30, 20), torch.randn(100, 20)
+    taken = []
+    monkeypatch.setattr(torch, "mm", lambda *args, mm=torch.mm, **kwargs: taken.append(args) or mm(*args, **kwargs))
+
+    def by_onednn(weight, rows=rows):
+        taken.clear()
+        product = _products.product_with(weight, len(rows), len(rows))(rows)
+        torch.testing.assert_close(product, rows @ weight.t())
+        assert product.layout == torch.strided and product.is_contiguous()
+        return not taken
+
+    for quicker in (True, False):
+        monkeypatch.setattr(_products, "prefers_onednn", lambda quicker=quicker: quicker)
+        assert by_onednn(weight) is quicker
+    monkeypatch.setattr(_products, "prefers_onednn", lambda: True)
+    assert by_onednn(torch.randn(20, 30).t())
+    assert by_onednn(weight, torch.randn(100, 40)[:, ::2])
+    with torch.no_grad():
+        assert by_onednn(torch.nn.Parameter(weight))
+    assert not by_onednn(weight, rows[:63])
+    assert not by_onednn(weight.double(), rows.double())
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not by_onednn(weight)
+
+
+@pytest.mark.parametrize(
+    ("processor", "capability", "expected"),
+    [("znver5", "AVX512", True), ("znver6", "AVX512", True), ("znver5", "AVX2", False), ("znver4", "AVX512", False),
+     ("sapphirerapids", "AVX512", False), ("generic", "DEFAULT", False), ("apple-m1", "DEFAULT", False)],
+)  # fmt: skip
+def test_which_processors_prefer_onednn(processor, capability, expected, monkeypatch):
+    monkeypatch.setattr(_products.binding, "get_host_cpu_name", lambda: processor)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(_products, "_has_both", lambda: True)
+    assert _products.prefers_onednn.__wrapped__() is expected
 
 
 def test_gradients_of_gradients():
