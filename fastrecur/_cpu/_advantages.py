@@ -4,9 +4,25 @@ from numba import njit
 
 from .. import _steps
 from .._steps import constant
-from ._memory import HELPER, INLINE, broadcast, itemsize, load, load_int, load_vector, shift, store, store_vector, width
+from ._memory import (
+    HELPER,
+    INLINE,
+    ask_near,
+    ask_near_to_write,
+    broadcast,
+    itemsize,
+    load,
+    load_int,
+    load_vector,
+    shift,
+    store,
+    store_vector,
+    width,
+)
 
 advantage = njit(**INLINE)(_steps.advantage)
+
+AHEAD = 4096  # bytes of an operand that are asked for before their turn
 
 
 @njit(**HELPER)
@@ -23,6 +39,7 @@ def walk(rule, rewards, values, successors, ends, cuts, h, carry, h0, geometry, 
     gamma, decay = load(h0, 0, carry), load(h0, 1, carry)
     many_gamma, many_decay = broadcast(gamma), broadcast(decay)
     whole = (high - low) // width(carry) * width(carry)
+    ahead = -max(1, AHEAD // (lanes * itemsize(h))) * lanes * itemsize(h)
     for block in range(first, last):
         for j in range(high - low):
             store(carry, low + j, constant(0.0, gamma))
@@ -33,6 +50,9 @@ def walk(rule, rewards, values, successors, ends, cuts, h, carry, h0, geometry, 
                 at(h, place),
             )  # fmt: skip
             for j in range(0, whole, width(carry)):
+                ask_near(r, j, ahead)
+                ask_near(v, j, ahead)
+                ask_near_to_write(to, j, ahead)
                 new = advantage(
                     load_vector(carry, low + j, carry), load_vector(r, j, carry), load_vector(v, j, carry),
                     load_vector(s, j, carry), load_vector(e, j, carry), load_vector(c, j, carry), many_gamma,
