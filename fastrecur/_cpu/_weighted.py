@@ -18,6 +18,7 @@ from .._steps import constant, everywhere, select
 from ._memory import (
     HELPER,
     INLINE,
+    ask_near,
     broadcast,
     fence,
     itemsize,
@@ -34,7 +35,7 @@ from ._memory import (
     width,
 )
 from ._rules import trait
-from ._tiles import are_spaced, bring, put, row_bytes, soon, steps_to_line
+from ._tiles import NEAR, are_spaced, bring, put, row_bytes, soon, steps_to_line
 
 GEOMETRY = (
     "steps", "chunk", "lanes", "padded", "x_time", "y_time", "h_time", "gate_time", "min_periods", "bias", "bypass",
@@ -48,6 +49,7 @@ AVERAGE_PLANES = MEAN + 1
 STATE = 16 * PLANES
 STEPS = 32
 TILE = 16 * STEPS
+ROWS_AHEAD = 16  # at which rows in memory are asked for, where those of the next chunk are too far
 NAN = float("nan")
 
 is_seen, weigh, approach, covary = (
@@ -102,10 +104,13 @@ def is_level(state, plane, shared, least):
 
 
 @njit(**HELPER)
-def walk_level_average(rule, x_rows, gate_rows, gate_row, h_rows, state, plane, steps):
+def walk_level_average(
+    rule, x_rows, x_row, gate_rows, gate_row, h_rows, h_row, state, plane, steps, ahead, bypass
+):  # fmt: skip
     """Walk as if no sample were missing; return whether that was so: if not, nothing but ``h_rows`` has changed.
 
-    What is missing makes the mean NaN, and it stays so.
+    What is missing makes the mean NaN, and it stays so. Rows are a buffer's, or those in memory, which are asked for
+    ``ahead`` bytes before their turn, and may be written past the cache.
     """
     number = load(state, WEIGHT * 16, state)
     # Numbers first, in memory: a loop that broadcasts what it has just worked out would wait for it to be stored.
@@ -118,13 +123,18 @@ def walk_level_average(rule, x_rows, gate_rows, gate_row, h_rows, state, plane, 
     mean = load_vector(shift(state, MEAN * plane), 0, state)
     one = constant(1.0, mean)
     for k in range(steps):
-        x = load_vector(shift(x_rows, k * row_bytes(x_rows)), 0, state)
+        if ahead != 0:
+            ask_near(x_rows, 0, k * x_row + ahead)
+        x = load_vector(shift(x_rows, k * x_row), 0, state)
         share = broadcast(load(shares, k, state))
         if is_sum(rule):
             mean = share * mean + x
         else:
             mean = approach(mean, share, broadcast(load(rest, k, state)), x)
-        store_vector(shift(h_rows, k * row_bytes(h_rows)), 0, mean)
+        if bypass:
+            stream_vector(shift(h_rows, k * h_row), 0, mean)
+        else:
+            store_vector(shift(h_rows, k * h_row), 0, mean)
     if not everywhere(is_seen(mean)):
         return False
     count = load_vector(shift(state, COUNT * plane), 0, state) + broadcast(constant(float(steps), number))
@@ -135,11 +145,14 @@ def walk_level_average(rule, x_rows, gate_rows, gate_row, h_rows, state, plane, 
 
 
 @njit(**HELPER)
-def walk_average(rule, x_rows, gate_rows, gate_row, shared, h_rows, state, steps, least):
-    """Advance the means, or sums, of a tile's lanes."""
+def walk_average(rule, x_rows, gate_rows, gate_row, shared, h_rows, state, steps, least, is_tried):
+    """Advance the means, or sums, of a tile's lanes; ``is_tried`` says that it is known not to be complete."""
     plane = width(state) * itemsize(state)
-    if is_level(state, plane, shared, least):
-        if walk_level_average(rule, x_rows, gate_rows, gate_row, h_rows, state, plane, steps):
+    if not is_tried and is_level(state, plane, shared, least):
+        x_row, h_row = row_bytes(x_rows), row_bytes(h_rows)
+        if walk_level_average(
+            rule, x_rows, x_row, gate_rows, gate_row, h_rows, h_row, state, plane, steps, 0, False
+        ):  # fmt: skip
             return
     mean, count = load_vector(shift(state, MEAN * plane), 0, state), load_vector(shift(state, COUNT * plane), 0, state)
     weight = load_vector(shift(state, WEIGHT * plane), 0, state)
@@ -220,20 +233,33 @@ def average(rule, x, h, gate, carry, geometry, first, last):
     least, bypass = load_int(geometry, 8), load_int(geometry, 10)
     x_rows, gate_rows, h_rows = stack_like(x, carry, TILE), stack_like(gate, carry, TILE), stack_like(h, carry, TILE)
     gate_row = 0 if gate_time == 0 else row_bytes(gate_rows)
-    state = stack(carry, STATE)
+    state, plane = stack(carry, STATE), width(carry) * itemsize(carry)
     for begin in range(0, steps, chunk):
         end = min(steps, begin + chunk)
         for lane in range(first, last, width(carry)):
             x_at = shift(geometry, 8 * (HEAD + lane))
             h_at, gate_at = shift(x_at, 16 * padded), shift(x_at, 24 * padded)
             shared = are_spaced(gate_at, 0, width(carry))
+            # Complete lanes that are neighbours are walked where they stand.
+            in_place = lane + width(carry) <= lanes and are_spaced(x_at, itemsize(x), width(carry))
+            in_place = in_place and are_spaced(h_at, itemsize(h), width(carry))
+            h_base = shift(h, load_int(h_at, 0))
+            past = bypass and misalignment(h_base) == 0 and h_time % 64 == 0
+            ahead = soon(x, x_time) if abs(soon(x, x_time)) <= NEAR else ROWS_AHEAD * x_time
             copy_planes(state, width(carry), carry, padded, lane, 0, AVERAGE_PLANES)
             for t in range(begin, end, STEPS):
                 n = min(STEPS, end - t)
-                bring(x_rows, shift(x, t * x_time), x_at, x_time, n, soon(x, x_time))
                 if gate_time != 0 or t == begin:
                     bring_gates(gate_rows, shift(gate, t * gate_time), gate_at, gate_time, n, shared)
-                walk_average(rule, x_rows, gate_rows, gate_row, shared, h_rows, state, n, least)
+                is_tried = in_place and is_level(state, plane, shared, least)
+                if is_tried:
+                    if walk_level_average(
+                        rule, shift(x, load_int(x_at, 0) + t * x_time), x_time, gate_rows, gate_row,
+                        shift(h_base, t * h_time), h_time, state, plane, n, ahead, past,
+                    ):  # fmt: skip
+                        continue
+                bring(x_rows, shift(x, t * x_time), x_at, x_time, n, soon(x, x_time))
+                walk_average(rule, x_rows, gate_rows, gate_row, shared, h_rows, state, n, least, is_tried)
                 put_results(shift(h, t * h_time), h_at, h_time, h_rows, n, min(width(carry), lanes - lane), bypass)
             copy_planes(carry, padded, state, width(carry), 0, lane, AVERAGE_PLANES)
     fence()
