@@ -373,6 +373,13 @@ def _compiled_stack_of(typingctx, pointer, carry, count):
     return pointer(pointer, carry, count), codegen
 
 
+def _compiled_stack_wide(typingctx, pointer, carry, count):
+    # A buffer of the carry's kind; with the pointer's own type if that is its kind too.
+    kind = pointer if pointer.element == carry.element else carry
+    made = _compiled_stack(typingctx, kind, count)
+    return None if made is None else (kind(pointer, carry, count), made[1])
+
+
 def _compiled_is_own_kind(typingctx, buffer, pointer):
     def codegen(context, builder, signature, args):
         return ir.Constant(ir.IntType(1), int(buffer == pointer))
@@ -850,6 +857,10 @@ if INTERPRETED:
     store = _interpreted_store
     stack = _interpreted_stack
     stack_like = stack_of = _interpreted_stack_like
+
+    def stack_wide(pointer, carry, count):
+        return stack(carry, count)
+
     load_blocks = _interpreted_load_blocks
     store_blocks = stream_blocks = _interpreted_store_blocks
     load_vector = _interpreted_load_vector
@@ -920,6 +931,7 @@ else:
     stack = intrinsic(prefer_literal=True)(_compiled_stack)
     stack_like = intrinsic(prefer_literal=True)(_compiled_stack_like)
     stack_of = intrinsic(prefer_literal=True)(_compiled_stack_of)
+    stack_wide = intrinsic(prefer_literal=True)(_compiled_stack_wide)
     is_own_kind = intrinsic(_compiled_is_own_kind)
     in_place = intrinsic(_compiled_in_place)
     stack_ints = intrinsic(prefer_literal=True)(_compiled_stack_ints)

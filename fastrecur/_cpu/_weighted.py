@@ -58,7 +58,6 @@ is_seen, weigh, approach, covary = (
 
 
 adjust, timed, ignore_na, is_sum = map(trait, ("adjust", "timed", "ignore_na", "sum"))
-is_covariance = trait("covariance")
 variance = trait("variance")  # both series are one
 
 

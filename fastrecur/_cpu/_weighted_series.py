@@ -31,6 +31,7 @@ from ._memory import (
     spread_of,
     stack,
     stack_of,
+    stack_wide,
     store,
     store_vector,
     total,
@@ -55,7 +56,6 @@ from ._weighted import (
     are_seen,
     covary,
     ignore_na,
-    is_covariance,
     is_seen,
     is_sum,
     timed,
@@ -399,20 +399,48 @@ def count_seen(x_rows, y_rows, steps, state):
 
 
 @njit(**HELPER)
+def take_few(rows, source, time, steps):
+    """Bring fewer steps than a vector has into a buffer."""
+    for k in range(steps):
+        store(rows, k, load(shift(source, k * time), 0, rows))
+
+
+@njit(**HELPER)
 def bring(rows, source, time, steps):
     """Return where samples stand one after the other, in place or brought into a buffer."""
+    if steps % width(rows) != 0:
+        take_few(rows, source, time, steps)
+        return rows
     if time == 0:
         take_steps(rows, source, time, steps)
         return rows
     return steps_of(rows, source, time, steps)
 
 
-@njit(**HELPER)
-def take_few(rows, source, time, steps):
-    """Bring fewer steps than a vector has into a buffer."""
-    for k in range(steps):
-        store(rows, k, load(shift(source, k * time), 0, rows))
-    return rows
+@njit(**INLINE)
+def bring_other(rule, here, rows, source, time, steps):
+    return bring(rows, source, time, steps)
+
+
+@njit(**INLINE)
+def keep_one(rule, here, rows, source, time, steps):
+    return here
+
+
+@njit(**INLINE)
+def first_of(rule, first, second):
+    return first
+
+
+@njit(**INLINE)
+def second_of(rule, first, second):
+    return second
+
+
+# Where the other series' samples stand: those of the one where there is but one. The two may be of two dtypes.
+others_of = choice("covariance", choice("variance", keep_one, bring_other), keep_one)
+# A result's buffer: of covariances in the kind they are computed in, as they are small after a gap until divided.
+results_in = choice("covariance", second_of, first_of)
 
 
 @njit(**HELPER)
@@ -433,7 +461,9 @@ def walk(rule, x, y, h, gate, carry, geometry, first, last):
     )  # fmt: skip
     gate_time, least, bias = load_int(geometry, 7), load_int(geometry, 8), load_int(geometry, 9)
     x_rows, y_rows = stack_of(x, carry, BLOCK), stack_of(y, carry, BLOCK)
-    gate_rows, h_rows = stack_of(gate, carry, BLOCK), stack_of(h, carry, BLOCK)
+    gate_rows, h_rows = (
+        stack_of(gate, carry, BLOCK), results_in(rule, stack_of(h, carry, BLOCK), stack_wide(h, carry, BLOCK)),
+    )  # fmt: skip
     share_rows, kept_rows, state = stack(carry, BLOCK), stack(carry, BLOCK), stack(carry, PLANES)
     mean_x_rows, mean_y_rows = (
         shift(stack(carry, MEANS), width(carry) * itemsize(carry)),
@@ -441,7 +471,6 @@ def walk(rule, x, y, h, gate, carry, geometry, first, last):
     )
     gate_step = 0 if gate_time == 0 else 1
     direct = is_own_kind(h_rows, h) and h_time == itemsize(h)
-    two = is_covariance(rule) and not variance(rule)
     whole = steps - steps % width(carry)
     for lane in range(first, last):
         x_lane, y_lane = shift(x, load_int(geometry, HEAD + lane)), shift(y, load_int(geometry, HEAD + padded + lane))
@@ -460,10 +489,9 @@ def walk(rule, x, y, h, gate, carry, geometry, first, last):
             if direct:
                 h_here = in_place(h_rows, h_now)
             count = load(state, COUNT, state)
+            x_here = bring(x_rows, x_now, x_time, n)
+            y_here = others_of(rule, x_here, y_rows, y_now, y_time, n)
             if t < whole:
-                x_here = y_here = bring(x_rows, x_now, x_time, n)
-                if two:
-                    y_here = bring(y_rows, y_now, y_time, n)
                 if gate_time != 0:
                     gate_here = steps_of(gate_rows, gate_now, gate_time, n)
                 expected = block_of(
@@ -471,10 +499,7 @@ def walk(rule, x, y, h, gate, carry, geometry, first, last):
                     state, n, bias, expected,
                 )  # fmt: skip
             else:
-                x_here = y_here = take_few(x_rows, x_now, x_time, n)
                 take_few(gate_rows, gate_now, gate_time, n)
-                if two:
-                    y_here = take_few(y_rows, y_now, y_time, n)
                 walk_steps(rule, x_here, y_here, gate_rows, 1, h_here, state, n, bias)
                 count_seen(x_here, y_here, n, state)
             hide_early(h_here, x_here, y_here, count, float(least), n, carry)

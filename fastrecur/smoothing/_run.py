@@ -98,7 +98,7 @@ def _by_kernel(
     give: Callable[[np.ndarray], Any], statistic: str, request: Request, x: Any, y: Any, gate: Any, shape: Any,
     dtype: Any, axis: int, state: Any,
 ) -> tuple[Any, Any]:  # fmt: skip
-    def run(statistic: str, x: Any, y: Any, state: Any) -> tuple[Any, State]:
+    def run(statistic: str, x: Any, y: Any, state: Any, dtype: Any = dtype) -> tuple[Any, State]:
         result, planes = _weighted_run.run(
             statistic, x, y, gate, shape, dtype, axis, request.kind, request.ignore_na, request.min_periods,
             request.bias, None if state is None else _planes(state),
@@ -111,10 +111,11 @@ def _by_kernel(
         there = np.isfinite(x) & np.isfinite(y)
         x, y = (np.where(there, v, v.dtype.type(np.nan)) for v in (x, y))
         parts = zip(((x, y), (x, x), (y, y)), state or (None, None, None), strict=True)
-        (result, *variances), last = zip(*(run("covary", *pair, before) for pair, before in parts), strict=True)
+        wide = np.dtype(np.float64)  # what is divided may be small beyond float32 after a gap
+        (result, *variances), last = zip(*(run("covary", *pair, before, wide) for pair, before in parts), strict=True)
         with np.errstate(all="ignore"):
             result /= np.sqrt(variances[0]) * np.sqrt(variances[1])
-        return give(result), last
+            return give(result.astype(dtype, copy=False)), last
     result, after = run(statistic, x, y, state)
     return give(result), after
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastrecur import _weighted_run
-from fastrecur.smoothing import Ewm, ewm_cov, ewm_mean, ewm_sum, ewm_var
+from fastrecur.smoothing import Ewm, ewm_corr, ewm_cov, ewm_mean, ewm_sum, ewm_var
 
 STATISTICS = {
     "mean": lambda x, y, **options: ewm_mean(x, **options),
@@ -208,3 +208,31 @@ def test_lanes_whose_first_sample_is_late(rng, shape):
         expected = ewm_var(lanes[first:, k] - 1e9, alpha=0.1)
         np.testing.assert_allclose(actual[first:, k], expected, rtol=1e-9)
         assert np.isnan(actual[:first, k]).all()
+
+
+@pytest.mark.parametrize("lanes", [1, 8, 31, 32])
+@pytest.mark.parametrize("dtypes", [("f4", "f8"), ("f8", "f4"), ("f4", "i8"), ("?", "f4")])
+def test_series_of_two_dtypes(rng, lanes, dtypes):
+    x, y = ((3 * rng.standard_normal((lanes, 2500))).astype(dtype) for dtype in dtypes)
+    for statistic in (ewm_cov, ewm_corr):
+        for turned in (False, True):
+            given = (x.T, y.T) if turned else (x, y)
+            actual = statistic(*given, alpha=0.1, axis=0 if turned else 1)
+            assert actual.dtype == np.float64
+            expected = statistic(x.astype(float), y.astype(float), alpha=0.1, axis=1)
+            np.testing.assert_allclose(actual.T if turned else actual, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("lanes", [1, 8, 31, 32])
+@pytest.mark.parametrize("gap", [60, 140, 400])
+def test_float32_after_a_long_gap(rng, lanes, gap):
+    """What a covariance is before it is divided is smaller than float32's smallest number then."""
+    x, y = rng.standard_normal((2, lanes, 4096)).astype(np.float32) + np.float32(100)
+    times = np.arange(4096.0)
+    times[2000:] += gap
+    x[:, 1000 : 1000 + gap] = np.nan
+    for options in ({"alpha": 0.5}, {"halflife": 1.0, "times": times}):
+        for statistic in (ewm_cov, ewm_corr, lambda x, y, **options: ewm_var(x, **options)):
+            actual = statistic(x, y, axis=1, **options)
+            expected = statistic(x.astype(float), y.astype(float), axis=1, **options)
+            np.testing.assert_allclose(actual, expected.astype(np.float32), rtol=1e-5, atol=1e-6)
