@@ -57,8 +57,10 @@ def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods,
     operands = [None if v is None else np.broadcast_to(v, shape).transpose(axis, *order) for v in (x, y, gate)]
     operands.insert(2, h.transpose(axis, *order))
     if y is not None:
+        first = None
         for plane, values in ((ORIGIN, x), (ORIGIN_Y, y)):
-            first = _first_values(np.moveaxis(np.broadcast_to(values, shape), axis, 0))
+            if first is None or y is not x:
+                first = _first_values(np.moveaxis(np.broadcast_to(values, shape), axis, 0))
             states[plane] = np.where(states[COUNT] > 0, states[plane], first)
     states = states.transpose(0, *(1 + lane_axes.index(k) for k in order))
     if lanes < _problem.FEW_LANES and steps >= _problem.LONG_SERIES:
@@ -166,14 +168,17 @@ def _run_series(rule, operands, steps, flags, before):
     states[:, 0] = before
     starts = states.copy()
     ends = _walk(rule, _from_steps(operands, edges), length, segments, options, states)
-    now = before
-    for edge, start, end in zip(edges.tolist(), starts.T, ends.T, strict=True):
-        if edge and not (start[COUNT] >= enough and _are_same(start, now)):
-            now = _walk_part(rule, operands, edge, length, options, now)[:, 0]
-        else:
-            count = now[COUNT] + end[COUNT] - start[COUNT]
-            now = end.copy()
-            now[COUNT] = count
+    now = ends[:, -1].copy()
+    now[COUNT] = before[COUNT] + (ends - starts)[COUNT].sum()
+    if not ((starts[COUNT, 1:] >= enough).all() and _are_same(starts[:, 1:], ends[:, :-1])):
+        now = before
+        for edge, start, end in zip(edges.tolist(), starts.T, ends.T, strict=True):
+            if edge and not (start[COUNT] >= enough and _are_same(start, now)):
+                now = _walk_part(rule, operands, edge, length, options, now)[:, 0]
+            else:
+                count = now[COUNT] + end[COUNT] - start[COUNT]
+                now = end.copy()
+                now[COUNT] = count
     done = segments * length
     return _walk_part(rule, operands, done, steps - done, options, now)[:, 0] if done < steps else now
 
