@@ -16,7 +16,7 @@ from numba import config, njit, types
 from .. import _cache
 from .. import _messages as say
 from . import _native
-from ._memory import INTERPRETED, Address, Pointer, Rule
+from ._memory import HELPER, INTERPRETED, Address, Pointer, Rule
 
 _SCRATCH = frozenset(("carry", "h0", "sums_a", "sums_b", "summaries", "products"))
 _INTEGERS = frozenset(("lengths", "geometry", "starts", "counts"))
@@ -76,7 +76,7 @@ def _circumstances():
 
 def _machine_code(function, signature):
     """Compile; return machine code and the symbol of the kernel in it."""
-    dispatcher = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    dispatcher = njit(nogil=True, **HELPER)(function)
     dispatcher.compile(signature)
     compiled = dispatcher.overloads[signature.args]
     _, _, (code, *_) = compiled.library.serialize_using_object_code()

@@ -28,7 +28,8 @@ from .. import _steps
 
 INTERPRETED = bool(config.DISABLE_JIT)
 
-# How functions that only kernels call are compiled: without wrappers for other callers, which take as long again.
+# How kernels and what they call are compiled: without wrappers for other callers, which take as long again, and with
+# NumPy's division, which never raises.
 HELPER = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 INLINE = {"forceinline": True, **HELPER}
 WIDTH = 16  # lanes in a vector: a cache line of float32, and four registers of float64 on AVX2
