@@ -1,16 +1,18 @@
 """Memory of large results: what a dropped one leaves is kept for the next.
 
 The system clears new memory page by page when it is first touched, which takes as long as the walk, or longer. Memory
-that was used before has its pages. Meanwhile the system may take them back if it runs short of memory, where they are
-large ones.
+that was used before has its pages. Meanwhile the system may take back those of all but the newest, if it runs short of
+memory and they are large ones.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import mmap
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,10 +20,20 @@ from ._arrays import address
 
 SMALLEST = 128 << 10  # bytes below which the C library keeps memory by itself
 MOST = 1 << 30  # bytes that are kept at once
+OWN = 64 << 20  # bytes of the newest that are not offered to the system, which costs; the C library keeps as much
 PATIENCE = 16  # results after which what none of them could use is given back
 LARGE_PAGE = 2 << 20
 
-_kept: dict[tuple[int, int], tuple[int, np.ndarray]] = {}  # by size and address: when it was kept, and the memory
+
+class _Kept(NamedTuple):
+    memory: np.ndarray
+    order: int
+    results: int  # that there had been
+    is_offered: bool = False  # whether the system may have its pages
+
+
+_kept: dict[tuple[int, int], _Kept] = {}  # by size and address
+_order = itertools.count()
 _results = 0
 
 
@@ -32,14 +44,15 @@ def borrow(nbytes: int) -> np.ndarray:
     and there is no lock.
     """
     global _results
-    if nbytes < SMALLEST or _advice() is None:
+    if nbytes < SMALLEST or not keeps():
         return np.empty(nbytes, np.uint8)
     _results += 1
     memory = None
     for key in sorted(list(_kept)):  # the smallest first
         if memory is None and nbytes <= key[0] <= nbytes + nbytes // 4:
-            _, memory = _kept.pop(key, (0, None))
-        elif _results - _kept.get(key, (_results,))[0] > PATIENCE:
+            kept = _kept.pop(key, None)
+            memory = None if kept is None else kept.memory
+        elif (kept := _kept.get(key)) is not None and _results - kept.results > PATIENCE:
             _kept.pop(key, None)
     if memory is None:
         try:
@@ -64,23 +77,49 @@ class _Block:
 
 def _keep(memory: np.ndarray) -> None:
     start, nbytes = address(memory), memory.nbytes
-    first = -(-start // LARGE_PAGE) * LARGE_PAGE  # part of a large page would be a reason to split it
-    inside = (start + nbytes - first) // LARGE_PAGE * LARGE_PAGE
-    if inside > 0:
-        advise(first, inside, _advice())  # before anyone may take it
     total = nbytes + sum(size for size, _ in list(_kept))
-    for key in list(_kept):  # the oldest first
+    for key in sorted(list(_kept), key=_rank):  # the oldest first
         if total <= MOST:
             break
         if _kept.pop(key, None):
             total -= key[0]
     if total <= MOST:
-        _kept[nbytes, start] = _results, memory
+        _kept[nbytes, start] = _Kept(memory, next(_order), _results)
+        _offer()
+
+
+def _rank(key: tuple[int, int]) -> int:
+    kept = _kept.get(key)
+    return 0 if kept is None else kept.order
+
+
+def _offer() -> None:
+    """Tell the system that it may have the pages of all but the newest."""
+    own = 0
+    for key in sorted(list(_kept), key=_rank, reverse=True):
+        nbytes, start = key
+        own += nbytes
+        kept = _kept.get(key)
+        if own <= OWN or kept is None or kept.is_offered:
+            continue
+        kept = _kept.pop(key, None)  # so that nobody takes it before it is offered
+        if kept is None:
+            continue
+        first = -(-start // LARGE_PAGE) * LARGE_PAGE  # part of a large page would be a reason to split it
+        inside = (start + nbytes - first) // LARGE_PAGE * LARGE_PAGE
+        if inside > 0:
+            advise(first, inside, _advice())
+        _kept[key] = kept._replace(is_offered=True)
+
+
+def keeps() -> bool:
+    """Return whether the memory of dropped results is kept: where the system may have it back."""
+    return _advice() is not None
 
 
 @functools.cache
 def _advice() -> int | None:
-    """Return the advice that the system may have pages back, None on systems without it, where nothing is kept."""
+    """Return the advice that the system may have pages back, None on systems without it."""
     return getattr(mmap, "MADV_FREE", None) if _madvise() else None
 
 

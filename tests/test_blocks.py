@@ -11,7 +11,7 @@ import fastrecur
 from fastrecur import _blocks
 from fastrecur._arrays import address
 
-pytestmark = pytest.mark.skipif(_blocks._advice() is None, reason="nothing is kept on this system")
+pytestmark = pytest.mark.skipif(not _blocks.keeps(), reason="nothing is kept on this system")
 
 
 @pytest.fixture(autouse=True)
@@ -138,12 +138,16 @@ def test_systems_that_take_no_advice(monkeypatch, x):
 
 
 def test_which_pages_the_system_may_have(monkeypatch, rng):
-    """Whole large ones, all but the ends."""
+    """Whole large ones, all but the ends, of what the process does not keep to itself."""
     x = rng.random((4000, 1000))
     expected = smooth(x).copy()
     ((_, start),) = _blocks._kept
     asked = []
     monkeypatch.setattr(_blocks, "_madvise", lambda: lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(_blocks, "OWN", 4 * x.nbytes)
+    smooth(x)
+    assert not asked
+    monkeypatch.setattr(_blocks, "OWN", 0)
     h = smooth(x)
     assert start <= address(h) < start + 64
     np.testing.assert_array_equal(h, expected)
@@ -152,6 +156,22 @@ def test_which_pages_the_system_may_have(monkeypatch, rng):
     assert start <= first < first + nbytes <= start + x.nbytes + 64
     assert first % _blocks.LARGE_PAGE == nbytes % _blocks.LARGE_PAGE == 0
     assert nbytes > x.nbytes - 2 * _blocks.LARGE_PAGE
+    smooth(x[:100])
+    assert len(asked) == 1  # the older ones' pages are offered already
+
+
+def test_the_newest_are_not_offered(monkeypatch, rng):
+    """Results whose memory serves the next at once are spared the system's bookkeeping."""
+    x = rng.random((4000, 1000))
+    results = [smooth(x) for _ in range(4)]
+    places = [address(h) for h in results]
+    asked = []
+    monkeypatch.setattr(_blocks, "_madvise", lambda: lambda first, *_: asked.append(first))
+    monkeypatch.setattr(_blocks, "OWN", int(2.5 * x.nbytes))
+    for k in range(4):
+        results[k] = None
+        assert len(asked) == max(0, k - 1)
+    assert all(place <= first < place + _blocks.LARGE_PAGE for place, first in zip(places, asked, strict=False))
 
 
 def test_threads_and_the_garbage_collector(rng):

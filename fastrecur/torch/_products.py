@@ -10,6 +10,8 @@ from llvmlite import binding
 from torch import Tensor
 from torch.nn import functional
 
+from . import _tensors
+
 FEW_ROWS = 64  # for fewer, bringing the weight into oneDNN's hands costs more than its product saves
 
 
@@ -38,5 +40,6 @@ def product_with(weight: Tensor, rows: int, most: int) -> Callable[[Tensor], Ten
     if rows >= FEW_ROWS and weight.dtype == torch.float32 and is_enabled and prefers_onednn():
         packed = weight.detach().contiguous().to_mkldnn()
         return lambda part: functional.linear(part.contiguous().to_mkldnn(), packed).to_dense()
-    buffer, turned = weight.new_empty(most, weight.shape[0]), weight.t()
+    shape = most, weight.shape[0]
+    buffer, turned = _tensors.empty(shape, (shape[1], 1), weight.dtype), weight.t()
     return lambda part: torch.mm(part, turned, out=buffer[: len(part)])

@@ -4,7 +4,7 @@ Nothing here knows of gradients, and nothing is recorded: what is called here is
 """
 
 import functools
-import mmap
+import math
 
 import numpy as np
 import torch
@@ -39,10 +39,10 @@ INTEGERS = {
 }
 DTYPES = {**FLOATING, **COMPLEX, **INTEGERS}
 
-HUGE = 4 << 20  # results from which NumPy, too, asks for huge pages
+KEPT = 4 << 20  # bytes of results from which a dropped one's memory serves the next; the C library keeps less itself
 LONG_ROW = 1 << 15  # elements from which a constant cotangent is worth laying out as rows
 _MOST_PLANS = 1024
-_HUGE_PAGES = getattr(mmap, "MADV_HUGEPAGE", None)  # not on every platform
+_BYTE = np.dtype(np.uint8)
 
 _plans: dict[tuple, tuple] = {}
 
@@ -181,12 +181,13 @@ def gradient_dtype(operand, dtype):
 
 
 def empty(shape, strides, dtype):
-    """Allocate a tensor; for a large one ask for huge pages, as NumPy does, or its first touch costs more than all."""
-    tensor = torch.empty_strided(shape, strides, dtype=dtype)
-    if tensor.nbytes >= HUGE:
-        start = -(-tensor.data_ptr() // 4096) * 4096
-        _blocks.advise(start, (tensor.data_ptr() + tensor.nbytes - start) // 4096 * 4096, _HUGE_PAGES)
-    return tensor
+    """Allocate a dense tensor; a large one where a dropped result was, or its first touch costs more than all."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    if nbytes < KEPT or not _blocks.keeps():
+        return torch.empty_strided(shape, strides, dtype=dtype)
+    memory = _problem.aligned((nbytes,), _BYTE)
+    # No view of anything, or torch would refuse changes in place.
+    return torch.frombuffer(memory, dtype=dtype).as_strided(shape, strides).detach()
 
 
 def _states(plan, state):

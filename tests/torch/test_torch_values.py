@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import fastrecur
-from fastrecur import forget_mult, forget_mult_vjp, linear_recurrence
+from fastrecur import _blocks, forget_mult, forget_mult_vjp, linear_recurrence
+from fastrecur.torch import _tensors
 
 RECURRENCES = ["forget_mult", "linear_recurrence"]
 HALVES = [torch.float16, torch.bfloat16]
@@ -183,16 +184,19 @@ def test_no_steps_no_lanes():
 
 @pytest.mark.parametrize("shape", [(3, 4), (3, 1 << 19)])
 def test_results_are_ordinary_tensors(shape):
-    # Large ones as well, for whose memory huge pages are asked.
+    # Large ones stand in memory that is kept for others, and cannot be resized.
     h = forget_mult(0.5, torch.ones(shape))
+    assert h.untyped_storage().nbytes() == h.nbytes
+    assert not h._is_view()
     file = io.BytesIO()
     torch.save(h, file)
     file.seek(0)
     assert torch.equal(torch.load(file), h)
     assert torch.equal(copy.deepcopy(h), h)
-    assert h.untyped_storage().resizable()
-    h.resize_(7, *shape[1:])
+    assert h.untyped_storage().resizable() is (h.nbytes < _tensors.KEPT or not _blocks.keeps())
+    h.add_(1)
     h.share_memory_()
+    assert h.is_shared()
 
 
 # ---- out= -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,172 @@
+"""Memory of large results that are dropped serves the next ones, and nothing that is still in use."""
+
+import concurrent.futures
+import gc
+
+import pytest
+import torch
+
+from fastrecur import _blocks, forget_mult, forget_mult_vjp
+from fastrecur.torch import QRNNLayer, _tensors
+
+pytestmark = pytest.mark.skipif(not _blocks.keeps(), reason="nothing is kept on this system")
+SHAPE = 1100, 1000  # 4.4 MB of float32
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept():
+    gc.collect()
+    _blocks._kept.clear()
+
+
+def operands():
+    return torch.rand(SHAPE), torch.randn(SHAPE)
+
+
+def test_a_dropped_result_serves_the_next():
+    f, x = operands()
+    h = forget_mult(f, x)
+    expected, place = h.clone(), h.data_ptr()
+    assert place % 64 == 0
+    for _ in range(3):
+        h.fill_(float("nan"))
+        del h
+        assert len(_blocks._kept) == 1
+        h = forget_mult(f, x)
+        assert not _blocks._kept
+        assert h.data_ptr() == place
+        assert torch.equal(h, expected)
+
+
+def test_both_gradients():
+    f, x = (v.requires_grad_() for v in operands())
+    g = torch.randn(SHAPE)
+    h = forget_mult(f, x)
+    with torch.no_grad():
+        expected = [v.clone() for v in forget_mult_vjp(g, f, x, h)[:2]]
+    for _ in range(2):
+        grads = torch.autograd.grad(h, (f, x), g, retain_graph=True)
+        assert not _blocks._kept
+        for actual, wanted in zip(grads, expected, strict=True):
+            assert torch.equal(actual, wanted)
+            actual.fill_(float("nan"))
+        del grads, actual
+        assert len(_blocks._kept) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.complex64])
+def test_dtypes(dtype):
+    x = torch.randn(2200, 1000).to(dtype)
+    h = forget_mult(0.5, x)
+    expected = h.clone()
+    h.fill_(0)
+    del h
+    assert _blocks._kept
+    assert torch.equal(forget_mult(0.5, x), expected)
+
+
+@pytest.mark.parametrize("refer", [lambda h: h[5:7], lambda h: h.T, lambda h: h.numpy(), lambda h: h.detach()])
+def test_what_refers_to_memory_keeps_it_from_others(refer):
+    _, x = operands()
+    h = forget_mult(0.5, x)
+    other, before = refer(h), torch.as_tensor(refer(h)).clone()
+    del h
+    assert not _blocks._kept
+    later = forget_mult(0.5, x + 1)
+    assert later.data_ptr() != torch.as_tensor(other).data_ptr()
+    assert torch.equal(torch.as_tensor(other), before)
+    del other
+    assert len(_blocks._kept) == 1
+
+
+def test_what_a_graph_saves_is_in_use():
+    f, x = (v.requires_grad_() for v in operands())
+    h = forget_mult(f, x)
+    loss, place = (h * h).sum(), h.data_ptr()
+    (expected,) = torch.autograd.grad(loss, f, retain_graph=True)
+    expected = expected.clone()
+    del h
+    assert forget_mult(0.5, x.detach()).data_ptr() != place
+    (actual,) = torch.autograd.grad(loss, f, retain_graph=True)
+    assert torch.equal(actual, expected)
+    loss.backward()
+    del loss
+    assert place in [start + -start % 64 for _, start in _blocks._kept]
+
+
+def test_changes_in_place():
+    f, x = operands()
+    expected = forget_mult(f, x).add_(1)
+    assert torch.equal(forget_mult(f, x) + 1, expected)
+    h = forget_mult(f.requires_grad_(), x)
+    h.mul_(2)  # read by the gradient
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        h.sum().backward()
+    with torch.inference_mode():
+        assert forget_mult(f, x).is_inference()
+    assert not forget_mult(f.detach(), x).is_inference()
+
+
+def test_training_step_after_step():
+    """A layer's results and gradients are the same bits whichever memory they stand in."""
+    layer, x = QRNNLayer(160, 320), torch.randn(100, 64, 160)
+
+    def step():
+        layer.zero_grad()
+        h, _ = layer(x)
+        h.square().mean().backward()
+        return [v.grad.clone() for v in layer.parameters()]
+
+    expected = step()
+    for _ in range(3):
+        assert _blocks._kept
+        assert all(map(torch.equal, step(), expected))
+
+
+def test_threads_and_the_garbage_collector():
+    """Results and graphs that go at any moment, without the interpreter's lock too, are never two calls' at once."""
+    f, g = operands()
+    expected = []
+    for k in range(4):
+        h = forget_mult(f, g + k)
+        expected.append((h.clone(), forget_mult_vjp(g, f, g + k, h)[0].clone()))
+
+    def work(seed):
+        for k in torch.randint(0, 4, (12,), generator=torch.Generator().manual_seed(seed)).tolist():
+            gate = f.clone().requires_grad_()
+            h = forget_mult(gate, g + k)
+            cycle = [h]
+            cycle.append(cycle)
+            assert torch.equal(h, expected[k][0])
+            h.backward(g)
+            assert torch.equal(gate.grad, expected[k][1])
+
+    before = gc.get_threshold()
+    gc.set_threshold(5)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, range(4)))
+    finally:
+        gc.set_threshold(*before)
+
+
+def test_the_interpreter_ends_in_silence(run_python):
+    script = f"""
+import torch
+from fastrecur import forget_mult
+x = torch.ones({SHAPE}, requires_grad=True)
+h = forget_mult(0.5, x)
+loss = (h * h).sum()
+loss.backward(retain_graph=True)
+class Late:
+    h = h
+    def __del__(self):
+        self.h.sum()
+torch.late = Late()
+"""
+    assert run_python(script) in (None, "", b"")
+
+
+def test_small_results_are_not_kept():
+    forget_mult(0.5, torch.ones(_tensors.KEPT // 4 - 16))
+    assert not _blocks._kept
