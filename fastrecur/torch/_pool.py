@@ -12,7 +12,8 @@ from .._cpu import _pool
 from .._cpu._compile import kernel
 from . import _team, _tensors
 
-ROWS_AHEAD = 2
+ROWS_AHEAD = 2  # rows that are asked for before their turn,
+STEP_AHEAD = 128 << 10  # or a whole step, if a thread's share of it is no larger
 SERIAL = 1 << 16  # elements of the product up to which one thread does it all
 
 
@@ -92,10 +93,19 @@ def _is_on_gpu(tensor):
     return tensor.is_cuda
 
 
-def _table(layout, size, gated, masked, saves, *operands):
+def _table(layout, size, gated, masked, saves, back, parts, *operands):
     strides = [n for operand in operands for n in layout.strides(operand)]
-    head = layout.steps, layout.reverse, size, gated, masked, saves, ROWS_AHEAD * strides[1]
-    return np.array([*head, *strides], np.int64)
+    product = operands[0]
+    step, row = strides[:2]
+    ahead = ROWS_AHEAD * row
+    if not layout.packed and product.nbytes <= STEP_AHEAD * layout.steps * len(parts):
+        ahead = step if layout.reverse == back else -step
+    return _numbers(layout.steps, layout.reverse, size, gated, masked, saves, ahead, *strides)
+
+
+@functools.lru_cache(1024)
+def _numbers(*numbers):
+    return np.array(numbers, np.int64)
 
 
 def _parts(layout, size, elements, threads):
@@ -112,8 +122,19 @@ def _keep(keep, wide):
     """Return the address of zoneout's factor, its element, whether it differs from lane to lane, and its owner."""
     if isinstance(keep, torch.Tensor):
         return keep.data_ptr(), element(_tensors.DTYPES[keep.dtype]), True, keep
-    number = np.array(1.0 if keep is None else keep, wide)
+    number = _number(1.0 if keep is None else keep, wide)
     return address(number), element(wide), False, number
+
+
+@functools.lru_cache(1024)
+def _number(value, wide):
+    return np.array(value, wide)
+
+
+@functools.lru_cache(16)
+def _no_bias(size, dtype):
+    with torch.inference_mode(False):
+        return torch.zeros(size, dtype=dtype)
 
 
 def _kinds(dtype):
@@ -132,17 +153,18 @@ def forward(product, bias, keep, carry, h, states, layout, gated):
     size = carry.shape[-1]
     keep_at, keep_element, masked, owner = _keep(keep, wide)
     if bias is None:
-        bias = torch.zeros(3 * size, dtype=product.dtype)
+        bias = _no_bias(3 * size, product.dtype)
     call = kernel(
         _pool.forward, None, wide_element, product=own, bias=own, keep=keep_element, h=own, states=own
     )  # fmt: skip
-    table = _table(layout, size, gated, masked, states is not None, product, owner, h, states)
+    team = _team.team()
+    parts = _parts(layout, size, product.numel(), team.size)
+    table = _table(layout, size, gated, masked, states is not None, False, parts, product, owner, h, states)
     head = (
         product.data_ptr(), bias.data_ptr(), keep_at, h.data_ptr(), (h if states is None else states).data_ptr(),
         carry.data_ptr(), address(layout.starts), address(layout.counts), address(layout.lengths), address(table),
     )  # fmt: skip
-    team = _team.team()
-    team.run([(call, *head, *part) for part in _parts(layout, size, product.numel(), team.size)])
+    team.run([(call, *head, *part) for part in parts])
 
 
 def vjp(g, product, keep, states, first, carry, to_product, layout, gated):
@@ -159,14 +181,15 @@ def vjp(g, product, keep, states, first, carry, to_product, layout, gated):
     call = kernel(
         _pool.vjp, None, wide_element, g=own, product=own, keep=keep_element, states=own, first=own, to_product=own
     )
-    table = _table(layout, size, gated, masked, 0, product, owner, None, states, g, to_product)
+    team = _team.team()
+    parts = _parts(layout, size, product.numel(), team.size)
+    table = _table(layout, size, gated, masked, False, True, parts, product, owner, None, states, g, to_product)
     head = (
         (product if g is None else g).data_ptr(), product.data_ptr(), keep_at, states.data_ptr(), first.data_ptr(),
         carry.data_ptr(), to_product.data_ptr(), address(layout.starts), address(layout.counts),
         address(layout.lengths), address(table), int(g is not None),
     )  # fmt: skip
-    team = _team.team()
-    team.run([(call, *head, *part) for part in _parts(layout, size, product.numel(), team.size)])
+    team.run([(call, *head, *part) for part in parts])
 
 
 def _launch(name, layout, gated, *, keep, carry, **operands):

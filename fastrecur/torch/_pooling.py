@@ -7,6 +7,8 @@ gradient, of which this composition is the definition.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 from ..recurrence import forget_mult
@@ -60,7 +62,7 @@ def layer_inference(source, weight, bias, c0=None, *, batch_sizes=None, output_g
         steps, batch = len(sizes), int(sizes[0])
         whole = _pool.Layout(steps, batch, reverse, batch_sizes=sizes)
         cuts = _uneven_cuts(sizes)
-    h = _tensors.empty(*_dense(*source.shape[:-1], size), source.dtype)
+    h = _tensors.empty((*source.shape[:-1], size), None, source.dtype)
     carry = _carry(source, c0, batch, size)
     if h.numel() == 0:
         return h, carry.to(source.dtype)
@@ -78,6 +80,7 @@ def layer_inference(source, weight, bias, c0=None, *, batch_sizes=None, output_g
     return h, carry.to(source.dtype)
 
 
+@functools.lru_cache(1024)
 def _even_cuts(steps, batch):
     """Return the steps ``(first, last)`` of each block, and its rows."""
     n = max(1, BLOCK // max(1, batch))
@@ -135,18 +138,10 @@ class _Pool(torch.autograd.Function):
         return to_product, carry.to(c0.dtype) if ctx.needs_input_grad[1] else None, None, None, None
 
 
-def _dense(*shape):
-    """Return a shape and the strides of a contiguous tensor of it."""
-    strides = [1] * len(shape)
-    for k in reversed(range(len(shape) - 1)):
-        strides[k] = strides[k + 1] * max(1, shape[k + 1])
-    return shape, tuple(strides)
-
-
 def _empty(like, *shape):
     """Return a contiguous tensor of a dtype, on a device."""
     if like.is_cpu:
-        return _tensors.empty(*_dense(*shape), like.dtype)
+        return _tensors.empty(shape, None, like.dtype)
     return torch.empty(shape, dtype=like.dtype, device=like.device)
 
 

@@ -36,10 +36,13 @@ def _has_both() -> bool:
 
 def product_with(weight: Tensor, rows: int, most: int) -> Callable[[Tensor], Tensor]:
     """Return a function from some rows, ``most`` at once of so many, to their product, kept until its next call."""
-    is_enabled = torch.backends.mkldnn.enabled  # where `torch.backends.mkldnn.flags` says so, it is left alone
-    if rows >= FEW_ROWS and weight.dtype == torch.float32 and is_enabled and prefers_onednn():
+    if rows >= FEW_ROWS and prefers_onednn() and weight.dtype == torch.float32 and torch.backends.mkldnn.enabled:
         packed = weight.detach().contiguous().to_mkldnn()
         return lambda part: functional.linear(part.contiguous().to_mkldnn(), packed).to_dense()
-    shape = most, weight.shape[0]
-    buffer, turned = _tensors.empty(shape, (shape[1], 1), weight.dtype), weight.t()
-    return lambda part: torch.mm(part, turned, out=buffer[: len(part)])
+    buffer, turned = _tensors.empty((most, weight.shape[0]), None, weight.dtype), weight.t()
+
+    def product(part: Tensor) -> Tensor:
+        n = part.shape[0]
+        return torch.mm(part, turned, out=buffer if n == most else buffer[:n])
+
+    return product

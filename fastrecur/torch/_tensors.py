@@ -181,13 +181,18 @@ def gradient_dtype(operand, dtype):
 
 
 def empty(shape, strides, dtype):
-    """Allocate a dense tensor; a large one where a dropped result was, or its first touch costs more than all."""
+    """Allocate a dense tensor; a large one where a dropped result was, or its first touch costs more than all.
+
+    Without strides, in C order.
+    """
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes < KEPT or not _blocks.keeps():
+        if strides is None:
+            return torch.empty(shape, dtype=dtype)
         return torch.empty_strided(shape, strides, dtype=dtype)
-    memory = _problem.aligned((nbytes,), _BYTE)
+    flat = torch.frombuffer(_problem.aligned((nbytes,), _BYTE), dtype=dtype)
     # No view of anything, or torch would refuse changes in place.
-    return torch.frombuffer(memory, dtype=dtype).as_strided(shape, strides).detach()
+    return (flat.view(shape) if strides is None else flat.as_strided(shape, strides)).detach()
 
 
 def _states(plan, state):

@@ -530,13 +530,15 @@ def _is_plain(linear: nn.Module) -> bool:
 
 def _is_inference(source: Tensor, linear: Any, c0: Tensor | None) -> bool:
     """Return whether torch has nothing in play but numbers in CPU memory: no gradient, transform, mode or autocast."""
-    weight, bias = linear.weight, linear.bias
+    weight, bias, dtype = linear.weight, linear.bias, source.dtype
     tensors = [v for v in (source, weight, bias, c0) if v is not None]
+    if dtype not in _tensors.FLOATING or not _call._is_quiet():
+        return False
+    for tensor in tensors:
+        if not _call._is_plain(tensor) or tensor.dtype is not dtype:
+            return False
     return (
-        _call._is_quiet()
-        and source.dtype in _tensors.FLOATING
-        and all(_call._is_plain(v) and v.dtype == source.dtype for v in tensors)
-        and (bias is None or bias.shape == weight.shape[:1] and bias.is_contiguous())
+        (bias is None or bias.shape == weight.shape[:1] and bias.is_contiguous())
         and not (torch.is_grad_enabled() and any(v.requires_grad for v in tensors))
         and not torch.is_autocast_enabled("cpu")
     )
