@@ -1,7 +1,7 @@
 """From a public function's arguments, some of them tensors, to its result: check, choose the way, run.
 
 There are three ways. Plain tensors, of the CPU or of a GPU, that want no gradient are run at once, by their addresses.
-Those that want one go through `_Eager` or `_Short`, autograd functions that do the same. Whatever else torch has in
+Those that want one go through `_Eager` or `_short`'s, autograd functions that do the same. Whatever else torch has in
 play (a transform, a mode, a subclass, the compiler, tangents) goes through the dispatcher: `_autograd.forward`.
 """
 
@@ -143,7 +143,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
             if (not b.requires_grad and (not at_a or not a.requires_grad)) or not _grad_enabled():
                 return short.forward(a, b, at_a, at_b)
             if at_a and _interpreter() is None:
-                return _apply_short(a, b, short)
+                return short.apply(a, b)
     if type(b) in PLAIN and b.is_cuda and h0 is None and lengths is None and out is None and _may_go_at_once(a, b):
         from .._cuda import _call
 
@@ -323,12 +323,12 @@ def _vjp_pairs(family, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype
 class _Problem:
     """What `_Eager` is told beside operands; of a short problem also how to run it."""
 
-    __slots__ = ("axis", "dtype", "engine", "family", "forward", "return_state", "reverse", "vjps")
+    __slots__ = ("apply", "axis", "dtype", "engine", "family", "forward", "return_state", "reverse", "vjps")
 
     def __init__(self, family, axis, reverse, dtype, return_state, engine=_tensors):
         self.family, self.axis, self.reverse, self.dtype = family, axis, reverse, dtype
         self.return_state, self.engine = return_state, engine
-        self.forward, self.vjps = None, {}
+        self.forward, self.apply, self.vjps = None, None, {}
 
     def vjp(self, key, g, a, b, h):
         """Return how to run the gradient of a short problem, for more of its kind; None if that is not short."""
@@ -359,6 +359,7 @@ def _remember(key, problem, a, b):
         return  # torch's default dtype is not in the key
     problem.forward = _tensors.short_forward(problem.family, a, b, problem.axis, problem.reverse, problem.dtype)
     if problem.forward is not None:
+        problem.apply = _short(problem)
         _keep(_shorts, key, problem)
 
 
@@ -411,64 +412,74 @@ class _Eager(Function):
         return *(grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True)), None, None
 
 
-class _Short(Function):
-    """`_Eager` for what is short: two tensors, whose forms its problem knows."""
+def _short(problem):
+    """Return the ``apply`` of `_Eager` for a short problem: of two tensors whose forms are known.
 
-    @staticmethod
-    def forward(ctx, a, b, problem):
-        h = problem.forward(a, b, a.data_ptr(), b.data_ptr())
-        ctx.problem = problem
-        ctx.set_materialize_grads(False)
-        if not a.requires_grad:
-            ctx.save_for_backward(a, None, None)
-            ctx.b_form = _tensors.Form(b)
-        elif problem.family == FORGET:
-            ctx.save_for_backward(a, b, h)
-        else:
-            ctx.save_for_backward(a, None, h)
-            ctx.b_form = _tensors.Form(b)
-        return h
+    A class of each problem's own: what it knows need not be told in every call.
+    """
+    is_forget, run_forward = problem.family == FORGET, problem.forward
+    last = None, None  # what ran the last gradient, by what it depends on
 
-    @staticmethod
-    def backward(ctx, g):
-        if g is None:
-            return None, None, None
-        a, b, h = ctx.saved_tensors
-        problem, wanted = ctx.problem, ctx.needs_input_grad
-        if not _grad_enabled() and type(g) in PLAIN and g.is_cpu and not _dispatch_modes():
-            try:
-                # Hooks may have changed what was saved, so nothing is taken for granted but dtypes and shapes.
-                key = (
-                    wanted, g.stride(), a.is_contiguous() or a.stride(), h is None or h.is_contiguous() or h.stride(),
-                    b is None or b.is_contiguous() or b.stride(),
-                )  # fmt: skip
-                run = problem.vjps.get(key)
-                if run is not None and _forward_ad._current_level < 0 and not g.is_neg():
-                    return run(g, a, b, h)
-            except RuntimeError:  # no strides, or no memory
-                pass
-            tensors = [v for v in (g, a, b, h) if v is not None]
-            if _is_quiet() and all(map(_is_plain, tensors)):
-                b = ctx.b_form if b is None else b
-                run = problem.vjp(key, g, a, b, h)
-                if run is not None:
-                    return run(g, a, b, h)
-                grads = _tensors.vjp(
-                    problem.family, g, a, b, h, None, None, None, problem.axis, problem.reverse, problem.dtype,
-                    (*wanted[:2], False),
-                )  # fmt: skip
-                return grads
-        form = b if b is not None else ctx.b_form
-        b = _autograd._nothing(a, form.shape, form.dtype) if b is None else b
-        h = _autograd._nothing(a, g.shape, g.dtype) if h is None else h
-        grads = _autograd.vjp(
-            problem.family, g, a, b, h, None, None, None, problem.axis, problem.reverse, problem.dtype, *wanted[:2],
-            False,
-        )  # fmt: skip
-        return (*(grad if k < 2 and wanted[k] else None for k, grad in enumerate(grads)),)
+    class Short(Function):
+        @staticmethod
+        def forward(ctx, a, b):
+            h = run_forward(a, b, a.data_ptr(), b.data_ptr())
+            ctx.set_materialize_grads(False)
+            if not a.requires_grad:
+                ctx.save_for_backward(a, None, None)
+                ctx.b_form = _tensors.Form(b)
+            elif is_forget:
+                ctx.save_for_backward(a, b, h)
+            else:
+                ctx.save_for_backward(a, None, h)
+                ctx.b_form = _tensors.Form(b)
+            return h
+
+        @staticmethod
+        def backward(ctx, g):
+            nonlocal last
+            if g is None:
+                return None, None
+            a, b, h = ctx.saved_tensors
+            wanted = ctx.needs_input_grad
+            if not _grad_enabled() and type(g) in PLAIN and g.is_cpu and not _dispatch_modes():
+                try:
+                    # Hooks may have changed what was saved, so nothing is taken for granted but dtypes and shapes.
+                    key = (
+                        wanted, g.stride(), a.is_contiguous() or a.stride(),
+                        h is None or h.is_contiguous() or h.stride(), b is None or b.is_contiguous() or b.stride(),
+                    )  # fmt: skip
+                    known, run = last
+                    if key != known:
+                        run = problem.vjps.get(key)
+                        last = key, run
+                    if run is not None and _forward_ad._current_level < 0 and not g.is_neg():
+                        return run(g, a, b, h)
+                except RuntimeError:  # no strides, or no memory
+                    pass
+                tensors = [v for v in (g, a, b, h) if v is not None]
+                if _is_quiet() and all(map(_is_plain, tensors)):
+                    b = ctx.b_form if b is None else b
+                    run = problem.vjp(key, g, a, b, h)
+                    if run is not None:
+                        last = key, run
+                        return run(g, a, b, h)
+                    return _tensors.vjp(
+                        problem.family, g, a, b, h, None, None, None, problem.axis, problem.reverse, problem.dtype,
+                        (*wanted, False),
+                    )[:2]  # fmt: skip
+            form = b if b is not None else ctx.b_form
+            b = _autograd._nothing(a, form.shape, form.dtype) if b is None else b
+            h = _autograd._nothing(a, g.shape, g.dtype) if h is None else h
+            grads = _autograd.vjp(
+                problem.family, g, a, b, h, None, None, None, problem.axis, problem.reverse, problem.dtype, *wanted,
+                False,
+            )  # fmt: skip
+            return tuple(grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=False))
+
+    return super(Function, Short).apply  # as `_apply` below
 
 
-_apply_short = super(Function, _Short).apply
 _apply = super(Function, _Eager).apply  # Function.apply itself looks for transforms, which are not there
 
 

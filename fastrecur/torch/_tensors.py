@@ -378,7 +378,7 @@ def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
             call(at_g, a.data_ptr(), at_b, at_h, grad_a.data_ptr(), grad_b.data_ptr())
         else:
             call(at_g, a.data_ptr(), at_b, at_h, grad_a.data_ptr())
-        return grad_a, grad_b, None
+        return grad_a, grad_b
 
     run.keep = short
     return run

@@ -119,7 +119,7 @@ def large_rows(team, repeats):
 
         slow, ours = medians([lambda plain=plain: loop(*plain), lambda plain=plain: forget_mult(*plain)], repeats, 10)
         yield f"{shape} forward: {slow / ours:.0f} times as fast as a loop of torch.lerp", 20, 50
-        slow, ours = medians([both(loop), both(forget_mult)], max(3, repeats // 2))
+        slow, ours = medians([both(loop), both(forget_mult)], max(3, repeats // 2), 3)
         yield f"{shape} forward and backward: {slow / ours:.0f} times as fast as that loop's", 20, 50
 
 
