@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import math
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -40,14 +41,19 @@ BYPASS_ROW_BACK = 256  # and where two rows are written for four that are read
 FRESH_BYTES = 16 << 20  # results from which the system's providing of pages takes as long as the walk
 
 
+SOCKET_CACHE = 128 << 20  # bytes from which a cache belongs to all processors of a socket, also those of others,
+CACHE_A_PROCESSOR = 12 << 20  # of which each may count on so many
+
+
 @functools.cache
 def _cache_bytes():
-    """Return the size of the last-level cache: what is larger streams from memory."""
+    """Return how much this machine may keep in the last-level cache: what is larger streams from memory."""
     try:
         with open("/sys/devices/system/cpu/cpu0/cache/index3/size") as file:
-            return int(file.read().strip().removesuffix("K")) << 10
+            size = int(file.read().strip().removesuffix("K")) << 10
     except (OSError, ValueError):
         return 32 << 20
+    return min(size, CACHE_A_PROCESSOR * (os.cpu_count() or 1)) if size >= SOCKET_CACHE else size
 
 
 # ---- Runs -----------------------------------------------------------------------------------------------------------

@@ -65,6 +65,7 @@ _FEATURES = _host_features()
 # LLVM lowers half <-> float to one instruction, or to a library call that may not exist at run time.
 HARDWARE_HALF = bool(_FEATURES and (_FEATURES.get("f16c") or platform.machine() in ("aarch64", "arm64")))
 HAS_AVX = bool(_FEATURES.get("avx"))
+HAS_MASKS = bool(_FEATURES.get("avx512f"))  # a bit for each lane, in a register of its own
 
 
 class Pointer(types.Type):
@@ -638,15 +639,18 @@ def _stream(builder, value, place, pointer):
     """Store a vector past the cache, to an aligned place, by whole registers.
 
     A narrowed vector would be stored as the halves that its registers were made of, and twice as many stores past the
-    cache take twice as long: an empty assembly that the compiler does not look into keeps the halves together.
+    cache take twice as long; and halves of precision by a plain store, for want of another. An empty assembly that the
+    compiler does not look into keeps registers together and hides what is in them.
     """
     size = value.type.count * pointer.size
     parts = [value]
-    if HAS_AVX and size == 64 and pointer.memory == _F32:
+    if HAS_AVX and pointer.memory in (_F32, _I16):
         kind = ir.VectorType(_F32, 8)
         join = ir.InlineAsm(ir.FunctionType(kind, [kind]), "", "=x,0", side_effect=False)
-        halves = [ir.Constant(ir.VectorType(_I32, 8), list(range(k, k + 8))) for k in (0, 8)]
-        parts = [builder.call(join, [builder.shuffle_vector(value, value, half)]) for half in halves]
+        if size == 64:
+            halves = [ir.Constant(ir.VectorType(_I32, 8), list(range(k, k + 8))) for k in (0, 8)]
+            parts = [builder.shuffle_vector(value, value, half) for half in halves]
+        parts = [builder.call(join, [builder.bitcast(part, kind)]) for part in parts]
     for k, part in enumerate(parts):
         there = builder.gep(builder.bitcast(place, _I8.as_pointer()), [ir.Constant(_I64, 32 * k)], source_etype=_I8)
         store = builder.store(part, builder.bitcast(there, part.type.as_pointer()), align=min(64, size) // len(parts))
@@ -1024,9 +1028,9 @@ def _compiled_negative(typingctx, a):
 
 def _compiled_everywhere(typingctx, condition):
     def codegen(context, builder, signature, args):
-        # All lanes onto each other, then the signs of what is left.
+        # All lanes onto each other, where their bits are not together anyway, then the signs of what is left.
         vector, count = args[0], WIDTH
-        while count > 4:
+        while count > 4 and not HAS_MASKS:
             count //= 2
             halves = [list(range(start, start + count)) for start in (0, count)]
             low, high = (
