@@ -11,6 +11,7 @@ import ctypes
 import functools
 import itertools
 import mmap
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -70,8 +71,8 @@ class _Block:
         self._memory = memory
         self.__array_interface__ = memory.__array_interface__
 
-    def __del__(self) -> None:
-        if _keep is not None:  # as it is when the interpreter ends
+    def __del__(self, is_ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_ending():  # or what modules define may be gone
             _keep(self._memory)
 
 
