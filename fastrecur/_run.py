@@ -36,7 +36,7 @@ FORGOTTEN = 2.0**-80  # if no more than this is left of the state before them
 LONG_PIECE = 512  # bytes in a row, of one operand, from which threads may share rows among them
 LONG_SUM = 8 << 10  # the same for a sum's parts, which one thread may have to walk one after another
 AHEAD = 8 << 10  # bytes of an operand that are asked for before their turn
-BYPASS_ROW = 512  # bytes of a row from which it pays to write past the cache,
+BYPASS_ROW = 512  # bytes of a row from which it pays to write past the cache, though its ends fill no line,
 BYPASS_ROW_BACK = 256  # and where two rows are written for four that are read
 FRESH_BYTES = 16 << 20  # results from which the system's providing of pages takes as long as the walk
 
@@ -92,8 +92,10 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
         shift = _lanes_to_shift(plan, sharing.geometry, at[H]) if lengths == address(plan.full_lengths) else 0
         if shift:
             _forward_shifted(plan, call, at, carry, sharing, shift, team)
-        else:
-            team.run([(call, None, *at, *tail) for tail in sharing.tails])
+            continue
+        if sharing.geometry[3] and plan.traversal == ROWS and plan.row_bytes < BYPASS_ROW and not _fills(plan, at[H]):
+            sharing = _sharing(plan, team.size, False, fresh_bytes)
+        team.run([(call, None, *at, *tail) for tail in sharing.tails])
 
 
 def vjp(plan, g, a, b, h, h0, grad_state, lengths):
@@ -277,6 +279,12 @@ def _lanes_to_shift(plan, geometry, place):
     gapless = all(plan.time_strides[k] == way * plan.itemsizes[k] for k in ((B, H) if one_value else (A, B, H)))
     size, to_line = plan.itemsizes[H], -place % LINE
     return to_line // size if gapless and to_line % size == 0 else 0
+
+
+def _fills(plan, place):
+    """Return whether the rows of a result, the first of which is there, start with a cache line."""
+    strides = plan.geometry[_rows.HEAD + 3 * H : _rows.HEAD + 3 * H + 3]
+    return place % LINE == 0 and not (strides % LINE).any()
 
 
 def _forward_shifted(plan, call, at, carry, sharing, shift, team):
@@ -555,7 +563,8 @@ def lane_parts(plan, parts):
 def _geometry(plan, fresh, threads):
     """Return the geometry with what depends on the machine: if results go past the cache, how far to look ahead."""
     row = BYPASS_ROW_BACK if plan.gradients else BYPASS_ROW
-    bypass = fresh and (plan.traversal == TILES or plan.row_bytes >= row) and 3 * _bytes(plan) > _cache_bytes()
+    long = plan.row_bytes >= row or plan.row_bytes % LINE == 0
+    bypass = fresh and (plan.traversal == TILES or long) and 3 * _bytes(plan) > _cache_bytes()
     bypass = fresh if plan.traversal == SERIES else bypass  # these are written in place where no operand stands
     ahead = 0
     if plan.traversal == ROWS and _bytes(plan) >= SERIAL_BYTES:

@@ -10,6 +10,7 @@ from test_forward import RECURRENCES, operands
 from thresholds import lower_thresholds
 
 import fastrecur
+from fastrecur import _run
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((3000, 1101), 0), ((1101, 3000), 1), ((3, 1000, 1101), 1)])
@@ -147,9 +148,14 @@ def test_sums_do_not_depend_on_where_memory_is(rng, monkeypatch):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("gate", ["full", "number", "by lane", "by step"])
 @pytest.mark.parametrize(("shape", "axis"), [((9, 64), 0), ((5, 7, 96), 1), ((4, 33), 0), ((1, 64), 0)])
-def test_rows_that_start_within_a_line(rng, monkeypatch, dtype, gate, shape, axis):
-    """Past the cache, rows are walked from line to line: the end of each joins the beginning of the next."""
+@pytest.mark.parametrize("long", [0, _run.BYPASS_ROW])
+def test_rows_that_start_within_a_line(rng, monkeypatch, dtype, gate, shape, axis, long):
+    """Past the cache, rows are walked from line to line: the end of each joins the beginning of the next.
+
+    Short ones go there only if they are whole lines.
+    """
     lower_thresholds(monkeypatch.setattr)
+    monkeypatch.setattr(_run, "BYPASS_ROW", long)
     steps = tuple(n if k >= axis else 1 for k, n in enumerate(shape[: axis + 1])) + (1,) * (len(shape) - axis - 1)
     f = 0.3 if gate == "number" else rng.random({"full": shape, "by lane": shape[-1:], "by step": steps}[gate])
     f = f if gate == "number" else f.astype(dtype)
