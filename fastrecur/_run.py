@@ -35,7 +35,8 @@ RECALLED = 64  # blocks before a thread's own in a series that may tell it where
 FORGOTTEN = 2.0**-80  # if no more than this is left of the state before them
 LONG_PIECE = 512  # bytes in a row, of one operand, from which threads may share rows among them
 LONG_SUM = 8 << 10  # the same for a sum's parts, which one thread may have to walk one after another
-AHEAD = 8 << 10  # bytes of an operand that are asked for before their turn
+AHEAD = 8 << 10  # bytes of an operand that are asked for before their turn,
+LONG_AHEAD = 64 << 10  # but of two operands or more not a whole such row: the processor itself sees it coming
 BYPASS_ROW = 512  # bytes of a row from which it pays to write past the cache, though its ends fill no line,
 BYPASS_ROW_BACK = 256  # and where two rows are written for four that are read
 FRESH_BYTES = 16 << 20  # results from which the system's providing of pages takes as long as the walk
@@ -571,6 +572,8 @@ def _geometry(plan, fresh, threads):
         outer, middle, _ = plan.sizes
         piece = plan.row_bytes // (threads if outer == middle == 1 else 1)
         ahead = max(1, min(8, AHEAD // max(1, piece)))
+        if piece >= LONG_AHEAD and not plan.geometry[2]:
+            ahead = 0
     geometry = plan.geometry.copy()
     geometry[3], geometry[6] = bypass, ahead
     return geometry
