@@ -1,5 +1,6 @@
 """What every test may ask for."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ pytest.register_assert_rewrite("compare")
 sys.path.append(str(Path(__file__).parent / "gpu_tools"))
 
 import fastrecur  # noqa: E402 - after the line above, which must precede the import of compare
+from fastrecur import _blocks  # noqa: E402
 
 # Compilation makes the first example of a kind slow, and a failure must be the same everywhere.
 hypothesis.settings.register_profile(
@@ -31,6 +33,22 @@ hypothesis.settings.load_profile("fastrecur")
 def rng(request):
     """Random numbers that are a test's own, the same in every run."""
     return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+
+
+@pytest.fixture
+def nothing_kept():
+    """No memory of another test's results is there to be used again."""
+    gc.collect()
+    _blocks._kept.clear()
+
+
+@pytest.fixture
+def busy_collector():
+    """Garbage is collected at any moment."""
+    before = gc.get_threshold()
+    gc.set_threshold(5)
+    yield
+    gc.set_threshold(*before)
 
 
 @pytest.fixture

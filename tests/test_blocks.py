@@ -1,7 +1,6 @@
 """Memory of dropped results serves the next ones, and nothing else."""
 
 import concurrent.futures
-import gc
 import os
 
 import numpy as np
@@ -11,13 +10,10 @@ import fastrecur
 from fastrecur import _blocks
 from fastrecur._arrays import address
 
-pytestmark = pytest.mark.skipif(not _blocks.keeps(), reason="nothing is kept on this system")
-
-
-@pytest.fixture(autouse=True)
-def nothing_kept():
-    gc.collect()
-    _blocks._kept.clear()
+pytestmark = [
+    pytest.mark.skipif(not _blocks.keeps(), reason="nothing is kept on this system"),
+    pytest.mark.usefixtures("nothing_kept"),
+]
 
 
 @pytest.fixture
@@ -174,6 +170,7 @@ def test_the_newest_are_not_offered(monkeypatch, rng):
     assert all(place <= first < place + _blocks.LARGE_PAGE for place, first in zip(places, asked, strict=False))
 
 
+@pytest.mark.usefixtures("busy_collector")
 def test_threads_and_the_garbage_collector(rng):
     """Results that go at any moment, cycles among them, are never two calls' at once."""
     operands = [rng.random((n, 100)) for n in (1500, 1600, 2000, 2400)]
@@ -188,13 +185,8 @@ def test_threads_and_the_garbage_collector(rng):
             result = Cycle(smooth(operands[k]))
             np.testing.assert_array_equal(result.h, expected[k])
 
-    before = gc.get_threshold()
-    gc.set_threshold(5)
-    try:
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            list(pool.map(work, range(8)))
-    finally:
-        gc.set_threshold(*before)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

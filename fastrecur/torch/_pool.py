@@ -100,12 +100,7 @@ def _table(layout, size, gated, masked, saves, back, parts, *operands):
     ahead = ROWS_AHEAD * row
     if not layout.packed and product.nbytes <= STEP_AHEAD * layout.steps * len(parts):
         ahead = step if layout.reverse == back else -step
-    return _numbers(layout.steps, layout.reverse, size, gated, masked, saves, ahead, *strides)
-
-
-@functools.lru_cache(1024)
-def _numbers(*numbers):
-    return np.array(numbers, np.int64)
+    return np.array([layout.steps, layout.reverse, size, gated, masked, saves, ahead, *strides], np.int64)
 
 
 def _parts(layout, size, elements, threads):
@@ -122,19 +117,8 @@ def _keep(keep, wide):
     """Return the address of zoneout's factor, its element, whether it differs from lane to lane, and its owner."""
     if isinstance(keep, torch.Tensor):
         return keep.data_ptr(), element(_tensors.DTYPES[keep.dtype]), True, keep
-    number = _number(1.0 if keep is None else keep, wide)
+    number = np.array(1.0 if keep is None else keep, wide)
     return address(number), element(wide), False, number
-
-
-@functools.lru_cache(1024)
-def _number(value, wide):
-    return np.array(value, wide)
-
-
-@functools.lru_cache(16)
-def _no_bias(size, dtype):
-    with torch.inference_mode(False):
-        return torch.zeros(size, dtype=dtype)
 
 
 def _kinds(dtype):
@@ -153,7 +137,7 @@ def forward(product, bias, keep, carry, h, states, layout, gated):
     size = carry.shape[-1]
     keep_at, keep_element, masked, owner = _keep(keep, wide)
     if bias is None:
-        bias = _no_bias(3 * size, product.dtype)
+        bias = torch.zeros(3 * size, dtype=product.dtype)
     call = kernel(
         _pool.forward, None, wide_element, product=own, bias=own, keep=keep_element, h=own, states=own
     )  # fmt: skip

@@ -1,7 +1,6 @@
 """Memory of large results that are dropped serves the next ones, and nothing that is still in use."""
 
 import concurrent.futures
-import gc
 
 import pytest
 import torch
@@ -9,14 +8,11 @@ import torch
 from fastrecur import _blocks, forget_mult, forget_mult_vjp
 from fastrecur.torch import QRNNLayer, _tensors
 
-pytestmark = pytest.mark.skipif(not _blocks.keeps(), reason="nothing is kept on this system")
+pytestmark = [
+    pytest.mark.skipif(not _blocks.keeps(), reason="nothing is kept on this system"),
+    pytest.mark.usefixtures("nothing_kept"),
+]
 SHAPE = 1100, 1000  # 4.4 MB of float32
-
-
-@pytest.fixture(autouse=True)
-def nothing_kept():
-    gc.collect()
-    _blocks._kept.clear()
 
 
 def operands():
@@ -123,6 +119,7 @@ def test_training_step_after_step():
         assert all(map(torch.equal, step(), expected))
 
 
+@pytest.mark.usefixtures("busy_collector")
 def test_threads_and_the_garbage_collector():
     """Results and graphs that go at any moment, without the interpreter's lock too, are never two calls' at once."""
     f, g = operands()
@@ -141,13 +138,8 @@ def test_threads_and_the_garbage_collector():
             h.backward(g)
             assert torch.equal(gate.grad, expected[k][1])
 
-    before = gc.get_threshold()
-    gc.set_threshold(5)
-    try:
-        with concurrent.futures.ThreadPoolExecutor(4) as pool:
-            list(pool.map(work, range(4)))
-    finally:
-        gc.set_threshold(*before)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
 
 
 @pytest.mark.parametrize(
