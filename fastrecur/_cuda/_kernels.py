@@ -39,13 +39,19 @@ THREADS = {"sums": _sums.THREADS}
 MOST_THREADS = 128
 
 
-def blocks(name, carry):
+def blocks(name, carry, options, capability):
     """Return how many blocks a multiprocessor is to hold, which says how many registers a thread may have.
 
     Kernels that shuffle get the more, for before compute capability 9.0 each shuffle also has a path for a warp that
     has lost its step. With 6 blocks the assembler issues all loads of a float32 batch before it uses one, with 3 or 4
     it does not; in float64 it is the other way about. A test looks.
     """
+    if capability[0] in (9, 10) and carry == "f4":
+        # Cards that want more bytes on their way than fewer blocks would ask for.
+        if name == "once":
+            return 4
+        if name == "pool_vjp" and not dict(options)["packed"]:
+            return 7
     if name == "lanes":
         return 6 if carry == "f4" else 4
     return 4 if name in ("lanes_vjp", "summarise_lanes", "summarise_lanes_back", "pool", "pool_vjp") else 2

@@ -19,7 +19,7 @@ class Kernel:
 
     def __init__(self, name, rule, carry, options, elements, time):
         self.key = name, rule, carry, options, elements, time
-        self.name, self.blocks = name, _kernels.blocks(name, carry)
+        self.name = name
         self.threads = _kernels.THREADS.get(name, _kernels.MOST_THREADS)
         function = self.function(None)
         self.parameters = tuple(inspect.signature(function).parameters)
@@ -32,17 +32,22 @@ class Kernel:
         return _kernels.make(cuda, name, rule, carry, options, elements)
 
     def target(self, capability):
-        """Return the compute capability whose PTX a card gets: few texts, which tests run and look at, serve all."""
+        """Return whose PTX a card gets, and how many blocks its multiprocessors are to hold.
+
+        Few texts, which tests run and look at, serve all cards; they differ in the number of blocks at most.
+        """
         # For 10.0 and beyond the compiler goes another way, on which arrays end in local memory and the batches of
         # loads come apart. PTX serves later cards too; 8.0 can do one thing more, which is to round to bfloat16.
-        return min(capability, (8, 0) if "bf2*" in self.signature else (7, 5))
+        name, _, carry, options = self.key[:4]
+        text = min(capability, (8, 0) if "bf2*" in self.signature else (7, 5))
+        return text, _kernels.blocks(name, carry, options, capability)
 
     def ptx(self, capability):
         """Return the kernel's PTX."""
         from . import _compiler
 
-        function, target = self.function(_compiler.cuda), self.target(capability)
-        return _compiler.ptx(function, self.signature, self.threads, self.blocks, target)
+        target, blocks = self.target(capability)
+        return _compiler.ptx(self.function(_compiler.cuda), self.signature, self.threads, blocks, target)
 
 
 @functools.cache

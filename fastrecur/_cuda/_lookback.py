@@ -44,13 +44,13 @@ from ._lanes import first_state, lane_offset, split_lane, valid_steps
 from ._series import (
     advanced,
     back_chunk_walker,
-    back_summariser,
     chunk_shift,
     chunk_walker,
     composer,
-    fetcher_of_two,
     group_total,
     is_finite,
+    slow_back_summariser,
+    slow_summariser,
 )
 from ._split import note
 
@@ -121,11 +121,12 @@ def looker(is_average, kind, spins, sum_up_again, last):
     @helper
     def look_back(
         words, at, states_at, turn, turns, state, decay, rise, weight, origin, place, x, y, x_time, y_time, start, stop,
-        t, onward,
+        t, each, onward,
     ):  # fmt: skip
         """Return the state before a turn, all threads of the warp having its summary.
 
-        Its lane's first turn starts from ``state`` at step t, each next one ``onward`` steps further.
+        Its lane's first turn starts from ``state`` at step t, each next one ``onward`` steps further; a thread takes
+        ``each``.
         """
         its_group = divide(turn, 32)
         group, back, seen = 0, its_group, 0
@@ -159,7 +160,7 @@ def looker(is_average, kind, spins, sum_up_again, last):
             while missing != 0:
                 other = highest(missing)
                 decay_1, rise_1, weight_1, origin_1 = sum_up_again(
-                    x, y, x_time, y_time, start, stop, t + (first + other) * onward, place
+                    x, y, x_time, y_time, start, stop, t + (first + other) * onward, each, place
                 )
                 decay_1, rise_1 = shuffle(decay_1, last), shuffle(rise_1, last)
                 weight_1, origin_1 = shuffle(weight_1, last), shuffle(origin_1, last)
@@ -187,23 +188,27 @@ def forward(cuda, rule, zero, size, count, packs, guide, spins):
     """Return the kernel that walks in the direction of travel; the rest is as in `_series`."""
     kind, closed, is_average = type(zero), type(zero)(rule.closed), rule.is_average
     sum_up, write = chunk_walker(cuda, rule, kind, count, packs)
+    summarise_slowly, compose_group = slow_summariser(rule, kind), composer(is_average, kind)
     by_a, pack = guide[0] == "a", guide[1]
 
     @helper
-    def sum_up_again(a, b, a_time, b_time, start, stop, t, place):
-        gates, values = cuda.local.array(count, kind), cuda.local.array(count, kind)
-        _, _, _, _, decay, rise, weight, origin = sum_up(
-            a, b, a_time, b_time, start, stop, t + place * count, place, 32, gates, values
+    def sum_up_again(a, b, a_time, b_time, start, stop, t, each, place):
+        mine = t + place * each
+        low, high = narrow(start - mine), narrow(stop - mine)
+        decay, rise, weight, origin = summarise_slowly(
+            shift(a, mine * a_time), shift(b, mine * b_time), a_time, b_time, low, high, each
         )
+        _, _, _, _, decay, rise, weight, origin = compose_group(decay, rise, weight, origin, place, 32, True)
         return decay, rise, weight, origin
 
     look_back = looker(is_average, kind, spins, sum_up_again, 31)
 
     def kernel(
-        a, b, h, h0, lengths, words, starts, ends, leads, steps, reverse, pieces, lanes, middles, inners, a_time,
-        b_time, h_time, a_lane, b_lane, h_lane, h0_lane, lengths_lane,
+        a, b, h, h0, lengths, words, starts, ends, leads, steps, reverse, piece_steps, pieces, lanes, middles, inners,
+        a_time, b_time, h_time, a_lane, b_lane, h_lane, h0_lane, lengths_lane,
     ):  # fmt: skip
         place, number = thread() & 31, next_turn(words)
+        each = divide(narrow(piece_steps), 32)  # ``count``, which the compiler must not know: it would unroll by it
         turn = divide(number, lanes)
         lane = number - turn * lanes
         if turn >= pieces:
@@ -230,8 +235,8 @@ def forward(cuda, rule, zero, size, count, packs, guide, spins):
         all_weight, all_origin = shuffle(all_weight, 31), shuffle(all_origin, 31)
         state = look_back(
             words, at, states_at, turn, pieces, first_state(h0, lane_offset(h0_lane, outer, middle, inner), zero),
-            all_decay, all_rise, all_weight, all_origin, place, a_now, b_now, a_time, b_time, start, stop, t,
-            32 * count,
+            all_decay, all_rise, all_weight, all_origin, place, a_now, b_now, a_time, b_time, start, stop, t, each,
+            32 * each,
         )  # fmt: skip
         began = select(place == 0, state, advanced(is_average, decay, rise, weight, origin, state))
         end = write(
@@ -253,31 +258,30 @@ def forward(cuda, rule, zero, size, count, packs, guide, spins):
 
 def vjp(cuda, rule, zero, size, count, packs, guide, spins, a_is_total, b_is_total):
     """Return the kernel that walks against the direction of travel; the rest is as in `_series`."""
-    kind, closed = type(zero), type(zero)(rule.closed)
+    kind = type(zero)
     sum_up_back, write_back = back_chunk_walker(cuda, rule, kind, count, packs, a_is_total, b_is_total)
-    fetch = fetcher_of_two(kind, count, packs["g"], packs["a"])
-    summarise_back, compose_group = back_summariser(rule, kind, count), composer(False, kind)
+    summarise_back_slowly, compose_group = slow_back_summariser(rule, kind), composer(False, kind)
     by_a, pack = guide[0] == "a", guide[1]
 
     @helper
-    def sum_up_again(g, a, g_time, a_time, start, stop, t, place):
-        arriving, gates = cuda.local.array(count, kind), cuda.local.array(count, kind)
-        mine = t + place * count
+    def sum_up_again(g, a, g_time, a_time, start, stop, t, each, place):
+        mine = t + place * each
         low, high = narrow(start - mine), narrow(stop - mine)
-        g, a = shift(g, mine * g_time), shift(a, mine * a_time)
-        fetch(g, a, g_time, a_time, low, high, arriving, gates, zero, closed)
-        decay, rise = summarise_back(arriving, gates, low, high)
+        decay, rise = summarise_back_slowly(
+            shift(g, mine * g_time), shift(a, mine * a_time), g_time, a_time, low, high, each
+        )
         _, _, _, _, decay, rise, _, _ = compose_group(decay, rise, zero, zero, place, 32, False)
         return decay, rise, zero, zero
 
     look_back = looker(False, kind, spins, sum_up_again, 0)
 
     def kernel(
-        g, a, b, h, h0, last, to_a, to_b, lengths, words, starts, ends, steps, reverse, pieces, lanes, middles, inners,
-        g_time, a_time, b_time, h_time, to_a_time, to_b_time, g_lane, a_lane, b_lane, h_lane, h0_lane, last_lane,
-        to_a_lane, to_b_lane, lengths_lane,
+        g, a, b, h, h0, last, to_a, to_b, lengths, words, starts, ends, steps, reverse, piece_steps, pieces, lanes,
+        middles, inners, g_time, a_time, b_time, h_time, to_a_time, to_b_time, g_lane, a_lane, b_lane, h_lane, h0_lane,
+        last_lane, to_a_lane, to_b_lane, lengths_lane,
     ):  # fmt: skip
         place, number = thread() & 31, next_turn(words)
+        each = divide(narrow(piece_steps), 32)  # ``count``, which the compiler must not know: it would unroll by it
         turn = divide(number, lanes)
         lane, piece = number - turn * lanes, pieces - 1 - turn
         if turn >= pieces:
@@ -308,7 +312,7 @@ def vjp(cuda, rule, zero, size, count, packs, guide, spins, a_is_total, b_is_tot
         r = look_back(
             words, at, states_at, turn, pieces, first_state(last, lane_offset(last_lane, outer, middle, inner), zero),
             all_decay, all_rise, zero, zero, place, g_now, a_now, g_time, a_time, start, stop,
-            t + (pieces - 1) * 32 * count, -32 * count,
+            t + (pieces - 1) * 32 * count, each, -32 * each,
         )  # fmt: skip
         began = select(place == 31, r, fma(decay, r, rise))
         end = write_back(

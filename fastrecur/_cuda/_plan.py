@@ -338,8 +338,8 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex=F
             launch(kind, threads, pieces, **here),
         )
         scratch = dict(summaries=4 * lanes * pieces)
-    # Half as many steps a thread: mending is rare, and with as many float64 would not fit into the registers.
-    mending = dict(count=geometry.each // 2, packs=packs, guide=geometry.guide)
+    # Half as many steps a thread: mending is rare, and with as many wide numbers would not fit into the registers.
+    mending = dict(count=geometry.each // (1 if sizes["h"] == 2 else 2), packs=packs, guide=geometry.guide)
     launches = (*launches, launch("mend", lanes * 32, **mending))
     scratch |= dict(starts=lanes * pieces, ends=lanes * pieces, leads=lanes * pieces)
     return DevicePlan(plan, carry, lane_shape, geometry.choice, launches, scratch, geometry.offsets)

@@ -273,6 +273,34 @@ def summariser(rule, kind, count):
 
 
 @functools.cache
+def slow_summariser(rule, kind):
+    """Return the function that does the same, to the bit, reading as it goes: slow, and in few registers."""
+    decay_of, deviation, is_average = rule.decay, rule.deviation, rule.is_average
+    zero, one, closed, infinity = kind(0), kind(1), kind(rule.closed), kind(float("inf"))
+
+    @helper
+    def summarise_slowly(a, b, a_time, b_time, low, high, count):
+        decay, rise, weight, origin, least = one, zero, zero, zero, infinity
+        if is_average:
+            for j in range(max(low, 0), min(high, count)):
+                value = load(b, j * b_time, zero)
+                smaller = load(a, j * a_time, zero) != closed and magnitude(value) < least
+                origin = select(smaller, value, origin)
+                least = select(smaller, magnitude(value), least)
+        for j in range(count):
+            gate, value = closed, zero
+            if j >= low and j < high:
+                gate, value = load(a, j * a_time, zero), load(b, j * b_time, zero)
+            decay = decay * decay_of(gate)
+            rise = deviation(rise, gate, value - origin)
+            if is_average:
+                weight = deviation(weight, gate, one)
+        return decay, rise, weight, origin
+
+    return summarise_slowly
+
+
+@functools.cache
 def composer(is_average, kind):
     """Return the function that composes summaries across a group of threads."""
     zero, one = kind(0), kind(1)
@@ -584,6 +612,25 @@ def back_summariser(rule, kind, count):
         return decay, rise
 
     return summarise_back
+
+
+@functools.cache
+def slow_back_summariser(rule, kind):
+    """Return the function that does the same, to the bit, reading as it goes: slow, and in few registers."""
+    adjoint, decay_of, zero, one = rule.adjoint, rule.decay, kind(0), kind(1)
+
+    @helper
+    def summarise_back_slowly(g, a, g_time, a_time, low, high, count):
+        decay, rise = one, zero
+        for ago in range(count):
+            j = count - 1 - ago
+            if j >= low and j < high:
+                gate = load(a, j * a_time, zero)
+                _, _, rise = adjoint(load(g, j * g_time, zero) + rise, gate, zero, zero)
+                decay = decay * decay_of(gate)
+        return decay, rise
+
+    return summarise_back_slowly
 
 
 @helper

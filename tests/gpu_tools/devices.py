@@ -53,7 +53,7 @@ def ptx(kernel, capability=CAPABILITY):
     try:
         return path.read_text()
     except OSError:
-        made = kernel.ptx(target)
+        made = kernel.ptx(capability)
         _cache.write(path, made.encode())
         return made
 

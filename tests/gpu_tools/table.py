@@ -64,7 +64,12 @@ class Row(NamedTuple):
 
 def row(ptx, kernel, recurrence, dtype, architecture):
     """Assemble a kernel; return its line."""
-    code, card = assembled(ptx, architecture), CARDS[architecture]
+    return row_of(assembled(ptx, architecture), kernel, recurrence, dtype, architecture)
+
+
+def row_of(code, kernel, recurrence, dtype, architecture):
+    """Return the line of a kernel that is assembled."""
+    card = CARDS[architecture]
     # Registers are given to warps, 256 at a time.
     warp = -(-32 * code.registers // 256) * 256
     blocks = min(REGISTERS // (warp * (kernel.threads // 32)), card.threads // kernel.threads)
