@@ -176,9 +176,14 @@ def main():
         choose_by(devices.looking_back(choose))
         for name, reverse in itertools.product(RECURRENCES, [False, True]):
             check(name, (2, 1030), np.float32, 1, reverse)
+            check(name, (140, 3), np.float32, 0, reverse)
         closed_gates((3, 1030), 1)
+        closed_gates((140, 3), 0)
     x = rng.standard_normal((1, 15400)).astype(np.float32)
     check_vjp("linear_recurrence", 0.5, x, rng=rng, axis=1, state=False)
+    check("forget_mult", (140, 2), np.float32, 0, False, gate=(), state=False)
+    check("linear_recurrence", (140, 2), np.float32, 0, True, gate=(1, 2), state=False)
+    check_vjp("linear_recurrence", rng.random((140, 2)).astype(np.float32), 0.5, rng=rng, state=False)
     x = rng.standard_normal((1, 1030)).astype(np.float32)
     check_vjp("linear_recurrence", x, 0.5, rng=rng, axis=1, state=False)
     # Half of it, over and over: what the sums make of an infinity is not what one step after another does.

@@ -19,7 +19,7 @@ from problems import FORGET, LINEAR
 import fastrecur
 from fastrecur import _cache
 from fastrecur._cuda import _arrays, _call, _device, _launch, _plan
-from fastrecur._cuda._plan import LANES, ONCE, SERIES
+from fastrecur._cuda._plan import LANES, ONCE, SERIES, TILES
 
 F = np.random.default_rng(0).random((20, 40)).astype(np.float32)
 X = np.random.default_rng(1).standard_normal((20, 40)).astype(np.float32)
@@ -419,6 +419,23 @@ def test_choice(lanes, steps, neighbours, contiguous, kernel, pieces):
 def test_choice_of_one_pass(lanes, steps, kernel, pieces):
     assert _plan.choose(lanes, steps, 1, True, 12, 16, 16, may_look_back=True) == (kernel, pieces)
     assert _plan.choose(lanes, steps, 1, True, 12, 16, 16).traversal == SERIES
+
+
+@pytest.mark.parametrize(
+    ("lanes", "steps", "kernel", "pieces"),
+    [
+        (512, 65536, TILES, 512),
+        (4096, 4096, TILES, 32),
+        (40, 3000, TILES, 24),
+        (32, 1 << 20, LANES, 2048),  # a state's way through all tiles would take longer than reading twice
+        (12800, 105, LANES, 1),
+        (65536, 512, LANES, 1),
+        (40, 100, LANES, 1),
+    ],
+)
+def test_choice_of_tiles(lanes, steps, kernel, pieces):
+    assert _plan.choose(lanes, steps, lanes, False, 12, 16, 16, may_look_back=True) == (kernel, pieces)
+    assert _plan.choose(lanes, steps, lanes, False, 12, 16, 16).traversal == LANES
 
 
 @pytest.mark.parametrize(("dtype", "once"), [("f2", True), ("f4", True), ("f8", False)])

@@ -7,7 +7,8 @@ from machine_code import together
 from problems import DTYPES, FORGET, LINEAR, SHAPES, kernels, pooling
 
 SIZES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
-CASES = [case for case in SHAPES if case != "one pass"]
+ONE_PASS = "one pass", "tiles"
+CASES = [case for case in SHAPES if case not in ONE_PASS]
 CARDS = {
     f"sm_{10 * major + minor}": (major, minor)
     for major, minor in [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)]
@@ -32,9 +33,12 @@ def check(kernel, code, dtype, card):
             operands = 2 if not kernel.name.endswith("_vjp") else 3 if kernel.key[1] == "linear" else 4
             steps = dict(kernel.key[3])["count"]
             assert code.in_flight >= operands * steps * SIZES[dtype], "operands wait for each other"
-    if kernel.name in ("once", "once_vjp"):
-        # A summary and the state before a group are looked at and published as words; a turn is drawn.
-        summary = 2 if kernel.name == "once_vjp" or kernel.key[1] == "linear" else 4
+    if kernel.name in ("tiles", "tiles_vjp"):
+        operands = 2 if kernel.name == "tiles" else 3 if kernel.key[1] == "linear" else 4
+        assert code.in_flight >= operands * dict(kernel.key[3])["count"] * SIZES[dtype], "operands wait for each other"
+    if kernel.name in ("once", "once_vjp", "tiles", "tiles_vjp"):
+        # A summary and the state before a group, or a turn, are looked at and published as words; a turn is drawn.
+        summary = 2 if kernel.name.endswith("_vjp") or kernel.key[1] == "linear" else 4
         assert code.opcodes["LDG.E.64.STRONG.GPU"] >= summary + 1
         assert code.opcodes["STG.E.64.STRONG.GPU"] >= summary + 2
         assert sum(count for op, count in code.opcodes.items() if op.startswith("ATOMG.E.ADD.STRONG.GPU")) == 1
@@ -67,18 +71,14 @@ def test_recurrences(family, dtype, card):
     check_all(every.values(), card, dtype, fills=family == FORGET)
 
 
-@pytest.mark.parametrize(
-    ("family", "dtype", "cards"),
-    [
-        (FORGET, "float32", ["sm_75", "sm_80", "sm_90", "sm_120"]),
-        (FORGET, "bfloat16", ["sm_80", "sm_90"]),
-        (LINEAR, "float32", ["sm_90"]),
-    ],
-)
-def test_one_pass(family, dtype, cards):
-    every = [each for each in kernels(DTYPES[dtype], family, "one pass") if not each.name.startswith("mend")]
-    for card in cards:
-        check_all(every, card, dtype, fills=family == FORGET)
+@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype != "float64"])
+@pytest.mark.parametrize("family", [FORGET, LINEAR], ids=["average", "linear"])
+def test_one_pass(family, dtype, card):
+    every = [each for case in ONE_PASS for each in kernels(DTYPES[dtype], family, case)]
+    walks = [each for each in every if each.name.startswith(("once", "tiles"))]
+    assert [each.name for each in walks] == ["once", "once_vjp", "tiles", "tiles_vjp"]
+    check_all(walks, card, dtype, fills=family == FORGET)
 
 
 @pytest.mark.parametrize("case", ["lanes", "series"])

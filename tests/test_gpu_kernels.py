@@ -17,7 +17,7 @@ from fastrecur import reference
 from fastrecur._cuda import _call, _launch, _plan, _run
 
 ONCE = _plan.ONCE
-WAYS = [(0, 1), (0, 3), (1, 1), (1, 3), (1, ONCE)]  # axis and pieces
+WAYS = [(0, 1), (0, 3), (0, ONCE), (1, 1), (1, 3), (1, ONCE)]  # axis and pieces
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 
 
@@ -137,10 +137,28 @@ def test_one_pass(gpu, in_pieces, rng, name, dtype, reverse):
         gpu.forget()
 
 
-def both(name, gate, value, h0, reverse):
+@pytest.mark.parametrize(
+    ("name", "dtype"), list(zip([*RECURRENCES, *RECURRENCES], [np.float32, np.float32, *FLOATS[2:]], strict=True))
+)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_tiles(gpu, in_pieces, rng, name, dtype, reverse):
+    """Lanes and steps of one tile and a bit, of many, and of less than a warp."""
+    in_pieces(ONCE)
+    for shape in [(129, 40), (1000, 33), (2600, 64), (300, 20, 3)]:
+        h0 = rng.standard_normal(shape[1:]).astype(dtype)
+        gate, value = operands(rng, shape, dtype)
+        check_forward(name, gate, value, h0, reverse=reverse)
+        assert set(launched(gpu)) == {"clear", "tiles", "mend"}
+        gpu.forget()
+        check_vjp(name, gate, value, h0, rng=rng, reverse=reverse)
+        assert set(launched(gpu)) == {"clear", "tiles_vjp", "mend_back"}
+        gpu.forget()
+
+
+def both(name, gate, value, h0, reverse, axis=1):
     """The bits of a call and its gradient."""
-    h, last = getattr(fastrecur, name)(gate, value, h0, axis=1, reverse=reverse, return_state=True)
-    grads = getattr(fastrecur, name + "_vjp")(value, gate, value, h, h0, axis=1, reverse=reverse)
+    h, last = getattr(fastrecur, name)(gate, value, h0, axis=axis, reverse=reverse, return_state=True)
+    grads = getattr(fastrecur, name + "_vjp")(value, gate, value, h, h0, axis=axis, reverse=reverse)
     return [h, last, *grads]
 
 
@@ -171,11 +189,38 @@ def test_whoever_comes_first_the_bits_are_the_same(gpu, in_pieces, monkeypatch, 
             gpu.forget()
 
 
-def test_sums_over_time_in_one_pass(gpu, in_pieces, rng):
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_whichever_tile_comes_first_the_bits_are_the_same(gpu, in_pieces, monkeypatch, rng, name, reverse):
+    """Those of one tile after another, each of which finds all that it looks for."""
+    shape = (35 * 128, 40)
+    gate, value = operands(rng, shape, np.float32)
+    h0 = rng.standard_normal(shape[1]).astype(np.float32)
     in_pieces(ONCE)
-    x = rng.standard_normal((3, 1500)).astype(np.float32)
-    check_vjp("forget_mult", rng.random((3, 1)).astype(np.float32), x, rng=rng, axis=1)
-    assert "once_vjp" in launched(gpu)
+    wanted = None
+    for spins, resident in [(_plan.SPINS, 1), (1, 5), (_plan.SPINS, 5), (1, 40), (_plan.SPINS, 40)]:
+        monkeypatch.setattr(_plan, "SPINS", spins)
+        monkeypatch.setattr(ptx_emulator, "RESIDENT", resident)
+        gpu.seed += 1
+        _call._shortcuts.clear()
+        _plan.forward.cache_clear()
+        _plan.vjp.cache_clear()
+        got = both(name, gate, value, h0, reverse, axis=0)
+        assert {"tiles", "tiles_vjp"} <= set(launched(gpu))
+        gpu.forget()
+        wanted = wanted or got
+        for one, right in zip(got, wanted, strict=True):
+            assert_same_bits(one, right)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_sums_over_time_in_one_pass(gpu, in_pieces, rng, axis):
+    in_pieces(ONCE)
+    x = rng.standard_normal((3, 1500) if axis else (300, 40)).astype(np.float32)
+    gate = rng.random((3, 1) if axis else (1, 40)).astype(np.float32)
+    check_vjp("forget_mult", gate, x, rng=rng, axis=axis)
+    check_vjp("linear_recurrence", x * np.float32(0.3), gate, rng=rng, axis=axis, reverse=True)
+    assert ("once_vjp" if axis else "tiles_vjp") in launched(gpu)
 
 
 def test_one_pass_reads_once(gpu, in_pieces, rng):
@@ -190,6 +235,22 @@ def test_one_pass_reads_once(gpu, in_pieces, rng):
     fastrecur.forget_mult_vjp(x, f, x, h, axis=1)
     moved = gpu.counts["once_vjp", "loaded"] + gpu.counts["once_vjp", "stored"]
     assert 24 * f.size <= moved + 4 * 40 <= 1.2 * 24 * f.size
+
+
+def test_tiles_read_once(gpu, in_pieces, rng):
+    """One after another, so that what is looked for is there."""
+    gpu.seed = 0
+    in_pieces(ONCE)
+    f, x = operands(rng, (4096, 64), np.float32)
+    h = fastrecur.forget_mult(f, x)
+    moved = gpu.counts["tiles", "loaded"] + gpu.counts["tiles", "stored"]
+    assert 12 * f.size <= moved <= 1.2 * 12 * f.size  # and words, of which a tile looks at those of 16 turns
+    plain = [sum(gpu.counts.get((kernel, way), 0) for way in ("loaded", "stored")) for kernel in ("clear", "mend")]
+    assert sum(plain) <= 0.04 * 12 * f.size
+    gpu.forget()
+    fastrecur.forget_mult_vjp(x, f, x, h)
+    moved = gpu.counts["tiles_vjp", "loaded"] + gpu.counts["tiles_vjp", "stored"]
+    assert 24 * f.size <= moved + 4 * 64 <= 1.2 * 24 * f.size
 
 
 class LastBlock(devices.Driver):
@@ -491,7 +552,7 @@ def test_million_steps(gpu):
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_each_operand_is_read_once_and_each_result_written_once(gpu, rng, axis):
-    shape = (100, 64) if axis == 0 else (64, 1000)
+    shape = (60, 64) if axis == 0 else (64, 1000)
     n, lanes = int(np.prod(shape)), 64
     f, x = operands(rng, shape, np.float32)
     h = fastrecur.forget_mult(f, x, axis=axis)

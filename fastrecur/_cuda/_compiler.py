@@ -539,6 +539,11 @@ def _unpack_of(pointer, raw, like):
     return lambda pointer, raw, like: _opaque(raw)
 
 
+@_overload(_device.anew)
+def _anew_of(value):
+    return lambda value: _opaque(value)
+
+
 @_overload(_device.store)
 def _store_of(pointer, offset, value):
     return lambda pointer, offset, value: _store(pointer, offset, value)

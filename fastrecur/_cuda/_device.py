@@ -102,6 +102,11 @@ def unpack(pointer, raw, like):
     return pointer.unpack(raw, like.dtype)
 
 
+def anew(value):
+    """Return a value that the compiler takes for another each time: what is made of it is made where it is used."""
+    return value
+
+
 def store(pointer, offset, value):
     """Round a carry and write it."""
     pointer.store(offset, value)

@@ -4,7 +4,7 @@ import inspect
 
 import numpy as np
 
-from . import _lanes, _lookback, _pool, _series, _split, _sums
+from . import _lanes, _lookback, _pool, _series, _split, _sums, _tiles
 from ._rules import RULES
 
 # Parameters that are int32; times are int32 or int64; whatever ends in _lane holds three int64 strides.
@@ -31,11 +31,13 @@ MAKERS = {
     "clear": _lookback.clear,
     "once": _lookback.forward,
     "once_vjp": _lookback.vjp,
+    "tiles": _tiles.forward,
+    "tiles_vjp": _tiles.vjp,
     "sums": _sums.sums,
     "pool": _pool.forward,
     "pool_vjp": _pool.vjp,
 }
-THREADS = {"sums": _sums.THREADS}
+THREADS = {"sums": _sums.THREADS, "tiles": _tiles.THREADS, "tiles_vjp": _tiles.THREADS}
 MOST_THREADS = 128
 
 
@@ -52,6 +54,8 @@ def blocks(name, carry, options, capability):
             return 4
         if name == "pool_vjp" and not dict(options)["packed"]:
             return 7
+    if name in ("tiles", "tiles_vjp"):
+        return 2 if capability[0] in (9, 10) else 1
     if name == "lanes":
         return 6 if carry == "f4" else 4
     return 4 if name in ("lanes_vjp", "summarise_lanes", "summarise_lanes_back", "pool", "pool_vjp") else 2

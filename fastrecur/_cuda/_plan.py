@@ -16,10 +16,12 @@ from .. import _messages as say
 from .. import _problem
 from .._arrays import element
 from .._problem import c_strides
+from . import _lookback, _tiles
 from ._kernels import MOST_THREADS, THREADS
-from ._lookback import SPINS, words
+from ._lookback import SPINS
 
-LANES, SERIES, ONCE = "lanes", "series", "once"
+LANES, SERIES, ONCE, TILES = "lanes", "series", "once", "tiles"
+LOOKING_BACK = ONCE, TILES
 
 _CARRY = {"f2": "f4", "bf2": "f4", "f4": "f4", "f8": "f8", "c8": "c8", "c16": "c16"}
 _DTYPES = {name: np.dtype(name) for name in ("f4", "f8", "c8", "c16")}
@@ -81,6 +83,10 @@ def choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, count, is_
     once = max(stream, CHUNK_US + chunks / 32 * LOOK_US) + FIXED_US
     if series and may_look_back and chunks > 1 and once < min(whole, cut):
         return Choice(ONCE, chunks)
+    turns = -(-steps // (_tiles.ROWS * ahead))
+    once = max(stream, BATCH_US + ahead * STEP_US + turns / _tiles.LOOKED * LOOK_US) + FIXED_US
+    if not series and may_look_back and turns > 1 and once < min(whole, cut):
+        return Choice(TILES, turns)
     return Choice(traversal, pieces if cut < whole else 1)
 
 
@@ -181,7 +187,7 @@ def _check_size(lanes, steps):
         raise ValueError(say.too_many(lanes, steps))
 
 
-def _geometry(shape, axis, reverse, operands, sizes, elements, guides, full, word, carry, is_vjp):
+def _geometry(shape, axis, reverse, operands, sizes, elements, guides, full, word, carry, is_vjp, is_average):
     """Return what all launches of a problem share.
 
     ``operands`` holds strides in the result's axes by name, 0 in time for those that have none; ``full`` names those
@@ -210,10 +216,15 @@ def _geometry(shape, axis, reverse, operands, sizes, elements, guides, full, wor
     )  # fmt: skip
     packs = _packs(full, elements, sizes, time, count if is_vjp else count // 2)  # mending takes half as many at once
     by = max(("b", "a"), key=lambda n: packs[n])
-    guide = ("b", 0) if choice.traversal == LANES else (by, packs[by])
-    if choice.traversal == LANES:
+    in_lanes = choice.traversal in (LANES, TILES)
+    guide = ("b", 0) if in_lanes else (by, packs[by])
+    width = 1
+    if in_lanes:
         packs = dict.fromkeys(packs, 0)
-        width = 1
+    if choice.traversal == TILES:
+        piece_steps = _tiles.ROWS * ahead
+        pieces = -(-steps // piece_steps)
+    elif in_lanes:
         piece_steps = -(-steps // choice.pieces)
         piece_steps = -(-piece_steps // ahead) * ahead if choice.pieces > 1 else steps
         pieces = -(-steps // piece_steps)
@@ -232,7 +243,9 @@ def _geometry(shape, axis, reverse, operands, sizes, elements, guides, full, wor
         inners=lane_sizes[2], width=width,
     )  # fmt: skip
     if choice.traversal == ONCE:
-        values["sixteens"] = -(-words(lanes, pieces) // 16)
+        values["sixteens"] = -(-_lookback.words(lanes, pieces) // 16)
+    elif choice.traversal == TILES:
+        values["sixteens"] = -(-_tiles.words(lanes, pieces, is_average) // 16)
     values |= {f"{name}_time": t for name, t in time.items()}
     values |= {f"{name}_lane": s for name, s in lane_strides.items()}
     offsets = tuple({name: o + base.get(name, 0) for name, o in each.items()} for each in offsets)
@@ -276,6 +289,12 @@ def _clear(values):
     return Launch("clear", "", "f4", (), (), "i4", _grid(values["sixteens"], per_block, 1), per_block, values)
 
 
+def _tile(launch):
+    """Return a launch of lanes as one of tiles."""
+    blocks = _tiles.groups(launch.values["lanes"]) * launch.values["pieces"]
+    return launch._replace(grid=(blocks, 1, 1), threads=_tiles.THREADS)
+
+
 def _own(shape, lane_shape, strides):
     """Return a state's strides in the lanes' axes."""
     return _problem.spread(shape, strides, lane_shape)
@@ -316,20 +335,25 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex=F
     word = plan.dtype.itemsize + sum(sizes[n] for n in "ab" if any(operands[n]))
     geometry = _geometry(
         shape, axis, reverse, operands, sizes, elements, ("h", "b", "a"), ("a", "b", "h"), word,
-        carry, False,
+        carry, False, family == _problem.FORGET,
     )  # fmt: skip
     rule = _rule(family, plan.dtype, carry, a)
     launch = _launcher(geometry, rule, carry, elements)
     lanes, pieces = geometry.lanes, geometry.pieces
     kind, threads = geometry.choice.traversal, lanes * geometry.values["width"]
     packs = tuple(sorted((n, geometry.packs[n]) for n in ("a", "b", "h")))
-    here = dict(ahead=geometry.ahead) if kind == LANES else dict(count=geometry.each, packs=packs, guide=geometry.guide)
+    chunks = dict(count=geometry.each, packs=packs, guide=geometry.guide)
+    here = dict(ahead=geometry.ahead) if kind == LANES else chunks
     if pieces == 1:
         return DevicePlan(
             plan, carry, lane_shape, geometry.choice, (launch(kind, threads, **here),), {}, geometry.offsets
         )
-    if kind == ONCE:
-        launches = _clear(geometry.values), launch(kind, threads * pieces, spins=SPINS, **here)
+    if kind in LOOKING_BACK:
+        if kind == ONCE:
+            walk = launch("once", threads * pieces, spins=SPINS, **chunks)
+        else:
+            walk = _tile(launch("tiles", lanes, count=geometry.ahead, spins=SPINS))
+        launches = _clear(geometry.values), walk
         scratch = dict(words=4 * geometry.values["sixteens"])
     else:
         launches = (
@@ -339,7 +363,7 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex=F
         )
         scratch = dict(summaries=4 * lanes * pieces)
     # Half as many steps a thread: mending is rare, and with as many wide numbers would not fit into the registers.
-    mending = dict(count=geometry.each // (1 if sizes["h"] == 2 else 2), packs=packs, guide=geometry.guide)
+    mending = chunks | dict(count=geometry.each // (1 if sizes["h"] == 2 else 2))
     launches = (*launches, launch("mend", lanes * 32, **mending))
     scratch |= dict(starts=lanes * pieces, ends=lanes * pieces, leads=lanes * pieces)
     return DevicePlan(plan, carry, lane_shape, geometry.choice, launches, scratch, geometry.offsets)
@@ -421,7 +445,9 @@ def vjp(
     _lengths(elements, operands, lengths, lane_shape, axis)
     word = sum(sizes[n] for n in ("g", "a", "b", "h", "to_a", "to_b") if any(operands[n]))
     full = ("g", "a", "b", "h", "to_a", "to_b")
-    geometry = _geometry(shape, axis, reverse, operands, sizes, elements, ("h", "b", "a", "g"), full, word, carry, True)
+    geometry = _geometry(
+        shape, axis, reverse, operands, sizes, elements, ("h", "b", "a", "g"), full, word, carry, True, False
+    )
     rule = _rule(family, np.dtype(carry_dtype) if plan.dtype.itemsize > 2 else plan.dtype, carry, a)
     launch = _launcher(geometry, rule, carry, elements)
     lanes, pieces, repeats = geometry.lanes, geometry.pieces, len(geometry.offsets)
@@ -433,10 +459,14 @@ def vjp(
     scratch = {}
     if pieces == 1:
         launches = (launch(f"{kind}_vjp", threads, **here, **told),)
-    elif kind == ONCE:
+    elif kind in LOOKING_BACK:
+        if kind == ONCE:
+            walk = launch("once_vjp", threads * pieces, spins=SPINS, **chunks, **told)
+        else:
+            walk = _tile(launch("tiles_vjp", lanes, count=geometry.ahead, spins=SPINS, **told))
         launches = (
             _clear(geometry.values),
-            launch("once_vjp", threads * pieces, spins=SPINS, **here, **told),
+            walk,
             launch("mend_back", lanes * 32, **chunks, **told),
         )
         scratch = dict(words=4 * geometry.values["sixteens"], starts=lanes * pieces, ends=lanes * pieces)

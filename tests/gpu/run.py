@@ -405,8 +405,14 @@ def main():
         for dtype in ["float64", "float16"]:
             timed(report, lib, f"4 (512,64,1024) {dtype}", "twice, half", (512, 64, 1024), dtype=dtype)
         report.row("5 launch bounds off / on", "1.5-1.9", lambda: without_bounds(lib), "x")
-        timed(report, lib, "6 (65536,8,64), three phases", "225-250", (65536, 8, 64))
-        timed(report, lib, "6 (65536,8,64) gradient", "-", (65536, 8, 64), gradient=True)
+        for gradient, once, three in [(False, "143-160", "225-250"), (True, "286-320", "360-400")]:
+            what = "6 (65536,8,64)" + " gradient" * gradient
+            timed(report, lib, f"{what}, one pass", once, (65536, 8, 64), gradient=gradient)
+            three_phases(
+                lambda w=what, p=three, g=gradient: timed(
+                    report, lib, f"{w}, three phases", p, (65536, 8, 64), gradient=g
+                )
+            )
         unsplit(lambda: timed(report, lib, "6 (65536,8,64) unsplit", "2600-3300", (65536, 8, 64)))
         long = (64, 1 << 20)
         for gradient, once, three in [(False, "270-310", "450-840"), (True, "540-620", "720-1500")]:

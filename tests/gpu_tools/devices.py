@@ -310,11 +310,16 @@ DlpackArray.__module__ = "otherlibrary"
 
 
 def looking_back(choose):
-    """Return a choice of kernels by which contiguous time of more than one chunk takes one pass, however few chunks."""
+    """Return a choice of kernels by which time of more than one chunk or tile takes one pass, however few they are."""
 
-    def chosen(lanes, steps, *arguments, may_look_back=False, **options):
-        found = choose(lanes, steps, *arguments, may_look_back=may_look_back, **options)
-        once = may_look_back and found.traversal == _plan.SERIES and steps > 512
-        return _plan.Choice(_plan.ONCE, 2) if once else found
+    def chosen(lanes, steps, neighbours, contiguous, word, ahead, *arguments, may_look_back=False, **options):
+        found = choose(
+            lanes, steps, neighbours, contiguous, word, ahead, *arguments, may_look_back=may_look_back, **options
+        )
+        if may_look_back and found.traversal == _plan.SERIES and steps > 512:
+            return _plan.Choice(_plan.ONCE, 2)
+        if may_look_back and found.traversal == _plan.LANES and steps > 128:
+            return _plan.Choice(_plan.TILES, 2)
+        return found
 
     return chosen

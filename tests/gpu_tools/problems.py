@@ -15,6 +15,7 @@ SHAPES = {
     "pieces of lanes": ((65536, 512), 0),
     "pieces of series": ((2, 1 << 20), 1),
     "one pass": ((64, 1 << 20), 1),
+    "tiles": ((65536, 512), 0),
 }
 
 

@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from fastrecur import _pooling, _steps
-from fastrecur._cuda import _device, _lanes, _lookback, _pool, _series
+from fastrecur._cuda import _device, _lanes, _lookback, _pool, _series, _tiles
 
 CARRIES = {"f4": np.float32, "f8": np.float64, "c8": np.complex64, "c16": np.complex128}
 RESIDENT = 3  # blocks that run at a time
@@ -36,7 +36,7 @@ def fma(a, b, c):
 def like_compiled_code(setattr):
     """Give the steps' stubs the meaning that they have on a card; `setattr` is Python's own or monkeypatch's."""
     stubs = {"fma": fma, "select": lambda condition, yes, no: yes if condition else no, "everywhere": lambda _: False}
-    for module in (_steps, _pooling, _lanes, _lookback, _pool, _series):
+    for module in (_steps, _pooling, _lanes, _lookback, _pool, _series, _tiles):
         for name in stubs.keys() & vars(module).keys():
             setattr(module, name, stubs[name])
 
