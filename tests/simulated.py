@@ -187,16 +187,18 @@ def main():
     x = rng.standard_normal((1, 1030)).astype(np.float32)
     check_vjp("linear_recurrence", x, 0.5, rng=rng, axis=1, state=False)
     # Half of it, over and over: what the sums make of an infinity is not what one step after another does.
-    x[0, 5] = np.inf
+    for axis, x in [(1, x), (0, rng.standard_normal((140, 2)).astype(np.float32))]:
+        early, late = ((0, 5), (0, 1000)) if axis else ((5, 0), (100, 1))
+        x[early] = np.inf
 
-    def with_a_late_infinity(array):
-        array = array.copy()
-        array[0, 1000] = np.inf
-        return array
+        def with_a_late_infinity(array, at=late):
+            array = array.copy()
+            array[at] = np.inf
+            return array
 
-    with np.errstate(all="ignore"):
-        check_forward("forget_mult", np.full(x.shape, 0.5, np.float32), x, axis=1)
-        check_vjp("linear_recurrence", 1e-20, x, rng=rng, axis=1, arrange=with_a_late_infinity, state=False)
+        with np.errstate(all="ignore"):
+            check_forward("forget_mult", np.full(x.shape, 0.5, np.float32), x, axis=axis)
+            check_vjp("linear_recurrence", 1e-20, x, rng=rng, axis=axis, arrange=with_a_late_infinity, state=False)
     launched |= pooling(driver)
     assert launched == set(_kernels.MAKERS), set(_kernels.MAKERS) - launched
     print("done")
