@@ -39,6 +39,8 @@ AHEAD = 8 << 10  # bytes of an operand that are asked for before their turn,
 LONG_AHEAD = 64 << 10  # but of two operands or more not a whole such row: the processor itself sees it coming
 BYPASS_ROW = 512  # bytes of a row from which it pays to write past the cache, though its ends fill no line,
 BYPASS_ROW_BACK = 256  # and where two rows are written for four that are read
+APART = 512  # bytes between the states of two threads, for a processor fetches what stands behind its own too;
+MOST_APART = 64 << 10  # of more states that is no matter: a step takes long
 FRESH_BYTES = 16 << 20  # results from which the system's providing of pages takes as long as the walk
 
 
@@ -96,7 +98,7 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
             continue
         if sharing.geometry[3] and plan.traversal == ROWS and plan.row_bytes < BYPASS_ROW and not _fills(plan, at[H]):
             sharing = _sharing(plan, team.size, False, fresh_bytes)
-        team.run([(call, None, *at, *tail) for tail in sharing.tails])
+        _run_parts(team, sharing, [(call, None, *at)] * len(sharing.tails), (5,))
 
 
 def vjp(plan, g, a, b, h, h0, grad_state, lengths):
@@ -156,8 +158,8 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team):
         if plan.traversal == SERIES:
             _vjp_series(plan, call, head, sharing, strides, team)
         else:
-            calls = [(call, *head(k if sharing.pieces else 0), *tail) for k, tail in enumerate(sharing.tails)]
-            team.run(calls, sharing.threads)
+            heads = [(call, *head(k if sharing.pieces else 0)) for k in range(len(sharing.tails))]
+            _run_parts(team, sharing, heads, (7,))
     if not sharing.pieces:
         return summed
     with np.errstate(all="ignore"):
@@ -173,7 +175,31 @@ def summary_at(plan, direction, a, b, carry, products, lengths, team):
             a + from_first[A] + extra[A], b + from_first[B] + extra[B], carry + extra[CARRY],
             products + extra[CARRY], lengths + extra[LENGTHS],
         )  # fmt: skip
-        team.run([(call, None, *at, *tail) for tail in sharing.tails])
+        _run_parts(team, sharing, [(call, None, *at)] * len(sharing.tails), (4, 5))
+
+
+def _run_parts(team, sharing, heads, states):
+    """Run a plan's parts, given the first arguments of their calls, in which ``states`` are the places of addresses.
+
+    What stands there is read and written at each step, so parts of one row have it in memory of its own: where two
+    threads' lines are neighbours, each step would wait for a line that the other's processor has fetched too early.
+    """
+    if not sharing.spans:
+        team.run([(*head, *tail) for head, tail in zip(heads, sharing.tails, strict=True)], sharing.threads)
+        return
+    calls, moves, keep = [list(head) for head in heads], [], []
+    for place in states:
+        room = _problem.aligned((sharing.room,), np.dtype(np.uint8), functools.partial(np.empty, dtype=np.uint8))
+        keep.append(room)
+        for k, (call, (begin, end)) in enumerate(zip(calls, sharing.spans, strict=True)):
+            own = address(room) + k * APART
+            moves.append((own + begin, call[place] + begin, end - begin))
+            call[place] = own
+    for own, given, size in moves:
+        ctypes.memmove(own, given, size)
+    team.run([(*call, *tail) for call, tail in zip(calls, sharing.tails, strict=True)], sharing.threads)
+    for own, given, size in moves:
+        ctypes.memmove(given, own, size)
 
 
 def known_forward(plan):
@@ -309,8 +335,10 @@ def _forward_shifted(plan, call, at, carry, sharing, shift, team):
             at[k] + from_step * plan.time_strides[k] + (by_lanes * plan.itemsizes[k] if plan.lane_strides[k] else 0)
             for k in (A, B, H)
         ]
-        head = (None, *moved, address(turned) + carry_at * size, address(lengths), address(table))
-        team.run([(call, *head, *part) for part in parts])
+        tails = [(address(table), *part) for part in parts]
+        head = (call, None, *moved, address(turned) + carry_at * size, address(lengths))
+        here = sharing._replace(tails=tails, spans=sharing.spans if len(tails) > 1 else [])
+        _run_parts(team, here, [head] * len(tails), (5,))
 
     before = (0, outer, 0, 1, 0, shift), inner - shift
     behind = (0, outer, 0, 1, shift, inner), -shift
@@ -466,6 +494,8 @@ class _Sharing(NamedTuple):
     geometry: np.ndarray
     table: int  # where that stands
     tails: list  # the last arguments of each call: where its geometry stands, and its part of the lanes
+    spans: list  # of each part's states if they are to stand apart: bytes from the first state
+    room: int  # and how many bytes these take
     keep: list
 
 
@@ -488,7 +518,20 @@ def _sharing(plan, most, fresh, fresh_bytes):
             for mine, table in enumerate(tables[:sharers]):  # each sees to its share of the pages
                 table[7], table[8] = sharers, mine
     tails = [(address(table), *part) for table, part in zip(tables, parts, strict=False)]
-    return _Sharing(threads, pieces, geometry, address(geometry), tails, tables)
+    spans = _spans(plan, parts)
+    room = spans[-1][1] + APART * len(spans) if spans else 0
+    return _Sharing(threads, pieces, geometry, address(geometry), tails, spans, room, tables)
+
+
+def _spans(plan, parts):
+    """Return where in bytes each part's states begin and end, if they are to stand apart; else nothing."""
+    outer, middle, inner = plan.sizes
+    size, row = plan.wide.itemsize, int(plan.geometry[_rows.HEAD + 3 * CARRY + 1])
+    if plan.traversal != ROWS or len(parts) == 1 or outer > 1 or (middle > 1 and row != inner * size):
+        return []
+    if middle * inner * size > MOST_APART:
+        return []
+    return [(first * row + low * size, (last - 1) * row + high * size) for _, _, first, last, low, high in parts]
 
 
 def _bytes(plan):

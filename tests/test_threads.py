@@ -1,6 +1,7 @@
 """Many callers, many processes, and the number of threads."""
 
 import concurrent.futures
+import itertools
 import os
 import sys
 import threading
@@ -10,6 +11,7 @@ import types
 import numpy as np
 import pytest
 from compare import assert_same_bits
+from thresholds import lower_thresholds
 
 import fastrecur
 from fastrecur import _threads
@@ -339,3 +341,35 @@ def test_workers_roused_in_vain(set_threads):
     finally:
         sys.setswitchinterval(interval)
     assert_same_bits(result, expected)
+
+
+@pytest.mark.parametrize("shape", [(50, 640), (50, 3, 256)])
+def test_states_of_threads_stand_apart(monkeypatch, rng, shape):
+    """A processor fetches the lines behind those that it walks; another thread would wait for its own at every step."""
+    lower_thresholds(monkeypatch.setattr)
+    places = []
+
+    def run(calls, threads=None):
+        calls = list(calls)
+        # The address of the states, and which of the rows and of their lanes are this thread's.
+        places.append([(call[7 if len(call) > 17 else 5], *call[-4:]) for call in calls])
+        _threads.run(calls, threads)
+
+    f, x, h0 = rng.random(shape), rng.standard_normal(shape), rng.standard_normal(shape[1:])
+    with _threads.lent(_threads.Team(3, run)):
+        h, last = fastrecur.forget_mult(f, x, h0, return_state=True)
+        grads = fastrecur.forget_mult_vjp(x, f, x, h, h0, grad_state=last)
+    assert len(places) == 2
+    for calls in places:
+        assert len(calls) == 3
+        spans = [
+            (at + 8 * (first * shape[-1] + low), at + 8 * ((until - 1) * shape[-1] + high))
+            for at, first, until, low, high in calls
+        ]
+        assert all(after[0] - before[1] >= 256 for before, after in itertools.pairwise(spans))
+    with _threads.lent(_threads.Team(1, _threads.run)):
+        alone = fastrecur.forget_mult(f, x, h0, return_state=True)
+        for one, right in zip((h, last), alone, strict=True):
+            assert_same_bits(one, right)
+        for one, right in zip(grads, fastrecur.forget_mult_vjp(x, f, x, h, h0, grad_state=last), strict=True):
+            assert_same_bits(one, right)
