@@ -33,7 +33,9 @@ LOCKED_BYTES = 1 << 14  # below this it is over before other threads of Python w
 SERIAL_ROWS = 3 << 20  # and where threads halve rows, whose ends share lines and pages
 RECALLED = 64  # blocks before a thread's own in a series that may tell it where to start,
 FORGOTTEN = 2.0**-80  # if no more than this is left of the state before them
-LONG_PIECE = 512  # bytes in a row, of one operand, from which threads may share rows among them
+LONG_PIECE = 128  # bytes in a row, of one operand, from which threads may share rows among them; of results that stay
+CACHED_PIECE = 1024  # in the cache more, for where two threads' pieces meet, each step waits for a line of the other's
+LARGE_SUM = 24 << 20  # bytes of a problem from which a sum may have parts as short as that; before, as one thread
 LONG_SUM = 8 << 10  # the same for a sum's parts, which one thread may have to walk one after another
 AHEAD = 8 << 10  # bytes of an operand that are asked for before their turn,
 LONG_AHEAD = 64 << 10  # but of two operands or more not a whole such row: the processor itself sees it coming
@@ -505,8 +507,9 @@ def _sharing(plan, most, fresh, fresh_bytes):
 
     ``fresh`` says whether results stand where no operand does, ``fresh_bytes`` how large new ones are.
     """
-    threads, pieces = _useful_threads(plan, most), _pieces(plan)
-    geometry = _geometry(plan, fresh, threads)
+    bypass = _bypasses(plan, fresh)
+    threads, pieces = _useful_threads(plan, most, bypass), _pieces(plan)
+    geometry = _geometry(plan, bypass, threads)
     tables, parts = [geometry], []
     if plan.traversal != SERIES:
         parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, pieces or threads)
@@ -538,12 +541,21 @@ def _bytes(plan):
     return plan.word * plan.steps * plan.lanes
 
 
-def _useful_threads(plan, most):
+def _bypasses(plan, fresh):
+    """Return whether results go past the cache."""
+    if plan.traversal == SERIES:
+        return fresh  # these are written in place where no operand stands
+    row = BYPASS_ROW_BACK if plan.gradients else BYPASS_ROW
+    long = plan.traversal == TILES or plan.row_bytes >= row or plan.row_bytes % LINE == 0
+    return fresh and long and 3 * _bytes(plan) > _cache_bytes()
+
+
+def _useful_threads(plan, most, bypass):
     """Return how many threads to use. No bit depends on it: what is summed is cut by `_pieces`."""
     if _bytes(plan) < (SERIAL_ROWS if plan.traversal == ROWS and plan.sizes[0] == 1 else SERIAL_BYTES):
         return 1
     if plan.traversal == ROWS:
-        return min(most, _row_splits(plan))
+        return min(most, _row_splits(plan, LONG_PIECE if bypass else CACHED_PIECE))
     if plan.traversal == TILES:
         return min(most, -(-plan.lanes // WIDTH))
     return min(most, max(1, plan.lanes if _shares_lanes(plan) else plan.steps // _series.BLOCK // 4))
@@ -554,12 +566,12 @@ def _shares_lanes(plan):
     return plan.lanes >= _problem.FEW_LANES
 
 
-def _row_splits(plan):
-    """Return into how many parts rows may be cut: pieces of rows that are too short lose the prefetcher."""
+def _row_splits(plan, piece):
+    """Return into how many parts rows may be cut, of so many bytes at least."""
     outer, middle, inner = plan.sizes
     if outer > 1:
         return outer
-    parts = middle * plan.row_bytes // LONG_PIECE
+    parts = middle * plan.row_bytes // piece
     return max(1, min(parts, middle if middle > 1 else inner // 64))
 
 
@@ -572,7 +584,8 @@ def _pieces(plan):
         return 1
     if plan.traversal == ROWS:
         outer, middle, _ = plan.sizes
-        most = outer if outer > 1 else min(_row_splits(plan), max(2, middle * plan.row_bytes // LONG_SUM))
+        piece = LONG_PIECE if _bytes(plan) >= LARGE_SUM else CACHED_PIECE // 2
+        most = outer if outer > 1 else min(_row_splits(plan, piece), max(2, middle * plan.row_bytes // LONG_SUM))
     elif plan.traversal == TILES:
         most = -(-plan.lanes // WIDTH)
     else:
@@ -604,12 +617,8 @@ def lane_parts(plan, parts):
     return [(WIDTH * low, min(plan.lanes, WIDTH * high)) for low, high in ranges(tiles, parts)]
 
 
-def _geometry(plan, fresh, threads):
+def _geometry(plan, bypass, threads):
     """Return the geometry with what depends on the machine: if results go past the cache, how far to look ahead."""
-    row = BYPASS_ROW_BACK if plan.gradients else BYPASS_ROW
-    long = plan.row_bytes >= row or plan.row_bytes % LINE == 0
-    bypass = fresh and (plan.traversal == TILES or long) and 3 * _bytes(plan) > _cache_bytes()
-    bypass = fresh if plan.traversal == SERIES else bypass  # these are written in place where no operand stands
     ahead = 0
     if plan.traversal == ROWS and _bytes(plan) >= SERIAL_BYTES:
         outer, middle, _ = plan.sizes
