@@ -22,6 +22,7 @@ from ._arrays import address
 SMALLEST = 128 << 10  # bytes below which the C library keeps memory by itself
 MOST = 1 << 30  # bytes that are kept at once
 OWN = 64 << 20  # bytes of the newest that are not offered to the system, which costs; the C library keeps as much
+LINE, ALIGNED = 64, 16  # bytes of a cache line, and what addresses of memory are multiples of
 PATIENCE = 16  # results after which what none of them could use is given back
 LARGE_PAGE = 2 << 20
 
@@ -34,6 +35,7 @@ class _Kept(NamedTuple):
 
 
 _kept: dict[tuple[int, int], _Kept] = {}  # by size and address
+_used: set[int] = set()  # where memory begins that is a result's, and was another's before
 _order = itertools.count()
 _results = 0
 
@@ -61,7 +63,14 @@ def borrow(nbytes: int) -> np.ndarray:
         except MemoryError:
             _kept.clear()
             memory = np.empty(nbytes, np.uint8)
+    else:
+        _used.add(address(memory))
     return np.asarray(_Block(memory))[:nbytes]
+
+
+def has_pages(place: int) -> bool:
+    """Return whether the memory that a result begins in has been used before, so that the system has provided it."""
+    return any(place - back in _used for back in range(0, 2 * LINE, ALIGNED))
 
 
 class _Block:
@@ -73,6 +82,7 @@ class _Block:
 
     def __del__(self, is_ending: Callable[[], bool] = sys.is_finalizing) -> None:
         if not is_ending():  # or what modules define may be gone
+            _used.discard(address(self._memory))
             _keep(self._memory)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _arrays, _problem, _threads
+from . import _arrays, _blocks, _problem, _threads
 from ._arrays import address
 from ._cpu import _native, _rows, _series, _summaries, _tiles
 from ._cpu._compile import kernel
@@ -85,6 +85,7 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
     """
     call, from_first = _bound(plan, "forward"), plan.offsets
     fresh = h != a and h != b and aligned
+    fresh_bytes = _new_bytes(h, fresh_bytes)
     sharing = _sharing(plan, team.size, fresh, fresh_bytes)
     for extra in plan.extra:
         at = (
@@ -130,7 +131,7 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team):
     ``results`` are ``(address, bytes)`` of each operand's fresh gradient, None for one that is summed or not wanted;
     what is returned for them are wide arrays, None for the others.
     """
-    sizes = [0 if result is None else result[1] for result in results]
+    sizes = [0 if result is None else _new_bytes(*result) for result in results]
     sharing = _sharing(plan, team.size, True, max(sizes))
     summed = [
         None if gradient is None or gradient[2] is not None else np.zeros((sharing.pieces, *gradient[0]), plan.wide)
@@ -166,6 +167,11 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team):
         return summed
     with np.errstate(all="ignore"):
         return [None if sums is None else sums.sum(axis=0) if sharing.pieces > 1 else sums[0] for sums in summed]
+
+
+def _new_bytes(place, nbytes):
+    """Return how many bytes of a result the system has not provided yet, if that is worth a thought."""
+    return 0 if nbytes < FRESH_BYTES or _blocks.has_pages(place) else nbytes
 
 
 def summary_at(plan, direction, a, b, carry, products, lengths, team):

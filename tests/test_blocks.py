@@ -223,3 +223,16 @@ cycle.itself, cycle.h = cycle, fastrecur.forget_mult(0.5, x)
 def late(h=fastrecur.forget_mult(0.5, x)): pass
 """
     assert run_python(script) == ""
+
+
+def test_used_memory_has_its_pages():
+    """So that nobody has to see to them on the way."""
+    first = fastrecur.forget_mult(0.5, np.ones((1000, 640)))
+    assert not _blocks.has_pages(address(first))
+    place = address(first)
+    del first
+    second = fastrecur.forget_mult(0.5, np.ones((1000, 640)))
+    assert address(second) == place
+    assert _blocks.has_pages(place)
+    del second
+    assert not _blocks.has_pages(place)
