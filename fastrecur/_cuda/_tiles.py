@@ -474,14 +474,13 @@ def vjp(cuda, rule, zero, size, count, spins, a_is_total, b_is_total):
             store(ends, at_piece, end)
             if not is_finite(end):
                 publish(words, note(lane), zero)
+        # Never both: one of the operands has time.
         if a_is_total:
-            barrier()
             sums[at], sums[tile + at] = totals[0], totals[1]
             barrier()
             if is_alive and row == 0:
                 store(to_a, (piece * lanes + lane) * size, total_of_rows(sums, place))
         if b_is_total:
-            barrier()
             sums[at], sums[tile + at] = totals[2], totals[3]
             barrier()
             if is_alive and row == 0:
