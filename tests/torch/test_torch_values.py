@@ -267,7 +267,7 @@ def test_torch_s_number_of_threads_rules(monkeypatch):
 
     used = []
     run = _team._run
-    monkeypatch.setattr(_team, "_run", lambda calls: used.append(len(calls)) or run(calls))
+    monkeypatch.setattr(_team, "_run", lambda calls, *rest: used.append(len(calls)) or run(calls, *rest))
     f, x = torch.rand(64, 64, 512), torch.randn(64, 64, 512)
     before, ours = torch.get_num_threads(), fastrecur.get_num_threads()
     try:
