@@ -192,9 +192,12 @@ def test_whoever_comes_first_the_bits_are_the_same(gpu, in_pieces, monkeypatch, 
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_whichever_tile_comes_first_the_bits_are_the_same(gpu, in_pieces, monkeypatch, rng, name, reverse):
-    """Those of one tile after another, each of which finds all that it looks for."""
+    """Those of one tile after another, each of which finds all that it looks for; of states that last, too."""
     shape = (35 * 128, 40)
     gate, value = operands(rng, shape, np.float32)
+    gate[:, 20:] *= np.float32(0.01)
+    if name == "linear_recurrence":
+        gate[:, 20:] = 1 - gate[:, 20:]
     h0 = rng.standard_normal(shape[1]).astype(np.float32)
     in_pieces(ONCE)
     wanted = None
@@ -362,10 +365,10 @@ def test_sums_in_slices(gpu, rng):
 @pytest.mark.parametrize(("axis", "pieces"), WAYS)
 def test_lengths(gpu, in_pieces, rng, name, axis, reverse, pieces):
     in_pieces(pieces)
-    lanes, steps = 40, 600 if axis else 70
+    lanes, steps = 40, 600 if axis else 300 if pieces == ONCE else 70
     shape = (steps, lanes) if axis == 0 else (lanes, steps)
     lengths = rng.integers(0, steps + 1, lanes)
-    lengths[:3] = 0, steps, 1
+    lengths[:6] = 0, steps, 1, 16, min(steps, 128), min(steps, 129)
     gate, value = operands(rng, shape, np.float32)
     inside = np.arange(steps) < lengths[:, np.newaxis]
     for array in (gate, value):
@@ -476,6 +479,101 @@ def sequential(name, f, x):
         h = gate * value + (one - gate) * h if name == "forget_mult" else gate * h + value
         out.append(h)
     return np.array(out, np.float32)
+
+
+def backwards(name, g, f, x, h):
+    """float32 gradients, one step before another, from states of any kind."""
+    one, r = np.float32(1), np.zeros(g.shape[1], np.float32)
+    to_f, to_x = np.zeros_like(g), np.zeros_like(g)
+    for t in reversed(range(len(g))):
+        arrived, before = g[t] + r, h[t - 1] if t else np.zeros_like(r)
+        if name == "forget_mult":
+            to_f[t], to_x[t], r = arrived * (x[t] - before), f[t] * arrived, (one - f[t]) * arrived
+        else:
+            to_f[t], to_x[t], r = arrived * before, arrived, f[t] * arrived
+    return to_f, to_x
+
+
+def assert_alike(got, right):
+    """What is not finite is to the bit, and nothing else is not finite."""
+    finite = np.isfinite(right)
+    assert_same_bits(got[~finite], right[~finite])
+    assert np.isfinite(got[finite]).all()
+
+
+@pytest.mark.parametrize(("axis", "pieces"), WAYS)
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_gradients_that_are_not_finite(gpu, in_pieces, rng, name, axis, pieces):
+    in_pieces(pieces)
+    steps, lanes = 1100, 40
+    g, f, x, h = (rng.random((steps, lanes)).astype(np.float32) for _ in range(4))
+    g[300, 0], g[1000, 1], f[500, 2], h[700, 3], g[40, 4] = np.inf, np.nan, np.inf, np.nan, -np.inf
+    # A cotangent of 0 stays 0, though the product of what it is multiplied by overflows.
+    g[400:, 5:7] = 0
+    f[440:460, 5], f[505:520, 6] = 1e25, 1e25
+    arranged = [v if axis == 0 else v.T.copy() for v in (g, f, x, h)]
+    got = getattr(fastrecur, name + "_vjp")(*arranged, axis=axis)[:2]
+    for grad, right in zip(got, backwards(name, g, f, x, h), strict=True):
+        assert_alike(grad if axis == 0 else grad.T, right)
+
+
+@pytest.mark.parametrize(("axis", "pieces"), WAYS)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_sums_over_time_that_are_not_finite(gpu, in_pieces, rng, axis, pieces):
+    in_pieces(pieces)
+    steps, lanes = 1100, 40
+    g, a, h = (rng.random((steps, lanes)).astype(np.float32) for _ in range(3))
+    g[300, 0], g[1000, 1], a[500, 2] = np.inf, np.nan, np.inf
+    g[400:, 5:7] = 0
+    a[440:460, 5], a[505:520, 6] = 1e25, 1e25
+    b = rng.random((1, lanes)).astype(np.float32)
+    arranged = [v if axis == 0 else v.T.copy() for v in (g, a, b, h)]
+    got = fastrecur.linear_recurrence_vjp(*arranged, axis=axis)[1].ravel()
+    right = backwards("linear_recurrence", g, a, np.broadcast_to(b, g.shape), h)[1].sum(0)
+    assert_alike(got, right)
+    finite = np.isfinite(right)
+    np.testing.assert_allclose(got[finite], right[finite], rtol=1e-4)
+
+
+@pytest.mark.parametrize(("axis", "pieces"), WAYS)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_state_that_overflows_though_the_product_does_not(gpu, in_pieces, rng, axis, pieces):
+    in_pieces(pieces)
+    name = "linear_recurrence"
+    a, b = (rng.random((1100, 40)).astype(np.float32) for _ in range(2))
+    for lane, t in enumerate(range(495, 535)):  # wherever a thread's steps begin
+        b[t, lane], a[t + 1, lane], a[t + 2, lane] = 1e10, 1e30, 1e-30
+    h = fastrecur.linear_recurrence(*(v if axis == 0 else v.T.copy() for v in (a, b)), axis=axis)
+    assert_alike(h if axis == 0 else h.T, sequential(name, a, b))
+    g, a = b[::-1].copy(), a[::-1].copy()
+    got = fastrecur.linear_recurrence_vjp(*(v if axis == 0 else v.T.copy() for v in (g, a, b, b)), axis=axis)[:2]
+    for grad, right in zip(got, backwards(name, g, a, b, b), strict=True):
+        assert_alike(grad if axis == 0 else grad.T, right)
+
+
+@pytest.mark.parametrize(("axis", "pieces"), WAYS)
+@pytest.mark.parametrize("gate", [0, 1, 0.3])
+def test_the_last_state_is_the_last_result(gpu, in_pieces, rng, axis, pieces, gate):
+    """Also where a lane ends within a tile, or a chunk."""
+    in_pieces(pieces)
+    for steps in [1040, 1100]:
+        f, x = operands(rng, (steps, 40), np.float32)
+        f[-1] = gate
+        arranged = [v if axis == 0 else v.T.copy() for v in (f, x)]
+        h, last = fastrecur.forget_mult(*arranged, axis=axis, return_state=True)
+        assert_same_bits(last, np.ascontiguousarray(h[-1] if axis == 0 else h[:, -1]))
+
+
+def test_each_thread_of_a_tile_hands_on_what_rounding_leaves_over(gpu, in_pieces):
+    in_pieces(ONCE)
+    g = np.ones((640, 40), np.float32)
+    g[::8], g[7::8] = 1 << 26, -(1 << 26)
+    g[3::64], g[58::64] = 1 << 26, -(1 << 26)  # of these the last of a tile's rows makes up for the first
+    zeros, ones = np.zeros(g.shape, np.float32), np.ones((1, 40), np.float32)
+    _, grad_b, _ = fastrecur.linear_recurrence_vjp(g, zeros, ones, g)
+    assert "tiles_vjp" in launched(gpu)
+    np.testing.assert_array_equal(grad_b, g.astype(np.float64).sum(0)[np.newaxis])
 
 
 def test_in_place(gpu, in_pieces, rng):

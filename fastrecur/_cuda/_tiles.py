@@ -12,8 +12,8 @@ The warps look together: at the states before 32 turns, then at the summaries fr
 turns. A summary that is not there after so many looks is computed once more, to the same bits; see `_lookback` for
 why nobody waits for ever.
 
-Within a tile, a lane one of whose rows starts with a closed gate, or comes to a state that is not finite, is walked
-once more, row after row: that is the sequential answer. Between tiles `_split` mends.
+Within a tile, a lane one of whose rows starts with a closed gate, or behind the lane's last step, or comes to a state
+that is not finite, is walked once more, row after row: that is the sequential answer. Between tiles `_split` mends.
 
 In ``words``: the next turn and the lanes' notes, as in `_lookback`; then for each turn the state before it and its
 summary, number by number, each for all lanes.
@@ -300,7 +300,9 @@ def forward(cuda, rule, zero, size, count, spins):
         # A row that begins with a closed gate repeats the end of the one before it, which is not known before it is
         # walked; after a state that is not finite there is no other way.
         is_lead = is_average and low < 0 and high > 0 and gates[0] == closed
-        is_odd = (is_lead and row > 0) or (not is_finite(end) and sums[place] == sums[place])
+        # Rows behind a lane's last step bring its end to the last of them.
+        is_behind = high <= 0 and high + count > 0
+        is_odd = ((is_lead or is_behind) and row > 0) or (not is_finite(end) and sums[place] == sums[place])
         sums[tile + at], sums[2 * tile + at] = end, select(is_odd, one, zero)
         barrier()
         again = False
