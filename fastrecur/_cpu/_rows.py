@@ -14,6 +14,7 @@ from .._steps import constant
 from ._memory import (
     HELPER,
     INLINE,
+    ask_near_to_write,
     broadcast,
     fence,
     itemsize,
@@ -42,6 +43,7 @@ GEOMETRY = ("steps", "reverse", "a_constant", "bypass", "a_fate", "b_fate", "ahe
 HEAD = len(GEOMETRY)
 HUGE_PAGE = 2 << 20
 PAGES_AHEAD = 2
+ENDS_AHEAD = 8  # rows before its turn a line is asked for that a row fills in part: all stores wait for it
 A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = range(10)  # the order of operands, as in `_problem`
 STORE, ADD, SUM = 1, 2, 3  # what becomes of a gradient: written; added lane by lane; added up over the row
 
@@ -130,6 +132,7 @@ def forward_rows(rule, a, b, h, carry, lanes, count, apart, a_constant, bypass, 
     Lanes of a row are walked from the last to the first if ``down``.
     """
     way = -width(carry) if down else width(carry)
+    ends_ahead = ENDS_AHEAD * load_int(apart, H)
     for k in range(count):
         a_now, b_now, h_now = row_at(a, apart, A, k), row_at(b, apart, B, k), row_at(h, apart, H, k)
         carry_now = row_at(carry, apart, CARRY, k)
@@ -137,6 +140,9 @@ def forward_rows(rule, a, b, h, carry, lanes, count, apart, a_constant, bypass, 
         vectors = whole_vectors(h_now, carry, lanes - head, bypass)
         tail = head + vectors * width(carry)
         if head > 0 or tail < lanes:
+            if bypass:
+                ask_near_to_write(h_now, 0, ends_ahead)
+                ask_near_to_write(h_now, lanes - 1, ends_ahead)
             forward_lanes(rule, a_now, b_now, h_now, carry_now, head, tail, lanes, a_constant)
         gate = broadcast(load(a_now, 0, carry))
         begin = tail - width(carry) if down else head
