@@ -126,7 +126,9 @@ def forward_lanes(rule, a, b, h, carry, head, tail, lanes, a_constant):
 
 
 @njit(**HELPER)
-def forward_rows(rule, a, b, h, carry, lanes, count, apart, a_constant, bypass, down, ahead_a, ahead_b):
+def forward_rows(
+    rule, a, b, h, carry, lanes, count, apart, a_constant, bypass, down, near, near_a, near_b, far_a, far_b
+):
     """Advance rows of lanes, or one by so many steps: ``apart`` tells how far they stand from each other.
 
     Lanes of a row are walked from the last to the first if ``down``.
@@ -136,6 +138,7 @@ def forward_rows(rule, a, b, h, carry, lanes, count, apart, a_constant, bypass, 
     for k in range(count):
         a_now, b_now, h_now = row_at(a, apart, A, k), row_at(b, apart, B, k), row_at(h, apart, H, k)
         carry_now = row_at(carry, apart, CARRY, k)
+        ahead_a, ahead_b = (near_a, near_b) if k < near else (far_a, far_b)
         head = lanes_to_line(h_now, lanes) if bypass else 0
         vectors = whole_vectors(h_now, carry, lanes - head, bypass)
         tail = head + vectors * width(carry)
@@ -175,14 +178,25 @@ def rows_at_once(geometry, rows):
 
 
 @njit(**HELPER)
-def bytes_ahead(geometry, operand, rows, backwards, down):
-    """Return how far from a piece of an operand's row stands the one to ask for meanwhile."""
-    at = HEAD + 3 * operand
+def bytes_ahead(geometry, operand, rows, backwards, down, is_near):
+    """Return how far from a piece of an operand's row stands the one to ask for meanwhile.
+
+    It is among a step's rows if ``is_near``, else among those of the next step.
+    """
+    at, ahead = HEAD + 3 * operand, load_int(geometry, 6)
+    to_step, to_row = (
+        load_int(geometry, at) * (-1 if backwards else 1),
+        load_int(geometry, at + 1) * (-1 if down else 1),
+    )
     if rows == 1:
-        stride = load_int(geometry, at) * (-1 if backwards else 1)
-    else:
-        stride = load_int(geometry, at + 1) * (-1 if down else 1)
-    return load_int(geometry, 6) * stride
+        return ahead * to_step
+    return ahead * to_row if is_near else to_step + (min(ahead, rows) - rows) * to_row
+
+
+@njit(**HELPER)
+def near_rows(geometry, rows):
+    """Return for how many rows what is asked for is among the same step's, or for how many steps of one row."""
+    return load_int(geometry, 0) if rows == 1 else rows - min(load_int(geometry, 6), rows)
 
 
 @njit(**HELPER)
@@ -208,11 +222,15 @@ def forward(
     # Through memory backwards, all the way: the prefetcher follows that too.
     down = load_int(geometry, HEAD + 3 * H) < 0
     rows = row_last - row_first
-    ahead_a, ahead_b = bytes_ahead(geometry, A, rows, False, down), bytes_ahead(geometry, B, rows, False, down)
+    near_a = bytes_ahead(geometry, A, rows, False, down, True)
+    near_b = bytes_ahead(geometry, B, rows, False, down, True)
+    far_a = bytes_ahead(geometry, A, rows, False, down, False)
+    far_b = bytes_ahead(geometry, B, rows, False, down, False)
     fresh = load_int(geometry, 7) != 0
     # All steps of a row one after the other, where there is one, and no pages to be seen to on the way.
     over_time = rows == 1 and not fresh
     stride, run = steps if over_time else 1, rows_at_once(geometry, rows)
+    near = near_rows(geometry, rows)
     apart = stack_ints(16)
     measure_rows(apart, geometry, over_time, -1 if down and not over_time else 1)
     h_step = load_int(apart, H)
@@ -231,7 +249,7 @@ def forward(
                 carry_now = place(carry, geometry, CARRY, 0, row, outer, lane_first)
                 forward_rows(
                     rule, a_now, b_now, shift(h_now, start * h_step), carry_now, lanes, (stop - start) * run, apart,
-                    a_constant, bypass, down, ahead_a, ahead_b,
+                    a_constant, bypass, down, near, near_a, near_b, far_a, far_b,
                 )  # fmt: skip
     if bypass:
         fence()
@@ -278,7 +296,7 @@ def vjp_lanes(
 @njit(**HELPER)
 def vjp_rows(
     rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lanes, count, count_h, apart, a_constant, a_fate, b_fate,
-    down, bypass, ahead_g, ahead_a, ahead_b, ahead_h,
+    down, bypass, near, near_g, near_a, near_b, near_h, far_g, far_a, far_b, far_h,
 ):  # fmt: skip
     """Take rows of lanes back by a step, or one by so many: as `forward_rows`.
 
@@ -294,6 +312,8 @@ def vjp_rows(
         to_a_now, to_b_now = row_at(to_a, apart, TO_A, k), row_at(to_b, apart, TO_B, k)
         sums_a_now, sums_b_now = row_at(sums_a, apart, SUMS_A, k), row_at(sums_b, apart, SUMS_B, k)
         at_h0, head = k >= count_h, 0
+        ahead_g, ahead_a = (near_g, near_a) if k < near else (far_g, far_a)
+        ahead_b, ahead_h = (near_b, near_h) if k < near else (far_b, far_h)
         if bypass_b:
             head = lanes_to_line(to_b_now, lanes)
         elif bypass and a_fate == STORE:
@@ -344,10 +364,13 @@ def vjp(
     down = load_int(geometry, HEAD + 3 * H) > 0
     fresh = load_int(geometry, 7) != 0
     rows = row_last - row_first
-    ahead_g, ahead_a = bytes_ahead(geometry, G, rows, True, down), bytes_ahead(geometry, A, rows, True, down)
-    ahead_b, ahead_h = bytes_ahead(geometry, B, rows, True, down), bytes_ahead(geometry, H, rows, True, down)
+    near_g, far_g = bytes_ahead(geometry, G, rows, True, down, True), bytes_ahead(geometry, G, rows, True, down, False)
+    near_a, far_a = bytes_ahead(geometry, A, rows, True, down, True), bytes_ahead(geometry, A, rows, True, down, False)
+    near_b, far_b = bytes_ahead(geometry, B, rows, True, down, True), bytes_ahead(geometry, B, rows, True, down, False)
+    near_h, far_h = bytes_ahead(geometry, H, rows, True, down, True), bytes_ahead(geometry, H, rows, True, down, False)
     over_time = rows == 1 and not fresh  # as in `forward`
     stride, run = steps if over_time else 1, rows_at_once(geometry, rows)
+    near = near_rows(geometry, rows)
     apart = stack_ints(16)
     measure_rows(apart, geometry, over_time, -1 if down or over_time else 1)
     for outer in range(outer_first, outer_last):
@@ -385,8 +408,8 @@ def vjp(
                     place(to_b, geometry, TO_B, last, row, outer, lane_first),
                     place(sums_a, geometry, SUMS_A, last, row, outer, a_lane),
                     place(sums_b, geometry, SUMS_B, last, row, outer, lane_first),
-                    lanes, count, known, apart, a_constant, a_fate, b_fate, down, bypass, ahead_g, ahead_a, ahead_b,
-                    ahead_h,
+                    lanes, count, known, apart, a_constant, a_fate, b_fate, down, bypass, near, near_g, near_a, near_b,
+                    near_h, far_g, far_a, far_b, far_h,
                 )  # fmt: skip
     if bypass:
         fence()
