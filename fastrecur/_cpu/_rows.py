@@ -116,6 +116,15 @@ def end_lane(k, head, tail):
 
 
 @njit(**HELPER)
+def ask_for_ends(target, apart, operand, head, tail, lanes):
+    """Ask for the lines that a later row of results fills in part."""
+    if head > 0:
+        ask_near_to_write(target, 0, ENDS_AHEAD * load_int(apart, operand))
+    if tail < lanes:
+        ask_near_to_write(target, lanes - 1, ENDS_AHEAD * load_int(apart, operand))
+
+
+@njit(**HELPER)
 def forward_lanes(rule, a, b, h, carry, head, tail, lanes, a_constant):
     """Advance lanes that fill no vector."""
     for k in range(head + lanes - tail):
@@ -126,26 +135,23 @@ def forward_lanes(rule, a, b, h, carry, head, tail, lanes, a_constant):
 
 
 @njit(**HELPER)
-def forward_rows(
-    rule, a, b, h, carry, lanes, count, apart, a_constant, bypass, down, near, near_a, near_b, far_a, far_b
-):
+def forward_rows(rule, a, b, h, carry, lanes, count, apart, a_constant, bypass, down, near, ahead):
     """Advance rows of lanes, or one by so many steps: ``apart`` tells how far they stand from each other.
 
     Lanes of a row are walked from the last to the first if ``down``.
     """
     way = -width(carry) if down else width(carry)
-    ends_ahead = ENDS_AHEAD * load_int(apart, H)
     for k in range(count):
         a_now, b_now, h_now = row_at(a, apart, A, k), row_at(b, apart, B, k), row_at(h, apart, H, k)
         carry_now = row_at(carry, apart, CARRY, k)
-        ahead_a, ahead_b = (near_a, near_b) if k < near else (far_a, far_b)
+        here = ahead if k < near else shift(ahead, 16 * 8)
+        ahead_a, ahead_b = load_int(here, A), load_int(here, B)
         head = lanes_to_line(h_now, lanes) if bypass else 0
         vectors = whole_vectors(h_now, carry, lanes - head, bypass)
         tail = head + vectors * width(carry)
         if head > 0 or tail < lanes:
             if bypass:
-                ask_near_to_write(h_now, 0, ends_ahead)
-                ask_near_to_write(h_now, lanes - 1, ends_ahead)
+                ask_for_ends(h_now, apart, H, head, tail, lanes)
             forward_lanes(rule, a_now, b_now, h_now, carry_now, head, tail, lanes, a_constant)
         gate = broadcast(load(a_now, 0, carry))
         begin = tail - width(carry) if down else head
@@ -178,25 +184,20 @@ def rows_at_once(geometry, rows):
 
 
 @njit(**HELPER)
-def bytes_ahead(geometry, operand, rows, backwards, down, is_near):
-    """Return how far from a piece of an operand's row stands the one to ask for meanwhile.
+def measure_ahead(ahead, geometry, rows, backwards, down):
+    """Note how far from a piece of each operand's row stands the one to ask for meanwhile; return for how many rows.
 
-    It is among a step's rows if ``is_near``, else among those of the next step.
+    It is among the same step's rows; for the others, whose distances stand 16 further on, among the next step's.
     """
-    at, ahead = HEAD + 3 * operand, load_int(geometry, 6)
-    to_step, to_row = (
-        load_int(geometry, at) * (-1 if backwards else 1),
-        load_int(geometry, at + 1) * (-1 if down else 1),
-    )
-    if rows == 1:
-        return ahead * to_step
-    return ahead * to_row if is_near else to_step + (min(ahead, rows) - rows) * to_row
-
-
-@njit(**HELPER)
-def near_rows(geometry, rows):
-    """Return for how many rows what is asked for is among the same step's, or for how many steps of one row."""
-    return load_int(geometry, 0) if rows == 1 else rows - min(load_int(geometry, 6), rows)
+    count = load_int(geometry, 6)
+    near = min(count, rows)
+    for operand in range(SUMS_B + 1):
+        at = HEAD + 3 * operand
+        to_step = load_int(geometry, at) * (-1 if backwards else 1)
+        to_row = load_int(geometry, at + 1) * (-1 if down else 1)
+        store_int(ahead, operand, count * (to_step if rows == 1 else to_row))
+        store_int(ahead, 16 + operand, to_step + (near - rows) * to_row)
+    return load_int(geometry, 0) if rows == 1 else rows - near
 
 
 @njit(**HELPER)
@@ -222,16 +223,12 @@ def forward(
     # Through memory backwards, all the way: the prefetcher follows that too.
     down = load_int(geometry, HEAD + 3 * H) < 0
     rows = row_last - row_first
-    near_a = bytes_ahead(geometry, A, rows, False, down, True)
-    near_b = bytes_ahead(geometry, B, rows, False, down, True)
-    far_a = bytes_ahead(geometry, A, rows, False, down, False)
-    far_b = bytes_ahead(geometry, B, rows, False, down, False)
     fresh = load_int(geometry, 7) != 0
     # All steps of a row one after the other, where there is one, and no pages to be seen to on the way.
     over_time = rows == 1 and not fresh
     stride, run = steps if over_time else 1, rows_at_once(geometry, rows)
-    near = near_rows(geometry, rows)
-    apart = stack_ints(16)
+    apart, ahead = stack_ints(16), stack_ints(32)
+    near = measure_ahead(ahead, geometry, rows, False, down)
     measure_rows(apart, geometry, over_time, -1 if down and not over_time else 1)
     h_step = load_int(apart, H)
     for outer in range(outer_first, outer_last):
@@ -249,7 +246,7 @@ def forward(
                 carry_now = place(carry, geometry, CARRY, 0, row, outer, lane_first)
                 forward_rows(
                     rule, a_now, b_now, shift(h_now, start * h_step), carry_now, lanes, (stop - start) * run, apart,
-                    a_constant, bypass, down, near, near_a, near_b, far_a, far_b,
+                    a_constant, bypass, down, near, ahead,
                 )  # fmt: skip
     if bypass:
         fence()
@@ -296,7 +293,7 @@ def vjp_lanes(
 @njit(**HELPER)
 def vjp_rows(
     rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lanes, count, count_h, apart, a_constant, a_fate, b_fate,
-    down, bypass, near, near_g, near_a, near_b, near_h, far_g, far_a, far_b, far_h,
+    down, bypass, near, ahead,
 ):  # fmt: skip
     """Take rows of lanes back by a step, or one by so many: as `forward_rows`.
 
@@ -312,8 +309,9 @@ def vjp_rows(
         to_a_now, to_b_now = row_at(to_a, apart, TO_A, k), row_at(to_b, apart, TO_B, k)
         sums_a_now, sums_b_now = row_at(sums_a, apart, SUMS_A, k), row_at(sums_b, apart, SUMS_B, k)
         at_h0, head = k >= count_h, 0
-        ahead_g, ahead_a = (near_g, near_a) if k < near else (far_g, far_a)
-        ahead_b, ahead_h = (near_b, near_h) if k < near else (far_b, far_h)
+        here = ahead if k < near else shift(ahead, 16 * 8)
+        ahead_g, ahead_a = load_int(here, G), load_int(here, A)
+        ahead_b, ahead_h = load_int(here, B), load_int(here, H)
         if bypass_b:
             head = lanes_to_line(to_b_now, lanes)
         elif bypass and a_fate == STORE:
@@ -364,14 +362,10 @@ def vjp(
     down = load_int(geometry, HEAD + 3 * H) > 0
     fresh = load_int(geometry, 7) != 0
     rows = row_last - row_first
-    near_g, far_g = bytes_ahead(geometry, G, rows, True, down, True), bytes_ahead(geometry, G, rows, True, down, False)
-    near_a, far_a = bytes_ahead(geometry, A, rows, True, down, True), bytes_ahead(geometry, A, rows, True, down, False)
-    near_b, far_b = bytes_ahead(geometry, B, rows, True, down, True), bytes_ahead(geometry, B, rows, True, down, False)
-    near_h, far_h = bytes_ahead(geometry, H, rows, True, down, True), bytes_ahead(geometry, H, rows, True, down, False)
     over_time = rows == 1 and not fresh  # as in `forward`
     stride, run = steps if over_time else 1, rows_at_once(geometry, rows)
-    near = near_rows(geometry, rows)
-    apart = stack_ints(16)
+    apart, ahead = stack_ints(16), stack_ints(32)
+    near = measure_ahead(ahead, geometry, rows, True, down)
     measure_rows(apart, geometry, over_time, -1 if down or over_time else 1)
     for outer in range(outer_first, outer_last):
         for ago in range(0, steps, stride):
@@ -408,8 +402,7 @@ def vjp(
                     place(to_b, geometry, TO_B, last, row, outer, lane_first),
                     place(sums_a, geometry, SUMS_A, last, row, outer, a_lane),
                     place(sums_b, geometry, SUMS_B, last, row, outer, lane_first),
-                    lanes, count, known, apart, a_constant, a_fate, b_fate, down, bypass, near, near_g, near_a, near_b,
-                    near_h, far_g, far_a, far_b, far_h,
+                    lanes, count, known, apart, a_constant, a_fate, b_fate, down, bypass, near, ahead,
                 )  # fmt: skip
     if bypass:
         fence()
