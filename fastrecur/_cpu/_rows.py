@@ -322,6 +322,10 @@ def vjp_rows(
         )
         tail = head + vectors * width(carry)
         if head > 0 or tail < lanes:
+            if bypass_a:
+                ask_for_ends(to_a_now, apart, TO_A, head, tail, lanes)
+            if bypass_b:
+                ask_for_ends(to_b_now, apart, TO_B, head, tail, lanes)
             vjp_lanes(
                 rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now, head,
                 tail, lanes, a_constant, a_fate, b_fate, at_h0,
