@@ -18,13 +18,14 @@ from ._arrays import address, element
 # Operands, in the order in which the kernels count them.
 A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = range(10)
 
-ROWS, TILES, SERIES = "rows", "tiles", "series"
+ROWS, OCTETS, TILES, SERIES = "rows", "octets", "tiles", "series"
 FORGET, LINEAR = "forget", "linear"
 
 UNWANTED, STORE, ADD, SUM = range(4)  # what becomes of a gradient, see _cpu/_rows.py
 
 FEW_LANES = 8  # fewer than these, and a series is split in time once it is long
 LONG_SERIES = 2048
+OCTET = 8  # steps from which lanes go by octets
 LONG_LANE = 512  # steps from which more lanes are walked along time, if they are neighbours there
 NARROW_ROW = 8  # rows of fewer neighbours than these are gathered into tiles
 LARGE_PROBLEM = 1 << 20  # bytes
@@ -35,7 +36,7 @@ PIECES = 8  # parts that a sum over lanes is made of, for any number of threads
 _WIDE = {"f2": "f4", "bf2": "f4", "f4": "f8", "f8": "f8", "c8": "c16", "c16": "c16"}
 
 
-def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long):
+def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long, in_octets):
     """Return which traversal walks a problem: a function of its shape and layout alone.
 
     Parameters
@@ -50,11 +51,16 @@ def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long):
         Whether states are complex: these are never split in time.
     is_long : bool
         Whether each lane is long, and its steps are neighbours in all operands (its gate may be one for all).
+    in_octets : bool
+        Whether lanes have the same steps, which are neighbours in all operands and met the same way through memory.
     """
-    if (is_long or (lanes < FEW_LANES and steps >= LONG_SERIES)) and not is_complex:
+    few = lanes < FEW_LANES and steps >= LONG_SERIES
+    if (few or (is_long and not in_octets)) and not is_complex:
         return SERIES
     if inner_is_contiguous and inner >= min(NARROW_ROW, lanes):
         return ROWS
+    if in_octets:
+        return OCTETS
     return TILES
 
 
@@ -70,6 +76,7 @@ class Plan:
     elements: dict  # the kernels' parameter names -> element names
     lane_order: tuple  # lane axes, outermost in memory first
     traversal: str
+    traits: tuple  # what a kernel is made for beside rule and types, see _cpu/_rules.py
     steps: int
     lanes: int
     sizes: tuple  # outer, middle, inner
@@ -238,6 +245,7 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
         reach *= shape[k]
     strides = list(strides)
     strides[CARRY] = carry_strides
+    is_ragged = strides[LENGTHS] is not None
     strides = [(0,) * len(shape) if s is None else s for s in strides]
     time = [s[axis] if steps > 1 else 0 for s in strides]
     dims = _merge([(shape[k], tuple(s[k] for s in strides)) for k in lane_order])
@@ -261,16 +269,20 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
         and len(inside) <= 2
         and (len(inside) >= 1 or not dims)
     )
-    is_long = (
-        wide == np.float64
-        and steps >= LONG_LANE
-        and word * steps * lanes >= LARGE_PROBLEM
-        and all(abs(time[k]) == itemsizes[k] for k in full if k != A)
-        and abs(time[A]) in (0, itemsizes[A])
+    moving = [k for k in full if k != A or time[k] != 0]
+    ways = {time[k] // itemsizes[k] for k in moving}  # through memory
+    is_along_time = (
+        all(time[k] % itemsizes[k] == 0 for k in moving)
+        and ways <= {1, -1}
         and (fates[0] != ADD or strides[SUMS_A][axis] == 0)
         and fates[1] != ADD
     )
-    traversal = choose(lanes, steps, inner, contiguous, wide.kind == "c", is_long)
+    is_long = is_along_time and wide == np.float64 and steps >= LONG_LANE and word * steps * lanes >= LARGE_PROBLEM
+    in_octets = is_along_time and len(ways) == 1 and wide.kind != "c" and not is_ragged and steps >= OCTET
+    traversal = choose(lanes, steps, inner, contiguous, wide.kind == "c", is_long, in_octets)
+    traits = []
+    if traversal in (SERIES, OCTETS):
+        traits = ["level"] * (time[A] == 0) + ["down"] * (traversal == OCTETS and ways == {-1})
     a_constant = int(inner_strides[A] == 0 and inner > 1)
     a_fate, b_fate = fates
     if traversal == ROWS and a_fate == ADD and a_constant:
@@ -305,7 +317,7 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
         traversal=traversal, steps=steps,
         lanes=lanes, sizes=sizes, geometry=np.array(head + body, np.int64),
         itemsizes=tuple(itemsizes), time_strides=tuple(time), lane_strides=tuple(inner_strides), offsets=offsets,
-        extra=extra, word=word, row_bytes=row_bytes,
+        traits=tuple(traits), extra=extra, word=word, row_bytes=row_bytes,
         carry_strides=tuple(carry_strides[:axis] + carry_strides[axis + 1 :]),
     )  # fmt: skip
 
@@ -404,7 +416,7 @@ def summary(family, names, a, b, axis, reverse, lengths, dtype):
         strides, word=sum(size for size, s in ((a_size, strides[A]), (b_size, strides[B])) if any(s)),
     )  # fmt: skip
     row_bytes = b_size * plan.sizes[2]
-    return replace(plan, traversal=TILES if plan.traversal == SERIES else plan.traversal, row_bytes=row_bytes)
+    return replace(plan, traversal=ROWS if plan.traversal == ROWS else TILES, row_bytes=row_bytes)
 
 
 def _empty(shape, axis, dtype, wide):
@@ -412,7 +424,7 @@ def _empty(shape, axis, dtype, wide):
     lanes = np.empty(shape[:axis] + shape[axis + 1 :], wide)
     return Plan(
         rule="", shape=shape, axis=axis, dtype=dtype, wide=wide, elements={}, lane_order=(), traversal="empty",
-        steps=shape[axis],
+        traits=(), steps=shape[axis],
         lanes=0, sizes=(), geometry=None, itemsizes=(), time_strides=(), lane_strides=(), offsets=(), extra=(),
         word=0, row_bytes=0,
         carry_strides=lanes.strides,

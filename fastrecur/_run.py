@@ -10,14 +10,34 @@ import numpy as np
 
 from . import _arrays, _blocks, _problem, _threads
 from ._arrays import address
-from ._cpu import _native, _rows, _series, _summaries, _tiles
+from ._cpu import _native, _octets, _rows, _series, _summaries, _tiles
 from ._cpu._compile import kernel
-from ._cpu._memory import WIDTH
-from ._problem import CARRY, LENGTHS, LINE, PIECES, ROWS, SERIES, SUM, SUMS_A, SUMS_B, TILES, TO_A, TO_B, A, B, G, H
+from ._cpu._memory import OCTET, WIDTH
+from ._problem import (
+    CARRY,
+    LENGTHS,
+    LINE,
+    OCTETS,
+    PIECES,
+    ROWS,
+    SERIES,
+    SUM,
+    SUMS_A,
+    SUMS_B,
+    TILES,
+    TO_A,
+    TO_B,
+    A,
+    B,
+    G,
+    H,
+)
 
 _KERNELS = {
     (ROWS, "forward"): _rows.forward,
     (ROWS, "vjp"): _rows.vjp,
+    (OCTETS, "forward"): _octets.forward,
+    (OCTETS, "vjp"): _octets.vjp,
     (TILES, "forward"): _tiles.forward,
     (TILES, "vjp"): _tiles.vjp,
     (SERIES, "forward"): _series.forward,
@@ -252,7 +272,7 @@ def known_vjp(plan):
 
 def is_short(plan):
     """Return whether one call of one kernel on this thread is all there is to a plan."""
-    return plan.traversal in (ROWS, TILES) and len(plan.extra) == 1 and _bytes(plan) < SERIAL_BYTES
+    return plan.traversal in (ROWS, OCTETS, TILES) and len(plan.extra) == 1 and _bytes(plan) < SERIAL_BYTES
 
 
 def short_parts(plan, direction):
@@ -552,7 +572,7 @@ def _bypasses(plan, fresh):
     if plan.traversal == SERIES:
         return fresh  # these are written in place where no operand stands
     row = BYPASS_ROW_BACK if plan.gradients else BYPASS_ROW
-    long = plan.traversal == TILES or plan.row_bytes >= row or plan.row_bytes % LINE == 0
+    long = plan.traversal in (OCTETS, TILES) or plan.row_bytes >= row or plan.row_bytes % LINE == 0
     return fresh and long and 3 * _bytes(plan) > _cache_bytes()
 
 
@@ -562,8 +582,8 @@ def _useful_threads(plan, most, bypass):
         return 1
     if plan.traversal == ROWS:
         return min(most, _row_splits(plan, LONG_PIECE if bypass else CACHED_PIECE))
-    if plan.traversal == TILES:
-        return min(most, -(-plan.lanes // WIDTH))
+    if plan.traversal in (OCTETS, TILES):
+        return min(most, -(-plan.lanes // _tile_lanes(plan)))
     return min(most, max(1, plan.lanes if _shares_lanes(plan) else plan.steps // _series.BLOCK // 4))
 
 
@@ -592,8 +612,8 @@ def _pieces(plan):
         outer, middle, _ = plan.sizes
         piece = LONG_PIECE if _bytes(plan) >= LARGE_SUM else CACHED_PIECE // 2
         most = outer if outer > 1 else min(_row_splits(plan, piece), max(2, middle * plan.row_bytes // LONG_SUM))
-    elif plan.traversal == TILES:
-        most = -(-plan.lanes // WIDTH)
+    elif plan.traversal in (OCTETS, TILES):
+        most = -(-plan.lanes // _tile_lanes(plan))
     else:
         most = plan.lanes if _shares_lanes(plan) else plan.steps // _series.BLOCK
     room = plan.steps * plan.lanes // (8 * max(sums))
@@ -619,8 +639,13 @@ def row_parts(plan, parts):
 
 def lane_parts(plan, parts):
     """Cut the lanes of a tiles problem into whole tiles."""
-    tiles = -(-plan.lanes // WIDTH)
-    return [(WIDTH * low, min(plan.lanes, WIDTH * high)) for low, high in ranges(tiles, parts)]
+    unit = _tile_lanes(plan)
+    return [(unit * low, min(plan.lanes, unit * high)) for low, high in ranges(-(-plan.lanes // unit), parts)]
+
+
+def _tile_lanes(plan):
+    """Return how many lanes are walked together."""
+    return OCTET if plan.traversal == OCTETS else WIDTH
 
 
 def _geometry(plan, bypass, threads):
@@ -643,8 +668,8 @@ def _geometry(plan, bypass, threads):
 def _bound(plan, direction):
     call = plan.calls.get(direction)
     if call is None:
-        is_level = plan.traversal == SERIES and plan.time_strides[A] == 0
-        rule = f"{plan.rule} level" if is_level else plan.rule
+        traits = plan.traits if direction in ("forward", "vjp") else ()
+        rule = " ".join([plan.rule, *traits])
         call = kernel(_KERNELS[plan.traversal, direction], rule, _arrays.element(plan.wide), **plan.elements)
         plan.calls[direction] = call
     return call
@@ -652,7 +677,7 @@ def _bound(plan, direction):
 
 def line_offset(plan, *operands):
     """Return how far into a cache line a fresh result should start: where tiles end with an operand's lines, as far."""
-    if plan.traversal == TILES and plan.steps >= _tiles.LONG:
+    if plan.traversal in (OCTETS, TILES) and plan.steps >= _tiles.LONG:
         for value in operands:
             if type(value) is np.ndarray and value.size > 1 and value.itemsize == plan.dtype.itemsize:
                 return address(value) % LINE

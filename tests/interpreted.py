@@ -34,6 +34,7 @@ def main():
         for dtype in [np.float32, np.float64]:
             check(name, (5, 17), dtype, 0, reverse)
             check(name, (17, 5), dtype, 1, reverse)
+            check(name, (5, 19), dtype, 1, reverse)
             check(name, (3, 5, 4), dtype, 1, reverse)
             check(name, (9,), dtype, 0, reverse)
             check(name, (5, 3), dtype, 0, reverse, lengths=[0, 2, 5])
@@ -59,6 +60,7 @@ def main():
         check("forget_mult", (3, 5, 17), np.float32, 1, reverse)
         check("forget_mult", (3, 5), np.float32, 0, reverse, lengths=[0, 2, 3, 1, 3])
         check("forget_mult", (40, 9), np.float64, 1, reverse)
+        check("forget_mult", (9, 49), np.float32, 1, reverse)
     # Blocks shared among threads, with gates that are closed and a block that cannot be composed.
     f, x = rng.random(8300).astype(np.float32), rng.standard_normal(8300).astype(np.float32)
     f[rng.random(8300) < 0.1] = 0

@@ -5,7 +5,18 @@ import platform
 import pytest
 from numba import njit, types
 
-from fastrecur._cpu._memory import HAS_AVX, HELPER, Pointer, load_vector, stream_vector, width
+from fastrecur._cpu._memory import (
+    HAS_AVX,
+    HELPER,
+    Pointer,
+    collect_octet,
+    load_octet,
+    load_vector,
+    stack_lines,
+    stream_lines,
+    stream_vector,
+    width,
+)
 
 pytestmark = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64") or not HAS_AVX, reason="the instructions are those of AVX"
@@ -21,8 +32,24 @@ def test_vectors_are_stored_past_the_cache(element, carry):
         for j in range(0, 64, width(states)):
             stream_vector(h, j, load_vector(states, j, states))
 
-    line.compile(types.none(Pointer(element), Pointer(carry)))
-    (assembly,) = line.inspect_asm().values()
+    assert_whole_registers(line, Pointer(element), Pointer(carry))
+
+
+@pytest.mark.parametrize(("element", "carry"), [("f2", "f4"), ("bf2", "f4"), ("f4", "f8"), ("f8", "f8")])
+def test_lines_of_octets_are_stored_past_the_cache(element, carry):
+    @njit(**HELPER)
+    def lines(x, h, offsets, states):
+        kept = stack_lines(h)
+        for octet in range(0, 64, 16):
+            collect_octet(kept, octet, load_octet(x, offsets, states))
+        stream_lines(kept, h, offsets)
+
+    assert_whole_registers(lines, Pointer(element), Pointer(element), Pointer("i8"), Pointer(carry))
+
+
+def assert_whole_registers(function, *arguments):
+    function.compile(types.none(*arguments))
+    (assembly,) = function.inspect_asm().values()
     stores = [row.strip() for row in assembly.splitlines() if "movnt" in row]
     assert stores
     assert all(store.startswith("vmovnt") and "%xmm" not in store for store in stores)

@@ -10,7 +10,7 @@ from test_forward import RECURRENCES, operands
 
 import fastrecur
 from fastrecur import _problem
-from fastrecur._problem import SERIES, TILES
+from fastrecur._problem import OCTETS
 
 SHAPES = [(5, 6, 7), (40, 33, 17), (3, 1, 65), (1, 4, 3)]
 
@@ -172,9 +172,7 @@ def test_long_lanes_of_contiguous_time(rng, set_threads, name, dtype, reverse):
             results.append(check_forward(name, gate, value, axis=-1, reverse=reverse, **options))
             check_vjp(name, gate, value, rng=rng, axis=-1, reverse=reverse, **options)
         assert_same_bits(results[0], results[1])
-    for steps, expected in [(511, TILES), (512, SERIES)]:
-        assert choose_for(name, (shape[0] * 500, steps), dtype, 1) == expected
-    assert choose_for(name, (8, 512), dtype, 1) == TILES  # too small to matter
+    assert choose_for(name, (shape[0] * 500, shape[-1]), dtype, 1) == OCTETS
 
 
 def choose_for(name, shape, dtype, axis):

@@ -1,4 +1,4 @@
-"""Many long lanes whose steps are neighbours: walked along time, where one gate may be all steps'."""
+"""Many long lanes walked along time, where one gate may be all steps': lengths differ, or operands' directions."""
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ LANES, STEPS = 9, 1543  # two blocks, vectors, and what is left
 def as_if_large(monkeypatch):
     """Let lanes of a few thousand steps be many enough."""
     monkeypatch.setattr(_problem, "LARGE_PROBLEM", 0)
+    monkeypatch.setattr(_problem, "OCTET", 1 << 30)  # nor are they walked in octets
     for plan in (_problem.forward, _problem.vjp):
         monkeypatch.setattr(_problem, plan.__name__, plan.__wrapped__)
     monkeypatch.setattr(fastrecur._call, "_shortcuts", {})

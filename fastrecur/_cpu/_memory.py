@@ -33,6 +33,7 @@ INTERPRETED = bool(config.DISABLE_JIT)
 HELPER = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 INLINE = {"forceinline": True, **HELPER}
 WIDTH = 16  # lanes in a vector: a cache line of float32, and four registers of float64 on AVX2
+OCTET = 8  # lanes and steps of a block that is transposed in registers
 
 _I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (8, 16, 32, 64))
 _F16, _F32, _F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
@@ -94,11 +95,11 @@ class Rule(types.Type):
 
 
 class Vector(types.Type):
-    """WIDTH neighbouring lanes in the carry type, computed on together."""
+    """Neighbouring lanes in the carry type, computed on together."""
 
-    def __init__(self, element):
-        self.element = element
-        super().__init__(name=f"fastrecur.Vector({element})")
+    def __init__(self, element, count=WIDTH):
+        self.element, self.count = element, count
+        super().__init__(name=f"fastrecur.Vector({element} x {count})")
 
 
 class Mask(types.Type):
@@ -107,22 +108,22 @@ class Mask(types.Type):
     Bits would be packed and unpacked again wherever the compiler keeps them in memory.
     """
 
-    def __init__(self, element):
-        self.element = element
-        super().__init__(name=f"fastrecur.Mask({element})")
+    def __init__(self, element, count):
+        self.element, self.count = element, count
+        super().__init__(name=f"fastrecur.Mask({element} x {count})")
 
 
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager, fe_type):
         element = _F32 if fe_type.element == types.float32 else _F64
-        super().__init__(manager, fe_type, ir.VectorType(element, WIDTH))
+        super().__init__(manager, fe_type, ir.VectorType(element, fe_type.count))
 
 
 @register_model(Mask)
 class _MaskModel(models.PrimitiveModel):
     def __init__(self, manager, fe_type):
-        super().__init__(manager, fe_type, ir.VectorType(ir.IntType(fe_type.element.bitwidth), WIDTH))
+        super().__init__(manager, fe_type, ir.VectorType(ir.IntType(fe_type.element.bitwidth), fe_type.count))
 
 
 @register_model(Pointer)
@@ -579,19 +580,105 @@ def _compiled_stream_blocks(typingctx, carry, row_bytes, pointer, offsets, count
     return signature, _store_blocks_codegen(pointer, carry, bypass=True)
 
 
-def _vector_place(builder, pointer, place, index):
-    return _address(builder, place, _scaled(builder, index, pointer.size), ir.VectorType(pointer.memory, WIDTH))
-
-
-def _compiled_load_vector(typingctx, pointer, index, carry):
+def _compiled_load_octet(typingctx, pointer, offsets, carry):
+    # The next 8 steps of 8 lanes, contiguous in time, as 8 vectors of lanes in the order of memory.
     def codegen(context, builder, signature, args):
-        place = _vector_place(builder, pointer, args[0], args[1])
-        raw = builder.load(place, typ=ir.VectorType(pointer.memory, WIDTH), align=1)
-        return _widen(builder, _mark(raw, builder, pointer), pointer.element, carry.memory)
+        parts = [[] for _ in range(OCTET)]
+        for step, _, vector in _gather_blocks(builder, pointer, args[0], _lane_offsets(builder, args[1])):
+            parts[step].append(_widen(builder, vector, pointer.element, carry.memory))
+        rows = [row[0] if len(row) == 1 else _shuffle(builder, *row, list(range(OCTET))) for row in parts]
+        return context.make_tuple(builder, signature.return_type, rows)
 
-    if carry.category == "complex":
-        return _compiled_load(typingctx, pointer, index, carry)
-    return Vector(carry.value)(pointer, types.int64, carry), codegen
+    return types.UniTuple(Vector(carry.value, OCTET), OCTET)(pointer, offsets, carry), codegen
+
+
+def _turned_rows(builder, pointer, rows):
+    rows = [_narrow(builder, builder.extract_value(rows, k), pointer.element) for k in range(OCTET)]
+    return _transpose8(builder, rows)
+
+
+def _compiled_store_octet(typingctx, pointer, offsets, rows):
+    # The reverse of load_octet.
+    def codegen(context, builder, signature, args):
+        target, table, rows = args
+        offsets = _lane_offsets(builder, table)
+        for offset, row in zip(offsets, _turned_rows(builder, pointer, rows), strict=True):
+            _mark(builder.store(row, _address(builder, target, offset, row.type), align=1), builder, pointer)
+        return context.get_dummy_value()
+
+    return types.none(pointer, offsets, rows), codegen
+
+
+# Past the cache go whole lines, which a processor puts together from parts only while there are few of them. So the
+# lines of 8 lanes are collected from octets first.
+
+
+def _compiled_stack_lines(typingctx, pointer):
+    def codegen(context, builder, signature, args):
+        storage = cgutils.alloca_once(builder, _I8, size=ir.Constant(_I64, OCTET * 64))
+        storage.align = 64
+        return storage
+
+    return Pointer(pointer.element, scratch=True)(pointer), codegen
+
+
+def _compiled_collect_octet(typingctx, lines, offset, rows):
+    def codegen(context, builder, signature, args):
+        there = builder.gep(args[0], [args[1]], source_etype=_I8)
+        for lane, row in enumerate(_turned_rows(builder, lines, args[2])):
+            place = _address(builder, there, ir.Constant(_I64, 64 * lane), row.type)
+            _mark(builder.store(row, place, align=OCTET * lines.size), builder, lines)
+        return context.get_dummy_value()
+
+    return types.none(lines, types.int64, rows), codegen
+
+
+def _compiled_stream_lines(typingctx, lines, pointer, offsets):
+    kind = ir.VectorType(_F32, 16)
+
+    def codegen(context, builder, signature, args):
+        for lane, offset in enumerate(_lane_offsets(builder, args[2])):
+            place = _address(builder, args[0], ir.Constant(_I64, 64 * lane), kind)
+            line = _mark(builder.load(place, typ=kind, align=64), builder, lines)
+            store = builder.store(line, _address(builder, args[1], offset, kind), align=64)
+            mark = builder.module.add_metadata([ir.Constant(_I32, 1)])
+            _mark(store, builder, pointer).set_metadata("nontemporal", mark)
+        return context.get_dummy_value()
+
+    return types.none(lines, pointer, offsets), codegen
+
+
+def _asking_for_octet(for_write, locality):
+    # Ask for the lines of 8 lanes that stand so many bytes ahead.
+    def compiled(typingctx, pointer, offsets, ahead):
+        def codegen(context, builder, signature, args):
+            there = builder.gep(args[0], [args[2]], source_etype=_I8)
+            for offset in _lane_offsets(builder, args[1]):
+                _request(builder, builder.gep(there, [offset], source_etype=_I8), for_write, locality)
+            return context.get_dummy_value()
+
+        return types.none(pointer, offsets, types.int64), codegen
+
+    return compiled
+
+
+def _vector_place(builder, pointer, place, index, count=WIDTH):
+    return _address(builder, place, _scaled(builder, index, pointer.size), ir.VectorType(pointer.memory, count))
+
+
+def _loading(count):
+    # Load a vector of so many lanes.
+    def compiled(typingctx, pointer, index, carry):
+        def codegen(context, builder, signature, args):
+            place = _vector_place(builder, pointer, args[0], args[1], count)
+            raw = builder.load(place, typ=ir.VectorType(pointer.memory, count), align=1)
+            return _widen(builder, _mark(raw, builder, pointer), pointer.element, carry.memory)
+
+        if carry.category == "complex":
+            return _compiled_load(typingctx, pointer, index, carry)
+        return Vector(carry.value, count)(pointer, types.int64, carry), codegen
+
+    return compiled
 
 
 def _asking(for_write, locality):
@@ -609,10 +696,10 @@ def _asking(for_write, locality):
     return compiled
 
 
-def _spread(builder, number):
-    undefined = ir.Constant(ir.VectorType(number.type, WIDTH), ir.Undefined)
+def _spread(builder, number, count=WIDTH):
+    undefined = ir.Constant(ir.VectorType(number.type, count), ir.Undefined)
     first = builder.insert_element(undefined, number, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, WIDTH), [0] * WIDTH))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, count), [0] * count))
 
 
 def _compiled_broadcast(typingctx, value):
@@ -625,7 +712,7 @@ def _compiled_broadcast(typingctx, value):
 def _store_vector_codegen(pointer, bypass):
     def codegen(context, builder, signature, args):
         value = _narrow(builder, args[2], pointer.element)
-        place = _vector_place(builder, pointer, args[0], args[1])
+        place = _vector_place(builder, pointer, args[0], args[1], args[2].type.count)
         if bypass:
             _stream(builder, value, place, pointer)
         else:
@@ -824,17 +911,39 @@ def _interpreted_store_blocks(carry, row_bytes, pointer, offsets, count, step, r
                 store(shift(target, load_int(offsets, lane)), k, load(shift(source, k * row_bytes), lane, carry))
 
 
-def _interpreted_load_vector(pointer, index, carry):
+def _interpreted_load_octet(pointer, offsets, carry):
+    lanes = [shift(pointer, load_int(offsets, lane)) for lane in range(OCTET)]
+    return tuple(np.array([load(lane, k, carry) for lane in lanes], carry.dtype) for k in range(OCTET))
+
+
+def _interpreted_store_octet(pointer, offsets, rows):
+    for lane in range(OCTET):
+        for k in range(OCTET):
+            store(shift(pointer, load_int(offsets, lane)), k, rows[k][lane])
+
+
+def _interpreted_collect_octet(lines, offset, rows):
+    for lane in range(OCTET):
+        for k in range(OCTET):
+            store(shift(lines, 64 * lane + offset), k, rows[k][lane])
+
+
+def _interpreted_stream_lines(lines, pointer, offsets):
+    for lane in range(OCTET):
+        ctypes.memmove(pointer.address + load_int(offsets, lane), lines.address + 64 * lane, 64)
+
+
+def _interpreted_load_vector(pointer, index, carry, count=WIDTH):
     if carry.dtype.kind == "c":
         return load(pointer, index, carry)
-    return np.array([load(pointer, index + k, carry) for k in range(WIDTH)], carry.dtype)
+    return np.array([load(pointer, index + k, carry) for k in range(count)], carry.dtype)
 
 
 def _interpreted_store_vector(pointer, index, vector):
     if np.ndim(vector) == 0:
         return store(pointer, index, vector)
-    for k in range(WIDTH):
-        store(pointer, index + k, vector[k])
+    for k, value in enumerate(vector):
+        store(pointer, index + k, value)
 
 
 def _interpreted_earlier(vector, filling, n):
@@ -868,10 +977,19 @@ if INTERPRETED:
 
     load_blocks = _interpreted_load_blocks
     store_blocks = stream_blocks = _interpreted_store_blocks
+    load_octet, store_octet = _interpreted_load_octet, _interpreted_store_octet
+    collect_octet, stream_lines = _interpreted_collect_octet, _interpreted_stream_lines
+
+    def stack_lines(pointer):
+        return stack(pointer, OCTET * 64 // pointer.dtype.itemsize)
+
     load_vector = _interpreted_load_vector
     store_vector = stream_vector = _interpreted_store_vector
     total = _interpreted_total
     earlier, later = _interpreted_earlier, _interpreted_later
+
+    def load_half_vector(pointer, index, carry):
+        return load_vector(pointer, index, carry, OCTET)
 
     def is_own_kind(buffer, pointer):
         return buffer.dtype == pointer.dtype
@@ -922,7 +1040,7 @@ if INTERPRETED:
     def request_vector(pointer, index, ahead):
         pass
 
-    ask_near = ask_near_to_write = request_vector
+    ask_near = ask_near_to_write = ask_for_octet = ask_for_octet_to_write = request_vector
 
     def fence():
         pass
@@ -945,7 +1063,15 @@ else:
     load_blocks = intrinsic(_compiled_load_blocks)
     store_blocks = intrinsic(_compiled_store_blocks)
     stream_blocks = intrinsic(_compiled_stream_blocks)
-    load_vector = intrinsic(_compiled_load_vector)
+    load_octet = intrinsic(_compiled_load_octet)
+    store_octet = intrinsic(_compiled_store_octet)
+    stack_lines = intrinsic(_compiled_stack_lines)
+    collect_octet = intrinsic(_compiled_collect_octet)
+    stream_lines = intrinsic(_compiled_stream_lines)
+    ask_for_octet = intrinsic(_asking_for_octet(for_write=False, locality=2))
+    ask_for_octet_to_write = intrinsic(_asking_for_octet(for_write=True, locality=3))
+    load_vector = intrinsic(_loading(WIDTH))
+    load_half_vector = intrinsic(_loading(OCTET))
     store_vector = intrinsic(_compiled_store_vector)
     stream_vector = intrinsic(_compiled_stream_vector)
     broadcast = intrinsic(_compiled_broadcast)
@@ -971,7 +1097,7 @@ def _compiled_constant(typingctx, value, like):
     def codegen(context, builder, signature, args):
         element = like.element if isinstance(like, Vector) else like
         number = context.cast(builder, args[0], types.float64, element)
-        return _spread(builder, number) if isinstance(like, Vector) else number
+        return _spread(builder, number, like.count) if isinstance(like, Vector) else number
 
     return like(types.float64, like), codegen
 
@@ -981,7 +1107,7 @@ def _compiled_fma(typingctx, a, b, c):
         if not isinstance(a, Vector):
             return builder.fma(*args)
         vector = args[0].type
-        name = f"llvm.fma.v{WIDTH}{'f32' if vector.element == _F32 else 'f64'}"
+        name = f"llvm.fma.v{a.count}{'f32' if vector.element == _F32 else 'f64'}"
         function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
         return builder.call(function, args)
 
@@ -992,7 +1118,7 @@ def _compiled_select(typingctx, condition, yes, no):
     def codegen(context, builder, signature, args):
         chosen = args[0]
         if isinstance(condition, Mask):
-            chosen = builder.icmp_signed("<", chosen, ir.Constant(chosen.type, [0] * WIDTH))
+            chosen = builder.icmp_signed("<", chosen, ir.Constant(chosen.type, [0] * condition.count))
         return builder.select(chosen, *args[1:])
 
     return yes(condition, yes, yes), codegen
@@ -1012,9 +1138,9 @@ def _comparison(operation):
     def compiled(typingctx, a, b):
         def codegen(context, builder, signature, args):
             bits = builder.fcmp_ordered(operation, *args)
-            return builder.sext(bits, ir.VectorType(ir.IntType(a.element.bitwidth), WIDTH))
+            return builder.sext(bits, ir.VectorType(ir.IntType(a.element.bitwidth), a.count))
 
-        return Mask(a.element)(a, a), codegen
+        return Mask(a.element, a.count)(a, a), codegen
 
     return intrinsic(compiled)
 
@@ -1029,7 +1155,7 @@ def _compiled_negative(typingctx, a):
 def _compiled_everywhere(typingctx, condition):
     def codegen(context, builder, signature, args):
         # All lanes onto each other, where their bits are not together anyway, then the signs of what is left.
-        vector, count = args[0], WIDTH
+        vector, count = args[0], condition.count
         while count > 4 and not HAS_MASKS:
             count //= 2
             halves = [list(range(start, start + count)) for start in (0, count)]
@@ -1049,7 +1175,7 @@ def _compiled_magnitude(typingctx, a):
     def codegen(context, builder, signature, args):
         kind = ir.FunctionType(args[0].type, [args[0].type])
         suffix = "f32" if (a.element if isinstance(a, Vector) else a) == types.float32 else "f64"
-        name = f"llvm.fabs.v{WIDTH}{suffix}" if isinstance(a, Vector) else f"llvm.fabs.{suffix}"
+        name = f"llvm.fabs.v{a.count}{suffix}" if isinstance(a, Vector) else f"llvm.fabs.{suffix}"
         return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
 
     return a(a), codegen
@@ -1059,7 +1185,7 @@ def _compiled_nearest(typingctx, value):
     def codegen(context, builder, signature, args):
         kind = args[0].type
         suffix = "f32" if _is_single(value) else "f64"
-        name = f"llvm.rint.v{WIDTH}{suffix}" if isinstance(value, Vector) else f"llvm.rint.{suffix}"
+        name = f"llvm.rint.v{value.count}{suffix}" if isinstance(value, Vector) else f"llvm.rint.{suffix}"
         return builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), name), args)
 
     return value(value), codegen

@@ -56,6 +56,7 @@ def _name(rule):
 
 
 is_level = trait("level")  # one gate is all steps'
+is_down = trait("down")  # through memory, in all operands
 
 
 def step(rule, h, a, b):

@@ -44,7 +44,7 @@ def cache():
     return folder
 
 
-_programs, _seen = {}, set()
+_programs = {}
 
 
 def ptx(kernel, capability=CAPABILITY):
@@ -63,10 +63,9 @@ def ptx(kernel, capability=CAPABILITY):
 def _compiled(kernel, capability):
     """A kernel's PTX. Coverage, with which numba takes twice the time, measures what is compiled first of its kind."""
     name, _, _, _, elements, *_ = kernel.key
-    numbers = frozenset(operand for operand, element in elements if element == "number")
-    kinds = {name, numbers, (name.endswith("vjp"), frozenset(dict(elements).values()), kernel.target(capability)[0])}
-    tracer = sys.gettrace() if kinds <= _seen else None
-    _seen.update(kinds)
+    numbers = sorted(operand for operand, element in elements if element == "number")
+    types = name.endswith("vjp"), sorted(set(dict(elements).values())), kernel.target(capability)[0]
+    tracer = sys.gettrace() if _were_seen({name, f"numbers {numbers}", f"types {types}"}) else None
     if tracer:
         sys.settrace(None)
     gc.disable()  # there are many cycles of references, which can wait
@@ -77,6 +76,16 @@ def _compiled(kernel, capability):
         if tracer:
             sys.settrace(tracer)
             _resumed()
+
+
+def _were_seen(kinds):
+    """Whether this run, in any of its processes, has compiled such kinds before; from now on it has."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    with open(cache() / f"seen-{run}", "a+") as file:
+        file.seek(0)
+        new = kinds - set(file.read().splitlines())
+        file.writelines(f"{kind}\n" for kind in new)
+    return not new
 
 
 def _resumed():
