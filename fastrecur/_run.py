@@ -568,12 +568,13 @@ def _bytes(plan):
 
 
 def _bypasses(plan, fresh):
-    """Return whether results go past the cache."""
+    """Return whether results go past the cache; of a series, whether they may be written where they belong (1)."""
+    large = 3 * _bytes(plan) > _cache_bytes()
     if plan.traversal == SERIES:
-        return fresh  # these are written in place where no operand stands
+        return (_series.PAST if large else _series.IN_PLACE) if fresh else 0
     row = BYPASS_ROW_BACK if plan.gradients else BYPASS_ROW
     long = plan.traversal in (OCTETS, TILES) or plan.row_bytes >= row or plan.row_bytes % LINE == 0
-    return fresh and long and 3 * _bytes(plan) > _cache_bytes()
+    return fresh and long and large
 
 
 def _useful_threads(plan, most, bypass):

@@ -54,6 +54,15 @@ def unaligned(a):
     return view
 
 
+def guarded(shape, dtype, offset):
+    """An array that begins so many bytes behind a cache line and rows of which are apart, and all of its memory."""
+    rows = -(-shape[1] // 64) * 64 + 64
+    memory = np.full((shape[0] + 2) * rows * np.dtype(dtype).itemsize + 192, 0xA5, np.uint8)
+    start = -memory.ctypes.data % 64 + offset
+    rest = memory[start : start + (shape[0] + 2) * rows * np.dtype(dtype).itemsize]
+    return rest.view(dtype).reshape(-1, rows)[1:-1, 8 : 8 + shape[1]], memory
+
+
 def other_byte_order(a):
     return a.astype(a.dtype.newbyteorder())
 

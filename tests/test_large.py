@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from compare import assert_same_bits, check_forward, check_vjp
-from layouts import WRITEABLE
+from layouts import WRITEABLE, guarded
 from test_forward import RECURRENCES, operands
 from thresholds import lower_thresholds
 
@@ -123,6 +123,32 @@ def test_sums_do_not_depend_on_threads(rng, monkeypatch, set_threads, shape, axi
             grads.append(getattr(fastrecur, name + "_vjp")(g, gate, x, h, axis=axis, reverse=reverse)[0])
         assert_same_bits(grads[1], grads[0])
         assert_same_bits(grads[2], grads[0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_series_past_the_cache(rng, monkeypatch, dtype, reverse):
+    """The bits are those of series in the cache, and nothing is written beside them, wherever in a line they begin."""
+    size, steps = np.dtype(dtype).itemsize, 2600
+    gate, value = operands(rng, (3, steps), dtype)
+    gate[:, 700:900:7], gate[:, 600:1200:11] = 0, 1
+    for lengths in [None, np.array([2600, 517, 1030])]:
+        options = {"axis": 1, "reverse": reverse, "lengths": lengths}
+        wanted = check_forward("forget_mult", gate, value, **options)
+        grads = fastrecur.forget_mult_vjp(value, gate, value, wanted, **options)
+        with monkeypatch.context() as patched:
+            lower_thresholds(patched.setattr)
+            for offset in [0, size, 16, 64 - size]:
+                out, memory = guarded((3, steps), dtype, offset)
+                before = memory.copy()
+                fastrecur.forget_mult(gate, value, out=out, **options)
+                assert_same_bits(out.copy(), wanted)
+                out.view(np.uint8)[...] = 0xA5
+                np.testing.assert_array_equal(memory, before)
+            for grad, right in zip(
+                fastrecur.forget_mult_vjp(value, gate, value, wanted, **options)[:2], grads, strict=False
+            ):
+                assert_same_bits(grad, right)
 
 
 def test_an_unaligned_result_past_the_cache(monkeypatch):

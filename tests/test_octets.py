@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from compare import assert_same_bits, check_forward, check_vjp
+from layouts import guarded
 from test_forward import RECURRENCES, operands
 from thresholds import lower_thresholds
 
@@ -34,15 +35,6 @@ def plan_of(a, b, **options):
     signatures = [None if type(v) is float else (v.dtype, v.shape, v.strides) for v in (a, b)]
     given = {"axis": 1, "reverse": False, "lengths": None, "weak_complex": False} | options
     return _problem.forward("forget", ("f", "x", "h0"), *signatures, None, None, **given)
-
-
-def guarded(shape, dtype, offset):
-    """An array that begins so many bytes behind a cache line and rows of which are apart, and all of its memory."""
-    rows = -(-shape[1] // 64) * 64 + 64
-    memory = np.full((shape[0] + 2) * rows * np.dtype(dtype).itemsize + 192, 0xA5, np.uint8)
-    start = -memory.ctypes.data % 64 + offset
-    rest = memory[start : start + (shape[0] + 2) * rows * np.dtype(dtype).itemsize]
-    return rest.view(dtype).reshape(-1, rows)[1:-1, 8 : 8 + shape[1]], memory
 
 
 @pytest.mark.parametrize("name", RECURRENCES)

@@ -28,6 +28,7 @@ from ._memory import (
     ask_near_to_write,
     broadcast,
     earlier,
+    fence,
     hidden_zero,
     in_place,
     is_own_kind,
@@ -37,22 +38,26 @@ from ._memory import (
     load,
     load_int,
     load_vector,
+    misalignment,
+    request_vector,
     shift,
     spread_of,
     stack,
     stack_of,
     store,
     store_vector,
+    stream_vector,
     total,
     turned,
     width,
 )
-from ._rows import ADD, STORE, settle_lane, valid_range
+from ._rows import ADD, STORE, end_lane, lanes_to_line, settle_lane, valid_range, whole_vectors
 from ._rules import adjoint, decay, intake, is_average, is_level, is_rounded, step
 from ._tiles import LENGTHS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H, lane_offset
 
 # Phases. PART and RECALL leave what is behind the whole blocks, and PART does not look at what it follows: HOLD does.
 ALL, PART, SUMMARISE, FOLD, RECALL, REPLAY, HOLD = range(7)
+IN_PLACE, PAST = 1, 2  # how results are written, by `geometry`: where they belong, or past the cache; else by a buffer
 BLOCK = 512  # steps
 AHEAD = 1024  # bytes that are asked for before their turn
 SUMMARY = 8  # numbers in a block's summary:
@@ -70,14 +75,16 @@ def zero_steps(target, time, first, last, carry):
 
 
 @njit(**HELPER)
-def take_steps(rows, source, time, steps):
-    """Bring whole vectors of steps into a buffer."""
+def take_steps(rows, source, time, steps, onward):
+    """Bring whole vectors of steps into a buffer, and ask for the block that comes so many bytes ``onward``."""
     lanes, size = width(rows), itemsize(source)
     if time == size:
         for t in range(0, steps, lanes):
+            request_vector(source, t, onward)
             store_vector(rows, t, load_vector(source, t, rows))
     elif time == -size:
         for t in range(0, steps, lanes):
+            request_vector(source, 1 - t - lanes, onward)
             store_vector(rows, t, turned(load_vector(source, 1 - t - lanes, rows)))
     elif time == 0:
         value = broadcast(load(source, 0, rows))
@@ -89,20 +96,39 @@ def take_steps(rows, source, time, steps):
 
 
 @njit(**HELPER)
-def steps_of(rows, source, time, steps):
+def steps_of(rows, source, time, steps, onward):
     """Return where steps stand one after the other: in place, or brought into ``rows``."""
     if is_own_kind(rows, source) and time == itemsize(source):
         return in_place(rows, source)
     if time != 0:  # else brought once
-        take_steps(rows, source, time, steps)
+        take_steps(rows, source, time, steps, onward)
     return rows
 
 
 @njit(**HELPER)
-def give_steps(target, time, rows, steps):
-    """Write whole vectors of steps from a buffer."""
+def give_lines(target, time, rows, steps):
+    """Write neighbouring steps from a buffer past the cache, but for those in lines that they do not fill."""
+    lanes, down = width(rows), time < 0
+    lowest = shift(target, (steps - 1) * time) if down else target
+    head = lanes_to_line(lowest, steps)
+    tail = head + whole_vectors(target, rows, steps - head, True) * lanes
+    for j in range(head, tail, lanes):
+        if down:
+            stream_vector(lowest, j, turned(load_vector(rows, steps - lanes - j, rows)))
+        else:
+            stream_vector(lowest, j, load_vector(rows, j, rows))
+    for k in range(head + steps - tail):
+        j = end_lane(k, head, tail)
+        store(lowest, j, load(rows, steps - 1 - j if down else j, rows))
+
+
+@njit(**HELPER)
+def give_steps(target, time, rows, steps, past):
+    """Write whole vectors of steps from a buffer, if possible past the cache."""
     lanes, size = width(rows), itemsize(target)
-    if time == size:
+    if past and abs(time) == size and misalignment(target) % size == 0:
+        give_lines(target, time, rows, steps)
+    elif time == size:
         for t in range(0, steps, lanes):
             store_vector(target, t, load_vector(rows, t, rows))
     elif time == -size:
@@ -351,7 +377,8 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
     )
     a_rows, b_rows, h_rows = stack_of(a, carry, BLOCK), stack_of(b, carry, BLOCK), stack_of(h, carry, BLOCK)
     own = stack(carry, SUMMARY)
-    direct = load_int(geometry, 3) != 0 and is_own_kind(h_rows, h) and h_time == itemsize(h)
+    direct = load_int(geometry, 3) == IN_PLACE and is_own_kind(h_rows, h) and h_time == itemsize(h)
+    past = load_int(geometry, 3) == PAST
     ends = last_block == blocks and phase == ALL
     for turn in range(last - first):
         lane = last - 1 - turn if h_time < 0 else first + turn  # as memory is walked
@@ -366,9 +393,9 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
         rest = (steps - top * BLOCK) // width(carry) * width(carry) if ends else 0
         state = load(carry, lane, carry)
         if is_level(rule):
-            take_steps(a_rows, a_lane, 0, width(carry))
+            take_steps(a_rows, a_lane, 0, width(carry), 0)
         if b_time == 0:
-            take_steps(b_rows, b_lane, 0, BLOCK)
+            take_steps(b_rows, b_lane, 0, BLOCK, 0)
         for block in range(min(first_block, top), top + 1):
             # What is left behind the whole blocks goes with the end, all at once.
             now, count = (phase, BLOCK) if block < top else (ALL, rest)
@@ -386,7 +413,8 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
             if direct:
                 h_here = in_place(h_rows, h_now)
             if now != FOLD:
-                a_here, b_here = steps_of(a_rows, a_now, a_time, count), steps_of(b_rows, b_now, b_time, count)
+                a_here = steps_of(a_rows, a_now, a_time, count, BLOCK * a_time)
+                b_here = steps_of(b_rows, b_now, b_time, count, BLOCK * b_time)
                 begin = load(summary, FIRST, carry) if now == REPLAY else state
                 touched = walk_vectors(rule, a_here, b_here, h_here, summary, count, begin, now != SUMMARISE)
             if now == ALL or now == FOLD:
@@ -397,7 +425,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
                     before = load(shift(h_now, -h_time if follows else 0), 0, carry)
                     settle_ends(rule, a_here, b_here, h_here, carry, count, before, follows)
                 if not direct:
-                    give_steps(h_now, h_time, h_rows, count)
+                    give_steps(h_now, h_time, h_rows, count, past)
         if phase != SUMMARISE and phase != REPLAY:
             store(carry, lane, state)
         if ends:
@@ -406,6 +434,8 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
             finish(
                 rule, a_lane, b_lane, h_lane, a_time, b_time, h_time, top * BLOCK + rest, steps, carry, lane
             )  # fmt: skip
+    if past:
+        fence()
 
 
 @njit(**HELPER)
@@ -491,10 +521,10 @@ def fold_back(rule, g, a, g_time, a_time, summary, steps, r):
 
 
 @njit(**HELPER)
-def deliver_steps(target, time, sums, sums_time, fate, rows, steps):
+def deliver_steps(target, time, sums, sums_time, fate, rows, steps, past):
     """Bring a block of a gradient where it belongs."""
     if fate == STORE:
-        give_steps(target, time, rows, steps)
+        give_steps(target, time, rows, steps, past)
     elif fate == ADD and sums_time == 0:
         column = load_vector(rows, 0, sums)
         for t in range(width(sums), steps, width(sums)):
@@ -539,8 +569,9 @@ def vjp(
     b_rows, h_rows = stack_of(b, carry, BLOCK), stack_of(h, carry, BLOCK)
     to_a_rows, to_b_rows = stack_of(to_a, carry, BLOCK), stack_of(to_b, carry, BLOCK)
     own = stack(carry, SUMMARY)
-    a_direct = a_fate == STORE and is_own_kind(to_a_rows, to_a) and to_a_time == itemsize(to_a)
-    b_direct = b_fate == STORE and is_own_kind(to_b_rows, to_b) and to_b_time == itemsize(to_b)
+    past = load_int(geometry, 3) == PAST
+    a_direct = not past and a_fate == STORE and is_own_kind(to_a_rows, to_a) and to_a_time == itemsize(to_a)
+    b_direct = not past and b_fate == STORE and is_own_kind(to_b_rows, to_b) and to_b_time == itemsize(to_b)
     ends = last_block == blocks and (phase == ALL or phase == FOLD)
     for lane_turn in range(last - first):
         lane = last - 1 - lane_turn if h_time > 0 else first + lane_turn  # as memory is walked
@@ -573,13 +604,13 @@ def vjp(
             )  # fmt: skip
         r = load(carry, lane, carry)
         if is_level(rule):
-            take_steps(a_rows, a_lane, 0, width(carry))
+            take_steps(a_rows, a_lane, 0, width(carry), 0)
         if b_time == 0:
-            take_steps(b_rows, b_lane, 0, BLOCK)
+            take_steps(b_rows, b_lane, 0, BLOCK, 0)
         if g_time == 0:
-            take_steps(g_rows, g_lane, 0, BLOCK)
+            take_steps(g_rows, g_lane, 0, BLOCK, 0)
         if h_time == 0:
-            take_steps(h_rows, h_lane, 0, BLOCK)
+            take_steps(h_rows, h_lane, 0, BLOCK, 0)
         for turn in range(top - min(first_block, top) + 1):
             block = top - turn
             # What is left behind the whole blocks goes with the end, all at once.
@@ -594,12 +625,13 @@ def vjp(
             to_a_here = in_place(to_a_rows, to_a_now) if a_direct else to_a_rows
             to_b_here = in_place(to_b_rows, to_b_now) if b_direct else to_b_rows
             if now != FOLD:
-                g_here, a_here = steps_of(g_rows, g_now, g_time, count), steps_of(a_rows, a_now, a_time, count)
+                g_here = steps_of(g_rows, g_now, g_time, count, -BLOCK * g_time)
+                a_here = steps_of(a_rows, a_now, a_time, count, -BLOCK * a_time)
                 b_here, h_here, before = b_rows, h_rows, r
                 keeps = now != SUMMARISE
                 if keeps:
-                    b_here = steps_of(b_rows, shift(b_lane, t * b_time), b_time, count)
-                    h_here = steps_of(h_rows, shift(h_lane, t * h_time), h_time, count)
+                    b_here = steps_of(b_rows, shift(b_lane, t * b_time), b_time, count, -BLOCK * b_time)
+                    h_here = steps_of(h_rows, shift(h_lane, t * h_time), h_time, count, -BLOCK * h_time)
                     before = load(h0, lane, carry) if t == 0 else load(shift(h_lane, (t - 1) * h_time), 0, carry)
                 begin = load(summary, FIRST, carry) if now == REPLAY else r
                 walk_vectors_back(
@@ -610,9 +642,11 @@ def vjp(
             if now == ALL or now == REPLAY:
                 if not a_direct:
                     sums_a_now = shift(sums_a_lane, t * sums_a_time)
-                    deliver_steps(to_a_now, to_a_time, sums_a_now, sums_a_time, a_fate, to_a_rows, count)
+                    deliver_steps(to_a_now, to_a_time, sums_a_now, sums_a_time, a_fate, to_a_rows, count, past)
                 if not b_direct:
                     sums_b_now = shift(sums_b_lane, t * sums_b_time)
-                    deliver_steps(to_b_now, to_b_time, sums_b_now, sums_b_time, b_fate, to_b_rows, count)
+                    deliver_steps(to_b_now, to_b_time, sums_b_now, sums_b_time, b_fate, to_b_rows, count, past)
         if phase != SUMMARISE and phase != REPLAY:
             store(carry, lane, r)
+    if past:
+        fence()

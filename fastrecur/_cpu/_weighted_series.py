@@ -412,9 +412,9 @@ def bring(rows, source, time, steps):
         take_few(rows, source, time, steps)
         return rows
     if time == 0:
-        take_steps(rows, source, time, steps)
+        take_steps(rows, source, time, steps, 0)
         return rows
-    return steps_of(rows, source, time, steps)
+    return steps_of(rows, source, time, steps, BLOCK * time)
 
 
 @njit(**INLINE)
@@ -447,7 +447,7 @@ results_in = choice("covariance", second_of, first_of)
 def give(target, time, rows, steps):
     """Write results from a buffer."""
     if steps % width(rows) == 0:
-        give_steps(target, time, rows, steps)
+        give_steps(target, time, rows, steps, False)
     else:
         for k in range(steps):
             store(shift(target, k * time), 0, load(rows, k, rows))
@@ -479,7 +479,7 @@ def walk(rule, x, y, h, gate, carry, geometry, first, last):
         now = shift(carry, lane * itemsize(carry))
         copy_state(state, 1, now, padded)
         if gate_time == 0:
-            take_steps(gate_rows, gate_lane, 0, width(carry))
+            take_steps(gate_rows, gate_lane, 0, width(carry), 0)
         t, expected = 0, False
         while t < steps:
             n = min(BLOCK, whole - t) if t < whole else steps - whole
@@ -493,7 +493,7 @@ def walk(rule, x, y, h, gate, carry, geometry, first, last):
             y_here = others_of(rule, x_here, y_rows, y_now, y_time, n)
             if t < whole:
                 if gate_time != 0:
-                    gate_here = steps_of(gate_rows, gate_now, gate_time, n)
+                    gate_here = steps_of(gate_rows, gate_now, gate_time, n, BLOCK * gate_time)
                 expected = block_of(
                     rule, x_here, y_here, gate_here, gate_step, share_rows, kept_rows, mean_x_rows, mean_y_rows, h_here,
                     state, n, bias, expected,
