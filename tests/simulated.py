@@ -175,10 +175,10 @@ def main():
         _plan.SPINS = spins
         choose_by(devices.looking_back(choose))
         for name, reverse in zip(RECURRENCES, [spins > 0, spins == 0], strict=True):
-            check(name, (2, 1030), np.float32, 1, reverse)
-            check(name, (140, 3), np.float32, 0, reverse)
-        closed_gates((3, 1030), 1)
-        closed_gates((140, 3), 0)
+            check(name, (1, 1030), np.float32, 1, reverse)
+            check(name, (140, 2), np.float32, 0, reverse)
+        closed_gates((2, 1030), 1)
+        closed_gates((140, 2), 0)
     x = rng.standard_normal((1, 15400)).astype(np.float32)
     check_vjp("linear_recurrence", 0.5, x, rng=rng, axis=1, state=False)
     check("forget_mult", (140, 2), np.float32, 0, False, gate=(), state=False)
