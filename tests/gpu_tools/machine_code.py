@@ -42,7 +42,7 @@ def together(texts, architecture):
         file.write(code)
     try:
         tool = pathfinder.find_nvidia_binary_utility("nvdisasm")
-        text = subprocess.run([tool, "-c", file.name], capture_output=True, text=True, check=True).stdout
+        text = subprocess.run([tool, "-c", "-ndf", file.name], capture_output=True, text=True, check=True).stdout
     finally:
         os.unlink(file.name)
     logs = _parts(r"Compiling entry function 'kernel_(\d+)'", log)
