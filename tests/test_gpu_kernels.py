@@ -4,12 +4,14 @@ import itertools
 import sys
 
 import devices
+import hypothesis
 import layouts
 import ml_dtypes
 import numpy as np
 import ptx_emulator
 import pytest
 from compare import assert_same_bits, check_forward, check_vjp
+from hypothesis import strategies
 from test_forward import BROADCAST, RECURRENCES, operands
 
 import fastrecur
@@ -115,6 +117,29 @@ def test_pieces_of_lanes(gpu, in_pieces, rng, name, dtype, pieces):
         check_forward(name, gate, value, h0, reverse=reverse)
         check_vjp(name, gate, value, h0, rng=rng, reverse=reverse)
         gpu.forget()
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.given(data=strategies.data())
+def test_wherever_time_is_cut_the_bits_are_the_same(gpu, in_pieces, axis, data):
+    """For numbers of which nothing is rounded: whole ones, that are kept, replaced or turned round."""
+    name = data.draw(strategies.sampled_from(RECURRENCES))
+    steps = data.draw(strategies.integers(*[(20, 200), (600, 3000)][axis]))
+    lanes, reverse = data.draw(strategies.integers(2 - axis, 40 if axis == 0 else 3)), data.draw(strategies.booleans())
+    pieces = data.draw(strategies.integers(2, 40))
+    rng = np.random.default_rng(data.draw(strategies.integers(0, 1000)))
+    gates = [0, 0, 0, 1] if name == "forget_mult" else [-1, 1, 1, 1, 0]
+    gate = rng.choice(gates, (steps, lanes)).astype(np.float32)
+    value, h0 = rng.integers(-2, 3, (steps, lanes)).astype(np.float32), rng.integers(-2, 3, lanes).astype(np.float32)
+    results = []
+    for count in (1, pieces):
+        in_pieces(count)
+        results.append(both(name, *turned(axis, gate, value), h0, reverse, axis=axis))
+        hypothesis.assume(count == 1 or "fold" in launched(gpu))
+        gpu.forget()
+    for got, right in zip(*results, strict=True):
+        assert_same_bits(got, right)
 
 
 # ---- One pass over pieces that look back ----------------------------------------------------------------------------
