@@ -106,11 +106,11 @@ def test_operands_that_are_met_in_other_directions(rng, both, name, flips):
 
 @pytest.mark.parametrize(
     ("kinds", "reverse"),
-    [((np.float16, np.float32), False), ((np.float32, np.float64), True), ((bool, np.float32), False)],
+    [((np.float16, np.float32), False), ((np.float64, np.float32), True), ((bool, np.float32), False)],
 )
 def test_operands_of_several_dtypes(rng, both, kinds, reverse):
-    operands_of = [v.astype(kind) for v, kind in zip(operands(rng, (17, 90), np.float32), kinds, strict=True)]
-    for _ in both():
+    for _, shape in itertools.product(both(), [(17, 90), (16, 96), (9, 160)]):  # rows of whole lines, and others
+        operands_of = [v.astype(kind) for v, kind in zip(operands(rng, shape, np.float32), kinds, strict=True)]
         check_forward("forget_mult", *operands_of, axis=1, reverse=reverse)
         check_vjp("forget_mult", *operands_of, rng=rng, axis=1, reverse=reverse)
 

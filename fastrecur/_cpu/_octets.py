@@ -398,7 +398,7 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
             bypass_a, bypass_b = bypass and a_fate == STORE and line_a == line, bypass and b_fate == STORE
             begin = OCTET
             if bypass:
-                begin = line if line > 0 else 64 // itemsize(h)
+                begin = line if line > 0 else 64 // min(itemsize(to_a), itemsize(to_b))  # a line of both
             take_level(gate, a, here_a, carry)
             for j in range(OCTET):
                 store(total, j, zero)
