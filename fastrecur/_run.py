@@ -681,7 +681,8 @@ def line_offset(plan, *operands):
     if plan.traversal in (OCTETS, TILES) and plan.steps >= _tiles.LONG:
         for value in operands:
             if type(value) is np.ndarray and value.size > 1 and value.itemsize == plan.dtype.itemsize:
-                return address(value) % LINE
+                place = address(value) % LINE
+                return place if place % 8 == 0 else 0  # any result must be aligned to its dtype
     return 0
 
 

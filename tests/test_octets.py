@@ -174,3 +174,17 @@ def test_in_place(rng, reverse):
             own = [gate.copy(), value.copy()]
             fastrecur.forget_mult(*own, axis=1, reverse=reverse, out=own[k])
             assert_same_bits(own[k], wanted)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_fresh_results_are_aligned(dtype):
+    """Though they start as far into a cache line as an operand of long lanes does."""
+    shape = 16, 4096
+    for offset in [0, 1, 2, 4, 8, 12]:
+        memory = np.zeros(16 * 4096 * np.dtype(dtype).itemsize + 128, np.uint8)
+        start = -memory.ctypes.data % 64 + offset
+        x = memory[start : start + memory.size - 128].view(dtype).reshape(shape)
+        h = fastrecur.forget_mult(0.5, x, axis=1)
+        f = np.full(shape, 0.5, dtype)
+        grads = fastrecur.forget_mult_vjp(h, f, x, h, axis=1)[:2]
+        assert all(result.flags.aligned for result in (h, *grads))
