@@ -624,8 +624,8 @@ def _compiling_for(capability):
         _dispatcher.get_current_device = asks
 
 
-def ptx(function, signature, threads, capability):
-    """Return a kernel's PTX, for multiprocessors that hold one block.
+def ptx(function, signature, threads, blocks, capability):
+    """Return a kernel's PTX.
 
     Parameters
     ----------
@@ -633,9 +633,9 @@ def ptx(function, signature, threads, capability):
         A kernel in the words of `_device`.
     signature : sequence of str
         For each parameter an element's name with a star (an address), a carry's name (a number) or ``i4``, ``i8``.
-    threads : int
-        The size of a block. Without this, and the number that a multiprocessor should hold, the assembler saves
-        registers by using each value before the next is asked for, which undoes the batches of loads.
+    threads, blocks : int
+        The size of a block, and how many a multiprocessor should hold: without these the assembler saves registers by
+        using each value before the next is asked for, which undoes the batches of loads.
     capability : tuple of int
         What to compile for: `Kernel.target` of `_launch`, not the card's own.
     """
@@ -645,7 +645,7 @@ def ptx(function, signature, threads, capability):
     with _compiling_for(capability):
         code, _ = cuda.compile(
             function, types.void(*arguments), device=False, abi="numba", cc=capability, output="ptx",
-            launch_bounds=(threads, 1),
+            launch_bounds=(threads, blocks),
         )  # fmt: skip
     return code
 

@@ -42,21 +42,12 @@ class Kernel:
         text = min(capability, (8, 0) if "bf2*" in self.signature else (7, 5))
         return text, _kernels.blocks(name, carry, options, capability)
 
-    def text(self, target):
-        """Return the kernel's PTX, compiled for a capability."""
+    def ptx(self, capability):
+        """Return the kernel's PTX."""
         from . import _compiler
 
-        return _compiler.ptx(self.function(_compiler.cuda), self.signature, self.threads, target)
-
-    def ptx(self, capability):
-        """Return the kernel's PTX for a card."""
         target, blocks = self.target(capability)
-        return held(self.text(target), blocks)
-
-
-def held(ptx, blocks):
-    """Return some PTX for multiprocessors that are to hold so many blocks: a word to the assembler alone."""
-    return ptx.replace(".minnctapersm 1\n", f".minnctapersm {blocks}\n", 1)
+        return _compiler.ptx(self.function(_compiler.cuda), self.signature, self.threads, blocks, target)
 
 
 @functools.cache

@@ -49,28 +49,28 @@ _programs = {}
 
 def ptx(kernel, capability=CAPABILITY):
     """A kernel's PTX for a card, compiled once for all tests."""
-    target, blocks = kernel.target(capability)
+    target = kernel.target(capability)
     name = hashlib.sha256(repr((_launch.digest(), kernel.key, target)).encode()).hexdigest()[:32]
     path = cache() / f"{name}.ptx"
     try:
-        made = path.read_text()
+        return path.read_text()
     except OSError:
-        made = _compiled(kernel, target)
+        made = _compiled(kernel, capability)
         _cache.write(path, made.encode())
-    return _launch.held(made, blocks)
+        return made
 
 
-def _compiled(kernel, target):
+def _compiled(kernel, capability):
     """A kernel's PTX. Coverage, with which numba takes twice the time, measures what is compiled first of its kind."""
     name, _, _, _, elements, *_ = kernel.key
     numbers = sorted(operand for operand, element in elements if element == "number")
-    types = name.endswith("vjp"), sorted(set(dict(elements).values())), target
+    types = name.endswith("vjp"), sorted(set(dict(elements).values())), kernel.target(capability)[0]
     tracer = sys.gettrace() if _were_seen({name, f"numbers {numbers}", f"types {types}"}) else None
     if tracer:
         sys.settrace(None)
     gc.disable()  # there are many cycles of references, which can wait
     try:
-        return kernel.text(target)
+        return kernel.ptx(capability)
     finally:
         gc.enable()
         if tracer:
