@@ -416,7 +416,7 @@ def summary(family, names, a, b, axis, reverse, lengths, dtype):
         strides, word=sum(size for size, s in ((a_size, strides[A]), (b_size, strides[B])) if any(s)),
     )  # fmt: skip
     row_bytes = b_size * plan.sizes[2]
-    return replace(plan, traversal=ROWS if plan.traversal == ROWS else TILES, row_bytes=row_bytes)
+    return replace(plan, traversal=ROWS if plan.traversal == ROWS else TILES, traits=(), row_bytes=row_bytes)
 
 
 def _empty(shape, axis, dtype, wide):

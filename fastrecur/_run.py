@@ -669,8 +669,7 @@ def _geometry(plan, bypass, threads):
 def _bound(plan, direction):
     call = plan.calls.get(direction)
     if call is None:
-        traits = plan.traits if direction in ("forward", "vjp") else ()
-        rule = " ".join([plan.rule, *traits])
+        rule = " ".join([plan.rule, *plan.traits])
         call = kernel(_KERNELS[plan.traversal, direction], rule, _arrays.element(plan.wide), **plan.elements)
         plan.calls[direction] = call
     return call

@@ -50,6 +50,7 @@ from ._tiles import (
     give_lanes,
     lane_offsets,
     lane_places,
+    line_distance,
     take_lanes,
 )
 
@@ -134,22 +135,6 @@ def pick_up(kept):
         load_half_vector(kept, 24, kept), load_half_vector(kept, 32, kept), load_half_vector(kept, 40, kept),
         load_half_vector(kept, 48, kept), load_half_vector(kept, 56, kept),
     )  # fmt: skip
-
-
-@njit(**HELPER)
-def steps_to_line(target, offsets, time, lanes):
-    """Return how many steps to take until every lane's next result begins a cache line; -1 if they never do.
-
-    It begins one at its end where the walk goes down through memory.
-    """
-    size = itemsize(target)
-    off = misalignment(shift(target, load_int(offsets, 0)))
-    for j in range(1, lanes):
-        if (load_int(offsets, j) - load_int(offsets, 0)) % 64 != 0:
-            return -1
-    if off % size != 0:
-        return -1
-    return (64 - off) % 64 // size if time > 0 else (off + size) % 64 // size
 
 
 @njit(**HELPER)
@@ -242,7 +227,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
         take_lanes(state, carry, lane, end)
         for k in range(0, end - lane, OCTET):
             here_a, here_b, here_h = shift(a_at, 8 * k), shift(b_at, 8 * k), shift(h_at, 8 * k)
-            to_line = steps_to_line(h, here_h, h_time, OCTET)
+            to_line = line_distance(h, here_h, h_time, OCTET)
             # A lane that is repeated to make up 8 would be sent off again and again.
             bypass = goes_past(geometry, to_line, steps) and lane + k + OCTET <= end
             take_level(gate, a, here_a, carry)
@@ -391,8 +376,8 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
         for k in range(0, end - lane, OCTET):
             at, own, lanes = 8 * k, k * itemsize(carry), min(OCTET, end - lane - k)
             here_a, here_to_a, here_to_b = shift(a_at, at), shift(to_a_at, at), shift(to_b_at, at)
-            line_a = steps_to_line(to_a, here_to_a, to_a_time, OCTET)
-            line_b = steps_to_line(to_b, here_to_b, to_b_time, OCTET)
+            line_a = line_distance(to_a, here_to_a, to_a_time, OCTET)
+            line_b = line_distance(to_b, here_to_b, to_b_time, OCTET)
             line = line_b if b_fate == STORE else line_a
             bypass = goes_past(geometry, line, steps) and lanes == OCTET
             bypass_a, bypass_b = bypass and a_fate == STORE and line_a == line, bypass and b_fate == STORE

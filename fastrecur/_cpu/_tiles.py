@@ -202,16 +202,25 @@ def put(target, offsets, time, buffer, steps, lanes, ahead, bypass):
 
 
 @njit(**HELPER)
-def steps_to_line(target, offsets, time, carry):
-    """Return how many steps to take until every lane's next result starts a cache line; -1 if they never do."""
+def line_distance(target, offsets, time, lanes):
+    """Return how many steps to take until every lane's next result begins a cache line; -1 if they never do.
+
+    It begins one at its end where the walk goes down through memory.
+    """
     size = itemsize(target)
     off = misalignment(shift(target, load_int(offsets, 0)))
-    for j in range(1, width(carry)):
+    for j in range(1, lanes):
         if (load_int(offsets, j) - load_int(offsets, 0)) % 64 != 0:
             return -1
-    if time != size or off % size != 0:
+    if off % size != 0:
         return -1
-    return (64 - off) % 64 // size
+    return (64 - off) % 64 // size if time > 0 else (off + size) % 64 // size
+
+
+@njit(**HELPER)
+def steps_to_line(target, offsets, time, carry):
+    """Return the same of a tile whose steps are neighbours; -1 if they are not, or are met down through memory."""
+    return line_distance(target, offsets, time, width(carry)) if time == itemsize(target) else -1
 
 
 @njit(**HELPER)
