@@ -9,6 +9,7 @@ and deadlocks. Local and shared memory begin as NaN, or as garbage where there i
 
 import bisect
 import ctypes
+import functools
 import random
 import sys
 import types
@@ -23,13 +24,16 @@ from fastrecur._cuda import _device, _lanes, _lookback, _pool, _series, _tiles
 
 CARRIES = {"f4": np.float32, "f8": np.float64, "c8": np.complex64, "c16": np.complex128}
 RESIDENT = 3  # blocks that run at a time
-WIDER = {np.float32: np.float64, np.float64: np.longdouble, np.complex64: np.complex128}
+# Python's numbers for float32: NumPy's would take three times as long.
+WIDER = {np.float32: float, np.float64: np.longdouble, np.complex64: complex, np.complex128: np.clongdouble}
 
 
 def fma(a, b, c):
     """Round once, or nearly: the sum is made one precision wider."""
     kind = type(c)
-    wide = WIDER.get(kind, np.clongdouble)
+    if kind is np.float64:
+        return kind(np.longdouble(a) * b + c)
+    wide = WIDER[kind]
     return kind(wide(a) * wide(b) + wide(c))
 
 
@@ -58,7 +62,7 @@ class Memory:
         """Note an access to so many bytes, in parts of an element; raise if it is not allowed."""
         self.check(address, size, align)
         me, wrote, read = self.thread, self.wrote, self.read
-        for place in range(address, address + size, part):
+        for place in range(address, address + size, part) if size > part else (address,):
             if place in self.words:
                 raise RuntimeError(f"a race: {me} at {place:#x}, which is a word of all blocks")
             if wrote.get(place, me) is not me:
@@ -224,10 +228,14 @@ class Number:
         return raw
 
 
+@functools.cache
+def _poison(count, kind):
+    return np.full(count, 0x5EEDBAD if np.issubdtype(kind, np.integer) else np.nan, kind)
+
+
 def poisoned(count, kind):
     """Return what an array is before anything is written to it."""
-    poison = 0x5EEDBAD if np.issubdtype(kind, np.integer) else np.nan
-    return np.full(count, poison, kind)
+    return _poison(count, kind).copy()
 
 
 class Shared:
@@ -258,22 +266,31 @@ class Shared:
 # ---- Threads --------------------------------------------------------------------------------------------------------
 
 
+_idle = []  # coroutines that have run a thread to its end: each has a stack of its own, which takes time to make
+
+
+def _run_threads():
+    """What a coroutine does: run one thread after another."""
+    loop = greenlet.getcurrent().parent
+    with np.errstate(all="ignore"):
+        while True:
+            thread = loop.switch()
+            thread.block.function()
+            thread.alive = False
+            _idle.append(thread.coroutine)
+            del thread  # and the memory that it knows of
+
+
 class Thread:
     """A thread, which runs until it needs others."""
 
-    def __init__(self, block, number, function, arguments):
-        self.block, self.number, self.shared = block, number, 0
+    def __init__(self, block, number):
+        self.block, self.number, self.shared, self.alive = block, number, 0, True
         self.wants = self.answer = None
-        self.coroutine = greenlet.greenlet(self.run)
-        self.function, self.arguments = function, arguments
-
-    def run(self):
-        with np.errstate(all="ignore"):
-            self.function(*self.arguments)
-
-    @property
-    def alive(self):
-        return not self.coroutine.dead
+        if not _idle:
+            _idle.append(greenlet.greenlet(_run_threads))
+            _idle[0].switch()
+        self.coroutine = _idle.pop()
 
     def __repr__(self):
         return f"thread {self.number} of block {self.block.at}"
@@ -284,24 +301,26 @@ class Block:
 
     def __init__(self, memory, draw):
         self.memory, self.draw = memory, draw
+        self.in_any_order = lambda _: draw.random()
         self.local = types.SimpleNamespace(array=poisoned)
         self.shared = types.SimpleNamespace(array=self.shared_array)
         self.current = None
 
     def start(self, function, arguments, at, threads):
         """Run one block to its end, which pauses where its threads have come as far as they can."""
-        self.at, self.epoch, self.arrays = at, 0, []
+        self.at, self.epoch, self.arrays, memory = at, 0, [], self.memory
         self.count = threads
-        self.threads = [Thread(self, k, function, arguments) for k in range(threads)]
+        self.function = functools.partial(function, *arguments)
+        self.threads = [Thread(self, k) for k in range(threads)]
         self.loop = greenlet.getcurrent()
         ready = list(self.threads)
         while ready:
-            self.draw.shuffle(ready)
+            ready.sort(key=self.in_any_order)
             yield
             _device.machine = self
             for each in ready:
-                self.current = self.memory.thread = each
-                each.coroutine.switch()
+                self.current = memory.thread = each
+                each.coroutine.switch(each)
             ready = self.meet()
         if any(each.alive for each in self.threads):
             waiting = {each.wants[0] for each in self.threads if each.alive}
@@ -315,19 +334,23 @@ class Block:
             return alive
         ready = []
         for first in range(0, self.count, 32):
-            warp = {each.number - first: each for each in self.threads[first : first + 32] if each.alive}
-            kinds = {each.wants[0] for each in warp.values()}
+            warp = [each for each in self.threads[first : first + 32] if each.alive]
+            kinds = {each.wants[0] for each in warp}
             if len(kinds) != 1 or kinds == {"barrier"}:
                 continue
-            if len({each.wants[1] for each in warp.values()}) > 1:
+            if len({each.wants[1] for each in warp}) > 1:
                 raise RuntimeError(f"a warp of block {self.at} meets in different places")
-            votes = sum(1 << lane for lane, each in warp.items() if each.wants[2])
-            for each in warp.values():
-                kind, _, value, lane = each.wants
-                if kind == "shuffle" and lane not in warp:
-                    raise RuntimeError(f"{each} shuffles from lane {lane}, which takes no part")
-                each.answer = warp[lane].wants[2] if kind == "shuffle" else votes
-            ready += warp.values()
+            brought = {each.number - first: each.wants[2] for each in warp}
+            if kinds == {"shuffle"}:
+                for each in warp:
+                    if each.wants[3] not in brought:
+                        raise RuntimeError(f"{each} shuffles from lane {each.wants[3]}, which takes no part")
+                    each.answer = brought[each.wants[3]]
+            else:
+                votes = sum(1 << lane for lane, vote in brought.items() if vote)
+                for each in warp:
+                    each.answer = votes
+            ready += warp
         return ready
 
     def wait(self, kind, value=None, lane=None):
@@ -389,11 +412,12 @@ class Driver(devices.Driver):
                 given.append(next(flat))
         places = [(x, y) for x in range(grid[0]) for y in range(grid[1])]
         draw.shuffle(places)
-        running = []
+        running, helpers = [], len(_device.HELPERS)
         while places or running:
             if places and len(running) < RESIDENT:
                 block = Block(memory, draw)
                 running.append(block.start(kernel.function(block), given, places.pop(), threads))
+                del _device.HELPERS[helpers:]
             k = draw.randrange(len(running))
             if next(running[k], self) is self:
                 del running[k]
