@@ -62,10 +62,13 @@ def ptx(kernel, capability=CAPABILITY):
 
 def _compiled(kernel, capability):
     """A kernel's PTX. Coverage, with which numba takes twice the time, measures what is compiled first of its kind."""
-    name, _, _, _, elements, *_ = kernel.key
-    numbers = sorted(operand for operand, element in elements if element == "number")
-    types = name.endswith("vjp"), sorted(set(dict(elements).values())), kernel.target(capability)[0]
-    tracer = sys.gettrace() if _were_seen({name, f"numbers {numbers}", f"types {types}"}) else None
+    name, rule, carry, options, elements, _ = kernel.key
+    packs, target = dict(dict(options).get("packs", ())), kernel.target(capability)[0]
+    kinds = {name, f"{rule} of {carry[0]}, back: {name.endswith('vjp')}"}
+    for operand, element in elements:
+        other = operand if element == "number" or operand == "lengths" else carry
+        kinds.add(f"{element} as {other}, wide: {bool(packs.get(operand))}, for {target}")
+    tracer = sys.gettrace() if _were_seen(kinds) else None
     if tracer:
         sys.settrace(None)
     gc.disable()  # there are many cycles of references, which can wait
@@ -263,6 +266,7 @@ def run_on(cupy, setattr):
             placed = [place(a) for a in arguments]
             options = {name: place(option) for name, option in options.items()}
             result = function(*placed, **options)
+            cupy.driver.memory = []  # of this call; what the next one is given is placed anew
             results = result if type(result) is tuple else (result,)
             hosts = tuple(getattr(r, "host", r) for r in results)
             if out is not None:
