@@ -58,7 +58,10 @@ def check_all(kernels, card, dtype, fills=False):
     for kernel, code in zip(kernels, codes, strict=True):
         check(kernel, code, dtype, card)
         # A fold reads a few numbers for each piece; and mending is rare.
-        if fills and code.in_flight and kernel.name not in ("fold", "mend_back"):
+        few = kernel.name in ("fold", "mend_back")
+        # What a tile's gradient would need, three operands of 16 bits, takes more registers than an A100 has.
+        few |= kernel.name == "tiles_vjp" and kernel.key[1] == "linear" and SIZES[dtype] == 2 and card == "sm_80"
+        if fills and code.in_flight and not few:
             assert table.row_of(code, kernel, "", dtype, card).enough is not False, kernel.name
     return zip(kernels, codes, strict=True)
 
@@ -78,7 +81,7 @@ def test_one_pass(family, dtype, card):
     every = [each for case in ONE_PASS for each in kernels(DTYPES[dtype], family, case)]
     walks = [each for each in every if each.name.startswith(("once", "tiles"))]
     assert [each.name for each in walks] == ["once", "once_vjp", "tiles", "tiles_vjp"]
-    check_all(walks, card, dtype, fills=family == FORGET)
+    check_all(walks, card, dtype, fills=True)
 
 
 @pytest.mark.parametrize("case", ["lanes", "series"])

@@ -41,7 +41,7 @@ THREADS = {"sums": _sums.THREADS, "tiles": _tiles.THREADS, "tiles_vjp": _tiles.T
 MOST_THREADS = 128
 
 
-def blocks(name, carry, options, capability):
+def blocks(name, rule, carry, options, elements, capability):
     """Return how many blocks a multiprocessor is to hold, which says how many registers a thread may have.
 
     Kernels that shuffle get the more, for before compute capability 9.0 each shuffle also has a path for a warp that
@@ -54,6 +54,12 @@ def blocks(name, carry, options, capability):
             return 4
         if name == "pool_vjp" and not dict(options)["packed"]:
             return 7
+    if rule == "linear" and dict(elements).get("g") in ("f2", "bf2"):
+        # Three operands of 16 bits are few bytes a thread, and 6 blocks leave registers enough.
+        if name == "once_vjp":
+            return 6 if capability[0] in (9, 10) else 3
+        if name == "tiles_vjp" and capability[0] in (9, 10):
+            return 3
     if name in ("tiles", "tiles_vjp"):
         return 2 if capability[0] in (9, 10) else 1
     if name == "lanes":

@@ -38,9 +38,8 @@ class Kernel:
         """
         # For 10.0 and beyond the compiler goes another way, on which arrays end in local memory and the batches of
         # loads come apart. PTX serves later cards too; 8.0 can do one thing more, which is to round to bfloat16.
-        name, _, carry, options = self.key[:4]
         text = min(capability, (8, 0) if "bf2*" in self.signature else (7, 5))
-        return text, _kernels.blocks(name, carry, options, capability)
+        return text, _kernels.blocks(*self.key[:5], capability)
 
     def ptx(self, capability):
         """Return the kernel's PTX."""
