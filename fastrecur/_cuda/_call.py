@@ -219,16 +219,16 @@ def _remember(key, plan, device, owner, operands, results):
     _shortcuts[key] = _Shortcut(plan, owner, device, labels, watched, names, makes, launch, slots, changes)
 
 
-def remembered(family, axis, reverse, return_state, a, b):
+def remembered(family, axis, reverse, return_state, a, b, h0):
     """Return a plain forward call's shortcut, and what takes it and the operands' addresses or numbers; or None."""
-    key, _ = _glance((family, axis, reverse, return_state, None), a, b, None)
+    key, _ = _glance((family, axis, reverse, return_state, None), a, b, h0)
     shortcut = _shortcuts.get(key)
     return shortcut and (shortcut, _take_shortcut)
 
 
-def remembered_vjp(family, axis, reverse, g, a, b, h):
+def remembered_vjp(family, axis, reverse, g, a, b, h, h0, grad_state):
     """Return a plain gradient's shortcut, as `remembered` does a forward call's."""
-    key, _ = _glance((family, axis, reverse, None), g, a, b, h, None, None)
+    key, _ = _glance((family, axis, reverse, None), g, a, b, h, h0, grad_state)
     shortcut = _shortcuts.get(key)
     return shortcut and (shortcut, _take_shortcut)
 

@@ -95,7 +95,10 @@ def _has_memory(tensor):
 def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     """Run a recurrence of tensors; arguments as `fastrecur._call.forward` takes them."""
     key = gpu_key = None
-    if type(return_state) is bool and h0 is None and lengths is None and out is None and type(b) in PLAIN:
+    if (
+        type(return_state) is bool and (h0 is None or type(h0) in PLAIN) and lengths is None and out is None
+        and type(b) in PLAIN
+    ):  # fmt: skip
         # What follows is `_is_quiet` and `_is_plain`, written out: a call on 16 elements has no time for calls.
         # Inside a transform of torch.func, plain tensors are constants, and others have no address; in a trace of
         # torch.jit, sizes are no numbers, and are in no key.
@@ -106,7 +109,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
             ):  # fmt: skip
                 at_b = b.data_ptr()
                 if b.is_cpu:
-                    if return_state:
+                    if return_state or h0 is not None:
                         pass
                     elif type(a) in PLAIN:
                         if a.is_cpu and not a.is_neg():
@@ -126,15 +129,25 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
                             family, axis, reverse, return_state, b.dtype, b.size(), b.stride(), b.get_device(), a.dtype,
                             a.size(), a.stride(), a.get_device(),
                         )  # fmt: skip
-                    if (b.requires_grad or (type(a) is not float and a.requires_grad)) and _grad_enabled():
+                    wants = b.requires_grad or (type(a) is not float and a.requires_grad)
+                    if h0 is not None:
+                        wants = wants or h0.requires_grad
+                        if h0.is_cuda and not h0.is_neg() and gpu_key is not None:
+                            gpu_key = *gpu_key, "h0", h0.dtype, h0.size(), h0.stride(), h0.get_device()
+                        else:
+                            gpu_key = None
+                    if wants and _grad_enabled():
                         problem = _problems_on_gpu.get(gpu_key)
                         if problem is not None and _interpreter() is None:
-                            return _apply(a, b, None, None, problem)
+                            return _apply(a, b, h0, None, problem)
                     else:
                         on_gpu = _shorts_on_gpu.get(gpu_key)
                         if on_gpu is not None:
                             shortcut, run = on_gpu
-                            given = run(shortcut, [a if type(a) is float else a.data_ptr(), at_b])
+                            places = [a if type(a) is float else a.data_ptr(), at_b]
+                            if h0 is not None:
+                                places.append(h0.data_ptr())
+                            given = run(shortcut, places)
                             return tuple(given) if return_state else given[0]
         except RuntimeError:  # no strides, or no memory
             pass
@@ -144,14 +157,17 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
                 return short.forward(a, b, at_a, at_b)
             if at_a and _interpreter() is None:
                 return short.apply(a, b)
-    if type(b) in PLAIN and b.is_cuda and h0 is None and lengths is None and out is None and _may_go_at_once(a, b):
+    if (
+        type(b) in PLAIN and b.is_cuda and lengths is None and out is None
+        and _may_go_at_once(a, b, *(() if h0 is None else (h0,)))
+    ):  # fmt: skip
         from .._cuda import _call
 
         result = _call.forward(
-            family, names, a, b, None, _axis(axis), _flag("reverse", reverse), None,
+            family, names, a, b, h0, _axis(axis), _flag("reverse", reverse), None,
             _flag("return_state", return_state), None,
         )  # fmt: skip
-        shortcut = gpu_key and _call.remembered(family, axis, reverse, return_state, a, b)
+        shortcut = gpu_key and _call.remembered(family, axis, reverse, return_state, a, b, h0)
         if shortcut:
             _keep(_shorts_on_gpu, gpu_key, shortcut)
         return result
@@ -177,9 +193,10 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
         return (out, h_last) if return_state else out
     else:
         h, h_last = _run_forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
+        tensors = (a, b) if h0 is None else (a, b, h0)
         if key is not None:
             _remember(key, _Problem(family, axis, reverse, dtype, False), a, b)
-        elif gpu_key is not None and dtype in _tensors.FLOATING and (engine := _engine((a, b), None)) is not None:
+        elif gpu_key is not None and dtype in _tensors.FLOATING and (engine := _engine(tensors, None)) is not None:
             _keep(_problems_on_gpu, gpu_key, _Problem(family, axis, reverse, dtype, return_state, engine))
     if out is not None:
         h = out.copy_(h)
@@ -225,11 +242,12 @@ def _pair(value, dtype, *others):
 def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     """Run a recurrence's adjoint of tensors; arguments as `fastrecur._call.vjp` takes them."""
     if (
-        type(b) in PLAIN and b.is_cuda and type(g) in PLAIN and type(h) in PLAIN
-        and h0 is None and lengths is None and grad_state is None
+        type(b) in PLAIN and b.is_cuda and type(g) in PLAIN and type(h) in PLAIN and lengths is None
+        and (h0 is None or type(h0) in PLAIN) and (grad_state is None or type(grad_state) in PLAIN)
     ):  # fmt: skip
         # As in `forward`.
         key = found = None
+        states = [state for state in (h0, grad_state) if state is not None]
         try:
             if not (
                 type(a) not in PLAIN or type(axis) is not int or type(reverse) is not bool
@@ -241,16 +259,22 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
                 key = (
                     family, axis, reverse, b.get_device(), b.dtype, b.size(), b.stride(),
                     g.get_device(), g.dtype, g.size(), g.stride(), a.get_device(), a.dtype, a.size(), a.stride(),
-                    h.get_device(), h.dtype, h.size(), h.stride(),
+                    h.get_device(), h.dtype, h.size(), h.stride(), h0 is None,
                 )  # fmt: skip
+                for state in states:
+                    if not state.is_cuda or state.is_neg() or (state.requires_grad and _grad_enabled()):
+                        key = None
+                        break
+                    places.append(state.data_ptr())
+                    key = *key, state.get_device(), state.dtype, state.size(), state.stride()
                 found = _shorts_on_gpu.get(key)
         except RuntimeError:  # no strides, or no memory
             pass
         if found is not None:
             shortcut, run = found
             return tuple(run(shortcut, places))
-        if _may_go_at_once(a, b, g, h):
-            return _vjp_on_gpu(family, names, g, a, b, h, axis, reverse, key)
+        if _may_go_at_once(a, b, g, h, *states):
+            return _vjp_on_gpu(family, names, g, a, b, h, h0, grad_state, axis, reverse, key)
     given = g, a, b, h, h0, lengths, grad_state
     if not _compiling() and torch.overrides.has_torch_function([v for v in given if isinstance(v, torch.Tensor)]):
         return _overridden(_PUBLIC[family] + "_vjp", given, g, a, b, h, h0, axis, reverse, lengths, grad_state)
@@ -277,13 +301,13 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     )
 
 
-def _vjp_on_gpu(family, names, g, a, b, h, axis, reverse, key):
+def _vjp_on_gpu(family, names, g, a, b, h, h0, grad_state, axis, reverse, key):
     """Run a gradient of CUDA tensors, and remember how."""
     from .._cuda import _call
 
     axis, reverse = _axis(axis), _flag("reverse", reverse)
-    grads = _call.vjp(family, names, g, a, b, h, None, axis, reverse, None, None)
-    shortcut = key and _call.remembered_vjp(family, axis, reverse, g, a, b, h)
+    grads = _call.vjp(family, names, g, a, b, h, h0, axis, reverse, None, grad_state)
+    shortcut = key and _call.remembered_vjp(family, axis, reverse, g, a, b, h, h0, grad_state)
     if shortcut:
         _keep(_shorts_on_gpu, key, shortcut)
     return grads

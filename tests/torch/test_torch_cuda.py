@@ -182,19 +182,23 @@ sys.modules["tqdm"] = types.SimpleNamespace(tqdm=None)
 import torch, fastrecur, fastrecur.torch
 def calls(gate):
     torch.manual_seed(0)
-    f, x, g = torch.rand(5, 3), torch.randn(5, 3), torch.randn(5, 3)
+    f, x, g, state = torch.rand(5, 3), torch.randn(5, 3), torch.randn(5, 3), torch.rand(3)
     f = f if gate is None else gate
     results = []
     for round in range(3):
-        for wanted in ((), (x,), (x, f)):
+        for wanted, h0 in (
+            ((), None), ((), state), ((x,), None), ((x, f), None), ((state,), state), ((x, f, state), state),
+        ):
             wanted = [v for v in wanted if v is not gate]
             for return_state in (False, True):
                 for v in wanted:
                     v.requires_grad_()
-                h = fastrecur.forget_mult(f, x, return_state=return_state)
+                h = fastrecur.forget_mult(f, x, h0, return_state=return_state)
                 results += h if return_state else [h]
                 with torch.no_grad():
-                    results.append(fastrecur.forget_mult(f, x))
+                    results.append(fastrecur.forget_mult(f, x, h0))
+                    # A state that looks like a gate, and a gate that looks like a state.
+                    results += [fastrecur.forget_mult(0.5, x, state), fastrecur.forget_mult(state, x)]
                 h = h[0] if return_state else h
                 assert h.requires_grad == bool(wanted)
                 if wanted:
@@ -202,7 +206,14 @@ def calls(gate):
                 for v in wanted:
                     v.requires_grad_(False)
         if gate is None:
-            results += fastrecur.forget_mult_vjp(g, f, x, results[0].detach())[:2]
+            h = results[0].detach()
+            for given in ({{}}, {{"h0": state}}, {{"grad_state": state}}, {{"h0": state, "grad_state": h[0]}}):
+                for round in range(2):
+                    results += [v for v in fastrecur.forget_mult_vjp(g, f, x, h, **given) if v is not None]
+            for name in ("h0", "grad_state"):
+                grads = fastrecur.forget_mult_vjp(g, f, x, h, **{{name: state.clone().requires_grad_()}})
+                assert grads[0].requires_grad
+                results += [v.detach() for v in grads if v is not None]
     return results
 expected = [calls(gate) for gate in (None, 0.25)]
 import host_run, devices, tensors
