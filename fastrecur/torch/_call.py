@@ -70,7 +70,10 @@ def _may_go_at_once(a, b, *others):
     wants = b.requires_grad
     for tensor in (a, *others):
         if type(tensor) in PLAIN:
-            if not tensor.is_cuda or tensor.dtype is not dtype or not tensor.dim() or tensor.is_neg():
+            if (
+                not tensor.is_cuda or tensor.dtype is not dtype or not tensor.dim() or tensor.is_neg()
+                or not _has_memory(tensor)
+            ):  # fmt: skip
                 return False
             wants = wants or tensor.requires_grad
         elif type(tensor) is not float:

@@ -226,5 +226,19 @@ for gate, right in zip((None, 0.25), expected):
 assert sum(entry[0] == "launch" for entry in driver.log) >= 100
 from fastrecur.torch import _call
 assert _call._shorts_on_gpu and _call._problems_on_gpu and not _call._shorts
+f, x, thin = torch.rand(5, 3), torch.randn(5, 3), torch.rand(5, 3).to_sparse()
+for name, call in {{
+    "f": lambda: fastrecur.forget_mult(thin, x),
+    "x": lambda: fastrecur.forget_mult(f, thin),
+    "h0": lambda: fastrecur.forget_mult(f, x, thin[0]),
+    "grad_h": lambda: fastrecur.forget_mult_vjp(thin, f, x, x),
+    "grad_state": lambda: fastrecur.forget_mult_vjp(x, f, x, x, grad_state=thin[0]),
+}}.items():
+    try:
+        call()
+    except TypeError as error:
+        assert str(error).startswith("`" + name + "` must be a plain dense tensor"), error
+    else:
+        raise AssertionError(name)
 """
     )
