@@ -13,7 +13,7 @@ import numpy as np
 
 from . import _blocks
 from . import _messages as say
-from ._arrays import address, element
+from ._arrays import BFLOAT16, address, element
 
 # Operands, in the order in which the kernels count them.
 A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = range(10)
@@ -109,6 +109,8 @@ def is_c_order(shape, strides):
 
 def result_dtype(names, dtypes, weak_complex=False):
     """Return the dtype of a result: NumPy's promotion, integers alone to float64."""
+    if dtypes and not weak_complex and all(dtype is BFLOAT16 for dtype in dtypes):
+        return BFLOAT16  # of tensors, which NumPy does not know
     try:
         dtype = np.result_type(*dtypes) if dtypes else np.dtype(np.float64)
     except TypeError:

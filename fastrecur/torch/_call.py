@@ -132,14 +132,15 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
                             family, axis, reverse, return_state, b.dtype, b.size(), b.stride(), b.get_device(), a.dtype,
                             a.size(), a.stride(), a.get_device(),
                         )  # fmt: skip
-                    wants = b.requires_grad or (type(a) is not float and a.requires_grad)
-                    if h0 is not None:
-                        wants = wants or h0.requires_grad
-                        if h0.is_cuda and not h0.is_neg() and gpu_key is not None:
-                            gpu_key = *gpu_key, "h0", h0.dtype, h0.size(), h0.stride(), h0.get_device()
-                        else:
-                            gpu_key = None
-                    if wants and _grad_enabled():
+                    if gpu_key is not None and h0 is not None:
+                        gpu_key = (*gpu_key, "h0", h0.dtype, h0.size(), h0.stride(), h0.get_device())
+                        gpu_key = gpu_key if h0.is_cuda and not h0.is_neg() else None
+                    if gpu_key is None:
+                        pass
+                    elif _grad_enabled() and (
+                        b.requires_grad or (type(a) is not float and a.requires_grad)
+                        or (h0 is not None and h0.requires_grad)
+                    ):  # fmt: skip
                         problem = _problems_on_gpu.get(gpu_key)
                         if problem is not None and _interpreter() is None:
                             return _apply(a, b, h0, None, problem)

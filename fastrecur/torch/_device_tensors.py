@@ -64,4 +64,6 @@ def _own(grad, operand, dtype):
     """Return a gradient in its operand's dtype, where the operand is."""
     own = _tensors.gradient_dtype(operand, dtype)
     device = getattr(operand, "device", grad.device)
+    if grad.is_complex() and not own.is_complex:
+        grad = grad.real
     return grad if grad.dtype is own and grad.device == device else grad.to(device, own)

@@ -155,6 +155,22 @@ def test_gradients(on_gpu, monkeypatch, given, wanted, used):
         torch.testing.assert_close(actual, right)
 
 
+@pytest.mark.parametrize("real", range(3))
+def test_the_gradient_of_a_real_operand_of_a_complex_recurrence(on_gpu, monkeypatch, real):
+    operands = [torch.complex(v, v.flip(0)) / 2 for v in problem(torch.float32)]
+    operands[real] = operands[real].real.clone()
+
+    def run():
+        leaves = [v.clone().requires_grad_() for v in operands]
+        h = fastrecur.linear_recurrence(*leaves)
+        return h, *torch.autograd.grad((h * h.detach()).abs().sum(), leaves)
+
+    results = run()
+    monkeypatch.setattr(_call, "_engine", lambda tensors, lengths: _tensors)
+    for actual, right in zip(results, run(), strict=True):
+        torch.testing.assert_close(actual, right)
+
+
 def test_the_gradient_of_a_gradient(on_gpu, monkeypatch):
     """It goes through the dispatcher, over what an eager call has kept."""
     f, x, h0 = (v[:4, :2, :3].double().requires_grad_() for v in (*problem(torch.float32)[:2], torch.ones(1, 2, 3)))
@@ -180,9 +196,10 @@ import sys, types
 sys.path += [{str(here / "benchmarks")!r}, {str(here / "gpu_tools")!r}]
 sys.modules["tqdm"] = types.SimpleNamespace(tqdm=None)
 import torch, fastrecur, fastrecur.torch
-def calls(gate):
+def calls(gate, dtype):
     torch.manual_seed(0)
     f, x, g, state = torch.rand(5, 3), torch.randn(5, 3), torch.randn(5, 3), torch.rand(3)
+    f, x, g, state = (v.to(dtype) for v in (f, x, g, state))
     f = f if gate is None else gate
     results = []
     for round in range(3):
@@ -199,6 +216,7 @@ def calls(gate):
                     results.append(fastrecur.forget_mult(f, x, h0))
                     # A state that looks like a gate, and a gate that looks like a state.
                     results += [fastrecur.forget_mult(0.5, x, state), fastrecur.forget_mult(state, x)]
+                    results += [fastrecur.forget_mult(1, x, state), fastrecur.forget_mult(True, x)]
                 h = h[0] if return_state else h
                 assert h.requires_grad == bool(wanted)
                 if wanted:
@@ -215,13 +233,14 @@ def calls(gate):
                 assert grads[0].requires_grad
                 results += [v.detach() for v in grads if v is not None]
     return results
-expected = [calls(gate) for gate in (None, 0.25)]
+KINDS = [(None, torch.float32), (0.25, torch.float32), (None, torch.bfloat16), (0.25, torch.bfloat16)]
+expected = [calls(*kind) for kind in KINDS]
 import host_run, devices, tensors
 driver = devices.Driver()
 kept = host_run.replace_torch()
 tensors.place(driver, setattr)
-for gate, right in zip((None, 0.25), expected):
-    for k, (one, other) in enumerate(zip(calls(gate), right, strict=True)):
+for kind, right in zip(KINDS, expected):
+    for k, (one, other) in enumerate(zip(calls(*kind), right, strict=True)):
         torch.testing.assert_close(one, other, msg=lambda m: f"result {{k}}: {{m}}")
 assert sum(entry[0] == "launch" for entry in driver.log) >= 100
 from fastrecur.torch import _call
