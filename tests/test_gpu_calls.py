@@ -244,16 +244,27 @@ def test_dlpack_from_a_library_that_makes_something_else(driver, monkeypatch, wh
     assert "launch" not in kinds(driver)
 
 
-def test_dlpack_bfloat16(driver, monkeypatch):
-    x = devices.DlpackArray(X.view(np.uint16), driver)
+def export_as(code, monkeypatch):
+    """Let arrays say by DLPack that their elements are of another kind."""
     plain = devices.DlpackArray.__dlpack__
 
     def exported(self, stream=None):
         capsule = plain(self, stream)
-        _arrays._Tensor.from_address(_arrays._capsule_pointer(capsule, b"dltensor")).code = 4
+        _arrays._Tensor.from_address(_arrays._capsule_pointer(capsule, b"dltensor")).code = code
         return capsule
 
     monkeypatch.setattr(devices.DlpackArray, "__dlpack__", exported)
+
+
+def test_dlpack_of_elements_that_nothing_is_known_of(driver, monkeypatch):
+    export_as(10, monkeypatch)  # eight bits of a float
+    with pytest.raises(TypeError, match="`x` must hold .*, got dtype number 10 of DLPack"):
+        fastrecur.forget_mult(0.5, devices.DlpackArray(X.view(np.uint8), driver))
+
+
+def test_dlpack_bfloat16(driver, monkeypatch):
+    x = devices.DlpackArray(X.view(np.uint16), driver)
+    export_as(4, monkeypatch)
     assert _arrays.library(x).view("x", x).dtype == ml_dtypes.bfloat16
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
     with pytest.raises(TypeError, match="`x` holds bfloat16.*ml_dtypes"):
@@ -372,6 +383,8 @@ def test_other_addresses_that_are_no_multiples_of_the_size(driver, cupy):
     with pytest.raises(ValueError, match="`lengths` must be aligned"):
         unaligned = np.zeros(40, "u1,i8")["f1"]
         fastrecur.forget_mult(cupy.place(F), cupy.place(X), lengths=cupy.place(unaligned))
+    with pytest.raises(ValueError, match="`x` must be aligned on a GPU: its strides"):
+        fastrecur.forget_mult(cupy.place(F), cupy.place(np.zeros(X.shape, "f4,u1")["f0"]))
     assert "launch" not in kinds(driver)
     # Halves, and parts of complex numbers, are loaded by themselves.
     for dtype, by in [(np.float16, 2), (np.complex64, 4), (np.complex128, 8)]:
