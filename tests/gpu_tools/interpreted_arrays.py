@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-LONGEST, LARGEST = 12, 620
+LONGEST, LARGEST = 12, 1000
 # Tests that are not about arrays on a device, and why.
 OTHERS = {
     "test_last_state_is_the_last_step": "asks how NumPy holds its memory",

@@ -25,7 +25,7 @@ from fastrecur._cuda import _device, _lanes, _lookback, _pool, _series, _tiles
 CARRIES = {"f4": np.float32, "f8": np.float64, "c8": np.complex64, "c16": np.complex128}
 RESIDENT = 3  # blocks that run at a time
 # Python's numbers for float32: NumPy's would take three times as long.
-WIDER = {np.float32: float, np.float64: np.longdouble, np.complex64: complex, np.complex128: np.clongdouble}
+WIDER = {np.float32: float, np.complex64: complex, np.complex128: np.clongdouble}
 
 
 def fma(a, b, c):
