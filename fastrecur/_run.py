@@ -58,6 +58,8 @@ CACHED_PIECE = 1024  # in the cache more, for where two threads' pieces meet, ea
 LARGE_SUM = 24 << 20  # bytes of a problem from which a sum may have parts as short as that; before, as one thread
 LONG_SUM = 8 << 10  # the same for a sum's parts, which one thread may have to walk one after another
 AHEAD = 8 << 10  # bytes of an operand that are asked for before their turn,
+NARROW_AHEAD = 4 << 10  # or half as many, if these are many rows,
+ROWS_AHEAD, MOST_AHEAD = 8, 32  # more than the first, and of no more than the second
 LONG_AHEAD = 64 << 10  # but of two operands or more not a whole such row: the processor itself sees it coming
 BYPASS_ROW = 512  # bytes of a row from which it pays to write past the cache, though its ends fill no line,
 BYPASS_ROW_BACK = 256  # and where two rows are written for four that are read
@@ -654,8 +656,8 @@ def _geometry(plan, bypass, threads):
     ahead = 0
     if plan.traversal == ROWS and _bytes(plan) >= SERIAL_BYTES:
         outer, middle, _ = plan.sizes
-        piece = plan.row_bytes // (threads if outer == middle == 1 else 1)
-        ahead = max(1, min(8, AHEAD // max(1, piece)))
+        piece = max(1, plan.row_bytes // (threads if outer == middle == 1 else 1))
+        ahead = max(1, min(MOST_AHEAD, max(ROWS_AHEAD, NARROW_AHEAD // piece), AHEAD // piece))
         if piece >= LONG_AHEAD and not plan.geometry[2]:
             ahead = 0
     geometry = plan.geometry.copy()

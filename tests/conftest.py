@@ -14,6 +14,8 @@ import pytest
 pytest.register_assert_rewrite("compare")
 sys.path.append(str(Path(__file__).parent / "gpu_tools"))
 
+from thresholds import lower_thresholds  # noqa: E402
+
 import fastrecur  # noqa: E402 - after the line above, which must precede the import of compare
 from fastrecur import _blocks  # noqa: E402
 
@@ -33,6 +35,18 @@ hypothesis.settings.load_profile("fastrecur")
 def rng(request):
     """Random numbers that are a test's own, the same in every run."""
     return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+
+
+@pytest.fixture
+def both(monkeypatch):
+    """Twice: with results that stay in the cache, then with such as go past it, as where all of them are larger."""
+
+    def ways():
+        yield "in the cache"
+        lower_thresholds(monkeypatch.setattr)
+        yield "past it"
+
+    return ways
 
 
 @pytest.fixture

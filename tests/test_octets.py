@@ -19,18 +19,6 @@ STEPS = [1, 7, 8, 9, 15, 16, 17, 24, 31, 40, 47, 64, 71, 73, 104, 2055]
 LANES = [1, 8, 9, 16, 17, 33]
 
 
-@pytest.fixture
-def both(monkeypatch):
-    """Twice: with results that stay in the cache, then with such as go past it, as where all of them are larger."""
-
-    def ways():
-        yield "in the cache"
-        lower_thresholds(monkeypatch.setattr)
-        yield "past it"
-
-    return ways
-
-
 def plan_of(a, b, **options):
     signatures = [None if type(v) is float else (v.dtype, v.shape, v.strides) for v in (a, b)]
     given = {"axis": 1, "reverse": False, "lengths": None, "weak_complex": False} | options

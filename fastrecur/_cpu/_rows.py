@@ -1,7 +1,9 @@
 """Kernels for lanes that are neighbours in memory: walk time, and at each step a row of lanes.
 
 The states of all lanes stand in a buffer of the carry type. Every step advances that buffer and writes it out, vector
-by vector, so each operand is read once, each result written once, and the buffer stays in the cache.
+by vector, so each operand is read once, each result written once, and the buffer stays in the cache. Where rows allow,
+a vector takes four steps before its states are put down: wide rows' do not fit the first level of the cache, and with
+narrow ones each step would wait for what the last one put down.
 
 Each step has rows of lanes that are neighbours; around time stands one more loop, over ``outer``. ``geometry`` holds
 the sizes, then for each operand its strides in bytes along time, rows and outer, in the direction of travel: see
@@ -43,6 +45,8 @@ GEOMETRY = ("steps", "reverse", "a_constant", "bypass", "a_fate", "b_fate", "ahe
 HEAD = len(GEOMETRY)
 HUGE_PAGE = 2 << 20
 PAGES_AHEAD = 2
+TOGETHER = 4  # steps that a vector takes before its states are put down
+NEAR = 16 << 10  # bytes of states that stay in the first level of the cache
 ENDS_AHEAD = 8  # rows before its turn a line is asked for that a row fills in part: all stores wait for it
 A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = range(10)  # the order of operands, as in `_problem`
 STORE, ADD, SUM = 1, 2, 3  # what becomes of a gradient: written; added lane by lane; added up over the row
@@ -55,12 +59,18 @@ def write_zeros(target, carry, n):
         store(target, j, zero)
 
 
+@njit(**INLINE)
+def row_at(pointer, apart, operand, k):
+    """Return where the k-th row stands from one on."""
+    return shift(pointer, k * load_int(apart, operand))
+
+
 @njit(**HELPER)
-def clear_rows(target, step, carry, lanes, first, stop, count):
-    """Write zeros to rows before ``first`` and from ``stop`` on."""
-    for k in range(count):
-        if k < first or k >= stop:
-            write_zeros(shift(target, k * step), carry, lanes)
+def clear_rows(target, later, apart, operand, carry, lanes, rows, first, stop, steps):
+    """Write zeros to rows of steps before ``first`` and from ``stop`` on."""
+    for n in range(steps):
+        for k in range(rows if n < first or n >= stop else 0):
+            write_zeros(row_at(row_at(target, later, operand, n), apart, operand, k), carry, lanes)
 
 
 @njit(**HELPER)
@@ -96,17 +106,10 @@ def whole_vectors(target, carry, n, bypass):
 
 
 @njit(**HELPER)
-def measure_rows(apart, geometry, over_time, way):
-    """Note how far each operand's next row stands from one: the next step's, or its neighbour at the same step."""
+def measure(apart, geometry, along, way):
+    """Note how far each operand's next step (``along`` 0) or row (1) stands from one."""
     for operand in range(SUMS_B + 1):
-        at = HEAD + 3 * operand
-        store_int(apart, operand, way * load_int(geometry, at if over_time else at + 1))
-
-
-@njit(**INLINE)
-def row_at(pointer, apart, operand, k):
-    """Return where the k-th row stands from one on."""
-    return shift(pointer, k * load_int(apart, operand))
+        store_int(apart, operand, way * load_int(geometry, HEAD + 3 * operand + along))
 
 
 @njit(**HELPER)
@@ -116,12 +119,12 @@ def end_lane(k, head, tail):
 
 
 @njit(**HELPER)
-def ask_for_ends(target, apart, operand, head, tail, lanes):
+def ask_for_ends(target, next_, operand, head, tail, lanes):
     """Ask for the lines that a later row of results fills in part."""
     if head > 0:
-        ask_near_to_write(target, 0, ENDS_AHEAD * load_int(apart, operand))
+        ask_near_to_write(target, 0, ENDS_AHEAD * load_int(next_, operand))
     if tail < lanes:
-        ask_near_to_write(target, lanes - 1, ENDS_AHEAD * load_int(apart, operand))
+        ask_near_to_write(target, lanes - 1, ENDS_AHEAD * load_int(next_, operand))
 
 
 @njit(**HELPER)
@@ -134,11 +137,71 @@ def forward_lanes(rule, a, b, h, carry, head, tail, lanes, a_constant):
         store(h, j, new)
 
 
-@njit(**HELPER)
-def forward_rows(rule, a, b, h, carry, lanes, count, apart, a_constant, bypass, down, near, ahead):
-    """Advance rows of lanes, or one by so many steps: ``apart`` tells how far they stand from each other.
+@njit(**INLINE)
+def advance(rule, now, a, b, h, carry, j, level, a_constant, bypass):
+    """Advance a vector of lanes by a step, write it and return it."""
+    gate = level if a_constant else load_vector(a, j, carry)
+    new = step(rule, now, gate, load_vector(b, j, carry))
+    if bypass:
+        stream_vector(h, j, new)
+    else:
+        store_vector(h, j, new)
+    return new
 
-    Lanes of a row are walked from the last to the first if ``down``.
+
+@njit(**INLINE)
+def level_of(a, carry):
+    """Return a row's gate, if it is one for all lanes."""
+    return broadcast(load(a, 0, carry))
+
+
+@njit(**HELPER)
+def forward_row(rule, a, b, h, carry, begin, way, vectors, a_constant, bypass, ahead_a, ahead_b):
+    """Advance a row's vectors by a step."""
+    level = level_of(a, carry)
+    for vector in range(vectors):
+        j = begin + vector * way
+        request_vector(b, j, ahead_b)
+        if not a_constant:
+            request_vector(a, j, ahead_a)
+        now = load_vector(carry, j, carry)
+        store_vector(carry, j, advance(rule, now, a, b, h, carry, j, level, a_constant, bypass))
+
+
+@njit(**HELPER)
+def forward_four(rule, a, b, h, carry, later, begin, way, vectors, a_constant, bypass, ahead_a, ahead_b):
+    """Advance a row's vectors by four steps, which stand ``later``."""
+    a1, a2, a3 = row_at(a, later, A, 1), row_at(a, later, A, 2), row_at(a, later, A, 3)
+    b1, b2, b3 = row_at(b, later, B, 1), row_at(b, later, B, 2), row_at(b, later, B, 3)
+    h1, h2, h3 = row_at(h, later, H, 1), row_at(h, later, H, 2), row_at(h, later, H, 3)
+    level, level1 = level_of(a, carry), level_of(a1, carry)
+    level2, level3 = level_of(a2, carry), level_of(a3, carry)
+    for vector in range(vectors):
+        j = begin + vector * way
+        request_vector(b, j, ahead_b)
+        request_vector(b1, j, ahead_b)
+        request_vector(b2, j, ahead_b)
+        request_vector(b3, j, ahead_b)
+        if not a_constant:
+            request_vector(a, j, ahead_a)
+            request_vector(a1, j, ahead_a)
+            request_vector(a2, j, ahead_a)
+            request_vector(a3, j, ahead_a)
+        now = load_vector(carry, j, carry)
+        now = advance(rule, now, a, b, h, carry, j, level, a_constant, bypass)
+        now = advance(rule, now, a1, b1, h1, carry, j, level1, a_constant, bypass)
+        now = advance(rule, now, a2, b2, h2, carry, j, level2, a_constant, bypass)
+        now = advance(rule, now, a3, b3, h3, carry, j, level3, a_constant, bypass)
+        store_vector(carry, j, now)
+
+
+@njit(**HELPER)
+def forward_rows(
+    rule, a, b, h, carry, lanes, count, apart, later, next_, together, a_constant, bypass, down, near, ahead
+):  # fmt: skip
+    """Advance rows of lanes, which stand ``apart``, by one step or by four ``together``, each ``later`` than the last.
+
+    Lanes of a row are walked from the last to the first if ``down``. What comes next is another step or another row.
     """
     way = -width(carry) if down else width(carry)
     for k in range(count):
@@ -146,27 +209,27 @@ def forward_rows(rule, a, b, h, carry, lanes, count, apart, a_constant, bypass, 
         carry_now = row_at(carry, apart, CARRY, k)
         here = ahead if k < near else shift(ahead, 16 * 8)
         ahead_a, ahead_b = load_int(here, A), load_int(here, B)
-        head = lanes_to_line(h_now, lanes) if bypass else 0
+        head = lanes_to_line(h_now, lanes) if bypass else 0  # steps that are taken together have the same
         vectors = whole_vectors(h_now, carry, lanes - head, bypass)
         tail = head + vectors * width(carry)
         if head > 0 or tail < lanes:
-            if bypass:
-                ask_for_ends(h_now, apart, H, head, tail, lanes)
-            forward_lanes(rule, a_now, b_now, h_now, carry_now, head, tail, lanes, a_constant)
-        gate = broadcast(load(a_now, 0, carry))
+            for n in range(together):
+                h_then = row_at(h_now, later, H, n)
+                if bypass:
+                    ask_for_ends(h_then, next_, H, head, tail, lanes)
+                forward_lanes(
+                    rule, row_at(a_now, later, A, n), row_at(b_now, later, B, n), h_then, carry_now, head, tail, lanes,
+                    a_constant,
+                )  # fmt: skip
         begin = tail - width(carry) if down else head
-        for vector in range(vectors):
-            j = begin + vector * way
-            request_vector(b_now, j, ahead_b)
-            if not a_constant:
-                request_vector(a_now, j, ahead_a)
-                gate = load_vector(a_now, j, carry)
-            new = step(rule, load_vector(carry_now, j, carry), gate, load_vector(b_now, j, carry))
-            store_vector(carry_now, j, new)
-            if bypass:
-                stream_vector(h_now, j, new)
-            else:
-                store_vector(h_now, j, new)
+        if together == 1:
+            forward_row(
+                rule, a_now, b_now, h_now, carry_now, begin, way, vectors, a_constant, bypass, ahead_a, ahead_b
+            )  # fmt: skip
+        else:
+            forward_four(
+                rule, a_now, b_now, h_now, carry_now, later, begin, way, vectors, a_constant, bypass, ahead_a, ahead_b
+            )  # fmt: skip
 
 
 @njit(**HELPER)
@@ -184,31 +247,32 @@ def rows_at_once(geometry, rows):
 
 
 @njit(**HELPER)
-def measure_ahead(ahead, geometry, rows, backwards, down):
+def measure_ahead(ahead, geometry, rows, together, backwards, down):
     """Note how far from a piece of each operand's row stands the one to ask for meanwhile; return for how many rows.
 
-    It is among the same step's rows; for the others, whose distances stand 16 further on, among the next step's.
+    It is among the same steps' rows; for the others, whose distances stand 16 further on, among the next steps'.
     """
     count = load_int(geometry, 6)
     near = min(count, rows)
+    steps = -(-count // together) * together if rows == 1 else together
     for operand in range(SUMS_B + 1):
         at = HEAD + 3 * operand
-        to_step = load_int(geometry, at) * (-1 if backwards else 1)
+        to_step = load_int(geometry, at) * (-steps if backwards else steps)
         to_row = load_int(geometry, at + 1) * (-1 if down else 1)
-        store_int(ahead, operand, count * (to_step if rows == 1 else to_row))
+        store_int(ahead, operand, to_step if rows == 1 else count * to_row)
         store_int(ahead, 16 + operand, to_step + (near - rows) * to_row)
     return load_int(geometry, 0) if rows == 1 else rows - near
 
 
 @njit(**HELPER)
-def provide_pages(target, geometry, operand, t, steps, backwards):
+def provide_pages(target, geometry, operand, t, span, steps, backwards):
     """Have the system provide the large pages that a walk will reach soon: one thread each, or every one would wait."""
     sharers, mine = load_int(geometry, 7), load_int(geometry, 8)
     stride = load_int(geometry, HEAD + 3 * operand)
     length = abs(stride)
     way = -1 if (stride < 0) != backwards else 1
     first = PAGES_AHEAD + (t * length) // HUGE_PAGE if t > 0 else 0
-    for page in range(first, PAGES_AHEAD + ((t + 1) * length) // HUGE_PAGE):
+    for page in range(first, PAGES_AHEAD + ((t + span) * length) // HUGE_PAGE):
         if page % sharers == mine and page * HUGE_PAGE < steps * length:
             own_page(target, way * page * HUGE_PAGE)
 
@@ -226,28 +290,45 @@ def forward(
     fresh = load_int(geometry, 7) != 0
     # All steps of a row one after the other, where there is one, and no pages to be seen to on the way.
     over_time = rows == 1 and not fresh
-    stride, run = steps if over_time else 1, rows_at_once(geometry, rows)
-    apart, ahead = stack_ints(16), stack_ints(32)
-    near = measure_ahead(ahead, geometry, rows, False, down)
-    measure_rows(apart, geometry, over_time, -1 if down and not over_time else 1)
-    h_step = load_int(apart, H)
+    stride, run = steps if over_time else TOGETHER, rows_at_once(geometry, rows)
+    together = TOGETHER
+    # Past the cache go whole lines: of steps that are taken together, these have to be the same lanes.
+    if bypass and load_int(geometry, HEAD + 3 * H) % 64 != 0:
+        together = 1
+    # States that are no wider than the data cost little where they stay near: it takes longer to follow more rows.
+    if itemsize(carry) == itemsize(h) and lanes * itemsize(carry) <= NEAR:
+        together = 1
+    later, apart, far, ahead = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(32)
+    near = measure_ahead(ahead, geometry, rows, together, False, down)
+    measure(later, geometry, 0, 1)
+    measure(apart, geometry, 0 if over_time else 1, -1 if down and not over_time else 1)
+    measure(far, geometry, 0 if over_time else 1, TOGETHER if over_time else -1 if down else 1)
+    next_ = later if rows == 1 else apart
     for outer in range(outer_first, outer_last):
         for t in range(0, steps, stride):
+            span = min(stride, steps - t)
             if fresh:
-                provide_pages(h, geometry, H, t, steps, False)
+                provide_pages(h, geometry, H, t, span, steps, False)
             for turn in range(0, rows, run):
                 row = row_last - 1 - turn if down else row_first + turn
                 start, stop = valid_range(place(lengths, geometry, LENGTHS, 0, row, outer, 0), steps, reverse)
-                start, stop = valid_steps(start, stop, t, stride)  # of one step (0, 1) or (0, 0)
+                start, stop = valid_steps(start, stop, t, span)
                 h_now = place(h, geometry, H, t, row, outer, lane_first)
-                clear_rows(h_now, h_step, carry, lanes, start, stop * run, stride * run)
-                a_now = place(a, geometry, A, t + start, row, outer, 0 if a_constant else lane_first)
-                b_now = place(b, geometry, B, t + start, row, outer, lane_first)
-                carry_now = place(carry, geometry, CARRY, 0, row, outer, lane_first)
-                forward_rows(
-                    rule, a_now, b_now, shift(h_now, start * h_step), carry_now, lanes, (stop - start) * run, apart,
-                    a_constant, bypass, down, near, ahead,
-                )  # fmt: skip
+                clear_rows(h_now, later, apart, H, carry, lanes, run, start, stop, span)
+                while start < stop:
+                    deep = together == TOGETHER and stop - start >= TOGETHER
+                    at_once = TOGETHER if deep else 1
+                    count = (stop - start) // at_once if over_time else run
+                    forward_rows(
+                        rule,
+                        place(a, geometry, A, t + start, row, outer, 0 if a_constant else lane_first),
+                        place(b, geometry, B, t + start, row, outer, lane_first),
+                        place(h, geometry, H, t + start, row, outer, lane_first),
+                        place(carry, geometry, CARRY, 0, row, outer, lane_first),
+                        lanes, count, far if deep else apart, later, next_, at_once, a_constant, bypass, down, near,
+                        ahead,
+                    )  # fmt: skip
+                    start += at_once * count if over_time else at_once
     if bypass:
         fence()
 
@@ -369,27 +450,29 @@ def vjp(
     over_time = rows == 1 and not fresh  # as in `forward`
     stride, run = steps if over_time else 1, rows_at_once(geometry, rows)
     apart, ahead = stack_ints(16), stack_ints(32)
-    near = measure_ahead(ahead, geometry, rows, True, down)
-    measure_rows(apart, geometry, over_time, -1 if down or over_time else 1)
+    near = measure_ahead(ahead, geometry, rows, 1, True, down)
+    measure(apart, geometry, 0 if over_time else 1, -1 if down or over_time else 1)
     for outer in range(outer_first, outer_last):
         for ago in range(0, steps, stride):
             t = steps - stride - ago
             if fresh and a_fate == STORE:
-                provide_pages(place(to_a, geometry, TO_A, steps - 1, 0, outer, 0), geometry, TO_A, ago, steps, True)
+                top = place(to_a, geometry, TO_A, steps - 1, 0, outer, 0)
+                provide_pages(top, geometry, TO_A, ago, 1, steps, True)
             if fresh and b_fate == STORE:
-                provide_pages(place(to_b, geometry, TO_B, steps - 1, 0, outer, 0), geometry, TO_B, ago, steps, True)
+                top = place(to_b, geometry, TO_B, steps - 1, 0, outer, 0)
+                provide_pages(top, geometry, TO_B, ago, 1, steps, True)
             for turn in range(0, rows, run):
                 row = row_last - 1 - turn if down else row_first + turn
                 first, stop = valid_range(place(lengths, geometry, LENGTHS, 0, row, outer, 0), steps, reverse)
                 begin, end = valid_steps(first, stop, t, stride)
-                top, last = t + stride - 1, t + end - 1
-                to_a_now = place(to_a, geometry, TO_A, top, row, outer, lane_first)
-                to_b_now = place(to_b, geometry, TO_B, top, row, outer, lane_first)
-                low, high, all_rows = (stride - end) * run, (stride - begin) * run, stride * run
+                last = t + end - 1
+                to_a_now = place(to_a, geometry, TO_A, t + stride - 1, row, outer, lane_first)
+                to_b_now = place(to_b, geometry, TO_B, t + stride - 1, row, outer, lane_first)
+                low, high = stride - end, stride - begin
                 if a_fate == STORE:
-                    clear_rows(to_a_now, load_int(apart, TO_A), carry, lanes, low, high, all_rows)
+                    clear_rows(to_a_now, apart, apart, TO_A, carry, lanes, run, low, high, stride)
                 if b_fate == STORE:
-                    clear_rows(to_b_now, load_int(apart, TO_B), carry, lanes, low, high, all_rows)
+                    clear_rows(to_b_now, apart, apart, TO_B, carry, lanes, run, low, high, stride)
                 count = (end - begin) * run
                 known = count  # rows before which there are results, else the first states
                 if t + begin == first:

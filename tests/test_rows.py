@@ -1,0 +1,90 @@
+"""Lanes that are neighbours, several steps at a time: the same bits as those of which each step is a neighbour."""
+
+import itertools
+
+import ml_dtypes
+import numpy as np
+import pytest
+from compare import assert_same_bits, check_forward
+from layouts import guarded
+from test_forward import RECURRENCES, operands
+
+import fastrecur
+from fastrecur import _problem
+
+FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
+STEPS = [1, 3, 4, 5, 8, 11, 38]  # fewer than four, four, and some that are left
+ROWS = [(9,), (40,), (2100,), (3, 33), (5, 64), (2, 2080)]  # of a step; the long ones' states do not stay near
+
+
+def lanes_first(array):
+    return np.ascontiguousarray(np.moveaxis(array, 0, -1))
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_bits_are_those_of_contiguous_time(rng, both, set_threads, name, dtype, reverse):
+    recurrence = getattr(fastrecur, name)
+    for _, steps, rows in itertools.product(both(), STEPS, ROWS):
+        full, value = operands(rng, (steps, *rows), dtype)
+        h0 = rng.standard_normal(rows).astype(dtype)
+        options = {"reverse": reverse, "return_state": True}
+        for gate in [full, full[(slice(None), *(slice(0, 1) for _ in rows))]]:  # a step's may be one for all lanes
+            wanted, wanted_last = recurrence(lanes_first(gate), lanes_first(value), h0, axis=-1, **options)
+            for threads in [1, 2]:
+                set_threads(threads)
+                h, last = recurrence(gate, value, h0, **options)
+                assert_same_bits(lanes_first(h), wanted)
+                assert_same_bits(last, wanted_last)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_lanes_of_several_lengths(rng, both, dtype, reverse):
+    """Of rows that end apart, or all of them together, within four steps; and what is no step of theirs is zero."""
+    for _, steps, rows in itertools.product(both(), [5, 38], [(3, 33), (2, 2080)]):
+        gate, value = operands(rng, (steps, *rows), dtype)
+        apart = rng.integers(0, steps + 1, rows[:1])
+        for lengths in [apart, np.full(rows[:1], steps - 2), np.full(rows[:1], 4), np.zeros(rows[:1], int)]:
+            wanted = fastrecur.forget_mult(
+                lanes_first(gate), lanes_first(value), axis=-1, reverse=reverse, lengths=lengths
+            )
+            h = check_forward("forget_mult", gate, value, reverse=reverse, lengths=lengths)
+            assert_same_bits(lanes_first(h), wanted)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_nothing_is_written_beside_results(rng, both, dtype, reverse):
+    """Whether all steps' lines begin with the same lanes, and so go together, or not; and up and down memory."""
+    size = np.dtype(dtype).itemsize
+    for _, steps, lanes, offset in itertools.product(both(), [7, 12], [40, 64, 2100], [0, size, 16]):
+        gate, value = operands(rng, (steps, lanes), dtype)
+        wanted = fastrecur.forget_mult(gate, value, reverse=reverse)
+        alike, memory_alike = guarded((steps, lanes), dtype, offset)
+        one_line, memory = guarded((1, steps * (lanes + 3)), dtype, offset)
+        unlike = one_line[0].reshape(steps, lanes + 3)[:, :lanes]
+        for out, around in [
+            (alike, memory_alike),
+            (alike[::-1], memory_alike),
+            (unlike, memory),
+            (unlike[::-1], memory),
+        ]:
+            before = around.copy()
+            kept = out.copy()
+            assert fastrecur.forget_mult(gate, value, reverse=reverse, out=out) is out
+            assert_same_bits(out.copy(), wanted)
+            out[...] = kept
+            np.testing.assert_array_equal(around, before)
+
+
+def test_the_problems_above_are_walked_by_rows():
+    for rows in ROWS:
+        x = np.empty((38, *rows), np.float32)
+        signature = x.dtype, x.shape, x.strides
+        plan = _problem.forward(
+            "forget", ("f", "x", "h0"), signature, signature, None, None, axis=0, reverse=False, lengths=None,
+            weak_complex=False,
+        )  # fmt: skip
+        assert plan.traversal == _problem.ROWS
