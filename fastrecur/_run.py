@@ -256,16 +256,26 @@ def known_forward(plan):
 
 def known_vjp(plan):
     """Return a function of g, a, b and h alone that runs a plan: of a short one, without deciding anything."""
-    dense = all(strides is not None and _problem.is_c_order(shape, strides) for shape, _, strides in plan.gradients)
+    dense = all(strides is None or _problem.is_c_order(shape, strides) for shape, _, strides in plan.gradients)
     if not is_short(plan) or not dense or not plan.carry_c_order:
         return lambda g, a, b, h: (*vjp(plan, g, a, b, h, None, None, None)[:2], None)
-    (a_shape, a_dtype, _), (b_shape, b_dtype, _) = plan.gradients
-    short, empty = ShortCall(plan, "vjp", (G, A, B, H, TO_A, TO_B)), np.empty
+    wide = plan.wide
+    # What is summed is so in zeros of the carry's dtype.
+    (a_shape, a_dtype, a_strides), (b_shape, b_dtype, b_strides) = plan.gradients
+    make_a, a_made, to_a = (np.zeros, wide, SUMS_A) if a_strides is None else (np.empty, a_dtype, TO_A)
+    make_b, b_made, to_b = (np.zeros, wide, SUMS_B) if b_strides is None else (np.empty, b_dtype, TO_B)
+    short = ShortCall(plan, "vjp", (G, A, B, H, to_a, to_b))
     call = short.call
 
     def run(g, a, b, h):
-        grad_a, grad_b = empty(a_shape, a_dtype), empty(b_shape, b_dtype)
+        if type(a) is float:
+            a = _number(a, wide)
+        grad_a, grad_b = make_a(a_shape, a_made), make_b(b_shape, b_made)
         call(address(g), address(a), address(b), address(h), address(grad_a), address(grad_b))
+        if a_made != a_dtype:
+            grad_a = narrowed(grad_a, a_dtype)
+        if b_made != b_dtype:
+            grad_b = narrowed(grad_b, b_dtype)
         return grad_a, grad_b, None
 
     run.keep = short

@@ -120,6 +120,22 @@ def test_gradient_of_a_number_is_zero_dimensional(rng, name, scalar):
     assert grad.shape == ()
 
 
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*itertools.product(RECURRENCES, [np.float16, np.float32, np.float64]), ("linear_recurrence", np.complex64)],
+)
+@pytest.mark.parametrize("case", BROADCAST)
+def test_calls_after_the_first(rng, name, dtype, case):
+    """Short ones are remembered by their operands' forms: the next are of other numbers, as the sums over them are."""
+    for axis, turn in itertools.product(range(len(np.broadcast_shapes(*BROADCAST[case]))), range(3)):
+        gate, value = (rng.standard_normal(shape).astype(dtype) for shape in BROADCAST[case])
+        if gate.shape == () and dtype == np.float64:
+            gate = float(gate)
+        gate = abs(gate) % 1 if name == "forget_mult" else gate
+        grads = check_vjp(name, gate, value, rng=rng, axis=axis, state=False)
+        assert [grad.shape for grad in grads[:2]] == [np.shape(gate), value.shape], turn
+
+
 @pytest.mark.parametrize("name", RECURRENCES)
 def test_gradients_own_their_memory(rng, name):
     gate, value = operands(rng, (4, 3), np.float32)
