@@ -13,7 +13,7 @@ import itertools
 import mmap
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,32 +40,36 @@ _order = itertools.count()
 _results = 0
 
 
-def borrow(nbytes: int) -> np.ndarray:
-    """Return memory for a result, kept memory where some fits; it is kept again when it is dropped.
+def borrow(nbytes: int) -> tuple[Any, int]:
+    """Return memory for a result and its address, kept memory where some fits; it is kept again when it is dropped.
 
     Whatever runs Python code may drop results, in this thread too: so each access is one operation of a dictionary,
     and there is no lock.
     """
     global _results
     if nbytes < SMALLEST or not keeps():
-        return np.empty(nbytes, np.uint8)
+        memory = np.empty(nbytes, np.uint8)
+        return memory, address(memory)
     _results += 1
-    memory = None
-    for key in sorted(list(_kept)):  # the smallest first
-        if memory is None and nbytes <= key[0] <= nbytes + nbytes // 4:
-            kept = _kept.pop(key, None)
-            memory = None if kept is None else kept.memory
-        elif (kept := _kept.get(key)) is not None and _results - kept.results > PATIENCE:
+    best = None
+    for key, kept in list(_kept.items()):
+        if nbytes <= key[0] <= nbytes + nbytes // 4 and (best is None or key < best):  # the smallest that fits
+            best = key
+        elif _results - kept.results > PATIENCE:
             _kept.pop(key, None)
-    if memory is None:
+    if best is not None and (found := _kept.pop(best, None)) is not None:
+        memory = found.memory
+        _used.add(address(memory))
+    else:
         try:
             memory = np.empty(nbytes, np.uint8)
         except MemoryError:
             _kept.clear()
             memory = np.empty(nbytes, np.uint8)
-    else:
-        _used.add(address(memory))
-    return np.asarray(_Block(memory))[:nbytes]
+    place = address(memory)
+    block = _block_type(nbytes).from_address(place)
+    block.memory = memory
+    return block, place
 
 
 def has_pages(place: int) -> bool:
@@ -76,27 +80,33 @@ def has_pages(place: int) -> bool:
 class _Block:
     """Whom a result's memory belongs to: goes when nothing refers to the memory any more."""
 
-    def __init__(self, memory: np.ndarray) -> None:
-        self._memory = memory
-        self.__array_interface__ = memory.__array_interface__
+    memory: np.ndarray
 
     def __del__(self, is_ending: Callable[[], bool] = sys.is_finalizing) -> None:
         if not is_ending():  # or what modules define may be gone
-            _used.discard(address(self._memory))
-            _keep(self._memory)
+            _used.discard(address(self.memory))
+            _keep(self.memory)
+
+
+@functools.lru_cache(maxsize=128)
+def _block_type(nbytes: int) -> Any:
+    # An array is made of ctypes' own kind of memory in a third of the time that an array interface takes.
+    return type("_Block", (_Block, ctypes.c_char * nbytes), {})
 
 
 def _keep(memory: np.ndarray) -> None:
     start, nbytes = address(memory), memory.nbytes
     total = nbytes + sum(size for size, _ in list(_kept))
-    for key in sorted(list(_kept), key=_rank):  # the oldest first
-        if total <= MOST:
-            break
-        if _kept.pop(key, None):
-            total -= key[0]
+    if total > MOST:
+        for key in sorted(list(_kept), key=_rank):  # the oldest first
+            if total <= MOST:
+                break
+            if _kept.pop(key, None):
+                total -= key[0]
     if total <= MOST:
         _kept[nbytes, start] = _Kept(memory, next(_order), _results)
-        _offer()
+        if total > OWN:
+            _offer()
 
 
 def _rank(key: tuple[int, int]) -> int:

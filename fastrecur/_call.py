@@ -75,7 +75,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
             return_state = _flag("return_state", return_state)
             if out is not None:
                 _check_out(out, names, a, b)
-            result, carry = shortcut(a, b, out)
+            result, carry = shortcut(a, b, out, return_state)
             return (result, _runner().narrowed(carry, result.dtype)) if return_state else result
     elif type(b) in _TENSORS:
         return _forward_tensors(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
@@ -118,7 +118,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
         _check_out(out, names, a, b)
     if key is not None:
         _remember(key, _runner().known_forward(plan))
-    out, carry = _runner().forward(plan, a, b, h0, lengths, out)
+    out, carry = _runner().forward(plan, a, b, h0, lengths, out, return_state)
     if owner is None and not return_state:
         return out if given is None else given
     return _give(owner, out, _runner().narrowed(carry, plan.dtype) if return_state else None, return_state, given)

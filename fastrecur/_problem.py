@@ -33,6 +33,7 @@ LINE = 64  # bytes of a cache line
 LARGE = 64 << 10  # bytes from which it pays to align a result
 PIECES = 8  # parts that a sum over lanes is made of, for any number of threads
 
+_BYTE = np.dtype(np.uint8)
 _WIDE = {"f2": "f4", "bf2": "f4", "f4": "f8", "f8": "f8", "c8": "c16", "c16": "c16"}
 
 
@@ -173,13 +174,28 @@ def aligned(shape, dtype, allocate=_blocks.borrow, beside=0):
     Every second register of a row would stand in two lines, and rows of results would begin and end within one.
     With an address ``beside``, it starts as far into a line as that one does.
     """
-    buffer = allocate(math.prod(shape) * dtype.itemsize + LINE)
-    return np.ndarray(shape, dtype, buffer, (beside - address(buffer)) % LINE)
+    buffer, place = allocate(math.prod(shape) * dtype.itemsize + LINE)
+    return np.ndarray(shape, dtype, buffer, (beside - place) % LINE)
 
 
 def zeros(shape, dtype):
     """Allocate zeros in C order that start with a cache line."""
-    return aligned(shape, dtype, functools.partial(np.zeros, dtype=np.uint8))
+    return aligned(shape, dtype, _zero_bytes)
+
+
+def scratch(nbytes, is_zero):
+    """Allocate bytes that start with a cache line."""
+    return aligned((nbytes,), _BYTE, _zero_bytes if is_zero else _any_bytes)
+
+
+def _zero_bytes(nbytes):
+    buffer = np.zeros(nbytes, _BYTE)
+    return buffer, address(buffer)
+
+
+def _any_bytes(nbytes):
+    buffer = np.empty(nbytes, _BYTE)
+    return buffer, address(buffer)
 
 
 def empty(shape, dtype, strides, large=None, beside=0):

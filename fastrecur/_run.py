@@ -86,8 +86,8 @@ def _cache_bytes():
 # ---- Runs -----------------------------------------------------------------------------------------------------------
 
 
-def forward(plan, a, b, h0, lengths, out):
-    """Run a forward plan on arrays; return the result and the states after the last valid step."""
+def forward(plan, a, b, h0, lengths, out, return_state):
+    """Run a forward plan on arrays; return the result and, if asked for, the states after the last valid step."""
     ours = out is None
     if ours:
         out = _problem.empty(plan.shape, plan.dtype, plan.h_strides, beside=line_offset(plan, b, a))
@@ -96,19 +96,21 @@ def forward(plan, a, b, h0, lengths, out):
         a, b = _number(a, plan.wide), _number(b, plan.wide)
         lengths = plan.full_lengths if lengths is None else lengths
         places = address(a), address(b), address(out), address(carry), address(lengths)
-        forward_at(plan, *places, out.nbytes if ours else 0, out.flags.aligned, _threads.team())
+        are_own = h0 is None and not return_state
+        forward_at(plan, *places, out.nbytes if ours else 0, out.flags.aligned, _threads.team(), are_own)
     return out, carry
 
 
-def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
+def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team, are_own=False):
     """Run a forward plan on addresses, on a team's threads.
 
-    ``fresh_bytes`` is the size of a result that was allocated for this call, else 0.
+    ``fresh_bytes`` is the size of a result that was allocated for this call, else 0. States ``are_own`` if they are
+    zeros, and nobody asks what became of them.
     """
     call, from_first = _bound(plan, "forward"), plan.offsets
     fresh = h != a and h != b and aligned
     fresh_bytes = _new_bytes(h, fresh_bytes)
-    sharing = _sharing(plan, team.size, fresh, fresh_bytes)
+    sharing = _sharing(plan, team.size, fresh, fresh_bytes, "forward")
     for extra in plan.extra:
         at = (
             a + from_first[A] + extra[A], b + from_first[B] + extra[B], h + from_first[H] + extra[H],
@@ -122,12 +124,18 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
             _forward_shifted(plan, call, at, carry, sharing, shift, team)
             continue
         if sharing.geometry[3] and plan.traversal == ROWS and plan.row_bytes < BYPASS_ROW and not _fills(plan, at[H]):
-            sharing = _sharing(plan, team.size, False, fresh_bytes)
-        _run_parts(team, sharing, [(call, None, *at)] * len(sharing.tails), (5,))
+            sharing = _sharing(plan, team.size, False, fresh_bytes, "forward")
+        if sharing.template is not None and (are_own or not sharing.spans):
+            _run_template(team, sharing, (a, b, h, carry, lengths), 3)
+        else:
+            _run_parts(team, sharing, [(call, None, *at)] * len(sharing.tails), (5,))
 
 
 def vjp(plan, g, a, b, h, h0, grad_state, lengths):
-    """Run a gradient plan on arrays; return the gradients of a, b and of the first states (of every lane)."""
+    """Run a gradient plan on arrays; return the gradients of a, b and of the first states (of every lane).
+
+    The last are anything where no first states were given.
+    """
     carry, first = _states(plan, grad_state), _states(plan, h0)
     results, place = [], line_offset(plan, b, a)
     for *own, strides in plan.gradients:
@@ -137,7 +145,7 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths):
         lengths = plan.full_lengths if lengths is None else lengths
         places = [None if r is None else (address(r), r.nbytes) for r in results]
         here = map(address, (g, a, b, h, first, carry, lengths))
-        totals = vjp_at(plan, *here, places, _threads.team())
+        totals = vjp_at(plan, *here, places, _threads.team(), grad_state is None and h0 is None)
     else:
         totals = [np.zeros(shape, plan.wide) for shape, _, _ in plan.gradients]
     grad_a, grad_b = (
@@ -147,26 +155,25 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths):
     return grad_a, grad_b, carry
 
 
-def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team):
+def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team, are_own=False):
     """Run a gradient plan on addresses, on a team's threads; return the sums over what was broadcast.
 
     ``results`` are ``(address, bytes)`` of each operand's fresh gradient, None for one that is summed or not wanted;
     what is returned for them are wide arrays, None for the others.
     """
     sizes = [0 if result is None else _new_bytes(*result) for result in results]
-    sharing = _sharing(plan, team.size, True, max(sizes))
+    sharing = _sharing(plan, team.size, True, max(sizes), "vjp")
     summed = [
         None if gradient is None or gradient[2] is not None else np.zeros((sharing.pieces, *gradient[0]), plan.wide)
         for gradient in plan.gradients
     ]
     # The carry is a valid place for what a kernel is told not to write.
     to_a, to_b = (carry if result is None else result[0] for result in results)
-    call, from_first = _bound(plan, "vjp"), plan.offsets
-    sums_a, sums_b = (
-        carry if sums is None else address(sums) + offset
-        for sums, offset in zip(summed, from_first[SUMS_A : SUMS_B + 1], strict=True)
-    )
-    strides = [0 if sums is None else sums[0].nbytes for sums in summed]
+    sums_a, sums_b = (carry if sums is None else address(sums) for sums in summed)
+    if sharing.template is not None and (are_own or not sharing.spans):
+        _run_template(team, sharing, (g, a, b, h, first, carry, to_a, to_b, sums_a, sums_b, lengths), 5)
+        return _added_up(summed, sharing.pieces)
+    call, from_first, strides = _bound(plan, "vjp"), plan.offsets, _sum_strides(plan)
     for extra in plan.extra:
         at = (
             g + from_first[G] + extra[G], a + from_first[A] + extra[A], b + from_first[B] + extra[B],
@@ -176,8 +183,8 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team):
 
         def head(piece, at=at, extra=extra):
             return (
-                None, *at, sums_a + extra[SUMS_A] + piece * strides[0], sums_b + extra[SUMS_B] + piece * strides[1],
-                lengths + extra[LENGTHS],
+                None, *at, sums_a + from_first[SUMS_A] + extra[SUMS_A] + piece * strides[0],
+                sums_b + from_first[SUMS_B] + extra[SUMS_B] + piece * strides[1], lengths + extra[LENGTHS],
             )  # fmt: skip
 
         if plan.traversal == SERIES:
@@ -185,10 +192,54 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team):
         else:
             heads = [(call, *head(k if sharing.pieces else 0)) for k in range(len(sharing.tails))]
             _run_parts(team, sharing, heads, (7,))
-    if not sharing.pieces:
+    return _added_up(summed, sharing.pieces)
+
+
+def _sum_strides(plan):
+    """Return how many bytes a partial sum of each operand's gradient has, 0 if it is none."""
+    return [
+        0 if gradient is None or gradient[2] is not None else math.prod(gradient[0]) * plan.wide.itemsize
+        for gradient in plan.gradients
+    ]
+
+
+def _added_up(summed, pieces):
+    """Return gradients from so many partial sums."""
+    if not pieces:
         return summed
     with np.errstate(all="ignore"):
-        return [None if sums is None else sums.sum(axis=0) if sharing.pieces > 1 else sums[0] for sums in summed]
+        return [None if sums is None else sums.sum(axis=0) if pieces > 1 else sums[0] for sums in summed]
+
+
+def _run_template(team, sharing, addresses, state):
+    """Run a plan's parts: all is known of their calls but addresses, of which the ``state``-th begins the carry."""
+    room = None
+    if sharing.spans:  # zeros, which nobody asks for afterwards
+        room = _problem.scratch(sharing.room, is_zero=True)
+        addresses = *addresses[:state], address(room), *addresses[state + 1 :]
+    team.run(_native.with_addresses(sharing.template, 1, addresses), sharing.threads)
+
+
+def _template(plan, direction, tails, pieces, spans):
+    """Return the calls of a plan's parts as if all addresses were 0; None where it is more than such calls."""
+    if direction not in ("forward", "vjp") or plan.traversal == SERIES or len(plan.extra) > 1:
+        return None
+    call, (extra,), at = _bound(plan, direction), plan.extra, plan.offsets
+    if not _native.is_native([(call,)]):
+        return None
+    strides, calls = _sum_strides(plan), []
+    for k, tail in enumerate(tails):
+        carry, piece = k * APART if spans else extra[CARRY], k if pieces else 0
+        if direction == "forward":
+            head = *(at[i] + extra[i] for i in (A, B, H)), carry, extra[LENGTHS]
+        else:
+            head = (
+                *(at[i] + extra[i] for i in (G, A, B, H)), extra[CARRY], carry,
+                *(at[i] + extra[i] for i in (TO_A, TO_B)),
+                *(at[i] + extra[i] + piece * strides[n] for n, i in enumerate((SUMS_A, SUMS_B))), extra[LENGTHS],
+            )  # fmt: skip
+        calls.append((call, None, *head, *tail))
+    return _native.table(calls)
 
 
 def _new_bytes(place, nbytes):
@@ -199,7 +250,7 @@ def _new_bytes(place, nbytes):
 def summary_at(plan, direction, a, b, carry, products, lengths, team):
     """Run a summary plan on addresses: bring states and products from before a stretch to behind it."""
     call, from_first = _bound(plan, direction), plan.offsets
-    sharing = _sharing(plan, team.size, False, 0)
+    sharing = _sharing(plan, team.size, False, 0, direction)
     for extra in plan.extra:
         at = (
             a + from_first[A] + extra[A], b + from_first[B] + extra[B], carry + extra[CARRY],
@@ -219,7 +270,7 @@ def _run_parts(team, sharing, heads, states):
         return
     calls, moves, keep = [list(head) for head in heads], [], []
     for place in states:
-        room = _problem.aligned((sharing.room,), np.dtype(np.uint8), functools.partial(np.empty, dtype=np.uint8))
+        room = _problem.scratch(sharing.room, is_zero=False)
         keep.append(room)
         for k, (call, (begin, end)) in enumerate(zip(calls, sharing.spans, strict=True)):
             own = address(room) + k * APART
@@ -233,15 +284,15 @@ def _run_parts(team, sharing, heads, states):
 
 
 def known_forward(plan):
-    """Return a function of a, b and out alone that runs a plan: of a short one, without deciding anything."""
+    """Return a function of a, b, out and return_state that runs a plan: of a short one, without deciding anything."""
     if not is_short(plan) or not plan.c_order or not plan.carry_c_order:
-        return lambda a, b, out: forward(plan, a, b, None, None, out)
+        return lambda a, b, out, return_state: forward(plan, a, b, None, None, out, return_state)
     call, lengths, table, part = short_parts(plan, "forward")
     shape, dtype, lane_shape, wide = plan.shape, plan.dtype, plan.lane_shape, plan.wide
     to_a, to_b, to_h = plan.offsets[A], plan.offsets[B], plan.offsets[H]
     empty, zeros = np.empty, np.zeros
 
-    def run(a, b, out):
+    def run(a, b, out, _return_state):
         carry = zeros(lane_shape, wide)
         if out is None:
             out = empty(shape, dtype)
@@ -537,10 +588,11 @@ class _Sharing(NamedTuple):
     spans: list  # of each part's states if they are to stand apart: bytes from the first state
     room: int  # and how many bytes these take
     keep: list
+    template: np.ndarray | None  # all parts' calls, but for addresses
 
 
 @functools.lru_cache(maxsize=1024)
-def _sharing(plan, most, fresh, fresh_bytes):
+def _sharing(plan, most, fresh, fresh_bytes, direction):
     """Return how at most so many threads share a plan.
 
     ``fresh`` says whether results stand where no operand does, ``fresh_bytes`` how large new ones are.
@@ -561,7 +613,8 @@ def _sharing(plan, most, fresh, fresh_bytes):
     tails = [(address(table), *part) for table, part in zip(tables, parts, strict=False)]
     spans = _spans(plan, parts)
     room = spans[-1][1] + APART * len(spans) if spans else 0
-    return _Sharing(threads, pieces, geometry, address(geometry), tails, spans, room, tables)
+    template = _template(plan, direction, tails, pieces, spans)
+    return _Sharing(threads, pieces, geometry, address(geometry), tails, spans, room, tables, template)
 
 
 def _spans(plan, parts):

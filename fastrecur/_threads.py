@@ -123,22 +123,28 @@ def alone() -> contextlib.AbstractContextManager[None]:
     return lent(Team(1, run))
 
 
-def run(calls: Iterable[tuple[Any, ...]], threads: int | None = None) -> None:
+def run(calls: Iterable[tuple[Any, ...]] | np.ndarray, threads: int | None = None) -> None:
     """Run ``(function, *arguments)`` calls at once, or on so many threads; return when all are done.
 
     Of n threads, each takes every n-th call, and this thread takes the first. Where no worker is free, this thread does
-    what one would have done.
+    what one would have done. Calls may be a table of `_native`, for so many threads.
     """
+    if isinstance(calls, np.ndarray):
+        _run_table(calls, threads or 1)
+        return
     calls = list(calls)
     n = len(calls) if threads is None else min(threads, len(calls))
-    workers = _hire(n - 1) if n > 1 and _native.is_native(calls) else []
-    if not workers:
-        for function, *arguments in calls:
-            function(*arguments)
+    if n > 1 and _native.is_native(calls):
+        _run_table(_native.table(calls), n)
         return
-    native, n = _native.functions(), len(workers) + 1
-    table = _native.table(calls)
-    mails = np.array([worker.mail for worker in workers], np.int64)
+    for function, *arguments in calls:
+        function(*arguments)
+
+
+def _run_table(table: np.ndarray, n: int) -> None:
+    workers, native = _hire(n - 1) if n > 1 else [], _native.functions()
+    n = len(workers) + 1
+    mails = workers[0].mails if n == 2 else np.array([worker.mail for worker in workers], np.int64)
     try:
         for k, worker in enumerate(workers):
             if not native.post(worker.mail, address(table), k + 1, n):
@@ -171,6 +177,7 @@ class _Worker:
         self.mail = -(-address(self._room) // 64) * 64  # lines of its own
         self._done = self._room[(self.mail - address(self._room)) // 8 + _native.Functions.DONE :]
         self._done[0] = 1
+        self.mails = np.array([self.mail], np.int64)
         self.wake = _thread.allocate_lock()
         self.wake.acquire()
         self._serve = _native.functions().serve

@@ -344,22 +344,29 @@ def test_workers_roused_in_vain(set_threads):
 
 
 @pytest.mark.parametrize("shape", [(50, 640), (50, 3, 256)])
-def test_states_of_threads_stand_apart(monkeypatch, rng, shape):
+@pytest.mark.parametrize("has_state", [False, True])
+def test_states_of_threads_stand_apart(monkeypatch, rng, shape, has_state):
     """A processor fetches the lines behind those that it walks; another thread would wait for its own at every step."""
     lower_thresholds(monkeypatch.setattr)
     places = []
 
     def run(calls, threads=None):
-        calls = list(calls)
+        if isinstance(calls, np.ndarray):  # a table, of calls of which no more than addresses differ from time to time
+            rows = calls[_native._HEAD :].reshape(-1, _native._ROW)
+            given = [row[1 : 2 + row[1]].tolist() for row in rows]
+        else:
+            calls = given = list(calls)
         # The address of the states, and which of the rows and of their lanes are this thread's.
-        places.append([(call[7 if len(call) > 17 else 5], *call[-4:]) for call in calls])
+        places.append([(call[7 if len(call) > 17 else 5], *call[-4:]) for call in given])
         _threads.run(calls, threads)
 
-    f, x, h0 = rng.random(shape), rng.standard_normal(shape), rng.standard_normal(shape[1:])
+    f, x, h0 = rng.random(shape), rng.standard_normal(shape), rng.standard_normal(shape[1:]) if has_state else None
     with _threads.lent(_threads.Team(3, run)):
         h, last = fastrecur.forget_mult(f, x, h0, return_state=True)
+        assert_same_bits(fastrecur.forget_mult(f, x, h0), h)
         grads = fastrecur.forget_mult_vjp(x, f, x, h, h0, grad_state=last)
-    assert len(places) == 2
+        fastrecur.forget_mult_vjp(x, f, x, h, h0)
+    assert len(places) == 4
     for calls in places:
         assert len(calls) == 3
         spans = [
@@ -372,4 +379,6 @@ def test_states_of_threads_stand_apart(monkeypatch, rng, shape):
         for one, right in zip((h, last), alone, strict=True):
             assert_same_bits(one, right)
         for one, right in zip(grads, fastrecur.forget_mult_vjp(x, f, x, h, h0, grad_state=last), strict=True):
-            assert_same_bits(one, right)
+            assert (one is None) == (right is None)
+            if one is not None:
+                assert_same_bits(one, right)

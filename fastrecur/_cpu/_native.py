@@ -95,16 +95,29 @@ def is_native(calls):
     return all(call[0] in _places for call in calls)
 
 
-def table(calls, thread_number=0, team_size=0):
+def table(calls):
     """Return calls, ``(kernel, *arguments)``, as an array that the functions below read."""
     rows = np.zeros(_HEAD + _ROW * len(calls), np.int64)
-    rows[:_HEAD] = thread_number, team_size, len(calls)
+    rows[2] = len(calls)
     for k, (kernel, *arguments) in enumerate(calls):
         if arguments[0] is None:  # the rule, of which nothing is left in compiled code
             arguments[0] = 0
         at = _HEAD + _ROW * k
         rows[at : at + 2 + len(arguments)] = _places[kernel][0], len(arguments), *arguments
     return rows
+
+
+def with_addresses(rows, first, addresses):
+    """Return a copy of a table in which addresses are added to each call's arguments from the ``first`` on."""
+    rows = rows.copy()
+    arguments = rows[_HEAD:].reshape(-1, _ROW)[:, 2 + first :]
+    arguments[:, : len(addresses)] += addresses
+    return rows
+
+
+def name_team(rows, thread_number, team_size):
+    """Note in a table which functions tell a thread of an OpenMP team its number, and the team's size."""
+    rows[:2] = thread_number, team_size
 
 
 class Functions:

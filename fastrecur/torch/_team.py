@@ -11,6 +11,7 @@ import functools
 import os
 import pathlib
 
+import numpy as np
 import torch
 
 from .. import _threads
@@ -50,12 +51,17 @@ def team():
 
 
 def _run(calls, threads=None):
-    calls = list(calls)
-    n = min(len(calls) if threads is None else threads, len(calls))
+    if isinstance(calls, np.ndarray):
+        table, n = calls, threads
+    else:
+        calls = list(calls)
+        table, n = None, min(len(calls) if threads is None else threads, len(calls))
     openmp = _openmp() if n > 1 and not _forked else None
-    if openmp is None or not _native.is_native(calls):
+    if openmp is None or (table is None and not _native.is_native(calls)):
         _threads.run(calls, threads)
         return
     parallel, *questions = openmp
-    table = _native.table(calls, *questions)
+    if table is None:
+        table = _native.table(calls)
+    _native.name_team(table, *questions)
     parallel(_native.functions().team, address(table), n, 0)

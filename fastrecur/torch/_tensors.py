@@ -246,7 +246,8 @@ def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, out=N
         keep = []
         places = _place(a, plan.wide, keep), _place(b, plan.wide, keep), h.data_ptr(), address(carry), address(lengths)
         aligned = h.data_ptr() % dtype.itemsize == 0
-        _run.forward_at(plan, *places, h.nbytes if out is None else 0, aligned, _team.team())
+        are_own = h0 is None and not return_state
+        _run.forward_at(plan, *places, h.nbytes if out is None else 0, aligned, _team.team(), are_own)
     return h, _own(carry, plan.lane_shape, dtype) if return_state else None
 
 
@@ -290,7 +291,9 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
         read = [g if not is_read else v for v, is_read in zip((b, h), reads(family, wanted), strict=True)]
         places = [_place(v, plan.wide, keep) for v in (g, a, *read)]
         to = [None if r is None else (r.data_ptr(), r.nbytes) for r in results]
-        totals = _run.vjp_at(plan, *places, address(first), address(carry), address(lengths), to, _team.team())
+        states = address(first), address(carry), address(lengths)
+        are_own = h0 is None and grad_last is None and not wanted[2]
+        totals = _run.vjp_at(plan, *places, *states, to, _team.team(), are_own)
     for k, operand in enumerate((a, b)):
         if wanted[k] and results[k] is None:
             results[k] = _own(totals[k], () if is_number(operand) else operand.shape, dtypes[k])
