@@ -159,7 +159,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
         if short is not None:
             if (not b.requires_grad and (not at_a or not a.requires_grad)) or not _grad_enabled():
                 return short.forward(a, b, at_a, at_b)
-            if at_a and _interpreter() is None:
+            if (at_a or type(a) is float) and _interpreter() is None:
                 return short.apply(a, b)
     if (
         type(b) in PLAIN and b.is_cuda and lengths is None and out is None
@@ -387,7 +387,7 @@ def _remember(key, problem, a, b):
         return  # torch's default dtype is not in the key
     problem.forward = _tensors.short_forward(problem.family, a, b, problem.axis, problem.reverse, problem.dtype)
     if problem.forward is not None:
-        problem.apply = _short(problem)
+        problem.apply = _short(problem, _is_number(a))
         _keep(_shorts, key, problem)
 
 
@@ -440,8 +440,8 @@ class _Eager(Function):
         return *(grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True)), None, None
 
 
-def _short(problem):
-    """Return the ``apply`` of `_Eager` for a short problem: of two tensors whose forms are known.
+def _short(problem, number):
+    """Return the ``apply`` of `_Eager` for a short problem: of two tensors whose forms are known, or a number and one.
 
     A class of each problem's own: what it knows need not be told in every call.
     """
@@ -451,9 +451,13 @@ def _short(problem):
     class Short(Function):
         @staticmethod
         def forward(ctx, a, b):
-            h = run_forward(a, b, a.data_ptr(), b.data_ptr())
+            h = run_forward(a, b, 0 if number else a.data_ptr(), b.data_ptr())
             ctx.set_materialize_grads(False)
-            if not a.requires_grad:
+            if number:
+                ctx.number = a
+                ctx.save_for_backward(None, None, None)
+                ctx.b_form = _tensors.Form(b)
+            elif not a.requires_grad:
                 ctx.save_for_backward(a, None, None)
                 ctx.b_form = _tensors.Form(b)
             elif is_forget:
@@ -469,12 +473,14 @@ def _short(problem):
             if g is None:
                 return None, None
             a, b, h = ctx.saved_tensors
+            if number:
+                a = ctx.number
             wanted = ctx.needs_input_grad
             if not _grad_enabled() and type(g) in PLAIN and g.is_cpu and not _dispatch_modes():
                 try:
                     # Hooks may have changed what was saved, so nothing is taken for granted but dtypes and shapes.
                     key = (
-                        wanted, g.stride(), a.is_contiguous() or a.stride(),
+                        wanted, g.stride(), number or a.is_contiguous() or a.stride(),
                         h is None or h.is_contiguous() or h.stride(), b is None or b.is_contiguous() or b.stride(),
                     )  # fmt: skip
                     known, run = last
@@ -485,7 +491,7 @@ def _short(problem):
                         return run(g, a, b, h)
                 except RuntimeError:  # no strides, or no memory
                     pass
-                tensors = [v for v in (g, a, b, h) if v is not None]
+                tensors = [v for v in (g, a, b, h) if isinstance(v, torch.Tensor)]
                 if _is_quiet() and all(map(_is_plain, tensors)):
                     b = ctx.b_form if b is None else b
                     run = problem.vjp(key, g, a, b, h)
@@ -496,6 +502,7 @@ def _short(problem):
                         problem.family, g, a, b, h, None, None, None, problem.axis, problem.reverse, problem.dtype,
                         (*wanted, False),
                     )[:2]  # fmt: skip
+            a = _as_tensor(a, g)
             form = b if b is not None else ctx.b_form
             b = _autograd._nothing(a, form.shape, form.dtype) if b is None else b
             h = _autograd._nothing(a, g.shape, g.dtype) if h is None else h

@@ -354,37 +354,53 @@ def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
     """Return a function of g, a, b and h alone for a short run of their kind; None if it is not short."""
     wanted = wanted[0], wanted[1], False
     plan, layouts = plan_vjp(family, g, a, b, g if h is None else h, None, None, None, axis, reverse, dtype, wanted)
-    stored = [gradient is None or gradient[2] is not None for gradient in plan.gradients]
-    if not _run.is_short(plan) or not plan.carry_c_order or not all(stored):
+    if not _run.is_short(plan) or not plan.carry_c_order:
         return None
-    shape = plan.shape
-    empty_a, empty_b = (
-        is_wanted and _allocator(operand, shape, strides, gradient_dtype(operand, dtype))
-        for operand, strides, is_wanted in zip((a, b), layouts, wanted, strict=False)
-    )
-    if type(b) is Form:
-        empty_b = _allocator(None, shape, layouts[1], gradient_dtype(b, dtype)) if wanted[1] else False
+    make_a, to_a, own_a = _maker(a, plan, 0, layouts[0], dtype)
+    make_b, to_b, own_b = _maker(b, plan, 1, layouts[1], dtype)
+    number, wide = is_number(a), plan.wide
     want_a, want_b = wanted[:2]
     reads_b, reads_h = reads(family, wanted)
-    to = [place for place, is_wanted in ((_problem.TO_A, want_a), (_problem.TO_B, want_b)) if is_wanted]
+    to = [place for place, is_wanted in ((to_a, want_a), (to_b, want_b)) if is_wanted]
     short = _run.ShortCall(plan, "vjp", (_problem.G, _problem.A, _problem.B, _problem.H, *to))
     call = short.call
 
     def run(g, a, b, h):
         at_g = g.data_ptr()  # also in place of what is not there, which would not be read for a result
         at_b, at_h = b.data_ptr() if reads_b else at_g, h.data_ptr() if reads_h else at_g
-        grad_a = empty_a(a) if want_a else None
-        grad_b = empty_b(b) if want_b else None
-        if not want_a:
-            call(at_g, a.data_ptr(), at_b, at_h, grad_b.data_ptr())
-        elif want_b:
-            call(at_g, a.data_ptr(), at_b, at_h, grad_a.data_ptr(), grad_b.data_ptr())
+        if number:
+            a = _run._number(a, wide)
+            at_a = address(a)
         else:
-            call(at_g, a.data_ptr(), at_b, at_h, grad_a.data_ptr())
-        return grad_a, grad_b
+            at_a = a.data_ptr()
+        grad_a = make_a(a) if want_a else None
+        grad_b = make_b(b) if want_b else None
+        if not want_a:
+            call(at_g, at_a, at_b, at_h, grad_b.data_ptr())
+        elif want_b:
+            call(at_g, at_a, at_b, at_h, grad_a.data_ptr(), grad_b.data_ptr())
+        else:
+            call(at_g, at_a, at_b, at_h, grad_a.data_ptr())
+        # What is summed is so in the carry's dtype.
+        return grad_a if own_a is None else grad_a.to(own_a), grad_b if own_b is None else grad_b.to(own_b)
 
     run.keep = short
     return run
+
+
+def _maker(operand, plan, k, strides, dtype):
+    """Return how a short run makes an operand's gradient: where from, as what a kernel takes it, and its dtype.
+
+    The last is None where the gradient has it already.
+    """
+    if plan.gradients[k] is None:
+        return None, None, None
+    own = gradient_dtype(operand, dtype)
+    to, sums = ((_problem.TO_A, _problem.SUMS_A), (_problem.TO_B, _problem.SUMS_B))[k]
+    if plan.gradients[k][2] is not None:
+        return _allocator(None if type(operand) is Form else operand, plan.shape, strides, own), to, None
+    shape, wide = operand.shape, WIDE[dtype]
+    return lambda _: torch.zeros(shape, dtype=wide), sums, None if own == wide else own
 
 
 def _as_rows(g, axis, like):

@@ -46,8 +46,8 @@ def test_large_tensors_take_the_team_and_no_other_threads(monkeypatch):
 
     monkeypatch.setattr(_threads, "run", refuse)
     tables = []
-    table = _native.table
-    monkeypatch.setattr(_native, "table", lambda *a: tables.append(1) or table(*a))
+    name_team = _native.name_team
+    monkeypatch.setattr(_native, "name_team", lambda *a: tables.append(1) or name_team(*a))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert torch.equal(fastrecur.forget_mult(f, x), torch.from_numpy(expected))
     assert tables

@@ -31,6 +31,41 @@ def test_first_and_second_order(name, axis, shape, lengths, reverse):
     assert gradgradcheck(function, operands, fast_mode=True)
 
 
+@BOTH
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("gate", [0.25, (), (1,), (4,), (5, 4), (6, 1, 1), (6, 5, 1), (6, 5, 4)])
+@pytest.mark.parametrize("value", [(6, 5, 4), (5, 4), (1,)])
+def test_short_problems_after_the_first(name, dtype, gate, value):
+    """How they are run is remembered by their operands' forms; the next are of other numbers."""
+    shape = torch.broadcast_shapes(*(v for v in (gate, value) if isinstance(v, tuple)))
+    for axis, wants in itertools.product(range(len(shape)), [(True, True), (True, False), (False, True)]):
+        for _ in range(3):
+            b = torch.randn(value).to(dtype).requires_grad_(wants[1])
+            a = gate if isinstance(gate, float) else torch.rand(gate).to(dtype).requires_grad_(wants[0])
+            wanted = [v for v in (a, b) if isinstance(v, torch.Tensor) and v.requires_grad]
+            if not wanted:
+                continue
+            g = torch.randn(shape).to(dtype)
+            grads, expected = (
+                torch.autograd.grad(function(a, b, axis=axis), wanted, g.to(own))
+                for function, own in zip(ours_and_loop(name), (dtype, torch.float64), strict=True)
+            )
+            for grad, right, operand in zip(grads, expected, wanted, strict=True):
+                assert grad.dtype is dtype
+                assert grad.shape == operand.shape
+                near = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.1}[dtype]
+                torch.testing.assert_close(grad, right, rtol=near, atol=near)
+
+
+@BOTH
+def test_second_order_of_short_problems_with_a_number(name):
+    for turn in range(3):
+        gate = 0.2 + turn / 10
+        x = double(6, 3)
+        assert gradcheck(lambda x, gate=gate: getattr(fastrecur, name)(gate, x), (x,), fast_mode=True)
+        assert gradgradcheck(lambda x, gate=gate: getattr(fastrecur, name)(gate, x) ** 2, (x,), fast_mode=True)
+
+
 def ours_and_loop(name):
     return getattr(fastrecur, name), getattr(oracle, name)
 

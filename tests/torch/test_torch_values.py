@@ -267,7 +267,12 @@ def test_torch_s_number_of_threads_rules(monkeypatch):
 
     used = []
     run = _team._run
-    monkeypatch.setattr(_team, "_run", lambda calls, *rest: used.append(len(calls)) or run(calls, *rest))
+
+    def spy(calls, threads=None):
+        used.append(threads or len(calls))
+        run(calls, threads)
+
+    monkeypatch.setattr(_team, "_run", spy)
     f, x = torch.rand(64, 64, 512), torch.randn(64, 64, 512)
     before, ours = torch.get_num_threads(), fastrecur.get_num_threads()
     try:
