@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _arrays, _blocks, _problem, _threads
+from . import _arrays, _blocks, _by_time, _problem, _threads
 from ._arrays import address
 from ._cpu import _native, _octets, _rows, _series, _summaries, _tiles
 from ._cpu._compile import kernel
@@ -111,6 +111,8 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team, are_ow
     fresh = h != a and h != b and aligned
     fresh_bytes = _new_bytes(h, fresh_bytes)
     sharing = _sharing(plan, team.size, fresh, fresh_bytes, "forward")
+    is_whole = lengths == address(plan.full_lengths)
+    stretches = _by_time.stretches(plan, team.size) if fresh and is_whole else None
     for extra in plan.extra:
         at = (
             a + from_first[A] + extra[A], b + from_first[B] + extra[B], h + from_first[H] + extra[H],
@@ -119,12 +121,17 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team, are_ow
         if plan.traversal == SERIES:
             _forward_series(plan, call, (None, *at, sharing.table), sharing.threads, fresh, team)
             continue
-        shift = _lanes_to_shift(plan, sharing.geometry, at[H]) if lengths == address(plan.full_lengths) else 0
+        shift = _lanes_to_shift(plan, sharing.geometry, at[H]) if is_whole else 0
         if shift:
-            _forward_shifted(plan, call, at, carry, sharing, shift, team)
+            _forward_shifted(plan, call, at, carry, sharing, shift, team, stretches)
             continue
+        past = fresh
         if sharing.geometry[3] and plan.traversal == ROWS and plan.row_bytes < BYPASS_ROW and not _fills(plan, at[H]):
-            sharing = _sharing(plan, team.size, False, fresh_bytes, "forward")
+            past, sharing = False, _sharing(plan, team.size, False, fresh_bytes, "forward")
+        if stretches is not None:
+            geometry = _sharing(plan, 1, past, 0, "forward").geometry
+            if _by_time.forward(plan, call, geometry, at[:3], carry, plan.steps, stretches, team):
+                continue
         if sharing.template is not None and (are_own or not sharing.spans):
             _run_template(team, sharing, (a, b, h, carry, lengths), 3)
         else:
@@ -170,6 +177,13 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team, are_own=False
     # The carry is a valid place for what a kernel is told not to write.
     to_a, to_b = (carry if result is None else result[0] for result in results)
     sums_a, sums_b = (carry if sums is None else address(sums) for sums in summed)
+    stretches = _by_time.stretches(plan, team.size) if lengths == address(plan.full_lengths) else None
+    if stretches is not None:
+        (extra,), places = plan.extra, {G: g, A: a, B: b, H: h, TO_A: to_a, TO_B: to_b}
+        at = [place + plan.offsets[k] + extra[k] for k, place in places.items()]
+        states, geometry = (first + extra[CARRY], carry + extra[CARRY]), _sharing(plan, 1, True, 0, "vjp").geometry
+        if _by_time.vjp(plan, _bound(plan, "vjp"), geometry, at, *states, stretches, team):
+            return summed
     if sharing.template is not None and (are_own or not sharing.spans):
         _run_template(team, sharing, (g, a, b, h, first, carry, to_a, to_b, sums_a, sums_b, lengths), 5)
         return _added_up(summed, sharing.pieces)
@@ -405,7 +419,7 @@ def _fills(plan, place):
     return place % LINE == 0 and not (strides % LINE).any()
 
 
-def _forward_shifted(plan, call, at, carry, sharing, shift, team):
+def _forward_shifted(plan, call, at, carry, sharing, shift, team, stretches):
     """Walk rows that start with a line: the first of each is the one that the row before it ends with.
 
     Lanes before that line go one step alone before all others, and these the last step alone.
@@ -427,6 +441,10 @@ def _forward_shifted(plan, call, at, carry, sharing, shift, team):
             for k in (A, B, H)
         ]
         tails = [(address(table), *part) for part in parts]
+        if stretches is not None and steps == last:
+            geometry = _sharing(plan, 1, True, 0, "forward").geometry
+            if _by_time.forward(plan, call, geometry, moved, address(turned), steps, stretches, team):
+                return
         head = (call, None, *moved, address(turned) + carry_at * size, address(lengths))
         here = sharing._replace(tails=tails, spans=sharing.spans if len(tails) > 1 else [])
         _run_parts(team, here, [head] * len(tails), (5,))

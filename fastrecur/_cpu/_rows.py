@@ -47,6 +47,7 @@ HUGE_PAGE = 2 << 20
 PAGES_AHEAD = 2
 TOGETHER = 4  # steps that a vector takes before its states are put down
 NEAR = 16 << 10  # bytes of states that stay in the first level of the cache
+SHORT, LONG_LEVEL = 32, 128  # lanes of a row from which no step waits for the last; with one gate that is soon
 ENDS_AHEAD = 8  # rows before its turn a line is asked for that a row fills in part: all stores wait for it
 A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = range(10)  # the order of operands, as in `_problem`
 STORE, ADD, SUM = 1, 2, 3  # what becomes of a gradient: written; added lane by lane; added up over the row
@@ -295,9 +296,12 @@ def forward(
     # Past the cache go whole lines: of steps that are taken together, these have to be the same lanes.
     if bypass and load_int(geometry, HEAD + 3 * H) % 64 != 0:
         together = 1
-    # States that are no wider than the data cost little where they stay near: it takes longer to follow more rows.
-    if itemsize(carry) == itemsize(h) and lanes * itemsize(carry) <= NEAR:
-        together = 1
+    # Where states stay near, those that are no wider than the data cost little, and a walk through memory that has no
+    # gaps is as quick as the processor's prefetcher, which takes longer to follow more rows. Short rows would wait.
+    if lanes * itemsize(carry) <= NEAR:
+        gapless = bypass and abs(load_int(geometry, HEAD + 3 * H)) == lanes * itemsize(h)
+        if itemsize(carry) == itemsize(h) or (gapless and lanes >= (LONG_LEVEL if a_constant else SHORT)):
+            together = 1
     later, apart, far, ahead = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(32)
     near = measure_ahead(ahead, geometry, rows, together, False, down)
     measure(later, geometry, 0, 1)

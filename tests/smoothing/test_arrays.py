@@ -210,7 +210,12 @@ def test_tensors_run_on_torch_s_threads(monkeypatch, call):
 
     used = []
     run = _team._run
-    monkeypatch.setattr(_team, "_run", lambda calls, threads=None: used.append(len(calls)) or run(calls, threads))
+
+    def spy(calls, threads=None):
+        used.append(threads or len(calls))
+        run(calls, threads)
+
+    monkeypatch.setattr(_team, "_run", spy)
     x = torch.randn(512, 1024)
     before, ours = torch.get_num_threads(), fastrecur.get_num_threads()
     try:

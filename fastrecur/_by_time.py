@@ -1,0 +1,175 @@
+"""Threads that take stretches of time of a long problem, where what came long before is forgotten.
+
+Threads that share rows of lanes walk a piece of each row: the processor's own prefetcher, which follows what is
+contiguous, starts anew with each piece, and runs past its end. A stretch of time is contiguous; but it has to know the
+state that it starts from. The steps before it tell: they are walked twice, from zeros and from something else. Where
+both come out the same to the last bit, the stretches are walked at once, and each state that was told is compared with
+what the stretch before came to. So results are those of one walk, to the bit, whatever gates do: where a stretch turns
+out to have started from another state, it is walked once more, and the next such problems are shared otherwise.
+"""
+
+import ctypes
+
+import numpy as np
+
+from . import _problem
+from ._arrays import address
+from ._problem import ROWS, TO_A, TO_B, A, B, G, H
+
+LEAST_BYTES = 6 << 20  # of a problem; below, it takes longer to see to it
+FORWARD_ROW, BACK_ROW = 8 << 10, 16 << 10  # bytes of a row from which pieces of it are long enough
+LEAST_BEFORE, MOST_BEFORE = 128, 1024  # steps that tell a state,
+SHARE = 16  # and of how many steps of a stretch they are one
+OTHER = 1e6  # what lanes start from when not from zeros: more than most data, so that those are forgotten too
+PATIENCE = 16  # problems of a kind that are shared otherwise after one that remembers
+APART = 64  # elements between states of two threads, for a processor fetches what stands behind its own too
+
+
+def stretches(plan, threads):
+    """Return in how many stretches to walk a problem, and how many steps tell where one starts; None if in one.
+
+    By the plan alone, and what became of the last ones of its kind.
+    """
+    count = min(threads, plan.steps // (SHARE * LEAST_BEFORE))
+    if (
+        count <= 1 or 2 * count < threads or plan.traversal != ROWS or plan.sizes[:2] != (1, 1) or len(plan.extra) > 1
+        or plan.wide.kind == "c" or plan.row_bytes > (BACK_ROW if plan.gradients else FORWARD_ROW)
+        or plan.word * plan.steps * plan.lanes < LEAST_BYTES
+        or (plan.gradients and plan.lane_strides[H] != plan.itemsizes[H])
+        or any(gradient is not None and gradient[2] is None for gradient in plan.gradients)
+    ):  # fmt: skip
+        return None
+    waits = plan.calls.get("remembers", 0)
+    if waits:
+        plan.calls["remembers"] = waits - 1
+        return None
+    return count, min(MOST_BEFORE, plan.steps // (SHARE * count))
+
+
+class _Walk:
+    """A problem of so many steps whose ``operands`` stand ``at`` some addresses at the first step of travel."""
+
+    def __init__(self, plan, geometry, operands, at):
+        self.plan, self.geometry, self.at = plan, geometry, at
+        self.strides = [plan.time_strides[k] for k in operands]
+        self.results = [k in (H, TO_A, TO_B) for k in operands]
+        self.keep = []  # what stands behind addresses
+
+    def stretch(self, first, stop, aside=None):
+        """Return where operands stand for the steps from ``first`` to ``stop``, their number's place and the rest.
+
+        With a number of steps ``aside``, results go there, and stay in the cache.
+        """
+        table, lengths = self.geometry.copy(), np.array([stop - first], np.int64)
+        table[0] = stop - first
+        if aside is not None:
+            table[3] = 0
+        self.keep += table, lengths
+        moved = [
+            at + (first + (aside or 0 if is_result else 0)) * stride
+            for at, stride, is_result in zip(self.at, self.strides, self.results, strict=True)
+        ]
+        return moved, address(lengths), (address(table), 0, 1, 0, 1, 0, self.plan.sizes[2])
+
+    def wide_row(self, k, step):
+        """Return the address of a copy of the k-th operand's row at a step, as states are."""
+        element, lanes = self.plan.elements["h"], self.plan.sizes[2]
+        dtype = np.dtype(np.uint16 if element == "bf2" else element)
+        memory = (ctypes.c_char * (lanes * dtype.itemsize)).from_address(self.at[k] + step * self.strides[k])
+        row = np.frombuffer(memory, dtype)
+        if element == "bf2":
+            row = (row.astype(np.uint32) << 16).view(np.float32)
+        self.keep.append(row.astype(self.plan.wide))
+        return address(self.keep[-1])
+
+
+def _room(plan, *counts):
+    """Return zero states, each some lines from the next."""
+    lanes = plan.sizes[2]
+    pitch = -(-lanes // 8) * 8 + APART
+    return _problem.zeros((*counts, pitch), plan.wide)[..., :lanes]
+
+
+def _states_at(plan, place):
+    memory = (ctypes.c_char * (plan.sizes[2] * plan.wide.itemsize)).from_address(place)
+    return np.frombuffer(memory, plan.wide)
+
+
+def _are_same(states, others):
+    """Return whether states are the same to the bit."""
+    return states.tobytes() == others.tobytes()
+
+
+def _is_told(plan, told):
+    """Return whether states came out the same from both starts; if not, do without for some time."""
+    if _are_same(told[:, 0], told[:, 1]):
+        return True
+    plan.calls["remembers"] = PATIENCE
+    return False
+
+
+def forward(plan, call, geometry, at, carry, steps, stretches, team):
+    """Walk some steps by ``stretches``; return whether that was done: else states are not told.
+
+    ``at`` are the addresses of a, b and h at the first step of travel, ``carry`` that of the first states, then of the
+    last. Results stand where no operand does: what tells states is written to places that come later.
+    """
+    count, before = stretches
+    cuts = [steps * k // count for k in range(count + 1)]
+    before = min(before, steps // count // 2)  # twice as many have room in a stretch
+    walk = _Walk(plan, geometry, (A, B, H), at)
+
+    def call_of(first, stop, states, aside=None):
+        moved, lengths, tail = walk.stretch(first, stop, aside)
+        return call, None, *moved, address(states), lengths, *tail
+
+    told = _room(plan, count - 1, 2)
+    told[:, 1] = OTHER
+    pairs = [(k, other) for k in range(count - 1) for other in range(2)]
+    team.run([call_of(cuts[k + 1] - before, cuts[k + 1], told[k, n], -before * n) for k, n in pairs])
+    if not _is_told(plan, told):
+        return False
+    states, given = _room(plan, count), _states_at(plan, carry)
+    states[0], states[1:] = given, told[:, 0]
+    team.run([call_of(cuts[k], cuts[k + 1], states[k]) for k in range(count)])
+    for k in range(1, count):
+        if not _are_same(states[k - 1], told[k - 1, 0]):
+            plan.calls["remembers"] = PATIENCE
+            states[k] = states[k - 1]
+            team.run([call_of(cuts[k], cuts[k + 1], states[k])])
+    given[...] = states[-1]
+    return True
+
+
+def vjp(plan, call, geometry, at, first_states, carry, stretches, team):
+    """Walk all steps back by ``stretches``; as `forward`.
+
+    ``at`` are the addresses of g, a, b, h and both gradients, ``first_states`` that of the states before all steps.
+    """
+    count, before = stretches
+    cuts = [plan.steps * k // count for k in range(count + 1)]
+    before = min(before, plan.steps // count // 2)
+    walk = _Walk(plan, geometry, (G, A, B, H, TO_A, TO_B), at)
+
+    def call_of(first, stop, states_before, states, aside=None):
+        moved, lengths, tail = walk.stretch(first, stop, aside)
+        # The carry is a valid place for sums, of which there are none.
+        return call, None, *moved[:4], states_before, address(states), *moved[4:], carry, carry, lengths, *tail
+
+    told = _room(plan, count - 1, 2)
+    told[:, 1] = OTHER
+    pairs = [(k, other) for k in range(count - 1) for other in range(2)]
+    team.run([call_of(cuts[k + 1], cuts[k + 1] + before, first_states, told[k, n], before * n) for k, n in pairs])
+    if not _is_told(plan, told):
+        return False
+    states, given = _room(plan, count), _states_at(plan, carry)
+    states[-1], states[:-1] = given, told[:, 0]
+    befores = [first_states, *(walk.wide_row(3, cut - 1) for cut in cuts[1:-1])]
+    team.run([call_of(cuts[k], cuts[k + 1], befores[k], states[k]) for k in range(count)])
+    for k in reversed(range(count - 1)):
+        if not _are_same(states[k + 1], told[k, 0]):
+            plan.calls["remembers"] = PATIENCE
+            states[k] = states[k + 1]
+            team.run([call_of(cuts[k], cuts[k + 1], befores[k], states[k])])
+    given[...] = states[0]
+    return True

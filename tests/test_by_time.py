@@ -1,0 +1,171 @@
+"""Threads that take stretches of time: the bits of one walk, whatever was forgotten."""
+
+import itertools
+
+import ml_dtypes
+import numpy as np
+import pytest
+from compare import assert_same_bits
+from layouts import guarded
+from test_forward import RECURRENCES
+from thresholds import lower_thresholds
+
+import fastrecur
+from fastrecur import _by_time, _call, _problem
+
+FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
+
+
+@pytest.fixture
+def forget_plans(monkeypatch):
+    """Return what makes all plans anew: they remember what became of the last of their kind."""
+
+    def forget():
+        monkeypatch.setattr(_call, "_shortcuts", {})
+        _problem.forward.cache_clear()
+        _problem.vjp.cache_clear()
+
+    return forget
+
+
+@pytest.fixture
+def done(monkeypatch, forget_plans):
+    """Small problems are cut as large ones are; what became of each, in order."""
+    came = []
+
+    def spy(name):
+        real = getattr(_by_time, name)
+
+        def run(*arguments):
+            came.append((name, real(*arguments)))
+            return came[-1][1]
+
+        monkeypatch.setattr(_by_time, name, run)
+
+    for name, value in (("LEAST_BYTES", 0), ("LEAST_BEFORE", 16), ("SHARE", 2)):
+        monkeypatch.setattr(_by_time, name, value)
+    spy("forward")
+    spy("vjp")
+    forget_plans()
+    return came
+
+
+@pytest.fixture
+def large(monkeypatch, done):
+    """They are so in every other way."""
+    lower_thresholds(monkeypatch.setattr)
+    return done
+
+
+def forgetting(rng, name, shape, dtype):
+    """A gate by which a thousandth is left of a state at each step, and values."""
+    gate = rng.uniform(0.999, 1, shape) if name == "forget_mult" else rng.uniform(-1e-3, 1e-3, shape)
+    return gate.astype(dtype), rng.standard_normal(shape).astype(dtype)
+
+
+def results_of(name, threads, set_threads, g, gate, value, h0, last, **options):
+    recurrence, vjp = getattr(fastrecur, name), getattr(fastrecur, name + "_vjp")
+    set_threads(threads)
+    h, state = recurrence(gate, value, h0, return_state=True, **options)
+    plain = recurrence(gate, value, **options)
+    number = recurrence(0.999 if name == "forget_mult" else 1e-3, value, **options)
+    grads = vjp(g, gate, value, h, h0, grad_state=last, **options)
+    return [h, state, plain, number, *grads, *vjp(g, gate, value, plain, **options)[:2]]
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_bits_are_those_of_one_walk(rng, both, done, set_threads, name, dtype, reverse):
+    for _, steps, lanes in itertools.product(both(), [96, 131], [16, 40, 130]):
+        gate, value = forgetting(rng, name, (steps, lanes), dtype)
+        g, h0, last = (rng.standard_normal(n).astype(dtype) for n in [(steps, lanes), lanes, lanes])
+        alone = results_of(name, 1, set_threads, g, gate, value, h0, last, reverse=reverse)
+        assert not done
+        for threads in [2, 3]:
+            for got, right in zip(
+                results_of(name, threads, set_threads, g, gate, value, h0, last, reverse=reverse), alone, strict=True
+            ):
+                assert_same_bits(got, right)
+            assert done == [("forward", True)] * 3 + [("vjp", True)] * 2
+            done.clear()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_nothing_is_written_beside_results(rng, both, done, set_threads, dtype, reverse):
+    """Wherever in a line they begin, up and down memory; what told the states is gone."""
+    size = np.dtype(dtype).itemsize
+    for _, lanes, offset in itertools.product(both(), [16, 40], [0, size, 16]):
+        gate, value = forgetting(rng, "forget_mult", (100, lanes), dtype)
+        set_threads(1)
+        wanted = fastrecur.forget_mult(gate, value, reverse=reverse)
+        set_threads(2)
+        alike, memory = guarded((100, lanes), dtype, offset)
+        dense, memory_dense = guarded((1, 100 * lanes), dtype, offset)
+        dense = dense.reshape(100, lanes)
+        for out, around in [(alike, memory), (alike[::-1], memory), (dense, memory_dense), (dense[::-1], memory_dense)]:
+            before, kept = around.copy(), out.copy()
+            done.clear()
+            assert fastrecur.forget_mult(gate, value, reverse=reverse, out=out) is out
+            assert done == [("forward", True)]
+            assert_same_bits(out.copy(), wanted)
+            out[...] = kept
+            np.testing.assert_array_equal(around, before)
+
+
+def test_gates_that_remember(rng, large, set_threads):
+    """It is seen before the stretches are walked; the next such problems are not tried."""
+    gate = np.full((100, 40), 0.01, np.float32)
+    value, g = rng.standard_normal((2, 100, 40)).astype(np.float32)
+    set_threads(1)
+    h = fastrecur.forget_mult(gate, value)
+    grads = fastrecur.forget_mult_vjp(g, gate, value, h)
+    set_threads(2)
+    for tried in [True, *[False] * _by_time.PATIENCE, True]:
+        assert_same_bits(fastrecur.forget_mult(gate, value), h)
+        for got, right in zip(fastrecur.forget_mult_vjp(g, gate, value, h)[:2], grads, strict=False):
+            assert_same_bits(got, right)
+        assert large == ([("forward", False), ("vjp", False)] if tried else [])
+        large.clear()
+
+
+@pytest.mark.parametrize("bad", [1e200, np.nan, np.inf])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_what_came_before_those_that_tell(rng, large, forget_plans, set_threads, bad, reverse):
+    """One lane's past is not forgotten, of which the steps that tell know nothing: its stretches are walked again."""
+    gate, value = forgetting(rng, "forget_mult", (120, 40), np.float64)
+    g = rng.standard_normal((120, 40))
+    for at in [3, 45, 85, 116]:  # of three stretches of 40 steps, each of whose last 20 tell
+        own, cotangents = value.copy(), g.copy()
+        own[at, 7] = cotangents[119 - at, 7] = bad
+        set_threads(1)
+        h, last = fastrecur.forget_mult(gate, own, reverse=reverse, return_state=True)
+        grads = fastrecur.forget_mult_vjp(cotangents, gate, value, h, reverse=reverse)
+        set_threads(3)
+        forget_plans()
+        got, got_last = fastrecur.forget_mult(gate, own, reverse=reverse, return_state=True)
+        assert_same_bits(got, h)
+        assert_same_bits(got_last, last)
+        again = fastrecur.forget_mult_vjp(cotangents, gate, value, h, reverse=reverse)
+        for one, right in zip(again[:2], grads, strict=False):
+            assert_same_bits(one, right)
+        assert large == [("forward", True), ("vjp", True)]
+        large.clear()
+
+
+def test_which_problems_are_cut(rng, large, set_threads):
+    """Not what is walked in place, has lanes of several lengths or gates whose gradient is a sum."""
+    gate, value = forgetting(rng, "forget_mult", (100, 40), np.float64)
+    set_threads(2)
+    h = fastrecur.forget_mult(gate, value)
+    assert large.pop() == ("forward", True)
+    own = value.copy()
+    assert_same_bits(fastrecur.forget_mult(gate, own, out=own), h)
+    fastrecur.forget_mult(gate, value, lengths=np.full(40, 90))
+    fastrecur.forget_mult_vjp(value, 0.98, value, h)
+    fastrecur.forget_mult_vjp(value, gate[:1], value, h)
+    fastrecur.forget_mult(gate.reshape(100, 20, 2)[:, ::2], value.reshape(100, 20, 2)[:, ::2])
+    fastrecur.linear_recurrence(gate + 0j, value)
+    fastrecur.forget_mult(gate[:20], value[:20])
+    assert not large
