@@ -52,7 +52,10 @@ def borrow(nbytes: int) -> tuple[Any, int]:
         return memory, address(memory)
     _results += 1
     best = None
-    for key, kept in list(_kept.items()):
+    for key in list(_kept):
+        kept = _kept.get(key)
+        if kept is None:
+            continue
         if nbytes <= key[0] <= nbytes + nbytes // 4 and (best is None or key < best):  # the smallest that fits
             best = key
         elif _results - kept.results > PATIENCE:

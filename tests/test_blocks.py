@@ -2,7 +2,9 @@
 
 import concurrent.futures
 import ctypes
+import gc
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -169,6 +171,62 @@ def test_the_newest_are_not_offered(monkeypatch, rng):
         results[k] = None
         assert len(asked) == max(0, k - 1)
     assert all(place <= first < place + _blocks.LARGE_PAGE for place, first in zip(places, asked, strict=False))
+
+
+def test_what_goes_while_memory_is_chosen():
+    """The collector may run at any allocation, and drop results that are in cycles."""
+
+    class Cycle:
+        def __init__(self, k):
+            self.itself, self.memory = self, _blocks.borrow(5_000_000 + 10_000 * k)
+
+    before = gc.get_threshold()
+    try:
+        for k in range(200):
+            gc.disable()
+            blocks = [_blocks.borrow(200_000 + 100_000 * n) for n in range(20)]
+            del blocks
+            gc.collect()
+            Cycle(k)
+            gc.set_threshold(1 + k % 30 + gc.get_count()[0], 10, 10)
+            gc.enable()
+            _blocks.borrow(50_000_000)
+    finally:
+        gc.set_threshold(*before)
+        gc.enable()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is protected by Linux's own call")
+def test_pages_are_asked_for_within_results(run_python):
+    """Walks up and down memory, with rows as large as the pages: below a result stands what nobody may touch."""
+    script = """
+import ctypes, mmap
+import numpy as np
+import fastrecur
+from fastrecur import _problem
+guard, kept = 4 << 20, []
+def borrow(nbytes):
+    room = mmap.mmap(-1, guard + nbytes)
+    block = (ctypes.c_char * nbytes).from_buffer(room, guard)
+    place = ctypes.addressof(block)
+    below = ctypes.c_void_p(place - guard), ctypes.c_size_t(guard)
+    assert ctypes.CDLL(None).mprotect(*below, 0) == 0
+    kept.append(room)
+    return block, place
+_problem.aligned.__defaults__ = borrow, 0
+fastrecur.set_num_threads(2)
+for lanes in (786432, 600000):
+    f = np.full((8, lanes), 0.5, np.float32)
+    x = np.ones_like(f)
+    for reverse in (False, True):
+        h = fastrecur.forget_mult(f, x, reverse=reverse)
+        grads = fastrecur.forget_mult_vjp(x, f, x, h, reverse=reverse)
+        assert h[0 if reverse else -1, -1] == 1 - 0.5**8 and np.isfinite(grads[0]).all()
+import os
+print("done", flush=True)
+os._exit(0)  # what is protected cannot be given back in order
+"""
+    assert run_python(script).strip() == "done"
 
 
 @pytest.mark.usefixtures("busy_collector")

@@ -272,9 +272,11 @@ def provide_pages(target, geometry, operand, t, span, steps, backwards):
     stride = load_int(geometry, HEAD + 3 * operand)
     length = abs(stride)
     way = -1 if (stride < 0) != backwards else 1
+    # Going up, all rows stand from the target on; going down, one does, and below it all others.
+    reach = steps * length if way > 0 else (steps - 1) * length + 1
     first = PAGES_AHEAD + (t * length) // HUGE_PAGE if t > 0 else 0
     for page in range(first, PAGES_AHEAD + ((t + span) * length) // HUGE_PAGE):
-        if page % sharers == mine and page * HUGE_PAGE < steps * length:
+        if page % sharers == mine and page * HUGE_PAGE < reach:
             own_page(target, way * page * HUGE_PAGE)
 
 
