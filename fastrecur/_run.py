@@ -231,7 +231,8 @@ def _run_template(team, sharing, addresses, state):
     if sharing.spans:  # zeros, which nobody asks for afterwards
         room = _problem.scratch(sharing.room, is_zero=True)
         addresses = *addresses[:state], address(room), *addresses[state + 1 :]
-    team.run(_native.with_addresses(sharing.template, 1, addresses), sharing.threads)
+    threads = min(sharing.threads, len(sharing.tails))
+    team.run(_native.with_addresses(sharing.template, 1, addresses), threads)
 
 
 def _template(plan, direction, tails, pieces, spans):
@@ -408,7 +409,10 @@ def _lanes_to_shift(plan, geometry, place):
         return 0
     way = -inner if plan.time_strides[H] < 0 else inner
     one_value = plan.time_strides[A] == plan.lane_strides[A] == 0
-    gapless = all(plan.time_strides[k] == way * plan.itemsizes[k] for k in ((B, H) if one_value else (A, B, H)))
+    gapless = all(
+        plan.time_strides[k] == way * plan.itemsizes[k] and plan.lane_strides[k] == plan.itemsizes[k]
+        for k in ((B, H) if one_value else (A, B, H))
+    )
     size, to_line = plan.itemsizes[H], -place % LINE
     return to_line // size if gapless and to_line % size == 0 else 0
 

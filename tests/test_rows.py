@@ -79,6 +79,21 @@ def test_nothing_is_written_beside_results(rng, both, dtype, reverse):
             np.testing.assert_array_equal(around, before)
 
 
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_gates_of_a_row_that_stand_a_row_apart(rng, both, set_threads, name, reverse):
+    """One for all lanes of a step, but not one for all steps, beside results that begin within a line."""
+    for _, threads, lanes in itertools.product(both(), [1, 2], [64, 160]):
+        set_threads(threads)
+        full, value = operands(rng, (40, lanes), np.float32)
+        wanted = getattr(fastrecur, name)(full[:, :1].copy(), value, reverse=reverse)
+        dense, _ = guarded((1, 40 * lanes), np.float32, 12)
+        out = dense[0].reshape(40, lanes)
+        for gate in [full[:, :1], np.broadcast_to(full[:, :1], full.shape)]:
+            getattr(fastrecur, name)(gate, value, reverse=reverse, out=out)
+            assert_same_bits(out.copy(), wanted)
+
+
 def test_the_problems_above_are_walked_by_rows():
     for rows in ROWS:
         x = np.empty((38, *rows), np.float32)
