@@ -39,9 +39,9 @@ def stretches(plan, threads):
         or any(gradient is not None and gradient[2] is None for gradient in plan.gradients)
     ):  # fmt: skip
         return None
-    waits = plan.calls.get("remembers", 0)
+    waits = plan.in_vain.get("by time", 0)
     if waits:
-        plan.calls["remembers"] = waits - 1
+        plan.in_vain["by time"] = waits - 1
         return None
     return count, min(MOST_BEFORE, plan.steps // (SHARE * count))
 
@@ -104,7 +104,7 @@ def _is_told(plan, told):
     """Return whether states came out the same from both starts; if not, do without for some time."""
     if _are_same(told[:, 0], told[:, 1]):
         return True
-    plan.calls["remembers"] = PATIENCE
+    plan.in_vain["by time"] = PATIENCE
     return False
 
 
@@ -134,7 +134,7 @@ def forward(plan, call, geometry, at, carry, steps, stretches, team):
     team.run([call_of(cuts[k], cuts[k + 1], states[k]) for k in range(count)])
     for k in range(1, count):
         if not _are_same(states[k - 1], told[k - 1, 0]):
-            plan.calls["remembers"] = PATIENCE
+            plan.in_vain["by time"] = PATIENCE
             states[k] = states[k - 1]
             team.run([call_of(cuts[k], cuts[k + 1], states[k])])
     given[...] = states[-1]
@@ -168,7 +168,7 @@ def vjp(plan, call, geometry, at, first_states, carry, stretches, team):
     team.run([call_of(cuts[k], cuts[k + 1], befores[k], states[k]) for k in range(count)])
     for k in reversed(range(count - 1)):
         if not _are_same(states[k + 1], told[k, 0]):
-            plan.calls["remembers"] = PATIENCE
+            plan.in_vain["by time"] = PATIENCE
             states[k] = states[k + 1]
             team.run([call_of(cuts[k], cuts[k + 1], befores[k], states[k])])
     given[...] = states[0]

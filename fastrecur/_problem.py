@@ -94,6 +94,7 @@ class Plan:
     gradients: tuple = ()  # of both operands: shape, dtype, strides of a fresh array (None: a sum); None if unwanted
     h0_dtype: np.dtype | None = None  # of the first states' gradient
     calls: dict = field(default_factory=dict)  # compiled kernels
+    in_vain: dict = field(default_factory=dict)  # for how many more runs a way is not tried, see `_by_time`
 
     def __post_init__(self):
         self.lane_shape = self.shape[: self.axis] + self.shape[self.axis + 1 :]

@@ -1,0 +1,190 @@
+"""What the memory gives to the rows that miss what they should reach, whatever walks them: ``python limits_run.py``.
+
+The triad's threads each walk a stretch of the arrays. fastrecur's share each step's lanes where there are too few steps
+to be cut in time; and a gradient has six arrays where the triad has three. Here loops without any recurrence do one or
+both: what they reach, against the triad in the same run, is what such a walk can be expected to.
+"""
+
+import argparse
+import functools
+import statistics
+import sys
+import time
+
+import numpy as np
+import report
+from cases import ALPHA, GROUPS, Case, Variant
+from measure import Bench, Effort
+from numba import njit
+from tqdm import tqdm
+from yardsticks import Team, scalar_vjp_loop, vjp_loop
+
+import fastrecur
+
+_kernel = njit(nogil=True, cache=True)
+
+
+@_kernel
+def three(f, f_at, x, x_at, h, rows, lanes):
+    for t in range(h.shape[0]):
+        for row in range(rows[0], rows[1]):
+            to = h[t, row, lanes[0] : lanes[1]]
+            gate = f[t, row, f_at + lanes[0] : f_at + lanes[1]]
+            value = x[t, row, x_at + lanes[0] : x_at + lanes[1]]
+            for i in range(to.size):
+                to[i] = value[i] + gate[i] * value[i]
+
+
+@_kernel
+def two(f, x, x_at, h, rows, lanes):
+    for t in range(h.shape[0]):
+        for row in range(rows[0], rows[1]):
+            to = h[t, row, lanes[0] : lanes[1]]
+            value = x[t, row, x_at + lanes[0] : x_at + lanes[1]]
+            for i in range(to.size):
+                to[i] = value[i] + f * value[i]
+
+
+@_kernel
+def six(g, f, f_at, x, x_at, h, to_f, to_x, rows, lanes):
+    for t in range(h.shape[0]):
+        for row in range(rows[0], rows[1]):
+            came = g[t, row, lanes[0] : lanes[1]]
+            gate = f[t, row, f_at + lanes[0] : f_at + lanes[1]]
+            value = x[t, row, x_at + lanes[0] : x_at + lanes[1]]
+            state = h[t, row, lanes[0] : lanes[1]]
+            first, second = to_f[t, row, lanes[0] : lanes[1]], to_x[t, row, lanes[0] : lanes[1]]
+            for i in range(came.size):
+                first[i] = came[i] * (value[i] - state[i])
+                second[i] = came[i] * gate[i]
+
+
+@_kernel
+def four(g, f, x, x_at, h, to_x, rows, lanes):
+    for t in range(h.shape[0]):
+        for row in range(rows[0], rows[1]):
+            came = g[t, row, lanes[0] : lanes[1]]
+            value = x[t, row, x_at + lanes[0] : x_at + lanes[1]]
+            state = h[t, row, lanes[0] : lanes[1]]
+            second = to_x[t, row, lanes[0] : lanes[1]]
+            for i in range(came.size):
+                second[i] = came[i] * f + value[i] - state[i]
+
+
+class Limits:
+    """A case's arrays, and loops over them."""
+
+    def __init__(self, case, data, team):
+        self.case, self.data, self.team = case, data, team
+        (x, x_at), (f, f_at) = (data.blocks[name] for name in "xf")
+        shape = data.out.shape
+        if len(shape) == 1:
+            self.shape = len(data.out) // 1000, 1, 1000
+        else:
+            self.shape = shape if len(shape) == 3 else (shape[0], 1, shape[1])
+        self.x, self.f = (v.reshape(*self.shape[:2], -1) for v in (x, f))
+        self.at = x_at, f_at
+        self.g, self.out = (data.blocks[name][0].reshape(self.shape) for name in ("g", "out"))
+        self.to = np.zeros((2, *self.out.shape), data.dtype)
+        self.gate = data.dtype.type(ALPHA)
+
+    def loop(self, is_gradient, shares_steps):
+        """Return a call of all threads, and the words it moves; they share each step's lanes, or each has its steps."""
+        steps, rows, lanes = self.out.shape
+        if not shares_steps:
+            parts = [(slice(*cut), (0, rows), (0, lanes)) for cut in self.team.ranges(steps)]
+        elif rows > 1:
+            parts = [(slice(None), cut, (0, lanes)) for cut in self.team.ranges(rows)]
+        else:
+            parts = [(slice(None), (0, 1), cut) for cut in self.team.ranges(lanes, step=64)]
+        full, (x_at, f_at) = self.case.variant.gate == "full", self.at
+        calls = []
+        for cut, *where in parts:
+            g, f, x, h = self.g[cut], self.f[cut], self.x[cut], self.out[cut]
+            first, second = self.to[0][cut], self.to[1][cut]
+            if is_gradient:
+                calls.append((g, f, f_at, x, x_at, h, first, second, *where) if full else
+                             (g, self.gate, x, x_at, h, second, *where))  # fmt: skip
+            else:
+                calls.append((f, f_at, x, x_at, first, *where) if full else (self.gate, x, x_at, first, *where))
+        kernel, words = {(0, 1): (three, 3), (0, 0): (two, 2), (1, 1): (six, 6), (1, 0): (four, 4)}[is_gradient, full]
+        return functools.partial(self.team.run, kernel, calls), words
+
+
+def measure(calls, seconds=1.5):
+    """Return each call's median time; they take turns, each right after an untimed one."""
+    times = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until or min(map(len, times.values())) < 7:
+        for name, call in calls.items():
+            call()
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+LAYOUTS = "(2048, 1024)", "(105, 12800)", "a gate of (105, 40, 3*640)", "(1000000,)"
+NAMES = "triad", "shared", "words", "shared words", "fastrecur"
+
+
+def row_of(case, bench, seconds):
+    """Return a line of the table."""
+    data = bench._arrays(case.layout, case.dtype)
+    ours, problem = bench._ours(case, data)
+    limits, is_gradient = Limits(case, data, bench.team), case.variant.direction == "vjp"
+    # A gradient stands beside the triad of a gate, whichever its own is.
+    beside = Variant("forward", "full" if is_gradient else case.variant.gate, case.variant.output)
+    triad = Limits(Case(case.group, case.layout, case.dtype, beside), data, bench.team)
+    calls = {
+        "triad": triad.loop(False, shares_steps=False),
+        "shared": limits.loop(False, shares_steps=True),
+        "words": limits.loop(is_gradient, shares_steps=False),
+        "shared words": limits.loop(is_gradient, shares_steps=True),
+        "fastrecur": (ours, case.variant.words),
+    }
+    if case.group.against == "loop":
+        calls = {name: calls[name] for name in ("triad", "words", "fastrecur")}
+        calls["plain loop"] = functools.partial(plain, case, data), case.variant.words
+    times = measure({name: call for name, (call, _) in calls.items()}, seconds)
+    rate = {name: calls[name][1] * data.elements * data.dtype.itemsize / times[name] / 1e9 for name in calls}
+    base = rate.get("plain loop", rate["triad"])
+    v = case.variant
+    label = f"{case.layout.name}, {v.direction}, {v.gate} gate, {case.dtype}"
+    cells = [f"{rate[name]:8.1f} {rate[name] / base:5.2f}" if name in rate else f"{'':14}" for name in NAMES]
+    return f"{label:56}" + "".join(cells) + problem
+
+
+def main(arguments):
+    """Print a table: what each walk moves, in GB/s, and the ratio to the triad; of one series, to a plain loop."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=1.5, help="for each row")
+    seconds, began = parser.parse_args(arguments).seconds, time.perf_counter()
+    bench = Bench(Team(fastrecur.get_num_threads()), Effort(1, 1, 1))
+    cases = [
+        Case(group, layout, dtype, variant)
+        for group in GROUPS
+        for layout in group.layouts
+        if layout.name in LAYOUTS and group.against in ("triad", "loop")
+        for dtype in group.dtypes
+        for variant in group.variants
+        if variant.output == "fresh" and (len(layout.base) > 1 or variant.direction == "vjp")
+    ]
+    lines = [row_of(case, bench, seconds) for case in tqdm(cases, unit="row", file=sys.stderr)]
+    print(report.title(report.about(__file__, arguments, bench.team.threads, time.perf_counter() - began)), end="\n\n")
+    print(f"{'':56}" + "".join(f"{name:>14}" for name in NAMES))
+    print("\n".join(lines))
+
+
+def plain(case, data):
+    """Run the loop that everyone would write."""
+    if case.variant.gate == "full":
+        vjp_loop(data.g, data.f, data.x, data.out, np.empty_like(data.x), np.empty_like(data.x))
+    else:
+        scalar_vjp_loop(data.g, data.dtype.type(ALPHA), data.x, data.out, np.empty_like(data.x))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
