@@ -1,6 +1,7 @@
 """The only file that knows array libraries: recognise an argument, look at its memory, hand back a result alike."""
 
 import ctypes
+import math
 import sys
 
 import numpy as np
@@ -51,6 +52,17 @@ def _choose_address():
 
 
 address = _choose_address()  # the first is 8 times as quick, and a call on 16 elements needs three
+
+
+def array_at(place, shape, dtype):
+    """Return the array in C order that stands at an address, whose owner has to stay."""
+    memory = (ctypes.c_char * (math.prod(shape) * dtype.itemsize)).from_address(place)
+    return np.frombuffer(memory, dtype).reshape(shape)
+
+
+def are_same(one, other):
+    """Return whether two arrays are the same to the bit."""
+    return one.tobytes() == other.tobytes()
 
 
 class Owner:

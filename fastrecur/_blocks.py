@@ -40,6 +40,12 @@ _order = itertools.count()
 _results = 0
 
 
+def fresh(nbytes: int, make: Callable[..., np.ndarray] = np.empty) -> tuple[np.ndarray, int]:
+    """Return new memory and its address."""
+    memory = make(nbytes, np.uint8)
+    return memory, address(memory)
+
+
 def borrow(nbytes: int) -> tuple[Any, int]:
     """Return memory for a result and its address, kept memory where some fits; it is kept again when it is dropped.
 
@@ -48,8 +54,7 @@ def borrow(nbytes: int) -> tuple[Any, int]:
     """
     global _results
     if nbytes < SMALLEST or not keeps():
-        memory = np.empty(nbytes, np.uint8)
-        return memory, address(memory)
+        return fresh(nbytes)
     _results += 1
     best = None
     for key in list(_kept):

@@ -8,12 +8,10 @@ what the stretch before came to. So results are those of one walk, to the bit, w
 out to have started from another state, it is walked once more, and the next such problems are shared otherwise.
 """
 
-import ctypes
-
 import numpy as np
 
 from . import _problem
-from ._arrays import address
+from ._arrays import address, are_same, array_at
 from ._problem import ROWS, TO_A, TO_B, A, B, G, H
 
 LEAST_BYTES = 6 << 20  # of a problem; below, it takes longer to see to it
@@ -46,7 +44,7 @@ def stretches(plan, threads):
     return count, min(MOST_BEFORE, plan.steps // (SHARE * count))
 
 
-class _Walk:
+class _Operands:
     """A problem of so many steps whose ``operands`` stand ``at`` some addresses at the first step of travel."""
 
     def __init__(self, plan, geometry, operands, at):
@@ -75,8 +73,7 @@ class _Walk:
         """Return the address of a copy of the k-th operand's row at a step, as states are."""
         element, lanes = self.plan.elements["h"], self.plan.sizes[2]
         dtype = np.dtype(np.uint16 if element == "bf2" else element)
-        memory = (ctypes.c_char * (lanes * dtype.itemsize)).from_address(self.at[k] + step * self.strides[k])
-        row = np.frombuffer(memory, dtype)
+        row = array_at(self.at[k] + step * self.strides[k], (lanes,), dtype)
         if element == "bf2":
             row = (row.astype(np.uint32) << 16).view(np.float32)
         self.keep.append(row.astype(self.plan.wide))
@@ -90,22 +87,34 @@ def _room(plan, *counts):
     return _problem.zeros((*counts, pitch), plan.wide)[..., :lanes]
 
 
-def _states_at(plan, place):
-    memory = (ctypes.c_char * (plan.sizes[2] * plan.wide.itemsize)).from_address(place)
-    return np.frombuffer(memory, plan.wide)
+def _walk(plan, count, carry, team, tell, walk):
+    """Walk so many stretches; return whether that was done, or states are not told.
+
+    ``walk(k, states)`` returns the call for the k-th stretch of the way, and ``tell(k, turn, states)`` the one that
+    tells where it starts, from zeros or in another turn from something else. ``carry`` is where states stand.
+    """
+    told = _room(plan, count - 1, 2)
+    told[:, 1] = OTHER
+    team.run([tell(k, turn, told[k - 1, turn]) for k in range(1, count) for turn in range(2)])
+    if not are_same(told[:, 0], told[:, 1]):
+        plan.in_vain["by time"] = PATIENCE
+        return False
+    states, given = _room(plan, count), array_at(carry, plan.sizes[2:], plan.wide)
+    states[0], states[1:] = given, told[:, 0]
+    team.run([walk(k, states[k]) for k in range(count)])
+    for k in range(1, count):
+        if not are_same(states[k - 1], told[k - 1, 0]):
+            plan.in_vain["by time"] = PATIENCE
+            states[k] = states[k - 1]
+            team.run([walk(k, states[k])])
+    given[...] = states[-1]
+    return True
 
 
-def _are_same(states, others):
-    """Return whether states are the same to the bit."""
-    return states.tobytes() == others.tobytes()
-
-
-def _is_told(plan, told):
-    """Return whether states came out the same from both starts; if not, do without for some time."""
-    if _are_same(told[:, 0], told[:, 1]):
-        return True
-    plan.in_vain["by time"] = PATIENCE
-    return False
+def _cut(steps, stretches):
+    """Return the steps at which stretches begin and the last ends, and how many steps tell a state."""
+    count, before = stretches
+    return [steps * k // count for k in range(count + 1)], min(before, steps // count // 2)  # twice as many have room
 
 
 def forward(plan, call, geometry, at, carry, steps, stretches, team):
@@ -114,31 +123,20 @@ def forward(plan, call, geometry, at, carry, steps, stretches, team):
     ``at`` are the addresses of a, b and h at the first step of travel, ``carry`` that of the first states, then of the
     last. Results stand where no operand does: what tells states is written to places that come later.
     """
-    count, before = stretches
-    cuts = [steps * k // count for k in range(count + 1)]
-    before = min(before, steps // count // 2)  # twice as many have room in a stretch
-    walk = _Walk(plan, geometry, (A, B, H), at)
+    cuts, before = _cut(steps, stretches)
+    operands = _Operands(plan, geometry, (A, B, H), at)
 
     def call_of(first, stop, states, aside=None):
-        moved, lengths, tail = walk.stretch(first, stop, aside)
+        moved, lengths, tail = operands.stretch(first, stop, aside)
         return call, None, *moved, address(states), lengths, *tail
 
-    told = _room(plan, count - 1, 2)
-    told[:, 1] = OTHER
-    pairs = [(k, other) for k in range(count - 1) for other in range(2)]
-    team.run([call_of(cuts[k + 1] - before, cuts[k + 1], told[k, n], -before * n) for k, n in pairs])
-    if not _is_told(plan, told):
-        return False
-    states, given = _room(plan, count), _states_at(plan, carry)
-    states[0], states[1:] = given, told[:, 0]
-    team.run([call_of(cuts[k], cuts[k + 1], states[k]) for k in range(count)])
-    for k in range(1, count):
-        if not _are_same(states[k - 1], told[k - 1, 0]):
-            plan.in_vain["by time"] = PATIENCE
-            states[k] = states[k - 1]
-            team.run([call_of(cuts[k], cuts[k + 1], states[k])])
-    given[...] = states[-1]
-    return True
+    def walk(k, states):
+        return call_of(cuts[k], cuts[k + 1], states)
+
+    def tell(k, turn, states):
+        return call_of(cuts[k] - before, cuts[k], states, -before * turn)
+
+    return _walk(plan, len(cuts) - 1, carry, team, tell, walk)
 
 
 def vjp(plan, call, geometry, at, first_states, carry, stretches, team):
@@ -146,30 +144,20 @@ def vjp(plan, call, geometry, at, first_states, carry, stretches, team):
 
     ``at`` are the addresses of g, a, b, h and both gradients, ``first_states`` that of the states before all steps.
     """
-    count, before = stretches
-    cuts = [plan.steps * k // count for k in range(count + 1)]
-    before = min(before, plan.steps // count // 2)
-    walk = _Walk(plan, geometry, (G, A, B, H, TO_A, TO_B), at)
+    cuts, before = _cut(plan.steps, stretches)
+    cuts.reverse()
+    operands = _Operands(plan, geometry, (G, A, B, H, TO_A, TO_B), at)
+    befores = [*(operands.wide_row(3, cut - 1) for cut in cuts[1:-1]), first_states]
 
     def call_of(first, stop, states_before, states, aside=None):
-        moved, lengths, tail = walk.stretch(first, stop, aside)
+        moved, lengths, tail = operands.stretch(first, stop, aside)
         # The carry is a valid place for sums, of which there are none.
         return call, None, *moved[:4], states_before, address(states), *moved[4:], carry, carry, lengths, *tail
 
-    told = _room(plan, count - 1, 2)
-    told[:, 1] = OTHER
-    pairs = [(k, other) for k in range(count - 1) for other in range(2)]
-    team.run([call_of(cuts[k + 1], cuts[k + 1] + before, first_states, told[k, n], before * n) for k, n in pairs])
-    if not _is_told(plan, told):
-        return False
-    states, given = _room(plan, count), _states_at(plan, carry)
-    states[-1], states[:-1] = given, told[:, 0]
-    befores = [first_states, *(walk.wide_row(3, cut - 1) for cut in cuts[1:-1])]
-    team.run([call_of(cuts[k], cuts[k + 1], befores[k], states[k]) for k in range(count)])
-    for k in reversed(range(count - 1)):
-        if not _are_same(states[k + 1], told[k, 0]):
-            plan.in_vain["by time"] = PATIENCE
-            states[k] = states[k + 1]
-            team.run([call_of(cuts[k], cuts[k + 1], befores[k], states[k])])
-    given[...] = states[0]
-    return True
+    def walk(k, states):
+        return call_of(cuts[k + 1], cuts[k], befores[k], states)
+
+    def tell(k, turn, states):
+        return call_of(cuts[k], cuts[k] + before, first_states, states, before * turn)
+
+    return _walk(plan, len(cuts) - 1, carry, team, tell, walk)

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import _blocks
 from . import _messages as say
-from ._arrays import BFLOAT16, address, element
+from ._arrays import BFLOAT16, element
 
 # Operands, in the order in which the kernels count them.
 A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = range(10)
@@ -33,7 +33,7 @@ LINE = 64  # bytes of a cache line
 LARGE = 64 << 10  # bytes from which it pays to align a result
 PIECES = 8  # parts that a sum over lanes is made of, for any number of threads
 
-_BYTE = np.dtype(np.uint8)
+BYTE = np.dtype(np.uint8)
 _WIDE = {"f2": "f4", "bf2": "f4", "f4": "f8", "f8": "f8", "c8": "c16", "c16": "c16"}
 
 
@@ -181,22 +181,7 @@ def aligned(shape, dtype, allocate=_blocks.borrow, beside=0):
 
 def zeros(shape, dtype):
     """Allocate zeros in C order that start with a cache line."""
-    return aligned(shape, dtype, _zero_bytes)
-
-
-def scratch(nbytes, is_zero):
-    """Allocate bytes that start with a cache line."""
-    return aligned((nbytes,), _BYTE, _zero_bytes if is_zero else _any_bytes)
-
-
-def _zero_bytes(nbytes):
-    buffer = np.zeros(nbytes, _BYTE)
-    return buffer, address(buffer)
-
-
-def _any_bytes(nbytes):
-    buffer = np.empty(nbytes, _BYTE)
-    return buffer, address(buffer)
+    return aligned(shape, dtype, functools.partial(_blocks.fresh, make=np.zeros))
 
 
 def empty(shape, dtype, strides, large=None, beside=0):

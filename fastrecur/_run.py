@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import _arrays, _blocks, _by_time, _problem, _threads
-from ._arrays import address
+from ._arrays import address, are_same, array_at
 from ._cpu import _native, _octets, _rows, _series, _summaries, _tiles
 from ._cpu._compile import kernel
 from ._cpu._memory import OCTET, WIDTH
@@ -125,11 +125,10 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team, are_ow
         if shift:
             _forward_shifted(plan, call, at, carry, sharing, shift, team, stretches)
             continue
-        past = fresh
         if sharing.geometry[3] and plan.traversal == ROWS and plan.row_bytes < BYPASS_ROW and not _fills(plan, at[H]):
-            past, sharing = False, _sharing(plan, team.size, False, fresh_bytes, "forward")
+            sharing = _sharing(plan, team.size, False, fresh_bytes, "forward")
         if stretches is not None:
-            geometry = _sharing(plan, 1, past, 0, "forward").geometry
+            geometry = _geometry(plan, sharing.geometry[3], 1)
             if _by_time.forward(plan, call, geometry, at[:3], carry, plan.steps, stretches, team):
                 continue
         if sharing.template is not None and (are_own or not sharing.spans):
@@ -181,7 +180,7 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team, are_own=False
     if stretches is not None:
         (extra,), places = plan.extra, {G: g, A: a, B: b, H: h, TO_A: to_a, TO_B: to_b}
         at = [place + plan.offsets[k] + extra[k] for k, place in places.items()]
-        states, geometry = (first + extra[CARRY], carry + extra[CARRY]), _sharing(plan, 1, True, 0, "vjp").geometry
+        states, geometry = (first + extra[CARRY], carry + extra[CARRY]), _geometry(plan, sharing.geometry[3], 1)
         if _by_time.vjp(plan, _bound(plan, "vjp"), geometry, at, *states, stretches, team):
             return summed
     if sharing.template is not None and (are_own or not sharing.spans):
@@ -227,12 +226,11 @@ def _added_up(summed, pieces):
 
 def _run_template(team, sharing, addresses, state):
     """Run a plan's parts: all is known of their calls but addresses, of which the ``state``-th begins the carry."""
-    room = None
     if sharing.spans:  # zeros, which nobody asks for afterwards
-        room = _problem.scratch(sharing.room, is_zero=True)
+        room = _problem.zeros((sharing.room,), _problem.BYTE)
         addresses = *addresses[:state], address(room), *addresses[state + 1 :]
     threads = min(sharing.threads, len(sharing.tails))
-    team.run(_native.with_addresses(sharing.template, 1, addresses), threads)
+    team.run(_native.with_addresses(sharing.template, addresses), threads)
 
 
 def _template(plan, direction, tails, pieces, spans):
@@ -285,7 +283,7 @@ def _run_parts(team, sharing, heads, states):
         return
     calls, moves, keep = [list(head) for head in heads], [], []
     for place in states:
-        room = _problem.scratch(sharing.room, is_zero=False)
+        room = _problem.aligned((sharing.room,), _problem.BYTE, _blocks.fresh)
         keep.append(room)
         for k, (call, (begin, end)) in enumerate(zip(calls, sharing.spans, strict=True)):
             own = address(room) + k * APART
@@ -430,8 +428,7 @@ def _forward_shifted(plan, call, at, carry, sharing, shift, team, stretches):
     """
     outer, _, inner = plan.sizes
     size, last = plan.wide.itemsize, plan.steps - 1
-    memory = (ctypes.c_char * (outer * inner * size)).from_address(carry)
-    states = np.frombuffer(memory, plan.wide).reshape(outer, inner)
+    states = array_at(carry, (outer, inner), plan.wide)
     turned = _problem.aligned((outer, inner), plan.wide)
     turned[:, inner - shift :], turned[:, : inner - shift] = states[:, :shift], states[:, shift:]
     down = plan.time_strides[H] < 0
@@ -446,7 +443,7 @@ def _forward_shifted(plan, call, at, carry, sharing, shift, team, stretches):
         ]
         tails = [(address(table), *part) for part in parts]
         if stretches is not None and steps == last:
-            geometry = _sharing(plan, 1, True, 0, "forward").geometry
+            geometry = _geometry(plan, sharing.geometry[3], 1)
             if _by_time.forward(plan, call, geometry, moved, address(turned), steps, stretches, team):
                 return
         head = (call, None, *moved, address(turned) + carry_at * size, address(lengths))
@@ -479,7 +476,7 @@ def _forward_series(plan, call, head, threads, fresh, team):
         return
     scratch = np.empty((plan.lanes, blocks, _series.SUMMARY), plan.wide)
     tail = (address(scratch), 0, plan.lanes)
-    carry = _lane_states(plan, head[4])
+    carry = array_at(head[4], (plan.lanes,), plan.wide)
     cuts = [low for low, _ in shares[1:]]
     told = _told(plan, call, head, 4, tail, scratch, [range(low - 1, -1, -1) for low in cuts])
     if told is not None:
@@ -490,7 +487,7 @@ def _forward_series(plan, call, head, threads, fresh, team):
         ]
         team.run(calls)
         for k, share in enumerate(shares[1:], start=1):
-            if not _are_same(states[k - 1], told[k - 1]):
+            if not are_same(states[k - 1], told[k - 1]):
                 states[k][...] = states[k - 1]
                 call(*head[:4], address(states[k]), *head[5:], *tail, *share, blocks, _series.PART)
             call(*head, *tail, share[0], share[0] + 1, blocks, _series.HOLD)
@@ -507,16 +504,6 @@ def _forward_series(plan, call, head, threads, fresh, team):
     team.run([(call, *head, *tail, *r, blocks, _series.REPLAY) for r in rest])
     call(*head, *tail, first, blocks, blocks, _series.HOLD)
     call(*head, *tail, blocks, blocks, blocks, _series.ALL)
-
-
-def _lane_states(plan, place):
-    """Return the states of all lanes that stand at an address."""
-    memory = (ctypes.c_char * (plan.lanes * plan.wide.itemsize)).from_address(place)
-    return np.frombuffer(memory, plan.wide)
-
-
-def _are_same(states, others):
-    return states.tobytes() == others.tobytes()
 
 
 def _told(plan, call, head, carry, tail, scratch, before):
@@ -567,7 +554,7 @@ def _vjp_series(plan, call, head, sharing, strides, team):
     tail = (address(scratch), 0, plan.lanes)
     heads = [(*head(piece if pieces else 0), sharing.table) for piece in range(len(shares))]
     last = len(shares) - 1
-    carry = _lane_states(plan, heads[0][6])
+    carry = array_at(heads[0][6], (plan.lanes,), plan.wide)
     told = _told(plan, call, heads[0], 6, tail, scratch, [range(high, blocks) for _, high in shares[:-1]])
     if told is not None:
         states = [*(state.copy() for state in told), carry]
@@ -577,7 +564,7 @@ def _vjp_series(plan, call, head, sharing, strides, team):
 
         team.run([(*part(k), _series.ALL if k == last else _series.PART) for k in range(last + 1)], threads)
         for k in reversed(range(last)):
-            if not _are_same(states[k + 1], told[k]):
+            if not are_same(states[k + 1], told[k]):
                 states[k][...] = states[k + 1]
                 for sums, stride in zip(heads[k][9:11], strides, strict=True):
                     ctypes.memset(sums, 0, stride)

@@ -107,11 +107,11 @@ def table(calls):
     return rows
 
 
-def with_addresses(rows, first, addresses):
-    """Return a copy of a table in which addresses are added to each call's arguments from the ``first`` on."""
+def with_addresses(rows, addresses):
+    """Return a copy of a table in which addresses are added to each call's first arguments, behind the rule."""
     rows = rows.copy()
-    arguments = rows[_HEAD:].reshape(-1, _ROW)[:, 2 + first :]
-    arguments[:, : len(addresses)] += addresses
+    arguments = rows[_HEAD:].reshape(-1, _ROW)[:, 2:]
+    arguments[:, 1 : 1 + len(addresses)] += addresses
     return rows
 
 

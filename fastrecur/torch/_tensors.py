@@ -42,7 +42,6 @@ DTYPES = {**FLOATING, **COMPLEX, **INTEGERS}
 KEPT = 4 << 20  # bytes of results from which a dropped one's memory serves the next; the C library keeps less itself
 LONG_ROW = 1 << 15  # elements from which a constant cotangent is worth laying out as rows
 _MOST_PLANS = 1024
-_BYTE = np.dtype(np.uint8)
 
 _plans: dict[tuple, tuple] = {}
 
@@ -190,7 +189,7 @@ def empty(shape, strides, dtype):
         if strides is None:
             return torch.empty(shape, dtype=dtype)
         return torch.empty_strided(shape, strides, dtype=dtype)
-    flat = torch.frombuffer(_problem.aligned((nbytes,), _BYTE), dtype=dtype)
+    flat = torch.frombuffer(_problem.aligned((nbytes,), _problem.BYTE), dtype=dtype)
     # No view of anything, or torch would refuse changes in place.
     return (flat.view(shape) if strides is None else flat.as_strided(shape, strides)).detach()
 
