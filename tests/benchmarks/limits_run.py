@@ -17,7 +17,7 @@ from cases import ALPHA, GROUPS, Case, Variant
 from measure import Bench, Effort
 from numba import njit
 from tqdm import tqdm
-from yardsticks import Team, scalar_vjp_loop, vjp_loop
+from yardsticks import Team, plain_loop
 
 import fastrecur
 
@@ -147,7 +147,7 @@ def row_of(case, bench, seconds):
     }
     if case.group.against == "loop":
         calls = {name: calls[name] for name in ("triad", "words", "fastrecur")}
-        calls["plain loop"] = functools.partial(plain, case, data), case.variant.words
+        calls["plain loop"] = plain_loop(case, data), case.variant.words
     times = measure({name: call for name, (call, _) in calls.items()}, seconds)
     rate = {name: calls[name][1] * data.elements * data.dtype.itemsize / times[name] / 1e9 for name in calls}
     base = rate.get("plain loop", rate["triad"])
@@ -176,14 +176,6 @@ def main(arguments):
     print(report.title(report.about(__file__, arguments, bench.team.threads, time.perf_counter() - began)), end="\n\n")
     print(f"{'':56}" + "".join(f"{name:>14}" for name in NAMES))
     print("\n".join(lines))
-
-
-def plain(case, data):
-    """Run the loop that everyone would write."""
-    if case.variant.gate == "full":
-        vjp_loop(data.g, data.f, data.x, data.out, np.empty_like(data.x), np.empty_like(data.x))
-    else:
-        scalar_vjp_loop(data.g, data.dtype.type(ALPHA), data.x, data.out, np.empty_like(data.x))
 
 
 if __name__ == "__main__":
