@@ -170,10 +170,10 @@ def _run_series(rule, operands, steps, flags, before):
     ends = _walk(rule, _from_steps(operands, edges), length, segments, options, states)
     now = ends[:, -1].copy()
     now[COUNT] = before[COUNT] + (ends - starts)[COUNT].sum()
-    if not ((starts[COUNT, 1:] >= enough).all() and _are_same(starts[:, 1:], ends[:, :-1])):
+    if not ((starts[COUNT, 1:] >= enough).all() and _are_alike(starts[:, 1:], ends[:, :-1])):
         now = before
         for edge, start, end in zip(edges.tolist(), starts.T, ends.T, strict=True):
-            if edge and not (start[COUNT] >= enough and _are_same(start, now)):
+            if edge and not (start[COUNT] >= enough and _are_alike(start, now)):
                 now = _walk_part(rule, operands, edge, length, options, now)[:, 0]
             else:
                 count = now[COUNT] + end[COUNT] - start[COUNT]
@@ -200,7 +200,7 @@ def _window(rule, gate):
     return 2 * least + WIDTH, least
 
 
-def _are_same(told, true):
+def _are_alike(told, true):
     """Return whether two states give the same results but for roundings."""
     planes = [WEIGHT, MEAN, MEAN_Y, COVARIANCE, ROOM]
     with np.errstate(all="ignore"):

@@ -458,7 +458,7 @@ def test_where_threads_start(rng, monkeypatch, set_threads, dtype, lanes, gates,
         return noting
 
     monkeypatch.setattr(_run, "_told", note(told, _run._told))
-    monkeypatch.setattr(_run, "_are_same", note(right, _run._are_same))
+    monkeypatch.setattr(_run, "are_same", note(right, _run.are_same))
     results = []
     for threads in [1, 2]:
         set_threads(threads)
