@@ -3,7 +3,8 @@
 Kernels are native code that walks ranges, so plain threads suffice. Workers are made on first use and made anew in a
 forked child. A call takes the workers that are free, and takes a share of the work itself; so any number of threads
 may call at once, from anywhere, even while the interpreter shuts down, and calls never wait for each other. A worker
-waits for more for about a millisecond before it sleeps: waking it takes as long as many a call.
+waits for more for about a millisecond before it sleeps: waking it takes as long as many a call. It stays off its
+caller's processor, where it is allowed others.
 """
 
 from __future__ import annotations
@@ -147,7 +148,10 @@ def _run_table(table: np.ndarray, n: int) -> None:
     mails = workers[0].mails if n == 2 else np.array([worker.mail for worker in workers], np.int64)
     try:
         for k, worker in enumerate(workers):
-            if not native.post(worker.mail, address(table), k + 1, n):
+            answer = native.post(worker.mail, address(table), k + 1, n)
+            if answer & native.MEETS:
+                worker.make_way()
+            if answer & native.SLEEPS:
                 worker.rouse()
         native.lead(address(table), n, address(mails), len(workers))
     except BaseException:  # an interrupt; workers may be at work on arrays that are about to go
@@ -175,17 +179,38 @@ class _Worker:
     def __init__(self) -> None:
         self._room = np.zeros(32, np.int64)
         self.mail = -(-address(self._room) // 64) * 64  # lines of its own
-        self._done = self._room[(self.mail - address(self._room)) // 8 + _native.Functions.DONE :]
-        self._done[0] = 1
+        self._words = self._room[(self.mail - address(self._room)) // 8 :]
+        self._words[_native.Functions.DONE] = 1
+        self._words[_native.Functions.KEPT] = -1
+        self._left: set[int] = set()  # the processors that `make_way` has left to it,
+        self._given: set[int] = set()  # of those that it was given
         self.mails = np.array([self.mail], np.int64)
         self.wake = _thread.allocate_lock()
         self.wake.acquire()
         self._serve = _native.functions().serve
-        threading.Thread(target=self._live, name="fastrecur", daemon=True).start()
+        self._thread = threading.Thread(target=self._live, name="fastrecur", daemon=True)
+        self._thread.start()
 
     def is_done(self) -> bool:
         """Return whether all is done that it was given."""
-        return bool(self._done[0])
+        return bool(self._words[_native.Functions.DONE])
+
+    def make_way(self) -> None:
+        """Leave the processor of the caller, who has work for this worker, to the caller, if there are others.
+
+        Where another thread has just been at work on the worker's own, the system would have both share the caller's.
+        """
+        kept = int(self._words[_native.Functions.KEPT])
+        try:
+            now = os.sched_getaffinity(self._thread.native_id or 0)
+            if now != self._left:  # someone else has said since where it may run, or nobody yet
+                self._given = now
+            left = self._given - {kept}
+            if left and left != now:
+                os.sched_setaffinity(self._thread.native_id or 0, left)
+                self._left = left
+        except (AttributeError, OSError):  # not on every platform; not allowed
+            pass
 
     def rouse(self) -> None:
         """Let the worker look at its mail once more; for whoever has hired it."""

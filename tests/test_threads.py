@@ -300,20 +300,21 @@ def test_interrupts(monkeypatch, set_threads, where, rest):
     native, asked = _native.functions(), []
 
     def post(*arguments):
-        awake = native.post(*arguments)
+        answer = native.post(*arguments)
         asked.append(arguments[0])
-        if where == "after" and not awake:
+        if where == "after" and answer & native.SLEEPS:
             next(worker for worker in workers if worker.mail == arguments[0]).wake.release()
         if where != "before the caller's own share":
             raise KeyboardInterrupt
-        return awake
+        return answer
 
     def lead(*arguments):
         raise KeyboardInterrupt
 
     workers = list(_threads._idle)
     with monkeypatch.context() as patches:
-        patches.setattr(_native, "functions", lambda: types.SimpleNamespace(post=post, lead=lead))
+        functions = types.SimpleNamespace(post=post, lead=lead, SLEEPS=native.SLEEPS, MEETS=native.MEETS)
+        patches.setattr(_native, "functions", lambda: functions)
         with pytest.raises(KeyboardInterrupt):
             fastrecur.forget_mult(f, x)
     assert asked
@@ -321,6 +322,65 @@ def test_interrupts(monkeypatch, set_threads, where, rest):
     assert_same_bits(fastrecur.forget_mult(f, x), expected)
     time.sleep(rest)
     assert_same_bits(fastrecur.forget_mult(f, x), expected)
+
+
+@pytest.fixture
+def processors():
+    """Return two processors that this process may run on, and let this thread run on all afterwards."""
+    if not hasattr(os, "sched_setaffinity") or len(all_ := os.sched_getaffinity(0)) < 2:
+        pytest.skip("threads cannot be kept apart: one processor, or a system that does not place threads")
+    yield sorted(all_)[:2]
+    os.sched_setaffinity(0, all_)
+
+
+@pytest.mark.parametrize("rest", [0, 0.1])
+def test_workers_keep_off_the_callers_processor(set_threads, processors, rest):
+    """A worker leaves the processor of its caller, asleep (after a rest) or awake, wherever that one goes."""
+    set_threads(2)
+    f, x = np.full((512, 2048), 0.5), np.ones((512, 2048))
+    expected = fastrecur.forget_mult(f, x)
+    (worker,) = _threads._idle[-1:]
+    thread = worker._thread.native_id
+    given = worker._given | os.sched_getaffinity(thread)
+    for here in processors * 2:
+        os.sched_setaffinity(0, {here})
+        for _ in range(2):  # awake, it may have been anywhere before the first
+            time.sleep(rest)
+            assert_same_bits(fastrecur.forget_mult(f, x), expected)
+        if rest or len(given) == 2:  # one that is awake may stay where it is, if that is elsewhere
+            assert os.sched_getaffinity(thread) == given - {here}
+    os.sched_setaffinity(thread, {here})  # by someone else: it has no other
+    for _ in range(2):
+        time.sleep(rest)
+        assert_same_bits(fastrecur.forget_mult(f, x), expected)
+        assert os.sched_getaffinity(thread) == {here}
+    os.sched_setaffinity(thread, given)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_where_workers_cannot_be_placed(monkeypatch, set_threads, processors, is_there):
+    """A system that refuses to place a thread, or does not know how to, only costs the placing."""
+    set_threads(2)
+    f, x = np.full((512, 2048), 0.5), np.ones((512, 2048))
+    expected = fastrecur.forget_mult(f, x)
+    (worker,) = _threads._idle[-1:]
+    thread, asked = worker._thread.native_id, []
+    os.sched_setaffinity(thread, processors)
+    worker._words[_native.Functions.KEPT] = -1
+
+    def refuse(*arguments):
+        asked.append(arguments)
+        raise PermissionError
+
+    with monkeypatch.context() as patches:
+        if is_there:
+            patches.setattr(os, "sched_setaffinity", refuse)
+        else:
+            patches.delattr(os, "sched_setaffinity")
+        time.sleep(0.1)
+        assert_same_bits(fastrecur.forget_mult(f, x), expected)
+    assert os.sched_getaffinity(thread) == set(processors)
+    assert len(asked) == is_there
 
 
 def test_workers_roused_in_vain(set_threads):

@@ -6,7 +6,8 @@ written in the compiler's own terms: so a process that finds its kernels compile
 start takes longer than most of what it would be asked for.
 
 A worker waits busily, then by yielding its processor, and sleeps when nothing came: waking a sleeping thread takes
-as long as many a kernel. Its `mail` is three cache lines: its state, what to do, and whether that is done.
+as long as many a kernel. Its `mail` is three cache lines: its state, what to do, and whether that is done. Who gives it
+work also looks whether both are on one processor, where one would have to wait for the other.
 """
 
 import contextlib
@@ -29,7 +30,9 @@ _PREPARED, _PLACES = 12, 5  # words of a prepared call before its arguments, and
 _HEAD = 3  # the addresses of two functions, which tell a thread's number and its team's size; how many rows there are
 
 ASLEEP, AWAKE, POSTED = range(3)
-_STATE, _TABLE, _THREAD, _THREADS, _DONE = 0, 8, 9, 10, 16  # words of a mail, which has three lines of 8
+# Words of a mail, which has three lines of 8. `_SEEN` is the processor on which the worker last was at work, `_KEPT`
+# the one that it has been asked to keep off: the caller's.
+_STATE, _TABLE, _THREAD, _THREADS, _KEPT, _DONE, _SEEN = 0, 8, 9, 10, 11, 16, 17
 # Who waits does so busily for some turns, then yields the processor at each turn. After that, a worker sleeps (after
 # about a millisecond in all), and who waits for a worker naps between turns: others may need the processors.
 BUSY, PATIENT = 2000, 3500
@@ -124,11 +127,14 @@ class Functions:
     """The native functions.
 
     ``team(table)`` is what each thread of an OpenMP team runs. ``post(mail, table, thread, threads)`` gives work to a
-    worker and returns whether it was awake; if not, wake it. ``serve(mail)`` is what a worker runs when it is woken.
+    worker and returns what is left to do, of two bits: if `MEETS`, have it leave the processor whose number is the
+    mail's word `KEPT`; if `SLEEPS`, wake it. ``serve(mail)`` is what a worker runs when it is woken.
     ``lead(table, threads, mails, count)`` does the first thread's share and waits for the workers behind ``mails``.
     """
 
     DONE = _DONE  # the word of a mail that is 0 while a worker has work
+    KEPT = _KEPT
+    SLEEPS, MEETS = 1, 2
 
     def __init__(self):
         for name, place in _symbols().items():
@@ -185,7 +191,7 @@ def _symbols():
     python = ("PyLong_AsLongLong", "PyErr_Occurred", "PyEval_SaveThread", "PyEval_RestoreThread", "Py_IncRef")
     found = {name: ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value for name in python}
     found["_Py_NoneStruct"] = id(None)
-    for name in ("usleep", "sched_yield"):
+    for name in ("usleep", "sched_yield", "sched_getcpu"):
         try:
             found[name] = ctypes.cast(getattr(ctypes.CDLL(None), name), ctypes.c_void_p).value
         except (AttributeError, OSError, TypeError):  # not on every platform
@@ -258,6 +264,14 @@ def _ask(builder, name, result, *arguments):
 def _ask_system(builder, name, *numbers):
     if name in _symbols():
         _ask(builder, name, _I32, *(ir.Constant(_I32, number) for number in numbers))
+
+
+def _processor(builder):
+    """Return the number of the processor that this thread is on; -1 where the system does not tell."""
+    name = "sched_getcpu"
+    if name in _symbols():
+        return builder.sext(_ask(builder, name, _I32), _I64)
+    return ir.Constant(_I64, -1)
 
 
 def _wait_a_turn(builder, turn):
@@ -426,9 +440,19 @@ def _write_post(module):
         _write(builder, mail, word, value)
     _announce(builder, mail, _DONE, 0)
     awake = _swap(builder, mail, _STATE, AWAKE, POSTED)
-    with builder.if_then(builder.not_(awake)):
+    sleeps = builder.not_(awake)
+    with builder.if_then(sleeps):
         _announce(builder, mail, _STATE, POSTED)
-    builder.ret(builder.zext(awake, _I64))
+    # One that is awake stays where it is; one that wakes may be put here, where there was only a moment's work before.
+    here = _processor(builder)
+    known = builder.select(awake, _read(builder, mail, _SEEN), _read(builder, mail, _KEPT))
+    is_seen = builder.icmp_signed("==", known, here)
+    tells = builder.icmp_signed(">=", here, ir.Constant(_I64, 0))
+    meets = builder.and_(tells, builder.select(awake, is_seen, builder.not_(is_seen)))
+    with builder.if_then(meets):
+        _write(builder, mail, _KEPT, here)
+    answer = builder.select(sleeps, ir.Constant(_I64, Functions.SLEEPS), ir.Constant(_I64, 0))
+    builder.ret(builder.or_(answer, builder.select(meets, ir.Constant(_I64, Functions.MEETS), ir.Constant(_I64, 0))))
 
 
 def _write_serve(module, work):
@@ -445,6 +469,7 @@ def _write_serve(module, work):
     builder.cbranch(posted, work_block, wait)
     builder.position_at_end(work_block)
     builder.call(work, [_read(builder, mail, word) for word in (_TABLE, _THREAD, _THREADS)])
+    _write(builder, mail, _SEEN, _processor(builder))
     # Awake before done: who finds it done may post again.
     _announce(builder, mail, _STATE, AWAKE)
     _announce(builder, mail, _DONE, 1)

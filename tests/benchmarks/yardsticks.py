@@ -1,5 +1,8 @@
 """What memory and a plain loop give: numba kernels that stand beside fastrecur in the same run."""
 
+import ctypes
+import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -90,15 +93,31 @@ class Team:
 
     def __init__(self, threads):
         self.threads = threads
-        self._pool = ThreadPoolExecutor(max(1, threads - 1))
+        self._ids = []
+        self._pool = ThreadPoolExecutor(
+            max(1, threads - 1), initializer=lambda: self._ids.append(threading.get_native_id())
+        )
+        places = hasattr(os, "sched_setaffinity")
+        self._all = os.sched_getaffinity(0) if places else set()
+        self._processor = ctypes.CDLL(None).sched_getcpu if places else lambda: -1
+        self._placed = None
 
     def run(self, function, arguments):
         """Call ``function(*each)`` for each of the arguments, one on every thread."""
         first, *others = arguments
+        self._place()
         futures = [self._pool.submit(function, *each) for each in others]
         function(*first)
         for future in futures:
             future.result()
+
+    def _place(self):
+        """Keep threads off the caller's processor, as fastrecur does: the system may have two of them share it."""
+        here, others = self._processor(), list(self._ids)
+        if self._placed != (here, others) and self._all - {here}:
+            for thread in others:
+                os.sched_setaffinity(thread, self._all - {here})
+            self._placed = here, others
 
     def ranges(self, n, step=1):
         """Cut range(n) into one contiguous range a thread, at multiples of `step`."""
