@@ -377,6 +377,33 @@ def vjp_lanes(
         settle_lane(to_b, sums_b, j, grad_b, b_fate)
 
 
+@njit(**INLINE)
+def vjp_row(
+    a_constant, a_fate, b_fate, at_h0, bypass_a, bypass_b, rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b,
+    begin, way, vectors, so_far, ahead_g, ahead_a, ahead_b, ahead_h,
+):  # fmt: skip
+    """Take a row's vectors to the step before; return what their gradients of a gate for all add up to."""
+    gate = level_of(a, carry)
+    for vector in range(vectors):
+        j = begin + vector * way
+        request_vector(g, j, ahead_g)
+        request_vector(b, j, ahead_b)
+        request_vector(h, j, ahead_h)
+        if not a_constant:
+            request_vector(a, j, ahead_a)
+            gate = load_vector(a, j, carry)
+        before = load_vector(h0, j, carry) if at_h0 else load_vector(h, j, carry)
+        arrived = load_vector(g, j, carry) + load_vector(carry, j, carry)
+        grad_a, grad_b, onward = adjoint(rule, arrived, gate, load_vector(b, j, carry), before)
+        store_vector(carry, j, onward)
+        if a_fate == SUM:
+            so_far = so_far + grad_a
+        else:
+            settle(to_a, sums_a, j, grad_a, a_fate, bypass_a)
+        settle(to_b, sums_b, j, grad_b, b_fate, bypass_b)
+    return so_far
+
+
 @njit(**HELPER)
 def vjp_rows(
     rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lanes, count, count_h, apart, a_constant, a_fate, b_fate,
@@ -417,25 +444,21 @@ def vjp_rows(
                 rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now, head,
                 tail, lanes, a_constant, a_fate, b_fate, at_h0,
             )  # fmt: skip
-        gate = broadcast(load(a_now, 0, carry))
         begin = tail - width(carry) if down else head
-        for vector in range(vectors):
-            j = begin + vector * way
-            request_vector(g_now, j, ahead_g)
-            request_vector(b_now, j, ahead_b)
-            request_vector(h_now, j, ahead_h)
-            if not a_constant:
-                request_vector(a_now, j, ahead_a)
-                gate = load_vector(a_now, j, carry)
-            before = load_vector(h0_now, j, carry) if at_h0 else load_vector(h_now, j, carry)
-            arrived = load_vector(g_now, j, carry) + load_vector(carry_now, j, carry)
-            grad_a, grad_b, onward = adjoint(rule, arrived, gate, load_vector(b_now, j, carry), before)
-            store_vector(carry_now, j, onward)
-            if a_fate == SUM:
-                so_far = so_far + grad_a
-            else:
-                settle(to_a_now, sums_a_now, j, grad_a, a_fate, bypass_a)
-            settle(to_b_now, sums_b_now, j, grad_b, b_fate, bypass_b)
+        row = (
+            rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now, begin,
+            way, vectors, so_far, ahead_g, ahead_a, ahead_b, ahead_h,
+        )  # fmt: skip
+        # What most gradients are is known to the compiler: a loop that asks at each vector has twice the instructions.
+        is_usual = b_fate == STORE and not at_h0
+        if is_usual and a_constant and a_fate == SUM:
+            so_far = vjp_row(True, SUM, STORE, False, False, bypass_b, *row)
+        elif is_usual and not a_constant and a_fate == STORE:
+            so_far = vjp_row(False, STORE, STORE, False, bypass_a, bypass_b, *row)
+        elif is_usual and not a_constant and a_fate == ADD:
+            so_far = vjp_row(False, ADD, STORE, False, False, bypass_b, *row)
+        else:
+            so_far = vjp_row(a_constant, a_fate, b_fate, at_h0, bypass_a, bypass_b, *row)
         if a_fate == SUM and (k == count - 1 or load_int(apart, SUMS_A) != 0):  # rows of one sum are added up at once
             store(sums_a_now, 0, load(sums_a_now, 0, sums_a) + total(so_far))
             so_far = zero
