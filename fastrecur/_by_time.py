@@ -6,21 +6,56 @@ state that it starts from. The steps before it tell: they are walked twice, from
 both come out the same to the last bit, the stretches are walked at once, and each state that was told is compared with
 what the stretch before came to. So results are those of one walk, to the bit, whatever gates do: where a stretch turns
 out to have started from another state, it is walked once more, and the next such problems are shared otherwise.
+
+The gradient of a gate that does not change with time is a sum over all steps. It is made of partial sums, a lane's over
+so many steps as the shape says: these are the same however threads share the walk, so the sum is as well.
 """
+
+import itertools
+import math
 
 import numpy as np
 
 from . import _problem
 from ._arrays import address, are_same, array_at
-from ._problem import ROWS, TO_A, TO_B, A, B, G, H
+from ._problem import ROWS, SUMS_A, TO_A, TO_B, UNWANTED, A, B, G, H
 
 LEAST_BYTES = 6 << 20  # of a problem; below, it takes longer to see to it
 FORWARD_ROW, BACK_ROW = 8 << 10, 16 << 10  # bytes of a row from which pieces of it are long enough
 LEAST_BEFORE, MOST_BEFORE = 128, 1024  # steps that tell a state,
 SHARE = 16  # and of how many steps of a stretch they are one
 OTHER = 1e6  # what lanes start from when not from zeros: more than most data, so that those are forgotten too
+SUMS = 16  # partial sums over time
 PATIENCE = 16  # problems of a kind that are shared otherwise after one that remembers
 APART = 64  # elements between states of two threads, for a processor fetches what stands behind its own too
+
+
+def _is_long(plan):
+    """Return whether a problem has many steps of short rows, and no others, and is large."""
+    return (
+        plan.steps >= 2 * SHARE * LEAST_BEFORE and plan.traversal == ROWS and plan.sizes[:2] == (1, 1)
+        and len(plan.extra) == 1 and plan.wide.kind != "c"
+        and plan.row_bytes <= (BACK_ROW if plan.gradients else FORWARD_ROW)
+        and plan.word * plan.steps * plan.lanes >= LEAST_BYTES
+        and not (plan.gradients and plan.lane_strides[H] != plan.itemsizes[H])
+    )  # fmt: skip
+
+
+def _are_summed(plan):
+    return any(gradient is not None and gradient[2] is None for gradient in plan.gradients)
+
+
+def sum_stretch(plan):
+    """Return over how many steps go partial sums of the gradient of a number, or of a gate for each lane.
+
+    0 if there are none, or they are made of parts of rows. By the shape alone.
+    """
+    if not plan.gradients or plan.gradients[0] is None or not _is_long(plan):
+        return 0
+    (shape, _, strides), other = plan.gradients
+    if strides is not None or math.prod(shape) not in (1, plan.lanes) or plan.time_strides[SUMS_A] != 0:
+        return 0
+    return -(-plan.steps // SUMS) if other is None or other[2] is not None else 0
 
 
 def stretches(plan, threads):
@@ -29,13 +64,7 @@ def stretches(plan, threads):
     By the plan alone, and what became of the last ones of its kind.
     """
     count = min(threads, plan.steps // (SHARE * LEAST_BEFORE))
-    if (
-        count <= 1 or 2 * count < threads or plan.traversal != ROWS or plan.sizes[:2] != (1, 1) or len(plan.extra) > 1
-        or plan.wide.kind == "c" or plan.row_bytes > (BACK_ROW if plan.gradients else FORWARD_ROW)
-        or plan.word * plan.steps * plan.lanes < LEAST_BYTES
-        or (plan.gradients and plan.lane_strides[H] != plan.itemsizes[H])
-        or any(gradient is not None and gradient[2] is None for gradient in plan.gradients)
-    ):  # fmt: skip
+    if count <= 1 or 2 * count < threads or not _is_long(plan) or (_are_summed(plan) and not sum_stretch(plan)):
         return None
     waits = plan.in_vain.get("by time", 0)
     if waits:
@@ -56,12 +85,14 @@ class _Operands:
     def stretch(self, first, stop, aside=None):
         """Return where operands stand for the steps from ``first`` to ``stop``, their number's place and the rest.
 
-        With a number of steps ``aside``, results go there, and stay in the cache.
+        With a number of steps ``aside``, results go there, and stay in the cache, and nothing is summed.
         """
         table, lengths = self.geometry.copy(), np.array([stop - first], np.int64)
         table[0] = stop - first
         if aside is not None:
             table[3] = 0
+            if table[9] > 0:
+                table[4], table[9] = UNWANTED, 0
         self.keep += table, lengths
         moved = [
             at + (first + (aside or 0 if is_result else 0)) * stride
@@ -111,10 +142,16 @@ def _walk(plan, count, carry, team, tell, walk):
     return True
 
 
-def _cut(steps, stretches):
-    """Return the steps at which stretches begin and the last ends, and how many steps tell a state."""
+def _cut(steps, stretches, unit=1):
+    """Return after how many steps stretches begin and the last ends, and how many steps tell a state.
+
+    Stretches are of whole units of steps.
+    """
     count, before = stretches
-    return [steps * k // count for k in range(count + 1)], min(before, steps // count // 2)  # twice as many have room
+    units = -(-steps // unit)
+    cuts = [min(steps, unit * (units * k // count)) for k in range(count + 1)]
+    shortest = min(stop - start for start, stop in itertools.pairwise(cuts))
+    return cuts, min(before, shortest // 2)  # twice as many have room
 
 
 def forward(plan, call, geometry, at, carry, steps, stretches, team):
@@ -139,23 +176,29 @@ def forward(plan, call, geometry, at, carry, steps, stretches, team):
     return _walk(plan, len(cuts) - 1, carry, team, tell, walk)
 
 
-def vjp(plan, call, geometry, at, first_states, carry, stretches, team):
+def vjp(plan, call, geometry, at, first_states, carry, sums, stretches, team):
     """Walk all steps back by ``stretches``; as `forward`.
 
     ``at`` are the addresses of g, a, b, h and both gradients, ``first_states`` that of the states before all steps.
+    ``sums`` are the partial sums of a's gradient, None if it has none.
     """
-    cuts, before = _cut(plan.steps, stretches)
-    cuts.reverse()
+    ago, before = _cut(plan.steps, stretches, 1 if sums is None else int(geometry[9]))
+    cuts = [plan.steps - steps for steps in ago]
     operands = _Operands(plan, geometry, (G, A, B, H, TO_A, TO_B), at)
     befores = [*(operands.wide_row(3, cut - 1) for cut in cuts[1:-1]), first_states]
 
-    def call_of(first, stop, states_before, states, aside=None):
+    def call_of(first, stop, states_before, states, aside=None, to_sums=carry):
         moved, lengths, tail = operands.stretch(first, stop, aside)
-        # The carry is a valid place for sums, of which there are none.
-        return call, None, *moved[:4], states_before, address(states), *moved[4:], carry, carry, lengths, *tail
+        # The carry is a valid place for sums, where there are none.
+        return call, None, *moved[:4], states_before, address(states), *moved[4:], to_sums, carry, lengths, *tail
 
     def walk(k, states):
-        return call_of(cuts[k + 1], cuts[k], befores[k], states)
+        to_sums = carry
+        if sums is not None:
+            first, stop = (-(-steps // int(geometry[9])) for steps in ago[k : k + 2])
+            sums[first:stop] = 0
+            to_sums = address(sums[first:])
+        return call_of(cuts[k + 1], cuts[k], befores[k], states, to_sums=to_sums)
 
     def tell(k, turn, states):
         return call_of(cuts[k], cuts[k] + before, first_states, states, before * turn)

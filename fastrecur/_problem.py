@@ -291,7 +291,7 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
     a_fate, b_fate = fates
     if traversal == ROWS and a_fate == ADD and a_constant:
         a_fate = SUM
-    head = [steps, int(reverse), a_constant, 0, a_fate, b_fate, 0, 0, 0]
+    head = [steps, int(reverse), a_constant, 0, a_fate, b_fate, 0, 0, 0, 0, 0]
     extra = (tuple([0] * 10),)
     zero = (1, (0,) * 10)
     if traversal == ROWS:

@@ -14,6 +14,7 @@ from ._cpu import _native, _octets, _rows, _series, _summaries, _tiles
 from ._cpu._compile import kernel
 from ._cpu._memory import OCTET, WIDTH
 from ._problem import (
+    ADD,
     CARRY,
     LENGTHS,
     LINE,
@@ -168,24 +169,31 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team, are_own=False
     what is returned for them are wide arrays, None for the others.
     """
     sizes = [0 if result is None else _new_bytes(*result) for result in results]
-    sharing = _sharing(plan, team.size, True, max(sizes), "vjp")
+    is_whole = lengths == address(plan.full_lengths)
+    stretch = _by_time.sum_stretch(plan) if is_whole else 0
+    sharing = _sharing(plan, team.size, True, max(sizes), "vjp", stretch)
     summed = [
         None if gradient is None or gradient[2] is not None else np.zeros((sharing.pieces, *gradient[0]), plan.wide)
         for gradient in plan.gradients
     ]
+    if stretch:
+        summed[0] = np.zeros((-(-plan.steps // stretch), plan.lanes), plan.wide)
     # The carry is a valid place for what a kernel is told not to write.
     to_a, to_b = (carry if result is None else result[0] for result in results)
     sums_a, sums_b = (carry if sums is None else address(sums) for sums in summed)
-    stretches = _by_time.stretches(plan, team.size) if lengths == address(plan.full_lengths) else None
+    stretches = _by_time.stretches(plan, team.size) if is_whole else None
     if stretches is not None:
         (extra,), places = plan.extra, {G: g, A: a, B: b, H: h, TO_A: to_a, TO_B: to_b}
         at = [place + plan.offsets[k] + extra[k] for k, place in places.items()]
-        states, geometry = (first + extra[CARRY], carry + extra[CARRY]), _geometry(plan, sharing.geometry[3], 1)
-        if _by_time.vjp(plan, _bound(plan, "vjp"), geometry, at, *states, stretches, team):
-            return summed
+        states, geometry = (
+            (first + extra[CARRY], carry + extra[CARRY]),
+            _geometry(plan, sharing.geometry[3], 1, stretch),
+        )
+        if _by_time.vjp(plan, _bound(plan, "vjp"), geometry, at, *states, summed[0], stretches, team):
+            return _added_up(plan, summed, sharing.pieces)
     if sharing.template is not None and (are_own or not sharing.spans):
         _run_template(team, sharing, (g, a, b, h, first, carry, to_a, to_b, sums_a, sums_b, lengths), 5)
-        return _added_up(summed, sharing.pieces)
+        return _added_up(plan, summed, sharing.pieces)
     call, from_first, strides = _bound(plan, "vjp"), plan.offsets, _sum_strides(plan)
     for extra in plan.extra:
         at = (
@@ -205,7 +213,7 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team, are_own=False
         else:
             heads = [(call, *head(k if sharing.pieces else 0)) for k in range(len(sharing.tails))]
             _run_parts(team, sharing, heads, (7,))
-    return _added_up(summed, sharing.pieces)
+    return _added_up(plan, summed, sharing.pieces)
 
 
 def _sum_strides(plan):
@@ -216,12 +224,15 @@ def _sum_strides(plan):
     ]
 
 
-def _added_up(summed, pieces):
-    """Return gradients from so many partial sums."""
-    if not pieces:
-        return summed
+def _added_up(plan, summed, pieces):
+    """Return gradients from so many partial sums, or from those that `_by_time.sum_stretch` is about."""
     with np.errstate(all="ignore"):
-        return [None if sums is None else sums.sum(axis=0) if pieces > 1 else sums[0] for sums in summed]
+        if pieces:
+            return [None if sums is None else sums.sum(axis=0) if pieces > 1 else sums[0] for sums in summed]
+        if summed[0] is not None:
+            shape = plan.gradients[0][0]
+            summed[0] = (summed[0].sum(axis=0) if math.prod(shape) > 1 else summed[0].sum()).reshape(shape)
+    return summed
 
 
 def _run_template(team, sharing, addresses, state):
@@ -601,21 +612,22 @@ class _Sharing(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def _sharing(plan, most, fresh, fresh_bytes, direction):
+def _sharing(plan, most, fresh, fresh_bytes, direction, stretch=0):
     """Return how at most so many threads share a plan.
 
-    ``fresh`` says whether results stand where no operand does, ``fresh_bytes`` how large new ones are.
+    ``fresh`` says whether results stand where no operand does, ``fresh_bytes`` how large new ones are, ``stretch`` what
+    `_by_time.sum_stretch` does.
     """
     bypass = _bypasses(plan, fresh)
-    threads, pieces = _useful_threads(plan, most, bypass), _pieces(plan)
-    geometry = _geometry(plan, bypass, threads)
+    threads, pieces = _useful_threads(plan, most, bypass), 0 if stretch else _pieces(plan)
+    geometry = _geometry(plan, bypass, threads, stretch)
     tables, parts = [geometry], []
     if plan.traversal != SERIES:
         parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, pieces or threads)
         tables = [geometry] * len(parts)
         sharers = min(threads, len(parts)) if plan.traversal == ROWS and plan.sizes[0] == 1 else 0
         # Who provides pages walks step by step, and a sum over rows must not depend on that.
-        if sharers > 1 and fresh_bytes >= FRESH_BYTES and plan.geometry[4] != SUM:
+        if sharers > 1 and fresh_bytes >= FRESH_BYTES and geometry[4] != SUM:
             tables = [geometry.copy() for _ in parts]
             for mine, table in enumerate(tables[:sharers]):  # each sees to its share of the pages
                 table[7], table[8] = sharers, mine
@@ -723,8 +735,11 @@ def _tile_lanes(plan):
     return OCTET if plan.traversal == OCTETS else WIDTH
 
 
-def _geometry(plan, bypass, threads):
-    """Return the geometry with what depends on the machine: if results go past the cache, how far to look ahead."""
+def _geometry(plan, bypass, threads, stretch=0):
+    """Return the geometry with what depends on the machine: if results go past the cache, how far to look ahead.
+
+    And with partial sums of each lane over a ``stretch`` of time.
+    """
     ahead = 0
     if plan.traversal == ROWS and _bytes(plan) >= SERIAL_BYTES:
         outer, middle, _ = plan.sizes
@@ -734,6 +749,8 @@ def _geometry(plan, bypass, threads):
             ahead = 0
     geometry = plan.geometry.copy()
     geometry[3], geometry[6] = bypass, ahead
+    if stretch:
+        geometry[4], geometry[9], geometry[10] = ADD, stretch, plan.lanes * plan.wide.itemsize
     return geometry
 
 

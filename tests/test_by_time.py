@@ -5,7 +5,7 @@ import itertools
 import ml_dtypes
 import numpy as np
 import pytest
-from compare import assert_same_bits
+from compare import assert_same_bits, check_vjp
 from layouts import guarded
 from test_forward import RECURRENCES
 from thresholds import lower_thresholds
@@ -66,11 +66,13 @@ def forgetting(rng, name, shape, dtype):
 def results_of(name, threads, set_threads, g, gate, value, h0, last, **options):
     recurrence, vjp = getattr(fastrecur, name), getattr(fastrecur, name + "_vjp")
     set_threads(threads)
+    level = 0.999 if name == "forget_mult" else 1e-3
     h, state = recurrence(gate, value, h0, return_state=True, **options)
     plain = recurrence(gate, value, **options)
-    number = recurrence(0.999 if name == "forget_mult" else 1e-3, value, **options)
+    number = recurrence(level, value, **options)
     grads = vjp(g, gate, value, h, h0, grad_state=last, **options)
-    return [h, state, plain, number, *grads, *vjp(g, gate, value, plain, **options)[:2]]
+    summed = vjp(g, level, value, h, h0, grad_state=last, **options), vjp(g, gate[7], value, h, h0, **options)
+    return [h, state, plain, number, *grads, *vjp(g, gate, value, plain, **options)[:2], *summed[0], *summed[1][:2]]
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
@@ -87,7 +89,7 @@ def test_the_bits_are_those_of_one_walk(rng, both, done, set_threads, name, dtyp
                 results_of(name, threads, set_threads, g, gate, value, h0, last, reverse=reverse), alone, strict=True
             ):
                 assert_same_bits(got, right)
-            assert done == [("forward", True)] * 3 + [("vjp", True)] * 2
+            assert done == [("forward", True)] * 3 + [("vjp", True)] * 4
             done.clear()
 
 
@@ -118,15 +120,19 @@ def test_gates_that_remember(rng, large, set_threads):
     """It is seen before the stretches are walked; the next such problems are not tried."""
     gate = np.full((100, 40), 0.01, np.float32)
     value, g = rng.standard_normal((2, 100, 40)).astype(np.float32)
+
+    def gradients():
+        return [one for f in (gate, gate[0], 0.01) for one in fastrecur.forget_mult_vjp(g, f, value, h)[:2]]
+
     set_threads(1)
     h = fastrecur.forget_mult(gate, value)
-    grads = fastrecur.forget_mult_vjp(g, gate, value, h)
+    grads = gradients()
     set_threads(2)
     for tried in [True, *[False] * _by_time.PATIENCE, True]:
         assert_same_bits(fastrecur.forget_mult(gate, value), h)
-        for got, right in zip(fastrecur.forget_mult_vjp(g, gate, value, h)[:2], grads, strict=False):
+        for got, right in zip(gradients(), grads, strict=True):
             assert_same_bits(got, right)
-        assert large == ([("forward", False), ("vjp", False)] if tried else [])
+        assert large == ([("forward", False), *[("vjp", False)] * 3] if tried else [])
         large.clear()
 
 
@@ -136,26 +142,50 @@ def test_what_came_before_those_that_tell(rng, large, forget_plans, set_threads,
     """One lane's past is not forgotten, of which the steps that tell know nothing: its stretches are walked again."""
     gate, value = forgetting(rng, "forget_mult", (120, 40), np.float64)
     g = rng.standard_normal((120, 40))
+
+    def gradients():
+        return [
+            one
+            for f in (gate, gate[0], 0.9995)
+            for one in fastrecur.forget_mult_vjp(cotangents, f, value, h, reverse=reverse)[:2]
+        ]
+
     for at in [3, 45, 85, 116]:  # of three stretches of 40 steps, each of whose last 20 tell
         own, cotangents = value.copy(), g.copy()
         own[at, 7] = cotangents[119 - at, 7] = bad
         set_threads(1)
         h, last = fastrecur.forget_mult(gate, own, reverse=reverse, return_state=True)
-        grads = fastrecur.forget_mult_vjp(cotangents, gate, value, h, reverse=reverse)
+        grads = gradients()
         set_threads(3)
         forget_plans()
         got, got_last = fastrecur.forget_mult(gate, own, reverse=reverse, return_state=True)
         assert_same_bits(got, h)
         assert_same_bits(got_last, last)
-        again = fastrecur.forget_mult_vjp(cotangents, gate, value, h, reverse=reverse)
-        for one, right in zip(again[:2], grads, strict=False):
+        for one, right in zip(gradients(), grads, strict=True):
             assert_same_bits(one, right)
-        assert large == [("forward", True), ("vjp", True)]
+        assert large == [("forward", True), *[("vjp", True)] * 3]
+        large.clear()
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_sums_over_time(rng, large, forget_plans, set_threads, name, dtype, reverse):
+    """Of whatever parts they are made, where states are told and where not, they are right."""
+    for steps, lanes, threads in itertools.product([64, 131], [16, 40], [1, 3]):
+        set_threads(threads)
+        gate, value = forgetting(rng, name, (steps, lanes), dtype)
+        for kept in [gate, (0.02 * gate if name == "forget_mult" else 1 - gate).astype(dtype)]:
+            forget_plans()
+            for own in (kept[3], kept[3:4], kept[:1, :1], float(kept[0, 0])):
+                h0 = rng.standard_normal(lanes).astype(dtype)
+                check_vjp(name, own, value, h0, rng=rng, dtype=dtype, reverse=reverse)
+        assert set(large) == (set() if threads == 1 else {("vjp", True), ("vjp", False)})
         large.clear()
 
 
 def test_which_problems_are_cut(rng, large, set_threads):
-    """Not what is walked in place, has lanes of several lengths or gates whose gradient is a sum."""
+    """Not what is walked in place, has lanes of several lengths or gates whose gradient is a sum over lanes."""
     gate, value = forgetting(rng, "forget_mult", (100, 40), np.float64)
     set_threads(2)
     h = fastrecur.forget_mult(gate, value)
@@ -163,8 +193,8 @@ def test_which_problems_are_cut(rng, large, set_threads):
     own = value.copy()
     assert_same_bits(fastrecur.forget_mult(gate, own, out=own), h)
     fastrecur.forget_mult(gate, value, lengths=np.full(40, 90))
-    fastrecur.forget_mult_vjp(value, 0.98, value, h)
-    fastrecur.forget_mult_vjp(value, gate[:1], value, h)
+    fastrecur.forget_mult_vjp(value, gate[:, :1], value, h)
+    fastrecur.forget_mult_vjp(value, gate, value[:1], h)
     fastrecur.forget_mult(gate.reshape(100, 20, 2)[:, ::2], value.reshape(100, 20, 2)[:, ::2])
     fastrecur.linear_recurrence(gate + 0j, value)
     fastrecur.forget_mult(gate[:20], value[:20])

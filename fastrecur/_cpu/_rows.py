@@ -40,8 +40,11 @@ from ._rules import adjoint, step
 # The head of `geometry`. `a_constant`: one value of a serves a whole row. `bypass`: results go past the cache. In
 # `reverse` a lane's valid steps are the last of the travel. `ahead`: how many rows before their turn operands are asked
 # for; the prefetcher of the machine starts anew with each piece of a row, and reads past its end. `sharers`: how many
-# threads walk fresh results side by side, and `mine`: which of them this is; 0 if results have their pages.
-GEOMETRY = ("steps", "reverse", "a_constant", "bypass", "a_fate", "b_fate", "ahead", "sharers", "mine")
+# threads walk fresh results side by side, and `mine`: which of them this is; 0 if results have their pages. `stretch`:
+# after how many steps of a gradient what is added up for `a` goes `pitch` bytes further on; 0 if it stays.
+GEOMETRY = (
+    "steps", "reverse", "a_constant", "bypass", "a_fate", "b_fate", "ahead", "sharers", "mine", "stretch", "pitch",
+)  # fmt: skip
 HEAD = len(GEOMETRY)
 HUGE_PAGE = 2 << 20
 PAGES_AHEAD = 2
@@ -457,6 +460,8 @@ def vjp_rows(
             so_far = vjp_row(False, STORE, STORE, False, bypass_a, bypass_b, *row)
         elif is_usual and not a_constant and a_fate == ADD:
             so_far = vjp_row(False, ADD, STORE, False, False, bypass_b, *row)
+        elif is_usual and a_fate == ADD:
+            so_far = vjp_row(True, ADD, STORE, False, False, bypass_b, *row)
         else:
             so_far = vjp_row(a_constant, a_fate, b_fate, at_h0, bypass_a, bypass_b, *row)
         if a_fate == SUM and (k == count - 1 or load_int(apart, SUMS_A) != 0):  # rows of one sum are added up at once
@@ -472,18 +477,23 @@ def vjp(
     steps, reverse, a_constant = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2)
     bypass, a_fate, b_fate = load_int(geometry, 3), load_int(geometry, 4), load_int(geometry, 5)
     lanes = lane_last - lane_first
-    a_lane = 0 if a_constant else lane_first
+    stretch, pitch = load_int(geometry, 9), load_int(geometry, 10)
+    a_lane, sums_lane = 0 if a_constant else lane_first, lane_first if a_fate == ADD or not a_constant else 0
     down = load_int(geometry, HEAD + 3 * H) > 0
     fresh = load_int(geometry, 7) != 0
     rows = row_last - row_first
     over_time = rows == 1 and not fresh  # as in `forward`
     stride, run = steps if over_time else 1, rows_at_once(geometry, rows)
+    if over_time and stretch > 0:
+        stride = stretch
     apart, ahead = stack_ints(16), stack_ints(32)
     near = measure_ahead(ahead, geometry, rows, 1, True, down)
     measure(apart, geometry, 0 if over_time else 1, -1 if down or over_time else 1)
     for outer in range(outer_first, outer_last):
         for ago in range(0, steps, stride):
-            t = steps - stride - ago
+            span = min(stride, steps - ago)
+            t = steps - span - ago
+            sums_now = shift(sums_a, ago // stretch * pitch if stretch > 0 else 0)
             if fresh and a_fate == STORE:
                 top = place(to_a, geometry, TO_A, steps - 1, 0, outer, 0)
                 provide_pages(top, geometry, TO_A, ago, 1, steps, True)
@@ -493,15 +503,15 @@ def vjp(
             for turn in range(0, rows, run):
                 row = row_last - 1 - turn if down else row_first + turn
                 first, stop = valid_range(place(lengths, geometry, LENGTHS, 0, row, outer, 0), steps, reverse)
-                begin, end = valid_steps(first, stop, t, stride)
+                begin, end = valid_steps(first, stop, t, span)
                 last = t + end - 1
-                to_a_now = place(to_a, geometry, TO_A, t + stride - 1, row, outer, lane_first)
-                to_b_now = place(to_b, geometry, TO_B, t + stride - 1, row, outer, lane_first)
-                low, high = stride - end, stride - begin
+                to_a_now = place(to_a, geometry, TO_A, t + span - 1, row, outer, lane_first)
+                to_b_now = place(to_b, geometry, TO_B, t + span - 1, row, outer, lane_first)
+                low, high = span - end, span - begin
                 if a_fate == STORE:
-                    clear_rows(to_a_now, apart, apart, TO_A, carry, lanes, run, low, high, stride)
+                    clear_rows(to_a_now, apart, apart, TO_A, carry, lanes, run, low, high, span)
                 if b_fate == STORE:
-                    clear_rows(to_b_now, apart, apart, TO_B, carry, lanes, run, low, high, stride)
+                    clear_rows(to_b_now, apart, apart, TO_B, carry, lanes, run, low, high, span)
                 count = (end - begin) * run
                 known = count  # rows before which there are results, else the first states
                 if t + begin == first:
@@ -516,7 +526,7 @@ def vjp(
                     place(carry, geometry, CARRY, 0, row, outer, lane_first),
                     place(to_a, geometry, TO_A, last, row, outer, lane_first),
                     place(to_b, geometry, TO_B, last, row, outer, lane_first),
-                    place(sums_a, geometry, SUMS_A, last, row, outer, a_lane),
+                    place(sums_now, geometry, SUMS_A, last, row, outer, sums_lane),
                     place(sums_b, geometry, SUMS_B, last, row, outer, lane_first),
                     lanes, count, known, apart, a_constant, a_fate, b_fate, down, bypass, near, ahead,
                 )  # fmt: skip
