@@ -80,6 +80,7 @@ def work(rank, place):
             print(name)
     if SHARDS:
         in_bfloat16(rank, mesh, own)
+    dist.barrier()  # who is done first would close what the other still reads from
     dist.destroy_process_group()
 
 
