@@ -30,12 +30,11 @@ APART = 64  # elements between states of two threads, for a processor fetches wh
 
 
 def _is_long(plan):
-    """Return whether a problem has many steps of short rows, and no others, and is large."""
+    """Return whether a problem has many steps of short rows, and no others."""
     return (
         plan.steps >= 2 * SHARE * LEAST_BEFORE and plan.traversal == ROWS and plan.sizes[:2] == (1, 1)
         and len(plan.extra) == 1 and plan.wide.kind != "c"
         and plan.row_bytes <= (BACK_ROW if plan.gradients else FORWARD_ROW)
-        and plan.word * plan.steps * plan.lanes >= LEAST_BYTES
         and not (plan.gradients and plan.lane_strides[H] != plan.itemsizes[H])
     )  # fmt: skip
 
@@ -51,6 +50,8 @@ def sum_stretch(plan):
     """
     if not plan.gradients or plan.gradients[0] is None or not _is_long(plan):
         return 0
+    if plan.dtype.itemsize * plan.steps * plan.lanes < LEAST_BYTES // 4:  # whatever else is read or wanted
+        return 0
     (_, _, strides), other = plan.gradients
     if strides is not None or plan.time_strides[SUMS_A] != 0:
         return 0
@@ -63,7 +64,12 @@ def stretches(plan, threads):
     By the plan alone, and what became of the last ones of its kind.
     """
     count = min(threads, plan.steps // (SHARE * LEAST_BEFORE))
-    if count <= 1 or 2 * count < threads or not _is_long(plan) or (_are_summed(plan) and not sum_stretch(plan)):
+    if _are_summed(plan):
+        stretch = sum_stretch(plan)
+        count = min(count, -(-plan.steps // stretch)) if stretch else 1
+    if count <= 1 or 2 * count < threads or not _is_long(plan):
+        return None
+    if plan.word * plan.steps * plan.lanes < LEAST_BYTES:
         return None
     waits = plan.in_vain.get("by time", 0)
     if waits:

@@ -3,8 +3,8 @@
 Kernels are native code that walks ranges, so plain threads suffice. Workers are made on first use and made anew in a
 forked child. A call takes the workers that are free, and takes a share of the work itself; so any number of threads
 may call at once, from anywhere, even while the interpreter shuts down, and calls never wait for each other. A worker
-waits for more for about a millisecond before it sleeps: waking it takes as long as many a call. It stays off its
-caller's processor, where it is allowed others.
+waits for more for about a millisecond before it sleeps: waking it takes as long as many a call. The system may put it
+on its caller's processor, where each would wait for the other: so it is put on another.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import numpy as np
 from . import _messages as say
 from ._arrays import address
 from ._cpu import _native
+
+FEW = 4  # threads of a call
 
 _lock = threading.Lock()
 _idle: list[_Worker] = []
@@ -149,10 +151,11 @@ def _run_table(table: np.ndarray, n: int) -> None:
     try:
         for k, worker in enumerate(workers):
             answer = native.post(worker.mail, address(table), k + 1, n)
-            if answer & native.MEETS:
-                worker.make_way()
-            if answer & native.SLEEPS:
-                worker.rouse()
+            if answer == native.SLEEPS:
+                # Of many processors, one is idle.
+                worker.elsewhere(worker.rouse) if n <= FEW else worker.rouse()
+            elif answer == native.MEETS:
+                worker.elsewhere()
         native.lead(address(table), n, address(mails), len(workers))
     except BaseException:  # an interrupt; workers may be at work on arrays that are about to go
         _see_done(workers)
@@ -181,9 +184,8 @@ class _Worker:
         self.mail = -(-address(self._room) // 64) * 64  # lines of its own
         self._words = self._room[(self.mail - address(self._room)) // 8 :]
         self._words[_native.Functions.DONE] = 1
-        self._words[_native.Functions.KEPT] = -1
-        self._left: set[int] = set()  # the processors that `make_way` has left to it,
-        self._given: set[int] = set()  # of those that it was given
+        self._words[_native.Functions.SEEN] = -1
+        self._given: set[int] | None = None  # the processors that it may be on, while it is kept to fewer
         self.mails = np.array([self.mail], np.int64)
         self.wake = _thread.allocate_lock()
         self.wake.acquire()
@@ -195,22 +197,35 @@ class _Worker:
         """Return whether all is done that it was given."""
         return bool(self._words[_native.Functions.DONE])
 
-    def make_way(self) -> None:
-        """Leave the processor of the caller, who has work for this worker, to the caller, if there are others.
+    def elsewhere(self, then: Callable[[], object] | None = None) -> None:
+        """Do something about the worker, for who has hired it, while it may not be on that one's processor.
 
-        Where another thread has just been at work on the worker's own, the system would have both share the caller's.
+        Afterwards it may: what else runs where it went may keep it waiting, and the system sees to that.
         """
-        kept = int(self._words[_native.Functions.KEPT])
+        given, here = self._given, int(self._words[_native.Functions.HERE])
+        if given is None:
+            given = self._processors()
+        if given is not None and given - {here}:
+            self._given = given  # until it has them back: an interrupt may come anywhere
+            self._allow(given - {here})
         try:
-            now = os.sched_getaffinity(self._thread.native_id or 0)
-            if now != self._left:  # someone else has said since where it may run, or nobody yet
-                self._given = now
-            left = self._given - {kept}
-            if left and left != now:
-                os.sched_setaffinity(self._thread.native_id or 0, left)
-                self._left = left
-        except (AttributeError, OSError):  # not on every platform; not allowed
-            pass
+            if then is not None:
+                then()
+        finally:
+            if self._given is not None:
+                self._allow(self._given)
+                self._given = None
+
+    def _processors(self) -> set[int] | None:
+        """Return where the worker may run; None where the system does not tell."""
+        try:
+            return os.sched_getaffinity(self._thread.native_id or -1)
+        except (AttributeError, OSError):
+            return None
+
+    def _allow(self, processors: set[int]) -> None:
+        with contextlib.suppress(AttributeError, OSError):  # not on every platform; not allowed
+            os.sched_setaffinity(self._thread.native_id or -1, processors)
 
     def rouse(self) -> None:
         """Let the worker look at its mail once more; for whoever has hired it."""

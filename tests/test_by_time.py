@@ -185,6 +185,31 @@ def test_sums_over_time(rng, large, forget_plans, set_threads, name, dtype, reve
         large.clear()
 
 
+def test_more_threads_than_partial_sums(rng, large, set_threads):
+    """Of these each stretch has at least one."""
+    gate, value = forgetting(rng, "forget_mult", (1000, 32), np.float64)
+    set_threads(1)
+    right = fastrecur.forget_mult_vjp(value, gate[0], value, value)[:2]
+    for threads in (15, 16, 17, 20, 40):
+        set_threads(threads)
+        for got, alone in zip(fastrecur.forget_mult_vjp(value, gate[0], value, value)[:2], right, strict=True):
+            assert_same_bits(got, alone)
+        assert large == ([("vjp", True)] if threads < 40 else [])
+        large.clear()
+
+
+def test_sums_do_not_depend_on_what_else_is_wanted(rng, set_threads):
+    """Of which there is more or less to be moved."""
+    torch = pytest.importorskip("torch")
+    gate, value = (torch.from_numpy(a) for a in forgetting(rng, "forget_mult", (5001, 160), np.float16))
+    grads = []
+    for is_wanted in (False, True):
+        f = gate[0].clone().requires_grad_()
+        fastrecur.forget_mult(f, value.clone().requires_grad_(is_wanted)).square().sum().backward()
+        grads.append(f.grad.numpy())
+    assert_same_bits(*grads)
+
+
 def test_which_problems_are_cut(rng, large, set_threads):
     """Not what is walked in place, has lanes of several lengths or gates whose gradient is a sum over lanes."""
     gate, value = forgetting(rng, "forget_mult", (100, 40), np.float64)

@@ -334,31 +334,61 @@ def processors():
 
 
 @pytest.mark.parametrize("rest", [0, 0.1])
-def test_workers_keep_off_the_callers_processor(set_threads, processors, rest):
-    """A worker leaves the processor of its caller, asleep (after a rest) or awake, wherever that one goes."""
+def test_workers_are_put_off_the_callers_processor(monkeypatch, set_threads, processors, rest):
+    """A worker is woken on another processor than its caller's, or sent to one; then it may run on all again."""
     set_threads(2)
     f, x = np.full((512, 2048), 0.5), np.ones((512, 2048))
     expected = fastrecur.forget_mult(f, x)
     (worker,) = _threads._idle[-1:]
-    thread = worker._thread.native_id
-    given = worker._given | os.sched_getaffinity(thread)
-    for here in processors * 2:
-        os.sched_setaffinity(0, {here})
-        for _ in range(2):  # awake, it may have been anywhere before the first
-            time.sleep(rest)
-            assert_same_bits(fastrecur.forget_mult(f, x), expected)
-        if rest or len(given) == 2:  # one that is awake may stay where it is, if that is elsewhere
-            assert os.sched_getaffinity(thread) == given - {here}
-    os.sched_setaffinity(thread, {here})  # by someone else: it has no other
+    thread, real, asked = worker._thread.native_id, os.sched_setaffinity, []
+    os.sched_setaffinity(thread, processors)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *arguments: (asked.append(arguments), real(*arguments)))
+    for here, there in (processors, processors[::-1]) * 2:
+        real(0, {here})
+        real(thread, {here})  # where its last work was, too
+        time.sleep(rest)
+        assert_same_bits(fastrecur.forget_mult(f, x), expected)
+        real(thread, processors)
+        asked.clear()
+        time.sleep(rest)
+        assert_same_bits(fastrecur.forget_mult(f, x), expected)
+        assert asked == [(thread, {there}), (thread, set(processors))]
+        assert os.sched_getaffinity(thread) == set(processors)
+    real(thread, {here})  # by someone else
+    asked.clear()
     for _ in range(2):
         time.sleep(rest)
         assert_same_bits(fastrecur.forget_mult(f, x), expected)
-        assert os.sched_getaffinity(thread) == {here}
-    os.sched_setaffinity(thread, given)
+    assert not asked
+    real(thread, processors)
 
 
-@pytest.mark.parametrize("is_there", [True, False])
-def test_where_workers_cannot_be_placed(monkeypatch, set_threads, processors, is_there):
+def test_interrupts_while_a_worker_is_placed(monkeypatch, set_threads, processors):
+    """They leave it where it may run; what it was given comes back."""
+    set_threads(2)
+    f, x = np.full((512, 2048), 0.5), np.ones((512, 2048))
+    expected = fastrecur.forget_mult(f, x)
+    (worker,) = _threads._idle[-1:]
+    thread, real = worker._thread.native_id, os.sched_setaffinity
+    os.sched_setaffinity(thread, processors)
+
+    def interrupted(*arguments):
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    time.sleep(0.1)
+    with monkeypatch.context() as patches:
+        patches.setattr(os, "sched_setaffinity", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fastrecur.forget_mult(f, x)
+    for _ in range(2):
+        time.sleep(0.1)
+        assert_same_bits(fastrecur.forget_mult(f, x), expected)
+    assert os.sched_getaffinity(thread) == set(processors)
+
+
+@pytest.mark.parametrize("missing", ["sched_setaffinity", "sched_getaffinity", ""])
+def test_where_workers_cannot_be_placed(monkeypatch, set_threads, processors, missing):
     """A system that refuses to place a thread, or does not know how to, only costs the placing."""
     set_threads(2)
     f, x = np.full((512, 2048), 0.5), np.ones((512, 2048))
@@ -366,21 +396,20 @@ def test_where_workers_cannot_be_placed(monkeypatch, set_threads, processors, is
     (worker,) = _threads._idle[-1:]
     thread, asked = worker._thread.native_id, []
     os.sched_setaffinity(thread, processors)
-    worker._words[_native.Functions.KEPT] = -1
 
     def refuse(*arguments):
         asked.append(arguments)
         raise PermissionError
 
     with monkeypatch.context() as patches:
-        if is_there:
-            patches.setattr(os, "sched_setaffinity", refuse)
+        if missing:
+            patches.delattr(os, missing)
         else:
-            patches.delattr(os, "sched_setaffinity")
+            patches.setattr(os, "sched_setaffinity", refuse)
         time.sleep(0.1)
         assert_same_bits(fastrecur.forget_mult(f, x), expected)
     assert os.sched_getaffinity(thread) == set(processors)
-    assert len(asked) == is_there
+    assert bool(asked) == (not missing)
 
 
 def test_workers_roused_in_vain(set_threads):

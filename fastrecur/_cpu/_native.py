@@ -30,9 +30,9 @@ _PREPARED, _PLACES = 12, 5  # words of a prepared call before its arguments, and
 _HEAD = 3  # the addresses of two functions, which tell a thread's number and its team's size; how many rows there are
 
 ASLEEP, AWAKE, POSTED = range(3)
-# Words of a mail, which has three lines of 8. `_SEEN` is the processor on which the worker last was at work, `_KEPT`
-# the one that it has been asked to keep off: the caller's.
-_STATE, _TABLE, _THREAD, _THREADS, _KEPT, _DONE, _SEEN = 0, 8, 9, 10, 11, 16, 17
+# Words of a mail, which has three lines of 8. `_HERE` is the processor that who posts is on, `_SEEN` the one on which
+# the worker last was at work.
+_STATE, _TABLE, _THREAD, _THREADS, _HERE, _DONE, _SEEN = 0, 8, 9, 10, 11, 16, 17
 # Who waits does so busily for some turns, then yields the processor at each turn. After that, a worker sleeps (after
 # about a millisecond in all), and who waits for a worker naps between turns: others may need the processors.
 BUSY, PATIENT = 2000, 3500
@@ -127,13 +127,13 @@ class Functions:
     """The native functions.
 
     ``team(table)`` is what each thread of an OpenMP team runs. ``post(mail, table, thread, threads)`` gives work to a
-    worker and returns what is left to do, of two bits: if `MEETS`, have it leave the processor whose number is the
-    mail's word `KEPT`; if `SLEEPS`, wake it. ``serve(mail)`` is what a worker runs when it is woken.
+    worker and returns what is left to do: 0 for nothing, `MEETS` to have it leave the processor whose number is the
+    mail's word `HERE`, `SLEEPS` to wake it. ``serve(mail)`` is what a worker runs when it is woken.
     ``lead(table, threads, mails, count)`` does the first thread's share and waits for the workers behind ``mails``.
     """
 
     DONE = _DONE  # the word of a mail that is 0 while a worker has work
-    KEPT = _KEPT
+    HERE, SEEN = _HERE, _SEEN
     SLEEPS, MEETS = 1, 2
 
     def __init__(self):
@@ -443,16 +443,12 @@ def _write_post(module):
     sleeps = builder.not_(awake)
     with builder.if_then(sleeps):
         _announce(builder, mail, _STATE, POSTED)
-    # One that is awake stays where it is; one that wakes may be put here, where there was only a moment's work before.
     here = _processor(builder)
-    known = builder.select(awake, _read(builder, mail, _SEEN), _read(builder, mail, _KEPT))
-    is_seen = builder.icmp_signed("==", known, here)
-    tells = builder.icmp_signed(">=", here, ir.Constant(_I64, 0))
-    meets = builder.and_(tells, builder.select(awake, is_seen, builder.not_(is_seen)))
-    with builder.if_then(meets):
-        _write(builder, mail, _KEPT, here)
-    answer = builder.select(sleeps, ir.Constant(_I64, Functions.SLEEPS), ir.Constant(_I64, 0))
-    builder.ret(builder.or_(answer, builder.select(meets, ir.Constant(_I64, Functions.MEETS), ir.Constant(_I64, 0))))
+    _write(builder, mail, _HERE, here)
+    is_known = builder.icmp_signed(">=", here, ir.Constant(_I64, 0))
+    meets = builder.and_(is_known, builder.icmp_signed("==", _read(builder, mail, _SEEN), here))
+    answers = [ir.Constant(_I64, answer) for answer in (Functions.SLEEPS, Functions.MEETS, 0)]
+    builder.ret(builder.select(sleeps, answers[0], builder.select(meets, *answers[1:])))
 
 
 def _write_serve(module, work):
