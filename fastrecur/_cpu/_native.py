@@ -7,7 +7,8 @@ start takes longer than most of what it would be asked for.
 
 A worker waits busily, then by yielding its processor, and sleeps when nothing came: waking a sleeping thread takes
 as long as many a kernel. Its `mail` is three cache lines: its state, what to do, and whether that is done. Who gives it
-work also looks whether both are on one processor, where one would have to wait for the other.
+work also looks whether both are on one processor, where one would have to wait for the other; and does itself what a
+worker has not begun by the time it is done: other work may hold the worker's processor for much longer than this takes.
 """
 
 import contextlib
@@ -29,9 +30,9 @@ _ROW = 2 + MOST_ARGUMENTS  # a kernel's address, how many arguments it takes, an
 _PREPARED, _PLACES = 12, 5  # words of a prepared call before its arguments, and before the places in them
 _HEAD = 3  # the addresses of two functions, which tell a thread's number and its team's size; how many rows there are
 
-ASLEEP, AWAKE, POSTED = range(3)
-# Words of a mail, which has three lines of 8. `_HERE` is the processor that who posts is on, `_SEEN` the one on which
-# the worker last was at work.
+ASLEEP, AWAKE, POSTED, TAKEN = range(4)
+# Words of a mail, which has three lines of 8. `_HERE` is the processor that who posts is on, `_SEEN` the one that the
+# worker was on when it last waited.
 _STATE, _TABLE, _THREAD, _THREADS, _HERE, _DONE, _SEEN = 0, 8, 9, 10, 11, 16, 17
 # Who waits does so busily for some turns, then yields the processor at each turn. After that, a worker sleeps (after
 # about a millisecond in all), and who waits for a worker naps between turns: others may need the processors.
@@ -129,7 +130,8 @@ class Functions:
     ``team(table)`` is what each thread of an OpenMP team runs. ``post(mail, table, thread, threads)`` gives work to a
     worker and returns what is left to do: 0 for nothing, `MEETS` to have it leave the processor whose number is the
     mail's word `HERE`, `SLEEPS` to wake it. ``serve(mail)`` is what a worker runs when it is woken.
-    ``lead(table, threads, mails, count)`` does the first thread's share and waits for the workers behind ``mails``.
+    ``lead(table, threads, mails, count)`` does the first thread's share, and those that the workers behind ``mails``
+    have not begun, and waits for the others.
     """
 
     DONE = _DONE  # the word of a mail that is 0 while a worker has work
@@ -456,22 +458,24 @@ def _write_serve(module, work):
     (mail,) = function.args
     turn = builder.alloca(_I64)
     builder.store(ir.Constant(_I64, 0), turn)
-    look, work_block, wait, sleep, end = (
-        function.append_basic_block(name) for name in ("look", "work", "wait", "sleep", "end")
+    look, take, work_block, wait, sleep, end = (
+        function.append_basic_block(name) for name in ("look", "take", "work", "wait", "sleep", "end")
     )
     builder.branch(look)
     builder.position_at_end(look)
     posted = builder.icmp_signed("==", _look(builder, mail, _STATE), ir.Constant(_I64, POSTED))
-    builder.cbranch(posted, work_block, wait)
+    builder.cbranch(posted, take, wait)
+    builder.position_at_end(take)
+    builder.cbranch(_swap(builder, mail, _STATE, POSTED, TAKEN), work_block, wait)
     builder.position_at_end(work_block)
     builder.call(work, [_read(builder, mail, word) for word in (_TABLE, _THREAD, _THREADS)])
-    _write(builder, mail, _SEEN, _processor(builder))
     # Awake before done: who finds it done may post again.
     _announce(builder, mail, _STATE, AWAKE)
     _announce(builder, mail, _DONE, 1)
     builder.store(ir.Constant(_I64, 0), turn)
     builder.branch(look)
     builder.position_at_end(wait)
+    _write(builder, mail, _SEEN, _processor(builder))
     now = builder.load(turn, typ=_I64)
     builder.store(builder.add(now, ir.Constant(_I64, 1)), turn)
     _wait_a_turn(builder, now)
@@ -488,6 +492,11 @@ def _write_lead(module, work):
     function, builder = _function(module, "lead", _VOID, 4)
     table, threads, mails, count = function.args
     builder.call(work, [table, ir.Constant(_I64, 0), threads])
+    with _each(builder, count) as k:
+        mail = _read(builder, mails, k)
+        with builder.if_then(_swap(builder, mail, _STATE, POSTED, AWAKE)):
+            builder.call(work, [_read(builder, mail, word) for word in (_TABLE, _THREAD, _THREADS)])
+            _announce(builder, mail, _DONE, 1)
     at, turn = builder.alloca(_I64), builder.alloca(_I64)
     for slot in (at, turn):
         builder.store(ir.Constant(_I64, 0), slot)
