@@ -39,10 +39,6 @@ def _is_long(plan):
     )  # fmt: skip
 
 
-def _are_summed(plan):
-    return any(gradient is not None and gradient[2] is None for gradient in plan.gradients)
-
-
 def sum_stretch(plan):
     """Return over how many steps go partial sums of the gradient of a number, or of a gate for each lane.
 
@@ -58,15 +54,16 @@ def sum_stretch(plan):
     return -(-plan.steps // SUMS) if other is None or other[2] is not None else 0
 
 
-def stretches(plan, threads):
+def stretches(plan, threads, of_sums=0):
     """Return in how many stretches to walk a problem, and how many steps tell where one starts; None if in one.
 
-    By the plan alone, and what became of the last ones of its kind.
+    By the plan alone, and what became of the last ones of its kind. ``of_sums`` is its `sum_stretch`.
     """
     count = min(threads, plan.steps // (SHARE * LEAST_BEFORE))
-    if _are_summed(plan):
-        stretch = sum_stretch(plan)
-        count = min(count, -(-plan.steps // stretch)) if stretch else 1
+    if of_sums:
+        count = min(count, -(-plan.steps // of_sums))
+    elif any(gradient is not None and gradient[2] is None for gradient in plan.gradients):
+        return None
     if count <= 1 or 2 * count < threads or not _is_long(plan):
         return None
     if plan.word * plan.steps * plan.lanes < LEAST_BYTES:
@@ -187,7 +184,8 @@ def vjp(plan, call, geometry, at, first_states, carry, sums, stretches, team):
     ``at`` are the addresses of g, a, b, h and both gradients, ``first_states`` that of the states before all steps.
     ``sums`` are the partial sums of a's gradient, None if it has none.
     """
-    ago, before = _cut(plan.steps, stretches, 1 if sums is None else int(geometry[9]))
+    unit = 1 if sums is None else int(geometry[9])
+    ago, before = _cut(plan.steps, stretches, unit)
     cuts = [plan.steps - steps for steps in ago]
     operands = _Operands(plan, geometry, (G, A, B, H, TO_A, TO_B), at)
     befores = [*(operands.wide_row(3, cut - 1) for cut in cuts[1:-1]), first_states]
@@ -200,7 +198,7 @@ def vjp(plan, call, geometry, at, first_states, carry, sums, stretches, team):
     def walk(k, states):
         to_sums = carry
         if sums is not None:
-            first, stop = (-(-steps // int(geometry[9])) for steps in ago[k : k + 2])
+            first, stop = (-(-steps // unit) for steps in ago[k : k + 2])
             sums[first:stop] = 0
             to_sums = address(sums[first:])
         return call_of(cuts[k + 1], cuts[k], befores[k], states, to_sums=to_sums)

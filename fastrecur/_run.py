@@ -181,7 +181,7 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team, are_own=False
     # The carry is a valid place for what a kernel is told not to write.
     to_a, to_b = (carry if result is None else result[0] for result in results)
     sums_a, sums_b = (carry if sums is None else address(sums) for sums in summed)
-    stretches = _by_time.stretches(plan, team.size) if is_whole else None
+    stretches = _by_time.stretches(plan, team.size, stretch) if is_whole else None
     if stretches is not None:
         (extra,), places = plan.extra, {G: g, A: a, B: b, H: h, TO_A: to_a, TO_B: to_b}
         at = [place + plan.offsets[k] + extra[k] for k, place in places.items()]

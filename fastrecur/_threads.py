@@ -205,7 +205,7 @@ class _Worker:
         given, here = self._given, int(self._words[_native.Functions.HERE])
         if given is None:
             given = self._processors()
-        if given is not None and given - {here}:
+        if given is not None and here in given and len(given) > 1:
             self._given = given  # until it has them back: an interrupt may come anywhere
             self._allow(given - {here})
         try:

@@ -112,7 +112,7 @@ class Team:
             future.result()
 
     def _place(self):
-        """Keep threads off the caller's processor, as fastrecur does: the system may have two of them share it."""
+        """Keep threads off the caller's processor, which the system may have one share; fastrecur's wake off it."""
         here, others = self._processor(), list(self._ids)
         if self._placed != (here, others) and self._all - {here}:
             for thread in others:
