@@ -37,6 +37,14 @@ def check():
 """
 
 
+def until_asleep():
+    """Wait until all workers sleep: a moment, or longer beside processes that keep the processors busy."""
+    until = time.monotonic() + 300
+    while any(worker._words[_native._STATE] != _native.ASLEEP for worker in _threads._idle):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
 def run_all(problems):
     results = []
     for f, x, axis in problems:
@@ -290,13 +298,13 @@ def test_a_bad_call_leaves_the_pool_working(problems):
 
 
 @pytest.mark.parametrize("where", ["before a worker is woken", "after", "before the caller's own share"])
-@pytest.mark.parametrize("rest", [0, 0.1])
+@pytest.mark.parametrize("rest", [lambda: None, until_asleep], ids=["awake", "asleep"])
 def test_interrupts(monkeypatch, set_threads, where, rest):
     """An interrupted call ends when its workers are done with its arrays; the next calls work."""
     set_threads(2)
     f, x = np.full((512, 2048), 0.5), np.ones((512, 2048))
     expected = fastrecur.forget_mult(f, x)
-    time.sleep(rest)  # workers sleep after a while
+    rest()
     native, asked = _native.functions(), []
 
     def post(*arguments):
@@ -320,7 +328,7 @@ def test_interrupts(monkeypatch, set_threads, where, rest):
     assert asked
     assert all(worker.is_done() for worker in _threads._idle)
     assert_same_bits(fastrecur.forget_mult(f, x), expected)
-    time.sleep(rest)
+    rest()
     assert_same_bits(fastrecur.forget_mult(f, x), expected)
 
 
@@ -334,7 +342,7 @@ def processors():
     place(0, all_)
 
 
-@pytest.mark.parametrize("rest", [0, 0.1])
+@pytest.mark.parametrize("rest", [lambda: None, until_asleep], ids=["awake", "asleep"])
 def test_workers_are_put_off_the_callers_processor(monkeypatch, set_threads, processors, rest):
     """A worker is woken on another processor than its caller's, or sent to one; then it may run on all again."""
     set_threads(2)
@@ -352,7 +360,7 @@ def test_workers_are_put_off_the_callers_processor(monkeypatch, set_threads, pro
         assert not asked  # it may be nowhere else
         with monkeypatch.context() as patches:  # it may, and happens to be there
             patches.setattr(os, "sched_getaffinity", lambda k: set(processors) if k == thread else places(k))
-            time.sleep(rest)
+            rest()
             assert_same_bits(fastrecur.forget_mult(f, x), expected)
         assert asked == [(thread, {there}), (thread, set(processors))]
         asked.clear()
@@ -372,13 +380,13 @@ def test_interrupts_while_a_worker_is_placed(monkeypatch, set_threads, processor
         real(*arguments)
         raise KeyboardInterrupt
 
-    time.sleep(0.1)
+    until_asleep()
     with monkeypatch.context() as patches:
         patches.setattr(os, "sched_setaffinity", interrupted)
         with pytest.raises(KeyboardInterrupt):
             fastrecur.forget_mult(f, x)
     for _ in range(2):
-        time.sleep(0.1)
+        until_asleep()
         assert_same_bits(fastrecur.forget_mult(f, x), expected)
     assert os.sched_getaffinity(thread) == set(processors)
 
@@ -389,7 +397,7 @@ def test_a_worker_that_does_not_come(monkeypatch, set_threads, workers):
     set_threads(1 + workers)
     f, x = np.full((512, 4096), 0.5), np.ones((512, 4096))
     expected = fastrecur.forget_mult(f, x)
-    time.sleep(0.1)  # they sleep
+    until_asleep()
     late = _threads._idle[-workers:]
     with monkeypatch.context() as patches:
         for worker in late[:2]:
@@ -403,8 +411,9 @@ def test_a_worker_that_does_not_come(monkeypatch, set_threads, workers):
                 for worker in late:
                     worker.rouse()
     assert all(worker.is_done() for worker in late)
-    for rest in (0, 0, 0.1, 0):
-        time.sleep(rest)
+    for rests in (False, False, True, False):
+        if rests:
+            until_asleep()
         assert_same_bits(fastrecur.forget_mult(f, x), expected)
 
 
@@ -427,7 +436,7 @@ def test_where_workers_cannot_be_placed(monkeypatch, set_threads, processors, mi
             patches.delattr(os, missing)
         else:
             patches.setattr(os, "sched_setaffinity", refuse)
-        time.sleep(0.1)
+        until_asleep()
         assert_same_bits(fastrecur.forget_mult(f, x), expected)
     assert os.sched_getaffinity(thread) == set(processors)
     assert bool(asked) == (not missing)
