@@ -5,8 +5,8 @@ import itertools
 import ml_dtypes
 import numpy as np
 import pytest
-from compare import assert_same_bits, check_forward
-from layouts import guarded
+from compare import assert_same_bits, check_forward, check_vjp
+from layouts import gate_slice, guarded
 from test_forward import RECURRENCES, operands
 
 import fastrecur
@@ -52,6 +52,44 @@ def test_lanes_of_several_lengths(rng, both, dtype, reverse):
             )
             h = check_forward("forget_mult", gate, value, reverse=reverse, lengths=lengths)
             assert_same_bits(lanes_first(h), wanted)
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_bits_of_gradients_are_those_of_contiguous_time(rng, both, set_threads, name, dtype, reverse):
+    vjp = getattr(fastrecur, f"{name}_vjp")
+    for _, steps, rows in itertools.product(both(), [1, 2, 5, 12], ROWS):
+        gate, value = (gate_slice(operand) for operand in operands(rng, (steps, *rows), dtype))
+        h0 = rng.standard_normal(rows).astype(dtype)
+        h = getattr(fastrecur, name)(gate, value, h0, reverse=reverse)
+        g = rng.standard_normal(h.shape).astype(dtype)
+        wanted = vjp(*(lanes_first(v) for v in (g, gate, value, h)), h0, axis=-1, reverse=reverse)
+        for threads in [1, 2]:
+            set_threads(threads)
+            *grads, grad_h0 = vjp(g, gate, value, h, h0, reverse=reverse)
+            for grad, right in zip([*map(lanes_first, grads), grad_h0], wanted, strict=True):
+                assert_same_bits(grad, right)
+
+
+@pytest.mark.parametrize(
+    "dtypes", [*zip(FLOATS, FLOATS, strict=True), (np.float16, np.float32), (np.float32, np.float16)]
+)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_gradients_of_rows(rng, both, dtypes, reverse):
+    """Of a gate for each element, for each step, for each lane and for all; lanes that end apart; and two dtypes.
+
+    Past the cache go lines, and those of two steps may begin with other lanes.
+    """
+    for _, steps, rows in itertools.product(both(), [1, 2, 5, 12], [(9,), (3, 9), (3, 75), (3, 80), (3, 2080)]):
+        full, value = (
+            gate_slice(operand.astype(dtype))
+            for operand, dtype in zip(operands(rng, (steps, *rows), np.float32), dtypes, strict=True)
+        )
+        some = rng.integers(0, steps + 1, rows[:1])
+        for gate in [full, full[(slice(None), *(slice(0, 1) for _ in rows))], full[0], dtypes[0](0.25)]:
+            for lengths in [None, some, np.maximum(some, steps - 1)]:
+                check_vjp("forget_mult", gate, value, rng=rng, reverse=reverse, lengths=lengths)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -2,14 +2,16 @@
 
 The states of all lanes stand in a buffer of the carry type. Every step advances that buffer and writes it out, vector
 by vector, so each operand is read once, each result written once, and the buffer stays in the cache. Where rows allow,
-a vector takes four steps before its states are put down: wide rows' do not fit the first level of the cache, and with
-narrow ones each step would wait for what the last one put down.
+a vector takes four steps before its states are put down, two of a gradient: wide rows' do not fit the first level of
+the cache, with narrow ones each step would wait for what the last one put down, and results wait behind all that is put
+down before them.
 
 Each step has rows of lanes that are neighbours; around time stands one more loop, over ``outer``. ``geometry`` holds
 the sizes, then for each operand its strides in bytes along time, rows and outer, in the direction of travel: see
 `GEOMETRY`. The last arguments say which part of the lanes to walk.
 """
 
+import numpy as np
 from numba import njit
 
 from .._steps import constant
@@ -48,12 +50,13 @@ GEOMETRY = (
 HEAD = len(GEOMETRY)
 HUGE_PAGE = 2 << 20
 PAGES_AHEAD = 2
-TOGETHER = 4  # steps that a vector takes before its states are put down
+TOGETHER, TOGETHER_BACK = 4, 2  # steps that a vector takes before its states are put down
 NEAR = 16 << 10  # bytes of states that stay in the first level of the cache
 SHORT, LONG_LEVEL = 32, 128  # lanes of a row from which no step waits for the last; with one gate that is soon
 ENDS_AHEAD = 8  # rows before its turn a line is asked for that a row fills in part: all stores wait for it
-A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = range(10)  # the order of operands, as in `_problem`
-STORE, ADD, SUM = 1, 2, 3  # what becomes of a gradient: written; added lane by lane; added up over the row
+# Numbers with a type: of a function that is given others, Numba compiles one for each.
+A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = np.arange(10)  # the order of operands, as in `_problem`
+STORE, ADD, SUM = np.arange(1, 4)  # what becomes of a gradient: written; added lane by lane; added up over the row
 
 
 @njit(**HELPER)
@@ -381,12 +384,27 @@ def vjp_lanes(
 
 
 @njit(**INLINE)
+def settle_both(so_far, to_a, to_b, sums_a, sums_b, j, grad_a, grad_b, a_fate, b_fate, bypass_a, bypass_b):
+    """Bring a vector of both gradients where it belongs; return what those of a gate for all add up to."""
+    settle(to_b, sums_b, j, grad_b, b_fate, bypass_b)
+    if a_fate == SUM:
+        return so_far + grad_a
+    settle(to_a, sums_a, j, grad_a, a_fate, bypass_a)
+    return so_far
+
+
+@njit(**INLINE)
 def vjp_row(
-    a_constant, a_fate, b_fate, at_h0, bypass_a, bypass_b, rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b,
-    begin, way, vectors, so_far, ahead_g, ahead_a, ahead_b, ahead_h,
+    deep, a_constant, a_fate, b_fate, at_h0, bypass_a, bypass_b, rule, g, a, b, h, h0, carry, to_a, to_b, sums_a,
+    sums_b, later, here, begin, way, vectors, so_far, so_far1,
 ):  # fmt: skip
-    """Take a row's vectors to the step before; return what their gradients of a gate for all add up to."""
-    gate = level_of(a, carry)
+    """Take a row's vectors back by a step, or ``deep`` by two; return what a gate's gradients of each add up to."""
+    g1, a1, b1, h1 = row_at(g, later, G, 1), row_at(a, later, A, 1), row_at(b, later, B, 1), row_at(h, later, H, 1)
+    to_a1, to_b1 = row_at(to_a, later, TO_A, 1), row_at(to_b, later, TO_B, 1)
+    level, level1 = level_of(a, carry), level_of(a1 if deep else a, carry)
+    ahead_g, ahead_a = load_int(here, G), load_int(here, A)
+    ahead_b, ahead_h = load_int(here, B), load_int(here, H)
+    fates = a_fate, b_fate, bypass_a, bypass_b
     for vector in range(vectors):
         j = begin + vector * way
         request_vector(g, j, ahead_g)
@@ -394,32 +412,49 @@ def vjp_row(
         request_vector(h, j, ahead_h)
         if not a_constant:
             request_vector(a, j, ahead_a)
-            gate = load_vector(a, j, carry)
         before = load_vector(h0, j, carry) if at_h0 else load_vector(h, j, carry)
         arrived = load_vector(g, j, carry) + load_vector(carry, j, carry)
+        gate = level if a_constant else load_vector(a, j, carry)
         grad_a, grad_b, onward = adjoint(rule, arrived, gate, load_vector(b, j, carry), before)
+        if deep:
+            so_far = settle_both(so_far, to_a, to_b, sums_a, sums_b, j, grad_a, grad_b, *fates)
+            request_vector(g1, j, ahead_g)
+            request_vector(b1, j, ahead_b)
+            request_vector(h1, j, ahead_h)
+            if not a_constant:
+                request_vector(a1, j, ahead_a)
+            gate = level1 if a_constant else load_vector(a1, j, carry)
+            grad_a, grad_b, onward = adjoint(
+                rule, load_vector(g1, j, carry) + onward, gate, load_vector(b1, j, carry), load_vector(h1, j, carry)
+            )
         store_vector(carry, j, onward)
-        if a_fate == SUM:
-            so_far = so_far + grad_a
+        if deep:
+            so_far1 = settle_both(so_far1, to_a1, to_b1, sums_a, sums_b, j, grad_a, grad_b, *fates)
         else:
-            settle(to_a, sums_a, j, grad_a, a_fate, bypass_a)
-        settle(to_b, sums_b, j, grad_b, b_fate, bypass_b)
-    return so_far
+            so_far = settle_both(so_far, to_a, to_b, sums_a, sums_b, j, grad_a, grad_b, *fates)
+    return so_far, so_far1
+
+
+@njit(**HELPER)
+def add_up(sums, so_far):
+    """Add what was summed of a row to where it belongs."""
+    store(sums, 0, load(sums, 0, sums) + total(so_far))
 
 
 @njit(**HELPER)
 def vjp_rows(
-    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lanes, count, count_h, apart, a_constant, a_fate, b_fate,
-    down, bypass, near, ahead,
+    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lanes, count, count_h, apart, later, together, a_constant,
+    a_fate, b_fate, down, bypass, near, ahead,
 ):  # fmt: skip
-    """Take rows of lanes back by a step, or one by so many: as `forward_rows`.
+    """Take rows of lanes back by a step, or by two ``together``: as `forward_rows`.
 
     What stands at ``h`` are the results before, of ``count_h`` rows; before the others, there are the first states.
     """
     bypass_b = bypass and b_fate == STORE
     way = -width(carry) if down else width(carry)
     zero = broadcast(constant(0.0, load(carry, 0, carry)))
-    so_far = zero
+    so_far, so_far1 = zero, zero
+    is_one_sum, is_wider = load_int(later, SUMS_A) == 0, itemsize(carry) > itemsize(h)
     for k in range(count):
         g_now, a_now, b_now = row_at(g, apart, G, k), row_at(a, apart, A, k), row_at(b, apart, B, k)
         h_now, h0_now, carry_now = row_at(h, apart, H, k), row_at(h0, apart, CARRY, k), row_at(carry, apart, CARRY, k)
@@ -427,8 +462,6 @@ def vjp_rows(
         sums_a_now, sums_b_now = row_at(sums_a, apart, SUMS_A, k), row_at(sums_b, apart, SUMS_B, k)
         at_h0, head = k >= count_h, 0
         here = ahead if k < near else shift(ahead, 16 * 8)
-        ahead_g, ahead_a = load_int(here, G), load_int(here, A)
-        ahead_b, ahead_h = load_int(here, B), load_int(here, H)
         if bypass_b:
             head = lanes_to_line(to_b_now, lanes)
         elif bypass and a_fate == STORE:
@@ -439,34 +472,46 @@ def vjp_rows(
         )
         tail = head + vectors * width(carry)
         if head > 0 or tail < lanes:
-            if bypass_a:
-                ask_for_ends(to_a_now, apart, TO_A, head, tail, lanes)
-            if bypass_b:
-                ask_for_ends(to_b_now, apart, TO_B, head, tail, lanes)
-            vjp_lanes(
-                rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now, head,
-                tail, lanes, a_constant, a_fate, b_fate, at_h0,
-            )  # fmt: skip
+            for n in range(together):
+                to_a_then, to_b_then = row_at(to_a_now, later, TO_A, n), row_at(to_b_now, later, TO_B, n)
+                if bypass_a:
+                    ask_for_ends(to_a_then, apart, TO_A, head, tail, lanes)
+                if bypass_b:
+                    ask_for_ends(to_b_then, apart, TO_B, head, tail, lanes)
+                vjp_lanes(
+                    rule, row_at(g_now, later, G, n), row_at(a_now, later, A, n), row_at(b_now, later, B, n),
+                    row_at(h_now, later, H, n), h0_now, carry_now, to_a_then, to_b_then,
+                    row_at(sums_a_now, later, SUMS_A, n), row_at(sums_b_now, later, SUMS_B, n), head, tail, lanes,
+                    a_constant, a_fate, b_fate, at_h0,
+                )  # fmt: skip
         begin = tail - width(carry) if down else head
         row = (
-            rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now, begin,
-            way, vectors, so_far, ahead_g, ahead_a, ahead_b, ahead_h,
+            rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now, later,
+            here, begin, way, vectors, so_far, so_far1,
         )  # fmt: skip
         # What most gradients are is known to the compiler: a loop that asks at each vector has twice the instructions.
         is_usual = b_fate == STORE and not at_h0
-        if is_usual and a_constant and a_fate == SUM:
-            so_far = vjp_row(True, SUM, STORE, False, False, bypass_b, *row)
+        if is_wider and together > 1 and a_constant:
+            so_far, so_far1 = vjp_row(True, True, SUM, STORE, False, False, bypass_b, *row)
+        elif is_wider and together > 1:
+            so_far, so_far1 = vjp_row(True, False, STORE, STORE, False, bypass_a, bypass_b, *row)
+        elif is_usual and a_constant and a_fate == SUM:
+            so_far, so_far1 = vjp_row(False, True, SUM, STORE, False, False, bypass_b, *row)
         elif is_usual and not a_constant and a_fate == STORE:
-            so_far = vjp_row(False, STORE, STORE, False, bypass_a, bypass_b, *row)
+            so_far, so_far1 = vjp_row(False, False, STORE, STORE, False, bypass_a, bypass_b, *row)
         elif is_usual and not a_constant and a_fate == ADD:
-            so_far = vjp_row(False, ADD, STORE, False, False, bypass_b, *row)
+            so_far, so_far1 = vjp_row(False, False, ADD, STORE, False, False, bypass_b, *row)
         elif is_usual and a_fate == ADD:
-            so_far = vjp_row(True, ADD, STORE, False, False, bypass_b, *row)
+            so_far, so_far1 = vjp_row(False, True, ADD, STORE, False, False, bypass_b, *row)
         else:
-            so_far = vjp_row(a_constant, a_fate, b_fate, at_h0, bypass_a, bypass_b, *row)
+            so_far, so_far1 = vjp_row(False, a_constant, a_fate, b_fate, at_h0, bypass_a, bypass_b, *row)
         if a_fate == SUM and (k == count - 1 or load_int(apart, SUMS_A) != 0):  # rows of one sum are added up at once
-            store(sums_a_now, 0, load(sums_a_now, 0, sums_a) + total(so_far))
-            so_far = zero
+            if is_one_sum:
+                so_far = so_far + so_far1
+            elif together > 1:
+                add_up(row_at(sums_a_now, later, SUMS_A, 1), so_far1)
+            add_up(sums_a_now, so_far)
+            so_far, so_far1 = zero, zero
 
 
 def vjp(
@@ -474,8 +519,8 @@ def vjp(
     row_last, lane_first, lane_last,
 ):  # fmt: skip
     """Walk against the direction of travel; ``carry`` holds the last states' cotangents, then the first states'."""
-    steps, reverse, a_constant = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2)
-    bypass, a_fate, b_fate = load_int(geometry, 3), load_int(geometry, 4), load_int(geometry, 5)
+    steps, reverse, a_constant = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2) != 0
+    bypass, a_fate, b_fate = load_int(geometry, 3) != 0, load_int(geometry, 4), load_int(geometry, 5)
     lanes = lane_last - lane_first
     stretch, pitch = load_int(geometry, 9), load_int(geometry, 10)
     a_lane, sums_lane = 0 if a_constant else lane_first, lane_first if a_fate == ADD or not a_constant else 0
@@ -483,12 +528,25 @@ def vjp(
     fresh = load_int(geometry, 7) != 0
     rows = row_last - row_first
     over_time = rows == 1 and not fresh  # as in `forward`
-    stride, run = steps if over_time else 1, rows_at_once(geometry, rows)
+    together = 1
+    # States that are wider than the data are as much to put down as all results. Where results go past the cache that
+    # shows, unless memory is walked without gaps, as quickly as it gives; and short rows would wait for each other.
+    if itemsize(carry) > itemsize(h) and b_fate == STORE and a_fate == (SUM if a_constant else STORE):
+        gapless = abs(load_int(geometry, HEAD + 3 * H)) == lanes * itemsize(h)
+        together = TOGETHER_BACK if lanes < SHORT or (bypass and not gapless) else 1
+    # Past the cache go whole lines: of steps that are taken together, these have to be the same lanes.
+    if bypass and load_int(geometry, HEAD + 3 * TO_B) % 64 != 0:
+        together = 1
+    if bypass and a_fate == STORE and load_int(geometry, HEAD + 3 * TO_A) % 64 != 0:
+        together = 1
+    stride, run = steps if over_time else together, rows_at_once(geometry, rows)
     if over_time and stretch > 0:
         stride = stretch
-    apart, ahead = stack_ints(16), stack_ints(32)
-    near = measure_ahead(ahead, geometry, rows, 1, True, down)
+    later, apart, far, ahead = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(32)
+    near = measure_ahead(ahead, geometry, rows, together, True, down)
+    measure(later, geometry, 0, -1)
     measure(apart, geometry, 0 if over_time else 1, -1 if down or over_time else 1)
+    measure(far, geometry, 0 if over_time else 1, -TOGETHER_BACK if over_time else -1 if down else 1)
     for outer in range(outer_first, outer_last):
         for ago in range(0, steps, stride):
             span = min(stride, steps - ago)
@@ -504,31 +562,37 @@ def vjp(
                 row = row_last - 1 - turn if down else row_first + turn
                 first, stop = valid_range(place(lengths, geometry, LENGTHS, 0, row, outer, 0), steps, reverse)
                 begin, end = valid_steps(first, stop, t, span)
-                last = t + end - 1
                 to_a_now = place(to_a, geometry, TO_A, t + span - 1, row, outer, lane_first)
                 to_b_now = place(to_b, geometry, TO_B, t + span - 1, row, outer, lane_first)
                 low, high = span - end, span - begin
                 if a_fate == STORE:
-                    clear_rows(to_a_now, apart, apart, TO_A, carry, lanes, run, low, high, span)
+                    clear_rows(to_a_now, later, apart, TO_A, carry, lanes, run, low, high, span)
                 if b_fate == STORE:
-                    clear_rows(to_b_now, apart, apart, TO_B, carry, lanes, run, low, high, span)
-                count = (end - begin) * run
-                known = count  # rows before which there are results, else the first states
-                if t + begin == first:
-                    known = count - 1 if over_time else 0
-                vjp_rows(
-                    rule,
-                    place(g, geometry, G, last, row, outer, lane_first),
-                    place(a, geometry, A, last, row, outer, a_lane),
-                    place(b, geometry, B, last, row, outer, lane_first),
-                    place(h, geometry, H, last - 1, row, outer, lane_first),
-                    place(h0, geometry, CARRY, 0, row, outer, lane_first),
-                    place(carry, geometry, CARRY, 0, row, outer, lane_first),
-                    place(to_a, geometry, TO_A, last, row, outer, lane_first),
-                    place(to_b, geometry, TO_B, last, row, outer, lane_first),
-                    place(sums_now, geometry, SUMS_A, last, row, outer, sums_lane),
-                    place(sums_b, geometry, SUMS_B, last, row, outer, lane_first),
-                    lanes, count, known, apart, a_constant, a_fate, b_fate, down, bypass, near, ahead,
-                )  # fmt: skip
+                    clear_rows(to_b_now, later, apart, TO_B, carry, lanes, run, low, high, span)
+                alone = 1 if t + begin == first else 0  # before the first step there is no result
+                while begin < end:
+                    deep = together > 1 and end - begin - alone >= together
+                    at_once = together if deep else 1
+                    count = (end - begin - (alone if deep else 0)) // at_once if over_time else run
+                    known = count  # rows before which there are results, else the first states
+                    if not deep:
+                        known = count - alone if over_time else 0 if end - begin == alone else count
+                    last = t + end - 1
+                    vjp_rows(
+                        rule,
+                        place(g, geometry, G, last, row, outer, lane_first),
+                        place(a, geometry, A, last, row, outer, a_lane),
+                        place(b, geometry, B, last, row, outer, lane_first),
+                        place(h, geometry, H, last - 1, row, outer, lane_first),
+                        place(h0, geometry, CARRY, 0, row, outer, lane_first),
+                        place(carry, geometry, CARRY, 0, row, outer, lane_first),
+                        place(to_a, geometry, TO_A, last, row, outer, lane_first),
+                        place(to_b, geometry, TO_B, last, row, outer, lane_first),
+                        place(sums_now, geometry, SUMS_A, last, row, outer, sums_lane),
+                        place(sums_b, geometry, SUMS_B, last, row, outer, lane_first),
+                        lanes, count, known, far if deep else apart, later, at_once, a_constant, a_fate, b_fate, down,
+                        bypass, near, ahead,
+                    )  # fmt: skip
+                    end -= at_once * count if over_time else at_once
     if bypass:
         fence()

@@ -1,8 +1,9 @@
-"""What the memory gives to the rows that miss what they should reach, whatever walks them: ``python limits_run.py``.
+"""What the memory gives to the rows that miss what they should reach: ``python limits_run.py``.
 
-The triad's threads each walk a stretch of the arrays. fastrecur's share each step's lanes where there are too few steps
-to be cut in time; and a gradient has six arrays where the triad has three. Here loops without any recurrence do one or
-both: what they reach, against the triad in the same run, is what such a walk can be expected to.
+The triad's threads each walk a stretch of the arrays. fastrecur's share each step's lanes where there are too few
+steps to be cut in time; a gradient has six arrays where the triad has three; and a recurrence takes its states from
+step to step, in float64 whatever the data. Here plain loops do the first, the second, both, or all three: what they
+reach, against the triad in the same run, is what can be expected of such a walk, and of the recurrence on it.
 """
 
 import argparse
@@ -71,6 +72,71 @@ def four(g, f, x, x_at, h, to_x, rows, lanes):
                 second[i] = came[i] * f + value[i] - state[i]
 
 
+@_kernel
+def forward_full(f, f_at, x, x_at, h, states, rows, lanes):
+    for t in range(h.shape[0]):
+        for row in range(rows[0], rows[1]):
+            to, state = h[t, row, lanes[0] : lanes[1]], states[row, lanes[0] : lanes[1]]
+            gate = f[t, row, f_at + lanes[0] : f_at + lanes[1]]
+            value = x[t, row, x_at + lanes[0] : x_at + lanes[1]]
+            for i in range(to.size):
+                now = state[i] + gate[i] * (value[i] - state[i])
+                state[i] = now
+                to[i] = now
+
+
+@_kernel
+def forward_number(f, x, x_at, h, states, rows, lanes):
+    f = np.float64(f)
+    for t in range(h.shape[0]):
+        for row in range(rows[0], rows[1]):
+            to, state = h[t, row, lanes[0] : lanes[1]], states[row, lanes[0] : lanes[1]]
+            value = x[t, row, x_at + lanes[0] : x_at + lanes[1]]
+            for i in range(to.size):
+                now = state[i] + f * (value[i] - state[i])
+                state[i] = now
+                to[i] = now
+
+
+@_kernel
+def vjp_full(g, f, f_at, x, x_at, h, to_f, to_x, states, rows, lanes):
+    for t in range(h.shape[0] - 1, -1, -1):
+        for row in range(rows[0], rows[1]):
+            came, state = g[t, row, lanes[0] : lanes[1]], states[row, lanes[0] : lanes[1]]
+            gate = f[t, row, f_at + lanes[0] : f_at + lanes[1]]
+            value = x[t, row, x_at + lanes[0] : x_at + lanes[1]]
+            before = h[max(t - 1, 0), row, lanes[0] : lanes[1]]
+            first, second = to_f[t, row, lanes[0] : lanes[1]], to_x[t, row, lanes[0] : lanes[1]]
+            for i in range(came.size):
+                now = state[i] + came[i]
+                first[i] = now * (value[i] - before[i])
+                second[i] = now * gate[i]
+                state[i] = now - now * gate[i]
+
+
+@njit(nogil=True, cache=True, fastmath=True)  # a sum in any order, or it would not be vectorised
+def vjp_number(g, f, x, x_at, h, to_x, states, rows, lanes):
+    f, total = np.float64(f), 0.0
+    for t in range(h.shape[0] - 1, -1, -1):
+        for row in range(rows[0], rows[1]):
+            came, state = g[t, row, lanes[0] : lanes[1]], states[row, lanes[0] : lanes[1]]
+            value = x[t, row, x_at + lanes[0] : x_at + lanes[1]]
+            before = h[max(t - 1, 0), row, lanes[0] : lanes[1]]
+            second = to_x[t, row, lanes[0] : lanes[1]]
+            for i in range(came.size):
+                now = state[i] + came[i]
+                total += now * (value[i] - before[i])
+                second[i] = now * f
+                state[i] = now - now * f
+    return total
+
+
+KERNELS = {
+    "forward full": (three, forward_full, 3), "forward constant": (two, forward_number, 2),
+    "vjp full": (six, vjp_full, 6), "vjp constant": (four, vjp_number, 4),
+}  # fmt: skip
+
+
 class Limits:
     """A case's arrays, and loops over them."""
 
@@ -87,8 +153,9 @@ class Limits:
         self.g, self.out = (data.blocks[name][0].reshape(self.shape) for name in ("g", "out"))
         self.to = np.zeros((2, *self.out.shape), data.dtype)
         self.gate = data.dtype.type(ALPHA)
+        self.states = np.zeros(self.out.shape[1:])
 
-    def loop(self, is_gradient, shares_steps):
+    def loop(self, direction, shares_steps, has_states=False):
         """Return a call of all threads, and the words it moves; they share each step's lanes, or each has its steps."""
         steps, rows, lanes = self.out.shape
         if not shares_steps:
@@ -97,18 +164,20 @@ class Limits:
             parts = [(slice(None), cut, (0, lanes)) for cut in self.team.ranges(rows)]
         else:
             parts = [(slice(None), (0, 1), cut) for cut in self.team.ranges(lanes, step=64)]
-        full, (x_at, f_at) = self.case.variant.gate == "full", self.at
+        gate, (x_at, f_at) = self.case.variant.gate, self.at
         calls = []
         for cut, *where in parts:
             g, f, x, h = self.g[cut], self.f[cut], self.x[cut], self.out[cut]
             first, second = self.to[0][cut], self.to[1][cut]
-            if is_gradient:
-                calls.append((g, f, f_at, x, x_at, h, first, second, *where) if full else
-                             (g, self.gate, x, x_at, h, second, *where))  # fmt: skip
+            operands = (f, f_at, x, x_at) if gate == "full" else (self.gate, x, x_at)
+            if direction == "vjp":
+                results = (first, second) if gate == "full" else (second,)
+                call = g, *operands, h, *results
             else:
-                calls.append((f, f_at, x, x_at, first, *where) if full else (self.gate, x, x_at, first, *where))
-        kernel, words = {(0, 1): (three, 3), (0, 0): (two, 2), (1, 1): (six, 6), (1, 0): (four, 4)}[is_gradient, full]
-        return functools.partial(self.team.run, kernel, calls), words
+                call = *operands, first
+            calls.append((*call, self.states, *where) if has_states else (*call, *where))
+        without, with_states, words = KERNELS[f"{direction} {gate}"]
+        return functools.partial(self.team.run, with_states if has_states else without, calls), words
 
 
 def measure(calls, seconds=1.5):
@@ -127,22 +196,23 @@ def measure(calls, seconds=1.5):
 
 
 LAYOUTS = "(2048, 1024)", "(105, 12800)", "a gate of (105, 40, 3*640)", "(1000000,)"
-NAMES = "triad", "shared", "words", "shared words", "fastrecur"
+NAMES = "triad", "shared", "words", "shared words", "with states", "fastrecur"
 
 
 def row_of(case, bench, seconds):
     """Return a line of the table."""
     data = bench._arrays(case.layout, case.dtype)
     ours, problem = bench._ours(case, data)
-    limits, is_gradient = Limits(case, data, bench.team), case.variant.direction == "vjp"
+    limits, direction = Limits(case, data, bench.team), case.variant.direction
     # A gradient stands beside the triad of a gate, whichever its own is.
-    beside = Variant("forward", "full" if is_gradient else case.variant.gate, case.variant.output)
+    beside = Variant("forward", "full" if direction == "vjp" else case.variant.gate, case.variant.output)
     triad = Limits(Case(case.group, case.layout, case.dtype, beside), data, bench.team)
     calls = {
-        "triad": triad.loop(False, shares_steps=False),
-        "shared": limits.loop(False, shares_steps=True),
-        "words": limits.loop(is_gradient, shares_steps=False),
-        "shared words": limits.loop(is_gradient, shares_steps=True),
+        "triad": triad.loop("forward", shares_steps=False),
+        "shared": limits.loop("forward", shares_steps=True),
+        "words": limits.loop(direction, shares_steps=False),
+        "shared words": limits.loop(direction, shares_steps=True),
+        "with states": limits.loop(direction, shares_steps=True, has_states=True),
         "fastrecur": (ours, case.variant.words),
     }
     if case.group.against == "loop":
