@@ -61,7 +61,8 @@ LONG_SUM = 8 << 10  # the same for a sum's parts, which one thread may have to w
 AHEAD = 8 << 10  # bytes of an operand that are asked for before their turn,
 NARROW_AHEAD = 4 << 10  # or half as many, if these are many rows,
 ROWS_AHEAD, MOST_AHEAD = 8, 32  # more than the first, and of no more than the second
-LONG_AHEAD = 64 << 10  # but of two operands or more not a whole such row: the processor itself sees it coming
+LONG_AHEAD = 64 << 10  # but of two operands or more not a whole such row: the processor itself sees it coming,
+CACHED_AHEAD = 4 << 10  # and in the cache sooner, even such pieces of rows, or whole rows that follow each other
 BYPASS_ROW = 512  # bytes of a row from which it pays to write past the cache, though its ends fill no line,
 BYPASS_ROW_BACK = 256  # and where two rows are written for four that are read
 APART = 512  # bytes between the states of two threads, for a processor fetches what stands behind its own too;
@@ -620,7 +621,7 @@ def _sharing(plan, most, fresh, fresh_bytes, direction, stretch=0):
     """
     bypass = _bypasses(plan, fresh)
     threads, pieces = _useful_threads(plan, most, bypass), 0 if stretch else _pieces(plan)
-    geometry = _geometry(plan, bypass, threads, stretch)
+    geometry = _geometry(plan, bypass, threads, stretch, pieces)
     tables, parts = [geometry], []
     if plan.traversal != SERIES:
         parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, pieces or threads)
@@ -653,9 +654,14 @@ def _bytes(plan):
     return plan.word * plan.steps * plan.lanes
 
 
+def _is_large(plan):
+    """Return whether a problem takes so much of the cache that its results would not stay there for long."""
+    return 3 * _bytes(plan) > _cache_bytes()
+
+
 def _bypasses(plan, fresh):
     """Return whether results go past the cache; of a series, whether they may be written where they belong (1)."""
-    large = 3 * _bytes(plan) > _cache_bytes()
+    large = _is_large(plan)
     if plan.traversal == SERIES:
         return (_series.PAST if large else _series.IN_PLACE) if fresh else 0
     row = BYPASS_ROW_BACK if plan.gradients else BYPASS_ROW
@@ -735,17 +741,20 @@ def _tile_lanes(plan):
     return OCTET if plan.traversal == OCTETS else WIDTH
 
 
-def _geometry(plan, bypass, threads, stretch=0):
+def _geometry(plan, bypass, threads, stretch=0, pieces=0):
     """Return the geometry with what depends on the machine: if results go past the cache, how far to look ahead.
 
-    And with partial sums of each lane over a ``stretch`` of time.
+    And with partial sums of each lane over a ``stretch`` of time. Rows are cut for threads or into ``pieces``.
     """
     ahead = 0
     if plan.traversal == ROWS and _bytes(plan) >= SERIAL_BYTES:
         outer, middle, _ = plan.sizes
-        piece = max(1, plan.row_bytes // (threads if outer == middle == 1 else 1))
+        parts = max(threads, pieces) if outer == middle == 1 else 1
+        piece = max(1, plan.row_bytes // parts)
         ahead = max(1, min(MOST_AHEAD, max(ROWS_AHEAD, NARROW_AHEAD // piece), AHEAD // piece))
         if piece >= LONG_AHEAD and not plan.geometry[2]:
+            ahead = 0
+        if not _is_large(plan) and middle == 1 and (parts == 1 or piece >= CACHED_AHEAD):
             ahead = 0
     geometry = plan.geometry.copy()
     geometry[3], geometry[6] = bypass, ahead
