@@ -162,8 +162,8 @@ def level_of(a, carry):
     return broadcast(load(a, 0, carry))
 
 
-@njit(**HELPER)
-def forward_row(rule, a, b, h, carry, begin, way, vectors, a_constant, bypass, ahead_a, ahead_b):
+@njit(**INLINE)
+def forward_row(a_constant, bypass, rule, a, b, h, carry, begin, way, vectors, ahead_a, ahead_b):
     """Advance a row's vectors by a step."""
     level = level_of(a, carry)
     for vector in range(vectors):
@@ -175,8 +175,8 @@ def forward_row(rule, a, b, h, carry, begin, way, vectors, a_constant, bypass, a
         store_vector(carry, j, advance(rule, now, a, b, h, carry, j, level, a_constant, bypass))
 
 
-@njit(**HELPER)
-def forward_four(rule, a, b, h, carry, later, begin, way, vectors, a_constant, bypass, ahead_a, ahead_b):
+@njit(**INLINE)
+def forward_four(a_constant, bypass, later, rule, a, b, h, carry, begin, way, vectors, ahead_a, ahead_b):
     """Advance a row's vectors by four steps, which stand ``later``."""
     a1, a2, a3 = row_at(a, later, A, 1), row_at(a, later, A, 2), row_at(a, later, A, 3)
     b1, b2, b3 = row_at(b, later, B, 1), row_at(b, later, B, 2), row_at(b, later, B, 3)
@@ -229,14 +229,20 @@ def forward_rows(
                     a_constant,
                 )  # fmt: skip
         begin = tail - width(carry) if down else head
-        if together == 1:
-            forward_row(
-                rule, a_now, b_now, h_now, carry_now, begin, way, vectors, a_constant, bypass, ahead_a, ahead_b
-            )  # fmt: skip
+        row = rule, a_now, b_now, h_now, carry_now, begin, way, vectors, ahead_a, ahead_b
+        # Known to the compiler: a loop that asks at each vector, and each step of it, has up to twice the instructions.
+        if together == 1 and a_constant:
+            forward_row(True, bypass, *row)
+        elif together == 1:
+            forward_row(False, bypass, *row)
+        elif a_constant and bypass:
+            forward_four(True, True, later, *row)
+        elif a_constant:
+            forward_four(True, False, later, *row)
+        elif bypass:
+            forward_four(False, True, later, *row)
         else:
-            forward_four(
-                rule, a_now, b_now, h_now, carry_now, later, begin, way, vectors, a_constant, bypass, ahead_a, ahead_b
-            )  # fmt: skip
+            forward_four(False, False, later, *row)
 
 
 @njit(**HELPER)
@@ -290,8 +296,8 @@ def forward(
     rule, a, b, h, carry, lengths, geometry, outer_first, outer_last, row_first, row_last, lane_first, lane_last
 ):
     """Walk in the direction of travel; ``carry`` holds the first states, then the last."""
-    steps, reverse, a_constant = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2)
-    bypass = load_int(geometry, 3)
+    steps, reverse, a_constant = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2) != 0
+    bypass = load_int(geometry, 3) != 0
     lanes = lane_last - lane_first
     # Through memory backwards, all the way: the prefetcher follows that too.
     down = load_int(geometry, HEAD + 3 * H) < 0
