@@ -54,9 +54,9 @@ TOGETHER, TOGETHER_BACK = 4, 2  # steps that a vector takes before its states ar
 NEAR = 16 << 10  # bytes of states that stay in the first level of the cache
 SHORT, LONG_LEVEL = 32, 128  # lanes of a row from which no step waits for the last; with one gate that is soon
 ENDS_AHEAD = 8  # rows before its turn a line is asked for that a row fills in part: all stores wait for it
-# Numbers with a type: of a function that is given others, Numba compiles one for each.
-A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = np.arange(10)  # the order of operands, as in `_problem`
-STORE, ADD, SUM = np.arange(1, 4)  # what becomes of a gradient: written; added lane by lane; added up over the row
+# Of a type: Numba compiles a function anew for each plain number that it is called with.
+A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = np.arange(10, dtype=np.int64)  # as in `_problem`
+STORE, ADD, SUM = np.arange(1, 4, dtype=np.int64)  # what becomes of a gradient: written; added to its lane; to a sum
 
 
 @njit(**HELPER)
@@ -449,8 +449,8 @@ def add_up(sums, so_far):
 
 @njit(**HELPER)
 def vjp_rows(
-    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lanes, count, count_h, apart, later, together, a_constant,
-    a_fate, b_fate, down, bypass, near, ahead,
+    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lanes, count, count_h, apart, later, next_, together,
+    a_constant, a_fate, b_fate, down, bypass, near, ahead,
 ):  # fmt: skip
     """Take rows of lanes back by a step, or by two ``together``: as `forward_rows`.
 
@@ -460,7 +460,8 @@ def vjp_rows(
     way = -width(carry) if down else width(carry)
     zero = broadcast(constant(0.0, load(carry, 0, carry)))
     so_far, so_far1 = zero, zero
-    is_one_sum, is_wider = load_int(later, SUMS_A) == 0, itemsize(carry) > itemsize(h)
+    is_one_sum = load_int(later, SUMS_A) == 0
+    is_wider = itemsize(carry) > itemsize(h)  # else together is 1: nothing need be compiled for it
     for k in range(count):
         g_now, a_now, b_now = row_at(g, apart, G, k), row_at(a, apart, A, k), row_at(b, apart, B, k)
         h_now, h0_now, carry_now = row_at(h, apart, H, k), row_at(h0, apart, CARRY, k), row_at(carry, apart, CARRY, k)
@@ -481,9 +482,9 @@ def vjp_rows(
             for n in range(together):
                 to_a_then, to_b_then = row_at(to_a_now, later, TO_A, n), row_at(to_b_now, later, TO_B, n)
                 if bypass_a:
-                    ask_for_ends(to_a_then, apart, TO_A, head, tail, lanes)
+                    ask_for_ends(to_a_then, next_, TO_A, head, tail, lanes)
                 if bypass_b:
-                    ask_for_ends(to_b_then, apart, TO_B, head, tail, lanes)
+                    ask_for_ends(to_b_then, next_, TO_B, head, tail, lanes)
                 vjp_lanes(
                     rule, row_at(g_now, later, G, n), row_at(a_now, later, A, n), row_at(b_now, later, B, n),
                     row_at(h_now, later, H, n), h0_now, carry_now, to_a_then, to_b_then,
@@ -536,9 +537,9 @@ def vjp(
     over_time = rows == 1 and not fresh  # as in `forward`
     together = 1
     # States that are wider than the data are as much to put down as all results. Where results go past the cache that
-    # shows, unless memory is walked without gaps, as quickly as it gives; and short rows would wait for each other.
+    # shows, unless one thread walks it all, as quickly as memory gives; and short rows would wait for each other.
     if itemsize(carry) > itemsize(h) and b_fate == STORE and a_fate == (SUM if a_constant else STORE):
-        gapless = abs(load_int(geometry, HEAD + 3 * H)) == lanes * itemsize(h)
+        gapless = abs(load_int(geometry, HEAD + 3 * TO_B)) == lanes * itemsize(to_b)
         together = TOGETHER_BACK if lanes < SHORT or (bypass and not gapless) else 1
     # Past the cache go whole lines: of steps that are taken together, these have to be the same lanes.
     if bypass and load_int(geometry, HEAD + 3 * TO_B) % 64 != 0:
@@ -553,6 +554,7 @@ def vjp(
     measure(later, geometry, 0, -1)
     measure(apart, geometry, 0 if over_time else 1, -1 if down or over_time else 1)
     measure(far, geometry, 0 if over_time else 1, -TOGETHER_BACK if over_time else -1 if down else 1)
+    next_ = later if rows == 1 else apart
     for outer in range(outer_first, outer_last):
         for ago in range(0, steps, stride):
             span = min(stride, steps - ago)
@@ -560,10 +562,10 @@ def vjp(
             sums_now = shift(sums_a, ago // stretch * pitch if stretch > 0 else 0)
             if fresh and a_fate == STORE:
                 top = place(to_a, geometry, TO_A, steps - 1, 0, outer, 0)
-                provide_pages(top, geometry, TO_A, ago, 1, steps, True)
+                provide_pages(top, geometry, TO_A, ago, span, steps, True)
             if fresh and b_fate == STORE:
                 top = place(to_b, geometry, TO_B, steps - 1, 0, outer, 0)
-                provide_pages(top, geometry, TO_B, ago, 1, steps, True)
+                provide_pages(top, geometry, TO_B, ago, span, steps, True)
             for turn in range(0, rows, run):
                 row = row_last - 1 - turn if down else row_first + turn
                 first, stop = valid_range(place(lengths, geometry, LENGTHS, 0, row, outer, 0), steps, reverse)
@@ -581,8 +583,10 @@ def vjp(
                     at_once = together if deep else 1
                     count = (end - begin - (alone if deep else 0)) // at_once if over_time else run
                     known = count  # rows before which there are results, else the first states
-                    if not deep:
-                        known = count - alone if over_time else 0 if end - begin == alone else count
+                    if not deep and over_time:
+                        known = count - alone
+                    elif not deep and alone == 1 and end - begin == 1:
+                        known = 0
                     last = t + end - 1
                     vjp_rows(
                         rule,
@@ -596,8 +600,8 @@ def vjp(
                         place(to_b, geometry, TO_B, last, row, outer, lane_first),
                         place(sums_now, geometry, SUMS_A, last, row, outer, sums_lane),
                         place(sums_b, geometry, SUMS_B, last, row, outer, lane_first),
-                        lanes, count, known, far if deep else apart, later, at_once, a_constant, a_fate, b_fate, down,
-                        bypass, near, ahead,
+                        lanes, count, known, far if deep else apart, later, next_, at_once, a_constant, a_fate, b_fate,
+                        down, bypass, near, ahead,
                     )  # fmt: skip
                     end -= at_once * count if over_time else at_once
     if bypass:
