@@ -240,7 +240,7 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
     steps = shape[axis]
     lane_axes = [k for k in range(len(shape)) if k != axis and shape[k] != 1]
     lead = strides[H] if strides[H] is not None else strides[B]
-    guide = strides[TO_B] if strides[TO_B] is not None else lead
+    guide = next((strides[k] for k in (TO_B, TO_A) if strides[k] is not None), lead)
     lane_order = tuple(sorted(lane_axes, key=lambda k: (-abs(guide[k]), k)))
     # The carry is contiguous in that order.
     carry_strides, reach = [0] * len(shape), wide.itemsize
@@ -260,15 +260,14 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
 
     full = [k for k in (A, B, H, G, TO_A, TO_B) if itemsizes[k]]
     inner, inner_strides = dims[-1] if dims else (1, tuple(itemsizes[k] if k in full else 0 for k in range(10)))
-    time_guide = abs(strides[TO_B][axis] or strides[H][axis])
-    inside = [d for d in dims if steps == 1 or abs(d[1][TO_B] or d[1][H]) < time_guide]
+    time_guide = abs(strides[TO_B][axis] or strides[TO_A][axis] or strides[H][axis])
+    inside = [d for d in dims if steps == 1 or abs(d[1][TO_B] or d[1][TO_A] or d[1][H]) < time_guide]
+    read = (A, B, G, H) if itemsizes[G] else (A, B)
     contiguous = (
         inner_strides[LENGTHS] == 0
-        and all(inner_strides[k] == itemsizes[k] for k in full if k not in (A, TO_A))
-        and inner_strides[A] in (0, itemsizes[A])
+        and all(inner_strides[k] == itemsizes[k] or (k in read and inner_strides[k] == 0) for k in full)
         and (fates[0] != ADD or inner_strides[SUMS_A] == (wide.itemsize if inner_strides[A] else 0))
         and inner_strides[SUMS_B] in (0, wide.itemsize)
-        and not (fates[1] == ADD and inner_strides[SUMS_B] == 0)
         and len(dims) - len(inside) <= 1
         and len(inside) <= 2
         and (len(inside) >= 1 or not dims)
@@ -289,8 +288,13 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
         traits = ["level"] * (time[A] == 0) + ["down"] * (traversal == OCTETS and ways == {-1})
     a_constant = int(inner_strides[A] == 0 and inner > 1)
     a_fate, b_fate = fates
-    if traversal == ROWS and a_fate == ADD and a_constant:
-        a_fate = SUM
+    if traversal == ROWS and inner > 1:
+        if a_fate == ADD and a_constant:
+            a_fate = SUM
+        if b_fate == ADD and inner_strides[SUMS_B] == 0:
+            b_fate = SUM
+            traits.append("sum_b")
+        traits += [word for k, word in ((B, "one_b"), (G, "one_g"), (H, "one_h")) if k in full and not inner_strides[k]]
     head = [steps, int(reverse), a_constant, 0, a_fate, b_fate, 0, 0, 0, 0, 0]
     extra = (tuple([0] * 10),)
     zero = (1, (0,) * 10)
@@ -420,7 +424,9 @@ def summary(family, names, a, b, axis, reverse, lengths, dtype):
         strides, word=sum(size for size, s in ((a_size, strides[A]), (b_size, strides[B])) if any(s)),
     )  # fmt: skip
     row_bytes = b_size * plan.sizes[2]
-    return replace(plan, traversal=ROWS if plan.traversal == ROWS else TILES, traits=(), row_bytes=row_bytes)
+    if plan.traversal == ROWS:
+        return replace(plan, row_bytes=row_bytes)
+    return replace(plan, traversal=TILES, traits=(), row_bytes=row_bytes)
 
 
 def _empty(shape, axis, dtype, wide):

@@ -104,8 +104,10 @@ def check_forward(name, gate, value, h0=None, *, dtype=None, ulp=None, floor=0.0
     return h
 
 
-def check_vjp(name, gate, value, h0=None, *, rng, dtype=None, ulp=None, arrange=None, state=True, **options):
-    """Check the gradients for random cotangents, with and without one of the last state.
+def check_vjp(
+    name, gate, value, h0=None, *, rng, dtype=None, ulp=None, arrange=None, state=True, grad_h=None, **options
+):
+    """Check the gradients for random cotangents, or those given, with and without one of the last state.
 
     `arrange` lays out the cotangent and the result, which are made here, as a test wants them.
     """
@@ -113,7 +115,7 @@ def check_vjp(name, gate, value, h0=None, *, rng, dtype=None, ulp=None, arrange=
     dtype = result_dtype(gate, value, h0) if dtype is None else np.dtype(dtype)
     wide, wide_last = getattr(reference, name)(gate, value, h0, return_state=True, **options)
     h = wide.astype(dtype)
-    grad_h = random_like(rng, h)
+    grad_h = random_like(rng, h) if grad_h is None else grad_h
     if arrange is not None:
         h, grad_h = arrange(h), arrange(grad_h)
     untouched = _snapshot(grad_h, gate, value, h, h0)

@@ -92,6 +92,69 @@ def test_gradients_of_rows(rng, both, dtypes, reverse):
                 check_vjp("forget_mult", gate, value, rng=rng, reverse=reverse, lengths=lengths)
 
 
+def of_steps(array):
+    """One number for all lanes of a step."""
+    return array[(slice(None), *(slice(0, 1) for _ in array.shape[1:]))]
+
+
+@pytest.mark.parametrize(("name", "dtype"), [*itertools.product(RECURRENCES, FLOATS), ("linear_recurrence", "c8")])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_one_value_for_all_lanes(rng, both, set_threads, name, dtype, reverse):
+    """The bits are those of the same values written out."""
+    recurrence = getattr(fastrecur, name)
+    for _, steps, rows in itertools.product(both(), [1, 4, 11, 38], ROWS):
+        gate, full = operands(rng, (steps, *rows), dtype)
+        h0 = rng.standard_normal(rows).astype(dtype)
+        for value, one_gate, threads in itertools.product([of_steps(full), full.flat[0]], [False, True], [1, 2]):
+            set_threads(threads)
+            lanes = gate[:1] if one_gate and np.ndim(value) else gate
+            out_of_it = np.broadcast_to(value, full.shape).copy()
+            wanted, wanted_last = recurrence(lanes, out_of_it, h0, reverse=reverse, return_state=True)
+            h, last = recurrence(lanes, value, h0, reverse=reverse, return_state=True)
+            assert_same_bits(h, wanted)
+            assert_same_bits(last, wanted_last)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*itertools.product(RECURRENCES, [np.float32, np.float64, np.float16]), ("linear_recurrence", "c8")],
+)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_gradients_of_one_value_for_all_lanes(rng, both, name, dtype, reverse):
+    """They are sums over lanes, for each step, each part of the lanes or all; lanes end together and apart."""
+    for _, steps, rows in itertools.product(both(), [1, 2, 5, 12], [(9,), (80,), (3, 75), (3, 2080)]):
+        full, value = operands(rng, (steps, *rows), dtype)
+        some = rng.integers(0, steps + 1, rows[:1])
+        for gate, lengths in itertools.product([full, full[:1]], [None, some]):
+            check_vjp(name, gate, of_steps(value), rng=rng, reverse=reverse, lengths=lengths)
+        check_vjp(name, full, value[:1, ..., :1], rng=rng, reverse=reverse)
+        check_vjp(name, full, value[..., :1], rng=rng, reverse=reverse)
+        check_vjp(name, full, value.flat[0], rng=rng, reverse=reverse)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*itertools.product(RECURRENCES, [np.float32, np.float64, np.float16]), ("linear_recurrence", "c8")],
+)
+@pytest.mark.parametrize("axis", [0, -1])
+def test_one_cotangent_for_many(rng, both, set_threads, name, dtype, axis):
+    """As of a sum of all results, whose gradient is one number: the bits are those of the same written out."""
+    vjp = getattr(fastrecur, f"{name}_vjp")
+    for _, steps, rows in itertools.product(both(), [1, 5, 12], [(9,), (80,), (3, 75), (3, 2080)]):
+        gate, value = (np.moveaxis(v, 0, axis).copy() for v in operands(rng, (steps, *rows), dtype))
+        h = getattr(fastrecur, name)(gate, value, axis=axis)
+        cotangents = rng.standard_normal(h.shape).astype(dtype)
+        for some in [cotangents.flat[0], cotangents[:1], cotangents[..., :1]]:
+            g = np.broadcast_to(some, h.shape)
+            wanted = vjp(g.copy(), gate, value, h, axis=axis)
+            for threads in [1, 2]:
+                set_threads(threads)
+                for grad, right in zip(vjp(g, gate, value, h, axis=axis)[:2], wanted[:2], strict=True):
+                    assert_same_bits(grad, right)
+            for one_gate in [gate.flat[0], np.moveaxis(np.moveaxis(gate, axis, 0)[:1], 0, axis)]:
+                check_vjp(name, one_gate, value, rng=rng, axis=axis, grad_h=g)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_nothing_is_written_beside_results(rng, both, dtype, reverse):
@@ -132,12 +195,19 @@ def test_gates_of_a_row_that_stand_a_row_apart(rng, both, set_threads, name, rev
             assert_same_bits(out.copy(), wanted)
 
 
+def signature(array):
+    return array.dtype, array.shape, array.strides
+
+
 def test_the_problems_above_are_walked_by_rows():
+    options = {"axis": 0, "reverse": False, "lengths": None, "weak_complex": False}
     for rows in ROWS:
         x = np.empty((38, *rows), np.float32)
-        signature = x.dtype, x.shape, x.strides
-        plan = _problem.forward(
-            "forget", ("f", "x", "h0"), signature, signature, None, None, axis=0, reverse=False, lengths=None,
-            weak_complex=False,
-        )  # fmt: skip
-        assert plan.traversal == _problem.ROWS
+        for value in [x, of_steps(x), x[:1, ..., :1]]:
+            operands = signature(x), signature(value)
+            plan = _problem.forward("forget", ("f", "x", "h0"), *operands, None, None, **options)
+            assert plan.traversal == _problem.ROWS
+            for g in [x, np.broadcast_to(x[:1, ..., :1], x.shape)]:
+                names = "grad_h", "f", "x", "h", "h0"
+                plan = _problem.vjp("forget", names, signature(g), *operands, signature(x), None, None, **options)
+                assert plan.traversal == _problem.ROWS

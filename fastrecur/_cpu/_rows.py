@@ -37,7 +37,7 @@ from ._memory import (
     total,
     width,
 )
-from ._rules import adjoint, step
+from ._rules import adjoint, is_one_b, is_one_g, is_one_h, is_sum_b, step
 
 # The head of `geometry`. `a_constant`: one value of a serves a whole row. `bypass`: results go past the cache. In
 # `reverse` a lane's valid steps are the last of the travel. `ahead`: how many rows before their turn operands are asked
@@ -139,16 +139,17 @@ def forward_lanes(rule, a, b, h, carry, head, tail, lanes, a_constant):
     """Advance lanes that fill no vector."""
     for k in range(head + lanes - tail):
         j = end_lane(k, head, tail)
-        new = step(rule, load(carry, j, carry), load(a, 0 if a_constant else j, carry), load(b, j, carry))
+        gate, value = load(a, 0 if a_constant else j, carry), load(b, 0 if is_one_b(rule) else j, carry)
+        new = step(rule, load(carry, j, carry), gate, value)
         store(carry, j, new)
         store(h, j, new)
 
 
 @njit(**INLINE)
-def advance(rule, now, a, b, h, carry, j, level, a_constant, bypass):
+def advance(rule, now, a, b, h, carry, j, level, value, a_constant, bypass):
     """Advance a vector of lanes by a step, write it and return it."""
     gate = level if a_constant else load_vector(a, j, carry)
-    new = step(rule, now, gate, load_vector(b, j, carry))
+    new = step(rule, now, gate, value if is_one_b(rule) else load_vector(b, j, carry))
     if bypass:
         stream_vector(h, j, new)
     else:
@@ -158,21 +159,27 @@ def advance(rule, now, a, b, h, carry, j, level, a_constant, bypass):
 
 @njit(**INLINE)
 def level_of(a, carry):
-    """Return a row's gate, if it is one for all lanes."""
+    """Return what an operand has for a row, if it is one number for all lanes."""
     return broadcast(load(a, 0, carry))
+
+
+@njit(**INLINE)
+def request_unless(is_one, operand, j, ahead):
+    """Ask for a vector of an operand's row in time, unless it is one number for all lanes."""
+    if not is_one:
+        request_vector(operand, j, ahead)
 
 
 @njit(**INLINE)
 def forward_row(a_constant, bypass, rule, a, b, h, carry, begin, way, vectors, ahead_a, ahead_b):
     """Advance a row's vectors by a step."""
-    level = level_of(a, carry)
+    level, value = level_of(a, carry), level_of(b, carry)
     for vector in range(vectors):
         j = begin + vector * way
-        request_vector(b, j, ahead_b)
-        if not a_constant:
-            request_vector(a, j, ahead_a)
+        request_unless(is_one_b(rule), b, j, ahead_b)
+        request_unless(a_constant, a, j, ahead_a)
         now = load_vector(carry, j, carry)
-        store_vector(carry, j, advance(rule, now, a, b, h, carry, j, level, a_constant, bypass))
+        store_vector(carry, j, advance(rule, now, a, b, h, carry, j, level, value, a_constant, bypass))
 
 
 @njit(**INLINE)
@@ -183,22 +190,23 @@ def forward_four(a_constant, bypass, later, rule, a, b, h, carry, begin, way, ve
     h1, h2, h3 = row_at(h, later, H, 1), row_at(h, later, H, 2), row_at(h, later, H, 3)
     level, level1 = level_of(a, carry), level_of(a1, carry)
     level2, level3 = level_of(a2, carry), level_of(a3, carry)
+    value, value1 = level_of(b, carry), level_of(b1, carry)
+    value2, value3 = level_of(b2, carry), level_of(b3, carry)
     for vector in range(vectors):
         j = begin + vector * way
-        request_vector(b, j, ahead_b)
-        request_vector(b1, j, ahead_b)
-        request_vector(b2, j, ahead_b)
-        request_vector(b3, j, ahead_b)
-        if not a_constant:
-            request_vector(a, j, ahead_a)
-            request_vector(a1, j, ahead_a)
-            request_vector(a2, j, ahead_a)
-            request_vector(a3, j, ahead_a)
+        request_unless(is_one_b(rule), b, j, ahead_b)
+        request_unless(is_one_b(rule), b1, j, ahead_b)
+        request_unless(is_one_b(rule), b2, j, ahead_b)
+        request_unless(is_one_b(rule), b3, j, ahead_b)
+        request_unless(a_constant, a, j, ahead_a)
+        request_unless(a_constant, a1, j, ahead_a)
+        request_unless(a_constant, a2, j, ahead_a)
+        request_unless(a_constant, a3, j, ahead_a)
         now = load_vector(carry, j, carry)
-        now = advance(rule, now, a, b, h, carry, j, level, a_constant, bypass)
-        now = advance(rule, now, a1, b1, h1, carry, j, level1, a_constant, bypass)
-        now = advance(rule, now, a2, b2, h2, carry, j, level2, a_constant, bypass)
-        now = advance(rule, now, a3, b3, h3, carry, j, level3, a_constant, bypass)
+        now = advance(rule, now, a, b, h, carry, j, level, value, a_constant, bypass)
+        now = advance(rule, now, a1, b1, h1, carry, j, level1, value1, a_constant, bypass)
+        now = advance(rule, now, a2, b2, h2, carry, j, level2, value2, a_constant, bypass)
+        now = advance(rule, now, a3, b3, h3, carry, j, level3, value3, a_constant, bypass)
         store_vector(carry, j, now)
 
 
@@ -340,7 +348,7 @@ def forward(
                     forward_rows(
                         rule,
                         place(a, geometry, A, t + start, row, outer, 0 if a_constant else lane_first),
-                        place(b, geometry, B, t + start, row, outer, lane_first),
+                        place(b, geometry, B, t + start, row, outer, 0 if is_one_b(rule) else lane_first),
                         place(h, geometry, H, t + start, row, outer, lane_first),
                         place(carry, geometry, CARRY, 0, row, outer, lane_first),
                         lanes, count, far if deep else apart, later, next_, at_once, a_constant, bypass, down, near,
@@ -379,66 +387,80 @@ def vjp_lanes(
     """Take lanes that fill no vector to the step before."""
     for k in range(head + lanes - tail):
         j = end_lane(k, head, tail)
-        before = load(h0, j, carry) if at_h0 else load(h, j, carry)
-        arrived = load(g, j, carry) + load(carry, j, carry)
-        grad_a, grad_b, onward = adjoint(
-            rule, arrived, load(a, 0 if a_constant else j, carry), load(b, j, carry), before
-        )
+        before = load(h0, j, carry) if at_h0 else load(h, 0 if is_one_h(rule) else j, carry)
+        arrived = load(g, 0 if is_one_g(rule) else j, carry) + load(carry, j, carry)
+        gate, value = load(a, 0 if a_constant else j, carry), load(b, 0 if is_one_b(rule) else j, carry)
+        grad_a, grad_b, onward = adjoint(rule, arrived, gate, value, before)
         store(carry, j, onward)
         settle_lane(to_a, sums_a, j, grad_a, a_fate)
         settle_lane(to_b, sums_b, j, grad_b, b_fate)
 
 
 @njit(**INLINE)
-def settle_both(so_far, to_a, to_b, sums_a, sums_b, j, grad_a, grad_b, a_fate, b_fate, bypass_a, bypass_b):
-    """Bring a vector of both gradients where it belongs; return what those of a gate for all add up to."""
-    settle(to_b, sums_b, j, grad_b, b_fate, bypass_b)
-    if a_fate == SUM:
-        return so_far + grad_a
-    settle(to_a, sums_a, j, grad_a, a_fate, bypass_a)
+def settle_or_sum(so_far, target, sums, j, value, fate, bypass):
+    """Bring a vector of a gradient where it belongs; return what those of one number for all lanes add up to."""
+    if fate == SUM:
+        return so_far + value
+    settle(target, sums, j, value, fate, bypass)
     return so_far
+
+
+@njit(**INLINE)
+def numbers(is_one, one, operand, j, carry):
+    """Return a vector of an operand's row; or the ``one`` that it has for all lanes."""
+    return one if is_one else load_vector(operand, j, carry)
 
 
 @njit(**INLINE)
 def vjp_row(
     deep, a_constant, a_fate, b_fate, at_h0, bypass_a, bypass_b, rule, g, a, b, h, h0, carry, to_a, to_b, sums_a,
-    sums_b, later, here, begin, way, vectors, so_far, so_far1,
+    sums_b, later, here, begin, way, vectors, so_far, so_far1, so_far_b,
 ):  # fmt: skip
-    """Take a row's vectors back by a step, or ``deep`` by two; return what a gate's gradients of each add up to."""
+    """Take a row's vectors back by a step, or ``deep`` by two; return what gradients of one number for all add up to.
+
+    Of a gate those of each step by itself; of the other operand there is but one step.
+    """
     g1, a1, b1, h1 = row_at(g, later, G, 1), row_at(a, later, A, 1), row_at(b, later, B, 1), row_at(h, later, H, 1)
     to_a1, to_b1 = row_at(to_a, later, TO_A, 1), row_at(to_b, later, TO_B, 1)
-    level, level1 = level_of(a, carry), level_of(a1 if deep else a, carry)
+    one_a, one_g, one_b = level_of(a, carry), level_of(g, carry), level_of(b, carry)
+    one_a1, one_g1, one_b1, one_h, one_h1 = one_a, one_g, one_b, one_b, one_b
+    if is_one_h(rule) and not at_h0:
+        one_h = level_of(h, carry)
+    if deep:
+        one_a1, one_g1, one_b1, one_h1 = level_of(a1, carry), level_of(g1, carry), level_of(b1, carry), one_h
+        if is_one_h(rule):
+            one_h1 = level_of(h1, carry)
     ahead_g, ahead_a = load_int(here, G), load_int(here, A)
     ahead_b, ahead_h = load_int(here, B), load_int(here, H)
-    fates = a_fate, b_fate, bypass_a, bypass_b
     for vector in range(vectors):
         j = begin + vector * way
-        request_vector(g, j, ahead_g)
-        request_vector(b, j, ahead_b)
-        request_vector(h, j, ahead_h)
-        if not a_constant:
-            request_vector(a, j, ahead_a)
-        before = load_vector(h0, j, carry) if at_h0 else load_vector(h, j, carry)
-        arrived = load_vector(g, j, carry) + load_vector(carry, j, carry)
-        gate = level if a_constant else load_vector(a, j, carry)
-        grad_a, grad_b, onward = adjoint(rule, arrived, gate, load_vector(b, j, carry), before)
+        request_unless(is_one_g(rule), g, j, ahead_g)
+        request_unless(is_one_b(rule), b, j, ahead_b)
+        request_unless(is_one_h(rule), h, j, ahead_h)
+        request_unless(a_constant, a, j, ahead_a)
+        before = load_vector(h0, j, carry) if at_h0 else numbers(is_one_h(rule), one_h, h, j, carry)
+        arrived = numbers(is_one_g(rule), one_g, g, j, carry) + load_vector(carry, j, carry)
+        gate = numbers(a_constant, one_a, a, j, carry)
+        grad_a, grad_b, onward = adjoint(rule, arrived, gate, numbers(is_one_b(rule), one_b, b, j, carry), before)
         if deep:
-            so_far = settle_both(so_far, to_a, to_b, sums_a, sums_b, j, grad_a, grad_b, *fates)
-            request_vector(g1, j, ahead_g)
-            request_vector(b1, j, ahead_b)
-            request_vector(h1, j, ahead_h)
-            if not a_constant:
-                request_vector(a1, j, ahead_a)
-            gate = level1 if a_constant else load_vector(a1, j, carry)
-            grad_a, grad_b, onward = adjoint(
-                rule, load_vector(g1, j, carry) + onward, gate, load_vector(b1, j, carry), load_vector(h1, j, carry)
-            )
+            settle(to_b, sums_b, j, grad_b, b_fate, bypass_b)
+            so_far = settle_or_sum(so_far, to_a, sums_a, j, grad_a, a_fate, bypass_a)
+            request_unless(is_one_g(rule), g1, j, ahead_g)
+            request_unless(is_one_b(rule), b1, j, ahead_b)
+            request_unless(is_one_h(rule), h1, j, ahead_h)
+            request_unless(a_constant, a1, j, ahead_a)
+            before = numbers(is_one_h(rule), one_h1, h1, j, carry)
+            arrived = numbers(is_one_g(rule), one_g1, g1, j, carry) + onward
+            gate = numbers(a_constant, one_a1, a1, j, carry)
+            grad_a, grad_b, onward = adjoint(rule, arrived, gate, numbers(is_one_b(rule), one_b1, b1, j, carry), before)
         store_vector(carry, j, onward)
         if deep:
-            so_far1 = settle_both(so_far1, to_a1, to_b1, sums_a, sums_b, j, grad_a, grad_b, *fates)
+            settle(to_b1, sums_b, j, grad_b, b_fate, bypass_b)
+            so_far1 = settle_or_sum(so_far1, to_a1, sums_a, j, grad_a, a_fate, bypass_a)
         else:
-            so_far = settle_both(so_far, to_a, to_b, sums_a, sums_b, j, grad_a, grad_b, *fates)
-    return so_far, so_far1
+            so_far_b = settle_or_sum(so_far_b, to_b, sums_b, j, grad_b, b_fate, bypass_b)
+            so_far = settle_or_sum(so_far, to_a, sums_a, j, grad_a, a_fate, bypass_a)
+    return so_far, so_far1, so_far_b
 
 
 @njit(**HELPER)
@@ -459,7 +481,8 @@ def vjp_rows(
     bypass_b = bypass and b_fate == STORE
     way = -width(carry) if down else width(carry)
     zero = broadcast(constant(0.0, load(carry, 0, carry)))
-    so_far, so_far1 = zero, zero
+    so_far, so_far1, so_far_b = zero, zero, zero
+    b_usual = SUM if is_sum_b(rule) else STORE
     is_one_sum = load_int(later, SUMS_A) == 0
     is_wider = itemsize(carry) > itemsize(h)  # else together is 1: nothing need be compiled for it
     for k in range(count):
@@ -494,24 +517,24 @@ def vjp_rows(
         begin = tail - width(carry) if down else head
         row = (
             rule, g_now, a_now, b_now, h_now, h0_now, carry_now, to_a_now, to_b_now, sums_a_now, sums_b_now, later,
-            here, begin, way, vectors, so_far, so_far1,
+            here, begin, way, vectors, so_far, so_far1, so_far_b,
         )  # fmt: skip
         # What most gradients are is known to the compiler: a loop that asks at each vector has twice the instructions.
-        is_usual = b_fate == STORE and not at_h0
+        is_usual = b_fate == b_usual and not at_h0
         if is_wider and together > 1 and a_constant:
-            so_far, so_far1 = vjp_row(True, True, SUM, STORE, False, False, bypass_b, *row)
+            so_far, so_far1, so_far_b = vjp_row(True, True, SUM, STORE, False, False, bypass_b, *row)
         elif is_wider and together > 1:
-            so_far, so_far1 = vjp_row(True, False, STORE, STORE, False, bypass_a, bypass_b, *row)
+            so_far, so_far1, so_far_b = vjp_row(True, False, STORE, STORE, False, bypass_a, bypass_b, *row)
         elif is_usual and a_constant and a_fate == SUM:
-            so_far, so_far1 = vjp_row(False, True, SUM, STORE, False, False, bypass_b, *row)
+            so_far, so_far1, so_far_b = vjp_row(False, True, SUM, b_usual, False, False, bypass_b, *row)
         elif is_usual and not a_constant and a_fate == STORE:
-            so_far, so_far1 = vjp_row(False, False, STORE, STORE, False, bypass_a, bypass_b, *row)
+            so_far, so_far1, so_far_b = vjp_row(False, False, STORE, b_usual, False, bypass_a, bypass_b, *row)
         elif is_usual and not a_constant and a_fate == ADD:
-            so_far, so_far1 = vjp_row(False, False, ADD, STORE, False, False, bypass_b, *row)
+            so_far, so_far1, so_far_b = vjp_row(False, False, ADD, b_usual, False, False, bypass_b, *row)
         elif is_usual and a_fate == ADD:
-            so_far, so_far1 = vjp_row(False, True, ADD, STORE, False, False, bypass_b, *row)
+            so_far, so_far1, so_far_b = vjp_row(False, True, ADD, b_usual, False, False, bypass_b, *row)
         else:
-            so_far, so_far1 = vjp_row(False, a_constant, a_fate, b_fate, at_h0, bypass_a, bypass_b, *row)
+            so_far, so_far1, so_far_b = vjp_row(False, a_constant, a_fate, b_fate, at_h0, bypass_a, bypass_b, *row)
         if a_fate == SUM and (k == count - 1 or load_int(apart, SUMS_A) != 0):  # rows of one sum are added up at once
             if is_one_sum:
                 so_far = so_far + so_far1
@@ -519,6 +542,9 @@ def vjp_rows(
                 add_up(row_at(sums_a_now, later, SUMS_A, 1), so_far1)
             add_up(sums_a_now, so_far)
             so_far, so_far1 = zero, zero
+        if b_fate == SUM and (k == count - 1 or load_int(apart, SUMS_B) != 0):
+            add_up(sums_b_now, so_far_b)
+            so_far_b = zero
 
 
 def vjp(
@@ -531,6 +557,8 @@ def vjp(
     lanes = lane_last - lane_first
     stretch, pitch = load_int(geometry, 9), load_int(geometry, 10)
     a_lane, sums_lane = 0 if a_constant else lane_first, lane_first if a_fate == ADD or not a_constant else 0
+    g_lane, h_lane = 0 if is_one_g(rule) else lane_first, 0 if is_one_h(rule) else lane_first
+    b_lane, sums_b_lane = 0 if is_one_b(rule) else lane_first, 0 if b_fate == SUM else lane_first
     down = load_int(geometry, HEAD + 3 * H) > 0
     fresh = load_int(geometry, 7) != 0
     rows = row_last - row_first
@@ -590,16 +618,16 @@ def vjp(
                     last = t + end - 1
                     vjp_rows(
                         rule,
-                        place(g, geometry, G, last, row, outer, lane_first),
+                        place(g, geometry, G, last, row, outer, g_lane),
                         place(a, geometry, A, last, row, outer, a_lane),
-                        place(b, geometry, B, last, row, outer, lane_first),
-                        place(h, geometry, H, last - 1, row, outer, lane_first),
+                        place(b, geometry, B, last, row, outer, b_lane),
+                        place(h, geometry, H, last - 1, row, outer, h_lane),
                         place(h0, geometry, CARRY, 0, row, outer, lane_first),
                         place(carry, geometry, CARRY, 0, row, outer, lane_first),
                         place(to_a, geometry, TO_A, last, row, outer, lane_first),
                         place(to_b, geometry, TO_B, last, row, outer, lane_first),
                         place(sums_now, geometry, SUMS_A, last, row, outer, sums_lane),
-                        place(sums_b, geometry, SUMS_B, last, row, outer, lane_first),
+                        place(sums_b, geometry, SUMS_B, last, row, outer, sums_b_lane),
                         lanes, count, known, far if deep else apart, later, next_, at_once, a_constant, a_fate, b_fate,
                         down, bypass, near, ahead,
                     )  # fmt: skip

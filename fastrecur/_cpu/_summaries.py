@@ -25,7 +25,7 @@ from ._memory import (
     width,
 )
 from ._rows import HEAD, place, valid_range
-from ._rules import decay, neutral, step
+from ._rules import decay, is_one_b, neutral, step
 from ._series import back
 from ._tiles import (
     LENGTHS,
@@ -58,7 +58,8 @@ def summarise_lanes(rule, is_back, a, b, carry, products, first, last, a_constan
         for k in range(steps):
             gate = load(shift(a, k * a_time), 0 if a_constant else j, carry)
             product = product * decay(rule, gate)
-            state = onward(rule, is_back, state, gate, load(shift(b, k * b_time), j, carry))
+            value = load(shift(b, k * b_time), 0 if is_one_b(rule) else j, carry)
+            state = onward(rule, is_back, state, gate, value)
         store(products, j, product)
         store(carry, j, state)
 
@@ -69,14 +70,18 @@ def summarise_vector(rule, is_back, a, b, carry, products, j, a_constant, steps,
     state, product = load_vector(carry, j, carry), load_vector(products, j, carry)
     for k in range(steps):
         a_now, b_now = shift(a, k * a_time), shift(b, k * b_time)
-        request_vector(b_now, j, steps * b_time)
+        if is_one_b(rule):
+            value = broadcast(load(b_now, 0, carry))
+        else:
+            request_vector(b_now, j, steps * b_time)
+            value = load_vector(b_now, j, carry)
         if a_constant:
             gate = broadcast(load(a_now, 0, carry))
         else:
             request_vector(a_now, j, steps * a_time)
             gate = load_vector(a_now, j, carry)
         product = product * decay(rule, gate)
-        state = onward(rule, is_back, state, gate, load_vector(b_now, j, carry))
+        state = onward(rule, is_back, state, gate, value)
     store_vector(products, j, product)
     store_vector(carry, j, state)
 
@@ -97,7 +102,7 @@ def walk_rows(
                 first = max(t, start)
                 steps = min(t + STEPS, stop) - first
                 a_now = place(a, geometry, _rows.A, first, row, outer, 0 if a_constant else lane_first)
-                b_now = place(b, geometry, _rows.B, first, row, outer, lane_first)
+                b_now = place(b, geometry, _rows.B, first, row, outer, 0 if is_one_b(rule) else lane_first)
                 carry_now = place(carry, geometry, _rows.CARRY, 0, row, outer, lane_first)
                 products_now = place(products, geometry, _rows.CARRY, 0, row, outer, lane_first)
                 for j in range(0, whole, width(carry)):

@@ -32,6 +32,7 @@ from ._memory import (
     store_int,
     store_vector,
     stream_blocks,
+    total,
     width,
 )
 from ._rows import ADD, HEAD, STORE, valid_range
@@ -145,9 +146,11 @@ def bring(buffer, source, offsets, time, steps, ahead):
                 ask_near(base, 0, k * time + ahead)
             store_vector(shift(buffer, k * row), 0, load_vector(shift(base, k * time), 0, buffer))
         done = steps
-    elif time == 0 and are_spaced(offsets, 0, lanes):
-        value = broadcast(load(shift(source, load_int(offsets, 0)), 0, buffer))
-        for k in range(steps):
+    elif time == 0:
+        for j in range(lanes):
+            store(buffer, j, load(shift(source, load_int(offsets, j)), 0, buffer))
+        value = load_vector(buffer, 0, buffer)
+        for k in range(1, steps):
             store_vector(shift(buffer, k * row), 0, value)
         done = steps
     elif abs(time) == size:
@@ -240,17 +243,18 @@ def add(sums, offsets, time, buffer, steps, lanes):
             column = column + load_vector(shift(buffer, k * row), 0, buffer)
         store_vector(buffer, 0, column)
         steps = 1
-    for k in range(steps):
-        if are_spaced(offsets, 0, lanes):
-            value = load(buffer, k * width(buffer), buffer)
-            for j in range(1, lanes):
-                value += load(buffer, k * width(buffer) + j, buffer)
+    if are_spaced(offsets, 0, lanes):
+        for j in range(lanes, width(buffer)):
+            fill(buffer, constant(0.0, load(buffer, 0, buffer)), j, 0, steps)
+        for k in range(steps):
             place = shift(sums, load_int(offsets, 0) + k * time)
+            value = total(load_vector(buffer, k * width(buffer), sums))
             store(place, 0, load(place, 0, sums) + value)
-        else:
-            for j in range(lanes):
+    else:
+        for j in range(lanes):  # lane by lane: where their steps are neighbours, lanes may collide in the cache
+            for k in range(steps):
                 place = shift(sums, load_int(offsets, j) + k * time)
-                store(place, 0, load(place, 0, sums) + load(buffer, k * width(buffer) + j, buffer))
+                store(place, 0, load(place, 0, sums) + load(buffer, k * width(buffer) + j, sums))
 
 
 @njit(**HELPER)
