@@ -27,7 +27,8 @@ FEW_LANES = 8  # fewer than these, and a series is split in time once it is long
 LONG_SERIES = 2048
 OCTET = 8  # steps from which lanes go by octets
 LONG_LANE = 512  # steps from which more lanes are walked along time, if they are neighbours there
-NARROW_ROW = 8  # rows of fewer neighbours than these are gathered into tiles
+NARROW_ROW = 32  # rows of fewer lanes: their number is known to a kernel of their own,
+NARROW_LEAST = 1 << 12  # which to compile so many elements are worth
 LARGE_PROBLEM = 1 << 20  # bytes
 LINE = 64  # bytes of a cache line
 LARGE = 64 << 10  # bytes from which it pays to align a result
@@ -55,10 +56,11 @@ def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long, in_oct
     in_octets : bool
         Whether lanes have the same steps, which are neighbours in all operands and met the same way through memory.
     """
-    few = lanes < FEW_LANES and steps >= LONG_SERIES
+    rows = inner_is_contiguous and inner >= min(2, lanes)
+    few = lanes < FEW_LANES and steps >= LONG_SERIES and not (rows and lanes > 1)
     if (few or (is_long and not in_octets)) and not is_complex:
         return SERIES
-    if inner_is_contiguous and inner >= min(NARROW_ROW, lanes):
+    if rows:
         return ROWS
     if in_octets:
         return OCTETS
@@ -98,6 +100,7 @@ class Plan:
 
     def __post_init__(self):
         self.lane_shape = self.shape[: self.axis] + self.shape[self.axis + 1 :]
+        self.is_narrow = any(trait.startswith("lanes_") for trait in self.traits)
         self.full_lengths = np.array([self.steps], np.int64)
         self.carry_c_order = is_c_order(self.lane_shape, self.carry_strides)
         self.c_order = self.h_strides is not None and is_c_order(self.shape, self.h_strides)
@@ -295,6 +298,8 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
             b_fate = SUM
             traits.append("sum_b")
         traits += [word for k, word in ((B, "one_b"), (G, "one_g"), (H, "one_h")) if k in full and not inner_strides[k]]
+        if inner < NARROW_ROW and wide.kind != "c" and math.prod(shape) >= NARROW_LEAST:
+            traits += [f"lanes_{inner}"] + ["one_a"] * a_constant
     head = [steps, int(reverse), a_constant, 0, a_fate, b_fate, 0, 0, 0, 0, 0]
     extra = (tuple([0] * 10),)
     zero = (1, (0,) * 10)

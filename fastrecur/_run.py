@@ -10,7 +10,7 @@ import numpy as np
 
 from . import _arrays, _blocks, _by_time, _problem, _threads
 from ._arrays import address, are_same, array_at
-from ._cpu import _native, _octets, _rows, _series, _summaries, _tiles
+from ._cpu import _narrow, _native, _octets, _rows, _series, _summaries, _tiles
 from ._cpu._compile import kernel
 from ._cpu._memory import OCTET, WIDTH
 from ._problem import (
@@ -37,6 +37,8 @@ from ._problem import (
 _KERNELS = {
     (ROWS, "forward"): _rows.forward,
     (ROWS, "vjp"): _rows.vjp,
+    ("narrow", "forward"): _narrow.forward,
+    ("narrow", "vjp"): _narrow.vjp,
     (OCTETS, "forward"): _octets.forward,
     (OCTETS, "vjp"): _octets.vjp,
     (TILES, "forward"): _tiles.forward,
@@ -659,6 +661,11 @@ def _is_large(plan):
     return 3 * _bytes(plan) > _cache_bytes()
 
 
+def _is_narrow(plan):
+    """Return whether rows have a kernel for their number of lanes; not whole vectors that go past the cache."""
+    return plan.is_narrow and not (plan.sizes[2] == WIDTH and _is_large(plan))
+
+
 def _bypasses(plan, fresh):
     """Return whether results go past the cache; of a series, whether they may be written where they belong (1)."""
     large = _is_large(plan)
@@ -666,7 +673,7 @@ def _bypasses(plan, fresh):
         return (_series.PAST if large else _series.IN_PLACE) if fresh else 0
     row = BYPASS_ROW_BACK if plan.gradients else BYPASS_ROW
     long = plan.traversal in (OCTETS, TILES) or plan.row_bytes >= row or plan.row_bytes % LINE == 0
-    return fresh and long and large
+    return fresh and long and large and not _is_narrow(plan)
 
 
 def _useful_threads(plan, most, bypass):
@@ -770,7 +777,8 @@ def _bound(plan, direction):
     call = plan.calls.get(direction)
     if call is None:
         rule = " ".join([plan.rule, *plan.traits])
-        call = kernel(_KERNELS[plan.traversal, direction], rule, _arrays.element(plan.wide), **plan.elements)
+        kind = "narrow" if _is_narrow(plan) and direction in ("forward", "vjp") else plan.traversal
+        call = kernel(_KERNELS[kind, direction], rule, _arrays.element(plan.wide), **plan.elements)
         plan.calls[direction] = call
     return call
 

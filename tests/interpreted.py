@@ -10,7 +10,7 @@ from compare import assert_close, check_forward, check_vjp
 from thresholds import lower_thresholds
 
 import fastrecur
-from fastrecur import reference
+from fastrecur import _problem, reference
 from fastrecur.smoothing import ewm_cov, ewm_mean, ewm_sum, ewm_var
 from fastrecur.torch import _pooling
 
@@ -19,6 +19,7 @@ RECURRENCES = ["forget_mult", "linear_recurrence"]
 
 def main():
     rng = np.random.default_rng(0)
+    _problem.NARROW_LEAST = 0
 
     def check(name, shape, dtype, axis, reverse, **options):
         gate = rng.random(shape).astype(dtype)
@@ -39,6 +40,8 @@ def main():
             check(name, (9,), dtype, 0, reverse)
             check(name, (5, 3), dtype, 0, reverse, lengths=[0, 2, 5])
             check(name, (5, 3, 9), dtype, 0, reverse, lengths=[0, 2, 5])
+            check(name, (5, 35), dtype, 0, reverse)
+            check(name, (5, 3, 35), dtype, 0, reverse, lengths=[0, 2, 5])
             check(name, (3, 5), dtype, 1, reverse, lengths=[0, 2, 5])
         for dtype in [np.float16, ml_dtypes.bfloat16]:
             check(name, (5, 4), dtype, 0, reverse)

@@ -44,6 +44,7 @@ def done(monkeypatch, forget_plans):
 
     for name, value in (("LEAST_BYTES", 0), ("LEAST_BEFORE", 16), ("SHARE", 2)):
         monkeypatch.setattr(_by_time, name, value)
+    monkeypatch.setattr(_problem, "NARROW_LEAST", 0)
     spy("forward")
     spy("vjp")
     forget_plans()
@@ -79,7 +80,7 @@ def results_of(name, threads, set_threads, g, gate, value, h0, last, **options):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_bits_are_those_of_one_walk(rng, both, done, set_threads, name, dtype, reverse):
-    for _, steps, lanes in itertools.product(both(), [96, 131], [16, 40, 130]):
+    for _, steps, lanes in itertools.product(both(), [96, 131], [5, 16, 40, 130]):
         gate, value = forgetting(rng, name, (steps, lanes), dtype)
         g, h0, last = (rng.standard_normal(n).astype(dtype) for n in [(steps, lanes), lanes, lanes])
         alone = results_of(name, 1, set_threads, g, gate, value, h0, last, reverse=reverse)
@@ -173,7 +174,7 @@ def test_what_came_before_those_that_tell(rng, large, forget_plans, set_threads,
 @pytest.mark.parametrize("reverse", [False, True])
 def test_sums_over_time(rng, large, forget_plans, set_threads, name, dtype, reverse):
     """Of whatever parts they are made, where states are told and where not, they are right."""
-    for steps, lanes, threads in itertools.product([64, 131], [16, 64], [1, 3]):
+    for steps, lanes, threads in itertools.product([64, 131], [5, 16, 64], [1, 3]):
         set_threads(threads)
         gate, value = forgetting(rng, name, (steps, lanes), dtype)
         for kept in [gate, (0.02 * gate if name == "forget_mult" else 1 - gate).astype(dtype)]:

@@ -384,11 +384,11 @@ def test_a_state_beyond_the_output(dtype):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("gate", [1e-7, 1e-4, 0.03])
-@every_path(["few lanes", "one series"])
+@every_path(["few lanes, time last", "one series"])
 def test_gates_that_nearly_close_on_the_way(rng, dtype, gate, shape, axis):
     """What a block of steps weighs together is not 1 less a product of hundreds of rounded decays."""
     f, x = operands(rng, shape, dtype)
-    f[1150:] = gate
+    f[..., 1150:] = gate
     check_forward("forget_mult", f, 100 * x, axis=axis)
     check_forward("forget_mult", f, 100 * x + 50, axis=axis)
 
@@ -436,9 +436,9 @@ def test_where_threads_start(rng, monkeypatch, set_threads, dtype, lanes, gates,
     """Threads that share one series start from states that a few blocks before tell, if these are right to the bit."""
     monkeypatch.setattr(_run, "SERIAL_BYTES", 0)
     shape = (20000, *lanes)
-    f, x = operands(rng, shape, dtype)
+    f, x = map(np.asfortranarray, operands(rng, shape, dtype))  # each lane's time is contiguous
     if gates == "hard":
-        f = np.where(rng.random(shape) < 0.3, rng.integers(0, 2, shape), f).astype(dtype)
+        f = np.where(rng.random(shape) < 0.3, rng.integers(0, 2, shape), f).astype(dtype, order="F")
     elif gates == "nearly closed":
         f *= dtype(1e-4)
     elif gates == "closed for long":
@@ -447,7 +447,7 @@ def test_where_threads_start(rng, monkeypatch, set_threads, dtype, lanes, gates,
         f[1000:19500:50] = 2.5
     if special is not None:
         x[10] = x[-10] = special
-    grad_h = x[::-1].copy()
+    grad_h = x[::-1].copy(order="F")
     told, right = [], []
 
     def note(seen, function):

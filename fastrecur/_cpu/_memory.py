@@ -757,6 +757,72 @@ def _compiled_stream_vector(typingctx, pointer, index, value):
     return types.none(pointer, types.int64, value), _store_vector_codegen(pointer, bypass=True)
 
 
+# A row of so many lanes as its rule says, in a vector of the next power of two: the compiler takes others apart. Behind
+# them stands the first one again, which is not written.
+
+
+def _row_lanes(rule):
+    return next(int(word.removeprefix("lanes_")) for word in rule.split() if word.startswith("lanes_"))
+
+
+def _row_width(lanes):
+    return 1 << (lanes - 1).bit_length()
+
+
+def _compiled_load_row(typingctx, rule, pointer, carry):
+    lanes = _row_lanes(rule.rule)
+    width = _row_width(lanes)
+
+    def codegen(context, builder, signature, args):
+        kind = ir.VectorType(pointer.memory, lanes)
+        raw = builder.load(builder.bitcast(args[1], kind.as_pointer()), typ=kind, align=1)
+        places = [k if k < lanes else 0 for k in range(width)]
+        whole = _shuffle(builder, _mark(raw, builder, pointer), raw, places)
+        return _widen(builder, whole, pointer.element, carry.memory)
+
+    return Vector(carry.value, width)(rule, pointer, carry), codegen
+
+
+def _compiled_store_row(typingctx, rule, pointer, value):
+    lanes = _row_lanes(rule.rule)
+
+    def codegen(context, builder, signature, args):
+        whole = _narrow(builder, args[2], pointer.element)
+        row = _shuffle(builder, whole, whole, list(range(lanes)))
+        place = builder.bitcast(args[1], row.type.as_pointer())
+        _mark(builder.store(row, place, align=1), builder, pointer)
+        return context.get_dummy_value()
+
+    return types.none(rule, pointer, value), codegen
+
+
+def _compiled_spread_row(typingctx, rule, value):
+    width = _row_width(_row_lanes(rule.rule))
+
+    def codegen(context, builder, signature, args):
+        return _spread(builder, args[1], width)
+
+    return Vector(value, width)(rule, value), codegen
+
+
+def _compiled_row_total(typingctx, rule, value):
+    lanes = _row_lanes(rule.rule)
+
+    def codegen(context, builder, signature, args):
+        numbers = [builder.extract_element(args[1], ir.Constant(_I32, lane)) for lane in range(lanes)]
+        return _folded(numbers, builder.fadd)
+
+    return value.element(rule, value), codegen
+
+
+def _folded(numbers, add):
+    """Add neighbours, then their sums."""
+    while len(numbers) > 1:
+        pairs = [add(*numbers[k : k + 2]) for k in range(0, len(numbers) - 1, 2)]
+        numbers = pairs + numbers[2 * len(pairs) :]
+    return numbers[0]
+
+
 def _compiled_total(typingctx, value):
     def codegen(context, builder, signature, args):
         # Halves folded onto each other: a fixed order, and log2(WIDTH) roundings deep.
@@ -946,6 +1012,19 @@ def _interpreted_store_vector(pointer, index, vector):
         store(pointer, index + k, value)
 
 
+def _interpreted_load_row(rule, pointer, carry):
+    lanes = _row_lanes(rule)
+    return _interpreted_load_vector(pointer, 0, carry, lanes)[[k if k < lanes else 0 for k in range(_row_width(lanes))]]
+
+
+def _interpreted_store_row(rule, pointer, vector):
+    _interpreted_store_vector(pointer, 0, vector[: _row_lanes(rule)])
+
+
+def _interpreted_row_total(rule, vector):
+    return _folded(list(vector[: _row_lanes(rule)]), operator.add)
+
+
 def _interpreted_earlier(vector, filling, n):
     return np.concatenate([np.broadcast_to(filling, WIDTH)[:n], vector[:-n]])
 
@@ -985,6 +1064,11 @@ if INTERPRETED:
 
     load_vector = _interpreted_load_vector
     store_vector = stream_vector = _interpreted_store_vector
+    load_row, store_row, row_total = _interpreted_load_row, _interpreted_store_row, _interpreted_row_total
+
+    def spread_row(rule, value):
+        return np.full(_row_width(_row_lanes(rule)), value)
+
     total = _interpreted_total
     earlier, later = _interpreted_earlier, _interpreted_later
 
@@ -1075,6 +1159,8 @@ else:
     store_vector = intrinsic(_compiled_store_vector)
     stream_vector = intrinsic(_compiled_stream_vector)
     broadcast = intrinsic(_compiled_broadcast)
+    load_row, store_row = intrinsic(_compiled_load_row), intrinsic(_compiled_store_row)
+    spread_row, row_total = intrinsic(_compiled_spread_row), intrinsic(_compiled_row_total)
     total = intrinsic(_compiled_total)
     earlier = intrinsic(prefer_literal=True)(_compiled_earlier)
     later = intrinsic(prefer_literal=True)(_compiled_later)

@@ -59,6 +59,7 @@ is_level = trait("level")  # one gate is all steps'
 is_down = trait("down")  # through memory, in all operands
 # Of rows of lanes that are neighbours: what an operand has for one is a number for all of them,
 is_one_b, is_one_g, is_one_h = trait("one_b"), trait("one_g"), trait("one_h")
+is_one_a = trait("one_a")  # which most kernels are told by `geometry`
 is_sum_b = trait("sum_b")  # and b's gradient their sum
 
 
