@@ -75,6 +75,12 @@ def zero_steps(target, time, first, last, carry):
 
 
 @njit(**HELPER)
+def is_unforeseen(time, onward):
+    """Return whether steps that share lines are met one way and their blocks the other: no processor foresees these."""
+    return abs(time) < 64 and (time > 0) != (onward > 0)
+
+
+@njit(**HELPER)
 def take_steps(rows, source, time, steps, onward):
     """Bring whole vectors of steps into a buffer, and ask for the block that comes so many bytes ``onward``."""
     lanes, size = width(rows), itemsize(source)
@@ -91,8 +97,12 @@ def take_steps(rows, source, time, steps, onward):
         for t in range(0, steps, lanes):
             store_vector(rows, t, value)
     else:
+        asks = is_unforeseen(time, onward)
         for t in range(steps):
-            store(rows, t, load(shift(source, t * time), 0, rows))
+            here = shift(source, t * time)
+            if asks:
+                ask_near(here, 0, onward)
+            store(rows, t, load(here, 0, rows))
 
 
 @njit(**HELPER)
@@ -123,8 +133,8 @@ def give_lines(target, time, rows, steps):
 
 
 @njit(**HELPER)
-def give_steps(target, time, rows, steps, past):
-    """Write whole vectors of steps from a buffer, if possible past the cache."""
+def give_steps(target, time, rows, steps, past, onward):
+    """Write whole vectors of steps from a buffer, if possible past the cache; as `take_steps`."""
     lanes, size = width(rows), itemsize(target)
     if past and abs(time) == size and misalignment(target) % size == 0:
         give_lines(target, time, rows, steps)
@@ -135,8 +145,12 @@ def give_steps(target, time, rows, steps, past):
         for t in range(0, steps, lanes):
             store_vector(target, 1 - t - lanes, turned(load_vector(rows, t, rows)))
     else:
+        asks = is_unforeseen(time, onward)
         for t in range(steps):
-            store(shift(target, t * time), 0, load(rows, t, rows))
+            there = shift(target, t * time)
+            if asks:
+                ask_near_to_write(there, 0, onward)
+            store(there, 0, load(rows, t, rows))
 
 
 @njit(**INLINE)
@@ -425,7 +439,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
                     before = load(shift(h_now, -h_time if follows else 0), 0, carry)
                     settle_ends(rule, a_here, b_here, h_here, carry, count, before, follows)
                 if not direct:
-                    give_steps(h_now, h_time, h_rows, count, past)
+                    give_steps(h_now, h_time, h_rows, count, past, BLOCK * h_time)
         if phase != SUMMARISE and phase != REPLAY:
             store(carry, lane, state)
         if ends:
@@ -524,7 +538,7 @@ def fold_back(rule, g, a, g_time, a_time, summary, steps, r):
 def deliver_steps(target, time, sums, sums_time, fate, rows, steps, past):
     """Bring a block of a gradient where it belongs."""
     if fate == STORE:
-        give_steps(target, time, rows, steps, past)
+        give_steps(target, time, rows, steps, past, -BLOCK * time)
     elif fate == ADD and sums_time == 0:
         column = load_vector(rows, 0, sums)
         for t in range(width(sums), steps, width(sums)):
