@@ -89,8 +89,9 @@ def test_broadcast_operands(rng, name, dtype, lanes):
             check_vjp(name, gates[3], value, rng=rng, grad_h=g, **options)
         if gate.ndim > 2:
             lengths = rng.integers(0, gate.shape[axis] + 1, 3 if axis == 0 else gate.shape[:1])
-            check_forward(name, gate, value, lengths=lengths, **options)
-            check_vjp(name, gate, value, rng=rng, lengths=lengths, **options)
+            h0 = rng.standard_normal(np.delete(gate.shape, axis)).astype(dtype)
+            check_forward(name, gate, value, h0, lengths=lengths, **options)
+            check_vjp(name, gate, value, h0, rng=rng, lengths=lengths, **options)
             check_vjp(name, gates[3], value, rng=rng, lengths=lengths, **options)
 
 

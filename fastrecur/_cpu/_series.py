@@ -77,7 +77,7 @@ def zero_steps(target, time, first, last, carry):
 @njit(**HELPER)
 def is_unforeseen(time, onward):
     """Return whether steps that share lines are met one way and their blocks the other: no processor foresees these."""
-    return abs(time) < 64 and (time > 0) != (onward > 0)
+    return abs(time) < 64 and time * onward < 0
 
 
 @njit(**HELPER)

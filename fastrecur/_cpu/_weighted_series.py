@@ -447,7 +447,7 @@ results_in = choice("covariance", second_of, first_of)
 def give(target, time, rows, steps):
     """Write results from a buffer."""
     if steps % width(rows) == 0:
-        give_steps(target, time, rows, steps, False)
+        give_steps(target, time, rows, steps, False, steps * time)
     else:
         for k in range(steps):
             store(shift(target, k * time), 0, load(rows, k, rows))
