@@ -8,9 +8,10 @@ import pytest
 from compare import assert_same_bits, check_forward, check_vjp
 from layouts import guarded
 from test_forward import RECURRENCES, operands
+from thresholds import lower_thresholds
 
 import fastrecur
-from fastrecur import _call, _problem
+from fastrecur import _call, _problem, _run
 
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 LANES = [2, 3, 4, 5, 8, 12, 16, 23, 31]
@@ -93,6 +94,32 @@ def test_broadcast_operands(rng, name, dtype, lanes):
             check_forward(name, gate, value, h0, lengths=lengths, **options)
             check_vjp(name, gate, value, h0, rng=rng, lengths=lengths, **options)
             check_vjp(name, gates[3], value, rng=rng, lengths=lengths, **options)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("lanes", [3, 8])
+def test_threads_share_rows(rng, monkeypatch, set_threads, dtype, lanes):
+    """One each, or more; or each of what stands around time."""
+    lower_thresholds(monkeypatch.setattr)
+    monkeypatch.setattr(_run, "CACHED_PIECE", 2)
+    for shape, axis in [
+        ((13, 2, lanes + 1), 0),
+        ((13, 5, lanes + 1), 0),
+        ((3, 13, lanes), 1),
+        ((2, 13, 3, lanes + 1), 1),
+    ]:
+        gate, value = arrays(rng, shape, lanes, dtype)
+        g = rng.standard_normal(gate.shape).astype(dtype)
+        for a, lengths in itertools.product([gate, 0.25], [None, rng.integers(0, 14, shape[1 if axis == 0 else 0])]):
+            results = []
+            for threads in [1, 2, 5]:
+                set_threads(threads)
+                h = fastrecur.forget_mult(a, value, axis=axis, lengths=lengths)
+                grads = fastrecur.forget_mult_vjp(g, a, value, h, axis=axis, lengths=lengths)[:2]
+                results.append([h, *map(np.asarray, grads)])
+            for other, (one, right) in itertools.product(results[1:], enumerate(results[0])):
+                assert_same_bits(other[one], right)
+            check_forward("forget_mult", a, value, dtype=dtype, axis=axis, lengths=lengths)
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
