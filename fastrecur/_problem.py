@@ -92,6 +92,7 @@ class Plan:
     word: int  # bytes that a step of a lane moves
     row_bytes: int  # bytes of a piece of result that is contiguous at each step
     carry_strides: tuple  # in the axes of the lanes' shape
+    narrow: tuple = ()  # what only a kernel for rows of so few lanes is made for; empty if there is none
     h_strides: tuple | None = None  # of a fresh result
     gradients: tuple = ()  # of both operands: shape, dtype, strides of a fresh array (None: a sum); None if unwanted
     h0_dtype: np.dtype | None = None  # of the first states' gradient
@@ -100,7 +101,6 @@ class Plan:
 
     def __post_init__(self):
         self.lane_shape = self.shape[: self.axis] + self.shape[self.axis + 1 :]
-        self.is_narrow = any(trait.startswith("lanes_") for trait in self.traits)
         self.full_lengths = np.array([self.steps], np.int64)
         self.carry_c_order = is_c_order(self.lane_shape, self.carry_strides)
         self.c_order = self.h_strides is not None and is_c_order(self.shape, self.h_strides)
@@ -286,7 +286,7 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
     is_long = is_along_time and wide == np.float64 and steps >= LONG_LANE and word * steps * lanes >= LARGE_PROBLEM
     in_octets = is_along_time and len(ways) == 1 and wide.kind != "c" and not is_ragged and steps >= OCTET
     traversal = choose(lanes, steps, inner, contiguous, wide.kind == "c", is_long, in_octets)
-    traits = []
+    traits, narrow = [], ()
     if traversal in (SERIES, OCTETS):
         traits = ["level"] * (time[A] == 0) + ["down"] * (traversal == OCTETS and ways == {-1})
     a_constant = int(inner_strides[A] == 0 and inner > 1)
@@ -299,7 +299,7 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
             traits.append("sum_b")
         traits += [word for k, word in ((B, "one_b"), (G, "one_g"), (H, "one_h")) if k in full and not inner_strides[k]]
         if inner < NARROW_ROW and wide.kind != "c" and math.prod(shape) >= NARROW_LEAST:
-            traits += [f"lanes_{inner}"] + ["one_a"] * a_constant
+            narrow = (f"lanes_{inner}", *["one_a"] * a_constant)
     head = [steps, int(reverse), a_constant, 0, a_fate, b_fate, 0, 0, 0, 0, 0]
     extra = (tuple([0] * 10),)
     zero = (1, (0,) * 10)
@@ -330,7 +330,7 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
         traversal=traversal, steps=steps,
         lanes=lanes, sizes=sizes, geometry=np.array(head + body, np.int64),
         itemsizes=tuple(itemsizes), time_strides=tuple(time), lane_strides=tuple(inner_strides), offsets=offsets,
-        traits=tuple(traits), extra=extra, word=word, row_bytes=row_bytes,
+        traits=tuple(traits), narrow=narrow, extra=extra, word=word, row_bytes=row_bytes,
         carry_strides=tuple(carry_strides[:axis] + carry_strides[axis + 1 :]),
     )  # fmt: skip
 
@@ -430,7 +430,7 @@ def summary(family, names, a, b, axis, reverse, lengths, dtype):
     )  # fmt: skip
     row_bytes = b_size * plan.sizes[2]
     if plan.traversal == ROWS:
-        return replace(plan, row_bytes=row_bytes)
+        return replace(plan, narrow=(), row_bytes=row_bytes)
     return replace(plan, traversal=TILES, traits=(), row_bytes=row_bytes)
 
 

@@ -663,7 +663,7 @@ def _is_large(plan):
 
 def _is_narrow(plan):
     """Return whether rows have a kernel for their number of lanes; not whole vectors that go past the cache."""
-    return plan.is_narrow and not (plan.sizes[2] == WIDTH and _is_large(plan))
+    return plan.narrow != () and not (plan.sizes[2] == WIDTH and _is_large(plan))
 
 
 def _bypasses(plan, fresh):
@@ -758,11 +758,10 @@ def _geometry(plan, bypass, threads, stretch=0, pieces=0):
         outer, middle, _ = plan.sizes
         parts = max(threads, pieces) if outer == middle == 1 else 1
         piece = max(1, plan.row_bytes // parts)
-        ahead = max(1, min(MOST_AHEAD, max(ROWS_AHEAD, NARROW_AHEAD // piece), AHEAD // piece))
-        if piece >= LONG_AHEAD and not plan.geometry[2]:
-            ahead = 0
-        if not _is_large(plan) and middle == 1 and (parts == 1 or piece >= CACHED_AHEAD):
-            ahead = 0
+        is_long = piece >= LONG_AHEAD and not plan.geometry[2]
+        is_near = not _is_large(plan) and middle == 1 and (parts == 1 or piece >= CACHED_AHEAD)
+        if not (is_long or is_near):
+            ahead = max(1, min(MOST_AHEAD, max(ROWS_AHEAD, NARROW_AHEAD // piece), AHEAD // piece))
     geometry = plan.geometry.copy()
     geometry[3], geometry[6] = bypass, ahead
     if stretch:
@@ -776,8 +775,8 @@ def _geometry(plan, bypass, threads, stretch=0, pieces=0):
 def _bound(plan, direction):
     call = plan.calls.get(direction)
     if call is None:
-        rule = " ".join([plan.rule, *plan.traits])
-        kind = "narrow" if _is_narrow(plan) and direction in ("forward", "vjp") else plan.traversal
+        kind, words = ("narrow", plan.narrow) if _is_narrow(plan) else (plan.traversal, ())
+        rule = " ".join([plan.rule, *plan.traits, *words])
         call = kernel(_KERNELS[kind, direction], rule, _arrays.element(plan.wide), **plan.elements)
         plan.calls[direction] = call
     return call

@@ -158,4 +158,4 @@ def test_the_problems_above_have_kernels_of_their_own():
             signature = x.dtype, x.shape, x.strides
             plan = _problem.forward("forget", ("f", "x", "h0"), signature, signature, None, None, axis=axis, **options)
             assert plan.traversal == _problem.ROWS
-            assert plan.is_narrow == (lanes < _problem.NARROW_ROW)
+            assert bool(plan.narrow) == (lanes < _problem.NARROW_ROW)
