@@ -18,7 +18,7 @@ from ._arrays import BFLOAT16, element
 # Operands, in the order in which the kernels count them.
 A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = range(10)
 
-ROWS, OCTETS, TILES, SERIES = "rows", "octets", "tiles", "series"
+ROWS, OCTETS, PANELS, TILES, SERIES = "rows", "octets", "panels", "tiles", "series"
 FORGET, LINEAR = "forget", "linear"
 
 UNWANTED, STORE, ADD, SUM = range(4)  # what becomes of a gradient, see _cpu/_rows.py
@@ -27,6 +27,8 @@ FEW_LANES = 8  # fewer than these, and a series is split in time once it is long
 LONG_SERIES = 2048
 OCTET = 8  # steps from which lanes go by octets
 LONG_LANE = 512  # steps from which more lanes are walked along time, if they are neighbours there
+PANEL_LANES = 16  # lanes that follow each other from which they go by panels, unless steps are neighbours,
+PANEL_STEPS = 1 << 24  # if there are fewer steps than these, whose numbers are exact in float32
 NARROW_ROW = 32  # rows of fewer lanes: their number is known to a kernel of their own,
 NARROW_LEAST = 1 << 12  # which to compile so many elements are worth
 LARGE_PROBLEM = 1 << 20  # bytes
@@ -38,7 +40,7 @@ BYTE = np.dtype(np.uint8)
 _WIDE = {"f2": "f4", "bf2": "f4", "f4": "f8", "f8": "f8", "c8": "c16", "c16": "c16"}
 
 
-def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long, in_octets):
+def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long, in_octets, is_along_time):
     """Return which traversal walks a problem: a function of its shape and layout alone.
 
     Parameters
@@ -46,7 +48,7 @@ def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long, in_oct
     lanes, steps : int
         The number of series, and their length.
     inner : int
-        How many lanes stand next to each other.
+        How many lanes follow each other, as far apart as they may stand.
     inner_is_contiguous : bool
         Whether they do so in every full operand, and share one length.
     is_complex : bool
@@ -55,6 +57,8 @@ def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long, in_oct
         Whether each lane is long, and its steps are neighbours in all operands (its gate may be one for all).
     in_octets : bool
         Whether lanes have the same steps, which are neighbours in all operands and met the same way through memory.
+    is_along_time : bool
+        Whether steps stand nearer than lanes in each operand that has several, as neighbours in all of these but one.
     """
     rows = inner_is_contiguous and inner >= min(2, lanes)
     few = lanes < FEW_LANES and steps >= LONG_SERIES and not (rows and lanes > 1)
@@ -64,6 +68,8 @@ def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long, in_oct
         return ROWS
     if in_octets:
         return OCTETS
+    if inner >= PANEL_LANES and steps < PANEL_STEPS and not is_complex and not (is_along_time and steps >= OCTET):
+        return PANELS
     return TILES
 
 
@@ -285,7 +291,11 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
     )
     is_long = is_along_time and wide == np.float64 and steps >= LONG_LANE and word * steps * lanes >= LARGE_PROBLEM
     in_octets = is_along_time and len(ways) == 1 and wide.kind != "c" and not is_ragged and steps >= OCTET
-    traversal = choose(lanes, steps, inner, contiguous, wide.kind == "c", is_long, in_octets)
+    is_nearly_along = (
+        all(0 in (time[k], inner_strides[k]) or abs(time[k]) < abs(inner_strides[k]) for k in full)
+        and sum(abs(time[k]) > itemsizes[k] for k in full) <= 1
+    )
+    traversal = choose(lanes, steps, inner, contiguous, wide.kind == "c", is_long, in_octets, is_nearly_along)
     traits, narrow = [], ()
     if traversal in (SERIES, OCTETS):
         traits = ["level"] * (time[A] == 0) + ["down"] * (traversal == OCTETS and ways == {-1})

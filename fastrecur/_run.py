@@ -10,7 +10,7 @@ import numpy as np
 
 from . import _arrays, _blocks, _by_time, _problem, _threads
 from ._arrays import address, are_same, array_at
-from ._cpu import _narrow, _native, _octets, _rows, _series, _summaries, _tiles
+from ._cpu import _narrow, _native, _octets, _panels, _rows, _series, _summaries, _tiles
 from ._cpu._compile import kernel
 from ._cpu._memory import OCTET, WIDTH
 from ._problem import (
@@ -19,6 +19,7 @@ from ._problem import (
     LENGTHS,
     LINE,
     OCTETS,
+    PANELS,
     PIECES,
     ROWS,
     SERIES,
@@ -41,6 +42,8 @@ _KERNELS = {
     ("narrow", "vjp"): _narrow.vjp,
     (OCTETS, "forward"): _octets.forward,
     (OCTETS, "vjp"): _octets.vjp,
+    (PANELS, "forward"): _panels.forward,
+    (PANELS, "vjp"): _panels.vjp,
     (TILES, "forward"): _tiles.forward,
     (TILES, "vjp"): _tiles.vjp,
     (SERIES, "forward"): _series.forward,
@@ -362,7 +365,7 @@ def known_vjp(plan):
 
 def is_short(plan):
     """Return whether one call of one kernel on this thread is all there is to a plan."""
-    return plan.traversal in (ROWS, OCTETS, TILES) and len(plan.extra) == 1 and _bytes(plan) < SERIAL_BYTES
+    return plan.traversal in (ROWS, OCTETS, PANELS, TILES) and len(plan.extra) == 1 and _bytes(plan) < SERIAL_BYTES
 
 
 def short_parts(plan, direction):
@@ -672,7 +675,7 @@ def _bypasses(plan, fresh):
     if plan.traversal == SERIES:
         return (_series.PAST if large else _series.IN_PLACE) if fresh else 0
     row = BYPASS_ROW_BACK if plan.gradients else BYPASS_ROW
-    long = plan.traversal in (OCTETS, TILES) or plan.row_bytes >= row or plan.row_bytes % LINE == 0
+    long = plan.traversal in (OCTETS, PANELS, TILES) or plan.row_bytes >= row or plan.row_bytes % LINE == 0
     return fresh and long and large and not _is_narrow(plan)
 
 
@@ -682,7 +685,7 @@ def _useful_threads(plan, most, bypass):
         return 1
     if plan.traversal == ROWS:
         return min(most, _row_splits(plan, LONG_PIECE if bypass else CACHED_PIECE))
-    if plan.traversal in (OCTETS, TILES):
+    if plan.traversal in (OCTETS, PANELS, TILES):
         return min(most, -(-plan.lanes // _tile_lanes(plan)))
     return min(most, max(1, plan.lanes if _shares_lanes(plan) else plan.steps // _series.BLOCK // 4))
 
@@ -712,7 +715,7 @@ def _pieces(plan):
         outer, middle, _ = plan.sizes
         piece = LONG_PIECE if _bytes(plan) >= LARGE_SUM else CACHED_PIECE // 2
         most = outer if outer > 1 else min(_row_splits(plan, piece), max(2, middle * plan.row_bytes // LONG_SUM))
-    elif plan.traversal in (OCTETS, TILES):
+    elif plan.traversal in (OCTETS, PANELS, TILES):
         most = -(-plan.lanes // _tile_lanes(plan))
     else:
         most = plan.lanes if _shares_lanes(plan) else plan.steps // _series.BLOCK

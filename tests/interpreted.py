@@ -55,9 +55,11 @@ def main():
         for axis in [0, 1]:
             check_forward("linear_recurrence", a, b, 1.0, axis=axis)
             check_vjp("linear_recurrence", a, b, 1.0, rng=rng, axis=axis)
+    lanes_apart(rng)
     pool_both_ways()
     weigh(rng)
     lower_thresholds(setattr)
+    lanes_apart(rng)
     for reverse in [False, True]:
         check("forget_mult", (3, 140), np.float32, 0, reverse)
         check("forget_mult", (3, 5, 17), np.float32, 1, reverse)
@@ -73,6 +75,31 @@ def main():
     x[3000], f[5000] = 0, np.inf
     check_vjp("forget_mult", f, x, rng=rng, state=False)
     print("done")
+
+
+def lanes_apart(rng):
+    """Walk lanes that are apart in memory, stand in another order than steps, or end apart."""
+    lengths = rng.integers(0, 10, 35)
+    gate, value = rng.random((9, 35)).astype(np.float32), rng.standard_normal((9, 140)).astype(np.float32)
+    along = np.asfortranarray(value)
+    for a, b in [
+        *((gate, value[:, ::n][:, :35]) for n in (2, 3, 4, -1, -2)),
+        (gate, along[:, :35]),
+        (gate[:, ::-1], along[::-1, :35]),
+        (gate, np.repeat(along, 2, 0)[::2, :35]),
+        (gate[:, :1], value[:, :105:3]),
+        (gate[:1], along[:, 70::2]),
+        (gate, value[:, :35]),
+        (gate, value[:, :1]),
+    ]:
+        for reverse, ends in itertools.product([False, True], [None, lengths]):
+            options = {"reverse": reverse, "lengths": ends}
+            check_forward("forget_mult", a, b, **options)
+            check_vjp("forget_mult", a, b, rng=rng, state=False, **options)
+    a, b = gate[:, :16].astype(np.float64), value[:, 15::-1].astype(np.float64)
+    check_forward("linear_recurrence", a, b[:, ::-1])
+    check_vjp("linear_recurrence", a, b[:, ::-1], rng=rng, state=False)
+    check_forward("forget_mult", gate[:, ::2].astype(np.float16)[:, ::-1], value[:, :18].astype(np.float16))
 
 
 def pool_both_ways():

@@ -338,6 +338,13 @@ def _compiled_misalignment(typingctx, pointer):
     return types.int64(pointer), codegen
 
 
+def _compiled_is_same(typingctx, pointer, other):
+    def codegen(context, builder, signature, args):
+        return builder.icmp_unsigned("==", *(builder.ptrtoint(place, _I64) for place in args))
+
+    return types.boolean(pointer, other), codegen
+
+
 def _compiled_stack(typingctx, carry, count):
     if not isinstance(count, types.IntegerLiteral):
         return None
@@ -381,6 +388,86 @@ def _compiled_stack_wide(typingctx, pointer, carry, count):
     kind = pointer if pointer.element == carry.element else carry
     made = _compiled_stack(typingctx, kind, count)
     return None if made is None else (kind(pointer, carry, count), made[1])
+
+
+def _compiled_stack_same(typingctx, pointer, count):
+    # A buffer for what stands behind `pointer`, as it stands there.
+    if not isinstance(count, types.IntegerLiteral):
+        return None
+
+    def codegen(context, builder, signature, args):
+        storage = cgutils.alloca_once(builder, _I8, size=ir.Constant(_I64, pointer.size * count.literal_value))
+        storage.align = 64
+        return storage
+
+    return pointer(pointer, count), codegen
+
+
+def _compiled_copy_number(typingctx, target, at, source, index):
+    # As it stands in memory; both are of one element.
+    def codegen(context, builder, signature, args):
+        kind = ir.IntType(8 * target.size)
+        from_ = _address(builder, args[2], _scaled(builder, args[3], source.size), kind)
+        to = _address(builder, args[0], _scaled(builder, args[1], target.size), kind)
+        raw = _mark(builder.load(from_, typ=kind, align=1), builder, source)
+        _mark(builder.store(raw, to, align=1), builder, target)
+        return context.get_dummy_value()
+
+    return types.none(target, types.int64, source, types.int64), codegen
+
+
+def _load_every(builder, pointer, source, offset, step, count):
+    """Load so many numbers as they stand in memory, each ``step``-th from an offset on; nothing behind the last one."""
+    kind = ir.VectorType(pointer.memory, count)
+
+    def load_from(first):
+        place = builder.add(offset, ir.Constant(_I64, first * pointer.size))
+        return _mark(builder.load(_address(builder, source, place, kind), typ=kind, align=1), builder, pointer)
+
+    if step < 0:
+        numbers = load_from(1 - count)
+        return _shuffle(builder, numbers, numbers, list(range(count))[::-1])
+    numbers, reach, known = load_from(0), count, range(0, count, step)  # those of the wanted ones that are loaded
+    for _ in range(1, step):
+        first = min(reach, (count - 1) * step + 1 - count)
+        reach = first + count
+        more = range(len(known) * step, min(reach, count * step), step)
+        places = [*known, *(count + n - first for n in more)]
+        numbers = _shuffle(builder, numbers, load_from(first), places + [0] * (count - len(places)))
+        known = range(len(places))
+    return numbers
+
+
+def _compiled_copy_every(typingctx, target, at, source, way):
+    # A vector of numbers as they stand in memory: each ``way``-th from the source on; -1: neighbours before it.
+    if not isinstance(way, types.IntegerLiteral):
+        return None
+
+    def codegen(context, builder, signature, args):
+        numbers = _load_every(builder, source, args[2], ir.Constant(_I64, 0), way.literal_value, WIDTH)
+        to = _address(builder, args[0], _scaled(builder, args[1], target.size), numbers.type)
+        _mark(builder.store(numbers, to, align=1), builder, target)
+        return context.get_dummy_value()
+
+    return types.none(target, types.int64, source, way), codegen
+
+
+def _compiled_copy_turned(typingctx, target, to_row, source, row, way):
+    # Eight rows of eight numbers as they stand in memory, each ``way``-th; what is first in each becomes the first row.
+    if not isinstance(way, types.IntegerLiteral):
+        return None
+
+    def codegen(context, builder, signature, args):
+        rows = [
+            _load_every(builder, source, args[2], _scaled(builder, args[3], k), way.literal_value, OCTET)
+            for k in range(OCTET)
+        ]
+        for k, turned in enumerate(_transpose8(builder, rows)):
+            to = _address(builder, args[0], _scaled(builder, args[1], k), turned.type)
+            _mark(builder.store(turned, to, align=1), builder, target)
+        return context.get_dummy_value()
+
+    return types.none(target, types.int64, source, types.int64, way), codegen
 
 
 def _compiled_is_own_kind(typingctx, buffer, pointer):
@@ -960,6 +1047,21 @@ def _interpreted_store(pointer, index, value):
     pointer.at(index)[0] = value
 
 
+def _interpreted_copy_number(target, at, source, index):
+    target.at(at)[0] = source.at(index)[0]
+
+
+def _interpreted_copy_every(target, at, source, way):
+    for j in range(WIDTH):
+        _interpreted_copy_number(target, at + j, source, j * way)
+
+
+def _interpreted_copy_turned(target, to_row, source, row, way):
+    for k in range(OCTET):
+        for j in range(OCTET):
+            _interpreted_copy_number(shift(target, k * to_row), j, shift(source, j * row), k * way)
+
+
 def _interpreted_load_blocks(pointer, offsets, carry, row_bytes, count, step, row_step, ahead):
     for block in range(count):
         source, target = shift(pointer, block * step), shift(carry, block * row_step)
@@ -1054,6 +1156,9 @@ if INTERPRETED:
     def stack_wide(pointer, carry, count):
         return stack(carry, count)
 
+    stack_same = _interpreted_stack
+    copy_number, copy_turned = _interpreted_copy_number, _interpreted_copy_turned
+    copy_every = _interpreted_copy_every
     load_blocks = _interpreted_load_blocks
     store_blocks = stream_blocks = _interpreted_store_blocks
     load_octet, store_octet = _interpreted_load_octet, _interpreted_store_octet
@@ -1108,6 +1213,9 @@ if INTERPRETED:
     def misalignment(pointer):
         return pointer.address & 63
 
+    def is_same(pointer, other):
+        return pointer.address == other.address
+
     def stack_ints(count):
         array = np.empty(count, np.int64)
         return Address(array.ctypes.data, np.int64, array)
@@ -1135,10 +1243,14 @@ else:
     shift = intrinsic(_compiled_shift)
     itemsize = intrinsic(_compiled_itemsize)
     misalignment = intrinsic(_compiled_misalignment)
+    is_same = intrinsic(_compiled_is_same)
     stack = intrinsic(prefer_literal=True)(_compiled_stack)
     stack_like = intrinsic(prefer_literal=True)(_compiled_stack_like)
     stack_of = intrinsic(prefer_literal=True)(_compiled_stack_of)
     stack_wide = intrinsic(prefer_literal=True)(_compiled_stack_wide)
+    stack_same = intrinsic(prefer_literal=True)(_compiled_stack_same)
+    copy_number = intrinsic(_compiled_copy_number)
+    copy_every, copy_turned = map(intrinsic(prefer_literal=True), (_compiled_copy_every, _compiled_copy_turned))
     is_own_kind = intrinsic(_compiled_is_own_kind)
     in_place = intrinsic(_compiled_in_place)
     stack_ints = intrinsic(prefer_literal=True)(_compiled_stack_ints)

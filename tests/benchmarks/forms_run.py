@@ -41,6 +41,7 @@ def forms(rng):
         yield "values upside down", a, b[::-1], 0, {}
         yield "values from right to left", a, b[:, ::-1], 0, {}
         yield "every other lane", full(STEPS, 2 * LANES, dtype=dtype)[:, ::2], b, 0, {}
+        yield "every fourth lane", full(STEPS, 4 * LANES, dtype=dtype)[..., ::4], b, 0, {}
         yield "in Fortran's order", np.asfortranarray(a), np.asfortranarray(b), 0, {}
         yield "the gate in Fortran's order", np.asfortranarray(a), b, 0, {}
         yield "lanes that end apart", a, b, 0, {"lengths": rng.integers(0, STEPS + 1, LANES)}

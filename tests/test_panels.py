@@ -1,0 +1,248 @@
+"""Lanes that are apart in memory, stand in another order than steps, or end apart: the bits of lanes that do not."""
+
+import itertools
+
+import ml_dtypes
+import numpy as np
+import pytest
+from compare import assert_same_bits, check_forward, check_vjp
+from layouts import guarded
+from test_forward import RECURRENCES, operands
+from thresholds import lower_thresholds
+
+import fastrecur
+from fastrecur import _problem
+from fastrecur._cpu._panels import FEW_LANES, LANES, MANY_STEPS, STEPS
+
+FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
+# Around a vector, a panel of few lanes, and one of many; and around a panel's steps.
+SIZES = [
+    (1, 16), (STEPS - 1, 17), (STEPS, 31), (STEPS + 1, 40), (MANY_STEPS + 9, FEW_LANES + 1), (MANY_STEPS, FEW_LANES),
+    (2 * MANY_STEPS + 15, 33), (2 * STEPS, LANES + 5), (3, 2 * LANES + 16),
+]  # fmt: skip
+
+
+def every(n):
+    """Lanes that are the n-th in memory, from the right if that is negative; what stands between them is no number."""
+
+    def arrange(a):
+        between = 77 if a.dtype.kind in "biu" else np.nan
+        wide = np.full((len(a), abs(n) * (a.shape[1] - 1) + 1), between, a.dtype)[:, ::n]
+        wide[...] = a
+        return wide
+
+    return arrange
+
+
+def steps_near(n):
+    """Steps that are the n-th in memory, each lane's in a row."""
+    return lambda a: every(n)(np.ascontiguousarray(a.T)).T
+
+
+def fields(a):
+    """Numbers of records that begin at no multiple of their size."""
+    records = np.zeros(a.shape, [("before", "i1"), ("number", a.dtype)])
+    records["number"] = a
+    return records["number"]
+
+
+def in_order(a):
+    return np.ascontiguousarray(a)
+
+
+ARRANGEMENTS = [
+    in_order, every(2), every(3), every(4), every(5), every(-1), every(-2), fields, steps_near(1), steps_near(-1),
+    steps_near(2), steps_near(-2), steps_near(3),
+]  # fmt: skip
+
+
+def arranged_pairs():
+    """Each arrangement of one operand beside contiguous ones of the other, and both in two."""
+    for k, arrange in enumerate(ARRANGEMENTS[1:], start=1):
+        yield arrange, in_order
+        yield in_order, arrange
+        yield arrange, ARRANGEMENTS[1 + k % (len(ARRANGEMENTS) - 1)]
+
+
+def plan_of(a, b, h=None, **options):
+    signatures = [None if type(v) is float else (v.dtype, v.shape, v.strides) for v in (a, b)]
+    out = None if h is None else (h.dtype, h.shape, h.strides)
+    given = {"axis": 0, "reverse": False, "lengths": None, "weak_complex": False} | options
+    return _problem.forward("forget", ("f", "x", "h0"), *signatures, None, out, **given)
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_bits_are_those_of_neighbouring_lanes(rng, both, name, dtype, reverse):
+    recurrence, vjp = getattr(fastrecur, name), getattr(fastrecur, name + "_vjp")
+    cases = list(itertools.product(SIZES, arranged_pairs()))
+    for way in both():
+        for n in rng.choice(len(cases), 80, replace=False):
+            (steps, lanes), arrange = cases[n]
+            gate, value = operands(rng, (steps, lanes), dtype)
+            g = rng.standard_normal((steps, lanes)).astype(dtype)
+            h0, last = (rng.standard_normal(lanes).astype(dtype) for _ in range(2))
+            h, h_last = recurrence(gate, value, h0, reverse=reverse, return_state=True)
+            wanted = vjp(g, gate, value, h, h0, grad_state=last, reverse=reverse)
+            a, b = (put(v) for put, v in zip(arrange, (gate, value), strict=True))
+            got, got_last = recurrence(a, b, h0, reverse=reverse, return_state=True)
+            assert_same_bits(np.ascontiguousarray(got), h)
+            assert_same_bits(got_last, h_last)
+            out = arrange[1](np.full_like(h, np.nan))
+            assert recurrence(a, b, h0, reverse=reverse, out=out) is out
+            assert_same_bits(np.ascontiguousarray(out), h)
+            for g_now, h_now in [(g, h), (arrange[0](g), arrange[1](h)), (arrange[1](g), arrange[0](h))]:
+                grads = vjp(g_now, a, b, h_now, h0, grad_state=last, reverse=reverse)
+                for grad, right in zip(grads, wanted, strict=True):
+                    assert_same_bits(np.ascontiguousarray(grad), right), way
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("steps_lanes", SIZES)
+def test_lanes_that_end_apart(rng, both, name, reverse, steps_lanes):
+    """Whatever stands past their ends; as lanes alone."""
+    recurrence, vjp = getattr(fastrecur, name), getattr(fastrecur, name + "_vjp")
+    steps, lanes = steps_lanes
+    for _, dtype, arrange in itertools.product(both(), [np.float32, np.float64], [in_order, every(-1), steps_near(1)]):
+        for lengths in [rng.integers(0, steps + 1, lanes), rng.choice([0, 1, steps], lanes), np.full(lanes, steps)]:
+            gate, value = operands(rng, (steps, lanes), dtype)
+            g, h0 = rng.standard_normal((steps, lanes)).astype(dtype), rng.standard_normal(lanes).astype(dtype)
+            h = np.zeros((steps, lanes), dtype)
+            past = np.arange(steps)[:, np.newaxis] >= lengths
+            gate[past], value[past], g[past] = np.nan, np.nan, np.nan
+            options = {"reverse": reverse, "lengths": lengths}
+            got, last = recurrence(arrange(gate), arrange(value), h0, return_state=True, **options)
+            grads = vjp(arrange(g), arrange(gate), arrange(value), arrange(np.where(past, np.nan, got)), h0, **options)
+            for one in rng.choice(lanes, min(lanes, 40), replace=False):
+                own = slice(0, lengths[one]), slice(one, one + 1)
+                h[own], own_last = recurrence(
+                    gate[own], value[own], h0[one : one + 1], reverse=reverse, return_state=True
+                )
+                assert_same_bits(np.ascontiguousarray(got[:, one]), h[:, one])
+                assert_same_bits(last[one : one + 1], own_last)
+                rights = vjp(g[own], gate[own], value[own], h[own], h0[one : one + 1], reverse=reverse)
+                for grad, right in zip(grads[:2], rights, strict=False):
+                    whole = np.zeros(steps, dtype)
+                    whole[own[0]] = right[:, 0]
+                    assert_same_bits(np.ascontiguousarray(grad[:, one]), whole)
+                assert_same_bits(grads[2][one : one + 1], rights[2])
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("steps_lanes", [(STEPS + 3, 37), (MANY_STEPS + 5, 37), (STEPS + 3, LANES + 9)])
+def test_broadcast_operands(rng, both, name, dtype, steps_lanes):
+    """One number for all lanes, for all steps, or both; beside operands whose lanes are apart or end so."""
+    for _, arrange, reverse in itertools.product(both(), [every(2), steps_near(1)], [False, True]):
+        gate, value = operands(rng, steps_lanes, dtype)
+        lengths = rng.integers(0, steps_lanes[0] + 1, steps_lanes[1])
+        whole = arrange(gate), arrange(value)
+        for few in [
+            lambda v: v[:1],
+            lambda v: v[:, :1],
+            lambda v: v[:1, :1],
+            lambda v: v.flat[0],
+            lambda v: v[:1, ::-1],
+        ]:
+            for a, b in [(whole[0], few(value)), (few(gate), whole[1])]:
+                for options in [{}, {"lengths": lengths}]:
+                    check_forward(name, a, b, reverse=reverse, **options)
+                    check_vjp(name, a, b, rng=rng, reverse=reverse, **options)
+        for g in [gate[:, :1], gate[:1], gate.flat[0]]:
+            check_vjp(name, *whole, rng=rng, grad_h=np.broadcast_to(g, gate.shape), reverse=reverse)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_nothing_is_written_beside_results(rng, both, dtype, reverse):
+    size = np.dtype(dtype).itemsize
+    for _, (steps, lanes), offset in itertools.product(both(), SIZES, [0, size, 64 - size]):
+        gate, value = operands(rng, (steps, lanes), dtype)
+        wanted = fastrecur.forget_mult(gate, value, reverse=reverse)
+        for shape, view_of in [
+            ((steps, lanes), lambda out: out),
+            ((steps, 2 * lanes), lambda out: out[:, ::2]),
+            ((steps, lanes), lambda out: out[:, ::-1]),
+            ((lanes, steps), lambda out: out.T),
+        ]:
+            whole, memory = guarded(shape, dtype, offset)
+            before, out = memory.copy(), view_of(whole)
+            kept = out.copy()
+            assert fastrecur.forget_mult(every(2)(gate), value, reverse=reverse, out=out) is out
+            assert_same_bits(np.ascontiguousarray(out), wanted)
+            out[...] = kept
+            np.testing.assert_array_equal(memory, before)
+
+
+@pytest.mark.parametrize(
+    "kinds", [(np.float16, np.float32), (bool, np.float64), (np.float32, np.int16), (np.uint8, int)]
+)
+def test_operands_of_several_dtypes(rng, both, kinds):
+    for _, size, arrange in itertools.product(both(), SIZES[2:8:2], arranged_pairs()):
+        numbers = rng.random(size) * 1.99, rng.standard_normal(size) * 9
+        check_forward("forget_mult", *(put(v.astype(k)) for put, v, k in zip(arrange, numbers, kinds, strict=True)))
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+def test_lanes_of_several_axes_and_threads(rng, monkeypatch, set_threads, name):
+    """Threads have some of the lanes, and begin within a row of them."""
+    lower_thresholds(monkeypatch.setattr)
+    gate, value = operands(rng, (21, 3, 5, 22), np.float32)
+    results = []
+    for threads in [1, 2, 5]:
+        set_threads(threads)
+        for layout in [lambda v: v[..., ::-1], lambda v: v[::-1, ::2, 1:, 3:]]:
+            a, b = layout(gate), np.ascontiguousarray(layout(value))
+            for one in [a, a[:, :1], a[..., :1]]:
+                h = check_forward(name, one, b, axis=0)
+                results.append((h, *check_vjp(name, one, b, rng=np.random.default_rng(0), axis=0)[:2]))
+    for one, other in zip(results[6:], results, strict=False):
+        for got, right in zip(one, other, strict=True):
+            assert_same_bits(got, right)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_stays_in_its_lane_and_time(rng, dtype, bad):
+    for lanes, lane in [(37, 3), (37, 30), (37, 36), (LANES + 3, LANES - 2)]:
+        gate, value = operands(rng, (90, lanes), dtype)
+        clean = fastrecur.forget_mult(every(2)(gate), value)
+        value[50, lane] = bad
+        h = fastrecur.forget_mult(every(2)(gate), value)
+        assert_same_bits(np.delete(h, lane, 1), np.delete(clean, lane, 1))
+        assert_same_bits(h[:50, lane], clean[:50, lane])
+        assert not np.isfinite(h[50:, lane].astype(np.float64)).any()
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_in_place(rng, both, reverse):
+    """Results where an operand stands; of lanes that fill no vector, some are worked out twice."""
+    for _, (steps, lanes), arrange in itertools.product(both(), SIZES, arranged_pairs()):
+        gate, value = operands(rng, (steps, lanes), np.float32)
+        wanted = fastrecur.forget_mult(gate, value, reverse=reverse)
+        for k in range(2):
+            own = [put(v.copy()) for put, v in zip(arrange, (gate, value), strict=True)]
+            fastrecur.forget_mult(*own, reverse=reverse, out=own[k])
+            assert_same_bits(np.ascontiguousarray(own[k]), wanted)
+
+
+def test_which_problems_go_by_panels():
+    x = np.empty((77, 33), np.float32)
+    panels, tiles = _problem.PANELS, _problem.TILES
+    for a, b, h, options, expected in [
+        (x, x[:, ::-1], None, {}, panels),
+        (x, np.empty((77, 66), np.float32)[:, ::2], None, {}, panels),
+        (np.asfortranarray(x), x, None, {}, panels),
+        (x, x, np.empty((77, 66), np.float32)[:, ::2], {}, panels),
+        (x, x, None, {"lengths": (33,)}, panels),
+        (x[:, :16], x[:, 15::-1], None, {}, panels),
+        (x[:, :15], x[:, 14::-1], None, {}, tiles),
+        (x.astype(np.complex64), x.astype(np.complex64)[:, ::-1], None, {}, tiles),
+        (x, x, None, {}, _problem.ROWS),
+        (np.asfortranarray(x), np.asfortranarray(x), None, {}, _problem.OCTETS),
+    ]:
+        assert plan_of(a, b, h, **options).traversal == expected
+    many = np.broadcast_to(np.float16(0), (_problem.PANEL_STEPS, 16))
+    assert plan_of(many, many, lengths=(16,)).traversal == tiles
