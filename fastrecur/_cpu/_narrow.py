@@ -84,18 +84,34 @@ def forward_one(rule, a, b, h, carry, lengths, geometry, outer_first, outer_last
         store_row(rule, states, now)
 
 
+@njit(**INLINE)
+def apart_of(geometry, operand):
+    """Return how far from a row of an operand the next one stands."""
+    return load_int(geometry, HEAD + 3 * operand + 1)
+
+
 @njit(**HELPER)
 def forward_many(rule, a, b, h, carry, lengths, geometry, outer, row_first, row_last):
     """Walk rows of each step, then those of the next."""
     steps, reverse = load_int(geometry, 0), load_int(geometry, 1)
+    a_apart, b_apart, h_apart = apart_of(geometry, A), apart_of(geometry, B), apart_of(geometry, H)
+    lengths_apart, states_apart = apart_of(geometry, LENGTHS), apart_of(geometry, CARRY)
+    ends, states = (
+        place(lengths, geometry, LENGTHS, 0, row_first, outer, 0), place(carry, geometry, CARRY, 0, row_first, outer, 0)
+    )  # fmt: skip
+    start, stop = valid_range(ends, steps, reverse)
     for t in range(steps):
-        for row in range(row_first, row_last):
-            start, stop = valid_range(place(lengths, geometry, LENGTHS, 0, row, outer, 0), steps, reverse)
-            h_now = place(h, geometry, H, t, row, outer, 0)
+        a_row, b_row = place(a, geometry, A, t, row_first, outer, 0), place(b, geometry, B, t, row_first, outer, 0)
+        h_row = place(h, geometry, H, t, row_first, outer, 0)
+        for row in range(row_last - row_first):
+            if lengths_apart != 0:
+                start, stop = valid_range(shift(ends, row * lengths_apart), steps, reverse)
+            h_now = shift(h_row, row * h_apart)
             if start <= t < stop:
-                a_now, b_now = place(a, geometry, A, t, row, outer, 0), place(b, geometry, B, t, row, outer, 0)
-                states = place(carry, geometry, CARRY, 0, row, outer, 0)
-                store_row(rule, states, advance(rule, load_row(rule, states, carry), a_now, b_now, h_now, carry))
+                a_now, b_now, state = (
+                    shift(a_row, row * a_apart), shift(b_row, row * b_apart), shift(states, row * states_apart)
+                )  # fmt: skip
+                store_row(rule, state, advance(rule, load_row(rule, state, carry), a_now, b_now, h_now, carry))
             else:
                 clear(rule, h_now, 0, carry, 0, 1)
 
@@ -233,26 +249,43 @@ def vjp_many(
     steps, reverse, a_fate, b_fate = (
         load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 4), load_int(geometry, 5),
     )  # fmt: skip
+    g_apart, a_apart, b_apart, h_apart = (
+        apart_of(geometry, G), apart_of(geometry, A), apart_of(geometry, B), apart_of(geometry, H),
+    )  # fmt: skip
+    to_a_apart, to_b_apart = apart_of(geometry, TO_A), apart_of(geometry, TO_B)
+    sums_a_apart, sums_b_apart = apart_of(geometry, SUMS_A), apart_of(geometry, SUMS_B)
+    lengths_apart, states_apart = apart_of(geometry, LENGTHS), apart_of(geometry, CARRY)
+    ends, states = (
+        place(lengths, geometry, LENGTHS, 0, row_first, outer, 0), place(carry, geometry, CARRY, 0, row_first, outer, 0)
+    )  # fmt: skip
+    h0_row = place(h0, geometry, CARRY, 0, row_first, outer, 0)
+    first, stop = valid_range(ends, steps, reverse)
     for ago in range(steps):
         t = steps - 1 - ago
-        for row in range(row_first, row_last):
-            first, stop = valid_range(place(lengths, geometry, LENGTHS, 0, row, outer, 0), steps, reverse)
-            to_a_now, to_b_now = (
-                place(to_a, geometry, TO_A, t, row, outer, 0),
-                place(to_b, geometry, TO_B, t, row, outer, 0),
-            )
+        g_row, a_row = place(g, geometry, G, t, row_first, outer, 0), place(a, geometry, A, t, row_first, outer, 0)
+        b_row, h_row = place(b, geometry, B, t, row_first, outer, 0), place(h, geometry, H, t - 1, row_first, outer, 0)
+        to_a_row, to_b_row = (
+            place(to_a, geometry, TO_A, t, row_first, outer, 0), place(to_b, geometry, TO_B, t, row_first, outer, 0)
+        )  # fmt: skip
+        sums_a_row, sums_b_row = (
+            place(sums_a, geometry, SUMS_A, t, row_first, outer, 0),
+            place(sums_b, geometry, SUMS_B, t, row_first, outer, 0),
+        )  # fmt: skip
+        for row in range(row_last - row_first):
+            if lengths_apart != 0:
+                first, stop = valid_range(shift(ends, row * lengths_apart), steps, reverse)
+            to_a_now, to_b_now = shift(to_a_row, row * to_a_apart), shift(to_b_row, row * to_b_apart)
             if first <= t < stop:
-                g_now, a_now = place(g, geometry, G, t, row, outer, 0), place(a, geometry, A, t, row, outer, 0)
-                b_now, states = place(b, geometry, B, t, row, outer, 0), place(carry, geometry, CARRY, 0, row, outer, 0)
+                g_now, a_now = shift(g_row, row * g_apart), shift(a_row, row * a_apart)
+                b_now, state = shift(b_row, row * b_apart), shift(states, row * states_apart)
                 if t == first:
-                    before = load_row(rule, place(h0, geometry, CARRY, 0, row, outer, 0), carry)
+                    before = load_row(rule, shift(h0_row, row * states_apart), carry)
                 else:
-                    before = row_of(rule, is_one_h(rule), place(h, geometry, H, t - 1, row, outer, 0), carry)
-                r = load_row(rule, states, carry)
-                grad_a, grad_b, r = row_back(rule, r, g_now, a_now, b_now, before, carry)
-                store_row(rule, states, r)
-                settle(rule, to_a_now, place(sums_a, geometry, SUMS_A, t, row, outer, 0), grad_a, a_fate)
-                settle(rule, to_b_now, place(sums_b, geometry, SUMS_B, t, row, outer, 0), grad_b, b_fate)
+                    before = row_of(rule, is_one_h(rule), shift(h_row, row * h_apart), carry)
+                grad_a, grad_b, r = row_back(rule, load_row(rule, state, carry), g_now, a_now, b_now, before, carry)
+                store_row(rule, state, r)
+                settle(rule, to_a_now, shift(sums_a_row, row * sums_a_apart), grad_a, a_fate)
+                settle(rule, to_b_now, shift(sums_b_row, row * sums_b_apart), grad_b, b_fate)
             else:
                 if a_fate == STORE:
                     clear(rule, to_a_now, 0, carry, 0, 1)
