@@ -1,6 +1,7 @@
 """Lanes that are apart in memory, stand in another order than steps, or end apart: the bits of lanes that do not."""
 
 import itertools
+import os
 
 import ml_dtypes
 import numpy as np
@@ -246,3 +247,61 @@ def test_which_problems_go_by_panels():
         assert plan_of(a, b, h, **options).traversal == expected
     many = np.broadcast_to(np.float16(0), (_problem.PANEL_STEPS, 16))
     assert plan_of(many, many, lengths=(16,)).traversal == tiles
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="pages are protected as POSIX systems do")
+def test_nothing_beside_operands_is_touched(run_python):
+    """Operands and results between pages that may be neither read nor written: where these begin, or end."""
+    script = """
+import ctypes, itertools, mmap
+import numpy as np
+from compare import assert_same_bits
+from test_panels import ARRANGEMENTS, MANY_STEPS, STEPS, in_order
+from thresholds import lower_thresholds
+
+import fastrecur
+
+PAGE, kept = mmap.PAGESIZE, []
+
+
+def between(view, at_end):
+    low, high = np.lib.array_utils.byte_bounds(view)
+    room = -(-(high - low) // PAGE) * PAGE
+    memory = mmap.mmap(-1, room + 2 * PAGE)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    kept.append(memory)
+    start = PAGE + (room - (high - low) if at_end else 0)
+    first = view.__array_interface__["data"][0] - low
+    array = np.ndarray(view.shape, view.dtype, memory, start + first, view.strides)
+    array[...] = view
+    for page in (address, address + PAGE + room):
+        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(page), PAGE, 0) == 0
+    return array
+
+
+rng = np.random.default_rng(0)
+sizes = [(1, 16), (3, 17), (STEPS + 1, 40), (MANY_STEPS + 9, 33)]
+for at_end, arrange, (steps, lanes), reverse in itertools.product([0, 1], ARRANGEMENTS, sizes, [False, True]):
+    for dtype in (np.float32, np.float64):
+        gate, value, g = (rng.random((steps, lanes)).astype(dtype) for _ in range(3))
+        h = fastrecur.forget_mult(gate, value, reverse=reverse)
+        wanted = fastrecur.forget_mult_vjp(g, gate, value, h, reverse=reverse)[:2]
+        for lengths in (None, np.full(lanes, steps), rng.integers(0, steps + 1, lanes)):
+            a, b, g_own, h_own = (between(arrange(v), at_end) for v in (gate, value, g, h))
+            out = between(arrange(np.zeros_like(h)), at_end)
+            fastrecur.forget_mult(a, b, reverse=reverse, lengths=lengths, out=out)
+            grads = fastrecur.forget_mult_vjp(g_own, a, b, h_own, reverse=reverse, lengths=lengths)[:2]
+            if lengths is None or (lengths == steps).all():
+                for got, right in zip((out, *grads), (h, *wanted), strict=True):
+                    assert_same_bits(np.ascontiguousarray(got), right)
+        few = between(arrange(gate)[:, ::-1][:, :7], at_end), between(np.ascontiguousarray(value[:, :7]), at_end)
+        fastrecur.forget_mult(*few, reverse=reverse)
+    kept.clear()
+lower_thresholds(setattr)
+for at_end, arrange in itertools.product([0, 1], ARRANGEMENTS):  # threads share rows of 22: some get parts of one
+    gate, value = (between(arrange(rng.random((20, 66)).astype(np.float32)), at_end) for _ in range(2))
+    fastrecur.set_num_threads(5)
+    fastrecur.forget_mult(gate.reshape(20, 3, 22), value.reshape(20, 3, 22))
+print("done")
+"""
+    assert run_python(script) == "done\n"

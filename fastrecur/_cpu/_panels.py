@@ -315,11 +315,9 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
             n = min(span, steps - t)
             a_now, b_now, h_now = shift(a_lanes, t * a_time), shift(b_lanes, t * b_time), shift(h_lanes, t * h_time)
             if not a_stays and (t == 0 or a_time != 0):
-                count = n if a_time != 0 else span
-                pack(a_panel, a_now, a_row, a_time, a_apart, lanes, count, False, ahead * a_time)
+                pack(a_panel, a_now, a_row, a_time, a_apart, lanes, n, False, ahead * a_time)
             if not b_stays and (t == 0 or b_time != 0):
-                count = n if b_time != 0 else span
-                pack(b_panel, b_now, b_row, b_time, b_apart, lanes, count, False, ahead * b_time)
+                pack(b_panel, b_now, b_row, b_time, b_apart, lanes, n, False, ahead * b_time)
             walk(
                 rule, t < latest or t + n > earliest, bypass, past, a_now if a_stays else a_panel,
                 b_now if b_stays else b_panel, h_now if h_stays else h_panel, a_time if a_stays else a_row,
@@ -358,7 +356,6 @@ def walk_back_some(
             if ragged:
                 now = broadcast(constant(float(t + i), load(states, 0, states)))
                 before = select(load_vector(begins, place, states) == now, load_vector(firsts, place, states), before)
-                arrived = where_valid(t + i, begins, ends, place, arrived, zero)
             gate, value = load_vector(a_now, j, states), load_vector(b_now, j, states)
             grad_a, grad_b, onward = adjoint(rule, arrived + r, gate, value, before)
             if ragged:
@@ -479,7 +476,7 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
             h_now = shift(h_lanes, (t - 1) * h_time)
             to_a_now, to_b_now = shift(to_a_lanes, t * to_a_time), shift(to_b_lanes, t * to_b_time)
             if not g_stays and (end == steps or g_time != 0):
-                count = n if g_time != 0 else span
+                count = n if g_time != 0 else span  # the first of these panels is the shortest
                 pack(g_panel, g_now, g_row, g_time, g_apart, lanes, count, True, -ahead * g_time)
             if not a_stays and (end == steps or a_time != 0):
                 count = n if a_time != 0 else span
