@@ -27,7 +27,8 @@ FEW_LANES = 8  # fewer than these, and a series is split in time once it is long
 LONG_SERIES = 2048
 OCTET = 8  # steps from which lanes go by octets
 LONG_LANE = 512  # steps from which more lanes are walked along time, if they are neighbours there
-PANEL_LANES = 16  # lanes that follow each other from which they go by panels, unless steps are neighbours,
+PANEL_LANES = 8  # lanes that follow each other from which they go by panels, unless steps are neighbours,
+REPEATED = 1 << 14  # elements that a walk of rows is worth, where it is repeated for other lanes
 PANEL_STEPS = 1 << 24  # if there are fewer steps than these, whose numbers are exact in float32
 NARROW_ROW = 32  # rows of fewer lanes: their number is known to a kernel of their own,
 NARROW_LEAST = 1 << 12  # which to compile so many elements are worth
@@ -271,13 +272,16 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
     inner, inner_strides = dims[-1] if dims else (1, tuple(itemsizes[k] if k in full else 0 for k in range(10)))
     time_guide = abs(strides[TO_B][axis] or strides[TO_A][axis] or strides[H][axis])
     inside = [d for d in dims if steps == 1 or abs(d[1][TO_B] or d[1][TO_A] or d[1][H]) < time_guide]
+    # Around time rows are walked along one dimension of lanes; along others the walk is repeated.
+    outside = sorted(dims[: len(dims) - len(inside)], key=lambda d: -d[0])
+    repeats = math.prod(size for size, _ in outside[1:])
     read = (A, B, G, H) if itemsizes[G] else (A, B)
     contiguous = (
         inner_strides[LENGTHS] == 0
         and all(inner_strides[k] == itemsizes[k] or (k in read and inner_strides[k] == 0) for k in full)
         and (fates[0] != ADD or inner_strides[SUMS_A] == (wide.itemsize if inner_strides[A] else 0))
         and inner_strides[SUMS_B] in (0, wide.itemsize)
-        and len(dims) - len(inside) <= 1
+        and (len(outside) <= 1 or repeats * REPEATED <= math.prod(shape))
         and len(inside) <= 2
         and (len(inside) >= 1 or not dims)
     )
@@ -314,8 +318,7 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
     extra = (tuple([0] * 10),)
     zero = (1, (0,) * 10)
     if traversal == ROWS:
-        outside = dims[: len(dims) - len(inside)]
-        outer = outside[0] if outside else zero
+        outer, beyond = outside[0] if outside else zero, outside[1:]
         middle = inside[-2] if len(inside) == 2 else zero
         sizes = (outer[0], middle[0], inner)
         body = list(itertools.chain.from_iterable((time[k], middle[1][k], outer[1][k]) for k in range(10)))
@@ -328,13 +331,13 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
         body = [middle[0], last[0]]
         for k in range(10):
             body += [time[k], outer[1][k], middle[1][k], last[1][k]]
-        if beyond:
-            extra = tuple(
-                tuple(sum(i * d[1][k] for i, d in zip(index, beyond, strict=True)) for k in range(10))
-                for index in itertools.product(*(range(d[0]) for d in beyond))
-            )
-        lanes = math.prod(sizes)
         row_bytes = 0
+    if beyond:
+        extra = tuple(
+            tuple(sum(i * d[1][k] for i, d in zip(index, beyond, strict=True)) for k in range(10))
+            for index in itertools.product(*(range(d[0]) for d in beyond))
+        )
+        lanes = math.prod(sizes)
     return Plan(
         rule=rule, shape=shape, axis=axis, dtype=dtype, wide=wide, elements=elements, lane_order=lane_order,
         traversal=traversal, steps=steps,

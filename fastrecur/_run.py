@@ -422,6 +422,8 @@ def _lanes_to_shift(plan, geometry, place):
     inner = plan.sizes[2]
     if not geometry[3] or plan.traversal != ROWS or plan.sizes[1] > 1 or plan.steps == 1 or plan.row_bytes % LINE:
         return 0
+    if len(plan.extra) > 1:
+        return 0
     way = -inner if plan.time_strides[H] < 0 else inner
     one_value = plan.time_strides[A] == plan.lane_strides[A] == 0
     gapless = all(

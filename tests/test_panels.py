@@ -16,8 +16,9 @@ from fastrecur import _problem
 from fastrecur._cpu._panels import FEW_LANES, LANES, MANY_STEPS, STEPS
 
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
-# Around a vector, a panel of few lanes, and one of many; and around a panel's steps.
+# Less than a vector, around one, a panel of few lanes, and one of many; and around a panel's steps.
 SIZES = [
+    (STEPS + 2, 8), (MANY_STEPS + 3, 13),
     (1, 16), (STEPS - 1, 17), (STEPS, 31), (STEPS + 1, 40), (MANY_STEPS + 9, FEW_LANES + 1), (MANY_STEPS, FEW_LANES),
     (2 * MANY_STEPS + 15, 33), (2 * STEPS, LANES + 5), (3, 2 * LANES + 16),
 ]  # fmt: skip
@@ -181,7 +182,7 @@ def test_nothing_is_written_beside_results(rng, both, dtype, reverse):
     "kinds", [(np.float16, np.float32), (bool, np.float64), (np.float32, np.int16), (np.uint8, int)]
 )
 def test_operands_of_several_dtypes(rng, both, kinds):
-    for _, size, arrange in itertools.product(both(), SIZES[2:8:2], arranged_pairs()):
+    for _, size, arrange in itertools.product(both(), SIZES[1:9:2], arranged_pairs()):
         numbers = rng.random(size) * 1.99, rng.standard_normal(size) * 9
         check_forward("forget_mult", *(put(v.astype(k)) for put, v, k in zip(arrange, numbers, kinds, strict=True)))
 
@@ -238,8 +239,8 @@ def test_which_problems_go_by_panels():
         (np.asfortranarray(x), x, None, {}, panels),
         (x, x, np.empty((77, 66), np.float32)[:, ::2], {}, panels),
         (x, x, None, {"lengths": (33,)}, panels),
-        (x[:, :16], x[:, 15::-1], None, {}, panels),
-        (x[:, :15], x[:, 14::-1], None, {}, tiles),
+        (x[:, :8], x[:, 7::-1], None, {}, panels),
+        (x[:, :7], x[:, 6::-1], None, {}, tiles),
         (x.astype(np.complex64), x.astype(np.complex64)[:, ::-1], None, {}, tiles),
         (x, x, None, {}, _problem.ROWS),
         (np.asfortranarray(x), np.asfortranarray(x), None, {}, _problem.OCTETS),
@@ -280,7 +281,7 @@ def between(view, at_end):
 
 
 rng = np.random.default_rng(0)
-sizes = [(1, 16), (3, 17), (STEPS + 1, 40), (MANY_STEPS + 9, 33)]
+sizes = [(5, 8), (MANY_STEPS + 1, 13), (1, 16), (3, 17), (STEPS + 1, 40), (MANY_STEPS + 9, 33)]
 for at_end, arrange, (steps, lanes), reverse in itertools.product([0, 1], ARRANGEMENTS, sizes, [False, True]):
     for dtype in (np.float32, np.float64):
         gate, value, g = (rng.random((steps, lanes)).astype(dtype) for _ in range(3))

@@ -8,6 +8,7 @@ import pytest
 from compare import assert_same_bits, check_forward, check_vjp
 from layouts import gate_slice, guarded
 from test_forward import RECURRENCES, operands
+from thresholds import lower_thresholds
 
 import fastrecur
 from fastrecur import _problem
@@ -211,3 +212,43 @@ def test_the_problems_above_are_walked_by_rows():
                 names = "grad_h", "f", "x", "h", "h0"
                 plan = _problem.vjp("forget", names, signature(g), *operands, signature(x), None, None, **options)
                 assert plan.traversal == _problem.ROWS
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_lanes_of_several_axes_around_time(rng, monkeypatch, set_threads, name, dtype):
+    """Walks that are repeated: no one stride takes from each row of lanes around time to the next."""
+    recurrence, vjp = getattr(fastrecur, name), getattr(fastrecur, name + "_vjp")
+    lower_thresholds(monkeypatch.setattr)
+    monkeypatch.setattr(_problem, "REPEATED", 1)
+    _problem.forward.cache_clear()
+    _problem.vjp.cache_clear()
+    for inner, reverse in itertools.product([3, 20, 64], [False, True]):
+        shape, options = (3, 4, 2, 9, inner), {"axis": 3, "reverse": reverse}
+        gate, value = operands(rng, shape, dtype)
+        g, h0 = rng.standard_normal(shape).astype(dtype), rng.standard_normal((3, 4, 2, inner)).astype(dtype)
+        turned = np.ascontiguousarray(value[:, ::-1])[:, ::-1]
+        swapped = np.ascontiguousarray(gate.transpose(2, 0, 1, 3, 4)).transpose(1, 2, 0, 3, 4)
+        h, last = recurrence(gate, value, h0, return_state=True, **options)
+        wanted = vjp(g, gate, value, h, h0, grad_state=last, **options)
+        for threads in [1, 2, 5]:
+            set_threads(threads)
+            for a, b in [(gate, turned), (swapped, value), (swapped, turned)]:
+                signatures = ((v.dtype, v.shape, v.strides) for v in (a, b))
+                plan = _problem.forward(
+                    name.split("_")[0], ("f", "x", "h0"), *signatures, None, None, 3, reverse, None, False
+                )
+                assert plan.traversal == _problem.ROWS
+                assert len(plan.extra) > 1
+                got, got_last = recurrence(a, b, h0, return_state=True, **options)
+                assert_same_bits(np.ascontiguousarray(got), h)
+                assert_same_bits(got_last, last)
+                for grad, right in zip(vjp(g, a, b, got, h0, grad_state=last, **options), wanted, strict=True):
+                    assert_same_bits(np.ascontiguousarray(grad), right)
+        for few in [gate[:1], gate[:, :1], gate[:, :, :1], gate[:, :1, :, :1], gate[..., :1], gate[:1, :, :1, :, :1]]:
+            for lengths in [None, rng.integers(0, 10, (3, 4)), rng.integers(0, 10, (3, 4, 2))]:
+                check_forward(name, few, turned, h0, lengths=lengths, **options)
+                check_vjp(name, few, turned, h0, rng=rng, lengths=lengths, **options)
+                check_vjp(name, swapped, few, h0, rng=rng, lengths=lengths, **options)
+    _problem.forward.cache_clear()
+    _problem.vjp.cache_clear()

@@ -131,8 +131,8 @@ def pack(panel, source, row, time, apart, lanes, steps, back, ahead):
                     copy_turned(to, way * row, from_, apart, 2)
     elif 0 < abs(time) < abs(apart) and steps > STEPS:
         done = steps
-        for j in range(max(lanes, WIDTH)):
-            from_ = shift(source, min(j, lanes - 1) * apart)
+        for j in range(lanes):
+            from_ = shift(source, j * apart)
             for k in range(done):
                 ask_near(from_, 0, k * time + ahead)
                 copy_number(shift(panel, k * row), j, shift(from_, k * time), 0)
@@ -156,10 +156,9 @@ def pack(panel, source, row, time, apart, lanes, steps, back, ahead):
             elif every == 4:
                 copy_every(to, j, from_, 4)
             else:  # not by the compiler's vectors: where a processor can gather them, that is slow
-                for i in range(WIDTH):
-                    offset = min(i, lanes - 1) * apart
-                    request_vector(from_, 0, offset + ahead)
-                    copy_number(to, j + i, shift(from_, offset), 0)
+                for i in range(min(WIDTH, lanes)):
+                    request_vector(from_, 0, i * apart + ahead)
+                    copy_number(to, j + i, shift(from_, i * apart), 0)
 
 
 @njit(**HELPER)
@@ -185,6 +184,15 @@ def unpack(target, row, time, apart, panel, lanes, steps, back):
         to, from_ = shift(target, k * time), shift(panel, k * row)
         for j in range(lanes):
             copy_number(shift(to, j * apart), 0, from_, j)
+
+
+@njit(**HELPER)
+def fill(panel, source, row, lanes, steps):
+    """Fill a panel's only vector, of which lanes are less, with some number: what stands there may be slow to take."""
+    if lanes < WIDTH:
+        for k in range(steps):
+            for j in range(lanes, WIDTH):
+                copy_number(shift(panel, k * row), j, source, 0)
 
 
 @njit(**HELPER)
@@ -311,6 +319,8 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
             begins, ends, at(lengths, geometry, LENGTHS, lane), apart_of(geometry, LENGTHS), lanes, steps, reverse
         )
         take(states, carry, lane, lanes)
+        fill(a_panel, a_lanes, a_row, lanes, min(span, steps))
+        fill(b_panel, b_lanes, b_row, lanes, min(span, steps))
         for t in range(0, steps, span):
             n = min(span, steps - t)
             a_now, b_now, h_now = shift(a_lanes, t * a_time), shift(b_lanes, t * b_time), shift(h_lanes, t * h_time)
@@ -468,6 +478,10 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
         latest, earliest = note_valid(begins, ends, lengths_now, apart_of(geometry, LENGTHS), lanes, steps, reverse)
         take(states, carry, lane, lanes)
         take(firsts, h0, lane, lanes)
+        fill(g_panel, g_lanes, g_row, lanes, min(span, steps))
+        fill(a_panel, a_lanes, a_row, lanes, min(span, steps))
+        fill(b_panel, b_lanes, b_row, lanes, min(span, steps))
+        fill(h_panel, h_lanes, h_row, lanes, min(span, steps))
         end = steps
         while end > 0:
             t = (end - 1) // span * span
