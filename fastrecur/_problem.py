@@ -27,8 +27,8 @@ FEW_LANES = 8  # fewer than these, and a series is split in time once it is long
 LONG_SERIES = 2048
 OCTET = 8  # steps from which lanes go by octets
 LONG_LANE = 512  # steps from which more lanes are walked along time, if they are neighbours there
+REPEATED = 1 << 14  # elements from which rows of lanes are worth a walk of their own
 PANEL_LANES = 8  # lanes that follow each other from which they go by panels, unless steps are neighbours,
-REPEATED = 1 << 14  # elements that a walk of rows is worth, where it is repeated for other lanes
 PANEL_STEPS = 1 << 24  # if there are fewer steps than these, whose numbers are exact in float32
 NARROW_ROW = 32  # rows of fewer lanes: their number is known to a kernel of their own,
 NARROW_LEAST = 1 << 12  # which to compile so many elements are worth
@@ -41,7 +41,7 @@ BYTE = np.dtype(np.uint8)
 _WIDE = {"f2": "f4", "bf2": "f4", "f4": "f8", "f8": "f8", "c8": "c16", "c16": "c16"}
 
 
-def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long, in_octets, is_along_time):
+def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long, in_octets, is_nearly_along):
     """Return which traversal walks a problem: a function of its shape and layout alone.
 
     Parameters
@@ -58,7 +58,7 @@ def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long, in_oct
         Whether each lane is long, and its steps are neighbours in all operands (its gate may be one for all).
     in_octets : bool
         Whether lanes have the same steps, which are neighbours in all operands and met the same way through memory.
-    is_along_time : bool
+    is_nearly_along : bool
         Whether steps stand nearer than lanes in each operand that has several, as neighbours in all of these but one.
     """
     rows = inner_is_contiguous and inner >= min(2, lanes)
@@ -69,7 +69,7 @@ def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long, in_oct
         return ROWS
     if in_octets:
         return OCTETS
-    if inner >= PANEL_LANES and steps < PANEL_STEPS and not is_complex and not (is_along_time and steps >= OCTET):
+    if inner >= PANEL_LANES and steps < PANEL_STEPS and not is_complex and not (is_nearly_along and steps >= OCTET):
         return PANELS
     return TILES
 

@@ -420,9 +420,9 @@ def _lanes_to_shift(plan, geometry, place):
     Rows must follow each other without a gap, in the operands too.
     """
     inner = plan.sizes[2]
-    if not geometry[3] or plan.traversal != ROWS or plan.sizes[1] > 1 or plan.steps == 1 or plan.row_bytes % LINE:
+    if not geometry[3] or plan.traversal != ROWS or plan.steps == 1 or plan.row_bytes % LINE:
         return 0
-    if len(plan.extra) > 1:
+    if plan.sizes[1] > 1 or len(plan.extra) > 1:
         return 0
     way = -inner if plan.time_strides[H] < 0 else inner
     one_value = plan.time_strides[A] == plan.lane_strides[A] == 0

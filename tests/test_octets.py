@@ -19,10 +19,10 @@ STEPS = [1, 7, 8, 9, 15, 16, 17, 24, 31, 40, 47, 64, 71, 73, 104, 2055]
 LANES = [1, 8, 9, 16, 17, 33]
 
 
-def plan_of(a, b, **options):
-    signatures = [None if type(v) is float else (v.dtype, v.shape, v.strides) for v in (a, b)]
-    given = {"axis": 1, "reverse": False, "lengths": None, "weak_complex": False} | options
-    return _problem.forward("forget", ("f", "x", "h0"), *signatures, None, None, **given)
+def plan_of(a, b, out=None, **options):
+    a, b, out = ((v.dtype, v.shape, v.strides) if isinstance(v, np.ndarray) else None for v in (a, b, out))
+    given = {"family": "forget", "axis": 1, "reverse": False, "lengths": None, "weak_complex": False} | options
+    return _problem.forward(names=("f", "x", "h0"), a=a, b=b, h0=None, out=out, **given)
 
 
 @pytest.mark.parametrize("name", RECURRENCES)

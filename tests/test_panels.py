@@ -9,6 +9,7 @@ import pytest
 from compare import assert_same_bits, check_forward, check_vjp
 from layouts import guarded
 from test_forward import RECURRENCES, operands
+from test_octets import plan_of
 from thresholds import lower_thresholds
 
 import fastrecur
@@ -64,13 +65,6 @@ def arranged_pairs():
         yield arrange, in_order
         yield in_order, arrange
         yield arrange, ARRANGEMENTS[1 + k % (len(ARRANGEMENTS) - 1)]
-
-
-def plan_of(a, b, h=None, **options):
-    signatures = [None if type(v) is float else (v.dtype, v.shape, v.strides) for v in (a, b)]
-    out = None if h is None else (h.dtype, h.shape, h.strides)
-    given = {"axis": 0, "reverse": False, "lengths": None, "weak_complex": False} | options
-    return _problem.forward("forget", ("f", "x", "h0"), *signatures, None, out, **given)
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
@@ -245,9 +239,9 @@ def test_which_problems_go_by_panels():
         (x, x, None, {}, _problem.ROWS),
         (np.asfortranarray(x), np.asfortranarray(x), None, {}, _problem.OCTETS),
     ]:
-        assert plan_of(a, b, h, **options).traversal == expected
+        assert plan_of(a, b, h, axis=0, **options).traversal == expected
     many = np.broadcast_to(np.float16(0), (_problem.PANEL_STEPS, 16))
-    assert plan_of(many, many, lengths=(16,)).traversal == tiles
+    assert plan_of(many, many, axis=0, lengths=(16,)).traversal == tiles
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="pages are protected as POSIX systems do")

@@ -8,6 +8,7 @@ import pytest
 from compare import assert_same_bits, check_forward, check_vjp
 from layouts import gate_slice, guarded
 from test_forward import RECURRENCES, operands
+from test_octets import plan_of
 from thresholds import lower_thresholds
 
 import fastrecur
@@ -234,10 +235,7 @@ def test_lanes_of_several_axes_around_time(rng, monkeypatch, set_threads, name, 
         for threads in [1, 2, 5]:
             set_threads(threads)
             for a, b in [(gate, turned), (swapped, value), (swapped, turned)]:
-                signatures = ((v.dtype, v.shape, v.strides) for v in (a, b))
-                plan = _problem.forward(
-                    name.split("_")[0], ("f", "x", "h0"), *signatures, None, None, 3, reverse, None, False
-                )
+                plan = plan_of(a, b, family=name.split("_")[0], axis=3, reverse=reverse)
                 assert plan.traversal == _problem.ROWS
                 assert len(plan.extra) > 1
                 got, got_last = recurrence(a, b, h0, return_state=True, **options)

@@ -346,6 +346,7 @@ def _compiled_is_same(typingctx, pointer, other):
 
 
 def _compiled_stack(typingctx, carry, count):
+    # A buffer for what stands behind a pointer, as it stands there.
     if not isinstance(count, types.IntegerLiteral):
         return None
 
@@ -388,19 +389,6 @@ def _compiled_stack_wide(typingctx, pointer, carry, count):
     kind = pointer if pointer.element == carry.element else carry
     made = _compiled_stack(typingctx, kind, count)
     return None if made is None else (kind(pointer, carry, count), made[1])
-
-
-def _compiled_stack_same(typingctx, pointer, count):
-    # A buffer for what stands behind `pointer`, as it stands there.
-    if not isinstance(count, types.IntegerLiteral):
-        return None
-
-    def codegen(context, builder, signature, args):
-        storage = cgutils.alloca_once(builder, _I8, size=ir.Constant(_I64, pointer.size * count.literal_value))
-        storage.align = 64
-        return storage
-
-    return pointer(pointer, count), codegen
 
 
 def _compiled_copy_number(typingctx, target, at, source, index):
@@ -1156,7 +1144,6 @@ if INTERPRETED:
     def stack_wide(pointer, carry, count):
         return stack(carry, count)
 
-    stack_same = _interpreted_stack
     copy_number, copy_turned = _interpreted_copy_number, _interpreted_copy_turned
     copy_every = _interpreted_copy_every
     load_blocks = _interpreted_load_blocks
@@ -1248,7 +1235,6 @@ else:
     stack_like = intrinsic(prefer_literal=True)(_compiled_stack_like)
     stack_of = intrinsic(prefer_literal=True)(_compiled_stack_of)
     stack_wide = intrinsic(prefer_literal=True)(_compiled_stack_wide)
-    stack_same = intrinsic(prefer_literal=True)(_compiled_stack_same)
     copy_number = intrinsic(_compiled_copy_number)
     copy_every, copy_turned = map(intrinsic(prefer_literal=True), (_compiled_copy_every, _compiled_copy_turned))
     is_own_kind = intrinsic(_compiled_is_own_kind)

@@ -30,7 +30,6 @@ from ._memory import (
     request_vector,
     shift,
     stack,
-    stack_same,
     store,
     store_vector,
     stream_vector,
@@ -301,7 +300,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
     ahead = AHEAD if bypass else 0
     a_time, b_time, h_time = time_of(geometry, A), time_of(geometry, B), time_of(geometry, H)
     a_apart, b_apart, h_apart = apart_of(geometry, A), apart_of(geometry, B), apart_of(geometry, H)
-    a_panel, b_panel, h_panel = stack_same(a, PANEL), stack_same(b, PANEL), stack_same(h, PANEL)
+    a_panel, b_panel, h_panel = stack(a, PANEL), stack(b, PANEL), stack(h, PANEL)
     states, begins, ends = stack(carry, PITCH), stack(carry, PITCH), stack(carry, PITCH)
     along = is_along(geometry, A) or is_along(geometry, B) or is_along(geometry, H)
     most, span = shape_of(geometry, along)
@@ -444,8 +443,8 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
     steps, reverse, bypass = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 3) != 0
     ahead = AHEAD if bypass else 0
     a_fate, b_fate = load_int(geometry, 4), load_int(geometry, 5)
-    g_panel, a_panel, b_panel = stack_same(g, PANEL), stack_same(a, PANEL), stack_same(b, PANEL)
-    h_panel, to_a_panel, to_b_panel = stack_same(h, PANEL), stack_same(to_a, PANEL), stack_same(to_b, PANEL)
+    g_panel, a_panel, b_panel = stack(g, PANEL), stack(a, PANEL), stack(b, PANEL)
+    h_panel, to_a_panel, to_b_panel = stack(h, PANEL), stack(to_a, PANEL), stack(to_b, PANEL)
     states, firsts = stack(carry, PITCH), stack(carry, PITCH)
     begins, ends = stack(carry, PITCH), stack(carry, PITCH)
     g_time, a_time, b_time, h_time = (
