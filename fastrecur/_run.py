@@ -73,21 +73,41 @@ BYPASS_ROW_BACK = 256  # and where two rows are written for four that are read
 APART = 512  # bytes between the states of two threads, for a processor fetches what stands behind its own too;
 MOST_APART = 64 << 10  # of more states that is no matter: a step takes long
 FRESH_BYTES = 16 << 20  # results from which the system's providing of pages takes as long as the walk
-
-
+LARGE, LARGER = 1 / 3, 0.65  # of the cache: results of larger problems go past it, and of these where they could stay
+CACHE = "/sys/devices/system/cpu/cpu0/cache/index3/"  # where the system tells of the last level
 SOCKET_CACHE = 128 << 20  # bytes from which a cache belongs to all processors of a socket, also those of others,
 CACHE_A_PROCESSOR = 12 << 20  # of which each may count on so many
 
 
 @functools.cache
+def _cache():
+    """Return the size of the last-level cache, and which processors have it in common, as far as the system tells."""
+    try:
+        with open(CACHE + "size") as size, open(CACHE + "shared_cpu_list") as sharers:
+            ranges = [part.split("-") for part in sharers.read().strip().split(",")]
+            processors = {k for first, *last in ranges for k in range(int(first), int((last or [first])[0]) + 1)}
+            return int(size.read().strip().removesuffix("K")) << 10, processors
+    except (OSError, ValueError):
+        return 32 << 20, set()
+
+
 def _cache_bytes():
     """Return how much this machine may keep in the last-level cache: what is larger streams from memory."""
-    try:
-        with open("/sys/devices/system/cpu/cpu0/cache/index3/size") as file:
-            size = int(file.read().strip().removesuffix("K")) << 10
-    except (OSError, ValueError):
-        return 32 << 20
+    size, _ = _cache()
     return min(size, CACHE_A_PROCESSOR * (os.cpu_count() or 1)) if size >= SOCKET_CACHE else size
+
+
+def _have_one_cache(team):
+    """Return whether a team's processors, and few others, have a cache in common.
+
+    The system may be wrong on that, as it is on virtual machines; so the time that a line takes must tell the same.
+    """
+    size, processors = _cache()
+    try:
+        may = size < SOCKET_CACHE and os.sched_getaffinity(0) <= processors
+    except AttributeError:  # not on every platform
+        may = False
+    return may and _threads.share_a_cache(team)
 
 
 # ---- Runs -----------------------------------------------------------------------------------------------------------
@@ -117,9 +137,10 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team, are_ow
     call, from_first = _bound(plan, "forward"), plan.offsets
     fresh = h != a and h != b and aligned
     fresh_bytes = _new_bytes(h, fresh_bytes)
-    sharing = _sharing(plan, team.size, fresh, fresh_bytes, "forward")
     is_whole = lengths == address(plan.full_lengths)
     stretches = _by_time.stretches(plan, team.size) if fresh and is_whole else None
+    stays = _stays(plan, team, stretches)
+    sharing = _sharing(plan, team.size, fresh, fresh_bytes, "forward", stays=stays)
     for extra in plan.extra:
         at = (
             a + from_first[A] + extra[A], b + from_first[B] + extra[B], h + from_first[H] + extra[H],
@@ -135,7 +156,7 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team, are_ow
         if sharing.geometry[3] and plan.traversal == ROWS and plan.row_bytes < BYPASS_ROW and not _fills(plan, at[H]):
             sharing = _sharing(plan, team.size, False, fresh_bytes, "forward")
         if stretches is not None:
-            geometry = _geometry(plan, sharing.geometry[3], 1)
+            geometry = _geometry(plan, sharing.geometry[3], 1, stays)
             if _by_time.forward(plan, call, geometry, at[:3], carry, plan.steps, stretches, team):
                 continue
         if sharing.template is not None and (are_own or not sharing.spans):
@@ -193,7 +214,7 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team, are_own=False
         at = [place + plan.offsets[k] + extra[k] for k, place in places.items()]
         states, geometry = (
             (first + extra[CARRY], carry + extra[CARRY]),
-            _geometry(plan, sharing.geometry[3], 1, stretch),
+            _geometry(plan, sharing.geometry[3], 1, stretch=stretch),
         )
         if _by_time.vjp(plan, _bound(plan, "vjp"), geometry, at, *states, summed[0], stretches, team):
             return _added_up(plan, summed, sharing.pieces)
@@ -620,15 +641,15 @@ class _Sharing(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def _sharing(plan, most, fresh, fresh_bytes, direction, stretch=0):
+def _sharing(plan, most, fresh, fresh_bytes, direction, stretch=0, stays=False):
     """Return how at most so many threads share a plan.
 
     ``fresh`` says whether results stand where no operand does, ``fresh_bytes`` how large new ones are, ``stretch`` what
-    `_by_time.sum_stretch` does.
+    `_by_time.sum_stretch` does, and ``stays`` what `_stays` does.
     """
-    bypass = _bypasses(plan, fresh)
+    bypass = _bypasses(plan, fresh, stays)
     threads, pieces = _useful_threads(plan, most, bypass), 0 if stretch else _pieces(plan)
-    geometry = _geometry(plan, bypass, threads, stretch, pieces)
+    geometry = _geometry(plan, bypass, threads, stays, stretch, pieces)
     tables, parts = [geometry], []
     if plan.traversal != SERIES:
         parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, pieces or threads)
@@ -663,7 +684,7 @@ def _bytes(plan):
 
 def _is_large(plan):
     """Return whether a problem takes so much of the cache that its results would not stay there for long."""
-    return 3 * _bytes(plan) > _cache_bytes()
+    return _bytes(plan) > LARGE * _cache_bytes()
 
 
 def _is_narrow(plan):
@@ -671,9 +692,23 @@ def _is_narrow(plan):
     return plan.narrow != () and not (plan.sizes[2] == WIDTH and _is_large(plan))
 
 
-def _bypasses(plan, fresh):
+def _stays(plan, team, stretches):
+    """Return whether a large problem's results, not gradients, stay in the cache all the same, for who reads them next.
+
+    Not where that takes longer: between threads that have a cache each, lines of rows go to and fro; and one alone is
+    slower with them.
+    """
+    if not _is_large(plan) or _bytes(plan) > LARGER * _cache_bytes():
+        return False
+    if plan.traversal == ROWS:
+        shares = stretches is not None or _row_splits(plan, CACHED_PIECE) >= team.size
+        return shares and team.size > 1 and _have_one_cache(team)
+    return plan.traversal in (OCTETS, SERIES) and (team.size == 1 or _have_one_cache(team))
+
+
+def _bypasses(plan, fresh, stays):
     """Return whether results go past the cache; of a series, whether they may be written where they belong (1)."""
-    large = _is_large(plan)
+    large = _is_large(plan) and not stays
     if plan.traversal == SERIES:
         return (_series.PAST if large else _series.IN_PLACE) if fresh else 0
     row = BYPASS_ROW_BACK if plan.gradients else BYPASS_ROW
@@ -753,7 +788,7 @@ def _tile_lanes(plan):
     return OCTET if plan.traversal == OCTETS else WIDTH
 
 
-def _geometry(plan, bypass, threads, stretch=0, pieces=0):
+def _geometry(plan, bypass, threads, stays=False, stretch=0, pieces=0):
     """Return the geometry with what depends on the machine: if results go past the cache, how far to look ahead.
 
     And with partial sums of each lane over a ``stretch`` of time. Rows are cut for threads or into ``pieces``.
@@ -764,7 +799,7 @@ def _geometry(plan, bypass, threads, stretch=0, pieces=0):
         parts = max(threads, pieces) if outer == middle == 1 else 1
         piece = max(1, plan.row_bytes // parts)
         is_long = piece >= LONG_AHEAD and not plan.geometry[2]
-        is_near = not _is_large(plan) and middle == 1 and (parts == 1 or piece >= CACHED_AHEAD)
+        is_near = (stays or not _is_large(plan)) and middle == 1 and (parts == 1 or piece >= CACHED_AHEAD)
         if not (is_long or is_near):
             ahead = max(1, min(MOST_AHEAD, max(ROWS_AHEAD, NARROW_AHEAD // piece), AHEAD // piece))
     geometry = plan.geometry.copy()

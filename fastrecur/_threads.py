@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import math
 import os
 import sys
 import threading
@@ -25,12 +26,16 @@ from ._arrays import address
 from ._cpu import _native
 
 FEW = 4  # threads of a call
+NEAR = 100e-9  # seconds in which a line goes from one processor to another that has a cache in common with it
+TIMES, LOOKS, TRIES = 200, 1 << 19, 3  # a line goes to and fro, who waits for it gives up after, it is tried
+VALID = 1.0  # seconds for which the answer holds: a virtual machine is moved to other processors at any time
 
 _lock = threading.Lock()
 _idle: list[_Worker] = []
 _workers = 0
 _threads: int | None = None
 _lent = threading.local()
+_near: tuple[int, bool, float] | None = None  # of a team of so many: the answer, and until when it holds
 
 
 def _default() -> int:
@@ -126,6 +131,28 @@ def alone() -> contextlib.AbstractContextManager[None]:
     return lent(Team(1, run))
 
 
+def share_a_cache(team: Team) -> bool:
+    """Return whether two threads of a team are on processors that seem to have a cache in common.
+
+    By the time that a line takes from one to the other, as virtual machines do not know. False where one does not come.
+    """
+    global _near
+    now = time.monotonic()
+    if _near is None or _near[0] != team.size or now > _near[2]:
+        _near = team.size, team.size > 1 and any(_seconds_apart(team) <= NEAR for _ in range(TRIES)), now + VALID
+    return _near[1]
+
+
+def _seconds_apart(team: Team) -> float:
+    """Return how long a line takes from one thread of a team to another; infinite if they did not meet."""
+    line = _lines(1)
+    meet = _native.functions().meet
+    start = time.perf_counter()
+    team.run([(meet, address(line), TIMES, side, LOOKS) for side in range(2)])
+    seconds = time.perf_counter() - start
+    return seconds / (2 * TIMES) if line[0] == 2 * TIMES else math.inf
+
+
 def run(calls: Iterable[tuple[Any, ...]] | np.ndarray, threads: int | None = None) -> None:
     """Run ``(function, *arguments)`` calls at once, or on so many threads; return when all are done.
 
@@ -176,13 +203,19 @@ def _see_done(workers: list[_Worker]) -> None:
             pass
 
 
+def _lines(count: int) -> np.ndarray:
+    """Return the words, all 0, of so many cache lines that hold nothing else."""
+    room = np.zeros(8 * (count + 1), np.int64)
+    skip = -address(room) % 64 // 8
+    return room[skip : skip + 8 * count]
+
+
 class _Worker:
     """A thread that runs parts of tables; asleep, it waits for its lock."""
 
     def __init__(self) -> None:
-        self._room = np.zeros(32, np.int64)
-        self.mail = -(-address(self._room) // 64) * 64  # lines of its own
-        self._words = self._room[(self.mail - address(self._room)) // 8 :]
+        self._words = _lines(3)
+        self.mail = address(self._words)
         self._words[_native.Functions.DONE] = 1
         self._words[_native.Functions.SEEN] = -1
         self._given: set[int] | None = None  # the processors that it may be on, while it is kept to fewer

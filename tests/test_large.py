@@ -10,7 +10,7 @@ from test_forward import RECURRENCES, operands
 from thresholds import lower_thresholds
 
 import fastrecur
-from fastrecur import _run
+from fastrecur import _by_time, _run
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((3000, 1101), 0), ((1101, 3000), 1), ((3, 1000, 1101), 1)])
@@ -108,6 +108,89 @@ def test_same_bits_as_if_large(rng, monkeypatch, set_threads, name, shape, axis)
         vjp = getattr(fastrecur, name + "_vjp")(value, gate, value, large, 1, axis=axis)
         for grad, expected in zip(vjp, grads, strict=True):
             assert_same_bits(grad, expected)
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize(("shape", "axis"), [*SHAPES, ((30, 512), 0), ((8, 3000), 1), ((8200, 32), 0)])
+def test_same_bits_where_results_stay(rng, monkeypatch, set_threads, name, shape, axis):
+    """Where a large problem's results go does not matter to them."""
+    gate, value = operands(rng, shape, np.float32)
+    numbers = {"axis": axis, "reverse": bool(shape[0] % 2)}
+    plain = [getattr(fastrecur, name)(a, value, **numbers) for a in (gate, 0.5)]
+    lower_thresholds(monkeypatch.setattr)
+    monkeypatch.setattr(_by_time, "LEAST_BYTES", 0)
+    asked = []
+    monkeypatch.setattr(_run, "_stays", lambda *arguments: asked.append(arguments) or True)
+    for threads in [1, 2, 3]:
+        set_threads(threads)
+        for a, expected in zip((gate, 0.5), plain, strict=True):
+            assert_same_bits(getattr(fastrecur, name)(a, value, **numbers), expected)
+            out = np.full_like(value, np.nan)
+            getattr(fastrecur, name)(a, value, out=out, **numbers)
+            assert_same_bits(out, expected)
+    assert asked
+
+
+PAST = [
+    # (shape, axis), and whether results go past: of one thread, two that share a cache, two that do not
+    (((100, 512), 0), (True, False, True)),  # rows
+    (((200, 250), 1), (False, False, True)),  # octets
+    (((50000,), 0), (False, False, True)),  # series
+]
+
+
+@pytest.mark.parametrize(("problem", "past"), PAST, ids=["rows", "octets", "series"])
+def test_when_results_go_past_the_cache(rng, monkeypatch, set_threads, problem, past):
+    """Past it go all of large problems; if those of two thirds of it may stay, the largest do not."""
+    (shape, axis), calls = problem, []
+    lower_thresholds(monkeypatch.setattr)
+    f, x = operands(rng, shape, np.float64)
+    real = _run._bypasses
+    monkeypatch.setattr(_run, "_bypasses", lambda *arguments: calls.append(real(*arguments)) or calls[-1])
+
+    def goes_past(cache, threads=2, common=True, gradient=False):
+        """Return whether results do, in a cache so many times as large as all that is moved."""
+        words = 6 if gradient else 3
+        monkeypatch.setattr(_run, "_cache_bytes", lambda: int(cache * words * x.nbytes))
+        monkeypatch.setattr(_run, "_have_one_cache", lambda team: common)
+        _run._sharing.cache_clear()
+        set_threads(threads)
+        h = fastrecur.forget_mult(f, x, axis=axis)
+        if gradient:
+            calls.clear()
+            fastrecur.forget_mult_vjp(h, f, x, h, axis=axis)
+        (is_past,) = {call == _run._series.PAST if len(shape) == 1 else call for call in calls}
+        calls.clear()
+        return is_past
+
+    alone, common, apart = past
+    assert [goes_past(2, 1, common=False), goes_past(2), goes_past(2, common=False)] == [alone, common, apart]
+    assert not goes_past(4)
+    assert not goes_past(4, common=False)
+    assert goes_past(1.4)
+    assert goes_past(2, gradient=True)
+    assert not goes_past(4, gradient=True)
+
+
+@pytest.mark.parametrize(
+    ("listed", "size", "expected"),
+    [("0-3", "32768K", True), ("0,2-9", "32768K", False), ("0-1", "32768K", True), ("0", "32768K", False),
+     ("0-3", "491520K", False), (None, "32768K", False), ("", "32768K", False)],
+)  # fmt: skip
+def test_what_the_system_says_of_caches(monkeypatch, tmp_path, listed, size, expected):
+    """All processors have it in common, and it is no socket's; else time is not asked."""
+    (tmp_path / "size").write_text(size + "\n")
+    if listed is not None:
+        (tmp_path / "shared_cpu_list").write_text(listed + "\n")
+    monkeypatch.setattr(_run, "CACHE", str(tmp_path) + "/")
+    monkeypatch.setattr(_run, "_cache", _run._cache.__wrapped__)
+    monkeypatch.setattr(_run.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(_run._threads, "share_a_cache", lambda team: True)
+    assert _run._have_one_cache(None) == expected
+    monkeypatch.setattr(_run._threads, "share_a_cache", lambda team: False)
+    assert not _run._have_one_cache(None)
+    monkeypatch.delattr(_run.os, "sched_getaffinity")
+    assert not _run._have_one_cache(None)
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -462,6 +462,52 @@ def test_workers_roused_in_vain(set_threads):
     assert_same_bits(result, expected)
 
 
+def one_by_one(calls, threads=None):
+    """Run calls as a team does whose workers do not come."""
+    for call, *arguments in calls:
+        call(*arguments)
+
+
+def test_two_threads_meet(set_threads):
+    """Each waits for the other so many times; one that is left alone gives up, and so does who comes then."""
+    meet = _native.functions().meet
+    for times in (0, 1, 1000):
+        word = np.zeros(1, np.int64)
+        with concurrent.futures.ThreadPoolExecutor(1) as other:
+            there = other.submit(meet, word.ctypes.data, times, 1, 1 << 40)
+            meet(word.ctypes.data, times, 0, 1 << 40)
+            there.result(timeout=60)
+        assert word[0] == 2 * times
+    word = np.zeros(1, np.int64)
+    meet(word.ctypes.data, 1000, 0, 100)
+    assert word[0] < 0
+    meet(word.ctypes.data, 1000, 1, 1 << 60)
+    assert word[0] < 0
+
+
+def test_a_common_cache_is_told_by_time(monkeypatch, set_threads):
+    """By the shortest of some tries; the answer holds for a while, and for a team of so many."""
+    set_threads(2)
+    assert _threads._seconds_apart(_threads.Team(2, one_by_one)) == np.inf
+    assert any(0 < _threads._seconds_apart(_threads.team()) < np.inf for _ in range(100))
+    now, took = [0.0], []
+    monkeypatch.setattr(_threads, "_near", None)
+    monkeypatch.setattr(_threads.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(_threads, "_seconds_apart", lambda team: took.pop(0))
+    team, alone, near, far = _threads.team(), _threads.Team(1, _threads.run), _threads.NEAR, 2 * _threads.NEAR
+    took[:] = [far, near]
+    assert _threads.share_a_cache(team)
+    assert _threads.share_a_cache(team)
+    now[0] += 1.01 * _threads.VALID
+    took[:] = [far] * _threads.TRIES
+    assert not _threads.share_a_cache(team)
+    assert not _threads.share_a_cache(team)
+    assert not _threads.share_a_cache(alone)  # nobody to meet
+    took[:] = [near]
+    assert _threads.share_a_cache(team._replace(size=3))
+    assert not took
+
+
 @pytest.mark.parametrize("shape", [(50, 640), (50, 3, 256)])
 @pytest.mark.parametrize("has_state", [False, True])
 def test_states_of_threads_stand_apart(monkeypatch, rng, shape, has_state):

@@ -131,7 +131,9 @@ class Functions:
     worker and returns what is left to do: 0 for nothing, `MEETS` to have it leave the processor whose number is the
     mail's word `HERE`, `SLEEPS` to wake it. ``serve(mail)`` is what a worker runs when it is woken.
     ``lead(table, threads, mails, count)`` does the first thread's share, and those that the workers behind ``mails``
-    have not begun, and waits for the others.
+    have not begun, and waits for the others. ``meet`` is a kernel, by which two threads tell each other so many times,
+    in a word at ``cell``, that it is the other's turn: ``meet(cell, times, side, looks)``, where side is 0 or 1. Who
+    has looked so often in vain gives up and leaves the word negative, so that the other does as well.
     """
 
     DONE = _DONE  # the word of a mail that is 0 while a worker has work
@@ -160,6 +162,9 @@ class Functions:
             ctypes.cast(make, ctypes.c_void_p).value
         )
 
+        self.meet = self.callable_at(at("meet"))
+        _places[self.meet] = at("meet"), self._engine
+
     def callable_at(self, place):
         """Return a kernel at an address as something to be called from Python."""
         return self._make(ctypes.addressof(self._method), place, None)
@@ -180,6 +185,7 @@ def _compiled(triple):
     _write_post(module)
     _write_serve(module, work)
     _write_lead(module, work)
+    _write_meet(module)
     parsed = binding.parse_assembly(str(module))
     parsed.verify()
     binding.initialize_native_target()
@@ -246,7 +252,8 @@ def _look(builder, base, word):
 
 
 def _announce(builder, base, word, value):
-    builder.store_atomic(ir.Constant(_I64, value), _place(builder, base, word), "release", 8)
+    value = ir.Constant(_I64, value) if isinstance(value, int) else value
+    builder.store_atomic(value, _place(builder, base, word), "release", 8)
 
 
 def _swap(builder, base, word, old, new):
@@ -521,3 +528,34 @@ def _write_lead(module, work):
     builder.branch(test)
     builder.position_at_end(end)
     builder.ret_void()
+
+
+def _write_meet(module):
+    """``meet(result, exception, cell, times, side, looks)``: a kernel, see `Functions`."""
+    function, builder = _function(module, "meet", _I32, 6)
+    _, _, cell, times, side, looks = function.args
+    left = builder.alloca(_I64)
+    builder.store(looks, left)
+    with _each(builder, times) as k:
+        mine = builder.add(builder.mul(k, ir.Constant(_I64, 2)), side)
+        look, wait, give_up, answer = (
+            function.append_basic_block(name) for name in ("look", "wait", "give_up", "answer")
+        )
+        builder.branch(look)
+        builder.position_at_end(look)
+        turn = _look(builder, cell, 0)
+        builder.cbranch(builder.icmp_signed("==", turn, mine), answer, wait)
+        builder.position_at_end(wait)  # without a pause, which takes as long as what is measured
+        now = builder.load(left, typ=_I64)
+        builder.store(builder.sub(now, ir.Constant(_I64, 1)), left)
+        goes_on = [
+            builder.icmp_signed(">", now, ir.Constant(_I64, 0)),
+            builder.icmp_signed(">=", turn, ir.Constant(_I64, 0)),
+        ]
+        builder.cbranch(builder.and_(*goes_on), look, give_up)
+        builder.position_at_end(give_up)
+        _announce(builder, cell, 0, -1)
+        builder.ret(ir.Constant(_I32, 0))
+        builder.position_at_end(answer)
+        _announce(builder, cell, 0, builder.add(mine, ir.Constant(_I64, 1)))
+    builder.ret(ir.Constant(_I32, 0))
