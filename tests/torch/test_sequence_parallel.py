@@ -98,12 +98,11 @@ except RuntimeError as error:
 ENDED = "collective mismatch|op.preamble.length <= op.nbytes"  # in gloo's words, of today and of torch 2.6
 
 
-@pytest.mark.parametrize("fault", ["death", "silence", "lanes"])
-def test_faults(fault, tmp_path):
-    """A rank that is killed, that does not come, or that has other lanes: the others hear of it within the timeout."""
+def messages(fault, place):
+    """Run two ranks, one of them with a fault; return what those said that were to hear of it."""
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", FAULTS, fault, str(rank), str(tmp_path / "store")],
+            [sys.executable, "-c", FAULTS, fault, str(rank), str(place)],
             env=os.environ | {"PYTHONPATH": str(HERE.parents[1]), "CUDA_VISIBLE_DEVICES": ""},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -116,19 +115,28 @@ def test_faults(fault, tmp_path):
             assert worker.stdout.readline() == "ready\n"
         if fault == "death":
             workers[1].send_signal(signal.SIGKILL)
-        heard = workers if fault == "lanes" else workers[:1]
-        told = []
-        for worker in heard:
+        said = []
+        for worker in workers if fault == "lanes" else workers[:1]:
             worker.wait(timeout=240)  # of the group's 3 seconds, and whatever the machine is busy with
-            message = worker.stdout.read()
+            said.append(worker.stdout.read())
             # A packet that is longer than expected is where gloo ends a process.
-            assert message or re.search(ENDED, worker.stderr.read())
-            told.append(message)
-        assert any("with the other ranks of `group` failed" in message for message in told)
+            assert said[-1] or (fault == "lanes" and re.search(ENDED, worker.stderr.read()))
+        return said
     finally:
         for worker in workers:
             worker.kill()
             worker.communicate()
+
+
+@pytest.mark.parametrize(("fault", "tries"), [("death", 1), ("silence", 1), ("lanes", 5)])
+def test_faults(fault, tries, tmp_path):
+    """A rank that is killed, that does not come, or that has other lanes: the others hear of it within the timeout."""
+    # On a busy machine gloo may end both of two that differ before either is told.
+    told = (
+        any("with the other ranks of `group` failed" in message for message in messages(fault, tmp_path / f"store{k}"))
+        for k in range(tries)
+    )
+    assert any(told)
 
 
 @pytest.fixture
