@@ -6,7 +6,7 @@ def _type(kind):
 
 
 def masked(name):
-    return f"`{name}` must not be a masked array: fill it, or pass its data and `lengths`"
+    return f"`{name}` must not be a masked array: fill it, in an average with NaN, or pass its data and `lengths`"
 
 
 def subclass(name, kind):
@@ -144,10 +144,11 @@ def too_many_dimensions():
 
 
 def not_an_array(name, kind):
-    return (
-        f"`{name}` must be an array, a list or a number, got {_type(kind)}: "
-        "an array exports __array_interface__ or __dlpack__"
-    )
+    if kind.__module__.partition(".")[0] in ("pandas", "polars", "xarray"):
+        advice = "give its `to_numpy()`, or take fastrecur.smoothing"
+    else:
+        advice = "an array exports __array_interface__ or __dlpack__, and numpy.asarray makes one of much else"
+    return f"`{name}` must be an array, a list or a number, got {_type(kind)}: {advice}"
 
 
 def dlpack(name, kind, error):
@@ -157,7 +158,7 @@ def dlpack(name, kind, error):
 def dtype(name, came):
     return (
         f"`{name}` must hold float16, bfloat16, float32, float64, complex64, complex128, integers or bools, "
-        f"got dtype {came}"
+        f"got dtype {came}{': NaN stands for what is missing' if str(came) == 'object' else ''}"
     )
 
 

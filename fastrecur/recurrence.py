@@ -51,15 +51,16 @@ def forget_mult(
     return_state : bool, default False
         Also return the state after the last valid step in the direction of travel.
     out : array, optional
-        Where to write the result: of its shape and dtype. It may be ``x`` itself, but not overlap it in part.
+        Where to write the result: of its shape and dtype. It may be an operand itself, but not overlap one in part.
         Not for tensors of which a gradient is wanted.
 
     Returns
     -------
     h : array
-        The states: an array of the operands' library, of their common shape and dtype. Integers and bools count
-        as float64 (as torch's default dtype for tensors); Python numbers do not take part in the promotion. PyTorch
-        tensors are differentiated where they require it. Of Dask arrays it is a Dask array, not computed yet.
+        The states: an array of the operands' library, of their common shape and dtype. Integers and bools
+        alone count as float64 (as torch's default dtype for tensors); Python numbers do not take part in the
+        promotion. PyTorch tensors are differentiated where they require it. Of Dask arrays it is a Dask array, not
+        computed yet.
     h_last : array
         Only with ``return_state``: the last state, of the result's shape without `axis`. As the next call's
         ``h0`` it continues the stream.
@@ -82,7 +83,8 @@ def forget_mult(
     -----
     The state is carried one precision wider than the data (float16 and bfloat16 in float32, float32 in float64), so
     that float32 results are the exact ones, rounded once; float64 is carried in float64 by a step that is exact at
-    both ends. ``f == 1`` gives ``x`` and ``f == 0`` keeps the state, bit for bit; a constant series stays constant.
+    both ends. ``f == 1`` gives ``x`` and ``f == 0`` keeps the state, bit for bit, of finite inputs and but for a zero's
+    sign; a constant series stays constant.
     The same input gives the same bits for any number of threads. A complex ``x`` is two real series.
 
     The QRNN [1]_ calls this recurrence *f-pooling*, in its equation (3), with the opposite convention: its forget
