@@ -30,7 +30,7 @@ LONG_LANE = 512  # steps from which more lanes are walked along time, if they ar
 REPEATED = 1 << 14  # elements from which rows of lanes are worth a walk of their own
 PANEL_LANES = 8  # lanes that follow each other from which they go by panels, unless steps are neighbours,
 PANEL_STEPS = 1 << 24  # if there are fewer steps than these, whose numbers are exact in float32
-NARROW_ROW = 32  # rows of fewer lanes: their number is known to a kernel of their own,
+NARROW_ROW = 32  # rows of fewer lanes, complex ones of half as many: their number is known to a kernel of their own,
 NARROW_LEAST = 1 << 12  # which to compile so many elements are worth
 LARGE_PROBLEM = 1 << 20  # bytes
 LINE = 64  # bytes of a cache line
@@ -269,7 +269,11 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
     lanes = math.prod(size for size, _ in dims)
 
     full = [k for k in (A, B, H, G, TO_A, TO_B) if itemsizes[k]]
-    inner, inner_strides = dims[-1] if dims else (1, tuple(itemsizes[k] if k in full else 0 for k in range(10)))
+    is_complex = wide.kind == "c"
+    alone = [itemsizes[k] if k in full else 0 for k in range(10)]
+    if is_complex:  # one lane is a row: real ones are not
+        alone[SUMS_A] = alone[SUMS_B] = wide.itemsize
+    inner, inner_strides = dims[-1] if dims else (1, tuple(alone))
     time_guide = abs(strides[TO_B][axis] or strides[TO_A][axis] or strides[H][axis])
     inside = [d for d in dims if steps == 1 or abs(d[1][TO_B] or d[1][TO_A] or d[1][H]) < time_guide]
     # Around time rows are walked along one dimension of lanes; along others the walk is repeated.
@@ -294,12 +298,12 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
         and fates[1] != ADD
     )
     is_long = is_along_time and wide == np.float64 and steps >= LONG_LANE and word * steps * lanes >= LARGE_PROBLEM
-    in_octets = is_along_time and len(ways) == 1 and wide.kind != "c" and not is_ragged and steps >= OCTET
+    in_octets = is_along_time and len(ways) == 1 and not is_complex and not is_ragged and steps >= OCTET
     is_nearly_along = (
         all(0 in (time[k], inner_strides[k]) or abs(time[k]) < abs(inner_strides[k]) for k in full)
         and sum(abs(time[k]) > itemsizes[k] for k in full) <= 1
     )
-    traversal = choose(lanes, steps, inner, contiguous, wide.kind == "c", is_long, in_octets, is_nearly_along)
+    traversal = choose(lanes, steps, inner, contiguous, is_complex, is_long, in_octets, is_nearly_along)
     traits, narrow = [], ()
     if traversal in (SERIES, OCTETS):
         traits = ["level"] * (time[A] == 0) + ["down"] * (traversal == OCTETS and ways == {-1})
@@ -312,7 +316,8 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
             b_fate = SUM
             traits.append("sum_b")
         traits += [word for k, word in ((B, "one_b"), (G, "one_g"), (H, "one_h")) if k in full and not inner_strides[k]]
-        if inner < NARROW_ROW and wide.kind != "c" and math.prod(shape) >= NARROW_LEAST:
+    if traversal == ROWS and (inner > 1 or is_complex) and math.prod(shape) >= NARROW_LEAST:
+        if inner < (NARROW_ROW // 2 if is_complex else NARROW_ROW):
             narrow = (f"lanes_{inner}", *["one_a"] * a_constant)
     head = [steps, int(reverse), a_constant, 0, a_fate, b_fate, 0, 0, 0, 0, 0]
     extra = (tuple([0] * 10),)

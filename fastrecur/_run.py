@@ -81,20 +81,28 @@ CACHE_A_PROCESSOR = 12 << 20  # of which each may count on so many
 
 @functools.cache
 def _cache():
-    """Return the size of the last-level cache, and which processors have it in common, as far as the system tells."""
+    """Return how much this machine may keep in the last-level cache, and which processors have that in common.
+
+    As far as the system tells; none if it is a socket's.
+    """
     try:
-        with open(CACHE + "size") as size, open(CACHE + "shared_cpu_list") as sharers:
-            ranges = [part.split("-") for part in sharers.read().strip().split(",")]
-            processors = {k for first, *last in ranges for k in range(int(first), int((last or [first])[0]) + 1)}
-            return int(size.read().strip().removesuffix("K")) << 10, processors
+        with open(CACHE + "size") as file:
+            size = int(file.read().strip().removesuffix("K")) << 10
     except (OSError, ValueError):
         return 32 << 20, set()
+    if size >= SOCKET_CACHE:
+        return min(size, CACHE_A_PROCESSOR * (os.cpu_count() or 1)), set()
+    try:
+        with open(CACHE + "shared_cpu_list") as file:
+            ranges = [part.split("-") for part in file.read().strip().split(",")]
+        return size, {k for first, *last in ranges for k in range(int(first), int((last or [first])[0]) + 1)}
+    except (OSError, ValueError):
+        return size, set()
 
 
 def _cache_bytes():
     """Return how much this machine may keep in the last-level cache: what is larger streams from memory."""
-    size, _ = _cache()
-    return min(size, CACHE_A_PROCESSOR * (os.cpu_count() or 1)) if size >= SOCKET_CACHE else size
+    return _cache()[0]
 
 
 def _have_one_cache(team):
@@ -102,9 +110,8 @@ def _have_one_cache(team):
 
     The system may be wrong on that, as it is on virtual machines; so the time that a line takes must tell the same.
     """
-    size, processors = _cache()
     try:
-        may = size < SOCKET_CACHE and os.sched_getaffinity(0) <= processors
+        may = os.sched_getaffinity(0) <= _cache()[1]
     except AttributeError:  # not on every platform
         may = False
     return may and _threads.share_a_cache(team)
@@ -139,7 +146,7 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team, are_ow
     fresh_bytes = _new_bytes(h, fresh_bytes)
     is_whole = lengths == address(plan.full_lengths)
     stretches = _by_time.stretches(plan, team.size) if fresh and is_whole else None
-    stays = _stays(plan, team, stretches)
+    stays = fresh and _stays(plan, team, stretches)
     sharing = _sharing(plan, team.size, fresh, fresh_bytes, "forward", stays=stays)
     for extra in plan.extra:
         at = (
@@ -698,7 +705,7 @@ def _stays(plan, team, stretches):
     Not where that takes longer: between threads that have a cache each, lines of rows go to and fro; and one alone is
     slower with them.
     """
-    if not _is_large(plan) or _bytes(plan) > LARGER * _cache_bytes():
+    if not _is_large(plan) or _bytes(plan) > LARGER * _cache_bytes() or _is_narrow(plan):
         return False
     if plan.traversal == ROWS:
         shares = stretches is not None or _row_splits(plan, CACHED_PIECE) >= team.size

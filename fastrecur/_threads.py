@@ -27,7 +27,8 @@ from ._cpu import _native
 
 FEW = 4  # threads of a call
 NEAR = 100e-9  # seconds in which a line goes from one processor to another that has a cache in common with it
-TIMES, LOOKS, TRIES = 200, 1 << 19, 3  # a line goes to and fro, who waits for it gives up after, it is tried
+TIMES, TRIES = 200, 3  # a line goes to and fro; and is that tried
+LOOKS = 1 << 22  # after which who waits for it gives up: about a millisecond, longer than it takes to wake a worker
 VALID = 1.0  # seconds for which the answer holds: a virtual machine is moved to other processors at any time
 
 _lock = threading.Lock()
@@ -35,7 +36,7 @@ _idle: list[_Worker] = []
 _workers = 0
 _threads: int | None = None
 _lent = threading.local()
-_near: tuple[int, bool, float] | None = None  # of a team of so many: the answer, and until when it holds
+_near = False, -math.inf  # whether threads seemed to have a cache in common, and until when that holds
 
 
 def _default() -> int:
@@ -132,15 +133,22 @@ def alone() -> contextlib.AbstractContextManager[None]:
 
 
 def share_a_cache(team: Team) -> bool:
-    """Return whether two threads of a team are on processors that seem to have a cache in common.
+    """Return whether threads of a team are on processors that seem to have a cache in common.
 
-    By the time that a line takes from one to the other, as virtual machines do not know. False where one does not come.
+    By the time that a line takes between two of them, as virtual machines do not know. False until that was seen.
     """
     global _near
+    shares, until = _near
     now = time.monotonic()
-    if _near is None or _near[0] != team.size or now > _near[2]:
-        _near = team.size, team.size > 1 and any(_seconds_apart(team) <= NEAR for _ in range(TRIES)), now + VALID
-    return _near[1]
+    if team.size > 1 and now > until:
+        _near = shares, now + VALID  # what other callers take meanwhile, and this one if nobody comes
+        for _ in range(TRIES):
+            seconds = _seconds_apart(team)
+            if seconds <= NEAR or seconds == math.inf:
+                break
+        if seconds < math.inf:
+            _near = seconds <= NEAR, now + VALID
+    return team.size > 1 and _near[0]
 
 
 def _seconds_apart(team: Team) -> float:

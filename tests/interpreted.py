@@ -51,10 +51,11 @@ def main():
     check("forget_mult", (2100,), np.float64, 0, True)
     check("linear_recurrence", (2, 2100), np.float32, 1, False)
     for dtype in [np.complex64, np.complex128]:
-        a, b = (rng.standard_normal((2, 5, 4)) + 1j * rng.standard_normal((2, 5, 4))).astype(dtype)
-        for axis in [0, 1]:
-            check_forward("linear_recurrence", a, b, 1.0, axis=axis)
-            check_vjp("linear_recurrence", a, b, 1.0, rng=rng, axis=axis)
+        for shape in [(5, 4), (9, 11)]:
+            a, b = (rng.standard_normal((2, *shape)) + 1j * rng.standard_normal((2, *shape))).astype(dtype)
+            for axis, gate in [(0, a), (1, a), (0, a[:1]), (1, a[:, :1])]:
+                check_forward("linear_recurrence", gate, b, 1.0, axis=axis)
+                check_vjp("linear_recurrence", gate, b, 1.0, rng=rng, axis=axis)
     lanes_apart(rng)
     pool_both_ways()
     weigh(rng)

@@ -173,19 +173,22 @@ def test_when_results_go_past_the_cache(rng, monkeypatch, set_threads, problem, 
 
 
 @pytest.mark.parametrize(
-    ("listed", "size", "expected"),
-    [("0-3", "32768K", True), ("0,2-9", "32768K", False), ("0-1", "32768K", True), ("0", "32768K", False),
-     ("0-3", "491520K", False), (None, "32768K", False), ("", "32768K", False)],
+    ("listed", "size", "mb", "expected"),
+    [("0-3", "32768K", 32, True), ("0,2-9", "32768K", 32, False), ("0-1", "8192K", 8, True), ("0", "8192K", 8, False),
+     ("0-3", "491520K", 48, False), (None, "8192K", 8, False), ("", "8192K", 8, False), ("0-1", None, 32, False)],
 )  # fmt: skip
-def test_what_the_system_says_of_caches(monkeypatch, tmp_path, listed, size, expected):
+def test_what_the_system_says_of_caches(monkeypatch, tmp_path, listed, size, mb, expected):
     """All processors have it in common, and it is no socket's; else time is not asked."""
-    (tmp_path / "size").write_text(size + "\n")
+    if size is not None:
+        (tmp_path / "size").write_text(size + "\n")
     if listed is not None:
         (tmp_path / "shared_cpu_list").write_text(listed + "\n")
     monkeypatch.setattr(_run, "CACHE", str(tmp_path) + "/")
     monkeypatch.setattr(_run, "_cache", _run._cache.__wrapped__)
     monkeypatch.setattr(_run.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     monkeypatch.setattr(_run._threads, "share_a_cache", lambda team: True)
+    monkeypatch.setattr(_run.os, "cpu_count", lambda: 4)
+    assert _run._cache_bytes() == mb << 20
     assert _run._have_one_cache(None) == expected
     monkeypatch.setattr(_run._threads, "share_a_cache", lambda team: False)
     assert not _run._have_one_cache(None)

@@ -486,12 +486,12 @@ def test_two_threads_meet(set_threads):
 
 
 def test_a_common_cache_is_told_by_time(monkeypatch, set_threads):
-    """By the shortest of some tries; the answer holds for a while, and for a team of so many."""
+    """By the shortest of some tries; the answer holds for a while, for all teams."""
     set_threads(2)
     assert _threads._seconds_apart(_threads.Team(2, one_by_one)) == np.inf
     assert any(0 < _threads._seconds_apart(_threads.team()) < np.inf for _ in range(100))
     now, took = [0.0], []
-    monkeypatch.setattr(_threads, "_near", None)
+    monkeypatch.setattr(_threads, "_near", (False, -1.0))
     monkeypatch.setattr(_threads.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(_threads, "_seconds_apart", lambda team: took.pop(0))
     team, alone, near, far = _threads.team(), _threads.Team(1, _threads.run), _threads.NEAR, 2 * _threads.NEAR
@@ -502,10 +502,24 @@ def test_a_common_cache_is_told_by_time(monkeypatch, set_threads):
     took[:] = [far] * _threads.TRIES
     assert not _threads.share_a_cache(team)
     assert not _threads.share_a_cache(team)
+    now[0] += 1.01 * _threads.VALID
     assert not _threads.share_a_cache(alone)  # nobody to meet
     took[:] = [near]
-    assert _threads.share_a_cache(team._replace(size=3))
+    assert _threads.share_a_cache(team)
+    assert not _threads.share_a_cache(alone)
+    assert _threads.share_a_cache(team._replace(size=3))  # two are asked of any team
+    now[0] += 1.01 * _threads.VALID
+    took[:] = [np.inf]
+    assert _threads.share_a_cache(team)  # nobody came: what was seen last
     assert not took
+    now[0] += 1.01 * _threads.VALID
+
+    def others_ask(team):
+        assert _threads.share_a_cache(team)  # and do not measure too
+        return far
+
+    monkeypatch.setattr(_threads, "_seconds_apart", others_ask)
+    assert not _threads.share_a_cache(team)
 
 
 @pytest.mark.parametrize("shape", [(50, 640), (50, 3, 256)])

@@ -95,10 +95,11 @@ class Rule(types.Type):
 
 
 class Vector(types.Type):
-    """Neighbouring lanes in the carry type, computed on together."""
+    """Neighbouring lanes in the carry type, computed on together; of complex ones all real parts, then the others."""
 
-    def __init__(self, element, count=WIDTH):
-        self.element, self.count = element, count
+    def __init__(self, element, count=None):
+        self.element, self.count = element, count or (OCTET if element == types.complex128 else WIDTH)
+        self.is_complex = element == types.complex128
         super().__init__(name=f"fastrecur.Vector({element} x {count})")
 
 
@@ -117,7 +118,7 @@ class Mask(types.Type):
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager, fe_type):
         element = _F32 if fe_type.element == types.float32 else _F64
-        super().__init__(manager, fe_type, ir.VectorType(element, fe_type.count))
+        super().__init__(manager, fe_type, ir.VectorType(element, fe_type.count * (1 + fe_type.is_complex)))
 
 
 @register_model(Mask)
@@ -494,9 +495,36 @@ def _compiled_load_int(typingctx, pointer, index):
     return types.int64(pointer, types.int64), codegen
 
 
-def _nothing(context, builder, signature, args):
-    # A complex carry travels alone: vectors are single numbers, and blocks are never asked for.
-    return context.get_dummy_value()
+def _halves(builder, vector):
+    """Return the first and the second half of a vector: of complex numbers, the real and the imaginary parts."""
+    half = vector.type.count // 2
+    return [_shuffle(builder, vector, vector, list(range(k, k + half))) for k in (0, half)]
+
+
+def _joined(builder, low, high):
+    return _shuffle(builder, low, high, list(range(2 * low.type.count)))
+
+
+def _complex_of(builder, raw, pointer, carry, lanes=None):
+    """Return a vector of the complex carry from numbers as they stand in memory, of any kind: all, or some of them."""
+    if pointer.category == "complex":
+        lanes = range(raw.type.count // 2) if lanes is None else lanes
+        parts = [2 * k + part for part in (0, 1) for k in lanes]
+        return _resize(builder, _shuffle(builder, raw, raw, parts), carry.memory)
+    real = raw if lanes is None else _shuffle(builder, raw, raw, list(lanes))
+    real = _widen(builder, real, pointer.element, carry.memory)
+    return _joined(builder, real, ir.Constant(real.type, [0.0] * real.type.count))
+
+
+def _numbers_of(builder, vector, pointer, count=None):
+    """Return numbers as they stand in memory, of any kind, from a vector of the complex carry: all, or so many."""
+    half = vector.type.count // 2
+    lanes = range(half if count is None else count)
+    if pointer.category == "complex":
+        parts = [k + part for k in lanes for part in (0, half)]
+        return _shuffle(builder, *2 * [_resize(builder, vector, pointer.memory)], parts)
+    # The gradient of a real operand is the real part.
+    return _narrow(builder, _shuffle(builder, vector, vector, list(lanes)), pointer.element)
 
 
 def _transpose8(builder, rows):
@@ -563,6 +591,27 @@ def _gather_blocks(builder, pointer, source, offsets):
             yield step, 0, row
 
 
+def _wide_blocks(builder, pointer, carry, source, offsets):
+    """Yield ``(step, lane, vector)`` as `_gather_blocks` does, as they stand in memory of the carry's kind."""
+    if pointer.element == "c16":
+        kind = ir.VectorType(_F64, 2)
+        for lane, offset in enumerate(offsets):
+            for step in range(8):
+                place = builder.add(offset, ir.Constant(_I64, step * pointer.size))
+                number = builder.load(_address(builder, source, place, kind), typ=kind, align=1)
+                yield step, lane, _mark(number, builder, pointer)
+    elif pointer.element == "c8":  # as if its 8 bytes were one number
+        for step, lane, numbers in _gather_blocks(builder, Pointer("f8", pointer.scratch), source, offsets):
+            parts = builder.bitcast(numbers, ir.VectorType(_F32, 2 * numbers.type.count))
+            yield step, lane, _resize(builder, parts, carry.memory)
+    else:
+        for step, lane, numbers in _gather_blocks(builder, pointer, source, offsets):
+            if carry.category == "complex":
+                yield step, lane, _numbers_of(builder, _complex_of(builder, numbers, pointer, carry), carry)
+            else:
+                yield step, lane, _widen(builder, numbers, pointer.element, carry.memory)
+
+
 def _blocks(builder, count, steps_in_line, ahead, request, one):
     """Run ``one`` for each of ``count`` blocks of 8 steps; ``request`` before a block that begins a line, if asked."""
     asked = builder.icmp_signed("!=", ahead, ir.Constant(_I64, 0))
@@ -599,24 +648,24 @@ def _compiled_load_blocks(typingctx, pointer, offsets, carry, row_bytes, count, 
 
         def one(index):
             from_, to = _moved(builder, source, index, step), _moved(builder, target, index, row_step)
-            for k, lane, vector in _gather_blocks(builder, pointer, from_, lane_offsets):
-                wide = _widen(builder, vector, pointer.element, carry.memory)
+            for k, lane, wide in _wide_blocks(builder, pointer, carry, from_, lane_offsets):
                 place = builder.add(builder.mul(row_bytes, ir.Constant(_I64, k)), ir.Constant(_I64, lane * carry.size))
                 _mark(builder.store(wide, _address(builder, to, place, wide.type), align=8), builder, carry)
 
         _blocks(builder, count, 64 // pointer.size, ahead, request, one)
         return context.get_dummy_value()
 
-    codegen = _nothing if carry.category == "complex" else codegen
     numbers = [types.int64] * 5
     return types.none(pointer, offsets, carry, *numbers), codegen
 
 
 def _store_blocks_codegen(pointer, carry, bypass):
+    bypass = bypass and pointer.element != "c16"
+
     def codegen(context, builder, signature, args):
         source, row_bytes, target, table, count, step, row_step, ahead = args
         offsets = _lane_offsets(builder, table)
-        wide = ir.VectorType(carry.memory, 8)
+        wide = ir.VectorType(carry.memory, 16 if carry.category == "complex" else 8)
 
         def request(index):
             if not bypass:
@@ -630,7 +679,22 @@ def _store_blocks_codegen(pointer, carry, bypass):
             for k in range(8):
                 place = _address(builder, from_, builder.mul(row_bytes, ir.Constant(_I64, k)), wide)
                 row = _mark(builder.load(place, typ=wide, align=8), builder, carry)
-                rows.append(_narrow(builder, row, pointer.element))
+                if carry.category != "complex":
+                    row = _narrow(builder, row, pointer.element)
+                elif pointer.element == "c8":  # its 8 bytes as if they were one number
+                    row = builder.bitcast(_resize(builder, row, _F32), ir.VectorType(_F64, 8))
+                elif pointer.category != "complex":
+                    row = _numbers_of(builder, _complex_of(builder, row, carry, carry), pointer)
+                rows.append(row)
+            if pointer.element == "c16":
+                for lane, offset in enumerate(offsets):
+                    for k, row in enumerate(rows):
+                        number = _shuffle(builder, row, row, [2 * lane, 2 * lane + 1])
+                        place = builder.add(offset, ir.Constant(_I64, k * pointer.size))
+                        _mark(
+                            builder.store(number, _address(builder, to, place, number.type), align=1), builder, pointer
+                        )
+                return
             for offset, row in zip(offsets, _transpose8(builder, rows), strict=True):
                 place = _address(builder, to, offset, row.type)
                 store = _mark(builder.store(row, place, align=8 * pointer.size if bypass else 1), builder, pointer)
@@ -640,7 +704,7 @@ def _store_blocks_codegen(pointer, carry, bypass):
         _blocks(builder, count, 64 // pointer.size, ahead, request, one)
         return context.get_dummy_value()
 
-    return _nothing if carry.category == "complex" else codegen
+    return codegen
 
 
 def _compiled_store_blocks(typingctx, carry, row_bytes, pointer, offsets, count, step, row_step, ahead):
@@ -742,16 +806,19 @@ def _vector_place(builder, pointer, place, index, count=WIDTH):
 
 
 def _loading(count):
-    # Load a vector of so many lanes.
+    # Load a vector of so many lanes; None: as many as there are in one of the carry's kind.
     def compiled(typingctx, pointer, index, carry):
-        def codegen(context, builder, signature, args):
-            place = _vector_place(builder, pointer, args[0], args[1], count)
-            raw = builder.load(place, typ=ir.VectorType(pointer.memory, count), align=1)
-            return _widen(builder, _mark(raw, builder, pointer), pointer.element, carry.memory)
+        vector = Vector(carry.value, count)
 
-        if carry.category == "complex":
-            return _compiled_load(typingctx, pointer, index, carry)
-        return Vector(carry.value, count)(pointer, types.int64, carry), codegen
+        def codegen(context, builder, signature, args):
+            parts = vector.count * (2 if pointer.category == "complex" else 1)
+            place = _vector_place(builder, pointer, args[0], args[1], parts)
+            raw = _mark(builder.load(place, typ=ir.VectorType(pointer.memory, parts), align=1), builder, pointer)
+            if vector.is_complex:
+                return _complex_of(builder, raw, pointer, carry)
+            return _widen(builder, raw, pointer.element, carry.memory)
+
+        return vector(pointer, types.int64, carry), codegen
 
     return compiled
 
@@ -761,7 +828,7 @@ def _asking(for_write, locality):
     def compiled(typingctx, pointer, index, ahead):
         def codegen(context, builder, signature, args):
             offset = builder.add(_scaled(builder, args[1], pointer.size), args[2])
-            for line in range(0, WIDTH * pointer.size, 64):
+            for line in range(0, (OCTET if pointer.category == "complex" else WIDTH) * pointer.size, 64):
                 place = builder.gep(args[0], [builder.add(offset, ir.Constant(_I64, line))], source_etype=_I8)
                 _request(builder, place, for_write, locality)
             return context.get_dummy_value()
@@ -777,18 +844,27 @@ def _spread(builder, number, count=WIDTH):
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, count), [0] * count))
 
 
+def _all_lanes(context, builder, vector, number):
+    """Return a vector that has a number in all lanes."""
+    if not vector.is_complex:
+        return _spread(builder, number, vector.count)
+    number = context.make_complex(builder, vector.element, number)
+    return _joined(builder, *(_spread(builder, part, vector.count) for part in (number.real, number.imag)))
+
+
 def _compiled_broadcast(typingctx, value):
+    vector = Vector(value)
+    return vector(value), lambda context, builder, signature, args: _all_lanes(context, builder, vector, args[0])
+
+
+def _store_vector_codegen(pointer, vector, bypass):
     def codegen(context, builder, signature, args):
-        return args[0] if isinstance(value, types.Complex) else _spread(builder, args[0])
-
-    return (value if isinstance(value, types.Complex) else Vector(value))(value), codegen
-
-
-def _store_vector_codegen(pointer, bypass):
-    def codegen(context, builder, signature, args):
-        value = _narrow(builder, args[2], pointer.element)
-        place = _vector_place(builder, pointer, args[0], args[1], args[2].type.count)
-        if bypass:
+        if vector.is_complex:
+            value = _numbers_of(builder, args[2], pointer)
+        else:
+            value = _narrow(builder, args[2], pointer.element)
+        place = _vector_place(builder, pointer, args[0], args[1], value.type.count)
+        if bypass and not vector.is_complex:
             _stream(builder, value, place, pointer)
         else:
             _mark(builder.store(value, place, align=1), builder, pointer)
@@ -820,16 +896,12 @@ def _stream(builder, value, place, pointer):
 
 
 def _compiled_store_vector(typingctx, pointer, index, value):
-    if isinstance(value, types.Complex):
-        return _compiled_store(typingctx, pointer, index, value)
-    return types.none(pointer, types.int64, value), _store_vector_codegen(pointer, bypass=False)
+    return types.none(pointer, types.int64, value), _store_vector_codegen(pointer, value, bypass=False)
 
 
 def _compiled_stream_vector(typingctx, pointer, index, value):
     # Past the cache, to an aligned place: a plain store would first read the line that it overwrites.
-    if isinstance(value, types.Complex):
-        return _compiled_store(typingctx, pointer, index, value)
-    return types.none(pointer, types.int64, value), _store_vector_codegen(pointer, bypass=True)
+    return types.none(pointer, types.int64, value), _store_vector_codegen(pointer, value, bypass=True)
 
 
 # A row of so many lanes as its rule says, in a vector of the next power of two: the compiler takes others apart. Behind
@@ -846,24 +918,28 @@ def _row_width(lanes):
 
 def _compiled_load_row(typingctx, rule, pointer, carry):
     lanes = _row_lanes(rule.rule)
-    width = _row_width(lanes)
+    vector = Vector(carry.value, _row_width(lanes))
+    places = [k if k < lanes else 0 for k in range(vector.count)]
 
     def codegen(context, builder, signature, args):
-        kind = ir.VectorType(pointer.memory, lanes)
-        raw = builder.load(builder.bitcast(args[1], kind.as_pointer()), typ=kind, align=1)
-        places = [k if k < lanes else 0 for k in range(width)]
-        whole = _shuffle(builder, _mark(raw, builder, pointer), raw, places)
-        return _widen(builder, whole, pointer.element, carry.memory)
+        kind = ir.VectorType(pointer.memory, lanes * (2 if pointer.category == "complex" else 1))
+        raw = _mark(builder.load(builder.bitcast(args[1], kind.as_pointer()), typ=kind, align=1), builder, pointer)
+        if vector.is_complex:
+            return _complex_of(builder, raw, pointer, carry, places)
+        return _widen(builder, _shuffle(builder, raw, raw, places), pointer.element, carry.memory)
 
-    return Vector(carry.value, width)(rule, pointer, carry), codegen
+    return vector(rule, pointer, carry), codegen
 
 
 def _compiled_store_row(typingctx, rule, pointer, value):
     lanes = _row_lanes(rule.rule)
 
     def codegen(context, builder, signature, args):
-        whole = _narrow(builder, args[2], pointer.element)
-        row = _shuffle(builder, whole, whole, list(range(lanes)))
+        if value.is_complex:
+            row = _numbers_of(builder, args[2], pointer, lanes)
+        else:
+            whole = _narrow(builder, args[2], pointer.element)
+            row = _shuffle(builder, whole, whole, list(range(lanes)))
         place = builder.bitcast(args[1], row.type.as_pointer())
         _mark(builder.store(row, place, align=1), builder, pointer)
         return context.get_dummy_value()
@@ -872,20 +948,19 @@ def _compiled_store_row(typingctx, rule, pointer, value):
 
 
 def _compiled_spread_row(typingctx, rule, value):
-    width = _row_width(_row_lanes(rule.rule))
-
-    def codegen(context, builder, signature, args):
-        return _spread(builder, args[1], width)
-
-    return Vector(value, width)(rule, value), codegen
+    vector = Vector(value, _row_width(_row_lanes(rule.rule)))
+    return vector(rule, value), lambda context, builder, signature, args: _all_lanes(context, builder, vector, args[1])
 
 
 def _compiled_row_total(typingctx, rule, value):
     lanes = _row_lanes(rule.rule)
 
     def codegen(context, builder, signature, args):
-        numbers = [builder.extract_element(args[1], ir.Constant(_I32, lane)) for lane in range(lanes)]
-        return _folded(numbers, builder.fadd)
+        def sum_of(vector):
+            numbers = [builder.extract_element(vector, ir.Constant(_I32, lane)) for lane in range(lanes)]
+            return _folded(numbers, builder.fadd)
+
+        return _in_parts(context, builder, value, args[1], sum_of)
 
     return value.element(rule, value), codegen
 
@@ -898,23 +973,25 @@ def _folded(numbers, add):
     return numbers[0]
 
 
+def _in_parts(context, builder, vector, value, number_of):
+    """Return the number that is made of a vector; of complex ones, of both parts by themselves."""
+    if not vector.is_complex:
+        return number_of(value)
+    number = context.make_complex(builder, vector.element)
+    number.real, number.imag = (number_of(part) for part in _halves(builder, value))
+    return number._getvalue()
+
+
 def _compiled_total(typingctx, value):
     def codegen(context, builder, signature, args):
-        # Halves folded onto each other: a fixed order, and log2(WIDTH) roundings deep.
-        vector, width = args[0], WIDTH
-        while width > 1:
-            width //= 2
-            low, high = (
-                builder.shuffle_vector(
-                    vector, vector, ir.Constant(ir.VectorType(_I32, width), list(range(start, start + width)))
-                )
-                for start in (0, width)
-            )
-            vector = builder.fadd(low, high)
-        return builder.extract_element(vector, ir.Constant(_I32, 0))
+        def sum_of(vector):
+            # Halves folded onto each other: a fixed order, and few roundings deep.
+            while vector.type.count > 1:
+                vector = builder.fadd(*_halves(builder, vector))
+            return builder.extract_element(vector, ir.Constant(_I32, 0))
 
-    if isinstance(value, types.Complex):
-        return value(value), lambda context, builder, signature, args: args[0]
+        return _in_parts(context, builder, value, args[0], sum_of)
+
     return value.element(value), codegen
 
 
@@ -979,7 +1056,7 @@ def _compiled_lane_of(typingctx, vector, n):
 
 def _compiled_width(typingctx, carry):
     def codegen(context, builder, signature, args):
-        return ir.Constant(_I64, 1 if carry.category == "complex" else WIDTH)
+        return ir.Constant(_I64, OCTET if carry.category == "complex" else WIDTH)
 
     return types.int64(carry), codegen
 
@@ -1089,15 +1166,11 @@ def _interpreted_stream_lines(lines, pointer, offsets):
         ctypes.memmove(pointer.address + load_int(offsets, lane), lines.address + 64 * lane, 64)
 
 
-def _interpreted_load_vector(pointer, index, carry, count=WIDTH):
-    if carry.dtype.kind == "c":
-        return load(pointer, index, carry)
-    return np.array([load(pointer, index + k, carry) for k in range(count)], carry.dtype)
+def _interpreted_load_vector(pointer, index, carry, count=None):
+    return np.array([load(pointer, index + k, carry) for k in range(count or width(carry))], carry.dtype)
 
 
 def _interpreted_store_vector(pointer, index, vector):
-    if np.ndim(vector) == 0:
-        return store(pointer, index, vector)
     for k, value in enumerate(vector):
         store(pointer, index + k, value)
 
@@ -1124,8 +1197,6 @@ def _interpreted_later(vector, filling, n):
 
 
 def _interpreted_total(vector):
-    if np.ndim(vector) == 0:
-        return vector
     while len(vector) > 1:
         half = len(vector) // 2
         vector = vector[:half] + vector[half:]
@@ -1186,10 +1257,10 @@ if INTERPRETED:
         return np.zeros_like(vector)
 
     def broadcast(value):
-        return value if value.dtype.kind == "c" else np.full(WIDTH, value)
+        return np.full(width(value), value)
 
     def width(carry):
-        return 1 if carry.dtype.kind == "c" else WIDTH
+        return OCTET if carry.dtype.kind == "c" else WIDTH
 
     def shift(pointer, offset):
         return Address(pointer.address + int(offset), pointer.dtype, pointer.keep)
@@ -1252,7 +1323,7 @@ else:
     stream_lines = intrinsic(_compiled_stream_lines)
     ask_for_octet = intrinsic(_asking_for_octet(for_write=False, locality=2))
     ask_for_octet_to_write = intrinsic(_asking_for_octet(for_write=True, locality=3))
-    load_vector = intrinsic(_loading(WIDTH))
+    load_vector = intrinsic(_loading(None))
     load_half_vector = intrinsic(_loading(OCTET))
     store_vector = intrinsic(_compiled_store_vector)
     stream_vector = intrinsic(_compiled_stream_vector)
@@ -1279,9 +1350,9 @@ else:
 
 def _compiled_constant(typingctx, value, like):
     def codegen(context, builder, signature, args):
-        element = like.element if isinstance(like, Vector) else like
-        number = context.cast(builder, args[0], types.float64, element)
-        return _spread(builder, number, like.count) if isinstance(like, Vector) else number
+        is_vector = isinstance(like, Vector)
+        number = context.cast(builder, args[0], types.float64, like.element if is_vector else like)
+        return _all_lanes(context, builder, like, number) if is_vector else number
 
     return like(types.float64, like), codegen
 
@@ -1290,12 +1361,40 @@ def _compiled_fma(typingctx, a, b, c):
     def codegen(context, builder, signature, args):
         if not isinstance(a, Vector):
             return builder.fma(*args)
-        vector = args[0].type
-        name = f"llvm.fma.v{a.count}{'f32' if vector.element == _F32 else 'f64'}"
-        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
-        return builder.call(function, args)
+        if not a.is_complex:
+            return _fused_vectors(builder, *args)
+        (a_real, a_imag), (b_real, b_imag), (c_real, c_imag) = (_halves(builder, arg) for arg in args)
+        real = _fused_vectors(builder, builder.fneg(a_imag), b_imag, _fused_vectors(builder, a_real, b_real, c_real))
+        imag = _fused_vectors(builder, a_imag, b_real, _fused_vectors(builder, a_real, b_imag, c_imag))
+        return _joined(builder, real, imag)
 
     return a(a, a, a), codegen
+
+
+def _fused_vectors(builder, a, b, c):
+    vector = a.type
+    name = f"llvm.fma.v{vector.count}{'f32' if vector.element == _F32 else 'f64'}"
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
+    return builder.call(function, [a, b, c])
+
+
+def _compiled_product(typingctx, a, b):
+    # Of complex vectors, each part rounded as Numba's product of two numbers is.
+    def codegen(context, builder, signature, args):
+        (a_real, a_imag), (b_real, b_imag) = (_halves(builder, arg) for arg in args)
+        real = builder.fsub(builder.fmul(a_real, b_real), builder.fmul(a_imag, b_imag))
+        imag = builder.fadd(builder.fmul(a_real, b_imag), builder.fmul(a_imag, b_real))
+        return _joined(builder, real, imag)
+
+    return a(a, a), codegen
+
+
+def _compiled_conjugate(typingctx, a):
+    def codegen(context, builder, signature, args):
+        real, imag = _halves(builder, args[0])
+        return _joined(builder, real, builder.fneg(imag))
+
+    return a(a), codegen
 
 
 def _compiled_select(typingctx, condition, yes, no):
@@ -1398,6 +1497,7 @@ _everywhere = intrinsic(_compiled_everywhere)
 _magnitude = intrinsic(_compiled_magnitude)
 _typed_constant = intrinsic(_compiled_constant)
 _fused = intrinsic(_compiled_fma)
+_product, _conjugate = intrinsic(_compiled_product), intrinsic(_compiled_conjugate)
 _chosen = intrinsic(_compiled_select)
 _negative = intrinsic(_compiled_negative)
 
@@ -1412,7 +1512,8 @@ def _overload_vector_operator(symbol, function):
     @overload(symbol, jit_options=INLINE)
     def _vector_operator(a, b):
         if isinstance(a, Vector) and isinstance(b, Vector):
-            return lambda a, b: function(a, b)
+            chosen = _product if a.is_complex and symbol is operator.mul else function
+            return lambda a, b: chosen(a, b)
 
 
 for _symbol, _function in (
@@ -1468,6 +1569,8 @@ def _magnitude_of(value):
 def _conj(value):
     if isinstance(value, types.Complex):
         return lambda value: complex(value.real, -value.imag)
+    if isinstance(value, Vector) and value.is_complex:
+        return lambda value: _conjugate(value)
     return lambda value: value
 
 

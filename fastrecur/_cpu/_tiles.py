@@ -1,6 +1,6 @@
 """Kernels for lanes in any layout: bring a tile into a buffer, walk it, and put the results where they belong.
 
-A tile is ``width`` lanes (a vector; one for complex numbers) by at most STEPS steps. In the buffers a step's lanes
+A tile is ``width`` lanes (a vector) by at most STEPS steps. In the buffers a step's lanes
 are neighbours and numbers have the carry type, so the walk is the same whatever stood in memory. Bringing in and
 putting back know three layouts: lanes that are neighbours, time that is contiguous (8 x 8 blocks are transposed in
 registers), and the rest, number by number.
