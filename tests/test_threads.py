@@ -522,6 +522,38 @@ def test_a_common_cache_is_told_by_time(monkeypatch, set_threads):
     assert not _threads.share_a_cache(team)
 
 
+def test_threads_of_half_a_megabyte(run_python):
+    """A stack of that size is enough for any kernel, as the documentation says."""
+    script = """
+import threading
+import numpy as np
+import fastrecur
+
+fastrecur.set_num_threads(1)
+wide = np.full((600, 1400), 0.5)
+forms = [wide, wide[:, ::2], wide[:, ::-1], wide[:, ::5], wide.T, wide[:, ::2].T, wide[:, :3], wide[::2, :3]]
+
+def run():
+    for x in forms:
+        for kind in (float, complex):
+            b = x if kind is float else x + 0j if x.flags.c_contiguous else (wide + 0j)[:, ::2]
+            h = fastrecur.linear_recurrence(b, b)
+            fastrecur.linear_recurrence_vjp(b, b, b, h)
+        h = fastrecur.forget_mult(x, x)
+        fastrecur.forget_mult_vjp(h, x, x, h)
+    done.append(True)
+
+done = []
+run()  # compiled, which may take more
+threading.stack_size(512 << 10)
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+print(done)
+"""
+    assert run_python(script).split() == ["[True,", "True]"]
+
+
 @pytest.mark.parametrize("shape", [(50, 640), (50, 3, 256)])
 @pytest.mark.parametrize("has_state", [False, True])
 def test_states_of_threads_stand_apart(monkeypatch, rng, shape, has_state):

@@ -1,8 +1,9 @@
 """What operands of unusual forms cost beside plain ones: ``python forms_run.py``.
 
-Two million elements each, with the gate and the values of a form: broadcast, sliced, ragged, narrow, of two dtypes. A
-form may move more or fewer bytes than plain arrays do, but none should be many times as slow: what is, took a way that
-was not made for it. Every result is compared with the definition first.
+Two million elements each, with the gate and the values of a form: broadcast, sliced, ragged, narrow, of two dtypes; a
+million of complex numbers, by the linear recurrence. A form may move more or fewer bytes than plain arrays do, but none
+should be many times as slow: what is, took a way that was not made for it. Every result is compared with the definition
+first.
 """
 
 import argparse
@@ -65,6 +66,26 @@ def forms(rng):
         yield "the gate in float16", a.astype(np.float16), b, 0, {}
         yield "values of integers", a, (100 * b).astype(np.int32), 0, {}
 
+    for dtype in (np.complex64, np.complex128):
+
+        def numbers(*shape, dtype=dtype):
+            return full(*shape, dtype=dtype) * np.exp(6.28j * full(*shape)).astype(dtype)  # no larger than 1
+
+        a, b = numbers(1024, 1024), numbers(1024, 1024)
+        yield f"time first (1024, 1024), {np.dtype(dtype).name}", a, b, 0, {}
+        yield "a coefficient per lane", a[:1], b, 0, {}
+        yield "real coefficients", full(1024, 1024, dtype=b.real.dtype), b, 0, {}
+        yield "every other lane", numbers(1024, 2048)[:, ::2], b, 0, {}
+        yield "in Fortran's order", np.asfortranarray(a), np.asfortranarray(b), 0, {}
+        yield "lanes that end apart", a, b, 0, {"lengths": rng.integers(0, 1025, 1024)}
+        yield "(16, T, 64)", a.reshape(16, 1024, 64), b.reshape(16, 1024, 64), 1, {}
+        for lanes in (1, 4, 10):
+            steps = (1 << 20) // lanes
+            yield f"(T, {lanes})", numbers(steps, lanes), numbers(steps, lanes), 0, {}
+        yield "time last (1024, 1024)", a, b, 1, {}
+        yield "time last, a coefficient per lane", a[:, :1], b, 1, {}
+        yield "(4, T), time last", a.reshape(4, -1), b.reshape(4, -1), 1, {}
+
 
 def median(call, seconds):
     """Return the median time of a call, each after an untimed one."""
@@ -77,15 +98,22 @@ def median(call, seconds):
     return statistics.median(times)
 
 
+def recurrence(module, x):
+    """Return a module's function of values, and its gradient."""
+    name = "linear_recurrence" if np.iscomplexobj(x) else "forget_mult"
+    return getattr(module, name), getattr(module, name + "_vjp")
+
+
 def is_right(f, x, axis, options, seed=0):
     """Return whether results of a form's first steps are the definition's, and their gradients."""
     cut = slice(None), slice(0, 40)
     few = [v if np.ndim(v) == 0 else v[tuple(cut[k == axis] for k in range(v.ndim))] for v in (f, x)]
     if "lengths" in options:
         options = options | {"lengths": np.minimum(options["lengths"], 40)}
-    h, right = (m.forget_mult(*few, axis=axis, **options) for m in (fastrecur, reference))
+    (ours, ours_vjp), (exact, exact_vjp) = (recurrence(module, x) for module in (fastrecur, reference))
+    h, right = (function(*few, axis=axis, **options) for function in (ours, exact))
     g = np.random.default_rng(seed).standard_normal(h.shape).astype(h.dtype)
-    grads, rights = (m.forget_mult_vjp(g, *few, h, axis=axis, **options)[:2] for m in (fastrecur, reference))
+    grads, rights = (function(g, *few, h, axis=axis, **options)[:2] for function in (ours_vjp, exact_vjp))
     return all(
         np.allclose(value, wanted, rtol=2e-3 if value.dtype == np.float16 else 1e-4, atol=1e-4 * np.abs(wanted).max())
         for value, wanted in zip((h, *grads), (right, *rights), strict=True)
@@ -102,17 +130,17 @@ def main(arguments):
         fastrecur.set_num_threads(options.threads)
     lines, plain, wrong = [], None, 0
     for name, f, x, axis, others in tqdm(list(forms(np.random.default_rng(0))), unit="form", file=sys.stderr):
-        h = fastrecur.forget_mult(f, x, axis=axis, **others)
+        call, call_vjp = recurrence(fastrecur, x)
+        h = call(f, x, axis=axis, **others)
         g = np.empty_like(h)
         g[...] = 1 - h / 2
+        ones = np.broadcast_to(np.ones((), h.dtype), h.shape)
         calls = {
-            "forward": lambda: fastrecur.forget_mult(f, x, axis=axis, **others),  # noqa: B023 - called at once
-            "vjp": lambda: fastrecur.forget_mult_vjp(g, f, x, h, axis=axis, **others),  # noqa: B023
-            "vjp of h.sum()": lambda: fastrecur.forget_mult_vjp(
-                np.broadcast_to(np.ones((), h.dtype), h.shape), f, x, h, axis=axis, **others  # noqa: B023
-            ),
+            "forward": lambda: call(f, x, axis=axis, **others),  # noqa: B023 - called at once
+            "vjp": lambda: call_vjp(g, f, x, h, axis=axis, **others),  # noqa: B023
+            "vjp of h.sum()": lambda: call_vjp(ones, f, x, h, axis=axis, **others),  # noqa: B023
         }  # fmt: skip
-        cost = {kind: median(call, options.seconds) / h.size * 1e9 for kind, call in calls.items()}
+        cost = {kind: median(run, options.seconds) / h.size * 1e9 for kind, run in calls.items()}
         if plain is None or name.startswith("time first"):
             plain = cost
             lines.append(f"{'':40}" + "".join(f"{kind:>16}" for kind in cost))
