@@ -180,10 +180,11 @@ def run(calls: Iterable[tuple[Any, ...]] | np.ndarray, threads: int | None = Non
 
 
 def _run_table(table: np.ndarray, n: int) -> None:
-    workers, native = _hire(n - 1) if n > 1 else [], _native.functions()
-    n = len(workers) + 1
-    mails = workers[0].mails if n == 2 else np.array([worker.mail for worker in workers], np.int64)
+    native, workers = _native.functions(), list[_Worker]()
     try:
+        _hire(n - 1, workers)
+        n = len(workers) + 1
+        mails = workers[0].mails if n == 2 else np.array([worker.mail for worker in workers], np.int64)
         for k, worker in enumerate(workers):
             answer = native.post(worker.mail, address(table), k + 1, n)
             if answer == native.SLEEPS:
@@ -278,12 +279,11 @@ class _Worker:
             self._serve(self.mail)
 
 
-def _hire(most: int) -> list[_Worker]:
-    """Take workers that nobody has now; make more up to the number of threads that is set."""
+def _hire(most: int, workers: list[_Worker]) -> None:
+    """Add workers that nobody has now to a list; make more up to the number of threads that is set."""
     global _workers
-    workers: list[_Worker] = []
     if sys.is_finalizing():  # a worker that sleeps could not wake
-        return workers
+        return
     while len(workers) < most:
         try:
             workers.append(_idle.pop())
@@ -298,7 +298,6 @@ def _hire(most: int) -> list[_Worker]:
             except RuntimeError:  # no thread can be started: there are too many, or the interpreter is shutting down
                 break
             _workers += 1
-    return workers
 
 
 def _after_fork() -> None:
