@@ -660,7 +660,7 @@ def _compiled_load_blocks(typingctx, pointer, offsets, carry, row_bytes, count, 
 
 
 def _store_blocks_codegen(pointer, carry, bypass):
-    bypass = bypass and pointer.element != "c16"
+    bypass = bypass and pointer.element != "c16"  # whose numbers are stored one by one: asked for then
 
     def codegen(context, builder, signature, args):
         source, row_bytes, target, table, count, step, row_step, ahead = args
