@@ -104,6 +104,21 @@ def check_forward(name, gate, value, h0=None, *, dtype=None, ulp=None, floor=0.0
     return h
 
 
+def check_nothing_beside(name, gate, value, wanted, out, memory, **options):
+    """Check that results in `out`, a view of some memory, are those wanted, and the rest of it is as it was.
+
+    So it is with results in place of the values.
+    """
+    recurrence = getattr(fastrecur, name)
+    kept, before = out.copy(), memory.copy()
+    for own in (value, out):
+        out[...] = value if own is out else kept
+        assert recurrence(gate, own, out=out, **options) is out
+        assert_same_bits(np.ascontiguousarray(out), wanted)
+        out[...] = kept
+        np.testing.assert_array_equal(memory, before)
+
+
 def check_vjp(
     name, gate, value, h0=None, *, rng, dtype=None, ulp=None, arrange=None, state=True, grad_h=None, **options
 ):

@@ -11,21 +11,9 @@ from test_forward import RECURRENCES
 from thresholds import lower_thresholds
 
 import fastrecur
-from fastrecur import _by_time, _call, _problem
+from fastrecur import _by_time, _problem
 
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
-
-
-@pytest.fixture
-def forget_plans(monkeypatch):
-    """Return what makes all plans anew: they remember what became of the last of their kind."""
-
-    def forget():
-        monkeypatch.setattr(_call, "_shortcuts", {})
-        _problem.forward.cache_clear()
-        _problem.vjp.cache_clear()
-
-    return forget
 
 
 @pytest.fixture

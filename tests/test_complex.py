@@ -4,8 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
-from compare import assert_same_bits, check_forward, check_vjp
-from layouts import guarded
+from compare import assert_same_bits, check_forward, check_nothing_beside, check_vjp
+from layouts import c_order, every_other_lane, fortran, guarded, negative_first_stride
+from test_dtypes import numbers
+from test_panels import every
 from thresholds import lower_thresholds
 
 import fastrecur
@@ -13,38 +15,20 @@ from fastrecur import _problem
 
 DTYPES = [np.complex64, np.complex128]
 LANES = [1, 2, 3, 7, 8, 9, 15, 16, 17]
+LAYOUTS = [c_order, fortran, every_other_lane, every(-1), negative_first_stride]
 
 
 @pytest.fixture(params=[0, 1 << 40], ids=["narrow", "wide"])
-def narrow(request, monkeypatch):
+def few_lanes(request, monkeypatch, forget_plans):
     """Rows of few lanes have kernels for their number, or not."""
     monkeypatch.setattr(_problem, "NARROW_LEAST", request.param)
-    _problem.forward.cache_clear()
-    _problem.vjp.cache_clear()
-    yield not request.param
-    _problem.forward.cache_clear()
-    _problem.vjp.cache_clear()
+    forget_plans()
 
 
-def numbers(rng, shape, dtype):
-    parts = rng.standard_normal((2, *shape)) / 2
-    return (parts[0] + 1j * parts[1]).astype(dtype)
-
-
-def laid_out(x):
-    """Return arrays of the same numbers in other layouts."""
-    return {
-        "C": x,
-        "Fortran": np.asfortranarray(x),
-        "every other": np.repeat(x, 2, axis=-1)[..., ::2],
-        "down": x[..., ::-1].copy()[..., ::-1],
-        "back": x[::-1].copy()[::-1],
-    }
-
-
+@pytest.mark.usefixtures("few_lanes")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reverse", [False, True])
-def test_rows(rng, narrow, dtype, reverse):
+def test_rows(rng, dtype, reverse):
     for lanes, steps in [*zip(LANES, [9] * len(LANES), strict=True), (4, 700)]:
         a, b = numbers(rng, (steps, lanes), dtype), numbers(rng, (steps, lanes), dtype)
         a /= abs(a).max() * dtype(1.01)
@@ -59,7 +43,7 @@ def test_rows(rng, narrow, dtype, reverse):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_lane_has_the_same_bits_wherever_it_is_walked(rng, monkeypatch, set_threads, dtype):
+def test_a_lane_has_the_same_bits_wherever_it_is_walked(rng, monkeypatch, forget_plans, set_threads, dtype):
     """In a vector, behind the last one, in a row of few lanes, in a tile; on any number of threads."""
     a, b = numbers(rng, (50, 29), dtype), numbers(rng, (50, 29), dtype)
     g = numbers(rng, (50, 29), dtype)
@@ -73,68 +57,55 @@ def test_a_lane_has_the_same_bits_wherever_it_is_walked(rng, monkeypatch, set_th
         for result, expected in zip(everything(*(x[:, lane : lane + 1] for x in (a, b, g)), 0), whole, strict=True):
             assert_same_bits(result, expected[:, lane : lane + 1].copy())
     for _ in range(2):
-        for threads, (name, own) in itertools.product([1, 3], laid_out(a).items()):
+        for threads, layout in itertools.product([1, 3], LAYOUTS):
             set_threads(threads)
-            for result, expected in zip(everything(own, b, g, 0), whole, strict=True):
+            for result, expected in zip(everything(layout(a), b, g, 0), whole, strict=True):
                 assert_same_bits(result.copy(), expected)
-            across = everything(own.T, laid_out(b)[name].T, np.ascontiguousarray(g.T), 1)
+            across = everything(layout(a).T, layout(b).T, np.ascontiguousarray(g.T), 1)
             for result, expected in zip(across, whole, strict=True):
                 assert_same_bits(result.T.copy(), expected)
         lower_thresholds(monkeypatch.setattr)
         monkeypatch.setattr(_problem, "NARROW_LEAST", 0)
-        _problem.forward.cache_clear()
-        _problem.vjp.cache_clear()
+        forget_plans()
 
 
+@pytest.mark.usefixtures("few_lanes")
 @pytest.mark.parametrize("kinds", ["fF", "dD", "Ff", "bF", "eF"])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_real_operands(rng, narrow, kinds, reverse):
+def test_real_operands(rng, kinds, reverse):
     """A real operand beside a complex one, whose gradient is real; time first and last, blocks and what is left."""
     for shape, axis in [((9, 13), 0), ((9, 5), 0), ((11, 19), 1), ((19, 9), 1)]:
-        parts = numbers(rng, shape, np.complex128)
-        a, b = ((parts if kind == "F" or kind == "D" else 8 * parts.real).astype(kind) for kind in kinds)
-        if kinds[0] == "b":
-            a = (a % 2).astype(np.int8)
+        a, b = (numbers(rng, shape, kind) for kind in kinds)
         check_forward("linear_recurrence", a, b, axis=axis, reverse=reverse)
         check_vjp("linear_recurrence", a, b, rng=rng, axis=axis, reverse=reverse)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("layout", ["C", "Fortran", "every other", "down", "back"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_tiles(rng, dtype, layout):
     """Steps that are neighbours, by blocks of 8 both ways through memory; lanes that are apart, and ragged."""
     for lanes, steps in [(1, 9), (7, 40), (8, 8), (9, 33), (17, 41)]:
         a, b = numbers(rng, (lanes, steps), dtype), numbers(rng, (lanes, steps), dtype)
         for reverse in [False, True]:
             options = {"axis": 1, "reverse": reverse}
-            for gate in [laid_out(a)[layout], a[:, :1], a[:1]]:
-                check_forward("linear_recurrence", gate, laid_out(b)[layout], b[:, 0], **options)
-                check_vjp("linear_recurrence", gate, laid_out(b)[layout], b[:, 0], rng=rng, **options)
+            for gate in [layout(a), a[:, :1], a[:1]]:
+                check_forward("linear_recurrence", gate, layout(b), b[:, 0], **options)
+                check_vjp("linear_recurrence", gate, layout(b), b[:, 0], rng=rng, **options)
         options = {"axis": 1, "lengths": rng.integers(0, steps + 1, lanes)}
-        check_forward("linear_recurrence", laid_out(a)[layout], b, **options)
-        check_vjp("linear_recurrence", laid_out(a)[layout], b, rng=rng, **options)
+        check_forward("linear_recurrence", layout(a), b, **options)
+        check_vjp("linear_recurrence", layout(a), b, rng=rng, **options)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("shape", "axis", "gap"), [((9, 5), 0, 1), ((9, 21), 0, 0), ((9, 20), 1, 0), ((9, 19), 1, 2)])
 @pytest.mark.parametrize("offset", [0, 8])
-def test_nothing_is_written_beside_results(rng, monkeypatch, dtype, shape, axis, gap, offset):
+def test_nothing_is_written_beside_results(rng, both, dtype, shape, axis, gap, offset):
     """Of results that begin anywhere, in the cache and past it."""
     a, b = numbers(rng, shape, dtype), numbers(rng, shape, dtype)
     wanted = fastrecur.linear_recurrence(a, b, axis=axis)
-    whole, around = guarded((shape[0], shape[1] + gap), dtype, offset)
-    out, before = whole[:, : shape[1]], around.copy()
-    kept = out.copy()
-    for _ in range(2):
-        assert fastrecur.linear_recurrence(a, b, axis=axis, out=out) is out
-        assert_same_bits(out.copy(), wanted)
-        out[...] = kept
-        np.testing.assert_array_equal(around, before)
-        out[...] = b
-        assert fastrecur.linear_recurrence(a, out, axis=axis, out=out) is out
-        assert_same_bits(out.copy(), wanted)
-        out[...] = kept
-        lower_thresholds(monkeypatch.setattr)
+    whole, memory = guarded((shape[0], shape[1] + gap), dtype, offset)
+    for _ in both():
+        check_nothing_beside("linear_recurrence", a, b, wanted, whole[:, : shape[1]], memory, axis=axis)
 
 
 def test_infinities_stay_in_their_lanes(rng):

@@ -5,28 +5,23 @@ import itertools
 import ml_dtypes
 import numpy as np
 import pytest
-from compare import assert_same_bits, check_forward, check_vjp
+from compare import assert_same_bits, check_forward, check_nothing_beside, check_vjp
 from layouts import guarded
 from test_forward import RECURRENCES, operands
 from thresholds import lower_thresholds
 
 import fastrecur
-from fastrecur import _call, _problem, _run
+from fastrecur import _problem, _run
 
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 LANES = [2, 3, 4, 5, 8, 12, 16, 23, 31]
 
 
 @pytest.fixture(autouse=True)
-def few_elements(monkeypatch):
+def few_elements(monkeypatch, forget_plans):
     """Small problems are walked as larger ones are."""
     monkeypatch.setattr(_problem, "NARROW_LEAST", 0)
-    monkeypatch.setattr(_call, "_shortcuts", {})
-    for plans in (_problem.forward, _problem.vjp):
-        plans.cache_clear()
-    yield
-    for plans in (_problem.forward, _problem.vjp):
-        plans.cache_clear()
+    forget_plans()
 
 
 def lanes_first(array, axis):
@@ -138,16 +133,8 @@ def test_nothing_is_written_beside_results(rng, dtype, reverse):
     for lanes, gap in itertools.product(LANES, [0, 1]):
         gate, value = operands(rng, (11, lanes), dtype)
         wanted = fastrecur.forget_mult(gate, value, reverse=reverse)
-        whole, around = guarded((11, lanes + gap), dtype, 0)
-        out, before = whole[:, :lanes], around.copy()
-        kept = out.copy()
-        assert fastrecur.forget_mult(gate, value, reverse=reverse, out=out) is out
-        assert_same_bits(out.copy(), wanted)
-        out[...] = kept
-        np.testing.assert_array_equal(around, before)
-        out[...] = value
-        assert fastrecur.forget_mult(gate, out, reverse=reverse, out=out) is out
-        assert_same_bits(out.copy(), wanted)
+        whole, memory = guarded((11, lanes + gap), dtype, 0)
+        check_nothing_beside("forget_mult", gate, value, wanted, whole[:, :lanes], memory, reverse=reverse)
 
 
 def test_the_problems_above_have_kernels_of_their_own():

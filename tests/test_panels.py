@@ -6,7 +6,7 @@ import os
 import ml_dtypes
 import numpy as np
 import pytest
-from compare import assert_same_bits, check_forward, check_vjp
+from compare import assert_same_bits, check_forward, check_nothing_beside, check_vjp
 from layouts import guarded
 from test_forward import RECURRENCES, operands
 from test_octets import plan_of
@@ -164,12 +164,7 @@ def test_nothing_is_written_beside_results(rng, both, dtype, reverse):
             ((lanes, steps), lambda out: out.T),
         ]:
             whole, memory = guarded(shape, dtype, offset)
-            before, out = memory.copy(), view_of(whole)
-            kept = out.copy()
-            assert fastrecur.forget_mult(every(2)(gate), value, reverse=reverse, out=out) is out
-            assert_same_bits(np.ascontiguousarray(out), wanted)
-            out[...] = kept
-            np.testing.assert_array_equal(memory, before)
+            check_nothing_beside("forget_mult", every(2)(gate), value, wanted, view_of(whole), memory, reverse=reverse)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import itertools
 import ml_dtypes
 import numpy as np
 import pytest
-from compare import assert_same_bits, check_forward, check_vjp
+from compare import assert_same_bits, check_forward, check_nothing_beside, check_vjp
 from layouts import gate_slice, guarded
 from test_forward import RECURRENCES, operands
 from test_octets import plan_of
@@ -174,12 +174,7 @@ def test_nothing_is_written_beside_results(rng, both, dtype, reverse):
             (unlike, memory),
             (unlike[::-1], memory),
         ]:
-            before = around.copy()
-            kept = out.copy()
-            assert fastrecur.forget_mult(gate, value, reverse=reverse, out=out) is out
-            assert_same_bits(out.copy(), wanted)
-            out[...] = kept
-            np.testing.assert_array_equal(around, before)
+            check_nothing_beside("forget_mult", gate, value, wanted, out, around, reverse=reverse)
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
@@ -217,13 +212,12 @@ def test_the_problems_above_are_walked_by_rows():
 
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_lanes_of_several_axes_around_time(rng, monkeypatch, set_threads, name, dtype):
+def test_lanes_of_several_axes_around_time(rng, monkeypatch, forget_plans, set_threads, name, dtype):
     """Walks that are repeated: no one stride takes from each row of lanes around time to the next."""
     recurrence, vjp = getattr(fastrecur, name), getattr(fastrecur, name + "_vjp")
     lower_thresholds(monkeypatch.setattr)
     monkeypatch.setattr(_problem, "REPEATED", 1)
-    _problem.forward.cache_clear()
-    _problem.vjp.cache_clear()
+    forget_plans()
     for inner, reverse in itertools.product([3, 20, 64], [False, True]):
         shape, options = (3, 4, 2, 9, inner), {"axis": 3, "reverse": reverse}
         gate, value = operands(rng, shape, dtype)
@@ -248,5 +242,3 @@ def test_lanes_of_several_axes_around_time(rng, monkeypatch, set_threads, name, 
                 check_forward(name, few, turned, h0, lengths=lengths, **options)
                 check_vjp(name, few, turned, h0, rng=rng, lengths=lengths, **options)
                 check_vjp(name, swapped, few, h0, rng=rng, lengths=lengths, **options)
-    _problem.forward.cache_clear()
-    _problem.vjp.cache_clear()

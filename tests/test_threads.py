@@ -468,7 +468,7 @@ def one_by_one(calls, threads=None):
         call(*arguments)
 
 
-def test_two_threads_meet(set_threads):
+def test_two_threads_meet():
     """Each waits for the other so many times; one that is left alone gives up, and so does who comes then."""
     meet = _native.functions().meet
     for times in (0, 1, 1000):
