@@ -96,6 +96,7 @@ def test_tiles(rng, dtype, layout):
         check_vjp("linear_recurrence", layout(a), b, rng=rng, **options)
 
 
+@pytest.mark.usefixtures("few_lanes")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("shape", "axis", "gap"), [((9, 5), 0, 1), ((9, 21), 0, 0), ((9, 20), 1, 0), ((9, 19), 1, 2)])
 @pytest.mark.parametrize("offset", [0, 8])
