@@ -63,11 +63,11 @@ LONG_PIECE = 128  # bytes in a row, of one operand, from which threads may share
 CACHED_PIECE = 1024  # in the cache more, for where two threads' pieces meet, each step waits for a line of the other's
 LARGE_SUM = 24 << 20  # bytes of a problem from which a sum may have parts as short as that; before, as one thread
 LONG_SUM = 8 << 10  # the same for a sum's parts, which one thread may have to walk one after another
-AHEAD = 8 << 10  # bytes of an operand that are asked for before their turn,
-NARROW_AHEAD = 4 << 10  # or half as many, if these are many rows,
-ROWS_AHEAD, MOST_AHEAD = 8, 32  # more than the first, and of no more than the second
-LONG_AHEAD = 64 << 10  # but of two operands or more not a whole such row: the processor itself sees it coming,
-CACHED_AHEAD = 4 << 10  # and in the cache sooner, even such pieces of rows, or whole rows that follow each other
+AHEAD, MOST_AHEAD = 16 << 10, 8 << 10  # bytes asked for before their turn: of all operands together, and of one;
+LONG_AHEAD = 8 << 10  # of such a row, not the next ones but what follows,
+WITHIN = 1 << 10  # so many bytes further on; and of what is in the cache, even of
+CACHED_AHEAD = 4 << 10  # such pieces of rows, or of whole rows that follow each other
+FORESEEN = 64 << 10  # but of several operands' such rows nothing: the processor itself sees it coming
 BYPASS_ROW = 512  # bytes of a row from which it pays to write past the cache, though its ends fill no line,
 BYPASS_ROW_BACK = 256  # and where two rows are written for four that are read
 APART = 512  # bytes between the states of two threads, for a processor fetches what stands behind its own too;
@@ -800,20 +800,26 @@ def _geometry(plan, bypass, threads, stays=False, stretch=0, pieces=0):
 
     And with partial sums of each lane over a ``stretch`` of time. Rows are cut for threads or into ``pieces``.
     """
-    ahead = 0
-    if plan.traversal == ROWS and _bytes(plan) >= SERIAL_BYTES:
-        outer, middle, _ = plan.sizes
-        parts = max(threads, pieces) if outer == middle == 1 else 1
-        piece = max(1, plan.row_bytes // parts)
-        is_long = piece >= LONG_AHEAD and not plan.geometry[2]
-        is_near = (stays or not _is_large(plan)) and middle == 1 and (parts == 1 or piece >= CACHED_AHEAD)
-        if not (is_long or is_near):
-            ahead = max(1, min(MOST_AHEAD, max(ROWS_AHEAD, NARROW_AHEAD // piece), AHEAD // piece))
     geometry = plan.geometry.copy()
-    geometry[3], geometry[6] = bypass, ahead
+    geometry[3], geometry[6] = bypass, _ahead(plan, stays, max(threads, pieces))
     if stretch:
         geometry[4], geometry[9], geometry[10] = ADD, stretch, plan.lanes * plan.wide.itemsize
     return geometry
+
+
+def _ahead(plan, stays, parts):
+    """Return how many bytes of each operand's rows are asked for before their turn, as in `_rows.GEOMETRY`."""
+    if plan.traversal != ROWS or _bytes(plan) < SERIAL_BYTES:
+        return 0
+    outer, middle, _ = plan.sizes
+    parts = parts if outer == middle == 1 else 1
+    piece = max(1, plan.row_bytes // parts)
+    one_gate, operands = plan.geometry[2] != 0, (3 if plan.gradients else 1) + int(plan.geometry[2] == 0)
+    if (stays or not _is_large(plan)) and middle == 1 and (parts == 1 or piece >= CACHED_AHEAD):
+        return 0 if operands == 1 else -WITHIN
+    if piece >= LONG_AHEAD:
+        return 0 if piece >= FORESEEN and not one_gate else -WITHIN
+    return min(MOST_AHEAD, AHEAD // operands)
 
 
 # ---- Small parts ----------------------------------------------------------------------------------------------------

@@ -787,13 +787,13 @@ def _compiled_stream_lines(typingctx, lines, pointer, offsets):
     return types.none(lines, pointer, offsets), codegen
 
 
-def _asking_for_octet(for_write, locality):
+def _asking_for_octet(for_write):
     # Ask for the lines of 8 lanes that stand so many bytes ahead.
     def compiled(typingctx, pointer, offsets, ahead):
         def codegen(context, builder, signature, args):
             there = builder.gep(args[0], [args[2]], source_etype=_I8)
             for offset in _lane_offsets(builder, args[1]):
-                _request(builder, builder.gep(there, [offset], source_etype=_I8), for_write, locality)
+                _request(builder, builder.gep(there, [offset], source_etype=_I8), for_write)
             return context.get_dummy_value()
 
         return types.none(pointer, offsets, types.int64), codegen
@@ -823,14 +823,14 @@ def _loading(count):
     return compiled
 
 
-def _asking(for_write, locality):
+def _asking(for_write):
     # Ask for the lines of a vector that stands so many bytes ahead.
     def compiled(typingctx, pointer, index, ahead):
         def codegen(context, builder, signature, args):
             offset = builder.add(_scaled(builder, args[1], pointer.size), args[2])
             for line in range(0, (OCTET if pointer.category == "complex" else WIDTH) * pointer.size, 64):
                 place = builder.gep(args[0], [builder.add(offset, ir.Constant(_I64, line))], source_etype=_I8)
-                _request(builder, place, for_write, locality)
+                _request(builder, place, for_write)
             return context.get_dummy_value()
 
         return types.none(pointer, types.int64, types.int64), codegen
@@ -1287,10 +1287,10 @@ if INTERPRETED:
     def own_page(pointer, offset):
         pass
 
-    def request_vector(pointer, index, ahead):
+    def ask_near(pointer, index, ahead):
         pass
 
-    ask_near = ask_near_to_write = ask_for_octet = ask_for_octet_to_write = request_vector
+    ask_near_to_write = ask_for_octet = ask_for_octet_to_write = ask_near
 
     def fence():
         pass
@@ -1321,8 +1321,8 @@ else:
     stack_lines = intrinsic(_compiled_stack_lines)
     collect_octet = intrinsic(_compiled_collect_octet)
     stream_lines = intrinsic(_compiled_stream_lines)
-    ask_for_octet = intrinsic(_asking_for_octet(for_write=False, locality=2))
-    ask_for_octet_to_write = intrinsic(_asking_for_octet(for_write=True, locality=3))
+    ask_for_octet = intrinsic(_asking_for_octet(for_write=False))
+    ask_for_octet_to_write = intrinsic(_asking_for_octet(for_write=True))
     load_vector = intrinsic(_loading(None))
     load_half_vector = intrinsic(_loading(OCTET))
     store_vector = intrinsic(_compiled_store_vector)
@@ -1340,9 +1340,8 @@ else:
     width = intrinsic(_compiled_width)
     fence = intrinsic(_compiled_fence)
     own_page = intrinsic(_compiled_own_page)
-    request_vector = intrinsic(_asking(for_write=False, locality=2))  # to the second level of the cache
-    ask_near = intrinsic(_asking(for_write=False, locality=3))  # to the first
-    ask_near_to_write = intrinsic(_asking(for_write=True, locality=3))
+    ask_near = intrinsic(_asking(for_write=False))
+    ask_near_to_write = intrinsic(_asking(for_write=True))
 
 
 # ---- The primitives of the steps, on scalars and vectors -----------------------------------------------------------

@@ -15,8 +15,10 @@ from ._memory import (
     HELPER,
     INLINE,
     OCTET,
+    WIDTH,
     ask_for_octet,
     ask_for_octet_to_write,
+    ask_near,
     collect_octet,
     fence,
     itemsize,
@@ -54,6 +56,7 @@ from ._tiles import (
     take_lanes,
 )
 
+BLOCK = 64 << 10  # bytes of 8 lanes that may be asked for while those before them are walked
 ROWS = 8 * (OCTET + 1)  # numbers in an octet's steps, and one more
 ROWS_ON, ROWS_BACK = 3 * ROWS, 6 * ROWS  # of all operands and results
 
@@ -91,7 +94,22 @@ def begins_line(operand, t):
 
 
 @njit(**INLINE)
-def ask(operand, offsets, time, way, t, steps, jump):
+def ask(operand, offsets, time, way, t, steps, jump, by_block):
+    """Ask for what comes later: along the lanes; or where 8 are a block of memory, for as much of the next block.
+
+    So memory is read in its order, and lanes that stand a power of two apart do not drive each other from the cache.
+    """
+    length = steps * abs(time)
+    if by_block and jump == length and OCTET * length <= BLOCK:
+        next_ = shift(operand, load_int(offsets, 0) + OCTET * length + min(0, (steps - 1) * time))
+        for j in range(OCTET * t, OCTET * (t + OCTET), WIDTH):
+            ask_near(next_, j, 0)
+    else:
+        ask_along(operand, offsets, time, way, t, steps, jump)
+
+
+@njit(**INLINE)
+def ask_along(operand, offsets, time, way, t, steps, jump):
     """Ask for what comes AHEAD bytes of a lane later, going one ``way`` or back; at its end, for the next lanes'."""
     if begins_line(operand, t):
         later = way * (AHEAD // itemsize(operand))
@@ -178,7 +196,7 @@ def forward_some(rule, a, b, h, a_at, b_at, h_at, a_time, b_time, h_time, gate, 
 @njit(**HELPER)
 def forward_octets(
     rule, a, b, h, a_at, b_at, h_at, a_time, b_time, h_time, a_jump, b_jump, gate, kept, lines, state, steps, first,
-    bypass,
+    bypass, by_block,
 ):  # fmt: skip
     """Advance 8 lanes; past the cache go whole lines, the first of which begins with step ``first``."""
     last = end_of_lines(h, first, steps)
@@ -189,9 +207,9 @@ def forward_octets(
     h7 = load_half_vector(state, 0, kept)
     for t in range(first % OCTET, steps - OCTET + 1, OCTET):
         if not is_level(rule):
-            ask(a, a_at, a_time, 1, t, steps, a_jump)
+            ask(a, a_at, a_time, 1, t, steps, a_jump, by_block)
             gates = take(rule, a, a_at, a_time, t, kept)
-        ask(b, b_at, b_time, 1, t, steps, b_jump)
+        ask(b, b_at, b_time, 1, t, steps, b_jump, by_block)
         values = take(rule, b, b_at, b_time, t, kept)
         h0 = step(rule, h7, gates[0], values[0])
         h1 = step(rule, h0, gates[1], values[1])
@@ -213,7 +231,7 @@ def forward_octets(
 
 def forward(rule, a, b, h, carry, lengths, geometry, first, last):
     """Walk lanes ``first`` to ``last``; ``carry`` holds the first states, then the last."""
-    steps = load_int(geometry, 0)
+    steps, by_block = load_int(geometry, 0), load_int(geometry, 3) != 0  # what is larger than the cache comes from afar
     a_strides, b_strides, h_strides = shift(geometry, A), shift(geometry, B), shift(geometry, H)
     a_time, b_time, h_time = load_int(a_strides, 0), load_int(b_strides, 0), load_int(h_strides, 0)
     a_at, b_at, h_at, places = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(48)
@@ -234,7 +252,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
             forward_octets(
                 rule, a, b, h, here_a, here_b, here_h, a_time, b_time, h_time, load_int(a_strides, 3),
                 load_int(b_strides, 3), gate, kept, lines, shift(state, k * itemsize(state)), steps,
-                to_line if bypass else 0, bypass,
+                to_line if bypass else 0, bypass, by_block,
             )  # fmt: skip
         give_lanes(carry, state, lane, end)
     if load_int(geometry, 3):
@@ -293,7 +311,7 @@ def vjp_some(
 def vjp_octets(
     rule, g, a, b, h, to_a, to_b, g_at, a_at, b_at, h_at, to_a_at, to_b_at, g_time, a_time, b_time, h_time, to_a_time,
     to_b_time, g_jump, a_jump, b_jump, h_jump, gate, kept, lines_a, lines_b, h0, state, total_a, a_fate, b_fate, steps,
-    first, bypass_a, bypass_b,
+    first, bypass_a, bypass_b, by_block,
 ):  # fmt: skip
     """Take 8 lanes back; past the cache go whole lines, the first of which begins with step ``first``, not 0."""
     last_a, last_b = end_of_lines(to_a, first, steps), end_of_lines(to_b, first, steps)
@@ -309,14 +327,14 @@ def vjp_octets(
     # Before the first octet there is no result: it goes by steps.
     t = steps - left - OCTET
     while t > 0:
-        ask(g, g_at, g_time, -1, t, steps, g_jump)
+        ask(g, g_at, g_time, -1, t, steps, g_jump, by_block)
         grads = take(rule, g, g_at, g_time, t, kept)
         if not is_level(rule):
-            ask(a, a_at, a_time, -1, t, steps, a_jump)
+            ask(a, a_at, a_time, -1, t, steps, a_jump, by_block)
             gates = take(rule, a, a_at, a_time, t, kept)
-        ask(b, b_at, b_time, -1, t, steps, b_jump)
+        ask(b, b_at, b_time, -1, t, steps, b_jump, by_block)
         values = take(rule, b, b_at, b_time, t, kept)
-        ask(h, h_at, h_time, -1, t, steps, h_jump)
+        ask(h, h_at, h_time, -1, t, steps, h_jump, by_block)
         before = take(rule, h, h_at, h_time, t - 1, kept)
         a7, b7, r7 = take_back(rule, r0, grads[7], gates[7], values[7], before[7])
         a6, b6, r6 = take_back(rule, r7, grads[6], gates[6], values[6], before[6])
@@ -356,6 +374,7 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
     g_jump, a_jump, b_jump, h_jump = (
         load_int(g_strides, 3), load_int(a_strides, 3), load_int(b_strides, 3), load_int(h_strides, 3),
     )  # fmt: skip
+    by_block = load_int(geometry, 3) != 0
     g_at, a_at, b_at, h_at, sums_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
     to_a_at, to_b_at, places = stack_ints(16), stack_ints(16), stack_ints(48)
     state, states, gate, total = stack(carry, 16), stack(carry, 16), stack(carry, 8), stack(carry, 8)
@@ -391,7 +410,7 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
                 rule, g, a, b, h, to_a, to_b, shift(g_at, at), here_a, shift(b_at, at), shift(h_at, at), here_to_a,
                 here_to_b, g_time, a_time, b_time, h_time, to_a_time, to_b_time, g_jump, a_jump, b_jump, h_jump, gate,
                 kept, lines_a, lines_b, shift(states, own), shift(state, own), total, a_fate, b_fate, steps, begin,
-                bypass_a, bypass_b,
+                bypass_a, bypass_b, by_block,
             )  # fmt: skip
             if a_fate == ADD:
                 for j in range(lanes):

@@ -27,7 +27,6 @@ from ._memory import (
     load_int,
     load_vector,
     misalignment,
-    request_vector,
     shift,
     stack,
     store,
@@ -123,7 +122,7 @@ def pack(panel, source, row, time, apart, lanes, steps, back, ahead):
             for k in range(0, done, OCTET):
                 from_, to = shift(source, j * apart + (k + turn) * time), shift(panel, j * size + (k + turn) * row)
                 for i in range(OCTET):
-                    request_vector(from_, 0, (i + LANES_AHEAD) * apart)
+                    ask_near(from_, 0, (i + LANES_AHEAD) * apart)
                 if abs(time) == size:
                     copy_turned(to, way * row, from_, apart, 1)
                 else:
@@ -141,14 +140,14 @@ def pack(panel, source, row, time, apart, lanes, steps, back, ahead):
         for place in range(0, places, WIDTH):
             j = vector_at(place, lanes)
             from_ = shift(step_, j * apart)
-            request_vector(from_, 0, ahead)
+            ask_near(from_, 0, ahead)
             every = apart // size if lanes >= WIDTH and apart % size == 0 else 0
             if every == 1:
                 copy_every(to, j, from_, 1)
             elif every == -1:
                 copy_every(to, j, from_, -1)
             elif every == 2:
-                request_vector(from_, WIDTH, ahead)
+                ask_near(from_, WIDTH, ahead)
                 copy_every(to, j, from_, 2)
             elif every == 3:
                 copy_every(to, j, from_, 3)
@@ -156,7 +155,7 @@ def pack(panel, source, row, time, apart, lanes, steps, back, ahead):
                 copy_every(to, j, from_, 4)
             else:  # not by the compiler's vectors: where a processor can gather them, that is slow
                 for i in range(min(WIDTH, lanes)):
-                    request_vector(from_, 0, i * apart + ahead)
+                    ask_near(from_, 0, i * apart + ahead)
                     copy_number(to, j + i, shift(from_, i * apart), 0)
 
 
@@ -251,8 +250,8 @@ def walk_some(
         for i in range(k, k + count):
             a_now, b_now, h_now = shift(a, i * a_time), shift(b, i * b_time), shift(h, i * h_time)
             if large:
-                request_vector(a_now, j, AHEAD * a_time)
-                request_vector(b_now, j, AHEAD * b_time)
+                ask_near(a_now, j, AHEAD * a_time)
+                ask_near(b_now, j, AHEAD * b_time)
             new = step(rule, now, load_vector(a_now, j, states), load_vector(b_now, j, states))
             result = new
             if ragged:
@@ -357,10 +356,10 @@ def walk_back_some(
             )  # fmt: skip
             to_a_now, to_b_now = shift(to_a, i * to_a_time), shift(to_b, i * to_b_time)
             if large:
-                request_vector(g_now, j, -AHEAD * g_time)
-                request_vector(a_now, j, -AHEAD * a_time)
-                request_vector(b_now, j, -AHEAD * b_time)
-                request_vector(h_now, j, -AHEAD * h_time)
+                ask_near(g_now, j, -AHEAD * g_time)
+                ask_near(a_now, j, -AHEAD * a_time)
+                ask_near(b_now, j, -AHEAD * b_time)
+                ask_near(h_now, j, -AHEAD * h_time)
             arrived, before = load_vector(g_now, j, states), load_vector(h_now, j, states)
             if ragged:
                 now = broadcast(constant(float(t + i), load(states, 0, states)))

@@ -18,6 +18,7 @@ from .._steps import constant
 from ._memory import (
     HELPER,
     INLINE,
+    ask_near,
     ask_near_to_write,
     broadcast,
     fence,
@@ -27,7 +28,6 @@ from ._memory import (
     load_vector,
     misalignment,
     own_page,
-    request_vector,
     shift,
     stack_ints,
     store,
@@ -40,16 +40,18 @@ from ._memory import (
 from ._rules import adjoint, is_one_b, is_one_g, is_one_h, is_sum_b, step
 
 # The head of `geometry`. `a_constant`: one value of a serves a whole row. `bypass`: results go past the cache. In
-# `reverse` a lane's valid steps are the last of the travel. `ahead`: how many rows before their turn operands are asked
-# for; the prefetcher of the machine starts anew with each piece of a row, and reads past its end. `sharers`: how many
-# threads walk fresh results side by side, and `mine`: which of them this is; 0 if results have their pages. `stretch`:
-# after how many steps of a gradient what is added up for `a` goes `pitch` bytes further on; 0 if it stays.
+# `reverse` a lane's valid steps are the last of the travel. `ahead`: how many bytes of each operand are asked for
+# before their turn, in whole rows, or if it is negative so many bytes further on; the prefetcher of the machine starts
+# anew with each piece of a row, and reads past its end. `sharers`: how many threads walk fresh results side by side,
+# and `mine`: which of them this is; 0 if results have their pages. `stretch`: after how many steps of a gradient what
+# is added up for `a` goes `pitch` bytes further on; 0 if it stays.
 GEOMETRY = (
     "steps", "reverse", "a_constant", "bypass", "a_fate", "b_fate", "ahead", "sharers", "mine", "stretch", "pitch",
 )  # fmt: skip
 HEAD = len(GEOMETRY)
 HUGE_PAGE = 2 << 20
 PAGES_AHEAD = 2
+MOST_AHEAD = 32  # rows
 TOGETHER, TOGETHER_BACK = 4, 2  # steps that a vector takes before its states are put down
 NEAR = 16 << 10  # bytes of states that stay in the first level of the cache
 SHORT, LONG_LEVEL = 32, 128  # lanes of a row from which no step waits for the last; with one gate that is soon
@@ -167,7 +169,7 @@ def level_of(a, carry):
 def request_unless(is_one, operand, j, ahead):
     """Ask for a vector of an operand's row in time, unless it is one number for all lanes."""
     if not is_one:
-        request_vector(operand, j, ahead)
+        ask_near(operand, j, ahead)
 
 
 @njit(**INLINE)
@@ -268,21 +270,28 @@ def rows_at_once(geometry, rows):
 
 
 @njit(**HELPER)
-def measure_ahead(ahead, geometry, rows, together, backwards, down):
-    """Note how far from a piece of each operand's row stands the one to ask for meanwhile; return for how many rows.
+def measure_ahead(ahead, geometry, rows, row_bytes, together, backwards, down):
+    """Note how far from a piece of each operand's row stands what to ask for meanwhile; return for how many rows.
 
-    It is among the same steps' rows; for the others, whose distances stand 16 further on, among the next steps'.
+    It is among the same steps' rows; for the others, whose distances stand 16 further on, among the next steps'. What
+    is asked for comes to the first level of the cache, which holds few rows of all operands.
     """
-    count = load_int(geometry, 6)
+    room = load_int(geometry, 6)
+    count = min(MOST_AHEAD, max(1, room // max(1, row_bytes * together)))
     near = min(count, rows)
-    steps = -(-count // together) * together if rows == 1 else together
+    steps = count * together if rows == 1 else together
     for operand in range(SUMS_B + 1):
         at = HEAD + 3 * operand
         to_step = load_int(geometry, at) * (-steps if backwards else steps)
         to_row = load_int(geometry, at + 1) * (-1 if down else 1)
-        store_int(ahead, operand, to_step if rows == 1 else count * to_row)
+        if room > 0:
+            store_int(ahead, operand, to_step if rows == 1 else count * to_row)
+        else:
+            store_int(ahead, operand, room if down else -room)
         store_int(ahead, 16 + operand, to_step + (near - rows) * to_row)
-    return load_int(geometry, 0) if rows == 1 else rows - near
+    if rows == 1:
+        return load_int(geometry, 0)
+    return rows - near if room > 0 else rows
 
 
 @njit(**HELPER)
@@ -325,7 +334,7 @@ def forward(
         if itemsize(carry) == itemsize(h) or (gapless and lanes >= (LONG_LEVEL if a_constant else SHORT)):
             together = 1
     later, apart, far, ahead = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(32)
-    near = measure_ahead(ahead, geometry, rows, together, False, down)
+    near = measure_ahead(ahead, geometry, rows, lanes * itemsize(h), together, False, down)
     measure(later, geometry, 0, 1)
     measure(apart, geometry, 0 if over_time else 1, -1 if down and not over_time else 1)
     measure(far, geometry, 0 if over_time else 1, TOGETHER if over_time else -1 if down else 1)
@@ -578,7 +587,7 @@ def vjp(
     if over_time and stretch > 0:
         stride = stretch
     later, apart, far, ahead = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(32)
-    near = measure_ahead(ahead, geometry, rows, together, True, down)
+    near = measure_ahead(ahead, geometry, rows, lanes * itemsize(h), together, True, down)
     measure(later, geometry, 0, -1)
     measure(apart, geometry, 0 if over_time else 1, -1 if down or over_time else 1)
     measure(far, geometry, 0 if over_time else 1, -TOGETHER_BACK if over_time else -1 if down else 1)

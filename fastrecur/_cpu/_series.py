@@ -39,7 +39,6 @@ from ._memory import (
     load_int,
     load_vector,
     misalignment,
-    request_vector,
     shift,
     spread_of,
     stack,
@@ -86,11 +85,11 @@ def take_steps(rows, source, time, steps, onward):
     lanes, size = width(rows), itemsize(source)
     if time == size:
         for t in range(0, steps, lanes):
-            request_vector(source, t, onward)
+            ask_near(source, t, onward)
             store_vector(rows, t, load_vector(source, t, rows))
     elif time == -size:
         for t in range(0, steps, lanes):
-            request_vector(source, 1 - t - lanes, onward)
+            ask_near(source, 1 - t - lanes, onward)
             store_vector(rows, t, turned(load_vector(source, 1 - t - lanes, rows)))
     elif time == 0:
         value = broadcast(load(source, 0, rows))
