@@ -1,5 +1,7 @@
 """The figures as one picture: a panel for each comparison, a bar for each row of the table."""
 
+import statistics
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -90,8 +92,8 @@ def _draw_panel(ax, panel):
     figures = [row.figure for rows in lines.values() for row in rows if _is_shown(row)]
     limits = [limit for rows in lines.values() for row in rows for limit in _limits(row)]
     far = max([*figures, *limits, 0.1])
-    # Ratios to other libraries span orders of magnitude; the rest are read from zero.
-    logarithmic = not microseconds and far > 12
+    # Ratios to other libraries span orders of magnitude; the rest, but for a freak among them, are read from zero.
+    logarithmic = not microseconds and statistics.median(figures or [0]) > 6
     start = 1.0 if logarithmic else 0.0
     if logarithmic:
         ax.set_xscale("log")
