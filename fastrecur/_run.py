@@ -813,12 +813,13 @@ def _ahead(plan, stays, parts):
         return 0
     outer, middle, _ = plan.sizes
     parts = parts if outer == middle == 1 else 1
-    piece = max(1, plan.row_bytes // parts)
-    one_gate, operands = plan.geometry[2] != 0, (3 if plan.gradients else 1) + int(plan.geometry[2] == 0)
+    piece = plan.row_bytes // parts
+    has_gates = plan.geometry[2] == 0
+    operands = (3 if plan.gradients else 1) + int(has_gates)
     if (stays or not _is_large(plan)) and middle == 1 and (parts == 1 or piece >= CACHED_AHEAD):
         return 0 if operands == 1 else -WITHIN
     if piece >= LONG_AHEAD:
-        return 0 if piece >= FORESEEN and not one_gate else -WITHIN
+        return 0 if piece >= FORESEEN and has_gates else -WITHIN
     return min(MOST_AHEAD, AHEAD // operands)
 
 
