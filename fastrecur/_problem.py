@@ -35,6 +35,7 @@ NARROW_LEAST = 1 << 12  # which to compile so many elements are worth
 LARGE_PROBLEM = 1 << 20  # bytes
 LINE = 64  # bytes of a cache line
 LARGE = 64 << 10  # bytes from which it pays to align a result
+FEW_ZEROS = 1 << 20  # bytes of states up to which a plan keeps zeros to start from
 PIECES = 8  # parts that a sum over lanes is made of, for any number of threads
 
 BYTE = np.dtype(np.uint8)
@@ -111,6 +112,17 @@ class Plan:
         self.full_lengths = np.array([self.steps], np.int64)
         self.carry_c_order = is_c_order(self.lane_shape, self.carry_strides)
         self.c_order = self.h_strides is not None and is_c_order(self.shape, self.h_strides)
+
+    def zeros(self):
+        """Return zero states to start from, which nobody may write to."""
+        return self._few_zeros if math.prod(self.lane_shape) * self.wide.itemsize <= FEW_ZEROS else self._zeros()
+
+    @functools.cached_property
+    def _few_zeros(self):
+        return self._zeros()
+
+    def _zeros(self):
+        return zeros((math.prod(self.lane_shape),), self.wide)
 
 
 def is_c_order(shape, strides):

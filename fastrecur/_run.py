@@ -4,12 +4,13 @@ import ctypes
 import functools
 import math
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from . import _arrays, _blocks, _by_time, _problem, _threads
-from ._arrays import address, are_same, array_at
+from . import _arrays, _blocks, _by_blocks, _by_time, _problem, _threads
+from ._arrays import address, array_at
 from ._cpu import _narrow, _native, _octets, _panels, _rows, _series, _summaries, _tiles
 from ._cpu._compile import kernel
 from ._cpu._memory import OCTET, WIDTH
@@ -34,6 +35,7 @@ from ._problem import (
     G,
     H,
 )
+from ._threads import ranges
 
 _KERNELS = {
     (ROWS, "forward"): _rows.forward,
@@ -57,8 +59,6 @@ _KERNELS = {
 SERIAL_BYTES = _problem.LARGE_PROBLEM  # below this a second thread costs more than it brings,
 LOCKED_BYTES = 1 << 14  # below this it is over before other threads of Python would have had the lock
 SERIAL_ROWS = 3 << 20  # and where threads halve rows, whose ends share lines and pages
-RECALLED = 64  # blocks before a thread's own in a series that may tell it where to start,
-FORGOTTEN = 2.0**-80  # if no more than this is left of the state before them
 LONG_PIECE = 128  # bytes in a row, of one operand, from which threads may share rows among them; of results that stay
 CACHED_PIECE = 1024  # in the cache more, for where two threads' pieces meet, each step waits for a line of the other's
 LARGE_SUM = 24 << 20  # bytes of a problem from which a sum may have parts as short as that; before, as one thread
@@ -76,28 +76,30 @@ FRESH_BYTES = 16 << 20  # results from which the system's providing of pages tak
 LARGE, LARGER = 1 / 3, 0.65  # of the cache: results of larger problems go past it, and of these where they could stay
 CACHE = "/sys/devices/system/cpu/cpu0/cache/index3/"  # where the system tells of the last level
 SOCKET_CACHE = 128 << 20  # bytes from which a cache belongs to all processors of a socket, also those of others,
-CACHE_A_PROCESSOR = 12 << 20  # of which each may count on so many
+CACHE_A_PROCESSOR = 12 << 20  # of which each may count on so many,
+STAYING = 32 << 20  # and on so many for results that are written as they come, lane by lane
 
 
 @functools.cache
 def _cache():
-    """Return how much this machine may keep in the last-level cache, and which processors have that in common.
+    """Return how much this machine may keep in the last-level cache, which processors share it, if it is a socket's.
 
-    As far as the system tells; none if it is a socket's.
+    As far as the system tells: no processors if it is.
     """
     try:
         with open(CACHE + "size") as file:
             size = int(file.read().strip().removesuffix("K")) << 10
     except (OSError, ValueError):
-        return 32 << 20, set()
+        return 32 << 20, set(), False
     if size >= SOCKET_CACHE:
-        return min(size, CACHE_A_PROCESSOR * (os.cpu_count() or 1)), set()
+        return min(size, CACHE_A_PROCESSOR * (os.cpu_count() or 1)), set(), True
     try:
         with open(CACHE + "shared_cpu_list") as file:
             ranges = [part.split("-") for part in file.read().strip().split(",")]
-        return size, {k for first, *last in ranges for k in range(int(first), int((last or [first])[0]) + 1)}
+        processors = {k for first, *last in ranges for k in range(int(first), int((last or [first])[0]) + 1)}
     except (OSError, ValueError):
-        return size, set()
+        processors = set()
+    return size, processors, False
 
 
 def _cache_bytes():
@@ -105,13 +107,19 @@ def _cache_bytes():
     return _cache()[0]
 
 
+def _is_a_sockets():
+    """Return whether the last-level cache is a socket's."""
+    return _cache()[2]
+
+
 def _have_one_cache(team):
     """Return whether a team's processors, and few others, have a cache in common.
 
     The system may be wrong on that, as it is on virtual machines; so the time that a line takes must tell the same.
     """
+    having_it = _cache()[1]
     try:
-        may = os.sched_getaffinity(0) <= _cache()[1]
+        may = bool(having_it) and os.sched_getaffinity(0) <= having_it
     except AttributeError:  # not on every platform
         may = False
     return may and _threads.share_a_cache(team)
@@ -125,36 +133,41 @@ def forward(plan, a, b, h0, lengths, out, return_state):
     ours = out is None
     if ours:
         out = _problem.empty(plan.shape, plan.dtype, plan.h_strides, beside=line_offset(plan, b, a))
-    carry = _states(plan, h0)
+    carry = None if h0 is None and not return_state else _states(plan, h0)
     if plan.traversal != "empty":
         a, b = _number(a, plan.wide), _number(b, plan.wide)
         lengths = plan.full_lengths if lengths is None else lengths
-        places = address(a), address(b), address(out), address(carry), address(lengths)
-        are_own = h0 is None and not return_state
-        forward_at(plan, *places, out.nbytes if ours else 0, out.flags.aligned, _threads.team(), are_own)
+        places = address(a), address(b), address(out), None if carry is None else address(carry), address(lengths)
+        forward_at(plan, *places, out.nbytes if ours else 0, out.flags.aligned, _threads.team())
     return out, carry
 
 
-def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team, are_own=False):
+def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
     """Run a forward plan on addresses, on a team's threads.
 
-    ``fresh_bytes`` is the size of a result that was allocated for this call, else 0. States ``are_own`` if they are
+    ``fresh_bytes`` is the size of a result that was allocated for this call, else 0. ``carry`` is None if states are
     zeros, and nobody asks what became of them.
     """
-    call, from_first = _bound(plan, "forward"), plan.offsets
     fresh = h != a and h != b and aligned
     fresh_bytes = _new_bytes(h, fresh_bytes)
     is_whole = lengths == address(plan.full_lengths)
     stretches = _by_time.stretches(plan, team.size) if fresh and is_whole else None
     stays = fresh and _stays(plan, team, stretches)
     sharing = _sharing(plan, team.size, fresh, fresh_bytes, "forward", stays=stays)
+    if stretches is None and _is_plain(plan, sharing, h, is_whole) and (carry is None or not sharing.spans):
+        _run_template(team, sharing, (a, b, h, carry, lengths), 3)
+        return
+    call, from_first, zeros = _bound(plan, "forward"), plan.offsets, None
+    if carry is None:
+        zeros = _states(plan, None)
+        carry = address(zeros)
     for extra in plan.extra:
         at = (
             a + from_first[A] + extra[A], b + from_first[B] + extra[B], h + from_first[H] + extra[H],
             carry + extra[CARRY], lengths + extra[LENGTHS],
         )  # fmt: skip
         if plan.traversal == SERIES:
-            _forward_series(plan, call, (None, *at, sharing.table), sharing.threads, fresh, team)
+            _by_blocks.forward(plan, call, sharing, at, fresh, team)
             continue
         shift = _lanes_to_shift(plan, sharing.geometry, at[H]) if is_whole else 0
         if shift:
@@ -166,18 +179,28 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team, are_ow
             geometry = _geometry(plan, sharing.geometry[3], 1, stays)
             if _by_time.forward(plan, call, geometry, at[:3], carry, plan.steps, stretches, team):
                 continue
-        if sharing.template is not None and (are_own or not sharing.spans):
-            _run_template(team, sharing, (a, b, h, carry, lengths), 3)
-        else:
-            _run_parts(team, sharing, [(call, None, *at)] * len(sharing.tails), (5,))
+        _run_parts(team, sharing, [(call, None, *at)] * len(sharing.tails), (5,))
+
+
+def _is_plain(plan, sharing, h, is_whole):
+    """Return whether a forward plan's template is all there is to do, given where its results go."""
+    if sharing.template is None or plan.traversal == SERIES:
+        return False
+    if plan.traversal != ROWS or not sharing.geometry[3]:
+        return True
+    place = h + plan.offsets[H] + plan.extra[0][H]
+    if plan.row_bytes < BYPASS_ROW and not _fills(plan, place):
+        return False
+    return not is_whole or not _lanes_to_shift(plan, sharing.geometry, place)
 
 
 def vjp(plan, g, a, b, h, h0, grad_state, lengths):
     """Run a gradient plan on arrays; return the gradients of a, b and of the first states (of every lane).
 
-    The last are anything where no first states were given.
+    The last are None, or anything, where no first states were given.
     """
-    carry, first = _states(plan, grad_state), _states(plan, h0)
+    carry = None if h0 is None and grad_state is None else _states(plan, grad_state)
+    first = None if h0 is None else _states(plan, h0)
     results, place = [], line_offset(plan, b, a)
     for *own, strides in plan.gradients:
         results.append(None if strides is None else _problem.empty(*own, strides, beside=place))
@@ -185,8 +208,9 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths):
         g, a, b, h = (_number(value, plan.wide) for value in (g, a, b, h))
         lengths = plan.full_lengths if lengths is None else lengths
         places = [None if r is None else (address(r), r.nbytes) for r in results]
-        here = map(address, (g, a, b, h, first, carry, lengths))
-        totals = vjp_at(plan, *here, places, _threads.team(), grad_state is None and h0 is None)
+        states = (None if value is None else address(value) for value in (first, carry))
+        here = address(g), address(a), address(b), address(h), *states, address(lengths)
+        totals = vjp_at(plan, *here, places, _threads.team())
     else:
         totals = [np.zeros(shape, plan.wide) for shape, _, _ in plan.gradients]
     grad_a, grad_b = (
@@ -196,26 +220,38 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths):
     return grad_a, grad_b, carry
 
 
-def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team, are_own=False):
+def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team):
     """Run a gradient plan on addresses, on a team's threads; return the sums over what was broadcast.
 
-    ``results`` are ``(address, bytes)`` of each operand's fresh gradient, None for one that is summed or not wanted;
-    what is returned for them are wide arrays, None for the others.
+    ``first`` and ``carry`` may be None as in `forward_at`. ``results`` are ``(address, bytes)`` of each operand's fresh
+    gradient, None for one that is summed or not wanted; what is returned for them are wide arrays, None for the others.
     """
     sizes = [0 if result is None else _new_bytes(*result) for result in results]
     is_whole = lengths == address(plan.full_lengths)
     stretch = _by_time.sum_stretch(plan) if is_whole else 0
-    sharing = _sharing(plan, team.size, True, max(sizes), "vjp", stretch)
+    stays = _stays(plan, team, None)
+    sharing = _sharing(plan, team.size, True, max(sizes), "vjp", stretch, stays)
     summed = [
         None if gradient is None or gradient[2] is not None else np.zeros((sharing.pieces, *gradient[0]), plan.wide)
         for gradient in plan.gradients
     ]
     if stretch:
         summed[0] = np.zeros((-(-plan.steps // stretch), plan.lanes), plan.wide)
-    # The carry is a valid place for what a kernel is told not to write.
-    to_a, to_b = (carry if result is None else result[0] for result in results)
-    sums_a, sums_b = (carry if sums is None else address(sums) for sums in summed)
+    zeros = []
+    if first is None:
+        zeros.append(plan.zeros())
+        first = address(zeros[0])
+    # The first states are a valid place for what a kernel is told not to write.
+    to_a, to_b = (first if result is None else result[0] for result in results)
+    sums_a, sums_b = (first if sums is None else address(sums) for sums in summed)
     stretches = _by_time.stretches(plan, team.size, stretch) if is_whole else None
+    is_plain = plan.traversal != SERIES and sharing.template is not None
+    if stretches is None and is_plain and (carry is None or not sharing.spans):
+        _run_template(team, sharing, (g, a, b, h, first, carry, to_a, to_b, sums_a, sums_b, lengths), 5)
+        return _added_up(plan, summed, sharing.pieces)
+    if carry is None:
+        zeros.append(_states(plan, None))
+        carry = address(zeros[-1])
     if stretches is not None:
         (extra,), places = plan.extra, {G: g, A: a, B: b, H: h, TO_A: to_a, TO_B: to_b}
         at = [place + plan.offsets[k] + extra[k] for k, place in places.items()]
@@ -225,9 +261,6 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team, are_own=False
         )
         if _by_time.vjp(plan, _bound(plan, "vjp"), geometry, at, *states, summed[0], stretches, team):
             return _added_up(plan, summed, sharing.pieces)
-    if sharing.template is not None and (are_own or not sharing.spans):
-        _run_template(team, sharing, (g, a, b, h, first, carry, to_a, to_b, sums_a, sums_b, lengths), 5)
-        return _added_up(plan, summed, sharing.pieces)
     call, from_first, strides = _bound(plan, "vjp"), plan.offsets, _sum_strides(plan)
     for extra in plan.extra:
         at = (
@@ -238,14 +271,14 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team, are_own=False
 
         def head(piece, at=at, extra=extra):
             return (
-                None, *at, sums_a + from_first[SUMS_A] + extra[SUMS_A] + piece * strides[0],
+                *at, sums_a + from_first[SUMS_A] + extra[SUMS_A] + piece * strides[0],
                 sums_b + from_first[SUMS_B] + extra[SUMS_B] + piece * strides[1], lengths + extra[LENGTHS],
             )  # fmt: skip
 
         if plan.traversal == SERIES:
-            _vjp_series(plan, call, head, sharing, strides, team)
+            _by_blocks.vjp(plan, call, sharing, head(0), strides, team)
         else:
-            heads = [(call, *head(k if sharing.pieces else 0)) for k in range(len(sharing.tails))]
+            heads = [(call, None, *head(k if sharing.pieces else 0)) for k in range(len(sharing.tails))]
             _run_parts(team, sharing, heads, (7,))
     return _added_up(plan, summed, sharing.pieces)
 
@@ -270,12 +303,15 @@ def _added_up(plan, summed, pieces):
 
 
 def _run_template(team, sharing, addresses, state):
-    """Run a plan's parts: all is known of their calls but addresses, of which the ``state``-th begins the carry."""
-    if sharing.spans:  # zeros, which nobody asks for afterwards
-        room = _problem.zeros((sharing.room,), _problem.BYTE)
-        addresses = *addresses[:state], address(room), *addresses[state + 1 :]
-    threads = min(sharing.threads, len(sharing.tails))
-    team.run(_native.with_addresses(sharing.template, addresses), threads)
+    """Run a plan's parts: all is known of their calls but addresses, of which the ``state``-th begins the carry.
+
+    If that is None, states are zeros, which nobody asks for afterwards.
+    """
+    if addresses[state] is None:
+        room = np.zeros(sharing.room + LINE, _problem.BYTE)
+        place = address(room)
+        addresses = *addresses[:state], place + -place % LINE, *addresses[state + 1 :]
+    _threads.run_template(team, sharing.template, sharing.sharer, addresses, min(sharing.threads, len(sharing.tails)))
 
 
 def _template(plan, direction, tails, pieces, spans):
@@ -506,130 +542,6 @@ def _forward_shifted(plan, call, at, carry, sharing, shift, team, stretches):
     states[:, :shift], states[:, shift:] = turned[:, inner - shift :], turned[:, : inner - shift]
 
 
-def _forward_series(plan, call, head, threads, fresh, team):
-    """Walk blocks of time; where threads share them, each starts from the state that the blocks before its own tell.
-
-    Mostly a few of them tell it to the last bit, which is seen when they have been walked. If not, all blocks are
-    summarised first and walked then.
-    """
-    blocks = plan.steps // _series.BLOCK
-    if _shares_lanes(plan):
-        parts = ranges(plan.lanes, threads)
-        team.run([(call, *head, 0, *lanes, 0, blocks, blocks, _series.ALL) for lanes in parts])
-        return
-    shares = ranges(blocks, threads if fresh else 1)
-    if len(shares) == 1:
-        call(*head, 0, 0, plan.lanes, 0, blocks, blocks, _series.ALL)
-        return
-    scratch = np.empty((plan.lanes, blocks, _series.SUMMARY), plan.wide)
-    tail = (address(scratch), 0, plan.lanes)
-    carry = array_at(head[4], (plan.lanes,), plan.wide)
-    cuts = [low for low, _ in shares[1:]]
-    told = _told(plan, call, head, 4, tail, scratch, [range(low - 1, -1, -1) for low in cuts])
-    if told is not None:
-        states = [carry, *(state.copy() for state in told)]
-        calls = [
-            (call, *head[:4], address(state), *head[5:], *tail, *share, blocks, _series.PART)
-            for state, share in zip(states, shares, strict=True)
-        ]
-        team.run(calls)
-        for k, share in enumerate(shares[1:], start=1):
-            if not are_same(states[k - 1], told[k - 1]):
-                states[k][...] = states[k - 1]
-                call(*head[:4], address(states[k]), *head[5:], *tail, *share, blocks, _series.PART)
-            call(*head, *tail, share[0], share[0] + 1, blocks, _series.HOLD)
-        carry[...] = states[-1]
-        call(*head, *tail, blocks, blocks, blocks, _series.ALL)
-        return
-    # The first thread goes the whole way on the first blocks while the others summarise the rest.
-    first = max(1, round(blocks / (1 + 1.6 * (threads - 1))))
-    rest = [(first + low, first + high) for low, high in ranges(blocks - first, threads - 1)]
-    calls = [(call, *head, *tail, *r, blocks, _series.SUMMARISE) for r in rest]
-    team.run([(call, *head, *tail, 0, first, blocks, _series.PART), *calls])
-    call(*head, *tail, first, blocks, blocks, _series.FOLD)
-    rest = [(first + low, first + high) for low, high in ranges(blocks - first, threads)]
-    team.run([(call, *head, *tail, *r, blocks, _series.REPLAY) for r in rest])
-    call(*head, *tail, first, blocks, blocks, _series.HOLD)
-    call(*head, *tail, blocks, blocks, blocks, _series.ALL)
-
-
-def _told(plan, call, head, carry, tail, scratch, before):
-    """Return the states that blocks lead to whatever they start from; None if there is one that they do not tell.
-
-    ``before`` are, for each state, the blocks that may be asked, the nearest first; ``head[carry]`` is where a call's
-    states stand.
-    """
-    states = np.zeros((len(before), plan.lanes), plan.wide)
-    blocks = scratch.shape[1]
-    most = max(1, min(RECALLED, blocks // (8 * len(before))))
-    left, asked = np.ones(states.shape), 0
-    while not (left < FORGOTTEN).all():
-        # As much again of each block that is left would do.
-        if asked == most or not (left <= FORGOTTEN ** (asked / most)).all():
-            return None
-        upto = min(most, 4 * asked or 2)  # 2, 8, 32, ...
-        for of_state, choice in zip(left, before, strict=True):
-            if more := choice[asked:upto]:
-                place = min(more), max(more) + 1
-                products = scratch[:, slice(*place), _series.PRODUCT]
-                products[...] = 1  # a lane that has ended before it
-                call(*head, *tail, *place, blocks, _series.SUMMARISE)
-                of_state *= abs(products.prod(axis=1))
-        asked = upto
-    for state, choice in zip(states, before, strict=True):
-        place = min(choice[:asked]), max(choice[:asked]) + 1
-        call(*head[:carry], address(state), *head[carry + 1 :], *tail, *place, blocks, _series.RECALL)
-    return states
-
-
-def _vjp_series(plan, call, head, sharing, strides, team):
-    """As `_forward_series`, against the direction of travel; sums are kept for each of the pieces."""
-    blocks = plan.steps // _series.BLOCK
-    threads, pieces = sharing.threads, sharing.pieces
-    if _shares_lanes(plan):
-        parts = ranges(plan.lanes, pieces or threads)
-        heads = [(*head(k if pieces else 0), sharing.table, 0) for k in range(len(parts))]
-        rest = 0, blocks, blocks, _series.ALL
-        team.run([(call, *own, *lanes, *rest) for own, lanes in zip(heads, parts, strict=True)], threads)
-        return
-    shares = ranges(blocks, pieces or threads)
-    if threads == 1 or len(shares) == 1:
-        for piece, (low, high) in reversed(list(enumerate(shares))):
-            call(*head(piece), sharing.table, 0, 0, plan.lanes, low, high, blocks, _series.ALL)
-        return
-    scratch = np.empty((plan.lanes, blocks, _series.SUMMARY), plan.wide)
-    tail = (address(scratch), 0, plan.lanes)
-    heads = [(*head(piece if pieces else 0), sharing.table) for piece in range(len(shares))]
-    last = len(shares) - 1
-    carry = array_at(heads[0][6], (plan.lanes,), plan.wide)
-    told = _told(plan, call, heads[0], 6, tail, scratch, [range(high, blocks) for _, high in shares[:-1]])
-    if told is not None:
-        states = [*(state.copy() for state in told), carry]
-
-        def part(k):
-            return (call, *heads[k][:6], address(states[k]), *heads[k][7:], *tail, *shares[k], blocks)
-
-        team.run([(*part(k), _series.ALL if k == last else _series.PART) for k in range(last + 1)], threads)
-        for k in reversed(range(last)):
-            if not are_same(states[k + 1], told[k]):
-                states[k][...] = states[k + 1]
-                for sums, stride in zip(heads[k][9:11], strides, strict=True):
-                    ctypes.memset(sums, 0, stride)
-                call(*part(k)[1:], _series.PART)
-        carry[...] = states[0]
-        return
-
-    def on_shares(tail, phase):
-        return [(call, *own, *tail, *share, blocks, phase) for own, share in zip(heads, shares, strict=True)]
-
-    team.run(on_shares(tail, _series.SUMMARISE), threads)
-    # One after the other, and in the kernel's order, as one thread adds up what they share.
-    for lane in range(plan.lanes)[:: -1 if plan.time_strides[H] > 0 else 1]:
-        tail = address(scratch), lane, lane + 1
-        call(*heads[last], *tail, 0, blocks, blocks, _series.FOLD)
-        team.run(on_shares(tail, _series.REPLAY), threads)
-
-
 # ---- Sharing the work out -------------------------------------------------------------------------------------------
 
 
@@ -640,11 +552,13 @@ class _Sharing(NamedTuple):
     pieces: int  # how many partial sums a broadcast operand's gradient is made of, 0 if none is summed
     geometry: np.ndarray
     table: int  # where that stands
-    tails: list  # the last arguments of each call: where its geometry stands, and its part of the lanes
+    tails: list  # the last arguments of each call: where its geometry stands, and its part of the lanes; of a series,
+    # that of the lanes or of the blocks
     spans: list  # of each part's states if they are to stand apart: bytes from the first state
-    room: int  # and how many bytes these take
+    room: int  # and how many bytes these take, or all states
     keep: list
-    template: np.ndarray | None  # all parts' calls, but for addresses
+    template: np.ndarray | None  # all parts' calls, but for addresses; of a series, see `_by_blocks`
+    sharer: Callable | None  # a function of these, see `_native.sharer`
 
 
 @functools.lru_cache(maxsize=1024)
@@ -657,8 +571,11 @@ def _sharing(plan, most, fresh, fresh_bytes, direction, stretch=0, stays=False):
     bypass = _bypasses(plan, fresh, stays)
     threads, pieces = _useful_threads(plan, most, bypass), 0 if stretch else _pieces(plan)
     geometry = _geometry(plan, bypass, threads, stays, stretch, pieces)
-    tables, parts = [geometry], []
-    if plan.traversal != SERIES:
+    if plan.traversal == SERIES:
+        tables, spans = [geometry], []
+        tails = _by_blocks.parts(plan, threads, pieces)
+        template = _by_blocks.told_template(plan, _bound(plan, direction), direction, address(geometry), tails)
+    else:
         parts = (row_parts if plan.traversal == ROWS else lane_parts)(plan, pieces or threads)
         tables = [geometry] * len(parts)
         sharers = min(threads, len(parts)) if plan.traversal == ROWS and plan.sizes[0] == 1 else 0
@@ -667,11 +584,12 @@ def _sharing(plan, most, fresh, fresh_bytes, direction, stretch=0, stays=False):
             tables = [geometry.copy() for _ in parts]
             for mine, table in enumerate(tables[:sharers]):  # each sees to its share of the pages
                 table[7], table[8] = sharers, mine
-    tails = [(address(table), *part) for table, part in zip(tables, parts, strict=False)]
-    spans = _spans(plan, parts)
-    room = spans[-1][1] + APART * len(spans) if spans else 0
-    template = _template(plan, direction, tails, pieces, spans)
-    return _Sharing(threads, pieces, geometry, address(geometry), tails, spans, room, tables, template)
+        tails = [(address(table), *part) for table, part in zip(tables, parts, strict=False)]
+        spans = _spans(plan, parts)
+        template = _template(plan, direction, tails, pieces, spans)
+    room = spans[-1][1] + APART * len(spans) if spans else plan.lanes * plan.wide.itemsize
+    sharer = None if template is None else _native.sharer(template)
+    return _Sharing(threads, pieces, geometry, address(geometry), tails, spans, room, tables, template, sharer)
 
 
 def _spans(plan, parts):
@@ -700,12 +618,16 @@ def _is_narrow(plan):
 
 
 def _stays(plan, team, stretches):
-    """Return whether a large problem's results, not gradients, stay in the cache all the same, for who reads them next.
+    """Return whether a large problem's results stay in the cache all the same, for who reads them next.
 
     Not where that takes longer: between threads that have a cache each, lines of rows go to and fro; and one alone is
-    slower with them.
+    slower with them. Gradients only in a socket's.
     """
-    if not _is_large(plan) or _bytes(plan) > LARGER * _cache_bytes() or _is_narrow(plan):
+    if not _is_large(plan) or _is_narrow(plan):
+        return False
+    if _is_a_sockets():
+        return plan.traversal in (OCTETS, SERIES) and _bytes(plan) <= STAYING * (os.cpu_count() or 1)
+    if plan.gradients or _bytes(plan) > LARGER * _cache_bytes():
         return False
     if plan.traversal == ROWS:
         shares = stretches is not None or _row_splits(plan, CACHED_PIECE) >= team.size
@@ -731,12 +653,7 @@ def _useful_threads(plan, most, bypass):
         return min(most, _row_splits(plan, LONG_PIECE if bypass else CACHED_PIECE))
     if plan.traversal in (OCTETS, PANELS, TILES):
         return min(most, -(-plan.lanes // _tile_lanes(plan)))
-    return min(most, max(1, plan.lanes if _shares_lanes(plan) else plan.steps // _series.BLOCK // 4))
-
-
-def _shares_lanes(plan):
-    """Return whether threads take lanes of a series problem, not stretches of time."""
-    return plan.lanes >= _problem.FEW_LANES
+    return min(most, max(1, plan.lanes if _by_blocks.shares_lanes(plan) else plan.steps // _series.BLOCK // 4))
 
 
 def _row_splits(plan, piece):
@@ -762,15 +679,9 @@ def _pieces(plan):
     elif plan.traversal in (OCTETS, PANELS, TILES):
         most = -(-plan.lanes // _tile_lanes(plan))
     else:
-        most = plan.lanes if _shares_lanes(plan) else plan.steps // _series.BLOCK
+        most = plan.lanes if _by_blocks.shares_lanes(plan) else plan.steps // _series.BLOCK
     room = plan.steps * plan.lanes // (8 * max(sums))
     return max(1, min(PIECES, most, room))
-
-
-def ranges(n, parts):
-    """Cut range(n) into nearly equal ranges."""
-    parts = max(1, min(parts, n))
-    return [(n * k // parts, n * (k + 1) // parts) for k in range(parts)]
 
 
 def row_parts(plan, parts):
@@ -804,6 +715,8 @@ def _geometry(plan, bypass, threads, stays=False, stretch=0, pieces=0):
     geometry[3], geometry[6] = bypass, _ahead(plan, stays, max(threads, pieces))
     if stretch:
         geometry[4], geometry[9], geometry[10] = ADD, stretch, plan.lanes * plan.wide.itemsize
+    if plan.traversal == SERIES and pieces and not _by_blocks.shares_lanes(plan):
+        geometry[_series.SUMS : _series.SUMS + 3] = pieces, *_sum_strides(plan)
     return geometry
 
 

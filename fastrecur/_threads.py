@@ -161,6 +161,12 @@ def _seconds_apart(team: Team) -> float:
     return seconds / (2 * TIMES) if line[0] == 2 * TIMES else math.inf
 
 
+def ranges(n: int, parts: int) -> list[tuple[int, int]]:
+    """Cut range(n) into nearly equal ranges."""
+    parts = max(1, min(parts, n))
+    return [(n * k // parts, n * (k + 1) // parts) for k in range(parts)]
+
+
 def run(calls: Iterable[tuple[Any, ...]] | np.ndarray, threads: int | None = None) -> None:
     """Run ``(function, *arguments)`` calls at once, or on so many threads; return when all are done.
 
@@ -177,6 +183,28 @@ def run(calls: Iterable[tuple[Any, ...]] | np.ndarray, threads: int | None = Non
         return
     for function, *arguments in calls:
         function(*arguments)
+
+
+def run_template(
+    team: Team, rows: np.ndarray, sharer: Callable[..., object] | None, addresses: tuple[int, ...], threads: int
+) -> None:
+    """Run a table of `_native` with addresses added, on so many threads; ``sharer`` is `_native.sharer`'s function."""
+    if team.run is run and sharer is not None and _share(sharer, addresses, threads):
+        return
+    team.run(_native.with_addresses(rows, addresses), threads)
+
+
+def _share(sharer: Callable[..., object], addresses: tuple[int, ...], n: int) -> bool:
+    """Let a function of `_native.sharer` run on so many threads; return whether these could be had as they are."""
+    workers = list[_Worker]()
+    try:
+        _hire(n - 1, workers)
+        if len(workers) != n - 1:
+            return False
+        mails = workers[0].mails if n == 2 else np.array([worker.mail for worker in workers], np.int64)
+        return sharer(address(mails), n - 1, *addresses) is None
+    finally:
+        _idle.extend(workers)
 
 
 def _run_table(table: np.ndarray, n: int) -> None:

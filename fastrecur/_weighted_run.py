@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from . import _problem, _run, _threads
+from . import _problem, _threads
 from ._arrays import address, element
 from ._cpu import _weighted, _weighted_series
 from ._cpu._compile import kernel
@@ -136,7 +136,7 @@ def _walk(rule, operands, steps, lanes, options, states):
     long = operands[0][0].itemsize * steps * lanes >= SERIAL_BYTES
     team = _threads.team()
     parts = min(team.size, size) if long else 1
-    team.run([(call, *head, unit * low, unit * high) for low, high in _run.ranges(size, parts)])
+    team.run([(call, *head, unit * low, unit * high) for low, high in _threads.ranges(size, parts)])
     return states
 
 

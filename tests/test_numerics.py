@@ -16,7 +16,7 @@ from compare import (
 from test_forward import RECURRENCES, operands
 
 import fastrecur
-from fastrecur import _run
+from fastrecur import _by_blocks, _run
 
 # Shapes that between them take every path: rows of lanes, rows in tiles and on threads, time
 # last in blocks of lanes, time in the middle, few lanes with time split, one series.
@@ -432,7 +432,9 @@ def test_same_bits_for_any_number_of_threads(rng, set_threads, name, dtype, shap
         ("too wide", None, False, None),
     ],
 )
-def test_where_threads_start(rng, monkeypatch, set_threads, dtype, lanes, gates, special, are_told, are_right):
+def test_where_threads_start(
+    rng, monkeypatch, set_threads, forget_plans, dtype, lanes, gates, special, are_told, are_right
+):  # fmt: skip
     """Threads that share one series start from states that a few blocks before tell, if these are right to the bit."""
     monkeypatch.setattr(_run, "SERIAL_BYTES", 0)
     shape = (20000, *lanes)
@@ -457,23 +459,27 @@ def test_where_threads_start(rng, monkeypatch, set_threads, dtype, lanes, gates,
 
         return noting
 
-    monkeypatch.setattr(_run, "_told", note(told, _run._told))
-    monkeypatch.setattr(_run, "are_same", note(right, _run.are_same))
+    monkeypatch.setattr(_by_blocks, "_walk_told", note(told, _by_blocks._walk_told))
+    monkeypatch.setattr(_by_blocks, "_are_same", lambda one, other: False)  # then all bits are looked at
+    monkeypatch.setattr(_by_blocks, "are_same", note(right, _by_blocks.are_same))
+    forget_plans()
     results = []
-    for threads in [1, 2]:
+    for threads in [1, 2, 3]:
         set_threads(threads)
         with np.errstate(all="ignore"):
-            h = fastrecur.forget_mult(f, x, 0.5)
-            results.append([h, *fastrecur.forget_mult_vjp(grad_h, f, x, h, 0.5)])
+            h, last = fastrecur.forget_mult(f, x, 0.5, return_state=True)
+            results.append([h, last, *fastrecur.forget_mult_vjp(grad_h, f, x, h, 0.5)])
             results[-1] += fastrecur.forget_mult_vjp(grad_h, 0.5, x, h, 0.5)
         if threads == 1:
             assert not told
-    assert len(told) == 3
-    assert [states is not None for states in told[:2]] == [are_told] * 2
-    assert told[2] is not None
-    assert are_right is None or right[0] is right[1] is are_right
-    for one, other in zip(*results, strict=True):
-        assert_same_bits(one, other)
+        elif threads == 2:
+            assert told == [are_told, are_told, True]
+            assert are_right is None or right[0] is right[1] is are_right
+        else:  # those whose blocks did not tell are not asked again so soon
+            assert told[3:] == [are_told, are_told, True]
+    for others in results[1:]:
+        for one, other in zip(results[0], others, strict=True):
+            assert_same_bits(other, one)
     check_forward("forget_mult", f, x, 0.5)
     check_vjp("forget_mult", f, x, 0.5, rng=rng)
 

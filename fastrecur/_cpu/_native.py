@@ -26,6 +26,7 @@ from .. import _messages as say
 
 MOST_ARGUMENTS = 32
 MOST_SCRATCH = 256  # words of memory that a prepared call may ask for
+MOST_ROWS = 16  # calls of a table that goes by `share`
 _ROW = 2 + MOST_ARGUMENTS  # a kernel's address, how many arguments it takes, and these
 _PREPARED, _PLACES = 12, 5  # words of a prepared call before its arguments, and before the places in them
 _HEAD = 3  # the addresses of two functions, which tell a thread's number and its team's size; how many rows there are
@@ -119,6 +120,16 @@ def with_addresses(rows, addresses):
     return rows
 
 
+def sharer(rows):
+    """Return a function that does what a table says with addresses added, on threads; None if the table is long.
+
+    ``share(mails, count, *addresses)`` adds addresses as `with_addresses` does, to a copy. It takes this thread and so
+    many workers, and does nothing and returns False if one of these is asleep or would have to leave this processor.
+    The given table must stay.
+    """
+    return functions().sharer_at(rows.ctypes.data) if rows[2] <= MOST_ROWS else None
+
+
 def name_team(rows, thread_number, team_size):
     """Note in a table which functions tell a thread of an OpenMP team its number, and the team's size."""
     rows[:2] = thread_number, team_size
@@ -156,7 +167,9 @@ class Functions:
         self.post = ctypes.CFUNCTYPE(number, number, number, number, number)(at("post"))
         self.serve = ctypes.CFUNCTYPE(None, number)(at("serve"))
         self.lead = ctypes.CFUNCTYPE(None, number, number, number, number)(at("lead"))
-        self._method, self._prepared = (_Method(b"kernel", at(name), _FASTCALL, None) for name in ("call", "prepared"))
+        self._method, self._prepared, self._share = (
+            _Method(b"kernel", at(name), _FASTCALL, None) for name in ("call", "prepared", "share")
+        )
         make = ctypes.pythonapi.PyCFunction_NewEx
         self._make = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)(
             ctypes.cast(make, ctypes.c_void_p).value
@@ -173,6 +186,10 @@ class Functions:
         """Return the call whose record is at an address."""
         return self._make(ctypes.addressof(self._prepared), place, None)
 
+    def sharer_at(self, place):
+        """Return `sharer`'s function of the table at an address."""
+        return self._make(ctypes.addressof(self._share), place, None)
+
 
 def _compiled(triple):
     """Return the functions' machine code."""
@@ -184,7 +201,8 @@ def _compiled(triple):
     _write_team(module, work)
     _write_post(module)
     _write_serve(module, work)
-    _write_lead(module, work)
+    lead = _write_lead(module, work)
+    _write_share(module, work, lead)
     _write_meet(module)
     parsed = binding.parse_assembly(str(module))
     parsed.verify()
@@ -198,7 +216,7 @@ def _symbols():
     """Return the addresses of what the functions ask of Python and of the C library, by name."""
     python = ("PyLong_AsLongLong", "PyErr_Occurred", "PyEval_SaveThread", "PyEval_RestoreThread", "Py_IncRef")
     found = {name: ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value for name in python}
-    found["_Py_NoneStruct"] = id(None)
+    found["_Py_NoneStruct"], found["_Py_FalseStruct"] = id(None), id(False)
     for name in ("usleep", "sched_yield", "sched_getcpu"):
         try:
             found[name] = ctypes.cast(getattr(ctypes.CDLL(None), name), ctypes.c_void_p).value
@@ -352,13 +370,17 @@ def _give_up(builder):
         builder.ret(ir.Constant(_I64, 0))
 
 
-def _give_none(builder, none):
-    _ask(builder, "Py_IncRef", _VOID, none)
-    builder.ret(none)
+def _give(builder, thing):
+    _ask(builder, "Py_IncRef", _VOID, thing)
+    builder.ret(thing)
 
 
 def _none(builder):
-    name = "_Py_NoneStruct"
+    return _thing(builder, "_Py_NoneStruct")
+
+
+def _thing(builder, name):
+    """Return the address of one of Python's own objects."""
     return builder.ptrtoint(builder.module.globals.get(name) or ir.GlobalVariable(builder.module, _I64, name), _I64)
 
 
@@ -380,7 +402,7 @@ def _write_call(module):
     state = _ask(builder, "PyEval_SaveThread", _I64)
     _call_kernel(builder, kernel, count, words, room)
     _ask(builder, "PyEval_RestoreThread", _VOID, state)
-    _give_none(builder, none)
+    _give(builder, none)
 
 
 def _write_prepared(module):
@@ -410,7 +432,7 @@ def _write_prepared(module):
             _ask(builder, "PyEval_RestoreThread", _VOID, state)
         with short:
             _call_kernel(builder, kernel, arguments, words, room)
-    _give_none(builder, none)
+    _give(builder, none)
 
 
 def _write_work(module):
@@ -528,6 +550,47 @@ def _write_lead(module, work):
     builder.branch(test)
     builder.position_at_end(end)
     builder.ret_void()
+    return function
+
+
+def _write_share(module, work, lead):
+    """``share(self, arguments, count)``: what Python calls; ``self`` is the address of a `sharer`'s table."""
+    function, builder = _function(module, "share", _I64, 3)
+    this, given, count = function.args
+    own, one = _room(builder, _HEAD + _ROW * MOST_ROWS), ir.Constant(_I64, 1)
+    table, mails, workers = (_number(builder, v) for v in (this, _read(builder, given, 0), _read(builder, given, 1)))
+    rows = _read(builder, table, 2)
+    with _each(builder, builder.add(builder.mul(rows, ir.Constant(_I64, _ROW)), ir.Constant(_I64, _HEAD))) as k:
+        _write(builder, own, k, _read(builder, table, k))
+    with _each(builder, count, ir.Constant(_I64, 2)) as k:
+        number = _number(builder, _read(builder, given, k))
+        with _each(builder, rows) as row:
+            # Behind the kernel, its number of arguments and its rule.
+            place = builder.add(builder.mul(row, ir.Constant(_I64, _ROW)), builder.add(k, ir.Constant(_I64, _HEAD + 1)))
+            _write(builder, own, place, builder.add(_read(builder, own, place), number))
+    _give_up(builder)
+    here = _processor(builder)
+    with _each(builder, workers) as k:
+        mail = _read(builder, mails, k)
+        sleeps = builder.icmp_signed("!=", _look(builder, mail, _STATE), ir.Constant(_I64, AWAKE))
+        is_known = builder.icmp_signed(">=", here, ir.Constant(_I64, 0))
+        meets = builder.and_(is_known, builder.icmp_signed("==", _read(builder, mail, _SEEN), here))
+        with builder.if_then(builder.or_(sleeps, meets), likely=False):
+            _give(builder, _thing(builder, "_Py_FalseStruct"))
+    state = _ask(builder, "PyEval_SaveThread", _I64)
+    threads = builder.add(workers, one)
+    with _each(builder, workers) as k:
+        mail, thread = _read(builder, mails, k), builder.add(k, one)
+        for word, value in ((_TABLE, own), (_THREAD, thread), (_THREADS, threads), (_HERE, here)):
+            _write(builder, mail, word, value)
+        _announce(builder, mail, _DONE, 0)
+        missed = builder.not_(_swap(builder, mail, _STATE, AWAKE, POSTED))
+        with builder.if_then(missed, likely=False):  # it has gone to sleep just now
+            builder.call(work, [own, thread, threads])
+            _announce(builder, mail, _DONE, 1)
+    builder.call(lead, [own, threads, mails, workers])
+    _ask(builder, "PyEval_RestoreThread", _VOID, state)
+    _give(builder, _none(builder))
 
 
 def _write_meet(module):

@@ -13,6 +13,9 @@ from that of the one before. So a thread may start in the middle from what a few
 summarise blocks, one thread fold, and threads walk them, or one thread may do it all at once (``phase`` says which):
 the same arithmetic, hence the same bits.
 
+Who is told where to start has, in its ``carry``, behind the states so many more: those that it was told, to be compared
+with what the thread before it came to. Behind these stands 1, or 0 if it was not told, and did nothing.
+
 A block is walked step by step instead where composing is not safe: decays above one, whose products grow; states that
 are not finite, or so much smaller than what they are made of that digits are lost. A closed gate repeats the result
 before it to the bit, an open one the value.
@@ -54,13 +57,16 @@ from ._rows import ADD, STORE, end_lane, lanes_to_line, settle_lane, valid_range
 from ._rules import adjoint, decay, intake, is_average, is_level, is_rounded, step
 from ._tiles import LENGTHS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H, lane_offset
 
-# Phases. PART and RECALL leave what is behind the whole blocks, and PART does not look at what it follows: HOLD does.
-ALL, PART, SUMMARISE, FOLD, RECALL, REPLAY, HOLD = range(7)
+# Phases. TELL and PART do not look at what they follow: HOLD does. PART leaves what is behind the whole blocks.
+ALL, TELL, PART, SUMMARISE, FOLD, REPLAY, HOLD = range(7)
 IN_PLACE, PAST = 1, 2  # how results are written, by `geometry`: where they belong, or past the cache; else by a buffer
 BLOCK = 512  # steps
 AHEAD = 1024  # bytes that are asked for before their turn
+SUMS = 7  # where in a series' `geometry` stand how many sums over time there are of each kind, and the sizes of both
 SUMMARY = 8  # numbers in a block's summary:
 PRODUCT, RISE, WEIGHT, ORIGIN, PEAK, FIRST = range(6)  # the last one is the state before the block
+RECALLED, SHARE = 64, 4  # blocks before a thread's own that may tell it where to start, one for so many of its own,
+FORGOTTEN = 2.0**-80  # if no more than this is left of the state before them
 CANCELLED = 16.0  # a linear recurrence's composed state must not be so many times smaller than its summands,
 LOST = 64.0  # nor an average's than the origin
 NOT_A_NUMBER = float("nan")
@@ -380,6 +386,38 @@ def finish(rule, a, b, h, a_time, b_time, h_time, done, steps, carry, lane):
         store(carry, lane, load(shift(h, (steps - 1) * h_time), 0, carry))
 
 
+@njit(**INLINE)
+def most_asked(first_block, last_block, others):
+    """Return how many blocks, of so many others, are asked at most for the state that a thread's own start from."""
+    return min(others, max(1, min(RECALLED, (last_block - first_block) // SHARE)))
+
+
+@njit(**HELPER)
+def asked_next(left, asked, most):
+    """Return how many blocks to ask, of which so many were and leave so much of a state; 0 for no more, as it is told.
+
+    Negative if most blocks would not tell it, if each leaves what those leave that were asked.
+    """
+    limit = constant(FORGOTTEN, left)
+    if asked > 0 and left < limit:
+        return 0
+    hope = left
+    for _ in range(1, most // max(1, asked)):
+        hope = hope * left
+    if asked == most or (asked > 0 and not hope <= limit):
+        return -1
+    return min(most, max(2, 4 * asked))  # 2, 8, 32, ...
+
+
+@njit(**HELPER)
+def product_of(summaries, first, last):
+    """Return what some blocks leave of a state."""
+    product = constant(1.0, load(summaries, 0, summaries))
+    for block in range(first, last):
+        product = product * magnitude(load(summaries, block * SUMMARY + PRODUCT, summaries))
+    return product
+
+
 def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, first_block, last_block, blocks, phase):
     """Walk blocks of lanes; ``carry`` holds the first states, then the last."""
     all_steps, reverse = load_int(geometry, 0), load_int(geometry, 1)
@@ -392,7 +430,10 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
     own = stack(carry, SUMMARY)
     direct = load_int(geometry, 3) == IN_PLACE and is_own_kind(h_rows, h) and h_time == itemsize(h)
     past = load_int(geometry, 3) == PAST
-    ends = last_block == blocks and phase == ALL
+    ends = last_block == blocks and (phase == ALL or phase == TELL)
+    whole = min(BLOCK, all_steps)  # Numba compiles a function anew for each plain number that it is called with
+    if phase == TELL:
+        store(carry, 2 * last, constant(1.0, load(carry, 0, carry)))
     for turn in range(last - first):
         lane = last - 1 - turn if h_time < 0 else first + turn  # as memory is walked
         start, stop = valid_range(
@@ -406,39 +447,63 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
         rest = (steps - top * BLOCK) // width(carry) * width(carry) if ends else 0
         state = load(carry, lane, carry)
         if is_level(rule):
-            take_steps(a_rows, a_lane, 0, width(carry), 0)
+            take_steps(a_rows, a_lane, a_time, width(carry), a_time)
         if b_time == 0:
-            take_steps(b_rows, b_lane, 0, BLOCK, 0)
-        for block in range(min(first_block, top), top + 1):
-            # What is left behind the whole blocks goes with the end, all at once.
-            now, count = (phase, BLOCK) if block < top else (ALL, rest)
-            now = ALL if now == PART else FOLD if now == RECALL else now
-            t = block * BLOCK
-            a_now, b_now, h_now = shift(a_lane, t * a_time), shift(b_lane, t * b_time), shift(h_lane, t * h_time)
-            summary = own if now == ALL else shift(summaries, (lane * blocks + block) * SUMMARY * itemsize(carry))
-            if now == HOLD:
-                if block > 0:
-                    hold(rule, a_now, b_now, h_now, a_time, b_time, h_time, steps - t, carry)
-                continue
-            if count == 0:
-                continue
-            touched, a_here, b_here, h_here = False, a_rows, b_rows, h_rows
-            if direct:
-                h_here = in_place(h_rows, h_now)
-            if now != FOLD:
-                a_here = steps_of(a_rows, a_now, a_time, count, BLOCK * a_time)
-                b_here = steps_of(b_rows, b_now, b_time, count, BLOCK * b_time)
-                begin = load(summary, FIRST, carry) if now == REPLAY else state
-                touched = walk_vectors(rule, a_here, b_here, h_here, summary, count, begin, now != SUMMARISE)
-            if now == ALL or now == FOLD:
-                state = fold(rule, a_now, b_now, a_time, b_time, summary, count, state)
-            if now == ALL or now == REPLAY:
-                if touched and is_average(rule):
-                    follows = now == ALL and block > (first_block if phase == PART else 0)
-                    before = load(shift(h_now, -h_time if follows else 0), 0, carry)
-                    settle_ends(rule, a_here, b_here, h_here, carry, count, before, follows)
-                if not direct:
-                    give_steps(h_now, h_time, h_rows, count, past, BLOCK * h_time)
+            take_steps(b_rows, b_lane, b_time, whole, b_time)
+        turn, low, high = ALL if phase == TELL or phase == PART else phase, min(first_block, top), top + 1
+        is_asking, asked, upto, left = phase == TELL and first_block > 0, 0, 0, constant(1.0, state)
+        most = most_asked(first_block, last_block, first_block if first_block <= top else 0)
+        turn = SUMMARISE if is_asking else turn
+        while True:
+            if is_asking and turn == SUMMARISE:
+                upto = asked_next(left, asked, most)
+                low, high = first_block - upto, first_block - asked
+                if upto < 0:
+                    break
+                if upto == 0:
+                    turn, low, high, state = FOLD, high, first_block, constant(0.0, state)
+            elif is_asking:
+                store(carry, last + lane, state)
+                is_asking, turn, low, high = False, ALL, first_block, top + 1
+            for block in range(low, high):
+                # What is left behind the whole blocks goes with the end, all at once.
+                now, count = (turn, BLOCK) if block < top else (ALL, rest)
+                t = block * BLOCK
+                a_now, b_now, h_now = shift(a_lane, t * a_time), shift(b_lane, t * b_time), shift(h_lane, t * h_time)
+                summary = own if now == ALL else shift(summaries, (lane * blocks + block) * SUMMARY * itemsize(carry))
+                if now == HOLD:
+                    if (
+                        block > 0
+                        and hold(rule, a_now, b_now, h_now, a_time, b_time, h_time, steps - t, carry) == steps - t
+                    ):
+                        state = load(shift(h_lane, (steps - 1) * h_time), 0, carry)
+                    continue
+                if count == 0:
+                    continue
+                touched, a_here, b_here, h_here = False, a_rows, b_rows, h_rows
+                if direct:
+                    h_here = in_place(h_rows, h_now)
+                if now != FOLD:
+                    a_here = steps_of(a_rows, a_now, a_time, count, BLOCK * a_time)
+                    b_here = steps_of(b_rows, b_now, b_time, count, BLOCK * b_time)
+                    begin = load(summary, FIRST, carry) if now == REPLAY else state
+                    touched = walk_vectors(rule, a_here, b_here, h_here, summary, count, begin, now != SUMMARISE)
+                if now == ALL or now == FOLD:
+                    state = fold(rule, a_now, b_now, a_time, b_time, summary, count, state)
+                if now == ALL or now == REPLAY:
+                    if touched and is_average(rule):
+                        follows = now == ALL and block > (0 if phase == ALL else first_block)
+                        before = load(shift(h_now, -h_time if follows else 0), 0, carry)
+                        settle_ends(rule, a_here, b_here, h_here, carry, count, before, follows)
+                    if not direct:
+                        give_steps(h_now, h_time, h_rows, count, past, BLOCK * h_time)
+            if not is_asking:
+                break
+            if turn == SUMMARISE:
+                left, asked = left * product_of(summaries, lane * blocks + low, lane * blocks + high), upto
+        if upto < 0:
+            store(carry, 2 * last, constant(0.0, state))
+            break
         if phase != SUMMARISE and phase != REPLAY:
             store(carry, lane, state)
         if ends:
@@ -570,7 +635,11 @@ def vjp(
     rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, summaries, first, last, first_block,
     last_block, blocks, phase,
 ):  # fmt: skip
-    """Walk blocks of lanes back; ``carry`` holds the last states' cotangents, then the first states'."""
+    """Walk blocks of lanes back; ``carry`` holds the last states' cotangents, then the first states'.
+
+    Sums are made of so many ``pieces`` as `geometry` says, each of blocks that follow each other, with one after the
+    other in memory; the last has what is behind the whole blocks. Of a sum over lanes 0: it is whole.
+    """
     all_steps, reverse, a_fate, b_fate = (
         load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 4), load_int(geometry, 5),
     )  # fmt: skip
@@ -586,6 +655,11 @@ def vjp(
     a_direct = not past and a_fate == STORE and is_own_kind(to_a_rows, to_a) and to_a_time == itemsize(to_a)
     b_direct = not past and b_fate == STORE and is_own_kind(to_b_rows, to_b) and to_b_time == itemsize(to_b)
     ends = last_block == blocks and (phase == ALL or phase == FOLD)
+    whole = min(BLOCK, all_steps)
+    pieces = max(1, load_int(geometry, SUMS))
+    a_piece, b_piece = load_int(geometry, SUMS + 1), load_int(geometry, SUMS + 2)
+    if phase == TELL:
+        store(carry, 2 * last, constant(1.0, load(carry, 0, carry)))
     for lane_turn in range(last - first):
         lane = last - 1 - lane_turn if h_time > 0 else first + lane_turn  # as memory is walked
         start, stop = valid_range(
@@ -611,54 +685,78 @@ def vjp(
                 zero_steps(to_b_lane, to_b_time, -start, 0, carry)
                 zero_steps(to_b_lane, to_b_time, steps, all_steps - start, carry)
             vjp_steps(
-                rule, g_lane, a_lane, b_lane, h_lane, h0, carry, to_a_lane, to_b_lane, sums_a_lane, sums_b_lane,
+                rule, g_lane, a_lane, b_lane, h_lane, h0, carry, to_a_lane, to_b_lane,
+                shift(sums_a_lane, (pieces - 1) * a_piece), shift(sums_b_lane, (pieces - 1) * b_piece),
                 top * BLOCK + rest, steps, lane, g_time, a_time, b_time, h_time, to_a_time, to_b_time, sums_a_time,
                 sums_b_time, a_fate, b_fate,
             )  # fmt: skip
         r = load(carry, lane, carry)
         if is_level(rule):
-            take_steps(a_rows, a_lane, 0, width(carry), 0)
+            take_steps(a_rows, a_lane, a_time, width(carry), a_time)
         if b_time == 0:
-            take_steps(b_rows, b_lane, 0, BLOCK, 0)
+            take_steps(b_rows, b_lane, b_time, whole, b_time)
         if g_time == 0:
-            take_steps(g_rows, g_lane, 0, BLOCK, 0)
+            take_steps(g_rows, g_lane, g_time, whole, g_time)
         if h_time == 0:
-            take_steps(h_rows, h_lane, 0, BLOCK, 0)
-        for turn in range(top - min(first_block, top) + 1):
-            block = top - turn
-            # What is left behind the whole blocks goes with the end, all at once.
-            now, count = (phase, BLOCK) if block < top else (ALL, rest)
-            now = ALL if now == PART else FOLD if now == RECALL else now
-            if count == 0:
-                continue
-            t = block * BLOCK
-            g_now, a_now = shift(g_lane, t * g_time), shift(a_lane, t * a_time)
-            summary = own if now == ALL else shift(summaries, (lane * blocks + block) * SUMMARY * itemsize(carry))
-            to_a_now, to_b_now = shift(to_a_lane, t * to_a_time), shift(to_b_lane, t * to_b_time)
-            to_a_here = in_place(to_a_rows, to_a_now) if a_direct else to_a_rows
-            to_b_here = in_place(to_b_rows, to_b_now) if b_direct else to_b_rows
-            if now != FOLD:
-                g_here = steps_of(g_rows, g_now, g_time, count, -BLOCK * g_time)
-                a_here = steps_of(a_rows, a_now, a_time, count, -BLOCK * a_time)
-                b_here, h_here, before = b_rows, h_rows, r
-                keeps = now != SUMMARISE
-                if keeps:
-                    b_here = steps_of(b_rows, shift(b_lane, t * b_time), b_time, count, -BLOCK * b_time)
-                    h_here = steps_of(h_rows, shift(h_lane, t * h_time), h_time, count, -BLOCK * h_time)
-                    before = load(h0, lane, carry) if t == 0 else load(shift(h_lane, (t - 1) * h_time), 0, carry)
-                begin = load(summary, FIRST, carry) if now == REPLAY else r
-                walk_vectors_back(
-                    rule, g_here, a_here, b_here, h_here, before, to_a_here, to_b_here, summary, count, begin, keeps
-                )
-            if now == ALL or now == FOLD:
-                r = fold_back(rule, g_now, a_now, g_time, a_time, summary, count, r)
-            if now == ALL or now == REPLAY:
-                if not a_direct:
-                    sums_a_now = shift(sums_a_lane, t * sums_a_time)
-                    deliver_steps(to_a_now, to_a_time, sums_a_now, sums_a_time, a_fate, to_a_rows, count, past)
-                if not b_direct:
-                    sums_b_now = shift(sums_b_lane, t * sums_b_time)
-                    deliver_steps(to_b_now, to_b_time, sums_b_now, sums_b_time, b_fate, to_b_rows, count, past)
+            take_steps(h_rows, h_lane, h_time, whole, h_time)
+        turn, low, high = ALL if phase == TELL or phase == PART else phase, min(first_block, top), top + 1
+        is_asking, asked, upto, left, piece = phase == TELL, 0, 0, constant(1.0, r), pieces - 1
+        most = most_asked(first_block, last_block, max(0, steps // BLOCK - last_block))
+        turn = SUMMARISE if is_asking else turn
+        while True:
+            if is_asking and turn == SUMMARISE:
+                upto = asked_next(left, asked, most)
+                low, high = last_block + asked, last_block + upto
+                if upto < 0:
+                    break
+                if upto == 0:
+                    turn, low, high, r = FOLD, last_block, low, constant(0.0, r)
+            elif is_asking:
+                store(carry, last + lane, r)
+                is_asking, turn, low, high = False, ALL, first_block, top + 1
+            for ago in range(1, high - low + 1):
+                block = high - ago
+                # What is left behind the whole blocks goes with the end, all at once.
+                now, count = (turn, BLOCK) if block < top or is_asking else (ALL, rest)
+                if count == 0:
+                    continue
+                while block < blocks * piece // pieces:
+                    piece -= 1
+                t = block * BLOCK
+                g_now, a_now = shift(g_lane, t * g_time), shift(a_lane, t * a_time)
+                summary = own if now == ALL else shift(summaries, (lane * blocks + block) * SUMMARY * itemsize(carry))
+                to_a_now, to_b_now = shift(to_a_lane, t * to_a_time), shift(to_b_lane, t * to_b_time)
+                to_a_here = in_place(to_a_rows, to_a_now) if a_direct else to_a_rows
+                to_b_here = in_place(to_b_rows, to_b_now) if b_direct else to_b_rows
+                if now != FOLD:
+                    g_here = steps_of(g_rows, g_now, g_time, count, -BLOCK * g_time)
+                    a_here = steps_of(a_rows, a_now, a_time, count, -BLOCK * a_time)
+                    b_here, h_here, before = b_rows, h_rows, r
+                    keeps = now != SUMMARISE
+                    if keeps:
+                        b_here = steps_of(b_rows, shift(b_lane, t * b_time), b_time, count, -BLOCK * b_time)
+                        h_here = steps_of(h_rows, shift(h_lane, t * h_time), h_time, count, -BLOCK * h_time)
+                        before = load(h0, lane, carry) if t == 0 else load(shift(h_lane, (t - 1) * h_time), 0, carry)
+                    begin = load(summary, FIRST, carry) if now == REPLAY else r
+                    walk_vectors_back(
+                        rule, g_here, a_here, b_here, h_here, before, to_a_here, to_b_here, summary, count, begin, keeps
+                    )
+                if now == ALL or now == FOLD:
+                    r = fold_back(rule, g_now, a_now, g_time, a_time, summary, count, r)
+                if now == ALL or now == REPLAY:
+                    if not a_direct:
+                        sums_a_now = shift(sums_a_lane, t * sums_a_time + piece * a_piece)
+                        deliver_steps(to_a_now, to_a_time, sums_a_now, sums_a_time, a_fate, to_a_rows, count, past)
+                    if not b_direct:
+                        sums_b_now = shift(sums_b_lane, t * sums_b_time + piece * b_piece)
+                        deliver_steps(to_b_now, to_b_time, sums_b_now, sums_b_time, b_fate, to_b_rows, count, past)
+            if not is_asking:
+                break
+            if turn == SUMMARISE:
+                left, asked = left * product_of(summaries, lane * blocks + low, lane * blocks + high), upto
+        if upto < 0:
+            store(carry, 2 * last, constant(0.0, r))
+            break
         if phase != SUMMARISE and phase != REPLAY:
             store(carry, lane, r)
     if past:

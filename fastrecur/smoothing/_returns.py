@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _messages as say
-from .. import _problem, _run, _threads
+from .. import _problem, _threads
 from .._arrays import address, element
 from .._cpu import _advantages
 from .._cpu._compile import kernel
@@ -212,7 +212,7 @@ def _walk(
     team = _threads.team()
     threads = team.size if out.size >= SERIAL_STEPS else 1
     size, blocks_first = (outer, True) if outer >= threads else (inner, False)
-    parts = _run.ranges(size, threads)
+    parts = _threads.ranges(size, threads)
     carries = [np.empty(inner) for _ in parts]
     team.run(
         [

@@ -6,7 +6,7 @@ import functools
 import numpy as np
 import torch
 
-from .. import _run
+from .. import _threads
 from .._arrays import address, element
 from .._cpu import _pool
 from .._cpu._compile import kernel
@@ -108,9 +108,9 @@ def _parts(layout, size, elements, threads):
     if threads == 1 or elements < SERIAL:
         return [(0, layout.batch, 0, size)]
     if layout.batch >= threads and not layout.packed:
-        return [(*part, 0, size) for part in _run.ranges(layout.batch, threads)]
+        return [(*part, 0, size) for part in _threads.ranges(layout.batch, threads)]
     units = -(-size // 64)
-    return [(0, layout.batch, 64 * low, min(size, 64 * high)) for low, high in _run.ranges(units, threads)]
+    return [(0, layout.batch, 64 * low, min(size, 64 * high)) for low, high in _threads.ranges(units, threads)]
 
 
 def _keep(keep, wide):

@@ -240,13 +240,14 @@ def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, out=N
     plan, strides = plan_forward(family, a, b, h0, lengths, axis, reverse, dtype, out)
     h = empty(plan.shape, strides, dtype) if out is None else out
     lengths = _lengths(lengths, plan)
-    carry = _states(plan, h0)
+    carry = None if h0 is None and not return_state else _states(plan, h0)
     if plan.traversal != "empty":
         keep = []
-        places = _place(a, plan.wide, keep), _place(b, plan.wide, keep), h.data_ptr(), address(carry), address(lengths)
+        operands = _place(a, plan.wide, keep), _place(b, plan.wide, keep), h.data_ptr()
+        states = None if carry is None else address(carry)
         aligned = h.data_ptr() % dtype.itemsize == 0
-        are_own = h0 is None and not return_state
-        _run.forward_at(plan, *places, h.nbytes if out is None else 0, aligned, _team.team(), are_own)
+        new = h.nbytes if out is None else 0
+        _run.forward_at(plan, *operands, states, address(lengths), new, aligned, _team.team())
     return h, _own(carry, plan.lane_shape, dtype) if return_state else None
 
 
@@ -282,7 +283,8 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
         for is_wanted, strides, own, to in zip(wanted, layouts, dtypes, into, strict=False)
     ]
     lengths = _lengths(lengths, plan)
-    carry, first = _states(plan, grad_last), _states(plan, h0)
+    carry = None if h0 is None and grad_last is None and not wanted[2] else _states(plan, grad_last)
+    first = None if h0 is None else _states(plan, h0)
     if plan.traversal == "empty":
         totals = [np.zeros(() if is_number(v) else tuple(v.shape), plan.wide) for v in (a, b)]
     else:
@@ -290,9 +292,8 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
         read = [g if not is_read else v for v, is_read in zip((b, h), reads(family, wanted), strict=True)]
         places = [_place(v, plan.wide, keep) for v in (g, a, *read)]
         to = [None if r is None else (r.data_ptr(), r.nbytes) for r in results]
-        states = address(first), address(carry), address(lengths)
-        are_own = h0 is None and grad_last is None and not wanted[2]
-        totals = _run.vjp_at(plan, *places, *states, to, _team.team(), are_own)
+        states = (None if value is None else address(value) for value in (first, carry))
+        totals = _run.vjp_at(plan, *places, *states, address(lengths), to, _team.team())
     for k, operand in enumerate((a, b)):
         if wanted[k] and results[k] is None:
             results[k] = _own(totals[k], () if is_number(operand) else operand.shape, dtypes[k])
