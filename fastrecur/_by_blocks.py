@@ -89,7 +89,7 @@ def _walk_told(plan, call, direction, sharing, at, walk_again, team):
         team.run(_told_calls(plan, call, direction, sharing.table, stretches, at, address(summaries)))
     else:
         _threads.run_template(team, sharing.template, sharing.sharer, (*at, 0, address(summaries)), count)
-    came = states[:, : 2 * lanes + 1].tolist()
+    came = states.tolist()
     if not all(came[k][2 * lanes] for k in way[1:]):
         plan.in_vain["told"] = PATIENCE
         return False
@@ -99,7 +99,7 @@ def _walk_told(plan, call, direction, sharing, at, walk_again, team):
         if not are_same(states[before, :lanes], states[k, lanes : 2 * lanes]):
             states[k, :lanes] = states[before, :lanes]
             walk_again(k, start + k * pitch, address(summaries))
-            came[k] = states[k, : 2 * lanes + 1].tolist()
+            came[k] = states[k].tolist()
     ctypes.memmove(given, start + way[-1] * pitch, lanes * size)
     return True
 

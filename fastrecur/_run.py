@@ -82,24 +82,25 @@ STAYING = 32 << 20  # and on so many for results that are written as they come, 
 
 @functools.cache
 def _cache():
-    """Return how much this machine may keep in the last-level cache, which processors share it, if it is a socket's.
+    """Return what may be kept in the last-level cache, which processors share it, and what stays in a socket's.
 
-    As far as the system tells: no processors if it is.
+    As far as the system tells: of a socket's cache no processors, of another nothing that stays.
     """
     try:
         with open(CACHE + "size") as file:
             size = int(file.read().strip().removesuffix("K")) << 10
     except (OSError, ValueError):
-        return 32 << 20, set(), False
+        return 32 << 20, set(), 0
     if size >= SOCKET_CACHE:
-        return min(size, CACHE_A_PROCESSOR * (os.cpu_count() or 1)), set(), True
+        processors = os.cpu_count() or 1
+        return min(size, CACHE_A_PROCESSOR * processors), set(), min(size, STAYING * processors)
     try:
         with open(CACHE + "shared_cpu_list") as file:
             ranges = [part.split("-") for part in file.read().strip().split(",")]
         processors = {k for first, *last in ranges for k in range(int(first), int((last or [first])[0]) + 1)}
     except (OSError, ValueError):
         processors = set()
-    return size, processors, False
+    return size, processors, 0
 
 
 def _cache_bytes():
@@ -107,8 +108,8 @@ def _cache_bytes():
     return _cache()[0]
 
 
-def _is_a_sockets():
-    """Return whether the last-level cache is a socket's."""
+def _staying_bytes():
+    """Return how large a problem may be whose results stay in a socket's cache; 0 if there is none."""
     return _cache()[2]
 
 
@@ -293,6 +294,8 @@ def _sum_strides(plan):
 
 def _added_up(plan, summed, pieces):
     """Return gradients from so many partial sums, or from those that `_by_time.sum_stretch` is about."""
+    if summed[0] is summed[1] is None:
+        return summed
     with np.errstate(all="ignore"):
         if pieces:
             return [None if sums is None else sums.sum(axis=0) if pieces > 1 else sums[0] for sums in summed]
@@ -625,8 +628,8 @@ def _stays(plan, team, stretches):
     """
     if not _is_large(plan) or _is_narrow(plan):
         return False
-    if _is_a_sockets():
-        return plan.traversal in (OCTETS, SERIES) and _bytes(plan) <= STAYING * (os.cpu_count() or 1)
+    if staying := _staying_bytes():
+        return plan.traversal in (OCTETS, SERIES) and _bytes(plan) <= staying
     if plan.gradients or _bytes(plan) > LARGER * _cache_bytes():
         return False
     if plan.traversal == ROWS:
@@ -788,7 +791,9 @@ def summed_to(array, shape, dtype):
 
 def narrowed(array, dtype):
     """Return wide results in their dtype, infinite where they are too large for it."""
+    if array.dtype == dtype:
+        return np.asarray(array)  # a sum of everything is a scalar
     if array.dtype.kind == "c" and dtype.kind != "c":
         array = array.real
     with np.errstate(all="ignore"):
-        return np.asarray(array, dtype)  # a sum of everything is a scalar
+        return np.asarray(array, dtype)

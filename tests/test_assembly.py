@@ -13,6 +13,7 @@ from fastrecur._cpu._memory import (
     load_octet,
     load_vector,
     stack_lines,
+    store_vector,
     stream_lines,
     stream_vector,
     width,
@@ -53,3 +54,26 @@ def assert_whole_registers(function, *arguments):
     stores = [row.strip() for row in assembly.splitlines() if "movnt" in row]
     assert stores
     assert all(store.startswith("vmovnt") and "%xmm" not in store for store in stores)
+
+
+def test_vectors_for_which_no_register_is_left_stand_in_whole_lines():
+    """Else some threads' stacks make a kernel slower than others'."""
+
+    @njit(**HELPER)
+    def many(x, h, states):
+        values = (
+            load_vector(x, 0, states), load_vector(x, 16, states), load_vector(x, 32, states),
+            load_vector(x, 48, states), load_vector(x, 64, states), load_vector(x, 80, states),
+            load_vector(x, 96, states), load_vector(x, 112, states), load_vector(x, 128, states),
+            load_vector(x, 144, states), load_vector(x, 160, states), load_vector(x, 176, states),
+            load_vector(x, 192, states), load_vector(x, 208, states), load_vector(x, 224, states),
+            load_vector(x, 240, states), load_vector(x, 256, states), load_vector(x, 272, states),
+        )  # fmt: skip
+        for k in range(18):
+            store_vector(h, 16 * k, values[17 - k])
+
+    many.compile(types.none(Pointer("f8"), Pointer("f8"), Pointer("f8")))
+    (assembly,) = many.inspect_asm().values()
+    put_aside = [row for row in assembly.splitlines() if "sp)" in row and ("%ymm" in row or "%zmm" in row)]
+    assert put_aside
+    assert not any("vmovup" in row for row in put_aside)

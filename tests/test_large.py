@@ -1,7 +1,6 @@
 """What only large problems meet: several threads, results that are written past the cache."""
 
 import itertools
-import os
 
 import numpy as np
 import pytest
@@ -149,16 +148,15 @@ def test_when_results_go_past_the_cache(rng, monkeypatch, set_threads, problem, 
     real = _run._bypasses
     monkeypatch.setattr(_run, "_bypasses", lambda *arguments: calls.append(real(*arguments)) or calls[-1])
 
-    def goes_past(cache, threads=2, common=True, gradient=False, is_a_sockets=False, staying=4.0):
+    def goes_past(cache, threads=2, common=True, gradient=False, staying=0):
         """Return whether results do, in a cache so many times as large as all that is moved.
 
-        Of a socket's cache, as much is for results that stay in it as ``staying`` times what is moved.
+        If it is a socket's, ``staying`` says the same of what may be moved so that results stay.
         """
         words = 6 if gradient else 3
         monkeypatch.setattr(_run, "_cache_bytes", lambda: int(cache * words * x.nbytes))
         monkeypatch.setattr(_run, "_have_one_cache", lambda team: common)
-        monkeypatch.setattr(_run, "_is_a_sockets", lambda: is_a_sockets)
-        monkeypatch.setattr(_run, "STAYING", staying * words * x.nbytes / os.cpu_count())
+        monkeypatch.setattr(_run, "_staying_bytes", lambda: int(staying * words * x.nbytes))
         _run._sharing.cache_clear()
         set_threads(threads)
         h = fastrecur.forget_mult(f, x, axis=axis)
@@ -178,8 +176,8 @@ def test_when_results_go_past_the_cache(rng, monkeypatch, set_threads, problem, 
     assert not goes_past(4, gradient=True)
     for gradient in [False, True]:
         is_rows = axis == 0 and len(shape) == 2
-        assert goes_past(1, common=False, gradient=gradient, is_a_sockets=True, staying=1.01) == is_rows
-        assert goes_past(1, common=False, gradient=gradient, is_a_sockets=True, staying=0.99)
+        assert goes_past(1, common=False, gradient=gradient, staying=1.01) == is_rows
+        assert goes_past(1, common=False, gradient=gradient, staying=0.99)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ def lower_thresholds(setattr):
     setattr(_run, "FRESH_BYTES", 0)
     setattr(_problem, "LARGE", 0)  # results that go past the cache begin with a line: sums are cut by lines
     setattr(_run, "_cache_bytes", lambda: 0)
-    setattr(_run, "STAYING", 0)
+    setattr(_run, "_staying_bytes", lambda: 0)
     # What was remembered of calls, and of how threads share them, is not for large ones.
     setattr(_call, "_shortcuts", {})
     setattr(_run, "_sharing", functools.lru_cache(_run._sharing.__wrapped__))

@@ -34,6 +34,7 @@ HELPER = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper"
 INLINE = {"forceinline": True, **HELPER}
 WIDTH = 16  # lanes in a vector: a cache line of float32, and four registers of float64 on AVX2
 OCTET = 8  # lanes and steps of a block that is transposed in registers
+LINE = 64  # bytes of a cache line
 
 _I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (8, 16, 32, 64))
 _F16, _F32, _F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
@@ -255,7 +256,19 @@ def _mark(instruction, builder, pointer):
     domain = module.add_metadata(["fastrecur"])
     scope = module.add_metadata([module.add_metadata(["fastrecur.scratch", domain])])
     instruction.set_metadata("alias.scope" if pointer.scratch else "noalias", scope)
+    if any(isinstance(value.type, ir.VectorType) for value in (instruction, *instruction.operands)):
+        _align_stack(builder.function)
     return instruction
+
+
+def _align_stack(function):
+    """Have a function's stack begin with a cache line.
+
+    Else a vector for which there is no register left may stand in two lines, which LLVM sees too late to do anything
+    about: how long that takes depends on where a thread's stack happens to be.
+    """
+    function.attributes.add("nounwind")  # where there is no other, llvmlite leaves out the next
+    function.attributes.alignstack = LINE
 
 
 def _part(builder, base, k, pointer):
