@@ -14,7 +14,7 @@ from compare import assert_same_bits
 from thresholds import lower_thresholds
 
 import fastrecur
-from fastrecur import _threads
+from fastrecur import _run, _threads
 from fastrecur._cpu import _native
 
 # Problems large enough for several threads, on every axis; and a small one.
@@ -323,6 +323,7 @@ def test_interrupts(monkeypatch, set_threads, where, rest):
     with monkeypatch.context() as patches:
         functions = types.SimpleNamespace(post=post, lead=lead, SLEEPS=native.SLEEPS, MEETS=native.MEETS)
         patches.setattr(_native, "functions", lambda: functions)
+        patches.setattr(_threads, "_share", lambda *arguments: False)  # of which no part can be interrupted
         with pytest.raises(KeyboardInterrupt):
             fastrecur.forget_mult(f, x)
     assert asked
@@ -460,6 +461,37 @@ def test_workers_roused_in_vain(set_threads):
     finally:
         sys.setswitchinterval(interval)
     assert_same_bits(result, expected)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("shape", [(512, 2048), (600_000,)], ids=["rows", "series"])
+def test_workers_that_are_awake_are_given_work_at_once(monkeypatch, set_threads, shape, threads):
+    """Not those that sleep, which Python has to wake; results are the same."""
+    set_threads(threads)
+    f, x = np.full(shape, 0.5), np.ones(shape)
+    expected = fastrecur.forget_mult(f, x)
+    came, real = [], _threads._share
+    monkeypatch.setattr(_threads, "_share", lambda *arguments: came.append(real(*arguments)) or came[-1])
+    until_asleep()
+    assert_same_bits(fastrecur.forget_mult(f, x), expected)
+    assert came == [False]
+    until = time.perf_counter() + 20
+    while not came[-1] and time.perf_counter() < until:  # a busy machine may put all on one processor for a while
+        assert_same_bits(fastrecur.forget_mult(f, x), expected)
+    assert came[-1]
+
+
+def test_a_long_table_goes_its_own_way(monkeypatch, set_threads):
+    """A native call has room for a table of so many rows; longer ones are given to workers by Python."""
+    set_threads(2)
+    f, x = np.full((512, 2048), 0.5), np.ones((512, 2048))
+    expected = fastrecur.forget_mult(f, x)
+    monkeypatch.setattr(_native, "MOST_ROWS", 1)
+    _run._sharing.cache_clear()
+    try:
+        assert_same_bits(fastrecur.forget_mult(f, x), expected)
+    finally:
+        _run._sharing.cache_clear()
 
 
 def one_by_one(calls, threads=None):
