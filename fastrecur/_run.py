@@ -149,16 +149,23 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
     ``fresh_bytes`` is the size of a result that was allocated for this call, else 0. ``carry`` is None if states are
     zeros, and nobody asks what became of them.
     """
-    fresh = h != a and h != b and aligned
+    from_first, fresh = plan.offsets, h != a and h != b and aligned
     fresh_bytes = _new_bytes(h, fresh_bytes)
     is_whole = lengths == address(plan.full_lengths)
     stretches = _by_time.stretches(plan, team.size) if fresh and is_whole else None
     stays = fresh and _stays(plan, team, stretches)
     sharing = _sharing(plan, team.size, fresh, fresh_bytes, "forward", stays=stays)
-    if stretches is None and _is_plain(plan, sharing, h, is_whole) and (carry is None or not sharing.spans):
-        _run_template(team, sharing, (a, b, h, carry, lengths), 3)
-        return
-    call, from_first, zeros = _bound(plan, "forward"), plan.offsets, None
+    if stretches is None and sharing.template is not None and plan.traversal != SERIES:
+        place = h + from_first[H] + plan.extra[0][H]
+        past = plan.traversal == ROWS and sharing.geometry[3]
+        shift = _lanes_to_shift(plan, sharing.geometry, place) if past and is_whole else 0
+        if shift and carry is None and _run_shifted(plan, team, shift, (a, b, h)):
+            return
+        is_plain = not shift and (not past or plan.row_bytes >= BYPASS_ROW or _fills(plan, place))
+        if is_plain and (carry is None or not sharing.spans):
+            _run_template(team, sharing, (a, b, h, carry, lengths), 3)
+            return
+    call, zeros = _bound(plan, "forward"), None
     if carry is None:
         zeros = _states(plan, None)
         carry = address(zeros)
@@ -181,18 +188,6 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
             if _by_time.forward(plan, call, geometry, at[:3], carry, plan.steps, stretches, team):
                 continue
         _run_parts(team, sharing, [(call, None, *at)] * len(sharing.tails), (5,))
-
-
-def _is_plain(plan, sharing, h, is_whole):
-    """Return whether a forward plan's template is all there is to do, given where its results go."""
-    if sharing.template is None or plan.traversal == SERIES:
-        return False
-    if plan.traversal != ROWS or not sharing.geometry[3]:
-        return True
-    place = h + plan.offsets[H] + plan.extra[0][H]
-    if plan.row_bytes < BYPASS_ROW and not _fills(plan, place):
-        return False
-    return not is_whole or not _lanes_to_shift(plan, sharing.geometry, place)
 
 
 def vjp(plan, g, a, b, h, h0, grad_state, lengths):
@@ -546,6 +541,62 @@ def _forward_shifted(plan, call, at, carry, sharing, shift, team, stretches):
 
 
 # ---- Sharing the work out -------------------------------------------------------------------------------------------
+
+
+def _run_shifted(plan, team, shift, addresses):
+    """Walk as `_forward_shifted` does, from zeros that nobody asks for, all in one go; return whether that was done."""
+    known = _shifted(plan, team.size, shift)
+    if known is None or team.run is not _threads.run:
+        return False
+    states = np.zeros(known.room, _problem.BYTE)
+    place = address(states)
+    return _threads.share(known.sharer, (*addresses, place + -place % LINE), known.threads)
+
+
+@functools.lru_cache(maxsize=256)
+def _shifted(plan, size, shift):
+    """Return a function of the addresses of operands, result and states that walks shifted rows, None if it is more.
+
+    A thread takes three calls, and a lane's state is where it looks for it: each thread's stand apart.
+    """
+    sharing = _sharing(plan, size, True, 0, "forward")
+    (outer, _, inner), parts = plan.sizes, [part for _, *part in sharing.tails]
+    threads, low_of_last = len(parts), parts[-1][-2]
+    if outer > 1 or threads > sharing.threads or shift > inner - low_of_last:
+        return None
+    call, last, down = _bound(plan, "forward"), plan.steps - 1, plan.time_strides[H] < 0
+    tables, lengths = [sharing.geometry.copy() for _ in range(2)], np.array([1, last], np.int64)
+    tables[0][0], tables[0][3], tables[1][0], tables[1][3] = 1, 0, last, 1
+
+    def call_of(k, is_long, step, by_lanes, low, high, states_from):
+        moved = [
+            plan.offsets[i] + plan.extra[0][i] + step * plan.time_strides[i]
+            + (by_lanes * plan.itemsizes[i] if plan.lane_strides[i] else 0)
+            for i in (A, B, H)
+        ]  # fmt: skip
+        states = k * APART + states_from * plan.wide.itemsize
+        own = states, address(lengths[is_long:]), address(tables[is_long])
+        return call, None, *moved, *own, 0, 1, 0, 1, low, high
+
+    def alone(step, before):
+        for k, (*_, low, high) in enumerate(parts):
+            if before:  # the line, which the last thread's lanes end with
+                yield call_of(k, 0, step, 0, 0, shift if k == threads - 1 else 0, inner - shift)
+            else:
+                yield call_of(k, 0, step, 0, low + shift, min(high + shift, inner), -shift)
+
+    together = (call_of(k, 1, int(down), shift, low, high, 0) for k, (*_, low, high) in enumerate(parts))
+    rows = _native.table([*alone(0, not down), *together, *alone(last, down)])
+    sharer = _native.sharer(rows)
+    room = inner * plan.wide.itemsize + APART * threads + LINE
+    return None if sharer is None else _Shifted(sharer, threads, room, (rows, tables, lengths))
+
+
+class _Shifted(NamedTuple):
+    sharer: Callable
+    threads: int
+    room: int  # bytes of states
+    keep: tuple
 
 
 class _Sharing(NamedTuple):

@@ -189,13 +189,16 @@ def run_template(
     team: Team, rows: np.ndarray, sharer: Callable[..., object] | None, addresses: tuple[int, ...], threads: int
 ) -> None:
     """Run a table of `_native` with addresses added, on so many threads; ``sharer`` is `_native.sharer`'s function."""
-    if team.run is run and sharer is not None and _share(sharer, addresses, threads):
+    if team.run is run and sharer is not None and share(sharer, addresses, threads):
         return
     team.run(_native.with_addresses(rows, addresses), threads)
 
 
-def _share(sharer: Callable[..., object], addresses: tuple[int, ...], n: int) -> bool:
-    """Let a function of `_native.sharer` run on so many threads; return whether these could be had as they are."""
+def share(sharer: Callable[..., object], addresses: tuple[int, ...], n: int) -> bool:
+    """Let a function of `_native.sharer` run on so many threads; return whether these could be had as they are.
+
+    If so, each takes every n-th call, in their order.
+    """
     workers = list[_Worker]()
     try:
         _hire(n - 1, workers)

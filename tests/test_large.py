@@ -94,6 +94,31 @@ def test_an_output_at_any_address(rng, dtype, shape, axis):
         assert (buffer == 7).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("lanes", [128, 192, 1056])
+def test_rows_from_line_to_line_in_one_go(rng, monkeypatch, set_threads, dtype, reverse, lanes):
+    """From zeros that nobody asks for all calls are known; the bits are those of calls one after the other."""
+    (f, x), steps, size = operands(rng, (7, lanes), dtype), 7, np.dtype(dtype).itemsize
+    expected = fastrecur.forget_mult(f, x, reverse=reverse)
+    lower_thresholds(monkeypatch.setattr)
+    came, real = [], _run._run_shifted
+    monkeypatch.setattr(_run, "_run_shifted", lambda *arguments: came.append(real(*arguments)) or came[-1])
+    for threads, offset in itertools.product([1, 2, 3], [size, 16, 64 - size]):
+        set_threads(threads)
+        for options in [{}, {"h0": 0.0}, {"return_state": True}]:
+            memory = np.full(x.nbytes + 192, 0xA5, np.uint8)
+            start = -memory.ctypes.data % 64 + offset
+            out = memory[start : start + x.nbytes].view(dtype).reshape(steps, lanes)
+            fastrecur.forget_mult(f, x, reverse=reverse, out=out, **options)
+            assert_same_bits(out.copy(), expected)
+            out.view(np.uint8)[...] = 0xA5
+            assert (memory == 0xA5).all()
+        assert came
+        assert came[0] or threads > 1  # nobody has to be woken
+        came.clear()
+
+
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize(("shape", "axis"), SHAPES)
 def test_same_bits_as_if_large(rng, monkeypatch, set_threads, name, shape, axis):

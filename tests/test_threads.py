@@ -323,7 +323,7 @@ def test_interrupts(monkeypatch, set_threads, where, rest):
     with monkeypatch.context() as patches:
         functions = types.SimpleNamespace(post=post, lead=lead, SLEEPS=native.SLEEPS, MEETS=native.MEETS)
         patches.setattr(_native, "functions", lambda: functions)
-        patches.setattr(_threads, "_share", lambda *arguments: False)  # of which no part can be interrupted
+        patches.setattr(_threads, "share", lambda *arguments: False)  # of which no part can be interrupted
         with pytest.raises(KeyboardInterrupt):
             fastrecur.forget_mult(f, x)
     assert asked
@@ -470,8 +470,8 @@ def test_workers_that_are_awake_are_given_work_at_once(monkeypatch, set_threads,
     set_threads(threads)
     f, x = np.full(shape, 0.5), np.ones(shape)
     expected = fastrecur.forget_mult(f, x)
-    came, real = [], _threads._share
-    monkeypatch.setattr(_threads, "_share", lambda *arguments: came.append(real(*arguments)) or came[-1])
+    came, real = [], _threads.share
+    monkeypatch.setattr(_threads, "share", lambda *arguments: came.append(real(*arguments)) or came[-1])
     until_asleep()
     assert_same_bits(fastrecur.forget_mult(f, x), expected)
     assert came == [False]
