@@ -450,32 +450,31 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
             take_steps(a_rows, a_lane, a_time, width(carry), a_time)
         if b_time == 0:
             take_steps(b_rows, b_lane, b_time, whole, b_time)
-        turn, low, high = ALL if phase == TELL or phase == PART else phase, min(first_block, top), top + 1
+        # One loop over blocks for all that there is to do: those that are asked, the same again, and the thread's own.
+        task, low, high = ALL if phase == PART or phase == TELL else phase, min(first_block, top), top + 1
         is_asking, asked, upto, left = phase == TELL and first_block > 0, 0, 0, constant(1.0, state)
         most = most_asked(first_block, last_block, first_block if first_block <= top else 0)
-        turn = SUMMARISE if is_asking else turn
+        task = SUMMARISE if is_asking else task
         while True:
-            if is_asking and turn == SUMMARISE:
+            if is_asking and task == SUMMARISE:
                 upto = asked_next(left, asked, most)
                 low, high = first_block - upto, first_block - asked
                 if upto < 0:
                     break
                 if upto == 0:
-                    turn, low, high, state = FOLD, high, first_block, constant(0.0, state)
+                    task, low, high, state = FOLD, high, first_block, constant(0.0, state)
             elif is_asking:
                 store(carry, last + lane, state)
-                is_asking, turn, low, high = False, ALL, first_block, top + 1
+                is_asking, task, low, high = False, ALL, first_block, top + 1
             for block in range(low, high):
                 # What is left behind the whole blocks goes with the end, all at once.
-                now, count = (turn, BLOCK) if block < top else (ALL, rest)
+                now, count = (task, BLOCK) if block < top else (ALL, rest)
                 t = block * BLOCK
                 a_now, b_now, h_now = shift(a_lane, t * a_time), shift(b_lane, t * b_time), shift(h_lane, t * h_time)
                 summary = own if now == ALL else shift(summaries, (lane * blocks + block) * SUMMARY * itemsize(carry))
                 if now == HOLD:
-                    if (
-                        block > 0
-                        and hold(rule, a_now, b_now, h_now, a_time, b_time, h_time, steps - t, carry) == steps - t
-                    ):
+                    held = hold(rule, a_now, b_now, h_now, a_time, b_time, h_time, steps - t, carry)
+                    if held == steps - t:
                         state = load(shift(h_lane, (steps - 1) * h_time), 0, carry)
                     continue
                 if count == 0:
@@ -499,7 +498,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
                         give_steps(h_now, h_time, h_rows, count, past, BLOCK * h_time)
             if not is_asking:
                 break
-            if turn == SUMMARISE:
+            if task == SUMMARISE:
                 left, asked = left * product_of(summaries, lane * blocks + low, lane * blocks + high), upto
         if upto < 0:
             store(carry, 2 * last, constant(0.0, state))
@@ -699,25 +698,25 @@ def vjp(
             take_steps(g_rows, g_lane, g_time, whole, g_time)
         if h_time == 0:
             take_steps(h_rows, h_lane, h_time, whole, h_time)
-        turn, low, high = ALL if phase == TELL or phase == PART else phase, min(first_block, top), top + 1
+        task, low, high = ALL if phase == PART or phase == TELL else phase, min(first_block, top), top + 1
         is_asking, asked, upto, left, piece = phase == TELL, 0, 0, constant(1.0, r), pieces - 1
         most = most_asked(first_block, last_block, max(0, steps // BLOCK - last_block))
-        turn = SUMMARISE if is_asking else turn
+        task = SUMMARISE if is_asking else task
         while True:
-            if is_asking and turn == SUMMARISE:
+            if is_asking and task == SUMMARISE:
                 upto = asked_next(left, asked, most)
                 low, high = last_block + asked, last_block + upto
                 if upto < 0:
                     break
                 if upto == 0:
-                    turn, low, high, r = FOLD, last_block, low, constant(0.0, r)
+                    task, low, high, r = FOLD, last_block, low, constant(0.0, r)
             elif is_asking:
                 store(carry, last + lane, r)
-                is_asking, turn, low, high = False, ALL, first_block, top + 1
+                is_asking, task, low, high = False, ALL, first_block, top + 1
             for ago in range(1, high - low + 1):
                 block = high - ago
                 # What is left behind the whole blocks goes with the end, all at once.
-                now, count = (turn, BLOCK) if block < top or is_asking else (ALL, rest)
+                now, count = (task, BLOCK) if block < top or is_asking else (ALL, rest)
                 if count == 0:
                     continue
                 while block < blocks * piece // pieces:
@@ -752,7 +751,7 @@ def vjp(
                         deliver_steps(to_b_now, to_b_time, sums_b_now, sums_b_time, b_fate, to_b_rows, count, past)
             if not is_asking:
                 break
-            if turn == SUMMARISE:
+            if task == SUMMARISE:
                 left, asked = left * product_of(summaries, lane * blocks + low, lane * blocks + high), upto
         if upto < 0:
             store(carry, 2 * last, constant(0.0, r))
