@@ -65,19 +65,33 @@ def told_template(plan, call, direction, table, stretches):
     return _native.table(_told_calls(plan, call, direction, table, stretches, (0,) * ADDRESSES[direction], 0))
 
 
-def _are_same(one, other):
-    """Return whether lists of states are the same to the bit, as far as is soon seen: not of zeros and NaN."""
-    return one == other and all(one)
+def _were_told(came, way, lanes):
+    """Return whether all stretches but the first on the way were told where to start: what stands behind all states."""
+    for k in way[1:]:
+        if not came[k][2 * lanes]:
+            return False
+    return True
+
+
+def _are_right(came, way, lanes):
+    """Return whether stretches were told what those before came to, as far as is soon seen: not of zeros and NaN."""
+    before = way[0]
+    for k in way[1:]:
+        for lane in range(lanes):
+            if not came[before][lane] == came[k][lanes + lane] != 0:
+                return False
+        before = k
+    return True
 
 
 def _walk_told(plan, call, direction, sharing, at, walk_again, team):
-    """Walk stretches from what blocks tell; return whether that was done.
+    """Walk stretches from what blocks tell; return which begin with closed gates, None if blocks do not tell.
 
     ``walk_again(k, states, summaries)`` walks the k-th once more, where it was not told what came.
     """
     if waits := plan.in_vain.get("told", 0):
         plan.in_vain["told"] = waits - 1
-        return False
+        return None
     stretches, lanes, place, size = sharing.tails, plan.lanes, STATES[direction], plan.wide.itemsize
     count = len(stretches)
     states, summaries = np.zeros((count, PITCH), plan.wide), _summaries(plan)
@@ -90,18 +104,16 @@ def _walk_told(plan, call, direction, sharing, at, walk_again, team):
     else:
         _threads.run_template(team, sharing.template, sharing.sharer, (*at, 0, address(summaries)), count)
     came = states.tolist()
-    if not all(came[k][2 * lanes] for k in way[1:]):
+    if not _were_told(came, way, lanes):
         plan.in_vain["told"] = PATIENCE
-        return False
-    for before, k in itertools.pairwise(way):
-        if _are_same(came[before][:lanes], came[k][lanes : 2 * lanes]):
-            continue
-        if not are_same(states[before, :lanes], states[k, lanes : 2 * lanes]):
-            states[k, :lanes] = states[before, :lanes]
-            walk_again(k, start + k * pitch, address(summaries))
-            came[k] = states[k].tolist()
+        return None
+    if not _are_right(came, way, lanes):
+        for before, k in itertools.pairwise(way):
+            if not are_same(states[before, :lanes], states[k, lanes : 2 * lanes]):
+                states[k, :lanes] = states[before, :lanes]
+                walk_again(k, start + k * pitch, address(summaries))
     ctypes.memmove(given, start + way[-1] * pitch, lanes * size)
-    return True
+    return [k for k in way if came[k][2 * lanes + 1]]
 
 
 def _summaries(plan):
@@ -121,7 +133,7 @@ def forward(plan, call, sharing, at, fresh, team):
 
     def hold(*firsts):
         """Repeat results where a thread did not see what it followed."""
-        for first in firsts if plan.rule != "linear" else ():
+        for first in firsts:
             call(*head, 0, 0, lanes, first, first + 1, blocks, HOLD)
 
     def walk_again(k, states, summaries):
@@ -131,8 +143,9 @@ def forward(plan, call, sharing, at, fresh, team):
         if high == blocks:
             call(*own, blocks, blocks, blocks, ALL)
 
-    if _walk_told(plan, call, "forward", sharing, at, walk_again, team):
-        hold(*(low for low, _ in stretches[1:]))
+    closed = _walk_told(plan, call, "forward", sharing, at, walk_again, team)
+    if closed is not None:
+        hold(*(stretches[k][0] for k in closed))
         return
     threads = len(stretches)
     summaries = _summaries(plan)
@@ -173,7 +186,7 @@ def vjp(plan, call, sharing, at, strides, team):
             clear(*ranges(sharing.pieces, len(stretches))[k])
         call(None, *at[:5], states, *at[6:], sharing.table, summaries, 0, lanes, *stretches[k], blocks, PART)
 
-    if _walk_told(plan, call, "vjp", sharing, at, walk_again, team):
+    if _walk_told(plan, call, "vjp", sharing, at, walk_again, team) is not None:
         return
     clear(0, sharing.pieces)
     summaries = _summaries(plan)

@@ -14,7 +14,8 @@ summarise blocks, one thread fold, and threads walk them, or one thread may do i
 the same arithmetic, hence the same bits.
 
 Who is told where to start has, in its ``carry``, behind the states so many more: those that it was told, to be compared
-with what the thread before it came to. Behind these stands 1, or 0 if it was not told, and did nothing.
+with what the thread before it came to. Behind these stands 1, or 0 if it was not told, and did nothing; and behind that
+1 where its first gate is closed, so that it has to look at what it follows.
 
 A block is walked step by step instead where composing is not safe: decays above one, whose products grow; states that
 are not finite, or so much smaller than what they are made of that digits are lost. A closed gate repeats the result
@@ -465,6 +466,9 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
                     task, low, high, state = FOLD, high, first_block, constant(0.0, state)
             elif is_asking:
                 store(carry, last + lane, state)
+                gate = load(shift(a_lane, first_block * BLOCK * a_time), 0, carry)
+                if is_average(rule) and gate == constant(0.0, gate):
+                    store(carry, 2 * last + 1, constant(1.0, gate))
                 is_asking, task, low, high = False, ALL, first_block, top + 1
             for block in range(low, high):
                 # What is left behind the whole blocks goes with the end, all at once.
