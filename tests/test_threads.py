@@ -463,11 +463,11 @@ def test_workers_roused_in_vain(set_threads):
     assert_same_bits(result, expected)
 
 
-@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.usefixtures("processors")
 @pytest.mark.parametrize("shape", [(512, 2048), (600_000,)], ids=["rows", "series"])
-def test_workers_that_are_awake_are_given_work_at_once(monkeypatch, set_threads, shape, threads):
+def test_workers_that_are_awake_are_given_work_at_once(monkeypatch, set_threads, shape):
     """Not those that sleep, which Python has to wake; results are the same."""
-    set_threads(threads)
+    set_threads(2)
     f, x = np.full(shape, 0.5), np.ones(shape)
     expected = fastrecur.forget_mult(f, x)
     came, real = [], _threads.share
