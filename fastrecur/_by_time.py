@@ -29,7 +29,7 @@ PATIENCE = 16  # problems of a kind that are shared otherwise after one that rem
 APART = 64  # elements between states of two threads, for a processor fetches what stands behind its own too
 
 
-def is_long(plan):
+def _is_long(plan):
     """Return whether a problem has many steps of short rows, and no others."""
     return (
         plan.steps >= 2 * SHARE * LEAST_BEFORE and plan.traversal == ROWS and plan.sizes[:2] == (1, 1)
@@ -44,7 +44,7 @@ def sum_stretch(plan):
 
     0 if there are none, or they are made of parts of rows. By the shape alone.
     """
-    if not plan.gradients or plan.gradients[0] is None or not is_long(plan):
+    if not plan.gradients or plan.gradients[0] is None or not _is_long(plan):
         return 0
     if plan.dtype.itemsize * plan.steps * plan.lanes < LEAST_BYTES // 4:  # whatever else is read or wanted
         return 0
@@ -64,7 +64,7 @@ def stretches(plan, threads, of_sums=0):
         count = min(count, -(-plan.steps // of_sums))
     elif any(gradient is not None and gradient[2] is None for gradient in plan.gradients):
         return None
-    if count <= 1 or 2 * count < threads or not is_long(plan):
+    if count <= 1 or 2 * count < threads or not _is_long(plan):
         return None
     if plan.word * plan.steps * plan.lanes < LEAST_BYTES:
         return None
