@@ -18,7 +18,6 @@ from ._cpu._series import ALL, BLOCK, FOLD, HOLD, PART, REPLAY, SUMMARISE, SUMMA
 from ._problem import FEW_LANES, H
 from ._threads import ranges
 
-PATIENCE = 16  # problems of a kind whose blocks are not asked after one of which they did not tell
 PITCH = 32  # numbers from a thread's states to the next one's, for a processor fetches what stands behind its own too
 SLOWER = 1.6  # times as long as a summary takes a walk
 # Of a kernel's arguments behind the rule, before the geometry's: how many there are, and which is the states'.
@@ -89,8 +88,7 @@ def _walk_told(plan, call, direction, sharing, at, walk_again, team):
 
     ``walk_again(k, states, summaries)`` walks the k-th once more, where it was not told what came.
     """
-    if waits := plan.in_vain.get("told", 0):
-        plan.in_vain["told"] = waits - 1
+    if plan.is_in_vain("told"):
         return None
     stretches, lanes, place, size = sharing.tails, plan.lanes, STATES[direction], plan.wide.itemsize
     count = len(stretches)
@@ -105,7 +103,7 @@ def _walk_told(plan, call, direction, sharing, at, walk_again, team):
         _threads.run_template(team, sharing.template, sharing.sharer, (*at, 0, address(summaries)), count)
     came = states.tolist()
     if not _were_told(came, way, lanes):
-        plan.in_vain["told"] = PATIENCE
+        plan.note_in_vain("told")
         return None
     if not _are_right(came, way, lanes):
         for before, k in itertools.pairwise(way):

@@ -25,7 +25,6 @@ LEAST_BEFORE, MOST_BEFORE = 128, 1024  # steps that tell a state,
 SHARE = 16  # and of how many steps of a stretch they are one
 OTHER = 1e6  # what lanes start from when not from zeros: more than most data, so that those are forgotten too
 SUMS = 16  # partial sums over time
-PATIENCE = 16  # problems of a kind that are shared otherwise after one that remembers
 APART = 64  # elements between states of two threads, for a processor fetches what stands behind its own too
 
 
@@ -68,9 +67,7 @@ def stretches(plan, threads, of_sums=0):
         return None
     if plan.word * plan.steps * plan.lanes < LEAST_BYTES:
         return None
-    waits = plan.in_vain.get("by time", 0)
-    if waits:
-        plan.in_vain["by time"] = waits - 1
+    if plan.is_in_vain("by time"):
         return None
     return count, min(MOST_BEFORE, plan.steps // (SHARE * count))
 
@@ -130,14 +127,14 @@ def _walk(plan, count, carry, team, tell, walk):
     told[:, 1] = OTHER
     team.run([tell(k, turn, told[k - 1, turn]) for k in range(1, count) for turn in range(2)])
     if not are_same(told[:, 0], told[:, 1]):
-        plan.in_vain["by time"] = PATIENCE
+        plan.note_in_vain("by time")
         return False
     states, given = _room(plan, count), array_at(carry, plan.sizes[2:], plan.wide)
     states[0], states[1:] = given, told[:, 0]
     team.run([walk(k, states[k]) for k in range(count)])
     for k in range(1, count):
         if not are_same(states[k - 1], told[k - 1, 0]):
-            plan.in_vain["by time"] = PATIENCE
+            plan.note_in_vain("by time")
             states[k] = states[k - 1]
             team.run([walk(k, states[k])])
     given[...] = states[-1]

@@ -35,6 +35,7 @@ NARROW_LEAST = 1 << 12  # which to compile so many elements are worth
 LARGE_PROBLEM = 1 << 20  # bytes
 LINE = 64  # bytes of a cache line
 LARGE = 64 << 10  # bytes from which it pays to align a result
+PATIENCE = 16  # problems of a kind for which a way is not tried after one that it was tried for in vain
 FEW_ZEROS = 1 << 20  # bytes of states up to which a plan keeps zeros to start from
 PIECES = 8  # parts that a sum over lanes is made of, for any number of threads
 
@@ -105,13 +106,24 @@ class Plan:
     gradients: tuple = ()  # of both operands: shape, dtype, strides of a fresh array (None: a sum); None if unwanted
     h0_dtype: np.dtype | None = None  # of the first states' gradient
     calls: dict = field(default_factory=dict)  # compiled kernels
-    in_vain: dict = field(default_factory=dict)  # for how many more runs a way is not tried, see `_by_time`
+    in_vain: dict = field(default_factory=dict)  # for how many more runs a way is not tried
 
     def __post_init__(self):
         self.lane_shape = self.shape[: self.axis] + self.shape[self.axis + 1 :]
         self.full_lengths = np.array([self.steps], np.int64)
         self.carry_c_order = is_c_order(self.lane_shape, self.carry_strides)
         self.c_order = self.h_strides is not None and is_c_order(self.shape, self.h_strides)
+
+    def note_in_vain(self, way):
+        """Have a way of sharing the plan, which turned out not to lead anywhere, not tried for some runs."""
+        self.in_vain[way] = PATIENCE
+
+    def is_in_vain(self, way):
+        """Return whether such a way is not to be tried in this run."""
+        waits = self.in_vain.get(way, 0)
+        if waits:
+            self.in_vain[way] = waits - 1
+        return waits > 0
 
     def zeros(self):
         """Return zero states to start from, which nobody may write to."""

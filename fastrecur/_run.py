@@ -96,8 +96,8 @@ def _cache():
         return min(size, CACHE_A_PROCESSOR * processors), set(), min(size, STAYING * processors)
     try:
         with open(CACHE + "shared_cpu_list") as file:
-            ranges = [part.split("-") for part in file.read().strip().split(",")]
-        processors = {k for first, *last in ranges for k in range(int(first), int((last or [first])[0]) + 1)}
+            spans = [part.split("-") for part in file.read().strip().split(",")]
+        processors = {k for first, *last in spans for k in range(int(first), int((last or [first])[0]) + 1)}
     except (OSError, ValueError):
         processors = set()
     return size, processors, 0

@@ -118,7 +118,7 @@ def test_gates_that_remember(rng, large, set_threads, dtype):
     h = fastrecur.forget_mult(gate, value)
     grads = gradients()
     set_threads(2)
-    for tried in [True, *[False] * _by_time.PATIENCE, True]:
+    for tried in [True, *[False] * _problem.PATIENCE, True]:
         assert_same_bits(fastrecur.forget_mult(gate, value), h)
         for got, right in zip(gradients(), grads, strict=True):
             assert_same_bits(got, right)

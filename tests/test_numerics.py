@@ -461,8 +461,7 @@ def test_where_threads_start(
 
         return noting
 
-    real = _by_blocks._walk_told
-    monkeypatch.setattr(_by_blocks, "_walk_told", lambda *a: told.append(real(*a)) or told[-1])
+    monkeypatch.setattr(_by_blocks, "_walk_told", note(told, _by_blocks._walk_told))
     monkeypatch.setattr(_by_blocks, "_are_right", lambda *a: False)  # then all bits are looked at
     monkeypatch.setattr(_by_blocks, "are_same", note(right, _by_blocks.are_same))
     forget_plans()
