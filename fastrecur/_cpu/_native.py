@@ -464,20 +464,28 @@ def _write_team(module, work):
     builder.ret_void()
 
 
+def _write_letter(builder, mail, table, thread, threads, here):
+    """Put work into a mail; return whether its worker had gone to sleep and was not told."""
+    for word, value in ((_TABLE, table), (_THREAD, thread), (_THREADS, threads), (_HERE, here)):
+        _write(builder, mail, word, value)
+    _announce(builder, mail, _DONE, 0)
+    return builder.not_(_swap(builder, mail, _STATE, AWAKE, POSTED))
+
+
+def _meets(builder, mail, here):
+    """Return whether a worker was last seen on the processor that this thread is on."""
+    is_known = builder.icmp_signed(">=", here, ir.Constant(_I64, 0))
+    return builder.and_(is_known, builder.icmp_signed("==", _read(builder, mail, _SEEN), here))
+
+
 def _write_post(module):
     function, builder = _function(module, "post", _I64, 4)
     mail, table, thread, threads = function.args
-    for word, value in ((_TABLE, table), (_THREAD, thread), (_THREADS, threads)):
-        _write(builder, mail, word, value)
-    _announce(builder, mail, _DONE, 0)
-    awake = _swap(builder, mail, _STATE, AWAKE, POSTED)
-    sleeps = builder.not_(awake)
+    here = _processor(builder)
+    sleeps = _write_letter(builder, mail, table, thread, threads, here)
     with builder.if_then(sleeps):
         _announce(builder, mail, _STATE, POSTED)
-    here = _processor(builder)
-    _write(builder, mail, _HERE, here)
-    is_known = builder.icmp_signed(">=", here, ir.Constant(_I64, 0))
-    meets = builder.and_(is_known, builder.icmp_signed("==", _read(builder, mail, _SEEN), here))
+    meets = _meets(builder, mail, here)
     answers = [ir.Constant(_I64, answer) for answer in (Functions.SLEEPS, Functions.MEETS, 0)]
     builder.ret(builder.select(sleeps, answers[0], builder.select(meets, *answers[1:])))
 
@@ -573,18 +581,13 @@ def _write_share(module, work, lead):
     with _each(builder, workers) as k:
         mail = _read(builder, mails, k)
         sleeps = builder.icmp_signed("!=", _look(builder, mail, _STATE), ir.Constant(_I64, AWAKE))
-        is_known = builder.icmp_signed(">=", here, ir.Constant(_I64, 0))
-        meets = builder.and_(is_known, builder.icmp_signed("==", _read(builder, mail, _SEEN), here))
-        with builder.if_then(builder.or_(sleeps, meets), likely=False):
+        with builder.if_then(builder.or_(sleeps, _meets(builder, mail, here)), likely=False):
             _give(builder, _thing(builder, "_Py_FalseStruct"))
     state = _ask(builder, "PyEval_SaveThread", _I64)
     threads = builder.add(workers, one)
     with _each(builder, workers) as k:
         mail, thread = _read(builder, mails, k), builder.add(k, one)
-        for word, value in ((_TABLE, own), (_THREAD, thread), (_THREADS, threads), (_HERE, here)):
-            _write(builder, mail, word, value)
-        _announce(builder, mail, _DONE, 0)
-        missed = builder.not_(_swap(builder, mail, _STATE, AWAKE, POSTED))
+        missed = _write_letter(builder, mail, own, thread, threads, here)
         with builder.if_then(missed, likely=False):  # it has gone to sleep just now
             builder.call(work, [own, thread, threads])
             _announce(builder, mail, _DONE, 1)
