@@ -7,13 +7,13 @@ from .._steps import constant
 from ._memory import (
     HELPER,
     INLINE,
-    ask_near,
-    ask_near_to_write,
     broadcast,
     itemsize,
     load,
     load_int,
     load_vector,
+    prefetch,
+    prefetch_to_write,
     shift,
     store,
     store_vector,
@@ -50,9 +50,9 @@ def walk(rule, rewards, values, successors, ends, cuts, h, carry, h0, geometry, 
                 at(h, place),
             )  # fmt: skip
             for j in range(0, whole, width(carry)):
-                ask_near(r, j, ahead)
-                ask_near(v, j, ahead)
-                ask_near_to_write(to, j, ahead)
+                prefetch(r, j, ahead)
+                prefetch(v, j, ahead)
+                prefetch_to_write(to, j, ahead)
                 new = advantage(
                     load_vector(carry, low + j, carry), load_vector(r, j, carry), load_vector(v, j, carry),
                     load_vector(s, j, carry), load_vector(e, j, carry), load_vector(c, j, carry), many_gamma,

@@ -800,7 +800,7 @@ def _compiled_stream_lines(typingctx, lines, pointer, offsets):
     return types.none(lines, pointer, offsets), codegen
 
 
-def _asking_for_octet(for_write):
+def _prefetching_octet(for_write):
     # Ask for the lines of 8 lanes that stand so many bytes ahead.
     def compiled(typingctx, pointer, offsets, ahead):
         def codegen(context, builder, signature, args):
@@ -836,7 +836,7 @@ def _loading(count):
     return compiled
 
 
-def _asking(for_write):
+def _prefetching(for_write):
     # Ask for the lines of a vector that stands so many bytes ahead.
     def compiled(typingctx, pointer, index, ahead):
         def codegen(context, builder, signature, args):
@@ -1300,10 +1300,10 @@ if INTERPRETED:
     def own_page(pointer, offset):
         pass
 
-    def ask_near(pointer, index, ahead):
+    def prefetch(pointer, index, ahead):
         pass
 
-    ask_near_to_write = ask_for_octet = ask_for_octet_to_write = ask_near
+    prefetch_to_write = prefetch_octet = prefetch_octet_to_write = prefetch
 
     def fence():
         pass
@@ -1334,8 +1334,8 @@ else:
     stack_lines = intrinsic(_compiled_stack_lines)
     collect_octet = intrinsic(_compiled_collect_octet)
     stream_lines = intrinsic(_compiled_stream_lines)
-    ask_for_octet = intrinsic(_asking_for_octet(for_write=False))
-    ask_for_octet_to_write = intrinsic(_asking_for_octet(for_write=True))
+    prefetch_octet = intrinsic(_prefetching_octet(for_write=False))
+    prefetch_octet_to_write = intrinsic(_prefetching_octet(for_write=True))
     load_vector = intrinsic(_loading(None))
     load_half_vector = intrinsic(_loading(OCTET))
     store_vector = intrinsic(_compiled_store_vector)
@@ -1353,8 +1353,8 @@ else:
     width = intrinsic(_compiled_width)
     fence = intrinsic(_compiled_fence)
     own_page = intrinsic(_compiled_own_page)
-    ask_near = intrinsic(_asking(for_write=False))
-    ask_near_to_write = intrinsic(_asking(for_write=True))
+    prefetch = intrinsic(_prefetching(for_write=False))
+    prefetch_to_write = intrinsic(_prefetching(for_write=True))
 
 
 # ---- The primitives of the steps, on scalars and vectors -----------------------------------------------------------

@@ -11,11 +11,11 @@ from .._steps import constant
 from ._memory import (
     HELPER,
     INLINE,
-    ask_near,
-    ask_near_to_write,
     load,
     load_int,
     load_row,
+    prefetch,
+    prefetch_to_write,
     row_total,
     shift,
     spread_row,
@@ -77,9 +77,9 @@ def forward_one(rule, a, b, h, carry, lengths, geometry, outer_first, outer_last
         now = load_row(rule, states, carry)
         for t in range(start, stop):
             a_now, b_now, h_now = shift(a_row, t * a_time), shift(b_row, t * b_time), shift(h_row, t * h_time)
-            ask_near(a_now, 0, AHEAD * a_time)
-            ask_near(b_now, 0, AHEAD * b_time)
-            ask_near_to_write(h_now, 0, AHEAD * h_time)
+            prefetch(a_now, 0, AHEAD * a_time)
+            prefetch(b_now, 0, AHEAD * b_time)
+            prefetch_to_write(h_now, 0, AHEAD * h_time)
             now = advance(rule, now, a_now, b_now, h_now, carry)
         store_row(rule, states, now)
 
@@ -165,12 +165,12 @@ def walk_back(
         g_now, a_now, b_now = shift(g, t * g_time), shift(a, t * a_time), shift(b, t * b_time)
         h_now = shift(h, (t - 1) * h_time)
         to_a_now, to_b_now = shift(to_a, t * to_a_time), shift(to_b, t * to_b_time)
-        ask_near(g_now, 0, -AHEAD * g_time)
-        ask_near(a_now, 0, -AHEAD * a_time)
-        ask_near(b_now, 0, -AHEAD * b_time)
-        ask_near(h_now, 0, -AHEAD * h_time)
-        ask_near_to_write(to_a_now, 0, -AHEAD * to_a_time)
-        ask_near_to_write(to_b_now, 0, -AHEAD * to_b_time)
+        prefetch(g_now, 0, -AHEAD * g_time)
+        prefetch(a_now, 0, -AHEAD * a_time)
+        prefetch(b_now, 0, -AHEAD * b_time)
+        prefetch(h_now, 0, -AHEAD * h_time)
+        prefetch_to_write(to_a_now, 0, -AHEAD * to_a_time)
+        prefetch_to_write(to_b_now, 0, -AHEAD * to_b_time)
         before = row_of(rule, is_one_h(rule), h_now, carry)
         grad_a, grad_b, r = row_back(rule, r, g_now, a_now, b_now, before, carry)
         if held_a:

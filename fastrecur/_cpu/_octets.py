@@ -16,9 +16,6 @@ from ._memory import (
     INLINE,
     OCTET,
     WIDTH,
-    ask_for_octet,
-    ask_for_octet_to_write,
-    ask_near,
     collect_octet,
     fence,
     itemsize,
@@ -27,6 +24,9 @@ from ._memory import (
     load_int,
     load_octet,
     misalignment,
+    prefetch,
+    prefetch_octet,
+    prefetch_octet_to_write,
     shift,
     stack,
     stack_ints,
@@ -94,7 +94,7 @@ def begins_line(operand, t):
 
 
 @njit(**INLINE)
-def ask(operand, offsets, time, way, t, steps, jump, by_block):
+def prefetch_next(operand, offsets, time, way, t, steps, jump, by_block):
     """Ask for what comes later: along the lanes; or where 8 are a block of memory, for as much of the next block.
 
     So memory is read in its order, and lanes that stand a power of two apart do not drive each other from the cache.
@@ -103,19 +103,19 @@ def ask(operand, offsets, time, way, t, steps, jump, by_block):
     if by_block and jump == length and OCTET * length <= BLOCK:
         next_ = shift(operand, load_int(offsets, 0) + OCTET * length + min(0, (steps - 1) * time))
         for j in range(OCTET * t, OCTET * (t + OCTET), WIDTH):
-            ask_near(next_, j, 0)
+            prefetch(next_, j, 0)
     else:
-        ask_along(operand, offsets, time, way, t, steps, jump)
+        prefetch_along(operand, offsets, time, way, t, steps, jump)
 
 
 @njit(**INLINE)
-def ask_along(operand, offsets, time, way, t, steps, jump):
+def prefetch_along(operand, offsets, time, way, t, steps, jump):
     """Ask for what comes AHEAD bytes of a lane later, going one ``way`` or back; at its end, for the next lanes'."""
     if begins_line(operand, t):
         later = way * (AHEAD // itemsize(operand))
         inside = 0 <= t + later < steps
         ahead = later * time if inside else (later - way * steps) * time + OCTET * jump
-        ask_for_octet(shift(operand, t * time), offsets, ahead)
+        prefetch_octet(shift(operand, t * time), offsets, ahead)
 
 
 @njit(**INLINE)
@@ -129,7 +129,7 @@ def give_on(rule, target, offsets, time, way, t, rows, lines, past):
             stream_lines(lines, shift(place, -offset), offsets)
     else:
         if begins_line(target, t):
-            ask_for_octet_to_write(shift(target, t * time), offsets, way * (AHEAD // itemsize(target)) * time)
+            prefetch_octet_to_write(shift(target, t * time), offsets, way * (AHEAD // itemsize(target)) * time)
         give(rule, target, offsets, time, t, rows)
 
 
@@ -207,9 +207,9 @@ def forward_octets(
     h7 = load_half_vector(state, 0, kept)
     for t in range(first % OCTET, steps - OCTET + 1, OCTET):
         if not is_level(rule):
-            ask(a, a_at, a_time, 1, t, steps, a_jump, by_block)
+            prefetch_next(a, a_at, a_time, 1, t, steps, a_jump, by_block)
             gates = take(rule, a, a_at, a_time, t, kept)
-        ask(b, b_at, b_time, 1, t, steps, b_jump, by_block)
+        prefetch_next(b, b_at, b_time, 1, t, steps, b_jump, by_block)
         values = take(rule, b, b_at, b_time, t, kept)
         h0 = step(rule, h7, gates[0], values[0])
         h1 = step(rule, h0, gates[1], values[1])
@@ -327,14 +327,14 @@ def vjp_octets(
     # Before the first octet there is no result: it goes by steps.
     t = steps - left - OCTET
     while t > 0:
-        ask(g, g_at, g_time, -1, t, steps, g_jump, by_block)
+        prefetch_next(g, g_at, g_time, -1, t, steps, g_jump, by_block)
         grads = take(rule, g, g_at, g_time, t, kept)
         if not is_level(rule):
-            ask(a, a_at, a_time, -1, t, steps, a_jump, by_block)
+            prefetch_next(a, a_at, a_time, -1, t, steps, a_jump, by_block)
             gates = take(rule, a, a_at, a_time, t, kept)
-        ask(b, b_at, b_time, -1, t, steps, b_jump, by_block)
+        prefetch_next(b, b_at, b_time, -1, t, steps, b_jump, by_block)
         values = take(rule, b, b_at, b_time, t, kept)
-        ask(h, h_at, h_time, -1, t, steps, h_jump, by_block)
+        prefetch_next(h, h_at, h_time, -1, t, steps, h_jump, by_block)
         before = take(rule, h, h_at, h_time, t - 1, kept)
         a7, b7, r7 = take_back(rule, r0, grads[7], gates[7], values[7], before[7])
         a6, b6, r6 = take_back(rule, r7, grads[6], gates[6], values[6], before[6])

@@ -15,7 +15,6 @@ from ._memory import (
     INLINE,
     OCTET,
     WIDTH,
-    ask_near,
     broadcast,
     copy_every,
     copy_number,
@@ -27,6 +26,7 @@ from ._memory import (
     load_int,
     load_vector,
     misalignment,
+    prefetch,
     shift,
     stack,
     store,
@@ -122,7 +122,7 @@ def pack(panel, source, row, time, apart, lanes, steps, back, ahead):
             for k in range(0, done, OCTET):
                 from_, to = shift(source, j * apart + (k + turn) * time), shift(panel, j * size + (k + turn) * row)
                 for i in range(OCTET):
-                    ask_near(from_, 0, (i + LANES_AHEAD) * apart)
+                    prefetch(from_, 0, (i + LANES_AHEAD) * apart)
                 if abs(time) == size:
                     copy_turned(to, way * row, from_, apart, 1)
                 else:
@@ -132,7 +132,7 @@ def pack(panel, source, row, time, apart, lanes, steps, back, ahead):
         for j in range(lanes):
             from_ = shift(source, j * apart)
             for k in range(done):
-                ask_near(from_, 0, k * time + ahead)
+                prefetch(from_, 0, k * time + ahead)
                 copy_number(shift(panel, k * row), j, shift(from_, k * time), 0)
     for ago in range(steps - done):
         k = steps - 1 - ago if back else done + ago
@@ -140,14 +140,14 @@ def pack(panel, source, row, time, apart, lanes, steps, back, ahead):
         for place in range(0, places, WIDTH):
             j = vector_at(place, lanes)
             from_ = shift(step_, j * apart)
-            ask_near(from_, 0, ahead)
+            prefetch(from_, 0, ahead)
             every = apart // size if lanes >= WIDTH and apart % size == 0 else 0
             if every == 1:
                 copy_every(to, j, from_, 1)
             elif every == -1:
                 copy_every(to, j, from_, -1)
             elif every == 2:
-                ask_near(from_, WIDTH, ahead)
+                prefetch(from_, WIDTH, ahead)
                 copy_every(to, j, from_, 2)
             elif every == 3:
                 copy_every(to, j, from_, 3)
@@ -155,7 +155,7 @@ def pack(panel, source, row, time, apart, lanes, steps, back, ahead):
                 copy_every(to, j, from_, 4)
             else:  # not by the compiler's vectors: where a processor can gather them, that is slow
                 for i in range(min(WIDTH, lanes)):
-                    ask_near(from_, 0, i * apart + ahead)
+                    prefetch(from_, 0, i * apart + ahead)
                     copy_number(to, j + i, shift(from_, i * apart), 0)
 
 
@@ -250,8 +250,8 @@ def walk_some(
         for i in range(k, k + count):
             a_now, b_now, h_now = shift(a, i * a_time), shift(b, i * b_time), shift(h, i * h_time)
             if large:
-                ask_near(a_now, j, AHEAD * a_time)
-                ask_near(b_now, j, AHEAD * b_time)
+                prefetch(a_now, j, AHEAD * a_time)
+                prefetch(b_now, j, AHEAD * b_time)
             new = step(rule, now, load_vector(a_now, j, states), load_vector(b_now, j, states))
             result = new
             if ragged:
@@ -356,10 +356,10 @@ def walk_back_some(
             )  # fmt: skip
             to_a_now, to_b_now = shift(to_a, i * to_a_time), shift(to_b, i * to_b_time)
             if large:
-                ask_near(g_now, j, -AHEAD * g_time)
-                ask_near(a_now, j, -AHEAD * a_time)
-                ask_near(b_now, j, -AHEAD * b_time)
-                ask_near(h_now, j, -AHEAD * h_time)
+                prefetch(g_now, j, -AHEAD * g_time)
+                prefetch(a_now, j, -AHEAD * a_time)
+                prefetch(b_now, j, -AHEAD * b_time)
+                prefetch(h_now, j, -AHEAD * h_time)
             arrived, before = load_vector(g_now, j, states), load_vector(h_now, j, states)
             if ragged:
                 now = broadcast(constant(float(t + i), load(states, 0, states)))

@@ -19,12 +19,12 @@ from .._pooling import pool, pool_adjoint, put_out, put_out_adjoint
 from .._steps import constant
 from ._memory import (
     HELPER,
-    ask_near,
     broadcast,
     itemsize,
     load,
     load_int,
     load_vector,
+    prefetch,
     shift,
     store,
     store_vector,
@@ -58,7 +58,7 @@ def forward_row(row, bias, size, keep, h, states, carry, lanes, gated, masked, s
         if masked:
             factor = load_vector(keep, j, carry)
         for part in range(3 if gated else 2):
-            ask_near(row, j + part * size, ahead)
+            prefetch(row, j + part * size, ahead)
         z = load_vector(row, j, carry) + load_vector(bias, j, carry)
         f = load_vector(row, j + size, carry) + load_vector(bias, j + size, carry)
         new = pool(load_vector(carry, j, carry), z, f, factor)
@@ -113,7 +113,7 @@ def vjp_row(g, row, size, keep, now, before, carry, to_row, lanes, gated, masked
     arrived = broadcast(constant(0.0, load(carry, 0, carry)))
     for j in range(0, stop, width(carry)):
         for part in range(3 if gated else 2):
-            ask_near(row, j + part * size, ahead)
+            prefetch(row, j + part * size, ahead)
         if has_g:
             arrived = load_vector(g, j, carry)
         if masked:

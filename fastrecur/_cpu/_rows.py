@@ -18,8 +18,6 @@ from .._steps import constant
 from ._memory import (
     HELPER,
     INLINE,
-    ask_near,
-    ask_near_to_write,
     broadcast,
     fence,
     itemsize,
@@ -28,6 +26,8 @@ from ._memory import (
     load_vector,
     misalignment,
     own_page,
+    prefetch,
+    prefetch_to_write,
     shift,
     stack_ints,
     store,
@@ -128,12 +128,12 @@ def end_lane(k, head, tail):
 
 
 @njit(**HELPER)
-def ask_for_ends(target, next_, operand, head, tail, lanes):
+def prefetch_ends(target, next_, operand, head, tail, lanes):
     """Ask for the lines that a later row of results fills in part."""
     if head > 0:
-        ask_near_to_write(target, 0, ENDS_AHEAD * load_int(next_, operand))
+        prefetch_to_write(target, 0, ENDS_AHEAD * load_int(next_, operand))
     if tail < lanes:
-        ask_near_to_write(target, lanes - 1, ENDS_AHEAD * load_int(next_, operand))
+        prefetch_to_write(target, lanes - 1, ENDS_AHEAD * load_int(next_, operand))
 
 
 @njit(**HELPER)
@@ -169,7 +169,7 @@ def level_of(a, carry):
 def request_unless(is_one, operand, j, ahead):
     """Ask for a vector of an operand's row in time, unless it is one number for all lanes."""
     if not is_one:
-        ask_near(operand, j, ahead)
+        prefetch(operand, j, ahead)
 
 
 @njit(**INLINE)
@@ -233,7 +233,7 @@ def forward_rows(
             for n in range(together):
                 h_then = row_at(h_now, later, H, n)
                 if bypass:
-                    ask_for_ends(h_then, next_, H, head, tail, lanes)
+                    prefetch_ends(h_then, next_, H, head, tail, lanes)
                 forward_lanes(
                     rule, row_at(a_now, later, A, n), row_at(b_now, later, B, n), h_then, carry_now, head, tail, lanes,
                     a_constant,
@@ -514,9 +514,9 @@ def vjp_rows(
             for n in range(together):
                 to_a_then, to_b_then = row_at(to_a_now, later, TO_A, n), row_at(to_b_now, later, TO_B, n)
                 if bypass_a:
-                    ask_for_ends(to_a_then, next_, TO_A, head, tail, lanes)
+                    prefetch_ends(to_a_then, next_, TO_A, head, tail, lanes)
                 if bypass_b:
-                    ask_for_ends(to_b_then, next_, TO_B, head, tail, lanes)
+                    prefetch_ends(to_b_then, next_, TO_B, head, tail, lanes)
                 vjp_lanes(
                     rule, row_at(g_now, later, G, n), row_at(a_now, later, A, n), row_at(b_now, later, B, n),
                     row_at(h_now, later, H, n), h0_now, carry_now, to_a_then, to_b_then,

@@ -28,8 +28,6 @@ from .._steps import constant, everywhere, fma, magnitude, select
 from ._memory import (
     HELPER,
     INLINE,
-    ask_near,
-    ask_near_to_write,
     broadcast,
     earlier,
     fence,
@@ -43,6 +41,8 @@ from ._memory import (
     load_int,
     load_vector,
     misalignment,
+    prefetch,
+    prefetch_to_write,
     shift,
     spread_of,
     stack,
@@ -92,11 +92,11 @@ def take_steps(rows, source, time, steps, onward):
     lanes, size = width(rows), itemsize(source)
     if time == size:
         for t in range(0, steps, lanes):
-            ask_near(source, t, onward)
+            prefetch(source, t, onward)
             store_vector(rows, t, load_vector(source, t, rows))
     elif time == -size:
         for t in range(0, steps, lanes):
-            ask_near(source, 1 - t - lanes, onward)
+            prefetch(source, 1 - t - lanes, onward)
             store_vector(rows, t, turned(load_vector(source, 1 - t - lanes, rows)))
     elif time == 0:
         value = broadcast(load(source, 0, rows))
@@ -107,7 +107,7 @@ def take_steps(rows, source, time, steps, onward):
         for t in range(steps):
             here = shift(source, t * time)
             if asks:
-                ask_near(here, 0, onward)
+                prefetch(here, 0, onward)
             store(rows, t, load(here, 0, rows))
 
 
@@ -155,7 +155,7 @@ def give_steps(target, time, rows, steps, past, onward):
         for t in range(steps):
             there = shift(target, t * time)
             if asks:
-                ask_near_to_write(there, 0, onward)
+                prefetch_to_write(there, 0, onward)
             store(there, 0, load(rows, t, rows))
 
 
@@ -268,10 +268,10 @@ def walk_vectors(rule, a_rows, b_rows, h_rows, summary, steps, h, keeps):
     product, rise, weight, before = broadcast(one), broadcast(zero), broadcast(zero), broadcast(h)
     gate = load_vector(a_rows, 0, summary)
     for t in range(0, steps, lanes):
-        ask_near(b_rows, t, AHEAD)
+        prefetch(b_rows, t, AHEAD)
         value = load_vector(b_rows, t, summary)
         if not is_level(rule):
-            ask_near(a_rows, t, AHEAD)
+            prefetch(a_rows, t, AHEAD)
             gate = load_vector(a_rows, t, summary)
         least = lower(least, room(rule, gate))
         if centred:
@@ -293,7 +293,7 @@ def walk_vectors(rule, a_rows, b_rows, h_rows, summary, steps, h, keeps):
         product = products * product
         before = spread_of(new, 15)
         if keeps:
-            ask_near_to_write(h_rows, t, AHEAD)
+            prefetch_to_write(h_rows, t, AHEAD)
             store_vector(h_rows, t, new)
     inside = everywhere(least == magnitude(least))
     most = total(peak)
@@ -552,20 +552,20 @@ def walk_vectors_back(rule, g_rows, a_rows, b_rows, h_rows, first, to_a_rows, to
     gate = load_vector(a_rows, 0, summary)
     for ago in range(0, steps, lanes):
         t = steps - lanes - ago
-        ask_near(g_rows, t, -AHEAD)
+        prefetch(g_rows, t, -AHEAD)
         g = load_vector(g_rows, t, summary)
         if not is_level(rule):
-            ask_near(a_rows, t, -AHEAD)
+            prefetch(a_rows, t, -AHEAD)
             gate = load_vector(a_rows, t, summary)
         kept = decay(rule, gate)
         most, peak = higher(most, magnitude(kept)), higher(peak, magnitude(g))
         products, ends = compose_back(kept, kept * g)
         onward = fma(products, after, ends)
         if keeps:
-            ask_near(b_rows, t, -AHEAD)
-            ask_near(h_rows, t, -AHEAD)
-            ask_near_to_write(to_a_rows, t, -AHEAD)
-            ask_near_to_write(to_b_rows, t, -AHEAD)
+            prefetch(b_rows, t, -AHEAD)
+            prefetch(h_rows, t, -AHEAD)
+            prefetch_to_write(to_a_rows, t, -AHEAD)
+            prefetch_to_write(to_b_rows, t, -AHEAD)
             value = load_vector(b_rows, t, summary)
             if t > 0:
                 before = load_vector(h_rows, t - 1, summary)

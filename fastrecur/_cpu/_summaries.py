@@ -11,11 +11,11 @@ from .._steps import constant
 from . import _rows
 from ._memory import (
     HELPER,
-    ask_near,
     broadcast,
     load,
     load_int,
     load_vector,
+    prefetch,
     shift,
     stack,
     stack_ints,
@@ -73,12 +73,12 @@ def summarise_vector(rule, is_back, a, b, carry, products, j, a_constant, steps,
         if is_one_b(rule):
             value = broadcast(load(b_now, 0, carry))
         else:
-            ask_near(b_now, j, steps * b_time)
+            prefetch(b_now, j, steps * b_time)
             value = load_vector(b_now, j, carry)
         if a_constant:
             gate = broadcast(load(a_now, 0, carry))
         else:
-            ask_near(a_now, j, steps * a_time)
+            prefetch(a_now, j, steps * a_time)
             gate = load_vector(a_now, j, carry)
         product = product * decay(rule, gate)
         state = onward(rule, is_back, state, gate, value)

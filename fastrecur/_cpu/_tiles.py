@@ -14,7 +14,6 @@ from numba import njit
 from .._steps import constant
 from ._memory import (
     HELPER,
-    ask_near,
     broadcast,
     fence,
     itemsize,
@@ -23,6 +22,7 @@ from ._memory import (
     load_int,
     load_vector,
     misalignment,
+    prefetch,
     shift,
     stack,
     stack_ints,
@@ -143,7 +143,7 @@ def bring(buffer, source, offsets, time, steps, ahead):
         near = abs(ahead) <= NEAR
         for k in range(steps):
             if near:
-                ask_near(base, 0, k * time + ahead)
+                prefetch(base, 0, k * time + ahead)
             store_vector(shift(buffer, k * row), 0, load_vector(shift(base, k * time), 0, buffer))
         done = steps
     elif time == 0:

@@ -18,7 +18,6 @@ from .._steps import constant, everywhere, select
 from ._memory import (
     HELPER,
     INLINE,
-    ask_near,
     broadcast,
     fence,
     itemsize,
@@ -26,6 +25,7 @@ from ._memory import (
     load_int,
     load_vector,
     misalignment,
+    prefetch,
     shift,
     stack,
     stack_like,
@@ -123,7 +123,7 @@ def walk_level_average(
     one = constant(1.0, mean)
     for k in range(steps):
         if ahead != 0:
-            ask_near(x_rows, 0, k * x_row + ahead)
+            prefetch(x_rows, 0, k * x_row + ahead)
         x = load_vector(shift(x_rows, k * x_row), 0, state)
         share = broadcast(load(shares, k, state))
         if is_sum(rule):

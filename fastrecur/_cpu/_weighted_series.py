@@ -17,7 +17,6 @@ from ._memory import (
     HELPER,
     INLINE,
     WIDTH,
-    ask_near,
     broadcast,
     earlier,
     in_place,
@@ -27,6 +26,7 @@ from ._memory import (
     load,
     load_int,
     load_vector,
+    prefetch,
     shift,
     spread_of,
     stack,
@@ -97,7 +97,7 @@ def is_settled(rule, gate, weight):
 def are_all_seen(x_rows, y_rows, state, steps):
     """Return whether a block has all its samples."""
     for t in range(0, steps, width(state)):
-        ask_near(x_rows, t, AHEAD)
+        prefetch(x_rows, t, AHEAD)
         x, y = load_vector(x_rows, t, state), load_vector(y_rows, t, state)
         if not everywhere(are_seen(x, y)):
             return False
@@ -110,8 +110,8 @@ def take_shares(rule, x_rows, y_rows, gate_rows, gate_step, share_rows, kept_row
     zero, one = broadcast(constant(0.0, load(state, 0, state))), broadcast(constant(1.0, load(state, 0, state)))
     weight, counts = broadcast(load(state, WEIGHT, state)), zero
     for t in range(0, steps, width(state)):
-        ask_near(x_rows, t, AHEAD)
-        ask_near(y_rows, t, AHEAD)
+        prefetch(x_rows, t, AHEAD)
+        prefetch(y_rows, t, AHEAD)
         gate = load_vector(gate_rows, t * gate_step, state)
         seen = are_seen(load_vector(x_rows, t, state), load_vector(y_rows, t, state))
         decay = decays_of(rule, gate, seen)
@@ -195,7 +195,7 @@ def approach_vectors(x_rows, share_rows, kept_rows, level, state, steps, mean, b
     before, lost, broken = broadcast(mean - (centre - base)), zero, zero
     share, kept = load_vector(share_rows, 0, state), load_vector(kept_rows, 0, state)
     for t in range(0, steps, width(state)):
-        ask_near(x_rows, t, AHEAD)
+        prefetch(x_rows, t, AHEAD)
         x = load_vector(x_rows, t, state)
         if level:
             x = x - middle
