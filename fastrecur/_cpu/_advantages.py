@@ -12,6 +12,7 @@ from ._memory import (
     load,
     load_int,
     load_vector,
+    maximum,
     prefetch,
     prefetch_to_write,
     shift,
@@ -39,7 +40,7 @@ def walk(rule, rewards, values, successors, ends, cuts, h, carry, h0, geometry, 
     gamma, decay = load(h0, 0, carry), load(h0, 1, carry)
     many_gamma, many_decay = broadcast(gamma), broadcast(decay)
     whole = (high - low) // width(carry) * width(carry)
-    ahead = -max(1, AHEAD // (lanes * itemsize(h))) * lanes * itemsize(h)
+    ahead = -maximum(1, AHEAD // (lanes * itemsize(h))) * lanes * itemsize(h)
     for block in range(first, last):
         for j in range(high - low):
             store(carry, low + j, constant(0.0, gamma))

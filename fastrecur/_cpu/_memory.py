@@ -9,6 +9,7 @@ With ``NUMBA_DISABLE_JIT=1`` the same names work on addresses in the interpreter
 """
 
 import ctypes
+import inspect
 import operator
 import platform
 
@@ -18,19 +19,27 @@ from numba.core import cgutils, config, types
 from numba.extending import (
     NativeValue,
     intrinsic,
+    lower_builtin,
     models,
     overload,
     register_model,
+    type_callable,
     unbox,
 )
 
 from .. import _steps
+from ._passes import KernelCompiler
 
 INTERPRETED = bool(config.DISABLE_JIT)
 
 # How kernels and what they call are compiled: without wrappers for other callers, which take as long again, and with
 # NumPy's division, which never raises.
-HELPER = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+HELPER = {
+    "error_model": "numpy",
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+    "pipeline_class": KernelCompiler,
+}
 INLINE = {"forceinline": True, **HELPER}
 WIDTH = 16  # lanes in a vector: a cache line of float32, and four registers of float64 on AVX2
 OCTET = 8  # lanes and steps of a block that is transposed in registers
@@ -336,6 +345,17 @@ def _compiled_shift(typingctx, pointer, offset):
         return builder.gep(args[0], [args[1]], source_etype=_I8)
 
     return pointer(pointer, types.int64), codegen
+
+
+def _choosing(operation):
+    # `min` and `max` of two whole numbers, which Numba compiles as functions.
+    def compiled(typingctx, a, b):
+        def codegen(context, builder, signature, args):
+            return builder.select(builder.icmp_signed(operation, *args), *args)
+
+        return types.int64(types.int64, types.int64), codegen
+
+    return compiled
 
 
 def _compiled_itemsize(typingctx, pointer):
@@ -1281,6 +1301,8 @@ if INTERPRETED:
     def itemsize(pointer):
         return pointer.dtype.itemsize
 
+    minimum, maximum = min, max
+
     def misalignment(pointer):
         return pointer.address & 63
 
@@ -1313,6 +1335,7 @@ else:
     store = intrinsic(_compiled_store)
     shift = intrinsic(_compiled_shift)
     itemsize = intrinsic(_compiled_itemsize)
+    minimum, maximum = intrinsic(_choosing("<")), intrinsic(_choosing(">"))
     misalignment = intrinsic(_compiled_misalignment)
     is_same = intrinsic(_compiled_is_same)
     stack = intrinsic(prefer_literal=True)(_compiled_stack)
@@ -1426,7 +1449,7 @@ def _binary(name):
 
         return a(a, a), codegen
 
-    return intrinsic(compiled)
+    return compiled
 
 
 def _comparison(operation):
@@ -1437,7 +1460,7 @@ def _comparison(operation):
 
         return Mask(a.element, a.count)(a, a), codegen
 
-    return intrinsic(compiled)
+    return compiled
 
 
 def _compiled_negative(typingctx, a):
@@ -1503,55 +1526,102 @@ def _is_single(value):
     return (value.element if isinstance(value, Vector) else value) == types.float32
 
 
-_nearest = intrinsic(_compiled_nearest)
-_power_of_two = intrinsic(_compiled_power_of_two)
-_everywhere = intrinsic(_compiled_everywhere)
-_magnitude = intrinsic(_compiled_magnitude)
-_typed_constant = intrinsic(_compiled_constant)
-_fused = intrinsic(_compiled_fma)
-_product, _conjugate = intrinsic(_compiled_product), intrinsic(_compiled_conjugate)
-_chosen = intrinsic(_compiled_select)
-_negative = intrinsic(_compiled_negative)
+def _compiled_same(typingctx, value):
+    def codegen(context, builder, signature, args):
+        return args[0]
+
+    return value(value), codegen
 
 
-@overload(operator.neg, jit_options=INLINE)
-def _vector_negative(a):
-    if isinstance(a, Vector):
-        return lambda a: _negative(a)
+def compiled_truth(value, *kinds):
+    """Return what an intrinsic of some arguments writes whose answer is known when a kernel is compiled."""
+
+    def codegen(context, builder, signature, args):
+        return ir.Constant(ir.IntType(1), int(value))
+
+    return types.boolean(*kinds), codegen
 
 
-def _overload_vector_operator(symbol, function):
-    @overload(symbol, jit_options=INLINE)
-    def _vector_operator(a, b):
-        if isinstance(a, Vector) and isinstance(b, Vector):
-            chosen = _product if a.is_complex and symbol is operator.mul else function
-            return lambda a, b: chosen(a, b)
+def implement(function, compiled, *formals):
+    """Let calls of a function be the instructions of an intrinsic, where that takes the arguments' types.
+
+    An overload is a function around the intrinsic, which takes Numba 10 ms to compile for every type.
+    """
+
+    @type_callable(function)
+    def _type_of(context):
+        def typer(*kinds):
+            written = compiled(context, *kinds)
+            return written and written[0]
+
+        typer.pysig = inspect.signature(function)
+        return typer
+
+    @lower_builtin(function, *(formals or [types.VarArg(types.Any)]))
+    def _lower(context, builder, signature, args):
+        _, codegen = compiled(None, *signature.args)
+        return codegen(context, builder, signature, args)
 
 
-for _symbol, _function in (
+def _if(holds, compiled):
+    """Return an intrinsic that takes only some types."""
+    return lambda typingctx, *kinds: compiled(typingctx, *kinds) if holds(*kinds) else None
+
+
+def _are_vectors(first, *others):
+    return isinstance(first, Vector) and all(other == first for other in others)
+
+
+def _compiled_times(typingctx, a, b):
+    return (_compiled_product if a.is_complex else _binary("fmul"))(typingctx, a, b)
+
+
+for _symbol, _compiled in (
     (operator.add, _binary("fadd")),
     (operator.sub, _binary("fsub")),
-    (operator.mul, _binary("fmul")),
+    (operator.mul, _compiled_times),
     (operator.truediv, _binary("fdiv")),
     (operator.lt, _comparison("<")),
     (operator.eq, _comparison("==")),
 ):
-    _overload_vector_operator(_symbol, _function)
+    implement(_symbol, _if(_are_vectors, _compiled), Vector, Vector)
 
 
-@overload(_steps.constant, jit_options=INLINE)
-def _constant(value, like):
-    return lambda value, like: _typed_constant(value, like)
+def _is_real(value, *others):
+    return not isinstance(value, types.Complex)
 
 
-@overload(_steps.select, jit_options=INLINE)
-def _select(condition, yes, no):
-    if isinstance(condition, Mask) or isinstance(yes, types.Float):
-        return lambda condition, yes, no: _chosen(condition, yes, no)
+def _is_chosen_between(condition, yes, no):
+    return isinstance(condition, Mask) or isinstance(yes, types.Float)
+
+
+def _compiled_everywhere_of(typingctx, condition):
+    return (_compiled_everywhere if isinstance(condition, Mask) else _compiled_same)(typingctx, condition)
+
+
+def _compiled_conj(typingctx, value):
+    return (_compiled_conjugate if isinstance(value, Vector) and value.is_complex else _compiled_same)(typingctx, value)
+
+
+def _compiled_is_single(typingctx, value):
+    return compiled_truth(_is_single(value), value)
+
+
+implement(operator.neg, _if(_are_vectors, _compiled_negative), Vector)
+implement(_steps.constant, _compiled_constant)
+implement(_steps.select, _if(_is_chosen_between, _compiled_select))
+implement(_steps.fma, _if(_is_real, _compiled_fma))
+implement(_steps.everywhere, _compiled_everywhere_of)
+implement(_steps.magnitude, _if(_is_real, _compiled_magnitude))
+implement(_steps.conj, _if(_is_real, _compiled_conj))
+implement(_steps.is_single, _compiled_is_single)
+implement(_steps.nearest, _compiled_nearest)
+implement(_steps.power_of_two, _compiled_power_of_two)
+_fused = intrinsic(_compiled_fma)
 
 
 @overload(_steps.fma, jit_options=INLINE)
-def _fma(a, b, c):
+def _complex_fma(a, b, c):
     if isinstance(a, types.Complex):
 
         def complex_fma(a, b, c):
@@ -1560,43 +1630,15 @@ def _fma(a, b, c):
             return complex(real, imag)
 
         return complex_fma
-    return lambda a, b, c: _fused(a, b, c)
-
-
-@overload(_steps.everywhere, jit_options=INLINE)
-def _everywhere_of(condition):
-    if isinstance(condition, Mask):
-        return lambda condition: _everywhere(condition)
-    return lambda condition: condition
 
 
 @overload(_steps.magnitude, jit_options=INLINE)
-def _magnitude_of(value):
+def _complex_magnitude(value):
     if isinstance(value, types.Complex):
         return lambda value: abs(value)
-    return lambda value: _magnitude(value)
 
 
 @overload(_steps.conj, jit_options=INLINE)
-def _conj(value):
+def _complex_conj(value):
     if isinstance(value, types.Complex):
         return lambda value: complex(value.real, -value.imag)
-    if isinstance(value, Vector) and value.is_complex:
-        return lambda value: _conjugate(value)
-    return lambda value: value
-
-
-@overload(_steps.is_single, jit_options=INLINE)
-def _is_single_of(value):
-    answer = _is_single(value)
-    return lambda value: answer
-
-
-@overload(_steps.nearest, jit_options=INLINE)
-def _nearest_of(value):
-    return lambda value: _nearest(value)
-
-
-@overload(_steps.power_of_two, jit_options=INLINE)
-def _power_of_two_of(n):
-    return lambda n: _power_of_two(n)

@@ -14,6 +14,7 @@ from ._memory import (
     load,
     load_int,
     load_row,
+    maximum,
     prefetch,
     prefetch_to_write,
     row_total,
@@ -217,7 +218,7 @@ def vjp_one(
         end = stop
         while end > first:
             part = (steps - end) // stretch if stretch > 0 else 0
-            begin = max(first, end - PART, steps - (part + 1) * stretch if stretch > 0 else 0)
+            begin = maximum(first, maximum(end - PART, steps - (part + 1) * stretch if stretch > 0 else 0))
             low = begin + 1 if begin == first else begin
             sums_a_row = place(shift(sums_a, part * pitch), geometry, SUMS_A, 0, 0, outer, 0)
             row = (

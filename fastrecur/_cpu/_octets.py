@@ -23,6 +23,7 @@ from ._memory import (
     load_half_vector,
     load_int,
     load_octet,
+    minimum,
     misalignment,
     prefetch,
     prefetch_octet,
@@ -101,7 +102,7 @@ def prefetch_next(operand, offsets, time, way, t, steps, jump, by_block):
     """
     length = steps * abs(time)
     if by_block and jump == length and OCTET * length <= BLOCK:
-        next_ = shift(operand, load_int(offsets, 0) + OCTET * length + min(0, (steps - 1) * time))
+        next_ = shift(operand, load_int(offsets, 0) + OCTET * length + minimum(0, (steps - 1) * time))
         for j in range(OCTET * t, OCTET * (t + OCTET), WIDTH):
             prefetch(next_, j, 0)
     else:
@@ -156,9 +157,9 @@ def pick_up(kept):
 
 
 @njit(**HELPER)
-def goes_past(geometry, to_line, steps):
+def goes_past(is_large, to_line, steps):
     """Return whether results go past the cache: they fill lines, but for the first and last of a long lane."""
-    return load_int(geometry, 3) != 0 and (to_line == 0 or (to_line > 0 and steps >= LONG))
+    return is_large and (to_line == 0 or (to_line > 0 and steps >= LONG))
 
 
 @njit(**HELPER)
@@ -231,13 +232,13 @@ def forward_octets(
 
 def forward(rule, a, b, h, carry, lengths, geometry, first, last):
     """Walk lanes ``first`` to ``last``; ``carry`` holds the first states, then the last."""
-    steps, by_block = load_int(geometry, 0), load_int(geometry, 3) != 0  # what is larger than the cache comes from afar
+    steps, is_large = load_int(geometry, 0), load_int(geometry, 3) != 0  # what goes past the cache comes from afar too
     a_strides, b_strides, h_strides = shift(geometry, A), shift(geometry, B), shift(geometry, H)
     a_time, b_time, h_time = load_int(a_strides, 0), load_int(b_strides, 0), load_int(h_strides, 0)
     a_at, b_at, h_at, places = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(48)
     state, gate, kept, lines = stack(carry, 16), stack(carry, 8), stack(carry, ROWS_ON), stack_lines(h)
     for lane in range(first, last, width(carry)):
-        end = min(last, lane + width(carry))
+        end = minimum(last, lane + width(carry))
         lane_places(places, geometry, lane, end, carry)
         lane_offsets(a_at, a_strides, places, carry)
         lane_offsets(b_at, b_strides, places, carry)
@@ -247,15 +248,15 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
             here_a, here_b, here_h = shift(a_at, 8 * k), shift(b_at, 8 * k), shift(h_at, 8 * k)
             to_line = line_distance(h, here_h, h_time, OCTET)
             # A lane that is repeated to make up 8 would be sent off again and again.
-            bypass = goes_past(geometry, to_line, steps) and lane + k + OCTET <= end
+            bypass = goes_past(is_large, to_line, steps) and lane + k + OCTET <= end
             take_level(gate, a, here_a, carry)
             forward_octets(
                 rule, a, b, h, here_a, here_b, here_h, a_time, b_time, h_time, load_int(a_strides, 3),
                 load_int(b_strides, 3), gate, kept, lines, shift(state, k * itemsize(state)), steps,
-                to_line if bypass else 0, bypass, by_block,
+                to_line if bypass else 0, bypass, is_large,
             )  # fmt: skip
         give_lanes(carry, state, lane, end)
-    if load_int(geometry, 3):
+    if is_large:
         fence()
 
 
@@ -374,14 +375,14 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
     g_jump, a_jump, b_jump, h_jump = (
         load_int(g_strides, 3), load_int(a_strides, 3), load_int(b_strides, 3), load_int(h_strides, 3),
     )  # fmt: skip
-    by_block = load_int(geometry, 3) != 0
+    is_large = load_int(geometry, 3) != 0
     g_at, a_at, b_at, h_at, sums_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
     to_a_at, to_b_at, places = stack_ints(16), stack_ints(16), stack_ints(48)
     state, states, gate, total = stack(carry, 16), stack(carry, 16), stack(carry, 8), stack(carry, 8)
     kept, lines_a, lines_b = stack(carry, ROWS_BACK), stack_lines(to_a), stack_lines(to_b)
     zero = constant(0.0, load(carry, 0, carry))
     for lane in range(first, last, width(carry)):
-        end = min(last, lane + width(carry))
+        end = minimum(last, lane + width(carry))
         lane_places(places, geometry, lane, end, carry)
         lane_offsets(g_at, g_strides, places, carry)
         lane_offsets(a_at, a_strides, places, carry)
@@ -393,16 +394,16 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
         take_lanes(state, carry, lane, end)
         take_lanes(states, h0, lane, end)
         for k in range(0, end - lane, OCTET):
-            at, own, lanes = 8 * k, k * itemsize(carry), min(OCTET, end - lane - k)
+            at, own, lanes = 8 * k, k * itemsize(carry), minimum(OCTET, end - lane - k)
             here_a, here_to_a, here_to_b = shift(a_at, at), shift(to_a_at, at), shift(to_b_at, at)
             line_a = line_distance(to_a, here_to_a, to_a_time, OCTET)
             line_b = line_distance(to_b, here_to_b, to_b_time, OCTET)
             line = line_b if b_fate == STORE else line_a
-            bypass = goes_past(geometry, line, steps) and lanes == OCTET
+            bypass = goes_past(is_large, line, steps) and lanes == OCTET
             bypass_a, bypass_b = bypass and a_fate == STORE and line_a == line, bypass and b_fate == STORE
             begin = OCTET
             if bypass:
-                begin = line if line > 0 else 64 // min(itemsize(to_a), itemsize(to_b))  # a line of both
+                begin = line if line > 0 else 64 // minimum(itemsize(to_a), itemsize(to_b))  # a line of both
             take_level(gate, a, here_a, carry)
             for j in range(OCTET):
                 store(total, j, zero)
@@ -410,12 +411,12 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
                 rule, g, a, b, h, to_a, to_b, shift(g_at, at), here_a, shift(b_at, at), shift(h_at, at), here_to_a,
                 here_to_b, g_time, a_time, b_time, h_time, to_a_time, to_b_time, g_jump, a_jump, b_jump, h_jump, gate,
                 kept, lines_a, lines_b, shift(states, own), shift(state, own), total, a_fate, b_fate, steps, begin,
-                bypass_a, bypass_b, by_block,
+                bypass_a, bypass_b, is_large,
             )  # fmt: skip
             if a_fate == ADD:
                 for j in range(lanes):
                     place = shift(sums_a, load_int(sums_at, k + j))
                     store(place, 0, load(place, 0, carry) + load(total, j, carry))
         give_lanes(carry, state, lane, end)
-    if load_int(geometry, 3):
+    if is_large:
         fence()

@@ -25,6 +25,8 @@ from ._memory import (
     load,
     load_int,
     load_vector,
+    maximum,
+    minimum,
     misalignment,
     prefetch,
     shift,
@@ -98,13 +100,13 @@ def vector_at(place, lanes):
 
     Lanes that it has in common with the one before are worked out twice, each time from a state of its own.
     """
-    return max(0, min(place, lanes - WIDTH))
+    return maximum(0, minimum(place, lanes - WIDTH))
 
 
 @njit(**INLINE)
 def lane_at(place, lanes):
     """Return which lane a place among the states has; if there are less than a vector, the last one fills it."""
-    return min(vector_at(place // WIDTH * WIDTH, lanes) + place % WIDTH, lanes - 1)
+    return minimum(vector_at(place // WIDTH * WIDTH, lanes) + place % WIDTH, lanes - 1)
 
 
 @njit(**HELPER)
@@ -154,7 +156,7 @@ def pack(panel, source, row, time, apart, lanes, steps, back, ahead):
             elif every == 4:
                 copy_every(to, j, from_, 4)
             else:  # not by the compiler's vectors: where a processor can gather them, that is slow
-                for i in range(min(WIDTH, lanes)):
+                for i in range(minimum(WIDTH, lanes)):
                     prefetch(from_, 0, i * apart + ahead)
                     copy_number(to, j + i, shift(from_, i * apart), 0)
 
@@ -227,7 +229,7 @@ def note_valid(begins, ends, lengths, apart, lanes, steps, reverse):
         start, stop = valid_range(shift(lengths, lane_at(j, lanes) * apart), steps, reverse)
         store(begins, j, constant(float(start), like))
         store(ends, j, constant(float(stop), like))
-        latest, earliest = max(latest, start), min(earliest, stop)
+        latest, earliest = maximum(latest, start), minimum(earliest, stop)
     return latest, earliest
 
 
@@ -272,7 +274,7 @@ def walk(
     """Advance vectors of lanes by some steps from step t on."""
     row = rule, a, b, h, a_time, b_time, h_time, states, begins, ends, lanes, t
     for k in range(0, steps, TOGETHER):
-        count = min(TOGETHER, steps - k)
+        count = minimum(TOGETHER, steps - k)
         if ragged:
             walk_some(True, True, past, *row, k, count)
         elif large:
@@ -305,7 +307,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
     most, span = shape_of(geometry, along)
     lane = first
     while lane < last:
-        lanes = min(most, last - lane, load_int(geometry, ROW) - lane % load_int(geometry, ROW))
+        lanes = minimum(minimum(most, last - lane), load_int(geometry, ROW) - lane % load_int(geometry, ROW))
         a_lanes, b_lanes, h_lanes = at(a, geometry, A, lane), at(b, geometry, B, lane), at(h, geometry, H, lane)
         a_row, b_row, h_row = row_bytes(a, lanes), row_bytes(b, lanes), row_bytes(h, lanes)
         # Results that stand where an operand does must not be written before lanes are worked out once more.
@@ -317,10 +319,10 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
             begins, ends, at(lengths, geometry, LENGTHS, lane), apart_of(geometry, LENGTHS), lanes, steps, reverse
         )
         take(states, carry, lane, lanes)
-        fill(a_panel, a_lanes, a_row, lanes, min(span, steps))
-        fill(b_panel, b_lanes, b_row, lanes, min(span, steps))
+        fill(a_panel, a_lanes, a_row, lanes, minimum(span, steps))
+        fill(b_panel, b_lanes, b_row, lanes, minimum(span, steps))
         for t in range(0, steps, span):
-            n = min(span, steps - t)
+            n = minimum(span, steps - t)
             a_now, b_now, h_now = shift(a_lanes, t * a_time), shift(b_lanes, t * b_time), shift(h_lanes, t * h_time)
             if not a_stays and (t == 0 or a_time != 0):
                 pack(a_panel, a_now, a_row, a_time, a_apart, lanes, n, False, ahead * a_time)
@@ -392,7 +394,7 @@ def walk_back(
     while k >= 0:
         # Before the first step there is no result: what stands at it is read, but all lanes take their first states.
         at_start = t + k == 0
-        count = min(TOGETHER_BACK, k + 1, max(1, t + k))
+        count = minimum(minimum(TOGETHER_BACK, k + 1), maximum(1, t + k))
         before = shift(h, h_time) if at_start else h
         if ragged or at_start:
             walk_back_some(True, True, past, rule, g, a, b, before, *results, *lane, t, k, count)
@@ -460,7 +462,7 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
     most, span = shape_of(geometry, along or is_along(geometry, TO_A) or is_along(geometry, TO_B))
     lane = first
     while lane < last:
-        lanes = min(most, last - lane, load_int(geometry, ROW) - lane % load_int(geometry, ROW))
+        lanes = minimum(minimum(most, last - lane), load_int(geometry, ROW) - lane % load_int(geometry, ROW))
         g_stays, a_stays = stays(g, g_apart, lanes), stays(a, a_apart, lanes)
         b_stays, h_stays = stays(b, b_apart, lanes), stays(h, h_apart, lanes)
         to_a_stays = a_fate == STORE and stays(to_a, to_a_apart, lanes)
@@ -476,10 +478,10 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
         latest, earliest = note_valid(begins, ends, lengths_now, apart_of(geometry, LENGTHS), lanes, steps, reverse)
         take(states, carry, lane, lanes)
         take(firsts, h0, lane, lanes)
-        fill(g_panel, g_lanes, g_row, lanes, min(span, steps))
-        fill(a_panel, a_lanes, a_row, lanes, min(span, steps))
-        fill(b_panel, b_lanes, b_row, lanes, min(span, steps))
-        fill(h_panel, h_lanes, h_row, lanes, min(span, steps))
+        fill(g_panel, g_lanes, g_row, lanes, minimum(span, steps))
+        fill(a_panel, a_lanes, a_row, lanes, minimum(span, steps))
+        fill(b_panel, b_lanes, b_row, lanes, minimum(span, steps))
+        fill(h_panel, h_lanes, h_row, lanes, minimum(span, steps))
         end = steps
         while end > 0:
             t = (end - 1) // span * span

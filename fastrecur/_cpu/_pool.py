@@ -24,6 +24,7 @@ from ._memory import (
     load,
     load_int,
     load_vector,
+    minimum,
     prefetch,
     shift,
     store,
@@ -93,7 +94,7 @@ def forward(
     for k in range(steps):
         t = steps - 1 - k if reverse else k
         start = load_int(starts, t)
-        for b in range(row_first, min(row_last, load_int(counts, t))):
+        for b in range(row_first, minimum(row_last, load_int(counts, t))):
             h_now = row_of(h, geometry, H, start, b, lane_first)
             states_now = row_of(states, geometry, STATES, start, b, lane_first)
             if t >= load_int(lengths, b):
@@ -159,7 +160,7 @@ def vjp(
         is_first = earlier < 0 or earlier >= steps
         start, earlier_start = load_int(starts, t), load_int(starts, t if is_first else earlier)
         earlier_count = 0 if is_first else load_int(counts, earlier)
-        for b in range(row_first, min(row_last, load_int(counts, t))):
+        for b in range(row_first, minimum(row_last, load_int(counts, t))):
             to_row = row_of(to_product, geometry, TO_PRODUCT, start, b, lane_first)
             length = load_int(lengths, b)
             if t >= length:

@@ -24,6 +24,8 @@ from ._memory import (
     load,
     load_int,
     load_vector,
+    maximum,
+    minimum,
     misalignment,
     own_page,
     prefetch,
@@ -58,6 +60,7 @@ SHORT, LONG_LEVEL = 32, 128  # lanes of a row from which no step waits for the l
 ENDS_AHEAD = 8  # rows before its turn a line is asked for that a row fills in part: all stores wait for it
 # Of a type: Numba compiles a function anew for each plain number that it is called with.
 A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = np.arange(10, dtype=np.int64)  # as in `_problem`
+ZERO, ONE = np.arange(2, dtype=np.int64)
 STORE, ADD, SUM = np.arange(1, 4, dtype=np.int64)  # what becomes of a gradient: written; added to its lane; to a sum
 
 
@@ -92,7 +95,7 @@ def valid_range(lengths, steps, reverse):
 @njit(**HELPER)
 def valid_steps(start, stop, t, steps):
     """Return which of some steps from ``t`` on are valid: (0, 0) if none is."""
-    begin, end = max(start - t, 0), min(stop - t, steps)
+    begin, end = maximum(start - t, 0), minimum(stop - t, steps)
     if begin < end:
         return begin, end
     return 0, 0
@@ -101,7 +104,7 @@ def valid_steps(start, stop, t, steps):
 @njit(**INLINE)
 def lanes_to_line(target, n):
     """Return how many of n lanes stand before the next cache line starts."""
-    return min(n, ((64 - misalignment(target)) % 64) // itemsize(target))
+    return minimum(n, ((64 - misalignment(target)) % 64) // itemsize(target))
 
 
 @njit(**INLINE)
@@ -109,7 +112,7 @@ def whole_vectors(target, carry, n, bypass):
     """Return how many vectors there are in n lanes; past the cache, only such as fill their lines."""
     count = n // width(carry)
     if bypass:
-        per_line = max(1, 64 // (width(carry) * itemsize(target)))
+        per_line = maximum(1, 64 // (width(carry) * itemsize(target)))
         count -= count % per_line
     return count
 
@@ -187,9 +190,9 @@ def forward_row(a_constant, bypass, rule, a, b, h, carry, begin, way, vectors, a
 @njit(**INLINE)
 def forward_four(a_constant, bypass, later, rule, a, b, h, carry, begin, way, vectors, ahead_a, ahead_b):
     """Advance a row's vectors by four steps, which stand ``later``."""
-    a1, a2, a3 = row_at(a, later, A, 1), row_at(a, later, A, 2), row_at(a, later, A, 3)
-    b1, b2, b3 = row_at(b, later, B, 1), row_at(b, later, B, 2), row_at(b, later, B, 3)
-    h1, h2, h3 = row_at(h, later, H, 1), row_at(h, later, H, 2), row_at(h, later, H, 3)
+    a1, a2, a3 = row_at(a, later, A, ONE), row_at(a, later, A, 2), row_at(a, later, A, 3)
+    b1, b2, b3 = row_at(b, later, B, ONE), row_at(b, later, B, 2), row_at(b, later, B, 3)
+    h1, h2, h3 = row_at(h, later, H, ONE), row_at(h, later, H, 2), row_at(h, later, H, 3)
     level, level1 = level_of(a, carry), level_of(a1, carry)
     level2, level3 = level_of(a2, carry), level_of(a3, carry)
     value, value1 = level_of(b, carry), level_of(b1, carry)
@@ -277,8 +280,8 @@ def measure_ahead(ahead, geometry, rows, row_bytes, together, backwards, down):
     is asked for comes to the first level of the cache, which holds few rows of all operands.
     """
     room = load_int(geometry, 6)
-    count = min(MOST_AHEAD, max(1, room // max(1, row_bytes * together)))
-    near = min(count, rows)
+    count = minimum(MOST_AHEAD, maximum(1, room // maximum(1, row_bytes * together)))
+    near = minimum(count, rows)
     steps = count * together if rows == 1 else together
     for operand in range(SUMS_B + 1):
         at = HEAD + 3 * operand
@@ -335,18 +338,18 @@ def forward(
             together = 1
     later, apart, far, ahead = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(32)
     near = measure_ahead(ahead, geometry, rows, lanes * itemsize(h), together, False, down)
-    measure(later, geometry, 0, 1)
+    measure(later, geometry, ZERO, ONE)
     measure(apart, geometry, 0 if over_time else 1, -1 if down and not over_time else 1)
     measure(far, geometry, 0 if over_time else 1, TOGETHER if over_time else -1 if down else 1)
     next_ = later if rows == 1 else apart
     for outer in range(outer_first, outer_last):
         for t in range(0, steps, stride):
-            span = min(stride, steps - t)
+            span = minimum(stride, steps - t)
             if fresh:
                 provide_pages(h, geometry, H, t, span, steps, False)
             for turn in range(0, rows, run):
                 row = row_last - 1 - turn if down else row_first + turn
-                start, stop = valid_range(place(lengths, geometry, LENGTHS, 0, row, outer, 0), steps, reverse)
+                start, stop = valid_range(place(lengths, geometry, LENGTHS, ZERO, row, outer, ZERO), steps, reverse)
                 start, stop = valid_steps(start, stop, t, span)
                 h_now = place(h, geometry, H, t, row, outer, lane_first)
                 clear_rows(h_now, later, apart, H, carry, lanes, run, start, stop, span)
@@ -356,10 +359,10 @@ def forward(
                     count = (stop - start) // at_once if over_time else run
                     forward_rows(
                         rule,
-                        place(a, geometry, A, t + start, row, outer, 0 if a_constant else lane_first),
-                        place(b, geometry, B, t + start, row, outer, 0 if is_one_b(rule) else lane_first),
+                        place(a, geometry, A, t + start, row, outer, ZERO if a_constant else lane_first),
+                        place(b, geometry, B, t + start, row, outer, ZERO if is_one_b(rule) else lane_first),
                         place(h, geometry, H, t + start, row, outer, lane_first),
-                        place(carry, geometry, CARRY, 0, row, outer, lane_first),
+                        place(carry, geometry, CARRY, ZERO, row, outer, lane_first),
                         lanes, count, far if deep else apart, later, next_, at_once, a_constant, bypass, down, near,
                         ahead,
                     )  # fmt: skip
@@ -429,8 +432,13 @@ def vjp_row(
 
     Of a gate those of each step by itself; of the other operand there is but one step.
     """
-    g1, a1, b1, h1 = row_at(g, later, G, 1), row_at(a, later, A, 1), row_at(b, later, B, 1), row_at(h, later, H, 1)
-    to_a1, to_b1 = row_at(to_a, later, TO_A, 1), row_at(to_b, later, TO_B, 1)
+    g1, a1, b1, h1 = (
+        row_at(g, later, G, ONE),
+        row_at(a, later, A, ONE),
+        row_at(b, later, B, ONE),
+        row_at(h, later, H, ONE),
+    )
+    to_a1, to_b1 = row_at(to_a, later, TO_A, ONE), row_at(to_b, later, TO_B, ONE)
     one_a, one_g, one_b = level_of(a, carry), level_of(g, carry), level_of(b, carry)
     one_a1, one_g1, one_b1, one_h, one_h1 = one_a, one_g, one_b, one_b, one_b
     if is_one_h(rule) and not at_h0:
@@ -506,7 +514,7 @@ def vjp_rows(
         elif bypass and a_fate == STORE:
             head = lanes_to_line(to_a_now, lanes)
         bypass_a = bypass and a_fate == STORE and (misalignment(to_a_now) + head * itemsize(to_a)) % 64 == 0
-        vectors = min(
+        vectors = minimum(
             whole_vectors(to_a, carry, lanes - head, bypass_a), whole_vectors(to_b, carry, lanes - head, bypass_b)
         )
         tail = head + vectors * width(carry)
@@ -548,7 +556,7 @@ def vjp_rows(
             if is_one_sum:
                 so_far = so_far + so_far1
             elif together > 1:
-                add_up(row_at(sums_a_now, later, SUMS_A, 1), so_far1)
+                add_up(row_at(sums_a_now, later, SUMS_A, ONE), so_far1)
             add_up(sums_a_now, so_far)
             so_far, so_far1 = zero, zero
         if b_fate == SUM and (k == count - 1 or load_int(apart, SUMS_B) != 0):
@@ -588,24 +596,24 @@ def vjp(
         stride = stretch
     later, apart, far, ahead = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(32)
     near = measure_ahead(ahead, geometry, rows, lanes * itemsize(h), together, True, down)
-    measure(later, geometry, 0, -1)
+    measure(later, geometry, ZERO, -ONE)
     measure(apart, geometry, 0 if over_time else 1, -1 if down or over_time else 1)
     measure(far, geometry, 0 if over_time else 1, -TOGETHER_BACK if over_time else -1 if down else 1)
     next_ = later if rows == 1 else apart
     for outer in range(outer_first, outer_last):
         for ago in range(0, steps, stride):
-            span = min(stride, steps - ago)
+            span = minimum(stride, steps - ago)
             t = steps - span - ago
             sums_now = shift(sums_a, ago // stretch * pitch if stretch > 0 else 0)
             if fresh and a_fate == STORE:
-                top = place(to_a, geometry, TO_A, steps - 1, 0, outer, 0)
+                top = place(to_a, geometry, TO_A, steps - 1, ZERO, outer, ZERO)
                 provide_pages(top, geometry, TO_A, ago, span, steps, True)
             if fresh and b_fate == STORE:
-                top = place(to_b, geometry, TO_B, steps - 1, 0, outer, 0)
+                top = place(to_b, geometry, TO_B, steps - 1, ZERO, outer, ZERO)
                 provide_pages(top, geometry, TO_B, ago, span, steps, True)
             for turn in range(0, rows, run):
                 row = row_last - 1 - turn if down else row_first + turn
-                first, stop = valid_range(place(lengths, geometry, LENGTHS, 0, row, outer, 0), steps, reverse)
+                first, stop = valid_range(place(lengths, geometry, LENGTHS, ZERO, row, outer, ZERO), steps, reverse)
                 begin, end = valid_steps(first, stop, t, span)
                 to_a_now = place(to_a, geometry, TO_A, t + span - 1, row, outer, lane_first)
                 to_b_now = place(to_b, geometry, TO_B, t + span - 1, row, outer, lane_first)
@@ -631,8 +639,8 @@ def vjp(
                         place(a, geometry, A, last, row, outer, a_lane),
                         place(b, geometry, B, last, row, outer, b_lane),
                         place(h, geometry, H, last - 1, row, outer, h_lane),
-                        place(h0, geometry, CARRY, 0, row, outer, lane_first),
-                        place(carry, geometry, CARRY, 0, row, outer, lane_first),
+                        place(h0, geometry, CARRY, ZERO, row, outer, lane_first),
+                        place(carry, geometry, CARRY, ZERO, row, outer, lane_first),
                         place(to_a, geometry, TO_A, last, row, outer, lane_first),
                         place(to_b, geometry, TO_B, last, row, outer, lane_first),
                         place(sums_now, geometry, SUMS_A, last, row, outer, sums_lane),

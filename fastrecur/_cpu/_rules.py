@@ -8,7 +8,7 @@ from numba import njit, types
 from numba.extending import overload, register_jitable
 
 from .. import _pooling, _steps
-from ._memory import HELPER, INLINE
+from ._memory import HELPER, INLINE, compiled_truth, implement
 
 # Rule -> step, adjoint, decay, intake, and the two operands' values that leave the state as it is.
 RULES = {
@@ -26,11 +26,7 @@ def trait(word):
     def has(rule):
         return word in rule.split()
 
-    @overload(has, jit_options=INLINE)
-    def _has(rule):
-        value = word in rule.rule.split()
-        return lambda rule: value
-
+    implement(has, lambda typingctx, rule: compiled_truth(word in rule.rule.split(), rule))
     return has
 
 
@@ -132,16 +128,12 @@ def _neutral(rule, like):
     return lambda rule, like: (_steps.constant(a, like), _steps.constant(b, like))
 
 
-@overload(is_rounded, jit_options=INLINE)
-def _is_rounded(rule, like):
-    value = _is_rounded_in(rule.rule, like == types.float32)
-    return lambda rule, like: value
+def _compiled_is_rounded(typingctx, rule, like):
+    return compiled_truth(_is_rounded_in(rule.rule, like == types.float32), rule, like)
 
 
-@overload(is_average, jit_options=INLINE)
-def _is_average(rule):
-    value = is_average(rule.rule)
-    return lambda rule: value
+implement(is_rounded, _compiled_is_rounded)
+implement(is_average, lambda typingctx, rule: compiled_truth(is_average(rule.rule), rule))
 
 
 # Functions that call nothing but primitives and each other, callable from kernels as they stand.

@@ -40,6 +40,8 @@ from ._memory import (
     load,
     load_int,
     load_vector,
+    maximum,
+    minimum,
     misalignment,
     prefetch,
     prefetch_to_write,
@@ -54,7 +56,7 @@ from ._memory import (
     turned,
     width,
 )
-from ._rows import ADD, STORE, end_lane, lanes_to_line, settle_lane, valid_range, whole_vectors
+from ._rows import ADD, STORE, ZERO, end_lane, lanes_to_line, settle_lane, valid_range, whole_vectors
 from ._rules import adjoint, decay, intake, is_average, is_level, is_rounded, step
 from ._tiles import LENGTHS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H, lane_offset
 
@@ -390,7 +392,7 @@ def finish(rule, a, b, h, a_time, b_time, h_time, done, steps, carry, lane):
 @njit(**INLINE)
 def most_asked(first_block, last_block, others):
     """Return how many blocks, of so many others, are asked at most for the state that a thread's own start from."""
-    return min(others, max(1, min(RECALLED, (last_block - first_block) // SHARE)))
+    return minimum(others, maximum(1, minimum(RECALLED, (last_block - first_block) // SHARE)))
 
 
 @njit(**HELPER)
@@ -403,11 +405,11 @@ def asked_next(left, asked, most):
     if asked > 0 and left < limit:
         return 0
     hope = left
-    for _ in range(1, most // max(1, asked)):
+    for _ in range(1, most // maximum(1, asked)):
         hope = hope * left
     if asked == most or (asked > 0 and not hope <= limit):
         return -1
-    return min(most, max(2, 4 * asked))  # 2, 8, 32, ...
+    return minimum(most, maximum(2, 4 * asked))  # 2, 8, 32, ...
 
 
 @njit(**HELPER)
@@ -432,7 +434,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
     direct = load_int(geometry, 3) == IN_PLACE and is_own_kind(h_rows, h) and h_time == itemsize(h)
     past = load_int(geometry, 3) == PAST
     ends = last_block == blocks and (phase == ALL or phase == TELL)
-    whole = min(BLOCK, all_steps)  # Numba compiles a function anew for each plain number that it is called with
+    whole = minimum(BLOCK, all_steps)  # Numba compiles a function anew for each plain number that it is called with
     if phase == TELL:
         store(carry, 2 * last, constant(1.0, load(carry, 0, carry)))
     for turn in range(last - first):
@@ -444,7 +446,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
         b_lane = shift(b, lane_offset(geometry, shift(geometry, B), lane) + start * b_time)
         h_lane = shift(h, lane_offset(geometry, shift(geometry, H), lane) + start * h_time)
         steps = stop - start
-        top = min(last_block, steps // BLOCK)
+        top = minimum(last_block, steps // BLOCK)
         rest = (steps - top * BLOCK) // width(carry) * width(carry) if ends else 0
         state = load(carry, lane, carry)
         if is_level(rule):
@@ -452,8 +454,8 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
         if b_time == 0:
             take_steps(b_rows, b_lane, b_time, whole, b_time)
         # One loop over blocks for all that there is to do: those that are asked, the same again, and the thread's own.
-        task, low, high = ALL if phase == PART or phase == TELL else phase, min(first_block, top), top + 1
-        is_asking, asked, upto, left = phase == TELL and first_block > 0, 0, 0, constant(1.0, state)
+        task, low, high = ALL if phase == PART or phase == TELL else phase, minimum(first_block, top), top + 1
+        is_asking, asked, upto, left = phase == TELL and first_block > 0, ZERO, ZERO, constant(1.0, state)
         most = most_asked(first_block, last_block, first_block if first_block <= top else 0)
         task = SUMMARISE if is_asking else task
         while True:
@@ -510,7 +512,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
         if phase != SUMMARISE and phase != REPLAY:
             store(carry, lane, state)
         if ends:
-            zero_steps(h_lane, h_time, -start, 0, carry)
+            zero_steps(h_lane, h_time, -start, ZERO, carry)
             zero_steps(h_lane, h_time, steps, all_steps - start, carry)
             finish(
                 rule, a_lane, b_lane, h_lane, a_time, b_time, h_time, top * BLOCK + rest, steps, carry, lane
@@ -658,8 +660,8 @@ def vjp(
     a_direct = not past and a_fate == STORE and is_own_kind(to_a_rows, to_a) and to_a_time == itemsize(to_a)
     b_direct = not past and b_fate == STORE and is_own_kind(to_b_rows, to_b) and to_b_time == itemsize(to_b)
     ends = last_block == blocks and (phase == ALL or phase == FOLD)
-    whole = min(BLOCK, all_steps)
-    pieces = max(1, load_int(geometry, SUMS))
+    whole = minimum(BLOCK, all_steps)
+    pieces = maximum(1, load_int(geometry, SUMS))
     a_piece, b_piece = load_int(geometry, SUMS + 1), load_int(geometry, SUMS + 2)
     if phase == TELL:
         store(carry, 2 * last, constant(1.0, load(carry, 0, carry)))
@@ -677,15 +679,15 @@ def vjp(
         sums_a_lane = shift(sums_a, lane_offset(geometry, shift(geometry, SUMS_A), lane) + start * sums_a_time)
         sums_b_lane = shift(sums_b, lane_offset(geometry, shift(geometry, SUMS_B), lane) + start * sums_b_time)
         steps = stop - start
-        top = min(last_block, steps // BLOCK)
+        top = minimum(last_block, steps // BLOCK)
         rest = 0
         if ends:
             rest = (steps - top * BLOCK) // width(carry) * width(carry)
             if a_fate == STORE:
-                zero_steps(to_a_lane, to_a_time, -start, 0, carry)
+                zero_steps(to_a_lane, to_a_time, -start, ZERO, carry)
                 zero_steps(to_a_lane, to_a_time, steps, all_steps - start, carry)
             if b_fate == STORE:
-                zero_steps(to_b_lane, to_b_time, -start, 0, carry)
+                zero_steps(to_b_lane, to_b_time, -start, ZERO, carry)
                 zero_steps(to_b_lane, to_b_time, steps, all_steps - start, carry)
             vjp_steps(
                 rule, g_lane, a_lane, b_lane, h_lane, h0, carry, to_a_lane, to_b_lane,
@@ -702,9 +704,9 @@ def vjp(
             take_steps(g_rows, g_lane, g_time, whole, g_time)
         if h_time == 0:
             take_steps(h_rows, h_lane, h_time, whole, h_time)
-        task, low, high = ALL if phase == PART or phase == TELL else phase, min(first_block, top), top + 1
+        task, low, high = ALL if phase == PART or phase == TELL else phase, minimum(first_block, top), top + 1
         is_asking, asked, upto, left, piece = phase == TELL, 0, 0, constant(1.0, r), pieces - 1
-        most = most_asked(first_block, last_block, max(0, steps // BLOCK - last_block))
+        most = most_asked(first_block, last_block, maximum(0, steps // BLOCK - last_block))
         task = SUMMARISE if is_asking else task
         while True:
             if is_asking and task == SUMMARISE:

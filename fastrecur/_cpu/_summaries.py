@@ -15,6 +15,8 @@ from ._memory import (
     load,
     load_int,
     load_vector,
+    maximum,
+    minimum,
     prefetch,
     shift,
     stack,
@@ -99,8 +101,8 @@ def walk_rows(
         for t in range(0, all_steps, STEPS):
             for row in range(row_first, row_last):
                 start, stop = valid_range(place(lengths, geometry, _rows.LENGTHS, 0, row, outer, 0), all_steps, reverse)
-                first = max(t, start)
-                steps = min(t + STEPS, stop) - first
+                first = maximum(t, start)
+                steps = minimum(t + STEPS, stop) - first
                 a_now = place(a, geometry, _rows.A, first, row, outer, 0 if a_constant else lane_first)
                 b_now = place(b, geometry, _rows.B, first, row, outer, 0 if is_one_b(rule) else lane_first)
                 carry_now = place(carry, geometry, _rows.CARRY, 0, row, outer, lane_first)
@@ -127,7 +129,7 @@ def walk_tiles(rule, is_back, a, b, carry, products, lengths, geometry, first, l
     zero = constant(0.0, load(carry, 0, carry))
     keep_a, _ = neutral(rule, zero)
     for lane in range(first, last, width(carry)):
-        end = min(last, lane + width(carry))
+        end = minimum(last, lane + width(carry))
         lane_places(places, geometry, lane, end, carry)
         lane_offsets(a_at, shift(geometry, A), places, carry)
         lane_offsets(b_at, shift(geometry, B), places, carry)
@@ -136,7 +138,7 @@ def walk_tiles(rule, is_back, a, b, carry, products, lengths, geometry, first, l
         take_lanes(state, carry, lane, end)
         take_lanes(product, products, lane, end)
         for t in range(0, steps, STEPS):
-            n = min(STEPS, steps - t)
+            n = minimum(STEPS, steps - t)
             bring(a_rows, shift(a, t * a_time), a_at, a_time, n, soon(a, a_time))
             bring(b_rows, shift(b, t * b_time), b_at, b_time, n, soon(b, b_time))
             if ragged:

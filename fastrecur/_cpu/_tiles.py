@@ -21,6 +21,8 @@ from ._memory import (
     load_blocks,
     load_int,
     load_vector,
+    maximum,
+    minimum,
     misalignment,
     prefetch,
     shift,
@@ -165,7 +167,7 @@ def bring(buffer, source, offsets, time, steps, ahead):
                 else:
                     from_, to = shift(source, -(k + 7) * size), shift(there, (k + 7) * row)
                     load_blocks(from_, these, to, -row, count, -8 * size, 8 * row, ahead)
-                k, count = done - 8, min(done % 8, 1) if k == 0 else 0
+                k, count = done - 8, minimum(done % 8, 1) if k == 0 else 0
     for k in range(done, steps):
         for j in range(lanes):
             value = load(shift(source, load_int(offsets, j) + k * time), 0, buffer)
@@ -197,7 +199,7 @@ def put(target, offsets, time, buffer, steps, lanes, ahead, bypass):
                 else:
                     from_, to = shift(there, (k + 7) * row), shift(target, -(k + 7) * size)
                     store_blocks(from_, -row, to, these, count, -8 * size, 8 * row, ahead)
-                k, count = done - 8, min(done % 8, 1) if k == 0 else 0
+                k, count = done - 8, minimum(done % 8, 1) if k == 0 else 0
     for k in range(done, steps):
         for j in range(lanes):
             value = load(shift(buffer, k * row), j, buffer)
@@ -274,14 +276,14 @@ def mask(rows, value, starts, stops, t, steps):
     """Set what is outside the lanes' valid steps."""
     for j in range(width(rows)):
         start, stop = load_int(starts, j), load_int(stops, j)
-        fill(rows, value, j, 0, min(steps, max(0, start - t)))
-        fill(rows, value, j, min(steps, max(0, stop - t)), steps)
+        fill(rows, value, j, 0, minimum(steps, maximum(0, start - t)))
+        fill(rows, value, j, minimum(steps, maximum(0, stop - t)), steps)
 
 
 @njit(**HELPER)
 def take_lanes(state, carry, first, last):
     for j in range(width(carry)):
-        store(state, j, load(carry, min(first + j, last - 1), carry))
+        store(state, j, load(carry, minimum(first + j, last - 1), carry))
 
 
 @njit(**HELPER)
@@ -320,7 +322,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
     zero = constant(0.0, load(carry, 0, carry))
     keep_a, keep_b = neutral(rule, zero)
     for lane in range(first, last, width(carry)):
-        end = min(last, lane + width(carry))
+        end = minimum(last, lane + width(carry))
         lane_places(places, geometry, lane, end, carry)
         lane_offsets(a_at, shift(geometry, A), places, carry)
         lane_offsets(b_at, shift(geometry, B), places, carry)
@@ -330,7 +332,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
         take_lanes(state, carry, lane, end)
         # Past the cache go results whose lines all lanes have at the same steps, and tiles end with them. Long lanes'
         # tiles also end with an operand's lines, each of which is brought once then; its first steps cost little there.
-        head = max(0, steps_to_line(b, b_at, b_time, carry)) if steps >= LONG else 0
+        head = maximum(0, steps_to_line(b, b_at, b_time, carry)) if steps >= LONG else 0
         bypass = load_int(geometry, 3) != 0 and steps_to_line(h, h_at, h_time, carry) == head
         t = 0
         while t < steps:
@@ -432,7 +434,7 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
     zero = constant(0.0, load(carry, 0, carry))
     keep_a, keep_b = neutral(rule, zero)
     for lane in range(first, last, width(carry)):
-        end = min(last, lane + width(carry))
+        end = minimum(last, lane + width(carry))
         lane_places(places, geometry, lane, end, carry)
         lane_offsets(a_at, shift(geometry, A), places, carry)
         lane_offsets(b_at, shift(geometry, B), places, carry)
@@ -447,16 +449,16 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
         take_lanes(state, carry, lane, end)
         take_lanes(h0_lanes, h0, lane, end)
         # As in `forward`.
-        head = max(0, steps_to_line(b, b_at, b_time, carry)) if steps >= LONG else 0
+        head = maximum(0, steps_to_line(b, b_at, b_time, carry)) if steps >= LONG else 0
         bypass = load_int(geometry, 3) != 0
         bypass_a = bypass and a_fate == STORE and steps_to_line(to_a, to_a_at, to_a_time, carry) == head
         bypass_b = bypass and b_fate == STORE and steps_to_line(to_b, to_b_at, to_b_time, carry) == head
         store_vector(total_a, 0, broadcast(zero))
         store_vector(total_b, 0, broadcast(zero))
         first = 1 if head > 0 else 0  # a tile of its own
-        tiles = first + max(1, (steps - head + STEPS - 8) // STEPS)
+        tiles = first + maximum(1, (steps - head + STEPS - 8) // STEPS)
         for back in range(tiles):
-            t = max(0, head + (tiles - 1 - back - first) * STEPS)
+            t = maximum(0, head + (tiles - 1 - back - first) * STEPS)
             n = steps - t if back == 0 else head if t < head else STEPS
             ahead = bytes_ahead(g, -1, t, steps, g_time, g_jump)
             bring(g_rows, shift(g, t * g_time), g_at, g_time, n, ahead)

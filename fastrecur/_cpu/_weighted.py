@@ -24,6 +24,7 @@ from ._memory import (
     load,
     load_int,
     load_vector,
+    minimum,
     misalignment,
     prefetch,
     shift,
@@ -234,7 +235,7 @@ def average(rule, x, h, gate, carry, geometry, first, last):
     gate_row = 0 if gate_time == 0 else row_bytes(gate_rows)
     state, plane = stack(carry, STATE), width(carry) * itemsize(carry)
     for begin in range(0, steps, chunk):
-        end = min(steps, begin + chunk)
+        end = minimum(steps, begin + chunk)
         for lane in range(first, last, width(carry)):
             x_at = shift(geometry, 8 * (HEAD + lane))
             h_at, gate_at = shift(x_at, 16 * padded), shift(x_at, 24 * padded)
@@ -247,7 +248,7 @@ def average(rule, x, h, gate, carry, geometry, first, last):
             ahead = soon(x, x_time) if abs(soon(x, x_time)) <= NEAR else ROWS_AHEAD * x_time
             copy_planes(state, width(carry), carry, padded, lane, 0, AVERAGE_PLANES)
             for t in range(begin, end, STEPS):
-                n = min(STEPS, end - t)
+                n = minimum(STEPS, end - t)
                 if gate_time != 0 or t == begin:
                     bring_gates(gate_rows, shift(gate, t * gate_time), gate_at, gate_time, n, shared)
                 is_tried = in_place and is_level(state, plane, shared, least)
@@ -259,7 +260,7 @@ def average(rule, x, h, gate, carry, geometry, first, last):
                         continue
                 bring(x_rows, shift(x, t * x_time), x_at, x_time, n, soon(x, x_time))
                 walk_average(rule, x_rows, gate_rows, gate_row, shared, h_rows, state, n, least, is_tried)
-                put_results(shift(h, t * h_time), h_at, h_time, h_rows, n, min(width(carry), lanes - lane), bypass)
+                put_results(shift(h, t * h_time), h_at, h_time, h_rows, n, minimum(width(carry), lanes - lane), bypass)
             copy_planes(carry, padded, state, width(carry), 0, lane, AVERAGE_PLANES)
     fence()
 
@@ -278,20 +279,20 @@ def covariance(rule, x, y, h, gate, carry, geometry, first, last):
     gate_row = 0 if gate_time == 0 else row_bytes(gate_rows)
     state = stack(carry, STATE)
     for begin in range(0, steps, chunk):
-        end = min(steps, begin + chunk)
+        end = minimum(steps, begin + chunk)
         for lane in range(first, last, width(carry)):
             x_at = shift(geometry, 8 * (HEAD + lane))
             y_at, h_at, gate_at = shift(x_at, 8 * padded), shift(x_at, 16 * padded), shift(x_at, 24 * padded)
             shared = are_spaced(gate_at, 0, width(carry))
             copy_planes(state, width(carry), carry, padded, lane, 0, PLANES)
             for t in range(begin, end, STEPS):
-                n = min(STEPS, end - t)
+                n = minimum(STEPS, end - t)
                 bring(x_rows, shift(x, t * x_time), x_at, x_time, n, soon(x, x_time))
                 if not variance(rule):
                     bring(y_rows, shift(y, t * y_time), y_at, y_time, n, soon(y, y_time))
                 if gate_time != 0 or t == begin:
                     bring_gates(gate_rows, shift(gate, t * gate_time), gate_at, gate_time, n, shared)
                 walk_covariance(rule, x_rows, y_rows, gate_rows, gate_row, h_rows, state, n, least, bias)
-                put_results(shift(h, t * h_time), h_at, h_time, h_rows, n, min(width(carry), lanes - lane), bypass)
+                put_results(shift(h, t * h_time), h_at, h_time, h_rows, n, minimum(width(carry), lanes - lane), bypass)
             copy_planes(carry, padded, state, width(carry), 0, lane, PLANES)
     fence()

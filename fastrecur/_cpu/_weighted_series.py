@@ -26,6 +26,7 @@ from ._memory import (
     load,
     load_int,
     load_vector,
+    minimum,
     prefetch,
     shift,
     spread_of,
@@ -482,7 +483,7 @@ def walk(rule, x, y, h, gate, carry, geometry, first, last):
             take_steps(gate_rows, gate_lane, 0, width(carry), 0)
         t, expected = 0, False
         while t < steps:
-            n = min(BLOCK, whole - t) if t < whole else steps - whole
+            n = minimum(BLOCK, whole - t) if t < whole else steps - whole
             x_now, y_now = shift(x_lane, t * x_time), shift(y_lane, t * y_time)
             gate_now, h_now = shift(gate_lane, t * gate_time), shift(h_lane, t * h_time)
             gate_here, h_here = gate_rows, h_rows
