@@ -1060,6 +1060,14 @@ def _compiled_hidden_zero(typingctx, vector):
     return vector(vector), codegen
 
 
+def _compiled_turns(typingctx, count):
+    # A number that the compiler is not told, or it writes out each turn of a loop of so many: it takes long over those.
+    def codegen(context, builder, signature, args):
+        return builder.asm(ir.FunctionType(_I64, [_I64]), "", "=r,0", args, side_effect=False)
+
+    return types.int64(types.int64), codegen
+
+
 def _compiled_turned(typingctx, vector):
     def codegen(context, builder, signature, args):
         return _shuffle(builder, args[0], args[0], list(range(WIDTH))[::-1])
@@ -1286,6 +1294,9 @@ if INTERPRETED:
     def spread_of(vector, n):
         return np.full(WIDTH, vector[n])
 
+    def turns(count):
+        return count
+
     def hidden_zero(vector):
         return np.zeros_like(vector)
 
@@ -1370,6 +1381,7 @@ else:
     earlier = intrinsic(prefer_literal=True)(_compiled_earlier)
     later = intrinsic(prefer_literal=True)(_compiled_later)
     hidden_zero = intrinsic(_compiled_hidden_zero)
+    turns = intrinsic(_compiled_turns)
     turned = intrinsic(_compiled_turned)
     spread_of = intrinsic(prefer_literal=True)(_compiled_spread_of)
     lane_of = intrinsic(prefer_literal=True)(_compiled_lane_of)

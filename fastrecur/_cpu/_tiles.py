@@ -9,6 +9,7 @@ Lanes are counted through up to three dimensions. ``geometry`` begins as for row
 dimensions of lanes, then for every operand its strides in bytes along time and along lanes, outermost first.
 """
 
+import numpy as np
 from numba import njit
 
 from .._steps import constant
@@ -35,9 +36,10 @@ from ._memory import (
     store_vector,
     stream_blocks,
     total,
+    turns,
     width,
 )
-from ._rows import ADD, HEAD, STORE, valid_range
+from ._rows import ADD, HEAD, ONE, STORE, ZERO, valid_range
 from ._rules import adjoint, neutral, step
 
 STEPS = 32
@@ -45,7 +47,7 @@ AHEAD = 256  # bytes of a lane that are asked for before their turn: more stream
 NEAR = 1 << 14  # bytes within which rows are asked for too: what is farther would not stay in the first level
 LONG = 2048  # steps of a lane from which a first tile of less than a line does not matter
 # Where in `geometry` each operand's four strides begin, in bytes.
-A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = (8 * (HEAD + 2 + 4 * k) for k in range(10))
+A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = 8 * (HEAD + 2 + 4 * np.arange(10, dtype=np.int64))
 MOST = STEPS + 8  # the last tile also takes what would be less than a block of 8
 TILE = 16 * MOST
 
@@ -245,9 +247,9 @@ def add(sums, offsets, time, buffer, steps, lanes):
             column = column + load_vector(shift(buffer, k * row), 0, buffer)
         store_vector(buffer, 0, column)
         steps = 1
-    if are_spaced(offsets, 0, lanes):
-        for j in range(lanes, width(buffer)):
-            fill(buffer, constant(0.0, load(buffer, 0, buffer)), j, 0, steps)
+    if are_spaced(offsets, ZERO, lanes):
+        for j in range(lanes, turns(width(buffer))):
+            fill(buffer, constant(0.0, load(buffer, 0, buffer)), j, ZERO, steps)
         for k in range(steps):
             place = shift(sums, load_int(offsets, 0) + k * time)
             value = total(load_vector(buffer, k * width(buffer), sums))
@@ -263,7 +265,7 @@ def add(sums, offsets, time, buffer, steps, lanes):
 def valid_steps(starts, stops, lengths, offsets, steps, reverse, carry):
     """Note each lane's valid steps; return whether some lane has fewer than all."""
     ragged = False
-    for j in range(width(carry)):
+    for j in range(turns(width(carry))):
         start, stop = valid_range(shift(lengths, load_int(offsets, j)), steps, reverse)
         store_int(starts, j, start)
         store_int(stops, j, stop)
@@ -274,15 +276,15 @@ def valid_steps(starts, stops, lengths, offsets, steps, reverse, carry):
 @njit(**HELPER)
 def mask(rows, value, starts, stops, t, steps):
     """Set what is outside the lanes' valid steps."""
-    for j in range(width(rows)):
+    for j in range(turns(width(rows))):
         start, stop = load_int(starts, j), load_int(stops, j)
-        fill(rows, value, j, 0, minimum(steps, maximum(0, start - t)))
+        fill(rows, value, j, ZERO, minimum(steps, maximum(0, start - t)))
         fill(rows, value, j, minimum(steps, maximum(0, stop - t)), steps)
 
 
 @njit(**HELPER)
 def take_lanes(state, carry, first, last):
-    for j in range(width(carry)):
+    for j in range(turns(width(carry))):
         store(state, j, load(carry, minimum(first + j, last - 1), carry))
 
 
@@ -378,7 +380,7 @@ def bring_before(h_rows, h, h_at, h_time, h0_lanes, starts, t, steps, ahead):
         bring(h_rows, shift(h, (t - 1) * h_time), h_at, h_time, steps, ahead)
     else:
         fill_row(h_rows, h0_lanes)
-        bring(shift(h_rows, row_bytes(h_rows)), h, h_at, h_time, steps - 1, 0)
+        bring(shift(h_rows, row_bytes(h_rows)), h, h_at, h_time, steps - 1, ZERO)
     for j in range(width(h_rows)):
         k = load_int(starts, j) - t
         if 0 <= k < steps:
@@ -491,9 +493,9 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
                     bytes_ahead(to_b, -1, t, steps, to_b_time, to_b_jump), bypass_b and t >= head,
                 )  # fmt: skip
         if gather_a:
-            add(sums_a, sums_a_at, 0, total_a, 1, end - lane)
+            add(sums_a, sums_a_at, ZERO, total_a, ONE, end - lane)
         if gather_b:
-            add(sums_b, sums_b_at, 0, total_b, 1, end - lane)
+            add(sums_b, sums_b_at, ZERO, total_b, ONE, end - lane)
         give_lanes(carry, state, lane, end)
     if load_int(geometry, 3):
         fence()
