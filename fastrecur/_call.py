@@ -315,7 +315,7 @@ def _pair_problem(names, a, b, others, axis, lengths):
     """Return the complex dtype and shape, and what does not change in kind: gate, axis and lengths for pairs."""
     dtypes = [value.dtype for value in (a, b, *others) if type(value) is _ndarray]
     dtype = _problem.result_dtype(names, dtypes, True)
-    shape = _problem.broadcast_shape(names, (np.shape(a), np.shape(b)))
+    shape = _problem.broadcast_shape(names, (np.shape(a), np.shape(b)), axis)
     axis = _problem.normalise_axis(axis, shape, names)
     if lengths is not None:
         _problem.check_lengths_shape(lengths.shape, shape[:axis] + shape[axis + 1 :])

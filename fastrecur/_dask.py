@@ -292,7 +292,7 @@ class _Problem:
         for name, value in ((names[0], a), (names[1], b)):
             if value is None:
                 raise TypeError(say.not_an_array(name, type(None)))
-        self.shape = _problem.broadcast_shape(names[:2], (np.shape(a), np.shape(b)))
+        self.shape = _problem.broadcast_shape(names[:2], (np.shape(a), np.shape(b)), axis)
         self.axis = _problem.normalise_axis(axis, self.shape, names[:2])
         self.lane_axes = [k for k in range(len(self.shape)) if k != self.axis]
         self.lanes = tuple(self.shape[k] for k in self.lane_axes)

@@ -6,7 +6,7 @@ def _type(kind):
 
 
 def masked(name):
-    return f"`{name}` must not be a masked array: fill it, in an average with NaN, or pass its data and `lengths`"
+    return f"`{name}` must not be a masked array: fill it (with NaN for fastrecur.smoothing) or pass data and `lengths`"
 
 
 def subclass(name, kind):
@@ -145,10 +145,12 @@ def too_many_dimensions():
 
 def not_an_array(name, kind):
     if kind.__module__.partition(".")[0] in ("pandas", "polars", "xarray"):
-        advice = "give its `to_numpy()`, or take fastrecur.smoothing"
+        advice = ": give its `to_numpy()`, or take fastrecur.smoothing, whose ewm_mean returns such a one"
+    elif kind in (type(None), str):
+        advice = ""
     else:
-        advice = "an array exports __array_interface__ or __dlpack__, and numpy.asarray makes one of much else"
-    return f"`{name}` must be an array, a list or a number, got {_type(kind)}: {advice}"
+        advice = ": an array exports __array_interface__ or __dlpack__, and numpy.asarray makes one of much else"
+    return f"`{name}` must be an array, a list or a number, got {_type(kind)}{advice}"
 
 
 def dlpack(name, kind, error):
@@ -156,9 +158,10 @@ def dlpack(name, kind, error):
 
 
 def dtype(name, came):
+    advice = ": take its `astype(float)`; if values are missing, in fastrecur.smoothing, which passes over NaN"
     return (
         f"`{name}` must hold float16, bfloat16, float32, float64, complex64, complex128, integers or bools, "
-        f"got dtype {came}{': NaN stands for what is missing' if str(came) == 'object' else ''}"
+        f"got dtype {came}{advice if str(came) == 'object' else ''}"
     )
 
 
@@ -176,9 +179,14 @@ def mixed(found):
     return f"all arrays must come from one library, got {came}"
 
 
-def broadcast(names, shapes):
+def broadcast(names, shapes, axis=None):
     which = " and ".join(f"`{name}`" for name in names)
-    return f"{which} must broadcast against each other, got shapes {' and '.join(str(tuple(s)) for s in shapes)}"
+    came = f"{which} must broadcast against each other, got shapes {' and '.join(str(tuple(s)) for s in shapes)}"
+    for name, one, other in zip(names, shapes, shapes[::-1], strict=True) if axis is not None else ():
+        if len(one) == 1 < len(other) and -len(other) <= axis < len(other) and one[0] == other[axis]:
+            per_step = tuple(n if k == axis % len(other) else 1 for k, n in enumerate(other))
+            return f"{came}: with a value for each step, `{name}` is shaped {per_step}"
+    return came
 
 
 def no_axis(names):
@@ -199,6 +207,8 @@ def flag(name, kind):
 
 
 def state_shape(name, shape, lanes):
+    if not lanes:
+        return f"`{name}` must be a number or a 0-d array, as a single series has one state, got shape {tuple(shape)}"
     return (
         f"`{name}` must have the shape of the result without `axis`, {tuple(lanes)}, or broadcast to it, "
         f"got {tuple(shape)}"
@@ -222,7 +232,8 @@ def lengths_shape(shape, lanes):
 
 
 def lengths_range(low, high, steps):
-    return f"`lengths` must be in 0..{steps}, the number of time steps, got values from {low} to {high}"
+    came = f"values from {low} to {high}" if low < high else low
+    return f"`lengths` must be in 0..{steps}, the number of time steps, got {came}"
 
 
 def out_type(kind):

@@ -174,12 +174,12 @@ def normalise_axis(axis, shape, names):
     return axis % len(shape)
 
 
-def broadcast_shape(names, shapes):
-    """Return the shape that operands broadcast to."""
+def broadcast_shape(names, shapes, axis=None):
+    """Return the shape that operands broadcast to; ``axis`` is time's, for the error's sake."""
     try:
         return np.broadcast_shapes(*shapes)
     except ValueError:
-        raise ValueError(say.broadcast(names, shapes)) from None
+        raise ValueError(say.broadcast(names, shapes, axis)) from None
 
 
 def fits(shape, into):
@@ -422,7 +422,7 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex, 
     wide = wide_dtype(dtype)
     a_element, a_size, a_shape, a_strides = _operand(a, wide)
     b_element, b_size, b_shape, b_strides = _operand(b, wide)
-    shape = broadcast_shape(names[:2], (a_shape, b_shape))
+    shape = broadcast_shape(names[:2], (a_shape, b_shape), axis)
     axis = normalise_axis(axis, shape, names[:2])
     lane_shape = shape[:axis] + shape[axis + 1 :]
     if type(h0) is tuple and not fits(h0[1], lane_shape):
@@ -458,7 +458,7 @@ def summary(family, names, a, b, axis, reverse, lengths, dtype):
     wide = wide_dtype(dtype)
     a_element, a_size, a_shape, a_strides = _operand(a, wide)
     b_element, b_size, b_shape, b_strides = _operand(b, wide)
-    shape = broadcast_shape(names, (a_shape, b_shape))
+    shape = broadcast_shape(names, (a_shape, b_shape), axis)
     if 0 in shape:
         return _empty(shape, axis, dtype, wide)
     strides, sizes = [None] * 10, [0] * 10
@@ -508,7 +508,7 @@ def vjp(
     a_element, a_size, a_shape, a_strides = _operand(a, wide)
     b_element, b_size, b_shape, b_strides = _operand(b, wide)
     h_element, h_size, h_shape, h_strides = _operand(h, wide)
-    shape = broadcast_shape(names[1:3], (a_shape, b_shape))
+    shape = broadcast_shape(names[1:3], (a_shape, b_shape), axis)
     axis = normalise_axis(axis, shape, names[1:3])
     lane_shape = shape[:axis] + shape[axis + 1 :]
     for name, state in (("h0", h0), ("grad_state", grad_state)):

@@ -311,3 +311,26 @@ def test_an_output_that_has_become_read_only():
     with pytest.raises(ValueError, match="`out`"):
         fastrecur.forget_mult(0.5, np.zeros((3, 4)), out=out)
     assert (out == before).all()
+
+
+@pytest.mark.parametrize("axis", [1, -2])
+@pytest.mark.parametrize("gradient", [False, True])
+def test_who_means_a_gate_for_each_step_is_told_its_shape(axis, gradient):
+    x, f = np.ones((2, 5, 3)), np.ones(5)
+    with pytest.raises(ValueError, match=r"`f` and `x` .* `f` is shaped \(1, 5, 1\)"):
+        fastrecur.forget_mult_vjp(x, f, x, x, axis=axis) if gradient else fastrecur.forget_mult(f, x, axis=axis)
+    with pytest.raises(ValueError, match=r"got shapes \(4,\) and \(2, 5, 3\)$"):
+        fastrecur.forget_mult(f[:4], x, axis=axis)
+
+
+def test_messages_say_where_to_go_on():
+    for objects in ([1.0, None], X.astype(object)):
+        with pytest.raises(TypeError, match="object: .*astype.*smoothing"):
+            fastrecur.forget_mult(0.5, objects)
+    for nothing in (None, "0.5"):
+        with pytest.raises(TypeError, match="`x` .*got (NoneType|str)$"):
+            fastrecur.forget_mult(0.5, nothing)
+    with pytest.raises(ValueError, match=r"`h0` must be a number .*got shape \(1,\)"):
+        fastrecur.forget_mult(0.5, np.ones(4), [1.0])
+    with pytest.raises(ValueError, match=r"`lengths` must be in 0\.\.4, .*got 9$"):
+        fastrecur.forget_mult(0.5, np.ones(4), lengths=9)

@@ -706,7 +706,7 @@ def _shape(names, a, b, axis):
         try:
             shape = torch.broadcast_shapes(a.shape, b.shape)
         except RuntimeError:
-            raise ValueError(say.broadcast(names, (a.shape, b.shape))) from None
+            raise ValueError(say.broadcast(names, (a.shape, b.shape), axis)) from None
     return shape, _problem.normalise_axis(axis, shape, names)
 
 
