@@ -1,4 +1,13 @@
-"""The forget-mult recurrence as one fast, exact, differentiable primitive for any array."""
+"""Recurrences of first order along any axis of any array, and their gradients.
+
+`forget_mult` is an average whose weight may change at every step, ``h[t] = f[t]*x[t] + (1 - f[t])*h[t-1]``, and
+`linear_recurrence` its general form, ``h[t] = a[t]*h[t-1] + b[t]``; `forget_mult_vjp` and `linear_recurrence_vjp` are
+their gradients.
+
+- `fastrecur.smoothing` has pandas' exponentially weighted statistics and more, for any array.
+- `fastrecur.torch` has modules for PyTorch, a QRNN among them; the functions here take tensors as they are.
+- `fastrecur.reference` is the definition as a plain loop.
+"""
 
 from importlib import import_module as _import_module
 from typing import Any as _Any

@@ -47,7 +47,7 @@ def _lines():
     yield "processor", _attempt(_processor, "unknown")
     yield "threads", f"{fastrecur.get_num_threads()} of {os.cpu_count()} processors"
     yield "CPU kernels", _attempt(_cpu)
-    yield "GPU kernels", _attempt(_gpu)
+    yield "GPU kernels", _attempt(_gpu, "do not work, which matters only to arrays on a GPU")
     yield "cache", _attempt(_cache.describe, "unknown")
     set_here = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)]
     yield "environment", ", ".join(set_here) or "nothing is set that matters here"

@@ -28,7 +28,8 @@ def forget_mult(
 
     .. math:: h_t = f_t x_t + (1 - f_t) h_{t-1}
 
-    or, with ``reverse=True``, :math:`h_t = f_t x_t + (1 - f_t) h_{t+1}`.
+    or, with ``reverse=True``, :math:`h_t = f_t x_t + (1 - f_t) h_{t+1}`. The gate comes first, and the third argument
+    is a state: `axis` is given by its name.
 
     Parameters
     ----------
@@ -36,7 +37,8 @@ def forget_mult(
         The gate: how much of the new value is let in. Usually in [0, 1]; other values are legal. Real.
     x : array_like
         The candidate values; ``f`` and ``x`` broadcast against each other without being copied, so that
-        ``forget_mult(0.1, x)`` is an exponential moving average that reads ``x`` once.
+        ``forget_mult(0.1, x)`` is an exponential moving average that reads ``x`` once. As NumPy's they are aligned at
+        their last axes: of an ``x`` with time first, ``f[:, None]`` is a gate for each step.
     h0 : array_like, optional
         The state before the first step (after the last one if ``reverse``): of the result's shape without
         `axis`, or broadcast to it. Zeros if left out.
@@ -45,9 +47,9 @@ def forget_mult(
     reverse : bool, default False
         Travel from the last step to the first.
     lengths : array_like of int, optional
-        How many steps of each lane are valid, from the first on: shaped like one or more leading axes of the
-        result without `axis`. Steps at and past a lane's length are not read and come out as zeros. In reverse
-        each lane starts at its own last valid step.
+        How many steps of each lane (each series along `axis`) are valid, from the first on: shaped like one or more
+        leading axes of the result without `axis`. Steps at and past a lane's length are not read and come out as
+        zeros. In reverse each lane starts at its own last valid step.
     return_state : bool, default False
         Also return the state after the last valid step in the direction of travel.
     out : array, optional
@@ -123,30 +125,35 @@ def forget_mult_vjp(
     lengths: Any = None,
     grad_state: Any = None,
 ) -> tuple[Any, Any, Any]:
-    r"""Return the gradients of `forget_mult`: the vector-Jacobian product for a cotangent of its result.
+    r"""Return the gradients of `forget_mult`: its vector-Jacobian product.
 
-    With :math:`G_t = \bar h_t + (1 - f_{t+1}) G_{t+1}`, the cotangent that reaches a state by all ways,
+    A bar is the gradient of a loss with respect to what is below it, the cotangent of that, and :math:`h_{-1}` the
+    state ``h0`` before step 0. With :math:`G_t = \bar h_t + (1 - f_{t+1}) G_{t+1}`, what reaches a state by all ways,
 
-    .. math:: \bar f_t = G_t (x_t - h_{t-1}), \quad \bar x_t = f_t G_t, \quad \bar h_0 = (1 - f_1) G_1.
+    .. math:: \bar f_t = G_t (x_t - h_{t-1}), \quad \bar x_t = f_t G_t, \quad \bar h_{-1} = (1 - f_0) G_0.
+
+    In reverse :math:`t - 1` and :math:`t + 1` change places.
 
     Parameters
     ----------
     grad_h : array_like
-        The cotangent of ``h``: of its shape, or broadcast to it.
+        The gradient of the loss with respect to ``h``, which comes first: of its shape, or broadcast to it.
     f, x, h0, axis, reverse, lengths
         As given to `forget_mult`.
     h : array_like
         What it returned.
     grad_state : array_like, optional
-        The cotangent of ``h_last``, where that took part: of the result's shape without `axis`, or broadcast to it.
+        The gradient of the loss with respect to ``h_last``, where that took part: of the result's shape without
+        `axis`, or broadcast to it.
 
     Returns
     -------
     grad_f, grad_x : array
         Each of its operand's own shape and dtype (the result's dtype for integers, bools and numbers), summed over
-        what was broadcast in the carry's precision. Zero at and past a lane's length.
+        what was broadcast, in the precision that the state is carried in. Zero at and past a lane's length.
     grad_h0 : array or None
-        Of the shape and dtype of ``h0``; None if there was none.
+        Of the shape and dtype of ``h0``; None if there was none. Where ``h0`` was made of ``x``, as ``h0=x[0]``, that
+        part of the gradient of ``x`` is here, and still to be added to ``grad_x``.
 
     Raises
     ------
@@ -188,7 +195,8 @@ def linear_recurrence(
 
     .. math:: h_t = a_t h_{t-1} + b_t
 
-    or, with ``reverse=True``, :math:`h_t = a_t h_{t+1} + b_t`.
+    or, with ``reverse=True``, :math:`h_t = a_t h_{t+1} + b_t`. The third argument is a state: `axis` is given by its
+    name.
 
     Parameters
     ----------
@@ -245,22 +253,23 @@ def linear_recurrence_vjp(
     lengths: Any = None,
     grad_state: Any = None,
 ) -> tuple[Any, Any, Any]:
-    r"""Return the gradients of `linear_recurrence`: the vector-Jacobian product for a cotangent of its result.
+    r"""Return the gradients of `linear_recurrence`: its vector-Jacobian product.
 
-    With :math:`G_t = \bar h_t + \overline{a_{t+1}} G_{t+1}`,
+    A bar over a letter with an index of time is a gradient, as in `forget_mult_vjp`, and a long one the complex
+    conjugate. With :math:`G_t = \bar h_t + \overline{a_{t+1}} G_{t+1}`,
 
-    .. math:: \bar a_t = G_t \overline{h_{t-1}}, \quad \bar b_t = G_t, \quad \bar h_0 = \overline{a_1} G_1.
+    .. math:: \bar a_t = G_t \overline{h_{t-1}}, \quad \bar b_t = G_t, \quad \bar h_{-1} = \overline{a_0} G_0.
 
     Parameters
     ----------
     grad_h : array_like
-        The cotangent of ``h``: of its shape, or broadcast to it.
+        The gradient of the loss with respect to ``h``, which comes first: of its shape, or broadcast to it.
     a, b, h0, axis, reverse, lengths
         As given to `linear_recurrence`.
     h : array_like
         What it returned.
     grad_state : array_like, optional
-        The cotangent of ``h_last``, where that took part.
+        The gradient of the loss with respect to ``h_last``, where that took part.
 
     Returns
     -------
