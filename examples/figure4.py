@@ -117,7 +117,7 @@ def medians(calls: list[Callable[[], Any]], repeats: int, device: torch.device, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a few seconds: a smaller model, and a part of the grid")
-    parser.add_argument("--output", type=Path, default=Path("figure4.png"))
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".png"))
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"

@@ -61,7 +61,7 @@ def seconds(function, *arguments) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("gae.png"))
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".png"))
     output = parser.parse_args().output
 
     rewards, values, terminated, truncated = rollout()

@@ -402,7 +402,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--model", choices=("qrnn", "lstm", "gru"), default="qrnn")
     add("--level", choices=("char", "word"), default="char")
     add("--data", type=Path, metavar="FOLDER", help="with one file each for train, valid and test; else Shakespeare")
-    add("--output", type=Path, default=Path("language_model.png"), help="the picture")
+    add("--output", type=Path, default=Path(__file__).with_suffix(".png"), help="the picture")
     add("--sample", type=int, default=400, help="how many words or letters to write at the end")
     add("--checkpoint", type=Path, default=Path("language_model.pt"))
     add("--resume", action="store_true", help="go on from the checkpoint, if it exists")

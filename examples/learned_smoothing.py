@@ -66,7 +66,7 @@ def mean_error(error: torch.Tensor, where: np.ndarray) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("learned_smoothing.png"))
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".png"))
     output = parser.parse_args().output
 
     time, glucose = read_glucose(HERE / "data" / "glucose.csv")

@@ -71,7 +71,7 @@ def features(time: np.ndarray, x: np.ndarray) -> torch.Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("mingru.png"))
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".png"))
     output = parser.parse_args().output
     torch.manual_seed(0)
     torch.set_num_threads(1)  # the matrices are small

@@ -80,7 +80,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=float, default=800, help="megabytes of the series")
     parser.add_argument("--folder", help="where the series is put; a temporary folder if left out")
-    parser.add_argument("--output", default="out_of_core.png", help="where the picture goes")
+    parser.add_argument(
+        "--output", type=Path, default=Path(__file__).with_suffix(".png"), help="where the picture goes"
+    )
     arguments = parser.parse_args()
     steps = max(20_000, int(arguments.size * 1e6) // 8)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder, dask.config.set(scheduler="threads"):
@@ -95,6 +97,7 @@ def main():
         f"smoothed {steps * 8 / 1e6:.0f} MB in {seconds:.1f} s ({steps * 8 / 1e6 / seconds:.0f} MB/s); "
         f"the process never had more than {peak:.0f} MB, of which Python and its libraries are about 250"
     )
+    print(f"Saved {arguments.output}")
 
 
 if __name__ == "__main__":

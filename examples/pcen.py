@@ -46,7 +46,7 @@ def agreement(values: np.ndarray, loudness: np.ndarray) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("pcen.png"))
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".png"))
     output = parser.parse_args().output
 
     once = np.fromfile(HERE / "data" / "speech.raw", "<i2") / 2**15

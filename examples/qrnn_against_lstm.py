@@ -99,7 +99,7 @@ def train(name: str, model: Letters, training: torch.Tensor, test: torch.Tensor,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--output", type=Path, default=Path("qrnn_against_lstm.png"))
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".png"))
     options = parser.parse_args()
 
     training, test, kinds = read()

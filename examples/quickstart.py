@@ -67,7 +67,7 @@ def report_curve(name: str, h: np.ndarray, x: np.ndarray, steady: np.ndarray) ->
     """One row of the report's table."""
     rms = np.sqrt(np.mean((h - x) ** 2))
     jitter = np.sqrt(np.mean(np.diff(h, 2)[steady[2:]] ** 2))
-    print(f"   {name:<31}{rms:8.1f} mg/dL{lag_in_minutes(h, x):6d} min{jitter:9.2f} mg/dL")
+    print(f"   {name:<31}{rms:8.1f} mg/dL{lag_in_minutes(h, x):6d} min{jitter:17.2f} mg/dL")
 
 
 def main() -> None:
@@ -95,7 +95,7 @@ def main() -> None:
     both = fastrecur.forget_mult(constant, ema, h0=ema[-1], reverse=True)
 
     steady = speed < STEADY
-    print("1-3. Three ways to smooth         off the data     lag    jitter while steady")
+    print(f"{'1-3. Smoothed in three ways':<34}{'off by (rms)':>14}{'lag':>10}{'jitter at rest (rms)':>23}")
     report_curve("the measurements themselves", x, x, steady)
     report_curve(f"constant gate, f = {constant:.3f}", ema, x, steady)
     report_curve("data-dependent gate", h, x, steady)
@@ -108,7 +108,9 @@ def main() -> None:
     chunks = np.concatenate([first, second])
     ulps = np.max(np.abs(chunks - h) / np.spacing(np.abs(h)))
     print(f"\n4. Two chunks of {first.size} and {second.size} steps, the state carried over")
-    print(f"   differ from the whole by at most {ulps:.0f} ulp; the last state is {state:.6f} mg/dL")
+    print(
+        f"   differ from the whole by at most {ulps:.0f} units in the last place; the last state is {state:.6f} mg/dL"
+    )
     if not np.allclose(chunks, h, rtol=1e-14, atol=0):
         raise SystemExit("the chunks do not add up to the whole")
 

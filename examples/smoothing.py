@@ -27,7 +27,7 @@ HALFLIFE = np.timedelta64(30, "m")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("smoothing.png"))
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".png"))
     output = parser.parse_args().output
 
     time, x = read_glucose(HERE / "data" / "glucose.csv")
