@@ -27,11 +27,6 @@ numpydoc_xref_param_type = False
 
 # Every example in these pages is run.
 doctest_test_doctest_blocks = "default"
-doctest_global_setup = """
-import numpy as np
-import fastrecur
-from fastrecur import forget_mult, forget_mult_vjp, linear_recurrence, linear_recurrence_vjp
-"""
 
 html_theme = "pydata_sphinx_theme"
 html_title = "fastrecur"
