@@ -15,10 +15,9 @@ from . import _threads
 from ._arrays import address, are_same
 from ._cpu import _native
 from ._cpu._series import ALL, BLOCK, FOLD, HOLD, PART, REPLAY, SUMMARISE, SUMMARY, TELL
-from ._problem import FEW_LANES, H
+from ._problem import APART, FEW_LANES, H
 from ._threads import ranges
 
-PITCH = 32  # numbers from a thread's states to the next one's, for a processor fetches what stands behind its own too
 SLOWER = 1.6  # times as long as a summary takes a walk
 # Of a kernel's arguments behind the rule, before the geometry's: how many there are, and which is the states'.
 ADDRESSES, STATES = {"forward": 5, "vjp": 11}, {"forward": 3, "vjp": 5}
@@ -45,11 +44,11 @@ def _told_calls(plan, call, direction, table, stretches, at, summaries):
 
     ``at`` are their first addresses, among which the states' is where all stretches' begin.
     """
-    place, blocks, pitch = STATES[direction], plan.steps // BLOCK, PITCH * plan.wide.itemsize
+    place, blocks = STATES[direction], plan.steps // BLOCK
     calls = []
     for k, (low, high) in enumerate(stretches):
         is_told = direction == "forward" or k < len(stretches) - 1  # forward, the first block has nothing before it
-        head = *at[:place], at[place] + k * pitch, *at[place + 1 :], table, summaries
+        head = *at[:place], at[place] + k * APART, *at[place + 1 :], table, summaries
         calls.append((call, None, *head, 0, plan.lanes, low, high, blocks, TELL if is_told else ALL))
     return calls
 
@@ -92,10 +91,10 @@ def _walk_told(plan, call, direction, sharing, at, walk_again, team):
         return None
     stretches, lanes, place, size = sharing.tails, plan.lanes, STATES[direction], plan.wide.itemsize
     count = len(stretches)
-    states, summaries = np.zeros((count, PITCH), plan.wide), _summaries(plan)
+    states, summaries = np.zeros((count, APART // size), plan.wide), _summaries(plan)
     way = range(count) if direction == "forward" else range(count - 1, -1, -1)
-    start, pitch, given = address(states), PITCH * size, at[place]
-    ctypes.memmove(start + way[0] * pitch, given, lanes * size)
+    start, given = address(states), at[place]
+    ctypes.memmove(start + way[0] * APART, given, lanes * size)
     at = *at[:place], start, *at[place + 1 :]
     if sharing.template is None:
         team.run(_told_calls(plan, call, direction, sharing.table, stretches, at, address(summaries)))
@@ -109,8 +108,8 @@ def _walk_told(plan, call, direction, sharing, at, walk_again, team):
         for before, k in itertools.pairwise(way):
             if not are_same(states[before, :lanes], states[k, lanes : 2 * lanes]):
                 states[k, :lanes] = states[before, :lanes]
-                walk_again(k, start + k * pitch, address(summaries))
-    ctypes.memmove(given, start + way[-1] * pitch, lanes * size)
+                walk_again(k, start + k * APART, address(summaries))
+    ctypes.memmove(given, start + way[-1] * APART, lanes * size)
     return [k for k in way if came[k][2 * lanes + 1]]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from . import _problem
 from ._arrays import address, are_same, array_at
-from ._problem import ROWS, SUMS_A, TO_A, TO_B, UNWANTED, A, B, G, H
+from ._problem import APART, ROWS, SUMS_A, TO_A, TO_B, UNWANTED, A, B, G, H
 
 LEAST_BYTES = 6 << 20  # of a problem; below, it takes longer to see to it
 FORWARD_ROW, BACK_ROW = 8 << 10, 16 << 10  # bytes of a row from which pieces of it are long enough
@@ -25,7 +25,6 @@ LEAST_BEFORE, MOST_BEFORE = 128, 1024  # steps that tell a state,
 SHARE = 16  # and of how many steps of a stretch they are one
 OTHER = 1e6  # what lanes start from when not from zeros: more than most data, so that those are forgotten too
 SUMS = 16  # partial sums over time
-APART = 64  # elements between states of two threads, for a processor fetches what stands behind its own too
 
 
 def _is_long(plan):
@@ -113,7 +112,7 @@ class _Operands:
 def _room(plan, *counts):
     """Return zero states, each some lines from the next."""
     lanes = plan.sizes[2]
-    pitch = -(-lanes // 8) * 8 + APART
+    pitch = -(-lanes // 8) * 8 + APART // plan.wide.itemsize
     return _problem.zeros((*counts, pitch), plan.wide)[..., :lanes]
 
 

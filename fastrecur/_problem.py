@@ -14,6 +14,7 @@ import numpy as np
 from . import _blocks
 from . import _messages as say
 from ._arrays import BFLOAT16, element
+from ._blocks import LINE
 
 # Operands, in the order in which the kernels count them.
 A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = range(10)
@@ -33,7 +34,7 @@ PANEL_STEPS = 1 << 24  # if there are fewer steps than these, whose numbers are 
 NARROW_ROW = 32  # rows of fewer lanes, complex ones of half as many: their number is known to a kernel of their own,
 NARROW_LEAST = 1 << 12  # which to compile so many elements are worth
 LARGE_PROBLEM = 1 << 20  # bytes
-LINE = 64  # bytes of a cache line
+APART = 512  # bytes from one thread's states to another's, for a processor fetches what stands behind its own too
 LARGE = 64 << 10  # bytes from which it pays to align a result
 PATIENCE = 16  # problems of a kind for which a way is not tried after one that it was tried for in vain
 FEW_ZEROS = 1 << 20  # bytes of states up to which a plan keeps zeros to start from

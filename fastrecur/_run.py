@@ -16,6 +16,7 @@ from ._cpu._compile import kernel
 from ._cpu._memory import OCTET, WIDTH
 from ._problem import (
     ADD,
+    APART,
     CARRY,
     LENGTHS,
     LINE,
@@ -70,8 +71,7 @@ CACHED_AHEAD = 4 << 10  # such pieces of rows, or of whole rows that follow each
 FORESEEN = 64 << 10  # but of several operands' such rows nothing: the processor itself sees it coming
 BYPASS_ROW = 512  # bytes of a row from which it pays to write past the cache, though its ends fill no line,
 BYPASS_ROW_BACK = 256  # and where two rows are written for four that are read
-APART = 512  # bytes between the states of two threads, for a processor fetches what stands behind its own too;
-MOST_APART = 64 << 10  # of more states that is no matter: a step takes long
+MOST_APART = 64 << 10  # bytes of states beyond which it is no matter how near threads' are: a step takes long
 FRESH_BYTES = 16 << 20  # results from which the system's providing of pages takes as long as the walk
 LARGE, LARGER = 1 / 3, 0.65  # of the cache: results of larger problems go past it, and of these where they could stay
 CACHE = "/sys/devices/system/cpu/cpu0/cache/index3/"  # where the system tells of the last level
