@@ -154,7 +154,7 @@ def forward(plan, call, sharing, at, fresh, team):
     call(*own, first, blocks, blocks, FOLD)
     rest = [(first + low, first + high) for low, high in ranges(blocks - first, threads)]
     team.run([(call, *own, *part, blocks, REPLAY) for part in rest])
-    hold(first)
+    hold(*(low for low, high in rest if low < high))
     call(*own, blocks, blocks, blocks, ALL)
 
 

@@ -427,6 +427,7 @@ def test_same_bits_for_any_number_of_threads(rng, set_threads, name, dtype, shap
         ("open", np.inf, True, False),
         ("hard", None, True, True),
         ("nearly closed", None, False, None),
+        ("closed or nearly", None, False, None),
         ("closed for long", None, False, None),
         ("closed for long", np.inf, False, None),
         ("too wide", None, False, None),
@@ -445,6 +446,8 @@ def test_where_threads_start(
             f[first : first + 3] = 0
     elif gates == "nearly closed":
         f *= dtype(1e-4)
+    elif gates == "closed or nearly":  # each block follows another all the same
+        f = np.where(rng.random(shape) < 0.3, 0, f * 1e-6).astype(dtype, order="F")
     elif gates == "closed for long":
         f[1000:19500] = 0
     elif gates == "too wide":

@@ -497,7 +497,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
                     state = fold(rule, a_now, b_now, a_time, b_time, summary, count, state)
                 if now == ALL or now == REPLAY:
                     if touched and is_average(rule):
-                        follows = now == ALL and block > (0 if phase == ALL else first_block)
+                        follows = block > (0 if phase == ALL else first_block)
                         before = load(shift(h_now, -h_time if follows else 0), 0, carry)
                         settle_ends(rule, a_here, b_here, h_here, carry, count, before, follows)
                     if not direct:
