@@ -61,6 +61,8 @@ def discounted_returns(r: Any, gamma: float, done: Any = None, *, axis: int = 0)
     decay = gamma if done is None else _decay(data, gamma, _flags(data, "done", done, rewards), rewards)
     with data.threads():
         result = linear_recurrence(decay, rewards, axis=axis, reverse=True)
+    if result.dtype != data.dtype(rewards):
+        result = data.narrow(result, data.dtype(rewards))
     return result if data.give is None else data.give(result)
 
 
@@ -157,14 +159,15 @@ def gae(
         with data.threads():
             return data.give(_walk(rewards, values, following, ends, cut, gamma, gamma * lam, axis, dtype))
     xp = data.xp
-    rewards, values, following = (data.narrow(v, dtype) for v in (rewards, values, following))
+    rewards, values, following = (data.wide(v) for v in (rewards, values, following))
     if data.is_lazy:  # what is shifted by a step is chunked as the rewards are
         values, following, ends, cut = (
             xp.broadcast_to(v, shape).rechunk(rewards.chunks) for v in (values, following, ends, cut)
         )
     successor = xp.where(ends, xp.zeros_like(rewards), xp.broadcast_to(following, shape))
     error = rewards + gamma * successor - values
-    return linear_recurrence(_decay(data, gamma * lam, ends | cut, error), error, axis=axis, reverse=True)
+    advantages = linear_recurrence(_decay(data, gamma * lam, ends | cut, error), error, axis=axis, reverse=True)
+    return data.narrow(advantages, dtype)
 
 
 def _floating(data: Data, values: Any) -> Any:
@@ -172,8 +175,9 @@ def _floating(data: Data, values: Any) -> Any:
 
 
 def _decay(data: Data, decay: float, done: Any, like: Any) -> Any:
+    """Return each step's decay, in float64: in float32, what 0.9999 lacks to 1 would be off by 2e-4 of it."""
     xp = data.xp
-    return xp.where(done, xp.zeros_like(like), xp.full_like(like, decay))
+    return xp.where(done, xp.zeros_like(like, dtype=xp.float64), xp.full_like(like, decay, dtype=xp.float64))
 
 
 def _flags(data: Data, name: str, flags: Any, like: Any) -> Any:

@@ -234,3 +234,26 @@ def test_tensors_run_on_torch_s_threads(monkeypatch, call):
         torch.set_num_threads(before)
         fastrecur.set_num_threads(ours)
     torch.testing.assert_close(both, one, equal_nan=True, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("convert", [np.array, torch.tensor, lambda x: torch.tensor(x, requires_grad=True)])
+def test_returns_are_rounded_once(rng, convert):
+    """A discount near 1 would not be what was given, in float32, if it were an array's."""
+    rewards, values = rng.random(5000).astype(np.float32) + 100, rng.random(5001).astype(np.float32)
+    done = np.zeros(5000, bool)
+    done[1234] = True
+    exact = (
+        discounted_returns(rewards.astype(float), 0.9999, done),
+        gae(rewards.astype(float), values, 0.9999, 0.999, done),
+    )
+    for result, expected in zip(
+        (
+            discounted_returns(convert(rewards), 0.9999, done),
+            gae(convert(rewards), convert(values), 0.9999, 0.999, done),
+        ),
+        exact,
+        strict=True,
+    ):
+        result = result.detach().numpy() if isinstance(result, torch.Tensor) else result
+        assert result.dtype == np.float32
+        np.testing.assert_allclose(result, expected, rtol=2.0**-24)
