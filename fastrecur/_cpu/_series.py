@@ -57,7 +57,7 @@ from ._memory import (
     width,
 )
 from ._rows import ADD, STORE, ZERO, end_lane, lanes_to_line, settle_lane, valid_range, whole_vectors
-from ._rules import adjoint, decay, intake, is_average, is_level, is_rounded, step
+from ._rules import adjoint, choice, decay, intake, is_average, is_level, is_rounded, step
 from ._tiles import LENGTHS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H, lane_offset
 
 # Phases. TELL and PART do not look at what they follow: HOLD does. PART leaves what is behind the whole blocks.
@@ -121,6 +121,31 @@ def steps_of(rows, source, time, steps, onward):
     if time != 0:  # else brought once
         take_steps(rows, source, time, steps, onward)
     return rows
+
+
+@njit(**INLINE)
+def _take_one(rule, rows, source):
+    store_vector(rows, 0, broadcast(load(source, 0, rows)))
+
+
+@njit(**INLINE)
+def _take_none(rule, rows, source):
+    pass
+
+
+@njit(**INLINE)
+def _one_gate(rule, rows, source, time, steps, onward):
+    return rows
+
+
+@njit(**HELPER)
+def _each_gate(rule, rows, source, time, steps, onward):
+    return steps_of(rows, source, time, steps, onward)
+
+
+# What is not to be done to one gate for all steps, which may have an element of its own, is not compiled for it.
+take_level = choice("level", _take_one, _take_none)  # one gate, a vector of it: what a block needs
+gates_of = choice("level", _one_gate, _each_gate)
 
 
 @njit(**HELPER)
@@ -449,8 +474,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
         top = minimum(last_block, steps // BLOCK)
         rest = (steps - top * BLOCK) // width(carry) * width(carry) if ends else 0
         state = load(carry, lane, carry)
-        if is_level(rule):
-            take_steps(a_rows, a_lane, a_time, width(carry), a_time)
+        take_level(rule, a_rows, a_lane)
         if b_time == 0:
             take_steps(b_rows, b_lane, b_time, whole, b_time)
         # One loop over blocks for all that there is to do: those that are asked, the same again, and the thread's own.
@@ -489,7 +513,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
                 if direct:
                     h_here = in_place(h_rows, h_now)
                 if now != FOLD:
-                    a_here = steps_of(a_rows, a_now, a_time, count, BLOCK * a_time)
+                    a_here = gates_of(rule, a_rows, a_now, a_time, count, BLOCK * a_time)
                     b_here = steps_of(b_rows, b_now, b_time, count, BLOCK * b_time)
                     begin = load(summary, FIRST, carry) if now == REPLAY else state
                     touched = walk_vectors(rule, a_here, b_here, h_here, summary, count, begin, now != SUMMARISE)
@@ -604,19 +628,46 @@ def fold_back(rule, g, a, g_time, a_time, summary, steps, r):
 
 
 @njit(**HELPER)
-def deliver_steps(target, time, sums, sums_time, fate, rows, steps, past):
-    """Bring a block of a gradient where it belongs."""
-    if fate == STORE:
-        give_steps(target, time, rows, steps, past, -BLOCK * time)
-    elif fate == ADD and sums_time == 0:
+def add_steps(sums, time, fate, rows, steps):
+    """Add a block of a gradient to sums."""
+    if fate == ADD and time == 0:
         column = load_vector(rows, 0, sums)
         for t in range(width(sums), steps, width(sums)):
             column = column + load_vector(rows, t, sums)
         store(sums, 0, load(sums, 0, sums) + total(column))
     elif fate == ADD:
         for t in range(steps):
-            place = shift(sums, t * sums_time)
+            place = shift(sums, t * time)
             store(place, 0, load(place, 0, sums) + load(rows, t, sums))
+
+
+@njit(**HELPER)
+def deliver_steps(target, time, sums, sums_time, fate, rows, steps, past):
+    """Bring a block of a gradient where it belongs."""
+    if fate == STORE:
+        give_steps(target, time, rows, steps, past, -BLOCK * time)
+    else:
+        add_steps(sums, sums_time, fate, rows, steps)
+
+
+@njit(**HELPER)
+def _deliver_each(rule, target, time, sums, sums_time, fate, rows, steps, past):
+    deliver_steps(target, time, sums, sums_time, fate, rows, steps, past)
+
+
+@njit(**HELPER)
+def _deliver_level(rule, target, time, sums, sums_time, fate, rows, steps, past):
+    if fate != STORE:
+        add_steps(sums, sums_time, fate, rows, steps)
+    elif time == itemsize(target):  # the gradient of one gate that was given as if it were many
+        for t in range(0, steps, width(rows)):
+            store_vector(target, t, load_vector(rows, t, rows))
+    else:
+        for t in range(steps):
+            store(shift(target, t * time), 0, load(rows, t, rows))
+
+
+deliver_gates = choice("level", _deliver_level, _deliver_each)
 
 
 @njit(**HELPER)
@@ -696,8 +747,7 @@ def vjp(
                 sums_b_time, a_fate, b_fate,
             )  # fmt: skip
         r = load(carry, lane, carry)
-        if is_level(rule):
-            take_steps(a_rows, a_lane, a_time, width(carry), a_time)
+        take_level(rule, a_rows, a_lane)
         if b_time == 0:
             take_steps(b_rows, b_lane, b_time, whole, b_time)
         if g_time == 0:
@@ -735,7 +785,7 @@ def vjp(
                 to_b_here = in_place(to_b_rows, to_b_now) if b_direct else to_b_rows
                 if now != FOLD:
                     g_here = steps_of(g_rows, g_now, g_time, count, -BLOCK * g_time)
-                    a_here = steps_of(a_rows, a_now, a_time, count, -BLOCK * a_time)
+                    a_here = gates_of(rule, a_rows, a_now, a_time, count, -BLOCK * a_time)
                     b_here, h_here, before = b_rows, h_rows, r
                     keeps = now != SUMMARISE
                     if keeps:
@@ -751,7 +801,9 @@ def vjp(
                 if now == ALL or now == REPLAY:
                     if not a_direct:
                         sums_a_now = shift(sums_a_lane, t * sums_a_time + piece * a_piece)
-                        deliver_steps(to_a_now, to_a_time, sums_a_now, sums_a_time, a_fate, to_a_rows, count, past)
+                        deliver_gates(
+                            rule, to_a_now, to_a_time, sums_a_now, sums_a_time, a_fate, to_a_rows, count, past
+                        )
                     if not b_direct:
                         sums_b_now = shift(sums_b_lane, t * sums_b_time + piece * b_piece)
                         deliver_steps(to_b_now, to_b_time, sums_b_now, sums_b_time, b_fate, to_b_rows, count, past)
