@@ -11,6 +11,7 @@ import numpy as np
 
 from . import _arrays, _blocks, _by_blocks, _by_time, _problem, _threads
 from ._arrays import address, array_at
+from ._blocks import LINE
 from ._cpu import _narrow, _native, _octets, _panels, _rows, _series, _summaries, _tiles
 from ._cpu._compile import kernel
 from ._cpu._memory import OCTET, WIDTH
@@ -19,7 +20,6 @@ from ._problem import (
     APART,
     CARRY,
     LENGTHS,
-    LINE,
     OCTETS,
     PANELS,
     PIECES,
