@@ -61,8 +61,9 @@ def discounted_returns(r: Any, gamma: float, done: Any = None, *, axis: int = 0)
     decay = gamma if done is None else _decay(data, gamma, _flags(data, "done", done, rewards), rewards)
     with data.threads():
         result = linear_recurrence(decay, rewards, axis=axis, reverse=True)
-    if result.dtype != data.dtype(rewards):
-        result = data.narrow(result, data.dtype(rewards))
+    dtype = data.dtype(rewards)
+    if result.dtype != dtype:
+        result = data.narrow(result, dtype)
     return result if data.give is None else data.give(result)
 
 

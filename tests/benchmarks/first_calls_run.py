@@ -49,7 +49,7 @@ print(time.perf_counter() - began)
 
 
 def cases():
-    """Yield a label, a dtype, a call and its gate; None is an array."""
+    """Yield a label, then shape, axis, dtype, gate (None: an array) and the call."""
     for name, (shape, axis) in LAYOUTS.items():
         for dtype in ("float32", "float64", "float16"):
             for gate in (None, 0.5):
@@ -92,15 +92,13 @@ def main(arguments):
     parser.add_argument("--times", type=int, default=1, help="processes for each figure; their median counts")
     parser.add_argument("--only", default="", help="rows whose label has this text")
     options, began = parser.parse_args(arguments), time.perf_counter()
-    lines, worst, held = [], {}, 0
+    lines, held = [], 0
     chosen = [case for case in cases() if options.only in case[0]]
     with tempfile.TemporaryDirectory() as root:
         seconds_of((4,), 0, "float32", None, STATES, Path(root) / "warm", False)  # leaves the bytecode
         for label, *case in tqdm(chosen, unit="row", file=sys.stderr):
             found = measure(case, options.times, root)
             held += all(found[kind, False] <= limit for kind, limit in MUST.items())
-            for key, seconds in found.items():
-                worst[key] = max(worst.get(key, 0.0), seconds)
             dtype, gate = case[2], "array" if case[3] is None else "number"
             figures = f"{found['empty', False]:8.2f} {found['empty', True]:8.2f}"
             figures += f" {1e3 * found['kept', False]:8.1f} {1e3 * found['kept', True]:8.1f}"
