@@ -88,6 +88,22 @@ def test_half_precisions_round_to_even():
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_subnormal_results_are_rounded_as_others(rng, dtype, axis, mixed):
+    """Alone in a vector, among others, and where rounding makes them normal."""
+    smallest = float(ml_dtypes.finfo(dtype).smallest_normal)
+    gate, h0 = numbers(rng, 4099, dtype), (rng.uniform(-4, 4, 4099) * smallest).astype(dtype)
+    if mixed:
+        h0 = np.where(rng.random(4099) < 0.02, h0, rng.standard_normal(4099).astype(dtype))
+    # Of one step, each result is a product, rounded.
+    product = gate.astype(np.float32) * h0.astype(np.float32) + np.float32(0)
+    assert (np.abs(product[product != 0]) < smallest).any()
+    h = fastrecur.linear_recurrence(np.expand_dims(gate, axis), dtype(0), h0, axis=axis)
+    np.testing.assert_array_equal(h.squeeze(axis).view(np.uint16), product.astype(dtype).view(np.uint16))
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("axis", [0, 1])
 def test_every_half_precision_number_passes(dtype, axis):
     # f == 1 gives x: widening and narrowing keep each of the 2**16, whatever their kind.
     x = np.arange(2**16, dtype=np.uint16).view(dtype).reshape(256, 256)

@@ -64,7 +64,7 @@ _ELEMENTS = {
 
 def _host_features():
     """Return what the processor for which kernels are compiled can do, as far as that is known."""
-    if config.CPU_NAME and config.CPU_NAME != "host":
+    if (config.CPU_NAME and config.CPU_NAME != "host") or config.CPU_FEATURES is not None:
         return {}
     try:
         return binding.get_host_cpu_features()
@@ -77,6 +77,7 @@ _FEATURES = _host_features()
 HARDWARE_HALF = bool(_FEATURES and (_FEATURES.get("f16c") or platform.machine() in ("aarch64", "arm64")))
 HAS_AVX = bool(_FEATURES.get("avx"))
 HAS_MASKS = bool(_FEATURES.get("avx512f"))  # a bit for each lane, in a register of its own
+HAS_BFLOAT = HAS_MASKS and _FEATURES.get("avx512bf16") and _FEATURES.get("avx512dq")  # rounds to it
 
 
 class Pointer(types.Type):
@@ -215,6 +216,29 @@ def _bfloat_to_float(builder, bits):
 
 
 def _float_to_bfloat(builder, value):
+    if not HAS_BFLOAT or value.type != ir.VectorType(_F32, WIDTH):
+        return _rounded_to_bfloat(builder, value)
+    # The instruction takes subnormal numbers for 0: a vector that has some is rounded as others are.
+    narrow, mask, subnormal = ir.VectorType(_I16, WIDTH), ir.IntType(WIDTH), ir.Constant(_I32, 0x20)
+    fast = _ask_x86(builder, narrow, "avx512bf16.cvtneps2bf16", value)
+    classes = _ask_x86(builder, ir.VectorType(ir.IntType(1), WIDTH), "avx512.fpclass.ps", value, subnormal)
+    found, before = builder.bitcast(classes, mask), builder.block
+    with builder.if_then(builder.icmp_unsigned("!=", found, ir.Constant(mask, 0)), likely=False):
+        slow, there = _rounded_to_bfloat(builder, value), builder.block
+    chosen = builder.phi(narrow)
+    chosen.add_incoming(fast, before)
+    chosen.add_incoming(slow, there)
+    return chosen
+
+
+def _ask_x86(builder, result, name, *arguments):
+    """Call an instruction of 512 bits by its name in LLVM."""
+    type_ = ir.FunctionType(result, [argument.type for argument in arguments])
+    function = cgutils.get_or_insert_function(builder.module, type_, f"llvm.x86.{name}.512")
+    return builder.call(function, arguments)
+
+
+def _rounded_to_bfloat(builder, value):
     i32 = _shaped(_I32, value.type)
     bits = builder.bitcast(value, i32)
     odd = builder.and_(builder.lshr(bits, _splat(16, i32)), _splat(1, i32))
