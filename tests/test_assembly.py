@@ -7,8 +7,10 @@ from numba import njit, types
 
 from fastrecur._cpu._memory import (
     HAS_AVX,
+    HAS_BFLOAT,
     HELPER,
     Pointer,
+    Rule,
     collect_octet,
     load_octet,
     load_vector,
@@ -18,6 +20,7 @@ from fastrecur._cpu._memory import (
     stream_vector,
     width,
 )
+from fastrecur._cpu._rows import forward_row
 
 pytestmark = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64") or not HAS_AVX, reason="the instructions are those of AVX"
@@ -46,6 +49,31 @@ def test_lines_of_octets_are_stored_past_the_cache(element, carry):
         stream_lines(kept, h, offsets)
 
     assert_whole_registers(lines, Pointer(element), Pointer(element), Pointer("i8"), Pointer(carry))
+
+
+@pytest.mark.parametrize("past", [False, True])
+def test_results_that_stay_are_asked_for(past):
+    """Else a store to a row waits for the line that it goes to, and all that come behind it."""
+
+    @njit(nogil=True, **HELPER)
+    def row(rule, a, b, h, carry, vectors):
+        forward_row(False, past, rule, a, b, h, carry, 0, width(carry), vectors, 0, 0, 0)
+
+    row.compile(types.none(Rule("forget_same"), *[Pointer("f4")] * 4, types.int64))
+    (assembly,) = row.inspect_asm().values()
+    assert ("vmovnt" in assembly) == past
+    assert ("prefetchw" in assembly) == (not past)
+
+
+@pytest.mark.skipif(not HAS_BFLOAT, reason="the instruction is one of AVX512-BF16")
+def test_bfloat16_is_rounded_by_one_instruction():
+    @njit(**HELPER)
+    def vector(h, states):
+        store_vector(h, 0, load_vector(states, 0, states))
+
+    vector.compile(types.none(Pointer("bf2"), Pointer("f4")))
+    (assembly,) = vector.inspect_asm().values()
+    assert "vcvtneps2bf16" in assembly
 
 
 def assert_whole_registers(function, *arguments):

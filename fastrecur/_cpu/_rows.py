@@ -176,19 +176,27 @@ def request_unless(is_one, operand, j, ahead):
 
 
 @njit(**INLINE)
-def forward_row(a_constant, bypass, rule, a, b, h, carry, begin, way, vectors, ahead_a, ahead_b):
+def claim_unless(bypass, target, j, ahead):
+    """Ask for the lines that a later vector of results goes to, unless it goes past the cache: stores wait in turn."""
+    if not bypass:
+        prefetch_to_write(target, j, ahead)
+
+
+@njit(**INLINE)
+def forward_row(a_constant, bypass, rule, a, b, h, carry, begin, way, vectors, ahead_a, ahead_b, ahead_h):
     """Advance a row's vectors by a step."""
     level, value = level_of(a, carry), level_of(b, carry)
     for vector in range(vectors):
         j = begin + vector * way
         request_unless(is_one_b(rule), b, j, ahead_b)
         request_unless(a_constant, a, j, ahead_a)
+        claim_unless(bypass, h, j, ahead_h)
         now = load_vector(carry, j, carry)
         store_vector(carry, j, advance(rule, now, a, b, h, carry, j, level, value, a_constant, bypass))
 
 
 @njit(**INLINE)
-def forward_four(a_constant, bypass, later, rule, a, b, h, carry, begin, way, vectors, ahead_a, ahead_b):
+def forward_four(a_constant, bypass, later, rule, a, b, h, carry, begin, way, vectors, ahead_a, ahead_b, ahead_h):
     """Advance a row's vectors by four steps, which stand ``later``."""
     a1, a2, a3 = row_at(a, later, A, ONE), row_at(a, later, A, 2), row_at(a, later, A, 3)
     b1, b2, b3 = row_at(b, later, B, ONE), row_at(b, later, B, 2), row_at(b, later, B, 3)
@@ -207,6 +215,10 @@ def forward_four(a_constant, bypass, later, rule, a, b, h, carry, begin, way, ve
         request_unless(a_constant, a1, j, ahead_a)
         request_unless(a_constant, a2, j, ahead_a)
         request_unless(a_constant, a3, j, ahead_a)
+        claim_unless(bypass, h, j, ahead_h)
+        claim_unless(bypass, h1, j, ahead_h)
+        claim_unless(bypass, h2, j, ahead_h)
+        claim_unless(bypass, h3, j, ahead_h)
         now = load_vector(carry, j, carry)
         now = advance(rule, now, a, b, h, carry, j, level, value, a_constant, bypass)
         now = advance(rule, now, a1, b1, h1, carry, j, level1, value1, a_constant, bypass)
@@ -228,7 +240,7 @@ def forward_rows(
         a_now, b_now, h_now = row_at(a, apart, A, k), row_at(b, apart, B, k), row_at(h, apart, H, k)
         carry_now = row_at(carry, apart, CARRY, k)
         here = ahead if k < near else shift(ahead, 16 * 8)
-        ahead_a, ahead_b = load_int(here, A), load_int(here, B)
+        ahead_a, ahead_b, ahead_h = load_int(here, A), load_int(here, B), load_int(here, H)
         head = lanes_to_line(h_now, lanes) if bypass else 0  # steps that are taken together have the same
         vectors = whole_vectors(h_now, carry, lanes - head, bypass)
         tail = head + vectors * width(carry)
@@ -242,7 +254,7 @@ def forward_rows(
                     a_constant,
                 )  # fmt: skip
         begin = tail - width(carry) if down else head
-        row = rule, a_now, b_now, h_now, carry_now, begin, way, vectors, ahead_a, ahead_b
+        row = rule, a_now, b_now, h_now, carry_now, begin, way, vectors, ahead_a, ahead_b, ahead_h
         # Known to the compiler: a loop that asks at each vector, and each step of it, has up to twice the instructions.
         if together == 1 and a_constant:
             forward_row(True, bypass, *row)
@@ -333,7 +345,8 @@ def forward(
     # Where states stay near, those that are no wider than the data cost little, and a walk through memory that has no
     # gaps is as quick as the processor's prefetcher, which takes longer to follow more rows. Short rows would wait.
     if lanes * itemsize(carry) <= NEAR:
-        gapless = bypass and abs(load_int(geometry, HEAD + 3 * H)) == lanes * itemsize(h)
+        streams = bypass or load_int(geometry, 6) != 0
+        gapless = streams and abs(load_int(geometry, HEAD + 3 * H)) == lanes * itemsize(h)
         if itemsize(carry) == itemsize(h) or (gapless and lanes >= (LONG_LEVEL if a_constant else SHORT)):
             together = 1
     later, apart, far, ahead = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(32)
@@ -449,12 +462,19 @@ def vjp_row(
             one_h1 = level_of(h1, carry)
     ahead_g, ahead_a = load_int(here, G), load_int(here, A)
     ahead_b, ahead_h = load_int(here, B), load_int(here, H)
+    ahead_to_a, ahead_to_b = load_int(here, TO_A), load_int(here, TO_B)
+    past_a, past_b = bypass_a or a_fate != STORE, bypass_b or b_fate != STORE  # nothing goes through the cache
     for vector in range(vectors):
         j = begin + vector * way
         request_unless(is_one_g(rule), g, j, ahead_g)
         request_unless(is_one_b(rule), b, j, ahead_b)
         request_unless(is_one_h(rule), h, j, ahead_h)
         request_unless(a_constant, a, j, ahead_a)
+        claim_unless(past_a, to_a, j, ahead_to_a)
+        claim_unless(past_b, to_b, j, ahead_to_b)
+        if deep:
+            claim_unless(past_a, to_a1, j, ahead_to_a)
+            claim_unless(past_b, to_b1, j, ahead_to_b)
         before = load_vector(h0, j, carry) if at_h0 else numbers(is_one_h(rule), one_h, h, j, carry)
         arrived = numbers(is_one_g(rule), one_g, g, j, carry) + load_vector(carry, j, carry)
         gate = numbers(a_constant, one_a, a, j, carry)
