@@ -11,12 +11,14 @@ The gradient of a gate that does not change with time is a sum over all steps. I
 so many steps as the shape says: these are the same however threads share the walk, so the sum is as well.
 """
 
+import ctypes
 import itertools
 
 import numpy as np
 
-from . import _problem
+from . import _problem, _threads
 from ._arrays import address, are_same, array_at
+from ._cpu import _native
 from ._problem import APART, ROWS, SUMS_A, TO_A, TO_B, UNWANTED, A, B, G, H
 
 LEAST_BYTES = 6 << 20  # of a problem; below, it takes longer to see to it
@@ -71,73 +73,147 @@ def stretches(plan, threads, of_sums=0):
     return count, min(MOST_BEFORE, plan.steps // (SHARE * count))
 
 
-class _Operands:
-    """A problem of so many steps whose ``operands`` stand ``at`` some addresses at the first step of travel."""
+class Stretches:
+    """A way to walk so many steps of a plan by stretches, of which all is known but a few addresses.
 
-    def __init__(self, plan, geometry, operands, at):
-        self.plan, self.geometry, self.at = plan, geometry, at
-        self.strides = [plan.time_strides[k] for k in operands]
-        self.results = [k in (H, TO_A, TO_B) for k in operands]
-        self.keep = []  # what stands behind addresses
+    ``call`` is the plan's kernel, ``geometry`` its table, and ``stretches`` what the function of that name returned.
+    """
 
-    def stretch(self, first, stop, aside=None):
-        """Return where operands stand for the steps from ``first`` to ``stop``, their number's place and the rest.
+    def __init__(self, plan, call, geometry, steps, stretches):
+        self._plan, self._call, self._geometry, self._is_back = plan, call, geometry, bool(plan.gradients)
+        self._operands, self._results = ((G, A, B, H, TO_A, TO_B), (TO_A, TO_B)) if self._is_back else ((A, B, H), (H,))
+        self._lanes, self._keep = plan.sizes[2], []
+        self._pitch = -(-self._lanes // 8) * 8 + APART // plan.wide.itemsize  # of states, which stand some lines apart
+        self._unit = int(geometry[9]) if self._is_back and geometry[9] else 1
+        self._cuts, before = _cut(steps, stretches, self._unit)
+        self._count = count = len(self._cuts) - 1
+        # Where states stand: of the two walks that tell each, then of all stretches, then what comes before these.
+        self._own, self._before = 2 * (count - 1), 2 * (count - 1) + count
+        self._steps = steps
+        tells = [self._tell(k, before, 2 * (k - 1) + turn, -turn) for k in range(1, count) for turn in range(2)]
+        walks = [self._walk(k) for k in range(count)]
+        self._tells, self._walks = self._known(tells), self._known(walks)
+        # Of two threads, each has another tell it the same, and walks on.
+        both = [self._tell(1, before, 0, 0), self._tell(1, before, self._own + 1, 1)]
+        self._at_once = self._known([*both, *walks]) if count == 2 else None
+        self._forgets = False  # whether the last walk's states were told
+
+    def _tell(self, k, before, states, aside):
+        """Return the part that tells where the k-th stretch starts, by as many steps.
+
+        What it writes goes where results come later: so many times as many steps further on the way.
+        """
+        cut = self._cuts[k]
+        if self._is_back:
+            here = self._steps - cut
+            return self._part(here, here + before, states, self._before, 0, -before * aside)
+        return self._part(cut - before, cut, states, 0, 0, before * aside)
+
+    def _walk(self, k):
+        first, stop = self._cuts[k : k + 2]
+        if not self._is_back:
+            return self._part(first, stop, self._own + k)
+        to_sums = self._sums_of(k)[0] * self._lanes * self._plan.wide.itemsize
+        return self._part(self._steps - stop, self._steps - first, self._own + k, self._before + k, to_sums)
+
+    def _sums_of(self, k):
+        """Return which of the partial sums are the k-th stretch's."""
+        return [-(-steps // self._unit) for steps in self._cuts[k : k + 2]]
+
+    def _part(self, first, stop, states, before=0, to_sums=0, aside=None):
+        """Return what is added to addresses for the steps from ``first`` to ``stop``, and the last arguments.
 
         With a number of steps ``aside``, results go there, and stay in the cache, and nothing is summed.
         """
-        table, lengths = self.geometry.copy(), np.array([stop - first], np.int64)
+        table, lengths = self._geometry.copy(), np.array([stop - first], np.int64)
         table[0] = stop - first
         if aside is not None:
             table[3] = 0
             if table[9] > 0:
                 table[4], table[9] = UNWANTED, 0
-        self.keep += table, lengths
-        moved = [
-            at + (first + (aside or 0 if is_result else 0)) * stride
-            for at, stride, is_result in zip(self.at, self.strides, self.results, strict=True)
-        ]
-        return moved, address(lengths), (address(table), 0, 1, 0, 1, 0, self.plan.sizes[2])
+        self._keep += table, lengths
+        to_results = first + (aside or 0)
+        moved = [(to_results if k in self._results else first) * self._plan.time_strides[k] for k in self._operands]
+        pitch = self._pitch * self._plan.wide.itemsize
+        return moved, states * pitch, before * pitch, to_sums, address(lengths), address(table)
 
-    def wide_row(self, k, step):
-        """Return the address of a copy of the k-th operand's row at a step, as states are."""
-        element, lanes = self.plan.elements["h"], self.plan.sizes[2]
+    def _calls(self, parts, at, room, sums):
+        """Return calls, given operands' addresses at the first step and those of states and sums."""
+        calls = []
+        for moved, states, before, to_sums, lengths, table in parts:
+            places = [place + offset for place, offset in zip(at, moved, strict=True)]
+            if self._is_back:
+                places = *places[:4], room + before, room + states, *places[4:], sums + to_sums, room
+            else:
+                places = *places, room + states
+            calls.append((self._call, None, *places, lengths, table, 0, 1, 0, 1, 0, self._lanes))
+        return calls
+
+    def _known(self, parts):
+        """Return parts, the table of their calls as if all addresses were 0, and its function: None if not native."""
+        if not _native.is_native([(self._call,)]):
+            return parts, None, None
+        rows = _native.table(self._calls(parts, [0] * len(self._operands), 0, 0))
+        return parts, rows, _native.sharer(rows)
+
+    def _run(self, known, team, threads, at, room, sums):
+        parts, rows, sharer = known
+        if rows is None:
+            team.run(self._calls(parts, at, room, sums), threads)
+            return
+        places = (*at[:4], room, room, *at[4:], sums, room) if self._is_back else (*at, room)
+        _threads.run_template(team, rows, sharer, places, threads)
+
+    def walk(self, team, at, carry, first_states=0, sums=None):
+        """Walk; return whether that was done: else states are not told.
+
+        ``at`` are the addresses of a, b and h at the first step, of a gradient those of g, a, b, h and both gradients;
+        ``carry`` is that of the states that travel begins with, then of those that it ends with, None if they are zeros
+        and nobody asks for them. Results stand where no operand does. A gradient takes the states before all steps from
+        ``first_states``; ``sums`` are the partial sums of a's gradient, all 0, None if it has none.
+        """
+        plan, count, lanes = self._plan, self._count, self._lanes
+        states = _problem.zeros((self._before + (count if self._is_back else 0), self._pitch), plan.wide)
+        room = address(states)
+        told, other = states[0 : self._own : 2, :lanes], states[1 : self._own : 2, :lanes]
+        came, size = states[self._own : self._before, :lanes], lanes * plan.wide.itemsize
+        if self._is_back:
+            for k in range(count - 1):
+                states[self._before + k, :lanes] = self._row(at[3], self._steps - self._cuts[k + 1] - 1)
+            ctypes.memmove(address(states[-1]), first_states, size)
+        given = at, room, room if sums is None else address(sums)
+        at_once, threads = self._forgets and self._at_once is not None, min(team.size, count)
+        if carry is not None:
+            ctypes.memmove(address(came), carry, size)
+        if at_once:
+            self._run(self._at_once, team, threads, *given)
+        else:
+            other[...] = OTHER
+            self._run(self._tells, team, min(team.size, 2 * (count - 1)), *given)
+            if not are_same(told, other):
+                plan.note_in_vain("by time")
+                return False
+            came[1:] = told
+            self._run(self._walks, team, threads, *given)
+        self._forgets = True
+        for k in range(1, count):
+            if not are_same(came[k - 1], told[k - 1]):
+                plan.note_in_vain("by time")
+                self._forgets = False
+                came[k] = came[k - 1]
+                if sums is not None:
+                    sums[slice(*self._sums_of(k))] = 0
+                team.run([self._calls(self._walks[0], *given)[k]])
+        if carry is not None:
+            ctypes.memmove(carry, address(came[-1]), size)
+        return True
+
+    def _row(self, h, step):
+        """Return the results of a step as states are."""
+        element = self._plan.elements["h"]
         dtype = np.dtype(np.uint16 if element == "bf2" else element)
-        row = array_at(self.at[k] + step * self.strides[k], (lanes,), dtype)
-        if element == "bf2":
-            row = (row.astype(np.uint32) << 16).view(np.float32)
-        self.keep.append(row.astype(self.plan.wide))
-        return address(self.keep[-1])
-
-
-def _room(plan, *counts):
-    """Return zero states, each some lines from the next."""
-    lanes = plan.sizes[2]
-    pitch = -(-lanes // 8) * 8 + APART // plan.wide.itemsize
-    return _problem.zeros((*counts, pitch), plan.wide)[..., :lanes]
-
-
-def _walk(plan, count, carry, team, tell, walk):
-    """Walk so many stretches; return whether that was done, or states are not told.
-
-    ``walk(k, states)`` returns the call for the k-th stretch of the way, and ``tell(k, turn, states)`` the one that
-    tells where it starts, from zeros or in another turn from something else. ``carry`` is where states stand.
-    """
-    told = _room(plan, count - 1, 2)
-    told[:, 1] = OTHER
-    team.run([tell(k, turn, told[k - 1, turn]) for k in range(1, count) for turn in range(2)])
-    if not are_same(told[:, 0], told[:, 1]):
-        plan.note_in_vain("by time")
-        return False
-    states, given = _room(plan, count), array_at(carry, plan.sizes[2:], plan.wide)
-    states[0], states[1:] = given, told[:, 0]
-    team.run([walk(k, states[k]) for k in range(count)])
-    for k in range(1, count):
-        if not are_same(states[k - 1], told[k - 1, 0]):
-            plan.note_in_vain("by time")
-            states[k] = states[k - 1]
-            team.run([walk(k, states[k])])
-    given[...] = states[-1]
-    return True
+        row = array_at(h + step * self._plan.time_strides[H], (self._lanes,), dtype)
+        return (row.astype(np.uint32) << 16).view(np.float32) if element == "bf2" else row
 
 
 def _cut(steps, stretches, unit=1):
@@ -150,56 +226,3 @@ def _cut(steps, stretches, unit=1):
     cuts = [min(steps, unit * (units * k // count)) for k in range(count + 1)]
     shortest = min(stop - start for start, stop in itertools.pairwise(cuts))
     return cuts, min(before, shortest // 2)  # twice as many have room
-
-
-def forward(plan, call, geometry, at, carry, steps, stretches, team):
-    """Walk some steps by ``stretches``; return whether that was done: else states are not told.
-
-    ``at`` are the addresses of a, b and h at the first step of travel, ``carry`` that of the first states, then of the
-    last. Results stand where no operand does: what tells states is written to places that come later.
-    """
-    cuts, before = _cut(steps, stretches)
-    operands = _Operands(plan, geometry, (A, B, H), at)
-
-    def call_of(first, stop, states, aside=None):
-        moved, lengths, tail = operands.stretch(first, stop, aside)
-        return call, None, *moved, address(states), lengths, *tail
-
-    def walk(k, states):
-        return call_of(cuts[k], cuts[k + 1], states)
-
-    def tell(k, turn, states):
-        return call_of(cuts[k] - before, cuts[k], states, -before * turn)
-
-    return _walk(plan, len(cuts) - 1, carry, team, tell, walk)
-
-
-def vjp(plan, call, geometry, at, first_states, carry, sums, stretches, team):
-    """Walk all steps back by ``stretches``; as `forward`.
-
-    ``at`` are the addresses of g, a, b, h and both gradients, ``first_states`` that of the states before all steps.
-    ``sums`` are the partial sums of a's gradient, None if it has none.
-    """
-    unit = 1 if sums is None else int(geometry[9])
-    ago, before = _cut(plan.steps, stretches, unit)
-    cuts = [plan.steps - steps for steps in ago]
-    operands = _Operands(plan, geometry, (G, A, B, H, TO_A, TO_B), at)
-    befores = [*(operands.wide_row(3, cut - 1) for cut in cuts[1:-1]), first_states]
-
-    def call_of(first, stop, states_before, states, aside=None, to_sums=carry):
-        moved, lengths, tail = operands.stretch(first, stop, aside)
-        # The carry is a valid place for sums, where there are none.
-        return call, None, *moved[:4], states_before, address(states), *moved[4:], to_sums, carry, lengths, *tail
-
-    def walk(k, states):
-        to_sums = carry
-        if sums is not None:
-            first, stop = (-(-steps // unit) for steps in ago[k : k + 2])
-            sums[first:stop] = 0
-            to_sums = address(sums[first:])
-        return call_of(cuts[k + 1], cuts[k], befores[k], states, to_sums=to_sums)
-
-    def tell(k, turn, states):
-        return call_of(cuts[k], cuts[k] + before, first_states, states, before * turn)
-
-    return _walk(plan, len(cuts) - 1, carry, team, tell, walk)

@@ -165,6 +165,14 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
         if is_plain and (carry is None or not sharing.spans):
             _run_template(team, sharing, (a, b, h, carry, lengths), 3)
             return
+    if stretches is not None:
+        (extra,) = plan.extra
+        at = a + from_first[A] + extra[A], b + from_first[B] + extra[B], h + from_first[H] + extra[H]
+        if not _lanes_to_shift(plan, sharing.geometry, at[-1]):
+            past = sharing.geometry[3] and (plan.row_bytes >= BYPASS_ROW or _fills(plan, at[-1]))
+            ways = _stretches(plan, "forward", bool(past), stays, 0, plan.steps, stretches)
+            if ways.walk(team, at, None if carry is None else carry + extra[CARRY]):
+                return
     call, zeros = _bound(plan, "forward"), None
     if carry is None:
         zeros = _states(plan, None)
@@ -183,10 +191,6 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
             continue
         if sharing.geometry[3] and plan.traversal == ROWS and plan.row_bytes < BYPASS_ROW and not _fills(plan, at[H]):
             sharing = _sharing(plan, team.size, False, fresh_bytes, "forward")
-        if stretches is not None:
-            geometry = _geometry(plan, sharing.geometry[3], 1, stays)
-            if _by_time.forward(plan, call, geometry, at[:3], carry, plan.steps, stretches, team):
-                continue
         _run_parts(team, sharing, [(call, None, *at)] * len(sharing.tails), (5,))
 
 
@@ -225,7 +229,8 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team):
     sizes = [0 if result is None else _new_bytes(*result) for result in results]
     is_whole = lengths == address(plan.full_lengths)
     stretch = _by_time.sum_stretch(plan) if is_whole else 0
-    stays = _stays(plan, team, None)
+    stretches = _by_time.stretches(plan, team.size, stretch) if is_whole else None
+    stays = _stays(plan, team, stretches)
     sharing = _sharing(plan, team.size, True, max(sizes), "vjp", stretch, stays)
     summed = [
         None if gradient is None or gradient[2] is not None else np.zeros((sharing.pieces, *gradient[0]), plan.wide)
@@ -240,7 +245,6 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team):
     # The first states are a valid place for what a kernel is told not to write.
     to_a, to_b = (first if result is None else result[0] for result in results)
     sums_a, sums_b = (first if sums is None else address(sums) for sums in summed)
-    stretches = _by_time.stretches(plan, team.size, stretch) if is_whole else None
     is_plain = plan.traversal != SERIES and sharing.template is not None
     if stretches is None and is_plain and (carry is None or not sharing.spans):
         _run_template(team, sharing, (g, a, b, h, first, carry, to_a, to_b, sums_a, sums_b, lengths), 5)
@@ -251,11 +255,8 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team):
     if stretches is not None:
         (extra,), places = plan.extra, {G: g, A: a, B: b, H: h, TO_A: to_a, TO_B: to_b}
         at = [place + plan.offsets[k] + extra[k] for k, place in places.items()]
-        states, geometry = (
-            (first + extra[CARRY], carry + extra[CARRY]),
-            _geometry(plan, sharing.geometry[3], 1, stretch=stretch),
-        )
-        if _by_time.vjp(plan, _bound(plan, "vjp"), geometry, at, *states, summed[0], stretches, team):
+        ways = _stretches(plan, "vjp", bool(sharing.geometry[3]), stays, stretch, plan.steps, stretches)
+        if ways.walk(team, at, carry + extra[CARRY], first + extra[CARRY], summed[0]):
             return _added_up(plan, summed, sharing.pieces)
     call, from_first, strides = _bound(plan, "vjp"), plan.offsets, _sum_strides(plan)
     for extra in plan.extra:
@@ -524,8 +525,8 @@ def _forward_shifted(plan, call, at, carry, sharing, shift, team, stretches):
         ]
         tails = [(address(table), *part) for part in parts]
         if stretches is not None and steps == last:
-            geometry = _geometry(plan, sharing.geometry[3], 1)
-            if _by_time.forward(plan, call, geometry, moved, address(turned), steps, stretches, team):
+            ways = _stretches(plan, "forward", bool(sharing.geometry[3]), False, 0, steps, stretches)
+            if ways.walk(team, moved, address(turned)):
                 return
         head = (call, None, *moved, address(turned) + carry_at * size, address(lengths))
         here = sharing._replace(tails=tails, spans=sharing.spans if len(tails) > 1 else [])
@@ -644,6 +645,13 @@ def _sharing(plan, most, fresh, fresh_bytes, direction, stretch=0, stays=False):
     room = spans[-1][1] + APART * len(spans) if spans else plan.lanes * plan.wide.itemsize
     sharer = None if template is None else _native.sharer(template)
     return _Sharing(threads, pieces, geometry, address(geometry), tails, spans, room, tables, template, sharer)
+
+
+@functools.lru_cache(maxsize=1024)
+def _stretches(plan, direction, bypass, stays, stretch, steps, stretches):
+    """Return the way to walk so many steps of a plan by ``stretches``; ``stretch`` is `_by_time.sum_stretch`'s."""
+    geometry = _geometry(plan, bypass, 1, stays, stretch)
+    return _by_time.Stretches(plan, _bound(plan, direction), geometry, steps, stretches)
 
 
 def _spans(plan, parts):

@@ -21,20 +21,16 @@ def done(monkeypatch, forget_plans):
     """Small problems are cut as large ones are; what became of each, in order."""
     came = []
 
-    def spy(name):
-        real = getattr(_by_time, name)
+    real = _by_time.Stretches.walk
 
-        def run(*arguments):
-            came.append((name, real(*arguments)))
-            return came[-1][1]
-
-        monkeypatch.setattr(_by_time, name, run)
+    def spy(ways, *arguments):
+        came.append(("vjp" if ways._plan.gradients else "forward", real(ways, *arguments)))
+        return came[-1][1]
 
     for name, value in (("LEAST_BYTES", 0), ("LEAST_BEFORE", 16), ("SHARE", 2)):
         monkeypatch.setattr(_by_time, name, value)
     monkeypatch.setattr(_problem, "NARROW_LEAST", 0)
-    spy("forward")
-    spy("vjp")
+    monkeypatch.setattr(_by_time.Stretches, "walk", spy)
     forget_plans()
     return came
 
@@ -124,6 +120,37 @@ def test_gates_that_remember(rng, large, set_threads, dtype):
             assert_same_bits(got, right)
         assert large == ([("forward", False), *[("vjp", False)] * 3] if tried else [])
         large.clear()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_two_threads_are_told_on_their_way(rng, large, monkeypatch, set_threads, dtype, reverse):
+    """Once states were told, these are told and walked on from in one go; where they no longer are, it is seen."""
+    asked = []
+    real = _by_time.Stretches._run
+    monkeypatch.setattr(
+        _by_time.Stretches, "_run", lambda ways, known, *rest: asked.append(known) or real(ways, known, *rest)
+    )
+    forgets, value = forgetting(rng, "forget_mult", (140, 40), dtype)
+    g = rng.standard_normal(value.shape).astype(dtype)
+    remembers = np.full(value.shape, 0.01, dtype)
+
+    def results(gate, h):
+        for f in (gate, gate[0], float(gate[0, 0])):
+            yield fastrecur.forget_mult(f, value, reverse=reverse)
+            yield from fastrecur.forget_mult_vjp(g, f, value, h, reverse=reverse)[:2]
+
+    for gate, ways in [(forgets, 2), (forgets, 1), (forgets, 1), (remembers, 1), (remembers, 0)]:
+        set_threads(1)
+        h = fastrecur.forget_mult(gate, value, reverse=reverse)
+        expected = list(results(gate, h))
+        set_threads(2)
+        large.clear()
+        asked.clear()
+        for got, right in zip(results(gate, h), expected, strict=True):
+            assert_same_bits(got, right)
+        assert [done for _, done in large] == [True] * (6 if ways else 0)
+        assert len(asked) == 6 * ways
 
 
 @pytest.mark.parametrize("bad", [1e200, np.nan, np.inf])

@@ -21,4 +21,5 @@ def lower_thresholds(setattr):
     # What was remembered of calls, and of how threads share them, is not for large ones.
     setattr(_call, "_shortcuts", {})
     setattr(_run, "_sharing", functools.lru_cache(_run._sharing.__wrapped__))
+    setattr(_run, "_stretches", functools.lru_cache(_run._stretches.__wrapped__))
     setattr(_run, "_shifted", functools.lru_cache(_run._shifted.__wrapped__))
