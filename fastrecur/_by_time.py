@@ -7,6 +7,9 @@ both come out the same to the last bit, the stretches are walked at once, and ea
 what the stretch before came to. So results are those of one walk, to the bit, whatever gates do: where a stretch turns
 out to have started from another state, it is walked once more, and the next such problems are shared otherwise.
 
+As many steps as told a plan's last start are thought to tell its next: of two threads, both then walk these from zeros,
+one to start from there, the other so that what it comes to can be compared with it.
+
 The gradient of a gate that does not change with time is a sum over all steps. It is made of partial sums, a lane's over
 so many steps as the shape says: these are the same however threads share the walk, so the sum is as well.
 """
@@ -90,13 +93,25 @@ class Stretches:
         # Where states stand: of the two walks that tell each, then of all stretches, then what comes before these.
         self._own, self._before = 2 * (count - 1), 2 * (count - 1) + count
         self._steps = steps
-        tells = [self._tell(k, before, 2 * (k - 1) + turn, -turn) for k in range(1, count) for turn in range(2)]
-        walks = [self._walk(k) for k in range(count)]
-        self._tells, self._walks = self._known(tells), self._known(walks)
-        # Of two threads, each has another tell it the same, and walks on.
-        both = [self._tell(1, before, 0, 0), self._tell(1, before, self._own + 1, 1)]
-        self._at_once = self._known([*both, *walks]) if count == 2 else None
-        self._forgets = False  # whether the last walk's states were told
+        self._walks = self._known([self._walk(k) for k in range(count)])
+        # How many steps may tell, the fewest first; which of these did, if the last walk's states were told.
+        self._enough = [max(1, before >> k) for k in range(3, -1, -1)]
+        self._fewest, self._told_by = 0, None
+        self._tells, self._at_once = {}, {}
+
+    def _telling(self, before):
+        """Return the parts by which as many steps tell all starts, from zeros and from something else."""
+        if before not in self._tells:
+            turns = itertools.product(range(1, self._count), range(2))
+            self._tells[before] = self._known([self._tell(k, before, 2 * (k - 1) + turn, -turn) for k, turn in turns])
+        return self._tells[before]
+
+    def _telling_on_the_way(self, before):
+        """Return the parts of two threads: each is told the one start, the same, and walks; one from there."""
+        if before not in self._at_once:
+            both = [self._tell(1, before, 0, 0), self._tell(1, before, self._own + 1, 1)]
+            self._at_once[before] = self._known([*both, *self._walks[0]])
+        return self._at_once[before]
 
     def _tell(self, k, before, states, aside):
         """Return the part that tells where the k-th stretch starts, by as many steps.
@@ -182,24 +197,28 @@ class Stretches:
                 states[self._before + k, :lanes] = self._row(at[3], self._steps - self._cuts[k + 1] - 1)
             ctypes.memmove(address(states[-1]), first_states, size)
         given = at, room, room if sums is None else address(sums)
-        at_once, threads = self._forgets and self._at_once is not None, min(team.size, count)
+        before, threads = self._told_by, min(team.size, count)
         if carry is not None:
             ctypes.memmove(address(came), carry, size)
-        if at_once:
-            self._run(self._at_once, team, threads, *given)
+        if count == 2 and before is not None:
+            self._run(self._telling_on_the_way(before), team, threads, *given)
         else:
-            other[...] = OTHER
-            self._run(self._tells, team, min(team.size, 2 * (count - 1)), *given)
-            if not are_same(told, other):
+            for before in self._enough[self._fewest :]:
+                told[...], other[...] = 0, OTHER
+                self._run(self._telling(before), team, min(team.size, 2 * (count - 1)), *given)
+                if are_same(told, other):
+                    break
+            else:
                 plan.note_in_vain("by time")
                 return False
             came[1:] = told
             self._run(self._walks, team, threads, *given)
-        self._forgets = True
+            self._told_by = before
         for k in range(1, count):
             if not are_same(came[k - 1], told[k - 1]):
                 plan.note_in_vain("by time")
-                self._forgets = False
+                self._told_by = None
+                self._fewest = min(self._enough.index(before) + 1, len(self._enough) - 1)
                 came[k] = came[k - 1]
                 if sums is not None:
                     sums[slice(*self._sums_of(k))] = 0
