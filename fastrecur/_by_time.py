@@ -77,22 +77,34 @@ def stretches(plan, threads, of_sums=0):
 
 
 class Stretches:
-    """A way to walk so many steps of a plan by stretches, of which all is known but a few addresses.
+    """A way to walk a plan by stretches, of which all is known but a few addresses.
 
     ``call`` is the plan's kernel, ``geometry`` its table, and ``stretches`` what the function of that name returned.
+    After a ``shift`` of so many lanes, rows of results start with a line: the first of each is then the one that the
+    row before it ends with. Lanes before that line go one step alone before all others, and these the last step alone.
     """
 
-    def __init__(self, plan, call, geometry, steps, stretches):
+    def __init__(self, plan, call, geometry, stretches, shift=0):
         self._plan, self._call, self._geometry, self._is_back = plan, call, geometry, bool(plan.gradients)
         self._operands, self._results = ((G, A, B, H, TO_A, TO_B), (TO_A, TO_B)) if self._is_back else ((A, B, H), (H,))
         self._lanes, self._keep = plan.sizes[2], []
         self._pitch = -(-self._lanes // 8) * 8 + APART // plan.wide.itemsize  # of states, which stand some lines apart
         self._unit = int(geometry[9]) if self._is_back and geometry[9] else 1
-        self._cuts, before = _cut(steps, stretches, self._unit)
+        self._shift, self._steps = shift, plan.steps - bool(shift)
+        self._cuts, before = _cut(self._steps, stretches, self._unit)
         self._count = count = len(self._cuts) - 1
         # Where states stand: of the two walks that tell each, then of all stretches, then what comes before these.
         self._own, self._before = 2 * (count - 1), 2 * (count - 1) + count
-        self._steps = steps
+        down = plan.time_strides[H] < 0
+        self._starts = [
+            (bool(shift) and down) * plan.time_strides[k] + (shift * plan.itemsizes[k] if plan.lane_strides[k] else 0)
+            for k in self._operands
+        ]
+        self._ends = []
+        if shift:
+            ends = (0, shift, self._lanes - shift), (shift, self._lanes, -shift)
+            first, last = ends[:: -1 if down else 1]
+            self._ends = [self._end(0, self._own, *first), self._end(self._steps, self._own + count - 1, *last)]
         self._walks = self._known([self._walk(k) for k in range(count)])
         # How many steps may tell, the fewest first; which of these did, if the last walk's states were told.
         self._enough = [max(1, before >> k) for k in range(3, -1, -1)]
@@ -110,7 +122,10 @@ class Stretches:
         """Return the parts of two threads: each is told the one start, the same, and walks; one from there."""
         if before not in self._at_once:
             both = [self._tell(1, before, 0, 0), self._tell(1, before, self._own + 1, 1)]
-            self._at_once[before] = self._known([*both, *self._walks[0]])
+            walks = self._walks[0]
+            if self._ends:
+                walks = self._ends[0], walks[1], walks[0], self._ends[1]
+            self._at_once[before] = self._known([*both, *walks])
         return self._at_once[before]
 
     def _tell(self, k, before, states, aside):
@@ -148,20 +163,32 @@ class Stretches:
                 table[4], table[9] = UNWANTED, 0
         self._keep += table, lengths
         to_results = first + (aside or 0)
-        moved = [(to_results if k in self._results else first) * self._plan.time_strides[k] for k in self._operands]
+        moved = [
+            start + (to_results if k in self._results else first) * self._plan.time_strides[k]
+            for k, start in zip(self._operands, self._starts, strict=True)
+        ]
         pitch = self._pitch * self._plan.wide.itemsize
-        return moved, states * pitch, before * pitch, to_sums, address(lengths), address(table)
+        return moved, states * pitch, before * pitch, to_sums, address(lengths), address(table), 0, self._lanes
+
+    def _end(self, step, states, low, high, states_from):
+        """Return the part of some lanes that take one step alone, with the lane 0's state so many lanes further on."""
+        table, lengths = self._geometry.copy(), np.ones(1, np.int64)
+        table[0], table[3] = 1, 0
+        self._keep += table, lengths
+        moved = [step * self._plan.time_strides[k] for k in self._operands]
+        place = (states * self._pitch + states_from) * self._plan.wide.itemsize
+        return moved, place, 0, 0, address(lengths), address(table), low, high
 
     def _calls(self, parts, at, room, sums):
         """Return calls, given operands' addresses at the first step and those of states and sums."""
         calls = []
-        for moved, states, before, to_sums, lengths, table in parts:
+        for moved, states, before, to_sums, lengths, table, low, high in parts:
             places = [place + offset for place, offset in zip(at, moved, strict=True)]
             if self._is_back:
                 places = *places[:4], room + before, room + states, *places[4:], sums + to_sums, room
             else:
                 places = *places, room + states
-            calls.append((self._call, None, *places, lengths, table, 0, 1, 0, 1, 0, self._lanes))
+            calls.append((self._call, None, *places, lengths, table, 0, 1, 0, 1, low, high))
         return calls
 
     def _known(self, parts):
@@ -197,9 +224,10 @@ class Stretches:
                 states[self._before + k, :lanes] = self._row(at[3], self._steps - self._cuts[k + 1] - 1)
             ctypes.memmove(address(states[-1]), first_states, size)
         given = at, room, room if sums is None else address(sums)
-        before, threads = self._told_by, min(team.size, count)
+        before, threads, shift = self._told_by, min(team.size, count), self._shift
         if carry is not None:
-            ctypes.memmove(address(came), carry, size)
+            carried = array_at(carry, (lanes,), plan.wide)
+            came[0, : lanes - shift], came[0, lanes - shift :] = carried[shift:], carried[:shift]
         if count == 2 and before is not None:
             self._run(self._telling_on_the_way(before), team, threads, *given)
         else:
@@ -212,7 +240,9 @@ class Stretches:
                 plan.note_in_vain("by time")
                 return False
             came[1:] = told
+            self._walk_alone(self._ends[:1], *given)
             self._run(self._walks, team, threads, *given)
+            self._walk_alone(self._ends[1:], *given)
             self._told_by = before
         for k in range(1, count):
             if not are_same(came[k - 1], told[k - 1]):
@@ -222,10 +252,17 @@ class Stretches:
                 came[k] = came[k - 1]
                 if sums is not None:
                     sums[slice(*self._sums_of(k))] = 0
-                team.run([self._calls(self._walks[0], *given)[k]])
+                self._walk_alone(self._walks[0][k : k + 1], *given)
+                if k == count - 1:
+                    self._walk_alone(self._ends[1:], *given)
         if carry is not None:
-            ctypes.memmove(carry, address(came[-1]), size)
+            carried[shift:], carried[:shift] = came[-1, : lanes - shift], came[-1, lanes - shift :]
         return True
+
+    def _walk_alone(self, parts, *given):
+        """Walk parts on this thread."""
+        for call, *arguments in self._calls(parts, *given):
+            call(*arguments)
 
     def _row(self, h, step):
         """Return the results of a step as states are."""

@@ -168,11 +168,11 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
     if stretches is not None:
         (extra,) = plan.extra
         at = a + from_first[A] + extra[A], b + from_first[B] + extra[B], h + from_first[H] + extra[H]
-        if not _lanes_to_shift(plan, sharing.geometry, at[-1]):
-            past = sharing.geometry[3] and (plan.row_bytes >= BYPASS_ROW or _fills(plan, at[-1]))
-            ways = _stretches(plan, "forward", bool(past), stays, 0, plan.steps, stretches)
-            if ways.walk(team, at, None if carry is None else carry + extra[CARRY]):
-                return
+        shift = _lanes_to_shift(plan, sharing.geometry, at[-1])
+        past = sharing.geometry[3] and (shift or plan.row_bytes >= BYPASS_ROW or _fills(plan, at[-1]))
+        ways = _stretches(plan, "forward", bool(past), stays, 0, stretches, shift)
+        if ways.walk(team, at, None if carry is None else carry + extra[CARRY]):
+            return
     call, zeros = _bound(plan, "forward"), None
     if carry is None:
         zeros = _states(plan, None)
@@ -187,7 +187,7 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
             continue
         shift = _lanes_to_shift(plan, sharing.geometry, at[H]) if is_whole else 0
         if shift:
-            _forward_shifted(plan, call, at, carry, sharing, shift, team, stretches)
+            _forward_shifted(plan, call, at, carry, sharing, shift, team)
             continue
         if sharing.geometry[3] and plan.traversal == ROWS and plan.row_bytes < BYPASS_ROW and not _fills(plan, at[H]):
             sharing = _sharing(plan, team.size, False, fresh_bytes, "forward")
@@ -229,8 +229,7 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team):
     sizes = [0 if result is None else _new_bytes(*result) for result in results]
     is_whole = lengths == address(plan.full_lengths)
     stretch = _by_time.sum_stretch(plan) if is_whole else 0
-    stretches = _by_time.stretches(plan, team.size, stretch) if is_whole else None
-    stays = _stays(plan, team, stretches)
+    stays = _stays(plan, team, None)
     sharing = _sharing(plan, team.size, True, max(sizes), "vjp", stretch, stays)
     summed = [
         None if gradient is None or gradient[2] is not None else np.zeros((sharing.pieces, *gradient[0]), plan.wide)
@@ -245,6 +244,7 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team):
     # The first states are a valid place for what a kernel is told not to write.
     to_a, to_b = (first if result is None else result[0] for result in results)
     sums_a, sums_b = (first if sums is None else address(sums) for sums in summed)
+    stretches = _by_time.stretches(plan, team.size, stretch) if is_whole else None
     is_plain = plan.traversal != SERIES and sharing.template is not None
     if stretches is None and is_plain and (carry is None or not sharing.spans):
         _run_template(team, sharing, (g, a, b, h, first, carry, to_a, to_b, sums_a, sums_b, lengths), 5)
@@ -255,7 +255,7 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team):
     if stretches is not None:
         (extra,), places = plan.extra, {G: g, A: a, B: b, H: h, TO_A: to_a, TO_B: to_b}
         at = [place + plan.offsets[k] + extra[k] for k, place in places.items()]
-        ways = _stretches(plan, "vjp", bool(sharing.geometry[3]), stays, stretch, plan.steps, stretches)
+        ways = _stretches(plan, "vjp", bool(sharing.geometry[3]), stays, stretch, stretches)
         if ways.walk(team, at, carry + extra[CARRY], first + extra[CARRY], summed[0]):
             return _added_up(plan, summed, sharing.pieces)
     call, from_first, strides = _bound(plan, "vjp"), plan.offsets, _sum_strides(plan)
@@ -503,7 +503,7 @@ def _fills(plan, place):
     return place % LINE == 0 and not (strides % LINE).any()
 
 
-def _forward_shifted(plan, call, at, carry, sharing, shift, team, stretches):
+def _forward_shifted(plan, call, at, carry, sharing, shift, team):
     """Walk rows that start with a line: the first of each is the one that the row before it ends with.
 
     Lanes before that line go one step alone before all others, and these the last step alone.
@@ -524,10 +524,6 @@ def _forward_shifted(plan, call, at, carry, sharing, shift, team, stretches):
             for k in (A, B, H)
         ]
         tails = [(address(table), *part) for part in parts]
-        if stretches is not None and steps == last:
-            ways = _stretches(plan, "forward", bool(sharing.geometry[3]), False, 0, steps, stretches)
-            if ways.walk(team, moved, address(turned)):
-                return
         head = (call, None, *moved, address(turned) + carry_at * size, address(lengths))
         here = sharing._replace(tails=tails, spans=sharing.spans if len(tails) > 1 else [])
         _run_parts(team, here, [head] * len(tails), (5,))
@@ -648,10 +644,10 @@ def _sharing(plan, most, fresh, fresh_bytes, direction, stretch=0, stays=False):
 
 
 @functools.lru_cache(maxsize=1024)
-def _stretches(plan, direction, bypass, stays, stretch, steps, stretches):
-    """Return the way to walk so many steps of a plan by ``stretches``; ``stretch`` is `_by_time.sum_stretch`'s."""
+def _stretches(plan, direction, bypass, stays, stretch, stretches, shift=0):
+    """Return the way to walk a plan by ``stretches``; ``stretch`` is `_by_time.sum_stretch`'s."""
     geometry = _geometry(plan, bypass, 1, stays, stretch)
-    return _by_time.Stretches(plan, _bound(plan, direction), geometry, steps, stretches)
+    return _by_time.Stretches(plan, _bound(plan, direction), geometry, stretches, shift)
 
 
 def _spans(plan, parts):

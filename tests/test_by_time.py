@@ -153,6 +153,51 @@ def test_two_threads_are_told_on_their_way(rng, large, monkeypatch, set_threads,
         assert len(asked) == 6 if at_once else len(asked) >= 12 or at_once is None
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("down", [False, True])
+@pytest.mark.parametrize("threads", [2, 3])
+def test_rows_that_start_within_a_line(
+    rng, large, monkeypatch, forget_plans, set_threads, dtype, reverse, down, threads
+):
+    """What goes past the cache is walked from line to line; the first and the last step lack some lanes."""
+    shifts = []
+    real = _by_time.Stretches.walk
+    monkeypatch.setattr(_by_time.Stretches, "walk", lambda ways, *rest: shifts.append(ways._shift) or real(ways, *rest))
+    forgets, value = forgetting(rng, "forget_mult", (141, 64), dtype)
+    h0 = rng.standard_normal(64).astype(dtype)
+    remembers = np.full(value.shape, 0.01, dtype)
+    itemsize = np.dtype(dtype).itemsize
+    before = np.full(value.size + 200, 7, dtype)
+
+    def place(offset):
+        around = before.copy()
+        start = (-around.ctypes.data // itemsize) % (64 // itemsize) + 32 // itemsize * offset
+        out = around[start : start + value.size].reshape(value.shape)
+        return around, out[::-1] if down else out, start
+
+    forget_plans()
+    for gate in (forgets, forgets, forgets, remembers):
+        for f in (gate, float(gate[0, 0])):
+            options = {"reverse": reverse, "return_state": True}
+            x = value[::-1] if down else value
+            f = f[::-1] if down and f is gate else f
+            set_threads(1)
+            expected, last = fastrecur.forget_mult(f, x, h0, **options)
+            plain = fastrecur.forget_mult(f, x, reverse=reverse)
+            set_threads(threads)
+            for offset in (1, 0):
+                around, out, start = place(offset)
+                _, state = fastrecur.forget_mult(f, x, h0, out=out, **options)
+                assert_same_bits(out, expected)
+                assert_same_bits(state, last)
+                fastrecur.forget_mult(f, x, out=out, reverse=reverse)
+                assert_same_bits(out, plain)
+                around[start : start + value.size] = 7
+                np.testing.assert_array_equal(around, before)
+    assert set(shifts) == {0, 32 // itemsize}
+
+
 @pytest.mark.parametrize("bad", [1e200, np.nan, np.inf])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_what_came_before_those_that_tell(rng, large, forget_plans, set_threads, bad, reverse):
