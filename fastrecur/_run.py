@@ -77,7 +77,9 @@ LARGE, LARGER = 1 / 3, 0.65  # of the cache: results of larger problems go past 
 CACHE = "/sys/devices/system/cpu/cpu0/cache/index3/"  # where the system tells of the last level
 SOCKET_CACHE = 128 << 20  # bytes from which a cache belongs to all processors of a socket, also those of others,
 CACHE_A_PROCESSOR = 12 << 20  # of which each may count on so many,
-STAYING = 32 << 20  # and on so many for results that are written as they come, lane by lane
+STAYING = 32 << 20  # and on so many for results that are written as they come, lane by lane;
+GIVEN = 64 << 20  # and each thread on so many for rows that go to the caller's own memory,
+SHARED = 32 << 20  # but not on less in all where threads share rows, and lines between them go to and fro
 
 
 @functools.cache
@@ -149,11 +151,11 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
     ``fresh_bytes`` is the size of a result that was allocated for this call, else 0. ``carry`` is None if states are
     zeros, and nobody asks what became of them.
     """
-    from_first, fresh = plan.offsets, h != a and h != b and aligned
+    from_first, fresh, given = plan.offsets, h != a and h != b and aligned, not fresh_bytes
     fresh_bytes = _new_bytes(h, fresh_bytes)
     is_whole = lengths == address(plan.full_lengths)
     stretches = _by_time.stretches(plan, team.size) if fresh and is_whole else None
-    stays = fresh and _stays(plan, team, stretches)
+    stays = fresh and _stays(plan, team, stretches, given)
     sharing = _sharing(plan, team.size, fresh, fresh_bytes, "forward", stays=stays)
     if stretches is None and sharing.template is not None and plan.traversal != SERIES:
         place = h + from_first[H] + plan.extra[0][H]
@@ -229,7 +231,7 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team):
     sizes = [0 if result is None else _new_bytes(*result) for result in results]
     is_whole = lengths == address(plan.full_lengths)
     stretch = _by_time.sum_stretch(plan) if is_whole else 0
-    stays = _stays(plan, team, None)
+    stays = _stays(plan, team, None, False)
     sharing = _sharing(plan, team.size, True, max(sizes), "vjp", stretch, stays)
     summed = [
         None if gradient is None or gradient[2] is not None else np.zeros((sharing.pieces, *gradient[0]), plan.wide)
@@ -675,16 +677,22 @@ def _is_narrow(plan):
     return plan.narrow != () and not (plan.sizes[2] == WIDTH and _is_large(plan))
 
 
-def _stays(plan, team, stretches):
+def _stays(plan, team, stretches, given):
     """Return whether a large problem's results stay in the cache all the same, for who reads them next.
 
     Not where that takes longer: between threads that have a cache each, lines of rows go to and fro; and one alone is
-    slower with them. Gradients only in a socket's.
+    slower with them. Gradients only in a socket's. There rows that go to memory which is ``given`` stay, because what
+    its owner has just used takes twice as long to write past the cache. New ones do not: they come to many places.
     """
     if not _is_large(plan) or _is_narrow(plan):
         return False
     if staying := _staying_bytes():
-        return plan.traversal in (OCTETS, SERIES) and _bytes(plan) <= staying
+        if plan.traversal != ROWS:
+            return plan.traversal in (OCTETS, SERIES) and _bytes(plan) <= staying
+        most = min(2 * staying, GIVEN * team.size) if given and plan.dtype.itemsize >= 4 else 0
+        if plan.sizes[:2] == (1, 1) and team.size > 1 and stretches is None:
+            return _row_splits(plan, CACHED_PIECE) >= team.size and SHARED <= _bytes(plan) <= most
+        return _bytes(plan) <= most
     if plan.gradients or _bytes(plan) > LARGER * _cache_bytes():
         return False
     if plan.traversal == ROWS:
@@ -787,7 +795,8 @@ def _ahead(plan, stays, parts):
     piece = plan.row_bytes // parts
     has_gates = plan.geometry[2] == 0
     operands = (3 if plan.gradients else 1) + int(has_gates)
-    if (stays or not _is_large(plan)) and middle == 1 and (parts == 1 or piece >= CACHED_AHEAD):
+    is_near = not _is_large(plan) or (stays and not _staying_bytes())
+    if is_near and middle == 1 and (parts == 1 or piece >= CACHED_AHEAD):
         return 0 if operands == 1 else -WITHIN
     if piece >= LONG_AHEAD:
         return 0 if piece >= FORESEEN and has_gates else -WITHIN

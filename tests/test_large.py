@@ -173,7 +173,7 @@ def test_when_results_go_past_the_cache(rng, monkeypatch, set_threads, problem, 
     real = _run._bypasses
     monkeypatch.setattr(_run, "_bypasses", lambda *arguments: calls.append(real(*arguments)) or calls[-1])
 
-    def goes_past(cache, threads=2, common=True, gradient=False, staying=0):
+    def goes_past(cache, threads=2, common=True, gradient=False, staying=0, given=False):
         """Return whether results do, in a cache so many times as large as all that is moved.
 
         If it is a socket's, ``staying`` says the same of what may be moved so that results stay.
@@ -184,7 +184,7 @@ def test_when_results_go_past_the_cache(rng, monkeypatch, set_threads, problem, 
         monkeypatch.setattr(_run, "_staying_bytes", lambda: int(staying * words * x.nbytes))
         _run._sharing.cache_clear()
         set_threads(threads)
-        h = fastrecur.forget_mult(f, x, axis=axis)
+        h = fastrecur.forget_mult(f, x, axis=axis, out=np.empty_like(x) if given else None)
         if gradient:
             calls.clear()
             fastrecur.forget_mult_vjp(h, f, x, h, axis=axis)
@@ -199,10 +199,20 @@ def test_when_results_go_past_the_cache(rng, monkeypatch, set_threads, problem, 
     assert goes_past(1.4)
     assert goes_past(2, gradient=True)
     assert not goes_past(4, gradient=True)
-    for gradient in [False, True]:
-        is_rows = axis == 0 and len(shape) == 2
-        assert goes_past(1, common=False, gradient=gradient, staying=1.01) == is_rows
-        assert goes_past(1, common=False, gradient=gradient, staying=0.99)
+    is_rows = axis == 0 and len(shape) == 2
+    for gradient, given in [(False, False), (True, False), (False, True)]:
+        twice = 2 if given and is_rows else 1
+        assert goes_past(1, 1, common=False, gradient=gradient, staying=1.01 / twice, given=given) == (
+            is_rows and not given
+        )
+        assert goes_past(1, 1, common=False, gradient=gradient, staying=0.99 / twice, given=given)
+    if is_rows:  # of two threads, if there are enough
+        assert goes_past(1, staying=1, given=True)
+        monkeypatch.setattr(_run, "SHARED", 0)
+        assert not goes_past(1, staying=1, given=True)
+        monkeypatch.setattr(_run, "GIVEN", 3 * x.nbytes // 2)
+        assert not goes_past(1, staying=1, given=True)
+        assert goes_past(1, 1, staying=1, given=True)
 
 
 @pytest.mark.parametrize(
