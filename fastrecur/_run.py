@@ -294,6 +294,9 @@ def _added_up(plan, summed, pieces):
     """Return gradients from so many partial sums, or from those that `_by_time.sum_stretch` is about."""
     if summed[0] is summed[1] is None:
         return summed
+    if pieces and all(sums is None or (sums.ndim == 1 and sums.dtype == np.float64) for sums in summed):
+        # Of one number: after a large walk, NumPy takes longer to come back into the cache than to add up.
+        return [None if sums is None else np.float64(sum(sums.tolist())) for sums in summed]
     with np.errstate(all="ignore"):
         if pieces:
             return [None if sums is None else sums.sum(axis=0) if pieces > 1 else sums[0] for sums in summed]
