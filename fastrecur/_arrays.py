@@ -231,6 +231,9 @@ def common_owner(found):
 
 def overlap(first, second):
     """Return whether two arrays share an element; where that is too hard to tell, whether they may."""
+    if first.flags.c_contiguous and second.flags.c_contiguous:
+        start, other = address(first), address(second)
+        return start < other + second.nbytes and other < start + first.nbytes
     if not np.may_share_memory(first, second):
         return False
     try:

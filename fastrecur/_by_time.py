@@ -217,20 +217,19 @@ class Stretches:
         plan, count, lanes = self._plan, self._count, self._lanes
         states = _problem.zeros((self._before + (count if self._is_back else 0), self._pitch), plan.wide)
         room = address(states)
-        told, other = states[0 : self._own : 2, :lanes], states[1 : self._own : 2, :lanes]
-        came, size = states[self._own : self._before, :lanes], lanes * plan.wide.itemsize
         if self._is_back:
             for k in range(count - 1):
                 states[self._before + k, :lanes] = self._row(at[3], self._steps - self._cuts[k + 1] - 1)
-            ctypes.memmove(address(states[-1]), first_states, size)
+            ctypes.memmove(address(states[-1]), first_states, lanes * plan.wide.itemsize)
         given = at, room, room if sums is None else address(sums)
         before, threads, shift = self._told_by, min(team.size, count), self._shift
         if carry is not None:
-            carried = array_at(carry, (lanes,), plan.wide)
-            came[0, : lanes - shift], came[0, lanes - shift :] = carried[shift:], carried[:shift]
+            carried, first, last = array_at(carry, (lanes,), plan.wide), states[self._own], states[self._before - 1]
+            first[: lanes - shift], first[lanes - shift : lanes] = carried[shift:], carried[:shift]
         if count == 2 and before is not None:
             self._run(self._telling_on_the_way(before), team, threads, *given)
         else:
+            told, other = states[0 : self._own : 2, :lanes], states[1 : self._own : 2, :lanes]
             for before in self._enough[self._fewest :]:
                 told[...], other[...] = 0, OTHER
                 self._run(self._telling(before), team, min(team.size, 2 * (count - 1)), *given)
@@ -239,24 +238,25 @@ class Stretches:
             else:
                 plan.note_in_vain("by time")
                 return False
-            came[1:] = told
+            states[self._own + 1 : self._before, :lanes] = told
             self._walk_alone(self._ends[:1], *given)
             self._run(self._walks, team, threads, *given)
             self._walk_alone(self._ends[1:], *given)
             self._told_by = before
         for k in range(1, count):
-            if not are_same(came[k - 1], told[k - 1]):
+            came = states[self._own + k - 1, :lanes]
+            if not are_same(came, states[2 * (k - 1), :lanes]):
                 plan.note_in_vain("by time")
                 self._told_by = None
                 self._fewest = min(self._enough.index(before) + 1, len(self._enough) - 1)
-                came[k] = came[k - 1]
+                states[self._own + k, :lanes] = came
                 if sums is not None:
                     sums[slice(*self._sums_of(k))] = 0
                 self._walk_alone(self._walks[0][k : k + 1], *given)
                 if k == count - 1:
                     self._walk_alone(self._ends[1:], *given)
         if carry is not None:
-            carried[shift:], carried[:shift] = came[-1, : lanes - shift], came[-1, lanes - shift :]
+            carried[shift:], carried[:shift] = last[: lanes - shift], last[lanes - shift : lanes]
         return True
 
     def _walk_alone(self, parts, *given):

@@ -832,6 +832,8 @@ def line_offset(plan, *operands):
 def _number(value, wide):
     if type(value) is np.ndarray:
         return value
+    if type(value) is float and wide == np.float64:
+        return np.array(value)
     with np.errstate(all="ignore"):  # beyond float32, a number is infinite, as an array's would be
         return np.array(value, wide)
 
