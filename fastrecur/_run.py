@@ -79,7 +79,7 @@ SOCKET_CACHE = 128 << 20  # bytes from which a cache belongs to all processors o
 CACHE_A_PROCESSOR = 12 << 20  # of which each may count on so many,
 STAYING = 32 << 20  # and on so many for results that are written as they come, lane by lane;
 GIVEN = 64 << 20  # and each thread on so many for rows that go to the caller's own memory,
-SHARED = 32 << 20  # but not on less in all where threads share rows, and lines between them go to and fro
+SHARED = 64 << 20  # but not on less in all where threads share rows, and lines between them go to and fro
 
 
 @functools.cache
