@@ -5,6 +5,7 @@ import platform
 import pytest
 from numba import njit, types
 
+from fastrecur._cpu import _memory
 from fastrecur._cpu._memory import (
     HAS_AVX,
     HAS_BFLOAT,
@@ -51,6 +52,7 @@ def test_lines_of_octets_are_stored_past_the_cache(element, carry):
     assert_whole_registers(lines, Pointer(element), Pointer(element), Pointer("i8"), Pointer(carry))
 
 
+@pytest.mark.skipif(not _memory._FEATURES.get("prfchw"), reason="the processor asks for lines only to read them")
 @pytest.mark.parametrize("past", [False, True])
 def test_results_that_stay_are_asked_for(past):
     """Else a store to a row waits for the line that it goes to, and all that come behind it."""
