@@ -89,18 +89,14 @@ class Stretches:
         self._operands, self._results = ((G, A, B, H, TO_A, TO_B), (TO_A, TO_B)) if self._is_back else ((A, B, H), (H,))
         self._lanes, self._keep = plan.sizes[2], []
         self._pitch = -(-self._lanes // 8) * 8 + APART // plan.wide.itemsize  # of states, which stand some lines apart
-        self._unit = int(geometry[9]) if self._is_back and geometry[9] else 1
+        self._unit = int(geometry[9]) or 1
         self._shift, self._steps = shift, plan.steps - bool(shift)
         self._cuts, before = _cut(self._steps, stretches, self._unit)
         self._count = count = len(self._cuts) - 1
         # Where states stand: of the two walks that tell each, then of all stretches, then what comes before these.
         self._own, self._before = 2 * (count - 1), 2 * (count - 1) + count
-        down = plan.time_strides[H] < 0
-        self._starts = [
-            (bool(shift) and down) * plan.time_strides[k] + (shift * plan.itemsizes[k] if plan.lane_strides[k] else 0)
-            for k in self._operands
-        ]
-        self._ends = []
+        down = shift > 0 and plan.time_strides[H] < 0
+        self._first, self._ends = int(down), []
         if shift:
             ends = (0, shift, self._lanes - shift), (shift, self._lanes, -shift)
             first, last = ends[:: -1 if down else 1]
@@ -162,10 +158,10 @@ class Stretches:
             if table[9] > 0:
                 table[4], table[9] = UNWANTED, 0
         self._keep += table, lengths
-        to_results = first + (aside or 0)
+        step = self._first + first
+        to_results = step + (aside or 0)
         moved = [
-            start + (to_results if k in self._results else first) * self._plan.time_strides[k]
-            for k, start in zip(self._operands, self._starts, strict=True)
+            self._plan.distance(k, to_results if k in self._results else step, self._shift) for k in self._operands
         ]
         pitch = self._pitch * self._plan.wide.itemsize
         return moved, states * pitch, before * pitch, to_sums, address(lengths), address(table), 0, self._lanes
@@ -175,7 +171,7 @@ class Stretches:
         table, lengths = self._geometry.copy(), np.ones(1, np.int64)
         table[0], table[3] = 1, 0
         self._keep += table, lengths
-        moved = [step * self._plan.time_strides[k] for k in self._operands]
+        moved = [self._plan.distance(k, step) for k in self._operands]
         place = (states * self._pitch + states_from) * self._plan.wide.itemsize
         return moved, place, 0, 0, address(lengths), address(table), low, high
 

@@ -126,6 +126,12 @@ class Plan:
             self.in_vain[way] = waits - 1
         return waits > 0
 
+    def distance(self, operand, steps, lanes=0):
+        """Return how many bytes an operand's place is from the first one, after so many steps of travel and lanes."""
+        return steps * self.time_strides[operand] + (
+            lanes * self.itemsizes[operand] if self.lane_strides[operand] else 0
+        )
+
     def zeros(self):
         """Return zero states to start from, which nobody may write to."""
         return self._few_zeros if math.prod(self.lane_shape) * self.wide.itemsize <= FEW_ZEROS else self._zeros()

@@ -163,7 +163,7 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
         shift = _lanes_to_shift(plan, sharing.geometry, place) if past and is_whole else 0
         if shift and carry is None and _run_shifted(plan, team, shift, (a, b, h)):
             return
-        is_plain = not shift and (not past or plan.row_bytes >= BYPASS_ROW or _fills(plan, place))
+        is_plain = not shift and (not past or _may_bypass(plan, place))
         if is_plain and (carry is None or not sharing.spans):
             _run_template(team, sharing, (a, b, h, carry, lengths), 3)
             return
@@ -171,7 +171,7 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
         (extra,) = plan.extra
         at = a + from_first[A] + extra[A], b + from_first[B] + extra[B], h + from_first[H] + extra[H]
         shift = _lanes_to_shift(plan, sharing.geometry, at[-1])
-        past = sharing.geometry[3] and (shift or plan.row_bytes >= BYPASS_ROW or _fills(plan, at[-1]))
+        past = sharing.geometry[3] and (shift or _may_bypass(plan, at[-1]))
         ways = _stretches(plan, "forward", bool(past), stays, 0, stretches, shift)
         if ways.walk(team, at, None if carry is None else carry + extra[CARRY]):
             return
@@ -191,7 +191,7 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
         if shift:
             _forward_shifted(plan, call, at, carry, sharing, shift, team)
             continue
-        if sharing.geometry[3] and plan.traversal == ROWS and plan.row_bytes < BYPASS_ROW and not _fills(plan, at[H]):
+        if sharing.geometry[3] and plan.traversal == ROWS and not _may_bypass(plan, at[H]):
             sharing = _sharing(plan, team.size, False, fresh_bytes, "forward")
         _run_parts(team, sharing, [(call, None, *at)] * len(sharing.tails), (5,))
 
@@ -502,8 +502,10 @@ def _lanes_to_shift(plan, geometry, place):
     return to_line // size if gapless and to_line % size == 0 else 0
 
 
-def _fills(plan, place):
-    """Return whether the rows of a result, the first of which is there, start with a cache line."""
+def _may_bypass(plan, place):
+    """Return whether the rows of a result, the first of which is there, are long or all start with a cache line."""
+    if plan.row_bytes >= BYPASS_ROW:
+        return True
     strides = plan.geometry[_rows.HEAD + 3 * H : _rows.HEAD + 3 * H + 3]
     return place % LINE == 0 and not (strides % LINE).any()
 
@@ -524,10 +526,7 @@ def _forward_shifted(plan, call, at, carry, sharing, shift, team):
         table = sharing.geometry.copy()
         table[0], table[3] = steps, bypass
         lengths = np.array([steps], np.int64)
-        moved = [
-            at[k] + from_step * plan.time_strides[k] + (by_lanes * plan.itemsizes[k] if plan.lane_strides[k] else 0)
-            for k in (A, B, H)
-        ]
+        moved = [at[k] + plan.distance(k, from_step, by_lanes) for k in (A, B, H)]
         tails = [(address(table), *part) for part in parts]
         head = (call, None, *moved, address(turned) + carry_at * size, address(lengths))
         here = sharing._replace(tails=tails, spans=sharing.spans if len(tails) > 1 else [])
@@ -571,11 +570,7 @@ def _shifted(plan, size, shift):
     tables[0][0], tables[0][3], tables[1][0], tables[1][3] = 1, 0, last, 1
 
     def call_of(k, is_long, step, by_lanes, low, high, states_from):
-        moved = [
-            plan.offsets[i] + plan.extra[0][i] + step * plan.time_strides[i]
-            + (by_lanes * plan.itemsizes[i] if plan.lane_strides[i] else 0)
-            for i in (A, B, H)
-        ]  # fmt: skip
+        moved = [plan.offsets[i] + plan.extra[0][i] + plan.distance(i, step, by_lanes) for i in (A, B, H)]
         states = k * APART + states_from * plan.wide.itemsize
         own = states, address(lengths[is_long:]), address(tables[is_long])
         return call, None, *moved, *own, 0, 1, 0, 1, low, high
