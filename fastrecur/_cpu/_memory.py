@@ -28,7 +28,7 @@ from numba.extending import (
 )
 
 from .. import _steps
-from ._passes import KernelCompiler
+from ._target import TARGET, KernelCompiler
 
 INTERPRETED = bool(config.DISABLE_JIT)
 
@@ -39,6 +39,8 @@ HELPER = {
     "no_cpython_wrapper": True,
     "no_cfunc_wrapper": True,
     "pipeline_class": KernelCompiler,
+    "_target": TARGET,
+    "_nrt": False,
 }
 INLINE = {"forceinline": True, **HELPER}
 WIDTH = 16  # lanes in a vector: a cache line of float32, and four registers of float64 on AVX2
