@@ -195,9 +195,10 @@ def _compiled(triple):
     """Return the functions' machine code."""
     module = ir.Module(name="fastrecur")
     module.triple = triple
-    work = _write_work(module)
-    _write_call(module)
-    _write_prepared(module)
+    run = _write_run(module)
+    work = _write_work(module, run)
+    _write_call(module, run)
+    _write_prepared(module, run)
     _write_team(module, work)
     _write_post(module)
     _write_serve(module, work)
@@ -318,22 +319,6 @@ def _wait_a_turn(builder, turn):
                 _ask(builder, "llvm.x86.sse2.pause", _VOID)
 
 
-def _call_kernel(builder, kernel, count, arguments, room):
-    """Call a kernel with so many of the words at an address."""
-    function = builder.function
-    after = function.append_basic_block("called")
-    choice = builder.switch(count, after)
-    for n in range(1, MOST_ARGUMENTS + 1):
-        block = function.append_basic_block(f"with_{n}")
-        choice.add_case(ir.Constant(_I64, n), block)
-        builder.position_at_end(block)
-        kind = ir.FunctionType(_I32, [_I64] * (2 + n))
-        given = [_read(builder, arguments, i) for i in range(n)]
-        builder.call(builder.inttoptr(kernel, kind.as_pointer()), [*room, *given])
-        builder.branch(after)
-    builder.position_at_end(after)
-
-
 @contextlib.contextmanager
 def _each(builder, count, first=None, step=None):
     """Write a loop around what is written inside; give the number of the turn, from 0 on and by 1 if not said."""
@@ -384,11 +369,31 @@ def _thing(builder, name):
     return builder.ptrtoint(builder.module.globals.get(name) or ir.GlobalVariable(builder.module, _I64, name), _I64)
 
 
-def _write_call(module):
+def _write_run(module):
+    """``run(kernel, count, words)``: call a kernel with so many words as its arguments."""
+    function, builder = _function(module, "run", _VOID, 3)
+    kernel, count, words = function.args
+    # Room for a result, which is none, and for an exception, which kernels do not raise.
+    room = [_room(builder) for _ in range(2)]
+    after = function.append_basic_block("after")
+    choice = builder.switch(count, after)
+    for n in range(1, MOST_ARGUMENTS + 1):
+        block = function.append_basic_block(f"with_{n}")
+        choice.add_case(ir.Constant(_I64, n), block)
+        builder.position_at_end(block)
+        kind = ir.FunctionType(_I32, [_I64] * (2 + n))
+        given = [_read(builder, words, k) for k in range(n)]
+        builder.call(builder.inttoptr(kernel, kind.as_pointer()), [*room, *given])
+        builder.branch(after)
+    builder.position_at_end(after)
+    builder.ret_void()
+    return function
+
+
+def _write_call(module, run):
     """``call(self, arguments, count)``: what Python calls; ``self`` is a kernel's address, and a rule is None."""
     function, builder = _function(module, "call", _I64, 3)
     this, given, count = function.args
-    room = [_room(builder) for _ in range(2)]
     words = _room(builder, MOST_ARGUMENTS)
     kernel, none = _number(builder, this), _none(builder)
     with _each(builder, count) as k:
@@ -400,16 +405,15 @@ def _write_call(module):
                 _write(builder, words, k, _number(builder, argument))
     _give_up(builder)
     state = _ask(builder, "PyEval_SaveThread", _I64)
-    _call_kernel(builder, kernel, count, words, room)
+    builder.call(run, [kernel, count, words])
     _ask(builder, "PyEval_RestoreThread", _VOID, state)
     _give(builder, none)
 
 
-def _write_prepared(module):
+def _write_prepared(module, run):
     """``prepared(self, addresses, count)``: what Python calls; ``self`` is the address of a record of `Prepared`."""
     function, builder = _function(module, "prepared", _I64, 3)
     this, given, count = function.args
-    room = [_room(builder) for _ in range(2)]
     words, scratch = _room(builder, MOST_ARGUMENTS), _room(builder, MOST_SCRATCH)
     record, none = _number(builder, this), _none(builder)
     kernel, arguments, scratch_place, scratch_words, releases = (_read(builder, record, k) for k in range(_PLACES))
@@ -428,26 +432,23 @@ def _write_prepared(module):
     with builder.if_else(releases) as (long, short):
         with long:
             state = _ask(builder, "PyEval_SaveThread", _I64)
-            _call_kernel(builder, kernel, arguments, words, room)
+            builder.call(run, [kernel, arguments, words])
             _ask(builder, "PyEval_RestoreThread", _VOID, state)
         with short:
-            _call_kernel(builder, kernel, arguments, words, room)
+            builder.call(run, [kernel, arguments, words])
     _give(builder, none)
 
 
-def _write_work(module):
+def _write_work(module, run):
     """``work(table, thread, threads)``: do every n-th row of a table."""
     function, builder = _function(module, "work", _VOID, 3)
     table, thread, threads = function.args
-    # Room for a result, which is none, and for an exception, which kernels do not raise.
-    room = [_room(builder) for _ in range(2)]
     with _each(builder, _read(builder, table, 2), thread, threads) as k:
         offset = builder.mul(
             builder.add(builder.mul(k, ir.Constant(_I64, _ROW)), ir.Constant(_I64, _HEAD)), ir.Constant(_I64, 8)
         )
         row = builder.add(table, offset)
-        arguments = builder.add(row, ir.Constant(_I64, 16))
-        _call_kernel(builder, _read(builder, row, 0), _read(builder, row, 1), arguments, room)
+        builder.call(run, [_read(builder, row, 0), _read(builder, row, 1), builder.add(row, ir.Constant(_I64, 16))])
     builder.ret_void()
     return function
 
