@@ -360,6 +360,8 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
         body = list(itertools.chain.from_iterable((time[k], middle[1][k], outer[1][k]) for k in range(10)))
         row_bytes = itemsizes[TO_B] or itemsizes[H]
         row_bytes *= inner
+        if set(fates) > {STORE}:  # of the other at most sums are written: nothing more is compiled for its type
+            elements = elements | dict.fromkeys(("to_a", "to_b"), elements[("to_a", "to_b")[fates.index(STORE)]])
     else:
         padded = [zero] * (3 - len(dims)) + dims
         beyond, (outer, middle, last) = padded[:-3], padded[-3:]
