@@ -50,18 +50,28 @@ def describe() -> str:
 @functools.cache
 def digest(place: pathlib.Path, *packages: str) -> str:
     """Return a name for the sources that the kernels in a folder are made of, and for what compiles them."""
+    text = f"{_sources(place)} {' '.join(f'{package} {_version(package)};' for package in packages)}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _sources(place: pathlib.Path) -> str:
     text = hashlib.sha256(str(FORMAT).encode())
     paths = [*place.glob("*.py"), place.parent / "_pooling.py", place.parent / "_steps.py"]
     if not place.is_dir():  # in an archive
         paths = [path for path in place.parents if path.is_file()][:1]
     for path in sorted(paths):
         text.update(path.read_bytes())
-    for package in packages:
-        try:
-            text.update(f"{package} {importlib.metadata.version(package)};".encode())
-        except importlib.metadata.PackageNotFoundError:
-            text.update(f"{package} none;".encode())
-    return text.hexdigest()[:16]
+    return text.hexdigest()
+
+
+def _version(package: str) -> str:
+    """Return a package's version: what it says itself if it is there, as what is installed takes longer to read."""
+    version = getattr(sys.modules.get(package), "__version__", None)
+    try:
+        return version or importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
 
 def name_of(kind: str, *parts: object) -> str:

@@ -3,13 +3,12 @@
 import platform
 
 import pytest
-from numba import njit, types
+from numba import types
 
 from fastrecur._cpu import _memory
 from fastrecur._cpu._memory import (
     HAS_AVX,
     HAS_BFLOAT,
-    HELPER,
     Pointer,
     Rule,
     collect_octet,
@@ -22,6 +21,7 @@ from fastrecur._cpu._memory import (
     width,
 )
 from fastrecur._cpu._rows import forward_row
+from fastrecur._cpu._target import compiled
 
 pytestmark = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64") or not HAS_AVX, reason="the instructions are those of AVX"
@@ -32,7 +32,6 @@ pytestmark = pytest.mark.skipif(
 def test_vectors_are_stored_past_the_cache(element, carry):
     """A type of vector for which LLVM has no such store gets an ordinary one, which reads first what it overwrites."""
 
-    @njit(**HELPER)
     def line(h, states):
         for j in range(0, 64, width(states)):
             stream_vector(h, j, load_vector(states, j, states))
@@ -42,7 +41,6 @@ def test_vectors_are_stored_past_the_cache(element, carry):
 
 @pytest.mark.parametrize(("element", "carry"), [("f2", "f4"), ("bf2", "f4"), ("f4", "f8"), ("f8", "f8")])
 def test_lines_of_octets_are_stored_past_the_cache(element, carry):
-    @njit(**HELPER)
     def lines(x, h, offsets, states):
         kept = stack_lines(h)
         for octet in range(0, 64, 16):
@@ -57,31 +55,28 @@ def test_lines_of_octets_are_stored_past_the_cache(element, carry):
 def test_results_that_stay_are_asked_for(past):
     """Else a store to a row waits for the line that it goes to, and all that come behind it."""
 
-    @njit(nogil=True, **HELPER)
     def row(rule, a, b, h, carry, vectors):
         forward_row(False, past, rule, a, b, h, carry, 0, width(carry), vectors, 0, 0, 0)
 
-    row.compile(types.none(Rule("forget_same"), *[Pointer("f4")] * 4, types.int64))
-    (assembly,) = row.inspect_asm().values()
+    assembly = assembly_of(row, Rule("forget_same"), *[Pointer("f4")] * 4, types.int64)
     assert ("vmovnt" in assembly) == past
     assert ("prefetchw" in assembly) == (not past)
 
 
 @pytest.mark.skipif(not HAS_BFLOAT, reason="the instruction is one of AVX512-BF16")
 def test_bfloat16_is_rounded_by_one_instruction():
-    @njit(**HELPER)
     def vector(h, states):
         store_vector(h, 0, load_vector(states, 0, states))
 
-    vector.compile(types.none(Pointer("bf2"), Pointer("f4")))
-    (assembly,) = vector.inspect_asm().values()
-    assert "vcvtneps2bf16" in assembly
+    assert "vcvtneps2bf16" in assembly_of(vector, Pointer("bf2"), Pointer("f4"))
+
+
+def assembly_of(function, *arguments):
+    return compiled(function, types.none(*arguments)).library.get_asm_str()
 
 
 def assert_whole_registers(function, *arguments):
-    function.compile(types.none(*arguments))
-    (assembly,) = function.inspect_asm().values()
-    stores = [row.strip() for row in assembly.splitlines() if "movnt" in row]
+    stores = [row.strip() for row in assembly_of(function, *arguments).splitlines() if "movnt" in row]
     assert stores
     assert all(store.startswith("vmovnt") and "%xmm" not in store for store in stores)
 
@@ -89,7 +84,6 @@ def assert_whole_registers(function, *arguments):
 def test_vectors_for_which_no_register_is_left_stand_in_whole_lines():
     """Else some threads' stacks make a kernel slower than others'."""
 
-    @njit(**HELPER)
     def many(x, h, states):
         values = (
             load_vector(x, 0, states), load_vector(x, 16, states), load_vector(x, 32, states),
@@ -102,8 +96,7 @@ def test_vectors_for_which_no_register_is_left_stand_in_whole_lines():
         for k in range(18):
             store_vector(h, 16 * k, values[17 - k])
 
-    many.compile(types.none(Pointer("f8"), Pointer("f8"), Pointer("f8")))
-    (assembly,) = many.inspect_asm().values()
+    assembly = assembly_of(many, Pointer("f8"), Pointer("f8"), Pointer("f8"))
     put_aside = [row for row in assembly.splitlines() if "sp)" in row and ("%ymm" in row or "%zmm" in row)]
     assert put_aside
     assert not any("vmovup" in row for row in put_aside)

@@ -1,12 +1,8 @@
 """The kernel of generalised advantage estimation: one walk against time, where the formula would be eight passes."""
 
-from numba import njit
-
 from .. import _steps
 from .._steps import constant
 from ._memory import (
-    HELPER,
-    INLINE,
     broadcast,
     itemsize,
     load,
@@ -20,13 +16,14 @@ from ._memory import (
     store_vector,
     width,
 )
+from ._target import helper, inlined
 
-advantage = njit(**INLINE)(_steps.advantage)
+advantage = inlined(_steps.advantage)
 
 AHEAD = 4096  # bytes of an operand that are asked for before their turn
 
 
-@njit(**HELPER)
+@helper
 def at(pointer, element):
     return shift(pointer, element * itemsize(pointer))
 

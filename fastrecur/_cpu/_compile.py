@@ -11,14 +11,13 @@ import sys
 
 import numpy as np
 from llvmlite import binding
-from numba import config, njit, types
-from numba.core.target_extension import target_override
+from numba import config, types
 
 from .. import _cache
 from .. import _messages as say
 from . import _native
-from ._memory import HELPER, INTERPRETED, Address, Pointer, Rule
-from ._target import TARGET
+from ._memory import INTERPRETED, Address, Pointer, Rule
+from ._target import compiled
 
 _SCRATCH = frozenset(("carry", "h0", "sums_a", "sums_b", "summaries", "products"))
 _INTEGERS = frozenset(("lengths", "geometry", "starts", "counts"))
@@ -78,12 +77,9 @@ def _circumstances():
 
 def _machine_code(function, signature):
     """Compile; return machine code and the symbol of the kernel in it."""
-    dispatcher = njit(nogil=True, **HELPER)(function)
-    with target_override(TARGET):
-        dispatcher.compile(signature)
-    compiled = dispatcher.overloads[signature.args]
-    _, _, (code, *_) = compiled.library.serialize_using_object_code()
-    return code, compiled.fndesc.llvm_func_name
+    made = compiled(function, signature)
+    _, _, (code, *_) = made.library.serialize_using_object_code()
+    return code, made.fndesc.llvm_func_name
 
 
 def _interpreted(function, rule, carry, elements):

@@ -28,21 +28,10 @@ from numba.extending import (
 )
 
 from .. import _steps
-from ._target import TARGET, KernelCompiler
+from ._target import INLINE
 
 INTERPRETED = bool(config.DISABLE_JIT)
 
-# How kernels and what they call are compiled: without wrappers for other callers, which take as long again, and with
-# NumPy's division, which never raises.
-HELPER = {
-    "error_model": "numpy",
-    "no_cpython_wrapper": True,
-    "no_cfunc_wrapper": True,
-    "pipeline_class": KernelCompiler,
-    "_target": TARGET,
-    "_nrt": False,
-}
-INLINE = {"forceinline": True, **HELPER}
 WIDTH = 16  # lanes in a vector: a cache line of float32, and four registers of float64 on AVX2
 OCTET = 8  # lanes and steps of a block that is transposed in registers
 LINE = 64  # bytes of a cache line

@@ -5,12 +5,8 @@ its states stay in registers from step to step. What bounds that is the chain of
 so that a step of eight lanes takes as long as one of two.
 """
 
-from numba import njit
-
 from .._steps import constant
 from ._memory import (
-    HELPER,
-    INLINE,
     load,
     load_int,
     load_row,
@@ -25,30 +21,31 @@ from ._memory import (
 )
 from ._rows import ADD, CARRY, HEAD, LENGTHS, STORE, SUM, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H, place, valid_range
 from ._rules import adjoint, is_one_a, is_one_b, is_one_g, is_one_h, step
+from ._target import helper, inlined
 
 AHEAD = 64  # steps before whose turn their lines are asked for
 PART = 512  # steps whose gradients are added up before the sum of all is
 
 
-@njit(**INLINE)
+@inlined
 def row_of(rule, is_one, pointer, carry):
     """Return a row's lanes; or what is there for all of them."""
     return spread_row(rule, load(pointer, 0, carry)) if is_one else load_row(rule, pointer, carry)
 
 
-@njit(**INLINE)
+@inlined
 def time_of(geometry, operand):
     """Return how far from a step of an operand the next one stands."""
     return load_int(geometry, HEAD + 3 * operand)
 
 
-@njit(**INLINE)
+@inlined
 def at(pointer, geometry, operand, t):
     """Return where a step of an operand stands."""
     return shift(pointer, t * time_of(geometry, operand))
 
 
-@njit(**HELPER)
+@helper
 def clear(rule, target, time, carry, first, last):
     """Write zeros to some steps of a result."""
     zero = spread_row(rule, constant(0.0, load(carry, 0, carry)))
@@ -56,7 +53,7 @@ def clear(rule, target, time, carry, first, last):
         store_row(rule, shift(target, t * time), zero)
 
 
-@njit(**INLINE)
+@inlined
 def advance(rule, now, a, b, h, carry):
     """Advance a row by a step, write it and return it."""
     new = step(rule, now, row_of(rule, is_one_a(rule), a, carry), row_of(rule, is_one_b(rule), b, carry))
@@ -64,7 +61,7 @@ def advance(rule, now, a, b, h, carry):
     return new
 
 
-@njit(**HELPER)
+@helper
 def forward_one(rule, a, b, h, carry, lengths, geometry, outer_first, outer_last):
     """Walk one row of each step, all the way."""
     steps, reverse = load_int(geometry, 0), load_int(geometry, 1)
@@ -85,13 +82,13 @@ def forward_one(rule, a, b, h, carry, lengths, geometry, outer_first, outer_last
         store_row(rule, states, now)
 
 
-@njit(**INLINE)
+@inlined
 def apart_of(geometry, operand):
     """Return how far from a row of an operand the next one stands."""
     return load_int(geometry, HEAD + 3 * operand + 1)
 
 
-@njit(**HELPER)
+@helper
 def forward_many(rule, a, b, h, carry, lengths, geometry, outer, row_first, row_last):
     """Walk rows of each step, then those of the next."""
     steps, reverse = load_int(geometry, 0), load_int(geometry, 1)
@@ -128,7 +125,7 @@ def forward(
             forward_many(rule, a, b, h, carry, lengths, geometry, outer, row_first, row_last)
 
 
-@njit(**INLINE)
+@inlined
 def settle(rule, target, sums, value, fate):
     """Bring a row of a gradient where it belongs."""
     if fate == STORE:
@@ -139,14 +136,14 @@ def settle(rule, target, sums, value, fate):
         store(sums, 0, load(sums, 0, sums) + row_total(rule, value))
 
 
-@njit(**INLINE)
+@inlined
 def row_back(rule, r, g, a, b, before, carry):
     """Take a row to the step before; return its gradients and what flows on."""
     gate, value = row_of(rule, is_one_a(rule), a, carry), row_of(rule, is_one_b(rule), b, carry)
     return adjoint(rule, row_of(rule, is_one_g(rule), g, carry) + r, gate, value, before)
 
 
-@njit(**INLINE)
+@inlined
 def walk_back(
     a_fate, b_fate, held_a, held_b, rule, r, g, a, b, h, to_a, to_b, sums_a, sums_b, carry, geometry, first, stop
 ):  # fmt: skip
@@ -189,7 +186,7 @@ def walk_back(
     return r
 
 
-@njit(**HELPER)
+@helper
 def vjp_one(
     rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, outer_first, outer_last
 ):  # fmt: skip
@@ -242,7 +239,7 @@ def vjp_one(
         store_row(rule, states, r)
 
 
-@njit(**HELPER)
+@helper
 def vjp_many(
     rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, outer, row_first, row_last
 ):  # fmt: skip

@@ -8,12 +8,8 @@ more octet lies across the last whole one and takes the steps that are left.
 ``geometry`` is that of tiles.
 """
 
-from numba import njit
-
 from .._steps import constant
 from ._memory import (
-    HELPER,
-    INLINE,
     OCTET,
     WIDTH,
     collect_octet,
@@ -40,6 +36,7 @@ from ._memory import (
 )
 from ._rows import ADD, STORE
 from ._rules import adjoint, is_down, is_level, step
+from ._target import helper, inlined
 from ._tiles import (
     AHEAD,
     LONG,
@@ -62,7 +59,7 @@ ROWS = 8 * (OCTET + 1)  # numbers in an octet's steps, and one more
 ROWS_ON, ROWS_BACK = 3 * ROWS, 6 * ROWS  # of all operands and results
 
 
-@njit(**INLINE)
+@inlined
 def as_met(rule, rows):
     """Return an octet's steps in the order of travel, for those in the order of memory; or the other way about."""
     if is_down(rule):
@@ -70,31 +67,31 @@ def as_met(rule, rows):
     return rows
 
 
-@njit(**INLINE)
+@inlined
 def lowest(rule, operand, time):
     """Return where in memory an octet begins, of which an operand's next step is the first to be met."""
     return shift(operand, (OCTET - 1) * time) if is_down(rule) else operand
 
 
-@njit(**INLINE)
+@inlined
 def take(rule, operand, offsets, time, t, carry):
     """Return 8 steps of 8 lanes from step t on."""
     return as_met(rule, load_octet(lowest(rule, shift(operand, t * time), time), offsets, carry))
 
 
-@njit(**INLINE)
+@inlined
 def give(rule, target, offsets, time, t, rows):
     """Write 8 steps of 8 lanes from step t on."""
     store_octet(lowest(rule, shift(target, t * time), time), offsets, as_met(rule, rows))
 
 
-@njit(**INLINE)
+@inlined
 def begins_line(operand, t):
     """Return whether octets from step t on are the first of so many as a line holds, wherever it begins."""
     return t // OCTET * OCTET * itemsize(operand) % 64 == 0
 
 
-@njit(**INLINE)
+@inlined
 def prefetch_next(operand, offsets, time, way, t, steps, jump, by_block):
     """Ask for what comes later: along the lanes; or where 8 are a block of memory, for as much of the next block.
 
@@ -109,7 +106,7 @@ def prefetch_next(operand, offsets, time, way, t, steps, jump, by_block):
         prefetch_along(operand, offsets, time, way, t, steps, jump)
 
 
-@njit(**INLINE)
+@inlined
 def prefetch_along(operand, offsets, time, way, t, steps, jump):
     """Ask for what comes AHEAD bytes of a lane later, going one ``way`` or back; at its end, for the next lanes'."""
     if begins_line(operand, t):
@@ -119,7 +116,7 @@ def prefetch_along(operand, offsets, time, way, t, steps, jump):
         prefetch_octet(shift(operand, t * time), offsets, ahead)
 
 
-@njit(**INLINE)
+@inlined
 def give_on(rule, target, offsets, time, way, t, rows, lines, past):
     """Write 8 steps that are followed by others one ``way`` or back, ``past`` the cache or with its lines asked for."""
     if past:
@@ -134,7 +131,7 @@ def give_on(rule, target, offsets, time, way, t, rows, lines, past):
         give(rule, target, offsets, time, t, rows)
 
 
-@njit(**HELPER)
+@helper
 def put_down(kept, rows):
     """Note an octet's steps in memory."""
     store_vector(kept, 0, rows[0])
@@ -147,7 +144,7 @@ def put_down(kept, rows):
     store_vector(kept, 56, rows[7])
 
 
-@njit(**HELPER)
+@helper
 def pick_up(kept):
     return (
         load_half_vector(kept, 0, kept), load_half_vector(kept, 8, kept), load_half_vector(kept, 16, kept),
@@ -156,27 +153,27 @@ def pick_up(kept):
     )  # fmt: skip
 
 
-@njit(**HELPER)
+@helper
 def goes_past(is_large, to_line, steps):
     """Return whether results go past the cache: they fill lines, but for the first and last of a long lane."""
     return is_large and (to_line == 0 or (to_line > 0 and steps >= LONG))
 
 
-@njit(**HELPER)
+@helper
 def end_of_lines(target, first, steps):
     """Return up to which step whole lines go that begin with the first."""
     in_line = 64 // itemsize(target)
     return first + (steps - first) // in_line * in_line
 
 
-@njit(**HELPER)
+@helper
 def take_level(gate, a, offsets, carry):
     """Note each lane's gate for all steps."""
     for j in range(OCTET):
         store(gate, j, load(shift(a, load_int(offsets, j)), 0, carry))
 
 
-@njit(**HELPER)
+@helper
 def forward_some(rule, a, b, h, a_at, b_at, h_at, a_time, b_time, h_time, gate, kept, state, t, low, high):
     """Advance 8 lanes by some steps of the octet that begins with step t; what stands in place of the others stays."""
     a_rows, b_rows, h_rows = kept, shift(kept, ROWS * itemsize(kept)), shift(kept, 2 * ROWS * itemsize(kept))
@@ -194,7 +191,7 @@ def forward_some(rule, a, b, h, a_at, b_at, h_at, a_time, b_time, h_time, gate, 
     give(rule, h, h_at, h_time, t, pick_up(h_rows))
 
 
-@njit(**HELPER)
+@helper
 def forward_octets(
     rule, a, b, h, a_at, b_at, h_at, a_time, b_time, h_time, a_jump, b_jump, gate, kept, lines, state, steps, first,
     bypass, by_block,
@@ -260,13 +257,13 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
         fence()
 
 
-@njit(**INLINE)
+@inlined
 def take_back(rule, r, g, a, b, h):
     """Return a step's gradients and what flows on to the state before."""
     return adjoint(rule, g + r, a, b, h)
 
 
-@njit(**HELPER)
+@helper
 def vjp_some(
     rule, g, a, b, h, to_a, to_b, g_at, a_at, b_at, h_at, to_a_at, to_b_at, g_time, a_time, b_time, h_time, to_a_time,
     to_b_time, gate, kept, h0, state, total_a, a_fate, b_fate, t, low, high,
@@ -308,7 +305,7 @@ def vjp_some(
         give(rule, to_b, to_b_at, to_b_time, t, pick_up(to_b_rows))
 
 
-@njit(**HELPER)
+@helper
 def vjp_octets(
     rule, g, a, b, h, to_a, to_b, g_at, a_at, b_at, h_at, to_a_at, to_b_at, g_time, a_time, b_time, h_time, to_a_time,
     to_b_time, g_jump, a_jump, b_jump, h_jump, gate, kept, lines_a, lines_b, h0, state, total_a, a_fate, b_fate, steps,

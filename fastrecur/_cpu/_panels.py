@@ -7,12 +7,8 @@ the order of memory; so are lanes that fill no vector.
 ``geometry`` and calls are those of `_tiles`.
 """
 
-from numba import njit
-
 from .._steps import constant, select
 from ._memory import (
-    HELPER,
-    INLINE,
     OCTET,
     WIDTH,
     broadcast,
@@ -38,6 +34,7 @@ from ._memory import (
 )
 from ._rows import ADD, HEAD, STORE, valid_range
 from ._rules import adjoint, step
+from ._target import helper, inlined
 from ._tiles import LENGTHS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H, lane_offset
 
 LANES, STEPS = 512, 8  # of a panel,
@@ -50,43 +47,43 @@ AHEAD = 16  # steps before whose turn they are asked for, where results go past 
 LANES_AHEAD = 32  # before whose turn their lines are asked for, where steps are neighbours
 
 
-@njit(**HELPER)
+@helper
 def time_of(geometry, operand):
     """Return how far from a step of an operand the next one stands."""
     return load_int(shift(geometry, operand), 0)
 
 
-@njit(**HELPER)
+@helper
 def apart_of(geometry, operand):
     """Return how far from a lane of an operand the next one stands."""
     return load_int(shift(geometry, operand), 3)
 
 
-@njit(**HELPER)
+@helper
 def at(pointer, geometry, operand, lane):
     """Return where a lane's first step stands."""
     return shift(pointer, lane_offset(geometry, shift(geometry, operand), lane))
 
 
-@njit(**INLINE)
+@inlined
 def round_up(lanes):
     """Return how many lanes so many vectors have."""
     return -(-lanes // WIDTH) * WIDTH
 
 
-@njit(**INLINE)
+@inlined
 def row_bytes(panel, lanes):
     """Return how far from a step of a panel the next one stands: a power of two's rows would collide in the cache."""
     return (round_up(lanes) + WIDTH) * itemsize(panel)
 
 
-@njit(**HELPER)
+@helper
 def is_along(geometry, operand):
     """Return whether an operand's steps stand nearer than its lanes do."""
     return 0 < abs(time_of(geometry, operand)) < abs(apart_of(geometry, operand))
 
 
-@njit(**HELPER)
+@helper
 def shape_of(geometry, along):
     """Return how many lanes and steps a panel has at most."""
     if load_int(geometry, ROW) <= FEW_LANES or (along and load_int(geometry, 0) > STEPS):
@@ -94,7 +91,7 @@ def shape_of(geometry, along):
     return LANES, STEPS
 
 
-@njit(**INLINE)
+@inlined
 def vector_at(place, lanes):
     """Return with which lane the vector of a place begins: the last one ends with the last lane.
 
@@ -103,13 +100,13 @@ def vector_at(place, lanes):
     return maximum(0, minimum(place, lanes - WIDTH))
 
 
-@njit(**INLINE)
+@inlined
 def lane_at(place, lanes):
     """Return which lane a place among the states has; if there are less than a vector, the last one fills it."""
     return minimum(vector_at(place // WIDTH * WIDTH, lanes) + place % WIDTH, lanes - 1)
 
 
-@njit(**HELPER)
+@helper
 def pack(panel, source, row, time, apart, lanes, steps, back, ahead):
     """Pack lanes that stand ``apart`` as steps do ``time``; last steps first if going ``back``.
 
@@ -161,7 +158,7 @@ def pack(panel, source, row, time, apart, lanes, steps, back, ahead):
                     copy_number(to, j + i, shift(from_, i * apart), 0)
 
 
-@njit(**HELPER)
+@helper
 def unpack(target, row, time, apart, panel, lanes, steps, back):
     """Write lanes where they belong: as `pack`."""
     size, done, places = itemsize(target), 0, round_up(lanes)
@@ -186,7 +183,7 @@ def unpack(target, row, time, apart, panel, lanes, steps, back):
             copy_number(shift(to, j * apart), 0, from_, j)
 
 
-@njit(**HELPER)
+@helper
 def fill(panel, source, row, lanes, steps):
     """Fill a panel's only vector, of which lanes are less, with some number: what stands there may be slow to take."""
     if lanes < WIDTH:
@@ -195,7 +192,7 @@ def fill(panel, source, row, lanes, steps):
                 copy_number(shift(panel, k * row), j, source, 0)
 
 
-@njit(**HELPER)
+@helper
 def take(states, carry, lane, lanes):
     """Take a carry's lanes to their places."""
     for j in range(0, lanes - lanes % WIDTH, WIDTH):
@@ -204,7 +201,7 @@ def take(states, carry, lane, lanes):
         store(states, j, load(carry, lane + lane_at(j, lanes), states))
 
 
-@njit(**HELPER)
+@helper
 def give(carry, states, lane, lanes):
     """Give lanes back to the carry."""
     slip = round_up(lanes) - lanes if lanes >= WIDTH else 0  # of the last vector's
@@ -214,7 +211,7 @@ def give(carry, states, lane, lanes):
         store(carry, lane + j, load(states, j + slip, states))
 
 
-@njit(**HELPER)
+@helper
 def note_valid(begins, ends, lengths, apart, lanes, steps, reverse):
     """Note each lane's valid steps, in the carry type; return from and up to which step all lanes have some."""
     latest, earliest, like = 0, steps, load(begins, 0, begins)
@@ -233,14 +230,14 @@ def note_valid(begins, ends, lengths, apart, lanes, steps, reverse):
     return latest, earliest
 
 
-@njit(**INLINE)
+@inlined
 def where_valid(t, begins, ends, place, yes, no):
     """Return a vector of ``yes`` in the lanes of which step t is valid, else of ``no``."""
     now = broadcast(constant(float(t), load(begins, 0, begins)))
     return select(now < load_vector(begins, place, begins), no, select(now < load_vector(ends, place, begins), yes, no))
 
 
-@njit(**INLINE)
+@inlined
 def walk_some(
     ragged, large, past, rule, a, b, h, a_time, b_time, h_time, states, begins, ends, lanes, t, k, count
 ):  # fmt: skip
@@ -267,7 +264,7 @@ def walk_some(
         store_vector(states, place, now)
 
 
-@njit(**HELPER)
+@helper
 def walk(
     rule, ragged, large, past, a, b, h, a_time, b_time, h_time, states, begins, ends, lanes, t, steps
 ):  # fmt: skip
@@ -283,13 +280,13 @@ def walk(
             walk_some(False, False, False, *row, k, count)
 
 
-@njit(**HELPER)
+@helper
 def stays(pointer, apart, lanes):
     """Return whether an operand is walked where it is: lanes that are neighbours, and fill a vector."""
     return apart == itemsize(pointer) and lanes >= WIDTH
 
 
-@njit(**HELPER)
+@helper
 def goes_past(target, time, lanes):
     """Return whether what is written where it belongs may go past the cache: in whole lines."""
     return lanes % WIDTH == 0 and time % 64 == 0 and misalignment(target) == 0
@@ -341,7 +338,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
         fence()
 
 
-@njit(**INLINE)
+@inlined
 def walk_back_some(
     ragged, large, past, rule, g, a, b, h, to_a, to_b, g_time, a_time, b_time, h_time, to_a_time, to_b_time, states,
     firsts, begins, ends, lanes, t, k, count,
@@ -382,7 +379,7 @@ def walk_back_some(
         store_vector(states, place, r)
 
 
-@njit(**HELPER)
+@helper
 def walk_back(
     rule, ragged, large, past, g, a, b, h, to_a, to_b, g_time, a_time, b_time, h_time, to_a_time, to_b_time, states,
     firsts, begins, ends, lanes, t, steps,
@@ -405,7 +402,7 @@ def walk_back(
         k -= count
 
 
-@njit(**HELPER)
+@helper
 def add(sums, time, apart, panel, row, lanes, steps):
     """Add a panel of a gradient to the sums of an operand that was broadcast."""
     whole = lanes - lanes % WIDTH
@@ -430,7 +427,7 @@ def add(sums, time, apart, panel, row, lanes, steps):
                 store(place, 0, load(place, 0, sums) + load(from_, j, sums))
 
 
-@njit(**HELPER)
+@helper
 def deliver(target, time, apart, sums, sums_time, sums_apart, fate, panel, row, t, lanes, steps):
     """Bring a panel of a gradient where it belongs."""
     if fate == STORE:

@@ -13,12 +13,9 @@ Bradbury, Merity, Xiong, Socher: Quasi-Recurrent Neural Networks (arXiv 1611.015
 exchanged.
 """
 
-from numba import njit
-
 from .._pooling import pool, pool_adjoint, put_out, put_out_adjoint
 from .._steps import constant
 from ._memory import (
-    HELPER,
     broadcast,
     itemsize,
     load,
@@ -32,6 +29,7 @@ from ._memory import (
     width,
 )
 from ._rows import write_zeros
+from ._target import helper
 
 # The head of `geometry`. `width`: lanes in a row; `gated`: there are output gates; `masked`: `keep` differs from lane
 # to lane, else it is one number; `saves`: states are written too; `ahead`: how many bytes before its turn the
@@ -42,7 +40,7 @@ HEAD = len(GEOMETRY)
 PRODUCT, KEEP, H, STATES, G, TO_PRODUCT = range(6)
 
 
-@njit(**HELPER)
+@helper
 def row_of(pointer, geometry, operand, start, b, lane):
     """Return where a row of an operand stands."""
     at = HEAD + 2 * operand
@@ -50,7 +48,7 @@ def row_of(pointer, geometry, operand, start, b, lane):
     return shift(pointer, offset + lane * itemsize(pointer))
 
 
-@njit(**HELPER)
+@helper
 def forward_row(row, bias, size, keep, h, states, carry, lanes, gated, masked, saves, ahead):
     """Advance a row: whole vectors, then lanes one by one. Blocks of the product are ``size`` elements apart."""
     stop = lanes - lanes % width(carry)
@@ -106,7 +104,7 @@ def forward(
             forward_row(row, bias_now, size, keep_now, h_now, states_now, carry_now, lanes, gated, masked, saves, ahead)
 
 
-@njit(**HELPER)
+@helper
 def vjp_row(g, row, size, keep, now, before, carry, to_row, lanes, gated, masked, has_g, ahead):
     """Take a row to the step before it."""
     stop = lanes - lanes % width(carry)

@@ -12,12 +12,9 @@ the sizes, then for each operand its strides in bytes along time, rows and outer
 """
 
 import numpy as np
-from numba import njit
 
 from .._steps import constant
 from ._memory import (
-    HELPER,
-    INLINE,
     broadcast,
     fence,
     itemsize,
@@ -40,6 +37,7 @@ from ._memory import (
     width,
 )
 from ._rules import adjoint, is_one_b, is_one_g, is_one_h, is_sum_b, step
+from ._target import helper, inlined
 
 # The head of `geometry`. `a_constant`: one value of a serves a whole row. `bypass`: results go past the cache. In
 # `reverse` a lane's valid steps are the last of the travel. `ahead`: how many bytes of each operand are asked for
@@ -64,20 +62,20 @@ ZERO, ONE = np.arange(2, dtype=np.int64)
 STORE, ADD, SUM = np.arange(1, 4, dtype=np.int64)  # what becomes of a gradient: written; added to its lane; to a sum
 
 
-@njit(**HELPER)
+@helper
 def write_zeros(target, carry, n):
     zero = constant(0.0, load(carry, 0, carry))
     for j in range(n):
         store(target, j, zero)
 
 
-@njit(**INLINE)
+@inlined
 def row_at(pointer, apart, operand, k):
     """Return where the k-th row stands from one on."""
     return shift(pointer, k * load_int(apart, operand))
 
 
-@njit(**HELPER)
+@helper
 def clear_rows(target, later, apart, operand, carry, lanes, rows, first, stop, steps):
     """Write zeros to rows of steps before ``first`` and from ``stop`` on."""
     for n in range(steps):
@@ -85,14 +83,14 @@ def clear_rows(target, later, apart, operand, carry, lanes, rows, first, stop, s
             write_zeros(row_at(row_at(target, later, operand, n), apart, operand, k), carry, lanes)
 
 
-@njit(**HELPER)
+@helper
 def valid_range(lengths, steps, reverse):
     length = load_int(lengths, 0)
     start = steps - length if reverse else 0
     return start, start + length
 
 
-@njit(**HELPER)
+@helper
 def valid_steps(start, stop, t, steps):
     """Return which of some steps from ``t`` on are valid: (0, 0) if none is."""
     begin, end = maximum(start - t, 0), minimum(stop - t, steps)
@@ -101,13 +99,13 @@ def valid_steps(start, stop, t, steps):
     return 0, 0
 
 
-@njit(**INLINE)
+@inlined
 def lanes_to_line(target, n):
     """Return how many of n lanes stand before the next cache line starts."""
     return minimum(n, ((64 - misalignment(target)) % 64) // itemsize(target))
 
 
-@njit(**INLINE)
+@inlined
 def whole_vectors(target, carry, n, bypass):
     """Return how many vectors there are in n lanes; past the cache, only such as fill their lines."""
     count = n // width(carry)
@@ -117,20 +115,20 @@ def whole_vectors(target, carry, n, bypass):
     return count
 
 
-@njit(**HELPER)
+@helper
 def measure(apart, geometry, along, way):
     """Note how far each operand's next step (``along`` 0) or row (1) stands from one."""
     for operand in range(SUMS_B + 1):
         store_int(apart, operand, way * load_int(geometry, HEAD + 3 * operand + along))
 
 
-@njit(**HELPER)
+@helper
 def end_lane(k, head, tail):
     """Return the k-th of the lanes before ``head`` and from ``tail`` on, which are walked one by one."""
     return k if k < head else tail + k - head
 
 
-@njit(**HELPER)
+@helper
 def prefetch_ends(target, next_, operand, head, tail, lanes):
     """Ask for the lines that a later row of results fills in part."""
     if head > 0:
@@ -139,7 +137,7 @@ def prefetch_ends(target, next_, operand, head, tail, lanes):
         prefetch_to_write(target, lanes - 1, ENDS_AHEAD * load_int(next_, operand))
 
 
-@njit(**HELPER)
+@helper
 def forward_lanes(rule, a, b, h, carry, head, tail, lanes, a_constant):
     """Advance lanes that fill no vector."""
     for k in range(head + lanes - tail):
@@ -150,7 +148,7 @@ def forward_lanes(rule, a, b, h, carry, head, tail, lanes, a_constant):
         store(h, j, new)
 
 
-@njit(**INLINE)
+@inlined
 def advance(rule, now, a, b, h, carry, j, level, value, a_constant, bypass):
     """Advance a vector of lanes by a step, write it and return it."""
     gate = level if a_constant else load_vector(a, j, carry)
@@ -162,27 +160,27 @@ def advance(rule, now, a, b, h, carry, j, level, value, a_constant, bypass):
     return new
 
 
-@njit(**INLINE)
+@inlined
 def level_of(a, carry):
     """Return what an operand has for a row, if it is one number for all lanes."""
     return broadcast(load(a, 0, carry))
 
 
-@njit(**INLINE)
+@inlined
 def request_unless(is_one, operand, j, ahead):
     """Ask for a vector of an operand's row in time, unless it is one number for all lanes."""
     if not is_one:
         prefetch(operand, j, ahead)
 
 
-@njit(**INLINE)
+@inlined
 def claim_unless(bypass, target, j, ahead):
     """Ask for the lines that a later vector of results goes to, unless it goes past the cache: stores wait in turn."""
     if not bypass:
         prefetch_to_write(target, j, ahead)
 
 
-@njit(**INLINE)
+@inlined
 def forward_row(a_constant, bypass, rule, a, b, h, carry, begin, way, vectors, ahead_a, ahead_b, ahead_h):
     """Advance a row's vectors by a step."""
     level, value = level_of(a, carry), level_of(b, carry)
@@ -195,7 +193,7 @@ def forward_row(a_constant, bypass, rule, a, b, h, carry, begin, way, vectors, a
         store_vector(carry, j, advance(rule, now, a, b, h, carry, j, level, value, a_constant, bypass))
 
 
-@njit(**INLINE)
+@inlined
 def forward_four(a_constant, bypass, later, rule, a, b, h, carry, begin, way, vectors, ahead_a, ahead_b, ahead_h):
     """Advance a row's vectors by four steps, which stand ``later``."""
     a1, a2, a3 = row_at(a, later, A, ONE), row_at(a, later, A, 2), row_at(a, later, A, 3)
@@ -227,7 +225,7 @@ def forward_four(a_constant, bypass, later, rule, a, b, h, carry, begin, way, ve
         store_vector(carry, j, now)
 
 
-@njit(**HELPER)
+@helper
 def forward_rows(
     rule, a, b, h, carry, lanes, count, apart, later, next_, together, a_constant, bypass, down, near, ahead
 ):  # fmt: skip
@@ -270,7 +268,7 @@ def forward_rows(
             forward_four(False, False, later, *row)
 
 
-@njit(**HELPER)
+@helper
 def place(pointer, geometry, operand, t, row, outer, lane):
     """Return where an operand's row stands."""
     at = HEAD + 3 * operand
@@ -278,13 +276,13 @@ def place(pointer, geometry, operand, t, row, outer, lane):
     return shift(pointer, offset + lane * itemsize(pointer))
 
 
-@njit(**HELPER)
+@helper
 def rows_at_once(geometry, rows):
     """Return how many rows of one step are walked at once: all, unless their lengths differ."""
     return rows if load_int(geometry, HEAD + 3 * LENGTHS + 1) == 0 else 1
 
 
-@njit(**HELPER)
+@helper
 def measure_ahead(ahead, geometry, rows, row_bytes, together, backwards, down):
     """Note how far from a piece of each operand's row stands what to ask for meanwhile; return for how many rows.
 
@@ -309,7 +307,7 @@ def measure_ahead(ahead, geometry, rows, row_bytes, together, backwards, down):
     return rows - near if room > 0 else rows
 
 
-@njit(**HELPER)
+@helper
 def provide_pages(target, geometry, operand, t, span, steps, backwards):
     """Have the system provide the large pages that a walk will reach soon: one thread each, or every one would wait."""
     sharers, mine = load_int(geometry, 7), load_int(geometry, 8)
@@ -384,7 +382,7 @@ def forward(
         fence()
 
 
-@njit(**INLINE)
+@inlined
 def settle(target, sums, j, value, fate, bypass):
     """Bring a vector, or a lane, of a gradient where it belongs; row totals are the caller's."""
     if fate == STORE and bypass:
@@ -395,7 +393,7 @@ def settle(target, sums, j, value, fate, bypass):
         store_vector(sums, j, load_vector(sums, j, sums) + value)
 
 
-@njit(**HELPER)
+@helper
 def settle_lane(target, sums, j, value, fate):
     if fate == STORE:
         store(target, j, value)
@@ -405,7 +403,7 @@ def settle_lane(target, sums, j, value, fate):
         store(sums, 0, load(sums, 0, sums) + value)
 
 
-@njit(**HELPER)
+@helper
 def vjp_lanes(
     rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, head, tail, lanes, a_constant, a_fate, b_fate, at_h0
 ):  # fmt: skip
@@ -421,7 +419,7 @@ def vjp_lanes(
         settle_lane(to_b, sums_b, j, grad_b, b_fate)
 
 
-@njit(**INLINE)
+@inlined
 def settle_or_sum(so_far, target, sums, j, value, fate, bypass):
     """Bring a vector of a gradient where it belongs; return what those of one number for all lanes add up to."""
     if fate == SUM:
@@ -430,13 +428,13 @@ def settle_or_sum(so_far, target, sums, j, value, fate, bypass):
     return so_far
 
 
-@njit(**INLINE)
+@inlined
 def numbers(is_one, one, operand, j, carry):
     """Return a vector of an operand's row; or the ``one`` that it has for all lanes."""
     return one if is_one else load_vector(operand, j, carry)
 
 
-@njit(**INLINE)
+@inlined
 def vjp_row(
     deep, a_constant, a_fate, b_fate, at_h0, bypass_a, bypass_b, rule, g, a, b, h, h0, carry, to_a, to_b, sums_a,
     sums_b, later, here, begin, way, vectors, so_far, so_far1, so_far_b,
@@ -500,13 +498,13 @@ def vjp_row(
     return so_far, so_far1, so_far_b
 
 
-@njit(**HELPER)
+@helper
 def add_up(sums, so_far):
     """Add what was summed of a row to where it belongs."""
     store(sums, 0, load(sums, 0, sums) + total(so_far))
 
 
-@njit(**HELPER)
+@helper
 def vjp_rows(
     rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lanes, count, count_h, apart, later, next_, together,
     a_constant, a_fate, b_fate, down, bypass, near, ahead,

@@ -4,11 +4,12 @@ A rule's name may be followed by words for the traits that hold.
 """
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import overload, register_jitable
 
 from .. import _pooling, _steps
-from ._memory import HELPER, INLINE, compiled_truth, implement
+from ._memory import compiled_truth, implement
+from ._target import HELPER, INLINE, inlined
 
 # Rule -> step, adjoint, decay, intake, and the two operands' values that leave the state as it is.
 RULES = {
@@ -17,7 +18,7 @@ RULES = {
     "linear": (_steps.linear, _steps.linear_adjoint, _steps.linear_decay, _steps.linear_intake, 1.0, 0.0),
 }
 STEP, ADJOINT, DECAY, INTAKE = range(4)
-_COMPILED = {function: njit(**INLINE)(function) for rule in RULES.values() for function in rule[:4]}
+_COMPILED = {function: inlined(function) for rule in RULES.values() for function in rule[:4]}
 
 
 def trait(word):

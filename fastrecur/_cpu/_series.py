@@ -22,12 +22,8 @@ are not finite, or so much smaller than what they are made of that digits are lo
 before it to the bit, an open one the value.
 """
 
-from numba import njit
-
 from .._steps import constant, everywhere, fma, magnitude, select
 from ._memory import (
-    HELPER,
-    INLINE,
     broadcast,
     earlier,
     fence,
@@ -58,6 +54,7 @@ from ._memory import (
 )
 from ._rows import ADD, STORE, ZERO, end_lane, lanes_to_line, settle_lane, valid_range, whole_vectors
 from ._rules import adjoint, choice, decay, intake, is_average, is_level, is_rounded, step
+from ._target import helper, inlined
 from ._tiles import LENGTHS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H, lane_offset
 
 # Phases. TELL and PART do not look at what they follow: HOLD does. PART leaves what is behind the whole blocks.
@@ -75,20 +72,20 @@ LOST = 64.0  # nor an average's than the origin
 NOT_A_NUMBER = float("nan")
 
 
-@njit(**HELPER)
+@helper
 def zero_steps(target, time, first, last, carry):
     zero = constant(0.0, load(carry, 0, carry))
     for t in range(first, last):
         store(shift(target, t * time), 0, zero)
 
 
-@njit(**HELPER)
+@helper
 def is_unforeseen(time, onward):
     """Return whether steps that share lines are met one way and their blocks the other: no processor foresees these."""
     return abs(time) < 64 and time * onward < 0
 
 
-@njit(**HELPER)
+@helper
 def take_steps(rows, source, time, steps, onward):
     """Bring whole vectors of steps into a buffer, and ask for the block that comes so many bytes ``onward``."""
     lanes, size = width(rows), itemsize(source)
@@ -113,7 +110,7 @@ def take_steps(rows, source, time, steps, onward):
             store(rows, t, load(here, 0, rows))
 
 
-@njit(**HELPER)
+@helper
 def steps_of(rows, source, time, steps, onward):
     """Return where steps stand one after the other: in place, or brought into ``rows``."""
     if is_own_kind(rows, source) and time == itemsize(source):
@@ -123,22 +120,22 @@ def steps_of(rows, source, time, steps, onward):
     return rows
 
 
-@njit(**INLINE)
+@inlined
 def _take_one(rule, rows, source):
     store_vector(rows, 0, broadcast(load(source, 0, rows)))
 
 
-@njit(**INLINE)
+@inlined
 def _take_none(rule, rows, source):
     pass
 
 
-@njit(**INLINE)
+@inlined
 def _one_gate(rule, rows, source, time, steps, onward):
     return rows
 
 
-@njit(**HELPER)
+@helper
 def _each_gate(rule, rows, source, time, steps, onward):
     return steps_of(rows, source, time, steps, onward)
 
@@ -148,7 +145,7 @@ take_level = choice("level", _take_one, _take_none)  # one gate, a vector of it:
 gates_of = choice("level", _one_gate, _each_gate)
 
 
-@njit(**HELPER)
+@helper
 def give_lines(target, time, rows, steps):
     """Write neighbouring steps from a buffer past the cache, but for those in lines that they do not fill."""
     lanes, down = width(rows), time < 0
@@ -165,7 +162,7 @@ def give_lines(target, time, rows, steps):
         store(lowest, j, load(rows, steps - 1 - j if down else j, rows))
 
 
-@njit(**HELPER)
+@helper
 def give_steps(target, time, rows, steps, past, onward):
     """Write whole vectors of steps from a buffer, if possible past the cache; as `take_steps`."""
     lanes, size = width(rows), itemsize(target)
@@ -186,22 +183,22 @@ def give_steps(target, time, rows, steps, past, onward):
             store(there, 0, load(rows, t, rows))
 
 
-@njit(**INLINE)
+@inlined
 def lower(least, value):
     return select(value < least, value, least)
 
 
-@njit(**INLINE)
+@inlined
 def higher(most, value):
     return select(most < value, value, most)
 
 
-@njit(**INLINE)
+@inlined
 def is_finite(value):
     return value - value == constant(0.0, value)
 
 
-@njit(**INLINE)
+@inlined
 def compose_on(products, rises):
     """Fold every lane's step onto the lanes after it."""
     one, zero = constant(1.0, products), hidden_zero(products)
@@ -215,7 +212,7 @@ def compose_on(products, rises):
     return products * earlier(products, one, 8), rises
 
 
-@njit(**INLINE)
+@inlined
 def compose_weights(products, weights):
     """Fold what the steps' own values weigh: 1 less the products, without that difference."""
     one, zero = constant(1.0, products), hidden_zero(products)
@@ -228,7 +225,7 @@ def compose_weights(products, weights):
     return fma(products, earlier(weights, zero, 8), weights)
 
 
-@njit(**INLINE)
+@inlined
 def compose_back(products, rises):
     """Fold every lane's step onto the lanes before it."""
     one, zero = constant(1.0, products), constant(0.0, products)
@@ -242,14 +239,14 @@ def compose_back(products, rises):
     return products * later(products, one, 8), rises
 
 
-@njit(**INLINE)
+@inlined
 def room(rule, gate):
     """Return how far a decay is from where products of it would grow; of an average 0 where the gate is 0 or 1."""
     one = constant(1.0, gate)
     return gate * decay(rule, gate) if is_average(rule) else one - magnitude(gate)
 
 
-@njit(**HELPER)
+@helper
 def origin_of(b_rows, carry):
     """Return what a block's values are all near to, as far as its first ones tell, else 0."""
     values = load_vector(b_rows, 0, carry)
@@ -258,20 +255,20 @@ def origin_of(b_rows, carry):
     return first if everywhere(near) else constant(0.0, first)
 
 
-@njit(**INLINE)
+@inlined
 def stays_finite(h, peak):
     """Return whether no state within a block can overflow, where the one after it may look sound again."""
     bound = fma(peak, constant(float(BLOCK), h), magnitude(h))
     return is_finite(bound)
 
 
-@njit(**INLINE)
+@inlined
 def gate_at(rule, a_rows, k, carry):
     """Return the gate of a block's step."""
     return load(a_rows, 0 if is_level(rule) else k, carry)
 
 
-@njit(**HELPER)
+@helper
 def walk(rule, a_rows, b_rows, h_rows, carry, steps, h):
     """Walk a block step by step."""
     for k in range(steps):
@@ -279,7 +276,7 @@ def walk(rule, a_rows, b_rows, h_rows, carry, steps, h):
         store(h_rows, k, h)
 
 
-@njit(**HELPER)
+@helper
 def walk_vectors(rule, a_rows, b_rows, h_rows, summary, steps, h, keeps):
     """Walk a block from state ``h``, and summarise it; return whether some gate is 0, 1 or beyond.
 
@@ -336,7 +333,7 @@ def walk_vectors(rule, a_rows, b_rows, h_rows, summary, steps, h, keeps):
     return not everywhere(broadcast(zero) < least)
 
 
-@njit(**HELPER)
+@helper
 def composed(rule, summary, h):
     """Return the state after a block from the one before, and whether it may be used."""
     product, rise = load(summary, PRODUCT, summary), load(summary, RISE, summary)
@@ -355,7 +352,7 @@ def composed(rule, summary, h):
     return new, sound and is_finite(new) and stays_finite(h, load(summary, PEAK, summary))
 
 
-@njit(**HELPER)
+@helper
 def fold(rule, a, b, a_time, b_time, summary, steps, h):
     """Note the state before a block in its summary; return the one after it."""
     store(summary, FIRST, h)
@@ -369,7 +366,7 @@ def fold(rule, a, b, a_time, b_time, summary, steps, h):
     return new
 
 
-@njit(**HELPER)
+@helper
 def hold(rule, a, b, h, a_time, b_time, h_time, steps, carry):
     """Repeat the result before ``h`` while an average's gate is closed to a finite value; return for how many steps."""
     k = 0
@@ -384,7 +381,7 @@ def hold(rule, a, b, h, a_time, b_time, h_time, steps, carry):
     return k
 
 
-@njit(**HELPER)
+@helper
 def settle_ends(rule, a_rows, b_rows, h_rows, carry, steps, last, follows):
     """Make the results of closed gates those before them, of open ones the values; ``last`` is what a block follows."""
     zero, one = constant(0.0, last), constant(1.0, last)
@@ -399,7 +396,7 @@ def settle_ends(rule, a_rows, b_rows, h_rows, carry, steps, last, follows):
         last, follows = result, True
 
 
-@njit(**HELPER)
+@helper
 def finish(rule, a, b, h, a_time, b_time, h_time, done, steps, carry, lane):
     """Walk what is left after ``done`` steps of whole vectors; leave the last result in ``carry``."""
     value = load(carry, lane, carry)
@@ -414,13 +411,13 @@ def finish(rule, a, b, h, a_time, b_time, h_time, done, steps, carry, lane):
         store(carry, lane, load(shift(h, (steps - 1) * h_time), 0, carry))
 
 
-@njit(**INLINE)
+@inlined
 def most_asked(first_block, last_block, others):
     """Return how many blocks, of so many others, are asked at most for the state that a thread's own start from."""
     return minimum(others, maximum(1, minimum(RECALLED, (last_block - first_block) // SHARE)))
 
 
-@njit(**HELPER)
+@helper
 def asked_next(left, asked, most):
     """Return how many blocks to ask, of which so many were and leave so much of a state; 0 for no more, as it is told.
 
@@ -437,7 +434,7 @@ def asked_next(left, asked, most):
     return minimum(most, maximum(2, 4 * asked))  # 2, 8, 32, ...
 
 
-@njit(**HELPER)
+@helper
 def product_of(summaries, first, last):
     """Return what some blocks leave of a state."""
     product = constant(1.0, load(summaries, 0, summaries))
@@ -545,14 +542,14 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
         fence()
 
 
-@njit(**HELPER)
+@helper
 def back(rule, g, a, r):
     """Return what flows on from a step: neither its gradients nor ``b`` nor ``h`` matter to it."""
     zero = constant(0.0, r)
     return adjoint(rule, g + r, a, zero, zero)[2]
 
 
-@njit(**HELPER)
+@helper
 def walk_back(rule, g_rows, a_rows, b_rows, h_rows, first, to_a_rows, to_b_rows, carry, steps, r):
     """Take cotangents through a block step by step."""
     for ago in range(steps):
@@ -564,7 +561,7 @@ def walk_back(rule, g_rows, a_rows, b_rows, h_rows, first, to_a_rows, to_b_rows,
         store(to_b_rows, k, grad_b)
 
 
-@njit(**HELPER)
+@helper
 def walk_vectors_back(rule, g_rows, a_rows, b_rows, h_rows, first, to_a_rows, to_b_rows, summary, steps, r, keeps):
     """Take cotangents through a block, and summarise it, from what flows on from the step after it.
 
@@ -610,7 +607,7 @@ def walk_vectors_back(rule, g_rows, a_rows, b_rows, h_rows, first, to_a_rows, to
         walk_back(rule, g_rows, a_rows, b_rows, h_rows, first, to_a_rows, to_b_rows, summary, steps, r)
 
 
-@njit(**HELPER)
+@helper
 def fold_back(rule, g, a, g_time, a_time, summary, steps, r):
     """Note what reaches a block's end in its summary; return what leaves it at its start."""
     store(summary, FIRST, r)
@@ -627,7 +624,7 @@ def fold_back(rule, g, a, g_time, a_time, summary, steps, r):
     return new
 
 
-@njit(**HELPER)
+@helper
 def add_steps(sums, time, fate, rows, steps):
     """Add a block of a gradient to sums."""
     if fate == ADD and time == 0:
@@ -641,7 +638,7 @@ def add_steps(sums, time, fate, rows, steps):
             store(place, 0, load(place, 0, sums) + load(rows, t, sums))
 
 
-@njit(**HELPER)
+@helper
 def deliver_steps(target, time, sums, sums_time, fate, rows, steps, past):
     """Bring a block of a gradient where it belongs."""
     if fate == STORE:
@@ -650,12 +647,12 @@ def deliver_steps(target, time, sums, sums_time, fate, rows, steps, past):
         add_steps(sums, sums_time, fate, rows, steps)
 
 
-@njit(**HELPER)
+@helper
 def _deliver_each(rule, target, time, sums, sums_time, fate, rows, steps, past):
     deliver_steps(target, time, sums, sums_time, fate, rows, steps, past)
 
 
-@njit(**HELPER)
+@helper
 def _deliver_level(rule, target, time, sums, sums_time, fate, rows, steps, past):
     if fate != STORE:
         add_steps(sums, sums_time, fate, rows, steps)
@@ -670,7 +667,7 @@ def _deliver_level(rule, target, time, sums, sums_time, fate, rows, steps, past)
 deliver_gates = choice("level", _deliver_level, _deliver_each)
 
 
-@njit(**HELPER)
+@helper
 def vjp_steps(
     rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, first, stop, lane, g_time, a_time, b_time, h_time,
     to_a_time, to_b_time, sums_a_time, sums_b_time, a_fate, b_fate,

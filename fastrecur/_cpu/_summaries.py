@@ -5,12 +5,9 @@ state by. Operands are read once, and nothing is written for a step. A stretch i
 or `back` from cotangents of its states; ``geometry`` is then that of the other direction.
 """
 
-from numba import njit
-
 from .._steps import constant
 from . import _rows
 from ._memory import (
-    HELPER,
     broadcast,
     load,
     load_int,
@@ -29,6 +26,7 @@ from ._memory import (
 from ._rows import HEAD, place, valid_range
 from ._rules import decay, is_one_b, neutral, step
 from ._series import back
+from ._target import helper
 from ._tiles import (
     LENGTHS,
     STEPS,
@@ -47,13 +45,13 @@ from ._tiles import (
 )
 
 
-@njit(**HELPER)
+@helper
 def onward(rule, is_back, state, a, b):
     """Return the state after a step; going back, the cotangent that flows on from it."""
     return back(rule, b, a, state) if is_back else step(rule, state, a, b)
 
 
-@njit(**HELPER)
+@helper
 def summarise_lanes(rule, is_back, a, b, carry, products, first, last, a_constant, steps, a_time, b_time):
     for j in range(first, last):
         state, product = load(carry, j, carry), load(products, j, carry)
@@ -66,7 +64,7 @@ def summarise_lanes(rule, is_back, a, b, carry, products, first, last, a_constan
         store(carry, j, state)
 
 
-@njit(**HELPER)
+@helper
 def summarise_vector(rule, is_back, a, b, carry, products, j, a_constant, steps, a_time, b_time):
     """Take a vector of lanes, in registers, some steps on."""
     state, product = load_vector(carry, j, carry), load_vector(products, j, carry)
@@ -88,7 +86,7 @@ def summarise_vector(rule, is_back, a, b, carry, products, j, a_constant, steps,
     store_vector(carry, j, state)
 
 
-@njit(**HELPER)
+@helper
 def walk_rows(
     rule, is_back, a, b, carry, products, lengths, geometry, outer_first, outer_last, row_first, row_last, lane_first,
     lane_last,
@@ -117,7 +115,7 @@ def walk_rows(
                 )  # fmt: skip
 
 
-@njit(**HELPER)
+@helper
 def walk_tiles(rule, is_back, a, b, carry, products, lengths, geometry, first, last):
     # It opens as `_tiles.forward` does: a function for both makes other machine code of that one.
     steps, reverse = load_int(geometry, 0), load_int(geometry, 1)
@@ -149,7 +147,7 @@ def walk_tiles(rule, is_back, a, b, carry, products, lengths, geometry, first, l
         give_lanes(products, product, lane, end)
 
 
-@njit(**HELPER)
+@helper
 def summarise_tile(rule, is_back, a_rows, b_rows, state, product, steps):
     a_row, b_row = row_bytes(a_rows), row_bytes(b_rows)
     h, p = load_vector(state, 0, state), load_vector(product, 0, state)

@@ -7,14 +7,14 @@ passes and machine code of what only kernels call took two fifths of a first cal
 
 import functools
 
-from numba import _dynfunc
+from numba import _dynfunc, config
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import AnalysisPass, register_pass
 from numba.core.cpu import CPUContext
 from numba.core.decorators import jit
 from numba.core.registry import CPUDispatcher, CPUTarget
-from numba.core.target_extension import CPU, dispatcher_registry, jit_registry, target_registry
+from numba.core.target_extension import CPU, dispatcher_registry, jit_registry, target_override, target_registry
 from numba.core.typed_passes import NativeLowering
 from numba.core.typing.context import BaseContext
 
@@ -128,3 +128,50 @@ class _Dispatcher(CPUDispatcher):
 target_registry[TARGET] = _Kernels
 dispatcher_registry[_Kernels] = _Dispatcher
 jit_registry[_Kernels] = functools.partial(jit, _target=TARGET)
+
+# How kernels and what they call are compiled: without wrappers for other callers, which take as long again, and with
+# NumPy's division, which never raises.
+HELPER = {
+    "error_model": "numpy",
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+    "pipeline_class": KernelCompiler,
+    "_nrt": False,
+}
+INLINE = {"forceinline": True, **HELPER}
+
+
+class _Helper:
+    """A function that kernels call. Numba is told when it compiles one: a process that has all kernels does without.
+
+    The name of the attribute is Numba's, which asks any object for it that it does not know.
+    """
+
+    def __init__(self, function, options):
+        self._function, self._options = function, options
+
+    @functools.cached_property
+    def _dispatcher(self):
+        return jit(_target=TARGET, **self._options)(self._function)
+
+    @property
+    def _numba_type_(self):
+        return self._dispatcher._numba_type_
+
+
+def helper(function):
+    """Let kernels call a function."""
+    return function if config.DISABLE_JIT else _Helper(function, HELPER)
+
+
+def inlined(function):
+    """Let kernels call a function, of which a copy stands wherever it is called."""
+    return function if config.DISABLE_JIT else _Helper(function, INLINE)
+
+
+def compiled(function, signature):
+    """Return what Numba makes of a kernel."""
+    dispatcher = jit(nogil=True, _target=TARGET, **HELPER)(function)
+    with target_override(TARGET):
+        dispatcher.compile(signature)
+    return dispatcher.overloads[signature.args]

@@ -10,11 +10,9 @@ dimensions of lanes, then for every operand its strides in bytes along time and 
 """
 
 import numpy as np
-from numba import njit
 
 from .._steps import constant
 from ._memory import (
-    HELPER,
     broadcast,
     fence,
     itemsize,
@@ -41,6 +39,7 @@ from ._memory import (
 )
 from ._rows import ADD, HEAD, ONE, STORE, ZERO, valid_range
 from ._rules import adjoint, neutral, step
+from ._target import helper
 
 STEPS = 32
 AHEAD = 256  # bytes of a lane that are asked for before their turn: more streams than the machine's prefetcher follows
@@ -52,7 +51,7 @@ MOST = STEPS + 8  # the last tile also takes what would be less than a block of 
 TILE = 16 * MOST
 
 
-@njit(**HELPER)
+@helper
 def lane_offset(geometry, strides, lane):
     """Return where a lane stands; ``strides`` is the operand's part of ``geometry``."""
     middle, inner = load_int(geometry, HEAD), load_int(geometry, HEAD + 1)
@@ -64,7 +63,7 @@ def lane_offset(geometry, strides, lane):
     )
 
 
-@njit(**HELPER)
+@helper
 def lane_places(places, geometry, first, last, carry):
     """Note each lane's place in the three dimensions of lanes; a short tile repeats its last lane."""
     middle, inner = load_int(geometry, HEAD), load_int(geometry, HEAD + 1)
@@ -82,7 +81,7 @@ def lane_places(places, geometry, first, last, carry):
                     i, j = i + 1, 0
 
 
-@njit(**HELPER)
+@helper
 def lane_offsets(offsets, strides, places, carry):
     """Note where each lane of a tile stands; ``strides`` is the operand's part of ``geometry``."""
     outer, middle, inner = load_int(strides, 1), load_int(strides, 2), load_int(strides, 3)
@@ -91,13 +90,13 @@ def lane_offsets(offsets, strides, places, carry):
         store_int(offsets, lane, outer * i + middle * j + inner * k)
 
 
-@njit(**HELPER)
+@helper
 def jump(geometry, operand, carry):
     """Return how far from a tile's lanes the next tile's stand, but where an inner dimension of lanes ends."""
     return width(carry) * load_int(shift(geometry, operand), 3)
 
 
-@njit(**HELPER)
+@helper
 def are_spaced(offsets, size, count):
     """Return whether consecutive lanes are ``size`` bytes apart."""
     for j in range(1, count):
@@ -106,24 +105,24 @@ def are_spaced(offsets, size, count):
     return True
 
 
-@njit(**HELPER)
+@helper
 def row_bytes(rows):
     return width(rows) * itemsize(rows)
 
 
-@njit(**HELPER)
+@helper
 def whole_blocks(steps):
     """Return how many steps go by blocks of 8: all, one more block overlapping its neighbour, if there is one."""
     return steps if steps >= 8 else 0
 
 
-@njit(**HELPER)
+@helper
 def soon(operand, time):
     """Return how far away stands what will be a lane's turn AHEAD bytes later."""
     return AHEAD // itemsize(operand) * time
 
 
-@njit(**HELPER)
+@helper
 def bytes_ahead(operand, way, t, steps, time, jump):
     """Return how far from step t stands what will be its turn AHEAD bytes of a lane later, going one ``way`` or back.
 
@@ -134,7 +133,7 @@ def bytes_ahead(operand, way, t, steps, time, jump):
     return abs(tiles) * jump + (later - tiles * steps - t) * time
 
 
-@njit(**HELPER)
+@helper
 def bring(buffer, source, offsets, time, steps, ahead):
     """Fill the first ``steps`` rows of a buffer from ``source``, which stands at their first step.
 
@@ -176,7 +175,7 @@ def bring(buffer, source, offsets, time, steps, ahead):
             store(shift(buffer, k * row), j, value)
 
 
-@njit(**HELPER)
+@helper
 def put(target, offsets, time, buffer, steps, lanes, ahead, bypass):
     """Write the first ``steps`` rows of a buffer; ``target`` stands at their first step."""
     size, row = itemsize(target), row_bytes(buffer)
@@ -208,7 +207,7 @@ def put(target, offsets, time, buffer, steps, lanes, ahead, bypass):
             store(shift(target, load_int(offsets, j) + k * time), 0, value)
 
 
-@njit(**HELPER)
+@helper
 def line_distance(target, offsets, time, lanes):
     """Return how many steps to take until every lane's next result begins a cache line; -1 if they never do.
 
@@ -224,20 +223,20 @@ def line_distance(target, offsets, time, lanes):
     return (64 - off) % 64 // size if time > 0 else (off + size) % 64 // size
 
 
-@njit(**HELPER)
+@helper
 def steps_to_line(target, offsets, time, carry):
     """Return the same of a tile whose steps are neighbours; -1 if they are not, or are met down through memory."""
     return line_distance(target, offsets, time, width(carry)) if time == itemsize(target) else -1
 
 
-@njit(**HELPER)
+@helper
 def fill(buffer, value, j, first, last):
     """Set lane j of some rows."""
     for k in range(first, last):
         store(buffer, k * width(buffer) + j, value)
 
 
-@njit(**HELPER)
+@helper
 def add(sums, offsets, time, buffer, steps, lanes):
     """Add a tile of a gradient to the sums of an operand that was broadcast."""
     row = row_bytes(buffer)
@@ -261,7 +260,7 @@ def add(sums, offsets, time, buffer, steps, lanes):
                 store(place, 0, load(place, 0, sums) + load(buffer, k * width(buffer) + j, sums))
 
 
-@njit(**HELPER)
+@helper
 def valid_steps(starts, stops, lengths, offsets, steps, reverse, carry):
     """Note each lane's valid steps; return whether some lane has fewer than all."""
     ragged = False
@@ -273,7 +272,7 @@ def valid_steps(starts, stops, lengths, offsets, steps, reverse, carry):
     return ragged
 
 
-@njit(**HELPER)
+@helper
 def mask(rows, value, starts, stops, t, steps):
     """Set what is outside the lanes' valid steps."""
     for j in range(turns(width(rows))):
@@ -282,19 +281,19 @@ def mask(rows, value, starts, stops, t, steps):
         fill(rows, value, j, minimum(steps, maximum(0, stop - t)), steps)
 
 
-@njit(**HELPER)
+@helper
 def take_lanes(state, carry, first, last):
     for j in range(turns(width(carry))):
         store(state, j, load(carry, minimum(first + j, last - 1), carry))
 
 
-@njit(**HELPER)
+@helper
 def give_lanes(carry, state, first, last):
     for j in range(last - first):
         store(carry, first + j, load(state, j, state))
 
 
-@njit(**HELPER)
+@helper
 def walk(rule, a_rows, b_rows, h_rows, state, steps):
     """Advance a tile's lanes."""
     a_row, b_row, h_row = row_bytes(a_rows), row_bytes(b_rows), row_bytes(h_rows)
@@ -357,7 +356,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
         fence()
 
 
-@njit(**HELPER)
+@helper
 def walk_back(rule, g_rows, a_rows, b_rows, h_rows, to_a_rows, to_b_rows, state, steps):
     """Take a tile's cotangents to the step before."""
     g_row, a_row, b_row, h_row = row_bytes(g_rows), row_bytes(a_rows), row_bytes(b_rows), row_bytes(h_rows)
@@ -373,7 +372,7 @@ def walk_back(rule, g_rows, a_rows, b_rows, h_rows, to_a_rows, to_b_rows, state,
     store_vector(state, 0, r)
 
 
-@njit(**HELPER)
+@helper
 def bring_before(h_rows, h, h_at, h_time, h0_lanes, starts, t, steps, ahead):
     """Bring the states before steps t to t + steps: at a lane's first valid step its h0, else the stored one."""
     if t > 0:
@@ -387,13 +386,13 @@ def bring_before(h_rows, h, h_at, h_time, h0_lanes, starts, t, steps, ahead):
             store(h_rows, k * width(h_rows) + j, load(h0_lanes, j, h_rows))
 
 
-@njit(**HELPER)
+@helper
 def fill_row(rows, lanes):
     for j in range(width(rows)):
         store(rows, j, load(lanes, j, rows))
 
 
-@njit(**HELPER)
+@helper
 def deliver(target, target_at, target_time, sums, sums_at, sums_time, fate, rows, t, steps, lanes, ahead, bypass):
     """Bring a tile of a gradient where it belongs."""
     if fate == STORE:
@@ -402,7 +401,7 @@ def deliver(target, target_at, target_time, sums, sums_at, sums_time, fate, rows
         add(shift(sums, t * sums_time), sums_at, sums_time, rows, steps, lanes)
 
 
-@njit(**HELPER)
+@helper
 def gather(total, rows, steps):
     """Add a tile of a gradient to its lanes' totals, step by step: tiles that begin elsewhere give the same bits."""
     row = row_bytes(rows)

@@ -11,13 +11,9 @@ walked again, with a weight for each lane.
 operand where each lane begins, in bytes. A rule names the traits below that hold.
 """
 
-from numba import njit
-
 from .. import _steps
 from .._steps import constant, everywhere, select
 from ._memory import (
-    HELPER,
-    INLINE,
     broadcast,
     fence,
     itemsize,
@@ -36,6 +32,7 @@ from ._memory import (
     width,
 )
 from ._rules import trait
+from ._target import helper, inlined
 from ._tiles import NEAR, are_spaced, bring, put, row_bytes, soon, steps_to_line
 
 GEOMETRY = (
@@ -54,7 +51,7 @@ ROWS_AHEAD = 16  # at which rows in memory are asked for, where those of the nex
 NAN = float("nan")
 
 is_seen, weigh, approach, covary = (
-    njit(**INLINE)(step) for step in (_steps.is_seen, _steps.weigh, _steps.approach, _steps.covary)
+    inlined(step) for step in (_steps.is_seen, _steps.weigh, _steps.approach, _steps.covary)
 )
 
 
@@ -62,13 +59,13 @@ adjust, timed, ignore_na, is_sum = map(trait, ("adjust", "timed", "ignore_na", "
 variance = trait("variance")  # both series are one
 
 
-@njit(**INLINE)
+@inlined
 def are_seen(x, y):
     """Return whether both samples are there; their sum might overflow."""
     return (x - x) + (y - y) == constant(0.0, x)
 
 
-@njit(**HELPER)
+@helper
 def bring_gates(rows, gate, offsets, time, steps, shared):
     """Bring gates as `_tiles.bring` does; one row where they are constant, and quickly where lanes share them."""
     if time != 0 and shared:
@@ -79,7 +76,7 @@ def bring_gates(rows, gate, offsets, time, steps, shared):
         bring(rows, gate, offsets, time, 1 if time == 0 else steps, soon(gate, time))
 
 
-@njit(**HELPER)
+@helper
 def put_results(h, offsets, time, rows, steps, lanes, bypass):
     """Write results as `_tiles.put` does; whole lines of rows past the cache."""
     base = shift(h, load_int(offsets, 0))
@@ -92,7 +89,7 @@ def put_results(h, offsets, time, rows, steps, lanes, bypass):
         put(h, offsets, time, rows, steps, lanes, soon(h, time), bypass)
 
 
-@njit(**HELPER)
+@helper
 def is_level(state, plane, shared, least):
     """Return whether all lanes have one weight now, the same gates, and as many samples as a result needs."""
     weight, count = (
@@ -103,7 +100,7 @@ def is_level(state, plane, shared, least):
     return shared and everywhere(weight == broadcast(load(state, WEIGHT * 16, state))) and everywhere(enough < count)
 
 
-@njit(**HELPER)
+@helper
 def walk_level_average(
     rule, x_rows, x_row, gate_rows, gate_row, h_rows, h_row, state, plane, steps, ahead, bypass
 ):  # fmt: skip
@@ -144,7 +141,7 @@ def walk_level_average(
     return True
 
 
-@njit(**HELPER)
+@helper
 def walk_average(rule, x_rows, gate_rows, gate_row, shared, h_rows, state, steps, least, is_tried):
     """Advance the means, or sums, of a tile's lanes; ``is_tried`` says that it is known not to be complete."""
     plane = width(state) * itemsize(state)
@@ -175,7 +172,7 @@ def walk_average(rule, x_rows, gate_rows, gate_row, shared, h_rows, state, steps
     store_vector(shift(state, COUNT * plane), 0, count)
 
 
-@njit(**HELPER)
+@helper
 def walk_covariance(rule, x_rows, y_rows, gate_rows, gate_row, h_rows, state, steps, least, bias):
     """Advance the covariances of a tile's lanes."""
     plane = width(state) * itemsize(state)
@@ -217,7 +214,7 @@ def walk_covariance(rule, x_rows, y_rows, gate_rows, gate_row, h_rows, state, st
     store_vector(shift(state, ROOM * plane), 0, room)
 
 
-@njit(**HELPER)
+@helper
 def copy_planes(target, to_row, source, from_row, lane, at, planes):
     """Copy the states of a tile's lanes."""
     for plane in range(planes):

@@ -10,12 +10,8 @@ A block is walked step by step instead where a number overflows, or means lose d
 Arguments and state are those of `_weighted`.
 """
 
-from numba import njit
-
 from .._steps import constant, everywhere, fma, magnitude, select
 from ._memory import (
-    HELPER,
-    INLINE,
     WIDTH,
     broadcast,
     earlier,
@@ -40,6 +36,7 @@ from ._memory import (
 )
 from ._rules import choice
 from ._series import AHEAD, BLOCK, LOST, compose_on, give_steps, higher, steps_of, take_steps
+from ._target import helper, inlined
 from ._weighted import (
     COUNT,
     COVARIANCE,
@@ -68,14 +65,14 @@ MEANS = BLOCK + WIDTH  # of a block, behind the one before it
 SETTLED = 2.0**-49  # how far the weights' sum may be from its limit, of that, where it counts as that
 
 
-@njit(**HELPER)
+@helper
 def copy_state(target, to_row, source, from_row):
     """Copy a lane's state."""
     for plane in range(PLANES):
         store(target, plane * to_row, load(source, plane * from_row, target))
 
 
-@njit(**INLINE)
+@inlined
 def decays_of(rule, gate, seen):
     """Return what the weights before a step are multiplied by."""
     one = constant(1.0, gate)
@@ -85,7 +82,7 @@ def decays_of(rule, gate, seen):
     return decay
 
 
-@njit(**HELPER)
+@helper
 def is_settled(rule, gate, weight):
     """Return whether all shares are the same as long as no sample is missing."""
     one = constant(1.0, gate)
@@ -94,7 +91,7 @@ def is_settled(rule, gate, weight):
     return weight == one
 
 
-@njit(**HELPER)
+@helper
 def are_all_seen(x_rows, y_rows, state, steps):
     """Return whether a block has all its samples."""
     for t in range(0, steps, width(state)):
@@ -105,7 +102,7 @@ def are_all_seen(x_rows, y_rows, state, steps):
     return True
 
 
-@njit(**HELPER)
+@helper
 def take_shares(rule, x_rows, y_rows, gate_rows, gate_step, share_rows, kept_rows, state, steps):
     """Find each sample's share and what that leaves of the mean before it; count the samples."""
     zero, one = broadcast(constant(0.0, load(state, 0, state))), broadcast(constant(1.0, load(state, 0, state)))
@@ -127,7 +124,7 @@ def take_shares(rule, x_rows, y_rows, gate_rows, gate_step, share_rows, kept_row
     store(state, COUNT, load(state, COUNT, state) + total(counts))
 
 
-@njit(**HELPER)
+@helper
 def take_level_shares(rule, gate_rows, share_rows, kept_rows, state, steps):
     """Do so where no sample is missing, and all have one share; count nothing."""
     weight, gate = broadcast(load(state, WEIGHT, state)), load_vector(gate_rows, 0, state)
@@ -137,7 +134,7 @@ def take_level_shares(rule, gate_rows, share_rows, kept_rows, state, steps):
         store_vector(kept_rows, t, kept)
 
 
-@njit(**HELPER)
+@helper
 def centre_of(rows, base, steps, carry):
     """Return what a block's samples are all near to, as far as its first ones tell, else ``base``."""
     first = base
@@ -153,7 +150,7 @@ def centre_of(rows, base, steps, carry):
     return first if everywhere(astray == zero) else base
 
 
-@njit(**HELPER)
+@helper
 def hide_early(rows, x_rows, y_rows, count, least, steps, carry):
     """Make results NaN for which there are too few samples."""
     for k in range(steps):
@@ -165,7 +162,7 @@ def hide_early(rows, x_rows, y_rows, count, least, steps, carry):
             store(rows, k, constant(NAN, load(carry, 0, carry)))
 
 
-@njit(**HELPER)
+@helper
 def walk_average(rule, x_rows, y_rows, gate_rows, gate_step, h_rows, state, steps, bias):
     """Walk a block step by step."""
     weight, mean = load(state, WEIGHT, state), load(state, MEAN, state)
@@ -184,7 +181,7 @@ def walk_average(rule, x_rows, y_rows, gate_rows, gate_step, h_rows, state, step
     store(state, MEAN, mean)
 
 
-@njit(**INLINE)
+@inlined
 def approach_vectors(x_rows, share_rows, kept_rows, level, state, steps, mean, base, centre, result_rows, offset):
     """Advance a mean by whole vectors, from ``centre``; return the one after them, and whether all of them are sound.
 
@@ -212,7 +209,7 @@ def approach_vectors(x_rows, share_rows, kept_rows, level, state, steps, mean, b
     return lane_of(before, 0) + (centre - base), everywhere(lost == zero) and everywhere(broken == zero)
 
 
-@njit(**HELPER)
+@helper
 def approach_all(rule, x_rows, gate_rows, gate_step, share_rows, kept_rows, h_rows, state, steps, centre):
     """Advance a mean by whole vectors; return the one after them, and whether all of them are sound."""
     mean = load(state, MEAN, state)
@@ -220,7 +217,7 @@ def approach_all(rule, x_rows, gate_rows, gate_step, share_rows, kept_rows, h_ro
     return approach_vectors(x_rows, share_rows, kept_rows, False, state, steps, mean, none, centre, h_rows, none)
 
 
-@njit(**HELPER)
+@helper
 def add_all(rule, x_rows, gate_rows, gate_step, share_rows, kept_rows, h_rows, state, steps, centre):
     """Advance a sum by whole vectors; return the one after them, and whether all of them are sound."""
     zero = broadcast(constant(0.0, load(state, 0, state)))
@@ -239,7 +236,7 @@ def add_all(rule, x_rows, gate_rows, gate_step, share_rows, kept_rows, h_rows, s
 advance = choice("sum", add_all, approach_all)
 
 
-@njit(**HELPER)
+@helper
 def average_block(
     rule, x_rows, y_rows, gate_rows, gate_step, share_rows, kept_rows, mean_x_rows, mean_y_rows, h_rows, state, steps,
     bias, expected,
@@ -274,7 +271,7 @@ def average_block(
     return level
 
 
-@njit(**HELPER)
+@helper
 def walk_covariance(rule, x_rows, y_rows, gate_rows, gate_step, h_rows, state, steps, bias):
     """Walk a block step by step."""
     weight, mean_x, mean_y = load(state, WEIGHT, state), load(state, MEAN, state), load(state, MEAN_Y, state)
@@ -302,7 +299,7 @@ def walk_covariance(rule, x_rows, y_rows, gate_rows, gate_step, h_rows, state, s
     store(state, ROOM, room)
 
 
-@njit(**HELPER)
+@helper
 def covary_vectors(
     rule, x_rows, y_rows, mean_x_rows, mean_y_rows, share_rows, kept_rows, h_rows, state, steps, centre_x, centre_y
 ):
@@ -326,7 +323,7 @@ def covary_vectors(
     return everywhere(broken == zero)
 
 
-@njit(**HELPER)
+@helper
 def divide_by_room(share_rows, kept_rows, h_rows, state, steps, bias):
     """Advance the room by whole vectors, and make covariances unbiased by it, if they shall be."""
     zero, nan = broadcast(constant(0.0, load(state, 0, state))), broadcast(constant(NAN, load(state, 0, state)))
@@ -341,7 +338,7 @@ def divide_by_room(share_rows, kept_rows, h_rows, state, steps, bias):
     store(state, ROOM, lane_of(room, 0))
 
 
-@njit(**HELPER)
+@helper
 def covariance_block(
     rule, x_rows, y_rows, gate_rows, gate_step, share_rows, kept_rows, mean_x_rows, mean_y_rows, h_rows, state, steps,
     bias, expected,
@@ -389,7 +386,7 @@ block_of = choice("covariance", covariance_block, average_block)
 walk_steps = choice("covariance", walk_covariance, walk_average)
 
 
-@njit(**HELPER)
+@helper
 def count_seen(x_rows, y_rows, steps, state):
     """Count the samples of a few steps."""
     count = load(state, COUNT, state)
@@ -399,14 +396,14 @@ def count_seen(x_rows, y_rows, steps, state):
     store(state, COUNT, count)
 
 
-@njit(**HELPER)
+@helper
 def take_few(rows, source, time, steps):
     """Bring fewer steps than a vector has into a buffer."""
     for k in range(steps):
         store(rows, k, load(shift(source, k * time), 0, rows))
 
 
-@njit(**HELPER)
+@helper
 def bring(rows, source, time, steps):
     """Return where samples stand one after the other, in place or brought into a buffer."""
     if steps % width(rows) != 0:
@@ -418,22 +415,22 @@ def bring(rows, source, time, steps):
     return steps_of(rows, source, time, steps, BLOCK * time)
 
 
-@njit(**INLINE)
+@inlined
 def bring_other(rule, here, rows, source, time, steps):
     return bring(rows, source, time, steps)
 
 
-@njit(**INLINE)
+@inlined
 def keep_one(rule, here, rows, source, time, steps):
     return here
 
 
-@njit(**INLINE)
+@inlined
 def first_of(rule, first, second):
     return first
 
 
-@njit(**INLINE)
+@inlined
 def second_of(rule, first, second):
     return second
 
@@ -444,7 +441,7 @@ others_of = choice("covariance", choice("variance", keep_one, bring_other), keep
 results_in = choice("covariance", second_of, first_of)
 
 
-@njit(**HELPER)
+@helper
 def give(target, time, rows, steps):
     """Write results from a buffer."""
     if steps % width(rows) == 0:
