@@ -30,3 +30,26 @@ def test_what_is_left_out_changes_nothing(run_python, tmp_path, module):
     assert code == code_of_everything
     assert loaded == ["False", "False"]
     assert everything_loaded[0] == "True"
+
+
+@pytest.mark.parametrize("order", ["ours(); theirs()", "theirs(); ours(); theirs()"])
+def test_numba_compiles_for_others_as_ever(run_python, tmp_path, order):
+    """Numba's own target, with NumPy, dictionaries and complex numbers, beside the kernels'."""
+    run_python(
+        f"""
+import math, numba, numpy as np, fastrecur
+def theirs():
+    @numba.njit
+    def all_sorts(a):
+        table, squares = {{1: abs(complex(3.0, 4.0))}}, [x * x for x in range(4)]
+        return np.dot(a, a).sum() + np.linalg.norm(a) + table[1] + sum(squares) + math.hypot(3.0, 4.0)
+    assert all_sorts(np.eye(4)) == 4 + 2 + 5 + 14 + 5
+def ours():
+    x = np.full((40, 3), 0.5 + 0.5j)
+    h = fastrecur.linear_recurrence(x, x)
+    assert np.allclose(h[-1], x[0] / (1 - x[0]))
+    fastrecur.linear_recurrence_vjp(h, x, x, h)
+{order}
+""",
+        FASTRECUR_CACHE_DIR=str(tmp_path),
+    )

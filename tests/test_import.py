@@ -136,7 +136,7 @@ event.register("numba:compile", Listener())
         + """
 import sys
 assert not compiled, compiled
-assert "numba.np.arraymath" not in sys.modules  # the compiler knows nothing yet, which takes it long to learn
+assert "numba.core.typing.arraydecl" not in sys.modules  # the compiler knows nothing yet, which takes it long to learn
 """,
         FASTRECUR_CACHE_DIR=str(cache),
     )
