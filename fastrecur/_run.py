@@ -133,7 +133,8 @@ def _have_one_cache(team):
 
 def forward(plan, a, b, h0, lengths, out, return_state):
     """Run a forward plan on arrays; return the result and, if asked for, the states after the last valid step."""
-    ours = out is None
+    team, ours = _threads.team(), out is None
+    _stir(plan, team)
     if ours:
         out = _problem.empty(plan.shape, plan.dtype, plan.h_strides, beside=line_offset(plan, b, a))
     carry = None if h0 is None and not return_state else _states(plan, h0)
@@ -141,8 +142,19 @@ def forward(plan, a, b, h0, lengths, out, return_state):
         a, b = _number(a, plan.wide), _number(b, plan.wide)
         lengths = plan.full_lengths if lengths is None else lengths
         places = address(a), address(b), address(out), None if carry is None else address(carry), address(lengths)
-        forward_at(plan, *places, out.nbytes if ours else 0, out.flags.aligned, _threads.team())
+        forward_at(plan, *places, out.nbytes if ours else 0, out.flags.aligned, team)
     return out, carry
+
+
+def _stir(plan, team):
+    """Have the workers wake up, while a call is prepared, among whom a plan will be shared."""
+    if team.run is _threads.run and (n := _likely_threads(plan, team.size)) > 1:
+        _threads.stir(n)
+
+
+@functools.lru_cache(maxsize=1024)
+def _likely_threads(plan, most):
+    return 1 if plan.traversal == "empty" else _useful_threads(plan, most, True)
 
 
 def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
@@ -201,6 +213,8 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths):
 
     The last are None, or anything, where no first states were given.
     """
+    team = _threads.team()
+    _stir(plan, team)
     carry = None if h0 is None and grad_state is None else _states(plan, grad_state)
     first = None if h0 is None else _states(plan, h0)
     results, place = [], line_offset(plan, b, a)
@@ -212,7 +226,7 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths):
         places = [None if r is None else (address(r), r.nbytes) for r in results]
         states = (None if value is None else address(value) for value in (first, carry))
         here = address(g), address(a), address(b), address(h), *states, address(lengths)
-        totals = vjp_at(plan, *here, places, _threads.team())
+        totals = vjp_at(plan, *here, places, team)
     else:
         totals = [np.zeros(shape, plan.wide) for shape, _, _ in plan.gradients]
     grad_a, grad_b = (

@@ -3,13 +3,13 @@
 Kernels are native code that walks ranges, so plain threads suffice. Workers are made on first use and made anew in a
 forked child. A call takes the workers that are free, and takes a share of the work itself; so any number of threads
 may call at once, from anywhere, even while the interpreter shuts down, and calls never wait for each other. A worker
-waits for more for about a millisecond before it sleeps: waking it takes as long as many a call. The system may put it
-on its caller's processor, where each would wait for the other: so it is put on another.
+waits for more for about a millisecond before it sleeps. Waking it takes as long as many a call, so that is the first
+thing a call does, and meanwhile prepares the rest. The system may put a worker on its caller's processor, where each
+would wait for the other: so it is put on another.
 """
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import math
 import os
@@ -210,6 +210,21 @@ def share(sharer: Callable[..., object], addresses: tuple[int, ...], n: int) -> 
         _idle.extend(workers)
 
 
+def stir(n: int) -> None:
+    """Wake workers for so many threads if they sleep, while a call that will want them is prepared."""
+    if any(not worker.is_asleep() for worker in _idle[-1:]):  # nor do the others
+        return
+    workers = list[_Worker]()
+    try:
+        _hire(n - 1, workers)
+        for worker in workers:
+            if worker.is_asleep():
+                worker.locate()
+                worker.elsewhere(worker.rouse) if n <= FEW else worker.rouse()
+    finally:
+        _idle.extend(workers)
+
+
 def _run_table(table: np.ndarray, n: int) -> None:
     native, workers = _native.functions(), list[_Worker]()
     try:
@@ -251,7 +266,7 @@ def _lines(count: int) -> np.ndarray:
 
 
 class _Worker:
-    """A thread that runs parts of tables; asleep, it waits for its lock."""
+    """A thread that runs parts of tables, all in native code, where it also sleeps."""
 
     def __init__(self) -> None:
         self._words = _lines(3)
@@ -260,11 +275,18 @@ class _Worker:
         self._words[_native.Functions.SEEN] = -1
         self._given: set[int] | None = None  # the processors that it may be on, while it is kept to fewer
         self.mails = np.array([self.mail], np.int64)
-        self.wake = _thread.allocate_lock()
-        self.wake.acquire()
-        self._serve = _native.functions().serve
-        self._thread = threading.Thread(target=self._live, name="fastrecur", daemon=True)
+        _native.lock_mail(self._words)
+        self._native = _native.functions()
+        self._thread = threading.Thread(target=self._native.serve, args=(self.mail,), name="fastrecur", daemon=True)
         self._thread.start()
+
+    def is_asleep(self) -> bool:
+        """Return whether the worker sleeps, and has no work."""
+        return bool(self._words[_native.Functions.STATE] == _native.ASLEEP)
+
+    def locate(self) -> None:
+        """Note on which processor this thread is, which has hired the worker."""
+        self._native.locate(self.mail)
 
     def is_done(self) -> bool:
         """Return whether all is done that it was given."""
@@ -301,19 +323,14 @@ class _Worker:
             os.sched_setaffinity(self._thread.native_id or -1, processors)
 
     def rouse(self) -> None:
-        """Let the worker look at its mail once more; for whoever has hired it."""
-        if self.wake.locked():  # else it was roused in vain, after an interrupt, and has yet to look
-            self.wake.release()
-
-    def _live(self) -> None:
-        while self.wake.acquire():
-            self._serve(self.mail)
+        """Have the worker look at its mail once more; for whoever has hired it."""
+        self._native.rouse(self.mail)
 
 
 def _hire(most: int, workers: list[_Worker]) -> None:
     """Add workers that nobody has now to a list; make more up to the number of threads that is set."""
     global _workers
-    if sys.is_finalizing():  # a worker that sleeps could not wake
+    if sys.is_finalizing():  # no thread could be started
         return
     while len(workers) < most:
         try:

@@ -34,7 +34,7 @@ _HEAD = 3  # the addresses of two functions, which tell a thread's number and it
 ASLEEP, AWAKE, POSTED, TAKEN = range(4)
 # Words of a mail, which has three lines of 8. `_HERE` is the processor that who posts is on, `_SEEN` the one that the
 # worker was on when it last waited.
-_STATE, _TABLE, _THREAD, _THREADS, _HERE, _DONE, _SEEN = 0, 8, 9, 10, 11, 16, 17
+_STATE, _TABLE, _THREAD, _THREADS, _HERE, _LOCK, _DONE, _SEEN = 0, 8, 9, 10, 11, 12, 16, 17
 # Who waits does so busily for some turns, then yields the processor at each turn. After that, a worker sleeps (after
 # about a millisecond in all), and who waits for a worker naps between turns: others may need the processors.
 BUSY, PATIENT = 2000, 3500
@@ -130,6 +130,17 @@ def sharer(rows):
     return functions().sharer_at(rows.ctypes.data) if rows[2] <= MOST_ROWS else None
 
 
+def lock_mail(mail):
+    """Give a mail the lock by which its worker sleeps, closed. It stays as long as the process."""
+    make, take = ctypes.pythonapi.PyThread_allocate_lock, ctypes.pythonapi.PyThread_acquire_lock
+    make.restype, take.argtypes = ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_int)
+    lock = make()
+    if not lock:
+        raise MemoryError
+    take(lock, 1)
+    mail[_LOCK] = lock
+
+
 def name_team(rows, thread_number, team_size):
     """Note in a table which functions tell a thread of an OpenMP team its number, and the team's size."""
     rows[:2] = thread_number, team_size
@@ -140,14 +151,16 @@ class Functions:
 
     ``team(table)`` is what each thread of an OpenMP team runs. ``post(mail, table, thread, threads)`` gives work to a
     worker and returns what is left to do: 0 for nothing, `MEETS` to have it leave the processor whose number is the
-    mail's word `HERE`, `SLEEPS` to wake it. ``serve(mail)`` is what a worker runs when it is woken.
+    mail's word `HERE`, `SLEEPS` to wake it. ``locate(mail)`` writes that word.
+    ``rouse(mail)`` wakes it, be it for nothing. ``serve(mail)`` is what a worker runs, and never leaves: it sleeps in
+    there, by `lock_mail`'s lock, so that it wakes without Python's own, which who wakes it has.
     ``lead(table, threads, mails, count)`` does the first thread's share, and those that the workers behind ``mails``
     have not begun, and waits for the others. ``meet`` is a kernel, by which two threads tell each other so many times,
     in a word at ``cell``, that it is the other's turn: ``meet(cell, times, side, looks)``, where side is 0 or 1. Who
     has looked so often in vain gives up and leaves the word negative, so that the other does as well.
     """
 
-    DONE = _DONE  # the word of a mail that is 0 while a worker has work
+    STATE, DONE = _STATE, _DONE  # words of a mail: `ASLEEP` and so on; 0 while a worker has work
     HERE, SEEN = _HERE, _SEEN
     SLEEPS, MEETS = 1, 2
 
@@ -165,6 +178,9 @@ class Functions:
         self.team = at("team")
         number = ctypes.c_int64
         self.post = ctypes.CFUNCTYPE(number, number, number, number, number)(at("post"))
+        # With Python's lock, which they do not keep for long.
+        self.locate = ctypes.PYFUNCTYPE(None, number)(at("locate"))
+        self.rouse = ctypes.PYFUNCTYPE(None, number)(at("rouse"))
         self.serve = ctypes.CFUNCTYPE(None, number)(at("serve"))
         self.lead = ctypes.CFUNCTYPE(None, number, number, number, number)(at("lead"))
         self._method, self._prepared, self._share = (
@@ -201,6 +217,8 @@ def _compiled(triple):
     _write_prepared(module, run)
     _write_team(module, work)
     _write_post(module)
+    _write_locate(module)
+    _write_rouse(module)
     _write_serve(module, work)
     lead = _write_lead(module, work)
     _write_share(module, work, lead)
@@ -215,7 +233,10 @@ def _compiled(triple):
 @functools.cache
 def _symbols():
     """Return the addresses of what the functions ask of Python and of the C library, by name."""
-    python = ("PyLong_AsLongLong", "PyErr_Occurred", "PyEval_SaveThread", "PyEval_RestoreThread", "Py_IncRef")
+    python = (
+        "PyLong_AsLongLong", "PyErr_Occurred", "PyEval_SaveThread", "PyEval_RestoreThread", "Py_IncRef",
+        "PyThread_acquire_lock", "PyThread_release_lock",
+    )  # fmt: skip
     found = {name: ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value for name in python}
     found["_Py_NoneStruct"], found["_Py_FalseStruct"] = id(None), id(False)
     for name in ("usleep", "sched_yield", "sched_getcpu"):
@@ -491,14 +512,33 @@ def _write_post(module):
     builder.ret(builder.select(sleeps, answers[0], builder.select(meets, *answers[1:])))
 
 
+def _write_locate(module):
+    function, builder = _function(module, "locate", _VOID, 1)
+    (mail,) = function.args
+    _write(builder, mail, _HERE, _processor(builder))
+    builder.ret_void()
+
+
+def _write_rouse(module):
+    function, builder = _function(module, "rouse", _VOID, 1)
+    (mail,) = function.args
+    _ask(builder, "PyThread_release_lock", _VOID, _read(builder, mail, _LOCK))
+    builder.ret_void()
+
+
 def _write_serve(module, work):
     function, builder = _function(module, "serve", _VOID, 1)
     (mail,) = function.args
     turn = builder.alloca(_I64)
-    builder.store(ir.Constant(_I64, 0), turn)
-    look, take, work_block, wait, sleep, end = (
-        function.append_basic_block(name) for name in ("look", "take", "work", "wait", "sleep", "end")
+    sleep, look, take, work_block, wait, tired = (
+        function.append_basic_block(name) for name in ("sleep", "look", "take", "work", "wait", "tired")
     )
+    builder.branch(sleep)
+    builder.position_at_end(sleep)
+    _ask(builder, "PyThread_acquire_lock", _I32, _read(builder, mail, _LOCK), ir.Constant(_I32, 1))
+    builder.store(ir.Constant(_I64, 0), turn)
+    _write(builder, mail, _SEEN, _processor(builder))
+    _swap(builder, mail, _STATE, ASLEEP, AWAKE)  # unless there is work already
     builder.branch(look)
     builder.position_at_end(look)
     posted = builder.icmp_signed("==", _look(builder, mail, _STATE), ir.Constant(_I64, POSTED))
@@ -517,13 +557,9 @@ def _write_serve(module, work):
     now = builder.load(turn, typ=_I64)
     builder.store(builder.add(now, ir.Constant(_I64, 1)), turn)
     _wait_a_turn(builder, now)
-    builder.cbranch(builder.icmp_signed("<", now, ir.Constant(_I64, PATIENT)), look, sleep)
-    builder.position_at_end(sleep)
-    # It sleeps already if it was woken for nothing.
-    sleeps = builder.icmp_signed("==", _look(builder, mail, _STATE), ir.Constant(_I64, ASLEEP))
-    builder.cbranch(builder.or_(sleeps, _swap(builder, mail, _STATE, AWAKE, ASLEEP)), end, look)
-    builder.position_at_end(end)
-    builder.ret_void()
+    builder.cbranch(builder.icmp_signed("<", now, ir.Constant(_I64, PATIENT)), look, tired)
+    builder.position_at_end(tired)
+    builder.cbranch(_swap(builder, mail, _STATE, AWAKE, ASLEEP), sleep, look)
 
 
 def _write_lead(module, work):
