@@ -76,15 +76,25 @@ def forget_wide(h, f, x):
     return fma(constant(1.0, f) - f, h, f * x)
 
 
-def forget_same(h, f, x):
-    """Step ``f*x + (1-f)*h`` with a carry as wide as the data."""
+def forget_finite(h, f, x):
+    """Step `forget_same` if the outcome is finite; if not, the outcomes of all steps from there on are not."""
     half = constant(0.5, f)
     half_difference = fma(-half, h, half * x)
     twice = f + f
     from_h = f < half
     factor = select(from_h, twice, twice - constant(2.0, f))
-    new = fma(factor, half_difference, select(from_h, h, x))
-    finite = new - new == constant(0.0, f)
+    return fma(factor, half_difference, select(from_h, h, x))
+
+
+def is_finite(value):
+    """Return whether a value is neither infinite nor NaN."""
+    return value - value == constant(0.0, value)
+
+
+def forget_same(h, f, x):
+    """Step ``f*x + (1-f)*h`` with a carry as wide as the data."""
+    new = forget_finite(h, f, x)
+    finite = is_finite(new)
     if everywhere(finite):
         return new
     return select(finite, new, fma(constant(1.0, f) - f, h, f * x))

@@ -242,3 +242,17 @@ def test_lanes_of_several_axes_around_time(rng, monkeypatch, forget_plans, set_t
                 check_forward(name, few, turned, h0, lengths=lengths, **options)
                 check_vjp(name, few, turned, h0, rng=rng, lengths=lengths, **options)
                 check_vjp(name, swapped, few, h0, rng=rng, lengths=lengths, **options)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("gate", [0.0, 0.3, 0.5, 0.7, 1.0])
+def test_steps_taken_together_that_are_not_finite(rng, dtype, gate):
+    """Whichever of four steps has met an infinity: the last one tells, and all are taken again."""
+    for steps, k in [(8, k) for k in range(8)] + [(11, 9)]:
+        value = rng.standard_normal((steps, 40)).astype(dtype)
+        value[k, ::3], value[k, 1::5], value[-1, 2::7] = np.inf, np.nan, -np.inf
+        h0 = rng.choice([0.5, np.inf, -np.inf], 40, p=[0.8, 0.1, 0.1]).astype(dtype)
+        check_forward("forget_mult", gate, value, h0, dtype=dtype)
+        in_place = value.copy()
+        wanted = fastrecur.forget_mult(gate, lanes_first(value), h0, axis=-1)
+        assert_same_bits(lanes_first(fastrecur.forget_mult(gate, in_place, h0, out=in_place)), wanted)

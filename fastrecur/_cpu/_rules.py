@@ -36,14 +36,32 @@ def choice(word, yes, no):
 
     The other one need not be compiled, as it would in a branch.
     """
+    return _choice(
+        lambda rule, *arguments: word in rule.split(), lambda rule, *kinds: word in rule.rule.split(), yes, no
+    )
 
-    def call(rule, *arguments):
-        return (yes if word in rule.split() else no)(rule, *arguments)
+
+def mended_in_float32(yes, no):
+    """Return a function that calls one of two: the first where a step mends what is not finite and states are float32.
+
+    Its first arguments are the rule and a carry.
+    """
+    return _choice(
+        lambda rule, carry, *arguments: _name(rule) == "forget_same" and carry.dtype == np.float32,
+        lambda rule, carry, *kinds: _name(rule.rule) == "forget_same" and carry.element == "f4",
+        yes,
+        no,
+    )
+
+
+def _choice(holds, holds_of_types, yes, no):
+    def call(*arguments):
+        return (yes if holds(*arguments) else no)(*arguments)
 
     @overload(call, jit_options=HELPER)
-    def _call(rule, *arguments):
-        chosen = yes if word in rule.rule.split() else no
-        return lambda rule, *arguments: chosen(rule, *arguments)
+    def _call(*arguments):
+        chosen = yes if holds_of_types(*arguments) else no
+        return lambda *arguments: chosen(*arguments)
 
     return call
 
@@ -140,6 +158,8 @@ implement(is_average, lambda typingctx, rule: compiled_truth(is_average(rule.rul
 # Functions that call nothing but primitives and each other, callable from kernels as they stand.
 for _function in (
     _steps.forget_wide,
+    _steps.forget_finite,
+    _steps.is_finite,
     _steps.forget_adjoint,
     _pooling.exponential,
     _pooling.sigmoid,

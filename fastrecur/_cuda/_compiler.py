@@ -596,6 +596,8 @@ def _consider(function):
 
 for _function in (
     _steps.forget_wide,
+    _steps.forget_finite,
+    _steps.is_finite,
     _steps.forget_same,
     _steps.forget_adjoint,
     _steps.forget_decay,
