@@ -36,7 +36,7 @@ from ._memory import (
     total,
     width,
 )
-from ._rules import adjoint, is_one_b, is_one_g, is_one_h, is_sum_b, mended_in_float32, step
+from ._rules import adjoint, choice, is_one_b, is_one_g, is_one_h, is_sum_b, step
 from ._target import helper, inlined
 
 # The head of `geometry`. `a_constant`: one value of a serves a whole row. `bypass`: results go past the cache. In
@@ -158,15 +158,6 @@ def put(h, j, value, bypass):
 
 
 @inlined
-def advance(rule, now, a, b, h, carry, j, level, value, a_constant, bypass):
-    """Advance a vector of lanes by a step, write it and return it."""
-    gate = level if a_constant else load_vector(a, j, carry)
-    new = step(rule, now, gate, value if is_one_b(rule) else load_vector(b, j, carry))
-    put(h, j, new, bypass)
-    return new
-
-
-@inlined
 def level_of(a, carry):
     """Return what an operand has for a row, if it is one number for all lanes."""
     return broadcast(load(a, 0, carry))
@@ -193,6 +184,22 @@ def numbers(is_one, one, operand, j, carry):
 
 
 @inlined
+def operands(rule, carry, j, a_constant, row):
+    """Return a vector of each operand of a row: where they and the result stand, and what there is for all lanes."""
+    a, b, _, level, value = row
+    return numbers(a_constant, level, a, j, carry), numbers(is_one_b(rule), value, b, j, carry)
+
+
+@inlined
+def advance(rule, now, carry, j, a_constant, bypass, row):
+    """Advance a vector of lanes by a step, write it and return it."""
+    gate, value = operands(rule, carry, j, a_constant, row)
+    new = step(rule, now, gate, value)
+    put(row[2], j, new, bypass)
+    return new
+
+
+@inlined
 def forward_row(a_constant, bypass, rule, a, b, h, carry, begin, way, vectors, ahead_a, ahead_b, ahead_h):
     """Advance a row's vectors by a step."""
     level, value = level_of(a, carry), level_of(b, carry)
@@ -202,34 +209,28 @@ def forward_row(a_constant, bypass, rule, a, b, h, carry, begin, way, vectors, a
         request_unless(a_constant, a, j, ahead_a)
         claim_unless(bypass, h, j, ahead_h)
         now = load_vector(carry, j, carry)
-        store_vector(carry, j, advance(rule, now, a, b, h, carry, j, level, value, a_constant, bypass))
+        store_vector(carry, j, advance(rule, now, carry, j, a_constant, bypass, (a, b, h, level, value)))
 
 
 @inlined
-def advance_in_turn(
-    rule, carry, j, a_constant, bypass, a, b, h, level, value, a1, b1, h1, level1, value1, a2, b2, h2, level2, value2,
-    a3, b3, h3, level3, value3,
-):  # fmt: skip
-    """Advance a vector of lanes by four steps, and write each."""
+def advance_in_turn(rule, carry, j, a_constant, bypass, row, row1, row2, row3):
+    """Advance a vector of lanes by four steps, of which each has a row, and write each."""
     now = load_vector(carry, j, carry)
-    now = advance(rule, now, a, b, h, carry, j, level, value, a_constant, bypass)
-    now = advance(rule, now, a1, b1, h1, carry, j, level1, value1, a_constant, bypass)
-    now = advance(rule, now, a2, b2, h2, carry, j, level2, value2, a_constant, bypass)
-    now = advance(rule, now, a3, b3, h3, carry, j, level3, value3, a_constant, bypass)
+    now = advance(rule, now, carry, j, a_constant, bypass, row)
+    now = advance(rule, now, carry, j, a_constant, bypass, row1)
+    now = advance(rule, now, carry, j, a_constant, bypass, row2)
+    now = advance(rule, now, carry, j, a_constant, bypass, row3)
     store_vector(carry, j, now)
 
 
 @inlined
-def advance_at_once(
-    rule, carry, j, a_constant, bypass, a, b, h, level, value, a1, b1, h1, level1, value1, a2, b2, h2, level2, value2,
-    a3, b3, h3, level3, value3,
-):  # fmt: skip
+def advance_at_once(rule, carry, j, a_constant, bypass, row, row1, row2, row3):
     """Advance a vector of lanes by four steps, of which the last tells whether all are finite; then write all."""
     first = load_vector(carry, j, carry)
-    gate, new = numbers(a_constant, level, a, j, carry), numbers(is_one_b(rule), value, b, j, carry)
-    gate1, new1 = numbers(a_constant, level1, a1, j, carry), numbers(is_one_b(rule), value1, b1, j, carry)
-    gate2, new2 = numbers(a_constant, level2, a2, j, carry), numbers(is_one_b(rule), value2, b2, j, carry)
-    gate3, new3 = numbers(a_constant, level3, a3, j, carry), numbers(is_one_b(rule), value3, b3, j, carry)
+    gate, new = operands(rule, carry, j, a_constant, row)
+    gate1, new1 = operands(rule, carry, j, a_constant, row1)
+    gate2, new2 = operands(rule, carry, j, a_constant, row2)
+    gate3, new3 = operands(rule, carry, j, a_constant, row3)
     now = forget_finite(first, gate, new)
     now1 = forget_finite(now, gate1, new1)
     now2 = forget_finite(now1, gate2, new2)
@@ -239,15 +240,15 @@ def advance_at_once(
         now1 = step(rule, now, gate1, new1)
         now2 = step(rule, now1, gate2, new2)
         now3 = step(rule, now2, gate3, new3)
-    put(h, j, now, bypass)
-    put(h1, j, now1, bypass)
-    put(h2, j, now2, bypass)
-    put(h3, j, now3, bypass)
+    put(row[2], j, now, bypass)
+    put(row1[2], j, now1, bypass)
+    put(row2[2], j, now2, bypass)
+    put(row3[2], j, now3, bypass)
     store_vector(carry, j, now3)
 
 
-# In float32, of which a processor computes a step in the time of a few instructions; float64 waits for memory.
-advance_four = mended_in_float32(advance_at_once, advance_in_turn)
+# Of float32 alone: of float64, whose vectors take twice the registers, it brought nothing.
+advance_four = choice("forget_same", advance_at_once, advance_in_turn, of_float32=True)
 
 
 @inlined
@@ -275,8 +276,8 @@ def forward_four(a_constant, bypass, later, rule, a, b, h, carry, begin, way, ve
         claim_unless(bypass, h2, j, ahead_h)
         claim_unless(bypass, h3, j, ahead_h)
         advance_four(
-            rule, carry, j, a_constant, bypass, a, b, h, level, value, a1, b1, h1, level1, value1, a2, b2, h2, level2,
-            value2, a3, b3, h3, level3, value3,
+            rule, carry, j, a_constant, bypass, (a, b, h, level, value), (a1, b1, h1, level1, value1),
+            (a2, b2, h2, level2, value2), (a3, b3, h3, level3, value3),
         )  # fmt: skip
 
 

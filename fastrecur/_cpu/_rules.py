@@ -31,37 +31,22 @@ def trait(word):
     return has
 
 
-def choice(word, yes, no):
-    """Return a function that calls one of two, by a trait of the rule, its first argument.
+def choice(word, yes, no, of_float32=False):
+    """Return a function that calls one of two, by a trait of the rule, its first argument, or by the rule's name.
 
-    The other one need not be compiled, as it would in a branch.
+    If ``of_float32``, the first one only where states are float32, of a carry that is the second argument. The other
+    one need not be compiled, as it would in a branch.
     """
-    return _choice(
-        lambda rule, *arguments: word in rule.split(), lambda rule, *kinds: word in rule.rule.split(), yes, no
-    )
 
-
-def mended_in_float32(yes, no):
-    """Return a function that calls one of two: the first where a step mends what is not finite and states are float32.
-
-    Its first arguments are the rule and a carry.
-    """
-    return _choice(
-        lambda rule, carry, *arguments: _name(rule) == "forget_same" and carry.dtype == np.float32,
-        lambda rule, carry, *kinds: _name(rule.rule) == "forget_same" and carry.element == "f4",
-        yes,
-        no,
-    )
-
-
-def _choice(holds, holds_of_types, yes, no):
-    def call(*arguments):
-        return (yes if holds(*arguments) else no)(*arguments)
+    def call(rule, carry, *arguments):
+        holds = word in rule.split() and (not of_float32 or carry.dtype == np.float32)
+        return (yes if holds else no)(rule, carry, *arguments)
 
     @overload(call, jit_options=HELPER)
-    def _call(*arguments):
-        chosen = yes if holds_of_types(*arguments) else no
-        return lambda *arguments: chosen(*arguments)
+    def _call(rule, carry, *arguments):
+        holds = word in rule.rule.split() and (not of_float32 or carry.element == "f4")
+        chosen = yes if holds else no
+        return lambda rule, carry, *arguments: chosen(rule, carry, *arguments)
 
     return call
 
