@@ -361,7 +361,8 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
         row_bytes = itemsizes[TO_B] or itemsizes[H]
         row_bytes *= inner
         if set(fates) > {STORE}:  # of the other at most sums are written: nothing more is compiled for its type
-            elements = elements | dict.fromkeys(("to_a", "to_b"), elements[("to_a", "to_b")[fates.index(STORE)]])
+            both = "to_a", "to_b"
+            elements = elements | dict.fromkeys(both, elements[both[fates.index(STORE)]])
     else:
         padded = [zero] * (3 - len(dims)) + dims
         beyond, (outer, middle, last) = padded[:-3], padded[-3:]

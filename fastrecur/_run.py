@@ -133,8 +133,7 @@ def _have_one_cache(team):
 
 def forward(plan, a, b, h0, lengths, out, return_state):
     """Run a forward plan on arrays; return the result and, if asked for, the states after the last valid step."""
-    team, ours = _threads.team(), out is None
-    _stir(plan, team)
+    team, ours = _waking_team(plan), out is None
     if ours:
         out = _problem.empty(plan.shape, plan.dtype, plan.h_strides, beside=line_offset(plan, b, a))
     carry = None if h0 is None and not return_state else _states(plan, h0)
@@ -146,15 +145,17 @@ def forward(plan, a, b, h0, lengths, out, return_state):
     return out, carry
 
 
-def _stir(plan, team):
-    """Have the workers wake up, while a call is prepared, among whom a plan will be shared."""
+def _waking_team(plan):
+    """Return who will run a plan; workers among whom it will be shared wake up while the call is prepared."""
+    team = _threads.team()
     if team.run is _threads.run and (n := _likely_threads(plan, team.size)) > 1:
         _threads.stir(n)
+    return team
 
 
 @functools.lru_cache(maxsize=1024)
 def _likely_threads(plan, most):
-    return 1 if plan.traversal == "empty" else _useful_threads(plan, most, True)
+    return _useful_threads(plan, most, True)
 
 
 def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
@@ -213,8 +214,7 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths):
 
     The last are None, or anything, where no first states were given.
     """
-    team = _threads.team()
-    _stir(plan, team)
+    team = _waking_team(plan)
     carry = None if h0 is None and grad_state is None else _states(plan, grad_state)
     first = None if h0 is None else _states(plan, h0)
     results, place = [], line_offset(plan, b, a)

@@ -220,7 +220,7 @@ def stir(n: int) -> None:
         for worker in workers:
             if worker.is_asleep():
                 worker.locate()
-                worker.elsewhere(worker.rouse) if n <= FEW else worker.rouse()
+                worker.wake(n)
     finally:
         _idle.extend(workers)
 
@@ -234,8 +234,7 @@ def _run_table(table: np.ndarray, n: int) -> None:
         for k, worker in enumerate(workers):
             answer = native.post(worker.mail, address(table), k + 1, n)
             if answer == native.SLEEPS:
-                # Of many processors, one is idle.
-                worker.elsewhere(worker.rouse) if n <= FEW else worker.rouse()
+                worker.wake(n)
             elif answer == native.MEETS:
                 worker.elsewhere()
         native.lead(address(table), n, address(mails), len(workers))
@@ -321,6 +320,10 @@ class _Worker:
     def _allow(self, processors: set[int]) -> None:
         with contextlib.suppress(AttributeError, OSError):  # not on every platform; not allowed
             os.sched_setaffinity(self._thread.native_id or -1, processors)
+
+    def wake(self, n: int) -> None:
+        """Rouse the worker for a call of n threads, on another processor than this one: of many, one is idle."""
+        self.elsewhere(self.rouse) if n <= FEW else self.rouse()
 
     def rouse(self) -> None:
         """Have the worker look at its mail once more; for whoever has hired it."""
