@@ -21,7 +21,7 @@ import numpy as np
 
 from . import _problem, _threads
 from ._arrays import address, are_same, array_at
-from ._cpu import _native
+from ._cpu import _native, _rows
 from ._problem import APART, ROWS, SUMS_A, TO_A, TO_B, UNWANTED, A, B, G, H
 
 LEAST_BYTES = 6 << 20  # of a problem; below, it takes longer to see to it
@@ -103,7 +103,7 @@ class Stretches:
             self._ends = [self._end(0, self._own, *first), self._end(self._steps, self._own + count - 1, *last)]
         self._walks = self._known([self._walk(k) for k in range(count)])
         # How many steps may tell, the fewest first; which of these did, if the last walk's states were told.
-        self._enough = [max(1, before >> k) for k in range(3, -1, -1)]
+        self._enough = [max(1, int(before * 0.5 ** (k / 2))) for k in range(6, -1, -1)]
         self._fewest, self._told_by = 0, None
         self._tells, self._at_once = {}, {}
 
@@ -127,7 +127,7 @@ class Stretches:
     def _tell(self, k, before, states, aside):
         """Return the part that tells where the k-th stretch starts, by as many steps.
 
-        What it writes goes where results come later: so many times as many steps further on the way.
+        What it writes goes to one row where a result comes later: so many times as many steps further on the way.
         """
         cut = self._cuts[k]
         if self._is_back:
@@ -149,12 +149,15 @@ class Stretches:
     def _part(self, first, stop, states, before=0, to_sums=0, aside=None):
         """Return what is added to addresses for the steps from ``first`` to ``stop``, and the last arguments.
 
-        With a number of steps ``aside``, results go there, and stay in the cache, and nothing is summed.
+        With a number of steps ``aside``, all results go to the row there, which stays in the cache, and nothing is
+        summed: rows of their own would be in the cache when results are written to them past it, which takes longer.
         """
         table, lengths = self._geometry.copy(), np.array([stop - first], np.int64)
         table[0] = stop - first
         if aside is not None:
             table[3] = 0
+            for k in self._results:
+                table[_rows.HEAD + 3 * k] = 0
             if table[9] > 0:
                 table[4], table[9] = UNWANTED, 0
         self._keep += table, lengths

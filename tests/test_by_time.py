@@ -12,6 +12,7 @@ from thresholds import lower_thresholds
 
 import fastrecur
 from fastrecur import _by_time, _problem
+from fastrecur._arrays import array_at
 
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 
@@ -154,6 +155,32 @@ def test_two_threads_are_told_on_their_way(rng, large, monkeypatch, set_threads,
             assert len(asked) >= 12
         else:
             assert len(asked) == (6 if at_once else 0)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("back", [False, True])
+def test_what_tells_a_state_writes_one_row(rng, large, monkeypatch, set_threads, dtype, back):
+    """Rows that are in the cache already take longer to be written past it."""
+    told, real = [], _by_time.Stretches._run
+
+    def watch(ways, known, team, threads, at, *rest):
+        result = array_at(at[-1], value.shape, np.dtype(dtype))
+        result[...] = np.nan
+        real(ways, known, team, threads, at, *rest)
+        if known in ways._tells.values():
+            told.append((~np.isnan(result.astype(np.float32))).sum())
+
+    monkeypatch.setattr(_by_time.Stretches, "_run", watch)
+    gate, value = forgetting(rng, "forget_mult", (140, 64), dtype)
+    g = rng.standard_normal(value.shape).astype(dtype)
+    h = fastrecur.forget_mult(gate, value)
+    set_threads(2)
+    if back:
+        fastrecur.forget_mult_vjp(g, gate, value, h)
+    else:
+        fastrecur.forget_mult(gate, value, out=np.empty_like(value))
+    assert told
+    assert set(told) == {2 * 64}  # by each of two walks, from zeros and from something else
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
