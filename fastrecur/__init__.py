@@ -9,8 +9,8 @@ their gradients.
 - `fastrecur.reference` is the definition as a plain loop.
 """
 
+import typing as _typing
 from importlib import import_module as _import_module
-from typing import Any as _Any
 
 import numba as _numba  # noqa: F401  # the first call needs it: better to wait for it here
 
@@ -34,7 +34,15 @@ __all__ = [
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> _Any:
-    if name == "smoothing":
-        return _import_module(".smoothing", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if _typing.TYPE_CHECKING:
+    from . import smoothing as smoothing
+else:  # of type checkers, it would take any name
+
+    def __getattr__(name):
+        if name == "smoothing":
+            return _import_module(".smoothing", __name__)
+        advice = ": import fastrecur.torch first" if name == "torch" else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{advice}")
+
+    def __dir__():
+        return sorted({*globals(), "smoothing"})

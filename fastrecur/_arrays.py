@@ -182,7 +182,7 @@ def library_of(value):
 def _take_foreign(name, value):
     library = _root(value)
     if any_tensor(value):
-        raise TypeError(say.mixed([(name, "torch"), ("the operands", "numpy")]))
+        raise TypeError(say.mixed([(name, "torch"), (None, "numpy")]))
     if hasattr(value, "__cuda_array_interface__"):
         raise TypeError(say.gpu(name, type(value)))
     if hasattr(value, "__dlpack__"):

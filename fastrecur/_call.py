@@ -163,8 +163,10 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
         lengths = _lengths(lengths)
     values = (g, a, b, h, h0, grad_state)
     weak_complex = any(type(value) is complex for value in values)
-    if (weak_complex or any(map(_is_complex, values))) and _gate_is_real(family, names[1:3], a):
-        return _give_all(owner, *_vjp_pairs(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state))
+    if weak_complex or any(map(_is_complex, values)):
+        _problem.check_kind(names, *map(_signature, values))
+        if _gate_is_real(family, names[1:3], a):
+            return _give_all(owner, *_vjp_pairs(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state))
     plan = _problem.vjp(
         family, names, *map(_signature, (g, a, b, h)), _state_signature(h0), _state_signature(grad_state), axis,
         reverse, None if lengths is None else lengths.shape, weak_complex,
@@ -313,12 +315,15 @@ def _gate_is_real(family, names, a):
 
 def _pair_problem(names, a, b, others, axis, lengths):
     """Return the complex dtype and shape, and what does not change in kind: gate, axis and lengths for pairs."""
-    dtypes = [value.dtype for value in (a, b, *others) if type(value) is _ndarray]
-    dtype = _problem.result_dtype(names, dtypes, True)
+    dtypes = _problem.own_dtypes(*map(_state_signature, (a, b, *others.values())))
+    dtype = _problem.result_dtype((*names, *others), dtypes, True)
     shape = _problem.broadcast_shape(names, (np.shape(a), np.shape(b)), axis)
     axis = _problem.normalise_axis(axis, shape, names)
+    lanes = shape[:axis] + shape[axis + 1 :]
+    for name, value in others.items():
+        _problem.check_shapes({name: np.shape(value)}, lanes if name in ("h0", "grad_state") else shape)
     if lengths is not None:
-        _problem.check_lengths_shape(lengths.shape, shape[:axis] + shape[axis + 1 :])
+        _problem.check_lengths_shape(lengths.shape, lanes)
         if lengths.ndim == 0:
             lengths = np.full(2, lengths)
     return dtype, shape, a[..., np.newaxis] if type(a) is _ndarray else a, axis, lengths
@@ -343,7 +348,7 @@ def _unpair(pairs, like):
 
 
 def _forward_pairs(family, names, a, b, h0, axis, reverse, lengths, out):
-    dtype, shape, gate, axis, lengths = _pair_problem(names[:2], a, b, (h0,), axis, lengths)
+    dtype, shape, gate, axis, lengths = _pair_problem(names[:2], a, b, {"h0": h0}, axis, lengths)
     if out is None:
         strides = _problem.like(shape, dtype, *((v.shape, v.strides) for v in (b, a) if type(v) is _ndarray))
         out = _problem.empty(shape, dtype, strides)
@@ -357,7 +362,8 @@ def _forward_pairs(family, names, a, b, h0, axis, reverse, lengths, out):
 
 
 def _vjp_pairs(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
-    dtype, _, gate, axis, lengths = _pair_problem(names[1:3], a, b, (g, h, h0, grad_state), axis, lengths)
+    others = {names[0]: g, names[3]: h, "h0": h0, "grad_state": grad_state}
+    dtype, _, gate, axis, lengths = _pair_problem(names[1:3], a, b, others, axis, lengths)
     g, pair_b, h, pair_h0, grad_state = (_pair(value, dtype) for value in (g, b, h, h0, grad_state))
     grad_a, grad_b, grad_h0 = vjp(family, names, g, gate, pair_b, h, pair_h0, axis, reverse, lengths, grad_state)
     grad_a = grad_a.reshape(np.shape(a))

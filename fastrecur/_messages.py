@@ -6,7 +6,10 @@ def _type(kind):
 
 
 def masked(name):
-    return f"`{name}` must not be a masked array: fill it (with NaN for fastrecur.smoothing) or pass data and `lengths`"
+    return (
+        f"`{name}` must not be a masked array: fill it (with NaN for fastrecur.smoothing), or give a recurrence its "
+        "data and `lengths`"
+    )
 
 
 def subclass(name, kind):
@@ -158,24 +161,30 @@ def dlpack(name, kind, error):
 
 
 def dtype(name, came):
-    advice = ": take its `astype(float)`; if values are missing, in fastrecur.smoothing, which passes over NaN"
+    advice = (
+        ": take its numpy.asarray(..., float); if values are missing, in fastrecur.smoothing, which passes over NaN"
+    )
     return (
         f"`{name}` must hold float16, bfloat16, float32, float64, complex64, complex128, integers or bools, "
         f"got dtype {came}{advice if str(came) == 'object' else ''}"
     )
 
 
-def promotion(names, dtypes):
-    which = ", ".join(f"`{name}`" for name in names)
-    return f"{which} must have dtypes with a common type, got {', '.join(str(dtype) for dtype in dtypes)}"
+def promotion(found):
+    which, came = ", ".join(f"`{name}`" for name, _ in found), ", ".join(str(dtype) for _, dtype in found)
+    return f"{which} must have dtypes with a common type, got {came}"
 
 
 def complex_gate(name, dtype):
     return f"`{name}` must be real: the gate of a weighted average has no complex kernel, got dtype {dtype}"
 
 
+def complex_of_real(name, dtype):
+    return f"`{name}` must be real, as the operands are and so the result is, got dtype {dtype}"
+
+
 def mixed(found):
-    came = ", ".join(f"`{name}` from {library}" for name, library in found)
+    came = ", ".join(f"{f'`{name}`' if name else 'others'} from {library}" for name, library in found)
     return f"all arrays must come from one library, got {came}"
 
 

@@ -151,20 +151,26 @@ def is_c_order(shape, strides):
 
 
 def result_dtype(names, dtypes, weak_complex=False):
-    """Return the dtype of a result: NumPy's promotion, integers alone to float64."""
-    if dtypes and not weak_complex and all(dtype is BFLOAT16 for dtype in dtypes):
+    """Return the dtype of a result: NumPy's promotion, integers alone to float64. None is what has no part in it."""
+    found = [(name, dtype) for name, dtype in zip(names, dtypes, strict=True) if dtype is not None]
+    if found and not weak_complex and all(dtype is BFLOAT16 for _, dtype in found):
         return BFLOAT16  # of tensors, which NumPy does not know
     try:
-        dtype = np.result_type(*dtypes) if dtypes else np.dtype(np.float64)
+        dtype = np.result_type(*(dtype for _, dtype in found)) if found else np.dtype(np.float64)
     except TypeError:
-        raise TypeError(say.promotion(names, dtypes)) from None
+        raise TypeError(say.promotion(found)) from None
     if dtype.kind in "biu":
         dtype = np.dtype(np.float64)
     if element(dtype) is None:
-        raise TypeError(say.promotion(names, dtypes))
+        raise TypeError(say.promotion(found))
     if weak_complex and dtype.kind != "c":
         dtype = np.result_type(np.complex64, dtype)
     return dtype
+
+
+def own_dtypes(*signatures):
+    """Return the dtype of each operand that is an array; None for numbers."""
+    return [signature[0] if type(signature) is tuple else None for signature in signatures]
 
 
 def wide_dtype(dtype):
@@ -195,6 +201,14 @@ def fits(shape, into):
         return True
     padded = (1,) * (len(into) - len(shape)) + tuple(shape)
     return len(shape) <= len(into) and all(n in (1, m) for n, m in zip(padded, into, strict=True))
+
+
+def check_shapes(shapes, into):
+    """Raise unless each of the named shapes, of states or of what is shaped like the result, broadcasts to another."""
+    for name, shape in shapes.items():
+        if not fits(shape, into):
+            wrong = say.state_shape if name in ("h0", "grad_state") else say.operand_shape
+            raise ValueError(wrong(name, shape, into))
 
 
 def like(shape, dtype, *prototypes):
@@ -428,15 +442,14 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex, 
     library's promotion has found it.
     """
     if dtype is None:
-        dtype = result_dtype(names, [s[0] for s in (a, b, h0) if type(s) is tuple], weak_complex)
+        dtype = result_dtype(names, own_dtypes(a, b, h0), weak_complex)
     wide = wide_dtype(dtype)
     a_element, a_size, a_shape, a_strides = _operand(a, wide)
     b_element, b_size, b_shape, b_strides = _operand(b, wide)
     shape = broadcast_shape(names[:2], (a_shape, b_shape), axis)
     axis = normalise_axis(axis, shape, names[:2])
     lane_shape = shape[:axis] + shape[axis + 1 :]
-    if type(h0) is tuple and not fits(h0[1], lane_shape):
-        raise ValueError(say.state_shape("h0", h0[1], lane_shape))
+    check_shapes({"h0": h0[1] if type(h0) is tuple else ()}, lane_shape)
     if lengths is not None:
         check_lengths_shape(lengths, lane_shape)
     if out is not None:
@@ -509,9 +522,9 @@ def vjp(
     in their place). ``layouts`` are the strides of fresh gradients, None to choose them.
     """
     if dtype is None:
-        dtype = result_dtype((names[1], names[2], "h0"), [s[0] for s in (a, b, h0) if type(s) is tuple], weak_complex)
-        everything = [s[0] for s in (g, a, b, h, h0, grad_state) if type(s) is tuple]
-        wide = wide_dtype(result_dtype(names, everything, weak_complex))
+        everything = own_dtypes(g, a, b, h, h0, grad_state)
+        dtype = result_dtype((*names[1:3], "h0"), own_dtypes(a, b, h0), weak_complex)
+        wide = wide_dtype(result_dtype((*names, "h0", "grad_state"), everything, weak_complex))
     else:
         wide = wide_dtype(dtype)
     g_element, g_size, g_shape, g_strides = _operand(g, wide)
@@ -521,12 +534,9 @@ def vjp(
     shape = broadcast_shape(names[1:3], (a_shape, b_shape), axis)
     axis = normalise_axis(axis, shape, names[1:3])
     lane_shape = shape[:axis] + shape[axis + 1 :]
-    for name, state in (("h0", h0), ("grad_state", grad_state)):
-        if type(state) is tuple and not fits(state[1], lane_shape):
-            raise ValueError(say.state_shape(name, state[1], lane_shape))
-    for name, came in ((names[0], g_shape), (names[3], h_shape)):
-        if not fits(came, shape):
-            raise ValueError(say.operand_shape(name, came, shape))
+    states = {"h0": h0, "grad_state": grad_state}
+    check_shapes({name: s[1] if type(s) is tuple else () for name, s in states.items()}, lane_shape)
+    check_shapes({names[0]: g_shape, names[3]: h_shape}, shape)
     if lengths is not None:
         check_lengths_shape(lengths, lane_shape)
     to_a, to_b = (gradient_dtype(s, dtype) for s in (a, b))
@@ -570,6 +580,17 @@ def vjp(
             sizes, strides, tuple(fates), word=word,
         )  # fmt: skip
     return replace(plan, gradients=tuple(gradients), h0_dtype=gradient_dtype(h0, dtype))
+
+
+def check_kind(names, g, a, b, h, h0, grad_state):
+    """Raise where operands are real, and so the result is, but what is given of its kind is complex."""
+
+    def is_complex(one):
+        return one is complex or (type(one) is tuple and one[0].kind == "c")
+
+    for name, one in ((names[0], g), (names[3], h), ("grad_state", grad_state)):
+        if is_complex(one) and not any(map(is_complex, (a, b, h0))):
+            raise TypeError(say.complex_of_real(name, "complex" if one is complex else one[0]))
 
 
 def gradient_dtype(signature, dtype):

@@ -2,6 +2,7 @@
 
 import contextlib
 
+import ml_dtypes
 import numpy as np
 import pytest
 from compare import assert_same_bits
@@ -73,7 +74,7 @@ if np.dtype(np.longdouble).itemsize > 8:
 def raises(error, argument):
     """The error itself, not one of its kinds that NumPy raises, and its message."""
     with pytest.raises(error, match=f"`{argument}`") as info:
-        yield
+        yield info
     assert info.type is error
 
 
@@ -188,8 +189,13 @@ def test_bad_arguments(name, what):
     # The gradients check the same arguments in the same way.
     vjp = {"grad_h": X, "h": X, gate: F, value: X}
     vjp |= {{"gate": gate, "value": value}.get(k, k): v for k, v in arguments.items()}
-    with raises(error, argument):
+    with raises(error, argument) as wrong:
         getattr(fastrecur, name + "_vjp")(**vjp)
+    if isinstance(vjp[value], np.ndarray) and vjp[value].dtype.kind == "f" and argument != value:
+        # Complex values are no problem of other shapes.
+        with raises(error, argument) as also_wrong:
+            getattr(fastrecur, name + "_vjp")(**vjp | {value: vjp[value] * np.complex64(1)})
+        assert str(also_wrong.value) == str(wrong.value)
 
 
 def read_only():
@@ -242,8 +248,32 @@ def test_bad_arguments_of_the_vjp(name, what):
     gate, value = names_of(name)
     arguments = {"grad_h": X, gate: F, value: X, "h": X} | BAD_VJP[what]
     (argument,) = BAD_VJP[what]
-    with raises(ValueError, argument):
-        getattr(fastrecur, name + "_vjp")(**arguments)
+    for kind in (np.float32, np.complex64):
+        with raises(ValueError, argument) as wrong:
+            getattr(fastrecur, name + "_vjp")(**arguments | {value: X.astype(kind)})
+        assert str(wrong.value).endswith(f"got {BAD_VJP[what][argument].shape}")
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("argument", ["grad_h", "h", "grad_state"])
+def test_no_imaginary_part_is_dropped_of_what_belongs_to_a_real_result(name, argument):
+    gate, value = names_of(name)
+    vjp = getattr(fastrecur, name + "_vjp")
+    given = {"grad_h": X, gate: F, value: X, "h": X}
+    for bad in (1j, np.complex64(1j), 1j * (X[0] if argument == "grad_state" else X)):
+        with raises(TypeError, argument):
+            vjp(**given | {argument: bad})
+        assert vjp(**given | {argument: bad}, h0=1j)[2].dtype.kind == "c"
+
+
+def test_dtypes_without_a_common_type_are_named_with_what_has_them():
+    half, brain = np.ones(3, np.float16), np.ones(3, ml_dtypes.bfloat16)
+    with pytest.raises(TypeError, match="^`f`, `x` must have dtypes with a common type, got bfloat16, float16$"):
+        fastrecur.forget_mult(brain, half)
+    with pytest.raises(TypeError, match="^`x`, `h0` must have .*, got float16, bfloat16$"):
+        fastrecur.forget_mult(0.5, half, brain[0])
+    with pytest.raises(TypeError, match="^`grad_h`, `x`, `h` must have .*, got bfloat16, float16, float16$"):
+        fastrecur.forget_mult_vjp(brain, 0.5, half, half)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -325,7 +355,7 @@ def test_who_means_a_gate_for_each_step_is_told_its_shape(axis, gradient):
 
 def test_messages_say_where_to_go_on():
     for objects in ([1.0, None], X.astype(object)):
-        with pytest.raises(TypeError, match="object: .*astype.*smoothing"):
+        with pytest.raises(TypeError, match="object: .*asarray.*smoothing"):
             fastrecur.forget_mult(0.5, objects)
     for nothing in (None, "0.5"):
         with pytest.raises(TypeError, match="`x` .*got (NoneType|str)$"):

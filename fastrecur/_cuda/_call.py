@@ -76,9 +76,9 @@ def _bring(work, dtype, value, shape, target, target_at, target_shape=None):
     work.run(plan, {"source": at, "source_sum": target_at})
 
 
-def _check_complex(family, names, a, *others):
+def _check_complex(family, names, *operands):
     """Raise for the complex averages that have no kernel here."""
-    for name, value in zip(names, (a, *others), strict=False):
+    for name, value in zip(names, operands, strict=True):
         kind = value.dtype.kind if type(value) is _arrays.View else ("c" if type(value) is complex else "f")
         if kind == "c" and family == _problem.FORGET:
             raise TypeError(say.complex_on_gpu(name))
@@ -324,7 +324,8 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype
     (g, a, b, h, h0, grad_state), owner, device = _arrays.take(
         (*names, "h0", "grad_state"), (g, a, b, h, h0, grad_state)
     )
-    _check_complex(family, names[1:3], a, g, b, h, h0, grad_state)
+    _check_complex(family, (*names, "h0", "grad_state"), g, a, b, h, h0, grad_state)
+    _problem.check_kind(names, *map(_signature, (g, a, b, h)), _state(h0), _state(grad_state))
     lengths = _lengths(lengths, names, owner, device)
     plan = _plan.vjp(
         family, names, _signature(g), _signature(a), _signature(b), _signature(h), _state(h0), _state(grad_state),

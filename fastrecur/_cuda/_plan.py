@@ -408,8 +408,8 @@ def vjp(
         layouts=layouts,
     )  # fmt: skip
     if dtype is None:
-        everything = [s[0] for s in (g, a, b, h, h0, grad_state) if type(s) is tuple]
-        dtype = _problem.result_dtype(names, everything, weak_complex)
+        everything = _problem.own_dtypes(g, a, b, h, h0, grad_state)
+        dtype = _problem.result_dtype((*names, "h0", "grad_state"), everything, weak_complex)
     carry = _CARRY[element(dtype)]
     carry_dtype = _DTYPES[carry]
     shape, axis, lane_shape = plan.shape, plan.axis, plan.lane_shape

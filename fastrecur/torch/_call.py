@@ -285,8 +285,11 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     g, a, b, h, h0, grad_state = _take((*names, "h0", "grad_state"), g, a, b, h, h0, grad_state)
     axis, reverse = _axis(axis), _flag("reverse", reverse)
     _check_gate(family, names[1], a)
-    own = result_dtype(names[1:3], a, b, h0)
-    dtype = result_dtype(names, g, a, b, h, h0, grad_state)
+    own = result_dtype((*names[1:3], "h0"), a, b, h0)
+    dtype = result_dtype((*names, "h0", "grad_state"), g, a, b, h, h0, grad_state)
+    for name, value in ((names[0], g), (names[3], h), ("grad_state", grad_state)):
+        if value is not None and _is_complex(value) and not own.is_complex:
+            raise TypeError(say.complex_of_real(name, "complex" if _is_number(value) else value.dtype))
     shape, axis = _shape(names[1:3], a, b, axis)
     lengths = _lengths(lengths, shape, axis, (a, b))
     _check_state("h0", h0, shape, axis)
@@ -644,8 +647,8 @@ def result_dtype(names, *operands):
     if dtype in _tensors.INTEGERS:
         dtype = torch.get_default_dtype()
     if dtype not in _tensors.FLOATING and dtype not in _tensors.COMPLEX:
-        dtypes = [type(v).__name__ if _is_number(v) else v.dtype for v in operands if v is not None]
-        raise TypeError(say.promotion(names, dtypes))
+        given = [(name, v) for name, v in zip(names, operands, strict=True) if v is not None]
+        raise TypeError(say.promotion([(name, type(v).__name__ if _is_number(v) else v.dtype) for name, v in given]))
     return dtype
 
 
@@ -726,7 +729,7 @@ def _lengths(lengths, shape, axis, operands):
         return None
     if not isinstance(lengths, torch.Tensor):
         if isinstance(lengths, (np.ndarray, np.generic)):
-            raise TypeError(say.mixed([("lengths", "numpy"), ("the operands", "torch")]))
+            raise TypeError(say.mixed([("lengths", "numpy"), (None, "torch")]))
         try:
             lengths = torch.tensor(lengths, dtype=None if _holds_numbers(lengths) else torch.int64)
         except (TypeError, ValueError, RuntimeError) as error:

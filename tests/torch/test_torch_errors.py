@@ -70,6 +70,15 @@ def test_bad_arguments(what, wants):
             forget_mult_vjp(X, operands.pop("f"), operands.pop("x"), X, operands.pop("h0", None), **operands)
 
 
+@pytest.mark.parametrize("argument", ["grad_h", "h", "grad_state"])
+def test_no_imaginary_part_is_dropped_of_what_belongs_to_a_real_result(argument):
+    given = {"grad_h": X, "f": F, "x": X, "h": X}
+    for value in (1j, torch.tensor(1j), 1j * (X[0] if argument == "grad_state" else X)):
+        with pytest.raises(TypeError, match=f"^`{argument}` must be real.*complex"):
+            forget_mult_vjp(**given | {argument: value})
+        assert forget_mult_vjp(**given | {argument: value}, h0=1j)[2].is_complex()
+
+
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype")
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor is deprecated")
 @pytest.mark.filterwarnings("ignore:.*[qQ]uantiz.*deprecated")
