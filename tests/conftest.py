@@ -62,6 +62,19 @@ def forget_plans(monkeypatch):
     forget()
 
 
+@pytest.fixture(autouse=True)
+def poisoned_results(monkeypatch):
+    """Memory that results are written to holds NaN: what is not written is seen, however large they are."""
+    empty = _problem.empty
+
+    def poisoned(*arguments, **options):
+        array = empty(*arguments, **options)
+        array.fill(np.nan)
+        return array
+
+    monkeypatch.setattr(_problem, "empty", poisoned)
+
+
 @pytest.fixture
 def nothing_kept():
     """No memory of another test's results is there to be used again."""

@@ -5,6 +5,7 @@ import itertools
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 from compare import assert_same_bits, check_vjp
 from layouts import guarded
 from test_forward import RECURRENCES
@@ -291,7 +292,6 @@ def test_more_threads_than_partial_sums(rng, large, set_threads):
 
 def test_sums_do_not_depend_on_what_else_is_wanted(rng, monkeypatch):
     """Of which there is more or less to be moved."""
-    torch = pytest.importorskip("torch")
     real, seen = _by_time.sum_stretch, []
     monkeypatch.setattr(_by_time, "sum_stretch", lambda plan: seen.append(real(plan)) or seen[-1])
     gate, value = (torch.from_numpy(a) for a in forgetting(rng, "forget_mult", (5001, 160), np.float16))

@@ -503,6 +503,27 @@ def test_paths_agree(rng, dtype):
         assert (np.abs(last.T - whole[:, lanes].astype(float)) <= ulp[:, lanes]).all()
 
 
+@pytest.mark.parametrize("f", [0.1, 1e-2, 1e-3, 1e-4])
+def test_float64_carries_the_roundings_of_the_steps_it_remembers(rng, f):
+    """Of all paths: twice the square root of how many these are, and 16, units in the last place."""
+    steps = 10**5
+    x = rng.random((steps, 16))  # all of one sign: nothing is lost
+    gate = np.longdouble(f)
+    exact, state = np.empty(x.shape, np.longdouble), np.zeros(16, np.longdouble)
+    for t in range(steps):
+        exact[t] = state = state + gate * (x[t] - state)
+    bound = (16 + 2 * f**-0.5) * np.spacing(exact.astype(np.float64))
+    paths = [fastrecur.forget_mult(f, x), fastrecur.forget_mult(f, x.T.copy(), axis=1).T]
+    paths += [fastrecur.forget_mult(f, x[:, :n].copy()) for n in (1, 3)]
+    chunks, state = [], None
+    for chunk in np.split(x, 100):
+        h, state = fastrecur.forget_mult(f, chunk, state, return_state=True)
+        chunks.append(h)
+    for h in [*paths, np.concatenate(chunks)]:
+        lanes = slice(h.shape[1])
+        assert (np.abs(h - exact[:, lanes]) <= bound[:, lanes]).all()
+
+
 def test_an_infinity_within_a_segment_stays():
     # The composed state would be finite again: 1e308 * 4 * 1e-3.
     a, b = np.ones(2100), np.zeros(2100)

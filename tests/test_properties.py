@@ -91,7 +91,8 @@ def test_any_axis_is_moveaxis(problem):
     gate, value = (np.moveaxis(a, axis, 0).copy() for a in (gate, value))
     options = {"reverse": options["reverse"], "lengths": lengths}
     first = recurrence(gate, value, h0, **options)
-    np.testing.assert_allclose(np.moveaxis(h, axis, 0), first, rtol=1e-5, atol=1e-6)
+    digits = np.finfo(h.dtype).eps
+    np.testing.assert_allclose(np.moveaxis(h, axis, 0), first, rtol=100 * digits, atol=10 * digits)
 
 
 @given(problems(dtypes=[np.float64]), st.floats(-4, 4), st.floats(-4, 4))
