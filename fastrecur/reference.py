@@ -7,13 +7,17 @@ without rounding it back to the operands' dtype, so that a comparison rounds onc
 """
 
 import functools
+from typing import Any
 
 import numpy as np
 
 __all__ = ["forget_mult", "forget_mult_vjp", "linear_recurrence", "linear_recurrence_vjp"]
 
 
-def forget_mult(f, x, h0=None, *, axis=0, reverse=False, lengths=None, return_state=False):
+def forget_mult(
+    f: Any, x: Any, h0: Any = None, *, axis: int = 0, reverse: bool = False, lengths: Any = None,
+    return_state: bool = False,
+) -> Any:  # fmt: skip
     """Dynamic weighted average, ``h[t] = f[t]*x[t] + (1 - f[t])*h[t-1]``.
 
     Parameters
@@ -62,7 +66,10 @@ def forget_mult(f, x, h0=None, *, axis=0, reverse=False, lengths=None, return_st
     return _forward(_forget_step, 0, f, x, h0, axis, reverse, lengths, return_state)
 
 
-def linear_recurrence(a, b, h0=None, *, axis=0, reverse=False, lengths=None, return_state=False):
+def linear_recurrence(
+    a: Any, b: Any, h0: Any = None, *, axis: int = 0, reverse: bool = False, lengths: Any = None,
+    return_state: bool = False,
+) -> Any:  # fmt: skip
     """First-order linear recurrence, ``h[t] = a[t]*h[t-1] + b[t]``.
 
     The arguments and results are those of `forget_mult`, with the coefficient `a` and the input
@@ -78,7 +85,10 @@ def linear_recurrence(a, b, h0=None, *, axis=0, reverse=False, lengths=None, ret
     return _forward(_linear_step, 1, a, b, h0, axis, reverse, lengths, return_state)
 
 
-def forget_mult_vjp(grad_h, f, x, h, h0=None, *, axis=0, reverse=False, lengths=None, grad_state=None):
+def forget_mult_vjp(
+    grad_h: Any, f: Any, x: Any, h: Any, h0: Any = None, *, axis: int = 0, reverse: bool = False, lengths: Any = None,
+    grad_state: Any = None,
+) -> Any:  # fmt: skip
     """Gradients of `forget_mult`: its vector-Jacobian product.
 
     With the cotangent carried against the direction of travel,
@@ -117,7 +127,10 @@ def forget_mult_vjp(grad_h, f, x, h, h0=None, *, axis=0, reverse=False, lengths=
     return _vjp(_forget_gradients, 0, grad_h, f, x, h, h0, axis, reverse, lengths, grad_state)
 
 
-def linear_recurrence_vjp(grad_h, a, b, h, h0=None, *, axis=0, reverse=False, lengths=None, grad_state=None):
+def linear_recurrence_vjp(
+    grad_h: Any, a: Any, b: Any, h: Any, h0: Any = None, *, axis: int = 0, reverse: bool = False, lengths: Any = None,
+    grad_state: Any = None,
+) -> Any:  # fmt: skip
     """Gradients of `linear_recurrence`: its vector-Jacobian product.
 
     With ``g[t] = grad_h[t] + conj(a[t+1])*g[t+1]`` they are ``grad_b[t] = g[t]``,

@@ -39,6 +39,26 @@ def test_every_public_function_has_a_page_and_types():
             assert given[parameter.name].default == parameter.default
             assert given[parameter.name].kind == parameter.kind
             assert given[parameter.name].annotation is not parameter.empty
+            assert parameter.annotation is not parameter.empty
+        assert inspect.signature(definition).return_annotation is not inspect.Signature.empty
+
+
+def test_modules_that_are_imported_when_they_are_needed(run_python):
+    assert "smoothing" in dir(fastrecur)
+    out = run_python(
+        "import fastrecur\n"
+        "for name in 'torch', 'smooth':\n"
+        "    try:\n"
+        "        getattr(fastrecur, name)\n"
+        "    except AttributeError as error:\n"
+        "        print(error)\n"
+        "print(fastrecur.smoothing.__name__)\n"
+    )
+    assert out.splitlines() == [
+        "module 'fastrecur' has no attribute 'torch': import fastrecur.torch first",
+        "module 'fastrecur' has no attribute 'smooth'",
+        "fastrecur.smoothing",
+    ]
 
 
 def test_version():
