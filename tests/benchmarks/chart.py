@@ -12,7 +12,7 @@ from matplotlib.patches import Patch  # noqa: E402
 
 # One hue a dtype; the lighter shade is a fresh output.
 HUES = {"float32": "#2a6fbb", "float64": "#d9762b", "float16": "#3a9a6b", "bfloat16": "#8a63b5"}
-MISSED = "#c0392b"
+MISSED = "#d0021b"
 BAR = 0.8  # of the height of a line, shared by its bars
 INCHES = 0.115  # a bar's height
 
@@ -132,8 +132,9 @@ def _draw_bar(ax, at, height, row, start):
     # On a logarithmic axis that starts at 1 a slower result has no bar; its figure still shows.
     end = max(start, min(row.figure, ax.get_xlim()[1] / 1.1))
     ax.barh(at, end - start, height * 0.92, left=start, color=_colour(row))
+    cut = "\u00bb " if row.figure > end else ""  # the bar goes on
     ax.annotate(
-        f"{row.figure:.{0 if row.figure >= 9.95 else 2}f}", (end, at), (3, 0),
+        f"{cut}{row.figure:.{0 if row.figure >= 9.95 else 2}f}", (end, at), (3, 0),
         textcoords="offset points", va="center", fontsize=6.5,
         color="#444444" if row.holds else MISSED, fontweight="normal" if row.holds else "bold",
         bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.4}, zorder=4,

@@ -1,4 +1,4 @@
-"""What the first call of a kind costs: ``python first_calls_run.py``.
+"""What the first call of a kind costs, and the import: ``python first_calls_run.py``.
 
 Every call is made by a process of its own that has imported fastrecur: once with nowhere to find a compiled kernel,
 once where the first process left it. In two more processes a call of another kind comes before, which starts Numba and
@@ -20,6 +20,8 @@ from tqdm import tqdm
 import fastrecur
 
 MUST = {"empty": 3.0, "kept": 0.05}  # seconds
+MOST = 1.2  # times what NumPy and numba take to import
+IMPORTS = 15  # processes that import each
 STATES = "forget_mult(f, x, axis={axis})"
 GRADIENTS = "forget_mult_vjp(x, f, x, x, axis={axis})"
 OF_COMPLEX = "linear_recurrence_vjp(x, f, x, x, axis={axis})"
@@ -48,6 +50,9 @@ print(time.perf_counter() - began)
 """
 
 
+IMPORTING = "import time; began = time.perf_counter(); import {names}; print(time.perf_counter() - began)"
+
+
 def cases():
     """Yield a label, then shape, axis, dtype, gate (None: an array) and the call."""
     for name, (shape, axis) in LAYOUTS.items():
@@ -60,17 +65,29 @@ def cases():
 
 def seconds_of(shape, axis, dtype, gate, call, place, before):
     """Return how long a call takes in a new process that finds kernels, and leaves them, at a place."""
+    text = PROCESS.format(
+        shape=shape, dtype=dtype, gate=gate, before=before, another=ANOTHER, call=call.format(axis=axis)
+    )
+    return printed_by(text, place)
+
+
+def printed_by(text, place):
+    """Return the number that a new process prints, which finds kernels, and leaves them, at a place."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     environment |= {
         "FASTRECUR_CACHE_DIR": str(place / "kernels"),
         "PYTHONPATH": str(Path(fastrecur.__file__).parents[1]),
         "PYTHONPYCACHEPREFIX": str(place.parent / "bytecode"),
     }
-    text = PROCESS.format(
-        shape=shape, dtype=dtype, gate=gate, before=before, another=ANOTHER, call=call.format(axis=axis)
-    )
     ran = subprocess.run([sys.executable, "-c", text], env=environment, capture_output=True, text=True, check=True)
     return float(ran.stdout)
+
+
+def import_seconds(place):
+    """Return the median time that NumPy and numba take to import, then fastrecur's with them, by turns."""
+    texts = [IMPORTING.format(names=names) for names in ("numpy, numba", "fastrecur")]
+    taken = [[printed_by(text, place) for text in texts] for _ in range(IMPORTS)]
+    return [statistics.median(column) for column in zip(*taken, strict=True)]
 
 
 def measure(case, times, root):
@@ -96,6 +113,7 @@ def main(arguments):
     chosen = [case for case in cases() if options.only in case[0]]
     with tempfile.TemporaryDirectory() as root:
         seconds_of((4,), 0, "float32", None, STATES, Path(root) / "warm", False)  # leaves the bytecode
+        alone, ours = import_seconds(Path(root) / "warm")
         for label, *case in tqdm(chosen, unit="row", file=sys.stderr):
             found = measure(case, options.times, root)
             held += all(found[kind, False] <= limit for kind, limit in MUST.items())
@@ -111,7 +129,11 @@ def main(arguments):
     print(f"{'':30} {'gate':8} {'dtype':12}" + " ".join(f"{head:>8}" for head in ("first", "second") * 2))
     print("\n".join(lines))
     print(
-        f"\n{held} of {len(chosen)} first calls within {MUST['empty']} s compiled and {1e3 * MUST['kept']:.0f} ms kept."
+        f"\nImporting fastrecur takes {ours:.3f} s, NumPy and numba alone {alone:.3f}: {ours / alone:.2f} times as long, of "
+        f"{MOST} at the most (medians of {IMPORTS} processes, by turns)."
+    )
+    print(
+        f"{held} of {len(chosen)} first calls within {MUST['empty']} s compiled and {1e3 * MUST['kept']:.0f} ms kept."
     )
 
 
