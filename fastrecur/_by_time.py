@@ -124,16 +124,16 @@ class Stretches:
             self._at_once[before] = self._known([*both, *walks])
         return self._at_once[before]
 
-    def _tell(self, k, before, states, aside):
-        """Return the part that tells where the k-th stretch starts, by as many steps.
+    def _tell(self, k, before, states, turn):
+        """Return the part that walks as many steps ``before`` the k-th stretch, which tells where that starts.
 
-        What it writes goes to one row where a result comes later: so many times as many steps further on the way.
+        What it writes goes to one row that a result comes to later: another one for each ``turn``, which is 0, 1 or -1.
         """
         cut = self._cuts[k]
         if self._is_back:
             here = self._steps - cut
-            return self._part(here, here + before, states, self._before, 0, -before * aside)
-        return self._part(cut - before, cut, states, 0, 0, before * aside)
+            return self._part(here, here + before, states, self._before, 0, -before * turn)
+        return self._part(cut - before, cut, states, 0, 0, before * turn)
 
     def _walk(self, k):
         first, stop = self._cuts[k : k + 2]

@@ -28,7 +28,7 @@ from ._cpu import _native
 FEW = 4  # threads of a call
 NEAR = 100e-9  # seconds in which a line goes from one processor to another that has a cache in common with it
 TIMES, TRIES = 200, 3  # a line goes to and fro; and is that tried
-LOOKS = 1 << 22  # after which who waits for it gives up: about a millisecond, longer than it takes to wake a worker
+LOOKS = 1 << 22  # after which who waits for it gives up: a millisecond or a few, longer than it takes to wake a worker
 VALID = 1.0  # seconds for which the answer holds: a virtual machine is moved to other processors at any time
 
 _lock = threading.Lock()
@@ -171,7 +171,8 @@ def run(calls: Iterable[tuple[Any, ...]] | np.ndarray, threads: int | None = Non
     """Run ``(function, *arguments)`` calls at once, or on so many threads; return when all are done.
 
     Of n threads, each takes every n-th call, and this thread takes the first. Where no worker is free, this thread does
-    what one would have done. Calls may be a table of `_native`, for so many threads.
+    what one would have done. Calls may be a table of `_native`, for so many threads. Functions that are not compiled run
+    one after another, on this thread.
     """
     if isinstance(calls, np.ndarray):
         _run_table(calls, threads or 1)

@@ -74,6 +74,8 @@ def forget_mult(
     ValueError
         For shapes that do not fit, an axis or lengths out of range, and an ``out`` that is read-only or overlaps.
         Nothing has been written then.
+    RuntimeError
+        For an ``out`` where a tensor wants a gradient, and for arrays on a GPU without a driver that answers.
 
     See Also
     --------
@@ -149,7 +151,8 @@ def forget_mult_vjp(
     Returns
     -------
     grad_f, grad_x : array
-        Each of its operand's own shape and dtype (the result's dtype for integers, bools and numbers), summed over
+        Each of its operand's own shape and dtype (the result's dtype for integers, bools and numbers; its real part's
+        for real ones of a complex result), summed over
         what was broadcast, in the precision that the state is carried in. Zero at and past a lane's length.
     grad_h0 : array or None
         Of the shape and dtype of ``h0``; None if there was none. Where ``h0`` was made of ``x``, as ``h0=x[0]``, that

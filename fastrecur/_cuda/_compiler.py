@@ -15,7 +15,7 @@ from numba.cuda.extending import intrinsic, models, overload, register_model
 from .. import _pooling, _steps
 from . import _device
 
-_I1, _I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
+_I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (8, 16, 32, 64))
 _F16, _F32, _F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 
 # Element name -> (bytes, LLVM type in memory, class), as in _cpu/_memory.py.
