@@ -171,8 +171,8 @@ def run(calls: Iterable[tuple[Any, ...]] | np.ndarray, threads: int | None = Non
     """Run ``(function, *arguments)`` calls at once, or on so many threads; return when all are done.
 
     Of n threads, each takes every n-th call, and this thread takes the first. Where no worker is free, this thread does
-    what one would have done. Calls may be a table of `_native`, for so many threads. Functions that are not compiled run
-    one after another, on this thread.
+    what one would have done. Calls may be a table of `_native`, for so many threads. Functions that are not compiled
+    run one after another, on this thread.
     """
     if isinstance(calls, np.ndarray):
         _run_table(calls, threads or 1)
