@@ -22,7 +22,7 @@ are not finite, or so much smaller than what they are made of that digits are lo
 before it to the bit, an open one the value.
 """
 
-from .._steps import constant, everywhere, fma, magnitude, select
+from .._steps import constant, everywhere, fma, is_finite, magnitude, select
 from ._memory import (
     broadcast,
     earlier,
@@ -191,11 +191,6 @@ def lower(least, value):
 @inlined
 def higher(most, value):
     return select(most < value, value, most)
-
-
-@inlined
-def is_finite(value):
-    return value - value == constant(0.0, value)
 
 
 @inlined

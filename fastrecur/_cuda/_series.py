@@ -20,7 +20,7 @@ each thread's steps do too.
 
 import functools
 
-from .._steps import constant, fma, magnitude, select
+from .._steps import constant, fma, is_finite, magnitude, select
 from ._device import (
     ballot,
     block,
@@ -41,11 +41,6 @@ from ._device import (
     thread,
 )
 from ._lanes import add_exactly, first_state, lane_offset, settled, split_lane, valid_steps
-
-
-@helper
-def is_finite(value):
-    return value - value == constant(0.0, value)
 
 
 @helper

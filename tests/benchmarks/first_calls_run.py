@@ -129,8 +129,8 @@ def main(arguments):
     print(f"{'':30} {'gate':8} {'dtype':12}" + " ".join(f"{head:>8}" for head in ("first", "second") * 2))
     print("\n".join(lines))
     print(
-        f"\nImporting fastrecur takes {ours:.3f} s, NumPy and numba alone {alone:.3f}: {ours / alone:.2f} times as long, "
-        f"of {MOST} at the most (medians of {IMPORTS} processes, by turns)."
+        f"\nImporting fastrecur takes {ours:.3f} s, NumPy and numba alone {alone:.3f}: {ours / alone:.2f} times as "
+        f"long, of {MOST} at the most (medians of {IMPORTS} processes, by turns)."
     )
     print(
         f"{held} of {len(chosen)} first calls within {MUST['empty']} s compiled and {1e3 * MUST['kept']:.0f} ms kept."
