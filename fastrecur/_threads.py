@@ -31,7 +31,7 @@ TIMES, TRIES = 200, 3  # a line goes to and fro; and is that tried
 LOOKS = 1 << 22  # after which who waits for it gives up: a millisecond or a few, longer than it takes to wake a worker
 VALID = 1.0  # seconds for which the answer holds: a virtual machine is moved to other processors at any time
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal's handler, or a finalizer, may call from where this thread makes a worker
 _idle: list[_Worker] = []
 _workers = 0
 _threads: int | None = None
@@ -355,7 +355,7 @@ def _hire(most: int, workers: list[_Worker]) -> None:
 def _after_fork() -> None:
     # The child has none of the parent's threads, and the lock may have been held.
     global _lock, _idle, _workers
-    _lock, _idle, _workers = threading.Lock(), [], 0
+    _lock, _idle, _workers = threading.RLock(), [], 0
     _native.after_fork()
 
 

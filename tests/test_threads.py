@@ -126,6 +126,32 @@ assert not failures, failures
     )
 
 
+@pytest.mark.parametrize("where", ["lock_mail", "functions"])
+def test_a_call_from_where_a_worker_is_made(run_python, where):
+    """A signal's handler makes it, or a finalizer: whoever makes the worker holds a lock, and would wait for itself."""
+    run_python(
+        LARGE
+        + f"""
+import faulthandler
+from fastrecur._cpu import _native
+faulthandler.dump_traceback_later(60, exit=True)
+fastrecur.set_num_threads(1)
+check()  # compiled
+fastrecur.set_num_threads(2)
+real, calls = _native.{where}, []
+def handler(*arguments):
+    calls.append(None)
+    if len(calls) == 1:
+        check()
+    return real(*arguments)
+_native.{where} = handler
+check()
+assert len(calls) >= 2
+check()
+"""
+    )
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_fork(run_python):
     # With a pool that has run already, whose threads the child does not have; and its grandchild.

@@ -42,7 +42,7 @@ NAP = 50  # microseconds
 
 _I32, _I64, _VOID = ir.IntType(32), ir.IntType(64), ir.VoidType()
 _places = {}
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 class _Method(ctypes.Structure):
@@ -261,7 +261,7 @@ def _functions():
 def after_fork():
     """Make anew what another thread of the parent may have held."""
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
 
 # ---- How they are written -------------------------------------------------------------------------------------------
