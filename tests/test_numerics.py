@@ -524,6 +524,19 @@ def test_float64_carries_the_roundings_of_the_steps_it_remembers(rng, f):
         assert (np.abs(h - exact[:, lanes]) <= bound[:, lanes]).all()
 
 
+@pytest.mark.parametrize("largest", [np.finfo(np.float64).max, np.finfo(np.float64).max / 2])
+def test_an_average_of_the_largest_numbers_is_one_of_them(rng, largest):
+    """On the path that composes steps too, whose states in between are rounded otherwise."""
+    for _ in range(20):
+        x = rng.choice([largest, -largest], 2048)
+        f = rng.choice([1, 0.5, 0.3, 0.1, 0.01, 0.999, 0.7], 2048)
+        alone = fastrecur.forget_mult(f, x)
+        among = fastrecur.forget_mult(f[:, np.newaxis], np.stack([x] * 16, 1))
+        assert np.isfinite(alone).all()
+        assert np.isfinite(among).all()
+        np.testing.assert_allclose(alone, among[:, 0], rtol=0, atol=16 * np.spacing(largest / 2))
+
+
 def test_an_infinity_within_a_segment_stays():
     # The composed state would be finite again: 1e308 * 4 * 1e-3.
     a, b = np.ones(2100), np.zeros(2100)

@@ -283,6 +283,7 @@ def walk_vectors(rule, a_rows, b_rows, h_rows, summary, steps, h, keeps):
     origin = origin_of(b_rows, summary) if centred else zero
     half, far = constant(0.5, h), broadcast(magnitude(origin) * constant(1.0 / LOST, h))
     least, lost, peak = broadcast(one), broadcast(zero), broadcast(zero)
+    finite = broadcast(zero)  # until a state is not: then NaN
     # Of these only the last lane counts: the others' would take a shuffle each.
     product, rise, weight, before = broadcast(one), broadcast(zero), broadcast(zero), broadcast(h)
     gate = load_vector(a_rows, 0, summary)
@@ -303,6 +304,7 @@ def walk_vectors(rule, a_rows, b_rows, h_rows, summary, steps, h, keeps):
             new = fma(share, centre - before, rises) + select(from_start, before, centre)
             rise = fma(-share, rise, rises) + select(from_start, rise, broadcast(zero))
             lost = higher(lost, fma(weights, far, -magnitude(new)))
+            finite = fma(new, broadcast(zero), finite)
             weight = fma(weights, broadcast(one) - weight, weight)
         else:
             products, rises = compose_on(decay(rule, gate), intake(rule, gate, value))
@@ -322,7 +324,7 @@ def walk_vectors(rule, a_rows, b_rows, h_rows, summary, steps, h, keeps):
     store(summary, ORIGIN, origin)
     store(summary, PEAK, most)
     if keeps and h == h:
-        sound = inside and is_finite(lane_of(before, 0)) and everywhere(lost == broadcast(zero))
+        sound = inside and is_finite(lane_of(before, 0)) and everywhere(lost == finite)
         if not (sound and stays_finite(h, most)):
             walk(rule, a_rows, b_rows, h_rows, summary, steps, h)
     return not everywhere(broadcast(zero) < least)
