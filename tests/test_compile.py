@@ -33,6 +33,27 @@ def test_what_is_left_out_changes_nothing(run_python, tmp_path, module):
     assert everything_loaded[0] == "True"
 
 
+def test_a_kernel_that_an_interrupt_kept_from_being_handed_over_is_made_again(run_python, tmp_path):
+    """Python cannot raise where LLVM calls it: the library then holds no code."""
+    run_python(
+        """
+import numpy as np
+import fastrecur
+from fastrecur._cpu import _compile
+make, made = _compile.compiled, []
+def compiled(*arguments):
+    made.append(make(*arguments))
+    if len(made) == 1:
+        made[0].library._compiled_object = None
+    return made[-1]
+_compile.compiled = compiled
+np.testing.assert_array_equal(fastrecur.forget_mult(0.5, [8.0, 4.0]), [4, 4])
+assert len(made) == 2
+""",
+        FASTRECUR_CACHE_DIR=str(tmp_path / "kernels"),
+    )
+
+
 @pytest.mark.parametrize("order", ["ours(); theirs()", "theirs(); ours(); theirs()"])
 def test_numba_compiles_for_others_as_ever(run_python, tmp_path, order):
     """Numba's own target, with NumPy, dictionaries and complex numbers, beside the kernels'."""

@@ -78,7 +78,13 @@ def _circumstances():
 def _machine_code(function, signature):
     """Compile; return machine code and the symbol of the kernel in it."""
     made = compiled(function, signature)
-    _, _, (code, *_) = made.library.serialize_using_object_code()
+    try:
+        _, _, (code, *_) = made.library.serialize_using_object_code()
+    except (
+        RuntimeError
+    ):  # an interrupt while LLVM handed over the code: Python cannot raise it there, and nobody has it
+        made = compiled(function, signature)
+        _, _, (code, *_) = made.library.serialize_using_object_code()
     return code, made.fndesc.llvm_func_name
 
 
