@@ -115,13 +115,14 @@ def _holds_masked(value, masked):
 
 def _take_list(name, value):
     masked = sys.modules.get("numpy.ma")
-    if masked is not None and _holds_masked(value, masked):
-        raise TypeError(say.masked(name))
     try:
-        array = np.asarray(value)
+        if masked is None or not _holds_masked(value, masked):
+            return np.asarray(value)
     except ValueError as error:
         raise ValueError(say.ragged(name, error)) from None
-    return array
+    except (TypeError, RuntimeError) as error:  # of what is in it, as a tensor that wants a gradient; too deep
+        raise TypeError(say.ragged(name, error)) from None
+    raise TypeError(say.masked(name))
 
 
 _ON_HOST = frozenset((np.ndarray, float, int, bool, complex, list, tuple, type(None)))
@@ -188,7 +189,10 @@ def _take_foreign(name, value):
     if hasattr(value, "__dlpack__"):
         array = _take_dlpack(name, value)
     elif hasattr(value, "__array_interface__"):
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(say.interface(name, type(value), error)) from None
     else:
         raise TypeError(say.not_an_array(name, type(value)))
     if not hasattr(value, "__array_namespace__"):
@@ -250,9 +254,18 @@ def overlaps_itself(array):
     for stride, size in sorted((abs(stride), size) for stride, size in zip(array.strides, array.shape, strict=True)):
         if size > 1:
             if stride < reach:
-                return True
+                return _is_met_twice(array)
             reach = stride * (size - 1) + reach
     return False
+
+
+def _is_met_twice(array):
+    """Return whether two indices of an array name one place, by all of them: its axes are interleaved."""
+    places = np.zeros(1, np.int64)
+    for stride, size in zip(array.strides, array.shape, strict=True):
+        places = np.add.outer(places, stride * np.arange(size)).ravel()
+    places.sort()
+    return bool((np.diff(places) < array.itemsize).any())
 
 
 def is_same_view(first, second):

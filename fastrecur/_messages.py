@@ -156,6 +156,10 @@ def not_an_array(name, kind):
     return f"`{name}` must be an array, a list or a number, got {_type(kind)}{advice}"
 
 
+def interface(name, kind, error):
+    return f"`{name}` must be an array that NumPy can look at by its __array_interface__, got {_type(kind)}: {error}"
+
+
 def dlpack(name, kind, error):
     return f"`{name}` must be an array that NumPy can look at through DLPack, got {_type(kind)}: {error}"
 

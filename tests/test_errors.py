@@ -1,10 +1,12 @@
 """Every bad argument: the type of the error, the argument in backticks, and nothing written."""
 
 import contextlib
+import sys
 
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 from compare import assert_same_bits
 from test_forward import RECURRENCES
 
@@ -125,6 +127,32 @@ def test_ragged_lists(name):
         call(name, {"value": ragged})
     with raises(ValueError, "h0"):
         call(name, {"h0": ragged})
+
+
+def test_lists_that_numpy_cannot_take():
+    tensor = torch.ones(3, requires_grad=True)
+    with raises(TypeError, "x"):
+        fastrecur.forget_mult(0.5, [tensor, tensor])
+    with raises(TypeError, "lengths"):
+        fastrecur.forget_mult(0.5, X, lengths=[*tensor])
+    deep = []
+    deep.append(deep)
+    for masked in (False, True):
+        with pytest.MonkeyPatch.context() as patches:
+            if not masked:
+                patches.delitem(sys.modules, "numpy.ma", raising=False)
+            with pytest.raises((TypeError, ValueError), match="`x`"):
+                fastrecur.forget_mult(0.5, deep)
+
+
+@pytest.mark.parametrize("argument", ["f", "x", "h0", "out"])
+def test_an_interface_that_is_none(argument):
+    class Broken:
+        def __array_interface__(self):
+            pass
+
+    with raises(TypeError, argument):
+        fastrecur.forget_mult(**{"f": F, "x": X} | {argument: Broken()})
 
 
 def test_what_the_messages_say():

@@ -125,6 +125,20 @@ def test_any_number_of_axes(rng, name, shape):
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("axes", [33, 62])
+def test_as_many_axes_as_numpy_has(rng, name, axes):
+    recurrence, vjp = getattr(fastrecur, name), getattr(fastrecur, name + "_vjp")
+    gate, value = operands(rng, (5, 3), np.float64)
+    many = (5, *[1] * (axes - 2), 3)
+    h = recurrence(gate, value)
+    assert_same_bits(recurrence(gate.reshape(many), value.reshape(many)), h.reshape(many))
+    assert_same_bits(recurrence(0.5, value.reshape(many) + 1j).real, recurrence(0.5, value).reshape(many))
+    grads = vjp(h.reshape(many), gate.reshape(many), value.reshape(many), h.reshape(many))
+    for got, wanted in zip(grads[:2], vjp(h, gate, value, h)[:2], strict=True):
+        assert_same_bits(got, wanted.reshape(many))
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
 def test_interleaved_operands(rng, name):
     # Gate and value share a buffer without sharing an element.
     both = rng.random((65, 33, 2)).astype(np.float32)
