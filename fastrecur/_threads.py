@@ -31,7 +31,7 @@ TIMES, TRIES = 200, 3  # a line goes to and fro; and is that tried
 LOOKS = 1 << 22  # after which who waits for it gives up: a millisecond or a few, longer than it takes to wake a worker
 VALID = 1.0  # seconds for which the answer holds: a virtual machine is moved to other processors at any time
 
-_lock = threading.RLock()  # a signal's handler, or a finalizer, may call from where this thread makes a worker
+_lock = threading.RLock()  # a signal's handler, or a finalizer, may call from where this thread holds it
 _idle: list[_Worker] = []
 _workers = 0
 _threads: int | None = None
@@ -342,14 +342,21 @@ def _hire(most: int, workers: list[_Worker]) -> None:
             continue
         except IndexError:
             pass
-        with _lock:
-            if _workers >= get_num_threads() - 1:
-                break
-            try:
-                workers.append(_Worker())
-            except RuntimeError:  # no thread can be started: there are too many, or the interpreter is shutting down
-                break
-            _workers += 1
+        counted, worker = False, None
+        try:
+            with _lock:
+                if _workers >= get_num_threads() - 1:
+                    break
+                _workers, counted = _workers + 1, True
+            # Nobody holds the lock: the new thread may collect garbage before it runs, and a finalizer may call.
+            worker = _Worker()
+            workers.append(worker)
+        except RuntimeError:  # no thread can be started: there are too many, or the interpreter is shutting down
+            break
+        finally:
+            if counted and worker is None:
+                with _lock:
+                    _workers -= 1
 
 
 def _after_fork() -> None:
