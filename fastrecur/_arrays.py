@@ -261,8 +261,12 @@ def overlaps_itself(array):
 
 def _is_met_twice(array):
     """Return whether two indices of an array name one place, by all of them: its axes are interleaved."""
+    axes = [(stride, size) for stride, size in zip(array.strides, array.shape, strict=True) if size > 1]
+    reach = array.itemsize + sum(abs(stride) * (size - 1) for stride, size in axes)
+    if array.nbytes > reach or any(stride == 0 for stride, _ in axes):  # there are not that many places
+        return True
     places = np.zeros(1, np.int64)
-    for stride, size in zip(array.strides, array.shape, strict=True):
+    for stride, size in axes:
         places = np.add.outer(places, stride * np.arange(size)).ravel()
     places.sort()
     return bool((np.diff(places) < array.itemsize).any())

@@ -111,13 +111,24 @@ def test_partly_overlapping(rng, case):
         np.lib.stride_tricks.as_strided(np.zeros(4, np.float32), (8, 4), (0, 4)),
         np.lib.stride_tricks.as_strided(np.zeros(32, np.float32), (8, 4), (4, 4)),
         np.lib.stride_tricks.as_strided(np.zeros(32, np.float32), (8, 4), (8, 4)),
+        np.lib.stride_tricks.as_strided(np.zeros(80, np.float32), (8, 4), (32, 16)),
     ],
-    ids=["stride 0", "sliding", "half a row"],
+    ids=["stride 0", "sliding", "half a row", "interleaved"],
 )
 def test_self_overlapping(out):
     with pytest.raises(ValueError, match="`out`"):
         fastrecur.forget_mult(0.5, np.ones((8, 4), np.float32), out=out)
     assert not out.any()
+
+
+def test_a_self_overlap_is_seen_without_looking_at_all_places():
+    """Of so many there would be no room for them."""
+    out = np.lib.stride_tricks.as_strided(np.zeros(1 << 16), (1 << 40, 1 << 10), (8, 8))
+    with pytest.raises(ValueError, match="`out` must not overlap itself"):
+        fastrecur.forget_mult(0.5, np.broadcast_to(np.float64(1), out.shape), out=out)
+    out = np.lib.stride_tricks.as_strided(np.zeros(1 << 16), (1 << 40, 1 << 10), (0, 8))
+    with pytest.raises(ValueError, match="`out` must not overlap itself"):
+        fastrecur.forget_mult(0.5, np.broadcast_to(np.float64(1), out.shape), out=out)
 
 
 def test_axes_that_are_interleaved_name_no_place_twice(rng):

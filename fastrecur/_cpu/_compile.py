@@ -80,9 +80,8 @@ def _machine_code(function, signature):
     made = compiled(function, signature)
     try:
         _, _, (code, *_) = made.library.serialize_using_object_code()
-    except (
-        RuntimeError
-    ):  # an interrupt while LLVM handed over the code: Python cannot raise it there, and nobody has it
+    except RuntimeError:
+        # An interrupt came while LLVM handed over the code: Python cannot raise it there, and nobody has the code.
         made = compiled(function, signature)
         _, _, (code, *_) = made.library.serialize_using_object_code()
     return code, made.fndesc.llvm_func_name
