@@ -190,8 +190,13 @@ def normalise_axis(axis, shape, names):
 
 def broadcast_shape(names, shapes, axis=None):
     """Return the shape that operands broadcast to; ``axis`` is time's, for the error's sake."""
-    # NumPy's own function takes 32 axes at the most, of 64.
     most = max(map(len, shapes))
+    if most <= 32:
+        try:
+            return np.broadcast_shapes(*shapes)
+        except ValueError:
+            raise ValueError(say.broadcast(names, shapes, axis)) from None
+    # NumPy's own function takes no more of the 64 that arrays may have.
     sizes = [{*sizes} - {1} for sizes in zip(*((1,) * (most - len(s)) + tuple(s) for s in shapes), strict=True)]
     if any(len(size) > 1 for size in sizes):
         raise ValueError(say.broadcast(names, shapes, axis))

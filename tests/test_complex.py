@@ -7,6 +7,7 @@ import pytest
 from compare import assert_same_bits, check_forward, check_nothing_beside, check_vjp
 from layouts import c_order, every_other_lane, fortran, guarded, negative_first_stride
 from test_dtypes import numbers
+from test_forward import RECURRENCES
 from test_panels import every
 from thresholds import lower_thresholds
 
@@ -139,3 +140,11 @@ def test_which_problems_are_narrow():
         )  # fmt: skip
         assert vjp.traversal == _problem.ROWS
         assert bool(vjp.narrow) == (lanes < 16)
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+def test_more_axes_than_numpy_broadcasts(rng, name):
+    value = rng.standard_normal((5, 3))
+    many = value.reshape(5, *[1] * 60, 3)
+    h = getattr(fastrecur, name)(0.5, many + 1j)
+    assert_same_bits(h.real.copy(), getattr(fastrecur, name)(0.5, value).reshape(many.shape))

@@ -282,6 +282,24 @@ def test_bad_arguments_of_the_vjp(name, what):
         assert str(wrong.value).endswith(f"got {BAD_VJP[what][argument].shape}")
 
 
+def test_a_self_overlap_is_seen_without_looking_at_all_places():
+    """Of so many there would be no room for them."""
+    out = np.lib.stride_tricks.as_strided(np.zeros(1 << 16), (1 << 40, 1 << 10), (8, 8))
+    with pytest.raises(ValueError, match="`out` must not overlap itself"):
+        fastrecur.forget_mult(0.5, np.broadcast_to(np.float64(1), out.shape), out=out)
+    out = np.lib.stride_tricks.as_strided(np.zeros(1 << 16), (1 << 40, 1 << 10), (0, 8))
+    with pytest.raises(ValueError, match="`out` must not overlap itself"):
+        fastrecur.forget_mult(0.5, np.broadcast_to(np.float64(1), out.shape), out=out)
+
+
+def test_axes_that_are_interleaved_name_no_place_twice(rng):
+    out = np.lib.stride_tricks.as_strided(np.zeros(8, np.float32), (2, 3), (12, 8))  # 0, 2, 4 and 3, 5, 7
+    value = rng.standard_normal(out.shape).astype(np.float32)
+    for axis in (0, 1):
+        assert fastrecur.forget_mult(0.5, value, axis=axis, out=out) is out
+        assert_same_bits(out.copy(), fastrecur.forget_mult(0.5, value, axis=axis))
+
+
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("argument", ["grad_h", "h", "grad_state"])
 def test_no_imaginary_part_is_dropped_of_what_belongs_to_a_real_result(name, argument):
