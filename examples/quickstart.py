@@ -95,8 +95,9 @@ def main() -> None:
     both = fastrecur.forget_mult(constant, ema, h0=ema[-1], reverse=True)
 
     # A constant gate that lags no more than the data-dependent one lets more of the jitter through.
+    lag = lag_in_minutes(h, x)
     curves = ((f, fastrecur.forget_mult(f, x, h0=x[0])) for f in np.arange(constant, 1, 0.01))
-    quick, open_wider = next((f, curve) for f, curve in curves if lag_in_minutes(curve, x) <= lag_in_minutes(h, x))
+    quick, open_wider = next((f, curve) for f, curve in curves if lag_in_minutes(curve, x) <= lag)
 
     steady = speed < STEADY
     print(f"{'1-3. Smoothed':<40}{'lag':>8}{'jitter at rest':>19}{'from the data':>19}")

@@ -247,29 +247,27 @@ def overlap(first, second):
 
 
 def overlaps_itself(array):
-    """Return whether two indices of an array may name one place."""
+    """Return whether two indices of an array name one place."""
     if array.size == 0:
         return False
-    reach = array.itemsize
-    for stride, size in sorted((abs(stride), size) for stride, size in zip(array.strides, array.shape, strict=True)):
-        if size > 1:
-            if stride < reach:
-                return _is_met_twice(array)
-            reach = stride * (size - 1) + reach
-    return False
+    axes = sorted((abs(stride), size) for stride, size in zip(array.strides, array.shape, strict=True) if size > 1)
+    reach, is_nested = array.itemsize, True
+    for stride, size in axes:
+        is_nested = is_nested and stride >= reach
+        reach += stride * (size - 1)
+    if is_nested:
+        return False
+    # There are not that many places; or axes are interleaved, and all places tell.
+    return axes[0][0] == 0 or array.nbytes > reach or _is_met_twice(axes, array.itemsize)
 
 
-def _is_met_twice(array):
-    """Return whether two indices of an array name one place, by all of them: its axes are interleaved."""
-    axes = [(stride, size) for stride, size in zip(array.strides, array.shape, strict=True) if size > 1]
-    reach = array.itemsize + sum(abs(stride) * (size - 1) for stride, size in axes)
-    if array.nbytes > reach or any(stride == 0 for stride, _ in axes):  # there are not that many places
-        return True
+def _is_met_twice(axes, itemsize):
+    """Return whether two indices along axes, given as strides and sizes, name one place."""
     places = np.zeros(1, np.int64)
     for stride, size in axes:
         places = np.add.outer(places, stride * np.arange(size)).ravel()
     places.sort()
-    return bool((np.diff(places) < array.itemsize).any())
+    return bool((np.diff(places) < itemsize).any())
 
 
 def is_same_view(first, second):

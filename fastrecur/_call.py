@@ -315,13 +315,13 @@ def _gate_is_real(family, names, a):
 
 def _pair_problem(names, a, b, others, axis, lengths):
     """Return the complex dtype and shape, and what does not change in kind: gate, axis and lengths for pairs."""
-    dtypes = _problem.own_dtypes(*map(_state_signature, (a, b, *others.values())))
+    signatures = {name: _signature(value) for name, value in others.items()}
+    dtypes = _problem.own_dtypes(_signature(a), _signature(b), *signatures.values())
     dtype = _problem.result_dtype((*names, *others), dtypes, True)
     shape = _problem.broadcast_shape(names, (np.shape(a), np.shape(b)), axis)
     axis = _problem.normalise_axis(axis, shape, names)
     lanes = shape[:axis] + shape[axis + 1 :]
-    for name, value in others.items():
-        _problem.check_shapes({name: np.shape(value)}, lanes if name in ("h0", "grad_state") else shape)
+    _problem.check_shapes(signatures, shape, lanes)
     if lengths is not None:
         _problem.check_lengths_shape(lengths.shape, lanes)
         if lengths.ndim == 0:

@@ -211,12 +211,13 @@ def fits(shape, into):
     return len(shape) <= len(into) and all(n in (1, m) for n, m in zip(padded, into, strict=True))
 
 
-def check_shapes(shapes, into):
-    """Raise unless each of the named shapes, of states or of what is shaped like the result, broadcasts to another."""
-    for name, shape in shapes.items():
-        if not fits(shape, into):
-            wrong = say.state_shape if name in ("h0", "grad_state") else say.operand_shape
-            raise ValueError(wrong(name, shape, into))
+def check_shapes(signatures, shape, lane_shape):
+    """Raise unless each named array broadcasts to a result's shape, or a state to that of its lanes."""
+    for name, signature in signatures.items():
+        is_state = name in ("h0", "grad_state")
+        into, wrong = (lane_shape, say.state_shape) if is_state else (shape, say.operand_shape)
+        if type(signature) is tuple and not fits(signature[1], into):
+            raise ValueError(wrong(name, signature[1], into))
 
 
 def like(shape, dtype, *prototypes):
@@ -457,7 +458,7 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex, 
     shape = broadcast_shape(names[:2], (a_shape, b_shape), axis)
     axis = normalise_axis(axis, shape, names[:2])
     lane_shape = shape[:axis] + shape[axis + 1 :]
-    check_shapes({"h0": h0[1] if type(h0) is tuple else ()}, lane_shape)
+    check_shapes({"h0": h0}, shape, lane_shape)
     if lengths is not None:
         check_lengths_shape(lengths, lane_shape)
     if out is not None:
@@ -542,9 +543,7 @@ def vjp(
     shape = broadcast_shape(names[1:3], (a_shape, b_shape), axis)
     axis = normalise_axis(axis, shape, names[1:3])
     lane_shape = shape[:axis] + shape[axis + 1 :]
-    states = {"h0": h0, "grad_state": grad_state}
-    check_shapes({name: s[1] if type(s) is tuple else () for name, s in states.items()}, lane_shape)
-    check_shapes({names[0]: g_shape, names[3]: h_shape}, shape)
+    check_shapes({"h0": h0, "grad_state": grad_state, names[0]: g, names[3]: h}, shape, lane_shape)
     if lengths is not None:
         check_lengths_shape(lengths, lane_shape)
     to_a, to_b = (gradient_dtype(s, dtype) for s in (a, b))

@@ -152,8 +152,8 @@ def forget_mult_vjp(
     -------
     grad_f, grad_x : array
         Each of its operand's own shape and dtype (the result's dtype for integers, bools and numbers; its real part's
-        for real ones of a complex result), summed over
-        what was broadcast, in the precision that the state is carried in. Zero at and past a lane's length.
+        for real ones of a complex result), summed over what was broadcast, in the precision that the state is carried
+        in. Zero at and past a lane's length.
     grad_h0 : array or None
         Of the shape and dtype of ``h0``; None if there was none. Where ``h0`` was made of ``x``, as ``h0=x[0]``, that
         part of the gradient of ``x`` is here, and still to be added to ``grad_x``.
