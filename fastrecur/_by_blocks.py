@@ -15,7 +15,8 @@ from . import _threads
 from ._arrays import address, are_same
 from ._cpu import _native
 from ._cpu._series import ALL, BLOCK, FOLD, HOLD, PART, REPLAY, SUMMARISE, SUMMARY, TELL
-from ._problem import APART, FEW_LANES, H
+from ._layout import H
+from ._problem import APART, FEW_LANES
 from ._threads import ranges
 
 SLOWER = 1.6  # times as long as a summary takes a walk

@@ -21,8 +21,9 @@ import numpy as np
 
 from . import _problem, _threads
 from ._arrays import address, are_same, array_at
-from ._cpu import _native, _rows
-from ._problem import APART, ROWS, SUMS_A, TO_A, TO_B, UNWANTED, A, B, G, H
+from ._cpu import _native
+from ._layout import A_MODE, HEAD, N_STEPS, STREAMING, SUM_STEPS, SUMS_A, TO_A, TO_B, UNWANTED, A, B, G, H
+from ._problem import APART, ROWS
 
 LEAST_BYTES = 6 << 20  # of a problem; below, it takes longer to see to it
 FORWARD_ROW, BACK_ROW = 8 << 10, 16 << 10  # bytes of a row from which pieces of it are long enough
@@ -89,7 +90,7 @@ class Stretches:
         self._operands, self._results = ((G, A, B, H, TO_A, TO_B), (TO_A, TO_B)) if self._is_back else ((A, B, H), (H,))
         self._lanes, self._keep = plan.sizes[2], []
         self._pitch = -(-self._lanes // 8) * 8 + APART // plan.wide.itemsize  # of states, which stand some lines apart
-        self._unit = int(geometry[9]) or 1
+        self._unit = int(geometry[SUM_STEPS]) or 1
         self._shift, self._steps = shift, plan.steps - bool(shift)
         self._cuts, before = _cut(self._steps, stretches, self._unit)
         self._count = count = len(self._cuts) - 1
@@ -153,13 +154,13 @@ class Stretches:
         summed: rows of their own would be in the cache when results are written to them past it, which takes longer.
         """
         table, lengths = self._geometry.copy(), np.array([stop - first], np.int64)
-        table[0] = stop - first
+        table[N_STEPS] = stop - first
         if aside is not None:
-            table[3] = 0
+            table[STREAMING] = 0
             for k in self._results:
-                table[_rows.HEAD + 3 * k] = 0
-            if table[9] > 0:
-                table[4], table[9] = UNWANTED, 0
+                table[HEAD + 3 * k] = 0
+            if table[SUM_STEPS] > 0:
+                table[A_MODE], table[SUM_STEPS] = UNWANTED, 0
         self._keep += table, lengths
         step = self._first + first
         to_results = step + (aside or 0)
@@ -172,7 +173,7 @@ class Stretches:
     def _end(self, step, states, low, high, states_from):
         """Return the part of some lanes that take one step alone, with the lane 0's state so many lanes further on."""
         table, lengths = self._geometry.copy(), np.ones(1, np.int64)
-        table[0], table[3] = 1, 0
+        table[N_STEPS], table[STREAMING] = 1, 0
         self._keep += table, lengths
         moved = [self._plan.distance(k, step) for k in self._operands]
         place = (states * self._pitch + states_from) * self._plan.wide.itemsize

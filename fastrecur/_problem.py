@@ -16,14 +16,10 @@ from . import _blocks
 from . import _messages as say
 from ._arrays import BFLOAT16, element
 from ._blocks import LINE
-
-# Operands, in the order in which the kernels count them.
-A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = range(10)
+from ._layout import ACCUMULATE, CARRY, LENGTHS, REDUCE, STORE, SUMS_A, SUMS_B, TO_A, TO_B, UNWANTED, A, B, G, H
 
 ROWS, OCTETS, PANELS, TILES, SERIES = "rows", "octets", "panels", "tiles", "series"
 FORGET, LINEAR = "forget", "linear"
-
-UNWANTED, STORE, ADD, SUM = range(4)  # what becomes of a gradient, see _cpu/_rows.py
 
 FEW_LANES = 8  # fewer than these, and a series is split in time once it is long
 LONG_SERIES = 2048
@@ -299,7 +295,7 @@ def _merge(dims):
     return merged
 
 
-def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides, fates=(STORE, STORE), word=0):
+def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides, modes=(STORE, STORE), word=0):
     """Make a plan from every operand's strides in the result's axes (None: it takes no part)."""
     steps = shape[axis]
     lane_axes = [k for k in range(len(shape)) if k != axis and shape[k] != 1]
@@ -337,7 +333,7 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
     contiguous = (
         inner_strides[LENGTHS] == 0
         and all(inner_strides[k] == itemsizes[k] or (k in read and inner_strides[k] == 0) for k in full)
-        and (fates[0] != ADD or inner_strides[SUMS_A] == (wide.itemsize if inner_strides[A] else 0))
+        and (modes[0] != ACCUMULATE or inner_strides[SUMS_A] == (wide.itemsize if inner_strides[A] else 0))
         and inner_strides[SUMS_B] in (0, wide.itemsize)
         and (len(outside) <= 1 or repeats * REPEATED <= math.prod(shape))
         and len(inside) <= 2
@@ -348,8 +344,8 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
     is_along_time = (
         all(time[k] % itemsizes[k] == 0 for k in moving)
         and ways <= {1, -1}
-        and (fates[0] != ADD or strides[SUMS_A][axis] == 0)
-        and fates[1] != ADD
+        and (modes[0] != ACCUMULATE or strides[SUMS_A][axis] == 0)
+        and modes[1] != ACCUMULATE
     )
     is_long = is_along_time and wide == np.float64 and steps >= LONG_LANE and word * steps * lanes >= LARGE_PROBLEM
     in_octets = is_along_time and len(ways) == 1 and not is_complex and not is_ragged and steps >= OCTET
@@ -362,18 +358,18 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
     if traversal in (SERIES, OCTETS):
         traits = ["level"] * (time[A] == 0) + ["down"] * (traversal == OCTETS and ways == {-1})
     a_constant = int(inner_strides[A] == 0 and inner > 1)
-    a_fate, b_fate = fates
+    a_mode, b_mode = modes
     if traversal == ROWS and inner > 1:
-        if a_fate == ADD and a_constant:
-            a_fate = SUM
-        if b_fate == ADD and inner_strides[SUMS_B] == 0:
-            b_fate = SUM
+        if a_mode == ACCUMULATE and a_constant:
+            a_mode = REDUCE
+        if b_mode == ACCUMULATE and inner_strides[SUMS_B] == 0:
+            b_mode = REDUCE
             traits.append("sum_b")
         traits += [word for k, word in ((B, "one_b"), (G, "one_g"), (H, "one_h")) if k in full and not inner_strides[k]]
     if traversal == ROWS and (inner > 1 or is_complex) and math.prod(shape) >= NARROW_LEAST:
         if inner < (NARROW_ROW // 2 if is_complex else NARROW_ROW):
             narrow = (f"lanes_{inner}", *["one_a"] * a_constant)
-    head = [steps, int(reverse), a_constant, 0, a_fate, b_fate, 0, 0, 0, 0, 0]
+    head = [steps, int(reverse), a_constant, 0, a_mode, b_mode, 0, 0, 0, 0, 0]
     extra = (tuple([0] * 10),)
     zero = (1, (0,) * 10)
     if traversal == ROWS:
@@ -383,9 +379,9 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
         body = list(itertools.chain.from_iterable((time[k], middle[1][k], outer[1][k]) for k in range(10)))
         row_bytes = itemsizes[TO_B] or itemsizes[H]
         row_bytes *= inner
-        if set(fates) > {STORE}:  # of the other at most sums are written: nothing more is compiled for its type
+        if set(modes) > {STORE}:  # of the other at most sums are written: nothing more is compiled for its type
             both = "to_a", "to_b"
-            elements = elements | dict.fromkeys(both, elements[both[fates.index(STORE)]])
+            elements = elements | dict.fromkeys(both, elements[both[modes.index(STORE)]])
     else:
         padded = [zero] * (3 - len(dims)) + dims
         beyond, (outer, middle, last) = padded[:-3], padded[-3:]
@@ -547,7 +543,7 @@ def vjp(
     if lengths is not None:
         check_lengths_shape(lengths, lane_shape)
     to_a, to_b = (gradient_dtype(s, dtype) for s in (a, b))
-    strides, sizes, fates = [None] * 10, [0] * 10, []
+    strides, sizes, modes = [None] * 10, [0] * 10, []
     strides[A], strides[B] = spread(a_shape, a_strides, shape), spread(b_shape, b_strides, shape)
     strides[H], strides[G] = spread(h_shape, h_strides, shape), spread(g_shape, g_strides, shape)
     strides[LENGTHS] = None if lengths is None else lengths_strides(lengths, len(shape), axis)
@@ -564,18 +560,18 @@ def vjp(
     ):  # fmt: skip
         if not is_wanted:
             gradients.append(None)
-            fates.append(UNWANTED)
+            modes.append(UNWANTED)
             kept.append(element(wide))
         elif tuple(own_shape) == shape:
             strides[target] = layout or like(shape, to, (own_shape, own), (h_shape, h_strides))
             sizes[target] = to.itemsize
             word += to.itemsize
-            fates.append(STORE)
+            modes.append(STORE)
             kept.append(element(to))
             gradients.append((own_shape, to, strides[target]))
         else:
             strides[sums] = own_strides(own_shape, shape, wide.itemsize)
-            fates.append(ADD)
+            modes.append(ACCUMULATE)
             kept.append(element(wide))  # not written, but summed as it is
             gradients.append((own_shape, to, None))
     if 0 in shape:
@@ -584,7 +580,7 @@ def vjp(
         plan = build(
             _rule(family, dtype, wide, a), shape, axis, reverse, dtype, wide,
             dict(g=g_element, a=a_element, b=b_element, h=h_element, to_a=kept[0], to_b=kept[1]),
-            sizes, strides, tuple(fates), word=word,
+            sizes, strides, tuple(modes), word=word,
         )  # fmt: skip
     return replace(plan, gradients=tuple(gradients), h0_dtype=gradient_dtype(h0, dtype))
 

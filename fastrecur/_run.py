@@ -15,20 +15,23 @@ from ._blocks import LINE
 from ._cpu import _narrow, _native, _octets, _panels, _rows, _series, _summaries, _tiles
 from ._cpu._compile import kernel
 from ._cpu._memory import OCTET, WIDTH
-from ._problem import (
-    ADD,
-    APART,
+from ._layout import (
+    A_IS_BROADCAST,
+    A_MODE,
+    ACCUMULATE,
     CARRY,
+    HEAD,
     LENGTHS,
-    OCTETS,
-    PANELS,
-    PIECES,
-    ROWS,
-    SERIES,
-    SUM,
+    N_STEPS,
+    PREFAULT_THREAD,
+    PREFAULT_THREADS,
+    PREFETCH,
+    REDUCE,
+    STREAMING,
+    SUM_BYTES,
+    SUM_STEPS,
     SUMS_A,
     SUMS_B,
-    TILES,
     TO_A,
     TO_B,
     A,
@@ -36,6 +39,7 @@ from ._problem import (
     G,
     H,
 )
+from ._problem import APART, OCTETS, PANELS, PIECES, ROWS, SERIES, TILES
 from ._threads import ranges
 
 _KERNELS = {
@@ -172,7 +176,7 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
     sharing = _sharing(plan, team.size, fresh, fresh_bytes, "forward", stays=stays)
     if stretches is None and sharing.template is not None and plan.traversal != SERIES:
         place = h + from_first[H] + plan.extra[0][H]
-        past = plan.traversal == ROWS and sharing.geometry[3]
+        past = plan.traversal == ROWS and sharing.geometry[STREAMING]
         shift = _lanes_to_shift(plan, sharing.geometry, place) if past and is_whole else 0
         if shift and carry is None and _run_shifted(plan, team, shift, (a, b, h)):
             return
@@ -184,7 +188,7 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
         (extra,) = plan.extra
         at = a + from_first[A] + extra[A], b + from_first[B] + extra[B], h + from_first[H] + extra[H]
         shift = _lanes_to_shift(plan, sharing.geometry, at[-1])
-        past = sharing.geometry[3] and (shift or _may_bypass(plan, at[-1]))
+        past = sharing.geometry[STREAMING] and (shift or _may_bypass(plan, at[-1]))
         ways = _stretches(plan, "forward", bool(past), stays, 0, stretches, shift)
         if ways.walk(team, at, None if carry is None else carry + extra[CARRY]):
             return
@@ -204,7 +208,7 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
         if shift:
             _forward_shifted(plan, call, at, carry, sharing, shift, team)
             continue
-        if sharing.geometry[3] and plan.traversal == ROWS and not _may_bypass(plan, at[H]):
+        if sharing.geometry[STREAMING] and plan.traversal == ROWS and not _may_bypass(plan, at[H]):
             sharing = _sharing(plan, team.size, False, fresh_bytes, "forward")
         _run_parts(team, sharing, [(call, None, *at)] * len(sharing.tails), (5,))
 
@@ -271,7 +275,7 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team):
     if stretches is not None:
         (extra,), places = plan.extra, {G: g, A: a, B: b, H: h, TO_A: to_a, TO_B: to_b}
         at = [place + plan.offsets[k] + extra[k] for k, place in places.items()]
-        ways = _stretches(plan, "vjp", bool(sharing.geometry[3]), stays, stretch, stretches)
+        ways = _stretches(plan, "vjp", bool(sharing.geometry[STREAMING]), stays, stretch, stretches)
         if ways.walk(team, at, carry + extra[CARRY], first + extra[CARRY], summed[0]):
             return _added_up(plan, summed, sharing.pieces)
     call, from_first, strides = _bound(plan, "vjp"), plan.offsets, _sum_strides(plan)
@@ -502,7 +506,7 @@ def _lanes_to_shift(plan, geometry, place):
     Rows must follow each other without a gap, in the operands too.
     """
     inner = plan.sizes[2]
-    if not geometry[3] or plan.traversal != ROWS or plan.steps == 1 or plan.row_bytes % LINE:
+    if not geometry[STREAMING] or plan.traversal != ROWS or plan.steps == 1 or plan.row_bytes % LINE:
         return 0
     if plan.sizes[1] > 1 or len(plan.extra) > 1:
         return 0
@@ -520,7 +524,7 @@ def _may_bypass(plan, place):
     """Return whether the rows of a result, the first of which is there, are long or all start with a cache line."""
     if plan.row_bytes >= BYPASS_ROW:
         return True
-    strides = plan.geometry[_rows.HEAD + 3 * H : _rows.HEAD + 3 * H + 3]
+    strides = plan.geometry[HEAD + 3 * H : HEAD + 3 * H + 3]
     return place % LINE == 0 and not (strides % LINE).any()
 
 
@@ -538,7 +542,7 @@ def _forward_shifted(plan, call, at, carry, sharing, shift, team):
 
     def walk(steps, from_step, by_lanes, carry_at, bypass, parts):
         table = sharing.geometry.copy()
-        table[0], table[3] = steps, bypass
+        table[N_STEPS], table[STREAMING] = steps, bypass
         lengths = np.array([steps], np.int64)
         moved = [at[k] + plan.distance(k, from_step, by_lanes) for k in (A, B, H)]
         tails = [(address(table), *part) for part in parts]
@@ -581,7 +585,7 @@ def _shifted(plan, size, shift):
         return None
     call, last, down = _bound(plan, "forward"), plan.steps - 1, plan.time_strides[H] < 0
     tables, lengths = [sharing.geometry.copy() for _ in range(2)], np.array([1, last], np.int64)
-    tables[0][0], tables[0][3], tables[1][0], tables[1][3] = 1, 0, last, 1
+    tables[0][N_STEPS], tables[0][STREAMING], tables[1][N_STEPS], tables[1][STREAMING] = 1, 0, last, 1
 
     def call_of(k, is_long, step, by_lanes, low, high, states_from):
         moved = [plan.offsets[i] + plan.extra[0][i] + plan.distance(i, step, by_lanes) for i in (A, B, H)]
@@ -645,10 +649,10 @@ def _sharing(plan, most, fresh, fresh_bytes, direction, stretch=0, stays=False):
         tables = [geometry] * len(parts)
         sharers = min(threads, len(parts)) if plan.traversal == ROWS and plan.sizes[0] == 1 else 0
         # Who provides pages walks step by step, and a sum over rows must not depend on that.
-        if sharers > 1 and fresh_bytes >= FRESH_BYTES and geometry[4] != SUM:
+        if sharers > 1 and fresh_bytes >= FRESH_BYTES and geometry[A_MODE] != REDUCE:
             tables = [geometry.copy() for _ in parts]
             for mine, table in enumerate(tables[:sharers]):  # each sees to its share of the pages
-                table[7], table[8] = sharers, mine
+                table[PREFAULT_THREADS], table[PREFAULT_THREAD] = sharers, mine
         tails = [(address(table), *part) for table, part in zip(tables, parts, strict=False)]
         spans = _spans(plan, parts)
         template = _template(plan, direction, tails, pieces, spans)
@@ -667,7 +671,7 @@ def _stretches(plan, direction, bypass, stays, stretch, stretches, shift=0):
 def _spans(plan, parts):
     """Return where in bytes each part's states begin and end, if they are to stand apart; else nothing."""
     outer, middle, inner = plan.sizes
-    size, row = plan.wide.itemsize, int(plan.geometry[_rows.HEAD + 3 * CARRY + 1])
+    size, row = plan.wide.itemsize, int(plan.geometry[HEAD + 3 * CARRY + 1])
     if plan.traversal != ROWS or len(parts) == 1 or outer > 1 or (middle > 1 and row != inner * size):
         return []
     if middle * inner * size > MOST_APART:
@@ -790,22 +794,26 @@ def _geometry(plan, bypass, threads, stays=False, stretch=0, pieces=0):
     And with partial sums of each lane over a ``stretch`` of time. Rows are cut for threads or into ``pieces``.
     """
     geometry = plan.geometry.copy()
-    geometry[3], geometry[6] = bypass, _ahead(plan, stays, max(threads, pieces))
+    geometry[STREAMING], geometry[PREFETCH] = bypass, _ahead(plan, stays, max(threads, pieces))
     if stretch:
-        geometry[4], geometry[9], geometry[10] = ADD, stretch, plan.lanes * plan.wide.itemsize
+        geometry[A_MODE], geometry[SUM_STEPS], geometry[SUM_BYTES] = (
+            ACCUMULATE,
+            stretch,
+            plan.lanes * plan.wide.itemsize,
+        )
     if plan.traversal == SERIES and pieces and not _by_blocks.shares_lanes(plan):
         geometry[_series.SUMS : _series.SUMS + 3] = pieces, *_sum_strides(plan)
     return geometry
 
 
 def _ahead(plan, stays, parts):
-    """Return how many bytes of each operand's rows are asked for before their turn, as in `_rows.GEOMETRY`."""
+    """Return how many bytes of each operand's rows are asked for before their turn, as in `_layout`."""
     if plan.traversal != ROWS or _bytes(plan) < SERIAL_BYTES:
         return 0
     outer, middle, _ = plan.sizes
     parts = parts if outer == middle == 1 else 1
     piece = plan.row_bytes // parts
-    has_gates = plan.geometry[2] == 0
+    has_gates = plan.geometry[A_IS_BROADCAST] == 0
     operands = (3 if plan.gradients else 1) + int(has_gates)
     is_near = not _is_large(plan) or (stays and not _staying_bytes())
     if is_near and middle == 1 and (parts == 1 or piece >= CACHED_AHEAD):

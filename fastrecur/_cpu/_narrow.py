@@ -5,6 +5,28 @@ its states stay in registers from step to step. What bounds that is the chain of
 so that a step of eight lanes takes as long as one of two.
 """
 
+from .._layout import (
+    A_MODE,
+    ACCUMULATE,
+    B_MODE,
+    CARRY,
+    HEAD,
+    LENGTHS,
+    N_STEPS,
+    REDUCE,
+    REVERSE,
+    STORE,
+    SUM_BYTES,
+    SUM_STEPS,
+    SUMS_A,
+    SUMS_B,
+    TO_A,
+    TO_B,
+    A,
+    B,
+    G,
+    H,
+)
 from .._steps import constant
 from ._memory import (
     load,
@@ -19,7 +41,7 @@ from ._memory import (
     store,
     store_row,
 )
-from ._rows import ADD, CARRY, HEAD, LENGTHS, STORE, SUM, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H, place, valid_range
+from ._rows import place, valid_range
 from ._rules import adjoint, is_one_a, is_one_b, is_one_g, is_one_h, step
 from ._target import helper, inlined
 
@@ -64,7 +86,7 @@ def advance(rule, now, a, b, h, carry):
 @helper
 def forward_one(rule, a, b, h, carry, lengths, geometry, outer_first, outer_last):
     """Walk one row of each step, all the way."""
-    steps, reverse = load_int(geometry, 0), load_int(geometry, 1)
+    steps, reverse = load_int(geometry, N_STEPS), load_int(geometry, REVERSE)
     a_time, b_time, h_time = time_of(geometry, A), time_of(geometry, B), time_of(geometry, H)
     for outer in range(outer_first, outer_last):
         start, stop = valid_range(place(lengths, geometry, LENGTHS, 0, 0, outer, 0), steps, reverse)
@@ -91,7 +113,7 @@ def apart_of(geometry, operand):
 @helper
 def forward_many(rule, a, b, h, carry, lengths, geometry, outer, row_first, row_last):
     """Walk rows of each step, then those of the next."""
-    steps, reverse = load_int(geometry, 0), load_int(geometry, 1)
+    steps, reverse = load_int(geometry, N_STEPS), load_int(geometry, REVERSE)
     a_apart, b_apart, h_apart = apart_of(geometry, A), apart_of(geometry, B), apart_of(geometry, H)
     lengths_apart, states_apart = apart_of(geometry, LENGTHS), apart_of(geometry, CARRY)
     ends, states = (
@@ -126,13 +148,13 @@ def forward(
 
 
 @inlined
-def settle(rule, target, sums, value, fate):
+def settle(rule, target, sums, value, mode):
     """Bring a row of a gradient where it belongs."""
-    if fate == STORE:
+    if mode == STORE:
         store_row(rule, target, value)
-    elif fate == ADD:
+    elif mode == ACCUMULATE:
         store_row(rule, sums, load_row(rule, sums, sums) + value)
-    elif fate == SUM:
+    elif mode == REDUCE:
         store(sums, 0, load(sums, 0, sums) + row_total(rule, value))
 
 
@@ -145,7 +167,7 @@ def row_back(rule, r, g, a, b, before, carry):
 
 @inlined
 def walk_back(
-    a_fate, b_fate, held_a, held_b, rule, r, g, a, b, h, to_a, to_b, sums_a, sums_b, carry, geometry, first, stop
+    a_mode, b_mode, held_a, held_b, rule, r, g, a, b, h, to_a, to_b, sums_a, sums_b, carry, geometry, first, stop
 ):  # fmt: skip
     """Take a row from step ``stop`` to ``first``; what is ``held`` is added up on the way, not at each step.
 
@@ -174,15 +196,15 @@ def walk_back(
         if held_a:
             so_far_a = so_far_a + grad_a
         else:
-            settle(rule, to_a_now, shift(sums_a, t * sums_a_time), grad_a, a_fate)
+            settle(rule, to_a_now, shift(sums_a, t * sums_a_time), grad_a, a_mode)
         if held_b:
             so_far_b = so_far_b + grad_b
         else:
-            settle(rule, to_b_now, shift(sums_b, t * sums_b_time), grad_b, b_fate)
+            settle(rule, to_b_now, shift(sums_b, t * sums_b_time), grad_b, b_mode)
     if held_a:
-        settle(rule, to_a, sums_a, so_far_a, a_fate)
+        settle(rule, to_a, sums_a, so_far_a, a_mode)
     if held_b:
-        settle(rule, to_b, sums_b, so_far_b, b_fate)
+        settle(rule, to_b, sums_b, so_far_b, b_mode)
     return r
 
 
@@ -191,13 +213,12 @@ def vjp_one(
     rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, outer_first, outer_last
 ):  # fmt: skip
     """Walk one row of each step back, all the way."""
-    steps, reverse, a_fate, b_fate = (
-        load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 4), load_int(geometry, 5),
-    )  # fmt: skip
-    stretch, pitch = load_int(geometry, 9), load_int(geometry, 10)
+    steps, reverse = load_int(geometry, N_STEPS), load_int(geometry, REVERSE)
+    a_mode, b_mode = load_int(geometry, A_MODE), load_int(geometry, B_MODE)
+    stretch, pitch = load_int(geometry, SUM_STEPS), load_int(geometry, SUM_BYTES)
     to_a_time, to_b_time = time_of(geometry, TO_A), time_of(geometry, TO_B)
-    held_a = (a_fate == ADD or a_fate == SUM) and time_of(geometry, SUMS_A) == 0
-    held_b = (b_fate == ADD or b_fate == SUM) and time_of(geometry, SUMS_B) == 0
+    held_a = (a_mode == ACCUMULATE or a_mode == REDUCE) and time_of(geometry, SUMS_A) == 0
+    held_b = (b_mode == ACCUMULATE or b_mode == REDUCE) and time_of(geometry, SUMS_B) == 0
     for outer in range(outer_first, outer_last):
         first, stop = valid_range(place(lengths, geometry, LENGTHS, 0, 0, outer, 0), steps, reverse)
         g_row, a_row = place(g, geometry, G, 0, 0, outer, 0), place(a, geometry, A, 0, 0, outer, 0)
@@ -205,10 +226,10 @@ def vjp_one(
         to_a_row, to_b_row = place(to_a, geometry, TO_A, 0, 0, outer, 0), place(to_b, geometry, TO_B, 0, 0, outer, 0)
         sums_b_row = place(sums_b, geometry, SUMS_B, 0, 0, outer, 0)
         states, h0_row = place(carry, geometry, CARRY, 0, 0, outer, 0), place(h0, geometry, CARRY, 0, 0, outer, 0)
-        if a_fate == STORE:
+        if a_mode == STORE:
             clear(rule, to_a_row, to_a_time, carry, 0, first)
             clear(rule, to_a_row, to_a_time, carry, stop, steps)
-        if b_fate == STORE:
+        if b_mode == STORE:
             clear(rule, to_b_row, to_b_time, carry, 0, first)
             clear(rule, to_b_row, to_b_time, carry, stop, steps)
         r = load_row(rule, states, carry)
@@ -221,20 +242,20 @@ def vjp_one(
             row = (
                 rule, r, g_row, a_row, b_row, h_row, to_a_row, to_b_row, sums_a_row, sums_b_row, carry, geometry,
             )  # fmt: skip
-            if a_fate == STORE and b_fate == STORE:
+            if a_mode == STORE and b_mode == STORE:
                 r = walk_back(STORE, STORE, False, False, *row, low, end)
-            elif held_a and b_fate == STORE:
-                r = walk_back(a_fate, STORE, True, False, *row, low, end)
+            elif held_a and b_mode == STORE:
+                r = walk_back(a_mode, STORE, True, False, *row, low, end)
             else:
-                r = walk_back(a_fate, b_fate, held_a, held_b, *row, low, end)
+                r = walk_back(a_mode, b_mode, held_a, held_b, *row, low, end)
             if begin == first:  # before the first step there is no result
                 g_now, a_now = at(g_row, geometry, G, first), at(a_row, geometry, A, first)
                 b_now, before = at(b_row, geometry, B, first), load_row(rule, h0_row, carry)
                 grad_a, grad_b, r = row_back(rule, r, g_now, a_now, b_now, before, carry)
                 to_a_now, sums_a_now = at(to_a_row, geometry, TO_A, first), at(sums_a_row, geometry, SUMS_A, first)
                 to_b_now, sums_b_now = at(to_b_row, geometry, TO_B, first), at(sums_b_row, geometry, SUMS_B, first)
-                settle(rule, to_a_now, sums_a_now, grad_a, a_fate)
-                settle(rule, to_b_now, sums_b_now, grad_b, b_fate)
+                settle(rule, to_a_now, sums_a_now, grad_a, a_mode)
+                settle(rule, to_b_now, sums_b_now, grad_b, b_mode)
             end = begin
         store_row(rule, states, r)
 
@@ -244,9 +265,8 @@ def vjp_many(
     rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, outer, row_first, row_last
 ):  # fmt: skip
     """Walk rows of each step back, then those of the step before."""
-    steps, reverse, a_fate, b_fate = (
-        load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 4), load_int(geometry, 5),
-    )  # fmt: skip
+    steps, reverse = load_int(geometry, N_STEPS), load_int(geometry, REVERSE)
+    a_mode, b_mode = load_int(geometry, A_MODE), load_int(geometry, B_MODE)
     g_apart, a_apart, b_apart, h_apart = (
         apart_of(geometry, G), apart_of(geometry, A), apart_of(geometry, B), apart_of(geometry, H),
     )  # fmt: skip
@@ -282,12 +302,12 @@ def vjp_many(
                     before = row_of(rule, is_one_h(rule), shift(h_row, row * h_apart), carry)
                 grad_a, grad_b, r = row_back(rule, load_row(rule, state, carry), g_now, a_now, b_now, before, carry)
                 store_row(rule, state, r)
-                settle(rule, to_a_now, shift(sums_a_row, row * sums_a_apart), grad_a, a_fate)
-                settle(rule, to_b_now, shift(sums_b_row, row * sums_b_apart), grad_b, b_fate)
+                settle(rule, to_a_now, shift(sums_a_row, row * sums_a_apart), grad_a, a_mode)
+                settle(rule, to_b_now, shift(sums_b_row, row * sums_b_apart), grad_b, b_mode)
             else:
-                if a_fate == STORE:
+                if a_mode == STORE:
                     clear(rule, to_a_now, 0, carry, 0, 1)
-                if b_fate == STORE:
+                if b_mode == STORE:
                     clear(rule, to_b_now, 0, carry, 0, 1)
 
 

@@ -8,6 +8,7 @@ more octet lies across the last whole one and takes the steps that are left.
 ``geometry`` is that of tiles.
 """
 
+from .._layout import A_MODE, ACCUMULATE, B_MODE, N_STEPS, STORE, STREAMING
 from .._steps import constant
 from ._memory import (
     OCTET,
@@ -34,7 +35,6 @@ from ._memory import (
     stream_lines,
     width,
 )
-from ._rows import ADD, STORE
 from ._rules import adjoint, is_down, is_level, step
 from ._target import helper, inlined
 from ._tiles import (
@@ -229,7 +229,10 @@ def forward_octets(
 
 def forward(rule, a, b, h, carry, lengths, geometry, first, last):
     """Walk lanes ``first`` to ``last``; ``carry`` holds the first states, then the last."""
-    steps, is_large = load_int(geometry, 0), load_int(geometry, 3) != 0  # what goes past the cache comes from afar too
+    steps, is_large = (
+        load_int(geometry, N_STEPS),
+        load_int(geometry, STREAMING) != 0,
+    )  # what goes past the cache comes from afar too
     a_strides, b_strides, h_strides = shift(geometry, A), shift(geometry, B), shift(geometry, H)
     a_time, b_time, h_time = load_int(a_strides, 0), load_int(b_strides, 0), load_int(h_strides, 0)
     a_at, b_at, h_at, places = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(48)
@@ -266,7 +269,7 @@ def take_back(rule, r, g, a, b, h):
 @helper
 def vjp_some(
     rule, g, a, b, h, to_a, to_b, g_at, a_at, b_at, h_at, to_a_at, to_b_at, g_time, a_time, b_time, h_time, to_a_time,
-    to_b_time, gate, kept, h0, state, total_a, a_fate, b_fate, t, low, high,
+    to_b_time, gate, kept, h0, state, total_a, a_mode, b_mode, t, low, high,
 ):  # fmt: skip
     """Take 8 lanes back by some steps of the octet that begins with step t; other steps' gradients stay."""
     row = ROWS * itemsize(kept)
@@ -281,9 +284,9 @@ def vjp_some(
         put_down(shift(h_rows, OCTET * itemsize(kept)), take(rule, h, h_at, h_time, 0, kept))
     else:
         put_down(h_rows, take(rule, h, h_at, h_time, t - 1, kept))
-    if a_fate == STORE:
+    if a_mode == STORE:
         put_down(to_a_rows, take(rule, to_a, to_a_at, to_a_time, t, kept))
-    if b_fate == STORE:
+    if b_mode == STORE:
         put_down(to_b_rows, take(rule, to_b, to_b_at, to_b_time, t, kept))
     r, level = load_half_vector(state, 0, kept), load_half_vector(gate, 0, kept)
     sum_a = load_half_vector(total_a, 0, kept)
@@ -299,16 +302,16 @@ def vjp_some(
         sum_a = sum_a + grad_a
     store_vector(state, 0, r)
     store_vector(total_a, 0, sum_a)
-    if a_fate == STORE:
+    if a_mode == STORE:
         give(rule, to_a, to_a_at, to_a_time, t, pick_up(to_a_rows))
-    if b_fate == STORE:
+    if b_mode == STORE:
         give(rule, to_b, to_b_at, to_b_time, t, pick_up(to_b_rows))
 
 
 @helper
 def vjp_octets(
     rule, g, a, b, h, to_a, to_b, g_at, a_at, b_at, h_at, to_a_at, to_b_at, g_time, a_time, b_time, h_time, to_a_time,
-    to_b_time, g_jump, a_jump, b_jump, h_jump, gate, kept, lines_a, lines_b, h0, state, total_a, a_fate, b_fate, steps,
+    to_b_time, g_jump, a_jump, b_jump, h_jump, gate, kept, lines_a, lines_b, h0, state, total_a, a_mode, b_mode, steps,
     first, bypass_a, bypass_b, by_block,
 ):  # fmt: skip
     """Take 8 lanes back; past the cache go whole lines, the first of which begins with step ``first``, not 0."""
@@ -317,7 +320,7 @@ def vjp_octets(
     if left != 0:
         vjp_some(
             rule, g, a, b, h, to_a, to_b, g_at, a_at, b_at, h_at, to_a_at, to_b_at, g_time, a_time, b_time, h_time,
-            to_a_time, to_b_time, gate, kept, h0, state, total_a, a_fate, b_fate, steps - OCTET, OCTET - left, OCTET,
+            to_a_time, to_b_time, gate, kept, h0, state, total_a, a_mode, b_mode, steps - OCTET, OCTET - left, OCTET,
         )  # fmt: skip
     level = load_half_vector(gate, 0, kept)
     gates = level, level, level, level, level, level, level, level
@@ -342,12 +345,12 @@ def vjp_octets(
         a2, b2, r2 = take_back(rule, r3, grads[2], gates[2], values[2], before[2])
         a1, b1, r1 = take_back(rule, r2, grads[1], gates[1], values[1], before[1])
         a0, b0, r0 = take_back(rule, r1, grads[0], gates[0], values[0], before[0])
-        if a_fate == STORE:
+        if a_mode == STORE:
             past = bypass_a and first <= t < last_a
             give_on(rule, to_a, to_a_at, to_a_time, -1, t, (a0, a1, a2, a3, a4, a5, a6, a7), lines_a, past)
         else:  # one after another, so that octets that begin elsewhere add up to the same
             sum_a = sum_a + a7 + a6 + a5 + a4 + a3 + a2 + a1 + a0
-        if b_fate == STORE:
+        if b_mode == STORE:
             past = bypass_b and first <= t < last_b
             give_on(rule, to_b, to_b_at, to_b_time, -1, t, (b0, b1, b2, b3, b4, b5, b6, b7), lines_b, past)
         t -= OCTET
@@ -355,13 +358,13 @@ def vjp_octets(
     store_vector(total_a, 0, sum_a)
     vjp_some(
         rule, g, a, b, h, to_a, to_b, g_at, a_at, b_at, h_at, to_a_at, to_b_at, g_time, a_time, b_time, h_time,
-        to_a_time, to_b_time, gate, kept, h0, state, total_a, a_fate, b_fate, 0, 0, t + OCTET,
+        to_a_time, to_b_time, gate, kept, h0, state, total_a, a_mode, b_mode, 0, 0, t + OCTET,
     )  # fmt: skip
 
 
 def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, first, last):
     """Walk lanes back; ``carry`` holds the last states' cotangents, then the first states'."""
-    steps, a_fate, b_fate = load_int(geometry, 0), load_int(geometry, 4), load_int(geometry, 5)
+    steps, a_mode, b_mode = load_int(geometry, N_STEPS), load_int(geometry, A_MODE), load_int(geometry, B_MODE)
     g_strides, a_strides, b_strides = shift(geometry, G), shift(geometry, A), shift(geometry, B)
     h_strides, to_a_strides, to_b_strides = shift(geometry, H), shift(geometry, TO_A), shift(geometry, TO_B)
     sums_a_strides = shift(geometry, SUMS_A)
@@ -372,7 +375,7 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
     g_jump, a_jump, b_jump, h_jump = (
         load_int(g_strides, 3), load_int(a_strides, 3), load_int(b_strides, 3), load_int(h_strides, 3),
     )  # fmt: skip
-    is_large = load_int(geometry, 3) != 0
+    is_large = load_int(geometry, STREAMING) != 0
     g_at, a_at, b_at, h_at, sums_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
     to_a_at, to_b_at, places = stack_ints(16), stack_ints(16), stack_ints(48)
     state, states, gate, total = stack(carry, 16), stack(carry, 16), stack(carry, 8), stack(carry, 8)
@@ -395,9 +398,9 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
             here_a, here_to_a, here_to_b = shift(a_at, at), shift(to_a_at, at), shift(to_b_at, at)
             line_a = line_distance(to_a, here_to_a, to_a_time, OCTET)
             line_b = line_distance(to_b, here_to_b, to_b_time, OCTET)
-            line = line_b if b_fate == STORE else line_a
+            line = line_b if b_mode == STORE else line_a
             bypass = goes_past(is_large, line, steps) and lanes == OCTET
-            bypass_a, bypass_b = bypass and a_fate == STORE and line_a == line, bypass and b_fate == STORE
+            bypass_a, bypass_b = bypass and a_mode == STORE and line_a == line, bypass and b_mode == STORE
             begin = OCTET
             if bypass:
                 begin = line if line > 0 else 64 // minimum(itemsize(to_a), itemsize(to_b))  # a line of both
@@ -407,10 +410,10 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
             vjp_octets(
                 rule, g, a, b, h, to_a, to_b, shift(g_at, at), here_a, shift(b_at, at), shift(h_at, at), here_to_a,
                 here_to_b, g_time, a_time, b_time, h_time, to_a_time, to_b_time, g_jump, a_jump, b_jump, h_jump, gate,
-                kept, lines_a, lines_b, shift(states, own), shift(state, own), total, a_fate, b_fate, steps, begin,
+                kept, lines_a, lines_b, shift(states, own), shift(state, own), total, a_mode, b_mode, steps, begin,
                 bypass_a, bypass_b, is_large,
             )  # fmt: skip
-            if a_fate == ADD:
+            if a_mode == ACCUMULATE:
                 for j in range(lanes):
                     place = shift(sums_a, load_int(sums_at, k + j))
                     store(place, 0, load(place, 0, carry) + load(total, j, carry))

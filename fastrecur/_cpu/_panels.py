@@ -7,6 +7,7 @@ the order of memory; so are lanes that fill no vector.
 ``geometry`` and calls are those of `_tiles`.
 """
 
+from .._layout import A_MODE, ACCUMULATE, B_MODE, HEAD, N_STEPS, REVERSE, STORE, STREAMING
 from .._steps import constant, select
 from ._memory import (
     OCTET,
@@ -32,7 +33,7 @@ from ._memory import (
     stream_vector,
     total,
 )
-from ._rows import ADD, HEAD, STORE, valid_range
+from ._rows import valid_range
 from ._rules import adjoint, step
 from ._target import helper, inlined
 from ._tiles import LENGTHS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H, lane_offset
@@ -86,7 +87,7 @@ def is_along(geometry, operand):
 @helper
 def shape_of(geometry, along):
     """Return how many lanes and steps a panel has at most."""
-    if load_int(geometry, ROW) <= FEW_LANES or (along and load_int(geometry, 0) > STEPS):
+    if load_int(geometry, ROW) <= FEW_LANES or (along and load_int(geometry, N_STEPS) > STEPS):
         return FEW_LANES, MANY_STEPS
     return LANES, STEPS
 
@@ -294,7 +295,11 @@ def goes_past(target, time, lanes):
 
 def forward(rule, a, b, h, carry, lengths, geometry, first, last):
     """Walk lanes ``first`` to ``last``; ``carry`` holds the first states, then the last."""
-    steps, reverse, bypass = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 3) != 0
+    steps, reverse, bypass = (
+        load_int(geometry, N_STEPS),
+        load_int(geometry, REVERSE),
+        load_int(geometry, STREAMING) != 0,
+    )
     ahead = AHEAD if bypass else 0
     a_time, b_time, h_time = time_of(geometry, A), time_of(geometry, B), time_of(geometry, H)
     a_apart, b_apart, h_apart = apart_of(geometry, A), apart_of(geometry, B), apart_of(geometry, H)
@@ -428,19 +433,23 @@ def add(sums, time, apart, panel, row, lanes, steps):
 
 
 @helper
-def deliver(target, time, apart, sums, sums_time, sums_apart, fate, panel, row, t, lanes, steps):
+def deliver(target, time, apart, sums, sums_time, sums_apart, mode, panel, row, t, lanes, steps):
     """Bring a panel of a gradient where it belongs."""
-    if fate == STORE:
+    if mode == STORE:
         unpack(shift(target, t * time), row, time, apart, panel, lanes, steps, True)
-    elif fate == ADD:
+    elif mode == ACCUMULATE:
         add(shift(sums, t * sums_time), sums_time, sums_apart, panel, row, lanes, steps)
 
 
 def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, first, last):
     """Walk lanes back; ``carry`` holds the last states' cotangents, then the first states'."""
-    steps, reverse, bypass = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 3) != 0
+    steps, reverse, bypass = (
+        load_int(geometry, N_STEPS),
+        load_int(geometry, REVERSE),
+        load_int(geometry, STREAMING) != 0,
+    )
     ahead = AHEAD if bypass else 0
-    a_fate, b_fate = load_int(geometry, 4), load_int(geometry, 5)
+    a_mode, b_mode = load_int(geometry, A_MODE), load_int(geometry, B_MODE)
     g_panel, a_panel, b_panel = stack(g, PANEL), stack(a, PANEL), stack(b, PANEL)
     h_panel, to_a_panel, to_b_panel = stack(h, PANEL), stack(to_a, PANEL), stack(to_b, PANEL)
     states, firsts = stack(carry, PITCH), stack(carry, PITCH)
@@ -462,8 +471,8 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
         lanes = minimum(minimum(most, last - lane), load_int(geometry, ROW) - lane % load_int(geometry, ROW))
         g_stays, a_stays = stays(g, g_apart, lanes), stays(a, a_apart, lanes)
         b_stays, h_stays = stays(b, b_apart, lanes), stays(h, h_apart, lanes)
-        to_a_stays = a_fate == STORE and stays(to_a, to_a_apart, lanes)
-        to_b_stays = b_fate == STORE and stays(to_b, to_b_apart, lanes)
+        to_a_stays = a_mode == STORE and stays(to_a, to_a_apart, lanes)
+        to_b_stays = b_mode == STORE and stays(to_b, to_b_apart, lanes)
         g_lanes, a_lanes, b_lanes = at(g, geometry, G, lane), at(a, geometry, A, lane), at(b, geometry, B, lane)
         h_lanes, to_a_lanes = at(h, geometry, H, lane), at(to_a, geometry, TO_A, lane)
         to_b_lanes, sums_a_lanes = at(to_b, geometry, TO_B, lane), at(sums_a, geometry, SUMS_A, lane)
@@ -509,12 +518,12 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
             )  # fmt: skip
             if not to_a_stays:
                 deliver(
-                    to_a_lanes, to_a_time, to_a_apart, sums_a_lanes, sums_a_time, sums_a_apart, a_fate, to_a_panel,
+                    to_a_lanes, to_a_time, to_a_apart, sums_a_lanes, sums_a_time, sums_a_apart, a_mode, to_a_panel,
                     to_a_row, t, lanes, n,
                 )  # fmt: skip
             if not to_b_stays:
                 deliver(
-                    to_b_lanes, to_b_time, to_b_apart, sums_b_lanes, sums_b_time, sums_b_apart, b_fate, to_b_panel,
+                    to_b_lanes, to_b_time, to_b_apart, sums_b_lanes, sums_b_time, sums_b_apart, b_mode, to_b_panel,
                     to_b_row, t, lanes, n,
                 )  # fmt: skip
             end = t

@@ -13,6 +13,33 @@ the sizes, then for each operand its strides in bytes along time, rows and outer
 
 import numpy as np
 
+from .._layout import (
+    A_IS_BROADCAST,
+    A_MODE,
+    ACCUMULATE,
+    B_MODE,
+    CARRY,
+    HEAD,
+    LENGTHS,
+    N_STEPS,
+    PREFAULT_THREAD,
+    PREFAULT_THREADS,
+    PREFETCH,
+    REDUCE,
+    REVERSE,
+    STORE,
+    STREAMING,
+    SUM_BYTES,
+    SUM_STEPS,
+    SUMS_A,
+    SUMS_B,
+    TO_A,
+    TO_B,
+    A,
+    B,
+    G,
+    H,
+)
 from .._steps import constant, everywhere, forget_finite, is_finite
 from ._memory import (
     broadcast,
@@ -39,16 +66,6 @@ from ._memory import (
 from ._rules import adjoint, choice, is_one_b, is_one_g, is_one_h, is_sum_b, step
 from ._target import helper, inlined
 
-# The head of `geometry`. `a_constant`: one value of a serves a whole row. `bypass`: results go past the cache. In
-# `reverse` a lane's valid steps are the last of the travel. `ahead`: how many bytes of each operand are asked for
-# before their turn, in whole rows, or if it is negative so many bytes further on; the prefetcher of the machine starts
-# anew with each piece of a row, and reads past its end. `sharers`: how many threads walk fresh results side by side,
-# and `mine`: which of them this is; 0 if results have their pages. `stretch`: after how many steps of a gradient what
-# is added up for `a` goes `pitch` bytes further on; 0 if it stays.
-GEOMETRY = (
-    "steps", "reverse", "a_constant", "bypass", "a_fate", "b_fate", "ahead", "sharers", "mine", "stretch", "pitch",
-)  # fmt: skip
-HEAD = len(GEOMETRY)
 HUGE_PAGE = 2 << 20
 PAGES_AHEAD = 2
 MOST_AHEAD = 32  # rows
@@ -57,9 +74,7 @@ NEAR = 16 << 10  # bytes of states that stay in the first level of the cache
 SHORT, LONG_LEVEL = 32, 128  # lanes of a row from which no step waits for the last; with one gate that is soon
 ENDS_AHEAD = 8  # rows before its turn a line is asked for that a row fills in part: all stores wait for it
 # Of a type: Numba compiles a function anew for each plain number that it is called with.
-A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = np.arange(10, dtype=np.int64)  # as in `_problem`
 ZERO, ONE = np.arange(2, dtype=np.int64)
-STORE, ADD, SUM = np.arange(1, 4, dtype=np.int64)  # what becomes of a gradient: written; added to its lane; to a sum
 
 
 @helper
@@ -345,7 +360,7 @@ def measure_ahead(ahead, geometry, rows, row_bytes, together, backwards, down):
     It is among the same steps' rows; for the others, whose distances stand 16 further on, among the next steps'. What
     is asked for comes to the first level of the cache, which holds few rows of all operands.
     """
-    room = load_int(geometry, 6)
+    room = load_int(geometry, PREFETCH)
     count = minimum(MOST_AHEAD, maximum(1, room // maximum(1, row_bytes * together)))
     near = minimum(count, rows)
     steps = count * together if rows == 1 else together
@@ -359,14 +374,14 @@ def measure_ahead(ahead, geometry, rows, row_bytes, together, backwards, down):
             store_int(ahead, operand, room if down else -room)
         store_int(ahead, 16 + operand, to_step + (near - rows) * to_row)
     if rows == 1:
-        return load_int(geometry, 0)
+        return load_int(geometry, N_STEPS)
     return rows - near if room > 0 else rows
 
 
 @helper
 def provide_pages(target, geometry, operand, t, span, steps, backwards):
     """Have the system provide the large pages that a walk will reach soon: one thread each, or every one would wait."""
-    sharers, mine = load_int(geometry, 7), load_int(geometry, 8)
+    sharers, mine = load_int(geometry, PREFAULT_THREADS), load_int(geometry, PREFAULT_THREAD)
     stride = load_int(geometry, HEAD + 3 * operand)
     length = abs(stride)
     way = -1 if (stride < 0) != backwards else 1
@@ -382,13 +397,17 @@ def forward(
     rule, a, b, h, carry, lengths, geometry, outer_first, outer_last, row_first, row_last, lane_first, lane_last
 ):
     """Walk in the direction of travel; ``carry`` holds the first states, then the last."""
-    steps, reverse, a_constant = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2) != 0
-    bypass = load_int(geometry, 3) != 0
+    steps, reverse, a_constant = (
+        load_int(geometry, N_STEPS),
+        load_int(geometry, REVERSE),
+        load_int(geometry, A_IS_BROADCAST) != 0,
+    )
+    bypass = load_int(geometry, STREAMING) != 0
     lanes = lane_last - lane_first
     # Through memory backwards, all the way: the prefetcher follows that too.
     down = load_int(geometry, HEAD + 3 * H) < 0
     rows = row_last - row_first
-    fresh = load_int(geometry, 7) != 0
+    fresh = load_int(geometry, PREFAULT_THREADS) != 0
     # All steps of a row one after the other, where there is one, and no pages to be seen to on the way.
     over_time = rows == 1 and not fresh
     stride, run = steps if over_time else TOGETHER, rows_at_once(geometry, rows)
@@ -399,7 +418,7 @@ def forward(
     # Where states stay near, those that are no wider than the data cost little, and a walk through memory that has no
     # gaps is as quick as the processor's prefetcher, which takes longer to follow more rows. Short rows would wait.
     if lanes * itemsize(carry) <= NEAR:
-        streams = bypass or load_int(geometry, 6) != 0
+        streams = bypass or load_int(geometry, PREFETCH) != 0
         gapless = streams and abs(load_int(geometry, HEAD + 3 * H)) == lanes * itemsize(h)
         if itemsize(carry) == itemsize(h) or (gapless and lanes >= (LONG_LEVEL if a_constant else SHORT)):
             together = 1
@@ -439,29 +458,29 @@ def forward(
 
 
 @inlined
-def settle(target, sums, j, value, fate, bypass):
+def settle(target, sums, j, value, mode, bypass):
     """Bring a vector, or a lane, of a gradient where it belongs; row totals are the caller's."""
-    if fate == STORE and bypass:
+    if mode == STORE and bypass:
         stream_vector(target, j, value)
-    elif fate == STORE:
+    elif mode == STORE:
         store_vector(target, j, value)
-    elif fate == ADD:
+    elif mode == ACCUMULATE:
         store_vector(sums, j, load_vector(sums, j, sums) + value)
 
 
 @helper
-def settle_lane(target, sums, j, value, fate):
-    if fate == STORE:
+def settle_lane(target, sums, j, value, mode):
+    if mode == STORE:
         store(target, j, value)
-    elif fate == ADD:
+    elif mode == ACCUMULATE:
         store(sums, j, load(sums, j, sums) + value)
-    elif fate == SUM:
+    elif mode == REDUCE:
         store(sums, 0, load(sums, 0, sums) + value)
 
 
 @helper
 def vjp_lanes(
-    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, head, tail, lanes, a_constant, a_fate, b_fate, at_h0
+    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, head, tail, lanes, a_constant, a_mode, b_mode, at_h0
 ):  # fmt: skip
     """Take lanes that fill no vector to the step before."""
     for k in range(head + lanes - tail):
@@ -471,22 +490,22 @@ def vjp_lanes(
         gate, value = load(a, 0 if a_constant else j, carry), load(b, 0 if is_one_b(rule) else j, carry)
         grad_a, grad_b, onward = adjoint(rule, arrived, gate, value, before)
         store(carry, j, onward)
-        settle_lane(to_a, sums_a, j, grad_a, a_fate)
-        settle_lane(to_b, sums_b, j, grad_b, b_fate)
+        settle_lane(to_a, sums_a, j, grad_a, a_mode)
+        settle_lane(to_b, sums_b, j, grad_b, b_mode)
 
 
 @inlined
-def settle_or_sum(so_far, target, sums, j, value, fate, bypass):
+def settle_or_sum(so_far, target, sums, j, value, mode, bypass):
     """Bring a vector of a gradient where it belongs; return what those of one number for all lanes add up to."""
-    if fate == SUM:
+    if mode == REDUCE:
         return so_far + value
-    settle(target, sums, j, value, fate, bypass)
+    settle(target, sums, j, value, mode, bypass)
     return so_far
 
 
 @inlined
 def vjp_row(
-    deep, a_constant, a_fate, b_fate, at_h0, bypass_a, bypass_b, rule, g, a, b, h, h0, carry, to_a, to_b, sums_a,
+    deep, a_constant, a_mode, b_mode, at_h0, bypass_a, bypass_b, rule, g, a, b, h, h0, carry, to_a, to_b, sums_a,
     sums_b, later, here, begin, way, vectors, so_far, so_far1, so_far_b,
 ):  # fmt: skip
     """Take a row's vectors back by a step, or ``deep`` by two; return what gradients of one number for all add up to.
@@ -511,7 +530,7 @@ def vjp_row(
     ahead_g, ahead_a = load_int(here, G), load_int(here, A)
     ahead_b, ahead_h = load_int(here, B), load_int(here, H)
     ahead_to_a, ahead_to_b = load_int(here, TO_A), load_int(here, TO_B)
-    past_a, past_b = bypass_a or a_fate != STORE, bypass_b or b_fate != STORE  # nothing goes through the cache
+    past_a, past_b = bypass_a or a_mode != STORE, bypass_b or b_mode != STORE  # nothing goes through the cache
     for vector in range(vectors):
         j = begin + vector * way
         request_unless(is_one_g(rule), g, j, ahead_g)
@@ -528,8 +547,8 @@ def vjp_row(
         gate = numbers(a_constant, one_a, a, j, carry)
         grad_a, grad_b, onward = adjoint(rule, arrived, gate, numbers(is_one_b(rule), one_b, b, j, carry), before)
         if deep:
-            settle(to_b, sums_b, j, grad_b, b_fate, bypass_b)
-            so_far = settle_or_sum(so_far, to_a, sums_a, j, grad_a, a_fate, bypass_a)
+            settle(to_b, sums_b, j, grad_b, b_mode, bypass_b)
+            so_far = settle_or_sum(so_far, to_a, sums_a, j, grad_a, a_mode, bypass_a)
             request_unless(is_one_g(rule), g1, j, ahead_g)
             request_unless(is_one_b(rule), b1, j, ahead_b)
             request_unless(is_one_h(rule), h1, j, ahead_h)
@@ -540,11 +559,11 @@ def vjp_row(
             grad_a, grad_b, onward = adjoint(rule, arrived, gate, numbers(is_one_b(rule), one_b1, b1, j, carry), before)
         store_vector(carry, j, onward)
         if deep:
-            settle(to_b1, sums_b, j, grad_b, b_fate, bypass_b)
-            so_far1 = settle_or_sum(so_far1, to_a1, sums_a, j, grad_a, a_fate, bypass_a)
+            settle(to_b1, sums_b, j, grad_b, b_mode, bypass_b)
+            so_far1 = settle_or_sum(so_far1, to_a1, sums_a, j, grad_a, a_mode, bypass_a)
         else:
-            so_far_b = settle_or_sum(so_far_b, to_b, sums_b, j, grad_b, b_fate, bypass_b)
-            so_far = settle_or_sum(so_far, to_a, sums_a, j, grad_a, a_fate, bypass_a)
+            so_far_b = settle_or_sum(so_far_b, to_b, sums_b, j, grad_b, b_mode, bypass_b)
+            so_far = settle_or_sum(so_far, to_a, sums_a, j, grad_a, a_mode, bypass_a)
     return so_far, so_far1, so_far_b
 
 
@@ -557,17 +576,17 @@ def add_up(sums, so_far):
 @helper
 def vjp_rows(
     rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lanes, count, count_h, apart, later, next_, together,
-    a_constant, a_fate, b_fate, down, bypass, near, ahead,
+    a_constant, a_mode, b_mode, down, bypass, near, ahead,
 ):  # fmt: skip
     """Take rows of lanes back by a step, or by two ``together``: as `forward_rows`.
 
     What stands at ``h`` are the results before, of ``count_h`` rows; before the others, there are the first states.
     """
-    bypass_b = bypass and b_fate == STORE
+    bypass_b = bypass and b_mode == STORE
     way = -width(carry) if down else width(carry)
     zero = broadcast(constant(0.0, load(carry, 0, carry)))
     so_far, so_far1, so_far_b = zero, zero, zero
-    b_usual = SUM if is_sum_b(rule) else STORE
+    b_usual = REDUCE if is_sum_b(rule) else STORE
     is_one_sum = load_int(later, SUMS_A) == 0
     is_wider = itemsize(carry) > itemsize(h)  # else together is 1: nothing need be compiled for it
     for k in range(count):
@@ -579,9 +598,9 @@ def vjp_rows(
         here = ahead if k < near else shift(ahead, 16 * 8)
         if bypass_b:
             head = lanes_to_line(to_b_now, lanes)
-        elif bypass and a_fate == STORE:
+        elif bypass and a_mode == STORE:
             head = lanes_to_line(to_a_now, lanes)
-        bypass_a = bypass and a_fate == STORE and (misalignment(to_a_now) + head * itemsize(to_a)) % 64 == 0
+        bypass_a = bypass and a_mode == STORE and (misalignment(to_a_now) + head * itemsize(to_a)) % 64 == 0
         vectors = minimum(
             whole_vectors(to_a, carry, lanes - head, bypass_a), whole_vectors(to_b, carry, lanes - head, bypass_b)
         )
@@ -597,7 +616,7 @@ def vjp_rows(
                     rule, row_at(g_now, later, G, n), row_at(a_now, later, A, n), row_at(b_now, later, B, n),
                     row_at(h_now, later, H, n), h0_now, carry_now, to_a_then, to_b_then,
                     row_at(sums_a_now, later, SUMS_A, n), row_at(sums_b_now, later, SUMS_B, n), head, tail, lanes,
-                    a_constant, a_fate, b_fate, at_h0,
+                    a_constant, a_mode, b_mode, at_h0,
                 )  # fmt: skip
         begin = tail - width(carry) if down else head
         row = (
@@ -605,29 +624,31 @@ def vjp_rows(
             here, begin, way, vectors, so_far, so_far1, so_far_b,
         )  # fmt: skip
         # What most gradients are is known to the compiler: a loop that asks at each vector has twice the instructions.
-        is_usual = b_fate == b_usual and not at_h0
+        is_usual = b_mode == b_usual and not at_h0
         if is_wider and together > 1 and a_constant:
-            so_far, so_far1, so_far_b = vjp_row(True, True, SUM, STORE, False, False, bypass_b, *row)
+            so_far, so_far1, so_far_b = vjp_row(True, True, REDUCE, STORE, False, False, bypass_b, *row)
         elif is_wider and together > 1:
             so_far, so_far1, so_far_b = vjp_row(True, False, STORE, STORE, False, bypass_a, bypass_b, *row)
-        elif is_usual and a_constant and a_fate == SUM:
-            so_far, so_far1, so_far_b = vjp_row(False, True, SUM, b_usual, False, False, bypass_b, *row)
-        elif is_usual and not a_constant and a_fate == STORE:
+        elif is_usual and a_constant and a_mode == REDUCE:
+            so_far, so_far1, so_far_b = vjp_row(False, True, REDUCE, b_usual, False, False, bypass_b, *row)
+        elif is_usual and not a_constant and a_mode == STORE:
             so_far, so_far1, so_far_b = vjp_row(False, False, STORE, b_usual, False, bypass_a, bypass_b, *row)
-        elif is_usual and not a_constant and a_fate == ADD:
-            so_far, so_far1, so_far_b = vjp_row(False, False, ADD, b_usual, False, False, bypass_b, *row)
-        elif is_usual and a_fate == ADD:
-            so_far, so_far1, so_far_b = vjp_row(False, True, ADD, b_usual, False, False, bypass_b, *row)
+        elif is_usual and not a_constant and a_mode == ACCUMULATE:
+            so_far, so_far1, so_far_b = vjp_row(False, False, ACCUMULATE, b_usual, False, False, bypass_b, *row)
+        elif is_usual and a_mode == ACCUMULATE:
+            so_far, so_far1, so_far_b = vjp_row(False, True, ACCUMULATE, b_usual, False, False, bypass_b, *row)
         else:
-            so_far, so_far1, so_far_b = vjp_row(False, a_constant, a_fate, b_fate, at_h0, bypass_a, bypass_b, *row)
-        if a_fate == SUM and (k == count - 1 or load_int(apart, SUMS_A) != 0):  # rows of one sum are added up at once
+            so_far, so_far1, so_far_b = vjp_row(False, a_constant, a_mode, b_mode, at_h0, bypass_a, bypass_b, *row)
+        if a_mode == REDUCE and (
+            k == count - 1 or load_int(apart, SUMS_A) != 0
+        ):  # rows of one sum are added up at once
             if is_one_sum:
                 so_far = so_far + so_far1
             elif together > 1:
                 add_up(row_at(sums_a_now, later, SUMS_A, ONE), so_far1)
             add_up(sums_a_now, so_far)
             so_far, so_far1 = zero, zero
-        if b_fate == SUM and (k == count - 1 or load_int(apart, SUMS_B) != 0):
+        if b_mode == REDUCE and (k == count - 1 or load_int(apart, SUMS_B) != 0):
             add_up(sums_b_now, so_far_b)
             so_far_b = zero
 
@@ -637,27 +658,31 @@ def vjp(
     row_last, lane_first, lane_last,
 ):  # fmt: skip
     """Walk against the direction of travel; ``carry`` holds the last states' cotangents, then the first states'."""
-    steps, reverse, a_constant = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2) != 0
-    bypass, a_fate, b_fate = load_int(geometry, 3) != 0, load_int(geometry, 4), load_int(geometry, 5)
+    steps, reverse, a_constant = (
+        load_int(geometry, N_STEPS),
+        load_int(geometry, REVERSE),
+        load_int(geometry, A_IS_BROADCAST) != 0,
+    )
+    bypass, a_mode, b_mode = load_int(geometry, STREAMING) != 0, load_int(geometry, A_MODE), load_int(geometry, B_MODE)
     lanes = lane_last - lane_first
-    stretch, pitch = load_int(geometry, 9), load_int(geometry, 10)
-    a_lane, sums_lane = 0 if a_constant else lane_first, lane_first if a_fate == ADD or not a_constant else 0
+    stretch, pitch = load_int(geometry, SUM_STEPS), load_int(geometry, SUM_BYTES)
+    a_lane, sums_lane = 0 if a_constant else lane_first, lane_first if a_mode == ACCUMULATE or not a_constant else 0
     g_lane, h_lane = 0 if is_one_g(rule) else lane_first, 0 if is_one_h(rule) else lane_first
-    b_lane, sums_b_lane = 0 if is_one_b(rule) else lane_first, 0 if b_fate == SUM else lane_first
+    b_lane, sums_b_lane = 0 if is_one_b(rule) else lane_first, 0 if b_mode == REDUCE else lane_first
     down = load_int(geometry, HEAD + 3 * H) > 0
-    fresh = load_int(geometry, 7) != 0
+    fresh = load_int(geometry, PREFAULT_THREADS) != 0
     rows = row_last - row_first
     over_time = rows == 1 and not fresh  # as in `forward`
     together = 1
     # States that are wider than the data are as much to put down as all results. Where results go past the cache that
     # shows, unless one thread walks it all, as quickly as memory gives; and short rows would wait for each other.
-    if itemsize(carry) > itemsize(h) and b_fate == STORE and a_fate == (SUM if a_constant else STORE):
+    if itemsize(carry) > itemsize(h) and b_mode == STORE and a_mode == (REDUCE if a_constant else STORE):
         gapless = abs(load_int(geometry, HEAD + 3 * TO_B)) == lanes * itemsize(to_b)
         together = TOGETHER_BACK if lanes < SHORT or (bypass and not gapless) else 1
     # Past the cache go whole lines: of steps that are taken together, these have to be the same lanes.
     if bypass and load_int(geometry, HEAD + 3 * TO_B) % 64 != 0:
         together = 1
-    if bypass and a_fate == STORE and load_int(geometry, HEAD + 3 * TO_A) % 64 != 0:
+    if bypass and a_mode == STORE and load_int(geometry, HEAD + 3 * TO_A) % 64 != 0:
         together = 1
     stride, run = steps if over_time else together, rows_at_once(geometry, rows)
     if over_time and stretch > 0:
@@ -673,10 +698,10 @@ def vjp(
             span = minimum(stride, steps - ago)
             t = steps - span - ago
             sums_now = shift(sums_a, ago // stretch * pitch if stretch > 0 else 0)
-            if fresh and a_fate == STORE:
+            if fresh and a_mode == STORE:
                 top = place(to_a, geometry, TO_A, steps - 1, ZERO, outer, ZERO)
                 provide_pages(top, geometry, TO_A, ago, span, steps, True)
-            if fresh and b_fate == STORE:
+            if fresh and b_mode == STORE:
                 top = place(to_b, geometry, TO_B, steps - 1, ZERO, outer, ZERO)
                 provide_pages(top, geometry, TO_B, ago, span, steps, True)
             for turn in range(0, rows, run):
@@ -686,9 +711,9 @@ def vjp(
                 to_a_now = place(to_a, geometry, TO_A, t + span - 1, row, outer, lane_first)
                 to_b_now = place(to_b, geometry, TO_B, t + span - 1, row, outer, lane_first)
                 low, high = span - end, span - begin
-                if a_fate == STORE:
+                if a_mode == STORE:
                     clear_rows(to_a_now, later, apart, TO_A, carry, lanes, run, low, high, span)
-                if b_fate == STORE:
+                if b_mode == STORE:
                     clear_rows(to_b_now, later, apart, TO_B, carry, lanes, run, low, high, span)
                 alone = 1 if t + begin == first else 0  # before the first step there is no result
                 while begin < end:
@@ -713,7 +738,7 @@ def vjp(
                         place(to_b, geometry, TO_B, last, row, outer, lane_first),
                         place(sums_now, geometry, SUMS_A, last, row, outer, sums_lane),
                         place(sums_b, geometry, SUMS_B, last, row, outer, sums_b_lane),
-                        lanes, count, known, far if deep else apart, later, next_, at_once, a_constant, a_fate, b_fate,
+                        lanes, count, known, far if deep else apart, later, next_, at_once, a_constant, a_mode, b_mode,
                         down, bypass, near, ahead,
                     )  # fmt: skip
                     end -= at_once * count if over_time else at_once

@@ -22,6 +22,7 @@ are not finite, or so much smaller than what they are made of that digits are lo
 before it to the bit, an open one the value.
 """
 
+from .._layout import A_MODE, ACCUMULATE, B_MODE, N_STEPS, REVERSE, STORE, STREAMING
 from .._steps import constant, everywhere, fma, is_finite, magnitude, select
 from ._memory import (
     broadcast,
@@ -52,7 +53,7 @@ from ._memory import (
     turned,
     width,
 )
-from ._rows import ADD, STORE, ZERO, end_lane, lanes_to_line, settle_lane, valid_range, whole_vectors
+from ._rows import ZERO, end_lane, lanes_to_line, settle_lane, valid_range, whole_vectors
 from ._rules import adjoint, choice, decay, intake, is_average, is_level, is_rounded, step
 from ._target import helper, inlined
 from ._tiles import LENGTHS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H, lane_offset
@@ -442,7 +443,7 @@ def product_of(summaries, first, last):
 
 def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, first_block, last_block, blocks, phase):
     """Walk blocks of lanes; ``carry`` holds the first states, then the last."""
-    all_steps, reverse = load_int(geometry, 0), load_int(geometry, 1)
+    all_steps, reverse = load_int(geometry, N_STEPS), load_int(geometry, REVERSE)
     a_time, b_time, h_time = (
         load_int(shift(geometry, A), 0),
         load_int(shift(geometry, B), 0),
@@ -450,8 +451,8 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, fir
     )
     a_rows, b_rows, h_rows = stack_of(a, carry, BLOCK), stack_of(b, carry, BLOCK), stack_of(h, carry, BLOCK)
     own = stack(carry, SUMMARY)
-    direct = load_int(geometry, 3) == IN_PLACE and is_own_kind(h_rows, h) and h_time == itemsize(h)
-    past = load_int(geometry, 3) == PAST
+    direct = load_int(geometry, STREAMING) == IN_PLACE and is_own_kind(h_rows, h) and h_time == itemsize(h)
+    past = load_int(geometry, STREAMING) == PAST
     ends = last_block == blocks and (phase == ALL or phase == TELL)
     whole = minimum(BLOCK, all_steps)  # Numba compiles a function anew for each plain number that it is called with
     if phase == TELL:
@@ -622,37 +623,37 @@ def fold_back(rule, g, a, g_time, a_time, summary, steps, r):
 
 
 @helper
-def add_steps(sums, time, fate, rows, steps):
+def add_steps(sums, time, mode, rows, steps):
     """Add a block of a gradient to sums."""
-    if fate == ADD and time == 0:
+    if mode == ACCUMULATE and time == 0:
         column = load_vector(rows, 0, sums)
         for t in range(width(sums), steps, width(sums)):
             column = column + load_vector(rows, t, sums)
         store(sums, 0, load(sums, 0, sums) + total(column))
-    elif fate == ADD:
+    elif mode == ACCUMULATE:
         for t in range(steps):
             place = shift(sums, t * time)
             store(place, 0, load(place, 0, sums) + load(rows, t, sums))
 
 
 @helper
-def deliver_steps(target, time, sums, sums_time, fate, rows, steps, past):
+def deliver_steps(target, time, sums, sums_time, mode, rows, steps, past):
     """Bring a block of a gradient where it belongs."""
-    if fate == STORE:
+    if mode == STORE:
         give_steps(target, time, rows, steps, past, -BLOCK * time)
     else:
-        add_steps(sums, sums_time, fate, rows, steps)
+        add_steps(sums, sums_time, mode, rows, steps)
 
 
 @helper
-def _deliver_each(rule, target, time, sums, sums_time, fate, rows, steps, past):
-    deliver_steps(target, time, sums, sums_time, fate, rows, steps, past)
+def _deliver_each(rule, target, time, sums, sums_time, mode, rows, steps, past):
+    deliver_steps(target, time, sums, sums_time, mode, rows, steps, past)
 
 
 @helper
-def _deliver_level(rule, target, time, sums, sums_time, fate, rows, steps, past):
-    if fate != STORE:
-        add_steps(sums, sums_time, fate, rows, steps)
+def _deliver_level(rule, target, time, sums, sums_time, mode, rows, steps, past):
+    if mode != STORE:
+        add_steps(sums, sums_time, mode, rows, steps)
     elif time == itemsize(target):  # the gradient of one gate that was given as if it were many
         for t in range(0, steps, width(rows)):
             store_vector(target, t, load_vector(rows, t, rows))
@@ -667,7 +668,7 @@ deliver_gates = choice("level", _deliver_level, _deliver_each)
 @helper
 def vjp_steps(
     rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, first, stop, lane, g_time, a_time, b_time, h_time,
-    to_a_time, to_b_time, sums_a_time, sums_b_time, a_fate, b_fate,
+    to_a_time, to_b_time, sums_a_time, sums_b_time, a_mode, b_mode,
 ):  # fmt: skip
     """Take one lane back from step ``stop`` to step ``first``."""
     r = load(carry, lane, carry)
@@ -676,8 +677,8 @@ def vjp_steps(
         before = load(h0, lane, carry) if t == 0 else load(shift(h, (t - 1) * h_time), 0, carry)
         gate, other = load(shift(a, t * a_time), 0, carry), load(shift(b, t * b_time), 0, carry)
         grad_a, grad_b, r = adjoint(rule, load(shift(g, t * g_time), 0, carry) + r, gate, other, before)
-        settle_lane(shift(to_a, t * to_a_time), shift(sums_a, t * sums_a_time), 0, grad_a, a_fate)
-        settle_lane(shift(to_b, t * to_b_time), shift(sums_b, t * sums_b_time), 0, grad_b, b_fate)
+        settle_lane(shift(to_a, t * to_a_time), shift(sums_a, t * sums_a_time), 0, grad_a, a_mode)
+        settle_lane(shift(to_b, t * to_b_time), shift(sums_b, t * sums_b_time), 0, grad_b, b_mode)
     store(carry, lane, r)
 
 
@@ -690,9 +691,8 @@ def vjp(
     Sums are made of so many ``pieces`` as `geometry` says, each of blocks that follow each other, with one after the
     other in memory; the last has what is behind the whole blocks. Of a sum over lanes 0: it is whole.
     """
-    all_steps, reverse, a_fate, b_fate = (
-        load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 4), load_int(geometry, 5),
-    )  # fmt: skip
+    all_steps, reverse = load_int(geometry, N_STEPS), load_int(geometry, REVERSE)
+    a_mode, b_mode = load_int(geometry, A_MODE), load_int(geometry, B_MODE)
     a_time, b_time = load_int(shift(geometry, A), 0), load_int(shift(geometry, B), 0)
     h_time, g_time = load_int(shift(geometry, H), 0), load_int(shift(geometry, G), 0)
     to_a_time, to_b_time = load_int(shift(geometry, TO_A), 0), load_int(shift(geometry, TO_B), 0)
@@ -701,9 +701,9 @@ def vjp(
     b_rows, h_rows = stack_of(b, carry, BLOCK), stack_of(h, carry, BLOCK)
     to_a_rows, to_b_rows = stack_of(to_a, carry, BLOCK), stack_of(to_b, carry, BLOCK)
     own = stack(carry, SUMMARY)
-    past = load_int(geometry, 3) == PAST
-    a_direct = not past and a_fate == STORE and is_own_kind(to_a_rows, to_a) and to_a_time == itemsize(to_a)
-    b_direct = not past and b_fate == STORE and is_own_kind(to_b_rows, to_b) and to_b_time == itemsize(to_b)
+    past = load_int(geometry, STREAMING) == PAST
+    a_direct = not past and a_mode == STORE and is_own_kind(to_a_rows, to_a) and to_a_time == itemsize(to_a)
+    b_direct = not past and b_mode == STORE and is_own_kind(to_b_rows, to_b) and to_b_time == itemsize(to_b)
     ends = last_block == blocks and (phase == ALL or phase == FOLD)
     whole = minimum(BLOCK, all_steps)
     pieces = maximum(1, load_int(geometry, SUMS))
@@ -728,17 +728,17 @@ def vjp(
         rest = 0
         if ends:
             rest = (steps - top * BLOCK) // width(carry) * width(carry)
-            if a_fate == STORE:
+            if a_mode == STORE:
                 zero_steps(to_a_lane, to_a_time, -start, ZERO, carry)
                 zero_steps(to_a_lane, to_a_time, steps, all_steps - start, carry)
-            if b_fate == STORE:
+            if b_mode == STORE:
                 zero_steps(to_b_lane, to_b_time, -start, ZERO, carry)
                 zero_steps(to_b_lane, to_b_time, steps, all_steps - start, carry)
             vjp_steps(
                 rule, g_lane, a_lane, b_lane, h_lane, h0, carry, to_a_lane, to_b_lane,
                 shift(sums_a_lane, (pieces - 1) * a_piece), shift(sums_b_lane, (pieces - 1) * b_piece),
                 top * BLOCK + rest, steps, lane, g_time, a_time, b_time, h_time, to_a_time, to_b_time, sums_a_time,
-                sums_b_time, a_fate, b_fate,
+                sums_b_time, a_mode, b_mode,
             )  # fmt: skip
         r = load(carry, lane, carry)
         take_level(rule, a_rows, a_lane)
@@ -796,11 +796,11 @@ def vjp(
                     if not a_direct:
                         sums_a_now = shift(sums_a_lane, t * sums_a_time + piece * a_piece)
                         deliver_gates(
-                            rule, to_a_now, to_a_time, sums_a_now, sums_a_time, a_fate, to_a_rows, count, past
+                            rule, to_a_now, to_a_time, sums_a_now, sums_a_time, a_mode, to_a_rows, count, past
                         )
                     if not b_direct:
                         sums_b_now = shift(sums_b_lane, t * sums_b_time + piece * b_piece)
-                        deliver_steps(to_b_now, to_b_time, sums_b_now, sums_b_time, b_fate, to_b_rows, count, past)
+                        deliver_steps(to_b_now, to_b_time, sums_b_now, sums_b_time, b_mode, to_b_rows, count, past)
             if not is_asking:
                 break
             if task == SUMMARISE:

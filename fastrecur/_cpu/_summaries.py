@@ -5,6 +5,8 @@ state by. Operands are read once, and nothing is written for a step. A stretch i
 or `back` from cotangents of its states; ``geometry`` is then that of the other direction.
 """
 
+from .. import _layout
+from .._layout import A_IS_BROADCAST, HEAD, N_STEPS, REVERSE
 from .._steps import constant
 from . import _rows
 from ._memory import (
@@ -23,7 +25,7 @@ from ._memory import (
     store_vector,
     width,
 )
-from ._rows import HEAD, place, valid_range
+from ._rows import place, valid_range
 from ._rules import decay, is_one_b, neutral, step
 from ._series import back
 from ._target import helper
@@ -91,8 +93,9 @@ def walk_rows(
     rule, is_back, a, b, carry, products, lengths, geometry, outer_first, outer_last, row_first, row_last, lane_first,
     lane_last,
 ):  # fmt: skip
-    all_steps, reverse, a_constant = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2)
-    a_time, b_time = load_int(geometry, HEAD + 3 * _rows.A), load_int(geometry, HEAD + 3 * _rows.B)
+    all_steps, reverse = load_int(geometry, N_STEPS), load_int(geometry, REVERSE)
+    a_constant = load_int(geometry, A_IS_BROADCAST)
+    a_time, b_time = load_int(geometry, HEAD + 3 * _layout.A), load_int(geometry, HEAD + 3 * _layout.B)
     lanes = lane_last - lane_first
     whole = lanes - lanes % width(carry)
     for outer in range(outer_first, outer_last):
@@ -118,7 +121,7 @@ def walk_rows(
 @helper
 def walk_tiles(rule, is_back, a, b, carry, products, lengths, geometry, first, last):
     # It opens as `_tiles.forward` does: a function for both makes other machine code of that one.
-    steps, reverse = load_int(geometry, 0), load_int(geometry, 1)
+    steps, reverse = load_int(geometry, N_STEPS), load_int(geometry, REVERSE)
     a_time, b_time = load_int(shift(geometry, A), 0), load_int(shift(geometry, B), 0)
     a_rows, b_rows = stack_like(a, carry, TILE), stack_like(b, carry, TILE)
     state, product = stack(carry, 16), stack(carry, 16)

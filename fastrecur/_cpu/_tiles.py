@@ -11,6 +11,7 @@ dimensions of lanes, then for every operand its strides in bytes along time and 
 
 import numpy as np
 
+from .._layout import A_MODE, ACCUMULATE, B_MODE, HEAD, N_STEPS, REVERSE, STORE, STREAMING
 from .._steps import constant
 from ._memory import (
     broadcast,
@@ -37,7 +38,7 @@ from ._memory import (
     turns,
     width,
 )
-from ._rows import ADD, HEAD, ONE, STORE, ZERO, valid_range
+from ._rows import ONE, ZERO, valid_range
 from ._rules import adjoint, neutral, step
 from ._target import helper
 
@@ -307,7 +308,7 @@ def walk(rule, a_rows, b_rows, h_rows, state, steps):
 
 def forward(rule, a, b, h, carry, lengths, geometry, first, last):
     """Walk lanes ``first`` to ``last``; ``carry`` holds the first states, then the last."""
-    steps, reverse = load_int(geometry, 0), load_int(geometry, 1)
+    steps, reverse = load_int(geometry, N_STEPS), load_int(geometry, REVERSE)
     a_time, b_time, h_time = (
         load_int(shift(geometry, A), 0),
         load_int(shift(geometry, B), 0),
@@ -334,7 +335,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
         # Past the cache go results whose lines all lanes have at the same steps, and tiles end with them. Long lanes'
         # tiles also end with an operand's lines, each of which is brought once then; its first steps cost little there.
         head = maximum(0, steps_to_line(b, b_at, b_time, carry)) if steps >= LONG else 0
-        bypass = load_int(geometry, 3) != 0 and steps_to_line(h, h_at, h_time, carry) == head
+        bypass = load_int(geometry, STREAMING) != 0 and steps_to_line(h, h_at, h_time, carry) == head
         t = 0
         while t < steps:
             n = head if t < head else STEPS if steps - t >= STEPS + 8 else steps - t
@@ -352,7 +353,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
             put(shift(h, t * h_time), h_at, h_time, h_rows, n, end - lane, ahead, bypass and t >= head)
             t += n
         give_lanes(carry, state, lane, end)
-    if load_int(geometry, 3):
+    if load_int(geometry, STREAMING):
         fence()
 
 
@@ -393,11 +394,11 @@ def fill_row(rows, lanes):
 
 
 @helper
-def deliver(target, target_at, target_time, sums, sums_at, sums_time, fate, rows, t, steps, lanes, ahead, bypass):
+def deliver(target, target_at, target_time, sums, sums_at, sums_time, mode, rows, t, steps, lanes, ahead, bypass):
     """Bring a tile of a gradient where it belongs."""
-    if fate == STORE:
+    if mode == STORE:
         put(shift(target, t * target_time), target_at, target_time, rows, steps, lanes, ahead, bypass)
-    elif fate == ADD:
+    elif mode == ACCUMULATE:
         add(shift(sums, t * sums_time), sums_at, sums_time, rows, steps, lanes)
 
 
@@ -413,9 +414,8 @@ def gather(total, rows, steps):
 
 def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, first, last):
     """Walk lanes back; ``carry`` holds the last states' cotangents, then the first states'."""
-    steps, reverse, a_fate, b_fate = (
-        load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 4), load_int(geometry, 5),
-    )  # fmt: skip
+    steps, reverse = load_int(geometry, N_STEPS), load_int(geometry, REVERSE)
+    a_mode, b_mode = load_int(geometry, A_MODE), load_int(geometry, B_MODE)
     a_time, b_time = load_int(shift(geometry, A), 0), load_int(shift(geometry, B), 0)
     h_time, g_time = load_int(shift(geometry, H), 0), load_int(shift(geometry, G), 0)
     to_a_time, to_b_time = load_int(shift(geometry, TO_A), 0), load_int(shift(geometry, TO_B), 0)
@@ -424,7 +424,7 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
     b_rows, h_rows = stack_like(b, carry, TILE), stack(carry, TILE)  # h0 is as wide as the carry
     to_a_rows, to_b_rows = stack_like(to_a, carry, TILE), stack_like(to_b, carry, TILE)
     state, h0_lanes, total_a, total_b = stack(carry, 16), stack(carry, 16), stack(carry, 16), stack(carry, 16)
-    gather_a, gather_b = a_fate == ADD and sums_a_time == 0, b_fate == ADD and sums_b_time == 0
+    gather_a, gather_b = a_mode == ACCUMULATE and sums_a_time == 0, b_mode == ACCUMULATE and sums_b_time == 0
     g_at, a_at, b_at, h_at, lengths_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
     to_a_at, to_b_at, sums_a_at, sums_b_at = stack_ints(16), stack_ints(16), stack_ints(16), stack_ints(16)
     starts, stops, places = stack_ints(16), stack_ints(16), stack_ints(48)
@@ -451,9 +451,9 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
         take_lanes(h0_lanes, h0, lane, end)
         # As in `forward`.
         head = maximum(0, steps_to_line(b, b_at, b_time, carry)) if steps >= LONG else 0
-        bypass = load_int(geometry, 3) != 0
-        bypass_a = bypass and a_fate == STORE and steps_to_line(to_a, to_a_at, to_a_time, carry) == head
-        bypass_b = bypass and b_fate == STORE and steps_to_line(to_b, to_b_at, to_b_time, carry) == head
+        bypass = load_int(geometry, STREAMING) != 0
+        bypass_a = bypass and a_mode == STORE and steps_to_line(to_a, to_a_at, to_a_time, carry) == head
+        bypass_b = bypass and b_mode == STORE and steps_to_line(to_b, to_b_at, to_b_time, carry) == head
         store_vector(total_a, 0, broadcast(zero))
         store_vector(total_b, 0, broadcast(zero))
         first = 1 if head > 0 else 0  # a tile of its own
@@ -481,14 +481,14 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
                 gather(total_a, to_a_rows, n)
             else:
                 deliver(
-                    to_a, to_a_at, to_a_time, sums_a, sums_a_at, sums_a_time, a_fate, to_a_rows, t, n, end - lane,
+                    to_a, to_a_at, to_a_time, sums_a, sums_a_at, sums_a_time, a_mode, to_a_rows, t, n, end - lane,
                     bytes_ahead(to_a, -1, t, steps, to_a_time, to_a_jump), bypass_a and t >= head,
                 )  # fmt: skip
             if gather_b:
                 gather(total_b, to_b_rows, n)
             else:
                 deliver(
-                    to_b, to_b_at, to_b_time, sums_b, sums_b_at, sums_b_time, b_fate, to_b_rows, t, n, end - lane,
+                    to_b, to_b_at, to_b_time, sums_b, sums_b_at, sums_b_time, b_mode, to_b_rows, t, n, end - lane,
                     bytes_ahead(to_b, -1, t, steps, to_b_time, to_b_jump), bypass_b and t >= head,
                 )  # fmt: skip
         if gather_a:
@@ -496,5 +496,5 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
         if gather_b:
             add(sums_b, sums_b_at, ZERO, total_b, ONE, end - lane)
         give_lanes(carry, state, lane, end)
-    if load_int(geometry, 3):
+    if load_int(geometry, STREAMING):
         fence()

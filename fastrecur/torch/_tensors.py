@@ -9,7 +9,7 @@ import math
 import numpy as np
 import torch
 
-from .. import _blocks, _problem, _run
+from .. import _blocks, _layout, _problem, _run
 from .. import _messages as say
 from .._arrays import BFLOAT16, address
 from .._problem import FORGET
@@ -328,7 +328,7 @@ def short_forward(family, a, b, axis, reverse, dtype):
     plan, strides = plan_forward(family, a, b, None, None, axis, reverse, dtype)
     if not _run.is_short(plan) or not plan.carry_c_order:
         return None
-    short, number = _run.ShortCall(plan, "forward", (_problem.A, _problem.B, _problem.H)), is_number(a)
+    short, number = _run.ShortCall(plan, "forward", (_layout.A, _layout.B, _layout.H)), is_number(a)
     call, wide, allocate = short.call, plan.wide, _allocator(b, plan.shape, strides, dtype)
 
     def run(a, b, at_a, at_b):
@@ -362,7 +362,7 @@ def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
     want_a, want_b = wanted[:2]
     reads_b, reads_h = reads(family, wanted)
     to = [place for place, is_wanted in ((to_a, want_a), (to_b, want_b)) if is_wanted]
-    short = _run.ShortCall(plan, "vjp", (_problem.G, _problem.A, _problem.B, _problem.H, *to))
+    short = _run.ShortCall(plan, "vjp", (_layout.G, _layout.A, _layout.B, _layout.H, *to))
     call = short.call
 
     def run(g, a, b, h):
@@ -396,7 +396,7 @@ def _maker(operand, plan, k, strides, dtype):
     if plan.gradients[k] is None:
         return None, None, None
     own = gradient_dtype(operand, dtype)
-    to, sums = ((_problem.TO_A, _problem.SUMS_A), (_problem.TO_B, _problem.SUMS_B))[k]
+    to, sums = ((_layout.TO_A, _layout.SUMS_A), (_layout.TO_B, _layout.SUMS_B))[k]
     if plan.gradients[k][2] is not None:
         return _allocator(None if type(operand) is Form else operand, plan.shape, strides, own), to, None
     shape, wide = operand.shape, WIDE[dtype]

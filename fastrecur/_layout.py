@@ -1,0 +1,29 @@
+"""How kernels on the CPU number operands, the fields of ``geometry`` and what becomes of a gradient. Stands once.
+
+``geometry`` is an array of int64: the fields below, then what a traversal needs of sizes and strides. Numbers are of a
+type, since Numba compiles a function anew for each plain number that it is called with.
+"""
+
+import numpy as np
+
+# Operands of a recurrence, in the order in which strides stand in ``geometry``.
+A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = np.arange(10, dtype=np.int64)
+
+# Fields of ``geometry``:
+(
+    N_STEPS,
+    REVERSE,  # in reverse, a series' valid steps are the last in scan order
+    A_IS_BROADCAST,  # one value of a serves a whole row
+    STREAMING,  # results are written with non-temporal stores
+    A_MODE,  # what becomes of a's gradient: an output mode
+    B_MODE,
+    PREFETCH,  # bytes: how much of each operand is prefetched, in whole rows; if negative, how far ahead
+    PREFAULT_THREADS,  # how many threads pre-fault the pages of new results, 0 if these have pages
+    PREFAULT_THREAD,  # and which of them this is
+    SUM_STEPS,  # steps after which a partial sum of a's gradient is complete, 0 if there is one
+    SUM_BYTES,  # from one such partial sum to the next
+) = np.arange(11, dtype=np.int64)
+HEAD = 11  # fields before sizes and strides
+
+# Output modes of a gradient: not wanted; stored; accumulated along time; reduced over a row.
+UNWANTED, STORE, ACCUMULATE, REDUCE = np.arange(4, dtype=np.int64)
