@@ -77,8 +77,8 @@ def kernel_parameters(kernel, most):
 
 def gpu_packages(missing):
     return (
-        f"arrays on a GPU need numba-cuda, and {missing} is missing: pip install 'fastrecur[cuda13]', or "
-        "'fastrecur[cuda12]' for a driver older than 580"
+        f"arrays on a GPU need numba-cuda, and {missing} is missing: in a clone of fastrecur, pip install '.[cuda13]', or "
+        "'.[cuda12]' for a driver older than 580"
     )
 
 
