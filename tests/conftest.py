@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).parent / "gpu_tools"))
 from thresholds import lower_thresholds  # noqa: E402
 
 import fastrecur  # noqa: E402 - after the line above, which must precede the import of compare
-from fastrecur import _blocks, _call, _problem  # noqa: E402
+from fastrecur import _blocks, _host, _problem  # noqa: E402
 
 # Compilation makes the first example of a kind slow, and a failure must be the same everywhere.
 hypothesis.settings.register_profile(
@@ -54,7 +54,7 @@ def forget_plans(monkeypatch):
     """Return what makes all plans anew: they remember what became of the last of their kind, and thresholds."""
 
     def forget():
-        monkeypatch.setattr(_call, "_shortcuts", {})
+        monkeypatch.setattr(_host, "_shortcuts", {})
         _problem.forward.cache_clear()
         _problem.vjp.cache_clear()
 

@@ -2,7 +2,7 @@
 
 import functools
 
-from fastrecur import _call, _problem, _run
+from fastrecur import _host, _problem, _run
 
 
 def lower_thresholds(setattr):
@@ -19,7 +19,7 @@ def lower_thresholds(setattr):
     setattr(_run, "_cache_bytes", lambda: 0)
     setattr(_run, "_staying_bytes", lambda: 0)
     # What was remembered of calls, and of how threads share them, is not for large ones.
-    setattr(_call, "_shortcuts", {})
+    setattr(_host, "_shortcuts", {})
     setattr(_run, "_sharing", functools.lru_cache(_run._sharing.__wrapped__))
     setattr(_run, "_stretches", functools.lru_cache(_run._stretches.__wrapped__))
     setattr(_run, "_shifted", functools.lru_cache(_run._shifted.__wrapped__))
