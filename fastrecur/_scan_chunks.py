@@ -1,0 +1,133 @@
+"""Threads that take chunks of time of few long series: of a scan's blocks, some each.
+
+A chunk's warm-up is in the kernel: it composes a few blocks before the chunk, and more where these do not forget. Where
+many would not, all blocks are reduced first, one thread scans the carries, and then all are scanned again; for a while,
+warm-ups of such problems are not tried. `_cpu/_series.py` says what its kernels do.
+"""
+
+import ctypes
+
+import numpy as np
+
+from ._arrays import address, are_same
+from ._bound import Calls
+from ._chunked import scan
+from ._cpu._series import ALL, BLOCK, FOLD, HOLD, REPLAY, SUMMARISE, SUMMARY, TELL
+from ._layout import CARRY, SUMS_A, SUMS_B, H
+from ._problem import APART
+from ._threads import ranges
+
+REDUCED = 1.6  # times as fast as a scan is a reduction
+
+
+def cut(plan, way):
+    """Return each thread's blocks of time: whole partial sums, if there are some."""
+    blocks = plan.steps // BLOCK
+    if not way.sums:
+        return ranges(blocks, way.threads)
+    sums = ranges(blocks, way.sums)
+    return [(sums[first][0], sums[last - 1][1]) for first, last in ranges(len(sums), way.threads)]
+
+
+class ScanChunks:
+    """Chunks of a plan's blocks of time, of which all is known but addresses; ``sum_bytes`` are those of its sums."""
+
+    def __init__(self, bound, geometry, way, sum_bytes):
+        self._bound, self._plan, self._geometry = bound, bound.plan, geometry
+        self._way, self._sum_bytes = way, sum_bytes
+        self._chunks, self._blocks = cut(bound.plan, way), bound.plan.steps // BLOCK
+        count, self._is_back = len(self._chunks), bool(bound.plan.gradients)
+        self._order = list(range(count))[:: -1 if self._is_back else 1]  # of the scan
+        # The scan's first chunk has a carry; forward, the kernel sees that nothing is before it.
+        phases = [ALL if self._is_back and k == count - 1 else TELL for k in range(count)]
+        self._predicting = self._calls(
+            *((*chunk, phase) for chunk, phase in zip(self._chunks, phases, strict=True)), apart=APART
+        )
+        self._again = self._calls(*((*chunk, ALL) for chunk in self._chunks), apart=APART)
+
+    def _calls(self, *parts, lanes=None, apart=0):
+        calls, (first, last) = Calls(self._bound), lanes or (0, self._plan.lanes)
+        for k, (low, high, phase) in enumerate(parts):
+            calls.add(self._geometry, (0, first, last, low, high, self._blocks, phase), {CARRY: k * apart})
+        return calls
+
+    def scan(self, team, places):
+        """Scan all steps, given operands' addresses; results are not where an operand is."""
+        plan = self._plan
+        blocks = np.empty(plan.lanes * self._blocks * SUMMARY, plan.wide)
+        places = *places, 0, address(blocks)
+        if plan.is_in_vain("chunks") or not self._scan_chunks(team, places):
+            if self._is_back:
+                self._clear(places, 0, self._way.sums)
+                self._reduce_back(team, places)
+            else:
+                self._reduce(team, places)
+
+    def _scan_chunks(self, team, places):
+        """Scan chunks with warm-ups; return whether that was done."""
+        plan, order, lanes, size = self._plan, self._order, self._plan.lanes, self._plan.wide.itemsize
+        states = np.zeros((len(order), APART // size), plan.wide)
+        # Of each chunk the carry and what was predicted; whether it was; whether its first gate is closed.
+        own, predicted, flags = states[:, :lanes], states[:, lanes : 2 * lanes], states[:, 2 * lanes : 2 * lanes + 2]
+        place = self._bound.order.index(CARRY)
+        given, start = places[place], address(states)
+        ctypes.memmove(start + order[0] * APART, given, lanes * size)
+        to = *places[:place], start, *places[place + 1 :]
+
+        def predict():  # and scan
+            self._predicting.run(team, len(order), to)
+            if not flags[order[1:], 0].all():
+                plan.note_in_vain("chunks")
+                return False
+            return True
+
+        def is_right(turn):
+            return are_same(own[order[turn - 1]], predicted[order[turn]])
+
+        def scan_again(turn):
+            k = order[turn]
+            own[k] = own[order[turn - 1]]
+            if self._way.sums:
+                self._clear(places, *ranges(self._way.sums, len(order))[k])
+            self._again.run_here(to, slice(k, k + 1))
+
+        done = scan(len(order), predict, lambda: None, is_right, scan_again)
+        if done:
+            ctypes.memmove(given, start + order[-1] * APART, lanes * size)
+            if not self._is_back:
+                self._hold(places, [self._chunks[k][0] for k in order if flags[k, 1]])
+        return done
+
+    def _hold(self, places, firsts):
+        """Repeat results where a chunk began with a closed gate and did not see what it followed."""
+        self._calls(*((first, first + 1, HOLD) for first in firsts)).run_here(places)
+
+    def _clear(self, places, first, last):
+        """Make partial sums 0 again."""
+        for operand, nbytes in zip((SUMS_A, SUMS_B), self._sum_bytes, strict=True):
+            ctypes.memset(places[self._bound.order.index(operand)] + first * nbytes, 0, (last - first) * nbytes)
+
+    def _reduce(self, team, places):
+        threads, blocks = self._way.threads, self._blocks
+        # The first thread scans the first blocks while the others reduce the rest.
+        first = max(1, round(blocks / (1 + REDUCED * (threads - 1))))
+
+        def rest(parts):
+            return [(first + low, first + high) for low, high in ranges(blocks - first, parts)]
+
+        reduced, scanned = rest(threads - 1), rest(threads)
+        calls = self._calls((0, first, ALL), *((*part, SUMMARISE) for part in reduced))
+        calls.run(team, threads, places)
+        self._calls((first, blocks, FOLD)).run_here(places)
+        self._calls(*((*part, REPLAY) for part in scanned)).run(team, threads, places)
+        self._hold(places, [low for low, high in scanned if low < high])
+        self._calls((blocks, blocks, ALL)).run_here(places)
+
+    def _reduce_back(self, team, places):
+        threads, lanes = self._way.threads, self._plan.lanes
+        self._calls(*((*part, SUMMARISE) for part in self._chunks)).run(team, threads, places)
+        # One after the other, and in the kernel's order, as one thread adds up what they share.
+        for lane in range(lanes)[:: -1 if self._plan.time_strides[H] > 0 else 1]:
+            alone = lane, lane + 1
+            self._calls((0, self._blocks, FOLD), lanes=alone).run_here(places)
+            self._calls(*((*part, REPLAY) for part in self._chunks), lanes=alone).run(team, threads, places)
