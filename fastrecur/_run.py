@@ -466,12 +466,12 @@ class ShortCall:
     def __init__(self, plan, direction, given):
         kernel, lengths, table, part = short_parts(plan, direction)
         order = (A, B, H, CARRY) if direction == "forward" else (G, A, B, H, None, CARRY, TO_A, TO_B, SUMS_A, SUMS_B)
-        zeros = np.zeros(plan.lane_shape, plan.wide)  # a first state; and a valid place for what is not read or written
+        zeros = plan.zeros()  # a first state; and a valid place for what is not read or written
         numbers = [plan.offsets[k] if k in given else address(zeros) for k in order]
         arguments = [0, *numbers, lengths, table, *part]
         places, carry = [1 + order.index(k) for k in given], 1 + order.index(CARRY)
         self._keep = plan, zeros
-        words, is_native = -(-zeros.nbytes // 8), _native.is_native([(kernel,)])
+        words, is_native = -(-plan.lanes * plan.wide.itemsize // 8), _native.is_native([(kernel,)])
         releases = _bytes(plan) >= LOCKED_BYTES
         if is_native and words <= _native.MOST_SCRATCH:
             self._prepared = _native.Prepared(kernel, arguments, places, carry, words, releases)

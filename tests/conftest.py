@@ -75,6 +75,13 @@ def poisoned_results(monkeypatch):
     monkeypatch.setattr(_problem, "empty", poisoned)
 
 
+@pytest.fixture(autouse=True)
+def zeros_to_start_from():
+    """No kernel writes to the zeros that all plans start from, which also stand for results that are not wanted."""
+    yield
+    assert not _problem._shared_zeros().any()
+
+
 @pytest.fixture
 def nothing_kept():
     """No memory of another test's results is there to be used again."""
