@@ -123,6 +123,10 @@ def threads_range(n):
     return f"`n` must be at least 1, got {n}"
 
 
+def keep_memory(variable, came):
+    return f"{variable} must be a number of bytes, 0 to keep none, got {came!r}"
+
+
 def made_otherwise(library, strides, device, its_strides, its_device):
     return (
         f"{library} was asked for an array on device {device} with strides {strides}, and made one on device "

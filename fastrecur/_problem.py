@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from . import _blocks
+from . import _memory_pool
 from . import _messages as say
 from ._arrays import BFLOAT16, element
-from ._blocks import LINE
 from ._layout import ACCUMULATE, CARRY, LENGTHS, REDUCE, STORE, SUMS_A, SUMS_B, TO_A, TO_B, UNWANTED, A, B, G, H
+from ._memory_pool import LINE
 
 ROWS, OCTETS, PANELS, TILES, SERIES = "rows", "octets", "panels", "tiles", "series"
 FORGET, LINEAR = "forget", "linear"
@@ -223,7 +223,7 @@ def like(shape, dtype, *prototypes):
     return c_strides(shape, dtype.itemsize)
 
 
-def aligned(shape, dtype, allocate=_blocks.borrow, beside=0):
+def aligned(shape, dtype, allocate=_memory_pool.borrow, beside=0):
     """Allocate an array in C order that starts with a cache line; NumPy's own start a quarter into one.
 
     Every second register of a row would stand in two lines, and rows of results would begin and end within one.
@@ -235,7 +235,7 @@ def aligned(shape, dtype, allocate=_blocks.borrow, beside=0):
 
 def zeros(shape, dtype):
     """Allocate zeros in C order that start with a cache line."""
-    return aligned(shape, dtype, functools.partial(_blocks.fresh, make=np.zeros))
+    return aligned(shape, dtype, functools.partial(_memory_pool.fresh, make=np.zeros))
 
 
 @functools.cache

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _arrays, _blocks, _by_blocks, _by_time, _problem, _threads
+from . import _arrays, _by_blocks, _by_time, _memory_pool, _problem, _threads
 from ._arrays import address, array_at
-from ._blocks import LINE
 from ._cpu import _narrow, _native, _octets, _panels, _rows, _series, _summaries, _tiles
 from ._cpu._compile import kernel
 from ._cpu._memory import OCTET, WIDTH
@@ -39,6 +38,7 @@ from ._layout import (
     G,
     H,
 )
+from ._memory_pool import LINE
 from ._problem import APART, OCTETS, PANELS, PIECES, ROWS, SERIES, TILES
 from ._threads import ranges
 
@@ -360,7 +360,7 @@ def _template(plan, direction, tails, pieces, spans):
 
 def _new_bytes(place, nbytes):
     """Return how many bytes of a result the system has not provided yet, if that is worth a thought."""
-    return 0 if nbytes < FRESH_BYTES or _blocks.has_pages(place) else nbytes
+    return 0 if nbytes < FRESH_BYTES or _memory_pool.has_pages(place) else nbytes
 
 
 def summary_at(plan, direction, a, b, carry, products, lengths, team):
@@ -386,7 +386,7 @@ def _run_parts(team, sharing, heads, states):
         return
     calls, moves, keep = [list(head) for head in heads], [], []
     for place in states:
-        room = _problem.aligned((sharing.room,), _problem.BYTE, _blocks.fresh)
+        room = _problem.aligned((sharing.room,), _problem.BYTE, _memory_pool.fresh)
         keep.append(room)
         for k, (call, (begin, end)) in enumerate(zip(calls, sharing.spans, strict=True)):
             own = address(room) + k * APART
