@@ -126,12 +126,12 @@ class ShortCall:
 
     def __init__(self, plan, direction, given):
         bound = bind(plan, direction)
-        zeros = np.zeros(plan.lane_shape, plan.wide)  # a first state; and a valid place for what is not read or written
+        zeros = plan.zeros()  # a first state; and a valid place for what is not read or written
         places = [bound.offset(k) if k in given else address(zeros) for k in bound.order[:-1]]
         arguments = [0, *places, address(plan.full_lengths), address(plan.geometry), *bound.whole_part()]
         where, carry = [1 + bound.order.index(k) for k in given], 1 + bound.order.index(CARRY)
         self._keep = plan, zeros
-        words = -(-zeros.nbytes // 8)
+        words = -(-plan.lanes * plan.wide.itemsize // 8)
         releases = _cost.moved_bytes(plan) >= _cost.UNLOCKED_BYTES
         has_scratch = bound.is_native and words <= _native.MOST_SCRATCH and CARRY not in given
         needs_states = not has_scratch and CARRY not in given

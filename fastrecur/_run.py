@@ -6,9 +6,8 @@ import math
 
 import numpy as np
 
-from . import _blocks, _cost, _problem, _threads
+from . import _cost, _memory_pool, _problem, _threads
 from ._arrays import address, array_at
-from ._blocks import LINE
 from ._bound import PRODUCTS, Calls, ShortCall, bind, first_step
 from ._cpu import _series, _tiles
 from ._layout import (
@@ -32,6 +31,7 @@ from ._layout import (
     G,
     H,
 )
+from ._memory_pool import LINE
 from ._problem import APART, OCTETS, ROWS, SERIES, TILES
 from ._row_chunks import RowChunks
 from ._scan_chunks import ScanChunks
@@ -211,7 +211,7 @@ def _added_up(plan, summed, pieces):
 
 def _is_new(place, nbytes):
     """Return whether the system has not provided the memory of a result yet, and that is worth a thought."""
-    return nbytes >= _cost.PREFAULT_BYTES and not _blocks.has_pages(place)
+    return nbytes >= _cost.PREFAULT_BYTES and not _memory_pool.has_pages(place)
 
 
 # ---- Sharing the work out -------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ class ScanChunks:
     def __init__(self, bound, geometry, way, sum_bytes):
         self._bound, self._plan, self._geometry = bound, bound.plan, geometry
         self._way, self._sum_bytes = way, sum_bytes
-        self._chunks, self._blocks = cut(bound.plan, way), bound.plan.steps // BLOCK
+        self._chunks, self._memory_pool = cut(bound.plan, way), bound.plan.steps // BLOCK
         count, self._is_back = len(self._chunks), bool(bound.plan.gradients)
         self._order = list(range(count))[:: -1 if self._is_back else 1]  # of the scan
         # The scan's first chunk has a carry; forward, the kernel sees that nothing is before it.
@@ -48,13 +48,13 @@ class ScanChunks:
     def _calls(self, *parts, lanes=None, apart=0):
         calls, (first, last) = Calls(self._bound), lanes or (0, self._plan.lanes)
         for k, (low, high, phase) in enumerate(parts):
-            calls.add(self._geometry, (0, first, last, low, high, self._blocks, phase), {CARRY: k * apart})
+            calls.add(self._geometry, (0, first, last, low, high, self._memory_pool, phase), {CARRY: k * apart})
         return calls
 
     def scan(self, team, places):
         """Scan all steps, given operands' addresses; results are not where an operand is."""
         plan = self._plan
-        blocks = np.empty(plan.lanes * self._blocks * SUMMARY, plan.wide)
+        blocks = np.empty(plan.lanes * self._memory_pool * SUMMARY, plan.wide)
         places = *places, 0, address(blocks)
         if plan.is_in_vain("chunks") or not self._scan_chunks(team, places):
             if self._is_back:
@@ -108,7 +108,7 @@ class ScanChunks:
             ctypes.memset(places[self._bound.order.index(operand)] + first * nbytes, 0, (last - first) * nbytes)
 
     def _reduce(self, team, places):
-        threads, blocks = self._way.threads, self._blocks
+        threads, blocks = self._way.threads, self._memory_pool
         # The first thread scans the first blocks while the others reduce the rest.
         first = max(1, round(blocks / (1 + REDUCED * (threads - 1))))
 
@@ -129,5 +129,5 @@ class ScanChunks:
         # One after the other, and in the kernel's order, as one thread adds up what they share.
         for lane in range(lanes)[:: -1 if self._plan.time_strides[H] > 0 else 1]:
             alone = lane, lane + 1
-            self._calls((0, self._blocks, FOLD), lanes=alone).run_here(places)
+            self._calls((0, self._memory_pool, FOLD), lanes=alone).run_here(places)
             self._calls(*((*part, REPLAY) for part in self._chunks), lanes=alone).run(team, threads, places)
