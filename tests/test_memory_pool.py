@@ -398,7 +398,7 @@ before = resident()
 for k in range(2000):
     gradients(37 * k % 2000)
 """
-    assert float(run_python(resident(script))) <= 20
+    assert float(run_python(resident(script))) <= 40  # 1,000 to 1,044 where each plan kept zeros
 
 
 def test_sizes_need_no_classes(run_python):
