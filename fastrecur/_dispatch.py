@@ -10,8 +10,12 @@ import functools
 from types import ModuleType
 from typing import Any
 
+from numpy import ndarray
+
 from . import _arrays, _cache, _host
 from ._adapters import quick_forward, quick_vjp
+
+_quick_on_host, _quick_vjp_on_host = _host.quick_forward, _host.quick_vjp
 
 
 def forward(
@@ -19,7 +23,8 @@ def forward(
     return_state: Any, out: Any,
 ) -> Any:  # fmt: skip
     """Run a recurrence; ``names`` are what the caller calls the operands."""
-    quick = quick_forward.get(type(b))
+    kind = type(b)
+    quick = _quick_on_host if kind is ndarray else quick_forward.get(kind)
     if quick is not None:
         result = quick(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
         if result is not None:
@@ -33,7 +38,8 @@ def vjp(
     lengths: Any, grad_state: Any,
 ) -> Any:  # fmt: skip
     """Run a recurrence's adjoint; ``names`` are what the caller calls ``g, a, b, h``."""
-    quick = quick_vjp.get(type(b))
+    kind = type(b)
+    quick = _quick_vjp_on_host if kind is ndarray else quick_vjp.get(kind)
     if quick is not None:
         result = quick(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
         if result is not None:
