@@ -12,10 +12,7 @@ from typing import Any
 
 from numpy import ndarray
 
-from . import _arrays, _cache, _host
-from ._adapters import quick_forward, quick_vjp
-
-_quick_on_host, _quick_vjp_on_host = _host.quick_forward, _host.quick_vjp
+from . import _adapters, _arrays, _cache, _host
 
 
 def forward(
@@ -23,12 +20,12 @@ def forward(
     return_state: Any, out: Any,
 ) -> Any:  # fmt: skip
     """Run a recurrence; ``names`` are what the caller calls the operands."""
-    kind = type(b)
-    quick = _quick_on_host if kind is ndarray else quick_forward.get(kind)
-    if quick is not None:
-        result = quick(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
+    if type(b) is ndarray:
+        result = _host.quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
         if result is not None:
             return result
+    elif type(b) in _adapters.tensor_types:
+        return _adapters.quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
     adapter = _adapter((a, b, h0, out), lengths)
     return adapter.forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
 
@@ -38,12 +35,12 @@ def vjp(
     lengths: Any, grad_state: Any,
 ) -> Any:  # fmt: skip
     """Run a recurrence's adjoint; ``names`` are what the caller calls ``g, a, b, h``."""
-    kind = type(b)
-    quick = _quick_vjp_on_host if kind is ndarray else quick_vjp.get(kind)
-    if quick is not None:
-        result = quick(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
+    if type(b) is ndarray:
+        result = _host.quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
         if result is not None:
             return result
+    elif type(b) in _adapters.tensor_types:
+        return _adapters.quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
     adapter = _adapter((g, a, b, h, h0, grad_state), lengths)
     return adapter.vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
 

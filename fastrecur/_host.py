@@ -29,7 +29,7 @@ def _runner():
 
 
 def quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
-    """Run a recurrence whose second operand is an ndarray, by a shortcut if there is one; return None for many others."""
+    """Run a recurrence whose second operand is an ndarray, by a shortcut if there is one; None: look at the others."""
     if (
         lengths is not None or h0 is not None or (out is not None and type(out) is not _ndarray)
         or type(axis) is not int or type(reverse) is not bool
@@ -97,7 +97,7 @@ def _forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out,
 
 
 def quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
-    """Run an adjoint of NumPy arrays without states or lengths, by a shortcut if there is one; None for others."""
+    """Run an adjoint as `quick_forward` runs a recurrence."""
     if (
         lengths is not None or h0 is not None or grad_state is not None
         or type(axis) is not int or type(reverse) is not bool

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastrecur"
 TABLE = ROOT / "docs" / "layers.csv"
 
+
 def table():
     with TABLE.open() as file:
         return [(int(layer), name, duty) for layer, name, duty in csv.reader(file)]
