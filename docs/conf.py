@@ -1,6 +1,14 @@
 """Sphinx configuration. Build with `sphinx-build -n -W docs docs/_build`."""
 
+import sys
+from pathlib import Path
+
 import fastrecur
+
+sys.path.insert(0, str(Path(__file__).parent))
+import layers  # noqa: E402
+
+(Path(__file__).parent / "_static" / "layers.svg").write_text(layers.draw())
 
 project = "fastrecur"
 author = "fastrecur contributors"

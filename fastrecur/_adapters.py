@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-# By the type of the second operand: what runs a call at once, or returns None where other operands must be looked at.
-quick_forward: dict[type, Callable[..., Any]] = {}
-quick_vjp: dict[type, Callable[..., Any]] = {}
+# Plain types of tensors, and what runs a call whose second operand is of one: most such calls are known early.
+# Names, not a dictionary: torch's compiler does not follow one whose keys are types.
+tensor_types: tuple[type, ...] = ()
+quick_forward: Callable[..., Any]
+quick_vjp: Callable[..., Any]
 
 # The public functions by family, forward and adjoint: what a subclass or a mode of torch is told was called.
 public: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {}

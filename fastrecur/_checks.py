@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ def axis(axis: Any) -> int:
     if isinstance(axis, bool) or not hasattr(axis, "__index__"):
         raise TypeError(say.axis_type(type(axis)))
     try:
-        return axis.__index__()
+        return operator.index(axis)
     except TypeError:
         raise TypeError(say.axis_type(type(axis))) from None
 

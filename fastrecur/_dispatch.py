@@ -10,8 +10,9 @@ import functools
 from types import ModuleType
 from typing import Any
 
-from . import _arrays, _cache, _host
-from ._adapters import quick_forward, quick_vjp
+from numpy import ndarray
+
+from . import _adapters, _arrays, _cache, _host
 
 
 def forward(
@@ -19,11 +20,12 @@ def forward(
     return_state: Any, out: Any,
 ) -> Any:  # fmt: skip
     """Run a recurrence; ``names`` are what the caller calls the operands."""
-    quick = quick_forward.get(type(b))
-    if quick is not None:
-        result = quick(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
+    if type(b) is ndarray:
+        result = _host.quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
         if result is not None:
             return result
+    elif type(b) in _adapters.tensor_types:
+        return _adapters.quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
     adapter = _adapter((a, b, h0, out), lengths)
     return adapter.forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
 
@@ -33,11 +35,12 @@ def vjp(
     lengths: Any, grad_state: Any,
 ) -> Any:  # fmt: skip
     """Run a recurrence's adjoint; ``names`` are what the caller calls ``g, a, b, h``."""
-    quick = quick_vjp.get(type(b))
-    if quick is not None:
-        result = quick(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
+    if type(b) is ndarray:
+        result = _host.quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
         if result is not None:
             return result
+    elif type(b) in _adapters.tensor_types:
+        return _adapters.quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
     adapter = _adapter((g, a, b, h, h0, grad_state), lengths)
     return adapter.vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
 

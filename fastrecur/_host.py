@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from . import _adapters, _arrays, _cache, _checks, _problem
+from . import _arrays, _cache, _checks, _problem
 from . import _messages as say
 
 _ndarray = np.ndarray
@@ -29,10 +29,10 @@ def _runner():
 
 
 def quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
-    """Run a recurrence of NumPy arrays without states or lengths, by a shortcut if there is one; None for others."""
+    """Run a recurrence whose second operand is an ndarray, by a shortcut if there is one; None: look at the others."""
     if (
         lengths is not None or h0 is not None or (out is not None and type(out) is not _ndarray)
-        or type(b) is not _ndarray or type(axis) is not int or type(reverse) is not bool
+        or type(axis) is not int or type(reverse) is not bool
     ):  # fmt: skip
         return None
     to = None if out is None else (out.dtype, out.shape, out.strides)
@@ -55,7 +55,9 @@ def quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state,
 
 def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     """Run a recurrence; ``names`` are what the caller calls the operands."""
-    result = quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
+    result = None
+    if type(b) is _ndarray and h0 is None and lengths is None:
+        result = quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
     if result is None:
         result = _forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, None)
     return result
@@ -95,10 +97,10 @@ def _forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out,
 
 
 def quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
-    """Run an adjoint of NumPy arrays without states or lengths, by a shortcut if there is one; None for others."""
+    """Run an adjoint as `quick_forward` runs a recurrence."""
     if (
         lengths is not None or h0 is not None or grad_state is not None
-        or type(b) is not _ndarray or type(axis) is not int or type(reverse) is not bool
+        or type(axis) is not int or type(reverse) is not bool
         or type(a) not in _GATES or type(g) is not _ndarray or type(h) is not _ndarray
     ):  # fmt: skip
         return None
@@ -115,7 +117,9 @@ def quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
 
 def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     """Run a recurrence's adjoint; ``names`` are what the caller calls ``g, a, b, h``."""
-    result = quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
+    result = None
+    if type(b) is _ndarray:
+        result = quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
     if result is None:
         result = _vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, None)
     return result
@@ -296,6 +300,3 @@ def _vjp_pairs(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state
     grad_a, grad_b, grad_h0 = vjp(family, names, g, gate, pair_b, h, pair_h0, axis, reverse, lengths, grad_state)
     grad_a = grad_a.reshape(np.shape(a))
     return grad_a, _unpair(grad_b, b), None if h0 is None else _unpair(grad_h0, h0)
-
-
-_adapters.quick_forward[_ndarray], _adapters.quick_vjp[_ndarray] = quick_forward, quick_vjp

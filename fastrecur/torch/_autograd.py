@@ -14,6 +14,7 @@ there.
 """
 
 import contextlib
+from typing import Any, NamedTuple
 
 import torch
 from torch._functorch.utils import enable_single_level_autograd_function
@@ -63,6 +64,20 @@ def _has_tangent(tensor):
     return torch._VF._unpack_dual(tensor, level=0)[1] is not None
 
 
+class Steps(NamedTuple):
+    """What a derivative is of: a recurrence, what its steps read, and the states ``h`` that they made."""
+
+    family: str
+    axis: int
+    reverse: bool
+    dtype: Any
+    a: Any
+    b: Any
+    h: Any
+    h0: Any
+    lengths: Any
+
+
 class _Forward(_Rules):
     """A recurrence: ``(family, a, b, h0, lengths, axis, reverse, dtype) -> (h, h_last)``."""
 
@@ -106,15 +121,15 @@ class _Forward(_Rules):
     @staticmethod
     def jvp(ctx, _way, _family, a_dot, b_dot, h0_dot, *rest):
         """Return the tangents of h and h_last."""
-        a, b, h, h0, lengths = map(_primal, ctx.saved_tensors)
+        steps = Steps(*ctx.problem, *map(_primal, ctx.saved_tensors))
         with _forward_ad._set_fwd_grad_enabled(True):
-            return _tangents(*ctx.problem, a, b, h, h0, lengths, a_dot, b_dot, h0_dot)
+            return _tangents(steps, a_dot, b_dot, h0_dot)
 
 
-def _tangents(family, axis, reverse, dtype, a, b, h, h0, lengths, a_dot, b_dot, h0_dot):
+def _tangents(steps, a_dot, b_dot, h0_dot):
     """Return the tangents of a recurrence's states: it is linear in all but its gate."""
-    source = _source_of(family, a, b, h, h0, a_dot, b_dot, lengths, axis, reverse)
-    return forward(LINEAR, _decay(family, a, dtype), source, h0_dot, lengths, axis, reverse, dtype)
+    decay, source = _decay(steps.family, steps.a, steps.dtype), _source_of(steps, a_dot, b_dot)
+    return forward(LINEAR, decay, source, h0_dot, steps.lengths, steps.axis, steps.reverse, steps.dtype)
 
 
 class _Vjp(_Rules):
@@ -156,13 +171,11 @@ class _Vjp(_Rules):
             return (None,) * 15
         _, _, for_g, for_a, for_b, for_h, for_h0, for_last, *_ = ctx.needs_input_grad
         q = _decay(family, a, dtype)
-        source = _source_of(family, a, b, h, h0, v, u, lengths, axis, reverse)
+        steps = Steps(family, axis, reverse, dtype, a, b, h, h0, lengths)
+        source = _source_of(steps, v, u)
         e, e_last = forward(LINEAR, q, source, w, lengths, axis, reverse, dtype)
         grad_q, d, _ = vjp(LINEAR, g, q, source, e, w, grad_last, lengths, axis, reverse, dtype, for_a, True, False)
-
-        through = _through_steps(
-            family, a, b, h, h0, v, u, grad_q, d, lengths, axis, reverse, (for_a, for_b, for_h, for_h0)
-        )
+        through = _through_steps(steps, v, u, grad_q, d, (for_a, for_b, for_h, for_h0))
         to_g = _like(e, g) if for_g else None
         to_last = _like(e_last, grad_last) if for_last else None
         return None, None, to_g, *through, to_last, *(None,) * 7
@@ -170,13 +183,16 @@ class _Vjp(_Rules):
     @staticmethod
     def jvp(ctx, _way, _family, g_dot, a_dot, b_dot, h_dot, h0_dot, last_dot, *rest):
         """Return the tangents of the gradients."""
-        operands = map(_primal, ctx.saved_tensors)
+        g, a, b, h, h0, grad_last, lengths = map(_primal, ctx.saved_tensors)
+        steps = Steps(*ctx.problem, a, b, h, h0, lengths)
         with _forward_ad._set_fwd_grad_enabled(True):
-            return _vjp_tangents(*ctx.problem, ctx.wanted, *operands, g_dot, a_dot, b_dot, h_dot, h0_dot, last_dot)
+            d, d_dot, grad_h0 = _adjoint_tangents(steps, g, grad_last, g_dot, a_dot, last_dot, ctx.wanted[2])
+            return *_gradient_tangents(steps, d, d_dot, a_dot, b_dot, h_dot, h0_dot, ctx.wanted), grad_h0
 
 
-def _source_of(family, a, b, h, h0, v, u, lengths, axis, reverse):
+def _source_of(steps, v, u):
     """Return ``u*r + v*s`` in `_Vjp.backward`'s letters: what drives ``E``, or, of tangents, those of the states."""
+    family, axis, reverse, _, a, b, h, h0, lengths = steps
     source = None
     if u is not None:
         source = u * a if family == FORGET else u
@@ -186,8 +202,9 @@ def _source_of(family, a, b, h, h0, v, u, lengths, axis, reverse):
     return _full(source, h)
 
 
-def _through_steps(family, a, b, h, h0, v, u, grad_q, d, lengths, axis, reverse, wanted):
+def _through_steps(steps, v, u, grad_q, d, wanted):
     """Return the gradients of a, b, h and h0 that are wanted, of what each step makes of them."""
+    family, axis, reverse, _, a, b, h, h0, lengths = steps
     is_forget, valid = family == FORGET, _valid(h, lengths, axis)
     for_a, for_b, for_h, for_h0 = wanted
     to_a = to_b = to_h = to_h0 = None
@@ -204,30 +221,39 @@ def _through_steps(family, a, b, h, h0, v, u, grad_q, d, lengths, axis, reverse,
     return to_a, to_b, to_h, to_h0
 
 
-def _vjp_tangents(
-    family, axis, reverse, dtype, wanted, g, a, b, h, h0, grad_last, lengths,
-    g_dot, a_dot, b_dot, h_dot, h0_dot, last_dot,
-):  # fmt: skip
-    """Return the tangents of an adjoint: ``D`` has that of a recurrence, in the other direction."""
-    is_forget, (want_a, want_b, want_h0) = family == FORGET, wanted
+def _adjoint_tangents(steps, g, grad_last, g_dot, a_dot, last_dot, want_h0):
+    """Return ``D``, its tangent, which is that of a recurrence in the other direction, and the tangent of grad_h0."""
+    family, axis, reverse, dtype, a, _, h, h0, lengths = steps
     q, valid = _decay(family, a, dtype), _valid(h, lengths, axis)
-    q_dot = None if a_dot is None else -a_dot if is_forget else a_dot
     zeros = _nothing(g, h.shape, dtype)
     options = lengths, axis, reverse, dtype, False, True
     _, d, _ = vjp(LINEAR, g, q, zeros, zeros, None, grad_last, *options, False)
-    through_q = None if q_dot is None else _masked(q_dot.conj() * d, valid)
-    source = g_dot
-    if through_q is not None:
+    source, through_q = g_dot, None
+    if a_dot is not None:
+        q_dot = -a_dot if family == FORGET else a_dot
+        through_q = _masked(q_dot.conj() * d, valid)
         source = _sum(source, _shifted(through_q, None, valid, axis, not reverse))
     lanes = _nothing(g, h.shape[:axis] + h.shape[axis + 1 :], dtype)
     start = lanes if h0 is None else _full(h0, lanes)
     _, d_dot, first_dot = vjp(LINEAR, _full(source, h), q, zeros, zeros, start, last_dot, *options, want_h0)
-    grad_a = grad_b = grad_h0 = None
-    if want_a:
+    if not want_h0:
+        return d, d_dot, None
+    if through_q is not None:
+        first_dot = first_dot + _first(through_q, lengths, axis, reverse)
+    return d, d_dot, _like(first_dot, h0)
+
+
+def _gradient_tangents(steps, d, d_dot, a_dot, b_dot, h_dot, h0_dot, wanted):
+    """Return the tangents of the gradients of a and b that are wanted, of ``D`` and its tangent."""
+    family, axis, reverse, dtype, a, b, h, h0, lengths = steps
+    is_forget, valid = family == FORGET, _valid(h, lengths, axis)
+    grad_a = grad_b = None
+    if wanted[0]:
         before = _before(h, h0, lengths, axis, reverse)
         before_dot = None
         if h_dot is not None or h0_dot is not None:
-            before_dot = _before(zeros if h_dot is None else h_dot, h0_dot, lengths, axis, reverse)
+            h_dot = _nothing(d, h.shape, dtype) if h_dot is None else h_dot
+            before_dot = _before(h_dot, h0_dot, lengths, axis, reverse)
         step = b - before if is_forget else before
         step_dot = before_dot
         if is_forget:
@@ -236,16 +262,12 @@ def _vjp_tangents(
         if step_dot is not None:
             grad_a = grad_a + d * step_dot.conj()
         grad_a = _like(_masked(grad_a, valid), a)
-    if want_b:
+    if wanted[1]:
         grad_b = d_dot
         if is_forget:
             grad_b = _masked(a * d_dot if a_dot is None else a * d_dot + a_dot * d, valid)
         grad_b = _like(grad_b, b)
-    if want_h0:
-        if through_q is not None:
-            first_dot = first_dot + _first(through_q, lengths, axis, reverse)
-        grad_h0 = _like(first_dot, h0)
-    return grad_a, grad_b, grad_h0
+    return grad_a, grad_b
 
 
 # ---- vmap -----------------------------------------------------------------------------------------------------------
@@ -262,8 +284,9 @@ def _forward_vmap(info, in_dims, family, a, b, h0, lengths, axis, reverse, dtype
     return forward(family, a, b, h0, lengths, axis, reverse, dtype), (rank, rank - 1)
 
 
-def _vjp_vmap(info, in_dims, family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted):
+def _vjp_vmap(info, in_dims, *arguments):
     """Take the batch for one more lane axis, the last; each sample has gradients of its own."""
+    family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted = arguments
     operands, dims = (g, a, b, h, h0, grad_last), in_dims[1:7]
     rank = max(_rank(a, dims[1]), _rank(b, dims[2]))
     g, a, b, h, h0, grad_last = (_with_batch(v, dim, info.batch_size) for v, dim in zip(operands, dims, strict=True))

@@ -356,5 +356,4 @@ def _overridden(public, operands, options):
     return torch.overrides.handle_torch_function(public, tensors, *operands, **options)
 
 
-for _kind in PLAIN:
-    _adapters.quick_forward[_kind], _adapters.quick_vjp[_kind] = quick_forward, quick_vjp
+_adapters.tensor_types, _adapters.quick_forward, _adapters.quick_vjp = PLAIN, quick_forward, quick_vjp

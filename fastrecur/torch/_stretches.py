@@ -18,7 +18,7 @@ from .. import _checks
 from .._cpu._series import CANCELLED
 from .._problem import LINEAR
 from . import _arguments, _exchange, _ops, _tensors
-from ._autograd import _decay, _like, _nothing, _source_of, _through_steps, _valid
+from ._autograd import Steps, _decay, _like, _nothing, _source_of, _through_steps, _valid
 from ._exchange import BACKWARD, FORWARD
 from ._tensors import WIDE
 
@@ -397,16 +397,14 @@ class StretchVjp(Function):
         v, u = v if want_a else None, u if want_b else None
         for_g, for_a, for_b, for_h, for_in, for_last, for_grad_in = ctx.needs_input_grad[:7]
         q = _decay(family, a, dtype)
-        source = _source_of(family, a, b, h, h_in, v, u, lengths, axis, reverse)
+        steps = Steps(family, axis, reverse, dtype, a, b, h, h_in, lengths)
+        source = _source_of(steps, v, u)
         options = axis, reverse, dtype, return_state, wants, group
         e, e_last, e_in = Stretch.apply(q, source, w, lengths, LINEAR, *options)
         grad_q, d, _ = StretchVjp.apply(
             g, q, source, e, e_in, grad_last, grad_in, lengths, LINEAR, for_a, True, *options
         )
-
-        through = _through_steps(
-            family, a, b, h, h_in, v, u, grad_q, d, lengths, axis, reverse, (for_a, for_b, for_h, for_in)
-        )
+        through = _through_steps(steps, v, u, grad_q, d, (for_a, for_b, for_h, for_in))
         to_g = _like(e, g) if for_g else None
         to_last = _like(e_last, grad_last) if for_last else None
         to_grad_in = _like(e_in, grad_in) if for_grad_in else None
