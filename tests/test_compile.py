@@ -5,11 +5,9 @@ import pytest
 CALLS = """
 import numpy as np
 import fastrecur
-from fastrecur import smoothing
-for shape, axis in (((40, 33), 0), ((40, 33), 1), ((3000,), 0)):
+for shape in (40, 33), (3000,):
     x = np.full(shape, 0.5, np.float32)
-    fastrecur.forget_mult(x, x, axis=axis)
-smoothing.ewm_mean(np.ones((40, 3)), span=5)
+    np.testing.assert_allclose(fastrecur.forget_mult(x, x)[-1], 0.5)
 """
 
 STARTED = """
@@ -42,9 +40,6 @@ def test_without_what_numba_does_not_document(run_python, tmp_path, missing):
     script = f"""
 from numba.core import codegen, cpu
 {missing}
-{CALLS}
-x = np.array([8, 4], np.float32)
-np.testing.assert_array_equal(fastrecur.forget_mult(0.5, x), [4, 4])
-"""
+{CALLS}"""
     run_python(script, FASTRECUR_CACHE_DIR=str(tmp_path / "kernels"))
-    assert len(list((tmp_path / "kernels").iterdir())) > 3
+    assert len(list((tmp_path / "kernels").glob("forward*"))) == 2
