@@ -87,12 +87,6 @@ def moved_bytes(plan):
     return plan.word * plan.steps * plan.lanes
 
 
-def is_short(plan):
-    """Return whether one call of one kernel on this thread is all there is to a plan."""
-    is_scan = plan.traversal in (SERIES, "empty")
-    return not is_scan and len(plan.extra) == 1 and moved_bytes(plan) < SERIAL_BYTES
-
-
 def is_narrow(plan):
     """Return whether rows take the kernel for their number of lanes; not whole vectors that are streamed."""
     return plan.narrow != () and not (plan.sizes[2] == WIDTH and moved_bytes(plan) > _cached_bytes(STREAMED_ROWS))
@@ -101,6 +95,11 @@ def is_narrow(plan):
 def shares_lanes(plan):
     """Return whether threads take lanes of a scan, not chunks of time."""
     return plan.lanes >= FEW_LANES
+
+
+def sums_in_time(plan, way):
+    """Return whether partial sums are those of some blocks of a scan each."""
+    return way.sums > 0 and plan.traversal == SERIES and not shares_lanes(plan)
 
 
 def lanes_together(plan):
@@ -134,11 +133,6 @@ def _streams(plan, fills_lines):
         return False
     in_lines = fills_lines and plan.row_bytes % LINE == 0
     return plan.traversal != ROWS or plan.row_bytes >= STREAMED_ROW_BYTES or in_lines
-
-
-def _is_one_row(plan):
-    """Return whether a step has one row of lanes, and nothing around time."""
-    return plan.traversal == ROWS and plan.sizes[:2] == (1, 1)
 
 
 def _useful_threads(plan, most, streams, is_fresh):
@@ -185,7 +179,7 @@ def _partial_sums(plan):
 
 def _has_many_short_rows(plan):
     return (
-        _is_one_row(plan) and len(plan.extra) == 1 and plan.wide.kind != "c"
+        plan.traversal == ROWS and plan.sizes[:2] == (1, 1) and len(plan.extra) == 1 and plan.wide.kind != "c"
         and plan.steps >= 2 * WARM_UP_SHARE * WARM_UP_STEPS[0] and plan.row_bytes <= LONG_ROW_BYTES
         and not (plan.gradients and plan.lane_strides[H] != plan.itemsizes[H])
     )  # fmt: skip
