@@ -11,6 +11,7 @@ from ._cpu import _narrow, _native, _octets, _panels, _rows, _series, _summaries
 from ._cpu._compile import kernel
 from ._layout import ACCUMULATE, CARRY, LENGTHS, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from ._problem import OCTETS, PANELS, ROWS, SERIES, TILES
+from ._threads import ranges
 
 _KERNELS = {
     (ROWS, "forward"): _rows.forward,
@@ -59,11 +60,6 @@ class Bound:
         k = CARRY if operand in (FIRST, PRODUCTS) else operand
         return self.plan.offsets[k] + self.plan.extra[repeat][k]
 
-    def whole_part(self):
-        """Return the last arguments of a call on all lanes, of any traversal but a scan."""
-        outer, middle, inner = self.plan.sizes
-        return (0, outer, 0, middle, 0, inner) if self.plan.traversal == ROWS else (0, self.plan.lanes)
-
 
 def bind(plan, direction):
     """Return a plan's bound kernel, made at the first call."""
@@ -73,6 +69,25 @@ def bind(plan, direction):
     return bound
 
 
+def parts_of(plan, count):
+    """Return the last arguments of calls on so many parts of a plan's lanes."""
+    if plan.traversal == SERIES:
+        blocks = plan.steps // _series.BLOCK
+        lanes = [(0, plan.lanes)] if _cost.cuts_time(plan) else ranges(plan.lanes, count)
+        return [(0, *part, 0, blocks, blocks, _series.ALL) for part in lanes]
+    if plan.traversal != ROWS:
+        unit = _cost.lanes_together(plan)
+        units = ranges(-(-plan.lanes // unit), count)
+        return [(unit * low, min(plan.lanes, unit * high)) for low, high in units]
+    outer, middle, inner = plan.sizes
+    if outer > 1:
+        return [(*part, 0, middle, 0, inner) for part in ranges(outer, count)]
+    if middle > 1:
+        return [(0, 1, *part, 0, inner) for part in ranges(middle, count)]
+    units = ranges(-(-inner // 64), count)
+    return [(0, 1, 0, 1, 64 * low, min(inner, 64 * high)) for low, high in units]
+
+
 def geometry_of(plan, way):
     """Return a plan's geometry with what depends on how it is run."""
     geometry = plan.geometry.copy()
@@ -80,7 +95,7 @@ def geometry_of(plan, way):
     if way.sum_steps:
         sum_bytes = plan.lanes * plan.wide.itemsize
         geometry[at.A_MODE], geometry[at.SUM_STEPS], geometry[at.SUM_BYTES] = ACCUMULATE, way.sum_steps, sum_bytes
-    if _cost.sums_in_time(plan, way):
+    if way.sums and _cost.cuts_time(plan):
         geometry[_series.SUMS : _series.SUMS + 3] = way.sums, *sum_bytes_of(plan)
     return geometry
 
@@ -116,7 +131,7 @@ class Calls:
 
     def run(self, team, threads, addresses):
         """Run the calls on threads, given what is added to the first arguments: operands' addresses, in their order."""
-        if not self.bound.is_native:
+        if threads == 1 or not self.bound.is_native:
             self.run_here(addresses)
             return
         if self._tables is None:
@@ -146,24 +161,21 @@ class ShortCall:
     def __init__(self, plan, direction, given):
         bound = bind(plan, direction)
         zeros = np.zeros(plan.lane_shape, plan.wide)  # a first state; and a valid place for what is not read or written
-        places = [bound.offset(k) if k in given else address(zeros) for k in bound.order[:-1]]
-        arguments = [0, *places, address(plan.full_lengths), address(plan.geometry), *bound.whole_part()]
-        where, carry = [1 + bound.order.index(k) for k in given], 1 + bound.order.index(CARRY)
-        self._keep = plan, zeros
         words = -(-zeros.nbytes // 8)
+        makes_states = CARRY not in given and words > _native.MOST_SCRATCH
+        if makes_states:
+            given = *given, CARRY
+        places = [bound.offset(k) if k in given else address(zeros) for k in bound.order[:-1]]
+        arguments = [0, *places, address(plan.full_lengths), address(plan.geometry), *parts_of(plan, 1)[0]]
+        where = [1 + bound.order.index(k) for k in given]
+        scratch = (0, 0) if CARRY in given else (1 + bound.order.index(CARRY), words)  # none, in the rule's place
         releases = _cost.moved_bytes(plan) >= _cost.UNLOCKED_BYTES
-        scratch = (carry, words) if words <= _native.MOST_SCRATCH else (0, 0)  # none, in the rule's place
-        needs_states = scratch[1] == 0 and CARRY not in given
-        if CARRY in given:
-            scratch = 0, 0
-        if needs_states:
-            arguments[carry], where = 0, [*where, carry]
+        self._keep = plan, zeros
         self._prepared = _native.Prepared(bound.kernel, arguments, where, *scratch, releases)
-        call = self._prepared.call
-        shape, wide, fresh = plan.lane_shape, plan.wide, np.zeros
+        call, shape, wide, fresh = self._prepared.call, plan.lane_shape, plan.wide, np.zeros
 
         def with_states(*addresses):
             states = fresh(shape, wide)
             call(*addresses, address(states))
 
-        self.call = with_states if needs_states else call
+        self.call = with_states if makes_states else call

@@ -92,14 +92,9 @@ def is_narrow(plan):
     return plan.narrow != () and not (plan.sizes[2] == WIDTH and moved_bytes(plan) > _cached_bytes(STREAMED_ROWS))
 
 
-def shares_lanes(plan):
-    """Return whether threads take lanes of a scan, not chunks of time."""
-    return plan.lanes >= FEW_LANES
-
-
-def sums_in_time(plan, way):
-    """Return whether partial sums are those of some blocks of a scan each."""
-    return way.sums > 0 and plan.traversal == SERIES and not shares_lanes(plan)
+def cuts_time(plan):
+    """Return whether threads take chunks of time of a scan, not series."""
+    return plan.traversal == SERIES and plan.lanes < FEW_LANES
 
 
 def lanes_together(plan):
@@ -138,7 +133,7 @@ def _streams(plan, fills_lines):
 def _useful_threads(plan, most, streams, is_fresh):
     if moved_bytes(plan) < (SERIAL_ROW_BYTES if plan.traversal == ROWS and plan.sizes[0] == 1 else SERIAL_BYTES):
         return 1
-    if plan.traversal == SERIES and not shares_lanes(plan):
+    if cuts_time(plan):
         return min(most, max(1, plan.steps // BLOCK // 4)) if is_fresh else 1
     return min(most, _most_parts(plan, STREAMED_PART_BYTES if streams else PART_BYTES))
 
@@ -154,8 +149,7 @@ def _most_parts(plan, nbytes):
 
 
 def _parts(plan, threads):
-    in_time = plan.traversal == SERIES and not shares_lanes(plan)
-    if in_time or (plan.traversal == ROWS and plan.sizes[0] == 1):
+    if cuts_time(plan) or (plan.traversal == ROWS and plan.sizes[0] == 1):
         return threads  # each cut costs
     return items(moved_bytes(plan), threads, _most_parts(plan, 1))
 
@@ -170,7 +164,7 @@ def _partial_sums(plan):
     if plan.traversal == ROWS and plan.sizes[0] == 1:
         row = plan.sizes[1] * plan.row_bytes
         most = min(_most_parts(plan, PART_BYTES // 2), max(2, row // LONG_ROW_BYTES))
-    elif plan.traversal == SERIES and not shares_lanes(plan):
+    elif cuts_time(plan):
         most = plan.steps // BLOCK
     else:
         most = _most_parts(plan, 1)

@@ -8,11 +8,9 @@ import numpy as np
 from . import _cost, _problem
 from ._arrays import address
 from ._blocks import LINE
-from ._bound import PRODUCTS, Calls, geometry_of, sum_bytes_of
-from ._cpu import _series
+from ._bound import PRODUCTS, Calls, geometry_of, parts_of, sum_bytes_of
 from ._layout import A_MODE, CARRY, HEAD, PREFAULT_THREAD, PREFAULT_THREADS, REDUCE, SUMS_A, SUMS_B
-from ._problem import APART, ROWS, SERIES
-from ._threads import ranges
+from ._problem import APART, ROWS
 
 
 class Parts:
@@ -25,7 +23,7 @@ class Parts:
     def __init__(self, bound, way):
         plan = bound.plan
         geometry, sum_bytes = geometry_of(plan, way), sum_bytes_of(plan)
-        parts = _cut(plan, way)
+        parts = parts_of(plan, way.parts)
         self._threads = min(way.threads, len(parts))
         self._spans = _state_spans(plan, parts)
         size = math.prod(plan.lane_shape) * plan.wide.itemsize
@@ -40,7 +38,7 @@ class Parts:
             if k < faults:
                 own[PREFAULT_THREADS], own[PREFAULT_THREAD] = faults, k
             moved = {CARRY: k * APART, PRODUCTS: k * APART} if self._spans else {}
-            if way.sums and not _cost.sums_in_time(plan, way):
+            if way.sums and not _cost.cuts_time(plan):
                 moved |= {SUMS_A: k * sum_bytes[0], SUMS_B: k * sum_bytes[1]}
             for repeat in range(len(plan.extra)):
                 self._calls.add(own, part, moved, repeat)
@@ -62,25 +60,6 @@ class Parts:
         self._calls.run(team, self._threads, places)
         for own, given, size in moves:
             ctypes.memmove(given, own, size)
-
-
-def _cut(plan, way):
-    """Return the last arguments of calls on parts of a plan's lanes."""
-    if plan.traversal == SERIES:
-        blocks = plan.steps // _series.BLOCK
-        lanes = ranges(plan.lanes, way.parts) if _cost.shares_lanes(plan) else [(0, plan.lanes)]
-        return [(0, *part, 0, blocks, blocks, _series.ALL) for part in lanes]
-    if plan.traversal != ROWS:
-        unit = _cost.lanes_together(plan)
-        units = ranges(-(-plan.lanes // unit), way.parts)
-        return [(unit * low, min(plan.lanes, unit * high)) for low, high in units]
-    outer, middle, inner = plan.sizes
-    if outer > 1:
-        return [(*part, 0, middle, 0, inner) for part in ranges(outer, way.parts)]
-    if middle > 1:
-        return [(0, 1, *part, 0, inner) for part in ranges(middle, way.parts)]
-    units = ranges(-(-inner // 64), way.parts)
-    return [(0, 1, 0, 1, 64 * low, min(inner, 64 * high)) for low, high in units]
 
 
 def _state_spans(plan, parts):

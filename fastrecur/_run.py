@@ -13,7 +13,7 @@ from ._bound import ShortCall, bind, is_short
 from ._cpu import _tiles
 from ._layout import CARRY, HEAD, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from ._parts import Parts
-from ._problem import OCTETS, ROWS, SERIES, TILES
+from ._problem import OCTETS, ROWS, TILES
 from ._row_chunks import RowChunks
 from ._scan_chunks import ScanChunks
 
@@ -193,7 +193,7 @@ def _run(plan, direction, way, team, places, sums=None):
     bound = bind(plan, direction)
     if way.chunks and not plan.is_in_vain("chunks") and _row_chunks(bound, way).scan(team, places, sums):
         return
-    if plan.traversal != SERIES or way.threads == 1 or _cost.shares_lanes(plan):
+    if way.threads == 1 or not _cost.cuts_time(plan):
         _parts(bound, way).run(team, places)
         return
     if places[(at := bound.order.index(CARRY))] is None:
@@ -248,37 +248,31 @@ def _run_shifted(plan, operands, carry, fresh_bytes, team, shift):
     states = np.zeros(shape, plan.wide) if carry is None else array_at(carry, shape, plan.wide)
     shifted = _problem.aligned(shape, plan.wide)
     shifted[...] = np.roll(states, -shift, axis=1)
-    for own, moved in _shifted(plan, shift):
-        places = *operands, address(shifted) + moved, address(own.full_lengths)
-        forward_at(own, *places, fresh_bytes, True, team)
+    for part in _shifted(plan, shift):
+        forward_at(part, *operands, address(shifted), address(part.full_lengths), fresh_bytes, True, team)
     if carry is not None:
         states[...] = np.roll(shifted, shift, axis=1)
 
 
 @functools.lru_cache(maxsize=1024)
 def _shifted(plan, shift):
-    """Return three plans, of the step alone, of shifted rows and of the last step, and where their states are."""
-
-    def part(first, steps, low, high):
-        geometry = plan.geometry.copy()
+    """Return the plans of the step alone, of shifted rows and of the last step; states stand as those of the second."""
+    (outer, _, inner), last, down = plan.sizes, plan.steps - 1, int(plan.time_strides[H] < 0)
+    before, behind = (0, shift, inner - shift), (shift, inner, 0)  # lanes, and where their states are
+    ends, plans = (behind, before) if down else (before, behind), []
+    for first, steps, (low, high, state) in (
+        (0, 1, ends[0]),
+        (down, last, (shift, shift + inner, 0)),
+        (last, 1, ends[1]),
+    ):
+        geometry, offsets = plan.geometry.copy(), list(plan.offsets)
         geometry[N_STEPS] = steps
-        offsets = list(plan.offsets)
         for k in (A, B, H):
             offsets[k] += plan.distance(k, first, low)
-        return replace(
-            plan, steps=steps, lanes=outer * (high - low), sizes=(outer, 1, high - low), geometry=geometry,
-            offsets=tuple(offsets), narrow=(), calls={}, in_vain={},
-        )  # fmt: skip
-
-    (outer, _, inner), last, size = plan.sizes, plan.steps - 1, plan.wide.itemsize
-    down = int(plan.time_strides[H] < 0)
-    ends = [(0, shift, (inner - shift) * size), (shift, inner, 0)]
-    (*first, at_first), (*end, at_end) = ends[:: -1 if down else 1]
-    return (
-        (part(0, 1, *first), at_first),
-        (part(down, last, shift, shift + inner), 0),
-        (part(last, 1, *end), at_end),
-    )
+        offsets[CARRY] += state * plan.wide.itemsize
+        own = {"geometry": geometry, "offsets": tuple(offsets), "steps": steps, "sizes": (outer, 1, high - low)}
+        plans.append(replace(plan, **own, lanes=outer * (high - low), narrow=(), calls={}, in_vain={}))
+    return plans
 
 
 # ---- Small parts ----------------------------------------------------------------------------------------------------
