@@ -17,6 +17,7 @@ import numba as _numba  # noqa: F401  # the first call needs it: better to wait 
 from . import reference
 from ._config import show_config
 from ._threads import get_num_threads, set_num_threads
+from ._version import __version__
 from .recurrence import forget_mult, forget_mult_vjp, linear_recurrence, linear_recurrence_vjp
 
 __all__ = [
@@ -30,8 +31,6 @@ __all__ = [
     "set_num_threads",
     "show_config",
 ]
-
-__version__ = "0.1.0"
 
 
 if _typing.TYPE_CHECKING:

@@ -132,6 +132,14 @@ _CUDA_DEVICES = (2, 13)  # DLPack's numbers for CUDA memory, plain and managed
 _always_on_device: set = set()  # types whose arrays stand nowhere else
 
 
+def all_in_memory(*values):
+    """Return whether all arguments are NumPy's arrays, numbers, lists or None, told by their types."""
+    for value in values:
+        if type(value) not in _ON_HOST:
+            return False
+    return True
+
+
 def any_on_device(*values):
     """Return whether any of some arguments stands on a GPU."""
     for value in values:

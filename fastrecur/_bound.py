@@ -160,8 +160,8 @@ class ShortCall:
 
     def __init__(self, plan, direction, given):
         bound = bind(plan, direction)
-        zeros = np.zeros(plan.lane_shape, plan.wide)  # a first state; and a valid place for what is not read or written
-        words = -(-zeros.nbytes // 8)
+        zeros = plan.zeros()  # a first state; and a valid place for what is not read or written
+        words = -(-math.prod(plan.lane_shape) * plan.wide.itemsize // 8)
         makes_states = CARRY not in given and words > _native.MOST_SCRATCH
         if makes_states:
             given = *given, CARRY

@@ -9,7 +9,10 @@ import sys
 
 import numpy as np
 
-from . import _cache
+from . import _cache, _memory_pool
+from ._threads import get_num_threads
+from ._version import __version__
+from .recurrence import forget_mult
 
 __all__ = ["show_config"]
 
@@ -38,16 +41,15 @@ def show_config() -> None:
 
 
 def _lines():
-    import fastrecur
-
-    yield "fastrecur", f"{fastrecur.__version__} in {os.path.dirname(fastrecur.__file__)}"
+    yield "fastrecur", f"{__version__} in {os.path.dirname(__file__)}"
     yield "Python", f"{platform.python_version()} ({sys.implementation.name}) on {platform.platform()}"
     for package in _PACKAGES:
         yield package, _version(package)
     yield "processor", _attempt(_processor, "unknown")
-    yield "threads", f"{fastrecur.get_num_threads()} of {os.cpu_count()} processors"
+    yield "threads", f"{get_num_threads()} of {os.cpu_count()} processors"
     yield "CPU kernels", _attempt(_cpu)
     yield "GPU kernels", _attempt(_gpu, "do not work, which matters only to arrays on a GPU")
+    yield "memory", _attempt(_memory_pool.describe, "large results cannot be made")
     yield "cache", _attempt(_cache.describe, "unknown")
     set_here = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)]
     yield "environment", ", ".join(set_here) or "nothing is set that matters here"
@@ -70,9 +72,7 @@ def _attempt(what, otherwise="do not work"):
 
 
 def _cpu():
-    import fastrecur
-
-    h = fastrecur.forget_mult(np.array([1.0, 0.5]), np.array([8.0, 4.0]))
+    h = forget_mult(np.array([1.0, 0.5]), np.array([8.0, 4.0]))
     return "work" if h.tolist() == [8.0, 6.0] else f"give a wrong result: {h.tolist()}"
 
 

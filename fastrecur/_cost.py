@@ -8,10 +8,10 @@ import math
 import os
 from typing import NamedTuple
 
-from ._blocks import LINE
 from ._cpu._memory import OCTET, WIDTH
 from ._cpu._series import BLOCK, IN_PLACE, PAST
 from ._layout import A_IS_BROADCAST, SUMS_A, H
+from ._memory_pool import LINE
 from ._problem import FEW_LANES, LARGE_PROBLEM, OCTETS, ROWS, SERIES
 
 # Bytes "moved" are those that all operands and results of a problem have together.

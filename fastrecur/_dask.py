@@ -19,7 +19,7 @@ import numpy as np
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
-from . import _arrays, _call, _problem, _threads
+from . import _arrays, _checks, _host, _problem, _threads
 from . import _messages as say
 
 STORED = ("from-zarr", "array", "getitem", "astype")  # layers of an array that comes from a store
@@ -327,7 +327,7 @@ class _Problem:
             if lengths.dtype.kind not in "iu":
                 raise TypeError(say.lengths_dtype(f"dtype {lengths.dtype}"))
         elif not _arrays.is_on_device(lengths):
-            lengths = _call._check_range(_call._lengths(lengths), steps)
+            lengths = _checks.lengths_in_range(_checks.lengths(lengths), steps)
         _problem.check_lengths_shape(tuple(lengths.shape), self.lanes)
         return Operand(lengths, tuple(self.lane_axes[: len(lengths.shape)]))
 
@@ -342,17 +342,36 @@ def _local(lengths: Any, start: int, steps: int, whole: int) -> Any:
     return (lengths - start).clip(0, steps)
 
 
-def _decay(place: Any, *blocks: Any, family: str, axis: int, steps: int, adjoint: bool) -> Any:
+class _Recurrence(NamedTuple):
+    """What every chunk of a recurrence is told beside its operands; ``steps`` are those of the whole."""
+
+    family: str
+    names: Any
+    axis: int
+    reverse: bool
+    steps: int
+
+
+def _adapter(*blocks: Any) -> Any:
+    """Return what runs a chunk: the blocks of a Dask array stand in memory, or on a GPU."""
+    if _arrays.any_on_device(*blocks):
+        from ._cuda import _call
+
+        return _call
+    return _host
+
+
+def _decay(place: Any, *blocks: Any, r: _Recurrence, adjoint: bool) -> Any:
     """Return the product of what a chunk's steps multiply a state by, and what says which lanes hold no finite data."""
-    start, shape = place
+    (start, shape), axis = place, r.axis
     values, lengths = (blocks[:4], blocks[4]) if adjoint else (blocks[:2], blocks[2])
     a = values[1 if adjoint else 0]
     a = np.asarray(a) if np.isscalar(a) else a
     wide = _problem.wide_dtype(_problem.result_dtype(("a",), [a.dtype]))
     with np.errstate(all="ignore"):
-        decay = np.broadcast_to(a.astype(wide) if family == _problem.LINEAR else 1 - a.astype(wide), shape)
+        decay = np.broadcast_to(a.astype(wide) if r.family == _problem.LINEAR else 1 - a.astype(wide), shape)
         if lengths is not None:
-            valid = _local(lengths, start, shape[axis], steps)
+            valid = _local(lengths, start, shape[axis], r.steps)
             valid = valid.reshape(valid.shape + (1,) * (len(shape) - 1 - valid.ndim))
             time = np.arange(shape[axis], like=a).reshape([-1 if k == axis else 1 for k in range(len(shape))])
             decay = np.where(time < np.expand_dims(valid, axis), decay, 1)
@@ -365,44 +384,42 @@ def _decay(place: Any, *blocks: Any, family: str, axis: int, steps: int, adjoint
     return factor.conj() if adjoint else factor, excused
 
 
-def _walk(
-    state: Any, place: Any, a: Any, b: Any, lengths: Any, *, family: str, names: Any, axis: int, reverse: bool,
-    steps: int,
-) -> Any:  # fmt: skip
+def _walk(state: Any, place: Any, a: Any, b: Any, lengths: Any, *, r: _Recurrence) -> Any:
     start, shape = place
     with _threads.alone():
-        lengths = _local(lengths, start, shape[axis], steps)
-        return _call.forward(family, names, a, b, state, axis, reverse, lengths, True, None)
+        lengths = _local(lengths, start, shape[r.axis], r.steps)
+        run = _adapter(a, b, state).forward
+        return run(r.family, r.names, a, b, state, r.axis, r.reverse, lengths, True, None)
 
 
 def forward(
-    family: str, names: Any, a: Any, b: Any, h0: Any, axis: int, reverse: bool, lengths: Any, return_state: bool,
-    out: Any,
+    family: str, names: Any, a: Any, b: Any, h0: Any, axis: Any, reverse: Any, lengths: Any, return_state: Any, out: Any
 ) -> Any:  # fmt: skip
-    """Return the graph of a recurrence, as `_call.forward` would its result."""
+    """Return the graph of a recurrence; ``names`` are what the caller calls the operands."""
+    axis, reverse = _checks.axis(axis), _checks.flag("reverse", reverse)
+    return_state = _checks.flag("return_state", return_state)
     if out is not None:
         raise TypeError(say.out_lazy())
     p = _Problem(names, a, b, h0, axis, lengths, {})
-    m = p.metas
-    meta, last = _call.forward(family, names, m["a"], m["b"], m["h0"], p.axis, reverse, None, True, None)
-    step = functools.partial(
-        _walk, family=family, names=names, axis=p.axis, reverse=reverse, steps=p.shape[p.axis]
-    )  # fmt: skip
+    meta_a, meta_b, meta_h0 = (p.metas[name] for name in ("a", "b", "h0"))
+    run = _adapter(meta_a, meta_b, meta_h0).forward
+    meta, last = run(family, names, meta_a, meta_b, meta_h0, p.axis, reverse, None, True, None)
+    r = _Recurrence(family, names, p.axis, reverse, p.shape[p.axis])
+    step, decay = functools.partial(_walk, r=r), functools.partial(_decay, r=r, adjoint=False)
     blocks = [p.operands[name] for name in ("a", "b", "lengths")]
-    decay = functools.partial(_decay, family=family, axis=p.axis, steps=p.shape[p.axis], adjoint=False)
     walk = Walk(family, step, p.chunks, blocks, p.axis, reverse, p.operands["h0"], decay=decay)
     h = walk.result("h", 0, meta)
     return (h, walk.state("last", last)) if return_state else h
 
 
 def _walk_back(
-    carry: Any, place: Any, g: Any, a: Any, b: Any, h: Any, lengths: Any, before: Any, *, family: str, names: Any,
-    axis: int, reverse: bool, steps: int,
+    carry: Any, place: Any, g: Any, a: Any, b: Any, h: Any, lengths: Any, before: Any, *, r: _Recurrence
 ) -> Any:  # fmt: skip
     start, shape = place
     with _threads.alone():
-        lengths = _local(lengths, start, shape[axis], steps)
-        grads = _call.vjp(family, names, g, a, b, h, before, axis, reverse, lengths, carry)
+        lengths = _local(lengths, start, shape[r.axis], r.steps)
+        run = _adapter(g, a, b, h, before, carry).vjp
+        grads = run(r.family, r.names, g, a, b, h, before, r.axis, r.reverse, lengths, carry)
     # Where an operand is broadcast, a chunk has a part of its gradient: they are added up in the result's axes.
     spread = (grad.reshape((1,) * (len(shape) - grad.ndim) + grad.shape) for grad in grads[:2])
     carry = grads[2]
@@ -425,21 +442,20 @@ def _edge(h: Any, h0: Any, lengths: Any, *, axis: int, reverse: bool, at: int, l
 
 
 def vjp(
-    family: str, names: Any, g: Any, a: Any, b: Any, h: Any, h0: Any, axis: int, reverse: bool, lengths: Any,
+    family: str, names: Any, g: Any, a: Any, b: Any, h: Any, h0: Any, axis: Any, reverse: Any, lengths: Any,
     grad_state: Any,
 ) -> Any:  # fmt: skip
-    """Return the graph of a recurrence's adjoint, as `_call.vjp` would its result."""
+    """Return the graph of a recurrence's adjoint; ``names`` are what the caller calls ``g, a, b, h``."""
+    axis, reverse = _checks.axis(axis), _checks.flag("reverse", reverse)
     p = _Problem(names[1:3], a, b, h0, axis, lengths, {names[0]: g, names[3]: h, "grad_state": grad_state})
     axis = p.axis
     order = (names[0], "a", "b", names[3])
     g_meta, a_meta, b_meta, h_meta = (p.metas[name] for name in order)
     state_meta = p.metas["grad_state"]
-    grads = _call.vjp(
-        family, names, g_meta, a_meta, b_meta, h_meta, p.metas["h0"], axis, reverse, None, state_meta
-    )  # fmt: skip
-    step = functools.partial(
-        _walk_back, family=family, names=names, axis=axis, reverse=reverse, steps=p.shape[axis]
-    )  # fmt: skip
+    metas = g_meta, a_meta, b_meta, h_meta, p.metas["h0"]
+    grads = _adapter(*metas, state_meta).vjp(family, names, *metas, axis, reverse, None, state_meta)
+    r = _Recurrence(family, names, axis, reverse, p.shape[axis])
+    step, decay = functools.partial(_walk_back, r=r), functools.partial(_decay, r=r, adjoint=True)
     states, first, valid = (p.operands[name] for name in (names[3], "h0", "lengths"))
     starts, count = starts_of(p.chunks[axis]), len(p.chunks[axis])
 
@@ -464,7 +480,6 @@ def vjp(
         return key
 
     blocks = [*(p.operands[name] for name in order), valid]
-    decay = functools.partial(_decay, family=family, axis=axis, steps=p.shape[axis], adjoint=True)
     walk = Walk(
         f"{family}_vjp", step, p.chunks, blocks, axis, not reverse, p.operands["grad_state"], decay=decay, link=edge,
         linked=(first,),

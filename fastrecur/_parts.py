@@ -7,9 +7,9 @@ import numpy as np
 
 from . import _cost, _problem
 from ._arrays import address
-from ._blocks import LINE
 from ._bound import PRODUCTS, Calls, geometry_of, parts_of, sum_bytes_of
 from ._layout import A_MODE, CARRY, HEAD, PREFAULT_THREAD, PREFAULT_THREADS, REDUCE, SUMS_A, SUMS_B
+from ._memory_pool import LINE
 from ._problem import APART, ROWS
 
 

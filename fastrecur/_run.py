@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from . import _blocks, _cost, _problem, _threads
+from . import _cost, _memory_pool, _problem, _threads
 from ._arrays import address, array_at
-from ._blocks import LINE
 from ._bound import ShortCall, bind, is_short
 from ._cpu import _tiles
 from ._layout import CARRY, HEAD, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
+from ._memory_pool import LINE
 from ._parts import Parts
 from ._problem import OCTETS, ROWS, TILES
 from ._row_chunks import RowChunks
@@ -174,7 +174,7 @@ def _added_up(sums, gradient):
 
 def _is_new(place, nbytes):
     """Return whether the system has not provided the memory of a result yet, and that is worth a thought."""
-    return nbytes >= _cost.PREFAULT_BYTES and not _blocks.has_pages(place)
+    return nbytes >= _cost.PREFAULT_BYTES and not _memory_pool.has_pages(place)
 
 
 # ---- Sharing the work out -------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ class ScanChunks:
     def __init__(self, bound, way):
         self._bound, self._plan, self._geometry = bound, bound.plan, geometry_of(bound.plan, way)
         self._sum_bytes, self._is_back = sum_bytes_of(bound.plan), bool(bound.plan.gradients)
-        self._blocks = blocks = bound.plan.steps // BLOCK
+        self._n_blocks = blocks = bound.plan.steps // BLOCK
         # Chunks are of whole partial sums, if there are some.
         units = ranges(blocks, way.sums or way.threads)
         self._sums = ranges(len(units), way.threads)
@@ -41,13 +41,13 @@ class ScanChunks:
     def _calls(self, *parts, lanes=None, apart=0):
         calls, (first, last) = Calls(self._bound), lanes or (0, self._plan.lanes)
         for k, (low, high, phase) in enumerate(parts):
-            calls.add(self._geometry, (0, first, last, low, high, self._blocks, phase), {CARRY: k * apart})
+            calls.add(self._geometry, (0, first, last, low, high, self._n_blocks, phase), {CARRY: k * apart})
         return calls
 
     def scan(self, team, places):
         """Scan all steps, given operands' addresses; results are not where an operand is."""
         plan = self._plan
-        blocks = np.empty(plan.lanes * self._blocks * SUMMARY, plan.wide)
+        blocks = np.empty(plan.lanes * self._n_blocks * SUMMARY, plan.wide)
         places = *places, 0, address(blocks)
         if plan.is_in_vain("chunks") or not self._scan_chunks(team, places):
             self._clear(places, 0, self._sums[-1][1])
@@ -105,8 +105,8 @@ class ScanChunks:
         self._calls(*((*chunk, SUMMARISE) for chunk in self._chunks)).run(team, threads, places)
         for lane in range(plan.lanes)[:: 1 if (plan.time_strides[H] < 0) == self._is_back else -1]:
             alone = lane, lane + 1
-            self._calls((0, self._blocks, FOLD), lanes=alone).run_here(places)
+            self._calls((0, self._n_blocks, FOLD), lanes=alone).run_here(places)
             self._calls(*((*chunk, REPLAY) for chunk in self._chunks), lanes=alone).run(team, threads, places)
         if not self._is_back:
             self._hold(places, [low for low, _ in self._chunks])
-            self._calls((self._blocks, self._blocks, ALL)).run_here(places)
+            self._calls((self._n_blocks, self._n_blocks, ALL)).run_here(places)

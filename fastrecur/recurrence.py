@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import _call
+from . import _adapters, _dispatch
 from ._problem import FORGET, LINEAR
 
 __all__ = ["forget_mult", "forget_mult_vjp", "linear_recurrence", "linear_recurrence_vjp"]
@@ -112,7 +112,7 @@ def forget_mult(
     array([[4., 4.],
            [1., 0.]])
     """
-    return _call.forward(FORGET, _FORGET, f, x, h0, axis, reverse, lengths, return_state, out)
+    return _dispatch.forward(FORGET, _FORGET, f, x, h0, axis, reverse, lengths, return_state, out)
 
 
 def forget_mult_vjp(
@@ -177,7 +177,7 @@ def forget_mult_vjp(
     >>> forget_mult_vjp(np.ones(2), f, x, h)
     (array([12.,  0.]), array([0.75, 0.5 ]), None)
     """
-    gradients: tuple[Any, Any, Any] = _call.vjp(
+    gradients: tuple[Any, Any, Any] = _dispatch.vjp(
         FORGET, _FORGET_VJP, grad_h, f, x, h, h0, axis, reverse, lengths, grad_state
     )
     return gradients
@@ -241,7 +241,7 @@ def linear_recurrence(
     >>> linear_recurrence(0.5, [1.0, 1.0, 1.0], reverse=True)  # discounted returns
     array([1.75, 1.5 , 1.  ])
     """
-    return _call.forward(LINEAR, _LINEAR, a, b, h0, axis, reverse, lengths, return_state, out)
+    return _dispatch.forward(LINEAR, _LINEAR, a, b, h0, axis, reverse, lengths, return_state, out)
 
 
 def linear_recurrence_vjp(
@@ -295,7 +295,12 @@ def linear_recurrence_vjp(
     >>> linear_recurrence_vjp(np.ones(2), a, b, h)
     (array([0., 8.]), array([1.5, 1. ]), None)
     """
-    gradients: tuple[Any, Any, Any] = _call.vjp(
+    gradients: tuple[Any, Any, Any] = _dispatch.vjp(
         LINEAR, _LINEAR_VJP, grad_h, a, b, h, h0, axis, reverse, lengths, grad_state
     )
     return gradients
+
+
+_adapters.public.update(
+    {FORGET: (forget_mult, forget_mult_vjp), LINEAR: (linear_recurrence, linear_recurrence_vjp)}
+)  # fmt: skip

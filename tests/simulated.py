@@ -12,7 +12,7 @@ import torch
 from compare import assert_same_bits, check_forward, check_vjp
 
 import fastrecur
-from fastrecur._cuda import _call, _kernels, _launch, _plan
+from fastrecur._cuda import _kernels, _launch, _plan, _recurrence
 from fastrecur.torch import _pooling
 
 RECURRENCES = ["forget_mult", "linear_recurrence"]
@@ -80,7 +80,7 @@ def main():
 
     def choose_by(chosen):
         _plan.choose = chosen
-        _call._shortcuts.clear()
+        _recurrence._shortcuts.clear()
         _plan.forward.cache_clear()
         _plan.vjp.cache_clear()
 

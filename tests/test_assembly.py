@@ -20,8 +20,8 @@ from fastrecur._cpu._memory import (
     stream_vector,
     width,
 )
+from fastrecur._cpu._numba import compiled
 from fastrecur._cpu._rows import forward_row
-from fastrecur._cpu._target import compiled
 
 pytestmark = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64") or not HAS_AVX, reason="the instructions are those of AVX"

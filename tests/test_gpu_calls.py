@@ -18,7 +18,7 @@ from problems import FORGET, LINEAR
 
 import fastrecur
 from fastrecur import _cache
-from fastrecur._cuda import _arrays, _call, _device, _launch, _plan
+from fastrecur._cuda import _arrays, _device, _launch, _plan, _recurrence
 from fastrecur._cuda._plan import LANES, ONCE, SERIES, TILES
 
 F = np.random.default_rng(0).random((20, 40)).astype(np.float32)
@@ -346,7 +346,7 @@ PLACES = {
 @pytest.mark.parametrize("is_warm", [False, True])
 def test_addresses_that_are_no_multiples_of_the_size(driver, cupy, numba_cuda, monkeypatch, kind, is_warm):
     """A card ends the whole process's work at such a load: nothing may be launched, not even in a call seen before."""
-    monkeypatch.setattr(_call, "_shortcuts", {})
+    monkeypatch.setattr(_recurrence, "_shortcuts", {})
     h = fastrecur.forget_mult(F, X)
     operands = {"grad_h": X, "f": F, "x": X, "h": h, "h0": h[0], "grad_state": h[1]}
     place = functools.partial(PLACES[kind], driver=driver, cupy=cupy)
@@ -361,7 +361,7 @@ def test_addresses_that_are_no_multiples_of_the_size(driver, cupy, numba_cuda, m
         if is_warm:
             for _ in range(2):  # the first meets the arrays' type, the next is remembered
                 call(gradient=gradient)
-            assert len(_call._shortcuts) == (kind != "dlpack")
+            assert len(_recurrence._shortcuts) == (kind != "dlpack")
         driver.log.clear()
         for name in names:
             for by in (1, 2):
@@ -369,7 +369,7 @@ def test_addresses_that_are_no_multiples_of_the_size(driver, cupy, numba_cuda, m
                     call(name, by, gradient)
         assert not {"launch", "empty"} & set(kinds(driver))
         call("f", 4, gradient)
-        _call._shortcuts.clear()
+        _recurrence._shortcuts.clear()
 
 
 def test_other_addresses_that_are_no_multiples_of_the_size(driver, cupy):
@@ -707,7 +707,7 @@ def test_a_warm_process_does_not_import_numba_cuda(run_python, a_kernel, tmp_pat
     run_python(
         f"""
 import sys
-from fastrecur._cuda import _launch
+from fastrecur._cuda import _launch, _recurrence
 kernel = _launch.Kernel(*{a_kernel.key!r})
 code, name = _launch.cubin(kernel, (9, 0))
 assert not any(m.startswith(("numba.cuda", "numba_cuda")) for m in sys.modules)

@@ -16,7 +16,7 @@ from test_forward import BROADCAST, RECURRENCES, operands
 
 import fastrecur
 from fastrecur import reference
-from fastrecur._cuda import _call, _launch, _plan, _run
+from fastrecur._cuda import _launch, _plan, _recurrence, _run
 
 ONCE = _plan.ONCE
 WAYS = [(0, 1), (0, 3), (0, ONCE), (1, 1), (1, 3), (1, ONCE)]  # axis and pieces
@@ -48,7 +48,7 @@ def in_pieces(monkeypatch):
             return plain(*arguments, **options | {"may_look_back": False})._replace(pieces=pieces)
 
         monkeypatch.setattr(_plan, "choose", devices.looking_back(choose) if pieces == ONCE else chosen)
-        _call._shortcuts.clear()
+        _recurrence._shortcuts.clear()
         _plan.forward.cache_clear()
         _plan.vjp.cache_clear()
 
@@ -216,7 +216,7 @@ def test_whoever_comes_first_the_bits_are_the_same(gpu, in_pieces, monkeypatch, 
         monkeypatch.setattr(ptx_emulator, "RESIDENT", resident)
         for _ in range(4):
             gpu.seed += 1
-            _call._shortcuts.clear()
+            _recurrence._shortcuts.clear()
             _plan.forward.cache_clear()
             _plan.vjp.cache_clear()
             for got, right in zip(both(name, gate, value, h0, reverse), wanted, strict=True):
@@ -240,7 +240,7 @@ def test_whichever_tile_comes_first_the_bits_are_the_same(gpu, in_pieces, monkey
         monkeypatch.setattr(_plan, "SPINS", spins)
         monkeypatch.setattr(ptx_emulator, "RESIDENT", resident)
         gpu.seed += 1
-        _call._shortcuts.clear()
+        _recurrence._shortcuts.clear()
         _plan.forward.cache_clear()
         _plan.vjp.cache_clear()
         got = both(name, gate, value, h0, reverse, axis=0)

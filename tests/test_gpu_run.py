@@ -9,7 +9,7 @@ import devices
 import numpy as np
 import pytest
 
-from fastrecur._cuda import _call, _launch
+from fastrecur._cuda import _launch, _recurrence
 
 RUN = pathlib.Path(__file__).parent / "gpu" / "run.py"
 LARGEST = 3000  # elements that are run here
@@ -52,7 +52,7 @@ def cupy(monkeypatch):
     monkeypatch.setattr(_launch, "driver", lambda: driver)
     monkeypatch.setitem(sys.modules, "cupy", module)
     monkeypatch.setattr("fastrecur._cuda._arrays._libraries", {})
-    monkeypatch.setattr(_call, "_shortcuts", {})
+    monkeypatch.setattr(_recurrence, "_shortcuts", {})
     return module
 
 

@@ -17,7 +17,7 @@ def as_if_large(monkeypatch):
     monkeypatch.setattr(_problem, "OCTET", 1 << 30)  # nor are they walked in octets
     for plan in (_problem.forward, _problem.vjp):
         monkeypatch.setattr(_problem, plan.__name__, plan.__wrapped__)
-    monkeypatch.setattr(fastrecur._call, "_shortcuts", {})
+    monkeypatch.setattr(fastrecur._host, "_shortcuts", {})
 
 
 def is_along_time(gate, value):

@@ -2,7 +2,7 @@
 
 import functools
 
-from fastrecur import _call, _cost, _problem
+from fastrecur import _cost, _host, _problem
 
 
 def lower_thresholds(setattr):
@@ -17,5 +17,5 @@ def lower_thresholds(setattr):
     setattr(_problem, "LARGE", 0)  # results that are streamed begin with a line: sums are cut by lines
     setattr(_cost, "_cache_bytes", lambda: 0)
     # What was remembered of calls, and of how threads share them, is not for large ones.
-    setattr(_call, "_shortcuts", {})
+    setattr(_host, "_shortcuts", {})
     setattr(_cost, "choose", functools.lru_cache(_cost.choose.__wrapped__))

@@ -17,7 +17,7 @@ from .. import _cache
 from .. import _messages as say
 from . import _native
 from ._memory import INTERPRETED, Address, Pointer, Rule
-from ._target import compiled
+from ._numba import compiled
 
 _SCRATCH = frozenset(("carry", "h0", "sums_a", "sums_b", "summaries", "products"))
 _INTEGERS = frozenset(("lengths", "geometry", "starts", "counts"))

@@ -28,7 +28,7 @@ from numba.extending import (
 )
 
 from .. import _steps
-from ._target import INLINE
+from ._numba import INLINE
 
 INTERPRETED = bool(config.DISABLE_JIT)
 

@@ -9,7 +9,7 @@ from numba.extending import overload, register_jitable
 
 from .. import _pooling, _steps
 from ._memory import compiled_truth, implement
-from ._target import HELPER, INLINE, inlined
+from ._numba import HELPER, INLINE, inlined
 
 # Rule -> step, adjoint, decay, intake, and the two operands' values that leave the state as it is.
 RULES = {

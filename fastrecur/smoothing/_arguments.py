@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _call
+from .. import _checks
 from .. import _messages as say
 
 LN2 = math.log(2.0)
@@ -150,7 +150,7 @@ def integer(name: str, value: Any, least: int | None = None) -> int:
 
 def flag(name: str, value: Any) -> bool:
     """Return a bool."""
-    return bool(_call._flag(name, value))
+    return _checks.flag(name, value)
 
 
 def least_count(min_periods: Any) -> int:

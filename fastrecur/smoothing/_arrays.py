@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _arrays, _call, _problem, _threads
+from .. import _arrays, _checks, _problem, _threads
 from .. import _messages as say
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -42,7 +42,7 @@ class Data:
     def _take_tensors(self, names: tuple[str, ...], values: tuple[Any, ...], before: tuple[Any, ...]) -> None:
         import torch
 
-        from ..torch import _call as tensor_call
+        from ..torch import _modes
         from ..torch import _team as torch_team
 
         tensors = [value for value in (*values, *before) if isinstance(value, torch.Tensor)]
@@ -56,7 +56,7 @@ class Data:
             if value.dtype not in (torch.float32, torch.float64) and (value.is_floating_point() or value.is_complex()):
                 raise TypeError(say.real_dtype(name, value.dtype))
         self.xp = torch
-        quiet = tensor_call._is_quiet() and all(map(tensor_call._is_plain, tensors))
+        quiet = _modes.no_modes_active() and all(map(_modes.kernel_can_read, tensors))
         wanted = torch.is_grad_enabled() and any(value.requires_grad for value in tensors)
         if quiet and not wanted:
             default = torch.get_default_dtype()
@@ -189,7 +189,7 @@ def _real(name: str, array: np.ndarray) -> np.ndarray:
 
 def axis_of(axis: Any, shape: tuple[int, ...], names: tuple[str, ...]) -> int:
     """Return an axis of time as a non-negative int."""
-    return int(_problem.normalise_axis(_call._axis(axis), tuple(shape), names))
+    return int(_problem.normalise_axis(_checks.axis(axis), tuple(shape), names))
 
 
 def check_alpha(data: Data, alpha: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _arrays, _problem, _weighted_run
+from .. import _problem, _weighted_run
 from .._cpu import _weighted
 from . import _formulas
 from ._arguments import Constant, elapsed, take_times
@@ -35,10 +35,6 @@ def compute(
 ) -> tuple[Any, Any]:
     """Return a statistic of ``x`` (and ``y``), in their library, and its state; of a correlation three states."""
     alpha = request.constant.alpha
-    if _arrays.any_lazy(x, y, alpha, request.times):
-        from . import _lazy
-
-        return _lazy.compute(statistic, request, x, y, axis), None
     names = ("x", "alpha") if y is None else ("x", "alpha", "y")
     data = Data(names, (x, alpha) if y is None else (x, alpha, y), tuple(_leaves(state)))
     state = _map(data.beside, state)

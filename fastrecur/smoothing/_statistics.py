@@ -8,8 +8,9 @@ import numpy as np
 
 from .. import _messages as say
 from ._arguments import Constant, flag, least_count
+from ._dispatch import compute
 from ._frames import is_labelled, unwrap, unwrap_pair
-from ._run import Request, compute
+from ._run import Request
 
 
 def _request(

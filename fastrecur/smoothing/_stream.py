@@ -11,8 +11,9 @@ import numpy as np
 from .. import _arrays
 from .. import _messages as say
 from ._arguments import Constant, elapsed, flag, integer, is_number, least_count, take_times
+from ._dispatch import compute
 from ._formulas import State
-from ._run import Request, compute
+from ._run import Request
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import torch
 
-from .._cuda import _call
+from .._cuda import _recurrence
 from . import _tensors
 
 
@@ -24,7 +24,7 @@ def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, fresh
     if fresh is not None:
         fresh = own, _tensors.result_shape(family, a, b), tuple(own.itemsize * stride for stride in fresh)
     a, b, h0 = map(_on_host, (a, b, h0))
-    result = _call.forward(
+    result = _recurrence.forward(
         family, _tensors.NAMES[family], a, b, h0, axis, reverse, _lengths(lengths), return_state, None, own, fresh
     )
     return result if return_state else (result, None)
@@ -51,7 +51,7 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
     )
     g, a, b, h, h0, grad_last = map(_on_host, (0.0 if g is None else g, a, b, h, h0, grad_last))
     names = "grad_h", *_tensors.NAMES[family][:2], "h"
-    grads = _call.vjp(
+    grads = _recurrence.vjp(
         family, names, g, a, b, h, h0, axis, reverse, _lengths(lengths), grad_last, _tensors.DTYPES[dtype], layouts
     )
     return tuple(

@@ -12,7 +12,7 @@ import functools
 import torch
 
 from ..recurrence import forget_mult
-from . import _call, _pool, _products, _tensors
+from . import _modes, _pool, _products, _tensors
 
 BLOCK = 1024  # rows of a product that are pooled while they are in the cache
 
@@ -157,8 +157,8 @@ def _is_plain(product, c0, keep, *others):
     tensors = [v for v in (product, c0, keep, *others) if isinstance(v, torch.Tensor)]
     rows = [product, keep] if isinstance(keep, torch.Tensor) else [product]
     return (
-        _call._is_quiet()
-        and all(_call._is_plain(v, product.is_cuda) and v.dtype in _tensors.FLOATING for v in tensors)
+        _modes.no_modes_active()
+        and all(_modes.kernel_can_read(v, product.is_cuda) and v.dtype in _tensors.FLOATING for v in tensors)
         and all(v.stride(-1) == 1 and v.numel() for v in rows)
         and not (isinstance(keep, torch.Tensor) and keep.requires_grad)
     )

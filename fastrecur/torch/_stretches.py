@@ -14,9 +14,10 @@ import math
 import torch
 from torch.autograd import Function
 
+from .. import _checks
 from .._cpu._series import CANCELLED
 from .._problem import LINEAR
-from . import _call, _exchange, _ops, _tensors
+from . import _arguments, _exchange, _ops, _tensors
 from ._autograd import _decay, _like, _nothing, _source_of, _through_steps, _valid
 from ._exchange import BACKWARD, FORWARD
 from ._tensors import WIDE
@@ -418,24 +419,24 @@ class StretchVjp(Function):
 def run(family, a, b, h0, axis, reverse, lengths, return_state, group):
     """Check arguments as `_call.forward` does, and run a recurrence of this rank's stretch."""
     names = _tensors.NAMES[family]
-    a, b, h0 = _call._take(names, a, b, h0)
-    axis, reverse = _call._axis(axis), _call._flag("reverse", reverse)
-    return_state = _call._flag("return_state", return_state)
-    _call._check_gate(family, names[0], a)
-    dtype = _call.result_dtype(names, a, b, h0)
-    shape, axis = _call._shape(names[:2], a, b, axis)
-    lengths = _call._lengths(lengths, shape, axis, (a, b))
-    _call._check_state("h0", h0, shape, axis)
-    is_pair = dtype.is_complex and not _call._is_complex(a)
+    a, b, h0 = _arguments.take(names, a, b, h0)
+    axis, reverse = _checks.axis(axis), _checks.flag("reverse", reverse)
+    return_state = _checks.flag("return_state", return_state)
+    _arguments.check_gate(family, names[0], a)
+    dtype = _arguments.result_dtype(names, a, b, h0)
+    shape, axis = _arguments.shape_and_axis(names[:2], a, b, axis)
+    lengths = _arguments.lengths(lengths, shape, axis, (a, b))
+    _arguments.check_state("h0", h0, shape, axis)
+    is_pair = dtype.is_complex and not _arguments.is_complex(a)
     if is_pair:  # two real series
-        b, h0 = (None if v is None else _call._pair(v, dtype, a, b) for v in (b, h0))
-        a = a if _call._is_number(a) else a.unsqueeze(-1)
+        b, h0 = (None if v is None else _arguments.pair(v, dtype, a, b) for v in (b, h0))
+        a = a if _tensors.is_number(a) else a.unsqueeze(-1)
         lengths = lengths.expand(2) if lengths is not None and not lengths.dim() else lengths
         dtype = _tensors.REAL[dtype]
     tensors = [v for v in (a, b, h0) if isinstance(v, torch.Tensor)]
-    a, b, h0 = (_call._as_tensor(v, tensors[0]) for v in (a, b, h0))
+    a, b, h0 = (_arguments.as_tensor(v, tensors[0]) for v in (a, b, h0))
     wants = torch.is_grad_enabled() and any(v.requires_grad for v in tensors)
     h, h_last, _ = Stretch.apply(a, b, h0, lengths, family, axis, reverse, dtype, return_state, wants, group)
     if is_pair:
-        h, h_last = _call._joined(h), _call._joined(h_last)
+        h, h_last = _arguments.joined(h), _arguments.joined(h_last)
     return (h, h_last) if return_state else h

@@ -13,7 +13,7 @@ from torch.nn.modules import module as _global
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import _messages as say
-from . import _call, _pooling, _tensors
+from . import _modes, _pooling, _tensors
 from ._windows import packed_windows, windows
 
 __all__ = ["QRNN", "QRNNLayer"]
@@ -532,10 +532,10 @@ def _is_inference(source: Tensor, linear: Any, c0: Tensor | None) -> bool:
     """Return whether torch has nothing in play but numbers in CPU memory: no gradient, transform, mode or autocast."""
     weight, bias, dtype = linear.weight, linear.bias, source.dtype
     tensors = [v for v in (source, weight, bias, c0) if v is not None]
-    if dtype not in _tensors.FLOATING or not _call._is_quiet():
+    if dtype not in _tensors.FLOATING or not _modes.no_modes_active():
         return False
     for tensor in tensors:
-        if not _call._is_plain(tensor) or tensor.dtype is not dtype:
+        if not _modes.kernel_can_read(tensor) or tensor.dtype is not dtype:
             return False
     return (
         (bias is None or bias.shape == weight.shape[:1] and bias.is_contiguous())

@@ -26,7 +26,7 @@ from tqdm import tqdm  # noqa: E402
 import fastrecur  # noqa: E402
 import fastrecur.torch  # noqa: E402
 from fastrecur._cuda import _arrays, _launch  # noqa: E402
-from fastrecur.torch import _call, _device_tensors, _ops  # noqa: E402
+from fastrecur.torch import _arguments, _call, _device_tensors, _eager, _modes, _ops  # noqa: E402
 
 SHAPE = 16, 32
 MUST = {"tensors": (8.0, 4.0), "interface": (12.0, 6.0)}
@@ -60,10 +60,11 @@ class Driver(_launch.CudaCore):
 
 def replace_torch():
     """Let CPU tensors be a GPU's."""
-    text = inspect.getsource(_call)
-    text = text.replace("is_cpu", "is_\0").replace("is_cuda", "is_cpu").replace("is_\0", "is_cuda")
-    text = text.replace('"cpu", "cuda", "meta"', '"cpu"').replace('device.type != "cuda"', 'device.type != "cpu"')
-    exec(compile(text, _call.__file__, "exec"), vars(_call))
+    for module in (_modes, _arguments, _eager, _call):  # each as it imports the ones before it
+        text = inspect.getsource(module)
+        text = text.replace("is_cpu", "is_\0").replace("is_cuda", "is_cpu").replace("is_\0", "is_cuda")
+        text = text.replace('"cpu", "cuda", "meta"', '"cpu"').replace('device.type != "cuda"', 'device.type != "cpu"')
+        exec(compile(text, module.__file__, "exec"), vars(module))
     library = torch.library.Library("fastrecur", "IMPL")
     allowed = {"allow_override": True} if "allow_override" in inspect.signature(library.impl).parameters else {}
     with_gpu = {"forward": _ops._forward_cuda, "vjp": _ops._vjp_cuda}

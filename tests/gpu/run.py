@@ -19,7 +19,7 @@ from libraries import installed  # noqa: E402
 
 import fastrecur  # noqa: E402
 from fastrecur import reference  # noqa: E402
-from fastrecur._cuda import _call, _launch, _plan  # noqa: E402
+from fastrecur._cuda import _launch, _plan, _recurrence  # noqa: E402
 
 BUDGET = 7.5 * 60
 BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
@@ -235,7 +235,7 @@ def forget():
     """Forget which plans calls have had."""
     _plan.forward.cache_clear()
     _plan.vjp.cache_clear()
-    _call._shortcuts.clear()
+    _recurrence._shortcuts.clear()
     if "fastrecur.torch._call" in sys.modules:
         sys.modules["fastrecur.torch._call"]._shorts_on_gpu.clear()
 

@@ -9,7 +9,7 @@ import torch
 from tensors import STREAM
 
 import fastrecur
-from fastrecur.torch import _call, _device_tensors, _ops, _tensors
+from fastrecur.torch import _device_tensors, _eager, _modes, _ops, _tensors
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ sys.exit(host_run.main(["--check"]))
 @pytest.fixture
 def on_gpu(driver, monkeypatch):
     """Plain tensors are a GPU's; what the gradient's gradient is made of stays the CPU's."""
-    monkeypatch.setattr(_call, "_engine", lambda tensors, lengths: _device_tensors)
+    monkeypatch.setattr(_eager, "engine", lambda tensors, lengths: _device_tensors)
     return driver
 
 
@@ -149,7 +149,7 @@ def test_gradients(on_gpu, monkeypatch, given, wanted, used):
         return results, (torch.autograd.grad(loss, leaves) if leaves else ())
 
     results, grads = run()
-    monkeypatch.setattr(_call, "_engine", lambda tensors, lengths: _tensors)
+    monkeypatch.setattr(_eager, "engine", lambda tensors, lengths: _tensors)
     expected, expected_grads = run()
     for actual, right in zip((*results, *grads), (*expected, *expected_grads), strict=True):
         torch.testing.assert_close(actual, right)
@@ -166,7 +166,7 @@ def test_the_gradient_of_a_real_operand_of_a_complex_recurrence(on_gpu, monkeypa
         return h, *torch.autograd.grad((h * h.detach()).abs().sum(), leaves)
 
     results = run()
-    monkeypatch.setattr(_call, "_engine", lambda tensors, lengths: _tensors)
+    monkeypatch.setattr(_eager, "engine", lambda tensors, lengths: _tensors)
     for actual, right in zip(results, run(), strict=True):
         torch.testing.assert_close(actual, right)
 
@@ -178,13 +178,13 @@ def test_the_gradient_of_a_gradient(on_gpu, monkeypatch):
     def run(f, x, h0):
         return fastrecur.forget_mult(f, x, h0[0], return_state=True)
 
-    monkeypatch.setattr(_call, "_engine", engine_of_first_order)
+    monkeypatch.setattr(_eager, "engine", engine_of_first_order)
     assert torch.autograd.gradgradcheck(run, (f, x, h0))
 
 
 def engine_of_first_order(tensors, lengths):
-    """What `_call._engine` is where the dispatcher's levels are not in the way."""
-    return _device_tensors if _call._is_quiet() else None
+    """What `_eager.engine` is where the dispatcher's levels are not in the way."""
+    return _device_tensors if _modes.no_modes_active() else None
 
 
 def test_what_is_remembered(run_python):

@@ -1,4 +1,4 @@
-"""From a public function's arguments to its result: take the arrays, check what a plan cannot see, run, hand back."""
+"""A call with arrays in memory, from its arguments to its result: take them, check, plan, run, hand back."""
 
 import functools
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from . import _arrays, _cache, _problem
+from . import _adapters, _arrays, _cache, _checks, _problem
 from . import _messages as say
 
 _ndarray = np.ndarray
@@ -19,19 +19,6 @@ _LARGEST = 1 << 1023
 _GATES = _ndarray, float
 
 
-# Types of tensors and what takes them, once fastrecur.torch._call is imported: then most are seen early.
-_TENSORS: tuple = ()
-_forward_tensors: Callable | None = None
-_vjp_tensors: Callable | None = None
-
-
-def _for_tensors():
-    """Return the module that takes calls with tensors among their arguments."""
-    from .torch import _call
-
-    return _call
-
-
 @functools.cache
 def _runner():
     """Return the module that runs plans; it and what defines kernels are imported when a call first needs them."""
@@ -41,66 +28,49 @@ def _runner():
     return _run
 
 
-@functools.cache
-def _device():
-    """Return the module that runs calls on a GPU."""
-    with _cache.making:
-        from ._cuda import _call
-
-    return _call
-
-
-@functools.cache
-def _graphs():
-    """Return the module that takes calls with Dask arrays among their arguments."""
-    from . import _dask
-
-    return _dask
+def quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
+    """Run a recurrence of NumPy arrays without states or lengths, by a shortcut if there is one; None for others."""
+    if (
+        lengths is not None or h0 is not None or (out is not None and type(out) is not _ndarray)
+        or type(b) is not _ndarray or type(axis) is not int or type(reverse) is not bool
+    ):  # fmt: skip
+        return None
+    to = None if out is None else (out.dtype, out.shape, out.strides)
+    if type(a) is _ndarray:
+        key = family, a.dtype, a.shape, a.strides, b.dtype, b.shape, b.strides, axis, reverse, to
+    elif type(a) is float:
+        key = family, b.dtype, b.shape, b.strides, axis, reverse, to
+    else:
+        return None
+    shortcut = _shortcuts.get(key)
+    if shortcut is None:
+        return _forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, key)
+    if return_state is not False and return_state is not True:
+        return_state = _checks.flag("return_state", return_state)
+    if out is not None:
+        _check_out(out, names, a, b)
+    result, carry = shortcut(a, b, out, return_state)
+    return (result, _runner().narrowed(carry, result.dtype)) if return_state else result
 
 
 def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     """Run a recurrence; ``names`` are what the caller calls the operands."""
-    key = None
-    if (
-        lengths is None and h0 is None and (out is None or type(out) is _ndarray)
-        and type(b) is _ndarray and type(axis) is int and type(reverse) is bool
-    ):  # fmt: skip
-        to = None if out is None else (out.dtype, out.shape, out.strides)
-        if type(a) is _ndarray:
-            key = family, a.dtype, a.shape, a.strides, b.dtype, b.shape, b.strides, axis, reverse, to
-        elif type(a) is float:
-            key = family, b.dtype, b.shape, b.strides, axis, reverse, to
-        shortcut = _shortcuts.get(key)
-        if shortcut is not None:
-            return_state = _flag("return_state", return_state)
-            if out is not None:
-                _check_out(out, names, a, b)
-            result, carry = shortcut(a, b, out, return_state)
-            return (result, _runner().narrowed(carry, result.dtype)) if return_state else result
-    elif type(b) in _TENSORS:
-        return _forward_tensors(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
+    result = quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
+    if result is None:
+        result = _forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, None)
+    return result
+
+
+def _forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, key):
+    """Run a recurrence, and remember it by ``key``."""
     owner, given = None, out
-    if _arrays.any_lazy(lengths) or not (
-        _is_plain(a) and _is_plain(b) and (h0 is None or _is_plain(h0)) and (out is None or type(out) is _ndarray)
-    ):
-        if _arrays.any_tensor(a, b, h0, lengths, out):
-            return _for_tensors().forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
-        if _arrays.any_on_device(a, b, h0, out):
-            return _device().forward(
-                family, names, a, b, h0, _axis(axis), _flag("reverse", reverse), lengths,
-                _flag("return_state", return_state), out,
-            )  # fmt: skip
-        if _arrays.any_lazy(a, b, h0, lengths, out):
-            return _graphs().forward(
-                family, names, a, b, h0, _axis(axis), _flag("reverse", reverse), lengths,
-                _flag("return_state", return_state), out,
-            )  # fmt: skip
+    if not (_is_plain(a) and _is_plain(b) and (h0 is None or _is_plain(h0)) and (out is None or type(out) is _ndarray)):
         a, b, h0, out, owner = _take((*names, "out"), a, b, h0, out)
         key = None
-    reverse, axis = _flag("reverse", reverse), _axis(axis)
-    return_state = _flag("return_state", return_state)
+    reverse, axis = _checks.flag("reverse", reverse), _checks.axis(axis)
+    return_state = _checks.flag("return_state", return_state)
     if lengths is not None:
-        lengths = _lengths(lengths)
+        lengths = _checks.lengths(lengths)
     weak_complex = type(a) is complex or type(b) is complex or type(h0) is complex
     if weak_complex or _is_complex(a) or _is_complex(b) or _is_complex(h0):
         if _gate_is_real(family, names, a):
@@ -111,7 +81,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
         None if lengths is None else lengths.shape, weak_complex,
     )  # fmt: skip
     if lengths is not None:
-        lengths = _check_range(lengths, plan.steps)
+        lengths = _checks.lengths_in_range(lengths, plan.steps)
     if out is not None:
         if _arrays.overlaps_itself(out):
             raise ValueError(say.out_self_overlap())
@@ -124,43 +94,42 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     return _give(owner, out, _runner().narrowed(carry, plan.dtype) if return_state else None, return_state, given)
 
 
+def quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
+    """Run an adjoint of NumPy arrays without states or lengths, by a shortcut if there is one; None for others."""
+    if (
+        lengths is not None or h0 is not None or grad_state is not None
+        or type(b) is not _ndarray or type(axis) is not int or type(reverse) is not bool
+        or type(a) not in _GATES or type(g) is not _ndarray or type(h) is not _ndarray
+    ):  # fmt: skip
+        return None
+    gate = (a.dtype, a.shape, a.strides) if type(a) is _ndarray else None
+    key = (
+        family, gate, b.dtype, b.shape, b.strides, g.dtype, g.shape, g.strides, h.dtype, h.shape, h.strides, axis,
+        reverse,
+    )  # fmt: skip
+    shortcut = _shortcuts.get(key)
+    if shortcut is not None:
+        return shortcut(g, a, b, h)
+    return _vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key)
+
+
 def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     """Run a recurrence's adjoint; ``names`` are what the caller calls ``g, a, b, h``."""
-    key = None
-    if (
-        lengths is None and h0 is None and grad_state is None
-        and type(b) is _ndarray and type(axis) is int and type(reverse) is bool
-    ):  # fmt: skip
-        if type(a) in _GATES and type(g) is _ndarray and type(h) is _ndarray:
-            gate = (a.dtype, a.shape, a.strides) if type(a) is _ndarray else None
-            key = (
-                family, gate, b.dtype, b.shape, b.strides, g.dtype, g.shape, g.strides,
-                h.dtype, h.shape, h.strides, axis, reverse,
-            )  # fmt: skip
-            shortcut = _shortcuts.get(key)
-            if shortcut is not None:
-                return shortcut(g, a, b, h)
-    elif type(b) in _TENSORS:
-        return _vjp_tensors(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
+    result = quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
+    if result is None:
+        result = _vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, None)
+    return result
+
+
+def _vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key):
+    """Run a recurrence's adjoint, and remember it by ``key``."""
     owner = None
-    if _arrays.any_lazy(lengths) or not (
-        all(map(_is_plain, (g, a, b, h))) and all(v is None or _is_plain(v) for v in (h0, grad_state))
-    ):
-        if _arrays.any_tensor(g, a, b, h, h0, grad_state, lengths):
-            return _for_tensors().vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
-        if _arrays.any_on_device(g, a, b, h, h0, grad_state):
-            return _device().vjp(
-                family, names, g, a, b, h, h0, _axis(axis), _flag("reverse", reverse), lengths, grad_state
-            )  # fmt: skip
-        if _arrays.any_lazy(g, a, b, h, h0, lengths, grad_state):
-            return _graphs().vjp(
-                family, names, g, a, b, h, h0, _axis(axis), _flag("reverse", reverse), lengths, grad_state
-            )  # fmt: skip
+    if not (all(map(_is_plain, (g, a, b, h))) and all(v is None or _is_plain(v) for v in (h0, grad_state))):
         g, a, b, h, h0, grad_state, owner = _take((*names, "h0", "grad_state"), g, a, b, h, h0, grad_state)
         key = None
-    reverse, axis = _flag("reverse", reverse), _axis(axis)
+    reverse, axis = _checks.flag("reverse", reverse), _checks.axis(axis)
     if lengths is not None:
-        lengths = _lengths(lengths)
+        lengths = _checks.lengths(lengths)
     values = (g, a, b, h, h0, grad_state)
     weak_complex = any(type(value) is complex for value in values)
     if weak_complex or any(map(_is_complex, values)):
@@ -172,7 +141,7 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
         reverse, None if lengths is None else lengths.shape, weak_complex,
     )  # fmt: skip
     if lengths is not None:
-        lengths = _check_range(lengths, plan.steps)
+        lengths = _checks.lengths_in_range(lengths, plan.steps)
     if key is not None:
         _remember(key, _runner().known_vjp(plan))
     grad_a, grad_b, carry = _runner().vjp(plan, g, a, b, h, h0, grad_state, lengths)
@@ -234,26 +203,6 @@ def _take(names, *values):
     return (*arrays, _arrays.common_owner(found))
 
 
-def _flag(name, value):
-    if value is False or value is True:
-        return value
-    if isinstance(value, np.bool_):
-        return bool(value)
-    raise TypeError(say.flag(name, type(value)))
-
-
-def _axis(axis):
-    if type(axis) is int:
-        return axis
-    # A plan is remembered by its arguments, and True or 1.0 would be taken for 1.
-    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
-        raise TypeError(say.axis_type(type(axis)))
-    try:
-        return axis.__index__()
-    except TypeError:
-        raise TypeError(say.axis_type(type(axis))) from None
-
-
 def _signature(value):
     if type(value) is _ndarray:
         return value.dtype, value.shape, value.strides
@@ -264,27 +213,6 @@ def _state_signature(value):
     if type(value) is _ndarray:
         return value.dtype, value.shape
     return complex if type(value) is complex else None
-
-
-def _lengths(lengths):
-    """Return lengths as an array of integers of the caller's shape and dtype; raise TypeError for what is none."""
-    if type(lengths) is int:
-        lengths = np.array(lengths, np.int64 if abs(lengths) < 2**63 else object)
-    array = np.asarray(_arrays.take("lengths", lengths)[0])
-    if array.dtype == object and array.ndim == 0 and isinstance(array[()], int):
-        return array  # a number that is out of any range
-    if array.dtype.kind not in "iu" and not (array.size == 0 and isinstance(lengths, (list, tuple))):
-        raise TypeError(say.lengths_dtype(f"dtype {array.dtype}"))
-    return array
-
-
-def _check_range(lengths, steps):
-    """Return lengths as contiguous int64; raise unless each is a number of steps."""
-    if lengths.size:
-        low, high = int(lengths.min()), int(lengths.max())
-        if low < 0 or high > steps:
-            raise ValueError(say.lengths_range(low, high, steps))
-    return np.array(lengths, np.int64, order="C")
 
 
 def _check_out(out, names, *operands):
@@ -368,3 +296,6 @@ def _vjp_pairs(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state
     grad_a, grad_b, grad_h0 = vjp(family, names, g, gate, pair_b, h, pair_h0, axis, reverse, lengths, grad_state)
     grad_a = grad_a.reshape(np.shape(a))
     return grad_a, _unpair(grad_b, b), None if h0 is None else _unpair(grad_h0, h0)
+
+
+_adapters.quick_forward[_ndarray], _adapters.quick_vjp[_ndarray] = quick_forward, quick_vjp

@@ -1,0 +1,72 @@
+"""Which adapter runs a call: the types of its operands say it.
+
+There is an adapter for arrays in memory, for arrays on a GPU, for tensors and for Dask arrays. Each is imported when it
+is first needed, and none imports this file. Libraries that the caller has not imported are not looked for.
+"""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+from typing import Any
+
+from . import _arrays, _cache, _host
+from ._adapters import quick_forward, quick_vjp
+
+
+def forward(
+    family: str, names: tuple[str, ...], a: Any, b: Any, h0: Any, axis: Any, reverse: Any, lengths: Any,
+    return_state: Any, out: Any,
+) -> Any:  # fmt: skip
+    """Run a recurrence; ``names`` are what the caller calls the operands."""
+    quick = quick_forward.get(type(b))
+    if quick is not None:
+        result = quick(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
+        if result is not None:
+            return result
+    adapter = _adapter((a, b, h0, out), lengths)
+    return adapter.forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
+
+
+def vjp(
+    family: str, names: tuple[str, ...], g: Any, a: Any, b: Any, h: Any, h0: Any, axis: Any, reverse: Any,
+    lengths: Any, grad_state: Any,
+) -> Any:  # fmt: skip
+    """Run a recurrence's adjoint; ``names`` are what the caller calls ``g, a, b, h``."""
+    quick = quick_vjp.get(type(b))
+    if quick is not None:
+        result = quick(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
+        if result is not None:
+            return result
+    adapter = _adapter((g, a, b, h, h0, grad_state), lengths)
+    return adapter.vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
+
+
+def _adapter(operands: tuple[Any, ...], lengths: Any) -> ModuleType:
+    """Return the adapter of a call; lengths may be on the host whatever the operands are."""
+    if _arrays.all_in_memory(*operands, lengths):
+        return _host
+    if _arrays.any_tensor(*operands, lengths):
+        from .torch import _call  # at every call: torch's compiler does not follow a cache
+
+        return _call
+    if _arrays.any_on_device(*operands):
+        return _gpu()
+    if _arrays.any_lazy(*operands, lengths):
+        return _dask()
+    return _host
+
+
+@functools.cache
+def _gpu() -> ModuleType:
+    with _cache.making:
+        from ._cuda import _call
+
+    return _call
+
+
+@functools.cache
+def _dask() -> ModuleType:
+    from . import _dask
+
+    return _dask

@@ -1,0 +1,266 @@
+"""What a call takes: tensors and numbers, checked; the dtype and the shape of its result."""
+
+import numpy as np
+import torch
+
+from .. import _arrays, _problem
+from .. import _messages as say
+from .._problem import FORGET
+from . import _tensors
+from ._modes import PLAIN
+from ._tensors import is_number as _is_number
+
+
+def is_complex(value):
+    """Return whether an operand, a tensor or a number, is complex."""
+    return type(value) is complex or (not _is_number(value) and value.is_complex())
+
+
+def take(names, *values):
+    """Return operands as tensors and Python numbers; raise for anything else."""
+    taken, tensors = [], [(n, v) for n, v in zip(names, values, strict=True) if isinstance(v, torch.Tensor)]
+    for name, value in zip(names, values, strict=True):
+        if isinstance(value, torch.Tensor):
+            _check_tensor(name, value)
+        elif isinstance(value, np.generic) and name != "out":
+            value = value.item()  # as torch takes them
+        elif value is None:
+            if name not in ("h0", "out", "grad_state"):
+                raise TypeError(say.not_an_array(name, type(None)))
+        elif name == "out":
+            raise TypeError(say.out_type(type(value)))
+        elif not _is_number(value):
+            value = _take_number(name, value, tensors)
+        if type(value) is int and not -(1 << 63) <= value < 1 << 63:
+            raise ValueError(say.too_large_for_tensors(name))
+        taken.append(value)
+    if not tensors:
+        raise TypeError(say.no_tensor())
+    _check_devices(tensors)
+    return taken
+
+
+def _check_devices(tensors):
+    """Raise unless tensors share a device for which there are kernels; beside a GPU's, numbers may be the CPU's."""
+    placed = [(name, value.device) for name, value in tensors if value.dim() or not value.is_cpu]
+    if placed:
+        main, device = placed[0]
+        for name, value in tensors:
+            if value.device != device and (value.dim() or not value.is_cpu or device.type != "cuda"):
+                raise ValueError(say.devices(main, device, name, value.device))
+        _runs_on(main, device)
+
+
+def _take_number(name, value, tensors):
+    for number in (bool, int, float, complex):
+        if isinstance(value, number):
+            return number(value)
+    if torch.compiler.is_compiling() and isinstance(value, (torch.SymInt, torch.SymFloat)):
+        return value
+    library = _arrays.library_of(value)
+    raise TypeError(
+        say.mixed([(name, library), *((of, "torch") for of, _ in tensors[:1])])
+        if library
+        else say.not_a_tensor(name, type(value))
+    )
+
+
+def _runs_on(name, device):
+    """Raise unless there are kernels for a device. The one place that knows which devices there are."""
+    if device.type not in ("cpu", "cuda", "meta"):
+        raise ValueError(say.device(name, device))
+
+
+def _check_tensor(name, tensor):
+    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized or _has_names(tensor):
+        kind = (
+            "a nested one" if tensor.is_nested
+            else "a quantised one" if tensor.is_quantized
+            else "a named one" if tensor.layout is torch.strided
+            else f"layout {tensor.layout}"
+        )  # fmt: skip
+        raise TypeError(say.layout(name, kind))
+    if tensor.dtype not in _tensors.DTYPES:
+        raise TypeError(say.dtype(name, tensor.dtype))
+
+
+def check_gate(family, name, gate):
+    """Raise for a complex gate of an average."""
+    if family == FORGET and is_complex(gate):
+        raise TypeError(say.complex_gate(name, "complex" if _is_number(gate) else gate.dtype))
+
+
+def _has_names(tensor):
+    # Newer versions of torch have no names, and the compilers of older ones do not take any.
+    return type(tensor) in PLAIN and not torch.compiler.is_compiling() and any(getattr(tensor, "names", ()))
+
+
+def result_dtype(names, *operands):
+    """Return the dtype of a result: torch's promotion, integers alone to its default dtype."""
+    full = scalar = number = None
+    for value in operands:
+        if value is None:
+            continue
+        if _is_number(value):
+            own = _NUMBERS[type(value)]
+            number = own if number is None else _promote(number, own)
+        elif value.dim():
+            full = value.dtype if full is None else _promote(full, value.dtype)
+        else:
+            scalar = value.dtype if scalar is None else _promote(scalar, value.dtype)
+    if number is not None:
+        if number.is_floating_point:
+            number = torch.get_default_dtype()
+        elif number.is_complex:
+            number = _COMPLEX[torch.get_default_dtype()]
+    dtype = _combine(_combine(full, scalar), number)
+    if dtype in _tensors.INTEGERS:
+        dtype = torch.get_default_dtype()
+    if dtype not in _tensors.FLOATING and dtype not in _tensors.COMPLEX:
+        given = [(name, v) for name, v in zip(names, operands, strict=True) if v is not None]
+        raise TypeError(say.promotion([(name, type(v).__name__ if _is_number(v) else v.dtype) for name, v in given]))
+    return dtype
+
+
+_COMPLEX = {
+    torch.float16: torch.complex32,
+    torch.bfloat16: torch.complex64,
+    torch.float32: torch.complex64,
+    torch.float64: torch.complex128,
+}
+_NUMBERS = {bool: torch.bool, int: torch.int64, float: torch.float64, complex: torch.complex128}
+
+
+def _combine(higher, lower):
+    """Return the dtype of operands with dimensions and of such as have none, or of these and of numbers."""
+    if higher is None or lower is None:
+        return lower if higher is None else higher
+    if higher.is_complex:
+        return higher
+    if higher.is_floating_point:
+        return _COMPLEX[higher] if lower.is_complex else higher
+    if higher is torch.bool or lower.is_floating_point or lower.is_complex:
+        return _promote(higher, lower)
+    return higher
+
+
+def _is_double(dtype):
+    return dtype is torch.float64 or dtype is torch.complex128
+
+
+def _promote(one, other):
+    """Return torch.promote_types, but of two integers any: exporters would take that for a part of the program."""
+    if one is other or other in _tensors.INTEGERS:
+        return one
+    if one in _tensors.INTEGERS:
+        return other
+    if one.is_complex or other.is_complex:
+        return torch.complex128 if _is_double(one) or _is_double(other) else torch.complex64
+    if one.itemsize == other.itemsize:
+        return torch.float32  # float16 and bfloat16
+    return one if one.itemsize > other.itemsize else other
+
+
+def as_tensor(value, like):
+    """Return a number as the tensor that stands for it beside others; a tensor and None as they are."""
+    if not _is_number(value):
+        return value
+    dtype = torch.complex128 if type(value) is complex else torch.float64
+    return torch.full((), value, dtype=dtype, device=like.device)
+
+
+def shape_and_axis(names, a, b, axis):
+    """Return the result's shape, and axis counted from its front."""
+    if _is_number(a) or _is_number(b) or a.shape == b.shape:
+        shape = b.shape if _is_number(a) else a.shape
+        if _is_number(a) and _is_number(b):
+            shape = ()
+    else:
+        try:
+            shape = torch.broadcast_shapes(a.shape, b.shape)
+        except RuntimeError:
+            raise ValueError(say.broadcast(names, (a.shape, b.shape), axis)) from None
+    return shape, _problem.normalise_axis(axis, shape, names)
+
+
+def fits(shape, into):
+    """Return whether a shape broadcasts to another."""
+    return len(shape) <= len(into) and all(n in (1, m) for n, m in zip(reversed(shape), reversed(into), strict=False))
+
+
+def check_state(name, state, shape, axis):
+    """Raise unless a state broadcasts to the lanes."""
+    lanes = shape[:axis] + shape[axis + 1 :]
+    if isinstance(state, torch.Tensor) and not fits(state.shape, lanes):
+        raise ValueError(say.state_shape(name, state.shape, lanes))
+
+
+def lengths(lengths, shape, axis, operands):
+    """Return lengths as a tensor of integers that fits the lanes; they may be on the CPU whatever the operands are."""
+    if lengths is None:
+        return None
+    if not isinstance(lengths, torch.Tensor):
+        if isinstance(lengths, (np.ndarray, np.generic)):
+            raise TypeError(say.mixed([("lengths", "numpy"), (None, "torch")]))
+        try:
+            lengths = torch.tensor(lengths, dtype=None if _holds_numbers(lengths) else torch.int64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(say.lengths_dtype(f"{type(lengths).__name__} ({error})")) from None
+    if lengths.dtype not in _tensors.INTEGERS or lengths.dtype is torch.bool:
+        raise TypeError(say.lengths_dtype(f"dtype {lengths.dtype}"))
+    _check_tensor("lengths", lengths)
+    if not lengths.is_cpu and not any(lengths.device == v.device for v in operands if not _is_number(v)):
+        raise ValueError(say.lengths_device(lengths.device))
+    lanes = shape[:axis] + shape[axis + 1 :]
+    if lengths.shape != lanes[: lengths.dim()] or (not lengths.dim() and lanes):
+        raise ValueError(say.lengths_shape(lengths.shape, lanes))
+    return lengths
+
+
+def _holds_numbers(value):
+    return any(map(_holds_numbers, value)) if isinstance(value, (list, tuple)) else True
+
+
+def check_out(out, shape, dtype, operands):
+    """Raise unless ``out`` may take the result, given what torch knows of it."""
+    if torch.is_grad_enabled() and any(
+        v.requires_grad for v in (out, *(v for _, v in operands)) if isinstance(v, torch.Tensor)
+    ):
+        raise RuntimeError(say.out_gradient())
+    if out.shape != shape:
+        raise ValueError(say.out_shape(out.shape, shape))
+    if out.dtype != dtype:
+        raise TypeError(say.out_dtype(out.dtype, dtype))
+
+
+def check_overlap(out, operands):
+    """Raise unless ``out`` is an operand's own memory, or none of it."""
+    place = _bytes(out)
+    if _arrays.overlaps_itself(place):
+        raise ValueError(say.out_self_overlap())
+    for name, operand in operands:
+        if _is_number(operand) or operand is out:
+            continue
+        other = _bytes(operand)
+        if _arrays.overlap(place, other) and not _arrays.is_same_view(place, other):
+            raise ValueError(say.out_overlap(name))
+
+
+def _bytes(tensor):
+    """Return a view of a tensor's memory in elements of its size."""
+    tensor = tensor.detach()
+    return (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
+
+
+def joined(pairs):
+    """Return complex numbers of pairs: a view, but where a transform's batch stands behind them."""
+    if pairs.stride(-1) == 1:
+        return torch.view_as_complex(pairs)
+    return torch.complex(pairs.select(-1, 0), pairs.select(-1, 1))
+
+
+def pair(value, dtype, *others):
+    """Return complex numbers as pairs of real ones, along a last axis; ``others`` say where a number goes."""
+    if _is_number(value):
+        value = as_tensor(value, next(v for v in others if not _is_number(v)))
+    return torch.view_as_real(value.to(dtype).resolve_conj())

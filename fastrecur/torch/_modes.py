@@ -1,0 +1,49 @@
+"""What torch has in play beside a call: whether a kernel may read tensors by their addresses."""
+
+import torch
+from torch.autograd import forward_ad as _forward_ad
+
+PLAIN = torch.Tensor, torch.nn.Parameter
+
+interpreter = torch._C._functorch.peek_interpreter_stack
+dispatch_modes = torch._C._len_torch_dispatch_stack
+function_modes = torch._C._len_torch_function_stack
+_tracing = torch._C._get_tracing_state
+compiling = torch.compiler.is_dynamo_compiling
+
+
+def no_modes_active():
+    """Return whether torch has nothing in play that must see operators: addresses may be used."""
+    return (
+        not compiling()
+        and not dispatch_modes()
+        and not function_modes()
+        and interpreter() is None
+        and _forward_ad._current_level < 0
+        and _tracing() is None
+    )
+
+
+def kernel_can_read(tensor, is_cuda=False):
+    """Return whether a tensor's numbers stand in CPU memory, or a GPU's, as shape and strides say, and that is all."""
+    return (
+        tensor is None
+        or type(tensor) in PLAIN
+        and (tensor.is_cuda if is_cuda else tensor.is_cpu)
+        and not tensor.is_neg()
+        and not tensor.is_conj()
+        and has_memory(tensor)
+    )
+
+
+def has_memory(tensor):
+    """Return whether a tensor has an address."""
+    try:
+        return tensor.data_ptr() != 0 or tensor.numel() == 0
+    except RuntimeError:  # a wrapper, of a transform that has no interpreter or is over
+        return False
+
+
+def is_overridden(*values):
+    """Return whether a tensor's own class, or a mode, overrides torch's functions."""
+    return not compiling() and torch.overrides.has_torch_function([v for v in values if isinstance(v, torch.Tensor)])
