@@ -1,13 +1,17 @@
 """A plan's kernel in one direction, and calls of it: the one place where a kernel's arguments are put together."""
 
+import math
+
 import numpy as np
 
 from . import _arrays, _cost
+from . import _layout as at
 from ._arrays import address
 from ._cpu import _narrow, _native, _octets, _panels, _rows, _series, _summaries, _tiles
 from ._cpu._compile import kernel
-from ._layout import CARRY, LENGTHS, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
+from ._layout import ACCUMULATE, CARRY, LENGTHS, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from ._problem import OCTETS, PANELS, ROWS, SERIES, TILES
+from ._threads import ranges
 
 _KERNELS = {
     (ROWS, "forward"): _rows.forward,
@@ -56,11 +60,6 @@ class Bound:
         k = CARRY if operand in (FIRST, PRODUCTS) else operand
         return self.plan.offsets[k] + self.plan.extra[repeat][k]
 
-    def whole_part(self):
-        """Return the last arguments of a call on all lanes, of any traversal but a scan."""
-        outer, middle, inner = self.plan.sizes
-        return (0, outer, 0, middle, 0, inner) if self.plan.traversal == ROWS else (0, self.plan.lanes)
-
 
 def bind(plan, direction):
     """Return a plan's bound kernel, made at the first call."""
@@ -70,9 +69,43 @@ def bind(plan, direction):
     return bound
 
 
-def first_step(plan, shift):
-    """Return with which step a scan starts whose rows of results are shifted by so many lanes, up in memory."""
-    return int(shift > 0 and plan.time_strides[H] < 0)
+def parts_of(plan, count):
+    """Return the last arguments of calls on so many parts of a plan's lanes."""
+    if plan.traversal == SERIES:
+        blocks = plan.steps // _series.BLOCK
+        lanes = [(0, plan.lanes)] if _cost.cuts_time(plan) else ranges(plan.lanes, count)
+        return [(0, *part, 0, blocks, blocks, _series.ALL) for part in lanes]
+    if plan.traversal != ROWS:
+        unit = _cost.lanes_together(plan)
+        units = ranges(-(-plan.lanes // unit), count)
+        return [(unit * low, min(plan.lanes, unit * high)) for low, high in units]
+    outer, middle, inner = plan.sizes
+    if outer > 1:
+        return [(*part, 0, middle, 0, inner) for part in ranges(outer, count)]
+    if middle > 1:
+        return [(0, 1, *part, 0, inner) for part in ranges(middle, count)]
+    units = ranges(-(-inner // 64), count)
+    return [(0, 1, 0, 1, 64 * low, min(inner, 64 * high)) for low, high in units]
+
+
+def geometry_of(plan, way):
+    """Return a plan's geometry with what depends on how it is run."""
+    geometry = plan.geometry.copy()
+    geometry[at.STREAMING], geometry[at.PREFETCH] = way.streaming, way.prefetch
+    if way.sum_steps:
+        sum_bytes = plan.lanes * plan.wide.itemsize
+        geometry[at.A_MODE], geometry[at.SUM_STEPS], geometry[at.SUM_BYTES] = ACCUMULATE, way.sum_steps, sum_bytes
+    if way.sums and _cost.cuts_time(plan):
+        geometry[_series.SUMS : _series.SUMS + 3] = way.sums, *sum_bytes_of(plan)
+    return geometry
+
+
+def sum_bytes_of(plan):
+    """Return how many bytes a partial sum of each operand's gradient has, 0 if it is none."""
+    return [
+        0 if gradient is None or gradient[2] is not None else math.prod(gradient[0]) * plan.wide.itemsize
+        for gradient in plan.gradients
+    ]
 
 
 class Calls:
@@ -81,15 +114,8 @@ class Calls:
     def __init__(self, bound, chain=1):
         self.bound, self._chain, self._calls, self._keep, self._tables = bound, chain, [], [], None
 
-    def __len__(self):
-        return len(self._calls)
-
-    def add(self, geometry, part, moved=None, repeat=0, steps=None, lanes=0):
-        """Add a call on a part of the lanes.
-
-        ``moved`` says how far operands' addresses are moved, in bytes. The call may be about a range of ``steps`` only,
-        and find its first lane so many ``lanes`` further on.
-        """
+    def add(self, geometry, part, moved=None, repeat=0, steps=None):
+        """Add a call on a part of the lanes, or on a range of ``steps``; operands are ``moved`` by so many bytes."""
         bound, plan, moved = self.bound, self.bound.plan, dict(moved or {})
         if steps is not None:
             first, stop = steps
@@ -97,7 +123,7 @@ class Calls:
             geometry[N_STEPS] = stop - first
             moved[LENGTHS] = address(lengths)
             for k in IN_TIME:
-                moved[k] = moved.get(k, 0) + plan.distance(k, first, lanes)
+                moved[k] = moved.get(k, 0) + plan.distance(k, first)
             self._keep.append(lengths)
         self._keep.append(geometry)
         places = [bound.offset(k, repeat) + moved.get(k, 0) for k in bound.order]
@@ -105,7 +131,7 @@ class Calls:
 
     def run(self, team, threads, addresses):
         """Run the calls on threads, given what is added to the first arguments: operands' addresses, in their order."""
-        if not self.bound.is_native:
+        if threads == 1 or not self.bound.is_native:
             self.run_here(addresses)
             return
         if self._tables is None:
@@ -121,44 +147,35 @@ class Calls:
             call(rule, *places, *arguments[len(places) :])
 
 
+def is_short(plan):
+    """Return whether one call of one compiled kernel on this thread is all there is to a plan."""
+    is_scan = plan.traversal in (SERIES, "empty")
+    if is_scan or len(plan.extra) > 1 or _cost.moved_bytes(plan) >= _cost.SERIAL_BYTES:
+        return False
+    return bind(plan, "vjp" if plan.gradients else "forward").is_native
+
+
 class ShortCall:
     """A short plan's kernel, of nothing but the addresses of ``given``; a state that is not given is zeros."""
 
     def __init__(self, plan, direction, given):
         bound = bind(plan, direction)
         zeros = plan.zeros()  # a first state; and a valid place for what is not read or written
+        words = -(-math.prod(plan.lane_shape) * plan.wide.itemsize // 8)
+        makes_states = CARRY not in given and words > _native.MOST_SCRATCH
+        if makes_states:
+            given = *given, CARRY
         places = [bound.offset(k) if k in given else address(zeros) for k in bound.order[:-1]]
-        arguments = [0, *places, address(plan.full_lengths), address(plan.geometry), *bound.whole_part()]
-        where, carry = [1 + bound.order.index(k) for k in given], 1 + bound.order.index(CARRY)
-        self._keep = plan, zeros
-        words = -(-plan.lanes * plan.wide.itemsize // 8)
+        arguments = [0, *places, address(plan.full_lengths), address(plan.geometry), *parts_of(plan, 1)[0]]
+        where = [1 + bound.order.index(k) for k in given]
+        scratch = (0, 0) if CARRY in given else (1 + bound.order.index(CARRY), words)  # none, in the rule's place
         releases = _cost.moved_bytes(plan) >= _cost.UNLOCKED_BYTES
-        has_scratch = bound.is_native and words <= _native.MOST_SCRATCH and CARRY not in given
-        needs_states = not has_scratch and CARRY not in given
-        if needs_states:
-            arguments[carry], where = 0, [*where, carry]
-        if bound.is_native:
-            scratch = (carry, words) if has_scratch else (0, 0)  # none, in the rule's place
-            self._prepared = _native.Prepared(bound.kernel, arguments, where, *scratch, releases)
-            call = self._prepared.call
-        else:
-            call = _interpreted(bound.kernel, arguments, where)
-        shape, wide, fresh = plan.lane_shape, plan.wide, np.zeros
+        self._keep = plan, zeros
+        self._prepared = _native.Prepared(bound.kernel, arguments, where, *scratch, releases)
+        call, shape, wide, fresh = self._prepared.call, plan.lane_shape, plan.wide, np.zeros
 
         def with_states(*addresses):
             states = fresh(shape, wide)
             call(*addresses, address(states))
 
-        self.call = with_states if needs_states else call
-
-
-def _interpreted(kernel, arguments, where):
-    """Return what a prepared call does, of a kernel that is not compiled."""
-
-    def call(*addresses):
-        own = [None, *arguments[1:]]
-        for place, given in zip(where, addresses, strict=True):
-            own[place] += given
-        kernel(*own)
-
-    return call
+        self.call = with_states if makes_states else call

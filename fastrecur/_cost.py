@@ -87,20 +87,14 @@ def moved_bytes(plan):
     return plan.word * plan.steps * plan.lanes
 
 
-def is_short(plan):
-    """Return whether one call of one kernel on this thread is all there is to a plan."""
-    is_scan = plan.traversal in (SERIES, "empty")
-    return not is_scan and len(plan.extra) == 1 and moved_bytes(plan) < SERIAL_BYTES
-
-
 def is_narrow(plan):
     """Return whether rows take the kernel for their number of lanes; not whole vectors that are streamed."""
     return plan.narrow != () and not (plan.sizes[2] == WIDTH and moved_bytes(plan) > _cached_bytes(STREAMED_ROWS))
 
 
-def shares_lanes(plan):
-    """Return whether threads take lanes of a scan, not chunks of time."""
-    return plan.lanes >= FEW_LANES
+def cuts_time(plan):
+    """Return whether threads take chunks of time of a scan, not series."""
+    return plan.traversal == SERIES and plan.lanes < FEW_LANES
 
 
 def lanes_together(plan):
@@ -136,15 +130,10 @@ def _streams(plan, fills_lines):
     return plan.traversal != ROWS or plan.row_bytes >= STREAMED_ROW_BYTES or in_lines
 
 
-def _is_one_row(plan):
-    """Return whether a step has one row of lanes, and nothing around time."""
-    return plan.traversal == ROWS and plan.sizes[:2] == (1, 1)
-
-
 def _useful_threads(plan, most, streams, is_fresh):
     if moved_bytes(plan) < (SERIAL_ROW_BYTES if plan.traversal == ROWS and plan.sizes[0] == 1 else SERIAL_BYTES):
         return 1
-    if plan.traversal == SERIES and not shares_lanes(plan):
+    if cuts_time(plan):
         return min(most, max(1, plan.steps // BLOCK // 4)) if is_fresh else 1
     return min(most, _most_parts(plan, STREAMED_PART_BYTES if streams else PART_BYTES))
 
@@ -160,8 +149,7 @@ def _most_parts(plan, nbytes):
 
 
 def _parts(plan, threads):
-    in_time = plan.traversal == SERIES and not shares_lanes(plan)
-    if in_time or (plan.traversal == ROWS and plan.sizes[0] == 1):
+    if cuts_time(plan) or (plan.traversal == ROWS and plan.sizes[0] == 1):
         return threads  # each cut costs
     return items(moved_bytes(plan), threads, _most_parts(plan, 1))
 
@@ -176,7 +164,7 @@ def _partial_sums(plan):
     if plan.traversal == ROWS and plan.sizes[0] == 1:
         row = plan.sizes[1] * plan.row_bytes
         most = min(_most_parts(plan, PART_BYTES // 2), max(2, row // LONG_ROW_BYTES))
-    elif plan.traversal == SERIES and not shares_lanes(plan):
+    elif cuts_time(plan):
         most = plan.steps // BLOCK
     else:
         most = _most_parts(plan, 1)
@@ -185,7 +173,7 @@ def _partial_sums(plan):
 
 def _has_many_short_rows(plan):
     return (
-        _is_one_row(plan) and len(plan.extra) == 1 and plan.wide.kind != "c"
+        plan.traversal == ROWS and plan.sizes[:2] == (1, 1) and len(plan.extra) == 1 and plan.wide.kind != "c"
         and plan.steps >= 2 * WARM_UP_SHARE * WARM_UP_STEPS[0] and plan.row_bytes <= LONG_ROW_BYTES
         and not (plan.gradients and plan.lane_strides[H] != plan.itemsizes[H])
     )  # fmt: skip

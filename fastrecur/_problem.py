@@ -131,7 +131,7 @@ class Plan:
 
     def zeros(self):
         """Return zero states to start from, or more of them, which nobody may write to."""
-        nbytes = self.lanes * self.wide.itemsize
+        nbytes = math.prod(self.lane_shape) * self.wide.itemsize  # of all repetitions, not of one
         return _shared_zeros() if nbytes <= FEW_ZEROS else zeros((nbytes,), BYTE)
 
 

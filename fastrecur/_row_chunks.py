@@ -17,7 +17,7 @@ import numpy as np
 
 from . import _problem
 from ._arrays import address, are_same, array_at
-from ._bound import FIRST, Calls, first_step
+from ._bound import FIRST, Calls, geometry_of
 from ._chunked import scan
 from ._layout import A_MODE, CARRY, HEAD, LENGTHS, STREAMING, SUM_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, UNWANTED, H
 from ._problem import APART
@@ -27,22 +27,23 @@ FEWER = [0.5 ** (k / 2) for k in range(6, -1, -1)]  # of the steps of a warm-up,
 
 
 class RowChunks:
-    """Chunks of a plan's rows, of which all is known but addresses. Rows may be shifted by lanes, as in `_run`."""
+    """Chunks of a plan's rows, of which all is known but addresses."""
 
-    def __init__(self, bound, geometry, way, lanes=0):
+    def __init__(self, bound, way):
         plan = bound.plan
-        self._bound, self._plan, self._geometry, self._shift = bound, plan, geometry, lanes
+        geometry = geometry_of(plan, way)
+        self._bound, self._plan, self._geometry = bound, plan, geometry
         self._is_back, self._lanes = bool(plan.gradients), plan.sizes[2]
+        self._part = 0, 1, 0, 1, 0, self._lanes
         self._results = (TO_A, TO_B) if self._is_back else (H,)
-        self._first, self._steps = first_step(plan, lanes), plan.steps - bool(lanes)
-        self._unit = way.sum_steps or 1
+        self._steps, self._unit = plan.steps, way.sum_steps or 1
         self._count = count = way.chunks
         units = -(-self._steps // self._unit)
         self._cuts = [min(self._steps, self._unit * (units * k // count)) for k in range(count + 1)]
         shortest = min(stop - start for start, stop in itertools.pairwise(self._cuts))
         most = min(way.warm_up, shortest // 2)  # two of them have room in a chunk
         self._enough = [max(1, int(most * part)) for part in FEWER]
-        self._fewest, self._known = 0, None
+        self._known = None
         # States: of all chunks, then predictions from zeros and from something else, then what comes before chunks.
         self._predicted, self._before = count, count + 2 * (count - 1)
         self._pitch = -(-self._lanes * plan.wide.itemsize // 64) * 64 + APART
@@ -50,7 +51,7 @@ class RowChunks:
         for k in range(count):
             moved = {CARRY: k * self._pitch, FIRST: (self._before + k) * self._pitch}
             moved[SUMS_A] = self._sums_of(k)[0] * self._lanes * plan.wide.itemsize
-            self._add(self._chunks, geometry, self._range(*self._cuts[k : k + 2]), moved)
+            self._chunks.add(geometry, self._part, moved, steps=self._range(*self._cuts[k : k + 2]))
 
     def _range(self, first, stop):
         """Return a range of steps in the order of time, of one that is counted in the order of the scan."""
@@ -59,11 +60,6 @@ class RowChunks:
     def _sums_of(self, k):
         """Return which of the partial sums are the k-th chunk's."""
         return [-(-steps // self._unit) for steps in self._cuts[k : k + 2]]
-
-    def _add(self, calls, geometry, steps, moved):
-        first, stop = steps
-        part = 0, 1, 0, 1, 0, self._lanes
-        calls.add(geometry, part, moved, steps=(self._first + first, self._first + stop), lanes=self._shift)
 
     def _warm_up(self, steps, turns):
         """Return the calls of all warm-ups of so many steps, from zeros and, of two turns, from something else.
@@ -85,7 +81,7 @@ class RowChunks:
                 moved = {result: self._plan.distance(result, aside) for result in self._results}
                 moved[CARRY] = (self._predicted + 2 * (k - 1) + turn) * self._pitch
                 moved[FIRST] = self._before * self._pitch
-                self._add(calls, geometry, self._range(self._cuts[k] - steps, self._cuts[k]), moved)
+                calls.add(geometry, self._part, moved, steps=self._range(self._cuts[k] - steps, self._cuts[k]))
         return calls
 
     def scan(self, team, places, sums=None):
@@ -127,8 +123,6 @@ class RowChunks:
 
         def scan_again(k):
             plan.note_in_vain("chunks")
-            if self._known is not None:
-                self._fewest = min(self._enough.index(self._known) + 1, len(self._enough) - 1)
             self._known = None
             own[k] = own[k - 1]
             if sums is not None:
@@ -142,7 +136,7 @@ class RowChunks:
 
     def _find(self, predicted, team, to):
         """Find how many steps are enough to predict all carries; return whether any number is."""
-        for steps in self._enough[self._fewest :]:
+        for steps in self._enough:
             predicted[::2], predicted[1::2] = 0, OTHER
             self._warm_up(steps, 2).run(team, min(team.size, len(predicted)), to)
             if are_same(predicted[::2], predicted[1::2]):

@@ -1,43 +1,21 @@
 """Run a problem: allocate, share the work out among threads, call the kernel, hand back the results."""
 
-import ctypes
 import functools
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from . import _cost, _memory_pool, _problem, _threads
 from ._arrays import address, array_at
-from ._bound import PRODUCTS, Calls, ShortCall, bind, first_step
-from ._cpu import _series, _tiles
-from ._layout import (
-    A_MODE,
-    ACCUMULATE,
-    CARRY,
-    HEAD,
-    PREFAULT_THREAD,
-    PREFAULT_THREADS,
-    PREFETCH,
-    REDUCE,
-    STREAMING,
-    SUM_BYTES,
-    SUM_STEPS,
-    SUMS_A,
-    SUMS_B,
-    TO_A,
-    TO_B,
-    A,
-    B,
-    G,
-    H,
-)
+from ._bound import ShortCall, bind, is_short
+from ._cpu import _tiles
+from ._layout import CARRY, HEAD, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from ._memory_pool import LINE
-from ._problem import APART, OCTETS, ROWS, SERIES, TILES
+from ._parts import Parts
+from ._problem import OCTETS, ROWS, TILES
 from ._row_chunks import RowChunks
 from ._scan_chunks import ScanChunks
-from ._threads import ranges
-
-is_short = _cost.is_short
 
 
 def forward(plan, a, b, h0, lengths, out, return_state):
@@ -73,7 +51,7 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
     shift = _lanes_to_line(plan, h + plan.offsets[H], is_whole)
     way = _cost.choose(plan, team.size, is_fresh, _is_new(h, fresh_bytes), shift is not None, is_whole)
     if way.streaming and shift:
-        _run_shifted(plan, way, team, (a, b, h, carry), shift)
+        _run_shifted(plan, (a, b, h), carry, fresh_bytes, team, shift)
     else:
         _run(plan, "forward", way, team, (a, b, h, carry, lengths))
 
@@ -127,7 +105,7 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team):
     sums_a, sums_b = (first if sums is None else address(sums) for sums in summed)
     places = g, a, b, h, first, carry, to_a, to_b, sums_a, sums_b, lengths
     _run(plan, "vjp", way, team, places, sums=summed[0] if way.sum_steps else None)
-    return _added_up(plan, summed, way.sums)
+    return [_added_up(sums, gradient) for sums, gradient in zip(summed, plan.gradients, strict=True)]
 
 
 def summary_at(plan, direction, a, b, carry, products, lengths, team):
@@ -185,28 +163,13 @@ def known_vjp(plan):
     return run
 
 
-def _sum_bytes(plan):
-    """Return how many bytes a partial sum of each operand's gradient has, 0 if it is none."""
-    return [
-        0 if gradient is None or gradient[2] is not None else math.prod(gradient[0]) * plan.wide.itemsize
-        for gradient in plan.gradients
-    ]
-
-
-def _added_up(plan, summed, pieces):
-    """Return gradients from so many partial sums, or from those over some steps each."""
-    if summed[0] is summed[1] is None:
-        return summed
-    if pieces and all(sums is None or (sums.ndim == 1 and sums.dtype == np.float64) for sums in summed):
-        # Of one number: after a large walk, NumPy takes longer to come back into the cache than to add up.
-        return [None if sums is None else np.float64(sum(sums.tolist())) for sums in summed]
+def _added_up(sums, gradient):
+    """Return the gradient that some partial sums make; None if there are none."""
+    if sums is None:
+        return None
     with np.errstate(all="ignore"):
-        if pieces:
-            return [None if sums is None else sums.sum(axis=0) if pieces > 1 else sums[0] for sums in summed]
-        if summed[0] is not None:
-            shape = plan.gradients[0][0]
-            summed[0] = (summed[0].sum(axis=0) if math.prod(shape) > 1 else summed[0].sum()).reshape(shape)
-    return summed
+        total = sums.sum(axis=0) if len(sums) > 1 else sums[0]
+        return (total if total.size == math.prod(gradient[0]) else total.sum()).reshape(gradient[0])
 
 
 def _is_new(place, nbytes):
@@ -217,18 +180,22 @@ def _is_new(place, nbytes):
 # ---- Sharing the work out -------------------------------------------------------------------------------------------
 
 
-def _run(plan, direction, way, team, places, shift=0, sums=None):
+_parts = functools.lru_cache(maxsize=1024)(Parts)
+_row_chunks = functools.lru_cache(maxsize=1024)(RowChunks)
+_scan_chunks = functools.lru_cache(maxsize=1024)(ScanChunks)
+
+
+def _run(plan, direction, way, team, places, sums=None):
     """Run a plan on its operands' addresses in the kernel's order, of which the carry's may be None.
 
-    ``sums`` are partial sums over some steps each, after a ``shift`` rows of results start as in `_run_shifted`.
+    ``sums`` are partial sums over some steps each.
     """
     bound = bind(plan, direction)
-    if way.chunks and not plan.is_in_vain("chunks") and _row_chunks(bound, way, shift).scan(team, places, sums):
+    if way.chunks and not plan.is_in_vain("chunks") and _row_chunks(bound, way).scan(team, places, sums):
         return
-    if plan.traversal != SERIES or way.threads == 1 or _cost.shares_lanes(plan):
-        _parts(bound, way, shift).run(team, places)
+    if way.threads == 1 or not _cost.cuts_time(plan):
+        _parts(bound, way).run(team, places)
         return
-    states = None
     if places[(at := bound.order.index(CARRY))] is None:
         states = _states(plan, None)
         places = *places[:at], address(states), *places[at + 1 :]
@@ -238,185 +205,74 @@ def _run(plan, direction, way, team, places, shift=0, sums=None):
         _scan_chunks(bound, way).scan(team, own)
 
 
-@functools.lru_cache(maxsize=1024)
-def _row_chunks(bound, way, shift):
-    return RowChunks(bound, _geometry(bound.plan, way), way, shift)
-
-
-@functools.lru_cache(maxsize=1024)
-def _scan_chunks(bound, way):
-    return ScanChunks(bound, _geometry(bound.plan, way), way, _sum_bytes(bound.plan))
-
-
-@functools.lru_cache(maxsize=1024)
-def _parts(bound, way, shift):
-    return _Parts(bound, way, shift)
-
-
-class _Parts:
-    """Calls on parts of a plan's lanes, of which all is known but addresses.
-
-    States are read and written at each step, so parts of one row have theirs in memory of their own: where two threads'
-    cache lines are neighbours, each step would wait for a line that the other's processor has prefetched.
-    """
-
-    def __init__(self, bound, way, shift):
-        plan = bound.plan
-        geometry, sum_bytes = _geometry(plan, way), _sum_bytes(plan)
-        parts = _cut(plan, way)
-        self._threads = min(way.threads, len(parts))
-        self._spans = _state_spans(plan, parts)
-        size = math.prod(plan.lane_shape) * plan.wide.itemsize
-        self._room = size + APART * len(self._spans) + LINE
-        self._states = [at for at, k in enumerate(bound.order) if k in (CARRY, PRODUCTS)]
-        # Who pre-faults pages takes step by step, and a sum over rows must not depend on that.
-        faults = self._threads if way.prefault and geometry[A_MODE] != REDUCE else 0
-        # A sum is one place for all repetitions: each part goes through these one by one.
-        self._calls = Calls(bound, len(plan.extra))
-        first = first_step(plan, shift)
-        steps = (first, first + plan.steps - 1) if shift else None
-        for k, part in enumerate(parts):
-            own = geometry.copy()
-            if k < faults:
-                own[PREFAULT_THREADS], own[PREFAULT_THREAD] = faults, k
-            moved = {CARRY: k * APART, PRODUCTS: k * APART} if self._spans else {}
-            if way.sums and not _sums_in_time(plan, way):
-                moved |= {SUMS_A: k * sum_bytes[0], SUMS_B: k * sum_bytes[1]}
-            for repeat in range(len(plan.extra)):
-                self._calls.add(own, part, moved, repeat, steps, shift)
-
-    def run(self, team, places):
-        places, keep, moves = list(places), [], []
-        for at in self._states:
-            given = places[at]
-            if given is None or self._spans:
-                room = np.zeros(self._room, _problem.BYTE)
-                own = address(room) + -address(room) % LINE
-                keep.append(room)
-                if given is not None:
-                    spans = enumerate(self._spans)
-                    moves += [(own + k * APART + begin, given + begin, end - begin) for k, (begin, end) in spans]
-                places[at] = own
-        for own, given, size in moves:
-            ctypes.memmove(own, given, size)
-        self._calls.run(team, self._threads, places)
-        for own, given, size in moves:
-            ctypes.memmove(given, own, size)
-
-
-def _cut(plan, way):
-    """Return the last arguments of calls on parts of a plan's lanes."""
-    if plan.traversal == SERIES:
-        blocks = plan.steps // _series.BLOCK
-        lanes = ranges(plan.lanes, way.parts) if _cost.shares_lanes(plan) else [(0, plan.lanes)]
-        return [(0, *part, 0, blocks, blocks, _series.ALL) for part in lanes]
-    if plan.traversal != ROWS:
-        unit = _cost.lanes_together(plan)
-        units = ranges(-(-plan.lanes // unit), way.parts)
-        return [(unit * low, min(plan.lanes, unit * high)) for low, high in units]
-    outer, middle, inner = plan.sizes
-    if outer > 1:
-        return [(*part, 0, middle, 0, inner) for part in ranges(outer, way.parts)]
-    if middle > 1:
-        return [(0, 1, *part, 0, inner) for part in ranges(middle, way.parts)]
-    units = ranges(-(-inner // 64), way.parts)
-    return [(0, 1, 0, 1, 64 * low, min(inner, 64 * high)) for low, high in units]
-
-
-def _state_spans(plan, parts):
-    """Return where in bytes each part's states begin and end, if they are to stand apart; else nothing."""
-    if plan.traversal != ROWS or len(parts) == 1:
-        return []
-    outer, middle, inner = plan.sizes
-    size, row = plan.wide.itemsize, int(plan.geometry[HEAD + 3 * CARRY + 1])
-    if outer > 1 or (middle > 1 and row != inner * size) or middle * inner * size > _cost.STATES_BYTES:
-        return []
-    return [(first * row + low * size, (last - 1) * row + high * size) for _, _, first, last, low, high in parts]
-
-
-def _sums_in_time(plan, way):
-    """Return whether partial sums are those of some blocks of a scan each."""
-    return way.sums > 0 and plan.traversal == SERIES and not _cost.shares_lanes(plan)
-
-
-def _geometry(plan, way):
-    """Return a plan's geometry with what depends on how it is run."""
-    geometry = plan.geometry.copy()
-    geometry[STREAMING], geometry[PREFETCH] = way.streaming, way.prefetch
-    if way.sum_steps:
-        sum_bytes = plan.lanes * plan.wide.itemsize
-        geometry[A_MODE], geometry[SUM_STEPS], geometry[SUM_BYTES] = ACCUMULATE, way.sum_steps, sum_bytes
-    if _sums_in_time(plan, way):
-        geometry[_series.SUMS : _series.SUMS + 3] = way.sums, *_sum_bytes(plan)
-    return geometry
-
-
 # ---- Rows of results from cache line to cache line ------------------------------------------------------------------
 
 
 @functools.lru_cache(maxsize=1024)
-def _rows_in_memory(plan):
-    """Return whether each row of a result starts as far into a cache line as the first, and whether none has gaps.
+def _rows_of(plan):
+    """Return whether all rows of a result start alike in a cache line, and whether they may be shifted.
 
-    The latter of operands' rows too, and of one lane after the other.
+    Then they and the operands' follow each other without a gap.
     """
-    strides, inner = plan.geometry[HEAD + 3 * H : HEAD + 3 * H + 3], plan.sizes[2]
+    strides, (_, middle, inner) = plan.geometry[HEAD + 3 * H : HEAD + 3 * H + 3], plan.sizes
     way = -inner if plan.time_strides[H] < 0 else inner
     one_value = plan.time_strides[A] == plan.lane_strides[A] == 0
     has_gaps = any(
         plan.time_strides[k] != way * plan.itemsizes[k] or plan.lane_strides[k] != plan.itemsizes[k]
         for k in ((B, H) if one_value else (A, B, H))
     )
-    is_one = plan.steps > 1 and plan.sizes[1] == 1 and len(plan.extra) == 1
-    return not (strides % LINE).any(), is_one and not has_gaps and plan.row_bytes % LINE == 0
+    may_shift = plan.steps > 1 and middle == len(plan.extra) == 1 and plan.row_bytes % LINE == 0 and not has_gaps
+    return not (strides % LINE).any(), may_shift
 
 
 def _lanes_to_line(plan, place, is_whole):
-    """Return after how many lanes of a result's rows, the first of which is there, a cache line starts.
+    """Return after how many lanes of a result's rows, the first of which is there, a cache line starts; None if never.
 
-    None if rows are not alike in that, or if there is no shifting them by so many lanes.
+    Nor if there is no shifting rows by so many lanes.
     """
     if plan.traversal != ROWS:
         return 0
-    starts_alike, may_shift = _rows_in_memory(plan)
+    start_alike, may_shift = _rows_of(plan)
     shift, rest = divmod(-place % LINE, plan.itemsizes[H])
     if shift == rest == 0:
-        return 0 if starts_alike else None
+        return 0 if start_alike else None
     return shift if may_shift and is_whole and not rest else None
 
 
-def _run_shifted(plan, way, team, places, shift):
+def _run_shifted(plan, operands, carry, fresh_bytes, team, shift):
     """Scan rows that start with a cache line: the first of each is the one that the row before it ends with.
 
     Lanes before that line take one step alone before all others, and these the last step alone.
     """
-    (outer, _, inner), (*operands, carry) = plan.sizes, places
-    bound, shape = bind(plan, "forward"), (outer, inner)
+    shape = plan.sizes[::2]
     states = np.zeros(shape, plan.wide) if carry is None else array_at(carry, shape, plan.wide)
     shifted = _problem.aligned(shape, plan.wide)
     shifted[...] = np.roll(states, -shift, axis=1)
-    places = *operands, address(shifted), 0
-    before, after = _line_ends(bound, way, shift)
-    before.run_here(places)
-    _run(plan, "forward", way, team, places, shift)
-    after.run_here(places)
+    for part in _shifted(plan, shift):
+        forward_at(part, *operands, address(shifted), address(part.full_lengths), fresh_bytes, True, team)
     if carry is not None:
         states[...] = np.roll(shifted, shift, axis=1)
 
 
 @functools.lru_cache(maxsize=1024)
-def _line_ends(bound, way, shift):
-    """Return the calls that shifted rows begin and end with."""
-    plan = bound.plan
-    (outer, _, inner), size, last = plan.sizes, plan.wide.itemsize, plan.steps - 1
-    geometry = _geometry(plan, way._replace(streaming=0))
-    ends = [(0, shift, (inner - shift) * size), (shift, inner, -shift * size)]
-    calls = [Calls(bound), Calls(bound)]
-    for step, one, (low, high, moved) in zip(
-        (0, last), calls, ends[:: -1 if first_step(plan, shift) else 1], strict=True
+def _shifted(plan, shift):
+    """Return the plans of the step alone, of shifted rows and of the last step; states stand as those of the second."""
+    (outer, _, inner), last, down = plan.sizes, plan.steps - 1, int(plan.time_strides[H] < 0)
+    before, behind = (0, shift, inner - shift), (shift, inner, 0)  # lanes, and where their states are
+    ends, plans = (behind, before) if down else (before, behind), []
+    for first, steps, (low, high, state) in (
+        (0, 1, ends[0]),
+        (down, last, (shift, shift + inner, 0)),
+        (last, 1, ends[1]),
     ):
-        one.add(geometry, (0, outer, 0, 1, low, high), {CARRY: moved}, steps=(step, step + 1))
-    return calls
+        geometry, offsets = plan.geometry.copy(), list(plan.offsets)
+        geometry[N_STEPS] = steps
+        for k in (A, B, H):
+            offsets[k] += plan.distance(k, first, low)
+        offsets[CARRY] += state * plan.wide.itemsize
+        own = {"geometry": geometry, "offsets": tuple(offsets), "steps": steps, "sizes": (outer, 1, high - low)}
+        plans.append(replace(plan, **own, lanes=outer * (high - low), narrow=(), calls={}, in_vain={}))
+    return plans
 
 
 # ---- Small parts ----------------------------------------------------------------------------------------------------

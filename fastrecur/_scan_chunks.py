@@ -10,33 +10,26 @@ import ctypes
 import numpy as np
 
 from ._arrays import address, are_same
-from ._bound import Calls
+from ._bound import Calls, geometry_of, sum_bytes_of
 from ._chunked import scan
 from ._cpu._series import ALL, BLOCK, FOLD, HOLD, REPLAY, SUMMARISE, SUMMARY, TELL
 from ._layout import CARRY, SUMS_A, SUMS_B, H
 from ._problem import APART
 from ._threads import ranges
 
-REDUCED = 1.6  # times as fast as a scan is a reduction
-
-
-def cut(plan, way):
-    """Return each thread's blocks of time: whole partial sums, if there are some."""
-    blocks = plan.steps // BLOCK
-    if not way.sums:
-        return ranges(blocks, way.threads)
-    sums = ranges(blocks, way.sums)
-    return [(sums[first][0], sums[last - 1][1]) for first, last in ranges(len(sums), way.threads)]
-
 
 class ScanChunks:
-    """Chunks of a plan's blocks of time, of which all is known but addresses; ``sum_bytes`` are those of its sums."""
+    """Chunks of a plan's blocks of time, of which all is known but addresses."""
 
-    def __init__(self, bound, geometry, way, sum_bytes):
-        self._bound, self._plan, self._geometry = bound, bound.plan, geometry
-        self._way, self._sum_bytes = way, sum_bytes
-        self._chunks, self._memory_pool = cut(bound.plan, way), bound.plan.steps // BLOCK
-        count, self._is_back = len(self._chunks), bool(bound.plan.gradients)
+    def __init__(self, bound, way):
+        self._bound, self._plan, self._geometry = bound, bound.plan, geometry_of(bound.plan, way)
+        self._sum_bytes, self._is_back = sum_bytes_of(bound.plan), bool(bound.plan.gradients)
+        self._n_blocks = blocks = bound.plan.steps // BLOCK
+        # Chunks are of whole partial sums, if there are some.
+        units = ranges(blocks, way.sums or way.threads)
+        self._sums = ranges(len(units), way.threads)
+        self._chunks = [(units[first][0], units[last - 1][1]) for first, last in self._sums]
+        count = len(self._chunks)
         self._order = list(range(count))[:: -1 if self._is_back else 1]  # of the scan
         # The scan's first chunk has a carry; forward, the kernel sees that nothing is before it.
         phases = [ALL if self._is_back and k == count - 1 else TELL for k in range(count)]
@@ -48,20 +41,17 @@ class ScanChunks:
     def _calls(self, *parts, lanes=None, apart=0):
         calls, (first, last) = Calls(self._bound), lanes or (0, self._plan.lanes)
         for k, (low, high, phase) in enumerate(parts):
-            calls.add(self._geometry, (0, first, last, low, high, self._memory_pool, phase), {CARRY: k * apart})
+            calls.add(self._geometry, (0, first, last, low, high, self._n_blocks, phase), {CARRY: k * apart})
         return calls
 
     def scan(self, team, places):
         """Scan all steps, given operands' addresses; results are not where an operand is."""
         plan = self._plan
-        blocks = np.empty(plan.lanes * self._memory_pool * SUMMARY, plan.wide)
+        blocks = np.empty(plan.lanes * self._n_blocks * SUMMARY, plan.wide)
         places = *places, 0, address(blocks)
         if plan.is_in_vain("chunks") or not self._scan_chunks(team, places):
-            if self._is_back:
-                self._clear(places, 0, self._way.sums)
-                self._reduce_back(team, places)
-            else:
-                self._reduce(team, places)
+            self._clear(places, 0, self._sums[-1][1])
+            self._reduce(team, places)
 
     def _scan_chunks(self, team, places):
         """Scan chunks with warm-ups; return whether that was done."""
@@ -87,8 +77,7 @@ class ScanChunks:
         def scan_again(turn):
             k = order[turn]
             own[k] = own[order[turn - 1]]
-            if self._way.sums:
-                self._clear(places, *ranges(self._way.sums, len(order))[k])
+            self._clear(places, *self._sums[k])
             self._again.run_here(to, slice(k, k + 1))
 
         done = scan(len(order), predict, lambda: None, is_right, scan_again)
@@ -103,31 +92,21 @@ class ScanChunks:
         self._calls(*((first, first + 1, HOLD) for first in firsts)).run_here(places)
 
     def _clear(self, places, first, last):
-        """Make partial sums 0 again."""
-        for operand, nbytes in zip((SUMS_A, SUMS_B), self._sum_bytes, strict=True):
+        """Make partial sums 0 again, if there are some."""
+        for operand, nbytes in zip((SUMS_A, SUMS_B), self._sum_bytes, strict=True) if self._is_back else ():
             ctypes.memset(places[self._bound.order.index(operand)] + first * nbytes, 0, (last - first) * nbytes)
 
     def _reduce(self, team, places):
-        threads, blocks = self._way.threads, self._memory_pool
-        # The first thread scans the first blocks while the others reduce the rest.
-        first = max(1, round(blocks / (1 + REDUCED * (threads - 1))))
+        """Reduce all blocks, scan the carries and then the blocks again.
 
-        def rest(parts):
-            return [(first + low, first + high) for low, high in ranges(blocks - first, parts)]
-
-        reduced, scanned = rest(threads - 1), rest(threads)
-        calls = self._calls((0, first, ALL), *((*part, SUMMARISE) for part in reduced))
-        calls.run(team, threads, places)
-        self._calls((first, blocks, FOLD)).run_here(places)
-        self._calls(*((*part, REPLAY) for part in scanned)).run(team, threads, places)
-        self._hold(places, [low for low, high in scanned if low < high])
-        self._calls((blocks, blocks, ALL)).run_here(places)
-
-    def _reduce_back(self, team, places):
-        threads, lanes = self._way.threads, self._plan.lanes
-        self._calls(*((*part, SUMMARISE) for part in self._chunks)).run(team, threads, places)
-        # One after the other, and in the kernel's order, as one thread adds up what they share.
-        for lane in range(lanes)[:: -1 if self._plan.time_strides[H] > 0 else 1]:
+        One series after the other, in the kernel's order, as one thread adds up what they share.
+        """
+        plan, threads = self._plan, len(self._chunks)
+        self._calls(*((*chunk, SUMMARISE) for chunk in self._chunks)).run(team, threads, places)
+        for lane in range(plan.lanes)[:: 1 if (plan.time_strides[H] < 0) == self._is_back else -1]:
             alone = lane, lane + 1
-            self._calls((0, self._memory_pool, FOLD), lanes=alone).run_here(places)
-            self._calls(*((*part, REPLAY) for part in self._chunks), lanes=alone).run(team, threads, places)
+            self._calls((0, self._n_blocks, FOLD), lanes=alone).run_here(places)
+            self._calls(*((*chunk, REPLAY) for chunk in self._chunks), lanes=alone).run(team, threads, places)
+        if not self._is_back:
+            self._hold(places, [low for low, _ in self._chunks])
+            self._calls((self._n_blocks, self._n_blocks, ALL)).run_here(places)

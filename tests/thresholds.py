@@ -10,9 +10,10 @@ def lower_thresholds(setattr):
 
     `setattr` is Python's own or, to be undone afterwards, monkeypatch's.
     """
-    for name in ("SERIAL_BYTES", "SERIAL_ROW_BYTES", "STREAMED_ROW_BYTES", "PREFAULT_BYTES", "ITEM_BYTES"):
+    for name in ("SERIAL_BYTES", "SERIAL_ROW_BYTES", "STREAMED_ROW_BYTES", "PREFAULT_BYTES"):
         setattr(_cost, name, 0)
     setattr(_cost, "STREAMED_PART_BYTES", 64)
+    setattr(_cost, "ITEM_BYTES", 1)
     setattr(_problem, "LARGE", 0)  # results that are streamed begin with a line: sums are cut by lines
     setattr(_cost, "_cache_bytes", lambda: 0)
     # What was remembered of calls, and of how threads share them, is not for large ones.
