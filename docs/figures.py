@@ -62,9 +62,12 @@ def smoothing(statistic, shapes, dtype):
 def qrnn():
     """Return how many times as fast as nn.LSTM a QRNN layer is: of windows 1 and 2, in inference and in training."""
     parts = (DOCS / "benchmarks_qrnn.txt").read_text().split("\ntraining, ")
-    grids = [[float(line.split()[-2]) for line in part.splitlines() if re.match(r"  \d+ x ", line)] for part in parts]
-    wide = [[float(line.split()[-2]) for line in part.splitlines() if line.startswith("  PTB, window 2")] for part in parts]
-    return [span(figures) for figures in (*grids, *wide)]
+    cells = r"  \d+ x ", "  PTB, window 2"
+    return [
+        span([float(line.split()[-2]) for line in part.splitlines() if re.match(cell, line)])
+        for cell in cells
+        for part in parts
+    ]
 
 
 def table():
