@@ -96,7 +96,8 @@ def _store(emitter, place, index, value):
         number = emitter.context.make_complex(builder, kind, value)
         if pointer.is_complex:
             for k, part in enumerate((number.real, number.imag)):
-                write(builder, pointer, resize(builder, part, pointer.memory), _part(builder, base, k, pointer))
+                there = _part(builder, base, k, pointer)
+                write(builder, pointer, resize(builder, part, pointer.memory), there)
             return
         value = number.real  # the gradient of a real operand
     write(builder, pointer, narrow(builder, value, pointer.element) if pointer.category == "float" else value, base)
