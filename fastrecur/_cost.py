@@ -61,7 +61,7 @@ class Way(NamedTuple):
     warm_up: int  # steps before a chunk, at most
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)
 def choose(plan, most, is_fresh=True, is_new=False, fills_lines=True, is_whole=True):
     """Return how to run a plan on so many threads at most.
 

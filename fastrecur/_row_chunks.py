@@ -69,8 +69,7 @@ class RowChunks:
         """
         calls = self._warm_ups.get((steps, turns))
         if calls is None:
-            calls = self._warm_ups[steps, turns] = Calls(self._bound)
-            geometry = self._geometry.copy()
+            calls, geometry = Calls(self._bound), self._geometry.copy()
             geometry[STREAMING] = 0
             for k in self._results:
                 geometry[HEAD + 3 * k] = 0
@@ -82,6 +81,7 @@ class RowChunks:
                 moved[CARRY] = (self._predicted + 2 * (k - 1) + turn) * self._pitch
                 moved[FIRST] = self._before * self._pitch
                 calls.add(geometry, self._part, moved, steps=self._range(self._cuts[k] - steps, self._cuts[k]))
+            self._warm_ups[steps, turns] = calls
         return calls
 
     def scan(self, team, places, sums=None):
@@ -107,8 +107,8 @@ class RowChunks:
         to = [aside.get(k, given[k]) for k in self._bound.order]
 
         def predict():
-            if self._known is not None:
-                self._warm_up(self._known, 1).run(team, min(team.size, count - 1), to)
+            if (known := self._known) is not None:  # of other threads' calls too
+                self._warm_up(known, 1).run(team, min(team.size, count - 1), to)
             elif not self._find(others, team, to):
                 plan.note_in_vain("chunks")
                 return False

@@ -108,5 +108,5 @@ class ScanChunks:
             self._calls((0, self._n_blocks, FOLD), lanes=alone).run_here(places)
             self._calls(*((*chunk, REPLAY) for chunk in self._chunks), lanes=alone).run(team, threads, places)
         if not self._is_back:
-            self._hold(places, [low for low, _ in self._chunks])
+            self._hold(places, [low for low, _ in self._chunks[1:]])
             self._calls((self._n_blocks, self._n_blocks, ALL)).run_here(places)

@@ -156,15 +156,16 @@ def test_when_results_are_streamed(rng, monkeypatch, shape, axis, part):
     f, x = operands(rng, shape, np.float64)
 
     def streams(cache=1 << 40, processors=1 << 20, gradient=False):
-        lower_thresholds(monkeypatch.setattr)
         ways, real = [], _cost.choose.__wrapped__
-        monkeypatch.setattr(_cost, "choose", lambda *a, **k: ways.append(real(*a, **k)) or ways[-1])
-        monkeypatch.setattr(_cost, "_cache_bytes", lambda: cache)
-        monkeypatch.setattr(_cost.os, "cpu_count", lambda: processors)
-        h = fastrecur.forget_mult(f, x, axis=axis)
-        if gradient:
-            ways.clear()
-            fastrecur.forget_mult_vjp(h, f, x, h, axis=axis)
+        with monkeypatch.context() as patches:
+            lower_thresholds(patches.setattr)
+            patches.setattr(_cost, "choose", lambda *a, **k: ways.append(real(*a, **k)) or ways[-1])
+            patches.setattr(_cost, "_cache_bytes", lambda: cache)
+            patches.setattr(_cost.os, "cpu_count", lambda: processors)
+            h = fastrecur.forget_mult(f, x, axis=axis)
+            if gradient:
+                ways.clear()
+                fastrecur.forget_mult_vjp(h, f, x, h, axis=axis)
         return ways[-1].streaming == (_series.PAST if len(shape) == 1 else 1)
 
     for gradient, moved in [(False, 3 * x.nbytes), (True, 6 * x.nbytes)]:

@@ -420,7 +420,7 @@ def test_same_bits_for_any_number_of_threads(rng, set_threads, name, dtype, shap
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("lanes", [(), (3,)])
 @pytest.mark.parametrize(
-    ("gates", "special", "are_told", "are_right"),
+    ("gates", "special", "are_predicted", "are_right"),
     [
         ("open", None, True, True),
         ("open", np.nan, True, False),
@@ -434,9 +434,9 @@ def test_same_bits_for_any_number_of_threads(rng, set_threads, name, dtype, shap
     ],
 )
 def test_where_threads_start(
-    rng, monkeypatch, set_threads, forget_plans, dtype, lanes, gates, special, are_told, are_right
+    rng, monkeypatch, set_threads, forget_plans, dtype, lanes, gates, special, are_predicted, are_right
 ):  # fmt: skip
-    """Threads that share one series start from states that a few blocks before tell, if these are right to the bit."""
+    """Threads that share one series start from predicted carries, if these are right to the bit."""
     monkeypatch.setattr(_cost, "SERIAL_BYTES", 0)
     shape = (20000, *lanes)
     f, x = map(np.asfortranarray, operands(rng, shape, dtype))  # each lane's time is contiguous
@@ -455,7 +455,7 @@ def test_where_threads_start(
     if special is not None:
         x[10] = x[-10] = special
     grad_h = x[::-1].copy(order="F")
-    told, right = [], []
+    predicted, right = [], []
 
     def note(seen, function):
         def noting(*arguments):
@@ -464,7 +464,7 @@ def test_where_threads_start(
 
         return noting
 
-    monkeypatch.setattr(_scan_chunks, "scan", note(told, _scan_chunks.scan))
+    monkeypatch.setattr(_scan_chunks, "scan", note(predicted, _scan_chunks.scan))
     monkeypatch.setattr(_scan_chunks, "are_same", note(right, _scan_chunks.are_same))
     forget_plans()
     results = []
@@ -475,12 +475,12 @@ def test_where_threads_start(
             results.append([h, last, *fastrecur.forget_mult_vjp(grad_h, f, x, h, 0.5)])
             results[-1] += fastrecur.forget_mult_vjp(grad_h, 0.5, x, h, 0.5)
         if threads == 1:
-            assert not told
+            assert not predicted
         elif threads == 2:
-            assert told == [are_told, are_told, True]
+            assert predicted == [are_predicted, are_predicted, True]
             assert are_right is None or right[0] is right[1] is are_right
-        else:  # those whose blocks did not tell are not asked again so soon
-            assert told[3:] == [are_told, are_told, True]
+        else:  # where carries were not predicted, that is not tried again so soon
+            assert predicted[3:] == [True] * (3 if are_predicted else 1)
     for others in results[1:]:
         for one, other in zip(results[0], others, strict=True):
             assert_same_bits(other, one)
