@@ -57,7 +57,7 @@ def digest(place: pathlib.Path, *packages: str) -> str:
 @functools.cache
 def _sources(place: pathlib.Path) -> str:
     text = hashlib.sha256(str(FORMAT).encode())
-    paths = [*place.glob("*.py"), place.parent / "_pooling.py", place.parent / "_steps.py"]
+    paths = [*place.glob("*.py"), *(place.parent / name for name in ("_layout.py", "_pooling.py", "_steps.py"))]
     if not place.is_dir():  # in an archive
         paths = [path for path in place.parents if path.is_file()][:1]
     for path in sorted(paths):

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 
-from . import _cache
+from . import _cache, _memory_pool
 from ._threads import get_num_threads
 from ._version import __version__
 from .recurrence import forget_mult
@@ -49,6 +49,7 @@ def _lines():
     yield "threads", f"{get_num_threads()} of {os.cpu_count()} processors"
     yield "CPU kernels", _attempt(_cpu)
     yield "GPU kernels", _attempt(_gpu, "do not work, which matters only to arrays on a GPU")
+    yield "memory", _attempt(_memory_pool.describe, "large results cannot be made")
     yield "cache", _attempt(_cache.describe, "unknown")
     set_here = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)]
     yield "environment", ", ".join(set_here) or "nothing is set that matters here"

@@ -77,8 +77,8 @@ def kernel_parameters(kernel, most):
 
 def gpu_packages(missing):
     return (
-        f"arrays on a GPU need numba-cuda, and {missing} is missing: pip install 'fastrecur[cuda13]', or "
-        "'fastrecur[cuda12]' for a driver older than 580"
+        f"arrays on a GPU need numba-cuda, and {missing} is missing: in a clone of fastrecur, pip install "
+        "'.[cuda13]', or '.[cuda12]' for a driver older than 580"
     )
 
 
@@ -121,6 +121,10 @@ def threads_type(kind):
 
 def threads_range(n):
     return f"`n` must be at least 1, got {n}"
+
+
+def keep_memory(variable, came):
+    return f"{variable} must be a number of bytes, 0 to keep none, got {came!r}"
 
 
 def made_otherwise(library, strides, device, its_strides, its_device):

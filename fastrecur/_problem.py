@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from . import _blocks
+from . import _memory_pool
 from . import _messages as say
 from ._arrays import BFLOAT16, element
-from ._blocks import LINE
 from ._layout import ACCUMULATE, CARRY, LENGTHS, REDUCE, STORE, SUMS_A, SUMS_B, TO_A, TO_B, UNWANTED, A, B, G, H
+from ._memory_pool import LINE
 
 ROWS, OCTETS, PANELS, TILES, SERIES = "rows", "octets", "panels", "tiles", "series"
 FORGET, LINEAR = "forget", "linear"
@@ -34,7 +34,7 @@ LARGE_PROBLEM = 1 << 20  # bytes
 APART = 512  # bytes from one thread's states to another's, for a processor fetches what stands behind its own too
 LARGE = 64 << 10  # bytes from which it pays to align a result
 PATIENCE = 16  # problems of a kind for which a way is not tried after one that it was tried for in vain
-FEW_ZEROS = 1 << 20  # bytes of states up to which a plan keeps zeros to start from
+FEW_ZEROS = 1 << 20  # bytes of states up to which all plans start from the same zeros
 PIECES = 8  # parts that a sum over lanes is made of, for any number of threads
 
 BYTE = np.dtype(np.uint8)
@@ -130,15 +130,9 @@ class Plan:
         )
 
     def zeros(self):
-        """Return zero states to start from, which nobody may write to."""
-        return self._few_zeros if math.prod(self.lane_shape) * self.wide.itemsize <= FEW_ZEROS else self._zeros()
-
-    @functools.cached_property
-    def _few_zeros(self):
-        return self._zeros()
-
-    def _zeros(self):
-        return zeros((math.prod(self.lane_shape),), self.wide)
+        """Return zero states to start from, or more of them, which nobody may write to."""
+        nbytes = math.prod(self.lane_shape) * self.wide.itemsize  # of all repetitions, not of one
+        return _shared_zeros() if nbytes <= FEW_ZEROS else zeros((nbytes,), BYTE)
 
 
 def is_c_order(shape, strides):
@@ -229,7 +223,7 @@ def like(shape, dtype, *prototypes):
     return c_strides(shape, dtype.itemsize)
 
 
-def aligned(shape, dtype, allocate=_blocks.borrow, beside=0):
+def aligned(shape, dtype, allocate=_memory_pool.borrow, beside=0):
     """Allocate an array in C order that starts with a cache line; NumPy's own start a quarter into one.
 
     Every second register of a row would stand in two lines, and rows of results would begin and end within one.
@@ -241,7 +235,14 @@ def aligned(shape, dtype, allocate=_blocks.borrow, beside=0):
 
 def zeros(shape, dtype):
     """Allocate zeros in C order that start with a cache line."""
-    return aligned(shape, dtype, functools.partial(_blocks.fresh, make=np.zeros))
+    return aligned(shape, dtype, functools.partial(_memory_pool.fresh, make=np.zeros))
+
+
+@functools.cache
+def _shared_zeros():
+    block = zeros((FEW_ZEROS,), BYTE)
+    block.setflags(write=False)
+    return block
 
 
 def empty(shape, dtype, strides, large=None, beside=0):

@@ -1,4 +1,4 @@
-"""The arithmetic of one time step and of its adjoint. Written once; every kernel only walks.
+"""The arithmetic of one time step and of its adjoint. Written once; a kernel only scans.
 
 A step is a plain function of scalars ``(h, a, b) -> h``; an adjoint is ``(g, a, b, h) -> (grad_a, grad_b, r)``,
 where ``g`` is the cotangent that has reached the state after the step, ``h`` the state before it and ``r`` what flows
@@ -24,7 +24,7 @@ is one in the type of ``f``.
 import numpy as np
 
 
-# Primitives that each device's floor overloads for compiled code; these bodies serve the interpreter.
+# Primitives that each device's layer overloads for compiled code; these bodies serve the interpreter.
 def constant(value, like):
     """Return ``value`` in the type of ``like``."""
     return like.dtype.type(value)
@@ -176,13 +176,13 @@ def approach(mean, share, kept, x):
     return select(share < half, fma(share + share, half_difference, mean), fma(-(kept + kept), half_difference, x))
 
 
-def covary(covariance, room, share, kept, x, y):
-    """Return the covariance and `room` after a sample that stands ``x, y`` from the means before it.
+def covary(covariance, headroom, share, kept, x, y):
+    """Return the covariance and the headroom after a sample that stands ``x, y`` from the means before it.
 
-    ``room`` is 1 less the sum of the squared normalised weights, carried without a subtraction: what the covariance
+    ``headroom`` is 1 less the sum of the squared normalised weights, carried without a subtraction: what the covariance
     is divided by to be unbiased.
     """
-    return kept * fma(share * x, y, covariance), kept * fma(kept, room, share + share)
+    return kept * fma(share * x, y, covariance), kept * fma(kept, headroom, share + share)
 
 
 # ---- Advantages -----------------------------------------------------------------------------------------------------

@@ -1,11 +1,12 @@
-"""Run weighted statistics of NumPy arrays: lay out the lanes, cut long series into segments, share the work out."""
+"""Run weighted statistics of NumPy arrays: lay out the lanes, cut long series into chunks, share the work out."""
 
 import math
 
 import numpy as np
 
-from . import _problem, _threads
+from . import _cost, _problem, _threads
 from ._arrays import address, element
+from ._chunked import scan
 from ._cpu import _weighted, _weighted_series
 from ._cpu._compile import kernel
 from ._cpu._memory import WIDTH
@@ -22,14 +23,14 @@ from ._cpu._weighted import (
     WEIGHT,
 )
 
-SERIAL_BYTES = 1 << 18  # below this a second thread costs more than it brings
+SERIAL_BYTES = _cost.SERIAL_BYTES // 4  # of samples, of which each takes so much longer than a recurrence's step
 LARGE = 16 << 20  # bytes of a result from which it goes past the cache
-SEGMENTS = 8  # that a long series is cut into, for each
-LONG_SEGMENT = 1 << 23  # steps
-FORGOTTEN = 2.0**-80  # what is left of a state that a segment need not know
+CHUNKS = 8  # that a long series is cut into, for each
+LONG_CHUNK = 1 << 23  # steps
+FORGOTTEN = 2.0**-80  # what is left of a state that a warm-up need not know
 ALIKE = 2.0**-40
 SEARCH = 1 << 20  # values that are looked at together for the first one that is there
-ALONG = 0  # a chunk: lanes are walked one by one, a vector of steps at a time
+ALONG = 0  # steps at a time: lanes are walked one by one, a vector of steps at a time
 ALONG_LANES = 2 * WIDTH  # from as many on, tiles are quicker
 _WIDE = np.dtype(np.float64)
 
@@ -133,10 +134,10 @@ def _walk(rule, operands, steps, lanes, options, states):
     call = kernel(walk, rule, "f8", **elements)
     head = (None, *(address(o[0]) for o in operands if o is not None), address(states), address(table))
     size, unit = (lanes, 1) if along else (padded // WIDTH, WIDTH)
-    long = operands[0][0].itemsize * steps * lanes >= SERIAL_BYTES
-    team = _threads.team()
-    parts = min(team.size, size) if long else 1
-    team.run([(call, *head, unit * low, unit * high) for low, high in _threads.ranges(size, parts)])
+    nbytes, team = operands[0][0].itemsize * steps * lanes, _threads.team()
+    threads = min(team.size, size) if nbytes >= SERIAL_BYTES else 1
+    parts = _threads.ranges(size, _cost.items(4 * nbytes, threads, size))
+    team.run([(call, *head, unit * low, unit * high) for low, high in parts], threads)
     return states
 
 
@@ -144,42 +145,45 @@ def _walk(rule, operands, steps, lanes, options, states):
 
 
 def _run_series(rule, operands, steps, flags, before):
-    """Run one series in segments that may be walked at once: few steps before a segment tell the state it starts with.
-
-    What they told is compared with the true one afterwards; a segment that started wrong is walked again.
-    """
+    """Run one series in chunks, at once: each is kept if its warm-up was right but for roundings."""
     h, gate = operands[2:]
     options = ALONG, *flags, False
-    segments = SEGMENTS * -(-steps // LONG_SEGMENT)
-    length = steps // segments
+    chunks = CHUNKS * -(-steps // LONG_CHUNK)
+    length = steps // chunks
     window, least = _window(rule, gate)
     enough = max(least, flags[0])
     if window > length // 4:
         return _walk_part(rule, operands, 0, steps, options, before)[:, 0]
-    edges = np.arange(segments) * length
-    states = np.zeros((PLANES, segments))
-    states[[ORIGIN, ORIGIN_Y]] = before[[ORIGIN, ORIGIN_Y], np.newaxis]
-    told = _from_steps(operands, edges[1:] - window)
-    spare = np.empty((segments - 1, window), h.dtype)
-    told[2] = spare, spare.strides[1], np.arange(segments - 1) * spare.strides[0]
-    states[:, 1:] = _walk(rule, told, window, segments - 1, options, states[:, 1:].copy())
-    if (states[COUNT, 1:] < enough).sum() > 1:
+    edges = np.arange(chunks) * length
+    starts = np.zeros((PLANES, chunks))
+    starts[[ORIGIN, ORIGIN_Y]] = before[[ORIGIN, ORIGIN_Y], np.newaxis]
+    ends, seen, right = starts.copy(), np.zeros(chunks), np.zeros(chunks, bool)
+
+    def predict():
+        warm_up = _from_steps(operands, edges[1:] - window)
+        spare = np.empty((chunks - 1, window), h.dtype)
+        warm_up[2] = spare, spare.strides[1], np.arange(chunks - 1) * spare.strides[0]
+        starts[:, 1:] = _walk(rule, warm_up, window, chunks - 1, options, starts[:, 1:].copy())
+        starts[:, 0] = before
+        return (starts[COUNT, 1:] < enough).sum() <= 1
+
+    def scan_all():
+        ends[...] = _walk(rule, _from_steps(operands, edges), length, chunks, options, starts.copy())
+        seen[...] = ends[COUNT] - starts[COUNT]
+        right[1:] = (starts[COUNT, 1:] >= enough) & _are_alike(starts[:, 1:], ends[:, :-1])
+
+    def scan_again(k):
+        state = ends[:, k - 1].copy()
+        state[COUNT] = before[COUNT] + seen[:k].sum()
+        ends[:, k] = _walk_part(rule, operands, k * length, length, options, state)[:, 0]
+        seen[k] = ends[COUNT, k] - state[COUNT]
+        after = slice(k + 1, k + 2)
+        right[after] = (starts[COUNT, after] >= enough) & _are_alike(starts[:, after], ends[:, k : k + 1])
+
+    if not scan(chunks, predict, scan_all, right.__getitem__, scan_again):
         return _walk_part(rule, operands, 0, steps, options, before)[:, 0]
-    states[:, 0] = before
-    starts = states.copy()
-    ends = _walk(rule, _from_steps(operands, edges), length, segments, options, states)
-    now = ends[:, -1].copy()
-    now[COUNT] = before[COUNT] + (ends - starts)[COUNT].sum()
-    if not ((starts[COUNT, 1:] >= enough).all() and _are_alike(starts[:, 1:], ends[:, :-1])):
-        now = before
-        for edge, start, end in zip(edges.tolist(), starts.T, ends.T, strict=True):
-            if edge and not (start[COUNT] >= enough and _are_alike(start, now)):
-                now = _walk_part(rule, operands, edge, length, options, now)[:, 0]
-            else:
-                count = now[COUNT] + end[COUNT] - start[COUNT]
-                now = end.copy()
-                now[COUNT] = count
-    done = segments * length
+    now, done = ends[:, -1].copy(), chunks * length
+    now[COUNT] = before[COUNT] + seen.sum()
     return _walk_part(rule, operands, done, steps - done, options, now)[:, 0] if done < steps else now
 
 
@@ -200,11 +204,11 @@ def _window(rule, gate):
     return 2 * least + WIDTH, least
 
 
-def _are_alike(told, true):
-    """Return whether two states give the same results but for roundings."""
+def _are_alike(predicted, true):
+    """Return which of some states give the same results as others but for roundings."""
     planes = [WEIGHT, MEAN, MEAN_Y, COVARIANCE, ROOM]
     with np.errstate(all="ignore"):
-        return bool(np.all(np.abs(told[planes] - true[planes]) <= ALIKE * np.abs(true[planes])))
+        return np.all(np.abs(predicted[planes] - true[planes]) <= ALIKE * np.abs(true[planes]), axis=0)
 
 
 def _walk_part(rule, operands, first, steps, options, before):

@@ -17,7 +17,8 @@ sys.path.append(str(Path(__file__).parent / "gpu_tools"))
 from thresholds import lower_thresholds  # noqa: E402
 
 import fastrecur  # noqa: E402 - after the line above, which must precede the import of compare
-from fastrecur import _blocks, _host, _problem  # noqa: E402
+from fastrecur import _host, _memory_pool, _problem  # noqa: E402
+from fastrecur._arrays import address  # noqa: E402
 
 # Compilation makes the first example of a kind slow, and a failure must be the same everywhere.
 hypothesis.settings.register_profile(
@@ -75,11 +76,32 @@ def poisoned_results(monkeypatch):
     monkeypatch.setattr(_problem, "empty", poisoned)
 
 
+@pytest.fixture(autouse=True)
+def zeros_to_start_from():
+    """No kernel writes to the zeros that all plans start from, which also stand for results that are not wanted."""
+    yield
+    assert not _problem._shared_zeros().any()
+
+
 @pytest.fixture
 def nothing_kept():
     """No memory of another test's results is there to be used again."""
     gc.collect()
-    _blocks._kept.clear()
+    _memory_pool._buffers.clear()
+
+
+@pytest.fixture
+def free_memory():
+    """Return what tells where the pool has memory that nobody uses, and how many bytes."""
+
+    def free():
+        return {
+            address(buffer.memory): buffer.nbytes
+            for buffer in _memory_pool._buffers
+            if _memory_pool._references(buffer) == _memory_pool._FREE
+        }
+
+    return free
 
 
 @pytest.fixture

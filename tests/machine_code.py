@@ -4,10 +4,16 @@ A change that only moves or renames must leave every line as it was: run it in t
 numba, and compare. Names of symbols take no part; instructions and constants do.
 
     python tests/machine_code.py > before.txt
+    python tests/machine_code.py --against before.txt  # prints the lines that differ, and exits with 1 if there are any
 """
 
+import argparse
+import difflib
 import hashlib
+import itertools
 import os
+import pathlib
+import sys
 import tempfile
 
 os.environ["FASTRECUR_CACHE_DIR"] = tempfile.mkdtemp()  # or nothing would be compiled
@@ -33,9 +39,9 @@ SHAPES = {
 DTYPES = "f2", "f4", "f8", "c8"
 
 
-def codes():
+def codes(calls):
     """Yield ``(call, hash)`` for each kernel in the order in which calls ask for them."""
-    make, found = _compile._machine_code, []
+    make, found = _compile.machine_code, []
 
     def noted(*arguments):
         code, symbol = make(*arguments)
@@ -44,17 +50,16 @@ def codes():
         found.append(hashlib.sha256(b"".join(kept)).hexdigest()[:16])
         return code, symbol
 
-    _compile._machine_code = noted
-    for name, call in calls():
+    _compile.machine_code = noted
+    for name, call in calls:
         del found[:]
         call()
         for k, digest in enumerate(found):
             yield f"{name} {k}", digest
 
 
-def calls():
-    """Yield ``(name, function)``."""
-    rng = np.random.default_rng(0)
+def recurrences(rng):
+    """Yield ``(name, function)``, as the following do."""
     for dtype in DTYPES:
         for name, (shape, axis) in SHAPES.items():
             f, x = rng.random(shape).astype(dtype), rng.standard_normal(shape).astype(dtype)
@@ -75,18 +80,71 @@ def calls():
                         fastrecur.forget_mult_vjp(h, gate, value, h, axis=axis, lengths=ends)
 
                 yield f"{dtype} {name} {way}", call
-    for shape, axis in (((3000, 40), 0), ((40, 3000), 1), ((3000,), 0)):
+
+
+def statistics(rng):
+    for shape, axis in ((3000, 40), 0), ((40, 3000), 1), ((3000,), 0):
         x = rng.standard_normal(shape)
-        yield (
-            f"ewm {shape}",
-            lambda x=x, axis=axis: (
-                smoothing.ewm_mean(x, span=5, axis=axis),
-                smoothing.ewm_var(x, span=5, axis=axis),
-                smoothing.ewm_mean(x, span=5, axis=axis, ignore_na=True),
-            ),
-        )
+
+        def call(x=x, axis=axis):
+            smoothing.ewm_mean(x, span=5, axis=axis)
+            smoothing.ewm_var(x, span=5, axis=axis)
+            smoothing.ewm_mean(x, span=5, axis=axis, ignore_na=True)
+            smoothing.ewm_mean(x, span=5, axis=axis, adjust=False)
+            smoothing.ewm_cov(x, x, span=5, axis=axis)
+
+        yield f"ewm {shape}", call
+    times = np.arange(300).astype("M8[s]")
+    yield "ewm times", lambda: smoothing.ewm_mean(rng.random((300, 4)), halflife="1 s", times=times)
+
+
+def returns(rng):
+    r, v, done = rng.random((50, 8)), rng.random((51, 8)), rng.random((50, 8)) < 0.1
+    yield "returns", lambda: smoothing.discounted_returns(r, 0.9, done)
+    yield "advantages", lambda: smoothing.gae(r, v, 0.9, 0.9, done)
+    yield "advantages float32", lambda: smoothing.gae(*(k.astype("f4") for k in (r, v)), 0.9, 0.9, done, done)
+
+
+def of_tensors(rng):
+    """Poolings of a QRNN's product; what stretches of time on several ranks do to a state."""
+    import torch
+
+    from fastrecur.torch import _pooling, _tensors
+
+    for dtype, gated in itertools.product((torch.float32, torch.float64), (True, False)):
+
+        def pool(dtype=dtype, gated=gated):
+            product = torch.rand(12, 3, (2 + gated) * 20, dtype=dtype, requires_grad=True)
+            h, last = _pooling.pool(product, output_gate=gated)
+            (h.sum() + last.sum()).backward()
+
+        yield f"pool {dtype} {gated}", pool
+    for shape, axis in ((40, 33), 0), ((40, 33), 1):
+
+        def summarise(shape=shape, axis=axis):
+            a, b = (torch.rand(shape) for _ in range(2))
+            for family, back in itertools.product(("forget_mult", "linear_recurrence"), (False, True)):
+                _tensors.summary(family, a, b, None, None, axis, False, torch.float32, back)
+
+        yield f"summary {shape} {axis}", summarise
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--against", type=pathlib.Path, metavar="FILE", help="what this printed before")
+    before = parser.parse_args().against
+    rng = np.random.default_rng(0)
+    calls = itertools.chain.from_iterable(f(rng) for f in (recurrences, statistics, returns, of_tensors))
+    lines = []
+    for name, digest in codes(calls):
+        lines.append(f"{name}: {digest}")
+        if before is None:
+            print(lines[-1], flush=True)
+    if before is not None:
+        differing = list(difflib.unified_diff(before.read_text().splitlines(), lines, "before", "now", "", "", 0, ""))
+        print(*differing, sep="\n")
+        sys.exit(bool(differing))
 
 
 if __name__ == "__main__":
-    for name, digest in codes():
-        print(name, digest, sep=": ", flush=True)
+    main()

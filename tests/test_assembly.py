@@ -5,7 +5,6 @@ import platform
 import pytest
 from numba import types
 
-from fastrecur._cpu import _memory
 from fastrecur._cpu._memory import (
     HAS_AVX,
     HAS_BFLOAT,
@@ -20,8 +19,8 @@ from fastrecur._cpu._memory import (
     stream_vector,
     width,
 )
+from fastrecur._cpu._numba import compiled, has
 from fastrecur._cpu._rows import forward_row
-from fastrecur._cpu._target import compiled
 
 pytestmark = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64") or not HAS_AVX, reason="the instructions are those of AVX"
@@ -50,7 +49,7 @@ def test_lines_of_octets_are_stored_past_the_cache(element, carry):
     assert_whole_registers(lines, Pointer(element), Pointer(element), Pointer("i8"), Pointer(carry))
 
 
-@pytest.mark.skipif(not _memory._FEATURES.get("prfchw"), reason="the processor asks for lines only to read them")
+@pytest.mark.skipif(not has("prfchw"), reason="the processor asks for lines only to read them")
 @pytest.mark.parametrize("past", [False, True])
 def test_results_that_stay_are_asked_for(past):
     """Else a store to a row waits for the line that it goes to, and all that come behind it."""
@@ -72,7 +71,7 @@ def test_bfloat16_is_rounded_by_one_instruction():
 
 
 def assembly_of(function, *arguments):
-    return compiled(function, types.none(*arguments)).library.get_asm_str()
+    return next(iter(compiled(function, types.none(*arguments)).inspect_asm().values()))
 
 
 def assert_whole_registers(function, *arguments):

@@ -1,5 +1,7 @@
-"""Threads that take stretches of time: the bits of one walk, whatever was forgotten."""
+"""Threads that take chunks of time: the bits of one scan, whatever was forgotten."""
 
+import copy
+import functools
 import itertools
 
 import ml_dtypes
@@ -12,7 +14,7 @@ from test_forward import RECURRENCES
 from thresholds import lower_thresholds
 
 import fastrecur
-from fastrecur import _by_time, _problem
+from fastrecur import _bound, _cost, _layout, _problem, _row_chunks, _run
 from fastrecur._arrays import array_at
 
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
@@ -23,16 +25,17 @@ def done(monkeypatch, forget_plans):
     """Small problems are cut as large ones are; what became of each, in order."""
     came = []
 
-    real = _by_time.Stretches.walk
+    real = _row_chunks.RowChunks.scan
 
-    def spy(ways, *arguments):
-        came.append(("vjp" if ways._plan.gradients else "forward", real(ways, *arguments)))
+    def spy(chunks, *arguments):
+        came.append(("vjp" if chunks._plan.gradients else "forward", real(chunks, *arguments)))
         return came[-1][1]
 
-    for name, value in (("LEAST_BYTES", 0), ("LEAST_BEFORE", 16), ("SHARE", 2)):
-        monkeypatch.setattr(_by_time, name, value)
+    for name, value in (("CHUNKED_BYTES", 0), ("WARM_UP_STEPS", (16, 1024)), ("WARM_UP_SHARE", 2)):
+        monkeypatch.setattr(_cost, name, value)
     monkeypatch.setattr(_problem, "NARROW_LEAST", 0)
-    monkeypatch.setattr(_by_time.Stretches, "walk", spy)
+    monkeypatch.setattr(_row_chunks.RowChunks, "scan", spy)
+    monkeypatch.setattr(_cost, "choose", functools.lru_cache(_cost.choose.__wrapped__))
     forget_plans()
     return came
 
@@ -83,7 +86,7 @@ def test_the_bits_are_those_of_one_walk(rng, both, done, set_threads, name, dtyp
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_nothing_is_written_beside_results(rng, both, done, set_threads, dtype, reverse):
-    """Wherever in a line they begin, up and down memory; what told the states is gone."""
+    """Wherever in a line they begin, up and down memory; what warm-ups wrote is gone."""
     size = np.dtype(dtype).itemsize
     for _, lanes, offset in itertools.product(both(), [16, 40], [0, size, 16]):
         gate, value = forgetting(rng, "forget_mult", (100, lanes), dtype)
@@ -105,7 +108,7 @@ def test_nothing_is_written_beside_results(rng, both, done, set_threads, dtype, 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_gates_that_remember(rng, large, set_threads, dtype):
-    """It is seen before the stretches are walked; the next such problems are not tried."""
+    """It is seen before the chunks are scanned; the next such problems are not tried."""
     gate = np.full((100, 140), 0.01, dtype)
     value, g = rng.standard_normal((2, 100, 140)).astype(dtype)
 
@@ -124,15 +127,29 @@ def test_gates_that_remember(rng, large, set_threads, dtype):
         large.clear()
 
 
+@pytest.fixture
+def warm_ups(monkeypatch):
+    """Return from how many states each warm-up started, and a list for a function that runs warm-ups instead."""
+    asked, instead, real = [], [], _row_chunks.RowChunks._warm_up
+
+    def spy(chunks, steps, turns):
+        asked.append(turns)
+        calls = copy.copy(real(chunks, steps, turns))
+        if instead:
+            run = calls.run
+            calls.run = lambda team, threads, to: instead[0](lambda: run(team, threads, to), to)
+        return calls
+
+    monkeypatch.setattr(_row_chunks.RowChunks, "_warm_up", spy)
+    return asked, instead
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("reverse", [False, True])
-def test_two_threads_are_told_on_their_way(rng, large, monkeypatch, set_threads, dtype, reverse):
-    """Once states were told, these are told and walked on from in one go; where they no longer are, it is seen."""
-    asked = []
-    real = _by_time.Stretches._run
-    monkeypatch.setattr(
-        _by_time.Stretches, "_run", lambda ways, known, *rest: asked.append(known) or real(ways, known, *rest)
-    )
+@pytest.mark.parametrize("threads", [2, 3])
+def test_one_warm_up_is_enough_after_two(rng, large, warm_ups, set_threads, dtype, reverse, threads):
+    """Once a carry was predicted from two states it is from one; where it no longer is, that is seen."""
+    asked, _ = warm_ups
     forgets, value = forgetting(rng, "forget_mult", (140, 40), dtype)
     g = rng.standard_normal(value.shape).astype(dtype)
     remembers = np.full(value.shape, 0.01, dtype)
@@ -142,46 +159,45 @@ def test_two_threads_are_told_on_their_way(rng, large, monkeypatch, set_threads,
             yield fastrecur.forget_mult(f, value, reverse=reverse)
             yield from fastrecur.forget_mult_vjp(g, f, value, h, reverse=reverse)[:2]
 
-    for gate, at_once in [(forgets, False), (forgets, True), (forgets, True), (remembers, True), (remembers, None)]:
+    for gate, turns in [(forgets, 2), (forgets, 1), (forgets, 1), (remembers, 1), (remembers, None)]:
         set_threads(1)
         h = fastrecur.forget_mult(gate, value, reverse=reverse)
         expected = list(results(gate, h))
-        set_threads(2)
+        set_threads(threads)
         large.clear()
         asked.clear()
         for got, right in zip(results(gate, h), expected, strict=True):
             assert_same_bits(got, right)
-        assert [done for _, done in large] == ([] if at_once is None else [True] * 6)
-        if at_once is False:
-            assert len(asked) >= 12
-        else:
-            assert len(asked) == (6 if at_once else 0)
+        assert [done for _, done in large] == ([] if turns is None else [True] * 6)
+        assert set(asked) == ({turns} if turns else set())
+        assert turns != 1 or len(asked) == 6
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("back", [False, True])
-def test_what_tells_a_state_writes_one_row(rng, large, monkeypatch, set_threads, dtype, back):
-    """Rows that are in the cache already take longer to be written past it."""
-    told, real = [], _by_time.Stretches._run
+def test_a_warm_up_writes_one_row(rng, large, warm_ups, set_threads, dtype, back):
+    """Rows that are in the cache already take longer to be streamed to."""
+    _, instead = warm_ups
+    written = []
 
-    def watch(ways, known, team, threads, at, *rest):
-        result = array_at(at[-1], value.shape, np.dtype(dtype))
+    def watch(run, to):
+        order = _bound.ORDER["vjp" if back else "forward"]
+        at = to[order.index(_layout.TO_B if back else _layout.H)]
+        result = array_at(at, value.shape, np.dtype(dtype))
         result[...] = np.nan
-        real(ways, known, team, threads, at, *rest)
-        if known in ways._tells.values():
-            told.append((~np.isnan(result.astype(np.float32))).sum())
+        run()
+        written.append((~np.isnan(result.astype(np.float32))).sum())
 
-    monkeypatch.setattr(_by_time.Stretches, "_run", watch)
     gate, value = forgetting(rng, "forget_mult", (140, 64), dtype)
     g = rng.standard_normal(value.shape).astype(dtype)
     h = fastrecur.forget_mult(gate, value)
+    instead.append(watch)
     set_threads(2)
     if back:
         fastrecur.forget_mult_vjp(g, gate, value, h)
     else:
         fastrecur.forget_mult(gate, value, out=np.empty_like(value))
-    assert told
-    assert set(told) == {2 * 64}  # by each of two walks, from zeros and from something else
+    assert set(written) == {2 * 64}  # by each of two, from zeros and from something else
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -191,10 +207,9 @@ def test_what_tells_a_state_writes_one_row(rng, large, monkeypatch, set_threads,
 def test_rows_that_start_within_a_line(
     rng, large, monkeypatch, forget_plans, set_threads, dtype, reverse, down, threads
 ):
-    """What goes past the cache is walked from line to line; the first and the last step lack some lanes."""
-    shifts = []
-    real = _by_time.Stretches.walk
-    monkeypatch.setattr(_by_time.Stretches, "walk", lambda ways, *rest: shifts.append(ways._shift) or real(ways, *rest))
+    """What is streamed is scanned from line to line; the first and the last step lack some lanes."""
+    shifts, real = [], _run._shifted
+    monkeypatch.setattr(_run, "_shifted", lambda plan, shift: shifts.append(shift) or real(plan, shift))
     forgets, value = forgetting(rng, "forget_mult", (141, 64), dtype)
     h0 = rng.standard_normal(64).astype(dtype)
     remembers = np.full(value.shape, 0.01, dtype)
@@ -226,13 +241,14 @@ def test_rows_that_start_within_a_line(
                 assert_same_bits(out, plain)
                 around[start : start + value.size] = 7
                 np.testing.assert_array_equal(around, before)
-    assert set(shifts) == {0, 32 // itemsize}
+    assert set(shifts) == {32 // itemsize}
+    assert large
 
 
 @pytest.mark.parametrize("bad", [1e200, np.nan, np.inf])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_what_came_before_those_that_tell(rng, large, forget_plans, set_threads, bad, reverse):
-    """One lane's past is not forgotten, of which the steps that tell know nothing: its stretches are walked again."""
+def test_what_came_before_a_warm_up(rng, large, forget_plans, set_threads, bad, reverse):
+    """One lane's past is not forgotten, of which warm-ups know nothing: its chunks are scanned again."""
     gate, value = forgetting(rng, "forget_mult", (120, 40), np.float64)
     g = rng.standard_normal((120, 40))
 
@@ -243,7 +259,7 @@ def test_what_came_before_those_that_tell(rng, large, forget_plans, set_threads,
             for one in fastrecur.forget_mult_vjp(cotangents, f, value, h, reverse=reverse)[:2]
         ]
 
-    for at in [3, 45, 85, 116]:  # of three stretches of 40 steps, each of whose last 20 tell
+    for at in [3, 45, 85, 116]:  # of three chunks of 40 steps, of which warm-ups take the last 20
         own, cotangents = value.copy(), g.copy()
         own[at, 7] = cotangents[119 - at, 7] = bad
         set_threads(1)
@@ -264,7 +280,7 @@ def test_what_came_before_those_that_tell(rng, large, forget_plans, set_threads,
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_sums_over_time(rng, large, forget_plans, set_threads, name, dtype, reverse):
-    """Of whatever parts they are made, where states are told and where not, they are right."""
+    """Of whatever parts they are made, where carries are predicted and where not, they are right."""
     for steps, lanes, threads in itertools.product([64, 131], [5, 16, 64], [1, 3]):
         set_threads(threads)
         gate, value = forgetting(rng, name, (steps, lanes), dtype)
@@ -278,7 +294,7 @@ def test_sums_over_time(rng, large, forget_plans, set_threads, name, dtype, reve
 
 
 def test_more_threads_than_partial_sums(rng, large, set_threads):
-    """Of these each stretch has at least one."""
+    """Of these each chunk has at least one."""
     gate, value = forgetting(rng, "forget_mult", (1000, 32), np.float64)
     set_threads(1)
     right = fastrecur.forget_mult_vjp(value, gate[0], value, value)[:2]
@@ -292,8 +308,14 @@ def test_more_threads_than_partial_sums(rng, large, set_threads):
 
 def test_sums_do_not_depend_on_what_else_is_wanted(rng, monkeypatch):
     """Of which there is more or less to be moved."""
-    real, seen = _by_time.sum_stretch, []
-    monkeypatch.setattr(_by_time, "sum_stretch", lambda plan: seen.append(real(plan)) or seen[-1])
+    real, seen = _cost.sum_steps_of, []
+
+    def spy(plan):
+        if plan.gradients:
+            seen.append(real(plan))
+        return real(plan)
+
+    monkeypatch.setattr(_cost, "sum_steps_of", spy)
     gate, value = (torch.from_numpy(a) for a in forgetting(rng, "forget_mult", (5001, 160), np.float16))
     grads = []
     for is_wanted in (False, True):

@@ -178,3 +178,13 @@ def test_files_that_are_named_exist(path):
         assert (ROOT / name).exists(), f"{name} is named and not there"
     for name in re.findall(r"\bpython3? ((?:\w+/)+\w+\.py)\b", path.read_text()):
         assert (ROOT / name).exists(), f"{name} is run and not there"
+
+
+# ---- Figures ---------------------------------------------------------------------------------------------------------
+
+
+def test_figures_of_readme_are_those_of_the_reports(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    figures = importlib.import_module("figures")
+    text = (ROOT / "README.md").read_text()
+    assert figures.written(text) == text, "run `python docs/figures.py`"

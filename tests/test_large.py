@@ -1,4 +1,4 @@
-"""What only large problems meet: several threads, results that are written past the cache."""
+"""What only large problems meet: several threads, results that are streamed."""
 
 import itertools
 
@@ -10,7 +10,8 @@ from test_forward import RECURRENCES, operands
 from thresholds import lower_thresholds
 
 import fastrecur
-from fastrecur import _by_time, _run
+from fastrecur import _cost
+from fastrecur._cpu import _series
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((3000, 1101), 0), ((1101, 3000), 1), ((3, 1000, 1101), 1)])
@@ -97,13 +98,11 @@ def test_an_output_at_any_address(rng, dtype, shape, axis):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("lanes", [128, 192, 1056])
-def test_rows_from_line_to_line_in_one_go(rng, monkeypatch, set_threads, dtype, reverse, lanes):
-    """From zeros that nobody asks for all calls are known; the bits are those of calls one after the other."""
+def test_rows_from_line_to_line(rng, monkeypatch, set_threads, dtype, reverse, lanes):
+    """Those of parts of rows are those of whole rows, with states and without."""
     (f, x), steps, size = operands(rng, (7, lanes), dtype), 7, np.dtype(dtype).itemsize
     expected = fastrecur.forget_mult(f, x, reverse=reverse)
     lower_thresholds(monkeypatch.setattr)
-    came, real = [], _run._run_shifted
-    monkeypatch.setattr(_run, "_run_shifted", lambda *arguments: came.append(real(*arguments)) or came[-1])
     for threads, offset in itertools.product([1, 2, 3], [size, 16, 64 - size]):
         set_threads(threads)
         for options in [{}, {"h0": 0.0}, {"return_state": True}]:
@@ -114,9 +113,6 @@ def test_rows_from_line_to_line_in_one_go(rng, monkeypatch, set_threads, dtype, 
             assert_same_bits(out.copy(), expected)
             out.view(np.uint8)[...] = 0xA5
             assert (memory == 0xA5).all()
-        assert came
-        assert came[0] or threads > 1  # nobody has to be woken
-        came.clear()
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
@@ -143,9 +139,8 @@ def test_same_bits_where_results_stay(rng, monkeypatch, set_threads, name, shape
     numbers = {"axis": axis, "reverse": bool(shape[0] % 2)}
     plain = [getattr(fastrecur, name)(a, value, **numbers) for a in (gate, 0.5)]
     lower_thresholds(monkeypatch.setattr)
-    monkeypatch.setattr(_by_time, "LEAST_BYTES", 0)
-    asked = []
-    monkeypatch.setattr(_run, "_stays", lambda *arguments: asked.append(arguments) or True)
+    monkeypatch.setattr(_cost, "CHUNKED_BYTES", 0)
+    monkeypatch.setattr(_cost, "_streams", lambda plan, fills_lines: False)
     for threads in [1, 2, 3]:
         set_threads(threads)
         for a, expected in zip((gate, 0.5), plain, strict=True):
@@ -153,90 +148,40 @@ def test_same_bits_where_results_stay(rng, monkeypatch, set_threads, name, shape
             out = np.full_like(value, np.nan)
             getattr(fastrecur, name)(a, value, out=out, **numbers)
             assert_same_bits(out, expected)
-    assert asked
 
 
-PAST = [
-    # (shape, axis), and whether results go past: of one thread, two that share a cache, two that do not
-    (((100, 512), 0), (True, False, True)),  # rows
-    (((200, 250), 1), (False, False, True)),  # octets
-    (((50000,), 0), (False, False, True)),  # series
-]
-
-
-@pytest.mark.parametrize(("problem", "past"), PAST, ids=["rows", "octets", "series"])
-def test_when_results_go_past_the_cache(rng, monkeypatch, set_threads, problem, past):
-    """Past it go all of large problems; if those of two thirds of it may stay, the largest do not."""
-    (shape, axis), calls = problem, []
-    lower_thresholds(monkeypatch.setattr)
+@pytest.mark.parametrize(("shape", "axis", "part"), [((100, 512), 0, 3), ((200, 250), 1, 1.5), ((50000,), 0, 1.5)])
+def test_when_results_are_streamed(rng, monkeypatch, shape, axis, part):
+    """From a third of the cache, of series one after the other two thirds; of a server's, by its processors."""
     f, x = operands(rng, shape, np.float64)
-    real = _run._bypasses
-    monkeypatch.setattr(_run, "_bypasses", lambda *arguments: calls.append(real(*arguments)) or calls[-1])
 
-    def goes_past(cache, threads=2, common=True, gradient=False, staying=0, given=False):
-        """Return whether results do, in a cache so many times as large as all that is moved.
-
-        If it is a socket's, ``staying`` says the same of what may be moved so that results stay.
-        """
-        words = 6 if gradient else 3
-        monkeypatch.setattr(_run, "_cache_bytes", lambda: int(cache * words * x.nbytes))
-        monkeypatch.setattr(_run, "_have_one_cache", lambda team: common)
-        monkeypatch.setattr(_run, "_staying_bytes", lambda: int(staying * words * x.nbytes))
-        _run._sharing.cache_clear()
-        set_threads(threads)
-        h = fastrecur.forget_mult(f, x, axis=axis, out=np.empty_like(x) if given else None)
+    def streams(cache=1 << 40, processors=1 << 20, gradient=False):
+        lower_thresholds(monkeypatch.setattr)
+        ways, real = [], _cost.choose.__wrapped__
+        monkeypatch.setattr(_cost, "choose", lambda *a, **k: ways.append(real(*a, **k)) or ways[-1])
+        monkeypatch.setattr(_cost, "_cache_bytes", lambda: cache)
+        monkeypatch.setattr(_cost.os, "cpu_count", lambda: processors)
+        h = fastrecur.forget_mult(f, x, axis=axis)
         if gradient:
-            calls.clear()
+            ways.clear()
             fastrecur.forget_mult_vjp(h, f, x, h, axis=axis)
-        (is_past,) = {call == _run._series.PAST if len(shape) == 1 else call for call in calls}
-        calls.clear()
-        return is_past
+        return ways[-1].streaming == (_series.PAST if len(shape) == 1 else 1)
 
-    alone, common, apart = past
-    assert [goes_past(2, 1, common=False), goes_past(2), goes_past(2, common=False)] == [alone, common, apart]
-    assert not goes_past(4)
-    assert not goes_past(4, common=False)
-    assert goes_past(1.4)
-    assert goes_past(2, gradient=True)
-    assert not goes_past(4, gradient=True)
-    is_rows = axis == 0 and len(shape) == 2
-    for gradient, given in [(False, False), (True, False), (False, True)]:
-        twice = 2 if given and is_rows else 1
-        assert goes_past(1, 1, common=False, gradient=gradient, staying=1.01 / twice, given=given) == (
-            is_rows and not given
-        )
-        assert goes_past(1, 1, common=False, gradient=gradient, staying=0.99 / twice, given=given)
-    if is_rows:  # of two threads, if there are enough
-        assert goes_past(1, staying=1, given=True)
-        monkeypatch.setattr(_run, "SHARED", 0)
-        assert not goes_past(1, staying=1, given=True)
-        monkeypatch.setattr(_run, "GIVEN", 3 * x.nbytes // 2)
-        assert not goes_past(1, staying=1, given=True)
-        assert goes_past(1, 1, staying=1, given=True)
+    for gradient, moved in [(False, 3 * x.nbytes), (True, 6 * x.nbytes)]:
+        assert streams(0.9 * part * moved, gradient=gradient)
+        assert not streams(1.1 * part * moved, gradient=gradient)
+        limits = "STREAMED_ROWS" if axis == 0 and len(shape) == 2 else "STREAMED_SERIES"
+        monkeypatch.setattr(_cost, limits, (getattr(_cost, limits)[0], moved // 2))
+        assert streams(processors=1, gradient=gradient)
+        assert not streams(processors=2, gradient=gradient)
 
 
-@pytest.mark.parametrize(
-    ("listed", "size", "mb", "expected"),
-    [("0-3", "32768K", 32, True), ("0,2-9", "32768K", 32, False), ("0-1", "8192K", 8, True), ("0", "8192K", 8, False),
-     ("0-3", "491520K", 48, False), (None, "8192K", 8, False), ("", "8192K", 8, False), ("0-1", None, 32, False)],
-)  # fmt: skip
-def test_what_the_system_says_of_caches(monkeypatch, tmp_path, listed, size, mb, expected):
-    """All processors have it in common, and it is no socket's; else time is not asked."""
+@pytest.mark.parametrize(("size", "mb"), [("32768K", 32), ("8192K", 8), ("", 32), (None, 32)])
+def test_what_the_system_says_of_the_cache(monkeypatch, tmp_path, size, mb):
     if size is not None:
         (tmp_path / "size").write_text(size + "\n")
-    if listed is not None:
-        (tmp_path / "shared_cpu_list").write_text(listed + "\n")
-    monkeypatch.setattr(_run, "CACHE", str(tmp_path) + "/")
-    monkeypatch.setattr(_run, "_cache", _run._cache.__wrapped__)
-    monkeypatch.setattr(_run.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    monkeypatch.setattr(_run._threads, "share_a_cache", lambda team: True)
-    monkeypatch.setattr(_run.os, "cpu_count", lambda: 4)
-    assert _run._cache_bytes() == mb << 20
-    assert _run._have_one_cache(None) == expected
-    monkeypatch.setattr(_run._threads, "share_a_cache", lambda team: False)
-    assert not _run._have_one_cache(None)
-    monkeypatch.delattr(_run.os, "sched_getaffinity")
-    assert not _run._have_one_cache(None)
+    monkeypatch.setattr(_cost, "CACHE", str(tmp_path / "size"))
+    assert _cost._cache_bytes.__wrapped__() == mb << 20
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -303,14 +248,14 @@ def test_sums_do_not_depend_on_where_memory_is(rng, monkeypatch):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("gate", ["full", "number", "by lane", "by step"])
 @pytest.mark.parametrize(("shape", "axis"), [((9, 64), 0), ((5, 7, 96), 1), ((4, 33), 0), ((1, 64), 0)])
-@pytest.mark.parametrize("long", [0, _run.BYPASS_ROW])
+@pytest.mark.parametrize("long", [0, _cost.STREAMED_ROW_BYTES])
 def test_rows_that_start_within_a_line(rng, monkeypatch, dtype, gate, shape, axis, long):
     """Past the cache, rows are walked from line to line: the end of each joins the beginning of the next.
 
     Short ones go there only if they are whole lines.
     """
     lower_thresholds(monkeypatch.setattr)
-    monkeypatch.setattr(_run, "BYPASS_ROW", long)
+    monkeypatch.setattr(_cost, "STREAMED_ROW_BYTES", long)
     steps = tuple(n if k >= axis else 1 for k, n in enumerate(shape[: axis + 1])) + (1,) * (len(shape) - axis - 1)
     f = 0.3 if gate == "number" else rng.random({"full": shape, "by lane": shape[-1:], "by step": steps}[gate])
     f = f if gate == "number" else f.astype(dtype)

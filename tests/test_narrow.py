@@ -11,7 +11,7 @@ from test_forward import RECURRENCES, operands
 from thresholds import lower_thresholds
 
 import fastrecur
-from fastrecur import _problem, _run
+from fastrecur import _cost, _problem
 
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 LANES = [2, 3, 4, 5, 8, 12, 16, 23, 31]
@@ -96,7 +96,7 @@ def test_broadcast_operands(rng, name, dtype, lanes):
 def test_threads_share_rows(rng, monkeypatch, set_threads, dtype, lanes):
     """One each, or more; or each of what stands around time."""
     lower_thresholds(monkeypatch.setattr)
-    monkeypatch.setattr(_run, "CACHED_PIECE", 2)
+    monkeypatch.setattr(_cost, "PART_BYTES", 2)
     for shape, axis in [
         ((13, 2, lanes + 1), 0),
         ((13, 5, lanes + 1), 0),

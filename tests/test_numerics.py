@@ -16,7 +16,7 @@ from compare import (
 from test_forward import RECURRENCES, operands
 
 import fastrecur
-from fastrecur import _by_blocks, _run
+from fastrecur import _cost, _scan_chunks
 
 # Shapes that between them take every path: rows of lanes, rows in tiles and on threads, time
 # last in blocks of lanes, time in the middle, few lanes with time split, one series.
@@ -437,7 +437,7 @@ def test_where_threads_start(
     rng, monkeypatch, set_threads, forget_plans, dtype, lanes, gates, special, are_told, are_right
 ):  # fmt: skip
     """Threads that share one series start from states that a few blocks before tell, if these are right to the bit."""
-    monkeypatch.setattr(_run, "SERIAL_BYTES", 0)
+    monkeypatch.setattr(_cost, "SERIAL_BYTES", 0)
     shape = (20000, *lanes)
     f, x = map(np.asfortranarray, operands(rng, shape, dtype))  # each lane's time is contiguous
     if gates == "hard":
@@ -464,9 +464,8 @@ def test_where_threads_start(
 
         return noting
 
-    monkeypatch.setattr(_by_blocks, "_walk_told", note(told, _by_blocks._walk_told))
-    monkeypatch.setattr(_by_blocks, "_are_right", lambda *a: False)  # then all bits are looked at
-    monkeypatch.setattr(_by_blocks, "are_same", note(right, _by_blocks.are_same))
+    monkeypatch.setattr(_scan_chunks, "scan", note(told, _scan_chunks.scan))
+    monkeypatch.setattr(_scan_chunks, "are_same", note(right, _scan_chunks.are_same))
     forget_plans()
     results = []
     for threads in [1, 2, 3]:
@@ -478,10 +477,10 @@ def test_where_threads_start(
         if threads == 1:
             assert not told
         elif threads == 2:
-            assert [closed is not None for closed in told] == [are_told, are_told, True]
+            assert told == [are_told, are_told, True]
             assert are_right is None or right[0] is right[1] is are_right
         else:  # those whose blocks did not tell are not asked again so soon
-            assert [closed is not None for closed in told[3:]] == [are_told, are_told, True]
+            assert told[3:] == [are_told, are_told, True]
     for others in results[1:]:
         for one, other in zip(results[0], others, strict=True):
             assert_same_bits(other, one)

@@ -2,24 +2,20 @@
 
 import functools
 
-from fastrecur import _host, _problem, _run
+from fastrecur import _cost, _host, _problem
 
 
 def lower_thresholds(setattr):
-    """Share every problem among threads and write every result past the cache.
+    """Share every problem among threads and stream every result.
 
     `setattr` is Python's own or, to be undone afterwards, monkeypatch's.
     """
-    setattr(_run, "SERIAL_BYTES", 0)
-    setattr(_run, "SERIAL_ROWS", 0)
-    setattr(_run, "LONG_PIECE", 64)
-    setattr(_run, "BYPASS_ROW", 0)
-    setattr(_run, "FRESH_BYTES", 0)
-    setattr(_problem, "LARGE", 0)  # results that go past the cache begin with a line: sums are cut by lines
-    setattr(_run, "_cache_bytes", lambda: 0)
-    setattr(_run, "_staying_bytes", lambda: 0)
+    for name in ("SERIAL_BYTES", "SERIAL_ROW_BYTES", "STREAMED_ROW_BYTES", "PREFAULT_BYTES"):
+        setattr(_cost, name, 0)
+    setattr(_cost, "STREAMED_PART_BYTES", 64)
+    setattr(_cost, "ITEM_BYTES", 1)
+    setattr(_problem, "LARGE", 0)  # results that are streamed begin with a line: sums are cut by lines
+    setattr(_cost, "_cache_bytes", lambda: 0)
     # What was remembered of calls, and of how threads share them, is not for large ones.
     setattr(_host, "_shortcuts", {})
-    setattr(_run, "_sharing", functools.lru_cache(_run._sharing.__wrapped__))
-    setattr(_run, "_stretches", functools.lru_cache(_run._stretches.__wrapped__))
-    setattr(_run, "_shifted", functools.lru_cache(_run._shifted.__wrapped__))
+    setattr(_cost, "choose", functools.lru_cache(_cost.choose.__wrapped__))

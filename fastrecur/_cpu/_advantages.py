@@ -16,7 +16,7 @@ from ._memory import (
     store_vector,
     width,
 )
-from ._target import helper, inlined
+from ._numba import helper, inlined
 
 advantage = inlined(_steps.advantage)
 

@@ -10,14 +10,13 @@ import pathlib
 import sys
 
 import numpy as np
-from llvmlite import binding
-from numba import config, types
+from numba import types
 
 from .. import _cache
 from .. import _messages as say
 from . import _native
 from ._memory import INTERPRETED, Address, Pointer, Rule
-from ._target import compiled
+from ._numba import circumstances, machine_code
 
 _SCRATCH = frozenset(("carry", "h0", "sums_a", "sums_b", "summaries", "products"))
 _INTEGERS = frozenset(("lengths", "geometry", "starts", "counts"))
@@ -60,7 +59,7 @@ def _compiled(function, rule, carry, elements):
     name = _cache.name_of(f"{function.__name__}-cpu", *made_for, *_circumstances())
     kept = _cache.find(name)
     if kept is None:
-        kept = _machine_code(function, types.none(*arguments))
+        kept = machine_code(function, types.none(*arguments))
         _cache.keep(name, *kept)
     return _native.callable_of(*kept)
 
@@ -69,22 +68,7 @@ def _compiled(function, rule, carry, elements):
 def _circumstances():
     """Return what machine code depends on beside the kernel."""
     sources = _cache.digest(pathlib.Path(__file__).parent, "numba", "llvmlite", "numpy")
-    processor = binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
-    chosen = config.CPU_NAME, config.CPU_FEATURES, config.OPT, config.LOOP_VECTORIZE, config.SLP_VECTORIZE
-    chosen += config.BOUNDSCHECK, config.DEBUGINFO_DEFAULT
-    return sources, sys.version_info[:2], binding.get_process_triple(), processor, chosen
-
-
-def _machine_code(function, signature):
-    """Compile; return machine code and the symbol of the kernel in it."""
-    made = compiled(function, signature)
-    try:
-        _, _, (code, *_) = made.library.serialize_using_object_code()
-    except RuntimeError:
-        # An interrupt came while LLVM handed over the code: Python cannot raise it there, and nobody has the code.
-        made = compiled(function, signature)
-        _, _, (code, *_) = made.library.serialize_using_object_code()
-    return code, made.fndesc.llvm_func_name
+    return sources, sys.version_info[:2], circumstances()
 
 
 def _interpreted(function, rule, carry, elements):

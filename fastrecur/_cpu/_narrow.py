@@ -41,9 +41,9 @@ from ._memory import (
     store,
     store_row,
 )
+from ._numba import helper, inlined
 from ._rows import place, valid_range
 from ._rules import adjoint, is_one_a, is_one_b, is_one_g, is_one_h, step
-from ._target import helper, inlined
 
 AHEAD = 64  # steps before whose turn their lines are asked for
 PART = 512  # steps whose gradients are added up before the sum of all is

@@ -35,8 +35,8 @@ from ._memory import (
     stream_lines,
     width,
 )
+from ._numba import helper, inlined
 from ._rules import adjoint, is_down, is_level, step
-from ._target import helper, inlined
 from ._tiles import (
     AHEAD,
     LONG,

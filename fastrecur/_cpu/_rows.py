@@ -63,8 +63,8 @@ from ._memory import (
     total,
     width,
 )
+from ._numba import helper, inlined
 from ._rules import adjoint, choice, is_one_b, is_one_g, is_one_h, is_sum_b, step
-from ._target import helper, inlined
 
 HUGE_PAGE = 2 << 20
 PAGES_AHEAD = 2

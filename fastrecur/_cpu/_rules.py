@@ -9,7 +9,7 @@ from numba.extending import overload, register_jitable
 
 from .. import _pooling, _steps
 from ._memory import compiled_truth, implement
-from ._target import HELPER, INLINE, inlined
+from ._numba import HELPER, INLINE, inlined
 
 # Rule -> step, adjoint, decay, intake, and the two operands' values that leave the state as it is.
 RULES = {
@@ -27,7 +27,7 @@ def trait(word):
     def has(rule):
         return word in rule.split()
 
-    implement(has, lambda typingctx, rule: compiled_truth(word in rule.rule.split(), rule))
+    implement(has, compiled_truth(lambda rule: word in rule.rule.split()))
     return has
 
 
@@ -63,24 +63,24 @@ is_one_a = trait("one_a")  # which most kernels are told by `geometry`
 is_sum_b = trait("sum_b")  # and b's gradient their sum
 
 
-def step(rule, h, a, b):
-    """Return the next state."""
-    return RULES[_name(rule)][STEP](h, a, b)
+def _by_rule(which):
+    """Return a function that calls one of a rule's functions with its arguments behind the rule."""
+
+    def call(rule, *arguments):
+        return RULES[_name(rule)][which](*arguments)
+
+    @overload(call, jit_options=INLINE)
+    def _call(rule, *arguments):
+        function = _COMPILED[RULES[_name(rule.rule)][which]]
+        return lambda rule, *arguments: function(*arguments)
+
+    return call
 
 
-def adjoint(rule, g, a, b, h):
-    """Return the cotangents of both operands and of the state before."""
-    return RULES[_name(rule)][ADJOINT](g, a, b, h)
-
-
-def decay(rule, a):
-    """Return what a step multiplies the state by."""
-    return RULES[_name(rule)][DECAY](a)
-
-
-def intake(rule, a, b):
-    """Return what a step adds to the decayed state."""
-    return RULES[_name(rule)][INTAKE](a, b)
+step = _by_rule(STEP)  # of (h, a, b): the next state
+adjoint = _by_rule(ADJOINT)  # of (g, a, b, h): the cotangents of both operands and of the state before
+decay = _by_rule(DECAY)  # of (a): what a step multiplies the state by
+intake = _by_rule(INTAKE)  # of (a, b): what a step adds to the decayed state
 
 
 def neutral(rule, like):
@@ -102,42 +102,14 @@ def is_rounded(rule, like):
     return _is_rounded_in(rule, like.dtype == np.float32)
 
 
-@overload(step, jit_options=INLINE)
-def _step(rule, h, a, b):
-    function = _COMPILED[RULES[_name(rule.rule)][STEP]]
-    return lambda rule, h, a, b: function(h, a, b)
-
-
-@overload(adjoint, jit_options=INLINE)
-def _adjoint(rule, g, a, b, h):
-    function = _COMPILED[RULES[_name(rule.rule)][ADJOINT]]
-    return lambda rule, g, a, b, h: function(g, a, b, h)
-
-
-@overload(decay, jit_options=INLINE)
-def _decay(rule, a):
-    function = _COMPILED[RULES[_name(rule.rule)][DECAY]]
-    return lambda rule, a: function(a)
-
-
-@overload(intake, jit_options=INLINE)
-def _intake(rule, a, b):
-    function = _COMPILED[RULES[_name(rule.rule)][INTAKE]]
-    return lambda rule, a, b: function(a, b)
-
-
 @overload(neutral, jit_options=INLINE)
 def _neutral(rule, like):
     a, b = RULES[_name(rule.rule)][4:]
     return lambda rule, like: (_steps.constant(a, like), _steps.constant(b, like))
 
 
-def _compiled_is_rounded(typingctx, rule, like):
-    return compiled_truth(_is_rounded_in(rule.rule, like == types.float32), rule, like)
-
-
-implement(is_rounded, _compiled_is_rounded)
-implement(is_average, lambda typingctx, rule: compiled_truth(is_average(rule.rule), rule))
+implement(is_rounded, compiled_truth(lambda rule, like: _is_rounded_in(rule.rule, like == types.float32)))
+implement(is_average, compiled_truth(lambda rule: is_average(rule.rule)))
 
 
 # Functions that call nothing but primitives and each other, callable from kernels as they stand.

@@ -53,9 +53,9 @@ from ._memory import (
     turned,
     width,
 )
+from ._numba import helper, inlined
 from ._rows import ZERO, end_lane, lanes_to_line, settle_lane, valid_range, whole_vectors
 from ._rules import adjoint, choice, decay, intake, is_average, is_level, is_rounded, step
-from ._target import helper, inlined
 from ._tiles import LENGTHS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H, lane_offset
 
 # Phases. TELL and PART do not look at what they follow: HOLD does. PART leaves what is behind the whole blocks.

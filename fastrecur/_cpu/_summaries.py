@@ -25,10 +25,10 @@ from ._memory import (
     store_vector,
     width,
 )
+from ._numba import helper
 from ._rows import place, valid_range
 from ._rules import decay, is_one_b, neutral, step
 from ._series import back
-from ._target import helper
 from ._tiles import (
     LENGTHS,
     STEPS,

@@ -38,9 +38,9 @@ from ._memory import (
     turns,
     width,
 )
+from ._numba import helper
 from ._rows import ONE, ZERO, valid_range
 from ._rules import adjoint, neutral, step
-from ._target import helper
 
 STEPS = 32
 AHEAD = 256  # bytes of a lane that are asked for before their turn: more streams than the machine's prefetcher follows

@@ -31,8 +31,8 @@ from ._memory import (
     stream_vector,
     width,
 )
+from ._numba import helper, inlined
 from ._rules import trait
-from ._target import helper, inlined
 from ._tiles import NEAR, are_spaced, bring, put, row_bytes, soon, steps_to_line
 
 GEOMETRY = (

@@ -34,9 +34,9 @@ from ._memory import (
     total,
     width,
 )
+from ._numba import helper, inlined
 from ._rules import choice
 from ._series import AHEAD, BLOCK, LOST, compose_on, give_steps, higher, steps_of, take_steps
-from ._target import helper, inlined
 from ._weighted import (
     COUNT,
     COVARIANCE,

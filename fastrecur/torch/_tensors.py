@@ -9,7 +9,7 @@ import math
 import numpy as np
 import torch
 
-from .. import _blocks, _layout, _problem, _run
+from .. import _layout, _memory_pool, _problem, _run
 from .. import _messages as say
 from .._arrays import BFLOAT16, address
 from .._problem import FORGET
@@ -39,7 +39,7 @@ INTEGERS = {
 }
 DTYPES = {**FLOATING, **COMPLEX, **INTEGERS}
 
-KEPT = 4 << 20  # bytes of results from which a dropped one's memory serves the next; the C library keeps less itself
+KEPT = 4 << 20  # bytes of results that stand in the pool's memory; the C library keeps that of smaller ones itself
 LONG_ROW = 1 << 15  # elements from which a constant cotangent is worth laying out as rows
 _MOST_PLANS = 1024
 
@@ -185,7 +185,7 @@ def empty(shape, strides, dtype):
     Without strides, in C order.
     """
     nbytes = math.prod(shape) * dtype.itemsize
-    if nbytes < KEPT or not _blocks.keeps():
+    if nbytes < KEPT or not _memory_pool.keeps(nbytes):
         if strides is None:
             return torch.empty(shape, dtype=dtype)
         return torch.empty_strided(shape, strides, dtype=dtype)

@@ -5,11 +5,11 @@ import concurrent.futures
 import pytest
 import torch
 
-from fastrecur import _blocks, forget_mult, forget_mult_vjp
+from fastrecur import _memory_pool, forget_mult, forget_mult_vjp
 from fastrecur.torch import QRNNLayer, _tensors
 
 pytestmark = [
-    pytest.mark.skipif(not _blocks.keeps(), reason="nothing is kept on this system"),
+    pytest.mark.skipif(not _memory_pool.limit(), reason="nothing is kept by this interpreter"),
     pytest.mark.usefixtures("nothing_kept"),
 ]
 SHAPE = 1100, 1000  # 4.4 MB of float32
@@ -19,7 +19,7 @@ def operands():
     return torch.rand(SHAPE), torch.randn(SHAPE)
 
 
-def test_a_dropped_result_serves_the_next():
+def test_a_dropped_result_serves_the_next(free_memory):
     f, x = operands()
     h = forget_mult(f, x)
     expected, place = h.clone(), h.data_ptr()
@@ -27,14 +27,14 @@ def test_a_dropped_result_serves_the_next():
     for _ in range(3):
         h.fill_(float("nan"))
         del h
-        assert len(_blocks._kept) == 1
+        assert len(free_memory()) == 1
         h = forget_mult(f, x)
-        assert not _blocks._kept
+        assert not free_memory()
         assert h.data_ptr() == place
         assert torch.equal(h, expected)
 
 
-def test_both_gradients():
+def test_both_gradients(free_memory):
     f, x = (v.requires_grad_() for v in operands())
     g = torch.randn(SHAPE)
     h = forget_mult(f, x)
@@ -42,40 +42,40 @@ def test_both_gradients():
         expected = [v.clone() for v in forget_mult_vjp(g, f, x, h)[:2]]
     for _ in range(2):
         grads = torch.autograd.grad(h, (f, x), g, retain_graph=True)
-        assert not _blocks._kept
+        assert not free_memory()
         for actual, wanted in zip(grads, expected, strict=True):
             assert torch.equal(actual, wanted)
             actual.fill_(float("nan"))
         del grads, actual
-        assert len(_blocks._kept) == 2
+        assert len(free_memory()) == 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.complex64])
-def test_dtypes(dtype):
+def test_dtypes(dtype, free_memory):
     x = torch.randn(2200, 1000).to(dtype)
     h = forget_mult(0.5, x)
     expected = h.clone()
     h.fill_(0)
     del h
-    assert _blocks._kept
+    assert free_memory()
     assert torch.equal(forget_mult(0.5, x), expected)
 
 
 @pytest.mark.parametrize("refer", [lambda h: h[5:7], lambda h: h.T, lambda h: h.numpy(), lambda h: h.detach()])
-def test_what_refers_to_memory_keeps_it_from_others(refer):
+def test_what_refers_to_memory_keeps_it_from_others(refer, free_memory):
     _, x = operands()
     h = forget_mult(0.5, x)
     other, before = refer(h), torch.as_tensor(refer(h)).clone()
     del h
-    assert not _blocks._kept
+    assert not free_memory()
     later = forget_mult(0.5, x + 1)
     assert later.data_ptr() != torch.as_tensor(other).data_ptr()
     assert torch.equal(torch.as_tensor(other), before)
     del other
-    assert len(_blocks._kept) == 1
+    assert len(free_memory()) == 1
 
 
-def test_what_a_graph_saves_is_in_use():
+def test_what_a_graph_saves_is_in_use(free_memory):
     f, x = (v.requires_grad_() for v in operands())
     h = forget_mult(f, x)
     loss, place = (h * h).sum(), h.data_ptr()
@@ -87,7 +87,7 @@ def test_what_a_graph_saves_is_in_use():
     assert torch.equal(actual, expected)
     loss.backward()
     del loss
-    assert place in [start + -start % 64 for _, start in _blocks._kept]
+    assert place in [start + -start % 64 for start in free_memory()]
 
 
 def test_changes_in_place():
@@ -103,7 +103,7 @@ def test_changes_in_place():
     assert not forget_mult(f.detach(), x).is_inference()
 
 
-def test_training_step_after_step():
+def test_training_step_after_step(free_memory):
     """A layer's results and gradients are the same bits whichever memory they stand in."""
     layer, x = QRNNLayer(160, 320), torch.randn(100, 64, 160)
 
@@ -115,7 +115,7 @@ def test_training_step_after_step():
 
     expected = step()
     for _ in range(3):
-        assert _blocks._kept
+        assert free_memory()
         assert all(map(torch.equal, step(), expected))
 
 
@@ -165,6 +165,13 @@ print(subprocess.run([sys.executable, "-c", {script!r}], capture_output=True, te
     assert run_python(run) == ""
 
 
-def test_small_results_are_not_kept():
+def test_small_results_are_not_kept(free_memory):
     forget_mult(0.5, torch.ones(_tensors.KEPT // 4 - 16))
-    assert not _blocks._kept
+    assert not free_memory()
+
+
+def test_results_beyond_the_limit_are_torch_s_own(monkeypatch, free_memory):
+    _, x = operands()
+    monkeypatch.setattr(_memory_pool, "limit", lambda: 4 * x.numel() - 1)
+    assert forget_mult(0.5, x).untyped_storage().resizable()
+    assert not free_memory()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fastrecur
-from fastrecur import _blocks, forget_mult, forget_mult_vjp, linear_recurrence
+from fastrecur import _memory_pool, forget_mult, forget_mult_vjp, linear_recurrence
 from fastrecur.torch import _tensors
 
 RECURRENCES = ["forget_mult", "linear_recurrence"]
@@ -193,7 +193,7 @@ def test_results_are_ordinary_tensors(shape):
     file.seek(0)
     assert torch.equal(torch.load(file), h)
     assert torch.equal(copy.deepcopy(h), h)
-    assert h.untyped_storage().resizable() is (h.nbytes < _tensors.KEPT or not _blocks.keeps())
+    assert h.untyped_storage().resizable() is (h.nbytes < _tensors.KEPT or not _memory_pool.keeps(h.nbytes))
     h.add_(1)
     h.share_memory_()
     assert h.is_shared()

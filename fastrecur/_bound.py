@@ -1,0 +1,181 @@
+"""A plan's kernel in one direction, and calls of it: the one place where a kernel's arguments are put together."""
+
+import math
+
+import numpy as np
+
+from . import _arrays, _cost
+from . import _layout as at
+from ._arrays import address
+from ._cpu import _narrow, _native, _octets, _panels, _rows, _series, _summaries, _tiles
+from ._cpu._compile import kernel
+from ._layout import ACCUMULATE, CARRY, LENGTHS, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
+from ._problem import OCTETS, PANELS, ROWS, SERIES, TILES
+from ._threads import ranges
+
+_KERNELS = {
+    (ROWS, "forward"): _rows.forward,
+    (ROWS, "vjp"): _rows.vjp,
+    ("narrow", "forward"): _narrow.forward,
+    ("narrow", "vjp"): _narrow.vjp,
+    (OCTETS, "forward"): _octets.forward,
+    (OCTETS, "vjp"): _octets.vjp,
+    (PANELS, "forward"): _panels.forward,
+    (PANELS, "vjp"): _panels.vjp,
+    (TILES, "forward"): _tiles.forward,
+    (TILES, "vjp"): _tiles.vjp,
+    (SERIES, "forward"): _series.forward,
+    (SERIES, "vjp"): _series.vjp,
+    (ROWS, "summary"): _summaries.rows,
+    (ROWS, "summary back"): _summaries.rows_back,
+    (TILES, "summary"): _summaries.tiles,
+    (TILES, "summary back"): _summaries.tiles_back,
+}
+
+# Beside `_layout`'s operands, with strides as the carry's: the states before all steps, of which a gradient's carry
+# tells nothing; the decay products of a summary.
+FIRST, PRODUCTS = SUMS_B + 1, SUMS_B + 2
+# The order in which kernels take operands. Behind these stand the geometry and the part of the lanes.
+ORDER = {
+    "forward": (A, B, H, CARRY, LENGTHS),
+    "vjp": (G, A, B, H, FIRST, CARRY, TO_A, TO_B, SUMS_A, SUMS_B, LENGTHS),
+    "summary": (A, B, CARRY, PRODUCTS, LENGTHS),
+    "summary back": (A, B, CARRY, PRODUCTS, LENGTHS),
+}
+IN_TIME = A, B, H, G, TO_A, TO_B  # operands that have a place for each step
+
+
+class Bound:
+    """A plan's kernel in one direction, and where its operands' scans start."""
+
+    def __init__(self, plan, direction):
+        self.plan, self.direction, self.order = plan, direction, ORDER[direction]
+        kind, traits = ("narrow", plan.narrow) if _cost.is_narrow(plan) else (plan.traversal, ())
+        rule = " ".join([plan.rule, *plan.traits, *traits])
+        self.kernel = kernel(_KERNELS[kind, direction], rule, _arrays.element(plan.wide), **plan.elements)
+        self.is_native = _native.is_native([(self.kernel,)])
+
+    def offset(self, operand, repeat=0):
+        """Return how far from an operand's address a repetition of the scan starts, in bytes."""
+        k = CARRY if operand in (FIRST, PRODUCTS) else operand
+        return self.plan.offsets[k] + self.plan.extra[repeat][k]
+
+
+def bind(plan, direction):
+    """Return a plan's bound kernel, made at the first call."""
+    bound = plan.calls.get(direction)
+    if bound is None:
+        bound = plan.calls[direction] = Bound(plan, direction)
+    return bound
+
+
+def parts_of(plan, count):
+    """Return the last arguments of calls on so many parts of a plan's lanes."""
+    if plan.traversal == SERIES:
+        blocks = plan.steps // _series.BLOCK
+        lanes = [(0, plan.lanes)] if _cost.cuts_time(plan) else ranges(plan.lanes, count)
+        return [(0, *part, 0, blocks, blocks, _series.ALL) for part in lanes]
+    if plan.traversal != ROWS:
+        unit = _cost.lanes_together(plan)
+        units = ranges(-(-plan.lanes // unit), count)
+        return [(unit * low, min(plan.lanes, unit * high)) for low, high in units]
+    outer, middle, inner = plan.sizes
+    if outer > 1:
+        return [(*part, 0, middle, 0, inner) for part in ranges(outer, count)]
+    if middle > 1:
+        return [(0, 1, *part, 0, inner) for part in ranges(middle, count)]
+    units = ranges(-(-inner // 64), count)
+    return [(0, 1, 0, 1, 64 * low, min(inner, 64 * high)) for low, high in units]
+
+
+def geometry_of(plan, way):
+    """Return a plan's geometry with what depends on how it is run."""
+    geometry = plan.geometry.copy()
+    geometry[at.STREAMING], geometry[at.PREFETCH] = way.streaming, way.prefetch
+    if way.sum_steps:
+        sum_bytes = plan.lanes * plan.wide.itemsize
+        geometry[at.A_MODE], geometry[at.SUM_STEPS], geometry[at.SUM_BYTES] = ACCUMULATE, way.sum_steps, sum_bytes
+    if way.sums and _cost.cuts_time(plan):
+        geometry[_series.SUMS : _series.SUMS + 3] = way.sums, *sum_bytes_of(plan)
+    return geometry
+
+
+def sum_bytes_of(plan):
+    """Return how many bytes a partial sum of each operand's gradient has, 0 if it is none."""
+    return [
+        0 if gradient is None or gradient[2] is not None else math.prod(gradient[0]) * plan.wide.itemsize
+        for gradient in plan.gradients
+    ]
+
+
+class Calls:
+    """Calls of a bound kernel of which all is known but addresses; so many of a ``chain`` are done one by one."""
+
+    def __init__(self, bound, chain=1):
+        self.bound, self._chain, self._calls, self._keep, self._tables = bound, chain, [], [], None
+
+    def add(self, geometry, part, moved=None, repeat=0, steps=None):
+        """Add a call on a part of the lanes, or on a range of ``steps``; operands are ``moved`` by so many bytes."""
+        bound, plan, moved = self.bound, self.bound.plan, dict(moved or {})
+        if steps is not None:
+            first, stop = steps
+            geometry, lengths = geometry.copy(), np.array([stop - first], np.int64)
+            geometry[N_STEPS] = stop - first
+            moved[LENGTHS] = address(lengths)
+            for k in IN_TIME:
+                moved[k] = moved.get(k, 0) + plan.distance(k, first)
+            self._keep.append(lengths)
+        self._keep.append(geometry)
+        places = [bound.offset(k, repeat) + moved.get(k, 0) for k in bound.order]
+        self._calls.append((bound.kernel, None, *places, address(geometry), *part))
+
+    def run(self, team, threads, addresses):
+        """Run the calls on threads, given what is added to the first arguments: operands' addresses, in their order."""
+        if threads == 1 or not self.bound.is_native:
+            self.run_here(addresses)
+            return
+        if self._tables is None:
+            # To be removed once `_native.table` takes chains: then there is one table.
+            self._tables = [_native.table(self._calls[k :: self._chain]) for k in range(self._chain)]
+        for table in self._tables:
+            team.run(_native.with_addresses(table, addresses), threads)
+
+    def run_here(self, addresses, which=slice(None)):
+        """Run the calls, or some of them, on this thread."""
+        for call, rule, *arguments in self._calls[which]:
+            places = [own + given for own, given in zip(arguments, addresses, strict=False)]
+            call(rule, *places, *arguments[len(places) :])
+
+
+def is_short(plan):
+    """Return whether one call of one compiled kernel on this thread is all there is to a plan."""
+    is_scan = plan.traversal in (SERIES, "empty")
+    if is_scan or len(plan.extra) > 1 or _cost.moved_bytes(plan) >= _cost.SERIAL_BYTES:
+        return False
+    return bind(plan, "vjp" if plan.gradients else "forward").is_native
+
+
+class ShortCall:
+    """A short plan's kernel, of nothing but the addresses of ``given``; a state that is not given is zeros."""
+
+    def __init__(self, plan, direction, given):
+        bound = bind(plan, direction)
+        zeros = plan.zeros()  # a first state; and a valid place for what is not read or written
+        words = -(-math.prod(plan.lane_shape) * plan.wide.itemsize // 8)
+        makes_states = CARRY not in given and words > _native.MOST_SCRATCH
+        if makes_states:
+            given = *given, CARRY
+        places = [bound.offset(k) if k in given else address(zeros) for k in bound.order[:-1]]
+        arguments = [0, *places, address(plan.full_lengths), address(plan.geometry), *parts_of(plan, 1)[0]]
+        where = [1 + bound.order.index(k) for k in given]
+        scratch = (0, 0) if CARRY in given else (1 + bound.order.index(CARRY), words)  # none, in the rule's place
+        releases = _cost.moved_bytes(plan) >= _cost.UNLOCKED_BYTES
+        self._keep = plan, zeros
+        self._prepared = _native.Prepared(bound.kernel, arguments, where, *scratch, releases)
+        call, shape, wide, fresh = self._prepared.call, plan.lane_shape, plan.wide, np.zeros
+
+        def with_states(*addresses):
+            states = fresh(shape, wide)
+            call(*addresses, address(states))
+
+        self.call = with_states if makes_states else call

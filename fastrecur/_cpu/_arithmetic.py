@@ -1,0 +1,212 @@
+"""The primitives of the steps in compiled code, on scalars and vectors, and operators on vectors."""
+
+import inspect
+import operator
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, lower_builtin, overload, type_callable
+
+from .. import _steps
+from ._conversions import call_llvm, halves, joined, shaped, splat
+from ._numba import INLINE
+from ._types import HAS_MASKS, I1, I32, I64, Mask, Vector, constant_of, first, writer
+from ._vectors import all_lanes
+
+
+def implement(function, compiled, *formals):
+    """Let calls of a function be the instructions of a `writer`, where that takes the arguments' types.
+
+    An overload is a function around the instructions, which takes Numba 10 ms to compile for every type.
+    """
+
+    @type_callable(function)
+    def _type_of(context):
+        def typer(*kinds):
+            written = compiled(context, *kinds)
+            return written and written[0]
+
+        typer.__signature__ = inspect.signature(function)
+        return typer
+
+    @lower_builtin(function, *(formals or [types.VarArg(types.Any)]))
+    def _lower(context, builder, signature, args):
+        _, codegen = compiled(None, *signature.args)
+        return codegen(context, builder, signature, args)
+
+
+def compiled_truth(holds):
+    """Return a `writer` of what is known of arguments' types when a kernel is compiled."""
+    return writer(types.boolean, constant_of(holds, I1))
+
+
+def _is_single(value, *others):
+    return (value.element if isinstance(value, Vector) else value) == types.float32
+
+
+def _call(emitter, name, *values):
+    """Call an intrinsic of LLVM for numbers or vectors of these."""
+    kind = emitter.kinds[0]
+    lanes = f"v{values[0].type.count}" if isinstance(kind, Vector) else ""
+    suffix = f"{lanes}{'f32' if _is_single(kind) else 'f64'}"
+    return call_llvm(emitter.builder, f"llvm.{name}.{suffix}", values[0].type, *values)
+
+
+# ---- Operators on vectors -----------------------------------------------------------------------------------------
+
+
+def _binary(name):
+    return lambda emitter, a, b: getattr(emitter.builder, name)(a, b)
+
+
+def _product(emitter, a, b):
+    # Of complex vectors, each part rounded as Numba's product of two numbers is.
+    builder = emitter.builder
+    if not emitter.result.is_complex:
+        return builder.fmul(a, b)
+    (a_real, a_imag), (b_real, b_imag) = halves(builder, a), halves(builder, b)
+    real = builder.fsub(builder.fmul(a_real, b_real), builder.fmul(a_imag, b_imag))
+    imag = builder.fadd(builder.fmul(a_real, b_imag), builder.fmul(a_imag, b_real))
+    return joined(builder, real, imag)
+
+
+def _comparison(operation):
+    def emit(emitter, a, b):
+        bits = emitter.builder.fcmp_ordered(operation, a, b)
+        return emitter.builder.sext(bits, emitter.context.get_value_type(emitter.result))
+
+    return emit
+
+
+def _if_vectors(result):
+    def result_of(vector, *others):
+        holds = isinstance(vector, Vector) and all(other == vector for other in others)
+        return result(vector, *others) if holds else None
+
+    return result_of
+
+
+for _symbol, _result, _emit in (
+    (operator.add, first, _binary("fadd")),
+    (operator.sub, first, _binary("fsub")),
+    (operator.mul, first, _product),
+    (operator.truediv, first, _binary("fdiv")),
+    (operator.lt, lambda a, b: Mask(a.element, a.count), _comparison("<")),
+    (operator.eq, lambda a, b: Mask(a.element, a.count), _comparison("==")),
+):
+    implement(_symbol, writer(_if_vectors(_result), _emit), Vector, Vector)
+implement(operator.neg, writer(_if_vectors(first), lambda emitter, a: emitter.builder.fneg(a)), Vector)
+
+
+# ---- Primitives of the steps --------------------------------------------------------------------------------------
+
+
+def _if_real(value, *others):
+    return None if isinstance(value, types.Complex) else value
+
+
+def _constant(emitter, value, _):
+    like = emitter.result
+    is_vector = isinstance(like, Vector)
+    number = emitter.context.cast(emitter.builder, value, emitter.kinds[0], like.element if is_vector else like)
+    return all_lanes(emitter.context, emitter.builder, like, number) if is_vector else number
+
+
+def _fma(emitter, a, b, c):
+    builder = emitter.builder
+    if not isinstance(emitter.result, Vector):
+        return builder.fma(a, b, c)
+    if not emitter.result.is_complex:
+        return _call(emitter, "fma", a, b, c)
+    (a_real, a_imag), (b_real, b_imag), (c_real, c_imag) = (halves(builder, v) for v in (a, b, c))
+    real = _call(emitter, "fma", builder.fneg(a_imag), b_imag, _call(emitter, "fma", a_real, b_real, c_real))
+    imag = _call(emitter, "fma", a_imag, b_real, _call(emitter, "fma", a_real, b_imag, c_imag))
+    return joined(builder, real, imag)
+
+
+def _conj(emitter, value):
+    if not (isinstance(emitter.result, Vector) and emitter.result.is_complex):
+        return value
+    real, imag = halves(emitter.builder, value)
+    return joined(emitter.builder, real, emitter.builder.fneg(imag))
+
+
+def _type_of_choice(condition, yes, no):
+    return yes if isinstance(condition, Mask) or isinstance(yes, types.Float) else None
+
+
+def _select(emitter, chosen, yes, no):
+    if isinstance(emitter.kinds[0], Mask):
+        chosen = emitter.builder.icmp_signed("<", chosen, splat(0, chosen.type))
+    return emitter.builder.select(chosen, yes, no)
+
+
+def _everywhere(emitter, vector):
+    builder, condition = emitter.builder, emitter.kinds[0]
+    if not isinstance(condition, Mask):
+        return vector
+    # All lanes onto each other, where their bits are not together anyway, then the signs of what is left.
+    count = condition.count
+    while count > 4 and not HAS_MASKS:
+        count //= 2
+        vector = builder.and_(*halves(builder, vector))
+    signs = builder.icmp_signed("<", vector, splat(0, vector.type))
+    bits = ir.IntType(count)
+    return builder.icmp_unsigned("==", builder.bitcast(signs, bits), ir.Constant(bits, -1))
+
+
+def _power_of_two(emitter, n):
+    # Added to 1.5 times two to the mantissa's width, a whole number stands in the lowest bits.
+    builder = emitter.builder
+    integer, mantissa, bias = (I32, 23, 127) if _is_single(emitter.result) else (I64, 52, 1023)
+    integers = shaped(integer, n.type)
+    bits = builder.bitcast(builder.fadd(n, splat(1.5 * 2.0**mantissa, n.type)), integers)
+    exponent = builder.add(bits, splat(bias, integers))
+    return builder.bitcast(builder.shl(exponent, splat(mantissa, integers)), n.type)
+
+
+def _condition_type(condition):
+    return types.boolean if isinstance(condition, Mask) else condition
+
+
+implement(_steps.constant, writer(lambda value, like: like, _constant))
+implement(_steps.select, writer(_type_of_choice, _select))
+implement(_steps.fma, writer(_if_real, _fma))
+implement(_steps.everywhere, writer(_condition_type, _everywhere))
+implement(_steps.magnitude, writer(_if_real, lambda emitter, value: _call(emitter, "fabs", value)))
+implement(_steps.conj, writer(_if_real, _conj))
+implement(_steps.is_single, compiled_truth(_is_single))
+implement(_steps.nearest, writer(first, lambda emitter, value: _call(emitter, "rint", value)))
+implement(_steps.power_of_two, writer(first, _power_of_two))
+
+
+# Of complex scalars, which Numba makes of their parts.
+
+
+@intrinsic
+def _fused(typingctx, a, b, c):
+    return writer(first, _fma)(typingctx, a, b, c)
+
+
+@overload(_steps.fma, jit_options=INLINE)
+def _complex_fma(a, b, c):
+    if isinstance(a, types.Complex):
+
+        def complex_fma(a, b, c):
+            real = _fused(-a.imag, b.imag, _fused(a.real, b.real, c.real))
+            imag = _fused(a.imag, b.real, _fused(a.real, b.imag, c.imag))
+            return complex(real, imag)
+
+        return complex_fma
+
+
+@overload(_steps.magnitude, jit_options=INLINE)
+def _complex_magnitude(value):
+    if isinstance(value, types.Complex):
+        return lambda value: abs(value)
+
+
+@overload(_steps.conj, jit_options=INLINE)
+def _complex_conj(value):
+    if isinstance(value, types.Complex):
+        return lambda value: complex(value.real, -value.imag)

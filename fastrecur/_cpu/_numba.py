@@ -1,0 +1,120 @@
+"""What kernels need of Numba that it does not document, each with what happens where a Numba has no such name.
+
+Everything else comes from `numba.extending`, `numba.types`, `numba.config` and llvmlite, as these are documented.
+
+======================================  ======================================  ====================================
+name                                    why                                     without it
+======================================  ======================================  ====================================
+jit's ``no_cpython_wrapper`` and        wrappers take as long again to compile  wrappers are compiled
+``no_cfunc_wrapper``                    as what they wrap
+jit's ``_nrt``                          kernels own no objects                  code to count references is linked
+jit's ``forceinline``                   a helper's numbers stay in registers    LLVM chooses what it inlines
+``numba.core.cpu.CPUTargetOptions``     says which options jit has              none of these is used
+``library`` of jit's ``overloads``,     has the machine code that Numba made    code is generated from the text that
+``serialize_using_object_code`` of it                                           ``inspect_llvm`` returns
+======================================  ======================================  ====================================
+"""
+
+import functools
+
+from llvmlite import binding
+from numba import config, njit
+from numba.extending import typeof_impl
+
+
+def _known(options):
+    """Return those options that this Numba knows."""
+    try:
+        from numba.core.cpu import CPUTargetOptions
+    except ImportError:
+        return {}
+    return {name: value for name, value in options.items() if hasattr(CPUTargetOptions, name)}
+
+
+# NumPy's division, which never raises.
+HELPER = {"error_model": "numpy", **_known({"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False})}
+INLINE = {**HELPER, **_known({"forceinline": True})}
+
+
+class _Helper:
+    """A function that kernels call. Numba is told when it compiles one: a process that has all kernels does without."""
+
+    def __init__(self, function, options):
+        self._function, self._options = function, options
+
+    @functools.cached_property
+    def dispatcher(self):
+        return njit(**self._options)(self._function)
+
+
+@typeof_impl.register(_Helper)
+def _type_of_helper(value, context):
+    return typeof_impl(value.dispatcher, context)
+
+
+def helper(function):
+    """Let kernels call a function."""
+    return function if config.DISABLE_JIT else _Helper(function, HELPER)
+
+
+def inlined(function):
+    """Let kernels call a function, of which a copy stands wherever it is called."""
+    return function if config.DISABLE_JIT else _Helper(function, INLINE)
+
+
+def compiled(function, signature):
+    """Return Numba's dispatcher of a kernel, compiled for a signature."""
+    return njit(signature, **HELPER)(function)
+
+
+def machine_code(function, signature):
+    """Compile a kernel; return its machine code and its symbol in there."""
+    dispatcher = compiled(function, signature)
+    module = binding.parse_assembly(dispatcher.inspect_llvm(signature.args))
+    defined = [f.name for f in module.functions if not f.is_declaration and f.linkage == binding.Linkage.external]
+    symbol = next(name for name in defined if not name.startswith(("cfunc.", "_ZN7cpython")))
+    try:
+        _, _, (code, *_) = dispatcher.overloads[signature.args].library.serialize_using_object_code()
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        # RuntimeError: an interrupt came while LLVM handed over the code; Python cannot raise it there.
+        code = _target_machine().emit_object(module)
+    return code, symbol
+
+
+def _target_machine():
+    """Return a machine that generates code as Numba's does: for the same processor, to stand anywhere in memory."""
+    triple = binding.get_process_triple()
+    cpu, features = processor()
+    reloc = "static" if triple.startswith(("x86", "i386", "i686")) else "default"
+    options = {"opt": int(config.OPT), "reloc": reloc, "codemodel": "jitdefault", "jit": True}
+    return binding.Target.from_triple(triple).create_target_machine(cpu, features, **options)
+
+
+def processor():
+    """Return the name of the processor that kernels are compiled for, and its features as LLVM writes them."""
+    is_host = config.CPU_NAME in (None, "", "host")
+    features = config.CPU_FEATURES
+    if features is None:
+        features = ",".join(f"{'+' if on else '-'}{name}" for name, on in sorted(_host_features().items()))
+    return binding.get_host_cpu_name() if is_host else config.CPU_NAME, features
+
+
+@functools.cache
+def _host_features():
+    try:
+        return binding.get_host_cpu_features()
+    except RuntimeError:
+        return {}
+
+
+def has(*features):
+    """Return whether the processor that kernels are compiled for has some features, as far as that is known."""
+    if config.CPU_NAME not in (None, "", "host") or config.CPU_FEATURES is not None:
+        return False
+    return bool(_host_features()) and all(_host_features().get(feature) for feature in features)
+
+
+def circumstances():
+    """Return what machine code depends on beside the kernel's source and the versions of what compiles it."""
+    names = "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "ENABLE_AVX"
+    return binding.get_process_triple(), processor(), [str(getattr(config, name, None)) for name in names]

@@ -1,0 +1,322 @@
+"""Numbers behind addresses, one at a time; buffers on the stack; prefetches, fences, optimisation barriers."""
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+
+from ._conversions import call_llvm, narrow, resize, widen
+from ._types import I1, I8, I32, I64, LINE, OCTET, WIDTH, Address, Pointer, constant_of, first, primitive
+
+# ---- What all loads and stores are made of ------------------------------------------------------------------------
+
+
+def moved(builder, place, offset):
+    """Return an address so many bytes on."""
+    return builder.gep(place, [ir.Constant(I64, offset) if isinstance(offset, int) else offset], source_etype=I8)
+
+
+def scaled(builder, index, size):
+    """Return how many bytes a number of elements takes."""
+    return builder.mul(index, ir.Constant(I64, size))
+
+
+def element_at(builder, pointer, place, index):
+    """Return the address of an element behind a pointer."""
+    return moved(builder, place, scaled(builder, index, pointer.size))
+
+
+def read(builder, pointer, place, kind, align=1):
+    """Load what stands behind a pointer."""
+    return _mark(builder.load(builder.bitcast(place, kind.as_pointer()), typ=kind, align=align), builder, pointer)
+
+
+def write(builder, pointer, value, place, align=1, streaming=False):
+    """Store behind a pointer; past the cache if ``streaming``."""
+    store = builder.store(value, builder.bitcast(place, value.type.as_pointer()), align=align)
+    _mark(store, builder, pointer)
+    if streaming:
+        store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(I32, 1)]))
+
+
+def _mark(instruction, builder, pointer):
+    """Tell the compiler that scratch memory and the caller's memory never overlap."""
+    module = builder.module
+    domain = module.add_metadata(["fastrecur"])
+    scope = module.add_metadata([module.add_metadata(["fastrecur.scratch", domain])])
+    instruction.set_metadata("alias.scope" if pointer.scratch else "noalias", scope)
+    if any(isinstance(value.type, ir.VectorType) for value in (instruction, *instruction.operands)):
+        _align_stack(builder.function)
+    return instruction
+
+
+def _align_stack(function):
+    """Have a function's stack begin with a cache line.
+
+    Else a vector for which there is no register left may stand in two lines, which LLVM sees too late to do anything
+    about: how long that takes depends on where a thread's stack happens to be.
+    """
+    function.attributes.add("nounwind")  # where there is no other, llvmlite leaves out the next
+    function.attributes.alignstack = LINE
+
+
+# ---- Load and store -----------------------------------------------------------------------------------------------
+
+
+def _load(emitter, place, index, _):
+    builder, (pointer, _, carry) = emitter.builder, emitter.kinds
+    base = element_at(builder, pointer, place, index)
+    if pointer.is_complex:
+        parts = [read(builder, pointer, _part(builder, base, k, pointer), pointer.memory) for k in (0, 1)]
+        real, imag = (resize(builder, part, carry.memory) for part in parts)
+    else:
+        raw = read(builder, pointer, base, pointer.memory)
+        if pointer.element == carry.element:
+            return raw
+        real, imag = widen(builder, raw, pointer.element, carry.memory), ir.Constant(carry.memory, 0.0)
+    if not carry.is_complex:
+        return real
+    number = emitter.context.make_complex(builder, carry.value)
+    number.real, number.imag = real, imag
+    return number._getvalue()
+
+
+def _part(builder, base, k, pointer):
+    return builder.gep(base, [ir.Constant(I64, k)], source_etype=pointer.memory)
+
+
+@primitive(lambda pointer, index, carry: carry.value, _load)
+def load(pointer, index, carry):
+    return pointer.at(index).astype(carry.dtype)[0]
+
+
+def _store(emitter, place, index, value):
+    builder, (pointer, _, kind) = emitter.builder, emitter.kinds
+    base = element_at(builder, pointer, place, index)
+    if isinstance(kind, types.Complex):
+        number = emitter.context.make_complex(builder, kind, value)
+        if pointer.is_complex:
+            for k, part in enumerate((number.real, number.imag)):
+                write(builder, pointer, resize(builder, part, pointer.memory), _part(builder, base, k, pointer))
+            return
+        value = number.real  # the gradient of a real operand
+    write(builder, pointer, narrow(builder, value, pointer.element) if pointer.category == "float" else value, base)
+
+
+@primitive(types.none, _store)
+def store(pointer, index, value):
+    if pointer.dtype.kind != "c" and isinstance(value, np.complexfloating):
+        value = value.real
+    pointer.at(index)[0] = value
+
+
+@primitive(types.none, _store)
+def store_int(pointer, index, value):
+    pointer.at(index)[0] = value
+
+
+def _load_int(emitter, place, index):
+    return read(emitter.builder, emitter.kinds[0], element_at(emitter.builder, emitter.kinds[0], place, index), I64, 8)
+
+
+@primitive(types.int64, _load_int)
+def load_int(pointer, index):
+    return int(pointer.at(index)[0])
+
+
+def _copy_number(emitter, target, at, source, index):
+    # As it stands in memory; both are of one element.
+    builder, (to, _, from_, _) = emitter.builder, emitter.kinds
+    source = element_at(builder, from_, source, index)
+    target = element_at(builder, to, target, at)
+    write(builder, to, read(builder, from_, source, ir.IntType(8 * to.size)), target)
+
+
+@primitive(types.none, _copy_number)
+def copy_number(target, at, source, index):
+    target.at(at)[0] = source.at(index)[0]
+
+
+@primitive(first, lambda emitter, place, offset: moved(emitter.builder, place, offset))
+def shift(pointer, offset):
+    return Address(pointer.address + int(offset), pointer.dtype, pointer.keep)
+
+
+# ---- What is known of pointers, and whole numbers -----------------------------------------------------------------
+
+
+@primitive(types.int64, constant_of(lambda pointer: pointer.size))
+def itemsize(pointer):
+    return pointer.dtype.itemsize
+
+
+@primitive(types.int64, constant_of(lambda carry: OCTET if carry.is_complex else WIDTH))
+def width(carry):
+    return OCTET if carry.dtype.kind == "c" else WIDTH
+
+
+@primitive(types.boolean, constant_of(lambda buffer, pointer: buffer == pointer, I1))
+def is_own_kind(buffer, pointer):
+    return buffer.dtype == pointer.dtype
+
+
+@primitive(first, lambda emitter, buffer, place: place if emitter.kinds[0] == emitter.kinds[1] else buffer)
+def in_place(buffer, pointer):
+    return pointer if is_own_kind(buffer, pointer) else buffer
+
+
+def _misalignment(emitter, place):
+    return emitter.builder.and_(emitter.builder.ptrtoint(place, I64), ir.Constant(I64, LINE - 1))
+
+
+@primitive(types.int64, _misalignment)
+def misalignment(pointer):
+    return pointer.address & (LINE - 1)
+
+
+def _is_same(emitter, *places):
+    return emitter.builder.icmp_unsigned("==", *(emitter.builder.ptrtoint(place, I64) for place in places))
+
+
+@primitive(types.boolean, _is_same)
+def is_same(pointer, other):
+    return pointer.address == other.address
+
+
+def _lesser(emitter, a, b):
+    return emitter.builder.select(emitter.builder.icmp_signed("<", a, b), a, b)
+
+
+def _greater(emitter, a, b):
+    return emitter.builder.select(emitter.builder.icmp_signed(">", a, b), a, b)
+
+
+# `min` and `max` of two whole numbers, which Numba compiles as functions.
+@primitive(types.int64, _lesser)
+def minimum(a, b):
+    return min(a, b)
+
+
+@primitive(types.int64, _greater)
+def maximum(a, b):
+    return max(a, b)
+
+
+# ---- Buffers on the stack -----------------------------------------------------------------------------------------
+
+
+def stack_bytes(builder, size, align=LINE):
+    """Return the address of so many bytes."""
+    with builder.goto_entry_block():
+        storage = builder.alloca(I8, size=ir.Constant(I64, size))
+    storage.align = align
+    return storage
+
+
+def _stack(emitter, *arguments):
+    return stack_bytes(emitter.builder, emitter.result.size * arguments[-1])
+
+
+@primitive(lambda carry, count: carry, _stack, literal=True)
+def stack(carry, count):
+    """Return a buffer for what stands behind a pointer, as it stands there."""
+    array = np.empty(count, carry.dtype)
+    return Address(array.ctypes.data, carry.dtype, array)
+
+
+def _in_kind(pointer, carry):
+    return pointer.element in ("f4", "f8") and not carry.is_complex
+
+
+def _kind_like(pointer, carry, count):
+    return Pointer(pointer.element if _in_kind(pointer, carry) else carry.element, scratch=True)
+
+
+@primitive(_kind_like, _stack, literal=True)
+def stack_like(pointer, carry, count):
+    """Return a buffer for what stands behind `pointer`: as it is, where kernels compute in its kind anyway."""
+    own = pointer.dtype in (np.float32, np.float64) and carry.dtype.kind != "c"
+    return stack(pointer if own else carry, count)
+
+
+def _kind_of(pointer, carry, count):
+    return pointer if _in_kind(pointer, carry) else _kind_like(pointer, carry, count)
+
+
+@primitive(_kind_of, _stack, literal=True)
+def stack_of(pointer, carry, count):
+    """Do the same with the pointer's own type, so that a kernel may also read and write in place."""
+    return stack_like(pointer, carry, count)
+
+
+@primitive(lambda pointer, carry, count: pointer if pointer.element == carry.element else carry, _stack, literal=True)
+def stack_wide(pointer, carry, count):
+    """Return a buffer of the carry's kind; with the pointer's own type if that is its kind too."""
+    return stack(carry, count)
+
+
+def _stack_ints(emitter, count):
+    return stack_bytes(emitter.builder, 8 * count, align=8)
+
+
+@primitive(lambda count: Pointer("i8", scratch=True), _stack_ints, literal=True)
+def stack_ints(count):
+    array = np.empty(count, np.int64)
+    return Address(array.ctypes.data, np.int64, array)
+
+
+# ---- Prefetches, fences, optimisation barriers --------------------------------------------------------------------
+
+
+def prefetch_line(builder, place, for_write, locality=3):
+    """Prefetch the line of an address: 3: to every level of the cache, 2: to the second."""
+    how = (ir.Constant(I32, n) for n in (int(for_write), locality, 1))  # 1: data
+    call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), place, *how)
+
+
+def _prefetching(for_write):
+    """Return the emitter of a prefetch of the lines of a vector that stands so many bytes on."""
+
+    def emit(emitter, place, index, distance):
+        builder, pointer = emitter.builder, emitter.kinds[0]
+        offset = builder.add(scaled(builder, index, pointer.size), distance)
+        for line in range(0, (OCTET if pointer.is_complex else WIDTH) * pointer.size, LINE):
+            prefetch_line(builder, moved(builder, place, builder.add(offset, ir.Constant(I64, line))), for_write)
+
+    return emit
+
+
+@primitive(types.none, _prefetching(for_write=False))
+def prefetch(pointer, index, distance):
+    pass
+
+
+@primitive(types.none, _prefetching(for_write=True))
+def prefetch_to_write(pointer, index, distance):
+    pass
+
+
+def _prefault(emitter, place, offset):
+    # 0 is written where 0 stands, and what others write there stays. (An atomic "or 0" would do, but LLVM makes it a
+    # load, which gets no page of its own.)
+    zero = ir.Constant(I8, 0)
+    emitter.builder.cmpxchg(moved(emitter.builder, place, offset), zero, zero, "monotonic", "monotonic")
+
+
+@primitive(types.none, _prefault)
+def own_page(pointer, offset):
+    """Have the system provide a page now."""
+
+
+@primitive(types.none, lambda emitter: emitter.builder.fence("seq_cst"))
+def fence():
+    pass
+
+
+def _unknown(emitter, count):
+    return emitter.builder.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [count], side_effect=False)
+
+
+@primitive(types.int64, _unknown)
+def turns(count):
+    """Hide a number from the compiler, which else unrolls a loop of so many: it takes long over those."""
+    return count

@@ -1,0 +1,190 @@
+"""The types of kernels' arguments and numbers; how a primitive is declared, compiled and as Python for tests."""
+
+import ctypes
+import inspect
+import platform
+
+import numpy as np
+from llvmlite import ir
+from numba import config, types
+from numba.extending import NativeValue, intrinsic, models, register_model, unbox
+
+from ._numba import has
+
+INTERPRETED = bool(config.DISABLE_JIT)
+
+WIDTH = 16  # lanes in a vector: a cache line of float32, and four registers of float64 on AVX2
+OCTET = 8  # lanes and steps of a block that is transposed in registers
+LINE = 64  # bytes of a cache line
+
+I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
+F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
+
+# Element name -> (bytes, LLVM type in memory, class). The names are NumPy's, plus bf2 for bfloat16.
+ELEMENTS = {
+    "f2": (2, I16, "float"),
+    "bf2": (2, I16, "float"),
+    "f4": (4, F32, "float"),
+    "f8": (8, F64, "float"),
+    "c8": (8, F32, "complex"),
+    "c16": (16, F64, "complex"),
+    "b1": (1, I8, "unsigned"),
+    **{f"i{n}": (n, ir.IntType(8 * n), "signed") for n in (1, 2, 4, 8)},
+    **{f"u{n}": (n, ir.IntType(8 * n), "unsigned") for n in (1, 2, 4, 8)},
+}
+
+# LLVM lowers half <-> float to one instruction, or to a library call that may not exist at run time.
+HARDWARE_HALF = has("f16c") or (has() and platform.machine() in ("aarch64", "arm64"))
+HAS_AVX = has("avx")
+HAS_MASKS = has("avx512f")  # a bit for each lane, in a register of its own
+HAS_BFLOAT = has("avx512f", "avx512bf16", "avx512dq")  # rounds to it
+
+
+class Pointer(types.Type):
+    """An address of elements of one type; unboxed from a Python int.
+
+    ``scratch`` marks the kernels' own buffers, which no operand or result overlaps: the compiler may rely on that.
+    """
+
+    def __init__(self, element, scratch=False):
+        self.element, self.scratch = element, scratch
+        self.size, self.memory, self.category = ELEMENTS[element]
+        self.is_complex = self.category == "complex"
+        super().__init__(name=f"fastrecur.Pointer({element}{', scratch' if scratch else ''})")
+
+    @property
+    def value(self):
+        """The Numba type of an element when this is a carry."""
+        return {"f4": types.float32, "f8": types.float64, "c16": types.complex128, "i8": types.int64}[self.element]
+
+
+class Rule(types.Type):
+    """Which recurrence a kernel computes: a type, so that it is fixed when the kernel is compiled."""
+
+    def __init__(self, rule):
+        self.rule = rule
+        super().__init__(name=f"fastrecur.Rule({rule})")
+
+
+class Vector(types.Type):
+    """Neighbouring lanes in the carry type, computed on together; of complex ones all real parts, then the others."""
+
+    def __init__(self, element, count=None):
+        self.element, self.count = element, count or (OCTET if element == types.complex128 else WIDTH)
+        self.is_complex = element == types.complex128
+        super().__init__(name=f"fastrecur.Vector({element} x {count})")
+
+
+class Mask(types.Type):
+    """The truth of a comparison of two vectors: integers as wide as the numbers, all ones or all zeros.
+
+    Bits would be packed and unpacked again wherever the compiler keeps them in memory.
+    """
+
+    def __init__(self, element, count):
+        self.element, self.count = element, count
+        super().__init__(name=f"fastrecur.Mask({element} x {count})")
+
+
+def _llvm_type(kind):
+    if isinstance(kind, Pointer):
+        return I8.as_pointer()
+    if isinstance(kind, Mask):
+        return ir.VectorType(ir.IntType(kind.element.bitwidth), kind.count)
+    return ir.VectorType(F32 if kind.element == types.float32 else F64, kind.count * (1 + kind.is_complex))
+
+
+@register_model(Vector)
+@register_model(Mask)
+@register_model(Pointer)
+class _Model(models.PrimitiveModel):
+    def __init__(self, manager, fe_type):
+        super().__init__(manager, fe_type, _llvm_type(fe_type))
+
+
+register_model(Rule)(models.OpaqueModel)
+
+
+# What follows is only for a wrapper that Python calls, which a Numba without `no_cpython_wrapper` compiles.
+@unbox(Pointer)
+def _unbox_pointer(typ, obj, c):
+    return NativeValue(c.pyapi.long_as_voidptr(obj), is_error=c.pyapi.c_api_error())
+
+
+@unbox(Rule)
+def _unbox_rule(typ, obj, c):
+    return NativeValue(c.context.get_dummy_value())
+
+
+class Address:
+    """A `Pointer` for the interpreter: an address, its element's NumPy dtype, and whatever must stay alive."""
+
+    def __init__(self, address, dtype, keep=None):
+        self.address, self.dtype, self.keep = address, np.dtype(dtype), keep
+
+    def at(self, index):
+        size = self.dtype.itemsize
+        memory = (ctypes.c_char * size).from_address(self.address + int(index) * size)
+        return np.frombuffer(memory, self.dtype)
+
+
+class Emitter:
+    """Where a primitive's instructions are written: LLVM's builder, Numba's context, types of arguments and result."""
+
+    def __init__(self, builder, context, kinds, result):
+        self.builder, self.context, self.kinds, self.result = builder, context, kinds, result
+
+
+def writer(result, emit, literal=False):
+    """Return a primitive as `numba.extending.intrinsic` takes it.
+
+    ``result`` is the type of what it returns, or a function of the arguments' types that returns it, or None for types
+    that the primitive does not take. ``emit(emitter, *values)`` writes the instructions. If ``literal``, the last
+    argument is a number that is known when a kernel is compiled, and comes as that.
+    """
+
+    def compiled(typingctx, *kinds):
+        returned = result if isinstance(result, types.Type) else result(*kinds)
+        if returned is None or (literal and not isinstance(kinds[-1], types.IntegerLiteral)):
+            return None
+
+        def codegen(context, builder, signature, args):
+            if literal:
+                args = (*args[:-1], kinds[-1].literal_value)
+            value = emit(Emitter(builder, context, kinds, returned), *args)
+            return context.get_dummy_value() if returned == types.none else value
+
+        known = kinds[-1:] if literal else ()
+        formals = [types.int64 if isinstance(k, types.Integer) else k for k in kinds[: len(kinds) - len(known)]]
+        return returned(*formals, *known), codegen
+
+    return compiled
+
+
+def primitive(result, emit, literal=False):
+    """Return a decorator of a primitive as Python: it stays that if kernels are not compiled. See `writer`."""
+
+    def declare(twin):
+        if INTERPRETED:
+            return twin
+        compiled = writer(result, emit, literal)
+        names = ["typingctx", *inspect.signature(twin).parameters]
+        compiled.__signature__ = inspect.Signature(
+            [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+        )
+        return intrinsic(prefer_literal=literal)(compiled)
+
+    return declare
+
+
+def first(kind, *others):
+    """Return the type of the first argument: for a primitive that returns one like it."""
+    return kind
+
+
+def constant_of(value, type_=I64):
+    """Return an emitter's function of a primitive whose value is known when a kernel is compiled.
+
+    ``value`` is a function of the arguments' types.
+    """
+    return lambda emitter, *args: ir.Constant(type_, int(value(*emitter.kinds)))
