@@ -72,7 +72,7 @@ def quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state,
                         key = family, axis, reverse, b.dtype, b.shape, b.is_contiguous() or b.stride()
                 elif b.is_cuda:
                     key = _key_on_gpu(family, a, b, h0, axis, reverse, return_state)
-                    result = _known_on_gpu(key, a, b, h0, return_state)
+                    result = None if key is None else _known_on_gpu(key, a, b, h0, return_state)
                     if result is not None:
                         return result
         except RuntimeError:  # no strides, or no memory
