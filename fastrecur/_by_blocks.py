@@ -100,7 +100,7 @@ def _walk_told(plan, call, direction, sharing, at, walk_again, team):
     if sharing.template is None:
         team.run(_told_calls(plan, call, direction, sharing.table, stretches, at, address(summaries)))
     else:
-        _threads.run_template(team, sharing.template, sharing.sharer, (*at, 0, address(summaries)), count)
+        _threads.run_template(team, sharing.template, (*at, 0, address(summaries)), count)
     came = states.tolist()
     if not _were_told(came, way, lanes):
         plan.note_in_vain("told")

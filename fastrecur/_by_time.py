@@ -118,11 +118,10 @@ class Stretches:
     def _telling_on_the_way(self, before):
         """Return the parts of two threads: each is told the one start, the same, and walks; one from there."""
         if before not in self._at_once:
-            both = [self._tell(1, before, 0, 0), self._tell(1, before, self._own + 1, 1)]
-            walks = self._walks[0]
-            if self._ends:
-                walks = self._ends[0], walks[1], walks[0], self._ends[1]
-            self._at_once[before] = self._known([*both, *walks])
+            (first, second), ends = self._walks[0], self._ends
+            one = [self._tell(1, before, 0, 0), *ends[:1], first]
+            other = [self._tell(1, before, self._own + 1, 1), second, *ends[1:]]
+            self._at_once[before] = self._known([*one, *other], chain=len(one))
         return self._at_once[before]
 
     def _tell(self, k, before, states, turn):
@@ -191,20 +190,19 @@ class Stretches:
             calls.append((self._call, None, *places, lengths, table, 0, 1, 0, 1, low, high))
         return calls
 
-    def _known(self, parts):
-        """Return parts, the table of their calls as if all addresses were 0, and its function: None if not native."""
+    def _known(self, parts, chain=1):
+        """Return parts, and the table of their calls as if all addresses were 0, None if not native."""
         if not _native.is_native([(self._call,)]):
-            return parts, None, None
-        rows = _native.table(self._calls(parts, [0] * len(self._operands), 0, 0))
-        return parts, rows, _native.sharer(rows)
+            return parts, None
+        return parts, _native.table(self._calls(parts, [0] * len(self._operands), 0, 0), chain)
 
     def _run(self, known, team, threads, at, room, sums):
-        parts, rows, sharer = known
+        parts, rows = known
         if rows is None:
             team.run(self._calls(parts, at, room, sums), threads)
             return
         places = (*at[:4], room, room, *at[4:], sums, room) if self._is_back else (*at, room)
-        _threads.run_template(team, rows, sharer, places, threads)
+        _threads.run_template(team, rows, places, threads)
 
     def walk(self, team, at, carry, first_states=0, sums=None):
         """Walk; return whether that was done: else states are not told.

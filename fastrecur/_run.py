@@ -4,7 +4,6 @@ import ctypes
 import functools
 import math
 import os
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -120,16 +119,13 @@ def _staying_bytes():
 
 
 def _have_one_cache(team):
-    """Return whether a team's processors, and few others, have a cache in common.
-
-    The system may be wrong on that, as it is on virtual machines; so the time that a line takes must tell the same.
-    """
+    """Return whether a team's processors, and few others, have a cache in common, as far as the system tells."""
     having_it = _cache()[1]
     try:
         may = bool(having_it) and os.sched_getaffinity(0) <= having_it
     except AttributeError:  # not on every platform
         may = False
-    return may and _threads.share_a_cache(team)
+    return may and team.size > 1
 
 
 # ---- Runs -----------------------------------------------------------------------------------------------------------
@@ -153,7 +149,8 @@ def _waking_team(plan):
     """Return who will run a plan; workers among whom it will be shared wake up while the call is prepared."""
     team = _threads.team()
     if team.run is _threads.run and (n := _likely_threads(plan, team.size)) > 1:
-        _threads.stir(n)
+        ready = _threads.prewake(n)
+        return team if ready == n else team._replace(size=ready)
     return team
 
 
@@ -333,7 +330,7 @@ def _run_template(team, sharing, addresses, state):
         room = np.zeros(sharing.room + LINE, _problem.BYTE)
         place = address(room)
         addresses = *addresses[:state], place + -place % LINE, *addresses[state + 1 :]
-    _threads.run_template(team, sharing.template, sharing.sharer, addresses, min(sharing.threads, len(sharing.tails)))
+    _threads.run_template(team, sharing.template, addresses, min(sharing.threads, len(sharing.tails)))
 
 
 def _template(plan, direction, tails, pieces, spans):
@@ -565,16 +562,17 @@ def _forward_shifted(plan, call, at, carry, sharing, shift, team):
 def _run_shifted(plan, team, shift, addresses):
     """Walk as `_forward_shifted` does, from zeros that nobody asks for, all in one go; return whether that was done."""
     known = _shifted(plan, team.size, shift)
-    if known is None or team.run is not _threads.run:
+    if known is None:
         return False
     states = np.zeros(known.room, _problem.BYTE)
     place = address(states)
-    return _threads.share(known.sharer, (*addresses, place + -place % LINE), known.threads)
+    _threads.run_template(team, known.table, (*addresses, place + -place % LINE), known.threads)
+    return True
 
 
 @functools.lru_cache(maxsize=256)
 def _shifted(plan, size, shift):
-    """Return a function of the addresses of operands, result and states that walks shifted rows, None if it is more.
+    """Return a table whose addresses of operands, result and states are missing, that walks shifted rows; None if more.
 
     A thread takes three calls, and a lane's state is where it looks for it: each thread's stand apart.
     """
@@ -601,14 +599,14 @@ def _shifted(plan, size, shift):
                 yield call_of(k, 0, step, 0, low + shift, min(high + shift, inner), -shift)
 
     together = (call_of(k, 1, int(down), shift, low, high, 0) for k, (*_, low, high) in enumerate(parts))
-    rows = _native.table([*alone(0, not down), *together, *alone(last, down)])
-    sharer = _native.sharer(rows)
+    parts_in_order = zip(alone(0, not down), together, alone(last, down), strict=True)
+    table = _native.table([call for calls in parts_in_order for call in calls], chain=3)
     room = inner * plan.wide.itemsize + APART * threads + LINE
-    return None if sharer is None else _Shifted(sharer, threads, room, (rows, tables, lengths))
+    return _Shifted(table, threads, room, (tables, lengths))
 
 
 class _Shifted(NamedTuple):
-    sharer: Callable
+    table: np.ndarray
     threads: int
     room: int  # bytes of states
     keep: tuple
@@ -627,7 +625,6 @@ class _Sharing(NamedTuple):
     room: int  # and how many bytes these take, or all states
     keep: list
     template: np.ndarray | None  # all parts' calls, but for addresses; of a series, see `_by_blocks`
-    sharer: Callable | None  # a function of these, see `_native.sharer`
 
 
 @functools.lru_cache(maxsize=1024)
@@ -657,8 +654,7 @@ def _sharing(plan, most, fresh, fresh_bytes, direction, stretch=0, stays=False):
         spans = _spans(plan, parts)
         template = _template(plan, direction, tails, pieces, spans)
     room = spans[-1][1] + APART * len(spans) if spans else plan.lanes * plan.wide.itemsize
-    sharer = None if template is None else _native.sharer(template)
-    return _Sharing(threads, pieces, geometry, address(geometry), tails, spans, room, tables, template, sharer)
+    return _Sharing(threads, pieces, geometry, address(geometry), tails, spans, room, tables, template)
 
 
 @functools.lru_cache(maxsize=1024)

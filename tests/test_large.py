@@ -229,14 +229,13 @@ def test_what_the_system_says_of_caches(monkeypatch, tmp_path, listed, size, mb,
     monkeypatch.setattr(_run, "CACHE", str(tmp_path) + "/")
     monkeypatch.setattr(_run, "_cache", _run._cache.__wrapped__)
     monkeypatch.setattr(_run.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    monkeypatch.setattr(_run._threads, "share_a_cache", lambda team: True)
     monkeypatch.setattr(_run.os, "cpu_count", lambda: 4)
+    team = _run._threads.Team(2, None)
     assert _run._cache_bytes() == mb << 20
-    assert _run._have_one_cache(None) == expected
-    monkeypatch.setattr(_run._threads, "share_a_cache", lambda team: False)
-    assert not _run._have_one_cache(None)
+    assert _run._have_one_cache(team) == expected
+    assert not _run._have_one_cache(team._replace(size=1))
     monkeypatch.delattr(_run.os, "sched_getaffinity")
-    assert not _run._have_one_cache(None)
+    assert not _run._have_one_cache(team)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
