@@ -109,10 +109,10 @@ def sum_bytes_of(plan):
 
 
 class Calls:
-    """Calls of a bound kernel of which all is known but addresses; so many of a ``chain`` are done one by one."""
+    """Calls of a bound kernel of which all is known but addresses; one thread does a ``chain`` of so many in order."""
 
     def __init__(self, bound, chain=1):
-        self.bound, self._chain, self._calls, self._keep, self._tables = bound, chain, [], [], None
+        self.bound, self._chain, self._calls, self._keep, self._table = bound, chain, [], [], None
 
     def add(self, geometry, part, moved=None, repeat=0, steps=None):
         """Add a call on a part of the lanes, or on a range of ``steps``; operands are ``moved`` by so many bytes."""
@@ -134,11 +134,9 @@ class Calls:
         if threads == 1 or not self.bound.is_native:
             self.run_here(addresses)
             return
-        if self._tables is None:
-            # To be removed once `_native.table` takes chains: then there is one table.
-            self._tables = [_native.table(self._calls[k :: self._chain]) for k in range(self._chain)]
-        for table in self._tables:
-            team.run(_native.with_addresses(table, addresses), threads)
+        if self._table is None:
+            self._table = _native.table(self._calls, self._chain)
+        team.run(_native.with_addresses(self._table, addresses), threads)
 
     def run_here(self, addresses, which=slice(None)):
         """Run the calls, or some of them, on this thread."""

@@ -75,6 +75,14 @@ def kernel_parameters(kernel, most):
     return f"{kernel.__module__}.{kernel.__qualname__} has more than {most} parameters"
 
 
+def kernel_arguments(count, came="%ld"):
+    return f"a kernel takes {count} arguments here, and {came} came"
+
+
+def kernel_scratch(most, words):
+    return f"a prepared call has room for {most} words of scratch memory, and {words} are asked for"
+
+
 def gpu_packages(missing):
     return (
         f"arrays on a GPU need numba-cuda, and {missing} is missing: in a clone of fastrecur, pip install "

@@ -36,8 +36,8 @@ def _waking_team(plan):
     """Return who will run a plan; workers among whom it will be shared wake up while the call is prepared."""
     team = _threads.team()
     if plan.traversal != "empty" and team.run is _threads.run and (n := _cost.choose(plan, team.size).threads) > 1:
-        # To be removed once all workers are prewoken so.
-        getattr(_threads, "prewake", getattr(_threads, "stir", None))(n)
+        ready = _threads.prewake(n)
+        return team if ready == n else team._replace(size=ready)
     return team
 
 

@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).parent / "gpu_tools"))
 from thresholds import lower_thresholds  # noqa: E402
 
 import fastrecur  # noqa: E402 - after the line above, which must precede the import of compare
-from fastrecur import _host, _memory_pool, _problem  # noqa: E402
+from fastrecur import _host, _memory_pool, _problem, _threads  # noqa: E402
 from fastrecur._arrays import address  # noqa: E402
 
 # Compilation makes the first example of a kind slow, and a failure must be the same everywhere.
@@ -111,6 +111,15 @@ def busy_collector():
     gc.set_threshold(5)
     yield
     gc.set_threshold(*before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def workers_that_come():
+    """Let calls count on workers whatever else the machine does: tests ask which way a call goes."""
+    real = _threads.prewake
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(_threads, "prewake", lambda threads: real(threads) and threads)
+        yield
 
 
 @pytest.fixture

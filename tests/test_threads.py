@@ -1,11 +1,13 @@
 """Many callers, many processes, and the number of threads."""
 
 import concurrent.futures
+import contextlib
+import ctypes
+import importlib.util
 import itertools
 import os
 import threading
 import time
-import types
 
 import numpy as np
 import pytest
@@ -13,8 +15,8 @@ from compare import assert_same_bits
 from thresholds import lower_thresholds
 
 import fastrecur
-from fastrecur import _run, _threads
-from fastrecur._cpu import _native
+from fastrecur import _threads
+from fastrecur._cpu import _compile, _native, _python, _rows, _workers
 
 # Problems large enough for several threads, on every axis; and a small one.
 PROBLEMS = [((300, 4097), 0), ((600, 2000), 1), ((5, 100, 2000), 1), ((1000000,), 0), ((5, 3), 0)]
@@ -36,12 +38,30 @@ def check():
 """
 
 
+def states():
+    """Return what all workers do."""
+    return [int(slot[_workers.STATE // 8]) for slot in _workers.slots()]
+
+
 def until_asleep():
     """Wait until all workers sleep: a moment, or longer beside processes that keep the processors busy."""
     until = time.monotonic() + 300
-    while any(not worker.is_asleep() for worker in _threads._idle):
+    while any(state != _workers.ASLEEP for state in states()):
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def instead(word, function, result=ctypes.c_int, arguments=3):
+    """Have workers and those who lead them call a function of ours instead of one of C."""
+    words = _workers._block().words
+    real, own = int(words[word // 8]), ctypes.CFUNCTYPE(result, *[ctypes.c_int64] * arguments)
+    ours = own(lambda *given: function(own(real), *given))
+    words[word // 8] = ctypes.cast(ours, ctypes.c_void_p).value
+    try:
+        yield
+    finally:
+        words[word // 8] = real
 
 
 def run_all(problems):
@@ -126,14 +146,14 @@ assert not failures, failures
     )
 
 
-@pytest.mark.parametrize("where", ["_native.lock_mail", "_native.functions", "threading.Thread._set_ident"])
+@pytest.mark.parametrize("where", ["_workers._new_block", "_workers._entry", "_native.table"])
 def test_a_call_from_where_a_worker_is_made(run_python, where):
-    """A signal's handler makes it, or a finalizer, here or on the new thread, for which who starts it waits."""
+    """A signal's handler makes it, or a finalizer."""
     run_python(
         LARGE
         + f"""
-import faulthandler, threading
-from fastrecur._cpu import _native
+import faulthandler
+from fastrecur._cpu import _native, _workers
 faulthandler.dump_traceback_later(60, exit=True)
 fastrecur.set_num_threads(1)
 check()  # compiled
@@ -322,43 +342,6 @@ def test_a_bad_call_leaves_the_pool_working(problems):
         assert_same_bits(result, right)
 
 
-@pytest.mark.parametrize("where", ["before a worker is woken", "after", "before the caller's own share"])
-@pytest.mark.parametrize("rest", [lambda: None, until_asleep], ids=["awake", "asleep"])
-def test_interrupts(monkeypatch, set_threads, where, rest):
-    """An interrupted call ends when its workers are done with its arrays; the next calls work."""
-    set_threads(2)
-    f, x = np.full((512, 2048), 0.5), np.ones((512, 2048))
-    expected = fastrecur.forget_mult(f, x)
-    rest()
-    native, asked = _native.functions(), []
-
-    def post(*arguments):
-        answer = native.post(*arguments)
-        asked.append(arguments[0])
-        if where == "after" and answer & native.SLEEPS:
-            next(worker for worker in workers if worker.mail == arguments[0]).rouse()
-        if where != "before the caller's own share":
-            raise KeyboardInterrupt
-        return answer
-
-    def lead(*arguments):
-        raise KeyboardInterrupt
-
-    workers = list(_threads._idle)
-    with monkeypatch.context() as patches:
-        functions = types.SimpleNamespace(post=post, lead=lead, SLEEPS=native.SLEEPS, MEETS=native.MEETS)
-        patches.setattr(_native, "functions", lambda: functions)
-        patches.setattr(_threads, "share", lambda *arguments: False)  # of which no part can be interrupted
-        patches.setattr(_threads, "stir", lambda n: None)
-        with pytest.raises(KeyboardInterrupt):
-            fastrecur.forget_mult(f, x)
-    assert asked
-    assert all(worker.is_done() for worker in _threads._idle)
-    assert_same_bits(fastrecur.forget_mult(f, x), expected)
-    rest()
-    assert_same_bits(fastrecur.forget_mult(f, x), expected)
-
-
 @pytest.fixture
 def processors():
     """Return two processors that this process may run on, and let this thread run on all afterwards."""
@@ -370,108 +353,155 @@ def processors():
 
 
 @pytest.mark.parametrize("rest", [lambda: None, until_asleep], ids=["awake", "asleep"])
-def test_workers_are_put_off_the_callers_processor(monkeypatch, set_threads, processors, rest):
+def test_workers_are_put_off_the_callers_processor(set_threads, processors, rest):
     """A worker is woken on another processor than its caller's, or sent to one; then it may run on all again."""
     set_threads(2)
     f, x = np.full((512, 2048), 0.5), np.ones((512, 2048))
     expected = fastrecur.forget_mult(f, x)
-    (worker,) = _threads._idle[-1:]
-    thread, place, places, asked = worker._thread.native_id, os.sched_setaffinity, os.sched_getaffinity, []
-    monkeypatch.setattr(os, "sched_setaffinity", lambda *arguments: asked.append(arguments))
+    until_asleep()  # and so has begun
+    slot, asked = _workers.slots()[0], []
+    thread = int(slot[_workers.THREAD // 8])
+
+    def allow(real, thread, size, mask):
+        asked.append((thread, int(ctypes.c_uint64.from_address(mask).value)))
+        return 0
+
     for here, there in (processors, processors[::-1]) * 2:
-        place(0, {here})
-        place(thread, {here})
-        until = time.monotonic() + 20
-        while worker._words[_native.Functions.SEEN] != here and time.monotonic() < until:
-            assert_same_bits(fastrecur.forget_mult(f, x), expected)
-        assert not asked  # it may be nowhere else
-        with monkeypatch.context() as patches:  # it may, and happens to be there
-            patches.setattr(os, "sched_getaffinity", lambda k: set(processors) if k == thread else places(k))
+        os.sched_setaffinity(0, {here})
+        os.sched_setaffinity(thread, processors)
+        until = time.monotonic() + 60
+        with instead(_workers.ALLOW, allow):  # it does not really go
+            while not asked and time.monotonic() < until:
+                rest()
+                slot[_workers.SEEN // 8] = here  # as the system may have it
+                assert_same_bits(fastrecur.forget_mult(f, x), expected)
+        both = sum(1 << k for k in processors)
+        assert asked[:2] == [(thread, 1 << there), (thread, both)]
+        asked.clear()
+        os.sched_setaffinity(thread, {here})  # it may be nowhere else, which the system refuses
+        for _ in range(3):
             rest()
             assert_same_bits(fastrecur.forget_mult(f, x), expected)
-        # When it is stirred and when it is given work, as it does not really go.
-        assert asked[:2] == [(thread, {there}), (thread, set(processors))]
-        assert asked[2:] in ([], asked[:2])
-        asked.clear()
-    place(thread, processors)
-
-
-def test_interrupts_while_a_worker_is_placed(monkeypatch, set_threads, processors):
-    """They leave it where it may run; what it was given comes back."""
-    set_threads(2)
-    f, x = np.full((512, 2048), 0.5), np.ones((512, 2048))
-    expected = fastrecur.forget_mult(f, x)
-    (worker,) = _threads._idle[-1:]
-    thread, real = worker._thread.native_id, os.sched_setaffinity
+        assert os.sched_getaffinity(thread) == {here}
     os.sched_setaffinity(thread, processors)
-
-    def interrupted(*arguments):
-        real(*arguments)
-        raise KeyboardInterrupt
-
-    until_asleep()
-    with monkeypatch.context() as patches:
-        patches.setattr(os, "sched_setaffinity", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            fastrecur.forget_mult(f, x)
-    for _ in range(2):
-        until_asleep()
+    for _ in range(20):
+        rest()
         assert_same_bits(fastrecur.forget_mult(f, x), expected)
     assert os.sched_getaffinity(thread) == set(processors)
 
 
+@pytest.mark.parametrize("refused", ["AFFINITY", "ALLOW", "PROCESSOR"])
+def test_where_workers_cannot_be_placed(set_threads, processors, refused):
+    """A system that refuses to place a thread, or to say where it is, only costs the placing."""
+    set_threads(2)
+    f, x = np.full((512, 2048), 0.5), np.ones((512, 2048))
+    expected = fastrecur.forget_mult(f, x)
+    until_asleep()
+    thread, asked = int(_workers.slots()[0][_workers.THREAD // 8]), []
+    os.sched_setaffinity(thread, processors)
+    os.sched_setaffinity(0, processors[:1])
+    with instead(getattr(_workers, refused), lambda *given: asked.append(given) or -1):
+        until_asleep()
+        assert_same_bits(fastrecur.forget_mult(f, x), expected)
+    assert os.sched_getaffinity(thread) == set(processors)
+    assert asked
+
+
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_worker_that_does_not_come(monkeypatch, set_threads, workers):
-    """Its share is done by the caller, whatever holds it; it comes for the next call."""
+def test_a_worker_that_does_not_come(set_threads, workers):
+    """Its items are done by the caller, whatever holds it; it comes for the next call."""
     set_threads(1 + workers)
     f, x = np.full((512, 4096), 0.5), np.ones((512, 4096))
     expected = fastrecur.forget_mult(f, x)
     until_asleep()
-    late = _threads._idle[-workers:]
-    with monkeypatch.context() as patches:
-        for worker in late[:2]:
-            patches.setattr(worker, "rouse", lambda: None)
-        with concurrent.futures.ThreadPoolExecutor(1) as caller:
-            came = caller.submit(fastrecur.forget_mult, f, x)
-            try:
-                assert_same_bits(came.result(timeout=20), expected)
-            finally:
-                patches.undo()
-                for worker in late:
-                    worker.rouse()
-    assert all(worker.is_done() for worker in late)
+    kept = []
+    with (
+        instead(_workers.RELEASE, lambda real, lock, *_: kept.append(lock) or 0),
+        concurrent.futures.ThreadPoolExecutor(1) as caller,
+    ):
+        for _ in range(3):
+            assert_same_bits(caller.submit(fastrecur.forget_mult, f, x).result(timeout=20), expected)
+    assert len(kept) == len(set(kept)) >= workers
+    for lock in kept:
+        ctypes.pythonapi.PyThread_release_lock(ctypes.c_void_p(lock))
     for rests in (False, False, True, False):
         if rests:
             until_asleep()
         assert_same_bits(fastrecur.forget_mult(f, x), expected)
 
 
-@pytest.mark.parametrize("missing", ["sched_setaffinity", "sched_getaffinity", ""])
-def test_where_workers_cannot_be_placed(monkeypatch, set_threads, processors, missing):
-    """A system that refuses to place a thread, or does not know how to, only costs the placing."""
+def test_who_comes_late_never_looks_at_a_table(set_threads):
+    """A worker that was given work, and gets its processor when all is done and the table is gone."""
     set_threads(2)
     f, x = np.full((512, 2048), 0.5), np.ones((512, 2048))
     expected = fastrecur.forget_mult(f, x)
-    (worker,) = _threads._idle[-1:]
-    thread, asked = worker._thread.native_id, []
-    os.sched_setaffinity(thread, processors)
+    slot = _workers.slots()[0]
+    for left in (0, 1, 5):
+        for ticket in (_workers.TICKET, 7 * _workers.TICKET):
+            until_asleep()
+            # As of a call that is over: whatever is left is of a later one, or of an earlier that is still there.
+            slot[_workers.COUNTER // 8] = 3 * _workers.TICKET + left
+            slot[_workers.TABLE // 8] = 8  # nobody's memory
+            slot[_workers.COUNTER_AT // 8] = slot.ctypes.data + _workers.COUNTER
+            slot[_workers.STATE // 8] = ticket
+            ctypes.pythonapi.PyThread_release_lock(ctypes.c_void_p(int(slot[_workers.LOCK // 8])))
+            until_asleep()
+            assert slot[_workers.COUNTER // 8] == 3 * _workers.TICKET + left
+            assert_same_bits(fastrecur.forget_mult(f, x), expected)
 
-    def refuse(*arguments):
-        asked.append(arguments)
-        raise PermissionError
 
-    with monkeypatch.context() as patches:
-        if missing:
-            patches.delattr(os, missing)
+def note(order, place):
+    """Be a kernel that notes when it is called."""
+    _workers.store(place, _workers.add(order, 1))
+
+
+@pytest.mark.parametrize("team", ["workers", "OpenMP", "alone"])
+@pytest.mark.parametrize(("calls", "chain"), [(1, 1), (2, 1), (64, 1), (64, 2), (60, 3), (61, 3), (2, 3)])
+def test_every_call_is_done_once_and_a_chain_in_order(set_threads, team, calls, chain):
+    """By whoever takes it; as often as the table is run."""
+    set_threads(3)
+    order, places = np.zeros(1, np.int64), np.full(calls, -1)
+    kernel = _compile.kernel(note, None, None)
+    table = _native.table([(kernel, order.ctypes.data, places[k:].ctypes.data) for k in range(calls)], chain)
+    for turn in range(20):
+        if team == "workers":
+            _threads.run(table, 3)
+        elif team == "alone":
+            _threads.run(table, 1)
         else:
-            patches.setattr(os, "sched_setaffinity", refuse)
-        until_asleep()
-        assert_same_bits(fastrecur.forget_mult(f, x), expected)
-    assert os.sched_getaffinity(thread) == set(processors)
-    assert bool(asked) == (not missing)
+            enter, row = _workers.team_entry(table)
+            call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(enter)
+            threads = [threading.Thread(target=call, args=(row.ctypes.data,)) for _ in range(3)]
+            [thread.start() for thread in threads]
+            [thread.join() for thread in threads]
+        assert sorted(places) == list(range(turn * calls, (turn + 1) * calls))
+        for first in range(0, calls, chain):
+            assert np.all(np.diff(places[first : first + chain]) > 0)
 
 
-def test_workers_roused_in_vain(set_threads):
+def test_a_call_counts_on_workers_that_have_a_processor(set_threads):
+    """Not on one that looked for work some time ago: others have its processor, and parts for two take one longer."""
+    set_threads(2)
+    fastrecur.forget_mult(np.full((512, 2048), 0.5), np.ones((512, 2048)))
+    until_asleep()
+    assert _workers.wake(2) == 2  # it will come
+    assert _workers.wake(2) in (1, 2)
+    until_asleep()
+    slots = _workers.slots()
+    for slot in slots:
+        slot[_workers.SEEN // 8], slot[_workers.LOOKED // 8] = -1, 0
+    for state in (_workers.AWAKE, _workers.TAKEN, _workers.TICKET):
+        for slot in slots:
+            slot[_workers.STATE // 8] = state
+        try:
+            assert _workers.wake(2) == 1
+        finally:
+            for slot in slots:
+                slot[_workers.STATE // 8] = _workers.ASLEEP
+    assert _workers.wake(2) == 2
+
+
+def test_workers_woken_in_vain(set_threads):
     """While they work, wait or sleep: they wake, and wait for work for a while."""
     set_threads(2)
     f, x = np.full((512, 2048), 0.5), np.ones((512, 2048))
@@ -479,43 +509,16 @@ def test_workers_roused_in_vain(set_threads):
     with concurrent.futures.ThreadPoolExecutor(1) as caller:
         for _ in range(20):
             came = caller.submit(fastrecur.forget_mult, f, x)
-            for worker in list(_threads._idle):
-                worker.rouse()
+            while not came.done():
+                _threads.prewake(2)
             assert_same_bits(came.result(), expected)
     for _ in range(3):
         until_asleep()
-        for worker in _threads._idle:
-            worker.rouse()
-            until = time.monotonic() + 20
-            while worker.is_asleep() and time.monotonic() < until:
-                time.sleep(0)
+        _threads.prewake(2)
+        assert states()[0] == _workers.AWAKE
         assert_same_bits(fastrecur.forget_mult(f, x), expected)
     until_asleep()
     assert_same_bits(fastrecur.forget_mult(f, x), expected)
-
-
-@pytest.mark.usefixtures("processors")
-@pytest.mark.parametrize("shape", [(512, 2048), (600_000,)], ids=["rows", "series"])
-def test_workers_that_are_awake_are_given_work_at_once(monkeypatch, set_threads, forget_plans, shape):
-    """Not those that sleep, which Python has to wake: so it does when a call begins. Results are the same."""
-    set_threads(2)
-    forget_plans()  # of which one may remember that such series were not told where to start
-    f, x = np.full(shape, 0.5), np.ones(shape)
-    expected = fastrecur.forget_mult(f, x)
-    came, real = [], _threads.share
-    monkeypatch.setattr(_threads, "share", lambda *arguments: came.append(real(*arguments)) or came[-1])
-    with monkeypatch.context() as patches:
-        patches.setattr(_threads, "stir", lambda n: None)
-        until_asleep()
-        assert_same_bits(fastrecur.forget_mult(f, x), expected)
-    assert came == [False]
-    for rest in (lambda: None, until_asleep):
-        came.append(False)
-        until = time.perf_counter() + 20
-        while not came[-1] and time.perf_counter() < until:  # a busy machine may put all on one processor for a while
-            rest()
-            assert_same_bits(fastrecur.forget_mult(f, x), expected)
-        assert came[-1]
 
 
 def test_short_calls_wake_nobody(set_threads):
@@ -525,80 +528,7 @@ def test_short_calls_wake_nobody(set_threads):
     x = np.ones((100, 100))
     fastrecur.forget_mult_vjp(x, x, x, fastrecur.forget_mult(x, x))
     fastrecur.forget_mult(x, x, 1.0)
-    assert all(worker.is_asleep() for worker in _threads._idle)
-
-
-def test_a_long_table_goes_its_own_way(monkeypatch, set_threads):
-    """A native call has room for a table of so many rows; longer ones are given to workers by Python."""
-    set_threads(2)
-    f, x = np.full((512, 2048), 0.5), np.ones((512, 2048))
-    expected = fastrecur.forget_mult(f, x)
-    monkeypatch.setattr(_native, "MOST_ROWS", 1)
-    _run._sharing.cache_clear()
-    try:
-        assert_same_bits(fastrecur.forget_mult(f, x), expected)
-    finally:
-        _run._sharing.cache_clear()
-
-
-def one_by_one(calls, threads=None):
-    """Run calls as a team does whose workers do not come."""
-    for call, *arguments in calls:
-        call(*arguments)
-
-
-def test_two_threads_meet():
-    """Each waits for the other so many times; one that is left alone gives up, and so does who comes then."""
-    meet = _native.functions().meet
-    for times in (0, 1, 1000):
-        word = np.zeros(1, np.int64)
-        with concurrent.futures.ThreadPoolExecutor(1) as other:
-            there = other.submit(meet, word.ctypes.data, times, 1, 1 << 40)
-            meet(word.ctypes.data, times, 0, 1 << 40)
-            there.result(timeout=60)
-        assert word[0] == 2 * times
-    word = np.zeros(1, np.int64)
-    meet(word.ctypes.data, 1000, 0, 100)
-    assert word[0] < 0
-    meet(word.ctypes.data, 1000, 1, 1 << 60)
-    assert word[0] < 0
-
-
-def test_a_common_cache_is_told_by_time(monkeypatch, set_threads):
-    """By the shortest of some tries; the answer holds for a while, for all teams."""
-    set_threads(2)
-    assert _threads._seconds_apart(_threads.Team(2, one_by_one)) == np.inf
-    assert any(0 < _threads._seconds_apart(_threads.team()) < np.inf for _ in range(1000))
-    now, took = [0.0], []
-    monkeypatch.setattr(_threads, "_near", (False, -1.0))
-    monkeypatch.setattr(_threads.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(_threads, "_seconds_apart", lambda team: took.pop(0))
-    team, alone, near, far = _threads.team(), _threads.Team(1, _threads.run), _threads.NEAR, 2 * _threads.NEAR
-    took[:] = [far, near]
-    assert _threads.share_a_cache(team)
-    assert _threads.share_a_cache(team)
-    now[0] += 1.01 * _threads.VALID
-    took[:] = [far] * _threads.TRIES
-    assert not _threads.share_a_cache(team)
-    assert not _threads.share_a_cache(team)
-    now[0] += 1.01 * _threads.VALID
-    assert not _threads.share_a_cache(alone)  # nobody to meet
-    took[:] = [near]
-    assert _threads.share_a_cache(team)
-    assert not _threads.share_a_cache(alone)
-    assert _threads.share_a_cache(team._replace(size=3))  # two are asked of any team
-    now[0] += 1.01 * _threads.VALID
-    took[:] = [np.inf]
-    assert _threads.share_a_cache(team)  # nobody came: what was seen last
-    assert not took
-    now[0] += 1.01 * _threads.VALID
-
-    def others_ask(team):
-        assert _threads.share_a_cache(team)  # and do not measure too
-        return far
-
-    monkeypatch.setattr(_threads, "_seconds_apart", others_ask)
-    assert not _threads.share_a_cache(team)
+    assert set(states()) == {_workers.ASLEEP}
 
 
 def test_threads_of_half_a_megabyte(run_python):
@@ -642,8 +572,7 @@ def test_states_of_threads_stand_apart(monkeypatch, rng, shape, has_state):
 
     def run(calls, threads=None):
         if isinstance(calls, np.ndarray):  # a table, of calls of which no more than addresses differ from time to time
-            rows = calls[_native._HEAD :].reshape(-1, _native._ROW)
-            given = [row[1 : 2 + row[1]].tolist() for row in rows]
+            given = [row[1 : 2 + row[1]].tolist() for row in _native.rows_of(calls)]
         else:
             calls = given = list(calls)
         # The address of the states, and which of the rows and of their lanes are this thread's.
@@ -672,3 +601,122 @@ def test_states_of_threads_stand_apart(monkeypatch, rng, shape, has_state):
             assert (one is None) == (right is None)
             if one is not None:
                 assert_same_bits(one, right)
+
+
+# ---- What must not go wrong -----------------------------------------------------------------------------------------
+
+
+def test_interrupts(run_python):
+    """They lose no worker, and no worker writes where it should not; the next calls work."""
+    output = run_python(
+        LARGE
+        + """
+import signal, time
+from fastrecur._cpu import _workers
+fastrecur.set_num_threads(4)
+check()
+def interrupt(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, interrupt)
+came, until = 0, time.monotonic() + 5
+while time.monotonic() < until:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1e-5 + 1e-3 * np.random.random())
+        for _ in range(10):
+            fastrecur.forget_mult(0.5, x, 1.0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        came += 1
+    assert not np.zeros(32).any()
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
+assert came > 20
+for _ in range(10):
+    check()
+assert len(_workers.slots()) == 3
+while any(slot[_workers.STATE // 8] != _workers.ASLEEP for slot in _workers.slots()):
+    time.sleep(0.01)
+print("done")
+"""
+    )
+    assert output == "done\n"
+
+
+@pytest.mark.parametrize("threads", ["2", "32"])
+def test_exits_beside_workers_that_are_awake(run_python, threads):
+    """A worker's slot outlives it, whatever is freed at exit and used for something else."""
+    script = (
+        LARGE
+        + """
+class Last:
+    def __del__(self):
+        zeros = [np.zeros(24 * k) for k in range(1, 200)]
+        assert not any(z.any() for z in zeros)
+        h = fastrecur.forget_mult(0.5, x, 1.0)
+        print(bool((h == 1).all()))
+check()
+import builtins
+builtins.last = Last()
+"""
+    )
+    for _ in range(3):
+        assert run_python(script, NUMBA_NUM_THREADS=threads) == "True\n"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gevent") is None, reason="gevent is not installed")
+@pytest.mark.parametrize("order", ["gevent first", "fastrecur first"])
+def test_workers_are_threads_where_gevent_replaces_them(run_python, order):
+    patch, ours = "from gevent import monkey\nmonkey.patch_all()\n", LARGE
+    output = run_python(
+        "import warnings\nwarnings.simplefilter('ignore')\n"
+        + (patch + ours if order == "gevent first" else ours + patch)
+        + """
+import faulthandler, gevent
+from fastrecur._cpu import _workers
+faulthandler.dump_traceback_later(100, exit=True)
+fastrecur.set_num_threads(2)
+jobs = [gevent.spawn(check) for _ in range(4)]
+gevent.joinall(jobs, raise_error=True)
+assert len(_workers.slots()) == 1
+print("done")
+"""
+    )
+    assert output == "done\n"
+
+
+def test_a_kernel_is_given_as_many_arguments_as_it_takes():
+    kernel = _compile.kernel(_rows.forward, "forget_same", "f8", a="f8", b="f8", h="f8")
+    for count in (0, 12, 14, 33, 500):
+        with pytest.raises(TypeError, match=f"takes 13 arguments here, and {count} came"):
+            kernel(*[0] * count)
+        with pytest.raises(TypeError, match=f"takes 13 arguments here, and {count} came"):
+            _native.table([(kernel, *[0] * count)])
+        with pytest.raises(TypeError, match=f"takes 13 arguments here, and {count} came"):
+            _native.Prepared(kernel, [0] * count, (1, 2), 4, 1, releases=False)
+    with pytest.raises(ValueError, match="256 words .* 257"):
+        _native.Prepared(kernel, [0] * 13, (1, 2), 4, 257, releases=False)
+    prepared = _native.Prepared(kernel, [0] * 13, (1, 2), 4, 1, releases=False)
+    with pytest.raises(TypeError, match="takes 2 arguments here, and 3 came"):
+        prepared.call(0, 0, 0)
+
+
+@pytest.mark.parametrize("missing", ["sched_yield", "PyThread_start_new_thread", "sched_getcpu", "PyCFunction_NewEx"])
+def test_where_python_or_the_system_lacks_a_function(run_python, missing):
+    """Calls run on one thread, or are not placed, or go by ctypes: slower, and right."""
+    assert missing in (*_python.TRAMPOLINES, *_python.WORKERS, *_python.PLACES)
+    output = run_python(
+        f"""
+from fastrecur._cpu import _python, _workers
+real = _python.addresses
+_python.addresses = lambda names: {{}} if {missing!r} in names else real(names)
+"""
+        + LARGE
+        + f"""
+fastrecur.set_num_threads(2)
+for _ in range(3):
+    check()
+fastrecur.forget_mult(0.5, x[:3, :3])
+assert _workers.can_hire() == ({missing!r} == "sched_getcpu")
+print("done")
+"""
+    )
+    assert output == "done\n"

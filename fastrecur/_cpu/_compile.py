@@ -61,7 +61,7 @@ def _compiled(function, rule, carry, elements):
     if kept is None:
         kept = machine_code(function, types.none(*arguments))
         _cache.keep(name, *kept)
-    return _native.callable_of(*kept)
+    return _native.callable_of(*kept, len(parameters))
 
 
 @functools.cache

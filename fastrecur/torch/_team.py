@@ -16,7 +16,7 @@ import torch
 
 from .. import _threads
 from .._arrays import address
-from .._cpu import _native
+from .._cpu import _native, _workers
 
 _forked = False
 
@@ -32,17 +32,16 @@ if hasattr(os, "register_at_fork"):
 
 @functools.cache
 def _openmp():
-    """Return the OpenMP library's function that runs a team, and the addresses of two that a thread asks; or None."""
+    """Return the OpenMP library's function that runs a team, or None."""
     library = pathlib.Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     try:
         # Symbols are looked up in what the library itself was linked with: this very OpenMP.
-        loaded = ctypes.CDLL(str(library), mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
-        parallel, number, size = loaded.GOMP_parallel, loaded.omp_get_thread_num, loaded.omp_get_num_threads
+        parallel = ctypes.CDLL(str(library), mode=os.RTLD_NOLOAD | os.RTLD_LAZY).GOMP_parallel
     except (OSError, AttributeError):
         return None
     parallel.argtypes = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint
     parallel.restype = None
-    return parallel, *(ctypes.cast(function, ctypes.c_void_p).value for function in (number, size))
+    return parallel
 
 
 def team():
@@ -51,17 +50,14 @@ def team():
 
 
 def _run(calls, threads=None):
-    if isinstance(calls, np.ndarray):
-        table, n = calls, threads
-    else:
+    if not isinstance(calls, np.ndarray):
         calls = list(calls)
-        table, n = None, min(len(calls) if threads is None else threads, len(calls))
-    openmp = _openmp() if n > 1 and not _forked else None
-    if openmp is None or (table is None and not _native.is_native(calls)):
+        threads = min(len(calls), len(calls) if threads is None else threads)
+        if threads > 1 and _native.is_native(calls):
+            calls = _native.table(calls)
+    parallel = _openmp() if threads > 1 and not _forked and isinstance(calls, np.ndarray) else None
+    if parallel is None:
         _threads.run(calls, threads)
         return
-    parallel, *questions = openmp
-    if table is None:
-        table = _native.table(calls)
-    _native.name_team(table, *questions)
-    parallel(_native.functions().team, address(table), n, 0)
+    enter, row = _workers.team_entry(calls)
+    parallel(enter, address(row), threads, 0)

@@ -9,7 +9,7 @@ import torch
 
 import fastrecur
 from fastrecur import _threads
-from fastrecur._cpu import _native
+from fastrecur._cpu import _workers
 from fastrecur.torch import _team
 
 HAS_OPENMP = _team._openmp() is not None
@@ -46,8 +46,8 @@ def test_large_tensors_take_the_team_and_no_other_threads(monkeypatch):
 
     monkeypatch.setattr(_threads, "run", refuse)
     tables = []
-    name_team = _native.name_team
-    monkeypatch.setattr(_native, "name_team", lambda *a: tables.append(1) or name_team(*a))
+    entry = _workers.team_entry
+    monkeypatch.setattr(_workers, "team_entry", lambda table: tables.append(1) or entry(table))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert torch.equal(fastrecur.forget_mult(f, x), torch.from_numpy(expected))
     assert tables
