@@ -12,7 +12,7 @@ import numpy as np
 from . import _arrays, _blocks, _by_blocks, _by_time, _problem, _threads
 from ._arrays import address, array_at
 from ._blocks import LINE
-from ._cpu import _narrow, _native, _octets, _panels, _rows, _series, _summaries, _tiles
+from ._cpu import _native, _panels, _rows, _series, _summaries, _tiles, _transpose8
 from ._cpu._compile import kernel
 from ._cpu._memory import OCTET, WIDTH
 from ._layout import (
@@ -39,16 +39,16 @@ from ._layout import (
     G,
     H,
 )
-from ._problem import APART, OCTETS, PANELS, PIECES, ROWS, SERIES, TILES
+from ._problem import APART, PANELS, PIECES, ROWS, SERIES, TILES, TRANSPOSE8
 from ._threads import ranges
 
 _KERNELS = {
     (ROWS, "forward"): _rows.forward,
     (ROWS, "vjp"): _rows.vjp,
-    ("narrow", "forward"): _narrow.forward,
-    ("narrow", "vjp"): _narrow.vjp,
-    (OCTETS, "forward"): _octets.forward,
-    (OCTETS, "vjp"): _octets.vjp,
+    ("narrow", "forward"): _rows.forward,
+    ("narrow", "vjp"): _rows.vjp,
+    (TRANSPOSE8, "forward"): _transpose8.forward,
+    (TRANSPOSE8, "vjp"): _transpose8.vjp,
     (PANELS, "forward"): _panels.forward,
     (PANELS, "vjp"): _panels.vjp,
     (TILES, "forward"): _tiles.forward,
@@ -451,7 +451,7 @@ def known_vjp(plan):
 
 def is_short(plan):
     """Return whether one call of one kernel on this thread is all there is to a plan."""
-    return plan.traversal in (ROWS, OCTETS, PANELS, TILES) and len(plan.extra) == 1 and _bytes(plan) < SERIAL_BYTES
+    return plan.traversal in (ROWS, TRANSPOSE8, PANELS, TILES) and len(plan.extra) == 1 and _bytes(plan) < SERIAL_BYTES
 
 
 def short_parts(plan, direction):
@@ -704,7 +704,7 @@ def _stays(plan, team, stretches, given):
         return False
     if staying := _staying_bytes():
         if plan.traversal != ROWS:
-            return plan.traversal in (OCTETS, SERIES) and _bytes(plan) <= staying
+            return plan.traversal in (TRANSPOSE8, SERIES) and _bytes(plan) <= staying
         most = min(2 * staying, GIVEN * team.size) if given and plan.dtype.itemsize >= 4 else 0
         if plan.sizes[:2] == (1, 1) and team.size > 1 and stretches is None:
             return _row_splits(plan, CACHED_PIECE) >= team.size and SHARED <= _bytes(plan) <= most
@@ -714,7 +714,7 @@ def _stays(plan, team, stretches, given):
     if plan.traversal == ROWS:
         shares = stretches is not None or _row_splits(plan, CACHED_PIECE) >= team.size
         return shares and team.size > 1 and _have_one_cache(team)
-    return plan.traversal in (OCTETS, SERIES) and (team.size == 1 or _have_one_cache(team))
+    return plan.traversal in (TRANSPOSE8, SERIES) and (team.size == 1 or _have_one_cache(team))
 
 
 def _bypasses(plan, fresh, stays):
@@ -723,7 +723,7 @@ def _bypasses(plan, fresh, stays):
     if plan.traversal == SERIES:
         return (_series.PAST if large else _series.IN_PLACE) if fresh else 0
     row = BYPASS_ROW_BACK if plan.gradients else BYPASS_ROW
-    long = plan.traversal in (OCTETS, PANELS, TILES) or plan.row_bytes >= row or plan.row_bytes % LINE == 0
+    long = plan.traversal in (TRANSPOSE8, PANELS, TILES) or plan.row_bytes >= row or plan.row_bytes % LINE == 0
     return fresh and long and large and not _is_narrow(plan)
 
 
@@ -733,7 +733,7 @@ def _useful_threads(plan, most, bypass):
         return 1
     if plan.traversal == ROWS:
         return min(most, _row_splits(plan, LONG_PIECE if bypass else CACHED_PIECE))
-    if plan.traversal in (OCTETS, PANELS, TILES):
+    if plan.traversal in (TRANSPOSE8, PANELS, TILES):
         return min(most, -(-plan.lanes // _tile_lanes(plan)))
     return min(most, max(1, plan.lanes if _by_blocks.shares_lanes(plan) else plan.steps // _series.BLOCK // 4))
 
@@ -758,7 +758,7 @@ def _pieces(plan):
         outer, middle, _ = plan.sizes
         piece = LONG_PIECE if _bytes(plan) >= LARGE_SUM else CACHED_PIECE // 2
         most = outer if outer > 1 else min(_row_splits(plan, piece), max(2, middle * plan.row_bytes // LONG_SUM))
-    elif plan.traversal in (OCTETS, PANELS, TILES):
+    elif plan.traversal in (TRANSPOSE8, PANELS, TILES):
         most = -(-plan.lanes // _tile_lanes(plan))
     else:
         most = plan.lanes if _by_blocks.shares_lanes(plan) else plan.steps // _series.BLOCK
@@ -785,7 +785,7 @@ def lane_parts(plan, parts):
 
 def _tile_lanes(plan):
     """Return how many lanes are walked together."""
-    return OCTET if plan.traversal == OCTETS else WIDTH
+    return OCTET if plan.traversal == TRANSPOSE8 else WIDTH
 
 
 def _geometry(plan, bypass, threads, stays=False, stretch=0, pieces=0):
@@ -838,7 +838,7 @@ def _bound(plan, direction):
 
 def line_offset(plan, *operands):
     """Return how far into a cache line a fresh result should start: where tiles end with an operand's lines, as far."""
-    if plan.traversal in (OCTETS, TILES) and plan.steps >= _tiles.LONG:
+    if plan.traversal in (TRANSPOSE8, TILES) and plan.steps >= _tiles.LONG:
         for value in operands:
             if type(value) is np.ndarray and value.size > 1 and value.itemsize == plan.dtype.itemsize:
                 place = address(value) % LINE

@@ -33,7 +33,7 @@ from ._memory import (
     stream_vector,
     total,
 )
-from ._rows import valid_range
+from ._operands import valid_range
 from ._rules import adjoint, step
 from ._target import helper, inlined
 from ._tiles import LENGTHS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H, lane_offset

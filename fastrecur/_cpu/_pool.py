@@ -28,7 +28,7 @@ from ._memory import (
     store_vector,
     width,
 )
-from ._rows import write_zeros
+from ._operands import write_zeros
 from ._target import helper
 
 # The head of `geometry`. `width`: lanes in a row; `gated`: there are output gates; `masked`: `keep` differs from lane

@@ -55,12 +55,13 @@ def _name(rule):
     return rule.split()[0]
 
 
-is_level = trait("level")  # one gate is all steps'
-is_down = trait("down")  # through memory, in all operands
-# Of rows of lanes that are neighbours: what an operand has for one is a number for all of them,
-is_one_b, is_one_g, is_one_h = trait("one_b"), trait("one_g"), trait("one_h")
-is_one_a = trait("one_a")  # which most kernels are told by `geometry`
-is_sum_b = trait("sum_b")  # and b's gradient their sum
+a_is_time_invariant = trait("time_invariant_a")
+is_descending = trait("descending")  # scan order goes down through memory in all operands
+# Of series that are neighbours in memory: their number is known; one value serves a row,
+is_narrow = trait("narrow")
+a_is_broadcast, b_is_broadcast = trait("broadcast_a"), trait("broadcast_b")
+g_is_broadcast, h_is_broadcast = trait("broadcast_g"), trait("broadcast_h")
+b_is_reduced = trait("reduce_b")  # and b's gradient is summed over it
 
 
 def step(rule, h, a, b):

@@ -25,8 +25,9 @@ from ._memory import (
     store_vector,
     width,
 )
-from ._rows import place, valid_range
-from ._rules import decay, is_one_b, neutral, step
+from ._operands import place, valid_range
+from ._rules import b_is_broadcast as is_one_b
+from ._rules import decay, neutral, step
 from ._series import back
 from ._target import helper
 from ._tiles import (

@@ -38,7 +38,7 @@ from ._memory import (
     turns,
     width,
 )
-from ._rows import ONE, ZERO, valid_range
+from ._operands import ONE, ZERO, valid_range
 from ._rules import adjoint, neutral, step
 from ._target import helper
 

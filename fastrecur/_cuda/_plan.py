@@ -404,8 +404,8 @@ def vjp(
     """
     known = [s[:2] if type(s) is tuple else (complex if s is complex else None) for s in (h0, grad_state)]
     plan = _problem.vjp(
-        family, names, g, a, b, h, *known, axis, reverse, None if lengths is None else lengths[1], weak_complex, dtype,
-        layouts=layouts,
+        family, names, (g, a, b, h, *known), axis, reverse, None if lengths is None else lengths[1], weak_complex,
+        dtype, layouts=layouts,
     )  # fmt: skip
     if dtype is None:
         everything = _problem.own_dtypes(g, a, b, h, h0, grad_state)
