@@ -6,10 +6,8 @@ for so many may walk them, which `_run` takes by their size; `_weighted_run` cho
 """
 
 import functools
-import itertools
 import math
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -39,6 +37,7 @@ from ._layout import (
     G,
     H,
 )
+from ._loops import NAMES, Operands, find_loops, in_memory_order, lane_loops, repetitions, row_loops
 from ._shapes import (
     broadcast_shape,
     c_strides,
@@ -49,7 +48,6 @@ from ._shapes import (
     own_dtypes,
     own_strides,
     result_dtype,
-    spread,
     wide_dtype,
 )
 
@@ -125,7 +123,6 @@ class Plan:
     traits: tuple = ()  # what one is made for beside rule and types, see _cpu/_rules.py
     narrow: tuple = ()  # and what only one for rows of so few series is made for; empty if there is none
     geometry: np.ndarray | None = None
-    calls: dict = field(default_factory=dict)  # compiled
     # Where things stand, in bytes by number of operand.
     itemsizes: tuple = ()
     time_strides: tuple = ()  # in scan order
@@ -143,6 +140,8 @@ class Plan:
     h_strides: tuple | None = None  # of a newly allocated one
     gradients: tuple = ()  # of both operands: shape, dtype, strides of a new array (None: a sum); None if unwanted
     h0_dtype: np.dtype | None = None  # of the first states' gradient
+    # What is learnt.
+    calls: dict = field(default_factory=dict)  # compiled kernels
     in_vain: dict = field(default_factory=dict)  # for how many more runs a way of sharing it is not tried
 
     def __post_init__(self):
@@ -231,130 +230,6 @@ def _memory_order(shape, strides):
     return tuple(shape[k] for k in order), sorted(range(len(shape)), key=order.__getitem__)
 
 
-# ---- Operands -------------------------------------------------------------------------------------------------------
-
-
-_NAMES = {A: "a", B: "b", H: "h", G: "g", TO_A: "to_a", TO_B: "to_b"}  # of kernels' parameters
-
-
-def _own(signature, wide):
-    """Return the element, itemsize, shape and strides of an operand; a Python number is in the carry's dtype."""
-    if signature is None or signature is complex:
-        return element(wide), wide.itemsize, (), ()
-    dtype, shape, strides = signature
-    return element(dtype), dtype.itemsize, shape, strides
-
-
-class _Operands:
-    """What stands in memory, by number of operand: element, itemsize, and strides in the result's axes.
-
-    ``word`` counts the bytes that a step of a series moves.
-    """
-
-    def __init__(self, shape, wide, lengths_strides):
-        self.shape, self.wide, self.word = shape, wide, 0
-        self.elements, self.itemsizes, self.strides = {}, [0] * 10, [None] * 10
-        self.strides[LENGTHS] = lengths_strides
-
-    def read(self, k, signature):
-        """Note an operand that is read; return its own shape and strides."""
-        name, itemsize, shape, strides = _own(signature, self.wide)
-        self._note(k, name, itemsize, spread(shape, strides, self.shape))
-        return shape, strides
-
-    def write(self, k, dtype, strides):
-        """Note a result."""
-        self._note(k, element(dtype), dtype.itemsize, strides)
-
-    def _note(self, k, name, itemsize, strides):
-        self.elements[_NAMES[k]], self.itemsizes[k], self.strides[k] = name, itemsize, strides
-        self.word += itemsize if any(strides) else 0
-
-    def sum(self, to, sums, shape):
-        """Note a gradient that is summed in the carry's dtype, in an array of its operand's shape."""
-        self.elements[_NAMES[to]] = element(self.wide)  # it is not written, but summed as it is
-        self.strides[sums] = own_strides(shape, self.shape, self.wide.itemsize)
-
-    def leave(self, k):
-        """Have a kernel given the cotangents instead of an operand that it does not read."""
-        self.word -= self.itemsizes[k] if any(self.strides[k]) else 0
-        self.elements[_NAMES[k]] = self.elements[_NAMES[G]]
-        self.itemsizes[k], self.strides[k] = self.itemsizes[G], self.strides[G]
-
-    @property
-    def full(self):
-        """Those that stand in memory."""
-        return [k for k in (A, B, H, G, TO_A, TO_B) if self.itemsizes[k]]
-
-
-# ---- From operands to loops ------------------------------------------------------------------------------------------
-
-
-def _merge(dims):
-    """Merge neighbouring lane dimensions ``(size, strides)`` that every operand walks as one."""
-    merged = []
-    for size, strides in dims:
-        if merged and all(outer == stride * size for outer, stride in zip(merged[-1][1], strides, strict=True)):
-            merged[-1] = (merged[-1][0] * size, strides)
-        else:
-            merged.append((size, strides))
-    return merged
-
-
-def _in_memory_order(operands, axis):
-    """Return the axes of series, outermost in memory first, and strides of states that are contiguous in that order."""
-    shape, strides = operands.shape, operands.strides
-    guide = next(strides[k] for k in (TO_B, TO_A, H, B) if strides[k] is not None)
-    axes = [k for k in range(len(shape)) if k != axis and shape[k] != 1]
-    order = tuple(sorted(axes, key=lambda k: (-abs(guide[k]), k)))
-    states, reach = [0] * len(shape), operands.wide.itemsize
-    for k in reversed(order):
-        states[k] = reach
-        reach *= shape[k]
-    return order, tuple(states)
-
-
-class _Loops(NamedTuple):
-    """Time and merged dimensions of series, each ``(size, strides of all operands)``, outermost first."""
-
-    steps: int
-    time: tuple  # strides in scan order
-    offsets: tuple  # bytes from each operand's first element to the first in scan order
-    dims: list
-    inner: int  # series that follow each other,
-    inner_strides: tuple  # and how far apart they stand
-    inside: list  # dimensions that stand nearer than time in memory,
-    outside: list  # and others, the longest first
-
-    @property
-    def lanes(self):
-        return math.prod(size for size, _ in self.dims)
-
-
-def _loops(operands, axis, reverse, order):
-    """Return the loops over operands."""
-    shape, steps = operands.shape, operands.shape[axis]
-    strides = [(0,) * len(shape) if s is None else s for s in operands.strides]
-    time = [s[axis] if steps > 1 else 0 for s in strides]
-    dims = _merge([(shape[k], tuple(s[k] for s in strides)) for k in order])
-    alone = [operands.itemsizes[k] if k in operands.full else 0 for k in range(10)]
-    if operands.wide.kind == "c":  # one complex series is a row: real ones are not
-        alone[SUMS_A] = alone[SUMS_B] = operands.wide.itemsize
-    inner, inner_strides = dims[-1] if dims else (1, tuple(alone))
-    nearest = abs(strides[TO_B][axis] or strides[TO_A][axis] or strides[H][axis])
-    inside = [d for d in dims if steps == 1 or abs(d[1][TO_B] or d[1][TO_A] or d[1][H]) < nearest]
-    return _Loops(
-        steps=steps,
-        time=tuple(-t if reverse else t for t in time),
-        offsets=tuple((steps - 1) * t if reverse else 0 for t in time),
-        dims=dims,
-        inner=inner,
-        inner_strides=inner_strides,
-        inside=inside,
-        outside=sorted(dims[: len(dims) - len(inside)], key=lambda d: -d[0]),
-    )
-
-
 def _are_rows(operands, loops, modes):
     """Return whether series are neighbours in memory, or one value for all, in all operands."""
     itemsizes, inner, wide = operands.itemsizes, loops.inner_strides, operands.wide.itemsize
@@ -383,29 +258,28 @@ def _ways_along_time(operands, loops, modes):
 
 def _traversal(operands, loops, modes, ways):
     """Return which traversal walks a problem."""
-    steps, time, inner, itemsizes = loops.steps, loops.time, loops.inner_strides, operands.itemsizes
+    steps, time, inner, itemsizes, full = (
+        loops.steps,
+        loops.time,
+        loops.inner_strides,
+        operands.itemsizes,
+        operands.full,
+    )
     is_complex, is_ragged = operands.wide.kind == "c", operands.strides[LENGTHS] is not None
     is_large = operands.word * steps * loops.lanes >= LARGE_PROBLEM
-    return choose(
-        loops.lanes,
-        steps,
-        loops.inner,
-        _are_rows(operands, loops, modes),
-        is_complex,
-        is_long=bool(ways) and operands.wide == np.float64 and steps >= LONG_LANE and is_large,
-        in_octets=len(ways) == 1 and not is_complex and not is_ragged and steps >= OCTET,
-        is_nearly_along=(
-            all(0 in (time[k], inner[k]) or abs(time[k]) < abs(inner[k]) for k in operands.full)
-            and sum(abs(time[k]) > itemsizes[k] for k in operands.full) <= 1
-        ),
-    )
+    is_long = bool(ways) and operands.wide == np.float64 and steps >= LONG_LANE and is_large
+    in_octets = len(ways) == 1 and not is_complex and not is_ragged and steps >= OCTET
+    is_nearer = all(0 in (time[k], inner[k]) or abs(time[k]) < abs(inner[k]) for k in full)
+    is_nearly_along = is_nearer and sum(abs(time[k]) > itemsizes[k] for k in full) <= 1
+    rows = _are_rows(operands, loops, modes)
+    return choose(loops.lanes, steps, loops.inner, rows, is_complex, is_long, in_octets, is_nearly_along)
 
 
 def _row_traits(operands, loops, modes):
     """Return what a kernel for rows knows when it is compiled, what one for so few series does, and output modes."""
     modes, inner, traits, narrow = list(modes), loops.inner_strides, [], ()
     if loops.inner > 1:
-        traits = [f"broadcast_{_NAMES[k]}" for k in (A, B, G, H) if k in operands.full and not inner[k]]
+        traits = [f"broadcast_{NAMES[k]}" for k in (A, B, G, H) if k in operands.full and not inner[k]]
         if modes[0] == ACCUMULATE and not inner[A]:
             modes[0] = REDUCE
         if modes[1] == ACCUMULATE and not inner[SUMS_B]:
@@ -418,81 +292,34 @@ def _row_traits(operands, loops, modes):
     return tuple(traits), narrow, modes
 
 
-_ONCE = 1, (0,) * 10  # a dimension of one
-
-
-def _row_loops(loops):
-    """Return the three loops over rows beside time: outer, rows of a step, a row; and others, which are repeated."""
-    outer, *beyond = loops.outside or [_ONCE]
-    middle = loops.inside[-2] if len(loops.inside) == 2 else _ONCE
-    strides = zip(loops.time, middle[1], outer[1], strict=True)
-    return (outer[0], middle[0], loops.inner), list(itertools.chain.from_iterable(strides)), beyond
-
-
-def _lane_loops(loops):
-    """Return the three loops over series that are taken one by one; and others, which are repeated."""
-    padded = [_ONCE] * (3 - len(loops.dims)) + loops.dims
-    beyond, (outer, middle, last) = padded[:-3], padded[-3:]
-    strides = zip(loops.time, outer[1], middle[1], last[1], strict=True)
-    sizes = outer[0], middle[0], last[0]
-    return sizes, [middle[0], last[0], *itertools.chain.from_iterable(strides)], beyond
-
-
-def _repetitions(beyond):
-    """Return each operand's offsets, for every time that the whole walk is repeated."""
-    return tuple(
-        tuple(sum(i * d[1][k] for i, d in zip(index, beyond, strict=True)) for k in range(10))
-        for index in itertools.product(*(range(d[0]) for d in beyond))
-    )
-
-
 def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=None):
     """Make a plan; ``traversal`` is chosen unless it is given."""
-    order, states = _in_memory_order(operands, axis)
+    order, states = in_memory_order(operands, axis)
     operands.strides[CARRY] = states
-    loops, elements = _loops(operands, axis, reverse, order), operands.elements
+    loops, elements = find_loops(operands, axis, reverse, order), operands.elements
     ways = _ways_along_time(operands, loops, modes)
     traversal = traversal or _traversal(operands, loops, modes, ways)
     row_bytes, traits, narrow = 0, (), ()
     if traversal == ROWS:
-        sizes, body, beyond = _row_loops(loops)
+        sizes, body, beyond = row_loops(loops)
         row_bytes = (operands.itemsizes[TO_B] or operands.itemsizes[H]) * loops.inner
         if set(modes) > {STORE}:  # of the other at most sums are written: nothing more is compiled for its type
             both = "to_a", "to_b"
             elements = elements | dict.fromkeys(both, elements[both[modes.index(STORE)]])
         traits, narrow, modes = _row_traits(operands, loops, modes)
     else:
-        sizes, body, beyond = _lane_loops(loops)
+        sizes, body, beyond = lane_loops(loops)
         if traversal in (SERIES, TRANSPOSE8):
             descending = traversal == TRANSPOSE8 and ways == {-1}
             traits = ("time_invariant_a",) * (loops.time[A] == 0) + ("descending",) * descending
     head = np.zeros(HEAD, np.int64)
     head[[N_STEPS, REVERSE, A_MODE, B_MODE]] = loops.steps, reverse, *modes
     head[A_IS_BROADCAST] = loops.inner_strides[A] == 0 and loops.inner > 1
-    return Plan(
-        rule,
-        operands.shape,
-        axis,
-        dtype,
-        operands.wide,
-        loops.steps,
-        traversal,
-        elements,
-        traits,
-        narrow,
-        geometry=np.concatenate([head, np.array(body, np.int64)]),
-        itemsizes=tuple(operands.itemsizes),
-        time_strides=loops.time,
-        lane_strides=tuple(loops.inner_strides),
-        offsets=loops.offsets,
-        extra=_repetitions(beyond),
-        carry_strides=states[:axis] + states[axis + 1 :],
-        lanes=math.prod(sizes) if beyond else loops.lanes,
-        sizes=sizes,
-        lane_order=order,
-        word=operands.word,
-        row_bytes=row_bytes,
-    )
+    asked = rule, operands.shape, axis, dtype, operands.wide, loops.steps, traversal
+    places = tuple(operands.itemsizes), loops.time, loops.inner_strides, loops.offsets, repetitions(beyond)
+    lanes, lane_strides = math.prod(sizes) if beyond else loops.lanes, states[:axis] + states[axis + 1 :]
+    kernel = elements, traits, narrow, np.array([*head, *body], np.int64)
+    return Plan(*asked, *kernel, *places, lane_strides, lanes, sizes, order, operands.word, row_bytes)
 
 
 def _empty(shape, axis, dtype, wide):
@@ -508,9 +335,6 @@ def _rule(family, dtype, wide, a):
     # A Python number has the carry's own precision; beside halves a tensor without dimensions may have more.
     as_wide = type(a) is not tuple or a[0].itemsize > dtype.itemsize
     return "forget_same" if dtype == wide or (as_wide and wide == np.float32) else "forget_wide"
-
-
-# ---- Plans ----------------------------------------------------------------------------------------------------------
 
 
 def lengths_strides(shape, ndim, axis):
@@ -558,12 +382,12 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex, 
             raise ValueError(say.out_shape(out[1], shape))
         if out[0] != dtype:
             raise TypeError(say.out_dtype(out[0], dtype))
-    operands = _Operands(shape, wide, lengths_strides(lengths, len(shape), axis))
+    operands = Operands(shape, wide, lengths_strides(lengths, len(shape), axis))
     of_a, of_b = operands.read(A, a), operands.read(B, b)
     h_strides = out[2] if out is not None else like(shape, dtype, of_b, of_a)
     if 0 in shape:
         return replace(_empty(shape, axis, dtype, wide), h_strides=h_strides)
-    operands.write(H, dtype, h_strides)
+    operands.put(H, dtype, h_strides)
     return replace(build(_rule(family, dtype, wide, a), operands, axis, reverse, dtype), h_strides=h_strides)
 
 
@@ -574,7 +398,7 @@ def summary(family, names, a, b, axis, reverse, lengths, dtype):
     shape, axis = _checked_shape(names, a, b, {}, axis, lengths)
     if 0 in shape:
         return _empty(shape, axis, dtype, wide)
-    operands = _Operands(shape, wide, lengths_strides(lengths, len(shape), axis))
+    operands = Operands(shape, wide, lengths_strides(lengths, len(shape), axis))
     of_a, of_b = operands.read(A, a), operands.read(B, b)
     operands.strides[H] = like(shape, wide, of_b, of_a)  # the order of series alone
     plan = build(_rule(family, dtype, wide, a), operands, axis, reverse, dtype)
@@ -603,7 +427,7 @@ def vjp(
         wide = wide_dtype(dtype)
     others = {"h0": h0, "grad_state": grad_state, names[0]: g, names[3]: h}
     shape, axis = _checked_shape(names[1:3], a, b, others, axis, lengths)
-    operands = _Operands(shape, wide, lengths_strides(lengths, len(shape), axis))
+    operands = Operands(shape, wide, lengths_strides(lengths, len(shape), axis))
     operands.read(G, g)
     of_a, of_b, of_h = operands.read(A, a), operands.read(B, b), operands.read(H, h)
     for k, is_read in zip((B, H), reads, strict=True):
@@ -614,16 +438,14 @@ def vjp(
         (a, of_a, TO_A, SUMS_A, wanted[0], layouts[0]),
         (b, of_b, TO_B, SUMS_B, wanted[1], layouts[1]),
     ):
-        own_dtype, own_shape, strides = gradient_dtype(signature, dtype), own[0], None
-        mode = ACCUMULATE if is_wanted else UNWANTED
+        (own_shape, _), own_dtype, strides = own, gradient_dtype(signature, dtype), None
+        operands.elements[NAMES[to]] = element(wide)  # it is not written, but summed as it is
+        modes.append(ACCUMULATE if is_wanted else UNWANTED)
         if is_wanted and own_shape == shape:
-            mode, strides = STORE, layout or like(shape, own_dtype, own, of_h)
-            operands.write(to, own_dtype, strides)
+            modes[-1], strides = STORE, layout or like(shape, own_dtype, own, of_h)
+            operands.put(to, own_dtype, strides)
         elif is_wanted:
-            operands.sum(to, sums, own_shape)
-        else:
-            operands.elements[_NAMES[to]] = element(wide)
-        modes.append(mode)
+            operands.strides[sums] = own_strides(own_shape, shape, wide.itemsize)
         gradients.append((own_shape, own_dtype, strides) if is_wanted else None)
     if 0 in shape:
         plan = _empty(shape, axis, dtype, wide)

@@ -7,21 +7,41 @@ from collections import namedtuple
 
 import numpy as np
 
-from .._layout import ACCUMULATE, HEAD, N_STEPS, REDUCE, REVERSE, STORE
+from .. import _layout
+from .._layout import HEAD
 from .._steps import constant
-from ._memory import itemsize, load, load_int, maximum, minimum, misalignment, shift, store, width
+from ._memory import itemsize, load, load_int, maximum, minimum, shift, store
 from ._target import helper, inlined
 
-LINE = 64  # bytes of a cache line
 # Of a type: Numba compiles a function anew for each plain number that it is called with.
 ZERO, ONE, TWO, THREE, FOUR = np.arange(5, dtype=np.int64)
 NO, YES = np.arange(2, dtype=bool)
 
+Head = namedtuple(
+    "Head", "steps reverse streaming a_mode b_mode prefetch prefault_threads prefault_thread sum_steps sum_bytes"
+)
 Operand = namedtuple("Operand", "at step row outer")  # a pointer, and strides
 Inputs = namedtuple("Inputs", "g a b h first")  # of a gradient; ``first`` are the states before all steps
 # Where a gradient is stored, where it is summed, its output mode, and whether it goes by non-temporal stores.
 Gradient = namedtuple("Gradient", "to sums mode streaming")
 Distance = namedtuple("Distance", "steps rows bytes")  # to what is prefetched
+
+
+@inlined
+def read_head(geometry):
+    """Return the fields of ``geometry``."""
+    return Head(
+        load_int(geometry, _layout.N_STEPS),
+        load_int(geometry, _layout.REVERSE),
+        load_int(geometry, _layout.STREAMING) != 0,
+        load_int(geometry, _layout.A_MODE),
+        load_int(geometry, _layout.B_MODE),
+        load_int(geometry, _layout.PREFETCH),
+        load_int(geometry, _layout.PREFAULT_THREADS),
+        load_int(geometry, _layout.PREFAULT_THREAD),
+        load_int(geometry, _layout.SUM_STEPS),
+        load_int(geometry, _layout.SUM_BYTES),
+    )
 
 
 @inlined
@@ -74,12 +94,6 @@ def bytes_of(x, far):
 
 
 @helper
-def place(pointer, geometry, k, t, row, outer, lane):
-    """Return where the k-th operand has a series' step."""
-    return at_place(operand(pointer, geometry, k), t, row, outer, lane)
-
-
-@helper
 def valid_range(lengths, steps, reverse):
     """Return the first valid step of a series, and the one behind its last."""
     length = load_int(lengths, 0)
@@ -88,10 +102,10 @@ def valid_range(lengths, steps, reverse):
 
 
 @inlined
-def valid_part(lengths, row, outer, geometry, t, end):
+def valid_part(lengths, row, outer, head, t, end):
     """Return the same among steps t to ``end``, and whether (1 or 0) the first of all is one of them."""
     ends = at_place(lengths, ZERO, row, outer, ZERO)
-    first, stop = valid_range(ends, load_int(geometry, N_STEPS), load_int(geometry, REVERSE))
+    first, stop = valid_range(ends, head.steps, head.reverse)
     start, stop = minimum(maximum(first, t), end), minimum(maximum(stop, t), end)
     return start, stop, ONE if start == first and start < stop else ZERO
 
@@ -109,35 +123,3 @@ def clear_steps(x, carry, lanes, first, last):
     """Write zeros to a row of some steps."""
     for t in range(first, last):
         write_zeros(later(x, t).at, carry, lanes)
-
-
-@inlined
-def lanes_to_line(target, n):
-    """Return how many of n elements stand before the next cache line starts."""
-    return minimum(n, ((LINE - misalignment(target)) % LINE) // itemsize(target))
-
-
-@inlined
-def whole_vectors(target, carry, n, streaming):
-    """Return how many vectors there are in n elements; by non-temporal stores, only such as fill their lines."""
-    count = n // width(carry)
-    if streaming:
-        count -= count % maximum(1, LINE // (width(carry) * itemsize(target)))
-    return count
-
-
-@inlined
-def end_lane(k, head, tail):
-    """Return the k-th of the series before ``head`` and from ``tail`` on, which are taken one by one."""
-    return k if k < head else tail + k - head
-
-
-@helper
-def settle_lane(target, sums, j, value, mode):
-    """Store one series' number or add it to a sum."""
-    if mode == STORE:
-        store(target, j, value)
-    elif mode == ACCUMULATE:
-        store(sums, j, load(sums, j, sums) + value)
-    elif mode == REDUCE:
-        store(sums, 0, load(sums, 0, sums) + value)

@@ -53,11 +53,12 @@ from ._memory import (
     turned,
     width,
 )
-from ._operands import ZERO, end_lane, lanes_to_line, settle_lane, valid_range, whole_vectors
+from ._operands import ZERO, valid_range
 from ._rules import a_is_time_invariant as is_level
 from ._rules import adjoint, choice, decay, intake, is_average, is_rounded, step
 from ._target import helper, inlined
 from ._tiles import LENGTHS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H, lane_offset
+from ._wide import end_lane, lanes_to_line, settle_lane, whole_vectors
 
 # Phases. TELL and PART do not look at what they follow: HOLD does. PART leaves what is behind the whole blocks.
 ALL, TELL, PART, SUMMARISE, FOLD, REPLAY, HOLD = range(7)
