@@ -123,3 +123,12 @@ def clear_steps(x, carry, lanes, first, last):
     """Write zeros to a row of some steps."""
     for t in range(first, last):
         write_zeros(later(x, t).at, carry, lanes)
+
+
+@inlined
+def clear_beside(x, carry, lanes, t, start, stop, end):
+    """Write zeros to a row of steps from t to ``end`` that are not from ``start`` to ``stop``."""
+    if t < start:
+        clear_steps(x, carry, lanes, t, start)
+    if stop < end:
+        clear_steps(x, carry, lanes, stop, end)

@@ -20,7 +20,7 @@ from ._operands import (
     Inputs,
     Operand,
     at_place,
-    clear_steps,
+    clear_beside,
     find,
     gradient_later,
     later,
@@ -29,20 +29,21 @@ from ._operands import (
     valid_part,
 )
 from ._rules import a_is_broadcast, b_is_broadcast, choice, g_is_broadcast, h_is_broadcast, is_narrow
-from ._target import helper, inlined
+from ._target import INLINE, helper, inlined
 
 HUGE_PAGE = 2 << 20
 PAGES_AHEAD = 2
 MOST_AHEAD = 32  # rows
 ENDS_AHEAD = 8  # rows before which a line is prefetched that a row fills in part: non-temporal stores wait for it
 NARROW_AHEAD, NARROW_STEPS = 64, 512  # steps that are prefetched; whose gradients are summed before all sums are
+NARROW_CHUNK = 32  # steps of a narrow row before the next one: to go on to that takes as long as ten steps
 
 # How rows are taken: how many series; steps for which states stay in registers; whether results go by non-temporal
 # stores; 1, or -1 from the last series to the first; what is prefetched, and which lines that a row fills in part.
 Scan = namedtuple("Scan", "lanes unroll streaming row_way far ends")
 
-forward_row = choice("narrow", _narrow.forward_row, _wide.forward_row)
-vjp_row = choice("narrow", _narrow.vjp_row, _wide.vjp_row)
+forward_row = choice("narrow", _narrow.forward_row, _wide.forward_row, options=INLINE)
+vjp_row = choice("narrow", _narrow.vjp_row, _wide.vjp_row, options=INLINE)
 
 
 @inlined
@@ -105,7 +106,9 @@ def forward(
     # Down through memory all the way, rows from their end: the processor's prefetcher follows that too.
     row_way = -ONE if all_h.step < 0 else ONE
     unroll = _wide.forward_unroll(rule, carry, all_h, lanes, head)
-    chunk, at_once = steps if rows == 1 and not must_prefault else FOUR, unroll if rows == 1 else FOUR
+    chunk, at_once = NARROW_CHUNK if is_narrow(rule) else FOUR, unroll if rows == 1 else FOUR
+    if rows == 1 and not must_prefault:
+        chunk = steps
     count = rows_ahead(head.prefetch, lanes * itemsize(h), at_once)
     for outer in range(outer_first, outer_last):
         for t in range(0, steps, chunk):
@@ -116,8 +119,7 @@ def forward(
                 row = row_first + k if row_way > 0 else row_last - 1 - k
                 start, stop, _ = valid_part(all_lengths, row, outer, head, t, end)
                 some_h = find(all_h, ZERO, row, outer, lane_first)
-                clear_steps(some_h, carry, lanes, t, start)
-                clear_steps(some_h, carry, lanes, stop, end)
+                clear_beside(some_h, carry, lanes, t, start, stop, end)
                 some_a, some_b = find(all_a, start, row, outer, a_lane), find(all_b, start, row, outer, b_lane)
                 far = distance(rule, head.prefetch, count, k, rows, at_once, ONE, row_way)
                 scan = Scan(lanes, unroll, head.streaming, row_way, far, ends_distance(rows, ONE, row_way))
@@ -148,8 +150,7 @@ def find_inputs(rule, x, t, row, outer, lane):
 def prepare_row(x, carry, lanes, t, start, stop, end):
     """Write zeros to a gradient of steps that are not valid, if it is stored; return it at the last valid one."""
     if x.mode == STORE:
-        clear_steps(x.to, carry, lanes, t, start)
-        clear_steps(x.to, carry, lanes, stop, end)
+        clear_beside(x.to, carry, lanes, t, start, stop, end)
     return gradient_later(x, stop - 1)
 
 
@@ -183,7 +184,7 @@ def vjp(
     must_prefault = head.prefault_threads != 0 and head.b_mode != REDUCE
     row_way = -ONE if inputs.h.step > 0 else ONE
     unroll = _wide.vjp_unroll(rule, carry, lanes, head.streaming, gradient_a, gradient_b)
-    chunk, at_once = FOUR, unroll if rows == 1 else FOUR
+    chunk, at_once = NARROW_CHUNK if is_narrow(rule) else FOUR, unroll if rows == 1 else FOUR
     if rows == 1 and not must_prefault:
         chunk = NARROW_STEPS if is_narrow(rule) else head.steps
     count = rows_ahead(head.prefetch, lanes * itemsize(h), at_once)

@@ -31,18 +31,18 @@ def trait(word):
     return has
 
 
-def choice(word, yes, no, of_float32=False):
+def choice(word, yes, no, of_float32=False, options=HELPER):
     """Return a function that calls one of two, by a trait of the rule, its first argument, or by the rule's name.
 
     If ``of_float32``, the first one only where states are float32, of a carry that is the second argument. The other
-    one need not be compiled, as it would in a branch.
+    one need not be compiled, as it would in a branch. ``options`` are those of the compiler: `HELPER` or `INLINE`.
     """
 
     def call(rule, carry, *arguments):
         holds = word in rule.split() and (not of_float32 or carry.dtype == np.float32)
         return (yes if holds else no)(rule, carry, *arguments)
 
-    @overload(call, jit_options=HELPER)
+    @overload(call, jit_options=options)
     def _call(rule, carry, *arguments):
         holds = word in rule.rule.split() and (not of_float32 or carry.element == "f4")
         chosen = yes if holds else no
