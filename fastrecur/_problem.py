@@ -11,32 +11,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from . import _blocks
+from . import _blocks, _layout
 from . import _messages as say
 from ._arrays import element
 from ._blocks import LINE
-from ._layout import (
-    A_IS_BROADCAST,
-    A_MODE,
-    ACCUMULATE,
-    B_MODE,
-    CARRY,
-    HEAD,
-    LENGTHS,
-    N_STEPS,
-    REDUCE,
-    REVERSE,
-    STORE,
-    SUMS_A,
-    SUMS_B,
-    TO_A,
-    TO_B,
-    UNWANTED,
-    A,
-    B,
-    G,
-    H,
-)
+from ._layout import ACCUMULATE, CARRY, LENGTHS, REDUCE, STORE, SUMS_A, SUMS_B, TO_A, TO_B, UNWANTED, A, B, G, H
 from ._loops import NAMES, Operands, find_loops, in_memory_order, lane_loops, repetitions, row_loops
 from ._shapes import (
     broadcast_shape,
@@ -312,9 +291,9 @@ def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=
         if traversal in (SERIES, TRANSPOSE8):
             descending = traversal == TRANSPOSE8 and ways == {-1}
             traits = ("time_invariant_a",) * (loops.time[A] == 0) + ("descending",) * descending
-    head = np.zeros(HEAD, np.int64)
-    head[[N_STEPS, REVERSE, A_MODE, B_MODE]] = loops.steps, reverse, *modes
-    head[A_IS_BROADCAST] = loops.inner_strides[A] == 0 and loops.inner > 1
+    head = np.zeros(_layout.HEAD, np.int64)
+    head[[_layout.N_STEPS, _layout.REVERSE, _layout.A_MODE, _layout.B_MODE]] = loops.steps, reverse, *modes
+    head[_layout.A_IS_BROADCAST] = loops.inner_strides[A] == 0 and loops.inner > 1
     asked = rule, operands.shape, axis, dtype, operands.wide, loops.steps, traversal
     places = tuple(operands.itemsizes), loops.time, loops.inner_strides, loops.offsets, repetitions(beyond)
     lanes, lane_strides = math.prod(sizes) if beyond else loops.lanes, states[:axis] + states[axis + 1 :]

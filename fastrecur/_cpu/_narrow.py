@@ -8,7 +8,7 @@ that a step of eight series takes as long as one of two. Against `_rows`, which 
 from .._layout import ACCUMULATE, REDUCE, STORE
 from .._steps import constant
 from ._memory import load, load_row, prefetch, prefetch_to_write, row_total, spread_row, store, store_row
-from ._operands import NO, bytes_of, gradient_later, inputs_later, later, with_mode
+from ._operands import NO, Gradient, bytes_of, gradient_later, inputs_later, later
 from ._rules import a_is_broadcast, adjoint, b_is_broadcast, g_is_broadcast, h_is_broadcast, step
 from ._target import inlined
 
@@ -93,9 +93,9 @@ def take_all_back(rule, carry, x, to_a, to_b, steps, has_first, far):
 @inlined
 def vjp_row(rule, carry, x, to_a, to_b, steps, has_first, scan):
     """Do so with the modes of most gradients known to the compiler."""
-    b_stored = with_mode(to_b, STORE, NO)
+    b_stored = Gradient(to_b.to, to_b.sums, STORE, NO)
     if to_a.mode == STORE and to_b.mode == STORE:
-        take_all_back(rule, carry, x, with_mode(to_a, STORE, NO), b_stored, steps, has_first, scan.far)
+        take_all_back(rule, carry, x, Gradient(to_a.to, to_a.sums, STORE, NO), b_stored, steps, has_first, scan.far)
     elif to_b.mode == STORE:
         take_all_back(rule, carry, x, to_a, b_stored, steps, has_first, scan.far)
     else:

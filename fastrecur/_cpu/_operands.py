@@ -82,12 +82,6 @@ def gradient_later(x, n):
 
 
 @inlined
-def with_mode(x, mode, streaming):
-    """Return a gradient with a mode that the compiler knows."""
-    return Gradient(x.to, x.sums, mode, streaming)
-
-
-@inlined
 def bytes_of(x, far):
     """Return a distance in bytes."""
     return far.steps * x.step + far.rows * x.row + far.bytes

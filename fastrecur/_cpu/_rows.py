@@ -33,7 +33,7 @@ from ._target import INLINE, helper, inlined
 
 HUGE_PAGE = 2 << 20
 PAGES_AHEAD = 2
-MOST_AHEAD = 32  # rows
+MOST_AHEAD = 32  # rows that are prefetched at most
 ENDS_AHEAD = 8  # rows before which a line is prefetched that a row fills in part: non-temporal stores wait for it
 NARROW_AHEAD, NARROW_STEPS = 64, 512  # steps that are prefetched; whose gradients are summed before all sums are
 NARROW_CHUNK = 32  # steps of a narrow row before the next one: to go on to that takes as long as ten steps
@@ -47,16 +47,11 @@ vjp_row = choice("narrow", _narrow.vjp_row, _wide.vjp_row, options=INLINE)
 
 
 @inlined
-def rows_ahead(room, row_bytes, steps):
-    """Return how many rows, of so many steps each, are prefetched into so much room."""
-    return minimum(MOST_AHEAD, maximum(1, room // maximum(1, row_bytes * steps)))
-
-
-@inlined
 def distance(rule, room, count, k, rows, steps, way, row_way):
     """Return how far from the k-th of some rows, of so many steps each, stands what is prefetched.
 
-    It is ``count`` rows later; behind the last row that is among the next steps'. Or it is in the same row.
+    It is ``count`` rows later, for which there is room; behind the last row that is among the next steps'. Or it is in
+    the same row.
     """
     if is_narrow(rule):
         return Distance(NARROW_AHEAD * way if rows == 1 else ZERO, ZERO, ZERO)
@@ -67,12 +62,6 @@ def distance(rule, room, count, k, rows, steps, way, row_way):
     if k + count < rows:
         return Distance(ZERO, count * row_way, ZERO)
     return Distance(steps * way, (minimum(count, rows) - rows) * row_way, ZERO)
-
-
-@inlined
-def ends_distance(rows, way, row_way):
-    """Return how far from a row stands the one whose first and last lines are prefetched."""
-    return Distance(ENDS_AHEAD * way, ZERO, ZERO) if rows == 1 else Distance(ZERO, ENDS_AHEAD * row_way, ZERO)
 
 
 @helper
@@ -95,13 +84,10 @@ def forward(
 ):
     """Take steps in scan order; ``carry`` holds the first states, then the last."""
     head, rows, lanes = read_head(geometry), row_last - row_first, lane_last - lane_first
-    steps, must_prefault = head.steps, head.prefault_threads != 0
-    all_a, all_b, all_h = (
-        operand(a, geometry, _layout.A),
-        operand(b, geometry, _layout.B),
-        operand(h, geometry, _layout.H),
-    )
-    all_lengths, states = operand(lengths, geometry, _layout.LENGTHS), operand(carry, geometry, _layout.CARRY)
+    steps, must_prefault = head.steps, head.prefault_threads != 0 and not is_narrow(rule)
+    all_a, all_b = operand(a, geometry, _layout.A), operand(b, geometry, _layout.B)
+    all_h, states = operand(h, geometry, _layout.H), operand(carry, geometry, _layout.CARRY)
+    all_lengths = operand(lengths, geometry, _layout.LENGTHS)
     a_lane, b_lane = ZERO if a_is_broadcast(rule) else lane_first, ZERO if b_is_broadcast(rule) else lane_first
     # Down through memory all the way, rows from their end: the processor's prefetcher follows that too.
     row_way = -ONE if all_h.step < 0 else ONE
@@ -109,7 +95,8 @@ def forward(
     chunk, at_once = NARROW_CHUNK if is_narrow(rule) else FOUR, unroll if rows == 1 else FOUR
     if rows == 1 and not must_prefault:
         chunk = steps
-    count = rows_ahead(head.prefetch, lanes * itemsize(h), at_once)
+    count = minimum(MOST_AHEAD, maximum(1, head.prefetch // maximum(1, lanes * itemsize(h) * at_once)))
+    ends = Distance(ENDS_AHEAD, ZERO, ZERO) if rows == 1 else Distance(ZERO, ENDS_AHEAD * row_way, ZERO)
     for outer in range(outer_first, outer_last):
         for t in range(0, steps, chunk):
             end = minimum(t + chunk, steps)
@@ -122,7 +109,7 @@ def forward(
                 clear_beside(some_h, carry, lanes, t, start, stop, end)
                 some_a, some_b = find(all_a, start, row, outer, a_lane), find(all_b, start, row, outer, b_lane)
                 far = distance(rule, head.prefetch, count, k, rows, at_once, ONE, row_way)
-                scan = Scan(lanes, unroll, head.streaming, row_way, far, ends_distance(rows, ONE, row_way))
+                scan = Scan(lanes, unroll, head.streaming, row_way, far, ends)
                 here = at_place(states, ZERO, row, outer, lane_first)
                 forward_row(rule, here, some_a, some_b, later(some_h, start), stop - start, scan)
     if head.streaming:
@@ -154,40 +141,29 @@ def prepare_row(x, carry, lanes, t, start, stop, end):
     return gradient_later(x, stop - 1)
 
 
-@inlined
-def prefault_gradient(x, head, outer, done, span):
-    """Touch the large pages of a gradient that will be reached soon, if it is stored."""
-    if x.mode == STORE:
-        prefault(find(x.to, head.steps - 1, ZERO, outer, ZERO), head, done, span, -ONE)
-
-
 def vjp(
     rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, outer_first, outer_last, row_first,
     row_last, lane_first, lane_last,
 ):  # fmt: skip
     """Take steps against scan order; ``carry`` holds the last states' cotangents, then the first states'."""
     head, rows, lanes = read_head(geometry), row_last - row_first, lane_last - lane_first
-    all_g, all_a, all_b = (
-        operand(g, geometry, _layout.G),
-        operand(a, geometry, _layout.A),
-        operand(b, geometry, _layout.B),
-    )
-    inputs = Inputs(all_g, all_a, all_b, operand(h, geometry, _layout.H), operand(h0, geometry, _layout.CARRY))
+    all_g, all_a = operand(g, geometry, _layout.G), operand(a, geometry, _layout.A)
+    all_b, all_h = operand(b, geometry, _layout.B), operand(h, geometry, _layout.H)
+    inputs = Inputs(all_g, all_a, all_b, all_h, operand(h0, geometry, _layout.CARRY))
     all_lengths, states = operand(lengths, geometry, _layout.LENGTHS), operand(carry, geometry, _layout.CARRY)
-    gradient_a = Gradient(
-        operand(to_a, geometry, _layout.TO_A), operand(sums_a, geometry, _layout.SUMS_A), head.a_mode, NO
-    )
-    gradient_b = Gradient(
-        operand(to_b, geometry, _layout.TO_B), operand(sums_b, geometry, _layout.SUMS_B), head.b_mode, NO
-    )
-    # Who touches pages goes by few steps, which a sum over rows must not depend on.
-    must_prefault = head.prefault_threads != 0 and head.b_mode != REDUCE
+    all_to_a, all_sums_a = operand(to_a, geometry, _layout.TO_A), operand(sums_a, geometry, _layout.SUMS_A)
+    all_to_b, all_sums_b = operand(to_b, geometry, _layout.TO_B), operand(sums_b, geometry, _layout.SUMS_B)
+    gradient_a = Gradient(all_to_a, all_sums_a, head.a_mode, NO)
+    gradient_b = Gradient(all_to_b, all_sums_b, head.b_mode, NO)
+    # Who touches pages goes by few steps, which no sum of several steps or series must depend on.
+    must_prefault = head.prefault_threads != 0 and head.b_mode != REDUCE and not is_narrow(rule)
     row_way = -ONE if inputs.h.step > 0 else ONE
     unroll = _wide.vjp_unroll(rule, carry, lanes, head.streaming, gradient_a, gradient_b)
     chunk, at_once = NARROW_CHUNK if is_narrow(rule) else FOUR, unroll if rows == 1 else FOUR
     if rows == 1 and not must_prefault:
         chunk = NARROW_STEPS if is_narrow(rule) else head.steps
-    count = rows_ahead(head.prefetch, lanes * itemsize(h), at_once)
+    count = minimum(MOST_AHEAD, maximum(1, head.prefetch // maximum(1, lanes * itemsize(h) * at_once)))
+    ends = Distance(-ENDS_AHEAD, ZERO, ZERO) if rows == 1 else Distance(ZERO, ENDS_AHEAD * row_way, ZERO)
     for outer in range(outer_first, outer_last):
         ago = ZERO
         while ago < head.steps:
@@ -196,9 +172,10 @@ def vjp(
                 span = minimum(span, head.sum_steps - ago % head.sum_steps)
                 part = ago // head.sum_steps * head.sum_bytes
             t, end = head.steps - ago - span, head.steps - ago
-            if must_prefault:
-                prefault_gradient(gradient_a, head, outer, ago, span)
-                prefault_gradient(gradient_b, head, outer, ago, span)
+            if must_prefault and head.a_mode == STORE:
+                prefault(find(all_to_a, head.steps - 1, ZERO, outer, ZERO), head, ago, span, -ONE)
+            if must_prefault and head.b_mode == STORE:
+                prefault(find(all_to_b, head.steps - 1, ZERO, outer, ZERO), head, ago, span, -ONE)
             for k in range(rows):
                 row = row_first + k if row_way > 0 else row_last - 1 - k
                 start, stop, has_first = valid_part(all_lengths, row, outer, head, t, end)
@@ -208,7 +185,7 @@ def vjp(
                 some_b = prepare_row(some_b, carry, lanes, t, start, stop, end)
                 here = find_inputs(rule, inputs, stop - 1, row, outer, lane_first)
                 far = distance(rule, head.prefetch, count, k, rows, at_once, -ONE, row_way)
-                scan = Scan(lanes, unroll, head.streaming, row_way, far, ends_distance(rows, -ONE, row_way))
+                scan = Scan(lanes, unroll, head.streaming, row_way, far, ends)
                 state = at_place(states, ZERO, row, outer, lane_first)
                 vjp_row(rule, state, here, some_a, some_b, stop - start, has_first, scan)
             ago += span

@@ -11,7 +11,6 @@ the last whole one and takes the steps that are left.
 from collections import namedtuple
 
 from .._layout import A_MODE, ACCUMULATE, B_MODE, HEAD, N_STEPS, STORE, STREAMING, SUMS_A, TO_A, TO_B, A, B, G, H
-from .._steps import constant
 from ._memory import (
     OCTET,
     WIDTH,
@@ -37,6 +36,7 @@ from ._memory import (
     stream_lines,
     width,
 )
+from ._operands import write_zeros
 from ._rules import a_is_time_invariant, adjoint, is_descending, step
 from ._target import helper, inlined
 from ._tiles import AHEAD, LONG, give_lanes, lane_offsets, lane_places, line_distance, take_lanes
@@ -332,13 +332,6 @@ def vjp_8_series(rule, g, a, b, h, to_a, to_b, scratch, steps, first, by_block):
 
 
 @helper
-def clear(total):
-    """Write 8 zeros."""
-    for j in range(OCTET):
-        store(total, j, constant(0.0, load(total, j, total)))
-
-
-@helper
 def add_total(sums, total, lanes):
     """Add each series' sum to where it belongs."""
     for j in range(lanes):
@@ -383,7 +376,7 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
             own = k * itemsize(carry)
             scratch = Scratch(rows, gate, shift(state, own), shift(states, own), total)
             load_gates(gate, some_a)
-            clear(total)
+            write_zeros(total, carry, OCTET)
             vjp_8_series(rule, some_g, some_a, some_b, some_h, result_a, result_b, scratch, steps, start, is_large)
             if a_mode == ACCUMULATE:
                 add_total(from_lane(all_sums, k), total, lanes)

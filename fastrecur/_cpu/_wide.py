@@ -33,12 +33,12 @@ from ._operands import (
     TWO,
     YES,
     ZERO,
+    Gradient,
     Inputs,
     bytes_of,
     gradient_later,
     inputs_later,
     later,
-    with_mode,
 )
 from ._rules import a_is_broadcast, adjoint, b_is_broadcast, b_is_reduced, choice, g_is_broadcast, h_is_broadcast, step
 from ._target import helper, inlined
@@ -362,24 +362,19 @@ def vjp_step(rule, x, carry, to_a, to_b, n, is_first, scan, totals):
     # What most gradients are is known to the compiler: a loop that asks for each vector has twice the instructions, and
     # takes up to a fifth longer in the cache.
     a_usual, b_usual = usual_modes(rule)
-    to_b = with_mode(to_b, to_b.mode, b_streaming)
-    a_known, b_known = with_mode(to_a, a_usual, a_streaming), with_mode(to_b, b_usual, b_streaming)
+    to_b = Gradient(to_b.to, to_b.sums, to_b.mode, b_streaming)
+    a_known = Gradient(to_a.to, to_a.sums, a_usual, a_streaming)
+    b_known = Gradient(to_b.to, to_b.sums, b_usual, b_streaming)
     is_usual = to_b.mode == b_usual and not is_first
     if itemsize(carry) > itemsize(x.h.at) and n == TWO:
         return vjp_vectors(rule, TWO, x, carry, a_known, b_known, NO, vectors, scan.far, totals)
     if is_usual and to_a.mode == a_usual:
         return vjp_vectors(rule, ONE, x, carry, a_known, b_known, NO, vectors, scan.far, totals)
     if is_usual and to_a.mode == ACCUMULATE:
-        a_known = with_mode(to_a, ACCUMULATE, NO)
+        a_known = Gradient(to_a.to, to_a.sums, ACCUMULATE, NO)
         return vjp_vectors(rule, ONE, x, carry, a_known, b_known, NO, vectors, scan.far, totals)
-    a_any = with_mode(to_a, to_a.mode, a_streaming)
+    a_any = Gradient(to_a.to, to_a.sums, to_a.mode, a_streaming)
     return vjp_vectors(rule, ONE, x, carry, a_any, to_b, is_first, vectors, scan.far, totals)
-
-
-@helper
-def add_total(sums, value):
-    """Add what was summed of rows to where it belongs."""
-    store(sums, 0, load(sums, 0, sums) + total(value))
 
 
 @inlined
@@ -395,10 +390,10 @@ def vjp_row(rule, carry, x, to_a, to_b, steps, has_first, scan):
         is_first = is_last and has_first != 0
         total_a, total_b = vjp_step(rule, now, carry, a_now, b_now, n, is_first, scan, (total_a, total_b))
         if to_a.mode == REDUCE and (is_last or to_a.sums.step != 0):
-            add_total(a_now.sums.at, total_a)
+            settle_lane(a_now.to.at, a_now.sums.at, ZERO, total(total_a), REDUCE)
             total_a = zero
         if to_b.mode == REDUCE and (is_last or to_b.sums.step != 0):
-            add_total(b_now.sums.at, total_b)
+            settle_lane(b_now.to.at, b_now.sums.at, ZERO, total(total_b), REDUCE)
             total_b = zero
         ago += n
 
