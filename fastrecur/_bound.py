@@ -7,19 +7,19 @@ import numpy as np
 from . import _arrays, _cost
 from . import _layout as at
 from ._arrays import address
-from ._cpu import _narrow, _native, _octets, _panels, _rows, _series, _summaries, _tiles
+from ._cpu import _native, _panels, _rows, _series, _summaries, _tiles, _transpose8
 from ._cpu._compile import kernel
 from ._layout import ACCUMULATE, CARRY, LENGTHS, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
-from ._problem import OCTETS, PANELS, ROWS, SERIES, TILES
+from ._problem import PANELS, ROWS, SERIES, TILES, TRANSPOSE8
 from ._threads import ranges
 
 _KERNELS = {
     (ROWS, "forward"): _rows.forward,
     (ROWS, "vjp"): _rows.vjp,
-    ("narrow", "forward"): _narrow.forward,
-    ("narrow", "vjp"): _narrow.vjp,
-    (OCTETS, "forward"): _octets.forward,
-    (OCTETS, "vjp"): _octets.vjp,
+    ("narrow", "forward"): _rows.forward,
+    ("narrow", "vjp"): _rows.vjp,
+    (TRANSPOSE8, "forward"): _transpose8.forward,
+    (TRANSPOSE8, "vjp"): _transpose8.vjp,
     (PANELS, "forward"): _panels.forward,
     (PANELS, "vjp"): _panels.vjp,
     (TILES, "forward"): _tiles.forward,

@@ -12,7 +12,7 @@ from ._cpu._memory import OCTET, WIDTH
 from ._cpu._series import BLOCK, IN_PLACE, PAST
 from ._layout import A_IS_BROADCAST, SUMS_A, H
 from ._memory_pool import LINE
-from ._problem import FEW_LANES, LARGE_PROBLEM, OCTETS, ROWS, SERIES
+from ._problem import FEW_LANES, LARGE_PROBLEM, ROWS, SERIES, TRANSPOSE8
 
 # Bytes "moved" are those that all operands and results of a problem have together.
 SERIAL_BYTES = LARGE_PROBLEM  # moved, below which a second thread costs more than it brings,
@@ -99,7 +99,7 @@ def cuts_time(plan):
 
 def lanes_together(plan):
     """Return how many lanes a traversal by lanes takes at a time."""
-    return OCTET if plan.traversal == OCTETS else 1 if plan.traversal == SERIES else WIDTH
+    return OCTET if plan.traversal == TRANSPOSE8 else 1 if plan.traversal == SERIES else WIDTH
 
 
 def items(nbytes, threads, most):
@@ -123,7 +123,7 @@ def _cached_bytes(limits):
 
 
 def _streams(plan, fills_lines):
-    limits = STREAMED_SERIES if plan.traversal in (OCTETS, SERIES) else STREAMED_ROWS
+    limits = STREAMED_SERIES if plan.traversal in (TRANSPOSE8, SERIES) else STREAMED_ROWS
     if moved_bytes(plan) <= _cached_bytes(limits) or is_narrow(plan):
         return False
     in_lines = fills_lines and plan.row_bytes % LINE == 0

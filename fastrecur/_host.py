@@ -141,7 +141,7 @@ def _vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key)
         if _gate_is_real(family, names[1:3], a):
             return _give_all(owner, *_vjp_pairs(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state))
     plan = _problem.vjp(
-        family, names, *map(_signature, (g, a, b, h)), _state_signature(h0), _state_signature(grad_state), axis,
+        family, names, (*map(_signature, (g, a, b, h)), _state_signature(h0), _state_signature(grad_state)), axis,
         reverse, None if lengths is None else lengths.shape, weak_complex,
     )  # fmt: skip
     if lengths is not None:

@@ -6,19 +6,31 @@ for so many may walk them, which `_run` takes by their size; `_weighted_run` cho
 """
 
 import functools
-import itertools
 import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from . import _memory_pool
+from . import _layout, _memory_pool
 from . import _messages as say
-from ._arrays import BFLOAT16, element
+from ._arrays import element
 from ._layout import ACCUMULATE, CARRY, LENGTHS, REDUCE, STORE, SUMS_A, SUMS_B, TO_A, TO_B, UNWANTED, A, B, G, H
+from ._loops import NAMES, Operands, find_loops, in_memory_order, lane_loops, repetitions, row_loops
 from ._memory_pool import LINE
+from ._shapes import (
+    broadcast_shape,
+    c_strides,
+    gradient_dtype,
+    is_c_order,
+    like,
+    normalise_axis,
+    own_dtypes,
+    own_strides,
+    result_dtype,
+    wide_dtype,
+)
 
-ROWS, OCTETS, PANELS, TILES, SERIES = "rows", "octets", "panels", "tiles", "series"
+ROWS, TRANSPOSE8, PANELS, TILES, SERIES = "rows", "transpose8", "panels", "tiles", "series"
 FORGET, LINEAR = "forget", "linear"
 
 FEW_LANES = 8  # fewer than these, and a series is split in time once it is long
@@ -38,7 +50,6 @@ FEW_ZEROS = 1 << 20  # bytes of states up to which all plans start from the same
 PIECES = 8  # parts that a sum over lanes is made of, for any number of threads
 
 BYTE = np.dtype(np.uint8)
-_WIDE = {"f2": "f4", "bf2": "f4", "f4": "f8", "f8": "f8", "c8": "c16", "c16": "c16"}
 
 
 def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long, in_octets, is_nearly_along):
@@ -68,7 +79,7 @@ def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long, in_oct
     if rows:
         return ROWS
     if in_octets:
-        return OCTETS
+        return TRANSPOSE8
     if inner >= PANEL_LANES and steps < PANEL_STEPS and not is_complex and not (is_nearly_along and steps >= OCTET):
         return PANELS
     return TILES
@@ -78,33 +89,39 @@ def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long, in_oct
 class Plan:
     """A problem made canonical, and everything about running it that does not depend on addresses."""
 
+    # What is asked.
     rule: str
     shape: tuple
     axis: int
     dtype: np.dtype
-    wide: np.dtype
-    elements: dict  # the kernels' parameter names -> element names
-    lane_order: tuple  # lane axes, outermost in memory first
-    traversal: str
-    traits: tuple  # what a kernel is made for beside rule and types, see _cpu/_rules.py
+    wide: np.dtype  # of states
     steps: int
-    lanes: int
-    sizes: tuple  # outer, middle, inner
-    geometry: np.ndarray
-    itemsizes: tuple
-    time_strides: tuple  # in the direction of travel
-    lane_strides: tuple  # of neighbouring lanes
-    offsets: tuple  # bytes from each operand's first element to the travel's start
-    extra: tuple  # offsets of further repetitions of the whole walk, one tuple per repetition
-    word: int  # bytes that a step of a lane moves
-    row_bytes: int  # bytes of a piece of result that is contiguous at each step
-    carry_strides: tuple  # in the axes of the lanes' shape
-    narrow: tuple = ()  # what only a kernel for rows of so few lanes is made for; empty if there is none
-    h_strides: tuple | None = None  # of a fresh result
-    gradients: tuple = ()  # of both operands: shape, dtype, strides of a fresh array (None: a sum); None if unwanted
+    traversal: str
+    # Kernels.
+    elements: dict = field(default_factory=dict)  # their parameters' names -> element names
+    traits: tuple = ()  # what one is made for beside rule and types, see _cpu/_rules.py
+    narrow: tuple = ()  # and what only one for rows of so few series is made for; empty if there is none
+    geometry: np.ndarray | None = None
+    # Where things stand, in bytes by number of operand.
+    itemsizes: tuple = ()
+    time_strides: tuple = ()  # in scan order
+    lane_strides: tuple = ()  # of neighbouring series
+    offsets: tuple = ()  # from the first element to the first in scan order
+    extra: tuple = ()  # offsets of each repetition of the whole walk
+    carry_strides: tuple = ()  # in the axes of the series' shape
+    # How much there is.
+    lanes: int = 0
+    sizes: tuple = ()  # outer, middle, inner
+    lane_order: tuple = ()  # axes of series, outermost in memory first
+    word: int = 0  # bytes that a step of a series moves
+    row_bytes: int = 0  # bytes of a piece of result that is contiguous at each step
+    # Results.
+    h_strides: tuple | None = None  # of a newly allocated one
+    gradients: tuple = ()  # of both operands: shape, dtype, strides of a new array (None: a sum); None if unwanted
     h0_dtype: np.dtype | None = None  # of the first states' gradient
+    # What is learnt.
     calls: dict = field(default_factory=dict)  # compiled kernels
-    in_vain: dict = field(default_factory=dict)  # for how many more runs a way is not tried
+    in_vain: dict = field(default_factory=dict)  # for how many more runs a way of sharing it is not tried
 
     def __post_init__(self):
         self.lane_shape = self.shape[: self.axis] + self.shape[self.axis + 1 :]
@@ -124,7 +141,7 @@ class Plan:
         return waits > 0
 
     def distance(self, operand, steps, lanes=0):
-        """Return how many bytes an operand's place is from the first one, after so many steps of travel and lanes."""
+        """Return how many bytes an operand's place is from the first one, after so many steps and series."""
         return steps * self.time_strides[operand] + (
             lanes * self.itemsizes[operand] if self.lane_strides[operand] else 0
         )
@@ -133,64 +150,6 @@ class Plan:
         """Return zero states to start from, or more of them, which nobody may write to."""
         nbytes = math.prod(self.lane_shape) * self.wide.itemsize  # of all repetitions, not of one
         return _shared_zeros() if nbytes <= FEW_ZEROS else zeros((nbytes,), BYTE)
-
-
-def is_c_order(shape, strides):
-    """Return whether dense strides are C order's."""
-    order = [s for n, s in zip(shape, strides, strict=True) if n > 1]
-    return all(outer > inner for outer, inner in itertools.pairwise(order))
-
-
-def result_dtype(names, dtypes, weak_complex=False):
-    """Return the dtype of a result: NumPy's promotion, integers alone to float64. None is what has no part in it."""
-    found = [(name, dtype) for name, dtype in zip(names, dtypes, strict=True) if dtype is not None]
-    if found and not weak_complex and all(dtype is BFLOAT16 for _, dtype in found):
-        return BFLOAT16  # of tensors, which NumPy does not know
-    try:
-        dtype = np.result_type(*(dtype for _, dtype in found)) if found else np.dtype(np.float64)
-    except TypeError:
-        raise TypeError(say.promotion(found)) from None
-    if dtype.kind in "biu":
-        dtype = np.dtype(np.float64)
-    if element(dtype) is None:
-        raise TypeError(say.promotion(found))
-    if weak_complex and dtype.kind != "c":
-        dtype = np.result_type(np.complex64, dtype)
-    return dtype
-
-
-def own_dtypes(*signatures):
-    """Return the dtype of each operand that is an array; None for numbers."""
-    return [signature[0] if type(signature) is tuple else None for signature in signatures]
-
-
-def wide_dtype(dtype):
-    """Return the carry's dtype: one precision wider than the result's where there is one."""
-    return np.dtype(_WIDE[element(dtype)])
-
-
-def normalise_axis(axis, shape, names):
-    """Return an axis, an int, counted from the front; raise unless the result has it."""
-    if not shape:
-        raise ValueError(say.no_axis(names))
-    if not -len(shape) <= axis < len(shape):
-        raise ValueError(say.axis_range(axis, shape))
-    return axis % len(shape)
-
-
-def broadcast_shape(names, shapes, axis=None):
-    """Return the shape that operands broadcast to; ``axis`` is time's, for the error's sake."""
-    most = max(map(len, shapes))
-    if most <= 32:
-        try:
-            return np.broadcast_shapes(*shapes)
-        except ValueError:
-            raise ValueError(say.broadcast(names, shapes, axis)) from None
-    # NumPy's own function takes no more of the 64 that arrays may have.
-    sizes = [{*sizes} - {1} for sizes in zip(*((1,) * (most - len(s)) + tuple(s) for s in shapes), strict=True)]
-    if any(len(size) > 1 for size in sizes):
-        raise ValueError(say.broadcast(names, shapes, axis))
-    return tuple(size.pop() if size else 1 for size in sizes)
 
 
 def fits(shape, into):
@@ -208,19 +167,6 @@ def check_shapes(signatures, shape, lane_shape):
         into, wrong = (lane_shape, say.state_shape) if is_state else (shape, say.operand_shape)
         if type(signature) is tuple and not fits(signature[1], into):
             raise ValueError(wrong(name, signature[1], into))
-
-
-def like(shape, dtype, *prototypes):
-    """Return the strides of a fresh result: laid out as the first operand of its shape, else in C order.
-
-    ``prototypes`` are ``(shape, strides)``.
-    """
-    for other_shape, other_strides in prototypes:
-        if other_shape == shape and not any(n > 1 and s == 0 for n, s in zip(shape, other_strides, strict=True)):
-            order = sorted(range(len(shape)), key=lambda k: (-abs(other_strides[k]), k))
-            dense = c_strides([shape[k] for k in order], dtype.itemsize)
-            return tuple(dense[order.index(k)] for k in range(len(shape)))
-    return c_strides(shape, dtype.itemsize)
 
 
 def aligned(shape, dtype, allocate=_memory_pool.borrow, beside=0):
@@ -264,147 +210,102 @@ def _memory_order(shape, strides):
     return tuple(shape[k] for k in order), sorted(range(len(shape)), key=order.__getitem__)
 
 
-def c_strides(shape, itemsize):
-    """Return the strides in bytes of an array in C order."""
-    strides, reach = [], itemsize
-    for n in reversed(shape):
-        strides.append(reach)
-        reach *= n
-    return tuple(reversed(strides))
-
-
-def spread(operand_shape, strides, shape):
-    """Return an operand's strides in the result's axes, 0 where it is broadcast."""
-    missing = len(shape) - len(operand_shape)
-    own = [0 if n == 1 else s for n, s in zip(operand_shape, strides, strict=True)]
-    return (0,) * missing + tuple(own)
-
-
-def own_strides(operand_shape, shape, itemsize):
-    """Return the strides, in the result's axes, of a C-contiguous array of an operand's own shape."""
-    return spread(operand_shape, c_strides(operand_shape, itemsize), shape)
-
-
-def _merge(dims):
-    """Merge neighbouring lane dimensions ``(size, strides)`` that every operand walks as one."""
-    merged = []
-    for size, strides in dims:
-        if merged and all(outer == stride * size for outer, stride in zip(merged[-1][1], strides, strict=True)):
-            merged[-1] = (merged[-1][0] * size, strides)
-        else:
-            merged.append((size, strides))
-    return merged
-
-
-def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides, modes=(STORE, STORE), word=0):
-    """Make a plan from every operand's strides in the result's axes (None: it takes no part)."""
-    steps = shape[axis]
-    lane_axes = [k for k in range(len(shape)) if k != axis and shape[k] != 1]
-    lead = strides[H] if strides[H] is not None else strides[B]
-    guide = next((strides[k] for k in (TO_B, TO_A) if strides[k] is not None), lead)
-    lane_order = tuple(sorted(lane_axes, key=lambda k: (-abs(guide[k]), k)))
-    # The carry is contiguous in that order.
-    carry_strides, reach = [0] * len(shape), wide.itemsize
-    for k in reversed(lane_order):
-        carry_strides[k] = reach
-        reach *= shape[k]
-    strides = list(strides)
-    strides[CARRY] = carry_strides
-    is_ragged = strides[LENGTHS] is not None
-    strides = [(0,) * len(shape) if s is None else s for s in strides]
-    time = [s[axis] if steps > 1 else 0 for s in strides]
-    dims = _merge([(shape[k], tuple(s[k] for s in strides)) for k in lane_order])
-    offsets = tuple((steps - 1) * t if reverse else 0 for t in time)
-    if reverse:
-        time = [-t for t in time]
-    lanes = math.prod(size for size, _ in dims)
-
-    full = [k for k in (A, B, H, G, TO_A, TO_B) if itemsizes[k]]
-    is_complex = wide.kind == "c"
-    alone = [itemsizes[k] if k in full else 0 for k in range(10)]
-    if is_complex:  # one lane is a row: real ones are not
-        alone[SUMS_A] = alone[SUMS_B] = wide.itemsize
-    inner, inner_strides = dims[-1] if dims else (1, tuple(alone))
-    time_guide = abs(strides[TO_B][axis] or strides[TO_A][axis] or strides[H][axis])
-    inside = [d for d in dims if steps == 1 or abs(d[1][TO_B] or d[1][TO_A] or d[1][H]) < time_guide]
-    # Around time rows are walked along one dimension of lanes; along others the walk is repeated.
-    outside = sorted(dims[: len(dims) - len(inside)], key=lambda d: -d[0])
-    repeats = math.prod(size for size, _ in outside[1:])
+def _are_rows(operands, loops, modes):
+    """Return whether series are neighbours in memory, or one value for all, in all operands."""
+    itemsizes, inner, wide = operands.itemsizes, loops.inner_strides, operands.wide.itemsize
     read = (A, B, G, H) if itemsizes[G] else (A, B)
-    contiguous = (
-        inner_strides[LENGTHS] == 0
-        and all(inner_strides[k] == itemsizes[k] or (k in read and inner_strides[k] == 0) for k in full)
-        and (modes[0] != ACCUMULATE or inner_strides[SUMS_A] == (wide.itemsize if inner_strides[A] else 0))
-        and inner_strides[SUMS_B] in (0, wide.itemsize)
-        and (len(outside) <= 1 or repeats * REPEATED <= math.prod(shape))
-        and len(inside) <= 2
-        and (len(inside) >= 1 or not dims)
+    # Around time rows are walked along one dimension of series; along others the walk is repeated.
+    repeats = math.prod(size for size, _ in loops.outside[1:])
+    return (
+        inner[LENGTHS] == 0
+        and all(inner[k] == itemsizes[k] or (k in read and inner[k] == 0) for k in operands.full)
+        and (modes[0] != ACCUMULATE or inner[SUMS_A] == (wide if inner[A] else 0))
+        and inner[SUMS_B] in (0, wide)
+        and (len(loops.outside) <= 1 or repeats * REPEATED <= math.prod(operands.shape))
+        and len(loops.inside) <= 2
+        and (len(loops.inside) >= 1 or not loops.dims)
     )
-    moving = [k for k in full if k != A or time[k] != 0]
-    ways = {time[k] // itemsizes[k] for k in moving}  # through memory
-    is_along_time = (
-        all(time[k] % itemsizes[k] == 0 for k in moving)
-        and ways <= {1, -1}
-        and (modes[0] != ACCUMULATE or strides[SUMS_A][axis] == 0)
-        and modes[1] != ACCUMULATE
+
+
+def _ways_along_time(operands, loops, modes):
+    """Return in which directions (1, -1) scan order goes through memory, if steps are neighbours; else nothing."""
+    itemsizes, time = operands.itemsizes, loops.time
+    moving = [k for k in operands.full if k != A or time[k] != 0]
+    ways = {time[k] / itemsizes[k] for k in moving}
+    sums_stand = (modes[0] != ACCUMULATE or time[SUMS_A] == 0) and modes[1] != ACCUMULATE
+    return ways if ways <= {1, -1} and sums_stand else set()
+
+
+def _traversal(operands, loops, modes, ways):
+    """Return which traversal walks a problem."""
+    steps, time, inner, itemsizes, full = (
+        loops.steps,
+        loops.time,
+        loops.inner_strides,
+        operands.itemsizes,
+        operands.full,
     )
-    is_long = is_along_time and wide == np.float64 and steps >= LONG_LANE and word * steps * lanes >= LARGE_PROBLEM
-    in_octets = is_along_time and len(ways) == 1 and not is_complex and not is_ragged and steps >= OCTET
-    is_nearly_along = (
-        all(0 in (time[k], inner_strides[k]) or abs(time[k]) < abs(inner_strides[k]) for k in full)
-        and sum(abs(time[k]) > itemsizes[k] for k in full) <= 1
-    )
-    traversal = choose(lanes, steps, inner, contiguous, is_complex, is_long, in_octets, is_nearly_along)
-    traits, narrow = [], ()
-    if traversal in (SERIES, OCTETS):
-        traits = ["level"] * (time[A] == 0) + ["down"] * (traversal == OCTETS and ways == {-1})
-    a_constant = int(inner_strides[A] == 0 and inner > 1)
-    a_mode, b_mode = modes
-    if traversal == ROWS and inner > 1:
-        if a_mode == ACCUMULATE and a_constant:
-            a_mode = REDUCE
-        if b_mode == ACCUMULATE and inner_strides[SUMS_B] == 0:
-            b_mode = REDUCE
-            traits.append("sum_b")
-        traits += [word for k, word in ((B, "one_b"), (G, "one_g"), (H, "one_h")) if k in full and not inner_strides[k]]
-    if traversal == ROWS and (inner > 1 or is_complex) and math.prod(shape) >= NARROW_LEAST:
-        if inner < (NARROW_ROW // 2 if is_complex else NARROW_ROW):
-            narrow = (f"lanes_{inner}", *["one_a"] * a_constant)
-    head = [steps, int(reverse), a_constant, 0, a_mode, b_mode, 0, 0, 0, 0, 0]
-    extra = (tuple([0] * 10),)
-    zero = (1, (0,) * 10)
+    is_complex, is_ragged = operands.wide.kind == "c", operands.strides[LENGTHS] is not None
+    is_large = operands.word * steps * loops.lanes >= LARGE_PROBLEM
+    is_long = bool(ways) and operands.wide == np.float64 and steps >= LONG_LANE and is_large
+    in_octets = len(ways) == 1 and not is_complex and not is_ragged and steps >= OCTET
+    is_nearer = all(0 in (time[k], inner[k]) or abs(time[k]) < abs(inner[k]) for k in full)
+    is_nearly_along = is_nearer and sum(abs(time[k]) > itemsizes[k] for k in full) <= 1
+    rows = _are_rows(operands, loops, modes)
+    return choose(loops.lanes, steps, loops.inner, rows, is_complex, is_long, in_octets, is_nearly_along)
+
+
+def _row_traits(operands, loops, modes):
+    """Return what a kernel for rows knows when it is compiled, what one for so few series does, and output modes."""
+    modes, inner, traits, narrow = list(modes), loops.inner_strides, [], ()
+    if loops.inner > 1:
+        traits = [f"broadcast_{NAMES[k]}" for k in (A, B, G, H) if k in operands.full and not inner[k]]
+        if modes[0] == ACCUMULATE and not inner[A]:
+            modes[0] = REDUCE
+        if modes[1] == ACCUMULATE and not inner[SUMS_B]:
+            modes[1] = REDUCE
+            traits.append("reduce_b")
+    is_complex = operands.wide.kind == "c"
+    few = NARROW_ROW // 2 if is_complex else NARROW_ROW
+    if (loops.inner > 1 or is_complex) and loops.inner < few and math.prod(operands.shape) >= NARROW_LEAST:
+        narrow = "narrow", f"lanes_{loops.inner}"
+    return tuple(traits), narrow, modes
+
+
+def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=None):
+    """Make a plan; ``traversal`` is chosen unless it is given."""
+    order, states = in_memory_order(operands, axis)
+    operands.strides[CARRY] = states
+    loops, elements = find_loops(operands, axis, reverse, order), operands.elements
+    ways = _ways_along_time(operands, loops, modes)
+    traversal = traversal or _traversal(operands, loops, modes, ways)
+    row_bytes, traits, narrow = 0, (), ()
     if traversal == ROWS:
-        outer, beyond = outside[0] if outside else zero, outside[1:]
-        middle = inside[-2] if len(inside) == 2 else zero
-        sizes = (outer[0], middle[0], inner)
-        body = list(itertools.chain.from_iterable((time[k], middle[1][k], outer[1][k]) for k in range(10)))
-        row_bytes = itemsizes[TO_B] or itemsizes[H]
-        row_bytes *= inner
+        sizes, body, beyond = row_loops(loops)
+        row_bytes = (operands.itemsizes[TO_B] or operands.itemsizes[H]) * loops.inner
         if set(modes) > {STORE}:  # of the other at most sums are written: nothing more is compiled for its type
             both = "to_a", "to_b"
             elements = elements | dict.fromkeys(both, elements[both[modes.index(STORE)]])
+        traits, narrow, modes = _row_traits(operands, loops, modes)
     else:
-        padded = [zero] * (3 - len(dims)) + dims
-        beyond, (outer, middle, last) = padded[:-3], padded[-3:]
-        sizes = (outer[0], middle[0], last[0])
-        body = [middle[0], last[0]]
-        for k in range(10):
-            body += [time[k], outer[1][k], middle[1][k], last[1][k]]
-        row_bytes = 0
-    if beyond:
-        extra = tuple(
-            tuple(sum(i * d[1][k] for i, d in zip(index, beyond, strict=True)) for k in range(10))
-            for index in itertools.product(*(range(d[0]) for d in beyond))
-        )
-        lanes = math.prod(sizes)
-    return Plan(
-        rule=rule, shape=shape, axis=axis, dtype=dtype, wide=wide, elements=elements, lane_order=lane_order,
-        traversal=traversal, steps=steps,
-        lanes=lanes, sizes=sizes, geometry=np.array(head + body, np.int64),
-        itemsizes=tuple(itemsizes), time_strides=tuple(time), lane_strides=tuple(inner_strides), offsets=offsets,
-        traits=tuple(traits), narrow=narrow, extra=extra, word=word, row_bytes=row_bytes,
-        carry_strides=tuple(carry_strides[:axis] + carry_strides[axis + 1 :]),
-    )  # fmt: skip
+        sizes, body, beyond = lane_loops(loops)
+        if traversal in (SERIES, TRANSPOSE8):
+            descending = traversal == TRANSPOSE8 and ways == {-1}
+            traits = ("time_invariant_a",) * (loops.time[A] == 0) + ("descending",) * descending
+    head = np.zeros(_layout.HEAD, np.int64)
+    head[[_layout.N_STEPS, _layout.REVERSE, _layout.A_MODE, _layout.B_MODE]] = loops.steps, reverse, *modes
+    head[_layout.A_IS_BROADCAST] = loops.inner_strides[A] == 0 and loops.inner > 1
+    asked = rule, operands.shape, axis, dtype, operands.wide, loops.steps, traversal
+    places = tuple(operands.itemsizes), loops.time, loops.inner_strides, loops.offsets, repetitions(beyond)
+    lanes, lane_strides = math.prod(sizes) if beyond else loops.lanes, states[:axis] + states[axis + 1 :]
+    kernel = elements, traits, narrow, np.array([*head, *body], np.int64)
+    return Plan(*asked, *kernel, *places, lane_strides, lanes, sizes, order, operands.word, row_bytes)
+
+
+def _empty(shape, axis, dtype, wide):
+    """Return the plan of a problem without elements: nothing to walk."""
+    states = np.empty(shape[:axis] + shape[axis + 1 :], wide).strides
+    return Plan("", shape, axis, dtype, wide, shape[axis], "empty", carry_strides=states)
 
 
 def _rule(family, dtype, wide, a):
@@ -416,16 +317,10 @@ def _rule(family, dtype, wide, a):
     return "forget_same" if dtype == wide or (as_wide and wide == np.float32) else "forget_wide"
 
 
-def _operand(signature, wide):
-    """Return (element, itemsize, shape, strides) of an operand's signature; a Python number is a carry."""
-    if signature is None or signature is complex:
-        return element(wide), wide.itemsize, (), ()
-    dtype, shape, strides = signature
-    return element(dtype), dtype.itemsize, shape, strides
-
-
 def lengths_strides(shape, ndim, axis):
-    """Return, in the result's axes, the strides of contiguous int64 lengths of a shape."""
+    """Return, in the result's axes, the strides of contiguous int64 lengths of a shape; None if there are none."""
+    if shape is None:
+        return None
     lane_axes = [k for k in range(ndim) if k != axis][: len(shape)]
     strides = [0] * ndim
     for k, n, stride in zip(lane_axes, shape, c_strides(shape, 8), strict=True):
@@ -439,6 +334,17 @@ def check_lengths_shape(shape, lanes):
         raise ValueError(say.lengths_shape(shape, lanes))
 
 
+def _checked_shape(names, a, b, others, axis, lengths):
+    """Return the shape that operands broadcast to, and the axis of time; raise unless all others fit in."""
+    shape = broadcast_shape(names, tuple(one[1] if type(one) is tuple else () for one in (a, b)), axis)
+    axis = normalise_axis(axis, shape, names)
+    lane_shape = shape[:axis] + shape[axis + 1 :]
+    check_shapes(others, shape, lane_shape)
+    if lengths is not None:
+        check_lengths_shape(lengths, lane_shape)
+    return shape, axis
+
+
 @functools.lru_cache(maxsize=1024)
 def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex, dtype=None):
     """Return the plan of a forward call.
@@ -450,139 +356,81 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex, 
     if dtype is None:
         dtype = result_dtype(names, own_dtypes(a, b, h0), weak_complex)
     wide = wide_dtype(dtype)
-    a_element, a_size, a_shape, a_strides = _operand(a, wide)
-    b_element, b_size, b_shape, b_strides = _operand(b, wide)
-    shape = broadcast_shape(names[:2], (a_shape, b_shape), axis)
-    axis = normalise_axis(axis, shape, names[:2])
-    lane_shape = shape[:axis] + shape[axis + 1 :]
-    check_shapes({"h0": h0}, shape, lane_shape)
-    if lengths is not None:
-        check_lengths_shape(lengths, lane_shape)
+    shape, axis = _checked_shape(names[:2], a, b, {"h0": h0}, axis, lengths)
     if out is not None:
         if out[1] != shape:
             raise ValueError(say.out_shape(out[1], shape))
         if out[0] != dtype:
             raise TypeError(say.out_dtype(out[0], dtype))
-    h_strides = out[2] if out is not None else like(shape, dtype, (b_shape, b_strides), (a_shape, a_strides))
-    strides = [None] * 10
-    strides[A] = spread(a_shape, a_strides, shape)
-    strides[B] = spread(b_shape, b_strides, shape)
-    strides[H] = h_strides
-    strides[LENGTHS] = None if lengths is None else lengths_strides(lengths, len(shape), axis)
-    sizes = [0] * 10
-    sizes[A], sizes[B], sizes[H] = a_size, b_size, dtype.itemsize
+    operands = Operands(shape, wide, lengths_strides(lengths, len(shape), axis))
+    of_a, of_b = operands.read(A, a), operands.read(B, b)
+    h_strides = out[2] if out is not None else like(shape, dtype, of_b, of_a)
     if 0 in shape:
         return replace(_empty(shape, axis, dtype, wide), h_strides=h_strides)
-    plan = build(
-        _rule(family, dtype, wide, a), shape, axis, reverse, dtype, wide,
-        {"a": a_element, "b": b_element, "h": element(dtype)}, sizes, strides,
-        word=dtype.itemsize + sum(size for size, s in ((a_size, strides[A]), (b_size, strides[B])) if any(s)),
-    )  # fmt: skip
-    return replace(plan, h_strides=h_strides)
+    operands.put(H, dtype, h_strides)
+    return replace(build(_rule(family, dtype, wide, a), operands, axis, reverse, dtype), h_strides=h_strides)
 
 
 @functools.lru_cache(maxsize=1024)
 def summary(family, names, a, b, axis, reverse, lengths, dtype):
     """Return the plan of a walk that keeps nothing but the last states; arguments as for `forward`."""
     wide = wide_dtype(dtype)
-    a_element, a_size, a_shape, a_strides = _operand(a, wide)
-    b_element, b_size, b_shape, b_strides = _operand(b, wide)
-    shape = broadcast_shape(names, (a_shape, b_shape), axis)
+    shape, axis = _checked_shape(names, a, b, {}, axis, lengths)
     if 0 in shape:
         return _empty(shape, axis, dtype, wide)
-    strides, sizes = [None] * 10, [0] * 10
-    strides[A], strides[B] = spread(a_shape, a_strides, shape), spread(b_shape, b_strides, shape)
-    strides[H] = like(shape, wide, (b_shape, b_strides), (a_shape, a_strides))  # the order of lanes alone
-    strides[LENGTHS] = None if lengths is None else lengths_strides(lengths, len(shape), axis)
-    sizes[A], sizes[B] = a_size, b_size
-    plan = build(
-        _rule(family, dtype, wide, a), shape, axis, reverse, dtype, wide, {"a": a_element, "b": b_element}, sizes,
-        strides, word=sum(size for size, s in ((a_size, strides[A]), (b_size, strides[B])) if any(s)),
-    )  # fmt: skip
-    row_bytes = b_size * plan.sizes[2]
+    operands = Operands(shape, wide, lengths_strides(lengths, len(shape), axis))
+    of_a, of_b = operands.read(A, a), operands.read(B, b)
+    operands.strides[H] = like(shape, wide, of_b, of_a)  # the order of series alone
+    plan = build(_rule(family, dtype, wide, a), operands, axis, reverse, dtype)
+    row_bytes = operands.itemsizes[B] * plan.sizes[2]
     if plan.traversal == ROWS:
         return replace(plan, narrow=(), row_bytes=row_bytes)
     return replace(plan, traversal=TILES, traits=(), row_bytes=row_bytes)
 
 
-def _empty(shape, axis, dtype, wide):
-    """Return the plan of a problem without elements: nothing to walk."""
-    lanes = np.empty(shape[:axis] + shape[axis + 1 :], wide)
-    return Plan(
-        rule="", shape=shape, axis=axis, dtype=dtype, wide=wide, elements={}, lane_order=(), traversal="empty",
-        traits=(), steps=shape[axis],
-        lanes=0, sizes=(), geometry=None, itemsizes=(), time_strides=(), lane_strides=(), offsets=(), extra=(),
-        word=0, row_bytes=0,
-        carry_strides=lanes.strides,
-    )  # fmt: skip
-
-
 @functools.lru_cache(maxsize=1024)
 def vjp(
-    family, names, g, a, b, h, h0, grad_state, axis, reverse, lengths, weak_complex, dtype=None, wanted=(True, True),
+    family, names, signatures, axis, reverse, lengths, weak_complex, dtype=None, wanted=(True, True),
     reads=(True, True), layouts=(None, None),
 ):  # fmt: skip
-    """Return the plan of a gradient call; arguments as for `forward`, ``grad_state`` like ``h0``.
+    """Return the plan of a gradient call; arguments as for `forward`.
 
-    ``wanted`` says which operands' gradients are; the kernel then ``reads`` b and h or does without (it is given ``g``
-    in their place). ``layouts`` are the strides of fresh gradients, None to choose them.
+    ``signatures`` are those of the results' cotangents, of a, b and h, and of the first and the last states' h0 and
+    grad_state. ``wanted`` says which operands' gradients are; the kernel then ``reads`` b and h or does without.
+    ``layouts`` are the strides of fresh gradients, None to choose them.
     """
+    g, a, b, h, h0, grad_state = signatures
     if dtype is None:
-        everything = own_dtypes(g, a, b, h, h0, grad_state)
         dtype = result_dtype((*names[1:3], "h0"), own_dtypes(a, b, h0), weak_complex)
-        wide = wide_dtype(result_dtype((*names, "h0", "grad_state"), everything, weak_complex))
+        wide = wide_dtype(result_dtype((*names, "h0", "grad_state"), own_dtypes(*signatures), weak_complex))
     else:
         wide = wide_dtype(dtype)
-    g_element, g_size, g_shape, g_strides = _operand(g, wide)
-    a_element, a_size, a_shape, a_strides = _operand(a, wide)
-    b_element, b_size, b_shape, b_strides = _operand(b, wide)
-    h_element, h_size, h_shape, h_strides = _operand(h, wide)
-    shape = broadcast_shape(names[1:3], (a_shape, b_shape), axis)
-    axis = normalise_axis(axis, shape, names[1:3])
-    lane_shape = shape[:axis] + shape[axis + 1 :]
-    check_shapes({"h0": h0, "grad_state": grad_state, names[0]: g, names[3]: h}, shape, lane_shape)
-    if lengths is not None:
-        check_lengths_shape(lengths, lane_shape)
-    to_a, to_b = (gradient_dtype(s, dtype) for s in (a, b))
-    strides, sizes, modes = [None] * 10, [0] * 10, []
-    strides[A], strides[B] = spread(a_shape, a_strides, shape), spread(b_shape, b_strides, shape)
-    strides[H], strides[G] = spread(h_shape, h_strides, shape), spread(g_shape, g_strides, shape)
-    strides[LENGTHS] = None if lengths is None else lengths_strides(lengths, len(shape), axis)
-    sizes[A], sizes[B], sizes[H], sizes[G] = a_size, b_size, h_size, g_size
-    unread = [k for k, is_read in zip((B, H), reads, strict=True) if not is_read]
-    word = sum(size for k, size in enumerate(sizes) if any(strides[k] or ()) and k not in unread)
-    for k in unread:
-        strides[k], sizes[k] = strides[G], sizes[G]
-    b_element, h_element = g_element if B in unread else b_element, g_element if H in unread else h_element
-    gradients, kept = [], []
-    for own_shape, own, to, target, sums, is_wanted, layout in (
-        (a_shape, a_strides, to_a, TO_A, SUMS_A, wanted[0], layouts[0]),
-        (b_shape, b_strides, to_b, TO_B, SUMS_B, wanted[1], layouts[1]),
-    ):  # fmt: skip
-        if not is_wanted:
-            gradients.append(None)
-            modes.append(UNWANTED)
-            kept.append(element(wide))
-        elif tuple(own_shape) == shape:
-            strides[target] = layout or like(shape, to, (own_shape, own), (h_shape, h_strides))
-            sizes[target] = to.itemsize
-            word += to.itemsize
-            modes.append(STORE)
-            kept.append(element(to))
-            gradients.append((own_shape, to, strides[target]))
-        else:
-            strides[sums] = own_strides(own_shape, shape, wide.itemsize)
-            modes.append(ACCUMULATE)
-            kept.append(element(wide))  # not written, but summed as it is
-            gradients.append((own_shape, to, None))
+    others = {"h0": h0, "grad_state": grad_state, names[0]: g, names[3]: h}
+    shape, axis = _checked_shape(names[1:3], a, b, others, axis, lengths)
+    operands = Operands(shape, wide, lengths_strides(lengths, len(shape), axis))
+    operands.read(G, g)
+    of_a, of_b, of_h = operands.read(A, a), operands.read(B, b), operands.read(H, h)
+    for k, is_read in zip((B, H), reads, strict=True):
+        if not is_read:
+            operands.leave(k)
+    modes, gradients = [], []
+    for signature, own, to, sums, is_wanted, layout in (
+        (a, of_a, TO_A, SUMS_A, wanted[0], layouts[0]),
+        (b, of_b, TO_B, SUMS_B, wanted[1], layouts[1]),
+    ):
+        (own_shape, _), own_dtype, strides = own, gradient_dtype(signature, dtype), None
+        operands.elements[NAMES[to]] = element(wide)  # it is not written, but summed as it is
+        modes.append(ACCUMULATE if is_wanted else UNWANTED)
+        if is_wanted and own_shape == shape:
+            modes[-1], strides = STORE, layout or like(shape, own_dtype, own, of_h)
+            operands.put(to, own_dtype, strides)
+        elif is_wanted:
+            operands.strides[sums] = own_strides(own_shape, shape, wide.itemsize)
+        gradients.append((own_shape, own_dtype, strides) if is_wanted else None)
     if 0 in shape:
         plan = _empty(shape, axis, dtype, wide)
     else:
-        plan = build(
-            _rule(family, dtype, wide, a), shape, axis, reverse, dtype, wide,
-            dict(g=g_element, a=a_element, b=b_element, h=h_element, to_a=kept[0], to_b=kept[1]),
-            sizes, strides, tuple(modes), word=word,
-        )  # fmt: skip
+        plan = build(_rule(family, dtype, wide, a), operands, axis, reverse, dtype, tuple(modes))
     return replace(plan, gradients=tuple(gradients), h0_dtype=gradient_dtype(h0, dtype))
 
 
@@ -595,12 +443,3 @@ def check_kind(names, g, a, b, h, h0, grad_state):
     for name, one in ((names[0], g), (names[3], h), ("grad_state", grad_state)):
         if is_complex(one) and not any(map(is_complex, (a, b, h0))):
             raise TypeError(say.complex_of_real(name, "complex" if one is complex else one[0]))
-
-
-def gradient_dtype(signature, dtype):
-    """Return a gradient's dtype: its operand's own; the result's, real or complex as it is, for any other number."""
-    if signature is complex:
-        return dtype
-    if signature is None or signature[0].kind in "biu":
-        return np.empty(0, dtype).real.dtype if dtype.kind == "c" else dtype
-    return signature[0]

@@ -20,7 +20,8 @@ from fastrecur._cpu._memory import (
     width,
 )
 from fastrecur._cpu._numba import compiled, has
-from fastrecur._cpu._rows import forward_row
+from fastrecur._cpu._operands import ONE, ZERO, Distance, Operand
+from fastrecur._cpu._wide import Vectors, forward_vectors
 
 pytestmark = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64") or not HAS_AVX, reason="the instructions are those of AVX"
@@ -55,7 +56,9 @@ def test_results_that_stay_are_asked_for(past):
     """Else a store to a row waits for the line that it goes to, and all that come behind it."""
 
     def row(rule, a, b, h, carry, vectors):
-        forward_row(False, past, rule, a, b, h, carry, 0, width(carry), vectors, 0, 0, 0)
+        x, y, out = Operand(a, ZERO, ZERO, ZERO), Operand(b, ZERO, ZERO, ZERO), Operand(h, ZERO, ZERO, ZERO)
+        place, far = Vectors(ZERO, width(carry), vectors), Distance(ZERO, ZERO, ZERO)
+        forward_vectors(rule, ONE, x, y, out, carry, past, place, far)
 
     assembly = assembly_of(row, Rule("forget_same"), *[Pointer("f4")] * 4, types.int64)
     assert ("vmovnt" in assembly) == past

@@ -135,7 +135,7 @@ def test_which_problems_are_narrow():
             assert plan.traversal == _problem.ROWS
             assert bool(plan.narrow) == (lanes < 16)
         vjp = _problem.vjp(
-            "linear", ("grad_h", "a", "b", "h"), values, number, values, values, None, None,
+            "linear", ("grad_h", "a", "b", "h"), (values, number, values, values, None, None),
             axis=0, **options,
         )  # fmt: skip
         assert vjp.traversal == _problem.ROWS

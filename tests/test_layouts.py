@@ -10,7 +10,7 @@ from test_forward import RECURRENCES, operands
 
 import fastrecur
 from fastrecur import _problem
-from fastrecur._problem import OCTETS
+from fastrecur._problem import TRANSPOSE8
 
 SHAPES = [(5, 6, 7), (40, 33, 17), (3, 1, 65), (1, 4, 3)]
 
@@ -185,7 +185,7 @@ def test_long_lanes_of_contiguous_time(rng, set_threads, name, dtype, reverse):
             results.append(check_forward(name, gate, value, axis=-1, reverse=reverse, **options))
             check_vjp(name, gate, value, rng=rng, axis=-1, reverse=reverse, **options)
         assert_same_bits(results[0], results[1])
-    assert choose_for(name, (shape[0] * 500, shape[-1]), dtype, 1) == OCTETS
+    assert choose_for(name, (shape[0] * 500, shape[-1]), dtype, 1) == TRANSPOSE8
 
 
 def choose_for(name, shape, dtype, axis):

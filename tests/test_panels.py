@@ -9,7 +9,7 @@ import pytest
 from compare import assert_same_bits, check_forward, check_nothing_beside, check_vjp
 from layouts import guarded
 from test_forward import RECURRENCES, operands
-from test_octets import plan_of
+from test_transpose8 import plan_of
 from thresholds import lower_thresholds
 
 import fastrecur
@@ -232,7 +232,7 @@ def test_which_problems_go_by_panels():
         (x[:, :7], x[:, 6::-1], None, {}, tiles),
         (x.astype(np.complex64), x.astype(np.complex64)[:, ::-1], None, {}, tiles),
         (x, x, None, {}, _problem.ROWS),
-        (np.asfortranarray(x), np.asfortranarray(x), None, {}, _problem.OCTETS),
+        (np.asfortranarray(x), np.asfortranarray(x), None, {}, _problem.TRANSPOSE8),
     ]:
         assert plan_of(a, b, h, axis=0, **options).traversal == expected
     many = np.broadcast_to(np.float16(0), (_problem.PANEL_STEPS, 16))

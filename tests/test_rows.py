@@ -8,7 +8,7 @@ import pytest
 from compare import assert_same_bits, check_forward, check_nothing_beside, check_vjp
 from layouts import gate_slice, guarded
 from test_forward import RECURRENCES, operands
-from test_octets import plan_of
+from test_transpose8 import plan_of
 from thresholds import lower_thresholds
 
 import fastrecur
@@ -206,7 +206,7 @@ def test_the_problems_above_are_walked_by_rows():
             assert plan.traversal == _problem.ROWS
             for g in [x, np.broadcast_to(x[:1, ..., :1], x.shape)]:
                 names = "grad_h", "f", "x", "h"
-                plan = _problem.vjp("forget", names, signature(g), *operands, signature(x), None, None, **options)
+                plan = _problem.vjp("forget", names, (signature(g), *operands, signature(x), None, None), **options)
                 assert plan.traversal == _problem.ROWS
 
 

@@ -34,7 +34,7 @@ from ._memory import (
     total,
 )
 from ._numba import helper, inlined
-from ._rows import valid_range
+from ._operands import valid_range
 from ._rules import adjoint, step
 from ._tiles import LENGTHS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H, lane_offset
 

@@ -29,7 +29,7 @@ from ._memory import (
     width,
 )
 from ._numba import helper
-from ._rows import write_zeros
+from ._operands import write_zeros
 
 # The head of `geometry`. `width`: lanes in a row; `gated`: there are output gates; `masked`: `keep` differs from lane
 # to lane, else it is one number; `saves`: states are written too; `ahead`: how many bytes before its turn the

@@ -31,18 +31,18 @@ def trait(word):
     return has
 
 
-def choice(word, yes, no, of_float32=False):
+def choice(word, yes, no, of_float32=False, options=HELPER):
     """Return a function that calls one of two, by a trait of the rule, its first argument, or by the rule's name.
 
     If ``of_float32``, the first one only where states are float32, of a carry that is the second argument. The other
-    one need not be compiled, as it would in a branch.
+    one need not be compiled, as it would in a branch. ``options`` are those of the compiler: `HELPER` or `INLINE`.
     """
 
     def call(rule, carry, *arguments):
         holds = word in rule.split() and (not of_float32 or carry.dtype == np.float32)
         return (yes if holds else no)(rule, carry, *arguments)
 
-    @overload(call, jit_options=HELPER)
+    @overload(call, jit_options=options)
     def _call(rule, carry, *arguments):
         holds = word in rule.rule.split() and (not of_float32 or carry.element == "f4")
         chosen = yes if holds else no
@@ -55,12 +55,13 @@ def _name(rule):
     return rule.split()[0]
 
 
-is_level = trait("level")  # one gate is all steps'
-is_down = trait("down")  # through memory, in all operands
-# Of rows of lanes that are neighbours: what an operand has for one is a number for all of them,
-is_one_b, is_one_g, is_one_h = trait("one_b"), trait("one_g"), trait("one_h")
-is_one_a = trait("one_a")  # which most kernels are told by `geometry`
-is_sum_b = trait("sum_b")  # and b's gradient their sum
+a_is_time_invariant = trait("time_invariant_a")
+is_descending = trait("descending")  # scan order goes down through memory in all operands
+# Of series that are neighbours in memory: their number is known; one value serves a row,
+is_narrow = trait("narrow")
+a_is_broadcast, b_is_broadcast = trait("broadcast_a"), trait("broadcast_b")
+g_is_broadcast, h_is_broadcast = trait("broadcast_g"), trait("broadcast_h")
+b_is_reduced = trait("reduce_b")  # and b's gradient is summed over it
 
 
 def _by_rule(which):

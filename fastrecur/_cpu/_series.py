@@ -54,9 +54,11 @@ from ._memory import (
     width,
 )
 from ._numba import helper, inlined
-from ._rows import ZERO, end_lane, lanes_to_line, settle_lane, valid_range, whole_vectors
-from ._rules import adjoint, choice, decay, intake, is_average, is_level, is_rounded, step
+from ._operands import ZERO, valid_range
+from ._rules import a_is_time_invariant as is_level
+from ._rules import adjoint, choice, decay, intake, is_average, is_rounded, step
 from ._tiles import LENGTHS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H, lane_offset
+from ._wide import end_lane, lanes_to_line, settle_lane, whole_vectors
 
 # Phases. TELL and PART do not look at what they follow: HOLD does. PART leaves what is behind the whole blocks.
 ALL, TELL, PART, SUMMARISE, FOLD, REPLAY, HOLD = range(7)
@@ -142,8 +144,8 @@ def _each_gate(rule, rows, source, time, steps, onward):
 
 
 # What is not to be done to one gate for all steps, which may have an element of its own, is not compiled for it.
-take_level = choice("level", _take_one, _take_none)  # one gate, a vector of it: what a block needs
-gates_of = choice("level", _one_gate, _each_gate)
+take_level = choice("time_invariant_a", _take_one, _take_none)  # one gate, a vector of it: what a block needs
+gates_of = choice("time_invariant_a", _one_gate, _each_gate)
 
 
 @helper
@@ -662,7 +664,7 @@ def _deliver_level(rule, target, time, sums, sums_time, mode, rows, steps, past)
             store(shift(target, t * time), 0, load(rows, t, rows))
 
 
-deliver_gates = choice("level", _deliver_level, _deliver_each)
+deliver_gates = choice("time_invariant_a", _deliver_level, _deliver_each)
 
 
 @helper

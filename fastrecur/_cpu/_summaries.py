@@ -8,7 +8,6 @@ or `back` from cotangents of its states; ``geometry`` is then that of the other 
 from .. import _layout
 from .._layout import A_IS_BROADCAST, HEAD, N_STEPS, REVERSE
 from .._steps import constant
-from . import _rows
 from ._memory import (
     broadcast,
     load,
@@ -26,8 +25,9 @@ from ._memory import (
     width,
 )
 from ._numba import helper
-from ._rows import place, valid_range
-from ._rules import decay, is_one_b, neutral, step
+from ._operands import at_place, operand, valid_range
+from ._rules import b_is_broadcast as is_one_b
+from ._rules import decay, neutral, step
 from ._series import back
 from ._tiles import (
     LENGTHS,
@@ -45,6 +45,12 @@ from ._tiles import (
     take_lanes,
     valid_steps,
 )
+
+
+@helper
+def place(pointer, geometry, k, t, row, outer, lane):
+    """Return where the k-th operand has a series' step."""
+    return at_place(operand(pointer, geometry, k), t, row, outer, lane)
 
 
 @helper
@@ -101,13 +107,15 @@ def walk_rows(
     for outer in range(outer_first, outer_last):
         for t in range(0, all_steps, STEPS):
             for row in range(row_first, row_last):
-                start, stop = valid_range(place(lengths, geometry, _rows.LENGTHS, 0, row, outer, 0), all_steps, reverse)
+                start, stop = valid_range(
+                    place(lengths, geometry, _layout.LENGTHS, 0, row, outer, 0), all_steps, reverse
+                )
                 first = maximum(t, start)
                 steps = minimum(t + STEPS, stop) - first
-                a_now = place(a, geometry, _rows.A, first, row, outer, 0 if a_constant else lane_first)
-                b_now = place(b, geometry, _rows.B, first, row, outer, 0 if is_one_b(rule) else lane_first)
-                carry_now = place(carry, geometry, _rows.CARRY, 0, row, outer, lane_first)
-                products_now = place(products, geometry, _rows.CARRY, 0, row, outer, lane_first)
+                a_now = place(a, geometry, _layout.A, first, row, outer, 0 if a_constant else lane_first)
+                b_now = place(b, geometry, _layout.B, first, row, outer, 0 if is_one_b(rule) else lane_first)
+                carry_now = place(carry, geometry, _layout.CARRY, 0, row, outer, lane_first)
+                products_now = place(products, geometry, _layout.CARRY, 0, row, outer, lane_first)
                 for j in range(0, whole, width(carry)):
                     summarise_vector(
                         rule, is_back, a_now, b_now, carry_now, products_now, j, a_constant, steps, a_time, b_time

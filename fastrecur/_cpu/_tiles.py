@@ -39,7 +39,7 @@ from ._memory import (
     width,
 )
 from ._numba import helper
-from ._rows import ONE, ZERO, valid_range
+from ._operands import ONE, ZERO, valid_range
 from ._rules import adjoint, neutral, step
 
 STEPS = 32

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .. import _loops, _problem
 from .. import _messages as say
-from .. import _problem
 from .._arrays import element
 from .._problem import c_strides
 from . import _lookback, _tiles
@@ -148,7 +148,7 @@ def _dims(shape, axis, operands, guides):
     lane_axes = [k for k in range(len(shape)) if k != axis and shape[k] != 1]
     lane_axes.sort(key=lambda k: (-abs(next((operands[g][k] for g in guides if operands[g][k]), 0)), k))
     names = list(operands)
-    dims = _problem._merge([(shape[k], tuple(operands[name][k] for name in names)) for k in lane_axes])
+    dims = _loops.merge([(shape[k], tuple(operands[name][k] for name in names)) for k in lane_axes])
     return [(size, dict(zip(names, strides, strict=True))) for size, strides in dims]
 
 
@@ -404,8 +404,8 @@ def vjp(
     """
     known = [s[:2] if type(s) is tuple else (complex if s is complex else None) for s in (h0, grad_state)]
     plan = _problem.vjp(
-        family, names, g, a, b, h, *known, axis, reverse, None if lengths is None else lengths[1], weak_complex, dtype,
-        layouts=layouts,
+        family, names, (g, a, b, h, *known), axis, reverse, None if lengths is None else lengths[1], weak_complex,
+        dtype, layouts=layouts,
     )  # fmt: skip
     if dtype is None:
         everything = _problem.own_dtypes(g, a, b, h, h0, grad_state)
@@ -538,8 +538,8 @@ def _sum(dims, carry, target, source=None):
     ``dims`` are ``(size, source stride, target stride)``, the latter 0 along what is summed over.
     """
     dims = sorted((d for d in dims if d[0] > 1), key=lambda d: -abs(d[1]))
-    kept = _problem._merge([(n, (s, t)) for n, s, t in dims if t])
-    summed = _problem._merge([(n, (s, 0)) for n, s, t in dims if not t])
+    kept = _loops.merge([(n, (s, t)) for n, s, t in dims if t])
+    summed = _loops.merge([(n, (s, 0)) for n, s, t in dims if not t])
     if len(kept) > 3 or len(summed) > 3:
         raise NotImplementedError(say.too_many_dimensions())
     kept = [(1, (0, 0))] * (3 - len(kept)) + kept

@@ -161,8 +161,8 @@ def plan_vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, w
     )
     sizes = [0 if s is None else gradient_dtype(v, dtype).itemsize for v, s in zip((a, b), layouts, strict=True)]
     plan = _problem.vjp(
-        family, ("grad_h", *NAMES[family][:2], "h"), *map(_signature, key[1:5]), *map(_state_signature, key[5:7]), axis,
-        reverse, None if lengths is None else tuple(lengths.shape), False, DTYPES[dtype], wanted[:2],
+        family, ("grad_h", *NAMES[family][:2], "h"), (*map(_signature, key[1:5]), *map(_state_signature, key[5:7])),
+        axis, reverse, None if lengths is None else tuple(lengths.shape), False, DTYPES[dtype], wanted[:2],
         reads(family, wanted),
         tuple(s and tuple(n * size for n in s) for s, size in zip(layouts, sizes, strict=True)),
     )  # fmt: skip

@@ -36,8 +36,8 @@ def test_the_bits_are_those_of_neighbouring_lanes(rng, both, name, dtype, revers
         if lanes >= 8 and steps >= 8:
             x = np.empty((lanes, steps), dtype)
             plan = plan_of(x, x, reverse=reverse)
-            assert plan.traversal == _problem.OCTETS
-            assert plan.traits == (("down",) if reverse else ())
+            assert plan.traversal == _problem.TRANSPOSE8
+            assert plan.traits == (("descending",) if reverse else ())
         gate, value = operands(rng, (steps, lanes), dtype)
         g, h0 = rng.standard_normal((steps, lanes)).astype(dtype), rng.standard_normal(lanes).astype(dtype)
         options = {"reverse": reverse}
@@ -135,7 +135,7 @@ def test_lanes_of_several_axes_and_threads(rng, monkeypatch, set_threads, name):
 def test_which_problems_go_by_octets():
     """Those of steps that are neighbours, 8 at least, met the same way, of lanes that have all of them."""
     x = np.empty((33, 77), np.float32)
-    octets, panels, tiles, series = _problem.OCTETS, _problem.PANELS, _problem.TILES, _problem.SERIES
+    octets, panels, tiles, series = _problem.TRANSPOSE8, _problem.PANELS, _problem.TILES, _problem.SERIES
     for a, b, options, expected in [
         (x, x, {}, octets),
         (0.5, x, {}, octets),

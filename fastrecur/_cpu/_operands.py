@@ -1,0 +1,128 @@
+"""Operands of kernels for rows: where they stand, where a later part of them does, and which steps are valid.
+
+``geometry`` has each operand's strides in bytes along time, rows of a step, and ``outer``, in scan order.
+"""
+
+from collections import namedtuple
+
+import numpy as np
+
+from .. import _layout
+from .._layout import HEAD
+from .._steps import constant
+from ._memory import itemsize, load, load_int, maximum, minimum, shift, store
+from ._numba import helper, inlined
+
+# Of a type: Numba compiles a function anew for each plain number that it is called with.
+ZERO, ONE, TWO, THREE, FOUR = np.arange(5, dtype=np.int64)
+NO, YES = np.arange(2, dtype=bool)
+
+Head = namedtuple(
+    "Head", "steps reverse streaming a_mode b_mode prefetch prefault_threads prefault_thread sum_steps sum_bytes"
+)
+Operand = namedtuple("Operand", "at step row outer")  # a pointer, and strides
+Inputs = namedtuple("Inputs", "g a b h first")  # of a gradient; ``first`` are the states before all steps
+# Where a gradient is stored, where it is summed, its output mode, and whether it goes by non-temporal stores.
+Gradient = namedtuple("Gradient", "to sums mode streaming")
+Distance = namedtuple("Distance", "steps rows bytes")  # to what is prefetched
+
+
+@inlined
+def read_head(geometry):
+    """Return the fields of ``geometry``."""
+    return Head(
+        load_int(geometry, _layout.N_STEPS),
+        load_int(geometry, _layout.REVERSE),
+        load_int(geometry, _layout.STREAMING) != 0,
+        load_int(geometry, _layout.A_MODE),
+        load_int(geometry, _layout.B_MODE),
+        load_int(geometry, _layout.PREFETCH),
+        load_int(geometry, _layout.PREFAULT_THREADS),
+        load_int(geometry, _layout.PREFAULT_THREAD),
+        load_int(geometry, _layout.SUM_STEPS),
+        load_int(geometry, _layout.SUM_BYTES),
+    )
+
+
+@inlined
+def operand(pointer, geometry, k):
+    """Return the k-th operand."""
+    at = HEAD + 3 * k
+    return Operand(pointer, load_int(geometry, at), load_int(geometry, at + 1), load_int(geometry, at + 2))
+
+
+@inlined
+def at_place(x, t, row, outer, lane):
+    """Return where an operand has a series' step."""
+    return shift(x.at, t * x.step + row * x.row + outer * x.outer + lane * itemsize(x.at))
+
+
+@inlined
+def find(x, t, row, outer, lane):
+    """Return an operand from there on."""
+    return Operand(at_place(x, t, row, outer, lane), x.step, x.row, x.outer)
+
+
+@inlined
+def later(x, n):
+    """Return an operand n steps later."""
+    return Operand(shift(x.at, n * x.step), x.step, x.row, x.outer)
+
+
+@inlined
+def inputs_later(x, n):
+    """Return a gradient's operands n steps later."""
+    return Inputs(later(x.g, n), later(x.a, n), later(x.b, n), later(x.h, n), x.first)
+
+
+@inlined
+def gradient_later(x, n):
+    """Return a gradient n steps later."""
+    return Gradient(later(x.to, n), later(x.sums, n), x.mode, x.streaming)
+
+
+@inlined
+def bytes_of(x, far):
+    """Return a distance in bytes."""
+    return far.steps * x.step + far.rows * x.row + far.bytes
+
+
+@helper
+def valid_range(lengths, steps, reverse):
+    """Return the first valid step of a series, and the one behind its last."""
+    length = load_int(lengths, 0)
+    start = steps - length if reverse else 0
+    return start, start + length
+
+
+@inlined
+def valid_part(lengths, row, outer, head, t, end):
+    """Return the same among steps t to ``end``, and whether (1 or 0) the first of all is one of them."""
+    ends = at_place(lengths, ZERO, row, outer, ZERO)
+    first, stop = valid_range(ends, head.steps, head.reverse)
+    start, stop = minimum(maximum(first, t), end), minimum(maximum(stop, t), end)
+    return start, stop, ONE if start == first and start < stop else ZERO
+
+
+@helper
+def write_zeros(target, carry, n):
+    """Write n zeros; ``carry`` has the type that is converted."""
+    zero = constant(0.0, load(carry, 0, carry))
+    for j in range(n):
+        store(target, j, zero)
+
+
+@helper
+def clear_steps(x, carry, lanes, first, last):
+    """Write zeros to a row of some steps."""
+    for t in range(first, last):
+        write_zeros(later(x, t).at, carry, lanes)
+
+
+@inlined
+def clear_beside(x, carry, lanes, t, start, stop, end):
+    """Write zeros to a row of steps from t to ``end`` that are not from ``start`` to ``stop``."""
+    if t < start:
+        clear_steps(x, carry, lanes, t, start)
+    if stop < end:
+        clear_steps(x, carry, lanes, stop, end)
