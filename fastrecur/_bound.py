@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from . import _arrays, _cost
+from . import _arrays, _cost, _threads
 from . import _layout as at
 from ._arrays import address
 from ._cpu import _native, _panels, _rows, _series, _summaries, _tiles, _transpose8
@@ -131,7 +131,7 @@ class Calls:
 
     def run(self, team, threads, addresses):
         """Run the calls on threads, given what is added to the first arguments: operands' addresses, in their order."""
-        if threads == 1 or not self.bound.is_native:
+        if not self.bound.is_native or (threads == 1 and team.run is _threads.run):
             self.run_here(addresses)
             return
         if self._table is None:
