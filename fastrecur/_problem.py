@@ -18,7 +18,8 @@ from ._arrays import BFLOAT16, element
 from ._blocks import LINE
 from ._layout import ACCUMULATE, CARRY, LENGTHS, REDUCE, STORE, SUMS_A, SUMS_B, TO_A, TO_B, UNWANTED, A, B, G, H
 
-ROWS, OCTETS, PANELS, TILES, SERIES = "rows", "octets", "panels", "tiles", "series"
+ROWS, TRANSPOSE8, SCAN, PACKED = "rows", "transpose8", "scan", "packed"
+OCTETS, SERIES = TRANSPOSE8, SCAN
 FORGET, LINEAR = "forget", "linear"
 
 FEW_LANES = 8  # fewer than these, and a series is split in time once it is long
@@ -26,8 +27,6 @@ LONG_SERIES = 2048
 OCTET = 8  # steps from which lanes go by octets
 LONG_LANE = 512  # steps from which more lanes are walked along time, if they are neighbours there
 REPEATED = 1 << 14  # elements from which rows of lanes are worth a walk of their own
-PANEL_LANES = 8  # lanes that follow each other from which they go by panels, unless steps are neighbours,
-PANEL_STEPS = 1 << 24  # if there are fewer steps than these, whose numbers are exact in float32
 NARROW_ROW = 32  # rows of fewer lanes, complex ones of half as many: their number is known to a kernel of their own,
 NARROW_LEAST = 1 << 12  # which to compile so many elements are worth
 LARGE_PROBLEM = 1 << 20  # bytes
@@ -41,7 +40,7 @@ BYTE = np.dtype(np.uint8)
 _WIDE = {"f2": "f4", "bf2": "f4", "f4": "f8", "f8": "f8", "c8": "c16", "c16": "c16"}
 
 
-def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long, in_octets, is_nearly_along):
+def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long, in_octets):
     """Return which traversal walks a problem: a function of its shape and layout alone.
 
     Parameters
@@ -58,20 +57,14 @@ def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long, in_oct
         Whether each lane is long, and its steps are neighbours in all operands (its gate may be one for all).
     in_octets : bool
         Whether lanes have the same steps, which are neighbours in all operands and met the same way through memory.
-    is_nearly_along : bool
-        Whether steps stand nearer than lanes in each operand that has several, as neighbours in all of these but one.
     """
     rows = inner_is_contiguous and inner >= min(2, lanes)
     few = lanes < FEW_LANES and steps >= LONG_SERIES and not (rows and lanes > 1)
     if (few or (is_long and not in_octets)) and not is_complex:
-        return SERIES
+        return SCAN
     if rows:
         return ROWS
-    if in_octets:
-        return OCTETS
-    if inner >= PANEL_LANES and steps < PANEL_STEPS and not is_complex and not (is_nearly_along and steps >= OCTET):
-        return PANELS
-    return TILES
+    return TRANSPOSE8 if in_octets else PACKED
 
 
 @dataclass(eq=False)
@@ -295,7 +288,7 @@ def _merge(dims):
     return merged
 
 
-def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides, modes=(STORE, STORE), word=0):
+def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides, modes=(STORE, STORE), word=0, traversal=None):
     """Make a plan from every operand's strides in the result's axes (None: it takes no part)."""
     steps = shape[axis]
     lane_axes = [k for k in range(len(shape)) if k != axis and shape[k] != 1]
@@ -349,11 +342,8 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
     )
     is_long = is_along_time and wide == np.float64 and steps >= LONG_LANE and word * steps * lanes >= LARGE_PROBLEM
     in_octets = is_along_time and len(ways) == 1 and not is_complex and not is_ragged and steps >= OCTET
-    is_nearly_along = (
-        all(0 in (time[k], inner_strides[k]) or abs(time[k]) < abs(inner_strides[k]) for k in full)
-        and sum(abs(time[k]) > itemsizes[k] for k in full) <= 1
-    )
-    traversal = choose(lanes, steps, inner, contiguous, is_complex, is_long, in_octets, is_nearly_along)
+    if traversal is None:
+        traversal = choose(lanes, steps, inner, contiguous, is_complex, is_long, in_octets)
     traits, narrow = [], ()
     if traversal in (SERIES, OCTETS):
         traits = ["level"] * (time[A] == 0) + ["down"] * (traversal == OCTETS and ways == {-1})
@@ -494,14 +484,10 @@ def summary(family, names, a, b, axis, reverse, lengths, dtype):
     strides[H] = like(shape, wide, (b_shape, b_strides), (a_shape, a_strides))  # the order of lanes alone
     strides[LENGTHS] = None if lengths is None else lengths_strides(lengths, len(shape), axis)
     sizes[A], sizes[B] = a_size, b_size
-    plan = build(
-        _rule(family, dtype, wide, a), shape, axis, reverse, dtype, wide, {"a": a_element, "b": b_element}, sizes,
-        strides, word=sum(size for size, s in ((a_size, strides[A]), (b_size, strides[B])) if any(s)),
-    )  # fmt: skip
-    row_bytes = b_size * plan.sizes[2]
-    if plan.traversal == ROWS:
-        return replace(plan, narrow=(), row_bytes=row_bytes)
-    return replace(plan, traversal=TILES, traits=(), row_bytes=row_bytes)
+    word = sum(size for size, s in ((a_size, strides[A]), (b_size, strides[B])) if any(s))
+    elements = {"a": a_element, "b": b_element}
+    rule = _rule(family, dtype, wide, a)
+    return build(rule, shape, axis, reverse, dtype, wide, elements, sizes, strides, word=word, traversal=PACKED)
 
 
 def _empty(shape, axis, dtype, wide):

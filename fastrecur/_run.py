@@ -12,7 +12,7 @@ import numpy as np
 from . import _arrays, _blocks, _by_blocks, _by_time, _problem, _threads
 from ._arrays import address, array_at
 from ._blocks import LINE
-from ._cpu import _narrow, _native, _octets, _panels, _rows, _series, _summaries, _tiles
+from ._cpu import _narrow, _native, _octets, _packed, _rows, _series
 from ._cpu._compile import kernel
 from ._cpu._memory import OCTET, WIDTH
 from ._layout import (
@@ -39,7 +39,7 @@ from ._layout import (
     G,
     H,
 )
-from ._problem import APART, OCTETS, PANELS, PIECES, ROWS, SERIES, TILES
+from ._problem import APART, OCTETS, PACKED, PIECES, ROWS, SERIES
 from ._threads import ranges
 
 _KERNELS = {
@@ -49,16 +49,12 @@ _KERNELS = {
     ("narrow", "vjp"): _narrow.vjp,
     (OCTETS, "forward"): _octets.forward,
     (OCTETS, "vjp"): _octets.vjp,
-    (PANELS, "forward"): _panels.forward,
-    (PANELS, "vjp"): _panels.vjp,
-    (TILES, "forward"): _tiles.forward,
-    (TILES, "vjp"): _tiles.vjp,
+    (PACKED, "forward"): _packed.forward,
+    (PACKED, "vjp"): _packed.vjp,
     (SERIES, "forward"): _series.forward,
     (SERIES, "vjp"): _series.vjp,
-    (ROWS, "summary"): _summaries.rows,
-    (ROWS, "summary back"): _summaries.rows_back,
-    (TILES, "summary"): _summaries.tiles,
-    (TILES, "summary back"): _summaries.tiles_back,
+    (PACKED, "summary"): _packed.summary,
+    (PACKED, "summary back"): _packed.summary_back,
 }
 
 SERIAL_BYTES = _problem.LARGE_PROBLEM  # below this a second thread costs more than it brings,
@@ -451,7 +447,7 @@ def known_vjp(plan):
 
 def is_short(plan):
     """Return whether one call of one kernel on this thread is all there is to a plan."""
-    return plan.traversal in (ROWS, OCTETS, PANELS, TILES) and len(plan.extra) == 1 and _bytes(plan) < SERIAL_BYTES
+    return plan.traversal in (ROWS, OCTETS, PACKED) and len(plan.extra) == 1 and _bytes(plan) < SERIAL_BYTES
 
 
 def short_parts(plan, direction):
@@ -723,7 +719,7 @@ def _bypasses(plan, fresh, stays):
     if plan.traversal == SERIES:
         return (_series.PAST if large else _series.IN_PLACE) if fresh else 0
     row = BYPASS_ROW_BACK if plan.gradients else BYPASS_ROW
-    long = plan.traversal in (OCTETS, PANELS, TILES) or plan.row_bytes >= row or plan.row_bytes % LINE == 0
+    long = plan.traversal in (OCTETS, PACKED) or plan.row_bytes >= row or plan.row_bytes % LINE == 0
     return fresh and long and large and not _is_narrow(plan)
 
 
@@ -733,7 +729,7 @@ def _useful_threads(plan, most, bypass):
         return 1
     if plan.traversal == ROWS:
         return min(most, _row_splits(plan, LONG_PIECE if bypass else CACHED_PIECE))
-    if plan.traversal in (OCTETS, PANELS, TILES):
+    if plan.traversal in (OCTETS, PACKED):
         return min(most, -(-plan.lanes // _tile_lanes(plan)))
     return min(most, max(1, plan.lanes if _by_blocks.shares_lanes(plan) else plan.steps // _series.BLOCK // 4))
 
@@ -758,7 +754,7 @@ def _pieces(plan):
         outer, middle, _ = plan.sizes
         piece = LONG_PIECE if _bytes(plan) >= LARGE_SUM else CACHED_PIECE // 2
         most = outer if outer > 1 else min(_row_splits(plan, piece), max(2, middle * plan.row_bytes // LONG_SUM))
-    elif plan.traversal in (OCTETS, PANELS, TILES):
+    elif plan.traversal in (OCTETS, PACKED):
         most = -(-plan.lanes // _tile_lanes(plan))
     else:
         most = plan.lanes if _by_blocks.shares_lanes(plan) else plan.steps // _series.BLOCK
@@ -778,7 +774,7 @@ def row_parts(plan, parts):
 
 
 def lane_parts(plan, parts):
-    """Cut the lanes of a tiles problem into whole tiles."""
+    """Cut the lanes of a problem that is walked by vectors of them into whole vectors."""
     unit = _tile_lanes(plan)
     return [(unit * low, min(plan.lanes, unit * high)) for low, high in ranges(-(-plan.lanes // unit), parts)]
 
@@ -838,7 +834,7 @@ def _bound(plan, direction):
 
 def line_offset(plan, *operands):
     """Return how far into a cache line a fresh result should start: where tiles end with an operand's lines, as far."""
-    if plan.traversal in (OCTETS, TILES) and plan.steps >= _tiles.LONG:
+    if plan.traversal == OCTETS and plan.steps >= _octets.LONG:
         for value in operands:
             if type(value) is np.ndarray and value.size > 1 and value.itemsize == plan.dtype.itemsize:
                 place = address(value) % LINE

@@ -8,7 +8,7 @@ from compare import assert_same_bits, check_forward, check_nothing_beside, check
 from layouts import c_order, every_other_lane, fortran, guarded, negative_first_stride
 from test_dtypes import numbers
 from test_forward import RECURRENCES
-from test_panels import every
+from test_packed import every
 from thresholds import lower_thresholds
 
 import fastrecur

@@ -135,20 +135,20 @@ def test_lanes_of_several_axes_and_threads(rng, monkeypatch, set_threads, name):
 def test_which_problems_go_by_octets():
     """Those of steps that are neighbours, 8 at least, met the same way, of lanes that have all of them."""
     x = np.empty((33, 77), np.float32)
-    octets, panels, tiles, series = _problem.OCTETS, _problem.PANELS, _problem.TILES, _problem.SERIES
+    octets, packed, series = _problem.OCTETS, _problem.PACKED, _problem.SERIES
     for a, b, options, expected in [
         (x, x, {}, octets),
         (0.5, x, {}, octets),
         (x[:, :1], x, {}, octets),
         (x[:1], x, {}, octets),
-        (x, x[:, ::-1], {}, tiles),
-        (x, x[:, :1], {}, tiles),
-        (x, x, {"lengths": (33,)}, tiles),
-        (x[:, :7], x[:, :7], {}, panels),
-        (x[:, ::2], x[:, ::2], {}, panels),
-        (x[:, ::2], np.empty((33, 39), np.float32), {}, tiles),
-        (x[:1], x[:, ::-1], {}, tiles),
-        (x.astype(np.complex64), x.astype(np.complex64), {}, tiles),
+        (x, x[:, ::-1], {}, packed),
+        (x, x[:, :1], {}, packed),
+        (x, x, {"lengths": (33,)}, packed),
+        (x[:, :7], x[:, :7], {}, packed),
+        (x[:, ::2], x[:, ::2], {}, packed),
+        (x[:, ::2], np.empty((33, 39), np.float32), {}, packed),
+        (x[:1], x[:, ::-1], {}, packed),
+        (x.astype(np.complex64), x.astype(np.complex64), {}, packed),
         (np.empty((7, 5000), np.float32), np.empty((7, 5000), np.float32), {}, series),
         (np.empty((8, 5000), np.float32), np.empty((8, 5000), np.float32), {}, octets),
     ]:

@@ -455,7 +455,7 @@ def _compiled_copy_number(typingctx, target, at, source, index):
 
 def _load_every(builder, pointer, source, offset, step, count):
     """Load so many numbers as they stand in memory, each ``step``-th from an offset on; nothing behind the last one."""
-    kind = ir.VectorType(pointer.memory, count)
+    kind = ir.VectorType(ir.IntType(8 * pointer.size), count)
 
     def load_from(first):
         place = builder.add(offset, ir.Constant(_I64, first * pointer.size))
@@ -1481,11 +1481,15 @@ def _binary(name):
 
 def _comparison(operation):
     def compiled(typingctx, a, b):
-        def codegen(context, builder, signature, args):
-            bits = builder.fcmp_ordered(operation, *args)
-            return builder.sext(bits, ir.VectorType(ir.IntType(a.element.bitwidth), a.count))
+        # Complex numbers by their real parts; the mask is that of both parts.
+        element, count = (types.float64, 2 * a.count) if a.is_complex else (a.element, a.count)
 
-        return Mask(a.element, a.count)(a, a), codegen
+        def codegen(context, builder, signature, args):
+            numbers = [_joined(builder, *[_halves(builder, arg)[0]] * 2) if a.is_complex else arg for arg in args]
+            bits = builder.fcmp_ordered(operation, *numbers)
+            return builder.sext(bits, ir.VectorType(ir.IntType(element.bitwidth), count))
+
+        return Mask(element, count)(a, a), codegen
 
     return compiled
 
