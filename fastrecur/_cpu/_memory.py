@@ -443,7 +443,7 @@ def _compiled_stack_wide(typingctx, pointer, carry, count):
 def _compiled_copy_number(typingctx, target, at, source, index):
     # As it stands in memory; both are of one element.
     def codegen(context, builder, signature, args):
-        kind = ir.IntType(8 * target.size)
+        kind = ir.VectorType(_I64, 2) if target.size == 16 else ir.IntType(8 * target.size)
         from_ = _address(builder, args[2], _scaled(builder, args[3], source.size), kind)
         to = _address(builder, args[0], _scaled(builder, args[1], target.size), kind)
         raw = _mark(builder.load(from_, typ=kind, align=1), builder, source)

@@ -16,6 +16,7 @@ from ._memory import (
     maximum,
     minimum,
     misalignment,
+    prefetch,
     shift,
     stack,
     store_vector,
@@ -46,6 +47,8 @@ from ._target import helper, inlined
 
 A, B, H, G, LENGTHS = _layout.A, _layout.B, _layout.H, _layout.G, _layout.LENGTHS
 STATES = MANY_SERIES
+AHEAD = 16  # steps
+TOGETHER = 4
 
 
 @inlined
@@ -80,17 +83,23 @@ def walk_vectors(rule, is_ragged, streams, a, b, h, series, block):
     """Advance a block's series; ``series`` are their states and valid steps."""
     states, begins, ends = series
     zero = broadcast(constant(0.0, load(states, 0, states)))
-    for j in range(0, block.count, width(states)):
-        begin, end, state = load_vector(begins, j, states), load_vector(ends, j, states), load_vector(states, j, states)
-        for k in range(block.steps):
-            new = step(rule, state, get(a, k, j, states), get(b, k, j, states))
-            result = new
-            if is_ragged:
-                now = number(block.t - block.epoch + k, states)
-                result, new = where_valid(now, begin, end, new, zero), where_valid(now, begin, end, new, state)
-            put(streams, h, k, j, result)
-            state = new
-        store_vector(states, j, state)
+    for from_ in range(0, block.steps, TOGETHER):
+        to = minimum(block.steps, from_ + TOGETHER)
+        for j in range(0, block.count, width(states)):
+            begin, end = load_vector(begins, j, states), load_vector(ends, j, states)
+            state = load_vector(states, j, states)
+            for k in range(from_, to):
+                if streams:
+                    prefetch(a.pointer, j, (k + AHEAD) * a.time)
+                    prefetch(b.pointer, j, (k + AHEAD) * b.time)
+                new = step(rule, state, get(a, k, j, states), get(b, k, j, states))
+                result = new
+                if is_ragged:
+                    now = number(block.t - block.epoch + k, states)
+                    result, new = where_valid(now, begin, end, new, zero), where_valid(now, begin, end, new, state)
+                put(streams, h, k, j, result)
+                state = new
+            store_vector(states, j, state)
 
 
 @helper
@@ -118,6 +127,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
     a_panel, b_panel, h_panel = stack(a, PANEL), stack(b, PANEL), stack(h, PANEL)
     series = states, begins, ends = stack(carry, STATES), stack(carry, STATES), stack(carry, STATES)
     most, span = shape_of(geometry, is_along(a_all) or is_along(b_all) or is_along(h_all))
+    ahead = span if streams else 0
     while first < last:
         block = next_block(geometry, first, last, most, carry)
         load_states(states, carry, block)
@@ -125,7 +135,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
         pad(b_panel, b_all, geometry, block, minimum(span, steps))
         latest, earliest, epoch = 0, steps, -1
         for t in range(0, steps, span):
-            block = with_steps(block, t, minimum(span, steps - t))
+            block = with_steps(block, t, minimum(span, steps - t), ahead)
             if block.epoch != epoch:
                 latest, earliest = note_valid(begins, ends, lengths_all, geometry, block)
                 epoch = block.epoch
@@ -133,7 +143,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
             h_now = view_in(h_panel, h_all, geometry, block)
             is_ragged = t < latest or t + block.steps > earliest
             walk(rule, is_ragged, streams and may_stream(h_all, h_now, block), a_now, b_now, h_now, series, block)
-            unpack(h_all, h_now, geometry, block)
+            unpack(h_all, h_now, geometry, block, streams)
         store_states(carry, states, block)
         first += block.count
     if streams:
@@ -145,25 +155,30 @@ def walk_vectors_back(rule, is_ragged, streams, g, a, b, h, to_a, to_b, series, 
     """Take a block's cotangents to the step before its first one."""
     states, firsts, begins, ends = series
     zero = broadcast(constant(0.0, load(states, 0, states)))
-    for j in range(0, block.count, width(states)):
-        begin, end, first = load_vector(begins, j, states), load_vector(ends, j, states), load_vector(firsts, j, states)
-        r = load_vector(states, j, states)
-        for ago in range(block.steps):
-            k = block.steps - 1 - ago
-            before = get(h, k, j, states)
-            now = number(block.t - block.epoch + k, states)
-            if is_ragged:
-                before = select(begin == now, first, before)
-            grad_a, grad_b, onward = adjoint(
-                rule, get(g, k, j, states) + r, get(a, k, j, states), get(b, k, j, states), before
-            )
-            if is_ragged:
-                grad_a, grad_b = where_valid(now, begin, end, grad_a, zero), where_valid(now, begin, end, grad_b, zero)
-                onward = where_valid(now, begin, end, onward, r)
-            put(streams, to_a, k, j, grad_a)
-            put(streams, to_b, k, j, grad_b)
-            r = onward
-        store_vector(states, j, r)
+    for from_ in range(0, block.steps, TOGETHER):
+        most, least = block.steps - 1 - from_, maximum(block.steps - TOGETHER - from_, 0)
+        for j in range(0, block.count, width(states)):
+            begin, end = load_vector(begins, j, states), load_vector(ends, j, states)
+            first, r = load_vector(firsts, j, states), load_vector(states, j, states)
+            for k in range(most, least - 1, -1):
+                if streams:
+                    prefetch(g.pointer, j, (k - AHEAD) * g.time)
+                    prefetch(a.pointer, j, (k - AHEAD) * a.time)
+                    prefetch(b.pointer, j, (k - AHEAD) * b.time)
+                    prefetch(h.pointer, j, (k - AHEAD) * h.time)
+                before, now = get(h, k, j, states), number(block.t - block.epoch + k, states)
+                if is_ragged:
+                    before = select(begin == now, first, before)
+                arrived = get(g, k, j, states) + r
+                grad_a, grad_b, r_new = adjoint(rule, arrived, get(a, k, j, states), get(b, k, j, states), before)
+                if is_ragged:
+                    grad_a = where_valid(now, begin, end, grad_a, zero)
+                    grad_b = where_valid(now, begin, end, grad_b, zero)
+                    r_new = where_valid(now, begin, end, r_new, r)
+                put(streams, to_a, k, j, grad_a)
+                put(streams, to_b, k, j, grad_b)
+                r = r_new
+            store_vector(states, j, r)
 
 
 @helper
@@ -186,10 +201,10 @@ def view_to(panel, operand, mode, geometry, block):
 
 
 @helper
-def deliver(operand, sums, mode, view, geometry, block):
+def deliver(operand, sums, mode, view, geometry, block, streams):
     """Bring a gradient where it belongs."""
     if mode == STORE:
-        unpack(operand, view, geometry, block)
+        unpack(operand, view, geometry, block, streams)
     elif mode == ACCUMULATE:
         add(sums, view, geometry, block)
 
@@ -198,7 +213,6 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
     """Walk series back; ``carry`` holds the last states' cotangents, then the first states'."""
     steps, streams = load_int(geometry, N_STEPS), load_int(geometry, STREAMING) != 0
     a_mode, b_mode = load_int(geometry, A_MODE), load_int(geometry, B_MODE)
-    streams = streams and a_mode == STORE and b_mode == STORE
     g_all, a_all = operand_of(g, geometry, G), operand_of(a, geometry, A)
     b_all, h_all = operand_of(b, geometry, B), operand_of(h, geometry, H)
     to_a_all, to_b_all = operand_of(to_a, geometry, _layout.TO_A), operand_of(to_b, geometry, _layout.TO_B)
@@ -215,6 +229,7 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
     series = states, firsts, begins, ends
     along = is_along(g_all) or is_along(a_all) or is_along(b_all) or is_along(h_all)
     most, span = shape_of(geometry, along or is_along(to_a_all) or is_along(to_b_all))
+    ahead = span if streams else 0
     while first < last:
         block = next_block(geometry, first, last, most, carry)
         load_states(states, carry, block)
@@ -227,14 +242,14 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
         latest, earliest, epoch, end = 0, steps, -1, steps
         while end > 0:
             # The first step, before which there is no result, is a block of its own: its result is read in vain.
-            t = (end - 2) // span * span + 1 if end > 1 else 0
-            block = with_steps(block, t, end - t)
+            t = maximum((end - 1) // span * span, 1 if end > 1 else 0)
+            block = with_steps(block, t, end - t, -ahead)
             if block.epoch != epoch:
                 latest, earliest = note_valid(begins, ends, lengths_all, geometry, block)
                 epoch = block.epoch
             g_now, a_now = pack(g_panel, g_all, geometry, block), pack(a_panel, a_all, geometry, block)
             b_now = pack(b_panel, b_all, geometry, block)
-            h_now = pack(h_panel, h_all, geometry, with_steps(block, maximum(t - 1, 0), end - t))
+            h_now = pack(h_panel, h_all, geometry, with_steps(block, maximum(t - 1, 0), end - t, -ahead))
             to_a_now = view_to(to_a_panel, to_a_all, a_mode, geometry, block)
             to_b_now = view_to(to_b_panel, to_b_all, b_mode, geometry, block)
             walk_back(
@@ -242,8 +257,8 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
                 streams and may_stream(to_a_all, to_a_now, block) and may_stream(to_b_all, to_b_now, block),
                 g_now, a_now, b_now, h_now, to_a_now, to_b_now, series, block,
             )  # fmt: skip
-            deliver(to_a_all, sums_a_all, a_mode, to_a_now, geometry, block)
-            deliver(to_b_all, sums_b_all, b_mode, to_b_now, geometry, block)
+            deliver(to_a_all, sums_a_all, a_mode, to_a_now, geometry, block, streams)
+            deliver(to_b_all, sums_b_all, b_mode, to_b_now, geometry, block, streams)
             end = t
         store_states(carry, states, block)
         first += block.count
@@ -285,6 +300,7 @@ def summarise(rule, is_back, a, b, carry, products, lengths, geometry, first, la
     states, own = stack(carry, STATES), stack(carry, STATES)
     begins, ends = stack(carry, STATES), stack(carry, STATES)
     most, span = shape_of(geometry, is_along(a_all) or is_along(b_all))
+    ahead = 0
     while first < last:
         block = next_block(geometry, first, last, most, carry)
         load_states(states, carry, block)
@@ -293,7 +309,7 @@ def summarise(rule, is_back, a, b, carry, products, lengths, geometry, first, la
         pad(b_panel, b_all, geometry, block, minimum(span, steps))
         latest, earliest, epoch = 0, steps, -1
         for t in range(0, steps, span):
-            block = with_steps(block, t, minimum(span, steps - t))
+            block = with_steps(block, t, minimum(span, steps - t), ahead)
             if block.epoch != epoch:
                 latest, earliest = note_valid(begins, ends, lengths_all, geometry, block)
                 epoch = block.epoch

@@ -9,7 +9,10 @@ from typing import NamedTuple
 from .._layout import HEAD, N_STEPS, REVERSE, STRIDES
 from .._steps import constant
 from ._memory import (
+    LINE,
     OCTET,
+    WIDTH,
+    copy_every,
     copy_number,
     copy_turned,
     itemsize,
@@ -18,9 +21,15 @@ from ._memory import (
     load_vector,
     maximum,
     minimum,
+    misalignment,
+    prefetch,
     shift,
+    stack_ints,
+    stack_lines,
     store,
+    store_int,
     store_vector,
+    stream_lines,
     total,
     width,
 )
@@ -59,6 +68,7 @@ class Block(NamedTuple):
     t: int
     steps: int
     epoch: int  # the step from which its valid steps are counted
+    ahead: int  # steps from its first to the next block's, if that is prefetched, else 0
 
 
 @inlined
@@ -118,40 +128,90 @@ def next_block(geometry, first, last, most, carry):
         count = minimum(count, inner - first % inner)
     if count >= lanes:
         count -= count % lanes
-    return Block(first, count, round_up(count, carry) + PADDING, inner >= lanes and count >= lanes, 0, 0, -1)
+    return Block(first, count, round_up(count, carry) + PADDING, inner >= lanes and count >= lanes, 0, 0, -1, 0)
 
 
 @inlined
-def with_steps(block, t, steps):
+def with_steps(block, t, steps, ahead):
     """Return the same series from step t on."""
-    return Block(block.first, block.count, block.pitch, block.is_run, t, steps, t // EPOCH * EPOCH)
+    return Block(block.first, block.count, block.pitch, block.is_run, t, steps, t // EPOCH * EPOCH, ahead)
 
 
 @helper
-def copy(to, source, count, steps):
-    """Copy so many series and steps, whose numbers are neighbours along series on one side at least."""
+def copy_octets(to, source, count, steps, ahead):
+    """Copy 8 series by 8 steps at a time, whose steps are neighbours on one side; return how many series are done.
+
+    Each second step's number as well: what is one part of a complex number, or of pairs.
+    """
     size = itemsize(to.pointer)
-    from_time, to_time = abs(source.time) == size, abs(to.time) == size
-    done = count - count % OCTET if from_time != to_time and steps >= OCTET else 0
-    up = OCTET - 1 if source.time < 0 or to.time < 0 else 0
-    for j in range(0, done, OCTET):
+    every = 1 if abs(source.time) == size else 2 if abs(source.time) == 2 * size else 0
+    unpacks = every == 0 and abs(to.time) == size
+    if size > 8 or steps < OCTET or not (every or unpacks):
+        return 0
+    down = source.time < 0 or to.time < 0  # through memory: the last step stands first
+    for j in range(0, count - count % OCTET, OCTET):
         for k in range(0, steps, OCTET):
-            t = minimum(k, steps - OCTET) + up
-            here, there = shift(source.pointer, j * source.apart + t * source.time), shift(to.pointer, j * to.apart + t * to.time)
-            if from_time:
-                copy_turned(there, -to.time if up else to.time, here, source.apart, 1)
+            t = minimum(k, steps - OCTET) + (OCTET - 1 if down else 0)
+            here = shift(source.pointer, j * source.apart + t * source.time)
+            there = shift(to.pointer, j * to.apart + t * to.time)
+            if ahead != 0:
+                for i in range(OCTET):
+                    prefetch(here, 0, i * source.apart + ahead * source.time)
+            if unpacks:
+                copy_turned(there, to.apart, here, -source.time if down else source.time, 1)
+            elif every == 1:
+                copy_turned(there, -to.time if down else to.time, here, source.apart, 1)
             else:
-                copy_turned(there, to.apart, here, -source.time if up else source.time, 1)
+                copy_turned(there, -to.time if down else to.time, here, source.apart, 2)
+    return count - count % OCTET
+
+
+@helper
+def stream_octets(to, source, count, steps):
+    """Write 8 series at a time with non-temporal stores, if they are whole lines; return how many series are done."""
+    size = itemsize(to.pointer)
+    if to.time != size or size > 8 or misalignment(to.pointer) or to.apart % LINE or steps * size % LINE:
+        return 0
+    lines, places = stack_lines(to.pointer), stack_ints(OCTET)
+    for j in range(OCTET):
+        store_int(places, j, j * to.apart)
+    for j in range(0, count - count % OCTET, OCTET):
+        for k in range(0, steps, LINE // size):
+            for n in range(0, LINE // size, OCTET):
+                here = shift(source.pointer, j * source.apart + (k + n) * source.time)
+                copy_turned(shift(lines, n * size), LINE, here, source.time, 1)
+            stream_lines(lines, shift(to.pointer, j * to.apart + k * to.time), places)
+    return count - count % OCTET
+
+
+@helper
+def copy(to, source, count, steps, ahead):
+    """Copy so many series and steps, in the order of memory."""
+    size = itemsize(to.pointer)
     if abs(source.time) < abs(source.apart) or abs(to.time) < abs(to.apart):
+        done = copy_octets(to, source, count, steps, ahead)
         for j in range(done, count):
             here, there = shift(source.pointer, j * source.apart), shift(to.pointer, j * to.apart)
             for k in range(steps):
                 copy_number(shift(there, k * to.time), 0, shift(here, k * source.time), 0)
-    else:
-        for k in range(steps):
-            here, there = shift(source.pointer, k * source.time), shift(to.pointer, k * to.time)
-            for j in range(done, count):
-                copy_number(shift(there, j * to.apart), 0, shift(here, j * source.apart), 0)
+        return
+    whole = count - count % WIDTH if to.apart == size and size <= 8 else 0
+    for k in range(steps):
+        here, there = shift(source.pointer, k * source.time), shift(to.pointer, k * to.time)
+        if ahead != 0:
+            for j in range(0, count, WIDTH):
+                prefetch(here, 0, j * source.apart + ahead * source.time)
+        done = 0
+        if source.apart == -size:
+            for j in range(0, whole, WIDTH):
+                copy_every(there, j, shift(here, j * source.apart), -1)
+            done = whole
+        elif source.apart == 2 * size:
+            for j in range(0, whole, WIDTH):
+                copy_every(there, j, shift(here, j * source.apart), 2)
+            done = whole
+        for j in range(done, count):
+            copy_number(shift(there, j * to.apart), 0, shift(here, j * source.apart), 0)
 
 
 @inlined
@@ -162,9 +222,9 @@ def run_end(geometry, first, last):
 
 
 @inlined
-def column(panel, j):
-    """Return a panel from a series on."""
-    return View(shift(panel.pointer, j * panel.apart), panel.time, panel.apart)
+def column(view, j):
+    """Return a view from a series on."""
+    return View(shift(view.pointer, j * view.apart), view.time, view.apart)
 
 
 @inlined
@@ -197,20 +257,22 @@ def pack(panel, operand, geometry, block):
         while first < last:
             end = run_end(geometry, first, last)
             source = view_of(operand, geometry, first, block.t)
-            copy(column(view, first - block.first), source, end - first, steps)
+            copy(column(view, first - block.first), source, end - first, steps, block.ahead)
             first = end
     return view
 
 
 @helper
-def unpack(operand, view, geometry, block):
+def unpack(operand, view, geometry, block, streams):
     """Write a block where it belongs, unless it was walked there."""
     if not is_in_place(operand, block):
         first, last = block.first, block.first + block.count
         while first < last:
             end = run_end(geometry, first, last)
             target = view_of(operand, geometry, first, block.t)
-            copy(target, column(view, first - block.first), end - first, block.steps)
+            own = column(view, first - block.first)
+            done = stream_octets(target, own, end - first, block.steps) if streams else 0
+            copy(column(target, done), column(own, done), end - first - done, block.steps, 0)
             first = end
 
 
