@@ -288,8 +288,13 @@ def _merge(dims):
     return merged
 
 
-def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides, modes=(STORE, STORE), word=0, traversal=None):
-    """Make a plan from every operand's strides in the result's axes (None: it takes no part)."""
+def build(
+    rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides, modes=(STORE, STORE), word=0, traversal=None
+):
+    """Make a plan from every operand's strides in the result's axes (None: it takes no part).
+
+    `choose` finds the traversal if none is given.
+    """
     steps = shape[axis]
     lane_axes = [k for k in range(len(shape)) if k != axis and shape[k] != 1]
     lead = strides[H] if strides[H] is not None else strides[B]

@@ -20,8 +20,8 @@ FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 # Less than a vector, around one, a panel of few lanes, and one of many; and around a panel's steps.
 SIZES = [
     (FEW_STEPS + 2, 8), (MANY_STEPS + 3, 13),
-    (1, 16), (FEW_STEPS - 1, 17), (FEW_STEPS, 31), (FEW_STEPS + 1, 40), (MANY_STEPS + 9, FEW_SERIES + 1), (MANY_STEPS, FEW_SERIES),
-    (2 * MANY_STEPS + 15, 33), (2 * FEW_STEPS, MANY_SERIES + 5), (3, 2 * MANY_SERIES + 16),
+    (1, 16), (FEW_STEPS - 1, 17), (FEW_STEPS, 31), (FEW_STEPS + 1, 40), (MANY_STEPS + 9, FEW_SERIES + 1),
+    (MANY_STEPS, FEW_SERIES), (2 * MANY_STEPS + 15, 33), (2 * FEW_STEPS, MANY_SERIES + 5), (3, 2 * MANY_SERIES + 16),
 ]  # fmt: skip
 
 
@@ -217,6 +217,39 @@ def test_in_place(rng, both, reverse):
             own = [put(v.copy()) for put, v in zip(arrange, (gate, value), strict=True)]
             fastrecur.forget_mult(*own, reverse=reverse, out=own[k])
             assert_same_bits(np.ascontiguousarray(own[k]), wanted)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_more_steps_than_are_counted_exactly(rng, reverse):
+    """Series that end around the steps from which valid ones are counted anew."""
+    steps = EPOCH + 2 * MANY_STEPS + 3
+    lengths = np.array([steps, 0, 1, EPOCH - 1, EPOCH, EPOCH + 1, EPOCH + MANY_STEPS, steps - 1, 70_000])
+    value = rng.standard_normal((steps, len(lengths))).astype(np.float16)
+    h0 = np.ones(len(lengths), np.float16)
+    h, last = fastrecur.forget_mult(0.25, value, h0, lengths=lengths, reverse=reverse, return_state=True)
+    grads = fastrecur.forget_mult_vjp(value, 0.25, value, h, h0, lengths=lengths, reverse=reverse)
+    for series, length in enumerate(lengths):
+        own = np.repeat(value[:length, series : series + 1], 2, 1)
+        alone, end = fastrecur.forget_mult(0.25, own, h0[:2], reverse=reverse, return_state=True)
+        rights = fastrecur.forget_mult_vjp(own, 0.25, own, alone, h0[:2], reverse=reverse)
+        assert_same_bits(h[:length, series].copy(), alone[:, 0].copy())
+        assert_same_bits(grads[1][:length, series].copy(), rights[1][:, 0].copy())
+        assert not h[length:, series].any()
+        assert not grads[1][length:, series].any()
+        assert_same_bits(last[series : series + 1], end[:1])
+        assert_same_bits(grads[2][series : series + 1], rights[2][:1])
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("forget_mult", np.float32), ("linear_recurrence", np.complex64)])
+@pytest.mark.parametrize("shape", [(23, 3, 70), (7, 5, 9), (2, 3, 2, 140), (19, 2, 8)])
+def test_few_series_that_follow_each_other(rng, both, name, dtype, shape):
+    """Less than a vector of each group of series that end together, some in front of time and some behind it."""
+    for _, axis, reverse in itertools.product(both(), [-1, 1], [False, True]):
+        lengths = rng.integers(0, shape[axis] + 1, shape[0])
+        gate, value = (rng.random(shape).astype(dtype) for _ in range(2))
+        for a, b in [(gate, value), (gate[:, :1], value), (gate, value[..., ::-1]), (gate[..., :1], value)]:
+            check_forward(name, a, b, axis=axis, reverse=reverse, lengths=lengths)
+            check_vjp(name, a, b, rng=rng, axis=axis, reverse=reverse, lengths=lengths)
 
 
 def test_which_problems_are_packed():

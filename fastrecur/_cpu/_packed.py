@@ -31,7 +31,7 @@ from ._packing import (
     is_in_place,
     load_states,
     next_block,
-    note_valid,
+    load_valid,
     operand_of,
     pack,
     pad,
@@ -64,7 +64,7 @@ def number(t, states):
 
 
 @inlined
-def put(streams, view, k, j, value):
+def store_step(streams, view, k, j, value):
     """Write a vector of results."""
     if streams:
         stream_vector(shift(view.pointer, k * view.time), j, value)
@@ -73,7 +73,7 @@ def put(streams, view, k, j, value):
 
 
 @inlined
-def get(view, k, j, carry):
+def load_step(view, k, j, carry):
     """Return a vector of a step's numbers."""
     return load_vector(shift(view.pointer, k * view.time), j, carry)
 
@@ -92,12 +92,12 @@ def walk_vectors(rule, is_ragged, streams, a, b, h, series, block):
                 if streams:
                     prefetch(a.pointer, j, (k + AHEAD) * a.time)
                     prefetch(b.pointer, j, (k + AHEAD) * b.time)
-                new = step(rule, state, get(a, k, j, states), get(b, k, j, states))
+                new = step(rule, state, load_step(a, k, j, states), load_step(b, k, j, states))
                 result = new
                 if is_ragged:
                     now = number(block.t - block.epoch + k, states)
                     result, new = where_valid(now, begin, end, new, zero), where_valid(now, begin, end, new, state)
-                put(streams, h, k, j, result)
+                store_step(streams, h, k, j, result)
                 state = new
             store_vector(states, j, state)
 
@@ -137,7 +137,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
         for t in range(0, steps, span):
             block = with_steps(block, t, minimum(span, steps - t), ahead)
             if block.epoch != epoch:
-                latest, earliest = note_valid(begins, ends, lengths_all, geometry, block)
+                latest, earliest = load_valid(begins, ends, lengths_all, geometry, block)
                 epoch = block.epoch
             a_now, b_now = pack(a_panel, a_all, geometry, block), pack(b_panel, b_all, geometry, block)
             h_now = view_in(h_panel, h_all, geometry, block)
@@ -166,17 +166,19 @@ def walk_vectors_back(rule, is_ragged, streams, g, a, b, h, to_a, to_b, series, 
                     prefetch(a.pointer, j, (k - AHEAD) * a.time)
                     prefetch(b.pointer, j, (k - AHEAD) * b.time)
                     prefetch(h.pointer, j, (k - AHEAD) * h.time)
-                before, now = get(h, k, j, states), number(block.t - block.epoch + k, states)
+                before, now = load_step(h, k, j, states), number(block.t - block.epoch + k, states)
                 if is_ragged:
                     before = select(begin == now, first, before)
-                arrived = get(g, k, j, states) + r
-                grad_a, grad_b, r_new = adjoint(rule, arrived, get(a, k, j, states), get(b, k, j, states), before)
+                arrived = load_step(g, k, j, states) + r
+                grad_a, grad_b, r_new = adjoint(
+                    rule, arrived, load_step(a, k, j, states), load_step(b, k, j, states), before
+                )
                 if is_ragged:
                     grad_a = where_valid(now, begin, end, grad_a, zero)
                     grad_b = where_valid(now, begin, end, grad_b, zero)
                     r_new = where_valid(now, begin, end, r_new, r)
-                put(streams, to_a, k, j, grad_a)
-                put(streams, to_b, k, j, grad_b)
+                store_step(streams, to_a, k, j, grad_a)
+                store_step(streams, to_b, k, j, grad_b)
                 r = r_new
             store_vector(states, j, r)
 
@@ -201,7 +203,7 @@ def view_to(panel, operand, mode, geometry, block):
 
 
 @helper
-def deliver(operand, sums, mode, view, geometry, block, streams):
+def store_gradient(operand, sums, mode, view, geometry, block, streams):
     """Bring a gradient where it belongs."""
     if mode == STORE:
         unpack(operand, view, geometry, block, streams)
@@ -245,7 +247,7 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
             t = maximum((end - 1) // span * span, 1 if end > 1 else 0)
             block = with_steps(block, t, end - t, -ahead)
             if block.epoch != epoch:
-                latest, earliest = note_valid(begins, ends, lengths_all, geometry, block)
+                latest, earliest = load_valid(begins, ends, lengths_all, geometry, block)
                 epoch = block.epoch
             g_now, a_now = pack(g_panel, g_all, geometry, block), pack(a_panel, a_all, geometry, block)
             b_now = pack(b_panel, b_all, geometry, block)
@@ -257,8 +259,8 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
                 streams and may_stream(to_a_all, to_a_now, block) and may_stream(to_b_all, to_b_now, block),
                 g_now, a_now, b_now, h_now, to_a_now, to_b_now, series, block,
             )  # fmt: skip
-            deliver(to_a_all, sums_a_all, a_mode, to_a_now, geometry, block, streams)
-            deliver(to_b_all, sums_b_all, b_mode, to_b_now, geometry, block, streams)
+            store_gradient(to_a_all, sums_a_all, a_mode, to_a_now, geometry, block, streams)
+            store_gradient(to_b_all, sums_b_all, b_mode, to_b_now, geometry, block, streams)
             end = t
         store_states(carry, states, block)
         first += block.count
@@ -280,8 +282,8 @@ def sum_up(rule, is_back, is_ragged, a, b, series, block):
         begin, end = load_vector(begins, j, states), load_vector(ends, j, states)
         state, product = load_vector(states, j, states), load_vector(products, j, states)
         for k in range(block.steps):
-            gate = get(a, k, j, states)
-            now, new = product * decay(rule, gate), onward(rule, is_back, state, gate, get(b, k, j, states))
+            gate = load_step(a, k, j, states)
+            now, new = product * decay(rule, gate), onward(rule, is_back, state, gate, load_step(b, k, j, states))
             if is_ragged:
                 at = number(block.t - block.epoch + k, states)
                 now, new = where_valid(at, begin, end, now, product), where_valid(at, begin, end, new, state)
@@ -311,7 +313,7 @@ def summarise(rule, is_back, a, b, carry, products, lengths, geometry, first, la
         for t in range(0, steps, span):
             block = with_steps(block, t, minimum(span, steps - t), ahead)
             if block.epoch != epoch:
-                latest, earliest = note_valid(begins, ends, lengths_all, geometry, block)
+                latest, earliest = load_valid(begins, ends, lengths_all, geometry, block)
                 epoch = block.epoch
             a_now, b_now = pack(a_panel, a_all, geometry, block), pack(b_panel, b_all, geometry, block)
             is_ragged = t < latest or t + block.steps > earliest

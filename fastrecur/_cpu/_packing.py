@@ -33,7 +33,7 @@ from ._memory import (
     total,
     width,
 )
-from ._rows import valid_range
+from ._rows import ZERO, valid_range
 from ._target import helper, inlined
 
 MANY_SERIES, FEW_STEPS = 512, 8  # of a block,
@@ -128,7 +128,8 @@ def next_block(geometry, first, last, most, carry):
         count = minimum(count, inner - first % inner)
     if count >= lanes:
         count -= count % lanes
-    return Block(first, count, round_up(count, carry) + PADDING, inner >= lanes and count >= lanes, 0, 0, -1, 0)
+    is_run, pitch = inner >= lanes and count >= lanes, round_up(count, carry) + PADDING
+    return Block(first, count, pitch, is_run, ZERO, ZERO, ZERO, ZERO)
 
 
 @inlined
@@ -138,7 +139,7 @@ def with_steps(block, t, steps, ahead):
 
 
 @helper
-def copy_octets(to, source, count, steps, ahead):
+def copy_transposed(to, source, count, steps, ahead):
     """Copy 8 series by 8 steps at a time, whose steps are neighbours on one side; return how many series are done.
 
     Each second step's number as well: what is one part of a complex number, or of pairs.
@@ -167,7 +168,7 @@ def copy_octets(to, source, count, steps, ahead):
 
 
 @helper
-def stream_octets(to, source, count, steps):
+def stream_transposed(to, source, count, steps):
     """Write 8 series at a time with non-temporal stores, if they are whole lines; return how many series are done."""
     size = itemsize(to.pointer)
     if to.time != size or size > 8 or misalignment(to.pointer) or to.apart % LINE or steps * size % LINE:
@@ -189,7 +190,7 @@ def copy(to, source, count, steps, ahead):
     """Copy so many series and steps, in the order of memory."""
     size = itemsize(to.pointer)
     if abs(source.time) < abs(source.apart) or abs(to.time) < abs(to.apart):
-        done = copy_octets(to, source, count, steps, ahead)
+        done = copy_transposed(to, source, count, steps, ahead)
         for j in range(done, count):
             here, there = shift(source.pointer, j * source.apart), shift(to.pointer, j * to.apart)
             for k in range(steps):
@@ -271,15 +272,15 @@ def unpack(operand, view, geometry, block, streams):
             end = run_end(geometry, first, last)
             target = view_of(operand, geometry, first, block.t)
             own = column(view, first - block.first)
-            done = stream_octets(target, own, end - first, block.steps) if streams else 0
-            copy(column(target, done), column(own, done), end - first - done, block.steps, 0)
+            done = stream_transposed(target, own, end - first, block.steps) if streams else 0
+            copy(column(target, done), column(own, done), end - first - done, block.steps, ZERO)
             first = end
 
 
 @helper
 def pad(panel, operand, geometry, block, steps):
     """Fill a vector that a block's series leave open with some number: what stands there may be slow to take."""
-    source = view_of(operand, geometry, block.first, 0).pointer
+    source = view_of(operand, geometry, block.first, ZERO).pointer
     for k in range(steps):
         for j in range(block.count, block.pitch - PADDING):
             copy_number(shift(panel, k * block.pitch * itemsize(panel)), j, source, 0)
@@ -331,8 +332,8 @@ def store_states(carry, states, block):
 
 
 @helper
-def note_valid(begins, ends, lengths, geometry, block):
-    """Note from and up to which step each series is valid, in the carry type, counted from the block's epoch.
+def load_valid(begins, ends, lengths, geometry, block):
+    """Take from and up to which step each series is valid, in the carry type, counted from the block's epoch.
 
     Return from and up to which step all series are.
     """
