@@ -30,8 +30,8 @@ from ._packing import (
     is_along,
     is_in_place,
     load_states,
-    next_block,
     load_valid,
+    next_block,
     operand_of,
     pack,
     pad,
@@ -302,7 +302,6 @@ def summarise(rule, is_back, a, b, carry, products, lengths, geometry, first, la
     states, own = stack(carry, STATES), stack(carry, STATES)
     begins, ends = stack(carry, STATES), stack(carry, STATES)
     most, span = shape_of(geometry, is_along(a_all) or is_along(b_all))
-    ahead = 0
     while first < last:
         block = next_block(geometry, first, last, most, carry)
         load_states(states, carry, block)
@@ -311,7 +310,7 @@ def summarise(rule, is_back, a, b, carry, products, lengths, geometry, first, la
         pad(b_panel, b_all, geometry, block, minimum(span, steps))
         latest, earliest, epoch = 0, steps, -1
         for t in range(0, steps, span):
-            block = with_steps(block, t, minimum(span, steps - t), ahead)
+            block = with_steps(block, t, minimum(span, steps - t), span)
             if block.epoch != epoch:
                 latest, earliest = load_valid(begins, ends, lengths_all, geometry, block)
                 epoch = block.epoch
