@@ -19,7 +19,7 @@ from ._blocks import LINE
 from ._layout import ACCUMULATE, CARRY, LENGTHS, REDUCE, STORE, SUMS_A, SUMS_B, TO_A, TO_B, UNWANTED, A, B, G, H
 
 ROWS, TRANSPOSE8, SCAN, PACKED = "rows", "transpose8", "scan", "packed"
-OCTETS, SERIES = TRANSPOSE8, SCAN
+OCTETS, SERIES = TRANSPOSE8, SCAN  # as other files still call them
 FORGET, LINEAR = "forget", "linear"
 
 FEW_LANES = 8  # fewer than these, and a series is split in time once it is long

@@ -47,8 +47,8 @@ from ._target import helper, inlined
 
 A, B, H, G, LENGTHS = _layout.A, _layout.B, _layout.H, _layout.G, _layout.LENGTHS
 STATES = MANY_SERIES
-AHEAD = 16  # steps
-TOGETHER = 4
+TOGETHER = 4  # steps that a vector takes at once: rows may stand in a page each (a fifth, where 64 steps are walked)
+AHEAD = 16  # steps before whose turn numbers that are walked in place are prefetched, where results are streamed
 
 
 @inlined
