@@ -7,10 +7,10 @@ import numpy as np
 from . import _arrays, _cost, _threads
 from . import _layout as at
 from ._arrays import address
-from ._cpu import _native, _panels, _rows, _series, _summaries, _tiles, _transpose8
+from ._cpu import _native, _packed, _rows, _series, _transpose8
 from ._cpu._compile import kernel
 from ._layout import ACCUMULATE, CARRY, LENGTHS, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
-from ._problem import PANELS, ROWS, SERIES, TILES, TRANSPOSE8
+from ._problem import PACKED, ROWS, SCAN, TRANSPOSE8
 from ._threads import ranges
 
 _KERNELS = {
@@ -20,16 +20,12 @@ _KERNELS = {
     ("narrow", "vjp"): _rows.vjp,
     (TRANSPOSE8, "forward"): _transpose8.forward,
     (TRANSPOSE8, "vjp"): _transpose8.vjp,
-    (PANELS, "forward"): _panels.forward,
-    (PANELS, "vjp"): _panels.vjp,
-    (TILES, "forward"): _tiles.forward,
-    (TILES, "vjp"): _tiles.vjp,
-    (SERIES, "forward"): _series.forward,
-    (SERIES, "vjp"): _series.vjp,
-    (ROWS, "summary"): _summaries.rows,
-    (ROWS, "summary back"): _summaries.rows_back,
-    (TILES, "summary"): _summaries.tiles,
-    (TILES, "summary back"): _summaries.tiles_back,
+    (PACKED, "forward"): _packed.forward,
+    (PACKED, "vjp"): _packed.vjp,
+    (SCAN, "forward"): _series.forward,
+    (SCAN, "vjp"): _series.vjp,
+    (PACKED, "summary"): _packed.summary,
+    (PACKED, "summary back"): _packed.summary_back,
 }
 
 # Beside `_layout`'s operands, with strides as the carry's: the states before all steps, of which a gradient's carry
@@ -71,7 +67,7 @@ def bind(plan, direction):
 
 def parts_of(plan, count):
     """Return the last arguments of calls on so many parts of a plan's lanes."""
-    if plan.traversal == SERIES:
+    if plan.traversal == SCAN:
         blocks = plan.steps // _series.BLOCK
         lanes = [(0, plan.lanes)] if _cost.cuts_time(plan) else ranges(plan.lanes, count)
         return [(0, *part, 0, blocks, blocks, _series.ALL) for part in lanes]
@@ -147,7 +143,7 @@ class Calls:
 
 def is_short(plan):
     """Return whether one call of one compiled kernel on this thread is all there is to a plan."""
-    is_scan = plan.traversal in (SERIES, "empty")
+    is_scan = plan.traversal in (SCAN, "empty")
     if is_scan or len(plan.extra) > 1 or _cost.moved_bytes(plan) >= _cost.SERIAL_BYTES:
         return False
     return bind(plan, "vjp" if plan.gradients else "forward").is_native

@@ -12,7 +12,7 @@ from ._cpu._memory import OCTET, WIDTH
 from ._cpu._series import BLOCK, IN_PLACE, PAST
 from ._layout import A_IS_BROADCAST, SUMS_A, H
 from ._memory_pool import LINE
-from ._problem import FEW_LANES, LARGE_PROBLEM, ROWS, SERIES, TRANSPOSE8
+from ._problem import FEW_LANES, LARGE_PROBLEM, ROWS, SCAN, TRANSPOSE8
 
 # Bytes "moved" are those that all operands and results of a problem have together.
 SERIAL_BYTES = LARGE_PROBLEM  # moved, below which a second thread costs more than it brings,
@@ -75,7 +75,7 @@ def choose(plan, most, is_fresh=True, is_new=False, fills_lines=True, is_whole=T
     threads = _useful_threads(plan, most, streams, is_fresh)
     chunks = _chunks(plan, most, sum_steps) if is_fresh and is_whole else 0
     parts = sums or _parts(plan, threads)
-    streaming = ((PAST if streams else IN_PLACE) if is_fresh else 0) if plan.traversal == SERIES else int(streams)
+    streaming = ((PAST if streams else IN_PLACE) if is_fresh else 0) if plan.traversal == SCAN else int(streams)
     warm_up = min(WARM_UP_STEPS[1], plan.steps // (WARM_UP_SHARE * chunks)) if chunks else 0
     prefault = is_new and threads > 1 and plan.traversal == ROWS and plan.sizes[0] == 1
     prefetch = _prefetch(plan, 1 if chunks else parts)
@@ -94,12 +94,12 @@ def is_narrow(plan):
 
 def cuts_time(plan):
     """Return whether threads take chunks of time of a scan, not series."""
-    return plan.traversal == SERIES and plan.lanes < FEW_LANES
+    return plan.traversal == SCAN and plan.lanes < FEW_LANES
 
 
 def lanes_together(plan):
     """Return how many lanes a traversal by lanes takes at a time."""
-    return OCTET if plan.traversal == TRANSPOSE8 else 1 if plan.traversal == SERIES else WIDTH
+    return OCTET if plan.traversal == TRANSPOSE8 else 1 if plan.traversal == SCAN else WIDTH
 
 
 def items(nbytes, threads, most):
@@ -123,7 +123,7 @@ def _cached_bytes(limits):
 
 
 def _streams(plan, fills_lines):
-    limits = STREAMED_SERIES if plan.traversal in (TRANSPOSE8, SERIES) else STREAMED_ROWS
+    limits = STREAMED_SERIES if plan.traversal in (TRANSPOSE8, SCAN) else STREAMED_ROWS
     if moved_bytes(plan) <= _cached_bytes(limits) or is_narrow(plan):
         return False
     in_lines = fills_lines and plan.row_bytes % LINE == 0

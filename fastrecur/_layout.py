@@ -24,6 +24,9 @@ A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = np.arange(10, dtype=np.
     SUM_BYTES,  # from one such partial sum to the next
 ) = np.arange(11, dtype=np.int64)
 HEAD = 11  # fields before sizes and strides
+STRIDES = (
+    HEAD + 2
+)  # where, but for rows, strides begin: each operand's four, along time and along series from outside in
 
 # Output modes of a gradient: not wanted; stored; accumulated along time; reduced over a row.
 UNWANTED, STORE, ACCUMULATE, REDUCE = np.arange(4, dtype=np.int64)

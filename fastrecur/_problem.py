@@ -30,7 +30,7 @@ from ._shapes import (
     wide_dtype,
 )
 
-ROWS, TRANSPOSE8, PANELS, TILES, SERIES = "rows", "transpose8", "panels", "tiles", "series"
+ROWS, TRANSPOSE8, SCAN, PACKED = "rows", "transpose8", "scan", "packed"
 FORGET, LINEAR = "forget", "linear"
 
 FEW_LANES = 8  # fewer than these, and a series is split in time once it is long
@@ -38,8 +38,6 @@ LONG_SERIES = 2048
 OCTET = 8  # steps from which lanes go by octets
 LONG_LANE = 512  # steps from which more lanes are walked along time, if they are neighbours there
 REPEATED = 1 << 14  # elements from which rows of lanes are worth a walk of their own
-PANEL_LANES = 8  # lanes that follow each other from which they go by panels, unless steps are neighbours,
-PANEL_STEPS = 1 << 24  # if there are fewer steps than these, whose numbers are exact in float32
 NARROW_ROW = 32  # rows of fewer lanes, complex ones of half as many: their number is known to a kernel of their own,
 NARROW_LEAST = 1 << 12  # which to compile so many elements are worth
 LARGE_PROBLEM = 1 << 20  # bytes
@@ -52,7 +50,7 @@ PIECES = 8  # parts that a sum over lanes is made of, for any number of threads
 BYTE = np.dtype(np.uint8)
 
 
-def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long, in_octets, is_nearly_along):
+def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long, in_octets):
     """Return which traversal walks a problem: a function of its shape and layout alone.
 
     Parameters
@@ -69,20 +67,14 @@ def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long, in_oct
         Whether each lane is long, and its steps are neighbours in all operands (its gate may be one for all).
     in_octets : bool
         Whether lanes have the same steps, which are neighbours in all operands and met the same way through memory.
-    is_nearly_along : bool
-        Whether steps stand nearer than lanes in each operand that has several, as neighbours in all of these but one.
     """
     rows = inner_is_contiguous and inner >= min(2, lanes)
     few = lanes < FEW_LANES and steps >= LONG_SERIES and not (rows and lanes > 1)
     if (few or (is_long and not in_octets)) and not is_complex:
-        return SERIES
+        return SCAN
     if rows:
         return ROWS
-    if in_octets:
-        return TRANSPOSE8
-    if inner >= PANEL_LANES and steps < PANEL_STEPS and not is_complex and not (is_nearly_along and steps >= OCTET):
-        return PANELS
-    return TILES
+    return TRANSPOSE8 if in_octets else PACKED
 
 
 @dataclass(eq=False)
@@ -238,21 +230,13 @@ def _ways_along_time(operands, loops, modes):
 
 def _traversal(operands, loops, modes, ways):
     """Return which traversal walks a problem."""
-    steps, time, inner, itemsizes, full = (
-        loops.steps,
-        loops.time,
-        loops.inner_strides,
-        operands.itemsizes,
-        operands.full,
-    )
+    steps = loops.steps
     is_complex, is_ragged = operands.wide.kind == "c", operands.strides[LENGTHS] is not None
     is_large = operands.word * steps * loops.lanes >= LARGE_PROBLEM
     is_long = bool(ways) and operands.wide == np.float64 and steps >= LONG_LANE and is_large
     in_octets = len(ways) == 1 and not is_complex and not is_ragged and steps >= OCTET
-    is_nearer = all(0 in (time[k], inner[k]) or abs(time[k]) < abs(inner[k]) for k in full)
-    is_nearly_along = is_nearer and sum(abs(time[k]) > itemsizes[k] for k in full) <= 1
     rows = _are_rows(operands, loops, modes)
-    return choose(loops.lanes, steps, loops.inner, rows, is_complex, is_long, in_octets, is_nearly_along)
+    return choose(loops.lanes, steps, loops.inner, rows, is_complex, is_long, in_octets)
 
 
 def _row_traits(operands, loops, modes):
@@ -289,7 +273,7 @@ def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=
         traits, narrow, modes = _row_traits(operands, loops, modes)
     else:
         sizes, body, beyond = lane_loops(loops)
-        if traversal in (SERIES, TRANSPOSE8):
+        if traversal in (SCAN, TRANSPOSE8):
             descending = traversal == TRANSPOSE8 and ways == {-1}
             traits = ("time_invariant_a",) * (loops.time[A] == 0) + ("descending",) * descending
     head = np.zeros(_layout.HEAD, np.int64)
@@ -381,11 +365,7 @@ def summary(family, names, a, b, axis, reverse, lengths, dtype):
     operands = Operands(shape, wide, lengths_strides(lengths, len(shape), axis))
     of_a, of_b = operands.read(A, a), operands.read(B, b)
     operands.strides[H] = like(shape, wide, of_b, of_a)  # the order of series alone
-    plan = build(_rule(family, dtype, wide, a), operands, axis, reverse, dtype)
-    row_bytes = operands.itemsizes[B] * plan.sizes[2]
-    if plan.traversal == ROWS:
-        return replace(plan, narrow=(), row_bytes=row_bytes)
-    return replace(plan, traversal=TILES, traits=(), row_bytes=row_bytes)
+    return build(_rule(family, dtype, wide, a), operands, axis, reverse, dtype, traversal=PACKED)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -13,7 +13,7 @@ from ._cpu import _tiles
 from ._layout import CARRY, HEAD, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from ._memory_pool import LINE
 from ._parts import Parts
-from ._problem import ROWS, TILES, TRANSPOSE8
+from ._problem import ROWS, TRANSPOSE8
 from ._row_chunks import RowChunks
 from ._scan_chunks import ScanChunks
 
@@ -280,7 +280,7 @@ def _shifted(plan, shift):
 
 def line_offset(plan, *operands):
     """Return how far into a cache line a fresh result should start: where tiles end with an operand's lines, as far."""
-    if plan.traversal in (TRANSPOSE8, TILES) and plan.steps >= _tiles.LONG:
+    if plan.traversal == TRANSPOSE8 and plan.steps >= _tiles.LONG:
         for value in operands:
             if type(value) is np.ndarray and value.size > 1 and value.itemsize == plan.dtype.itemsize:
                 place = address(value) % LINE

@@ -1,4 +1,4 @@
-"""Complex numbers: vectors of eight lanes, rows of few whose number is known, tiles of any layout."""
+"""Complex numbers: vectors of eight lanes, rows of few whose number is known, packed blocks of any layout."""
 
 import itertools
 
@@ -8,7 +8,7 @@ from compare import assert_same_bits, check_forward, check_nothing_beside, check
 from layouts import c_order, every_other_lane, fortran, guarded, negative_first_stride
 from test_dtypes import numbers
 from test_forward import RECURRENCES
-from test_panels import every
+from test_packed import every
 from thresholds import lower_thresholds
 
 import fastrecur
@@ -45,7 +45,7 @@ def test_rows(rng, dtype, reverse):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_lane_has_the_same_bits_wherever_it_is_walked(rng, monkeypatch, forget_plans, set_threads, dtype):
-    """In a vector, behind the last one, in a row of few lanes, in a tile; on any number of threads."""
+    """In a vector, behind the last one, in a row of few lanes, packed; on any number of threads."""
     a, b = numbers(rng, (50, 29), dtype), numbers(rng, (50, 29), dtype)
     g = numbers(rng, (50, 29), dtype)
 
@@ -83,7 +83,7 @@ def test_real_operands(rng, kinds, reverse):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_tiles(rng, dtype, layout):
+def test_any_layout(rng, dtype, layout):
     """Steps that are neighbours, by blocks of 8 both ways through memory; lanes that are apart, and ragged."""
     for lanes, steps in [(1, 9), (7, 40), (8, 8), (9, 33), (17, 41)]:
         a, b = numbers(rng, (lanes, steps), dtype), numbers(rng, (lanes, steps), dtype)

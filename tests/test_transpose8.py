@@ -132,25 +132,25 @@ def test_lanes_of_several_axes_and_threads(rng, monkeypatch, set_threads, name):
             assert_same_bits(got, right)
 
 
-def test_which_problems_go_by_octets():
+def test_which_problems_are_transposed():
     """Those of steps that are neighbours, 8 at least, met the same way, of lanes that have all of them."""
     x = np.empty((33, 77), np.float32)
-    octets, panels, tiles, series = _problem.TRANSPOSE8, _problem.PANELS, _problem.TILES, _problem.SERIES
+    transpose8, packed, scan = _problem.TRANSPOSE8, _problem.PACKED, _problem.SCAN
     for a, b, options, expected in [
-        (x, x, {}, octets),
-        (0.5, x, {}, octets),
-        (x[:, :1], x, {}, octets),
-        (x[:1], x, {}, octets),
-        (x, x[:, ::-1], {}, tiles),
-        (x, x[:, :1], {}, tiles),
-        (x, x, {"lengths": (33,)}, tiles),
-        (x[:, :7], x[:, :7], {}, panels),
-        (x[:, ::2], x[:, ::2], {}, panels),
-        (x[:, ::2], np.empty((33, 39), np.float32), {}, tiles),
-        (x[:1], x[:, ::-1], {}, tiles),
-        (x.astype(np.complex64), x.astype(np.complex64), {}, tiles),
-        (np.empty((7, 5000), np.float32), np.empty((7, 5000), np.float32), {}, series),
-        (np.empty((8, 5000), np.float32), np.empty((8, 5000), np.float32), {}, octets),
+        (x, x, {}, transpose8),
+        (0.5, x, {}, transpose8),
+        (x[:, :1], x, {}, transpose8),
+        (x[:1], x, {}, transpose8),
+        (x, x[:, ::-1], {}, packed),
+        (x, x[:, :1], {}, packed),
+        (x, x, {"lengths": (33,)}, packed),
+        (x[:, :7], x[:, :7], {}, packed),
+        (x[:, ::2], x[:, ::2], {}, packed),
+        (x[:, ::2], np.empty((33, 39), np.float32), {}, packed),
+        (x[:1], x[:, ::-1], {}, packed),
+        (x.astype(np.complex64), x.astype(np.complex64), {}, packed),
+        (np.empty((7, 5000), np.float32), np.empty((7, 5000), np.float32), {}, scan),
+        (np.empty((8, 5000), np.float32), np.empty((8, 5000), np.float32), {}, transpose8),
     ]:
         assert plan_of(a, b, **options).traversal == expected
 

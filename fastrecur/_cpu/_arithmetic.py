@@ -72,10 +72,17 @@ def _product(emitter, a, b):
 
 def _comparison(operation):
     def emit(emitter, a, b):
+        if emitter.kinds[0].is_complex:
+            a, b = (joined(emitter.builder, *[halves(emitter.builder, value)[0]] * 2) for value in (a, b))
         bits = emitter.builder.fcmp_ordered(operation, a, b)
         return emitter.builder.sext(bits, emitter.context.get_value_type(emitter.result))
 
     return emit
+
+
+def _mask(a, b):
+    # Complex numbers are compared by their real parts; the mask is that of both parts.
+    return Mask(types.float64, 2 * a.count) if a.is_complex else Mask(a.element, a.count)
 
 
 def _if_vectors(result):
@@ -91,8 +98,8 @@ for _symbol, _result, _emit in (
     (operator.sub, first, _binary("fsub")),
     (operator.mul, first, _product),
     (operator.truediv, first, _binary("fdiv")),
-    (operator.lt, lambda a, b: Mask(a.element, a.count), _comparison("<")),
-    (operator.eq, lambda a, b: Mask(a.element, a.count), _comparison("==")),
+    (operator.lt, _mask, _comparison("<")),
+    (operator.eq, _mask, _comparison("==")),
 ):
     implement(_symbol, writer(_if_vectors(_result), _emit), Vector, Vector)
 implement(operator.neg, writer(_if_vectors(first), lambda emitter, a: emitter.builder.fneg(a)), Vector)

@@ -50,7 +50,7 @@ from ._transposes import (
     stream_blocks,
     stream_lines,
 )
-from ._types import HAS_AVX, HAS_BFLOAT, INTERPRETED, OCTET, WIDTH, Address, Pointer, Rule
+from ._types import HAS_AVX, HAS_BFLOAT, INTERPRETED, LINE, OCTET, WIDTH, Address, Pointer, Rule
 from ._vectors import (
     broadcast,
     earlier,

@@ -129,7 +129,8 @@ def _copy_number(emitter, target, at, source, index):
     builder, (to, _, from_, _) = emitter.builder, emitter.kinds
     source = element_at(builder, from_, source, index)
     target = element_at(builder, to, target, at)
-    write(builder, to, read(builder, from_, source, ir.IntType(8 * to.size)), target)
+    kind = ir.VectorType(I64, 2) if to.size == 16 else ir.IntType(8 * to.size)
+    write(builder, to, read(builder, from_, source, kind), target)
 
 
 @primitive(types.none, _copy_number)

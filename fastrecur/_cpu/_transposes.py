@@ -50,7 +50,7 @@ def _lane_offsets(builder, table):
 
 def _load_strided(builder, pointer, source, offset, step, count):
     """Load so many numbers as they stand in memory, each ``step``-th from an offset on; nothing behind the last one."""
-    kind = ir.VectorType(pointer.memory, count)
+    kind = ir.VectorType(ir.IntType(8 * pointer.size), count)
 
     def load_from(first):
         place = builder.add(offset, ir.Constant(I64, first * pointer.size))

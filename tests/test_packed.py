@@ -14,14 +14,14 @@ from thresholds import lower_thresholds
 
 import fastrecur
 from fastrecur import _problem
-from fastrecur._cpu._panels import FEW_LANES, LANES, MANY_STEPS, STEPS
+from fastrecur._cpu._packing import EPOCH, FEW_SERIES, FEW_STEPS, MANY_SERIES, MANY_STEPS
 
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 # Less than a vector, around one, a panel of few lanes, and one of many; and around a panel's steps.
 SIZES = [
-    (STEPS + 2, 8), (MANY_STEPS + 3, 13),
-    (1, 16), (STEPS - 1, 17), (STEPS, 31), (STEPS + 1, 40), (MANY_STEPS + 9, FEW_LANES + 1), (MANY_STEPS, FEW_LANES),
-    (2 * MANY_STEPS + 15, 33), (2 * STEPS, LANES + 5), (3, 2 * LANES + 16),
+    (FEW_STEPS + 2, 8), (MANY_STEPS + 3, 13),
+    (1, 16), (FEW_STEPS - 1, 17), (FEW_STEPS, 31), (FEW_STEPS + 1, 40), (MANY_STEPS + 9, FEW_SERIES + 1),
+    (MANY_STEPS, FEW_SERIES), (2 * MANY_STEPS + 15, 33), (2 * FEW_STEPS, MANY_SERIES + 5), (3, 2 * MANY_SERIES + 16),
 ]  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def test_lanes_that_end_apart(rng, both, name, reverse, steps_lanes):
 
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("steps_lanes", [(STEPS + 3, 37), (MANY_STEPS + 5, 37), (STEPS + 3, LANES + 9)])
+@pytest.mark.parametrize("steps_lanes", [(FEW_STEPS + 3, 37), (MANY_STEPS + 5, 37), (FEW_STEPS + 3, MANY_SERIES + 9)])
 def test_broadcast_operands(rng, both, name, dtype, steps_lanes):
     """One number for all lanes, for all steps, or both; beside operands whose lanes are apart or end so."""
     for _, arrange, reverse in itertools.product(both(), [every(2), steps_near(1)], [False, True]):
@@ -197,7 +197,7 @@ def test_lanes_of_several_axes_and_threads(rng, monkeypatch, set_threads, name):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_stays_in_its_lane_and_time(rng, dtype, bad):
-    for lanes, lane in [(37, 3), (37, 30), (37, 36), (LANES + 3, LANES - 2)]:
+    for lanes, lane in [(37, 3), (37, 30), (37, 36), (MANY_SERIES + 3, MANY_SERIES - 2)]:
         gate, value = operands(rng, (90, lanes), dtype)
         clean = fastrecur.forget_mult(every(2)(gate), value)
         value[50, lane] = bad
@@ -219,24 +219,54 @@ def test_in_place(rng, both, reverse):
             assert_same_bits(np.ascontiguousarray(own[k]), wanted)
 
 
-def test_which_problems_go_by_panels():
-    x = np.empty((77, 33), np.float32)
-    panels, tiles = _problem.PANELS, _problem.TILES
+@pytest.mark.parametrize("reverse", [False, True])
+def test_more_steps_than_are_counted_exactly(rng, reverse):
+    """Series that end around the steps from which valid ones are counted anew."""
+    steps = EPOCH + 2 * MANY_STEPS + 3
+    lengths = np.array([steps, 0, 1, EPOCH - 1, EPOCH, EPOCH + 1, EPOCH + MANY_STEPS, steps - 1, 70_000])
+    value = rng.standard_normal((steps, len(lengths))).astype(np.float16)
+    h0 = np.ones(len(lengths), np.float16)
+    h, last = fastrecur.forget_mult(0.25, value, h0, lengths=lengths, reverse=reverse, return_state=True)
+    grads = fastrecur.forget_mult_vjp(value, 0.25, value, h, h0, lengths=lengths, reverse=reverse)
+    for series, length in enumerate(lengths):
+        own = np.repeat(value[:length, series : series + 1], 2, 1)
+        alone, end = fastrecur.forget_mult(0.25, own, h0[:2], reverse=reverse, return_state=True)
+        rights = fastrecur.forget_mult_vjp(own, 0.25, own, alone, h0[:2], reverse=reverse)
+        assert_same_bits(h[:length, series].copy(), alone[:, 0].copy())
+        assert_same_bits(grads[1][:length, series].copy(), rights[1][:, 0].copy())
+        assert not h[length:, series].any()
+        assert not grads[1][length:, series].any()
+        assert_same_bits(last[series : series + 1], end[:1])
+        assert_same_bits(grads[2][series : series + 1], rights[2][:1])
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("forget_mult", np.float32), ("linear_recurrence", np.complex64)])
+@pytest.mark.parametrize("shape", [(23, 3, 70), (7, 5, 9), (2, 3, 2, 140), (19, 2, 8)])
+def test_few_series_that_follow_each_other(rng, both, name, dtype, shape):
+    """Less than a vector of each group of series that end together, some in front of time and some behind it."""
+    for _, axis, reverse in itertools.product(both(), [-1, 1], [False, True]):
+        lengths = rng.integers(0, shape[axis] + 1, shape[0])
+        gate, value = (rng.random(shape).astype(dtype) for _ in range(2))
+        for a, b in [(gate, value), (gate[:, :1], value), (gate, value[..., ::-1]), (gate[..., :1], value)]:
+            check_forward(name, a, b, axis=axis, reverse=reverse, lengths=lengths)
+            check_vjp(name, a, b, rng=rng, axis=axis, reverse=reverse, lengths=lengths)
+
+
+def test_which_problems_are_packed():
+    """Those whose series are neighbours in no operand, or not in all, or end apart; and complex ones along time."""
+    x, packed = np.empty((77, 33), np.float32), _problem.PACKED
     for a, b, h, options, expected in [
-        (x, x[:, ::-1], None, {}, panels),
-        (x, np.empty((77, 66), np.float32)[:, ::2], None, {}, panels),
-        (np.asfortranarray(x), x, None, {}, panels),
-        (x, x, np.empty((77, 66), np.float32)[:, ::2], {}, panels),
-        (x, x, None, {"lengths": (33,)}, panels),
-        (x[:, :8], x[:, 7::-1], None, {}, panels),
-        (x[:, :7], x[:, 6::-1], None, {}, tiles),
-        (x.astype(np.complex64), x.astype(np.complex64)[:, ::-1], None, {}, tiles),
+        (x, x[:, ::-1], None, {}, packed),
+        (x, np.empty((77, 66), np.float32)[:, ::2], None, {}, packed),
+        (np.asfortranarray(x), x, None, {}, packed),
+        (x, x, np.empty((77, 66), np.float32)[:, ::2], {}, packed),
+        (x, x, None, {"lengths": (33,)}, packed),
+        (x[:, :7], x[:, 6::-1], None, {}, packed),
+        (x.astype(np.complex64), x.astype(np.complex64)[:, ::-1], None, {}, packed),
         (x, x, None, {}, _problem.ROWS),
         (np.asfortranarray(x), np.asfortranarray(x), None, {}, _problem.TRANSPOSE8),
     ]:
         assert plan_of(a, b, h, axis=0, **options).traversal == expected
-    many = np.broadcast_to(np.float16(0), (_problem.PANEL_STEPS, 16))
-    assert plan_of(many, many, axis=0, lengths=(16,)).traversal == tiles
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="pages are protected as POSIX systems do")
@@ -246,7 +276,7 @@ def test_nothing_beside_operands_is_touched(run_python):
 import ctypes, itertools, mmap
 import numpy as np
 from compare import assert_same_bits
-from test_panels import ARRANGEMENTS, MANY_STEPS, STEPS, in_order
+from test_packed import ARRANGEMENTS, FEW_STEPS, MANY_STEPS, in_order
 from thresholds import lower_thresholds
 
 import fastrecur
@@ -270,7 +300,7 @@ def between(view, at_end):
 
 
 rng = np.random.default_rng(0)
-sizes = [(5, 8), (MANY_STEPS + 1, 13), (1, 16), (3, 17), (STEPS + 1, 40), (MANY_STEPS + 9, 33)]
+sizes = [(5, 8), (MANY_STEPS + 1, 13), (1, 16), (3, 17), (FEW_STEPS + 1, 40), (MANY_STEPS + 9, 33)]
 for at_end, arrange, (steps, lanes), reverse in itertools.product([0, 1], ARRANGEMENTS, sizes, [False, True]):
     for dtype in (np.float32, np.float64):
         gate, value, g = (rng.random((steps, lanes)).astype(dtype) for _ in range(3))
