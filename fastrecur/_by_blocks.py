@@ -3,7 +3,7 @@
 A thread has to know the state that its stretch starts from. Mostly a few blocks before it tell that to the last bit,
 whatever they start from: so each thread asks these and walks on, and what it was told is compared with what the stretch
 before came to. Where blocks do not tell, all are summarised first, one thread folds the summaries, and then all are
-walked; for a while, blocks of such problems are not asked again. `_cpu/_series.py` says what its kernels do.
+walked; for a while, blocks of such problems are not asked again. `_cpu/_scan.py` says what its kernels do.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ import numpy as np
 from . import _threads
 from ._arrays import address, are_same
 from ._cpu import _native
-from ._cpu._series import ALL, BLOCK, FOLD, HOLD, PART, REPLAY, SUMMARISE, SUMMARY, TELL
+from ._cpu._scan import ALL, BLOCK, DOWNSWEEP, HOLD, PART, REDUCE, SCAN_CARRIES, SUMMARY, WARM_UP
 from ._layout import H
 from ._problem import APART, FEW_LANES
 from ._threads import ranges
@@ -50,7 +50,7 @@ def _told_calls(plan, call, direction, table, stretches, at, summaries):
     for k, (low, high) in enumerate(stretches):
         is_told = direction == "forward" or k < len(stretches) - 1  # forward, the first block has nothing before it
         head = *at[:place], at[place] + k * APART, *at[place + 1 :], table, summaries
-        calls.append((call, None, *head, 0, plan.lanes, low, high, blocks, TELL if is_told else ALL))
+        calls.append((call, None, *head, 0, plan.lanes, low, high, blocks, WARM_UP if is_told else ALL))
     return calls
 
 
@@ -151,10 +151,10 @@ def forward(plan, call, sharing, at, fresh, team):
     # The first thread goes the whole way on the first blocks while the others summarise the rest.
     first = max(1, round(blocks / (1 + SLOWER * (threads - 1))))
     rest = [(first + low, first + high) for low, high in ranges(blocks - first, threads - 1)]
-    team.run([(call, *own, 0, first, blocks, PART), *((call, *own, *part, blocks, SUMMARISE) for part in rest)])
-    call(*own, first, blocks, blocks, FOLD)
+    team.run([(call, *own, 0, first, blocks, PART), *((call, *own, *part, blocks, REDUCE) for part in rest)])
+    call(*own, first, blocks, blocks, SCAN_CARRIES)
     rest = [(first + low, first + high) for low, high in ranges(blocks - first, threads)]
-    team.run([(call, *own, *part, blocks, REPLAY) for part in rest])
+    team.run([(call, *own, *part, blocks, DOWNSWEEP) for part in rest])
     hold(*(low for low, high in rest if low < high))
     call(*own, blocks, blocks, blocks, ALL)
 
@@ -188,9 +188,9 @@ def vjp(plan, call, sharing, at, strides, team):
         return
     clear(0, sharing.pieces)
     summaries = _summaries(plan)
-    team.run([(call, *head, address(summaries), 0, lanes, *part, blocks, SUMMARISE) for part in stretches])
+    team.run([(call, *head, address(summaries), 0, lanes, *part, blocks, REDUCE) for part in stretches])
     # One after the other, and in the kernel's order, as one thread adds up what they share.
     for lane in range(lanes)[:: -1 if plan.time_strides[H] > 0 else 1]:
         own = *head, address(summaries), lane, lane + 1
-        call(*own, 0, blocks, blocks, FOLD)
-        team.run([(call, *own, *part, blocks, REPLAY) for part in stretches])
+        call(*own, 0, blocks, blocks, SCAN_CARRIES)
+        team.run([(call, *own, *part, blocks, DOWNSWEEP) for part in stretches])

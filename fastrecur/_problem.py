@@ -18,7 +18,7 @@ from ._arrays import BFLOAT16, element
 from ._blocks import LINE
 from ._layout import ACCUMULATE, CARRY, LENGTHS, REDUCE, STORE, SUMS_A, SUMS_B, TO_A, TO_B, UNWANTED, A, B, G, H
 
-ROWS, OCTETS, PANELS, TILES, SERIES = "rows", "octets", "panels", "tiles", "series"
+ROWS, OCTETS, PANELS, TILES, SCAN = "rows", "octets", "panels", "tiles", "scan"
 FORGET, LINEAR = "forget", "linear"
 
 FEW_LANES = 8  # fewer than these, and a series is split in time once it is long
@@ -64,7 +64,7 @@ def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long, in_oct
     rows = inner_is_contiguous and inner >= min(2, lanes)
     few = lanes < FEW_LANES and steps >= LONG_SERIES and not (rows and lanes > 1)
     if (few or (is_long and not in_octets)) and not is_complex:
-        return SERIES
+        return SCAN
     if rows:
         return ROWS
     if in_octets:
@@ -355,7 +355,7 @@ def build(rule, shape, axis, reverse, dtype, wide, elements, itemsizes, strides,
     )
     traversal = choose(lanes, steps, inner, contiguous, is_complex, is_long, in_octets, is_nearly_along)
     traits, narrow = [], ()
-    if traversal in (SERIES, OCTETS):
+    if traversal in (SCAN, OCTETS):
         traits = ["level"] * (time[A] == 0) + ["down"] * (traversal == OCTETS and ways == {-1})
     a_constant = int(inner_strides[A] == 0 and inner > 1)
     a_mode, b_mode = modes

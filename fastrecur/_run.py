@@ -12,7 +12,7 @@ import numpy as np
 from . import _arrays, _blocks, _by_blocks, _by_time, _problem, _threads
 from ._arrays import address, array_at
 from ._blocks import LINE
-from ._cpu import _narrow, _native, _octets, _panels, _rows, _series, _summaries, _tiles
+from ._cpu import _narrow, _native, _octets, _panels, _rows, _scan, _scan_back, _summaries, _tiles
 from ._cpu._compile import kernel
 from ._cpu._memory import OCTET, WIDTH
 from ._layout import (
@@ -39,7 +39,7 @@ from ._layout import (
     G,
     H,
 )
-from ._problem import APART, OCTETS, PANELS, PIECES, ROWS, SERIES, TILES
+from ._problem import APART, OCTETS, PANELS, PIECES, ROWS, SCAN, TILES
 from ._threads import ranges
 
 _KERNELS = {
@@ -53,8 +53,8 @@ _KERNELS = {
     (PANELS, "vjp"): _panels.vjp,
     (TILES, "forward"): _tiles.forward,
     (TILES, "vjp"): _tiles.vjp,
-    (SERIES, "forward"): _series.forward,
-    (SERIES, "vjp"): _series.vjp,
+    (SCAN, "forward"): _scan.forward,
+    (SCAN, "vjp"): _scan_back.vjp,
     (ROWS, "summary"): _summaries.rows,
     (ROWS, "summary back"): _summaries.rows_back,
     (TILES, "summary"): _summaries.tiles,
@@ -174,7 +174,7 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
     stretches = _by_time.stretches(plan, team.size) if fresh and is_whole else None
     stays = fresh and _stays(plan, team, stretches, given)
     sharing = _sharing(plan, team.size, fresh, fresh_bytes, "forward", stays=stays)
-    if stretches is None and sharing.template is not None and plan.traversal != SERIES:
+    if stretches is None and sharing.template is not None and plan.traversal != SCAN:
         place = h + from_first[H] + plan.extra[0][H]
         past = plan.traversal == ROWS and sharing.geometry[STREAMING]
         shift = _lanes_to_shift(plan, sharing.geometry, place) if past and is_whole else 0
@@ -201,7 +201,7 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
             a + from_first[A] + extra[A], b + from_first[B] + extra[B], h + from_first[H] + extra[H],
             carry + extra[CARRY], lengths + extra[LENGTHS],
         )  # fmt: skip
-        if plan.traversal == SERIES:
+        if plan.traversal == SCAN:
             _by_blocks.forward(plan, call, sharing, at, fresh, team)
             continue
         shift = _lanes_to_shift(plan, sharing.geometry, at[H]) if is_whole else 0
@@ -265,7 +265,7 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team):
     to_a, to_b = (first if result is None else result[0] for result in results)
     sums_a, sums_b = (first if sums is None else address(sums) for sums in summed)
     stretches = _by_time.stretches(plan, team.size, stretch) if is_whole else None
-    is_plain = plan.traversal != SERIES and sharing.template is not None
+    is_plain = plan.traversal != SCAN and sharing.template is not None
     if stretches is None and is_plain and (carry is None or not sharing.spans):
         _run_template(team, sharing, (g, a, b, h, first, carry, to_a, to_b, sums_a, sums_b, lengths), 5)
         return _added_up(plan, summed, sharing.pieces)
@@ -292,7 +292,7 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team):
                 sums_b + from_first[SUMS_B] + extra[SUMS_B] + piece * strides[1], lengths + extra[LENGTHS],
             )  # fmt: skip
 
-        if plan.traversal == SERIES:
+        if plan.traversal == SCAN:
             _by_blocks.vjp(plan, call, sharing, head(0), strides, team)
         else:
             heads = [(call, None, *head(k if sharing.pieces else 0)) for k in range(len(sharing.tails))]
@@ -338,7 +338,7 @@ def _run_template(team, sharing, addresses, state):
 
 def _template(plan, direction, tails, pieces, spans):
     """Return the calls of a plan's parts as if all addresses were 0; None where it is more than such calls."""
-    if direction not in ("forward", "vjp") or plan.traversal == SERIES or len(plan.extra) > 1:
+    if direction not in ("forward", "vjp") or plan.traversal == SCAN or len(plan.extra) > 1:
         return None
     call, (extra,), at = _bound(plan, direction), plan.extra, plan.offsets
     if not _native.is_native([(call,)]):
@@ -640,7 +640,7 @@ def _sharing(plan, most, fresh, fresh_bytes, direction, stretch=0, stays=False):
     bypass = _bypasses(plan, fresh, stays)
     threads, pieces = _useful_threads(plan, most, bypass), 0 if stretch else _pieces(plan)
     geometry = _geometry(plan, bypass, threads, stays, stretch, pieces)
-    if plan.traversal == SERIES:
+    if plan.traversal == SCAN:
         tables, spans = [geometry], []
         tails = _by_blocks.parts(plan, threads, pieces)
         template = _by_blocks.told_template(plan, _bound(plan, direction), direction, address(geometry), tails)
@@ -704,7 +704,7 @@ def _stays(plan, team, stretches, given):
         return False
     if staying := _staying_bytes():
         if plan.traversal != ROWS:
-            return plan.traversal in (OCTETS, SERIES) and _bytes(plan) <= staying
+            return plan.traversal in (OCTETS, SCAN) and _bytes(plan) <= staying
         most = min(2 * staying, GIVEN * team.size) if given and plan.dtype.itemsize >= 4 else 0
         if plan.sizes[:2] == (1, 1) and team.size > 1 and stretches is None:
             return _row_splits(plan, CACHED_PIECE) >= team.size and SHARED <= _bytes(plan) <= most
@@ -714,14 +714,14 @@ def _stays(plan, team, stretches, given):
     if plan.traversal == ROWS:
         shares = stretches is not None or _row_splits(plan, CACHED_PIECE) >= team.size
         return shares and team.size > 1 and _have_one_cache(team)
-    return plan.traversal in (OCTETS, SERIES) and (team.size == 1 or _have_one_cache(team))
+    return plan.traversal in (OCTETS, SCAN) and (team.size == 1 or _have_one_cache(team))
 
 
 def _bypasses(plan, fresh, stays):
     """Return whether results go past the cache; of a series, whether they may be written where they belong (1)."""
     large = _is_large(plan) and not stays
-    if plan.traversal == SERIES:
-        return (_series.PAST if large else _series.IN_PLACE) if fresh else 0
+    if plan.traversal == SCAN:
+        return (_scan.STREAMED if large else _scan.IN_PLACE) if fresh else 0
     row = BYPASS_ROW_BACK if plan.gradients else BYPASS_ROW
     long = plan.traversal in (OCTETS, PANELS, TILES) or plan.row_bytes >= row or plan.row_bytes % LINE == 0
     return fresh and long and large and not _is_narrow(plan)
@@ -735,7 +735,7 @@ def _useful_threads(plan, most, bypass):
         return min(most, _row_splits(plan, LONG_PIECE if bypass else CACHED_PIECE))
     if plan.traversal in (OCTETS, PANELS, TILES):
         return min(most, -(-plan.lanes // _tile_lanes(plan)))
-    return min(most, max(1, plan.lanes if _by_blocks.shares_lanes(plan) else plan.steps // _series.BLOCK // 4))
+    return min(most, max(1, plan.lanes if _by_blocks.shares_lanes(plan) else plan.steps // _scan.BLOCK // 4))
 
 
 def _row_splits(plan, piece):
@@ -761,7 +761,7 @@ def _pieces(plan):
     elif plan.traversal in (OCTETS, PANELS, TILES):
         most = -(-plan.lanes // _tile_lanes(plan))
     else:
-        most = plan.lanes if _by_blocks.shares_lanes(plan) else plan.steps // _series.BLOCK
+        most = plan.lanes if _by_blocks.shares_lanes(plan) else plan.steps // _scan.BLOCK
     room = plan.steps * plan.lanes // (8 * max(sums))
     return max(1, min(PIECES, most, room))
 
@@ -801,8 +801,8 @@ def _geometry(plan, bypass, threads, stays=False, stretch=0, pieces=0):
             stretch,
             plan.lanes * plan.wide.itemsize,
         )
-    if plan.traversal == SERIES and pieces and not _by_blocks.shares_lanes(plan):
-        geometry[_series.SUMS : _series.SUMS + 3] = pieces, *_sum_strides(plan)
+    if plan.traversal == SCAN and pieces and not _by_blocks.shares_lanes(plan):
+        geometry[_scan.SUMS : _scan.SUMS + 3] = pieces, *_sum_strides(plan)
     return geometry
 
 

@@ -19,7 +19,7 @@ _compile.kernel({module}.forward, "forget_wide", "f8", a="f4", b="f4", h="f4")
 """
 
 
-@pytest.mark.parametrize("module", ["_rows", "_octets", "_panels", "_series"])
+@pytest.mark.parametrize("module", ["_rows", "_octets", "_panels", "_scan"])
 def test_what_is_left_out_changes_nothing(run_python, tmp_path, module):
     (code, *loaded), (code_of_everything, *everything_loaded) = (
         run_python(

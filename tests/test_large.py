@@ -188,7 +188,7 @@ def test_when_results_go_past_the_cache(rng, monkeypatch, set_threads, problem, 
         if gradient:
             calls.clear()
             fastrecur.forget_mult_vjp(h, f, x, h, axis=axis)
-        (is_past,) = {call == _run._series.PAST if len(shape) == 1 else call for call in calls}
+        (is_past,) = {call == _run._scan.STREAMED if len(shape) == 1 else call for call in calls}
         calls.clear()
         return is_past
 

@@ -23,7 +23,7 @@ def as_if_large(monkeypatch):
 def is_along_time(gate, value):
     signatures = [None if type(v) is float else (v.dtype, v.shape, v.strides) for v in (gate, value)]
     plan = _problem.forward("forget", ("f", "x", "h0"), *signatures, None, None, 1, False, None, False)
-    return plan.traversal == _problem.SERIES
+    return plan.traversal == _problem.SCAN
 
 
 @pytest.fixture(params=["number", "by lane", "full"])

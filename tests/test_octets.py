@@ -135,7 +135,7 @@ def test_lanes_of_several_axes_and_threads(rng, monkeypatch, set_threads, name):
 def test_which_problems_go_by_octets():
     """Those of steps that are neighbours, 8 at least, met the same way, of lanes that have all of them."""
     x = np.empty((33, 77), np.float32)
-    octets, panels, tiles, series = _problem.OCTETS, _problem.PANELS, _problem.TILES, _problem.SERIES
+    octets, panels, tiles, series = _problem.OCTETS, _problem.PANELS, _problem.TILES, _problem.SCAN
     for a, b, options, expected in [
         (x, x, {}, octets),
         (0.5, x, {}, octets),

@@ -27,7 +27,7 @@ from ._memory import (
 )
 from ._rows import place, valid_range
 from ._rules import decay, is_one_b, neutral, step
-from ._series import back
+from ._scan_back import back
 from ._target import helper
 from ._tiles import (
     LENGTHS,

@@ -14,7 +14,7 @@ import math
 import torch
 from torch.autograd import Function
 
-from .._cpu._series import CANCELLED
+from .._cpu._scan import CANCELLED
 from .._problem import LINEAR
 from . import _call, _exchange, _ops, _tensors
 from ._autograd import _decay, _like, _nothing, _source_of, _through_steps, _valid

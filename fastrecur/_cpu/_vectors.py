@@ -1,0 +1,158 @@
+"""Consecutive steps of one series as vectors: pack them, compose them, unpack and store results.
+
+A step is ``h -> decay*h + offset``. Steps compose, so a vector of them is scanned in registers: each lane is combined
+with the one 1, 2, 4 and 8 lanes away, until it holds what all steps up to it do to the state before the vector. From
+one vector to the next only the last lane counts, so the chain of dependent operations is short.
+
+Kernels work on blocks of BLOCK steps. Steps that are contiguous and of the buffer's type are used in place.
+"""
+
+from collections import namedtuple
+
+import numpy as np
+
+from .._steps import constant, fma, select
+from ._memory import (
+    broadcast,
+    in_place,
+    is_own_kind,
+    itemsize,
+    load,
+    load_vector,
+    minimum,
+    misalignment,
+    prefetch,
+    prefetch_to_write,
+    shift,
+    store,
+    store_vector,
+    stream_vector,
+    turned,
+    width,
+)
+from ._target import helper, inlined
+
+BLOCK = 512  # steps
+PREFETCH = 1024  # bytes: prefetch distance within packed steps
+# As int64: Numba compiles a function anew for each plain number that it is called with.
+NO_STEPS, WHOLE_BLOCK = np.array([0, BLOCK])
+
+# A series in memory: its first step, bytes from step to step, a buffer for a block, and the prefetch distance in bytes:
+# to the next block in scan order.
+Operand = namedtuple("Operand", "at stride rows ahead")
+
+
+@inlined
+def lower(least, value):
+    return select(value < least, value, least)
+
+
+@inlined
+def higher(most, value):
+    return select(most < value, value, most)
+
+
+@inlined
+def compose(moved, decays, offsets, none):
+    """Compose each step of a vector with all `earlier` ones, or all `later` ones; ``none`` is zero in all lanes."""
+    one = constant(1.0, decays)
+    offsets = fma(decays, moved(offsets, none, 1), offsets)
+    decays = decays * moved(decays, one, 1)
+    offsets = fma(decays, moved(offsets, none, 2), offsets)
+    decays = decays * moved(decays, one, 2)
+    offsets = fma(decays, moved(offsets, none, 4), offsets)
+    decays = decays * moved(decays, one, 4)
+    offsets = fma(decays, moved(offsets, none, 8), offsets)
+    return decays * moved(decays, one, 8), offsets
+
+
+@helper
+def fill_constant(x):
+    """Fill the buffer of a time-invariant operand: once a series."""
+    if x.stride == 0:
+        value = broadcast(load(x.at, 0, x.rows))
+        for t in range(0, BLOCK, width(x.rows)):
+            store_vector(x.rows, t, value)
+
+
+@inlined
+def is_met_backwards(stride, ahead):
+    """Return whether steps share cache lines and blocks go the other way: the hardware prefetcher does not see that."""
+    return abs(stride) < 64 and stride * ahead < 0
+
+
+@helper
+def pack(rows, source, stride, steps, ahead):
+    """Copy steps into a buffer."""
+    lanes, size = width(rows), itemsize(source)
+    whole = steps - steps % lanes if abs(stride) == size else 0
+    for t in range(0, whole, lanes):
+        if stride > 0:
+            prefetch(source, t, ahead)
+            store_vector(rows, t, load_vector(source, t, rows))
+        else:
+            prefetch(source, 1 - t - lanes, ahead)
+            store_vector(rows, t, turned(load_vector(source, 1 - t - lanes, rows)))
+    prefetches = is_met_backwards(stride, ahead)
+    for t in range(whole, steps):
+        here = shift(source, t * stride)
+        if prefetches:
+            prefetch(here, 0, ahead)
+        store(rows, t, load(here, 0, rows))
+
+
+@helper
+def packed(x, t, steps):
+    """Return where steps from ``t`` on are contiguous: in memory, else in the operand's buffer."""
+    source = shift(x.at, t * x.stride)
+    if is_own_kind(x.rows, source) and x.stride == itemsize(source):
+        return in_place(x.rows, source)
+    if x.stride != 0:  # else the buffer is filled
+        pack(x.rows, source, x.stride, steps, x.ahead)
+    return x.rows
+
+
+@helper
+def stream(target, stride, rows, steps):
+    """Write contiguous steps with non-temporal stores, but for those in cache lines that they do not fill."""
+    lanes, size, down = width(rows), itemsize(target), stride < 0
+    lowest = shift(target, (steps - 1) * stride) if down else target
+    line = lanes if lanes * size >= 64 else 64 // size
+    head = minimum(steps, (64 - misalignment(lowest)) % 64 // size)
+    tail = head + (steps - head) // line * line
+    for j in range(head, tail, lanes):
+        if down:
+            stream_vector(lowest, j, turned(load_vector(rows, steps - lanes - j, rows)))
+        else:
+            stream_vector(lowest, j, load_vector(rows, j, rows))
+    for k in range(head + steps - tail):
+        j = k if k < head else k - head + tail
+        store(lowest, j, load(rows, steps - 1 - j if down else j, rows))
+
+
+@helper
+def unpack(x, t, steps, streams):
+    """Write steps from an operand's buffer; if possible and wanted with non-temporal stores."""
+    target, rows, lanes, size = shift(x.at, t * x.stride), x.rows, width(x.rows), itemsize(x.at)
+    if streams and abs(x.stride) == size and misalignment(target) % size == 0:
+        stream(target, x.stride, rows, steps)
+        return
+    whole = steps - steps % lanes if abs(x.stride) == size else 0
+    for k in range(0, whole, lanes):
+        if x.stride > 0:
+            store_vector(target, k, load_vector(rows, k, rows))
+        else:
+            store_vector(target, 1 - k - lanes, turned(load_vector(rows, k, rows)))
+    prefetches = is_met_backwards(x.stride, x.ahead)
+    for k in range(whole, steps):
+        there = shift(target, k * x.stride)
+        if prefetches:
+            prefetch_to_write(there, 0, x.ahead)
+        store(there, 0, load(rows, k, rows))
+
+
+@helper
+def zero_steps(x, first, last):
+    zero = constant(0.0, load(x.rows, 0, x.rows))
+    for t in range(first, last):
+        store(shift(x.at, t * x.stride), 0, zero)
