@@ -7,7 +7,7 @@ import numpy as np
 from . import _arrays, _cost, _threads
 from . import _layout as at
 from ._arrays import address
-from ._cpu import _native, _packed, _rows, _series, _transpose8
+from ._cpu import _native, _packed, _rows, _scan, _scan_back, _transpose8
 from ._cpu._compile import kernel
 from ._layout import ACCUMULATE, CARRY, LENGTHS, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from ._problem import PACKED, ROWS, SCAN, TRANSPOSE8
@@ -22,8 +22,8 @@ _KERNELS = {
     (TRANSPOSE8, "vjp"): _transpose8.vjp,
     (PACKED, "forward"): _packed.forward,
     (PACKED, "vjp"): _packed.vjp,
-    (SCAN, "forward"): _series.forward,
-    (SCAN, "vjp"): _series.vjp,
+    (SCAN, "forward"): _scan.forward,
+    (SCAN, "vjp"): _scan_back.vjp,
     (PACKED, "summary"): _packed.summary,
     (PACKED, "summary back"): _packed.summary_back,
 }
@@ -68,9 +68,9 @@ def bind(plan, direction):
 def parts_of(plan, count):
     """Return the last arguments of calls on so many parts of a plan's lanes."""
     if plan.traversal == SCAN:
-        blocks = plan.steps // _series.BLOCK
+        blocks = plan.steps // _scan.BLOCK
         lanes = [(0, plan.lanes)] if _cost.cuts_time(plan) else ranges(plan.lanes, count)
-        return [(0, *part, 0, blocks, blocks, _series.ALL) for part in lanes]
+        return [(0, *part, 0, blocks, blocks, _scan.ALL) for part in lanes]
     if plan.traversal != ROWS:
         unit = _cost.lanes_together(plan)
         units = ranges(-(-plan.lanes // unit), count)
@@ -92,7 +92,7 @@ def geometry_of(plan, way):
         sum_bytes = plan.lanes * plan.wide.itemsize
         geometry[at.A_MODE], geometry[at.SUM_STEPS], geometry[at.SUM_BYTES] = ACCUMULATE, way.sum_steps, sum_bytes
     if way.sums and _cost.cuts_time(plan):
-        geometry[_series.SUMS : _series.SUMS + 3] = way.sums, *sum_bytes_of(plan)
+        geometry[_scan.SUMS : _scan.SUMS + 3] = way.sums, *sum_bytes_of(plan)
     return geometry
 
 

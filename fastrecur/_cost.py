@@ -9,7 +9,7 @@ import os
 from typing import NamedTuple
 
 from ._cpu._memory import OCTET, WIDTH
-from ._cpu._series import BLOCK, IN_PLACE, PAST
+from ._cpu._scan import BLOCK, IN_PLACE, STREAMED
 from ._layout import A_IS_BROADCAST, SUMS_A, H
 from ._memory_pool import LINE
 from ._problem import FEW_LANES, LARGE_PROBLEM, ROWS, SCAN, TRANSPOSE8
@@ -75,7 +75,7 @@ def choose(plan, most, is_fresh=True, is_new=False, fills_lines=True, is_whole=T
     threads = _useful_threads(plan, most, streams, is_fresh)
     chunks = _chunks(plan, most, sum_steps) if is_fresh and is_whole else 0
     parts = sums or _parts(plan, threads)
-    streaming = ((PAST if streams else IN_PLACE) if is_fresh else 0) if plan.traversal == SCAN else int(streams)
+    streaming = ((STREAMED if streams else IN_PLACE) if is_fresh else 0) if plan.traversal == SCAN else int(streams)
     warm_up = min(WARM_UP_STEPS[1], plan.steps // (WARM_UP_SHARE * chunks)) if chunks else 0
     prefault = is_new and threads > 1 and plan.traversal == ROWS and plan.sizes[0] == 1
     prefetch = _prefetch(plan, 1 if chunks else parts)

@@ -1,8 +1,8 @@
 """The arithmetic of a QRNN's pooling step and of its adjoint, with the activations in it; as `_steps`, for any device.
 
-The sigmoid and the tangent come from one exponential: the argument less a multiple n of log 2 goes through a polynomial
+The sigmoid and tanh come from one exponential: the argument less a multiple n of log 2 goes through a polynomial
 for ``exp(r) - 1``, and the power of two joins again by multiplication. Multiplied sums, not libm's calls: a vector of
-lanes takes the same few instructions as one. In float32 and float64 the sigmoid and the tangent are within 2 units in
+lanes takes the same few instructions as one. In float32 and float64 the sigmoid and tanh are within 2 units in
 the last place of the exact value; a sigmoid below 6e-39 (in float64 below 1e-308) is 0. A slope is not formed as
 ``1 - value**2``, which would cancel where the value is near one.
 
@@ -56,7 +56,7 @@ def tanh(x):
     """Return the hyperbolic tangent and its slope."""
     two, half, zero = constant(2.0, x), constant(0.5, x), constant(0.0, x)
     y = magnitude(x) + magnitude(x)
-    most = constant(40.0, x)  # from where on the tangent is one
+    most = constant(40.0, x)  # from where on tanh is one
     q, s = exponential(select(most < y, most, y))
     e = fma(s, q, s - constant(1.0, x))
     t = e / (e + two)

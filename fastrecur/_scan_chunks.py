@@ -2,7 +2,7 @@
 
 A chunk's warm-up is in the kernel: it composes a few blocks before the chunk, and more where these do not forget. Where
 many would not, all blocks are reduced first, one thread scans the carries, and then all are scanned again; for a while,
-warm-ups of such problems are not tried. `_cpu/_series.py` says what its kernels do.
+warm-ups of such problems are not tried. `_cpu/_scan.py` says what its kernels do.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ import numpy as np
 from ._arrays import address, are_same
 from ._bound import Calls, geometry_of, sum_bytes_of
 from ._chunked import scan
-from ._cpu._series import ALL, BLOCK, FOLD, HOLD, REPLAY, SUMMARISE, SUMMARY, TELL
+from ._cpu._scan import ALL, BLOCK, DOWNSWEEP, HOLD, REDUCE, SCAN_CARRIES, SUMMARY, WARM_UP
 from ._layout import CARRY, SUMS_A, SUMS_B, H
 from ._problem import APART
 from ._threads import ranges
@@ -32,7 +32,7 @@ class ScanChunks:
         count = len(self._chunks)
         self._order = list(range(count))[:: -1 if self._is_back else 1]  # of the scan
         # The scan's first chunk has a carry; forward, the kernel sees that nothing is before it.
-        phases = [ALL if self._is_back and k == count - 1 else TELL for k in range(count)]
+        phases = [ALL if self._is_back and k == count - 1 else WARM_UP for k in range(count)]
         self._predicting = self._calls(
             *((*chunk, phase) for chunk, phase in zip(self._chunks, phases, strict=True)), apart=APART
         )
@@ -102,11 +102,11 @@ class ScanChunks:
         One series after the other, in the kernel's order, as one thread adds up what they share.
         """
         plan, threads = self._plan, len(self._chunks)
-        self._calls(*((*chunk, SUMMARISE) for chunk in self._chunks)).run(team, threads, places)
+        self._calls(*((*chunk, REDUCE) for chunk in self._chunks)).run(team, threads, places)
         for lane in range(plan.lanes)[:: 1 if (plan.time_strides[H] < 0) == self._is_back else -1]:
             alone = lane, lane + 1
-            self._calls((0, self._n_blocks, FOLD), lanes=alone).run_here(places)
-            self._calls(*((*chunk, REPLAY) for chunk in self._chunks), lanes=alone).run(team, threads, places)
+            self._calls((0, self._n_blocks, SCAN_CARRIES), lanes=alone).run_here(places)
+            self._calls(*((*chunk, DOWNSWEEP) for chunk in self._chunks), lanes=alone).run(team, threads, places)
         if not self._is_back:
             self._hold(places, [low for low, _ in self._chunks[1:]])
             self._calls((self._n_blocks, self._n_blocks, ALL)).run_here(places)

@@ -7,7 +7,7 @@ import numpy as np
 from . import _cost, _problem, _threads
 from ._arrays import address, element
 from ._chunked import scan
-from ._cpu import _weighted, _weighted_series
+from ._cpu import _weighted, _weighted_scan
 from ._cpu._compile import kernel
 from ._cpu._memory import WIDTH
 from ._cpu._weighted import (
@@ -51,7 +51,8 @@ def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods,
         states[plane] = values
     if lanes == 0 or steps == 0:
         return h, states
-    traits = {"ignore_na": ignore_na, "sum": statistic == "sum", "variance": y is x}
+    traits = {"ignore_na": ignore_na, "sum": statistic == "sum"}
+    traits |= {"covariance": y is not None, "one_series": y is None or y is x}
     rule = " ".join([kind, *(trait for trait, holds in traits.items() if holds)])
     # Time first, then the lanes, outermost in memory first.
     order = sorted(lane_axes, key=lambda k: (-abs(h.strides[k]), k))
@@ -118,9 +119,7 @@ def _pad(states):
 def _walk(rule, operands, steps, lanes, options, states):
     """Run the kernel, which changes the states; operands are ``(array, stride of time, lanes' offsets)``, or None."""
     chunk, *flags = options
-    if chunk == ALONG:
-        rule += "" if operands[1] is None else " covariance"
-        operands = operands[0], operands[1] or operands[0], *operands[2:]
+    operands = operands[0], operands[1] or operands[0], *operands[2:]
     padded = states.shape[1]
     table = np.zeros(_weighted.HEAD + 4 * padded, np.int64)
     table[: _weighted.HEAD] = [steps, chunk, lanes, padded, *(0 if o is None else o[1] for o in operands), *flags]
@@ -130,8 +129,7 @@ def _walk(rule, operands, steps, lanes, options, states):
             own[:lanes], own[lanes:] = operand[2], operand[2][-1]
     elements = {name: element(o[0].dtype) for name, o in zip(("x", "y", "h", "gate"), operands, strict=True) if o}
     along = chunk == ALONG
-    walk = _weighted_series.walk if along else _weighted.average if operands[1] is None else _weighted.covariance
-    call = kernel(walk, rule, "f8", **elements)
+    call = kernel((_weighted_scan if along else _weighted).walk, rule, "f8", **elements)
     head = (None, *(address(o[0]) for o in operands if o is not None), address(states), address(table))
     size, unit = (lanes, 1) if along else (padded // WIDTH, WIDTH)
     nbytes, team = operands[0][0].itemsize * steps * lanes, _threads.team()

@@ -11,7 +11,7 @@ from thresholds import lower_thresholds
 
 import fastrecur
 from fastrecur import _cost
-from fastrecur._cpu import _series
+from fastrecur._cpu import _scan
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((3000, 1101), 0), ((1101, 3000), 1), ((3, 1000, 1101), 1)])
@@ -166,7 +166,7 @@ def test_when_results_are_streamed(rng, monkeypatch, shape, axis, part):
             if gradient:
                 ways.clear()
                 fastrecur.forget_mult_vjp(h, f, x, h, axis=axis)
-        return ways[-1].streaming == (_series.PAST if len(shape) == 1 else 1)
+        return ways[-1].streaming == (_scan.STREAMED if len(shape) == 1 else 1)
 
     for gradient, moved in [(False, 3 * x.nbytes), (True, 6 * x.nbytes)]:
         assert streams(0.9 * part * moved, gradient=gradient)

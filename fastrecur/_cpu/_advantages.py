@@ -1,4 +1,8 @@
-"""The kernel of generalised advantage estimation: one walk against time, where the formula would be eight passes."""
+"""The kernel of generalised advantage estimation: one pass against time, where the formula would be eight."""
+
+from collections import namedtuple
+
+import numpy as np
 
 from .. import _steps
 from .._steps import constant
@@ -20,7 +24,10 @@ from ._numba import helper, inlined
 
 advantage = inlined(_steps.advantage)
 
-AHEAD = 4096  # bytes of an operand that are asked for before their turn
+PREFETCH = 4096  # bytes: prefetch distance, in whole rows
+N_STEPS, N_LANES = np.arange(2, dtype=np.int64)  # fields of ``geometry``
+
+Row = namedtuple("Row", "rewards values successors ends cuts h carry")  # of one step
 
 
 @helper
@@ -28,40 +35,40 @@ def at(pointer, element):
     return shift(pointer, element * itemsize(pointer))
 
 
-def walk(rule, rewards, values, successors, ends, cuts, h, carry, h0, geometry, first, last, low, high):
+@inlined
+def advance(get, put, row, j, gamma, decay):
+    """Take one lane or a vector of them to the step before: ``get`` loads, ``put`` stores."""
+    carry = row.carry
+    new = advantage(
+        get(carry, j, carry), get(row.rewards, j, carry), get(row.values, j, carry), get(row.successors, j, carry),
+        get(row.ends, j, carry), get(row.cuts, j, carry), gamma, decay,
+    )  # fmt: skip
+    put(carry, j, new)
+    put(row.h, j, new)
+
+
+def walk(rewards, values, successors, ends, cuts, h, carry, geometry, first, last, low, high):
     """Walk lanes ``low`` to ``high`` of blocks ``(time, lanes)`` in C order, from ``first`` to ``last``.
 
-    ``carry`` is as long as a row; ``h0`` holds the discount, and what an advantage is multiplied by before the next.
+    ``carry`` holds a row of states, then the discount, and what an advantage is multiplied by before the next.
     """
-    steps, lanes = load_int(geometry, 0), load_int(geometry, 1)
-    gamma, decay = load(h0, 0, carry), load(h0, 1, carry)
-    many_gamma, many_decay = broadcast(gamma), broadcast(decay)
+    steps, lanes = load_int(geometry, N_STEPS), load_int(geometry, N_LANES)
+    gamma, decay = load(carry, lanes, carry), load(carry, lanes + 1, carry)
     whole = (high - low) // width(carry) * width(carry)
-    ahead = -maximum(1, AHEAD // (lanes * itemsize(h))) * lanes * itemsize(h)
+    ahead = -maximum(1, PREFETCH // (lanes * itemsize(h))) * lanes * itemsize(h)
     for block in range(first, last):
-        for j in range(high - low):
-            store(carry, low + j, constant(0.0, gamma))
+        for j in range(low, high):
+            store(carry, j, constant(0.0, gamma))
         for ago in range(steps):
             place = (block * steps + steps - 1 - ago) * lanes + low
-            r, v, s, e, c, to = (
+            row = Row(
                 at(rewards, place), at(values, place), at(successors, place), at(ends, place), at(cuts, place),
-                at(h, place),
+                at(h, place), at(carry, low),
             )  # fmt: skip
             for j in range(0, whole, width(carry)):
-                prefetch(r, j, ahead)
-                prefetch(v, j, ahead)
-                prefetch_to_write(to, j, ahead)
-                new = advantage(
-                    load_vector(carry, low + j, carry), load_vector(r, j, carry), load_vector(v, j, carry),
-                    load_vector(s, j, carry), load_vector(e, j, carry), load_vector(c, j, carry), many_gamma,
-                    many_decay,
-                )  # fmt: skip
-                store_vector(carry, low + j, new)
-                store_vector(to, j, new)
+                prefetch(row.rewards, j, ahead)
+                prefetch(row.values, j, ahead)
+                prefetch_to_write(row.h, j, ahead)
+                advance(load_vector, store_vector, row, j, broadcast(gamma), broadcast(decay))
             for j in range(whole, high - low):
-                new = advantage(
-                    load(carry, low + j, carry), load(r, j, carry), load(v, j, carry), load(s, j, carry),
-                    load(e, j, carry), load(c, j, carry), gamma, decay,
-                )  # fmt: skip
-                store(carry, low + j, new)
-                store(to, j, new)
+                advance(load, store, row, j, gamma, decay)

@@ -1,17 +1,22 @@
-"""Kernels of the QRNN's pooling: activations, forget-mult and output gate in one walk over a layer's product.
+"""Kernels of the QRNN's pooling: activations, forget-mult and output gate in one pass over a layer's product.
 
-A row of the product is one step of one sequence: ``width`` candidates Z, as many forget gates F, and output gates O if
+A row of the product is one step of one sequence: WIDTH candidates Z, as many forget gates F, and output gates O if
 there are any, before a bias is added and before their activations. With ``f = keep * sigmoid(F)``
 
     c[t] = f[t] * tanh(Z[t]) + (1 - f[t]) * c[t-1],    h[t] = sigmoid(O[t]) * c[t].
 
-Step t of sequence b stands ``starts[t]`` times an operand's first stride plus b times its second. So padded batches
-and packed ones, where step t has only the first ``counts[t]`` sequences, are walked alike. The last arguments say which
-sequences and which lanes of their rows to walk.
+``starts`` holds for each step where its first row stands, then for each step how many sequences have it, then each
+sequence's length. Step t of sequence b stands ``starts[t]`` times an operand's step stride plus b times its sequence
+stride. So padded batches and packed ones are walked alike. The last arguments say which sequences to walk, or which
+channels of all sequences.
 
 Bradbury, Merity, Xiong, Socher: Quasi-Recurrent Neural Networks (arXiv 1611.01576), equations 3 and 4, with f and 1 - f
 exchanged.
 """
+
+from collections import namedtuple
+
+import numpy as np
 
 from .._pooling import pool, pool_adjoint, put_out, put_out_adjoint
 from .._steps import constant
@@ -28,149 +33,167 @@ from ._memory import (
     store_vector,
     width,
 )
-from ._numba import helper
-from ._operands import write_zeros
+from ._numba import helper, inlined
 
-# The head of `geometry`. `width`: lanes in a row; `gated`: there are output gates; `masked`: `keep` differs from lane
-# to lane, else it is one number; `saves`: states are written too; `ahead`: how many bytes before its turn the
-# product is asked for, since the prefetcher of the machine starts anew with each of a row's pieces. Then two strides in
-# bytes for each operand, of a step and of a sequence.
-GEOMETRY = ("steps", "reverse", "width", "gated", "masked", "saves", "ahead")
-HEAD = len(GEOMETRY)
-PRODUCT, KEEP, H, STATES, G, TO_PRODUCT = range(6)
+# Fields of ``geometry``; then two strides in bytes for each operand, of a step and of a sequence.
+(
+    N_STEPS,
+    REVERSE,
+    BATCH,  # sequences
+    PREFETCH,  # bytes: distance in the product; the hardware prefetcher starts anew with each of a row's blocks
+    WIDTH,  # channels
+    BY_CHANNELS,  # a part is of channels, not of sequences
+    GATED,  # there are output gates
+    MASKED,  # `keep` differs from channel to channel, else it is one number
+    SAVES,  # states are written too
+    HAS_G,  # cotangents of all results come, not only of the last states
+) = np.arange(10, dtype=np.int64)
+HEAD = 10
+PRODUCT, KEEP, H, STATES, G, TO_PRODUCT = HEAD + 2 * np.arange(6, dtype=np.int64)
+
+# What is to be walked: steps, sequences, channels.
+Part = namedtuple("Part", "steps row_first row_last first channels size")
+# A row of each operand, how many channels lie between blocks of the product, and flags.
+Row = namedtuple("Row", "product bias keep h states carry size gated masked saves")
+RowBack = namedtuple("RowBack", "g product keep now before carry to size gated masked has_g")
+
+
+@inlined
+def part_of(geometry, low, high):
+    size = load_int(geometry, WIDTH)
+    by_channels = load_int(geometry, BY_CHANNELS)
+    rows = (0, load_int(geometry, BATCH)) if by_channels else (low, high)
+    channels = (low, high) if by_channels else (0, size)
+    return Part(load_int(geometry, N_STEPS), rows[0], rows[1], channels[0], channels[1] - channels[0], size)
 
 
 @helper
-def row_of(pointer, geometry, operand, start, b, lane):
+def row_of(pointer, geometry, operand, start, b, channel):
     """Return where a row of an operand stands."""
-    at = HEAD + 2 * operand
-    offset = start * load_int(geometry, at) + b * load_int(geometry, at + 1)
-    return shift(pointer, offset + lane * itemsize(pointer))
+    offset = start * load_int(geometry, operand) + b * load_int(geometry, operand + 1)
+    return shift(pointer, offset + channel * itemsize(pointer))
 
 
 @helper
-def forward_row(row, bias, size, keep, h, states, carry, lanes, gated, masked, saves, ahead):
-    """Advance a row: whole vectors, then lanes one by one. Blocks of the product are ``size`` elements apart."""
-    stop = lanes - lanes % width(carry)
-    factor = broadcast(load(keep, 0, carry))
-    for j in range(0, stop, width(carry)):
-        if masked:
-            factor = load_vector(keep, j, carry)
-        for part in range(3 if gated else 2):
-            prefetch(row, j + part * size, ahead)
-        z = load_vector(row, j, carry) + load_vector(bias, j, carry)
-        f = load_vector(row, j + size, carry) + load_vector(bias, j + size, carry)
-        new = pool(load_vector(carry, j, carry), z, f, factor)
-        store_vector(carry, j, new)
-        if saves:
-            store_vector(states, j, new)
-        if gated:
-            new = put_out(new, load_vector(row, j + 2 * size, carry) + load_vector(bias, j + 2 * size, carry))
-        store_vector(h, j, new)
-    for j in range(stop, lanes):
-        lane_factor = load(keep, j if masked else 0, carry)
-        lane_z = load(row, j, carry) + load(bias, j, carry)
-        lane_f = load(row, j + size, carry) + load(bias, j + size, carry)
-        lane = pool(load(carry, j, carry), lane_z, lane_f, lane_factor)
-        store(carry, j, lane)
-        if saves:
-            store(states, j, lane)
-        if gated:
-            lane = put_out(lane, load(row, j + 2 * size, carry) + load(bias, j + 2 * size, carry))
-        store(h, j, lane)
+def write_zeros(row, part, blocks, carry):
+    zero = constant(0.0, load(carry, 0, carry))
+    for block in range(blocks):
+        for j in range(part.channels):
+            store(row, block * part.size + j, zero)
 
 
-def forward(
-    product, bias, keep, h, states, carry, starts, counts, lengths, geometry, row_first, row_last, lane_first, lane_last
-):
-    """Walk in the direction of travel; ``carry`` holds the first states, then the last."""
-    steps, reverse, size = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2)
-    gated, masked, saves = load_int(geometry, 3), load_int(geometry, 4), load_int(geometry, 5)
-    ahead = load_int(geometry, 6)
-    lanes = lane_last - lane_first
-    bias_now = shift(bias, lane_first * itemsize(bias))
+@inlined
+def prefetch_row(row, j, ahead):
+    for block in range(3 if row.gated else 2):
+        prefetch(row.product, j + block * row.size, ahead)
+
+
+@inlined
+def advance(get, put, row, j, factor):
+    """Advance one channel or a vector of them: ``get`` loads, ``put`` stores. The factor is `keep`, if that is one."""
+    product, bias, carry, f_at, o_at = row.product, row.bias, row.carry, j + row.size, j + 2 * row.size
+    if row.masked:
+        factor = get(row.keep, j, carry)
+    z, f = get(product, j, carry) + get(bias, j, carry), get(product, f_at, carry) + get(bias, f_at, carry)
+    new = pool(get(carry, j, carry), z, f, factor)
+    put(carry, j, new)
+    if row.saves:
+        put(row.states, j, new)
+    if row.gated:
+        new = put_out(new, get(product, o_at, carry) + get(bias, o_at, carry))
+    put(row.h, j, new)
+
+
+@helper
+def forward_row(row, channels, ahead):
+    """Advance a row: whole vectors, then channels one by one."""
+    lanes, factor = width(row.carry), load(row.keep, 0, row.carry)
+    stop = channels - channels % lanes
+    for j in range(0, stop, lanes):
+        prefetch_row(row, j, ahead)
+        advance(load_vector, store_vector, row, j, broadcast(factor))
+    for j in range(stop, channels):
+        advance(load, store, row, j, factor)
+
+
+def forward(product, bias, keep, h, states, carry, starts, geometry, low, high):
+    """Walk in scan order; ``carry`` holds the first states, then the last."""
+    part = part_of(geometry, low, high)
+    gated, masked, saves = load_int(geometry, GATED), load_int(geometry, MASKED), load_int(geometry, SAVES)
+    first, steps, size = part.first, part.steps, part.size
     for k in range(steps):
-        t = steps - 1 - k if reverse else k
+        t = steps - 1 - k if load_int(geometry, REVERSE) else k
         start = load_int(starts, t)
-        for b in range(row_first, minimum(row_last, load_int(counts, t))):
-            h_now = row_of(h, geometry, H, start, b, lane_first)
-            states_now = row_of(states, geometry, STATES, start, b, lane_first)
-            if t >= load_int(lengths, b):
-                write_zeros(h_now, carry, lanes)
+        for b in range(part.row_first, minimum(part.row_last, load_int(starts, steps + t))):
+            h_row = row_of(h, geometry, H, start, b, first)
+            if t >= load_int(starts, 2 * steps + b):
+                write_zeros(h_row, part, 1, carry)
                 continue
-            row = row_of(product, geometry, PRODUCT, start, b, lane_first)
-            keep_now = row_of(keep, geometry, KEEP, start, b, lane_first if masked else 0)
-            carry_now = shift(carry, (b * size + lane_first) * itemsize(carry))
-            forward_row(row, bias_now, size, keep_now, h_now, states_now, carry_now, lanes, gated, masked, saves, ahead)
+            row = Row(
+                row_of(product, geometry, PRODUCT, start, b, first), shift(bias, first * itemsize(bias)),
+                row_of(keep, geometry, KEEP, start, b, first if masked else 0), h_row,
+                row_of(states, geometry, STATES, start, b, first), shift(carry, (b * size + first) * itemsize(carry)),
+                size, gated, masked, saves,
+            )  # fmt: skip
+            forward_row(row, part.channels, load_int(geometry, PREFETCH))
+
+
+@inlined
+def advance_back(get, put, row, j, factor, cotangent):
+    """Take one channel or a vector of them to the step before; the cotangent is the results', if none comes."""
+    product, carry, f_at, o_at = row.product, row.carry, j + row.size, j + 2 * row.size
+    if row.has_g:
+        cotangent = get(row.g, j, carry)
+    if row.masked:
+        factor = get(row.keep, j, carry)
+    if row.gated:
+        cotangent, grad_o = put_out_adjoint(cotangent, get(row.now, j, carry), get(product, o_at, carry))
+        put(row.to, o_at, grad_o)
+    z, f = get(product, j, carry), get(product, f_at, carry)
+    cotangent = cotangent + get(carry, j, carry)
+    grad_z, grad_f, onward = pool_adjoint(cotangent, z, f, factor, get(row.before, j, carry))
+    put(carry, j, onward)
+    put(row.to, j, grad_z)
+    put(row.to, f_at, grad_f)
 
 
 @helper
-def vjp_row(g, row, size, keep, now, before, carry, to_row, lanes, gated, masked, has_g, ahead):
-    """Take a row to the step before it."""
-    stop = lanes - lanes % width(carry)
-    factor = broadcast(load(keep, 0, carry))
-    arrived = broadcast(constant(0.0, load(carry, 0, carry)))
-    for j in range(0, stop, width(carry)):
-        for part in range(3 if gated else 2):
-            prefetch(row, j + part * size, ahead)
-        if has_g:
-            arrived = load_vector(g, j, carry)
-        if masked:
-            factor = load_vector(keep, j, carry)
-        at_state = arrived
-        if gated:
-            at_state, grad_o = put_out_adjoint(
-                arrived, load_vector(now, j, carry), load_vector(row, j + 2 * size, carry)
-            )
-            store_vector(to_row, j + 2 * size, grad_o)
-        z, f = load_vector(row, j, carry), load_vector(row, j + size, carry)
-        at_state = at_state + load_vector(carry, j, carry)
-        grad_z, grad_f, onward = pool_adjoint(at_state, z, f, factor, load_vector(before, j, carry))
-        store_vector(carry, j, onward)
-        store_vector(to_row, j, grad_z)
-        store_vector(to_row, j + size, grad_f)
-    for j in range(stop, lanes):
-        lane_arrived = load(g, j, carry) if has_g else constant(0.0, load(carry, j, carry))
-        lane_factor = load(keep, j if masked else 0, carry)
-        at_lane = lane_arrived
-        if gated:
-            at_lane, lane_o = put_out_adjoint(lane_arrived, load(now, j, carry), load(row, j + 2 * size, carry))
-            store(to_row, j + 2 * size, lane_o)
-        lane_z, lane_f = load(row, j, carry), load(row, j + size, carry)
-        at_lane = at_lane + load(carry, j, carry)
-        to_z, to_f, lane_onward = pool_adjoint(at_lane, lane_z, lane_f, lane_factor, load(before, j, carry))
-        store(carry, j, lane_onward)
-        store(to_row, j, to_z)
-        store(to_row, j + size, to_f)
+def vjp_row(row, channels, ahead):
+    """Take a row to the step before it: whole vectors, then channels one by one."""
+    lanes, factor = width(row.carry), load(row.keep, 0, row.carry)
+    stop, zero = channels - channels % lanes, constant(0.0, factor)
+    for j in range(0, stop, lanes):
+        prefetch_row(row, j, ahead)
+        advance_back(load_vector, store_vector, row, j, broadcast(factor), broadcast(zero))
+    for j in range(stop, channels):
+        advance_back(load, store, row, j, factor, zero)
 
 
-def vjp(
-    g, product, keep, states, first, carry, to_product, starts, counts, lengths, geometry, has_g, row_first, row_last,
-    lane_first, lane_last,
-):  # fmt: skip
-    """Walk against the direction of travel; ``carry`` holds the last states' cotangents, then the first states'."""
-    steps, reverse, size = load_int(geometry, 0), load_int(geometry, 1), load_int(geometry, 2)
-    gated, masked, ahead = load_int(geometry, 3), load_int(geometry, 4), load_int(geometry, 6)
-    lanes = lane_last - lane_first
+def vjp(g, product, keep, states, first, carry, to_product, starts, geometry, low, high):
+    """Walk against scan order; ``carry`` holds the last states' cotangents, then the first states'."""
+    part, reverse = part_of(geometry, low, high), load_int(geometry, REVERSE)
+    gated, masked, has_g = load_int(geometry, GATED), load_int(geometry, MASKED), load_int(geometry, HAS_G)
+    channel, steps, size = part.first, part.steps, part.size
     for k in range(steps):
         t = k if reverse else steps - 1 - k
         earlier = t + 1 if reverse else t - 1
         is_first = earlier < 0 or earlier >= steps
         start, earlier_start = load_int(starts, t), load_int(starts, t if is_first else earlier)
-        earlier_count = 0 if is_first else load_int(counts, earlier)
-        for b in range(row_first, minimum(row_last, load_int(counts, t))):
-            to_row = row_of(to_product, geometry, TO_PRODUCT, start, b, lane_first)
-            length = load_int(lengths, b)
+        earlier_count = 0 if is_first else load_int(starts, steps + earlier)
+        for b in range(part.row_first, minimum(part.row_last, load_int(starts, steps + t))):
+            to_row = row_of(to_product, geometry, TO_PRODUCT, start, b, channel)
+            length = load_int(starts, 2 * steps + b)
             if t >= length:
-                for part in range(3 if gated else 2):
-                    write_zeros(shift(to_row, part * size * itemsize(to_row)), carry, lanes)
+                write_zeros(to_row, part, 3 if gated else 2, carry)
                 continue
-            before = row_of(states, geometry, STATES, earlier_start, b, lane_first)
+            at = b * size + channel
+            before = row_of(states, geometry, STATES, earlier_start, b, channel)
             if b >= earlier_count or earlier >= length:
-                before = shift(first, (b * size + lane_first) * itemsize(first))
-            vjp_row(
-                row_of(g, geometry, G, start, b, lane_first), row_of(product, geometry, PRODUCT, start, b, lane_first),
-                size, row_of(keep, geometry, KEEP, start, b, lane_first if masked else 0),
-                row_of(states, geometry, STATES, start, b, lane_first), before,
-                shift(carry, (b * size + lane_first) * itemsize(carry)), to_row, lanes, gated, masked, has_g, ahead,
+                before = shift(first, at * itemsize(first))
+            row = RowBack(
+                row_of(g, geometry, G, start, b, channel), row_of(product, geometry, PRODUCT, start, b, channel),
+                row_of(keep, geometry, KEEP, start, b, channel if masked else 0),
+                row_of(states, geometry, STATES, start, b, channel), before, shift(carry, at * itemsize(carry)),
+                to_row, size, gated, masked, has_g,
             )  # fmt: skip
+            vjp_row(row, part.channels, load_int(geometry, PREFETCH))

@@ -211,18 +211,18 @@ def _walk(
     ]
     name = element(dtype)
     call = kernel(
-        _advantages.walk, "advantage", "f8", rewards=name, values=name, successors=name, ends="b1", cuts="b1", h=name
+        _advantages.walk, None, "f8", rewards=name, values=name, successors=name, ends="b1", cuts="b1", h=name
     )  # fmt: skip
-    constants, table = np.array([gamma, decay]), np.array([steps, inner], np.int64)
+    table = np.array([steps, inner], np.int64)
     team = _threads.team()
     threads = team.size if out.size >= SERIAL_STEPS else 1
     size, blocks_first = (outer, True) if outer >= threads else (inner, False)
     parts = _threads.ranges(size, threads)
-    carries = [np.empty(inner) for _ in parts]
+    carries = [np.append(np.empty(inner), [gamma, decay]) for _ in parts]
     team.run(
         [
             (
-                call, None, *map(address, (*blocks, out, carry, constants, table)),
+                call, *map(address, (*blocks, out, carry, table)),
                 *((low, high, 0, inner) if blocks_first else (0, outer, low, high)),
             )
             for (low, high), carry in zip(parts, carries, strict=True)

@@ -25,6 +25,8 @@ class Layout:
     starts, counts, lengths : ndarray of int64
         For each step the place of its first row in units of an operand's step, and how many sequences have it; for each
         sequence its length.
+    rows : ndarray of int64
+        These three, one after the other: what they are views of.
     given : Tensor or None
         The lengths as they came. Those on a GPU are known there alone.
     packed : bool
@@ -33,16 +35,16 @@ class Layout:
 
     def __init__(self, steps, batch, reverse, lengths=None, batch_sizes=None):
         self.steps, self.batch, self.reverse, self.packed = steps, batch, reverse, batch_sizes is not None
-        self.lengths = np.full(max(1, batch), steps, np.int64)
         self.given, self.tables = lengths, {}
+        counts = np.array(batch_sizes, np.int64) if self.packed else np.full(steps, batch, np.int64)
+        starts = np.cumsum(counts) - counts if self.packed else np.arange(steps, dtype=np.int64)
+        self._set_rows(starts, counts, np.full(max(1, batch), steps, np.int64))
         if lengths is not None and lengths.is_cpu:
             self.lengths[:batch] = lengths.numpy()
-        if self.packed:
-            self.counts = np.array(batch_sizes, np.int64)
-            self.starts = np.cumsum(self.counts) - self.counts
-        else:
-            self.counts = np.full(steps, batch, np.int64)
-            self.starts = np.arange(steps, dtype=np.int64)
+
+    def _set_rows(self, starts, counts, lengths):
+        self.rows = np.concatenate([starts, counts, lengths])
+        self.starts, self.counts, self.lengths = np.split(self.rows, [self.steps, 2 * self.steps])
 
     def cut(self, first, last):
         """Return the layout of some steps alone, whose rows start at the first of them."""
@@ -52,8 +54,8 @@ class Layout:
             return padded(last - first, self.batch, self.reverse)
         part = copy.copy(self)
         part.tables = {}
-        part.steps, part.counts = last - first, self.counts[first:last]
-        part.starts, part.lengths = self.starts[first:last] - self.starts[first], self.lengths - first
+        part.steps = last - first
+        part._set_rows(self.starts[first:last] - self.starts[first], self.counts[first:last], self.lengths - first)
         return part
 
     def on_gpu(self, owner, device):
@@ -93,24 +95,24 @@ def _is_on_gpu(tensor):
     return tensor.is_cuda
 
 
-def _table(layout, size, gated, masked, saves, back, parts, *operands):
+def _table(layout, parts, back, *operands, **fields):
+    """Return a kernel's geometry: its last ``fields``, in their order; operands that it does not have are None."""
     strides = [n for operand in operands for n in layout.strides(operand)]
     product = operands[0]
     step, row = strides[:2]
     ahead = ROWS_AHEAD * row
     if not layout.packed and product.nbytes <= STEP_AHEAD * layout.steps * len(parts):
         ahead = step if layout.reverse == back else -step
-    return np.array([layout.steps, layout.reverse, size, gated, masked, saves, ahead, *strides], np.int64)
+    return np.array([layout.steps, layout.reverse, layout.batch, ahead, *fields.values(), *strides], np.int64)
 
 
 def _parts(layout, size, elements, threads):
-    """Cut a batch's sequences, or their lanes if there are few or they end unevenly, for the threads there are."""
+    """Cut a batch's sequences, or their channels if there are few or they end unevenly, for the threads there are."""
     if threads == 1 or elements < SERIAL:
-        return [(0, layout.batch, 0, size)]
+        return [(0, layout.batch)], False
     if layout.batch >= threads and not layout.packed:
-        return [(*part, 0, size) for part in _threads.ranges(layout.batch, threads)]
-    units = -(-size // 64)
-    return [(0, layout.batch, 64 * low, min(size, 64 * high)) for low, high in _threads.ranges(units, threads)]
+        return _threads.ranges(layout.batch, threads), False
+    return [(64 * low, min(size, 64 * high)) for low, high in _threads.ranges(-(-size // 64), threads)], True
 
 
 def _keep(keep, wide):
@@ -142,11 +144,14 @@ def forward(product, bias, keep, carry, h, states, layout, gated):
         _pool.forward, None, wide_element, product=own, bias=own, keep=keep_element, h=own, states=own
     )  # fmt: skip
     team = _team.team()
-    parts = _parts(layout, size, product.numel(), team.size)
-    table = _table(layout, size, gated, masked, states is not None, False, parts, product, owner, h, states)
+    parts, by_channels = _parts(layout, size, product.numel(), team.size)
+    table = _table(
+        layout, parts, False, product, owner, h, states, width=size, by_channels=by_channels, gated=gated,
+        masked=masked, saves=states is not None, has_g=False,
+    )  # fmt: skip
     head = (
         product.data_ptr(), bias.data_ptr(), keep_at, h.data_ptr(), (h if states is None else states).data_ptr(),
-        carry.data_ptr(), address(layout.starts), address(layout.counts), address(layout.lengths), address(table),
+        carry.data_ptr(), address(layout.rows), address(table),
     )  # fmt: skip
     team.run([(call, *head, *part) for part in parts])
 
@@ -166,12 +171,14 @@ def vjp(g, product, keep, states, first, carry, to_product, layout, gated):
         _pool.vjp, None, wide_element, g=own, product=own, keep=keep_element, states=own, first=own, to_product=own
     )
     team = _team.team()
-    parts = _parts(layout, size, product.numel(), team.size)
-    table = _table(layout, size, gated, masked, False, True, parts, product, owner, None, states, g, to_product)
+    parts, by_channels = _parts(layout, size, product.numel(), team.size)
+    table = _table(
+        layout, parts, True, product, owner, None, states, g, to_product, width=size, by_channels=by_channels,
+        gated=gated, masked=masked, saves=False, has_g=g is not None,
+    )  # fmt: skip
     head = (
         (product if g is None else g).data_ptr(), product.data_ptr(), keep_at, states.data_ptr(), first.data_ptr(),
-        carry.data_ptr(), to_product.data_ptr(), address(layout.starts), address(layout.counts),
-        address(layout.lengths), address(table), int(g is not None),
+        carry.data_ptr(), to_product.data_ptr(), address(layout.rows), address(table),
     )  # fmt: skip
     team.run([(call, *head, *part) for part in parts])
 

@@ -15,7 +15,7 @@ import torch
 from torch.autograd import Function
 
 from .. import _checks
-from .._cpu._series import CANCELLED
+from .._cpu._scan import CANCELLED
 from .._problem import LINEAR
 from . import _arguments, _exchange, _ops, _tensors
 from ._autograd import Steps, _decay, _like, _nothing, _source_of, _through_steps, _valid

@@ -1,0 +1,399 @@
+"""Scan few long series: a vector of consecutive steps at a time, in blocks.
+
+Where products of decays are rounded as coarsely as values are, ``1 - f`` would not do: the weights would not sum to
+one. There weights are composed, not decays, and values are taken as deviations from an origin, so that a series that
+is constant for a BLOCK stays so to the bit: ``h + (weight*(origin - h) + offset)``.
+
+Blocks are *reduced* as well, by the same composition from vector to vector, to a summary that gives the state after a
+block from the one before it. So threads may share the time of a series. Either each predicts the state that it starts
+from: it reduces a few blocks before its own, which leave nothing of any older state (WARM_UP). Or threads reduce all
+blocks, one scans the carries through the summaries, and threads walk the blocks from these (REDUCE, SCAN_CARRIES,
+DOWNSWEEP). Or one thread does all that block by block (ALL). The arithmetic is the same, hence the bits.
+
+After a WARM_UP there stand in ``carry``, behind the states: as many predicted carries, which the caller compares with
+what the thread before came to; 1, or 0 if nothing was predicted and nothing done; and 1 if the first gate is closed.
+
+A block is walked step by step where composing is not safe: decays above one, whose products grow; states that are not
+finite, or so much smaller than their summands that digits cancel. A closed gate repeats the result before it to the
+bit, an open one the value.
+"""
+
+from collections import namedtuple
+
+from .._layout import N_STEPS, REVERSE, STREAMING
+from .._steps import constant, everywhere, fma, is_finite, magnitude, select
+from . import _series
+from ._memory import (
+    broadcast,
+    earlier,
+    fence,
+    hidden_zero,
+    in_place,
+    is_own_kind,
+    itemsize,
+    lane_of,
+    load,
+    load_int,
+    load_vector,
+    maximum,
+    minimum,
+    prefetch,
+    prefetch_to_write,
+    shift,
+    spread_of,
+    stack,
+    stack_of,
+    store,
+    store_vector,
+    total,
+    width,
+)
+from ._numba import helper, inlined
+from ._rules import a_is_time_invariant, decay, intake, is_average, is_rounded, step
+from ._series import BLOCK, NO_STEPS, PREFETCH, WHOLE_BLOCK, Operand, compose, higher, lower, packed
+from ._tiles import LENGTHS, A, B, H, lane_offset
+
+# Phases. WARM_UP and PART do not look at the result that they follow: HOLD does. PART leaves what is behind the whole
+# blocks.
+ALL, WARM_UP, PART, REDUCE, SCAN_CARRIES, DOWNSWEEP, HOLD = range(7)
+IN_PLACE, STREAMED = 1, 2  # how results may be written, by `geometry`: in place; or streamed; else through a buffer
+SUMS = 7  # field of a scan's `geometry`: how many partial sums over time there are; then the bytes of a's and of b's
+SUMMARY = 8  # numbers in a block's summary:
+DECAY, OFFSET, WEIGHT, ORIGIN, PEAK, CARRY_IN = range(6)  # the last one is the state before the block
+MOST_WARM_UP, WARM_UP_SHARE = 64, 4  # blocks before a thread's own that it may reduce: one for so many of its own,
+FORGOTTEN = 2.0**-80  # until no more than this is left of the state before them
+CANCELLED = 16.0  # a linear recurrence's composed state must not be so many times smaller than its summands,
+LOST = 64.0  # nor an average's than the origin
+NOT_A_NUMBER = float("nan")
+
+# A series: its operands and results, its number of steps, the summaries of its blocks and one of the thread's own; how
+# results are written; and the first block, which does not look at the result before it.
+Series = namedtuple("Series", "a b h steps summaries own in_place streams start")
+
+
+# ---- What both directions share -------------------------------------------------------------------------------------
+
+
+@inlined
+def operand(pointer, rows, geometry, field, lane, start, way):
+    """Return a series of an operand, from its first valid step on; ``field`` is the operand's part of ``geometry``."""
+    strides = shift(geometry, field)
+    stride = load_int(strides, 0)
+    return Operand(
+        shift(pointer, lane_offset(geometry, strides, lane) + start * stride), stride, rows, way * BLOCK * stride
+    )
+
+
+@inlined
+def valid_steps(geometry, lengths, lane):
+    """Return a series' first valid step and how many there are."""
+    steps = load_int(shift(lengths, lane_offset(geometry, shift(geometry, LENGTHS), lane)), 0)
+    return load_int(geometry, N_STEPS) - steps if load_int(geometry, REVERSE) else 0, steps
+
+
+@helper
+def summary_of(series, block):
+    return shift(series.summaries, block * SUMMARY * itemsize(series.summaries))
+
+
+@inlined
+def rows_of(x, t, is_in_place):
+    """Return where results of a block are written: in place, or to the operand's buffer."""
+    return in_place(x.rows, shift(x.at, t * x.stride)) if is_in_place else x.rows
+
+
+@inlined
+def may_stand(x):
+    """Return whether a block's results could be written in place."""
+    return is_own_kind(x.rows, x.at) and x.stride == itemsize(x.at)
+
+
+@inlined
+def stays_finite(h, peak):
+    """Return whether no state within a block can overflow, where the one after it may look sound again."""
+    return is_finite(fma(peak, constant(float(BLOCK), h), magnitude(h)))
+
+
+@helper
+def warm_up(reduce, scan_carry, rule, series, nearest, way, most, zero):
+    """Predict the state behind block ``nearest`` from that block and those before it, ``most`` at most.
+
+    Return it, and whether it does not depend on older blocks.
+    """
+    left, done = constant(1.0, zero), 0
+    while done < most and not left < constant(FORGOTTEN, zero):
+        block = nearest - way * done
+        summary = summary_of(series, block)
+        reduce(rule, series, summary, block, WHOLE_BLOCK)
+        left = left * magnitude(load(summary, DECAY, summary))
+        done += 1
+    state = zero
+    for k in range(done):
+        block = nearest - way * (done - 1 - k)
+        state = scan_carry(rule, series, summary_of(series, block), block, WHOLE_BLOCK, state)
+    return state, left < constant(FORGOTTEN, zero)
+
+
+@helper
+def each_block(reduce, scan_carry, walk, rule, series, low, high, rest, way, phase, state):
+    """Do with blocks what a phase is for, and walk the ``rest`` behind them; return the state after them."""
+    count = high - low + 1 if rest > 0 else high - low
+    for k in range(count):
+        block = low + k if way > 0 else low + count - 1 - k
+        summary = summary_of(series, block)
+        if phase == REDUCE:
+            reduce(rule, series, summary, block, WHOLE_BLOCK)
+        elif phase == SCAN_CARRIES and block < high:
+            state = scan_carry(rule, series, summary, block, WHOLE_BLOCK, state)
+        else:
+            if phase == DOWNSWEEP:
+                state = load(summary, CARRY_IN, summary)
+            else:
+                summary = series.own
+            state = walk(rule, series, summary, block, WHOLE_BLOCK if block < high else rest, state)
+    return state
+
+
+@inlined
+def most_warm_up(first_block, last_block, others):
+    """Return how many blocks, of so many others, are reduced at most to predict what a thread starts from."""
+    return minimum(others, maximum(1, minimum(MOST_WARM_UP, (last_block - first_block) // WARM_UP_SHARE)))
+
+
+# ---- Forward --------------------------------------------------------------------------------------------------------
+
+
+@inlined
+def headroom(rule, gate):
+    """Return how far a decay is from where products of it would grow; of an average 0 where the gate is 0 or 1."""
+    one = constant(1.0, gate)
+    return gate * decay(rule, gate) if is_average(rule) else one - magnitude(gate)
+
+
+@helper
+def origin_of(b_rows, carry):
+    """Return what a block's values are all near to, as far as its first ones tell, else 0."""
+    values = load_vector(b_rows, 0, carry)
+    first = lane_of(values, 0)
+    near = magnitude(values - broadcast(first)) < broadcast(magnitude(first) * constant(0.125, first))
+    return first if everywhere(near) else constant(0.0, first)
+
+
+@helper
+def walk_steps(rule, a_rows, b_rows, h_rows, carry, first, stop, h):
+    """Walk steps of a block one by one; return the state after them."""
+    for k in range(first, stop):
+        h = step(rule, h, load(a_rows, k, carry), load(b_rows, k, carry))
+        store(h_rows, k, h)
+    return h
+
+
+@helper
+def walk_vectors(rule, a_rows, b_rows, h_rows, summary, steps, h, keeps):
+    """Walk whole vectors of a block from state ``h``, and summarise them; return whether a gate is 0, 1 or beyond.
+
+    Where only the summary is wanted, ``keeps`` is false.
+    """
+    lanes = width(summary)
+    zero, one = constant(0.0, h), constant(1.0, h)
+    centred = is_rounded(rule, h)
+    origin = origin_of(b_rows, summary) if centred else zero
+    half, far = constant(0.5, h), broadcast(magnitude(origin) * constant(1.0 / LOST, h))
+    least, lost, peak = broadcast(one), broadcast(zero), broadcast(zero)
+    finite = broadcast(zero)  # until a state is not: then NaN
+    # Of these only the last lane counts: the others' would take a shuffle each.
+    product, end, weight, before = broadcast(one), broadcast(zero), broadcast(zero), broadcast(h)
+    gate = load_vector(a_rows, 0, summary)
+    for t in range(0, steps, lanes):
+        prefetch(b_rows, t, PREFETCH)
+        value = load_vector(b_rows, t, summary)
+        if not a_is_time_invariant(rule):
+            prefetch(a_rows, t, PREFETCH)
+            gate = load_vector(a_rows, t, summary)
+        least, kept, none = lower(least, headroom(rule, gate)), decay(rule, gate), hidden_zero(gate)
+        if centred:
+            centre = broadcast(origin)
+            weights = compose(earlier, kept, gate, none)[1]
+            products, offsets = compose(earlier, kept, intake(rule, gate, value - centre), none)
+            # From the nearer end. A summary is the same of deviations: it has its centre at 0.
+            from_start = weights < broadcast(half)
+            share = select(from_start, weights, -products)
+            new = fma(share, centre - before, offsets) + select(from_start, before, centre)
+            end = fma(-share, end, offsets) + select(from_start, end, broadcast(zero))
+            lost = higher(lost, fma(weights, far, -magnitude(new)))
+            finite = fma(new, broadcast(zero), finite)
+            weight = fma(weights, broadcast(one) - weight, weight)
+        else:
+            products, offsets = compose(earlier, kept, intake(rule, gate, value), none)
+            new, end = fma(products, before, offsets), fma(products, end, offsets)
+            if not is_average(rule):
+                peak = higher(peak, magnitude(value))
+        product, before = product * products, spread_of(new, 15)
+        if keeps:
+            prefetch_to_write(h_rows, t, PREFETCH)
+            store_vector(h_rows, t, new)
+    inside, most = everywhere(least == magnitude(least)), total(peak)
+    store(summary, DECAY, lane_of(product, 15) if inside else constant(NOT_A_NUMBER, h))
+    store(summary, OFFSET, lane_of(end, 15))
+    store(summary, WEIGHT, lane_of(weight, 15))
+    store(summary, ORIGIN, origin)
+    store(summary, PEAK, most)
+    if keeps and h == h:
+        sound = inside and is_finite(lane_of(before, 0)) and everywhere(lost == finite)
+        if not (sound and stays_finite(h, most)):
+            walk_steps(rule, a_rows, b_rows, h_rows, summary, NO_STEPS, steps, h)
+    return not everywhere(broadcast(zero) < least)
+
+
+@helper
+def composed(rule, summary, h):
+    """Return the state after a block from the one before, and whether it may be used."""
+    product, offset = load(summary, DECAY, summary), load(summary, OFFSET, summary)
+    weight, origin = load(summary, WEIGHT, summary), load(summary, ORIGIN, summary)
+    if is_rounded(rule, h):
+        # A product of hundreds of decays has their roundings; near 0 these do not matter, and the weight's would.
+        left = constant(1.0, h) - weight if product > constant(1.0 / 256, h) else product
+        if left > constant(0.5, h):
+            new = h + fma(weight, origin - h, offset)
+        else:
+            new = origin + fma(left, h - origin, offset)
+        sound = weight * magnitude(origin) <= constant(LOST, h) * magnitude(new)
+    else:
+        new = fma(product, h, offset)
+        sound = is_average(rule) or magnitude(product * h) <= constant(CANCELLED, h) * magnitude(new)
+    return new, sound and is_finite(new) and stays_finite(h, load(summary, PEAK, summary))
+
+
+@helper
+def reduce_block(rule, series, summary, block, steps):
+    """Summarise a block."""
+    t, zero = block * BLOCK, constant(0.0, load(summary, 0, summary))
+    a, b = packed(series.a, t, steps), packed(series.b, t, steps)
+    walk_vectors(rule, a, b, series.h.rows, summary, steps, zero, False)
+
+
+@inlined
+def scan_carry(rule, series, summary, block, steps, h):
+    """Note the state before a block in its summary; return the one after it."""
+    store(summary, CARRY_IN, h)
+    if h != h:
+        return h
+    new, sound = composed(rule, summary, h)
+    if not sound:
+        new, a, b = h, series.a, series.b
+        for t in range(block * BLOCK, block * BLOCK + steps):
+            gate, value = load(shift(a.at, t * a.stride), 0, summary), load(shift(b.at, t * b.stride), 0, summary)
+            new = step(rule, new, gate, value)
+    return new
+
+
+@helper
+def settle_ends(rule, a_rows, b_rows, h_rows, carry, first, steps, last, follows):
+    """Make the results of closed gates those before them, of open ones the values; ``last`` is what a block follows."""
+    zero, one = constant(0.0, last), constant(1.0, last)
+    for k in range(first, steps):
+        if k > 0:
+            last = load(h_rows, k - 1, carry)
+        gate, value, result = load(a_rows, k, carry), load(b_rows, k, carry), load(h_rows, k, carry)
+        if gate == zero and (follows or k > 0) and is_finite(value):
+            store(h_rows, k, last)
+        elif gate == one and is_finite(result):
+            store(h_rows, k, value)
+
+
+@inlined
+def walk_block(rule, series, summary, block, steps, h):
+    """Walk a block from the state before it; return the one after it."""
+    t, whole, follows = block * BLOCK, steps - steps % width(summary), block > series.start
+    a, b, h_rows = packed(series.a, t, steps), packed(series.b, t, steps), rows_of(series.h, t, series.in_place)
+    unsettled = whole
+    if whole > 0:
+        if walk_vectors(rule, a, b, h_rows, summary, whole, h, True):
+            unsettled = 0
+        h = scan_carry(rule, series, summary, block, whole, h)
+    h = walk_steps(rule, a, b, h_rows, summary, whole, steps, h)
+    if is_average(rule):
+        last = load(shift(series.h.at, (t - 1 if follows else t) * series.h.stride), 0, summary)
+        settle_ends(rule, a, b, h_rows, summary, unsettled, steps, last, follows)
+    if not series.in_place:
+        _series.unpack(series.h, t, steps, series.streams)
+    return h
+
+
+@helper
+def hold(rule, series, first, carry, state):
+    """Repeat the result before step ``first`` as long as an average's gate is closed to a finite value."""
+    a, b, h = series.a, series.b, series.h
+    if first >= series.steps or not is_average(rule):
+        return state
+    last = load(shift(h.at, (first - 1) * h.stride), 0, carry)
+    for t in range(first, series.steps):
+        is_closed = load(shift(a.at, t * a.stride), 0, carry) == constant(0.0, last)
+        if not (is_closed and is_finite(load(shift(b.at, t * b.stride), 0, carry))):
+            return state
+        store(shift(h.at, t * h.stride), 0, last)
+    return last
+
+
+@helper
+def finish(series, all_steps, start, carry, h):
+    """Write zeros outside valid steps; return the last result."""
+    _series.zero_steps(series.h, -start, NO_STEPS)
+    _series.zero_steps(series.h, series.steps, all_steps - start)
+    return load(shift(series.h.at, (series.steps - 1) * series.h.stride), 0, carry) if series.steps > 0 else h
+
+
+@helper
+def predict(rule, series, carry, lane, last, first_block, last_block):
+    """Predict the state before a thread's first block, and note it; return it, and whether it could be predicted."""
+    zero = constant(0.0, load(carry, 0, carry))
+    others = first_block if first_block * BLOCK < series.steps else 0
+    most = most_warm_up(first_block, last_block, others)
+    h, is_known = warm_up(reduce_block, scan_carry, rule, series, first_block - 1, 1, most, zero)
+    if is_known:
+        store(carry, last + lane, h)
+        gate = load(shift(series.a.at, first_block * BLOCK * series.a.stride), 0, carry)
+        if is_average(rule) and gate == zero:
+            store(carry, 2 * last + 1, constant(1.0, zero))
+    return h, is_known
+
+
+def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, first_block, last_block, blocks, phase):
+    """Scan series ``first`` to ``last``; ``carry`` holds the first states, then the last."""
+    a_rows, b_rows, h_rows = stack_of(a, carry, BLOCK), stack_of(b, carry, BLOCK), stack_of(h, carry, BLOCK)
+    own = stack(carry, SUMMARY)
+    mode, all_steps = load_int(geometry, STREAMING), load_int(geometry, N_STEPS)
+    is_down = load_int(shift(geometry, H), 0) < 0
+    if phase == WARM_UP:
+        store(carry, 2 * last, constant(1.0, load(carry, 0, carry)))
+    for turn in range(last - first):
+        lane = last - 1 - turn if is_down else first + turn  # in the order of memory
+        start, steps = valid_steps(geometry, lengths, lane)
+        to = operand(h, h_rows, geometry, H, lane, start, 1)
+        series = Series(
+            operand(a, a_rows, geometry, A, lane, start, 1), operand(b, b_rows, geometry, B, lane, start, 1), to, steps,
+            shift(summaries, lane * blocks * SUMMARY * itemsize(carry)), own, mode == IN_PLACE and may_stand(to),
+            mode == STREAMED, 0 if phase == ALL else first_block,
+        )  # fmt: skip
+        _series.fill_constant(series.a)
+        _series.fill_constant(series.b)
+        top = minimum(last_block, steps // BLOCK)
+        low = minimum(first_block, top)
+        state = load(carry, lane, carry)
+        if phase == WARM_UP and first_block > 0:
+            state, is_known = predict(rule, series, carry, lane, last, first_block, last_block)
+            if not is_known:
+                store(carry, 2 * last, constant(0.0, state))
+                break
+        ends = last_block == blocks and (phase == ALL or phase == WARM_UP)
+        rest = steps - top * BLOCK if ends else 0
+        if phase == HOLD:
+            state = hold(rule, series, first_block * BLOCK, carry, state)
+        else:
+            state = each_block(reduce_block, scan_carry, walk_block, rule, series, low, top, rest, 1, phase, state)
+        if ends:
+            state = finish(series, all_steps, start, carry, state)
+        if phase != REDUCE and phase != DOWNSWEEP:
+            store(carry, lane, state)
+    if mode == STREAMED:
+        fence()

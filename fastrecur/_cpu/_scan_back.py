@@ -1,0 +1,249 @@
+"""Scan the cotangents of few long series, against the direction of `_scan` and as it does."""
+
+from collections import namedtuple
+
+from .._layout import A_MODE, ACCUMULATE, B_MODE, N_STEPS, STORE, STREAMING
+from .._steps import constant, everywhere, fma, is_finite, magnitude
+from . import _scan, _series
+from ._memory import (
+    broadcast,
+    earlier,
+    fence,
+    itemsize,
+    lane_of,
+    later,
+    load,
+    load_int,
+    load_vector,
+    maximum,
+    minimum,
+    prefetch,
+    prefetch_to_write,
+    shift,
+    spread_of,
+    stack,
+    stack_of,
+    store,
+    store_vector,
+    total,
+    width,
+)
+from ._numba import helper, inlined
+from ._rules import a_is_time_invariant, adjoint, decay
+from ._scan import CARRY_IN, DECAY, OFFSET, PEAK, SUMMARY, operand
+from ._series import BLOCK, NO_STEPS, PREFETCH, compose, higher, lower, packed
+from ._tiles import SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
+
+# A gradient: where it is stored, its partial sums if it is accumulated, bytes from one to the next, and output mode.
+Gradient = namedtuple("Gradient", "to sums sum_bytes mode in_place")
+# A series: operands, gradients, the first state, the number of steps, the summaries of its blocks and the thread's own,
+# whether results are streamed, how many partial sums there are and the number of blocks that they share.
+Series = namedtuple("Series", "g a b h to_a to_b first steps summaries own streams sums blocks")
+# Where a block's operands and gradients are contiguous, and the state before it.
+Rows = namedtuple("Rows", "g a b h to_a to_b before")
+
+
+@helper
+def back(rule, g, a, r):
+    """Return what flows on from a step: neither its gradients nor ``b`` nor ``h`` matter to it."""
+    zero = constant(0.0, r)
+    return adjoint(rule, g + r, a, zero, zero)[2]
+
+
+@helper
+def step_back(rule, rows, carry, first, stop, r):
+    """Take cotangents through steps of a block one by one; return what flows on from them."""
+    for ago in range(stop - first):
+        k = stop - 1 - ago
+        gate, value = load(rows.a, k, carry), load(rows.b, k, carry)
+        before = load(rows.h, k - 1, carry) if k > 0 else rows.before
+        grad_a, grad_b, r = adjoint(rule, load(rows.g, k, carry) + r, gate, value, before)
+        store(rows.to_a, k, grad_a)
+        store(rows.to_b, k, grad_b)
+    return r
+
+
+@helper
+def walk_vectors_back(rule, rows, summary, steps, r, keeps):
+    """Take cotangents through whole vectors of a block, and summarise them, from what flows on from the step after.
+
+    Where only the summary is wanted, ``keeps`` is false.
+    """
+    lanes = width(summary)
+    zero, one = constant(0.0, r), constant(1.0, r)
+    most, peak = broadcast(zero), broadcast(zero)
+    # Of these only the first lane counts.
+    product, end, after = broadcast(one), broadcast(zero), broadcast(r)
+    gate = load_vector(rows.a, 0, summary)
+    for ago in range(0, steps, lanes):
+        t = steps - lanes - ago
+        prefetch(rows.g, t, -PREFETCH)
+        g = load_vector(rows.g, t, summary)
+        if not a_is_time_invariant(rule):
+            prefetch(rows.a, t, -PREFETCH)
+            gate = load_vector(rows.a, t, summary)
+        kept = decay(rule, gate)
+        most, peak = higher(most, magnitude(kept)), higher(peak, magnitude(g))
+        products, ends = compose(later, kept, kept * g, broadcast(zero))
+        onward = fma(products, after, ends)
+        if keeps:
+            prefetch(rows.b, t, -PREFETCH)
+            prefetch(rows.h, t, -PREFETCH)
+            prefetch_to_write(rows.to_a, t, -PREFETCH)
+            prefetch_to_write(rows.to_b, t, -PREFETCH)
+            value = load_vector(rows.b, t, summary)
+            if t > 0:
+                before = load_vector(rows.h, t - 1, summary)
+            else:
+                before = earlier(load_vector(rows.h, 0, summary), broadcast(rows.before), 1)
+            grad_a, grad_b, _ = adjoint(rule, g + later(onward, after, 1), gate, value, before)
+            store_vector(rows.to_a, t, grad_a)
+            store_vector(rows.to_b, t, grad_b)
+        end, product, after = fma(products, end, ends), products * product, spread_of(onward, 0)
+    inside, bound = everywhere(lower(broadcast(one), most) == most), total(peak)
+    store(summary, DECAY, lane_of(product, 0) if inside else constant(_scan.NOT_A_NUMBER, r))
+    store(summary, OFFSET, lane_of(end, 0))
+    store(summary, PEAK, bound)
+    if keeps and r == r and not (inside and is_finite(lane_of(after, 0)) and _scan.stays_finite(r, bound)):
+        step_back(rule, rows, summary, NO_STEPS, steps, r)
+
+
+@helper
+def reduce_block(rule, series, summary, block, steps):
+    """Summarise a block."""
+    t, zero = block * BLOCK, constant(0.0, load(summary, 0, summary))
+    g, a = packed(series.g, t, steps), packed(series.a, t, steps)
+    rows = Rows(g, a, series.b.rows, series.h.rows, series.to_a.to.rows, series.to_b.to.rows, zero)
+    walk_vectors_back(rule, rows, summary, steps, zero, False)
+
+
+@inlined
+def scan_carry(rule, series, summary, block, steps, r):
+    """Note what reaches a block's end in its summary; return what leaves it at its start."""
+    store(summary, CARRY_IN, r)
+    if r != r:
+        return r
+    product = load(summary, DECAY, summary)
+    new = fma(product, r, load(summary, OFFSET, summary))
+    sound = magnitude(product * r) <= constant(_scan.CANCELLED, r) * magnitude(new)
+    if not (sound and is_finite(new) and _scan.stays_finite(r, load(summary, PEAK, summary))):
+        new, g, a = r, series.g, series.a
+        for ago in range(steps):
+            t = block * BLOCK + steps - 1 - ago
+            gate = load(shift(a.at, t * a.stride), 0, summary)
+            new = back(rule, load(shift(g.at, t * g.stride), 0, summary), gate, new)
+    return new
+
+
+@helper
+def deliver(x, t, steps, piece, streams):
+    """Store a block of a gradient, or add it to a partial sum."""
+    rows, sums = x.to.rows, shift(x.sums.at, t * x.sums.stride + piece * x.sum_bytes)
+    if x.mode == STORE and not x.in_place:
+        _series.unpack(x.to, t, steps, streams)
+    elif x.mode == ACCUMULATE and x.sums.stride == 0:
+        whole = steps - steps % width(sums)
+        column = broadcast(constant(0.0, load(sums, 0, sums)))
+        for k in range(0, whole, width(sums)):
+            column = column + load_vector(rows, k, sums)
+        value = total(column)
+        for k in range(whole, steps):
+            value = value + load(rows, k, sums)
+        store(sums, 0, load(sums, 0, sums) + value)
+    elif x.mode == ACCUMULATE:
+        for k in range(steps):
+            place = shift(sums, k * x.sums.stride)
+            store(place, 0, load(place, 0, sums) + load(rows, k, sums))
+
+
+@inlined
+def walk_block(rule, series, summary, block, steps, r):
+    """Take cotangents through a block; return what flows on from it."""
+    t, whole, h = block * BLOCK, steps - steps % width(summary), series.h
+    g, a = packed(series.g, t, steps), packed(series.a, t, steps)
+    b, h_rows = packed(series.b, t, steps), packed(h, t, steps)
+    to_a, to_b = series.to_a, series.to_b
+    before = series.first if t == 0 else load(shift(h.at, (t - 1) * h.stride), 0, summary)
+    to_a_rows, to_b_rows = _scan.rows_of(to_a.to, t, to_a.in_place), _scan.rows_of(to_b.to, t, to_b.in_place)
+    rows = Rows(g, a, b, h_rows, to_a_rows, to_b_rows, before)
+    r = step_back(rule, rows, summary, whole, steps, r)
+    if whole > 0:
+        walk_vectors_back(rule, rows, summary, whole, r, True)
+        r = scan_carry(rule, series, summary, block, whole, r)
+    # What is behind the whole blocks belongs to the last partial sum.
+    piece = series.sums - 1
+    if piece > 0 and (block + 1) * BLOCK <= series.steps:
+        piece = ((block + 1) * series.sums - 1) // maximum(1, series.blocks)
+    deliver(to_a, t, steps, piece, series.streams)
+    deliver(to_b, t, steps, piece, series.streams)
+    return r
+
+
+@inlined
+def gradient(to, rows, sums, geometry, to_field, sums_field, mode_field, bytes_field, lane, start):
+    """Return where a series' gradient goes, from its first valid step on."""
+    stored = operand(to, rows, geometry, to_field, lane, start, -1)
+    summed = operand(sums, sums, geometry, sums_field, lane, start, -1)
+    mode, streams = load_int(geometry, mode_field), load_int(geometry, STREAMING) == _scan.STREAMED
+    in_place = mode == STORE and not streams and _scan.may_stand(stored)
+    return Gradient(stored, summed, load_int(geometry, bytes_field), mode, in_place)
+
+
+@helper
+def clear_outside(x, steps, all_steps, start):
+    if x.mode == STORE:
+        _series.zero_steps(x.to, -start, NO_STEPS)
+        _series.zero_steps(x.to, steps, all_steps - start)
+
+
+def vjp(
+    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, summaries, first, last, first_block,
+    last_block, blocks, phase,
+):  # fmt: skip
+    """Scan series ``first`` to ``last`` back; ``carry`` holds the last states' cotangents, then the first states'.
+
+    Partial sums are of consecutive blocks each, one after the other in memory. Of a sum over series there are 0: it is
+    whole.
+    """
+    g_rows, a_rows = stack_of(g, carry, BLOCK), stack_of(a, carry, BLOCK)
+    b_rows, h_rows = stack_of(b, carry, BLOCK), stack_of(h, carry, BLOCK)
+    to_a_rows, to_b_rows = stack_of(to_a, carry, BLOCK), stack_of(to_b, carry, BLOCK)
+    own = stack(carry, SUMMARY)
+    streams, all_steps = load_int(geometry, STREAMING) == _scan.STREAMED, load_int(geometry, N_STEPS)
+    is_down = load_int(shift(geometry, H), 0) > 0
+    if phase == _scan.WARM_UP:
+        store(carry, 2 * last, constant(1.0, load(carry, 0, carry)))
+    for turn in range(last - first):
+        lane = last - 1 - turn if is_down else first + turn  # in the order of memory
+        start, steps = _scan.valid_steps(geometry, lengths, lane)
+        series = Series(
+            operand(g, g_rows, geometry, G, lane, start, -1), operand(a, a_rows, geometry, A, lane, start, -1),
+            operand(b, b_rows, geometry, B, lane, start, -1), operand(h, h_rows, geometry, H, lane, start, -1),
+            gradient(to_a, to_a_rows, sums_a, geometry, TO_A, SUMS_A, A_MODE, _scan.SUMS + 1, lane, start),
+            gradient(to_b, to_b_rows, sums_b, geometry, TO_B, SUMS_B, B_MODE, _scan.SUMS + 2, lane, start),
+            load(h0, lane, carry), steps, shift(summaries, lane * blocks * SUMMARY * itemsize(carry)), own, streams,
+            maximum(1, load_int(geometry, _scan.SUMS)), blocks,
+        )  # fmt: skip
+        _series.fill_constant(series.g)
+        _series.fill_constant(series.a)
+        _series.fill_constant(series.b)
+        _series.fill_constant(series.h)
+        top = minimum(last_block, steps // BLOCK)
+        r = load(carry, lane, carry)
+        if phase == _scan.WARM_UP:
+            most = _scan.most_warm_up(first_block, last_block, maximum(0, steps // BLOCK - last_block))
+            r, is_known = _scan.warm_up(reduce_block, scan_carry, rule, series, last_block, -1, most, constant(0.0, r))
+            if not is_known:
+                store(carry, 2 * last, constant(0.0, r))
+                break
+            store(carry, last + lane, r)
+        low, rest = minimum(first_block, top), 0
+        if last_block == blocks and (phase == _scan.ALL or phase == _scan.SCAN_CARRIES):
+            rest = steps - top * BLOCK
+            clear_outside(series.to_a, steps, all_steps, start)
+            clear_outside(series.to_b, steps, all_steps, start)
+        r = _scan.each_block(reduce_block, scan_carry, walk_block, rule, series, low, top, rest, -1, phase, r)
+        if phase != _scan.REDUCE and phase != _scan.DOWNSWEEP:
+            store(carry, lane, r)
+    if streams:
+        fence()
