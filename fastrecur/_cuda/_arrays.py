@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import _messages as say
 from .._arrays import BFLOAT16, element, is_on_device
-from .._problem import c_strides
+from .._shapes import c_strides
 from . import _launch
 
 LEGACY_STREAM = 1  # the default stream's handle in the array interfaces; 0 means the same to the driver

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import _loops, _problem
+from .. import _loops, _problem, _shapes
 from .. import _messages as say
 from .._arrays import element
-from .._problem import c_strides
+from .._shapes import c_strides
 from . import _lookback, _tiles
 from ._kernels import MOST_THREADS, THREADS
 from ._lookback import SPINS
@@ -297,7 +297,7 @@ def _tile(launch):
 
 def _own(shape, lane_shape, strides):
     """Return a state's strides in the lanes' axes."""
-    return _problem.spread(shape, strides, lane_shape)
+    return _shapes.spread(shape, strides, lane_shape)
 
 
 def _with_time(strides, axis):
@@ -324,7 +324,7 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex=F
     elements, sizes, operands = {}, {}, {}
     for name, label, signature in (("a", names[0], a), ("b", names[1], b)):
         elements[name], sizes[name], own_shape, own = _signature_parts(signature, carry_dtype)
-        operands[name] = _problem.spread(own_shape, own, shape)
+        operands[name] = _shapes.spread(own_shape, own, shape)
         _aligned(operands[name], sizes[name], label)
     elements["h"], sizes["h"], operands["h"] = element(plan.dtype), plan.dtype.itemsize, plan.h_strides
     _aligned(plan.h_strides, sizes["h"], "out")
@@ -418,7 +418,7 @@ def vjp(
     elements, sizes, operands = {}, {}, {}
     for name, label, signature in (("g", names[0], g), ("a", names[1], a), ("b", names[2], b), ("h", names[3], h)):
         elements[name], sizes[name], own_shape, own = _signature_parts(signature, carry_dtype)
-        operands[name] = _problem.spread(own_shape, own, shape)
+        operands[name] = _shapes.spread(own_shape, own, shape)
         _aligned(operands[name], sizes[name], label)
     _state(elements, operands, "h0", h0, plan.dtype, lane_shape, axis)
     _state(elements, operands, "last", grad_state, plan.dtype, lane_shape, axis)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import _arrays as host
-from .. import _checks, _problem
+from .. import _checks, _problem, _shapes
 from .. import _messages as say
 from . import _arrays, _launch, _plan, _run
 
@@ -68,7 +68,7 @@ def shape_of(value):
 def _bring(work, dtype, value, shape, target, target_at, target_shape=None):
     """Write a state, a number or (None) zero to an array in C order, summed over what its shape lacks of ``shape``."""
     if type(value) is _arrays.View:
-        source, strides, at = value.dtype, _problem.spread(value.shape, value.strides, shape), value.pointer
+        source, strides, at = value.dtype, _shapes.spread(value.shape, value.strides, shape), value.pointer
     else:
         source, strides, at = "number", (0,) * len(shape), 0.0 if value is None else value
     own = _problem.own_strides(shape if target_shape is None else target_shape, shape, target.itemsize)

@@ -3,8 +3,8 @@
 A change that only moves or renames must leave every line as it was: run it in two checkouts, on one machine with one
 numba, and compare. Names of symbols take no part; instructions and constants do.
 
-    python tests/machine_code.py > before.txt
-    python tests/machine_code.py --against before.txt  # prints the lines that differ, and exits with 1 if there are any
+    python tests/kernel_hashes.py > before.txt
+    python tests/kernel_hashes.py --against before.txt  # prints the lines that differ, and exits with 1 if there are any
 """
 
 import argparse
