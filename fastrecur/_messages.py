@@ -356,6 +356,10 @@ def rnn_hidden_type(kind):
     return f"`hidden` must be a tensor, or a list of one for each layer and direction, got {_type(kind)}"
 
 
+def rnn_two_hidden():
+    return "`hidden` and `hx` are two names of one argument: give one of them"
+
+
 def rnn_hidden_dim(batched, dims):
     if batched:
         return f"`hidden` must fit the input: For batched 3-D input, hidden should also be 3-D but got {dims}-D tensor"

@@ -142,7 +142,9 @@ class QRNNLayer(nn.Module):
         """Return the arguments that are not the defaults."""
         return _written(self, ["bias", "batch_first", "window", "zoneout", "output_gate", "save_prev_x", "reverse"])
 
-    def forward(self, input: Tensor | PackedSequence, hidden: Tensor | None = None) -> tuple[Any, Tensor]:
+    def forward(
+        self, input: Tensor | PackedSequence, hidden: Tensor | None = None, *, hx: Tensor | None = None
+    ) -> tuple[Any, Tensor]:
         """Return the output and the last state.
 
         Parameters
@@ -151,6 +153,8 @@ class QRNNLayer(nn.Module):
             (T, B, `input_size`); (B, T, `input_size`) if `batch_first`; (T, `input_size`) for one sequence; or packed.
         hidden : Tensor, optional
             The state before the first step, (B, H) or (1, B, H); (H,) or (1, H) for one sequence. Zeros if left out.
+        hx : optional
+            Another name of `hidden`, as `torch.nn.GRU` has it.
 
         Returns
         -------
@@ -160,6 +164,7 @@ class QRNNLayer(nn.Module):
             The state ``c`` after the last valid step in the direction of travel, before the output gate: (1, B, H), or
             (1, H) for one sequence.
         """
+        hidden = _hidden_or_hx(hidden, hx)
         rows, batch_sizes, is_batched = _opened(self, input)
         _check_input(rows, self.input_size, self._direction_weights())
         states = self._first_states(hidden, rows, batch_sizes, is_batched)
@@ -396,7 +401,11 @@ class QRNN(nn.Module):
         return _written(self, names)
 
     def forward(
-        self, input: Tensor | PackedSequence, hidden: Tensor | Sequence[Tensor | None] | None = None
+        self,
+        input: Tensor | PackedSequence,
+        hidden: Tensor | Sequence[Tensor | None] | None = None,
+        *,
+        hx: Tensor | Sequence[Tensor | None] | None = None,
     ) -> tuple[Any, Any]:
         """Return the output and the last states.
 
@@ -407,6 +416,8 @@ class QRNN(nn.Module):
         hidden : Tensor or list of Tensor, optional
             The states before the first step, (L*D, B, H), or (L*D, H) for one sequence; or a list of L*D states
             (1, B, H_i), in which None is zeros. Zeros if left out.
+        hx : optional
+            Another name of `hidden`, as `torch.nn.GRU` has it.
 
         Returns
         -------
@@ -416,6 +427,7 @@ class QRNN(nn.Module):
             The states ``c`` of each layer and direction after the last valid step in its direction of travel, before
             the output gate, as `hidden` takes them: a list where the layers' sizes differ.
         """
+        hidden = _hidden_or_hx(hidden, hx)
         rows, batch_sizes, is_batched = _opened(self, input)
         _check_input(rows, self.input_size, [])
         states = self._first_states(hidden, rows, batch_sizes, is_batched)
@@ -465,6 +477,13 @@ class QRNN(nn.Module):
         if directions == 1:
             return given
         return [torch.cat(given[k : k + 2]) for k in range(0, len(given), 2)]
+
+
+def _hidden_or_hx(hidden: Any, hx: Any) -> Any:
+    """Return the first states, which have two names."""
+    if hidden is not None and hx is not None:
+        raise TypeError(say.rnn_two_hidden())
+    return hidden if hx is None else hx
 
 
 def _opened(module: Any, input: Any, least: int = 1) -> tuple[Tensor, Tensor | None, bool]:
