@@ -384,8 +384,8 @@ def rnn_hidden_dtype(came, wanted):
 
 def rnn_previous(name, came, wanted):
     return (
-        f"`{name}` holds the inputs before, saved by `save_prev_x`, and must fit the input: {wanted}, got {came}. "
-        "Call reset() before another stream"
+        f"`{name}` holds the inputs before the first one and must fit the input: {wanted}, got {came}. Call reset() "
+        "before another stream, or begin with initial_state()"
     )
 
 
@@ -393,6 +393,63 @@ def rnn_replica():
     return (
         "`save_prev_x` must be off under nn.DataParallel: a replica's saved inputs are lost after the call. Use "
         "DistributedDataParallel, or a window of 1"
+    )
+
+
+def rnn_saved_lost(how):
+    return (
+        f"`save_prev_x` keeps inputs on the module, where {how} loses them: leave it out, and pass a QRNNState "
+        "(`initial_state`) from call to call"
+    )
+
+
+def rnn_saved_bidirectional():
+    return (
+        "`save_prev_x` must be off with bidirectional=True: in the reverse direction, what was saved of one call does "
+        "not stand before the next one's input"
+    )
+
+
+def rnn_state_and_saved():
+    return (
+        "`hidden` must be no QRNNState where the module saves its inputs itself: set its save_prev_x to False, and "
+        "pass the state from call to call"
+    )
+
+
+def rnn_state_layers(came, wanted):
+    return f"`inputs` of a QRNNState must have one entry for each layer, {wanted}, got {came}"
+
+
+def rnn_state_window(window, is_none):
+    came = "None" if is_none else "a tensor"
+    return f"`inputs` of a QRNNState must hold a tensor for a window above 1, and None for 1, got {came} for {window}"
+
+
+def rnn_state_kind(k, kind):
+    return f"`layers` must hold QRNNLayers where a QRNNState is wanted, got {_type(kind)} as {k}"
+
+
+def rnn_step_directions():
+    return "`step` must be asked of a module with one direction: bidirectional=True needs the whole input at once"
+
+
+def rnn_step_input(kind):
+    return f"`input` of a step must be a tensor, got {_type(kind)}"
+
+
+def rnn_step_dim(dims):
+    return f"`input` of a step must be 1-D (unbatched) or 2-D, without time, got {dims}-D"
+
+
+def rnn_step_state(kind):
+    return f"`state` must be a QRNNState, as `initial_state` makes one, got {_type(kind)}"
+
+
+def rnn_meta(device):
+    return (
+        f"`input` must be on the weights' device: they are on meta, which has no numbers, and it is on {device}. Make "
+        "them with to_empty(device=...), and load or reset_parameters()"
     )
 
 

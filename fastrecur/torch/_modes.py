@@ -9,6 +9,8 @@ interpreter = torch._C._functorch.peek_interpreter_stack
 dispatch_modes = torch._C._len_torch_dispatch_stack
 function_modes = torch._C._len_torch_function_stack
 _tracing = torch._C._get_tracing_state
+_backward_pass = torch._C._current_graph_task_id
+_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 compiling = torch.compiler.is_dynamo_compiling
 
 
@@ -22,6 +24,19 @@ def no_modes_active():
         and _forward_ad._current_level < 0
         and _tracing() is None
     )
+
+
+def loses_attributes():
+    """Return what would lose, or take twice, what a call keeps on its module; None if nothing does."""
+    if _exporting():
+        return "torch.export"
+    if torch.compiler.is_compiling():
+        return None
+    if _tracing() is not None:
+        return "torch.jit.trace"
+    if interpreter() is not None:
+        return "a transform of torch.func"
+    return None if _backward_pass() == -1 else "the recomputation of a checkpoint"
 
 
 def kernel_can_read(tensor, is_cuda=False):
