@@ -540,8 +540,36 @@ def namespace(name, kind):
     return f"`{name}` must be an array of a library with the array API's namespace, got {_type(kind)}"
 
 
-def indexes():
-    return "`x` and `y` must have the same index: align them first"
+def indexes(name):
+    return f"`x` and `{name}` must have the same index: align them first"
+
+
+def columns(name, came, wanted):
+    return f"`{name}` must have the columns of `x`, {wanted}, each once, in any order, got {came}: select them first"
+
+
+def labels_mixed(name, came, wanted):
+    return f"`{name}` must come from the library of `x`, {wanted}, or have no labels, got one from {came}"
+
+
+def labels_frame(name):
+    return f"`{name}` must be a Series, or an array, beside a Series"
+
+
+def labels_of_both(name):
+    return f"`{name}` must be an array where its labels are those of the steps and of the columns of `x`"
+
+
+def labels_axis(name):
+    return f"`axis` must be 0 where `x` is a frame and `{name}` a Series, which runs along the rows"
+
+
+def dimensions(name, came, wanted):
+    return f"`{name}` must have dimensions of `x`, {tuple(wanted)}, got {tuple(came)}"
+
+
+def coordinates(name, dim):
+    return f"`x` and `{name}` must have the same coordinates along {dim!r}: align them first"
 
 
 def dimension(axis, names):

@@ -12,7 +12,7 @@ from .. import _messages as say
 from ..recurrence import forget_mult
 from ._arguments import Constant, integer, number
 from ._arrays import Data, axis_of, check_alpha
-from ._frames import unwrap
+from ._frames import aligned, unwrap
 
 
 def ewm_filtfilt(
@@ -61,7 +61,7 @@ def ewm_filtfilt(
     >>> ewm_filtfilt([0.0, 0.0, 8.0, 0.0, 0.0], alpha=0.5)
     array([0.6875, 1.375 , 2.75  , 1.5   , 1.    ])
     """
-    constant = Constant(com, span, halflife, alpha, False)
+    constant = Constant(com, span, halflife, aligned(x, alpha, "alpha", axis), False)
     numbers, axis, wrap = unwrap(x, axis)
     data = Data(("x", "alpha"), (numbers, constant.alpha))
     values, gate = data.values
