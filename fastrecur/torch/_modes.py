@@ -2,12 +2,14 @@
 
 import torch
 from torch.autograd import forward_ad as _forward_ad
+from torch.utils._device import DeviceContext as _DeviceContext
 
 PLAIN = torch.Tensor, torch.nn.Parameter
 
 interpreter = torch._C._functorch.peek_interpreter_stack
 dispatch_modes = torch._C._len_torch_dispatch_stack
 function_modes = torch._C._len_torch_function_stack
+_function_mode = torch._C._get_function_stack_at
 _tracing = torch._C._get_tracing_state
 _backward_pass = torch._C._current_graph_task_id
 _exporting = getattr(torch.compiler, "is_exporting", lambda: False)
@@ -19,11 +21,16 @@ def no_modes_active():
     return (
         not compiling()
         and not dispatch_modes()
-        and not function_modes()
+        and not (function_modes() and _any_mode_that_sees_operators())
         and interpreter() is None
         and _forward_ad._current_level < 0
         and _tracing() is None
     )
+
+
+def _any_mode_that_sees_operators():
+    """Return whether a mode does more than give new tensors a device, as torch.set_default_device does."""
+    return any(type(_function_mode(k)) is not _DeviceContext for k in range(function_modes()))
 
 
 def loses_attributes():
