@@ -500,6 +500,10 @@ def times_dtype(came):
     return f"`times` must hold datetime64 or real numbers, got dtype {came}"
 
 
+def times_zones():
+    return "`times` must all have a time zone, or none"
+
+
 def times_shape(shape, steps):
     return f"`times` must be the same length as the time axis, ({steps},), or have the data's shape, got {tuple(shape)}"
 

@@ -19,6 +19,8 @@ Wrap = Callable[[Any], Any]
 
 def _kind(value: Any) -> tuple[str, str]:
     kind = type(value)
+    if kind in (int, float):  # torch's compiler does not follow a number's bases
+        return "", ""
     for base in kind.__mro__:
         root = (base.__module__ or "").partition(".")[0]
         if root in ("pandas", "polars", "xarray") and base.__name__ in ("Series", "DataFrame", "DataArray"):

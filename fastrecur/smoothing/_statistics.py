@@ -75,7 +75,7 @@ def ewm_mean(
         one of ``com``, ``span``, ``halflife`` and ``alpha`` must be given, but ``halflife`` with `times`, beside which
         another may stand: it is the factor for one half-life's time then.
     times : array_like, optional
-        When samples were taken: of the length of `axis`, or of the shape of ``x``; datetime64 or numbers, never going
+        When samples were taken: of the length of `axis`, or of the shape of ``x``; dates or numbers, never going
         backwards. A sample decays by :math:`2^{-\Delta t/\text{halflife}}`.
     adjust : bool, default True
         Divide by the sum of the weights so far. If False, each sample takes part with the weight ``alpha`` (with
@@ -110,12 +110,12 @@ def ewm_mean(
 
     Notes
     -----
-    Computed in float64, also for float32. The numbers are pandas' but for ``alpha=0.5`` with ``adjust=False``, where
-    pandas weights a sample after a gap as if ``times`` had been given: there, and in all else where pandas and the
-    formula differ, the formula counts. NumPy arrays, and tensors of which no gradient is wanted, are read once by a
-    kernel; other arrays go through `fastrecur.forget_mult` and `fastrecur.linear_recurrence`, so that gradients reach
-    ``x`` and ``alpha``. The gradient of a missing value is zero. An array ``alpha`` is checked where that needs no
-    device to be waited for.
+    Computed in float64, also for float32, whose results are float32 again, in a Series too (pandas gives float64). The
+    numbers are pandas' but for ``alpha=0.5`` with ``adjust=False``, where pandas weights a sample after a gap as if
+    ``times`` had been given: there, and in all else where pandas and the formula differ, the formula counts. NumPy
+    arrays, and tensors of which no gradient is wanted, are read once by a kernel; other arrays go through
+    `fastrecur.forget_mult` and `fastrecur.linear_recurrence`, so that gradients reach ``x`` and ``alpha``. The gradient
+    of a missing value is zero. An array ``alpha`` is checked where that needs no device to be waited for.
 
     Examples
     --------

@@ -395,3 +395,28 @@ def test_saved_inputs_and_a_state():
                 call(x, state)
     model = QRNN(3, 4, save_prev_x=True)  # a window of 1
     close(in_chunks(model, X, model.initial_state(2))[0], model(X)[0])
+
+
+# A default device is for new tensors, not for those of a call.
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("kind", ["plain", "window", "both directions"])
+def test_default_device(kind, gradients):
+    model = QRNN(3, 4, 2, window=1 + (kind == "window"), bidirectional=kind == "both directions")
+    packed, parameters = pack_sequence([X[:5, 0], X[:9, 1]], enforce_sorted=False), list(model.parameters())
+    results = []
+    for device in (None, "meta"):
+        torch.set_default_device(device)
+        try:
+            with torch.set_grad_enabled(gradients):
+                output, rows = model(X), model(packed, model.initial_state(2))
+                tensors = [*output, rows[0].data, rows[1].hidden]
+                if kind != "both directions":
+                    tensors.append(model.step(X[0], rows[1])[0])
+                if gradients:
+                    tensors += torch.autograd.grad(sum(v.square().sum() for v in tensors), parameters)
+                results.append(tensors)
+        finally:
+            torch.set_default_device(None)
+    torch.testing.assert_close(*results, rtol=0, atol=0)
