@@ -39,11 +39,9 @@ def unpack_input(module: Any, input: Any, least: int = 1) -> tuple[Tensor, Tenso
     return rows, None, input.dim() == 3
 
 
-def unpack_step(module: Any, input: Any, state: Any) -> tuple[Tensor, bool]:
+def unpack_step(input: Any, state: Any, one_direction: bool) -> tuple[Tensor, bool]:
     """Return one step's rows, (B, features), and whether there is a batch; raise for what `step` does not take."""
-    layers = getattr(module, "layers", None) or [module]
-    two = any(len(getattr(layer, "_directions", "")) > 1 for layer in layers)
-    if two or len({getattr(layer, "reverse", None) for layer in layers}) > 1:
+    if not one_direction:
         raise RuntimeError(say.rnn_step_directions())
     if not isinstance(input, Tensor):
         raise TypeError(say.rnn_step_input(type(input)))

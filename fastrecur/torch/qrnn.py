@@ -243,10 +243,12 @@ class QRNN(nn.Module):
             The state after the step.
         """
         layer: Any
-        rows, is_batched = unpack_step(self, input, state)
+        layers = list(self.layers)
+        turns = {getattr(layer, "reverse", False) for layer in layers}
+        rows, is_batched = unpack_step(input, state, not self.bidirectional and len(turns) == 1)
         lasts: list[Any] = []
         firsts = _state.of_network(self, state, rows, rows.shape[0], is_batched)
-        for k, (layer, before) in enumerate(zip(self.layers, firsts, strict=True)):
+        for k, (layer, before) in enumerate(zip(layers, firsts, strict=True)):
             if k > 0 and self.dropout > 0 and self.training:
                 rows = drop_out(rows, self.dropout)
             rows, after = layer.step(rows, before)

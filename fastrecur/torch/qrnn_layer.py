@@ -249,7 +249,7 @@ class QRNNLayer(nn.Module):
         state : QRNNState
             The state after the step.
         """
-        rows, is_batched = unpack_step(self, input, state)
+        rows, is_batched = unpack_step(input, state, len(self._directions) == 1)
         check_input(rows, self.input_size, self._direction_weights())
         batch = rows.shape[0]
         previous = _state.inputs_of_layer(self, state, rows, batch, is_batched)

@@ -134,38 +134,41 @@ def check_layer(k: int, layer: Any) -> None:
 
 def of_network(network: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool) -> list[Any]:
     """Return what each layer of a network goes on from, checked: None, a tensor (D, B, H), or a `QRNNState`."""
-    layers = len(network.layers)
+    layers = list(network.layers)
     if hidden is None:
-        return [None] * layers
+        return [None] * len(layers)
+    directions = 1 + network.bidirectional
     if not isinstance(hidden, QRNNState):
-        return _hidden_of_network(network, hidden, rows, batch, is_batched)
-    for k, layer in enumerate(network.layers):
+        return _hidden_of_network(layers, directions, hidden, rows, batch, is_batched)
+    for k, layer in enumerate(layers):
         check_layer(k, layer)
-    if len(hidden.inputs) != layers:
-        raise RuntimeError(say.rnn_state_layers(len(hidden.inputs), layers))
-    firsts = _hidden_of_network(network, hidden.hidden, rows, batch, is_batched)
+    if len(hidden.inputs) != len(layers):
+        raise RuntimeError(say.rnn_state_layers(len(hidden.inputs), len(layers)))
+    firsts = _hidden_of_network(layers, directions, hidden.hidden, rows, batch, is_batched)
     inputs = hidden.inputs if is_batched else [None if v is None else v.unsqueeze(1) for v in hidden.inputs]
     return [QRNNState(first, (before,)) for first, before in zip(firsts, inputs, strict=True)]
 
 
-def _hidden_of_network(network: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool) -> list[Any]:
+def _hidden_of_network(
+    layers: list[Any], directions: int, hidden: Any, rows: Tensor, batch: int, is_batched: bool
+) -> list[Any]:
     """Return the first state of every layer, (D, B, H) or None, checked."""
-    directions, layers = 1 + network.bidirectional, len(network.layers)
-    sizes: list[Any] = [layer.hidden_size for layer in network.layers]
+    sizes: list[Any] = [layer.hidden_size for layer in layers]
+    states = len(layers) * directions
     if isinstance(hidden, Tensor):
         if len(set(sizes)) > 1:
             raise RuntimeError(say.rnn_hidden_sizes(sizes))
         if hidden.dim() != 2 + is_batched:
             raise RuntimeError(say.rnn_hidden_dim(is_batched, hidden.dim()))
-        wanted = (layers * directions, *([batch] * is_batched), sizes[0])
+        wanted = (states, *([batch] * is_batched), sizes[0])
         if hidden.shape != wanted:
             raise RuntimeError(say.rnn_hidden_shape(hidden.shape, wanted))
-        states = hidden if is_batched else hidden.unsqueeze(1)
-        return list(states.split(directions))
+        hidden = hidden if is_batched else hidden.unsqueeze(1)
+        return [hidden] if len(layers) == 1 else list(hidden.split(directions))
     if not isinstance(hidden, (list, tuple)) or isinstance(hidden, QRNNState):
         raise TypeError(say.rnn_hidden_type(type(hidden)))
-    if len(hidden) != layers * directions:
-        raise RuntimeError(say.rnn_hidden_count(len(hidden), layers * directions))
+    if len(hidden) != states:
+        raise RuntimeError(say.rnn_hidden_count(len(hidden), states))
     given: list[Any] = []
     for k, state in enumerate(hidden):
         wanted = (1, *([batch] * is_batched), sizes[k // directions])
