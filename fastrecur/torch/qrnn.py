@@ -176,7 +176,8 @@ class QRNN(nn.Module):
         for k, layer in enumerate(self.layers):
             _state.check_layer(k, layer)
             states.append(layer.initial_state(batch_size, device=device, dtype=dtype))
-        return _state.join(states)
+        joined: QRNNState = _state.join(states)
+        return joined
 
     def forward(
         self,

@@ -255,7 +255,8 @@ class QRNNLayer(nn.Module):
         previous = _state.inputs_of_layer(self, state, rows, batch, is_batched)
         hidden = _state.of_layer(self, state.hidden, rows, batch, is_batched)
         source, last_inputs = next_window(rows, self.window, previous, self.reverse)
-        product = self.linear(source)
+        linear: Any = self.linear
+        product = linear(source)
         self._check_product(FORWARD, product.shape[-1])
         c0 = None if hidden is None else hidden[0].to(product.dtype)
         h, c = _pooling.pool_step(product, c0, output_gate=self.output_gate, keep=self._keep(product))

@@ -76,7 +76,7 @@ def zeros(layer: Any, batch_size: int | None, device: Any, dtype: torch.dtype | 
 # ---- What comes in --------------------------------------------------------------------------------------------------
 
 
-def of_layer(layer: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool) -> Tensor | None:
+def of_layer(layer: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool) -> Any:
     """Return a layer's first states as (directions, B, H), checked."""
     if hidden is None:
         return None

@@ -184,6 +184,22 @@ def test_a_gradient_wanted_from_the_second_chunk_on():
             torch.testing.assert_close(made.update(x[:1]), ewm_mean(torch.cat([x, x[:1]]), **options)[-1:])
 
 
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_stream_that_moves(gradients):
+    """To another device, and to NumPy's arrays: its state goes with the chunks."""
+    x = torch.rand(6, 2, requires_grad=gradients)
+    stream = Ewm(alpha=0.5)
+    stream.update(x[:2])
+    moved = copy.copy(stream)
+    assert moved.update(x[2:].to("meta")).device.type == "meta"
+    assert moved.update(x[2:].to("meta")).device.type == "meta"
+    result = stream.update(x[2:].detach().numpy())
+    assert type(result) is np.ndarray
+    np.testing.assert_allclose(result, ewm_mean(x.detach().numpy(), alpha=0.5)[2:], rtol=1e-6)
+    result = stream.update(x[:1])
+    torch.testing.assert_close(result, ewm_mean(torch.cat([x, x[:1]]), alpha=0.5)[-1:])
+
+
 @pytest.mark.parametrize("convert", [np.asarray, torch.tensor, lambda v: torch.tensor(v, requires_grad=True)])
 @pytest.mark.parametrize("lanes", [(), (3,)])
 def test_states_are_compared(convert, lanes):
