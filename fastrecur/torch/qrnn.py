@@ -30,6 +30,8 @@ from .state import QRNNState
 
 __all__ = ["QRNN", "QRNNLayer"]
 
+_BothDirections = BothDirections  # its name in whole models that version 0.1 pickled
+
 
 class QRNN(nn.Module):
     r"""A quasi-recurrent network of several layers, called as `torch.nn.GRU` is.
