@@ -35,6 +35,8 @@ def axis(axis: Any) -> int:
 
 def lengths(lengths: Any) -> np.ndarray:
     """Return lengths as an array of integers of the caller's shape and dtype; raise TypeError for what is none."""
+    if _arrays.any_tensor(lengths):
+        lengths = lengths.detach().cpu().numpy()
     if type(lengths) is int:
         lengths = np.array(lengths, np.int64 if abs(lengths) < 2**63 else object)
     array = np.asarray(_arrays.take("lengths", lengths)[0])

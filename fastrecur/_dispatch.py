@@ -49,7 +49,7 @@ def _adapter(operands: tuple[Any, ...], lengths: Any) -> ModuleType:
     """Return the adapter of a call; lengths may be on the host whatever the operands are."""
     if _arrays.all_in_memory(*operands, lengths):
         return _host
-    if _arrays.any_tensor(*operands, lengths):
+    if _arrays.any_tensor(*operands):
         from .torch import _call  # at every call: torch's compiler does not follow a cache
 
         return _call

@@ -364,6 +364,10 @@ def rnn_hidden_type(kind):
     return f"`hidden` must be a tensor, or a list of one for each layer and direction, got {_type(kind)}"
 
 
+def rnn_two_hidden():
+    return "`hidden` and `hx` are two names of one argument: give one of them"
+
+
 def rnn_hidden_dim(batched, dims):
     if batched:
         return f"`hidden` must fit the input: For batched 3-D input, hidden should also be 3-D but got {dims}-D tensor"
@@ -388,8 +392,8 @@ def rnn_hidden_dtype(came, wanted):
 
 def rnn_previous(name, came, wanted):
     return (
-        f"`{name}` holds the inputs before, saved by `save_prev_x`, and must fit the input: {wanted}, got {came}. "
-        "Call reset() before another stream"
+        f"`{name}` holds the inputs before the first one and must fit the input: {wanted}, got {came}. Call reset() "
+        "before another stream, or begin with initial_state()"
     )
 
 
@@ -397,6 +401,63 @@ def rnn_replica():
     return (
         "`save_prev_x` must be off under nn.DataParallel: a replica's saved inputs are lost after the call. Use "
         "DistributedDataParallel, or a window of 1"
+    )
+
+
+def rnn_saved_lost(how):
+    return (
+        f"`save_prev_x` keeps inputs on the module, where {how} loses them: leave it out, and pass a QRNNState "
+        "(`initial_state`) from call to call"
+    )
+
+
+def rnn_saved_bidirectional():
+    return (
+        "`save_prev_x` must be off with bidirectional=True: in the reverse direction, what was saved of one call does "
+        "not stand before the next one's input"
+    )
+
+
+def rnn_state_and_saved():
+    return (
+        "`hidden` must be no QRNNState where the module saves its inputs itself: set its save_prev_x to False, and "
+        "pass the state from call to call"
+    )
+
+
+def rnn_state_layers(came, wanted):
+    return f"`inputs` of a QRNNState must have one entry for each layer, {wanted}, got {came}"
+
+
+def rnn_state_window(window, is_none):
+    came = "None" if is_none else "a tensor"
+    return f"`inputs` of a QRNNState must hold a tensor for a window above 1, and None for 1, got {came} for {window}"
+
+
+def rnn_state_kind(k, kind):
+    return f"`layers` must hold QRNNLayers where a QRNNState is wanted, got {_type(kind)} as {k}"
+
+
+def rnn_step_directions():
+    return "`step` must be asked of a module with one direction: bidirectional=True needs the whole input at once"
+
+
+def rnn_step_input(kind):
+    return f"`input` of a step must be a tensor, got {_type(kind)}"
+
+
+def rnn_step_dim(dims):
+    return f"`input` of a step must be 1-D (unbatched) or 2-D, without time, got {dims}-D"
+
+
+def rnn_step_state(kind):
+    return f"`state` must be a QRNNState, as `initial_state` makes one, got {_type(kind)}"
+
+
+def rnn_meta(device):
+    return (
+        f"`input` must be on the weights' device: they are on meta, which has no numbers, and it is on {device}. Make "
+        "them with to_empty(device=...), and load or reset_parameters()"
     )
 
 
@@ -447,6 +508,10 @@ def times_dtype(came):
     return f"`times` must hold datetime64 or real numbers, got dtype {came}"
 
 
+def times_zones():
+    return "`times` must all have a time zone, or none"
+
+
 def times_shape(shape, steps):
     return f"`times` must be the same length as the time axis, ({steps},), or have the data's shape, got {tuple(shape)}"
 
@@ -487,8 +552,36 @@ def namespace(name, kind):
     return f"`{name}` must be an array of a library with the array API's namespace, got {_type(kind)}"
 
 
-def indexes():
-    return "`x` and `y` must have the same index: align them first"
+def indexes(name):
+    return f"`x` and `{name}` must have the same index: align them first"
+
+
+def columns(name, came, wanted):
+    return f"`{name}` must have the columns of `x`, {wanted}, each once, in any order, got {came}: select them first"
+
+
+def labels_mixed(name, came, wanted):
+    return f"`{name}` must come from the library of `x`, {wanted}, or have no labels, got one from {came}"
+
+
+def labels_frame(name):
+    return f"`{name}` must be a Series, or an array, beside a Series"
+
+
+def labels_of_both(name):
+    return f"`{name}` must be an array where its labels are those of the steps and of the columns of `x`"
+
+
+def labels_axis(name):
+    return f"`axis` must be 0 where `x` is a frame and `{name}` a Series, which runs along the rows"
+
+
+def dimensions(name, came, wanted):
+    return f"`{name}` must have dimensions of `x`, {tuple(wanted)}, got {tuple(came)}"
+
+
+def coordinates(name, dim):
+    return f"`x` and `{name}` must have the same coordinates along {dim!r}: align them first"
 
 
 def dimension(axis, names):

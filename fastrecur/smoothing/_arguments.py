@@ -105,6 +105,8 @@ def take_times(times: Any) -> np.ndarray:
     array = np.asarray(times)
     if array.dtype == object and hasattr(times, "to_numpy"):
         array = np.asarray(times.to_numpy("datetime64[ns]"))  # with a time zone
+    elif array.dtype == object and all(isinstance(value, datetime.date) for value in array.flat):
+        array = _dates(array)
     if array.dtype.kind == "M":
         bad = np.isnat(array).any()
     elif array.dtype.kind in "iuf":
@@ -116,6 +118,19 @@ def take_times(times: Any) -> np.ndarray:
     if bad:
         raise ValueError(say.times_missing())
     return array
+
+
+def _dates(values: np.ndarray) -> np.ndarray:
+    """Return Python's or pandas' dates and times as datetime64, those with a time zone in UTC."""
+    if len({getattr(value, "tzinfo", None) is None for value in values.flat}) > 1:
+        raise ValueError(say.times_zones())
+    found = []
+    for value in values.flat:
+        if getattr(value, "tzinfo", None) is not None:
+            value = value.astimezone(datetime.timezone.utc).replace(tzinfo=None)
+        # pandas' has nanoseconds
+        found.append(value.to_datetime64() if hasattr(value, "to_datetime64") else np.datetime64(value, "us"))
+    return np.array(found).reshape(values.shape)
 
 
 def elapsed(times: np.ndarray, constant: Constant, shape: tuple[int, ...], axis: int, last: Any = None) -> np.ndarray:

@@ -46,13 +46,20 @@ class Data:
         from ..torch import _team as torch_team
 
         tensors = [value for value in (*values, *before) if isinstance(value, torch.Tensor)]
+        # Numbers stand where the data stand, whatever torch's default device is.
+        placed = [value for value in tensors if value.dim() or not value.is_cpu]
+        device = placed[0].device if placed else torch.device("cpu")
         for name, value in zip(names, values, strict=True):
             if not (isinstance(value, torch.Tensor) or isinstance(value, (int, float))):
                 raise TypeError(say.not_a_tensor(name, type(value)))
         wide = [
-            value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.float64) for value in values
-        ]
+            torch.full((), value, dtype=torch.float64, device=device) if not isinstance(value, torch.Tensor)
+            else value if value.dim() or value.device == device else value.to(device)
+            for value in values
+        ]  # fmt: skip
         for name, value in zip(names, wide, strict=True):
+            if value.device != device:
+                raise ValueError(say.devices(names[0], device, name, value.device))
             if value.dtype not in (torch.float32, torch.float64) and (value.is_floating_point() or value.is_complex()):
                 raise TypeError(say.real_dtype(name, value.dtype))
         self.xp = torch
@@ -132,8 +139,10 @@ class Data:
     def beside(self, array: Any) -> Any:
         """Return an array that may be NumPy's as one of the data's library, where the data are."""
         if self.by_kernel:
-            return array.detach().numpy() if self.give is not _same and hasattr(array, "detach") else array
-        if not isinstance(array, np.ndarray) and hasattr(array, "shape"):
+            return array.detach().cpu().numpy() if hasattr(array, "detach") else array
+        if self.xp.__name__ == "torch" and hasattr(array, "detach"):
+            return array.to(self.values[0].device)
+        if not isinstance(array, (np.ndarray, np.generic)) and hasattr(array, "shape"):
             return array
         try:
             return self.xp.asarray(array, device=getattr(self.values[0], "device", None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from typing import Any
@@ -12,7 +13,7 @@ from .. import _messages as say
 from ..recurrence import forget_mult
 from ._arguments import Constant, integer, number
 from ._arrays import Data, axis_of, check_alpha
-from ._frames import unwrap
+from ._frames import aligned, unwrap
 
 
 def ewm_filtfilt(
@@ -61,7 +62,7 @@ def ewm_filtfilt(
     >>> ewm_filtfilt([0.0, 0.0, 8.0, 0.0, 0.0], alpha=0.5)
     array([0.6875, 1.375 , 2.75  , 1.5   , 1.    ])
     """
-    constant = Constant(com, span, halflife, alpha, False)
+    constant = Constant(com, span, halflife, aligned(x, alpha, "alpha", axis), False)
     numbers, axis, wrap = unwrap(x, axis)
     data = Data(("x", "alpha"), (numbers, constant.alpha))
     values, gate = data.values
@@ -181,7 +182,7 @@ def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any =
 
 def _efficiency(xp: Any, wide: Any, period: int, axis: int) -> Any:
     """Return how straight the way was, for each step that has so many before it."""
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore") if xp is np else contextlib.nullcontext():
         moved = abs(_between(wide, axis, period, None) - _between(wide, axis, None, -period))
         strides = abs(_between(wide, axis, 1, None) - _between(wide, axis, None, -1))
         path = _windows(xp, strides, period, axis)
@@ -298,7 +299,7 @@ def pcen(
 
 
 def _normalise(xp: Any, values: Any, smooth: Any, *, gain: float, bias: float, power: float, eps: float) -> Any:
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore") if xp is np else contextlib.nullcontext():  # torch's compiler knows no errstate
         smooth = xp.exp(-gain * (math.log(eps) + xp.log1p(smooth / eps)))
         if power == 0:
             return xp.log1p(values * smooth)

@@ -6,6 +6,7 @@ own methods.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,8 @@ Wrap = Callable[[Any], Any]
 
 def _kind(value: Any) -> tuple[str, str]:
     kind = type(value)
+    if kind in (int, float):  # torch's compiler does not follow a number's bases
+        return "", ""
     for base in kind.__mro__:
         root = (base.__module__ or "").partition(".")[0]
         if root in ("pandas", "polars", "xarray") and base.__name__ in ("Series", "DataFrame", "DataArray"):
@@ -40,10 +43,10 @@ def unwrap(value: Any, axis: Any) -> tuple[Any, Any, Wrap]:
         labels = {"name": value.name} if name == "Series" else {"columns": value.columns}
         return numbers, axis, lambda result: value._constructor(result, index=value.index, **labels)
     if library == "polars":
-        numbers = value.to_numpy()
+        numbers = _of_polars(value, name)
         if name == "Series":
             return numbers, axis, lambda result: type(value)(value.name, result)
-        return numbers, axis, lambda result: type(value)(result, schema=value.columns)
+        return numbers, axis, lambda result: type(value)(result, schema=value.columns, orient="row")
     if library == "xarray":
         if isinstance(axis, str):
             if axis not in value.dims:
@@ -60,10 +63,79 @@ def _as_floats(value: Any) -> np.ndarray:
         raise TypeError(say.frame_values(type(value))) from None
 
 
+def _of_polars(value: Any, name: str) -> np.ndarray:
+    """Return the numbers of polars: of bools, decimals and columns that differ as float64, null as NaN."""
+    kinds = [value.dtype] if name == "Series" else value.dtypes
+    if not all(kind.is_numeric() or str(kind) == "Boolean" for kind in kinds):
+        raise TypeError(say.frame_values(type(value)))
+    numbers = np.asarray(value.to_numpy())
+    if numbers.dtype != object:
+        return numbers
+    return np.asarray(value.cast(sys.modules["polars"].Float64).to_numpy())
+
+
+def frame_first(x: Any, y: Any) -> tuple[Any, Any]:
+    """Return a pair, of a series and a frame the frame first: what is asked of pairs is symmetric."""
+    return (y, x) if _kind(x)[1] == "Series" and _kind(y)[1] == "DataFrame" else (x, y)
+
+
 def unwrap_pair(x: Any, y: Any, axis: Any) -> tuple[Any, Any, Any, Wrap]:
-    """Return the numbers of two values that belong together; the result has the first one's type."""
-    library, _ = _kind(x)
-    if library == "pandas" and _kind(y)[0] == "pandas" and not x.index.equals(y.index):
-        raise ValueError(say.indexes())
+    """Return the numbers of two values that belong together, by their labels; the result has the first one's type."""
     numbers_x, plain_axis, wrap = unwrap(x, axis)
-    return numbers_x, unwrap(y, axis)[0], plain_axis, wrap
+    return numbers_x, aligned(x, y, "y", axis), plain_axis, wrap
+
+
+def aligned(x: Any, value: Any, name: str, axis: Any = 0) -> Any:
+    """Return the numbers of a value such that they broadcast against those of ``x`` where their labels say.
+
+    Columns and dimensions may come in another order; indexes must be the same. What has no labels, or stands beside
+    data without any, goes by position.
+    """
+    (library, kind), (own, own_kind) = _kind(x), _kind(value)
+    if not own:
+        return value
+    if not library:
+        return unwrap(value, 0)[0]
+    if own != library:
+        raise TypeError(say.labels_mixed(name, own, library))
+    if library == "xarray":
+        return _aligned_array(x, value, name)
+    if library == "pandas" and name == "alpha" and (kind, own_kind) == ("DataFrame", "Series"):
+        if value.index.is_unique and x.columns.is_unique and set(value.index) == set(x.columns):
+            if value.index.equals(x.index):
+                raise ValueError(say.labels_of_both(name))
+            return unwrap(value[x.columns], 0)[0]  # a factor for each column
+    if library == "pandas" and not x.index.equals(value.index):
+        raise ValueError(say.indexes(name))
+    if kind == own_kind == "DataFrame":
+        return unwrap(_in_order(x, value, name, library), 0)[0]
+    if kind == own_kind:
+        return unwrap(value, 0)[0]
+    if kind == "Series":  # and a frame of factors: each column would give another result
+        raise ValueError(say.labels_frame(name))
+    if axis not in (0, -2):
+        raise ValueError(say.labels_axis(name))
+    return unwrap(value, 0)[0][:, np.newaxis]
+
+
+def _in_order(x: Any, value: Any, name: str, library: str) -> Any:
+    """Return a frame with its columns in another's order."""
+    wanted, came = list(x.columns), list(value.columns)
+    if wanted == came:
+        return value
+    if len(set(wanted)) < len(wanted) or len(wanted) != len(came) or set(wanted) != set(came):
+        raise ValueError(say.columns(name, came, wanted))
+    return value[x.columns] if library == "pandas" else value.select(wanted)
+
+
+def _aligned_array(x: Any, value: Any, name: str) -> Any:
+    """Return a DataArray's numbers with its dimensions in another's order, 1 where it has none."""
+    if not set(value.dims) <= set(x.dims):
+        raise ValueError(say.dimensions(name, value.dims, x.dims))
+    for dim in value.dims:
+        if dim in x.indexes and dim in value.indexes and not x.indexes[dim].equals(value.indexes[dim]):
+            raise ValueError(say.coordinates(name, dim))
+        if x.sizes[dim] != value.sizes[dim]:
+            raise ValueError(say.coordinates(name, dim))
+    ordered = value.transpose(*(dim for dim in x.dims if dim in value.dims))
+    return ordered.data[tuple(slice(None) if dim in value.dims else np.newaxis for dim in x.dims)]

@@ -9,7 +9,7 @@ import numpy as np
 from .. import _messages as say
 from ._arguments import Constant, flag, least_count
 from ._dispatch import compute
-from ._frames import is_labelled, unwrap, unwrap_pair
+from ._frames import aligned, frame_first, is_labelled, unwrap, unwrap_pair
 from ._run import Request
 
 
@@ -25,9 +25,16 @@ def _request(
 
 def _of_one(statistic: str, x: Any, axis: Any, request: Request) -> Any:
     if not is_labelled(x):
-        return compute(statistic, request, x, None, axis)[0]
+        return compute(statistic, _aligned(request, x, axis), x, None, axis)[0]
     numbers, plain_axis, wrap = unwrap(x, axis)
-    return wrap(compute(statistic, request, numbers, None, plain_axis)[0])
+    return wrap(compute(statistic, _aligned(request, x, axis), numbers, None, plain_axis)[0])
+
+
+def _aligned(request: Request, x: Any, axis: Any) -> Request:
+    """Return a request whose factors, if they have labels, stand where those of ``x`` are."""
+    if is_labelled(request.constant.alpha):
+        request.constant.alpha = aligned(x, request.constant.alpha, "alpha", axis)
+    return request
 
 
 def ewm_mean(
@@ -64,10 +71,11 @@ def ewm_mean(
         ``halflife`` is a time: a number in their unit, or a timedelta (or a string that ``pandas.Timedelta`` takes).
     alpha : float or array_like, optional
         The smoothing factor itself, in (0, 1]. An array gives each sample, each lane or both a factor of their own; it
-        broadcasts against ``x``. Exactly one of ``com``, ``span``, ``halflife`` and ``alpha`` must be given, but
-        ``halflife`` with `times`, beside which another may stand: it is the factor for one half-life's time then.
+        broadcasts against ``x``; a Series goes by its labels, which are those of the steps or of the columns. Exactly
+        one of ``com``, ``span``, ``halflife`` and ``alpha`` must be given, but ``halflife`` with `times`, beside which
+        another may stand: it is the factor for one half-life's time then.
     times : array_like, optional
-        When samples were taken: of the length of `axis`, or of the shape of ``x``; datetime64 or numbers, never going
+        When samples were taken: of the length of `axis`, or of the shape of ``x``; dates or numbers, never going
         backwards. A sample decays by :math:`2^{-\Delta t/\text{halflife}}`.
     adjust : bool, default True
         Divide by the sum of the weights so far. If False, each sample takes part with the weight ``alpha`` (with
@@ -102,12 +110,12 @@ def ewm_mean(
 
     Notes
     -----
-    Computed in float64, also for float32. The numbers are pandas' but for ``alpha=0.5`` with ``adjust=False``, where
-    pandas weights a sample after a gap as if ``times`` had been given: there, and in all else where pandas and the
-    formula differ, the formula counts. NumPy arrays, and tensors of which no gradient is wanted, are read once by a
-    kernel; other arrays go through `fastrecur.forget_mult` and `fastrecur.linear_recurrence`, so that gradients reach
-    ``x`` and ``alpha``. The gradient of a missing value is zero. An array ``alpha`` is checked where that needs no
-    device to be waited for.
+    Computed in float64, also for float32, whose results are float32 again, in a Series too (pandas gives float64). The
+    numbers are pandas' but for ``alpha=0.5`` with ``adjust=False``, where pandas weights a sample after a gap as if
+    ``times`` had been given: there, and in all else where pandas and the formula differ, the formula counts. NumPy
+    arrays, and tensors of which no gradient is wanted, are read once by a kernel; other arrays go through
+    `fastrecur.forget_mult` and `fastrecur.linear_recurrence`, so that gradients reach ``x`` and ``alpha``. The gradient
+    of a missing value is zero. An array ``alpha`` is checked where that needs no device to be waited for.
 
     Examples
     --------
@@ -238,7 +246,7 @@ def ewm_var(
     """
     request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, bias)
     numbers, plain_axis, wrap = unwrap(x, axis)
-    return wrap(compute("covary", request, numbers, numbers, plain_axis)[0])
+    return wrap(compute("covary", _aligned(request, x, axis), numbers, numbers, plain_axis)[0])
 
 
 def ewm_std(
@@ -280,7 +288,7 @@ def ewm_std(
     """
     request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, bias)
     numbers, plain_axis, wrap = unwrap(x, axis)
-    return wrap(_root(compute("covary", request, numbers, numbers, plain_axis)[0]))
+    return wrap(_root(compute("covary", _aligned(request, x, axis), numbers, numbers, plain_axis)[0]))
 
 
 def ewm_cov(
@@ -306,15 +314,16 @@ def ewm_cov(
     Parameters
     ----------
     x, y : array_like
-        The data, which broadcast against each other. A sample counts where both are there. Two of pandas' frames are
-        taken column by column, and must have the same index.
+        The data, which broadcast against each other. A sample counts where both are there. What has labels goes by
+        them: columns and dimensions in any order, indexes and coordinates the same; a Series beside a frame is taken
+        with each of its columns.
     com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis, bias
         As for `ewm_var`.
 
     Returns
     -------
     array
-        As for `ewm_var`; labels are those of ``x``.
+        As for `ewm_var`; labels are those of ``x``, beside a Series those of the frame.
 
     Raises
     ------
@@ -328,8 +337,9 @@ def ewm_cov(
     array([ nan, -0.5,  1.5])
     """
     request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, bias)
+    x, y = frame_first(x, y)
     numbers_x, numbers_y, plain_axis, wrap = unwrap_pair(x, y, axis)
-    return wrap(compute("covary", request, numbers_x, numbers_y, plain_axis)[0])
+    return wrap(compute("covary", _aligned(request, x, axis), numbers_x, numbers_y, plain_axis)[0])
 
 
 def ewm_corr(
@@ -374,8 +384,9 @@ def ewm_corr(
     array([        nan, -1.        ,  0.81434507])
     """
     request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, True)
+    x, y = frame_first(x, y)
     numbers_x, numbers_y, plain_axis, wrap = unwrap_pair(x, y, axis)
-    return wrap(compute("corr", request, numbers_x, numbers_y, plain_axis)[0])
+    return wrap(compute("corr", _aligned(request, x, axis), numbers_x, numbers_y, plain_axis)[0])
 
 
 def _root(values: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,16 @@ from .. import _messages as say
 from ._arguments import Constant, elapsed, flag, integer, is_number, least_count, take_times
 from ._dispatch import compute
 from ._formulas import State
+from ._frames import unwrap
 from ._run import Request
 
 
-@dataclass
+@dataclass(eq=False)
 class EwmState:
     """What an `Ewm` stands at: for each lane the weight of the samples so far, their number and their mean.
 
     ``steps`` counts all steps, missing samples included; ``first_time`` and ``last_time`` are None without times.
+    States of the same numbers, in arrays of one library, are equal.
     """
 
     weight: Any
@@ -29,6 +31,14 @@ class EwmState:
     steps: int = 0
     first_time: Any = None
     last_time: Any = None
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether two states are one."""
+        if not isinstance(other, EwmState):
+            return NotImplemented
+        return all(_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Ewm:
@@ -77,7 +87,7 @@ class Ewm:
         min_periods: int | None = 0,
         axis: int = 0,
     ) -> None:
-        alpha = np.asarray(alpha) if isinstance(alpha, (list, tuple)) else alpha
+        alpha = np.asarray(alpha) if isinstance(alpha, (list, tuple)) else unwrap(alpha, 0)[0]
         self._given = {"com": com, "span": span, "halflife": halflife, "alpha": alpha}
         self._adjust, self._ignore_na = flag("adjust", adjust), flag("ignore_na", ignore_na)
         self._least = least_count(min_periods)
@@ -240,10 +250,14 @@ class Ewm:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    """Return whether two values are one: numbers, times or arrays."""
+    """Return whether two values are one: numbers, times or arrays, of one device; NaN is NaN."""
+    if a is b:
+        return True
     if type(a) is not type(b) or getattr(a, "shape", ()) != getattr(b, "shape", ()):
         return bool(np.isscalar(a) and np.isscalar(b) and a == b)
-    same = a == b
+    if getattr(a, "device", None) != getattr(b, "device", None) or getattr(a, "is_meta", False):
+        return False
+    same = (a == b) | ((a != a) & (b != b))
     return bool(same.all() if hasattr(same, "all") else same)
 
 

@@ -2,7 +2,9 @@
 
 from . import _call as _call  # calls with tensors are known from now on
 from .modules import ForgetMult
-from .qrnn import QRNN, QRNNLayer
+from .qrnn import QRNN
+from .qrnn_layer import QRNNLayer
+from .state import QRNNState
 from .weight_drop import WeightDrop
 
-__all__ = ["QRNN", "ForgetMult", "QRNNLayer", "WeightDrop"]
+__all__ = ["QRNN", "ForgetMult", "QRNNLayer", "QRNNState", "WeightDrop"]

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from .. import _arrays, _problem
+from .. import _arrays, _checks, _problem
 from .. import _messages as say
 from .._problem import FORGET
 from . import _tensors
@@ -201,9 +201,10 @@ def lengths(lengths, shape, axis, operands):
         return None
     if not isinstance(lengths, torch.Tensor):
         if isinstance(lengths, (np.ndarray, np.generic)):
-            raise TypeError(say.mixed([("lengths", "numpy"), (None, "torch")]))
+            lengths = torch.from_numpy(_checks.lengths_in_range(_checks.lengths(lengths), shape[axis]))
+    if not isinstance(lengths, torch.Tensor):
         try:
-            lengths = torch.tensor(lengths, dtype=None if _holds_numbers(lengths) else torch.int64)
+            lengths = torch.tensor(lengths, dtype=None if _holds_numbers(lengths) else torch.int64, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(say.lengths_dtype(f"{type(lengths).__name__} ({error})")) from None
     if lengths.dtype not in _tensors.INTEGERS or lengths.dtype is torch.bool:

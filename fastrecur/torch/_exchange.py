@@ -75,7 +75,7 @@ def gather(name, header, *vectors):
     nbytes = [v.numel() * v.element_size() for v in vectors]
     length = -(-(HEADER + sum(nbytes)) // 16) * 16  # so that every packet's numbers stand where numbers may
     own = torch.zeros(length, dtype=torch.uint8, device=vectors[0].device)
-    own[:HEADER].view(torch.int64).copy_(torch.tensor(header))
+    own[:HEADER].view(torch.int64).copy_(torch.tensor(header, device="cpu"))
     places, at = [], HEADER
     for vector, n in zip(vectors, nbytes, strict=True):
         places.append(slice(at, at + n))

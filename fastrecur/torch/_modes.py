@@ -2,13 +2,17 @@
 
 import torch
 from torch.autograd import forward_ad as _forward_ad
+from torch.utils._device import DeviceContext as _DeviceContext
 
 PLAIN = torch.Tensor, torch.nn.Parameter
 
 interpreter = torch._C._functorch.peek_interpreter_stack
 dispatch_modes = torch._C._len_torch_dispatch_stack
 function_modes = torch._C._len_torch_function_stack
+_function_mode = torch._C._get_function_stack_at
 _tracing = torch._C._get_tracing_state
+_backward_pass = torch._C._current_graph_task_id
+_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 compiling = torch.compiler.is_dynamo_compiling
 
 
@@ -17,11 +21,29 @@ def no_modes_active():
     return (
         not compiling()
         and not dispatch_modes()
-        and not function_modes()
+        and not (function_modes() and _any_mode_that_sees_operators())
         and interpreter() is None
         and _forward_ad._current_level < 0
         and _tracing() is None
     )
+
+
+def _any_mode_that_sees_operators():
+    """Return whether a mode does more than give new tensors a device, as torch.set_default_device does."""
+    return any(type(_function_mode(k)) is not _DeviceContext for k in range(function_modes()))
+
+
+def loses_attributes():
+    """Return what would lose, or take twice, what a call keeps on its module; None if nothing does."""
+    if _exporting():
+        return "torch.export"
+    if torch.compiler.is_compiling():
+        return None
+    if _tracing() is not None:
+        return "torch.jit.trace"
+    if interpreter() is not None:
+        return "a transform of torch.func"
+    return None if _backward_pass() == -1 else "the recomputation of a checkpoint"
 
 
 def kernel_can_read(tensor, is_cuda=False):

@@ -139,7 +139,7 @@ def forward(product, bias, keep, carry, h, states, layout, gated):
     size = carry.shape[-1]
     keep_at, keep_element, masked, owner = _keep(keep, wide)
     if bias is None:
-        bias = torch.zeros(3 * size, dtype=product.dtype)
+        bias = torch.zeros(3 * size, dtype=product.dtype, device="cpu")
     call = kernel(
         _pool.forward, None, wide_element, product=own, bias=own, keep=keep_element, h=own, states=own
     )  # fmt: skip

@@ -34,6 +34,16 @@ def pool(product, c0=None, *, output_gate=True, keep=None, reverse=False, length
     return _Pool.apply(product, c0, keep, layout, output_gate)
 
 
+def pool_step(product, c0=None, *, output_gate=True, keep=None):
+    """Pool one step's product, (B, 3H) or (B, 2H); return h and c, (B, H), which do not share their memory."""
+    z, f, *o = product.chunk(3 if output_gate else 2, -1)
+    f = f.sigmoid()
+    if keep is not None:
+        f = f * keep
+    c = f * z.tanh() if c0 is None else torch.lerp(c0, z.tanh(), f)
+    return (o[0].sigmoid() * c if output_gate else c.clone()), c
+
+
 def pool_packed(product, batch_sizes, c0=None, *, output_gate=True, keep=None, reverse=False):
     """Pool a product of packed rows, (N, 3H), as a `PackedSequence` lays them out; ``keep`` may be (N, H).
 

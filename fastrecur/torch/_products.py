@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from llvmlite import binding
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules import module as _global
 
-from . import _tensors
+from . import _modes, _tensors
 
 FEW_ROWS = 64  # for fewer, bringing the weight into oneDNN's hands costs more than its product saves
 
@@ -46,3 +48,38 @@ def product_with(weight: Tensor, rows: int, most: int) -> Callable[[Tensor], Ten
         return torch.mm(part, turned, out=buffer if n == most else buffer[:n])
 
     return product
+
+
+def is_unhooked_linear(linear: nn.Module) -> bool:
+    """Return whether a module is a `torch.nn.Linear` and nothing else: its call may be left out."""
+    return (
+        type(linear) is nn.Linear
+        and "forward" not in linear.__dict__
+        and linear._compiled_call_impl is None
+        and not (
+            linear._forward_hooks
+            or linear._forward_pre_hooks
+            or linear._backward_hooks
+            or linear._backward_pre_hooks
+            or _global._global_forward_hooks
+            or _global._global_forward_pre_hooks
+            or _global._global_backward_hooks
+            or _global._global_backward_pre_hooks
+        )
+    )
+
+
+def is_inference(source: Tensor, linear: Any, c0: Tensor | None) -> bool:
+    """Return whether torch has nothing in play but numbers in CPU memory: no gradient, transform, mode or autocast."""
+    weight, bias, dtype = linear.weight, linear.bias, source.dtype
+    tensors = [v for v in (source, weight, bias, c0) if v is not None]
+    if dtype not in _tensors.FLOATING or not _modes.no_modes_active():
+        return False
+    for tensor in tensors:
+        if not _modes.kernel_can_read(tensor) or tensor.dtype is not dtype:
+            return False
+    return (
+        (bias is None or bias.shape == weight.shape[:1] and bias.is_contiguous())
+        and not (torch.is_grad_enabled() and any(v.requires_grad for v in tensors))
+        and not torch.is_autocast_enabled("cpu")
+    )

@@ -14,9 +14,12 @@ from torch.nn.utils.rnn import PackedSequence
 from .. import _messages as say
 from .._problem import FORGET
 from . import _exchange, _stretches
+from . import state as _state
 from ._exchange import BACKWARD, FORWARD, WINDOW
+from ._rnn_arguments import check_input, drop_out, repack_output, unpack_input
 from ._windows import windows
-from .qrnn import QRNN, REVERSE, QRNNLayer, _check_input, _closed, _dropped, _opened
+from .qrnn import QRNN
+from .qrnn_layer import REVERSE, QRNNLayer
 
 
 class SequenceParallel(nn.Module):
@@ -117,34 +120,35 @@ class _Walk(nn.Module):
         module: Any = self.module
         if isinstance(input, PackedSequence):
             raise TypeError(say.sequence_packed())
-        rows, _, is_batched = _opened(module, input, 0)
+        rows, _, is_batched = unpack_input(module, input, 0)
         if isinstance(module, QRNNLayer):
-            _check_input(rows, module.input_size, module._direction_weights())
-            output, state = self.layer(module, rows, module._first_states(hidden, rows, None, is_batched))
-            return _closed(module, output, input), state if is_batched else state.squeeze(1)
-        _check_input(rows, module.input_size, [])
+            check_input(rows, module.input_size, module._direction_weights())
+            output, state = self.layer(module, rows, _state.of_layer(module, hidden, rows, rows.shape[1], is_batched))
+            return repack_output(module, output, input), state if is_batched else state.squeeze(1)
+        check_input(rows, module.input_size, [])
         h_n = []
-        for k, (layer, state) in enumerate(
-            zip(module.layers, module._first_states(hidden, rows, None, is_batched), strict=True)
-        ):
+        if isinstance(hidden, _state.QRNNState):
+            raise TypeError(say.rnn_hidden_type(type(hidden)))
+        states = _state.of_network(module, hidden, rows, rows.shape[1], is_batched)
+        for k, (layer, state) in enumerate(zip(module.layers, states, strict=True)):
             if k > 0 and module.dropout > 0 and module.training:
-                rows = _dropped(rows, module.dropout)
-            _check_input(rows, layer.input_size, layer._direction_weights())
-            rows, state = self.layer(layer, rows, layer._first_states(state, rows, None, True))
+                rows = drop_out(rows, module.dropout)
+            check_input(rows, layer.input_size, layer._direction_weights())
+            rows, state = self.layer(layer, rows, _state.of_layer(layer, state, rows, rows.shape[1], True))
             h_n.append(state if is_batched else state.squeeze(1))
         same = len({state.shape[-1] for state in h_n}) == 1
-        return _closed(module, rows, input), torch.cat(h_n) if same else h_n
+        return repack_output(module, rows, input), torch.cat(h_n) if same else h_n
 
     def layer(self, layer: Any, rows: Tensor, states: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return a layer's output, and the last state of each direction."""
         if layer.save_prev_x and layer.window > 1:
-            layer._check_previous(rows, None)
+            _state.check_saved(layer, rows, rows.shape[1])
         outputs, lasts = [], []
         for k, direction in enumerate(layer._directions):
             reverse = layer.reverse or direction == REVERSE
             source = rows
             if layer.window > 1:
-                source = self.windows(layer, rows, "prevX" + direction, reverse)
+                source = self.windows(layer, rows, reverse)
             product = getattr(layer, "linear" + direction)(source)
             layer._check_product(direction, product.shape[-1])
             z, f, *o = product.chunk(2 + layer.output_gate, -1)
@@ -157,14 +161,14 @@ class _Walk(nn.Module):
             lasts.append(last)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1), torch.stack(lasts)
 
-    def windows(self, layer: Any, rows: Tensor, name: str, reverse: bool) -> Tensor:
+    def windows(self, layer: Any, rows: Tensor, reverse: bool) -> Tensor:
         """Return what each step sees, and keep the whole sequence's last inputs if the layer keeps any."""
-        saved = getattr(layer, name)
+        saved = layer.prevX
         if saved is None:
             saved = rows.new_zeros(layer.window - 1, *rows.shape[1:])
         previous, last = _Reach.apply(rows, saved, reverse, rows.requires_grad, self.group)
         if layer.save_prev_x:
-            setattr(layer, name, last.detach())
+            layer.prevX = last.detach()
         source: Tensor = windows(rows, layer.window, previous, reverse, False)[0]
         return source
 

@@ -187,8 +187,8 @@ def empty(shape, strides, dtype):
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes < KEPT or not _memory_pool.keeps(nbytes):
         if strides is None:
-            return torch.empty(shape, dtype=dtype)
-        return torch.empty_strided(shape, strides, dtype=dtype)
+            return torch.empty(shape, dtype=dtype, device="cpu")
+        return torch.empty_strided(shape, strides, dtype=dtype, device="cpu")
     flat = torch.frombuffer(_problem.aligned((nbytes,), _problem.BYTE), dtype=dtype)
     # No view of anything, or torch would refuse changes in place.
     return (flat.view(shape) if strides is None else flat.as_strided(shape, strides)).detach()
@@ -208,7 +208,7 @@ def _own(array, shape, dtype):
     tensor = torch.from_numpy(np.asarray(array))
     if not dtype.is_complex and tensor.is_complex():
         tensor = tensor.real
-    return torch.empty(shape, dtype=dtype).copy_(tensor.sum_to_size(shape))
+    return torch.empty(shape, dtype=dtype, device="cpu").copy_(tensor.sum_to_size(shape))
 
 
 def _lengths(lengths, plan):
@@ -272,7 +272,7 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
     """
     if g is None:
         shape = result_shape(family, a, b)
-        g = torch.zeros((), dtype=dtype).expand(shape)
+        g = torch.zeros((), dtype=dtype, device="cpu").expand(shape)
     g = _as_rows(g, axis, b if h is None else h)
     if h is None:
         h = g
@@ -347,7 +347,7 @@ def _allocator(like, shape, strides, dtype):
     """Return the quickest way to a fresh tensor for a short run, given an operand of its form."""
     if isinstance(like, torch.Tensor) and (like.dtype, like.size(), like.stride()) == (dtype, shape, strides):
         return torch.empty_like
-    return lambda _: torch.empty_strided(shape, strides, dtype=dtype)
+    return lambda _: torch.empty_strided(shape, strides, dtype=dtype, device="cpu")
 
 
 def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
@@ -400,7 +400,7 @@ def _maker(operand, plan, k, strides, dtype):
     if plan.gradients[k][2] is not None:
         return _allocator(None if type(operand) is Form else operand, plan.shape, strides, own), to, None
     shape, wide = operand.shape, WIDE[dtype]
-    return lambda _: torch.zeros(shape, dtype=wide), sums, None if own == wide else own
+    return lambda _: torch.zeros(shape, dtype=wide, device="cpu"), sums, None if own == wide else own
 
 
 def _as_rows(g, axis, like):

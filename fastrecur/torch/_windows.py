@@ -23,7 +23,7 @@ def windows(rows, window, previous, reverse, keeps):
         table = torch.cat([previous, rows])
         shifted = [table[before - k : before - k + steps] for k in range(1, window)]
         last = table[steps:]
-    return torch.cat([rows, *shifted], -1), last.detach().clone() if keeps else None
+    return torch.cat([rows, *shifted], -1), last.clone() if keeps else None
 
 
 def packed_windows(rows, window, previous, reverse, keeps, packed):
@@ -33,7 +33,7 @@ def packed_windows(rows, window, previous, reverse, keeps, packed):
     batch_sizes, before = packed.batch_sizes, window - 1
     steps, lanes = len(batch_sizes), int(batch_sizes[0])
     starts = batch_sizes.cumsum(0) - batch_sizes
-    lengths = (batch_sizes > torch.arange(lanes).unsqueeze(1)).sum(1)
+    lengths = (batch_sizes > torch.arange(lanes, device="cpu").unsqueeze(1)).sum(1)
     if previous is None:
         previous = rows.new_zeros(before, lanes, rows.shape[-1])
     elif packed.sorted_indices is not None:
@@ -51,14 +51,26 @@ def packed_windows(rows, window, previous, reverse, keeps, packed):
     def taken(index, *shape):
         return table.index_select(0, index.to(rows.device).flatten()).reshape(*shape, -1)
 
-    step = torch.arange(steps).repeat_interleave(batch_sizes)
-    lane = torch.arange(len(rows)) - starts[step]
-    shifts = torch.arange(window) if reverse else -torch.arange(window)
+    step = torch.arange(steps, device="cpu").repeat_interleave(batch_sizes)
+    lane = torch.arange(len(rows), device="cpu") - starts[step]
+    shifts = torch.arange(window, device="cpu") * (1 if reverse else -1)
     source = taken(place(step.unsqueeze(1) + shifts, lane.unsqueeze(1)), len(rows))
     if not keeps:
         return source, None
-    lane, kept = torch.arange(lanes), torch.arange(before).unsqueeze(1)
-    last = taken(place(kept if reverse else kept + lengths - before, lane), before, lanes).detach()
+    lane, kept = torch.arange(lanes, device="cpu"), torch.arange(before, device="cpu").unsqueeze(1)
+    last = taken(place(kept if reverse else kept + lengths - before, lane), before, lanes)
     if packed.unsorted_indices is not None:
         last = last.index_select(1, packed.unsorted_indices)
     return source, last
+
+
+def next_window(row, window, previous, reverse):
+    """Return (B, window*I) of one step's input, (B, I), and the last ``window - 1`` for the next step."""
+    if window == 1:
+        return row, None
+    if previous is None:
+        previous = row.new_zeros(window - 1, *row.shape)
+    step, others = row.unsqueeze(0), previous.unbind(0)
+    if reverse:
+        return torch.cat([row, *others], -1), torch.cat([step, previous[:-1]])
+    return torch.cat([row, *others[::-1]], -1), torch.cat([previous[1:], step])

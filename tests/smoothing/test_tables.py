@@ -22,6 +22,7 @@ from fastrecur.smoothing import (
 )
 
 N = np.nan
+X5 = [1.0, 2, 3, 4, 5]
 
 MEANS = [
     ([1, 2, 3, 4], {}, [1, 1.6666667, 2.4285714, 3.2666667]),
@@ -79,6 +80,30 @@ def test_times():
     for when, halflife in given:
         result = ewm_mean([1, 2, 3, 4, 5], halflife=halflife, times=when)
         np.testing.assert_allclose(result, expected, rtol=1e-7)
+
+
+def test_times_as_python_s_and_pandas_dates():
+    pd = pytest.importorskip("pandas")
+    times = [datetime.datetime(2024, 1, 1, h) for h in (0, 1, 3, 3, 10)]
+    expected = ewm_mean(X5, halflife=1.0, times=[0.0, 1, 3, 3, 10])
+    zones = datetime.timezone.utc, datetime.timezone(datetime.timedelta(hours=3))
+    for given in [
+        times,
+        tuple(times),
+        [pd.Timestamp(t) for t in times],
+        [pd.Timestamp(t, tz="UTC") for t in times],
+        [t.replace(tzinfo=zones[0]).astimezone(zones[k % 2]) for k, t in enumerate(times)],
+    ]:
+        np.testing.assert_allclose(ewm_mean(X5, halflife=datetime.timedelta(hours=1), times=given), expected)
+    days = [datetime.date(2024, 1, 1 + d) for d in (0, 1, 3, 3, 10)]
+    np.testing.assert_allclose(ewm_mean(X5, halflife=datetime.timedelta(1), times=days), expected)
+    near = [pd.Timestamp("2024-01-01") + pd.Timedelta(k, "ns") for k in range(5)]
+    expected = ewm_mean(X5, alpha=0.5)
+    np.testing.assert_allclose(ewm_mean(X5, halflife=np.timedelta64(1, "ns"), times=near), expected)
+    with pytest.raises(ValueError, match="`times` must all have a time zone, or none"):
+        ewm_mean(X5, halflife=datetime.timedelta(1), times=[*times[:4], times[4].replace(tzinfo=zones[0])])
+    with pytest.raises(ValueError, match="NaT"):
+        ewm_mean(X5, halflife=datetime.timedelta(1), times=[*times[:4], pd.NaT])
 
 
 def test_nanoseconds_far_from_1970_are_not_rounded():

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
 
-from fastrecur.torch import QRNN
+from fastrecur.torch import QRNN, QRNNLayer
 
 X = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(1))
 
@@ -270,3 +270,17 @@ def test_positional_and_key_words(kind):
         input_size=4, hidden_size=6, num_layers=2, bias=True, batch_first=False, dropout=0.5, bidirectional=True
     )  # fmt: skip
     assert one.extra_repr() == two.extra_repr()
+
+
+def test_first_state_by_the_name_hx(kind):
+    model, h0 = kind(4, 6, 2), torch.randn(2, 3, 6)
+    torch.testing.assert_close(model(X, hx=h0), model(X, h0))
+    torch.testing.assert_close(model(input=X, hx=None), model(X))
+
+
+@pytest.mark.parametrize("make", [QRNN, QRNNLayer])
+def test_first_state_by_two_names(make):
+    model, h0 = make(4, 6), torch.randn(1, 3, 6)
+    torch.testing.assert_close(model(X, hx=h0), model(X, hidden=h0))
+    with pytest.raises(TypeError, match="`hidden` and `hx`"):
+        model(X, h0, hx=h0)

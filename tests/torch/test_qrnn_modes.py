@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pack_sequence
 
 import fastrecur.torch
 from fastrecur.torch import QRNN, QRNNLayer, WeightDrop
-from fastrecur.torch.qrnn import _is_plain
+from fastrecur.torch._products import is_unhooked_linear
 
 X = torch.randn(6, 2, 3, generator=torch.Generator().manual_seed(1))
 EVERYTHING = {"num_layers": 2, "bidirectional": True, "window": 3, "zoneout": 0.2}
@@ -25,7 +25,7 @@ def fresh_compiler():
 
 
 def test_names():
-    assert fastrecur.torch.__all__ == ["QRNN", "ForgetMult", "QRNNLayer", "WeightDrop"]
+    assert fastrecur.torch.__all__ == ["QRNN", "ForgetMult", "QRNNLayer", "QRNNState", "WeightDrop"]
 
 
 # The compiler.
@@ -248,11 +248,11 @@ def test_stand_ins(name, direction):
     model = QRNN(3, 4, bidirectional=True).eval()
     layer = model.layers[0]
     linear = getattr(layer, direction)
-    assert _is_plain(linear)
+    assert is_unhooked_linear(linear)
     plain = model(X)[0]
     setattr(layer, direction, STAND_INS[name](linear))
     model.eval()
-    assert not _is_plain(getattr(layer, direction))
+    assert not is_unhooked_linear(getattr(layer, direction))
     expected, _ = model(X)  # a gradient is wanted: the module is called
     if name not in ("compiled", "sequential", "weight norm", "WeightDrop"):
         assert not torch.allclose(expected, plain)

@@ -1,0 +1,122 @@
+"""What the modules take: sizes, flags, inputs in each of their forms and their products, checked."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from .. import _messages as say
+from .state import QRNNState
+
+
+def hidden_or_hx(hidden: Any, hx: Any) -> Any:
+    """Return the first states, which have two names."""
+    if hidden is not None and hx is not None:
+        raise TypeError(say.rnn_two_hidden())
+    return hidden if hx is None else hx
+
+
+def unpack_input(module: Any, input: Any, least: int = 1) -> tuple[Tensor, Tensor | None, bool]:
+    """Return rows, (T, B, features) or packed, (N, features); batch sizes if packed; and whether there is a batch."""
+    if isinstance(input, PackedSequence):
+        if input.data.dim() != 2:
+            raise RuntimeError(say.rnn_packed_dim(input.data.dim()))
+        return input.data, input.batch_sizes, True
+    if not isinstance(input, Tensor):
+        raise TypeError(say.rnn_input_kind(type(input)))
+    if input.dim() not in (2, 3):
+        raise ValueError(say.rnn_input_dim(input.dim()))
+    if input.dim() == 2:
+        rows = input.unsqueeze(1)
+    else:
+        rows = input.transpose(0, 1) if module.batch_first else input
+    if rows.shape[0] < least:
+        raise RuntimeError(say.rnn_no_steps())
+    return rows, None, input.dim() == 3
+
+
+def unpack_step(input: Any, state: Any, one_direction: bool) -> tuple[Tensor, bool]:
+    """Return one step's rows, (B, features), and whether there is a batch; raise for what `step` does not take."""
+    if not one_direction:
+        raise RuntimeError(say.rnn_step_directions())
+    if not isinstance(input, Tensor):
+        raise TypeError(say.rnn_step_input(type(input)))
+    if input.dim() not in (1, 2):
+        raise ValueError(say.rnn_step_dim(input.dim()))
+    if not isinstance(state, QRNNState):
+        raise TypeError(say.rnn_step_state(type(state)))
+    return (input, True) if input.dim() == 2 else (input.unsqueeze(0), False)
+
+
+def repack_output(module: Any, rows: Any, input: Any) -> Any:
+    """Return rows in the input's form."""
+    if isinstance(input, PackedSequence):
+        return PackedSequence(rows, *input[1:])
+    if input.dim() == 2:
+        return rows.squeeze(1)
+    return rows.transpose(0, 1) if module.batch_first else rows
+
+
+def check_input(rows: Tensor, size: int, weights: list[Tensor]) -> None:
+    if rows.shape[-1] != size:
+        raise RuntimeError(say.rnn_input_size(rows.shape[-1], size))
+    for weight in weights:
+        if weight.is_meta and not rows.is_meta:
+            raise RuntimeError(say.rnn_meta(rows.device))
+        if weight.dtype != rows.dtype and not torch.is_autocast_enabled(rows.device.type):
+            raise ValueError(say.rnn_input_dtype(rows.dtype, weight.dtype))
+
+
+def drop_out(step: Any, p: float) -> Any:
+    if isinstance(step, PackedSequence):
+        return PackedSequence(nn.functional.dropout(step.data, p), *step[1:])
+    return nn.functional.dropout(step, p)
+
+
+def check_sizes(**sizes: Any) -> None:
+    for name, size in sizes.items():
+        if not isinstance(size, int) or isinstance(size, bool):
+            raise TypeError(say.rnn_number(name, "of type int", size))
+        if size <= 0:
+            raise ValueError(say.rnn_greater_than_zero(name, size))
+
+
+def check_flags(**flags: Any) -> None:
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise TypeError(say.rnn_number(name, "of type bool", flag))
+
+
+def probability(name: str, p: Any) -> float:
+    if not isinstance(p, numbers.Real) or isinstance(p, bool) or not 0 <= float(p) <= 1:
+        raise ValueError(say.rnn_dropout(p) if name == "dropout" else say.rnn_number(name, "a number in [0, 1]", p))
+    return float(p)
+
+
+def check_chain(layers: list[Any], size: int) -> int:
+    """Check that ready layers fit one another; return the last one's size."""
+    for k, layer in enumerate(layers):
+        if not (hasattr(layer, "input_size") and hasattr(layer, "hidden_size")):
+            raise TypeError(say.rnn_layer_kind(k, type(layer)))
+        if getattr(layer, "batch_first", False):
+            raise ValueError(say.rnn_layers_batch_first(k))
+        if layer.input_size != size:
+            raise ValueError(say.rnn_layers_chain(k, layer.input_size, size))
+        size = layer.hidden_size
+    return size
+
+
+_DEFAULTS = {
+    "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0, "bidirectional": False, "window": 1,
+    "zoneout": 0, "output_gate": True, "save_prev_x": False, "reverse": False,
+}  # fmt: skip
+
+
+def format_extra_repr(module: Any, names: list[str]) -> str:
+    values = [(name, getattr(module, name)) for name in names]
+    options = [f"{name}={value}" for name, value in values if value != _DEFAULTS[name]]
+    return ", ".join([str(module.input_size), str(module.hidden_size), *options])

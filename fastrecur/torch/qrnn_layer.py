@@ -1,0 +1,328 @@
+"""A layer of the quasi-recurrent network: one matrix product over time, pooled by the recurrence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from .. import _messages as say
+from . import _pooling
+from . import state as _state
+from ._products import is_inference, is_unhooked_linear
+from ._rnn_arguments import (
+    check_flags,
+    check_input,
+    check_sizes,
+    format_extra_repr,
+    hidden_or_hx,
+    probability,
+    repack_output,
+    unpack_input,
+    unpack_step,
+)
+from ._windows import next_window, packed_windows, windows
+from .state import QRNNState
+
+__all__ = ["QRNNLayer"]
+
+FORWARD, REVERSE = "", "_reverse"  # what the names of a direction's weights end with
+
+
+class QRNNLayer(nn.Module):
+    r"""One layer of a quasi-recurrent network: a matrix product over all steps, pooled by the recurrence.
+
+    .. math::
+
+        z_t, f_t, o_t &= \tanh(W_z s_t + b_z),\ \sigma(W_f s_t + b_f),\ \sigma(W_o s_t + b_o) \\
+        c_t &= f_t z_t + (1 - f_t) c_{t-1} \\
+        h_t &= o_t c_t
+
+    where :math:`s_t = (x_t, x_{t-1}, \ldots)` are the `window` last inputs, the present one first. With `reverse` time
+    runs the other way: :math:`c_{t+1}` stands for :math:`c_{t-1}`, and the window looks at later inputs.
+
+    The gate ``f`` multiplies the *candidate*, as in torchqrnn; in the paper [1]_ it multiplies the *state*, and is
+    ``1 - f`` here.
+
+    Parameters
+    ----------
+    input_size : int
+        Features of the input.
+    hidden_size : int, optional
+        Features of the output, ``H``; `input_size` if left out.
+    save_prev_x : bool, default False
+        For torchqrnn's call sites: keep the last ``window - 1`` inputs, detached, on the module (``prevX``) for the
+        next call, until `reset`. They are no part of the state dict. Where they would be lost (export, transforms,
+        checkpointing), a call raises RuntimeError. A `QRNNState` has none of these limits: see `initial_state`.
+    zoneout : float, default 0
+        How probable it is, in training, that an element keeps its state for a step: its ``f`` is made 0, and the others
+        are not rescaled. In evaluation ``f`` is multiplied by ``1 - zoneout``.
+    window : int, default 1
+        How many inputs a step sees.
+    output_gate : bool, default True
+        Without it ``h`` is ``c``, and `linear` has ``2H`` rows.
+    use_cuda : bool
+        For torchqrnn's call sites only: it changes nothing.
+    bias : bool, default True
+        Whether `linear` has a bias.
+    batch_first : bool, default False
+        Take and give (B, T, features). States are as ever.
+    reverse : bool, default False
+        Travel from the last step to the first.
+    device, dtype : optional
+        Of the weights.
+
+    Attributes
+    ----------
+    linear : Module
+        The product, whose weight has ``3H`` rows, for z, f and o in this order, and ``window*input_size`` columns, the
+        present input's first. It is called as a module, so that it may be hooked, pruned, quantised or replaced, by a
+        `WeightDrop` for example.
+        Where no gradient is wanted on the CPU, a plain one's product is made in blocks that are pooled while they are
+        in the cache, in float32 by oneDNN on AMD's processors from Zen 5 on: last digits may differ from training's.
+
+    References
+    ----------
+    .. [1] J. Bradbury, S. Merity, C. Xiong, R. Socher, "Quasi-Recurrent Neural Networks", ICLR 2017,
+       arXiv:1611.01576, equations (1) to (5), and "zoneout" in section 2.1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastrecur.torch import QRNNLayer
+    >>> layer = QRNNLayer(3, 8, window=2)
+    >>> h, c_last = layer(torch.randn(100, 5, 3))
+    >>> h.shape, c_last.shape
+    (torch.Size([100, 5, 8]), torch.Size([1, 5, 8]))
+    """
+
+    _directions: tuple[str, ...] = (FORWARD,)
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int | None = None,
+        save_prev_x: bool = False,
+        zoneout: float = 0.0,
+        window: int = 1,
+        output_gate: bool = True,
+        use_cuda: bool = True,
+        *,
+        bias: bool = True,
+        batch_first: bool = False,
+        reverse: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        hidden_size = input_size if hidden_size is None else hidden_size
+        check_sizes(input_size=input_size, hidden_size=hidden_size, window=window)
+        check_flags(
+            save_prev_x=save_prev_x, output_gate=output_gate, bias=bias, batch_first=batch_first, reverse=reverse
+        )
+        self.input_size, self.hidden_size, self.window = input_size, hidden_size, window
+        self.zoneout = probability("zoneout", zoneout)
+        self.save_prev_x, self.output_gate = save_prev_x, output_gate
+        self.bias, self.batch_first, self.reverse = bias, batch_first, reverse
+        for direction in self._directions:
+            linear = nn.Linear(window * input_size, (2 + output_gate) * hidden_size, bias, device=device, dtype=dtype)
+            self.register_module("linear" + direction, linear)
+        # No buffer: those are averaged and sent to other processes, and this is a process's own place in its data.
+        self.prevX: Tensor | None = None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QRNNLayer:
+        super()._apply(fn, recurse)
+        self.prevX = None if self.prevX is None else fn(self.prevX)
+        return self
+
+    def reset(self) -> None:
+        """Forget the inputs that `save_prev_x` kept."""
+        self.prevX = None
+
+    def initial_state(
+        self, batch_size: int | None = None, *, device: Any = None, dtype: torch.dtype | None = None
+    ) -> QRNNState:
+        """Return the state before any input: zeros.
+
+        Parameters
+        ----------
+        batch_size : int, optional
+            How many sequences; if left out, one without a batch.
+        device, dtype : optional
+            The weights', if left out.
+        """
+        return _state.zeros(self, batch_size, device, dtype)
+
+    def reset_parameters(self) -> None:
+        """Draw new weights, as `torch.nn.Linear` draws them."""
+        for direction in self._directions:
+            getattr(self, "linear" + direction).reset_parameters()
+
+    def extra_repr(self) -> str:
+        """Return the arguments that are not the defaults."""
+        return format_extra_repr(
+            self, ["bias", "batch_first", "window", "zoneout", "output_gate", "save_prev_x", "reverse"]
+        )
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hidden: Tensor | QRNNState | None = None,
+        *,
+        hx: Tensor | QRNNState | None = None,
+    ) -> tuple[Any, Any]:
+        """Return the output and the last state.
+
+        Parameters
+        ----------
+        input : Tensor or PackedSequence
+            (T, B, `input_size`); (B, T, `input_size`) if `batch_first`; (T, `input_size`) for one sequence; or packed.
+        hidden : Tensor or QRNNState, optional
+            The state before the first step, (B, H) or (1, B, H); (H,) or (1, H) for one sequence. Zeros if left out. A
+            `QRNNState` holds the inputs before the first step too.
+        hx : optional
+            Another name of `hidden`, as `torch.nn.GRU` has it.
+
+        Returns
+        -------
+        output : Tensor or PackedSequence
+            ``h``, in the input's form.
+        state : Tensor or QRNNState
+            The state ``c`` after the last valid step in the direction of travel, before the output gate: (1, B, H), or
+            (1, H) for one sequence. A `QRNNState` if one was given.
+        """
+        hidden = hidden_or_hx(hidden, hx)
+        rows, batch_sizes, is_batched = unpack_input(self, input)
+        check_input(rows, self.input_size, self._direction_weights())
+        batch = rows.shape[1] if batch_sizes is None else int(batch_sizes[0])
+        given = hidden if isinstance(hidden, QRNNState) else None
+        saves = given is None and self.save_prev_x and self.window > 1
+        previous = None
+        if given is not None:
+            previous, hidden = _state.inputs_of_layer(self, given, rows, batch, is_batched), given.hidden
+        elif saves:
+            _state.check_saved(self, rows, batch)
+            previous = self.prevX
+        states = _state.of_layer(self, hidden, rows, batch, is_batched)
+        if states is not None and isinstance(input, PackedSequence) and input.sorted_indices is not None:
+            states = states.index_select(1, input.sorted_indices)
+
+        outputs, lasts, last_inputs = [], [], None
+        for k, direction in enumerate(self._directions):
+            # No inputs are known beyond the end: the other direction begins anew there.
+            before, keeps = (previous, saves or given is not None) if direction == FORWARD else (None, False)
+            source, kept = self._see(rows, input, before, self.reverse or direction == REVERSE, keeps)
+            h, c = self._travel(direction, source, batch_sizes, None if states is None else states[k])
+            outputs.append(h)
+            lasts.append(c)
+            last_inputs = kept if keeps else last_inputs
+        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
+        last = torch.stack(lasts)
+        if isinstance(input, PackedSequence) and input.unsorted_indices is not None:
+            last = last.index_select(1, input.unsorted_indices)
+        if saves:
+            self.prevX = None if last_inputs is None else last_inputs.detach()
+        last = last if is_batched else last.squeeze(1)
+        if given is None:
+            return repack_output(self, output, input), last
+        if last_inputs is not None and not is_batched:
+            last_inputs = last_inputs.squeeze(1)
+        return repack_output(self, output, input), QRNNState(last, (last_inputs,))
+
+    def step(self, input: Tensor, state: QRNNState) -> tuple[Tensor, QRNNState]:
+        """Return the output at one step, and the state after it: what the whole call gives at that step.
+
+        Parameters
+        ----------
+        input : Tensor
+            (B, `input_size`), or (`input_size`,) for one sequence. With `reverse`, the last step comes first.
+        state : QRNNState
+            As `initial_state`, `forward` or `step` returned it.
+
+        Returns
+        -------
+        output : Tensor
+            (B, H), or (H,) for one sequence.
+        state : QRNNState
+            The state after the step.
+        """
+        rows, is_batched = unpack_step(input, state, len(self._directions) == 1)
+        check_input(rows, self.input_size, self._direction_weights())
+        batch = rows.shape[0]
+        previous = _state.inputs_of_layer(self, state, rows, batch, is_batched)
+        hidden = _state.of_layer(self, state.hidden, rows, batch, is_batched)
+        source, last_inputs = next_window(rows, self.window, previous, self.reverse)
+        linear: Any = self.linear
+        product = linear(source)
+        self._check_product(FORWARD, product.shape[-1])
+        c0 = None if hidden is None else hidden[0].to(product.dtype)
+        h, c = _pooling.pool_step(product, c0, output_gate=self.output_gate, keep=self._keep(product))
+        if is_batched:
+            return h, QRNNState(c.unsqueeze(0), (last_inputs,))
+        return h.squeeze(0), QRNNState(c, (None if last_inputs is None else last_inputs.squeeze(1),))
+
+    def _see(
+        self, rows: Tensor, input: Any, previous: Tensor | None, reverse: bool, keeps: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return what each step of a direction sees, and, if it `keeps` them, the last inputs."""
+        if isinstance(input, PackedSequence):
+            found: tuple[Tensor, Tensor | None] = packed_windows(
+                rows, self.window, previous, reverse, keeps, input
+            )  # fmt: skip
+            return found
+        found = windows(rows, self.window, previous, reverse, keeps)
+        return found
+
+    def _travel(
+        self, direction: str, source: Tensor, batch_sizes: Tensor | None, c0: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return a direction's output and its last state."""
+        linear = getattr(self, "linear" + direction)
+        options = {"output_gate": self.output_gate, "reverse": self.reverse or direction == REVERSE}
+        if self._draws_no_mask() and is_unhooked_linear(linear) and is_inference(source, linear, c0):
+            self._check_product(direction, linear.weight.shape[0])
+            found: tuple[Tensor, Tensor] = _pooling.layer_inference(
+                source, linear.weight, linear.bias, c0, batch_sizes=batch_sizes, keep=self._keep(None), **options
+            )
+            return found
+        product = linear(source)
+        self._check_product(direction, product.shape[-1])
+        keep = self._keep(product)
+        if c0 is not None and c0.dtype != product.dtype:
+            c0 = c0.to(product.dtype)  # the product's dtype was chosen for the whole layer, by autocast for example
+        if batch_sizes is None:
+            found = _pooling.pool(product, c0, keep=keep, **options)
+        else:
+            found = _pooling.pool_packed(product, batch_sizes, c0, keep=keep, **options)
+        return found
+
+    def _check_product(self, direction: str, features: int) -> None:
+        wanted = (2 + self.output_gate) * self.hidden_size
+        if features != wanted:
+            raise RuntimeError(say.rnn_product("linear" + direction, features, wanted))
+
+    def _draws_no_mask(self) -> bool:
+        return not self.training or self.zoneout == 0
+
+    def _keep(self, product: Any) -> Any:
+        """Return what zoneout multiplies the gates by: None, a number, or, in training, a mask."""
+        if self.zoneout == 0:
+            return None
+        if not self.training:
+            return 1 - self.zoneout
+        mask = torch.empty_like(product[..., : self.hidden_size], requires_grad=False)
+        return mask.bernoulli_(1 - self.zoneout)
+
+    def _direction_weights(self) -> list[Tensor]:
+        """Return the weights that the input meets, where they are a plain Linear's."""
+        linears = (getattr(self, "linear" + direction) for direction in self._directions)
+        return [linear.weight for linear in linears if is_unhooked_linear(linear)]
+
+
+class BothDirections(QRNNLayer):
+    """A layer that travels both ways, of which each has its own product; outputs stand side by side."""
+
+    _directions = FORWARD, REVERSE

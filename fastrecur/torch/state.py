@@ -1,0 +1,202 @@
+"""The state of a stream: what a call goes on from, checked, and what the next one gets."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+from .. import _messages as say
+from . import _modes
+
+__all__ = ["QRNNState"]
+
+
+class QRNNState(NamedTuple):
+    """What a `QRNN` or a `QRNNLayer` goes on from: an argument of a call, and a result.
+
+    A module's `initial_state` makes the first one. Nothing is kept on the module, so that chunks are right under
+    checkpointing, export and transforms, and in several threads. A state owns its memory. Gradients flow through all
+    of it; `detach` ends them.
+
+    Parameters
+    ----------
+    hidden : Tensor or list of Tensor
+        The states ``c`` of all layers and directions, as a call takes and gives them: (L*D, B, H), or (L*D, H) for one
+        sequence; a list where the layers' sizes differ.
+    inputs : tuple of Tensor or None
+        For each layer its last ``window - 1`` inputs in time order, (window - 1, B, I), or (window - 1, I) for one
+        sequence; None for a window of 1. `torch.utils._pytree` takes None for a leaf: move a state with
+        ``tree_map_only(Tensor, ...)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastrecur.torch import QRNN
+    >>> rnn, x = QRNN(3, 8, window=2), torch.randn(10, 5, 3)
+    >>> state = rnn.initial_state(5)
+    >>> first, state = rnn(x[:4], state)
+    >>> second, state = rnn(x[4:], state)
+    >>> torch.allclose(torch.cat([first, second]), rnn(x)[0], atol=1e-6)
+    True
+    """
+
+    hidden: Any
+    inputs: tuple[Tensor | None, ...]
+
+    def detach(self) -> QRNNState:
+        """Return the same state without a gradient."""
+        several = isinstance(self.hidden, (list, tuple))
+        hidden = [h.detach() for h in self.hidden] if several else self.hidden.detach()
+        return QRNNState(hidden, tuple(None if v is None else v.detach() for v in self.inputs))
+
+
+# So that a state, and a program of torch.export that takes one, can be saved and loaded.
+torch.serialization.add_safe_globals([QRNNState])
+_register = getattr(_pytree, "_register_namedtuple", None)
+if _register is not None:
+    _register(QRNNState, serialized_type_name="fastrecur.torch.QRNNState")
+
+
+def zeros(layer: Any, batch_size: int | None, device: Any, dtype: torch.dtype | None) -> QRNNState:
+    """Return the state of a layer before any input, where its weights are and in their dtype, if no other is wanted."""
+    weight = next(layer.parameters(), None)
+    if weight is not None and weight.is_floating_point():
+        device, dtype = device or weight.device, dtype or weight.dtype
+    batch = () if batch_size is None else (batch_size,)
+    hidden = torch.zeros(len(layer._directions), *batch, layer.hidden_size, device=device, dtype=dtype)
+    if layer.window == 1:
+        return QRNNState(hidden, (None,))
+    inputs = torch.zeros(layer.window - 1, *batch, layer.input_size, device=device, dtype=dtype)
+    return QRNNState(hidden, (inputs,))
+
+
+# ---- What comes in --------------------------------------------------------------------------------------------------
+
+
+def of_layer(layer: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool) -> Any:
+    """Return a layer's first states as (directions, B, H), checked."""
+    if hidden is None:
+        return None
+    if not isinstance(hidden, Tensor):
+        raise TypeError(say.rnn_hidden_type(type(hidden)))
+    directions = len(layer._directions)
+    wanted = (directions, batch, layer.hidden_size) if is_batched else (directions, layer.hidden_size)
+    if directions == 1 and hidden.dim() == len(wanted) - 1:
+        hidden = hidden.unsqueeze(0)
+    if hidden.shape != wanted:
+        raise RuntimeError(say.rnn_hidden_shape(hidden.shape, wanted))
+    if hidden.dtype != rows.dtype and not torch.is_autocast_enabled(rows.device.type):
+        raise RuntimeError(say.rnn_hidden_dtype(hidden.dtype, rows.dtype))
+    return hidden if is_batched else hidden.unsqueeze(1)
+
+
+def inputs_of_layer(layer: Any, state: QRNNState, rows: Tensor, batch: int, is_batched: bool) -> Tensor | None:
+    """Return the inputs before a layer's first, (window - 1, B, I), checked; None is zeros."""
+    if layer.save_prev_x and layer.window > 1:
+        raise RuntimeError(say.rnn_state_and_saved())
+    if len(state.inputs) != 1:
+        raise RuntimeError(say.rnn_state_layers(len(state.inputs), 1))
+    inputs = state.inputs[0]
+    if layer.window == 1 or inputs is None:
+        if (layer.window == 1) != (inputs is None):
+            raise RuntimeError(say.rnn_state_window(layer.window, inputs is None))
+        return None
+    wanted = (layer.window - 1, *([batch] * is_batched), layer.input_size)
+    _check_inputs("inputs", inputs, wanted, rows, torch.is_autocast_enabled(rows.device.type))
+    return inputs if is_batched else inputs.unsqueeze(1)
+
+
+def _check_inputs(name: str, inputs: Tensor, shape: tuple[int, ...], rows: Tensor, any_dtype: bool) -> None:
+    if inputs.shape != shape or inputs.device != rows.device or not (any_dtype or inputs.dtype == rows.dtype):
+        came = tuple(inputs.shape), inputs.dtype, inputs.device
+        raise RuntimeError(say.rnn_previous(name, came, (shape, rows.dtype, rows.device)))
+
+
+def check_saved(layer: Any, rows: Tensor, batch: int) -> None:
+    """Raise where the inputs that a module keeps would be lost, or are none of this call's."""
+    if getattr(layer, "_is_replica", False):  # nn.DataParallel's mark
+        raise RuntimeError(say.rnn_replica())
+    lost = _modes.loses_attributes()
+    if lost:
+        raise RuntimeError(say.rnn_saved_lost(lost))
+    if layer.prevX is not None:
+        _check_inputs("prevX", layer.prevX, (layer.window - 1, batch, layer.input_size), rows, False)
+
+
+def check_layer(k: int, layer: Any) -> None:
+    """Raise unless a layer has a state of its own."""
+    if not hasattr(layer, "initial_state"):
+        raise TypeError(say.rnn_state_kind(k, type(layer)))
+
+
+def of_network(network: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool) -> list[Any]:
+    """Return what each layer of a network goes on from, checked: None, a tensor (D, B, H), or a `QRNNState`."""
+    layers = list(network.layers)
+    if hidden is None:
+        return [None] * len(layers)
+    directions = 1 + network.bidirectional
+    if not isinstance(hidden, QRNNState):
+        return _hidden_of_network(layers, directions, hidden, rows, batch, is_batched)
+    for k, layer in enumerate(layers):
+        check_layer(k, layer)
+    if len(hidden.inputs) != len(layers):
+        raise RuntimeError(say.rnn_state_layers(len(hidden.inputs), len(layers)))
+    firsts = _hidden_of_network(layers, directions, hidden.hidden, rows, batch, is_batched)
+    inputs = hidden.inputs if is_batched else [None if v is None else v.unsqueeze(1) for v in hidden.inputs]
+    return [QRNNState(first, (before,)) for first, before in zip(firsts, inputs, strict=True)]
+
+
+def _hidden_of_network(
+    layers: list[Any], directions: int, hidden: Any, rows: Tensor, batch: int, is_batched: bool
+) -> list[Any]:
+    """Return the first state of every layer, (D, B, H) or None, checked."""
+    sizes: list[Any] = [layer.hidden_size for layer in layers]
+    states = len(layers) * directions
+    if isinstance(hidden, Tensor):
+        if len(set(sizes)) > 1:
+            raise RuntimeError(say.rnn_hidden_sizes(sizes))
+        if hidden.dim() != 2 + is_batched:
+            raise RuntimeError(say.rnn_hidden_dim(is_batched, hidden.dim()))
+        wanted = (states, *([batch] * is_batched), sizes[0])
+        if hidden.shape != wanted:
+            raise RuntimeError(say.rnn_hidden_shape(hidden.shape, wanted))
+        hidden = hidden if is_batched else hidden.unsqueeze(1)
+        return [hidden] if len(layers) == 1 else list(hidden.split(directions))
+    if not isinstance(hidden, (list, tuple)) or isinstance(hidden, QRNNState):
+        raise TypeError(say.rnn_hidden_type(type(hidden)))
+    if len(hidden) != states:
+        raise RuntimeError(say.rnn_hidden_count(len(hidden), states))
+    given: list[Any] = []
+    for k, state in enumerate(hidden):
+        wanted = (1, *([batch] * is_batched), sizes[k // directions])
+        if state is None:
+            given.append(rows.new_zeros(1, batch, wanted[-1]) if directions == 2 else None)
+            continue
+        if not isinstance(state, Tensor):
+            raise TypeError(say.rnn_hidden_type(type(state)))
+        if state.shape not in (wanted, wanted[1:]):
+            raise RuntimeError(say.rnn_hidden_shape(state.shape, wanted))
+        given.append(state.reshape(1, batch, wanted[-1]))
+    if directions == 1:
+        return given
+    return [torch.cat(given[k : k + 2]) for k in range(0, len(given), 2)]
+
+
+# ---- What goes out --------------------------------------------------------------------------------------------------
+
+
+def join(lasts: list[Any], is_batched: bool = True) -> Any:
+    """Return the states of layers, tensors or each a `QRNNState`, as a network's; of one sequence without a batch."""
+    if isinstance(lasts[0], QRNNState):
+        hidden = join([last.hidden for last in lasts], is_batched)
+        inputs = [last.inputs[0] for last in lasts]
+        return QRNNState(hidden, tuple(v if v is None or is_batched else v.squeeze(1) for v in inputs))
+    if not is_batched:
+        lasts = [last.squeeze(1) for last in lasts]
+    if len(lasts) == 1:
+        return lasts[0]
+    same = len({last.shape[-1] for last in lasts}) == 1
+    return torch.cat(lasts) if same else lasts

@@ -1,0 +1,125 @@
+"""Pairs go by their labels, as in pandas and xarray, or are refused: never by position where names say otherwise."""
+
+import decimal
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import xarray as xr
+
+from fastrecur.smoothing import Ewm, ewm_corr, ewm_cov, ewm_filtfilt, ewm_mean, ewm_std, ewm_sum, ewm_var
+
+INDEX = pd.date_range("2024", periods=8, freq="h")
+X, Y = np.random.default_rng(0).standard_normal((2, 8, 3))
+FRAME = pd.DataFrame(X, INDEX, list("abc"))
+OTHER = pd.DataFrame(Y, INDEX, list("abc"))
+PAIRS = [ewm_cov, ewm_corr]
+
+
+@pytest.mark.parametrize("statistic", PAIRS)
+def test_columns_in_another_order(statistic):
+    expected = statistic(FRAME, OTHER, span=3)
+    pd.testing.assert_frame_equal(statistic(FRAME, OTHER[["c", "a", "b"]], span=3), expected)
+    np.testing.assert_array_equal(expected, statistic(X, Y, span=3))
+    theirs = pd.concat([getattr(FRAME[c].ewm(span=3), statistic.__name__[4:])(OTHER[c]) for c in FRAME], axis=1)
+    np.testing.assert_allclose(expected[1:], theirs[1:])
+    frames = pl.DataFrame(FRAME.to_dict("list")), pl.DataFrame(OTHER.to_dict("list"))
+    result = statistic(frames[0], frames[1].select("b", "c", "a"), span=3)
+    assert result.columns == ["a", "b", "c"]
+    np.testing.assert_array_equal(result.to_numpy(), expected)
+
+
+@pytest.mark.parametrize("statistic", PAIRS)
+def test_a_frame_and_a_series(statistic):
+    """As many columns as steps: by position, the series would have run along a row."""
+    square = pd.DataFrame(np.random.default_rng(1).standard_normal((8, 8)), INDEX)
+    for pair in [(square, OTHER["b"]), (OTHER["b"], square)]:
+        result = statistic(*pair, span=3)
+        for column in square:
+            np.testing.assert_allclose(result[column], statistic(square[column], OTHER["b"], span=3), rtol=1e-12)
+    table = pl.DataFrame({str(k): square[k].to_numpy() for k in square})
+    result = statistic(table, pl.Series(OTHER["b"].to_numpy()), span=3)
+    np.testing.assert_allclose(result["3"].to_numpy(), statistic(square[3], OTHER["b"], span=3), rtol=1e-12)
+
+
+def test_dimensions_in_another_order():
+    x = xr.DataArray(X, dims=("time", "c"), coords={"time": INDEX})
+    y = xr.DataArray(Y, dims=("time", "c"), coords={"time": INDEX})
+    expected = ewm_corr(x, y, span=3)
+    xr.testing.assert_equal(ewm_corr(x, y.T, span=3), expected)
+    xr.testing.assert_equal(ewm_corr(x.T, y, span=3, axis="time").T, expected)
+    square = xr.DataArray(np.random.default_rng(1).standard_normal((8, 8)), dims=("time", "c"))
+    one = xr.DataArray(Y[:, 0], dims="time")
+    np.testing.assert_array_equal(ewm_cov(square, one, span=3)[:, 4], ewm_cov(square[:, 4], one, span=3))
+
+
+def test_factors_with_labels():
+    steps = pd.Series(np.linspace(0.1, 0.9, 8), INDEX)
+    lanes = pd.Series([0.9, 0.5, 0.1], ["c", "b", "a"])
+    for statistic in [ewm_mean, ewm_sum, ewm_var, ewm_std, lambda x, alpha: ewm_filtfilt(x, alpha=alpha)]:
+        by_steps, by_lanes = statistic(FRAME, alpha=steps), statistic(FRAME, alpha=lanes)
+        np.testing.assert_array_equal(by_steps, statistic(X, alpha=steps.to_numpy()[:, np.newaxis]))
+        np.testing.assert_array_equal(by_lanes, statistic(X, alpha=np.array([0.1, 0.5, 0.9])))
+        both = pd.DataFrame(np.outer(steps, [0.1, 0.5, 1.0]), INDEX, list("abc"))
+        np.testing.assert_array_equal(
+            statistic(FRAME, alpha=both[["b", "a", "c"]]), statistic(X, alpha=both.to_numpy())
+        )
+    for statistic in PAIRS:
+        expected = statistic(X, Y[:, :1], alpha=steps.to_numpy()[:, np.newaxis])
+        np.testing.assert_array_equal(statistic(FRAME, OTHER["a"], alpha=steps), expected)
+        np.testing.assert_array_equal(statistic(OTHER["a"], FRAME, alpha=steps), expected)
+    np.testing.assert_array_equal(ewm_mean(FRAME["a"], alpha=steps), ewm_mean(X[:, 0], alpha=steps.to_numpy()))
+    np.testing.assert_array_equal(ewm_mean(X, alpha=lanes), ewm_mean(X, alpha=lanes.to_numpy()))
+    assert Ewm(alpha=pd.Series([0.5, 0.1, 0.2])).update(X).shape == X.shape
+
+
+SQUARE = pd.DataFrame(np.ones((3, 3)))
+ARRAY = xr.DataArray(X, dims=("time", "c"), coords={"time": INDEX})
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "options", "error", "words"),
+    [
+        (FRAME, OTHER[["a", "b"]], {}, ValueError, "`y` must have the columns of `x`"),
+        (FRAME, OTHER.rename(columns={"a": "d"}), {}, ValueError, "`y` must have the columns of `x`"),
+        (FRAME[["a", "a"]], OTHER[["a", "b"]], {}, ValueError, "`y` must have the columns of `x`"),
+        (FRAME, OTHER.iloc[::-1], {}, ValueError, "`x` and `y` must have the same index"),
+        (FRAME, OTHER["a"].iloc[::-1], {}, ValueError, "`x` and `y` must have the same index"),
+        (FRAME, OTHER["a"], {"axis": 1}, ValueError, "`axis` must be 0"),
+        (FRAME, pl.Series(Y[:, 0]), {}, TypeError, "`y` must come from the library of `x`, pandas"),
+        (ARRAY, ARRAY.rename(c="d"), {}, ValueError, "`y` must have dimensions of `x`"),
+        (ARRAY, ARRAY[:4], {}, ValueError, "the same coordinates along 'time'"),
+        (ARRAY, ARRAY[::-1], {}, ValueError, "the same coordinates along 'time'"),
+        (ARRAY, ARRAY[:, :1], {}, ValueError, "the same coordinates along 'c'"),
+        (FRAME, OTHER, {"alpha": pd.Series([0.5, 0.5])}, ValueError, "`x` and `alpha` must have the same index"),
+        (FRAME["a"], OTHER["a"], {"alpha": abs(FRAME)}, ValueError, "`alpha` must be a Series"),
+        (SQUARE, SQUARE, {"alpha": pd.Series([0.5] * 3)}, ValueError, "`alpha` must be an array where its labels"),
+    ],
+)
+def test_what_does_not_belong_together(x, y, options, error, words):
+    with pytest.raises(error, match=words):
+        ewm_corr(x, y, **{"alpha": 0.5, **options})
+
+
+def test_no_labels_beside_labels():
+    np.testing.assert_array_equal(ewm_cov(FRAME, Y, span=3), ewm_cov(X, Y, span=3))
+    np.testing.assert_array_equal(ewm_cov(X, OTHER, span=3), ewm_cov(X, Y, span=3))
+
+
+@pytest.mark.parametrize("values", [[True, False, None, True], [decimal.Decimal("1.5"), None, decimal.Decimal("2")]])
+def test_polars_bools_and_decimals(values):
+    expected = ewm_mean(np.array([np.nan if v is None else float(v) for v in values]), span=3)
+    series = pl.Series("s", values)
+    np.testing.assert_array_equal(ewm_mean(series, span=3).to_numpy(), expected)
+    result = ewm_mean(pl.DataFrame({"a": series, "b": [1] * len(values)}), span=3)
+    np.testing.assert_array_equal(result["a"].to_numpy(), expected)
+    assert result.columns == ["a", "b"]
+    with pytest.raises(TypeError, match="`x` must hold numbers only"):
+        ewm_mean(pl.DataFrame({"a": series, "b": ["1"] * len(values)}), span=3)
+
+
+def test_square_frames_of_polars_are_not_turned():
+    x = np.arange(9.0).reshape(3, 3)
+    table = pl.DataFrame(x, schema=["a", "b", "c"], orient="row")
+    np.testing.assert_array_equal(ewm_mean(table, span=3).to_numpy(), ewm_mean(x, span=3))

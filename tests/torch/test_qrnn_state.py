@@ -1,0 +1,422 @@
+"""A stream whose state is an argument: chunks are the whole, wherever torch runs them; what is refused."""
+
+import copy
+import io
+import pickle
+import threading
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
+from torch.utils import _pytree as pytree
+from torch.utils.checkpoint import checkpoint
+
+from fastrecur.torch import QRNN, QRNNLayer, QRNNState, WeightDrop
+
+X = torch.randn(9, 2, 3, generator=torch.Generator().manual_seed(1))
+CUTS = [4, 1, 1, 3]
+KINDS = {
+    "one layer": {},
+    "two layers": {"num_layers": 2},
+    "no output gate": {"num_layers": 2, "output_gate": False},
+    "zoneout": {"zoneout": 0.3},
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def close(actual, expected):
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-5)
+
+
+def in_chunks(call, x, state, cuts=CUTS):
+    outputs = []
+    for part in x.split(cuts):
+        output, state = call(part, state)
+        outputs.append(output)
+    return torch.cat(outputs), state
+
+
+def in_steps(call, x, state):
+    outputs = []
+    for row in x:
+        output, state = call(row, state)
+        outputs.append(output)
+    return torch.stack(outputs), state
+
+
+# Chunks and steps are the whole.
+
+
+@pytest.mark.parametrize("window", [1, 2, 4])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("batch_size", [2, None])
+def test_chunks_and_steps(window, kind, gradients, batch_size):
+    model = QRNN(3, 4, window=window, **KINDS[kind]).eval()
+    x = X if batch_size else X[:, 0]
+    with torch.set_grad_enabled(gradients):
+        whole, hidden = model(x)
+        for run, call in [(in_chunks, model), (in_steps, model.step)]:
+            output, state = run(call, x, model.initial_state(batch_size))
+            close((output, state.hidden), (whole, hidden))
+            assert [v is None for v in state.inputs] == [window == 1] * len(model.layers)
+            if window > 1:
+                assert torch.equal(state.inputs[0], x[-window + 1 :])
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_layer(reverse):
+    layer = QRNNLayer(3, 4, window=3, reverse=reverse)
+    whole, last = layer(X)
+    parts, steps = (X.split(CUTS), X) if not reverse else (X.split(CUTS)[::-1], X.flip(0))
+    state, outputs = layer.initial_state(2), []
+    for part in parts:
+        output, state = layer(part, hx=state)
+        outputs.append(output)
+    close((torch.cat(outputs[::-1] if reverse else outputs), state.hidden), (whole, last))
+    assert torch.equal(state.inputs[0], X[:2] if reverse else X[-2:])
+    output, state = in_steps(layer.step, steps, layer.initial_state(2))
+    close((output.flip(0) if reverse else output, state.hidden), (whole, last))
+
+
+def test_sizes_that_differ_and_batch_first():
+    model = QRNN(3, batch_first=True, layers=[QRNNLayer(3, 5, window=2), QRNNLayer(5, 4)])
+    x = X.transpose(0, 1)
+    whole, hidden = model(x)
+    state, outputs = model.initial_state(2), []
+    assert [tuple(h.shape) for h in state.hidden] == [(1, 2, 5), (1, 2, 4)]
+    for part in x.split(CUTS, 1):
+        output, state = model(part, state)
+        outputs.append(output)
+    close((torch.cat(outputs, 1), state.hidden), (whole, hidden))
+    _, state = in_steps(model.step, X, model.initial_state(2))
+    close(state.hidden, hidden)
+    assert not any(h.requires_grad for h in state.detach().hidden)
+
+
+def test_packed():
+    """The batch's own order, and each sequence's own last inputs."""
+    model = QRNN(3, 4, 2, window=3)
+    lanes, cuts = [X[:5, 0], X[:7, 1]], [(1, 4), (4, 3)]
+    parts = [[lane.split(cut)[k] for lane, cut in zip(lanes, cuts, strict=True)] for k in range(2)]
+    state, outputs = model.initial_state(2), []
+    for part in parts:
+        output, state = model(pack_sequence(part, enforce_sorted=False), state)
+        padded, lengths = pad_packed_sequence(output)
+        outputs.append([padded[:n, b] for b, n in enumerate(lengths)])
+    for b, lane in enumerate(lanes):
+        whole, hidden = model(lane)
+        close((torch.cat([part[b] for part in outputs]), state.hidden[:, b]), (whole, hidden))
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_both_directions(window):
+    """The forward direction goes on; the reverse one begins anew at each chunk's end, with the state it is given."""
+    model = QRNN(3, 4, window=window, bidirectional=True)
+    zeros = model.initial_state(2)
+    assert zeros.hidden.shape == (2, 2, 4)
+    close(model(X, zeros)[0], model(X)[0])
+    output, state = in_chunks(model, X, zeros)
+    close((output[..., :4], state.hidden[0]), (model(X)[0][..., :4], model(X)[1][0]))
+    close(model(X[:4], zeros)[0], model(X[:4])[0])
+    for module in (model, model.layers[0]):
+        with pytest.raises(RuntimeError, match="`step` must be asked of a module with one direction: bidirectional"):
+            module.step(X[0], zeros)
+
+
+def test_where_and_what_the_first_state_is():
+    model = QRNN(3, 4, 2, window=2, dtype=torch.float64)
+    state = model.initial_state(5)
+    assert [v.dtype for v in (state.hidden, *state.inputs)] == [torch.float64] * 3
+    assert not state.hidden.any()
+    state = model.initial_state(5, device="meta", dtype=torch.float32)
+    assert [(v.dtype, v.device.type) for v in (state.hidden, *state.inputs)] == [(torch.float32, "meta")] * 3
+    assert QRNN(3, 4, device="meta").initial_state().hidden.shape == (1, 4)
+
+
+# Gradients.
+
+
+def test_gradients_flow_through_the_state():
+    model, x = QRNN(3, 4, 2, window=3, dtype=torch.float64), X.double().requires_grad_()
+    tensors = [x, *model.parameters()]
+    expected = torch.autograd.grad(model(x)[0].square().sum(), tensors)
+    for run, call in [(in_chunks, model), (in_steps, model.step)]:
+        output, _ = run(call, x, model.initial_state(2))
+        close(torch.autograd.grad(output.square().sum(), tensors), expected)
+    _, state = model(x[:4], model.initial_state(2))
+    assert all(v.requires_grad for v in (state.hidden, *state.inputs))
+    assert not any(v.requires_grad for v in (state.detach().hidden, *state.detach().inputs))
+    output, _ = model(x[4:], state.detach())
+    assert not torch.autograd.grad(output.sum(), x)[0][:4].any()
+
+
+def test_gradients_of_a_state():
+    model = QRNN(3, 4, 2, window=2, dtype=torch.float64)
+    state = pytree.tree_map(torch.randn_like, model.initial_state(2))
+    leaves, shape = pytree.tree_flatten(state)
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    for call in (lambda s: model(X[:2].double(), s)[0], lambda s: model.step(X[0].double(), s)[0]):
+        assert torch.autograd.gradcheck(lambda *v, call=call: call(pytree.tree_unflatten(v, shape)), leaves)
+
+
+def test_checkpointing():
+    """With inputs kept on the module, the first weight's gradient was 9.5 % off."""
+    model, x = QRNN(3, 4, 2, window=3, dtype=torch.float64), X.double()
+    expected = torch.autograd.grad(model(x)[0].square().sum(), list(model.parameters()))
+    output, _ = in_chunks(lambda *v: checkpoint(model, *v, use_reentrant=False), x, model.initial_state(2))
+    close(torch.autograd.grad(output.square().sum(), list(model.parameters())), expected)
+
+
+# The rest of torch.
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_export_of_chunks_of_any_length(strict):
+    model = QRNN(3, 4, 2, window=3)
+    first = model.initial_state(2)
+    dynamic = {0: torch.export.Dim("steps", min=1, max=1000)}, pytree.tree_map(lambda _: None, first)
+    exported = torch.export.export(model, (X[:4], first), strict=strict, dynamic_shapes=dynamic)
+    file = io.BytesIO()
+    torch.export.save(exported, file)
+    file.seek(0)
+    output, state = in_chunks(torch.export.load(file).module(), X, first)
+    close((output, state.hidden), model(X))
+    assert type(state) is QRNNState
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # which the compiler hides from logs alone
+@pytest.mark.parametrize("window", [1, 3])
+def test_compiled(window):
+    model = QRNN(3, 4, 2, window=window)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    output, state = in_chunks(compiled, X, model.initial_state(2), [4, 2, 3])
+    close((output, state.hidden), model(X))
+    assert type(state) is QRNNState
+    step = torch.compile(lambda x, s: model.step(x, s.detach()), fullgraph=True, backend="aot_eager")
+    close(in_steps(step, X, model.initial_state(2))[0], model(X)[0])
+
+
+def test_vmap():
+    model = QRNN(3, 4, 2, window=2)
+    run = torch.func.vmap(model, in_dims=(1, 1), out_dims=1)
+    step = torch.func.vmap(model.step, in_dims=(0, 1), out_dims=(0, 1))
+    whole, _ = model(X)
+    close(in_chunks(run, X, model.initial_state(2))[0], whole)
+    close(in_steps(step, X, model.initial_state(2))[0], whole)
+    close(model(X)[0], whole)
+
+
+def test_threads_that_share_a_module():
+    model, results = QRNN(3, 4, 2, window=3), [None] * 4
+    inputs = [torch.randn(40, 2, 3) for _ in results]
+
+    def run(k):
+        with torch.no_grad():
+            results[k] = in_chunks(model, inputs[k], model.initial_state(2), 2)[0]
+
+    threads = [threading.Thread(target=run, args=(k,)) for k in range(len(results))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with torch.no_grad():
+        for x, result in zip(inputs, results, strict=True):
+            close(result, model(x)[0])
+
+
+def test_autocast():
+    model = QRNN(3, 4, 2, window=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        for run, call in [(in_chunks, model), (in_steps, model.step)]:
+            output, state = run(call, X, model.initial_state(2))
+            assert output.dtype == state.hidden.dtype == torch.bfloat16
+            torch.testing.assert_close(output.float(), model(X)[0].float(), rtol=0.05, atol=0.05)
+
+
+# A state is a value.
+
+
+def test_a_state_owns_its_memory():
+    for options in [{}, {"output_gate": False}]:
+        model = QRNN(3, 4, window=2, **options)
+        with torch.no_grad():
+            for call, x in [(model, X.clone()), (model.step, X[0].clone())]:
+                output, state = call(x, model.initial_state(2))
+                kept = copy.deepcopy(state)
+                x.zero_()
+                output.zero_()
+                call(X[:3] if x.dim() == 3 else X[1], state)
+                assert all(map(torch.equal, pytree.tree_leaves(state), pytree.tree_leaves(kept)))
+                tensors = pytree.tree_leaves(state)
+                assert all(v.untyped_storage().nbytes() == v.nbytes for v in tensors)  # nothing else is kept
+
+
+def test_copies():
+    model = QRNN(3, 4, window=2)
+    with torch.no_grad():
+        _, state = model(X[:4], model.initial_state(2))
+        expected = model(X[4:], state)[0]
+        file = io.BytesIO()
+        torch.save(state, file)
+        file.seek(0)
+        same = copy.copy(state), copy.deepcopy(state), pickle.loads(pickle.dumps(state)), torch.load(file)
+        for other in same:
+            assert type(other) is QRNNState
+            assert torch.equal(model(X[4:], other)[0], expected)
+    moved = pytree.tree_map_only(torch.Tensor, lambda v: v.double(), QRNN(3, 4).initial_state(2))
+    assert type(moved) is QRNNState
+    assert moved.hidden.dtype == torch.float64
+    assert moved.inputs == (None,)
+
+
+@pytest.mark.parametrize("call", ["forward", "step"])
+def test_hooks_and_stand_ins(call):
+    model = QRNN(3, 4, window=2)
+    seen = []
+    model.layers[0].linear.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]) or 2 * output)
+    x = X[0] if call == "step" else X[:1]
+    state = pytree.tree_map(torch.randn_like, model.initial_state(2))
+    with torch.no_grad():
+        output, _ = getattr(model, call)(x, state)
+    assert torch.equal(seen[0].reshape(2, 6), torch.cat([X[0], state.inputs[0][0]], -1))
+    close(output.reshape(2, 4), model(X[:1], state)[0][0])
+    dropped = QRNNLayer(3, 4, window=2)
+    dropped.linear = WeightDrop(dropped.linear, ["weight"], 1.0)
+    dropped.linear.module.bias = nn.Parameter(torch.zeros(12))
+    assert not getattr(dropped, call)(x, dropped.initial_state(2))[0].any()
+    dropped.eval()
+    assert getattr(dropped, call)(x, dropped.initial_state(2))[0].any()
+
+
+def test_zoneout_and_dropout_in_training():
+    model = QRNN(3, 4, 2, zoneout=1.0)
+    state = pytree.tree_map_only(torch.Tensor, torch.randn_like, model.initial_state(2))
+    assert torch.equal(model.step(X[0], state)[1].hidden, state.hidden)
+    model = QRNN(3, 4, 2, dropout=1.0)
+    model.layers[1].linear.bias.data.zero_()
+    assert not model.step(X[0], model.initial_state(2))[0].any()
+
+
+# What is refused.
+
+MODEL = QRNN(3, 4, 2, window=2)
+STATE = MODEL.initial_state(2)
+DIRECTIONS = QRNN(3, layers=[QRNNLayer(3, 4), QRNNLayer(4, 4, reverse=True)])
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: MODEL.step(X[0], None), TypeError, "`state` must be a QRNNState, .*got NoneType"),
+        (lambda: MODEL.step(X[0], STATE.hidden), TypeError, "`state` must be a QRNNState"),
+        (lambda: MODEL.step(X, STATE), ValueError, "`input` of a step must be 1-D .*got 3-D"),
+        (lambda: MODEL.step([1.0], STATE), TypeError, "`input` of a step must be a tensor, got list"),
+        (lambda: MODEL.step(X[0, :, :2], STATE), RuntimeError, "Expected 3, got 2"),
+        (lambda: MODEL.step(X[0].double(), STATE), ValueError, "must have the weights' dtype"),
+        (lambda: MODEL.step(X[0, :1], STATE), RuntimeError, r"Expected hidden size \(2, 1, 4\)"),
+        (lambda: MODEL(X[:, :1], STATE), RuntimeError, r"Expected hidden size \(2, 1, 4\)"),
+        (lambda: MODEL(X, STATE._replace(inputs=STATE.inputs[:1])), RuntimeError, "one entry for each layer, 2, got 1"),
+        (lambda: MODEL(X, STATE._replace(inputs=(None, None))), RuntimeError, "got None for 2"),
+        (lambda: QRNN(3, 4, 2)(X, STATE), RuntimeError, "got a tensor for 1"),
+        (lambda: MODEL(X, STATE._replace(inputs=STATE.inputs[::-1])), RuntimeError, "`inputs` holds the inputs before"),
+        (lambda: MODEL(X, STATE._replace(hidden=STATE)), TypeError, "`hidden` must be a tensor, or a list"),
+        (lambda: MODEL(X, STATE, hx=STATE), TypeError, "`hidden` and `hx`"),
+        (lambda: DIRECTIONS.step(X[0], DIRECTIONS.initial_state(2)), RuntimeError, "`step` must be asked of a module"),
+    ],
+)
+def test_bad_state(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_layers_without_a_state():
+    class Other(nn.Module):
+        input_size = hidden_size = 3
+
+    model = QRNN(3, layers=[Other()])
+    with pytest.raises(TypeError, match="`layers` must hold QRNNLayers where a QRNNState is wanted, got .*Other as 0"):
+        model.initial_state(2)
+
+
+def test_weights_on_meta():
+    for model in (QRNN(3, 4, device="meta"), QRNNLayer(3, 4, device="meta")):
+        for gradients in (True, False):
+            with torch.set_grad_enabled(gradients), pytest.raises(RuntimeError, match="on meta, which has no numbers"):
+                model(X)
+
+
+# `save_prev_x`: the same code, with the inputs on the module; it refuses what it cannot do.
+
+
+def test_saved_inputs_of_both_directions():
+    for window in (1, 2):
+        with pytest.raises(ValueError, match="`save_prev_x` must be off with bidirectional=True"):
+            QRNN(3, 4, window=window, bidirectional=True, save_prev_x=True)
+
+
+SAVING = {
+    "vmap": lambda model: torch.func.vmap(lambda x: model(x)[0], in_dims=1)(X),
+    "grad": lambda model: torch.func.grad(lambda x: model(x)[0].sum())(X),
+    "export": lambda model: torch.export.export(model, (X,), strict=False),
+    "strict export": lambda model: torch.export.export(model, (X,), strict=True),
+    "trace": lambda model: torch.jit.trace(model, (X,)),
+    "checkpoint": lambda model: checkpoint(model, X, use_reentrant=False)[0].sum().backward(),
+    "old checkpoint": lambda model: (
+        checkpoint(model, X.clone().requires_grad_(), use_reentrant=True)[0].sum().backward()
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("how", SAVING)
+@pytest.mark.parametrize("make", [QRNN, QRNNLayer])
+def test_saved_inputs_that_would_be_lost(how, make):
+    model = make(3, 4, window=2, save_prev_x=True)
+    with pytest.raises(RuntimeError, match="QRNNState"):
+        SAVING[how](model)
+    if "checkpoint" not in how:
+        assert torch.is_tensor(model(X)[1])  # and nothing was left in the module
+    SAVING[how](make(3, 4, save_prev_x=True))  # a window of 1 saves nothing
+
+
+def test_saved_inputs_and_a_state():
+    for model in (QRNN(3, 4, window=2, save_prev_x=True), QRNNLayer(3, 4, True, window=2)):
+        state = model.initial_state(2)
+        for call, x in [(model, X), (model.step, X[0])]:
+            with pytest.raises(RuntimeError, match="`hidden` must be no QRNNState where the module saves"):
+                call(x, state)
+    model = QRNN(3, 4, save_prev_x=True)  # a window of 1
+    close(in_chunks(model, X, model.initial_state(2))[0], model(X)[0])
+
+
+# A default device is for new tensors, not for those of a call.
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("kind", ["plain", "window", "both directions"])
+def test_default_device(kind, gradients):
+    model = QRNN(3, 4, 2, window=1 + (kind == "window"), bidirectional=kind == "both directions")
+    packed, parameters = pack_sequence([X[:5, 0], X[:9, 1]], enforce_sorted=False), list(model.parameters())
+    results = []
+    for device in (None, "meta"):
+        torch.set_default_device(device)
+        try:
+            with torch.set_grad_enabled(gradients):
+                output, rows = model(X), model(packed, model.initial_state(2))
+                tensors = [*output, rows[0].data, rows[1].hidden]
+                if kind != "both directions":
+                    tensors.append(model.step(X[0], rows[1])[0])
+                if gradients:
+                    tensors += torch.autograd.grad(sum(v.square().sum() for v in tensors), parameters)
+                results.append(tensors)
+        finally:
+            torch.set_default_device(None)
+    torch.testing.assert_close(*results, rtol=0, atol=0)
