@@ -86,9 +86,9 @@ def forget_mult(
     -----
     On a CPU the state is carried one precision wider than the data (float16 and bfloat16 in float32, float32 in
     float64), so float32 results are within one ulp of the float64 result. float64 is carried in float64, by a
-    compensated step. For finite inputs ``f == 1`` gives ``x`` and ``f == 0`` keeps the state, bit for bit, except for the
-    sign of a zero. A constant series stays constant. The same input gives the same bits for any number of threads. A
-    complex ``x`` is computed as two real series.
+    compensated step. For finite inputs ``f == 1`` gives ``x`` and ``f == 0`` keeps the state, bit for bit, except for
+    the sign of a zero. A constant series stays constant. The same input gives the same bits for any number of threads.
+    A complex ``x`` is computed as two real series.
 
     The QRNN [1]_ calls this recurrence *f-pooling*, in its equation (3), with the opposite convention: its forget
     gate multiplies the state, and is ``1 - f`` here.
@@ -150,12 +150,12 @@ def forget_mult_vjp(
     Returns
     -------
     grad_f, grad_x : array
-        In the shape and dtype of the operand (for integers, bools and numbers: the dtype of the result; for real operands
-        of a complex result: the dtype of its real part). Summed over broadcast axes in the precision of the carry. Zero
-        at and past the length of a series.
+        In the shape and dtype of the operand (for integers, bools and numbers: the dtype of the result; for real
+        operands of a complex result: the dtype of its real part). Summed over broadcast axes in the precision of the
+        carry. Zero at and past the length of a series.
     grad_h0 : array or None
-        In the shape and dtype of ``h0``; None without ``h0``. If ``h0`` came from ``x``, as in ``h0=x[0]``, add this to that
-        part of ``grad_x``.
+        In the shape and dtype of ``h0``; None without ``h0``. If ``h0`` came from ``x``, as in ``h0=x[0]``, add this to
+        that part of ``grad_x``.
 
     Raises
     ------

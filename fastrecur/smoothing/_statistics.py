@@ -45,8 +45,8 @@ def ewm_mean(
 ) -> Any:
     r"""Return the exponentially weighted mean, as pandas' ``x.ewm(...).mean()``.
 
-    With ``adjust=True`` it is the weighted average of all samples so far. The newest has the weight 1, and each older one
-    :math:`d = 1 - \alpha` times the weight of the next one,
+    With ``adjust=True`` it is the weighted average of all samples so far. The newest has the weight 1, and each older
+    one :math:`d = 1 - \alpha` times the weight of the next one,
 
     .. math:: y_t = \frac{\sum_{k \ge 0} d^k x_{t-k}}{\sum_{k \ge 0} d^k},
 
@@ -64,14 +64,14 @@ def ewm_mean(
         ``halflife`` is a time: a number in their unit, or a timedelta (or a string that ``pandas.Timedelta`` takes).
     alpha : float or array_like, optional
         The smoothing factor itself, in (0, 1]. An array has a factor for each sample, each series or both, and
-        broadcasts against ``x``. Exactly one of ``com``, ``span``, ``halflife`` and ``alpha`` must be given. With `times`,
-        ``halflife`` is required, and another one may be given too: the factor for the time of one half-life.
+        broadcasts against ``x``. Exactly one of ``com``, ``span``, ``halflife`` and ``alpha`` must be given. With
+        `times`, ``halflife`` is required, and another one may be given too: the factor for the time of one half-life.
     times : array_like, optional
         The times of the samples, in the length of `axis` or in the shape of ``x``: datetime64 or numbers, not
         decreasing. A sample decays by :math:`2^{-\Delta t/\text{halflife}}`.
     adjust : bool, default True
-        Divide by the sum of the weights so far. If False, each sample has the weight ``alpha`` (with `times`, 1 minus the
-        decay since the last one), relative to 1 for all samples before it.
+        Divide by the sum of the weights so far. If False, each sample has the weight ``alpha`` (with `times`, 1 minus
+        the decay since the last one), relative to 1 for all samples before it.
     ignore_na : bool, default False
         Whether missing values are skipped when weights decay; if False, weights decay over a gap.
     min_periods : int, default 0
@@ -89,8 +89,8 @@ def ewm_mean(
     Raises
     ------
     ValueError
-        If not exactly one constant is given, or if it is out of its domain; for `times` of the wrong length, with NaT or
-        NaN, decreasing, or of another kind than ``halflife``; for shapes and an axis that do not match.
+        If not exactly one constant is given, or if it is out of its domain; for `times` of the wrong length, with NaT
+        or NaN, decreasing, or of another kind than ``halflife``; for shapes and an axis that do not match.
     TypeError
         For unsupported dtypes and types.
 
@@ -106,7 +106,8 @@ def ewm_mean(
     ``adjust=False``, where pandas weights a sample after a gap as if ``times`` had been given. Where pandas and the
     formula differ, the result follows the formula. NumPy arrays, and tensors that do not require grad, are read once by
     a kernel. Other arrays use `fastrecur.forget_mult` and `fastrecur.linear_recurrence`, so gradients reach ``x`` and
-    ``alpha``. The gradient of a missing value is zero. An array ``alpha`` is checked unless that would wait for a device.
+    ``alpha``. The gradient of a missing value is zero. An array ``alpha`` is checked unless that would wait for a
+    device.
 
     Examples
     --------
