@@ -1,8 +1,8 @@
-"""Figure 4 of the QRNN paper [1], from your machine's numbers beside the paper's.
+"""Figure 4 of the QRNN paper [1], with the numbers of your machine and of the paper.
 
-Above: a training step of the paper's language model of PTB (two layers of 640 units, 20 lanes of 105 words, 10,000
-different words), split into the recurrent layers, the softmax and the overhead (all else). Below: how many times as
-fast as nn.LSTM a QRNN layer of 320 units reads a batch. Prints both and saves the picture:
+Top: a training step of the paper's language model of PTB (two layers of 640 units, batches of 20 x 105 words, a
+vocabulary of 10,000 words), split into the recurrent layers, the softmax and the overhead (the rest). Bottom: the speed
+of a QRNN layer of 320 units in inference, relative to nn.LSTM. Prints both and saves a chart:
 
     python examples/figure4.py [--quick] [--output FILE]
 
@@ -48,7 +48,7 @@ PAPER_GRID = np.array([
 
 
 class PTB(nn.Module):
-    """The paper's language model, whose layers are given."""
+    """The paper's language model with given layers."""
 
     def __init__(self, rnn: nn.Module, words: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class PTB(nn.Module):
 
 
 def step_parts(rnn: nn.Module, words: int, steps: int, device: torch.device, bar: tqdm) -> tuple[float, ...]:
-    """Return the seconds of a training step's parts: the recurrent layers, the softmax, all else."""
+    """Return the seconds of a training step's parts: the recurrent layers, the softmax, the rest."""
     model = PTB(rnn, words).to(device)
     optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
     text = torch.randint(words, (steps + 1, 20), device=device)

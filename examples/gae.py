@@ -1,8 +1,8 @@
-"""Generalised advantages beside a plain loop: the same numbers, sooner.
+"""Generalized advantage estimation compared with a plain loop: the same numbers in less time.
 
-A policy that holds or drops a bet on where the real glucose record goes next is played in 64 environments, each from
-another place of the week; its values come from a smoothed reward. No learning here: the arrays are what a learner has
-after a rollout. Prints a short report and saves a picture:
+A synthetic policy bets on the next move of a real glucose record, in 64 environments that start at different times of
+the week. Its values are a smoothed reward. Nothing is learned: the arrays are those of a learner after a rollout.
+Prints a short report and saves a chart:
 
     python examples/gae.py [--output FILE]
 """
@@ -27,7 +27,7 @@ STEPS, ENVIRONMENTS, GAMMA = 2048, 64, 0.99
 
 
 def rollout() -> tuple[np.ndarray, ...]:
-    """Rewards, values with one step more, and where episodes ended or were cut off."""
+    """Rewards, values with one more step, and where episodes were terminated or truncated."""
     _, glucose = read_glucose(HERE / "data" / "glucose.csv")
     rng = np.random.default_rng(0)
     places = (np.arange(STEPS)[:, None] + rng.integers(0, glucose.size, ENVIRONMENTS)) % (glucose.size - 1)
@@ -41,7 +41,7 @@ def rollout() -> tuple[np.ndarray, ...]:
 
 
 def plain_loop(rewards, values, terminated, truncated, gamma, lam):
-    """As it is written in many training scripts."""
+    """The loop of many training scripts."""
     advantages, later = np.zeros_like(rewards), np.zeros(rewards.shape[1])
     for t in reversed(range(len(rewards))):
         error = rewards[t] + gamma * values[t + 1] * ~terminated[t] - values[t]
@@ -70,7 +70,7 @@ def main() -> None:
         return gae(rewards, values, GAMMA, lam, terminated, truncated)
 
     difference = np.max(np.abs(fast(0.95) - plain_loop(rewards, values, terminated, truncated, GAMMA, 0.95)))
-    print(f"{STEPS} steps of {ENVIRONMENTS} environments, {terminated.sum()} ends, {truncated.sum()} cuts")
+    print(f"{STEPS} steps of {ENVIRONMENTS} environments, {terminated.sum()} terminated, {truncated.sum()} truncated")
     print(f"   gae and the loop differ by at most {difference:.0e}")
     if difference > 1e-9:
         raise SystemExit("gae does not give the loop's numbers")

@@ -1,19 +1,19 @@
-"""A language model by the recipe of AWD-LSTM and AWD-QRNN, of words or letters: LSTM, GRU or QRNN.
+"""A language model by the recipe of AWD-LSTM and AWD-QRNN, on words or characters: LSTM, GRU or QRNN.
 
-Trains on Shakespeare's plays or on a folder with the texts of PTB or WikiText, prints how well the network does and
-what it writes, and saves a picture of the way there:
+Trains on Shakespeare's plays or on a folder with the texts of PTB or WikiText, prints the perplexity and a text sample,
+and saves a chart of the training:
 
     python examples/language_model.py [--model qrnn|lstm|gru] [--level char|word] [--data FOLDER] [--output FILE]
 
-It may be killed at any moment: the same command with `--resume` goes on from the last checkpoint, to the same losses.
-It takes a GPU where there is one, and several processes where torchrun starts them:
+The script may be killed at any moment: the same command with `--resume` continues from the last checkpoint, with the
+same losses. It uses a GPU if there is one, and several processes if torchrun starts them:
 
     torchrun --nproc-per-node 2 examples/language_model.py
 
-The recipe [1]: the embedding is tied to the output; dropout of words, of the recurrent weights, and of features, the
-same for all steps; lanes of text whose state is carried from one stretch of steps to the next, stretches of random
-length; penalties on large and on quickly changing outputs (AR, TAR); gradients clipped; and weights averaged from where
-the validation no longer improves. `--optimiser sgd` is the paper's; Adam is there earlier.
+The recipe [1]: the embedding is tied to the output; dropout of words, of the recurrent weights, and of features, with
+the same mask at all steps; a state that is carried between segments of random length; penalties on large and on quickly
+changing outputs (AR, TAR); clipped gradients; and averaged weights, from where the validation no longer improves.
+`--optimiser sgd` is the paper's; Adam is faster for short trainings.
 
 [1] S. Merity, N. S. Keskar, R. Socher, "Regularizing and Optimizing LSTM Language Models", ICLR 2018, arXiv:1708.02182
 """
@@ -60,7 +60,7 @@ RATES = {"adam": 5e-3, "sgd": 10.0}
 
 
 class Corpus(NamedTuple):
-    """Three texts as numbers of words or letters, and the words or letters."""
+    """Three texts as indices of words or characters, and the vocabulary."""
 
     train: Tensor
     valid: Tensor
@@ -100,9 +100,9 @@ def numbers(values: Iterable[int]) -> Tensor:
 
 
 def lanes(text: Tensor, count: int) -> Tensor:
-    """Cut a text into `count` pieces that are read side by side, (steps, count)."""
+    """Split a text into a batch of `count` sequences, (steps, count)."""
     if len(text) < 2 * count:
-        raise SystemExit(f"a text of {len(text)} words or letters is too short for {count} lanes")
+        raise SystemExit(f"a text of {len(text)} words or characters is too short for a batch of {count}")
     return text[: len(text) // count * count].view(count, -1).T.contiguous()
 
 
@@ -120,7 +120,7 @@ class LanguageModel(nn.Module):
         self.rnns = nn.ModuleList()
         for k, (inputs, outputs) in enumerate(pairwise(sizes)):
             if options.model == "qrnn":
-                # The first layer also sees the input before; it keeps the last one of a stretch for the next.
+                # The first layer also reads the previous input; it keeps the last one of a segment for the next.
                 rnn = QRNNLayer(inputs, outputs, window=2 if k == 0 else 1, save_prev_x=k == 0, device=device)
                 rnn.linear = WeightDrop(rnn.linear, ["weight"], options.weight_drop)
             else:
@@ -169,7 +169,7 @@ def size(module: nn.Module) -> int:
 
 
 def build(words: int, options: argparse.Namespace) -> LanguageModel:
-    """Return the network with `--hidden` units, or with as many as make `--weights` weights."""
+    """Return the network with `--hidden` units, or with about `--weights` weights."""
 
     def weights(hidden: int) -> int:
         return size(LanguageModel(words, hidden, options, "meta"))
@@ -185,15 +185,15 @@ def build(words: int, options: argparse.Namespace) -> LanguageModel:
 
 
 class Training:
-    """All that changes while a network learns, so that it can be saved and gone on with."""
+    """The whole state of a training, which a checkpoint holds."""
 
     def __init__(self, corpus: Corpus, options: argparse.Namespace) -> None:
         self.options = options
         self.rank, self.processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         if options.batch % self.processes:
             raise SystemExit(f"`--batch` must be a multiple of the {self.processes} processes, and is {options.batch}")
-        own_card = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-        self.device = torch.device(own_card if torch.cuda.is_available() else "cpu")
+        own_gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        self.device = torch.device(own_gpu if torch.cuda.is_available() else "cpu")
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
 
@@ -218,11 +218,11 @@ class Training:
         self.curve: list[tuple[int, float, float, float]] = []  # step, seconds, loss in training, loss in validation
 
     def share(self, text: Tensor) -> Tensor:
-        """Return this process's lanes of a text."""
+        """Return this process's part of the batch of a text."""
         return lanes(text, self.options.batch)[:, self.rank :: self.processes].to(self.device)
 
     def learn(self) -> tuple[float, int]:
-        """Learn from the next stretch of text; return the loss of a word and how many steps long it was."""
+        """Train on the next segment of text; return the loss per word and the number of steps."""
         o, began = self.options, time.perf_counter()
         mean = o.bptt if torch.rand((), generator=self.lengths) < 0.95 else o.bptt / 2
         length = max(5, int(torch.normal(mean, 5.0, (), generator=self.lengths)))
@@ -239,7 +239,7 @@ class Training:
         (loss + penalty).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), o.clip)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.rate * length / o.bptt  # a short stretch says less
+            group["lr"] = self.rate * length / o.bptt  # a short segment has less information
         self.optimiser.step()
         if self.averaged_from is not None:
             self.add_to_average(list(self.average.parameters()), list(self.model.parameters()), self.averaged)
@@ -266,7 +266,7 @@ class Training:
 
     @torch.no_grad()
     def evaluate(self, text: Tensor) -> float:
-        """Return the loss of a word, of all processes' lanes."""
+        """Return the loss per word over all processes."""
         states, total = self.average.begin(), torch.zeros(2, device=self.device, dtype=torch.float64)
         for words, following in zip(*(part.split(self.options.bptt) for part in (text[:-1], text[1:])), strict=True):
             logits, states, _, _ = self.average(words, states)
@@ -277,11 +277,11 @@ class Training:
         return (total[0] / total[1]).item()
 
     def windows(self) -> list[QRNNLayer]:
-        """Return the layers that keep the last inputs of a stretch for the next one."""
+        """Return the layers that keep the last inputs of a segment for the next one."""
         return [layer for layer in self.model.modules() if isinstance(layer, QRNNLayer) and layer.save_prev_x]
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint: the whole of it or nothing, whenever the process or the machine stops."""
+        """Write a checkpoint atomically: it is complete whenever the process or the machine stops."""
         own = {
             "states": [each(Tensor.cpu, state) for state in self.states], "random": torch.get_rng_state(),
             "inputs": [layer.prevX.cpu() for layer in self.windows() if layer.prevX is not None],
@@ -304,7 +304,7 @@ class Training:
         os.replace(beside, path)
 
     def load(self, whole: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         before, now = whole["options"], fixed(self.options)
         if differ := [f"--{name} {before.get(name)}" for name in now if now[name] != before.get(name)]:
             raise SystemExit(f"the checkpoint was made with {', '.join(differ)}".replace("_", "-"))
@@ -328,7 +328,7 @@ class Training:
 
 
 def fixed(options: argparse.Namespace) -> dict[str, str]:
-    """Return the options that may not change on the way."""
+    """Return the options that must not change in a training."""
     free = "epochs", "checkpoint", "resume", "output", "sample"
     return {name: str(value) for name, value in vars(options).items() if name not in free}
 
@@ -385,8 +385,8 @@ def plot(training: Training) -> None:
             ax.axvline(training.averaged_from, color="black", lw=0.8, ls=":")
             ax.text(training.averaged_from, 0.6, "weights averaged from here ", rotation=90, ha="right", va="center",
                     transform=ax.get_xaxis_transform())  # fmt: skip
-        best, a_letter = math.exp(min(valid)), {"char": "letter", "word": "word"}[o.level]
-        ax.set(xlabel="seconds of training", ylabel=f"perplexity of a {a_letter}", ylim=(0.9 * best, 2 * best))
+        best, unit = math.exp(min(valid)), {"char": "character", "word": "word"}[o.level]
+        ax.set(xlabel="seconds of training", ylabel=f"perplexity per {unit}", ylim=(0.9 * best, 2 * best))
         about = f"{o.model.upper()}, {size(training.model):,} weights"
         ax.set_title(f"A language model of {o.data or 'Shakespeare'}: {about}")
         ax.legend(loc="upper center")
@@ -403,7 +403,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--level", choices=("char", "word"), default="char")
     add("--data", type=Path, metavar="FOLDER", help="with one file each for train, valid and test; else Shakespeare")
     add("--output", type=Path, default=Path(__file__).with_suffix(".png"), help="the picture")
-    add("--sample", type=int, default=400, help="how many words or letters to write at the end")
+    add("--sample", type=int, default=400, help="how many words or characters to write at the end")
     add("--checkpoint", type=Path, default=Path("language_model.pt"))
     add("--resume", action="store_true", help="go on from the checkpoint, if it exists")
     add("--seed", type=int, default=0)
@@ -414,8 +414,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--embedding", type=int, default=64, help="features of the embedding, and units of the last layer")
     # How it learns
     add("--epochs", type=int, default=4)
-    add("--batch", type=int, default=16, help="lanes of text")
-    add("--bptt", type=int, default=100, help="steps of a stretch, in the mean")
+    add("--batch", type=int, default=16, help="batch size")
+    add("--bptt", type=int, default=100, help="mean number of steps of a segment")
     add("--every", type=int, default=100, help="steps between checkpoints, each after a validation")
     add("--optimiser", choices=RATES, default="adam")
     add("--rate", type=float, help=f"by default {RATES}")

@@ -1,10 +1,9 @@
 """Smoothing constants learned by gradient descent, on a week of real glucose measurements.
 
-A forecast a quarter of an hour ahead: a smoothed level plus a multiple of a smoothed slope. How much to smooth either,
-and how far to follow the slope, are three numbers; their gradients come through the recurrences. Prints a short report
-and saves a picture. It shows how such numbers are learned, not how well glucose can be forecast: horizon and test days
-were chosen with an eye on the outcome (five days teach little; half an hour ahead, or of the day with jumps, nothing
-beats the last measurement):
+The forecast for 15 minutes ahead is a smoothed level plus a multiple of a smoothed slope. Its three parameters are the
+two smoothing constants and the factor of the slope; their gradients flow through the recurrences. Prints a short report
+and saves a chart. The example shows how to learn such constants, not how well glucose can be forecast: horizon and test
+days were chosen after seeing results, and at 30 minutes nothing beats the last measurement:
 
     python examples/learned_smoothing.py [--output FILE]
 """
@@ -31,7 +30,7 @@ TEST_DAYS = 3, 6  # of the seven, counted from 0
 
 
 class Trend(torch.nn.Module):
-    """Level and slope, each an exponential average with a time constant of its own, for irregular times."""
+    """Level and slope, each an exponential average with its own time constant, for irregular times."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +55,7 @@ def targets(time: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def is_test(time: np.ndarray) -> np.ndarray:
-    """Which measurements are on days that are not learned from."""
+    """Which measurements are on test days."""
     return np.isin((time - time[0].astype("M8[D]")) // np.timedelta64(1, "D"), TEST_DAYS)
 
 
@@ -92,8 +91,8 @@ def main() -> None:
 
 
 def report(name, x, forecast, target, training, test, *notes) -> None:
-    """Print notes, and a forecast's errors beside those of the last measurement."""
-    print(f"Forecast of glucose {AHEAD} minutes ahead; {training.sum()} steps to learn from, {test.sum()} to test on.")
+    """Print notes, and the errors of a forecast and of the last measurement."""
+    print(f"Forecast of glucose {AHEAD} minutes ahead; {training.sum()} steps for training, {test.sum()} for the test.")
     for note in notes:
         print(f"   {note}")
     for method, value in [("stays as it is", x), (name, forecast)]:

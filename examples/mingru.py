@@ -1,7 +1,7 @@
 """A minGRU, whose layers are the recurrence between two matrix products, trained on real glucose measurements.
 
-The network [1] reads a week of measurements and forecasts a quarter of an hour ahead; how far that says something about
-glucose stands in `learned_smoothing`. Prints a short report and saves a picture:
+The network [1] reads a week of measurements and forecasts 15 minutes ahead; the docstring of `learned_smoothing` has
+the limits of this forecast. Prints a short report and saves a chart:
 
     python examples/mingru.py [--output FILE]
 
@@ -61,7 +61,7 @@ class Forecast(nn.Module):
 
 
 def features(time: np.ndarray, x: np.ndarray) -> torch.Tensor:
-    """What the network sees at each measurement, (T, 1, 5)."""
+    """The inputs of the network at each measurement, (T, 1, 5)."""
     minutes = steps_in_minutes(time)
     day = 2 * np.pi * (time - time.astype("M8[D]")).astype(np.float64) / (24 * 60)
     slope = np.clip(np.diff(x, prepend=x[:1]) / minutes, -4, 4)

@@ -1,11 +1,11 @@
-"""A QRNN over all graphics cards of a machine by nn.DataParallel; without a card the same program runs on the CPU.
+"""A QRNN on all GPUs of a machine by nn.DataParallel; without a GPU the program runs on the CPU.
 
-torchqrnn's example of this name, for today's torch. The network learns to say what it was told some steps ago; a
-picture shows how its loss falls:
+The example of torchqrnn with this name, for current torch. The network learns to repeat words with a delay; a chart
+shows its loss:
 
     python examples/multigpu_dataparallel.py [--steps N] [--output FILE]
 
-For more than a first try use DistributedDataParallel, a process for each card: the module needs nothing else for it.
+For serious use, prefer DistributedDataParallel with one process per GPU; the module needs no change.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ def main() -> None:
     options = parser.parse_args()
 
     torch.manual_seed(0)
-    cards = torch.cuda.device_count()
-    device = torch.device("cuda" if cards else "cpu")
+    gpus = torch.cuda.device_count()
+    device = torch.device("cuda" if gpus else "cpu")
     model = Model(options.size, layers=2).to(device)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
     began = time.perf_counter()
-    where = f"{cards} cards" if cards else "on the CPU"
+    where = f"{gpus} GPUs" if gpus else "on the CPU"
     losses = []
     bar = tqdm(range(options.steps), desc=where)
     for _ in bar:
@@ -70,7 +70,7 @@ def main() -> None:
         losses.append(loss.item())
         bar.set_postfix(loss=f"{losses[-1]:.3f}")
     right = (logits[DELAY:].argmax(-1) == words[:-DELAY]).double().mean()
-    print(f"{right:.1%} of the words are right after {time.perf_counter() - began:.1f} s")
+    print(f"{right:.1%} of the words are correct after {time.perf_counter() - began:.1f} s")
     plot(options.output, losses, where)
     print(f"Saved {options.output}")
 
@@ -81,7 +81,7 @@ def plot(output: Path, losses: list[float], where: str) -> None:
         ax.axhline(math.log(WORDS), color="black", lw=0.8, ls=":", label="every word as likely")
         ax.plot(range(1, len(losses) + 1), losses, color=BLUE, lw=2, label=f"QRNN, {where}")
         ax.set(xlabel="step of the optimiser", ylabel="loss", ylim=(0, None))
-        ax.set_title(f"What was said {DELAY} steps ago, of {WORDS} words")
+        ax.set_title(f"Repeat the word of {DELAY} steps ago, of {WORDS} words")
         ax.legend()
         figure.savefig(output, dpi=130)
         plt.close(figure)

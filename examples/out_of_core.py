@@ -1,10 +1,10 @@
-"""Smooth a series that is larger than the memory it is given: Zarr in, Zarr out, chunk by chunk.
+"""Smooth a series that is larger than memory: Zarr in, Zarr out, chunk by chunk.
 
     pip install '.[examples,dask]' zarr
     python examples/out_of_core.py [--size MEGABYTES] [--output PICTURE]
 
-A year of a sensor's readings, many a second, with a slow drift, days and noise. Dask reads a chunk, fastrecur goes on
-from the state after the one before it, Dask writes the result; nothing else is kept.
+A year of synthetic sensor readings with drift, daily cycles and noise. Dask reads a chunk, fastrecur continues from the
+state of the previous chunk, Dask writes the result; nothing else is kept in memory.
 """
 
 import argparse
@@ -79,10 +79,8 @@ def draw(source, target, output):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=float, default=800, help="megabytes of the series")
-    parser.add_argument("--folder", help="where the series is put; a temporary folder if left out")
-    parser.add_argument(
-        "--output", type=Path, default=Path(__file__).with_suffix(".png"), help="where the picture goes"
-    )
+    parser.add_argument("--folder", help="folder of the series; a temporary folder by default")
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".png"), help="path of the chart")
     arguments = parser.parse_args()
     steps = max(20_000, int(arguments.size * 1e6) // 8)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder, dask.config.set(scheduler="threads"):

@@ -1,7 +1,6 @@
-"""Speech in a noise that grows: a spectrogram in decibels, and normalised by each channel's own recent mean (PCEN).
+"""Speech in growing noise: a spectrogram in decibels, and normalized by the recent mean of each channel (PCEN).
 
-The speech is real (0.9 s, repeated); the noise, of something that comes nearer, is added here. Prints a short report
-and saves a picture:
+The speech is real (0.9 s, repeated); the noise is synthetic. Prints a short report and saves a chart:
 
     python examples/pcen.py [--output FILE]
 """
@@ -25,7 +24,7 @@ RATE, HOP, WINDOW, BANDS = 8000, 80, 256, 40
 
 
 def mel_bands() -> np.ndarray:
-    """Triangles over the bins of the spectrum, equally wide on the mel scale: ``(BANDS, bins)``."""
+    """Triangular filters on the bins of the spectrum, equally wide on the mel scale: ``(BANDS, bins)``."""
     mel = np.linspace(2595 * np.log10(1 + 60 / 700), 2595 * np.log10(1 + RATE / 2 / 700), BANDS + 2)
     edges = 700 * (10 ** (mel / 2595) - 1)
     bins = np.arange(WINDOW // 2 + 1) * RATE / WINDOW

@@ -1,6 +1,6 @@
-"""QRNNs beside nn.LSTM as models of Shakespeare's letters: same seed, same steps, and as many weights or units.
+"""QRNNs and nn.LSTM as character models of Shakespeare: same seed, same steps, and equally many weights or units.
 
-Prints a short report and saves a picture of what both have learnt after how many steps and after how much time:
+Prints a short report and saves a chart of the test loss by steps and by time:
 
     python examples/qrnn_against_lstm.py [--steps N] [--output FILE]
 """
@@ -25,12 +25,12 @@ from tqdm import tqdm
 
 from fastrecur.torch import QRNN
 
-BATCH, LENGTH = 32, 128  # letters of a step: so many passages, each so long
+BATCH, LENGTH = 32, 128  # characters of a step: number of passages, and their length
 EMBEDDING, UNITS, LAYERS = 64, 192, 2
 
 
 class Letters(nn.Module):
-    """Letters in, the logarithms of the next letter's probabilities (to a constant) out."""
+    """Characters in, the logits of the next character out."""
 
     def __init__(self, rnn: nn.Module, kinds: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Letters(nn.Module):
 
 
 def read() -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Return the plays as numbers, for training and for the test, and how many letters there are."""
+    """Return the plays as indices, for training and for the test, and the number of different characters."""
     text = gzip.open(HERE / "data" / "tinyshakespeare.txt.gz", "rt").read()
     kinds = sorted(set(text))
     number = {letter: k for k, letter in enumerate(kinds)}
@@ -58,13 +58,13 @@ def size(module: nn.Module) -> int:
 
 
 def qrnn_of(weights: int, **options) -> QRNN:
-    """Return the QRNN whose number of weights is nearest to that given."""
+    """Return the QRNN whose number of weights is closest to the given one."""
     near = min(range(16, 1024), key=lambda h: abs(size(QRNN(EMBEDDING, h, LAYERS, device="meta", **options)) - weights))
     return QRNN(EMBEDDING, near, LAYERS, **options)
 
 
 def test_loss(model: Letters, letters: torch.Tensor) -> float:
-    """Return the bits that a letter of the test costs."""
+    """Return the test loss in bits per character."""
     lanes = letters[: len(letters) // 64 * 64].view(64, -1).T
     model.eval()
     with torch.no_grad():
@@ -74,7 +74,7 @@ def test_loss(model: Letters, letters: torch.Tensor) -> float:
 
 
 def train(name: str, model: Letters, training: torch.Tensor, test: torch.Tensor, steps: int):
-    """Return (step, seconds, bits of a letter of the test) along the way; the test takes none of the time."""
+    """Return (step, seconds, bits per character in the test) during the training; the time excludes the test."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps, pct_start=0.1)
     draw = torch.Generator().manual_seed(0)
@@ -106,15 +106,15 @@ def main() -> None:
     weights = size(nn.LSTM(EMBEDDING, UNITS, LAYERS))
     networks = {
         "nn.LSTM": lambda: nn.LSTM(EMBEDDING, UNITS, LAYERS),
-        "QRNN, as many weights": lambda: qrnn_of(weights, window=2),
-        "QRNN, as many units": lambda: QRNN(EMBEDDING, UNITS, LAYERS, window=2),
+        "QRNN, equal weights": lambda: qrnn_of(weights, window=2),
+        "QRNN, equal units": lambda: QRNN(EMBEDDING, UNITS, LAYERS, window=2),
     }
     curves = {}
     for name, network in networks.items():
         torch.manual_seed(0)
         curves[name] = train(name, Letters(network(), kinds), training, test, options.steps)
 
-    print(f"Bits for a letter of the test after {options.steps} steps of {BATCH} x {LENGTH} letters:")
+    print(f"Bits per character in the test after {options.steps} steps of {BATCH} x {LENGTH} characters:")
     _, lstm_seconds, wanted = curves["nn.LSTM"][-1]
     for name, curve in curves.items():
         _, seconds, bits = curve[-1]
@@ -135,8 +135,8 @@ def plot(output: Path, curves) -> None:
         last = curves["nn.LSTM"][-1][2]
         for ax in (left, right):
             ax.axhline(last, color="black", lw=0.8, ls=":")
-        left.set(xlabel="step of the optimiser", ylabel="bits for a letter of the test", ylim=(last - 0.3, last + 2))
-        left.set_title("Shakespeare's letters, by steps")
+        left.set(xlabel="step of the optimizer", ylabel="bits per character in the test", ylim=(last - 0.3, last + 2))
+        left.set_title("Shakespeare's characters, by steps")
         right.set(xlabel="seconds of training", title="and by time")
         left.legend()
         figure.savefig(output, dpi=130)

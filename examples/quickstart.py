@@ -47,7 +47,7 @@ def steps_in_minutes(time: np.ndarray) -> np.ndarray:
 
 
 def speed_of(time: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """How fast glucose moves, mg/dL per minute; the sensor's jitter averaged away."""
+    """How fast glucose moves, in mg/dL per minute, averaged to remove jitter."""
     return np.abs(fastrecur.forget_mult(0.3, np.diff(x, prepend=x[:1]) / steps_in_minutes(time)))
 
 
@@ -57,7 +57,7 @@ def moving_gate(time: np.ndarray, speed: np.ndarray) -> np.ndarray:
 
 
 def lag_in_minutes(smooth: np.ndarray, x: np.ndarray) -> int:
-    """The shift by which `smooth` runs behind `x`: the one at which they agree best."""
+    """The lag of `smooth` behind `x`: the shift of the best agreement."""
     shifts = range(25)
     errors = [np.mean((smooth[k:] - x[: x.size - k]) ** 2) for k in shifts]
     return 5 * int(np.argmin(errors))
@@ -82,7 +82,7 @@ def main() -> None:
     print(f"data: {x.size} glucose measurements, {time[0]} to {time[-1]},")
     print(f"      one about every 5 minutes, the longest gap {gap} minutes\n")
 
-    # 1. A constant gate: a Python float is broadcast, h0 is what stands before the first step.
+    # 1. A constant gate: a Python float is broadcast, h0 is the state before the first step.
     constant = float(-np.expm1(-5 / MINUTES))
     ema = fastrecur.forget_mult(constant, x, h0=x[0])
 

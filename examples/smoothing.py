@@ -1,7 +1,6 @@
 """Irregular glucose readings with gaps: the mean in time, its spread, and smoothing without a lag.
 
-A week of real measurements, about one in five minutes; the sensor was off now and then. Prints a short report and saves
-a picture:
+A week of real measurements, one about every five minutes, with gaps. Prints a short report and saves a chart:
 
     python examples/smoothing.py [--output FILE]
 """
@@ -74,7 +73,7 @@ def plot(output, time, x, by_time, spread, by_step, both, after) -> None:
         shown = (time >= first) & (time <= last)
         room = 0.12 * np.ptp(x[shown])
         top.set(xlim=(first, last), ylim=(x[shown].min() - room, x[shown].max() + 2.5 * room), ylabel="mg/dL")
-        top.set_title("After a gap, a mean in time has forgotten what was before")
+        top.set_title("After a gap, a mean in time has forgotten earlier values")
         top.legend(ncols=2, loc="upper right")
 
         day = np.array(["2010-09-17T06", "2010-09-18T00"], "M8[m]")

@@ -1,13 +1,12 @@
-"""Who speaks? A bidirectional QRNN beside nn.GRU on real sequences of many lengths, packed.
+"""Speaker classification: a bidirectional QRNN and nn.GRU on packed sequences of many lengths.
 
 Nine men say two Japanese vowels; each of 640 recordings is 7 to 29 steps of 12 numbers [1]. Both networks have equally
-many weights and learn from the same 270 recordings, five times from other first weights. Prints a short report and
-saves a picture:
+many weights and are trained on the same 270 recordings with five seeds. Prints a short report and saves a chart:
 
     python examples/speakers.py [--epochs N] [--seeds N] [--output FILE]
 
 [1] M. Kudo, J. Toyama, M. Shimbo, "Multidimensional curve classification using passing-through regions", Pattern
-Recognition Letters 20, 1999; the source and the licence of the data are in data/README.md
+Recognition Letters 20, 1999; the source and the license of the data are in data/README.md
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ UNITS, LAYERS, BATCH = 64, 2, 27
 
 
 class Speaker(nn.Module):
-    """Packed recordings in, a score for each speaker out: the mean over a recording's steps, read both ways."""
+    """Packed recordings in, a score for each speaker out, from the mean of bidirectional outputs over the steps."""
 
     def __init__(self, rnn: nn.Module) -> None:
         super().__init__()
@@ -51,7 +50,7 @@ class Speaker(nn.Module):
 
 
 def read() -> dict[str, tuple[list[Tensor], Tensor]]:
-    """Return the recordings, (steps, 12) each, and who speaks, as they were published for training and for the test."""
+    """Return the recordings, (steps, 12) each, and their speakers, for training and for the test, as published."""
     parts: dict[str, tuple[list, list]] = {"train": ([], []), "test": ([], [])}
     for line in lzma.open(HERE / "data" / "japanese_vowels.txt.xz", "rt"):
         if line.startswith("t"):
@@ -68,7 +67,7 @@ def size(module: nn.Module) -> int:
 
 
 def qrnn_of(weights: int) -> QRNN:
-    """Return the QRNN whose number of weights is nearest to that given."""
+    """Return the QRNN whose number of weights is closest to the given one."""
 
     def qrnn(units: int, device: str = "cpu") -> QRNN:
         return QRNN(FEATURES, units, LAYERS, bidirectional=True, window=2, device=device)
@@ -85,7 +84,7 @@ def accuracy(model: Speaker, recordings: PackedSequence, speakers: Tensor) -> fl
 
 
 def train(model: Speaker, data, epochs: int, seed: int) -> list[tuple[float, float]]:
-    """Return (seconds, accuracy in the test) after each epoch; the test takes none of the time."""
+    """Return (seconds, test accuracy) after each epoch; the time excludes the test."""
     (x, y), (test_x, test_y) = data["train"], data["test"]
     test = pack_sequence(test_x, enforce_sorted=False)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-2)
@@ -150,7 +149,7 @@ def plot(output: Path, curves, data) -> None:
             left.fill_between(seconds, 100 * (1 - high), 100 * (1 - low), color=colour, alpha=0.2, lw=0)
             left.plot(seconds, 100 * (1 - correct), color=colour, lw=2, label=name)
         left.set(xlabel="seconds of training", ylabel="errors in the test (%)", ylim=(0, 12))
-        left.set_title("Nine speakers told apart, as time goes by")
+        left.set_title("Classification of nine speakers by training time")
         left.legend()
         lengths = [len(v) for part in data.values() for v in part[0]]
         right.hist(lengths, np.arange(6.5, 30), color="#8A8A8A", rwidth=0.9)

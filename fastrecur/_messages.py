@@ -15,7 +15,7 @@ def masked(name):
 def subclass(name, kind):
     return (
         f"`{name}` must be a plain array, got {_type(kind)}, which overrides NumPy's functions: "
-        "pass numpy.asarray of it and put its extra meaning back yourself"
+        "pass numpy.asarray of it and restore its mask or unit afterwards"
     )
 
 
@@ -56,10 +56,10 @@ def layout(name, kind):
 
 
 def out_gradient():
-    # In torch's own words, for those who look for them.
+    # Ends in torch's own words, so that a search finds it.
     return (
-        "`out` cannot be given where a gradient is wanted: functions with out=... arguments don't support automatic "
-        "differentiation, but one of the arguments requires grad."
+        "`out` cannot be given with operands that require grad: functions with out=... arguments don't support "
+        "automatic differentiation, but one of the arguments requires grad."
     )
 
 
@@ -80,7 +80,7 @@ def kernel_arguments(count, came="%ld"):
 
 
 def kernel_scratch(most, words):
-    return f"a prepared call has room for {most} words of scratch memory, and {words} are asked for"
+    return f"a prepared call has room for {most} words of scratch memory, and {words} are required"
 
 
 def gpu_packages(missing):
@@ -91,7 +91,7 @@ def gpu_packages(missing):
 
 
 def gpu_driver(error):
-    return f"arrays on a GPU need an NVIDIA driver that answers, and it said: {error}"
+    return f"arrays on a GPU need an NVIDIA driver that responds, got: {error}"
 
 
 def gpu_too_old(device, capability):
@@ -118,8 +118,7 @@ def two_devices(name, device, other, second):
 
 def dlpack_alone(name, kind):
     return (
-        f"`{name}` must come from a library with the array API's namespace, so that it can be given a result, "
-        f"got {_type(kind)}"
+        f"`{name}` must come from a library with an array API namespace, which allocates the result, got {_type(kind)}"
     )
 
 
@@ -160,7 +159,7 @@ def too_many_dimensions():
 
 def not_an_array(name, kind):
     if kind.__module__.partition(".")[0] in ("pandas", "polars", "xarray"):
-        advice = ": give its `to_numpy()`, or take fastrecur.smoothing, whose ewm_mean returns such a one"
+        advice = ": pass its `to_numpy()`, or use fastrecur.smoothing, whose ewm_mean keeps the type"
     elif kind in (type(None), str):
         advice = ""
     else:
@@ -169,17 +168,15 @@ def not_an_array(name, kind):
 
 
 def interface(name, kind, error):
-    return f"`{name}` must be an array that NumPy can look at by its __array_interface__, got {_type(kind)}: {error}"
+    return f"`{name}` must be an array that NumPy can read by its __array_interface__, got {_type(kind)}: {error}"
 
 
 def dlpack(name, kind, error):
-    return f"`{name}` must be an array that NumPy can look at through DLPack, got {_type(kind)}: {error}"
+    return f"`{name}` must be an array that NumPy can read by DLPack, got {_type(kind)}: {error}"
 
 
 def dtype(name, came):
-    advice = (
-        ": take its numpy.asarray(..., float); if values are missing, in fastrecur.smoothing, which passes over NaN"
-    )
+    advice = ": pass numpy.asarray(..., float) of it; if values are missing, use fastrecur.smoothing, which skips NaN"
     return (
         f"`{name}` must hold float16, bfloat16, float32, float64, complex64, complex128, integers or bools, "
         f"got dtype {came}{advice if str(came) == 'object' else ''}"
@@ -589,11 +586,14 @@ def dimension(axis, names):
 
 
 def stream_shape(came, wanted):
-    return f"`chunk` must have the lanes of the chunks before, {tuple(wanted)}, got {tuple(came)}: call reset() first"
+    return (
+        f"`chunk` must have the shape of earlier chunks without `axis`, {tuple(wanted)}, got {tuple(came)}: "
+        "call reset() first"
+    )
 
 
 def stream_alpha(shape):
-    return f"`alpha` of a stream must be constant in time, one number or one for each lane, got shape {tuple(shape)}"
+    return f"`alpha` of a stream must be constant in time, one number or one for each series, got shape {tuple(shape)}"
 
 
 def stream_times(had):
@@ -609,7 +609,7 @@ def merge(rule):
 
 
 def filter_missing():
-    return "`x` must be finite: going backwards, a missing value would have to be guessed; fill it first"
+    return "`x` must be finite: the reverse pass cannot skip missing values; fill them first"
 
 
 def values_steps(came, steps, has_next):
@@ -648,7 +648,7 @@ def ranks_differ(rank, mine, other, theirs):
 def exchange_failed(rank, error):
     return (
         f"the exchange of rank {rank} with the other ranks of `group` failed: one of them has died, came later than "
-        f"the group's timeout, or passed other shapes; the group is of no use any more. It said: {error}"
+        f"the group's timeout, or passed other shapes; the group cannot be used any more. The error was: {error}"
     )
 
 
@@ -661,7 +661,7 @@ def sequence_module(kind):
 
 
 def sequence_packed():
-    return "a PackedSequence cannot be held in stretches of time: pad it"
+    return "a PackedSequence cannot be sharded along time: pad it"
 
 
 # ---- Dask -----------------------------------------------------------------------------------------------------------
@@ -675,7 +675,7 @@ def unknown_chunks(name, axis, shape):
 
 
 def out_lazy():
-    return "`out` must be left out with Dask arrays: nobody has computed them yet, and they cannot be written to"
+    return "`out` must be left out with Dask arrays: they are lazy, and cannot be written to"
 
 
 def scan_method(came, known):
@@ -683,13 +683,11 @@ def scan_method(came, known):
 
 
 def lazy_stream():
-    return (
-        "`chunk` must be in memory for a stream, got a Dask array: ewm_mean takes it whole and keeps the state itself"
-    )
+    return "`chunk` must be in memory for a stream, got a Dask array: pass the whole array to ewm_mean instead"
 
 
 def scan_overflow():
     return (
-        "a chunk's steps, composed, are beyond the largest number: dask.config.set({'fastrecur.scan': 'sequential'}) "
-        "walks them one after another"
+        "the composed steps of a chunk overflow: set dask.config.set({'fastrecur.scan': 'sequential'}) to scan step by "
+        "step"
     )

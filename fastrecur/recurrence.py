@@ -29,53 +29,52 @@ def forget_mult(
     .. math:: h_t = f_t x_t + (1 - f_t) h_{t-1}
 
     or, with ``reverse=True``, :math:`h_t = f_t x_t + (1 - f_t) h_{t+1}`. The gate comes first, and the third argument
-    is a state: `axis` is given by its name.
+    is a state; `axis` is keyword-only.
 
     Parameters
     ----------
     f : array_like
-        The gate: how much of the new value is let in. Usually in [0, 1]; other values are legal. Real.
+        The gate: the weight of the new value. Usually in [0, 1]; other values are legal. Real.
     x : array_like
-        The candidate values; ``f`` and ``x`` broadcast against each other without being copied, so that
-        ``forget_mult(0.1, x)`` is an exponential moving average that reads ``x`` once. As NumPy's they are aligned at
-        their last axes: of an ``x`` with time first, ``f[:, None]`` is a gate for each step.
+        The candidate values. ``f`` and ``x`` broadcast against each other without a copy, so ``forget_mult(0.1, x)`` is
+        an exponential moving average that reads ``x`` once. Broadcasting aligns the last axes, as in NumPy: for an
+        ``x`` with time first, ``f[:, None]`` is a gate for each step.
     h0 : array_like, optional
-        The state before the first step (after the last one if ``reverse``): of the result's shape without
-        `axis`, or broadcast to it. Zeros if left out.
+        The state before the first step (after the last one if ``reverse``), in the result's shape without `axis` or
+        broadcast to it. Zeros by default.
     axis : int, default 0
         The axis of time.
     reverse : bool, default False
-        Travel from the last step to the first.
+        Run from the last step to the first.
     lengths : array_like of int, optional
-        How many steps of each lane (each series along `axis`) are valid, from the first on: shaped like one or more
-        leading axes of the result without `axis`. Steps at and past a lane's length are not read and come out as
-        zeros. In reverse each lane starts at its own last valid step.
+        The number of valid steps of each series along `axis`, from the first on, in the shape of one or more leading
+        axes of the result without `axis`. Steps at and past the length are not read, and are zeros in the result. In
+        reverse each series starts at its own last valid step.
     return_state : bool, default False
-        Also return the state after the last valid step in the direction of travel.
+        Also return the state after the last valid step in the scan direction.
     out : array, optional
-        Where to write the result: of its shape and dtype. It may be an operand itself, but not overlap one in part.
-        Not for tensors of which a gradient is wanted.
+        The array to write the result to, of its shape and dtype. It may be an operand itself, but must not overlap one
+        in part. Not for tensors that require grad.
 
     Returns
     -------
     h : array
-        The states: an array of the operands' library, of their common shape and dtype. Integers and bools
-        alone count as float64 (as torch's default dtype for tensors); Python numbers do not take part in the
-        promotion. PyTorch tensors are differentiated where they require it. Of Dask arrays it is a Dask array, not
-        computed yet.
+        The states: an array of the operands' library, of their common shape and dtype. If all operands are integers or
+        bools, the dtype is float64 (for tensors, torch's default dtype). Python numbers do not affect the dtype.
+        Gradients flow to tensors that require grad. For Dask arrays the result is a lazy Dask array.
     h_last : array
-        Only with ``return_state``: the last state, of the result's shape without `axis`. As the next call's
-        ``h0`` it continues the stream.
+        Only with ``return_state``: the last state, of the result's shape without `axis`. To continue a stream, pass it
+        as ``h0`` to the next call.
 
     Raises
     ------
     TypeError
-        For a library, or a dtype, that is not supported, and for arrays of different libraries.
+        For unsupported libraries and dtypes, and for arrays of different libraries.
     ValueError
-        For shapes that do not fit, an axis or lengths out of range, and an ``out`` that is read-only or overlaps.
-        Nothing has been written then.
+        For shapes that do not match, an axis or lengths out of range, and an ``out`` that is read-only or overlaps an
+        operand in part. Nothing is written in these cases.
     RuntimeError
-        For an ``out`` where a tensor wants a gradient, and for arrays on a GPU without a driver that answers.
+        For ``out`` with a tensor that requires grad, and for arrays on a GPU without a driver that responds.
 
     See Also
     --------
@@ -85,11 +84,11 @@ def forget_mult(
 
     Notes
     -----
-    The state is carried one precision wider than the data (float16 and bfloat16 in float32, float32 in float64), so
-    that float32 results are the exact ones, rounded once; float64 is carried in float64 by a step that is exact at
-    both ends. ``f == 1`` gives ``x`` and ``f == 0`` keeps the state, bit for bit, of finite inputs and but for a zero's
-    sign; a constant series stays constant.
-    The same input gives the same bits for any number of threads. A complex ``x`` is two real series.
+    On a CPU the state is carried one precision wider than the data (float16 and bfloat16 in float32, float32 in
+    float64), so float32 results are within one ulp of the float64 result. float64 is carried in float64, by a
+    compensated step. For finite inputs ``f == 1`` gives ``x`` and ``f == 0`` keeps the state, bit for bit, except for
+    the sign of a zero. A constant series stays constant. The same input gives the same bits for any number of threads.
+    A complex ``x`` is computed as two real series.
 
     The QRNN [1]_ calls this recurrence *f-pooling*, in its equation (3), with the opposite convention: its forget
     gate multiplies the state, and is ``1 - f`` here.
@@ -129,34 +128,34 @@ def forget_mult_vjp(
 ) -> tuple[Any, Any, Any]:
     r"""Return the gradients of `forget_mult`: its vector-Jacobian product.
 
-    A bar is the gradient of a loss with respect to what is below it, the cotangent of that, and :math:`h_{-1}` the
-    state ``h0`` before step 0. With :math:`G_t = \bar h_t + (1 - f_{t+1}) G_{t+1}`, what reaches a state by all ways,
+    A bar denotes the gradient of a loss with respect to the symbol below it (its cotangent), and :math:`h_{-1}` is the
+    state ``h0`` before step 0. With the total gradient of a state, :math:`G_t = \bar h_t + (1 - f_{t+1}) G_{t+1}`,
 
     .. math:: \bar f_t = G_t (x_t - h_{t-1}), \quad \bar x_t = f_t G_t, \quad \bar h_{-1} = (1 - f_0) G_0.
 
-    In reverse :math:`t - 1` and :math:`t + 1` change places.
+    In reverse, exchange :math:`t - 1` and :math:`t + 1`.
 
     Parameters
     ----------
     grad_h : array_like
-        The gradient of the loss with respect to ``h``, which comes first: of its shape, or broadcast to it.
+        The gradient of the loss with respect to ``h``, in its shape or broadcast to it.
     f, x, h0, axis, reverse, lengths
         As given to `forget_mult`.
     h : array_like
-        What it returned.
+        The result of that call.
     grad_state : array_like, optional
-        The gradient of the loss with respect to ``h_last``, where that took part: of the result's shape without
-        `axis`, or broadcast to it.
+        The gradient of the loss with respect to ``h_last``, if the loss depends on it, in the result's shape without
+        `axis` or broadcast to it.
 
     Returns
     -------
     grad_f, grad_x : array
-        Each of its operand's own shape and dtype (the result's dtype for integers, bools and numbers; its real part's
-        for real ones of a complex result), summed over what was broadcast, in the precision that the state is carried
-        in. Zero at and past a lane's length.
+        In the shape and dtype of the operand (for integers, bools and numbers: the dtype of the result; for real
+        operands of a complex result: the dtype of its real part). Summed over broadcast axes in the precision of the
+        carry. Zero at and past the length of a series.
     grad_h0 : array or None
-        Of the shape and dtype of ``h0``; None if there was none. Where ``h0`` was made of ``x``, as ``h0=x[0]``, that
-        part of the gradient of ``x`` is here, and still to be added to ``grad_x``.
+        In the shape and dtype of ``h0``; None without ``h0``. If ``h0`` came from ``x``, as in ``h0=x[0]``, add this to
+        that part of ``grad_x``.
 
     Raises
     ------
@@ -198,15 +197,15 @@ def linear_recurrence(
 
     .. math:: h_t = a_t h_{t-1} + b_t
 
-    or, with ``reverse=True``, :math:`h_t = a_t h_{t+1} + b_t`. The third argument is a state: `axis` is given by its
-    name.
+    or, with ``reverse=True``, :math:`h_t = a_t h_{t+1} + b_t`. The third argument is a state; `axis` is
+    keyword-only.
 
     Parameters
     ----------
     a : array_like
-        What the state before is multiplied by. Real or complex.
+        The factor of the previous state. Real or complex.
     b : array_like
-        What is added. Real or complex; ``a`` and ``b`` broadcast against each other without being copied.
+        The term to add. Real or complex; ``a`` and ``b`` broadcast against each other without a copy.
     h0, axis, reverse, lengths, return_state, out
         As for `forget_mult`.
 
@@ -229,8 +228,8 @@ def linear_recurrence(
 
     Notes
     -----
-    Each step is one fused multiply-add in the carry's precision, which is one wider than the data's where there is
-    one. A long single series is split in time; where a composed piece would overflow, it is walked step by step.
+    Each step is one fused multiply-add in the precision of the carry, which is wider than that of the data where
+    possible. A single long series is split in time; where composing a chunk would overflow, it is scanned step by step.
 
     Examples
     --------
@@ -258,7 +257,7 @@ def linear_recurrence_vjp(
 ) -> tuple[Any, Any, Any]:
     r"""Return the gradients of `linear_recurrence`: its vector-Jacobian product.
 
-    A bar over a letter with an index of time is a gradient, as in `forget_mult_vjp`, and a long one the complex
+    A bar over a symbol with a time index denotes a gradient, as in `forget_mult_vjp`; a long bar is the complex
     conjugate. With :math:`G_t = \bar h_t + \overline{a_{t+1}} G_{t+1}`,
 
     .. math:: \bar a_t = G_t \overline{h_{t-1}}, \quad \bar b_t = G_t, \quad \bar h_{-1} = \overline{a_0} G_0.
@@ -266,20 +265,20 @@ def linear_recurrence_vjp(
     Parameters
     ----------
     grad_h : array_like
-        The gradient of the loss with respect to ``h``, which comes first: of its shape, or broadcast to it.
+        The gradient of the loss with respect to ``h``, in its shape or broadcast to it.
     a, b, h0, axis, reverse, lengths
         As given to `linear_recurrence`.
     h : array_like
-        What it returned.
+        The result of that call.
     grad_state : array_like, optional
-        The gradient of the loss with respect to ``h_last``, where that took part.
+        The gradient of the loss with respect to ``h_last``, if the loss depends on it.
 
     Returns
     -------
     grad_a, grad_b : array
-        Each of its operand's own shape and dtype, as for `forget_mult_vjp`.
+        In the shape and dtype of the operand, as for `forget_mult_vjp`.
     grad_h0 : array or None
-        Of the shape and dtype of ``h0``; None if there was none.
+        In the shape and dtype of ``h0``; None without ``h0``.
 
     Raises
     ------

@@ -1,9 +1,8 @@
-"""The definition of every recurrence, slow and obvious, in NumPy.
+"""The definition of every recurrence, as plain loops in NumPy.
 
-A plain Python loop over time on whole arrays, sharing no code with the kernels: read it to learn
-what a result must be, compare with it to learn whether one is right. It computes in float64, or in
-the precision of the operands where that is wider (``longdouble``), and returns what it computed
-without rounding it back to the operands' dtype, so that a comparison rounds once.
+Each function is a Python loop over time on whole arrays and shares no code with the kernels. Use it to
+check a result. It computes in float64, or in the precision of the operands if that is wider
+(``longdouble``), and does not round its result to the dtype of the operands.
 """
 
 import functools
@@ -30,12 +29,12 @@ def forget_mult(
     axis : int
         The axis of time in the result.
     reverse : bool
-        Walk from the last step to the first, ``h[t] = f[t]*x[t] + (1 - f[t])*h[t+1]``.
+        Run from the last step to the first, ``h[t] = f[t]*x[t] + (1 - f[t])*h[t+1]``.
     lengths : array_like of int, optional
-        Number of valid steps of each lane, in the shape of the leading axes that remain when
-        `axis` is removed. Later steps are never read, and zero in the result.
+        Number of valid steps of each series, in the shape of the leading axes that remain when
+        `axis` is removed. Later steps are never read, and are zeros in the result.
     return_state : bool
-        Also return the state after the last valid step in the direction of travel.
+        Also return the state after the last valid step in the scan direction.
 
     Returns
     -------
@@ -46,7 +45,7 @@ def forget_mult(
 
     Notes
     -----
-    The source of the name, [1]_, gives the gate the opposite meaning in its equation (3),
+    The paper that named the operation [1]_ uses the opposite convention in its equation (3),
     ``h[t] = f[t]*h[t-1] + (1 - f[t])*z[t]``: its `f` is ``1 - f`` here.
 
     References
@@ -73,7 +72,7 @@ def linear_recurrence(
     """First-order linear recurrence, ``h[t] = a[t]*h[t-1] + b[t]``.
 
     The arguments and results are those of `forget_mult`, with the coefficient `a` and the input
-    `b` in the place of `f` and `x`.
+    `b` instead of `f` and `x`.
 
     Examples
     --------
@@ -91,7 +90,7 @@ def forget_mult_vjp(
 ) -> Any:  # fmt: skip
     """Gradients of `forget_mult`: its vector-Jacobian product.
 
-    With the cotangent carried against the direction of travel,
+    With the cotangent carried against the scan direction,
     ``g[t] = grad_h[t] + (1 - f[t+1])*g[t+1]``, they are ``grad_x[t] = f[t]*g[t]``,
     ``grad_f[t] = (x[t] - h[t-1])*g[t]`` and ``grad_h0 = (1 - f[0])*g[0]``.
 
@@ -102,15 +101,15 @@ def forget_mult_vjp(
     f, x, h0, axis, reverse, lengths
         As given to `forget_mult`.
     h : array_like
-        What `forget_mult` returned.
+        The result of `forget_mult`.
     grad_state : array_like, optional
         Cotangent of `h_last`. Zeros if not given.
 
     Returns
     -------
     grad_f, grad_x, grad_h0 : ndarray
-        Each in the shape of its operand, summed over what was broadcast, real where the operand
-        is real; `grad_h0` is None when `h0` is. Complex gradients follow PyTorch's convention:
+        Each in the shape of its operand, summed over broadcast axes, and real if the operand
+        is real; `grad_h0` is None if `h0` is. Complex gradients follow PyTorch's convention:
         the cotangent is multiplied by conjugates.
 
     Examples

@@ -4,7 +4,7 @@ A change that only moves or renames must leave every line as it was: run it in t
 numba, and compare. Names of symbols take no part; instructions and constants do.
 
     python tests/kernel_hashes.py > before.txt
-    python tests/kernel_hashes.py --against before.txt  # prints the lines that differ, and exits with 1 if there are any
+    python tests/kernel_hashes.py --against before.txt  # exits with 1 if lines differ
 """
 
 import argparse

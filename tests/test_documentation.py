@@ -1,5 +1,6 @@
 """The documentation is whole: public names have their places, code is run, links lead somewhere."""
 
+import ast
 import importlib
 import inspect
 import re
@@ -18,19 +19,27 @@ DOCS = ROOT / "docs"
 PAGES = [path for path in sorted(DOCS.rglob("*.rst")) if "_build" not in path.parts]
 MARKDOWN = [ROOT / name for name in ("README.md", "CHANGELOG.md", "examples/data/README.md", "tests/gpu/README.md")]
 
+MODULES = [
+    "fastrecur",
+    "fastrecur.reference",
+    "fastrecur.smoothing",
+    "fastrecur.torch",
+    "fastrecur.torch.distributed",
+]
+
 # Public methods without an entry of their own.
 NO_ENTRY = {"extra_repr": "torch's hook for what a module prints"}
 
 STORED = "howto/beyond_one_machine.rst", 'x = da.from_zarr("readings.zarr")'
 # Blocks of Python that are not run: page and first line.
 NOT_RUN = {
-    ("howto/gpu.rst", "import cupy, fastrecur"): "needs a card",
-    ("howto/gpu.rst", "h = fastrecur.forget_mult(f, x)"): "needs a card",
+    ("howto/gpu.rst", "import cupy, fastrecur"): "needs a GPU",
+    ("howto/gpu.rst", "h = fastrecur.forget_mult(f, x)"): "needs a GPU",
     STORED: "test_what_is_stored runs it",
     (
         "howto/sequence_parallel.rst",
         'mesh = init_device_mesh("cuda", (2, 4), mesh_dim_names=("data", "time"))',
-    ): "needs eight cards",
+    ): "needs eight GPUs",
 }
 # What is in a block without Python: commands for a shell.
 COMMAND = re.compile(r"(\S*/)?(pip|python3?|export|ruff|mypy|\.ci/run|git|cd)\b|#|\.ci/run")
@@ -65,10 +74,7 @@ def documented():
     return names
 
 
-@pytest.mark.parametrize(
-    "module",
-    ["fastrecur", "fastrecur.reference", "fastrecur.smoothing", "fastrecur.torch", "fastrecur.torch.distributed"],
-)
+@pytest.mark.parametrize("module", MODULES)
 def test_every_public_name_is_in_the_reference(module):
     there = documented()
     module = importlib.import_module(module)
@@ -188,3 +194,81 @@ def test_figures_of_readme_are_those_of_the_reports(monkeypatch):
     figures = importlib.import_module("figures")
     text = (ROOT / "README.md").read_text()
     assert figures.written(text) == text, "run `python docs/figures.py`"
+
+
+# ---- Vocabulary: docs/glossary.rst has the terms ---------------------------------------------------------------------
+
+# Words that a user should not meet, as patterns, and what to write.
+REPLACED = {
+    r"lanes?": "series; channel in networks",
+    r"walk(?:s|ed|ing)?": "scan, run",
+    r"travel(?:s|led)?": "scan direction",
+    r"stretch(?:es)?": "shard, chunk, segment",
+    r"pieces?": "chunk, part",
+    r"cards?": "GPU",
+    r"letters?": "character",
+    r"octets?": "transpose8",
+    r"panels?": "packed",
+    r"past the cache": "non-temporal store",
+    r"at hand": "available",
+    r"nearer end": "compensated step",
+    r"put down": "store",
+    r"by turns": "alternately",
+    r"in play": "involved",
+    r"as ever": "unchanged",
+    r"but for": "except for",
+    r"(?:is|are) wanted": "requires",
+    r"stands?|stood": "is",
+    r"(?:must reach|their aim|must and aim)": "a measured figure",
+    r"neighbours?|behaviour|colou?red|normalised?|generalised|centre": "American spelling",
+}
+OLD_WORD = re.compile(rf"\b(?:{'|'.join(REPLACED)})\b", re.IGNORECASE)
+
+# A text, and a word with another meaning in it.
+ALLOWED = {("examples/speakers.py", "letters")}  # the name of a journal
+
+# Texts that are not in these terms yet.
+NOT_YET = {
+    "docs/howto/qrnn.rst",
+    "docs/howto/streaming.rst",
+    "docs/reference/torch.rst",
+    "fastrecur.torch",
+    "fastrecur.torch.distributed",
+}
+
+
+def public_docstrings(name):
+    """Return the docstrings of a module's public names and of their public methods."""
+    module = importlib.import_module(name)
+    docs = [module.__doc__]
+    for public in module.__all__:
+        value = getattr(module, public)
+        docs.append(getattr(value, "__doc__", None))
+        if inspect.isclass(value):
+            docs += [getattr(m, "__doc__", None) for key, m in vars(value).items() if not key.startswith("_")]
+    return "\n".join(doc for doc in docs if isinstance(doc, str))
+
+
+def strings(path):
+    """Return all strings of a file of Python: docstrings, messages, what it prints."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return "\n".join(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
+
+
+def texts():
+    """Yield the name and the text of all that a user reads."""
+    for path in [*PAGES, ROOT / "README.md", ROOT / "CHANGELOG.md"]:
+        yield path.relative_to(ROOT).as_posix(), path.read_text()
+    for name in MODULES:
+        yield name, public_docstrings(name)
+    for path in [ROOT / "fastrecur" / "_messages.py", *sorted((ROOT / "examples").glob("*.py"))]:
+        yield path.relative_to(ROOT).as_posix(), strings(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [pytest.param(*pair, id=pair[0]) for pair in texts() if pair[0] not in NOT_YET]
+)
+def test_vocabulary(name, text):
+    prose = re.sub(r"``[^`]*``|`[^`\n]*`|https?://\S+|^ *(?:>>>|\.\.\.) .*$", " ", text, flags=re.MULTILINE)
+    found = {match[0].lower() for match in OLD_WORD.finditer(prose)}
+    assert not {word for word in found if (name, word) not in ALLOWED}

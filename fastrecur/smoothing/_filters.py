@@ -35,7 +35,7 @@ def ewm_filtfilt(
     x : array_like
         The data, as for `ewm_mean`, but finite.
     com, span, halflife, alpha, axis
-        As for `ewm_mean`; both directions take the same constant.
+        As for `ewm_mean`; both directions use the same constant.
 
     Returns
     -------
@@ -45,16 +45,16 @@ def ewm_filtfilt(
     Raises
     ------
     ValueError
-        For NaN and infinities, where asking for them needs no device to be waited for; and as `ewm_mean`.
+        For NaN and infinities, unless checking would wait for a device; and as `ewm_mean`.
     TypeError
         As `ewm_mean`.
 
     Notes
     -----
-    Each pass starts from its own first value: the numbers of
-    ``scipy.signal.filtfilt([alpha], [1, alpha - 1], x, padlen=0)``. scipy's default first extends the data by their
-    mirror image at both ends; this does not, so nothing is invented, and the last value is the forward mean's, with
-    its lag. Differentiable for tensors.
+    Each pass starts from its own first value. The results are those of
+    ``scipy.signal.filtfilt([alpha], [1, alpha - 1], x, padlen=0)``. By default, scipy first extends the data by their
+    mirror image at both ends; this function does not, so the last value is that of the forward mean, with its lag.
+    Differentiable for tensors.
 
     Examples
     --------
@@ -102,7 +102,7 @@ def _between(values: Any, axis: int, start: int | None, stop: int | None) -> Any
 
 
 def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any = 0) -> Any:
-    r"""Return Kaufman's adaptive moving average: quick while the data go one way, slow while they go to and fro.
+    r"""Return Kaufman's adaptive moving average: fast in a trend, slow in an oscillation.
 
     .. math:: E_t = \frac{|x_t - x_{t-n}|}{\sum_{s=t-n+1}^{t} |x_s - x_{s-1}|}, \quad
               f_t = \Big(E_t \big(\tfrac{2}{\text{fast}+1} - \tfrac{2}{\text{slow}+1}\big)
@@ -113,7 +113,7 @@ def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any =
     x : array_like
         The data, as for `ewm_mean`.
     period : int, default 10
-        Over how many steps :math:`n` the efficiency :math:`E` is taken.
+        The number of steps :math:`n` of the efficiency :math:`E`.
     fast, slow : int, default 2 and 30
         The spans of the gate at an efficiency of 1 and of 0.
     axis : int, default 0
@@ -134,8 +134,8 @@ def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any =
 
     Notes
     -----
-    The numbers of TA-Lib's ``KAMA``, which has ``fast`` and ``slow`` fixed. Where nothing moved, the efficiency is 1,
-    as there.
+    The results are those of TA-Lib's ``KAMA``, where ``fast`` and ``slow`` are fixed. Where the data are constant, the
+    efficiency is 1, as there.
 
     References
     ----------
@@ -220,7 +220,7 @@ def pcen(
     b: float | None = None,
     axis: int = -1,
 ) -> Any:
-    r"""Normalise the energy of each channel of a spectrogram by its own recent mean (PCEN).
+    r"""Normalize the energy of each channel of a spectrogram by its own recent mean (PCEN).
 
     .. math:: M_t = b S_t + (1 - b) M_{t-1}, \qquad
               P_t = \Big(\frac{S_t}{(\varepsilon + M_t)^{\text{gain}}} + \text{bias}\Big)^{\text{power}}
@@ -229,14 +229,14 @@ def pcen(
     Parameters
     ----------
     S : array_like
-        Magnitudes, not negative: time is on `axis`. As for `ewm_mean`.
+        Nonnegative magnitudes, with time on `axis`; otherwise as for `ewm_mean`.
     sr, hop_length : float
         The sampling rate of the sound and the samples between two columns of ``S``.
     gain, bias, power, eps : float
-        The exponent of the normalisation, the offset, the exponent of the compression (at 0 the result is
-        :math:`\log(1 + S_t / (\varepsilon + M_t)^{\text{gain}})`), and the floor of the mean.
+        The exponent of the normalization, the offset, the exponent of the compression (at 0 the result is
+        :math:`\log(1 + S_t / (\varepsilon + M_t)^{\text{gain}})`), and the lower bound of the mean.
     time_constant : float
-        Of the mean, in seconds: with :math:`T` = ``time_constant*sr/hop_length``,
+        The time constant of the mean, in seconds: with :math:`T` = ``time_constant*sr/hop_length``,
         :math:`b = (\sqrt{1 + 4T^2} - 1)/(2T^2)`.
     b : float, optional
         The gate of the mean itself, in [0, 1].
@@ -257,7 +257,7 @@ def pcen(
 
     Notes
     -----
-    The numbers, keywords and defaults of ``librosa.pcen``, whose mean starts from 1.0. Differentiable for tensors.
+    Results, keywords and defaults are those of ``librosa.pcen``; the mean starts from 1.0. Differentiable for tensors.
 
     References
     ----------

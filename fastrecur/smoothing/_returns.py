@@ -20,25 +20,25 @@ SERIAL_STEPS = 1 << 19  # steps of all lanes together from which a second thread
 
 
 def discounted_returns(r: Any, gamma: float, done: Any = None, *, axis: int = 0) -> Any:
-    r"""Return the discounted sum of this reward and all that follow in its episode.
+    r"""Return the discounted sum of each reward and all later ones of its episode.
 
     .. math:: G_t = r_t + \gamma (1 - \text{done}_t) G_{t+1}
 
     Parameters
     ----------
     r : array_like
-        The rewards: arrays as `ewm_mean` takes them, but no frames.
+        The rewards: arrays as for `ewm_mean`, but no frames.
     gamma : float
         The discount.
     done : array_like of bool, optional
-        Whether the episode ended with that step (cleanrl's ``dones[t+1]``): of the shape of ``r``, or broadcast to it.
+        Whether the episode ended with that step (cleanrl's ``dones[t+1]``), in the shape of ``r`` or broadcast to it.
     axis : int, default 0
         The axis of time.
 
     Returns
     -------
     array
-        Of the library, dtype and shape of ``r``. After the last step nothing follows.
+        Of the library, dtype and shape of ``r``. The value after the last step is zero.
 
     Raises
     ------
@@ -78,30 +78,30 @@ def gae(
     next_values: Any = None,
     axis: int = 0,
 ) -> Any:
-    r"""Return generalised advantage estimates.
+    r"""Return generalized advantage estimates.
 
     .. math:: \delta_t = r_t + \gamma (1 - \text{terminated}_t) V'_t - V_t, \qquad
               A_t = \delta_t + \gamma\lambda (1 - \text{done}_t) A_{t+1}
 
-    with :math:`V'` the value of a step's successor and done where the episode was terminated or truncated.
+    where :math:`V'` is the value of the next state, and a step is done if the episode was terminated or truncated.
 
     Parameters
     ----------
     rewards : array_like
-        ``T`` steps along `axis`: arrays as `ewm_mean` takes them, but no frames.
+        ``T`` steps along `axis`: arrays as for `ewm_mean`, but no frames.
     values : array_like
-        The value of the state before each step and, where there are no ``next_values``, of the one after the last:
-        ``T + 1`` steps.
+        The value of the state before each step. Without ``next_values``, also the value of the state after the last
+        step: ``T + 1`` steps.
     gamma, lam : float
-        The discount, and the trade between bias and variance.
+        The discount, and the trade-off between bias and variance.
     terminated : array_like of bool
-        Whether the episode came to its end with that step: nothing is to be expected after it.
+        Whether the episode ended with that step. No later reward counts.
     truncated : array_like of bool, optional
-        Whether it was cut off with that step: its successor's value still counts, later rewards do not.
+        Whether it was truncated with that step: the value of the next state counts, later rewards do not.
     next_values : array_like, optional
-        The value of each step's own successor, ``T`` steps; ``values`` has ``T`` then. Where environments reset
-        themselves, the state after a truncated step in the record is the next episode's first, and its value would be
-        the wrong one.
+        The value of the state after each step, ``T`` steps; then ``values`` has ``T`` steps, too. Pass it for
+        environments that reset themselves: there the recorded state after a truncated step is the first one of the
+        next episode.
     axis : int, default 0
         The axis of time: 0 for ``(T, envs)``, 1 for ``(envs, T)``.
 
@@ -113,7 +113,7 @@ def gae(
     Raises
     ------
     ValueError
-        For a number of steps of ``values`` that does not fit, and shapes that do not broadcast to that of ``rewards``.
+        For a wrong number of steps of ``values``, and for shapes that do not broadcast to that of ``rewards``.
     TypeError
         As `ewm_mean`.
 

@@ -52,8 +52,8 @@ def ewm_mean(
 ) -> Any:
     r"""Return the exponentially weighted mean, as pandas' ``x.ewm(...).mean()``.
 
-    With ``adjust=True`` it is the weighted average of all samples so far, the newest weighing 1 and each older one
-    :math:`d = 1 - \alpha` times as much as the one after it,
+    With ``adjust=True`` it is the weighted average of all samples so far. The newest has the weight 1, and each older
+    one :math:`d = 1 - \alpha` times the weight of the next one,
 
     .. math:: y_t = \frac{\sum_{k \ge 0} d^k x_{t-k}}{\sum_{k \ge 0} d^k},
 
@@ -66,56 +66,56 @@ def ewm_mean(
         or a DataFrame of pandas or polars; or a DataArray of xarray. float32, float64, integers or bools. NaN and
         infinities are missing values, as in pandas.
     com, span, halflife : float, optional
-        The constant by its centre of mass, :math:`\alpha = 1/(1 + \text{com})`, its span,
-        :math:`2/(\text{span} + 1)`, or its half-life in steps, :math:`1 - 2^{-1/\text{halflife}}`. With `times`,
+        The smoothing constant as a center of mass, :math:`\alpha = 1/(1 + \text{com})`, a span,
+        :math:`2/(\text{span} + 1)`, or a half-life in steps, :math:`1 - 2^{-1/\text{halflife}}`. With `times`,
         ``halflife`` is a time: a number in their unit, or a timedelta (or a string that ``pandas.Timedelta`` takes).
     alpha : float or array_like, optional
-        The smoothing factor itself, in (0, 1]. An array gives each sample, each lane or both a factor of their own; it
-        broadcasts against ``x``; a Series goes by its labels, which are those of the steps or of the columns. Exactly
-        one of ``com``, ``span``, ``halflife`` and ``alpha`` must be given, but ``halflife`` with `times`, beside which
-        another may stand: it is the factor for one half-life's time then.
+        The smoothing factor itself, in (0, 1]. An array has a factor for each sample, each series or both, and
+        broadcasts against ``x``; a pandas Series is matched by its labels, those of the steps or of the columns.
+        Exactly one of ``com``, ``span``, ``halflife`` and ``alpha`` must be given. With `times`, ``halflife`` is
+        required, and another one may be given too: the factor for the time of one half-life.
     times : array_like, optional
-        When samples were taken: of the length of `axis`, or of the shape of ``x``; dates or numbers, never going
-        backwards. A sample decays by :math:`2^{-\Delta t/\text{halflife}}`.
+        The times of the samples, in the length of `axis` or in the shape of ``x``: dates or numbers, not decreasing. A
+        sample decays by :math:`2^{-\Delta t/\text{halflife}}`.
     adjust : bool, default True
-        Divide by the sum of the weights so far. If False, each sample takes part with the weight ``alpha`` (with
-        `times`, with 1 less the decay since the last one), beside 1 for all before it.
+        Divide by the sum of the weights so far. If False, each sample has the weight ``alpha`` (with `times`, 1 minus
+        the decay since the last one), relative to 1 for all samples before it.
     ignore_na : bool, default False
-        Whether weights are by the position among the samples that are there; if False, a gap makes them decay.
+        Whether missing values are skipped when weights decay; if False, weights decay over a gap.
     min_periods : int, default 0
-        How many samples must have been seen for a result.
+        The number of samples that a result requires.
     axis : int, default 0
         The axis of time; for a DataArray also its name.
 
     Returns
     -------
     array
-        Of the library, and of the type, of ``x``; its dtype is that of ``x`` and an array ``alpha`` together, float64
-        for integers (torch's default dtype for tensors). At a missing value the last result is repeated; NaN stands
-        before the first sample and where fewer than ``min_periods`` were seen.
+        Of the library and type of ``x``. The dtype is the promotion of ``x`` and an array ``alpha``; for integers it is
+        float64 (torch's default dtype for tensors). At a missing value the last result is carried forward. The result
+        is NaN before the first sample, and until there are ``min_periods`` samples.
 
     Raises
     ------
     ValueError
-        If not exactly one constant is given, or one is out of its domain; for `times` of the wrong length, with NaT or
-        NaN, going backwards, or in another kind than ``halflife``; for shapes and an axis that do not fit.
+        If not exactly one constant is given, or if it is out of its domain; for `times` of the wrong length, with NaT
+        or NaN, decreasing, or of another kind than ``halflife``; for shapes and an axis that do not match.
     TypeError
-        For dtypes and types that are not supported.
+        For unsupported dtypes and types.
 
     See Also
     --------
     Ewm : the same for a stream.
-    ewm_filtfilt : without a lag.
+    ewm_filtfilt : the same without a lag.
     fastrecur.forget_mult : the recurrence itself.
 
     Notes
     -----
-    Computed in float64, also for float32, whose results are float32 again, in a Series too (pandas gives float64). The
-    numbers are pandas' but for ``alpha=0.5`` with ``adjust=False``, where pandas weights a sample after a gap as if
-    ``times`` had been given: there, and in all else where pandas and the formula differ, the formula counts. NumPy
-    arrays, and tensors of which no gradient is wanted, are read once by a kernel; other arrays go through
-    `fastrecur.forget_mult` and `fastrecur.linear_recurrence`, so that gradients reach ``x`` and ``alpha``. The gradient
-    of a missing value is zero. An array ``alpha`` is checked where that needs no device to be waited for.
+    Computed in float64, also for float32, whose results are float32 again, in a Series too (pandas returns float64).
+    The numbers are those of pandas, except for ``alpha=0.5`` with ``adjust=False``, where pandas weights a sample after
+    a gap as if ``times`` had been given. Where pandas and the formula differ, the result follows the formula. NumPy
+    arrays, and tensors that do not require grad, are read once by a kernel. Other arrays use `fastrecur.forget_mult`
+    and `fastrecur.linear_recurrence`, so gradients reach ``x`` and ``alpha``. The gradient of a missing value is zero.
+    An array ``alpha`` is checked unless that would wait for a device.
 
     Examples
     --------
@@ -159,7 +159,7 @@ def ewm_sum(
     adjust : bool, default True
         Must be True, as in pandas.
     ignore_na : bool, default False
-        Whether the sum stays as it is at a missing value; if False, it decays.
+        Whether the sum is unchanged at a missing value; if False, it decays.
 
     Returns
     -------
@@ -206,7 +206,7 @@ def ewm_var(
 ) -> Any:
     r"""Return the exponentially weighted variance, as pandas' ``x.ewm(...).var()``.
 
-    With the normalised weights :math:`w` of `ewm_mean` and its mean :math:`y`,
+    With the normalized weights :math:`w` of `ewm_mean` and its mean :math:`y`,
 
     .. math:: v_t = \sum_s w_s (x_s - y_t)^2, \qquad \text{unbiased: } v_t \Big/ \Big(1 - \sum_s w_s^2\Big).
 
@@ -229,8 +229,9 @@ def ewm_var(
 
     Notes
     -----
-    A recurrence of squared deviations, not a difference of two sums [1]_: data far from zero lose nothing. The divisor
-    is a recurrence of its own, without a subtraction, and stays right after a gap in which pandas' cancels.
+    It is a recurrence of squared deviations, not a difference of two sums [1]_, so data far from zero lose no digits.
+    The divisor is another recurrence without a subtraction. It stays correct after a gap in which the divisor of pandas
+    cancels.
 
     References
     ----------
@@ -314,9 +315,9 @@ def ewm_cov(
     Parameters
     ----------
     x, y : array_like
-        The data, which broadcast against each other. A sample counts where both are there. What has labels goes by
-        them: columns and dimensions in any order, indexes and coordinates the same; a Series beside a frame is taken
-        with each of its columns.
+        The data, which broadcast against each other. A sample counts if both values are present. Labels are matched:
+        columns and dimensions may be in any order, indexes and coordinates must be the same; a Series with a frame is
+        taken with each of its columns.
     com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis, bias
         As for `ewm_var`.
 

@@ -19,7 +19,7 @@ from ._run import Request
 
 @dataclass(eq=False)
 class EwmState:
-    """What an `Ewm` stands at: for each lane the weight of the samples so far, their number and their mean.
+    """The state of an `Ewm`: for each series the weight of the samples so far, their number and their mean.
 
     ``steps`` counts all steps, missing samples included; ``first_time`` and ``last_time`` are None without times.
     States of the same numbers, in arrays of one library, are equal.
@@ -48,7 +48,7 @@ class Ewm:
     ----------
     com, span, halflife, alpha : float, optional
         As for `ewm_mean`; ``alpha`` may be an array that broadcasts against a chunk and has one step along `axis`: a
-        factor for each lane. With times, give ``halflife``.
+        factor for each series. With times, ``halflife`` is required.
     adjust, ignore_na, min_periods, axis
         As for `ewm_mean`.
 
@@ -59,8 +59,8 @@ class Ewm:
 
     Notes
     -----
-    The numbers are those of one call on the whole series, to the rounding. A stream can be copied and pickled.
-    Its state is as long as one step of the data.
+    The results are those of one call on the whole series, within rounding. A stream can be copied and pickled.
+    Its state has the size of one step of the data.
 
     Examples
     --------
@@ -113,15 +113,15 @@ class Ewm:
         self._lanes: tuple[int, ...] | None = None
 
     def update(self, chunk: Any, times: Any = None) -> Any:
-        """Take the next samples and return the mean at each of them.
+        """Process the next samples and return the mean at each of them.
 
         Parameters
         ----------
         chunk : array_like
-            The samples, with the lanes of the chunks before: arrays as `ewm_mean` takes them, but no frames. It may
-            hold no step at all.
+            The samples, in the shape of earlier chunks except along `axis`: arrays as for `ewm_mean`, but no frames. A
+            chunk may be empty.
         times : array_like, optional
-            When they were taken, as for `ewm_mean`: with every chunk, or with none.
+            Their times, as for `ewm_mean`: with every chunk, or with none.
 
         Returns
         -------
@@ -131,7 +131,7 @@ class Ewm:
         Raises
         ------
         ValueError
-            For other lanes than before, and times where there were none or none where there were.
+            For another shape than before, and for times with some chunks only.
         TypeError
             As `ewm_mean`.
         """
@@ -173,23 +173,23 @@ class Ewm:
         return result
 
     def merge(self, later: Ewm) -> Ewm:
-        """Return the stream that saw this one's samples and then those of a ``later`` one.
+        """Return a stream of the samples of this one, followed by those of a ``later`` one.
 
         Parameters
         ----------
         later : Ewm
-            Made with the same arguments, of the samples that follow. With times, its own times place it.
+            A stream of the samples that follow, created with the same arguments.
 
         Returns
         -------
         Ewm
-            A new stream; both others stay as they are.
+            A new stream; the two others do not change.
 
         Raises
         ------
         ValueError
-            Where the mathematics does not allow it: with ``adjust=False`` a stream's first sample stands for all before
-            it, and with times and ``ignore_na=True`` what was skipped is not known; and for other arguments or lanes.
+            With ``adjust=False``, and with times and ``ignore_na=True``, because the state does not hold what merging
+            needs; and for streams with other arguments or of another shape.
 
         Examples
         --------
