@@ -176,8 +176,8 @@ def test_lengths_of_any_library_beside_operands_of_any(dtype):
         grads = fastrecur.forget_mult_vjp(np.ones((4, 3)), f, x, expected, lengths=given)
         np.testing.assert_allclose(wanted.grad.numpy(), grads[1])
     for bad in (torch.tensor([1, 5, 2]), np.array([1, -1, 2])):
-        for operands in ((f, x), (torch.tensor(f), torch.tensor(x))):
+        for pair in ((f, x), (torch.tensor(f), torch.tensor(x))):
             with pytest.raises(ValueError, match=r"`lengths` must be in 0\.\.4"):
-                fastrecur.forget_mult(*operands, lengths=bad)
+                fastrecur.forget_mult(*pair, lengths=bad)
     with pytest.raises(TypeError, match="`lengths` must hold integers"):
         fastrecur.forget_mult(f, x, lengths=torch.ones(3))

@@ -1,7 +1,7 @@
-"""Sequence parallel: a series whose time is held in stretches, one a process, and the network on it.
+"""Sequence parallel: a series whose time is held in shards, one for each process, and the network on it.
 
-Each rank of a group of processes holds a consecutive stretch of the time axis, in the order of the ranks; stretches may
-differ in length and may be empty. What one rank needs of the others are two numbers a lane.
+Each rank of a group of processes holds a consecutive shard of the time axis, in the order of the ranks; shards may
+differ in length and may be empty. What one rank needs of the others are two numbers for each series.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def forget_mult(
     return_state: bool = False,
     group: Any = None,
 ) -> Any:
-    r"""Average along a time axis that is held in stretches, one by each rank of a group.
+    r"""Average along a time axis that is held in shards, one by each rank of a group.
 
     .. math:: h_t = f_t x_t + (1 - f_t) h_{t-1}
 
@@ -43,17 +43,17 @@ def forget_mult(
     Parameters
     ----------
     f, x : Tensor or float
-        This rank's stretch of the gates and of what is averaged; they broadcast against each other. Stretches may have
+        This rank's shard of the gates and of what is averaged; they broadcast against each other. Shards may have
         different numbers of steps, also none; all else of shape and dtype must be the same on all ranks.
     h0 : Tensor or float, optional
-        The state before the first step of all, (after the last, in `reverse`), in the shape of the lanes. The rank that
-        holds that step reads it; for all others it is nothing, and their gradient of it zeros.
+        The state before the first step of all, (after the last, in `reverse`), in the shape of the series. The rank
+        that holds that step reads it; for all others it is nothing, and their gradient of it zeros.
     axis : int, default 0
         Time.
     reverse : bool, default False
-        Travel from the last step of the last rank to the first one of the first.
+        Scan from the last step of the last rank to the first one of the first.
     lengths : Tensor, optional
-        How many of *this rank's* steps are valid, in the shape of leading lane axes: of lengths L of whole lanes,
+        How many of *this rank's* steps are valid, in the shape of leading series axes: of lengths L of whole series,
         ``(L - steps_before).clamp(0, steps)``.
     return_state : bool, default False
         Return the last state, too.
@@ -63,7 +63,7 @@ def forget_mult(
     Returns
     -------
     h : Tensor
-        This rank's stretch of the states.
+        This rank's shard of the states.
     h_last : Tensor
         With `return_state`, the state after the last valid step of all, on every rank.
 
@@ -71,7 +71,7 @@ def forget_mult(
     ------
     RuntimeError
         If there is no process group, if the ranks do not make the same call, or if the exchange fails: a rank has died
-        or has not come within the group's timeout. Other numbers of lanes are the backend's to find: gloo ends a
+        or has not come within the group's timeout. Other numbers of series are the backend's to find: gloo ends a
         process that receives too much, and the others raise.
     TypeError, ValueError
         As `fastrecur.forget_mult`. Raised on one rank alone, it leaves the others to their group's timeout.
@@ -79,16 +79,16 @@ def forget_mult(
     Notes
     -----
     Collective: every rank must call it, and if any of its results is differentiated on one, on all. One all-gather runs
-    forward and one back. A rank sends two numbers a lane, in the precision that states are carried in (float64 for
-    float32); back with `return_state` a third, its cotangent of `h_last`; and 128 bytes that say what it is at.
+    forward and one back. A rank sends two numbers for each series, in the precision that states are carried in (float64
+    for float32); back with `return_state` a third, its cotangent of `h_last`; and 128 bytes that say what it is at.
 
-    A stretch is first read without writing anything, then the exchange takes place, then it is walked: 5/3 of the
-    memory traffic of one walk of it, 4/3 in the gradient. Where gates let it soon forget what reaches it, it is walked
+    A shard is first read without writing anything, then the exchange takes place, then it is scanned: 5/3 of the
+    memory traffic of one scan of it, 4/3 in the gradient. Where gates let it soon forget what reaches it, it is scanned
     first, and only its beginning again.
 
-    States that reach a stretch are composed. That costs the rounding of the carry, so float32 and shorter are as exact
-    as on one process; float64 agrees within its rounding at the magnitudes in play. Where composing overflows or
-    cancels, the ranks concerned take turns, with one more exchange each; on a GPU such lanes become NaN instead, as to
+    States that reach a shard are composed. That costs the rounding of the carry, so float32 and shorter are as exact
+    as on one process; float64 agrees within its rounding at the magnitudes involved. Where composing overflows or
+    cancels, the ranks concerned take turns, with one more exchange each; on a GPU such series become NaN instead, as to
     look for them would be to wait.
 
     Differentiable twice and more. No forward mode and no ``torch.func`` transforms: they raise.
@@ -120,7 +120,7 @@ def linear_recurrence(
     return_state: bool = False,
     group: Any = None,
 ) -> Any:
-    r"""Walk a linear recurrence along a time axis that is held in stretches, one by each rank of a group.
+    r"""Compute a linear recurrence along a time axis that is held in shards, one by each rank of a group.
 
     .. math:: h_t = a_t h_{t-1} + b_t
 
@@ -129,7 +129,7 @@ def linear_recurrence(
     Parameters
     ----------
     a, b : Tensor or float
-        This rank's stretch of the factors and of what is added; real or complex.
+        This rank's shard of the factors and of what is added; real or complex.
     h0 : Tensor or float, optional
         The state before the first step of all.
     axis, reverse, lengths, return_state, group
@@ -138,7 +138,7 @@ def linear_recurrence(
     Returns
     -------
     h : Tensor
-        This rank's stretch of the states.
+        This rank's shard of the states.
     h_last : Tensor
         With `return_state`, the state after the last valid step of all, on every rank.
 

@@ -49,11 +49,11 @@ class QRNN(nn.Module):
     bias : bool, default True
         Whether the products have a bias.
     batch_first : bool, default False
-        Take and give (B, T, features). States are as ever.
+        The input and output are (B, T, features). Does not affect the states.
     dropout : float, default 0
         The probability of dropout on the output of each layer but the last, in training.
     bidirectional : bool, default False
-        Let every layer travel both ways (``D = 2``, else 1); the next layer reads both.
+        Run every layer in both directions (``D = 2``, else 1); the next layer reads both.
     layers : iterable of QRNNLayer, optional
         Ready layers, whose sizes may differ, in place of those that the other arguments describe. The network's sizes
         are theirs then.
@@ -72,7 +72,7 @@ class QRNN(nn.Module):
 
     See Also
     --------
-    QRNNLayer : one layer, which may travel in reverse.
+    QRNNLayer : one layer, which may run in reverse.
 
     Examples
     --------
@@ -207,7 +207,7 @@ class QRNN(nn.Module):
         output : Tensor or PackedSequence
             The last layer's ``h`` in the input's form, with D*H features.
         h_n : Tensor, list of Tensor or QRNNState
-            The states ``c`` of each layer and direction after the last valid step in its direction of travel, before
+            The states ``c`` of each layer and direction after the last valid step in its scan direction, before
             the output gate, as `hidden` takes them: a list where the layers' sizes differ. A `QRNNState` if one was
             given.
         """

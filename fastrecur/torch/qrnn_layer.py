@@ -42,7 +42,7 @@ class QRNNLayer(nn.Module):
         h_t &= o_t c_t
 
     where :math:`s_t = (x_t, x_{t-1}, \ldots)` are the `window` last inputs, the present one first. With `reverse` time
-    runs the other way: :math:`c_{t+1}` stands for :math:`c_{t-1}`, and the window looks at later inputs.
+    runs the other way: :math:`c_{t+1}` replaces :math:`c_{t-1}`, and the window looks at later inputs.
 
     The gate ``f`` multiplies the *candidate*, as in torchqrnn; in the paper [1]_ it multiplies the *state*, and is
     ``1 - f`` here.
@@ -69,7 +69,7 @@ class QRNNLayer(nn.Module):
     bias : bool, default True
         Whether `linear` has a bias.
     batch_first : bool, default False
-        Take and give (B, T, features). States are as ever.
+        The input and output are (B, T, features). Does not affect the states.
     reverse : bool, default False
         Travel from the last step to the first.
     device, dtype : optional
@@ -81,7 +81,7 @@ class QRNNLayer(nn.Module):
         The product, whose weight has ``3H`` rows, for z, f and o in this order, and ``window*input_size`` columns, the
         present input's first. It is called as a module, so that it may be hooked, pruned, quantised or replaced, by a
         `WeightDrop` for example.
-        Where no gradient is wanted on the CPU, a plain one's product is made in blocks that are pooled while they are
+        Without gradients on the CPU, a plain one's product is made in blocks that are pooled while they are
         in the cache, in float32 by oneDNN on AMD's processors from Zen 5 on: last digits may differ from training's.
 
     References
@@ -191,7 +191,7 @@ class QRNNLayer(nn.Module):
         output : Tensor or PackedSequence
             ``h``, in the input's form.
         state : Tensor or QRNNState
-            The state ``c`` after the last valid step in the direction of travel, before the output gate: (1, B, H), or
+            The state ``c`` after the last valid step in the scan direction, before the output gate: (1, B, H), or
             (1, H) for one sequence. A `QRNNState` if one was given.
         """
         hidden = hidden_or_hx(hidden, hx)
@@ -323,6 +323,6 @@ class QRNNLayer(nn.Module):
 
 
 class BothDirections(QRNNLayer):
-    """A layer that travels both ways, of which each has its own product; outputs stand side by side."""
+    """A layer that runs in both directions, each with its own product; outputs are concatenated."""
 
     _directions = FORWARD, REVERSE
