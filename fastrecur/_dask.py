@@ -19,7 +19,7 @@ import numpy as np
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
-from . import _arrays, _checks, _host, _problem, _threads
+from . import _arrays, _checks, _host, _problem, _shapes, _threads
 from . import _messages as say
 
 STORED = ("from-zarr", "array", "getitem", "astype")  # layers of an array that comes from a store
@@ -292,8 +292,8 @@ class _Problem:
         for name, value in ((names[0], a), (names[1], b)):
             if value is None:
                 raise TypeError(say.not_an_array(name, type(None)))
-        self.shape = _problem.broadcast_shape(names[:2], (np.shape(a), np.shape(b)), axis)
-        self.axis = _problem.normalise_axis(axis, self.shape, names[:2])
+        self.shape = _shapes.broadcast_shape(names[:2], (np.shape(a), np.shape(b)), axis)
+        self.axis = _shapes.normalise_axis(axis, self.shape, names[:2])
         self.lane_axes = [k for k in range(len(self.shape)) if k != self.axis]
         self.lanes = tuple(self.shape[k] for k in self.lane_axes)
         every = range(len(self.shape))
@@ -367,7 +367,7 @@ def _decay(place: Any, *blocks: Any, r: _Recurrence, adjoint: bool) -> Any:
     values, lengths = (blocks[:4], blocks[4]) if adjoint else (blocks[:2], blocks[2])
     a = values[1 if adjoint else 0]
     a = np.asarray(a) if np.isscalar(a) else a
-    wide = _problem.wide_dtype(_problem.result_dtype(("a",), [a.dtype]))
+    wide = _shapes.wide_dtype(_shapes.result_dtype(("a",), [a.dtype]))
     with np.errstate(all="ignore"):
         decay = np.broadcast_to(a.astype(wide) if r.family == _problem.LINEAR else 1 - a.astype(wide), shape)
         if lengths is not None:
@@ -508,7 +508,7 @@ def _gathered(
     dtype = meta.dtype
     parts = make(da.utils.meta_from_array(meta, len(axes)), own)
     if stretched:
-        parts = parts.sum(axis=stretched, keepdims=True, dtype=_problem.wide_dtype(dtype)).astype(dtype)
+        parts = parts.sum(axis=stretched, keepdims=True, dtype=_shapes.wide_dtype(dtype)).astype(dtype)
     return parts[(0,) * (len(axes) - len(shape))]
 
 

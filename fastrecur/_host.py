@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from . import _arrays, _cache, _checks, _problem
+from . import _arrays, _cache, _checks, _problem, _shapes
 from . import _messages as say
 
 _ndarray = np.ndarray
@@ -248,10 +248,10 @@ def _gate_is_real(family, names, a):
 def _pair_problem(names, a, b, others, axis, lengths):
     """Return the complex dtype and shape, and what does not change in kind: gate, axis and lengths for pairs."""
     signatures = {name: _signature(value) for name, value in others.items()}
-    dtypes = _problem.own_dtypes(_signature(a), _signature(b), *signatures.values())
-    dtype = _problem.result_dtype((*names, *others), dtypes, True)
-    shape = _problem.broadcast_shape(names, (np.shape(a), np.shape(b)), axis)
-    axis = _problem.normalise_axis(axis, shape, names)
+    dtypes = _shapes.own_dtypes(_signature(a), _signature(b), *signatures.values())
+    dtype = _shapes.result_dtype((*names, *others), dtypes, True)
+    shape = _shapes.broadcast_shape(names, (np.shape(a), np.shape(b)), axis)
+    axis = _shapes.normalise_axis(axis, shape, names)
     lanes = shape[:axis] + shape[axis + 1 :]
     _problem.check_shapes(signatures, shape, lanes)
     if lengths is not None:
@@ -276,13 +276,13 @@ def _unpair(pairs, like):
     joined = np.ascontiguousarray(pairs)
     if type(like) is complex or _is_complex(like):
         return joined.view(np.result_type(joined.dtype, np.complex64))[..., 0]
-    return joined[..., 0].astype(_problem.gradient_dtype(_signature(like), joined.dtype))
+    return joined[..., 0].astype(_shapes.gradient_dtype(_signature(like), joined.dtype))
 
 
 def _forward_pairs(family, names, a, b, h0, axis, reverse, lengths, out):
     dtype, shape, gate, axis, lengths = _pair_problem(names[:2], a, b, {"h0": h0}, axis, lengths)
     if out is None:
-        strides = _problem.like(shape, dtype, *((v.shape, v.strides) for v in (b, a) if type(v) is _ndarray))
+        strides = _shapes.like(shape, dtype, *((v.shape, v.strides) for v in (b, a) if type(v) is _ndarray))
         out = _problem.empty(shape, dtype, strides)
     elif out.shape != shape:
         raise ValueError(say.out_shape(out.shape, shape))

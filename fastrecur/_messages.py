@@ -410,8 +410,8 @@ def rnn_saved_lost(how):
 
 def rnn_saved_bidirectional():
     return (
-        "`save_prev_x` must be off with bidirectional=True: in the reverse direction, what was saved of one call does "
-        "not stand before the next one's input"
+        "`save_prev_x` must be off with bidirectional=True: in the reverse direction, the saved inputs of one call do "
+        "not precede those of the next"
     )
 
 
@@ -432,7 +432,7 @@ def rnn_state_window(window, is_none):
 
 
 def rnn_state_kind(k, kind):
-    return f"`layers` must hold QRNNLayers where a QRNNState is wanted, got {_type(kind)} as {k}"
+    return f"`layers` must hold QRNNLayers where a QRNNState is passed, got {_type(kind)} as {k}"
 
 
 def rnn_step_directions():

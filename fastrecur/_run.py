@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from . import _cost, _memory_pool, _problem, _threads
+from . import _cost, _memory_pool, _problem, _shapes, _threads
 from ._arrays import address, array_at
 from ._bound import ShortCall, bind, is_short
 from ._cpu import _tiles
@@ -137,7 +137,7 @@ def known_forward(plan):
 
 def known_vjp(plan):
     """Return a function of g, a, b and h alone that runs a plan: of a short one, without deciding anything."""
-    dense = all(strides is None or _problem.is_c_order(shape, strides) for shape, _, strides in plan.gradients)
+    dense = all(strides is None or _shapes.is_c_order(shape, strides) for shape, _, strides in plan.gradients)
     if not is_short(plan) or not dense or not plan.carry_c_order:
         return lambda g, a, b, h: (*vjp(plan, g, a, b, h, None, None, None)[:2], None)
     wide = plan.wide

@@ -12,7 +12,8 @@ import numpy as np
 from ._arrays import address, are_same
 from ._bound import Calls, geometry_of, sum_bytes_of
 from ._chunked import scan
-from ._cpu._scan import ALL, BLOCK, DOWNSWEEP, HOLD, REDUCE, SCAN_CARRIES, SUMMARY, WARM_UP
+from ._cpu._scan import ALL, DOWNSWEEP, HOLD, REDUCE, SCAN_CARRIES, SUMMARY, WARM_UP
+from ._cpu._series import BLOCK
 from ._layout import CARRY, SUMS_A, SUMS_B, H
 from ._problem import APART
 from ._threads import ranges

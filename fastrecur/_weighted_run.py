@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 
-from . import _cost, _problem, _threads
+from . import _cost, _problem, _shapes, _threads
 from ._arrays import address, element
 from ._chunked import scan
 from ._cpu import _weighted, _weighted_scan
 from ._cpu._compile import kernel
-from ._cpu._memory import WIDTH
+from ._cpu._types import WIDTH
 from ._cpu._weighted import (
     COUNT,
     COVARIANCE,
@@ -42,7 +42,7 @@ def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods,
     gate; or they are "timed", and the gate is a decay again. ``y`` is None but for covariances. ``state`` is what
     stands before the first step: planes by their numbers.
     """
-    h = _problem.empty(shape, dtype, _problem.like(shape, dtype, (x.shape, x.strides)))
+    h = _problem.empty(shape, dtype, _shapes.like(shape, dtype, (x.shape, x.strides)))
     lane_axes = [k for k in range(len(shape)) if k != axis]
     lane_shape = tuple(shape[k] for k in lane_axes)
     lanes, steps = math.prod(lane_shape), shape[axis]

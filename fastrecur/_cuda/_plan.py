@@ -408,8 +408,8 @@ def vjp(
         dtype, layouts=layouts,
     )  # fmt: skip
     if dtype is None:
-        everything = _problem.own_dtypes(g, a, b, h, h0, grad_state)
-        dtype = _problem.result_dtype((*names, "h0", "grad_state"), everything, weak_complex)
+        everything = _shapes.own_dtypes(g, a, b, h, h0, grad_state)
+        dtype = _shapes.result_dtype((*names, "h0", "grad_state"), everything, weak_complex)
     carry = _CARRY[element(dtype)]
     carry_dtype = _DTYPES[carry]
     shape, axis, lane_shape = plan.shape, plan.axis, plan.lane_shape
@@ -425,10 +425,10 @@ def vjp(
     # Gradients: of a full operand where they belong, else in the carry's type and added up afterwards.
     totals, temporaries = {}, {}
     dense = (
-        _problem.like(shape, carry_dtype, (h[1], h[2])) if type(h) is tuple else c_strides(shape, carry_dtype.itemsize)
+        _shapes.like(shape, carry_dtype, (h[1], h[2])) if type(h) is tuple else c_strides(shape, carry_dtype.itemsize)
     )
     for name, (own_shape, dtype, strides) in zip(("to_a", "to_b"), plan.gradients, strict=True):
-        own = _problem.own_strides(own_shape, shape, dtype.itemsize)
+        own = _shapes.own_strides(own_shape, shape, dtype.itemsize)
         totals[name] = False
         if strides is not None:
             elements[name], sizes[name], operands[name] = element(dtype), dtype.itemsize, strides
@@ -486,7 +486,7 @@ def vjp(
     for name, (own_shape, dtype, strides) in zip(("to_a", "to_b"), plan.gradients, strict=True):
         if strides is not None:
             continue
-        own = _problem.own_strides(own_shape, shape, dtype.itemsize)
+        own = _shapes.own_strides(own_shape, shape, dtype.itemsize)
         if totals[name]:
             temporaries[name] = repeats * pieces * lanes
             for k, each in enumerate(offsets):
@@ -508,7 +508,7 @@ def vjp(
     if h0 is not None and not full_state:
         temporaries["first"] = math.prod(lane_shape)
         source = c_strides(lane_shape, carry_dtype.itemsize)
-        own = _problem.own_strides(h0_shape, lane_shape, plan.h0_dtype.itemsize)
+        own = _shapes.own_strides(h0_shape, lane_shape, plan.h0_dtype.itemsize)
         dims = list(zip(lane_shape, source, own, strict=True))
         finish.append(("first", "first", *_sum(dims, carry, element(plan.h0_dtype))))
     return DevicePlan(

@@ -71,7 +71,7 @@ def _bring(work, dtype, value, shape, target, target_at, target_shape=None):
         source, strides, at = value.dtype, _shapes.spread(value.shape, value.strides, shape), value.pointer
     else:
         source, strides, at = "number", (0,) * len(shape), 0.0 if value is None else value
-    own = _problem.own_strides(shape if target_shape is None else target_shape, shape, target.itemsize)
+    own = _shapes.own_strides(shape if target_shape is None else target_shape, shape, target.itemsize)
     plan = _plan.added(dtype, source, shape, strides, target, own)
     work.run(plan, {"source": at, "source_sum": target_at})
 
@@ -370,5 +370,5 @@ def _known_lengths(lengths):
     if lengths is None:
         return None
     if isinstance(lengths, np.ndarray):
-        return np.dtype(np.int64), lengths.shape, _problem.c_strides(lengths.shape, 8)
+        return np.dtype(np.int64), lengths.shape, _shapes.c_strides(lengths.shape, 8)
     return lengths.signature

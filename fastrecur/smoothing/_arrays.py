@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _arrays, _checks, _problem, _threads
+from .. import _arrays, _checks, _shapes, _threads
 from .. import _messages as say
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -198,7 +198,7 @@ def _real(name: str, array: np.ndarray) -> np.ndarray:
 
 def axis_of(axis: Any, shape: tuple[int, ...], names: tuple[str, ...]) -> int:
     """Return an axis of time as a non-negative int."""
-    return int(_problem.normalise_axis(_checks.axis(axis), tuple(shape), names))
+    return int(_shapes.normalise_axis(_checks.axis(axis), tuple(shape), names))
 
 
 def check_alpha(data: Data, alpha: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _arrays, _dask, _problem, _threads
+from .. import _arrays, _dask, _shapes, _threads
 from .. import _messages as say
 from .._dask import Operand, Walk
 from . import _run
@@ -21,7 +21,7 @@ def compute(statistic: str, request: _run.Request, x: Any, y: Any, axis: Any) ->
     names = ("x", "alpha") if y is None else ("x", "alpha", "y")
     is_variance = y is x
     values = [_dask.take(name, v) for name, v in zip(names, (x, request.constant.alpha, y), strict=False)]
-    shape = _problem.broadcast_shape(names, [np.shape(v) for v in values])
+    shape = _shapes.broadcast_shape(names, [np.shape(v) for v in values])
     axis = axis_of(axis, shape, ("x",))
     every = range(len(shape))
     operands = {name: Operand(v, _dask.last_axes(v, every)) for name, v in zip(names, values, strict=True)}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _messages as say
-from .. import _problem, _threads
+from .. import _problem, _shapes, _threads
 from .._arrays import address, element
 from .._cpu import _advantages
 from .._cpu._compile import kernel
@@ -202,7 +202,7 @@ def _walk(
     """Run the kernel, on blocks of C order."""
     shape = rewards.shape
     outer, steps, inner = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
-    out: np.ndarray = _problem.empty(shape, dtype, _problem.c_strides(shape, dtype.itemsize))
+    out: np.ndarray = _problem.empty(shape, dtype, _shapes.c_strides(shape, dtype.itemsize))
     if out.size == 0:
         return out
     blocks = [

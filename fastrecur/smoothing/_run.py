@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _problem, _weighted_run
+from .. import _shapes, _weighted_run
 from .._cpu import _weighted
 from . import _formulas
 from ._arguments import Constant, elapsed, take_times
@@ -41,7 +41,7 @@ def compute(
     x, alpha, *others = data.values
     y = others[0] if others else None
     shapes = [tuple(v.shape) for v in data.values]
-    shape = _problem.broadcast_shape(names, shapes)
+    shape = _shapes.broadcast_shape(names, shapes)
     axis = axis_of(axis, shape, ("x",))
     plain_alpha = isinstance(request.constant.alpha, (int, float))
     dtype = data.dtype(*(v for v in (x, None if plain_alpha else alpha, y) if v is not None))

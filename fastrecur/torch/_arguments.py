@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from .. import _arrays, _checks, _problem
+from .. import _arrays, _checks, _shapes
 from .. import _messages as say
 from .._problem import FORGET
 from . import _tensors
@@ -180,7 +180,7 @@ def shape_and_axis(names, a, b, axis):
             shape = torch.broadcast_shapes(a.shape, b.shape)
         except RuntimeError:
             raise ValueError(say.broadcast(names, (a.shape, b.shape), axis)) from None
-    return shape, _problem.normalise_axis(axis, shape, names)
+    return shape, _shapes.normalise_axis(axis, shape, names)
 
 
 def fits(shape, into):

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import torch
 
-from .. import _layout, _memory_pool, _problem, _run
+from .. import _layout, _memory_pool, _problem, _run, _shapes
 from .. import _messages as say
 from .._arrays import BFLOAT16, address
 from .._problem import FORGET
@@ -69,7 +69,7 @@ def is_number(value):
 
 def result_shape(family, a, b):
     """Return the shape of a result of two operands, tensors or numbers."""
-    return _problem.broadcast_shape(NAMES[family][:2], [() if is_number(v) else tuple(v.shape) for v in (a, b)])
+    return _shapes.broadcast_shape(NAMES[family][:2], [() if is_number(v) else tuple(v.shape) for v in (a, b)])
 
 
 # ---- Plans ----------------------------------------------------------------------------------------------------------

@@ -342,7 +342,7 @@ def test_layers_without_a_state():
         input_size = hidden_size = 3
 
     model = QRNN(3, layers=[Other()])
-    with pytest.raises(TypeError, match="`layers` must hold QRNNLayers where a QRNNState is wanted, got .*Other as 0"):
+    with pytest.raises(TypeError, match="`layers` must hold QRNNLayers where a QRNNState is passed, got .*Other as 0"):
         model.initial_state(2)
 
 
