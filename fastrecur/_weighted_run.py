@@ -55,6 +55,7 @@ def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods,
     traits |= {"covariance": y is not None, "one_series": y is None or y is x}
     rule = " ".join([kind, *(trait for trait, holds in traits.items() if holds)])
     # Time first, then the lanes, outermost in memory first.
+    gate = np.asarray(gate) if np.asarray(gate).dtype.kind == "f" else np.asarray(gate, _WIDE)
     order = sorted(lane_axes, key=lambda k: (-abs(h.strides[k]), k))
     operands = [None if v is None else np.broadcast_to(v, shape).transpose(axis, *order) for v in (x, y, gate)]
     operands.insert(2, h.transpose(axis, *order))

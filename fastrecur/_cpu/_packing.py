@@ -72,9 +72,15 @@ class Block(NamedTuple):
 
 
 @inlined
+def strides_of(geometry, operand):
+    """Return where an operand's strides begin, given its number."""
+    return shift(geometry, 8 * (STRIDES + 4 * operand))
+
+
+@inlined
 def operand_of(pointer, geometry, operand):
     """Return an operand, given its number."""
-    return Operand(pointer, shift(geometry, 8 * (STRIDES + 4 * operand)))
+    return Operand(pointer, strides_of(geometry, operand))
 
 
 @helper

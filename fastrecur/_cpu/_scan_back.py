@@ -2,7 +2,22 @@
 
 from collections import namedtuple
 
-from .._layout import A_MODE, ACCUMULATE, B_MODE, N_STEPS, STORE, STREAMING
+from .._layout import (
+    A_MODE,
+    ACCUMULATE,
+    B_MODE,
+    N_STEPS,
+    STORE,
+    STREAMING,
+    SUMS_A,
+    SUMS_B,
+    TO_A,
+    TO_B,
+    A,
+    B,
+    G,
+    H,
+)
 from .._steps import constant, everywhere, fma, is_finite, magnitude
 from . import _scan, _series
 from ._memory import (
@@ -29,10 +44,10 @@ from ._memory import (
     width,
 )
 from ._numba import helper, inlined
+from ._packing import strides_of
 from ._rules import a_is_time_invariant, adjoint, decay
 from ._scan import CARRY_IN, DECAY, OFFSET, PEAK, SUMMARY, operand
 from ._series import BLOCK, NO_STEPS, PREFETCH, compose, higher, lower, packed
-from ._tiles import SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 
 # A gradient: where it is stored, its partial sums if it is accumulated, bytes from one to the next, and output mode.
 Gradient = namedtuple("Gradient", "to sums sum_bytes mode in_place")
@@ -210,7 +225,7 @@ def vjp(
     to_a_rows, to_b_rows = stack_of(to_a, carry, BLOCK), stack_of(to_b, carry, BLOCK)
     own = stack(carry, SUMMARY)
     streams, all_steps = load_int(geometry, STREAMING) == _scan.STREAMED, load_int(geometry, N_STEPS)
-    is_down = load_int(shift(geometry, H), 0) > 0
+    is_down = load_int(strides_of(geometry, H), 0) > 0
     if phase == _scan.WARM_UP:
         store(carry, 2 * last, constant(1.0, load(carry, 0, carry)))
     for turn in range(last - first):

@@ -229,7 +229,7 @@ def average_block(rule, block, expected):
     else:
         store(state, w.WEIGHT, weight)
         store(state, w.COUNT, count)
-        w.walk_average(rule, load, store, tile)
+        w.walk_steps(rule, load, store, tile)
     return repeated
 
 
@@ -309,7 +309,7 @@ def covariance_block(rule, block, expected):
         divide_by_room(block)
     else:
         copy_state(state, 1, old, 1)
-        w.walk_covariance(rule, load, store, tile)
+        w.walk_steps(rule, load, store, tile)
     return False
 
 
@@ -317,21 +317,6 @@ def covariance_block(rule, block, expected):
 
 
 block_of = choice("covariance", covariance_block, average_block)
-walk_steps = choice("covariance", w.walk_covariance, w.walk_average)
-
-
-@helper
-def packed_other(rule, here, y, t, steps):
-    return packed(y, t, steps)
-
-
-@inlined
-def same(rule, here, y, t, steps):
-    return here
-
-
-# Where the other series' samples stand: those of the one where there is but one. The two may be of two dtypes.
-others_of = choice("one_series", same, packed_other)
 
 
 @inlined
@@ -371,16 +356,16 @@ def walk(rule, x, y, h, gate, carry, geometry, first, last):
             if by_steps:
                 n = minimum(WIDTH, steps - t)
             x_here = packed(xs, t, n)
-            y_here, gate_here = others_of(rule, x_here, ys, t, n), packed(gates, t, n)
+            y_here, gate_here = w.others_of(rule, packed, x_here, ys, t, n), packed(gates, t, n)
             h_here = h_rows
             if writes_in_place:
                 h_here = in_place(h_rows, shift(hs.at, t * hs.stride))
-            tile = w.Tile(
-                x_here, y_here, gate_here, h_here, itemsize(x_here), itemsize(y_here), itemsize(gate_here),
-                itemsize(h_here), state, size, n, least, load_int(geometry, w.BIAS),
+            tile = w.tile_of(
+                (x_here, itemsize(x_here)), (y_here, itemsize(y_here)), (gate_here, itemsize(gate_here)),
+                (h_here, itemsize(h_here)), state, size, geometry, n, 0,
             )  # fmt: skip
             if by_steps:
-                walk_steps(rule, load, store, tile)
+                w.walk_steps(rule, load, store, tile)
             else:
                 means = shift(means_x, behind), shift(means_y, behind)
                 block = Block(tile, gates.stride == 0, shares, kept, means[0], means[1])
