@@ -274,7 +274,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
     """Take all steps of series ``first`` to ``last``; ``carry`` holds the first states, then the last."""
     steps = load_int(geometry, N_STEPS)
     is_large = load_int(geometry, STREAMING) != 0  # what is streamed comes from memory, not from a cache, too
-    offsets, places = stack_ints(10 * OCTET), stack_ints(3 * OCTET)
+    offsets, places = stack_ints(80), stack_ints(24)
     state, gate, rows, lines = stack(carry, 8), stack(carry, 8), stack(carry, ROWS_FORWARD), stack_lines(h)
     for lane in range(first, last, OCTET):
         find_places(places, geometry, lane, last)
@@ -385,7 +385,7 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
     """Take series back; ``carry`` holds the last states' cotangents, then the first states'."""
     steps, a_mode, b_mode = load_int(geometry, N_STEPS), load_int(geometry, A_MODE), load_int(geometry, B_MODE)
     is_large = load_int(geometry, STREAMING) != 0
-    offsets, places = stack_ints(10 * OCTET), stack_ints(3 * OCTET)
+    offsets, places = stack_ints(80), stack_ints(24)
     state, states, gate, total = stack(carry, 8), stack(carry, 8), stack(carry, 8), stack(carry, 8)
     rows, lines_a, lines_b = stack(carry, ROWS_BACK), stack_lines(to_a), stack_lines(to_b)
     for lane in range(first, last, OCTET):

@@ -60,9 +60,9 @@ NEAR = 1 << 14  # if no more than this is between its rows: what is farther woul
 ROWS_AHEAD = 16  # else in rows of memory
 NAN = float("nan")
 
-# An operand of a vector of series: its pointer, the table of where each series begins, bytes from step to step, and a
-# buffer for a tile.
-Operand = namedtuple("Operand", "at offsets stride rows")
+# An operand of a vector of series: a pointer, the table of where each series begins, bytes from step to step, a buffer
+# for a tile; up to which series all stand as far apart as the first two, and how far.
+Operand = namedtuple("Operand", "at offsets stride rows end apart")
 # Samples, gates and results of some steps, bytes from one step's to the next one's, the state and bytes from one plane
 # of it to the next, how many steps there are, how many samples a result needs, and whether it may be biased; and the
 # prefetch distance of samples in bytes.
@@ -195,25 +195,32 @@ def walk_uniform_average(rule, tile, streams):
 
 
 @helper
-def run_from(x, first):
+def run_from(offsets, first):
     """Return up to which series of a tile all stand as far apart as the first two from there on, and how far."""
-    if first == WIDTH - 1:
+    if first >= WIDTH - 1:
         return WIDTH, ZERO
-    begin, apart = load_int(x.offsets, first), load_int(x.offsets, first + 1) - load_int(x.offsets, first)
+    begin, apart = load_int(offsets, first), load_int(offsets, first + 1) - load_int(offsets, first)
     end = first + 2
-    while end < WIDTH and load_int(x.offsets, end) == begin + (end - first) * apart:
+    while end < WIDTH and load_int(offsets, end) == begin + (end - first) * apart:
         end += 1
     return end, apart
 
 
-@helper
+@inlined
+def operand(pointer, geometry, field, k, lane, rows):
+    """Return the k-th operand of a vector of series."""
+    offsets = shift(geometry, 8 * (HEAD + k * load_int(geometry, PADDED) + lane))
+    end, apart = run_from(offsets, ZERO)
+    return Operand(pointer, offsets, load_int(geometry, field), rows, end, apart)
+
+
+@inlined
 def is_row(x):
     """Return whether a tile's series are neighbours."""
-    end, apart = run_from(x, ZERO)
-    return end == WIDTH and apart == itemsize(x.at)
+    return x.end == WIDTH and x.apart == itemsize(x.at)
 
 
-@helper
+@inlined
 def is_in_lines(x):
     """Return whether a tile's series are neighbours whose every step fills cache lines."""
     return is_row(x) and misalignment(shift(x.at, load_int(x.offsets, 0))) == 0 and x.stride % LINE == 0
@@ -236,11 +243,11 @@ def pack(x, t, steps):
     """Return where a tile's samples or gates stand, and bytes from step to step; bring them there if they do not."""
     if is_row(x):
         return shift(x.at, load_int(x.offsets, 0) + t * x.stride), x.stride
-    first, steps = 0, steps if x.stride != 0 else 1
+    first, end, apart, steps = 0, x.end, x.apart, steps if x.stride != 0 else 1
     while first < WIDTH:
-        end, apart = run_from(x, first)
         copy(column(panel(x), first), run_view(x, first, apart, t), end - first, steps, AHEAD // itemsize(x.at))
         first = end
+        end, apart = run_from(x.offsets, first)
     return x.rows, WIDTH * itemsize(x.at) if x.stride != 0 else 0
 
 
@@ -259,9 +266,8 @@ def pack_gates(gate, t, steps, shared, state):
 @helper
 def unpack(x, t, steps, count, streams, state):
     """Write results of ``count`` series; whole lines by non-temporal stores."""
-    first = 0
+    first, end, apart = 0, x.end, x.apart
     while first < count:
-        end, apart = run_from(x, first)
         end = minimum(end, count)
         to, own, done = run_view(x, first, apart, t), column(panel(x), first), 0
         if streams and is_in_lines(x):
@@ -273,6 +279,7 @@ def unpack(x, t, steps, count, streams, state):
             done = stream_transposed(to, own, end - first, steps)
         copy(column(to, done), column(own, done), end - first - done, steps, ZERO)
         first = end
+        end, apart = run_from(x.offsets, first)
 
 
 @inlined
@@ -301,8 +308,7 @@ def tile_of(x, y, gate, h, state, plane, geometry, steps, ahead):
 def walk_tile(rule, x, y, gate, h, state, geometry, t, steps, count):
     """Walk some steps of a vector of series, of which ``count`` are not repeated."""
     plane, streams = width(state) * itemsize(state), load_int(geometry, STREAMING) != 0
-    _, gates_apart = run_from(gate, ZERO)
-    shared = gates_apart == 0
+    shared = gate.end == WIDTH and gate.apart == 0
     uniform = shared and not covaries(rule) and is_uniform(state, plane, load_int(geometry, MIN_PERIODS))
     x_here = pack(x, t, steps)
     y_here = others_of(rule, pack, x_here, y, t, steps)
@@ -346,11 +352,10 @@ def walk(rule, x, y, h, gate, carry, geometry, first, last):
     for begin in range(0, steps, chunk):
         end = minimum(steps, begin + chunk)
         for lane in range(first, last, lanes):
-            at = shift(geometry, 8 * (HEAD + lane))
-            xs = Operand(x, at, load_int(geometry, X_STRIDE), x_rows)
-            ys = Operand(y, shift(at, 8 * padded), load_int(geometry, Y_STRIDE), y_rows)
-            hs = Operand(h, shift(at, 16 * padded), load_int(geometry, H_STRIDE), h_rows)
-            gates = Operand(gate, shift(at, 24 * padded), load_int(geometry, GATE_STRIDE), gate_rows)
+            xs = operand(x, geometry, X_STRIDE, 0, lane, x_rows)
+            ys = operand(y, geometry, Y_STRIDE, 1, lane, y_rows)
+            hs = operand(h, geometry, H_STRIDE, 2, lane, h_rows)
+            gates = operand(gate, geometry, GATE_STRIDE, 3, lane, gate_rows)
             copy_planes(state, lanes, carry, padded, lane, 0, planes)
             for t in range(begin, end, STEPS):
                 n, whole = minimum(STEPS, end - t), minimum(lanes, count - lane)
