@@ -77,7 +77,7 @@ def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods,
         parts = [None if o is None else (o, o.strides[0], _offsets(o)) for o in operands]
         along = lanes < ALONG_LANES and steps >= _problem.LONG_SERIES
         along = along and all(o is None or abs(o.strides[0]) in (0, o.itemsize) for o in operands)
-        chunk = ALONG if along else STEPS if by_rows else steps
+        chunk = ALONG if along else STEPS if by_rows and lanes > WIDTH else steps
         options = chunk, max(1, min_periods), bias, h.nbytes >= LARGE
         last = _walk(rule, parts, steps, lanes, options, _pad(states.reshape(PLANES, lanes)))
         last = last[:, :lanes].reshape(states.shape)

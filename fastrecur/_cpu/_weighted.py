@@ -53,7 +53,7 @@ WEIGHT, COUNT, MEAN, ORIGIN, ORIGIN_Y, MEAN_Y, COVARIANCE, ROOM = range(8)
 PLANES = 8
 AVERAGE_PLANES = MEAN + 1
 STATE = 16 * PLANES
-STEPS = 32
+STEPS = 64
 TILE = 16 * STEPS
 AHEAD = 256  # bytes: prefetch distance along a series,
 NEAR = 1 << 14  # if no more than this is between its rows: what is farther would not stay in the first level
@@ -174,7 +174,8 @@ def walk_uniform_average(rule, tile, streams):
         store(rest, k, kept)
     mean = load_vector(shift(state, MEAN * plane), 0, state)
     for k in range(tile.steps):
-        prefetch(tile.x, 0, k * tile.x_row + tile.ahead)
+        if tile.ahead != 0:
+            prefetch(tile.x, 0, k * tile.x_row + tile.ahead)
         x = load_vector(shift(tile.x, k * tile.x_row), 0, state)
         share = broadcast(load(shares, k, state))
         if is_sum(rule):
@@ -239,12 +240,16 @@ def run_view(x, first, apart, t):
 
 
 @helper
-def pack(x, t, steps):
-    """Return where a tile's samples or gates stand, and bytes from step to step; bring them there if they do not."""
+def pack(x, t, steps, count):
+    """Return where a tile's samples or gates stand, and bytes from step to step; bring them there if they do not.
+
+    Of ``count`` series: what stands beside them is of an earlier tile.
+    """
     if is_row(x):
         return shift(x.at, load_int(x.offsets, 0) + t * x.stride), x.stride
     first, end, apart, steps = 0, x.end, x.apart, steps if x.stride != 0 else 1
-    while first < WIDTH:
+    while first < count:
+        end = minimum(end, count)
         copy(column(panel(x), first), run_view(x, first, apart, t), end - first, steps, AHEAD // itemsize(x.at))
         first = end
         end, apart = run_from(x.offsets, first)
@@ -255,7 +260,7 @@ def pack(x, t, steps):
 def pack_gates(gate, t, steps, shared, state):
     """Do the same, quickly where series share gates that vary."""
     if gate.stride == 0 or not shared:
-        return pack(gate, t, steps)
+        return pack(gate, t, steps, WIDTH)
     row = WIDTH * itemsize(gate.at)
     for k in range(steps):
         place = shift(gate.at, load_int(gate.offsets, 0) + (t + k) * gate.stride)
@@ -283,13 +288,13 @@ def unpack(x, t, steps, count, streams, state):
 
 
 @inlined
-def same(rule, pack, here, y, t, steps):
+def same(rule, pack, here, *place):
     return here
 
 
 @helper
-def packed_other(rule, pack, here, y, t, steps):
-    return pack(y, t, steps)
+def packed_other(rule, pack, here, *place):
+    return pack(*place)
 
 
 # Where the other series' samples stand: those of the one where there is but one. The two may be of two dtypes.
@@ -305,13 +310,14 @@ def tile_of(x, y, gate, h, state, plane, geometry, steps, ahead):
 
 
 @helper
-def walk_tile(rule, x, y, gate, h, state, geometry, t, steps, count):
+def walk_tile(rule, x, y, gate, h, state, geometry, t, steps, count, is_first):
     """Walk some steps of a vector of series, of which ``count`` are not repeated."""
     plane, streams = width(state) * itemsize(state), load_int(geometry, STREAMING) != 0
     shared = gate.end == WIDTH and gate.apart == 0
     uniform = shared and not covaries(rule) and is_uniform(state, plane, load_int(geometry, MIN_PERIODS))
-    x_here = pack(x, t, steps)
-    y_here = others_of(rule, pack, x_here, y, t, steps)
+    filled = WIDTH if is_first else count
+    x_here = pack(x, t, steps, filled)
+    y_here = others_of(rule, pack, x_here, y, t, steps, filled)
     # Where lines of results are streamed, only a uniform walk writes them itself.
     streams_rows = streams and is_in_lines(h)
     in_place = is_row(h) and (uniform or not streams_rows)
@@ -359,6 +365,6 @@ def walk(rule, x, y, h, gate, carry, geometry, first, last):
             copy_planes(state, lanes, carry, padded, lane, 0, planes)
             for t in range(begin, end, STEPS):
                 n, whole = minimum(STEPS, end - t), minimum(lanes, count - lane)
-                walk_tile(rule, xs, ys, gates, hs, state, geometry, t, n, whole)
+                walk_tile(rule, xs, ys, gates, hs, state, geometry, t, n, whole, t == begin)
             copy_planes(carry, padded, state, lanes, 0, lane, planes)
     fence()
