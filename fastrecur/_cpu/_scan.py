@@ -20,7 +20,7 @@ bit, an open one the value.
 
 from collections import namedtuple
 
-from .._layout import LENGTHS, N_STEPS, REVERSE, STREAMING, A, B, H
+from .._layout import FIRST_BLOCK, LAST_BLOCK, LENGTHS, N_STEPS, PHASE, REVERSE, STREAMING, A, B, H
 from .._steps import constant, everywhere, fma, is_finite, magnitude, select
 from . import _series
 from ._memory import (
@@ -91,6 +91,13 @@ def valid_steps(geometry, lengths, lane):
     place = shift(lengths, lane_offset(geometry, strides_of(geometry, LENGTHS), lane))
     start, stop = valid_range(place, load_int(geometry, N_STEPS), load_int(geometry, REVERSE))
     return start, stop - start
+
+
+@inlined
+def work_of(geometry):
+    """Return how many blocks a series has, with which of them a call has to do, and what."""
+    blocks = load_int(geometry, N_STEPS) // BLOCK
+    return blocks, load_int(geometry, FIRST_BLOCK), load_int(geometry, LAST_BLOCK), load_int(geometry, PHASE)
 
 
 @helper
@@ -360,11 +367,12 @@ def predict(rule, series, carry, lane, last, first_block, last_block):
     return h, is_known
 
 
-def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, first_block, last_block, blocks, phase):
+def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last):
     """Scan series ``first`` to ``last``; ``carry`` holds the first states, then the last."""
     a_rows, b_rows, h_rows = stack_of(a, carry, BLOCK), stack_of(b, carry, BLOCK), stack_of(h, carry, BLOCK)
     own = stack(carry, SUMMARY)
     mode, all_steps = load_int(geometry, STREAMING), load_int(geometry, N_STEPS)
+    blocks, first_block, last_block, phase = work_of(geometry)
     is_down = load_int(strides_of(geometry, H), 0) < 0
     if phase == WARM_UP:
         store(carry, 2 * last, constant(1.0, load(carry, 0, carry)))

@@ -211,10 +211,7 @@ def clear_outside(x, steps, all_steps, start):
         _series.zero_steps(x.to, steps, all_steps - start)
 
 
-def vjp(
-    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, summaries, first, last, first_block,
-    last_block, blocks, phase,
-):  # fmt: skip
+def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, summaries, first, last):
     """Scan series ``first`` to ``last`` back; ``carry`` holds the last states' cotangents, then the first states'.
 
     Partial sums are of consecutive blocks each, one after the other in memory. Of a sum over series there are 0: it is
@@ -225,6 +222,7 @@ def vjp(
     to_a_rows, to_b_rows = stack_of(to_a, carry, BLOCK), stack_of(to_b, carry, BLOCK)
     own = stack(carry, SUMMARY)
     streams, all_steps = load_int(geometry, STREAMING) == _scan.STREAMED, load_int(geometry, N_STEPS)
+    blocks, first_block, last_block, phase = _scan.work_of(geometry)
     is_down = load_int(strides_of(geometry, H), 0) > 0
     if phase == _scan.WARM_UP:
         store(carry, 2 * last, constant(1.0, load(carry, 0, carry)))
