@@ -22,7 +22,7 @@ from ._scalars import (
     store,
     write,
 )
-from ._types import F32, F64, I64, LINE, OCTET, WIDTH, Pointer, Vector, primitive
+from ._types import F32, I64, LINE, OCTET, WIDTH, Pointer, Vector, primitive
 
 
 def _transpose8(builder, rows):
@@ -43,45 +43,6 @@ def _lane_offsets(builder, table):
     table = builder.bitcast(table, I64.as_pointer())
     places = (builder.gep(table, [ir.Constant(I64, lane)], source_etype=I64) for lane in range(OCTET))
     return [builder.load(place, typ=I64) for place in places]
-
-
-def _gather_blocks(builder, pointer, source, offsets):
-    """Yield ``(step, lane, vector)``: vectors of neighbouring lanes, of 8 steps that stand in memory lane by lane.
-
-    Lanes that will stand in different halves of a register are joined by the load itself, which costs no shuffle;
-    what remains is a transpose within halves.
-    """
-
-    def load_steps(lane, step, count):
-        place = builder.add(offsets[lane], ir.Constant(I64, step * pointer.size))
-        return read(builder, pointer, moved(builder, source, place), ir.VectorType(pointer.memory, count))
-
-    if pointer.memory == F32:
-        for step in (0, 4):
-            a, b, c, d = (
-                shuffle(builder, load_steps(lane, step, 4), load_steps(lane + 4, step, 4), list(range(8)))
-                for lane in range(4)
-            )
-            pairs = [
-                shuffle(builder, one, other, [k, k + 8, k + 1, k + 9, k + 4, k + 12, k + 5, k + 13])
-                for one, other in ((a, b), (c, d))
-                for k in (0, 2)
-            ]
-            for k, (one, other) in enumerate(((pairs[0], pairs[2]), (pairs[1], pairs[3]))):
-                yield step + 2 * k, 0, shuffle(builder, one, other, [0, 1, 8, 9, 4, 5, 12, 13])
-                yield step + 2 * k + 1, 0, shuffle(builder, one, other, [2, 3, 10, 11, 6, 7, 14, 15])
-    elif pointer.memory == F64:
-        for step in range(0, 8, 2):
-            for lane in (0, 4):
-                even, odd = (
-                    shuffle(builder, load_steps(lane + k, step, 2), load_steps(lane + k + 2, step, 2), list(range(4)))
-                    for k in (0, 1)
-                )
-                yield step, lane, shuffle(builder, even, odd, [0, 4, 2, 6])
-                yield step + 1, lane, shuffle(builder, even, odd, [1, 5, 3, 7])
-    else:
-        for step, row in enumerate(_transpose8(builder, [load_steps(lane, 0, 8) for lane in range(8)])):
-            yield step, 0, row
 
 
 # ---- Strided copies -----------------------------------------------------------------------------------------------
@@ -125,14 +86,9 @@ def copy_every(target, at, source, step):
 def _copy_transposed(emitter, target, to_row, source, row, step):
     builder, (to, _, from_, _, _) = emitter.builder, emitter.kinds
     offsets = [scaled(builder, row, k) for k in range(OCTET)]
-    if step == 1 and to.size in (4, 8):  # as they stand, whatever they are
-        blocks = _gather_blocks(builder, Pointer(f"f{to.size}", from_.scratch), source, offsets)
-    else:
-        rows = [_load_strided(builder, from_, source, offset, step, OCTET) for offset in offsets]
-        blocks = ((k, 0, numbers) for k, numbers in enumerate(_transpose8(builder, rows)))
-    for k, j, numbers in blocks:
-        place = builder.add(scaled(builder, to_row, k), ir.Constant(I64, j * to.size))
-        write(builder, to, numbers, moved(builder, target, place))
+    rows = [_load_strided(builder, from_, source, offset, step, OCTET) for offset in offsets]
+    for k, numbers in enumerate(_transpose8(builder, rows)):
+        write(builder, to, numbers, moved(builder, target, scaled(builder, to_row, k)))
 
 
 @primitive(types.none, _copy_transposed, literal=True)
@@ -148,10 +104,9 @@ def copy_turned(target, to_row, source, row, step):
 
 def _load_octet(emitter, source, table, _):
     builder, (pointer, _, carry) = emitter.builder, emitter.kinds
-    parts = [[] for _ in range(OCTET)]
-    for step, _, vector in _gather_blocks(builder, pointer, source, _lane_offsets(builder, table)):
-        parts[step].append(widen(builder, vector, pointer.element, carry.memory))
-    rows = [row[0] if len(row) == 1 else shuffle(builder, *row, list(range(OCTET))) for row in parts]
+    kind = ir.VectorType(pointer.memory, OCTET)
+    lanes = [read(builder, pointer, moved(builder, source, at), kind) for at in _lane_offsets(builder, table)]
+    rows = [widen(builder, row, pointer.element, carry.memory) for row in _transpose8(builder, lanes)]
     return emitter.context.make_tuple(builder, emitter.result, rows)
 
 
