@@ -30,7 +30,6 @@ from ._scalars import (
     stack_of,
     stack_wide,
     store,
-    store_int,
     width,
 )
 from ._transposes import (

@@ -27,7 +27,6 @@ from ._memory import (
     stack_ints,
     stack_lines,
     store,
-    store_int,
     store_vector,
     stream_lines,
     total,
@@ -181,7 +180,7 @@ def stream_transposed(to, source, count, steps):
         return 0
     lines, places = stack_lines(to.pointer), stack_ints(OCTET)
     for j in range(OCTET):
-        store_int(places, j, j * to.apart)
+        store(places, j, j * to.apart)
     for j in range(0, count - count % OCTET, OCTET):
         for k in range(0, steps, LINE // size):
             for n in range(0, LINE // size, OCTET):

@@ -110,11 +110,6 @@ def store(pointer, index, value):
     pointer.at(index)[0] = value
 
 
-@primitive(types.none, _store)
-def store_int(pointer, index, value):
-    pointer.at(index)[0] = value
-
-
 def _load_int(emitter, place, index):
     return read(emitter.builder, emitter.kinds[0], element_at(emitter.builder, emitter.kinds[0], place, index), I64, 8)
 

@@ -32,7 +32,6 @@ from ._memory import (
     stack_ints,
     stack_lines,
     store,
-    store_int,
     store_octet,
     store_vector,
     stream_lines,
@@ -170,9 +169,9 @@ def find_places(places, geometry, first, last):
     rest = first // inner
     i, j, k = rest // middle, rest % middle, first % inner
     for n in range(OCTET):
-        store_int(places, 3 * n, i)
-        store_int(places, 3 * n + 1, j)
-        store_int(places, 3 * n + 2, k)
+        store(places, 3 * n, i)
+        store(places, 3 * n + 1, j)
+        store(places, 3 * n + 2, k)
         if first + n < last - 1:
             k += 1
             if k == inner:
@@ -188,7 +187,7 @@ def of_8_series(pointer, geometry, k, offsets, places):
     outer, middle, inner = load_int(strides, 1), load_int(strides, 2), load_int(strides, 3)
     for n in range(OCTET):
         i, j, last = load_int(places, 3 * n), load_int(places, 3 * n + 1), load_int(places, 3 * n + 2)
-        store_int(own, n, outer * i + middle * j + inner * last)
+        store(own, n, outer * i + middle * j + inner * last)
     return Operand(pointer, own, load_int(strides, 0), inner)
 
 

@@ -342,10 +342,10 @@ def walk_tile(rule, x, y, gate, h, state, geometry, t, steps, count, is_first):
 
 
 @helper
-def copy_planes(target, to_row, source, from_row, lane, at, planes):
-    """Copy the states of a vector of series."""
+def copy_planes(get, put, target, to_row, source, from_row, planes):
+    """Copy the states of a series, or of a vector of them."""
     for plane in range(planes):
-        store_vector(target, plane * to_row + at, load_vector(source, plane * from_row + lane, target))
+        put(target, plane * to_row, get(source, plane * from_row, target))
 
 
 def walk(rule, x, y, h, gate, carry, geometry, first, last):
@@ -362,9 +362,10 @@ def walk(rule, x, y, h, gate, carry, geometry, first, last):
             ys = operand(y, geometry, Y_STRIDE, 1, lane, y_rows)
             hs = operand(h, geometry, H_STRIDE, 2, lane, h_rows)
             gates = operand(gate, geometry, GATE_STRIDE, 3, lane, gate_rows)
-            copy_planes(state, lanes, carry, padded, lane, 0, planes)
+            states = shift(carry, lane * itemsize(carry))
+            copy_planes(load_vector, store_vector, state, lanes, states, padded, planes)
             for t in range(begin, end, STEPS):
                 n, whole = minimum(STEPS, end - t), minimum(lanes, count - lane)
                 walk_tile(rule, xs, ys, gates, hs, state, geometry, t, n, whole, t == begin)
-            copy_planes(carry, padded, state, lanes, 0, lane, planes)
+            copy_planes(load_vector, store_vector, states, padded, state, lanes, planes)
     fence()

@@ -52,11 +52,10 @@ SETTLED = 2.0**-49  # how far the weights' sum may be from its limit, of that, w
 Block = namedtuple("Block", "tile constant_gate shares kept means_x means_y")
 
 
-@helper
+@inlined
 def copy_state(target, to_row, source, from_row):
     """Copy a series' state."""
-    for plane in range(PLANES):
-        store(target, plane * to_row, load(source, plane * from_row, target))
+    w.copy_planes(load, store, target, to_row, source, from_row, PLANES)
 
 
 @inlined
@@ -175,14 +174,7 @@ def approach_vectors(block, x_rows, repeated, mean, base, centre, results, offse
 
 
 @helper
-def approach_all(rule, block, mean, centre):
-    """Advance a mean by whole vectors; return the one after them, and whether all of them are sound."""
-    none = constant(0.0, mean)
-    return approach_vectors(block, block.tile.x, False, mean, none, centre, block.tile.h, none)
-
-
-@helper
-def add_all(rule, block, total_before, centre):
+def add_all(rule, block, total_before):
     """Advance a sum by whole vectors; return the one after them, and whether all of them are sound."""
     tile, state = block.tile, block.tile.state
     before, zero = broadcast(total_before), broadcast(constant(0.0, total_before))
@@ -196,9 +188,6 @@ def add_all(rule, block, total_before, centre):
         store_vector(tile.h, t, new)
         broken, before = broken + (new - new), spread_of(new, 15)
     return lane_of(before, 0), everywhere(broken == zero)
-
-
-advance = choice("sum", add_all, approach_all)
 
 
 @helper
@@ -223,7 +212,10 @@ def average_block(rule, block, expected):
         count_all(tile, count)
     else:
         find_shares(rule, block)
-        new, sound = advance(rule, block, mean, centre)
+        if w.is_sum(rule):
+            new, sound = add_all(rule, block, mean)
+        else:
+            new, sound = approach_vectors(block, tile.x, False, mean, none, centre, tile.h, none)
     if sound:
         store(state, w.MEAN, new)
     else:
