@@ -8,8 +8,8 @@ import math
 import os
 from typing import NamedTuple
 
-from ._cpu._memory import OCTET, WIDTH
 from ._cpu._scan import BLOCK, IN_PLACE, STREAMED
+from ._cpu._types import OCTET, WIDTH
 from ._layout import A_IS_BROADCAST, SUMS_A, H
 from ._memory_pool import LINE
 from ._problem import FEW_LANES, LARGE_PROBLEM, ROWS, SCAN, TRANSPOSE8

@@ -9,19 +9,8 @@ from ._arrays import address, element
 from ._chunked import scan
 from ._cpu import _weighted, _weighted_scan
 from ._cpu._compile import kernel
-from ._cpu._memory import WIDTH
-from ._cpu._weighted import (
-    COUNT,
-    COVARIANCE,
-    MEAN,
-    MEAN_Y,
-    ORIGIN,
-    ORIGIN_Y,
-    PLANES,
-    ROOM,
-    STEPS,
-    WEIGHT,
-)
+from ._cpu._types import WIDTH
+from ._cpu._weighted import COUNT, COVARIANCE, MEAN, MEAN_Y, ORIGIN, ORIGIN_Y, PLANES, ROOM, STEPS, WEIGHT
 
 SERIAL_BYTES = _cost.SERIAL_BYTES // 4  # of samples, of which each takes so much longer than a recurrence's step
 LARGE = 16 << 20  # bytes of a result from which it goes past the cache

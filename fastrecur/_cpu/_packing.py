@@ -8,32 +8,25 @@ from typing import NamedTuple
 
 from .._layout import HEAD, N_STEPS, REVERSE, STRIDES
 from .._steps import constant
-from ._memory import (
-    LINE,
-    OCTET,
-    WIDTH,
-    copy_every,
+from ._numba import helper, inlined
+from ._operands import ZERO, valid_range
+from ._scalars import (
     copy_number,
-    copy_turned,
     itemsize,
     load,
     load_int,
-    load_vector,
     maximum,
     minimum,
     misalignment,
     prefetch,
     shift,
     stack_ints,
-    stack_lines,
     store,
-    store_vector,
-    stream_lines,
-    total,
     width,
 )
-from ._numba import helper, inlined
-from ._operands import ZERO, valid_range
+from ._transposes import copy_every, copy_turned, stack_lines, stream_lines
+from ._types import LINE, OCTET, WIDTH
+from ._vectors import load_vector, store_vector, total
 
 MANY_SERIES, FEW_STEPS = 512, 8  # of a block,
 FEW_SERIES, MANY_STEPS = 64, 64  # or, where steps of an operand stand nearer than series do, or few series follow

@@ -23,36 +23,29 @@ from collections import namedtuple
 from .._layout import FIRST_BLOCK, LAST_BLOCK, LENGTHS, N_STEPS, PHASE, REVERSE, STREAMING, A, B, H
 from .._steps import constant, everywhere, fma, is_finite, magnitude, select
 from . import _series
-from ._memory import (
-    broadcast,
-    earlier,
+from ._numba import helper, inlined
+from ._operands import valid_range
+from ._packing import lane_offset, strides_of
+from ._rules import a_is_time_invariant, decay, intake, is_average, is_rounded, step
+from ._scalars import (
     fence,
-    hidden_zero,
     in_place,
     is_own_kind,
     itemsize,
-    lane_of,
     load,
     load_int,
-    load_vector,
     maximum,
     minimum,
     prefetch,
     prefetch_to_write,
     shift,
-    spread_of,
     stack,
     stack_of,
     store,
-    store_vector,
-    total,
     width,
 )
-from ._numba import helper, inlined
-from ._operands import valid_range
-from ._packing import lane_offset, strides_of
-from ._rules import a_is_time_invariant, decay, intake, is_average, is_rounded, step
 from ._series import BLOCK, NO_STEPS, PREFETCH, WHOLE_BLOCK, Operand, compose, higher, lower, packed
+from ._vectors import broadcast, earlier, hidden_zero, lane_of, load_vector, spread_of, store_vector, total
 
 # Phases. WARM_UP and PART do not look at the result that they follow: HOLD does. PART leaves what is behind the whole
 # blocks.

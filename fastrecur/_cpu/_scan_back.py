@@ -2,52 +2,30 @@
 
 from collections import namedtuple
 
-from .._layout import (
-    A_MODE,
-    ACCUMULATE,
-    B_MODE,
-    N_STEPS,
-    STORE,
-    STREAMING,
-    SUMS_A,
-    SUMS_B,
-    TO_A,
-    TO_B,
-    A,
-    B,
-    G,
-    H,
-)
+from .._layout import A_MODE, ACCUMULATE, B_MODE, N_STEPS, STORE, STREAMING, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from .._steps import constant, everywhere, fma, is_finite, magnitude
 from . import _scan, _series
-from ._memory import (
-    broadcast,
-    earlier,
+from ._numba import helper, inlined
+from ._packing import strides_of
+from ._rules import a_is_time_invariant, adjoint, decay
+from ._scalars import (
     fence,
     itemsize,
-    lane_of,
-    later,
     load,
     load_int,
-    load_vector,
     maximum,
     minimum,
     prefetch,
     prefetch_to_write,
     shift,
-    spread_of,
     stack,
     stack_of,
     store,
-    store_vector,
-    total,
     width,
 )
-from ._numba import helper, inlined
-from ._packing import strides_of
-from ._rules import a_is_time_invariant, adjoint, decay
 from ._scan import CARRY_IN, DECAY, OFFSET, PEAK, SUMMARY, operand
 from ._series import BLOCK, NO_STEPS, PREFETCH, compose, higher, lower, packed
+from ._vectors import broadcast, earlier, lane_of, later, load_vector, spread_of, store_vector, total
 
 # A gradient: where it is stored, its partial sums if it is accumulated, bytes from one to the next, and output mode.
 Gradient = namedtuple("Gradient", "to sums sum_bytes mode in_place")

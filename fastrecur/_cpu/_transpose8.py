@@ -11,35 +11,22 @@ the last whole one and takes the steps that are left.
 from collections import namedtuple
 
 from .._layout import A_MODE, ACCUMULATE, B_MODE, HEAD, N_STEPS, STORE, STREAMING, SUMS_A, TO_A, TO_B, A, B, G, H
-from ._memory import (
-    LINE,
-    OCTET,
-    WIDTH,
-    collect_octet,
-    fence,
-    itemsize,
-    load,
-    load_half_vector,
-    load_int,
-    load_octet,
-    minimum,
-    misalignment,
-    prefetch,
-    prefetch_octet,
-    prefetch_octet_to_write,
-    shift,
-    stack,
-    stack_ints,
-    stack_lines,
-    store,
-    store_octet,
-    store_vector,
-    stream_lines,
-)
 from ._numba import helper, inlined
 from ._operands import write_zeros
 from ._packing import strides_of
 from ._rules import a_is_time_invariant, adjoint, is_descending, step
+from ._scalars import fence, itemsize, load, load_int, minimum, misalignment, prefetch, shift, stack, stack_ints, store
+from ._transposes import (
+    collect_octet,
+    load_octet,
+    prefetch_octet,
+    prefetch_octet_to_write,
+    stack_lines,
+    store_octet,
+    stream_lines,
+)
+from ._types import LINE, OCTET, WIDTH
+from ._vectors import load_half_vector, store_vector
 
 AHEAD = 256  # bytes: prefetch distance along a series: more streams than the hardware prefetcher follows
 LONG = 2048  # steps of a series from which what goes before its first whole line does not matter

@@ -18,29 +18,13 @@ import numpy as np
 
 from .. import _steps
 from .._steps import constant, everywhere, select
-from ._memory import (
-    LINE,
-    WIDTH,
-    broadcast,
-    fence,
-    itemsize,
-    load,
-    load_int,
-    load_vector,
-    minimum,
-    misalignment,
-    prefetch,
-    shift,
-    stack,
-    store,
-    store_vector,
-    stream_vector,
-    width,
-)
 from ._numba import helper, inlined
 from ._operands import ZERO
 from ._packing import View, column, copy, stream_transposed
 from ._rules import choice, trait
+from ._scalars import fence, itemsize, load, load_int, minimum, misalignment, prefetch, shift, stack, store, width
+from ._types import LINE, WIDTH
+from ._vectors import broadcast, load_vector, store_vector, stream_vector
 
 # Fields of ``geometry``; strides are bytes from step to step.
 (

@@ -14,34 +14,27 @@ from collections import namedtuple
 
 from .._steps import constant, everywhere, fma, magnitude, select
 from . import _weighted as w
-from ._memory import (
-    WIDTH,
-    broadcast,
-    earlier,
-    hidden_zero,
+from ._numba import helper, inlined
+from ._rules import choice
+from ._scalars import (
     in_place,
     is_own_kind,
     itemsize,
-    lane_of,
     load,
     load_int,
-    load_vector,
     minimum,
     prefetch,
     shift,
-    spread_of,
     stack,
     stack_of,
     stack_wide,
     store,
-    store_vector,
-    total,
     width,
 )
-from ._numba import helper, inlined
-from ._rules import choice
 from ._scan import LOST
 from ._series import BLOCK, PREFETCH, Operand, compose, fill_constant, higher, packed, unpack
+from ._types import WIDTH
+from ._vectors import broadcast, earlier, hidden_zero, lane_of, load_vector, spread_of, store_vector, total
 from ._weighted import PLANES
 
 MEANS = BLOCK + WIDTH  # of a block, behind the one before it
