@@ -68,9 +68,8 @@ def bind(plan, direction):
 def parts_of(plan, count):
     """Return the last arguments of calls on so many parts of a plan's lanes."""
     if plan.traversal == SCAN:
-        blocks = plan.steps // _scan.BLOCK
         lanes = [(0, plan.lanes)] if _cost.cuts_time(plan) else ranges(plan.lanes, count)
-        return [(0, *part, 0, blocks, blocks, _scan.ALL) for part in lanes]
+        return [(0, *part) for part in lanes]  # no summaries
     if plan.traversal != ROWS:
         unit = _cost.lanes_together(plan)
         units = ranges(-(-plan.lanes // unit), count)
@@ -88,6 +87,7 @@ def geometry_of(plan, way):
     """Return a plan's geometry with what depends on how it is run."""
     geometry = plan.geometry.copy()
     geometry[at.STREAMING], geometry[at.PREFETCH] = way.streaming, way.prefetch
+    geometry[at.PHASE], geometry[at.LAST_BLOCK] = _scan.ALL, plan.steps // _scan.BLOCK
     if way.sum_steps:
         sum_bytes = plan.lanes * plan.wide.itemsize
         geometry[at.A_MODE], geometry[at.SUM_STEPS], geometry[at.SUM_BYTES] = ACCUMULATE, way.sum_steps, sum_bytes

@@ -22,11 +22,13 @@ A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = np.arange(10, dtype=np.
     PREFAULT_THREAD,  # and which of them this is
     SUM_STEPS,  # steps after which a partial sum of a's gradient is complete, 0 if there is one
     SUM_BYTES,  # from one such partial sum to the next
-) = np.arange(11, dtype=np.int64)
-HEAD = 11  # fields before sizes and strides
-STRIDES = (
-    HEAD + 2
-)  # where, but for rows, strides begin: each operand's four, along time and along series from outside in
+    PHASE,  # what a scan's call does, with which of its blocks
+    FIRST_BLOCK,
+    LAST_BLOCK,
+) = np.arange(14, dtype=np.int64)
+HEAD = 14  # fields before sizes and strides
+# Where, but for rows, strides begin: each operand's four, along time and along series from outside in.
+STRIDES = HEAD + 2
 
 # Output modes of a gradient: not wanted; stored; accumulated along time; reduced over a row.
 UNWANTED, STORE, ACCUMULATE, REDUCE = np.arange(4, dtype=np.int64)

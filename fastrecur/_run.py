@@ -9,7 +9,7 @@ import numpy as np
 from . import _cost, _memory_pool, _problem, _shapes, _threads
 from ._arrays import address, array_at
 from ._bound import ShortCall, bind, is_short
-from ._cpu import _tiles
+from ._cpu import _transpose8
 from ._layout import CARRY, HEAD, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from ._memory_pool import LINE
 from ._parts import Parts
@@ -280,7 +280,7 @@ def _shifted(plan, shift):
 
 def line_offset(plan, *operands):
     """Return how far into a cache line a fresh result should start: where tiles end with an operand's lines, as far."""
-    if plan.traversal == TRANSPOSE8 and plan.steps >= _tiles.LONG:
+    if plan.traversal == TRANSPOSE8 and plan.steps >= _transpose8.LONG:
         for value in operands:
             if type(value) is np.ndarray and value.size > 1 and value.itemsize == plan.dtype.itemsize:
                 place = address(value) % LINE

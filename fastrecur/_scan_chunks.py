@@ -14,7 +14,7 @@ from ._bound import Calls, geometry_of, sum_bytes_of
 from ._chunked import scan
 from ._cpu._scan import ALL, DOWNSWEEP, HOLD, REDUCE, SCAN_CARRIES, SUMMARY, WARM_UP
 from ._cpu._series import BLOCK
-from ._layout import CARRY, SUMS_A, SUMS_B, H
+from ._layout import CARRY, FIRST_BLOCK, LAST_BLOCK, PHASE, SUMS_A, SUMS_B, H
 from ._problem import APART
 from ._threads import ranges
 
@@ -40,9 +40,11 @@ class ScanChunks:
         self._again = self._calls(*((*chunk, ALL) for chunk in self._chunks), apart=APART)
 
     def _calls(self, *parts, lanes=None, apart=0):
-        calls, (first, last) = Calls(self._bound), lanes or (0, self._plan.lanes)
-        for k, (low, high, phase) in enumerate(parts):
-            calls.add(self._geometry, (0, first, last, low, high, self._n_blocks, phase), {CARRY: k * apart})
+        calls, lanes = Calls(self._bound), lanes or (0, self._plan.lanes)
+        for k, part in enumerate(parts):
+            geometry = self._geometry.copy()
+            geometry[[FIRST_BLOCK, LAST_BLOCK, PHASE]] = part
+            calls.add(geometry, (0, *lanes), {CARRY: k * apart})
         return calls
 
     def scan(self, team, places):

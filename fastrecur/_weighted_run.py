@@ -10,18 +10,7 @@ from ._chunked import scan
 from ._cpu import _weighted, _weighted_scan
 from ._cpu._compile import kernel
 from ._cpu._types import WIDTH
-from ._cpu._weighted import (
-    COUNT,
-    COVARIANCE,
-    MEAN,
-    MEAN_Y,
-    ORIGIN,
-    ORIGIN_Y,
-    PLANES,
-    ROOM,
-    STEPS,
-    WEIGHT,
-)
+from ._cpu._weighted import COUNT, COVARIANCE, MEAN, MEAN_Y, ORIGIN, ORIGIN_Y, PLANES, ROOM, STEPS, WEIGHT
 
 SERIAL_BYTES = _cost.SERIAL_BYTES // 4  # of samples, of which each takes so much longer than a recurrence's step
 LARGE = 16 << 20  # bytes of a result from which it goes past the cache
@@ -55,6 +44,7 @@ def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods,
     traits |= {"covariance": y is not None, "one_series": y is None or y is x}
     rule = " ".join([kind, *(trait for trait, holds in traits.items() if holds)])
     # Time first, then the lanes, outermost in memory first.
+    gate = np.asarray(gate) if np.asarray(gate).dtype.kind == "f" else np.asarray(gate, _WIDE)
     order = sorted(lane_axes, key=lambda k: (-abs(h.strides[k]), k))
     operands = [None if v is None else np.broadcast_to(v, shape).transpose(axis, *order) for v in (x, y, gate)]
     operands.insert(2, h.transpose(axis, *order))
@@ -76,7 +66,7 @@ def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods,
         parts = [None if o is None else (o, o.strides[0], _offsets(o)) for o in operands]
         along = lanes < ALONG_LANES and steps >= _problem.LONG_SERIES
         along = along and all(o is None or abs(o.strides[0]) in (0, o.itemsize) for o in operands)
-        chunk = ALONG if along else STEPS if by_rows else steps
+        chunk = ALONG if along else STEPS if by_rows and lanes > WIDTH else steps
         options = chunk, max(1, min_periods), bias, h.nbytes >= LARGE
         last = _walk(rule, parts, steps, lanes, options, _pad(states.reshape(PLANES, lanes)))
         last = last[:, :lanes].reshape(states.shape)

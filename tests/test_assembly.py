@@ -5,22 +5,12 @@ import platform
 import pytest
 from numba import types
 
-from fastrecur._cpu._memory import (
-    HAS_AVX,
-    HAS_BFLOAT,
-    Pointer,
-    Rule,
-    collect_octet,
-    load_octet,
-    load_vector,
-    stack_lines,
-    store_vector,
-    stream_lines,
-    stream_vector,
-    width,
-)
 from fastrecur._cpu._numba import compiled, has
 from fastrecur._cpu._operands import ONE, ZERO, Distance, Operand
+from fastrecur._cpu._scalars import width
+from fastrecur._cpu._transposes import collect_octet, load_octet, stack_lines, stream_lines
+from fastrecur._cpu._types import HAS_AVX, HAS_BFLOAT, Pointer, Rule
+from fastrecur._cpu._vectors import load_vector, store_vector, stream_vector
 from fastrecur._cpu._wide import Vectors, forward_vectors
 
 pytestmark = pytest.mark.skipif(

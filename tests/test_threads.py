@@ -342,71 +342,6 @@ def test_a_bad_call_leaves_the_pool_working(problems):
         assert_same_bits(result, right)
 
 
-@pytest.fixture
-def processors():
-    """Return two processors that this process may run on, and let this thread run on all afterwards."""
-    if not hasattr(os, "sched_setaffinity") or len(all_ := os.sched_getaffinity(0)) < 2:
-        pytest.skip("threads cannot be kept apart: one processor, or a system that does not place threads")
-    place = os.sched_setaffinity
-    yield sorted(all_)[:2]
-    place(0, all_)
-
-
-@pytest.mark.parametrize("rest", [lambda: None, until_asleep], ids=["awake", "asleep"])
-def test_workers_are_put_off_the_callers_processor(set_threads, processors, rest):
-    """A worker is woken on another processor than its caller's, or sent to one; then it may run on all again."""
-    set_threads(2)
-    f, x = np.full((512, 2048), 0.5), np.ones((512, 2048))
-    expected = fastrecur.forget_mult(f, x)
-    until_asleep()  # and so has begun
-    slot, asked = _workers.slots()[0], []
-    thread = int(slot[_workers.THREAD // 8])
-
-    def allow(real, thread, size, mask):
-        asked.append((thread, int(ctypes.c_uint64.from_address(mask).value)))
-        return 0
-
-    for here, there in (processors, processors[::-1]) * 2:
-        os.sched_setaffinity(0, {here})
-        os.sched_setaffinity(thread, processors)
-        until = time.monotonic() + 60
-        with instead(_workers.ALLOW, allow):  # it does not really go
-            while not asked and time.monotonic() < until:
-                rest()
-                slot[_workers.SEEN // 8] = here  # as the system may have it
-                assert_same_bits(fastrecur.forget_mult(f, x), expected)
-        both = sum(1 << k for k in processors)
-        assert asked[:2] == [(thread, 1 << there), (thread, both)]
-        asked.clear()
-        os.sched_setaffinity(thread, {here})  # it may be nowhere else, which the system refuses
-        for _ in range(3):
-            rest()
-            assert_same_bits(fastrecur.forget_mult(f, x), expected)
-        assert os.sched_getaffinity(thread) == {here}
-    os.sched_setaffinity(thread, processors)
-    for _ in range(20):
-        rest()
-        assert_same_bits(fastrecur.forget_mult(f, x), expected)
-    assert os.sched_getaffinity(thread) == set(processors)
-
-
-@pytest.mark.parametrize("refused", ["AFFINITY", "ALLOW", "PROCESSOR"])
-def test_where_workers_cannot_be_placed(set_threads, processors, refused):
-    """A system that refuses to place a thread, or to say where it is, only costs the placing."""
-    set_threads(2)
-    f, x = np.full((512, 2048), 0.5), np.ones((512, 2048))
-    expected = fastrecur.forget_mult(f, x)
-    until_asleep()
-    thread, asked = int(_workers.slots()[0][_workers.THREAD // 8]), []
-    os.sched_setaffinity(thread, processors)
-    os.sched_setaffinity(0, processors[:1])
-    with instead(getattr(_workers, refused), lambda *given: asked.append(given) or -1):
-        until_asleep()
-        assert_same_bits(fastrecur.forget_mult(f, x), expected)
-    assert os.sched_getaffinity(thread) == set(processors)
-    assert asked
-
-
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_worker_that_does_not_come(set_threads, workers):
     """Its items are done by the caller, whatever holds it; it comes for the next call."""
@@ -489,7 +424,7 @@ def test_a_call_counts_on_workers_that_have_a_processor(set_threads):
     until_asleep()
     slots = _workers.slots()
     for slot in slots:
-        slot[_workers.SEEN // 8], slot[_workers.LOOKED // 8] = -1, 0
+        slot[_workers.LOOKED // 8] = 0
     for state in (_workers.AWAKE, _workers.TAKEN, _workers.TICKET):
         for slot in slots:
             slot[_workers.STATE // 8] = state
@@ -699,10 +634,10 @@ def test_a_kernel_is_given_as_many_arguments_as_it_takes():
         prepared.call(0, 0, 0)
 
 
-@pytest.mark.parametrize("missing", ["sched_yield", "PyThread_start_new_thread", "sched_getcpu", "PyCFunction_NewEx"])
+@pytest.mark.parametrize("missing", ["sched_yield", "PyThread_start_new_thread", "PyCFunction_NewEx"])
 def test_where_python_or_the_system_lacks_a_function(run_python, missing):
-    """Calls run on one thread, or are not placed, or go by ctypes: slower, and right."""
-    assert missing in (*_python.TRAMPOLINES, *_python.WORKERS, *_python.PLACES)
+    """Calls run on one thread, or go by ctypes: slower, and right."""
+    assert missing in (*_python.TRAMPOLINES, *_python.WORKERS)
     output = run_python(
         f"""
 from fastrecur._cpu import _python, _workers

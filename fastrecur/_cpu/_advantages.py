@@ -6,21 +6,9 @@ import numpy as np
 
 from .. import _steps
 from .._steps import constant
-from ._memory import (
-    broadcast,
-    itemsize,
-    load,
-    load_int,
-    load_vector,
-    maximum,
-    prefetch,
-    prefetch_to_write,
-    shift,
-    store,
-    store_vector,
-    width,
-)
 from ._numba import helper, inlined
+from ._scalars import itemsize, load, load_int, maximum, prefetch, prefetch_to_write, shift, store, width
+from ._vectors import broadcast, load_vector, store_vector
 
 advantage = inlined(_steps.advantage)
 

@@ -14,9 +14,9 @@ from numba import types
 
 from .. import _cache
 from .. import _messages as say
-from . import _native
-from ._memory import INTERPRETED, Address, Pointer, Rule
+from . import _arithmetic, _native  # noqa: F401 -- the former says how vectors are added and multiplied
 from ._numba import circumstances, machine_code
+from ._types import INTERPRETED, Address, Pointer, Rule
 
 _SCRATCH = frozenset(("carry", "h0", "sums_a", "sums_b", "summaries", "products"))
 _INTEGERS = frozenset(("lengths", "geometry", "starts", "counts"))

@@ -7,10 +7,11 @@ that a step of eight series takes as long as one of two. Against `_rows`, which 
 
 from .._layout import ACCUMULATE, REDUCE, STORE
 from .._steps import constant
-from ._memory import load, load_row, prefetch, prefetch_to_write, row_total, spread_row, store, store_row
 from ._numba import inlined
 from ._operands import NO, Gradient, bytes_of, gradient_later, inputs_later, later
 from ._rules import a_is_broadcast, adjoint, b_is_broadcast, g_is_broadcast, h_is_broadcast, step
+from ._scalars import load, prefetch, prefetch_to_write, store
+from ._vectors import load_row, row_total, spread_row, store_row
 
 
 @inlined

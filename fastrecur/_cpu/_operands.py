@@ -10,8 +10,8 @@ import numpy as np
 from .. import _layout
 from .._layout import HEAD
 from .._steps import constant
-from ._memory import itemsize, load, load_int, maximum, minimum, shift, store
 from ._numba import helper, inlined
+from ._scalars import itemsize, load, load_int, maximum, minimum, shift, store
 
 # Of a type: Numba compiles a function anew for each plain number that it is called with.
 ZERO, ONE, TWO, THREE, FOUR = np.arange(5, dtype=np.int64)

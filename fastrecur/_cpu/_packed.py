@@ -7,22 +7,6 @@ neighbours stay where they are; of the others blocks are packed, see `_packing`.
 from .. import _layout
 from .._layout import A_MODE, ACCUMULATE, B_MODE, N_STEPS, STORE, STREAMING
 from .._steps import constant, select
-from ._memory import (
-    broadcast,
-    fence,
-    load,
-    load_int,
-    load_vector,
-    maximum,
-    minimum,
-    misalignment,
-    prefetch,
-    shift,
-    stack,
-    store_vector,
-    stream_vector,
-    width,
-)
 from ._numba import helper, inlined
 from ._packing import (
     MANY_SERIES,
@@ -44,6 +28,8 @@ from ._packing import (
     with_steps,
 )
 from ._rules import adjoint, decay, step
+from ._scalars import fence, load, load_int, maximum, minimum, misalignment, prefetch, shift, stack, width
+from ._vectors import broadcast, load_vector, store_vector, stream_vector
 
 A, B, H, G, LENGTHS = _layout.A, _layout.B, _layout.H, _layout.G, _layout.LENGTHS
 STATES = MANY_SERIES

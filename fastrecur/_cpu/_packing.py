@@ -8,33 +8,25 @@ from typing import NamedTuple
 
 from .._layout import HEAD, N_STEPS, REVERSE, STRIDES
 from .._steps import constant
-from ._memory import (
-    LINE,
-    OCTET,
-    WIDTH,
-    copy_every,
+from ._numba import helper, inlined
+from ._operands import ZERO, valid_range
+from ._scalars import (
     copy_number,
-    copy_turned,
     itemsize,
     load,
     load_int,
-    load_vector,
     maximum,
     minimum,
     misalignment,
     prefetch,
     shift,
     stack_ints,
-    stack_lines,
     store,
-    store_int,
-    store_vector,
-    stream_lines,
-    total,
     width,
 )
-from ._numba import helper, inlined
-from ._operands import ZERO, valid_range
+from ._transposes import copy_every, copy_turned, stack_lines, stream_lines
+from ._types import LINE, OCTET, WIDTH
+from ._vectors import load_vector, store_vector, total
 
 MANY_SERIES, FEW_STEPS = 512, 8  # of a block,
 FEW_SERIES, MANY_STEPS = 64, 64  # or, where steps of an operand stand nearer than series do, or few series follow
@@ -72,9 +64,15 @@ class Block(NamedTuple):
 
 
 @inlined
+def strides_of(geometry, operand):
+    """Return where an operand's strides begin, given its number."""
+    return shift(geometry, 8 * (STRIDES + 4 * operand))
+
+
+@inlined
 def operand_of(pointer, geometry, operand):
     """Return an operand, given its number."""
-    return Operand(pointer, shift(geometry, 8 * (STRIDES + 4 * operand)))
+    return Operand(pointer, strides_of(geometry, operand))
 
 
 @helper
@@ -175,7 +173,7 @@ def stream_transposed(to, source, count, steps):
         return 0
     lines, places = stack_lines(to.pointer), stack_ints(OCTET)
     for j in range(OCTET):
-        store_int(places, j, j * to.apart)
+        store(places, j, j * to.apart)
     for j in range(0, count - count % OCTET, OCTET):
         for k in range(0, steps, LINE // size):
             for n in range(0, LINE // size, OCTET):

@@ -20,20 +20,9 @@ import numpy as np
 
 from .._pooling import pool, pool_adjoint, put_out, put_out_adjoint
 from .._steps import constant
-from ._memory import (
-    broadcast,
-    itemsize,
-    load,
-    load_int,
-    load_vector,
-    minimum,
-    prefetch,
-    shift,
-    store,
-    store_vector,
-    width,
-)
 from ._numba import helper, inlined
+from ._scalars import itemsize, load, load_int, minimum, prefetch, shift, store, width
+from ._vectors import broadcast, load_vector, store_vector
 
 # Fields of ``geometry``; then two strides in bytes for each operand, of a step and of a sequence.
 (

@@ -19,8 +19,6 @@ WORKERS = (
     "PyThread_start_new_thread", "PyThread_allocate_lock", "PyThread_acquire_lock", "PyThread_release_lock",
     "sched_yield", "usleep", "clock_gettime",
 )  # fmt: skip
-# Where threads are: on Linux.
-PLACES = "PyThread_get_thread_native_id", "sched_getcpu", "sched_getaffinity", "sched_setaffinity"
 
 FASTCALL = 0x80  # METH_FASTCALL: a function is given the address of its arguments, and their number
 

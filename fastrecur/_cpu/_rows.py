@@ -9,7 +9,6 @@ from collections import namedtuple
 from .. import _layout
 from .._layout import REDUCE, STORE
 from . import _narrow, _wide
-from ._memory import fence, itemsize, maximum, minimum, own_page, shift
 from ._numba import INLINE, helper, inlined
 from ._operands import (
     FOUR,
@@ -30,6 +29,7 @@ from ._operands import (
     valid_part,
 )
 from ._rules import a_is_broadcast, b_is_broadcast, choice, g_is_broadcast, h_is_broadcast, is_narrow
+from ._scalars import fence, itemsize, maximum, minimum, own_page, shift
 
 HUGE_PAGE = 2 << 20
 PAGES_AHEAD = 2

@@ -8,7 +8,7 @@ from numba import types
 from numba.extending import overload, register_jitable
 
 from .. import _pooling, _steps
-from ._memory import compiled_truth, implement
+from ._arithmetic import compiled_truth, implement
 from ._numba import HELPER, INLINE, inlined
 
 # Rule -> step, adjoint, decay, intake, and the two operands' values that leave the state as it is.

@@ -1,4 +1,4 @@
-"""Numbers behind addresses, one at a time; buffers on the stack; prefetches, fences, optimisation barriers."""
+"""Numbers behind addresses, one at a time; buffers on the stack; prefetches, fences."""
 
 import numpy as np
 from llvmlite import ir
@@ -110,11 +110,6 @@ def store(pointer, index, value):
     pointer.at(index)[0] = value
 
 
-@primitive(types.none, _store)
-def store_int(pointer, index, value):
-    pointer.at(index)[0] = value
-
-
 def _load_int(emitter, place, index):
     return read(emitter.builder, emitter.kinds[0], element_at(emitter.builder, emitter.kinds[0], place, index), I64, 8)
 
@@ -175,15 +170,6 @@ def misalignment(pointer):
     return pointer.address & (LINE - 1)
 
 
-def _is_same(emitter, *places):
-    return emitter.builder.icmp_unsigned("==", *(emitter.builder.ptrtoint(place, I64) for place in places))
-
-
-@primitive(types.boolean, _is_same)
-def is_same(pointer, other):
-    return pointer.address == other.address
-
-
 def _lesser(emitter, a, b):
     return emitter.builder.select(emitter.builder.icmp_signed("<", a, b), a, b)
 
@@ -225,29 +211,19 @@ def stack(carry, count):
     return Address(array.ctypes.data, carry.dtype, array)
 
 
-def _in_kind(pointer, carry):
-    return pointer.element in ("f4", "f8") and not carry.is_complex
-
-
-def _kind_like(pointer, carry, count):
-    return Pointer(pointer.element if _in_kind(pointer, carry) else carry.element, scratch=True)
-
-
-@primitive(_kind_like, _stack, literal=True)
-def stack_like(pointer, carry, count):
-    """Return a buffer for what stands behind `pointer`: as it is, where kernels compute in its kind anyway."""
-    own = pointer.dtype in (np.float32, np.float64) and carry.dtype.kind != "c"
-    return stack(pointer if own else carry, count)
-
-
 def _kind_of(pointer, carry, count):
-    return pointer if _in_kind(pointer, carry) else _kind_like(pointer, carry, count)
+    own = pointer.element in ("f4", "f8") and not carry.is_complex
+    return pointer if own else Pointer(carry.element, scratch=True)
 
 
 @primitive(_kind_of, _stack, literal=True)
 def stack_of(pointer, carry, count):
-    """Do the same with the pointer's own type, so that a kernel may also read and write in place."""
-    return stack_like(pointer, carry, count)
+    """Return a buffer for what stands behind `pointer`: of its type, where kernels compute in its kind anyway.
+
+    So a kernel may also read and write in place.
+    """
+    own = pointer.dtype in (np.float32, np.float64) and carry.dtype.kind != "c"
+    return stack(pointer if own else carry, count)
 
 
 @primitive(lambda pointer, carry, count: pointer if pointer.element == carry.element else carry, _stack, literal=True)
@@ -266,12 +242,12 @@ def stack_ints(count):
     return Address(array.ctypes.data, np.int64, array)
 
 
-# ---- Prefetches, fences, optimisation barriers --------------------------------------------------------------------
+# ---- Prefetches, fences -------------------------------------------------------------------------------------------
 
 
-def prefetch_line(builder, place, for_write, locality=3):
-    """Prefetch the line of an address: 3: to every level of the cache, 2: to the second."""
-    how = (ir.Constant(I32, n) for n in (int(for_write), locality, 1))  # 1: data
+def prefetch_line(builder, place, for_write):
+    """Prefetch the line of an address."""
+    how = (ir.Constant(I32, n) for n in (int(for_write), 3, 1))  # 3: to every level of the cache; 1: data
     call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), place, *how)
 
 
@@ -312,13 +288,3 @@ def own_page(pointer, offset):
 @primitive(types.none, lambda emitter: emitter.builder.fence("seq_cst"))
 def fence():
     pass
-
-
-def _unknown(emitter, count):
-    return emitter.builder.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [count], side_effect=False)
-
-
-@primitive(types.int64, _unknown)
-def turns(count):
-    """Hide a number from the compiler, which else unrolls a loop of so many: it takes long over those."""
-    return count

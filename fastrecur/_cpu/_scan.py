@@ -20,38 +20,32 @@ bit, an open one the value.
 
 from collections import namedtuple
 
-from .._layout import N_STEPS, REVERSE, STREAMING
+from .._layout import FIRST_BLOCK, LAST_BLOCK, LENGTHS, N_STEPS, PHASE, REVERSE, STREAMING, A, B, H
 from .._steps import constant, everywhere, fma, is_finite, magnitude, select
 from . import _series
-from ._memory import (
-    broadcast,
-    earlier,
+from ._numba import helper, inlined
+from ._operands import valid_range
+from ._packing import lane_offset, strides_of
+from ._rules import a_is_time_invariant, decay, intake, is_average, is_rounded, step
+from ._scalars import (
     fence,
-    hidden_zero,
     in_place,
     is_own_kind,
     itemsize,
-    lane_of,
     load,
     load_int,
-    load_vector,
     maximum,
     minimum,
     prefetch,
     prefetch_to_write,
     shift,
-    spread_of,
     stack,
     stack_of,
     store,
-    store_vector,
-    total,
     width,
 )
-from ._numba import helper, inlined
-from ._rules import a_is_time_invariant, decay, intake, is_average, is_rounded, step
 from ._series import BLOCK, NO_STEPS, PREFETCH, WHOLE_BLOCK, Operand, compose, higher, lower, packed
-from ._tiles import LENGTHS, A, B, H, lane_offset
+from ._vectors import broadcast, earlier, hidden_zero, lane_of, load_vector, spread_of, store_vector, total
 
 # Phases. WARM_UP and PART do not look at the result that they follow: HOLD does. PART leaves what is behind the whole
 # blocks.
@@ -75,9 +69,9 @@ Series = namedtuple("Series", "a b h steps summaries own in_place streams start"
 
 
 @inlined
-def operand(pointer, rows, geometry, field, lane, start, way):
-    """Return a series of an operand, from its first valid step on; ``field`` is the operand's part of ``geometry``."""
-    strides = shift(geometry, field)
+def operand(pointer, rows, geometry, k, lane, start, way):
+    """Return a series of the k-th operand, from its first valid step on."""
+    strides = strides_of(geometry, k)
     stride = load_int(strides, 0)
     return Operand(
         shift(pointer, lane_offset(geometry, strides, lane) + start * stride), stride, rows, way * BLOCK * stride
@@ -87,8 +81,16 @@ def operand(pointer, rows, geometry, field, lane, start, way):
 @inlined
 def valid_steps(geometry, lengths, lane):
     """Return a series' first valid step and how many there are."""
-    steps = load_int(shift(lengths, lane_offset(geometry, shift(geometry, LENGTHS), lane)), 0)
-    return load_int(geometry, N_STEPS) - steps if load_int(geometry, REVERSE) else 0, steps
+    place = shift(lengths, lane_offset(geometry, strides_of(geometry, LENGTHS), lane))
+    start, stop = valid_range(place, load_int(geometry, N_STEPS), load_int(geometry, REVERSE))
+    return start, stop - start
+
+
+@inlined
+def work_of(geometry):
+    """Return how many blocks a series has, with which of them a call has to do, and what."""
+    blocks = load_int(geometry, N_STEPS) // BLOCK
+    return blocks, load_int(geometry, FIRST_BLOCK), load_int(geometry, LAST_BLOCK), load_int(geometry, PHASE)
 
 
 @helper
@@ -358,12 +360,13 @@ def predict(rule, series, carry, lane, last, first_block, last_block):
     return h, is_known
 
 
-def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last, first_block, last_block, blocks, phase):
+def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last):
     """Scan series ``first`` to ``last``; ``carry`` holds the first states, then the last."""
     a_rows, b_rows, h_rows = stack_of(a, carry, BLOCK), stack_of(b, carry, BLOCK), stack_of(h, carry, BLOCK)
     own = stack(carry, SUMMARY)
     mode, all_steps = load_int(geometry, STREAMING), load_int(geometry, N_STEPS)
-    is_down = load_int(shift(geometry, H), 0) < 0
+    blocks, first_block, last_block, phase = work_of(geometry)
+    is_down = load_int(strides_of(geometry, H), 0) < 0
     if phase == WARM_UP:
         store(carry, 2 * last, constant(1.0, load(carry, 0, carry)))
     for turn in range(last - first):

@@ -2,37 +2,30 @@
 
 from collections import namedtuple
 
-from .._layout import A_MODE, ACCUMULATE, B_MODE, N_STEPS, STORE, STREAMING
+from .._layout import A_MODE, ACCUMULATE, B_MODE, N_STEPS, STORE, STREAMING, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from .._steps import constant, everywhere, fma, is_finite, magnitude
 from . import _scan, _series
-from ._memory import (
-    broadcast,
-    earlier,
+from ._numba import helper, inlined
+from ._packing import strides_of
+from ._rules import a_is_time_invariant, adjoint, decay
+from ._scalars import (
     fence,
     itemsize,
-    lane_of,
-    later,
     load,
     load_int,
-    load_vector,
     maximum,
     minimum,
     prefetch,
     prefetch_to_write,
     shift,
-    spread_of,
     stack,
     stack_of,
     store,
-    store_vector,
-    total,
     width,
 )
-from ._numba import helper, inlined
-from ._rules import a_is_time_invariant, adjoint, decay
 from ._scan import CARRY_IN, DECAY, OFFSET, PEAK, SUMMARY, operand
 from ._series import BLOCK, NO_STEPS, PREFETCH, compose, higher, lower, packed
-from ._tiles import SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
+from ._vectors import broadcast, earlier, lane_of, later, load_vector, spread_of, store_vector, total
 
 # A gradient: where it is stored, its partial sums if it is accumulated, bytes from one to the next, and output mode.
 Gradient = namedtuple("Gradient", "to sums sum_bytes mode in_place")
@@ -196,10 +189,7 @@ def clear_outside(x, steps, all_steps, start):
         _series.zero_steps(x.to, steps, all_steps - start)
 
 
-def vjp(
-    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, summaries, first, last, first_block,
-    last_block, blocks, phase,
-):  # fmt: skip
+def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, summaries, first, last):
     """Scan series ``first`` to ``last`` back; ``carry`` holds the last states' cotangents, then the first states'.
 
     Partial sums are of consecutive blocks each, one after the other in memory. Of a sum over series there are 0: it is
@@ -210,7 +200,8 @@ def vjp(
     to_a_rows, to_b_rows = stack_of(to_a, carry, BLOCK), stack_of(to_b, carry, BLOCK)
     own = stack(carry, SUMMARY)
     streams, all_steps = load_int(geometry, STREAMING) == _scan.STREAMED, load_int(geometry, N_STEPS)
-    is_down = load_int(shift(geometry, H), 0) > 0
+    blocks, first_block, last_block, phase = _scan.work_of(geometry)
+    is_down = load_int(strides_of(geometry, H), 0) > 0
     if phase == _scan.WARM_UP:
         store(carry, 2 * last, constant(1.0, load(carry, 0, carry)))
     for turn in range(last - first):

@@ -12,25 +12,21 @@ from collections import namedtuple
 import numpy as np
 
 from .._steps import constant, fma, select
-from ._memory import (
-    broadcast,
+from ._numba import helper, inlined
+from ._scalars import (
     in_place,
     is_own_kind,
     itemsize,
     load,
-    load_vector,
     minimum,
     misalignment,
     prefetch,
     prefetch_to_write,
     shift,
     store,
-    store_vector,
-    stream_vector,
-    turned,
     width,
 )
-from ._numba import helper, inlined
+from ._vectors import broadcast, load_vector, store_vector, stream_vector, turned
 
 BLOCK = 512  # steps
 PREFETCH = 1024  # bytes: prefetch distance within packed steps

@@ -5,46 +5,34 @@ results transposed back and stored. Scan order is the same through memory in all
 one for all steps. All series have the same steps, 8 at least. Where these are no multiple of 8, one more block overlaps
 the last whole one and takes the steps that are left.
 
-``geometry`` is that of tiles: behind the head stand two sizes, then four strides of each operand.
+``geometry`` is that of `_packing`.
 """
 
 from collections import namedtuple
 
 from .._layout import A_MODE, ACCUMULATE, B_MODE, HEAD, N_STEPS, STORE, STREAMING, SUMS_A, TO_A, TO_B, A, B, G, H
-from ._memory import (
-    OCTET,
-    WIDTH,
-    collect_octet,
-    fence,
-    itemsize,
-    load,
-    load_half_vector,
-    load_int,
-    load_octet,
-    minimum,
-    misalignment,
-    prefetch,
-    prefetch_octet,
-    prefetch_octet_to_write,
-    shift,
-    stack,
-    stack_ints,
-    stack_lines,
-    store,
-    store_octet,
-    store_vector,
-    stream_lines,
-    width,
-)
 from ._numba import helper, inlined
 from ._operands import write_zeros
+from ._packing import strides_of
 from ._rules import a_is_time_invariant, adjoint, is_descending, step
-from ._tiles import AHEAD, LONG, give_lanes, lane_offsets, lane_places, line_distance, take_lanes
+from ._scalars import fence, itemsize, load, load_int, minimum, misalignment, prefetch, shift, stack, stack_ints, store
+from ._transposes import (
+    collect_octet,
+    load_octet,
+    prefetch_octet,
+    prefetch_octet_to_write,
+    stack_lines,
+    store_octet,
+    stream_lines,
+)
+from ._types import LINE, OCTET, WIDTH
+from ._vectors import load_half_vector, store_vector
 
+AHEAD = 256  # bytes: prefetch distance along a series: more streams than the hardware prefetcher follows
+LONG = 2048  # steps of a series from which what goes before its first whole line does not matter
 NEXT_BLOCK = 64 << 10  # bytes of 8 series up to which those behind them are prefetched in memory's order
 ROWS = 8 * (OCTET + 1)  # numbers in a block's steps, and one step more
 ROWS_FORWARD, ROWS_BACK = 3 * ROWS, 6 * ROWS  # of all operands and results
-LINE = 64
 
 # Of 8 series: a pointer, offsets in bytes of each series, and bytes from a step, or a series, to the next.
 Operand = namedtuple("Operand", "at offsets time lane")
@@ -161,18 +149,63 @@ def load_gates(gate, a):
         store(gate, j, load(shift(a.at, load_int(a.offsets, j)), 0, gate))
 
 
-@inlined
-def of_16_series(pointer, geometry, k, offsets, places, carry):
-    """Return the k-th operand of 16 series that stand at ``places``; ``offsets`` has room for all operands'."""
-    strides, own = shift(geometry, 8 * (HEAD + 2 + 4 * k)), shift(offsets, 8 * WIDTH * k)
-    lane_offsets(own, strides, places, carry)
-    return Operand(pointer, own, load_int(strides, 0), load_int(strides, 3))
+@helper
+def find_places(places, geometry, first, last):
+    """Note each of 8 series' place in the three dimensions of series; the last one is repeated to make up 8."""
+    middle, inner = load_int(geometry, HEAD), load_int(geometry, HEAD + 1)
+    rest = first // inner
+    i, j, k = rest // middle, rest % middle, first % inner
+    for n in range(OCTET):
+        store(places, 3 * n, i)
+        store(places, 3 * n + 1, j)
+        store(places, 3 * n + 2, k)
+        if first + n < last - 1:
+            k += 1
+            if k == inner:
+                j, k = j + 1, 0
+                if j == middle:
+                    i, j = i + 1, 0
 
 
-@inlined
-def from_lane(x, j):
-    """Return an operand from its j-th series on."""
-    return Operand(x.at, shift(x.offsets, 8 * j), x.time, x.lane)
+@helper
+def of_8_series(pointer, geometry, k, offsets, places):
+    """Return the k-th operand of 8 series that stand at ``places``; ``offsets`` has room for all operands'."""
+    strides, own = strides_of(geometry, k), shift(offsets, 8 * OCTET * k)
+    outer, middle, inner = load_int(strides, 1), load_int(strides, 2), load_int(strides, 3)
+    for n in range(OCTET):
+        i, j, last = load_int(places, 3 * n), load_int(places, 3 * n + 1), load_int(places, 3 * n + 2)
+        store(own, n, outer * i + middle * j + inner * last)
+    return Operand(pointer, own, load_int(strides, 0), inner)
+
+
+@helper
+def line_distance(x):
+    """Return how many steps to take until every series' next result begins a cache line; -1 if they never do.
+
+    It begins one at its end where the walk goes down through memory.
+    """
+    size, begin = itemsize(x.at), load_int(x.offsets, 0)
+    off = misalignment(shift(x.at, begin))
+    for j in range(1, OCTET):
+        if (load_int(x.offsets, j) - begin) % LINE != 0:
+            return -1
+    if off % size != 0:
+        return -1
+    return (LINE - off) % LINE // size if x.time > 0 else (off + size) % LINE // size
+
+
+@helper
+def load_states(states, carry, first, last):
+    """Take 8 series' states from all series'."""
+    for j in range(OCTET):
+        store(states, j, load(carry, minimum(first + j, last - 1), carry))
+
+
+@helper
+def store_states(carry, states, first, count):
+    """Give them back."""
+    for j in range(count):
+        store(carry, first + j, load(states, j, states))
 
 
 @helper
@@ -227,26 +260,21 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
     """Take all steps of series ``first`` to ``last``; ``carry`` holds the first states, then the last."""
     steps = load_int(geometry, N_STEPS)
     is_large = load_int(geometry, STREAMING) != 0  # what is streamed comes from memory, not from a cache, too
-    offsets, places = stack_ints(160), stack_ints(48)
-    state, gate, rows, lines = stack(carry, 16), stack(carry, 8), stack(carry, ROWS_FORWARD), stack_lines(h)
-    for lane in range(first, last, width(carry)):
-        end = minimum(last, lane + width(carry))
-        lane_places(places, geometry, lane, end, carry)
-        all_a = of_16_series(a, geometry, A, offsets, places, carry)
-        all_b = of_16_series(b, geometry, B, offsets, places, carry)
-        all_h = of_16_series(h, geometry, H, offsets, places, carry)
-        take_lanes(state, carry, lane, end)
-        for k in range(0, end - lane, OCTET):
-            some_a, to = from_lane(all_a, k), from_lane(all_h, k)
-            to_line = line_distance(h, to.offsets, to.time, OCTET)
-            # A series that is repeated to make up 8 would be sent off again and again.
-            streaming = may_stream(is_large, to_line, steps) and lane + k + OCTET <= end
-            result = Result(h, to.offsets, to.time, STORE, lines, streaming)
-            scratch = Scratch(rows, gate, shift(state, k * itemsize(state)), gate, gate)
-            load_gates(gate, some_a)
-            start = to_line if streaming else 0
-            forward_8_series(rule, some_a, from_lane(all_b, k), result, scratch, steps, start, is_large)
-        give_lanes(carry, state, lane, end)
+    offsets, places = stack_ints(80), stack_ints(24)
+    state, gate, rows, lines = stack(carry, 8), stack(carry, 8), stack(carry, ROWS_FORWARD), stack_lines(h)
+    for lane in range(first, last, OCTET):
+        find_places(places, geometry, lane, last)
+        a_here, b_here = of_8_series(a, geometry, A, offsets, places), of_8_series(b, geometry, B, offsets, places)
+        to = of_8_series(h, geometry, H, offsets, places)
+        load_states(state, carry, lane, last)
+        to_line = line_distance(to)
+        # A series that is repeated to make up 8 would be sent off again and again.
+        streaming = may_stream(is_large, to_line, steps) and lane + OCTET <= last
+        result = Result(h, to.offsets, to.time, STORE, lines, streaming)
+        scratch = Scratch(rows, gate, state, gate, gate)
+        load_gates(gate, a_here)
+        forward_8_series(rule, a_here, b_here, result, scratch, steps, to_line if streaming else 0, is_large)
+        store_states(carry, state, lane, minimum(OCTET, last - lane))
     if is_large:
         fence()
 
@@ -343,43 +371,33 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
     """Take series back; ``carry`` holds the last states' cotangents, then the first states'."""
     steps, a_mode, b_mode = load_int(geometry, N_STEPS), load_int(geometry, A_MODE), load_int(geometry, B_MODE)
     is_large = load_int(geometry, STREAMING) != 0
-    offsets, places = stack_ints(160), stack_ints(48)
-    state, states, gate, total = stack(carry, 16), stack(carry, 16), stack(carry, 8), stack(carry, 8)
+    offsets, places = stack_ints(80), stack_ints(24)
+    state, states, gate, total = stack(carry, 8), stack(carry, 8), stack(carry, 8), stack(carry, 8)
     rows, lines_a, lines_b = stack(carry, ROWS_BACK), stack_lines(to_a), stack_lines(to_b)
-    for lane in range(first, last, width(carry)):
-        end = minimum(last, lane + width(carry))
-        lane_places(places, geometry, lane, end, carry)
-        all_g = of_16_series(g, geometry, G, offsets, places, carry)
-        all_a = of_16_series(a, geometry, A, offsets, places, carry)
-        all_b = of_16_series(b, geometry, B, offsets, places, carry)
-        all_h = of_16_series(h, geometry, H, offsets, places, carry)
-        all_to_a = of_16_series(to_a, geometry, TO_A, offsets, places, carry)
-        all_to_b = of_16_series(to_b, geometry, TO_B, offsets, places, carry)
-        all_sums = of_16_series(sums_a, geometry, SUMS_A, offsets, places, carry)
-        take_lanes(state, carry, lane, end)
-        take_lanes(states, h0, lane, end)
-        for k in range(0, end - lane, OCTET):
-            lanes = minimum(OCTET, end - lane - k)
-            some_g, some_a = from_lane(all_g, k), from_lane(all_a, k)
-            some_b, some_h = from_lane(all_b, k), from_lane(all_h, k)
-            place_a, place_b = from_lane(all_to_a, k), from_lane(all_to_b, k)
-            line_a = line_distance(to_a, place_a.offsets, place_a.time, OCTET)
-            line_b = line_distance(to_b, place_b.offsets, place_b.time, OCTET)
-            line = line_b if b_mode == STORE else line_a
-            streaming = may_stream(is_large, line, steps) and lanes == OCTET
-            start = OCTET
-            if streaming:
-                start = line if line > 0 else LINE // minimum(itemsize(to_a), itemsize(to_b))  # a line of both
-            a_streaming, b_streaming = streaming and a_mode == STORE and line_a == line, streaming and b_mode == STORE
-            result_a = Result(to_a, place_a.offsets, place_a.time, a_mode, lines_a, a_streaming)
-            result_b = Result(to_b, place_b.offsets, place_b.time, b_mode, lines_b, b_streaming)
-            own = k * itemsize(carry)
-            scratch = Scratch(rows, gate, shift(state, own), shift(states, own), total)
-            load_gates(gate, some_a)
-            write_zeros(total, carry, OCTET)
-            vjp_8_series(rule, some_g, some_a, some_b, some_h, result_a, result_b, scratch, steps, start, is_large)
-            if a_mode == ACCUMULATE:
-                add_total(from_lane(all_sums, k), total, lanes)
-        give_lanes(carry, state, lane, end)
+    for lane in range(first, last, OCTET):
+        count = minimum(OCTET, last - lane)
+        find_places(places, geometry, lane, last)
+        g_here, a_here = of_8_series(g, geometry, G, offsets, places), of_8_series(a, geometry, A, offsets, places)
+        b_here, h_here = of_8_series(b, geometry, B, offsets, places), of_8_series(h, geometry, H, offsets, places)
+        place_a = of_8_series(to_a, geometry, TO_A, offsets, places)
+        place_b = of_8_series(to_b, geometry, TO_B, offsets, places)
+        load_states(state, carry, lane, last)
+        load_states(states, h0, lane, last)
+        line_a, line_b = line_distance(place_a), line_distance(place_b)
+        line = line_b if b_mode == STORE else line_a
+        streaming = may_stream(is_large, line, steps) and count == OCTET
+        start = OCTET
+        if streaming:
+            start = line if line > 0 else LINE // minimum(itemsize(to_a), itemsize(to_b))  # a line of both
+        a_streaming, b_streaming = streaming and a_mode == STORE and line_a == line, streaming and b_mode == STORE
+        result_a = Result(to_a, place_a.offsets, place_a.time, a_mode, lines_a, a_streaming)
+        result_b = Result(to_b, place_b.offsets, place_b.time, b_mode, lines_b, b_streaming)
+        load_gates(gate, a_here)
+        write_zeros(total, carry, OCTET)
+        scratch = Scratch(rows, gate, state, states, total)
+        vjp_8_series(rule, g_here, a_here, b_here, h_here, result_a, result_b, scratch, steps, start, is_large)
+        if a_mode == ACCUMULATE:
+            add_total(of_8_series(sums_a, geometry, SUMS_A, offsets, places), total, count)
+        store_states(carry, state, lane, count)
     if is_large:
         fence()

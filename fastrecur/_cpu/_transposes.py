@@ -6,7 +6,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from ._conversions import complex_of, narrow, numbers_of, resize, shuffle, widen
+from ._conversions import narrow, shuffle, widen
 from ._scalars import (
     copy_number,
     element_at,
@@ -22,7 +22,7 @@ from ._scalars import (
     store,
     write,
 )
-from ._types import F32, F64, I64, LINE, OCTET, WIDTH, Pointer, Vector, primitive
+from ._types import F32, I64, LINE, OCTET, WIDTH, Pointer, Vector, primitive
 
 
 def _transpose8(builder, rows):
@@ -99,196 +99,14 @@ def copy_turned(target, to_row, source, row, step):
             copy_number(shift(target, k * to_row), j, shift(source, j * row), k * step)
 
 
-# ---- Blocks, between lanes and rows of the carry's kind -----------------------------------------------------------
-
-
-def _gather_blocks(builder, pointer, source, offsets):
-    """Yield ``(step, lane, vector)``: vectors of neighbouring lanes, of 8 steps that stand in memory lane by lane.
-
-    Lanes that will stand in different halves of a register are joined by the load itself, which costs no shuffle;
-    what remains is a transpose within halves.
-    """
-
-    def load_steps(lane, step, count):
-        place = builder.add(offsets[lane], ir.Constant(I64, step * pointer.size))
-        return read(builder, pointer, moved(builder, source, place), ir.VectorType(pointer.memory, count))
-
-    if pointer.memory == F32:
-        for step in (0, 4):
-            a, b, c, d = (
-                shuffle(builder, load_steps(lane, step, 4), load_steps(lane + 4, step, 4), list(range(8)))
-                for lane in range(4)
-            )
-            pairs = [
-                shuffle(builder, one, other, [k, k + 8, k + 1, k + 9, k + 4, k + 12, k + 5, k + 13])
-                for one, other in ((a, b), (c, d))
-                for k in (0, 2)
-            ]
-            for k, (one, other) in enumerate(((pairs[0], pairs[2]), (pairs[1], pairs[3]))):
-                yield step + 2 * k, 0, shuffle(builder, one, other, [0, 1, 8, 9, 4, 5, 12, 13])
-                yield step + 2 * k + 1, 0, shuffle(builder, one, other, [2, 3, 10, 11, 6, 7, 14, 15])
-    elif pointer.memory == F64:
-        for step in range(0, 8, 2):
-            for lane in (0, 4):
-                even, odd = (
-                    shuffle(builder, load_steps(lane + k, step, 2), load_steps(lane + k + 2, step, 2), list(range(4)))
-                    for k in (0, 1)
-                )
-                yield step, lane, shuffle(builder, even, odd, [0, 4, 2, 6])
-                yield step + 1, lane, shuffle(builder, even, odd, [1, 5, 3, 7])
-    else:
-        for step, row in enumerate(_transpose8(builder, [load_steps(lane, 0, 8) for lane in range(8)])):
-            yield step, 0, row
-
-
-def _wide_blocks(builder, pointer, carry, source, offsets):
-    """Yield ``(step, lane, vector)`` as `_gather_blocks` does, as they stand in memory of the carry's kind."""
-    if pointer.element == "c16":
-        for lane, offset in enumerate(offsets):
-            for step in range(8):
-                place = builder.add(offset, ir.Constant(I64, step * pointer.size))
-                yield step, lane, read(builder, pointer, moved(builder, source, place), ir.VectorType(F64, 2))
-    elif pointer.element == "c8":  # as if its 8 bytes were one number
-        for step, lane, numbers in _gather_blocks(builder, Pointer("f8", pointer.scratch), source, offsets):
-            parts = builder.bitcast(numbers, ir.VectorType(F32, 2 * numbers.type.count))
-            yield step, lane, resize(builder, parts, carry.memory)
-    else:
-        for step, lane, numbers in _gather_blocks(builder, pointer, source, offsets):
-            if carry.is_complex:
-                yield step, lane, numbers_of(builder, complex_of(builder, numbers, pointer, carry), carry)
-            else:
-                yield step, lane, widen(builder, numbers, pointer.element, carry.memory)
-
-
-def _each_block(builder, pointer, count, distance, prefetch, emit):
-    """Write a loop over blocks of 8 steps: ``prefetch(k)`` before one that begins a line, if wanted; `emit(k)`."""
-    start, test, body, end = builder.block, *(builder.append_basic_block(n) for n in ("test", "body", "end"))
-    wanted, zero = builder.icmp_signed("!=", distance, ir.Constant(I64, 0)), ir.Constant(I64, 0)
-    builder.branch(test)
-    builder.position_at_end(test)
-    k = builder.phi(I64)
-    k.add_incoming(zero, start)
-    builder.cbranch(builder.icmp_signed("<", k, count), body, end)
-    builder.position_at_end(body)
-    first_of_line = ir.Constant(I64, max(1, LINE // pointer.size // 8) - 1)
-    begins = builder.icmp_signed("==", builder.and_(k, first_of_line), zero)
-    with builder.if_then(builder.and_(wanted, begins)):
-        prefetch(k)
-    emit(k)
-    k.add_incoming(builder.add(k, ir.Constant(I64, 1), flags=["nsw"]), builder.block)
-    builder.branch(test)
-    builder.position_at_end(end)
-
-
-def _block_at(builder, place, k, size):
-    return moved(builder, place, builder.mul(k, size))
-
-
-def _load_blocks(emitter, source, table, target, row_bytes, count, step, row_step, distance):
-    builder, (pointer, _, carry, *_) = emitter.builder, emitter.kinds
-    offsets = _lane_offsets(builder, table)
-
-    def prefetch(k):
-        there = moved(builder, _block_at(builder, source, k, step), distance)
-        for offset in offsets:
-            prefetch_line(builder, moved(builder, there, offset), False, 2)
-
-    def emit(k):
-        from_, to = _block_at(builder, source, k, step), _block_at(builder, target, k, row_step)
-        for row, lane, wide in _wide_blocks(builder, pointer, carry, from_, offsets):
-            place = builder.add(builder.mul(row_bytes, ir.Constant(I64, row)), ir.Constant(I64, lane * carry.size))
-            write(builder, carry, wide, moved(builder, to, place), align=8)
-
-    _each_block(builder, pointer, count, distance, prefetch, emit)
-
-
-@primitive(types.none, _load_blocks)
-def load_blocks(pointer, offsets, carry, row_bytes, count, step, row_step, distance):
-    """Take ``count`` times 8 steps of 8 lanes, contiguous in time, to 8 rows of the carry type.
-
-    ``offsets`` place the lanes; a block is ``step`` bytes from the one before it there and ``row_step`` here. What
-    stands ``distance`` bytes on is prefetched to the second level of the cache: in the first, lanes may fall into one
-    set.
-    """
-    for block in range(count):
-        source, target = shift(pointer, block * step), shift(carry, block * row_step)
-        for lane in range(8):
-            for k in range(8):
-                value = load(shift(source, load_int(offsets, lane)), k, carry)
-                store(shift(target, k * row_bytes), lane, value)
-
-
-def _row_to_store(builder, pointer, carry, row):
-    """Return a row of 8 lanes as it stands in memory; of complex64, 8 bytes as if they were one number."""
-    if not carry.is_complex:
-        return narrow(builder, row, pointer.element)
-    if pointer.element == "c8":
-        return builder.bitcast(resize(builder, row, F32), ir.VectorType(F64, 8))
-    if not pointer.is_complex:
-        return numbers_of(builder, complex_of(builder, row, carry, carry), pointer)
-    return row
-
-
-def _storing_blocks(streaming):
-    def emit_all(emitter, source, row_bytes, target, table, count, step, row_step, distance):
-        builder, (carry, _, pointer, *_) = emitter.builder, emitter.kinds
-        is_streaming = streaming and pointer.element != "c16"  # whose numbers are stored one by one
-        offsets = _lane_offsets(builder, table)
-        wide = ir.VectorType(carry.memory, 16 if carry.is_complex else 8)
-
-        def prefetch(k):
-            if not is_streaming:
-                there = moved(builder, _block_at(builder, target, k, step), distance)
-                for offset in offsets:
-                    prefetch_line(builder, moved(builder, there, offset), True)
-
-        def emit(k):
-            from_, to = _block_at(builder, source, k, row_step), _block_at(builder, target, k, step)
-            rows = []
-            for row in range(8):
-                place = moved(builder, from_, builder.mul(row_bytes, ir.Constant(I64, row)))
-                rows.append(_row_to_store(builder, pointer, carry, read(builder, carry, place, wide, align=8)))
-            if pointer.element == "c16":
-                for lane, offset in enumerate(offsets):
-                    for n, row in enumerate(rows):
-                        number = shuffle(builder, row, row, [2 * lane, 2 * lane + 1])
-                        place = builder.add(offset, ir.Constant(I64, n * pointer.size))
-                        write(builder, pointer, number, moved(builder, to, place))
-                return
-            align = 8 * pointer.size if is_streaming else 1
-            for offset, steps in zip(offsets, _transpose8(builder, rows), strict=True):
-                write(builder, pointer, steps, moved(builder, to, offset), align, is_streaming)
-
-        _each_block(builder, pointer, count, distance, prefetch, emit)
-
-    return emit_all
-
-
-@primitive(types.none, _storing_blocks(streaming=False))
-def store_blocks(carry, row_bytes, pointer, offsets, count, step, row_step, distance):
-    """Store what `load_blocks` loads."""
-    for block in range(count):
-        source, target = shift(carry, block * row_step), shift(pointer, block * step)
-        for lane in range(8):
-            for k in range(8):
-                store(shift(target, load_int(offsets, lane)), k, load(shift(source, k * row_bytes), lane, carry))
-
-
-@primitive(types.none, _storing_blocks(streaming=True))
-def stream_blocks(carry, row_bytes, pointer, offsets, count, step, row_step, distance):
-    """Do the same past the cache, to aligned places."""
-    store_blocks(carry, row_bytes, pointer, offsets, count, step, row_step, distance)
-
-
 # ---- Octets: 8 steps of 8 lanes in registers ----------------------------------------------------------------------
 
 
 def _load_octet(emitter, source, table, _):
     builder, (pointer, _, carry) = emitter.builder, emitter.kinds
-    parts = [[] for _ in range(OCTET)]
-    for step, _, vector in _gather_blocks(builder, pointer, source, _lane_offsets(builder, table)):
-        parts[step].append(widen(builder, vector, pointer.element, carry.memory))
-    rows = [row[0] if len(row) == 1 else shuffle(builder, *row, list(range(OCTET))) for row in parts]
+    kind = ir.VectorType(pointer.memory, OCTET)
+    lanes = [read(builder, pointer, moved(builder, source, at), kind) for at in _lane_offsets(builder, table)]
+    rows = [widen(builder, row, pointer.element, carry.memory) for row in _transpose8(builder, lanes)]
     return emitter.context.make_tuple(builder, emitter.result, rows)
 
 

@@ -1,4 +1,12 @@
-"""The types of kernels' arguments and numbers; how a primitive is declared, compiled and as Python for tests."""
+"""The types of kernels' arguments and numbers; how a primitive is declared, compiled and as Python for tests.
+
+A kernel's arguments are addresses and integers. Its signature names the element type behind each address, so one
+kernel serves every dtype, every layout and read-only data, and a call costs no array unboxing. Offsets between rows
+and lanes are bytes (`shift`); the index of `load` and `store` counts elements. Values are converted on the way:
+kernels compute in the *carry* type only.
+
+With ``NUMBA_DISABLE_JIT=1`` the primitives work on addresses in the interpreter, so kernels can be traced.
+"""
 
 import ctypes
 import inspect

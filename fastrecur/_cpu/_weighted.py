@@ -1,8 +1,9 @@
 """Kernels for exponentially weighted statistics: each sample is read once, whatever its layout.
 
-As in `_tiles`, a tile of series is packed, walked, and unpacked; how a sample takes part is written in `_steps`. Where
-series are neighbours, all of them go a tile's steps before the next (CHUNK), so that memory is walked from one end to
-the other. A few long series whose samples are neighbours go through `_weighted_scan` instead.
+A tile of series is walked where it stands in memory, or else packed, walked, and unpacked as in `_packing`. How a
+sample takes part is written in `_steps`. Where series are neighbours, all of them go a tile's steps before the next
+(CHUNK), so that memory is walked from one end to the other. A few long series whose samples are neighbours go through
+`_weighted_scan` instead.
 
 Where a tile's series have one weight, it is walked as if no sample were missing, with a number for it; if one was, it
 is walked again, with a weight for each series.
@@ -17,27 +18,13 @@ import numpy as np
 
 from .. import _steps
 from .._steps import constant, everywhere, select
-from ._memory import (
-    broadcast,
-    fence,
-    itemsize,
-    load,
-    load_int,
-    load_vector,
-    minimum,
-    misalignment,
-    prefetch,
-    shift,
-    stack,
-    stack_like,
-    store,
-    store_vector,
-    stream_vector,
-    width,
-)
 from ._numba import helper, inlined
+from ._operands import ZERO
+from ._packing import View, column, copy, stream_transposed
 from ._rules import choice, trait
-from ._tiles import NEAR, are_spaced, bring, put, row_bytes, soon, steps_to_line
+from ._scalars import fence, itemsize, load, load_int, minimum, misalignment, prefetch, shift, stack, store, width
+from ._types import LINE, WIDTH
+from ._vectors import broadcast, load_vector, store_vector, stream_vector
 
 # Fields of ``geometry``; strides are bytes from step to step.
 (
@@ -50,17 +37,20 @@ WEIGHT, COUNT, MEAN, ORIGIN, ORIGIN_Y, MEAN_Y, COVARIANCE, ROOM = range(8)
 PLANES = 8
 AVERAGE_PLANES = MEAN + 1
 STATE = 16 * PLANES
-STEPS = 32
+STEPS = 64
 TILE = 16 * STEPS
-ROWS_AHEAD = 16  # prefetch distance in rows of memory, where those of the next chunk are too far
+AHEAD = 256  # bytes: prefetch distance along a series,
+NEAR = 1 << 14  # if no more than this is between its rows: what is farther would not stay in the first level
+ROWS_AHEAD = 16  # else in rows of memory
 NAN = float("nan")
 
-# An operand of a vector of series: its pointer, the table of where each series begins, bytes from step to step, and a
-# buffer for a tile.
-Operand = namedtuple("Operand", "at offsets stride rows")
+# An operand of a vector of series: a pointer, the table of where each series begins, bytes from step to step, a buffer
+# for a tile; up to which series all stand as far apart as the first two, and how far.
+Operand = namedtuple("Operand", "at offsets stride rows end apart")
 # Samples, gates and results of some steps, bytes from one step's to the next one's, the state and bytes from one plane
-# of it to the next, how many steps there are, how many samples a result needs, and whether it may be biased.
-Tile = namedtuple("Tile", "x y gate h x_row y_row gate_row h_row state plane steps least bias")
+# of it to the next, how many steps there are, how many samples a result needs, and whether it may be biased; and the
+# prefetch distance of samples in bytes.
+Tile = namedtuple("Tile", "x y gate h x_row y_row gate_row h_row state plane steps least bias ahead")
 
 is_seen, approach, covary = map(inlined, (_steps.is_seen, _steps.approach, _steps.covary))
 _weigh = inlined(_steps.weigh)
@@ -92,6 +82,7 @@ def walk_average(rule, get, put, tile):
     zero, one, nan = constant(0.0, mean), constant(1.0, mean), constant(NAN, mean)
     enough = constant(float(tile.least), mean)
     for k in range(tile.steps):
+        prefetch(tile.x, 0, k * tile.x_row + tile.ahead)
         x, gate = get(shift(tile.x, k * tile.x_row), 0, state), get(shift(tile.gate, k * tile.gate_row), 0, state)
         seen = is_seen(x)
         share, kept, weight, decay = weigh(rule, weight, gate, seen)
@@ -117,6 +108,7 @@ def walk_covariance(rule, get, put, tile):
     zero, one, nan = constant(0.0, weight), constant(1.0, weight), constant(NAN, weight)
     enough = constant(float(tile.least), weight)
     for k in range(tile.steps):
+        prefetch(tile.x, 0, k * tile.x_row + tile.ahead)
         x = get(shift(tile.x, k * tile.x_row), 0, state) - origin_x
         y = x if one_series(rule) else get(shift(tile.y, k * tile.y_row), 0, state) - origin_y
         gate = get(shift(tile.gate, k * tile.gate_row), 0, state)
@@ -150,11 +142,10 @@ def is_uniform(state, plane, least):
 
 
 @helper
-def walk_uniform_average(rule, tile, ahead, streams):
+def walk_uniform_average(rule, tile, streams):
     """Walk as if no sample were missing; return whether that was so: if not, nothing but results has changed.
 
-    What is missing makes the mean NaN, and it stays so. Samples in memory are prefetched ``ahead`` bytes before their
-    turn, and results may be streamed.
+    What is missing makes the mean NaN, and it stays so. Results may be streamed.
     """
     state, plane = tile.state, tile.plane
     number = load(state, WEIGHT * 16, state)
@@ -167,8 +158,8 @@ def walk_uniform_average(rule, tile, ahead, streams):
         store(rest, k, kept)
     mean = load_vector(shift(state, MEAN * plane), 0, state)
     for k in range(tile.steps):
-        if ahead != 0:
-            prefetch(tile.x, 0, k * tile.x_row + ahead)
+        if tile.ahead != 0:
+            prefetch(tile.x, 0, k * tile.x_row + tile.ahead)
         x = load_vector(shift(tile.x, k * tile.x_row), 0, state)
         share = broadcast(load(shares, k, state))
         if is_sum(rule):
@@ -189,100 +180,156 @@ def walk_uniform_average(rule, tile, ahead, streams):
 
 
 @helper
-def pack_samples(x, t, steps):
-    bring(x.rows, shift(x.at, t * x.stride), x.offsets, x.stride, steps, soon(x.at, x.stride))
-
-
-@helper
-def pack_gates(gate, t, steps):
-    """Pack gates; one row where they are constant, and quickly where series share them."""
-    source, rows = shift(gate.at, t * gate.stride), gate.rows
-    if gate.stride != 0 and are_spaced(gate.offsets, 0, width(rows)):
-        base = shift(source, load_int(gate.offsets, 0))
-        for k in range(steps):
-            store_vector(shift(rows, k * row_bytes(rows)), 0, broadcast(load(shift(base, k * gate.stride), 0, rows)))
-    else:
-        steps = 1 if gate.stride == 0 else steps
-        bring(rows, source, gate.offsets, gate.stride, steps, soon(gate.at, gate.stride))
-
-
-@helper
-def unpack_results(h, t, steps, count, streams):
-    """Write results of ``count`` series; whole lines of rows with non-temporal stores."""
-    target, rows = shift(h.at, t * h.stride), h.rows
-    base = shift(target, load_int(h.offsets, 0))
-    whole = count == width(rows) and are_spaced(h.offsets, itemsize(target), count)
-    if streams and whole and misalignment(base) == 0 and h.stride % 64 == 0:
-        for k in range(steps):
-            stream_vector(shift(base, k * h.stride), 0, load_vector(shift(rows, k * row_bytes(rows)), 0, rows))
-    else:
-        streams = streams and steps_to_line(target, h.offsets, h.stride, rows) == 0
-        put(target, h.offsets, h.stride, rows, steps, count, soon(target, h.stride), streams)
+def run_from(offsets, first):
+    """Return up to which series of a tile all stand as far apart as the first two from there on, and how far."""
+    if first >= WIDTH - 1:
+        return WIDTH, ZERO
+    begin, apart = load_int(offsets, first), load_int(offsets, first + 1) - load_int(offsets, first)
+    end = first + 2
+    while end < WIDTH and load_int(offsets, end) == begin + (end - first) * apart:
+        end += 1
+    return end, apart
 
 
 @inlined
-def tile_of(x, y, gate, h, state, geometry, steps):
-    """Return the tile that stands in the operands' buffers."""
-    gate_row = 0 if gate.stride == 0 else row_bytes(gate.rows)
-    rows = row_bytes(x.rows), row_bytes(y.rows), row_bytes(h.rows)
-    plane, least, bias = width(state) * itemsize(state), load_int(geometry, MIN_PERIODS), load_int(geometry, BIAS)
-    return Tile(
-        x.rows, y.rows, gate.rows, h.rows, rows[0], rows[1], gate_row, rows[2], state, plane, steps, least, bias
-    )  # fmt: skip
+def operand(pointer, geometry, field, k, lane, rows):
+    """Return the k-th operand of a vector of series."""
+    offsets = shift(geometry, 8 * (HEAD + k * load_int(geometry, PADDED) + lane))
+    end, apart = run_from(offsets, ZERO)
+    return Operand(pointer, offsets, load_int(geometry, field), rows, end, apart)
+
+
+@inlined
+def is_row(x):
+    """Return whether a tile's series are neighbours."""
+    return x.end == WIDTH and x.apart == itemsize(x.at)
+
+
+@inlined
+def is_in_lines(x):
+    """Return whether a tile's series are neighbours whose every step fills cache lines."""
+    return is_row(x) and misalignment(shift(x.at, load_int(x.offsets, 0))) == 0 and x.stride % LINE == 0
+
+
+@inlined
+def panel(x):
+    """Return an operand's buffer."""
+    return View(x.rows, WIDTH * itemsize(x.at), itemsize(x.at))
+
+
+@inlined
+def run_view(x, first, apart, t):
+    """Return an operand from a series and a step on."""
+    return View(shift(x.at, load_int(x.offsets, first) + t * x.stride), x.stride, apart)
 
 
 @helper
-def average_tiles(rule, x, y, gate, h, state, geometry, begin, end, count):
-    """Walk the means or sums of a vector of series, of which ``count`` are not repeated."""
-    plane, streams = width(state) * itemsize(state), load_int(geometry, STREAMING)
-    shared = are_spaced(gate.offsets, 0, width(state))
-    # Complete series that are neighbours are walked in place.
-    neighbours = count == width(state) and are_spaced(x.offsets, itemsize(x.at), width(state))
-    neighbours = neighbours and are_spaced(h.offsets, itemsize(h.at), width(state))
-    x_base, h_base = shift(x.at, load_int(x.offsets, 0)), shift(h.at, load_int(h.offsets, 0))
-    streams_rows = streams and misalignment(h_base) == 0 and h.stride % 64 == 0
-    ahead = soon(x.at, x.stride) if abs(soon(x.at, x.stride)) <= NEAR else ROWS_AHEAD * x.stride
-    for t in range(begin, end, STEPS):
-        steps = minimum(STEPS, end - t)
-        if gate.stride != 0 or t == begin:
-            pack_gates(gate, t, steps)
-        tile = tile_of(x, y, gate, h, state, geometry, steps)
-        uniform = shared and is_uniform(state, plane, tile.least)
-        if uniform and neighbours:
-            there = Tile(
-                shift(x_base, t * x.stride), shift(x_base, t * x.stride), gate.rows, shift(h_base, t * h.stride),
-                x.stride, x.stride, tile.gate_row, h.stride, state, plane, steps, tile.least, tile.bias,
-            )  # fmt: skip
-            if walk_uniform_average(rule, there, ahead, streams_rows):
-                continue
-        pack_samples(x, t, steps)
-        if not (uniform and not neighbours and walk_uniform_average(rule, tile, 0, False)):
-            walk_average(rule, load_vector, store_vector, tile)
-        unpack_results(h, t, steps, count, streams)
+def pack(x, t, steps, count):
+    """Return where a tile's samples or gates stand, and bytes from step to step; bring them there if they do not.
+
+    Of ``count`` series: what stands beside them is of an earlier tile.
+    """
+    if is_row(x):
+        return shift(x.at, load_int(x.offsets, 0) + t * x.stride), x.stride
+    first, end, apart, steps = 0, x.end, x.apart, steps if x.stride != 0 else 1
+    while first < count:
+        end = minimum(end, count)
+        copy(column(panel(x), first), run_view(x, first, apart, t), end - first, steps, AHEAD // itemsize(x.at))
+        first = end
+        end, apart = run_from(x.offsets, first)
+    return x.rows, WIDTH * itemsize(x.at) if x.stride != 0 else 0
 
 
 @helper
-def covariance_tiles(rule, x, y, gate, h, state, geometry, begin, end, count):
-    """Walk the covariances of a vector of series, of which ``count`` are not repeated."""
-    for t in range(begin, end, STEPS):
-        steps = minimum(STEPS, end - t)
-        pack_samples(x, t, steps)
-        if not one_series(rule):
-            pack_samples(y, t, steps)
-        if gate.stride != 0 or t == begin:
-            pack_gates(gate, t, steps)
-        walk_covariance(rule, load_vector, store_vector, tile_of(x, y, gate, h, state, geometry, steps))
-        unpack_results(h, t, steps, count, load_int(geometry, STREAMING))
-
-
-walk_tiles = choice("covariance", covariance_tiles, average_tiles)
+def pack_gates(gate, t, steps, shared, state):
+    """Do the same, quickly where series share gates that vary."""
+    if gate.stride == 0 or not shared:
+        return pack(gate, t, steps, WIDTH)
+    row = WIDTH * itemsize(gate.at)
+    for k in range(steps):
+        place = shift(gate.at, load_int(gate.offsets, 0) + (t + k) * gate.stride)
+        store_vector(shift(gate.rows, k * row), 0, broadcast(load(place, 0, state)))
+    return gate.rows, row
 
 
 @helper
-def copy_planes(target, to_row, source, from_row, lane, at, planes):
-    """Copy the states of a tile's series."""
+def unpack(x, t, steps, count, streams, state):
+    """Write results of ``count`` series; whole lines by non-temporal stores."""
+    first, end, apart = 0, x.end, x.apart
+    while first < count:
+        end = minimum(end, count)
+        to, own, done = run_view(x, first, apart, t), column(panel(x), first), 0
+        if streams and is_in_lines(x):
+            for k in range(steps):
+                row = load_vector(shift(own.pointer, k * own.time), 0, state)
+                stream_vector(shift(to.pointer, k * to.time), 0, row)
+            return
+        if streams:
+            done = stream_transposed(to, own, end - first, steps)
+        copy(column(to, done), column(own, done), end - first - done, steps, ZERO)
+        first = end
+        end, apart = run_from(x.offsets, first)
+
+
+@inlined
+def same(rule, pack, here, *place):
+    return here
+
+
+@helper
+def packed_other(rule, pack, here, *place):
+    return pack(*place)
+
+
+# Where the other series' samples stand: those of the one where there is but one. The two may be of two dtypes.
+others_of = choice("one_series", same, packed_other)
+walk_steps = choice("covariance", walk_covariance, walk_average)
+
+
+@inlined
+def tile_of(x, y, gate, h, state, plane, geometry, steps, ahead):
+    """Return a tile of operands, of each of which it is known where they stand, and bytes from step to step."""
+    least, bias = load_int(geometry, MIN_PERIODS), load_int(geometry, BIAS)
+    return Tile(x[0], y[0], gate[0], h[0], x[1], y[1], gate[1], h[1], state, plane, steps, least, bias, ahead)
+
+
+@helper
+def walk_tile(rule, x, y, gate, h, state, geometry, t, steps, count, is_first):
+    """Walk some steps of a vector of series, of which ``count`` are not repeated."""
+    plane, streams = width(state) * itemsize(state), load_int(geometry, STREAMING) != 0
+    shared = gate.end == WIDTH and gate.apart == 0
+    uniform = shared and not covaries(rule) and is_uniform(state, plane, load_int(geometry, MIN_PERIODS))
+    filled = WIDTH if is_first else count
+    x_here = pack(x, t, steps, filled)
+    y_here = others_of(rule, pack, x_here, y, t, steps, filled)
+    # Where lines of results are streamed, only a uniform walk writes them itself.
+    streams_rows = streams and is_in_lines(h)
+    in_place = is_row(h) and (uniform or not streams_rows)
+    h_here = (h.rows, WIDTH * itemsize(h.at))
+    if in_place:
+        h_here = (shift(h.at, load_int(h.offsets, 0) + t * h.stride), h.stride)
+    ahead = 0
+    if is_row(x):
+        ahead = AHEAD // itemsize(x.at) * x.stride
+        if abs(ahead) > NEAR:
+            ahead = ROWS_AHEAD * x.stride
+    one_gate = (shift(gate.at, load_int(gate.offsets, 0) + t * gate.stride), gate.stride)
+    done = uniform and walk_uniform_average(
+        rule, tile_of(x_here, y_here, one_gate, h_here, state, plane, geometry, steps, ahead), streams_rows
+    )
+    if not done:
+        gates = pack_gates(gate, t, steps, shared, state)
+        tile = tile_of(x_here, y_here, gates, h_here, state, plane, geometry, steps, ahead)
+        walk_steps(rule, load_vector, store_vector, tile)
+    if not in_place:
+        unpack(h, t, steps, count, streams, state)
+
+
+@helper
+def copy_planes(get, put, target, to_row, source, from_row, planes):
+    """Copy the states of a series, or of a vector of them."""
     for plane in range(planes):
-        store_vector(target, plane * to_row + at, load_vector(source, plane * from_row + lane, target))
+        put(target, plane * to_row, get(source, plane * from_row, target))
 
 
 def walk(rule, x, y, h, gate, carry, geometry, first, last):
@@ -290,20 +337,19 @@ def walk(rule, x, y, h, gate, carry, geometry, first, last):
     steps, padded, lanes = load_int(geometry, N_STEPS), load_int(geometry, PADDED), width(carry)
     chunk, count = load_int(geometry, CHUNK), load_int(geometry, N_SERIES)
     planes = PLANES if covaries(rule) else AVERAGE_PLANES
-    x_rows, y_rows = stack_like(x, carry, TILE), stack_like(y, carry, TILE)
-    gate_rows, h_rows = stack_like(gate, carry, TILE), stack_like(h, carry, TILE)
+    x_rows, y_rows, gate_rows, h_rows = stack(x, TILE), stack(y, TILE), stack(gate, TILE), stack(h, TILE)
     state = stack(carry, STATE)
     for begin in range(0, steps, chunk):
         end = minimum(steps, begin + chunk)
         for lane in range(first, last, lanes):
-            at = shift(geometry, 8 * (HEAD + lane))
-            copy_planes(state, lanes, carry, padded, lane, 0, planes)
-            walk_tiles(
-                rule, Operand(x, at, load_int(geometry, X_STRIDE), x_rows),
-                Operand(y, shift(at, 8 * padded), load_int(geometry, Y_STRIDE), y_rows),
-                Operand(gate, shift(at, 24 * padded), load_int(geometry, GATE_STRIDE), gate_rows),
-                Operand(h, shift(at, 16 * padded), load_int(geometry, H_STRIDE), h_rows), state, geometry, begin, end,
-                minimum(lanes, count - lane),
-            )  # fmt: skip
-            copy_planes(carry, padded, state, lanes, 0, lane, planes)
+            xs = operand(x, geometry, X_STRIDE, 0, lane, x_rows)
+            ys = operand(y, geometry, Y_STRIDE, 1, lane, y_rows)
+            hs = operand(h, geometry, H_STRIDE, 2, lane, h_rows)
+            gates = operand(gate, geometry, GATE_STRIDE, 3, lane, gate_rows)
+            states = shift(carry, lane * itemsize(carry))
+            copy_planes(load_vector, store_vector, state, lanes, states, padded, planes)
+            for t in range(begin, end, STEPS):
+                n, whole = minimum(STEPS, end - t), minimum(lanes, count - lane)
+                walk_tile(rule, xs, ys, gates, hs, state, geometry, t, n, whole, t == begin)
+            copy_planes(load_vector, store_vector, states, padded, state, lanes, planes)
     fence()

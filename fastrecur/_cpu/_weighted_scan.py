@@ -14,34 +14,27 @@ from collections import namedtuple
 
 from .._steps import constant, everywhere, fma, magnitude, select
 from . import _weighted as w
-from ._memory import (
-    WIDTH,
-    broadcast,
-    earlier,
-    hidden_zero,
+from ._numba import helper, inlined
+from ._rules import choice
+from ._scalars import (
     in_place,
     is_own_kind,
     itemsize,
-    lane_of,
     load,
     load_int,
-    load_vector,
     minimum,
     prefetch,
     shift,
-    spread_of,
     stack,
     stack_of,
     stack_wide,
     store,
-    store_vector,
-    total,
     width,
 )
-from ._numba import helper, inlined
-from ._rules import choice
 from ._scan import LOST
 from ._series import BLOCK, PREFETCH, Operand, compose, fill_constant, higher, packed, unpack
+from ._types import WIDTH
+from ._vectors import broadcast, earlier, hidden_zero, lane_of, load_vector, spread_of, store_vector, total
 from ._weighted import PLANES
 
 MEANS = BLOCK + WIDTH  # of a block, behind the one before it
@@ -52,11 +45,10 @@ SETTLED = 2.0**-49  # how far the weights' sum may be from its limit, of that, w
 Block = namedtuple("Block", "tile constant_gate shares kept means_x means_y")
 
 
-@helper
+@inlined
 def copy_state(target, to_row, source, from_row):
     """Copy a series' state."""
-    for plane in range(PLANES):
-        store(target, plane * to_row, load(source, plane * from_row, target))
+    w.copy_planes(load, store, target, to_row, source, from_row, PLANES)
 
 
 @inlined
@@ -175,14 +167,7 @@ def approach_vectors(block, x_rows, repeated, mean, base, centre, results, offse
 
 
 @helper
-def approach_all(rule, block, mean, centre):
-    """Advance a mean by whole vectors; return the one after them, and whether all of them are sound."""
-    none = constant(0.0, mean)
-    return approach_vectors(block, block.tile.x, False, mean, none, centre, block.tile.h, none)
-
-
-@helper
-def add_all(rule, block, total_before, centre):
+def add_all(rule, block, total_before):
     """Advance a sum by whole vectors; return the one after them, and whether all of them are sound."""
     tile, state = block.tile, block.tile.state
     before, zero = broadcast(total_before), broadcast(constant(0.0, total_before))
@@ -196,9 +181,6 @@ def add_all(rule, block, total_before, centre):
         store_vector(tile.h, t, new)
         broken, before = broken + (new - new), spread_of(new, 15)
     return lane_of(before, 0), everywhere(broken == zero)
-
-
-advance = choice("sum", add_all, approach_all)
 
 
 @helper
@@ -223,13 +205,16 @@ def average_block(rule, block, expected):
         count_all(tile, count)
     else:
         find_shares(rule, block)
-        new, sound = advance(rule, block, mean, centre)
+        if w.is_sum(rule):
+            new, sound = add_all(rule, block, mean)
+        else:
+            new, sound = approach_vectors(block, tile.x, False, mean, none, centre, tile.h, none)
     if sound:
         store(state, w.MEAN, new)
     else:
         store(state, w.WEIGHT, weight)
         store(state, w.COUNT, count)
-        w.walk_average(rule, load, store, tile)
+        w.walk_steps(rule, load, store, tile)
     return repeated
 
 
@@ -309,7 +294,7 @@ def covariance_block(rule, block, expected):
         divide_by_room(block)
     else:
         copy_state(state, 1, old, 1)
-        w.walk_covariance(rule, load, store, tile)
+        w.walk_steps(rule, load, store, tile)
     return False
 
 
@@ -317,21 +302,6 @@ def covariance_block(rule, block, expected):
 
 
 block_of = choice("covariance", covariance_block, average_block)
-walk_steps = choice("covariance", w.walk_covariance, w.walk_average)
-
-
-@helper
-def packed_other(rule, here, y, t, steps):
-    return packed(y, t, steps)
-
-
-@inlined
-def same(rule, here, y, t, steps):
-    return here
-
-
-# Where the other series' samples stand: those of the one where there is but one. The two may be of two dtypes.
-others_of = choice("one_series", same, packed_other)
 
 
 @inlined
@@ -371,16 +341,16 @@ def walk(rule, x, y, h, gate, carry, geometry, first, last):
             if by_steps:
                 n = minimum(WIDTH, steps - t)
             x_here = packed(xs, t, n)
-            y_here, gate_here = others_of(rule, x_here, ys, t, n), packed(gates, t, n)
+            y_here, gate_here = w.others_of(rule, packed, x_here, ys, t, n), packed(gates, t, n)
             h_here = h_rows
             if writes_in_place:
                 h_here = in_place(h_rows, shift(hs.at, t * hs.stride))
-            tile = w.Tile(
-                x_here, y_here, gate_here, h_here, itemsize(x_here), itemsize(y_here), itemsize(gate_here),
-                itemsize(h_here), state, size, n, least, load_int(geometry, w.BIAS),
+            tile = w.tile_of(
+                (x_here, itemsize(x_here)), (y_here, itemsize(y_here)), (gate_here, itemsize(gate_here)),
+                (h_here, itemsize(h_here)), state, size, geometry, n, 0,
             )  # fmt: skip
             if by_steps:
-                walk_steps(rule, load, store, tile)
+                w.walk_steps(rule, load, store, tile)
             else:
                 means = shift(means_x, behind), shift(means_y, behind)
                 block = Block(tile, gates.stride == 0, shares, kept, means[0], means[1])

@@ -9,22 +9,6 @@ from collections import namedtuple
 
 from .._layout import ACCUMULATE, REDUCE, STORE
 from .._steps import constant, everywhere, forget_finite, is_finite
-from ._memory import (
-    broadcast,
-    itemsize,
-    load,
-    load_vector,
-    maximum,
-    minimum,
-    misalignment,
-    prefetch,
-    prefetch_to_write,
-    store,
-    store_vector,
-    stream_vector,
-    total,
-    width,
-)
 from ._numba import helper, inlined
 from ._operands import (
     FOUR,
@@ -42,6 +26,8 @@ from ._operands import (
     later,
 )
 from ._rules import a_is_broadcast, adjoint, b_is_broadcast, b_is_reduced, choice, g_is_broadcast, h_is_broadcast, step
+from ._scalars import itemsize, load, maximum, minimum, misalignment, prefetch, prefetch_to_write, store, width
+from ._vectors import broadcast, load_vector, store_vector, stream_vector, total
 
 LINE = 64  # bytes of a cache line
 L1_BYTES = 16 << 10  # of states that stay in the first level of the cache beside the operands

@@ -34,19 +34,15 @@ NAP = 50  # microseconds
 # Nanoseconds: after which a worker yields, so that most of a time slice is left for an item; after which it sleeps,
 # however few turns it was given; and since its last look for work, if it has a processor.
 SLICE, IDLE, RECENT = 200_000, 100_000_000, 5_000
-FEW = 3  # workers that are woken where they do not wait for the caller: of many, one is
 
 # A block's head, in bytes: the next ticket; how many workers there are; addresses; the number of the clock.
 TICKETS, COUNT, RUN, ENTER, SERVE, CLOCK = 0, 64, 72, 80, 88, 96
-START, ALLOCATE, ACQUIRE, RELEASE, YIELD, SLEEP, TIME, THREAD_ID, PROCESSOR, AFFINITY, ALLOW = range(104, 192, 8)
-_ADDRESSES = dict(zip(_python.WORKERS + _python.PLACES, range(START, ALLOW + 8, 8), strict=True))
+START, ALLOCATE, ACQUIRE, RELEASE, YIELD, SLEEP, TIME = range(104, 160, 8)
+_ADDRESSES = dict(zip(_python.WORKERS, range(START, TIME + 8, 8), strict=True))
 SLOTS = 192
-# A slot: its state; the table and the counter that were submitted; a counter for who leads; the processor that the
-# worker was last seen on and when, its lock and thread, room for the time; what it is entered with; processors.
-SLOT, STATE, TABLE, COUNTER_AT, COUNTER, SEEN, LOOKED, LOCK, THREAD, NOW, ENTRY, MASK = (
-    512, 0, 64, 72, 128, 192, 200, 208, 216, 224, 256, 320,
-)  # fmt: skip
-MASK_BYTES = 128
+# A slot: its state; the table and the counter that were submitted; a counter for who leads; when the worker last looked
+# for work; its lock; room for the time; what it is entered with.
+SLOT, STATE, TABLE, COUNTER_AT, COUNTER, LOOKED, LOCK, NOW, ENTRY = 320, 0, 64, 72, 128, 192, 200, 208, 256
 ASLEEP, AWAKE, HELD, TAKEN = range(4)  # states; or the ticket that was submitted, which is larger
 TICKET = 1 << 32  # from one to the next
 LOW = TICKET - 1  # of a word: the int that a function of C returns
@@ -180,39 +176,14 @@ def now(block, room):
 
 
 @helper
-def processor(block):
-    """Return the number of the processor that this thread is on; -1 where the system does not tell."""
-    function = load(block + PROCESSOR)
-    if function == 0:
-        return -1
-    here = ask(function, 0, 0, 0) & LOW
-    return here if here < 8 * MASK_BYTES else -1
-
-
-@helper
-def go_on(block, slot, here, sleeps):
-    """Have a worker that is held go on, woken if it sleeps: on another processor than ``here``, if it may.
-
-    The system may put it on its caller's, where each would wait for the other. Afterwards it may be there again: what
-    else runs where it went may keep it waiting, and the system sees to that.
-    """
-    thread, mask, moves = load(slot + THREAD), slot + MASK, False
-    if here >= 0 and thread != 0 and ask(load(block + AFFINITY), thread, MASK_BYTES, mask) & LOW == 0:
-        word, bit = mask + 8 * (here >> 6), 1 << (here & 63)
-        given = load(word)
-        if given & bit != 0:
-            store(word, given & ~bit)
-            moves = ask(load(block + ALLOW), thread, MASK_BYTES, mask) & LOW == 0  # else it may be nowhere else
-            store(word, given)
-    if sleeps:
-        ask(load(block + RELEASE), load(slot + LOCK), 0, 0)
-    if moves:
-        ask(load(block + ALLOW), thread, MASK_BYTES, mask)
+def wake_up(block, slot):
+    """Wake a worker that sleeps, and is held."""
+    ask(load(block + RELEASE), load(slot + LOCK), 0, 0)
 
 
 def lead(block, table, most):
     """Do a table's items with workers, at most so many; return when all are done."""
-    items, count, here = load(table + ITEMS), load(block + COUNT), processor(block)
+    items, count = load(table + ITEMS), load(block + COUNT)
     if most >= items:
         most = items - 1
     store(table + LEFT, items)
@@ -228,8 +199,8 @@ def lead(block, table, most):
                 store(counter, ticket + items)
             store(slot + TABLE, table)
             store(slot + COUNTER_AT, counter)
-            if state == ASLEEP or load(slot + SEEN) == here:
-                go_on(block, slot, here if most <= FEW else -1, state == ASLEEP)
+            if state == ASLEEP:
+                wake_up(block, slot)
             store(slot + STATE, ticket)
             hired += 1
         k += 1
@@ -255,9 +226,8 @@ def team(run, table):
 
 @helper
 def look(block, slot):
-    """Note that a worker has a processor, and which; return when that was."""
+    """Note that a worker has a processor; return when that was."""
     time = now(block, slot + NOW)
-    store(slot + SEEN, processor(block))
     store(slot + LOOKED, time)
     return time
 
@@ -285,8 +255,6 @@ def serve_ticket(block, slot, ticket, since):
 
 def serve(block, slot):
     """Be a worker."""
-    if load(block + THREAD_ID) != 0:
-        store(slot + THREAD, ask(load(block + THREAD_ID), 0, 0, 0))
     while True:
         turn, begin = 0, look(block, slot)
         since = begin
@@ -304,20 +272,20 @@ def serve(block, slot):
 
 
 def prewake(block, most, room):
-    """Wake workers that sleep, and move those that wait for this thread's processor: so many, as `lead` takes them.
+    """Wake workers that sleep: so many, as `lead` takes them.
 
     Write to the first of the two words of ``room`` how many of them will come when they are given work.
     """
-    here, tried, found, time = processor(block), 0, 0, now(block, room)
+    tried, found, time = 0, 0, now(block, room)
     for k in range(load(block + COUNT)):
         slot = block + SLOTS + k * SLOT
-        state, is_here = load(slot + STATE), here >= 0 and load(slot + SEEN) == here
+        state = load(slot + STATE)
         if tried < most and state <= AWAKE:
             tried += 1
-            if (state == ASLEEP or is_here) and swap(slot + STATE, state, HELD):
-                go_on(block, slot, here if most <= FEW else -1, state == ASLEEP)
+            if state == ASLEEP and swap(slot + STATE, ASLEEP, HELD):
+                wake_up(block, slot)
                 store(slot + STATE, AWAKE)
-            if state == ASLEEP or (not is_here and time - load(slot + LOOKED) < RECENT):
+            if state == ASLEEP or time - load(slot + LOOKED) < RECENT:
                 found += 1
     store(room, found)
 
@@ -336,7 +304,6 @@ def hire(block, most):
                 return
             ask(load(block + ACQUIRE), lock, 1, 0)
             store(slot + LOCK, lock)
-        store(slot + SEEN, -1)
         store(slot + STATE, AWAKE)
         store(slot + ENTRY, load(block + SERVE))
         store(slot + ENTRY + 8, 2)
@@ -383,7 +350,7 @@ def _new_block():
     native = _native.trampolines()
     words[TICKETS // 8], words[RUN // 8], words[ENTER // 8] = TICKET, native.run, native.enter
     words[CLOCK // 8], words[SERVE // 8] = time.CLOCK_MONOTONIC, _native.place_of(_kernel(serve))
-    for name, function in (_python.addresses(_python.WORKERS) | _python.addresses(_python.PLACES)).items():
+    for name, function in _python.addresses(_python.WORKERS).items():
         words[_ADDRESSES[name] // 8] = function
     return _Block(address(words), words, _kernel(lead), _kernel(prewake))
 

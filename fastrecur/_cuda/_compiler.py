@@ -18,7 +18,7 @@ from . import _device
 _I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (8, 16, 32, 64))
 _F16, _F32, _F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 
-# Element name -> (bytes, LLVM type in memory, class), as in _cpu/_memory.py.
+# Element name -> (bytes, LLVM type in memory, class), as in _cpu/_types.py.
 _ELEMENTS = {
     "f2": (2, _F16, "float"),
     "bf2": (2, _I16, "float"),
