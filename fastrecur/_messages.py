@@ -634,7 +634,7 @@ def no_distributed():
 
 
 def no_processes():
-    return "torch.distributed must be initialised first: call torch.distributed.init_process_group"
+    return "torch.distributed must be initialized first: call torch.distributed.init_process_group"
 
 
 def group_type(kind):

@@ -220,7 +220,8 @@ REPLACED = {
     r"(?:is|are) wanted": "requires",
     r"stands?|stood": "is",
     r"(?:must reach|their aim|must and aim)": "a measured figure",
-    r"neighbours?|behaviour|colou?red|normalised?|generalised|centre": "American spelling",
+    r"neighbours?|behaviours?|colours?|centres?|learnt": "American spelling",
+    r"(?:normal|general|material|initial|quant|summar)is(?:e|es|ed|ation)": "American spelling",
 }
 OLD_WORD = re.compile(rf"\b(?:{'|'.join(REPLACED)})\b", re.IGNORECASE)
 
