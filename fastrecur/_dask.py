@@ -85,7 +85,7 @@ def last_axes(value: Any, axes: Sequence[int]) -> tuple[int, ...]:
 
 
 def indices(chunks: Sequence[Any], axis: int, reverse: bool) -> Any:
-    """Yield, for each block of the lanes, the blocks along time in the direction of travel."""
+    """Yield, for each block of the lanes, the blocks along time in the scan direction."""
     lanes = [range(len(c)) if k != axis else (0,) for k, c in enumerate(chunks)]
     steps = range(len(chunks[axis]))
     for index in itertools.product(*lanes):
@@ -461,7 +461,7 @@ def vjp(
 
     def edge(walk: Walk, index: Sequence[int]) -> Any:
         ago = 1 if reverse else -1
-        at = index[axis] + ago  # the chunk before in the direction of travel; one without steps has no state
+        at = index[axis] + ago  # the chunk before in the scan direction; one without steps has no state
         while 0 <= at < count and not p.chunks[axis][at]:
             at += ago
         if not 0 <= at < count:

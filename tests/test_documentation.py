@@ -228,15 +228,6 @@ OLD_WORD = re.compile(rf"\b(?:{'|'.join(REPLACED)})\b", re.IGNORECASE)
 # A text, and a word with another meaning in it.
 ALLOWED = {("examples/speakers.py", "letters")}  # the name of a journal
 
-# Texts that are not in these terms yet.
-NOT_YET = {
-    "docs/howto/qrnn.rst",
-    "docs/howto/streaming.rst",
-    "docs/reference/torch.rst",
-    "fastrecur.torch",
-    "fastrecur.torch.distributed",
-}
-
 
 def public_docstrings(name):
     """Return the docstrings of a module's public names and of their public methods."""
@@ -266,9 +257,7 @@ def texts():
         yield path.relative_to(ROOT).as_posix(), strings(path)
 
 
-@pytest.mark.parametrize(
-    ("name", "text"), [pytest.param(*pair, id=pair[0]) for pair in texts() if pair[0] not in NOT_YET]
-)
+@pytest.mark.parametrize(("name", "text"), [pytest.param(*pair, id=pair[0]) for pair in texts()])
 def test_vocabulary(name, text):
     prose = re.sub(r"``[^`]*``|`[^`\n]*`|https?://\S+|^ *(?:>>>|\.\.\.) .*$", " ", text, flags=re.MULTILINE)
     found = {match[0].lower() for match in OLD_WORD.finditer(prose)}

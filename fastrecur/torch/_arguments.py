@@ -75,7 +75,7 @@ def _check_tensor(name, tensor):
     if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized or _has_names(tensor):
         kind = (
             "a nested one" if tensor.is_nested
-            else "a quantised one" if tensor.is_quantized
+            else "a quantized one" if tensor.is_quantized
             else "a named one" if tensor.layout is torch.strided
             else f"layout {tensor.layout}"
         )  # fmt: skip

@@ -1,6 +1,6 @@
 """Derivatives: the adjoint of a linear recurrence is one in the other direction, so the family is closed.
 
-For the direction of travel ``h[t] = q[t]*h' + c[t]``, with ``h'`` the state before and ``q`` the decay (``a``, or
+For the scan direction ``h[t] = q[t]*h' + c[t]``, with ``h'`` the state before and ``q`` the decay (``a``, or
 ``1 - f``), the adjoint state is ``D[t] = g[t] + conj(q[t+1])*D[t+1]``, and
 
 * a tangent of the states is the linear recurrence with ``q`` over the tangent of one step for a fixed ``h'``;
@@ -331,7 +331,7 @@ def _masked(array, valid):
 
 
 def _shifted(array, first, valid, axis, reverse):
-    """Return each step's neighbour before it in the direction of travel: ``first`` (None: zeros) for the first."""
+    """Return each step's neighbour before it in the scan direction: ``first`` (None: zeros) for the first."""
     steps = array.shape[axis]
     if steps == 0:
         return array
@@ -341,7 +341,7 @@ def _shifted(array, first, valid, axis, reverse):
 
 
 def _before(h, h0, lengths, axis, reverse):
-    """Return the state before each step, in the direction of travel."""
+    """Return the state before each step, in the scan direction."""
     h0 = h.new_zeros(h.shape[:axis] + h.shape[axis + 1 :]) if h0 is None else h0
     h0 = h0.to(h.dtype).expand(h.shape[:axis] + h.shape[axis + 1 :])
     before = _shifted(h, h0, None, axis, reverse)
@@ -351,7 +351,7 @@ def _before(h, h0, lengths, axis, reverse):
 
 
 def _first(array, lengths, axis, reverse):
-    """Return the first valid step in the direction of travel; zeros where there is none."""
+    """Return the first valid step in the scan direction; zeros where there is none."""
     if array.shape[axis] == 0:
         return array.sum(axis)
     if lengths is None or not reverse:

@@ -49,7 +49,7 @@ def members(name):
 
 
 def place_of(name, reverse):
-    """Return which rank of a group, counted in the direction of travel, this process is, and how many there are."""
+    """Return which rank of a group, counted in the scan direction, this process is, and how many there are."""
     _, rank, size = members(name)
     return size - 1 - rank if reverse else rank, size
 

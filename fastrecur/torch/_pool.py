@@ -59,7 +59,7 @@ class Layout:
         return part
 
     def on_gpu(self, owner, device):
-        """Return the rows of steps in the direction of travel, and lengths, as tensors on a GPU; None where not needed.
+        """Return the rows of steps in the scan direction, and lengths, as tensors on a GPU; None where not needed.
 
         The copy does not wait for the GPU.
         """

@@ -1,4 +1,4 @@
-"""A quasi-recurrent network on a sequence whose time is held in stretches, one a rank."""
+"""A quasi-recurrent network on a sequence whose time is held in shards, one for each rank."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from .qrnn_layer import REVERSE, QRNNLayer
 
 
 class SequenceParallel(nn.Module):
-    r"""A `QRNN` or a `QRNNLayer` on a sequence whose time is held in stretches, one by each rank of a group.
+    r"""A `QRNN` or a `QRNNLayer` on a sequence whose time is held in shards, one by each rank of a group.
 
-    Called as the network itself: each rank with its own stretch, in the order of the ranks, and gets the output at its
+    Called as the network itself: each rank with its own shard, in the order of the ranks, and gets the output at its
     own steps. Outputs, states and gradients are those of the network on one process that has the whole sequence.
 
     Parameters
@@ -45,7 +45,7 @@ class SequenceParallel(nn.Module):
     -----
     Collective: every rank must call it with the same batch, and differentiate if one does. Every layer and direction
     has one all-gather for its recurrence, forward and back, and one more for the ``window - 1`` inputs before each
-    stretch. The gradients of all parameters are added up over the group by one all-reduce at the end of the backward
+    shard. The gradients of all parameters are added up over the group by one all-reduce at the end of the backward
     pass, so each rank has the whole gradient of the sum of the ranks' losses, and takes the same step with it. Wrap in
     `torch.nn.parallel.DistributedDataParallel` over the ranks that hold *other* sequences at the same place, not over
     `group`.
@@ -89,10 +89,10 @@ class SequenceParallel(nn.Module):
         Parameters
         ----------
         input : Tensor
-            This rank's stretch in a form that the network takes: any number of steps, also none. Not packed.
+            This rank's shard in a form that the network takes: any number of steps, also none. Not packed.
         hidden : Tensor or list of Tensor, optional
             The states before the whole sequence, as the network takes them, read by the rank where a direction begins.
-            Its gradient stands there alone: the sum over the ranks is the whole.
+            Its gradient is there alone: the sum over the ranks is the whole.
 
         Returns
         -------
@@ -207,10 +207,10 @@ class _Sum(Function):
 
 
 class _Reach(Function):
-    """The inputs before a stretch, and the last ones of all.
+    """The inputs before a shard, and the last ones of all.
 
-    ``(rows, saved, reverse, wants, group) -> (previous, last)``; ``saved`` stands before all stretches. Every rank
-    tells its last rows, and which of them it has: a stretch may be shorter than what the next one sees of it.
+    ``(rows, saved, reverse, wants, group) -> (previous, last)``; ``saved`` precedes all shards. Every rank
+    tells its last rows, and which of them it has: a shard may be shorter than what the next one sees of it.
     """
 
     @staticmethod
@@ -229,7 +229,7 @@ class _Reach(Function):
 
 
 class _ReachBack(Function):
-    """The adjoint of `_Reach`: cotangents of the inputs before stretches go back to the ranks that hold these."""
+    """The adjoint of `_Reach`: cotangents of the inputs before shards go back to the ranks that hold these."""
 
     @staticmethod
     def forward(
@@ -262,7 +262,7 @@ def _turned(rows: Tensor, reverse: bool) -> Tensor:
 
 
 def _edges(rows: Tensor, before: int, reverse: bool, wants: bool, group: str) -> tuple[Tensor, Tensor, int]:
-    """Return all ranks' last rows, which of them reach each rank and the end, and where this rank stands.
+    """Return all ranks' last rows, which of them reach each rank and the end, and which of them is this rank's.
 
     All is in the order of travel.
     """

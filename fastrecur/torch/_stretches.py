@@ -1,6 +1,6 @@
 """A recurrence whose time is held in stretches, one a rank: summaries, one exchange, and the walk of one's own stretch.
 
-In the direction of travel a stretch makes ``A*h + B`` of the state ``h`` that it is reached by. So every rank needs of
+In the scan direction a stretch makes ``A*h + B`` of the state ``h`` that it is reached by. So every rank needs of
 the others ``A`` and ``B`` alone: the ranks' summaries are a linear recurrence once more, over ranks, which each rank
 walks for itself. Then it walks its stretch from the state that reaches it. The gradient does the same against time.
 
@@ -87,7 +87,7 @@ def _composed_summary(family, a, b, start, lengths, axis, reverse, dtype, back):
 
 
 def compose(products, ends, start, reverse, known=()):
-    """Return the state before and behind every rank, in the direction of travel, and None or where to use none.
+    """Return the state before and behind every rank, in the scan direction, and None or where to use none.
 
     They are of no use where a composed state is not finite or has cancelled: that rank's own walk might have gone
     another way. The ends of ranks whose places are ``known`` are such walks'.

@@ -1,4 +1,4 @@
-"""What a step sees: its own input and those before it in the direction of travel, side by side."""
+"""What a step sees: its own input and those before it in the scan direction, side by side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 def windows(rows, window, previous, reverse, keeps):
     """Return (T, B, window*I) of rows, (T, B, I), and, if it `keeps` them, the last ``window - 1`` for the next call.
 
-    `previous`, (window - 1, B, I), stands before the first step in the direction of travel; None is zeros.
+    `previous`, (window - 1, B, I), stands before the first step in the scan direction; None is zeros.
     """
     if window == 1:
         return rows, None

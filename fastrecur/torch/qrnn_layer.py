@@ -79,7 +79,7 @@ class QRNNLayer(nn.Module):
     ----------
     linear : Module
         The product, whose weight has ``3H`` rows, for z, f and o in this order, and ``window*input_size`` columns, the
-        present input's first. It is called as a module, so that it may be hooked, pruned, quantised or replaced, by a
+        present input's first. It is called as a module, so that it may be hooked, pruned, quantized or replaced, by a
         `WeightDrop` for example.
         Without gradients on the CPU, a plain one's product is made in blocks that are pooled while they are
         in the cache, in float32 by oneDNN on AMD's processors from Zen 5 on: last digits may differ from training's.
