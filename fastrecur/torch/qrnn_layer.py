@@ -71,7 +71,7 @@ class QRNNLayer(nn.Module):
     batch_first : bool, default False
         The input and output are (B, T, features). Does not affect the states.
     reverse : bool, default False
-        Travel from the last step to the first.
+        Scan from the last step to the first.
     device, dtype : optional
         Of the weights.
 
