@@ -18,6 +18,7 @@ import numpy as np
 
 from . import _messages as say
 from ._cpu import _native, _workers
+from ._cpu._types import INTERPRETED
 
 _threads: int | None = None
 _lent = threading.local()
@@ -147,6 +148,8 @@ def prewake(threads: int) -> int:
 
     Return for how many threads to prepare it: fewer where others have the workers' processors, or have the workers.
     """
+    if INTERPRETED:  # what is not compiled runs on this thread, part by part
+        return threads
     return _workers.wake(threads) if _workers.can_hire() else 1
 
 
