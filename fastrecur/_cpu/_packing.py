@@ -28,8 +28,8 @@ from ._transposes import copy_every, copy_turned, stack_lines, stream_lines
 from ._types import LINE, OCTET, WIDTH
 from ._vectors import load_vector, store_vector, total
 
-MANY_SERIES, FEW_STEPS = 512, 8  # of a block,
-FEW_SERIES, MANY_STEPS = 64, 64  # or, where steps of an operand stand nearer than series do, or few series follow
+MANY_SERIES, FEW_STEPS = 256, 8  # of a block: six panels of complex128 fit a stack of half a megabyte;
+FEW_SERIES, MANY_STEPS = 32, 64  # or, where steps of an operand are nearer than series, or few series follow
 PADDING = 16  # numbers between a panel's rows: those of a power of two would have one set of the cache
 PANEL = max((MANY_SERIES + PADDING) * FEW_STEPS, (FEW_SERIES + PADDING) * MANY_STEPS)
 EPOCH = 1 << 20  # steps from which valid steps are counted anew: exact in float32
