@@ -161,3 +161,26 @@ def test_subclasses_that_are_plain_arrays():
     for array in [X.view(Plain), X.view(np.recarray)]:
         assert type(fastrecur.forget_mult(F, array)) is np.ndarray
         assert_same_bits(fastrecur.forget_mult(F, array), H)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
+def test_lengths_of_any_library_beside_operands_of_any(dtype):
+    torch = pytest.importorskip("torch")
+    f, x, lengths = np.full((4, 3), 0.5), np.arange(12.0).reshape(4, 3), [4, 0, 2]
+    expected = fastrecur.forget_mult(f, x, lengths=lengths)
+    lazy = pytest.importorskip("dask.array").from_array(x, chunks=(2, 3))
+    for given in (lengths, np.array(lengths, dtype), torch.tensor(lengths, dtype=getattr(torch, dtype))):
+        np.testing.assert_array_equal(fastrecur.forget_mult(f, x, lengths=given), expected)
+        result = fastrecur.forget_mult(torch.tensor(f), torch.tensor(x), lengths=given)
+        np.testing.assert_array_equal(result.numpy(), expected)
+        np.testing.assert_array_equal(fastrecur.forget_mult(f, lazy, lengths=given).compute(), expected)
+        wanted = torch.tensor(x, requires_grad=True)
+        fastrecur.forget_mult(torch.tensor(f), wanted, lengths=given).sum().backward()
+        grads = fastrecur.forget_mult_vjp(np.ones((4, 3)), f, x, expected, lengths=given)
+        np.testing.assert_allclose(wanted.grad.numpy(), grads[1])
+    for bad in (torch.tensor([1, 5, 2]), np.array([1, -1, 2])):
+        for pair in ((f, x), (torch.tensor(f), torch.tensor(x))):
+            with pytest.raises(ValueError, match=r"`lengths` must be in 0\.\.4"):
+                fastrecur.forget_mult(*pair, lengths=bad)
+    with pytest.raises(TypeError, match="`lengths` must hold integers"):
+        fastrecur.forget_mult(f, x, lengths=torch.ones(3))
