@@ -45,7 +45,6 @@ SLOTS = 192
 SLOT, STATE, TABLE, COUNTER_AT, COUNTER, LOOKED, LOCK, NOW, ENTRY = 320, 0, 64, 72, 128, 192, 200, 208, 256
 ASLEEP, AWAKE, HELD, TAKEN = range(4)  # states; or the ticket that was submitted, which is larger
 TICKET = 1 << 32  # from one to the next
-LOW = TICKET - 1  # of a word: the int that a function of C returns
 
 LEFT, ITEMS, CALLS, CHAIN, DONE, HEAD, ROW = (
     8 * word
