@@ -110,7 +110,7 @@ def forget_decay(f):
     return constant(1.0, f) - f
 
 
-def forget_intake(f, x):
+def forget_input(f, x):
     """Return what the step adds to the decayed state."""
     return f * x
 
@@ -130,7 +130,7 @@ def linear_decay(a):
     return a
 
 
-def linear_intake(a, b):
+def linear_input(a, b):
     """Return what the step adds to the decayed state."""
     return b
 

@@ -21,7 +21,7 @@ from fastrecur._cpu import _rows
 _rows.HUGE_PAGE = 4096
 _run._is_new = lambda place, nbytes: True  # all memory is
 provided = []
-_rows.own_page = lambda place, offset: provided.append(offset)
+_rows.prefault = lambda place, offset: provided.append(offset)
 fastrecur.set_num_threads(2)
 for dtype in (np.float32, np.float64):
     x = np.full((64, 128), 0.5, dtype)

@@ -7,7 +7,7 @@ import numpy as np
 from .. import _steps
 from .._steps import constant
 from ._numba import helper, inlined
-from ._scalars import itemsize, load, load_int, maximum, prefetch, prefetch_to_write, shift, store, width
+from ._scalars import itemsize, load, load_int, maximum, prefetch, prefetch_for_write, shift, store, width
 from ._vectors import broadcast, load_vector, store_vector
 
 advantage = inlined(_steps.advantage)
@@ -56,7 +56,7 @@ def walk(rewards, values, successors, ends, cuts, h, carry, geometry, first, las
             for j in range(0, whole, width(carry)):
                 prefetch(row.rewards, j, ahead)
                 prefetch(row.values, j, ahead)
-                prefetch_to_write(row.h, j, ahead)
+                prefetch_for_write(row.h, j, ahead)
                 advance(load_vector, store_vector, row, j, broadcast(gamma), broadcast(decay))
             for j in range(whole, high - low):
                 advance(load, store, row, j, gamma, decay)

@@ -10,21 +10,21 @@ from .._steps import constant
 from ._numba import inlined
 from ._operands import NO, Gradient, bytes_of, gradient_later, inputs_later, later
 from ._rules import a_is_broadcast, adjoint, b_is_broadcast, g_is_broadcast, h_is_broadcast, step
-from ._scalars import load, prefetch, prefetch_to_write, store
-from ._vectors import load_row, row_total, spread_row, store_row
+from ._scalars import load, prefetch, prefetch_for_write, store
+from ._vectors import broadcast_row, load_row, row_total, store_row
 
 
 @inlined
 def row_of(rule, is_broadcast, x, carry, far):
     """Return a row; or what there is for all of it. What is read later is prefetched."""
     prefetch(x.at, 0, bytes_of(x, far))
-    return spread_row(rule, load(x.at, 0, carry)) if is_broadcast else load_row(rule, x.at, carry)
+    return broadcast_row(rule, load(x.at, 0, carry)) if is_broadcast else load_row(rule, x.at, carry)
 
 
 @inlined
 def put(rule, x, value, far):
     """Write a row; what is written later is prefetched."""
-    prefetch_to_write(x.at, 0, bytes_of(x, far))
+    prefetch_for_write(x.at, 0, bytes_of(x, far))
     store_row(rule, x.at, value)
 
 
@@ -75,7 +75,7 @@ def take_back(rule, x, before, r, to_a, to_b, totals, far):
 @inlined
 def take_all_back(rule, carry, x, to_a, to_b, steps, has_first, far):
     """Take a row back by some steps, the last of which has the first states before it, or (0) not."""
-    zero = spread_row(rule, constant(0.0, load(carry, 0, carry)))
+    zero = broadcast_row(rule, constant(0.0, load(carry, 0, carry)))
     r, totals = load_row(rule, carry, carry), (zero, zero)
     for ago in range(steps - has_first):
         now, a_now, b_now = inputs_later(x, -ago), gradient_later(to_a, -ago), gradient_later(to_b, -ago)

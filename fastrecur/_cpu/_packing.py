@@ -24,7 +24,7 @@ from ._scalars import (
     store,
     width,
 )
-from ._transposes import copy_every, copy_turned, stack_lines, stream_lines
+from ._transposes import copy_strided, copy_transposed8, stack_lines, stream_lines
 from ._types import LINE, OCTET, WIDTH
 from ._vectors import load_vector, store_vector, total
 
@@ -157,11 +157,11 @@ def copy_transposed(to, source, count, steps, ahead):
                 for i in range(OCTET):
                     prefetch(here, 0, i * source.apart + ahead * source.time)
             if unpacks:
-                copy_turned(there, to.apart, here, -source.time if down else source.time, 1)
+                copy_transposed8(there, to.apart, here, -source.time if down else source.time, 1)
             elif every == 1:
-                copy_turned(there, -to.time if down else to.time, here, source.apart, 1)
+                copy_transposed8(there, -to.time if down else to.time, here, source.apart, 1)
             else:
-                copy_turned(there, -to.time if down else to.time, here, source.apart, 2)
+                copy_transposed8(there, -to.time if down else to.time, here, source.apart, 2)
     return count - count % OCTET
 
 
@@ -178,7 +178,7 @@ def stream_transposed(to, source, count, steps):
         for k in range(0, steps, LINE // size):
             for n in range(0, LINE // size, OCTET):
                 here = shift(source.pointer, j * source.apart + (k + n) * source.time)
-                copy_turned(shift(lines, n * size), LINE, here, source.time, 1)
+                copy_transposed8(shift(lines, n * size), LINE, here, source.time, 1)
             stream_lines(lines, shift(to.pointer, j * to.apart + k * to.time), places)
     return count - count % OCTET
 
@@ -203,11 +203,11 @@ def copy(to, source, count, steps, ahead):
         done = 0
         if source.apart == -size:
             for j in range(0, whole, WIDTH):
-                copy_every(there, j, shift(here, j * source.apart), -1)
+                copy_strided(there, j, shift(here, j * source.apart), -1)
             done = whole
         elif source.apart == 2 * size:
             for j in range(0, whole, WIDTH):
-                copy_every(there, j, shift(here, j * source.apart), 2)
+                copy_strided(there, j, shift(here, j * source.apart), 2)
             done = whole
         for j in range(done, count):
             copy_number(shift(there, j * to.apart), 0, shift(here, j * source.apart), 0)

@@ -29,7 +29,7 @@ from ._operands import (
     valid_part,
 )
 from ._rules import a_is_broadcast, b_is_broadcast, choice, g_is_broadcast, h_is_broadcast, is_narrow
-from ._scalars import fence, itemsize, maximum, minimum, own_page, shift
+from ._scalars import fence, itemsize, maximum, minimum, prefault, shift
 
 HUGE_PAGE = 2 << 20
 PAGES_AHEAD = 2
@@ -65,7 +65,7 @@ def distance(rule, room, count, k, rows, steps, way, row_way):
 
 
 @helper
-def prefault(x, head, done, span, way):
+def prefault_pages(x, head, done, span, way):
     """Touch the large pages that will be reached soon, behind the first ``done`` steps: one thread each.
 
     The system clears a page when it is touched, and all threads that touch it wait.
@@ -76,7 +76,7 @@ def prefault(x, head, done, span, way):
     first = PAGES_AHEAD + (done * length) // HUGE_PAGE if done > 0 else 0
     for page in range(first, PAGES_AHEAD + ((done + span) * length) // HUGE_PAGE):
         if page % head.prefault_threads == head.prefault_thread and page * HUGE_PAGE < reach:
-            own_page(x.at, way * page * HUGE_PAGE)
+            prefault(x.at, way * page * HUGE_PAGE)
 
 
 def forward(
@@ -101,7 +101,7 @@ def forward(
         for t in range(0, steps, chunk):
             end = minimum(t + chunk, steps)
             if must_prefault:
-                prefault(find(all_h, ZERO, ZERO, outer, ZERO), head, t, end - t, ONE)
+                prefault_pages(find(all_h, ZERO, ZERO, outer, ZERO), head, t, end - t, ONE)
             for k in range(rows):
                 row = row_first + k if row_way > 0 else row_last - 1 - k
                 start, stop, _ = valid_part(all_lengths, row, outer, head, t, end)
@@ -173,9 +173,9 @@ def vjp(
                 part = ago // head.sum_steps * head.sum_bytes
             t, end = head.steps - ago - span, head.steps - ago
             if must_prefault and head.a_mode == STORE:
-                prefault(find(all_to_a, head.steps - 1, ZERO, outer, ZERO), head, ago, span, -ONE)
+                prefault_pages(find(all_to_a, head.steps - 1, ZERO, outer, ZERO), head, ago, span, -ONE)
             if must_prefault and head.b_mode == STORE:
-                prefault(find(all_to_b, head.steps - 1, ZERO, outer, ZERO), head, ago, span, -ONE)
+                prefault_pages(find(all_to_b, head.steps - 1, ZERO, outer, ZERO), head, ago, span, -ONE)
             for k in range(rows):
                 row = row_first + k if row_way > 0 else row_last - 1 - k
                 start, stop, has_first = valid_part(all_lengths, row, outer, head, t, end)

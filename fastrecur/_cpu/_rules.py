@@ -11,13 +11,13 @@ from .. import _pooling, _steps
 from ._arithmetic import compiled_truth, implement
 from ._numba import HELPER, INLINE, inlined
 
-# Rule -> step, adjoint, decay, intake, and the two operands' values that leave the state as it is.
+# Rule -> step, adjoint, decay, input, and the two operands' values that leave the state as it is.
 RULES = {
-    "forget_wide": (_steps.forget_wide, _steps.forget_adjoint, _steps.forget_decay, _steps.forget_intake, 0.0, 0.0),
-    "forget_same": (_steps.forget_same, _steps.forget_adjoint, _steps.forget_decay, _steps.forget_intake, 0.0, 0.0),
-    "linear": (_steps.linear, _steps.linear_adjoint, _steps.linear_decay, _steps.linear_intake, 1.0, 0.0),
+    "forget_wide": (_steps.forget_wide, _steps.forget_adjoint, _steps.forget_decay, _steps.forget_input, 0.0, 0.0),
+    "forget_same": (_steps.forget_same, _steps.forget_adjoint, _steps.forget_decay, _steps.forget_input, 0.0, 0.0),
+    "linear": (_steps.linear, _steps.linear_adjoint, _steps.linear_decay, _steps.linear_input, 1.0, 0.0),
 }
-STEP, ADJOINT, DECAY, INTAKE = range(4)
+STEP, ADJOINT, DECAY, INPUT = range(4)
 _COMPILED = {function: inlined(function) for rule in RULES.values() for function in rule[:4]}
 
 
@@ -81,7 +81,7 @@ def _by_rule(which):
 step = _by_rule(STEP)  # of (h, a, b): the next state
 adjoint = _by_rule(ADJOINT)  # of (g, a, b, h): the cotangents of both operands and of the state before
 decay = _by_rule(DECAY)  # of (a): what a step multiplies the state by
-intake = _by_rule(INTAKE)  # of (a, b): what a step adds to the decayed state
+step_input = _by_rule(INPUT)  # of (a, b): what a step adds to the decayed state
 
 
 def neutral(rule, like):

@@ -152,13 +152,13 @@ def width(carry):
 
 
 @primitive(types.boolean, constant_of(lambda buffer, pointer: buffer == pointer, I1))
-def is_own_kind(buffer, pointer):
+def is_same_kind(buffer, pointer):
     return buffer.dtype == pointer.dtype
 
 
 @primitive(first, lambda emitter, buffer, place: place if emitter.kinds[0] == emitter.kinds[1] else buffer)
 def in_place(buffer, pointer):
-    return pointer if is_own_kind(buffer, pointer) else buffer
+    return pointer if is_same_kind(buffer, pointer) else buffer
 
 
 def _misalignment(emitter, place):
@@ -269,7 +269,7 @@ def prefetch(pointer, index, distance):
 
 
 @primitive(types.none, _prefetching(for_write=True))
-def prefetch_to_write(pointer, index, distance):
+def prefetch_for_write(pointer, index, distance):
     pass
 
 
@@ -281,7 +281,7 @@ def _prefault(emitter, place, offset):
 
 
 @primitive(types.none, _prefault)
-def own_page(pointer, offset):
+def prefault(pointer, offset):
     """Have the system provide a page now."""
 
 

@@ -26,18 +26,18 @@ from . import _series
 from ._numba import helper, inlined
 from ._operands import valid_range
 from ._packing import lane_offset, strides_of
-from ._rules import a_is_time_invariant, decay, intake, is_average, is_rounded, step
+from ._rules import a_is_time_invariant, decay, is_average, is_rounded, step, step_input
 from ._scalars import (
     fence,
     in_place,
-    is_own_kind,
+    is_same_kind,
     itemsize,
     load,
     load_int,
     maximum,
     minimum,
     prefetch,
-    prefetch_to_write,
+    prefetch_for_write,
     shift,
     stack,
     stack_of,
@@ -45,7 +45,7 @@ from ._scalars import (
     width,
 )
 from ._series import BLOCK, NO_STEPS, PREFETCH, WHOLE_BLOCK, Operand, compose, higher, lower, packed
-from ._vectors import broadcast, earlier, hidden_zero, lane_of, load_vector, spread_of, store_vector, total
+from ._vectors import broadcast, broadcast_lane, earlier, lane_of, load_vector, opaque_zero, store_vector, total
 
 # Phases. WARM_UP and PART do not look at the result that they follow: HOLD does. PART leaves what is behind the whole
 # blocks.
@@ -107,7 +107,7 @@ def rows_of(x, t, is_in_place):
 @inlined
 def may_stand(x):
     """Return whether a block's results could be written in place."""
-    return is_own_kind(x.rows, x.at) and x.stride == itemsize(x.at)
+    return is_same_kind(x.rows, x.at) and x.stride == itemsize(x.at)
 
 
 @inlined
@@ -212,11 +212,11 @@ def walk_vectors(rule, a_rows, b_rows, h_rows, summary, steps, h, keeps):
         if not a_is_time_invariant(rule):
             prefetch(a_rows, t, PREFETCH)
             gate = load_vector(a_rows, t, summary)
-        least, kept, none = lower(least, headroom(rule, gate)), decay(rule, gate), hidden_zero(gate)
+        least, kept, none = lower(least, headroom(rule, gate)), decay(rule, gate), opaque_zero(gate)
         if centred:
             centre = broadcast(origin)
             weights = compose(earlier, kept, gate, none)[1]
-            products, offsets = compose(earlier, kept, intake(rule, gate, value - centre), none)
+            products, offsets = compose(earlier, kept, step_input(rule, gate, value - centre), none)
             # From the nearer end. A summary is the same of deviations: it has its centre at 0.
             from_start = weights < broadcast(half)
             share = select(from_start, weights, -products)
@@ -226,13 +226,13 @@ def walk_vectors(rule, a_rows, b_rows, h_rows, summary, steps, h, keeps):
             finite = fma(new, broadcast(zero), finite)
             weight = fma(weights, broadcast(one) - weight, weight)
         else:
-            products, offsets = compose(earlier, kept, intake(rule, gate, value), none)
+            products, offsets = compose(earlier, kept, step_input(rule, gate, value), none)
             new, end = fma(products, before, offsets), fma(products, end, offsets)
             if not is_average(rule):
                 peak = higher(peak, magnitude(value))
-        product, before = product * products, spread_of(new, 15)
+        product, before = product * products, broadcast_lane(new, 15)
         if keeps:
-            prefetch_to_write(h_rows, t, PREFETCH)
+            prefetch_for_write(h_rows, t, PREFETCH)
             store_vector(h_rows, t, new)
     inside, most = everywhere(least == magnitude(least)), total(peak)
     store(summary, DECAY, lane_of(product, 15) if inside else constant(NOT_A_NUMBER, h))

@@ -16,7 +16,7 @@ from ._scalars import (
     maximum,
     minimum,
     prefetch,
-    prefetch_to_write,
+    prefetch_for_write,
     shift,
     stack,
     stack_of,
@@ -25,7 +25,7 @@ from ._scalars import (
 )
 from ._scan import CARRY_IN, DECAY, OFFSET, PEAK, SUMMARY, operand
 from ._series import BLOCK, NO_STEPS, PREFETCH, compose, higher, lower, packed
-from ._vectors import broadcast, earlier, lane_of, later, load_vector, spread_of, store_vector, total
+from ._vectors import broadcast, broadcast_lane, earlier, lane_of, later, load_vector, store_vector, total
 
 # A gradient: where it is stored, its partial sums if it is accumulated, bytes from one to the next, and output mode.
 Gradient = namedtuple("Gradient", "to sums sum_bytes mode in_place")
@@ -82,8 +82,8 @@ def walk_vectors_back(rule, rows, summary, steps, r, keeps):
         if keeps:
             prefetch(rows.b, t, -PREFETCH)
             prefetch(rows.h, t, -PREFETCH)
-            prefetch_to_write(rows.to_a, t, -PREFETCH)
-            prefetch_to_write(rows.to_b, t, -PREFETCH)
+            prefetch_for_write(rows.to_a, t, -PREFETCH)
+            prefetch_for_write(rows.to_b, t, -PREFETCH)
             value = load_vector(rows.b, t, summary)
             if t > 0:
                 before = load_vector(rows.h, t - 1, summary)
@@ -92,7 +92,7 @@ def walk_vectors_back(rule, rows, summary, steps, r, keeps):
             grad_a, grad_b, _ = adjoint(rule, g + later(onward, after, 1), gate, value, before)
             store_vector(rows.to_a, t, grad_a)
             store_vector(rows.to_b, t, grad_b)
-        end, product, after = fma(products, end, ends), products * product, spread_of(onward, 0)
+        end, product, after = fma(products, end, ends), products * product, broadcast_lane(onward, 0)
     inside, bound = everywhere(lower(broadcast(one), most) == most), total(peak)
     store(summary, DECAY, lane_of(product, 0) if inside else constant(_scan.NOT_A_NUMBER, r))
     store(summary, OFFSET, lane_of(end, 0))

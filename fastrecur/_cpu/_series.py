@@ -15,18 +15,18 @@ from .._steps import constant, fma, select
 from ._numba import helper, inlined
 from ._scalars import (
     in_place,
-    is_own_kind,
+    is_same_kind,
     itemsize,
     load,
     minimum,
     misalignment,
     prefetch,
-    prefetch_to_write,
+    prefetch_for_write,
     shift,
     store,
     width,
 )
-from ._vectors import broadcast, load_vector, store_vector, stream_vector, turned
+from ._vectors import broadcast, load_vector, reverse_lanes, store_vector, stream_vector
 
 BLOCK = 512  # steps
 PREFETCH = 1024  # bytes: prefetch distance within packed steps
@@ -88,7 +88,7 @@ def pack(rows, source, stride, steps, ahead):
             store_vector(rows, t, load_vector(source, t, rows))
         else:
             prefetch(source, 1 - t - lanes, ahead)
-            store_vector(rows, t, turned(load_vector(source, 1 - t - lanes, rows)))
+            store_vector(rows, t, reverse_lanes(load_vector(source, 1 - t - lanes, rows)))
     prefetches = is_met_backwards(stride, ahead)
     for t in range(whole, steps):
         here = shift(source, t * stride)
@@ -101,7 +101,7 @@ def pack(rows, source, stride, steps, ahead):
 def packed(x, t, steps):
     """Return where steps from ``t`` on are contiguous: in memory, else in the operand's buffer."""
     source = shift(x.at, t * x.stride)
-    if is_own_kind(x.rows, source) and x.stride == itemsize(source):
+    if is_same_kind(x.rows, source) and x.stride == itemsize(source):
         return in_place(x.rows, source)
     if x.stride != 0:  # else the buffer is filled
         pack(x.rows, source, x.stride, steps, x.ahead)
@@ -118,7 +118,7 @@ def stream(target, stride, rows, steps):
     tail = head + (steps - head) // line * line
     for j in range(head, tail, lanes):
         if down:
-            stream_vector(lowest, j, turned(load_vector(rows, steps - lanes - j, rows)))
+            stream_vector(lowest, j, reverse_lanes(load_vector(rows, steps - lanes - j, rows)))
         else:
             stream_vector(lowest, j, load_vector(rows, j, rows))
     for k in range(head + steps - tail):
@@ -138,12 +138,12 @@ def unpack(x, t, steps, streams):
         if x.stride > 0:
             store_vector(target, k, load_vector(rows, k, rows))
         else:
-            store_vector(target, 1 - k - lanes, turned(load_vector(rows, k, rows)))
+            store_vector(target, 1 - k - lanes, reverse_lanes(load_vector(rows, k, rows)))
     prefetches = is_met_backwards(x.stride, x.ahead)
     for k in range(whole, steps):
         there = shift(target, k * x.stride)
         if prefetches:
-            prefetch_to_write(there, 0, x.ahead)
+            prefetch_for_write(there, 0, x.ahead)
         store(there, 0, load(rows, k, rows))
 
 

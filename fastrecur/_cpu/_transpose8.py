@@ -20,7 +20,7 @@ from ._transposes import (
     collect_octet,
     load_octet,
     prefetch_octet,
-    prefetch_octet_to_write,
+    prefetch_octet_for_write,
     stack_lines,
     store_octet,
     stream_lines,
@@ -106,7 +106,7 @@ def store_one_of_many(rule, x, direction, t, rows, streaming):
     else:
         if begins_line(x, t):
             distance = direction * (AHEAD // itemsize(x.at)) * x.time
-            prefetch_octet_to_write(shift(x.at, t * x.time), x.offsets, distance)
+            prefetch_octet_for_write(shift(x.at, t * x.time), x.offsets, distance)
         store8(rule, x, t, rows)
 
 

@@ -70,20 +70,20 @@ def _load_strided(builder, pointer, source, offset, step, count):
     return numbers
 
 
-def _copy_every(emitter, target, at, source, step):
+def _copy_strided(emitter, target, at, source, step):
     builder, (to, _, from_, _) = emitter.builder, emitter.kinds
     numbers = _load_strided(builder, from_, source, ir.Constant(I64, 0), step, WIDTH)
     write(builder, to, numbers, element_at(builder, to, target, at))
 
 
-@primitive(types.none, _copy_every, literal=True)
-def copy_every(target, at, source, step):
+@primitive(types.none, _copy_strided, literal=True)
+def copy_strided(target, at, source, step):
     """Copy a vector of numbers as they stand in memory: each ``step``-th from the source on; -1: those before it."""
     for j in range(WIDTH):
         copy_number(target, at + j, source, j * step)
 
 
-def _copy_transposed(emitter, target, to_row, source, row, step):
+def _copy_transposed8(emitter, target, to_row, source, row, step):
     builder, (to, _, from_, _, _) = emitter.builder, emitter.kinds
     offsets = [scaled(builder, row, k) for k in range(OCTET)]
     rows = [_load_strided(builder, from_, source, offset, step, OCTET) for offset in offsets]
@@ -91,8 +91,8 @@ def _copy_transposed(emitter, target, to_row, source, row, step):
         write(builder, to, numbers, moved(builder, target, scaled(builder, to_row, k)))
 
 
-@primitive(types.none, _copy_transposed, literal=True)
-def copy_turned(target, to_row, source, row, step):
+@primitive(types.none, _copy_transposed8, literal=True)
+def copy_transposed8(target, to_row, source, row, step):
     """Copy 8 rows of 8 numbers, each ``step``-th; what is first in each becomes the first row."""
     for k in range(OCTET):
         for j in range(OCTET):
@@ -194,5 +194,5 @@ def prefetch_octet(pointer, offsets, distance):
 
 
 @primitive(types.none, _prefetching_octet(for_write=True))
-def prefetch_octet_to_write(pointer, offsets, distance):
+def prefetch_octet_for_write(pointer, offsets, distance):
     pass

@@ -114,14 +114,14 @@ def broadcast(value):
     return np.full(width(value), value)
 
 
-def _hidden_zero(emitter, _):
+def _opaque_zero(emitter, _):
     kind = emitter.context.get_value_type(emitter.result.element)
     name = f"llvm.arithmetic.fence.{'f32' if kind == F32 else 'f64'}"
     return _spread(emitter.builder, call_llvm(emitter.builder, name, kind, ir.Constant(kind, 0.0)))
 
 
-@primitive(first, _hidden_zero)
-def hidden_zero(vector):
+@primitive(first, _opaque_zero)
+def opaque_zero(vector):
     """0 in all lanes, which the compiler is not told.
 
     With a known one it moves lanes by an expansion, which on some processors waits for what its register held before:
@@ -141,12 +141,12 @@ def _permuting(places):
 
 
 @primitive(first, _permuting(lambda n: list(range(WIDTH))[::-1]))
-def turned(vector):
+def reverse_lanes(vector):
     return vector[::-1]
 
 
 @primitive(first, _permuting(lambda n: [n] * WIDTH), literal=True)
-def spread_of(vector, n):
+def broadcast_lane(vector, n):
     return np.full(WIDTH, vector[n])
 
 
@@ -254,7 +254,7 @@ def store_row(rule, pointer, vector):
 
 
 @primitive(_row_of, _broadcast)
-def spread_row(rule, value):
+def broadcast_row(rule, value):
     return np.full(_row_width(_row_lanes(rule)), value)
 
 

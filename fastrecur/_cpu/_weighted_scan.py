@@ -18,7 +18,7 @@ from ._numba import helper, inlined
 from ._rules import choice
 from ._scalars import (
     in_place,
-    is_own_kind,
+    is_same_kind,
     itemsize,
     load,
     load_int,
@@ -34,7 +34,7 @@ from ._scalars import (
 from ._scan import LOST
 from ._series import BLOCK, PREFETCH, Operand, compose, fill_constant, higher, packed, unpack
 from ._types import WIDTH
-from ._vectors import broadcast, earlier, hidden_zero, lane_of, load_vector, spread_of, store_vector, total
+from ._vectors import broadcast, broadcast_lane, earlier, lane_of, load_vector, opaque_zero, store_vector, total
 from ._weighted import PLANES
 
 MEANS = BLOCK + WIDTH  # of a block, behind the one before it
@@ -93,12 +93,12 @@ def find_shares(rule, block):
         seen = w.are_seen(load_vector(tile.x, t, state), load_vector(tile.y, t, state))
         decay, given = decays_of(rule, gate, seen), select(seen, one, zero)
         kept = decay if w.adjust(rule) else select(seen, zero, decay)
-        products, offsets = compose(earlier, kept, given, hidden_zero(zero))
+        products, offsets = compose(earlier, kept, given, opaque_zero(zero))
         after = fma(products, weight, offsets)
         share, kept, _, _ = w.weigh(rule, earlier(after, weight, 1), gate, seen)
         store_vector(block.shares, t, select(seen, share, zero))
         store_vector(block.kept, t, select(seen, kept, one))
-        counts, weight = counts + given, spread_of(after, 15)
+        counts, weight = counts + given, broadcast_lane(after, 15)
     store(state, w.WEIGHT, lane_of(weight, 0))
     store(state, w.COUNT, load(state, w.COUNT, state) + total(counts))
 
@@ -157,12 +157,12 @@ def approach_vectors(block, x_rows, repeated, mean, base, centre, results, offse
         else:
             share, kept = load_vector(block.shares, t, state), load_vector(block.kept, t, state)
             x = select(w.is_seen(x), x - middle, zero)
-        products, offsets = compose(earlier, kept, share * x, hidden_zero(x))
+        products, offsets = compose(earlier, kept, share * x, opaque_zero(x))
         new = fma(products, before, offsets)
         mean_now = new + from_base
         store_vector(results, t, new + from_offset)
         lost, broken = higher(lost, far - magnitude(mean_now)), broken + (mean_now - mean_now)
-        before = spread_of(new, 15)
+        before = broadcast_lane(new, 15)
     return lane_of(before, 0) + (centre - base), everywhere(lost == zero) and everywhere(broken == zero)
 
 
@@ -176,10 +176,10 @@ def add_all(rule, block, total_before):
         x = load_vector(tile.x, t, state)
         seen = w.is_seen(x)
         decay = decays_of(rule, load_vector(tile.gate, t, state), seen)
-        products, offsets = compose(earlier, decay, select(seen, x, zero), hidden_zero(x))
+        products, offsets = compose(earlier, decay, select(seen, x, zero), opaque_zero(x))
         new = fma(products, before, offsets)
         store_vector(tile.h, t, new)
-        broken, before = broken + (new - new), spread_of(new, 15)
+        broken, before = broken + (new - new), broadcast_lane(new, 15)
     return lane_of(before, 0), everywhere(broken == zero)
 
 
@@ -235,10 +235,10 @@ def covary_vectors(rule, block, centre_x, centre_y):
         if not w.one_series(rule):
             y = load_vector(tile.y, t, state)
             from_y = select(w.is_seen(y), y - middle_y, zero) - load_vector(block.means_y, t - 1, state)
-        products, offsets = compose(earlier, kept, kept * (share * from_x) * from_y, hidden_zero(x))
+        products, offsets = compose(earlier, kept, kept * (share * from_x) * from_y, opaque_zero(x))
         new = fma(products, covariance, offsets)
         store_vector(tile.h, t, new)
-        broken, covariance = broken + (new - new), spread_of(new, 15)
+        broken, covariance = broken + (new - new), broadcast_lane(new, 15)
     store(state, w.COVARIANCE, lane_of(covariance, 0))
     return everywhere(broken == zero)
 
@@ -251,11 +251,11 @@ def divide_by_room(block):
     room = broadcast(load(state, w.ROOM, state))
     for t in range(0, tile.steps, width(state)):
         share, kept = load_vector(block.shares, t, state), load_vector(block.kept, t, state)
-        products, offsets = compose(earlier, kept * kept, kept * (share + share), hidden_zero(zero))
+        products, offsets = compose(earlier, kept * kept, kept * (share + share), opaque_zero(zero))
         new = fma(products, room, offsets)
         if not tile.bias:
             store_vector(tile.h, t, select(zero < new, load_vector(tile.h, t, state) / new, nan))
-        room = spread_of(new, 15)
+        room = broadcast_lane(new, 15)
     store(state, w.ROOM, lane_of(room, 0))
 
 
@@ -327,7 +327,7 @@ def walk(rule, x, y, h, gate, carry, geometry, first, last):
         )
         hs = operand(h, h_rows, geometry, w.H_STRIDE, padded, 2, lane)
         gates = operand(gate, gate_rows, geometry, w.GATE_STRIDE, padded, 3, lane)
-        writes_in_place = is_own_kind(h_rows, h) and hs.stride == itemsize(h)
+        writes_in_place = is_same_kind(h_rows, h) and hs.stride == itemsize(h)
         fill_constant(xs)
         fill_constant(ys)
         fill_constant(gates)

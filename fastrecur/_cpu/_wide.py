@@ -26,7 +26,7 @@ from ._operands import (
     later,
 )
 from ._rules import a_is_broadcast, adjoint, b_is_broadcast, b_is_reduced, choice, g_is_broadcast, h_is_broadcast, step
-from ._scalars import itemsize, load, maximum, minimum, misalignment, prefetch, prefetch_to_write, store, width
+from ._scalars import itemsize, load, maximum, minimum, misalignment, prefetch, prefetch_for_write, store, width
 from ._vectors import broadcast, load_vector, store_vector, stream_vector, total
 
 LINE = 64  # bytes of a cache line
@@ -73,9 +73,9 @@ def settle_lane(target, sums, j, value, mode):
 def prefetch_ends(x, scan, head, tail):
     """Prefetch the lines that a later row of results fills in part: up to half the time for slices of rows."""
     if head > 0:
-        prefetch_to_write(x.at, 0, bytes_of(x, scan.ends))
+        prefetch_for_write(x.at, 0, bytes_of(x, scan.ends))
     if tail < scan.lanes:
-        prefetch_to_write(x.at, scan.lanes - 1, bytes_of(x, scan.ends))
+        prefetch_for_write(x.at, scan.lanes - 1, bytes_of(x, scan.ends))
 
 
 @inlined
@@ -107,7 +107,7 @@ def put(x, j, value, streaming, far):
     if streaming:
         stream_vector(x.at, j, value)
     else:
-        prefetch_to_write(x.at, j, bytes_of(x, far))
+        prefetch_for_write(x.at, j, bytes_of(x, far))
         store_vector(x.at, j, value)
 
 
