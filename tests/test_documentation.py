@@ -16,8 +16,10 @@ from fastrecur.smoothing import ewm_mean
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [path for path in sorted(DOCS.rglob("*.rst")) if "_build" not in path.parts]
+MADE = {"_build", "_templates", "gallery", "generated"}  # folders of what a build writes, and of its templates
+PAGES = [path for path in sorted(DOCS.rglob("*.rst")) if not MADE.intersection(path.parts)]
 MARKDOWN = [ROOT / name for name in ("README.md", "CHANGELOG.md", "examples/data/README.md", "tests/gpu/README.md")]
+MARKDOWN += [*sorted((ROOT / ".github").glob("*.md")), DOCS / "release.md"]
 
 MODULES = [
     "fastrecur",
@@ -54,9 +56,9 @@ def documented():
     """Return the full names that the pages of the reference have entries for."""
     names = set()
     for page in sorted((DOCS / "reference").glob("*.rst")):
-        module = owner = ""
+        module, owner, summary = "", "", False
         for line in page.read_text().splitlines():
-            directive = re.match(r"(\s*)\.\. (\w+):: (\S+)", line)
+            directive = re.match(r"(\s*)\.\. (\w+)::(?: (\S+))?", line)
             members = re.match(r"\s+:members: (.+)", line)
             if directive:
                 indent, kind, name = directive.groups()
@@ -64,6 +66,9 @@ def documented():
                     module = name
                 elif kind == "automodule":
                     names.add(name)
+                elif kind == "autosummary":
+                    summary = True
+                    continue
                 elif kind.startswith("auto") or kind == "data":
                     full = f"{owner}.{name}" if indent else f"{module}.{name}"
                     names.add(full)
@@ -71,7 +76,18 @@ def documented():
                         owner = full
             elif members:
                 names |= {f"{owner}.{name.strip()}" for name in members[1].split(",")}
+            elif summary and (entry := re.fullmatch(r" {3}(\w+)", line)):
+                names |= on_a_page(module, entry[1])
+            elif line[:1].strip():
+                summary = False
     return names
+
+
+def on_a_page(module, name):
+    """Return the full names that a page of a function or a class has: of a class, what has a docstring too."""
+    full, value = f"{module}.{name}", getattr(importlib.import_module(module), name)
+    members = vars(value) if inspect.isclass(value) else {}
+    return {full, *(f"{full}.{key}" for key, member in members.items() if getattr(member, "__doc__", None))}
 
 
 @pytest.mark.parametrize("module", MODULES)
