@@ -46,7 +46,7 @@ SECTIONS = {
                                "--size 40", "howto/beyond_one_machine"),
     },
     "Recurrent networks": {
-        "mingru": Example("minGRU: a gate that selects", "Accuracy with a data-dependent gate, a constant one, and none",
+        "mingru": Example("minGRU: a gate that selects", "Accuracy with a data-dependent gate, a constant one, none",
                           more="howto/torch"),
         "lru": Example("LRU: coefficients that oscillate", "Impulse responses of complex and of real coefficients"),
         "qrnn_against_lstm": Example("QRNN and LSTM on Shakespeare", "Test loss by steps and by time",
@@ -120,12 +120,19 @@ def store(name):
 def write_pages():
     """Write the gallery's pages; a file that would not change stays, so that it is not built again."""
     PAGES.mkdir(exist_ok=True)
-    index = ["Gallery", "=======", "", "Each example is one file that needs nothing but the package and what it imports.", ""]
+    index = [
+        "Gallery",
+        "=======",
+        "",
+        "Each example is one file that needs no other.",
+        "",
+    ]
     for section, examples in SECTIONS.items():
         index += [section, "-" * len(section), "", ".. container:: gallery", ""]
         for name, example in examples.items():
             index += [
-                f"   .. figure:: {picture_of(name)}", f"      :target: {name}.html", f"      :alt: {example.shown}.", "",
+                f"   .. figure:: {picture_of(name)}", f"      :target: {name}.html",
+                f"      :alt: {example.shown}.", "",
                 f"      :doc:`{name}`", "",
             ]  # fmt: skip
     for name, example in ALL.items():

@@ -46,7 +46,7 @@ def titles_and_entries(index, query):
 def objects(index, query):
     """Yield page and score of documented names that contain the query, if it is one word."""
     for prefix, entries in index["objects"].items():
-        for page, kind, priority, _, name in entries:
+        for page, _kind, priority, _, name in entries:
             full = f"{prefix}.{name}".lower()
             if " " not in query and query in full:
                 last = full.rpartition(".")[2]

@@ -1,7 +1,8 @@
 """A QRNN on several processes by DistributedDataParallel: the same weights as one process with the whole batch.
 
-The network learns to repeat a word after a delay. Two processes each take half of the batch; without GPUs they run on the CPU.
-The same steps in one process with the whole batch must give the same losses. Prints the difference, and saves a chart:
+The network learns to repeat a word after a delay. Two processes each take half of the batch; without GPUs they run on
+the CPU. The same steps in one process with the whole batch must give the same losses. Prints the difference, and saves
+a chart:
 
     python examples/ddp.py [--steps N] [--processes N] [--output FILE]
 """
@@ -87,7 +88,9 @@ def main() -> None:
     path.unlink()
 
     difference = ((alone - together).abs() / alone)[:20].max().item()
-    print(f"loss after {options.steps} steps: {alone[-1]:.4f} in one process, {together[-1]:.4f} in {options.processes}")
+    print(
+        f"loss after {options.steps} steps: {alone[-1]:.4f} in one process, {together[-1]:.4f} in {options.processes}"
+    )
     print(f"   in the first 20 steps they differ by at most {difference:.0e} of the loss")
     plot(options.output, alone, together, options.processes)
     print(f"Saved {options.output}")

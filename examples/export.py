@@ -1,7 +1,7 @@
 """A trained model as a file: `torch.export` with a free length and a state, loaded and run without the model's code.
 
-The model denoises a signal with a QRNN. It is trained for a moment, exported, loaded again, and run on sequences of other
-lengths and in two parts with the state between them. Prints the differences, and saves a chart:
+The model denoises a signal with a QRNN. It is trained for a moment, exported, loaded again, and run on sequences of
+other lengths and in two parts with the state between them. Prints the differences, and saves a chart:
 
     python examples/export.py [--steps N] [--output FILE]
 """
@@ -73,7 +73,9 @@ def main() -> None:
         first, state = loaded(noisy[:333], zero)
         second, _ = loaded(noisy[333:], state)
     differences = [(other - here).abs().max().item() for other in (there, torch.cat([first, second]))]
-    print(f"   {7 * LENGTH} steps: at most {differences[0]:.0e} from the model, in two parts at most {differences[1]:.0e}")
+    print(
+        f"   {7 * LENGTH} steps: at most {differences[0]:.0e} from the model, in two parts at most {differences[1]:.0e}"
+    )
     plot(options.output, noisy[:300, 0, 0], clean[:300, 0, 0], there[:300, 0, 0])
     print(f"Saved {options.output}")
     if max(differences) > 1e-5:

@@ -1,13 +1,14 @@
 """A linear recurrent unit identifies a vibrating system; it needs complex coefficients to do so.
 
-A structure with three resonances is shaken by noise. A model of the form ``h[t] = a*h[t-1] + b*u[t]``, ``y[t] = Re(c . h[t])``
-learns its response; the coefficients ``a = exp(-exp(v) + i*w)`` are those of the linear recurrent unit [1]. The ablation has
-real coefficients and twice as many states: real modes only decay, they cannot swing. Prints the part of the test signal's
-variance that each model explains, and saves a chart:
+A structure with three resonances is shaken by noise. A model of the form ``h[t] = a*h[t-1] + b*u[t]``, ``y[t] = Re(c .
+h[t])`` learns its response; the coefficients ``a = exp(-exp(v) + i*w)`` are those of the linear recurrent unit [1]. The
+ablation has real coefficients and twice as many states: real modes only decay, they cannot swing. Prints the part of
+the test signal's variance that each model explains, and saves a chart:
 
     python examples/lru.py [--steps N] [--output FILE]
 
-[1] A. Orvieto et al., "Resurrecting Recurrent Neural Networks for Long Sequences", ICML 2023, arXiv:2303.06349, section 3
+[1] A. Orvieto et al., "Resurrecting Recurrent Neural Networks for Long Sequences", ICML 2023, arXiv:2303.06349, section
+3
 """
 
 import argparse
@@ -83,9 +84,9 @@ def main() -> None:
         scores[name] = explained(model, test, system(test))
         responses[f"{name} coefficients"] = model(impulse).detach()
 
-    print(f"Response of a system with {FREQUENCY.numel()} resonances to {LENGTH} steps of noise that were not learned from")
+    print(f"Response of a system with {FREQUENCY.numel()} resonances to {LENGTH} steps of noise, not learned from")
     for name, model in models.items():
-        print(f"   {name:8} coefficients, {model.log_decay.numel()} states: {scores[name]:6.1%} of the variance explained")
+        print(f"   {name:8} coefficients, {model.log_decay.numel()} states: {scores[name]:6.1%} of the variance")
     plot(options.output, responses)
     print(f"Saved {options.output}")
     if not (scores["complex"] > 0.9 and scores["real"] < 0.6):

@@ -1,9 +1,10 @@
 """A minGRU remembers a marked symbol for a hundred steps; without its data-dependent gate it cannot.
 
-Symbols arrive one by one, and a few of them are marked. At every step the network names the last marked one. The minGRU [1]
-is a recurrence between two matrix products; gate and candidate are functions of the input alone, so that all steps are
-computed at once. Two ablations are trained in the same way: a gate that is learned but constant (an exponential moving
-average), and no memory at all. Prints the accuracies, also on sequences ten times as long as in training, and saves a chart:
+Symbols arrive one by one, and a few of them are marked. At every step the network names the last marked one. The minGRU
+[1] is a recurrence between two matrix products; gate and candidate are functions of the input alone, so that all steps
+are computed at once. Two ablations are trained in the same way: a gate that is learned but constant (an exponential
+moving average), and no memory at all. Prints the accuracies, also on sequences ten times as long as in training, and
+saves a chart:
 
     python examples/mingru.py [--steps N] [--output FILE]
 
@@ -91,7 +92,7 @@ def main() -> None:
         model = Memory(gate)
         curves[gate] = train(model, options.steps, f"gate: {gate}")
         results[gate] = accuracy(model, LENGTH), accuracy(model, 10 * LENGTH)
-    print(f"Name the last marked of {SYMBOLS} symbols, one of {1 / RATE:.0f} is marked: accuracy after {options.steps} steps")
+    print(f"Name the last marked of {SYMBOLS} symbols; one of {1 / RATE:.0f} is marked. Accuracy:")
     for gate, (same, longer) in results.items():
         print(f"   gate {gate:15} {same:6.1%} on {LENGTH} steps, {longer:6.1%} on {10 * LENGTH} steps")
     plot(options.output, curves)

@@ -1,8 +1,8 @@
 """Groups of a pandas table, smoothed in one call: the numbers of `groupby(...).ewm(...)`, and chunks as they arrive.
 
-A table of sensors has readings of different numbers and with gaps. pandas smooths group by group; here the groups become
-columns, and all are smoothed together. Then the same table arrives in chunks, and a stream continues from its state. Prints
-the differences and the times, and saves a chart:
+A table of sensors has readings of different numbers and with gaps. pandas smooths group by group; here the groups
+become columns, and all are smoothed together. Then the same table arrives in chunks, and a stream continues from its
+state. Prints the differences and the times, and saves a chart:
 
     pip install '.[examples]' pandas
     python examples/pandas_groupby.py [--sensors N] [--output FILE]
@@ -76,7 +76,9 @@ def main() -> None:
     differences = [np.nanmax(np.abs(result - theirs)) for result in (ours, chunks)]
     same = all(np.array_equal(np.isnan(result), np.isnan(theirs)) for result in (ours, chunks))
     print(f"{len(table)} readings of {options.sensors} sensors, half-life {HALFLIFE} steps")
-    print(f"   one call differs from pandas by at most {differences[0]:.0e}, chunks of 100 steps by {differences[1]:.0e}")
+    print(
+        f"   one call differs from pandas by at most {differences[0]:.0e}, chunks of 100 steps by {differences[1]:.0e}"
+    )
     slow, fast = seconds(by_pandas, table), seconds(in_one_call, table)
     print(f"   pandas {slow * 1e3:.0f} ms, here {fast * 1e3:.0f} ms, most of which is pandas' pivot: "
           f"{slow / fast:.1f} times as fast")  # fmt: skip

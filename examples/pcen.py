@@ -16,10 +16,11 @@ matplotlib.use("Agg")  # a picture in a file needs no display
 
 import matplotlib.pyplot as plt
 import numpy as np
-from quickstart import BLUE, HERE, ORANGE
 
 from fastrecur.smoothing import pcen
 
+HERE = Path(__file__).resolve().parent
+BLUE, ORANGE = "#0072B2", "#D55E00"
 RATE, HOP, WINDOW, BANDS = 8000, 80, 256, 40
 
 

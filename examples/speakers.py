@@ -24,13 +24,15 @@ matplotlib.use("Agg")  # a picture in a file needs no display
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from quickstart import BLUE, HERE, ORANGE, STYLE
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
 from tqdm import tqdm
 
 from fastrecur.torch import QRNN
 
+HERE = Path(__file__).resolve().parent
+BLUE, ORANGE = "#0072B2", "#D55E00"
+STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "legend.frameon": False}
 FEATURES, SPEAKERS = 12, 9
 UNITS, LAYERS, BATCH = 64, 2, 27
 
