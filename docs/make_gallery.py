@@ -1,6 +1,6 @@
 """Run the examples: pictures and reports of the gallery, or a short form of each that checks its claim.
 
-    python docs/make_gallery.py [--only NAME ...]     # writes docs/_static/gallery/NAME.png and NAME.txt
+    python docs/make_gallery.py [--only NAME ...]     # writes docs/_static/NAME.png and NAME.txt
     python docs/make_gallery.py --short FOLDER        # seconds each, into a folder; fails where a claim does not hold
 
 conf.py writes a page for each example from its docstring, its picture and its report.
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 DOCS = Path(__file__).resolve().parent
 EXAMPLES = DOCS.parent / "examples"
-STORED = DOCS / "_static" / "gallery"
+STORED = DOCS / "_static"
 PAGES = DOCS / "gallery"
 VERSIONS = ("numpy", "numba", "torch", "pandas", "matplotlib")
 
@@ -75,6 +75,11 @@ SECTIONS = {
 ALL = {name: example for section in SECTIONS.values() for name, example in section.items()}
 
 
+def stored(name):
+    """Return the path of an example's picture; a benchmark has a chart of the language model's name."""
+    return STORED / f"{name.replace('language_model', 'language_model_training')}.png"
+
+
 def run(name, picture, options=""):
     """Run an example, and return what it prints and how long it took."""
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), *options.split(), "--output", str(picture)]
@@ -102,7 +107,7 @@ def processor():
 
 def store(name):
     """Write the picture and the report of an example: machine, versions, date and command first."""
-    picture = STORED / f"{name}.png"
+    picture = stored(name)
     printed, seconds = run(name, picture)
     picture.with_suffix(".checkpoint").unlink(missing_ok=True)
     versions = []
@@ -142,7 +147,8 @@ def write_pages():
 
 
 def picture_of(name):
-    return f"/_static/gallery/{name}.png" if (STORED / f"{name}.png").exists() else "/_static/logo.svg"
+    """Return the picture's name for Sphinx: the logo until there is one."""
+    return f"/_static/{stored(name).name if stored(name).exists() else 'logo.svg'}"
 
 
 def page(name, example):
@@ -152,8 +158,9 @@ def page(name, example):
     if example.more:
         parts += [f"More: :doc:`/{example.more}`.", ""]
     parts += [f".. image:: {picture_of(name)}", f"   :alt: {example.shown}.", ""]
-    if (STORED / f"{name}.txt").exists():
-        parts += ["It printed:", "", f".. literalinclude:: /_static/gallery/{name}.txt", "   :language: none", ""]
+    report = stored(name).with_suffix(".txt")
+    if report.exists():
+        parts += ["It printed:", "", f".. literalinclude:: /_static/{report.name}", "   :language: none", ""]
     first = ast.parse(source).body[0].end_lineno + 2
     parts += [f"``examples/{name}.py``:", "", f".. literalinclude:: /../examples/{name}.py", f"   :lines: {first}-", ""]
     return "\n".join(parts)

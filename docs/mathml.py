@@ -6,7 +6,6 @@ from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 
-
 # Sizes of brackets, which MathML finds itself and docutils does not know.
 SIZE = re.compile(r"\\[bB]igg?[lrm]?(?![a-zA-Z])")
 

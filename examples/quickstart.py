@@ -155,7 +155,7 @@ def main() -> None:
 def draw(output, time, x, ema, h, both, constant, gate, moment, weights) -> None:
     """Save the picture: the two smoothed curves, the gates, the reverse direction, the weights."""
     with plt.rc_context(STYLE | {"axes.titlesize": 11}):
-        figure = plt.figure(figsize=(11, 8.2), layout="constrained")
+        figure = plt.figure(figsize=(8.6, 8), layout="constrained")
         panels = figure.subplot_mosaic(
             [["signal", "signal"], ["gate", "gate"], ["reverse", "weights"]],
             height_ratios=[3.2, 1.1, 2.4],

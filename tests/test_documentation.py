@@ -205,11 +205,36 @@ def test_files_that_are_named_exist(path):
 # ---- Figures ---------------------------------------------------------------------------------------------------------
 
 
-def test_figures_of_readme_are_those_of_the_reports(monkeypatch):
+def test_figures_are_those_of_the_reports(monkeypatch):
     monkeypatch.syspath_prepend(str(DOCS))
     figures = importlib.import_module("figures")
-    text = (ROOT / "README.md").read_text()
-    assert figures.written(text) == text, "run `python docs/figures.py`"
+    for path, made in figures.TEXTS.items():
+        text = path.read_text()
+        assert figures.written(text, made()) == text, "run `python docs/figures.py`"
+
+
+def test_what_a_person_must_fill_in_is_listed():
+    """Addresses and names that are missing are marked, and docs/release.md names each file."""
+    listed = (DOCS / "release.md").read_text()
+    files = [*(ROOT / ".github").rglob("*.*"), *(DOCS / "paper").iterdir(), ROOT / "CITATION.cff", ROOT / "setup.cfg"]
+    marked = {path.relative_to(ROOT).as_posix() for path in files if "TO FILL IN" in path.read_text()}
+    assert marked
+    assert not {name for name in marked if f"`{name}`" not in listed}
+
+
+# ---- The gallery -----------------------------------------------------------------------------------------------------
+
+
+def test_every_example_is_in_the_gallery_and_needs_no_other(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    gallery = importlib.import_module("make_gallery")
+    examples = {path.stem for path in gallery.EXAMPLES.glob("*.py")}
+    assert examples == set(gallery.ALL)
+    for name in examples:
+        nodes = ast.walk(ast.parse((gallery.EXAMPLES / f"{name}.py").read_text()))
+        imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+        assert not imported & examples, name
+        assert not gallery.ALL[name].more or (DOCS / f"{gallery.ALL[name].more}.rst").exists(), name
 
 
 # ---- Vocabulary: docs/glossary.rst has the terms ---------------------------------------------------------------------
