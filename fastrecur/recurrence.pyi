@@ -24,6 +24,8 @@ _Lengths: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]] | NDArray[An
 _A = TypeVar("_A", bound=_Array)
 _Own: TypeAlias = _A | _Number | NDArray[Any]
 
+# mypy: disable-error-code="overload-overlap"
+# Numbers alone fit all overloads, and give an array: the first one is taken.
 # Where torch is not installed, `Tensor` is Any for type checkers: arrays of NumPy come first.
 # fmt: off
 @overload
