@@ -1,5 +1,6 @@
 """Check that the site's search finds the right page first for the terms that users type.
 
+    python -m sphinx -E -a docs docs/_build/html    # a full build: others lose the index entries of unchanged pages
     python docs/search.py docs/_build/html
 
 The terms and their pages are in `search_terms.csv`; conf.py makes an index entry of each. This program reads the built

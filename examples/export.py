@@ -89,7 +89,7 @@ def plot(output: Path, noisy: Tensor, clean: Tensor, result: Tensor) -> None:
     ax.plot(result, color="#0072B2", lw=1.8, label="the exported program")
     ax.set(xlabel="step", title=f"Trained on {LENGTH} steps, exported with a free length")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, ncols=3, loc="upper right", bbox_to_anchor=(1, 1.12))
+    ax.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     figure.savefig(output, dpi=120)
 
 
