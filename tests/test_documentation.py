@@ -294,7 +294,8 @@ def strings(path):
 
 def texts():
     """Yield the name and the text of all that a user reads."""
-    for path in [*PAGES, ROOT / "README.md", ROOT / "CHANGELOG.md"]:
+    user_text = [path for path in MARKDOWN if "tests" not in path.parts]
+    for path in [*PAGES, *user_text, *sorted((DOCS / "paper").glob("*.md"))]:
         yield path.relative_to(ROOT).as_posix(), path.read_text()
     for name in MODULES:
         yield name, public_docstrings(name)
