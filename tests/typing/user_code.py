@@ -3,11 +3,12 @@
 Checked by `mypy` with the configuration of pyproject.toml (an ignore that is not needed is an error there). Not run.
 """
 
-from typing import Any, assert_type
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from typing_extensions import assert_type
 
 import fastrecur
 from fastrecur import forget_mult, forget_mult_vjp, linear_recurrence, linear_recurrence_vjp
