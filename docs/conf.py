@@ -4,12 +4,15 @@ import os
 import sys
 from pathlib import Path
 
+from docutils import nodes
+
 import fastrecur
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 import layers  # noqa: E402
 import make_gallery  # noqa: E402
+import reports  # noqa: E402
 import search  # noqa: E402
 
 (HERE / "_static" / "layers.svg").write_text(layers.draw())
@@ -83,5 +86,13 @@ def add_search_terms(app, page, source):
         source[0] = f".. index:: {', '.join(terms)}\n\n{source[0]}"
 
 
+def leave_targets_out(app, doctree):
+    """Show reports of benchmarks without the project's own targets."""
+    for block in doctree.findall(nodes.literal_block):
+        if str(block.get("source", "")).endswith(".txt"):
+            block.children[:] = [nodes.Text(reports.for_readers(block.astext()))]
+
+
 def setup(app):
+    app.connect("doctree-read", leave_targets_out)
     app.connect("source-read", add_search_terms)

@@ -76,7 +76,7 @@ def table():
     one, many = ["(1000000,)"], ["(100000, 64)", "(64, 100000)"]
     inference, training, inference_2, training_2 = qrnn()
     cells = [
-        ("`forget_mult(f, x, out=out)`, (20000, 640), relative to a triad `h = x + f*x` (1 is equal)",
+        ("`forget_mult(f, x, out=out)`, (20000, 640), speed relative to a triad `h = x + f*x`",
          span(triad("(20000, 640)", "float32")), span(triad("(20000, 640)", "float64")), "benchmarks.txt"),
         ("`ewm_mean`, one series of 1e6 values, times as fast as pandas",
          smoothing("ewm_mean, complete", one, "float32"), smoothing("ewm_mean, complete", one, "float64"),
@@ -96,7 +96,7 @@ def sentences():
     """Return the paper's sentences about speed."""
     inference, training, *_ = qrnn()
     one = smoothing("ewm_mean, complete", ["(1000000,)"], "float64")
-    return f"""The recurrence of float32 arrays takes {span(triad("(20000, 640)", "float32"))} times as long as a
+    return f"""The recurrence of float32 arrays runs at {span(triad("(20000, 640)", "float32"))} times the speed of a
 multiply-add over the same arrays ({about("benchmarks.txt")}). An exponentially weighted mean of one series of $10^6$
 float64 values is {one} times as fast as pandas ({about("benchmarks_smoothing.txt")}). A quasi-recurrent layer is
 {inference} times as fast as PyTorch's LSTM of equal hidden size in inference, and {training} times in training

@@ -213,6 +213,15 @@ def test_figures_are_those_of_the_reports(monkeypatch):
         assert figures.written(text, made()) == text, "run `python docs/figures.py`"
 
 
+def test_reports_are_shown_without_targets(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    reports = importlib.import_module("reports")
+    for path in sorted(DOCS.glob("*.txt")):
+        shown = reports.for_readers(path.read_text())
+        assert not re.search(r"\b(?:must|required|aim)\b", shown), path.name
+        assert len(shown.split("\n")) == len(path.read_text().split("\n"))
+
+
 def test_what_a_person_must_fill_in_is_listed():
     """Addresses and names that are missing are marked, and docs/release.md names each file."""
     listed = (DOCS / "release.md").read_text()
