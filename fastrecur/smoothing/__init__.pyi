@@ -1,9 +1,7 @@
 """Types of the public names for type checkers: data give a result of their type."""
 
-from datetime import timedelta
-from typing import Any, Protocol, TypeAlias, TypeVar, overload
+from typing import Any, Protocol, TypeVar, overload
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ..recurrence import _Plain
@@ -35,97 +33,96 @@ class _Shaped(Protocol):
     def shape(self) -> Any: ...
 
 _Data = TypeVar("_Data", bound=_Shaped)
-_Time: TypeAlias = float | str | timedelta | np.timedelta64
 
 # fmt: off
 @overload
 def ewm_mean(
     x: _Plain, *,
-    com: float | None = None, span: float | None = None, halflife: _Time | None = None, alpha: Any = None,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
 ) -> NDArray[Any]: ...
 @overload
 def ewm_mean(
     x: _Data, *,
-    com: float | None = None, span: float | None = None, halflife: _Time | None = None, alpha: Any = None,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
 ) -> _Data: ...
 @overload
 def ewm_sum(
     x: _Plain, *,
-    com: float | None = None, span: float | None = None, halflife: _Time | None = None, alpha: Any = None,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
 ) -> NDArray[Any]: ...
 @overload
 def ewm_sum(
     x: _Data, *,
-    com: float | None = None, span: float | None = None, halflife: _Time | None = None, alpha: Any = None,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
 ) -> _Data: ...
 @overload
 def ewm_var(
     x: _Plain, *,
-    com: float | None = None, span: float | None = None, halflife: _Time | None = None, alpha: Any = None,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
     bias: bool = False,
 ) -> NDArray[Any]: ...
 @overload
 def ewm_var(
     x: _Data, *,
-    com: float | None = None, span: float | None = None, halflife: _Time | None = None, alpha: Any = None,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
     bias: bool = False,
 ) -> _Data: ...
 @overload
 def ewm_std(
     x: _Plain, *,
-    com: float | None = None, span: float | None = None, halflife: _Time | None = None, alpha: Any = None,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
     bias: bool = False,
 ) -> NDArray[Any]: ...
 @overload
 def ewm_std(
     x: _Data, *,
-    com: float | None = None, span: float | None = None, halflife: _Time | None = None, alpha: Any = None,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
     bias: bool = False,
 ) -> _Data: ...
 @overload
 def ewm_cov(
     x: _Plain, y: _Plain, *,
-    com: float | None = None, span: float | None = None, halflife: _Time | None = None, alpha: Any = None,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
     bias: bool = False,
 ) -> NDArray[Any]: ...
 @overload
 def ewm_cov(
     x: _Data, y: _Data, *,
-    com: float | None = None, span: float | None = None, halflife: _Time | None = None, alpha: Any = None,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
     bias: bool = False,
 ) -> _Data: ...
 @overload
 def ewm_corr(
     x: _Plain, y: _Plain, *,
-    com: float | None = None, span: float | None = None, halflife: _Time | None = None, alpha: Any = None,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
 ) -> NDArray[Any]: ...
 @overload
 def ewm_corr(
     x: _Data, y: _Data, *,
-    com: float | None = None, span: float | None = None, halflife: _Time | None = None, alpha: Any = None,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
 ) -> _Data: ...
 @overload
 def ewm_filtfilt(
     x: _Plain, *,
-    com: float | None = None, span: float | None = None, halflife: float | None = None, alpha: Any = None,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     axis: int | str = 0,
 ) -> NDArray[Any]: ...
 @overload
 def ewm_filtfilt(
     x: _Data, *,
-    com: float | None = None, span: float | None = None, halflife: float | None = None, alpha: Any = None,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     axis: int | str = 0,
 ) -> _Data: ...
 @overload
