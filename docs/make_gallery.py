@@ -108,7 +108,7 @@ def processor():
 def store(name):
     """Write the picture and the report of an example: machine, versions, date and command first."""
     picture = stored(name)
-    printed, seconds = run(name, picture)
+    printed, _ = run(name, picture)
     picture.with_suffix(".checkpoint").unlink(missing_ok=True)
     versions = []
     for package in VERSIONS:
@@ -117,9 +117,9 @@ def store(name):
         except importlib.metadata.PackageNotFoundError:
             continue
     head = f"{processor()}\nPython {platform.python_version()}, {', '.join(versions)}\n"
-    head += f"{datetime.date.today()}, python examples/{name}.py ({seconds:.0f} s)\n\n"
-    report = "".join(line + "\n" for line in printed.splitlines() if not line.startswith("Saved "))
-    picture.with_suffix(".txt").write_text(head + report)
+    head += f"{datetime.date.today()}, python examples/{name}.py\n\n"
+    told = [line for line in printed.splitlines() if str(picture) not in line]  # a path of this machine
+    picture.with_suffix(".txt").write_text(head + "\n".join(told).rstrip() + "\n")
 
 
 def write_pages():
