@@ -1,6 +1,6 @@
 """Every error message of the library: the argument in backticks, the rule, and what came.
 
-Each is a function that returns the text. A template's arguments are its fields, in the order in which these stand in
+Each is a function that returns the text. A template's arguments are its fields, in the order in which they are in
 it, or in the one that is given.
 """
 
