@@ -136,12 +136,12 @@ def kama(
 @overload
 def pcen(
     S: _Plain, *,
-    sr: float = 22050, hop_length: int = 512, gain: float = 0.98, bias: float = 2, power: float = 0.5,
-    time_constant: float = 0.4, eps: float = 1e-6, b: float | None = None, axis: int = -1,
+    sr: float = 22050, hop_length: int = 512, gain: Any = 0.98, bias: Any = 2, power: Any = 0.5,
+    time_constant: Any = 0.4, eps: Any = 1e-6, b: Any = None, axis: int = -1,
 ) -> NDArray[Any]: ...
 @overload
 def pcen(
     S: _Data, *,
-    sr: float = 22050, hop_length: int = 512, gain: float = 0.98, bias: float = 2, power: float = 0.5,
-    time_constant: float = 0.4, eps: float = 1e-6, b: float | None = None, axis: int = -1,
+    sr: float = 22050, hop_length: int = 512, gain: Any = 0.98, bias: Any = 2, power: Any = 0.5,
+    time_constant: Any = 0.4, eps: Any = 1e-6, b: Any = None, axis: int = -1,
 ) -> _Data: ...
