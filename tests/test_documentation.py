@@ -37,6 +37,7 @@ STORED = "howto/beyond_one_machine.rst", 'x = da.from_zarr("readings.zarr")'
 NOT_RUN = {
     ("howto/gpu.rst", "import cupy, fastrecur"): "needs a GPU",
     ("howto/gpu.rst", "h = fastrecur.forget_mult(f, x)"): "needs a GPU",
+    ("howto/torch.rst", "from fastrecur.torch.onnx import translations"): "tests/torch/test_onnx.py does the same",
     STORED: "test_what_is_stored runs it",
     (
         "howto/sequence_parallel.rst",
