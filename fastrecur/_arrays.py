@@ -72,7 +72,6 @@ class Owner:
         self.library, self.namespace = library, namespace
 
     def give(self, result):
-        """Return a NumPy result as this library's array."""
         return self.namespace.from_dlpack(result)
 
 
@@ -150,7 +149,6 @@ def any_on_device(*values):
 
 
 def is_on_device(value):
-    """Return whether an argument stands on a GPU."""
     if isinstance(value, (np.ndarray, np.generic)):
         return False
     root = _root(value)

@@ -6,7 +6,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from ._conversions import narrow, shuffle, widen
+from ._conversions import aggregate, narrow, shuffle, widen
 from ._scalars import (
     copy_number,
     element_at,
@@ -107,7 +107,7 @@ def _load_octet(emitter, source, table, _):
     kind = ir.VectorType(pointer.memory, OCTET)
     lanes = [read(builder, pointer, moved(builder, source, at), kind) for at in _lane_offsets(builder, table)]
     rows = [widen(builder, row, pointer.element, carry.memory) for row in _transpose8(builder, lanes)]
-    return emitter.context.make_tuple(builder, emitter.result, rows)
+    return aggregate(builder, ir.ArrayType(rows[0].type, OCTET), rows)
 
 
 @primitive(lambda pointer, offsets, carry: types.UniTuple(Vector(carry.value, OCTET), OCTET), _load_octet)

@@ -86,7 +86,6 @@ def finish(put, tile, k, count, result):
 
 @helper
 def walk_average(rule, get, put, tile):
-    """Advance means, or sums."""
     state = tile.state
     weight, count, mean = get(state, ROW * WEIGHT, state), get(state, ROW * COUNT, state), get(state, ROW * MEAN, state)
     zero, one = constant(0.0, mean), constant(1.0, mean)
@@ -107,7 +106,6 @@ def walk_average(rule, get, put, tile):
 
 @helper
 def walk_covariance(rule, get, put, tile):
-    """Advance covariances."""
     state = tile.state
     weight, count = get(state, ROW * WEIGHT, state), get(state, ROW * COUNT, state)
     mean_x, mean_y = get(state, ROW * MEAN, state), get(state, ROW * MEAN_Y, state)
@@ -138,7 +136,6 @@ walk_steps = choice("covariance", walk_covariance, walk_average)
 
 @helper
 def copy_state(rule, get, put, target, to_row, source, from_row):
-    """Copy the state of a series, or of a vector of them."""
     for plane in range(PLANES if covaries(rule) else AVERAGE_PLANES):
         put(target, plane * to_row, get(source, plane * from_row, target))
 
@@ -199,7 +196,6 @@ def is_in_lines(x):
 
 @inlined
 def panel(x):
-    """Return an operand's buffer."""
     return View(x.rows, WIDTH * itemsize(x.at), itemsize(x.at))
 
 
