@@ -3,6 +3,7 @@
 import ctypes
 import math
 import sys
+from typing import NamedTuple
 
 import numpy as np
 
@@ -65,11 +66,11 @@ def are_same(one, other):
     return one.tobytes() == other.tobytes()
 
 
-class Owner:
+class Owner(NamedTuple):
     """A library, other than NumPy, to which operands belong and the result goes."""
 
-    def __init__(self, library, namespace):
-        self.library, self.namespace = library, namespace
+    library: str
+    namespace: object
 
     def give(self, result):
         return self.namespace.from_dlpack(result)

@@ -22,7 +22,7 @@ WARM_UP = 1 / 8  # of a chunk, at most, where there is more than one vector of t
 FORGOTTEN = 2.0**-80  # what is left of a state that a warm-up need not know
 ALIKE = 2.0**-40
 LAST_DIGIT = 2.0**-52  # what the weights' sum may still change by, of itself, where it counts as settled
-SEARCH = 1 << 20  # values that are looked at together for the first one that is there
+SEARCH = 64  # steps that are looked at for the first sample that is there, before all are
 _WIDE = np.dtype(np.float64)
 
 
@@ -71,19 +71,12 @@ def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods,
 
 def _first_values(values):
     """Return the first finite value of each series, time being the first axis; 0 where there is none."""
-    values = values[..., np.newaxis]
-    first = np.array(values[0], _WIDE)
-    open_lanes = np.nonzero(~np.isfinite(first))
-    t, steps = 1, 8
-    while t < len(values) and len(open_lanes[0]):
-        block = values[(slice(t, t + steps), *open_lanes)]
-        seen = np.isfinite(block)
-        there, at = seen.any(axis=0), seen.argmax(axis=0)
-        first[tuple(lanes[there] for lanes in open_lanes)] = block[at[there], np.flatnonzero(there)]
-        open_lanes = tuple(lanes[~there] for lanes in open_lanes)
-        t, steps = t + steps, min(2 * steps, 1 + SEARCH // (1 + len(open_lanes[0])))
-    first[open_lanes] = 0
-    return first[..., 0]
+    for part in (values[:SEARCH], values):
+        seen = np.isfinite(part)
+        first, is_there = np.take_along_axis(part, seen.argmax(axis=0)[np.newaxis], 0)[0], seen.any(axis=0)
+        if is_there.all():
+            break
+    return np.where(is_there, first, 0).astype(_WIDE)
 
 
 # ---- Where nothing is missing ---------------------------------------------------------------------------------------

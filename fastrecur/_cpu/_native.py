@@ -129,8 +129,8 @@ def table(calls, chain=1):
     items = -(-len(calls) // chain)
     made[LEFT], made[ITEMS], made[CALLS], made[CHAIN] = items, items, len(calls), chain
     for row, (kernel, *arguments) in zip(rows_of(made), calls, strict=True):
-        arguments[0] = arguments[0] or 0  # None is the rule, of which nothing is left in compiled code
-        row[: 2 + len(arguments)] = _checked(kernel, arguments), len(arguments), *arguments
+        # None is the rule, of which nothing is left in compiled code.
+        row[: 2 + len(arguments)] = _checked(kernel, arguments), len(arguments), *(a or 0 for a in arguments)
     return made
 
 

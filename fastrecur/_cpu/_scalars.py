@@ -243,14 +243,12 @@ def _prefetching(for_write):
     return emit
 
 
-@primitive(types.none, _prefetching(for_write=False))
-def prefetch(pointer, index, distance):
-    pass
+def no_prefetch(pointer, place, distance):
+    """Do what a prefetch does in the interpreter."""
 
 
-@primitive(types.none, _prefetching(for_write=True))
-def prefetch_for_write(pointer, index, distance):
-    pass
+prefetch = primitive(types.none, _prefetching(for_write=False))(no_prefetch)
+prefetch_for_write = primitive(types.none, _prefetching(for_write=True))(no_prefetch)
 
 
 def _prefault(emitter, place, offset):

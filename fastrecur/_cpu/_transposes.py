@@ -13,6 +13,7 @@ from ._scalars import (
     load,
     load_int,
     moved,
+    no_prefetch,
     prefetch_line,
     read,
     scaled,
@@ -188,11 +189,5 @@ def _prefetching_octet(for_write):
     return emit
 
 
-@primitive(types.none, _prefetching_octet(for_write=False))
-def prefetch_octet(pointer, offsets, distance):
-    pass
-
-
-@primitive(types.none, _prefetching_octet(for_write=True))
-def prefetch_octet_for_write(pointer, offsets, distance):
-    pass
+prefetch_octet = primitive(types.none, _prefetching_octet(for_write=False))(no_prefetch)
+prefetch_octet_for_write = primitive(types.none, _prefetching_octet(for_write=True))(no_prefetch)

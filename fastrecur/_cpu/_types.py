@@ -180,10 +180,8 @@ def primitive(result, emit, literal=False):
         if INTERPRETED:
             return twin
         compiled = writer(result, emit, literal)
-        names = ["typingctx", *inspect.signature(twin).parameters]
-        compiled.__signature__ = inspect.Signature(
-            [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
-        )
+        context = inspect.Parameter("typingctx", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        compiled.__signature__ = inspect.Signature([context, *inspect.signature(twin).parameters.values()])
         return intrinsic(prefer_literal=literal)(compiled)
 
     return declare

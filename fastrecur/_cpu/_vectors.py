@@ -53,7 +53,7 @@ def _storing(streaming):
 
 
 def _stream(builder, value, place, pointer):
-    """Store a vector past the cache, to an aligned place, by whole registers.
+    """Store a vector past the cache, to an aligned place, by whole registers: plain stores would read the line first.
 
     A narrowed vector would be stored as the halves that its registers were made of, and twice as many streaming stores
     take twice as long; and halves of precision by a plain store, for want of another. An empty assembly that the
@@ -77,15 +77,8 @@ def _interpreted_store(pointer, index, vector):
         store(pointer, index + k, value)
 
 
-@primitive(types.none, _storing(streaming=False))
-def store_vector(pointer, index, vector):
-    _interpreted_store(pointer, index, vector)
-
-
-@primitive(types.none, _storing(streaming=True))
-def stream_vector(pointer, index, vector):
-    """Store past the cache, to an aligned place: a plain store would first read the line that it overwrites."""
-    _interpreted_store(pointer, index, vector)
+store_vector = primitive(types.none, _storing(streaming=False))(_interpreted_store)
+stream_vector = primitive(types.none, _storing(streaming=True))(_interpreted_store)
 
 
 # ---- Permute, broadcast, add --------------------------------------------------------------------------------------
