@@ -3,6 +3,7 @@
 import ctypes
 import math
 import sys
+from typing import NamedTuple
 
 import numpy as np
 
@@ -65,14 +66,13 @@ def are_same(one, other):
     return one.tobytes() == other.tobytes()
 
 
-class Owner:
+class Owner(NamedTuple):
     """A library, other than NumPy, to which operands belong and the result goes."""
 
-    def __init__(self, library, namespace):
-        self.library, self.namespace = library, namespace
+    library: str
+    namespace: object
 
     def give(self, result):
-        """Return a NumPy result as this library's array."""
         return self.namespace.from_dlpack(result)
 
 
@@ -150,7 +150,6 @@ def any_on_device(*values):
 
 
 def is_on_device(value):
-    """Return whether an argument stands on a GPU."""
     if isinstance(value, (np.ndarray, np.generic)):
         return False
     root = _root(value)

@@ -89,7 +89,6 @@ def find(name: str) -> tuple[bytes, str] | None:
 
 
 def keep(name: str, code: bytes, symbol: str) -> None:
-    """Keep code under a name, and the symbol to look for in it."""
     place = folder()
     if place is not None:
         write(place / name, pack(code, symbol))

@@ -5,6 +5,7 @@ it, or in the one that is given.
 """
 
 import string
+import types
 
 
 def _type(kind):
@@ -12,7 +13,7 @@ def _type(kind):
 
 
 def _shown(value):
-    if isinstance(value, type):
+    if isinstance(value, (type, types.FunctionType)):
         return _type(value)
     return tuple(value) if isinstance(value, tuple) else value  # torch.Size has a text of its own
 
@@ -56,8 +57,7 @@ gpu = _message("`{name}` must be in CPU memory, as the other arrays are, got {ki
 no_kernel = _message("the compiled kernel holds no function {symbol}")
 
 
-def kernel_parameters(kernel, most):
-    return f"{kernel.__module__}.{kernel.__qualname__} has more than {most} parameters"
+kernel_parameters = _message("{kernel} has more than {most} parameters")
 
 
 def kernel_arguments(count, came="%ld"):
@@ -72,19 +72,16 @@ gpu_packages = _message(
 gpu_driver = _message("arrays on a GPU need an NVIDIA driver that responds, got: {error}")
 
 
-def gpu_too_old(device, capability):
-    return (
-        f"arrays on a GPU need compute capability 7.5 or later, got {capability[0]}.{capability[1]} on device {device}"
-    )
-
-
+gpu_too_old = _message(
+    "arrays on a GPU need compute capability 7.5 or later, got {capability[0]}.{capability[1]} on device {device}",
+    "device capability",
+)
 complex_on_gpu = _message(
     "`{name}` must be real on a GPU: weighted averages of complex values run on the CPU only, or part by part"
 )
 bfloat16 = _message("`{name}` holds bfloat16, which needs the package ml_dtypes: pip install ml_dtypes")
 host_and_device = _message(
-    "`{name}` must be on the device that `{other}` is on, a GPU, got {kind} in CPU memory",
-    "name kind other",
+    "`{name}` must be on the device that `{other}` is on, a GPU, got {kind} in CPU memory", "name kind other"
 )
 two_devices = _message(
     "all arrays must be on one device, got `{name}` on device {device} and `{other}` on device {second}"
@@ -92,8 +89,6 @@ two_devices = _message(
 dlpack_alone = _message(
     "`{name}` must come from a library with an array API namespace, which allocates the result, got {kind}"
 )
-threads_type = _message("`n` must be an integer, got {kind}")
-threads_range = _message("`n` must be at least 1, got {n}")
 keep_memory = _message("{variable} must be a number of bytes, 0 to keep none, got {came!r}")
 made_otherwise = _message(
     "{library} was asked for an array on device {device} with strides {strides}, and made one on device "
@@ -102,8 +97,7 @@ made_otherwise = _message(
 )
 unaligned = _message("`{name}` must be aligned on a GPU: its strides must be multiples of its dtype's size")
 misplaced = _message(
-    "`{name}` must be aligned on a GPU: its address must be a multiple of {size}, got {address:#x}",
-    "name address size",
+    "`{name}` must be aligned on a GPU: its address must be a multiple of {size}, got {address:#x}", "name address size"
 )
 too_many = _message(
     "an array on a GPU must have fewer than 2**31 series and steps, got {lanes} series of {steps} steps"
@@ -186,8 +180,7 @@ def state_shape(name, shape, lanes):
 
 
 operand_shape = _message(
-    "`{name}` must have the shape of the result, {result}, or broadcast to it, got {shape}",
-    "name shape result",
+    "`{name}` must have the shape of the result, {result}, or broadcast to it, got {shape}", "name shape result"
 )
 lengths_dtype = _message("`lengths` must hold integers, got {came}")
 
@@ -237,16 +230,13 @@ rnn_layers_batch_first = _message(
     "`layers` must be time first inside a QRNN, got batch_first=True in layer {k}: give `batch_first` to the QRNN"
 )
 rnn_layers_chain = _message(
-    "`layers` must fit one another: layer {k} must have input_size {wanted}, got {came}",
-    "k came wanted",
+    "`layers` must fit one another: layer {k} must have input_size {wanted}, got {came}", "k came wanted"
 )
 rnn_layer_kind = _message(
-    "`layers` must hold modules with an input_size and a hidden_size, as QRNNLayer, got {kind} as {k}",
-    "k kind",
+    "`layers` must hold modules with an input_size and a hidden_size, as QRNNLayer, got {kind} as {k}", "k kind"
 )
 rnn_product = _message(
-    "`{name}` must give {wanted} features, for the layer's hidden_size and gates, got {came}",
-    "name came wanted",
+    "`{name}` must give {wanted} features, for the layer's hidden_size and gates, got {came}", "name came wanted"
 )
 rnn_input_kind = _message("`input` must be a tensor or a PackedSequence, got {kind}")
 rnn_input_dim = _message("`input` must be 2-D (unbatched) or 3-D: Expected input to be 2D or 3D, got {dims}D instead")
@@ -272,15 +262,13 @@ def rnn_hidden_shape(came, wanted):
 
 
 rnn_hidden_count = _message(
-    "`hidden` must have one state for each layer and direction: Expected a list of {wanted}, got {came}",
-    "came wanted",
+    "`hidden` must have one state for each layer and direction: Expected a list of {wanted}, got {came}", "came wanted"
 )
 rnn_hidden_sizes = _message(
     "`hidden` must be a list of one state for each layer where their sizes differ ({sizes}), got one tensor"
 )
 rnn_hidden_dtype = _message(
-    "`hidden` must have the input's dtype {wanted}, but under autocast, got {came}",
-    "came wanted",
+    "`hidden` must have the input's dtype {wanted}, but under autocast, got {came}", "came wanted"
 )
 rnn_previous = _message(
     "`{name}` holds the inputs before the first one and must fit the input: {wanted}, got {came}. Call reset() "
@@ -304,8 +292,7 @@ rnn_state_and_saved = _message(
     "pass the state from call to call"
 )
 rnn_state_layers = _message(
-    "`inputs` of a QRNNState must have one entry for each layer, {wanted}, got {came}",
-    "came wanted",
+    "`inputs` of a QRNNState must have one entry for each layer, {wanted}, got {came}", "came wanted"
 )
 
 
@@ -349,8 +336,7 @@ times_units = _message(
 times_dtype = _message("`times` must hold datetime64 or real numbers, got dtype {came}")
 times_zones = _message("`times` must all have a time zone, or none")
 times_shape = _message(
-    "`times` must be the same length as the time axis, ({steps},), or have the data's shape, got {shape}",
-    "shape steps",
+    "`times` must be the same length as the time axis, ({steps},), or have the data's shape, got {shape}", "shape steps"
 )
 times_missing = _message("`times` must not hold NaT, NaN or infinities")
 times_order = _message("`times` must not go backwards")
@@ -369,8 +355,7 @@ columns = _message(
     "name came wanted",
 )
 labels_mixed = _message(
-    "`{name}` must come from the library of `x`, {wanted}, or have no labels, got one from {came}",
-    "name came wanted",
+    "`{name}` must come from the library of `x`, {wanted}, or have no labels, got one from {came}", "name came wanted"
 )
 labels_frame = _message("`{name}` must be a Series, or an array, beside a Series")
 labels_of_both = _message("`{name}` must be an array where its labels are those of the steps and of the columns of `x`")

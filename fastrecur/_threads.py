@@ -9,6 +9,7 @@ worker takes as long as many a call, so that is the first thing a call does, and
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -78,14 +79,14 @@ def set_num_threads(n: SupportsIndex) -> None:
     >>> fastrecur.set_num_threads(1)
     """
     global _threads
-    if isinstance(n, bool) or not hasattr(n, "__index__"):
-        raise TypeError(say.threads_type(type(n)))
     try:
-        n = n.__index__()
+        if isinstance(n, bool):
+            raise TypeError
+        n = operator.index(n)
     except TypeError:
-        raise TypeError(say.threads_type(type(n))) from None
+        raise TypeError(say.count_type("n", type(n))) from None
     if n < 1:
-        raise ValueError(say.threads_range(n))
+        raise ValueError(say.at_least("n", 1, n))
     _threads = n
 
 
@@ -118,7 +119,6 @@ def alone() -> contextlib.AbstractContextManager[None]:
 
 
 def ranges(n: int, parts: int) -> list[tuple[int, int]]:
-    """Cut range(n) into nearly equal ranges."""
     parts = max(1, min(parts, n))
     return [(n * k // parts, n * (k + 1) // parts) for k in range(parts)]
 
@@ -153,10 +153,5 @@ def prewake(threads: int) -> int:
     return _workers.wake(threads) if _workers.can_hire() else 1
 
 
-def _after_fork() -> None:
-    _native.after_fork()
-    _workers.after_fork()
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=_workers.after_fork)

@@ -1,31 +1,33 @@
-"""Run weighted statistics of NumPy arrays: lay out the lanes, cut long series into chunks, share the work out."""
+"""Run weighted statistics of NumPy arrays: lay out the series, cut long ones into chunks, share the work out."""
 
 import math
 
 import numpy as np
 
-from . import _cost, _problem, _shapes, _threads
+from . import _cost, _problem, _run, _shapes, _threads
 from ._arrays import address, element
-from ._chunked import scan
-from ._cpu import _weighted, _weighted_scan
+from ._cpu import _weighted
 from ._cpu._compile import kernel
 from ._cpu._types import WIDTH
 from ._cpu._weighted import COUNT, COVARIANCE, MEAN, MEAN_Y, ORIGIN, ORIGIN_Y, PLANES, ROOM, STEPS, WEIGHT
 
 SERIAL_BYTES = _cost.SERIAL_BYTES // 4  # of samples, of which each takes so much longer than a recurrence's step
 LARGE = 16 << 20  # bytes of a result from which it goes past the cache
-CHUNKS = 8  # that a long series is cut into, for each
-LONG_CHUNK = 1 << 23  # steps
+FEW_LANES = _problem.FEW_LANES  # fewer are walked one by one
+FEW_ALONG = 2 * WIDTH  # fewer of contiguous time are cut into chunks where they are long
+LONG_SERIES = 1 << 16  # steps of a series that is cut
+MANY_SAMPLES = 1 << 14  # from which it pays to look for a plain recurrence
+MOST_VECTORS = 8  # of chunks that a series is cut into
+WARM_UP = 1 / 8  # of a chunk, at most, where there is more than one vector of them
 FORGOTTEN = 2.0**-80  # what is left of a state that a warm-up need not know
 ALIKE = 2.0**-40
-SEARCH = 1 << 20  # values that are looked at together for the first one that is there
-ALONG = 0  # steps at a time: lanes are walked one by one, a vector of steps at a time
-ALONG_LANES = 2 * WIDTH  # from as many on, tiles are quicker
+LAST_DIGIT = 2.0**-52  # what the weights' sum may still change by, of itself, where it counts as settled
+SEARCH = 64  # steps that are looked at for the first sample that is there, before all are
 _WIDE = np.dtype(np.float64)
 
 
 def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods, bias=False, state=None):
-    """Return a statistic, and the lanes' `PLANES` after the last step.
+    """Return a statistic, and the series' `PLANES` after the last step.
 
     ``kind`` says how weights come about: they "adjust" to each other and the gate is a decay; they are "fixed" by the
     gate; or they are "timed", and the gate is a decay again. ``y`` is None but for covariances. ``state`` is what
@@ -43,11 +45,12 @@ def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods,
     traits = {"ignore_na": ignore_na, "sum": statistic == "sum"}
     traits |= {"covariance": y is not None, "one_series": y is None or y is x}
     rule = " ".join([kind, *(trait for trait, holds in traits.items() if holds)])
-    # Time first, then the lanes, outermost in memory first.
+    # Time first, then the series, outermost in memory first.
     gate = np.asarray(gate) if np.asarray(gate).dtype.kind == "f" else np.asarray(gate, _WIDE)
     order = sorted(lane_axes, key=lambda k: (-abs(h.strides[k]), k))
-    operands = [None if v is None else np.broadcast_to(v, shape).transpose(axis, *order) for v in (x, y, gate)]
-    operands.insert(2, h.transpose(axis, *order))
+    both = (x, x if y is None else y)
+    x_all, y_all, gates = (np.broadcast_to(v, shape).transpose(axis, *order) for v in (*both, gate))
+    operands = x_all, y_all, h.transpose(axis, *order), gates
     if y is not None:
         first = None
         for plane, values in ((ORIGIN, x), (ORIGIN_Y, y)):
@@ -55,160 +58,186 @@ def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods,
                 first = _first_values(np.moveaxis(np.broadcast_to(values, shape), axis, 0))
             states[plane] = np.where(states[COUNT] > 0, states[plane], first)
     states = states.transpose(0, *(1 + lane_axes.index(k) for k in order))
-    if lanes < _problem.FEW_LANES and steps >= _problem.LONG_SERIES:
-        last = np.empty(states.shape)
-        for index in np.ndindex(states.shape[1:]):
-            one = [None if o is None else o[(slice(None), *index)] for o in operands]
-            before = states[(slice(None), *index)]
-            last[(slice(None), *index)] = _run_series(rule, one, steps, [max(1, min_periods), bias], before)
-    else:
-        by_rows = bool(order) and abs(h.strides[order[-1]]) < abs(h.strides[axis])
-        parts = [None if o is None else (o, o.strides[0], _offsets(o)) for o in operands]
-        along = lanes < ALONG_LANES and steps >= _problem.LONG_SERIES
-        along = along and all(o is None or abs(o.strides[0]) in (0, o.itemsize) for o in operands)
-        chunk = ALONG if along else STEPS if by_rows and lanes > WIDTH else steps
-        options = chunk, max(1, min_periods), bias, h.nbytes >= LARGE
-        last = _walk(rule, parts, steps, lanes, options, _pad(states.reshape(PLANES, lanes)))
-        last = last[:, :lanes].reshape(states.shape)
+    flags, after = (max(1, min_periods), bias, h.nbytes >= LARGE), states.reshape(PLANES, lanes)
+    settled = _settled_after(rule, gate, operands, flags[0])
+    after = _walk(rule, [o[:settled] for o in operands], flags, after)
+    if settled < steps:
+        rest = [o[settled:] for o in operands]
+        if not _recur(rule, rest, gate, flags[0], after):
+            after = _walk(rule, rest, flags, after)
+    last = after.reshape(states.shape)
     return h, np.ascontiguousarray(last.transpose(0, *(1 + order.index(k) for k in lane_axes)))
 
 
 def _first_values(values):
-    """Return the first finite value of each lane, time being the first axis; 0 where there is none."""
-    values = values[..., np.newaxis]
-    first = np.array(values[0], _WIDE)
-    open_lanes = np.nonzero(~np.isfinite(first))
-    t, steps = 1, 8
-    while t < len(values) and len(open_lanes[0]):
-        block = values[(slice(t, t + steps), *open_lanes)]
-        seen = np.isfinite(block)
-        there, at = seen.any(axis=0), seen.argmax(axis=0)
-        first[tuple(lanes[there] for lanes in open_lanes)] = block[at[there], np.flatnonzero(there)]
-        open_lanes = tuple(lanes[~there] for lanes in open_lanes)
-        t, steps = t + steps, min(2 * steps, 1 + SEARCH // (1 + len(open_lanes[0])))
-    first[open_lanes] = 0
-    return first[..., 0]
+    """Return the first finite value of each series, time being the first axis; 0 where there is none."""
+    for part in (values[:SEARCH], values):
+        seen = np.isfinite(part)
+        first, is_there = np.take_along_axis(part, seen.argmax(axis=0)[np.newaxis], 0)[0], seen.any(axis=0)
+        if is_there.all():
+            break
+    return np.where(is_there, first, 0).astype(_WIDE)
+
+
+# ---- Where nothing is missing ---------------------------------------------------------------------------------------
+#
+# Once the weights' sum has come to its limit, all shares are the same, and a mean is `forget_mult` of a number and the
+# samples; a sum is `linear_recurrence` of the decay anyway. One sample that is missing, and the last state is NaN.
+
+
+def _settled_after(rule, gate, operands, least):
+    """Return after how many steps a statistic may be a plain recurrence; all, if it is none, or too short for that."""
+    x, _, h, _ = operands
+    steps, kept = len(x), _kept(rule, gate)
+    if gate.size > 1 or x.size < MANY_SAMPLES or x.dtype != h.dtype or "timed" in rule or "covariance" in rule:
+        return steps
+    settled = 1 if kept == 0 else 2 + int(math.log(LAST_DIGIT / 2) / math.log(kept)) if kept < 1 else steps
+    return max(settled, least) if max(settled, least) <= steps // 2 else steps
+
+
+def _kept(rule, gate):
+    """Return what is left at a step of the weights' sum, beside which a sample weighs 1."""
+    return float(gate.flat[0]) if "adjust" in rule else 0.0
+
+
+def _recur(rule, operands, gate, least, states):
+    """Run a plain recurrence from the states before it, which become those after it; return whether that was right."""
+    x, _, h, _ = operands
+    weight, family, a = states[WEIGHT, 0], _problem.FORGET, float(gate.flat[0])
+    is_settled = (states[WEIGHT] == weight) & (abs(weight * _kept(rule, gate) + 1 - weight) <= LAST_DIGIT * weight)
+    if not (is_settled & (states[COUNT] >= least)).all():
+        return False
+    if "sum" in rule:
+        family = _problem.LINEAR
+    elif "adjust" in rule:
+        a = 1 / float(weight)
+    of_x, of_h = ((v.dtype, v.shape, v.strides) for v in (x, h))
+    plan = _problem.forward(family, ("gate", "x", "state"), None, of_x, None, of_h, 0, False, None, False)
+    _, last = _run.forward(plan, a, x, states[MEAN].reshape(x.shape[1:]), None, h, True)
+    if not np.isfinite(last).all():
+        return False
+    states[MEAN], states[COUNT] = last.reshape(-1), states[COUNT] + len(x)
+    return True
+
+
+# ---- The kernels ----------------------------------------------------------------------------------------------------
 
 
 def _offsets(operand):
-    """Return where lanes begin, in bytes, in their order."""
+    """Return where series begin, in bytes, in their order."""
     offsets = np.zeros(1, np.int64)
     for size, stride in zip(operand.shape[1:], operand.strides[1:], strict=True):
         offsets = np.add.outer(offsets, np.arange(size) * stride).reshape(-1)
     return offsets
 
 
-def _pad(states):
-    """Return states with as many lanes as whole vectors have: the last is walked again, as its offset is repeated."""
+def _walk(rule, operands, flags, before):
+    """Walk operands whose first axis is time, in chunks if they are long; return the states after them."""
+    steps, lanes, h = len(operands[0]), before.shape[1], operands[2]
+    parts = [(o, o.strides[0], _offsets(o)) for o in operands]
+    along = all(abs(o.strides[0]) in (0, o.itemsize) for o in operands)
+    if steps >= LONG_SERIES and lanes < (FEW_ALONG if along else FEW_LANES):
+        chunks, window = _chunks(rule, operands[3], steps)
+        if chunks > 1:
+            return _walk_in_chunks(rule, parts, steps, flags, before, chunks, window)
+    by_rows = h.ndim > 1 and abs(h.strides[-1]) < abs(h.strides[0])
+    return _walk_once(rule, parts, steps, STEPS if by_rows and lanes > WIDTH else steps, flags, before)
+
+
+def _walk_once(rule, operands, steps, chunk, flags, states):
+    """Run the kernel; return the states after. Operands are ``(array, stride of time, series' offsets)``."""
     lanes = states.shape[1]
-    full = _problem.zeros((PLANES, -(-lanes // WIDTH) * WIDTH), _WIDE)
-    full[:, :lanes], full[:, lanes:] = states, states[:, -1:]
-    return full
-
-
-def _walk(rule, operands, steps, lanes, options, states):
-    """Run the kernel, which changes the states; operands are ``(array, stride of time, lanes' offsets)``, or None."""
-    chunk, *flags = options
-    operands = operands[0], operands[1] or operands[0], *operands[2:]
-    padded = states.shape[1]
-    table = np.zeros(_weighted.HEAD + 4 * padded, np.int64)
-    table[: _weighted.HEAD] = [steps, chunk, lanes, padded, *(0 if o is None else o[1] for o in operands), *flags]
-    for k, operand in enumerate(operands):
-        if operand is not None:
-            own = table[_weighted.HEAD + k * padded :][:padded]
-            own[:lanes], own[lanes:] = operand[2], operand[2][-1]
-    elements = {name: element(o[0].dtype) for name, o in zip(("x", "y", "h", "gate"), operands, strict=True) if o}
-    along = chunk == ALONG
-    call = kernel((_weighted_scan if along else _weighted).walk, rule, "f8", **elements)
-    head = (None, *(address(o[0]) for o in operands if o is not None), address(states), address(table))
-    size, unit = (lanes, 1) if along else (padded // WIDTH, WIDTH)
+    padded = -(-lanes // WIDTH) * WIDTH  # the last one is walked again, as its offset is repeated, to fill a vector
+    fill = np.minimum(np.arange(padded), lanes - 1)
+    carry, table = _problem.zeros((PLANES, padded), _WIDE), np.zeros(_weighted.HEAD + 4 * padded, np.int64)
+    carry[...] = states[:, fill]
+    table[: _weighted.HEAD] = [steps, chunk, lanes, padded, *(o[1] for o in operands), *flags]
+    table[_weighted.HEAD :] = np.concatenate([o[2][fill] for o in operands])
+    elements = {name: element(o[0].dtype) for name, o in zip(("x", "y", "h", "gate"), operands, strict=True)}
+    one_by_one = lanes < FEW_LANES
+    call = kernel(_weighted.walk_alone if one_by_one else _weighted.walk, rule, "f8", **elements)
+    head = (None, *(address(o[0]) for o in operands), address(carry), address(table))
+    size, unit = (lanes, 1) if one_by_one else (padded // WIDTH, WIDTH)
     nbytes, team = operands[0][0].itemsize * steps * lanes, _threads.team()
     threads = min(team.size, size) if nbytes >= SERIAL_BYTES else 1
     parts = _threads.ranges(size, _cost.items(4 * nbytes, threads, size))
     team.run([(call, *head, unit * low, unit * high) for low, high in parts], threads)
-    return states
+    return carry[:, :lanes]
 
 
-# ---- One long series ------------------------------------------------------------------------------------------------
+# ---- Long series ----------------------------------------------------------------------------------------------------
+#
+# Chunks of a series go side by side, as series of their own. What stands before a chunk is found by a warm-up; then the
+# states that all chunks come to are compared with those that the next ones began with, and chunks that began with
+# another are walked again, until there are none. Each time the first of these is right for good. So results are those
+# of one walk but for roundings, whatever gaps and outliers do.
 
 
-def _run_series(rule, operands, steps, flags, before):
-    """Run one series in chunks, at once: each is kept if its warm-up was right but for roundings."""
-    h, gate = operands[2:]
-    options = ALONG, *flags, False
-    chunks = CHUNKS * -(-steps // LONG_CHUNK)
-    length = steps // chunks
-    edges = np.arange(chunks) * length
-    window, least = _window(rule, gate, edges)
-    enough = max(least, flags[0])
-    if window > length // 4:
-        return _walk_part(rule, operands, 0, steps, options, before)[:, 0]
-    starts = np.zeros((PLANES, chunks))
-    starts[[ORIGIN, ORIGIN_Y]] = before[[ORIGIN, ORIGIN_Y], np.newaxis]
-    ends, seen, right = starts.copy(), np.zeros(chunks), np.zeros(chunks, bool)
-
-    def predict():
-        warm_up = _from_steps(operands, edges[1:] - window)
-        spare = np.empty((chunks - 1, window), h.dtype)
-        warm_up[2] = spare, spare.strides[1], np.arange(chunks - 1) * spare.strides[0]
-        starts[:, 1:] = _walk(rule, warm_up, window, chunks - 1, options, starts[:, 1:].copy())
-        starts[:, 0] = before
-        return (starts[COUNT, 1:] < enough).sum() <= 1
-
-    def scan_all():
-        ends[...] = _walk(rule, _from_steps(operands, edges), length, chunks, options, starts.copy())
-        seen[...] = ends[COUNT] - starts[COUNT]
-        right[1:] = (starts[COUNT, 1:] >= enough) & _are_alike(starts[:, 1:], ends[:, :-1])
-
-    def scan_again(k):
-        state = ends[:, k - 1].copy()
-        state[COUNT] = before[COUNT] + seen[:k].sum()
-        ends[:, k] = _walk_part(rule, operands, k * length, length, options, state)[:, 0]
-        seen[k] = ends[COUNT, k] - state[COUNT]
-        after = slice(k + 1, k + 2)
-        right[after] = (starts[COUNT, after] >= enough) & _are_alike(starts[:, after], ends[:, k : k + 1])
-
-    if not scan(chunks, predict, scan_all, right.__getitem__, scan_again):
-        return _walk_part(rule, operands, 0, steps, options, before)[:, 0]
-    now, done = ends[:, -1].copy(), chunks * length
-    now[COUNT] = before[COUNT] + seen.sum()
-    return _walk_part(rule, operands, done, steps - done, options, now)[:, 0] if done < steps else now
+def _chunks(rule, gate, steps):
+    """Return how many chunks to cut series into, and how many steps before a chunk tell how it starts."""
+    vectors, is_decay = MOST_VECTORS, "adjust" in rule or "timed" in rule
+    while vectors >= 1:
+        chunks = WIDTH * vectors
+        length = steps // chunks
+        window = _window(gate, is_decay, length, chunks)
+        if window <= (WARM_UP if vectors > 1 else 1) * length:
+            return chunks, window
+        vectors //= 2
+    return 1, 0
 
 
-def _from_steps(operands, first):
-    """Return what `_walk` takes, for lanes that are one series from different steps on."""
-    return [None if o is None else (o, o.strides[0], first * o.strides[0]) for o in operands]
+def _window(gate, is_decay, length, chunks):
+    """Return how many steps tell the state after them, before each chunk but the first.
 
-
-def _window(rule, gate, edges):
-    """Return how many steps tell the state after them, if not too many are missing: and how many samples that takes.
-
-    A share is no smaller than the gate's, whatever is missing. Where gates change, it is asked before each edge.
+    A share is no smaller than the gate's, whatever is missing: up to half of the steps may be.
     """
-    is_decay = "adjust" in rule or "timed" in rule
-    if gate.strides[0] != 0:
-        least = WIDTH
-        while 8 * least <= edges[1]:
-            before = np.stack([gate[edge - least : edge] for edge in edges[1:]])
-            if (np.prod(before if is_decay else 1 - before, axis=1, dtype=_WIDE) <= FORGOTTEN).all():
-                return 2 * least + WIDTH, least
-            least *= 2
-        return math.inf, 0
-    kept = float(gate[0]) if is_decay else 1 - float(gate[0])
-    if "timed" in rule or not 0 <= kept < 1:
-        return math.inf, 0
-    least = int(math.log(FORGOTTEN) / math.log(kept)) + 1 if kept > 0 else 1
-    return 2 * least + WIDTH, least
+    if gate.strides[0] == 0:
+        kept = float(np.max(gate[0] if is_decay else 1 - gate[0]))
+        least = int(math.log(FORGOTTEN) / math.log(kept)) if 0 < kept < 1 else 0 if kept == 0 else math.inf
+        return WIDTH + 2 + 2 * least
+    least, edges = WIDTH, np.arange(1, chunks) * length
+    while 2 * least < length:
+        before = np.stack([gate[edge - least : edge] for edge in edges])
+        if (np.prod(before if is_decay else 1 - before, axis=1, dtype=_WIDE) <= FORGOTTEN).all():
+            return WIDTH + 2 + 2 * least
+        least *= 2
+    return math.inf
 
 
-def _are_alike(predicted, true):
+def _walk_in_chunks(rule, operands, steps, flags, before, chunks, window):
+    """Do what `_walk` does, in chunks; ``window`` is the warm-up's number of steps."""
+    lanes, length, least = before.shape[1], steps // chunks, flags[0]
+    chunk, lane = np.divmod(np.arange(chunks * lanes), lanes)
+    starts = np.zeros((PLANES, chunks, lanes))
+    starts[[ORIGIN, ORIGIN_Y]] = before[[ORIGIN, ORIGIN_Y], np.newaxis]
+
+    def walk(lane, first, steps, states, writes=True):
+        """Walk so many steps of series, one for each state, from a first step of each on."""
+        parts = [(o, stride, offsets[lane] + first * stride) for o, stride, offsets in operands]
+        if not writes:  # anything but one row
+            row = np.empty(len(lane), operands[2][0].dtype)
+            parts[2] = row, 0, np.arange(len(row)) * row.itemsize
+        return _walk_once(rule, parts, steps, steps, (*flags[:2], False), states)
+
+    warm_up = np.maximum(chunk * length - window, 0)
+    starts = walk(lane, warm_up, window, starts.reshape(PLANES, -1), writes=False).reshape(starts.shape)
+    starts[COUNT] = least  # as if results had all the samples that they need
+    starts[:, 0] = before
+    ends, seen, wrong = np.empty_like(starts), np.empty((chunks, lanes)), np.ones((chunks, lanes), bool)
+    while wrong.any():
+        here = wrong.reshape(-1)
+        ends[:, wrong] = walk(lane[here], chunk[here] * length, length, starts[:, wrong])
+        seen[wrong] = (ends - starts)[COUNT, wrong]
+        ends[COUNT] = before[COUNT] + np.cumsum(seen, axis=0)
+        wrong[0], wrong[1:] = False, ~_are_alike(starts[:, 1:], ends[:, :-1], least)
+        starts[:, 1:] = np.where(wrong[1:], ends[:, :-1], starts[:, 1:])
+    done = length * chunks
+    return walk(np.arange(lanes), done, steps - done, ends[:, -1]) if done < steps else ends[:, -1]
+
+
+def _are_alike(predicted, true, least):
     """Return which of some states give the same results as others but for roundings."""
     planes = [WEIGHT, MEAN, MEAN_Y, COVARIANCE, ROOM]
+    enough = np.minimum(predicted[COUNT], least) == np.minimum(true[COUNT], least)
     with np.errstate(all="ignore"):
-        return np.all(np.abs(predicted[planes] - true[planes]) <= ALIKE * np.abs(true[planes]), axis=0)
-
-
-def _walk_part(rule, operands, first, steps, options, before):
-    """Walk some steps of one series from the state before them."""
-    part = _from_steps(operands, np.array([first]))
-    return _walk(rule, part, steps, 1, options, np.reshape(before, (PLANES, 1)).copy())
+        return enough & np.all(np.abs(predicted[planes] - true[planes]) <= ALIKE * np.abs(true[planes]), axis=0)

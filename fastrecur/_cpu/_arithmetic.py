@@ -5,12 +5,12 @@ import operator
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, lower_builtin, overload, type_callable
+from numba.extending import lower_builtin, overload, type_callable
 
 from .. import _steps
-from ._conversions import call_llvm, halves, joined, shaped, splat
+from ._conversions import call_llvm, complex_number, halves, joined, resize, shaped, splat
 from ._numba import INLINE
-from ._types import HAS_MASKS, I1, I32, I64, Mask, Vector, constant_of, first, writer
+from ._types import F32, F64, HAS_MASKS, I1, I32, I64, Mask, Vector, constant_of, first, llvm_type, writer
 from ._vectors import all_lanes
 
 
@@ -75,7 +75,7 @@ def _comparison(operation):
         if emitter.kinds[0].is_complex:
             a, b = (joined(emitter.builder, *[halves(emitter.builder, value)[0]] * 2) for value in (a, b))
         bits = emitter.builder.fcmp_ordered(operation, a, b)
-        return emitter.builder.sext(bits, emitter.context.get_value_type(emitter.result))
+        return emitter.builder.sext(bits, llvm_type(emitter.result))
 
     return emit
 
@@ -113,29 +113,43 @@ def _if_real(value, *others):
 
 
 def _constant(emitter, value, _):
-    like = emitter.result
-    is_vector = isinstance(like, Vector)
-    number = emitter.context.cast(emitter.builder, value, emitter.kinds[0], like.element if is_vector else like)
-    return all_lanes(emitter.context, emitter.builder, like, number) if is_vector else number
+    builder, like = emitter.builder, emitter.result
+    element = like.element if isinstance(like, Vector) else like
+    number = resize(builder, value, F32 if element == types.float32 else F64)
+    if isinstance(element, types.Complex):
+        number = complex_number(builder, number, ir.Constant(F64, 0.0))
+    return all_lanes(builder, like, number) if isinstance(like, Vector) else number
+
+
+def _is_complex(kind):
+    return kind.is_complex if isinstance(kind, Vector) else isinstance(kind, types.Complex)
+
+
+def _parts(builder, value):
+    if isinstance(value.type, ir.VectorType):
+        return halves(builder, value)
+    return [builder.extract_value(value, k) for k in (0, 1)]
+
+
+def _of_parts(builder, real, imag):
+    return (joined if isinstance(real.type, ir.VectorType) else complex_number)(builder, real, imag)
 
 
 def _fma(emitter, a, b, c):
     builder = emitter.builder
-    if not isinstance(emitter.result, Vector):
-        return builder.fma(a, b, c)
-    if not emitter.result.is_complex:
+    if not _is_complex(emitter.result):
         return _call(emitter, "fma", a, b, c)
-    (a_real, a_imag), (b_real, b_imag), (c_real, c_imag) = (halves(builder, v) for v in (a, b, c))
+    (a_real, a_imag), (b_real, b_imag), (c_real, c_imag) = (_parts(builder, v) for v in (a, b, c))
     real = _call(emitter, "fma", builder.fneg(a_imag), b_imag, _call(emitter, "fma", a_real, b_real, c_real))
     imag = _call(emitter, "fma", a_imag, b_real, _call(emitter, "fma", a_real, b_imag, c_imag))
-    return joined(builder, real, imag)
+    return _of_parts(builder, real, imag)
 
 
 def _conj(emitter, value):
-    if not (isinstance(emitter.result, Vector) and emitter.result.is_complex):
+    if not _is_complex(emitter.result):
         return value
-    real, imag = halves(emitter.builder, value)
-    return joined(emitter.builder, real, emitter.builder.fneg(imag))
+    real, imag = _parts(emitter.builder, value)
+    return _of_parts(emitter.builder, real, emitter.builder.fneg(imag))
 
 
 def _type_of_choice(condition, yes, no):
@@ -176,44 +190,18 @@ def _condition_type(condition):
     return types.boolean if isinstance(condition, Mask) else condition
 
 
-implement(_steps.constant, writer(lambda value, like: like, _constant))
+implement(_steps.constant, writer(lambda value, like: like if isinstance(value, types.Float) else None, _constant))
 implement(_steps.select, writer(_type_of_choice, _select))
-implement(_steps.fma, writer(_if_real, _fma))
+implement(_steps.fma, writer(first, _fma))
 implement(_steps.everywhere, writer(_condition_type, _everywhere))
 implement(_steps.magnitude, writer(_if_real, lambda emitter, value: _call(emitter, "fabs", value)))
-implement(_steps.conj, writer(_if_real, _conj))
+implement(_steps.conj, writer(first, _conj))
 implement(_steps.is_single, compiled_truth(_is_single))
 implement(_steps.nearest, writer(first, lambda emitter, value: _call(emitter, "rint", value)))
 implement(_steps.power_of_two, writer(first, _power_of_two))
-
-
-# Of complex scalars, which Numba makes of their parts.
-
-
-@intrinsic
-def _fused(typingctx, a, b, c):
-    return writer(first, _fma)(typingctx, a, b, c)
-
-
-@overload(_steps.fma, jit_options=INLINE)
-def _complex_fma(a, b, c):
-    if isinstance(a, types.Complex):
-
-        def complex_fma(a, b, c):
-            real = _fused(-a.imag, b.imag, _fused(a.real, b.real, c.real))
-            imag = _fused(a.imag, b.real, _fused(a.real, b.imag, c.imag))
-            return complex(real, imag)
-
-        return complex_fma
 
 
 @overload(_steps.magnitude, jit_options=INLINE)
 def _complex_magnitude(value):
     if isinstance(value, types.Complex):
         return lambda value: abs(value)
-
-
-@overload(_steps.conj, jit_options=INLINE)
-def _complex_conj(value):
-    if isinstance(value, types.Complex):
-        return lambda value: complex(value.real, -value.imag)

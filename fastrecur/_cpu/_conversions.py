@@ -6,7 +6,6 @@ from ._types import ELEMENTS, F16, F32, HARDWARE_HALF, HAS_BFLOAT, I1, I16, I32,
 
 
 def call_llvm(builder, name, result, *arguments):
-    """Call an intrinsic of LLVM by its name."""
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
     function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
     return builder.call(function, arguments)
@@ -22,8 +21,19 @@ def shaped(type_, like):
     return ir.VectorType(type_, like.count) if isinstance(like, ir.VectorType) else type_
 
 
+def aggregate(builder, type_, values):
+    """Return a complex number or a tuple: a value of several."""
+    whole = ir.Constant(type_, ir.Undefined)
+    for k, value in enumerate(values):
+        whole = builder.insert_value(whole, value, k)
+    return whole
+
+
+def complex_number(builder, real, imag):
+    return aggregate(builder, ir.LiteralStructType([real.type] * 2), (real, imag))
+
+
 def splat(value, type_):
-    """Return a constant in all elements of a type."""
     return ir.Constant(type_, [value] * type_.count if isinstance(type_, ir.VectorType) else value)
 
 
@@ -134,7 +144,6 @@ def halves(builder, vector):
 
 
 def joined(builder, low, high):
-    """Return a vector of two halves."""
     return shuffle(builder, low, high, list(range(2 * low.type.count)))
 
 

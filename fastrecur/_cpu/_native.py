@@ -15,8 +15,6 @@ import functools
 import operator
 import pathlib
 import sys
-import threading
-from typing import NamedTuple
 
 import numpy as np
 from llvmlite import binding, ir
@@ -42,17 +40,7 @@ HEAD = 24  # Then a row for each call: the kernel, how many arguments it takes, 
 ROW = 2 + MOST_ARGUMENTS
 
 _I32, _I64, _VOID = ir.IntType(32), ir.IntType(64), ir.VoidType()
-_lock = threading.RLock()
-
-
-class _Known(NamedTuple):
-    """What is known of a kernel that is called by a trampoline."""
-
-    place: int
-    arity: int
-
-
-_known = {}
+_known = {}  # of a kernel that is called by a trampoline: its address and how many arguments it takes
 
 
 def callable_of(code, symbol, arity):
@@ -61,7 +49,7 @@ def callable_of(code, symbol, arity):
     if not trampolines():
         return _by_ctypes(place, arity)
     call = _prepared(place, [0] * arity, range(arity), arity, 0, True)
-    _known[call] = _Known(place, arity)
+    _known[call] = place, arity
     return call
 
 
@@ -103,16 +91,21 @@ class Prepared:
     """
 
     def __init__(self, kernel, arguments, places, scratch, words, releases):
-        place, arity = _known[kernel]
-        if len(arguments) != arity:
-            raise TypeError(say.kernel_arguments(arity, len(arguments)))
         if words > MOST_SCRATCH:
             raise ValueError(say.kernel_scratch(MOST_SCRATCH, words))
-        self.call = _prepared(place, arguments, places, scratch if words else arity, words, releases)
+        scratch = scratch if words else len(arguments)
+        self.call = _prepared(_checked(kernel, arguments), arguments, places, scratch, words, releases)
+
+
+def _checked(kernel, arguments):
+    """Return a kernel's address, if it takes so many arguments."""
+    place, arity = _known[kernel]
+    if len(arguments) != arity:
+        raise TypeError(say.kernel_arguments(arity, len(arguments)))
+    return place
 
 
 def _prepared(place, arguments, places, scratch, words, releases):
-    """Return a trampoline."""
     error, record = say.kernel_arguments(len(places)).encode(), np.zeros(_VALUES + MOST_ARGUMENTS, np.int64)
     message = ctypes.cast(error, ctypes.c_void_p).value
     record[:_PLACES] = place, len(arguments), scratch, words, releases, len(places), message
@@ -127,8 +120,7 @@ def is_native(calls):
 
 
 def place_of(kernel):
-    """Return a kernel's address."""
-    return _known[kernel].place
+    return _known[kernel][0]
 
 
 def table(calls, chain=1):
@@ -137,17 +129,12 @@ def table(calls, chain=1):
     items = -(-len(calls) // chain)
     made[LEFT], made[ITEMS], made[CALLS], made[CHAIN] = items, items, len(calls), chain
     for row, (kernel, *arguments) in zip(rows_of(made), calls, strict=True):
-        place, arity = _known[kernel]
-        if len(arguments) != arity:
-            raise TypeError(say.kernel_arguments(arity, len(arguments)))
-        if arguments[0] is None:  # the rule, of which nothing is left in compiled code
-            arguments[0] = 0
-        row[: 2 + arity] = place, arity, *arguments
+        # None is the rule, of which nothing is left in compiled code.
+        row[: 2 + len(arguments)] = _checked(kernel, arguments), len(arguments), *(a or 0 for a in arguments)
     return made
 
 
 def rows_of(table):
-    """Return a table's rows."""
     return table[HEAD:].reshape(-1, ROW)
 
 
@@ -159,7 +146,6 @@ def with_addresses(table, addresses):
 
 
 def run_alone(table):
-    """Do all of a table on this thread."""
     for row in rows_of(table):
         trampolines().enter_row(address(row))
 
@@ -206,7 +192,7 @@ class Trampolines:
 
 def trampolines():
     """Return the native functions, made at the first call; None where Python lacks what they need."""
-    with _lock:
+    with _cache.making:
         return _trampolines()
 
 
@@ -216,14 +202,7 @@ def _trampolines():
     return Trampolines(symbols) if symbols else None
 
 
-def after_fork():
-    """Make anew what another thread of the parent may have held."""
-    global _lock
-    _lock = threading.RLock()
-
-
 def _compiled(triple):
-    """Return the functions' machine code."""
     module = ir.Module(name="fastrecur")
     module.triple = triple
     run = _write_run(module)

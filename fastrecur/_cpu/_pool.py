@@ -94,15 +94,15 @@ def advance(get, put, row, j, factor):
 
 
 @helper
-def forward_row(row, channels, ahead):
-    """Advance a row: whole vectors, then channels one by one."""
+def walk_row(step, row, channels, ahead):
+    """Take a row to the next step, or to the one before: whole vectors, then channels one by one."""
     lanes, factor = width(row.carry), load(row.keep, 0, row.carry)
     stop = channels - channels % lanes
     for j in range(0, stop, lanes):
         prefetch_row(row, j, ahead)
-        advance(load_vector, store_vector, row, j, broadcast(factor))
+        step(load_vector, store_vector, row, j, broadcast(factor))
     for j in range(stop, channels):
-        advance(load, store, row, j, factor)
+        step(load, store, row, j, factor)
 
 
 def forward(product, bias, keep, h, states, carry, starts, geometry, low, high):
@@ -124,15 +124,14 @@ def forward(product, bias, keep, h, states, carry, starts, geometry, low, high):
                 row_of(states, geometry, STATES, start, b, first), shift(carry, (b * size + first) * itemsize(carry)),
                 size, gated, masked, saves,
             )  # fmt: skip
-            forward_row(row, part.channels, load_int(geometry, PREFETCH))
+            walk_row(advance, row, part.channels, load_int(geometry, PREFETCH))
 
 
 @inlined
-def advance_back(get, put, row, j, factor, cotangent):
-    """Take one channel or a vector of them to the step before; the cotangent is the results', if none comes."""
+def advance_back(get, put, row, j, factor):
+    """Take one channel or a vector of them to the step before."""
     product, carry, f_at, o_at = row.product, row.carry, j + row.size, j + 2 * row.size
-    if row.has_g:
-        cotangent = get(row.g, j, carry)
+    cotangent = get(row.g, j, carry) if row.has_g else constant(0.0, factor)
     if row.masked:
         factor = get(row.keep, j, carry)
     if row.gated:
@@ -144,18 +143,6 @@ def advance_back(get, put, row, j, factor, cotangent):
     put(carry, j, onward)
     put(row.to, j, grad_z)
     put(row.to, f_at, grad_f)
-
-
-@helper
-def vjp_row(row, channels, ahead):
-    """Take a row to the step before it: whole vectors, then channels one by one."""
-    lanes, factor = width(row.carry), load(row.keep, 0, row.carry)
-    stop, zero = channels - channels % lanes, constant(0.0, factor)
-    for j in range(0, stop, lanes):
-        prefetch_row(row, j, ahead)
-        advance_back(load_vector, store_vector, row, j, broadcast(factor), broadcast(zero))
-    for j in range(stop, channels):
-        advance_back(load, store, row, j, factor, zero)
 
 
 def vjp(g, product, keep, states, first, carry, to_product, starts, geometry, low, high):
@@ -185,4 +172,4 @@ def vjp(g, product, keep, states, first, carry, to_product, starts, geometry, lo
                 row_of(states, geometry, STATES, start, b, channel), before, shift(carry, at * itemsize(carry)),
                 to_row, size, gated, masked, has_g,
             )  # fmt: skip
-            vjp_row(row, part.channels, load_int(geometry, PREFETCH))
+            walk_row(advance_back, row, part.channels, load_int(geometry, PREFETCH))

@@ -4,29 +4,25 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from ._conversions import call_llvm, narrow, resize, widen
+from ._conversions import call_llvm, complex_number, narrow, resize, widen
 from ._types import I1, I8, I32, I64, LINE, OCTET, WIDTH, Address, Pointer, constant_of, first, primitive
 
 # ---- What all loads and stores are made of ------------------------------------------------------------------------
 
 
 def moved(builder, place, offset):
-    """Return an address so many bytes on."""
     return builder.gep(place, [ir.Constant(I64, offset) if isinstance(offset, int) else offset], source_etype=I8)
 
 
 def scaled(builder, index, size):
-    """Return how many bytes a number of elements takes."""
     return builder.mul(index, ir.Constant(I64, size))
 
 
 def element_at(builder, pointer, place, index):
-    """Return the address of an element behind a pointer."""
     return moved(builder, place, scaled(builder, index, pointer.size))
 
 
 def read(builder, pointer, place, kind, align=1):
-    """Load what stands behind a pointer."""
     return _mark(builder.load(builder.bitcast(place, kind.as_pointer()), typ=kind, align=align), builder, pointer)
 
 
@@ -73,11 +69,7 @@ def _load(emitter, place, index, _):
         if pointer.element == carry.element:
             return raw
         real, imag = widen(builder, raw, pointer.element, carry.memory), ir.Constant(carry.memory, 0.0)
-    if not carry.is_complex:
-        return real
-    number = emitter.context.make_complex(builder, carry.value)
-    number.real, number.imag = real, imag
-    return number._getvalue()
+    return complex_number(builder, real, imag) if carry.is_complex else real
 
 
 def _part(builder, base, k, pointer):
@@ -93,13 +85,12 @@ def _store(emitter, place, index, value):
     builder, (pointer, _, kind) = emitter.builder, emitter.kinds
     base = element_at(builder, pointer, place, index)
     if isinstance(kind, types.Complex):
-        number = emitter.context.make_complex(builder, kind, value)
         if pointer.is_complex:
-            for k, part in enumerate((number.real, number.imag)):
-                there = _part(builder, base, k, pointer)
-                write(builder, pointer, resize(builder, part, pointer.memory), there)
+            for k in (0, 1):
+                part = resize(builder, builder.extract_value(value, k), pointer.memory)
+                write(builder, pointer, part, _part(builder, base, k, pointer))
             return
-        value = number.real  # the gradient of a real operand
+        value = builder.extract_value(value, 0)  # the gradient of a real operand
     write(builder, pointer, narrow(builder, value, pointer.element) if pointer.category == "float" else value, base)
 
 
@@ -170,21 +161,17 @@ def misalignment(pointer):
     return pointer.address & (LINE - 1)
 
 
-def _lesser(emitter, a, b):
-    return emitter.builder.select(emitter.builder.icmp_signed("<", a, b), a, b)
-
-
-def _greater(emitter, a, b):
-    return emitter.builder.select(emitter.builder.icmp_signed(">", a, b), a, b)
+def _chosen(comparison):
+    return lambda e, a, b: e.builder.select(e.builder.icmp_signed(comparison, a, b), a, b)
 
 
 # `min` and `max` of two whole numbers, which Numba compiles as functions.
-@primitive(types.int64, _lesser)
+@primitive(types.int64, _chosen("<"))
 def minimum(a, b):
     return min(a, b)
 
 
-@primitive(types.int64, _greater)
+@primitive(types.int64, _chosen(">"))
 def maximum(a, b):
     return max(a, b)
 
@@ -226,12 +213,6 @@ def stack_of(pointer, carry, count):
     return stack(pointer if own else carry, count)
 
 
-@primitive(lambda pointer, carry, count: pointer if pointer.element == carry.element else carry, _stack, literal=True)
-def stack_wide(pointer, carry, count):
-    """Return a buffer of the carry's kind; with the pointer's own type if that is its kind too."""
-    return stack(carry, count)
-
-
 def _stack_ints(emitter, count):
     return stack_bytes(emitter.builder, 8 * count, align=8)
 
@@ -246,7 +227,6 @@ def stack_ints(count):
 
 
 def prefetch_line(builder, place, for_write):
-    """Prefetch the line of an address."""
     how = (ir.Constant(I32, n) for n in (int(for_write), 3, 1))  # 3: to every level of the cache; 1: data
     call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), place, *how)
 
@@ -263,14 +243,12 @@ def _prefetching(for_write):
     return emit
 
 
-@primitive(types.none, _prefetching(for_write=False))
-def prefetch(pointer, index, distance):
-    pass
+def no_prefetch(pointer, place, distance):
+    """Do what a prefetch does in the interpreter."""
 
 
-@primitive(types.none, _prefetching(for_write=True))
-def prefetch_for_write(pointer, index, distance):
-    pass
+prefetch = primitive(types.none, _prefetching(for_write=False))(no_prefetch)
+prefetch_for_write = primitive(types.none, _prefetching(for_write=True))(no_prefetch)
 
 
 def _prefault(emitter, place, offset):

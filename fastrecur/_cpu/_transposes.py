@@ -6,13 +6,14 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from ._conversions import narrow, shuffle, widen
+from ._conversions import aggregate, narrow, shuffle, widen
 from ._scalars import (
     copy_number,
     element_at,
     load,
     load_int,
     moved,
+    no_prefetch,
     prefetch_line,
     read,
     scaled,
@@ -107,7 +108,7 @@ def _load_octet(emitter, source, table, _):
     kind = ir.VectorType(pointer.memory, OCTET)
     lanes = [read(builder, pointer, moved(builder, source, at), kind) for at in _lane_offsets(builder, table)]
     rows = [widen(builder, row, pointer.element, carry.memory) for row in _transpose8(builder, lanes)]
-    return emitter.context.make_tuple(builder, emitter.result, rows)
+    return aggregate(builder, ir.ArrayType(rows[0].type, OCTET), rows)
 
 
 @primitive(lambda pointer, offsets, carry: types.UniTuple(Vector(carry.value, OCTET), OCTET), _load_octet)
@@ -188,11 +189,5 @@ def _prefetching_octet(for_write):
     return emit
 
 
-@primitive(types.none, _prefetching_octet(for_write=False))
-def prefetch_octet(pointer, offsets, distance):
-    pass
-
-
-@primitive(types.none, _prefetching_octet(for_write=True))
-def prefetch_octet_for_write(pointer, offsets, distance):
-    pass
+prefetch_octet = primitive(types.none, _prefetching_octet(for_write=False))(no_prefetch)
+prefetch_octet_for_write = primitive(types.none, _prefetching_octet(for_write=True))(no_prefetch)

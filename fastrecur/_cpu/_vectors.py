@@ -6,9 +6,9 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from ._conversions import call_llvm, complex_of, halves, joined, narrow, numbers_of, shuffle, widen
+from ._conversions import call_llvm, complex_number, complex_of, halves, joined, narrow, numbers_of, shuffle, widen
 from ._scalars import element_at, load, moved, read, store, width, write
-from ._types import F32, HAS_AVX, I16, I32, LINE, OCTET, WIDTH, Vector, first, primitive
+from ._types import F32, HAS_AVX, I16, I32, LINE, OCTET, WIDTH, Vector, first, llvm_type, primitive
 
 # ---- Load and store -----------------------------------------------------------------------------------------------
 
@@ -53,7 +53,7 @@ def _storing(streaming):
 
 
 def _stream(builder, value, place, pointer):
-    """Store a vector past the cache, to an aligned place, by whole registers.
+    """Store a vector past the cache, to an aligned place, by whole registers: plain stores would read the line first.
 
     A narrowed vector would be stored as the halves that its registers were made of, and twice as many streaming stores
     take twice as long; and halves of precision by a plain store, for want of another. An empty assembly that the
@@ -77,15 +77,8 @@ def _interpreted_store(pointer, index, vector):
         store(pointer, index + k, value)
 
 
-@primitive(types.none, _storing(streaming=False))
-def store_vector(pointer, index, vector):
-    _interpreted_store(pointer, index, vector)
-
-
-@primitive(types.none, _storing(streaming=True))
-def stream_vector(pointer, index, vector):
-    """Store past the cache, to an aligned place: a plain store would first read the line that it overwrites."""
-    _interpreted_store(pointer, index, vector)
+store_vector = primitive(types.none, _storing(streaming=False))(_interpreted_store)
+stream_vector = primitive(types.none, _storing(streaming=True))(_interpreted_store)
 
 
 # ---- Permute, broadcast, add --------------------------------------------------------------------------------------
@@ -97,16 +90,14 @@ def _spread(builder, number, count=WIDTH):
     return shuffle(builder, one, undefined, [0] * count)
 
 
-def all_lanes(context, builder, vector, number):
-    """Return a vector that has a number in all lanes."""
+def all_lanes(builder, vector, number):
     if not vector.is_complex:
         return _spread(builder, number, vector.count)
-    number = context.make_complex(builder, vector.element, number)
-    return joined(builder, *(_spread(builder, part, vector.count) for part in (number.real, number.imag)))
+    return joined(builder, *(_spread(builder, builder.extract_value(number, k), vector.count) for k in (0, 1)))
 
 
 def _broadcast(emitter, *arguments):
-    return all_lanes(emitter.context, emitter.builder, emitter.result, arguments[-1])
+    return all_lanes(emitter.builder, emitter.result, arguments[-1])
 
 
 @primitive(lambda value: Vector(value), _broadcast)
@@ -115,7 +106,7 @@ def broadcast(value):
 
 
 def _opaque_zero(emitter, _):
-    kind = emitter.context.get_value_type(emitter.result.element)
+    kind = llvm_type(emitter.result).element
     name = f"llvm.arithmetic.fence.{'f32' if kind == F32 else 'f64'}"
     return _spread(emitter.builder, call_llvm(emitter.builder, name, kind, ir.Constant(kind, 0.0)))
 
@@ -173,9 +164,7 @@ def _by_parts(emitter, vector, value, number_of):
     """Return the number that is made of a vector; of complex ones, of both parts by themselves."""
     if not vector.is_complex:
         return number_of(value)
-    number = emitter.context.make_complex(emitter.builder, vector.element)
-    number.real, number.imag = (number_of(part) for part in halves(emitter.builder, value))
-    return number._getvalue()
+    return complex_number(emitter.builder, *map(number_of, halves(emitter.builder, value)))
 
 
 def _total(emitter, value):

@@ -21,12 +21,13 @@ from typing import NamedTuple
 import numpy as np
 from llvmlite import binding, ir
 from numba import types
-from numba.extending import intrinsic
 
 from .._arrays import address
 from . import _native, _python
 from ._compile import kernel
+from ._conversions import call_llvm
 from ._numba import helper
+from ._types import I64, primitive
 
 MOST_WORKERS = 512
 BUSY, PATIENT = 1000, 2500  # turns for which who waits does so busily, then by yielding; then it sleeps, or naps
@@ -53,7 +54,6 @@ LEFT, ITEMS, CALLS, CHAIN, DONE, HEAD, ROW = (
     )
 )  # fmt: skip
 
-_I64 = ir.IntType(64)
 _IS_X86 = "x86" in binding.get_process_triple()
 
 
@@ -61,73 +61,47 @@ _IS_X86 = "x86" in binding.get_process_triple()
 
 
 def _word(builder, place):
-    return builder.inttoptr(place, _I64.as_pointer())
+    return builder.inttoptr(place, I64.as_pointer())
 
 
-@intrinsic
-def load(typingctx, place):
+@primitive(types.int64, lambda e, place: e.builder.load_atomic(_word(e.builder, place), "acquire", 8, typ=I64))
+def load(place):
     """Return a word; what others wrote before they stored it is seen."""
 
-    def codegen(context, builder, signature, args):
-        return builder.load_atomic(_word(builder, args[0]), "acquire", 8, typ=_I64)
 
-    return types.int64(types.int64), codegen
-
-
-@intrinsic
-def store(typingctx, place, value):
+@primitive(types.none, lambda e, place, value: e.builder.store_atomic(value, _word(e.builder, place), "release", 8))
+def store(place, value):
     """Write a word; who loads it sees what was written before."""
 
-    def codegen(context, builder, signature, args):
-        builder.store_atomic(args[1], _word(builder, args[0]), "release", 8)
-        return context.get_dummy_value()
 
-    return types.none(types.int64, types.int64), codegen
+def _swap(emitter, place, old, new):
+    pair = emitter.builder.cmpxchg(_word(emitter.builder, place), old, new, "acq_rel", "acquire")
+    return emitter.builder.extract_value(pair, 1)
 
 
-@intrinsic
-def swap(typingctx, place, old, new):
+@primitive(types.boolean, _swap)
+def swap(place, old, new):
     """Return whether a word was ``old`` and is now ``new``."""
 
-    def codegen(context, builder, signature, args):
-        pair = builder.cmpxchg(_word(builder, args[0]), args[1], args[2], "acq_rel", "acquire")
-        return builder.extract_value(pair, 1)
 
-    return types.boolean(types.int64, types.int64, types.int64), codegen
-
-
-@intrinsic
-def add(typingctx, place, value):
+@primitive(types.int64, lambda e, place, value: e.builder.atomic_rmw("add", _word(e.builder, place), value, "acq_rel"))
+def add(place, value):
     """Add to a word; return what it was."""
 
-    def codegen(context, builder, signature, args):
-        return builder.atomic_rmw("add", _word(builder, args[0]), args[1], "acq_rel")
 
-    return types.int64(types.int64, types.int64), codegen
-
-
-@intrinsic
-def pause(typingctx):
+@primitive(types.none, lambda e: call_llvm(e.builder, "llvm.x86.sse2.pause", ir.VoidType()) if _IS_X86 else None)
+def pause():
     """Let the processor know that this thread waits."""
 
-    def codegen(context, builder, signature, args):
-        if _IS_X86:
-            kind = ir.FunctionType(ir.VoidType(), [])
-            builder.call(builder.module.declare_intrinsic("llvm.x86.sse2.pause", (), kind), [])
-        return context.get_dummy_value()
 
-    return types.none(), codegen
+def _ask(emitter, function, *arguments):
+    kind = ir.FunctionType(I64, [I64] * len(arguments))
+    return emitter.builder.call(emitter.builder.inttoptr(function, kind.as_pointer()), arguments)
 
 
-@intrinsic
-def ask(typingctx, function, a, b, c):
+@primitive(types.int64, _ask)
+def ask(function, a, b, c):
     """Call a function of C, which may take fewer arguments; of what it returns, an int is the lower half."""
-
-    def codegen(context, builder, signature, args):
-        kind = ir.FunctionType(_I64, [_I64] * 3)
-        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
-
-    return types.int64(*[types.int64] * 4), codegen
 
 
 # ---- Kernels --------------------------------------------------------------------------------------------------------
@@ -160,7 +134,6 @@ def work(run, table, left):
 
 @helper
 def work_all(run, table, counter, ticket):
-    """Do items until none is left."""
     left = claim(counter, ticket)
     while left > 0:
         work(run, table, left)

@@ -1,4 +1,4 @@
-"""Long series and lanes of contiguous time, walked a vector of steps at a time, against lanes walked step by step."""
+"""Few and long series, by whichever way is quick, against series walked beside each other from end to end."""
 
 import itertools
 
@@ -18,7 +18,7 @@ STATISTICS = {
 
 
 def beside_others(statistic, x, y, axis=0, **options):
-    """Walk a series as one of many lanes, a step of all of them at a time."""
+    """Walk a series as one of many, a step of all of them at a time."""
     options = {k: np.asarray(v)[:, np.newaxis] if k == "alpha" and np.ndim(v) else v for k, v in options.items()}
     x, y = (np.repeat(np.asarray(v)[:, np.newaxis], 16, 1) for v in (x, y))
     return STATISTICS[statistic](x, y, axis=0, **options)[:, 3]
@@ -35,16 +35,21 @@ def check(statistic, x, y, rtol=1e-10, **options):
 
 
 @pytest.fixture
-def rewalked(monkeypatch):
-    """Where series were walked from a state that was not told, first step and number of steps."""
-    walks, walk = [], _weighted_run._walk_part
+def walks(monkeypatch):
+    """How many steps of how many series or chunks were walked at once, in order."""
+    noted, walk = [], _weighted_run._walk_once
 
-    def noting(rule, operands, first, steps, options, before):
-        walks.append((first, steps))
-        return walk(rule, operands, first, steps, options, before)
+    def noting(rule, operands, steps, chunk, flags, states):
+        noted.append((steps, states.shape[1]))
+        return walk(rule, operands, steps, chunk, flags, states)
 
-    monkeypatch.setattr(_weighted_run, "_walk_part", noting)
-    return walks
+    monkeypatch.setattr(_weighted_run, "_walk_once", noting)
+    return noted
+
+
+def behind_the_first(walks):
+    """Leave out what is walked before a recurrence is tried: that is walked alone."""
+    return walks[1:] if walks[0][1] == 1 else walks
 
 
 @pytest.mark.parametrize("steps", [2048, 2063, 5000, 70001])
@@ -116,7 +121,6 @@ def test_constant_series_stay_constant(rng, value, adjust, missing, alpha):
 
 @pytest.mark.parametrize("statistic", ["mean", "sum", "biased var"])
 def test_overflow(rng, statistic):
-    """Blocks whose numbers overflow on the way are walked step by step."""
     x = rng.choice([-1.7e308, 1.7e308], 3000)
     x[rng.random(3000) < 0.1] = np.nan
     with np.errstate(all="ignore"):
@@ -130,7 +134,7 @@ def test_overflow(rng, statistic):
 @pytest.mark.parametrize("statistic", ["mean", "var", "cov"])
 @pytest.mark.parametrize("missing", [0, 0.1])
 def test_series_that_leave_where_they_began(rng, statistic, missing):
-    """Means much smaller than what a block began with lose no digits; variances of large numbers neither."""
+    """Means much smaller than where a series began lose no digits; variances of large numbers neither."""
     x, y = rng.standard_normal((2, 5000)) * 1e-3 + 1e3
     x[2100:] = 1e-9 * rng.standard_normal(2900)
     x[4000:] += np.arange(1000) * 1e5
@@ -144,45 +148,93 @@ def test_series_that_leave_where_they_began(rng, statistic, missing):
 
 
 @pytest.mark.parametrize("statistic", STATISTICS)
-def test_segments(rng, statistic, rewalked, set_threads):
-    """Few steps tell how a segment starts; results do not depend on threads."""
+def test_chunks(rng, statistic, walks, set_threads):
+    """Few steps tell how a chunk starts; results do not depend on threads."""
     x, y = rng.standard_normal((2, 100_003)) + 3
     x[rng.random(len(x)) < 0.1] = np.nan
     results = []
     for threads in [1, 2, 3]:
         set_threads(threads)
+        del walks[:]
         results.append(STATISTICS[statistic](x, y, alpha=0.1))
-    assert set(rewalked) == {(100_000, 3)}
+        (warm_up, chunks), (length, again), (rest, one) = behind_the_first(walks)
+        assert (chunks, again, one) == (16, 16, 1)
+        assert warm_up < 1100 and 6000 < length <= 6250 and rest < 16
     for result in results[1:]:
         np.testing.assert_array_equal(result, results[0])
     check(statistic, x, y, alpha=0.1)
 
 
-@pytest.mark.parametrize("statistic", ["mean", "var"])
-def test_segments_that_started_wrong(rng, statistic, rewalked):
-    """What is so large that it is felt after all that the steps before a segment tell."""
+@pytest.mark.parametrize("statistic", ["sum", "var"])
+def test_chunks_that_started_wrong(rng, statistic, walks):
+    """What is so large that it is felt after all that the steps before a chunk tell."""
     x = rng.standard_normal(80_000) + 3
-    x[8800] = 1e120
-    check(statistic, x, x, alpha=0.1)
-    assert set(rewalked) == {(10_000, 10_000)}
+    x[8800], x[-1] = 1e120, np.nan
+    actual = STATISTICS[statistic](x, x, alpha=0.1)
+    length = behind_the_first(walks)[1][0]
+    assert behind_the_first(walks)[1:3] == [(length, 16), (length, 1)]
+    np.testing.assert_allclose(actual, beside_others(statistic, x, x, alpha=0.1), rtol=1e-10)
 
 
-@pytest.mark.parametrize("gaps", [1, 2])
+@pytest.mark.parametrize("gaps", [0, 1, 2])
 @pytest.mark.parametrize("adjust", [True, False])
-def test_segments_behind_gaps(rng, adjust, gaps, rewalked):
-    """One that is not told enough is walked when its turn comes; if there are more of them, all are."""
+def test_chunks_behind_gaps(rng, adjust, gaps, walks):
+    """Those that are not told enough, as gaps that are ignored forget nothing, are walked again, side by side."""
     x = rng.standard_normal(80_000)
     for k in range(gaps):
         x[10_000 * k + 8500 : 10_000 * k + 9999] = np.nan
-    options = {"alpha": 0.1, "adjust": adjust, "min_periods": 5}
-    check("mean", x, x, **options)
-    assert set(rewalked) == ({(10_000, 10_000)} if gaps == 1 else {(0, 80_000)})
+    options = {"alpha": 0.1, "adjust": adjust, "min_periods": 5, "ignore_na": True}
+    actual = STATISTICS["var"](x, x, **options)
+    assert walks[1:] == [(5000, 16), (5000, gaps)][: 1 + (gaps > 0)]
+    np.testing.assert_allclose(actual, beside_others("var", x, x, **options), rtol=1e-10)
 
 
-def test_slow_averages_are_not_cut(rng, rewalked):
+@pytest.mark.parametrize("least", [6000, 20_000])
+def test_chunks_before_which_are_too_few_samples(rng, least, walks):
     x = rng.standard_normal(80_000)
-    check("mean", x, x, halflife=1000)
-    assert rewalked == [(0, 80_000)]
+    actual = STATISTICS["var"](x, x, alpha=0.1, min_periods=least)
+    assert np.isnan(actual).sum() == least - 1
+    assert walks[1:] == [(5000, 16), (5000, (least - 1) // 5000)]
+    np.testing.assert_allclose(actual, beside_others("var", x, x, alpha=0.1, min_periods=least), rtol=1e-10)
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_slow_averages_are_not_cut(rng, statistic, walks):
+    x, y = rng.standard_normal((2, 80_000))
+    x[rng.random(len(x)) < 0.1] = np.nan
+    actual = STATISTICS[statistic](x, y, halflife=3000)
+    assert walks == [(80_000, 1)]
+    expected = beside_others(statistic, x, y, halflife=3000)
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("statistic", ["mean", "mean not adjusted", "sum"])
+@pytest.mark.parametrize("shape", [(30_000,), (3, 20_000), (20_000, 3), (2000, 40)])
+def test_plain_recurrences(rng, shape, statistic, dtype, walks):
+    """Where nothing is missing, a mean is a recurrence as soon as all samples count alike; so is a sum."""
+    x, axis = rng.standard_normal(shape).astype(dtype) + 2, int(np.argmax(shape))
+    function = ewm_sum if statistic == "sum" else ewm_mean
+    options = {"alpha": 0.1, "axis": axis} | ({"adjust": False} if "not" in statistic else {})
+    actual = function(x, **options)
+    ((first, count),) = walks
+    assert (count, first < 400) == (x.size // shape[axis], True)
+    gap, steps = x.copy(), shape[axis]
+    np.moveaxis(gap, axis, 0)[-1] = np.nan
+    expected = function(gap, **options)
+    assert len(walks) >= 3 and walks[2] == (steps - first, count)
+    actual, expected = (np.moveaxis(v, axis, 0)[:-1] for v in (actual, expected))
+    np.testing.assert_allclose(actual, expected, rtol=1e-12 if dtype == np.float64 else 1e-6)
+
+
+def test_states_after_plain_recurrences(rng, walks):
+    x = rng.standard_normal(60_000)
+    stream = Ewm(alpha=0.1, min_periods=400)
+    parts = [stream.update(part) for part in np.split(x, [20_000, 20_100, 50_000])]
+    assert walks == [(400, 1), (100, 1), (400, 1), (10_000, 1)]  # what is as short is not worth another call
+    assert stream.state.count == 60_000
+    x[-1] = np.nan
+    np.testing.assert_allclose(np.concatenate(parts)[:-1], ewm_mean(x, alpha=0.1, min_periods=400)[:-1], rtol=1e-11)
 
 
 def test_states_after_long_chunks(rng):
