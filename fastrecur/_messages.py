@@ -205,6 +205,24 @@ def lengths_range(low, high, steps):
     return f"`lengths` must be in 0..{steps}, the number of time steps, got {came}"
 
 
+offsets_and_lengths = _message("`lengths` must be left out with `offsets`: what is packed has no padding")
+offsets_kind = _message(
+    "`offsets` must be integers in one dimension, one more than there are segments, got dtype {dtype} and shape {shape}"
+)
+offsets_ends = _message(
+    "`offsets` must begin with 0 and end with {steps}, the number of time steps, got {first} and {last}",
+    "first last steps",
+)
+offsets_order = _message("`offsets` must never descend, got {before} and then {after}")
+resets_dtype = _message("`resets` must hold bools, got dtype {dtype}")
+resets_shape = _message(
+    "`resets` must be shaped like one or more leading axes of the result, {wanted}, axis {axis} among them (an axis of "
+    "1 is broadcast), got {came}",
+    "came wanted axis",
+)
+segments_library = _message("`{name}` has no kernels yet for {library}: pass each segment by itself")
+
+
 out_type = _message("`out` must be an array of the operands' library, got {kind}")
 out_shape = _message("`out` must have the result's shape {wanted}, got {came}", "came wanted")
 out_dtype = _message("`out` must have the result's dtype {wanted}, got {came}", "came wanted")

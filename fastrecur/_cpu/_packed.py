@@ -7,7 +7,7 @@ neighbours stay where they are; of the others blocks are packed, see `_packing`.
 from .. import _layout
 from .._layout import A_MODE, ACCUMULATE, B_MODE, N_STEPS, STORE, STREAMING
 from .._steps import constant, select
-from ._numba import helper, inlined
+from ._numba import INLINE, helper, inlined
 from ._packing import (
     MANY_SERIES,
     PANEL,
@@ -27,11 +27,11 @@ from ._packing import (
     view_in,
     with_steps,
 )
-from ._rules import adjoint, decay, step
+from ._rules import adjoint, choice, decay, is_average, step
 from ._scalars import fence, load, load_int, maximum, minimum, misalignment, prefetch, shift, stack, width
 from ._vectors import broadcast, load_vector, store_vector, stream_vector
 
-A, B, H, G, LENGTHS = _layout.A, _layout.B, _layout.H, _layout.G, _layout.LENGTHS
+A, B, H, G, LENGTHS, FLAGS = _layout.A, _layout.B, _layout.H, _layout.G, _layout.LENGTHS, _layout.FLAGS
 STATES = MANY_SERIES
 TOGETHER = 4  # steps that a vector takes at once: rows may stand in a page each (a fifth, where 64 steps are walked)
 AHEAD = 16  # steps before whose turn numbers that are walked in place are prefetched, where results are streamed
@@ -65,7 +65,57 @@ def load_step(view, k, j, carry):
 
 
 @inlined
-def walk_vectors(rule, is_ragged, streams, a, b, h, series, block):
+def fresh_at(flags, k, j, states):
+    """Return in which series a step begins anew."""
+    zero = broadcast(constant(0.0, load(states, 0, states)))
+    return zero < load_step(flags, k, j, states)
+
+
+@inlined
+def enter_plain(rule, states, flags, k, j, state, gate):
+    return state, gate
+
+
+@inlined
+def enter_flagged(rule, states, flags, k, j, state, gate):
+    zero = broadcast(constant(0.0, load(states, 0, states)))
+    fresh = fresh_at(flags, k, j, states)
+    return select(fresh, zero, state), gate if is_average(rule) else select(fresh, zero, gate)
+
+
+@inlined
+def leave_plain(rule, states, flags, k, j, grad_a, onward):
+    return grad_a, onward
+
+
+@inlined
+def leave_flagged(rule, states, flags, k, j, grad_a, onward):
+    zero = broadcast(constant(0.0, load(states, 0, states)))
+    fresh = fresh_at(flags, k, j, states)
+    return grad_a if is_average(rule) else select(fresh, zero, grad_a), select(fresh, zero, onward)
+
+
+# The state before a step, and the gate: of a series that begins anew zero, and a coefficient is not used.
+enter = choice("flagged", enter_flagged, enter_plain, options=INLINE)
+# What a coefficient's gradient is, and what flows on to the state before: nothing then.
+leave = choice("flagged", leave_flagged, leave_plain, options=INLINE)
+
+
+@inlined
+def pack_flags(rule, panel, flags, geometry, block, other):
+    return pack(panel, operand_of(flags, geometry, FLAGS), geometry, block)
+
+
+@inlined
+def no_flags(rule, panel, flags, geometry, block, other):
+    return other
+
+
+flags_of = choice("flagged", pack_flags, no_flags, options=INLINE)
+
+
+@inlined
+def walk_vectors(rule, is_ragged, streams, a, b, h, flags, series, block):
     """Advance a block's series; ``series`` are their states and valid steps."""
     states, begins, ends = series
     zero = broadcast(constant(0.0, load(states, 0, states)))
@@ -78,7 +128,8 @@ def walk_vectors(rule, is_ragged, streams, a, b, h, series, block):
                 if streams:
                     prefetch(a.pointer, j, (k + AHEAD) * a.time)
                     prefetch(b.pointer, j, (k + AHEAD) * b.time)
-                new = step(rule, state, load_step(a, k, j, states), load_step(b, k, j, states))
+                before, gate = enter(rule, states, flags, k, j, state, load_step(a, k, j, states))
+                new = step(rule, before, gate, load_step(b, k, j, states))
                 result = new
                 if is_ragged:
                     now = number(block.t - block.epoch + k, states)
@@ -89,14 +140,14 @@ def walk_vectors(rule, is_ragged, streams, a, b, h, series, block):
 
 
 @helper
-def walk(rule, is_ragged, streams, a, b, h, series, block):
+def walk(rule, is_ragged, streams, a, b, h, flags, series, block):
     """Advance a block's series."""
     if is_ragged:
-        walk_vectors(rule, True, False, a, b, h, series, block)
+        walk_vectors(rule, True, False, a, b, h, flags, series, block)
     elif streams:
-        walk_vectors(rule, False, True, a, b, h, series, block)
+        walk_vectors(rule, False, True, a, b, h, flags, series, block)
     else:
-        walk_vectors(rule, False, False, a, b, h, series, block)
+        walk_vectors(rule, False, False, a, b, h, flags, series, block)
 
 
 @inlined
@@ -105,12 +156,13 @@ def may_stream(operand, view, block):
     return is_in_place(operand, block) and view.time % 64 == 0 and misalignment(view.pointer) == 0
 
 
-def forward(rule, a, b, h, carry, lengths, geometry, first, last):
-    """Walk series ``first`` to ``last``; ``carry`` holds the first states, then the last."""
+@inlined
+def scan(rule, a, b, h, carry, lengths, flags, geometry, first, last):
+    """Walk series as `forward` does; ``flags`` are read where the rule says so."""
     steps, streams = load_int(geometry, N_STEPS), load_int(geometry, STREAMING) != 0
     a_all, b_all, h_all = operand_of(a, geometry, A), operand_of(b, geometry, B), operand_of(h, geometry, H)
     lengths_all = operand_of(lengths, geometry, LENGTHS)
-    a_panel, b_panel, h_panel = stack(a, PANEL), stack(b, PANEL), stack(h, PANEL)
+    a_panel, b_panel, h_panel, flags_panel = stack(a, PANEL), stack(b, PANEL), stack(h, PANEL), stack(flags, PANEL)
     series = states, begins, ends = stack(carry, STATES), stack(carry, STATES), stack(carry, STATES)
     most, span = shape_of(geometry, is_along(a_all) or is_along(b_all) or is_along(h_all))
     ahead = span if streams else 0
@@ -127,8 +179,9 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
                 epoch = block.epoch
             a_now, b_now = pack(a_panel, a_all, geometry, block), pack(b_panel, b_all, geometry, block)
             h_now = view_in(h_panel, h_all, geometry, block)
-            is_ragged = t < latest or t + block.steps > earliest
-            walk(rule, is_ragged, streams and may_stream(h_all, h_now, block), a_now, b_now, h_now, series, block)
+            flags_now = flags_of(rule, flags_panel, flags, geometry, block, h_now)
+            is_ragged, streams_now = t < latest or t + block.steps > earliest, may_stream(h_all, h_now, block)
+            walk(rule, is_ragged, streams and streams_now, a_now, b_now, h_now, flags_now, series, block)
             unpack(h_all, h_now, geometry, block, streams)
         store_states(carry, states, block)
         first += block.count
@@ -136,8 +189,13 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
         fence()
 
 
+def forward(rule, a, b, h, carry, lengths, geometry, first, last):
+    """Walk series ``first`` to ``last``; ``carry`` holds the first states, then the last."""
+    scan(rule, a, b, h, carry, lengths, lengths, geometry, first, last)
+
+
 @inlined
-def walk_vectors_back(rule, is_ragged, streams, g, a, b, h, to_a, to_b, series, block):
+def walk_vectors_back(rule, is_ragged, streams, g, a, b, h, to_a, to_b, flags, series, block):
     """Take a block's cotangents to the step before its first one."""
     states, firsts, begins, ends = series
     zero = broadcast(constant(0.0, load(states, 0, states)))
@@ -156,9 +214,9 @@ def walk_vectors_back(rule, is_ragged, streams, g, a, b, h, to_a, to_b, series, 
                 if is_ragged:
                     before = select(begin == now, first, before)
                 arrived = load_step(g, k, j, states) + r
-                grad_a, grad_b, r_new = adjoint(
-                    rule, arrived, load_step(a, k, j, states), load_step(b, k, j, states), before
-                )
+                before, gate = enter(rule, states, flags, k, j, before, load_step(a, k, j, states))
+                grad_a, grad_b, r_new = adjoint(rule, arrived, gate, load_step(b, k, j, states), before)
+                grad_a, r_new = leave(rule, states, flags, k, j, grad_a, r_new)
                 if is_ragged:
                     grad_a = where_valid(now, begin, end, grad_a, zero)
                     grad_b = where_valid(now, begin, end, grad_b, zero)
@@ -170,14 +228,14 @@ def walk_vectors_back(rule, is_ragged, streams, g, a, b, h, to_a, to_b, series, 
 
 
 @helper
-def walk_back(rule, is_ragged, streams, g, a, b, h, to_a, to_b, series, block):
+def walk_back(rule, is_ragged, streams, g, a, b, h, to_a, to_b, flags, series, block):
     """Take a block's cotangents back; ``h`` are the states before."""
     if is_ragged:
-        walk_vectors_back(rule, True, False, g, a, b, h, to_a, to_b, series, block)
+        walk_vectors_back(rule, True, False, g, a, b, h, to_a, to_b, flags, series, block)
     elif streams:
-        walk_vectors_back(rule, False, True, g, a, b, h, to_a, to_b, series, block)
+        walk_vectors_back(rule, False, True, g, a, b, h, to_a, to_b, flags, series, block)
     else:
-        walk_vectors_back(rule, False, False, g, a, b, h, to_a, to_b, series, block)
+        walk_vectors_back(rule, False, False, g, a, b, h, to_a, to_b, flags, series, block)
 
 
 @inlined
@@ -197,8 +255,9 @@ def store_gradient(operand, sums, mode, view, geometry, block, streams):
         add(sums, view, geometry, block)
 
 
-def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, first, last):
-    """Walk series back; ``carry`` holds the last states' cotangents, then the first states'."""
+@inlined
+def scan_back(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, flags, geometry, first, last):
+    """Walk series back as `vjp` does; ``flags`` are read where the rule says so."""
     steps, streams = load_int(geometry, N_STEPS), load_int(geometry, STREAMING) != 0
     a_mode, b_mode = load_int(geometry, A_MODE), load_int(geometry, B_MODE)
     g_all, a_all = operand_of(g, geometry, G), operand_of(a, geometry, A)
@@ -207,7 +266,7 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
     sums_a_all, sums_b_all = operand_of(sums_a, geometry, _layout.SUMS_A), operand_of(sums_b, geometry, _layout.SUMS_B)
     lengths_all = operand_of(lengths, geometry, LENGTHS)
     g_panel, a_panel, b_panel, h_panel = stack(g, PANEL), stack(a, PANEL), stack(b, PANEL), stack(h, PANEL)
-    to_a_panel, to_b_panel = stack(to_a, PANEL), stack(to_b, PANEL)
+    to_a_panel, to_b_panel, flags_panel = stack(to_a, PANEL), stack(to_b, PANEL), stack(flags, PANEL)
     states, firsts, begins, ends = (
         stack(carry, STATES),
         stack(carry, STATES),
@@ -240,10 +299,11 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
             h_now = pack(h_panel, h_all, geometry, with_steps(block, maximum(t - 1, 0), end - t, -ahead))
             to_a_now = view_to(to_a_panel, to_a_all, a_mode, geometry, block)
             to_b_now = view_to(to_b_panel, to_b_all, b_mode, geometry, block)
+            flags_now = flags_of(rule, flags_panel, flags, geometry, block, h_now)
             walk_back(
                 rule, t <= latest or end > earliest,
                 streams and may_stream(to_a_all, to_a_now, block) and may_stream(to_b_all, to_b_now, block),
-                g_now, a_now, b_now, h_now, to_a_now, to_b_now, series, block,
+                g_now, a_now, b_now, h_now, to_a_now, to_b_now, flags_now, series, block,
             )  # fmt: skip
             store_gradient(to_a_all, sums_a_all, a_mode, to_a_now, geometry, block, streams)
             store_gradient(to_b_all, sums_b_all, b_mode, to_b_now, geometry, block, streams)
@@ -252,6 +312,11 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
         first += block.count
     if streams:
         fence()
+
+
+def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, first, last):
+    """Walk series back; ``carry`` holds the last states' cotangents, then the first states'."""
+    scan_back(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, lengths, geometry, first, last)
 
 
 @inlined

@@ -57,6 +57,7 @@ def _name(rule):
 
 a_is_time_invariant = trait("time_invariant_a")
 is_descending = trait("descending")  # scan order goes down through memory in all operands
+is_flagged = trait("flagged")  # at steps with a flag the state before is zero
 # Of series that are neighbours in memory: their number is known; one value serves a row,
 is_narrow = trait("narrow")
 a_is_broadcast, b_is_broadcast = trait("broadcast_a"), trait("broadcast_b")
