@@ -266,7 +266,7 @@ def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=
     ways = _ways_along_time(operands, loops, modes)
     traversal = traversal or _traversal(operands, loops, modes, ways)
     has_flags = operands.strides[FLAGS] is not None
-    if is_segmented and (traversal != ROWS or has_flags):
+    if is_segmented and (traversal != ROWS or loops.inner_strides[FLAGS] not in (0, 1)):
         traversal = PACKED
     row_bytes, traits, narrow = 0, (), ()
     if traversal == ROWS:
@@ -282,7 +282,11 @@ def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=
             descending = traversal == TRANSPOSE8 and ways == {-1}
             traits = ("time_invariant_a",) * (loops.time[A] == 0) + ("descending",) * descending
     if is_segmented:
-        elements, traits = elements | {"flags": "b1"}, (*traits, *["flagged"] * has_flags)
+        elements = elements | {"flags": "b1"}
+    if has_flags:
+        traits, narrow = (*traits, "flagged"), ()
+        if loops.inner_strides[FLAGS] == 0:
+            traits = (*traits, "broadcast_flags")
     head = np.zeros(_layout.HEAD, np.int64)
     head[[_layout.N_STEPS, _layout.REVERSE, _layout.A_MODE, _layout.B_MODE]] = loops.steps, reverse, *modes
     head[_layout.A_IS_BROADCAST] = loops.inner_strides[A] == 0 and loops.inner > 1

@@ -27,7 +27,7 @@ from ._packing import (
     view_in,
     with_steps,
 )
-from ._rules import adjoint, choice, decay, is_average, step
+from ._rules import adjoint, choice, decay, enter, leave, step
 from ._scalars import fence, load, load_int, maximum, minimum, misalignment, prefetch, shift, stack, width
 from ._vectors import broadcast, load_vector, store_vector, stream_vector
 
@@ -67,38 +67,7 @@ def load_step(view, k, j, carry):
 @inlined
 def fresh_at(flags, k, j, states):
     """Return in which series a step begins anew."""
-    zero = broadcast(constant(0.0, load(states, 0, states)))
-    return zero < load_step(flags, k, j, states)
-
-
-@inlined
-def enter_plain(rule, states, flags, k, j, state, gate):
-    return state, gate
-
-
-@inlined
-def enter_flagged(rule, states, flags, k, j, state, gate):
-    zero = broadcast(constant(0.0, load(states, 0, states)))
-    fresh = fresh_at(flags, k, j, states)
-    return select(fresh, zero, state), gate if is_average(rule) else select(fresh, zero, gate)
-
-
-@inlined
-def leave_plain(rule, states, flags, k, j, grad_a, onward):
-    return grad_a, onward
-
-
-@inlined
-def leave_flagged(rule, states, flags, k, j, grad_a, onward):
-    zero = broadcast(constant(0.0, load(states, 0, states)))
-    fresh = fresh_at(flags, k, j, states)
-    return grad_a if is_average(rule) else select(fresh, zero, grad_a), select(fresh, zero, onward)
-
-
-# The state before a step, and the gate: of a series that begins anew zero, and a coefficient is not used.
-enter = choice("flagged", enter_flagged, enter_plain, options=INLINE)
-# What a coefficient's gradient is, and what flows on to the state before: nothing then.
-leave = choice("flagged", leave_flagged, leave_plain, options=INLINE)
+    return broadcast(constant(0.0, load(states, 0, states))) < load_step(flags, k, j, states)
 
 
 @inlined
@@ -128,7 +97,7 @@ def walk_vectors(rule, is_ragged, streams, a, b, h, flags, series, block):
                 if streams:
                     prefetch(a.pointer, j, (k + AHEAD) * a.time)
                     prefetch(b.pointer, j, (k + AHEAD) * b.time)
-                before, gate = enter(rule, states, flags, k, j, state, load_step(a, k, j, states))
+                before, gate = enter(rule, states, fresh_at(flags, k, j, states), state, load_step(a, k, j, states))
                 new = step(rule, before, gate, load_step(b, k, j, states))
                 result = new
                 if is_ragged:
@@ -214,9 +183,10 @@ def walk_vectors_back(rule, is_ragged, streams, g, a, b, h, to_a, to_b, flags, s
                 if is_ragged:
                     before = select(begin == now, first, before)
                 arrived = load_step(g, k, j, states) + r
-                before, gate = enter(rule, states, flags, k, j, before, load_step(a, k, j, states))
+                fresh = fresh_at(flags, k, j, states)
+                before, gate = enter(rule, states, fresh, before, load_step(a, k, j, states))
                 grad_a, grad_b, r_new = adjoint(rule, arrived, gate, load_step(b, k, j, states), before)
-                grad_a, r_new = leave(rule, states, flags, k, j, grad_a, r_new)
+                grad_a, r_new = leave(rule, states, fresh, grad_a, r_new)
                 if is_ragged:
                     grad_a = where_valid(now, begin, end, grad_a, zero)
                     grad_b = where_valid(now, begin, end, grad_b, zero)

@@ -57,11 +57,11 @@ def _name(rule):
 
 a_is_time_invariant = trait("time_invariant_a")
 is_descending = trait("descending")  # scan order goes down through memory in all operands
-is_flagged = trait("flagged")  # at steps with a flag the state before is zero
 # Of series that are neighbours in memory: their number is known; one value serves a row,
 is_narrow = trait("narrow")
 a_is_broadcast, b_is_broadcast = trait("broadcast_a"), trait("broadcast_b")
 g_is_broadcast, h_is_broadcast = trait("broadcast_g"), trait("broadcast_h")
+flag_is_broadcast = trait("broadcast_flags")
 b_is_reduced = trait("reduce_b")  # and b's gradient is summed over it
 
 
@@ -112,6 +112,34 @@ def _neutral(rule, like):
 
 implement(is_rounded, compiled_truth(lambda rule, like: _is_rounded_in(rule.rule, like == types.float32)))
 implement(is_average, compiled_truth(lambda rule: is_average(rule.rule)))
+
+
+@inlined
+def _enter(rule, carry, fresh, state, gate):
+    return state, gate
+
+
+@inlined
+def _enter_anew(rule, carry, fresh, state, gate):
+    zero = _steps.constant(0.0, state)
+    return _steps.select(fresh, zero, state), gate if is_average(rule) else _steps.select(fresh, zero, gate)
+
+
+@inlined
+def _leave(rule, carry, fresh, grad_a, onward):
+    return grad_a, onward
+
+
+@inlined
+def _leave_anew(rule, carry, fresh, grad_a, onward):
+    zero = _steps.constant(0.0, onward)
+    return grad_a if is_average(rule) else _steps.select(fresh, zero, grad_a), _steps.select(fresh, zero, onward)
+
+
+# Where a series begins anew, the state before a step is zero, and a coefficient of it is not used;
+enter = choice("flagged", _enter_anew, _enter, options=INLINE)
+# nor has that a gradient, and nothing flows on to the state before.
+leave = choice("flagged", _leave_anew, _leave, options=INLINE)
 
 
 # Functions that call nothing but primitives and each other, callable from kernels as they stand.

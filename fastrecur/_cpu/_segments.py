@@ -15,8 +15,6 @@ from ._scalars import itemsize, load_int, minimum, shift, stack_ints, store
 
 TOGETHER = 32  # series that are taken through all segments before the next ones
 
-_forward_rows, _vjp_rows = helper(_rows.forward), helper(_rows.vjp)
-
 
 @helper
 def take_segment(own, length, segment):
@@ -64,15 +62,16 @@ def forward_rows(
     lane_last,
 ):  # fmt: skip
     """Take rows; ``carry`` holds all segments' first states, then the last."""
-    own, length = stack_ints(FIELDS), stack_ints(1)
+    own, length, count = stack_ints(FIELDS), stack_ints(1), load_int(starts, 0)
     copy_geometry(own, geometry)
-    for n in range(load_int(starts, 0)):
+    for n in range(count):
         t, state = take_segment(own, length, segment_of(starts, n))
         if load_int(starts, 1) != 0:
             clear_rows(carry, own, outer_first, outer_last, row_first, row_last, lane_first, lane_last)
-        _forward_rows(
-            rule, row_at(a, own, A, t), row_at(b, own, B, t), row_at(h, own, H, t), shift(carry, state), length, own,
-            outer_first, outer_last, row_first, row_last, lane_first, lane_last,
+        _rows.scan(
+            rule, row_at(a, own, A, t), row_at(b, own, B, t), row_at(h, own, H, t), shift(carry, state),
+            length if count > 1 else lengths, row_at(flags, own, _layout.FLAGS, t), own, outer_first, outer_last,
+            row_first, row_last, lane_first, lane_last,
         )  # fmt: skip
 
 
@@ -88,12 +87,13 @@ def vjp_rows(
         t, state = take_segment(own, length, segment_of(starts, count - 1 - ago))
         if load_int(starts, 1) != 0:
             clear_rows(carry, own, outer_first, outer_last, row_first, row_last, lane_first, lane_last)
-        _vjp_rows(
+        _rows.scan_back(
             rule, row_at(g, own, G, t), row_at(a, own, A, t), row_at(b, own, B, t), row_at(h, own, H, t),
             shift(h0, state * load_int(starts, 2)), shift(carry, state), row_at(to_a, own, _layout.TO_A, t),
             row_at(to_b, own, _layout.TO_B, t), row_at(sums_a, own, _layout.SUMS_A, t),
-            row_at(sums_b, own, _layout.SUMS_B, t), length, own, outer_first, outer_last, row_first, row_last,
-            lane_first, lane_last,
+            row_at(sums_b, own, _layout.SUMS_B, t), length if count > 1 else lengths,
+            row_at(flags, own, _layout.FLAGS, t), own, outer_first, outer_last, row_first, row_last, lane_first,
+            lane_last,
         )  # fmt: skip
 
 
