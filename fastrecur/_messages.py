@@ -220,6 +220,8 @@ resets_shape = _message(
     "1 is broadcast), got {came}",
     "came wanted axis",
 )
+segments_tangents = _message("`offsets` and `resets` have no forward-mode derivative of a gradient")
+segments_batched = _message("`offsets` must be the same for all samples of torch.vmap")
 segments_library = _message("`{name}` has no kernels yet for {library}: pass each segment by itself")
 
 
@@ -374,6 +376,10 @@ times_order = _message("`times` must not go backwards")
 times_gradient = _message(
     "`times` must be constants: no gradient can be passed to them; give an `alpha` made from them instead"
 )
+groups_alone = _message("`groups` must be given without `offsets` and `resets`: groups are the segments")
+groups_kind = _message("`groups` must be keys in one dimension, got {kind}")
+groups_shape = _message("`groups` must have a key for each of the {steps} steps, got shape {shape}", "shape steps")
+groups_lazy = _message("`{name}` must be left out with Dask arrays: compute() them first, or pass groups one by one")
 sum_adjust = _message("`adjust` must be True: the sum is not defined with adjust=False")
 count_type = _message("`{name}` must be an integer, got {kind}")
 at_least = _message("`{name}` must be at least {least}, got {came}")

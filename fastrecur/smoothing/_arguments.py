@@ -133,8 +133,13 @@ def _dates(values: np.ndarray) -> np.ndarray:
     return np.array(found).reshape(values.shape)
 
 
-def elapsed(times: np.ndarray, constant: Constant, shape: tuple[int, ...], axis: int, last: Any = None) -> np.ndarray:
-    """Return how many half-lives passed before each step, in the data's axes; ``last`` is the time before the first."""
+def elapsed(
+    times: np.ndarray, constant: Constant, shape: tuple[int, ...], axis: int, last: Any = None, begins: Any = None
+) -> np.ndarray:
+    """Return how many half-lives passed before each step, in the data's axes; ``last`` is the time before the first.
+
+    Where a series ``begins`` anew, it is none: the clock may go back there.
+    """
     if constant.dates != (times.dtype.kind == "M"):
         raise ValueError(say.times_units())
     if times.ndim == 1 and times.shape[0] == shape[axis]:
@@ -145,6 +150,8 @@ def elapsed(times: np.ndarray, constant: Constant, shape: tuple[int, ...], axis:
     first = (slice(None),) * axis + (slice(0, 1),)
     before[first] = times[first] if last is None else last
     steps = times - before if times.dtype.kind != "u" else times.astype(np.float64) - before.astype(np.float64)
+    if begins is not None:
+        steps = np.where(begins, steps.dtype.type(0), steps)
     if (steps < steps.dtype.type(0)).any():
         raise ValueError(say.times_order())
     return np.asarray(steps / constant.halflife, np.float64)

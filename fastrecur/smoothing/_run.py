@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -13,16 +14,21 @@ from . import _formulas
 from ._arguments import Constant, elapsed, take_times
 from ._arrays import Data, axis_of, check_alpha
 from ._formulas import Moments, State
+from ._segments import Borders, begin_anew
+
+NO_BORDERS = Borders(None, None, None)
 
 
 class Request:
     """What is asked of a statistic beside its data."""
 
     def __init__(
-        self, constant: Constant, times: Any, adjust: bool, ignore_na: bool, min_periods: int, bias: bool = False
-    ) -> None:
+        self, constant: Constant, times: Any, adjust: bool, ignore_na: bool, min_periods: int, bias: bool = False,
+        borders: Borders = NO_BORDERS,
+    ) -> None:  # fmt: skip
         self.constant, self.times = constant, times
         self.adjust, self.ignore_na, self.min_periods, self.bias = adjust, ignore_na, min_periods, bias
+        self.borders = borders
 
     @property
     def kind(self) -> str:
@@ -47,17 +53,51 @@ def compute(
     dtype = data.dtype(*(v for v in (x, None if plain_alpha else alpha, y) if v is not None))
     if not plain_alpha:
         check_alpha(data, alpha)
-    gate = _gate(data, request, alpha, shape, axis, last_time)
+    flags = request.borders.flags(shape, axis) if request.borders.exist else None
+    gate = _gate(data, request, alpha, shape, axis, last_time, flags)
+    if flags is not None:
+        return _with_borders(data, flags, statistic, request, x, y, gate, shape, dtype, axis, state)
+    return _run(data, statistic, request, x, y, gate, shape, dtype, axis, state)
+
+
+def _run(
+    data: Data, statistic: str, request: Request, x: Any, y: Any, gate: Any, shape: Any, dtype: Any, axis: int,
+    state: Any,
+) -> tuple[Any, Any]:  # fmt: skip
     if data.give is not None:
         with data.threads():
             return _by_kernel(data.give, statistic, request, x, y, gate, shape, dtype, axis, state)
     return _by_formulas(data, statistic, request, x, y, gate, shape, dtype, axis, state)
 
 
-def _gate(data: Data, request: Request, alpha: Any, shape: tuple[int, ...], axis: int, last_time: Any) -> Any:
+def _with_borders(
+    data: Data, flags: np.ndarray, statistic: str, request: Request, x: Any, y: Any, gate: Any, shape: Any, dtype: Any,
+    axis: int, state: Any,
+) -> tuple[Any, Any]:  # fmt: skip
+    """Do so where series begin anew: gates forget there, and samples are counted from there on."""
+    xp, first = data.xp, state if statistic != "corr" or state is None else state[0]
+    seen = xp.isfinite(xp.broadcast_to(x, shape))
+    if y is not None and y is not x:
+        seen = seen & xp.isfinite(xp.broadcast_to(y, shape))
+    value, least = 1.0 if request.kind == "fixed" else 0.0, request.min_periods
+    count = None if first is None else first.count
+    gate, valid, count = begin_anew(data, flags, seen, gate, value, least, axis, count)
+    bare = copy.copy(request)
+    bare.min_periods = 0
+    result, after = _run(data, statistic, bare, x, y, gate, shape, dtype, axis, state)
+    if data.give is None:
+        result = _formulas.masked(xp, valid, result)
+    else:
+        np.copyto(np.asarray(result), np.nan, where=~valid)  # fresh, also where it is a tensor's
+    return result, tuple(s._replace(count=count) for s in after) if statistic == "corr" else after._replace(count=count)
+
+
+def _gate(
+    data: Data, request: Request, alpha: Any, shape: tuple[int, ...], axis: int, last_time: Any, flags: Any = None
+) -> Any:
     """Return each step's decay, or alpha itself where a sample weighs that much."""
     if request.times is not None:
-        gaps = elapsed(take_times(request.times), request.constant, shape, axis, last_time)
+        gaps = elapsed(take_times(request.times), request.constant, shape, axis, last_time, flags)
         if data.by_kernel:
             return np.exp2(-gaps) if alpha.ndim == 0 and alpha == 0.5 else (1.0 - np.asarray(alpha, np.float64)) ** gaps
         return (1.0 - data.wide(alpha)) ** data.beside(gaps)

@@ -11,15 +11,18 @@ from ._arguments import Constant, flag, least_count
 from ._dispatch import compute
 from ._frames import aligned, frame_first, is_labelled, unwrap, unwrap_pair
 from ._run import Request
+from ._segments import Borders
 
 
 def _request(
-    com: Any, span: Any, halflife: Any, alpha: Any, times: Any, adjust: Any, ignore_na: Any, min_periods: Any, bias: Any
-) -> Request:
+    com: Any, span: Any, halflife: Any, alpha: Any, times: Any, adjust: Any, ignore_na: Any, min_periods: Any,
+    bias: Any, borders: Borders,
+) -> Request:  # fmt: skip
     least = least_count(min_periods)
     constant = Constant(com, span, halflife, alpha, times is not None)
     return Request(
-        constant, times, flag("adjust", adjust), flag("ignore_na", ignore_na), least, flag("bias", bias)
+        constant, times, flag("adjust", adjust), flag("ignore_na", ignore_na), least, flag("bias", bias),
+        borders,
     )  # fmt: skip
 
 
@@ -49,6 +52,9 @@ def ewm_mean(
     ignore_na: bool = False,
     min_periods: int | None = 0,
     axis: Any = 0,
+    offsets: Any = None,
+    resets: Any = None,
+    groups: Any = None,
 ) -> Any:
     r"""Return the exponentially weighted mean, as pandas' ``x.ewm(...).mean()``.
 
@@ -86,6 +92,14 @@ def ewm_mean(
         The number of samples that a result requires.
     axis : int, default 0
         The axis of time; for a DataArray also its name.
+    offsets : array_like of int, optional
+        Where segments begin along `axis`, and the end; each starts with no weight, as a series of its own.
+    resets : array_like of bool, optional
+        True where a step begins anew, in the shape of one or more leading axes of the data, time among them.
+    groups : array_like, optional
+        A key for each step along `axis`, in any order: each group is a series of its own, as in
+        ``df.groupby(keys).ewm(...)``, and results stand in the order of the data. NaN where the key is missing (None,
+        NaN). Not together with `offsets` and `resets`.
 
     Returns
     -------
@@ -129,10 +143,12 @@ def ewm_mean(
     array([1. , 1. , 2.6])
     >>> ewm_mean([1.0, 2.0, 3.0], halflife=1.0, times=[0.0, 1.0, 3.0])
     array([1.        , 1.66666667, 2.63636364])
+    >>> ewm_mean([1.0, 8.0, 3.0, 4.0], alpha=0.5, groups=["a", "b", "a", "b"])
+    array([1.        , 8.        , 2.33333333, 5.33333333])
     """
-    return _of_one(
-        "average", x, axis, _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, False)
-    )  # fmt: skip
+    borders = Borders(offsets, resets, groups)
+    request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, False, borders)
+    return _of_one("average", x, axis, request)
 
 
 def ewm_sum(
@@ -147,6 +163,9 @@ def ewm_sum(
     ignore_na: bool = False,
     min_periods: int | None = 0,
     axis: Any = 0,
+    offsets: Any = None,
+    resets: Any = None,
+    groups: Any = None,
 ) -> Any:
     r"""Return the exponentially weighted sum, as pandas' ``x.ewm(...).sum()``.
 
@@ -154,7 +173,7 @@ def ewm_sum(
 
     Parameters
     ----------
-    x, com, span, halflife, alpha, times, min_periods, axis
+    x, com, span, halflife, alpha, times, min_periods, axis, offsets, resets, groups
         As for `ewm_mean`.
     adjust : bool, default True
         Must be True, as in pandas.
@@ -184,7 +203,9 @@ def ewm_sum(
     >>> ewm_sum([4.0, np.nan, np.nan, 4.0], alpha=0.5)
     array([4. , 2. , 1. , 4.5])
     """
-    request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, False)
+    request = _request(
+        com, span, halflife, alpha, times, adjust, ignore_na, min_periods, False, offsets, resets, groups
+    )
     if not request.adjust:
         raise NotImplementedError(say.sum_adjust())
     return _of_one("sum", x, axis, request)
@@ -202,6 +223,9 @@ def ewm_var(
     ignore_na: bool = False,
     min_periods: int | None = 0,
     axis: Any = 0,
+    offsets: Any = None,
+    resets: Any = None,
+    groups: Any = None,
     bias: bool = False,
 ) -> Any:
     r"""Return the exponentially weighted variance, as pandas' ``x.ewm(...).var()``.
@@ -212,7 +236,7 @@ def ewm_var(
 
     Parameters
     ----------
-    x, com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis
+    x, com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis, offsets, resets, groups
         As for `ewm_mean`.
     bias : bool, default False
         Leave out the correction for the bias.
@@ -245,7 +269,8 @@ def ewm_var(
     >>> ewm_var(1e8 + np.array([1.0, 2.0, 4.0, 8.0]), alpha=0.5)
     array([        nan,  0.5       ,  2.5       , 11.07142857])
     """
-    request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, bias)
+    borders = Borders(offsets, resets, groups)
+    request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, bias, borders)
     numbers, plain_axis, wrap = unwrap(x, axis)
     return wrap(compute("covary", _aligned(request, x, axis), numbers, numbers, plain_axis)[0])
 
@@ -262,13 +287,16 @@ def ewm_std(
     ignore_na: bool = False,
     min_periods: int | None = 0,
     axis: Any = 0,
+    offsets: Any = None,
+    resets: Any = None,
+    groups: Any = None,
     bias: bool = False,
 ) -> Any:
     """Return the exponentially weighted standard deviation: the square root of `ewm_var`.
 
     Parameters
     ----------
-    x, com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis, bias
+    x, com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis, offsets, resets, groups, bias
         As for `ewm_var`.
 
     Returns
@@ -287,7 +315,8 @@ def ewm_std(
     >>> ewm_std([1.0, 2.0, 4.0, 8.0], alpha=0.5)
     array([       nan, 0.70710678, 1.58113883, 3.32737563])
     """
-    request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, bias)
+    borders = Borders(offsets, resets, groups)
+    request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, bias, borders)
     numbers, plain_axis, wrap = unwrap(x, axis)
     return wrap(_root(compute("covary", _aligned(request, x, axis), numbers, numbers, plain_axis)[0]))
 
@@ -305,6 +334,9 @@ def ewm_cov(
     ignore_na: bool = False,
     min_periods: int | None = 0,
     axis: Any = 0,
+    offsets: Any = None,
+    resets: Any = None,
+    groups: Any = None,
     bias: bool = False,
 ) -> Any:
     r"""Return the exponentially weighted covariance, as pandas' ``x.ewm(...).cov(y)``.
@@ -318,7 +350,7 @@ def ewm_cov(
         The data, which broadcast against each other. A sample counts if both values are present. Labels are matched:
         columns and dimensions may be in any order, indexes and coordinates must be the same; a Series with a frame is
         taken with each of its columns.
-    com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis, bias
+    com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis, offsets, resets, groups, bias
         As for `ewm_var`.
 
     Returns
@@ -337,7 +369,8 @@ def ewm_cov(
     >>> ewm_cov([1.0, 2.0, 4.0], [2.0, 1.0, 3.0], alpha=0.5)
     array([ nan, -0.5,  1.5])
     """
-    request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, bias)
+    borders = Borders(offsets, resets, groups)
+    request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, bias, borders)
     x, y = frame_first(x, y)
     numbers_x, numbers_y, plain_axis, wrap = unwrap_pair(x, y, axis)
     return wrap(compute("covary", _aligned(request, x, axis), numbers_x, numbers_y, plain_axis)[0])
@@ -356,6 +389,9 @@ def ewm_corr(
     ignore_na: bool = False,
     min_periods: int | None = 0,
     axis: Any = 0,
+    offsets: Any = None,
+    resets: Any = None,
+    groups: Any = None,
 ) -> Any:
     r"""Return the exponentially weighted correlation, as pandas' ``x.ewm(...).corr(y)``.
 
@@ -365,7 +401,7 @@ def ewm_corr(
     ----------
     x, y : array_like
         As for `ewm_cov`.
-    com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis
+    com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis, offsets, resets, groups
         As for `ewm_mean`.
 
     Returns
@@ -384,7 +420,8 @@ def ewm_corr(
     >>> ewm_corr([1.0, 2.0, 4.0], [2.0, 1.0, 3.0], alpha=0.5)
     array([        nan, -1.        ,  0.81434507])
     """
-    request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, True)
+    borders = Borders(offsets, resets, groups)
+    request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, True, borders)
     x, y = frame_first(x, y)
     numbers_x, numbers_y, plain_axis, wrap = unwrap_pair(x, y, axis)
     return wrap(compute("corr", _aligned(request, x, axis), numbers_x, numbers_y, plain_axis)[0])
