@@ -27,7 +27,7 @@ from ._packing import (
     view_in,
     with_steps,
 )
-from ._rules import adjoint, choice, decay, enter, leave, step
+from ._rules import adjoint, choice, decay, enter, flags_of, leave, lengths_of, step
 from ._scalars import fence, load, load_int, maximum, minimum, misalignment, prefetch, shift, stack, width
 from ._vectors import broadcast, load_vector, store_vector, stream_vector
 
@@ -71,16 +71,45 @@ def fresh_at(flags, k, j, states):
 
 
 @inlined
-def pack_flags(rule, panel, flags, geometry, block, other):
-    return pack(panel, operand_of(flags, geometry, FLAGS), geometry, block)
+def _step(rule, states, k, j, state, a, b, flags):
+    return step(rule, state, load_step(a, k, j, states), load_step(b, k, j, states))
 
 
 @inlined
-def no_flags(rule, panel, flags, geometry, block, other):
+def _step_anew(rule, states, k, j, state, a, b, flags):
+    state, gate = enter(rule, states, fresh_at(flags, k, j, states), state, load_step(a, k, j, states))
+    return step(rule, state, gate, load_step(b, k, j, states))
+
+
+@inlined
+def _adjoint(rule, states, k, j, arrived, a, b, before, flags):
+    return adjoint(rule, arrived, load_step(a, k, j, states), load_step(b, k, j, states), before)
+
+
+@inlined
+def _adjoint_anew(rule, states, k, j, arrived, a, b, before, flags):
+    fresh = fresh_at(flags, k, j, states)
+    before, gate = enter(rule, states, fresh, before, load_step(a, k, j, states))
+    grad_a, grad_b, onward = adjoint(rule, arrived, gate, load_step(b, k, j, states), before)
+    grad_a, onward = leave(rule, states, fresh, grad_a, onward)
+    return grad_a, grad_b, onward
+
+
+step_at = choice("flagged", _step_anew, _step, options=INLINE)
+adjoint_at = choice("flagged", _adjoint_anew, _adjoint, options=INLINE)
+
+
+@inlined
+def pack_flags(rule, panel, marks, geometry, block, other):
+    return pack(panel, operand_of(marks.flags, geometry, FLAGS), geometry, block)
+
+
+@inlined
+def no_flags(rule, panel, marks, geometry, block, other):
     return other
 
 
-flags_of = choice("flagged", pack_flags, no_flags, options=INLINE)
+flags_in = choice("flagged", pack_flags, no_flags, options=INLINE)
 
 
 @inlined
@@ -97,8 +126,7 @@ def walk_vectors(rule, is_ragged, streams, a, b, h, flags, series, block):
                 if streams:
                     prefetch(a.pointer, j, (k + AHEAD) * a.time)
                     prefetch(b.pointer, j, (k + AHEAD) * b.time)
-                before, gate = enter(rule, states, fresh_at(flags, k, j, states), state, load_step(a, k, j, states))
-                new = step(rule, before, gate, load_step(b, k, j, states))
+                new = step_at(rule, states, k, j, state, a, b, flags)
                 result = new
                 if is_ragged:
                     now = number(block.t - block.epoch + k, states)
@@ -125,13 +153,17 @@ def may_stream(operand, view, block):
     return is_in_place(operand, block) and view.time % 64 == 0 and misalignment(view.pointer) == 0
 
 
-@inlined
-def scan(rule, a, b, h, carry, lengths, flags, geometry, first, last):
-    """Walk series as `forward` does; ``flags`` are read where the rule says so."""
+def forward(rule, a, b, h, carry, lengths, geometry, first, last):
+    """Walk series ``first`` to ``last``; ``carry`` holds the first states, then the last."""
     steps, streams = load_int(geometry, N_STEPS), load_int(geometry, STREAMING) != 0
     a_all, b_all, h_all = operand_of(a, geometry, A), operand_of(b, geometry, B), operand_of(h, geometry, H)
-    lengths_all = operand_of(lengths, geometry, LENGTHS)
-    a_panel, b_panel, h_panel, flags_panel = stack(a, PANEL), stack(b, PANEL), stack(h, PANEL), stack(flags, PANEL)
+    lengths_all = operand_of(lengths_of(rule, lengths), geometry, LENGTHS)
+    a_panel, b_panel, h_panel, flags_panel = (
+        stack(a, PANEL),
+        stack(b, PANEL),
+        stack(h, PANEL),
+        stack(flags_of(rule, lengths, h), PANEL),
+    )
     series = states, begins, ends = stack(carry, STATES), stack(carry, STATES), stack(carry, STATES)
     most, span = shape_of(geometry, is_along(a_all) or is_along(b_all) or is_along(h_all))
     ahead = span if streams else 0
@@ -148,19 +180,15 @@ def scan(rule, a, b, h, carry, lengths, flags, geometry, first, last):
                 epoch = block.epoch
             a_now, b_now = pack(a_panel, a_all, geometry, block), pack(b_panel, b_all, geometry, block)
             h_now = view_in(h_panel, h_all, geometry, block)
-            flags_now = flags_of(rule, flags_panel, flags, geometry, block, h_now)
-            is_ragged, streams_now = t < latest or t + block.steps > earliest, may_stream(h_all, h_now, block)
-            walk(rule, is_ragged, streams and streams_now, a_now, b_now, h_now, flags_now, series, block)
+            flags_now = flags_in(rule, flags_panel, lengths, geometry, block, h_now)
+            is_ragged = t < latest or t + block.steps > earliest
+            may = streams and may_stream(h_all, h_now, block)
+            walk(rule, is_ragged, may, a_now, b_now, h_now, flags_now, series, block)
             unpack(h_all, h_now, geometry, block, streams)
         store_states(carry, states, block)
         first += block.count
     if streams:
         fence()
-
-
-def forward(rule, a, b, h, carry, lengths, geometry, first, last):
-    """Walk series ``first`` to ``last``; ``carry`` holds the first states, then the last."""
-    scan(rule, a, b, h, carry, lengths, lengths, geometry, first, last)
 
 
 @inlined
@@ -183,10 +211,7 @@ def walk_vectors_back(rule, is_ragged, streams, g, a, b, h, to_a, to_b, flags, s
                 if is_ragged:
                     before = select(begin == now, first, before)
                 arrived = load_step(g, k, j, states) + r
-                fresh = fresh_at(flags, k, j, states)
-                before, gate = enter(rule, states, fresh, before, load_step(a, k, j, states))
-                grad_a, grad_b, r_new = adjoint(rule, arrived, gate, load_step(b, k, j, states), before)
-                grad_a, r_new = leave(rule, states, fresh, grad_a, r_new)
+                grad_a, grad_b, r_new = adjoint_at(rule, states, k, j, arrived, a, b, before, flags)
                 if is_ragged:
                     grad_a = where_valid(now, begin, end, grad_a, zero)
                     grad_b = where_valid(now, begin, end, grad_b, zero)
@@ -225,18 +250,21 @@ def store_gradient(operand, sums, mode, view, geometry, block, streams):
         add(sums, view, geometry, block)
 
 
-@inlined
-def scan_back(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, flags, geometry, first, last):
-    """Walk series back as `vjp` does; ``flags`` are read where the rule says so."""
+def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, first, last):
+    """Walk series back; ``carry`` holds the last states' cotangents, then the first states'."""
     steps, streams = load_int(geometry, N_STEPS), load_int(geometry, STREAMING) != 0
     a_mode, b_mode = load_int(geometry, A_MODE), load_int(geometry, B_MODE)
     g_all, a_all = operand_of(g, geometry, G), operand_of(a, geometry, A)
     b_all, h_all = operand_of(b, geometry, B), operand_of(h, geometry, H)
     to_a_all, to_b_all = operand_of(to_a, geometry, _layout.TO_A), operand_of(to_b, geometry, _layout.TO_B)
     sums_a_all, sums_b_all = operand_of(sums_a, geometry, _layout.SUMS_A), operand_of(sums_b, geometry, _layout.SUMS_B)
-    lengths_all = operand_of(lengths, geometry, LENGTHS)
+    lengths_all = operand_of(lengths_of(rule, lengths), geometry, LENGTHS)
     g_panel, a_panel, b_panel, h_panel = stack(g, PANEL), stack(a, PANEL), stack(b, PANEL), stack(h, PANEL)
-    to_a_panel, to_b_panel, flags_panel = stack(to_a, PANEL), stack(to_b, PANEL), stack(flags, PANEL)
+    to_a_panel, to_b_panel, flags_panel = (
+        stack(to_a, PANEL),
+        stack(to_b, PANEL),
+        stack(flags_of(rule, lengths, h), PANEL),
+    )
     states, firsts, begins, ends = (
         stack(carry, STATES),
         stack(carry, STATES),
@@ -269,7 +297,7 @@ def scan_back(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, 
             h_now = pack(h_panel, h_all, geometry, with_steps(block, maximum(t - 1, 0), end - t, -ahead))
             to_a_now = view_to(to_a_panel, to_a_all, a_mode, geometry, block)
             to_b_now = view_to(to_b_panel, to_b_all, b_mode, geometry, block)
-            flags_now = flags_of(rule, flags_panel, flags, geometry, block, h_now)
+            flags_now = flags_in(rule, flags_panel, lengths, geometry, block, h_now)
             walk_back(
                 rule, t <= latest or end > earliest,
                 streams and may_stream(to_a_all, to_a_now, block) and may_stream(to_b_all, to_b_now, block),
@@ -282,11 +310,6 @@ def scan_back(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, 
         first += block.count
     if streams:
         fence()
-
-
-def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, first, last):
-    """Walk series back; ``carry`` holds the last states' cotangents, then the first states'."""
-    scan_back(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, lengths, geometry, first, last)
 
 
 @inlined

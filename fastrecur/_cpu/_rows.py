@@ -33,9 +33,11 @@ from ._rules import (
     b_is_broadcast,
     choice,
     flag_is_broadcast,
+    flags_of,
     g_is_broadcast,
     h_is_broadcast,
     is_narrow,
+    lengths_of,
 )
 from ._scalars import fence, itemsize, maximum, minimum, prefault, shift
 
@@ -88,16 +90,18 @@ def prefault_pages(x, head, done, span, way):
             prefault(x.at, way * page * HUGE_PAGE)
 
 
-@inlined
-def scan(
-    rule, a, b, h, carry, lengths, flags, geometry, outer_first, outer_last, row_first, row_last, lane_first, lane_last
+def forward(
+    rule, a, b, h, carry, lengths, geometry, outer_first, outer_last, row_first, row_last, lane_first, lane_last
 ):
-    """Take steps as `forward` does; ``flags`` are read where the rule says so."""
+    """Take steps in scan order; ``carry`` holds the first states, then the last."""
     head, rows, lanes = read_head(geometry), row_last - row_first, lane_last - lane_first
     steps, must_prefault = head.steps, head.prefault_threads != 0 and not is_narrow(rule)
     all_a, all_b = operand(a, geometry, _layout.A), operand(b, geometry, _layout.B)
     all_h, states = operand(h, geometry, _layout.H), operand(carry, geometry, _layout.CARRY)
-    all_lengths, all_flags = operand(lengths, geometry, _layout.LENGTHS), operand(flags, geometry, _layout.FLAGS)
+    all_lengths, all_flags = (
+        operand(lengths_of(rule, lengths), geometry, _layout.LENGTHS),
+        operand(flags_of(rule, lengths, h), geometry, _layout.FLAGS),
+    )
     flag_lane = ZERO if flag_is_broadcast(rule) else lane_first
     a_lane, b_lane = ZERO if a_is_broadcast(rule) else lane_first, ZERO if b_is_broadcast(rule) else lane_first
     # Down through memory all the way, rows from their end: the processor's prefetcher follows that too.
@@ -128,16 +132,6 @@ def scan(
         fence()
 
 
-def forward(
-    rule, a, b, h, carry, lengths, geometry, outer_first, outer_last, row_first, row_last, lane_first, lane_last
-):
-    """Take steps in scan order; ``carry`` holds the first states, then the last."""
-    scan(
-        rule, a, b, h, carry, lengths, lengths, geometry, outer_first, outer_last, row_first, row_last, lane_first,
-        lane_last,
-    )  # fmt: skip
-
-
 @inlined
 def find_gradient(x, row, outer, lane, part):
     """Return a gradient of a row; its sums are ``part`` bytes behind the first ones."""
@@ -163,18 +157,23 @@ def prepare_row(x, carry, lanes, t, start, stop, end):
     return gradient_later(x, stop - 1)
 
 
-@inlined
-def scan_back(
-    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, flags, geometry, outer_first, outer_last,
-    row_first, row_last, lane_first, lane_last,
+def vjp(
+    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, outer_first, outer_last, row_first,
+    row_last, lane_first, lane_last,
 ):  # fmt: skip
-    """Take steps as `vjp` does; ``flags`` are read where the rule says so."""
+    """Take steps against scan order; ``carry`` holds the last states' cotangents, then the first states'."""
     head, rows, lanes = read_head(geometry), row_last - row_first, lane_last - lane_first
     all_g, all_a = operand(g, geometry, _layout.G), operand(a, geometry, _layout.A)
     all_b, all_h = operand(b, geometry, _layout.B), operand(h, geometry, _layout.H)
     inputs = Inputs(all_g, all_a, all_b, all_h, operand(h0, geometry, _layout.CARRY))
-    all_lengths, states = operand(lengths, geometry, _layout.LENGTHS), operand(carry, geometry, _layout.CARRY)
-    all_flags, flag_lane = operand(flags, geometry, _layout.FLAGS), ZERO if flag_is_broadcast(rule) else lane_first
+    all_lengths, states = (
+        operand(lengths_of(rule, lengths), geometry, _layout.LENGTHS),
+        operand(carry, geometry, _layout.CARRY),
+    )
+    all_flags, flag_lane = (
+        operand(flags_of(rule, lengths, h), geometry, _layout.FLAGS),
+        ZERO if flag_is_broadcast(rule) else lane_first,
+    )
     all_to_a, all_sums_a = operand(to_a, geometry, _layout.TO_A), operand(sums_a, geometry, _layout.SUMS_A)
     all_to_b, all_sums_b = operand(to_b, geometry, _layout.TO_B), operand(sums_b, geometry, _layout.SUMS_B)
     gradient_a = Gradient(all_to_a, all_sums_a, head.a_mode, NO)
@@ -216,14 +215,3 @@ def scan_back(
             ago += span
     if head.streaming:
         fence()
-
-
-def vjp(
-    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, outer_first, outer_last, row_first,
-    row_last, lane_first, lane_last,
-):  # fmt: skip
-    """Take steps against scan order; ``carry`` holds the last states' cotangents, then the first states'."""
-    scan_back(
-        rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, lengths, geometry, outer_first, outer_last,
-        row_first, row_last, lane_first, lane_last,
-    )  # fmt: skip

@@ -3,6 +3,8 @@
 A rule's name may be followed by words for the traits that hold.
 """
 
+from collections import namedtuple
+
 import numpy as np
 from numba import types
 from numba.extending import overload, register_jitable
@@ -140,6 +142,34 @@ def _leave_anew(rule, carry, fresh, grad_a, onward):
 enter = choice("flagged", _enter_anew, _enter, options=INLINE)
 # nor has that a gradient, and nothing flows on to the state before.
 leave = choice("flagged", _leave_anew, _leave, options=INLINE)
+
+
+# What a kernel has as lengths where flags are read: these as well.
+Marks = namedtuple("Marks", "lengths flags")
+
+
+@inlined
+def _alone(rule, lengths):
+    return lengths
+
+
+@inlined
+def _lengths_beside(rule, marks):
+    return marks.lengths
+
+
+@inlined
+def _flags_beside(rule, marks, other):
+    return marks.flags
+
+
+@inlined
+def _no_flags(rule, lengths, other):
+    return other
+
+
+lengths_of = choice("flagged", _lengths_beside, _alone, options=INLINE)
+flags_of = choice("flagged", _flags_beside, _no_flags, options=INLINE)  # if there are none, something else
 
 
 # Functions that call nothing but primitives and each other, callable from kernels as they stand.

@@ -7,13 +7,29 @@ may have ``flags`` within.
 """
 
 from .. import _layout
-from .._layout import FIELDS, HEAD, N_STEPS, STRIDES, A, B, G, H
+from .._layout import FIELDS, FLAGS, HEAD, N_STEPS, STRIDES, A, B, G, H
 from . import _packed, _rows
-from ._numba import helper, inlined
+from ._numba import INLINE, helper, inlined
 from ._operands import ZERO, at_place, operand, write_zeros
+from ._rules import Marks, choice
 from ._scalars import itemsize, load_int, minimum, shift, stack_ints, store
 
+_forward_rows, _vjp_rows = helper(_rows.forward), helper(_rows.vjp)
+_forward, _vjp = helper(_packed.forward), helper(_packed.vjp)
 TOGETHER = 32  # series that are taken through all segments before the next ones
+
+
+@inlined
+def _both(rule, lengths, flags):
+    return Marks(lengths, flags)
+
+
+@inlined
+def _lengths(rule, lengths, flags):
+    return lengths
+
+
+marks = choice("flagged", _both, _lengths, options=INLINE)
 
 
 @helper
@@ -68,9 +84,9 @@ def forward_rows(
         t, state = take_segment(own, length, segment_of(starts, n))
         if load_int(starts, 1) != 0:
             clear_rows(carry, own, outer_first, outer_last, row_first, row_last, lane_first, lane_last)
-        _rows.scan(
+        _forward_rows(
             rule, row_at(a, own, A, t), row_at(b, own, B, t), row_at(h, own, H, t), shift(carry, state),
-            length if count > 1 else lengths, row_at(flags, own, _layout.FLAGS, t), own, outer_first, outer_last,
+            marks(rule, length if count > 1 else lengths, row_at(flags, own, FLAGS, t)), own, outer_first, outer_last,
             row_first, row_last, lane_first, lane_last,
         )  # fmt: skip
 
@@ -87,13 +103,13 @@ def vjp_rows(
         t, state = take_segment(own, length, segment_of(starts, count - 1 - ago))
         if load_int(starts, 1) != 0:
             clear_rows(carry, own, outer_first, outer_last, row_first, row_last, lane_first, lane_last)
-        _rows.scan_back(
+        _vjp_rows(
             rule, row_at(g, own, G, t), row_at(a, own, A, t), row_at(b, own, B, t), row_at(h, own, H, t),
             shift(h0, state * load_int(starts, 2)), shift(carry, state), row_at(to_a, own, _layout.TO_A, t),
             row_at(to_b, own, _layout.TO_B, t), row_at(sums_a, own, _layout.SUMS_A, t),
-            row_at(sums_b, own, _layout.SUMS_B, t), length if count > 1 else lengths,
-            row_at(flags, own, _layout.FLAGS, t), own, outer_first, outer_last, row_first, row_last, lane_first,
-            lane_last,
+            row_at(sums_b, own, _layout.SUMS_B, t),
+            marks(rule, length if count > 1 else lengths, row_at(flags, own, FLAGS, t)), own, outer_first, outer_last,
+            row_first, row_last, lane_first, lane_last,
         )  # fmt: skip
 
 
@@ -108,10 +124,9 @@ def forward(rule, a, b, h, carry, lengths, flags, starts, geometry, first, last)
             last_lane = minimum(lane + together, last)
             if load_int(starts, 1) != 0:
                 write_zeros(shift(carry, lane * itemsize(carry)), carry, last_lane - lane)
-            _packed.scan(
+            _forward(
                 rule, series_at(a, own, A, t), series_at(b, own, B, t), series_at(h, own, H, t), shift(carry, state),
-                length if count > 1 else lengths, series_at(flags, own, _layout.FLAGS, t), own, lane,
-                last_lane,
+                marks(rule, length if count > 1 else lengths, series_at(flags, own, FLAGS, t)), own, lane, last_lane,
             )  # fmt: skip
 
 
@@ -126,11 +141,10 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, flags,
             last_lane = minimum(lane + together, last)
             if load_int(starts, 1) != 0:
                 write_zeros(shift(carry, lane * itemsize(carry)), carry, last_lane - lane)
-            _packed.scan_back(
+            _vjp(
                 rule, series_at(g, own, G, t), series_at(a, own, A, t), series_at(b, own, B, t),
                 series_at(h, own, H, t), shift(h0, state * load_int(starts, 2)), shift(carry, state),
-                series_at(to_a, own, _layout.TO_A, t),
-                series_at(to_b, own, _layout.TO_B, t), series_at(sums_a, own, _layout.SUMS_A, t),
-                series_at(sums_b, own, _layout.SUMS_B, t), length if count > 1 else lengths,
-                series_at(flags, own, _layout.FLAGS, t), own, lane, last_lane,
+                series_at(to_a, own, _layout.TO_A, t), series_at(to_b, own, _layout.TO_B, t),
+                series_at(sums_a, own, _layout.SUMS_A, t), series_at(sums_b, own, _layout.SUMS_B, t),
+                marks(rule, length if count > 1 else lengths, series_at(flags, own, FLAGS, t)), own, lane, last_lane,
             )  # fmt: skip

@@ -124,10 +124,25 @@ def put(x, j, value, streaming, far):
 
 
 @inlined
-def step_at(a, b, h, flags, n, carry):
+def flags_at(rule, carry, flags, n):
+    now = later(flags, n)
+    return now, one_value(now, carry)
+
+
+@inlined
+def no_flags_at(rule, carry, flags, n):
+    return ZERO, ZERO
+
+
+flags_later = choice("flagged", flags_at, no_flags_at, options=INLINE)
+
+
+@inlined
+def step_at(rule, a, b, h, flags, n, carry):
     """Return operands and result n steps later."""
-    a_now, b_now, flags_now = later(a, n), later(b, n), later(flags, n)
-    one_a, one_b, one_flag = one_value(a_now, carry), one_value(b_now, carry), one_value(flags_now, carry)
+    a_now, b_now = later(a, n), later(b, n)
+    one_a, one_b = one_value(a_now, carry), one_value(b_now, carry)
+    flags_now, one_flag = flags_later(rule, carry, flags, n)
     return Step(a_now, b_now, later(h, n), flags_now, one_a, one_b, one_flag)
 
 
@@ -139,10 +154,18 @@ def fresh_at(rule, one, flags, j, carry):
 
 
 @inlined
-def entered(rule, now, j, carry, state, both):
-    """Return the state before a step, and its operands; where that begins anew, other ones."""
+def enter_flagged(rule, carry, now, j, state, both):
     state, gate = enter(rule, carry, fresh_at(rule, now.one_flag, now.flags, j, carry), state, both[0])
     return state, gate, both[1]
+
+
+@inlined
+def enter_plain(rule, carry, now, j, state, both):
+    return state, both[0], both[1]
+
+
+# The state before a step, and its operands; where that begins anew, other ones.
+entered = choice("flagged", enter_flagged, enter_plain, options=INLINE)
 
 
 @inlined
@@ -155,7 +178,7 @@ def operands(rule, now, j, carry, far):
 @inlined
 def advance(rule, state, carry, j, streaming, far, now):
     """Take a vector by a step, write it and return it."""
-    new = step(rule, *entered(rule, now, j, carry, state, operands(rule, now, j, carry, far)))
+    new = step(rule, *entered(rule, carry, now, j, state, operands(rule, now, j, carry, far)))
     put(now.h, j, new, streaming, far)
     return new
 
@@ -179,15 +202,15 @@ def advance_at_once(rule, carry, j, streaming, far, s0, s1, s2, s3):
     first = load_vector(carry, j, carry)
     x0, x1 = operands(rule, s0, j, carry, far), operands(rule, s1, j, carry, far)
     x2, x3 = operands(rule, s2, j, carry, far), operands(rule, s3, j, carry, far)
-    h0 = forget_finite(*entered(rule, s0, j, carry, first, x0))
-    h1 = forget_finite(*entered(rule, s1, j, carry, h0, x1))
-    h2 = forget_finite(*entered(rule, s2, j, carry, h1, x2))
-    h3 = forget_finite(*entered(rule, s3, j, carry, h2, x3))
+    h0 = forget_finite(*entered(rule, carry, s0, j, first, x0))
+    h1 = forget_finite(*entered(rule, carry, s1, j, h0, x1))
+    h2 = forget_finite(*entered(rule, carry, s2, j, h1, x2))
+    h3 = forget_finite(*entered(rule, carry, s3, j, h2, x3))
     if not everywhere(is_finite(h3)):
-        h0 = step(rule, *entered(rule, s0, j, carry, first, x0))
-        h1 = step(rule, *entered(rule, s1, j, carry, h0, x1))
-        h2 = step(rule, *entered(rule, s2, j, carry, h1, x2))
-        h3 = step(rule, *entered(rule, s3, j, carry, h2, x3))
+        h0 = step(rule, *entered(rule, carry, s0, j, first, x0))
+        h1 = step(rule, *entered(rule, carry, s1, j, h0, x1))
+        h2 = step(rule, *entered(rule, carry, s2, j, h1, x2))
+        h3 = step(rule, *entered(rule, carry, s3, j, h2, x3))
     put(s0.h, j, h0, streaming, far)
     put(s1.h, j, h1, streaming, far)
     put(s2.h, j, h2, streaming, far)
@@ -206,11 +229,11 @@ def forward_vectors(rule, n, a, b, h, flags, carry, streaming, vectors, far):
     Else short rows wait for the store of each state (store forwarding), and the states of long ones do not fit the
     first level of the cache: four take half to two thirds of the time for (400, 64) and (200000, 32) float32.
     """
-    s0 = step_at(a, b, h, flags, ZERO, carry)
+    s0 = step_at(rule, a, b, h, flags, ZERO, carry)
     s1, s2, s3 = s0, s0, s0
     if n == FOUR:
-        s1, s2 = step_at(a, b, h, flags, ONE, carry), step_at(a, b, h, flags, TWO, carry)
-        s3 = step_at(a, b, h, flags, THREE, carry)
+        s1, s2 = step_at(rule, a, b, h, flags, ONE, carry), step_at(rule, a, b, h, flags, TWO, carry)
+        s3 = step_at(rule, a, b, h, flags, THREE, carry)
     for k in range(vectors.count):
         j = vectors.begin + k * vectors.stride
         if n == FOUR:
@@ -227,14 +250,27 @@ def fresh_lane(rule, flags, j, carry):
 
 
 @inlined
+def step_flagged(rule, carry, flags, j, gate, value):
+    state, gate = enter(rule, carry, fresh_lane(rule, flags, j, carry), load(carry, j, carry), gate)
+    return step(rule, state, gate, value)
+
+
+@inlined
+def step_plain(rule, carry, flags, j, gate, value):
+    return step(rule, load(carry, j, carry), gate, value)
+
+
+step_lane = choice("flagged", step_flagged, step_plain, options=INLINE)
+
+
+@inlined
 def take_ends(rule, a, b, h, flags, carry, head, tail, lanes):
     """Take series that fill no vector by a step."""
     for k in range(head + lanes - tail):
         j = end_lane(k, head, tail)
         gate = load(a.at, 0 if a_is_broadcast(rule) else j, carry)
         value = load(b.at, 0 if b_is_broadcast(rule) else j, carry)
-        state, gate = enter(rule, carry, fresh_lane(rule, flags, j, carry), load(carry, j, carry), gate)
-        new = step(rule, state, gate, value)
+        new = step_lane(rule, carry, flags, j, gate, value)
         store(carry, j, new)
         store(h.at, j, new)
 

@@ -203,9 +203,8 @@ def ewm_sum(
     >>> ewm_sum([4.0, np.nan, np.nan, 4.0], alpha=0.5)
     array([4. , 2. , 1. , 4.5])
     """
-    request = _request(
-        com, span, halflife, alpha, times, adjust, ignore_na, min_periods, False, offsets, resets, groups
-    )
+    borders = Borders(offsets, resets, groups)
+    request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, False, borders)
     if not request.adjust:
         raise NotImplementedError(say.sum_adjust())
     return _of_one("sum", x, axis, request)
