@@ -27,7 +27,7 @@ from ._packing import (
     view_in,
     with_steps,
 )
-from ._rules import adjoint, choice, decay, enter, flags_of, leave, lengths_of, step
+from ._rules import adjoint, choice, decay, flags_of, is_average, lengths_of, step
 from ._scalars import fence, load, load_int, maximum, minimum, misalignment, prefetch, shift, stack, width
 from ._vectors import broadcast, load_vector, store_vector, stream_vector
 
@@ -71,51 +71,55 @@ def fresh_at(flags, k, j, states):
 
 
 @inlined
-def _step(rule, states, k, j, state, a, b, flags):
-    return step(rule, state, load_step(a, k, j, states), load_step(b, k, j, states))
+def _cleared(rule, states, flags, k, j, value):
+    return select(fresh_at(flags, k, j, states), broadcast(constant(0.0, load(states, 0, states))), value)
 
 
 @inlined
-def _step_anew(rule, states, k, j, state, a, b, flags):
-    state, gate = enter(rule, states, fresh_at(flags, k, j, states), state, load_step(a, k, j, states))
-    return step(rule, state, gate, load_step(b, k, j, states))
+def _cleared_factor(rule, states, flags, k, j, value):
+    return value if is_average(rule) else _cleared(rule, states, flags, k, j, value)
 
 
 @inlined
-def _adjoint(rule, states, k, j, arrived, a, b, before, flags):
-    return adjoint(rule, arrived, load_step(a, k, j, states), load_step(b, k, j, states), before)
+def _kept(rule, states, flags, k, j, value):
+    return value
+
+
+# A vector, zero where a step begins anew: a state, or what flows on to it; and a linear recurrence's coefficient, or
+# its gradient.
+cleared = choice("flagged", _cleared, _kept, options=INLINE)
+cleared_factor = choice("flagged", _cleared_factor, _kept, options=INLINE)
 
 
 @inlined
-def _adjoint_anew(rule, states, k, j, arrived, a, b, before, flags):
-    fresh = fresh_at(flags, k, j, states)
-    before, gate = enter(rule, states, fresh, before, load_step(a, k, j, states))
-    grad_a, grad_b, onward = adjoint(rule, arrived, gate, load_step(b, k, j, states), before)
-    grad_a, onward = leave(rule, states, fresh, grad_a, onward)
-    return grad_a, grad_b, onward
-
-
-step_at = choice("flagged", _step_anew, _step, options=INLINE)
-adjoint_at = choice("flagged", _adjoint_anew, _adjoint, options=INLINE)
+def _with_flags(rule, series, panel, marks, geometry, block):
+    return *series, pack(panel, operand_of(marks.flags, geometry, FLAGS), geometry, block)
 
 
 @inlined
-def pack_flags(rule, panel, marks, geometry, block, other):
-    return pack(panel, operand_of(marks.flags, geometry, FLAGS), geometry, block)
+def _without(rule, series, *others):
+    return series
 
 
 @inlined
-def no_flags(rule, panel, marks, geometry, block, other):
+def _last_of(rule, series, other):
+    return series[-1]
+
+
+@inlined
+def _other(rule, series, other):
     return other
 
 
-flags_in = choice("flagged", pack_flags, no_flags, options=INLINE)
+# A block's series, with their flags behind all else, if flags are read; and these flags, or something else.
+with_flags = choice("flagged", _with_flags, _without, options=INLINE)
+flags_in = choice("flagged", _last_of, _other, options=INLINE)
 
 
 @inlined
-def walk_vectors(rule, is_ragged, streams, a, b, h, flags, series, block):
+def walk_vectors(rule, is_ragged, streams, a, b, h, series, block):
     """Advance a block's series; ``series`` are their states and valid steps."""
-    states, begins, ends = series
+    states, begins, ends, flags = series[0], series[1], series[2], flags_in(rule, series, h)
     zero = broadcast(constant(0.0, load(states, 0, states)))
     for from_ in range(0, block.steps, TOGETHER):
         to = minimum(block.steps, from_ + TOGETHER)
@@ -126,7 +130,8 @@ def walk_vectors(rule, is_ragged, streams, a, b, h, flags, series, block):
                 if streams:
                     prefetch(a.pointer, j, (k + AHEAD) * a.time)
                     prefetch(b.pointer, j, (k + AHEAD) * b.time)
-                new = step_at(rule, states, k, j, state, a, b, flags)
+                gate = cleared_factor(rule, states, flags, k, j, load_step(a, k, j, states))
+                new = step(rule, cleared(rule, states, flags, k, j, state), gate, load_step(b, k, j, states))
                 result = new
                 if is_ragged:
                     now = number(block.t - block.epoch + k, states)
@@ -137,14 +142,14 @@ def walk_vectors(rule, is_ragged, streams, a, b, h, flags, series, block):
 
 
 @helper
-def walk(rule, is_ragged, streams, a, b, h, flags, series, block):
+def walk(rule, is_ragged, streams, a, b, h, series, block):
     """Advance a block's series."""
     if is_ragged:
-        walk_vectors(rule, True, False, a, b, h, flags, series, block)
+        walk_vectors(rule, True, False, a, b, h, series, block)
     elif streams:
-        walk_vectors(rule, False, True, a, b, h, flags, series, block)
+        walk_vectors(rule, False, True, a, b, h, series, block)
     else:
-        walk_vectors(rule, False, False, a, b, h, flags, series, block)
+        walk_vectors(rule, False, False, a, b, h, series, block)
 
 
 @inlined
@@ -180,10 +185,10 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
                 epoch = block.epoch
             a_now, b_now = pack(a_panel, a_all, geometry, block), pack(b_panel, b_all, geometry, block)
             h_now = view_in(h_panel, h_all, geometry, block)
-            flags_now = flags_in(rule, flags_panel, lengths, geometry, block, h_now)
+            series_now = with_flags(rule, series, flags_panel, lengths, geometry, block)
             is_ragged = t < latest or t + block.steps > earliest
             may = streams and may_stream(h_all, h_now, block)
-            walk(rule, is_ragged, may, a_now, b_now, h_now, flags_now, series, block)
+            walk(rule, is_ragged, may, a_now, b_now, h_now, series_now, block)
             unpack(h_all, h_now, geometry, block, streams)
         store_states(carry, states, block)
         first += block.count
@@ -192,9 +197,9 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
 
 
 @inlined
-def walk_vectors_back(rule, is_ragged, streams, g, a, b, h, to_a, to_b, flags, series, block):
+def walk_vectors_back(rule, is_ragged, streams, g, a, b, h, to_a, to_b, series, block):
     """Take a block's cotangents to the step before its first one."""
-    states, firsts, begins, ends = series
+    states, firsts, begins, ends, flags = series[0], series[1], series[2], series[3], flags_in(rule, series, h)
     zero = broadcast(constant(0.0, load(states, 0, states)))
     for from_ in range(0, block.steps, TOGETHER):
         most, least = block.steps - 1 - from_, maximum(block.steps - TOGETHER - from_, 0)
@@ -211,7 +216,11 @@ def walk_vectors_back(rule, is_ragged, streams, g, a, b, h, to_a, to_b, flags, s
                 if is_ragged:
                     before = select(begin == now, first, before)
                 arrived = load_step(g, k, j, states) + r
-                grad_a, grad_b, r_new = adjoint_at(rule, states, k, j, arrived, a, b, before, flags)
+                before = cleared(rule, states, flags, k, j, before)
+                gate = cleared_factor(rule, states, flags, k, j, load_step(a, k, j, states))
+                grad_a, grad_b, r_new = adjoint(rule, arrived, gate, load_step(b, k, j, states), before)
+                grad_a = cleared_factor(rule, states, flags, k, j, grad_a)
+                r_new = cleared(rule, states, flags, k, j, r_new)
                 if is_ragged:
                     grad_a = where_valid(now, begin, end, grad_a, zero)
                     grad_b = where_valid(now, begin, end, grad_b, zero)
@@ -223,14 +232,14 @@ def walk_vectors_back(rule, is_ragged, streams, g, a, b, h, to_a, to_b, flags, s
 
 
 @helper
-def walk_back(rule, is_ragged, streams, g, a, b, h, to_a, to_b, flags, series, block):
+def walk_back(rule, is_ragged, streams, g, a, b, h, to_a, to_b, series, block):
     """Take a block's cotangents back; ``h`` are the states before."""
     if is_ragged:
-        walk_vectors_back(rule, True, False, g, a, b, h, to_a, to_b, flags, series, block)
+        walk_vectors_back(rule, True, False, g, a, b, h, to_a, to_b, series, block)
     elif streams:
-        walk_vectors_back(rule, False, True, g, a, b, h, to_a, to_b, flags, series, block)
+        walk_vectors_back(rule, False, True, g, a, b, h, to_a, to_b, series, block)
     else:
-        walk_vectors_back(rule, False, False, g, a, b, h, to_a, to_b, flags, series, block)
+        walk_vectors_back(rule, False, False, g, a, b, h, to_a, to_b, series, block)
 
 
 @inlined
@@ -297,11 +306,11 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
             h_now = pack(h_panel, h_all, geometry, with_steps(block, maximum(t - 1, 0), end - t, -ahead))
             to_a_now = view_to(to_a_panel, to_a_all, a_mode, geometry, block)
             to_b_now = view_to(to_b_panel, to_b_all, b_mode, geometry, block)
-            flags_now = flags_in(rule, flags_panel, lengths, geometry, block, h_now)
+            series_now = with_flags(rule, series, flags_panel, lengths, geometry, block)
             walk_back(
                 rule, t <= latest or end > earliest,
                 streams and may_stream(to_a_all, to_a_now, block) and may_stream(to_b_all, to_b_now, block),
-                g_now, a_now, b_now, h_now, to_a_now, to_b_now, flags_now, series, block,
+                g_now, a_now, b_now, h_now, to_a_now, to_b_now, series_now, block,
             )  # fmt: skip
             store_gradient(to_a_all, sums_a_all, a_mode, to_a_now, geometry, block, streams)
             store_gradient(to_b_all, sums_b_all, b_mode, to_b_now, geometry, block, streams)
