@@ -120,8 +120,9 @@ def main():
     def say(line):
         print(line, file=options.out, flush=True)
 
-    say(f"fastrecur {fastrecur.__version__}, {platform.processor() or platform.machine()}, NumPy {np.__version__}, "
-        f"{fastrecur.get_num_threads()} threads, {datetime.date.today()}; float32, forget_mult; ratios of minima")  # fmt: skip
+    threads, machine = fastrecur.get_num_threads(), platform.processor() or platform.machine()
+    say(f"fastrecur {fastrecur.__version__}, {machine}, NumPy {np.__version__}, {threads} threads")
+    say(f"{datetime.date.today()}; float32, forget_mult; ratios of minima, by turns; * where the must is missed")
     say(f"{'shape':<16}{'axis':>5}  {'':<10}{'mean':>5}  {'borders':<22}{'ms without':>11}{'ratio':>8}{'must':>7}")
     for shape, axis, direction, mean, name, took, ratio in rows(options.seconds, rng):
         sign = "" if ratio <= MUST[mean] else "  *"
