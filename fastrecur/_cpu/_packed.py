@@ -152,6 +152,15 @@ def walk(rule, is_ragged, streams, a, b, h, series, block):
         walk_vectors(rule, False, False, a, b, h, series, block)
 
 
+@helper
+def walk_flagged(rule, is_ragged, streams, a, b, h, series, block):
+    walk_vectors(rule, True, False, a, b, h, series, block)
+
+
+# Where flags are read, one way for all blocks: to compile three takes three times as long.
+walk_any = choice("flagged", walk_flagged, walk, options=INLINE)
+
+
 @inlined
 def may_stream(operand, view, block):
     """Return whether what is written in place fills whole lines."""
@@ -188,7 +197,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
             series_now = with_flags(rule, series, flags_panel, lengths, geometry, block)
             is_ragged = t < latest or t + block.steps > earliest
             may = streams and may_stream(h_all, h_now, block)
-            walk(rule, is_ragged, may, a_now, b_now, h_now, series_now, block)
+            walk_any(rule, is_ragged, may, a_now, b_now, h_now, series_now, block)
             unpack(h_all, h_now, geometry, block, streams)
         store_states(carry, states, block)
         first += block.count
@@ -240,6 +249,14 @@ def walk_back(rule, is_ragged, streams, g, a, b, h, to_a, to_b, series, block):
         walk_vectors_back(rule, False, True, g, a, b, h, to_a, to_b, series, block)
     else:
         walk_vectors_back(rule, False, False, g, a, b, h, to_a, to_b, series, block)
+
+
+@helper
+def walk_flagged_back(rule, is_ragged, streams, g, a, b, h, to_a, to_b, series, block):
+    walk_vectors_back(rule, True, False, g, a, b, h, to_a, to_b, series, block)
+
+
+walk_any_back = choice("flagged", walk_flagged_back, walk_back, options=INLINE)
 
 
 @inlined
@@ -307,7 +324,7 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
             to_a_now = view_to(to_a_panel, to_a_all, a_mode, geometry, block)
             to_b_now = view_to(to_b_panel, to_b_all, b_mode, geometry, block)
             series_now = with_flags(rule, series, flags_panel, lengths, geometry, block)
-            walk_back(
+            walk_any_back(
                 rule, t <= latest or end > earliest,
                 streams and may_stream(to_a_all, to_a_now, block) and may_stream(to_b_all, to_b_now, block),
                 g_now, a_now, b_now, h_now, to_a_now, to_b_now, series_now, block,
