@@ -55,8 +55,8 @@ def forget_mult(
     offsets : array_like of int, optional
         Where segments begin along `axis`, and the end (``cu_seqlens``): N + 1 integers that never descend, the first 0,
         the last the number of steps. Each segment is a series of its own; states, ``h0`` and ``h_last``, are then
-        ``(N, *lanes)``, lanes being the result's shape without `axis`, and an empty segment hands its ``h0`` on. Not
-        together with ``lengths``.
+        of shape ``(N, ...)``, the result's shape without `axis` behind N, and an empty segment hands its ``h0`` on.
+        Not together with ``lengths``.
     resets : array_like of bool, optional
         True where a step begins anew: no state passes the border before it, in either direction. Shaped like one or
         more leading axes of the result, time among them; an axis of 1 is broadcast. At such a border the state is

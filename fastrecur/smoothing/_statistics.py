@@ -98,7 +98,7 @@ def ewm_mean(
         True where a step begins anew, in the shape of one or more leading axes of the data, time among them.
     groups : array_like, optional
         A key for each step along `axis`, in any order: each group is a series of its own, as in
-        ``df.groupby(keys).ewm(...)``, and results stand in the order of the data. NaN where the key is missing (None,
+        ``df.groupby(keys).ewm(...)``, and results are in the order of the data. NaN where the key is missing (None,
         NaN). Not together with `offsets` and `resets`.
 
     Returns
