@@ -7,9 +7,9 @@ import numpy as np
 from . import _arrays, _cost, _threads
 from . import _layout as at
 from ._arrays import address
-from ._cpu import _native, _packed, _rows, _scan, _scan_back, _transpose8
+from ._cpu import _native, _packed, _rows, _scan, _scan_back, _segments, _transpose8
 from ._cpu._compile import kernel
-from ._layout import ACCUMULATE, CARRY, LENGTHS, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
+from ._layout import ACCUMULATE, CARRY, FLAGS, LENGTHS, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from ._problem import PACKED, ROWS, SCAN, TRANSPOSE8
 from ._threads import ranges
 
@@ -24,17 +24,23 @@ _KERNELS = {
     (PACKED, "vjp"): _packed.vjp,
     (SCAN, "forward"): _scan.forward,
     (SCAN, "vjp"): _scan_back.vjp,
+    (ROWS, "forward segments"): _segments.forward_rows,
+    (ROWS, "vjp segments"): _segments.vjp_rows,
+    (PACKED, "forward segments"): _segments.forward,
+    (PACKED, "vjp segments"): _segments.vjp,
     (PACKED, "summary"): _packed.summary,
     (PACKED, "summary back"): _packed.summary_back,
 }
 
 # Beside `_layout`'s operands, with strides as the carry's: the states before all steps, of which a gradient's carry
-# tells nothing; the decay products of a summary.
-FIRST, PRODUCTS = SUMS_B + 1, SUMS_B + 2
+# tells nothing; the decay products of a summary. And a list of segments, see `_cpu/_segments`.
+FIRST, PRODUCTS, STARTS = FLAGS + 1, FLAGS + 2, FLAGS + 3
 # The order in which kernels take operands. Behind these stand the geometry and the part of the lanes.
 ORDER = {
     "forward": (A, B, H, CARRY, LENGTHS),
     "vjp": (G, A, B, H, FIRST, CARRY, TO_A, TO_B, SUMS_A, SUMS_B, LENGTHS),
+    "forward segments": (A, B, H, CARRY, LENGTHS, FLAGS, STARTS),
+    "vjp segments": (G, A, B, H, FIRST, CARRY, TO_A, TO_B, SUMS_A, SUMS_B, LENGTHS, FLAGS, STARTS),
     "summary": (A, B, CARRY, PRODUCTS, LENGTHS),
     "summary back": (A, B, CARRY, PRODUCTS, LENGTHS),
 }
@@ -48,11 +54,14 @@ class Bound:
         self.plan, self.direction, self.order = plan, direction, ORDER[direction]
         kind, traits = ("narrow", plan.narrow) if _cost.is_narrow(plan) else (plan.traversal, ())
         rule = " ".join([plan.rule, *plan.traits, *traits])
+        kind = plan.traversal if plan.is_segmented else kind
         self.kernel = kernel(_KERNELS[kind, direction], rule, _arrays.element(plan.wide), **plan.elements)
         self.is_native = _native.is_native([(self.kernel,)])
 
     def offset(self, operand, repeat=0):
         """Return how far from an operand's address a repetition of the scan starts, in bytes."""
+        if operand == STARTS:
+            return 0
         k = CARRY if operand in (FIRST, PRODUCTS) else operand
         return self.plan.offsets[k] + self.plan.extra[repeat][k]
 

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import _arrays
 from . import _messages as say
+
+
+class Segments(NamedTuple):
+    """What a call takes in place of lengths where series begin anew inside the axis of time, as it was given."""
+
+    lengths: Any
+    offsets: Any
+    resets: Any
+
+
+def split(lengths: Any, offsets: Any, resets: Any) -> Any:
+    """Return what a call takes as lengths: these alone, or with what says where series begin anew."""
+    if offsets is None and resets is None:
+        return lengths
+    if offsets is not None and lengths is not None:
+        raise ValueError(say.offsets_and_lengths())
+    return Segments(lengths, offsets, resets)
 
 
 def flag(name: str, value: Any) -> bool:
@@ -44,6 +61,39 @@ def lengths(lengths: Any) -> np.ndarray:
         return array  # a number that is out of any range
     if array.dtype.kind not in "iu" and not (array.size == 0 and isinstance(lengths, (list, tuple))):
         raise TypeError(say.lengths_dtype(f"dtype {array.dtype}"))
+    return array
+
+
+def _on_host(name: str, value: Any) -> np.ndarray:
+    if _arrays.any_tensor(value):
+        value = value.detach().cpu().numpy()
+    return np.asarray(_arrays.take(name, value)[0])
+
+
+def offsets(offsets: Any) -> np.ndarray:
+    """Return offsets as 1-D integers; raise for what is none."""
+    array = _on_host("offsets", offsets)
+    if array.dtype.kind not in "iu" or array.ndim != 1 or not array.size:
+        raise (ValueError if array.dtype.kind in "iu" else TypeError)(say.offsets_kind(array.dtype, array.shape))
+    return array
+
+
+def offsets_in_range(offsets: np.ndarray, steps: int) -> np.ndarray:
+    """Return offsets as int64; raise unless they go from 0 to the number of steps and never descend."""
+    first, last = int(offsets[0]), int(offsets[-1])
+    if first != 0 or last != steps:
+        raise ValueError(say.offsets_ends(first, last, steps))
+    if (offsets[1:] < offsets[:-1]).any():
+        at = int(np.argmax(offsets[1:] < offsets[:-1]))
+        raise ValueError(say.offsets_order(int(offsets[at]), int(offsets[at + 1])))
+    return offsets.astype(np.int64)
+
+
+def resets(resets: Any) -> np.ndarray:
+    """Return resets as bools; raise TypeError for what is none."""
+    array = _on_host("resets", resets)
+    if array.dtype != np.bool_:
+        raise TypeError(say.resets_dtype(array.dtype))
     return array
 
 

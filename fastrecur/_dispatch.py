@@ -12,7 +12,8 @@ from typing import Any
 
 from numpy import ndarray
 
-from . import _adapters, _arrays, _cache, _host
+from . import _adapters, _arrays, _cache, _checks, _host
+from . import _messages as say
 
 
 def forward(
@@ -24,7 +25,7 @@ def forward(
         result = _host.quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
         if result is not None:
             return result
-    elif type(b) in _adapters.tensor_types:
+    elif type(b) in _adapters.tensor_types and type(lengths) is not _checks.Segments:
         return _adapters.quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
     adapter = _adapter((a, b, h0, out), lengths)
     return adapter.forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
@@ -39,7 +40,7 @@ def vjp(
         result = _host.quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
         if result is not None:
             return result
-    elif type(b) in _adapters.tensor_types:
+    elif type(b) in _adapters.tensor_types and type(lengths) is not _checks.Segments:
         return _adapters.quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
     adapter = _adapter((g, a, b, h, h0, grad_state), lengths)
     return adapter.vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
@@ -47,6 +48,16 @@ def vjp(
 
 def _adapter(operands: tuple[Any, ...], lengths: Any) -> ModuleType:
     """Return the adapter of a call; lengths may be on the host whatever the operands are."""
+    if type(lengths) is _checks.Segments:
+        if _arrays.any_tensor(*operands):
+            from .torch import _segments
+
+            return _segments
+        adapter = _adapter(operands, None)
+        if adapter is not _host:
+            name = "resets" if lengths.offsets is None else "offsets"
+            raise TypeError(say.segments_library(name, adapter.__name__.split(".")[1].lstrip("_")))
+        return adapter
     if _arrays.all_in_memory(*operands, lengths):
         return _host
     if _arrays.any_tensor(*operands):

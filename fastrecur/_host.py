@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from . import _arrays, _cache, _checks, _problem, _shapes
+from . import _arrays, _cache, _checks, _problem, _segments, _shapes
 from . import _messages as say
 
 _ndarray = np.ndarray
@@ -71,16 +71,21 @@ def _forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out,
         key = None
     reverse, axis = _checks.flag("reverse", reverse), _checks.axis(axis)
     return_state = _checks.flag("return_state", return_state)
-    if lengths is not None:
-        lengths = _checks.lengths(lengths)
+    cuts, given_lengths = None, lengths
+    if type(lengths) is _checks.Segments:
+        states = {"h0": _signature(h0)}
+        cuts = _segments.check(names[:2], _signature(a), _signature(b), states, axis, reverse, lengths)
+        lengths = cuts.lengths
+    elif lengths is not None:
+        given_lengths = lengths = _checks.lengths(lengths)
     weak_complex = type(a) is complex or type(b) is complex or type(h0) is complex
     if weak_complex or _is_complex(a) or _is_complex(b) or _is_complex(h0):
         if _gate_is_real(family, names, a):
-            out, last = _forward_pairs(family, names, a, b, h0, axis, reverse, lengths, out)
+            out, last = _forward_pairs(family, names, a, b, h0, axis, reverse, given_lengths, out)
             return _give(owner, out, last, return_state, given)
     plan = _problem.forward(
-        family, names, _signature(a), _signature(b), _state_signature(h0), _signature(out), axis, reverse,
-        None if lengths is None else lengths.shape, weak_complex,
+        family, names, _signature(a), _signature(b), _state_signature(h0, cuts), _signature(out), axis, reverse,
+        None if lengths is None else lengths.shape, weak_complex, flags=None if cuts is None else cuts.signature,
     )  # fmt: skip
     if lengths is not None:
         lengths = _checks.lengths_in_range(lengths, plan.steps)
@@ -90,7 +95,7 @@ def _forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out,
         _check_out(out, names, a, b)
     if key is not None:
         _remember(key, _runner().known_forward(plan))
-    out, carry = _runner().forward(plan, a, b, h0, lengths, out, return_state)
+    out, carry = _runner().forward(plan, a, b, h0, lengths, out, return_state, cuts)
     if owner is None and not return_state:
         return out if given is None else given
     return _give(owner, out, _runner().narrowed(carry, plan.dtype) if return_state else None, return_state, given)
@@ -132,23 +137,31 @@ def _vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key)
         g, a, b, h, h0, grad_state, owner = _take((*names, "h0", "grad_state"), g, a, b, h, h0, grad_state)
         key = None
     reverse, axis = _checks.flag("reverse", reverse), _checks.axis(axis)
-    if lengths is not None:
-        lengths = _checks.lengths(lengths)
+    cuts, given_lengths = None, lengths
+    if type(lengths) is _checks.Segments:
+        states = {"h0": _signature(h0), "grad_state": _signature(grad_state)}
+        cuts = _segments.check(names[1:3], _signature(a), _signature(b), states, axis, reverse, lengths)
+        lengths = cuts.lengths
+    elif lengths is not None:
+        given_lengths = lengths = _checks.lengths(lengths)
     values = (g, a, b, h, h0, grad_state)
     weak_complex = any(type(value) is complex for value in values)
     if weak_complex or any(map(_is_complex, values)):
         _problem.check_kind(names, *map(_signature, values))
         if _gate_is_real(family, names[1:3], a):
-            return _give_all(owner, *_vjp_pairs(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state))
+            grads = _vjp_pairs(family, names, g, a, b, h, h0, axis, reverse, given_lengths, grad_state)
+            return _give_all(owner, *grads)
     plan = _problem.vjp(
-        family, names, (*map(_signature, (g, a, b, h)), _state_signature(h0), _state_signature(grad_state)), axis,
+        family, names,
+        (*map(_signature, (g, a, b, h)), _state_signature(h0, cuts), _state_signature(grad_state, cuts)), axis,
         reverse, None if lengths is None else lengths.shape, weak_complex,
+        flags=None if cuts is None else cuts.signature,
     )  # fmt: skip
     if lengths is not None:
         lengths = _checks.lengths_in_range(lengths, plan.steps)
     if key is not None:
         _remember(key, _runner().known_vjp(plan))
-    grad_a, grad_b, carry = _runner().vjp(plan, g, a, b, h, h0, grad_state, lengths)
+    grad_a, grad_b, carry = _runner().vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts)
     grad_h0 = None
     if h0 is not None:
         grad_h0 = _runner().summed_to(carry, np.shape(h0), plan.h0_dtype)
@@ -213,9 +226,9 @@ def _signature(value):
     return complex if type(value) is complex else None
 
 
-def _state_signature(value):
+def _state_signature(value, cuts=None):
     if type(value) is _ndarray:
-        return value.dtype, value.shape
+        return value.dtype, value.shape if cuts is None else ()  # whose states were looked at
     return complex if type(value) is complex else None
 
 
@@ -253,6 +266,10 @@ def _pair_problem(names, a, b, others, axis, lengths):
     shape = _shapes.broadcast_shape(names, (np.shape(a), np.shape(b)), axis)
     axis = _shapes.normalise_axis(axis, shape, names)
     lanes = shape[:axis] + shape[axis + 1 :]
+    if type(lengths) is _checks.Segments:  # which have been checked
+        if lengths.lengths is not None and not lanes:
+            lengths = lengths._replace(lengths=np.full(2, lengths.lengths))
+        return dtype, shape, a[..., np.newaxis] if type(a) is _ndarray else a, axis, lengths
     _problem.check_shapes(signatures, shape, lanes)
     if lengths is not None:
         _problem.check_lengths_shape(lengths.shape, lanes)

@@ -7,7 +7,9 @@ type, since Numba compiles a function anew for each plain number that it is call
 import numpy as np
 
 # Operands of a recurrence, in the order in which strides stand in ``geometry``.
-A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = np.arange(10, dtype=np.int64)
+# FLAGS are bytes, true where the state before a step, in scan order, is zero.
+A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B, FLAGS = np.arange(11, dtype=np.int64)
+OPERANDS = 11
 
 # Fields of ``geometry``:
 (
@@ -29,6 +31,7 @@ A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B = np.arange(10, dtype=np.
 HEAD = 14  # fields before sizes and strides
 # Where, but for rows, strides begin: each operand's four, along time and along series from outside in.
 STRIDES = HEAD + 2
+FIELDS = STRIDES + 4 * OPERANDS  # at most
 
 # Output modes of a gradient: not wanted; stored; accumulated along time; reduced over a row.
 UNWANTED, STORE, ACCUMULATE, REDUCE = np.arange(4, dtype=np.int64)

@@ -5,7 +5,7 @@ import math
 from typing import NamedTuple
 
 from ._arrays import element
-from ._layout import LENGTHS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
+from ._layout import LENGTHS, OPERANDS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from ._shapes import spread
 
 NAMES = {A: "a", B: "b", H: "h", G: "g", TO_A: "to_a", TO_B: "to_b"}  # of kernels' parameters
@@ -19,7 +19,7 @@ class Operands:
 
     def __init__(self, shape, wide, lengths_strides):
         self.shape, self.wide, self.word = shape, wide, 0
-        self.elements, self.itemsizes, self.strides = {}, [0] * 10, [None] * 10
+        self.elements, self.itemsizes, self.strides = {}, [0] * OPERANDS, [None] * OPERANDS
         self.strides[LENGTHS] = lengths_strides
 
     def read(self, k, signature):
@@ -92,7 +92,7 @@ def find_loops(operands, axis, reverse, order):
     strides = [(0,) * len(shape) if s is None else s for s in operands.strides]
     time = [s[axis] if steps > 1 else 0 for s in strides]
     dims = merge([(shape[k], tuple(s[k] for s in strides)) for k in order])
-    alone = [operands.itemsizes[k] if k in operands.full else 0 for k in range(10)]
+    alone = [operands.itemsizes[k] if k in operands.full else 0 for k in range(OPERANDS)]
     if operands.wide.kind == "c":  # one complex series is a row: real ones are not
         alone[SUMS_A] = alone[SUMS_B] = operands.wide.itemsize
     inner, inner_strides = dims[-1] if dims else (1, tuple(alone))
@@ -104,7 +104,7 @@ def find_loops(operands, axis, reverse, order):
     return Loops(steps, time, offsets, dims, inner, tuple(inner_strides), inside, outside)
 
 
-ONCE = 1, (0,) * 10  # a dimension of one
+ONCE = 1, (0,) * OPERANDS  # a dimension of one
 
 
 def row_loops(loops):
@@ -127,6 +127,6 @@ def lane_loops(loops):
 def repetitions(beyond):
     """Return each operand's offsets, for every time that the whole walk is repeated."""
     return tuple(
-        tuple(sum(i * d[1][k] for i, d in zip(index, beyond, strict=True)) for k in range(10))
+        tuple(sum(i * d[1][k] for i, d in zip(index, beyond, strict=True)) for k in range(OPERANDS))
         for index in itertools.product(*(range(d[0]) for d in beyond))
     )

@@ -198,6 +198,26 @@ def lengths_range(low, high, steps):
     return f"`lengths` must be in 0..{steps}, the number of time steps, got {came}"
 
 
+offsets_and_lengths = _message("`lengths` must be left out with `offsets`: what is packed has no padding")
+offsets_kind = _message(
+    "`offsets` must be integers in one dimension, one more than there are segments, got dtype {dtype} and shape {shape}"
+)
+offsets_ends = _message(
+    "`offsets` must begin with 0 and end with {steps}, the number of time steps, got {first} and {last}",
+    "first last steps",
+)
+offsets_order = _message("`offsets` must never descend, got {before} and then {after}")
+resets_dtype = _message("`resets` must hold bools, got dtype {dtype}")
+resets_shape = _message(
+    "`resets` must be shaped like one or more leading axes of the result, {wanted}, axis {axis} among them (an axis of "
+    "1 is broadcast), got {came}",
+    "came wanted axis",
+)
+segments_tangents = _message("`offsets` and `resets` have no forward-mode derivative of a gradient")
+segments_batched = _message("`offsets` must be the same for all samples of torch.vmap")
+segments_library = _message("`{name}` has no kernels yet for {library}: pass each segment by itself")
+
+
 out_type = _message("`out` must be an array of the operands' library, got {kind}")
 out_shape = _message("`out` must have the result's shape {wanted}, got {came}", "came wanted")
 out_dtype = _message("`out` must have the result's dtype {wanted}, got {came}", "came wanted")
@@ -343,6 +363,10 @@ times_order = _message("`times` must not go backwards")
 times_gradient = _message(
     "`times` must be constants: no gradient can be passed to them; give an `alpha` made from them instead"
 )
+groups_alone = _message("`groups` must be given without `offsets` and `resets`: groups are the segments")
+groups_kind = _message("`groups` must be keys in one dimension, got {kind}")
+groups_shape = _message("`groups` must have a key for each of the {steps} steps, got shape {shape}", "shape steps")
+groups_lazy = _message("`{name}` must be left out with Dask arrays: compute() them first, or pass groups one by one")
 sum_adjust = _message("`adjust` must be True: the sum is not defined with adjust=False")
 count_type = _message("`{name}` must be an integer, got {kind}")
 at_least = _message("`{name}` must be at least {least}, got {came}")

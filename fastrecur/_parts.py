@@ -64,7 +64,7 @@ class Parts:
 
 def _state_spans(plan, parts):
     """Return where in bytes each part's states begin and end, if they are to stand apart; else nothing."""
-    if plan.traversal != ROWS or len(parts) == 1:
+    if plan.traversal != ROWS or len(parts) == 1 or plan.is_segmented:
         return []
     outer, middle, inner = plan.sizes
     size, row = plan.wide.itemsize, int(plan.geometry[HEAD + 3 * CARRY + 1])

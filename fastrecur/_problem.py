@@ -14,7 +14,7 @@ import numpy as np
 from . import _layout, _memory_pool
 from . import _messages as say
 from ._arrays import element
-from ._layout import ACCUMULATE, CARRY, LENGTHS, REDUCE, STORE, SUMS_A, SUMS_B, TO_A, TO_B, UNWANTED, A, B, G, H
+from ._layout import ACCUMULATE, CARRY, FLAGS, LENGTHS, REDUCE, STORE, SUMS_A, SUMS_B, TO_A, TO_B, UNWANTED, A, B, G, H
 from ._loops import NAMES, Operands, find_loops, in_memory_order, lane_loops, repetitions, row_loops
 from ._memory_pool import LINE
 from ._shapes import (
@@ -27,6 +27,7 @@ from ._shapes import (
     own_dtypes,
     own_strides,
     result_dtype,
+    spread,
     wide_dtype,
 )
 
@@ -111,6 +112,7 @@ class Plan:
     h_strides: tuple | None = None  # of a newly allocated one
     gradients: tuple = ()  # of both operands: shape, dtype, strides of a new array (None: a sum); None if unwanted
     h0_dtype: np.dtype | None = None  # of the first states' gradient
+    is_segmented: bool = False  # whether series may begin anew inside the axis of time
     # What is learnt.
     calls: dict = field(default_factory=dict)  # compiled kernels
     in_vain: dict = field(default_factory=dict)  # for how many more runs a way of sharing it is not tried
@@ -256,13 +258,16 @@ def _row_traits(operands, loops, modes):
     return tuple(traits), narrow, modes
 
 
-def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=None):
+def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=None, is_segmented=False):
     """Make a plan; ``traversal`` is chosen unless it is given."""
     order, states = in_memory_order(operands, axis)
     operands.strides[CARRY] = states
     loops, elements = find_loops(operands, axis, reverse, order), operands.elements
     ways = _ways_along_time(operands, loops, modes)
     traversal = traversal or _traversal(operands, loops, modes, ways)
+    has_flags = operands.strides[FLAGS] is not None
+    if is_segmented and (traversal != ROWS or loops.inner_strides[FLAGS] not in (0, 1)):
+        traversal = PACKED
     row_bytes, traits, narrow = 0, (), ()
     if traversal == ROWS:
         sizes, body, beyond = row_loops(loops)
@@ -276,14 +281,23 @@ def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=
         if traversal in (SCAN, TRANSPOSE8):
             descending = traversal == TRANSPOSE8 and ways == {-1}
             traits = ("time_invariant_a",) * (loops.time[A] == 0) + ("descending",) * descending
+    if is_segmented:
+        elements = elements | {"flags": "b1"}
+    if has_flags:
+        traits, narrow = (*traits, "flagged"), ()
+        if loops.inner_strides[FLAGS] == 0:
+            traits = (*traits, "broadcast_flags")
     head = np.zeros(_layout.HEAD, np.int64)
     head[[_layout.N_STEPS, _layout.REVERSE, _layout.A_MODE, _layout.B_MODE]] = loops.steps, reverse, *modes
     head[_layout.A_IS_BROADCAST] = loops.inner_strides[A] == 0 and loops.inner > 1
     asked = rule, operands.shape, axis, dtype, operands.wide, loops.steps, traversal
     places = tuple(operands.itemsizes), loops.time, loops.inner_strides, loops.offsets, repetitions(beyond)
     lanes, lane_strides = math.prod(sizes) if beyond else loops.lanes, states[:axis] + states[axis + 1 :]
+    if is_segmented:  # of which a kernel makes a copy of one length
+        body = [*body, *[0] * (_layout.FIELDS - len(head) - len(body))]
     kernel = elements, traits, narrow, np.array([*head, *body], np.int64)
-    return Plan(*asked, *kernel, *places, lane_strides, lanes, sizes, order, operands.word, row_bytes)
+    plan = Plan(*asked, *kernel, *places, lane_strides, lanes, sizes, order, operands.word, row_bytes)
+    return replace(plan, is_segmented=is_segmented)
 
 
 def _empty(shape, axis, dtype, wide):
@@ -318,7 +332,7 @@ def check_lengths_shape(shape, lanes):
         raise ValueError(say.lengths_shape(shape, lanes))
 
 
-def _checked_shape(names, a, b, others, axis, lengths):
+def checked_shape(names, a, b, others, axis, lengths):
     """Return the shape that operands broadcast to, and the axis of time; raise unless all others fit in."""
     shape = broadcast_shape(names, tuple(one[1] if type(one) is tuple else () for one in (a, b)), axis)
     axis = normalise_axis(axis, shape, names)
@@ -330,36 +344,40 @@ def _checked_shape(names, a, b, others, axis, lengths):
 
 
 @functools.lru_cache(maxsize=1024)
-def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex, dtype=None):
+def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex, dtype=None, flags=None):
     """Return the plan of a forward call.
 
     Arrays come as ``(dtype, shape, strides)``, ``h0`` without the strides, ``lengths`` as a shape; a complex Python
     number as ``complex``; any other number, and what is left out, as None. ``dtype`` is the result's where another
-    library's promotion has found it.
+    library's promotion has found it. ``flags`` are the shape and strides of resets; empty where there are none, but
+    segments; None where no series begins anew.
     """
     if dtype is None:
         dtype = result_dtype(names, own_dtypes(a, b, h0), weak_complex)
     wide = wide_dtype(dtype)
-    shape, axis = _checked_shape(names[:2], a, b, {"h0": h0}, axis, lengths)
+    shape, axis = checked_shape(names[:2], a, b, {"h0": h0}, axis, lengths)
     if out is not None:
         if out[1] != shape:
             raise ValueError(say.out_shape(out[1], shape))
         if out[0] != dtype:
             raise TypeError(say.out_dtype(out[0], dtype))
     operands = Operands(shape, wide, lengths_strides(lengths, len(shape), axis))
+    if flags:
+        operands.strides[FLAGS] = spread(*flags, shape)
     of_a, of_b = operands.read(A, a), operands.read(B, b)
     h_strides = out[2] if out is not None else like(shape, dtype, of_b, of_a)
     if 0 in shape:
         return replace(_empty(shape, axis, dtype, wide), h_strides=h_strides)
     operands.put(H, dtype, h_strides)
-    return replace(build(_rule(family, dtype, wide, a), operands, axis, reverse, dtype), h_strides=h_strides)
+    plan = build(_rule(family, dtype, wide, a), operands, axis, reverse, dtype, is_segmented=flags is not None)
+    return replace(plan, h_strides=h_strides)
 
 
 @functools.lru_cache(maxsize=1024)
 def summary(family, names, a, b, axis, reverse, lengths, dtype):
     """Return the plan of a walk that keeps nothing but the last states; arguments as for `forward`."""
     wide = wide_dtype(dtype)
-    shape, axis = _checked_shape(names, a, b, {}, axis, lengths)
+    shape, axis = checked_shape(names, a, b, {}, axis, lengths)
     if 0 in shape:
         return _empty(shape, axis, dtype, wide)
     operands = Operands(shape, wide, lengths_strides(lengths, len(shape), axis))
@@ -371,7 +389,7 @@ def summary(family, names, a, b, axis, reverse, lengths, dtype):
 @functools.lru_cache(maxsize=1024)
 def vjp(
     family, names, signatures, axis, reverse, lengths, weak_complex, dtype=None, wanted=(True, True),
-    reads=(True, True), layouts=(None, None),
+    reads=(True, True), layouts=(None, None), flags=None,
 ):  # fmt: skip
     """Return the plan of a gradient call; arguments as for `forward`.
 
@@ -386,8 +404,10 @@ def vjp(
     else:
         wide = wide_dtype(dtype)
     others = {"h0": h0, "grad_state": grad_state, names[0]: g, names[3]: h}
-    shape, axis = _checked_shape(names[1:3], a, b, others, axis, lengths)
+    shape, axis = checked_shape(names[1:3], a, b, others, axis, lengths)
     operands = Operands(shape, wide, lengths_strides(lengths, len(shape), axis))
+    if flags:
+        operands.strides[FLAGS] = spread(*flags, shape)
     operands.read(G, g)
     of_a, of_b, of_h = operands.read(A, a), operands.read(B, b), operands.read(H, h)
     for k, is_read in zip((B, H), reads, strict=True):
@@ -410,7 +430,8 @@ def vjp(
     if 0 in shape:
         plan = _empty(shape, axis, dtype, wide)
     else:
-        plan = build(_rule(family, dtype, wide, a), operands, axis, reverse, dtype, tuple(modes))
+        rule = _rule(family, dtype, wide, a)
+        plan = build(rule, operands, axis, reverse, dtype, tuple(modes), is_segmented=flags is not None)
     return replace(plan, gradients=tuple(gradients), h0_dtype=gradient_dtype(h0, dtype))
 
 

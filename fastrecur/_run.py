@@ -18,18 +18,35 @@ from ._row_chunks import RowChunks
 from ._scan_chunks import ScanChunks
 
 
-def forward(plan, a, b, h0, lengths, out, return_state):
-    """Run a forward plan on arrays; return the result and, if asked for, the states after the last valid step."""
+def forward(plan, a, b, h0, lengths, out, return_state, cuts=None):
+    """Run a forward plan on arrays; return the result and, if asked for, the states after the last valid step.
+
+    ``cuts`` are those of a plan whose series begin anew inside the axis of time; there are states for each segment.
+    """
     team, ours = _waking_team(plan), out is None
     if ours:
         out = _problem.empty(plan.shape, plan.dtype, plan.h_strides, beside=line_offset(plan, b, a))
-    carry = None if h0 is None and not return_state else _states(plan, h0)
+    carry = None if h0 is None and not return_state else _states(plan, h0, cuts)
     if plan.traversal != "empty":
         a, b = _number(a, plan.wide), _number(b, plan.wide)
         lengths = plan.full_lengths if lengths is None else lengths
         places = address(a), address(b), address(out), None if carry is None else address(carry), address(lengths)
-        forward_at(plan, *places, out.nbytes if ours else 0, out.flags.aligned, team)
+        marks = None if cuts is None else _marks(plan, cuts, False, carry is not None)
+        forward_at(plan, *places, out.nbytes if ours else 0, out.flags.aligned, team, marks)
+    if cuts is not None and carry is not None:
+        cuts.clear_ends(carry)
     return out, carry
+
+
+def _marks(plan, cuts, has_first, has_states):
+    """Return the flags and the list of segments that a kernel reads."""
+    table = cuts.table(_state_bytes(plan), has_first, has_states)
+    return table if cuts.flags is None else cuts.flags, table
+
+
+def _state_bytes(plan):
+    """Return how many bytes one segment's states have."""
+    return math.prod(plan.lane_shape) * plan.wide.itemsize
 
 
 def _waking_team(plan):
@@ -41,13 +58,17 @@ def _waking_team(plan):
     return team
 
 
-def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
+def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team, marks=None):
     """Run a forward plan on addresses, on a team's threads.
 
     ``fresh_bytes`` is the size of a result that was allocated for this call, else 0. ``carry`` is None if states are
-    zeros, and nobody asks what became of them.
+    zeros, and nobody asks what became of them. ``marks`` are what `_marks` returns.
     """
     is_fresh, is_whole = h != a and h != b and aligned, lengths == address(plan.full_lengths)
+    if marks is not None:
+        way = _cost.choose(plan, team.size, is_fresh, False, not h % LINE, False)
+        _run_segments(plan, "forward segments", way, team, (a, b, h, carry, lengths), marks)
+        return
     shift = _lanes_to_line(plan, h + plan.offsets[H], is_whole)
     way = _cost.choose(plan, team.size, is_fresh, _is_new(h, fresh_bytes), shift is not None, is_whole)
     if way.streaming and shift:
@@ -56,14 +77,17 @@ def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team):
         _run(plan, "forward", way, team, (a, b, h, carry, lengths))
 
 
-def vjp(plan, g, a, b, h, h0, grad_state, lengths):
+def vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts=None):
     """Run a gradient plan on arrays; return the gradients of a, b and of the first states (of every lane).
 
     The last are None, or anything, where no first states were given.
     """
     team = _waking_team(plan)
-    carry = None if h0 is None and grad_state is None else _states(plan, grad_state)
-    first = None if h0 is None else _states(plan, h0)
+    carry = None if h0 is None and grad_state is None else _states(plan, grad_state, cuts)
+    first = None if h0 is None else _states(plan, h0, cuts)
+    marks = None if cuts is None else _marks(plan, cuts, first is not None, carry is not None)
+    if marks is not None and carry is not None:
+        cuts.clear_ends(carry)
     results, place = [], line_offset(plan, b, a)
     for *own, strides in plan.gradients:
         results.append(None if strides is None else _problem.empty(*own, strides, beside=place))
@@ -73,7 +97,7 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths):
         places = [None if r is None else (address(r), r.nbytes) for r in results]
         states = (None if value is None else address(value) for value in (first, carry))
         here = address(g), address(a), address(b), address(h), *states, address(lengths)
-        totals = vjp_at(plan, *here, places, team)
+        totals = vjp_at(plan, *here, places, team, marks)
     else:
         totals = [np.zeros(shape, plan.wide) for shape, _, _ in plan.gradients]
     grad_a, grad_b = (
@@ -83,14 +107,15 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths):
     return grad_a, grad_b, carry
 
 
-def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team):
+def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team, marks=None):
     """Run a gradient plan on addresses, on a team's threads; return the sums over what was broadcast.
 
     ``first`` and ``carry`` may be None as in `forward_at`. ``results`` are ``(address, bytes)`` of each operand's fresh
     gradient, None for one that is summed or not wanted; what is returned for them are wide arrays, None for the others.
     """
     is_new = any(result is not None and _is_new(*result) for result in results)
-    way = _cost.choose(plan, team.size, is_new=is_new, is_whole=lengths == address(plan.full_lengths))
+    is_whole = lengths == address(plan.full_lengths) and marks is None
+    way = _cost.choose(plan, team.size, is_new=is_new, is_whole=is_whole)
     summed = [
         None if gradient is None or gradient[2] is not None else np.zeros((way.sums, *gradient[0]), plan.wide)
         for gradient in plan.gradients
@@ -104,7 +129,10 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team):
     to_a, to_b = (first if result is None else result[0] for result in results)
     sums_a, sums_b = (first if sums is None else address(sums) for sums in summed)
     places = g, a, b, h, first, carry, to_a, to_b, sums_a, sums_b, lengths
-    _run(plan, "vjp", way, team, places, sums=summed[0] if way.sum_steps else None)
+    if marks is not None:
+        _run_segments(plan, "vjp segments", way, team, places, marks)
+    else:
+        _run(plan, "vjp", way, team, places, sums=summed[0] if way.sum_steps else None)
     return [_added_up(sums, gradient) for sums, gradient in zip(summed, plan.gradients, strict=True)]
 
 
@@ -205,6 +233,16 @@ def _run(plan, direction, way, team, places, sums=None):
         _scan_chunks(bound, way).scan(team, own)
 
 
+def _run_segments(plan, direction, way, team, places, marks):
+    """Run a plan whose series begin anew inside the axis of time: each thread takes some lanes through all segments."""
+    bound = bind(plan, direction)
+    places, at = [*places, *map(address, marks)], bound.order.index(CARRY)
+    if places[at] is None:
+        states = _states(plan, None)
+        places[at] = address(states)
+    _parts(bound, way._replace(prefault=False)).run(team, places)
+
+
 # ---- Rows of results from cache line to cache line ------------------------------------------------------------------
 
 
@@ -297,8 +335,17 @@ def _number(value, wide):
         return np.array(value, wide)
 
 
-def _states(plan, state):
-    """Return every lane's state in the carry's dtype, in the order in which the kernels walk lanes."""
+def _states(plan, state, cuts=None):
+    """Return every lane's state in the carry's dtype, in the order in which the kernels walk lanes.
+
+    Of ``cuts`` with segments, each segment's.
+    """
+    if cuts is not None and cuts.count is not None:
+        shape, strides = (cuts.count, *plan.lane_shape), (_state_bytes(plan), *plan.carry_strides)
+        carry = _problem.empty(shape, plan.wide, strides, large=0)
+        with np.errstate(all="ignore"):
+            carry[...] = 0 if state is None else state
+        return carry
     if state is None and plan.carry_c_order:
         zeros = _problem.zeros if plan.traversal == ROWS else np.zeros  # rows of it are walked with each step
         return zeros(plan.lane_shape, plan.wide)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import _adapters, _dispatch
+from . import _adapters, _checks, _dispatch
 from ._problem import FORGET, LINEAR
 
 __all__ = ["forget_mult", "forget_mult_vjp", "linear_recurrence", "linear_recurrence_vjp"]
@@ -21,6 +21,8 @@ def forget_mult(
     axis: int = 0,
     reverse: bool = False,
     lengths: Any = None,
+    offsets: Any = None,
+    resets: Any = None,
     return_state: bool = False,
     out: Any = None,
 ) -> Any:
@@ -50,6 +52,15 @@ def forget_mult(
         The number of valid steps of each series along `axis`, from the first on, in the shape of one or more leading
         axes of the result without `axis`. Steps at and past the length are not read, and are zeros in the result. In
         reverse each series starts at its own last valid step.
+    offsets : array_like of int, optional
+        Where segments begin along `axis`, and the end (``cu_seqlens``): N + 1 integers that never descend, the first 0,
+        the last the number of steps. Each segment is a series of its own; states, ``h0`` and ``h_last``, are then
+        of shape ``(N, ...)``, the result's shape without `axis` behind N, and an empty segment hands its ``h0`` on.
+        Not together with ``lengths``.
+    resets : array_like of bool, optional
+        True where a step begins anew: no state passes the border before it, in either direction. Shaped like one or
+        more leading axes of the result, time among them; an axis of 1 is broadcast. At such a border the state is
+        exactly zero, and `linear_recurrence` does not use the coefficient.
     return_state : bool, default False
         Also return the state after the last valid step in the scan direction.
     out : array, optional
@@ -110,7 +121,13 @@ def forget_mult(
     >>> forget_mult(0.5, np.array([[8.0, 4.0], [2.0, 2.0]]), axis=1, lengths=[2, 1])
     array([[4., 4.],
            [1., 0.]])
+    >>> forget_mult(0.5, [8.0, 4.0, 2.0], offsets=[0, 1, 3], return_state=True)
+    (array([4., 2., 2.]), array([4., 2.]))
+    >>> forget_mult(0.5, [8.0, 4.0, 2.0], resets=[False, True, False])
+    array([4., 2., 2.])
     """
+    if offsets is not None or resets is not None:
+        lengths = _checks.split(lengths, offsets, resets)
     return _dispatch.forward(FORGET, _FORGET, f, x, h0, axis, reverse, lengths, return_state, out)
 
 
@@ -124,6 +141,8 @@ def forget_mult_vjp(
     axis: int = 0,
     reverse: bool = False,
     lengths: Any = None,
+    offsets: Any = None,
+    resets: Any = None,
     grad_state: Any = None,
 ) -> tuple[Any, Any, Any]:
     r"""Return the gradients of `forget_mult`: its vector-Jacobian product.
@@ -139,7 +158,7 @@ def forget_mult_vjp(
     ----------
     grad_h : array_like
         The gradient of the loss with respect to ``h``, in its shape or broadcast to it.
-    f, x, h0, axis, reverse, lengths
+    f, x, h0, axis, reverse, lengths, offsets, resets
         As given to `forget_mult`.
     h : array_like
         The result of that call.
@@ -176,6 +195,8 @@ def forget_mult_vjp(
     >>> forget_mult_vjp(np.ones(2), f, x, h)
     (array([12.,  0.]), array([0.75, 0.5 ]), None)
     """
+    if offsets is not None or resets is not None:
+        lengths = _checks.split(lengths, offsets, resets)
     gradients: tuple[Any, Any, Any] = _dispatch.vjp(
         FORGET, _FORGET_VJP, grad_h, f, x, h, h0, axis, reverse, lengths, grad_state
     )
@@ -190,6 +211,8 @@ def linear_recurrence(
     axis: int = 0,
     reverse: bool = False,
     lengths: Any = None,
+    offsets: Any = None,
+    resets: Any = None,
     return_state: bool = False,
     out: Any = None,
 ) -> Any:
@@ -206,7 +229,7 @@ def linear_recurrence(
         The factor of the previous state. Real or complex.
     b : array_like
         The term to add. Real or complex; ``a`` and ``b`` broadcast against each other without a copy.
-    h0, axis, reverse, lengths, return_state, out
+    h0, axis, reverse, lengths, offsets, resets, return_state, out
         As for `forget_mult`.
 
     Returns
@@ -240,6 +263,8 @@ def linear_recurrence(
     >>> linear_recurrence(0.5, [1.0, 1.0, 1.0], reverse=True)  # discounted returns
     array([1.75, 1.5 , 1.  ])
     """
+    if offsets is not None or resets is not None:
+        lengths = _checks.split(lengths, offsets, resets)
     return _dispatch.forward(LINEAR, _LINEAR, a, b, h0, axis, reverse, lengths, return_state, out)
 
 
@@ -253,6 +278,8 @@ def linear_recurrence_vjp(
     axis: int = 0,
     reverse: bool = False,
     lengths: Any = None,
+    offsets: Any = None,
+    resets: Any = None,
     grad_state: Any = None,
 ) -> tuple[Any, Any, Any]:
     r"""Return the gradients of `linear_recurrence`: its vector-Jacobian product.
@@ -266,7 +293,7 @@ def linear_recurrence_vjp(
     ----------
     grad_h : array_like
         The gradient of the loss with respect to ``h``, in its shape or broadcast to it.
-    a, b, h0, axis, reverse, lengths
+    a, b, h0, axis, reverse, lengths, offsets, resets
         As given to `linear_recurrence`.
     h : array_like
         The result of that call.
@@ -294,6 +321,8 @@ def linear_recurrence_vjp(
     >>> linear_recurrence_vjp(np.ones(2), a, b, h)
     (array([0., 8.]), array([1.5, 1. ]), None)
     """
+    if offsets is not None or resets is not None:
+        lengths = _checks.split(lengths, offsets, resets)
     gradients: tuple[Any, Any, Any] = _dispatch.vjp(
         LINEAR, _LINEAR_VJP, grad_h, a, b, h, h0, axis, reverse, lengths, grad_state
     )

@@ -6,6 +6,7 @@ check a result. It computes in float64, or in the precision of the operands if t
 """
 
 import functools
+import itertools
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ __all__ = ["forget_mult", "forget_mult_vjp", "linear_recurrence", "linear_recurr
 
 def forget_mult(
     f: Any, x: Any, h0: Any = None, *, axis: int = 0, reverse: bool = False, lengths: Any = None,
-    return_state: bool = False,
+    offsets: Any = None, resets: Any = None, return_state: bool = False,
 ) -> Any:  # fmt: skip
     """Dynamic weighted average, ``h[t] = f[t]*x[t] + (1 - f[t])*h[t-1]``.
 
@@ -33,6 +34,12 @@ def forget_mult(
     lengths : array_like of int, optional
         Number of valid steps of each series, in the shape of the leading axes that remain when
         `axis` is removed. Later steps are never read, and are zeros in the result.
+    offsets : array_like of int, optional
+        Where segments begin, and the end: each is a series of its own. `h0` and the returned state
+        then have one more axis, the first: a state for each segment. An empty segment keeps its `h0`.
+    resets : array_like of bool, optional
+        True where a step begins anew: no state passes the border before it. Shaped like leading
+        axes of the result, time among them; an axis of 1 is broadcast.
     return_state : bool
         Also return the state after the last valid step in the scan direction.
 
@@ -62,12 +69,12 @@ def forget_mult(
     (array([7.25, 6.5 , 9.  ]), array(7.25))
     """
     f, x, h0 = _widen(f, x, h0)
-    return _forward(_forget_step, 0, f, x, h0, axis, reverse, lengths, return_state)
+    return _forward(_forget_step, 0, f, x, h0, axis, reverse, (lengths, offsets, resets), return_state)
 
 
 def linear_recurrence(
     a: Any, b: Any, h0: Any = None, *, axis: int = 0, reverse: bool = False, lengths: Any = None,
-    return_state: bool = False,
+    offsets: Any = None, resets: Any = None, return_state: bool = False,
 ) -> Any:  # fmt: skip
     """First-order linear recurrence, ``h[t] = a[t]*h[t-1] + b[t]``.
 
@@ -81,12 +88,12 @@ def linear_recurrence(
     array([21., 43.,  5.])
     """
     a, b, h0 = _widen(a, b, h0)
-    return _forward(_linear_step, 1, a, b, h0, axis, reverse, lengths, return_state)
+    return _forward(_linear_step, 1, a, b, h0, axis, reverse, (lengths, offsets, resets), return_state)
 
 
 def forget_mult_vjp(
     grad_h: Any, f: Any, x: Any, h: Any, h0: Any = None, *, axis: int = 0, reverse: bool = False, lengths: Any = None,
-    grad_state: Any = None,
+    offsets: Any = None, resets: Any = None, grad_state: Any = None,
 ) -> Any:  # fmt: skip
     """Gradients of `forget_mult`: its vector-Jacobian product.
 
@@ -98,7 +105,7 @@ def forget_mult_vjp(
     ----------
     grad_h : array_like
         Cotangent of `h`.
-    f, x, h0, axis, reverse, lengths
+    f, x, h0, axis, reverse, lengths, offsets, resets
         As given to `forget_mult`.
     h : array_like
         The result of `forget_mult`.
@@ -123,12 +130,12 @@ def forget_mult_vjp(
     >>> grad_x
     array([1.5, 0.5])
     """
-    return _vjp(_forget_gradients, 0, grad_h, f, x, h, h0, axis, reverse, lengths, grad_state)
+    return _vjp(_forget_gradients, 0, grad_h, f, x, h, h0, axis, reverse, (lengths, offsets, resets), grad_state)
 
 
 def linear_recurrence_vjp(
     grad_h: Any, a: Any, b: Any, h: Any, h0: Any = None, *, axis: int = 0, reverse: bool = False, lengths: Any = None,
-    grad_state: Any = None,
+    offsets: Any = None, resets: Any = None, grad_state: Any = None,
 ) -> Any:  # fmt: skip
     """Gradients of `linear_recurrence`: its vector-Jacobian product.
 
@@ -144,7 +151,7 @@ def linear_recurrence_vjp(
     >>> reference.linear_recurrence_vjp([1, 1], a, b, h, h0)
     (array([4., 8.]), array([2., 1.]), array(6.))
     """
-    return _vjp(_linear_gradients, 1, grad_h, a, b, h, h0, axis, reverse, lengths, grad_state)
+    return _vjp(_linear_gradients, 1, grad_h, a, b, h, h0, axis, reverse, (lengths, offsets, resets), grad_state)
 
 
 def _forget_step(f, x, h):
@@ -163,46 +170,75 @@ def _linear_gradients(g, a, b, h_before):
     return g * np.conj(h_before), g
 
 
-def _forward(step, keep, gate, value, h0, axis, reverse, lengths, return_state):
+def _forward(step, keep, gate, value, h0, axis, reverse, cuts, return_state):
     # `keep` is the gate that, with the value 0, leaves the state as it is: padding becomes that.
     shape = np.broadcast_shapes(gate.shape, value.shape)
-    valid = _valid(lengths, shape, axis, reverse)
-    gate = np.where(valid, _travel(gate, shape, axis, reverse), keep)
-    value = np.where(valid, _travel(value, shape, axis, reverse), 0)
+    if cuts[1] is not None:
+        h, state = _each_segment(step, keep, gate, value, h0, axis, reverse, cuts, shape)
+        return (h, state) if return_state else h
+    valid, fresh = _valid(cuts[0], shape, axis, reverse), _fresh(cuts, shape, axis, reverse)
+    gate, value = _steps(keep, gate, value, valid, fresh, shape, axis, reverse)
     h = np.empty_like(value)
     state = np.broadcast_to(h0, value.shape[1:])
     with np.errstate(all="ignore"):
         for t in range(len(h)):
-            h[t] = state = step(gate[t], value[t], state)
+            h[t] = state = step(gate[t], value[t], np.where(fresh[t], 0, state))
+    state = np.where(fresh[-1], 0, state)
     h = _untravel(np.where(valid, h, 0), axis, reverse)
     return (h, np.array(state)) if return_state else h
 
 
-def _vjp(gradients, keep, grad_h, gate, value, h, h0, axis, reverse, lengths, grad_state):
+def _each_segment(step, keep, gate, value, h0, axis, reverse, cuts, shape):
+    _, offsets, resets = cuts
+    gate, value = np.broadcast_to(gate, shape), np.broadcast_to(value, shape)
+    h, states = np.empty(shape, value.dtype), _states(h0, offsets, shape, axis)
+    for n, at in _segments(offsets, shape, axis):
+        own = None, None, _part(resets, at)
+        h[at], states[n] = _forward(step, keep, gate[at], value[at], states[n], axis, reverse, own, True)
+    return h, states
+
+
+def _vjp(gradients, keep, grad_h, gate, value, h, h0, axis, reverse, cuts, grad_state):
     operands = gate, value, h0
     grad_h, gate, value, h, h0, g = _widen(grad_h, gate, value, h, h0, grad_state)
     shape = np.broadcast_shapes(gate.shape, value.shape)
-    valid = _valid(lengths, shape, axis, reverse)
+    if cuts[1] is None:
+        grads = _gradients(gradients, keep, (grad_h, gate, value, h), h0, axis, reverse, cuts, g, shape)
+    else:
+        inputs = [np.broadcast_to(array, shape) for array in (grad_h, gate, value, h)]
+        h0, g = _states(h0, cuts[1], shape, axis), _states(g, cuts[1], shape, axis)
+        grads = np.empty(shape, value.dtype), np.empty(shape, value.dtype), g
+        for n, at in _segments(cuts[1], shape, axis):
+            own, steps = (None, None, _part(cuts[2], at)), [array[at] for array in inputs]
+            some = _gradients(gradients, keep, steps, h0[n], axis, reverse, own, g[n], steps[0].shape)
+            grads[0][at], grads[1][at], g[n] = some
+    return tuple(
+        None if operand is None else _sum_to(grad, np.asarray(operand))
+        for grad, operand in zip(grads, operands, strict=True)
+    )
+
+
+def _gradients(gradients, keep, inputs, h0, axis, reverse, cuts, g, shape):
+    """Return the gradients of both operands, of the result's shape, and of every lane's first state."""
+    grad_h, gate, value, h = inputs
+    valid, fresh = _valid(cuts[0], shape, axis, reverse), _fresh(cuts, shape, axis, reverse)
     grad_h = np.where(valid, _travel(grad_h, shape, axis, reverse), 0)
-    gate = np.where(valid, _travel(gate, shape, axis, reverse), keep)
-    value = np.where(valid, _travel(value, shape, axis, reverse), 0)
+    gate, value = _steps(keep, gate, value, valid, fresh, shape, axis, reverse)
     h0 = np.broadcast_to(h0, value.shape[1:])
     h = np.where(valid, _travel(h, shape, axis, reverse), h0)
-    h_before = np.concatenate([h0[np.newaxis], h])[:-1]
-    g = np.broadcast_to(g, h0.shape)
+    h_before = np.where(fresh[:-1], 0, np.concatenate([h0[np.newaxis], h])[:-1])
+    g = np.where(fresh[-1], 0, np.broadcast_to(g, h0.shape))
     carried = np.empty_like(grad_h)
     with np.errstate(all="ignore"):
         # The state enters a step of either recurrence times this factor.
         decay = np.conj(gate if keep == 1 else 1 - gate)
         for t in reversed(range(len(carried))):
             carried[t] = g = grad_h[t] + g
-            g = decay[t] * g
-        grads = gradients(carried, gate, value, h_before)
-    grads = [_untravel(np.where(valid, grad, 0), axis, reverse) for grad in grads]
-    return tuple(
-        None if operand is None else _sum_to(grad, np.asarray(operand))
-        for grad, operand in zip([*grads, g], operands, strict=True)
-    )
+            g = np.where(fresh[t], 0, decay[t] * g)
+        grad_gate, grad_value = gradients(carried, gate, value, h_before)
+    unused = fresh[:-1] & (keep == 1)  # a coefficient that no state was multiplied by
+    grads = np.where(valid & ~unused, grad_gate, 0), np.where(valid, grad_value, 0)
+    return *(_untravel(grad, axis, reverse) for grad in grads), g
 
 
 def _widen(*operands):
@@ -229,6 +265,45 @@ def _valid(lengths, shape, axis, reverse):
     lengths = np.asarray(shape[axis] if lengths is None else lengths)
     valid = steps < lengths.reshape(lengths.shape + (1,) * (len(shape) - 1 - lengths.ndim))
     return valid[::-1] if reverse else valid
+
+
+def _fresh(cuts, shape, axis, reverse):
+    """Where the state is zero before a step, in the order of travel, and after all: one more than there are steps."""
+    lengths, _, resets = cuts
+    resets = np.zeros((1,) * len(shape), bool) if resets is None else np.asarray(resets)
+    resets = resets.reshape(resets.shape + (1,) * (len(shape) - resets.ndim))
+    flags = _travel(resets, shape, axis, reverse) & _valid(lengths, shape, axis, reverse)
+    none = np.zeros((1, *flags.shape[1:]), bool)
+    return np.concatenate([none, flags] if reverse else [flags, none])
+
+
+def _steps(keep, gate, value, valid, fresh, shape, axis, reverse):
+    """Gates and values in the order of travel; where a state begins anew, a coefficient of it is not used: 0."""
+    gate = np.where(valid, _travel(gate, shape, axis, reverse), keep)
+    value = np.where(valid, _travel(value, shape, axis, reverse), 0)
+    return (np.where(fresh[:-1], 0, gate) if keep == 1 else gate), value
+
+
+def _segments(offsets, shape, axis):
+    """Yield the number and the index of each segment that has steps."""
+    bounds = np.asarray(offsets).tolist()
+    for n, (start, stop) in enumerate(itertools.pairwise(bounds)):
+        if start < stop:
+            yield n, (slice(None),) * (axis % len(shape)) + (slice(start, stop),)
+
+
+def _states(state, offsets, shape, axis):
+    """Return a state of every lane for each segment."""
+    axis = axis % len(shape)
+    return np.array(np.broadcast_to(state, (len(offsets) - 1, *shape[:axis], *shape[axis + 1 :])))
+
+
+def _part(resets, at):
+    """Return the flags of a segment."""
+    if resets is None:
+        return None
+    resets = np.asarray(resets)
+    return resets if resets.shape[len(at) - 1] == 1 else resets[at]
 
 
 def _sum_to(grad, operand):

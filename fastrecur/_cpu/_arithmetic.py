@@ -153,7 +153,7 @@ def _conj(emitter, value):
 
 
 def _type_of_choice(condition, yes, no):
-    return yes if isinstance(condition, Mask) or isinstance(yes, types.Float) else None
+    return yes if isinstance(condition, Mask) or isinstance(yes, (types.Float, types.Complex)) else None
 
 
 def _select(emitter, chosen, yes, no):

@@ -7,7 +7,7 @@ neighbours stay where they are; of the others blocks are packed, see `_packing`.
 from .. import _layout
 from .._layout import A_MODE, ACCUMULATE, B_MODE, N_STEPS, STORE, STREAMING
 from .._steps import constant, select
-from ._numba import helper, inlined
+from ._numba import INLINE, helper, inlined
 from ._packing import (
     MANY_SERIES,
     PANEL,
@@ -27,11 +27,11 @@ from ._packing import (
     view_in,
     with_steps,
 )
-from ._rules import adjoint, decay, step
+from ._rules import adjoint, choice, decay, flags_of, is_average, lengths_of, step
 from ._scalars import fence, load, load_int, maximum, minimum, misalignment, prefetch, shift, stack, width
 from ._vectors import broadcast, load_vector, store_vector, stream_vector
 
-A, B, H, G, LENGTHS = _layout.A, _layout.B, _layout.H, _layout.G, _layout.LENGTHS
+A, B, H, G, LENGTHS, FLAGS = _layout.A, _layout.B, _layout.H, _layout.G, _layout.LENGTHS, _layout.FLAGS
 STATES = MANY_SERIES
 TOGETHER = 4  # steps that a vector takes at once: rows may stand in a page each (a fifth, where 64 steps are walked)
 AHEAD = 16  # steps before whose turn numbers that are walked in place are prefetched, where results are streamed
@@ -65,9 +65,61 @@ def load_step(view, k, j, carry):
 
 
 @inlined
+def fresh_at(flags, k, j, states):
+    """Return in which series a step begins anew."""
+    return broadcast(constant(0.0, load(states, 0, states))) < load_step(flags, k, j, states)
+
+
+@inlined
+def _cleared(rule, states, flags, k, j, value):
+    return select(fresh_at(flags, k, j, states), broadcast(constant(0.0, load(states, 0, states))), value)
+
+
+@inlined
+def _cleared_factor(rule, states, flags, k, j, value):
+    return value if is_average(rule) else _cleared(rule, states, flags, k, j, value)
+
+
+@inlined
+def _kept(rule, states, flags, k, j, value):
+    return value
+
+
+# A vector, zero where a step begins anew: a state, or what flows on to it; and a linear recurrence's coefficient, or
+# its gradient.
+cleared = choice("flagged", _cleared, _kept, options=INLINE)
+cleared_factor = choice("flagged", _cleared_factor, _kept, options=INLINE)
+
+
+@inlined
+def _with_flags(rule, series, panel, marks, geometry, block):
+    return *series, pack(panel, operand_of(marks.flags, geometry, FLAGS), geometry, block)
+
+
+@inlined
+def _without(rule, series, *others):
+    return series
+
+
+@inlined
+def _last_of(rule, series, other):
+    return series[-1]
+
+
+@inlined
+def _other(rule, series, other):
+    return other
+
+
+# A block's series, with their flags behind all else, if flags are read; and these flags, or something else.
+with_flags = choice("flagged", _with_flags, _without, options=INLINE)
+flags_in = choice("flagged", _last_of, _other, options=INLINE)
+
+
+@inlined
 def walk_vectors(rule, is_ragged, streams, a, b, h, series, block):
     """Advance a block's series; ``series`` are their states and valid steps."""
-    states, begins, ends = series
+    states, begins, ends, flags = series[0], series[1], series[2], flags_in(rule, series, h)
     zero = broadcast(constant(0.0, load(states, 0, states)))
     for from_ in range(0, block.steps, TOGETHER):
         to = minimum(block.steps, from_ + TOGETHER)
@@ -78,7 +130,8 @@ def walk_vectors(rule, is_ragged, streams, a, b, h, series, block):
                 if streams:
                     prefetch(a.pointer, j, (k + AHEAD) * a.time)
                     prefetch(b.pointer, j, (k + AHEAD) * b.time)
-                new = step(rule, state, load_step(a, k, j, states), load_step(b, k, j, states))
+                gate = cleared_factor(rule, states, flags, k, j, load_step(a, k, j, states))
+                new = step(rule, cleared(rule, states, flags, k, j, state), gate, load_step(b, k, j, states))
                 result = new
                 if is_ragged:
                     now = number(block.t - block.epoch + k, states)
@@ -99,6 +152,15 @@ def walk(rule, is_ragged, streams, a, b, h, series, block):
         walk_vectors(rule, False, False, a, b, h, series, block)
 
 
+@helper
+def walk_flagged(rule, is_ragged, streams, a, b, h, series, block):
+    walk_vectors(rule, True, False, a, b, h, series, block)
+
+
+# Where flags are read, one way for all blocks: to compile three takes three times as long.
+walk_any = choice("flagged", walk_flagged, walk, options=INLINE)
+
+
 @inlined
 def may_stream(operand, view, block):
     """Return whether what is written in place fills whole lines."""
@@ -109,8 +171,13 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
     """Walk series ``first`` to ``last``; ``carry`` holds the first states, then the last."""
     steps, streams = load_int(geometry, N_STEPS), load_int(geometry, STREAMING) != 0
     a_all, b_all, h_all = operand_of(a, geometry, A), operand_of(b, geometry, B), operand_of(h, geometry, H)
-    lengths_all = operand_of(lengths, geometry, LENGTHS)
-    a_panel, b_panel, h_panel = stack(a, PANEL), stack(b, PANEL), stack(h, PANEL)
+    lengths_all = operand_of(lengths_of(rule, lengths), geometry, LENGTHS)
+    a_panel, b_panel, h_panel, flags_panel = (
+        stack(a, PANEL),
+        stack(b, PANEL),
+        stack(h, PANEL),
+        stack(flags_of(rule, lengths, h), PANEL),
+    )
     series = states, begins, ends = stack(carry, STATES), stack(carry, STATES), stack(carry, STATES)
     most, span = shape_of(geometry, is_along(a_all) or is_along(b_all) or is_along(h_all))
     ahead = span if streams else 0
@@ -127,8 +194,10 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
                 epoch = block.epoch
             a_now, b_now = pack(a_panel, a_all, geometry, block), pack(b_panel, b_all, geometry, block)
             h_now = view_in(h_panel, h_all, geometry, block)
+            series_now = with_flags(rule, series, flags_panel, lengths, geometry, block)
             is_ragged = t < latest or t + block.steps > earliest
-            walk(rule, is_ragged, streams and may_stream(h_all, h_now, block), a_now, b_now, h_now, series, block)
+            may = streams and may_stream(h_all, h_now, block)
+            walk_any(rule, is_ragged, may, a_now, b_now, h_now, series_now, block)
             unpack(h_all, h_now, geometry, block, streams)
         store_states(carry, states, block)
         first += block.count
@@ -139,7 +208,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
 @inlined
 def walk_vectors_back(rule, is_ragged, streams, g, a, b, h, to_a, to_b, series, block):
     """Take a block's cotangents to the step before its first one."""
-    states, firsts, begins, ends = series
+    states, firsts, begins, ends, flags = series[0], series[1], series[2], series[3], flags_in(rule, series, h)
     zero = broadcast(constant(0.0, load(states, 0, states)))
     for from_ in range(0, block.steps, TOGETHER):
         most, least = block.steps - 1 - from_, maximum(block.steps - TOGETHER - from_, 0)
@@ -156,9 +225,11 @@ def walk_vectors_back(rule, is_ragged, streams, g, a, b, h, to_a, to_b, series, 
                 if is_ragged:
                     before = select(begin == now, first, before)
                 arrived = load_step(g, k, j, states) + r
-                grad_a, grad_b, r_new = adjoint(
-                    rule, arrived, load_step(a, k, j, states), load_step(b, k, j, states), before
-                )
+                before = cleared(rule, states, flags, k, j, before)
+                gate = cleared_factor(rule, states, flags, k, j, load_step(a, k, j, states))
+                grad_a, grad_b, r_new = adjoint(rule, arrived, gate, load_step(b, k, j, states), before)
+                grad_a = cleared_factor(rule, states, flags, k, j, grad_a)
+                r_new = cleared(rule, states, flags, k, j, r_new)
                 if is_ragged:
                     grad_a = where_valid(now, begin, end, grad_a, zero)
                     grad_b = where_valid(now, begin, end, grad_b, zero)
@@ -178,6 +249,14 @@ def walk_back(rule, is_ragged, streams, g, a, b, h, to_a, to_b, series, block):
         walk_vectors_back(rule, False, True, g, a, b, h, to_a, to_b, series, block)
     else:
         walk_vectors_back(rule, False, False, g, a, b, h, to_a, to_b, series, block)
+
+
+@helper
+def walk_flagged_back(rule, is_ragged, streams, g, a, b, h, to_a, to_b, series, block):
+    walk_vectors_back(rule, True, False, g, a, b, h, to_a, to_b, series, block)
+
+
+walk_any_back = choice("flagged", walk_flagged_back, walk_back, options=INLINE)
 
 
 @inlined
@@ -205,9 +284,13 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
     b_all, h_all = operand_of(b, geometry, B), operand_of(h, geometry, H)
     to_a_all, to_b_all = operand_of(to_a, geometry, _layout.TO_A), operand_of(to_b, geometry, _layout.TO_B)
     sums_a_all, sums_b_all = operand_of(sums_a, geometry, _layout.SUMS_A), operand_of(sums_b, geometry, _layout.SUMS_B)
-    lengths_all = operand_of(lengths, geometry, LENGTHS)
+    lengths_all = operand_of(lengths_of(rule, lengths), geometry, LENGTHS)
     g_panel, a_panel, b_panel, h_panel = stack(g, PANEL), stack(a, PANEL), stack(b, PANEL), stack(h, PANEL)
-    to_a_panel, to_b_panel = stack(to_a, PANEL), stack(to_b, PANEL)
+    to_a_panel, to_b_panel, flags_panel = (
+        stack(to_a, PANEL),
+        stack(to_b, PANEL),
+        stack(flags_of(rule, lengths, h), PANEL),
+    )
     states, firsts, begins, ends = (
         stack(carry, STATES),
         stack(carry, STATES),
@@ -240,10 +323,11 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
             h_now = pack(h_panel, h_all, geometry, with_steps(block, maximum(t - 1, 0), end - t, -ahead))
             to_a_now = view_to(to_a_panel, to_a_all, a_mode, geometry, block)
             to_b_now = view_to(to_b_panel, to_b_all, b_mode, geometry, block)
-            walk_back(
+            series_now = with_flags(rule, series, flags_panel, lengths, geometry, block)
+            walk_any_back(
                 rule, t <= latest or end > earliest,
                 streams and may_stream(to_a_all, to_a_now, block) and may_stream(to_b_all, to_b_now, block),
-                g_now, a_now, b_now, h_now, to_a_now, to_b_now, series, block,
+                g_now, a_now, b_now, h_now, to_a_now, to_b_now, series_now, block,
             )  # fmt: skip
             store_gradient(to_a_all, sums_a_all, a_mode, to_a_now, geometry, block, streams)
             store_gradient(to_b_all, sums_b_all, b_mode, to_b_now, geometry, block, streams)

@@ -28,7 +28,17 @@ from ._operands import (
     read_head,
     valid_part,
 )
-from ._rules import a_is_broadcast, b_is_broadcast, choice, g_is_broadcast, h_is_broadcast, is_narrow
+from ._rules import (
+    a_is_broadcast,
+    b_is_broadcast,
+    choice,
+    flag_is_broadcast,
+    flags_of,
+    g_is_broadcast,
+    h_is_broadcast,
+    is_narrow,
+    lengths_of,
+)
 from ._scalars import fence, itemsize, maximum, minimum, prefault, shift
 
 HUGE_PAGE = 2 << 20
@@ -39,8 +49,9 @@ NARROW_AHEAD, NARROW_STEPS = 64, 512  # steps that are prefetched; whose gradien
 NARROW_CHUNK = 32  # steps of a narrow row before the next one: to go on to that takes as long as ten steps
 
 # How rows are taken: how many series; steps for which states stay in registers; whether results go by non-temporal
-# stores; 1, or -1 from the last series to the first; what is prefetched, and which lines that a row fills in part.
-Scan = namedtuple("Scan", "lanes unroll streaming row_way far ends")
+# stores; 1, or -1 from the last series to the first; what is prefetched, and which lines that a row fills in part; and
+# where flags of the first step stand that is taken.
+Scan = namedtuple("Scan", "lanes unroll streaming row_way far ends flags")
 
 forward_row = choice("narrow", _narrow.forward_row, _wide.forward_row, options=INLINE)
 vjp_row = choice("narrow", _narrow.vjp_row, _wide.vjp_row, options=INLINE)
@@ -87,7 +98,11 @@ def forward(
     steps, must_prefault = head.steps, head.prefault_threads != 0 and not is_narrow(rule)
     all_a, all_b = operand(a, geometry, _layout.A), operand(b, geometry, _layout.B)
     all_h, states = operand(h, geometry, _layout.H), operand(carry, geometry, _layout.CARRY)
-    all_lengths = operand(lengths, geometry, _layout.LENGTHS)
+    all_lengths, all_flags = (
+        operand(lengths_of(rule, lengths), geometry, _layout.LENGTHS),
+        operand(flags_of(rule, lengths, h), geometry, _layout.FLAGS),
+    )
+    flag_lane = ZERO if flag_is_broadcast(rule) else lane_first
     a_lane, b_lane = ZERO if a_is_broadcast(rule) else lane_first, ZERO if b_is_broadcast(rule) else lane_first
     # Down through memory all the way, rows from their end: the processor's prefetcher follows that too.
     row_way = -ONE if all_h.step < 0 else ONE
@@ -109,9 +124,10 @@ def forward(
                 clear_beside(some_h, carry, lanes, t, start, stop, end)
                 some_a, some_b = find(all_a, start, row, outer, a_lane), find(all_b, start, row, outer, b_lane)
                 far = distance(rule, head.prefetch, count, k, rows, at_once, ONE, row_way)
-                scan = Scan(lanes, unroll, head.streaming, row_way, far, ends)
+                some_flags = find(all_flags, start, row, outer, flag_lane)
+                how = Scan(lanes, unroll, head.streaming, row_way, far, ends, some_flags)
                 here = at_place(states, ZERO, row, outer, lane_first)
-                forward_row(rule, here, some_a, some_b, later(some_h, start), stop - start, scan)
+                forward_row(rule, here, some_a, some_b, later(some_h, start), stop - start, how)
     if head.streaming:
         fence()
 
@@ -150,7 +166,14 @@ def vjp(
     all_g, all_a = operand(g, geometry, _layout.G), operand(a, geometry, _layout.A)
     all_b, all_h = operand(b, geometry, _layout.B), operand(h, geometry, _layout.H)
     inputs = Inputs(all_g, all_a, all_b, all_h, operand(h0, geometry, _layout.CARRY))
-    all_lengths, states = operand(lengths, geometry, _layout.LENGTHS), operand(carry, geometry, _layout.CARRY)
+    all_lengths, states = (
+        operand(lengths_of(rule, lengths), geometry, _layout.LENGTHS),
+        operand(carry, geometry, _layout.CARRY),
+    )
+    all_flags, flag_lane = (
+        operand(flags_of(rule, lengths, h), geometry, _layout.FLAGS),
+        ZERO if flag_is_broadcast(rule) else lane_first,
+    )
     all_to_a, all_sums_a = operand(to_a, geometry, _layout.TO_A), operand(sums_a, geometry, _layout.SUMS_A)
     all_to_b, all_sums_b = operand(to_b, geometry, _layout.TO_B), operand(sums_b, geometry, _layout.SUMS_B)
     gradient_a = Gradient(all_to_a, all_sums_a, head.a_mode, NO)
@@ -185,9 +208,10 @@ def vjp(
                 some_b = prepare_row(some_b, carry, lanes, t, start, stop, end)
                 here = find_inputs(rule, inputs, stop - 1, row, outer, lane_first)
                 far = distance(rule, head.prefetch, count, k, rows, at_once, -ONE, row_way)
-                scan = Scan(lanes, unroll, head.streaming, row_way, far, ends)
+                some_flags = find(all_flags, stop - 1, row, outer, flag_lane)
+                how = Scan(lanes, unroll, head.streaming, row_way, far, ends, some_flags)
                 state = at_place(states, ZERO, row, outer, lane_first)
-                vjp_row(rule, state, here, some_a, some_b, stop - start, has_first, scan)
+                vjp_row(rule, state, here, some_a, some_b, stop - start, has_first, how)
             ago += span
     if head.streaming:
         fence()

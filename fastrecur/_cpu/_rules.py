@@ -3,6 +3,8 @@
 A rule's name may be followed by words for the traits that hold.
 """
 
+from collections import namedtuple
+
 import numpy as np
 from numba import types
 from numba.extending import overload, register_jitable
@@ -61,6 +63,7 @@ is_descending = trait("descending")  # scan order goes down through memory in al
 is_narrow = trait("narrow")
 a_is_broadcast, b_is_broadcast = trait("broadcast_a"), trait("broadcast_b")
 g_is_broadcast, h_is_broadcast = trait("broadcast_g"), trait("broadcast_h")
+flag_is_broadcast = trait("broadcast_flags")
 b_is_reduced = trait("reduce_b")  # and b's gradient is summed over it
 
 
@@ -111,6 +114,62 @@ def _neutral(rule, like):
 
 implement(is_rounded, compiled_truth(lambda rule, like: _is_rounded_in(rule.rule, like == types.float32)))
 implement(is_average, compiled_truth(lambda rule: is_average(rule.rule)))
+
+
+@inlined
+def _enter(rule, carry, fresh, state, gate):
+    return state, gate
+
+
+@inlined
+def _enter_anew(rule, carry, fresh, state, gate):
+    zero = _steps.constant(0.0, state)
+    return _steps.select(fresh, zero, state), gate if is_average(rule) else _steps.select(fresh, zero, gate)
+
+
+@inlined
+def _leave(rule, carry, fresh, grad_a, onward):
+    return grad_a, onward
+
+
+@inlined
+def _leave_anew(rule, carry, fresh, grad_a, onward):
+    zero = _steps.constant(0.0, onward)
+    return grad_a if is_average(rule) else _steps.select(fresh, zero, grad_a), _steps.select(fresh, zero, onward)
+
+
+# Where a series begins anew, the state before a step is zero, and a coefficient of it is not used;
+enter = choice("flagged", _enter_anew, _enter, options=INLINE)
+# nor has that a gradient, and nothing flows on to the state before.
+leave = choice("flagged", _leave_anew, _leave, options=INLINE)
+
+
+# What a kernel has as lengths where flags are read: these as well.
+Marks = namedtuple("Marks", "lengths flags")
+
+
+@inlined
+def _alone(rule, lengths):
+    return lengths
+
+
+@inlined
+def _lengths_beside(rule, marks):
+    return marks.lengths
+
+
+@inlined
+def _flags_beside(rule, marks, other):
+    return marks.flags
+
+
+@inlined
+def _no_flags(rule, lengths, other):
+    return other
+
+
+lengths_of = choice("flagged", _lengths_beside, _alone, options=INLINE)
+flags_of = choice("flagged", _flags_beside, _no_flags, options=INLINE)  # if there are none, something else
 
 
 # Functions that call nothing but primitives and each other, callable from kernels as they stand.

@@ -9,7 +9,7 @@ from collections import namedtuple
 
 from .._layout import ACCUMULATE, REDUCE, STORE
 from .._steps import constant, everywhere, forget_finite, is_finite
-from ._numba import helper, inlined
+from ._numba import INLINE, helper, inlined
 from ._operands import (
     FOUR,
     NO,
@@ -25,7 +25,19 @@ from ._operands import (
     inputs_later,
     later,
 )
-from ._rules import a_is_broadcast, adjoint, b_is_broadcast, b_is_reduced, choice, g_is_broadcast, h_is_broadcast, step
+from ._rules import (
+    a_is_broadcast,
+    adjoint,
+    b_is_broadcast,
+    b_is_reduced,
+    choice,
+    enter,
+    flag_is_broadcast,
+    g_is_broadcast,
+    h_is_broadcast,
+    leave,
+    step,
+)
 from ._scalars import itemsize, load, maximum, minimum, misalignment, prefetch, prefetch_for_write, store, width
 from ._vectors import broadcast, load_vector, store_vector, stream_vector, total
 
@@ -34,7 +46,7 @@ L1_BYTES = 16 << 10  # of states that stay in the first level of the cache besid
 SHORT, SHORT_BROADCAST = 32, 128  # series of a row below which a step waits for the states that the last one stored
 
 Vectors = namedtuple("Vectors", "begin stride count")  # of a row, in elements
-Step = namedtuple("Step", "a b h one_a one_b")  # operands; a vector of what is one value for the row
+Step = namedtuple("Step", "a b h flags one_a one_b one_flag")  # operands; a vector of what is one value for the row
 
 
 @inlined
@@ -112,10 +124,48 @@ def put(x, j, value, streaming, far):
 
 
 @inlined
-def step_at(a, b, h, n, carry):
+def flags_at(rule, carry, flags, n):
+    now = later(flags, n)
+    return now, one_value(now, carry)
+
+
+@inlined
+def no_flags_at(rule, carry, flags, n):
+    return ZERO, ZERO
+
+
+flags_later = choice("flagged", flags_at, no_flags_at, options=INLINE)
+
+
+@inlined
+def step_at(rule, a, b, h, flags, n, carry):
     """Return operands and result n steps later."""
     a_now, b_now = later(a, n), later(b, n)
-    return Step(a_now, b_now, later(h, n), one_value(a_now, carry), one_value(b_now, carry))
+    one_a, one_b = one_value(a_now, carry), one_value(b_now, carry)
+    flags_now, one_flag = flags_later(rule, carry, flags, n)
+    return Step(a_now, b_now, later(h, n), flags_now, one_a, one_b, one_flag)
+
+
+@inlined
+def fresh_at(rule, one, flags, j, carry):
+    """Return in which lanes of a vector a step begins anew; ``one`` is the flag of the row, if there is one for it."""
+    flag = one if flag_is_broadcast(rule) else load_vector(flags.at, j, carry)
+    return constant(0.0, flag) < flag
+
+
+@inlined
+def enter_flagged(rule, carry, now, j, state, both):
+    state, gate = enter(rule, carry, fresh_at(rule, now.one_flag, now.flags, j, carry), state, both[0])
+    return state, gate, both[1]
+
+
+@inlined
+def enter_plain(rule, carry, now, j, state, both):
+    return state, both[0], both[1]
+
+
+# The state before a step, and its operands; where that begins anew, other ones.
+entered = choice("flagged", enter_flagged, enter_plain, options=INLINE)
 
 
 @inlined
@@ -128,7 +178,7 @@ def operands(rule, now, j, carry, far):
 @inlined
 def advance(rule, state, carry, j, streaming, far, now):
     """Take a vector by a step, write it and return it."""
-    new = step(rule, state, *operands(rule, now, j, carry, far))
+    new = step(rule, *entered(rule, carry, now, j, state, operands(rule, now, j, carry, far)))
     put(now.h, j, new, streaming, far)
     return new
 
@@ -152,15 +202,15 @@ def advance_at_once(rule, carry, j, streaming, far, s0, s1, s2, s3):
     first = load_vector(carry, j, carry)
     x0, x1 = operands(rule, s0, j, carry, far), operands(rule, s1, j, carry, far)
     x2, x3 = operands(rule, s2, j, carry, far), operands(rule, s3, j, carry, far)
-    h0 = forget_finite(first, *x0)
-    h1 = forget_finite(h0, *x1)
-    h2 = forget_finite(h1, *x2)
-    h3 = forget_finite(h2, *x3)
+    h0 = forget_finite(*entered(rule, carry, s0, j, first, x0))
+    h1 = forget_finite(*entered(rule, carry, s1, j, h0, x1))
+    h2 = forget_finite(*entered(rule, carry, s2, j, h1, x2))
+    h3 = forget_finite(*entered(rule, carry, s3, j, h2, x3))
     if not everywhere(is_finite(h3)):
-        h0 = step(rule, first, *x0)
-        h1 = step(rule, h0, *x1)
-        h2 = step(rule, h1, *x2)
-        h3 = step(rule, h2, *x3)
+        h0 = step(rule, *entered(rule, carry, s0, j, first, x0))
+        h1 = step(rule, *entered(rule, carry, s1, j, h0, x1))
+        h2 = step(rule, *entered(rule, carry, s2, j, h1, x2))
+        h3 = step(rule, *entered(rule, carry, s3, j, h2, x3))
     put(s0.h, j, h0, streaming, far)
     put(s1.h, j, h1, streaming, far)
     put(s2.h, j, h2, streaming, far)
@@ -173,16 +223,17 @@ advance_four = choice("forget_same", advance_at_once, advance_in_turn, of_float3
 
 
 @inlined
-def forward_vectors(rule, n, a, b, h, carry, streaming, vectors, far):
+def forward_vectors(rule, n, a, b, h, flags, carry, streaming, vectors, far):
     """Take a row's vectors by a step; or by four, for which states stay in registers.
 
     Else short rows wait for the store of each state (store forwarding), and the states of long ones do not fit the
     first level of the cache: four take half to two thirds of the time for (400, 64) and (200000, 32) float32.
     """
-    s0 = step_at(a, b, h, ZERO, carry)
+    s0 = step_at(rule, a, b, h, flags, ZERO, carry)
     s1, s2, s3 = s0, s0, s0
     if n == FOUR:
-        s1, s2, s3 = step_at(a, b, h, ONE, carry), step_at(a, b, h, TWO, carry), step_at(a, b, h, THREE, carry)
+        s1, s2 = step_at(rule, a, b, h, flags, ONE, carry), step_at(rule, a, b, h, flags, TWO, carry)
+        s3 = step_at(rule, a, b, h, flags, THREE, carry)
     for k in range(vectors.count):
         j = vectors.begin + k * vectors.stride
         if n == FOUR:
@@ -191,16 +242,55 @@ def forward_vectors(rule, n, a, b, h, carry, streaming, vectors, far):
             store_vector(carry, j, advance(rule, load_vector(carry, j, carry), carry, j, streaming, far, s0))
 
 
-@helper
-def forward_ends(rule, a, b, h, carry, head, tail, lanes):
+@inlined
+def fresh_lane(rule, flags, j, carry):
+    """Return whether a step of one series begins anew."""
+    flag = load(flags.at, 0 if flag_is_broadcast(rule) else j, carry)
+    return flag != constant(0.0, flag)
+
+
+@inlined
+def step_flagged(rule, carry, flags, j, gate, value):
+    state, gate = enter(rule, carry, fresh_lane(rule, flags, j, carry), load(carry, j, carry), gate)
+    return step(rule, state, gate, value)
+
+
+@inlined
+def step_plain(rule, carry, flags, j, gate, value):
+    return step(rule, load(carry, j, carry), gate, value)
+
+
+step_lane = choice("flagged", step_flagged, step_plain, options=INLINE)
+
+
+@inlined
+def take_ends(rule, a, b, h, flags, carry, head, tail, lanes):
     """Take series that fill no vector by a step."""
     for k in range(head + lanes - tail):
         j = end_lane(k, head, tail)
         gate = load(a.at, 0 if a_is_broadcast(rule) else j, carry)
         value = load(b.at, 0 if b_is_broadcast(rule) else j, carry)
-        new = step(rule, load(carry, j, carry), gate, value)
+        new = step_lane(rule, carry, flags, j, gate, value)
         store(carry, j, new)
         store(h.at, j, new)
+
+
+@helper
+def plain_ends(rule, a, b, h, carry, head, tail, lanes):
+    take_ends(rule, a, b, h, a, carry, head, tail, lanes)
+
+
+@inlined
+def forward_plain(rule, carry, a, b, h, flags, head, tail, lanes):
+    plain_ends(rule, a, b, h, carry, head, tail, lanes)
+
+
+@helper
+def forward_flagged(rule, carry, a, b, h, flags, head, tail, lanes):
+    take_ends(rule, a, b, h, flags, carry, head, tail, lanes)
+
+
+forward_ends = choice("flagged", forward_flagged, forward_plain, options=INLINE)
 
 
 @inlined
@@ -209,7 +299,7 @@ def forward_row(rule, carry, a, b, h, steps, scan):
     t = ZERO
     while t < steps:
         n = FOUR if scan.unroll == FOUR and steps - t >= FOUR else ONE
-        a_now, b_now, h_now = later(a, t), later(b, t), later(h, t)
+        a_now, b_now, h_now, flags_now = later(a, t), later(b, t), later(h, t), later(scan.flags, t)
         head = lanes_to_line(h_now.at, scan.lanes) if scan.streaming else ZERO  # the same for steps taken at once
         count = whole_vectors(h_now.at, carry, scan.lanes - head, scan.streaming)
         tail = head + count * width(carry)
@@ -218,15 +308,16 @@ def forward_row(rule, carry, a, b, h, steps, scan):
                 to = later(h_now, k)
                 if scan.streaming:
                     prefetch_ends(to, scan, head, tail)
-                forward_ends(rule, later(a_now, k), later(b_now, k), to, carry, head, tail, scan.lanes)
+                a_k, b_k, flags_k = later(a_now, k), later(b_now, k), later(flags_now, k)
+                forward_ends(rule, carry, a_k, b_k, to, flags_k, head, tail, scan.lanes)
         vectors = vectors_of(head, count, scan, carry)
         # Known to the compiler: a loop that asks for each vector and step has up to twice the instructions.
         if n == ONE:
-            forward_vectors(rule, ONE, a_now, b_now, h_now, carry, scan.streaming, vectors, scan.far)
+            forward_vectors(rule, ONE, a_now, b_now, h_now, flags_now, carry, scan.streaming, vectors, scan.far)
         elif scan.streaming:
-            forward_vectors(rule, FOUR, a_now, b_now, h_now, carry, YES, vectors, scan.far)
+            forward_vectors(rule, FOUR, a_now, b_now, h_now, flags_now, carry, YES, vectors, scan.far)
         else:
-            forward_vectors(rule, FOUR, a_now, b_now, h_now, carry, NO, vectors, scan.far)
+            forward_vectors(rule, FOUR, a_now, b_now, h_now, flags_now, carry, NO, vectors, scan.far)
         t += n
 
 
@@ -261,8 +352,8 @@ def settle(x, j, value, total, far):
     return total
 
 
-@helper
-def vjp_ends(rule, x, carry, to_a, to_b, is_first, head, tail, lanes):
+@inlined
+def take_ends_back(rule, x, flags, carry, to_a, to_b, is_first, head, tail, lanes):
     """Take series that fill no vector back by a step."""
     for k in range(head + lanes - tail):
         j = end_lane(k, head, tail)
@@ -270,10 +361,31 @@ def vjp_ends(rule, x, carry, to_a, to_b, is_first, head, tail, lanes):
         arrived = load(x.g.at, 0 if g_is_broadcast(rule) else j, carry) + load(carry, j, carry)
         gate = load(x.a.at, 0 if a_is_broadcast(rule) else j, carry)
         value = load(x.b.at, 0 if b_is_broadcast(rule) else j, carry)
+        fresh = fresh_lane(rule, flags, j, carry)
+        before, gate = enter(rule, carry, fresh, before, gate)
         grad_a, grad_b, onward = adjoint(rule, arrived, gate, value, before)
+        grad_a, onward = leave(rule, carry, fresh, grad_a, onward)
         store(carry, j, onward)
         settle_lane(to_a.to.at, to_a.sums.at, j, grad_a, to_a.mode)
         settle_lane(to_b.to.at, to_b.sums.at, j, grad_b, to_b.mode)
+
+
+@helper
+def plain_ends_back(rule, x, carry, to_a, to_b, is_first, head, tail, lanes):
+    take_ends_back(rule, x, x.a, carry, to_a, to_b, is_first, head, tail, lanes)
+
+
+@inlined
+def vjp_plain(rule, carry, x, flags, to_a, to_b, is_first, head, tail, lanes):
+    plain_ends_back(rule, x, carry, to_a, to_b, is_first, head, tail, lanes)
+
+
+@helper
+def vjp_flagged(rule, carry, x, flags, to_a, to_b, is_first, head, tail, lanes):
+    take_ends_back(rule, x, flags, carry, to_a, to_b, is_first, head, tail, lanes)
+
+
+vjp_ends = choice("flagged", vjp_flagged, vjp_plain, options=INLINE)
 
 
 @inlined
@@ -287,7 +399,7 @@ def one_values(rule, x, carry, is_first):
 
 
 @inlined
-def take_back(rule, x, one, r, j, to_a, to_b, is_first, totals, far):
+def take_back(rule, x, flags, one, r, j, to_a, to_b, is_first, totals, far):
     """Take a vector ``r`` of cotangents back by a step; return it and what is reduced over rows."""
     if is_first:
         before = load_vector(x.first, j, x.first)
@@ -296,23 +408,27 @@ def take_back(rule, x, one, r, j, to_a, to_b, is_first, totals, far):
     arrived = vector(g_is_broadcast(rule), one.g, x.g, j, x.first, far) + r
     gate = vector(a_is_broadcast(rule), one.a, x.a, j, x.first, far)
     value = vector(b_is_broadcast(rule), one.b, x.b, j, x.first, far)
+    fresh = fresh_at(rule, one_value(flags, x.first), flags, j, x.first)
+    before, gate = enter(rule, x.first, fresh, before, gate)
     grad_a, grad_b, r = adjoint(rule, arrived, gate, value, before)
+    grad_a, r = leave(rule, x.first, fresh, grad_a, r)
     return r, (settle(to_a, j, grad_a, totals[0], far), settle(to_b, j, grad_b, totals[1], far))
 
 
 @inlined
-def vjp_vectors(rule, n, x, carry, to_a, to_b, is_first, vectors, far, totals):
+def vjp_vectors(rule, n, x, flags, carry, to_a, to_b, is_first, vectors, far, totals):
     """Take a row's vectors back by n steps, one or two; return what is reduced over rows, added to ``totals``."""
     x1, a1, b1 = inputs_later(x, -ONE), gradient_later(to_a, -ONE), gradient_later(to_b, -ONE)
+    flags1 = later(flags, -ONE)
     one = one_values(rule, x, carry, is_first)
     one1 = one
     if n == TWO:
         one1 = one_values(rule, x1, carry, NO)
     for k in range(vectors.count):
         j = vectors.begin + k * vectors.stride
-        r, totals = take_back(rule, x, one, load_vector(carry, j, carry), j, to_a, to_b, is_first, totals, far)
+        r, totals = take_back(rule, x, flags, one, load_vector(carry, j, carry), j, to_a, to_b, is_first, totals, far)
         if n == TWO:
-            r, totals = take_back(rule, x1, one1, r, j, a1, b1, NO, totals, far)
+            r, totals = take_back(rule, x1, flags1, one1, r, j, a1, b1, NO, totals, far)
         store_vector(carry, j, r)
     return totals
 
@@ -324,7 +440,7 @@ def usual_modes(rule):
 
 
 @inlined
-def vjp_step(rule, x, carry, to_a, to_b, n, is_first, scan, totals):
+def vjp_step(rule, x, flags, carry, to_a, to_b, n, is_first, scan, totals):
     """Take a row back by n steps, one or two; return what is reduced over rows, added to ``totals``."""
     head, b_streaming = ZERO, scan.streaming and to_b.mode == STORE
     if b_streaming:
@@ -343,7 +459,8 @@ def vjp_step(rule, x, carry, to_a, to_b, n, is_first, scan, totals):
                 prefetch_ends(a_now.to, scan, head, tail)
             if b_streaming:
                 prefetch_ends(b_now.to, scan, head, tail)
-            vjp_ends(rule, inputs_later(x, -k), carry, a_now, b_now, is_first, head, tail, scan.lanes)
+            x_now, flags_now = inputs_later(x, -k), later(flags, -k)
+            vjp_ends(rule, carry, x_now, flags_now, a_now, b_now, is_first, head, tail, scan.lanes)
     vectors = vectors_of(head, count, scan, carry)
     # What most gradients are is known to the compiler: a loop that asks for each vector has twice the instructions, and
     # takes up to a fifth longer in the cache.
@@ -353,14 +470,14 @@ def vjp_step(rule, x, carry, to_a, to_b, n, is_first, scan, totals):
     b_known = Gradient(to_b.to, to_b.sums, b_usual, b_streaming)
     is_usual = to_b.mode == b_usual and not is_first
     if itemsize(carry) > itemsize(x.h.at) and n == TWO:
-        return vjp_vectors(rule, TWO, x, carry, a_known, b_known, NO, vectors, scan.far, totals)
+        return vjp_vectors(rule, TWO, x, flags, carry, a_known, b_known, NO, vectors, scan.far, totals)
     if is_usual and to_a.mode == a_usual:
-        return vjp_vectors(rule, ONE, x, carry, a_known, b_known, NO, vectors, scan.far, totals)
+        return vjp_vectors(rule, ONE, x, flags, carry, a_known, b_known, NO, vectors, scan.far, totals)
     if is_usual and to_a.mode == ACCUMULATE:
         a_known = Gradient(to_a.to, to_a.sums, ACCUMULATE, NO)
-        return vjp_vectors(rule, ONE, x, carry, a_known, b_known, NO, vectors, scan.far, totals)
+        return vjp_vectors(rule, ONE, x, flags, carry, a_known, b_known, NO, vectors, scan.far, totals)
     a_any = Gradient(to_a.to, to_a.sums, to_a.mode, a_streaming)
-    return vjp_vectors(rule, ONE, x, carry, a_any, to_b, is_first, vectors, scan.far, totals)
+    return vjp_vectors(rule, ONE, x, flags, carry, a_any, to_b, is_first, vectors, scan.far, totals)
 
 
 @inlined
@@ -373,8 +490,8 @@ def vjp_row(rule, carry, x, to_a, to_b, steps, has_first, scan):
         n = TWO if scan.unroll == TWO and steps - ago - has_first >= TWO else ONE
         is_last = ago + n == steps
         now, a_now, b_now = inputs_later(x, -ago), gradient_later(to_a, -ago), gradient_later(to_b, -ago)
-        is_first = is_last and has_first != 0
-        total_a, total_b = vjp_step(rule, now, carry, a_now, b_now, n, is_first, scan, (total_a, total_b))
+        is_first, flags = is_last and has_first != 0, later(scan.flags, -ago)
+        total_a, total_b = vjp_step(rule, now, flags, carry, a_now, b_now, n, is_first, scan, (total_a, total_b))
         if to_a.mode == REDUCE and (is_last or to_a.sums.step != 0):
             settle_lane(a_now.to.at, a_now.sums.at, ZERO, total(total_a), REDUCE)
             total_a = zero

@@ -2,18 +2,64 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
-from .. import _arrays
+import numpy as np
+
+from .. import _arrays, _shapes
+from .. import _messages as say
 from . import _run
+from ._arrays import axis_of
+from ._times import take_times
 
 
 def compute(
     statistic: str, request: _run.Request, x: Any, y: Any, axis: Any, state: Any = None, last_time: Any = None
 ) -> tuple[Any, Any]:
     """Return a statistic of ``x`` (and ``y``), in their library, and its state (None: of Dask arrays)."""
-    if _arrays.any_lazy(x, y, request.times, *request.constant.arrays.values()):
+    borders = request.borders
+    arrays = request.constant.arrays.values()
+    if (borders.exist or borders.groups is not None) and _arrays.any_lazy(x, y, *arrays):
+        raise TypeError(say.groups_lazy("groups" if borders.groups is not None else "offsets` or `resets"))
+    if borders.groups is not None:
+        return _by_group(statistic, request, x, y, axis), None
+    if _arrays.any_lazy(x, y, request.times, *arrays):
         from . import _lazy
 
         return _lazy.compute(statistic, request, x, y, axis), None
     return _run.compute(statistic, request, x, y, axis, state, last_time)
+
+
+def _by_group(statistic: str, request: _run.Request, x: Any, y: Any, axis: Any) -> Any:
+    """Return a statistic of each group by itself, in the order of the data."""
+    request = copy.copy(request)
+    pair = y is not None and y is not x
+    x, y = _array(x), _array(y) if pair else y
+    arrays = {name: _array(value) for name, value in request.constant.arrays.items()}
+    values = {"x": x, **arrays, **({"y": y} if pair else {})}
+    shape = _shapes.broadcast_shape(tuple(values), [tuple(v.shape) for v in values.values()])
+    axis = axis_of(axis, shape, ("x",))
+    order, lost, request.borders = request.borders.sorted_by_group(shape[axis])
+
+    def sort(v: Any) -> Any:
+        at = axis - len(shape) + len(v.shape)
+        return v if at < 0 or v.shape[at] == 1 else v[(slice(None),) * at + (order,)]
+
+    x_sorted = sort(x)
+    request.constant = request.constant.replaced(**{name: sort(value) for name, value in arrays.items()})
+    if request.times is not None:
+        times = request.times if hasattr(request.times, "detach") else take_times(request.times)
+        request.times = times[order] if times.ndim == 1 else sort(times)
+    others = sort(y) if pair else None if y is None else x_sorted
+    result, _ = _run.compute(statistic, request, x_sorted, others, axis)
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    result = result[(slice(None),) * axis + (back,)]
+    if lost.any():
+        result[(slice(None),) * axis + (np.flatnonzero(lost),)] = float("nan")
+    return result
+
+
+def _array(value: Any) -> Any:
+    return value if hasattr(value, "shape") else np.asarray(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -13,17 +14,22 @@ from . import _formulas
 from ._arguments import ALPHA, Constant, is_array
 from ._arrays import Data, axis_of, check_constant
 from ._formulas import Moments, State
+from ._segments import Borders, begin_anew
 from ._times import decays, steps, take_times, tensor_steps
+
+NO_BORDERS = Borders(None, None, None)
 
 
 class Request:
     """What is asked of a statistic beside its data."""
 
     def __init__(
-        self, constant: Constant, times: Any, adjust: bool, ignore_na: bool, min_periods: int, bias: bool = False
-    ) -> None:
+        self, constant: Constant, times: Any, adjust: bool, ignore_na: bool, min_periods: int, bias: bool = False,
+        borders: Borders = NO_BORDERS,
+    ) -> None:  # fmt: skip
         self.constant, self.times = constant, times
         self.adjust, self.ignore_na, self.min_periods, self.bias = adjust, ignore_na, min_periods, bias
+        self.borders = borders
 
     @property
     def kind(self) -> str:
@@ -48,15 +54,49 @@ def compute(
     shape = data.broadcast(*([] if spans is None else [spans]))
     axis = axis_of(axis, shape, ("x",))
     x, y = values["x"], values.get("y")
+    flags = request.borders.flags(shape, axis) if request.borders.exist else None
+    with data.threads():
+        gate = _gate(data, request, values, shape, axis, last_time, flags)
+    if flags is not None:
+        return _with_borders(data, flags, statistic, request, x, y, gate, shape, dtype, axis, state)
+    return _run(data, statistic, request, x, y, gate, shape, dtype, axis, state)
+
+
+def _run(
+    data: Data, statistic: str, request: Request, x: Any, y: Any, gate: Any, shape: Any, dtype: Any, axis: int,
+    state: Any,
+) -> tuple[Any, Any]:  # fmt: skip
     if data.give is not None:
         with data.threads():
-            gate = _gate(data, request, values, shape, axis, last_time)
             return _by_kernel(data.give, statistic, request, x, y, gate, shape, dtype, axis, state)
-    gate = _gate(data, request, values, shape, axis, last_time)
     return _by_formulas(data, statistic, request, x, y, gate, shape, dtype, axis, state)
 
 
-def _gate(data: Data, request: Request, values: Any, shape: tuple[int, ...], axis: int, last_time: Any) -> Any:
+def _with_borders(
+    data: Data, flags: np.ndarray, statistic: str, request: Request, x: Any, y: Any, gate: Any, shape: Any, dtype: Any,
+    axis: int, state: Any,
+) -> tuple[Any, Any]:  # fmt: skip
+    """Do so where series begin anew: gates forget there, and samples are counted from there on."""
+    xp, first = data.xp, state if statistic != "corr" or state is None else state[0]
+    seen = xp.isfinite(xp.broadcast_to(x, shape))
+    if y is not None and y is not x:
+        seen = seen & xp.isfinite(xp.broadcast_to(y, shape))
+    value, least = 1.0 if request.kind == "fixed" else 0.0, request.min_periods
+    count = None if first is None else first.count
+    gate, valid, count = begin_anew(data, flags, seen, gate, value, least, axis, count)
+    bare = copy.copy(request)
+    bare.min_periods = 0
+    result, after = _run(data, statistic, bare, x, y, gate, shape, dtype, axis, state)
+    if data.give is None:
+        result = _formulas.masked(xp, valid, result)
+    else:
+        np.copyto(np.asarray(result), np.nan, where=~valid)  # fresh, also where it is a tensor's
+    return result, tuple(s._replace(count=count) for s in after) if statistic == "corr" else after._replace(count=count)
+
+
+def _gate(
+    data: Data, request: Request, values: Any, shape: tuple[int, ...], axis: int, last_time: Any, begins: Any
+) -> Any:
     """Return each step's decay, or alpha itself where a sample weighs that much."""
     constant, times = request.constant, request.times
     value = values[constant.name]
@@ -69,11 +109,11 @@ def _gate(data: Data, request: Request, values: Any, shape: tuple[int, ...], axi
         return 1.0 - (np.asarray(alpha, np.float64) if data.by_kernel else alpha)
     halflife = constant.halflife if constant.dates else values.get("halflife", constant.halflife)
     if data.by_kernel:
-        return decays(take_times(times), constant.dates, halflife, alpha, shape, axis, last_time)
+        return decays(take_times(times), constant.dates, halflife, alpha, shape, axis, last_time, begins)
     if data.xp.__name__ == "torch" and isinstance(times, data.xp.Tensor):
-        gaps = tensor_steps(data.beside(times), constant.dates, shape, axis, last_time, data.at_hand)
+        gaps = tensor_steps(data.beside(times), constant.dates, shape, axis, last_time, data.at_hand, begins)
     else:
-        gaps = steps(take_times(times), constant.dates, shape, axis, last_time)
+        gaps = steps(take_times(times), constant.dates, shape, axis, last_time, begins)
         if constant.dates:
             gaps, halflife = gaps / halflife, 1.0
         gaps = data.beside(np.asarray(gaps, np.float64))

@@ -11,15 +11,17 @@ from ._arguments import Constant, flag, least_count
 from ._dispatch import compute
 from ._frames import aligned, frame_first, is_labelled, unwrap
 from ._run import Request
+from ._segments import Borders
 
 
 def _request(
     com: Any, span: Any, halflife: Any, alpha: Any, times: Any, adjust: Any, ignore_na: Any, min_periods: Any,
-    bias: Any = False,
+    borders: Borders, bias: Any = False,
 ) -> Request:  # fmt: skip
     least = least_count(min_periods)
     constant = Constant(com, span, halflife, alpha, times is not None)
-    return Request(constant, times, flag("adjust", adjust), flag("ignore_na", ignore_na), least, flag("bias", bias))
+    told = flag("adjust", adjust), flag("ignore_na", ignore_na), least, flag("bias", bias)
+    return Request(constant, times, *told, borders)
 
 
 def _compute(statistic: str, x: Any, y: Any, axis: Any, request: Request, finish: Any = None) -> Any:
@@ -38,7 +40,8 @@ def _compute(statistic: str, x: Any, y: Any, axis: Any, request: Request, finish
 
 def ewm_mean(
     x: Any, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, times: Any = None,
-    adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0,
+    adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0, offsets: Any = None,
+    resets: Any = None, groups: Any = None,
 ) -> Any:  # fmt: skip
     r"""Return the exponentially weighted mean, as pandas' ``x.ewm(...).mean()``.
 
@@ -74,6 +77,14 @@ def ewm_mean(
         The number of samples that a result requires.
     axis : int, default 0
         The axis of time; for a DataArray also its name.
+    offsets : array_like of int, optional
+        Where segments begin along `axis`, and the end; each starts with no weight, as a series of its own.
+    resets : array_like of bool, optional
+        True where a step begins anew, in the shape of one or more leading axes of the data, time among them.
+    groups : array_like, optional
+        A key for each step along `axis`, in any order: each group is a series of its own, as in
+        ``df.groupby(keys).ewm(...)``, and results are in the order of the data. NaN where the key is missing (None,
+        NaN). Not together with `offsets` and `resets`.
 
     Returns
     -------
@@ -117,14 +128,19 @@ def ewm_mean(
     array([1. , 1. , 2.6])
     >>> ewm_mean([1.0, 2.0, 3.0], halflife=1.0, times=[0.0, 1.0, 3.0])
     array([1.        , 1.66666667, 2.63636364])
+    >>> ewm_mean([1.0, 8.0, 3.0, 4.0], alpha=0.5, groups=["a", "b", "a", "b"])
+    array([1.        , 8.        , 2.33333333, 5.33333333])
     """
-    request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods)
+    request = _request(
+        com, span, halflife, alpha, times, adjust, ignore_na, min_periods, Borders(offsets, resets, groups)
+    )
     return _compute("average", x, None, axis, request)
 
 
 def ewm_sum(
     x: Any, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, times: Any = None,
-    adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0,
+    adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0, offsets: Any = None,
+    resets: Any = None, groups: Any = None,
 ) -> Any:  # fmt: skip
     r"""Return the exponentially weighted sum, as pandas' ``x.ewm(...).sum()``.
 
@@ -132,7 +148,7 @@ def ewm_sum(
 
     Parameters
     ----------
-    x, com, span, halflife, alpha, times, min_periods, axis
+    x, com, span, halflife, alpha, times, min_periods, axis, offsets, resets, groups
         As for `ewm_mean`.
     adjust : bool, default True
         Must be True, as in pandas.
@@ -162,7 +178,9 @@ def ewm_sum(
     >>> ewm_sum([4.0, np.nan, np.nan, 4.0], alpha=0.5)
     array([4. , 2. , 1. , 4.5])
     """
-    request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods)
+    request = _request(
+        com, span, halflife, alpha, times, adjust, ignore_na, min_periods, Borders(offsets, resets, groups)
+    )
     if not request.adjust:
         raise NotImplementedError(say.sum_adjust())
     return _compute("sum", x, None, axis, request)
@@ -170,7 +188,8 @@ def ewm_sum(
 
 def ewm_var(
     x: Any, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, times: Any = None,
-    adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0, bias: bool = False,
+    adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0, offsets: Any = None,
+    resets: Any = None, groups: Any = None, bias: bool = False,
 ) -> Any:  # fmt: skip
     r"""Return the exponentially weighted variance, as pandas' ``x.ewm(...).var()``.
 
@@ -180,7 +199,7 @@ def ewm_var(
 
     Parameters
     ----------
-    x, com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis
+    x, com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis, offsets, resets, groups
         As for `ewm_mean`.
     bias : bool, default False
         Leave out the correction for the bias.
@@ -213,19 +232,22 @@ def ewm_var(
     >>> ewm_var(1e8 + np.array([1.0, 2.0, 4.0, 8.0]), alpha=0.5)
     array([        nan,  0.5       ,  2.5       , 11.07142857])
     """
-    request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, bias)
+    request = _request(
+        com, span, halflife, alpha, times, adjust, ignore_na, min_periods, Borders(offsets, resets, groups), bias
+    )
     return _compute("covary", x, x, axis, request)
 
 
 def ewm_std(
     x: Any, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, times: Any = None,
-    adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0, bias: bool = False,
+    adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0, offsets: Any = None,
+    resets: Any = None, groups: Any = None, bias: bool = False,
 ) -> Any:  # fmt: skip
     """Return the exponentially weighted standard deviation: the square root of `ewm_var`.
 
     Parameters
     ----------
-    x, com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis, bias
+    x, com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis, offsets, resets, groups, bias
         As for `ewm_var`.
 
     Returns
@@ -244,13 +266,16 @@ def ewm_std(
     >>> ewm_std([1.0, 2.0, 4.0, 8.0], alpha=0.5)
     array([       nan, 0.70710678, 1.58113883, 3.32737563])
     """
-    request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, bias)
+    request = _request(
+        com, span, halflife, alpha, times, adjust, ignore_na, min_periods, Borders(offsets, resets, groups), bias
+    )
     return _compute("covary", x, x, axis, request, _root)
 
 
 def ewm_cov(
     x: Any, y: Any, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, times: Any = None,
-    adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0, bias: bool = False,
+    adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0, offsets: Any = None,
+    resets: Any = None, groups: Any = None, bias: bool = False,
 ) -> Any:  # fmt: skip
     r"""Return the exponentially weighted covariance, as pandas' ``x.ewm(...).cov(y)``.
 
@@ -263,7 +288,7 @@ def ewm_cov(
         The data, which broadcast against each other. A sample counts if both values are present. Labels are matched:
         columns and dimensions may be in any order, indexes and coordinates must be the same; a Series with a frame is
         taken with each of its columns.
-    com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis, bias
+    com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis, offsets, resets, groups, bias
         As for `ewm_var`.
 
     Returns
@@ -282,13 +307,16 @@ def ewm_cov(
     >>> ewm_cov([1.0, 2.0, 4.0], [2.0, 1.0, 3.0], alpha=0.5)
     array([ nan, -0.5,  1.5])
     """
-    request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, bias)
+    request = _request(
+        com, span, halflife, alpha, times, adjust, ignore_na, min_periods, Borders(offsets, resets, groups), bias
+    )
     return _compute("covary", x, y, axis, request)
 
 
 def ewm_corr(
     x: Any, y: Any, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, times: Any = None,
-    adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0,
+    adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0, offsets: Any = None,
+    resets: Any = None, groups: Any = None,
 ) -> Any:  # fmt: skip
     r"""Return the exponentially weighted correlation, as pandas' ``x.ewm(...).corr(y)``.
 
@@ -298,7 +326,7 @@ def ewm_corr(
     ----------
     x, y : array_like
         As for `ewm_cov`.
-    com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis
+    com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis, offsets, resets, groups
         As for `ewm_mean`.
 
     Returns
@@ -317,7 +345,9 @@ def ewm_corr(
     >>> ewm_corr([1.0, 2.0, 4.0], [2.0, 1.0, 3.0], alpha=0.5)
     array([        nan, -1.        ,  0.81434507])
     """
-    request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, True)
+    request = _request(
+        com, span, halflife, alpha, times, adjust, ignore_na, min_periods, Borders(offsets, resets, groups), True
+    )
     return _compute("corr", x, y, axis, request)
 
 

@@ -16,6 +16,7 @@ from ._dispatch import compute
 from ._formulas import State
 from ._frames import unwrap
 from ._run import Request
+from ._segments import Borders
 from ._times import steps, take_times
 
 
@@ -106,8 +107,9 @@ class Ewm:
         """Forget all samples."""
         self._state: EwmState | None = None
         self._lanes: tuple[int, ...] | None = None
+        self._was_reset = False
 
-    def update(self, chunk: Any, times: Any = None) -> Any:
+    def update(self, chunk: Any, times: Any = None, resets: Any = None) -> Any:
         """Process the next samples and return the mean at each of them.
 
         Parameters
@@ -117,6 +119,8 @@ class Ewm:
             chunk may be empty.
         times : array_like, optional
             Their times, as for `ewm_mean`: with every chunk, or with none.
+        resets : array_like of bool, optional
+            True where a step begins anew, as for `ewm_mean`. Such a stream cannot be merged.
 
         Returns
         -------
@@ -149,7 +153,9 @@ class Ewm:
         if constant is None:
             raise ValueError(say.halflife_without_times() if times is None else say.stream_halflife())
         when = None if times is None else take_times(times)
-        request = Request(constant, when, self._adjust, self._ignore_na, self._least)
+        borders = Borders(None, resets, None)
+        request = Request(constant, when, self._adjust, self._ignore_na, self._least, borders=borders)
+        self._was_reset = self._was_reset or resets is not None
         before = None if had is None else State(had.weight, had.count, had.mean)
         last_time = None if had is None else had.last_time
         result, after = compute("average", request, chunk, None, axis, before, last_time)
@@ -194,6 +200,8 @@ class Ewm:
         """
         if not self._adjust or not later._adjust:
             raise ValueError(say.merge("with adjust=True"))
+        if self._was_reset or later._was_reset:
+            raise ValueError(say.merge("where no chunk had resets"))
         if not self._is_made_as(later):
             raise ValueError(say.merge("if they were made alike"))
         a, b = self._state, later._state

@@ -49,10 +49,10 @@ def _dates(values: np.ndarray) -> np.ndarray:
     return np.array(found).reshape(values.shape)
 
 
-def steps(times: Any, dates: bool, shape: tuple[int, ...], axis: int, last: Any = None) -> Any:
+def steps(times: Any, dates: bool, shape: tuple[int, ...], axis: int, last: Any = None, begins: Any = None) -> Any:
     """Return how long before each step the one before it was, in the data's axes: integers if times are.
 
-    ``last`` is the time before the first step.
+    ``last`` is the time before the first step. Where a series ``begins`` anew, it is 0: the clock may go back there.
     """
     times = _placed(times, dates, shape, axis)
     if (np.isnat(times) if times.dtype.kind == "M" else ~np.isfinite(times)).any():
@@ -62,6 +62,8 @@ def steps(times: Any, dates: bool, shape: tuple[int, ...], axis: int, last: Any 
     before[first] = times[first] if last is None else last
     before[(*lead, slice(1, None))] = times[(*lead, slice(None, -1))]
     found = times - before if times.dtype.kind != "u" else times.astype(np.float64) - before.astype(np.float64)
+    if begins is not None:
+        found = np.where(begins, found.dtype.type(0), found)
     if (found < found.dtype.type(0)).any():
         raise ValueError(say.times_order())
     return found
@@ -78,7 +80,9 @@ def _placed(times: Any, dates: bool, shape: tuple[int, ...], axis: int) -> Any:
     return times
 
 
-def tensor_steps(times: Any, dates: bool, shape: tuple[int, ...], axis: int, last: Any, readable: bool) -> Any:
+def tensor_steps(
+    times: Any, dates: bool, shape: tuple[int, ...], axis: int, last: Any, readable: bool, begins: Any = None
+) -> Any:
     """Return `steps` of a tensor, in float64; its numbers are checked only if that is no wait for a device."""
     import torch
 
@@ -93,20 +97,23 @@ def tensor_steps(times: Any, dates: bool, shape: tuple[int, ...], axis: int, las
     first = times.narrow(axis, 0, min(1, times.shape[axis]))
     before = first if last is None else torch.as_tensor(last, dtype=times.dtype, device=times.device).expand_as(first)
     found = torch.diff(times, dim=axis, prepend=before)
+    if begins is not None:
+        found = torch.where(torch.as_tensor(begins, device=times.device), torch.zeros_like(found), found)
     if readable and bool((found < 0).any()):
         raise ValueError(say.times_order())
     return found.to(torch.float64)
 
 
 def decays(
-    times: np.ndarray, dates: bool, halflife: Any, alpha: Any, shape: tuple[int, ...], axis: int, last: Any = None
-) -> Any:
+    times: np.ndarray, dates: bool, halflife: Any, alpha: Any, shape: tuple[int, ...], axis: int, last: Any = None,
+    begins: Any = None,
+) -> Any:  # fmt: skip
     """Return what is left of a weight at each step: ``(1 - alpha)**(time/halflife)``."""
-    if times.ndim == 1 and len(times) == shape[axis] >= LONG and dates == (times.dtype.kind == "M"):
+    if begins is None and times.ndim == 1 and len(times) == shape[axis] >= LONG and dates == (times.dtype.kind == "M"):
         found = _by_kernel(times, halflife, alpha, last)
         if found is not None:
             return _placed(found, False, shape, axis)
-    gaps = np.asarray(steps(times, dates, shape, axis, last) / halflife, np.float64)
+    gaps = np.asarray(steps(times, dates, shape, axis, last, begins) / halflife, np.float64)
     return np.exp2(-gaps) if np.ndim(alpha) == 0 and alpha == 0.5 else (1.0 - np.asarray(alpha, np.float64)) ** gaps
 
 

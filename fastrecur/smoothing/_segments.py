@@ -1,0 +1,84 @@
+"""Where a statistic begins anew: borders of segments and groups, after which the samples so far weigh nothing."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from .. import _checks
+from .. import _messages as say
+from ..recurrence import linear_recurrence
+
+
+class Borders:
+    """Where series begin anew along time: offsets, resets or groups; none if all are None."""
+
+    def __init__(self, offsets: Any, resets: Any, groups: Any) -> None:
+        if groups is not None and (offsets is not None or resets is not None):
+            raise ValueError(say.groups_alone())
+        self.offsets = None if offsets is None else _checks.offsets(offsets)
+        self.resets = None if resets is None else _checks.resets(resets)
+        self.groups = groups
+
+    @property
+    def exist(self) -> bool:
+        """Whether there are any."""
+        return self.offsets is not None or self.resets is not None
+
+    def flags(self, shape: tuple[int, ...], axis: int) -> np.ndarray:
+        """Return at which steps of data series begin anew, with as many axes as these have."""
+        time = [-1 if k == axis else 1 for k in range(len(shape))]
+        found = np.zeros(shape[axis], bool)
+        if self.offsets is not None:
+            offsets = _checks.offsets_in_range(self.offsets, shape[axis])
+            found[offsets[:-1][offsets[:-1] < offsets[1:]]] = True
+        found = found.reshape(time)
+        if self.resets is None:
+            return found
+        came, wanted = self.resets.shape, shape[: self.resets.ndim]
+        if not axis < len(came) <= len(shape) or any(n not in (1, m) for n, m in zip(came, wanted, strict=True)):
+            raise ValueError(say.resets_shape(came, shape, axis))
+        return found | self.resets.reshape(came + (1,) * (len(shape) - len(came)))
+
+    def sorted_by_group(self, steps: int) -> tuple[np.ndarray, np.ndarray, Borders]:
+        """Return the order that brings groups together, which steps have none, and where groups begin then."""
+        codes, count = _codes(self.groups, steps)
+        # NumPy sorts small integers in one pass or two.
+        small = (codes + 1).astype(np.uint16 if count < 2**16 - 1 else np.int64)
+        sizes = np.bincount(small, minlength=count + 1)
+        own = Borders(np.concatenate([[0], np.cumsum(sizes)]), None, None)
+        return np.argsort(small, kind="stable"), codes < 0, own
+
+
+def _codes(groups: Any, steps: int) -> tuple[np.ndarray, int]:
+    """Return the number of each step's group, -1 where it has none, and how many groups there are."""
+    pandas = sys.modules.get("pandas")
+    if not hasattr(groups, "__len__"):
+        raise TypeError(say.groups_kind(type(groups)))
+    keys = groups if pandas is not None and isinstance(groups, pandas.Categorical) else np.asarray(groups)
+    if keys.ndim != 1 or len(keys) != steps:
+        raise ValueError(say.groups_shape(tuple(keys.shape), steps))
+    if pandas is not None:
+        codes, found = pandas.factorize(keys)
+        return codes, len(found)
+    found, codes = np.unique(keys, return_inverse=True)
+    if found.dtype.kind in "fc":
+        codes = np.where(keys == keys, codes, -1)
+    return codes, len(found)
+
+
+def begin_anew(
+    data: Any, flags: np.ndarray, seen: Any, gate: Any, value: float, least: int, axis: int, count: Any
+) -> tuple[Any, Any, Any]:
+    """Return gates that forget all before a border, which results have enough samples, and how many lanes have.
+
+    A border's gate is ``value``, and stands at the first sample behind it: missing values may have no gate.
+    """
+    xp = data.xp
+    samples = data.narrow(seen, xp.float64)
+    so_far, last = linear_recurrence(1.0, samples, count, axis=axis, resets=flags, return_state=True)
+    first = seen & (so_far == 1)
+    gate = xp.broadcast_to(gate, samples.shape)
+    return xp.where(first, xp.full_like(samples, value), gate), so_far >= max(1, least), last

@@ -1,0 +1,127 @@
+"""Statistics that begin anew: segments, resets and groups, against pandas' groupby."""
+
+import numpy as np
+import pytest
+
+from fastrecur import smoothing
+
+pd = pytest.importorskip("pandas")
+
+ONE = "mean", "sum", "var", "std"
+TWO = "cov", "corr"
+
+
+def data(rng, steps, missing):
+    x = rng.standard_normal(steps)
+    if missing:
+        x[rng.random(steps) < 0.3] = np.nan
+    return x
+
+
+def expected(statistic, x, y, keys, **options):
+    """Each group by itself: pandas' numbers where nothing is missing (where its divisor may cancel), else our own."""
+    found = np.full(len(x), np.nan)
+    for key in set(keys):
+        own = keys == key
+        if np.isnan(x).any():
+            found[own] = asked(statistic, x[own], y[own], **options)
+        else:
+            ewm, other = pd.Series(x[own]).ewm(**options), [pd.Series(y[own])] if statistic in TWO else []
+            found[own] = getattr(ewm, statistic)(*other)
+    return found
+
+
+def asked(statistic, x, y, **options):
+    return getattr(smoothing, f"ewm_{statistic}")(x, *([y] if statistic in TWO else []), **options)
+
+
+@pytest.mark.parametrize("statistic", [*ONE, *TWO])
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"span": 5},
+        {"alpha": 0.3, "adjust": False},
+        {"span": 4, "ignore_na": True, "min_periods": 3},
+    ],
+)
+def test_groups_are_those_of_pandas(rng, statistic, missing, options):
+    if statistic == "sum" and not options.get("adjust", True):
+        pytest.skip("not defined")
+    x, y, keys = data(rng, 200, missing), data(rng, 200, missing), rng.choice(["a", "b", "c", "d"], 200)
+    wanted = expected(statistic, x, y, keys, **options)
+    np.testing.assert_allclose(asked(statistic, x, y, groups=keys, **options), wanted, rtol=1e-9, atol=1e-12)
+    # Sorted, the same are segments, and flags.
+    order = np.argsort(keys, kind="stable")
+    begins = np.concatenate([[True], keys[order][1:] != keys[order][:-1]])
+    offsets = np.concatenate([np.flatnonzero(begins), [200]])
+    for borders in ({"offsets": offsets}, {"resets": begins}):
+        found = asked(statistic, x[order], y[order], **borders, **options)
+        np.testing.assert_allclose(found, wanted[order], rtol=1e-9, atol=1e-12)
+
+
+def test_flags_of_each_series(rng):
+    x, resets = rng.standard_normal((60, 3)), rng.random((60, 3)) < 0.2
+    found = smoothing.ewm_mean(x, span=5, resets=resets)
+    for k in range(3):
+        np.testing.assert_allclose(found[:, k], smoothing.ewm_mean(x[:, k], span=5, groups=np.cumsum(resets[:, k])))
+
+
+def test_times_may_go_back_between_groups(rng):
+    x, keys = rng.standard_normal(30), np.repeat([1, 0, 2], 10)
+    times = np.tile(np.cumsum(rng.random(10)), 3)
+    found = smoothing.ewm_mean(x, halflife=1.0, times=times, groups=keys)
+    for key in range(3):
+        own = keys == key
+        np.testing.assert_allclose(found[own], smoothing.ewm_mean(x[own], halflife=1.0, times=times[own]))
+    np.testing.assert_allclose(smoothing.ewm_mean(x, halflife=1.0, times=times, offsets=[0, 10, 20, 30]), found)
+
+
+def test_missing_keys_have_no_result(rng):
+    x = rng.standard_normal(6)
+    found = smoothing.ewm_mean(x, span=3, groups=np.array([1, np.nan, 1, 2, np.nan, 2]))
+    np.testing.assert_array_equal(np.isnan(found), [False, True, False, False, True, False])
+
+
+def test_frames_keep_their_labels(rng):
+    frame = pd.DataFrame(rng.standard_normal((20, 2)), columns=["a", "b"], index=np.arange(20) + 5)
+    keys = rng.integers(0, 3, 20)
+    found = smoothing.ewm_mean(frame, span=5, groups=keys)
+    wanted = frame.groupby(keys).ewm(span=5).mean().droplevel(0).sort_index()
+    pd.testing.assert_frame_equal(found, wanted)
+
+
+def test_gradients(rng):
+    torch = pytest.importorskip("torch")
+    x, keys = torch.tensor(rng.standard_normal(12), requires_grad=True), rng.integers(0, 3, 12)
+    found = smoothing.ewm_mean(x, span=5, groups=keys)
+    np.testing.assert_allclose(found.detach(), smoothing.ewm_mean(x.detach().numpy(), span=5, groups=keys))
+    found.sum().backward()
+    for key in range(3):
+        own = torch.tensor(x.detach().numpy()[keys == key], requires_grad=True)
+        smoothing.ewm_mean(own, span=5).sum().backward()
+        np.testing.assert_allclose(x.grad[keys == key], own.grad)
+
+
+def test_a_stream_with_resets_is_the_whole(rng):
+    x, resets = data(rng, 40, True), rng.random(40) < 0.2
+    whole = smoothing.ewm_mean(x, span=5, resets=resets, min_periods=2)
+    stream = smoothing.Ewm(span=5, min_periods=2)
+    parts = [stream.update(x[k : k + 7], resets=resets[k : k + 7]) for k in range(0, 40, 7)]
+    np.testing.assert_allclose(np.concatenate(parts), whole)
+    with pytest.raises(ValueError, match="resets"):
+        stream.merge(smoothing.Ewm(span=5, min_periods=2))
+
+
+def test_errors():
+    x = np.ones(5)
+    with pytest.raises(ValueError, match="`groups` must be given without"):
+        smoothing.ewm_mean(x, span=3, groups=[1] * 5, offsets=[0, 5])
+    with pytest.raises(ValueError, match="`groups` must have a key for each of the 5 steps"):
+        smoothing.ewm_mean(x, span=3, groups=[1] * 4)
+    with pytest.raises(TypeError, match="`groups` must be keys"):
+        smoothing.ewm_mean(x, span=3, groups=1)
+    with pytest.raises(ValueError, match="`offsets` must begin with 0 and end with 5"):
+        smoothing.ewm_mean(x, span=3, offsets=[0, 4])
+    with pytest.raises(ValueError, match="`resets` must be shaped like"):
+        smoothing.ewm_mean(x, span=3, resets=np.zeros(4, bool))
