@@ -1,0 +1,528 @@
+"""Returns of reinforcement learning: discounted and lambda returns, advantages, V-trace, for arrays of any library."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import _arrays, _problem, _shapes, _threads
+from . import _messages as say
+from ._cpu import _advantages
+from ._cpu._compile import kernel
+from ._cpu._types import WIDTH
+from ._loops import merge
+from .recurrence import linear_recurrence
+from .smoothing._arguments import number
+from .smoothing._arrays import Data, axis_of
+
+__all__ = ["discounted_returns", "gae", "lambda_returns", "vtrace"]
+
+SERIAL_STEPS = 1 << 17  # steps of all series together from which a second thread pays
+ROW = 512  # series that are walked side by side: their sums stay in the first cache
+BLOCK = 1 << 15  # steps of all series together that formulas take at once
+ONCE = 1, (0,) * 10  # a dimension of one
+_OPTIONAL = "next_values", "bootstrap"
+ALL = np.array(True)
+
+
+def discounted_returns(
+    rewards: Any, gamma: Any, done: Any = None, *, bootstrap: Any = None, mask: Any = None, axis: int = 0
+) -> Any:
+    r"""Return the discounted sum of each reward and all later ones of its episode.
+
+    .. math:: G_t = r_t + \gamma_t (1 - \text{done}_t) G_{t+1}
+
+    Parameters
+    ----------
+    rewards : array_like
+        Arrays of any library, tensors or Dask arrays of float32, float64 or integers, with time along `axis`.
+    gamma : float or array_like
+        The discount; an array broadcasts to the rewards.
+    done : array_like, optional
+        Whether the episode ended with that step (cleanrl's ``dones[t+1]``): bools, or weights from 0 to 1. It broadcasts
+        to the rewards.
+    bootstrap : array_like, optional
+        The return after the last step, in the rewards' shape without `axis` or broadcast to that; 0 by default.
+    mask : array_like of bool, optional
+        False for steps that are not part of the record (padding, prompts, a tool's tokens), broadcast to the rewards.
+        Their results are 0, nothing of them is read, and the steps around them are neighbours.
+    axis : int, default 0
+        The axis of time: 0 for ``(T, environments)``, 1 for ``(environments, T)``.
+
+    Returns
+    -------
+    array
+        Of the library, dtype and shape of ``rewards``, float64 or the library's default for integers.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not broadcast to that of ``rewards``, and for flags beyond 0 and 1 where they are in memory.
+    TypeError
+        For dtypes and libraries that are not supported or mixed, and for flags that require grad.
+
+    Notes
+    -----
+    Sums are carried in float64. Differentiable for tensors, in ``gamma`` too, but for flags. What is behind an
+    episode's end or a masked step changes no bit before it.
+
+    References
+    ----------
+    .. [1] R. Sutton, A. Barto, "Reinforcement Learning: An Introduction", 2nd edition, 2018, equation (3.9).
+
+    Examples
+    --------
+    >>> from fastrecur.returns import discounted_returns
+    >>> discounted_returns([1.0, 1.0, 1.0], 0.5, bootstrap=8.0)
+    array([2.75, 3.5 , 5.  ])
+    >>> discounted_returns([1.0, 1.0, 1.0], 0.5, [False, True, False])
+    array([1.5, 1. , 1. ])
+    """
+    floats = {"rewards": rewards, "gamma": gamma, "bootstrap": bootstrap}
+    return _estimate("returns", floats, {"done": False if done is None else done, "mask": mask}, axis)[0]
+
+
+def gae(
+    rewards: Any,
+    values: Any,
+    gamma: Any,
+    lam: Any,
+    terminated: Any,
+    truncated: Any = None,
+    *,
+    next_values: Any = None,
+    mask: Any = None,
+    axis: int = 0,
+) -> Any:
+    r"""Return generalized advantage estimates.
+
+    .. math:: \delta_t = r_t + \gamma_t (1 - \text{terminated}_t) V'_t - V_t, \qquad
+              A_t = \delta_t + \gamma_t\lambda_t (1 - \text{done}_t) A_{t+1}
+
+    where :math:`V'` is the value of the next state, and :math:`\text{done}` the larger of terminated and truncated.
+
+    Parameters
+    ----------
+    rewards, mask, axis
+        As for `discounted_returns`: ``T`` steps along `axis`.
+    values : array_like
+        The value of the state before each step. Without ``next_values``, also the value of the state after the last
+        step: ``T + 1`` steps.
+    gamma, lam : float or array_like
+        The discount, and the trade-off between bias and variance; arrays broadcast to the rewards.
+    terminated : array_like
+        Whether the episode ended with that step, as bools or weights from 0 to 1. No later reward counts.
+    truncated : array_like, optional
+        Whether it was cut off with that step: the value of the next state counts, later rewards do not.
+    next_values : array_like, optional
+        The value of the state after each step, ``T`` steps; then ``values`` has ``T`` steps, too. Pass it for
+        environments that reset themselves: there the recorded state after a truncated step is the first one of the
+        next episode. By default, :math:`V'` is the value of the next step that is not masked, and after the last of
+        them ``values[T]``.
+
+    Returns
+    -------
+    array
+        The advantages, as `discounted_returns`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `discounted_returns`, and ValueError for a wrong number of steps of ``values``.
+
+    Notes
+    -----
+    As for `discounted_returns`. In terms of cleanrl's loops, ``terminated`` is ``dones[1:]`` together with
+    ``next_done``.
+
+    References
+    ----------
+    .. [1] J. Schulman, P. Moritz, S. Levine, M. Jordan, P. Abbeel, "High-dimensional continuous control using
+       generalized advantage estimation", ICLR 2016, arXiv:1506.02438, equation (16).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrecur.returns import gae
+    >>> gae(np.ones(3), np.full(4, 2.0), 0.5, 1.0, [False, True, False], [False, False, True])
+    array([-0.5, -1. ,  0. ])
+    >>> gae(np.ones(4), np.zeros(5), 0.5, 1.0, False, mask=[True, False, True, True])
+    array([1.75, 0.  , 1.5 , 1.  ])
+    """
+    floats = {"rewards": rewards, "values": values, "next_values": next_values, "gamma": gamma, "lam": lam}
+    return _estimate("gae", floats, {"terminated": terminated, "truncated": truncated, "mask": mask}, axis)[0]
+
+
+def lambda_returns(
+    rewards: Any,
+    values: Any,
+    gamma: Any,
+    lam: Any,
+    terminated: Any,
+    truncated: Any = None,
+    *,
+    next_values: Any = None,
+    mask: Any = None,
+    axis: int = 0,
+) -> Any:
+    r"""Return the targets of TD(:math:`\lambda`): :math:`G_t = A_t + V_t` with the advantages of `gae`.
+
+    Without ends, :math:`G_t = r_t + \gamma ((1 - \lambda) V_{t+1} + \lambda G_{t+1})`.
+
+    Parameters
+    ----------
+    rewards, values, gamma, lam, terminated, truncated, next_values, mask, axis
+        As for `gae`.
+
+    Returns
+    -------
+    array
+        The returns, as `discounted_returns`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `gae`.
+
+    References
+    ----------
+    .. [1] R. Sutton, A. Barto, "Reinforcement Learning: An Introduction", 2nd edition, 2018, equation (12.20).
+
+    Examples
+    --------
+    >>> from fastrecur.returns import lambda_returns
+    >>> lambda_returns([1.0, 1.0], [2.0, 2.0, 4.0], 0.5, 0.5, False)
+    array([2.25, 3.  ])
+    """
+    floats = {"rewards": rewards, "values": values, "next_values": next_values, "gamma": gamma, "lam": lam}
+    return _estimate("targets", floats, {"terminated": terminated, "truncated": truncated, "mask": mask}, axis)[0]
+
+
+def vtrace(
+    log_rhos: Any,
+    rewards: Any,
+    values: Any,
+    gamma: Any,
+    terminated: Any,
+    truncated: Any = None,
+    *,
+    lam: Any = 1.0,
+    rho_clip: float = 1.0,
+    c_clip: float = 1.0,
+    pg_rho_clip: float = 1.0,
+    next_values: Any = None,
+    mask: Any = None,
+    axis: int = 0,
+) -> tuple[Any, Any]:
+    r"""Return V-trace's targets of the values and its advantages, for steps that another policy took.
+
+    .. math:: \delta_t = \min(\bar\rho, \rho_t) (r_t + \gamma_t (1 - \text{terminated}_t) V'_t - V_t), \qquad
+              a_t = \delta_t + \gamma_t \lambda_t \min(\bar c, \rho_t) (1 - \text{done}_t) a_{t+1}
+
+    The targets are :math:`v_t = V_t + a_t`, the advantages
+    :math:`\min(\bar\rho_{pg}, \rho_t) (r_t + \gamma_t (1 - \text{terminated}_t) v'_t - V_t)`, where :math:`v'_t` is the
+    next step's target within the episode, else :math:`V'_t`.
+
+    Parameters
+    ----------
+    log_rhos : array_like
+        Logarithms of the ratios :math:`\rho` of the learner's and the actor's probabilities of each action.
+    rewards, values, gamma, lam, terminated, truncated, next_values, mask, axis
+        As for `gae`.
+    rho_clip, c_clip, pg_rho_clip : float
+        The greatest weights, :math:`\bar\rho, \bar c, \bar\rho_{pg}`; infinity for none.
+
+    Returns
+    -------
+    targets, advantages : array
+        Each as `discounted_returns`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `gae`.
+
+    References
+    ----------
+    .. [1] L. Espeholt et al., "IMPALA: Scalable Distributed Deep-RL with Importance Weighted Actor-Learner
+       Architectures", ICML 2018, arXiv:1802.01561, equation (1) and section 4.2.
+
+    Examples
+    --------
+    >>> from fastrecur.returns import vtrace
+    >>> vtrace([0.0, 0.0], [1.0, 1.0], [2.0, 2.0, 4.0], 0.5, False)
+    (array([2.5, 3. ]), array([0.5, 1. ]))
+    """
+    floats = {"rewards": rewards, "values": values, "next_values": next_values, "gamma": gamma, "lam": lam}
+    limits = {"rho_clip": rho_clip, "c_clip": c_clip, "pg_rho_clip": pg_rho_clip}
+    flags = {"terminated": terminated, "truncated": truncated, "mask": mask}
+    targets, advantages = _estimate("vtrace", floats | {"log_rhos": log_rhos}, flags, axis, limits)
+    return targets, advantages
+
+
+class _Steps(NamedTuple):
+    """What each step has, None for what there is not; and what stands behind the last one, without the axis of time."""
+
+    rewards: Any
+    values: Any
+    successors: Any
+    mask: Any
+    gamma: Any
+    lam: Any
+    ends: Any
+    cuts: Any
+    log_rhos: Any
+    later: Any
+    value: Any
+
+
+class _Rule(NamedTuple):
+    """What is computed."""
+
+    kind: str
+    axis: int
+    dtype: Any
+    limits: tuple[float, ...]
+
+
+def _estimate(kind: str, floats: Any, flags: Any, axis: Any, limits: Any = None) -> Any:
+    """Check a call and choose who computes it."""
+    limits = {name: number(name, limit) for name, limit in (limits or {}).items()}
+    for name, limit in limits.items():
+        if not limit >= 0:
+            raise ValueError(say.constant_domain(name, f"{name} >= 0", limit))
+    floats = {name: value for name, value in floats.items() if value is not None or name not in _OPTIONAL}
+    data = Data(tuple(floats), tuple(floats.values()))
+    found = dict(zip(floats, data.values, strict=True))
+    shape = tuple(found["rewards"].shape)
+    axis = axis_of(axis, shape, ("rewards",))
+    lanes = shape[:axis] + shape[axis + 1 :]
+    values, following, last = _split_values(found, shape, axis)
+    for name, value in {**found, "values": values, "next_values": following}.items():
+        fits, wanted = (_problem.fits, lanes if name == "bootstrap" else shape)
+        if value is not None and not fits(tuple(value.shape), wanted):
+            raise ValueError(
+                (say.state_shape if name == "bootstrap" else say.same_shape)(name, tuple(value.shape), wanted)
+            )
+    ends, *cuts, mask = (
+        None if value is None else _flags(data, name, value, shape) for name, value in flags.items()
+    )  # fmt: skip
+    steps = _Steps(
+        found["rewards"], values, following, mask, found["gamma"], found.get("lam"), ends, (cuts or [None])[0],
+        found.get("log_rhos"), found.get("bootstrap"), last,
+    )  # fmt: skip
+    rule = _Rule(kind, axis, data.dtype(found["rewards"]), tuple(limits.values()))
+    if data.is_lazy:
+        return _lazy(steps, rule)
+    if data.give is not None:
+        with data.threads():
+            *results, _ = _run(steps, rule, None)
+        return [data.give(result) for result in results]
+    if data.at_hand:
+        _check_flags(steps, data.xp)
+    *results, _ = _formulas(data, steps, rule, None)
+    return [data.narrow(result, rule.dtype) for result in results]
+
+
+def _split_values(found: Any, shape: tuple[int, ...], axis: int) -> tuple[Any, Any, Any]:
+    """Return the values of the states before steps and after them (None: of the next step), and after the last step."""
+    values, following = found.get("values"), found.get("next_values")
+    if values is None:
+        return None, None, None
+    steps, lead = shape[axis], (slice(None),) * axis
+    wanted = steps + (following is None)
+    if len(values.shape) != len(shape) or values.shape[axis] != wanted:
+        came = values.shape[axis] if len(values.shape) == len(shape) else f"shape {tuple(values.shape)}"
+        raise ValueError(say.values_steps(came, steps, following is not None))
+    if following is not None:
+        return values, following, None
+    return values[(*lead, slice(0, steps), ...)], None, values[(*lead, steps, ...)]
+
+
+def _flags(data: Data, name: str, flags: Any, shape: tuple[int, ...]) -> Any:
+    """Return flags of the data's library, where the data are."""
+    if getattr(flags, "requires_grad", False):
+        raise TypeError(say.flags_gradient(name))
+    if data.by_kernel or not hasattr(flags, "shape"):
+        flags = np.asarray(flags.detach().cpu() if hasattr(flags, "detach") else flags)
+    is_bool = str(flags.dtype).rpartition(".")[2] == "bool"
+    if (name == "mask" and not is_bool) or (isinstance(flags, np.ndarray) and flags.dtype.kind not in "biuf"):
+        raise TypeError((say.mask_dtype if name == "mask" else say.flags_dtype)(name, flags.dtype))
+    if not _problem.fits(tuple(flags.shape), shape):
+        raise ValueError(say.same_shape(name, tuple(flags.shape), shape))
+    return _arrays.numbers(name, flags) if data.by_kernel else data.beside(flags)
+
+
+def _check_flags(steps: _Steps, xp: Any) -> None:
+    """Raise unless all flags that are read are from 0 to 1."""
+    for flags in (steps.ends, steps.cuts):
+        if flags is not None and flags.dtype != xp.bool:
+            bad = (flags < 0) | (flags > 1)
+            if bool((bad if steps.mask is None else bad & steps.mask).any()):
+                raise ValueError(say.flags_range())
+
+
+# ---- Arrays in memory -----------------------------------------------------------------------------------------------
+
+
+def _run(steps: _Steps, rule: _Rule, state: Any) -> Any:
+    """Return results of NumPy's arrays, and what the steps before them go on from, as ``state``, three planes."""
+    _check_flags(steps, np)
+    shape, axis = steps.rewards.shape, rule.axis
+    if state is None:
+        state = np.zeros((3, *shape[:axis], *shape[axis + 1 :]))
+        state[0], state[1] = (0 if value is None else value for value in (steps.later, steps.value))
+    if rule.kind != "vtrace":
+        return _walk(steps, rule, state), state
+    results = [np.empty(shape, rule.dtype) for _ in range(2)]
+    data, size = Data(("state",), (state,)), max(1, BLOCK // max(1, state[0].size))
+    for stop in range(shape[axis], 0, -size):
+        at = (slice(None),) * axis + (slice(max(0, stop - size), stop),)
+        cut = [v if v is None else _cut(v, at, len(shape)) for v in steps[:9]]
+        with np.errstate(all="ignore"):
+            *parts, state = _formulas(data, _Steps(*cut, None, None), rule, state)
+        for result, part in zip(results, parts, strict=True):
+            result[at] = part
+    return *results, state
+
+
+def _cut(array: np.ndarray, at: tuple[slice, ...], ndim: int) -> np.ndarray:
+    """Return some steps of what broadcasts to a number of dimensions; ``at`` ends with the axis of time."""
+    behind = ndim - len(at)
+    if array.ndim <= behind or array.shape[-1 - behind] == 1:
+        return array
+    return array[(..., at[-1], *(slice(None),) * behind)]
+
+
+def _walk(steps: _Steps, rule: _Rule, state: np.ndarray) -> np.ndarray:
+    """Run the kernel, which changes the state."""
+    rewards, axis, shape = steps.rewards, rule.axis, steps.rewards.shape
+    h: np.ndarray = _problem.empty(shape, rule.dtype, _shapes.like(shape, rule.dtype, (shape, rewards.strides)))
+    if h.size == 0:
+        return h
+    values = np.zeros((), rule.dtype) if steps.values is None else steps.values
+    successors = values if steps.successors is None else steps.successors
+    mask, lam = ALL if steps.mask is None else steps.mask, np.ones(()) if steps.lam is None else steps.lam
+    cuts = steps.ends if steps.cuts is None else steps.cuts
+    arrays = rewards, values, successors, mask, steps.gamma, lam, steps.ends, cuts, h
+    strides = [_shapes.spread(array.shape, array.strides, shape) for array in arrays]
+    strides.append((*state.strides[1 : axis + 1], 0, *state.strides[axis + 1 :]))
+    order = sorted((k for k in range(h.ndim) if k != axis and shape[k] > 1), key=lambda k: (-abs(h.strides[k]), k))
+    dims = merge([(shape[k], tuple(s[k] for s in strides)) for k in order])
+    *beyond, outer, inner = [ONCE] * (2 - len(dims)) + dims
+    time = tuple(s[axis] for s in strides)
+
+    def are_neighbours(apart: Any) -> bool:
+        each = zip(apart, arrays, strict=False)
+        return apart[8] == h.itemsize and all(stride in (0, array.itemsize) for stride, array in each)
+
+    by_series = inner[0] >= WIDTH and are_neighbours(inner[1])
+    by_steps = not by_series and shape[axis] >= WIDTH and are_neighbours(time)
+    chunk = ROW if by_series or (inner[1][8] and abs(inner[1][8]) < abs(time[8])) else 1
+    options = chunk, by_series, by_steps, steps.successors is not None, rule.kind == "targets", state.strides[0]
+    apart = [stride for each in zip(outer[1], time, inner[1], strict=True) for stride in each]
+    team = _threads.team()
+    threads = team.size if h.size >= SERIAL_STEPS else 1
+    by_outer = outer[0] >= threads
+    parts = _threads.ranges(outer[0] if by_outer else inner[0], threads)
+    ranges = [(*part, 0, inner[0]) if by_outer else (0, outer[0], *part) for part in parts]
+    tables = [np.array([shape[axis], *part, *options, *apart], np.int64) for part in ranges]
+    elements = {
+        name: _arrays.element(array.dtype) for name, array in zip(_advantages.Operands._fields, arrays, strict=False)
+    }
+    call = kernel(_advantages.walk, None, "f8", **elements)
+    places = [*map(_arrays.address, arrays), _arrays.address(state)]
+    calls = []
+    for index in itertools.product(*(range(size) for size, _ in beyond)):
+        here = [place + sum(i * d[1][k] for i, d in zip(index, beyond, strict=True)) for k, place in enumerate(places)]
+        calls += [(call, *here, _arrays.address(table)) for table in tables]
+    team.run(calls)
+    return h
+
+
+# ---- Formulas -------------------------------------------------------------------------------------------------------
+
+
+def _formulas(data: Data, s: _Steps, rule: _Rule, state: Any) -> Any:
+    """Return results in float64, by the functions of the data's library; and the state, if one is given, as `_run`."""
+    xp, axis, shape = data.xp, rule.axis, tuple(s.rewards.shape)
+    wide = [None if v is None else data.wide(v) for v in s]
+    rewards, values, successors, mask, gamma, lam, ends, cuts, log_rhos, later, value = wide
+    if 0 in shape:
+        return rewards, rewards, state
+    lead, edge, follows = (slice(None),) * axis, (*shape[:axis], 1, *shape[axis + 1 :]), None
+    one, zero = xp.ones_like(rewards), xp.zeros_like(rewards)
+    if state is not None:
+        later, value, follows = state
+
+    def read(array: Any, default: Any = zero) -> Any:
+        return array if mask is None else xp.where(s.mask, array, default)
+
+    def shifted(array: Any, last: Any) -> Any:
+        end = zero[(*lead, slice(0, 1), ...)]
+        if last is not None:
+            end = xp.reshape(xp.broadcast_to(last, edge[:axis] + edge[axis + 1 :]), edge)
+        return xp.concat([array[(*lead, slice(1, None), ...)], end], axis=axis)
+
+    scan = functools.partial(linear_recurrence, axis=axis, reverse=True)
+    rewards, values = read(rewards), read(zero if values is None else values)
+    gamma, lam, ends = read(gamma), read(one if lam is None else lam), read(ends)
+    done = ends if cuts is None else xp.maximum(ends, read(cuts))
+    weight, decay = gamma * (one - ends), xp.where(done == 1, zero, gamma * lam * (one - done))
+    carried = values if mask is None else scan(one - mask, values, value)
+    after = shifted(carried, value)
+    successors = xp.where(ends == 1, zero, after if successors is None else read(successors))
+    error = rewards + weight * successors - values
+    if rule.kind != "vtrace":
+        sums = scan(read(decay, one), error, later)
+        return read(sums + values if rule.kind == "targets" else sums), state
+    rho, c, pg_rho = (_clipped(xp, read(log_rhos), limit) for limit in rule.limits)
+    sums, seen = scan(read(decay * c, one), rho * error, later), one
+    beyond = shifted(sums, later)
+    if s.successors is not None:
+        seen = one if mask is None else scan(one - mask, one * mask, follows)
+        beyond = beyond + shifted(seen, follows) * (after - successors)
+    target = successors + xp.where(done == 1, zero, (one - done) * beyond)
+    advantages = pg_rho * (rewards + weight * target - values)
+    if state is not None:
+        state = np.stack([array[(*lead, 0)] for array in (sums, carried, seen)])
+    return read(sums + values), read(advantages), state
+
+
+def _clipped(xp: Any, logarithm: Any, limit: float) -> Any:
+    """Return exponentials that are at most a limit; no gradient is lost to infinities beyond it."""
+    beyond = logarithm > (math.log(limit) if limit else -math.inf)
+    return xp.where(
+        beyond, limit + 0 * xp.ones_like(logarithm), xp.exp(xp.where(beyond, xp.zeros_like(logarithm), logarithm))
+    )
+
+
+# ---- Dask arrays ----------------------------------------------------------------------------------------------------
+
+
+def _lazy(steps: _Steps, rule: _Rule) -> Any:
+    """Return results of Dask arrays: a chunk after the other, against time."""
+    from ._dask import Operand, Walk, align, last_axes
+
+    shape = steps.rewards.shape
+    every = range(len(shape))
+    lanes = [k for k in every if k != rule.axis]
+    given = {
+        name: Operand(value, last_axes(value, lanes if name in ("later", "value") else every))
+        for name, value in zip(_Steps._fields, steps, strict=True)
+        if value is not None
+    }
+    chunks, given = align(given, shape)
+    blocks = [given.get(name, Operand(None)) for name in _Steps._fields]
+    walk = Walk("returns", functools.partial(_chunk, rule=rule), chunks, blocks, rule.axis, True, Operand(None))
+    meta = np.empty((0,) * len(shape), rule.dtype)
+    return [walk.result(f"h{k}", k, meta) for k in range(1 + (rule.kind == "vtrace"))]
+
+
+def _chunk(state: Any, place: Any, *blocks: Any, rule: _Rule) -> Any:
+    with _threads.alone():
+        return _run(_Steps(*blocks), rule, None if state is None else state.copy())
