@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import operator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ ROW = 512  # series that are walked side by side: their sums stay in the first c
 BLOCK = 1 << 15  # steps of all series together that formulas take at once
 ONCE = 1, (0,) * 10  # a dimension of one
 _OPTIONAL = "next_values", "bootstrap"
-ALL = np.array(True)
+NONE, ONE, ALL = np.zeros(()), np.ones(()), np.array(True)
 
 
 def discounted_returns(
@@ -400,48 +401,64 @@ def _cut(array: np.ndarray, at: tuple[slice, ...], ndim: int) -> np.ndarray:
 
 def _walk(steps: _Steps, rule: _Rule, state: np.ndarray) -> np.ndarray:
     """Run the kernel, which changes the state."""
-    rewards, axis, shape = steps.rewards, rule.axis, steps.rewards.shape
+    rewards, shape = steps.rewards, steps.rewards.shape
     h: np.ndarray = _problem.empty(shape, rule.dtype, _shapes.like(shape, rule.dtype, (shape, rewards.strides)))
     if h.size == 0:
         return h
-    values = np.zeros((), rule.dtype) if steps.values is None else steps.values
-    successors = values if steps.successors is None else steps.successors
-    mask, lam = ALL if steps.mask is None else steps.mask, np.ones(()) if steps.lam is None else steps.lam
-    cuts = steps.ends if steps.cuts is None else steps.cuts
-    arrays = rewards, values, successors, mask, steps.gamma, lam, steps.ends, cuts, h
-    strides = [_shapes.spread(array.shape, array.strides, shape) for array in arrays]
-    strides.append((*state.strides[1 : axis + 1], 0, *state.strides[axis + 1 :]))
-    order = sorted((k for k in range(h.ndim) if k != axis and shape[k] > 1), key=lambda k: (-abs(h.strides[k]), k))
-    dims = merge([(shape[k], tuple(s[k] for s in strides)) for k in order])
+    values = NONE if steps.values is None else steps.values
+    arrays = [
+        rewards, values, values if steps.successors is None else steps.successors,
+        ALL if steps.mask is None else steps.mask, steps.gamma, ONE if steps.lam is None else steps.lam,
+        steps.ends, steps.ends if steps.cuts is None else steps.cuts, h, state,
+    ]  # fmt: skip
+    forms = tuple([(array.dtype, array.shape, array.strides) for array in arrays])
+    team = _threads.team()
+    threads = team.size if h.size >= SERIAL_STEPS else 1
+    options = steps.successors is not None, rule.kind == "targets"
+    call, tables, repeats = _plan(forms, rule.axis, options, threads)
+    places = list(map(_arrays.address, arrays))
+    team.run(
+        [
+            (call, None, *map(operator.add, places, offsets), _arrays.address(table))
+            for offsets in repeats
+            for table in tables
+        ]
+    )
+    return h
+
+
+@functools.lru_cache(1024)
+def _plan(forms: Any, axis: int, options: tuple[bool, ...], threads: int) -> Any:
+    """Return the kernel, tables of its words for each thread, and the operands' offsets whenever all is repeated."""
+    _, shape, _ = forms[8]
+    strides = [_shapes.spread(own, apart, shape) for _, own, apart in forms[:9]]
+    plane, *lanes = forms[9][2]
+    strides.append((*lanes[:axis], 0, *lanes[axis:]))
+    sizes = [dtype.itemsize for dtype, _, _ in forms]
+    order = sorted((k for k in range(len(shape)) if k != axis), key=lambda k: (-abs(strides[8][k]), k))
+    dims = merge([(shape[k], tuple(s[k] for s in strides)) for k in order if shape[k] > 1])
     *beyond, outer, inner = [ONCE] * (2 - len(dims)) + dims
     time = tuple(s[axis] for s in strides)
 
     def are_neighbours(apart: Any) -> bool:
-        each = zip(apart, arrays, strict=False)
-        return apart[8] == h.itemsize and all(stride in (0, array.itemsize) for stride, array in each)
+        return apart[8] == sizes[8] and all(a in (0, size) for a, size in zip(apart, sizes, strict=True))
 
     by_series = inner[0] >= WIDTH and are_neighbours(inner[1])
-    by_steps = not by_series and shape[axis] >= WIDTH and are_neighbours(time)
-    chunk = ROW if by_series or (inner[1][8] and abs(inner[1][8]) < abs(time[8])) else 1
-    options = chunk, by_series, by_steps, steps.successors is not None, rule.kind == "targets", state.strides[0]
-    apart = [stride for each in zip(outer[1], time, inner[1], strict=True) for stride in each]
-    team = _threads.team()
-    threads = team.size if h.size >= SERIAL_STEPS else 1
+    by_steps = not by_series and shape[axis] >= WIDTH and are_neighbours((*time[:9], 0))
+    chunk = ROW if by_series or 0 < abs(inner[1][8]) < abs(time[8]) else 1
+    apart = outer[1] + time + inner[1]
     by_outer = outer[0] >= threads
     parts = _threads.ranges(outer[0] if by_outer else inner[0], threads)
     ranges = [(*part, 0, inner[0]) if by_outer else (0, outer[0], *part) for part in parts]
-    tables = [np.array([shape[axis], *part, *options, *apart], np.int64) for part in ranges]
-    elements = {
-        name: _arrays.element(array.dtype) for name, array in zip(_advantages.Operands._fields, arrays, strict=False)
-    }
-    call = kernel(_advantages.walk, None, "f8", **elements)
-    places = [*map(_arrays.address, arrays), _arrays.address(state)]
-    calls = []
-    for index in itertools.product(*(range(size) for size, _ in beyond)):
-        here = [place + sum(i * d[1][k] for i, d in zip(index, beyond, strict=True)) for k, place in enumerate(places)]
-        calls += [(call, *here, _arrays.address(table)) for table in tables]
-    team.run(calls)
-    return h
+    tables = [np.array([shape[axis], *part, chunk, by_series, *options, plane, *apart], np.int64) for part in ranges]
+    names = _advantages.Operands._fields[:9]
+    ones = [name for name, stride in zip(names[:8], time if by_steps else inner[1], strict=False) if stride == 0]
+    rule = " ".join(["by_steps"] * by_steps + ones * (by_steps or by_series))
+    elements = {name: _arrays.element(form[0]) for name, form in zip(names, forms, strict=False)}
+    call = kernel(_advantages.walk, rule, "f8", **elements)
+    indices = itertools.product(*(range(size) for size, _ in beyond))
+    repeats = [[sum(i * d[1][k] for i, d in zip(index, beyond, strict=True)) for k in range(10)] for index in indices]
+    return call, tables, repeats
 
 
 # ---- Formulas -------------------------------------------------------------------------------------------------------
