@@ -44,8 +44,8 @@ def discounted_returns(
     gamma : float or array_like
         The discount; an array broadcasts to the rewards.
     done : array_like, optional
-        Whether the episode ended with that step (cleanrl's ``dones[t+1]``): bools, or weights from 0 to 1. It broadcasts
-        to the rewards.
+        Whether the episode ended with that step (cleanrl's ``dones[t+1]``): bools, or weights from 0 to 1, broadcast to the
+        rewards.
     bootstrap : array_like, optional
         The return after the last step, in the rewards' shape without `axis` or broadcast to that; 0 by default.
     mask : array_like of bool, optional
@@ -312,6 +312,8 @@ def _estimate(kind: str, floats: Any, flags: Any, axis: Any, limits: Any = None)
     ends, *cuts, mask = (
         None if value is None else _flags(data, name, value, shape) for name, value in flags.items()
     )  # fmt: skip
+    if ends is None:
+        raise TypeError(say.not_an_array(next(iter(flags)), type(None)))
     steps = _Steps(
         found["rewards"], values, following, mask, found["gamma"], found.get("lam"), ends, (cuts or [None])[0],
         found.get("log_rhos"), found.get("bootstrap"), last,
@@ -485,7 +487,7 @@ def _formulas(data: Data, s: _Steps, rule: _Rule, state: Any) -> Any:
             end = xp.reshape(xp.broadcast_to(last, edge[:axis] + edge[axis + 1 :]), edge)
         return xp.concat([array[(*lead, slice(1, None), ...)], end], axis=axis)
 
-    scan = functools.partial(linear_recurrence, axis=axis, reverse=True)
+    scan = functools.partial(_scan, xp, axis=axis)
     rewards, values = read(rewards), read(zero if values is None else values)
     gamma, lam, ends = read(gamma), read(one if lam is None else lam), read(ends)
     done = ends if cuts is None else xp.maximum(ends, read(cuts))
@@ -508,6 +510,19 @@ def _formulas(data: Data, s: _Steps, rule: _Rule, state: Any) -> Any:
     if state is not None:
         state = np.stack([array[(*lead, 0)] for array in (sums, carried, seen)])
     return read(sums + values), read(advantages), state
+
+
+def _scan(xp: Any, decay: Any, added: Any, later: Any, axis: int) -> Any:
+    """Return ``h[t] = decay[t]*h[t+1] + added[t]``, where a decay of 0 keeps NaN out: what one reaches is marked."""
+    zero, one = xp.zeros_like(added), xp.ones_like(added)
+    lost, marks = ~(xp.isfinite(added) & xp.isfinite(decay)), None
+    if later is not None:
+        marks = xp.where(xp.isfinite(later), xp.zeros_like(later), xp.ones_like(later))
+        later = xp.where(marks == 0, later, xp.zeros_like(later))
+    h = linear_recurrence(xp.where(lost, zero, decay), xp.where(lost, zero, added), later, axis=axis, reverse=True)
+    passes = xp.where(decay == 0, zero, one)
+    marks = linear_recurrence(passes, xp.where(lost, one, zero), marks, axis=axis, reverse=True)
+    return xp.where(marks == 0, h, xp.full_like(h, math.nan))
 
 
 def _clipped(xp: Any, logarithm: Any, limit: float) -> Any:

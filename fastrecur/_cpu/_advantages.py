@@ -85,12 +85,13 @@ def result_of(walk, x, now):
 @inlined
 def advance(rule, get, load, store, at, walk, j):
     """Take a series, or a vector of neighbouring ones, to the step before."""
-    carry, values = at.carry, shift(at.carry, walk.plane)
-    value, x = load(values, j, carry), read(rule, get, at, walk.inner, j)
+    carry, x = shift(at.carry, j * walk.inner.carry), read(rule, get, at, walk.inner, j)
+    values = shift(carry, walk.plane)
+    value = load(values, 0, carry)
     added, decay = terms(x, x.successors if walk.has_successors != 0 else value, True)
-    now = add_later(load(carry, j, carry), added, decay, True)
-    store(carry, j, now)
-    store(values, j, select(constant(0.0, now) < x.mask, x.values, value))
+    now = add_later(load(carry, 0, carry), added, decay, True)
+    store(carry, 0, now)
+    store(values, 0, select(constant(0.0, now) < x.mask, x.values, value))
     store(shift(at.h, j * walk.inner.h), 0, result_of(walk, x, now))
 
 
@@ -100,7 +101,9 @@ def walk_rows(rule, at, walk, whole, count):
     at = moved(at, walk.time, walk.steps - 1)
     for _ in range(walk.steps):
         for j in range(0, whole, WIDTH):
-            prefetch(at.rewards, j, -PREFETCH)
+            prefetch(at.rewards, j, -2 * walk.time.rewards)
+            prefetch(at.values, j, -2 * walk.time.values)
+            prefetch_for_write(at.h, j, -2 * walk.time.h)
             advance(rule, get_vector, load_vector, store_vector, at, walk, j)
         for j in range(whole, count):
             advance(rule, get, load, store, at, walk, j)
@@ -152,7 +155,7 @@ def walk_block(rule, at, walk, rows, steps, now, guards):
         store_vector(rows.added, t, added)
         store_vector(rows.decay, t, decay)
         store_vector(rows.added_by_two, t, add_later(later(added, added, 1), added, decay, guards))
-        store_vector(rows.decay_of_two, t, decay * later(decay, decay, 1))
+        store_vector(rows.decay_of_two, t, add_later(later(decay, decay, 1), constant(0.0, decay), decay, guards))
     now = add_up(rows, steps, now, guards)
     for t in range(0, steps, WIDTH):
         here = moved(at, walk.time, t)
