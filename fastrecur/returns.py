@@ -44,8 +44,8 @@ def discounted_returns(
     gamma : float or array_like
         The discount; an array broadcasts to the rewards.
     done : array_like, optional
-        Whether the episode ended with that step (cleanrl's ``dones[t+1]``): bools, or weights from 0 to 1, broadcast to the
-        rewards.
+        Whether the episode ended with that step (cleanrl's ``dones[t+1]``), as bools or weights from 0 to 1, broadcast
+        to the rewards.
     bootstrap : array_like, optional
         The return after the last step, in the rewards' shape without `axis` or broadcast to that; 0 by default.
     mask : array_like of bool, optional
@@ -491,37 +491,46 @@ def _formulas(data: Data, s: _Steps, rule: _Rule, state: Any) -> Any:
     rewards, values = read(rewards), read(zero if values is None else values)
     gamma, lam, ends = read(gamma), read(one if lam is None else lam), read(ends)
     done = ends if cuts is None else xp.maximum(ends, read(cuts))
-    weight, decay = gamma * (one - ends), xp.where(done == 1, zero, gamma * lam * (one - done))
-    carried = values if mask is None else scan(one - mask, values, value)
+    carried = values if mask is None else scan(_are_finite(values), one - mask, values, value)
     after = shifted(carried, value)
     successors = xp.where(ends == 1, zero, after if successors is None else read(successors))
+    # What is not finite takes no part, in gradients neither: its step is marked, and the marks give NaN.
+    numbers = rewards, values, successors, gamma, lam, read(zero if log_rhos is None else log_rhos)
+    sound = _are_finite(*numbers[:5]) & (numbers[5] == numbers[5])
+    rewards, values, successors, gamma, lam, log_rhos = (xp.where(sound, array, zero) for array in numbers)
+    weight, decay = gamma * (one - ends), xp.where(done == 1, zero, gamma * lam * (one - done))
     error = rewards + weight * successors - values
     if rule.kind != "vtrace":
-        sums = scan(read(decay, one), error, later)
+        sums = scan(sound, read(decay, one), error, later)
         return read(sums + values if rule.kind == "targets" else sums), state
-    rho, c, pg_rho = (_clipped(xp, read(log_rhos), limit) for limit in rule.limits)
-    sums, seen = scan(read(decay * c, one), rho * error, later), one
+    rho, c, pg_rho = (_clipped(xp, log_rhos, limit) for limit in rule.limits)
+    sums, seen = scan(sound, read(decay * c, one), rho * error, later), one
     beyond = shifted(sums, later)
     if s.successors is not None:
-        seen = one if mask is None else scan(one - mask, one * mask, follows)
+        seen = one if mask is None else scan(one == one, one - mask, one * mask, follows)
         beyond = beyond + shifted(seen, follows) * (after - successors)
     target = successors + xp.where(done == 1, zero, (one - done) * beyond)
-    advantages = pg_rho * (rewards + weight * target - values)
+    known = sound & _are_finite(target)
+    advantages = pg_rho * (rewards + weight * xp.where(known, target, zero) - values)
     if state is not None:
         state = np.stack([array[(*lead, 0)] for array in (sums, carried, seen)])
-    return read(sums + values), read(advantages), state
+    return read(sums + values), read(xp.where(known, advantages, xp.full_like(zero, math.nan))), state
 
 
-def _scan(xp: Any, decay: Any, added: Any, later: Any, axis: int) -> Any:
-    """Return ``h[t] = decay[t]*h[t+1] + added[t]``, where a decay of 0 keeps NaN out: what one reaches is marked."""
-    zero, one = xp.zeros_like(added), xp.ones_like(added)
-    lost, marks = ~(xp.isfinite(added) & xp.isfinite(decay)), None
+def _are_finite(*arrays: Any) -> Any:
+    return functools.reduce(operator.and_, (array - array == 0 for array in arrays))
+
+
+def _scan(xp: Any, sound: Any, decay: Any, added: Any, later: Any, axis: int) -> Any:
+    """Return ``h[t] = decay[t]*h[t+1] + added[t]``, NaN at what is not sound and all that it is carried to."""
+    zero, one = xp.zeros_like(decay), xp.ones_like(decay)
+    marks = None
     if later is not None:
-        marks = xp.where(xp.isfinite(later), xp.zeros_like(later), xp.ones_like(later))
+        marks = xp.where(_are_finite(later), xp.zeros_like(later), xp.ones_like(later))
         later = xp.where(marks == 0, later, xp.zeros_like(later))
-    h = linear_recurrence(xp.where(lost, zero, decay), xp.where(lost, zero, added), later, axis=axis, reverse=True)
-    passes = xp.where(decay == 0, zero, one)
-    marks = linear_recurrence(passes, xp.where(lost, one, zero), marks, axis=axis, reverse=True)
+    h = linear_recurrence(decay, xp.where(sound, added, zero), later, axis=axis, reverse=True)
+    passes, lost = xp.where(decay == 0, zero, one), xp.where(sound, zero, one)
+    marks = linear_recurrence(passes, lost, marks, axis=axis, reverse=True)
     return xp.where(marks == 0, h, xp.full_like(h, math.nan))
 
 

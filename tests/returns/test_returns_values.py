@@ -4,8 +4,8 @@ import hypothesis
 import numpy as np
 import pytest
 from compare import assert_close, assert_same_bits
-from conftest import KINDS, call, expect, with_next
 from hypothesis import strategies as st
+from records import KINDS, call, expect, with_next
 
 import fastrecur
 from fastrecur import returns
