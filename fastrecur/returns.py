@@ -22,7 +22,7 @@ from .smoothing._arrays import Data, axis_of
 
 __all__ = ["discounted_returns", "gae", "lambda_returns", "vtrace"]
 
-SERIAL_STEPS = 1 << 17  # steps of all series together from which a second thread pays
+SERIAL_STEPS = 1 << 18  # steps of all series together from which a second thread pays
 ROW = 512  # series that are walked side by side: their sums stay in the first cache
 BLOCK = 1 << 15  # steps of all series together that formulas take at once
 ONCE = 1, (0,) * 10  # a dimension of one
@@ -523,6 +523,8 @@ def _are_finite(*arrays: Any) -> Any:
 
 def _scan(xp: Any, sound: Any, decay: Any, added: Any, later: Any, axis: int) -> Any:
     """Return ``h[t] = decay[t]*h[t+1] + added[t]``, NaN at what is not sound and all that it is carried to."""
+    if xp is np and sound.all() and (later is None or np.isfinite(later).all()):  # there is nothing to be marked
+        return linear_recurrence(decay, added, later, axis=axis, reverse=True)
     zero, one = xp.zeros_like(decay), xp.ones_like(decay)
     marks = None
     if later is not None:

@@ -22,6 +22,7 @@ MARKDOWN = [ROOT / name for name in ("README.md", "CHANGELOG.md", "examples/data
 MODULES = [
     "fastrecur",
     "fastrecur.reference",
+    "fastrecur.returns",
     "fastrecur.smoothing",
     "fastrecur.torch",
     "fastrecur.torch.distributed",

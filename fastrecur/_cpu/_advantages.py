@@ -19,7 +19,7 @@ from ._vectors import broadcast, lane_of, later, load_vector, store_vector
 N_STEPS, FIRST, LAST, LOW, HIGH, CHUNK, BY_VECTORS, HAS_SUCCESSORS, ADDS_VALUES, PLANE = range(10)
 FIELDS = "rewards values successors mask gamma lam ends cuts h carry".split()
 OUTER, TIME, INNER = (10 + k * len(FIELDS) for k in range(3))
-PREFETCH = 2048  # bytes: prefetch distance
+AHEAD = 512  # steps: prefetch distance along time
 BLOCK = 128  # steps
 
 Operands = namedtuple("Operands", FIELDS)  # of a step, or their strides
@@ -76,6 +76,18 @@ def read(rule, get, at, by, j):
 
 
 @inlined
+def prefetch_all(rule, at, j, n, by):
+    """Prefetch what is read so many steps from here, and where their results go."""
+    prefetch(at.rewards, j, n * by.rewards)
+    prefetch(at.values, j, n * by.values)
+    prefetch_for_write(at.h, j, n * by.h)
+    if not one_gamma(rule):
+        prefetch(at.gamma, j, n * by.gamma)
+    if not one_lam(rule):
+        prefetch(at.lam, j, n * by.lam)
+
+
+@inlined
 def result_of(walk, x, now):
     """Return what is written of the sum at a step."""
     zero = constant(0.0, now)
@@ -101,9 +113,7 @@ def walk_rows(rule, at, walk, whole, count):
     at = moved(at, walk.time, walk.steps - 1)
     for _ in range(walk.steps):
         for j in range(0, whole, WIDTH):
-            prefetch(at.rewards, j, -2 * walk.time.rewards)
-            prefetch(at.values, j, -2 * walk.time.values)
-            prefetch_for_write(at.h, j, -2 * walk.time.h)
+            prefetch_all(rule, at, j, -2, walk.time)
             advance(rule, get_vector, load_vector, store_vector, at, walk, j)
         for j in range(whole, count):
             advance(rule, get, load, store, at, walk, j)
@@ -146,9 +156,7 @@ def walk_block(rule, at, walk, rows, steps, now, guards):
     """Walk whole vectors of steps from the sum after them; return the first one's."""
     for t in range(0, steps, WIDTH):
         here = moved(at, walk.time, t)
-        prefetch(here.rewards, 0, -PREFETCH)
-        prefetch(here.values, 0, -PREFETCH)
-        prefetch_for_write(here.h, 0, -PREFETCH)
+        prefetch_all(rule, here, 0, -AHEAD, walk.time)
         x = read(rule, get_vector, here, walk.time, 0)
         following = load_vector(rows.following, t, rows.following)
         added, decay = terms(x, x.successors if walk.has_successors != 0 else following, guards)
