@@ -128,7 +128,7 @@ def rows_of(shape, axis, dtype, repeats, musts):
     right = {name: np.allclose(back(calls[name]()), exact, 1e-3, 1e-3) for name, back in arrange.items()}
     right["compiled loop"] = np.allclose(calls["plain"](), exact, 1e-3, 1e-3)
     slow = {name: calls.pop(name) for name in arrange}
-    times = shortest(calls, repeats) | shortest(slow, 3)
+    times = shortest(calls, repeats) | shortest(slow, 1)
     for what in [name for name in calls if name != "compiled loop"]:
         for against in ["compiled loop", *slow] if what == "plain" else ["compiled loop"]:
             must, aim = musts.get((what, against), (None, None))
