@@ -1,4 +1,4 @@
-"""PPO on CartPole: a policy that balances a pole after a minute, and one that was trained without the recurrence.
+"""PPO on CartPole: a policy that learns to balance a pole, and one that is trained without the recurrence.
 
 Both are trained alike, with generalized advantage estimation: once with lambda = 0.95, and once with lambda = 0, which
 leaves out the recurrence, so that an advantage looks one step ahead. Gymnasium's environments reset themselves in a
@@ -152,10 +152,10 @@ def plot(output: Path, curves: dict[float, np.ndarray]) -> None:
             steps = np.arange(1, curve.shape[1] + 1) * STEPS * ENVIRONMENTS / 1000
             axes.plot(steps, curve.T, color=color, lw=0.8, alpha=0.35)
             axes.plot(steps, curve.mean(axis=0), color=color, lw=2.2, label=LAMBDAS[lam])
-        axes.axhline(500, color="#555555", ls="--", lw=0.9)
+        axes.axhline(500, color="#555555", ls="--", lw=0.9, label="the longest there is")
         axes.set(xlabel="steps of the environment, in thousands", ylabel="steps", ylim=(0, 530))
         axes.set_title("PPO on CartPole: how long the pole is balanced")
-        axes.legend(loc="upper left")
+        axes.legend(loc="upper left", bbox_to_anchor=(0.0, 0.92))
         figure.savefig(output, dpi=130)
         plt.close(figure)
 

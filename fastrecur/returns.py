@@ -387,18 +387,19 @@ def _run(steps: _Steps, rule: _Rule, state: Any) -> Any:
         at = (slice(None),) * axis + (slice(max(0, stop - size), stop),)
         cut = [v if v is None else _cut(v, at, len(shape)) for v in steps[:9]]
         with np.errstate(all="ignore"):
-            *parts, state = _formulas(data, _Steps(*cut, None, None), rule, state)
+            *parts, state = _formulas(data, _Steps._make([*cut, None, None]), rule, state)
         for result, part in zip(results, parts, strict=True):
             result[at] = part
     return *results, state
 
 
-def _cut(array: np.ndarray, at: tuple[slice, ...], ndim: int) -> np.ndarray:
+def _cut(array: Any, at: tuple[slice, ...], ndim: int) -> Any:
     """Return some steps of what broadcasts to a number of dimensions; ``at`` ends with the axis of time."""
     behind = ndim - len(at)
     if array.ndim <= behind or array.shape[-1 - behind] == 1:
         return array
-    return array[(..., at[-1], *(slice(None),) * behind)]
+    index: Any = (..., at[-1], *(slice(None),) * behind)
+    return array[index]
 
 
 def _walk(steps: _Steps, rule: _Rule, state: np.ndarray) -> np.ndarray:
@@ -453,7 +454,7 @@ def _plan(forms: Any, axis: int, options: tuple[bool, ...], threads: int) -> Any
     parts = _threads.ranges(outer[0] if by_outer else inner[0], threads)
     ranges = [(*part, 0, inner[0]) if by_outer else (0, outer[0], *part) for part in parts]
     tables = [np.array([shape[axis], *part, chunk, by_series, *options, plane, *apart], np.int64) for part in ranges]
-    names = _advantages.Operands._fields[:9]
+    names: Any = _advantages.Operands._fields[:9]
     ones = [name for name, stride in zip(names[:8], time if by_steps else inner[1], strict=False) if stride == 0]
     rule = " ".join(["by_steps"] * by_steps + ones * (by_steps or by_series))
     elements = {name: _arrays.element(form[0]) for name, form in zip(names, forms, strict=False)}
@@ -497,13 +498,16 @@ def _formulas(data: Data, s: _Steps, rule: _Rule, state: Any) -> Any:
     # What is not finite takes no part, in gradients neither: its step is marked, and the marks give NaN.
     numbers = rewards, values, successors, gamma, lam, read(zero if log_rhos is None else log_rhos)
     sound = _are_finite(*numbers[:5]) & (numbers[5] == numbers[5])
-    rewards, values, successors, gamma, lam, log_rhos = (xp.where(sound, array, zero) for array in numbers)
+    rewards, values, successors, gamma, lam, log_rhos = (
+        numbers if xp is np and sound.all() else (xp.where(sound, array, zero) for array in numbers)
+    )
     weight, decay = gamma * (one - ends), xp.where(done == 1, zero, gamma * lam * (one - done))
     error = rewards + weight * successors - values
     if rule.kind != "vtrace":
         sums = scan(sound, read(decay, one), error, later)
         return read(sums + values if rule.kind == "targets" else sums), state
-    rho, c, pg_rho = (_clipped(xp, log_rhos, limit) for limit in rule.limits)
+    clipped = {limit: _clipped(xp, log_rhos, limit) for limit in set(rule.limits)}
+    rho, c, pg_rho = (clipped[limit] for limit in rule.limits)
     sums, seen = scan(sound, read(decay * c, one), rho * error, later), one
     beyond = shifted(sums, later)
     if s.successors is not None:
