@@ -1,4 +1,4 @@
-"""The kernel of returns: one scan against time, of rows of neighbouring series, or of a series' steps by vectors."""
+"""The kernel of returns: one scan against time, of rows of neighboring series, or of a series' steps by vectors."""
 
 from collections import namedtuple
 
@@ -15,7 +15,7 @@ from ._vectors import broadcast, lane_of, later, load_vector, store_vector
 # Words of ``geometry``: the number of steps; which series; how many of them are walked side by side, whether by
 # vectors, or steps by vectors; whether values of the states after each step come with it, and whether its own value is
 # added to a sum; bytes between the planes of ``carry``. Then the operands' strides from series to series of other
-# dimensions, of time, and of neighbouring series.
+# dimensions, of time, and of neighboring series.
 N_STEPS, FIRST, LAST, LOW, HIGH, CHUNK, BY_VECTORS, HAS_SUCCESSORS, ADDS_VALUES, PLANE = range(10)
 FIELDS = "rewards values successors mask gamma lam ends cuts h carry".split()
 OUTER, TIME, INNER = (10 + k * len(FIELDS) for k in range(3))
@@ -96,7 +96,7 @@ def result_of(walk, x, now):
 
 @inlined
 def advance(rule, get, load, store, at, walk, j):
-    """Take a series, or a vector of neighbouring ones, to the step before."""
+    """Take a series, or a vector of neighboring ones, to the step before."""
     carry, x = shift(at.carry, j * walk.inner.carry), read(rule, get, at, walk.inner, j)
     values = shift(carry, walk.plane)
     value = load(values, 0, carry)
@@ -109,7 +109,7 @@ def advance(rule, get, load, store, at, walk, j):
 
 @helper
 def walk_rows(rule, at, walk, whole, count):
-    """Walk so many neighbouring series side by side, ``whole`` of them by vectors."""
+    """Walk so many neighboring series side by side, ``whole`` of them by vectors."""
     at = moved(at, walk.time, walk.steps - 1)
     for _ in range(walk.steps):
         for j in range(0, whole, WIDTH):
@@ -174,7 +174,7 @@ def walk_block(rule, at, walk, rows, steps, now, guards):
 
 @helper
 def walk_series(rule, at, walk, whole, count):
-    """Walk one series whose steps are neighbours."""
+    """Walk one series whose steps are neighbors."""
     carry, values = at.carry, shift(at.carry, walk.plane)
     rows = Rows(
         stack(carry, BLOCK), stack(carry, WIDTH), stack(carry, BLOCK), stack(carry, BLOCK), stack(carry, BLOCK),
