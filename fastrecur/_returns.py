@@ -21,7 +21,7 @@ from .smoothing._arguments import number
 from .smoothing._arrays import Data, axis_of
 
 SERIAL_STEPS = 1 << 18  # steps of all series together from which a second thread pays
-ROW = 512  # series that are walked side by side: their sums stay in the first cache
+ROW = 2048  # series that are walked side by side: more rows at once are fewer pages to look up
 BLOCK = 1 << 15  # steps of all series together that formulas take at once
 ONCE = 1, (0,) * 10  # a dimension of one
 _OPTIONAL = "next_values", "bootstrap"
