@@ -59,8 +59,8 @@ SECTIONS = {
                            "--quick", "benchmarks"),
     },
     "Reinforcement learning": {
-        "gae": Example("Advantages of a rollout", "Rewards, values and advantages of one environment",
-                       more="howto/reinforcement_learning"),
+        "ppo": Example("PPO on CartPole", "Steps for which the pole stands, with and without later rewards",
+                       "--seeds 1 --iterations 20", "howto/reinforcement_learning"),
     },
     "In production": {
         "streaming": Example("A live stream", "Time of one step by the samples so far", "--samples 500",

@@ -5,6 +5,7 @@
 their gradients.
 
 - `fastrecur.smoothing` has pandas' exponentially weighted statistics and more, for any array.
+- `fastrecur.returns` has reinforcement learning's returns and advantages.
 - `fastrecur.torch` has modules for PyTorch, a QRNN among them; the functions here take tensors as they are.
 - `fastrecur.reference` is the definition as a plain loop.
 """
@@ -34,14 +35,15 @@ __all__ = [
 
 
 if _typing.TYPE_CHECKING:
+    from . import returns as returns
     from . import smoothing as smoothing
 else:  # of type checkers, it would take any name
 
     def __getattr__(name):
-        if name == "smoothing":
-            return _import_module(".smoothing", __name__)
+        if name in ("returns", "smoothing"):
+            return _import_module(f".{name}", __name__)
         advice = ": import fastrecur.torch first" if name == "torch" else ""
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{advice}")
 
     def __dir__():
-        return sorted({*globals(), "smoothing"})
+        return sorted({*globals(), "returns", "smoothing"})

@@ -417,7 +417,12 @@ def values_steps(came, steps, has_next):
 
 
 same_shape = _message("`{name}` must have the shape {wanted}, or broadcast to it, got {shape}", "name shape wanted")
-flags_dtype = _message("`{name}` must hold bools, or numbers that are 0 or 1, got dtype {came}")
+flags_dtype = _message("`{name}` must hold bools, or numbers from 0 to 1, got dtype {came}")
+flags_range = _message("`terminated`, `truncated` and `done` must be from 0 to 1")
+flags_gradient = _message(
+    "`{name}` must not require grad: no gradient is passed to flags; weigh `gamma` instead, which has one"
+)
+mask_dtype = _message("`{name}` must hold bools, got dtype {came}")
 
 
 # ---- Groups of processes --------------------------------------------------------------------------------------------

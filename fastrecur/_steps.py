@@ -188,9 +188,26 @@ def covary(covariance, headroom, share, kept, x, y):
 # ---- Advantages -----------------------------------------------------------------------------------------------------
 
 
-def advantage(later, reward, value, successor, ends, cut, gamma, decay):
-    """Return the advantage at a step from that of the step after it; ``ends`` and ``cut`` are 0 or 1."""
-    zero = constant(0.0, later)
-    successor = select(zero < ends, zero, successor)
-    later = select(zero < ends + cut, zero, later)
-    return fma(decay, later, fma(gamma, successor, reward - value))
+def advantage_terms(x, successor, guards):
+    """Return what a step adds to the sum of later ones, and what it multiplies that by.
+
+    ``x`` holds rewards, values, gamma, lam, and as numbers from 0 to 1 whether an episode ``ends`` or is cut (``cuts``)
+    and whether the step is read (``mask``). ``successor`` is the value after it. If a step ``guards``, a weight of 0
+    keeps NaN and infinities out; nothing else is changed by that.
+    """
+    zero, one = constant(0.0, x.mask), constant(1.0, x.mask)
+    weight, done = x.gamma * (one - x.ends), select(x.ends < x.cuts, x.cuts, x.ends)
+    added = fma(weight, guarded(successor, weight) if guards else successor, x.rewards - x.values)
+    is_read = zero < x.mask
+    return select(is_read, added, zero), select(is_read, x.gamma * x.lam * (one - done), one)
+
+
+def guarded(value, weight):
+    """Return what a weight is multiplied by: 0 where it is 0."""
+    zero = constant(0.0, value)
+    return select(weight == zero, zero, value)
+
+
+def add_later(later, added, decay, guards):
+    """Return the sum at a step from that of the step after it."""
+    return fma(decay, guarded(later, decay) if guards else later, added)

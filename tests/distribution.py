@@ -24,7 +24,8 @@ import importlib.metadata, os, pathlib, sys
 import numpy as np
 import fastrecur
 from fastrecur import reference
-from fastrecur.smoothing import Ewm, ewm_mean, gae
+from fastrecur.returns import gae
+from fastrecur.smoothing import Ewm, ewm_mean
 
 home = pathlib.Path(fastrecur.__file__).resolve()
 assert home.is_relative_to(pathlib.Path(sys.prefix).resolve()), home

@@ -100,9 +100,9 @@ def statistics(rng):
 
 def returns(rng):
     r, v, done = rng.random((50, 8)), rng.random((51, 8)), rng.random((50, 8)) < 0.1
-    yield "returns", lambda: smoothing.discounted_returns(r, 0.9, done)
-    yield "advantages", lambda: smoothing.gae(r, v, 0.9, 0.9, done)
-    yield "advantages float32", lambda: smoothing.gae(*(k.astype("f4") for k in (r, v)), 0.9, 0.9, done, done)
+    yield "returns", lambda: fastrecur.returns.discounted_returns(r, 0.9, done)
+    yield "advantages", lambda: fastrecur.returns.gae(r, v, 0.9, 0.9, done)
+    yield "advantages float32", lambda: fastrecur.returns.gae(*(k.astype("f4") for k in (r, v)), 0.9, 0.9, done, done)
 
 
 def of_tensors(rng):

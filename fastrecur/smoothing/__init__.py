@@ -1,14 +1,12 @@
 """Exponentially weighted statistics and filters on the recurrence: pandas' names and numbers, for any array."""
 
 from ._filters import ewm_filtfilt, kama, pcen
-from ._returns import discounted_returns, gae
 from ._statistics import ewm_corr, ewm_cov, ewm_mean, ewm_std, ewm_sum, ewm_var
 from ._stream import Ewm, EwmState
 
 __all__ = [
     "Ewm",
     "EwmState",
-    "discounted_returns",
     "ewm_corr",
     "ewm_cov",
     "ewm_filtfilt",
@@ -16,7 +14,6 @@ __all__ = [
     "ewm_std",
     "ewm_sum",
     "ewm_var",
-    "gae",
     "kama",
     "pcen",
 ]

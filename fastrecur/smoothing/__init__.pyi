@@ -5,15 +5,12 @@ from typing import Any, Protocol, TypeVar, overload
 from numpy.typing import NDArray
 
 from ..recurrence import _Plain
-from ._returns import discounted_returns as discounted_returns
-from ._returns import gae as gae
 from ._stream import Ewm as Ewm
 from ._stream import EwmState as EwmState
 
 __all__ = [
     "Ewm",
     "EwmState",
-    "discounted_returns",
     "ewm_corr",
     "ewm_cov",
     "ewm_filtfilt",
@@ -21,7 +18,6 @@ __all__ = [
     "ewm_std",
     "ewm_sum",
     "ewm_var",
-    "gae",
     "kama",
     "pcen",
 ]
@@ -40,30 +36,35 @@ def ewm_mean(
     x: _Plain, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+    offsets: Any = None, resets: Any = None, groups: Any = None,
 ) -> NDArray[Any]: ...
 @overload
 def ewm_mean(
     x: _Data, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+    offsets: Any = None, resets: Any = None, groups: Any = None,
 ) -> _Data: ...
 @overload
 def ewm_sum(
     x: _Plain, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+    offsets: Any = None, resets: Any = None, groups: Any = None,
 ) -> NDArray[Any]: ...
 @overload
 def ewm_sum(
     x: _Data, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+    offsets: Any = None, resets: Any = None, groups: Any = None,
 ) -> _Data: ...
 @overload
 def ewm_var(
     x: _Plain, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+    offsets: Any = None, resets: Any = None, groups: Any = None,
     bias: bool = False,
 ) -> NDArray[Any]: ...
 @overload
@@ -71,6 +72,7 @@ def ewm_var(
     x: _Data, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+    offsets: Any = None, resets: Any = None, groups: Any = None,
     bias: bool = False,
 ) -> _Data: ...
 @overload
@@ -78,6 +80,7 @@ def ewm_std(
     x: _Plain, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+    offsets: Any = None, resets: Any = None, groups: Any = None,
     bias: bool = False,
 ) -> NDArray[Any]: ...
 @overload
@@ -85,6 +88,7 @@ def ewm_std(
     x: _Data, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+    offsets: Any = None, resets: Any = None, groups: Any = None,
     bias: bool = False,
 ) -> _Data: ...
 @overload
@@ -92,6 +96,7 @@ def ewm_cov(
     x: _Plain, y: _Plain, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+    offsets: Any = None, resets: Any = None, groups: Any = None,
     bias: bool = False,
 ) -> NDArray[Any]: ...
 @overload
@@ -99,6 +104,7 @@ def ewm_cov(
     x: _Data, y: _Data, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+    offsets: Any = None, resets: Any = None, groups: Any = None,
     bias: bool = False,
 ) -> _Data: ...
 @overload
@@ -106,12 +112,14 @@ def ewm_corr(
     x: _Plain, y: _Plain, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+    offsets: Any = None, resets: Any = None, groups: Any = None,
 ) -> NDArray[Any]: ...
 @overload
 def ewm_corr(
     x: _Data, y: _Data, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+    offsets: Any = None, resets: Any = None, groups: Any = None,
 ) -> _Data: ...
 @overload
 def ewm_filtfilt(

@@ -14,28 +14,25 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-import numba  # noqa: E402
 import numpy as np  # noqa: E402
 import report  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 import fastrecur  # noqa: E402
-from fastrecur.smoothing import ewm_cov, ewm_mean, ewm_var, gae  # noqa: E402
+from fastrecur.smoothing import ewm_cov, ewm_mean, ewm_var  # noqa: E402
 
 ALPHA = 0.1
 SHAPES = [((1_000_000,), 0), ((100_000, 64), 0), ((64, 100_000), 1)]
 
 
-def medians(calls, repeats, warm=False):
-    """Median seconds of a call of each function, in turn; ``warm`` calls each untimed first, what fits in a cache."""
+def medians(calls, repeats):
+    """Median seconds of a call of each function, in turn."""
     times = {name: [] for name in calls}
     for call in calls.values():
         call()
     order = list(calls)
     for _ in range(repeats):
         for name in order:
-            if warm:
-                calls[name]()
             began = time.perf_counter()
             result = calls[name]()
             times[name].append(time.perf_counter() - began)
@@ -169,48 +166,6 @@ def times_rows(shape, axis, dtype, repeats):
             yield row(what, shape, dtype, taken, label, must, aim, right[name])
 
 
-@numba.njit
-def loop(rewards, values, done, gamma, decay):
-    """What a careful user compiles."""
-    out, later = np.empty_like(rewards), np.zeros(rewards.shape[1], rewards.dtype)
-    for t in range(rewards.shape[0] - 1, -1, -1):
-        for j in range(rewards.shape[1]):
-            go = rewards.dtype.type(0.0 if done[t, j] else 1.0)
-            error = rewards[t, j] + gamma * values[t + 1, j] * go - values[t, j]
-            later[j] = error + decay * go * later[j]
-            out[t, j] = later[j]
-    return out
-
-
-def gae_rows(dtype, repeats):
-    import torch
-
-    rng, shape = np.random.default_rng(0), (2048, 64)
-    rewards, values = rng.standard_normal(shape).astype(dtype), rng.standard_normal((2049, 64)).astype(dtype)
-    done, gamma, decay = rng.random(shape) < 0.01, dtype(0.99), dtype(0.99 * 0.95)
-    tensors = [torch.from_numpy(v) for v in (rewards, values, done)]
-
-    def torch_loop():
-        rewards, values, done = tensors
-        out, later, go = torch.empty_like(rewards), torch.zeros(64, dtype=rewards.dtype), (~done).to(rewards.dtype)
-        for t in reversed(range(2048)):
-            error = rewards[t] + 0.99 * values[t + 1] * go[t] - values[t]
-            later = error + 0.99 * 0.95 * go[t] * later
-            out[t] = later
-        return out
-
-    calls = {
-        "ours": lambda: gae(rewards, values, 0.99, 0.95, done),
-        "compiled loop": lambda: loop(rewards, values, done, gamma, decay),
-        "torch loop": torch_loop,
-    }
-    result = calls["ours"]()
-    right = {name: agrees(result, np.asarray(call()), dtype) for name, call in calls.items()}
-    times = medians(calls, repeats, warm=True)
-    yield row("gae", shape, dtype, times, "compiled loop", 1, 2, right["compiled loop"])
-    yield row("gae", shape, dtype, times, "torch loop", 20, 50, right["torch loop"])
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
@@ -221,7 +176,7 @@ def main():
     began, rows = time.perf_counter(), []
     dtypes = np.float64, np.float32
     tasks = [(make, s, a, d, repeats) for s, a in SHAPES for d in dtypes for make in (mean_rows, spread_rows)]
-    tasks += [(times_rows, *SHAPES[0], np.float64, repeats), *((gae_rows, d, 3 * repeats) for d in dtypes)]
+    tasks.append((times_rows, *SHAPES[0], np.float64, repeats))
     for make, *given in tqdm(tasks, file=sys.stderr):
         if options.only in make.__name__:
             rows += make(*given)

@@ -72,7 +72,7 @@ def test_tasks_a_chunk():
     assert len(dict(y.__dask_graph__())) <= 4 * x.npartitions
 
 
-def test_filters_and_returns(rng):
+def test_filters(rng):
     x = rng.standard_normal((STEPS, 3))
     for alpha in (0.3, rng.uniform(0.1, 0.9, 3)):
         assert_close_lazy(smoothing.ewm_filtfilt(lazy(x), alpha=alpha), smoothing.ewm_filtfilt(x, alpha=alpha))
@@ -90,17 +90,6 @@ def test_filters_and_returns(rng):
         assert_close_lazy(
             smoothing.pcen(lazy(x**2), b=0.1, axis=0, **options), smoothing.pcen(x**2, b=0.1, axis=0, **options)
         )
-    done, cut = rng.random((2, STEPS, 3)) < 0.2
-    assert_close_lazy(smoothing.discounted_returns(lazy(x), 0.9), smoothing.discounted_returns(x, 0.9))
-    assert_close_lazy(
-        smoothing.discounted_returns(lazy(x), 0.9, lazy(done, 5)), smoothing.discounted_returns(x, 0.9, done)
-    )
-    values = rng.standard_normal((STEPS + 1, 3))
-    assert_close_lazy(
-        smoothing.gae(lazy(x), lazy(values), 0.9, 0.8, done, cut), smoothing.gae(x, values, 0.9, 0.8, done, cut)
-    )
-    after = smoothing.gae(x, values[1:], 0.9, 0.8, done, next_values=x)
-    assert_close_lazy(smoothing.gae(lazy(x), values[1:], 0.9, 0.8, lazy(done), next_values=x), after)
 
 
 def test_labelled(series):

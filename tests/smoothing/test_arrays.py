@@ -7,7 +7,6 @@ import torch
 
 import fastrecur
 from fastrecur.smoothing import (
-    discounted_returns,
     ewm_corr,
     ewm_cov,
     ewm_filtfilt,
@@ -15,7 +14,6 @@ from fastrecur.smoothing import (
     ewm_std,
     ewm_sum,
     ewm_var,
-    gae,
     kama,
     pcen,
 )
@@ -115,16 +113,6 @@ def test_formulas_are_the_kernels(rng):
         np.testing.assert_allclose(actual, ewm_filtfilt(full, alpha=0.3), rtol=1e-13)
         np.testing.assert_allclose(back(kama(convert(full), 3)), kama(full, 3), rtol=1e-12)
         np.testing.assert_allclose(back(pcen(convert(abs(full)))), pcen(abs(full)), rtol=1e-11)
-        done = rng.random((12, 5)) < 0.3
-        returns = back(discounted_returns(convert(full), 0.9, _flags(convert, done)))
-        np.testing.assert_allclose(returns, discounted_returns(full, 0.9, done), rtol=1e-13)
-        values = rng.standard_normal((13, 5))
-        advantages = back(gae(convert(full), convert(values), 0.9, 0.8, _flags(convert, done)))
-        np.testing.assert_allclose(advantages, gae(full, values, 0.9, 0.8, done), rtol=1e-12, atol=1e-13)
-
-
-def _flags(convert, done):
-    return array_api_strict.asarray(done) if convert is array_api_strict.asarray else torch.tensor(done)
 
 
 def test_tensors_without_gradients_take_the_kernels():
@@ -136,23 +124,21 @@ def test_tensors_without_gradients_take_the_kernels():
         torch.testing.assert_close(ewm_mean(x.clone().requires_grad_(), alpha=0.5), result)
 
 
-def test_filters_and_returns_of_tensors_without_gradients(rng):
-    x, ends = rng.random((30, 3)), rng.random((30, 1)) < 0.2
+def test_filters_of_tensors_without_gradients(rng):
+    x = rng.random((30, 3))
     for function in [
-        lambda x, _: ewm_filtfilt(x, alpha=0.3),
-        lambda x, _: kama(x, 3),
-        lambda x, _: kama(x, 40),
-        lambda x, _: pcen(x),
-        lambda x, _: pcen(x, power=0),
-        lambda x, _: pcen(x, bias=0),
-        lambda x, ends: discounted_returns(x, 0.5, ends),
-        lambda x, ends: gae(x[1:], x, 0.5, 0.9, ends[1:]),
+        lambda x: ewm_filtfilt(x, alpha=0.3),
+        lambda x: kama(x, 3),
+        lambda x: kama(x, 40),
+        lambda x: pcen(x),
+        lambda x: pcen(x, power=0),
+        lambda x: pcen(x, bias=0),
     ]:
-        expected = function(x, ends)
+        expected = function(x)
         for kind, exact in ((torch.float64, 1e-14), (torch.float32, 1e-5)):
             tensor = torch.tensor(x, dtype=kind)
-            actual = function(tensor, torch.tensor(ends))
-            recorded = function(tensor.clone().requires_grad_(), torch.tensor(ends))
+            actual = function(tensor)
+            recorded = function(tensor.clone().requires_grad_())
             assert actual.dtype == kind and not actual.requires_grad
             assert recorded.requires_grad or np.isnan(expected).all()
             np.testing.assert_allclose(actual.numpy(), expected, rtol=exact)
@@ -200,8 +186,6 @@ def test_found_without_its_own_import(run_python):
         lambda x: ewm_filtfilt(x, alpha=0.1),
         lambda x: kama(x),
         lambda x: pcen(x * x),
-        lambda x: discounted_returns(x, 0.9),
-        lambda x: gae(x, x, 0.9, 0.9, x > 1, next_values=x),
     ],
 )
 def test_tensors_run_on_torch_s_threads(monkeypatch, call):
@@ -234,26 +218,3 @@ def test_tensors_run_on_torch_s_threads(monkeypatch, call):
         torch.set_num_threads(before)
         fastrecur.set_num_threads(ours)
     torch.testing.assert_close(both, one, equal_nan=True, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("convert", [np.array, torch.tensor, lambda x: torch.tensor(x, requires_grad=True)])
-def test_returns_are_rounded_once(rng, convert):
-    """A discount near 1 would not be what was given, in float32, if it were an array's."""
-    rewards, values = rng.random(5000).astype(np.float32) + 100, rng.random(5001).astype(np.float32)
-    done = np.zeros(5000, bool)
-    done[1234] = True
-    exact = (
-        discounted_returns(rewards.astype(float), 0.9999, done),
-        gae(rewards.astype(float), values, 0.9999, 0.999, done),
-    )
-    for result, expected in zip(
-        (
-            discounted_returns(convert(rewards), 0.9999, done),
-            gae(convert(rewards), convert(values), 0.9999, 0.999, done),
-        ),
-        exact,
-        strict=True,
-    ):
-        result = result.detach().numpy() if isinstance(result, torch.Tensor) else result
-        assert result.dtype == np.float32
-        np.testing.assert_allclose(result, expected, rtol=2.0**-24)

@@ -12,7 +12,6 @@ import fastrecur
 from fastrecur.smoothing import (
     Ewm,
     EwmState,
-    discounted_returns,
     ewm_corr,
     ewm_cov,
     ewm_filtfilt,
@@ -20,14 +19,12 @@ from fastrecur.smoothing import (
     ewm_std,
     ewm_sum,
     ewm_var,
-    gae,
     kama,
     pcen,
 )
 from fastrecur.torch import _modes
 
 TIMES = np.arange(12.0)
-ENDS = np.arange(36).reshape(12, 3) % 5 == 0
 DATES = TIMES.astype("M8[s]")
 
 
@@ -58,8 +55,6 @@ CALLS = {
     "kama": lambda x, y: kama(x, 3),
     "pcen": lambda x, y: pcen(x.abs()),
     "pcen with gains": lambda x, y: pcen(x.abs(), gain=y[0].sigmoid(), b=y[0].sigmoid(), axis=0),
-    "returns": lambda x, y: discounted_returns(x, 0.9, ENDS),
-    "gae": lambda x, y: gae(x, y, 0.9, 0.8, ENDS, ENDS.tolist(), next_values=y),
     "stream": lambda x, y: stream(x, y, alpha=0.5),
     "stream with times": lambda x, y: stream(x, y, TIMES, halflife=2.0),
     "stream with factors": lambda x, y: stream(x, y, alpha=y[0].sigmoid()),

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from fastrecur.smoothing import (
-    discounted_returns,
     ewm_corr,
     ewm_cov,
     ewm_filtfilt,
@@ -13,7 +12,6 @@ from fastrecur.smoothing import (
     ewm_std,
     ewm_sum,
     ewm_var,
-    gae,
     kama,
     pcen,
 )
@@ -84,24 +82,11 @@ def test_times_and_alpha():
     check(lambda x, alpha: ewm_mean(x, alpha=alpha, halflife=2.0, times=times), x, alpha)
 
 
-def test_filters_and_returns():
+def test_filters():
     x, y, alpha = tensors(missing=False)
     check(lambda x, alpha: ewm_filtfilt(x, alpha=alpha), x, alpha)
     check(lambda x: kama(x, 2), x)
     check(lambda x: pcen(x.abs() + 1, axis=0), x)
-    done = torch.arange(21).reshape(7, 3) % 4 == 0
-    check(lambda x: discounted_returns(x, 0.9, done), x)
-    check(lambda x, y: gae(x, y, 0.9, 0.8, done, ~done, next_values=y * 2), x, y)
-
-
-@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
-def test_flags_of_any_kind_beside_a_gradient(kind):
-    rewards, ends = torch.ones(3, requires_grad=True), kind([False, True, False])
-    for function in [
-        lambda r: gae(r, torch.zeros(4), 0.5, 0.9, ends, ends),
-        lambda r: discounted_returns(r, 0.5, ends),
-    ]:
-        torch.testing.assert_close(function(rewards), function(rewards.detach()))
 
 
 def test_a_learned_alpha_converges():

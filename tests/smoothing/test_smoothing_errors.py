@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fastrecur.smoothing import Ewm, discounted_returns, ewm_cov, ewm_filtfilt, ewm_mean, ewm_sum, gae, kama, pcen
+from fastrecur.smoothing import Ewm, ewm_cov, ewm_filtfilt, ewm_mean, ewm_sum, kama, pcen
 
 X = [1.0, 2.0, 3.0]
 ALPHA = torch.tensor(2.0, requires_grad=True)
@@ -87,13 +87,6 @@ CASES = [
     (ValueError, "`gain`", lambda: pcen(X, gain=-1)),
     (ValueError, "`sr`", lambda: pcen(X, sr=0)),
     (ValueError, "`b` must", lambda: pcen(X, b=2)),
-    (TypeError, "`gamma`", lambda: discounted_returns(X, "1")),
-    (ValueError, "`done`", lambda: discounted_returns(X, 0.9, [True, False])),
-    (TypeError, "`done`", lambda: discounted_returns(X, 0.9, ["a", "b", "c"])),
-    (ValueError, "`values` must have 4 steps", lambda: gae(X, X, 0.9, 0.9, [0, 0, 0])),
-    (ValueError, "`values` must have 3 steps", lambda: gae(X, [*X, 0.0], 0.9, 0.9, [0, 0, 0], next_values=X)),
-    (ValueError, "`terminated`", lambda: gae(X, [*X, 0.0], 0.9, 0.9, [0, 0])),
-    (ValueError, "`next_values`", lambda: gae(X, X, 0.9, 0.9, [0, 0, 0], next_values=X[:2])),
     (ValueError, "got none", lambda: Ewm()),
 ]  # fmt: skip
 

@@ -8,7 +8,6 @@ import torch
 from scipy import signal
 
 from fastrecur.smoothing import (
-    discounted_returns,
     ewm_corr,
     ewm_cov,
     ewm_filtfilt,
@@ -16,7 +15,6 @@ from fastrecur.smoothing import (
     ewm_std,
     ewm_sum,
     ewm_var,
-    gae,
     kama,
     pcen,
 )
@@ -263,53 +261,3 @@ def test_filtfilt(rng):
         np.testing.assert_allclose(ewm_filtfilt(x, alpha=0.2, axis=axis), expected, rtol=1e-11, atol=1e-13)
     assert ewm_filtfilt(np.float32(x), span=5).dtype == np.float32
     assert ewm_filtfilt(np.empty((0, 3)), span=5).shape == (0, 3)
-
-
-def gae_loop(rewards, values, next_values, terminated, truncated, gamma, lam):
-    """The textbook's loop, one environment."""
-    advantages, later = np.zeros(len(rewards)), 0.0
-    for t in reversed(range(len(rewards))):
-        bootstrap = 0.0 if terminated[t] else next_values[t]
-        error = rewards[t] + gamma * bootstrap - values[t]
-        later = error + gamma * lam * (0.0 if terminated[t] or truncated[t] else later)
-        advantages[t] = later
-    return advantages
-
-
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("envs", [1, 5, 300])
-def test_gae(rng, dtype, envs):
-    shape = 130, envs
-    rewards, values, successors = (rng.standard_normal(shape).astype(dtype) for _ in range(3))
-    terminated, truncated = rng.random(shape) < 0.1, rng.random(shape) < 0.1
-    last = rng.standard_normal((1, envs)).astype(dtype)
-    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == np.float32 else {"rtol": 1e-11, "atol": 1e-12}
-    with_next = gae(rewards, values, 0.99, 0.95, terminated, truncated, next_values=successors)
-    plain = gae(rewards, np.concatenate([values, last]), 0.99, 0.95, terminated)
-    for k in range(envs):
-        lane = [v[:, k].astype(np.float64) for v in (rewards, values, successors)]
-        expected = gae_loop(*lane, terminated[:, k], truncated[:, k], 0.99, 0.95)
-        np.testing.assert_allclose(with_next[:, k], expected, **tolerance)
-        lane[2] = np.append(lane[1][1:], last[0, k])
-        np.testing.assert_allclose(
-            plain[:, k], gae_loop(*lane, terminated[:, k], np.zeros(130, bool), 0.99, 0.95), **tolerance
-        )
-    assert with_next.dtype == dtype
-    batch_major = gae(rewards.T, values.T, 0.99, 0.95, terminated.T, truncated.T, next_values=successors.T, axis=1)
-    np.testing.assert_allclose(batch_major.T, with_next, **tolerance)
-
-
-def test_gae_of_a_terminated_step_ignores_what_follows():
-    result = gae([1.0, 1.0], [0.0, 0.0, N], 0.9, 0.9, [1, 1])
-    np.testing.assert_allclose(result, [1, 1])
-
-
-def test_discounted_returns(rng):
-    r, done = rng.standard_normal((40, 3)), rng.random((40, 3)) < 0.2
-    expected, later = np.zeros_like(r), 0.0
-    for t in reversed(range(40)):
-        later = r[t] + 0.9 * np.where(done[t], 0, later)
-        expected[t] = later
-    np.testing.assert_allclose(discounted_returns(r, 0.9, done), expected, rtol=1e-12)
-    np.testing.assert_allclose(discounted_returns(r.T, 0.9, done.T, axis=1), expected.T, rtol=1e-12)
-    np.testing.assert_allclose(discounted_returns(r, 0.9, done.astype(float)), expected, rtol=1e-12)

@@ -1,0 +1,216 @@
+"""The numbers of plain loops: every axis, layout, dtype, kind of flags and mask; and who may differ from whom."""
+
+import hypothesis
+import numpy as np
+import pytest
+from compare import assert_close, assert_same_bits
+from hypothesis import strategies as st
+from records import KINDS, call, expect, with_next
+
+import fastrecur
+from fastrecur import returns
+
+SHAPES = {
+    "one series": ((150,), 0),
+    "one step": ((1, 3), 0),
+    "a vector and one": ((17, 17), 0),
+    "time last": ((3, 145), 1),
+    "time between": ((2, 20, 18), 1),
+    "few series": ((40, 5), 0),
+    "one of a row": ((33, 1), 0),
+}
+
+
+def check(kind, r):
+    for result, wanted in zip(call(kind, r), expect(kind, r), strict=True):
+        magnitude = 8 * np.abs(wanted).max(initial=1.0)
+        assert_close(result, wanted, r["rewards"].dtype, magnitude=magnitude)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes(record, rng, name, masked, kind):
+    r = record(*SHAPES[name], masked=masked, fractions=True)
+    check(kind, r)
+    check(kind, r | {"cuts": None, "bootstrap": None})
+    check(kind, with_next(r, rng))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["one series", "a vector and one", "time last"])
+def test_float32_is_rounded_once(record, kind, name):
+    """Sums are carried in float64; a discount that is a number is not rounded to float32."""
+    r = record(*SHAPES[name], dtype=np.float32, masked=True)
+    check(kind, r)
+    r = r | {"gamma": 0.9999, "lam": 0.999, "mask": None}
+    r |= {name: np.nan_to_num(r[name]) for name in ("rewards", "values", "log_rhos")}
+    check(kind, r)
+
+
+LAYOUTS = {
+    "Fortran": np.asfortranarray,
+    "slice": lambda x: np.repeat(np.repeat(x, 2, -1), 3, 0)[::3, ..., ::2],
+    "negative": lambda x: np.ascontiguousarray(x[::-1, ..., ::-1])[::-1, ..., ::-1],
+    "foreign byte order": lambda x: x.astype(x.dtype.newbyteorder(">")),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("axis", [0, 1, 2, -1])
+def test_layouts(record, layout, axis):
+    """Nothing is written beside the result, and read-only operands will do."""
+    r = record((18, 5, 17), axis % 3, masked=True) | {"axis": axis}
+    wanted = [call(kind, r) for kind in KINDS]
+    laid = {k: LAYOUTS[layout](v) if np.ndim(v) == 3 else v for k, v in r.items()}
+    before = {k: np.array(v) for k, v in laid.items() if hasattr(v, "shape")}
+    for array in laid.values():
+        if hasattr(array, "flags"):
+            array.flags.writeable = False
+    for kind, results in zip(KINDS, wanted, strict=True):
+        for result, same in zip(call(kind, laid), results, strict=True):
+            np.testing.assert_allclose(result, same, rtol=1e-13, atol=1e-13)
+    for name, array in before.items():
+        np.testing.assert_array_equal(laid[name], array)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_what_broadcasts(record, axis):
+    """Discounts, flags and masks of each environment, of each step, or of all."""
+    r = record((18, 20), axis)
+    for own in [(18, 1), (20,)]:
+        part = {
+            "gamma": np.full(own, 0.9), "lam": np.full(own, 0.8), "ends": np.full(own, 0.25),
+            "cuts": np.zeros(own, bool), "mask": np.ones(own, bool),
+        }  # fmt: skip
+        for kind in KINDS:
+            check(kind, r | part)
+    assert_same_bits(call("gae", r, gamma=0.9)[0], call("gae", r, gamma=np.full((18, 20), 0.9))[0])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32, np.float64])
+def test_flags_of_numbers(record, dtype):
+    r = record((20, 3))
+    as_numbers = {name: r[name].astype(dtype) for name in ("ends", "cuts")}
+    for kind in KINDS:
+        for one, other in zip(call(kind, r), call(kind, r, **as_numbers), strict=True):
+            assert_same_bits(one, other)
+
+
+def test_lists_whole_numbers_and_nothing():
+    result = returns.gae([1, 1], [0, 0, 2], 0.5, 1, [False, 0])
+    assert_same_bits(result, np.array([2.0, 2.0]))
+    assert returns.discounted_returns(np.arange(3, dtype=np.int8), 0.5).dtype == np.float64
+    for shape in [(0,), (0, 3), (3, 0)]:
+        values = np.zeros((shape[0] + 1, *shape[1:]))
+        assert returns.gae(np.zeros(shape), values, 0.9, 0.9, False).shape == shape
+        assert returns.discounted_returns(np.zeros(shape, np.float32), 0.9).dtype == np.float32
+        assert [v.shape for v in returns.vtrace(np.zeros(shape), np.zeros(shape), values, 0.9, False)] == [shape] * 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["one series", "a vector and one", "time last", "few series"])
+def test_what_is_behind_an_end_changes_no_bit(record, rng, name, kind):
+    """Neither what is behind a terminated or truncated step, nor what is masked: finite, infinite or NaN."""
+    shape, axis = SHAPES[name]
+    r = with_next(record(shape, axis, masked=True), rng)
+    cut, lead = shape[axis] // 2, (slice(None),) * axis
+    behind = (*lead, slice(cut + 1, None))
+    end = (*lead, cut)
+    for flag in ("ends", "cuts")[: 1 + (kind != "returns")]:
+        r["ends"][end], r["cuts"][end], r["mask"][end] = flag == "ends", flag == "cuts", True
+        for operand in ("rewards", "values", "next_values", "log_rhos"):
+            r[operand][end] = 0.5
+        wanted = call(kind, r)
+        for filling in (7.0, np.inf, np.nan):
+            other = {name: np.array(value) if np.ndim(value) else value for name, value in r.items()}
+            for operand in ("rewards", "values", "next_values", "log_rhos", "gamma", "lam"):
+                other[operand][behind] = filling
+                other[operand][~r["mask"]] = filling
+            other["ends"][~r["mask"]], other["bootstrap"] = True, filling
+            with np.errstate(all="raise"):
+                results = call(kind, other)
+            for one, result in zip(wanted, results, strict=True):
+                before = (*lead, slice(0, cut + 1))
+                assert_same_bits(np.ascontiguousarray(result[before]), np.ascontiguousarray(one[before]))
+                assert (result[~r["mask"]] == 0).all()
+
+
+def test_nan_stays_in_its_series_and_episode(rng):
+    rewards, values = rng.standard_normal((40, 20)), rng.standard_normal((41, 20))
+    ends = np.zeros((40, 20), bool)
+    ends[20] = True
+    whole = returns.gae(rewards, values, 0.9, 0.9, ends)
+    rewards[30, 3] = np.nan
+    result = returns.gae(rewards, values, 0.9, 0.9, ends)
+    assert np.isnan(result[21:31, 3]).all()
+    result[21:31, 3] = whole[21:31, 3]
+    assert_same_bits(result, whole)
+
+
+@hypothesis.given(
+    steps=st.integers(1, 60), series=st.integers(1, 20), seed=st.integers(0, 99), cut=st.integers(0, 60),
+    masked=st.booleans(),
+)  # fmt: skip
+def test_split_and_carry(steps, series, seed, cut, masked):
+    """A record in two chunks is the whole one, and advantages are linear in rewards and values together."""
+    rng, cut = np.random.default_rng(seed), min(cut, steps)
+    shape = steps, series
+    rewards, values, ends = (
+        rng.standard_normal(shape),
+        rng.standard_normal((steps + 1, series)),
+        rng.random(shape) < 0.1,
+    )
+    mask = rng.random(shape) < 0.8 if masked else np.ones(shape, bool)
+    whole = returns.discounted_returns(rewards, 0.9, ends, bootstrap=values[-1], mask=mask)
+    behind = returns.discounted_returns(rewards[cut:], 0.9, ends[cut:], bootstrap=values[-1], mask=mask[cut:])
+    first = values[-1].copy()  # the return before the second chunk: of the first step that is read
+    for k in range(series):
+        there = np.flatnonzero(mask[cut:, k])
+        first[k] = behind[there[0], k] if there.size else first[k]
+    before = returns.discounted_returns(rewards[:cut], 0.9, ends[:cut], bootstrap=first, mask=mask[:cut])
+    np.testing.assert_allclose(np.concatenate([before, behind]), whole, rtol=1e-12, atol=1e-12)
+    one, two = (returns.gae(k * rewards, k * values, 0.9, 0.8, ends, mask=mask) for k in (1, 2))
+    np.testing.assert_array_equal(two, 2 * one)
+
+
+def test_threads_change_no_bit(record):
+    for shape, axis in ((300, 500), 0), ((300, 500), 1):
+        r, found = record(shape, axis), []
+        for threads in (1, 2):
+            before = fastrecur.get_num_threads()
+            fastrecur.set_num_threads(threads)
+            try:
+                found.append(call("gae", r)[0])
+            finally:
+                fastrecur.set_num_threads(before)
+        assert_same_bits(*found)
+
+
+def test_nothing_larger_than_the_result_is_allocated(record):
+    import tracemalloc
+
+    for masked in (False, True):
+        r = record((500, 64), dtype=np.float32, masked=masked)
+        for kind in KINDS:
+            call(kind, r)
+            tracemalloc.start()
+            results = call(kind, r)
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            assert peak < (2 if kind != "vtrace" else 40) * sum(v.nbytes for v in results)
+
+
+def test_without_episodes_they_are_one_another(record):
+    """The textbook's identities."""
+    r = record((30, 4)) | {"ends": False, "cuts": None}
+    steps = r["values"][:-1]
+    np.testing.assert_allclose(call("targets", r)[0], call("gae", r)[0] + steps, rtol=1e-12, atol=1e-12)
+    monte_carlo = returns.discounted_returns(r["rewards"], r["gamma"], bootstrap=r["values"][-1])
+    np.testing.assert_allclose(call("targets", r, lam=1.0)[0], monte_carlo, rtol=1e-12, atol=1e-12)
+    on_policy, _ = returns.vtrace(np.zeros((30, 4)), r["rewards"], r["values"], r["gamma"], False, lam=r["lam"])
+    np.testing.assert_allclose(on_policy, call("targets", r)[0], rtol=1e-12, atol=1e-12)
+
+
+def test_the_package_has_it_without_its_own_import(run_python):
+    run_python("import fastrecur\nfastrecur.returns.discounted_returns([1.0], 0.5)")
