@@ -72,13 +72,19 @@ def test_times_too_far_apart_for_integers():
         ewm_mean(np.zeros(3000), halflife=1.0, times=times)
 
 
+@pytest.fixture
+def scanned(monkeypatch):
+    """What was scanned in chunks: the last argument of each call is the number of steps of a warm-up."""
+    noted, scan = [], _weighted_run._walk_in_chunks
+    monkeypatch.setattr(_weighted_run, "_walk_in_chunks", lambda *how: noted.append(how[-1]) or scan(*how))
+    return noted
+
+
 @pytest.mark.parametrize("statistic", [ewm_mean, ewm_var])
 @pytest.mark.parametrize("adjust", [True, False])
 @pytest.mark.parametrize("ignore_na", [True, False])
-def test_chunks(rng, monkeypatch, statistic, adjust, ignore_na):
+def test_chunks(rng, scanned, statistic, adjust, ignore_na):
     """A long series with times is scanned in chunks, and again where a chunk began from another state."""
-    scanned, scan = [], _weighted_run.scan
-    monkeypatch.setattr(_weighted_run, "scan", lambda count, *how: scanned.append(count) or scan(count, *how))
     x, times = rng.standard_normal(70001), np.cumsum(rng.exponential(1, 70001))
     x[rng.random(x.shape) < 0.1] = np.nan
     x[20000:43000] = np.nan  # more than a chunk
@@ -104,10 +110,8 @@ def test_chunks(rng, monkeypatch, statistic, adjust, ignore_na):
     assert len(scanned) == before
 
 
-def test_factors_of_steps_in_chunks(rng, monkeypatch):
+def test_factors_of_steps_in_chunks(rng, scanned):
     """So is one with a factor for each step."""
-    scanned, scan = [], _weighted_run.scan
-    monkeypatch.setattr(_weighted_run, "scan", lambda count, *how: scanned.append(count) or scan(count, *how))
     x, alpha = rng.standard_normal(70001), rng.uniform(0.01, 1, 70001)
     for adjust in (True, False):
         together = ewm_mean(np.repeat(x[:, None], 16, 1), alpha=alpha[:, None], adjust=adjust)[:, 3]
