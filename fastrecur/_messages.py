@@ -108,7 +108,9 @@ too_many_dimensions = _message(
 
 
 def not_an_array(name, kind):
-    if kind.__module__.partition(".")[0] in ("pandas", "polars", "xarray"):
+    if "GroupBy" in kind.__name__:
+        advice = ": pass the Series or frame itself, and `groups` to the functions of fastrecur.smoothing"
+    elif kind.__module__.partition(".")[0] in ("pandas", "polars", "xarray"):
         advice = ": pass its `to_numpy()`, or use fastrecur.smoothing, whose ewm_mean keeps the type"
     elif kind in (type(None), str):
         advice = ""

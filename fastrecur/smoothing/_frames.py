@@ -58,6 +58,9 @@ def unwrap(value: Any, axis: Any) -> tuple[Any, Any, Wrap]:
 
 def _as_floats(value: Any) -> np.ndarray:
     try:
+        dtypes = value.dtypes if hasattr(value, "columns") else [value.dtype]
+        if any(dtype.kind in "Mm" for dtype in dtypes):  # which NumPy counts in nanoseconds
+            raise TypeError
         return np.asarray(value.to_numpy(dtype=np.float64, na_value=np.nan))
     except (TypeError, ValueError):
         raise TypeError(say.frame_values(type(value))) from None
@@ -110,6 +113,18 @@ def aligned(x: Any, value: Any, name: str, axis: Any = 0) -> Any:
     if axis not in (0, -2):
         raise ValueError(say.labels_axis(name))
     return unwrap(value, 0)[0][:, np.newaxis]
+
+
+def aligned_times(x: Any, times: Any) -> Any:
+    """Return times with the columns or dimensions in the order of ``x``, where they have one for each of its values."""
+    (library, kind), (own, own_kind) = _kind(x), _kind(times)
+    if own != library or kind != own_kind or kind not in ("DataFrame", "DataArray") or len(times.shape) == 1:
+        return times
+    if library == "xarray":
+        return _aligned_array(x, times, "times")
+    if library == "pandas" and not x.index.equals(times.index):
+        raise ValueError(say.indexes("times"))
+    return _in_order(x, times, "times", library)
 
 
 def _in_order(x: Any, value: Any, name: str, library: str) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from .. import _messages as say
 from ._arguments import Constant, flag, least_count
 from ._dispatch import compute
-from ._frames import aligned, frame_first, is_labelled, unwrap
+from ._frames import aligned, aligned_times, frame_first, is_labelled, unwrap
 from ._run import Request
 from ._segments import Borders
 
@@ -32,6 +32,7 @@ def _compute(statistic: str, x: Any, y: Any, axis: Any, request: Request, finish
     if any(map(is_labelled, constants.values())):  # what belongs to a series stands where that does
         found = {name: aligned(x, value, name, axis) for name, value in constants.items()}
         request.constant = request.constant.replaced(**found)
+    request.times = aligned_times(x, request.times)
     numbers, plain_axis, wrap = unwrap(x, axis)
     other = None if y is None else numbers if y is x else aligned(x, y, "y", axis)
     result, _ = compute(statistic, request, numbers, other, plain_axis)
@@ -67,6 +68,7 @@ def ewm_mean(
         another one may be given too, for the time of one half-life.
     times : array_like, optional
         The times of the samples, in the length of `axis` or in the shape of ``x``: dates or numbers, not decreasing. A
+        frame of them is matched by its columns, a DataArray by its dimensions; a Series goes by position. A
         sample decays by :math:`2^{-\Delta t/\text{halflife}}`.
     adjust : bool, default True
         Divide by the sum of the weights so far. If False, each sample has the weight ``alpha`` (with `times`, 1 minus

@@ -123,3 +123,22 @@ def test_square_frames_of_polars_are_not_turned():
     x = np.arange(9.0).reshape(3, 3)
     table = pl.DataFrame(x, schema=["a", "b", "c"], orient="row")
     np.testing.assert_array_equal(ewm_mean(table, span=3).to_numpy(), ewm_mean(x, span=3))
+
+
+def test_times_in_a_frame_go_by_column():
+    x = pd.DataFrame({"a": [1.0, 2.0, 4.0], "b": [1.0, 2.0, 4.0]})
+    times = pd.DataFrame({"a": [0.0, 1.0, 2.0], "b": [0.0, 5.0, 9.0]})
+    expected = ewm_mean(x, halflife=2.0, times=times)
+    pd.testing.assert_frame_equal(ewm_mean(x, halflife=2.0, times=times[["b", "a"]]), expected)
+    with pytest.raises(ValueError, match="`x` and `times` must have the same index"):
+        ewm_mean(x, halflife=2.0, times=times.set_axis([1, 2, 3]))
+    with pytest.raises(ValueError, match="`times` must have the columns of `x`"):
+        ewm_mean(x, halflife=2.0, times=times.rename(columns={"a": "c"}))
+
+
+@pytest.mark.parametrize("values", [pd.date_range("2026", periods=3, tz="UTC"), pd.timedelta_range("1s", periods=3)])
+def test_dates_are_no_data(values):
+    frame = pd.DataFrame({"t": values, "v": [1.0, 2.0, 3.0]})
+    for x in (frame, frame[["t"]], frame["t"]):
+        with pytest.raises(TypeError):
+            ewm_mean(x, span=3)
