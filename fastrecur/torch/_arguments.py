@@ -41,14 +41,13 @@ def take(names, *values):
 
 
 def _check_devices(tensors):
-    """Raise unless tensors share a device for which there are kernels; beside a GPU's, numbers may be the CPU's."""
+    """Raise unless tensors share a device; beside those of any other device, numbers may be the CPU's."""
     placed = [(name, value.device) for name, value in tensors if value.dim() or not value.is_cpu]
     if placed:
         main, device = placed[0]
         for name, value in tensors:
-            if value.device != device and (value.dim() or not value.is_cpu or device.type != "cuda"):
+            if value.device != device and (value.dim() or not value.is_cpu):
                 raise ValueError(say.devices(main, device, name, value.device))
-        _runs_on(main, device)
 
 
 def _take_number(name, value, tensors):
@@ -63,12 +62,6 @@ def _take_number(name, value, tensors):
         if library
         else say.not_a_tensor(name, type(value))
     )
-
-
-def _runs_on(name, device):
-    """Raise unless there are kernels for a device. The one place that knows which devices there are."""
-    if device.type not in ("cpu", "cuda", "meta"):
-        raise ValueError(say.device(name, device))
 
 
 def _check_tensor(name, tensor):

@@ -16,7 +16,7 @@ from .._problem import FORGET, LINEAR
 if not dist.is_available():
     raise ImportError(say.no_distributed())
 
-from . import _exchange, _placements, _stretches  # noqa: E402
+from . import _exchange, _placements, _shards  # noqa: E402
 from ._sequence_parallel import SequenceParallel  # noqa: E402
 
 __all__ = ["SequenceParallel", "forget_mult", "linear_recurrence"]
@@ -164,4 +164,4 @@ def _run(
 ) -> Any:
     if _placements.is_placed(a, b, h0):
         return _placements.run(_run, family, a, b, h0, axis, reverse, lengths, return_state, group)
-    return _stretches.run(family, a, b, h0, axis, reverse, lengths, return_state, _exchange.name_of(group))
+    return _shards.run(family, a, b, h0, axis, reverse, lengths, return_state, _exchange.name_of(group))

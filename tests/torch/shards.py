@@ -1,4 +1,4 @@
-"""Ranks of gloo hold stretches of one series: run by test_sequence_parallel.py, as a script of its own."""
+"""Ranks of gloo hold shards of one series: run by test_sequence_parallel.py, as a script of its own."""
 
 import functools
 import sys
@@ -185,8 +185,8 @@ def one_long_series(ranks):
 
 
 @case
-def stretches_that_forget(ranks):
-    """Where gates are large a stretch is walked before it is known what reaches it: the same bits, NaN included."""
+def shards_that_forget(ranks):
+    """Where gates are large a shard is walked before it is known what reaches it: the same bits, NaN included."""
     for name, scale in [("forget_mult", 1.0), ("forget_mult", 0.02), ("linear_recurrence", 0.9)]:
         for dtype in (torch.float64, torch.float32):
             for reverse in (False, True):
@@ -242,7 +242,7 @@ def what_cannot_be_composed(ranks):
     h = distributed.linear_recurrence(ranks.own(huge, cuts), ranks.own(zeros, cuts), return_state=True)
     assert not h[0].any()
     assert not h[1].any()
-    # 2*1 - 1 stays 1, while what a stretch makes of a state is 2**n*h - (2**n - 1)
+    # 2*1 - 1 stays 1, while what a shard makes of a state is 2**n*h - (2**n - 1)
     n = 80
     cuts = [n] * ranks.size
     a, b = torch.full((n * ranks.size, 8), 2.0, dtype=torch.float64), torch.full((n * ranks.size, 8), -1.0)
@@ -465,7 +465,7 @@ def networks_in_float32(ranks):
 
 @case
 def streams_of_networks(ranks):
-    """A sequence in pieces, each piece in stretches; one sequence without a batch."""
+    """A sequence in pieces, each piece in shards; one sequence without a batch."""
     torch.manual_seed(0)
     network = QRNN(3, 4, 2, window=3, save_prev_x=True, dtype=torch.float64)
     wrapped = SequenceParallel(network)

@@ -1,0 +1,157 @@
+"""What torch does not document, in one place: each name is looked for, and what does without it is slower and right.
+
+Without one of `_STATE` nobody can say what torch has in play beside a call, so every call goes through the dispatcher.
+Without one of `_KERNELS` the dispatcher's own rules record gradients: backward mode alone, as for any custom operator.
+"""
+
+import importlib
+
+import torch
+
+
+def _find(name):
+    """Return a thing of torch's by its name; None if this torch has it not."""
+    module, _, own = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), own, None)
+    except ImportError:
+        return None
+
+
+def _nothing():
+    return None
+
+
+def _none():
+    return 0
+
+
+class _Absent:
+    """What stands for a module without the attributes that are read from it."""
+
+    _current_level = -1
+    _is_profiler_enabled = False
+
+
+_STATE = {
+    name: _find(name)
+    for name in (
+        "torch._C._functorch.peek_interpreter_stack", "torch._C._len_torch_dispatch_stack",
+        "torch._C._len_torch_function_stack", "torch._C._get_function_stack_at", "torch._C._get_tracing_state",
+        "torch.utils._device.DeviceContext", "torch.autograd.forward_ad._current_level",
+    )
+}  # fmt: skip
+TELLS_MODES = None not in _STATE.values()  # whether it can be known that nothing must see operators
+
+interpreter = _STATE["torch._C._functorch.peek_interpreter_stack"] or _nothing
+dispatch_modes = _STATE["torch._C._len_torch_dispatch_stack"] or _none
+function_modes = _STATE["torch._C._len_torch_function_stack"] or _none
+function_mode = _STATE["torch._C._get_function_stack_at"] or _nothing
+tracing = _STATE["torch._C._get_tracing_state"] or _nothing
+DeviceContext = _STATE["torch.utils._device.DeviceContext"]
+_forward_ad = torch.autograd.forward_ad if TELLS_MODES else _Absent
+_profiler = torch.autograd.profiler if hasattr(torch.autograd.profiler, "_is_profiler_enabled") else _Absent
+backward_pass = _find("torch._C._current_graph_task_id") or (lambda: -1)
+compiling = torch.compiler.is_dynamo_compiling
+
+
+def in_short_call():
+    """Return whether nothing is active that is told apart at once: a compiler, modes, tangents, a profiler."""
+    return not (
+        compiling()
+        or dispatch_modes()
+        or function_modes()
+        or _forward_ad._current_level >= 0
+        or _profiler._is_profiler_enabled
+    )
+
+
+def has_forward_level():
+    """Return whether a level of forward mode is entered."""
+    return _forward_ad._current_level >= 0
+
+
+def is_profiled():
+    """Return whether a profiler is on."""
+    return _profiler._is_profiler_enabled
+
+
+# ---- Kernels of the dispatcher's autograd keys ----------------------------------------------------------------------
+
+
+_KERNELS = {
+    name: _find(name)
+    for name in (
+        "torch.autograd.function._SingleLevelFunction", "torch._functorch.utils.enable_single_level_autograd_function",
+        "torch._C._AutoDispatchBelowAutograd", "torch._C._after_autograd_keyset", "torch._C._is_fwd_grad_enabled",
+        "torch.autograd.forward_ad._set_fwd_grad_enabled", "torch._VF._unpack_dual",
+        "torch._C._functorch.peek_interpreter_stack",
+    )
+}  # fmt: skip
+HAS_KERNELS = TELLS_MODES and None not in _KERNELS.values()
+
+# One level of functorch is all that a kernel sees, so it is not a `torch.autograd.Function`, which sees to them all.
+KernelFunction = _KERNELS["torch.autograd.function._SingleLevelFunction"] if HAS_KERNELS else torch.autograd.Function
+enable_one_level = _KERNELS["torch._functorch.utils.enable_single_level_autograd_function"]
+below_autograd = _KERNELS["torch._C._AutoDispatchBelowAutograd"]
+after_autograd = _KERNELS["torch._C._after_autograd_keyset"]
+with_forward_mode = _KERNELS["torch.autograd.forward_ad._set_fwd_grad_enabled"]
+_is_forward_mode = _KERNELS["torch._C._is_fwd_grad_enabled"]
+_unpack_dual = _KERNELS["torch._VF._unpack_dual"]
+
+
+def may_have_tangents():
+    """Return whether tensors may have tangents."""
+    # The compiler enters levels unseen by `torch.autograd.forward_ad`, but inside a transform.
+    return (has_forward_level() or interpreter() is not None) and _is_forward_mode()
+
+
+def has_tangent(tensor):
+    """Return whether a tensor has a tangent."""
+    return _unpack_dual(tensor, level=0)[1] is not None
+
+
+def primal(tensor):
+    """Return a tensor without its own tangent; torch itself leaves out the tangents of a function's tangents."""
+    return None if tensor is None else _unpack_dual(tensor, level=0)[0]
+
+
+# ---- Modules --------------------------------------------------------------------------------------------------------
+
+
+_HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+_everywhere = torch.nn.modules.module
+_TELLS_HOOKS = all(hasattr(_everywhere, "_global" + name) for name in _HOOKS) and all(
+    hasattr(torch.nn.Identity(), name) for name in (*_HOOKS, "_compiled_call_impl")
+)
+
+
+def is_unhooked(module):
+    """Return whether a module's call is that of its class's `forward`, and nobody looks on."""
+    return (
+        _TELLS_HOOKS
+        and "forward" not in module.__dict__
+        and module._compiled_call_impl is None
+        and not (
+            module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+            or _everywhere._global_forward_hooks
+            or _everywhere._global_forward_pre_hooks
+            or _everywhere._global_backward_hooks
+            or _everywhere._global_backward_pre_hooks
+        )
+    )
+
+
+def is_replica(module):
+    """Return whether a module is one of nn.DataParallel's copies, which live for one call."""
+    return getattr(module, "_is_replica", False)
+
+
+def name_namedtuple(kind, name):
+    """Let a named tuple be part of a program that torch.export saves."""
+    register = _find("torch.utils._pytree._register_namedtuple")
+    if register is not None:
+        register(kind, serialized_type_name=name)
