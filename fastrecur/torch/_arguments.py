@@ -159,7 +159,9 @@ def as_tensor(value, like):
     if not _is_number(value):
         return value
     dtype = torch.complex128 if type(value) is complex else torch.float64
-    return torch.full((), value, dtype=dtype, device=like.device)
+    if torch.compiler.is_compiling() or type(like) in PLAIN:
+        return torch.full((), value, dtype=dtype, device=like.device)
+    return like.new_full((), value, dtype=dtype)  # of its own kind
 
 
 def shape_and_axis(names, a, b, axis):

@@ -1,10 +1,11 @@
 """What torch does not document, in one place: each name is looked for, and what does without it is slower and right.
 
-Without one of `_STATE` nobody can say what torch has in play beside a call, so every call goes through the dispatcher.
-Without one of `_KERNELS` the dispatcher's own rules record gradients: backward mode alone, as for any custom operator.
+Where it cannot be told what torch has in play beside a call, every call goes through the dispatcher. Where a kernel of
+the autograd keys cannot be made, gradients are recorded as for any custom operator: in backward mode alone.
 """
 
 import importlib
+import types
 
 import torch
 
@@ -18,41 +19,30 @@ def _find(name):
         return None
 
 
-def _nothing():
-    return None
+def _all(*things):
+    return not any(thing is None for thing in things)
 
 
-def _none():
-    return 0
-
-
-class _Absent:
-    """What stands for a module without the attributes that are read from it."""
-
-    _current_level = -1
-    _is_profiler_enabled = False
-
-
-_STATE = {
-    name: _find(name)
-    for name in (
-        "torch._C._functorch.peek_interpreter_stack", "torch._C._len_torch_dispatch_stack",
-        "torch._C._len_torch_function_stack", "torch._C._get_function_stack_at", "torch._C._get_tracing_state",
-        "torch.utils._device.DeviceContext", "torch.autograd.forward_ad._current_level",
-    )
-}  # fmt: skip
-TELLS_MODES = None not in _STATE.values()  # whether it can be known that nothing must see operators
-
-interpreter = _STATE["torch._C._functorch.peek_interpreter_stack"] or _nothing
-dispatch_modes = _STATE["torch._C._len_torch_dispatch_stack"] or _none
-function_modes = _STATE["torch._C._len_torch_function_stack"] or _none
-function_mode = _STATE["torch._C._get_function_stack_at"] or _nothing
-tracing = _STATE["torch._C._get_tracing_state"] or _nothing
-DeviceContext = _STATE["torch.utils._device.DeviceContext"]
-_forward_ad = torch.autograd.forward_ad if TELLS_MODES else _Absent
-_profiler = torch.autograd.profiler if hasattr(torch.autograd.profiler, "_is_profiler_enabled") else _Absent
-backward_pass = _find("torch._C._current_graph_task_id") or (lambda: -1)
 compiling = torch.compiler.is_dynamo_compiling
+interpreter = _find("torch._C._functorch.peek_interpreter_stack")
+dispatch_modes = _find("torch._C._len_torch_dispatch_stack")
+function_modes = _find("torch._C._len_torch_function_stack")
+function_mode = _find("torch._C._get_function_stack_at")
+tracing = _find("torch._C._get_tracing_state")
+DeviceContext = _find("torch.utils._device.DeviceContext")
+backward_pass = _find("torch._C._current_graph_task_id") or (lambda: -1)
+
+# Whether it can be told what torch has in play.
+TELLS_MODES = _all(
+    interpreter, dispatch_modes, function_modes, function_mode, tracing, DeviceContext,
+    _find("torch.autograd.forward_ad._current_level"),
+)  # fmt: skip
+if not TELLS_MODES:
+    interpreter, tracing = interpreter or (lambda: None), tracing or (lambda: None)
+_forward_ad = torch.autograd.forward_ad if TELLS_MODES else types.SimpleNamespace(_current_level=-1)
+_profiler = torch.autograd.profiler
+if not hasattr(_profiler, "_is_profiler_enabled"):
+    _profiler = types.SimpleNamespace(_is_profiler_enabled=False)
 
 
 def in_short_call():
@@ -79,25 +69,18 @@ def is_profiled():
 # ---- Kernels of the dispatcher's autograd keys ----------------------------------------------------------------------
 
 
-_KERNELS = {
-    name: _find(name)
-    for name in (
-        "torch.autograd.function._SingleLevelFunction", "torch._functorch.utils.enable_single_level_autograd_function",
-        "torch._C._AutoDispatchBelowAutograd", "torch._C._after_autograd_keyset", "torch._C._is_fwd_grad_enabled",
-        "torch.autograd.forward_ad._set_fwd_grad_enabled", "torch._VF._unpack_dual",
-        "torch._C._functorch.peek_interpreter_stack",
-    )
-}  # fmt: skip
-HAS_KERNELS = TELLS_MODES and None not in _KERNELS.values()
-
-# One level of functorch is all that a kernel sees, so it is not a `torch.autograd.Function`, which sees to them all.
-KernelFunction = _KERNELS["torch.autograd.function._SingleLevelFunction"] if HAS_KERNELS else torch.autograd.Function
-enable_one_level = _KERNELS["torch._functorch.utils.enable_single_level_autograd_function"]
-below_autograd = _KERNELS["torch._C._AutoDispatchBelowAutograd"]
-after_autograd = _KERNELS["torch._C._after_autograd_keyset"]
-with_forward_mode = _KERNELS["torch.autograd.forward_ad._set_fwd_grad_enabled"]
-_is_forward_mode = _KERNELS["torch._C._is_fwd_grad_enabled"]
-_unpack_dual = _KERNELS["torch._VF._unpack_dual"]
+KernelFunction = _find("torch.autograd.function._SingleLevelFunction")
+enable_one_level = _find("torch._functorch.utils.enable_single_level_autograd_function")
+below_autograd = _find("torch._C._AutoDispatchBelowAutograd")
+after_autograd = _find("torch._C._after_autograd_keyset")
+with_forward_mode = _find("torch.autograd.forward_ad._set_fwd_grad_enabled")
+_is_forward_mode = _find("torch._C._is_fwd_grad_enabled")
+_unpack_dual = _find("torch._VF._unpack_dual")
+HAS_KERNELS = TELLS_MODES and _all(
+    KernelFunction, enable_one_level, below_autograd, after_autograd, with_forward_mode, _is_forward_mode, _unpack_dual
+)
+if not HAS_KERNELS:
+    KernelFunction = torch.autograd.Function  # of which nothing is applied
 
 
 def may_have_tangents():
