@@ -8,7 +8,7 @@ from ._arguments import as_tensor
 from ._autograd import recorded_vjp
 from ._modes import PLAIN, event, kernel_can_read, no_modes_active
 from ._ops import NAMES
-from ._torch_internals import dispatch_modes, has_forward_level, is_profiled
+from ._torch_internals import compiling, dispatch_modes, has_forward_level, is_profiled
 
 _is_number = _tensors.is_number
 _grad_enabled = torch.is_grad_enabled
@@ -140,7 +140,10 @@ def _short_function(problem, number):
             a, b, h = ctx.saved_tensors
             if number:
                 a = ctx.number
-            if _grad_enabled() or type(g) not in PLAIN or not g.is_cpu or dispatch_modes() or is_profiled():
+            if (
+                compiling() or _grad_enabled() or type(g) not in PLAIN or not g.is_cpu or dispatch_modes()
+                or is_profiled()
+            ):  # fmt: skip
                 return _short_vjp(problem, None, g, a, b, h, ctx)[0]
             key = None
             try:

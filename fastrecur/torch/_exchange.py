@@ -107,6 +107,10 @@ def total(name, tensor):
     return tensor
 
 
+def _is_waited_for(tensor):
+    return not tensor.is_cpu
+
+
 def _check(name, header, headers, rank):
     """Raise unless all ranks sent the same header.
 
@@ -114,7 +118,7 @@ def _check(name, header, headers, rank):
     still agrees is returned: numbers of ranks that differ become NaN.
     """
     key = name, header[:-1]
-    if not headers.is_cpu:
+    if _is_waited_for(headers):
         if key in _agreed:
             return (headers[:, :-1] == headers[rank, :-1]).all()
         _agreed.add(key)

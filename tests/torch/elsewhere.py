@@ -1,4 +1,4 @@
-"""Tensors of a device without kernels here, but with torch's own: run by test_any_device.py, in a process of its own."""
+"""Tensors of a device without kernels here, but with torch's own: run by test_any_device.py in its own process."""
 
 import oracle
 import pytest

@@ -43,12 +43,14 @@ ALL = [
     "compiled",
     "transforms_raise",
     "placed_tensors",
+    "tensors_placed_along_other_axes",
     "quasi_recurrent_networks",
     "networks_in_float32",
     "streams_of_networks",
     "second_derivatives_of_networks",
     "data_and_sequence_parallel",
     "ranks_that_differ",
+    "ranks_that_differ_later",
 ]
 # What more ranks could change: states that cross whole shards, and meshes of two dimensions.
 OF_FOUR = [
@@ -57,6 +59,7 @@ OF_FOUR = [
     "shards_that_forget",
     "what_cannot_be_composed",
     "placed_tensors",
+    "tensors_placed_along_other_axes",
     "quasi_recurrent_networks",
     "streams_of_networks",
     "data_and_sequence_parallel",
