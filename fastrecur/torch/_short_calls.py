@@ -53,10 +53,15 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
                         at_a = 0
                         key = family, axis, reverse, b.dtype, b.shape, b.is_contiguous() or b.stride()
                 elif b.is_cuda:
-                    key = _key_on_gpu(family, a, b, h0, axis, reverse, return_state)
-                    result = None if key is None else _known_on_gpu(key, a, b, h0, return_state)
-                    if result is not None:
-                        return result
+                    key, places, wants = _key_on_gpu((family, axis, reverse, return_state), a, b, h0)
+                    if wants:
+                        problem = _problems_on_gpu.get(key)
+                        if problem is not None and interpreter() is None:
+                            return _eager.apply(a, b, h0, None, problem)
+                    elif key in _shorts_on_gpu:
+                        shortcut, run = _shorts_on_gpu[key]
+                        given = run(shortcut, places)
+                        return tuple(given) if return_state else given[0]
         except RuntimeError:  # no strides, or no memory
             pass
         short = _shorts.get(key)
@@ -113,39 +118,25 @@ def _may_go_at_once(b, operands, states):
     )
 
 
-def _key_on_gpu(family, a, b, h0, axis, reverse, return_state):
-    """Return what a call of CUDA tensors depends on; None where they are not all plain."""
-    if type(a) is float:
-        key = family, axis, reverse, return_state, b.dtype, b.size(), b.stride(), b.get_device()
-    elif type(a) in PLAIN and a.is_cuda and not a.is_neg():
-        key = (
-            family, axis, reverse, return_state, b.dtype, b.size(), b.stride(), b.get_device(), a.dtype, a.size(),
-            a.stride(), a.get_device(),
-        )  # fmt: skip
-    else:
-        return None
-    if h0 is None:
-        return key
-    if not h0.is_cuda or h0.is_neg():
-        return None
-    return *key, "h0", h0.dtype, h0.size(), h0.stride(), h0.get_device()
+def _key_on_gpu(options, *operands):
+    """Return what a call of CUDA tensors depends on, their addresses, and whether a gradient is recorded.
 
-
-def _known_on_gpu(key, a, b, h0, return_state):
-    """Return the result of a call whose kind is known by ``key``; None if it is not."""
-    wants = b.requires_grad or (type(a) is not float and a.requires_grad) or (h0 is not None and h0.requires_grad)
-    if wants and _grad_enabled():
-        problem = _problems_on_gpu.get(key)
-        return None if problem is None or interpreter() is not None else _eager.apply(a, b, h0, None, problem)
-    known = _shorts_on_gpu.get(key)
-    if known is None:
-        return None
-    shortcut, run = known
-    places = [a if type(a) is float else a.data_ptr(), b.data_ptr()]
-    if h0 is not None:
-        places.append(h0.data_ptr())
-    given = run(shortcut, places)
-    return tuple(given) if return_state else given[0]
+    Without a key where they are not all plain. A number stands for its address.
+    """
+    key, places, wants = [*options], [], False
+    for operand in operands:
+        if operand is None:
+            key.append(None)
+        elif type(operand) is float:
+            key.append(float)
+            places.append(operand)
+        elif type(operand) in PLAIN and operand.is_cuda and not operand.is_neg():
+            key += operand.get_device(), operand.dtype, operand.size(), operand.stride()
+            places.append(operand.data_ptr())
+            wants = wants or operand.requires_grad
+        else:
+            return None, None, False
+    return tuple(key), places, wants and _grad_enabled()
 
 
 def _forward_on_gpu(family, names, a, b, h0, axis, reverse, return_state, key):
@@ -160,20 +151,6 @@ def _forward_on_gpu(family, names, a, b, h0, axis, reverse, return_state, key):
     if shortcut:
         _keep(_shorts_on_gpu, key, shortcut)
     return result
-
-
-def _vjp_key_on_gpu(family, axis, reverse, operands, states):
-    """Return what a gradient of CUDA tensors depends on, and their addresses; None where they are not all plain."""
-    recording, key, places = _grad_enabled(), [family, axis, reverse], []
-    for tensor in (*operands, *states):
-        if tensor is None:
-            key.append(None)
-            continue
-        if not tensor.is_cuda or tensor.is_neg() or (recording and tensor.requires_grad):
-            return None, None
-        key += tensor.get_device(), tensor.dtype, tensor.size(), tensor.stride()
-        places.append(tensor.data_ptr())
-    return tuple(key), places
 
 
 def _vjp_on_gpu(family, names, g, a, b, h, h0, grad_state, axis, reverse, key):
@@ -202,8 +179,8 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
         key = found = None
         try:
             if type(a) in PLAIN and type(axis) is int and type(reverse) is bool and in_short_call():
-                key, places = _vjp_key_on_gpu(family, axis, reverse, (g, a, b, h), (h0, grad_state))
-                found = _shorts_on_gpu.get(key)
+                key, places, wants = _key_on_gpu((family, axis, reverse), g, a, b, h, h0, grad_state)
+                found = None if wants else _shorts_on_gpu.get(key)
         except RuntimeError:  # no strides, or no memory
             pass
         if found is not None:
