@@ -160,6 +160,11 @@ class Walk:
         self.last = [way[-1] for way in indices(chunks, axis, reverse)]
         arrays = [o.value for o in everything if isinstance(o.value, da.Array)]
         self.layers = HighLevelGraph.from_collections(f"walk-{self.name}", self.graph, dependencies=arrays)
+        if tasks:  # what was put into the steps has taken its own dependencies along
+            needed = dask.core.keys_in_tasks(self.layers.to_dict(), list(self.graph.values()))
+            names = {key[0] if isinstance(key, tuple) else key for key in needed} - {f"walk-{self.name}"}
+            below = {**self.layers.dependencies, f"walk-{self.name}": names & self.layers.layers.keys()}
+            self.layers = HighLevelGraph(self.layers.layers, below)
 
     def _readings(self, operands: Sequence[Operand]) -> dict[Any, Any]:
         """Return the tasks that read what comes straight from a store: a chunk is then read when it is walked.

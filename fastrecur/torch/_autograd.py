@@ -26,7 +26,7 @@ from ._composed import decay, first_step, like, masked, shifted, state_before, v
 from ._ops import forward, vjp
 
 
-class _Rules(_internals.KernelFunction):
+class _Rules(_internals.KernelFunction):  # type: ignore[misc]
     """An operator's autograd kernel, of its arguments behind the ``way`` on: family, keys, whether there are tangents.
 
     Where torch has not what such a kernel needs, `setup` and `gradients` are registered as for any custom operator.

@@ -16,7 +16,7 @@ _ARGUMENTS = "Tensor? h0, Tensor? lengths, int axis, bool reverse, ScalarType dt
 _STATES = "Tensor? h0, Tensor? grad_last, Tensor? lengths, int axis, bool reverse, ScalarType dtype"
 
 library = torch.library.Library("fastrecur", "DEF")
-for _family, (_a, _b) in {FORGET: "fx", LINEAR: "ab"}.items():
+for _family, (_a, _b) in {FORGET: ("f", "x"), LINEAR: ("a", "b")}.items():
     library.define(
         f"{NAMES[_family]}(Tensor {_a}, Tensor {_b}, {_ARGUMENTS}) -> (Tensor, Tensor)",
         tags=(torch.Tag.pt2_compliant_tag,),

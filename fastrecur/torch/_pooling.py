@@ -203,11 +203,11 @@ def _composed_packed(product, batch_sizes, c0=None, *, output_gate=True, keep=No
     """Do what `pool_packed` does, of padded rows."""
     lanes = torch.arange(int(batch_sizes[0]), device="cpu")
     starts = batch_sizes.cumsum(0) - batch_sizes
-    lengths = (batch_sizes > lanes.unsqueeze(1)).sum(1).to(product.device)
-    rows = (starts.unsqueeze(1) + lanes).clamp(max=len(product) - 1).to(product.device)  # in the padding any
-    is_valid = (lanes < batch_sizes.unsqueeze(1)).flatten().to(product.device)
-    h, last = _composed(
-        product[rows], c0, output_gate=output_gate, keep=keep[rows] if isinstance(keep, torch.Tensor) else keep,
-        reverse=reverse, lengths=lengths,
-    )  # fmt: skip
-    return h.flatten(0, 1).index_select(0, is_valid.nonzero().squeeze(1)), last
+    step = torch.arange(len(batch_sizes), device="cpu").repeat_interleave(batch_sizes)
+    packed = torch.arange(len(product), device="cpu") - starts[step] + len(lanes) * step
+    padded = (starts.unsqueeze(1) + lanes).clamp(max=len(product) - 1)  # in the padding any rows
+    lengths = (batch_sizes > lanes.unsqueeze(1)).sum(1)
+    packed, padded, lengths = (v.to(product.device) for v in (packed, padded, lengths))
+    keep = keep[padded] if isinstance(keep, torch.Tensor) else keep
+    h, last = _composed(product[padded], c0, output_gate=output_gate, keep=keep, reverse=reverse, lengths=lengths)
+    return h.flatten(0, 1).index_select(0, packed), last

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from torch.nn.utils.rnn import pack_sequence
 
 import fastrecur
@@ -115,6 +116,11 @@ def gradient(function, *operands):
     return torch.autograd.grad(function(*operands).square().sum(), operands)
 
 
+# Torch's compiler looks at the gradients of what stands between two graphs, and warns of it itself.
+LOOKS = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+
+
+@LOOKS
 @pytest.mark.parametrize("options", [{}, {"return_state": True}])
 @pytest.mark.parametrize("compiles_forward", [False, True])
 def test_compiled_autograd(options, compiles_forward):
@@ -137,6 +143,7 @@ def test_compiled_autograd(options, compiles_forward):
     torch._dynamo.reset()
 
 
+@LOOKS
 def test_a_compiled_network_takes_packed_sequences():
     """Torch breaks the graph at the lengths, which are numbers of the CPU; the result is the same."""
     torch._dynamo.reset()
@@ -158,9 +165,9 @@ def test_copies_of_a_network(network):
 
 def test_a_pruned_and_a_parametrized_weight():
     layer, x = QRNNLayer(3, 4), torch.randn(5, 2, 3)
-    nn.utils.prune.random_unstructured(layer.linear, "weight", 0.5)
+    prune.random_unstructured(layer.linear, "weight", 0.5)
     expected, _ = layer(x)
-    nn.utils.prune.remove(layer.linear, "weight")
+    prune.remove(layer.linear, "weight")
     torch.testing.assert_close(layer(x)[0], expected)
     nn.utils.parametrizations.spectral_norm(layer.linear)
     layer(x)[0].sum().backward()
