@@ -8,9 +8,9 @@ from ._arguments import as_tensor
 from ._autograd import recorded_vjp
 from ._modes import PLAIN, event, kernel_can_read, no_modes_active
 from ._ops import NAMES
-from ._torch_internals import compiling, dispatch_modes, has_forward_level, is_profiled
+from ._torch_internals import in_short_gradient
 
-_is_number = _tensors.is_number
+_is_number, reads = _tensors.is_number, _tensors.reads
 _grad_enabled = torch.is_grad_enabled
 
 
@@ -125,11 +125,12 @@ def _short_function(problem, number):
         def forward(ctx, a, b):
             h = run_forward(a, b, 0 if number else a.data_ptr(), b.data_ptr())
             ctx.set_materialize_grads(False)
-            ctx.b_form = _tensors.Form(b)
+            needs_b, needs_h = reads(family, ctx.needs_input_grad)
             if number:
                 ctx.number, a = a, None
-            wanted = *ctx.needs_input_grad, False
-            ctx.save_for_backward(*_tensors.to_save(family, wanted, a, b, h, None, None)[:3])
+            if not needs_b:
+                ctx.b_form = _tensors.Form(b)
+            ctx.save_for_backward(a, b if needs_b else None, h if needs_h else None)
             return h
 
         @staticmethod
@@ -140,10 +141,7 @@ def _short_function(problem, number):
             a, b, h = ctx.saved_tensors
             if number:
                 a = ctx.number
-            if (
-                compiling() or _grad_enabled() or type(g) not in PLAIN or not g.is_cpu or dispatch_modes()
-                or is_profiled()
-            ):  # fmt: skip
+            if _grad_enabled() or type(g) not in PLAIN or not g.is_cpu or not in_short_gradient():
                 return _short_vjp(problem, None, g, a, b, h, ctx)[0]
             key = None
             try:
@@ -156,7 +154,7 @@ def _short_function(problem, number):
                 if key != known:
                     run = problem.vjps.get(key)
                     last = key, run
-                if run is not None and not has_forward_level() and not g.is_neg():
+                if run is not None and not g.is_neg():
                     return run(g, a, b, h)
             except RuntimeError:  # no strides, or no memory
                 pass
@@ -181,6 +179,6 @@ def _short_vjp(problem, key, g, a, b, h, ctx):
             problem.family, g, a, b, h, None, None, None, problem.axis, problem.reverse, problem.dtype, (*wanted, False)
         )
         return grads[:2], None
-    form = ctx.b_form.shape, ctx.b_form.dtype
+    form = None if b is not None else (ctx.b_form.shape, ctx.b_form.dtype)
     grads = recorded_vjp(problem.key, g, as_tensor(a, g), b, h, None, None, None, form, (*wanted, False))
     return grads[:2], None

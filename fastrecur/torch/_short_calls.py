@@ -9,7 +9,7 @@ from .. import _adapters, _checks
 from . import _call, _eager, _tensors
 from ._modes import PLAIN, event, has_memory, no_modes_active
 from ._ops import NAMES
-from ._torch_internals import TELLS_MODES, in_short_call, interpreter
+from ._torch_internals import TELLS_MODES, in_short_call, interpreter, raw_stream
 
 _grad_enabled = torch.is_grad_enabled
 
@@ -191,7 +191,7 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     return _call.vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
 
 
-_adapters.tensor_types = PLAIN
+_adapters.tensor_types, _adapters.raw_stream = PLAIN, raw_stream
 if TELLS_MODES:
     _adapters.quick_forward, _adapters.quick_vjp = forward, vjp
 else:

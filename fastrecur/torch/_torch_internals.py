@@ -31,6 +31,7 @@ function_mode = _find("torch._C._get_function_stack_at")
 tracing = _find("torch._C._get_tracing_state")
 DeviceContext = _find("torch.utils._device.DeviceContext")
 backward_pass = _find("torch._C._current_graph_task_id") or (lambda: -1)
+raw_stream = _find("torch._C._cuda_getCurrentRawStream")  # only where torch has CUDA
 
 # Whether it can be told what torch has in play.
 TELLS_MODES = _all(
@@ -54,6 +55,13 @@ def in_short_call():
         or _forward_ad._current_level >= 0
         or _profiler._is_profiler_enabled
     )
+
+
+def in_short_gradient():
+    """Return the same for a gradient: there, modes of functions have no say."""
+    return not (
+        compiling() or dispatch_modes() or _forward_ad._current_level >= 0 or _profiler._is_profiler_enabled
+    )  # fmt: skip
 
 
 def has_forward_level():
