@@ -83,8 +83,7 @@ def forget_mult(
     for float32); back with `return_state` a third, its cotangent of `h_last`; and 128 bytes that say what it is at.
 
     A shard is first read without writing anything, then the exchange takes place, then it is scanned: 5/3 of the
-    memory traffic of one scan of it, 4/3 in the gradient. Where gates let it soon forget what reaches it, it is scanned
-    first, and only its beginning again.
+    memory traffic of one scan of it, 4/3 in the gradient.
 
     States that reach a shard are composed. That costs the rounding of the carry, so float32 and shorter are as exact
     as on one process; float64 agrees within its rounding at the magnitudes involved. Where composing overflows or
