@@ -6,6 +6,7 @@ the autograd keys cannot be made, gradients are recorded as for any custom opera
 
 import importlib
 import types
+from typing import Any
 
 import torch
 
@@ -41,7 +42,7 @@ TELLS_MODES = _all(
 if not TELLS_MODES:
     interpreter, tracing = interpreter or (lambda: None), tracing or (lambda: None)
 _forward_ad = torch.autograd.forward_ad if TELLS_MODES else types.SimpleNamespace(_current_level=-1)
-_profiler = torch.autograd.profiler
+_profiler: Any = torch.autograd.profiler
 if not hasattr(_profiler, "_is_profiler_enabled"):
     _profiler = types.SimpleNamespace(_is_profiler_enabled=False)
 
