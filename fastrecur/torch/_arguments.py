@@ -41,14 +41,13 @@ def take(names, *values):
 
 
 def _check_devices(tensors):
-    """Raise unless tensors share a device for which there are kernels; beside a GPU's, numbers may be the CPU's."""
+    """Raise unless tensors share a device; beside those of any other device, numbers may be the CPU's."""
     placed = [(name, value.device) for name, value in tensors if value.dim() or not value.is_cpu]
     if placed:
         main, device = placed[0]
         for name, value in tensors:
-            if value.device != device and (value.dim() or not value.is_cpu or device.type != "cuda"):
+            if value.device != device and (value.dim() or not value.is_cpu):
                 raise ValueError(say.devices(main, device, name, value.device))
-        _runs_on(main, device)
 
 
 def _take_number(name, value, tensors):
@@ -63,12 +62,6 @@ def _take_number(name, value, tensors):
         if library
         else say.not_a_tensor(name, type(value))
     )
-
-
-def _runs_on(name, device):
-    """Raise unless there are kernels for a device. The one place that knows which devices there are."""
-    if device.type not in ("cpu", "cuda", "meta"):
-        raise ValueError(say.device(name, device))
 
 
 def _check_tensor(name, tensor):
@@ -166,7 +159,9 @@ def as_tensor(value, like):
     if not _is_number(value):
         return value
     dtype = torch.complex128 if type(value) is complex else torch.float64
-    return torch.full((), value, dtype=dtype, device=like.device)
+    if torch.compiler.is_compiling() or type(like) in PLAIN:
+        return torch.full((), value, dtype=dtype, device=like.device)
+    return like.new_full((), value, dtype=dtype)  # of its own kind
 
 
 def shape_and_axis(names, a, b, axis):

@@ -57,9 +57,27 @@ class Form:
         return self._strides
 
 
+@functools.cache
+def _has_float64(kind):
+    if kind == "xpu" and torch.xpu.is_available():
+        return bool(torch.xpu.get_device_properties().has_fp64)
+    return kind != "mps"
+
+
+def wide(dtype, device):
+    """Return what states are carried in, on a device: without float64 float32 is carried as it is."""
+    return WIDE[dtype] if dtype.itemsize < 4 or _has_float64(device.type) else dtype
+
+
 def reads(family, wanted):
     """Return whether the gradients of a, b and h0 that are ``wanted`` need the values of b and of h."""
     return wanted[0] and family == FORGET, wanted[0]
+
+
+def to_save(family, wanted, a, b, h, h0, lengths):
+    """Return what the gradients of a, b and h0 that are ``wanted`` read, and None for what they do not."""
+    needs_b, needs_h = reads(family, wanted)
+    return a, b if needs_b else None, h if needs_h else None, h0 if needs_h or wanted[2] else None, lengths
 
 
 def is_number(value):
@@ -251,24 +269,10 @@ def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, out=N
     return h, _own(carry, plan.lane_shape, dtype) if return_state else None
 
 
-def walk(family, a, b, start, axis, reverse, dtype, out):
-    """Run a recurrence into ``out``; return the last states, as wide as they are carried.
-
-    Not for series of few lanes, whose last state is taken from what was written.
-    """
-    plan, _ = plan_forward(family, a, b, start, None, axis, reverse, dtype, out)
-    carry = _states(plan, start)
-    if plan.traversal != "empty":
-        places = a.data_ptr(), b.data_ptr(), out.data_ptr(), address(carry), address(plan.full_lengths)
-        _run.forward_at(plan, *places, out.nbytes, True, _team.team())
-    return torch.from_numpy(carry)
-
-
-def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted, into=(None, None)):
+def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted):
     """Run a recurrence's adjoint; return the gradients of a, b and h0 that are wanted, None for the others.
 
-    Those of a and b are written ``into`` tensors of the layout that fresh ones would have. What is not read (see
-    `reads`) may be None, for b a `Form`. ``g`` may be None too: zeros.
+    What is not read (see `reads`) may be None, for b a `Form`. ``g`` may be None too: zeros.
     """
     if g is None:
         shape = result_shape(family, a, b)
@@ -279,8 +283,8 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
     plan, layouts = plan_vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted)
     dtypes = [gradient_dtype(v, dtype) for v in (a, b)]
     results = [
-        (empty(plan.shape, strides, own) if to is None else to) if is_wanted and strides is not None else None
-        for is_wanted, strides, own, to in zip(wanted, layouts, dtypes, into, strict=False)
+        empty(plan.shape, strides, own) if is_wanted and strides is not None else None
+        for is_wanted, strides, own in zip(wanted, layouts, dtypes, strict=False)
     ]
     lengths = _lengths(lengths, plan)
     carry = None if h0 is None and grad_last is None and not wanted[2] else _states(plan, grad_last)
