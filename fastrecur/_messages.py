@@ -212,7 +212,6 @@ resets_shape = _message(
     "1 is broadcast), got {came}",
     "came wanted axis",
 )
-segments_tangents = _message("`offsets` and `resets` have no forward-mode derivative of a gradient")
 segments_batched = _message("`offsets` must be the same for all samples of torch.vmap")
 segments_library = _message("`{name}` has no kernels yet for {library}: pass each segment by itself")
 

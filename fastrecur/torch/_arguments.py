@@ -183,11 +183,47 @@ def fits(shape, into):
     return len(shape) <= len(into) and all(n in (1, m) for n, m in zip(reversed(shape), reversed(into), strict=False))
 
 
-def check_state(name, state, shape, axis):
-    """Raise unless a state broadcasts to the lanes."""
-    lanes = shape[:axis] + shape[axis + 1 :]
+def check_state(name, state, lanes):
+    """Raise unless a state broadcasts to the shape of all states."""
     if isinstance(state, torch.Tensor) and not fits(state.shape, lanes):
         raise ValueError(say.state_shape(name, state.shape, lanes))
+
+
+def ends(given, shape, axis, operands):
+    """Return what a call takes as lengths, with offsets and resets or without, as tensors that fit its operands."""
+    if type(given) is not _checks.Segments:
+        return lengths(given, shape, axis, operands)
+    own, offsets, resets = given
+    for value in (v for v in operands if not _is_number(v)):
+        is_sharded = type(value).__name__ == "DTensor"
+        if is_sharded or value.device.type not in ("cpu", "meta"):
+            kind = "DTensors" if is_sharded else f"tensors on {value.device.type}"
+            raise TypeError(say.segments_library("resets" if offsets is None else "offsets", kind))
+    offsets = None if offsets is None else _offsets(offsets)
+    resets = None if resets is None else _resets(resets, shape, axis)
+    return given._replace(lengths=lengths(own, shape, axis, operands), offsets=offsets, resets=resets)
+
+
+def _offsets(offsets):
+    """Return offsets as a tensor of integers in one dimension."""
+    if not isinstance(offsets, torch.Tensor):
+        return torch.from_numpy(_checks.offsets(offsets).astype(np.int64))
+    is_integer = offsets.dtype in _tensors.INTEGERS and offsets.dtype is not torch.bool
+    if not is_integer or offsets.dim() != 1 or not offsets.shape[0]:
+        raise (ValueError if is_integer else TypeError)(say.offsets_kind(offsets.dtype, offsets.shape))
+    return offsets
+
+
+def _resets(resets, shape, axis):
+    """Return resets as a tensor of bools that fits leading axes of a shape."""
+    if not isinstance(resets, torch.Tensor):
+        resets = torch.from_numpy(_checks.resets(resets))
+    if resets.dtype is not torch.bool:
+        raise TypeError(say.resets_dtype(resets.dtype))
+    came, wanted = resets.shape, shape[: resets.dim()]
+    if not axis < len(came) <= len(shape) or any(n not in (1, m) for n, m in zip(came, wanted, strict=True)):
+        raise ValueError(say.resets_shape(came, shape, axis))
+    return resets
 
 
 def lengths(lengths, shape, axis, operands):

@@ -19,10 +19,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .. import _messages as say
+from .._checks import Segments
 from .._problem import FORGET, LINEAR
 from . import _ops, _tensors
 from . import _torch_internals as _internals
-from ._composed import decay, first_step, like, masked, shifted, state_before, valid_steps
+from ._along_time import decay, first_step, lanes, like, masked, state_before, step_after, valid_steps
 from ._ops import forward, vjp
 
 
@@ -93,6 +95,11 @@ class Steps(NamedTuple):
     lengths: Any
 
 
+def _lengths(ends):
+    """Return an operator's lengths, alone or with offsets and resets, as one."""
+    return Segments(*ends) if len(ends) > 1 else ends[0]
+
+
 class _Forward(_Rules):
     """A recurrence."""
 
@@ -101,30 +108,30 @@ class _Forward(_Rules):
     @staticmethod
     def setup(ctx, family, wanted, arguments, output, has_tangents):
         """Keep what the gradients that are wanted read, and nothing else."""
-        (a, b, h0, lengths, axis, reverse, dtype), (h, _) = arguments, output
+        (a, b, h0, *ends, axis, reverse, dtype), (h, _) = arguments, output
         ctx.problem = family, axis, reverse, dtype
         ctx.b_shape, ctx.b_dtype = b.shape, b.dtype
         ctx.set_materialize_grads(False)
         if has_tangents:
-            ctx.save_for_forward(a, b, h, h0, lengths)
-        ctx.save_for_backward(*_tensors.to_save(family, wanted, a, b, h, h0, lengths))
+            ctx.save_for_forward(a, b, h, h0, *ends)
+        ctx.save_for_backward(*_tensors.to_save(family, wanted, a, b, h, h0, *ends))
 
     @staticmethod
-    def gradients(ctx, wanted, grad_h, grad_last):
+    def gradients(ctx, needed, grad_h, grad_last):
         """Return the gradients of a, b and h0."""
-        wanted = wanted[:3]
+        wanted, *rest = needed[:3], *(None for _ in needed[3:])
         if (grad_h is None and grad_last is None) or not any(wanted):
-            return (None,) * 7
-        a, b, h, h0, lengths = ctx.saved_tensors
-        grads = recorded_vjp(
-            ctx.problem, grad_h, a, b, h, h0, grad_last, lengths, (ctx.b_shape, ctx.b_dtype), wanted
-        )  # fmt: skip
-        return *grads, *(None,) * 4
+            return None, None, None, *rest
+        a, b, h, h0, *ends = ctx.saved_tensors
+        form = ctx.b_shape, ctx.b_dtype
+        grads = recorded_vjp(ctx.problem, grad_h, a, b, h, h0, grad_last, _lengths(ends), form, wanted)
+        return *grads, *rest
 
     @staticmethod
     def jvp(ctx, _way, a_dot, b_dot, h0_dot, *rest):
         """Return the tangents of h and h_last."""
-        steps = Steps(*ctx.problem, *map(_internals.primal, ctx.saved_tensors))
+        a, b, h, h0, *ends = map(_internals.primal, ctx.saved_tensors)
+        steps = Steps(*ctx.problem, a, b, h, h0, _lengths(ends))
         with _internals.with_forward_mode(True):
             return _tangents(steps, a_dot, b_dot, h0_dot)
 
@@ -172,13 +179,13 @@ class _Vjp(_Rules):
         ``E = q*E' + u*r + v*s`` from ``w`` on is the gradient of ``g``; ``conj(v)*D`` is that of ``s``; and
         ``conj(E')*D`` (of ``q``) and ``conj(u)*D`` (of ``r``) make up that of ``a``.
         """
-        g, a, b, h, h0, grad_last, lengths = ctx.saved_tensors
+        g, a, b, h, h0, grad_last, *ends = ctx.saved_tensors
         family, axis, reverse, dtype = ctx.problem
         v, u, w = (c if is_wanted else None for c, is_wanted in zip((v, u, w), ctx.wanted, strict=True))
         if v is None and u is None and w is None:
-            return (None,) * 13
+            return (None,) * len(needed)
         for_g, for_a, for_b, for_h, for_h0, for_last, *_ = needed
-        q = decay(family, a, dtype)
+        q, lengths = decay(family, a, dtype), _lengths(ends)
         steps = Steps(family, axis, reverse, dtype, a, b, h, h0, lengths)
         source = source_of(steps, v, u)
         e, e_last = forward(LINEAR, q, source, w, lengths, axis, reverse, dtype)
@@ -186,13 +193,13 @@ class _Vjp(_Rules):
         through = through_steps(steps, v, u, grad_q, d, (for_a, for_b, for_h, for_h0))
         to_g = like(e, g) if for_g else None
         to_last = like(e_last, grad_last) if for_last else None
-        return to_g, *through, to_last, *(None,) * 7
+        return to_g, *through, to_last, *(None for _ in needed[6:])
 
     @staticmethod
     def jvp(ctx, _way, g_dot, a_dot, b_dot, h_dot, h0_dot, last_dot, *rest):
         """Return the tangents of the gradients."""
-        g, a, b, h, h0, grad_last, lengths = map(_internals.primal, ctx.saved_tensors)
-        steps = Steps(*ctx.problem, a, b, h, h0, lengths)
+        g, a, b, h, h0, grad_last, *ends = map(_internals.primal, ctx.saved_tensors)
+        steps = Steps(*ctx.problem, a, b, h, h0, _lengths(ends))
         with _internals.with_forward_mode(True):
             d, d_dot, grad_h0 = _adjoint_tangents(steps, g, grad_last, g_dot, a_dot, last_dot, ctx.wanted[2])
             return *_gradient_tangents(steps, d, d_dot, a_dot, b_dot, h_dot, h0_dot, ctx.wanted), grad_h0
@@ -224,7 +231,7 @@ def through_steps(steps, v, u, grad_q, d, wanted):
         to_s = masked(v.conj() * d, valid)
         to_b = like(to_s, b) if for_b and is_forget else None
         to_before = -to_s if is_forget else to_s
-        to_h = like(shifted(to_before, None, valid, axis, not reverse), h) if for_h else None
+        to_h = like(step_after(to_before, lengths, axis, reverse), h) if for_h else None
         to_h0 = like(first_step(to_before, lengths, axis, reverse), h0) if for_h0 else None
     return to_a, to_b, to_h, to_h0
 
@@ -240,9 +247,9 @@ def _adjoint_tangents(steps, g, grad_last, g_dot, a_dot, last_dot, want_h0):
     if a_dot is not None:
         q_dot = -a_dot if family == FORGET else a_dot
         through_q = masked(q_dot.conj() * d, valid)
-        source = _sum(source, shifted(through_q, None, valid, axis, not reverse))
-    lanes = nothing(g, h.shape[:axis] + h.shape[axis + 1 :], dtype)
-    start = lanes if h0 is None else _full(h0, lanes)
+        source = _sum(source, step_after(through_q, lengths, axis, reverse))
+    states = nothing(g, lanes(h.shape, axis, lengths), dtype)
+    start = states if h0 is None else _full(h0, states)
     _, d_dot, first_dot = vjp(LINEAR, _full(source, h), q, zeros, zeros, start, last_dot, *options, want_h0)
     if not want_h0:
         return d, d_dot, None
@@ -281,30 +288,43 @@ def _gradient_tangents(steps, d, d_dot, a_dot, b_dot, h_dot, h0_dot, wanted):
 # ---- vmap -----------------------------------------------------------------------------------------------------------
 
 
-def _forward_vmap(family, info, in_dims, a, b, h0, lengths, axis, reverse, dtype):
+def _forward_vmap(family, info, in_dims, *arguments):
     """Take the batch for one more lane axis, the last."""
+    a, b, h0, *ends, axis, reverse, dtype = arguments
     rank = max(_rank(a, in_dims[0]), _rank(b, in_dims[1]))
     batched = in_dims[0] is not None or in_dims[1] is not None
     a, b, h0 = (_with_batch(v, dim) for v, dim in zip((a, b, h0), in_dims[:3], strict=True))
     if not batched:
         b = b.expand(b.shape[:-1] + (info.batch_size,))
-    lengths = _lengths_with_batch(lengths, in_dims[3], a, b, axis, rank)
-    return forward(family, a, b, h0, lengths, axis, reverse, dtype), (rank, rank - 1)
+    lengths = _lengths_with_batch(ends, in_dims[3:], a, b, axis, rank)
+    last = len(lanes(torch.broadcast_shapes(a.shape, b.shape), axis, lengths)) - 1
+    return forward(family, a, b, h0, lengths, axis, reverse, dtype), (rank, last)
 
 
 def _vjp_vmap(family, info, in_dims, *arguments):
     """Take the batch for one more lane axis, the last; each sample has gradients of its own."""
-    g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted = arguments
+    g, a, b, h, h0, grad_last, *ends, axis, reverse, dtype, want_a, want_b, want_h0 = arguments
+    wanted = want_a, want_b, want_h0
     operands, dims = (g, a, b, h, h0, grad_last), in_dims[:6]
     rank = max(_rank(a, dims[1]), _rank(b, dims[2]))
     g, a, b, h, h0, grad_last = (_with_batch(v, dim, info.batch_size) for v, dim in zip(operands, dims, strict=True))
-    lengths = _lengths_with_batch(lengths, in_dims[6], a, b, axis, rank)
+    lengths = _lengths_with_batch(ends, in_dims[6:], a, b, axis, rank)
     grads = vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted)
     return grads, tuple(v.dim() - 1 if is_wanted else None for v, is_wanted in zip((a, b, h0), wanted, strict=True))
 
 
-_Forward.register(_forward_vmap)
-_Vjp.register(_vjp_vmap)
+class _ForwardSegments(_Forward):
+    operators = _ops.FORWARD_SEGMENTS
+
+
+class _VjpSegments(_Vjp):
+    operators = _ops.VJP_SEGMENTS
+
+
+for _rules in (_Forward, _ForwardSegments):
+    _rules.register(_forward_vmap)
+for _rules in (_Vjp, _VjpSegments):
+    _rules.register(_vjp_vmap)
 
 
 # ---- Small parts ----------------------------------------------------------------------------------------------------
@@ -335,15 +355,26 @@ def _with_batch(tensor, dim, size=1):
     return tensor.unsqueeze(-1).expand(*tensor.shape, size) if dim is None else tensor.movedim(dim, -1)
 
 
-def _lengths_with_batch(lengths, dim, a, b, axis, rank):
-    """Return lengths for lanes that have the batch behind them."""
+def _lengths_with_batch(ends, dims, a, b, axis, rank):
+    """Return lengths, offsets and resets for lanes that have the batch behind them."""
+    lengths, dim = ends[0], dims[0]
+    if len(ends) > 1:
+        _, offsets, resets = ends
+        if dims[1] is not None:
+            raise NotImplementedError(say.segments_batched())
+        lengths = _lengths_with_batch(ends[:1], dims, a, b, axis, rank)
+        return Segments(lengths, offsets, resets if dims[2] is None else _leading_with_batch(resets, dims[2], rank))
     if lengths is None or (dim is None and lengths.dim()):
         return lengths
     shape = torch.broadcast_shapes(a.shape, b.shape)
-    lanes = shape[:axis] + shape[axis + 1 :]
+    lane_shape = shape[:axis] + shape[axis + 1 :]
     if dim is None:  # one series has become as many as the batch has samples
-        return lengths.expand(lanes)
-    lengths = lengths.movedim(dim, -1)
-    rest = rank - lengths.dim()
-    lengths = lengths.reshape(tuple(lengths.shape[:-1]) + (1,) * rest + tuple(lengths.shape[-1:]))
-    return lengths.expand(lanes[:-1] + tuple(lengths.shape[-1:]))
+        return lengths.expand(lane_shape)
+    lengths = _leading_with_batch(lengths, dim, rank - 1)
+    return lengths.expand(lane_shape[:-1] + tuple(lengths.shape[-1:]))
+
+
+def _leading_with_batch(tensor, dim, rank):
+    """Return what has the leading ones of so many axes, with the batch behind all of them."""
+    tensor = tensor.movedim(dim, -1)
+    return tensor.reshape(tuple(tensor.shape[:-1]) + (1,) * (rank + 1 - tensor.dim()) + tuple(tensor.shape[-1:]))

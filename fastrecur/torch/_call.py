@@ -9,7 +9,9 @@ import torch
 
 from .. import _adapters, _checks
 from .. import _messages as say
+from .._checks import Segments
 from . import _arguments, _autograd, _eager, _tensors
+from ._along_time import lanes
 from ._arguments import as_tensor, is_complex
 from ._modes import PLAIN, event, is_overridden, kernel_can_read, no_modes_active
 from ._ops import NAMES
@@ -23,8 +25,9 @@ _grad_enabled = torch.is_grad_enabled
 
 def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     """Run a recurrence; ``names`` are what the caller calls the operands."""
-    if is_overridden(a, b, h0, lengths, out):
-        options = dict(axis=axis, reverse=reverse, lengths=lengths, return_state=return_state, out=out)
+    given = _given(lengths)
+    if is_overridden(a, b, h0, out, *given):
+        options = dict(axis=axis, reverse=reverse, **given._asdict(), return_state=return_state, out=out)
         return _overridden(_adapters.public[family][0], (a, b, h0), options)
     a, b, h0, out = _arguments.take((*names, "out"), a, b, h0, out)
     axis, reverse = _checks.axis(axis), _checks.flag("reverse", reverse)
@@ -32,15 +35,15 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     _arguments.check_gate(family, names[0], a)
     dtype = _arguments.result_dtype(names, a, b, h0)
     shape, axis = _arguments.shape_and_axis(names[:2], a, b, axis)
-    lengths = _arguments.lengths(lengths, shape, axis, (a, b))
+    lengths = _arguments.ends(lengths, shape, axis, (a, b))
     lengths = _placed_lengths(lengths, shape, axis, (a, b, h0))
-    _arguments.check_state("h0", h0, shape, axis)
+    _arguments.check_state("h0", h0, lanes(shape, axis, lengths))
     if out is not None:
         _arguments.check_out(out, shape, dtype, ((names[0], a), (names[1], b), ("h0", h0)))
     if dtype.is_complex and not is_complex(a):
         h, h_last = _forward_pairs(family, a, b, h0, axis, reverse, lengths, dtype)
     elif out is not None and no_modes_active() and all(
-        kernel_can_read(v) for v in (a, b, h0, lengths, out) if not _is_number(v)
+        kernel_can_read(v) for v in (a, b, h0, out, *_given(lengths)) if not _is_number(v)
     ):  # fmt: skip
         _arguments.check_overlap(out, ((names[0], a), (names[1], b)))
         with event(NAMES[family]):
@@ -57,7 +60,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
 
 def _run_forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state):
     tensors = [v for v in (a, b, h0) if isinstance(v, torch.Tensor)]
-    engine = _eager.engine(tensors, lengths)
+    engine = None if type(lengths) is Segments else _eager.engine(tensors, lengths)
     if engine is None:
         a, b, h0 = (as_tensor(v, tensors[0]) for v in (a, b, h0))
         return _autograd.forward(family, a, b, h0, lengths, axis, reverse, dtype)
@@ -72,8 +75,7 @@ def _forward_pairs(family, a, b, h0, axis, reverse, lengths, dtype):
     """Run a complex series whose gate is real: two real series."""
     pairs = [None if v is None else _arguments.pair(v, dtype, a, b) for v in (b, h0)]
     a = a if _is_number(a) else a.unsqueeze(-1)
-    if lengths is not None and lengths.dim() == 0:
-        lengths = lengths.expand(2)
+    lengths = _of_pairs(lengths)
     real = _tensors.REAL[dtype]
     h, h_last = _run_forward(family, a, *pairs, lengths, axis, reverse, real, True)
     return _arguments.joined(h), None if h_last is None else _arguments.joined(h_last)
@@ -84,8 +86,9 @@ def _forward_pairs(family, a, b, h0, axis, reverse, lengths, dtype):
 
 def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     """Run a recurrence's adjoint; ``names`` are what the caller calls ``g, a, b, h``."""
-    if is_overridden(g, a, b, h, h0, lengths, grad_state):
-        options = dict(axis=axis, reverse=reverse, lengths=lengths, grad_state=grad_state)
+    given = _given(lengths)
+    if is_overridden(g, a, b, h, h0, grad_state, *given):
+        options = dict(axis=axis, reverse=reverse, **given._asdict(), grad_state=grad_state)
         return _overridden(_adapters.public[family][1], (g, a, b, h, h0), options)
     g, a, b, h, h0, grad_state = _arguments.take((*names, "h0", "grad_state"), g, a, b, h, h0, grad_state)
     axis, reverse = _checks.axis(axis), _checks.flag("reverse", reverse)
@@ -96,10 +99,10 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
         if value is not None and is_complex(value) and not own.is_complex:
             raise TypeError(say.complex_of_real(name, "complex" if _is_number(value) else value.dtype))
     shape, axis = _arguments.shape_and_axis(names[1:3], a, b, axis)
-    lengths = _arguments.lengths(lengths, shape, axis, (a, b))
+    lengths = _arguments.ends(lengths, shape, axis, (a, b))
     lengths = _placed_lengths(lengths, shape, axis, (a, b, h0))
-    _arguments.check_state("h0", h0, shape, axis)
-    _arguments.check_state("grad_state", grad_state, shape, axis)
+    for name, value in (("h0", h0), ("grad_state", grad_state)):
+        _arguments.check_state(name, value, lanes(shape, axis, lengths))
     for name, value in ((names[0], g), (names[3], h)):
         if not _arguments.fits(() if _is_number(value) else value.shape, shape):
             raise ValueError(say.operand_shape(name, value.shape, shape))
@@ -117,7 +120,7 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
 def _run_vjp(family, g, a, b, h, h0, grad_state, lengths, axis, reverse, dtype, shape):
     wanted = True, True, h0 is not None
     tensors = [v for v in (g, a, b, h, h0, grad_state) if isinstance(v, torch.Tensor)]
-    engine = _eager.engine(tensors, lengths)
+    engine = None if type(lengths) is Segments else _eager.engine(tensors, lengths)
     if engine is not None and not (_grad_enabled() and any(v.requires_grad for v in tensors)):
         with event(NAMES[family] + "_backward"):
             return engine.vjp(family, g, a, b, h, h0, grad_state, lengths, axis, reverse, dtype, wanted)
@@ -129,8 +132,7 @@ def _run_vjp(family, g, a, b, h, h0, grad_state, lengths, axis, reverse, dtype, 
 def _vjp_pairs(family, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype):
     pairs = [None if v is None else _arguments.pair(v, dtype, a, b) for v in (g, b, h, h0, grad_state)]
     gate = a if _is_number(a) else a.unsqueeze(-1)
-    if lengths is not None and lengths.dim() == 0:
-        lengths = lengths.expand(2)
+    lengths = _of_pairs(lengths)
     g, pair_b, h, pair_h0, grad_state = pairs
     shape = torch.broadcast_shapes(() if _is_number(gate) else gate.shape, pair_b.shape)
     grads = _run_vjp(
@@ -141,6 +143,18 @@ def _vjp_pairs(family, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype
         grad if v is None or is_complex(v) else grad.real for grad, v in zip(joined, (b, h0), strict=True)
     )
     return grads[0] if _is_number(a) else grads[0].squeeze(-1), grad_b, grad_h0
+
+
+def _given(lengths):
+    """Return what a call was given as lengths, offsets and resets."""
+    return lengths if type(lengths) is Segments else Segments(lengths, None, None)
+
+
+def _of_pairs(lengths):
+    """Return lengths for lanes that have pairs behind them."""
+    if type(lengths) is Segments:
+        return lengths._replace(lengths=_of_pairs(lengths.lengths))
+    return lengths.expand(2) if lengths is not None and not lengths.dim() else lengths
 
 
 def _overridden(public, operands, options):

@@ -9,6 +9,7 @@ import torch
 
 from .._problem import LINEAR
 from . import _tensors
+from ._along_time import masked, shifted, state_before, valid_steps
 
 
 def forward(family, a, b, h0, lengths, axis, reverse, dtype):
@@ -90,70 +91,3 @@ def _scan_steps(a, b):
     for q, c in zip(a[1:].unbind(), b[1:].unbind(), strict=True):
         states.append(c + q * states[-1])
     return torch.stack(states)
-
-
-# ---- Along time -----------------------------------------------------------------------------------------------------
-
-
-def decay(family, a, dtype):
-    """Return what a step multiplies the state by: ``1 - f`` exactly, or small gates would not forget."""
-    return a if family == LINEAR else 1 - a.to(_tensors.wide(dtype, a.device))
-
-
-def _steps(array, axis):
-    """Return the numbers of the steps, along time."""
-    steps = torch.arange(array.shape[axis], device=array.device)
-    return steps.reshape((-1,) + (1,) * (array.dim() - 1 - axis))
-
-
-def _ends(array, lengths, axis):
-    """Return each lane's length along the axes of an array."""
-    rest = array.dim() - 1 - lengths.dim()
-    lengths = lengths.to(array.device)
-    return lengths.reshape(tuple(lengths.shape) + (1,) * rest).unsqueeze(axis)
-
-
-def valid_steps(array, lengths, axis):
-    """Return which steps are; None: all."""
-    return None if lengths is None else _steps(array, axis) < _ends(array, lengths, axis)
-
-
-def masked(array, valid, other=0):
-    """Return an array with another number for the steps that are not valid."""
-    return array if valid is None else torch.where(valid, array, other)
-
-
-def shifted(array, first, valid, axis, reverse):
-    """Return each step's neighbor before it in the scan direction: ``first`` (None: zeros) for the first."""
-    steps = array.shape[axis]
-    if steps == 0:
-        return array
-    edge = torch.zeros_like(array.narrow(axis, 0, 1)) if first is None else first.unsqueeze(axis)
-    body = array.narrow(axis, int(reverse), steps - 1)
-    return masked(torch.cat([body, edge] if reverse else [edge, body], axis), valid)
-
-
-def state_before(h, h0, lengths, axis, reverse):
-    """Return the state before each step, in the scan direction."""
-    h0 = h.new_zeros(h.shape[:axis] + h.shape[axis + 1 :]) if h0 is None else h0
-    h0 = h0.to(h.dtype).expand(h.shape[:axis] + h.shape[axis + 1 :])
-    before = shifted(h, h0, None, axis, reverse)
-    if lengths is None or not reverse:
-        return before
-    return torch.where(_steps(h, axis) == _ends(h, lengths, axis) - 1, h0.unsqueeze(axis), before)
-
-
-def first_step(array, lengths, axis, reverse):
-    """Return the first valid step in the scan direction; zeros where there is none."""
-    if array.shape[axis] == 0:
-        return array.sum(axis)
-    if lengths is None or not reverse:
-        return array.select(axis, -1 if reverse else 0)
-    return torch.where(_steps(array, axis) == _ends(array, lengths, axis) - 1, array, 0).sum(axis)
-
-
-def like(grad, operand):
-    """Return a gradient in its operand's shape and dtype."""
-    if grad.is_complex() and not operand.is_complex():
-        grad = grad.real
-    return grad.sum_to_size(operand.shape).to(operand.dtype)

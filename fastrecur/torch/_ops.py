@@ -1,46 +1,60 @@
 """The operators as the dispatcher sees them: schemas, what runs them where, and what they are on fake and meta tensors.
 
-Each recurrence has one, and one for its gradients. Each result is fresh memory, laid out as torch's own operators lay
-theirs out.
+Each recurrence has one, and one for its gradients; and as many of series that begin anew inside the axis of time. Each
+result is fresh memory, laid out as torch's own operators lay theirs out.
 """
 
 import functools
 
 import torch
 
+from .._checks import Segments
 from .._problem import FORGET, LINEAR
-from . import _composed, _tensors
+from . import _along_time, _composed, _tensors
 
 NAMES = {FORGET: "forget_mult", LINEAR: "linear_recurrence"}
-_ARGUMENTS = "Tensor? h0, Tensor? lengths, int axis, bool reverse, ScalarType dtype"
-_STATES = "Tensor? h0, Tensor? grad_last, Tensor? lengths, int axis, bool reverse, ScalarType dtype"
+_SEGMENTS = "_segments"
+_ENDS = {"": "Tensor? lengths", _SEGMENTS: "Tensor? lengths, Tensor? offsets, Tensor? resets"}
+_OPTIONS = "int axis, bool reverse, ScalarType dtype"
 
 library = torch.library.Library("fastrecur", "DEF")
 for _family, (_a, _b) in {FORGET: ("f", "x"), LINEAR: ("a", "b")}.items():
-    library.define(
-        f"{NAMES[_family]}(Tensor {_a}, Tensor {_b}, {_ARGUMENTS}) -> (Tensor, Tensor)",
-        tags=(torch.Tag.pt2_compliant_tag,),
-    )
-    library.define(
-        f"{NAMES[_family]}_backward(Tensor grad_h, Tensor {_a}, Tensor {_b}, Tensor h, {_STATES}, bool want_{_a},"
-        f" bool want_{_b}, bool want_h0) -> (Tensor, Tensor, Tensor)",
-        tags=(torch.Tag.pt2_compliant_tag,),
-    )
-FORWARD = {family: getattr(torch.ops.fastrecur, name).default for family, name in NAMES.items()}
-VJP = {family: getattr(torch.ops.fastrecur, name + "_backward").default for family, name in NAMES.items()}
+    for _kind, _ends in _ENDS.items():
+        library.define(
+            f"{NAMES[_family]}{_kind}(Tensor {_a}, Tensor {_b}, Tensor? h0, {_ends}, {_OPTIONS}) -> (Tensor, Tensor)",
+            tags=(torch.Tag.pt2_compliant_tag,),
+        )
+        library.define(
+            f"{NAMES[_family]}{_kind}_backward(Tensor grad_h, Tensor {_a}, Tensor {_b}, Tensor h, Tensor? h0,"
+            f" Tensor? grad_last, {_ends}, {_OPTIONS}, bool want_{_a}, bool want_{_b}, bool want_h0)"
+            " -> (Tensor, Tensor, Tensor)",
+            tags=(torch.Tag.pt2_compliant_tag,),
+        )
 
 
-def forward(family, *arguments):
+def _operators(suffix):
+    return {family: getattr(torch.ops.fastrecur, name + suffix).default for family, name in NAMES.items()}
+
+
+FORWARD, VJP = _operators(""), _operators("_backward")
+FORWARD_SEGMENTS, VJP_SEGMENTS = _operators(_SEGMENTS), _operators(_SEGMENTS + "_backward")
+
+
+def forward(family, a, b, h0, lengths, *options):
     """Run a recurrence: ``(a, b, h0, lengths, axis, reverse, dtype) -> (h, h_last)``."""
-    return FORWARD[family](*arguments)
+    if type(lengths) is Segments:
+        return FORWARD_SEGMENTS[family](a, b, h0, *lengths, *options)
+    return FORWARD[family](a, b, h0, lengths, *options)
 
 
-def vjp(family, *arguments):
+def vjp(family, g, a, b, h, h0, grad_last, lengths, *options):
     """Run its adjoint, of ``(g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, want_a, want_b, want_h0)``.
 
     To ``(grad_a, grad_b, grad_h0)``, with an empty tensor for what is not wanted.
     """
-    return VJP[family](*arguments)
+    if type(lengths) is Segments:
+        return VJP_SEGMENTS[family](g, a, b, h, h0, grad_last, *lengths, *options)
+    return VJP[family](g, a, b, h, h0, grad_last, lengths, *options)
 
 
 # ---- The CPU --------------------------------------------------------------------------------------------------------
@@ -92,7 +106,7 @@ def _alike(shape, dtype, *prototypes):
 def _forward_fake(family, a, b, h0, lengths, axis, reverse, dtype):
     shape = torch.broadcast_shapes(a.shape, b.shape)
     h = _alike(shape, dtype, b, a)
-    return h, h.new_empty(shape[:axis] + shape[axis + 1 :])
+    return h, h.new_empty(_along_time.lanes(shape, axis, lengths))
 
 
 def _gradient_fake(operand, dtype, shape, *prototypes):
@@ -128,6 +142,11 @@ def _vjp_composed(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dty
     return tuple(results)
 
 
+def _with_segments(run, place, family, *arguments):
+    """Run an operator whose lengths are followed by offsets and resets."""
+    return run(family, *arguments[:place], Segments(*arguments[place : place + 3]), *arguments[place + 3 :])
+
+
 for _family, _name in NAMES.items():
     for _suffix, _runs in (
         ("", (_forward, _forward_cuda, _forward_composed, _forward_fake)),
@@ -137,3 +156,7 @@ for _family, _name in NAMES.items():
         for _kernel, _key in zip(_kernels, ("CPU", "CUDA", "CompositeExplicitAutograd"), strict=True):
             library.impl(_name + _suffix, _kernel, _key)
         torch.library.register_fake("fastrecur::" + _name + _suffix, _fake, lib=library)
+    for _suffix, _place, _runs in (("", 3, (_forward, _forward_fake)), ("_backward", 6, (_vjp, _vjp_fake))):
+        _kernel, _fake = (functools.partial(_with_segments, run, _place, _family) for run in _runs)
+        library.impl(_name + _SEGMENTS + _suffix, _kernel, "CPU")
+        torch.library.register_fake("fastrecur::" + _name + _SEGMENTS + _suffix, _fake, lib=library)

@@ -16,8 +16,8 @@ from .. import _checks
 from .._cpu._scan import CANCELLED
 from .._problem import LINEAR
 from . import _arguments, _exchange, _ops, _tensors
+from ._along_time import decay, lanes, like, masked, valid_steps
 from ._autograd import Steps, nothing, source_of, through_steps
-from ._composed import decay, like, masked, valid_steps
 from ._exchange import BACKWARD, FORWARD
 
 PIECES = 16  # that a long shard of few lanes is cut into, to be summarised side by side
@@ -306,7 +306,7 @@ def run(family, a, b, h0, axis, reverse, lengths, return_state, group):
     dtype = _arguments.result_dtype(names, a, b, h0)
     shape, axis = _arguments.shape_and_axis(names[:2], a, b, axis)
     lengths = _arguments.lengths(lengths, shape, axis, (a, b))
-    _arguments.check_state("h0", h0, shape, axis)
+    _arguments.check_state("h0", h0, lanes(shape, axis, lengths))
     is_pair = dtype.is_complex and not _arguments.is_complex(a)
     if is_pair:  # two real series
         b, h0 = (None if v is None else _arguments.pair(v, dtype, a, b) for v in (b, h0))
