@@ -40,78 +40,84 @@ def ewm_mean(
     x: _Plain, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+    offsets: Any = None, resets: Any = None, groups: Any = None,
 ) -> NDArray[Any]: ...
 @overload
 def ewm_mean(
     x: _Data, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+    offsets: Any = None, resets: Any = None, groups: Any = None,
 ) -> _Data: ...
 @overload
 def ewm_sum(
     x: _Plain, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+    offsets: Any = None, resets: Any = None, groups: Any = None,
 ) -> NDArray[Any]: ...
 @overload
 def ewm_sum(
     x: _Data, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+    offsets: Any = None, resets: Any = None, groups: Any = None,
 ) -> _Data: ...
 @overload
 def ewm_var(
     x: _Plain, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
-    bias: bool = False,
+    offsets: Any = None, resets: Any = None, groups: Any = None, bias: bool = False,
 ) -> NDArray[Any]: ...
 @overload
 def ewm_var(
     x: _Data, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
-    bias: bool = False,
+    offsets: Any = None, resets: Any = None, groups: Any = None, bias: bool = False,
 ) -> _Data: ...
 @overload
 def ewm_std(
     x: _Plain, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
-    bias: bool = False,
+    offsets: Any = None, resets: Any = None, groups: Any = None, bias: bool = False,
 ) -> NDArray[Any]: ...
 @overload
 def ewm_std(
     x: _Data, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
-    bias: bool = False,
+    offsets: Any = None, resets: Any = None, groups: Any = None, bias: bool = False,
 ) -> _Data: ...
 @overload
 def ewm_cov(
     x: _Plain, y: _Plain, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
-    bias: bool = False,
+    offsets: Any = None, resets: Any = None, groups: Any = None, bias: bool = False,
 ) -> NDArray[Any]: ...
 @overload
 def ewm_cov(
     x: _Data, y: _Data, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
-    bias: bool = False,
+    offsets: Any = None, resets: Any = None, groups: Any = None, bias: bool = False,
 ) -> _Data: ...
 @overload
 def ewm_corr(
     x: _Plain, y: _Plain, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+    offsets: Any = None, resets: Any = None, groups: Any = None,
 ) -> NDArray[Any]: ...
 @overload
 def ewm_corr(
     x: _Data, y: _Data, *,
     com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
     times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+    offsets: Any = None, resets: Any = None, groups: Any = None,
 ) -> _Data: ...
 @overload
 def ewm_filtfilt(
