@@ -220,9 +220,7 @@ def _resets(resets, shape, axis):
         resets = torch.from_numpy(_checks.resets(resets))
     if resets.dtype is not torch.bool:
         raise TypeError(say.resets_dtype(resets.dtype))
-    came, wanted = resets.shape, shape[: resets.dim()]
-    if not axis < len(came) <= len(shape) or any(n not in (1, m) for n, m in zip(came, wanted, strict=True)):
-        raise ValueError(say.resets_shape(came, shape, axis))
+    _checks.resets_shape(resets.shape, shape, axis)
     return resets
 
 

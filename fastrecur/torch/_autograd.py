@@ -119,7 +119,7 @@ class _Forward(_Rules):
     @staticmethod
     def gradients(ctx, needed, grad_h, grad_last):
         """Return the gradients of a, b and h0."""
-        wanted, *rest = needed[:3], *(None for _ in needed[3:])
+        wanted, rest = needed[:3], [None] * len(needed[3:])
         if (grad_h is None and grad_last is None) or not any(wanted):
             return None, None, None, *rest
         a, b, h, h0, *ends = ctx.saved_tensors
@@ -193,7 +193,7 @@ class _Vjp(_Rules):
         through = through_steps(steps, v, u, grad_q, d, (for_a, for_b, for_h, for_h0))
         to_g = like(e, g) if for_g else None
         to_last = like(e_last, grad_last) if for_last else None
-        return to_g, *through, to_last, *(None for _ in needed[6:])
+        return to_g, *through, to_last, *[None] * len(needed[6:])
 
     @staticmethod
     def jvp(ctx, _way, g_dot, a_dot, b_dot, h_dot, h0_dot, last_dot, *rest):

@@ -5,6 +5,7 @@ result is fresh memory, laid out as torch's own operators lay theirs out.
 """
 
 import functools
+from typing import Any
 
 import torch
 
@@ -147,16 +148,16 @@ def _with_segments(run, place, family, *arguments):
     return run(family, *arguments[:place], Segments(*arguments[place : place + 3]), *arguments[place + 3 :])
 
 
+_KERNELS: Any = {  # and where the lengths of an operator stand
+    "": (3, _forward, _forward_cuda, _forward_composed, _forward_fake),
+    "_backward": (6, _vjp, _vjp_cuda, _vjp_composed, _vjp_fake),
+}
 for _family, _name in NAMES.items():
-    for _suffix, _runs in (
-        ("", (_forward, _forward_cuda, _forward_composed, _forward_fake)),
-        ("_backward", (_vjp, _vjp_cuda, _vjp_composed, _vjp_fake)),
-    ):
-        *_kernels, _fake = (functools.partial(run, _family) for run in _runs)
-        for _kernel, _key in zip(_kernels, ("CPU", "CUDA", "CompositeExplicitAutograd"), strict=True):
-            library.impl(_name + _suffix, _kernel, _key)
-        torch.library.register_fake("fastrecur::" + _name + _suffix, _fake, lib=library)
-    for _suffix, _place, _runs in (("", 3, (_forward, _forward_fake)), ("_backward", 6, (_vjp, _vjp_fake))):
-        _kernel, _fake = (functools.partial(_with_segments, run, _place, _family) for run in _runs)
-        library.impl(_name + _SEGMENTS + _suffix, _kernel, "CPU")
-        torch.library.register_fake("fastrecur::" + _name + _SEGMENTS + _suffix, _fake, lib=library)
+    for _suffix, (_place, _cpu, _cuda, _any_device, _fake) in _KERNELS.items():
+        for _run, _key in ((_cpu, "CPU"), (_cuda, "CUDA"), (_any_device, "CompositeExplicitAutograd")):
+            library.impl(_name + _suffix, functools.partial(_run, _family), _key)
+        torch.library.register_fake(f"fastrecur::{_name}{_suffix}", functools.partial(_fake, _family), lib=library)
+        _segments = _name + _SEGMENTS + _suffix
+        _cpu, _fake = (functools.partial(_with_segments, run, _place, _family) for run in (_cpu, _fake))
+        library.impl(_segments, _cpu, "CPU")
+        torch.library.register_fake("fastrecur::" + _segments, _fake, lib=library)

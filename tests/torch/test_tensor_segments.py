@@ -101,8 +101,7 @@ def test_compiled_in_one_graph():
             assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("which", range(3))
-@pytest.mark.parametrize("is_complex", [False, True])
+@pytest.mark.parametrize(("which", "is_complex"), [(0, False), (1, False), (2, False), (1, True)])
 def test_gradient_of_one_operand(which, is_complex):
     operands, cuts = given("both", 0)
     operands = [v.detach() for v in operands]
