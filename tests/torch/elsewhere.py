@@ -170,6 +170,12 @@ def test_smoothing():
     torch.testing.assert_close(ewm_mean(there, alpha=0.1).inner, ewm_mean(x, alpha=0.1))
 
 
+@pytest.mark.parametrize("options", [dict(offsets=[0, 4]), dict(resets=[True] * 4)])
+def test_segments_are_refused_by_name(options):
+    with pytest.raises(TypeError, match="`(offsets|resets)` has no kernels yet for tensors on somewhere"):
+        forget_mult(0.5, *elsewhere(torch.ones(4, 3)), **options)
+
+
 def test_devices_are_not_mixed():
     x = torch.ones(4, 3)
     with pytest.raises(ValueError, match="`f` on cpu.*`x` on somewhere"):
