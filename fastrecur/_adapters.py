@@ -11,5 +11,8 @@ tensor_types: tuple[type, ...] = ()
 quick_forward: Callable[..., Any]
 quick_vjp: Callable[..., Any]
 
+# What `torch.cuda.current_stream` asks for the handle of a stream, without the object around it. None: ask that.
+raw_stream: Callable[[int], int] | None = None
+
 # The public functions by family, forward and adjoint: what a subclass or a mode of torch is told was called.
 public: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {}

@@ -97,6 +97,13 @@ def resets(resets: Any) -> np.ndarray:
     return array
 
 
+def resets_shape(came: tuple[int, ...], shape: tuple[int, ...], axis: int) -> None:
+    """Raise unless a shape is that of leading axes of another, time among them; an axis of 1 is broadcast."""
+    wanted = shape[: len(came)]
+    if not axis < len(came) <= len(shape) or any(n not in (1, m) for n, m in zip(came, wanted, strict=True)):
+        raise ValueError(say.resets_shape(came, shape, axis))
+
+
 def lengths_in_range(lengths: np.ndarray, steps: int) -> np.ndarray:
     """Return lengths as contiguous int64; raise unless each is a number of steps."""
     if lengths.size:

@@ -1,8 +1,7 @@
-"""Dask arrays: one call of the library for each chunk, and between chunks along time the recurrence's own algebra.
+"""Dask arrays: one call of the library for each chunk, and along time the state from chunk to chunk.
 
-A chunk of a lane does to the state before it what one step would: ``h -> A*h + b``. The chain gives each chunk the
-state after the one before it; the tree composes the pairs ``(A, b)`` first and then needs no order. Both are plain
-graphs of Dask's: nothing is computed here, and nothing is known of a chunk but its shape and its library.
+Each chunk of a lane is given the state after the one before it. That is a plain graph of Dask's: nothing is computed
+here, and nothing is known of a chunk but its shape and its library.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from . import _arrays, _checks, _host, _problem, _shapes, _threads
 from . import _messages as say
 
 STORED = ("from-zarr", "array", "getitem", "astype")  # layers of an array that comes from a store
-SCANS = ("sequential", "blelloch")  # Dask's own names for the two in `dask.array.cumsum`
 
 
 class Operand(NamedTuple):
@@ -122,8 +120,7 @@ class Walk:
     """A walk along time, a chunk at a time: a graph of ``step(state, place, *blocks) -> (*results, state)``.
 
     ``place`` are the first step of the chunk and its shape. The first chunk is given ``first``, and every other what
-    the one before it returned. Where ``decay(place, *blocks)`` says what a chunk multiplies a state by, the tree may do
-    without that order: Dask's configuration ``fastrecur.scan`` chooses.
+    the one before it returned.
     """
 
     def __init__(
@@ -136,42 +133,38 @@ class Walk:
         reverse: bool,
         first: Operand,
         *,
-        decay: Callable[..., Any] | None = None,
         link: Callable[[Walk, Sequence[int]], Any] | None = None,
         linked: Sequence[Operand] = (),
     ) -> None:
         """Make the graph; ``link`` may add a task beside a chunk, of ``linked`` operands: the step is given it last."""
         self.chunks, self.axis = chunks, axis
-        tree = decay is not None and scan_method() == "blelloch"
         everything = [*operands, first, *linked]
-        self.name = f"{name}-{tokenize(step, decay if tree else None, chunks, axis, reverse, *map(tuple, everything))}"
+        self.name = f"{name}-{tokenize(step, chunks, axis, reverse, *map(tuple, everything))}"
         self.graph: dict[Any, Any] = {}
         starts, whole = starts_of(chunks[axis]), range(len(chunks))
-        tasks = {} if tree else self._readings(operands)
+        tasks = self._readings(operands)
         for way in indices(chunks, axis, reverse):
-            calls = []
+            state = first.block(way[0])
             for index in way:
-                place = (starts[index[axis]], tuple(chunks[k][index[k]] for k in whole))
-                beside = () if link is None else (link(self, index),)
-                calls.append((place, *(o.block(index) for o in operands), *beside))
-            join = self._tree if tree else self._chain
-            states = join(first.block(way[0]), way, calls, functools.partial(_pair, step=step, decay=decay))
-            for index, state, (place, *blocks) in zip(way, states, calls, strict=True):
+                place: Any = (starts[index[axis]], tuple(chunks[k][index[k]] for k in whole))
+                blocks = [o.block(index) for o in operands]
                 if tasks:
                     blocks = [tasks.get(block, block) if isinstance(block, tuple) else block for block in blocks]
                     # Dask puts what hangs from a root before the next root: without one it would walk to the end first.
                     root = (f"place-{self.name}", *index)
                     self.graph[root], place = (_itself, place), root
-                self.graph[(f"walk-{self.name}", *index)] = (step, state, place, *blocks)
-            self._state_after(way[-1])
+                beside = () if link is None else (link(self, index),)
+                self.graph[(f"walk-{self.name}", *index)] = (step, state, place, *blocks, *beside)
+                state = (f"state-{self.name}", *index)
+                self.graph[state] = (operator.getitem, (f"walk-{self.name}", *index), -1)
         self.last = [way[-1] for way in indices(chunks, axis, reverse)]
         arrays = [o.value for o in everything if isinstance(o.value, da.Array)]
         self.layers = HighLevelGraph.from_collections(f"walk-{self.name}", self.graph, dependencies=arrays)
-
-    def _state_after(self, index: Sequence[int]) -> Any:
-        key = (f"state-{self.name}", *index)
-        self.graph[key] = (operator.getitem, (f"walk-{self.name}", *index), -1)
-        return key
+        if tasks:  # what was put into the steps has taken its own dependencies along
+            needed = dask.core.keys_in_tasks(self.layers.to_dict(), list(self.graph.values()))
+            names = {key[0] if isinstance(key, tuple) else key for key in needed} - {f"walk-{self.name}"}
+            below = {**self.layers.dependencies, f"walk-{self.name}": names & self.layers.layers.keys()}
+            self.layers = HighLevelGraph(self.layers.layers, below)
 
     def _readings(self, operands: Sequence[Operand]) -> dict[Any, Any]:
         """Return the tasks that read what comes straight from a store: a chunk is then read when it is walked.
@@ -185,36 +178,6 @@ class Walk:
                 if isinstance(value, da.Array) and value.numblocks == blocks and is_stored(value):
                     found |= readings(value)
         return found
-
-    def _chain(self, first: Any, way: Sequence[Any], calls: Any, pair: Any) -> list[Any]:
-        """Return what each chunk begins with: what the one before it ended with."""
-        return [first, *(self._state_after(index) for index in way[:-1])]
-
-    def _tree(self, first: Any, way: Sequence[Any], calls: Any, pair: Callable[..., Any]) -> list[Any]:
-        """Return what each chunk begins with: pairs are composed up a tree, and states go down it."""
-        states = [first] * len(way)
-
-        def name(kind: str, low: int, high: int) -> Any:
-            return (f"{kind}-{self.name}", *way[low], high - low)
-
-        def up(low: int, high: int) -> Any:
-            key = name("pair", low, high)
-            if key not in self.graph:
-                middle = (low + high + 1) // 2
-                one = high - low == 1
-                self.graph[key] = (pair, *calls[low]) if one else (_compose, up(low, middle), up(middle, high))
-            return key
-
-        spans = [(0, len(way))]
-        while spans:
-            low, high = spans.pop()
-            if high - low > 1:
-                middle = (low + high + 1) // 2
-                key = name("before", middle, high)
-                self.graph[key] = (_apply, up(low, middle), states[low])
-                states[middle] = key
-                spans += [(low, middle), (middle, high)]
-        return states
 
     def array(self, label: str, blocks: dict[Any, Any], chunks: tuple[Any, ...], meta: Any) -> da.Array:
         """Return a Dask array of what the walk computes."""
@@ -240,45 +203,6 @@ class Walk:
 
 def _itself(value: Any) -> Any:
     return value
-
-
-def _pair(place: Any, *blocks: Any, step: Callable[..., Any], decay: Any) -> Any:
-    """Return what a chunk does to a state: what it multiplies it by, and what it adds."""
-    (factor, excused), added = decay(place, *blocks), step(None, place, *blocks)[-1]
-    if added is None:  # nothing stands before the chunk, and nobody asks
-        return None
-    lost = ~(np.isfinite(factor) & np.isfinite(added))
-    if lost.any() and (lost & ~excused()).any():
-        raise OverflowError(say.scan_overflow())
-    return factor, added, added.dtype
-
-
-def _compose(first: Any, then: Any) -> Any:
-    if first is None or then is None:
-        return None
-    with np.errstate(all="ignore"):
-        factor, added = then[0] * first[0], then[0] * first[1] + then[1]
-    _check_overflow((factor, added), (*first[:2], *then[:2]))
-    return factor, added, then[2]
-
-
-def _apply(pair: Any, state: Any) -> Any:
-    if pair is None:
-        return None
-    if state is None:
-        return pair[1].astype(pair[2])
-    with np.errstate(all="ignore"):
-        after = pair[0] * state + pair[1]
-        _check_overflow((after,), (*pair[:2], state))
-        return after.astype(pair[2])
-
-
-def _check_overflow(made: Any, of: Any) -> None:
-    """Raise where finite numbers have made others: a walk may have another answer there."""
-    for value in made:
-        lost = ~np.isfinite(value)
-        if lost.any() and (lost & functools.reduce(operator.and_, (np.isfinite(v) for v in of))).any():
-            raise OverflowError(say.scan_overflow())
 
 
 # ---- The recurrences ------------------------------------------------------------------------------------------------
@@ -361,29 +285,6 @@ def _adapter(*blocks: Any) -> Any:
     return _host
 
 
-def _decay(place: Any, *blocks: Any, r: _Recurrence, adjoint: bool) -> Any:
-    """Return the product of what a chunk's steps multiply a state by, and what says which lanes hold no finite data."""
-    (start, shape), axis = place, r.axis
-    values, lengths = (blocks[:4], blocks[4]) if adjoint else (blocks[:2], blocks[2])
-    a = values[1 if adjoint else 0]
-    a = np.asarray(a) if np.isscalar(a) else a
-    wide = _shapes.wide_dtype(_shapes.result_dtype(("a",), [a.dtype]))
-    with np.errstate(all="ignore"):
-        decay = np.broadcast_to(a.astype(wide) if r.family == _problem.LINEAR else 1 - a.astype(wide), shape)
-        if lengths is not None:
-            valid = _local(lengths, start, shape[axis], r.steps)
-            valid = valid.reshape(valid.shape + (1,) * (len(shape) - 1 - valid.ndim))
-            time = np.arange(shape[axis], like=a).reshape([-1 if k == axis else 1 for k in range(len(shape))])
-            decay = np.where(time < np.expand_dims(valid, axis), decay, 1)
-        factor = decay.prod(axis=axis)
-
-    def excused() -> Any:
-        finite = functools.reduce(operator.and_, (np.isfinite(v) for v in values))
-        return ~np.broadcast_to(finite, shape).all(axis=axis)
-
-    return factor.conj() if adjoint else factor, excused
-
-
 def _walk(state: Any, place: Any, a: Any, b: Any, lengths: Any, *, r: _Recurrence) -> Any:
     start, shape = place
     with _threads.alone():
@@ -405,9 +306,8 @@ def forward(
     run = _adapter(meta_a, meta_b, meta_h0).forward
     meta, last = run(family, names, meta_a, meta_b, meta_h0, p.axis, reverse, None, True, None)
     r = _Recurrence(family, names, p.axis, reverse, p.shape[p.axis])
-    step, decay = functools.partial(_walk, r=r), functools.partial(_decay, r=r, adjoint=False)
     blocks = [p.operands[name] for name in ("a", "b", "lengths")]
-    walk = Walk(family, step, p.chunks, blocks, p.axis, reverse, p.operands["h0"], decay=decay)
+    walk = Walk(family, functools.partial(_walk, r=r), p.chunks, blocks, p.axis, reverse, p.operands["h0"])
     h = walk.result("h", 0, meta)
     return (h, walk.state("last", last)) if return_state else h
 
@@ -455,7 +355,7 @@ def vjp(
     metas = g_meta, a_meta, b_meta, h_meta, p.metas["h0"]
     grads = _adapter(*metas, state_meta).vjp(family, names, *metas, axis, reverse, None, state_meta)
     r = _Recurrence(family, names, axis, reverse, p.shape[axis])
-    step, decay = functools.partial(_walk_back, r=r), functools.partial(_decay, r=r, adjoint=True)
+    step = functools.partial(_walk_back, r=r)
     states, first, valid = (p.operands[name] for name in (names[3], "h0", "lengths"))
     starts, count = starts_of(p.chunks[axis]), len(p.chunks[axis])
 
@@ -481,8 +381,7 @@ def vjp(
 
     blocks = [*(p.operands[name] for name in order), valid]
     walk = Walk(
-        f"{family}_vjp", step, p.chunks, blocks, axis, not reverse, p.operands["grad_state"], decay=decay, link=edge,
-        linked=(first,),
+        f"{family}_vjp", step, p.chunks, blocks, axis, not reverse, p.operands["grad_state"], link=edge, linked=(first,)
     )  # fmt: skip
     shapes = {name: np.shape(value) for name, value in (("a", a), ("b", b), ("h0", h0))}
     every = tuple(range(len(p.shape)))
@@ -510,11 +409,3 @@ def _gathered(
     if stretched:
         parts = parts.sum(axis=stretched, keepdims=True, dtype=_shapes.wide_dtype(dtype)).astype(dtype)
     return parts[(0,) * (len(axes) - len(shape))]
-
-
-def scan_method() -> str:
-    """Return how chunks are joined: Dask's configuration says it."""
-    method = dask.config.get("fastrecur.scan", SCANS[0])
-    if method not in SCANS:
-        raise ValueError(say.scan_method(method, SCANS))
-    return str(method)

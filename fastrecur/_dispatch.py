@@ -49,12 +49,8 @@ def vjp(
 def _adapter(operands: tuple[Any, ...], lengths: Any) -> ModuleType:
     """Return the adapter of a call; lengths may be on the host whatever the operands are."""
     if type(lengths) is _checks.Segments:
-        if _arrays.any_tensor(*operands):
-            from .torch import _segments
-
-            return _segments
         adapter = _adapter(operands, None)
-        if adapter is not _host:
+        if adapter is not _host and not _arrays.any_tensor(*operands):
             name = "resets" if lengths.offsets is None else "offsets"
             raise TypeError(say.segments_library(name, adapter.__name__.split(".")[1].lstrip("_")))
         return adapter

@@ -44,7 +44,6 @@ too_large_for_tensors = _message(
 ragged = _message("`{name}` must be a rectangular list of numbers, got one that NumPy cannot convert: {error}")
 not_a_tensor = _message("`{name}` must be a tensor or a number, as other operands are tensors, got {kind}")
 no_tensor = _message("at least one operand must be a tensor where `out`, `lengths` or a state is one")
-device = _message("`{name}` must be in CPU memory or on an NVIDIA GPU, got a tensor on {device}")
 devices = _message("all tensors must be on one device, got `{first}` on {device}, `{name}` on {other}")
 lengths_device = _message("`lengths` must be on the operands' device or on the CPU, got {device}")
 layout = _message("`{name}` must be a plain dense tensor (torch.strided, without names), got {kind}")
@@ -215,7 +214,6 @@ resets_shape = _message(
     "1 is broadcast), got {came}",
     "came wanted axis",
 )
-segments_tangents = _message("`offsets` and `resets` have no forward-mode derivative of a gradient")
 segments_batched = _message("`offsets` must be the same for all samples of torch.vmap")
 segments_library = _message("`{name}` has no kernels yet for {library}: pass each segment by itself")
 
@@ -441,6 +439,9 @@ exchange_failed = _message(
     "the group's timeout, or passed other shapes; the group cannot be used any more. The error was: {error}"
 )
 placements = _message("a DTensor must be sharded along `axis` over exactly one dimension of its mesh")
+time_is_sharded = _message(
+    "a DTensor must not be sharded along `axis` here: fastrecur.torch.distributed takes it, and no rank gets the whole"
+)
 sequence_module = _message("`module` must be a QRNN or a QRNNLayer, got {kind}")
 sequence_packed = _message("a PackedSequence cannot be sharded along time: pad it")
 
@@ -455,14 +456,6 @@ unknown_chunks = _message(
 out_lazy = _message("`out` must be left out with Dask arrays: they are lazy, and cannot be written to")
 
 
-def scan_method(came, known):
-    return f"Dask's configuration `fastrecur.scan` must be one of {', '.join(map(repr, known))}, got {came!r}"
-
-
 lazy_stream = _message(
     "`chunk` must be in memory for a stream, got a Dask array: pass the whole array to ewm_mean instead"
-)
-scan_overflow = _message(
-    "the composed steps of a chunk overflow: set dask.config.set({{'fastrecur.scan': 'sequential'}}) to scan step"
-    " by step"
 )

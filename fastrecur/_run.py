@@ -340,8 +340,8 @@ def _states(plan, state, cuts=None):
 
     Of ``cuts`` with segments, each segment's.
     """
-    if cuts is not None and cuts.count is not None:
-        shape, strides = (cuts.count, *plan.lane_shape), (_state_bytes(plan), *plan.carry_strides)
+    if cuts is not None and cuts.segments is not None:
+        shape, strides = (cuts.segments, *plan.lane_shape), (_state_bytes(plan), *plan.carry_strides)
         carry = _problem.empty(shape, plan.wide, strides, large=0)
         with np.errstate(all="ignore"):
             carry[...] = 0 if state is None else state

@@ -7,14 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _checks, _problem
-from . import _messages as say
 
 
 class Cuts(NamedTuple):
     """Where the series of a call begin anew."""
 
     lengths: np.ndarray | None
-    count: int | None  # of segments, each of which has states of its own; None without offsets
+    segments: int | None  # how many, each of which has states of its own; None without offsets
     bounds: np.ndarray  # of segments with steps, in scan order: the first step, the one behind the last, its number
     flags: np.ndarray | None  # true where the state before a step, in scan order, is zero
     ends: np.ndarray | None  # and where the state behind the last step is
@@ -53,18 +52,12 @@ def check(
         lengths = _checks.lengths_in_range(lengths, steps)
     if resets is not None:
         resets = _checks.resets(resets)
-        _check_resets_shape(resets.shape, shape, axis)
+        _checks.resets_shape(resets.shape, shape, axis)
         resets = resets.reshape(resets.shape + (1,) * (len(shape) - resets.ndim))
     flags, ends = resets, None
     if resets is not None and reverse:
         flags, ends = _reversed(resets, shape, axis, borders, lengths, count)
     return Cuts(lengths, count, _bounds(borders, steps, reverse), flags, ends)
-
-
-def _check_resets_shape(came: tuple, shape: tuple, axis: int) -> None:
-    wanted = shape[: len(came)]
-    if not axis < len(came) <= len(shape) or any(n not in (1, m) for n, m in zip(came, wanted, strict=True)):
-        raise ValueError(say.resets_shape(came, shape, axis))
 
 
 def _bounds(borders: np.ndarray, steps: int, reverse: bool) -> np.ndarray:

@@ -31,144 +31,144 @@ _Own: TypeAlias = _A | _Number | NDArray[Any]
 @overload
 def forget_mult(
     f: _Plain, x: _Plain, h0: _Plain | None = None,
-    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None,
+    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None, offsets: Any = None, resets: Any = None,
     return_state: Literal[False] = False, out: NDArray[Any] | None = None,
 ) -> NDArray[Any]: ...
 @overload
 def forget_mult(
     f: _Plain, x: _Plain, h0: _Plain | None = None,
-    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None,
+    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None, offsets: Any = None, resets: Any = None,
     return_state: Literal[True], out: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any]]: ...
 @overload
 def forget_mult(
     f: _Tensor, x: _Tensor, h0: _Tensor | None = None,
-    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None,
+    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None, offsets: Any = None, resets: Any = None,
     return_state: Literal[False] = False, out: Tensor | None = None,
 ) -> Tensor: ...
 @overload
 def forget_mult(
     f: _Tensor, x: _Tensor, h0: _Tensor | None = None,
-    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None,
+    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None, offsets: Any = None, resets: Any = None,
     return_state: Literal[True], out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 @overload
 def forget_mult(
     f: _Own[_A], x: _Own[_A], h0: _Own[_A] | None = None,
-    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None,
+    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None, offsets: Any = None, resets: Any = None,
     return_state: Literal[False] = False, out: _A | None = None,
 ) -> _A: ...
 @overload
 def forget_mult(
     f: _Own[_A], x: _Own[_A], h0: _Own[_A] | None = None,
-    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None,
+    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None, offsets: Any = None, resets: Any = None,
     return_state: Literal[True], out: _A | None = None,
 ) -> tuple[_A, _A]: ...
 @overload
 def forget_mult(
     f: Any, x: Any, h0: Any = None,
-    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None,
+    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None, offsets: Any = None, resets: Any = None,
     return_state: bool, out: Any = None,
 ) -> Any: ...
 @overload
 def forget_mult_vjp(
     grad_h: _Plain, f: _Plain, x: _Plain, h: _Plain, h0: None = None,
-    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None,
+    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None, offsets: Any = None, resets: Any = None,
     grad_state: _Plain | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any], None]: ...
 @overload
 def forget_mult_vjp(
     grad_h: _Plain, f: _Plain, x: _Plain, h: _Plain, h0: _Plain,
-    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None,
+    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None, offsets: Any = None, resets: Any = None,
     grad_state: _Plain | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]: ...
 @overload
 def forget_mult_vjp(
     grad_h: _Tensor, f: _Tensor, x: _Tensor, h: _Tensor, h0: None = None,
-    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None,
+    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None, offsets: Any = None, resets: Any = None,
     grad_state: _Tensor | None = None,
 ) -> tuple[Tensor, Tensor, None]: ...
 @overload
 def forget_mult_vjp(
     grad_h: _Tensor, f: _Tensor, x: _Tensor, h: _Tensor, h0: _Tensor,
-    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None,
+    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None, offsets: Any = None, resets: Any = None,
     grad_state: _Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]: ...
 @overload
 def forget_mult_vjp(
     grad_h: _Own[_A], f: _Own[_A], x: _Own[_A], h: _Own[_A], h0: _Own[_A] | None = None,
-    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None,
+    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None, offsets: Any = None, resets: Any = None,
     grad_state: _Own[_A] | None = None,
 ) -> tuple[_A, _A, _A | None]: ...
 @overload
 def linear_recurrence(
     a: _Plain, b: _Plain, h0: _Plain | None = None,
-    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None,
+    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None, offsets: Any = None, resets: Any = None,
     return_state: Literal[False] = False, out: NDArray[Any] | None = None,
 ) -> NDArray[Any]: ...
 @overload
 def linear_recurrence(
     a: _Plain, b: _Plain, h0: _Plain | None = None,
-    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None,
+    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None, offsets: Any = None, resets: Any = None,
     return_state: Literal[True], out: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any]]: ...
 @overload
 def linear_recurrence(
     a: _Tensor, b: _Tensor, h0: _Tensor | None = None,
-    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None,
+    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None, offsets: Any = None, resets: Any = None,
     return_state: Literal[False] = False, out: Tensor | None = None,
 ) -> Tensor: ...
 @overload
 def linear_recurrence(
     a: _Tensor, b: _Tensor, h0: _Tensor | None = None,
-    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None,
+    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None, offsets: Any = None, resets: Any = None,
     return_state: Literal[True], out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 @overload
 def linear_recurrence(
     a: _Own[_A], b: _Own[_A], h0: _Own[_A] | None = None,
-    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None,
+    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None, offsets: Any = None, resets: Any = None,
     return_state: Literal[False] = False, out: _A | None = None,
 ) -> _A: ...
 @overload
 def linear_recurrence(
     a: _Own[_A], b: _Own[_A], h0: _Own[_A] | None = None,
-    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None,
+    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None, offsets: Any = None, resets: Any = None,
     return_state: Literal[True], out: _A | None = None,
 ) -> tuple[_A, _A]: ...
 @overload
 def linear_recurrence(
     a: Any, b: Any, h0: Any = None,
-    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None,
+    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None, offsets: Any = None, resets: Any = None,
     return_state: bool, out: Any = None,
 ) -> Any: ...
 @overload
 def linear_recurrence_vjp(
     grad_h: _Plain, a: _Plain, b: _Plain, h: _Plain, h0: None = None,
-    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None,
+    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None, offsets: Any = None, resets: Any = None,
     grad_state: _Plain | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any], None]: ...
 @overload
 def linear_recurrence_vjp(
     grad_h: _Plain, a: _Plain, b: _Plain, h: _Plain, h0: _Plain,
-    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None,
+    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None, offsets: Any = None, resets: Any = None,
     grad_state: _Plain | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]: ...
 @overload
 def linear_recurrence_vjp(
     grad_h: _Tensor, a: _Tensor, b: _Tensor, h: _Tensor, h0: None = None,
-    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None,
+    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None, offsets: Any = None, resets: Any = None,
     grad_state: _Tensor | None = None,
 ) -> tuple[Tensor, Tensor, None]: ...
 @overload
 def linear_recurrence_vjp(
     grad_h: _Tensor, a: _Tensor, b: _Tensor, h: _Tensor, h0: _Tensor,
-    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None,
+    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None, offsets: Any = None, resets: Any = None,
     grad_state: _Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]: ...
 @overload
 def linear_recurrence_vjp(
     grad_h: _Own[_A], a: _Own[_A], b: _Own[_A], h: _Own[_A], h0: _Own[_A] | None = None,
-    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None,
+    *, axis: int = 0, reverse: bool = False, lengths: _Lengths = None, offsets: Any = None, resets: Any = None,
     grad_state: _Own[_A] | None = None,
 ) -> tuple[_A, _A, _A | None]: ...

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import _adapters
 from .. import _messages as say
 from .._arrays import BFLOAT16, element, is_on_device
 from .._shapes import c_strides
@@ -120,8 +121,7 @@ class Torch(Library):
             getattr(self.library, n): np.dtype(e) for n, e in _TORCH_DTYPES.items() if hasattr(self.library, n)
         }
         self.own = {dtype: kind for kind, dtype in self.dtypes.items()}
-        # What `current_stream` asks, without the object around it; only where torch has CUDA.
-        self.raw_stream = getattr(self.library._C, "_cuda_getCurrentRawStream", None)
+        self.raw_stream = _adapters.raw_stream
 
     def view(self, name, array):
         """Return a tensor's view."""

@@ -37,10 +37,9 @@ class Borders:
         found = found.reshape(time)
         if self.resets is None:
             return found
-        came, wanted = self.resets.shape, shape[: self.resets.ndim]
-        if not axis < len(came) <= len(shape) or any(n not in (1, m) for n, m in zip(came, wanted, strict=True)):
-            raise ValueError(say.resets_shape(came, shape, axis))
-        return found | self.resets.reshape(came + (1,) * (len(shape) - len(came)))
+        _checks.resets_shape(self.resets.shape, shape, axis)
+        flags: np.ndarray = found | self.resets.reshape(self.resets.shape + (1,) * (len(shape) - self.resets.ndim))
+        return flags
 
     def sorted_by_group(self, steps: int) -> tuple[np.ndarray, np.ndarray, Borders]:
         """Return the order that brings groups together, which steps have none, and where groups begin then."""

@@ -1,6 +1,6 @@
 """PyTorch modules around the recurrence; the functions of `fastrecur` take tensors themselves."""
 
-from . import _call as _call  # calls with tensors are known from now on
+from . import _short_calls as _short_calls  # calls with tensors are known from now on
 from .ewm import Ewm
 from .modules import ForgetMult
 from .pcen import PCEN

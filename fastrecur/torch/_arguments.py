@@ -41,14 +41,13 @@ def take(names, *values):
 
 
 def _check_devices(tensors):
-    """Raise unless tensors share a device for which there are kernels; beside a GPU's, numbers may be the CPU's."""
+    """Raise unless tensors share a device; beside those of any other device, numbers may be the CPU's."""
     placed = [(name, value.device) for name, value in tensors if value.dim() or not value.is_cpu]
     if placed:
         main, device = placed[0]
         for name, value in tensors:
-            if value.device != device and (value.dim() or not value.is_cpu or device.type != "cuda"):
+            if value.device != device and (value.dim() or not value.is_cpu):
                 raise ValueError(say.devices(main, device, name, value.device))
-        _runs_on(main, device)
 
 
 def _take_number(name, value, tensors):
@@ -63,12 +62,6 @@ def _take_number(name, value, tensors):
         if library
         else say.not_a_tensor(name, type(value))
     )
-
-
-def _runs_on(name, device):
-    """Raise unless there are kernels for a device. The one place that knows which devices there are."""
-    if device.type not in ("cpu", "cuda", "meta"):
-        raise ValueError(say.device(name, device))
 
 
 def _check_tensor(name, tensor):
@@ -166,7 +159,9 @@ def as_tensor(value, like):
     if not _is_number(value):
         return value
     dtype = torch.complex128 if type(value) is complex else torch.float64
-    return torch.full((), value, dtype=dtype, device=like.device)
+    if torch.compiler.is_compiling() or type(like) in PLAIN:
+        return torch.full((), value, dtype=dtype, device=like.device)
+    return like.new_full((), value, dtype=dtype)  # of its own kind
 
 
 def shape_and_axis(names, a, b, axis):
@@ -188,11 +183,45 @@ def fits(shape, into):
     return len(shape) <= len(into) and all(n in (1, m) for n, m in zip(reversed(shape), reversed(into), strict=False))
 
 
-def check_state(name, state, shape, axis):
-    """Raise unless a state broadcasts to the lanes."""
-    lanes = shape[:axis] + shape[axis + 1 :]
+def check_state(name, state, lanes):
+    """Raise unless a state broadcasts to the shape of all states."""
     if isinstance(state, torch.Tensor) and not fits(state.shape, lanes):
         raise ValueError(say.state_shape(name, state.shape, lanes))
+
+
+def ends(given, shape, axis, operands):
+    """Return what a call takes as lengths, with offsets and resets or without, as tensors that fit its operands."""
+    if type(given) is not _checks.Segments:
+        return lengths(given, shape, axis, operands)
+    own, offsets, resets = given
+    for value in (v for v in operands if not _is_number(v)):
+        is_sharded = type(value).__name__ == "DTensor"
+        if is_sharded or value.device.type not in ("cpu", "meta"):
+            kind = "DTensors" if is_sharded else f"tensors on {value.device.type}"
+            raise TypeError(say.segments_library("resets" if offsets is None else "offsets", kind))
+    offsets = None if offsets is None else _offsets(offsets)
+    resets = None if resets is None else _resets(resets, shape, axis)
+    return given._replace(lengths=lengths(own, shape, axis, operands), offsets=offsets, resets=resets)
+
+
+def _offsets(offsets):
+    """Return offsets as a tensor of integers in one dimension."""
+    if not isinstance(offsets, torch.Tensor):
+        return torch.from_numpy(_checks.offsets(offsets).astype(np.int64))
+    is_integer = offsets.dtype in _tensors.INTEGERS and offsets.dtype is not torch.bool
+    if not is_integer or offsets.dim() != 1 or not offsets.shape[0]:
+        raise (ValueError if is_integer else TypeError)(say.offsets_kind(offsets.dtype, offsets.shape))
+    return offsets
+
+
+def _resets(resets, shape, axis):
+    """Return resets as a tensor of bools that fits leading axes of a shape."""
+    if not isinstance(resets, torch.Tensor):
+        resets = torch.from_numpy(_checks.resets(resets))
+    if resets.dtype is not torch.bool:
+        raise TypeError(say.resets_dtype(resets.dtype))
+    _checks.resets_shape(resets.shape, shape, axis)
+    return resets
 
 
 def lengths(lengths, shape, axis, operands):

@@ -6,62 +6,79 @@ For the scan direction ``h[t] = q[t]*h' + c[t]``, with ``h'`` the state before a
 * a tangent of the states is the linear recurrence with ``q`` over the tangent of one step for a fixed ``h'``;
 * the gradients are ``D`` times a step's own derivatives;
 * a gradient of the gradients is again the linear recurrence ``E`` with ``q``, over what the cotangents make of one
-  step, and elementwise work. `_Vjp.backward` has it in full.
+  step, and elementwise work. `_Vjp.gradients` has it in full.
 
-All is made of the two operators and of torch's own, so every order of every derivative follows. The rules belong to
+All is made of the operators and of torch's own, so every order of every derivative follows. The rules belong to
 the operators (their autograd and vmap keys), so they hold for every graph that an operator stands in, however it came
 there.
 """
 
 import contextlib
+import functools
 from typing import Any, NamedTuple
 
 import torch
-from torch._functorch.utils import enable_single_level_autograd_function
-from torch.autograd import forward_ad as _forward_ad
-from torch.autograd.function import _SingleLevelFunction
 
+from .. import _messages as say
+from .._checks import Segments
 from .._problem import FORGET, LINEAR
 from . import _ops, _tensors
+from . import _torch_internals as _internals
+from ._along_time import decay, first_step, lanes, like, masked, state_before, step_after, valid_steps
 from ._ops import forward, vjp
 
 
-class _Rules(_SingleLevelFunction):
-    """An operator's autograd kernel, of its ``arguments`` behind the ``way`` on: keys, and whether there are tangents.
+class _Rules(_internals.KernelFunction):  # type: ignore[misc]
+    """An operator's autograd kernel, of its arguments behind the ``way`` on: family, keys, whether there are tangents.
 
-    One level of functorch is all that a kernel sees, so it is not a `torch.autograd.Function`, which sees to them all.
+    Where torch has not what such a kernel needs, `setup` and `gradients` are registered as for any custom operator.
     """
 
     @classmethod
-    def run(cls, keyset, *arguments):
+    def run(cls, family, keyset, *arguments):
         tensors = [v for v in arguments if isinstance(v, torch.Tensor)]
         records = torch.is_grad_enabled() and any(v.requires_grad for v in tensors)
-        has_tangents = _may_have_tangents() and any(map(_has_tangent, tensors))
+        has_tangents = _internals.may_have_tangents() and any(map(_internals.has_tangent, tensors))
         if not records and not has_tangents:
-            with torch._C._AutoDispatchBelowAutograd():
-                return cls.operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
-        with enable_single_level_autograd_function():
-            return cls.apply((keyset, has_tangents), *arguments)
+            with _internals.below_autograd():
+                return cls.operators[family].redispatch(keyset & _internals.after_autograd, *arguments)
+        with _internals.enable_one_level():
+            return cls.apply((family, keyset, has_tangents), *arguments)
 
     @classmethod
-    def below(cls, keyset, arguments):
+    def forward(cls, ctx, way, *arguments):
         """Run the operator without recording here; levels further out record for themselves."""
+        family, keyset, has_tangents = way
         with contextlib.ExitStack() as stack:
-            if torch._C._functorch.peek_interpreter_stack() is not None:
+            if _internals.interpreter() is not None:
                 stack.enter_context(torch.enable_grad())
-                stack.enter_context(_forward_ad._set_fwd_grad_enabled(True))
-            stack.enter_context(torch._C._AutoDispatchBelowAutograd())
-            return cls.operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
+                stack.enter_context(_internals.with_forward_mode(True))
+            stack.enter_context(_internals.below_autograd())
+            output = cls.operators[family].redispatch(keyset & _internals.after_autograd, *arguments)
+        cls.setup(ctx, family, ctx.needs_input_grad[1:], arguments, output, has_tangents)
+        return output
 
+    @classmethod
+    def backward(cls, ctx, *grads):
+        """Return the gradients of the operator's arguments, behind that of the way."""
+        return None, *cls.gradients(ctx, ctx.needs_input_grad[1:], *grads)
 
-def _may_have_tangents():
-    # The compiler enters levels unseen by `torch.autograd.forward_ad`, but inside a transform.
-    is_entered = _forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
-    return is_entered and torch._C._is_fwd_grad_enabled()
+    @classmethod
+    def register(cls, vmap):
+        for family, operator in cls.operators.items():
+            name = operator.name().partition(".")[0]
+            if _internals.HAS_KERNELS:
+                _ops.library.impl(operator, functools.partial(cls.run, family), "Autograd", with_keyset=True)
+            else:
+                torch.library.register_autograd(
+                    name, lambda ctx, *grads: cls.gradients(ctx, ctx.needs_input_grad, *grads),
+                    setup_context=functools.partial(cls._setup, family), lib=_ops.library,
+                )  # fmt: skip
+            torch.library.register_vmap(name, functools.partial(vmap, family), lib=_ops.library)
 
-
-def _has_tangent(tensor):
-    return torch._VF._unpack_dual(tensor, level=0)[1] is not None
+    @classmethod
+    def _setup(cls, family, ctx, inputs, output):
+        cls.setup(ctx, family, ctx.needs_input_grad, inputs, output, False)
 
 
 class Steps(NamedTuple):
@@ -78,182 +95,180 @@ class Steps(NamedTuple):
     lengths: Any
 
 
-class _Forward(_Rules):
-    """A recurrence: ``(family, a, b, h0, lengths, axis, reverse, dtype) -> (h, h_last)``."""
+def _lengths(ends):
+    """Return an operator's lengths, alone or with offsets and resets, as one."""
+    return Segments(*ends) if len(ends) > 1 else ends[0]
 
-    operator = forward
+
+class _Forward(_Rules):
+    """A recurrence."""
+
+    operators = _ops.FORWARD
 
     @staticmethod
-    def forward(ctx, way, *arguments):
-        """Run the operator; keep what the gradients that are wanted read, and nothing else."""
-        (keyset, has_tangents), (family, a, b, h0, lengths, axis, reverse, dtype) = way, arguments
-        output = h, _ = _Forward.below(keyset, arguments)
-        wanted = ctx.needs_input_grad[2:5]
-        needs_b, needs_h = _tensors.reads(family, wanted)
+    def setup(ctx, family, wanted, arguments, output, has_tangents):
+        """Keep what the gradients that are wanted read, and nothing else."""
+        (a, b, h0, *ends, axis, reverse, dtype), (h, _) = arguments, output
         ctx.problem = family, axis, reverse, dtype
         ctx.b_shape, ctx.b_dtype = b.shape, b.dtype
         ctx.set_materialize_grads(False)
         if has_tangents:
-            ctx.save_for_forward(a, b, h, h0, lengths)
-        ctx.save_for_backward(
-            a, b if needs_b else None, h if needs_h else None, h0 if needs_h or wanted[2] else None, lengths
-        )
-        return output
+            ctx.save_for_forward(a, b, h, h0, *ends)
+        ctx.save_for_backward(*_tensors.to_save(family, wanted, a, b, h, h0, *ends))
 
     @staticmethod
-    def backward(ctx, grad_h, grad_last):
+    def gradients(ctx, needed, grad_h, grad_last):
         """Return the gradients of a, b and h0."""
-        wanted = ctx.needs_input_grad[2:5]
+        wanted, rest = needed[:3], [None] * len(needed[3:])
         if (grad_h is None and grad_last is None) or not any(wanted):
-            return (None,) * 9
-        a, b, h, h0, lengths = ctx.saved_tensors
-        family, axis, reverse, dtype = ctx.problem
-        if b is None:
-            b = _nothing(a, ctx.b_shape, ctx.b_dtype)
-        if h is None or grad_h is None:
-            zeros = _nothing(a, torch.broadcast_shapes(a.shape, ctx.b_shape), dtype)
-            h = zeros if h is None else h
-            grad_h = zeros if grad_h is None else grad_h
-        grads = vjp(family, grad_h, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted)
-        grads = (grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True))
-        return None, None, *grads, *(None,) * 4
+            return None, None, None, *rest
+        a, b, h, h0, *ends = ctx.saved_tensors
+        form = ctx.b_shape, ctx.b_dtype
+        grads = recorded_vjp(ctx.problem, grad_h, a, b, h, h0, grad_last, _lengths(ends), form, wanted)
+        return *grads, *rest
 
     @staticmethod
-    def jvp(ctx, _way, _family, a_dot, b_dot, h0_dot, *rest):
+    def jvp(ctx, _way, a_dot, b_dot, h0_dot, *rest):
         """Return the tangents of h and h_last."""
-        steps = Steps(*ctx.problem, *map(_primal, ctx.saved_tensors))
-        with _forward_ad._set_fwd_grad_enabled(True):
+        a, b, h, h0, *ends = map(_internals.primal, ctx.saved_tensors)
+        steps = Steps(*ctx.problem, a, b, h, h0, _lengths(ends))
+        with _internals.with_forward_mode(True):
             return _tangents(steps, a_dot, b_dot, h0_dot)
 
 
 def _tangents(steps, a_dot, b_dot, h0_dot):
     """Return the tangents of a recurrence's states: it is linear in all but its gate."""
-    decay, source = _decay(steps.family, steps.a, steps.dtype), _source_of(steps, a_dot, b_dot)
-    return forward(LINEAR, decay, source, h0_dot, steps.lengths, steps.axis, steps.reverse, steps.dtype)
+    q, source = decay(steps.family, steps.a, steps.dtype), source_of(steps, a_dot, b_dot)
+    return forward(LINEAR, q, source, h0_dot, steps.lengths, steps.axis, steps.reverse, steps.dtype)
+
+
+def recorded_vjp(problem, g, a, b, h, h0, grad_last, lengths, b_form, wanted):
+    """Return the gradients that are wanted, through the dispatcher; g, b and h may be left out, b with its form."""
+    family, axis, reverse, dtype = problem
+    if b is None:
+        b = nothing(a, *b_form)
+    if g is None or h is None:
+        zeros = nothing(a, torch.broadcast_shapes(a.shape, b.shape), dtype)
+        g, h = (zeros if v is None else v for v in (g, h))
+    grads = vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted)
+    return tuple(grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True))
 
 
 class _Vjp(_Rules):
-    """A recurrence's adjoint.
+    """A recurrence's adjoint."""
 
-    ``(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, want_a, want_b, want_h0) -> (grad_a, grad_b,
-    grad_h0)``, with an empty tensor for what is not wanted.
-    """
-
-    operator = vjp
+    operators = _ops.VJP
 
     @staticmethod
-    def forward(ctx, way, *arguments):
-        """Run the operator; keep all operands: each is in the gradient's gradient."""
-        keyset, has_tangents = way
-        family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted = arguments
-        output = _Vjp.below(keyset, arguments)
+    def setup(ctx, family, wanted, arguments, output, has_tangents):
+        """Keep all operands: each is in the gradient's gradient."""
+        *operands, axis, reverse, dtype, want_a, want_b, want_h0 = arguments
         ctx.problem = family, axis, reverse, dtype
-        ctx.wanted = tuple(wanted)
+        ctx.wanted = want_a, want_b, want_h0
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*(grad for grad, is_wanted in zip(output, wanted, strict=True) if not is_wanted))
-        ctx.save_for_backward(g, a, b, h, h0, grad_last, lengths)
+        ctx.mark_non_differentiable(*(v for v, is_wanted in zip(output, ctx.wanted, strict=True) if not is_wanted))
+        ctx.save_for_backward(*operands)
         if has_tangents:
-            ctx.save_for_forward(g, a, b, h, h0, grad_last, lengths)
-        return output
+            ctx.save_for_forward(*operands)
 
     @staticmethod
-    def backward(ctx, v, u, w):
+    def gradients(ctx, needed, v, u, w):
         """Return the gradients of g, a, b, h, h0 and grad_last for the cotangents of grad_a, grad_b and grad_h0.
 
         With ``s`` a step's derivative by ``a`` (``x - h'``, or ``h'``) and ``r`` that by ``b`` (``f``, or 1):
         ``E = q*E' + u*r + v*s`` from ``w`` on is the gradient of ``g``; ``conj(v)*D`` is that of ``s``; and
         ``conj(E')*D`` (of ``q``) and ``conj(u)*D`` (of ``r``) make up that of ``a``.
         """
-        g, a, b, h, h0, grad_last, lengths = ctx.saved_tensors
+        g, a, b, h, h0, grad_last, *ends = ctx.saved_tensors
         family, axis, reverse, dtype = ctx.problem
         v, u, w = (c if is_wanted else None for c, is_wanted in zip((v, u, w), ctx.wanted, strict=True))
         if v is None and u is None and w is None:
-            return (None,) * 15
-        _, _, for_g, for_a, for_b, for_h, for_h0, for_last, *_ = ctx.needs_input_grad
-        q = _decay(family, a, dtype)
+            return (None,) * len(needed)
+        for_g, for_a, for_b, for_h, for_h0, for_last, *_ = needed
+        q, lengths = decay(family, a, dtype), _lengths(ends)
         steps = Steps(family, axis, reverse, dtype, a, b, h, h0, lengths)
-        source = _source_of(steps, v, u)
+        source = source_of(steps, v, u)
         e, e_last = forward(LINEAR, q, source, w, lengths, axis, reverse, dtype)
         grad_q, d, _ = vjp(LINEAR, g, q, source, e, w, grad_last, lengths, axis, reverse, dtype, for_a, True, False)
-        through = _through_steps(steps, v, u, grad_q, d, (for_a, for_b, for_h, for_h0))
-        to_g = _like(e, g) if for_g else None
-        to_last = _like(e_last, grad_last) if for_last else None
-        return None, None, to_g, *through, to_last, *(None,) * 7
+        through = through_steps(steps, v, u, grad_q, d, (for_a, for_b, for_h, for_h0))
+        to_g = like(e, g) if for_g else None
+        to_last = like(e_last, grad_last) if for_last else None
+        return to_g, *through, to_last, *[None] * len(needed[6:])
 
     @staticmethod
-    def jvp(ctx, _way, _family, g_dot, a_dot, b_dot, h_dot, h0_dot, last_dot, *rest):
+    def jvp(ctx, _way, g_dot, a_dot, b_dot, h_dot, h0_dot, last_dot, *rest):
         """Return the tangents of the gradients."""
-        g, a, b, h, h0, grad_last, lengths = map(_primal, ctx.saved_tensors)
-        steps = Steps(*ctx.problem, a, b, h, h0, lengths)
-        with _forward_ad._set_fwd_grad_enabled(True):
+        g, a, b, h, h0, grad_last, *ends = map(_internals.primal, ctx.saved_tensors)
+        steps = Steps(*ctx.problem, a, b, h, h0, _lengths(ends))
+        with _internals.with_forward_mode(True):
             d, d_dot, grad_h0 = _adjoint_tangents(steps, g, grad_last, g_dot, a_dot, last_dot, ctx.wanted[2])
             return *_gradient_tangents(steps, d, d_dot, a_dot, b_dot, h_dot, h0_dot, ctx.wanted), grad_h0
 
 
-def _source_of(steps, v, u):
-    """Return ``u*r + v*s`` in `_Vjp.backward`'s letters: what drives ``E``, or, of tangents, those of the states."""
+def source_of(steps, v, u):
+    """Return ``u*r + v*s`` in `_Vjp.gradients`'s letters: what drives ``E``, or, of tangents, those of the states."""
     family, axis, reverse, _, a, b, h, h0, lengths = steps
     source = None
     if u is not None:
         source = u * a if family == FORGET else u
     if v is not None:
-        before = _before(h, h0, lengths, axis, reverse)
+        before = state_before(h, h0, lengths, axis, reverse)
         source = _sum(source, v * (b - before if family == FORGET else before))
     return _full(source, h)
 
 
-def _through_steps(steps, v, u, grad_q, d, wanted):
+def through_steps(steps, v, u, grad_q, d, wanted):
     """Return the gradients of a, b, h and h0 that are wanted, of what each step makes of them."""
     family, axis, reverse, _, a, b, h, h0, lengths = steps
-    is_forget, valid = family == FORGET, _valid(h, lengths, axis)
+    is_forget, valid = family == FORGET, valid_steps(h, lengths, axis)
     for_a, for_b, for_h, for_h0 = wanted
     to_a = to_b = to_h = to_h0 = None
     if for_a:
-        to_a = _like(-grad_q if is_forget else grad_q, a)
+        to_a = like(-grad_q if is_forget else grad_q, a)
         if is_forget and u is not None:
-            to_a = to_a + _like(_masked(u.conj() * d, valid), a)
+            to_a = to_a + like(masked(u.conj() * d, valid), a)
     if v is not None and (for_b or for_h or for_h0):
-        to_s = _masked(v.conj() * d, valid)
-        to_b = _like(to_s, b) if for_b and is_forget else None
+        to_s = masked(v.conj() * d, valid)
+        to_b = like(to_s, b) if for_b and is_forget else None
         to_before = -to_s if is_forget else to_s
-        to_h = _like(_shifted(to_before, None, valid, axis, not reverse), h) if for_h else None
-        to_h0 = _like(_first(to_before, lengths, axis, reverse), h0) if for_h0 else None
+        to_h = like(step_after(to_before, lengths, axis, reverse), h) if for_h else None
+        to_h0 = like(first_step(to_before, lengths, axis, reverse), h0) if for_h0 else None
     return to_a, to_b, to_h, to_h0
 
 
 def _adjoint_tangents(steps, g, grad_last, g_dot, a_dot, last_dot, want_h0):
     """Return ``D``, its tangent, which is that of a recurrence in the other direction, and the tangent of grad_h0."""
     family, axis, reverse, dtype, a, _, h, h0, lengths = steps
-    q, valid = _decay(family, a, dtype), _valid(h, lengths, axis)
-    zeros = _nothing(g, h.shape, dtype)
+    q, valid = decay(family, a, dtype), valid_steps(h, lengths, axis)
+    zeros = nothing(g, h.shape, dtype)
     options = lengths, axis, reverse, dtype, False, True
     _, d, _ = vjp(LINEAR, g, q, zeros, zeros, None, grad_last, *options, False)
     source, through_q = g_dot, None
     if a_dot is not None:
         q_dot = -a_dot if family == FORGET else a_dot
-        through_q = _masked(q_dot.conj() * d, valid)
-        source = _sum(source, _shifted(through_q, None, valid, axis, not reverse))
-    lanes = _nothing(g, h.shape[:axis] + h.shape[axis + 1 :], dtype)
-    start = lanes if h0 is None else _full(h0, lanes)
+        through_q = masked(q_dot.conj() * d, valid)
+        source = _sum(source, step_after(through_q, lengths, axis, reverse))
+    states = nothing(g, lanes(h.shape, axis, lengths), dtype)
+    start = states if h0 is None else _full(h0, states)
     _, d_dot, first_dot = vjp(LINEAR, _full(source, h), q, zeros, zeros, start, last_dot, *options, want_h0)
     if not want_h0:
         return d, d_dot, None
     if through_q is not None:
-        first_dot = first_dot + _first(through_q, lengths, axis, reverse)
-    return d, d_dot, _like(first_dot, h0)
+        first_dot = first_dot + first_step(through_q, lengths, axis, reverse)
+    return d, d_dot, like(first_dot, h0)
 
 
 def _gradient_tangents(steps, d, d_dot, a_dot, b_dot, h_dot, h0_dot, wanted):
     """Return the tangents of the gradients of a and b that are wanted, of ``D`` and its tangent."""
     family, axis, reverse, dtype, a, b, h, h0, lengths = steps
-    is_forget, valid = family == FORGET, _valid(h, lengths, axis)
+    is_forget, valid = family == FORGET, valid_steps(h, lengths, axis)
     grad_a = grad_b = None
     if wanted[0]:
-        before = _before(h, h0, lengths, axis, reverse)
+        before = state_before(h, h0, lengths, axis, reverse)
         before_dot = None
         if h_dot is not None or h0_dot is not None:
-            h_dot = _nothing(d, h.shape, dtype) if h_dot is None else h_dot
-            before_dot = _before(h_dot, h0_dot, lengths, axis, reverse)
+            h_dot = nothing(d, h.shape, dtype) if h_dot is None else h_dot
+            before_dot = state_before(h_dot, h0_dot, lengths, axis, reverse)
         step = b - before if is_forget else before
         step_dot = before_dot
         if is_forget:
@@ -261,113 +276,61 @@ def _gradient_tangents(steps, d, d_dot, a_dot, b_dot, h_dot, h0_dot, wanted):
         grad_a = d_dot * step.conj()
         if step_dot is not None:
             grad_a = grad_a + d * step_dot.conj()
-        grad_a = _like(_masked(grad_a, valid), a)
+        grad_a = like(masked(grad_a, valid), a)
     if wanted[1]:
         grad_b = d_dot
         if is_forget:
-            grad_b = _masked(a * d_dot if a_dot is None else a * d_dot + a_dot * d, valid)
-        grad_b = _like(grad_b, b)
+            grad_b = masked(a * d_dot if a_dot is None else a * d_dot + a_dot * d, valid)
+        grad_b = like(grad_b, b)
     return grad_a, grad_b
 
 
 # ---- vmap -----------------------------------------------------------------------------------------------------------
 
 
-def _forward_vmap(info, in_dims, family, a, b, h0, lengths, axis, reverse, dtype):
+def _forward_vmap(family, info, in_dims, *arguments):
     """Take the batch for one more lane axis, the last."""
-    rank = max(_rank(a, in_dims[1]), _rank(b, in_dims[2]))
-    batched = in_dims[1] is not None or in_dims[2] is not None
-    a, b, h0 = (_with_batch(v, dim) for v, dim in zip((a, b, h0), in_dims[1:4], strict=True))
+    a, b, h0, *ends, axis, reverse, dtype = arguments
+    rank = max(_rank(a, in_dims[0]), _rank(b, in_dims[1]))
+    batched = in_dims[0] is not None or in_dims[1] is not None
+    a, b, h0 = (_with_batch(v, dim) for v, dim in zip((a, b, h0), in_dims[:3], strict=True))
     if not batched:
         b = b.expand(b.shape[:-1] + (info.batch_size,))
-    lengths = _lengths_with_batch(lengths, in_dims[4], a, b, axis, rank)
-    return forward(family, a, b, h0, lengths, axis, reverse, dtype), (rank, rank - 1)
+    lengths = _lengths_with_batch(ends, in_dims[3:], a, b, axis, rank)
+    last = len(lanes(torch.broadcast_shapes(a.shape, b.shape), axis, lengths)) - 1
+    return forward(family, a, b, h0, lengths, axis, reverse, dtype), (rank, last)
 
 
-def _vjp_vmap(info, in_dims, *arguments):
+def _vjp_vmap(family, info, in_dims, *arguments):
     """Take the batch for one more lane axis, the last; each sample has gradients of its own."""
-    family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted = arguments
-    operands, dims = (g, a, b, h, h0, grad_last), in_dims[1:7]
+    g, a, b, h, h0, grad_last, *ends, axis, reverse, dtype, want_a, want_b, want_h0 = arguments
+    wanted = want_a, want_b, want_h0
+    operands, dims = (g, a, b, h, h0, grad_last), in_dims[:6]
     rank = max(_rank(a, dims[1]), _rank(b, dims[2]))
     g, a, b, h, h0, grad_last = (_with_batch(v, dim, info.batch_size) for v, dim in zip(operands, dims, strict=True))
-    lengths = _lengths_with_batch(lengths, in_dims[7], a, b, axis, rank)
+    lengths = _lengths_with_batch(ends, in_dims[6:], a, b, axis, rank)
     grads = vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted)
     return grads, tuple(v.dim() - 1 if is_wanted else None for v, is_wanted in zip((a, b, h0), wanted, strict=True))
 
 
-for _rules, _vmap in ((_Forward, _forward_vmap), (_Vjp, _vjp_vmap)):
-    _name = _rules.operator.name().partition(".")[0]
-    _ops.library.impl(_rules.operator, _rules.run, "Autograd", with_keyset=True)
-    torch.library.register_vmap(_name, _vmap, lib=_ops.library)
+class _ForwardSegments(_Forward):
+    operators = _ops.FORWARD_SEGMENTS
 
 
-# ---- Along time -----------------------------------------------------------------------------------------------------
+class _VjpSegments(_Vjp):
+    operators = _ops.VJP_SEGMENTS
 
 
-def _decay(family, a, dtype):
-    """Return what a step multiplies the state by: ``1 - f`` exactly, or small gates would not forget."""
-    return a if family == LINEAR else 1 - a.to(_tensors.WIDE[dtype])
-
-
-def _steps(array, axis):
-    """Return the numbers of the steps, along time."""
-    steps = torch.arange(array.shape[axis], device=array.device)
-    return steps.reshape((-1,) + (1,) * (array.dim() - 1 - axis))
-
-
-def _ends(array, lengths, axis):
-    """Return each lane's length along the axes of an array."""
-    rest = array.dim() - 1 - lengths.dim()
-    return lengths.reshape(tuple(lengths.shape) + (1,) * rest).unsqueeze(axis)
-
-
-def _valid(array, lengths, axis):
-    """Return which steps are; None: all."""
-    return None if lengths is None else _steps(array, axis) < _ends(array, lengths, axis)
-
-
-def _masked(array, valid):
-    return array if valid is None else torch.where(valid, array, 0)
-
-
-def _shifted(array, first, valid, axis, reverse):
-    """Return each step's neighbour before it in the scan direction: ``first`` (None: zeros) for the first."""
-    steps = array.shape[axis]
-    if steps == 0:
-        return array
-    edge = torch.zeros_like(array.narrow(axis, 0, 1)) if first is None else first.unsqueeze(axis)
-    body = array.narrow(axis, int(reverse), steps - 1)
-    return _masked(torch.cat([body, edge] if reverse else [edge, body], axis), valid)
-
-
-def _before(h, h0, lengths, axis, reverse):
-    """Return the state before each step, in the scan direction."""
-    h0 = h.new_zeros(h.shape[:axis] + h.shape[axis + 1 :]) if h0 is None else h0
-    h0 = h0.to(h.dtype).expand(h.shape[:axis] + h.shape[axis + 1 :])
-    before = _shifted(h, h0, None, axis, reverse)
-    if lengths is None or not reverse:
-        return before
-    return torch.where(_steps(h, axis) == _ends(h, lengths, axis) - 1, h0.unsqueeze(axis), before)
-
-
-def _first(array, lengths, axis, reverse):
-    """Return the first valid step in the scan direction; zeros where there is none."""
-    if array.shape[axis] == 0:
-        return array.sum(axis)
-    if lengths is None or not reverse:
-        return array.select(axis, -1 if reverse else 0)
-    return torch.where(_steps(array, axis) == _ends(array, lengths, axis) - 1, array, 0).sum(axis)
-
-
-def _primal(tensor):
-    """Return a tensor without its own tangent; torch itself leaves out the tangents of a function's tangents."""
-    return None if tensor is None else torch._VF._unpack_dual(tensor, level=0)[0]
+for _rules in (_Forward, _ForwardSegments):
+    _rules.register(_forward_vmap)
+for _rules in (_Vjp, _VjpSegments):
+    _rules.register(_vjp_vmap)
 
 
 # ---- Small parts ----------------------------------------------------------------------------------------------------
 
 
-def _nothing(like, shape, dtype):
+def nothing(like, shape, dtype):
     """Return zeros of a shape that take no memory."""
     return like.new_zeros((), dtype=dtype).expand(shape)
 
@@ -378,14 +341,7 @@ def _sum(one, other):
 
 def _full(array, like):
     """Return an array (None: zeros) in the shape of another."""
-    return _nothing(like, like.shape, like.dtype) if array is None else array.expand(like.shape)
-
-
-def _like(grad, operand):
-    """Return a gradient in its operand's shape and dtype."""
-    if grad.is_complex() and not operand.is_complex():
-        grad = grad.real
-    return grad.sum_to_size(operand.shape).to(operand.dtype)
+    return nothing(like, like.shape, like.dtype) if array is None else array.expand(like.shape)
 
 
 def _rank(tensor, dim):
@@ -399,15 +355,26 @@ def _with_batch(tensor, dim, size=1):
     return tensor.unsqueeze(-1).expand(*tensor.shape, size) if dim is None else tensor.movedim(dim, -1)
 
 
-def _lengths_with_batch(lengths, dim, a, b, axis, rank):
-    """Return lengths for lanes that have the batch behind them."""
+def _lengths_with_batch(ends, dims, a, b, axis, rank):
+    """Return lengths, offsets and resets for lanes that have the batch behind them."""
+    lengths, dim = ends[0], dims[0]
+    if len(ends) > 1:
+        _, offsets, resets = ends
+        if dims[1] is not None:
+            raise NotImplementedError(say.segments_batched())
+        lengths = _lengths_with_batch(ends[:1], dims, a, b, axis, rank)
+        return Segments(lengths, offsets, resets if dims[2] is None else _leading_with_batch(resets, dims[2], rank))
     if lengths is None or (dim is None and lengths.dim()):
         return lengths
     shape = torch.broadcast_shapes(a.shape, b.shape)
-    lanes = shape[:axis] + shape[axis + 1 :]
+    lane_shape = shape[:axis] + shape[axis + 1 :]
     if dim is None:  # one series has become as many as the batch has samples
-        return lengths.expand(lanes)
-    lengths = lengths.movedim(dim, -1)
-    rest = rank - lengths.dim()
-    lengths = lengths.reshape(tuple(lengths.shape[:-1]) + (1,) * rest + tuple(lengths.shape[-1:]))
-    return lengths.expand(lanes[:-1] + tuple(lengths.shape[-1:]))
+        return lengths.expand(lane_shape)
+    lengths = _leading_with_batch(lengths, dim, rank - 1)
+    return lengths.expand(lane_shape[:-1] + tuple(lengths.shape[-1:]))
+
+
+def _leading_with_batch(tensor, dim, rank):
+    """Return what has the leading ones of so many axes, with the batch behind all of them."""
+    tensor = tensor.movedim(dim, -1)
+    return tensor.reshape(tuple(tensor.shape[:-1]) + (1,) * (rank + 1 - tensor.dim()) + tuple(tensor.shape[-1:]))

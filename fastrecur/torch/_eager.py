@@ -2,14 +2,15 @@
 
 import torch
 from torch.autograd import Function
-from torch.autograd import forward_ad as _forward_ad
 
-from .._problem import FORGET
-from . import _autograd, _tensors
+from . import _tensors
 from ._arguments import as_tensor
-from ._modes import PLAIN, dispatch_modes, kernel_can_read, no_modes_active
+from ._autograd import recorded_vjp
+from ._modes import PLAIN, event, kernel_can_read, no_modes_active
+from ._ops import NAMES
+from ._torch_internals import in_short_gradient
 
-_is_number = _tensors.is_number
+_is_number, reads = _tensors.is_number, _tensors.reads
 _grad_enabled = torch.is_grad_enabled
 
 
@@ -29,11 +30,12 @@ def engine(tensors, lengths):
 class Problem:
     """What `Eager` is told beside operands; of a short problem also how to run it."""
 
-    __slots__ = ("apply", "axis", "dtype", "engine", "family", "forward", "return_state", "reverse", "vjps")
+    __slots__ = ("apply", "axis", "dtype", "engine", "family", "forward", "key", "return_state", "reverse", "vjps")
 
     def __init__(self, family, axis, reverse, dtype, return_state, engine=_tensors):
         self.family, self.axis, self.reverse, self.dtype = family, axis, reverse, dtype
         self.return_state, self.engine = return_state, engine
+        self.key = family, axis, reverse, dtype
         self.forward, self.apply, self.vjps = None, None, {}
 
     def vjp(self, key, g, a, b, h):
@@ -51,20 +53,17 @@ class Eager(Function):
     def forward(ctx, a, b, h0, lengths, problem):
         """Run the recurrence; keep what the gradients that are wanted read, and nothing else."""
         family = problem.family
-        h, h_last = problem.engine.forward(
-            family, a, b, h0, lengths, problem.axis, problem.reverse, problem.dtype, problem.return_state
-        )
-        wanted = ctx.needs_input_grad[:3]
-        needs_b, needs_h = _tensors.reads(family, wanted)
+        with event(NAMES[family]):
+            h, h_last = problem.engine.forward(
+                family, a, b, h0, lengths, problem.axis, problem.reverse, problem.dtype, problem.return_state
+            )
         ctx.problem, ctx.numbers = problem, None
         ctx.b_form = b if _is_number(b) else _tensors.Form(b)
         if _is_number(a) or _is_number(b) or _is_number(h0):
             ctx.numbers = tuple(v if _is_number(v) else None for v in (a, b, h0))
             a, b, h0 = (None if _is_number(v) else v for v in (a, b, h0))
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(
-            a, b if needs_b else None, h if needs_h else None, h0 if needs_h or wanted[2] else None, lengths
-        )
+        ctx.save_for_backward(*_tensors.to_save(family, ctx.needs_input_grad[:3], a, b, h, h0, lengths))
         return (h, h_last) if problem.return_state else h
 
     @staticmethod
@@ -84,23 +83,13 @@ class Eager(Function):
             runs = engine(tensors, lengths)
         if runs is not None:
             b = ctx.b_form if b is None else b
-            grads = runs.vjp(family, grad_h, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted)
+            with event(NAMES[family] + "_backward"):
+                grads = runs.vjp(family, grad_h, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted)
             return *grads, None, None
         a, b, h0 = (as_tensor(v, tensors[0]) for v in (a, b, h0))
-        grads = _recorded_vjp(problem, grad_h, a, b, h, h0, grad_last, lengths, ctx.b_form, wanted)
+        form = None if b is not None else (ctx.b_form.shape, ctx.b_form.dtype)
+        grads = recorded_vjp(problem.key, grad_h, a, b, h, h0, grad_last, lengths, form, wanted)
         return *grads, None, None
-
-
-def _recorded_vjp(problem, g, a, b, h, h0, grad_last, lengths, b_form, wanted):
-    """Return the gradients that are wanted through the dispatcher, which records them; b, h and g may be left out."""
-    if b is None:
-        b = _autograd._nothing(a, b_form.shape, b_form.dtype)
-    zeros = _autograd._nothing(a, torch.broadcast_shapes(a.shape, b.shape), problem.dtype)
-    g, h = (zeros if v is None else v for v in (g, h))
-    grads = _autograd.vjp(
-        problem.family, g, a, b, h, h0, grad_last, lengths, problem.axis, problem.reverse, problem.dtype, *wanted
-    )
-    return [grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True)]
 
 
 apply = super(Function, Eager).apply  # Function.apply itself looks for transforms, which are not there
@@ -128,7 +117,7 @@ def _short_function(problem, number):
 
     A class of each problem's own: what it knows need not be told in every call.
     """
-    is_forget, run_forward = problem.family == FORGET, problem.forward
+    family, run_forward = problem.family, problem.forward
     last = None, None  # what ran the last gradient, by what it depends on
 
     class Short(Function):
@@ -136,18 +125,12 @@ def _short_function(problem, number):
         def forward(ctx, a, b):
             h = run_forward(a, b, 0 if number else a.data_ptr(), b.data_ptr())
             ctx.set_materialize_grads(False)
+            needs_b, needs_h = reads(family, ctx.needs_input_grad)
             if number:
-                ctx.number = a
-                ctx.save_for_backward(None, None, None)
+                ctx.number, a = a, None
+            if not needs_b:
                 ctx.b_form = _tensors.Form(b)
-            elif not a.requires_grad:
-                ctx.save_for_backward(a, None, None)
-                ctx.b_form = _tensors.Form(b)
-            elif is_forget:
-                ctx.save_for_backward(a, b, h)
-            else:
-                ctx.save_for_backward(a, None, h)
-                ctx.b_form = _tensors.Form(b)
+            ctx.save_for_backward(a, b if needs_b else None, h if needs_h else None)
             return h
 
         @staticmethod
@@ -158,7 +141,7 @@ def _short_function(problem, number):
             a, b, h = ctx.saved_tensors
             if number:
                 a = ctx.number
-            if _grad_enabled() or type(g) not in PLAIN or not g.is_cpu or dispatch_modes():
+            if _grad_enabled() or type(g) not in PLAIN or not g.is_cpu or not in_short_gradient():
                 return _short_vjp(problem, None, g, a, b, h, ctx)[0]
             key = None
             try:
@@ -171,7 +154,7 @@ def _short_function(problem, number):
                 if key != known:
                     run = problem.vjps.get(key)
                     last = key, run
-                if run is not None and _forward_ad._current_level < 0 and not g.is_neg():
+                if run is not None and not g.is_neg():
                     return run(g, a, b, h)
             except RuntimeError:  # no strides, or no memory
                 pass
@@ -196,6 +179,6 @@ def _short_vjp(problem, key, g, a, b, h, ctx):
             problem.family, g, a, b, h, None, None, None, problem.axis, problem.reverse, problem.dtype, (*wanted, False)
         )
         return grads[:2], None
-    b_form = b if b is not None else ctx.b_form
-    grads = _recorded_vjp(problem, g, as_tensor(a, g), b, h, None, None, None, b_form, (*wanted, False))
-    return tuple(grads[:2]), None
+    form = None if b is not None else (ctx.b_form.shape, ctx.b_form.dtype)
+    grads = recorded_vjp(problem.key, g, as_tensor(a, g), b, h, None, None, None, form, (*wanted, False))
+    return grads[:2], None

@@ -86,11 +86,13 @@ def gather(name, header, *vectors):
         dist.all_gather(list(packets), own, group=group)
     except RuntimeError as error:
         raise RuntimeError(say.exchange_failed(rank, error)) from error
-    _check(name, header, packets[:, :HEADER], rank)
+    agree = _check(name, header, packets[:, :HEADER].contiguous().view(torch.int64), rank)
     given = [
         packets[:, place].view(vector.dtype).reshape(size, *vector.shape)
         for place, vector in zip(places, vectors, strict=True)
     ]
+    if agree is not None:
+        given = [torch.where(agree, vector, torch.nan) for vector in given]
     return given, packets[:, HEADER - 8 : HEADER].view(torch.int64).flatten()
 
 
@@ -105,20 +107,26 @@ def total(name, tensor):
     return tensor
 
 
+def _is_waited_for(tensor):
+    return not tensor.is_cpu
+
+
 def _check(name, header, headers, rank):
     """Raise unless all ranks sent the same header.
 
-    On a GPU that waits for the exchange, so a header that was found to agree once is not looked at again.
+    On a GPU that waits for the exchange. So once a header was found to agree, it is only compared there, and whether it
+    still agrees is returned: numbers of ranks that differ become NaN.
     """
     key = name, header[:-1]
-    if not headers.is_cpu:
+    if _is_waited_for(headers):
         if key in _agreed:
-            return
+            return (headers[:, :-1] == headers[rank, :-1]).all()
         _agreed.add(key)
-    for other, theirs in enumerate(headers.contiguous().view(torch.int64).tolist()):
+    for other, theirs in enumerate(headers.tolist()):
         if tuple(theirs[:-1]) != header[:-1]:
             _agreed.discard(key)
             raise RuntimeError(say.ranks_differ(rank, _told(header), other, _told(theirs)))
+    return None
 
 
 def _told(header):

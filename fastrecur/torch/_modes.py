@@ -1,36 +1,39 @@
 """What torch has in play beside a call: whether a kernel may read tensors by their addresses."""
 
+import contextlib
+
 import torch
-from torch.autograd import forward_ad as _forward_ad
-from torch.utils._device import DeviceContext as _DeviceContext
+
+from . import _torch_internals as _internals
+from ._torch_internals import compiling, dispatch_modes, function_modes, interpreter
 
 PLAIN = torch.Tensor, torch.nn.Parameter
 
-interpreter = torch._C._functorch.peek_interpreter_stack
-dispatch_modes = torch._C._len_torch_dispatch_stack
-function_modes = torch._C._len_torch_function_stack
-_function_mode = torch._C._get_function_stack_at
-_tracing = torch._C._get_tracing_state
-_backward_pass = torch._C._current_graph_task_id
 _exporting = getattr(torch.compiler, "is_exporting", lambda: False)
-compiling = torch.compiler.is_dynamo_compiling
+_NO_EVENT = contextlib.nullcontext()
 
 
 def no_modes_active():
     """Return whether torch has nothing in play that must see operators: addresses may be used."""
     return (
-        not compiling()
+        _internals.TELLS_MODES
+        and not compiling()
         and not dispatch_modes()
         and not (function_modes() and _any_mode_that_sees_operators())
         and interpreter() is None
-        and _forward_ad._current_level < 0
-        and _tracing() is None
+        and not _internals.has_forward_level()
+        and _internals.tracing() is None
     )
 
 
 def _any_mode_that_sees_operators():
     """Return whether a mode does more than give new tensors a device, as torch.set_default_device does."""
-    return any(type(_function_mode(k)) is not _DeviceContext for k in range(function_modes()))
+    return any(type(_internals.function_mode(k)) is not _internals.DeviceContext for k in range(function_modes()))
+
+
+def event(name):
+    """Return what a profiler shows while a kernel runs that the dispatcher does not see."""
+    return torch.profiler.record_function("fastrecur::" + name) if _internals.is_profiled() else _NO_EVENT
 
 
 def loses_attributes():
@@ -39,11 +42,11 @@ def loses_attributes():
         return "torch.export"
     if torch.compiler.is_compiling():
         return None
-    if _tracing() is not None:
+    if _internals.tracing() is not None:
         return "torch.jit.trace"
     if interpreter() is not None:
         return "a transform of torch.func"
-    return None if _backward_pass() == -1 else "the recomputation of a checkpoint"
+    return None if _internals.backward_pass() == -1 else "the recomputation of a checkpoint"
 
 
 def kernel_can_read(tensor, is_cuda=False):

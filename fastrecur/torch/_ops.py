@@ -1,87 +1,163 @@
 """The operators as the dispatcher sees them: schemas, what runs them where, and what they are on fake and meta tensors.
 
-Two operators serve both recurrences. Each result is fresh memory, laid out as torch's own operators lay theirs out.
+Each recurrence has one, and one for its gradients; and as many of series that begin anew inside the axis of time. Each
+result is fresh memory, laid out as torch's own operators lay theirs out.
 """
+
+import functools
+from typing import Any
 
 import torch
 
-from . import _tensors
+from .._checks import Segments
+from .._problem import FORGET, LINEAR
+from . import _along_time, _composed, _tensors
+
+NAMES = {FORGET: "forget_mult", LINEAR: "linear_recurrence"}
+_SEGMENTS = "_segments"
+_ENDS = {"": "Tensor? lengths", _SEGMENTS: "Tensor? lengths, Tensor? offsets, Tensor? resets"}
+_OPTIONS = "int axis, bool reverse, ScalarType dtype"
 
 library = torch.library.Library("fastrecur", "DEF")
-library.define(
-    "forward(str family, Tensor a, Tensor b, Tensor? h0, Tensor? lengths, int axis, bool reverse, ScalarType dtype)"
-    " -> (Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-library.define(
-    "vjp(str family, Tensor g, Tensor a, Tensor b, Tensor h, Tensor? h0, Tensor? grad_last, Tensor? lengths, int axis,"
-    " bool reverse, ScalarType dtype, bool want_a, bool want_b, bool want_h0) -> (Tensor, Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-forward = torch.ops.fastrecur.forward.default
-vjp = torch.ops.fastrecur.vjp.default
+for _family, (_a, _b) in {FORGET: ("f", "x"), LINEAR: ("a", "b")}.items():
+    for _kind, _ends in _ENDS.items():
+        library.define(
+            f"{NAMES[_family]}{_kind}(Tensor {_a}, Tensor {_b}, Tensor? h0, {_ends}, {_OPTIONS}) -> (Tensor, Tensor)",
+            tags=(torch.Tag.pt2_compliant_tag,),
+        )
+        library.define(
+            f"{NAMES[_family]}{_kind}_backward(Tensor grad_h, Tensor {_a}, Tensor {_b}, Tensor h, Tensor? h0,"
+            f" Tensor? grad_last, {_ends}, {_OPTIONS}, bool want_{_a}, bool want_{_b}, bool want_h0)"
+            " -> (Tensor, Tensor, Tensor)",
+            tags=(torch.Tag.pt2_compliant_tag,),
+        )
 
 
-def _forward(family, a, b, h0, lengths, axis, reverse, dtype):
-    return _tensors.forward(family, a, b, h0, lengths, axis, reverse, dtype, True)
+def _operators(suffix):
+    return {family: getattr(torch.ops.fastrecur, name + suffix).default for family, name in NAMES.items()}
 
 
-def _vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted):
-    grads = _tensors.vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted)
+FORWARD, VJP = _operators(""), _operators("_backward")
+FORWARD_SEGMENTS, VJP_SEGMENTS = _operators(_SEGMENTS), _operators(_SEGMENTS + "_backward")
+
+
+def forward(family, a, b, h0, lengths, *options):
+    """Run a recurrence: ``(a, b, h0, lengths, axis, reverse, dtype) -> (h, h_last)``."""
+    if type(lengths) is Segments:
+        return FORWARD_SEGMENTS[family](a, b, h0, *lengths, *options)
+    return FORWARD[family](a, b, h0, lengths, *options)
+
+
+def vjp(family, g, a, b, h, h0, grad_last, lengths, *options):
+    """Run its adjoint, of ``(g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, want_a, want_b, want_h0)``.
+
+    To ``(grad_a, grad_b, grad_h0)``, with an empty tensor for what is not wanted.
+    """
+    if type(lengths) is Segments:
+        return VJP_SEGMENTS[family](g, a, b, h, h0, grad_last, *lengths, *options)
+    return VJP[family](g, a, b, h, h0, grad_last, lengths, *options)
+
+
+# ---- The CPU --------------------------------------------------------------------------------------------------------
+
+
+def _forward(family, *arguments):
+    return _tensors.forward(family, *arguments, True)
+
+
+def _vjp(family, g, *arguments):
+    *arguments, want_a, want_b, want_h0 = arguments
+    return _wanted_or_empty(g, _tensors.vjp(family, g, *arguments, (want_a, want_b, want_h0)))
+
+
+def _wanted_or_empty(g, grads):
     return tuple(g.new_empty(0) if grad is None else grad for grad in grads)
+
+
+# ---- CUDA -----------------------------------------------------------------------------------------------------------
+
+
+def _forward_cuda(family, a, b, *arguments):
+    from . import _device_tensors
+
+    layout = _tensors.layout(torch.broadcast_shapes(a.shape, b.shape), *(v for v in (b, a) if v.dim()))
+    return _device_tensors.forward(family, a, b, *arguments, True, layout)
+
+
+def _vjp_cuda(family, g, a, b, h, h0, grad_last, *options):
+    from . import _device_tensors
+
+    *options, want_a, want_b, want_h0 = options
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    layouts = tuple(_tensors.layout(shape, v, h, g) if v.shape == shape else None for v in (a, b))
+    operands, wanted = (g, a, b, h, h0, grad_last), (want_a, want_b, want_h0)
+    return _wanted_or_empty(g, _device_tensors.vjp_laid_out(layouts, wanted, family, operands, *options))
+
+
+# ---- Fake tensors, and any other device -----------------------------------------------------------------------------
 
 
 def _alike(shape, dtype, *prototypes):
     for tensor in prototypes:
         if _tensors.is_full(tensor, shape):
             return torch.empty_like(tensor, dtype=dtype)
-    return prototypes[0].new_empty(shape, dtype=dtype)
+    return prototypes[0].new_empty(shape, dtype=dtype, device=_composed.device_of(*prototypes))
 
 
 def _forward_fake(family, a, b, h0, lengths, axis, reverse, dtype):
     shape = torch.broadcast_shapes(a.shape, b.shape)
-    lanes = shape[:axis] + shape[axis + 1 :]
-    return _alike(shape, dtype, b, a), b.new_empty(lanes, dtype=dtype)
+    h = _alike(shape, dtype, b, a)
+    return h, h.new_empty(_along_time.lanes(shape, axis, lengths))
+
+
+def _gradient_fake(operand, dtype, shape, *prototypes):
+    own = _tensors.gradient_dtype(operand, dtype)
+    return _alike(operand.shape, own, operand, *(prototypes if operand.shape == shape else ()))
 
 
 def _vjp_fake(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted):
     shape = torch.broadcast_shapes(a.shape, b.shape)
-    grads = []
-    for operand, is_wanted in zip((a, b), wanted, strict=False):
+    return tuple(
+        _gradient_fake(operand, dtype, shape, h, g) if is_wanted else g.new_empty(0)
+        for operand, is_wanted in zip((a, b, h0), wanted, strict=True)
+    )
+
+
+def _forward_composed(family, a, b, *arguments):
+    h, last = _composed.forward(family, a, b, *arguments)
+    dtype = arguments[-1]
+    own = _alike(h.shape, dtype, b, a)
+    return own.copy_(h), own.new_empty(last.shape).copy_(last)
+
+
+def _vjp_composed(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted):
+    grads = _composed.vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype)
+    results = []
+    for grad, operand, is_wanted in zip(grads, (a, b, h0), wanted, strict=True):
         if not is_wanted:
-            grads.append(g.new_empty(0))
+            results.append(g.new_empty(0))
             continue
-        own = _tensors.gradient_dtype(operand, dtype)
-        if operand.shape == shape:
-            grads.append(_alike(shape, own, operand, h, g))
-        else:
-            grads.append(operand.new_empty(operand.shape, dtype=own))
-    if wanted[2]:
-        grads.append(h0.new_empty(h0.shape, dtype=_tensors.gradient_dtype(h0, dtype)))
-    else:
-        grads.append(g.new_empty(0))
-    return tuple(grads)
+        own = _gradient_fake(operand, dtype, h.shape, h, g)
+        grad = grad if own.is_complex() or not grad.is_complex() else grad.real
+        results.append(own.copy_(grad.sum_to_size(operand.shape)))
+    return tuple(results)
 
 
-def _forward_cuda(family, a, b, h0, lengths, axis, reverse, dtype):
-    from . import _device_tensors
-
-    layout = _tensors.layout(torch.broadcast_shapes(a.shape, b.shape), *(v for v in (b, a) if v.dim()))
-    return _device_tensors.forward(family, a, b, h0, lengths, axis, reverse, dtype, True, layout)
+def _with_segments(run, place, family, *arguments):
+    """Run an operator whose lengths are followed by offsets and resets."""
+    return run(family, *arguments[:place], Segments(*arguments[place : place + 3]), *arguments[place + 3 :])
 
 
-def _vjp_cuda(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted):
-    from . import _device_tensors
-
-    shape = torch.broadcast_shapes(a.shape, b.shape)
-    layouts = tuple(_tensors.layout(shape, v, h, g) if v.shape == shape else None for v in (a, b))
-    grads = _device_tensors.vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted, layouts)
-    return tuple(g.new_empty(0) if grad is None else grad for grad in grads)
-
-
-library.impl("forward", _forward, "CPU")
-library.impl("vjp", _vjp, "CPU")
-library.impl("forward", _forward_cuda, "CUDA")
-library.impl("vjp", _vjp_cuda, "CUDA")
-torch.library.register_fake("fastrecur::forward", _forward_fake, lib=library)
-torch.library.register_fake("fastrecur::vjp", _vjp_fake, lib=library)
+_KERNELS: Any = {  # and where the lengths of an operator stand
+    "": (3, _forward, _forward_cuda, _forward_composed, _forward_fake),
+    "_backward": (6, _vjp, _vjp_cuda, _vjp_composed, _vjp_fake),
+}
+for _family, _name in NAMES.items():
+    for _suffix, (_place, _cpu, _cuda, _any_device, _fake) in _KERNELS.items():
+        for _run, _key in ((_cpu, "CPU"), (_cuda, "CUDA"), (_any_device, "CompositeExplicitAutograd")):
+            library.impl(_name + _suffix, functools.partial(_run, _family), _key)
+        torch.library.register_fake(f"fastrecur::{_name}{_suffix}", functools.partial(_fake, _family), lib=library)
+        _segments = _name + _SEGMENTS + _suffix
+        _cpu, _fake = (functools.partial(_with_segments, run, _place, _family) for run in (_cpu, _fake))
+        library.impl(_segments, _cpu, "CPU")
+        torch.library.register_fake("fastrecur::" + _segments, _fake, lib=library)

@@ -1,10 +1,14 @@
-"""DTensors: what stands sharded along time in a device mesh is taken as the stretches that its ranks hold."""
+"""DTensors: what stands sharded along time in a device mesh is taken as the shards that its ranks hold.
+
+Shards of other axes are series of their own, of which no rank needs to know the others': the dispatcher is told so.
+"""
 
 import torch
 from torch.autograd import Function
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 from .. import _messages as say
+from . import _ops
 
 
 def is_placed(*operands):
@@ -63,3 +67,82 @@ def run(call, family, a, b, h0, axis, reverse, lengths, return_state, group):
 def _placed(local, mesh, placements, shape):
     stride = torch.empty(shape, device="meta").stride()
     return DTensor.from_local(local.contiguous(), mesh, placements, run_check=False, shape=shape, stride=stride)
+
+
+# ---- Shards of other axes -------------------------------------------------------------------------------------------
+
+
+def beside(lengths, ndim, axis, operands):
+    """Return lengths (None, or a tensor) as a DTensor beside those among operands; raise for one sharded along time."""
+    _register()
+    placed = [v for v in operands if isinstance(v, DTensor)]
+    for v in placed:
+        time = axis - (ndim - v.dim()) if v is not operands[-1] else -1
+        if time >= 0 and v.shape[time] > 1 and Shard(time) in v.placements:
+            raise ValueError(say.time_is_sharded())
+    if lengths is None or isinstance(lengths, DTensor):
+        return lengths
+    mesh = placed[0].device_mesh
+    return DTensor.from_local(lengths.to(mesh.device_type), mesh, [Replicate()] * mesh.ndim, run_check=False)
+
+
+@torch.compiler.assume_constant_result
+def _register():
+    """Tell the dispatcher how the operators take shards, once; it asks for each dimension of a mesh alone."""
+    if _registered:
+        return
+    from torch.distributed.tensor.experimental import register_sharding
+
+    _registered.append(register_sharding(list(_ops.FORWARD.values()))(_ways_forward))
+    _registered.append(register_sharding(list(_ops.VJP.values()))(_ways_back))
+
+
+_registered: list = []
+
+
+def _at(operand, dim, ndim):
+    """Return an operand's placement where the result is sharded along ``dim`` of ``ndim`` (None: nowhere)."""
+    if operand is None:
+        return None
+    own = -1 if dim is None else dim - (ndim - len(operand.shape))
+    return Shard(own) if own >= 0 and operand.shape[own] > 1 else Replicate()
+
+
+def _lanes_of(lengths, dim, axis):
+    """Return the placement of lengths, which have the leading axes of the lanes."""
+    if lengths is None:
+        return None
+    lane = -1 if dim is None else dim - (dim > axis)
+    return Shard(lane) if 0 <= lane < len(lengths.shape) else Replicate()
+
+
+def _ways(a, b, axis):
+    """Return along which axes of a result (None: of no axis) shards are series of their own, and its shape."""
+    shape = torch.broadcast_shapes(tuple(a.shape), tuple(b.shape))
+    return shape, [None, *(k for k in range(len(shape)) if k != axis and shape[k] > 1)]
+
+
+def _ways_forward(a, b, h0, lengths, axis, reverse, dtype):
+    ways, (shape, dims) = [], _ways(a, b, axis)
+    n = len(shape)
+    for dim in dims:
+        lane = None if dim is None else dim - (dim > axis)
+        whole, last = (Replicate(),) * 2 if dim is None else (Shard(dim), Shard(lane))
+        given = [_at(a, dim, n), _at(b, dim, n), _at(h0, lane, n - 1), _lanes_of(lengths, dim, axis)]
+        ways.append(([whole, last], [*given, None, None, None]))
+    return ways
+
+
+def _ways_back(g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted):
+    ways, (shape, dims) = [], _ways(a, b, axis)
+    n = len(shape)
+    for dim in dims:
+        lane = None if dim is None else dim - (dim > axis)
+        lanes = [_at(v, lane, n - 1) for v in (h0, grad_last)]
+        given = [_at(v, dim, n) for v in (g, a, b, h)]
+        grads = [
+            Partial() if dim is not None and is_wanted and own == Replicate() else own if is_wanted else Replicate()
+            for own, is_wanted in zip((given[1], given[2], lanes[0]), wanted, strict=True)
+        ]
+        ways.append((grads, [*given, *lanes, _lanes_of(lengths, dim, axis), *[None] * 6]))
+    return ways

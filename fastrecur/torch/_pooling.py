@@ -200,27 +200,14 @@ def _composed(product, c0=None, *, output_gate=True, keep=None, reverse=False, l
 
 
 def _composed_packed(product, batch_sizes, c0=None, *, output_gate=True, keep=None, reverse=False):
-    """Do what `pool_packed` does; steps of as many lanes as the step before are pooled together."""
-    sizes, counts = torch.unique_consecutive(batch_sizes, return_counts=True)
-    sizes, counts = sizes.tolist(), counts.tolist()
-    rows = [size * count for size, count in zip(sizes, counts, strict=True)]
-    is_mask = isinstance(keep, torch.Tensor)
-    runs = list(zip(sizes, product.split(rows), keep.split(rows) if is_mask else [keep] * len(rows), strict=True))
-    lanes = [size - after for size, after in zip(sizes, [*sizes[1:], 0], strict=True)]  # that end with each run
-    joins = [None] * len(sizes) if c0 is None else list(c0.split(lanes[::-1]))[::-1]
-    state, h, ended = (None if reverse else c0), [None] * len(runs), []
-    for k in reversed(range(len(runs))) if reverse else range(len(runs)):
-        size, part, kept = runs[k]
-        if reverse:
-            joining = product.new_zeros(lanes[k], product.shape[-1] // (2 + output_gate)) if c0 is None else joins[k]
-            state = joining if state is None else torch.cat([state, joining])
-        if is_mask:
-            kept = kept.unflatten(0, (-1, size))
-        run, state = _composed(
-            part.unflatten(0, (-1, size)), state, output_gate=output_gate, keep=kept, reverse=reverse
-        )  # fmt: skip
-        h[k] = run.flatten(0, 1)
-        if not reverse:
-            state, done = state.split([size - lanes[k], lanes[k]])
-            ended.append(done)
-    return torch.cat(h), state if reverse else torch.cat(ended[::-1])
+    """Do what `pool_packed` does, of padded rows."""
+    lanes = torch.arange(int(batch_sizes[0]), device="cpu")
+    starts = batch_sizes.cumsum(0) - batch_sizes
+    step = torch.arange(len(batch_sizes), device="cpu").repeat_interleave(batch_sizes)
+    packed = torch.arange(len(product), device="cpu") - starts[step] + len(lanes) * step
+    padded = (starts.unsqueeze(1) + lanes).clamp(max=len(product) - 1)  # in the padding any rows
+    lengths = (batch_sizes > lanes.unsqueeze(1)).sum(1)
+    packed, padded, lengths = (v.to(product.device) for v in (packed, padded, lengths))
+    keep = keep[padded] if isinstance(keep, torch.Tensor) else keep
+    h, last = _composed(product[padded], c0, output_gate=output_gate, keep=keep, reverse=reverse, lengths=lengths)
+    return h.flatten(0, 1).index_select(0, packed), last

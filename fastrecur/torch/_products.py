@@ -10,9 +10,8 @@ import torch
 from llvmlite import binding
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules import module as _global
 
-from . import _modes, _tensors
+from . import _modes, _tensors, _torch_internals
 
 FEW_ROWS = 64  # for fewer, bringing the weight into oneDNN's hands costs more than its product saves
 
@@ -52,21 +51,7 @@ def product_with(weight: Tensor, rows: int, most: int) -> Callable[[Tensor], Ten
 
 def is_unhooked_linear(linear: nn.Module) -> bool:
     """Return whether a module is a `torch.nn.Linear` and nothing else: its call may be left out."""
-    return (
-        type(linear) is nn.Linear
-        and "forward" not in linear.__dict__
-        and linear._compiled_call_impl is None
-        and not (
-            linear._forward_hooks
-            or linear._forward_pre_hooks
-            or linear._backward_hooks
-            or linear._backward_pre_hooks
-            or _global._global_forward_hooks
-            or _global._global_forward_pre_hooks
-            or _global._global_backward_hooks
-            or _global._global_backward_pre_hooks
-        )
-    )
+    return type(linear) is nn.Linear and _torch_internals.is_unhooked(linear)
 
 
 def is_inference(source: Tensor, linear: Any, c0: Tensor | None) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,24 @@ from .. import _messages as say
 from .state import QRNNState
 
 
-def hidden_or_hx(hidden: Any, hx: Any) -> Any:
-    """Return the first states, which have two names."""
+class Opened(NamedTuple):
+    """A call's input and first states: rows, (T, B, features) or packed, (N, features), with their batch sizes."""
+
+    rows: Tensor
+    batch_sizes: Tensor | None
+    is_batched: bool
+    batch: int
+    hidden: Any
+
+
+def open_call(module: Any, input: Any, hidden: Any, hx: Any, weights: list[Tensor]) -> Opened:
+    """Return what a module is called with, checked; the first states have two names."""
     if hidden is not None and hx is not None:
         raise TypeError(say.rnn_two_hidden())
-    return hidden if hx is None else hx
+    rows, batch_sizes, is_batched = unpack_input(module, input)
+    check_input(rows, module.input_size, weights)
+    batch = rows.shape[1] if batch_sizes is None else int(batch_sizes[0])
+    return Opened(rows, batch_sizes, is_batched, batch, hx if hidden is None else hidden)
 
 
 def unpack_input(module: Any, input: Any, least: int = 1) -> tuple[Tensor, Tensor | None, bool]:

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import _messages as say
 from .._problem import FORGET
-from . import _exchange, _stretches
+from . import _exchange, _shards
 from . import state as _state
 from ._exchange import BACKWARD, FORWARD, WINDOW
 from ._rnn_arguments import check_input, drop_out, repack_output, unpack_input
@@ -154,7 +154,7 @@ class _Walk(nn.Module):
             z, f, *o = product.chunk(2 + layer.output_gate, -1)
             f, keep = f.sigmoid(), layer._keep(product)
             c0 = None if states is None else states[k].to(product.dtype)
-            c, last = _stretches.run(
+            c, last = _shards.run(
                 FORGET, f if keep is None else f * keep, z.tanh(), c0, 0, reverse, None, True, self.group
             )
             outputs.append(o[0].sigmoid() * c if o else c)

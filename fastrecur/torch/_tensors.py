@@ -9,9 +9,10 @@ import math
 import numpy as np
 import torch
 
-from .. import _layout, _memory_pool, _problem, _run, _shapes
+from .. import _layout, _memory_pool, _problem, _run, _segments, _shapes
 from .. import _messages as say
 from .._arrays import BFLOAT16, address
+from .._checks import Segments
 from .._problem import FORGET
 from . import _team
 
@@ -57,9 +58,27 @@ class Form:
         return self._strides
 
 
+@functools.cache
+def _has_float64(kind):
+    if kind == "xpu" and torch.xpu.is_available():
+        return bool(torch.xpu.get_device_properties().has_fp64)
+    return kind != "mps"
+
+
+def wide(dtype, device):
+    """Return what states are carried in, on a device: without float64 float32 is carried as it is."""
+    return WIDE[dtype] if dtype.itemsize < 4 or _has_float64(device.type) else dtype
+
+
 def reads(family, wanted):
     """Return whether the gradients of a, b and h0 that are ``wanted`` need the values of b and of h."""
     return wanted[0] and family == FORGET, wanted[0]
+
+
+def to_save(family, wanted, a, b, h, h0, *lengths):
+    """Return what the gradients of a, b and h0 that are ``wanted`` read, and None for what they do not."""
+    needs_b, needs_h = reads(family, wanted)
+    return a, b if needs_b else None, h if needs_h else None, h0 if needs_h or wanted[2] else None, *lengths
 
 
 def is_number(value):
@@ -90,9 +109,19 @@ def _signature(form):
     return dtype, tuple(form[1]), tuple(dtype.itemsize * stride for stride in form[2])
 
 
-def _state_signature(form):
+def _state_signature(form, flags):
+    """Return the same for states: without a shape where it has been checked, as there are some for each segment."""
     signature = _signature(form)
-    return signature[:2] if type(signature) is tuple else signature
+    if type(signature) is not tuple:
+        return signature
+    return signature[0], signature[1] if flags is None else ()
+
+
+def _ends_form(lengths):
+    """Return a plan's ``lengths`` and ``flags``."""
+    if type(lengths) is not _segments.Cuts:
+        return None if lengths is None else tuple(lengths.shape), None
+    return None if lengths.lengths is None else lengths.lengths.shape, lengths.signature
 
 
 def layout(shape, *prototypes):
@@ -128,9 +157,8 @@ def _remember(key, plan):
 
 def plan_forward(family, a, b, h0, lengths, axis, reverse, dtype, out=None):
     """Return the plan of a forward run and the strides of a fresh result, in elements."""
-    key = (
-        family, form(a), form(b), form(h0), form(out), None if lengths is None else lengths.shape, axis, reverse, dtype,
-    )  # fmt: skip
+    lengths_shape, flags = _ends_form(lengths)
+    key = family, form(a), form(b), form(h0), form(out), lengths_shape, flags, axis, reverse, dtype
     known = _plans.get(key)
     if known is not None:
         return known
@@ -139,17 +167,18 @@ def plan_forward(family, a, b, h0, lengths, axis, reverse, dtype, out=None):
     strides = layout(shape, *(v for v in (b, a) if not is_number(v))) if out is None else out.stride()
     to = (dtype, shape if out is None else out.shape, strides)
     plan = _problem.forward(
-        family, names, _signature(key[1]), _signature(key[2]), _state_signature(key[3]), _signature(to), axis, reverse,
-        None if lengths is None else tuple(lengths.shape), False, DTYPES[dtype],
+        family, names, _signature(key[1]), _signature(key[2]), _state_signature(key[3], flags), _signature(to), axis,
+        reverse, lengths_shape, False, DTYPES[dtype], flags,
     )  # fmt: skip
     return _remember(key, (plan, strides))
 
 
 def plan_vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted):
     """Return the plan of a gradient run and the strides of fresh gradients, in elements (None: summed or unwanted)."""
+    lengths_shape, flags = _ends_form(lengths)
     key = (
-        family, form(g), form(a), form(b), form(h), form(h0), form(grad_last),
-        None if lengths is None else lengths.shape, axis, reverse, dtype, wanted,
+        family, form(g), form(a), form(b), form(h), form(h0), form(grad_last), lengths_shape, flags, axis, reverse,
+        dtype, wanted,
     )  # fmt: skip
     known = _plans.get(key)
     if known is not None:
@@ -161,10 +190,10 @@ def plan_vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, w
     )
     sizes = [0 if s is None else gradient_dtype(v, dtype).itemsize for v, s in zip((a, b), layouts, strict=True)]
     plan = _problem.vjp(
-        family, ("grad_h", *NAMES[family][:2], "h"), (*map(_signature, key[1:5]), *map(_state_signature, key[5:7])),
-        axis, reverse, None if lengths is None else tuple(lengths.shape), False, DTYPES[dtype], wanted[:2],
-        reads(family, wanted),
-        tuple(s and tuple(n * size for n in s) for s, size in zip(layouts, sizes, strict=True)),
+        family, ("grad_h", *NAMES[family][:2], "h"),
+        (*map(_signature, key[1:5]), *(_state_signature(state, flags) for state in key[5:7])),
+        axis, reverse, lengths_shape, False, DTYPES[dtype], wanted[:2], reads(family, wanted),
+        tuple(s and tuple(n * size for n in s) for s, size in zip(layouts, sizes, strict=True)), flags,
     )  # fmt: skip
     return _remember(key, (plan, layouts))
 
@@ -194,11 +223,14 @@ def empty(shape, strides, dtype):
     return (flat.view(shape) if strides is None else flat.as_strided(shape, strides)).detach()
 
 
-def _states(plan, state):
+def _states(plan, state, cuts=None):
     """Return every lane's state in the carry's dtype, in the order in which the kernels walk lanes."""
     if state is None or is_number(state):
-        return _run._states(plan, state)
-    carry = _problem.empty(plan.lane_shape, plan.wide, plan.carry_strides, large=0)
+        return _run._states(plan, state, cuts)
+    if cuts is not None:
+        carry = _run._states(plan, None, cuts)
+    else:
+        carry = _problem.empty(plan.lane_shape, plan.wide, plan.carry_strides, large=0)
     torch.from_numpy(carry).copy_(state)
     return carry
 
@@ -213,6 +245,8 @@ def _own(array, shape, dtype):
 
 def _lengths(lengths, plan):
     """Return lengths as contiguous int64 (None: every lane is as long as its axis); raise unless they are in range."""
+    if type(lengths) is _segments.Cuts:
+        return plan.full_lengths if lengths.lengths is None else lengths.lengths
     if lengths is None:
         return plan.full_lengths
     lengths = lengths.to(torch.int64).contiguous()
@@ -235,41 +269,41 @@ def _place(operand, wide, keep):
 # ---- Runs -----------------------------------------------------------------------------------------------------------
 
 
+def _cuts(family, a, b, axis, reverse, lengths):
+    """Return where series begin anew, checked; None where they do not."""
+    if type(lengths) is not Segments:
+        return None
+    return _segments.check(NAMES[family][:2], _signature(form(a)), _signature(form(b)), {}, axis, reverse, lengths)
+
+
 def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, out=None):
     """Run a recurrence; return the states and, if asked for, the last one."""
+    cuts = _cuts(family, a, b, axis, reverse, lengths)
+    lengths = cuts or lengths
     plan, strides = plan_forward(family, a, b, h0, lengths, axis, reverse, dtype, out)
     h = empty(plan.shape, strides, dtype) if out is None else out
     lengths = _lengths(lengths, plan)
-    carry = None if h0 is None and not return_state else _states(plan, h0)
+    carry = None if h0 is None and not return_state else _states(plan, h0, cuts)
     if plan.traversal != "empty":
         keep = []
         operands = _place(a, plan.wide, keep), _place(b, plan.wide, keep), h.data_ptr()
         states = None if carry is None else address(carry)
         aligned = h.data_ptr() % dtype.itemsize == 0
         new = h.nbytes if out is None else 0
-        _run.forward_at(plan, *operands, states, address(lengths), new, aligned, _team.team())
-    return h, _own(carry, plan.lane_shape, dtype) if return_state else None
+        marks = None if cuts is None else _run._marks(plan, cuts, False, carry is not None)
+        _run.forward_at(plan, *operands, states, address(lengths), new, aligned, _team.team(), marks)
+    if cuts is not None and carry is not None:
+        cuts.clear_ends(carry)
+    return h, _own(carry, carry.shape, dtype) if return_state else None
 
 
-def walk(family, a, b, start, axis, reverse, dtype, out):
-    """Run a recurrence into ``out``; return the last states, as wide as they are carried.
-
-    Not for series of few lanes, whose last state is taken from what was written.
-    """
-    plan, _ = plan_forward(family, a, b, start, None, axis, reverse, dtype, out)
-    carry = _states(plan, start)
-    if plan.traversal != "empty":
-        places = a.data_ptr(), b.data_ptr(), out.data_ptr(), address(carry), address(plan.full_lengths)
-        _run.forward_at(plan, *places, out.nbytes, True, _team.team())
-    return torch.from_numpy(carry)
-
-
-def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted, into=(None, None)):
+def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted):
     """Run a recurrence's adjoint; return the gradients of a, b and h0 that are wanted, None for the others.
 
-    Those of a and b are written ``into`` tensors of the layout that fresh ones would have. What is not read (see
-    `reads`) may be None, for b a `Form`. ``g`` may be None too: zeros.
+    What is not read (see `reads`) may be None, for b a `Form`. ``g`` may be None too: zeros.
     """
+    cuts = _cuts(family, a, b, axis, reverse, lengths)
+    lengths = cuts or lengths
     if g is None:
         shape = result_shape(family, a, b)
         g = torch.zeros((), dtype=dtype, device="cpu").expand(shape)
@@ -279,12 +313,14 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
     plan, layouts = plan_vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted)
     dtypes = [gradient_dtype(v, dtype) for v in (a, b)]
     results = [
-        (empty(plan.shape, strides, own) if to is None else to) if is_wanted and strides is not None else None
-        for is_wanted, strides, own, to in zip(wanted, layouts, dtypes, into, strict=False)
+        empty(plan.shape, strides, own) if is_wanted and strides is not None else None
+        for is_wanted, strides, own in zip(wanted, layouts, dtypes, strict=False)
     ]
     lengths = _lengths(lengths, plan)
-    carry = None if h0 is None and grad_last is None and not wanted[2] else _states(plan, grad_last)
-    first = None if h0 is None else _states(plan, h0)
+    carry = None if h0 is None and grad_last is None and not wanted[2] else _states(plan, grad_last, cuts)
+    first = None if h0 is None else _states(plan, h0, cuts)
+    if cuts is not None and carry is not None:
+        cuts.clear_ends(carry)
     if plan.traversal == "empty":
         totals = [np.zeros(() if is_number(v) else tuple(v.shape), plan.wide) for v in (a, b)]
     else:
@@ -293,7 +329,8 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
         places = [_place(v, plan.wide, keep) for v in (g, a, *read)]
         to = [None if r is None else (r.data_ptr(), r.nbytes) for r in results]
         states = (None if value is None else address(value) for value in (first, carry))
-        totals = _run.vjp_at(plan, *places, *states, address(lengths), to, _team.team())
+        marks = None if cuts is None else _run._marks(plan, cuts, first is not None, carry is not None)
+        totals = _run.vjp_at(plan, *places, *states, address(lengths), to, _team.team(), marks)
     for k, operand in enumerate((a, b)):
         if wanted[k] and results[k] is None:
             results[k] = _own(totals[k], () if is_number(operand) else operand.shape, dtypes[k])

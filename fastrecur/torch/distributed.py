@@ -16,7 +16,7 @@ from .._problem import FORGET, LINEAR
 if not dist.is_available():
     raise ImportError(say.no_distributed())
 
-from . import _exchange, _placements, _stretches  # noqa: E402
+from . import _exchange, _placements, _shards  # noqa: E402
 from ._sequence_parallel import SequenceParallel  # noqa: E402
 
 __all__ = ["SequenceParallel", "forget_mult", "linear_recurrence"]
@@ -83,8 +83,7 @@ def forget_mult(
     for float32); back with `return_state` a third, its cotangent of `h_last`; and 128 bytes that say what it is at.
 
     A shard is first read without writing anything, then the exchange takes place, then it is scanned: 5/3 of the
-    memory traffic of one scan of it, 4/3 in the gradient. Where gates let it soon forget what reaches it, it is scanned
-    first, and only its beginning again.
+    memory traffic of one scan of it, 4/3 in the gradient.
 
     States that reach a shard are composed. That costs the rounding of the carry, so float32 and shorter are as exact
     as on one process; float64 agrees within its rounding at the magnitudes involved. Where composing overflows or
@@ -164,4 +163,4 @@ def _run(
 ) -> Any:
     if _placements.is_placed(a, b, h0):
         return _placements.run(_run, family, a, b, h0, axis, reverse, lengths, return_state, group)
-    return _stretches.run(family, a, b, h0, axis, reverse, lengths, return_state, _exchange.name_of(group))
+    return _shards.run(family, a, b, h0, axis, reverse, lengths, return_state, _exchange.name_of(group))

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .._problem import FORGET, LINEAR
 from . import _ops
 
 __all__ = ["translations"]
@@ -42,7 +43,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
     """
     import onnxscript  # noqa: F401 -- to say at once what is missing
 
-    return {_ops.forward: _forward}
+    return {_ops.FORWARD[FORGET]: _forget_mult, _ops.FORWARD[LINEAR]: _linear_recurrence}
 
 
 @functools.cache
@@ -70,12 +71,21 @@ def _scan() -> Any:
     return linear_scan
 
 
-# onnxscript takes parameters with a default for attributes.
-def _forward(
-    family: str, a: Any, b: Any, h0: Any = None, lengths: Any = None, axis: int = 0, reverse: bool = False,
-    dtype: int = 1,
-) -> Any:  # fmt: skip
-    """Write the operator as ONNX's nodes; its parameters are the operator's own."""
+# Parameters are the operators' own; onnxscript takes those with a default for attributes.
+def _forget_mult(
+    f: Any, x: Any, h0: Any = None, lengths: Any = None, axis: int = 0, reverse: bool = False, dtype: int = 1
+) -> Any:
+    return _forward(FORGET, f, x, h0, lengths, axis, reverse, dtype)
+
+
+def _linear_recurrence(
+    a: Any, b: Any, h0: Any = None, lengths: Any = None, axis: int = 0, reverse: bool = False, dtype: int = 1
+) -> Any:
+    return _forward(LINEAR, a, b, h0, lengths, axis, reverse, dtype)
+
+
+def _forward(family: str, a: Any, b: Any, h0: Any, lengths: Any, axis: int, reverse: bool, dtype: int) -> Any:
+    """Write an operator as ONNX's nodes."""
     import onnx_ir
     from onnxscript import opset18 as op
 
@@ -85,7 +95,7 @@ def _forward(
     lanes = [k for k in range(rank) if k != axis]
     a, b = (op.Cast(value, to=carry) for value in (a, b))
     zero, one = (op.Cast(op.Constant(value_float=value), to=carry) for value in (0.0, 1.0))
-    if family == "forget":
+    if family == FORGET:
         a, b = op.Sub(one, a), op.Mul(a, b)
     a = op.Expand(a, op.Shape(b))  # to what both broadcast to
     b = op.Expand(b, op.Shape(a))

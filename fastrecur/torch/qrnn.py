@@ -15,14 +15,12 @@ from . import state as _state
 from ._rnn_arguments import (
     check_chain,
     check_flags,
-    check_input,
     check_sizes,
     drop_out,
     format_extra_repr,
-    hidden_or_hx,
+    open_call,
     probability,
     repack_output,
-    unpack_input,
     unpack_step,
 )
 from .qrnn_layer import BothDirections, QRNNLayer
@@ -211,10 +209,7 @@ class QRNN(nn.Module):
             the output gate, as `hidden` takes them: a list where the layers' sizes differ. A `QRNNState` if one was
             given.
         """
-        hidden = hidden_or_hx(hidden, hx)
-        rows, batch_sizes, is_batched = unpack_input(self, input)
-        check_input(rows, self.input_size, [])
-        batch = rows.shape[1] if batch_sizes is None else int(batch_sizes[0])
+        rows, batch_sizes, is_batched, batch, hidden = open_call(self, input, hidden, hx, [])
         states = _state.of_network(self, hidden, rows, batch, is_batched)
         step: Any = rows if batch_sizes is None else input
         lasts: list[Any] = []

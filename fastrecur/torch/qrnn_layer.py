@@ -18,10 +18,9 @@ from ._rnn_arguments import (
     check_input,
     check_sizes,
     format_extra_repr,
-    hidden_or_hx,
+    open_call,
     probability,
     repack_output,
-    unpack_input,
     unpack_step,
 )
 from ._windows import next_window, packed_windows, windows
@@ -194,10 +193,7 @@ class QRNNLayer(nn.Module):
             The state ``c`` after the last valid step in the scan direction, before the output gate: (1, B, H), or
             (1, H) for one sequence. A `QRNNState` if one was given.
         """
-        hidden = hidden_or_hx(hidden, hx)
-        rows, batch_sizes, is_batched = unpack_input(self, input)
-        check_input(rows, self.input_size, self._direction_weights())
-        batch = rows.shape[1] if batch_sizes is None else int(batch_sizes[0])
+        rows, batch_sizes, is_batched, batch, hidden = open_call(self, input, hidden, hx, self._direction_weights())
         given = hidden if isinstance(hidden, QRNNState) else None
         saves = given is None and self.save_prev_x and self.window > 1
         previous = None

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree
 
 from .. import _messages as say
 from . import _modes
+from . import _torch_internals as _internals
 
 __all__ = ["QRNNState"]
 
@@ -55,9 +55,7 @@ class QRNNState(NamedTuple):
 
 # So that a state, and a program of torch.export that takes one, can be saved and loaded.
 torch.serialization.add_safe_globals([QRNNState])
-_register = getattr(_pytree, "_register_namedtuple", None)
-if _register is not None:
-    _register(QRNNState, serialized_type_name="fastrecur.torch.QRNNState")
+_internals.name_namedtuple(QRNNState, "fastrecur.torch.QRNNState")
 
 
 def zeros(layer: Any, batch_size: int | None, device: Any, dtype: torch.dtype | None) -> QRNNState:
@@ -117,7 +115,7 @@ def _check_inputs(name: str, inputs: Tensor, shape: tuple[int, ...], rows: Tenso
 
 def check_saved(layer: Any, rows: Tensor, batch: int) -> None:
     """Raise where the inputs that a module keeps would be lost, or are none of this call's."""
-    if getattr(layer, "_is_replica", False):  # nn.DataParallel's mark
+    if _internals.is_replica(layer):
         raise RuntimeError(say.rnn_replica())
     lost = _modes.loses_attributes()
     if lost:

@@ -79,23 +79,20 @@ def out_of_core(folder, steps, rounds):
 
 
 def graphs(sizes):
-    """Build graphs of many small chunks: tasks a chunk, levels of the tree, seconds, seconds to run one."""
+    """Build graphs of many small chunks: tasks a chunk, seconds, seconds to run one."""
     rows = []
     for chunks in tqdm(sizes, desc="graphs", disable=None):
-        for scan in ("sequential", "blelloch"):
-            x = da.ones(10 * chunks, chunks=10)
-            with dask.config.set({"fastrecur.scan": scan}):
-                start = time.perf_counter()
-                h = forget_mult(0.1, x)
-                built = time.perf_counter() - start
-            tasks = len(dict(h.__dask_graph__())) - chunks
-            row = {"chunks": chunks, "scan": scan, "tasks": tasks, "tasks a chunk": tasks / chunks, "build s": built}
-            row["longest way"] = chunks + 2 if scan == "sequential" else 2 * int(np.ceil(np.log2(chunks))) + 3
-            if chunks <= 10_000:
-                start = time.perf_counter()
-                h.compute(scheduler="sync")
-                row["run ms a chunk"] = (time.perf_counter() - start) / chunks * 1e3
-            rows.append(row)
+        x = da.ones(10 * chunks, chunks=10)
+        start = time.perf_counter()
+        h = forget_mult(0.1, x)
+        built = time.perf_counter() - start
+        tasks = len(dict(h.__dask_graph__())) - chunks
+        row = {"chunks": chunks, "tasks": tasks, "tasks a chunk": tasks / chunks, "build s": built}
+        if chunks <= 10_000:
+            start = time.perf_counter()
+            h.compute(scheduler="sync")
+            row["run ms a chunk"] = (time.perf_counter() - start) / chunks * 1e3
+        rows.append(row)
     return rows
 
 

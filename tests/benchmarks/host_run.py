@@ -6,7 +6,9 @@ real ones in C. Launches are counted: a call that does not launch is wrong.
 """
 
 import argparse
+import functools
 import inspect
+import itertools
 import json
 import statistics
 import sys
@@ -26,7 +28,7 @@ from tqdm import tqdm  # noqa: E402
 import fastrecur  # noqa: E402
 import fastrecur.torch  # noqa: E402
 from fastrecur._cuda import _arrays, _launch  # noqa: E402
-from fastrecur.torch import _arguments, _call, _device_tensors, _eager, _modes, _ops  # noqa: E402
+from fastrecur.torch import _call, _device_tensors, _eager, _modes, _ops, _short_calls  # noqa: E402
 
 SHAPE = 16, 32
 MUST = {"tensors": (8.0, 4.0), "interface": (12.0, 6.0)}
@@ -60,20 +62,20 @@ class Driver(_launch.CudaCore):
 
 def replace_torch():
     """Let CPU tensors be a GPU's."""
-    for module in (_modes, _arguments, _eager, _call):  # each as it imports the ones before it
+    for module in (_modes, _eager, _call, _short_calls):  # each as it imports the ones before it
         text = inspect.getsource(module)
         text = text.replace("is_cpu", "is_\0").replace("is_cuda", "is_cpu").replace("is_\0", "is_cuda")
-        text = text.replace('"cpu", "cuda", "meta"', '"cpu"').replace('device.type != "cuda"', 'device.type != "cpu"')
         exec(compile(text, module.__file__, "exec"), vars(module))
     library = torch.library.Library("fastrecur", "IMPL")
     allowed = {"allow_override": True} if "allow_override" in inspect.signature(library.impl).parameters else {}
-    with_gpu = {"forward": _ops._forward_cuda, "vjp": _ops._vjp_cuda}
-    for name, function in with_gpu.items():
+    for (family, name), (suffix, run) in itertools.product(
+        _ops.NAMES.items(), (("", _ops._forward_cuda), ("_backward", _ops._vjp_cuda))
+    ):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if not allowed:  # of a torch that has no word for it
-                torch.library._impls.discard(f"fastrecur/{name}/CPU")
-            library.impl(name, function, "CPU", **allowed)
+                torch.library._impls.discard(f"fastrecur/{name}{suffix}/CPU")
+            library.impl(name + suffix, functools.partial(run, family), "CPU", **allowed)
     _device_tensors._on_host = lambda value: value
     _device_tensors._lengths = lambda lengths: lengths
     _arrays.is_on_device = lambda value: isinstance(value, (torch.Tensor, Interface))

@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 import fastrecur
 from fastrecur import forget_mult, forget_mult_vjp, linear_recurrence
 
-SCANS = ["sequential", "blelloch"]
-
 
 @pytest.fixture(autouse=True)
 def one_thread():
@@ -59,56 +57,52 @@ def problems(draw):
 
 
 @pytest.mark.parametrize("name", ["forget_mult", "linear_recurrence"])
-@pytest.mark.parametrize("scan", SCANS)
 @settings(max_examples=12, phases=[Phase.generate])  # what fails is small as it is
 @given(problem=problems(), lazy_lengths=st.booleans())
-def test_chunks_change_nothing(name, scan, problem, lazy_lengths):
+def test_chunks_change_nothing(name, problem, lazy_lengths):
     rng, a, b, h0, lengths, options = problem
     recurrence, vjp = getattr(fastrecur, name), getattr(fastrecur, name + "_vjp")
     some = lengths if lengths is None or not lazy_lengths else da.from_array(lengths, 2)
-    with dask.config.set({"fastrecur.scan": scan}):
-        h, last = recurrence(a[0], b[0], h0[0], lengths=lengths, return_state=True, **options)
-        lazy, lazy_last = recurrence(a[1], b[1], h0[1], lengths=some, return_state=True, **options)
-        assert_close_lazy(lazy, h)
-        assert_close_lazy(lazy_last, last)
-        g, g_last = rng.standard_normal(h.shape), rng.standard_normal(last.shape)
-        for state in (None, g_last):
-            expected = vjp(g, a[0], b[0], h, h0[0], lengths=lengths, grad_state=state, **options)
-            actual = vjp(da.from_array(g, 2), a[1], b[1], h, h0[1], lengths=some, grad_state=state, **options)
-            for one, other in zip(actual, expected, strict=True):
-                if other is None:
-                    assert one is None
-                else:
-                    assert_close_lazy(one, other)
+    h, last = recurrence(a[0], b[0], h0[0], lengths=lengths, return_state=True, **options)
+    lazy, lazy_last = recurrence(a[1], b[1], h0[1], lengths=some, return_state=True, **options)
+    assert_close_lazy(lazy, h)
+    assert_close_lazy(lazy_last, last)
+    g, g_last = rng.standard_normal(h.shape), rng.standard_normal(last.shape)
+    for state in (None, g_last):
+        expected = vjp(g, a[0], b[0], h, h0[0], lengths=lengths, grad_state=state, **options)
+        actual = vjp(da.from_array(g, 2), a[1], b[1], h, h0[1], lengths=some, grad_state=state, **options)
+        for one, other in zip(actual, expected, strict=True):
+            if other is None:
+                assert one is None
+            else:
+                assert_close_lazy(one, other)
 
 
-@pytest.mark.parametrize("scan", SCANS)
-def test_dtypes(rng, scan):
-    with dask.config.set({"fastrecur.scan": scan}):
-        for dtype, scale in (("f4", 1e-6), ("f8", 1e-12), ("c16", 1e-12)):
-            x = (8 * rng.standard_normal((11, 3))).astype(dtype)
-            if x.dtype.kind == "c":
-                x = x + np.array(1j, x.dtype) * rng.standard_normal(x.shape).astype(x.real.dtype)
-            f = rng.random((11, 1)).astype("f4" if dtype == "f4" else "f8")
-            lazy = da.from_array(x, (4, 2)), da.from_array(f, (3, 1))
-            h, last = forget_mult(f, x, return_state=True)
-            lazy_h, lazy_last = forget_mult(lazy[1], lazy[0], return_state=True)
-            assert_close_lazy(lazy_h, h, scale)
-            assert_close_lazy(lazy_last, last, scale)
-            assert_close_lazy(linear_recurrence(0.5, lazy[0]), linear_recurrence(0.5, x), scale)
-            expected, actual = forget_mult_vjp(h, f, x, h), forget_mult_vjp(lazy_h, lazy[1], lazy[0], lazy_h)
-            for one, other in zip(actual[:2], expected[:2], strict=True):
-                assert_close_lazy(one, other, 4 * scale)
-        a = rng.standard_normal(9) + 1j * rng.standard_normal(9)
-        h = linear_recurrence(a, a)
-        z = da.from_array(a, 4)
-        assert_close_lazy(linear_recurrence(z, z), h)
-        for one, other in zip(
-            fastrecur.linear_recurrence_vjp(h, z, z, h)[:2],
-            fastrecur.linear_recurrence_vjp(h, a, a, h)[:2],
-            strict=True,
-        ):
-            assert_close_lazy(one, other)
+def test_dtypes(rng):
+    for dtype, scale in (("f4", 1e-6), ("f8", 1e-12), ("c16", 1e-12)):
+        x = (8 * rng.standard_normal((11, 3))).astype(dtype)
+        if x.dtype.kind == "c":
+            x = x + np.array(1j, x.dtype) * rng.standard_normal(x.shape).astype(x.real.dtype)
+        f = rng.random((11, 1)).astype("f4" if dtype == "f4" else "f8")
+        lazy = da.from_array(x, (4, 2)), da.from_array(f, (3, 1))
+        h, last = forget_mult(f, x, return_state=True)
+        lazy_h, lazy_last = forget_mult(lazy[1], lazy[0], return_state=True)
+        assert_close_lazy(lazy_h, h, scale)
+        assert_close_lazy(lazy_last, last, scale)
+        assert_close_lazy(linear_recurrence(0.5, lazy[0]), linear_recurrence(0.5, x), scale)
+        expected, actual = forget_mult_vjp(h, f, x, h), forget_mult_vjp(lazy_h, lazy[1], lazy[0], lazy_h)
+        for one, other in zip(actual[:2], expected[:2], strict=True):
+            assert_close_lazy(one, other, 4 * scale)
+    a = rng.standard_normal(9) + 1j * rng.standard_normal(9)
+    h = linear_recurrence(a, a)
+    z = da.from_array(a, 4)
+    assert_close_lazy(linear_recurrence(z, z), h)
+    for one, other in zip(
+        fastrecur.linear_recurrence_vjp(h, z, z, h)[:2],
+        fastrecur.linear_recurrence_vjp(h, a, a, h)[:2],
+        strict=True,
+    ):
+        assert_close_lazy(one, other)
 
 
 def tasks(array):
@@ -116,7 +110,7 @@ def tasks(array):
 
 
 @pytest.mark.parametrize("chunks", [1, 10, 300])
-def test_a_chunk_is_three_tasks_and_a_tree_has_log_n_levels(chunks):
+def test_a_chunk_is_three_tasks(chunks):
     x = da.ones((2 * chunks, 2), chunks=(2, 1))
     own = tasks(x)
     h = forget_mult(0.5, x)
@@ -124,25 +118,6 @@ def test_a_chunk_is_three_tasks_and_a_tree_has_log_n_levels(chunks):
     assert tasks(forget_mult(0.5, x, return_state=True)[1]) - own <= 3 * x.npartitions + 2
     grads = forget_mult_vjp(x, x, x, x)
     assert len({**grads[0].__dask_graph__(), **grads[1].__dask_graph__()}) - own <= 5 * x.npartitions
-    with dask.config.set({"fastrecur.scan": "blelloch"}):
-        h = forget_mult(0.5, x)
-    assert tasks(h) - own <= (3 + 2) * x.npartitions
-    assert depth(h) <= 2 * int(np.ceil(np.log2(chunks))) + 5
-
-
-def depth(array):
-    """The longest way through a graph, in tasks."""
-    graph, found = dict(array.__dask_graph__()), {}
-    for key in graph:
-        stack = [key]
-        while stack:
-            top = stack[-1]
-            missing = [k for k in dask.core.get_dependencies(graph, top) if k not in found]
-            if missing:
-                stack += missing
-            else:
-                found[stack.pop()] = 1 + max((found[k] for k in dask.core.get_dependencies(graph, top)), default=0)
-    return max(found.values())
 
 
 def test_a_chunk_is_read_once(rng):
@@ -154,11 +129,8 @@ def test_a_chunk_is_read_once(rng):
         return block
 
     lazy = da.from_array(x, (4, 1)).map_blocks(read, dtype=x.dtype, meta=np.empty((0, 0)))
-    for scan in SCANS:
-        reads.clear()
-        with dask.config.set({"fastrecur.scan": scan}):
-            assert_close_lazy(forget_mult(0.5, lazy), forget_mult(0.5, x))
-        assert len(reads) == lazy.npartitions
+    assert_close_lazy(forget_mult(0.5, lazy), forget_mult(0.5, x))
+    assert len(reads) == lazy.npartitions
 
 
 @pytest.mark.parametrize("ahead", [False, True])
@@ -203,12 +175,9 @@ def test_a_composed_chunk_beyond_all_numbers():
     a, b = np.full(4000, 2.0), np.zeros(4000)
     lazy = da.from_array(a, 2000), da.from_array(b, 2000)
     assert_close_lazy(linear_recurrence(*lazy), b)
-    with dask.config.set({"fastrecur.scan": "blelloch"}):
-        with pytest.raises(OverflowError, match="fastrecur.scan"):
-            linear_recurrence(*lazy).compute()
-        b[3] = np.nan
-        h = linear_recurrence(a, b)
-        np.testing.assert_array_equal(linear_recurrence(lazy[0], da.from_array(b, 2000)).compute(), h)
+    b[3] = np.nan
+    h = linear_recurrence(a, b)
+    np.testing.assert_array_equal(linear_recurrence(lazy[0], da.from_array(b, 2000)).compute(), h)
 
 
 def test_errors(rng):
@@ -237,8 +206,6 @@ def test_errors(rng):
         forget_mult_vjp(np.ones(5), x, x, x)
     with pytest.raises(TypeError, match="`h` must be an array"):
         forget_mult_vjp(x, x, x, None)
-    with dask.config.set({"fastrecur.scan": "other"}), pytest.raises(ValueError, match="'sequential', 'blelloch'"):
-        forget_mult(0.5, x)
 
 
 def test_dask_is_not_imported_for_others(run_python):
@@ -254,23 +221,21 @@ assert "dask" not in sys.modules
     )
 
 
-@pytest.mark.parametrize("scan", SCANS)
 @pytest.mark.parametrize("h0", [0.5, np.array([2.0]), np.array([[1.0]])[0], np.array([1.0, 2.0, 3.0])])
 @pytest.mark.parametrize("steps", [(0, 5), (0, 0, 2, 3), (5, 0), (2, 0, 3)])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_a_broadcast_state_beside_empty_chunks(rng, scan, h0, steps, reverse):
+def test_a_broadcast_state_beside_empty_chunks(rng, h0, steps, reverse):
     """What is left of a filter has empty chunks; the state's gradient is added up over the lanes once."""
     f, x, g = rng.random((5, 3)), rng.standard_normal((5, 3)), rng.standard_normal((5, 3))
     h = forget_mult(f, x, h0, reverse=reverse)
     expected = forget_mult_vjp(g, f, x, h, h0, reverse=reverse)
-    with dask.config.set({"fastrecur.scan": scan}):
-        lazy = [da.from_array(v, chunks=(steps, (2, 1))) for v in (g, f, x, h)]
-        for grad, right in zip(forget_mult_vjp(*lazy, h0, reverse=reverse), expected, strict=True):
-            assert_close_lazy(grad, np.asarray(right))
+    lazy = [da.from_array(v, chunks=(steps, (2, 1))) for v in (g, f, x, h)]
+    for grad, right in zip(forget_mult_vjp(*lazy, h0, reverse=reverse), expected, strict=True):
+        assert_close_lazy(grad, np.asarray(right))
 
 
-def test_composed_pairs_beyond_all_numbers():
-    """Each chunk's is within them, and a walk along the chunks knows the answer."""
+def test_chunks_whose_products_are_beyond_all_numbers():
+    """A state goes from chunk to chunk, and nothing is composed."""
     f, x = np.full((400, 2), -40.0), np.zeros((400, 2))
     a, h0 = np.array([1e200, 1e200, 1e-200, 1e-200, 1e-200, 1.0]), 1e-200
     for size, run in (
@@ -278,8 +243,6 @@ def test_composed_pairs_beyond_all_numbers():
         (1, lambda chunks: linear_recurrence(da.from_array(a, chunks=chunks), 0.0, h0)),
     ):
         assert np.isfinite(run(size).compute()).all()
-        with dask.config.set({"fastrecur.scan": "blelloch"}), pytest.raises(OverflowError, match="sequential"):
-            run(size).compute()
 
 
 def test_lengths_alone_may_be_lazy(rng):

@@ -236,8 +236,8 @@ def forget():
     _plan.forward.cache_clear()
     _plan.vjp.cache_clear()
     _recurrence._shortcuts.clear()
-    if "fastrecur.torch._call" in sys.modules:
-        sys.modules["fastrecur.torch._call"]._shorts_on_gpu.clear()
+    if "fastrecur.torch._short_calls" in sys.modules:
+        sys.modules["fastrecur.torch._short_calls"]._shorts_on_gpu.clear()
 
 
 def replanned(call, **names):

@@ -1,4 +1,4 @@
-"""A series in stretches on several ranks, in processes of their own."""
+"""A series in shards on several ranks, in processes of their own."""
 
 import os
 import re
@@ -35,7 +35,7 @@ ALL = [
     "complex_numbers",
     "short_dtypes",
     "one_long_series",
-    "stretches_that_forget",
+    "shards_that_forget",
     "exact_at_the_ends",
     "what_cannot_be_composed",
     "some_gradients_wanted",
@@ -43,20 +43,23 @@ ALL = [
     "compiled",
     "transforms_raise",
     "placed_tensors",
+    "tensors_placed_along_other_axes",
     "quasi_recurrent_networks",
     "networks_in_float32",
     "streams_of_networks",
     "second_derivatives_of_networks",
     "data_and_sequence_parallel",
     "ranks_that_differ",
+    "ranks_that_differ_later",
 ]
-# What more ranks could change: states that cross whole stretches, and meshes of two dimensions.
+# What more ranks could change: states that cross whole shards, and meshes of two dimensions.
 OF_FOUR = [
     "values_and_derivatives",
     "ragged_lanes",
-    "stretches_that_forget",
+    "shards_that_forget",
     "what_cannot_be_composed",
     "placed_tensors",
+    "tensors_placed_along_other_axes",
     "quasi_recurrent_networks",
     "streams_of_networks",
     "data_and_sequence_parallel",
@@ -65,11 +68,11 @@ OF_FOUR = [
 
 
 def test_two_ranks():
-    assert ranks("stretches.py", 2) == ALL
+    assert ranks("shards.py", 2) == ALL
 
 
 def test_four_ranks():
-    assert ranks("stretches.py", 4, "quietly", *OF_FOUR) == OF_FOUR
+    assert ranks("shards.py", 4, "quietly", *OF_FOUR) == OF_FOUR
 
 
 FAULTS = """

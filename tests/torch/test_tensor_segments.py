@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.library import opcheck
 
 import fastrecur
 from fastrecur import reference
@@ -45,7 +46,7 @@ def test_derivatives(name, axis, reverse, kind):
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one.detach().numpy(), other, rtol=1e-12, atol=1e-12)
     assert torch.autograd.gradcheck(call, operands, check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(call, operands)
+    assert torch.autograd.gradgradcheck(call, operands, check_fwd_over_rev=True)
 
 
 @pytest.mark.parametrize("kind", CUTS)
@@ -69,6 +70,48 @@ def test_vmap_over_lanes():
     found = torch.vmap(lambda x, resets: fastrecur.forget_mult(f, x, resets=resets))(many, resets)
     wanted = [fastrecur.forget_mult(f, one, resets=own) for one, own in zip(many, resets, strict=True)]
     assert torch.equal(found, torch.stack(wanted))
+
+
+@pytest.mark.parametrize("kind", CUTS)
+def test_operators_are_what_they_claim(kind):
+    operands, cuts = given(kind, 0)
+    ends = [
+        None if cuts.get(name) is None else torch.as_tensor(cuts[name]) for name in ("lengths", "offsets", "resets")
+    ]
+    a, b, h0 = operands
+    forward, backward = (
+        getattr(torch.ops.fastrecur, "forget_mult_segments" + suffix).default for suffix in ("", "_backward")
+    )
+    opcheck(forward, (a, b, h0, *ends, 0, True, torch.float64))
+    opcheck(backward, (b, a, b, b, h0, h0, *ends, 0, True, torch.float64, True, True, True))
+
+
+def test_compiled_in_one_graph():
+    def loss(f, x, offsets, resets):
+        h, last = fastrecur.forget_mult(f, x, offsets=offsets, resets=resets, return_state=True)
+        return h.square().sum() + last.sum()
+
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
+    for offsets in ([0, 3, 3, 7], [0, 7]):
+        (f, x, _), cuts = given("both", 0)
+        arguments = torch.tensor(offsets), cuts["resets"]
+        found, wanted = compiled(f, x, *arguments), loss(f, x, *arguments)
+        assert torch.equal(found, wanted)
+        for one, other in zip(*(torch.autograd.grad(value, (f, x)) for value in (found, wanted)), strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("which", "is_complex"), [(0, False), (1, False), (2, False), (1, True)])
+def test_gradient_of_one_operand(which, is_complex):
+    operands, cuts = given("both", 0)
+    operands = [v.detach() for v in operands]
+    if is_complex:
+        operands[1] = torch.complex(operands[1], 2 * operands[1])
+
+    def call(value):
+        return fastrecur.forget_mult(*operands[:which], value, *operands[which + 1 :], **cuts)
+
+    assert torch.autograd.gradcheck(call, [operands[which].requires_grad_()])
 
 
 def test_meta_and_fake_shapes():

@@ -166,7 +166,7 @@ class Layer(torch.nn.Module):
 def test_export(strict, dynamic):
     steps = {0: torch.export.Dim("steps", min=2, max=1000)} if dynamic else None
     exported = torch.export.export(Layer(), (F, X), strict=strict, dynamic_shapes=(steps, steps) if dynamic else None)
-    assert "fastrecur.forward.default" in {str(node.target) for node in exported.graph.nodes}
+    assert "fastrecur.forget_mult.default" in {str(node.target) for node in exported.graph.nodes}
     file = io.BytesIO()
     torch.export.save(exported, file)
     file.seek(0)
@@ -179,21 +179,21 @@ def test_export(strict, dynamic):
     torch.testing.assert_close(actual, torch.autograd.grad(forget_mult(f, x).sum(), f)[0])
 
 
-@pytest.mark.parametrize("family", ["forget", "linear"])
+@pytest.mark.parametrize("name", ["forget_mult", "linear_recurrence"])
 @pytest.mark.parametrize("wants", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_operators_are_what_they_claim(family, wants, reverse):
+def test_operators_are_what_they_claim(name, wants, reverse):
     a, b, h0 = (v.double().requires_grad_(wants) for v in (F, X, H0))
     from torch.library import opcheck
 
-    operators = torch.ops.fastrecur
-    opcheck(operators.forward.default, (family, a, b, h0, None, 0, reverse, torch.float64))
-    opcheck(operators.forward.default, (family, a, b, None, LENGTHS, 0, reverse, torch.float64))
+    forward, backward = (getattr(torch.ops.fastrecur, name + suffix).default for suffix in ("", "_backward"))
+    opcheck(forward, (a, b, h0, None, 0, reverse, torch.float64))
+    opcheck(forward, (a, b, None, LENGTHS, 0, reverse, torch.float64))
     a_t, b_t = (v.detach().permute(1, 2, 0).requires_grad_(wants) for v in (a, b))
-    opcheck(operators.forward.default, (family, a_t, b_t, None, None, 2, reverse, torch.float64))
-    arguments = (family, a, a, b, b, h0, h0, LENGTHS, 0, reverse, torch.float64)
+    opcheck(forward, (a_t, b_t, None, None, 2, reverse, torch.float64))
+    arguments = (a, a, b, b, h0, h0, LENGTHS, 0, reverse, torch.float64)
     for wanted in [(True, True, True), (False, True, False)]:
-        opcheck(operators.vjp.default, (*arguments, *wanted))
+        opcheck(backward, (*arguments, *wanted))
 
 
 def test_fake_and_meta_tensors():

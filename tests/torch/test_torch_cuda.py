@@ -87,8 +87,9 @@ def test_linear_recurrence_of_complex_tensors(driver):
 
 
 def test_the_operators_are_cuda_s_too():
-    for name in ("fastrecur::forward", "fastrecur::vjp"):
-        assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA")
+    for name in ("forget_mult", "linear_recurrence"):
+        for suffix in ("", "_backward"):
+            assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastrecur::{name}{suffix}", "CUDA")
     assert _tensors.DTYPES  # the module that the operators take their dtypes from
 
 
@@ -243,8 +244,8 @@ for kind, right in zip(KINDS, expected):
     for k, (one, other) in enumerate(zip(calls(*kind), right, strict=True)):
         torch.testing.assert_close(one, other, msg=lambda m: f"result {{k}}: {{m}}")
 assert sum(entry[0] == "launch" for entry in driver.log) >= 100
-from fastrecur.torch import _call
-assert _call._shorts_on_gpu and _call._problems_on_gpu and not _call._shorts
+from fastrecur.torch import _short_calls
+assert _short_calls._shorts_on_gpu and _short_calls._problems_on_gpu and not _short_calls._shorts
 f, x, thin = torch.rand(5, 3), torch.randn(5, 3), torch.rand(5, 3).to_sparse()
 for name, call in {{
     "f": lambda: fastrecur.forget_mult(thin, x),

@@ -25,6 +25,7 @@ asked: bool = len(x) > 3
 
 assert_type(forget_mult(0.5, x), Array)
 assert_type(forget_mult(x, x, h0, axis=0, reverse=True, lengths=[5, 3, 2]), Array)
+assert_type(forget_mult(x, x, offsets=[0, 2, 5], resets=some), Array)
 assert_type(forget_mult([0.5, 0.5], [8.0, 4.0]), Array)
 assert_type(forget_mult(np.float64(0.5), x, out=x), Array)
 assert_type(forget_mult(0.5, x, return_state=True), tuple[Array, Array])

@@ -1,4 +1,4 @@
-"""Ranks of gloo hold stretches of one series: run by test_sequence_parallel.py, as a script of its own."""
+"""Ranks of gloo hold shards of one series: run by test_sequence_parallel.py, as a script of its own."""
 
 import functools
 import sys
@@ -185,8 +185,8 @@ def one_long_series(ranks):
 
 
 @case
-def stretches_that_forget(ranks):
-    """Where gates are large a stretch is walked before it is known what reaches it: the same bits, NaN included."""
+def shards_that_forget(ranks):
+    """Where gates are large a shard is walked before it is known what reaches it: the same bits, NaN included."""
     for name, scale in [("forget_mult", 1.0), ("forget_mult", 0.02), ("linear_recurrence", 0.9)]:
         for dtype in (torch.float64, torch.float32):
             for reverse in (False, True):
@@ -242,7 +242,7 @@ def what_cannot_be_composed(ranks):
     h = distributed.linear_recurrence(ranks.own(huge, cuts), ranks.own(zeros, cuts), return_state=True)
     assert not h[0].any()
     assert not h[1].any()
-    # 2*1 - 1 stays 1, while what a stretch makes of a state is 2**n*h - (2**n - 1)
+    # 2*1 - 1 stays 1, while what a shard makes of a state is 2**n*h - (2**n - 1)
     n = 80
     cuts = [n] * ranks.size
     a, b = torch.full((n * ranks.size, 8), 2.0, dtype=torch.float64), torch.full((n * ranks.size, 8), -1.0)
@@ -382,6 +382,49 @@ def placed_tensors(ranks):
             raise AssertionError("a DTensor that is not sharded along time")
 
 
+def check_placed(ranks, mesh, placements, name, operands, lengths):
+    """Compare DTensors, each sharded along those of the result's axes that it has, with whole tensors."""
+
+    def place(v, front):
+        if not isinstance(v, torch.Tensor):
+            return v
+        dims = [p.dim - front - (3 - front - v.dim()) if isinstance(p, Shard) else -1 for p in placements]
+        placed = [Shard(k) if k >= 0 and v.shape[k] > 1 else Replicate() for k in dims]
+        return leaf(DTensor.from_local(v.detach(), mesh, [Replicate()] * mesh.ndim).redistribute(placements=placed))
+
+    whole = [leaf(v) if isinstance(v, torch.Tensor) else v for v in operands]
+    placed = [place(v, front) for v, front in zip(operands, (0, 0, 1), strict=True)]
+    pairs = []
+    weight = ranks.draw(7, 4, 6)
+    for given, w in ((whole, weight), (placed, place(weight, 0))):
+        h, last = getattr(fastrecur, name)(*given, lengths=lengths, return_state=True)
+        wanted = [v for v in given if isinstance(v, torch.Tensor)]
+        grads = torch.autograd.grad((h * w.detach()).sum() + last.square().sum(), wanted)
+        pairs.append((h, last, *grads))
+    assert pairs[1][0].placements == tuple(placements)
+    for actual, expected in zip(pairs[1], pairs[0], strict=True):
+        same(actual.full_tensor(), expected)
+
+
+@case
+def tensors_placed_along_other_axes(ranks):
+    """Channels and a batch are series of their own: nobody need know that they are sharded."""
+    meshes = [(init_device_mesh("cpu", (ranks.size,)), [Shard(k)]) for k in (1, 2)]
+    if ranks.size == 4:
+        meshes.append((init_device_mesh("cpu", (2, 2)), [Shard(2), Shard(1)]))
+    gate, value, h0 = ranks.gate(7, 4, 6), ranks.draw(7, 4, 6), ranks.draw(4, 6)
+    for mesh, placements in meshes:
+        for name, lengths in zip(NAMES, (None, [3, 0, 7, 2]), strict=True):
+            for operands in ((gate, value, h0), (gate[0, 0], value, h0[0]), (0.5, value, None)):
+                check_placed(ranks, mesh, placements, name, operands, lengths)
+    try:
+        fastrecur.forget_mult(0.5, DTensor.from_local(value, meshes[0][0], [Shard(0)]))
+    except ValueError as error:
+        assert "must not be sharded along `axis`" in str(error), error
+    else:
+        raise AssertionError("a DTensor that is sharded along time")
+
+
 def networks():
     torch.manual_seed(0)
     options = {"dtype": torch.float64}
@@ -465,7 +508,7 @@ def networks_in_float32(ranks):
 
 @case
 def streams_of_networks(ranks):
-    """A sequence in pieces, each piece in stretches; one sequence without a batch."""
+    """A sequence in pieces, each piece in shards; one sequence without a batch."""
     torch.manual_seed(0)
     network = QRNN(3, 4, 2, window=3, save_prev_x=True, dtype=torch.float64)
     wrapped = SequenceParallel(network)
@@ -555,6 +598,28 @@ def ranks_that_differ(ranks):
         else:
             raise AssertionError(f"nothing was said of {told}")
         dist.barrier()
+
+
+@case
+def ranks_that_differ_later(ranks):
+    """Where to look at what was received would be to wait, numbers of ranks that have come to differ are NaN."""
+    x, odd = ranks.draw(4, 3), ranks.rank == ranks.size - 1
+    waits, _exchange._is_waited_for = _exchange._is_waited_for, lambda tensor: True
+    try:
+        for _ in range(2):
+            assert distributed.forget_mult(0.5, x).isfinite().all()
+        for function in (distributed.linear_recurrence, distributed.forget_mult):
+            _exchange._agreed.add(("", header_of(function, x)))  # seen before, each
+        h, last = (distributed.linear_recurrence if odd else distributed.forget_mult)(0.5, x, return_state=True)
+        assert last.isnan().all() and (ranks.rank == 0 or h.isnan().all())
+        assert distributed.forget_mult(0.5, x).isfinite().all()
+    finally:
+        _exchange._is_waited_for = waits
+
+
+def header_of(function, x):
+    family = "forget" if function is distributed.forget_mult else "linear"
+    return _exchange.describe(_exchange.FORWARD, family, x.dtype, 1 << 1, x.shape[1:], len(x))[:-1]
 
 
 def work(rank, size, place):

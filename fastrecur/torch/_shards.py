@@ -1,15 +1,13 @@
-"""A recurrence whose time is held in stretches, one a rank: summaries, one exchange, and the walk of one's own stretch.
+"""A recurrence whose time is held in shards, one a rank: summaries, one exchange, and the scan of one's own shard.
 
-In the scan direction a stretch makes ``A*h + B`` of the state ``h`` that it is reached by. So every rank needs of
-the others ``A`` and ``B`` alone: the ranks' summaries are a linear recurrence once more, over ranks, which each rank
-walks for itself. Then it walks its stretch from the state that reaches it. The gradient does the same against time.
+In the scan direction a shard makes ``A*h + B`` of the state ``h`` that it is reached by. So every rank needs of the
+others ``A`` and ``B`` alone: the ranks' summaries are a linear recurrence once more, over ranks, which each rank scans
+for itself. Then it scans its shard from the state that reaches it. The gradient does the same against time.
 
 A third result is the state ``h_in`` that reaches a rank. It is what makes the family closed: the gradient of the
-gradient needs the state before a stretch's first step, and what flows back through it belongs to the rank before. As a
+gradient needs the state before a shard's first step, and what flows back through it belongs to the rank before. As a
 cotangent of ``h_in`` it joins what that rank is told of its later ones anyway.
 """
-
-import math
 
 import torch
 from torch.autograd import Function
@@ -18,22 +16,21 @@ from .. import _checks
 from .._cpu._scan import CANCELLED
 from .._problem import LINEAR
 from . import _arguments, _exchange, _ops, _tensors
-from ._autograd import Steps, _decay, _like, _nothing, _source_of, _through_steps, _valid
+from ._along_time import decay, lanes, like, masked, valid_steps
+from ._autograd import Steps, nothing, source_of, through_steps
 from ._exchange import BACKWARD, FORWARD
-from ._tensors import WIDE
 
-PIECES = 16  # that a long stretch of few lanes is cut into, to be summarised side by side
+PIECES = 16  # that a long shard of few lanes is cut into, to be summarised side by side
 LONG, FEW = 4096, 8
-PROBE = 1024  # steps after which it is looked at how much of a state is left
 
 _OPTIONS = "int axis, bool reverse, ScalarType dtype, bool return_state, bool wants, str group"
 _library = torch.library.Library("fastrecur", "FRAGMENT")
 _library.define(
-    f"stretch(str family, Tensor a, Tensor b, Tensor? h0, Tensor? lengths, {_OPTIONS}) -> (Tensor, Tensor, Tensor)"
+    f"shard(str family, Tensor a, Tensor b, Tensor? h0, Tensor? lengths, {_OPTIONS}) -> (Tensor, Tensor, Tensor)"
 )
 _library.define(
-    "stretch_vjp(str family, Tensor g, Tensor a, Tensor b, Tensor h, Tensor h_in, Tensor? grad_last, Tensor? grad_in,"
-    f" Tensor? lengths, {_OPTIONS}, bool want_a, bool want_b) -> (Tensor, Tensor, Tensor)"
+    "shard_backward(str family, Tensor g, Tensor a, Tensor b, Tensor h, Tensor h_in, Tensor? grad_last,"
+    f" Tensor? grad_in, Tensor? lengths, {_OPTIONS}, bool want_a, bool want_b) -> (Tensor, Tensor, Tensor)"
 )
 
 
@@ -41,11 +38,11 @@ _library.define(
 
 
 def summary(family, a, b, start, lengths, axis, reverse, dtype, back=False):
-    """Return what a stretch multiplies a state by, and what becomes of the state ``start``, in the carry's dtype.
+    """Return what a shard multiplies a state by, and what becomes of the state ``start``, in the carry's dtype.
 
-    With ``back`` the states are cotangents, ``b`` holds those of the steps, and ``reverse`` is the way back.
+    With ``back`` the states are cotangents, ``b`` holds those of the steps, and ``reverse`` is the adjoint's direction.
     """
-    if not b.is_cpu:
+    if not b.is_cpu:  # elsewhere nothing reads without writing
         return _composed_summary(family, a, b, start, lengths, axis, reverse, dtype, back)
     shape = torch.broadcast_shapes(a.shape, b.shape)
     steps = shape[axis] // PIECES
@@ -73,24 +70,21 @@ def _back(products, back):
 def _composed_summary(family, a, b, start, lengths, axis, reverse, dtype, back):
     """Do what `summary` does, by torch's operators, which write as much as they read."""
     shape = torch.broadcast_shapes(a.shape, b.shape)
-    valid = _valid(b.expand(shape), lengths, axis)
-    decay = _decay(family, a, dtype).to(WIDE[dtype]).expand(shape)
-    if valid is not None:
-        decay = torch.where(valid, decay, 1)
+    wide, valid = _tensors.wide(dtype, b.device), valid_steps(b.expand(shape), lengths, axis)
+    q = masked(decay(family, a, dtype).to(wide).expand(shape), valid, 1)
     if back:
-        source = (b if valid is None else torch.where(valid, b, 0)) * decay.conj()
-        decay_back = decay.conj().resolve_conj()
-        _, end = _ops.forward(LINEAR, decay_back, source, start, None, axis, reverse, WIDE[dtype])
+        source = masked(b, valid) * q.conj()
+        _, end = _ops.forward(LINEAR, q.conj().resolve_conj(), source, start, None, axis, reverse, wide)
     else:
-        _, end = _ops.forward(family, a, b, start, lengths, axis, reverse, WIDE[dtype])
-    return decay.prod(axis), end
+        _, end = _ops.forward(family, a, b, start, lengths, axis, reverse, wide)
+    return q.prod(axis), end
 
 
 def compose(products, ends, start, reverse, known=()):
     """Return the state before and behind every rank, in the scan direction, and None or where to use none.
 
-    They are of no use where a composed state is not finite or has cancelled: that rank's own walk might have gone
-    another way. The ends of ranks whose places are ``known`` are such walks'.
+    They are of no use where a composed state is not finite or has cancelled: that rank's own scan might have gone
+    another way. The ends of ranks whose places are ``known`` are such scans'.
     """
     states = [torch.zeros_like(ends[0]) if start is None else start.to(ends.dtype)]
     if reverse:
@@ -107,11 +101,11 @@ def compose(products, ends, start, reverse, known=()):
     return states, unsound
 
 
-def _reached(name, header, own, start, reverse, walk, needs_end):
+def _reached(name, header, own, start, reverse, scan, needs_end):
     """Return the states before this rank and behind the last one, of what every rank makes of a state.
 
     ``own`` is this rank's product and end, then what is to be added up over the ranks to the start; without that the
-    first rank has walked from the start. Where composing is not sound, the ranks concerned walk one after another from
+    first rank has scanned from the start. Where composing is not sound, the ranks concerned scan one after another from
     the states that truly reach them, and tell.
     """
     place, size = _exchange.place_of(name, reverse)
@@ -132,52 +126,15 @@ def _reached(name, header, own, start, reverse, walk, needs_end):
         if True not in torn[: size if needs_end else -1]:
             break
         known.append(torn.index(True))
-        end = walk(states[place]) if place == known[-1] else own[1]
+        end = scan(states[place]) if place == known[-1] else own[1]
         (_, told), _ = _exchange.gather(name, _exchange.again(header, len(known)), own[0], end)
         torn_rank = size - 1 - known[-1] if reverse else known[-1]
         ends[torn_rank] = told[torn_rank]
     return states[place], states[-1]
 
 
-def _forgets(family, a, b, reverse, dtype, back=False):
-    """Return after how few steps nothing is left of the state that reaches a stretch, and the state there; or None.
-
-    Such a stretch may be walked before it is known what reaches it. Arguments are those of `summary`, with time first.
-    """
-    steps, most = PROBE, len(a) // 8
-    if most < steps or a.shape[1:].numel() < FEW:
-        return None
-    for _ in range(2):
-        at = len(a) - steps if reverse else 0
-        product, state = summary(
-            family, a.narrow(0, at, steps), b.narrow(0, at, steps), None, None, 0, reverse, dtype, back
-        )
-        left = float(product.abs().max())
-        if left == 0:
-            return steps, state
-        if not left < 1:
-            return None
-        steps = int(1.2 * steps * math.log(torch.finfo(product.dtype).smallest_normal) / math.log(left))
-        if steps > most:
-            return None
-    return None
-
-
-def _is_simple(a, b, axis, lengths, size):
-    """Return whether parts of a stretch may be walked one by one: time is outermost in memory, nothing is broadcast."""
-    return (
-        size > 1
-        and b.is_cpu
-        and axis == 0
-        and lengths is None
-        and a.shape == b.shape
-        and a.is_contiguous()
-        and b.is_contiguous()
-    )
-
-
-def _walks(tensor):
-    """Return the operators that walk a tensor; on the CPU the inside of them, to which nothing else would be added."""
+def _kernels(tensor):
+    """Return the operators that scan a tensor; on the CPU the inside of them, to which nothing else would be added."""
     return (_ops._forward, _ops._vjp) if tensor.is_cpu else (_ops.forward, _ops.vjp)
 
 
@@ -191,90 +148,57 @@ def _header(act, family, dtype, reverse, return_state, wants, lengths, shape, ax
 
 def _forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, wants, group):
     place, size = _exchange.place_of(group, reverse)
-    shape, wide = torch.broadcast_shapes(a.shape, b.shape), WIDE[dtype]
+    shape, wide = torch.broadcast_shapes(a.shape, b.shape), _tensors.wide(dtype, b.device)
     lanes = shape[:axis] + shape[axis + 1 :]
     is_first, is_last = place == 0, place == size - 1
     h_in = b.new_zeros(lanes, dtype=wide)
     if is_first and h0 is not None:
         h_in.copy_(h0.expand(lanes))
     h_last = h_in
-    soon = _forgets(family, a, b, reverse, dtype) if _is_simple(a, b, axis, lengths, size) else None
-    if soon is not None:
-        return _walked_ahead(family, a, b, h_in, soon, reverse, dtype, return_state, wants, group)
     if size > 1:
 
-        def walk(start):
+        def scan(start):
             return summary(family, a, b, start, lengths, axis, reverse, dtype)[1]
 
         own = [torch.zeros_like(h_in), torch.zeros_like(h_in)]
         if is_first:
-            own[1] = walk(h_in)  # nothing reaches it that it does not know
+            own[1] = scan(h_in)  # nothing reaches it that it does not know
         elif not is_last or return_state:
             own = summary(family, a, b, None, lengths, axis, reverse, dtype)
         header = _header(FORWARD, family, dtype, reverse, return_state, wants, lengths, shape, axis)
-        before, h_last = _reached(group, header, own, None, reverse, walk, return_state)
+        before, h_last = _reached(group, header, own, None, reverse, scan, return_state)
         if not is_first:
             h_in = before.contiguous()
-    h, own_last = _walks(b)[0](family, a, b, h_in, lengths, axis, reverse, dtype)
+    h, own_last = _kernels(b)[0](family, a, b, h_in, lengths, axis, reverse, dtype)
     h_last = own_last if size == 1 else h_last.to(dtype, copy=True)
     return h, h_last, h_in
 
 
-def _walked_ahead(family, a, b, h_in, soon, reverse, dtype, return_state, wants, group):
-    """Do what `_forward` does, of a stretch that soon forgets what reaches it: walk it, then its beginning again."""
-    is_first = _exchange.place_of(group, reverse)[0] == 0
-    steps, state = (0, h_in) if is_first else soon
-    h = _tensors.empty(b.shape, b.stride(), dtype)
-    rest = len(b) - steps
-    late, early = (slice(0, rest), slice(rest, None)) if reverse else (slice(steps, None), slice(0, steps))
-
-    def walk(part, start):
-        return _tensors.walk(family, a[part], b[part], start, 0, reverse, dtype, h[part])
-
-    def walk_all(start):
-        return summary(family, a, b, start, None, 0, reverse, dtype)[1]
-
-    end = walk(late, state)
-    header = _header(FORWARD, family, dtype, reverse, return_state, wants, None, b.shape, 0)
-    own = [torch.zeros_like(end), end]
-    before, h_last = _reached(group, header, own, None, reverse, walk_all, return_state)
-    if not is_first:
-        h_in = before.contiguous()
-        if not torch.equal(reached := walk(early, h_in), state):  # to the bit, or the rest would not be the same
-            walk(late, reached)
-    return h, h_last.to(dtype, copy=True), h_in
-
-
-def _vjp(family, g, a, b, h, h_in, grad_last, grad_in, lengths, axis, reverse, dtype, return_state, wants, group, *ab):
+def _vjp(family, g, a, b, h, h_in, grad_last, grad_in, lengths, *options):
+    axis, reverse, dtype, return_state, wants, group, *ab = options
     place, size = _exchange.place_of(group, reverse)
     is_first, is_last = place == 0, place == size - 1
     shape = h.shape
     arriving = h_in.new_zeros(h_in.shape)
     if return_state and grad_last is not None:
         arriving.copy_(grad_last)
-    if _is_simple(a, b, axis, lengths, size) and h.is_contiguous():
-        soon = _forgets(family, a, g, not reverse, dtype, True)
-        if soon is not None:
-            return _went_back_ahead(
-                family, g, a, b, h, h_in, arriving, grad_in, soon, reverse, dtype, return_state, wants, group, ab
-            )
     if size > 1:
 
-        def walk(start):
+        def scan(start):
             end = summary(family, a, g, start, lengths, axis, not reverse, dtype, True)[1]
             return end if grad_in is None else end + grad_in
 
         product, end = torch.zeros_like(h_in), torch.zeros_like(h_in)
         if is_last and not return_state:
-            end = walk(None)
+            end = scan(None)
         elif not is_first:
             product, end = summary(family, a, g, None, lengths, axis, not reverse, dtype, True)
             product = _back(product, True)
             end = end if grad_in is None else end + grad_in
         header = _header(BACKWARD, family, dtype, reverse, return_state, wants, lengths, shape, axis)
         own = [product, end, *([arriving] if return_state else [])]
-        arriving, _ = _reached(group, header, own, None, not reverse, walk, False)
-    grad_a, grad_b, grad_first = _walks(h)[1](
+        arriving, _ = _reached(group, header, own, None, not reverse, scan, False)
+    grad_a, grad_b, grad_first = _kernels(h)[1](
         family, g, a, b, h, h_in, arriving, lengths, axis, reverse, dtype, *ab, is_first
     )
     if not is_first:
@@ -284,73 +208,33 @@ def _vjp(family, g, a, b, h, h_in, grad_last, grad_in, lengths, axis, reverse, d
     return grad_a, grad_b, grad_first
 
 
-def _went_back_ahead(
-    family, g, a, b, h, h_in, arriving, grad_in, soon, reverse, dtype, return_state, wants, group, ab
-):  # fmt: skip
-    """Do what `_vjp` does, of a stretch that on the way back soon forgets what reaches it."""
-    place, size = _exchange.place_of(group, reverse)
-    is_first, is_last = place == 0, place == size - 1
-    steps, state = (0, None) if is_last and not return_state else soon
-    grads = [
-        _tensors.empty(v.shape, v.stride(), _tensors.gradient_dtype(v, dtype)) if is_wanted else None
-        for v, is_wanted in zip((a, b), ab, strict=True)
-    ]
-    rest = len(a) - steps
-    late, early = (slice(steps, None), slice(0, steps)) if reverse else (slice(0, rest), slice(rest, None))
-
-    def walk(part, before, cotangent):
-        to = [None if grad is None else grad[part] for grad in grads]
-        return _tensors.vjp(
-            family, g[part], a[part], b[part], h[part], before, cotangent, None, 0, reverse, dtype, (*ab, True), to
-        )[2]
-
-    def with_own(end):
-        return end if grad_in is None else end + grad_in
-
-    def walk_all(start):
-        return with_own(summary(family, a, g, start, None, 0, not reverse, dtype, True)[1])
-
-    first = walk(late, h_in, state)
-    header = _header(BACKWARD, family, dtype, reverse, return_state, wants, None, h.shape, 0)
-    own = [torch.zeros_like(first), with_own(first), *([arriving] if return_state else [])]
-    reaching, _ = _reached(group, header, own, None, not reverse, walk_all, False)
-    if steps:
-        reached = walk(early, h[steps if reverse else rest - 1].to(h_in.dtype), reaching.contiguous())
-        if not torch.equal(reached, state):
-            first = walk(late, h_in, reached)
-    empty = g.new_empty(0)
-    return *(empty if grad is None else grad for grad in grads), with_own(first) if is_first else torch.zeros_like(h_in)
-
-
 def _forward_fake(family, a, b, h0, lengths, axis, reverse, dtype, return_state, wants, group):
     h, h_last = _ops._forward_fake(family, a, b, h0, lengths, axis, reverse, dtype)
-    return h, h_last, h_last.new_empty(h_last.shape, dtype=WIDE[dtype])
+    return h, h_last, h_last.new_empty(h_last.shape, dtype=_tensors.wide(dtype, h.device))
 
 
-def _vjp_fake(
-    family, g, a, b, h, h_in, grad_last, grad_in, lengths, axis, reverse, dtype, return_state, wants, group, *ab
-):
-    return _ops._vjp_fake(family, g, a, b, h, h_in, grad_last, lengths, axis, reverse, dtype, *ab, True)
+def _vjp_fake(family, g, a, b, h, h_in, grad_last, grad_in, lengths, *options):
+    axis, reverse, dtype, _, _, _, want_a, want_b = options
+    return _ops._vjp_fake(family, g, a, b, h, h_in, grad_last, lengths, axis, reverse, dtype, want_a, want_b, True)
 
 
-for _device in ("CPU", "CUDA"):
-    _library.impl("stretch", _forward, _device)
-    _library.impl("stretch_vjp", _vjp, _device)
-torch.library.register_fake("fastrecur::stretch", _forward_fake, lib=_library)
-torch.library.register_fake("fastrecur::stretch_vjp", _vjp_fake, lib=_library)
-forward = torch.ops.fastrecur.stretch.default
-vjp = torch.ops.fastrecur.stretch_vjp.default
+_library.impl("shard", _forward, "CompositeExplicitAutograd")
+_library.impl("shard_backward", _vjp, "CompositeExplicitAutograd")
+torch.library.register_fake("fastrecur::shard", _forward_fake, lib=_library)
+torch.library.register_fake("fastrecur::shard_backward", _vjp_fake, lib=_library)
+forward = torch.ops.fastrecur.shard.default
+vjp = torch.ops.fastrecur.shard_backward.default
 
 
 # ---- Derivatives ----------------------------------------------------------------------------------------------------
 
 
-class Stretch(Function):
+class Shard(Function):
     """``(a, b, h0, lengths, family, axis, reverse, dtype, return_state, wants, group) -> (h, h_last, h_in)``."""
 
     @staticmethod
     def forward(ctx, a, b, h0, lengths, family, *options):
-        """Walk the stretch."""
+        """Scan the shard."""
         h, h_last, h_in = forward(family, a, b, h0, lengths, *options)
         ctx.problem = family, options
         ctx.set_materialize_grads(False)
@@ -363,25 +247,25 @@ class Stretch(Function):
         a, b, h, h_in, h0, lengths = ctx.saved_tensors
         family, options = ctx.problem
         if grad_h is None:
-            grad_h = _nothing(h, h.shape, h.dtype)
+            grad_h = nothing(h, h.shape, h.dtype)
         want_a, want_b, want_h0 = ctx.needs_input_grad[:3]
-        grad_a, grad_b, grad_first = StretchVjp.apply(
+        grad_a, grad_b, grad_first = ShardVjp.apply(
             grad_h, a, b, h, h_in, grad_last, grad_in, lengths, family, want_a, want_b, *options
         )
-        grad_h0 = _like(grad_first, h0) if want_h0 else None
+        grad_h0 = like(grad_first, h0) if want_h0 else None
         return grad_a if want_a else None, grad_b if want_b else None, grad_h0, *(None,) * 8
 
 
-class StretchVjp(Function):
-    """The adjoint of `Stretch`.
+class ShardVjp(Function):
+    """The adjoint of `Shard`.
 
     ``(g, a, b, h, h_in, grad_last, grad_in, lengths, family, want_a, want_b, axis, reverse, dtype, return_state, wants,
-    group) -> (grad_a, grad_b, grad_first)``, the last in all lanes, and zeros but where the walk begins.
+    group) -> (grad_a, grad_b, grad_first)``, the last in all lanes, and zeros but where the scan begins.
     """
 
     @staticmethod
     def forward(ctx, g, a, b, h, h_in, grad_last, grad_in, lengths, family, want_a, want_b, *options):
-        """Walk the stretch against time."""
+        """Scan the shard against time."""
         grads = vjp(family, g, a, b, h, h_in, grad_last, grad_in, lengths, *options, want_a, want_b)
         ctx.problem = family, want_a, want_b, options
         ctx.set_materialize_grads(False)
@@ -391,23 +275,21 @@ class StretchVjp(Function):
 
     @staticmethod
     def backward(ctx, v, u, w):
-        """Do what `_autograd._Vjp.backward` does, in whose letters this is written."""
+        """Do what `_autograd._Vjp.gradients` does, in whose letters this is written."""
         g, a, b, h, h_in, grad_last, grad_in, lengths = ctx.saved_tensors
         family, want_a, want_b, (axis, reverse, dtype, return_state, wants, group) = ctx.problem
         v, u = v if want_a else None, u if want_b else None
         for_g, for_a, for_b, for_h, for_in, for_last, for_grad_in = ctx.needs_input_grad[:7]
-        q = _decay(family, a, dtype)
+        q = decay(family, a, dtype)
         steps = Steps(family, axis, reverse, dtype, a, b, h, h_in, lengths)
-        source = _source_of(steps, v, u)
+        source = source_of(steps, v, u)
         options = axis, reverse, dtype, return_state, wants, group
-        e, e_last, e_in = Stretch.apply(q, source, w, lengths, LINEAR, *options)
-        grad_q, d, _ = StretchVjp.apply(
-            g, q, source, e, e_in, grad_last, grad_in, lengths, LINEAR, for_a, True, *options
-        )
-        through = _through_steps(steps, v, u, grad_q, d, (for_a, for_b, for_h, for_in))
-        to_g = _like(e, g) if for_g else None
-        to_last = _like(e_last, grad_last) if for_last else None
-        to_grad_in = _like(e_in, grad_in) if for_grad_in else None
+        e, e_last, e_in = Shard.apply(q, source, w, lengths, LINEAR, *options)
+        grad_q, d, _ = ShardVjp.apply(g, q, source, e, e_in, grad_last, grad_in, lengths, LINEAR, for_a, True, *options)
+        through = through_steps(steps, v, u, grad_q, d, (for_a, for_b, for_h, for_in))
+        to_g = like(e, g) if for_g else None
+        to_last = like(e_last, grad_last) if for_last else None
+        to_grad_in = like(e_in, grad_in) if for_grad_in else None
         return to_g, *through, to_last, to_grad_in, *(None,) * 10
 
 
@@ -415,7 +297,7 @@ class StretchVjp(Function):
 
 
 def run(family, a, b, h0, axis, reverse, lengths, return_state, group):
-    """Check arguments as `_call.forward` does, and run a recurrence of this rank's stretch."""
+    """Check arguments as `_call.forward` does, and run a recurrence of this rank's shard."""
     names = _tensors.NAMES[family]
     a, b, h0 = _arguments.take(names, a, b, h0)
     axis, reverse = _checks.axis(axis), _checks.flag("reverse", reverse)
@@ -424,7 +306,7 @@ def run(family, a, b, h0, axis, reverse, lengths, return_state, group):
     dtype = _arguments.result_dtype(names, a, b, h0)
     shape, axis = _arguments.shape_and_axis(names[:2], a, b, axis)
     lengths = _arguments.lengths(lengths, shape, axis, (a, b))
-    _arguments.check_state("h0", h0, shape, axis)
+    _arguments.check_state("h0", h0, lanes(shape, axis, lengths))
     is_pair = dtype.is_complex and not _arguments.is_complex(a)
     if is_pair:  # two real series
         b, h0 = (None if v is None else _arguments.pair(v, dtype, a, b) for v in (b, h0))
@@ -434,7 +316,7 @@ def run(family, a, b, h0, axis, reverse, lengths, return_state, group):
     tensors = [v for v in (a, b, h0) if isinstance(v, torch.Tensor)]
     a, b, h0 = (_arguments.as_tensor(v, tensors[0]) for v in (a, b, h0))
     wants = torch.is_grad_enabled() and any(v.requires_grad for v in tensors)
-    h, h_last, _ = Stretch.apply(a, b, h0, lengths, family, axis, reverse, dtype, return_state, wants, group)
+    h, h_last, _ = Shard.apply(a, b, h0, lengths, family, axis, reverse, dtype, return_state, wants, group)
     if is_pair:
         h, h_last = _arguments.joined(h), _arguments.joined(h_last)
     return (h, h_last) if return_state else h

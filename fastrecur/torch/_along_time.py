@@ -1,0 +1,139 @@
+"""Steps along time: which are valid, what stands before them, and where series begin anew.
+
+In all of it ``lengths`` are those of lanes, or None, or what a call takes in their place where series begin anew:
+`_checks.Segments`. Then the state before a border is the segment's first one, or zero.
+"""
+
+import torch
+
+from .._checks import Segments
+from .._problem import LINEAR
+from . import _tensors
+
+
+def lanes(shape, axis, lengths):
+    """Return the shape of all states."""
+    own = tuple(shape[:axis]) + tuple(shape[axis + 1 :])
+    return (lengths.offsets.shape[0] - 1, *own) if type(lengths) is Segments and lengths.offsets is not None else own
+
+
+def decay(family, a, dtype):
+    """Return what a step multiplies the state by: ``1 - f`` exactly, or small gates would not forget."""
+    return a if family == LINEAR else 1 - a.to(_tensors.wide(dtype, a.device))
+
+
+def _steps(array, axis):
+    """Return the numbers of the steps, along time."""
+    steps = torch.arange(array.shape[axis], device=array.device)
+    return steps.reshape((-1,) + (1,) * (array.dim() - 1 - axis))
+
+
+def _ends(array, lengths, axis):
+    """Return each lane's length along the axes of an array."""
+    rest = array.dim() - 1 - lengths.dim()
+    lengths = lengths.to(array.device)
+    return lengths.reshape(tuple(lengths.shape) + (1,) * rest).unsqueeze(axis)
+
+
+def valid_steps(array, lengths, axis):
+    """Return which steps are; None: all."""
+    lengths = lengths.lengths if type(lengths) is Segments else lengths
+    return None if lengths is None else _steps(array, axis) < _ends(array, lengths, axis)
+
+
+def masked(array, valid, other=0):
+    """Return an array with another number for the steps that are not valid."""
+    return array if valid is None else torch.where(valid, array, other)
+
+
+def shifted(array, first, valid, axis, reverse):
+    """Return each step's neighbor before it in the scan direction: ``first`` (None: zeros) for the first."""
+    steps = array.shape[axis]
+    if steps == 0:
+        return array
+    edge = torch.zeros_like(array.narrow(axis, 0, 1)) if first is None else first.unsqueeze(axis)
+    body = array.narrow(axis, int(reverse), steps - 1)
+    return masked(torch.cat([body, edge] if reverse else [edge, body], axis), valid)
+
+
+def state_before(h, h0, lengths, axis, reverse):
+    """Return the state before each step, in the scan direction."""
+    h0 = None if h0 is None else h0.to(h.dtype).expand(lanes(h.shape, axis, lengths))
+    if type(lengths) is Segments:
+        first, begins = _borders(h, lengths, axis, reverse)
+        before = torch.where(begins, 0, shifted(h, None, None, axis, reverse))
+        return before if h0 is None else torch.where(first, _of_segments(h0, h, lengths, axis), before)
+    h0 = h.new_zeros(lanes(h.shape, axis, lengths)) if h0 is None else h0
+    before = shifted(h, h0, None, axis, reverse)
+    if lengths is None or not reverse:
+        return before
+    return torch.where(_steps(h, axis) == _ends(h, lengths, axis) - 1, h0.unsqueeze(axis), before)
+
+
+def step_after(array, lengths, axis, reverse):
+    """Return what stands at the step that each step's state goes to, in the scan direction; zeros where there is none.
+
+    It brings the gradients of states before steps to the states.
+    """
+    if type(lengths) is Segments:
+        array = torch.where(_borders(array, lengths, axis, reverse)[1], 0, array)
+        return shifted(array, None, None, axis, not reverse)
+    return shifted(array, None, valid_steps(array, lengths, axis), axis, not reverse)
+
+
+def first_step(array, lengths, axis, reverse):
+    """Return the first valid step in the scan direction, of each segment; zeros where there is none, or it is reset."""
+    if type(lengths) is Segments:
+        own = torch.where(_borders(array, lengths, axis, reverse)[0], array, 0)
+        if lengths.offsets is None:
+            return own.sum(axis)
+        sums = own.new_zeros(lanes(array.shape, axis, lengths))
+        return sums.index_add(0, _segment_of_steps(array, lengths, axis), own.movedim(axis, 0))
+    if array.shape[axis] == 0:
+        return array.sum(axis)
+    if lengths is None or not reverse:
+        return array.select(axis, -1 if reverse else 0)
+    return torch.where(_steps(array, axis) == _ends(array, lengths, axis) - 1, array, 0).sum(axis)
+
+
+def like(grad, operand):
+    """Return a gradient in its operand's shape and dtype."""
+    if grad.is_complex() and not operand.is_complex():
+        grad = grad.real
+    return grad.sum_to_size(operand.shape).to(operand.dtype)
+
+
+# ---- Where series begin anew ----------------------------------------------------------------------------------------
+
+
+def _borders(array, cuts, axis, reverse):
+    """Return, for each step, whether a segment's first state stands before it, and whether that or zero does."""
+    steps = array.shape[axis]
+    if cuts.offsets is not None:
+        at = (cuts.offsets[1:] if reverse else cuts.offsets[:-1]).to(torch.int64)
+        marks = torch.zeros(steps + 1, dtype=torch.bool, device=array.device).index_fill(0, at, True)
+        marks = marks[1:] if reverse else marks[:-1]
+        first = marks.reshape((-1,) + (1,) * (array.dim() - 1 - axis))
+    elif reverse and cuts.lengths is not None:
+        first = _steps(array, axis) == _ends(array, cuts.lengths, axis) - 1
+    else:
+        first = _steps(array, axis) == (steps - 1 if reverse else 0)
+    if cuts.resets is None:
+        return first, first
+    resets = cuts.resets.reshape(tuple(cuts.resets.shape) + (1,) * (array.dim() - cuts.resets.dim()))
+    resets = resets.expand(tuple(steps if k == axis else n for k, n in enumerate(resets.shape)))
+    if reverse and steps:
+        resets = shifted(resets, None, None, axis, True) & ~first
+    return first & ~resets, first | resets
+
+
+def _segment_of_steps(array, cuts, axis):
+    index = torch.arange(array.shape[axis], device=array.device)
+    return torch.searchsorted(cuts.offsets.to(torch.int64), index, right=True) - 1
+
+
+def _of_segments(states, array, cuts, axis):
+    """Return each step's segment's state; one that stands for all steps where there are no segments."""
+    if cuts.offsets is None:
+        return states.unsqueeze(axis)
+    return states.index_select(0, _segment_of_steps(array, cuts, axis)).movedim(0, axis)
