@@ -3,17 +3,14 @@
 Importing this imports numba.cuda. A process that finds its kernels in the cache never does.
 """
 
-import contextlib
-from types import SimpleNamespace
-
-import numba.cuda.dispatcher as _dispatcher
 from llvmlite import ir
 from numba import cuda
 from numba.cuda import types
-from numba.cuda.extending import intrinsic, models, overload, register_model
+from numba.cuda.extending import intrinsic, models, register_model
 
-from .. import _pooling, _steps
+from .. import _cache, _pooling, _steps
 from . import _device
+from ._numba_cuda import overload as _overload
 
 _I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (8, 16, 32, 64))
 _F16, _F32, _F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
@@ -344,10 +341,6 @@ def _chosen(typingctx, condition, yes, no):
     return yes(types.boolean, yes, yes), codegen
 
 
-def _overload(function, **options):
-    return overload(function, target="cuda", jit_options={"forceinline": True}, **options)
-
-
 @_overload(_steps.constant)
 def _constant_of(value, like):
     return lambda value, like: _typed_constant(value, like)
@@ -615,17 +608,6 @@ for _function in (
     _consider(_function)
 
 
-@contextlib.contextmanager
-def _compiling_for(capability):
-    """Let numba.cuda compile helpers for a card whether or not one is there: it asks the current device."""
-    asks = _dispatcher.get_current_device
-    _dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability)
-    try:
-        yield
-    finally:
-        _dispatcher.get_current_device = asks
-
-
 def ptx(function, signature, threads, blocks, capability):
     """Return a kernel's PTX.
 
@@ -641,10 +623,10 @@ def ptx(function, signature, threads, blocks, capability):
     capability : tuple of int
         What to compile for: `Kernel.target` of `_launch`, not the card's own.
     """
-    for each in _device.HELPERS:
-        _consider(each)
     arguments = [_argument(name, capability >= (8, 0)) for name in signature]
-    with _compiling_for(capability):
+    with _cache.making:
+        for each in _device.HELPERS:
+            _consider(each)
         code, _ = cuda.compile(
             function, types.void(*arguments), device=False, abi="numba", cc=capability, output="ptx",
             launch_bounds=(threads, blocks),

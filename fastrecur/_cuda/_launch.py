@@ -1,17 +1,23 @@
 """The one way to a kernel: compile it, or find it compiled, load it, launch it.
 
 A kernel is compiled to PTX by numba.cuda, assembled by nvJitLink through cuda.core, and kept on disk as a cubin under a
-name made of everything that it depends on. So a process that finds its kernels there imports cuda.core alone. `launch`
-is the seam: tests put an emulator or a recorder in the place of `driver`.
+name made of everything that it depends on. So a process that finds its kernels there imports cuda.core alone. `driver`
+is the seam: tests put an emulator or a recorder in its place.
 """
 
+import contextlib
 import functools
 import inspect
+import os
 import pathlib
 
 from .. import _cache
 from .. import _messages as say
 from . import _kernels
+
+OLDEST = 7, 5  # compute capability
+DEFAULT_STREAMS = 0, 1  # handles of a device's default stream, which nobody can capture
+_MOST_STREAMS = 1024  # whose objects are kept
 
 
 class Kernel:
@@ -55,11 +61,6 @@ def kernel(*key):
     return Kernel(*key)
 
 
-def launch(kernel, grid, threads, arguments, device, stream):
-    """Start a kernel: addresses are ints, numbers ctypes'."""
-    driver().launch(kernel, grid, threads, arguments, device, stream)
-
-
 @functools.cache
 def driver():
     """Return what launches kernels; raise where there is none."""
@@ -67,72 +68,164 @@ def driver():
 
 
 class CudaCore:
-    """The way to a real card."""
+    """The way to a real card: cuda.core, and the driver's own functions.
+
+    Every call works in the context of the device that it is given, and leaves the thread's contexts as it found them:
+    none, another device's, or one that is not the device's primary context.
+    """
 
     def __init__(self):
         try:
             import cuda.core as core
+            from cuda.bindings import driver as api
         except ImportError:
             raise RuntimeError(say.gpu_packages("cuda-core")) from None
-        self.core = core
+        self.core, self.api = core, api
         try:
-            core.Device().set_current()
+            version = self.ask(api.cuDriverGetVersion())
         except Exception as error:
             raise RuntimeError(say.gpu_driver(error)) from error
-        self.streams, self.configs = {}, {}
+        if version // 1000 < api.CUDA_VERSION // 1000:
+            raise RuntimeError(say.gpu_old_driver(api.CUDA_VERSION // 1000, version))
+        self.version = version
+        self.ask(api.cuInit(0))
+        self.contexts, self.streams, self.configs = {}, {}, {}
+
+    def ask(self, answer):
+        """Return what a function of the driver gave; raise where that is an error."""
+        error, *given = answer
+        if error:
+            raise RuntimeError(say.gpu_driver(getattr(error, "name", error)))
+        return given[0] if given else None
+
+    def enter(self, device):
+        """Let a device's context be the thread's, unless it is; return whether `leave` must be called."""
+        error, current = self.api.cuCtxGetDevice()
+        if not error and int(current) == device:
+            return False
+        self.ask(self.api.cuCtxPushCurrent(self.primary(device)))
+        return True
+
+    def leave(self):
+        """Give the thread the context back that it had."""
+        self.ask(self.api.cuCtxPopCurrent())
+
+    @contextlib.contextmanager
+    def on(self, device):
+        """Work in a device's context."""
+        entered = self.enter(device)
+        try:
+            yield
+        finally:
+            if entered:
+                self.leave()
+
+    def primary(self, device):
+        """Return a device's primary context, which is kept for as long as the process lives, as by CUDA's runtime."""
+        context = self.contexts.get(device)
+        if context is None:
+            context = self.contexts[device] = self.ask(self.api.cuDevicePrimaryCtxRetain(device))
+        return context
+
+    @contextlib.contextmanager
+    def in_primary(self, device):
+        """Let a device's primary context be the thread's.
+
+        Numba pops what it finds instead, when it uses a device for the first time.
+        """
+        self.ask(self.api.cuCtxPushCurrent(self.primary(device)))
+        try:
+            yield
+        finally:
+            self.leave()
+
+    def queue(self, stream):
+        """Return a stream for cuda.core."""
+        found = self.streams.get(stream)
+        if found is None:
+            if len(self.streams) >= _MOST_STREAMS:
+                self.streams.clear()
+            found = self.streams[stream] = self.core.Stream.from_handle(stream)
+        return found
 
     def launch(self, kernel, grid, threads, arguments, device, stream):
-        """Start a kernel in a stream of a device."""
-        core = self.core
-        current = core.Device()
-        if current.device_id != device:
-            core.Device(device).set_current()
+        """Start a kernel in a stream of a device: addresses are ints, numbers ctypes'."""
+        entered = self.enter(device)
         try:
             handle = kernel.loaded.get(device)
             if handle is None:
-                handle = kernel.loaded[device] = self.load(kernel, device)
-            queue = self.streams.get(stream)
-            if queue is None:
-                queue = self.streams[stream] = core.Stream.from_handle(stream)
+                handle = self.load(kernel, device, stream)
             config = self.configs.get((grid, threads))
             if config is None:
-                config = self.configs[grid, threads] = core.LaunchConfig(grid=grid, block=threads)
-            core.launch(queue, config, handle, *arguments)
+                config = self.configs[grid, threads] = self.core.LaunchConfig(grid=grid, block=threads)
+            self.core.launch(self.queue(stream), config, handle, *arguments)
         finally:
-            if current.device_id != device:
-                current.set_current()
+            if entered:
+                self.leave()
+
+    def clear(self, address, words, device, stream):
+        """Let a stream set so many words of 32 bits to zero."""
+        with self.on(device):
+            self.ask(self.api.cuMemsetD32Async(address, 0, words, stream))
+
+    def allocate(self, size, device, stream):
+        """Return the address of memory that is there for what is put into a stream from now until `free`.
+
+        None if the device has no such memory. In a stream that is captured, both become part of the graph.
+        """
+        with self.on(device):
+            error, address = self.api.cuMemAllocAsync(size, stream)
+        if error == self.api.CUresult.CUDA_ERROR_NOT_SUPPORTED:
+            return None
+        return int(self.ask((error, address)))
+
+    def free(self, address, device, stream):
+        """Give back what `allocate` gave."""
+        with self.on(device):
+            self.ask(self.api.cuMemFreeAsync(address, stream))
+
+    def is_capturing(self, device, stream):
+        """Return whether a stream's work is recorded for a graph instead of done."""
+        if stream in DEFAULT_STREAMS:
+            return False
+        with self.on(device):
+            return int(self.ask(self.api.cuStreamIsCapturing(stream))) != 0
 
     def device_of(self, pointer):
         """Return the device that an address is on."""
-        from cuda.bindings import driver as bindings
-
-        attribute = bindings.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
-        error, device = bindings.cuPointerGetAttribute(attribute, pointer)
-        if error:
-            raise RuntimeError(say.gpu_driver(error))
-        return int(device)
+        attribute = self.api.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+        return int(self.ask(self.api.cuPointerGetAttribute(attribute, pointer)))
 
     def order(self, before, after, device):
         """Let what is next in one stream wait for the work of another; the host goes on."""
-        first, second = (self.core.Stream.from_handle(stream) for stream in (before, after))
-        second.wait(first)
+        with self.on(device):
+            self.queue(after).wait(self.queue(before))
 
     def describe(self):
-        """Return a line for each device."""
+        """Return a line for each device that this process may use."""
         lines = []
-        for device in self.core.Device.get_all_devices():
-            major, minor = device.compute_capability
-            verdict = "" if (major, minor) >= (7, 5) else ", too old"
-            lines.append(f"device {device.device_id}: {device.name}, compute capability {major}.{minor}{verdict}")
+        for number in range(self.ask(self.api.cuDeviceGetCount())):
+            device = self.core.Device(number)
+            capability = tuple(device.compute_capability)
+            verdict = "" if capability >= OLDEST else ", too old"
+            lines.append(
+                f"device {number}: {device.name}, compute capability {capability[0]}.{capability[1]}{verdict}, "
+                f"driver for CUDA {say.cuda_version(self.version)}"
+            )
         return lines or ["no device"]
 
-    def load(self, kernel, device):
-        """Return a kernel that is ready on a device."""
+    def load(self, kernel, device, stream=0):
+        """Load a kernel for a device; return what launches it there."""
+        if self.is_capturing(device, stream):
+            raise RuntimeError(say.gpu_capture_unloaded())
         capability = tuple(self.core.Device(device).compute_capability)
-        if capability < (7, 5):
+        if capability < OLDEST:
             raise RuntimeError(say.gpu_too_old(device, capability))
-        code, name = cubin(kernel, capability)
-        return self.core.ObjectCode.from_cubin(code).get_kernel(name)
+        with _cache.making:  # of several threads that come first, one compiles
+            if device not in kernel.loaded:
+                code, name = cubin(kernel, capability)
+                kernel.loaded[device] = self.core.ObjectCode.from_cubin(code).get_kernel(name)
+        return kernel.loaded[device]
 
 
 # ---- Kernels on disk ------------------------------------------------------------------------------------------------
@@ -140,8 +233,9 @@ class CudaCore:
 
 def digest():
     """Return a name for the sources that kernels are made of, and for what compiles them."""
-    packages = "numba", "numba-cuda", "cuda-core", "nvidia-nvvm", "nvidia-nvjitlink"
-    return _cache.digest(pathlib.Path(__file__).parent, *packages)
+    compilers = "nvidia-nvvm", "nvidia-nvjitlink", "nvidia-cuda-nvcc-cu12", "nvidia-nvjitlink-cu12"
+    installed = _cache.digest(pathlib.Path(__file__).parent, "numba", "numba-cuda", "cuda-core", *compilers)
+    return installed, *(os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH"))  # a toolkit without a package
 
 
 def cubin(kernel, capability):
@@ -160,7 +254,8 @@ def assemble(ptx, capability):
     from cuda.core import Linker, LinkerOptions, ObjectCode
 
     name = entry(ptx)
-    options = LinkerOptions(arch=f"sm_{capability[0]}{capability[1]}")
+    # A product and a sum stay two roundings unless the kernel asks for one: bits are those that its PTX says.
+    options = LinkerOptions(arch=f"sm_{capability[0]}{capability[1]}", fma=False)
     return bytes(Linker(ObjectCode.from_ptx(ptx.encode()), options=options).link("cubin").code), name
 
 
