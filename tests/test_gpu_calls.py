@@ -9,6 +9,7 @@ import sys
 import types
 
 import devices
+import machine_code
 import ml_dtypes
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from problems import FORGET, LINEAR
 
 import fastrecur
 from fastrecur import _cache
-from fastrecur._cuda import _arrays, _device, _launch, _plan, _recurrence
+from fastrecur._cuda import _arrays, _device, _launch, _numba_cuda, _plan, _recurrence
 from fastrecur._cuda._plan import LANES, ONCE, SERIES, TILES
 
 F = np.random.default_rng(0).random((20, 40)).astype(np.float32)
@@ -156,11 +157,11 @@ def test_torch_is_asked_for_memory_and_streams(driver, monkeypatch):
     library.library.device = lambda kind, number: (asked.append((kind, number)), host)[1]
     library.library.from_numpy = lambda array: Host()
     for dtype, strides in [(np.float32, (4, 12)), (ml_dtypes.bfloat16, None)]:
-        made, pointer = library.empty((3, 5), np.dtype(dtype), strides, 2)
+        made, pointer = library.empty((3, 5), np.dtype(dtype), strides, 2, 7)
         assert (made.shape, made.data_ptr()) == ((3, 5), pointer)
         assert made.stride() == ((5, 1) if strides is None else (1, 3))
         assert asked.pop() == ("cuda", 2)
-    assert library.upload(np.ones(3), 2) == "copy"
+    assert library.upload(np.ones(3), 2, 7) == "copy"
     assert asked == ["pinned", ("cuda", 2), (host, True)]
     library.raw_stream = None
     library.library.cuda = types.SimpleNamespace(
@@ -571,6 +572,37 @@ def test_cache_folder(monkeypatch, tmp_path, variable):
     assert str(_cache.folder()).startswith(str(tmp_path))
 
 
+MUL_ADD = """
+.version 6.4
+.target sm_75
+.address_size 64
+.visible .entry kernel_0(.param .u64 at)
+{
+    .reg .f32 %f<5>;
+    .reg .b64 %rd<3>;
+    ld.param.u64 %rd1, [at];
+    cvta.to.global.u64 %rd2, %rd1;
+    ld.global.f32 %f1, [%rd2];
+    ld.global.f32 %f2, [%rd2+4];
+    mul.f32 %f3, %f1, %f2;
+    add.f32 %f4, %f3, %f1;
+    st.global.f32 [%rd2], %f4;
+    ret;
+}
+"""
+
+
+def test_the_assembler_fuses_nothing(monkeypatch):
+    """Else bits are the assembler's choice: not those of the PTX, which runs in tests, nor the same on every card."""
+    from cuda.core import LinkerOptions
+
+    opcodes = machine_code.assembled(MUL_ADD, "sm_90").opcodes
+    assert opcodes["FMUL"] and opcodes["FADD"] and not opcodes["FFMA"]
+    # What it does unless it is told.
+    monkeypatch.setattr(_launch, "linker_options", lambda arch, *more: LinkerOptions(arch=arch, ptxas_options=[*more]))
+    assert machine_code.together.__wrapped__((MUL_ADD,), "sm_90")[0].opcodes["FFMA"]
+
+
 def test_the_size_of_a_block_and_the_parameters(a_kernel):
     assert a_kernel.threads == 128
     assert a_kernel.parameters[:3] == ("a", "b", "h")
@@ -606,77 +638,38 @@ def test_without_the_packages(monkeypatch):
         _launch.CudaCore()
 
 
-class Core:
-    """What `CudaCore` asks of cuda.core."""
+def test_what_is_needed_of_numba_cuda():
+    """Names that it does not document, each probed."""
+    from numba.cuda import decorators, dispatcher
 
-    log: list = []
-    current = 0
-
-    class Device:
-        def __init__(self, number=None):
-            self.device_id = Core.current if number is None else number
-            self.compute_capability, self.name = ((9, 0), (8, 0), (7, 0))[self.device_id], f"card {self.device_id}"
-
-        def set_current(self):
-            Core.current = self.device_id
-
-        @staticmethod
-        def get_all_devices():
-            return [Core.Device(k) for k in range(3)]
-
-    class Stream:
-        @staticmethod
-        def from_handle(handle):
-            stream = Core.Stream()
-            stream.handle = handle
-            return stream
-
-        def wait(self, other):
-            Core.log.append(("wait", other.handle, self.handle))
-
-    class LaunchConfig:
-        def __init__(self, grid, block):
-            self.grid, self.block = grid, block
-
-    class ObjectCode:
-        @staticmethod
-        def from_cubin(code):
-            made = Core.ObjectCode()
-            made.get_kernel = lambda name: (code, name)
-            return made
-
-    @staticmethod
-    def launch(stream, config, kernel, *arguments):
-        Core.log.append((Core.current, stream.handle, config.grid, config.block, kernel, arguments))
+    assert _numba_cuda.missing() == []
+    assert dispatcher.CUDADispatcher.compile_device.__globals__ is vars(dispatcher)
+    assert issubclass(_numba_cuda._Helper, dispatcher.CUDADispatcher)
+    assert decorators.jit.__globals__["CUDADispatcher"] is dispatcher.CUDADispatcher
+    with pytest.MonkeyPatch.context() as patches:
+        patches.delattr(decorators, "jit")
+        assert _numba_cuda.missing() == ["decorators.jit"]
 
 
-def test_launching_by_cuda_core(a_kernel, monkeypatch):
-    monkeypatch.setattr(Core, "log", [])
-    monkeypatch.setitem(sys.modules, "cuda.core", Core)
-    monkeypatch.setattr(sys.modules["cuda"], "core", Core, raising=False)
-    monkeypatch.setattr(_launch, "cubin", lambda kernel, capability: (capability, "name"))
-    driver = _launch.CudaCore()
-    for device in [0, 1, 1]:
-        driver.launch(a_kernel, (2, 1, 1), 64, [1, 2], device, 5)
-        assert Core.current == 0
-    assert Core.log == [(d, 5, (2, 1, 1), 64, ((9 - d, 0), "name"), (1, 2)) for d in (0, 1, 1)]
-    driver.order(5, 6, 0)
-    assert Core.log[-1] == ("wait", 5, 6)
-    with pytest.raises(RuntimeError, match="7.0 on device 2"):
-        driver.launch(a_kernel, (1, 1, 1), 64, [], 2, 5)
-    asked = []
-    bindings = types.SimpleNamespace(
-        CUpointer_attribute=types.SimpleNamespace(CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL=9),
-        cuPointerGetAttribute=lambda *given: asked.append(given) or (given[1] == 0, 2),
+def test_arrays_of_the_simulator(run_python):
+    """No GPU holds them: today's result would be an array of the host, which their owner does not expect."""
+    run_python(
+        """
+import numpy as np
+import fastrecur
+from numba import cuda
+x = cuda.to_device(np.ones(5))
+for call in (lambda: fastrecur.forget_mult(0.5, x), lambda: fastrecur.linear_recurrence(x, np.ones(5))):
+    try:
+        call()
+    except TypeError as error:
+        assert "must not be an array of Numba's simulator" in str(error), error
+    else:
+        raise AssertionError
+assert fastrecur.forget_mult(0.5, x.copy_to_host())[0] == 0.5
+""",
+        NUMBA_ENABLE_CUDASIM="1",
     )
-    monkeypatch.setattr(sys.modules["cuda"], "bindings", types.SimpleNamespace(driver=bindings), raising=False)
-    monkeypatch.setitem(sys.modules, "cuda.bindings", sys.modules["cuda"].bindings)
-    assert driver.device_of(4096) == 2
-    assert asked == [(9, 4096)]
-    with pytest.raises(RuntimeError, match="driver"):
-        driver.device_of(0)
-    assert len(driver.describe()) == 3
-    assert "too old" in driver.describe()[2]
 
 
 def test_a_kernel_is_nothing_for_the_host():

@@ -62,6 +62,10 @@ class Library:
 
     allocates_in_capture = True  # whether a call may be captured into a graph for which its library allocates
 
+    def takes(self, other):
+        """Return whether another library's arrays may stand beside its own."""
+        return other.name == self.name
+
     def maker(self, shape, dtype, strides, device, stream):
         """Return a function that does what `empty` does, for more of the kind."""
         return lambda: self.empty(shape, dtype, strides, device, stream)
@@ -211,6 +215,10 @@ class Interface(Unpooled):
 
     def __init__(self, kind):
         self.name = (kind.__module__ or "").partition(".")[0]
+
+    def takes(self, other):
+        """Return whether another library's arrays may stand beside its own: a call's results are Numba's."""
+        return type(other) is Interface
 
     def view(self, name, array):
         """Return an array's view."""
@@ -382,7 +390,7 @@ def take(names, values):
     for name, value, its in arrays:
         if its is None:
             raise TypeError(say.host_and_device(name, type(value), first))
-        if its.name != owner.name:
+        if not owner.takes(its):
             raise TypeError(say.mixed([(first, owner.name), (name, its.name)]))
     device = of = None
     for k, found in enumerate(taken):

@@ -251,12 +251,22 @@ def cubin(kernel, capability):
 
 def assemble(ptx, capability):
     """Return machine code and the kernel's name."""
-    from cuda.core import Linker, LinkerOptions, ObjectCode
+    from cuda.core import Linker, ObjectCode
 
-    name = entry(ptx)
-    # A product and a sum stay two roundings unless the kernel asks for one: bits are those that its PTX says.
-    options = LinkerOptions(arch=f"sm_{capability[0]}{capability[1]}", fma=False)
-    return bytes(Linker(ObjectCode.from_ptx(ptx.encode()), options=options).link("cubin").code), name
+    options = linker_options(f"sm_{capability[0]}{capability[1]}")
+    return bytes(Linker(ObjectCode.from_ptx(ptx.encode()), options=options).link("cubin").code), entry(ptx)
+
+
+def linker_options(architecture, *more):
+    """Return how PTX becomes machine code: a product and a sum stay two roundings unless PTX fuses them.
+
+    The assembler would fuse them where it likes, which may change with its version and with a card: results would no
+    longer have the bits that the kernel's PTX says, which are those that tests see. cuda.core's own option ``fma`` is
+    one of the linker, and does not reach the assembler. ``more`` are the assembler's options.
+    """
+    from cuda.core import LinkerOptions
+
+    return LinkerOptions(arch=architecture, ptxas_options=["--fmad=false", *more])
 
 
 def entry(ptx):

@@ -106,7 +106,7 @@ def _lengths(lengths, names, owner, device):
         return None
     if not (isinstance(lengths, (int, list, tuple, np.ndarray, np.generic)) or not host.is_on_device(lengths)):
         (view,), its, where = _arrays.take(("lengths",), (lengths,))
-        if its.name != owner.name:
+        if not owner.takes(its):
             raise TypeError(say.mixed([(names[0], owner.name), ("lengths", its.name)]))
         if where != device:
             raise ValueError(say.two_devices(names[0], device, "lengths", where))

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from cuda import pathfinder
-from cuda.core import Linker, LinkerOptions, ObjectCode
+from cuda.core import Linker, ObjectCode
 
 from fastrecur._cuda import _launch
 
@@ -36,7 +36,7 @@ def together(texts, architecture):
     objects = [
         ObjectCode.from_ptx(ptx.replace(_launch.entry(ptx), f"kernel_{k}").encode()) for k, ptx in enumerate(texts)
     ]
-    linker = Linker(*objects, options=LinkerOptions(arch=architecture, ptxas_options=["-v"]))
+    linker = Linker(*objects, options=_launch.linker_options(architecture, "-v"))
     code, log = bytes(linker.link("cubin").code), linker.get_info_log()
     with tempfile.NamedTemporaryFile(suffix=".cubin", delete=False) as file:
         file.write(code)
