@@ -227,6 +227,7 @@ def test_results_name_the_stream_that_they_are_computed_in(on_driver):
         for named, handles in ((stream, (stream,)), (1, (None, 1)), (2, (2,)), (None, (None, 1))):
             f, x = put(F, stream=named), put(X, stream=named)
             results = fastrecur.forget_mult(f, x, return_state=True)
+            assert {r.__cuda_array_interface__["stream"] for r in results} <= set(handles)
             results += fastrecur.forget_mult_vjp(x, f, x, x, results[1], grad_state=results[1])
             results += (fastrecur.forget_mult(f, x, lengths=[20] * 40),)
             for result in results:
@@ -405,8 +406,8 @@ def test_several_threads_come_first(on_driver):
             thread.join()
         done.set()
         watcher.join()
-        assert not errors, errors
         assert seen == {asks}
+        assert not errors, errors
         for h in results:
             np.testing.assert_allclose(h, H, atol=1e-6 if h.dtype == np.float32 else 1e-2)
         assert len(stub_driver.log("load")) == 2
@@ -430,7 +431,7 @@ def test_the_driver_checks_what_is_launched(on_driver):
         kernel, grid, threads, template, slots = program.launches[0]
         for grid, threads in [((1, 1 << 16, 1), 32), ((1, 1, 1), 256), ((1, 1, 1), 2048)]:
             try:
-                _launch.driver().launch(kernel, grid, threads, template, 0, 1)
+                _launch.driver().start([(kernel, grid, threads, template, slots[:0])], [], 0, 1)
             except Exception as error:
                 assert "INVALID_VALUE" in str(error), error
             else:

@@ -70,13 +70,16 @@ class Library:
         """Return a function that does what `empty` does, for more of the kind."""
         return lambda: self.empty(shape, dtype, strides, device, stream)
 
-    def borrow(self, size, device, stream):
-        """Return the address of so many bytes for what is put into a stream until `give_back`, and what that takes."""
-        array, address = self.empty((size,), BYTE, None, device, stream)
-        return address, array
+    def lender(self, size, device):
+        """Return a function that lends so many bytes for what is put into a stream until `give_back`.
 
-    def give_back(self, borrowed, device, stream):
-        """Let others have what was borrowed: the library's pool knows the stream."""
+        It takes the stream, and returns what is to be given back, and the address.
+        """
+        make = self.maker((size,), BYTE, None, device, LEGACY_STREAM)
+        return lambda stream: make()
+
+    def give_back(self, lent, device, stream):
+        """Let others have what was lent: the library's pool knows the stream."""
 
 
 class Unpooled(Library):
@@ -84,17 +87,20 @@ class Unpooled(Library):
 
     allocates_in_capture = False
 
-    def borrow(self, size, device, stream):
-        """Return the address of so many bytes for what is put into a stream until `give_back`, and what that takes."""
-        address = _launch.driver().allocate(size, device, stream)
-        if address is None:
-            return super().borrow(size, device, stream)
-        return address, address
+    def lender(self, size, device):
+        """Return a function that lends so many bytes for what is put into a stream until `give_back`."""
+        driver = _launch.driver()
 
-    def give_back(self, borrowed, device, stream):
-        """Give back what was borrowed, once the stream's work so far is done."""
-        if type(borrowed) is int:
-            _launch.driver().free(borrowed, device, stream)
+        def lend(stream):
+            address = driver.allocate(size, device, stream)
+            return self.empty((size,), BYTE, None, device, stream) if address is None else (address, address)
+
+        return lend
+
+    def give_back(self, lent, device, stream):
+        """Give back what was lent, once the stream's work so far is done."""
+        if type(lent) is int:
+            _launch.driver().free(lent, device, stream)
 
 
 class Cupy(Library):

@@ -89,7 +89,8 @@ class CudaCore:
             raise RuntimeError(say.gpu_old_driver(api.CUDA_VERSION // 1000, version))
         self.version = version
         self.ask(api.cuInit(0))
-        self.contexts, self.streams, self.configs = {}, {}, {}
+        self.contexts, self.handles = {}, {}  # by device
+        self.streams, self.configs = {}, {}
 
     def ask(self, answer):
         """Return what a function of the driver gave; raise where that is an error."""
@@ -100,8 +101,12 @@ class CudaCore:
 
     def enter(self, device):
         """Let a device's context be the thread's, unless it is; return whether `leave` must be called."""
-        error, current = self.api.cuCtxGetDevice()
-        if not error and int(current) == device:
+        _, current = self.api.cuCtxGetCurrent()
+        if int(current) == self.handles.get(device):
+            return False
+        error, number = self.api.cuCtxGetDevice()  # an error where there is no context
+        if not error and int(number) == device:
+            self.primary(device)  # by whose handle it is known next time, if it is this
             return False
         self.ask(self.api.cuCtxPushCurrent(self.primary(device)))
         return True
@@ -125,6 +130,7 @@ class CudaCore:
         context = self.contexts.get(device)
         if context is None:
             context = self.contexts[device] = self.ask(self.api.cuDevicePrimaryCtxRetain(device))
+            self.handles[device] = int(context)
         return context
 
     @contextlib.contextmanager
@@ -148,25 +154,30 @@ class CudaCore:
             found = self.streams[stream] = self.core.Stream.from_handle(stream)
         return found
 
-    def launch(self, kernel, grid, threads, arguments, device, stream):
-        """Start a kernel in a stream of a device: addresses are ints, numbers ctypes'."""
+    def start(self, launches, places, device, stream):
+        """Put launches, which `_run` has prepared, into a stream of a device."""
         entered = self.enter(device)
         try:
-            handle = kernel.loaded.get(device)
-            if handle is None:
-                handle = self.load(kernel, device, stream)
-            config = self.configs.get((grid, threads))
-            if config is None:
-                config = self.configs[grid, threads] = self.core.LaunchConfig(grid=grid, block=threads)
-            self.core.launch(self.queue(stream), config, handle, *arguments)
+            queue = self.streams.get(stream)
+            if queue is None:
+                queue = self.queue(stream)
+            for kernel, grid, threads, template, slots in launches:
+                if kernel is None:
+                    self.ask(self.api.cuMemsetD32Async(places[slots], 0, threads, stream))
+                    continue
+                handle = kernel.loaded.get(device)
+                if handle is None:
+                    handle = self.load(kernel, device, stream)
+                config = self.configs.get((grid, threads))
+                if config is None:
+                    config = self.configs[grid, threads] = self.core.LaunchConfig(grid=grid, block=threads)
+                arguments = template.copy()
+                for at, k in slots:
+                    arguments[at] = places[k]
+                self.core.launch(queue, config, handle, *arguments)
         finally:
             if entered:
                 self.leave()
-
-    def clear(self, address, words, device, stream):
-        """Let a stream set so many words of 32 bits to zero."""
-        with self.on(device):
-            self.ask(self.api.cuMemsetD32Async(address, 0, words, stream))
 
     def allocate(self, size, device, stream):
         """Return the address of memory that is there for what is put into a stream from now until `free`.

@@ -43,11 +43,11 @@ class Work:
         if not size:
             yield 0
             return
-        address, borrowed = self.owner.borrow(size, self.device, self.stream)
+        lent, address = self.owner.lender(size, self.device)(self.stream)
         try:
             yield address
         finally:
-            self.owner.give_back(borrowed, self.device, self.stream)
+            self.owner.give_back(lent, self.device, self.stream)
 
     def run(self, plan, places):
         """Start a plan's kernels after the work of the arrays' own streams, and before what these do next."""
@@ -161,6 +161,7 @@ class _Shortcut(NamedTuple):
     labels: tuple  # what the caller calls the operands that are not left out
     watched: tuple  # of them: place and the bits of its address that must be clear
     makes: tuple  # for every result a function that returns a fresh array and its address; or None
+    lend: object  # what lends scratch memory, if any is needed
 
 
 def _glance(call, *values):
@@ -214,7 +215,9 @@ def _remember(key, plan, work, operands, results):
     names = (*(name for name, _, _ in operands), *(result[0] for result in results if result))
     if len(_shortcuts) >= _MOST_SHORTCUTS:
         _shortcuts.clear()
-    _shortcuts[key] = _Shortcut(_run.program(plan, names), owner, device, labels, watched, makes)
+    program = _run.program(plan, names)
+    lend = owner.lender(program.scratch, device) if program.scratch else None
+    _shortcuts[key] = _Shortcut(program, owner, device, labels, watched, makes, lend)
 
 
 def remembered(family, axis, reverse, return_state, a, b, h0):
@@ -233,7 +236,7 @@ def remembered_vjp(family, axis, reverse, g, a, b, h, h0, grad_state):
 
 def _take_shortcut(shortcut, places):
     """Run a call that was remembered; return its results."""
-    program, owner, device, labels, watched, makes = shortcut
+    program, owner, device, labels, watched, makes, lend = shortcut
     for k, odd in watched:
         if places[k] & odd:
             raise ValueError(say.misplaced(labels[k], places[k], odd + 1))
@@ -245,14 +248,14 @@ def _take_shortcut(shortcut, places):
             places.append(pointer)
         given.append(array)
     stream = owner.stream(device)
-    if not program.scratch:
+    if lend is None:
         program.run(places, 0, device, stream)
         return given
-    address, borrowed = owner.borrow(program.scratch, device, stream)
+    lent, address = lend(stream)
     try:
         program.run(places, address, device, stream)
     finally:
-        owner.give_back(borrowed, device, stream)
+        owner.give_back(lent, device, stream)
     return given
 
 

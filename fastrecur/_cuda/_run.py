@@ -32,13 +32,14 @@ class Program(NamedTuple):
 
         ``places`` are addresses, 0 where there is no memory, and numbers; ``scratch`` is an address of as many bytes.
         """
-        driver = _launch.driver()
-        places += [scratch + begin for begin in self.regions]
+        if self.regions:
+            places += [scratch + begin for begin in self.regions]
         for k, number, is_complex in self.numbers:
             value = places[k]
             places[k] = number(value.real)
             if is_complex:
                 places.append(number(value.imag))
+        start = _launch.driver().start
         for shift in self.shifts:
             here = places
             if shift:
@@ -46,21 +47,9 @@ class Program(NamedTuple):
                 for k, offset in shift:
                     if here[k]:
                         here[k] += offset
-            for launch in self.launches:
-                _start(driver, launch, here, device, stream)
-        for launch in self.finish:
-            _start(driver, launch, places, device, stream)
-
-
-def _start(driver, launch, places, device, stream):
-    kernel, grid, threads, template, slots = launch
-    if kernel is None:
-        driver.clear(places[slots], threads, device, stream)
-        return
-    arguments = template.copy()
-    for at, k in slots:
-        arguments[at] = places[k]
-    driver.launch(kernel, grid, threads, arguments, device, stream)
+            start(self.launches, here, device, stream)
+        if self.finish:
+            start(self.finish, places, device, stream)
 
 
 def program(plan, names):

@@ -124,6 +124,17 @@ class Driver:
         """Forget all memory and what was noted."""
         self.memory, self.log, self.counts, self.accesses = [], [], {}, {}
 
+    def start(self, launches, places, device, stream):
+        """Run what `_run` has prepared."""
+        for kernel, grid, threads, template, slots in launches:
+            if kernel is None:
+                self.clear(places[slots], threads, device, stream)
+                continue
+            arguments = template.copy()
+            for at, k in slots:
+                arguments[at] = places[k]
+            self.launch(kernel, grid, threads, arguments, device, stream)
+
     def launch(self, kernel, grid, threads, arguments, device, stream):
         """Run a kernel."""
         self.log.append(("launch", kernel.name, device, stream))
