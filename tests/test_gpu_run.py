@@ -78,6 +78,17 @@ def test_problems_are_right(load, cupy):
     assert all(off for _, off in problems.correctness(Library(cupy, off=0.01), first))
 
 
+def test_kernels_are_compiled_without_a_card(tmp_path):
+    """Of some problems, as machine code for a card's capability."""
+    command = [sys.executable, str(GPU / "run.py"), "--precompile", "sm_90", "--every", "1000"]
+    environment = os.environ | {"FASTRECUR_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(GPU.parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "2 kernels for sm_90" in done.stdout
+    assert {path.name.partition("-")[0] for path in tmp_path.iterdir()} == {"lanes", "lanes_vjp"}
+    assert all(b"\x7fELF" in path.read_bytes() for path in tmp_path.iterdir())
+
+
 FAULTY = """
 import os, sys, time
 sys.path[:0] = {places!r}

@@ -135,7 +135,7 @@ class Cupy(Library):
                 array = cupy.ndarray(shape, dtype, memory.data, strides)
         return array, array.data.ptr
 
-    def upload(self, array, device, stream):
+    def upload(self, array, device, stream=LEGACY_STREAM):
         """Return a host array's copy on a device."""
         with self.library.cuda.Device(device):
             return self.library.asarray(array)
@@ -198,7 +198,7 @@ class Torch(Library):
 
         return made
 
-    def upload(self, array, device, stream):
+    def upload(self, array, device, stream=LEGACY_STREAM):
         """Return a host array's copy on a device."""
         # From pinned memory the copy takes its place in the stream, and the host goes on.
         pinned = self.library.from_numpy(np.ascontiguousarray(array)).pin_memory()
@@ -270,7 +270,7 @@ class Interface(Unpooled):
     def _queue(self, cuda, stream):
         return 0 if stream in _launch.DEFAULT_STREAMS else cuda.external_stream(stream)
 
-    def upload(self, array, device, stream):
+    def upload(self, array, device, stream=LEGACY_STREAM):
         """Return a host array's copy on a device; the copy takes its place in the stream."""
         cuda = numba_cuda()
         with _launch.driver().in_primary(device), cuda.gpus[device]:
@@ -343,7 +343,7 @@ class Dlpack(Unpooled):
             array = self.space.permute_dims(array, tuple(order.index(k) for k in range(len(shape))))
         return array, self._checked(array, shape, strides, device).pointer
 
-    def upload(self, array, device, stream):
+    def upload(self, array, device, stream=LEGACY_STREAM):
         """Return a host array's copy on a device."""
         copy = self.space.asarray(array, device=self.places[device])
         self._checked(copy, array.shape, c_strides(array.shape, array.itemsize), device)
