@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import functools
+import importlib.metadata
 import itertools
 import os
 import subprocess
@@ -19,7 +20,7 @@ from problems import FORGET, LINEAR
 
 import fastrecur
 from fastrecur import _cache
-from fastrecur._cuda import _arrays, _device, _launch, _numba_cuda, _plan, _recurrence
+from fastrecur._cuda import _arrays, _device, _kernels, _launch, _numba_cuda, _plan, _recurrence
 from fastrecur._cuda._plan import LANES, ONCE, SERIES, TILES
 
 F = np.random.default_rng(0).random((20, 40)).astype(np.float32)
@@ -493,6 +494,34 @@ def test_more_series_than_can_be_counted():
         _plan.forward("forget", ("f", "x", "h0"), None, signature, None, None, 0, False, None)
 
 
+MOST = (1 << 31) - 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((2, MOST), 0), ((MOST, 2), 1), ((1, MOST), 1), ((MOST,), 0), ((1 << 20, 1 << 14), 0), ((1 << 14, 1 << 20), 1)],
+)
+def test_launches_are_within_a_driver_s_limits(shape, axis):
+    """Of the largest problems too: blocks along both axes of a grid, threads, and what kernels take as int32."""
+
+    def signature(shape, dtype):
+        strides = tuple(dtype.itemsize * int(np.prod(shape[k + 1 :], dtype=np.int64)) for k in range(len(shape)))
+        return dtype, shape, strides
+
+    for dtype, is_shared in itertools.product(map(np.dtype, ("f2", "f4", "f8")), (False, True)):
+        full, state = signature(shape, dtype), signature(shape[:axis] + shape[axis + 1 :], dtype)
+        gate = None if is_shared else full
+        plans = [
+            _plan.forward("forget", ("f", "x", "h0"), gate, full, state, None, axis, False, None),
+            _plan.vjp("forget", ("g", "f", "x", "h"), full, gate, full, full, state, None, axis, False, None),
+        ]
+        for plan in plans:
+            for launch in (*plan.launches, *(each for finish in plan.finish for each in finish[3])):
+                assert 1 <= launch.threads <= 1024
+                assert all(1 <= n <= most for n, most in zip(launch.grid, (MOST, 65535, 65535), strict=True))
+                assert all(launch.values[name] <= MOST for name in _kernels._INT32 & launch.values.keys())
+
+
 def test_more_axes_than_can_be_summed_over(driver, cupy):
     gate, value = np.ones((1, 2) * 4, np.float32), np.ones((2,) * 8, np.float32)
     with pytest.raises(NotImplementedError, match="fewer separate axes"):
@@ -539,6 +568,25 @@ def test_what_a_kept_kernel_depends_on(a_kernel, tmp_path, monkeypatch):
     monkeypatch.setattr(_launch, "digest", lambda: "another version")
     _launch.cubin(a_kernel, (9, 0))
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("package", ["nvidia-nvjitlink", "nvidia-cuda-nvcc-cu12", "nvidia-nvjitlink-cu12"])
+def test_kernels_of_other_compilers_are_others(monkeypatch, package):
+    """CUDA 12's packages have names of their own."""
+    version = importlib.metadata.version
+
+    def other(name):
+        return "another" if name == package else version(name)
+
+    before = _launch.digest()
+    _cache.digest.cache_clear()
+    monkeypatch.setattr(importlib.metadata, "version", other)
+    assert _launch.digest() != before
+    _cache.digest.cache_clear()
+    monkeypatch.undo()
+    assert _launch.digest() == before
+    monkeypatch.setenv("CUDA_HOME", "/another/toolkit")
+    assert _launch.digest() != before
 
 
 def test_no_place_for_kernels(a_kernel, tmp_path, monkeypatch):

@@ -139,6 +139,25 @@ def test_a_thread_without_a_context(on_driver):
     )
 
 
+def test_every_kind_of_stream(on_driver):
+    """The default stream by its two handles, a thread's own, and others, from threads that have no context."""
+    on_driver(
+        """
+        from fastrecur._cuda import _arrays
+        for device in (0, 1):
+            f, x = put(F, device), put(X, device)
+            for stream in (0, 1, 2, new_stream(device)):
+                _arrays.Interface.stream = lambda self, device: stream
+                out = put(np.zeros_like(X), device)
+                stub_driver.clear()
+                in_thread(lambda: fastrecur.forget_mult(f, x, out=out))
+                np.testing.assert_allclose(get(out), H, atol=1e-6)
+                assert [line[:3] for line in stub_driver.log("launch")] == [["launch", str(device), str(stream)]]
+        """,
+        devices=2,
+    )
+
+
 @pytest.mark.parametrize("first", [0, 1])
 def test_contexts_are_left_as_they_were(on_driver, first):
     """numba-cuda pops the caller's context when it uses a device for the first time."""
