@@ -89,6 +89,47 @@ def test_kernels_are_compiled_without_a_card(tmp_path):
     assert all(b"\x7fELF" in path.read_bytes() for path in tmp_path.iterdir())
 
 
+class Tensors:
+    """PyTorch's stand-in by the script's few names, on the CPU."""
+
+    name = "torch"
+
+    def __init__(self, torch):
+        self.torch = torch
+
+    def put(self, array):
+        return self.torch.tensor(array)
+
+    def get(self, array):
+        return array.detach().numpy()
+
+
+class Notes:
+    """A report that is only remembered."""
+
+    def __init__(self):
+        self.written = []
+
+    def write(self, kind, **fields):
+        self.written.append((kind, fields))
+
+
+def test_what_torch_adds_is_rehearsed_on_the_cpu(load, monkeypatch):
+    """Gradients, transforms, a QRNN and smoothing: the group's own code, to which a card would only add the device."""
+    import torch
+
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    monkeypatch.setitem(sys.modules, "groups", load("groups"))
+    notes = Notes()
+    bench = sys.modules["groups"].Bench(Tensors(torch), notes, tiny=True)
+    behavior = load("behavior")
+    behavior.torch_features(bench)
+    behavior.operands(bench)
+    assert [kind for kind, _ in notes.written] == ["right", "right"], notes.written
+    assert [fields["count"] for _, fields in notes.written] == [7, 5]
+
+
 FAULTY = """
 import os, sys, time
 sys.path[:0] = {places!r}
