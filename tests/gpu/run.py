@@ -101,11 +101,13 @@ def compiled(key, capability):
 def precompile(architecture, every=1):
     """Compile the kernels of all problems for an architecture, without a card, and keep them on disk."""
     capability = int(architecture[3:-1]), int(architecture[-1])
-    kernels = set().union(*(correctness.kernels(case) for case in list(correctness.cases(True))[::every]))
+    cases = list(correctness.cases(True))[::every]
+    kernels = set().union(*(correctness.kernels(case) for case in cases))
     keys = [kernel.key for kernel in sorted(kernels, key=lambda kernel: repr(kernel.key))]
     began = time.monotonic()
     with concurrent.futures.ProcessPoolExecutor(os.cpu_count()) as pool:
         names = list(pool.map(compiled, keys, [capability] * len(keys)))
+        list(pool.map(correctness.use_host, cases))
     print(f"{len(names)} kernels for {architecture} in {time.monotonic() - began:.0f} s")
 
 
