@@ -1,8 +1,8 @@
-"""Write README's table of figures from the reports of the benchmarks, so that no figure is copied by hand.
+"""Write the figures of README and of the paper from the reports of the benchmarks: none is copied by hand.
 
     python docs/figures.py
 
-Each report is the output of the command that its third line names; a test compares README with it.
+Each report is the output of the command that its third line names; a test compares both texts with it.
 """
 
 import re
@@ -10,6 +10,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"
+PAPER = DOCS / "paper" / "paper.md"
 BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
 
 
@@ -75,7 +76,7 @@ def table():
     one, many = ["(1000000,)"], ["(100000, 64)", "(64, 100000)"]
     inference, training, inference_2, training_2 = qrnn()
     cells = [
-        ("`forget_mult(f, x, out=out)`, (20000, 640), relative to a triad `h = x + f*x` (1 is equal)",
+        ("`forget_mult(f, x, out=out)`, (20000, 640), speed relative to a triad `h = x + f*x`",
          span(triad("(20000, 640)", "float32")), span(triad("(20000, 640)", "float64")), "benchmarks.txt"),
         ("`ewm_mean`, one series of 1e6 values, times as fast as pandas",
          smoothing("ewm_mean, complete", one, "float32"), smoothing("ewm_mean, complete", one, "float64"),
@@ -91,11 +92,26 @@ def table():
     return "\n".join(lines)
 
 
-def written(text):
-    """Return README's text with the table of today's reports."""
+def sentences():
+    """Return the paper's sentences about speed."""
+    inference, training, *_ = qrnn()
+    one = smoothing("ewm_mean, complete", ["(1000000,)"], "float64")
+    return f"""The recurrence of float32 arrays runs at {span(triad("(20000, 640)", "float32"))} times the speed of a
+multiply-add over the same arrays ({about("benchmarks.txt")}). An exponentially weighted mean of one series of $10^6$
+float64 values is {one} times as fast as pandas ({about("benchmarks_smoothing.txt")}). A quasi-recurrent layer is
+{inference} times as fast as PyTorch's LSTM of equal hidden size in inference, and {training} times in training
+({about("benchmarks_qrnn.txt")}). All were measured on two cores."""
+
+
+def written(text, figures):
+    """Return a text with the figures of today's reports between its two marks."""
     head, rest = text.split(BEGIN)
-    return f"{head}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
+    return f"{head}{BEGIN}\n{figures}\n{END}{rest.split(END)[1]}"
+
+
+TEXTS = {README: table, PAPER: sentences}
 
 
 if __name__ == "__main__":
-    README.write_text(written(README.read_text()))
+    for path, figures in TEXTS.items():
+        path.write_text(written(path.read_text(), figures()))

@@ -26,12 +26,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.colors import LogNorm
-from quickstart import BLUE, GREY, ORANGE, STYLE
 from torch import nn
 from tqdm import tqdm
 
 from fastrecur.torch import QRNN, QRNNLayer
 
+BLUE, GREY, ORANGE = "#0072B2", "#8A8A8A", "#D55E00"
+STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "legend.frameon": False}
 PARTS = {"recurrent layers": BLUE, "softmax": ORANGE, "overhead": GREY}
 REPEATS = 4
 BATCHES, LENGTHS = (8, 16, 32, 64, 128, 256), (32, 64, 128, 256, 512)

@@ -19,16 +19,18 @@ matplotlib.use("Agg")  # a picture in a file needs no display
 
 import matplotlib.pyplot as plt
 import numpy as np
-from quickstart import BLUE, GREY, HERE, ORANGE, STYLE, read_glucose
 
 from fastrecur.smoothing import ewm_mean, gae
 
+HERE = Path(__file__).resolve().parent
+BLUE, GREY, ORANGE = "#0072B2", "#8A8A8A", "#D55E00"
+STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "legend.frameon": False}
 STEPS, ENVIRONMENTS, GAMMA = 2048, 64, 0.99
 
 
 def rollout() -> tuple[np.ndarray, ...]:
     """Rewards, values with one more step, and where episodes were terminated or truncated."""
-    _, glucose = read_glucose(HERE / "data" / "glucose.csv")
+    glucose = np.loadtxt(HERE / "data" / "glucose.csv", delimiter=",", skiprows=1, usecols=1)
     rng = np.random.default_rng(0)
     places = (np.arange(STEPS)[:, None] + rng.integers(0, glucose.size, ENVIRONMENTS)) % (glucose.size - 1)
     rewards = np.sign(ewm_mean(np.diff(glucose), span=3))[places - 1] * np.diff(glucose)[places] / 10

@@ -42,7 +42,6 @@ matplotlib.use("Agg")  # a picture in a file needs no display
 import matplotlib.pyplot as plt
 import torch
 import torch.distributed as dist
-from quickstart import BLUE, HERE, ORANGE, STYLE
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -51,6 +50,9 @@ from tqdm import tqdm
 
 from fastrecur.torch import QRNNLayer, WeightDrop
 
+HERE = Path(__file__).resolve().parent
+BLUE, ORANGE = "#0072B2", "#D55E00"
+STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "legend.frameon": False}
 SHIPPED = HERE / "data" / "tinyshakespeare.txt.gz"
 UNKNOWN, END = "<unk>", "<eos>"
 RATES = {"adam": 5e-3, "sgd": 10.0}

@@ -1,14 +1,14 @@
-"""Smoothing constants learned by gradient descent, on a week of real glucose measurements.
+"""Smoothing factors learned by gradient descent: they find the Kalman filter's gains without being told the noise.
 
-The forecast for 15 minutes ahead is a smoothed level plus a multiple of a smoothed slope. Its three parameters are the
-two smoothing constants and the factor of the slope; their gradients flow through the recurrences. Prints a short report
-and saves a chart. The example shows how to learn such constants, not how well glucose can be forecast: horizon and test
-days were chosen after seeing results, and at 30 minutes nothing beats the last measurement:
+Each series is a random walk that is measured with noise. The best forecast of the next value is an exponential moving
+average whose factor depends on the ratio of the two variances; the steady gain of the Kalman filter [1] has it in
+closed form. Here the factors start at 0.3 and follow the gradient of the squared forecast error through `ewm_mean`.
+Prints both, with the errors that a fixed factor makes, and saves a chart:
 
-    python examples/learned_smoothing.py [--output FILE]
+    python examples/learned_smoothing.py [--steps N] [--output FILE]
+
+[1] J. Durbin, S. J. Koopman, "Time Series Analysis by State Space Methods", 2nd edition, 2012, section 2.11
 """
-
-from __future__ import annotations
 
 import argparse
 from pathlib import Path
@@ -20,112 +20,75 @@ matplotlib.use("Agg")  # a picture in a file needs no display
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from quickstart import BLUE, GREY, HERE, ORANGE, STYLE, read_glucose, steps_in_minutes
 from tqdm import tqdm
 
 from fastrecur.smoothing import ewm_mean
 
-AHEAD = 15  # minutes
-TEST_DAYS = 3, 6  # of the seven, counted from 0
+RATIOS = np.array([0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0])  # variance of a step of the walk / variance of the noise
+LENGTH, SERIES, START = 2000, 16, 0.3  # 16 series of each ratio share a factor
 
 
-class Trend(torch.nn.Module):
-    """Level and slope, each an exponential average with its own time constant, for irregular times."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.log_minutes = torch.nn.Parameter(torch.tensor([20.0, 60.0], dtype=torch.float64).log())
-        self.reach = torch.nn.Parameter(torch.tensor(0.0, dtype=torch.float64))  # minutes of slope to add
-
-    def forward(self, x: torch.Tensor, minutes: torch.Tensor) -> torch.Tensor:
-        """The forecast at each measurement."""
-        level_gate, slope_gate = -torch.expm1(-minutes / self.log_minutes.exp()[:, None])
-        slope = torch.diff(x, prepend=x[:1]) / minutes
-        level = ewm_mean(x, alpha=level_gate, adjust=False)
-        return level + self.reach * ewm_mean(slope, alpha=slope_gate, adjust=False)
+def measurements() -> torch.Tensor:
+    """Return random walks with noise: (steps, ratios, series)."""
+    rng = np.random.default_rng(0)
+    walk = np.cumsum(rng.standard_normal((LENGTH, RATIOS.size, SERIES)) * np.sqrt(RATIOS)[:, None], axis=0)
+    return torch.from_numpy(walk + rng.standard_normal(walk.shape))
 
 
-def targets(time: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The value `AHEAD` minutes later, between two measurements, and where the sensor was on then."""
-    later = time + np.timedelta64(AHEAD, "m")
-    minutes = time.astype(np.float64)
-    value = np.interp(later.astype(np.float64), minutes, x)
-    after = np.minimum(np.searchsorted(time, later), len(time) - 1)
-    return value, (np.diff(time, prepend=time[:1])[after].astype(int) <= 10) & (later <= time[-1])
+def kalman_gain(ratio: np.ndarray) -> np.ndarray:
+    """The steady gain of the filter for a random walk with noise."""
+    variance = (ratio + np.sqrt(ratio**2 + 4 * ratio)) / 2
+    return variance / (variance + 1)
 
 
-def is_test(time: np.ndarray) -> np.ndarray:
-    """Which measurements are on test days."""
-    return np.isin((time - time[0].astype("M8[D]")) // np.timedelta64(1, "D"), TEST_DAYS)
-
-
-def mean_error(error: torch.Tensor, where: np.ndarray) -> float:
-    return error.detach()[torch.from_numpy(where)].abs().mean().item()
+def forecast_error(x: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+    """The mean squared error of the forecast one step ahead, for each ratio."""
+    forecast = ewm_mean(x, alpha=alpha[:, None], adjust=False)[:-1]
+    return ((x[1:] - forecast)[100:] ** 2).mean((0, 2))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".png"))
-    output = parser.parse_args().output
+    options = parser.parse_args()
 
-    time, glucose = read_glucose(HERE / "data" / "glucose.csv")
-    target, known = targets(time, glucose)
-    training, test = known & ~is_test(time), known & is_test(time)
-    x, minutes, target = (torch.from_numpy(v) for v in (glucose, steps_in_minutes(time), target))
+    x, best, history = measurements(), kalman_gain(RATIOS), []
+    logit = torch.full(RATIOS.shape, START, dtype=torch.float64).logit().requires_grad_()
+    optimizer = torch.optim.Adam([logit], lr=0.1)
+    for _ in tqdm(range(options.steps), desc=f"fitting {RATIOS.size} factors"):
+        optimizer.zero_grad()
+        forecast_error(x, logit.sigmoid()).log().sum().backward()
+        optimizer.step()
+        history.append(logit.sigmoid().tolist())
+    learned = logit.sigmoid().detach()
 
-    model, where, history = Trend(), torch.from_numpy(training), []
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.1)
-    for _ in tqdm(range(300), desc="fitting three numbers"):
-        loss = (model(x, minutes) - target)[where].abs().mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        history.append([loss.item(), *model.log_minutes.exp().tolist(), model.reach.item()])
-    forecast = model(x, minutes).detach()
-    level, slope = model.log_minutes.exp().tolist()
-
-    learned = f"level over {level:.1f} min, slope over {slope:.1f} min, followed for {model.reach.item():.1f} min"
-    report("learned smoothing", x, forecast, target, training, test, f"learned: {learned}")
-    plot(output, time, x, forecast, np.array(history))
-    print(f"Saved {output}")
-
-
-def report(name, x, forecast, target, training, test, *notes) -> None:
-    """Print notes, and the errors of a forecast and of the last measurement."""
-    print(f"Forecast of glucose {AHEAD} minutes ahead; {training.sum()} steps for training, {test.sum()} for the test.")
-    for note in notes:
-        print(f"   {note}")
-    for method, value in [("stays as it is", x), (name, forecast)]:
-        print(f"   {method:<20} error {mean_error(value - target, training):5.1f} mg/dL in training, "
-              f"{mean_error(value - target, test):5.1f} mg/dL in the test")  # fmt: skip
+    errors = [forecast_error(x, torch.as_tensor(a)) for a in (np.full(RATIOS.size, START), learned, best)]
+    print(f"{SERIES} series of {LENGTH} steps for each ratio of variances; squared error of the next value")
+    print(f"   {'ratio':>8}{'learned':>10}{'Kalman':>9}{f'error at {START}':>15}{'learned':>10}{'Kalman':>9}")
+    for ratio, own, gain, *error in zip(RATIOS, learned.tolist(), best, *errors, strict=True):
+        print(f"   {ratio:8g}{own:10.3f}{gain:9.3f}{error[0]:15.3f}{error[1]:10.3f}{error[2]:9.3f}")
+    plot(options.output, np.array(history), best, [error.numpy() for error in errors])
+    print(f"Saved {options.output}")
+    if np.max(np.abs(learned.numpy() - best)) > 0.03:
+        raise SystemExit("the learned factors are not the Kalman filter's")
 
 
-def plot_day(panel, name, time, x, forecast) -> None:
-    """Show measurements of a day and both forecasts."""
-    then = time + np.timedelta64(AHEAD, "m")
-    panel.plot(time, x, ".", ms=4, color=GREY, label="measurements")
-    panel.plot(then, x, color=ORANGE, lw=1.3, label=f"forecast: as {AHEAD} minutes before")
-    panel.plot(then, forecast, color=BLUE, lw=1.8, label=f"forecast: {name}")
-    day = np.array(["2010-09-22T06", "2010-09-23T00"], "M8[m]")
-    panel.set(xlim=day, ylim=(40, 280), ylabel="glucose (mg/dL)", title="A day that was not learned from")
-    panel.xaxis.set_major_locator(matplotlib.dates.HourLocator(byhour=range(0, 24, 3)))
-    panel.xaxis.set_major_formatter(matplotlib.dates.DateFormatter("%H:%M"))
-    panel.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, -0.22))
-
-
-def plot(output, time, x, forecast, history) -> None:
-    with plt.rc_context(STYLE):
-        figure, (top, bottom) = plt.subplots(2, 1, figsize=(10, 7), layout="constrained", height_ratios=[3, 2])
-        plot_day(top, "learned smoothing", time, x, forecast)
-        bottom.plot(history[:, 0], color="black", label="error in training (mg/dL)")
-        bottom.plot(history[:, 1], color=ORANGE, label="time constant of the level (min)")
-        bottom.plot(history[:, 2], color=BLUE, label="time constant of the slope (min)")
-        bottom.plot(history[:, 3], color=GREY, label="reach of the slope (min)")
-        bottom.set(xlabel="step of the optimiser", ylim=(0, None), xlim=(0, len(history)))
-        bottom.set_title("Three numbers, learned through the recurrence")
-        bottom.legend(ncols=2)
-        figure.savefig(output, dpi=130)
-        plt.close(figure)
+def plot(output: Path, history: np.ndarray, best: np.ndarray, errors: list[np.ndarray]) -> None:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    for k, color in enumerate(plt.cm.viridis(np.linspace(0, 0.9, best.size))):
+        left.plot(history[:, k], color=color, lw=2, label=f"{RATIOS[k]:g}")
+        left.axhline(best[k], color=color, lw=1, ls=":")
+    left.set(xlabel="step of the optimizer", ylabel="smoothing factor", ylim=(0, 1))
+    left.set_title("Learned (lines) and Kalman's (dotted), by ratio")
+    left.legend(frameon=False, ncols=4, fontsize=8)
+    right.loglog(RATIOS, errors[0] / errors[2], "o-", color="#D55E00", label=f"fixed factor {START}")
+    right.loglog(RATIOS, errors[1] / errors[2], "o-", color="#0072B2", label="learned")
+    right.set(xlabel="variance of the walk / variance of the noise", title="Squared error, relative to Kalman's")
+    right.legend(frameon=False)
+    for ax in (left, right):
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.savefig(output, dpi=120)
 
 
 if __name__ == "__main__":

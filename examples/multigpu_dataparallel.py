@@ -21,12 +21,13 @@ matplotlib.use("Agg")  # a picture in a file needs no display
 
 import matplotlib.pyplot as plt
 import torch
-from quickstart import BLUE, STYLE
 from torch import nn
 from tqdm import tqdm
 
 from fastrecur.torch import QRNN
 
+BLUE = "#0072B2"
+STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "legend.frameon": False}
 WORDS, DELAY = 20, 3
 
 
@@ -80,7 +81,7 @@ def plot(output: Path, losses: list[float], where: str) -> None:
         figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
         ax.axhline(math.log(WORDS), color="black", lw=0.8, ls=":", label="every word as likely")
         ax.plot(range(1, len(losses) + 1), losses, color=BLUE, lw=2, label=f"QRNN, {where}")
-        ax.set(xlabel="step of the optimiser", ylabel="loss", ylim=(0, None))
+        ax.set(xlabel="step of the optimizer", ylabel="loss", ylim=(0, None))
         ax.set_title(f"Repeat the word of {DELAY} steps ago, of {WORDS} words")
         ax.legend()
         figure.savefig(output, dpi=130)

@@ -21,11 +21,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import zarr
-from quickstart import BLUE, GREY, STYLE
 from tqdm.dask import TqdmCallback
 
 from fastrecur.smoothing import ewm_mean
 
+BLUE, GREY = "#0072B2", "#8A8A8A"
+STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "legend.frameon": False}
 CHUNK = 1_000_000  # 8 MB
 DAYS = 365
 

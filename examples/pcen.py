@@ -16,10 +16,11 @@ matplotlib.use("Agg")  # a picture in a file needs no display
 
 import matplotlib.pyplot as plt
 import numpy as np
-from quickstart import BLUE, HERE, ORANGE
 
 from fastrecur.smoothing import pcen
 
+HERE = Path(__file__).resolve().parent
+BLUE, ORANGE = "#0072B2", "#D55E00"
 RATE, HOP, WINDOW, BANDS = 8000, 80, 256, 40
 
 
@@ -55,18 +56,23 @@ def main() -> None:
     energy = spectrogram((speech + 0.002 * np.exp(seconds) * noise) * 2**15)
     decibels = 20 * np.log10(energy)
     normal = pcen(energy, sr=RATE, hop_length=HOP)
+    ablated = pcen(energy, sr=RATE, hop_length=HOP, gain=0.0)  # compressed, and not divided by the recent mean
     loudness = spectrogram(speech * 2**15).mean(axis=0)
     # The mean of PCEN starts from 1.0: the first time around it only finds its level.
     first = once.size // HOP
-    decibels, normal, loudness = decibels[:, first:], normal[:, first:], loudness[first:]
+    decibels, normal, ablated, loudness = (v[..., first:] for v in (decibels, normal, ablated, loudness))
     columns = np.arange(len(loudness)) * HOP / RATE
     print(f"{columns[-1]:.1f} s of speech, {len(columns)} columns of {BANDS} bands, a growing noise")
-    for name, values in [("decibels", decibels), ("PCEN", normal)]:
-        print(
-            f"   mean over the bands in {name:<9} correlation with the speech alone {agreement(values, loudness):.2f}"
-        )
+    scores = {
+        name: agreement(values, loudness)
+        for name, values in [("decibels", decibels), ("PCEN", normal), ("PCEN, gain 0", ablated)]
+    }
+    for name, score in scores.items():
+        print(f"   mean over the bands, {name:13} correlation with the speech alone {score:.2f}")
     plot(output, columns, loudness, decibels, normal)
     print(f"Saved {output}")
+    if scores["PCEN"] < 1.1 * max(scores["decibels"], scores["PCEN, gain 0"]):
+        raise SystemExit("the normalization makes no difference")
 
 
 def plot(output, columns, loudness, decibels, normal) -> None:

@@ -19,12 +19,14 @@ matplotlib.use("Agg")  # a picture in a file needs no display
 
 import matplotlib.pyplot as plt
 import torch
-from quickstart import BLUE, GREEN, HERE, ORANGE, STYLE
 from torch import nn
 from tqdm import tqdm
 
 from fastrecur.torch import QRNN
 
+HERE = Path(__file__).resolve().parent
+BLUE, GREEN, ORANGE = "#0072B2", "#009E73", "#D55E00"
+STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "legend.frameon": False}
 BATCH, LENGTH = 32, 128  # characters of a step: number of passages, and their length
 EMBEDDING, UNITS, LAYERS = 64, 192, 2
 

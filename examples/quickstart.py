@@ -155,7 +155,7 @@ def main() -> None:
 def draw(output, time, x, ema, h, both, constant, gate, moment, weights) -> None:
     """Save the picture: the two smoothed curves, the gates, the reverse direction, the weights."""
     with plt.rc_context(STYLE | {"axes.titlesize": 11}):
-        figure = plt.figure(figsize=(11, 8.2), layout="constrained")
+        figure = plt.figure(figsize=(8.6, 8), layout="constrained")
         panels = figure.subplot_mosaic(
             [["signal", "signal"], ["gate", "gate"], ["reverse", "weights"]],
             height_ratios=[3.2, 1.1, 2.4],
@@ -188,7 +188,7 @@ def draw(output, time, x, ema, h, both, constant, gate, moment, weights) -> None
         left.plot(time, both, color=GREEN, lw=1.8, label="forward, then in reverse")
         day = np.array(["2010-09-17T06", "2010-09-18T00"], "M8[m]")
         left.set(ylabel="glucose (mg/dL)", xlim=day, ylim=(40, 250))
-        left.set_title("Forward lags; forward, then in reverse, does not")
+        left.set_title("Forward, then in reverse: no lag")
         left.legend(loc="upper right")
         left.xaxis.set_major_locator(mdates.HourLocator(byhour=range(0, 24, 3)))
         left.xaxis.set_major_formatter(mdates.DateFormatter("%H:%M"))

@@ -17,11 +17,25 @@ matplotlib.use("Agg")  # a picture in a file needs no display
 import matplotlib.dates as mdates
 import matplotlib.pyplot as plt
 import numpy as np
-from quickstart import BLUE, GREEN, GREY, HERE, ORANGE, STYLE, lag_in_minutes, read_glucose
 
 from fastrecur.smoothing import Ewm, ewm_filtfilt, ewm_mean, ewm_std
 
+HERE = Path(__file__).resolve().parent
+BLUE, GREEN, GREY, ORANGE = "#0072B2", "#009E73", "#8A8A8A", "#D55E00"
+STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "legend.frameon": False}
 HALFLIFE = np.timedelta64(30, "m")
+
+
+def read_glucose(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Time (datetime64, to the minute) and glucose (float64, mg/dL)."""
+    columns = np.loadtxt(path, delimiter=",", skiprows=1, dtype=str, unpack=True)
+    return columns[0].astype("datetime64[m]"), columns[1].astype(np.float64)
+
+
+def lag_in_minutes(smooth: np.ndarray, x: np.ndarray) -> int:
+    """The lag of `smooth` behind `x`: the shift of the best agreement."""
+    errors = [np.mean((smooth[k:] - x[: x.size - k]) ** 2) for k in range(25)]
+    return 5 * int(np.argmin(errors))
 
 
 def main() -> None:

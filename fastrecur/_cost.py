@@ -24,6 +24,7 @@ PART_BYTES = 1024  # of a result's row that a thread takes at least: at a cut, e
 STREAMED_PART_BYTES = 128  # unless results are streamed
 LONG_ROW_BYTES = 8 << 10  # of a result's row from which parts of it are as good as whole rows
 ITEMS_A_THREAD = 4  # where cuts are free: who is late leaves some to others,
+GRADIENT_ITEMS_A_THREAD = 2  # of rows
 ITEM_BYTES = 128 << 10  # moved by an item at least
 STATES_BYTES = 64 << 10  # of a row's states, up to which it matters that threads' own stand apart
 
@@ -38,6 +39,7 @@ WARM_UP_SHARE = 16  # of how many of a chunk's steps a warm-up may take one
 # Results are streamed where a problem moves more than this part of the last-level cache, and more than so many bytes
 # for each processor: the cache of a server's socket belongs to others too.
 STREAMED_ROWS = 1 / 3, 6 << 20
+SHARED_ROWS = 0.65, 12 << 20  # of rows of which each thread takes a long part, without gradients
 STREAMED_SERIES = 0.65, 32 << 20  # of transpose8 and scan, which write one series' steps after the other
 STREAMED_ROW_BYTES = 512  # of a row from which it is streamed though its ends fill no cache line
 PREFAULT_BYTES = 16 << 20  # of a new result from which page faults take as long as the scan
@@ -70,7 +72,7 @@ def choose(plan, most, is_fresh=True, is_new=False, fills_lines=True, is_whole=T
     provided, ``fills_lines`` that a row of results may begin with a cache line, and ``is_whole`` that all series have
     all steps.
     """
-    streams = is_fresh and _streams(plan, fills_lines)
+    streams = is_fresh and _streams(plan, fills_lines, most)
     sum_steps = sum_steps_of(plan) if is_whole else 0
     sums = 0 if sum_steps else _partial_sums(plan)
     threads = _useful_threads(plan, most, streams, is_fresh)
@@ -123,8 +125,10 @@ def _cached_bytes(limits):
     return min(share * _cache_bytes(), for_each * (os.cpu_count() or 1))
 
 
-def _streams(plan, fills_lines):
+def _streams(plan, fills_lines, threads):
     limits = STREAMED_SERIES if plan.traversal in (TRANSPOSE8, SCAN) else STREAMED_ROWS
+    if plan.traversal == ROWS and not plan.gradients and 1 < threads <= _most_parts(plan, LONG_ROW_BYTES):
+        limits = SHARED_ROWS
     if moved_bytes(plan) <= _cached_bytes(limits) or is_narrow(plan):
         return False
     in_lines = fills_lines and plan.row_bytes % LINE == 0
@@ -150,8 +154,12 @@ def _most_parts(plan, nbytes):
 
 
 def _parts(plan, threads):
-    if cuts_time(plan) or (plan.traversal == ROWS and plan.sizes[0] == 1):
-        return threads  # each cut costs
+    if cuts_time(plan):
+        return threads
+    if plan.traversal == ROWS and plan.sizes[0] == 1:
+        # Each cut costs; but a gradient's part takes so long that others would wait if its thread lost the processor.
+        most = GRADIENT_ITEMS_A_THREAD * threads if plan.gradients and threads > 1 else threads
+        return max(threads, min(most, _most_parts(plan, PART_BYTES)))
     return items(moved_bytes(plan), threads, _most_parts(plan, 1))
 
 

@@ -1,6 +1,6 @@
 """Every error message of the library: the argument in backticks, the rule, and what came.
 
-Each is a function that returns the text. A template's arguments are its fields, in the order in which these stand in
+Each is a function that returns the text. A template's arguments are its fields, in the order in which they are in
 it, or in the one that is given.
 """
 
@@ -338,7 +338,8 @@ def one_constant(given):
 
 constant_domain = _message("`{name}` must satisfy: {rule}, got {came}")
 constant_type = _message("`{name}` must be a number, got {kind}")
-halflife_type = _message("`halflife` must be a number, a timedelta or a string of one, got {kind}")
+constant_or_array = _message("`{name}` must be a number, an array or a tensor, got {kind}")
+halflife_type = _message("`halflife` must be a number, a timedelta, a string of one or an array, got {kind}")
 halflife_string = _message("`halflife` must be a string that pandas.Timedelta takes, got {halflife!r}: {error}")
 halflife_without_times = _message("`halflife` can only be a timedelta where `times` are given")
 times_without_halflife = _message("`halflife` must be given with `times`")
@@ -381,8 +382,8 @@ stream_shape = _message(
     "`chunk` must have the shape of earlier chunks without `axis`, {wanted}, got {came}: call reset() first",
     "came wanted",
 )
-stream_alpha = _message(
-    "`alpha` of a stream must be constant in time, one number or one for each series, got shape {shape}"
+stream_constant = _message(
+    "`{name}` of a stream must be constant in time, one number or one for each series, got shape {shape}"
 )
 
 
@@ -392,6 +393,11 @@ def stream_times(had):
 
 stream_halflife = _message("`times` need a stream made with `halflife`")
 merge = _message("two streams can be merged only {rule}")
+pcen_bands = _message(
+    "`S` must have {bands} bands, on its last axis, or on the one before it where time (axis={axis}) is last, got "
+    "shape {shape}",
+    "bands shape axis",
+)
 filter_missing = _message("`x` must be finite: the reverse pass cannot skip missing values; fill them first")
 
 

@@ -40,6 +40,18 @@ def exponential(x):
     return fma(r * r, p, r), power_of_two(n)
 
 
+def exponential2(x):
+    """Return 2 to the power of a float64, exactly if that is whole; 0 below the normal numbers."""
+    least = constant(-1023.0, x)
+    x = select(x < least, least, x)
+    n = nearest(x)
+    r, s = (x - n) * constant(_LN2_DOUBLE[0], x), power_of_two(n)
+    p = constant(_DOUBLE[0], x)
+    for c in _DOUBLE[1:]:
+        p = fma(p, r, constant(c, x))
+    return fma(s, fma(r * r, p, r), s)
+
+
 def sigmoid(x):
     """Return ``1 / (1 + exp(-x))`` and its slope."""
     one, zero = constant(1.0, x), constant(0.0, x)

@@ -138,11 +138,11 @@ def _run_series(rule, operands, steps, flags, before):
     options = ALONG, *flags, False
     chunks = CHUNKS * -(-steps // LONG_CHUNK)
     length = steps // chunks
-    window, least = _window(rule, gate)
+    edges = np.arange(chunks) * length
+    window, least = _window(rule, gate, edges)
     enough = max(least, flags[0])
     if window > length // 4:
         return _walk_part(rule, operands, 0, steps, options, before)[:, 0]
-    edges = np.arange(chunks) * length
     starts = np.zeros((PLANES, chunks))
     starts[[ORIGIN, ORIGIN_Y]] = before[[ORIGIN, ORIGIN_Y], np.newaxis]
     ends, seen, right = starts.copy(), np.zeros(chunks), np.zeros(chunks, bool)
@@ -180,13 +180,22 @@ def _from_steps(operands, first):
     return [None if o is None else (o, o.strides[0], first * o.strides[0]) for o in operands]
 
 
-def _window(rule, gate):
+def _window(rule, gate, edges):
     """Return how many steps tell the state after them, if not too many are missing: and how many samples that takes.
 
-    A share is no smaller than the gate's, whatever is missing.
+    A share is no smaller than the gate's, whatever is missing. Where gates change, it is asked before each edge.
     """
-    kept = float(gate[0]) if "adjust" in rule or "timed" in rule else 1 - float(gate[0])
-    if gate.strides[0] != 0 or "timed" in rule or not 0 <= kept < 1:
+    is_decay = "adjust" in rule or "timed" in rule
+    if gate.strides[0] != 0:
+        least = WIDTH
+        while 8 * least <= edges[1]:
+            before = np.stack([gate[edge - least : edge] for edge in edges[1:]])
+            if (np.prod(before if is_decay else 1 - before, axis=1, dtype=_WIDE) <= FORGOTTEN).all():
+                return 2 * least + WIDTH, least
+            least *= 2
+        return math.inf, 0
+    kept = float(gate[0]) if is_decay else 1 - float(gate[0])
+    if "timed" in rule or not 0 <= kept < 1:
         return math.inf, 0
     least = int(math.log(FORGOTTEN) / math.log(kept)) + 1 if kept > 0 else 1
     return 2 * least + WIDTH, least

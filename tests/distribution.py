@@ -1,9 +1,10 @@
 """What is distributed: build both archives, look at what is in them, and run the wheel where nothing else is.
 
-    python tests/distribution.py [--python OTHER_PYTHON ...]
+    python tests/distribution.py [--python OTHER_PYTHON ...] [--tests]
 
-needs the packages ``build`` and ``setuptools>=70``. The wheel is built from the sdist and once more from the checkout;
+needs the packages ``build`` and ``setuptools>=77``. The wheel is built from the sdist and once more from the checkout;
 the two must be the same. It is then installed in a fresh environment, alone, for this Python and each of the others.
+With ``--tests``, tests of arrays and of the documentation are run from the unpacked sdist, as a packager would.
 """
 
 import argparse
@@ -55,18 +56,22 @@ assert not foreign, foreign
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--python", nargs="*", default=[], help="other interpreters to run the wheel on")
+    parser.add_argument("--tests", action="store_true", help="run tests from the unpacked sdist")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         sdist, wheel = build(folder)
         for python in [sys.executable, *options.python]:
             run_alone(python, wheel, folder)
+        if options.tests:
+            run_tests(sdist, wheel, folder)
 
 
 def build(folder):
     """Build the sdist and the wheel, check what they hold, and return their paths."""
     # From a copy, as what was built before in the checkout would get in.
-    leave = shutil.ignore_patterns(".*", "build", "dist", "_build", "*.egg-info", "__pycache__")
+    made = "build", "dist", "_build", "*.egg-info", "__pycache__", "*.pyc", "generated", "*.pt", "*.pt2"
+    leave = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".hypothesis", ".coverage*", *made)
     checkout = shutil.copytree(ROOT, folder / "checkout", ignore=leave)
     for target, *kinds in [("both",), ("direct", "--wheel")]:
         run(sys.executable, "-m", "build", "--no-isolation", *kinds, "--outdir", folder / target, checkout)
@@ -75,7 +80,8 @@ def build(folder):
     name = sdist.name.removesuffix(".tar.gz")
     assert wheel.name == f"{name}-py3-none-any.whl", wheel.name
 
-    package = {p.relative_to(ROOT).as_posix() for p in (ROOT / "fastrecur").rglob("*.py")} | {"fastrecur/py.typed"}
+    package = {p.relative_to(ROOT).as_posix() for p in (ROOT / "fastrecur").rglob("*.py*") if p.suffix != ".pyc"}
+    package.add("fastrecur/py.typed")
     about = {"METADATA", "WHEEL", "RECORD", "top_level.txt", "licenses/LICENSE"}
     contents = read_wheel(wheel)
     expect("wheel", set(contents), package | {f"{name}.dist-info/{file}" for file in about})
@@ -85,9 +91,18 @@ def build(folder):
         files = {m.name.removeprefix(f"{name}/") for m in archive.getmembers() if m.isfile()}
     top = {"LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "MANIFEST.in", "PKG-INFO", "pyproject.toml"}
     files = {file for file in files if not file.startswith("fastrecur.egg-info/")}
-    expect("sdist", files, package | top | {"setup.cfg"})
+    beside = {file for file in files if file.startswith((".ci/", ".github/", "docs/", "examples/", "tests/"))}
+    expect("sdist", files - beside, package | top | {"setup.cfg"})
+    expect("sdist beside the package", beside, tracked())
     print(f"{sdist.name}: {sdist.stat().st_size // 1024} KB; {wheel.name}: {wheel.stat().st_size // 1024} KB")
     return sdist, wheel
+
+
+def tracked():
+    """Return the files beside the package that the sdist must have: those that git tracks or would track."""
+    folders = ".ci", ".github", "docs", "examples", "tests"
+    names = run("git", "ls-files", "-co", "--exclude-standard", *folders, cwd=ROOT).splitlines()
+    return {name for name in names if (ROOT / name).exists()}
 
 
 def run(*command, **options):
@@ -118,6 +133,22 @@ def run_alone(python, wheel, folder):
     printed = run(own, "-W", "error", "-c", USE, cwd=elsewhere)
     numbers = [" ".join(line.split()) for line in printed.splitlines() if line.startswith(("numpy", "numba  "))]
     print(f"{version}: works alone, with {', '.join(numbers)}")
+
+
+def run_tests(sdist, wheel, folder):
+    """Run tests from the unpacked sdist on the wheel, in an environment with what a packager would install."""
+    place = folder / "packager"
+    run(sys.executable, "-m", "venv", place)
+    own = place / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    run(own, "-m", "pip", "install", "--quiet", wheel, "pytest", "hypothesis", "ml_dtypes")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder / "unpacked", filter="data")
+    (source,) = (folder / "unpacked").iterdir()
+    shutil.rmtree(source / "fastrecur")  # the wheel is tested, not this copy
+    tests = ["tests/test_forward.py::test_sizes_around_a_vector", "tests/test_reference.py", "tests/typing"]
+    options = ["-o", "addopts=", "--strict-markers", "-q", "-k", "not float32"]
+    printed = run(own, "-m", "pytest", *options, *tests, cwd=source)
+    print(f"from the sdist: {printed.splitlines()[-1].strip('= ')}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from thresholds import lower_thresholds
 
 import fastrecur
 from fastrecur import _problem, reference
-from fastrecur.smoothing import ewm_cov, ewm_mean, ewm_sum, ewm_var
+from fastrecur.smoothing import _times, ewm_cov, ewm_mean, ewm_sum, ewm_var
 from fastrecur.torch import _pooling
 
 RECURRENCES = ["forget_mult", "linear_recurrence"]
@@ -135,6 +135,9 @@ def weigh(rng):
             for actual, expected in checks:
                 expected = expected.to_numpy().reshape(np.moveaxis(x, axis, 0).shape)
                 np.testing.assert_allclose(actual, np.moveaxis(expected, 0, axis), rtol=1e-9, atol=1e-9)
+    for times in (np.cumsum(rng.integers(0, 9, 1030)), np.cumsum(rng.exponential(2, 1030))):
+        decays = _times.decays(times, False, 3.0, 0.5, times.shape, 0)
+        np.testing.assert_allclose(decays[1:], 2.0 ** -(np.diff(times) / 3), rtol=1e-14)
 
 
 if __name__ == "__main__":

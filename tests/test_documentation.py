@@ -16,8 +16,10 @@ from fastrecur.smoothing import ewm_mean
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [path for path in sorted(DOCS.rglob("*.rst")) if "_build" not in path.parts]
+MADE = {"_build", "_templates", "gallery", "generated"}  # folders of what a build writes, and of its templates
+PAGES = [path for path in sorted(DOCS.rglob("*.rst")) if not MADE.intersection(path.parts)]
 MARKDOWN = [ROOT / name for name in ("README.md", "CHANGELOG.md", "examples/data/README.md", "tests/gpu/README.md")]
+MARKDOWN += [*sorted((ROOT / ".github").glob("*.md")), DOCS / "release.md"]
 
 MODULES = [
     "fastrecur",
@@ -35,6 +37,7 @@ STORED = "howto/beyond_one_machine.rst", 'x = da.from_zarr("readings.zarr")'
 NOT_RUN = {
     ("howto/gpu.rst", "import cupy, fastrecur"): "needs a GPU",
     ("howto/gpu.rst", "h = fastrecur.forget_mult(f, x)"): "needs a GPU",
+    ("howto/torch.rst", "from fastrecur.torch.onnx import translations"): "tests/torch/test_onnx.py does the same",
     STORED: "test_what_is_stored runs it",
     (
         "howto/sequence_parallel.rst",
@@ -54,9 +57,9 @@ def documented():
     """Return the full names that the pages of the reference have entries for."""
     names = set()
     for page in sorted((DOCS / "reference").glob("*.rst")):
-        module = owner = ""
+        module, owner, summary = "", "", False
         for line in page.read_text().splitlines():
-            directive = re.match(r"(\s*)\.\. (\w+):: (\S+)", line)
+            directive = re.match(r"(\s*)\.\. (\w+)::(?: (\S+))?", line)
             members = re.match(r"\s+:members: (.+)", line)
             if directive:
                 indent, kind, name = directive.groups()
@@ -64,6 +67,9 @@ def documented():
                     module = name
                 elif kind == "automodule":
                     names.add(name)
+                elif kind == "autosummary":
+                    summary = True
+                    continue
                 elif kind.startswith("auto") or kind == "data":
                     full = f"{owner}.{name}" if indent else f"{module}.{name}"
                     names.add(full)
@@ -71,7 +77,18 @@ def documented():
                         owner = full
             elif members:
                 names |= {f"{owner}.{name.strip()}" for name in members[1].split(",")}
+            elif summary and (entry := re.fullmatch(r" {3}(\w+)", line)):
+                names |= on_a_page(module, entry[1])
+            elif line[:1].strip():
+                summary = False
     return names
+
+
+def on_a_page(module, name):
+    """Return the full names that a page of a function or a class has: of a class, what has a docstring too."""
+    full, value = f"{module}.{name}", getattr(importlib.import_module(module), name)
+    members = vars(value) if inspect.isclass(value) else {}
+    return {full, *(f"{full}.{key}" for key, member in members.items() if getattr(member, "__doc__", None))}
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -189,11 +206,45 @@ def test_files_that_are_named_exist(path):
 # ---- Figures ---------------------------------------------------------------------------------------------------------
 
 
-def test_figures_of_readme_are_those_of_the_reports(monkeypatch):
+def test_figures_are_those_of_the_reports(monkeypatch):
     monkeypatch.syspath_prepend(str(DOCS))
     figures = importlib.import_module("figures")
-    text = (ROOT / "README.md").read_text()
-    assert figures.written(text) == text, "run `python docs/figures.py`"
+    for path, made in figures.TEXTS.items():
+        text = path.read_text()
+        assert figures.written(text, made()) == text, "run `python docs/figures.py`"
+
+
+def test_reports_are_shown_without_targets(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    reports = importlib.import_module("reports")
+    for path in sorted(DOCS.glob("*.txt")):
+        shown = reports.for_readers(path.read_text())
+        assert not re.search(r"\b(?:must|required|aim)\b", shown), path.name
+        assert len(shown.split("\n")) == len(path.read_text().split("\n"))
+
+
+def test_what_a_person_must_fill_in_is_listed():
+    """Addresses and names that are missing are marked, and docs/release.md names each file."""
+    listed = (DOCS / "release.md").read_text()
+    files = [*(ROOT / ".github").rglob("*.*"), *(DOCS / "paper").iterdir(), ROOT / "CITATION.cff", ROOT / "setup.cfg"]
+    marked = {path.relative_to(ROOT).as_posix() for path in files if "TO FILL IN" in path.read_text()}
+    assert marked
+    assert not {name for name in marked if f"`{name}`" not in listed}
+
+
+# ---- The gallery -----------------------------------------------------------------------------------------------------
+
+
+def test_every_example_is_in_the_gallery_and_needs_no_other(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    gallery = importlib.import_module("make_gallery")
+    examples = {path.stem for path in gallery.EXAMPLES.glob("*.py")}
+    assert examples == set(gallery.ALL)
+    for name in examples:
+        nodes = ast.walk(ast.parse((gallery.EXAMPLES / f"{name}.py").read_text()))
+        imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+        assert not imported & examples, name
+        assert not gallery.ALL[name].more or (DOCS / f"{gallery.ALL[name].more}.rst").exists(), name
 
 
 # ---- Vocabulary: docs/glossary.rst has the terms ---------------------------------------------------------------------
@@ -226,7 +277,12 @@ REPLACED = {
 OLD_WORD = re.compile(rf"\b(?:{'|'.join(REPLACED)})\b", re.IGNORECASE)
 
 # A text, and a word with another meaning in it.
-ALLOWED = {("examples/speakers.py", "letters")}  # the name of a journal
+ALLOWED = {
+    ("examples/speakers.py", "letters"),  # the name of a journal
+    ("examples/data/README.md", "letters"),
+    ("examples/learned_smoothing.py", "walk"),  # a random walk
+    ("examples/learned_smoothing.py", "walks"),
+}
 
 
 def public_docstrings(name):
@@ -249,7 +305,8 @@ def strings(path):
 
 def texts():
     """Yield the name and the text of all that a user reads."""
-    for path in [*PAGES, ROOT / "README.md", ROOT / "CHANGELOG.md"]:
+    user_text = [path for path in MARKDOWN if "tests" not in path.parts]
+    for path in [*PAGES, *user_text, *sorted((DOCS / "paper").glob("*.md"))]:
         yield path.relative_to(ROOT).as_posix(), path.read_text()
     for name in MODULES:
         yield name, public_docstrings(name)
@@ -259,6 +316,6 @@ def texts():
 
 @pytest.mark.parametrize(("name", "text"), [pytest.param(*pair, id=pair[0]) for pair in texts()])
 def test_vocabulary(name, text):
-    prose = re.sub(r"``[^`]*``|`[^`\n]*`|https?://\S+|^ *(?:>>>|\.\.\.) .*$", " ", text, flags=re.MULTILINE)
+    prose = re.sub(r"\{\w+\}|``[^`]*``|`[^`\n]*`|https?://\S+|^ *(?:>>>|\.\.\.) .*$", " ", text, flags=re.MULTILINE)
     found = {match[0].lower() for match in OLD_WORD.finditer(prose)}
     assert not {word for word in found if (name, word) not in ALLOWED}

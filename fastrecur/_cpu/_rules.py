@@ -120,6 +120,7 @@ for _function in (
     _steps.is_finite,
     _steps.forget_adjoint,
     _pooling.exponential,
+    _pooling.exponential2,
     _pooling.sigmoid,
     _pooling.tanh,
     _pooling.pool,

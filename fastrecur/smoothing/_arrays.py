@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import _arrays, _checks, _shapes, _threads
 from .. import _messages as say
+from ._arguments import RULES
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -26,6 +27,7 @@ class Data:
         """Take operands; ``before`` is a state that they go on from, whose gradient may be wanted as well."""
         self.give: Callable[[np.ndarray], Any] | None = _same
         self.xp: Any = np
+        self.names = names
         self._team: Callable[[], _threads.Team] | None = None
         self.at_hand = True
         if _arrays.any_lazy(*values):
@@ -103,6 +105,13 @@ class Data:
         for name, value in zip(names, self.values, strict=True):
             if value.dtype.kind not in "biu" and value.dtype not in _FLOATS:
                 raise TypeError(say.real_dtype(name, value.dtype))
+
+    def broadcast(self, *others: Any) -> tuple[int, ...]:
+        """Return the shape that the operands, and other arrays, broadcast to."""
+        values = [*self.values, *others]
+        if self.xp.__name__ == "torch" and not self.at_hand:  # sizes may be symbols, which NumPy makes numbers
+            return tuple(self.xp.broadcast_shapes(*(value.shape for value in values)))
+        return tuple(_shapes.broadcast_shape(self.names, [tuple(value.shape) for value in values]))
 
     @property
     def is_lazy(self) -> bool:
@@ -201,11 +210,11 @@ def axis_of(axis: Any, shape: tuple[int, ...], names: tuple[str, ...]) -> int:
     return int(_shapes.normalise_axis(_checks.axis(axis), tuple(shape), names))
 
 
-def check_alpha(data: Data, alpha: Any) -> None:
-    """Raise for values of ``alpha`` out of range; not where asking would have to wait for a device."""
-    if data.by_kernel:
-        bad = alpha[~((alpha > 0) & (alpha <= 1))]
-        if bad.size:
-            raise ValueError(say.constant_domain("alpha", "0 < alpha <= 1", bad.flat[0]))
-    elif data.at_hand and not bool(((alpha > 0) & (alpha <= 1)).all()):
-        raise ValueError(say.constant_domain("alpha", "0 < alpha <= 1", "values beyond"))
+def check_constant(data: Data, name: str, value: Any, rules: Any = RULES) -> None:
+    """Raise for values of an array out of range or not finite; not where asking would have to wait for a device."""
+    if not data.at_hand:
+        return
+    rule, holds = rules[name]
+    good = holds(value) & data.xp.isfinite(value)
+    if not bool(good.all()):
+        raise ValueError(say.constant_domain(name, rule, value[~good].reshape(-1).tolist()[0]))

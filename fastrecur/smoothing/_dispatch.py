@@ -12,7 +12,7 @@ def compute(
     statistic: str, request: _run.Request, x: Any, y: Any, axis: Any, state: Any = None, last_time: Any = None
 ) -> tuple[Any, Any]:
     """Return a statistic of ``x`` (and ``y``), in their library, and its state (None: of Dask arrays)."""
-    if _arrays.any_lazy(x, y, request.constant.alpha, request.times):
+    if _arrays.any_lazy(x, y, request.times, *request.constant.arrays.values()):
         from . import _lazy
 
         return _lazy.compute(statistic, request, x, y, axis), None

@@ -11,19 +11,13 @@ import numpy as np
 
 from .. import _messages as say
 from ..recurrence import forget_mult
-from ._arguments import Constant, integer, number
-from ._arrays import Data, axis_of, check_alpha
+from ._arguments import ALPHA, Constant, integer, is_array, number
+from ._arrays import Data, axis_of, check_constant
 from ._frames import aligned, unwrap
 
 
 def ewm_filtfilt(
-    x: Any,
-    *,
-    com: float | None = None,
-    span: float | None = None,
-    halflife: float | None = None,
-    alpha: Any = None,
-    axis: Any = 0,
+    x: Any, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, axis: Any = 0
 ) -> Any:
     r"""Smooth forward and then in reverse, so that the result does not lag behind the data.
 
@@ -62,20 +56,22 @@ def ewm_filtfilt(
     >>> ewm_filtfilt([0.0, 0.0, 8.0, 0.0, 0.0], alpha=0.5)
     array([0.6875, 1.375 , 2.75  , 1.5   , 1.    ])
     """
-    constant = Constant(com, span, halflife, aligned(x, alpha, "alpha", axis), False)
+    constant = Constant(com, span, halflife, alpha, False)
+    name = constant.name
     numbers, axis, wrap = unwrap(x, axis)
-    data = Data(("x", "alpha"), (numbers, constant.alpha))
+    data = Data(("x", name), (numbers, aligned(x, constant.value, name, axis)))
     values, gate = data.values
-    shape = np.broadcast_shapes(tuple(values.shape), tuple(gate.shape))
+    shape = data.broadcast()
     axis = axis_of(axis, shape, ("x",))
     if data.at_hand and not bool(data.xp.isfinite(values).all()):
         raise ValueError(say.filter_missing())
     if data.is_lazy:
         values = data.xp.map_blocks(_finite, values, dtype=values.dtype)  # asked when it is computed
-    plain = isinstance(constant.alpha, (int, float))
-    if not plain:
-        check_alpha(data, gate)
-    gate = float(constant.alpha) if plain else gate
+    if constant.arrays:
+        check_constant(data, name, gate)
+        gate = ALPHA[name](data.xp, gate)
+    else:
+        gate = constant.value
     if not data.by_kernel and data.xp.__name__ == "torch" and not values.is_floating_point():
         values = values.to(data.xp.get_default_dtype())
     if shape[axis]:
@@ -208,18 +204,9 @@ def _windows(xp: Any, values: Any, period: int, axis: int) -> Any:
 
 
 def pcen(
-    S: Any,  # noqa: N803 - librosa's name
-    *,
-    sr: float = 22050,
-    hop_length: int = 512,
-    gain: float = 0.98,
-    bias: float = 2,
-    power: float = 0.5,
-    time_constant: float = 0.4,
-    eps: float = 1e-6,
-    b: float | None = None,
-    axis: int = -1,
-) -> Any:
+    S: Any, *, sr: float = 22050, hop_length: int = 512, gain: Any = 0.98, bias: Any = 2, power: Any = 0.5,  # noqa: N803
+    time_constant: Any = 0.4, eps: Any = 1e-6, b: Any = None, axis: int = -1,
+) -> Any:  # fmt: skip
     r"""Normalize the energy of each channel of a spectrogram by its own recent mean (PCEN).
 
     .. math:: M_t = b S_t + (1 - b) M_{t-1}, \qquad
@@ -232,13 +219,15 @@ def pcen(
         Nonnegative magnitudes, with time on `axis`; otherwise as for `ewm_mean`.
     sr, hop_length : float
         The sampling rate of the sound and the samples between two columns of ``S``.
-    gain, bias, power, eps : float
+    gain, bias, power, eps : float or array_like
         The exponent of the normalization, the offset, the exponent of the compression (at 0 the result is
-        :math:`\log(1 + S_t / (\varepsilon + M_t)^{\text{gain}})`), and the lower bound of the mean.
-    time_constant : float
+        :math:`\log(1 + S_t / (\varepsilon + M_t)^{\text{gain}})`), and the lower bound of the mean. An array, as the
+        following may be, too, broadcasts against ``S``: one value for each band of ``(bands, T)`` is shaped
+        ``(bands, 1)``. Arrays of ``bias`` and ``power`` must be greater than 0.
+    time_constant : float or array_like
         The time constant of the mean, in seconds: with :math:`T` = ``time_constant*sr/hop_length``,
         :math:`b = (\sqrt{1 + 4T^2} - 1)/(2T^2)`.
-    b : float, optional
+    b : float or array_like, optional
         The gate of the mean itself, in [0, 1].
     axis : int, default -1
         The axis of time.
@@ -257,7 +246,8 @@ def pcen(
 
     Notes
     -----
-    Results, keywords and defaults are those of ``librosa.pcen``; the mean starts from 1.0. Differentiable for tensors.
+    Results, keywords and defaults are those of ``librosa.pcen``; the mean starts from 1.0. Differentiable for tensors,
+    in ``S`` and in all parameters that are tensors: `fastrecur.torch.PCEN` trains them.
 
     References
     ----------
@@ -270,39 +260,63 @@ def pcen(
     >>> pcen([1.0, 1.0, 100.0, 1.0], b=0.5).round(3)
     array([0.318, 0.318, 0.621, 0.015])
     """
-    for name, value, least in (("gain", gain, 0), ("bias", bias, 0), ("power", power, 0)):
-        if not number(name, value) >= least:
-            raise ValueError(say.constant_domain(name, f"{name} >= {least}", value))
-    for name, value in (("sr", sr), ("hop_length", hop_length), ("time_constant", time_constant), ("eps", eps)):
-        if not number(name, value) > 0:
-            raise ValueError(say.constant_domain(name, f"{name} > 0", value))
+    parameters = {"gain": gain, "bias": bias, "power": power, "eps": eps, "time_constant": time_constant, "b": b}
     if b is None:
-        frames = time_constant * sr / float(hop_length)
-        b = (math.sqrt(1 + 4 * frames**2) - 1) / (2 * frames**2)
-    if not 0 <= number("b", b) <= 1:
-        raise ValueError(say.constant_domain("b", "0 <= b <= 1", b))
+        del parameters["b"]
+    for name, value in (("sr", sr), ("hop_length", hop_length), *parameters.items()):
+        rule, holds = _RULES[name]
+        if not is_array(value) and not holds(number(name, value)):
+            raise ValueError(say.constant_domain(name, rule, value))
     numbers, axis, wrap = unwrap(S, axis)
-    data = Data(("S",), (numbers,))
-    xp, values = data.xp, data.values[0]
-    axis = axis_of(axis, tuple(values.shape), ("S",))
-    dtype = data.dtype(values)
+    arrays = {name: aligned(S, value, name, axis) for name, value in parameters.items() if is_array(value)}
+    data = Data(("S", *arrays), (numbers, *arrays.values()))
+    values, *found = data.values
+    shape = data.broadcast()
+    axis = axis_of(axis, shape, ("S",))
+    dtype = data.dtype(*data.values)
     if not data.by_kernel:
         values = data.narrow(values, dtype)
+    for name, value in zip(arrays, found, strict=True):
+        check_constant(data, name, value, _RULES if name not in ("bias", "power") else _RULES_OF_ARRAYS)
+    parameters |= dict(zip(arrays, found, strict=True))
+    gate = parameters.pop("b", None)
+    time = parameters.pop("time_constant") * (sr / float(hop_length))
+    if gate is None:
+        gate = 2 / (1 + (1 + 4 * time * time) ** 0.5)
     with data.threads():
-        smooth = forget_mult(float(b), values, 1.0, axis=axis)
-    normalise = functools.partial(_normalise, gain=gain, bias=bias, power=power, eps=eps)
+        smooth = forget_mult(gate if is_array(gate) else float(gate), values, 1.0, axis=axis)
     if data.is_lazy:
-        result = xp.map_blocks(functools.partial(normalise, np), values, smooth, dtype=dtype)
+        names = tuple(name for name in arrays if name in parameters)
+        alike = [values, *(data.xp.asarray(parameters.pop(name)) for name in names)]
+        values, *blocks = (data.xp.broadcast_to(value, shape).rechunk(smooth.chunks) for value in alike)
+        normalise = functools.partial(_normalise_blocks, names=names, **parameters)
+        result = data.xp.map_blocks(normalise, values, smooth, *blocks, dtype=dtype)
     else:
-        result = normalise(xp, values, smooth)
+        result = _normalise(data.xp, values, smooth, **parameters)
     return wrap(result if data.give is None else data.give(result))
 
 
-def _normalise(xp: Any, values: Any, smooth: Any, *, gain: float, bias: float, power: float, eps: float) -> Any:
+_RULES = {
+    "gain": ("gain >= 0", lambda value: value >= 0),
+    "bias": ("bias >= 0", lambda value: value >= 0),
+    "power": ("power >= 0", lambda value: value >= 0),
+    "b": ("0 <= b <= 1", lambda value: (value >= 0) & (value <= 1)),
+    **{name: (f"{name} > 0", lambda value: value > 0) for name in ("sr", "hop_length", "time_constant", "eps")},
+}
+# What the general formula holds for: its limits at 0 are formulas of their own.
+_RULES_OF_ARRAYS = {name: (f"{name} > 0", lambda value: value > 0) for name in ("bias", "power")}
+
+
+def _normalise_blocks(values: Any, smooth: Any, *blocks: Any, names: tuple[str, ...], **parameters: Any) -> Any:
+    return _normalise(np, values, smooth, **parameters, **dict(zip(names, blocks, strict=True)))
+
+
+def _normalise(xp: Any, values: Any, smooth: Any, *, gain: Any, bias: Any, power: Any, eps: Any) -> Any:
     with np.errstate(all="ignore") if xp is np else contextlib.nullcontext():  # torch's compiler knows no errstate
-        smooth = xp.exp(-gain * (math.log(eps) + xp.log1p(smooth / eps)))
-        if power == 0:
+        log = xp.log(eps) if is_array(eps) else math.log(eps)
+        smooth = xp.exp(-gain * (log + xp.log1p(smooth / eps)))
+        if not is_array(power) and power == 0:
             return xp.log1p(values * smooth)
-        if bias == 0:
+        if not is_array(bias) and bias == 0:
             return xp.exp(power * (xp.log(values) + xp.log(smooth)))
         return bias**power * xp.expm1(power * xp.log1p(values * smooth / bias))

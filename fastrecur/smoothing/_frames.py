@@ -79,12 +79,6 @@ def frame_first(x: Any, y: Any) -> tuple[Any, Any]:
     return (y, x) if _kind(x)[1] == "Series" and _kind(y)[1] == "DataFrame" else (x, y)
 
 
-def unwrap_pair(x: Any, y: Any, axis: Any) -> tuple[Any, Any, Any, Wrap]:
-    """Return the numbers of two values that belong together, by their labels; the result has the first one's type."""
-    numbers_x, plain_axis, wrap = unwrap(x, axis)
-    return numbers_x, aligned(x, y, "y", axis), plain_axis, wrap
-
-
 def aligned(x: Any, value: Any, name: str, axis: Any = 0) -> Any:
     """Return the numbers of a value such that they broadcast against those of ``x`` where their labels say.
 
@@ -100,7 +94,7 @@ def aligned(x: Any, value: Any, name: str, axis: Any = 0) -> Any:
         raise TypeError(say.labels_mixed(name, own, library))
     if library == "xarray":
         return _aligned_array(x, value, name)
-    if library == "pandas" and name == "alpha" and (kind, own_kind) == ("DataFrame", "Series"):
+    if library == "pandas" and name != "y" and (kind, own_kind) == ("DataFrame", "Series"):
         if value.index.is_unique and x.columns.is_unique and set(value.index) == set(x.columns):
             if value.index.equals(x.index):
                 raise ValueError(say.labels_of_both(name))

@@ -12,44 +12,42 @@ from .. import _arrays, _dask, _shapes, _threads
 from .. import _messages as say
 from .._dask import Operand, Walk
 from . import _run
-from ._arguments import elapsed, take_times
-from ._arrays import Data, axis_of, check_alpha
+from ._arrays import Data, axis_of, check_constant
+from ._times import steps, take_times
 
 
 def compute(statistic: str, request: _run.Request, x: Any, y: Any, axis: Any) -> Any:
     """Return a statistic of ``x`` (and ``y``) as a Dask array, as `_run.compute` does at once."""
-    names = ("x", "alpha") if y is None else ("x", "alpha", "y")
-    is_variance = y is x
-    values = [_dask.take(name, v) for name, v in zip(names, (x, request.constant.alpha, y), strict=False)]
-    shape = _shapes.broadcast_shape(names, [np.shape(v) for v in values])
+    is_variance, constants = y is x, request.constant.arrays
+    given = {"x": x} | ({} if y is None or is_variance else {"y": y}) | constants
+    values = {name: _dask.take(name, value) for name, value in given.items()}
+    shape = _shapes.broadcast_shape(tuple(values), [np.shape(value) for value in values.values()])
     axis = axis_of(axis, shape, ("x",))
-    every = range(len(shape))
-    operands = {name: Operand(v, _dask.last_axes(v, every)) for name, v in zip(names, values, strict=True)}
-    alpha = values[1]
-    if isinstance(alpha, np.ndarray):
-        data = Data(("alpha",), (alpha,))
-        check_alpha(data, data.values[0])
+    operands = {name: Operand(value, _dask.last_axes(value, range(len(shape)))) for name, value in values.items()}
+    for name in constants:
+        if isinstance(values[name], np.ndarray) and values[name].dtype.kind != "m":
+            data = Data((name,), (values[name],))
+            check_constant(data, name, data.values[0])
     if request.times is not None:
         operands["times"] = _times(request, shape, axis)
-    metas = {name: _dask.empty_like(o.value) for name, o in operands.items()}
     bare = copy.copy(request)
-    bare.constant, bare.times = copy.copy(request.constant), None
-    bare.constant.alpha = None
-    step = functools.partial(_advance, statistic=statistic, request=bare, axis=axis, is_variance=is_variance)
-    blocks = ("x", "alpha", "y", "times")
-    meta, _ = step(None, None, *(metas.get(name) for name in blocks))
-    if is_variance:
-        del operands["y"]
+    bare.constant, bare.times = request.constant.replaced(**dict.fromkeys(constants)), None
+    step = functools.partial(
+        _advance, statistic=statistic, request=bare, axis=axis, is_variance=is_variance, names=tuple(constants)
+    )
+    blocks = ("x", "y", "times", *constants)
+    metas = {name: _dask.empty_like(operand.value) for name, operand in operands.items()}
+    meta, _ = step(None, None, *map(metas.get, blocks))
     chunks, operands = _dask.align(operands, shape)
-    given = [operands.get(name, Operand(None)) for name in blocks]
-    return Walk(f"ewm_{statistic}", step, chunks, given, axis, False, Operand(None)).result("h", 0, meta)
+    found = [operands.get(name, Operand(None)) for name in blocks]
+    return Walk(f"ewm_{statistic}", step, chunks, found, axis, False, Operand(None)).result("h", 0, meta)
 
 
 def _times(request: _run.Request, shape: tuple[int, ...], axis: int) -> Operand:
     times = request.times
     if not _arrays.any_lazy(times):
         times = take_times(times)
-        elapsed(times, request.constant, shape, axis)  # in memory, they are checked now
+        steps(times, request.constant.dates, shape, axis)  # in memory, they are checked now
     times = _dask.take("times", times)
     if times.shape not in ((shape[axis],), shape):
         raise ValueError(say.times_shape(times.shape, shape[axis]))
@@ -57,13 +55,12 @@ def _times(request: _run.Request, shape: tuple[int, ...], axis: int) -> Operand:
 
 
 def _advance(
-    before: Any, place: Any, x: Any, alpha: Any, y: Any, times: Any, *, statistic: str, request: _run.Request,
-    axis: int, is_variance: bool,
+    before: Any, place: Any, x: Any, y: Any, times: Any, *constants: Any, statistic: str, request: _run.Request,
+    axis: int, is_variance: bool, names: tuple[str, ...],
 ) -> Any:  # fmt: skip
     state, last_time = (None, None) if before is None else before
     request = copy.copy(request)
-    request.constant = copy.copy(request.constant)
-    request.constant.alpha, request.times = alpha, times
+    request.constant, request.times = request.constant.replaced(**dict(zip(names, constants, strict=True))), times
     with _threads.alone():
         result, after = _run.compute(statistic, request, x, x if is_variance else y, axis, state, last_time)
     if place is None or place[1][axis] == 0:

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from .. import _shapes, _weighted_run
+from .. import _weighted_run
 from .._cpu import _weighted
 from . import _formulas
-from ._arguments import Constant, elapsed, take_times
-from ._arrays import Data, axis_of, check_alpha
+from ._arguments import ALPHA, Constant, is_array
+from ._arrays import Data, axis_of, check_constant
 from ._formulas import Moments, State
+from ._times import decays, steps, take_times, tensor_steps
 
 
 class Request:
@@ -34,37 +35,49 @@ def compute(
     statistic: str, request: Request, x: Any, y: Any, axis: Any, state: Any = None, last_time: Any = None
 ) -> tuple[Any, Any]:
     """Return a statistic of ``x`` (and ``y``), in their library, and its state; of a correlation three states."""
-    alpha = request.constant.alpha
-    names = ("x", "alpha") if y is None else ("x", "alpha", "y")
-    data = Data(names, (x, alpha) if y is None else (x, alpha, y), tuple(_leaves(state)))
+    constant = request.constant
+    named = {"x": x, constant.name: constant.value, **({} if y is None else {"y": y}), **constant.arrays}
+    spans = named.pop("halflife", None) if constant.dates else None  # an array of timedeltas
+    data = Data(tuple(named), tuple(named.values()), tuple(_leaves(state)))
     state = _map(data.beside, state)
-    x, alpha, *others = data.values
-    y = others[0] if others else None
-    shapes = [tuple(v.shape) for v in data.values]
-    shape = _shapes.broadcast_shape(names, shapes)
+    values = dict(zip(named, data.values, strict=True))
+    for name in constant.arrays.keys() & values.keys():
+        check_constant(data, name, values[name])
+    # A number has no part in the result's dtype.
+    dtype = data.dtype(*(v for name, v in values.items() if name != constant.name or name in constant.arrays))
+    shape = data.broadcast(*([] if spans is None else [spans]))
     axis = axis_of(axis, shape, ("x",))
-    plain_alpha = isinstance(request.constant.alpha, (int, float))
-    dtype = data.dtype(*(v for v in (x, None if plain_alpha else alpha, y) if v is not None))
-    if not plain_alpha:
-        check_alpha(data, alpha)
-    gate = _gate(data, request, alpha, shape, axis, last_time)
+    x, y = values["x"], values.get("y")
     if data.give is not None:
         with data.threads():
+            gate = _gate(data, request, values, shape, axis, last_time)
             return _by_kernel(data.give, statistic, request, x, y, gate, shape, dtype, axis, state)
+    gate = _gate(data, request, values, shape, axis, last_time)
     return _by_formulas(data, statistic, request, x, y, gate, shape, dtype, axis, state)
 
 
-def _gate(data: Data, request: Request, alpha: Any, shape: tuple[int, ...], axis: int, last_time: Any) -> Any:
+def _gate(data: Data, request: Request, values: Any, shape: tuple[int, ...], axis: int, last_time: Any) -> Any:
     """Return each step's decay, or alpha itself where a sample weighs that much."""
-    if request.times is not None:
-        gaps = elapsed(take_times(request.times), request.constant, shape, axis, last_time)
-        if data.by_kernel:
-            return np.exp2(-gaps) if alpha.ndim == 0 and alpha == 0.5 else (1.0 - np.asarray(alpha, np.float64)) ** gaps
-        return (1.0 - data.wide(alpha)) ** data.beside(gaps)
+    constant, times = request.constant, request.times
+    value = values[constant.name]
+    if constant.name != "alpha" or not data.by_kernel:
+        value = data.wide(value)
+    alpha = ALPHA[constant.name](data.xp, value)
+    if times is None:
+        if not request.adjust:
+            return alpha
+        return 1.0 - (np.asarray(alpha, np.float64) if data.by_kernel else alpha)
+    halflife = constant.halflife if constant.dates else values.get("halflife", constant.halflife)
     if data.by_kernel:
-        return 1.0 - np.asarray(alpha, np.float64) if request.adjust else alpha
-    alpha = data.wide(alpha)
-    return 1.0 - alpha if request.adjust else alpha
+        return decays(take_times(times), constant.dates, halflife, alpha, shape, axis, last_time)
+    if data.xp.__name__ == "torch" and isinstance(times, data.xp.Tensor):
+        gaps = tensor_steps(data.beside(times), constant.dates, shape, axis, last_time, data.at_hand)
+    else:
+        gaps = steps(take_times(times), constant.dates, shape, axis, last_time)
+        if constant.dates:
+            gaps, halflife = gaps / halflife, 1.0
+        gaps = data.beside(np.asarray(gaps, np.float64))
+    return (1.0 - alpha) ** (gaps / (data.wide(halflife) if is_array(halflife) else halflife))
 
 
 _MEAN = (_weighted.WEIGHT, _weighted.COUNT, _weighted.MEAN)

@@ -9,47 +9,37 @@ import numpy as np
 from .. import _messages as say
 from ._arguments import Constant, flag, least_count
 from ._dispatch import compute
-from ._frames import aligned, frame_first, is_labelled, unwrap, unwrap_pair
+from ._frames import aligned, frame_first, is_labelled, unwrap
 from ._run import Request
 
 
 def _request(
-    com: Any, span: Any, halflife: Any, alpha: Any, times: Any, adjust: Any, ignore_na: Any, min_periods: Any, bias: Any
-) -> Request:
+    com: Any, span: Any, halflife: Any, alpha: Any, times: Any, adjust: Any, ignore_na: Any, min_periods: Any,
+    bias: Any = False,
+) -> Request:  # fmt: skip
     least = least_count(min_periods)
     constant = Constant(com, span, halflife, alpha, times is not None)
-    return Request(
-        constant, times, flag("adjust", adjust), flag("ignore_na", ignore_na), least, flag("bias", bias)
-    )  # fmt: skip
+    return Request(constant, times, flag("adjust", adjust), flag("ignore_na", ignore_na), least, flag("bias", bias))
 
 
-def _of_one(statistic: str, x: Any, axis: Any, request: Request) -> Any:
-    if not is_labelled(x):
-        return compute(statistic, _aligned(request, x, axis), x, None, axis)[0]
+def _compute(statistic: str, x: Any, y: Any, axis: Any, request: Request, finish: Any = None) -> Any:
+    """Return a statistic of one or two series (of one with itself), with the labels of the data."""
+    if y is not None and y is not x:
+        x, y = frame_first(x, y)
+    constants = request.constant.arrays
+    if any(map(is_labelled, constants.values())):  # what belongs to a series stands where that does
+        found = {name: aligned(x, value, name, axis) for name, value in constants.items()}
+        request.constant = request.constant.replaced(**found)
     numbers, plain_axis, wrap = unwrap(x, axis)
-    return wrap(compute(statistic, _aligned(request, x, axis), numbers, None, plain_axis)[0])
-
-
-def _aligned(request: Request, x: Any, axis: Any) -> Request:
-    """Return a request whose factors, if they have labels, stand where those of ``x`` are."""
-    if is_labelled(request.constant.alpha):
-        request.constant.alpha = aligned(x, request.constant.alpha, "alpha", axis)
-    return request
+    other = None if y is None else numbers if y is x else aligned(x, y, "y", axis)
+    result, _ = compute(statistic, request, numbers, other, plain_axis)
+    return wrap(result if finish is None else finish(result))
 
 
 def ewm_mean(
-    x: Any,
-    *,
-    com: float | None = None,
-    span: float | None = None,
-    halflife: Any = None,
-    alpha: Any = None,
-    times: Any = None,
-    adjust: bool = True,
-    ignore_na: bool = False,
-    min_periods: int | None = 0,
-    axis: Any = 0,
-) -> Any:
+    x: Any, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, times: Any = None,
+    adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0,
+) -> Any:  # fmt: skip
     r"""Return the exponentially weighted mean, as pandas' ``x.ewm(...).mean()``.
 
     With ``adjust=True`` it is the weighted average of all samples so far. The newest has the weight 1, and each older
@@ -65,15 +55,13 @@ def ewm_mean(
         The data: an array of NumPy, PyTorch, CuPy, Dask or another library with the array API's namespace; a Series
         or a DataFrame of pandas or polars; or a DataArray of xarray. float32, float64, integers or bools. NaN and
         infinities are missing values, as in pandas.
-    com, span, halflife : float, optional
-        The smoothing constant as a center of mass, :math:`\alpha = 1/(1 + \text{com})`, a span,
-        :math:`2/(\text{span} + 1)`, or a half-life in steps, :math:`1 - 2^{-1/\text{halflife}}`. With `times`,
-        ``halflife`` is a time: a number in their unit, or a timedelta (or a string that ``pandas.Timedelta`` takes).
-    alpha : float or array_like, optional
-        The smoothing factor itself, in (0, 1]. An array has a factor for each sample, each series or both, and
-        broadcasts against ``x``; a pandas Series is matched by its labels, those of the steps or of the columns.
-        Exactly one of ``com``, ``span``, ``halflife`` and ``alpha`` must be given. With `times`, ``halflife`` is
-        required, and another one may be given too: the factor for the time of one half-life.
+    com, span, halflife, alpha : float or array_like, optional
+        The smoothing constant: a center of mass, :math:`\alpha = 1/(1 + \text{com})`, a span,
+        :math:`2/(\text{span} + 1)`, a half-life in steps, :math:`1 - 2^{-1/\text{halflife}}`, or the factor itself, in
+        (0, 1]. An array has one for each series, each step or both, and broadcasts against ``x``; a pandas Series is
+        matched by its labels, those of the steps or of the columns. Exactly one must be given. With `times`,
+        ``halflife`` is required, a number in their unit or a timedelta (or a string that ``pandas.Timedelta`` takes);
+        another one may be given too, for the time of one half-life.
     times : array_like, optional
         The times of the samples, in the length of `axis` or in the shape of ``x``: dates or numbers, not decreasing. A
         sample decays by :math:`2^{-\Delta t/\text{halflife}}`.
@@ -90,9 +78,9 @@ def ewm_mean(
     Returns
     -------
     array
-        Of the library and type of ``x``. The dtype is the promotion of ``x`` and an array ``alpha``; for integers it is
-        float64 (torch's default dtype for tensors). At a missing value the last result is carried forward. The result
-        is NaN before the first sample, and until there are ``min_periods`` samples.
+        Of the library and type of ``x``. The dtype is the promotion of ``x`` and of constants that are arrays; for
+        integers it is float64 (torch's default dtype for tensors). At a missing value the last result is carried
+        forward. The result is NaN before the first sample, and until there are ``min_periods`` samples.
 
     Raises
     ------
@@ -114,8 +102,8 @@ def ewm_mean(
     The numbers are those of pandas, except for ``alpha=0.5`` with ``adjust=False``, where pandas weights a sample after
     a gap as if ``times`` had been given. Where pandas and the formula differ, the result follows the formula. NumPy
     arrays, and tensors that do not require grad, are read once by a kernel. Other arrays use `fastrecur.forget_mult`
-    and `fastrecur.linear_recurrence`, so gradients reach ``x`` and ``alpha``. The gradient of a missing value is zero.
-    An array ``alpha`` is checked unless that would wait for a device.
+    and `fastrecur.linear_recurrence`, so gradients reach ``x`` and the constant (`fastrecur.torch.Ewm` trains one). The
+    gradient of a missing value is zero. Constants that are arrays are checked unless that would wait for a device.
 
     Examples
     --------
@@ -130,24 +118,14 @@ def ewm_mean(
     >>> ewm_mean([1.0, 2.0, 3.0], halflife=1.0, times=[0.0, 1.0, 3.0])
     array([1.        , 1.66666667, 2.63636364])
     """
-    return _of_one(
-        "average", x, axis, _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, False)
-    )  # fmt: skip
+    request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods)
+    return _compute("average", x, None, axis, request)
 
 
 def ewm_sum(
-    x: Any,
-    *,
-    com: float | None = None,
-    span: float | None = None,
-    halflife: Any = None,
-    alpha: Any = None,
-    times: Any = None,
-    adjust: bool = True,
-    ignore_na: bool = False,
-    min_periods: int | None = 0,
-    axis: Any = 0,
-) -> Any:
+    x: Any, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, times: Any = None,
+    adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0,
+) -> Any:  # fmt: skip
     r"""Return the exponentially weighted sum, as pandas' ``x.ewm(...).sum()``.
 
     .. math:: S_t = (1 - \alpha) S_{t-1} + x_t
@@ -184,26 +162,16 @@ def ewm_sum(
     >>> ewm_sum([4.0, np.nan, np.nan, 4.0], alpha=0.5)
     array([4. , 2. , 1. , 4.5])
     """
-    request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, False)
+    request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods)
     if not request.adjust:
         raise NotImplementedError(say.sum_adjust())
-    return _of_one("sum", x, axis, request)
+    return _compute("sum", x, None, axis, request)
 
 
 def ewm_var(
-    x: Any,
-    *,
-    com: float | None = None,
-    span: float | None = None,
-    halflife: Any = None,
-    alpha: Any = None,
-    times: Any = None,
-    adjust: bool = True,
-    ignore_na: bool = False,
-    min_periods: int | None = 0,
-    axis: Any = 0,
-    bias: bool = False,
-) -> Any:
+    x: Any, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, times: Any = None,
+    adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0, bias: bool = False,
+) -> Any:  # fmt: skip
     r"""Return the exponentially weighted variance, as pandas' ``x.ewm(...).var()``.
 
     With the normalized weights :math:`w` of `ewm_mean` and its mean :math:`y`,
@@ -246,24 +214,13 @@ def ewm_var(
     array([        nan,  0.5       ,  2.5       , 11.07142857])
     """
     request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, bias)
-    numbers, plain_axis, wrap = unwrap(x, axis)
-    return wrap(compute("covary", _aligned(request, x, axis), numbers, numbers, plain_axis)[0])
+    return _compute("covary", x, x, axis, request)
 
 
 def ewm_std(
-    x: Any,
-    *,
-    com: float | None = None,
-    span: float | None = None,
-    halflife: Any = None,
-    alpha: Any = None,
-    times: Any = None,
-    adjust: bool = True,
-    ignore_na: bool = False,
-    min_periods: int | None = 0,
-    axis: Any = 0,
-    bias: bool = False,
-) -> Any:
+    x: Any, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, times: Any = None,
+    adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0, bias: bool = False,
+) -> Any:  # fmt: skip
     """Return the exponentially weighted standard deviation: the square root of `ewm_var`.
 
     Parameters
@@ -288,25 +245,13 @@ def ewm_std(
     array([       nan, 0.70710678, 1.58113883, 3.32737563])
     """
     request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, bias)
-    numbers, plain_axis, wrap = unwrap(x, axis)
-    return wrap(_root(compute("covary", _aligned(request, x, axis), numbers, numbers, plain_axis)[0]))
+    return _compute("covary", x, x, axis, request, _root)
 
 
 def ewm_cov(
-    x: Any,
-    y: Any,
-    *,
-    com: float | None = None,
-    span: float | None = None,
-    halflife: Any = None,
-    alpha: Any = None,
-    times: Any = None,
-    adjust: bool = True,
-    ignore_na: bool = False,
-    min_periods: int | None = 0,
-    axis: Any = 0,
-    bias: bool = False,
-) -> Any:
+    x: Any, y: Any, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, times: Any = None,
+    adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0, bias: bool = False,
+) -> Any:  # fmt: skip
     r"""Return the exponentially weighted covariance, as pandas' ``x.ewm(...).cov(y)``.
 
     .. math:: c_t = \sum_s w_s (x_s - \bar x_t)(y_s - \bar y_t), \qquad
@@ -338,25 +283,13 @@ def ewm_cov(
     array([ nan, -0.5,  1.5])
     """
     request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, bias)
-    x, y = frame_first(x, y)
-    numbers_x, numbers_y, plain_axis, wrap = unwrap_pair(x, y, axis)
-    return wrap(compute("covary", _aligned(request, x, axis), numbers_x, numbers_y, plain_axis)[0])
+    return _compute("covary", x, y, axis, request)
 
 
 def ewm_corr(
-    x: Any,
-    y: Any,
-    *,
-    com: float | None = None,
-    span: float | None = None,
-    halflife: Any = None,
-    alpha: Any = None,
-    times: Any = None,
-    adjust: bool = True,
-    ignore_na: bool = False,
-    min_periods: int | None = 0,
-    axis: Any = 0,
-) -> Any:
+    x: Any, y: Any, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, times: Any = None,
+    adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0,
+) -> Any:  # fmt: skip
     r"""Return the exponentially weighted correlation, as pandas' ``x.ewm(...).corr(y)``.
 
     .. math:: r_t = \frac{\operatorname{cov}_t(x, y)}{\sqrt{\operatorname{var}_t(x) \operatorname{var}_t(y)}}
@@ -385,9 +318,7 @@ def ewm_corr(
     array([        nan, -1.        ,  0.81434507])
     """
     request = _request(com, span, halflife, alpha, times, adjust, ignore_na, min_periods, True)
-    x, y = frame_first(x, y)
-    numbers_x, numbers_y, plain_axis, wrap = unwrap_pair(x, y, axis)
-    return wrap(compute("corr", _aligned(request, x, axis), numbers_x, numbers_y, plain_axis)[0])
+    return _compute("corr", x, y, axis, request)
 
 
 def _root(values: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -10,11 +11,12 @@ import numpy as np
 
 from .. import _arrays
 from .. import _messages as say
-from ._arguments import Constant, elapsed, flag, integer, is_number, least_count, take_times
+from ._arguments import ALPHA, Constant, flag, integer, is_array, least_count
 from ._dispatch import compute
 from ._formulas import State
 from ._frames import unwrap
 from ._run import Request
+from ._times import steps, take_times
 
 
 @dataclass(eq=False)
@@ -46,9 +48,9 @@ class Ewm:
 
     Parameters
     ----------
-    com, span, halflife, alpha : float, optional
-        As for `ewm_mean`; ``alpha`` may be an array that broadcasts against a chunk and has one step along `axis`: a
-        factor for each series. With times, ``halflife`` is required.
+    com, span, halflife, alpha : float or array_like, optional
+        As for `ewm_mean`. An array broadcasts against a chunk and has one step along `axis`: a constant for each
+        series. With times, ``halflife`` is required.
     adjust, ignore_na, min_periods, axis
         As for `ewm_mean`.
 
@@ -76,25 +78,18 @@ class Ewm:
     """
 
     def __init__(
-        self,
-        *,
-        com: float | None = None,
-        span: float | None = None,
-        halflife: Any = None,
-        alpha: Any = None,
-        adjust: bool = True,
-        ignore_na: bool = False,
-        min_periods: int | None = 0,
-        axis: int = 0,
-    ) -> None:
-        alpha = np.asarray(alpha) if isinstance(alpha, (list, tuple)) else unwrap(alpha, 0)[0]
+        self, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, adjust: bool = True,
+        ignore_na: bool = False, min_periods: int | None = 0, axis: int = 0,
+    ) -> None:  # fmt: skip
+        alpha = np.asarray(alpha) if isinstance(alpha, (list, tuple)) else alpha
+        com, span, halflife, alpha = (unwrap(value, 0)[0] for value in (com, span, halflife, alpha))
         self._given = {"com": com, "span": span, "halflife": halflife, "alpha": alpha}
         self._adjust, self._ignore_na = flag("adjust", adjust), flag("ignore_na", ignore_na)
         self._least = least_count(min_periods)
         self._axis = integer("axis", axis)
-        dated = halflife is not None and not is_number(halflife)
-        self._plain = None if dated else Constant(com, span, halflife, alpha, False)
         self._timed = None if halflife is None else Constant(com, span, halflife, alpha, True)
+        dated = self._timed is not None and self._timed.dates
+        self._plain = None if dated else Constant(com, span, halflife, alpha, False)
         self.reset()
 
     def __repr__(self) -> str:
@@ -139,9 +134,9 @@ class Ewm:
         if _arrays.any_lazy(chunk, times):
             raise TypeError(say.lazy_stream())
         shape = tuple(chunk.shape) if hasattr(chunk, "shape") else np.shape(chunk)
-        alpha = self._given["alpha"]
-        if hasattr(alpha, "shape") and alpha.shape:
-            shape = _with_lanes_of(shape, tuple(alpha.shape), self._axis)
+        for name, value in self._given.items():
+            if is_array(value) and value.shape:
+                shape = _with_lanes_of(name, shape, tuple(value.shape), self._axis)
         if not shape:
             raise ValueError(say.no_axis(("chunk",)))
         axis = self._axis % len(shape) if -len(shape) <= self._axis < len(shape) else self._axis
@@ -158,18 +153,16 @@ class Ewm:
         before = None if had is None else State(had.weight, had.count, had.mean)
         last_time = None if had is None else had.last_time
         result, after = compute("average", request, chunk, None, axis, before, last_time)
-        steps = shape[axis]
         first = None if had is None else had.first_time
-        if when is not None and steps:
+        if when is not None and shape[axis]:
             if when.ndim > 1:
                 when = np.moveaxis(when, axis, 0)
             ends = (slice(0, 1), slice(-1, None))
             low, high = (np.expand_dims(when[end][0], axis) if when.ndim > 1 else when[end][0] for end in ends)
             first, last_time = (low if first is None else first), high
         self._lanes = lanes
-        self._state = EwmState(
-            after.weight, after.count, after.mean, (had.steps if had else 0) + steps, first, last_time
-        )  # fmt: skip
+        so_far = (had.steps if had else 0) + shape[axis]
+        self._state = EwmState(after.weight, after.count, after.mean, so_far, first, last_time)
         return result
 
     def merge(self, later: Ewm) -> Ewm:
@@ -239,14 +232,25 @@ class Ewm:
         if b.last_time is None or a.last_time is None:
             if self._plain is None or (a.last_time is None) != (b.last_time is None):
                 raise ValueError(say.merge("if both or neither had times"))
-            return (1.0 - self._of_lanes(self._plain.alpha)) ** (b.count if self._ignore_na else b.steps)
+            return self._kept(self._plain, a) ** (b.count if self._ignore_na else b.steps)
         if self._ignore_na:
             raise ValueError(say.merge("with ignore_na=False, where they have times"))
         if self._timed is None:
             raise ValueError(say.stream_halflife())
         times = np.stack(np.broadcast_arrays(a.last_time, b.last_time))
-        gaps = elapsed(times, self._timed, times.shape, 0)[1]
-        return (1.0 - self._of_lanes(self._timed.alpha)) ** self._of_lanes(gaps)
+        gap = self._of_lanes(steps(times, self._timed.dates, times.shape, 0)[1])
+        return self._kept(self._timed, a) ** (gap / self._of_lanes(_beside(self._timed.halflife, a.weight)))
+
+    def _kept(self, constant: Constant, state: EwmState) -> Any:
+        """Return what is left of the weight of a state after a step, or a half-life."""
+        value = self._of_lanes(_beside(constant.value, state.weight))
+        return 1.0 - ALPHA[constant.name](sys.modules["torch"] if hasattr(value, "detach") else np, value)
+
+
+def _beside(value: Any, state: Any) -> Any:
+    """Return a constant as an array of the library of a state that goes on with it."""
+    is_tensor_beside_numbers = isinstance(state, (np.ndarray, np.generic)) and hasattr(value, "detach")
+    return value.detach().cpu().numpy() if is_tensor_beside_numbers else value
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -261,10 +265,10 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(same.all() if hasattr(same, "all") else same)
 
 
-def _with_lanes_of(shape: tuple[int, ...], alpha: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    """Return the shape that a chunk and its factors have together; raise where these change in time."""
-    full = np.broadcast_shapes(shape, alpha)
-    padded = (1,) * (len(full) - len(alpha)) + alpha
+def _with_lanes_of(name: str, shape: tuple[int, ...], own: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """Return the shape that a chunk and its constants have together; raise where these change in time."""
+    full = np.broadcast_shapes(shape, own)
+    padded = (1,) * (len(full) - len(own)) + own
     if not -len(full) <= axis < len(full) or padded[axis] != 1:
-        raise ValueError(say.stream_alpha(alpha))
+        raise ValueError(say.stream_constant(name, own))
     return full

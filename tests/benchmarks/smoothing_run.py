@@ -136,6 +136,39 @@ def spread_rows(shape, axis, dtype, repeats):
         yield row(what, shape, dtype, times, "pandas", 4, 10, right)
 
 
+def times_rows(shape, axis, dtype, repeats):
+    """Irregular times; neither library has a variance of these, so that is held against their means."""
+    import datetime
+
+    import pandas
+    import polars
+
+    rng = np.random.default_rng(0)
+    x, seconds = rng.standard_normal(shape).astype(dtype), np.cumsum(rng.exponential(1, shape))
+    times = np.datetime64("2026-01-01", "us") + (seconds * 1e6).astype("m8[us]")
+    halflife, series = np.timedelta64(10, "s"), pandas.Series(x)
+    table = polars.DataFrame({"x": x, "times": times})
+    by_time = polars.col("x").ewm_mean_by("times", half_life=datetime.timedelta(seconds=10))
+    calls = {
+        "ours": lambda: ewm_mean(x, halflife=halflife, times=times),
+        "ours, var": lambda: ewm_var(x, halflife=halflife, times=times),
+        "pandas": lambda: series.ewm(halflife="10s", times=times).mean(),
+        "polars": lambda: table.select(by_time),
+    }
+    right = {
+        "pandas": agrees(calls["ours"](), calls["pandas"]().to_numpy(), dtype),
+        # polars weights a sample by the time since the one before it, as `adjust=False`.
+        "polars": agrees(ewm_mean(x, halflife=halflife, times=times, adjust=False), calls["polars"]()["x"].to_numpy(),
+                         dtype),
+    }  # fmt: skip
+    times_of = medians(calls, repeats)
+    for what, ours in (("ewm_mean, times", "ours"), ("ewm_var, times", "ours, var")):
+        for name, must, aim in (("polars", 2, 5), ("pandas", 4, 8)):
+            label = name if ours == "ours" else f"{name} (its mean)"
+            taken = {"ours": times_of[ours], label: times_of[name]}
+            yield row(what, shape, dtype, taken, label, must, aim, right[name])
+
+
 @numba.njit
 def loop(rewards, values, done, gamma, decay):
     """What a careful user compiles."""
@@ -181,19 +214,17 @@ def gae_rows(dtype, repeats):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
+    parser.add_argument("--only", default="", help="only what a function of this name measures, as times_rows")
     parser.add_argument("--json", type=Path, help="write the figures there")
     options = parser.parse_args()
     repeats = 5 if options.quick else 11
     began, rows = time.perf_counter(), []
-    tasks = [
-        lambda s=shape, a=axis, d=dtype, make=make: make(s, a, d, repeats)
-        for shape, axis in SHAPES
-        for dtype in (np.float64, np.float32)
-        for make in (mean_rows, spread_rows)
-    ]
-    tasks += [lambda d=dtype: gae_rows(d, 3 * repeats) for dtype in (np.float64, np.float32)]
-    for task in tqdm(tasks, file=sys.stderr):
-        rows += task()
+    dtypes = np.float64, np.float32
+    tasks = [(make, s, a, d, repeats) for s, a in SHAPES for d in dtypes for make in (mean_rows, spread_rows)]
+    tasks += [(times_rows, *SHAPES[0], np.float64, repeats), *((gae_rows, d, 3 * repeats) for d in dtypes)]
+    for make, *given in tqdm(tasks, file=sys.stderr):
+        if options.only in make.__name__:
+            rows += make(*given)
     facts = report.about(__file__, sys.argv[1:], fastrecur.get_num_threads(), time.perf_counter() - began)
     print(report.title(facts))
     for r in rows:

@@ -38,6 +38,10 @@ def weights(rng):
     yield dict(halflife=2.0, times=seconds.astype("f8"))
     yield dict(halflife=np.timedelta64(2, "s"), times=np.datetime64("2026-01-01", "s") + seconds.astype("m8[s]"))
     yield dict(halflife=2.0, times=np.broadcast_to(seconds[:, np.newaxis], (STEPS, 3)).astype("f8"))
+    yield dict(halflife=rng.uniform(1, 5, 3))
+    yield dict(span=rng.uniform(1, 9, (STEPS, 3)))
+    for _ in range(2):
+        yield dict(halflife=rng.uniform(1, 5, 3), com=rng.uniform(1, 2, 3), times=seconds.astype("f8"))
 
 
 @pytest.mark.parametrize("ignore_na", [False, True])
@@ -74,6 +78,14 @@ def test_filters_and_returns(rng):
         assert_close_lazy(smoothing.ewm_filtfilt(lazy(x), alpha=alpha), smoothing.ewm_filtfilt(x, alpha=alpha))
     for period in (1, 3, 7, 30):
         assert_close_lazy(smoothing.kama(lazy(x), period), smoothing.kama(x, period))
+    gain = rng.uniform(0.5, 1, 3)
+    for name, value in (("gain", gain), ("b", gain), ("power", gain)):
+        expected = smoothing.pcen(x**2, axis=0, **{name: value})
+        for own in (value, da.from_array(value, 2)):
+            assert_close_lazy(smoothing.pcen(lazy(x**2), axis=0, **{name: own}), expected)
+    halflife = rng.uniform(1, 9, 3)
+    expected = smoothing.ewm_filtfilt(x, halflife=halflife)
+    assert_close_lazy(smoothing.ewm_filtfilt(lazy(x), halflife=halflife), expected)
     for options in ({}, {"bias": 0}, {"power": 0}):
         assert_close_lazy(
             smoothing.pcen(lazy(x**2), b=0.1, axis=0, **options), smoothing.pcen(x**2, b=0.1, axis=0, **options)

@@ -44,6 +44,9 @@ CALLS = {
     "mean with dates": lambda x, y: ewm_mean(x, halflife=np.timedelta64(2, "s"), times=DATES, adjust=False),
     "mean with factors": lambda x, y: ewm_mean(x, alpha=y[0].sigmoid()),
     "mean with a factor of the CPU": lambda x, y: ewm_mean(x, alpha=torch.tensor(0.5, device="cpu")),
+    "mean with half-lives": lambda x, y: ewm_mean(x, halflife=y[0].exp()),
+    "mean with half-lives and times": lambda x, y: ewm_mean(x, halflife=y[0].exp(), times=TIMES, adjust=False),
+    "var with times of tensors": lambda x, y: ewm_var(x, halflife=2.0, times=torch.arange(12, device=x.device)),
     "sum": lambda x, y: ewm_sum(x, com=2.0, min_periods=2),
     "var": lambda x, y: ewm_var(x, alpha=0.5),
     "std": lambda x, y: ewm_std(x, alpha=0.5, ignore_na=True),
@@ -54,12 +57,19 @@ CALLS = {
     "filtfilt with factors": lambda x, y: ewm_filtfilt(x, alpha=y[0].sigmoid()),
     "kama": lambda x, y: kama(x, 3),
     "pcen": lambda x, y: pcen(x.abs()),
+    "pcen with gains": lambda x, y: pcen(x.abs(), gain=y[0].sigmoid(), b=y[0].sigmoid(), axis=0),
     "returns": lambda x, y: discounted_returns(x, 0.9, ENDS),
     "gae": lambda x, y: gae(x, y, 0.9, 0.8, ENDS, ENDS.tolist(), next_values=y),
     "stream": lambda x, y: stream(x, y, alpha=0.5),
     "stream with times": lambda x, y: stream(x, y, TIMES, halflife=2.0),
     "stream with factors": lambda x, y: stream(x, y, alpha=y[0].sigmoid()),
 }
+
+
+@pytest.fixture
+def pair(gradients):
+    """Return what makes two tensors, where it is told."""
+    return lambda **where: [torch.rand(12, 3, requires_grad=gradients, **where) for _ in range(2)]
 
 
 def sliced(tensor, index):
@@ -80,11 +90,11 @@ def sliced(tensor, index):
 # Without CUDA, torch's autograd aborts the process for fake tensors of such a device.
 @pytest.mark.parametrize(("device", "gradients"), [("cuda", False), ("meta", False), ("meta", True)])
 @pytest.mark.parametrize("name", CALLS)
-def test_another_device(monkeypatch, name, device, gradients):
+def test_another_device(monkeypatch, name, device, pair):
     """A constant became a tensor of the CPU, and nothing went with it on a GPU."""
 
     def check():
-        x, y = (torch.rand(12, 3, device=device, requires_grad=gradients) for _ in range(2))
+        x, y = pair(device=device)
         result = CALLS[name](x, y)
         assert (result.device.type, result.shape, result.dtype) == (device, (12, 3), torch.float32)
 
@@ -99,9 +109,9 @@ def test_another_device(monkeypatch, name, device, gradients):
 @pytest.mark.parametrize("how", ["context", "default"])
 @pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("name", CALLS)
-def test_default_device(name, gradients, how):
+def test_default_device(name, gradients, how, pair):
     """The data say where all is, and kernels run as without."""
-    x, y = (torch.rand(12, 3, requires_grad=gradients) for _ in range(2))
+    x, y = pair()
     expected = CALLS[name](x, y)
     if how == "default":
         torch.set_default_device("meta")
@@ -185,9 +195,9 @@ def test_a_gradient_wanted_from_the_second_chunk_on():
 
 
 @pytest.mark.parametrize("gradients", [False, True])
-def test_a_stream_that_moves(gradients):
+def test_a_stream_that_moves(pair):
     """To another device, and to NumPy's arrays: its state goes with the chunks."""
-    x = torch.rand(6, 2, requires_grad=gradients)
+    x, _ = pair()
     stream = Ewm(alpha=0.5)
     stream.update(x[:2])
     moved = copy.copy(stream)

@@ -1,0 +1,194 @@
+"""Run the examples: pictures and reports of the gallery, or a short form of each that checks its claim.
+
+    python docs/make_gallery.py [--only NAME ...]     # writes docs/_static/NAME.png and NAME.txt
+    python docs/make_gallery.py --short FOLDER        # seconds each, into a folder; fails where a claim does not hold
+
+conf.py writes a page for each example from its docstring, its picture and its report.
+"""
+
+import argparse
+import ast
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+DOCS = Path(__file__).resolve().parent
+EXAMPLES = DOCS.parent / "examples"
+STORED = DOCS / "_static"
+PAGES = DOCS / "gallery"
+VERSIONS = ("numpy", "numba", "torch", "pandas", "matplotlib")
+
+
+class Example(NamedTuple):
+    title: str
+    shown: str  # what the picture shows
+    short: str = ""  # options of the short form
+    more: str = ""  # a page that says more
+
+
+SECTIONS = {
+    "Signals and tables": {
+        "quickstart": Example("A gate from the data", "Glucose, smoothed by a constant and by a data-dependent gate"),
+        "smoothing": Example("Irregular readings with gaps", "A mean in time, its spread, and a mean without a lag",
+                             more="howto/smoothing"),
+        "pandas_groupby": Example("Groups of a pandas table", "Noisy readings of three sensors and their means",
+                                  "--sensors 100", "howto/coming_from_pandas"),
+        "learned_smoothing": Example("Learned smoothing factors", "Factors that converge to the Kalman filter's gains",
+                                     more="howto/gradients"),
+        "pcen": Example("Speech in growing noise", "Spectrograms in decibels and normalized by PCEN"),
+        "out_of_core": Example("A series larger than memory", "A year of readings and a week of it, smoothed",
+                               "--size 40", "howto/beyond_one_machine"),
+    },
+    "Recurrent networks": {
+        "mingru": Example("minGRU: a gate that selects", "Accuracy with a data-dependent gate, a constant one, none",
+                          more="howto/torch"),
+        "lru": Example("LRU: coefficients that oscillate", "Impulse responses of complex and of real coefficients"),
+        "qrnn_against_lstm": Example("QRNN and LSTM on Shakespeare", "Test loss by steps and by time",
+                                     "--steps 5", "howto/qrnn"),
+        "language_model": Example("A language model", "Perplexity during training",
+                                  "--weights 20000 --batch 256 --epochs 1 --every 20", "howto/language_model"),
+        "speakers": Example("Speakers in packed sequences", "Test errors by time of training, and lengths of sequences",
+                            "--epochs 2 --seeds 1", "howto/classify_sequences"),
+        "figure4": Example("The QRNN paper's figure 4", "Parts of a training step, and speed by batch and length",
+                           "--quick", "benchmarks"),
+    },
+    "Reinforcement learning": {
+        "gae": Example("Advantages of a rollout", "Rewards, values and advantages of one environment",
+                       more="howto/reinforcement_learning"),
+    },
+    "In production": {
+        "streaming": Example("A live stream", "Time of one step by the samples so far", "--samples 500",
+                             "howto/streaming"),
+        "export": Example("A model as a file", "A noisy signal, and the output of the exported program", "--steps 20",
+                          "howto/torch"),
+        "ddp": Example("Several processes", "The same loss in one process and in two", "--steps 40", "howto/qrnn"),
+        "multigpu_dataparallel": Example("nn.DataParallel, as in torchqrnn", "Training loss",
+                                         "--steps 20 --size 32", "howto/coming_from_rnn"),
+    },
+}  # fmt: skip
+ALL = {name: example for section in SECTIONS.values() for name, example in section.items()}
+
+
+def stored(name):
+    """Return the path of an example's picture; a benchmark has a chart of the language model's name."""
+    return STORED / f"{name.replace('language_model', 'language_model_training')}.png"
+
+
+def run(name, picture, options=""):
+    """Run an example, and return what it prints and how long it took."""
+    command = [sys.executable, str(EXAMPLES / f"{name}.py"), *options.split(), "--output", str(picture)]
+    if name == "language_model":
+        command += ["--checkpoint", str(picture.with_suffix(".checkpoint"))]
+    began = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"MPLBACKEND": "Agg"})
+    if done.returncode:
+        raise SystemExit(f"{name}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    if not picture.exists():
+        raise SystemExit(f"{name}: no picture")
+    return done.stdout, time.perf_counter() - began
+
+
+def processor():
+    """Return the processor's name and the number of cores that may be used."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} cores"
+
+
+def store(name):
+    """Write the picture and the report of an example: machine, versions, date and command first."""
+    picture = stored(name)
+    printed, _ = run(name, picture)
+    picture.with_suffix(".checkpoint").unlink(missing_ok=True)
+    versions = []
+    for package in VERSIONS:
+        try:
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    head = f"{processor()}\nPython {platform.python_version()}, {', '.join(versions)}\n"
+    head += f"{datetime.date.today()}, python examples/{name}.py\n\n"
+    told = [line for line in printed.splitlines() if str(picture) not in line]  # a path of this machine
+    picture.with_suffix(".txt").write_text(head + "\n".join(told).rstrip() + "\n")
+
+
+def write_pages():
+    """Write the gallery's pages; a file that would not change stays, so that it is not built again."""
+    PAGES.mkdir(exist_ok=True)
+    index = [
+        "Gallery",
+        "=======",
+        "",
+        "Each example is one file that needs no other.",
+        "",
+    ]
+    for section, examples in SECTIONS.items():
+        index += [section, "-" * len(section), "", ".. container:: gallery", ""]
+        for name, example in examples.items():
+            index += [
+                f"   .. figure:: {picture_of(name)}", f"      :target: {name}.html",
+                f"      :alt: {example.shown}.", "",
+                f"      :doc:`{name}`", "",
+            ]  # fmt: skip
+    for name, example in ALL.items():
+        write(PAGES / f"{name}.rst", page(name, example))
+    index += [".. toctree::", "   :hidden:", "", *(f"   {name}" for name in ALL)]
+    write(PAGES / "index.rst", "\n".join(index) + "\n")
+
+
+def picture_of(name):
+    """Return the picture's name for Sphinx: the logo until there is one."""
+    return f"/_static/{stored(name).name if stored(name).exists() else 'logo.svg'}"
+
+
+def page(name, example):
+    """Return the page of an example."""
+    source = (EXAMPLES / f"{name}.py").read_text()
+    parts = [example.title, "=" * len(example.title), "", describe(source), ""]
+    if example.more:
+        parts += [f"More: :doc:`/{example.more}`.", ""]
+    parts += [f".. image:: {picture_of(name)}", f"   :alt: {example.shown}.", ""]
+    report = stored(name).with_suffix(".txt")
+    if report.exists():
+        parts += ["It printed:", "", f".. literalinclude:: /_static/{report.name}", "   :language: none", ""]
+    first = ast.parse(source).body[0].end_lineno + 2
+    parts += [f"``examples/{name}.py``:", "", f".. literalinclude:: /../examples/{name}.py", f"   :lines: {first}-", ""]
+    return "\n".join(parts)
+
+
+def describe(source):
+    """Return the text of an example, in which its commands are code."""
+    return ast.get_docstring(ast.parse(source)).replace(":\n\n    ", "::\n\n    ")
+
+
+def write(path, text):
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", nargs="+", default=list(ALL), choices=list(ALL), metavar="NAME")
+    parser.add_argument("--short", type=Path, metavar="FOLDER")
+    options = parser.parse_args()
+    for name in options.only:
+        if options.short:
+            _, seconds = run(name, options.short / f"{name}.png", ALL[name].short)
+            print(f"{name}: {seconds:.0f} s", flush=True)
+        else:
+            print(name, flush=True)
+            store(name)
+
+
+if __name__ == "__main__":
+    main()

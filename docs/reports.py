@@ -1,0 +1,20 @@
+"""Reports of benchmarks as readers see them: without the marks and columns for the project's own targets."""
+
+import re
+
+HEAD = re.compile(r" {2}must +aim$")
+TARGET = re.compile(r"(?:, missed at [^;]*|, all reached)?;?\s+(?:must|required) [\d.]+ ?\w*, aim [\d.]+ ?\w*$")
+SUMMARY = re.compile(r"^\d+ of \d+ reach what they must .*?\(\*\)(?:\. )?")
+
+
+def for_readers(text):
+    """Return a report without its targets."""
+    lines, end = [], None
+    for line in text.split("\n"):
+        if not line.strip():
+            end = None
+        elif head := HEAD.search(line):
+            end = head.start()
+        line = re.sub(r"^[*+-](?=  )", " ", line if end is None else line[:end].rstrip())
+        lines.append(SUMMARY.sub("", TARGET.sub("", line)))
+    return "\n".join(lines)

@@ -1,0 +1,147 @@
+"""Types of the public names for type checkers: data give a result of their type."""
+
+from typing import Any, Protocol, TypeVar, overload
+
+from numpy.typing import NDArray
+
+from ..recurrence import _Plain
+from ._returns import discounted_returns as discounted_returns
+from ._returns import gae as gae
+from ._stream import Ewm as Ewm
+from ._stream import EwmState as EwmState
+
+__all__ = [
+    "Ewm",
+    "EwmState",
+    "discounted_returns",
+    "ewm_corr",
+    "ewm_cov",
+    "ewm_filtfilt",
+    "ewm_mean",
+    "ewm_std",
+    "ewm_sum",
+    "ewm_var",
+    "gae",
+    "kama",
+    "pcen",
+]
+
+class _Shaped(Protocol):
+    """A tensor, a frame, a labeled array, an array of another library."""
+
+    @property
+    def shape(self) -> Any: ...
+
+_Data = TypeVar("_Data", bound=_Shaped)
+
+# fmt: off
+@overload
+def ewm_mean(
+    x: _Plain, *,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
+    times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+) -> NDArray[Any]: ...
+@overload
+def ewm_mean(
+    x: _Data, *,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
+    times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+) -> _Data: ...
+@overload
+def ewm_sum(
+    x: _Plain, *,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
+    times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+) -> NDArray[Any]: ...
+@overload
+def ewm_sum(
+    x: _Data, *,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
+    times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+) -> _Data: ...
+@overload
+def ewm_var(
+    x: _Plain, *,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
+    times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+    bias: bool = False,
+) -> NDArray[Any]: ...
+@overload
+def ewm_var(
+    x: _Data, *,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
+    times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+    bias: bool = False,
+) -> _Data: ...
+@overload
+def ewm_std(
+    x: _Plain, *,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
+    times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+    bias: bool = False,
+) -> NDArray[Any]: ...
+@overload
+def ewm_std(
+    x: _Data, *,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
+    times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+    bias: bool = False,
+) -> _Data: ...
+@overload
+def ewm_cov(
+    x: _Plain, y: _Plain, *,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
+    times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+    bias: bool = False,
+) -> NDArray[Any]: ...
+@overload
+def ewm_cov(
+    x: _Data, y: _Data, *,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
+    times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+    bias: bool = False,
+) -> _Data: ...
+@overload
+def ewm_corr(
+    x: _Plain, y: _Plain, *,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
+    times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+) -> NDArray[Any]: ...
+@overload
+def ewm_corr(
+    x: _Data, y: _Data, *,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
+    times: Any = None, adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: int | str = 0,
+) -> _Data: ...
+@overload
+def ewm_filtfilt(
+    x: _Plain, *,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
+    axis: int | str = 0,
+) -> NDArray[Any]: ...
+@overload
+def ewm_filtfilt(
+    x: _Data, *,
+    com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None,
+    axis: int | str = 0,
+) -> _Data: ...
+@overload
+def kama(
+    x: _Plain, period: int = 10, fast: int = 2, slow: int = 30, *, axis: int | str = 0,
+) -> NDArray[Any]: ...
+@overload
+def kama(
+    x: _Data, period: int = 10, fast: int = 2, slow: int = 30, *, axis: int | str = 0,
+) -> _Data: ...
+@overload
+def pcen(
+    S: _Plain, *,
+    sr: float = 22050, hop_length: int = 512, gain: Any = 0.98, bias: Any = 2, power: Any = 0.5,
+    time_constant: Any = 0.4, eps: Any = 1e-6, b: Any = None, axis: int = -1,
+) -> NDArray[Any]: ...
+@overload
+def pcen(
+    S: _Data, *,
+    sr: float = 22050, hop_length: int = 512, gain: Any = 0.98, bias: Any = 2, power: Any = 0.5,
+    time_constant: Any = 0.4, eps: Any = 1e-6, b: Any = None, axis: int = -1,
+) -> _Data: ...

@@ -1,0 +1,115 @@
+"""What ``torch.onnx.export`` makes of the recurrences: ONNX's Scan."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from . import _ops
+
+__all__ = ["translations"]
+
+
+def translations() -> dict[Any, Callable[..., Any]]:
+    """Return how the recurrences are translated: the ``custom_translation_table`` of ``torch.onnx.export``.
+
+    Returns
+    -------
+    dict
+        A function of onnxscript for each of the library's operators.
+
+    Raises
+    ------
+    ImportError
+        Without the packages onnxscript and onnx, which torch's exporter needs itself.
+
+    Notes
+    -----
+    The model has one Scan for each recurrence, along `axis` and in its direction. 16 bits are carried in float32, as
+    everywhere. Sequences may have any length and batch size if they are exported with dynamic shapes. ONNX's operators
+    take no complex numbers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastrecur.torch import QRNN
+    >>> from fastrecur.torch.onnx import translations
+    >>> program = torch.onnx.export(
+    ...     QRNN(3, 4).eval(), (torch.randn(5, 2, 3),), dynamo=True, verbose=False,
+    ...     custom_translation_table=translations())  # doctest: +SKIP
+    >>> program.save("qrnn.onnx")  # doctest: +SKIP
+    """
+    import onnxscript  # noqa: F401 -- to say at once what is missing
+
+    return {_ops.forward: _forward}
+
+
+@functools.cache
+def _scan() -> Any:
+    """Return ``h[t] = a[t]*h[t-1] + b[t]`` as a function of onnxscript, which reads the text below."""
+    from onnxscript import graph, script, values
+    from onnxscript import opset18 as op
+
+    @script(values.Opset("fastrecur", 1), default_opset=op)
+    def linear_scan(  # type: ignore[no-untyped-def] # inputs have no annotation, attributes have one
+        h0, a, b, axes: Sequence[int], directions: Sequence[int], axis: Sequence[int], direction: Sequence[int]
+    ) -> tuple[Any, Any]:
+        @graph()
+        def step(h, a_t, b_t):  # type: ignore[no-untyped-def]
+            new = a_t * h + b_t
+            out = op.Identity(new)
+            return new, out
+
+        last, states = op.Scan(
+            h0, a, b, body=step, num_scan_inputs=2, scan_input_axes=axes, scan_input_directions=directions,
+            scan_output_axes=axis, scan_output_directions=direction,
+        )  # fmt: skip
+        return states, last
+
+    return linear_scan
+
+
+# onnxscript takes parameters with a default for attributes.
+def _forward(
+    family: str, a: Any, b: Any, h0: Any = None, lengths: Any = None, axis: int = 0, reverse: bool = False,
+    dtype: int = 1,
+) -> Any:  # fmt: skip
+    """Write the operator as ONNX's nodes; its parameters are the operator's own."""
+    import onnx_ir
+    from onnxscript import opset18 as op
+
+    kind = onnx_ir.DataType(dtype)
+    carry = kind if kind.itemsize >= 4 else onnx_ir.DataType.FLOAT
+    rank = max(len(a.shape), len(b.shape))
+    lanes = [k for k in range(rank) if k != axis]
+    a, b = (op.Cast(value, to=carry) for value in (a, b))
+    zero, one = (op.Cast(op.Constant(value_float=value), to=carry) for value in (0.0, 1.0))
+    if family == "forget":
+        a, b = op.Sub(one, a), op.Mul(a, b)
+    a = op.Expand(a, op.Shape(b))  # to what both broadcast to
+    b = op.Expand(b, op.Shape(a))
+    first = zero if h0 is None else op.Cast(h0, to=carry)
+    if lanes:
+        first = op.Expand(first, op.Gather(op.Shape(b), op.Constant(value_ints=lanes)))
+    valid = None
+    if lengths is not None:
+        steps = op.Gather(op.Shape(b), op.Constant(value_int=axis))
+        valid = _valid(op, steps, op.Cast(lengths, to=onnx_ir.DataType.INT64), len(lengths.shape), axis, rank)
+        a, b = op.Where(valid, a, one), op.Where(valid, b, zero)
+    direction = int(reverse)
+    h, last = _scan()(
+        first, a, b, axes=[axis, axis], directions=[direction, direction], axis=[axis], direction=[direction]
+    )  # fmt: skip
+    if valid is not None:
+        h = op.Where(valid, h, zero)
+    return op.Cast(h, to=kind), op.Cast(last, to=kind)
+
+
+def _valid(op: Any, steps: Any, lengths: Any, given: int, axis: int, rank: int) -> Any:
+    """Return which steps are within the lengths, which are of so many leading lanes."""
+    step = op.Range(op.Constant(value_int=0), steps, op.Constant(value_int=1))
+    others = [k for k in range(rank) if k != axis]
+    if others:
+        step = op.Unsqueeze(step, op.Constant(value_ints=others))
+    return op.Less(step, op.Unsqueeze(lengths, op.Constant(value_ints=sorted([axis, *others[given:]]))))

@@ -1,0 +1,96 @@
+"""Models that `torch.onnx.export` makes of the recurrence: onnxruntime repeats the numbers."""
+
+import pytest
+import torch
+
+import fastrecur
+from fastrecur.torch import PCEN, QRNN, Ewm
+
+for package in ("onnx", "onnxscript", "onnxruntime"):
+    pytest.importorskip(package, reason="what exports to ONNX, and runs such models")
+
+import onnxruntime  # noqa: E402
+
+from fastrecur.torch.onnx import translations  # noqa: E402
+
+# The exporter's own, of its own pytree and type checks.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+class Call(torch.nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *operands):
+        return self.function(*operands)
+
+
+def check(model, operands, *others, dynamic=None):
+    """Export a model; compare its results, and those of other operands."""
+    program = torch.onnx.export(
+        model.eval(), operands, dynamo=True, verbose=False, dynamic_shapes=dynamic,
+        custom_translation_table=translations(),
+    )  # fmt: skip
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    for given in (operands, *others):
+        feeds = {put.name: value.numpy() for put, value in zip(session.get_inputs(), given, strict=True)}
+        with torch.no_grad():
+            expected = model(*given)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        for actual, wanted in zip(session.run(None, feeds), expected, strict=True):
+            torch.testing.assert_close(torch.from_numpy(actual), wanted, rtol=1e-5, atol=1e-6)
+    return program
+
+
+def test_qrnn():
+    """Of any length and batch size, both directions."""
+    model = QRNN(3, 4, num_layers=2, bidirectional=True, window=2)
+    check(model, (torch.randn(5, 2, 3),), (torch.randn(9, 4, 3),), dynamic=({0: "steps", 1: "batch"},))
+
+
+def test_smoothing():
+    check(Smoothing(), (torch.rand(3, 20),), (torch.rand(3, 7),), dynamic=({1: "steps"},))
+
+
+class Smoothing(torch.nn.Module):
+    """A frontend: normalized energies, and their mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.pcen, self.mean = PCEN(3), Ewm(halflife=[[1.0], [2.0], [3.0]], axis=-1)
+
+    def forward(self, S):
+        return self.mean(self.pcen(S))
+
+
+F, X = torch.rand(5, 2, 3), torch.randn(5, 2, 3)
+CALLS = {
+    "plain": (lambda f, x: fastrecur.forget_mult(f, x), F, X),
+    "state": (
+        lambda f, x, h: fastrecur.forget_mult(f, x, h, axis=1, reverse=True, return_state=True), F, X, X[:, 0],
+    ),
+    "broadcast": (lambda a, x: fastrecur.linear_recurrence(a, x, axis=-1), F[:, :1], X),
+    "one series": (lambda x: fastrecur.forget_mult(0.3, x), X[:, 0, 0].clone()),
+    "float64": (lambda a, x: fastrecur.linear_recurrence(a, x), F.double(), X.double()),
+    "lengths": (
+        lambda f, x, n: fastrecur.forget_mult(f, x, lengths=n, return_state=True), F, X, torch.tensor([2, 5]),
+    ),
+    "lengths of two axes": (
+        lambda f, x, n: fastrecur.linear_recurrence(f, x, axis=1, lengths=n, reverse=True, return_state=True), F, X,
+        torch.arange(15).reshape(5, 3) % 3,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_recurrences(name):
+    function, *operands = CALLS[name]
+    program = check(Call(function), tuple(operands))
+    names = [node.op_type for node in program.model.graph]
+    assert names.count("Scan") == 1
