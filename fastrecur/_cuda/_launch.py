@@ -6,7 +6,6 @@ is the seam: tests put an emulator or a recorder in the place of `driver`.
 """
 
 import functools
-import inspect
 import pathlib
 
 from .. import _cache
@@ -21,8 +20,7 @@ class Kernel:
         self.key = name, rule, carry, options, elements, time
         self.name = name
         self.threads = _kernels.THREADS.get(name, _kernels.MOST_THREADS)
-        function = self.function(None)
-        self.parameters = tuple(inspect.signature(function).parameters)
+        self.parameters = _kernels.parameters(self.function(None))
         self.signature = _kernels.signature(self.parameters, carry, dict(elements), time)
         self.loaded = {}  # device -> what the driver launches
 

@@ -294,8 +294,8 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
         places = dict(
             a=_place(a), b=_place(b), h=h_at, h0=_place(h0), last=last_at, lengths=_place(lengths)
         )  # fmt: skip
-        if holds_h0 or (in_place and plan.choice.pieces > 1):
-            # Pieces that are mended read their operands again, and others its first state: these must still be there.
+        if holds_h0 or (in_place and plan.choice.tiles > 1):
+            # The fix-up pass reads its operands again, and others its first state: these must still be there.
             places["h"] = work.scratch(plan.plan.dtype.itemsize * int(np.prod(plan.plan.shape)))
             aside = _plan.forward(*operands, None, *told)
             work.run(aside, places)

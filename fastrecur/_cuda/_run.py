@@ -9,8 +9,8 @@ import ctypes
 from . import _launch
 
 _PLACES = frozenset(
-    ("g", "a", "b", "h", "h0", "last", "first", "to_a", "to_b", "lengths", "summaries", "starts", "ends", "leads")
-    + ("words", "source", "target", "product", "keep", "states", "carry", "to_product", "rows")
+    ("g", "a", "b", "h", "h0", "last", "first", "to_a", "to_b", "lengths", "descriptors")
+    + ("source", "target", "product", "keep", "states", "carry", "to_product", "rows")
 )  # fmt: skip
 _NUMBERS = {"f4": ctypes.c_float, "f8": ctypes.c_double, "c8": ctypes.c_float, "c16": ctypes.c_double}
 
