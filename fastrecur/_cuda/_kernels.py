@@ -8,9 +8,7 @@ from . import _descriptors, _lanes, _look_back, _operands, _pool, _scan, _series
 from ._rules import RULES
 
 # Plain parameters that are int32; times are int32 or int64; whatever ends in _lane holds three int64 strides.
-_INT32 = frozenset(
-    (*_operands.Geometry._fields, *_operands.Sizes._fields, "sixteens")
-)
+_INT32 = frozenset((*_operands.Geometry._fields, *_operands.Sizes._fields, "sixteens"))
 _STRIDES = ("_lane", "_kept", "_summed")
 _CARRIES = {"f4": np.float32, "f8": np.float64, "c8": np.complex64, "c16": np.complex128}
 

@@ -106,7 +106,8 @@ def vjp(cuda, rule, zero, size, ahead, a_is_total, b_is_total, raws):
                 elif u < here:
                     store(to_b_now.at, -u * to_b.time, grad_b)
             t -= ahead
-            g_now, a_now, b_now, h_now = later(g_now, -ahead), later(a_now, -ahead), later(b_now, -ahead), later(h_now, -ahead)
+            g_now, a_now = later(g_now, -ahead), later(a_now, -ahead)
+            b_now, h_now = later(b_now, -ahead), later(h_now, -ahead)
             to_a_now, to_b_now = later(to_a_now, -ahead), later(to_b_now, -ahead)
         if a_is_total:
             store(to_a.at, series * size, settled(a_total, a_rest))

@@ -68,12 +68,9 @@ def opener(cuda, across, is_forward):
     return open_tile
 
 
-def looker(cuda, is_average, kind, across):
-    """Return the device function that finds the state before a tile, in the first warp."""
-    zero, one = kind(0), kind(1)
-    each, most, place = looks(across), window(across), placer(across, kind(0).itemsize)
-    slots, part = WARPS * across, most * across
-    numbers = part * (4 if is_average else 2)
+def finder(kind, across):
+    """Return the device function that looks for the nearest state that is known."""
+    zero, each, most, place = kind(0), looks(across), window(across), placer(across, kind(0).itemsize)
 
     @helper
     def nearest_state(descriptors, geometry, me, back, near, held):
@@ -94,6 +91,14 @@ def looker(cuda, is_average, kind, across):
         if across > 1 or me.lane_id == 0:
             at = narrow(thread() >> 5) * across + me.column
             near[at], held[at] = distance, state
+
+    return nearest_state
+
+
+def collector(cuda, is_average, kind, across):
+    """Return the device function that waits for summaries."""
+    zero, one, each, place = kind(0), kind(1), looks(across), placer(across, kind(0).itemsize)
+    part = window(across) * across
 
     @helper
     def await_summaries(descriptors, geometry, me, first, found):
@@ -129,6 +134,16 @@ def looker(cuda, is_average, kind, across):
             found[at], found[part + at] = decays[k], rises[k]
             if is_average:
                 found[2 * part + at], found[3 * part + at] = weights[k], origins[k]
+
+    return await_summaries
+
+
+def looker(cuda, is_average, kind, across):
+    """Return the device function that finds the state before a tile, in the first warp."""
+    zero, most, slots = kind(0), window(across), WARPS * across
+    part = most * across
+    numbers = part * (4 if is_average else 2)
+    nearest_state, await_summaries = finder(kind, across), collector(cuda, is_average, kind, across)
 
     @helper
     def look_back(descriptors, geometry, me, state):
@@ -169,11 +184,9 @@ def looker(cuda, is_average, kind, across):
     return look_back
 
 
-def starter(cuda, is_average, kind, across, is_forward):
-    """Return the device functions by which a tile's threads learn the states that they start from."""
-    zero, one, slots = kind(0), kind(1), WARPS * across
-    look_back, place = looker(cuda, is_average, kind, across), placer(across, kind(0).itemsize)
-    compose_group = composer(is_average, kind)
+def sharer(is_average, kind, across, is_forward):
+    """Return the device functions by which a tile's warps tell each other summaries, and learn their first states."""
+    slots, compose_group = WARPS * across, composer(is_average, kind)
 
     @helper
     def tell(sums, me, summary):
@@ -190,6 +203,30 @@ def starter(cuda, is_average, kind, across, is_forward):
     @helper
     def told(sums, at):
         return Summary(sums[at], sums[slots + at], sums[2 * slots + at], sums[3 * slots + at])
+
+    @helper
+    def own_state(me, before, states):
+        """Return the state that a thread starts from, and the one from which the next thread does."""
+        at = me.turn * across + me.column
+        state, after = states[at], states[at + across]
+        if across == 1:
+            rank = me.lane_id if is_forward else 31 - me.lane_id
+            if rank > 0:
+                state = advanced(is_average, before, state)
+            beside = me.lane_id
+            if rank < 31:
+                beside = me.lane_id + 1 if is_forward else me.lane_id - 1
+            beside = shuffle(state, beside)
+            after = select(rank < 31, beside, after)
+        return state, after
+
+    return tell, told, own_state
+
+
+def starter(cuda, is_average, kind, across, told):
+    """Return the device function that finds the states from which a tile's warps start, and publishes what it knows."""
+    zero, one, slots = kind(0), kind(1), WARPS * across
+    look_back, place = looker(cuda, is_average, kind, across), placer(across, kind(0).itemsize)
 
     @helper
     def publish(descriptors, at, further, total):
@@ -226,20 +263,4 @@ def starter(cuda, is_average, kind, across, is_forward):
                 states[at] = state
                 state = advanced(is_average, told(sums, at), state)
 
-    @helper
-    def own_state(me, before, states):
-        """Return the state that a thread starts from, and the one from which the next thread does."""
-        at = me.turn * across + me.column
-        state, after = states[at], states[at + across]
-        if across == 1:
-            rank = me.lane_id if is_forward else 31 - me.lane_id
-            if rank > 0:
-                state = advanced(is_average, before, state)
-            beside = me.lane_id
-            if rank < 31:
-                beside = me.lane_id + 1 if is_forward else me.lane_id - 1
-            beside = shuffle(state, beside)
-            after = select(rank < 31, beside, after)
-        return state, after
-
-    return tell, start, own_state
+    return start

@@ -10,7 +10,7 @@ from ._device import divide, helper, is_null, load, load_int, narrow, shift
 
 Operand = namedtuple("Operand", "at time series")
 State = namedtuple("State", "at series")
-# ``middles`` and ``inners`` are sizes of the series' dimensions, ``width`` a group's threads, ``tiles`` a series' tiles.
+# ``middles`` and ``inners`` are sizes of the series' dimensions; ``width`` are a group's threads.
 Geometry = namedtuple("Geometry", "steps reverse lanes middles inners width tiles")
 Index = namedtuple("Index", "outer middle inner")
 Valid = namedtuple("Valid", "start stop")

@@ -31,6 +31,7 @@ CHUNK_US = 1.5  # a warp's chunk
 FIXED_US = 8.0  # what clearing descriptors, a look at flags and the launches of both take
 LOOK_US, FOLD_US = 0.8, 0.007  # a status word's way to another block, and a tile's summary once it is there
 THREADS_WANTED = 38_620  # that keep such a card's memory busy: tests/gpu_tools/table.py, the lanes' kernel
+GAIN = 0.9  # three launches in the place of one are to save a tenth
 FEW_LANES = 32
 ACROSS = 32  # series side by side in a tile
 
@@ -50,25 +51,29 @@ class Estimate(NamedTuple):
     scan: float
 
 
+def _overlapped(stream, alone, threads):
+    """Return what a kernel takes that moves its bytes in ``stream`` and waits for memory ``alone``.
+
+    Too few threads ask for too few bytes at once; but to wait and to move, one after the other, takes longest.
+    """
+    return max(alone, min(stream / min(1, threads / THREADS_WANTED), alone + stream))
+
+
 def estimate(lanes, steps, neighbours, time_is_contiguous, word, ahead):
     """Return what `choose` reckons with; arguments are as there."""
     in_time = time_is_contiguous and neighbours < FEW_LANES and steps > 1
     series = in_time or (lanes < FEW_LANES and neighbours < FEW_LANES and steps > ahead)
     stream = word * lanes * steps / BYTES_PER_US
-    if series:
-        alone, across, threads = math.ceil(steps / (32 * ahead)) * CHUNK_US, 1, 32 * lanes
-    else:
-        alone = math.ceil(steps / ahead) * (BATCH_US + ahead * STEP_US)
-        across, threads = ACROSS, lanes
+    batch = CHUNK_US if series else BATCH_US + ahead * STEP_US
+    across, width = (1, 32) if series else (ACROSS, 1)
+    whole = _overlapped(stream, math.ceil(steps / (width * ahead)) * batch, width * lanes)
     tiles = -(-steps // (_look_back.THREADS // across * ahead))
-    whole = max(stream / min(1, threads / THREADS_WANTED), alone)
     window = _look_back.window(across)
     looks = tiles / window * (LOOK_US + window * FOLD_US)
-    own = CHUNK_US if series else BATCH_US + ahead * STEP_US
     resident = tiles * -(-lanes // across) * _look_back.THREADS
-    scan = max(stream / min(1, resident / THREADS_WANTED), own + looks) + FIXED_US
-    cut = tiles > 1 and scan < whole
-    return Estimate(Choice(SERIES if series else LANES, tiles if cut else 1), whole, scan)
+    scan = _overlapped(stream, batch + looks, resident) + FIXED_US
+    is_cut = tiles > 1 and scan < GAIN * whole
+    return Estimate(Choice(SERIES if series else LANES, tiles if is_cut else 1), whole, scan)
 
 
 def choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, is_complex=False):

@@ -18,7 +18,7 @@ from .._steps import is_finite, select
 from ._chunks import aligner, back_fetcher, fetcher_of_four, fetcher_of_two, writer
 from ._descriptors import END, await_status, mark_dirty, placer
 from ._device import anew, ballot, barrier, helper, highest, is_null, narrow, shuffle, store, store_status
-from ._look_back import THREADS, WARPS, opener, starter
+from ._look_back import THREADS, WARPS, opener, sharer, starter
 from ._operands import Valid, load_state, of_series, offset, split_index, valid_steps
 from ._summaries import add_exactly, add_group, agree, back_summariser, settled, summariser
 
@@ -50,7 +50,7 @@ def holder(cuda, kind, count, across, closed):
 
     @helper
     def last_ends(me, is_open, end, ends, opens):
-        """Put the last ends of warps, or of their lanes, to ``ends``; return whether one is before this lane, and it."""
+        """Put the last ends of warps to ``ends``; return whether one is before this lane in its warp, and it."""
         found, earlier, is_open_at_last, last = False, end, is_open, end
         if across == 1:
             bits = ballot(is_open)
@@ -104,7 +104,8 @@ def forward(cuda, rule, zero, size, count, across, packs, guide):
     open_tile, align = opener(cuda, across, True), aligner(guide)
     fetch, write = fetcher_of_two(kind, count, packs["a"], packs["b"]), writer(count, packs["h"])
     summarise = summariser(rule, kind, count)
-    tell, start, own_state = starter(cuda, is_average, kind, across, True)
+    tell, told, own_state = sharer(is_average, kind, across, True)
+    start = starter(cuda, is_average, kind, across, told)
     leading_closed, hold = holder(cuda, kind, count, across, closed)
 
     @helper
@@ -149,8 +150,7 @@ def forward(cuda, rule, zero, size, count, across, packs, guide):
 
 def back_loader(kind, count, across, packs, closed):
     """Return the device function that reads a gradient's steps and the states before them."""
-    fetch_back, zero = back_fetcher(kind, count, packs, closed), kind(0)
-    fetch = fetcher_of_four(kind, count, packs, closed)
+    fetch_back, fetch = back_fetcher(kind, count, packs, closed), fetcher_of_four(kind, count, packs, closed)
 
     @helper
     def load_in_time(reads, index, valid, mine, origin, me, arriving, gates, values, before):
@@ -193,16 +193,8 @@ def totaller(cuda, size, across):
     return store_total
 
 
-def vjp(cuda, rule, zero, size, count, across, packs, guide, a_is_total, b_is_total):
-    """Return the kernel that scans backward; totals are as in `_lanes`, one for each tile."""
-    kind, adjoint = type(zero), rule.adjoint
-    closed, rows = kind(rule.closed), THREADS // across
-    four, all_states = 4 * WARPS * across, (WARPS + 1) * across
-    open_tile, align = opener(cuda, across, False), aligner(guide)
-    load_steps = back_loader(kind, count, across, tuple(packs[n] for n in "gabh"), closed)
-    write_a, write_b = writer(count, packs["to_a"]), writer(count, packs["to_b"])
-    summarise_back, store_total = back_summariser(rule, kind, count), totaller(cuda, size, across)
-    tell, start, own_state = starter(cuda, False, kind, across, False)
+def back_replayer(adjoint, zero, count, a_is_total, b_is_total):
+    """Return the device function that scans a thread's steps backward."""
 
     @helper
     def replay_back(arriving, gates, values, before, low, high, r, totals):
@@ -220,6 +212,22 @@ def vjp(cuda, rule, zero, size, count, across, packs, guide, a_is_total, b_is_to
             if b_is_total:
                 totals[2], totals[3] = add_exactly(totals[2], totals[3], values[j])
         return r
+
+    return replay_back
+
+
+def vjp(cuda, rule, zero, size, count, across, packs, guide, a_is_total, b_is_total):
+    """Return the kernel that scans backward; totals are as in `_lanes`, one for each tile."""
+    kind = type(zero)
+    closed, rows = kind(rule.closed), THREADS // across
+    four, all_states = 4 * WARPS * across, (WARPS + 1) * across
+    open_tile, align = opener(cuda, across, False), aligner(guide)
+    load_steps = back_loader(kind, count, across, tuple(packs[n] for n in "gabh"), closed)
+    write_a, write_b = writer(count, packs["to_a"]), writer(count, packs["to_b"])
+    summarise_back, store_total = back_summariser(rule, kind, count), totaller(cuda, size, across)
+    tell, told, own_state = sharer(False, kind, across, False)
+    start = starter(cuda, False, kind, across, told)
+    replay_back = back_replayer(rule.adjoint, zero, count, a_is_total, b_is_total)
 
     def kernel(g, a, b, h, h0, last, first, to_a, to_b, lengths, descriptors, geometry):
         me = open_tile(descriptors, geometry)

@@ -29,9 +29,7 @@ def compose(is_average, first, second):
         rise = fma(second.decay, first.rise, second.rise)
         return Summary(first.decay * second.decay, rise, first.weight, first.origin)
     zero = constant(0.0, first.rise)
-    from_second = first.weight == zero or (
-        second.weight != zero and magnitude(second.origin) < magnitude(first.origin)
-    )
+    from_second = first.weight == zero or (second.weight != zero and magnitude(second.origin) < magnitude(first.origin))
     origin = select(from_second, second.origin, first.origin)
     rise_1 = fma(first.weight, first.origin - origin, first.rise)
     rise_2 = fma(second.weight, second.origin - origin, second.rise)
