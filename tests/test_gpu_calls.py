@@ -549,7 +549,7 @@ def test_cache_folder(monkeypatch, tmp_path, variable):
 
 def test_the_size_of_a_block_and_the_parameters(a_kernel):
     assert a_kernel.threads == 128
-    assert a_kernel.parameters[:3] == ("a", "b", "h")
+    assert a_kernel.parameters[:4] == ("a", "a_time", "a_lane", "b")
 
 
 # ---- What is missing ------------------------------------------------------------------------------------------------

@@ -255,12 +255,7 @@ def replanned(call, **names):
 def unsplit(call):
     """Run with time in one piece."""
     choose = _plan.choose
-    return replanned(call, choose=lambda *a, **k: choose(*a, **k)._replace(pieces=1), LOOKS_BACK=False)
-
-
-def three_phases(call):
-    """Run without looking back."""
-    return replanned(call, LOOKS_BACK=False)
+    return replanned(call, choose=lambda *a, **k: choose(*a, **k)._replace(tiles=1))
 
 
 def without_bounds(lib):
@@ -405,22 +400,13 @@ def main():
         for dtype in ["float64", "float16"]:
             timed(report, lib, f"4 (512,64,1024) {dtype}", "twice, half", (512, 64, 1024), dtype=dtype)
         report.row("5 launch bounds off / on", "1.5-1.9", lambda: without_bounds(lib), "x")
-        for gradient, once, three in [(False, "143-160", "225-250"), (True, "286-320", "360-400")]:
+        for gradient, scan in [(False, "143-160"), (True, "286-320")]:
             what = "6 (65536,8,64)" + " gradient" * gradient
-            timed(report, lib, f"{what}, one pass", once, (65536, 8, 64), gradient=gradient)
-            three_phases(
-                lambda w=what, p=three, g=gradient: timed(
-                    report, lib, f"{w}, three phases", p, (65536, 8, 64), gradient=g
-                )
-            )
+            timed(report, lib, f"{what}, single pass", scan, (65536, 8, 64), gradient=gradient)
         unsplit(lambda: timed(report, lib, "6 (65536,8,64) unsplit", "2600-3300", (65536, 8, 64)))
-        long = (64, 1 << 20)
-        for gradient, once, three in [(False, "270-310", "450-840"), (True, "540-620", "720-1500")]:
+        for gradient, scan in [(False, "270-310"), (True, "540-620")]:
             what = "6 time-contiguous (64,1048576)" + " gradient" * gradient
-            timed(report, lib, f"{what}, one pass", once, long, axis=1, gradient=gradient)
-            three_phases(
-                lambda w=what, p=three, g=gradient: timed(report, lib, f"{w}, three phases", p, long, 1, gradient=g)
-            )
+            timed(report, lib, f"{what}, single pass", scan, (64, 1 << 20), axis=1, gradient=gradient)
         timed(report, lib, "7 time-contiguous (4096,4096)", "70-78", (4096, 4096), axis=1)
         timed(report, lib, "7 time-contiguous (4096,4096) gradient", "140-156", (4096, 4096), axis=1, gradient=True)
         timed(report, lib, "7 one series of a million", "9-14", (1, 1000000), axis=1)
