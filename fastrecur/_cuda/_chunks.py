@@ -186,15 +186,15 @@ def back_fetcher(kind, count, packs, closed):
     zero, fetch = kind(0), fetcher_of_four(kind, count, packs, closed)
 
     @helper
-    def fetch_back(g, a, b, h, valid, mine, place, origin, arriving, gates, values, before):
+    def fetch_back(g, a, b, h, valid, mine, rank, origin, arriving, gates, values, before):
         """Read this thread's steps, from ``mine`` on, and the states before them."""
         lane_id = narrow(thread() & 31)
         low, high = narrow(valid.start - mine), narrow(valid.stop - mine)
         g, a, b, h = later(g, mine), later(a, mine), later(b, mine), later(h, mine)
         fetch(g, a, b, h, low, low, high, arriving, gates, values, before)
         # The state before each step: its neighbour's, the thread's before, or one from before the group's steps.
-        edge = shuffle(before[count - 1], lane_id - 1 if place > 0 else lane_id)
-        if place == 0 and low < 0 and high > 0:
+        edge = shuffle(before[count - 1], lane_id - 1 if rank > 0 else lane_id)
+        if rank == 0 and low < 0 and high > 0:
             edge = load(h.at, -h.time, zero)
         for ago in range(count - 1):
             before[count - 1 - ago] = before[count - 2 - ago]

@@ -72,20 +72,20 @@ def await_status(descriptors, at, zero):
 
 
 @functools.cache
-def placer(across, size):
+def locator(across, size):
     """Return the function that says where a tile's first status word stands, and how far it is to each next.
 
     Neighbouring threads look at neighbouring words: of series where these stand side by side, else of tiles.
     """
 
     @helper
-    def place(geometry, series, tile):
+    def locate(geometry, series, tile):
         padded = divide(geometry.lanes + (across - 1), across) * across
         at = tile * padded + series if across > 1 else series * geometry.tiles + tile
         word = 2 * size
         return HEAD + word * (padded + at), word * padded * geometry.tiles
 
-    return place
+    return locate
 
 
 def clear(cuda, zero):

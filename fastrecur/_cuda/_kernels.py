@@ -36,6 +36,8 @@ def blocks(name, rule, carry, options, elements, capability):
     """
     if capability[0] in (9, 10) and name == "pool_vjp" and carry == "f4" and not dict(options)["packed"]:
         return 7  # cards that want more bytes on their way than fewer blocks would ask for
+    if name == "scan" and carry == "f8" and rule != "linear" and capability < (9, 0):
+        return 1  # each shuffle has a path for a diverged warp there, and two blocks would spill
     if name == "lanes":
         return 6 if carry == "f4" else 4
     return 4 if name in ("lanes_vjp", "pool", "pool_vjp") else 2

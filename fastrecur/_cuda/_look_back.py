@@ -13,7 +13,7 @@ from collections import namedtuple
 import numpy as np
 
 from .._steps import select
-from ._descriptors import DECAY, ORIGIN, RISE, STATE, WEIGHT, pause, placer
+from ._descriptors import DECAY, ORIGIN, RISE, STATE, WEIGHT, locator, pause
 from ._device import (
     ballot,
     barrier,
@@ -35,7 +35,7 @@ THREADS = 32 * WARPS
 
 # A thread's work: which tile in the direction of the scan, which series; its lane and its warp, counted in that
 # direction; which column of a tile and which row, of as many steps as a thread takes, in the order of time.
-Place = namedtuple("Place", "tile series lane_id turn column row")
+Work = namedtuple("Work", "tile series lane_id turn column row")
 
 
 def looks(across):
@@ -63,14 +63,14 @@ def opener(cuda, across, is_forward):
         column = lane_id if across > 1 else narrow(0)
         row = warp if across > 1 else narrow(thread())
         turn = warp if is_forward else narrow(WARPS - 1 - warp)
-        return Place(tile, narrow(across * (number - tile * side) + column), lane_id, turn, column, row)
+        return Work(tile, narrow(across * (number - tile * side) + column), lane_id, turn, column, row)
 
     return open_tile
 
 
 def finder(kind, across):
     """Return the device function that looks for the nearest state that is known."""
-    zero, each, most, place = kind(0), looks(across), window(across), placer(across, kind(0).itemsize)
+    zero, each, most, locate = kind(0), looks(across), window(across), locator(across, kind(0).itemsize)
 
     @helper
     def nearest_state(descriptors, geometry, me, back, near, held):
@@ -80,7 +80,7 @@ def finder(kind, across):
         for ago in range(each):
             far = narrow(each * row + (each - 1 - ago))
             if far < back:
-                at, _ = place(geometry, me.series, back - far)
+                at, _ = locate(geometry, me.series, back - far)
                 is_known, number = load_status(descriptors, at, zero)
                 distance, state = select(is_known, far, distance), select(is_known, number, state)
         if across == 1:
@@ -97,7 +97,7 @@ def finder(kind, across):
 
 def collector(cuda, is_average, kind, across):
     """Return the device function that waits for summaries."""
-    zero, one, each, place = kind(0), kind(1), looks(across), placer(across, kind(0).itemsize)
+    zero, one, each, locate = kind(0), kind(1), looks(across), locator(across, kind(0).itemsize)
     part = window(across) * across
 
     @helper
@@ -116,7 +116,7 @@ def collector(cuda, is_average, kind, across):
             waits = False
             for k in range(each):
                 if missing[k] != 0:
-                    at, further = place(geometry, me.series, first + each * row + k)
+                    at, further = locate(geometry, me.series, first + each * row + k)
                     has_decay, decays[k] = load_status(descriptors, at + DECAY * further, zero)
                     has_rise, rises[k] = load_status(descriptors, at + RISE * further, zero)
                     is_there = has_decay and has_rise
@@ -154,7 +154,7 @@ def looker(cuda, is_average, kind, across):
         while ballot(begin < 0) != 0:
             nearest_state(descriptors, geometry, me, back, near, held)
             barrier()
-            for k in range(WARPS):
+            for k in range(narrow(block_threads() >> 5)):  # `WARPS`: see `start`
                 at = k * across + me.column
                 if begin < 0 and near[at] < most:
                     begin, state = narrow(back - near[at]), held[at]
@@ -226,7 +226,7 @@ def sharer(is_average, kind, across, is_forward):
 def starter(cuda, is_average, kind, across, told):
     """Return the device function that finds the states from which a tile's warps start, and publishes what it knows."""
     zero, one, slots = kind(0), kind(1), WARPS * across
-    look_back, place = looker(cuda, is_average, kind, across), placer(across, kind(0).itemsize)
+    look_back, locate = looker(cuda, is_average, kind, across), locator(across, kind(0).itemsize)
 
     @helper
     def publish(descriptors, at, further, total):
@@ -237,27 +237,23 @@ def starter(cuda, is_average, kind, across, told):
             store_status(descriptors, at + ORIGIN * further, total.origin)
 
     @helper
-    def start(descriptors, geometry, me, first, begins_here, sums, states):
-        """Publish the tile's summary and the next tile's state; put the states before warps to ``states``.
-
-        ``first`` is the series' first state, from which it starts as it is where its first step is in this tile.
-        """
+    def start(descriptors, geometry, me, first, sums, states):
+        """Publish the tile's summary and the next tile's state; put the states before warps to ``states``."""
         warps = narrow(block_threads() >> 5)  # `WARPS`, which the compiler must not know: it would unroll by it
         total, writes = Summary(one, zero, zero, zero), across > 1 or me.lane_id == 0
         if thread() < 32:
             for k in range(warps):
                 total = compose(is_average, total, told(sums, k * across + me.column))
             if writes:
-                at, further = place(geometry, me.series, me.tile)
+                at, further = locate(geometry, me.series, me.tile)
                 publish(descriptors, at, further, total)
         state = look_back(descriptors, geometry, me, first)
         if thread() < 32 and writes:
             onward = advanced(is_average, total, state)
             if me.tile + 1 < geometry.tiles:
-                at, further = place(geometry, me.series, me.tile + 1)
+                at, further = locate(geometry, me.series, me.tile + 1)
                 store_status(descriptors, at + STATE * further, onward)
             states[slots + me.column] = onward
-            state = select(begins_here, first, state)
             for k in range(warps):
                 at = k * across + me.column
                 states[at] = state

@@ -16,8 +16,20 @@ import numpy as np
 
 from .._steps import is_finite, select
 from ._chunks import aligner, back_fetcher, fetcher_of_four, fetcher_of_two, writer
-from ._descriptors import END, await_status, mark_dirty, placer
-from ._device import anew, ballot, barrier, helper, highest, is_null, narrow, shuffle, store, store_status
+from ._descriptors import END, await_status, locator, mark_dirty
+from ._device import (
+    anew,
+    ballot,
+    barrier,
+    block_threads,
+    helper,
+    highest,
+    is_null,
+    narrow,
+    shuffle,
+    store,
+    store_status,
+)
 from ._look_back import THREADS, WARPS, opener, sharer, starter
 from ._operands import Valid, load_state, of_series, offset, split_index, valid_steps
 from ._summaries import add_exactly, add_group, agree, back_summariser, settled, summariser
@@ -36,7 +48,7 @@ def find_series(me, lengths, geometry):
 
 def holder(cuda, kind, count, across, closed):
     """Return the device functions for closed gates: which are at the start, and what they hold on to."""
-    slots, place = WARPS * across, placer(across, kind(0).itemsize)
+    slots, locate = WARPS * across, locator(across, kind(0).itemsize)
 
     @helper
     def leading_closed(gates, values, low, high):
@@ -71,7 +83,9 @@ def holder(cuda, kind, count, across, closed):
         found, before = last_ends(me, leading < count, end, ends, opens)
         is_known, last = begins_here, first
         is_open, tile_end = False, end
-        for k in range(WARPS):
+        for k in range(
+            narrow(block_threads() >> 5)
+        ):  # `WARPS`, which the compiler must not know: it would unroll by it
             at = k * across + me.column
             if opens[at] != 0:
                 is_open, tile_end = True, ends[at]
@@ -79,13 +93,13 @@ def holder(cuda, kind, count, across, closed):
                     is_known, last = True, ends[at]
         if found:
             is_known, last = True, before
-        at, further = place(geometry, me.series, me.tile)
+        at, further = locate(geometry, me.series, me.tile)
         # The tile's last thread tells its last state, if the next tile goes on from there.
         tells = me.turn == WARPS - 1 and (across > 1 or me.lane_id == 31) and high > count and low < count
         if tells and is_open:
             store_status(descriptors, at + END * further, tile_end)
         if not is_known and (max(low, 0) < min(high, leading) or (tells and not is_open)):
-            previous, _ = place(geometry, me.series, me.tile - 1)
+            previous, _ = locate(geometry, me.series, me.tile - 1)
             last = await_status(descriptors, previous + END * further, end)
         if tells and not is_open:
             store_status(descriptors, at + END * further, last)
@@ -129,7 +143,7 @@ def forward(cuda, rule, zero, size, count, across, packs, guide):
         before = tell(sums, me, summarise(gates, values))
         barrier()
         first, begins_here = load_state(h0, index, zero), valid.start >= here
-        start(descriptors, geometry, me, first, begins_here, sums, states)
+        start(descriptors, geometry, me, first, sums, states)
         barrier()
         state, after = own_state(me, before, states)
         leading = leading_closed(gates, values, low, high) if is_average else narrow(0)
@@ -242,7 +256,7 @@ def vjp(cuda, rule, zero, size, count, across, packs, guide, a_is_total, b_is_to
         sums, states = cuda.shared.array(four, kind), cuda.shared.array(all_states, kind)
         after = tell(sums, me, summarise_back(arriving, gates, low, high))
         barrier()
-        start(descriptors, geometry, me, from_end, valid.stop <= here + rows * count, sums, states)
+        start(descriptors, geometry, me, from_end, sums, states)
         barrier()
         r, onward = own_state(me, after, states)
         totals = cuda.local.array(4, kind)

@@ -40,11 +40,11 @@ def group_in_grid(width):
 
 
 @helper
-def group_members(lane_id, place, width):
+def group_members(lane_id, rank, width):
     """Return the bits of the threads that share this thread's series."""
     members = 0xFFFFFFFF
     if width < 32:
-        members = ((1 << width) - 1) << (lane_id - place)
+        members = ((1 << width) - 1) << (lane_id - rank)
     return members
 
 
@@ -83,16 +83,16 @@ def chunk_scanner(cuda, rule, kind, count, packs):
         return select(is_open or not is_finite(end), end, last)  # 0 times what is not finite is NaN
 
     @helper
-    def scan_chunk(a, b, h, valid, steps, mine, place, width, state):
+    def scan_chunk(a, b, h, valid, steps, mine, rank, width, state):
         """Write results, from the state before the chunk; return the state after it."""
         lane_id = narrow(thread() & 31)
-        members = group_members(lane_id, place, width)
+        members = group_members(lane_id, rank, width)
         low, high = narrow(valid.start - mine), narrow(valid.stop - mine)
         gates, values = cuda.local.array(count, kind), cuda.local.array(count, kind)
         results = cuda.local.array(count, kind)
         fetch(later(a, mine), later(b, mine), low, high, gates, values, closed, zero)
-        before, _ = compose_group(summarise(gates, values), place, width, True)
-        began = select(place == 0, state, advanced(is_average, before, state))
+        before, _ = compose_group(summarise(gates, values), rank, width, True)
+        began = select(rank == 0, state, advanced(is_average, before, state))
         end = replay(gates, values, low, high, began, results)
         if is_average:
             end = hold(gates, results, low, high, state, end, lane_id, members)
@@ -102,12 +102,12 @@ def chunk_scanner(cuda, rule, kind, count, packs):
             concerned = suspect & members != 0
             scanned = state
             for s in range(width):
-                if concerned and s == place:
+                if concerned and s == rank:
                     scanned = replay(gates, values, low, high, scanned, results)
                     end = scanned
-                scanned = shuffle(scanned, lane_id - place + s)
+                scanned = shuffle(scanned, lane_id - rank + s)
         write(later(h, mine), narrow(-mine), narrow(steps - mine), results)
-        return shuffle(end, lane_id - place + width - 1)
+        return shuffle(end, lane_id - rank + width - 1)
 
     return scan_chunk
 
@@ -123,7 +123,7 @@ def forward(cuda, rule, zero, size, count, packs, guide, is_fix_up):
 
     def kernel(a, b, h, h0, last, lengths, descriptors, geometry):
         width = narrow(32) if is_fix_up else geometry.width
-        series, place = group_in_grid(width), narrow(thread() & (width - 1))
+        series, rank = group_in_grid(width), narrow(thread() & (width - 1))
         if is_fix_up:
             if series >= geometry.lanes or not is_dirty(descriptors, series, size, zero):
                 return
@@ -135,11 +135,11 @@ def forward(cuda, rule, zero, size, count, packs, guide, is_fix_up):
             valid, steps = Valid(narrow(0), narrow(0)), narrow(0)
         state, shifted = load_state(h0, index, zero), align(a, b, index, geometry.steps)
         a_here, b_here, h_here = of_series(a, index, 0), of_series(b, index, 0), of_series(h, index, 0)
-        mine = place * count - shifted
+        mine = rank * count - shifted
         for _ in range(chunks_of(geometry.steps + pack, width * count)):
-            state = scan_chunk(a_here, b_here, h_here, valid, steps, mine, place, width, state)
+            state = scan_chunk(a_here, b_here, h_here, valid, steps, mine, rank, width, state)
             mine += width * count
-        if is_alive and place == 0 and not is_null(last.at):
+        if is_alive and rank == 0 and not is_null(last.at):
             store(last.at, offset(last.series, index), state)
 
     return kernel
@@ -177,18 +177,18 @@ def back_chunk_scanner(cuda, rule, kind, count, packs, a_is_total, b_is_total):
             write_b(later(to_b, mine), narrow(-mine), narrow(steps - mine), grads_b)
 
     @helper
-    def scan_chunk_back(reads, writes, valid, steps, mine, place, width, origin, r, totals):
+    def scan_chunk_back(reads, writes, valid, steps, mine, rank, width, origin, r, totals):
         """Write gradients, from what flows to the chunk's last state; return what flows on before the first."""
         lane_id = narrow(thread() & 31)
-        members = group_members(lane_id, place, width)
+        members = group_members(lane_id, rank, width)
         low, high = narrow(valid.start - mine), narrow(valid.stop - mine)
         arriving, gates = cuda.local.array(count, kind), cuda.local.array(count, kind)
         values, before = cuda.local.array(count, kind), cuda.local.array(count, kind)
         grads_a, grads_b = cuda.local.array(count, kind), cuda.local.array(count, kind)
         g, a, b, h = reads
-        fetch_back(g, a, b, h, valid, mine, place, origin, arriving, gates, values, before)
-        after, _ = compose_group(summarise_back(arriving, gates, low, high), place, width, False)
-        began = select(place == width - 1, r, fma(after.decay, r, after.rise))
+        fetch_back(g, a, b, h, valid, mine, rank, origin, arriving, gates, values, before)
+        after, _ = compose_group(summarise_back(arriving, gates, low, high), rank, width, False)
+        began = select(rank == width - 1, r, fma(after.decay, r, after.rise))
         end = replay_back(arriving, gates, values, before, low, high, began, grads_a, grads_b)
         suspect = ballot(not is_finite(end) and r == r)
         if suspect != 0:
@@ -196,13 +196,13 @@ def back_chunk_scanner(cuda, rule, kind, count, packs, a_is_total, b_is_total):
             scanned = r
             for ago in range(width):
                 s = width - 1 - ago
-                if concerned and s == place:
+                if concerned and s == rank:
                     scanned = replay_back(arriving, gates, values, before, low, high, scanned, grads_a, grads_b)
                     end = scanned
-                scanned = shuffle(scanned, lane_id - place + s)
+                scanned = shuffle(scanned, lane_id - rank + s)
         to_a, to_b = writes
         write_back(to_a, to_b, steps, mine, grads_a, grads_b, totals)
-        return shuffle(end, lane_id - place)
+        return shuffle(end, lane_id - rank)
 
     return scan_chunk_back
 
@@ -213,18 +213,18 @@ def vjp(cuda, rule, zero, size, count, packs, guide, a_is_total, b_is_total, is_
     scan_chunk_back = back_chunk_scanner(cuda, rule, kind, count, packs, a_is_total, b_is_total)
 
     @helper
-    def store_total(to, geometry, series, place, width, total, rest):
+    def store_total(to, geometry, series, rank, width, total, rest):
         """Write a group's total; in the fix-up pass, zeros over those of other tiles."""
-        total, rest = add_group(total, rest, place, width)
-        if series < geometry.lanes and place == 0:
+        total, rest = add_group(total, rest, rank, width)
+        if series < geometry.lanes and rank == 0:
             store(to.at, series * size, settled(total, rest))
         if is_fix_up:
-            for tile in range(1 + place, geometry.tiles, width):
+            for tile in range(1 + rank, geometry.tiles, width):
                 store(to.at, (tile * geometry.lanes + series) * size, zero)
 
     def kernel(g, a, b, h, h0, last, first, to_a, to_b, lengths, descriptors, geometry):
         width = narrow(32) if is_fix_up else geometry.width
-        group, place = group_in_grid(width), narrow(thread() & (width - 1))
+        group, rank = group_in_grid(width), narrow(thread() & (width - 1))
         if is_fix_up:
             if group >= geometry.lanes or not is_dirty(descriptors, group, size, zero):
                 return
@@ -241,15 +241,15 @@ def vjp(cuda, rule, zero, size, count, packs, guide, a_is_total, b_is_total, is_
         for k in range(4):
             totals[k] = zero
         chunks = chunks_of(geometry.steps + pack, width * count)
-        mine = place * count - shifted + (chunks - 1) * (width * count)
+        mine = rank * count - shifted + (chunks - 1) * (width * count)
         for _ in range(chunks):
-            r = scan_chunk_back(reads, writes, valid, steps, mine, place, width, origin, r, totals)
+            r = scan_chunk_back(reads, writes, valid, steps, mine, rank, width, origin, r, totals)
             mine -= width * count
         if a_is_total:
-            store_total(to_a, geometry, group, place, width, totals[0], totals[1])
+            store_total(to_a, geometry, group, rank, width, totals[0], totals[1])
         if b_is_total:
-            store_total(to_b, geometry, group, place, width, totals[2], totals[3])
-        if is_alive and place == 0 and not is_null(first.at):
+            store_total(to_b, geometry, group, rank, width, totals[2], totals[3])
+        if is_alive and rank == 0 and not is_null(first.at):
             store(first.at, offset(first.series, index), r)
 
     return kernel

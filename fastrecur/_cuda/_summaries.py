@@ -110,24 +110,24 @@ def composer(is_average, kind):
     zero, one = kind(0), kind(1)
 
     @helper
-    def compose_group(summary, place, width, ahead):
+    def compose_group(summary, rank, width, ahead):
         """Return the summary of all threads before this one in the direction of the scan, and of all up to it."""
         lane_id = thread() & 31
-        rank = place if ahead else width - 1 - place
+        turn = rank if ahead else width - 1 - rank
         distance = 1
         while distance < width:
             other = lane_id
-            if rank >= distance:
+            if turn >= distance:
                 other = lane_id - distance if ahead else lane_id + distance
             before = shuffle_summary(is_average, summary, other)
-            if rank >= distance:
+            if turn >= distance:
                 summary = compose(is_average, before, summary)
             distance *= 2
         other = lane_id
-        if rank > 0:
+        if turn > 0:
             other = lane_id - 1 if ahead else lane_id + 1
         before = shuffle_summary(is_average, summary, other)
-        if rank == 0:
+        if turn == 0:
             before = Summary(one, zero, zero, zero)
         return before, summary
 
@@ -152,11 +152,11 @@ def settled(total, rest):
 
 
 @helper
-def add_group(total, rest, place, width):
+def add_group(total, rest, rank, width):
     """Return the sum of all threads' totals in a group, and what is left over."""
-    first, distance = (thread() & 31) - place, 1
+    first, distance = (thread() & 31) - rank, 1
     while distance < width:
-        other = first + ((place + distance) & (width - 1))
+        other = first + ((rank + distance) & (width - 1))
         one, left = shuffle(total, other), shuffle(rest, other)
         total, rest = add_exactly(total, rest + left, one)
         distance *= 2
