@@ -34,8 +34,11 @@ def blocks(name, rule, carry, options, elements, capability):
     With 6 blocks the assembler issues all loads of a float32 batch before it uses one, with 3 or 4 it does not; in
     float64 it is the other way about. A test looks.
     """
-    if capability[0] in (9, 10) and name == "pool_vjp" and carry == "f4" and not dict(options)["packed"]:
-        return 7  # cards that want more bytes on their way than fewer blocks would ask for
+    is_large = capability[0] in (9, 10)  # cards that want more bytes on their way than fewer blocks would ask for
+    if is_large and name == "pool_vjp" and carry == "f4" and not dict(options)["packed"]:
+        return 7
+    if is_large and name == "scan_vjp" and rule == "linear" and dict(elements).get("g") in ("f2", "bf2"):
+        return 3
     if name == "scan" and carry == "f8" and rule != "linear" and capability < (9, 0):
         return 1  # each shuffle has a path for a diverged warp there, and two blocks would spill
     if name == "lanes":
