@@ -51,7 +51,7 @@ def check(kernel, code, dtype, card):
         assert code.opcodes["STG.E.64.STRONG.GPU"] >= words * (summary + 2)
         assert sum(count for op, count in code.opcodes.items() if op.startswith("ATOMG.E.ADD.STRONG.GPU")) == 1
         # Who waits naps between looks, and not for ever.
-        assert code.opcodes["NANOSLEEP"]
+        assert any(op.startswith("NANOSLEEP") for op in code.opcodes)
         assert code.opcodes["BPT.TRAP"]
         if card in PROCESSORS and kernel.target(CARDS[card])[1] > 1:
             assert 2 * (code.shared + 1024) <= PROCESSORS[card]
@@ -92,7 +92,8 @@ def test_single_pass_scan(family, dtype, card):
     every = [each for case in SCANNED for each in kernels(DTYPES[dtype], family, case) if each.name != "clear"]
     assert [each.name for each in every] == 2 * ["scan", "series", "scan_vjp", "series_vjp"]
     few = {each.name for each in every if each.name.startswith("scan") and each.target(CARDS[card])[1] < 2}
-    assert not few or (dtype, family, few) == ("float64", FORGET, {"scan"}) and CARDS[card] < (9, 0)
+    may = family == FORGET and CARDS[card] < (9, 0) and (dtype == "float64" or card != "sm_80")
+    assert few == ({"scan"} if may else set())
     check_all(every, card, dtype, fills=True)
 
 

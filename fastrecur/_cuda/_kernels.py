@@ -39,7 +39,7 @@ def blocks(name, rule, carry, options, elements, capability):
         return 7
     if is_large and name == "scan_vjp" and rule == "linear" and dict(elements).get("g") in ("f2", "bf2"):
         return 3
-    if name == "scan" and carry == "f8" and rule != "linear" and capability < (9, 0):
+    if name == "scan" and rule != "linear" and capability < (9, 0) and (carry == "f8" or capability != (8, 0)):
         return 1  # each shuffle has a path for a diverged warp there, and two blocks would spill
     if name == "lanes":
         return 6 if carry == "f4" else 4
