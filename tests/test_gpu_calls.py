@@ -20,8 +20,8 @@ from problems import FORGET, LINEAR
 
 import fastrecur
 from fastrecur import _cache
-from fastrecur._cuda import _arrays, _device, _kernels, _launch, _numba_cuda, _plan, _recurrence
-from fastrecur._cuda._plan import LANES, ONCE, SERIES, TILES
+from fastrecur._cuda import _arrays, _device, _kernels, _launch, _numba_cuda, _plan, _recurrence, _run
+from fastrecur._cuda._plan import LANES, SERIES
 
 F = np.random.default_rng(0).random((20, 40)).astype(np.float32)
 X = np.random.default_rng(1).standard_normal((20, 40)).astype(np.float32)
@@ -401,91 +401,69 @@ def test_other_addresses_that_are_no_multiples_of_the_size(driver, cupy):
 
 
 @pytest.mark.parametrize(
-    ("lanes", "steps", "neighbours", "contiguous", "kernel", "pieces"),
+    ("lanes", "steps", "neighbours", "contiguous", "kernel", "tiles"),
     [
         (12800, 105, 12800, False, LANES, 1),  # the PTB language model's
         (65536, 512, 65536, False, LANES, 1),
-        (32768, 2048, 1024, False, LANES, 1),
-        (512, 65536, 512, False, LANES, 128),
-        (4096, 4096, 1, True, SERIES, 1),
-        (1, 1 << 20, 1, True, SERIES, 1024),
-        (3, 1 << 20, 3, False, SERIES, 512),  # few lanes side by side
-        (1000000, 16, 1, True, SERIES, 1),
-        (1000000, 1, 1000000, False, LANES, 1),
-        (1, 10, 1, True, SERIES, 1),
+        (32768, 2048, 1024, False, LANES, 16),  # fewer threads than keep memory busy
+        (512, 65536, 512, False, LANES, 512),
+        (4096, 4096, 4096, False, LANES, 32),
+        (32, 1 << 20, 32, False, LANES, 8192),
+        (40, 3000, 40, False, LANES, 24),
+        (40, 100, 40, False, LANES, 1),
         (40, 100, 1, False, LANES, 1),
+        (1000000, 1, 1000000, False, LANES, 1),
+        (4096, 4096, 1, True, SERIES, 1),
+        (1000000, 16, 1, True, SERIES, 1),
+        (1, 10**7, 1, True, SERIES, 2442),
+        (64, 1 << 17, 1, True, SERIES, 32),
+        (256, 30000, 1, True, SERIES, 8),
+        (2, 1000, 1, True, SERIES, 1),
+        (1, 10, 1, True, SERIES, 1),
+        (3, 1 << 20, 3, False, SERIES, 256),  # few lanes side by side
     ],
 )
-def test_choice(lanes, steps, neighbours, contiguous, kernel, pieces):
-    assert _plan.choose(lanes, steps, neighbours, contiguous, 12, 16, 16) == (kernel, pieces)
+def test_choice(lanes, steps, neighbours, contiguous, kernel, tiles):
+    assert _plan.choose(lanes, steps, neighbours, contiguous, 12, 16) == (kernel, tiles)
 
 
 @pytest.mark.parametrize(
-    ("lanes", "steps", "kernel", "pieces"),
-    [
-        (4096, 4096, SERIES, 1),
-        (64, 1 << 20, ONCE, 2048),
-        (64, 1 << 17, ONCE, 256),
-        (256, 30000, ONCE, 59),
-        (2, 1 << 20, SERIES, 1024),  # a state's way through all groups would take longer than reading twice
-        (2, 1000, SERIES, 1),
-    ],
+    ("lanes", "steps", "neighbours", "contiguous", "least", "most"),
+    [(1, 10**7, 1, True, 48, 60), (64 * 320, 512, 64 * 320, False, 48, 55), (32768, 2048, 1024, False, 269, 300)],
 )
-def test_choice_of_one_pass(lanes, steps, kernel, pieces):
-    assert _plan.choose(lanes, steps, 1, True, 12, 16, 16, may_look_back=True) == (kernel, pieces)
-    assert _plan.choose(lanes, steps, 1, True, 12, 16, 16).traversal == SERIES
+def test_predictions(lanes, steps, neighbours, contiguous, least, most):
+    """In microseconds, for a forward pass in float32."""
+    assert least <= _plan.estimate(lanes, steps, neighbours, contiguous, 12, 16).scan <= most
 
 
-@pytest.mark.parametrize(
-    ("lanes", "steps", "kernel", "pieces"),
-    [
-        (512, 65536, TILES, 512),
-        (4096, 4096, TILES, 32),
-        (40, 3000, TILES, 24),
-        (32, 1 << 20, LANES, 2048),  # a state's way through all tiles would take longer than reading twice
-        (12800, 105, LANES, 1),
-        (65536, 512, LANES, 1),
-        (40, 100, LANES, 1),
-    ],
-)
-def test_choice_of_tiles(lanes, steps, kernel, pieces):
-    assert _plan.choose(lanes, steps, lanes, False, 12, 16, 16, may_look_back=True) == (kernel, pieces)
-    assert _plan.choose(lanes, steps, lanes, False, 12, 16, 16).traversal == LANES
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_long_series_are_scanned_in_a_single_pass(dtype):
+    full = np.dtype(dtype), (64, 1 << 20), ((1 << 20) * int(dtype[1]), int(dtype[1]))
+    plan = _plan.forward("forget", ("f", "x", "h0"), full, full, None, None, 1, False, None)
+    assert [launch.kernel for launch in plan.launches] == ["clear", "scan", "series"]
+    assert set(plan.scratch) == {"descriptors"}
 
 
-@pytest.mark.parametrize(("dtype", "once"), [("f2", True), ("f4", True), ("f8", False)])
-def test_a_state_of_32_bits_stands_in_one_word(monkeypatch, dtype, once):
-    def kernels():
-        _plan.forward.cache_clear()
-        full = np.dtype(dtype), (64, 1 << 20), ((1 << 20) * int(dtype[1]), int(dtype[1]))
-        plan = _plan.forward("forget", ("f", "x", "h0"), full, full, None, None, 1, False, None)
-        return [launch.kernel for launch in plan.launches]
-
-    three = ["summarise_series", "fold", "series", "mend"]
-    assert kernels() == (["clear", "once", "mend"] if once else three)
-    monkeypatch.setattr(_plan, "LOOKS_BACK", False)
-    assert kernels() == three
-    _plan.forward.cache_clear()
-
-
-def test_words_are_cleared_by_one_kernel():
-    """Whatever looks back at them."""
-    made = {
-        (launch.kernel, launch.rule, launch.carry, launch.options, launch.elements, launch.time)
-        for (family, names), dtype in itertools.product([FORGET, LINEAR], ["f2", "f4"])
-        for full in [(np.dtype(dtype), (64, 1 << 20), ((1 << 20) * int(dtype[1]), int(dtype[1])))]
-        for plan in [
-            _plan.forward(family, (*names, "h0"), full, full, None, None, 1, False, None),
-            _plan.vjp(family, ("g", *names, "h"), *[full] * 4, None, None, 1, False, None),
-        ]
-        for launch in plan.launches
-        if launch.kernel == "clear"
-    }
-    assert len(made) == 1
+@pytest.mark.parametrize(("dtype", "family"), itertools.product(["f2", "f4", "f8"], [FORGET, LINEAR]))
+def test_all_descriptors_are_cleared(dtype, family):
+    """By the driver, which sets as many words of 32 bits as there are."""
+    name, names = family
+    full = np.dtype(dtype), (64, 1 << 20), ((1 << 20) * int(dtype[1]), int(dtype[1]))
+    forward = _plan.forward(name, (*names, "h0"), full, full, None, None, 1, False, None)
+    backward = _plan.vjp(name, ("g", *names, "h"), *[full] * 4, None, None, 1, False, None)
+    for plan, words in ((forward, 6 if name == "forget" else 3), (backward, 3)):
+        program = _run.program(plan, ())
+        kernel, _, cleared, _, place = program.launches[0]
+        assert (kernel, place) == (None, 0)  # that of the only region
+        assert (
+            program.scratch
+            >= 4 * cleared
+            == 16 + 64 * (1 + words * plan.launches[1].values["tiles"]) * 2 * max(4, int(dtype[1]))
+        )
 
 
 def test_complex_states_are_not_cut():
-    assert _plan.choose(1, 1 << 20, 1, True, 24, 8, 8, is_complex=True) == (LANES, 1)
+    assert _plan.choose(1, 1 << 20, 1, True, 24, 8, is_complex=True) == (LANES, 1)
 
 
 def test_more_series_than_can_be_counted():
@@ -517,6 +495,8 @@ def test_launches_are_within_a_driver_s_limits(shape, axis):
         ]
         for plan in plans:
             for launch in (*plan.launches, *(each for finish in plan.finish for each in finish[3])):
+                if launch.kernel == _plan.CLEAR:
+                    continue
                 assert 1 <= launch.threads <= 1024
                 assert all(1 <= n <= most for n, most in zip(launch.grid, (MOST, 65535, 65535), strict=True))
                 assert all(launch.values[name] <= MOST for name in _kernels._INT32 & launch.values.keys())
@@ -653,7 +633,7 @@ def test_the_assembler_fuses_nothing(monkeypatch):
 
 def test_the_size_of_a_block_and_the_parameters(a_kernel):
     assert a_kernel.threads == 128
-    assert a_kernel.parameters[:3] == ("a", "b", "h")
+    assert a_kernel.parameters[:4] == ("a", "a_time", "a_lane", "b")
 
 
 # ---- What is missing ------------------------------------------------------------------------------------------------

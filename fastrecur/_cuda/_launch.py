@@ -7,7 +7,6 @@ is the seam: tests put an emulator or a recorder in its place.
 
 import contextlib
 import functools
-import inspect
 import os
 import pathlib
 
@@ -27,8 +26,7 @@ class Kernel:
         self.key = name, rule, carry, options, elements, time
         self.name = name
         self.threads = _kernels.THREADS.get(name, _kernels.MOST_THREADS)
-        function = self.function(None)
-        self.parameters = tuple(inspect.signature(function).parameters)
+        self.parameters = _kernels.parameters(self.function(None))
         self.signature = _kernels.signature(self.parameters, carry, dict(elements), time)
         self.loaded = {}  # device -> what the driver launches
 

@@ -28,7 +28,8 @@ def plan(name, operands, steps, batch, width, reverse, gated, packed):
     carry = "f8" if element(product) == "f8" else "f4"
     # What may be left out is a null address.
     elements = {"carry": carry, "rows": "i8", "lengths": "i8", "states": element(product)}
-    values = dict(steps=steps, reverse=int(reverse), lanes=lanes, inners=width, states_time=0)
+    values = dict(steps=steps, reverse=int(reverse), lanes=lanes, middles=batch, inners=width, width=1, tiles=1)
+    values["states_time"] = 0
     values |= {"states_lane": (0, 0, 0), "lengths_lane": (0, 0, 0)}
     offsets = {}
     for label, dtype, (step, sequence) in operands:

@@ -262,7 +262,7 @@ def _take_shortcut(shortcut, places):
 def _run_aside(work, plan, aside, places, out):
     """Compute states that must not overwrite operands yet, and copy them to ``out``.
 
-    Pieces that are mended read their operands again, and others its first state: these must still be there.
+    The fix-up pass reads its operands again, and others its first state: these must still be there.
     """
     dtype = plan.plan.dtype
     with work.scratch(dtype.itemsize * int(np.prod(plan.plan.shape))) as states:
@@ -308,7 +308,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
         places = dict(
             a=_place(a), b=_place(b), h=h_at, h0=_place(h0), last=last_at, lengths=_place(lengths)
         )  # fmt: skip
-        if holds_h0 or (in_place and plan.choice.pieces > 1):
+        if holds_h0 or (in_place and plan.choice.tiles > 1):
             _run_aside(work, plan, _plan.forward(*operands, None, *told), places, out)
         else:
             work.run(plan, places)

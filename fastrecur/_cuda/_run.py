@@ -8,10 +8,11 @@ import ctypes
 from typing import NamedTuple
 
 from . import _launch
+from ._plan import CLEAR
 
 _PLACES = frozenset(
-    ("g", "a", "b", "h", "h0", "last", "first", "to_a", "to_b", "lengths", "summaries", "starts", "ends", "leads")
-    + ("words", "source", "target", "product", "keep", "states", "carry", "to_product", "rows")
+    ("g", "a", "b", "h", "h0", "last", "first", "to_a", "to_b", "lengths", "descriptors")
+    + ("source", "target", "product", "keep", "states", "carry", "to_product", "rows")
 )  # fmt: skip
 _NUMBERS = {"f4": ctypes.c_float, "f8": ctypes.c_double, "c8": ctypes.c_float, "c16": ctypes.c_double}
 _APART = 256  # scratch regions begin at multiples of so many bytes, as a driver's allocations do
@@ -102,10 +103,10 @@ def _program(plan, names):
 def _prepare(launch, index):
     """Return a launch with its kernel, its arguments with all that is known, and where which places go.
 
-    Words are cleared by the driver, not by a kernel.
+    Descriptors are cleared by the driver, not by a kernel.
     """
-    if launch.kernel == "clear":
-        return None, None, 4 * launch.values["sixteens"], None, index["words"]
+    if launch.kernel == CLEAR:
+        return None, None, launch.values["words"], None, index["descriptors"]
     kernel = _launch.kernel(launch.kernel, launch.rule, launch.carry, launch.options, launch.elements, launch.time)
     template, slots, is_complex = [], [], launch.carry in ("c8", "c16")
     elements, other = dict(launch.elements), dict(launch.places)

@@ -235,6 +235,6 @@ def kernels(case):
         _plan.forward(family, (*names, "h0"), gate, value, state, None, *told),
         _plan.vjp(family, ("grad_h", *names, "h"), full, gate, value, full, state, None, *told),
     ]
-    launches = [each for plan in plans for each in plan.launches if each.kernel != "clear"]
+    launches = [each for plan in plans for each in plan.launches if each.kernel != _plan.CLEAR]
     launches += [each for plan in plans for finish in plan.finish for each in finish[3]]
     return {_launch.kernel(s.kernel, s.rule, s.carry, s.options, s.elements, s.time) for s in launches}

@@ -148,12 +148,7 @@ def replanned(call, **names):
 def unsplit(call):
     """Run with time in one piece."""
     choose = _plan.choose
-    return replanned(call, choose=lambda *a, **k: choose(*a, **k)._replace(pieces=1), LOOKS_BACK=False)
-
-
-def three_phases(call):
-    """Run without looking back."""
-    return replanned(call, LOOKS_BACK=False)
+    return replanned(call, choose=lambda *a, **k: choose(*a, **k)._replace(tiles=1))
 
 
 # ---- Correctness -----------------------------------------------------------------------------------------------------
@@ -266,19 +261,11 @@ def lanes(bench):
 
 @group("long", 120)
 def long(bench):
-    """Few series of many steps, by each of the ways."""
-    for shape, axis, times in [
-        ((65536, 8, 64), 0, [("143-160", "225-250"), ("286-320", "360-400")]),
-        ((64, 1 << 20), 1, [("270-310", "450-840"), ("540-620", "720-1500")]),
-    ]:
-        for gradient, (once, three) in zip((False, True), times, strict=True):
-            what = f"{shape}{' time-contiguous' * axis}{' gradient' * gradient}"
-            bench.timed(f"{what}, one pass", once, shape, axis, gradient=gradient)
-            three_phases(
-                lambda w=what, p=three, s=shape, a=axis, g=gradient: bench.timed(
-                    f"{w}, three phases", p, s, a, gradient=g
-                )
-            )
+    """Few series of many steps."""
+    for shape, axis, times in [((65536, 8, 64), 0, ("143-160", "286-320")), ((64, 1 << 20), 1, ("270-310", "540-620"))]:
+        for gradient, predicted in zip((False, True), times, strict=True):
+            what = f"{shape}{' time-contiguous' * axis}{' gradient' * gradient}, single pass"
+            bench.timed(what, predicted, shape, axis, gradient=gradient)
     unsplit(lambda: bench.timed("(65536,8,64) unsplit", "2600-3300", (65536, 8, 64)))
     bench.timed("(4096,4096) time-contiguous", "70-78", (4096, 4096), 1)
     bench.timed("(4096,4096) time-contiguous gradient", "140-156", (4096, 4096), 1, gradient=True)

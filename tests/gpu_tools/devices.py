@@ -25,7 +25,7 @@ import ptx_emulator
 
 import fastrecur
 from fastrecur import _cache
-from fastrecur._cuda import _launch, _plan
+from fastrecur._cuda import _launch, _look_back, _plan
 
 CAPABILITY = (8, 0)
 
@@ -393,16 +393,12 @@ DlpackArray.__module__ = "otherlibrary"
 
 
 def looking_back(choose):
-    """Return a choice of kernels by which time of more than one chunk or tile takes one pass, however few they are."""
+    """Return a choice of kernels by which time of more than one tile is cut, however few series there are."""
 
-    def chosen(lanes, steps, neighbours, contiguous, word, ahead, *arguments, may_look_back=False, **options):
-        found = choose(
-            lanes, steps, neighbours, contiguous, word, ahead, *arguments, may_look_back=may_look_back, **options
-        )
-        if may_look_back and found.traversal == _plan.SERIES and steps > 512:
-            return _plan.Choice(_plan.ONCE, 2)
-        if may_look_back and found.traversal == _plan.LANES and steps > 128:
-            return _plan.Choice(_plan.TILES, 2)
-        return found
+    def chosen(lanes, steps, neighbours, contiguous, word, ahead, is_complex=False):
+        found = choose(lanes, steps, neighbours, contiguous, word, ahead, is_complex)
+        across = 1 if found.traversal == _plan.SERIES else _plan.ACROSS
+        is_cut = steps > _look_back.THREADS // across * ahead and not is_complex
+        return found._replace(tiles=2 if is_cut else 1)
 
     return chosen
