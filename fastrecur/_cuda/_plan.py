@@ -184,8 +184,8 @@ def _packs(names, elements, sizes, time, most):
     return packs
 
 
-def _grid(threads, per_block, pieces):
-    return (-(-threads // per_block), pieces, 1)
+def _grid(threads, per_block):
+    return (-(-threads // per_block), 1, 1)
 
 
 def _block(threads):
@@ -268,7 +268,7 @@ def _launches(geometry, rule, carry, elements, back, **told):
     def launch(kernel, threads, per_block, **options):
         return Launch(
             kernel + back, rule, carry, tuple(sorted((told | options).items())), tuple(sorted(elements.items())),
-            geometry.time, _grid(threads, per_block, 1), per_block, geometry.values,
+            geometry.time, _grid(threads, per_block), per_block, geometry.values,
         )  # fmt: skip
 
     if tiles > 1:

@@ -45,6 +45,6 @@ def plan(name, operands, steps, batch, width, reverse, gated, packed):
     per_block = _plan._block(lanes)
     launch = _plan.Launch(
         name, "", carry, tuple(sorted(options.items())), tuple(sorted(elements.items())), "i8",
-        _plan._grid(lanes, per_block, 1), per_block, values,
+        _plan._grid(lanes, per_block), per_block, values,
     )  # fmt: skip
     return _plan.DevicePlan(None, carry, (), _plan.Choice(_plan.LANES, 1), (launch,), {}, (offsets,))
