@@ -193,6 +193,8 @@ def _take_foreign(name, value):
         raise TypeError(say.mixed([(name, "torch"), (None, "numpy")]))
     if hasattr(value, "__cuda_array_interface__"):
         raise TypeError(say.gpu(name, type(value)))
+    if getattr(value, "__cuda_ndarray__", False):
+        raise TypeError(say.simulated(name))
     if hasattr(value, "__dlpack__"):
         array = _take_dlpack(name, value)
     elif hasattr(value, "__array_interface__"):

@@ -459,3 +459,29 @@ out_lazy = _message("`out` must be left out with Dask arrays: they are lazy, and
 lazy_stream = _message(
     "`chunk` must be in memory for a stream, got a Dask array: pass the whole array to ewm_mean instead"
 )
+
+
+def cuda_version(number):
+    """Return a version of CUDA as people write it, from the driver's number for it."""
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def gpu_old_driver(needed, version):
+    newer, other = ("580", ", or pip install '.[cuda12]'") if needed > 12 else ("525", "")
+    return (
+        f"arrays on a GPU need a driver for CUDA {needed}, which is {newer} or later, with the packages that are "
+        f"installed, got one for CUDA {cuda_version(version)}: update the driver{other}"
+    )
+
+
+gpu_capture = _message(
+    "a call that is captured into a CUDA graph must not allocate its results, for arrays of {library}: pass `out`, "
+    "keep `lengths` on the device, and capture no `return_state`, no gradient and no empty array"
+)
+gpu_capture_unloaded = _message(
+    "a call that is captured into a CUDA graph must have its kernels loaded: make the same call once before"
+)
+simulated = _message(
+    "`{name}` must not be an array of Numba's simulator (NUMBA_ENABLE_CUDASIM), which no GPU holds: pass its "
+    "`copy_to_host()`"
+)

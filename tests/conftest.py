@@ -1,6 +1,7 @@
 """What every test may ask for."""
 
 import gc
+import importlib.util
 import os
 import subprocess
 import sys
@@ -30,6 +31,18 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("fastrecur")
+
+
+if importlib.util.find_spec("numba_cuda") is None:
+    # They compile kernels, for which no card is needed: pip install '.[test,cuda13]'.
+    collect_ignore_glob = ["test_gpu_*.py", "torch/*_cuda.py"]
+
+
+def pytest_report_header(config):
+    """Say why tests are left out."""
+    if "collect_ignore_glob" in globals():
+        return "no tests of GPU kernels: numba-cuda is missing, pip install '.[test,cuda13]'"
+    return None
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import functools
+import importlib.metadata
 import itertools
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import types
 
 import devices
+import machine_code
 import ml_dtypes
 import numpy as np
 import pytest
@@ -18,8 +20,8 @@ from problems import FORGET, LINEAR
 
 import fastrecur
 from fastrecur import _cache
-from fastrecur._cuda import _arrays, _device, _launch, _plan, _recurrence
-from fastrecur._cuda._plan import LANES, ONCE, SERIES, TILES
+from fastrecur._cuda import _arrays, _device, _kernels, _launch, _numba_cuda, _plan, _recurrence, _run
+from fastrecur._cuda._plan import LANES, SERIES
 
 F = np.random.default_rng(0).random((20, 40)).astype(np.float32)
 X = np.random.default_rng(1).standard_normal((20, 40)).astype(np.float32)
@@ -156,11 +158,11 @@ def test_torch_is_asked_for_memory_and_streams(driver, monkeypatch):
     library.library.device = lambda kind, number: (asked.append((kind, number)), host)[1]
     library.library.from_numpy = lambda array: Host()
     for dtype, strides in [(np.float32, (4, 12)), (ml_dtypes.bfloat16, None)]:
-        made, pointer = library.empty((3, 5), np.dtype(dtype), strides, 2)
+        made, pointer = library.empty((3, 5), np.dtype(dtype), strides, 2, 7)
         assert (made.shape, made.data_ptr()) == ((3, 5), pointer)
         assert made.stride() == ((5, 1) if strides is None else (1, 3))
         assert asked.pop() == ("cuda", 2)
-    assert library.upload(np.ones(3), 2) == "copy"
+    assert library.upload(np.ones(3), 2, 7) == "copy"
     assert asked == ["pinned", ("cuda", 2), (host, True)]
     library.raw_stream = None
     library.library.cuda = types.SimpleNamespace(
@@ -399,97 +401,106 @@ def test_other_addresses_that_are_no_multiples_of_the_size(driver, cupy):
 
 
 @pytest.mark.parametrize(
-    ("lanes", "steps", "neighbours", "contiguous", "kernel", "pieces"),
+    ("lanes", "steps", "neighbours", "contiguous", "kernel", "tiles"),
     [
         (12800, 105, 12800, False, LANES, 1),  # the PTB language model's
         (65536, 512, 65536, False, LANES, 1),
-        (32768, 2048, 1024, False, LANES, 1),
-        (512, 65536, 512, False, LANES, 128),
-        (4096, 4096, 1, True, SERIES, 1),
-        (1, 1 << 20, 1, True, SERIES, 1024),
-        (3, 1 << 20, 3, False, SERIES, 512),  # few lanes side by side
-        (1000000, 16, 1, True, SERIES, 1),
-        (1000000, 1, 1000000, False, LANES, 1),
-        (1, 10, 1, True, SERIES, 1),
+        (32768, 2048, 1024, False, LANES, 16),  # fewer threads than keep memory busy
+        (512, 65536, 512, False, LANES, 512),
+        (4096, 4096, 4096, False, LANES, 32),
+        (32, 1 << 20, 32, False, LANES, 8192),
+        (40, 3000, 40, False, LANES, 24),
+        (40, 100, 40, False, LANES, 1),
         (40, 100, 1, False, LANES, 1),
+        (1000000, 1, 1000000, False, LANES, 1),
+        (4096, 4096, 1, True, SERIES, 1),
+        (1000000, 16, 1, True, SERIES, 1),
+        (1, 10**7, 1, True, SERIES, 2442),
+        (64, 1 << 17, 1, True, SERIES, 32),
+        (256, 30000, 1, True, SERIES, 8),
+        (2, 1000, 1, True, SERIES, 1),
+        (1, 10, 1, True, SERIES, 1),
+        (3, 1 << 20, 3, False, SERIES, 256),  # few lanes side by side
     ],
 )
-def test_choice(lanes, steps, neighbours, contiguous, kernel, pieces):
-    assert _plan.choose(lanes, steps, neighbours, contiguous, 12, 16, 16) == (kernel, pieces)
+def test_choice(lanes, steps, neighbours, contiguous, kernel, tiles):
+    assert _plan.choose(lanes, steps, neighbours, contiguous, 12, 16) == (kernel, tiles)
 
 
 @pytest.mark.parametrize(
-    ("lanes", "steps", "kernel", "pieces"),
-    [
-        (4096, 4096, SERIES, 1),
-        (64, 1 << 20, ONCE, 2048),
-        (64, 1 << 17, ONCE, 256),
-        (256, 30000, ONCE, 59),
-        (2, 1 << 20, SERIES, 1024),  # a state's way through all groups would take longer than reading twice
-        (2, 1000, SERIES, 1),
-    ],
+    ("lanes", "steps", "neighbours", "contiguous", "least", "most"),
+    [(1, 10**7, 1, True, 48, 60), (64 * 320, 512, 64 * 320, False, 48, 55), (32768, 2048, 1024, False, 269, 300)],
 )
-def test_choice_of_one_pass(lanes, steps, kernel, pieces):
-    assert _plan.choose(lanes, steps, 1, True, 12, 16, 16, may_look_back=True) == (kernel, pieces)
-    assert _plan.choose(lanes, steps, 1, True, 12, 16, 16).traversal == SERIES
+def test_predictions(lanes, steps, neighbours, contiguous, least, most):
+    """In microseconds, for a forward pass in float32."""
+    assert least <= _plan.estimate(lanes, steps, neighbours, contiguous, 12, 16).scan <= most
 
 
-@pytest.mark.parametrize(
-    ("lanes", "steps", "kernel", "pieces"),
-    [
-        (512, 65536, TILES, 512),
-        (4096, 4096, TILES, 32),
-        (40, 3000, TILES, 24),
-        (32, 1 << 20, LANES, 2048),  # a state's way through all tiles would take longer than reading twice
-        (12800, 105, LANES, 1),
-        (65536, 512, LANES, 1),
-        (40, 100, LANES, 1),
-    ],
-)
-def test_choice_of_tiles(lanes, steps, kernel, pieces):
-    assert _plan.choose(lanes, steps, lanes, False, 12, 16, 16, may_look_back=True) == (kernel, pieces)
-    assert _plan.choose(lanes, steps, lanes, False, 12, 16, 16).traversal == LANES
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_long_series_are_scanned_in_a_single_pass(dtype):
+    full = np.dtype(dtype), (64, 1 << 20), ((1 << 20) * int(dtype[1]), int(dtype[1]))
+    plan = _plan.forward("forget", ("f", "x", "h0"), full, full, None, None, 1, False, None)
+    assert [launch.kernel for launch in plan.launches] == ["clear", "scan", "series"]
+    assert set(plan.scratch) == {"descriptors"}
 
 
-@pytest.mark.parametrize(("dtype", "once"), [("f2", True), ("f4", True), ("f8", False)])
-def test_a_state_of_32_bits_stands_in_one_word(monkeypatch, dtype, once):
-    def kernels():
-        _plan.forward.cache_clear()
-        full = np.dtype(dtype), (64, 1 << 20), ((1 << 20) * int(dtype[1]), int(dtype[1]))
-        plan = _plan.forward("forget", ("f", "x", "h0"), full, full, None, None, 1, False, None)
-        return [launch.kernel for launch in plan.launches]
-
-    three = ["summarise_series", "fold", "series", "mend"]
-    assert kernels() == (["clear", "once", "mend"] if once else three)
-    monkeypatch.setattr(_plan, "LOOKS_BACK", False)
-    assert kernels() == three
-    _plan.forward.cache_clear()
-
-
-def test_words_are_cleared_by_one_kernel():
-    """Whatever looks back at them."""
-    made = {
-        (launch.kernel, launch.rule, launch.carry, launch.options, launch.elements, launch.time)
-        for (family, names), dtype in itertools.product([FORGET, LINEAR], ["f2", "f4"])
-        for full in [(np.dtype(dtype), (64, 1 << 20), ((1 << 20) * int(dtype[1]), int(dtype[1])))]
-        for plan in [
-            _plan.forward(family, (*names, "h0"), full, full, None, None, 1, False, None),
-            _plan.vjp(family, ("g", *names, "h"), *[full] * 4, None, None, 1, False, None),
-        ]
-        for launch in plan.launches
-        if launch.kernel == "clear"
-    }
-    assert len(made) == 1
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+@pytest.mark.parametrize("family", [FORGET, LINEAR])
+def test_all_descriptors_are_cleared(dtype, family):
+    """By the driver, which sets as many words of 32 bits as there are."""
+    name, names = family
+    full = np.dtype(dtype), (64, 1 << 20), ((1 << 20) * int(dtype[1]), int(dtype[1]))
+    forward = _plan.forward(name, (*names, "h0"), full, full, None, None, 1, False, None)
+    backward = _plan.vjp(name, ("g", *names, "h"), *[full] * 4, None, None, 1, False, None)
+    for plan, words in ((forward, 6 if name == "forget" else 3), (backward, 3)):
+        program = _run.program(plan, ())
+        kernel, _, cleared, _, place = program.launches[0]
+        assert (kernel, place) == (None, 0)  # that of the only region
+        assert (
+            program.scratch
+            >= 4 * cleared
+            == 16 + 64 * (1 + words * plan.launches[1].values["tiles"]) * 2 * max(4, int(dtype[1]))
+        )
 
 
 def test_complex_states_are_not_cut():
-    assert _plan.choose(1, 1 << 20, 1, True, 24, 8, 8, is_complex=True) == (LANES, 1)
+    assert _plan.choose(1, 1 << 20, 1, True, 24, 8, is_complex=True) == (LANES, 1)
 
 
 def test_more_series_than_can_be_counted():
     signature = np.dtype(np.float32), (2, 1 << 31), (0, 0)
     with pytest.raises(ValueError, match=r"fewer than 2\*\*31 series.*got 2147483648 series of 2 steps"):
         _plan.forward("forget", ("f", "x", "h0"), None, signature, None, None, 0, False, None)
+
+
+MOST = (1 << 31) - 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((2, MOST), 0), ((MOST, 2), 1), ((1, MOST), 1), ((MOST,), 0), ((1 << 20, 1 << 14), 0), ((1 << 14, 1 << 20), 1)],
+)
+def test_launches_are_within_a_driver_s_limits(shape, axis):
+    """Of the largest problems too: blocks along both axes of a grid, threads, and what kernels take as int32."""
+
+    def signature(shape, dtype):
+        strides = tuple(dtype.itemsize * int(np.prod(shape[k + 1 :], dtype=np.int64)) for k in range(len(shape)))
+        return dtype, shape, strides
+
+    for dtype, is_shared in itertools.product(map(np.dtype, ("f2", "f4", "f8")), (False, True)):
+        full, state = signature(shape, dtype), signature(shape[:axis] + shape[axis + 1 :], dtype)
+        gate = None if is_shared else full
+        plans = [
+            _plan.forward("forget", ("f", "x", "h0"), gate, full, state, None, axis, False, None),
+            _plan.vjp("forget", ("g", "f", "x", "h"), full, gate, full, full, state, None, axis, False, None),
+        ]
+        for plan in plans:
+            for launch in (*plan.launches, *(each for finish in plan.finish for each in finish[3])):
+                if launch.kernel == _plan.CLEAR:
+                    continue
+                assert 1 <= launch.threads <= 1024
+                assert all(1 <= n <= most for n, most in zip(launch.grid, (MOST, 65535, 65535), strict=True))
+                assert all(launch.values[name] <= MOST for name in _kernels._INT32 & launch.values.keys())
 
 
 def test_more_axes_than_can_be_summed_over(driver, cupy):
@@ -540,6 +551,25 @@ def test_what_a_kept_kernel_depends_on(a_kernel, tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 3
 
 
+@pytest.mark.parametrize("package", ["nvidia-nvjitlink", "nvidia-cuda-nvcc-cu12", "nvidia-nvjitlink-cu12"])
+def test_kernels_of_other_compilers_are_others(monkeypatch, package):
+    """CUDA 12's packages have names of their own."""
+    version = importlib.metadata.version
+
+    def other(name):
+        return "another" if name == package else version(name)
+
+    before = _launch.digest()
+    _cache.digest.cache_clear()
+    monkeypatch.setattr(importlib.metadata, "version", other)
+    assert _launch.digest() != before
+    _cache.digest.cache_clear()
+    monkeypatch.undo()
+    assert _launch.digest() == before
+    monkeypatch.setenv("CUDA_HOME", "/another/toolkit")
+    assert _launch.digest() != before
+
+
 def test_no_place_for_kernels(a_kernel, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FASTRECUR_CACHE_DIR", str(tmp_path / "file" / "cache"))
@@ -571,9 +601,40 @@ def test_cache_folder(monkeypatch, tmp_path, variable):
     assert str(_cache.folder()).startswith(str(tmp_path))
 
 
+MUL_ADD = """
+.version 6.4
+.target sm_75
+.address_size 64
+.visible .entry kernel_0(.param .u64 at)
+{
+    .reg .f32 %f<5>;
+    .reg .b64 %rd<3>;
+    ld.param.u64 %rd1, [at];
+    cvta.to.global.u64 %rd2, %rd1;
+    ld.global.f32 %f1, [%rd2];
+    ld.global.f32 %f2, [%rd2+4];
+    mul.f32 %f3, %f1, %f2;
+    add.f32 %f4, %f3, %f1;
+    st.global.f32 [%rd2], %f4;
+    ret;
+}
+"""
+
+
+def test_the_assembler_fuses_nothing(monkeypatch):
+    """Else bits are the assembler's choice: not those of the PTX, which runs in tests, nor the same on every card."""
+    from cuda.core import LinkerOptions
+
+    opcodes = machine_code.assembled(MUL_ADD, "sm_90").opcodes
+    assert opcodes["FMUL"] and opcodes["FADD"] and not opcodes["FFMA"]
+    # What it does unless it is told.
+    monkeypatch.setattr(_launch, "linker_options", lambda arch, *more: LinkerOptions(arch=arch, ptxas_options=[*more]))
+    assert machine_code.together.__wrapped__((MUL_ADD,), "sm_90")[0].opcodes["FFMA"]
+
+
 def test_the_size_of_a_block_and_the_parameters(a_kernel):
     assert a_kernel.threads == 128
-    assert a_kernel.parameters[:3] == ("a", "b", "h")
+    assert a_kernel.parameters[:4] == ("a", "a_time", "a_lane", "b")
 
 
 # ---- What is missing ------------------------------------------------------------------------------------------------
@@ -606,77 +667,38 @@ def test_without_the_packages(monkeypatch):
         _launch.CudaCore()
 
 
-class Core:
-    """What `CudaCore` asks of cuda.core."""
+def test_what_is_needed_of_numba_cuda():
+    """Names that it does not document, each probed."""
+    from numba.cuda import decorators, dispatcher
 
-    log: list = []
-    current = 0
-
-    class Device:
-        def __init__(self, number=None):
-            self.device_id = Core.current if number is None else number
-            self.compute_capability, self.name = ((9, 0), (8, 0), (7, 0))[self.device_id], f"card {self.device_id}"
-
-        def set_current(self):
-            Core.current = self.device_id
-
-        @staticmethod
-        def get_all_devices():
-            return [Core.Device(k) for k in range(3)]
-
-    class Stream:
-        @staticmethod
-        def from_handle(handle):
-            stream = Core.Stream()
-            stream.handle = handle
-            return stream
-
-        def wait(self, other):
-            Core.log.append(("wait", other.handle, self.handle))
-
-    class LaunchConfig:
-        def __init__(self, grid, block):
-            self.grid, self.block = grid, block
-
-    class ObjectCode:
-        @staticmethod
-        def from_cubin(code):
-            made = Core.ObjectCode()
-            made.get_kernel = lambda name: (code, name)
-            return made
-
-    @staticmethod
-    def launch(stream, config, kernel, *arguments):
-        Core.log.append((Core.current, stream.handle, config.grid, config.block, kernel, arguments))
+    assert _numba_cuda.missing() == []
+    assert dispatcher.CUDADispatcher.compile_device.__globals__ is vars(dispatcher)
+    assert issubclass(_numba_cuda._Helper, dispatcher.CUDADispatcher)
+    assert decorators.jit.__globals__["CUDADispatcher"] is dispatcher.CUDADispatcher
+    with pytest.MonkeyPatch.context() as patches:
+        patches.delattr(decorators, "jit")
+        assert _numba_cuda.missing() == ["decorators.jit"]
 
 
-def test_launching_by_cuda_core(a_kernel, monkeypatch):
-    monkeypatch.setattr(Core, "log", [])
-    monkeypatch.setitem(sys.modules, "cuda.core", Core)
-    monkeypatch.setattr(sys.modules["cuda"], "core", Core, raising=False)
-    monkeypatch.setattr(_launch, "cubin", lambda kernel, capability: (capability, "name"))
-    driver = _launch.CudaCore()
-    for device in [0, 1, 1]:
-        driver.launch(a_kernel, (2, 1, 1), 64, [1, 2], device, 5)
-        assert Core.current == 0
-    assert Core.log == [(d, 5, (2, 1, 1), 64, ((9 - d, 0), "name"), (1, 2)) for d in (0, 1, 1)]
-    driver.order(5, 6, 0)
-    assert Core.log[-1] == ("wait", 5, 6)
-    with pytest.raises(RuntimeError, match="7.0 on device 2"):
-        driver.launch(a_kernel, (1, 1, 1), 64, [], 2, 5)
-    asked = []
-    bindings = types.SimpleNamespace(
-        CUpointer_attribute=types.SimpleNamespace(CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL=9),
-        cuPointerGetAttribute=lambda *given: asked.append(given) or (given[1] == 0, 2),
+def test_arrays_of_the_simulator(run_python):
+    """No GPU holds them: today's result would be an array of the host, which their owner does not expect."""
+    run_python(
+        """
+import numpy as np
+import fastrecur
+from numba import cuda
+x = cuda.to_device(np.ones(5))
+for call in (lambda: fastrecur.forget_mult(0.5, x), lambda: fastrecur.linear_recurrence(x, np.ones(5))):
+    try:
+        call()
+    except TypeError as error:
+        assert "must not be an array of Numba's simulator" in str(error), error
+    else:
+        raise AssertionError
+assert fastrecur.forget_mult(0.5, x.copy_to_host())[0] == 0.5
+""",
+        NUMBA_ENABLE_CUDASIM="1",
     )
-    monkeypatch.setattr(sys.modules["cuda"], "bindings", types.SimpleNamespace(driver=bindings), raising=False)
-    monkeypatch.setitem(sys.modules, "cuda.bindings", sys.modules["cuda"].bindings)
-    assert driver.device_of(4096) == 2
-    assert asked == [(9, 4096)]
-    with pytest.raises(RuntimeError, match="driver"):
-        driver.device_of(0)
-    assert len(driver.describe()) == 3
-    assert "too old" in driver.describe()[2]
 
 
 def test_a_kernel_is_nothing_for_the_host():

@@ -7,12 +7,18 @@ from machine_code import together
 from problems import DTYPES, FORGET, LINEAR, SHAPES, kernels, pooling
 
 SIZES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
-ONE_PASS = "one pass", "tiles"
-CASES = [case for case in SHAPES if case not in ONE_PASS]
+PROCESSORS = {"sm_80": 164 << 10, "sm_90": 228 << 10}  # bytes of shared memory, an A100's and an H100's
+SCANNED = "tiles of lanes", "tiles of series"
+CASES = [case for case in SHAPES if case not in SCANNED]
 CARDS = {
     f"sm_{10 * major + minor}": (major, minor)
     for major, minor in [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)]
 }
+
+
+def kernel_carry(kernel):
+    """The name of what a kernel computes in."""
+    return {"f4": "float32", "f8": "float64"}[kernel.key[2]]
 
 
 def check(kernel, code, dtype, card):
@@ -26,25 +32,33 @@ def check(kernel, code, dtype, card):
     assert not calls or kernel.name == "sums"
     if dtype != "float64":
         assert not [op for op in code.opcodes if op in ("DADD", "DMUL", "DFMA") or op.startswith("DSETP")]
+    options, elements = dict(kernel.key[3]), dict(kernel.key[4])
     wide = sum(count for op, count in code.opcodes.items() if op.startswith("LDG") and ".128" in op)
-    if kernel.name in ("series", "series_vjp", "summarise_series", "summarise_series_back", "once", "once_vjp"):
+    is_scan = kernel.name in ("scan", "scan_vjp")
+    packs = [pack for name, pack in options.get("packs", ()) if name in ("a", "b")]
+    if any(packs):
         assert wide >= 2
-        if "number" not in dict(kernel.key[4]).values():
-            operands = 2 if not kernel.name.endswith("_vjp") else 3 if kernel.key[1] == "linear" else 4
-            steps = dict(kernel.key[3])["count"]
-            assert code.in_flight >= operands * steps * SIZES[dtype], "operands wait for each other"
-    if kernel.name in ("tiles", "tiles_vjp"):
-        operands = 2 if kernel.name == "tiles" else 3 if kernel.key[1] == "linear" else 4
-        assert code.in_flight >= operands * dict(kernel.key[3])["count"] * SIZES[dtype], "operands wait for each other"
-    if kernel.name in ("once", "once_vjp", "tiles", "tiles_vjp"):
-        # A summary and the state before a group, or a turn, are looked at and published as words; a turn is drawn.
-        summary = 2 if kernel.name.endswith("_vjp") or kernel.key[1] == "linear" else 4
-        assert code.opcodes["LDG.E.64.STRONG.GPU"] >= summary + 1
-        assert code.opcodes["STG.E.64.STRONG.GPU"] >= summary + 2
+    if (any(packs) or is_scan) and "number" not in elements.values() and not options.get("is_fix_up"):
+        operands = 2 if not kernel.name.endswith("_vjp") else 3 if kernel.key[1] == "linear" else 4
+        assert code.in_flight >= operands * options["count"] * SIZES[dtype], "operands wait for each other"
+    if is_scan:
+        # A summary and the state before a tile are looked at and published as words; a ticket is taken.
+        summary, words = (
+            2 if kernel.name == "scan_vjp" or kernel.key[1] == "linear" else 4,
+            SIZES[kernel_carry(kernel)] // 4,
+        )
+        assert code.opcodes["LDG.E.64.STRONG.GPU"] >= words * (summary + 1)
+        assert code.opcodes["STG.E.64.STRONG.GPU"] >= words * (summary + 2)
         assert sum(count for op, count in code.opcodes.items() if op.startswith("ATOMG.E.ADD.STRONG.GPU")) == 1
+        # Who waits naps between looks, and not for ever.
+        assert any(op.startswith("NANOSLEEP") for op in code.opcodes)
+        assert code.opcodes["BPT.TRAP"]
+        if card in PROCESSORS and kernel.target(CARDS[card])[1] > 1:
+            assert 2 * (code.shared + 1024) <= PROCESSORS[card]
+            assert 2 * kernel.threads * -(-code.registers // 8) * 8 <= 65536
     if kernel.name in ("lanes", "lanes_vjp"):
-        steps = dict(kernel.key[3])["ahead"]
-        numbers = sum(dict(kernel.key[4])[operand] == "number" for operand in "ab")
+        steps = options["ahead"]
+        numbers = sum(elements[operand] == "number" for operand in "ab")
         operands = 2 if kernel.name == "lanes" else 3 if kernel.key[1] == "linear" else 4
         operands -= numbers
         share = 0.6 if numbers or dtype == "float64" else 0.8
@@ -57,10 +71,7 @@ def check_all(kernels, card, dtype, fills=False):
     codes = together(tuple(devices.ptx(kernel, CARDS[card]) for kernel in kernels), card)
     for kernel, code in zip(kernels, codes, strict=True):
         check(kernel, code, dtype, card)
-        # A fold reads a few numbers for each piece; and mending is rare.
-        few = kernel.name in ("fold", "mend_back")
-        # What a tile's gradient would need, three operands of 16 bits, takes more registers than an A100 has.
-        few |= kernel.name == "tiles_vjp" and kernel.key[1] == "linear" and SIZES[dtype] == 2 and card == "sm_80"
+        few = dict(kernel.key[3]).get("is_fix_up")  # which is rare
         if fills and code.in_flight and not few:
             assert table.row_of(code, kernel, "", dtype, card).enough is not False, kernel.name
     return zip(kernels, codes, strict=True)
@@ -75,13 +86,15 @@ def test_recurrences(family, dtype, card):
 
 
 @pytest.mark.parametrize("card", CARDS)
-@pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype != "float64"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", [FORGET, LINEAR], ids=["average", "linear"])
-def test_one_pass(family, dtype, card):
-    every = [each for case in ONE_PASS for each in kernels(DTYPES[dtype], family, case)]
-    walks = [each for each in every if each.name.startswith(("once", "tiles"))]
-    assert [each.name for each in walks] == ["once", "once_vjp", "tiles", "tiles_vjp"]
-    check_all(walks, card, dtype, fills=True)
+def test_single_pass_scan(family, dtype, card):
+    every = [each for case in SCANNED for each in kernels(DTYPES[dtype], family, case)]
+    assert [each.name for each in every] == 2 * ["scan", "series", "scan_vjp", "series_vjp"]
+    few = {each.name for each in every if each.name.startswith("scan") and each.target(CARDS[card])[1] < 2}
+    may = family == FORGET and CARDS[card] < (9, 0) and (dtype == "float64" or card != "sm_80")
+    assert few == ({"scan"} if may else set())
+    check_all(every, card, dtype, fills=True)
 
 
 @pytest.mark.parametrize("case", ["lanes", "series"])

@@ -18,8 +18,7 @@ import fastrecur
 from fastrecur import reference
 from fastrecur._cuda import _launch, _plan, _recurrence, _run
 
-ONCE = _plan.ONCE
-WAYS = [(0, 1), (0, 3), (0, ONCE), (1, 1), (1, 3), (1, ONCE)]  # axis and pieces
+WAYS = [(0, False), (0, True), (1, False), (1, True)]  # the axis, and whether time is cut into tiles
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 
 
@@ -38,24 +37,28 @@ def gpu(monkeypatch):
 
 
 @pytest.fixture
-def in_pieces(monkeypatch):
-    """Let short lanes be cut into pieces of time as long ones are, or, where time is contiguous, take one pass."""
+def cut(monkeypatch):
+    """Let short time be cut into tiles as long time is, or not at all."""
 
-    def cut(pieces):
-        plain = choose
-
-        def chosen(*arguments, **options):
-            return plain(*arguments, **options | {"may_look_back": False})._replace(pieces=pieces)
-
-        monkeypatch.setattr(_plan, "choose", devices.looking_back(choose) if pieces == ONCE else chosen)
-        _recurrence._shortcuts.clear()
-        _plan.forward.cache_clear()
-        _plan.vjp.cache_clear()
+    def choose_by(is_cut):
+        uncut = lambda *arguments: choose(*arguments)._replace(tiles=1)  # noqa: E731
+        monkeypatch.setattr(_plan, "choose", devices.looking_back(choose) if is_cut else uncut)
+        forget_plans()
 
     choose = _plan.choose
-    yield cut
+    yield choose_by
+    forget_plans()
+
+
+def forget_plans():
+    _recurrence._shortcuts.clear()
     _plan.forward.cache_clear()
     _plan.vjp.cache_clear()
+
+
+def longer(axis, is_cut):
+    """How many times as long time must be for several tiles: where it is contiguous, all threads of a tile share it."""
+    return 5 if axis and is_cut else 1
 
 
 def launched(driver):
@@ -65,7 +68,8 @@ def launched(driver):
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("reverse", [False, True])
-def test_lanes(gpu, rng, name, dtype, reverse):
+def test_lanes(gpu, cut, rng, name, dtype, reverse):
+    cut(False)
     for shape in [(1, 40), (15, 33), (16, 32), (17, 150), (33, 65), (40, 2, 37)]:
         h0 = rng.standard_normal(shape[1:]).astype(dtype)
         gate, value = operands(rng, shape, dtype)
@@ -80,7 +84,8 @@ def test_lanes(gpu, rng, name, dtype, reverse):
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("reverse", [False, True])
-def test_contiguous_time(gpu, rng, name, dtype, reverse):
+def test_contiguous_time(gpu, cut, rng, name, dtype, reverse):
+    cut(False)
     for shape in [(1, 2), (3, 7), (9, 8), (5, 16), (40, 33), (2, 130), (3, 511), (1, 1031)]:
         h0 = rng.standard_normal(shape[0]).astype(dtype)
         gate, value = operands(rng, shape, dtype)
@@ -92,91 +97,63 @@ def test_contiguous_time(gpu, rng, name, dtype, reverse):
         gpu.forget()
 
 
-@pytest.mark.parametrize("name", RECURRENCES)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
-@pytest.mark.parametrize("reverse", [False, True])
-def test_pieces_of_contiguous_time(gpu, in_pieces, rng, name, dtype, reverse):
-    in_pieces(4)
-    for shape in [(3, 1500), (2, 2047), (1, 2049)]:
-        h0 = rng.standard_normal(shape[0]).astype(dtype)
-        gate, value = operands(rng, shape, dtype)
-        check_forward(name, gate, value, h0, axis=1, reverse=reverse)
-        assert {"summarise_series", "fold", "series", "mend"} <= set(launched(gpu))
-        check_vjp(name, gate, value, h0, rng=rng, axis=1, reverse=reverse)
-        gpu.forget()
-
-
-@pytest.mark.parametrize("name", RECURRENCES)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("pieces", [2, 5, 40])
-def test_pieces_of_lanes(gpu, in_pieces, rng, name, dtype, pieces):
-    in_pieces(pieces)
-    for shape, reverse in itertools.product([(66, 40), (700, 33)], [False, True]):
-        h0 = rng.standard_normal(shape[1]).astype(dtype)
-        gate, value = operands(rng, shape, dtype)
-        check_forward(name, gate, value, h0, reverse=reverse)
-        check_vjp(name, gate, value, h0, rng=rng, reverse=reverse)
-        gpu.forget()
-
-
 @pytest.mark.parametrize("axis", [0, 1])
 @hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 @hypothesis.given(data=strategies.data())
-def test_wherever_time_is_cut_the_bits_are_the_same(gpu, in_pieces, axis, data):
+def test_wherever_time_is_cut_the_bits_are_the_same(gpu, cut, axis, data):
     """For numbers of which nothing is rounded: whole ones, that are kept, replaced or turned round."""
     name = data.draw(strategies.sampled_from(RECURRENCES))
-    steps = data.draw(strategies.integers(*[(20, 200), (600, 3000)][axis]))
-    lanes, reverse = data.draw(strategies.integers(2 - axis, 40 if axis == 0 else 3)), data.draw(strategies.booleans())
-    pieces = data.draw(strategies.integers(2, 40))
+    steps = data.draw(strategies.integers(*[(130, 600), (4097, 9000)][axis]))
+    lanes, reverse = data.draw(strategies.integers(*[(32, 70), (1, 3)][axis])), data.draw(strategies.booleans())
     rng = np.random.default_rng(data.draw(strategies.integers(0, 1000)))
     gates = [0, 0, 0, 1] if name == "forget_mult" else [-1, 1, 1, 1, 0]
     gate = rng.choice(gates, (steps, lanes)).astype(np.float32)
     value, h0 = rng.integers(-2, 3, (steps, lanes)).astype(np.float32), rng.integers(-2, 3, lanes).astype(np.float32)
     results = []
-    for count in (1, pieces):
-        in_pieces(count)
+    for is_cut in (False, True):
+        cut(is_cut)
         results.append(both(name, *turned(axis, gate, value), h0, reverse, axis=axis))
-        hypothesis.assume(count == 1 or "fold" in launched(gpu))
+        assert ("scan" in launched(gpu)) == is_cut
         gpu.forget()
     for got, right in zip(*results, strict=True):
         assert_same_bits(got, right)
 
 
-# ---- One pass over pieces that look back ----------------------------------------------------------------------------
+# ---- The single-pass scan -------------------------------------------------------------------------------------------
+
+SCANNED = [(name, dtype) for name in RECURRENCES for dtype in (np.float32, np.float64)]
+SCANNED += list(zip(RECURRENCES, FLOATS[2:], strict=True))
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"), list(zip([*RECURRENCES, *RECURRENCES], [np.float32, np.float32, *FLOATS[2:]], strict=True))
-)
+@pytest.mark.parametrize(("name", "dtype"), SCANNED)
 @pytest.mark.parametrize("reverse", [False, True])
-def test_one_pass(gpu, in_pieces, rng, name, dtype, reverse):
-    in_pieces(ONCE)
-    for shape in [(3, 1500), (2, 2047), (1, 2049), (2, 17000)]:
+def test_tiles_of_contiguous_time(gpu, cut, rng, name, dtype, reverse):
+    """Less than two tiles, one step more, and some."""
+    cut(True)
+    for shape in [(3, 4100), (2, 8191), (1, 8193), (2, 17000)]:
         h0 = rng.standard_normal(shape[0]).astype(dtype)
         gate, value = operands(rng, shape, dtype)
         check_forward(name, gate, value, h0, axis=1, reverse=reverse)
-        assert set(launched(gpu)) == {"clear", "once", "mend"}
+        assert set(launched(gpu)) == {"clear", "scan", "series"}
         gpu.forget()
         check_vjp(name, gate, value, h0, rng=rng, axis=1, reverse=reverse)
-        assert set(launched(gpu)) == {"clear", "once_vjp", "mend_back"}
+        assert set(launched(gpu)) == {"clear", "scan_vjp", "series_vjp"}
         gpu.forget()
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"), list(zip([*RECURRENCES, *RECURRENCES], [np.float32, np.float32, *FLOATS[2:]], strict=True))
-)
+@pytest.mark.parametrize(("name", "dtype"), SCANNED)
 @pytest.mark.parametrize("reverse", [False, True])
-def test_tiles(gpu, in_pieces, rng, name, dtype, reverse):
-    """Lanes and steps of one tile and a bit, of many, and of less than a warp."""
-    in_pieces(ONCE)
+def test_tiles_of_lanes(gpu, cut, rng, name, dtype, reverse):
+    """Series and steps of one tile and a bit, of many, and of less than a warp."""
+    cut(True)
     for shape in [(129, 40), (1000, 33), (2600, 64), (300, 20, 3)]:
         h0 = rng.standard_normal(shape[1:]).astype(dtype)
         gate, value = operands(rng, shape, dtype)
         check_forward(name, gate, value, h0, reverse=reverse)
-        assert set(launched(gpu)) == {"clear", "tiles", "mend"}
+        assert set(launched(gpu)) == {"clear", "scan", "series"}
         gpu.forget()
         check_vjp(name, gate, value, h0, rng=rng, reverse=reverse)
-        assert set(launched(gpu)) == {"clear", "tiles_vjp", "mend_back"}
+        assert set(launched(gpu)) == {"clear", "scan_vjp", "series_vjp"}
         gpu.forget()
 
 
@@ -197,54 +174,27 @@ def both(name, gate, value, h0, reverse, axis=1):
     return [h, last, *grads]
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("reverse", [False, True])
-def test_whoever_comes_first_the_bits_are_the_same(gpu, in_pieces, monkeypatch, rng, name, reverse):
-    """And they are those of three phases that are cut where the one pass is."""
-    shape = (2, 33 * 512)
-    gate, value = operands(rng, shape, np.float32)
-    h0 = rng.standard_normal(2).astype(np.float32)
-    in_pieces(33 + 1)  # the first begins before the first step, so that packs of steps are aligned
-    forward = getattr(fastrecur, name)(gate, value, h0, axis=1, reverse=reverse, return_state=True)
-    in_pieces(66 + 1)
-    wanted = [*forward, *getattr(fastrecur, name + "_vjp")(value, gate, value, forward[0], h0, axis=1, reverse=reverse)]
-    assert "once" not in launched(gpu)
-    in_pieces(ONCE)
-    # After one look what is not there is computed again; or as many looks as on a card.
-    for spins, resident in itertools.product([1, _plan.SPINS], [5, 30]):
-        monkeypatch.setattr(_plan, "SPINS", spins)
-        monkeypatch.setattr(ptx_emulator, "RESIDENT", resident)
-        for _ in range(4):
-            gpu.seed += 1
-            _recurrence._shortcuts.clear()
-            _plan.forward.cache_clear()
-            _plan.vjp.cache_clear()
-            for got, right in zip(both(name, gate, value, h0, reverse), wanted, strict=True):
-                assert_same_bits(got, right)
-            gpu.forget()
-
-
-@pytest.mark.parametrize("name", RECURRENCES)
-@pytest.mark.parametrize("reverse", [False, True])
-def test_whichever_tile_comes_first_the_bits_are_the_same(gpu, in_pieces, monkeypatch, rng, name, reverse):
+def test_whichever_tile_comes_first_the_bits_are_the_same(gpu, cut, monkeypatch, rng, name, reverse, dtype, axis):
     """Those of one tile after another, each of which finds all that it looks for; of states that last, too."""
-    shape = (35 * 128, 40)
-    gate, value = operands(rng, shape, np.float32)
-    gate[:, 20:] *= np.float32(0.01)
+    steps, lanes = (35 * 128, 40) if axis == 0 else (35 * 2048, 2)
+    gate, value = operands(rng, (steps, lanes), dtype)
+    gate[:, lanes // 2 :] *= dtype(0.01)
+    gate[::1000] = gate[100:200] = 0
     if name == "linear_recurrence":
-        gate[:, 20:] = 1 - gate[:, 20:]
-    h0 = rng.standard_normal(shape[1]).astype(np.float32)
-    in_pieces(ONCE)
+        gate[:, lanes // 2 :] = 1 - gate[:, lanes // 2 :]
+    h0 = rng.standard_normal(lanes).astype(dtype)
+    gate, value = turned(axis, gate, value)
+    cut(True)
     wanted = None
-    for spins, resident in [(_plan.SPINS, 1), (1, 5), (_plan.SPINS, 5), (1, 40), (_plan.SPINS, 40)]:
-        monkeypatch.setattr(_plan, "SPINS", spins)
+    for resident in [1, 5, 5, 40]:
         monkeypatch.setattr(ptx_emulator, "RESIDENT", resident)
         gpu.seed += 1
-        _recurrence._shortcuts.clear()
-        _plan.forward.cache_clear()
-        _plan.vjp.cache_clear()
-        got = both(name, gate, value, h0, reverse, axis=0)
-        assert {"tiles", "tiles_vjp"} <= set(launched(gpu))
+        got = both(name, gate, value, h0, reverse, axis=axis)
+        assert {"scan", "scan_vjp"} <= set(launched(gpu))
         gpu.forget()
         wanted = wanted or got
         for one, right in zip(got, wanted, strict=True):
@@ -252,43 +202,46 @@ def test_whichever_tile_comes_first_the_bits_are_the_same(gpu, in_pieces, monkey
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_sums_over_time_in_one_pass(gpu, in_pieces, rng, axis):
-    in_pieces(ONCE)
-    x = rng.standard_normal((3, 1500) if axis else (300, 40)).astype(np.float32)
+def test_sums_over_time_in_tiles(gpu, cut, rng, axis):
+    cut(True)
+    x = rng.standard_normal((3, 4500) if axis else (300, 40)).astype(np.float32)
     gate = rng.random((3, 1) if axis else (1, 40)).astype(np.float32)
     check_vjp("forget_mult", gate, x, rng=rng, axis=axis)
     check_vjp("linear_recurrence", x * np.float32(0.3), gate, rng=rng, axis=axis, reverse=True)
-    assert ("once_vjp" if axis else "tiles_vjp") in launched(gpu)
+    assert "scan_vjp" in launched(gpu)
 
 
-def test_one_pass_reads_once(gpu, in_pieces, rng):
-    in_pieces(ONCE)
-    f, x = operands(rng, (40, 4096), np.float32)
-    h = fastrecur.forget_mult(f, x, axis=1)
-    moved = gpu.counts["once", "loaded"] + gpu.counts["once", "stored"]
-    assert 12 * f.size <= moved <= 1.2 * 12 * f.size  # and words, of which a piece looks at those of its group
-    plain = [sum(gpu.counts.get((kernel, way), 0) for way in ("loaded", "stored")) for kernel in ("clear", "mend")]
-    assert sum(plain) <= 0.03 * 12 * f.size
-    gpu.forget()
-    fastrecur.forget_mult_vjp(x, f, x, h, axis=1)
-    moved = gpu.counts["once_vjp", "loaded"] + gpu.counts["once_vjp", "stored"]
-    assert 24 * f.size <= moved + 4 * 40 <= 1.2 * 24 * f.size
-
-
-def test_tiles_read_once(gpu, in_pieces, rng):
-    """One after another, so that what is looked for is there."""
+@pytest.mark.parametrize("axis", [0, 1])
+def test_tiles_are_read_once(gpu, cut, rng, axis):
+    """One after another, so that what is looked for is there; and the fix-up pass reads flags only."""
     gpu.seed = 0
-    in_pieces(ONCE)
-    f, x = operands(rng, (4096, 64), np.float32)
-    h = fastrecur.forget_mult(f, x)
-    moved = gpu.counts["tiles", "loaded"] + gpu.counts["tiles", "stored"]
-    assert 12 * f.size <= moved <= 1.2 * 12 * f.size  # and words, of which a tile looks at those of 16 turns
-    plain = [sum(gpu.counts.get((kernel, way), 0) for way in ("loaded", "stored")) for kernel in ("clear", "mend")]
+    cut(True)
+    f, x = operands(rng, (4096, 64) if axis == 0 else (4, 1 << 16), np.float32)
+    lanes = x.shape[1 - axis]
+    h = fastrecur.forget_mult(f, x, axis=axis)
+    moved = gpu.counts["scan", "loaded"] + gpu.counts["scan", "stored"]
+    assert 12 * f.size <= moved <= 1.2 * 12 * f.size  # and status words, of which a tile looks at those of some tiles
+    plain = [sum(gpu.counts.get((kernel, way), 0) for way in ("loaded", "stored")) for kernel in ("clear", "series")]
     assert sum(plain) <= 0.04 * 12 * f.size
     gpu.forget()
-    fastrecur.forget_mult_vjp(x, f, x, h)
-    moved = gpu.counts["tiles_vjp", "loaded"] + gpu.counts["tiles_vjp", "stored"]
-    assert 24 * f.size <= moved + 4 * 64 <= 1.2 * 24 * f.size
+    fastrecur.forget_mult_vjp(x, f, x, h, axis=axis)
+    moved = gpu.counts["scan_vjp", "loaded"] + gpu.counts["scan_vjp", "stored"]
+    assert 24 * f.size <= moved + 4 * lanes <= 1.2 * 24 * f.size
+
+
+def test_only_a_dirty_series_is_scanned_once_more(gpu, cut, rng):
+    """Closed gates and NaN need no second scan; an overflow that is none, step after step, does."""
+    cut(True)
+    f, x = operands(rng, (500, 40), np.float32)
+    f[100:400, 3], f[128, 4], x[200, 5] = 0, 0, np.nan
+    fastrecur.forget_mult(f, x)
+    flags = 8 * 40 * 32  # each thread of a warp looks at the one of its series
+    assert gpu.counts["series", "loaded"] == flags
+    gpu.forget()
+    f[250:262, 7], x[249:262, 7], f[249, 7] = 1e25, 0, 1
+    fastrecur.forget_mult(f, x)
+    assert gpu.counts["series", "loaded"] == flags + 8 * 500
+    assert gpu.counts["series", "stored"] == 4 * 500
 
 
 class LastBlock(devices.Driver):
@@ -352,12 +305,12 @@ def test_broadcasting(gpu, rng, name, case):
             gpu.forget()
 
 
-@pytest.mark.parametrize("pieces", [1, 3])
-@pytest.mark.parametrize("axis", [0, 1])
-def test_sums_over_time_and_lanes(gpu, in_pieces, rng, axis, pieces):
-    in_pieces(pieces)
+@pytest.mark.parametrize(("axis", "is_cut"), WAYS)
+def test_sums_over_time_and_lanes(gpu, cut, rng, axis, is_cut):
+    cut(is_cut)
     for gate_shape in [(), (1, 1), (1, 40), (40, 1), (700, 1), (1, 700)]:
-        shape = (700, 40) if axis == 0 else (40, 700)
+        shape = (700, 40) if axis == 0 else (40, 700 if not is_cut else 5000)
+        gate_shape = tuple(shape[1] if n == 700 and axis else n for n in gate_shape)
         if any(n not in (1, m) for n, m in zip(gate_shape, shape, strict=False)):
             continue
         gate = rng.random(gate_shape).astype(np.float32)
@@ -368,9 +321,9 @@ def test_sums_over_time_and_lanes(gpu, in_pieces, rng, axis, pieces):
         gpu.forget()
 
 
-def test_sums_keep_what_rounding_leaves_over(gpu, in_pieces):
+def test_sums_keep_what_rounding_leaves_over(gpu, cut):
     """Ten thousand equal numbers, one after another, are off by thousands of roundings if it is dropped."""
-    in_pieces(1)
+    cut(False)
     for shape, axis in [((10000, 40), 0), ((3, 100000), 1)]:
         g = np.full(shape, 0.1, np.float32)
         _, grad_b, _ = fastrecur.linear_recurrence_vjp(g, np.zeros(shape, np.float32), 1.0, g, axis=axis)
@@ -397,19 +350,19 @@ def test_sums_in_slices(gpu, rng):
 
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize(("axis", "pieces"), WAYS)
-def test_lengths(gpu, in_pieces, rng, name, axis, reverse, pieces):
-    in_pieces(pieces)
-    lanes, steps = 40, 600 if axis else 300 if pieces == ONCE else 70
+@pytest.mark.parametrize(("axis", "is_cut"), WAYS)
+def test_lengths(gpu, cut, rng, name, axis, reverse, is_cut):
+    cut(is_cut)
+    lanes, steps = 40, (300 if is_cut else 70) if axis == 0 else (5000 if is_cut else 600)
     shape = (steps, lanes) if axis == 0 else (lanes, steps)
     lengths = rng.integers(0, steps + 1, lanes)
-    lengths[:6] = 0, steps, 1, 16, min(steps, 128), min(steps, 129)
+    lengths[:8] = 0, steps, 1, 16, min(steps, 128), min(steps, 129), min(steps, 4096), min(steps, 4097)
     gate, value = operands(rng, shape, np.float32)
     inside = np.arange(steps) < lengths[:, np.newaxis]
     for array in (gate, value):
         array[~(inside.T if axis == 0 else inside)] = np.nan
     h0 = rng.standard_normal(lanes).astype(np.float32)
-    for given in [lengths, lengths.astype(np.int32)][: 1 + (pieces == 1)]:
+    for given in [lengths, lengths.astype(np.int32)][: 1 + (not is_cut)]:
         check_forward(name, gate, value, h0, axis=axis, reverse=reverse, lengths=given)
         check_vjp(name, gate, value, h0, rng=rng, axis=axis, reverse=reverse, lengths=given)
 
@@ -457,15 +410,16 @@ def test_mixed_dtypes_and_integers(gpu, rng):
     check_forward("linear_recurrence", gate, value.astype(np.complex64), axis=1)
 
 
-@pytest.mark.parametrize(("axis", "pieces"), WAYS)
+@pytest.mark.parametrize(("axis", "is_cut"), WAYS)
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_exact_ends(gpu, in_pieces, rng, axis, pieces, dtype):
+def test_exact_ends(gpu, cut, rng, axis, is_cut, dtype):
     """Gates of 1 give x and gates of 0 keep the state, bit for bit; a constant series stays constant."""
-    in_pieces(pieces)
-    steps, lanes = 1100, 40
+    cut(is_cut)
+    n = longer(axis, is_cut)
+    steps, lanes = 1100 * n, 40
     x = rng.standard_normal((steps, lanes)).astype(dtype)
     f = rng.choice([0.0, 0.0, 0.0, 1.0, 0.25], (steps, lanes)).astype(dtype)
-    f[:, 1], f[100:900, 2], f[:, 3] = 0, 0, 1
+    f[:, 1], f[100 * n : 900 * n, 2], f[:, 3] = 0, 0, 1
     h0 = rng.standard_normal(lanes).astype(dtype)
     h = back(axis, fastrecur.forget_mult(*turned(axis, f, x), h0, axis=axis))
     before = np.concatenate([h0[np.newaxis], h[:-1]])
@@ -478,21 +432,24 @@ def test_exact_ends(gpu, in_pieces, rng, axis, pieces, dtype):
     assert_same_bits(last, constant[0])
 
 
-@pytest.mark.parametrize(("axis", "pieces"), WAYS)
+@pytest.mark.parametrize(("axis", "is_cut"), WAYS)
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_what_is_not_finite(gpu, in_pieces, rng, name, axis, pieces):
+def test_what_is_not_finite(gpu, cut, rng, name, axis, is_cut):
     """Overflow, infinities and NaN come out as one step after another gives them, and stay in their lanes."""
-    in_pieces(pieces)
-    steps, lanes = 1100, 40
+    cut(is_cut)
+    n = longer(axis, is_cut)
+    steps, lanes = 1100 * n, 40
     f, x = (rng.random((steps, lanes)).astype(np.float32) for _ in range(2))
     f[:, 0] = 1e30 if name == "linear_recurrence" else -1e30
-    f[200:210, 1], f[215, 1] = 1e30, 1
-    x[300, 2], x[400, 3], f[500, 4] = np.nan, np.inf, np.inf
-    f[600:640, 5] = 3e38
+    f[200 * n : 210 * n, 1], f[215 * n, 1] = 1e30, 1
+    x[300 * n, 2], x[400 * n, 3], f[500 * n, 4] = np.nan, np.inf, np.inf
+    f[600 * n : 640 * n, 5] = 3e38
     # From a state of zero this stays zero, though the product of what it is multiplied by overflows.
-    f[699, 6:9], x[699:710, 6:9] = name == "forget_mult", 0
-    f[700:710, 6:9] = 1e25
+    for series, t in zip(range(6, 10), [699, 695, 1000, 4090], strict=True):
+        t = min(t, steps - 20)
+        f[t, series], x[t : t + 11, series] = name == "forget_mult", 0
+        f[t + 1 : t + 11, series] = 1e25
     arranged = turned(axis, f, x)
     h = getattr(fastrecur, name)(*arranged, axis=axis)
     assert_alike(back(axis, h), sequential(name, f, x))
@@ -528,32 +485,34 @@ def assert_alike(got, right):
     assert np.isfinite(got[finite]).all()
 
 
-@pytest.mark.parametrize(("axis", "pieces"), WAYS)
+@pytest.mark.parametrize(("axis", "is_cut"), WAYS)
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_gradients_that_are_not_finite(gpu, in_pieces, rng, name, axis, pieces):
-    in_pieces(pieces)
-    steps, lanes = 1100, 40
+def test_gradients_that_are_not_finite(gpu, cut, rng, name, axis, is_cut):
+    cut(is_cut)
+    n = longer(axis, is_cut)
+    steps, lanes = 1100 * n, 40
     g, f, x, h = (rng.random((steps, lanes)).astype(np.float32) for _ in range(4))
-    g[300, 0], g[1000, 1], f[500, 2], h[700, 3], g[40, 4] = np.inf, np.nan, np.inf, np.nan, -np.inf
+    g[300 * n, 0], g[1000 * n, 1], f[500 * n, 2], h[700 * n, 3], g[40, 4] = np.inf, np.nan, np.inf, np.nan, -np.inf
     # A cotangent of 0 stays 0, though the product of what it is multiplied by overflows.
-    g[400:, 5:7] = 0
-    f[440:460, 5], f[505:520, 6] = 1e25, 1e25
+    g[400:, 5:8] = 0
+    f[440:460, 5], f[505:520, 6], f[2040 % steps : 2060 % steps, 7] = 1e25, 1e25, 1e25
     arranged = turned(axis, g, f, x, h)
     got = getattr(fastrecur, name + "_vjp")(*arranged, axis=axis)[:2]
     for grad, right in zip(got, backwards(name, g, f, x, h), strict=True):
         assert_alike(back(axis, grad), right)
 
 
-@pytest.mark.parametrize(("axis", "pieces"), WAYS)
+@pytest.mark.parametrize(("axis", "is_cut"), WAYS)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_sums_over_time_that_are_not_finite(gpu, in_pieces, rng, axis, pieces):
-    in_pieces(pieces)
-    steps, lanes = 1100, 40
+def test_sums_over_time_that_are_not_finite(gpu, cut, rng, axis, is_cut):
+    cut(is_cut)
+    n = longer(axis, is_cut)
+    steps, lanes = 1100 * n, 40
     g, a, h = (rng.random((steps, lanes)).astype(np.float32) for _ in range(3))
-    g[300, 0], g[1000, 1], a[500, 2] = np.inf, np.nan, np.inf
-    g[400:, 5:7] = 0
-    a[440:460, 5], a[505:520, 6] = 1e25, 1e25
+    g[300 * n, 0], g[1000 * n, 1], a[500 * n, 2] = np.inf, np.nan, np.inf
+    g[400:, 5:8] = 0
+    a[440:460, 5], a[505:520, 6], a[2040 % steps : 2060 % steps, 7] = 1e25, 1e25, 1e25
     b = rng.random((1, lanes)).astype(np.float32)
     arranged = turned(axis, g, a, b, h)
     got = fastrecur.linear_recurrence_vjp(*arranged, axis=axis)[1].ravel()
@@ -563,13 +522,14 @@ def test_sums_over_time_that_are_not_finite(gpu, in_pieces, rng, axis, pieces):
     np.testing.assert_allclose(got[finite], right[finite], rtol=1e-4)
 
 
-@pytest.mark.parametrize(("axis", "pieces"), WAYS)
+@pytest.mark.parametrize(("axis", "is_cut"), WAYS)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_a_state_that_overflows_though_the_product_does_not(gpu, in_pieces, rng, axis, pieces):
-    in_pieces(pieces)
+def test_a_state_that_overflows_though_the_product_does_not(gpu, cut, rng, axis, is_cut):
+    cut(is_cut)
     name = "linear_recurrence"
-    a, b = (rng.random((1100, 40)).astype(np.float32) for _ in range(2))
-    for lane, t in enumerate(range(495, 535)):  # wherever a thread's steps begin
+    a, b = (rng.random((1100 * longer(axis, is_cut), 40)).astype(np.float32) for _ in range(2))
+    middle = 4096 if axis and is_cut else 512
+    for lane, t in enumerate(range(middle - 17, middle + 23)):  # wherever a thread's steps, or a tile, begin
         b[t, lane], a[t + 1, lane], a[t + 2, lane] = 1e10, 1e30, 1e-30
     h = fastrecur.linear_recurrence(*turned(axis, a, b), axis=axis)
     assert_alike(back(axis, h), sequential(name, a, b))
@@ -579,12 +539,12 @@ def test_a_state_that_overflows_though_the_product_does_not(gpu, in_pieces, rng,
         assert_alike(back(axis, grad), right)
 
 
-@pytest.mark.parametrize(("axis", "pieces"), WAYS)
+@pytest.mark.parametrize(("axis", "is_cut"), WAYS)
 @pytest.mark.parametrize("gate", [0, 1, 0.3])
-def test_the_last_state_is_the_last_result(gpu, in_pieces, rng, axis, pieces, gate):
+def test_the_last_state_is_the_last_result(gpu, cut, rng, axis, is_cut, gate):
     """Also where a lane ends within a tile, or a chunk."""
-    in_pieces(pieces)
-    for steps in [1040, 1100]:
+    cut(is_cut)
+    for steps in [1040 * longer(axis, is_cut), 1100 * longer(axis, is_cut)]:
         f, x = operands(rng, (steps, 40), np.float32)
         f[-1] = gate
         arranged = turned(axis, f, x)
@@ -592,21 +552,21 @@ def test_the_last_state_is_the_last_result(gpu, in_pieces, rng, axis, pieces, ga
         assert_same_bits(last, np.ascontiguousarray(h[-1] if axis == 0 else h[:, -1]))
 
 
-def test_each_thread_of_a_tile_hands_on_what_rounding_leaves_over(gpu, in_pieces):
-    in_pieces(ONCE)
+def test_each_thread_of_a_tile_hands_on_what_rounding_leaves_over(gpu, cut):
+    cut(True)
     g = np.ones((640, 40), np.float32)
     g[::8], g[7::8] = 1 << 26, -(1 << 26)
     g[3::64], g[58::64] = 1 << 26, -(1 << 26)  # of these the last of a tile's rows makes up for the first
     zeros, ones = np.zeros(g.shape, np.float32), np.ones((1, 40), np.float32)
     _, grad_b, _ = fastrecur.linear_recurrence_vjp(g, zeros, ones, g)
-    assert "tiles_vjp" in launched(gpu)
+    assert "scan_vjp" in launched(gpu)
     np.testing.assert_array_equal(grad_b, g.astype(np.float64).sum(0)[np.newaxis])
 
 
-def test_in_place(gpu, in_pieces, rng):
-    for axis, pieces in WAYS:
-        in_pieces(pieces)
-        f, x = operands(rng, (1100, 40) if axis == 0 else (40, 1100), np.float32)
+def test_in_place(gpu, cut, rng):
+    for axis, is_cut in WAYS:
+        cut(is_cut)
+        f, x = operands(rng, (1100, 40) if axis == 0 else (40, 5500), np.float32)
         expected = fastrecur.forget_mult(f, x, axis=axis)
         for target in (f, x):
             copies = {"f": f.copy(), "x": x.copy()}
@@ -618,11 +578,11 @@ def test_in_place(gpu, in_pieces, rng):
             assert_same_bits(out, expected)
 
 
-@pytest.mark.parametrize("pieces", [1, 3, ONCE])
-def test_a_first_state_in_the_place_of_results(gpu, in_pieces, rng, pieces):
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_a_first_state_in_the_place_of_results(gpu, cut, rng, is_cut):
     """It is read before anything is written there."""
-    in_pieces(pieces)
-    f, x = operands(rng, (40, 1100), np.float32)
+    cut(is_cut)
+    f, x = operands(rng, (40, 5500), np.float32)
     out = x.copy()
     expected = fastrecur.forget_mult(f, x, x[:, 7].copy(), axis=1)
     place = sys.modules["cupy"].place
@@ -630,13 +590,14 @@ def test_a_first_state_in_the_place_of_results(gpu, in_pieces, rng, pieces):
     assert_same_bits(out, expected)
 
 
-@pytest.mark.parametrize(("axis", "pieces"), WAYS)
-def test_infinities_under_gates_that_stay_closed(gpu, in_pieces, rng, axis, pieces):
+@pytest.mark.parametrize(("axis", "is_cut"), WAYS)
+def test_infinities_under_gates_that_stay_closed(gpu, cut, rng, axis, is_cut):
     """A state that is kept for long is no longer kept where 0 times a value is NaN."""
-    in_pieces(pieces)
-    f, x = operands(rng, (1100, 4), np.float32)
-    f[200:900] = f[:20] = 0
-    x[[3, 250, 600, 899], range(4)] = np.nan, np.inf, -np.inf, np.nan
+    cut(is_cut)
+    n = longer(axis, is_cut)
+    f, x = operands(rng, (1100 * n, 4), np.float32)
+    f[200 : 900 * n] = f[:20] = 0
+    x[[3, 250, 600 * n, 900 * n - 1], range(4)] = np.nan, np.inf, -np.inf, np.nan
     f, x = turned(axis, f, x)
     check_forward("forget_mult", f, x, axis=axis)
     check_forward("forget_mult", f[:2].copy(), x[:2].copy(), axis=axis)
@@ -697,15 +658,6 @@ def test_a_gate_for_all_is_not_read(gpu, rng):
     x = rng.standard_normal((100, 64)).astype(np.float32)
     fastrecur.forget_mult(0.1, x)
     assert gpu.counts == {("lanes", "loaded"): 4 * x.size, ("lanes", "stored"): 4 * x.size}
-
-
-@pytest.mark.parametrize("axis", [0, 1])
-def test_pieces_read_twice(gpu, in_pieces, rng, axis):
-    in_pieces(4)
-    f, x = operands(rng, (4000, 40) if axis == 0 else (40, 4000), np.float32)
-    fastrecur.forget_mult(f, x, axis=axis)
-    moved = sum(gpu.counts.values())
-    assert 20 * f.size <= moved <= 20.5 * f.size  # 5 words an element, and what is noted of every piece
 
 
 def test_contiguous_time_is_moved_in_words_of_16_bytes(gpu, rng):

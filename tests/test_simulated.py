@@ -11,8 +11,8 @@ import pytest
 HERE = pathlib.Path(__file__).parent
 # What holds for arrays anywhere, by processes: others measure the CPU's ways, or are too large to be interpreted.
 SUITE = ["forward"], ["vjp", "lengths"], ["state", "layouts", "out", "dtypes", "properties"]
-FORWARD = {"lanes", "series", "fold", "mend", "summarise_lanes"}
-BACK = {"lanes_vjp", "series_vjp", "fold", "mend_back", "summarise_lanes_back", "sums"}
+FORWARD = {"lanes", "series", "scan"}
+BACK = {"lanes_vjp", "series_vjp", "scan_vjp", "sums"}
 
 
 def run(*arguments):

@@ -16,6 +16,7 @@ from .._arrays import BFLOAT16, element, is_on_device
 from .._shapes import c_strides
 from . import _launch
 
+BYTE = np.dtype(np.uint8)
 LEGACY_STREAM = 1  # the default stream's handle in the array interfaces; 0 means the same to the driver
 
 
@@ -60,9 +61,47 @@ def bfloat16(name):
 class Library:
     """What is the same for all libraries."""
 
-    def maker(self, shape, dtype, strides, device):
+    allocates_in_capture = True  # whether a call may be captured into a graph for which its library allocates
+
+    def takes(self, other):
+        """Return whether another library's arrays may stand beside its own."""
+        return other.name == self.name
+
+    def maker(self, shape, dtype, strides, device, stream):
         """Return a function that does what `empty` does, for more of the kind."""
-        return lambda: self.empty(shape, dtype, strides, device)
+        return lambda: self.empty(shape, dtype, strides, device, stream)
+
+    def lender(self, size, device):
+        """Return a function that lends so many bytes for what is put into a stream until `give_back`.
+
+        It takes the stream, and returns what is to be given back, and the address.
+        """
+        make = self.maker((size,), BYTE, None, device, LEGACY_STREAM)
+        return lambda stream: make()
+
+    def give_back(self, lent, device, stream):
+        """Let others have what was lent: the library's pool knows the stream."""
+
+
+class Unpooled(Library):
+    """A library whose allocator does not know the stream: scratch memory is the driver's, ordered by the stream."""
+
+    allocates_in_capture = False
+
+    def lender(self, size, device):
+        """Return a function that lends so many bytes for what is put into a stream until `give_back`."""
+        driver = _launch.driver()
+
+        def lend(stream):
+            address = driver.allocate(size, device, stream)
+            return self.empty((size,), BYTE, None, device, stream) if address is None else (address, address)
+
+        return lend
+
+    def give_back(self, lent, device, stream):
+        """Give back what was lent, once the stream's work so far is done."""
+        if type(lent) is int:
+            _launch.driver().free(lent, device, stream)
 
 
 class Cupy(Library):
@@ -86,7 +125,7 @@ class Cupy(Library):
         with self.library.cuda.Device(device):
             return self.library.cuda.get_current_stream().ptr
 
-    def empty(self, shape, dtype, strides, device):
+    def empty(self, shape, dtype, strides, device, stream):
         """Return a fresh array with these (dense) strides, or in C order, and its address."""
         cupy = self.library
         with cupy.cuda.Device(device):
@@ -97,7 +136,7 @@ class Cupy(Library):
                 array = cupy.ndarray(shape, dtype, memory.data, strides)
         return array, array.data.ptr
 
-    def upload(self, array, device):
+    def upload(self, array, device, stream=LEGACY_STREAM):
         """Return a host array's copy on a device."""
         with self.library.cuda.Device(device):
             return self.library.asarray(array)
@@ -143,11 +182,11 @@ class Torch(Library):
             return self.library.cuda.current_stream(device).cuda_stream
         return self.raw_stream(device)
 
-    def empty(self, shape, dtype, strides, device):
+    def empty(self, shape, dtype, strides, device, stream):
         """Return a fresh tensor with these (dense) strides, or in C order, and its address."""
-        return self.maker(shape, dtype, strides, device)()
+        return self.maker(shape, dtype, strides, device, stream)()
 
-    def maker(self, shape, dtype, strides, device):
+    def maker(self, shape, dtype, strides, device, stream):
         """Return a function that does what `empty` does, for more of the kind."""
         kind, place = self.own.get(dtype, self.library.bfloat16), self.library.device("cuda", device)
         strides = tuple(s // dtype.itemsize for s in strides or c_strides(shape, dtype.itemsize))
@@ -159,7 +198,7 @@ class Torch(Library):
 
         return made
 
-    def upload(self, array, device):
+    def upload(self, array, device, stream=LEGACY_STREAM):
         """Return a host array's copy on a device."""
         # From pinned memory the copy takes its place in the stream, and the host goes on.
         pinned = self.library.from_numpy(np.ascontiguousarray(array)).pin_memory()
@@ -173,15 +212,19 @@ def numba_cuda():
     return cuda
 
 
-class Interface(Library):
+class Interface(Unpooled):
     """Whatever exports ``__cuda_array_interface__``; results are Numba device arrays.
 
     Its work is ordered by the streams that the arrays name; a call goes to the first of them, or else to the default
-    stream.
+    stream. Results name the stream that they are computed in, but the default one, which Numba's own do not name.
     """
 
     def __init__(self, kind):
         self.name = (kind.__module__ or "").partition(".")[0]
+
+    def takes(self, other):
+        """Return whether another library's arrays may stand beside its own: a call's results are Numba's."""
+        return type(other) is Interface
 
     def view(self, name, array):
         """Return an array's view."""
@@ -209,27 +252,29 @@ class Interface(Library):
         """Return the handle of the default stream."""
         return LEGACY_STREAM
 
-    def empty(self, shape, dtype, strides, device):
+    def empty(self, shape, dtype, strides, device, stream):
         """Return a fresh Numba device array with these (dense) strides, or in C order, and its address."""
-        return self.maker(shape, dtype, strides, device)()
+        return self.maker(shape, dtype, strides, device, stream)()
 
-    def maker(self, shape, dtype, strides, device):
+    def maker(self, shape, dtype, strides, device, stream):
         """Return a function that does what `empty` does, for more of the kind."""
         cuda = numba_cuda()
-        place = cuda.gpus[device]
 
         def made():
-            with place:
-                array = cuda.device_array(shape, dtype, strides=strides)
+            with _launch.driver().in_primary(device), cuda.gpus[device]:
+                array = cuda.device_array(shape, dtype, strides=strides, stream=self._queue(cuda, stream))
             return array, array.__cuda_array_interface__["data"][0] or 0
 
         return made
 
-    def upload(self, array, device):
-        """Return a host array's copy on a device."""
+    def _queue(self, cuda, stream):
+        return 0 if stream in _launch.DEFAULT_STREAMS else cuda.external_stream(stream)
+
+    def upload(self, array, device, stream=LEGACY_STREAM):
+        """Return a host array's copy on a device; the copy takes its place in the stream."""
         cuda = numba_cuda()
-        with cuda.gpus[device]:
-            return cuda.to_device(array)
+        with _launch.driver().in_primary(device), cuda.gpus[device]:
+            return cuda.to_device(array, stream=self._queue(cuda, stream))
 
 
 class _Device(ctypes.Structure):
@@ -251,7 +296,7 @@ _capsule_pointer.restype, _capsule_pointer.argtypes = ctypes.c_void_p, (ctypes.p
 _DLPACK_KINDS = {0: "i", 1: "u", 2: "f", 5: "c", 6: "b"}
 
 
-class Dlpack(Library):
+class Dlpack(Unpooled):
     """Whatever exports DLPack from a device, with the namespace of the array API for results."""
 
     def __init__(self, kind):
@@ -287,7 +332,7 @@ class Dlpack(Library):
         """Return the handle of the default stream."""
         return LEGACY_STREAM
 
-    def empty(self, shape, dtype, strides, device):
+    def empty(self, shape, dtype, strides, device, stream):
         """Return a fresh array with these (dense) strides, or in C order, and its address."""
         strides = strides or c_strides(shape, dtype.itemsize)
         # The array API knows no strides: axes are made in the order of theirs, and put where they belong.
@@ -298,7 +343,7 @@ class Dlpack(Library):
             array = self.space.permute_dims(array, tuple(order.index(k) for k in range(len(shape))))
         return array, self._checked(array, shape, strides, device).pointer
 
-    def upload(self, array, device):
+    def upload(self, array, device, stream=LEGACY_STREAM):
         """Return a host array's copy on a device."""
         copy = self.space.asarray(array, device=self.places[device])
         self._checked(copy, array.shape, c_strides(array.shape, array.itemsize), device)
@@ -351,7 +396,7 @@ def take(names, values):
     for name, value, its in arrays:
         if its is None:
             raise TypeError(say.host_and_device(name, type(value), first))
-        if its.name != owner.name:
+        if not owner.takes(its):
             raise TypeError(say.mixed([(first, owner.name), (name, its.name)]))
     device = of = None
     for k, found in enumerate(taken):

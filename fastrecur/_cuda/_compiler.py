@@ -3,17 +3,16 @@
 Importing this imports numba.cuda. A process that finds its kernels in the cache never does.
 """
 
-import contextlib
-from types import SimpleNamespace
+import inspect
 
-import numba.cuda.dispatcher as _dispatcher
 from llvmlite import ir
 from numba import cuda
 from numba.cuda import types
-from numba.cuda.extending import intrinsic, models, overload, register_model
+from numba.cuda.extending import intrinsic, models, register_model
 
-from .. import _pooling, _steps
-from . import _device
+from .. import _cache, _pooling, _steps
+from . import _device, _operands
+from ._numba_cuda import overload as _overload
 
 _I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (8, 16, 32, 64))
 _F16, _F32, _F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
@@ -278,43 +277,72 @@ def _store_wide(typingctx, pointer, offset, values):
 # What other blocks write while a kernel runs: a plain load in a loop would be made one before it.
 
 
+def _words(number):
+    """Return how many status words a number takes."""
+    return number.bitwidth // 32
+
+
 @intrinsic
-def _publish(typingctx, pointer, offset, value):
+def _store_status(typingctx, pointer, offset, value):
     def codegen(context, builder, signature, args):
         address = builder.ptrtoint(_place(builder, pointer, args, _I64), _I64)
-        bits = builder.zext(builder.bitcast(_resize(builder, args[2], _F32), _I32), _I64)
-        word = builder.or_(bits, ir.Constant(_I64, 1 << 32))
+        bits = builder.zext(builder.bitcast(args[2], ir.IntType(value.bitwidth)), _I64)
         kind = ir.FunctionType(ir.VoidType(), [_I64, _I64])
-        builder.call(
-            ir.InlineAsm(kind, "st.relaxed.gpu.global.b64 [$0], $1;", "l,l", side_effect=True), [address, word]
-        )
+        store = ir.InlineAsm(kind, "st.relaxed.gpu.global.b64 [$0], $1;", "l,l", side_effect=True)
+        for k in range(_words(value)):
+            half = builder.and_(builder.lshr(bits, ir.Constant(_I64, 32 * k)), ir.Constant(_I64, (1 << 32) - 1))
+            word = builder.or_(half, ir.Constant(_I64, 1 << 32))
+            builder.call(store, [builder.add(address, ir.Constant(_I64, 8 * k)), word])
         return context.get_dummy_value()
 
     return types.none(pointer, _offset(offset), value), codegen
 
 
 @intrinsic
-def _peek(typingctx, pointer, offset, like):
+def _load_status(typingctx, pointer, offset, like):
     def codegen(context, builder, signature, args):
         address = builder.ptrtoint(_place(builder, pointer, args, _I64), _I64)
         kind = ir.FunctionType(_I64, [_I64])
-        assembly = ir.InlineAsm(kind, "ld.relaxed.gpu.global.b64 $0, [$1];", "=l,l", side_effect=True)
-        word = builder.call(assembly, [address])
-        is_there = builder.icmp_unsigned("!=", builder.lshr(word, ir.Constant(_I64, 32)), ir.Constant(_I64, 0))
-        value = _resize(builder, builder.bitcast(builder.trunc(word, _I32), _F32), _llvm(like))
+        load = ir.InlineAsm(kind, "ld.relaxed.gpu.global.b64 $0, [$1];", "=l,l", side_effect=True)
+        words = [builder.call(load, [builder.add(address, ir.Constant(_I64, 8 * k))]) for k in range(_words(like))]
+        marks = bits = None
+        for k, word in enumerate(words):
+            mark = builder.lshr(word, ir.Constant(_I64, 32))
+            half = builder.shl(builder.and_(word, ir.Constant(_I64, (1 << 32) - 1)), ir.Constant(_I64, 32 * k))
+            marks = mark if marks is None else builder.and_(marks, mark)
+            bits = half if bits is None else builder.or_(bits, half)
+        is_there = builder.icmp_unsigned("!=", marks, ir.Constant(_I64, 0))
+        value = builder.bitcast(builder.trunc(bits, ir.IntType(like.bitwidth)), _llvm(like))
         return context.make_tuple(builder, signature.return_type, [is_there, value])
 
     return types.Tuple((types.boolean, like))(pointer, _offset(offset), like), codegen
 
 
 @intrinsic
-def _draw(typingctx, pointer):
+def _take_ticket(typingctx, pointer):
     def codegen(context, builder, signature, args):
         kind = ir.FunctionType(_I32, [_I64])
         assembly = ir.InlineAsm(kind, "atom.relaxed.gpu.global.add.u32 $0, [$1], 1;", "=r,l", side_effect=True)
         return builder.call(assembly, args)
 
     return types.int32(pointer), codegen
+
+
+def _instruction(text):
+    """Return an intrinsic that is one instruction without operands."""
+
+    @intrinsic
+    def issue(typingctx):
+        def codegen(context, builder, signature, args):
+            builder.call(ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), text, "", side_effect=True), [])
+            return context.get_dummy_value()
+
+        return types.none(), codegen
+
+    return issue
+
+
+_nap, _trap = _instruction("nanosleep.u32 100;"), _instruction("trap;")
 
 
 # ---- Arithmetic -----------------------------------------------------------------------------------------------------
@@ -342,10 +370,6 @@ def _chosen(typingctx, condition, yes, no):
         return builder.select(*args)
 
     return yes(types.boolean, yes, yes), codegen
-
-
-def _overload(function, **options):
-    return overload(function, target="cuda", jit_options={"forceinline": True}, **options)
 
 
 @_overload(_steps.constant)
@@ -569,19 +593,29 @@ def _store_wide_of(pointer, offset, values):
     return lambda pointer, offset, values: _store_wide(pointer, offset, values)
 
 
-@_overload(_device.publish)
-def _publish_of(pointer, offset, value):
-    return lambda pointer, offset, value: _publish(pointer, offset, value)
+@_overload(_device.store_status)
+def _store_status_of(pointer, offset, value):
+    return lambda pointer, offset, value: _store_status(pointer, offset, value)
 
 
-@_overload(_device.peek)
-def _peek_of(pointer, offset, like):
-    return lambda pointer, offset, like: _peek(pointer, offset, like)
+@_overload(_device.load_status)
+def _load_status_of(pointer, offset, like):
+    return lambda pointer, offset, like: _load_status(pointer, offset, like)
 
 
-@_overload(_device.draw)
-def _draw_of(pointer):
-    return lambda pointer: _draw(pointer)
+@_overload(_device.take_ticket)
+def _take_ticket_of(pointer):
+    return lambda pointer: _take_ticket(pointer)
+
+
+@_overload(_device.nap)
+def _nap_of():
+    return lambda: _nap()
+
+
+@_overload(_device.trap)
+def _trap_of():
+    return lambda: _trap()
 
 
 _CONSIDERED = set()
@@ -615,17 +649,6 @@ for _function in (
     _consider(_function)
 
 
-@contextlib.contextmanager
-def _compiling_for(capability):
-    """Let numba.cuda compile helpers for a card whether or not one is there: it asks the current device."""
-    asks = _dispatcher.get_current_device
-    _dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability)
-    try:
-        yield
-    finally:
-        _dispatcher.get_current_device = asks
-
-
 def ptx(function, signature, threads, blocks, capability):
     """Return a kernel's PTX.
 
@@ -634,17 +657,23 @@ def ptx(function, signature, threads, blocks, capability):
     function : callable
         A kernel in the words of `_device`.
     signature : sequence of str
-        For each parameter an element's name with a star (an address), a carry's name (a number) or ``i4``, ``i8``.
+        For each plain parameter, as `_operands.group` has them, an element's name with a star (an address), a carry's
+        name (a number) or ``i4``, ``i8``.
     threads, blocks : int
         The size of a block, and how many a multiprocessor should hold: without these the assembler saves registers by
         using each value before the next is asked for, which undoes the batches of loads.
     capability : tuple of int
         What to compile for: `Kernel.target` of `_launch`, not the card's own.
     """
-    for each in _device.HELPERS:
-        _consider(each)
-    arguments = [_argument(name, capability >= (8, 0)) for name in signature]
-    with _compiling_for(capability):
+    kinds = iter([_argument(name, capability >= (8, 0)) for name in signature])
+    arguments = []
+    for name in inspect.signature(function).parameters:
+        group, fields = _operands.group(name)
+        given = tuple(next(kinds) for _ in fields)
+        arguments.append(given[0] if group is None else types.BaseTuple.from_types(given, group))
+    with _cache.making:
+        for each in _device.HELPERS:
+            _consider(each)
         code, _ = cuda.compile(
             function, types.void(*arguments), device=False, abi="numba", cc=capability, output="ptx",
             launch_bounds=(threads, blocks),

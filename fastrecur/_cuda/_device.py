@@ -132,21 +132,32 @@ def misalignment(pointer):
     return pointer.address % 16
 
 
-# ---- Words that blocks tell each other ------------------------------------------------------------------------------
-# 64 bits that are written and read as one: a float32, and whether it is there. So a reader that sees the word sees the
-# number, in whatever order memory makes other writes visible. Words begin as 0.
+# ---- What blocks tell each other ------------------------------------------------------------------------------------
+# Status words: 32 bits of a number and the mark that they are there, written and read as 64 bits at once; a float64
+# takes two. So a reader that sees the marks sees the number, in whatever order memory makes other writes visible. They
+# begin as 0.
 
 
-def publish(pointer, offset, value):
+def store_status(pointer, offset, value):
     """Write a number that threads of other blocks wait for."""
-    pointer.publish(offset, value)
+    pointer.store_status(offset, value)
 
 
-def peek(pointer, offset, like):
-    """Return whether a number has been published at an address, and which."""
-    return pointer.peek(offset, like.dtype)
+def load_status(pointer, offset, like):
+    """Return whether a number has been written at an address, and which."""
+    return pointer.load_status(offset, like.dtype)
 
 
-def draw(pointer):
+def take_ticket(pointer):
     """Return the integer at an address, and add 1 to it; no two threads get the same."""
-    return pointer.draw()
+    return pointer.take_ticket()
+
+
+def nap():
+    """Let other threads work for a tenth of a microsecond."""
+    machine.nap()
+
+
+def trap():
+    """Stop the kernel with an error."""
+    machine.trap()

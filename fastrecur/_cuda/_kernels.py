@@ -4,16 +4,12 @@ import inspect
 
 import numpy as np
 
-from . import _lanes, _lookback, _pool, _series, _split, _sums, _tiles
+from . import _lanes, _look_back, _operands, _pool, _scan, _series, _sums
 from ._rules import RULES
 
-# Parameters that are int32; times are int32 or int64; whatever ends in _lane holds three int64 strides.
-_INT32 = frozenset(
-    ("steps", "reverse", "piece_steps", "pieces", "lanes", "middles", "inners", "width", "results", "summands")
-    + ("summed_middles", "summed_inners", "slice_size", "across", "sixteens")
-)  # fmt: skip
+# Plain parameters that are int32; times are int32 or int64; whatever ends in _lane holds three int64 strides.
+_INT32 = frozenset((*_operands.Geometry._fields, *_operands.Sizes._fields))
 _STRIDES = ("_lane", "_kept", "_summed")
-_SCRATCH = frozenset(("summaries", "starts", "ends", "leads"))
 _CARRIES = {"f4": np.float32, "f8": np.float64, "c8": np.complex64, "c16": np.complex128}
 
 MAKERS = {
@@ -21,50 +17,32 @@ MAKERS = {
     "lanes_vjp": _lanes.vjp,
     "series": _series.forward,
     "series_vjp": _series.vjp,
-    "summarise_lanes": _split.summarise_lanes,
-    "summarise_lanes_back": _split.summarise_lanes_back,
-    "summarise_series": _split.summarise_series,
-    "summarise_series_back": _split.summarise_series_back,
-    "fold": _split.fold,
-    "mend": _split.mend,
-    "mend_back": _split.mend_back,
-    "clear": _lookback.clear,
-    "once": _lookback.forward,
-    "once_vjp": _lookback.vjp,
-    "tiles": _tiles.forward,
-    "tiles_vjp": _tiles.vjp,
+    "scan": _scan.forward,
+    "scan_vjp": _scan.vjp,
     "sums": _sums.sums,
     "pool": _pool.forward,
     "pool_vjp": _pool.vjp,
 }
-THREADS = {"sums": _sums.THREADS, "tiles": _tiles.THREADS, "tiles_vjp": _tiles.THREADS}
+THREADS = {"sums": _sums.THREADS, "scan": _look_back.THREADS, "scan_vjp": _look_back.THREADS}
 MOST_THREADS = 128
 
 
 def blocks(name, rule, carry, options, elements, capability):
     """Return how many blocks a multiprocessor is to hold, which says how many registers a thread may have.
 
-    Kernels that shuffle get the more, for before compute capability 9.0 each shuffle also has a path for a warp that
-    has lost its step. With 6 blocks the assembler issues all loads of a float32 batch before it uses one, with 3 or 4
-    it does not; in float64 it is the other way about. A test looks.
+    With 6 blocks the assembler issues all loads of a float32 batch before it uses one, with 3 or 4 it does not; in
+    float64 it is the other way about. A test looks.
     """
-    if capability[0] in (9, 10) and carry == "f4":
-        # Cards that want more bytes on their way than fewer blocks would ask for.
-        if name == "once":
-            return 4
-        if name == "pool_vjp" and not dict(options)["packed"]:
-            return 7
-    if rule == "linear" and dict(elements).get("g") in ("f2", "bf2"):
-        # Three operands of 16 bits are few bytes a thread, and 6 blocks leave registers enough.
-        if name == "once_vjp":
-            return 6 if capability[0] in (9, 10) else 3
-        if name == "tiles_vjp" and capability[0] in (9, 10):
-            return 3
-    if name in ("tiles", "tiles_vjp"):
-        return 2 if capability[0] in (9, 10) else 1
+    is_large = capability[0] in (9, 10)  # cards that want more bytes on their way than fewer blocks would ask for
+    if is_large and name == "pool_vjp" and carry == "f4" and not dict(options)["packed"]:
+        return 7
+    if is_large and name == "scan_vjp" and rule == "linear" and dict(elements).get("g") in ("f2", "bf2"):
+        return 3
+    if name == "scan" and rule != "linear" and capability < (9, 0) and (carry == "f8" or capability != (8, 0)):
+        return 1  # each shuffle has a path for a diverged warp there, and two blocks would spill
     if name == "lanes":
         return 6 if carry == "f4" else 4
-    return 4 if name in ("lanes_vjp", "summarise_lanes", "summarise_lanes_back", "pool", "pool_vjp") else 2
+    return 4 if name in ("lanes_vjp", "pool", "pool_vjp") else 2
 
 
 def make(cuda, name, rule, carry, options, elements=()):
@@ -95,6 +73,11 @@ def make(cuda, name, rule, carry, options, elements=()):
     return maker(cuda, **{key: given[key] for key in inspect.signature(maker).parameters if key != "cuda"})
 
 
+def parameters(function):
+    """Return the names of a kernel's plain parameters."""
+    return tuple(field for name in inspect.signature(function).parameters for field in _operands.group(name)[1])
+
+
 def signature(names, carry, elements, time):
     """Return the types of a kernel's parameters: as `_compiler.ptx` takes them.
 
@@ -110,10 +93,8 @@ def signature(names, carry, elements, time):
             types.append("i8[3]")
         elif name == "target_slice":
             types.append("i8")
-        elif name == "words":
+        elif name == "descriptors":
             types.append("f4*")
-        elif name in _SCRATCH:
-            types.append(carry + "*")
         else:
             element = elements[name]
             types.append(carry if element == "number" else element + "*")

@@ -1,17 +1,22 @@
 """The one way to a kernel: compile it, or find it compiled, load it, launch it.
 
 A kernel is compiled to PTX by numba.cuda, assembled by nvJitLink through cuda.core, and kept on disk as a cubin under a
-name made of everything that it depends on. So a process that finds its kernels there imports cuda.core alone. `launch`
-is the seam: tests put an emulator or a recorder in the place of `driver`.
+name made of everything that it depends on. So a process that finds its kernels there imports cuda.core alone. `driver`
+is the seam: tests put an emulator or a recorder in its place.
 """
 
+import contextlib
 import functools
-import inspect
+import os
 import pathlib
 
 from .. import _cache
 from .. import _messages as say
 from . import _kernels
+
+OLDEST = 7, 5  # compute capability
+DEFAULT_STREAMS = 0, 1  # handles of a device's default stream, which nobody can capture
+_MOST_STREAMS = 1024  # whose objects are kept
 
 
 class Kernel:
@@ -21,8 +26,7 @@ class Kernel:
         self.key = name, rule, carry, options, elements, time
         self.name = name
         self.threads = _kernels.THREADS.get(name, _kernels.MOST_THREADS)
-        function = self.function(None)
-        self.parameters = tuple(inspect.signature(function).parameters)
+        self.parameters = _kernels.parameters(self.function(None))
         self.signature = _kernels.signature(self.parameters, carry, dict(elements), time)
         self.loaded = {}  # device -> what the driver launches
 
@@ -55,11 +59,6 @@ def kernel(*key):
     return Kernel(*key)
 
 
-def launch(kernel, grid, threads, arguments, device, stream):
-    """Start a kernel: addresses are ints, numbers ctypes'."""
-    driver().launch(kernel, grid, threads, arguments, device, stream)
-
-
 @functools.cache
 def driver():
     """Return what launches kernels; raise where there is none."""
@@ -67,72 +66,175 @@ def driver():
 
 
 class CudaCore:
-    """The way to a real card."""
+    """The way to a real card: cuda.core, and the driver's own functions.
+
+    Every call works in the context of the device that it is given, and leaves the thread's contexts as it found them:
+    none, another device's, or one that is not the device's primary context.
+    """
 
     def __init__(self):
         try:
             import cuda.core as core
+            from cuda.bindings import driver as api
         except ImportError:
             raise RuntimeError(say.gpu_packages("cuda-core")) from None
-        self.core = core
+        self.core, self.api = core, api
         try:
-            core.Device().set_current()
+            version = self.ask(api.cuDriverGetVersion())
         except Exception as error:
             raise RuntimeError(say.gpu_driver(error)) from error
+        if version // 1000 < api.CUDA_VERSION // 1000:
+            raise RuntimeError(say.gpu_old_driver(api.CUDA_VERSION // 1000, version))
+        self.version = version
+        self.ask(api.cuInit(0))
+        self.contexts, self.handles = {}, {}  # by device
         self.streams, self.configs = {}, {}
 
-    def launch(self, kernel, grid, threads, arguments, device, stream):
-        """Start a kernel in a stream of a device."""
-        core = self.core
-        current = core.Device()
-        if current.device_id != device:
-            core.Device(device).set_current()
+    def ask(self, answer):
+        """Return what a function of the driver gave; raise where that is an error."""
+        error, *given = answer
+        if error:
+            raise RuntimeError(say.gpu_driver(getattr(error, "name", error)))
+        return given[0] if given else None
+
+    def enter(self, device):
+        """Let a device's context be the thread's, unless it is; return whether `leave` must be called."""
+        _, current = self.api.cuCtxGetCurrent()
+        if int(current) == self.handles.get(device):
+            return False
+        error, number = self.api.cuCtxGetDevice()  # an error where there is no context
+        if not error and int(number) == device:
+            self.primary(device)  # by whose handle it is known next time, if it is this
+            return False
+        self.ask(self.api.cuCtxPushCurrent(self.primary(device)))
+        return True
+
+    def leave(self):
+        """Give the thread the context back that it had."""
+        self.ask(self.api.cuCtxPopCurrent())
+
+    @contextlib.contextmanager
+    def on(self, device):
+        """Work in a device's context."""
+        entered = self.enter(device)
         try:
-            handle = kernel.loaded.get(device)
-            if handle is None:
-                handle = kernel.loaded[device] = self.load(kernel, device)
+            yield
+        finally:
+            if entered:
+                self.leave()
+
+    def primary(self, device):
+        """Return a device's primary context, which is kept for as long as the process lives, as by CUDA's runtime."""
+        context = self.contexts.get(device)
+        if context is None:
+            context = self.contexts[device] = self.ask(self.api.cuDevicePrimaryCtxRetain(device))
+            self.handles[device] = int(context)
+        return context
+
+    @contextlib.contextmanager
+    def in_primary(self, device):
+        """Let a device's primary context be the thread's.
+
+        Numba pops what it finds instead, when it uses a device for the first time.
+        """
+        self.ask(self.api.cuCtxPushCurrent(self.primary(device)))
+        try:
+            yield
+        finally:
+            self.leave()
+
+    def queue(self, stream):
+        """Return a stream for cuda.core."""
+        found = self.streams.get(stream)
+        if found is None:
+            if len(self.streams) >= _MOST_STREAMS:
+                self.streams.clear()
+            found = self.streams[stream] = self.core.Stream.from_handle(stream)
+        return found
+
+    def start(self, launches, places, device, stream):
+        """Put launches, which `_run` has prepared, into a stream of a device."""
+        entered = self.enter(device)
+        try:
             queue = self.streams.get(stream)
             if queue is None:
-                queue = self.streams[stream] = core.Stream.from_handle(stream)
-            config = self.configs.get((grid, threads))
-            if config is None:
-                config = self.configs[grid, threads] = core.LaunchConfig(grid=grid, block=threads)
-            core.launch(queue, config, handle, *arguments)
+                queue = self.queue(stream)
+            for kernel, grid, threads, template, slots in launches:
+                if kernel is None:
+                    self.ask(self.api.cuMemsetD32Async(places[slots], 0, threads, stream))
+                    continue
+                handle = kernel.loaded.get(device)
+                if handle is None:
+                    handle = self.load(kernel, device, stream)
+                config = self.configs.get((grid, threads))
+                if config is None:
+                    config = self.configs[grid, threads] = self.core.LaunchConfig(grid=grid, block=threads)
+                arguments = template.copy()
+                for at, k in slots:
+                    arguments[at] = places[k]
+                self.core.launch(queue, config, handle, *arguments)
         finally:
-            if current.device_id != device:
-                current.set_current()
+            if entered:
+                self.leave()
+
+    def allocate(self, size, device, stream):
+        """Return the address of memory that is there for what is put into a stream from now until `free`.
+
+        None if the device has no such memory. In a stream that is captured, both become part of the graph.
+        """
+        with self.on(device):
+            error, address = self.api.cuMemAllocAsync(size, stream)
+        if error == self.api.CUresult.CUDA_ERROR_NOT_SUPPORTED:
+            return None
+        return int(self.ask((error, address)))
+
+    def free(self, address, device, stream):
+        """Give back what `allocate` gave."""
+        with self.on(device):
+            self.ask(self.api.cuMemFreeAsync(address, stream))
+
+    def is_capturing(self, device, stream):
+        """Return whether a stream's work is recorded for a graph instead of done."""
+        if stream in DEFAULT_STREAMS:
+            return False
+        with self.on(device):
+            return int(self.ask(self.api.cuStreamIsCapturing(stream))) != 0
 
     def device_of(self, pointer):
         """Return the device that an address is on."""
-        from cuda.bindings import driver as bindings
-
-        attribute = bindings.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
-        error, device = bindings.cuPointerGetAttribute(attribute, pointer)
-        if error:
-            raise RuntimeError(say.gpu_driver(error))
-        return int(device)
+        attribute = self.api.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+        return int(self.ask(self.api.cuPointerGetAttribute(attribute, pointer)))
 
     def order(self, before, after, device):
         """Let what is next in one stream wait for the work of another; the host goes on."""
-        first, second = (self.core.Stream.from_handle(stream) for stream in (before, after))
-        second.wait(first)
+        with self.on(device):
+            self.queue(after).wait(self.queue(before))
 
     def describe(self):
-        """Return a line for each device."""
+        """Return a line for each device that this process may use."""
         lines = []
-        for device in self.core.Device.get_all_devices():
-            major, minor = device.compute_capability
-            verdict = "" if (major, minor) >= (7, 5) else ", too old"
-            lines.append(f"device {device.device_id}: {device.name}, compute capability {major}.{minor}{verdict}")
+        for number in range(self.ask(self.api.cuDeviceGetCount())):
+            device = self.core.Device(number)
+            capability = tuple(device.compute_capability)
+            verdict = "" if capability >= OLDEST else ", too old"
+            lines.append(
+                f"device {number}: {device.name}, compute capability {capability[0]}.{capability[1]}{verdict}, "
+                f"driver for CUDA {say.cuda_version(self.version)}"
+            )
         return lines or ["no device"]
 
-    def load(self, kernel, device):
-        """Return a kernel that is ready on a device."""
+    def load(self, kernel, device, stream=0):
+        """Load a kernel for a device; return what launches it there."""
+        if self.is_capturing(device, stream):
+            raise RuntimeError(say.gpu_capture_unloaded())
         capability = tuple(self.core.Device(device).compute_capability)
-        if capability < (7, 5):
+        if capability < OLDEST:
             raise RuntimeError(say.gpu_too_old(device, capability))
-        code, name = cubin(kernel, capability)
-        return self.core.ObjectCode.from_cubin(code).get_kernel(name)
+        with _cache.making:  # of several threads that come first, one compiles
+            if device not in kernel.loaded:
+                code, name = cubin(kernel, capability)
+                kernel.loaded[device] = self.core.ObjectCode.from_cubin(code).get_kernel(name)
+        return kernel.loaded[device]
 
 
 # ---- Kernels on disk ------------------------------------------------------------------------------------------------
@@ -140,8 +242,9 @@ class CudaCore:
 
 def digest():
     """Return a name for the sources that kernels are made of, and for what compiles them."""
-    packages = "numba", "numba-cuda", "cuda-core", "nvidia-nvvm", "nvidia-nvjitlink"
-    return _cache.digest(pathlib.Path(__file__).parent, *packages)
+    compilers = "nvidia-nvvm", "nvidia-nvjitlink", "nvidia-cuda-nvcc-cu12", "nvidia-nvjitlink-cu12"
+    installed = _cache.digest(pathlib.Path(__file__).parent, "numba", "numba-cuda", "cuda-core", *compilers)
+    return installed, *(os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH"))  # a toolkit without a package
 
 
 def cubin(kernel, capability):
@@ -157,11 +260,22 @@ def cubin(kernel, capability):
 
 def assemble(ptx, capability):
     """Return machine code and the kernel's name."""
-    from cuda.core import Linker, LinkerOptions, ObjectCode
+    from cuda.core import Linker, ObjectCode
 
-    name = entry(ptx)
-    options = LinkerOptions(arch=f"sm_{capability[0]}{capability[1]}")
-    return bytes(Linker(ObjectCode.from_ptx(ptx.encode()), options=options).link("cubin").code), name
+    options = linker_options(f"sm_{capability[0]}{capability[1]}")
+    return bytes(Linker(ObjectCode.from_ptx(ptx.encode()), options=options).link("cubin").code), entry(ptx)
+
+
+def linker_options(architecture, *more):
+    """Return how PTX becomes machine code: a product and a sum stay two roundings unless PTX fuses them.
+
+    The assembler would fuse them where it likes, which may change with its version and with a card: results would no
+    longer have the bits that the kernel's PTX says, which are those that tests see. cuda.core's own option ``fma`` is
+    one of the linker, and does not reach the assembler. ``more`` are the assembler's options.
+    """
+    from cuda.core import LinkerOptions
+
+    return LinkerOptions(arch=architecture, ptxas_options=["--fmad=false", *more])
 
 
 def entry(ptx):

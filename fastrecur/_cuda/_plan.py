@@ -16,12 +16,11 @@ from .. import _loops, _problem, _shapes
 from .. import _messages as say
 from .._arrays import element
 from .._shapes import c_strides
-from . import _lookback, _tiles
+from . import _descriptors, _look_back
 from ._kernels import MOST_THREADS, THREADS
-from ._lookback import SPINS
 
-LANES, SERIES, ONCE, TILES = "lanes", "series", "once", "tiles"
-LOOKING_BACK = ONCE, TILES
+LANES, SERIES = "lanes", "series"
+CLEAR = "clear"  # no kernel: the driver sets words to zero
 
 _CARRY = {"f2": "f4", "bf2": "f4", "f4": "f4", "f8": "f8", "c8": "c8", "c16": "c16"}
 _DTYPES = {name: np.dtype(name) for name in ("f4", "f8", "c8", "c16")}
@@ -30,22 +29,55 @@ _DTYPES = {name: np.dtype(name) for name in ("f4", "f8", "c8", "c16")}
 BYTES_PER_US = 3e6
 BATCH_US, STEP_US = 0.6, 0.013  # what memory takes to answer, and a step once its operands are there
 CHUNK_US = 1.5  # a warp's chunk
-FIXED_US = 8.0  # what more launches and a fold take
-LOOK_US = 1.0  # a state's way over the 32 chunks of a group
-LANES_WANTED, WARPS_WANTED = 1 << 15, 1 << 10  # threads, or warps, that keep such a card's memory busy
+FIXED_US = 8.0  # what clearing descriptors, a look at flags and the launches of both take
+LOOK_US, FOLD_US = 0.8, 0.007  # a status word's way to another block, and a tile's summary once it is there
+THREADS_WANTED = 38_620  # that keep such a card's memory busy: tests/gpu_tools/table.py, the lanes' kernel
+GAIN = 0.9  # three launches in the place of one are to save a tenth
 FEW_LANES = 32
-MOST_PIECES = 1 << 12
-LOOKS_BACK = True  # whether pieces may tell each other; `tests/gpu/run.py` measures both
+ACROSS = 32  # series side by side in a tile
 
 
 class Choice(NamedTuple):
-    """Which kernel walks, and into about how many pieces time is cut for it."""
+    """Which kernel scans, and into how many tiles time is cut for it: 1 if it is not."""
 
     traversal: str
-    pieces: int
+    tiles: int
 
 
-def choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, count, is_complex=False, may_look_back=False):
+class Estimate(NamedTuple):
+    """What a problem should take in microseconds, in one piece and by the single-pass scan; `tests/gpu` prints it."""
+
+    choice: Choice
+    whole: float
+    scan: float
+
+
+def _overlapped(stream, alone, threads):
+    """Return what a kernel takes that moves its bytes in ``stream`` and waits for memory ``alone``.
+
+    Too few threads ask for too few bytes at once; but to wait and to move, one after the other, takes longest.
+    """
+    return max(alone, min(stream / min(1, threads / THREADS_WANTED), alone + stream))
+
+
+def estimate(lanes, steps, neighbours, time_is_contiguous, word, ahead):
+    """Return what `choose` reckons with; arguments are as there."""
+    in_time = time_is_contiguous and neighbours < FEW_LANES and steps > 1
+    series = in_time or (lanes < FEW_LANES and neighbours < FEW_LANES and steps > ahead)
+    stream = word * lanes * steps / BYTES_PER_US
+    batch = CHUNK_US if series else BATCH_US + ahead * STEP_US
+    across, width = (1, 32) if series else (ACROSS, 1)
+    whole = _overlapped(stream, math.ceil(steps / (width * ahead)) * batch, width * lanes)
+    tiles = -(-steps // (_look_back.THREADS // across * ahead))
+    window = _look_back.window(across)
+    looks = tiles / window * (LOOK_US + window * FOLD_US)
+    resident = tiles * -(-lanes // across) * _look_back.THREADS
+    scan = _overlapped(stream, batch + looks, resident) + FIXED_US
+    is_cut = tiles > 1 and scan < GAIN * whole
+    return Estimate(Choice(SERIES if series else LANES, tiles if is_cut else 1), whole, scan)
+
+
+def choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, is_complex=False):
     """Return the choice for a problem: a function of its shape and layout alone.
 
     Parameters
@@ -58,36 +90,14 @@ def choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, count, is_
         Whether steps do, in every operand that has them all.
     word : int
         How many bytes a step of a lane moves.
-    ahead, count : int
-        The steps that a thread takes at once: in the kernel of lanes, and in those of contiguous time.
+    ahead : int
+        The steps that a thread takes at once.
     is_complex : bool
         Complex states have the one kernel only, and are not cut.
-    may_look_back : bool
-        Whether a state fits into a word beside the mark that it is there.
     """
     if is_complex:
         return Choice(LANES, 1)
-    in_time = time_is_contiguous and neighbours < FEW_LANES and steps > 1
-    series = in_time or (lanes < FEW_LANES and neighbours < FEW_LANES and steps > ahead)
-    stream = word * lanes * steps / BYTES_PER_US
-    if series:
-        alone, wanted, units = math.ceil(steps / (32 * count)) * CHUNK_US, WARPS_WANTED, steps // (32 * count)
-    else:
-        alone, wanted, units = math.ceil(steps / ahead) * (BATCH_US + ahead * STEP_US), LANES_WANTED, steps // ahead
-    traversal = SERIES if series else LANES
-    pieces = 1
-    while 2 * pieces * lanes <= 2 * wanted and 4 * pieces <= units and pieces < MOST_PIECES:
-        pieces *= 2
-    whole, cut = max(stream, alone), 5 / 3 * stream + FIXED_US + 2 * alone / pieces
-    chunks = -(-steps // (32 * count))
-    once = max(stream, CHUNK_US + chunks / 32 * LOOK_US) + FIXED_US
-    if series and may_look_back and chunks > 1 and once < min(whole, cut):
-        return Choice(ONCE, chunks)
-    turns = -(-steps // (_tiles.ROWS * ahead))
-    once = max(stream, BATCH_US + ahead * STEP_US + turns / _tiles.LOOKED * LOOK_US) + FIXED_US
-    if not series and may_look_back and turns > 1 and once < min(whole, cut):
-        return Choice(TILES, turns)
-    return Choice(traversal, pieces if cut < whole else 1)
+    return estimate(lanes, steps, neighbours, time_is_contiguous, word, ahead).choice
 
 
 class Launch(NamedTuple):
@@ -174,8 +184,8 @@ def _packs(names, elements, sizes, time, most):
     return packs
 
 
-def _grid(threads, per_block, pieces):
-    return (-(-threads // per_block), pieces, 1)
+def _grid(threads, per_block):
+    return (-(-threads // per_block), 1, 1)
 
 
 def _block(threads):
@@ -187,7 +197,7 @@ def _check_size(lanes, steps):
         raise ValueError(say.too_many(lanes, steps))
 
 
-def _geometry(shape, axis, reverse, operands, sizes, elements, guides, full, word, carry, is_vjp, is_average):
+def _geometry(shape, axis, reverse, operands, sizes, elements, guides, full, word, carry, is_vjp):
     """Return what all launches of a problem share.
 
     ``operands`` holds strides in the result's axes by name, 0 in time for those that have none; ``full`` names those
@@ -209,48 +219,28 @@ def _geometry(shape, axis, reverse, operands, sizes, elements, guides, full, wor
     time_is_contiguous = bool(in_time) and all(abs(time[n]) == sizes[n] for n in in_time)
     largest = max((sizes[n] for n in wide), default=4)
     ahead = (16 if largest <= 4 else 8) // (2 if is_vjp else 1)
-    count = ahead
-    choice = choose(
-        lanes, steps, neighbours, time_is_contiguous, word, ahead, count, carry.startswith("c"),
-        may_look_back=LOOKS_BACK and carry == "f4",
-    )  # fmt: skip
-    packs = _packs(full, elements, sizes, time, count if is_vjp else count // 2)  # mending takes half as many at once
-    by = max(("b", "a"), key=lambda n: packs[n])
-    in_lanes = choice.traversal in (LANES, TILES)
-    guide = ("b", 0) if in_lanes else (by, packs[by])
-    width = 1
-    if in_lanes:
-        packs = dict.fromkeys(packs, 0)
-    if choice.traversal == TILES:
-        piece_steps = _tiles.ROWS * ahead
-        pieces = -(-steps // piece_steps)
-    elif in_lanes:
-        piece_steps = -(-steps // choice.pieces)
-        piece_steps = -(-piece_steps // ahead) * ahead if choice.pieces > 1 else steps
-        pieces = -(-steps // piece_steps)
-    else:
-        reach = steps + guide[1]
-        width = 32
-        if choice.pieces == 1:
-            while width > 1 and width // 2 * count >= reach:
-                width //= 2
-        chunk = width * count
-        piece_steps = chunk if choice.traversal == ONCE else -(-reach // (choice.pieces * chunk)) * chunk
-        pieces = -(-reach // piece_steps)
-    farthest = max([abs(t) for t in time.values()] or [0]) * max(ahead, count + 16)
+    choice = choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, carry.startswith("c"))
+    in_time, cut = choice.traversal == SERIES, choice.tiles > 1
+    packs, guide, width, tiles = dict.fromkeys(full, 0), ("b", 0), 1, 1
+    if in_time:
+        packs = _packs(full, elements, sizes, time, ahead)
+        by = max(("b", "a"), key=lambda n: packs[n])
+        guide, width = (by, packs[by]), 32
+        while width > 1 and width // 2 * ahead >= steps + guide[1]:
+            width //= 2
+    across = 1 if in_time else ACROSS
+    if cut:
+        tiles = -(-(steps + guide[1]) // (_look_back.THREADS // across * ahead))
+    farthest = max([abs(t) for t in time.values()] or [0]) * (16 + ahead)
     values = dict(
-        steps=steps, reverse=int(reverse), piece_steps=piece_steps, pieces=pieces, lanes=lanes, middles=lane_sizes[1],
-        inners=lane_sizes[2], width=width,
+        steps=steps, reverse=int(reverse), lanes=lanes, middles=lane_sizes[1], inners=lane_sizes[2], width=width,
+        tiles=tiles,
     )  # fmt: skip
-    if choice.traversal == ONCE:
-        values["sixteens"] = -(-_lookback.words(lanes, pieces) // 16)
-    elif choice.traversal == TILES:
-        values["sixteens"] = -(-_tiles.words(lanes, pieces, is_average) // 16)
     values |= {f"{name}_time": t for name, t in time.items()}
     values |= {f"{name}_lane": s for name, s in lane_strides.items()}
     offsets = tuple({name: o + base.get(name, 0) for name, o in each.items()} for each in offsets)
     return Geometry(
-        values, offsets, choice, pieces, lanes, ahead, count, packs, guide, "i4" if farthest < 1 << 31 else "i8", dims
+        values, offsets, choice, tiles, lanes, ahead, across, packs, guide, "i4" if farthest < 1 << 31 else "i8", dims
     )
 
 
@@ -260,39 +250,40 @@ class Geometry(NamedTuple):
     values: dict
     offsets: tuple
     choice: Choice
-    pieces: int
+    tiles: int
     lanes: int
-    ahead: int
-    each: int  # steps of a chunk that a thread takes
+    ahead: int  # steps that a thread takes at once
+    across: int  # series in a tile
     packs: dict
     guide: tuple
     time: str
     dims: list
 
 
-def _launcher(geometry, rule, carry, elements):
-    """Return a function that makes a launch of this problem."""
+def _launches(geometry, rule, carry, elements, back, **told):
+    """Return the launches of this problem, and what they need of scratch: name -> how many carries."""
+    lanes, tiles, packs = geometry.lanes, geometry.tiles, tuple(sorted(geometry.packs.items()))
+    chunks = dict(count=geometry.ahead, packs=packs, guide=geometry.guide)
 
-    def launch(kernel, threads, pieces=1, elements=elements, **options):
-        per_block = _block(threads)
+    def launch(kernel, threads, per_block, **options):
         return Launch(
-            kernel, rule, carry, tuple(sorted(options.items())), tuple(sorted(elements.items())), geometry.time,
-            _grid(threads, per_block, pieces), per_block, geometry.values,
+            kernel + back, rule, carry, tuple(sorted((told | options).items())), tuple(sorted(elements.items())),
+            geometry.time, _grid(threads, per_block), per_block, geometry.values,
         )  # fmt: skip
 
-    return launch
-
-
-def _clear(values):
-    """Return the launch that clears words: one kernel for all that look back."""
-    per_block = _block(values["sixteens"])
-    return Launch("clear", "", "f4", (), (), "i4", _grid(values["sixteens"], per_block, 1), per_block, values)
-
-
-def _tile(launch):
-    """Return a launch of lanes as one of tiles."""
-    blocks = _tiles.groups(launch.values["lanes"]) * launch.values["pieces"]
-    return launch._replace(grid=(blocks, 1, 1), threads=_tiles.THREADS)
+    if tiles > 1:
+        threads = -(-lanes // geometry.across) * tiles * _look_back.THREADS
+        size = _DTYPES[carry].itemsize
+        is_average = rule != "linear" and not back
+        needed = _descriptors.bytes_of(lanes, tiles, geometry.across, is_average, size)
+        clear = Launch(CLEAR, "", carry, (), (), "i4", (), 0, {"words": needed // 4})
+        scan = launch("scan", threads, _look_back.THREADS, across=geometry.across, **chunks)
+        fix_up = launch("series", lanes * 32, _block(lanes * 32), is_fix_up=True, **chunks)
+        return (clear, scan, fix_up), {"descriptors": needed // size}
+    if geometry.choice.traversal == LANES:
+        return (launch("lanes", lanes, _block(lanes), ahead=geometry.ahead),), {}
+    threads = lanes * geometry.values["width"]
+    return (launch("series", threads, _block(threads), is_fix_up=False, **chunks),), {}
 
 
 def _own(shape, lane_shape, strides):
@@ -335,37 +326,10 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex=F
     word = plan.dtype.itemsize + sum(sizes[n] for n in "ab" if any(operands[n]))
     geometry = _geometry(
         shape, axis, reverse, operands, sizes, elements, ("h", "b", "a"), ("a", "b", "h"), word,
-        carry, False, family == _problem.FORGET,
+        carry, False,
     )  # fmt: skip
     rule = _rule(family, plan.dtype, carry, a)
-    launch = _launcher(geometry, rule, carry, elements)
-    lanes, pieces = geometry.lanes, geometry.pieces
-    kind, threads = geometry.choice.traversal, lanes * geometry.values["width"]
-    packs = tuple(sorted((n, geometry.packs[n]) for n in ("a", "b", "h")))
-    chunks = dict(count=geometry.each, packs=packs, guide=geometry.guide)
-    here = dict(ahead=geometry.ahead) if kind == LANES else chunks
-    if pieces == 1:
-        return DevicePlan(
-            plan, carry, lane_shape, geometry.choice, (launch(kind, threads, **here),), {}, geometry.offsets
-        )
-    if kind in LOOKING_BACK:
-        if kind == ONCE:
-            walk = launch("once", threads * pieces, spins=SPINS, **chunks)
-        else:
-            walk = _tile(launch("tiles", lanes, count=geometry.ahead, spins=SPINS))
-        launches = _clear(geometry.values), walk
-        scratch = dict(words=4 * geometry.values["sixteens"])
-    else:
-        launches = (
-            launch(f"summarise_{kind}", threads, pieces, **here),
-            launch("fold", lanes * 32, back=False),
-            launch(kind, threads, pieces, **here),
-        )
-        scratch = dict(summaries=4 * lanes * pieces)
-    # Half as many steps a thread: mending is rare, and with as many wide numbers would not fit into the registers.
-    mending = chunks | dict(count=geometry.each // (1 if sizes["h"] == 2 else 2))
-    launches = (*launches, launch("mend", lanes * 32, **mending))
-    scratch |= dict(starts=lanes * pieces, ends=lanes * pieces, leads=lanes * pieces)
+    launches, scratch = _launches(geometry, rule, carry, elements, "")
     return DevicePlan(plan, carry, lane_shape, geometry.choice, launches, scratch, geometry.offsets)
 
 
@@ -445,41 +409,11 @@ def vjp(
     _lengths(elements, operands, lengths, lane_shape, axis)
     word = sum(sizes[n] for n in ("g", "a", "b", "h", "to_a", "to_b") if any(operands[n]))
     full = ("g", "a", "b", "h", "to_a", "to_b")
-    geometry = _geometry(
-        shape, axis, reverse, operands, sizes, elements, ("h", "b", "a", "g"), full, word, carry, True, False
-    )
+    geometry = _geometry(shape, axis, reverse, operands, sizes, elements, ("h", "b", "a", "g"), full, word, carry, True)
     rule = _rule(family, np.dtype(carry_dtype) if plan.dtype.itemsize > 2 else plan.dtype, carry, a)
-    launch = _launcher(geometry, rule, carry, elements)
-    lanes, pieces, repeats = geometry.lanes, geometry.pieces, len(geometry.offsets)
-    kind, threads = geometry.choice.traversal, lanes * geometry.values["width"]
-    packs = tuple(sorted((n, geometry.packs[n]) for n in full))
-    chunks = dict(count=geometry.each, packs=packs, guide=geometry.guide)
-    here = dict(ahead=geometry.ahead) if kind == LANES else chunks
+    lanes, tiles, repeats = geometry.lanes, geometry.tiles, len(geometry.offsets)
     told = dict(a_is_total=totals["to_a"], b_is_total=totals["to_b"])
-    scratch = {}
-    if pieces == 1:
-        launches = (launch(f"{kind}_vjp", threads, **here, **told),)
-    elif kind in LOOKING_BACK:
-        if kind == ONCE:
-            walk = launch("once_vjp", threads * pieces, spins=SPINS, **chunks, **told)
-        else:
-            walk = _tile(launch("tiles_vjp", lanes, count=geometry.ahead, spins=SPINS, **told))
-        launches = (
-            _clear(geometry.values),
-            walk,
-            launch("mend_back", lanes * 32, **chunks, **told),
-        )
-        scratch = dict(words=4 * geometry.values["sixteens"], starts=lanes * pieces, ends=lanes * pieces)
-    else:
-        launches = (
-            launch(f"summarise_{kind}_back", threads, pieces, **here),
-            launch("fold", lanes * 32, elements=elements | {"h0": elements["last"]}, back=True)._replace(
-                values=geometry.values | {"h0_lane": geometry.values["last_lane"]}, places=(("h0", "last"),)
-            ),
-            launch(f"{kind}_vjp", threads, pieces, **here, **told),
-            launch("mend_back", lanes * 32, **chunks, **told),
-        )
-        scratch = dict(summaries=4 * lanes * pieces, starts=lanes * pieces, ends=lanes * pieces)
+    launches, scratch = _launches(geometry, rule, carry, elements, "_vjp", **told)
     finish = []
     size = carry_dtype.itemsize
     offsets = [dict(each) for each in geometry.offsets]
@@ -488,16 +422,16 @@ def vjp(
             continue
         own = _shapes.own_strides(own_shape, shape, dtype.itemsize)
         if totals[name]:
-            temporaries[name] = repeats * pieces * lanes
+            temporaries[name] = repeats * tiles * lanes
             for k, each in enumerate(offsets):
-                each[name] = k * pieces * lanes * size
-            # As the kernel leaves them: repetitions, pieces, and the lanes in the kernel's order.
+                each[name] = k * tiles * lanes * size
+            # As the kernel leaves them: repetitions, tiles, and the lanes in the kernel's order.
             reach, dims = size, []
             for n, s in reversed(geometry.dims[-3:]):
                 dims.append((n, reach, s[name + "_sum"]))
                 reach *= n
-            dims.append((pieces, reach, 0))
-            reach *= pieces
+            dims.append((tiles, reach, 0))
+            reach *= tiles
             for n, s in reversed(geometry.dims[:-3]):
                 dims.append((n, reach, s[name + "_sum"]))
                 reach *= n
@@ -546,7 +480,7 @@ def _sum(dims, carry, target, source=None):
     summed = [(1, (0, 0))] * (3 - len(summed)) + summed
     results, summands = math.prod(n for n, _ in kept), math.prod(n for n, _ in summed)
     _check_size(results, summands)
-    slices = min(MOST_SLICES, -(-summands // SLICE)) if results < LANES_WANTED else 1
+    slices = min(MOST_SLICES, -(-summands // SLICE)) if results < THREADS_WANTED else 1
     slice_size = -(-summands // slices)
     slices = -(-summands // slice_size)
 

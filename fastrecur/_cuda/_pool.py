@@ -1,6 +1,6 @@
 """Kernels of the QRNN's pooling: a thread for each lane, as in `_lanes`; the arithmetic is `_pooling`'s.
 
-A lane's candidates, forget gates and output gates stand ``product_lane[0]`` bytes apart. Step t of the direction of
+A lane's candidates, forget gates and output gates stand ``product.series[0]`` bytes apart. Step t of the direction of
 travel is in row t, or in ``rows[t]`` where sequences are packed: there a lane is walked from its first valid step to
 its last, and nothing else is touched. ``carry`` holds what a lane starts from, then what it ends with.
 """
@@ -9,22 +9,9 @@ import numpy as np
 
 from .._pooling import pool, pool_adjoint, put_out, put_out_adjoint
 from .._steps import select
-from ._device import (
-    block,
-    block_threads,
-    divide,
-    helper,
-    is_null,
-    load,
-    load_int,
-    load_raw,
-    narrow,
-    shift,
-    store,
-    thread,
-    unpack,
-)
-from ._lanes import lane_offset, valid_steps
+from ._device import helper, is_null, load, load_int, load_raw, narrow, store, unpack
+from ._lanes import thread_in_grid
+from ._operands import of_series, offset, split_index, valid_steps
 
 ROW_BYTES = 8  # of an entry of `rows`
 
@@ -42,24 +29,18 @@ def forward(cuda, zero, size, ahead, gated, packed, raws):
     """Return the kernel that pools; ``states`` may be null."""
     raw, keep_raw, kind = raws["product"], raws["keep"], type(zero)
 
-    def kernel(
-        product, keep, h, states, carry, rows, lengths, steps, reverse, lanes, inners, product_time, keep_time, h_time,
-        states_time, product_lane, keep_lane, h_lane, states_lane, lengths_lane,
-    ):  # fmt: skip
-        lane = narrow(block() * block_threads() + thread())
-        if lane >= lanes:
+    def kernel(product, keep, h, states, carry, rows, lengths, geometry):
+        lane, steps = thread_in_grid(), geometry.steps
+        if lane >= geometry.lanes:
             return
-        sequence = divide(lane, inners)
-        inner = lane - sequence * inners
-        start, stop = valid_steps(lengths, lane_offset(lengths_lane, 0, sequence, inner), steps, reverse)
+        index = split_index(lane, geometry.middles, geometry.inners)
+        start, stop = valid_steps(lengths, index, geometry)
         t, end = 0, steps
         if packed:
             t, end = start, stop
-        product_here = shift(product, lane_offset(product_lane, 0, sequence, inner))
-        keep_here = shift(keep, lane_offset(keep_lane, 0, sequence, inner))
-        h_here = shift(h, lane_offset(h_lane, 0, sequence, inner))
-        states_here = shift(states, lane_offset(states_lane, 0, sequence, inner))
-        part, saves = product_lane[0], not is_null(states)
+        product_here, keep_here = of_series(product, index, 0).at, of_series(keep, index, 0).at
+        h_here, states_here = of_series(h, index, 0).at, of_series(states, index, 0).at
+        part, saves = product.series[0], not is_null(states.at)
         places = cuda.local.array(ahead, np.int64)
         candidates, gates = cuda.local.array(ahead, raw), cuda.local.array(ahead, raw)
         outs, keeps = cuda.local.array(ahead, raw), cuda.local.array(ahead, keep_raw)
@@ -74,25 +55,25 @@ def forward(cuda, zero, size, ahead, gated, packed, raws):
             for u in range(ahead):
                 candidates[u], gates[u], outs[u], keeps[u] = raw(0), raw(0), raw(0), keep_raw(0)
                 if u >= low and u < high:
-                    at = places[u] * product_time
+                    at = places[u] * product.time
                     if gated:
                         outs[u] = load_raw(product_here, at + 2 * part, zero)
                     candidates[u] = load_raw(product_here, at, zero)
                     gates[u] = load_raw(product_here, at + part, zero)
-                    keeps[u] = load_raw(keep_here, places[u] * keep_time, zero)
+                    keeps[u] = load_raw(keep_here, places[u] * keep.time, zero)
             for u in range(ahead):
                 valid = u >= low and u < high
-                z, f = unpack(product, candidates[u], zero), unpack(product, gates[u], zero)
-                state = select(valid, pool(state, z, f, unpack(keep, keeps[u], zero)), state)
+                z, f = unpack(product.at, candidates[u], zero), unpack(product.at, gates[u], zero)
+                state = select(valid, pool(state, z, f, unpack(keep.at, keeps[u], zero)), state)
                 results[u] = select(valid, state, zero)
                 if saves and u < here:
-                    store(states_here, places[u] * states_time, results[u])
+                    store(states_here, places[u] * states.time, results[u])
             # A loop of its own: the compiler unrolls no body with three activations in float64.
             for u in range(ahead):
                 if gated:
-                    results[u] = put_out(results[u], unpack(product, outs[u], zero))
+                    results[u] = put_out(results[u], unpack(product.at, outs[u], zero))
                 if u < here:
-                    store(h_here, places[u] * h_time, results[u])
+                    store(h_here, places[u] * h.time, results[u])
             t += ahead
         store(carry, lane * size, state)
 
@@ -104,35 +85,28 @@ def vjp(cuda, zero, size, ahead, gated, packed, raws):
     raw, keep_raw, g_raw, states_raw = raws["product"], raws["keep"], raws["g"], raws["states"]
     and_before = ahead + 1
 
-    def kernel(
-        g, product, keep, states, first, carry, to_product, rows, lengths, steps, reverse, lanes, inners, g_time,
-        product_time, keep_time, states_time, to_product_time, g_lane, product_lane, keep_lane, states_lane, first_lane,
-        to_product_lane, lengths_lane,
-    ):  # fmt: skip
-        lane = narrow(block() * block_threads() + thread())
-        if lane >= lanes:
+    def kernel(g, product, keep, states, first, carry, to_product, rows, lengths, geometry):
+        lane, steps = thread_in_grid(), geometry.steps
+        if lane >= geometry.lanes:
             return
-        sequence = divide(lane, inners)
-        inner = lane - sequence * inners
-        start, stop = valid_steps(lengths, lane_offset(lengths_lane, 0, sequence, inner), steps, reverse)
+        index = split_index(lane, geometry.middles, geometry.inners)
+        start, stop = valid_steps(lengths, index, geometry)
         begin, t = 0, steps
         if packed:
             begin, t = start, stop
-        g_here = shift(g, lane_offset(g_lane, 0, sequence, inner))
-        product_here = shift(product, lane_offset(product_lane, 0, sequence, inner))
-        keep_here = shift(keep, lane_offset(keep_lane, 0, sequence, inner))
-        states_here = shift(states, lane_offset(states_lane, 0, sequence, inner))
-        to_product_here = shift(to_product, lane_offset(to_product_lane, 0, sequence, inner))
-        part, to_part = product_lane[0], to_product_lane[0]
+        g_here, product_here = of_series(g, index, 0).at, of_series(product, index, 0).at
+        keep_here, states_here = of_series(keep, index, 0).at, of_series(states, index, 0).at
+        to_product_here = of_series(to_product, index, 0).at
+        part, to_part = product.series[0], to_product.series[0]
         places = cuda.local.array(and_before, np.int64)
         candidates, gates = cuda.local.array(ahead, raw), cuda.local.array(ahead, raw)
         outs, keeps = cuda.local.array(ahead, raw), cuda.local.array(ahead, keep_raw)
         arriving, befores = cuda.local.array(ahead, g_raw), cuda.local.array(ahead, states_raw)
         r = load(carry, lane * size, zero)
-        origin = load(first, lane_offset(first_lane, 0, sequence, inner), zero)
+        origin = load(first.at, offset(first.series, index), zero)
         now = zero  # the state after a step, which is the one before the step that was seen last
         if gated and start < stop:
-            now = load(states_here, row_of(rows, stop - 1) * states_time, zero)
+            now = load(states_here, row_of(rows, stop - 1) * states.time, zero)
         while t > begin:
             # Step t - 1 - u is in the batch; it is valid if low <= u < high, and has one before it unless at_start.
             low, high, here = narrow(t - stop), narrow(t - start), narrow(t - begin)
@@ -145,26 +119,26 @@ def vjp(cuda, zero, size, ahead, gated, packed, raws):
                 candidates[u], gates[u], outs[u], keeps[u] = raw(0), raw(0), raw(0), keep_raw(0)
                 arriving[u], befores[u] = g_raw(0), states_raw(0)
                 if u >= low and u < high:
-                    at = places[u] * product_time
+                    at = places[u] * product.time
                     if u != at_start:
-                        befores[u] = load_raw(states_here, places[u + 1] * states_time, zero)
+                        befores[u] = load_raw(states_here, places[u + 1] * states.time, zero)
                     candidates[u] = load_raw(product_here, at, zero)
                     gates[u] = load_raw(product_here, at + part, zero)
-                    keeps[u] = load_raw(keep_here, places[u] * keep_time, zero)
+                    keeps[u] = load_raw(keep_here, places[u] * keep.time, zero)
                     if gated:
                         outs[u] = load_raw(product_here, at + 2 * part, zero)
-                    arriving[u] = load_raw(g_here, places[u] * g_time, zero)
+                    arriving[u] = load_raw(g_here, places[u] * g.time, zero)
             for u in range(ahead):
                 valid = u >= low and u < high
-                at = places[u] * to_product_time
-                arrived = unpack(g, arriving[u], zero)
+                at = places[u] * to_product.time
+                arrived = unpack(g.at, arriving[u], zero)
                 if gated:
-                    arrived, grad_o = put_out_adjoint(arrived, now, unpack(product, outs[u], zero))
+                    arrived, grad_o = put_out_adjoint(arrived, now, unpack(product.at, outs[u], zero))
                     if u < here:
                         store(to_product_here, at + 2 * to_part, select(valid, grad_o, zero))
-                z, f = unpack(product, candidates[u], zero), unpack(product, gates[u], zero)
-                before = select(u == at_start, origin, unpack(states, befores[u], zero))
-                grad_z, grad_f, onward = pool_adjoint(arrived + r, z, f, unpack(keep, keeps[u], zero), before)
+                z, f = unpack(product.at, candidates[u], zero), unpack(product.at, gates[u], zero)
+                before = select(u == at_start, origin, unpack(states.at, befores[u], zero))
+                grad_z, grad_f, onward = pool_adjoint(arrived + r, z, f, unpack(keep.at, keeps[u], zero), before)
                 r, now = select(valid, onward, r), select(valid, before, now)
                 if u < here:
                     store(to_product_here, at, select(valid, grad_z, zero))

@@ -28,7 +28,8 @@ def plan(name, operands, steps, batch, width, reverse, gated, packed):
     carry = "f8" if element(product) == "f8" else "f4"
     # What may be left out is a null address.
     elements = {"carry": carry, "rows": "i8", "lengths": "i8", "states": element(product)}
-    values = dict(steps=steps, reverse=int(reverse), lanes=lanes, inners=width, states_time=0)
+    values = dict(steps=steps, reverse=int(reverse), lanes=lanes, middles=batch, inners=width, width=1, tiles=1)
+    values["states_time"] = 0
     values |= {"states_lane": (0, 0, 0), "lengths_lane": (0, 0, 0)}
     offsets = {}
     for label, dtype, (step, sequence) in operands:
@@ -44,6 +45,6 @@ def plan(name, operands, steps, batch, width, reverse, gated, packed):
     per_block = _plan._block(lanes)
     launch = _plan.Launch(
         name, "", carry, tuple(sorted(options.items())), tuple(sorted(elements.items())), "i8",
-        _plan._grid(lanes, per_block, 1), per_block, values,
+        _plan._grid(lanes, per_block), per_block, values,
     )  # fmt: skip
     return _plan.DevicePlan(None, carry, (), _plan.Choice(_plan.LANES, 1), (launch,), {}, (offsets,))

@@ -1,5 +1,6 @@
 """Run a recurrence of arrays on a GPU: look at them, plan, launch in order with their streams, remember."""
 
+import contextlib
 from typing import NamedTuple
 
 import numpy as np
@@ -14,32 +15,47 @@ class Work:
     """One call's place: its library, device and stream, and what it has allocated."""
 
     def __init__(self, views, owner, device):
-        self.owner, self.device, self.kept = owner, device, []
+        self.owner, self.device = owner, device
         self.views = [view for view in views if type(view) is _arrays.View]
         streams = [view.stream for view in self.views if view.stream]
         self.stream = streams[0] if streams else owner.stream(device)
         self.foreign = [stream for stream in dict.fromkeys(streams) if stream != self.stream]
 
+    def _check_capture(self):
+        """Raise where the library cannot allocate because the stream is captured; its own error would end the graph."""
+        if not self.owner.allocates_in_capture and _launch.driver().is_capturing(self.device, self.stream):
+            raise RuntimeError(say.gpu_capture(self.owner.name))
+
     def empty(self, shape, dtype, strides=None):
         """Return a fresh array and its address."""
-        return self.owner.empty(shape, dtype, strides, self.device)
-
-    def scratch(self, size):
-        """Return the address of so many bytes that are good until this call's work is done."""
-        array, pointer = self.owner.empty((size,), np.dtype(np.uint8), None, self.device)
-        self.kept.append(array)
-        return pointer
+        self._check_capture()
+        return self.owner.empty(shape, dtype, strides, self.device, self.stream)
 
     def upload(self, array):
         """Return a view of a host array's copy."""
-        array = self.owner.upload(array, self.device)
+        self._check_capture()
+        array = self.owner.upload(array, self.device, self.stream)
         return _arrays.library(array).view("lengths", array)
+
+    @contextlib.contextmanager
+    def scratch(self, size):
+        """Give the address of so many bytes that are good for what is put into the stream meanwhile."""
+        if not size:
+            yield 0
+            return
+        lent, address = self.owner.lender(size, self.device)(self.stream)
+        try:
+            yield address
+        finally:
+            self.owner.give_back(lent, self.device, self.stream)
 
     def run(self, plan, places):
         """Start a plan's kernels after the work of the arrays' own streams, and before what these do next."""
         for stream in self.foreign:
             _launch.driver().order(stream, self.stream, self.device)
-        _run.run(plan, places, self.scratch, self.device, self.stream)
+        program = _run.program(plan, tuple(places))
+        with self.scratch(program.scratch) as scratch:
+            program.run(list(places.values()), scratch, self.device, self.stream)
         for stream in self.foreign:
             _launch.driver().order(self.stream, stream, self.device)
 
@@ -90,7 +106,7 @@ def _lengths(lengths, names, owner, device):
         return None
     if not (isinstance(lengths, (int, list, tuple, np.ndarray, np.generic)) or not host.is_on_device(lengths)):
         (view,), its, where = _arrays.take(("lengths",), (lengths,))
-        if its.name != owner.name:
+        if not owner.takes(its):
             raise TypeError(say.mixed([(names[0], owner.name), ("lengths", its.name)]))
         if where != device:
             raise ValueError(say.two_devices(names[0], device, "lengths", where))
@@ -139,16 +155,13 @@ _MOST_SHORTCUTS = 1024
 class _Shortcut(NamedTuple):
     """A call that is checked and planned: which places its operands have, and what makes its results."""
 
-    plan: _plan.DevicePlan
+    program: _run.Program
     owner: object
     device: int
     labels: tuple  # what the caller calls the operands that are not left out
     watched: tuple  # of them: place and the bits of its address that must be clear
-    names: tuple  # of these operands in the kernels, then of the results
     makes: tuple  # for every result a function that returns a fresh array and its address; or None
-    launch: tuple | None  # of a plan that is one launch: kernel, grid, threads, and the arguments that are known
-    slots: tuple  # of its arguments: a place, and which of `names` goes there
-    changes: tuple  # of what becomes another number on the way: its place in `names`, its type or None, its offset
+    lend: object  # what lends scratch memory, if any is needed
 
 
 def _glance(call, *values):
@@ -184,12 +197,13 @@ def _glance(call, *values):
     return tuple(key), places
 
 
-def _remember(key, plan, device, owner, operands, results):
+def _remember(key, plan, work, operands, results):
     """Remember a call.
 
     ``operands`` are names in the kernels, the caller's names, and views or numbers, None for what is left out;
     ``results`` names in the kernels, shapes, dtypes and strides, or None for what is not.
     """
+    owner, device, stream = work.owner, work.device, work.stream
     operands = [operand for operand in operands if operand[2] is not None]
     labels = tuple(label for _, label, _ in operands)
     watched = tuple(
@@ -197,24 +211,13 @@ def _remember(key, plan, device, owner, operands, results):
         for k, (_, _, view) in enumerate(operands)
         if type(view) is _arrays.View and _arrays.odd(view)
     )
-    makes = tuple(result and owner.maker(*result[1:], device) for result in results)
+    makes = tuple(result and owner.maker(*result[1:], device, stream) for result in results)
     names = (*(name for name, _, _ in operands), *(result[0] for result in results if result))
-    launch, slots, changes = None, (), ()
-    if (
-        plan.carry in ("f4", "f8")
-        and len(plan.launches) == len(plan.offsets) == 1
-        and not plan.finish
-        and not plan.scratch
-    ):
-        kernel, template, named = plan.prepared[0]
-        offsets, only = plan.offsets[0], plan.launches[0]
-        places = {name: (at, number, offsets.get(name, 0)) for at, name, number in named}
-        launch = kernel, only.grid, only.threads, template
-        slots = tuple((places[name][0], k) for k, name in enumerate(names))
-        changes = tuple((k, *places[name][1:]) for k, name in enumerate(names) if any(places[name][1:]))
     if len(_shortcuts) >= _MOST_SHORTCUTS:
         _shortcuts.clear()
-    _shortcuts[key] = _Shortcut(plan, owner, device, labels, watched, names, makes, launch, slots, changes)
+    program = _run.program(plan, names)
+    lend = owner.lender(program.scratch, device) if program.scratch else None
+    _shortcuts[key] = _Shortcut(program, owner, device, labels, watched, makes, lend)
 
 
 def remembered(family, axis, reverse, return_state, a, b, h0):
@@ -233,7 +236,7 @@ def remembered_vjp(family, axis, reverse, g, a, b, h, h0, grad_state):
 
 def _take_shortcut(shortcut, places):
     """Run a call that was remembered; return its results."""
-    plan, owner, device, labels, watched, names, makes, launch, slots, changes = shortcut
+    program, owner, device, labels, watched, makes, lend = shortcut
     for k, odd in watched:
         if places[k] & odd:
             raise ValueError(say.misplaced(labels[k], places[k], odd + 1))
@@ -244,17 +247,28 @@ def _take_shortcut(shortcut, places):
             array, pointer = make()
             places.append(pointer)
         given.append(array)
-    if launch is None:
-        Work((), owner, device).run(plan, dict(zip(names, places, strict=True)))
+    stream = owner.stream(device)
+    if lend is None:
+        program.run(places, 0, device, stream)
         return given
-    kernel, grid, threads, template = launch
-    arguments = template.copy()
-    for k, number, offset in changes:
-        places[k] = places[k] + offset if number is None else number(places[k])
-    for at, k in slots:
-        arguments[at] = places[k]
-    _launch.driver().launch(kernel, grid, threads, arguments, device, owner.stream(device))
+    lent, address = lend(stream)
+    try:
+        program.run(places, address, device, stream)
+    finally:
+        owner.give_back(lent, device, stream)
     return given
+
+
+def _run_aside(work, plan, aside, places, out):
+    """Compute states that must not overwrite operands yet, and copy them to ``out``.
+
+    The fix-up pass reads its operands again, and others its first state: these must still be there.
+    """
+    dtype = plan.plan.dtype
+    with work.scratch(dtype.itemsize * int(np.prod(plan.plan.shape))) as states:
+        work.run(aside, places | {"h": states})
+        copy = _plan.added(dtype, dtype, plan.plan.shape, aside.plan.h_strides, dtype, out.strides)
+        work.run(copy, {"source": states, "source_sum": out.pointer})
 
 
 def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, dtype=None, fresh=None):
@@ -294,21 +308,28 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
         places = dict(
             a=_place(a), b=_place(b), h=h_at, h0=_place(h0), last=last_at, lengths=_place(lengths)
         )  # fmt: skip
-        if holds_h0 or (in_place and plan.choice.pieces > 1):
-            # Pieces that are mended read their operands again, and others its first state: these must still be there.
-            places["h"] = work.scratch(plan.plan.dtype.itemsize * int(np.prod(plan.plan.shape)))
-            aside = _plan.forward(*operands, None, *told)
-            work.run(aside, places)
-            dtype, strides = plan.plan.dtype, aside.plan.h_strides
-            copy = _plan.added(dtype, dtype, plan.plan.shape, strides, dtype, out.strides)
-            work.run(copy, {"source": places["h"], "source_sum": h_at})
+        if holds_h0 or (in_place and plan.choice.tiles > 1):
+            _run_aside(work, plan, _plan.forward(*operands, None, *told), places, out)
         else:
             work.run(plan, places)
         if key is not None:
             written = [("h", plan.plan.shape, plan.plan.dtype, plan.plan.h_strides)]
             written += [("last", plan.lane_shape, plan.plan.dtype, None)] if return_state else []
-            _remember(key, plan, device, owner, list(zip(("a", "b", "h0"), names, (a, b, h0), strict=True)), written)
+            _remember(key, plan, work, list(zip(("a", "b", "h0"), names, (a, b, h0), strict=True)), written)
     return (given, last) if return_state else given
+
+
+def _fill_gradients(work, plan, h0, grad_state, places):
+    """Write gradients of a problem without steps: zeros, and the last states' own for the first ones."""
+    dtype = plan.carry_dtype
+    for name, (shape, kind, _) in zip(("to_a", "to_b"), plan.plan.gradients, strict=True):
+        if 0 not in shape:
+            _bring(work, dtype, None, shape, kind, places[name + "_sum"])
+    if h0 is not None and 0 not in (shape := shape_of(h0)):
+        place, none = places["first" if shape == plan.lane_shape else "first_sum"], 0 in plan.lane_shape
+        # Over no lanes the sum is zero.
+        given, lanes = (None, shape) if none else (grad_state, plan.lane_shape)
+        _bring(work, dtype, given, lanes, plan.plan.h0_dtype, place, shape)
 
 
 def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype=None, layouts=(None, None)):
@@ -348,21 +369,13 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype
         array, places[name] = work.empty(*like)
         results.append(array)
     if plan.plan.traversal == "empty":
-        dtype = plan.carry_dtype
-        for name, (shape, kind, _) in zip(("to_a", "to_b"), plan.plan.gradients, strict=True):
-            if 0 not in shape:
-                _bring(work, dtype, None, shape, kind, places[name + "_sum"])
-        if h0 is not None and 0 not in (shape := shape_of(h0)):
-            place, none = places["first" if shape == plan.lane_shape else "first_sum"], 0 in plan.lane_shape
-            # Over no lanes the sum is zero.
-            given, lanes = (None, shape) if none else (grad_state, plan.lane_shape)
-            _bring(work, dtype, given, lanes, plan.plan.h0_dtype, place, shape)
+        _fill_gradients(work, plan, h0, grad_state, places)
     else:
         work.run(plan, places)
         if key is not None:
             takes = ("g", "a", "b", "h", "h0", "last"), (*names, "h0", "grad_state"), (g, a, b, h, h0, grad_state)
             takes = list(zip(*takes, strict=True))
-            _remember(key, plan, device, owner, takes, written if h0 is not None else [*written, None])
+            _remember(key, plan, work, takes, written if h0 is not None else [*written, None])
     return tuple(results) if h0 is not None else (*results, None)
 
 

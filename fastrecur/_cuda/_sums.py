@@ -6,32 +6,29 @@ leaves over. With one summand a result this copies and converts.
 """
 
 from ._device import barrier, block, block_row, block_threads, divide, load, narrow, store, thread
-from ._lanes import add_exactly, lane_offset, settled, split_lane
+from ._operands import offset, split_index
+from ._summaries import add_exactly, settled
 
 THREADS = 256
 
 
-def sums(cuda, zero, size):
-    """Return the kernel; sizes and strides of results are ``kept``, of summands ``summed``."""
+def sums(cuda, zero):
+    """Return the kernel; strides of results are ``kept``, of summands ``summed``."""
     kind = type(zero)
 
-    def kernel(
-        source, target, results, middles, inners, summands, summed_middles, summed_inners, slice_size, across,
-        source_kept, source_summed, target_kept, target_slice,
-    ):  # fmt: skip
+    def kernel(source, target, sizes):
         totals, rests = cuda.shared.array(THREADS, kind), cuda.shared.array(THREADS, kind)
-        column = thread() & (across - 1)
-        row, rows = divide(narrow(thread()), across), divide(narrow(block_threads()), across)
-        result = narrow(block() * across + column)
+        column = thread() & (sizes.across - 1)
+        row, rows = divide(narrow(thread()), sizes.across), divide(narrow(block_threads()), sizes.across)
+        result = narrow(block() * sizes.across + column)
         total, rest = zero, zero
-        outer, middle, inner = split_lane(min(result, results - 1), middles, inners)
-        if result < results:
-            place = lane_offset(source_kept, outer, middle, inner)
-            summand = block_row() * slice_size + row
-            end = min(summands, (block_row() + 1) * slice_size)
+        index = split_index(min(result, sizes.results - 1), sizes.middles, sizes.inners)
+        if result < sizes.results:
+            place, summand = offset(source.kept, index), block_row() * sizes.slice_size + row
+            end = min(sizes.summands, (block_row() + 1) * sizes.slice_size)
             while summand < end:
-                far, half, near = split_lane(narrow(summand), summed_middles, summed_inners)
-                value = load(source, place + lane_offset(source_summed, far, half, near), zero)
+                each = split_index(narrow(summand), sizes.summed_middles, sizes.summed_inners)
+                value = load(source.at, place + offset(source.summed, each), zero)
                 total, rest = add_exactly(total, rest, value)
                 summand += rows
         totals[thread()], rests[thread()] = total, rest
@@ -39,13 +36,13 @@ def sums(cuda, zero, size):
         rows = divide(narrow(rows), narrow(2))
         while rows > 0:
             if row < rows:
-                other = thread() + rows * across
+                other = thread() + rows * sizes.across
                 total, rest = add_exactly(totals[thread()], rests[thread()] + rests[other], totals[other])
                 totals[thread()], rests[thread()] = total, rest
             barrier()
             rows = divide(narrow(rows), narrow(2))
-        if row == 0 and result < results:
+        if row == 0 and result < sizes.results:
             total = settled(totals[thread()], rests[thread()])
-            store(target, block_row() * target_slice + lane_offset(target_kept, outer, middle, inner), total)
+            store(target.at, block_row() * target.slice + offset(target.kept, index), total)
 
     return kernel

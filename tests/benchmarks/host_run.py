@@ -6,6 +6,7 @@ real ones in C. Launches are counted: a call that does not launch is wrong.
 """
 
 import argparse
+import contextlib
 import functools
 import inspect
 import itertools
@@ -27,7 +28,7 @@ from tqdm import tqdm  # noqa: E402
 
 import fastrecur  # noqa: E402
 import fastrecur.torch  # noqa: E402
-from fastrecur._cuda import _arrays, _launch  # noqa: E402
+from fastrecur._cuda import _arrays, _launch, _plan  # noqa: E402
 from fastrecur.torch import _call, _device_tensors, _eager, _modes, _ops, _short_calls  # noqa: E402
 
 SHAPE = 16, 32
@@ -40,24 +41,37 @@ class Driver(_launch.CudaCore):
     launches = 0
 
     def __init__(self):
-        device = types.SimpleNamespace(device_id=0, set_current=lambda: None)
         self.core = types.SimpleNamespace(
-            Device=lambda number=None: device, launch=self.started, LaunchConfig=lambda **options: None,
+            launch=self.started, LaunchConfig=lambda **options: None,
             Stream=types.SimpleNamespace(from_handle=lambda handle: self),
         )  # fmt: skip
-        self.streams, self.configs = {}, {}
+        self.api = types.SimpleNamespace(
+            cuCtxGetCurrent=lambda: (0, 5), cuMemsetD32Async=self.filled, cuMemAllocAsync=lambda size, stream: (0, 256),
+            cuMemFreeAsync=lambda address, stream: (0,), cuStreamIsCapturing=lambda stream: (0, 0),
+            CUresult=types.SimpleNamespace(CUDA_ERROR_NOT_SUPPORTED=801),
+        )  # fmt: skip
+        self.handles, self.streams, self.configs = {0: 5}, {}, {}
 
     def started(self, *arguments):
         Driver.launches += 1
 
+    def filled(self, *arguments):
+        Driver.launches += 1
+        return (0,)
+
     def wait(self, other):
         pass
 
-    def load(self, kernel, device):
+    def load(self, kernel, device, stream=0):
+        kernel.loaded[device] = kernel
         return kernel
 
     def device_of(self, pointer):
         return 0
+
+    @contextlib.contextmanager
+    def in_primary(self, device):
+        yield
 
 
 def replace_torch():
@@ -120,7 +134,7 @@ class Allocator:
     def __exit__(self, *_):
         pass
 
-    def device_array(self, shape, dtype, strides=None):
+    def device_array(self, shape, dtype, strides=None, stream=0):
         return self.array
 
 
@@ -137,6 +151,9 @@ def microseconds(call, repeats, calls):
             call()
         taken.append((time.perf_counter() - began) / calls)
     return 1e6 * statistics.median(taken), launched
+
+
+LONG = 3000, 40  # whose time is cut: a call is several launches, as many as its plan says
 
 
 def cases():
@@ -158,8 +175,14 @@ def cases():
         fastrecur.forget_mult(wanted, x).backward(ones)
 
     yield "tensors that want a gradient, both ways", None, 2, both
+    a, b = torch.rand(LONG), torch.randn(LONG)
+    signature = np.dtype(np.float32), LONG, (4 * LONG[1], 4)
+    several = len(_plan.forward("forget", ("f", "x", "h0"), signature, signature, None, None, 0, False, None).launches)
+    yield "tensors, look-back", None, several, lambda: fastrecur.forget_mult(a, b)
     p, q = Interface(np.zeros(SHAPE, np.float32)), Interface(np.zeros(SHAPE, np.float32))
     yield "interface", MUST["interface"], 1, lambda: fastrecur.forget_mult(p, q)
+    c, d = Interface(np.zeros(LONG, np.float32)), Interface(np.zeros(LONG, np.float32))
+    yield "interface, look-back", None, several, lambda: fastrecur.forget_mult(c, d)
     yield "interface, the gradient's function", MUST["interface"], 1, lambda: fastrecur.forget_mult_vjp(q, p, q, p)
 
 

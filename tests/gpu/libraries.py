@@ -1,9 +1,31 @@
 """CuPy, PyTorch and Numba by the same few names."""
 
+import functools
+import statistics
+
 import numpy as np
 
+SPIN_CYCLES = 4_000_000  # about 2 ms, in which the host queues a batch
 
-class Cupy:
+
+class Library:
+    """What is the same for all."""
+
+    def microseconds(self, calls, repeats=7):
+        """Return the median time of a call in a batch, which is queued while the GPU is busy with something else."""
+        times = []
+        for _ in range(repeats):
+            start, stop = self.event(), self.event()
+            self.spin()
+            self.record(start)
+            for call in calls:
+                call()
+            self.record(stop)
+            times.append(1000 * self.elapsed(start, stop) / len(calls))
+        return statistics.median(times)
+
+
+class Cupy(Library):
     """CuPy."""
 
     name = "cupy"
@@ -37,19 +59,26 @@ class Cupy:
     def synchronise(self):
         self.cupy.cuda.Device().synchronize()
 
-    def microseconds(self, function, repeats=20):
-        """The median of the times between two events around a call."""
-        start, stop, times = self.cupy.cuda.Event(), self.cupy.cuda.Event(), []
-        for _ in range(repeats):
-            start.record()
-            function()
-            stop.record()
-            stop.synchronize()
-            times.append(1000 * self.cupy.cuda.get_elapsed_time(start, stop))
-        return float(np.median(times))
+    @functools.cached_property
+    def _spin(self):
+        code = 'extern "C" __global__ void spin(long long n) { long long t = clock64(); while (clock64() - t < n); }'
+        return self.cupy.RawKernel(code, "spin")
+
+    def spin(self):
+        self._spin((1,), (1,), (np.int64(SPIN_CYCLES),))
+
+    def event(self):
+        return self.cupy.cuda.Event()
+
+    def record(self, event):
+        event.record()
+
+    def elapsed(self, start, stop):
+        stop.synchronize()
+        return self.cupy.cuda.get_elapsed_time(start, stop)
 
 
-class Torch:
+class Torch(Library):
     """PyTorch."""
 
     name = "torch"
@@ -64,7 +93,7 @@ class Torch:
     def put(self, array):
         if array.dtype.name == "bfloat16":
             return self.torch.from_numpy(array.astype(np.float32)).cuda().bfloat16()
-        return self.torch.from_numpy(array).cuda()
+        return self.torch.from_numpy(np.ascontiguousarray(array)).cuda()
 
     def get(self, array):
         import ml_dtypes
@@ -89,30 +118,34 @@ class Torch:
     def synchronise(self):
         self.torch.cuda.synchronize()
 
-    def microseconds(self, function, repeats=20):
-        start, stop = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
-        times = []
-        for _ in range(repeats):
-            start.record()
-            function()
-            stop.record()
-            stop.synchronize()
-            times.append(1000 * start.elapsed_time(stop))
-        return float(np.median(times))
+    def spin(self):
+        self.torch.cuda._sleep(SPIN_CYCLES)
+
+    def event(self):
+        return self.torch.cuda.Event(enable_timing=True)
+
+    def record(self, event):
+        event.record()
+
+    def elapsed(self, start, stop):
+        stop.synchronize()
+        return start.elapsed_time(stop)
 
 
-class Numba:
-    """Numba's device arrays, for correctness only."""
+class Numba(Library):
+    """Numba's device arrays."""
 
     name = "numba"
 
     def __init__(self):
         from numba import cuda
 
-        self.cuda, self.card = cuda, cuda.get_current_device().name.decode()
+        self.cuda = cuda
+        card = cuda.get_current_device().name
+        self.card = card.decode() if isinstance(card, bytes) else card
 
     def put(self, array):
-        return self.cuda.to_device(array)
+        return self.cuda.to_device(np.ascontiguousarray(array))
 
     def get(self, array):
         return array.copy_to_host()
@@ -120,13 +153,49 @@ class Numba:
     def poison(self, size):
         self.cuda.to_device(np.full(size, np.nan, np.float32))
 
+    def random(self, shape, dtype="float32"):
+        return self.put(np.random.default_rng(0).random(shape, np.float32).astype(dtype))
 
-def installed():
+    def copy(self, target, source):
+        target.copy_to_device(source)
+
+    def synchronise(self):
+        self.cuda.synchronize()
+
+    @functools.cached_property
+    def _spin(self):
+        cuda = self.cuda
+
+        @cuda.jit
+        def spin(naps):
+            for _ in range(naps):
+                cuda.nanosleep(1000)
+
+        return spin
+
+    def spin(self):
+        self._spin[256, 32](2000)  # so many that Numba does not warn
+
+    def event(self):
+        return self.cuda.event(timing=True)
+
+    def record(self, event):
+        event.record()
+
+    def elapsed(self, start, stop):
+        stop.synchronize()
+        return start.elapsed_time(stop)
+
+
+KINDS = {"torch": Torch, "cupy": Cupy, "numba": Numba}
+
+
+def installed(names=tuple(KINDS)):
     """The libraries that are there and see a card, the best for timing first."""
     found = []
-    for kind in (Torch, Cupy, Numba):
+    for name in names:
         try:
-            found.append(kind())
+            found.append(KINDS[name]())
         except Exception as error:
-            print(f"{kind.name}: not used ({type(error).__name__}: {error})")
+            print(f"{name}: not used ({type(error).__name__}: {error})")
     return found

@@ -8,6 +8,7 @@ is noted in `log`, so that tests see the order of launches, waits and allocation
 alone.
 """
 
+import contextlib
 import ctypes
 import functools
 import gc
@@ -24,9 +25,14 @@ import ptx_emulator
 
 import fastrecur
 from fastrecur import _cache
-from fastrecur._cuda import _launch, _plan
+from fastrecur._cuda import _launch, _look_back, _plan
 
 CAPABILITY = (8, 0)
+
+
+def last_byte(array):
+    """The address of an array's last byte."""
+    return array.ctypes.data + max(array.nbytes, 1) - 1
 
 
 def root(array):
@@ -118,6 +124,17 @@ class Driver:
         """Forget all memory and what was noted."""
         self.memory, self.log, self.counts, self.accesses = [], [], {}, {}
 
+    def start(self, launches, places, device, stream):
+        """Run what `_run` has prepared."""
+        for kernel, grid, threads, template, slots in launches:
+            if kernel is None:
+                self.clear(places[slots], threads, device, stream)
+                continue
+            arguments = template.copy()
+            for at, k in slots:
+                arguments[at] = places[k]
+            self.launch(kernel, grid, threads, arguments, device, stream)
+
     def launch(self, kernel, grid, threads, arguments, device, stream):
         """Run a kernel."""
         self.log.append(("launch", kernel.name, device, stream))
@@ -132,6 +149,30 @@ class Driver:
         run = program(kernel)
         run.launch(grid, threads, arguments, buffers=memory, seed=self.seed, race=self.race)
         return run
+
+    def clear(self, address, words, device, stream):
+        """Set words to zero, which counts as a launch."""
+        self.log.append(("launch", "clear", device, stream))
+        ctypes.memset(address, 0, 4 * words)
+
+    def allocate(self, size, device, stream):
+        """Return the address of memory that is ordered by a stream."""
+        array = self.own(poisoned(size, np.uint8), device)
+        self.log.append(("allocate", size, device, stream))
+        return array.ctypes.data
+
+    def free(self, address, device, stream):
+        """Forget memory that `allocate` gave."""
+        self.log.append(("free", device, stream))
+        self.memory = [each for each in self.memory if each[0].ctypes.data > address or last_byte(each[0]) < address]
+
+    def is_capturing(self, device, stream):
+        """Return whether a stream is captured: none is."""
+        return False
+
+    def in_primary(self, device):
+        """Enter a device's context."""
+        return contextlib.nullcontext()
 
     def device_of(self, pointer):
         """Return the device that an address is on."""
@@ -289,14 +330,18 @@ class NumbaCuda:
         self.driver, self.gpus = driver, [Device(self, k) for k in range(4)]
         self.current = 0
 
-    def device_array(self, shape, dtype, strides=None):
+    def external_stream(self, handle):
+        """What Numba makes of a stream's handle."""
+        return handle
+
+    def device_array(self, shape, dtype, strides=None, stream=0):
         """Allocate."""
         self.driver.log.append(("empty", int(np.prod(shape)) * np.dtype(dtype).itemsize, self.current))
-        return Cai(poisoned(shape, dtype, strides), self.driver, self.current)
+        return Cai(poisoned(shape, dtype, strides), self.driver, self.current, stream or None)
 
-    def to_device(self, array):
+    def to_device(self, array, stream=0):
         """Copy a host array."""
-        return Cai(np.array(array), self.driver, self.current)
+        return Cai(np.array(array), self.driver, self.current, stream or None)
 
 
 class DlpackArray:
@@ -348,16 +393,12 @@ DlpackArray.__module__ = "otherlibrary"
 
 
 def looking_back(choose):
-    """Return a choice of kernels by which time of more than one chunk or tile takes one pass, however few they are."""
+    """Return a choice of kernels by which time of more than one tile is cut, however few series there are."""
 
-    def chosen(lanes, steps, neighbours, contiguous, word, ahead, *arguments, may_look_back=False, **options):
-        found = choose(
-            lanes, steps, neighbours, contiguous, word, ahead, *arguments, may_look_back=may_look_back, **options
-        )
-        if may_look_back and found.traversal == _plan.SERIES and steps > 512:
-            return _plan.Choice(_plan.ONCE, 2)
-        if may_look_back and found.traversal == _plan.LANES and steps > 128:
-            return _plan.Choice(_plan.TILES, 2)
-        return found
+    def chosen(lanes, steps, neighbours, contiguous, word, ahead, is_complex=False):
+        found = choose(lanes, steps, neighbours, contiguous, word, ahead, is_complex)
+        across = 1 if found.traversal == _plan.SERIES else _plan.ACROSS
+        is_cut = steps > _look_back.THREADS // across * ahead and not is_complex
+        return found._replace(tiles=2 if is_cut else 1)
 
     return chosen

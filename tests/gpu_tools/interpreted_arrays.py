@@ -30,14 +30,17 @@ def pytest_configure(config):
     import layouts
     import simulator
 
-    from fastrecur._cuda import _kernels, _launch, _plan, _sums
+    from fastrecur._cuda import _kernels, _launch, _look_back, _plan, _scan, _sums
 
     config.driver = driver = simulator.Driver()
     cupy = sys.modules["cupy"] = devices.Cupy(driver)
     _launch.driver = lambda: driver
     simulator.like_compiled_code(setattr)
     devices.run_on(cupy, setattr)
-    _plan.choose, _plan.FEW_LANES = in_pieces(_plan.choose), 2
+    _plan.choose, _plan.FEW_LANES = in_tiles(_plan.choose), 2
+    for module in (_look_back, _scan):  # so that a tile is less than a dozen steps
+        module.WARPS, module.THREADS = 1, 32
+    _kernels.THREADS["scan"] = _kernels.THREADS["scan_vjp"] = 32
     # For so few summands most threads would have nothing to do.
     _sums.THREADS = _kernels.THREADS["sums"] = 64
     hypothesis.settings.register_profile("few", hypothesis.settings.get_profile("fastrecur"), max_examples=5)
@@ -47,14 +50,14 @@ def pytest_configure(config):
     layouts.FOREIGN[:] = [layouts.read_only, layouts.memory_mapped]
 
 
-def in_pieces(choose):
-    """Let every other length be cut into pieces, as only long ones are."""
+def in_tiles(choose):
+    """Let every other length be cut into tiles, as only long ones are."""
 
-    def chosen(lanes, steps, neighbours, contiguous, word, ahead, count, is_complex=False, may_look_back=False):
+    def chosen(lanes, steps, neighbours, contiguous, word, ahead, is_complex=False):
         if lanes * steps > LARGEST:
             raise TooLarge("too large to be interpreted")
-        choice = choose(lanes, steps, neighbours, contiguous, word, ahead, count, is_complex, may_look_back)
-        return choice._replace(pieces=3) if steps > 8 and steps % 2 and not is_complex else choice
+        choice = choose(lanes, steps, neighbours, contiguous, word, ahead, is_complex)
+        return choice._replace(tiles=2 if steps > 8 and steps % 2 and not is_complex else 1)
 
     return chosen
 

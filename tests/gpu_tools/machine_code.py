@@ -9,7 +9,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from cuda import pathfinder
-from cuda.core import Linker, LinkerOptions, ObjectCode
+from cuda.core import Linker, ObjectCode
 
 from fastrecur._cuda import _launch
 
@@ -19,6 +19,7 @@ class Code(NamedTuple):
 
     registers: int
     local: int  # bytes of local memory that a thread has
+    shared: int  # bytes of shared memory that a block has
     opcodes: Counter
     loads: int  # that are asked for before the first of them is used
     in_flight: int  # and their bytes
@@ -36,7 +37,7 @@ def together(texts, architecture):
     objects = [
         ObjectCode.from_ptx(ptx.replace(_launch.entry(ptx), f"kernel_{k}").encode()) for k, ptx in enumerate(texts)
     ]
-    linker = Linker(*objects, options=LinkerOptions(arch=architecture, ptxas_options=["-v"]))
+    linker = Linker(*objects, options=_launch.linker_options(architecture, "-v"))
     code, log = bytes(linker.link("cubin").code), linker.get_info_log()
     with tempfile.NamedTemporaryFile(suffix=".cubin", delete=False) as file:
         file.write(code)
@@ -58,8 +59,9 @@ def _parts(start, text):
 def _code(log, text):
     registers = max(int(n) for n in re.findall(r"Used (\d+) registers", log))
     local = max(int(n) for n in re.findall(r"(\d+) bytes stack frame", log))
+    shared = max((int(n) for n in re.findall(r"(\d+) bytes smem", log)), default=0)
     instructions = re.findall(r"/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][\w.]*)([^;]*);", text)
-    return Code(registers, local, Counter(op for op, _ in instructions), *_longest_run(instructions), text)
+    return Code(registers, local, shared, Counter(op for op, _ in instructions), *_longest_run(instructions), text)
 
 
 def _size(opcode):

@@ -12,10 +12,8 @@ DTYPES = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "
 SHAPES = {
     "lanes": ((512, 65536), 0),
     "series": ((4096, 4096), 1),
-    "pieces of lanes": ((65536, 512), 0),
-    "pieces of series": ((2, 1 << 20), 1),
-    "one pass": ((64, 1 << 20), 1),
-    "tiles": ((65536, 512), 0),
+    "tiles of lanes": ((65536, 512), 0),
+    "tiles of series": ((64, 1 << 20), 1),
 }
 
 
@@ -31,7 +29,7 @@ def kernels(dtype, family, case, total=False):
         _plan.forward(name, (*names, "h0"), gate, full, state, None, axis, False, None),
         _plan.vjp(name, ("grad_h", *names, "h"), full, gate, full, full, state, state, axis, False, None),
     ]
-    launches = [each for plan in plans for each in plan.launches]
+    launches = [each for plan in plans for each in plan.launches if each.kernel != _plan.CLEAR]
     launches += [each for plan in plans for finish in plan.finish for each in finish[3]]
     return [_launch.Kernel(s.kernel, s.rule, s.carry, s.options, s.elements, s.time) for s in launches]
 
@@ -58,8 +56,9 @@ def all_kernels():
         seen = set()
         for case in SHAPES:
             for kernel in kernels(kind, (recurrence, names), case):
-                if kernel.name not in seen:
-                    seen.add(kernel.name)
+                made = kernel.name, dict(kernel.key[3]).get("across"), dict(kernel.key[3]).get("is_fix_up")
+                if made not in seen:
+                    seen.add(made)
                     yield kernel, recurrence, dtype
     for dtype, kind in DTYPES.items():
         for kernel in pooling(kind):

@@ -10,6 +10,7 @@ and deadlocks. Local and shared memory begin as NaN, or as garbage where there i
 import bisect
 import ctypes
 import functools
+import inspect
 import random
 import sys
 import types
@@ -20,7 +21,17 @@ import ml_dtypes
 import numpy as np
 
 from fastrecur import _pooling, _steps
-from fastrecur._cuda import _device, _lanes, _lookback, _pool, _series, _tiles
+from fastrecur._cuda import (
+    _chunks,
+    _device,
+    _lanes,
+    _look_back,
+    _operands,
+    _pool,
+    _scan,
+    _series,
+    _summaries,
+)
 
 CARRIES = {"f4": np.float32, "f8": np.float64, "c8": np.complex64, "c16": np.complex128}
 RESIDENT = 3  # blocks that run at a time
@@ -40,7 +51,7 @@ def fma(a, b, c):
 def like_compiled_code(setattr):
     """Give the steps' stubs the meaning that they have on a card; `setattr` is Python's own or monkeypatch's."""
     stubs = {"fma": fma, "select": lambda condition, yes, no: yes if condition else no, "everywhere": lambda _: False}
-    for module in (_steps, _pooling, _lanes, _lookback, _pool, _series, _tiles):
+    for module in (_steps, _pooling, _chunks, _lanes, _look_back, _pool, _scan, _series, _summaries):
         for name in stubs.keys() & vars(module).keys():
             setattr(module, name, stubs[name])
 
@@ -191,17 +202,20 @@ class Pointer:
         for k, value in zip(range(0, 16, self.size), values, strict=True):
             self.put(address + k, value)
 
-    def publish(self, offset, value):
-        bits = int(np.float32(value).view(np.uint32))
-        self.memory.publish(self.address + int(offset), 1 << 32 | bits)
+    def store_status(self, offset, value):
+        words = np.atleast_1d(value).view(np.uint32)
+        for k, word in enumerate(words):
+            self.memory.publish(self.address + int(offset) + 8 * k, 1 << 32 | int(word))
 
-    def peek(self, offset, dtype):
-        address = self.address + int(offset)
-        self.memory.touch_word(address, 8)
-        word = ctypes.c_uint64.from_address(address).value
-        return word >> 32 != 0, dtype.type(np.uint32(word & 0xFFFFFFFF).view(np.float32))
+    def load_status(self, offset, dtype):
+        address, words = self.address + int(offset), []
+        for place in range(address, address + 2 * dtype.itemsize, 8):
+            self.memory.touch_word(place, 8)
+            words.append(ctypes.c_uint64.from_address(place).value)
+        bits = np.array([word & 0xFFFFFFFF for word in words], np.uint32)
+        return all(word >> 32 for word in words), bits.view(dtype)[0]
 
-    def draw(self):
+    def take_ticket(self):
         self.memory.touch_word(self.address, 4)
         place = ctypes.c_int32.from_address(self.address)
         place.value += 1
@@ -332,11 +346,11 @@ class Block:
         if alive and all(each.wants[0] == "barrier" for each in alive):
             self.epoch += 1
             return alive
-        ready = []
+        ready = [each for each in alive if each.wants[0] == "nap"]
         for first in range(0, self.count, 32):
             warp = [each for each in self.threads[first : first + 32] if each.alive]
             kinds = {each.wants[0] for each in warp}
-            if len(kinds) != 1 or kinds == {"barrier"}:
+            if len(kinds) != 1 or kinds <= {"barrier", "nap"}:
                 continue
             if len({each.wants[1] for each in warp}) > 1:
                 raise RuntimeError(f"a warp of block {self.at} meets in different places")
@@ -385,6 +399,12 @@ class Block:
     def barrier(self):
         self.wait("barrier")
 
+    def nap(self):
+        self.wait("nap")
+
+    def trap(self):
+        raise RuntimeError(f"a trap: {self.current}")
+
     def shuffle(self, value, lane):
         return self.wait("shuffle", value, int(lane))
 
@@ -399,17 +419,22 @@ class Driver(devices.Driver):
         """Interpret a kernel."""
         draw = random.Random(self.seed)
         memory = Memory(memory)
-        given, flat = [], iter(arguments)
+        plain, flat = [], iter(arguments)
         for kind in kernel.signature:
             if kind.endswith("*"):
-                given.append(Pointer(memory, next(flat), *ELEMENTS[kind[:-1]]))
+                plain.append(Pointer(memory, next(flat), *ELEMENTS[kind[:-1]]))
             elif kind == "i8[3]":
-                given.append(tuple(next(flat) for _ in range(3)))
+                plain.append(tuple(next(flat) for _ in range(3)))
             elif kind in CARRIES:
                 parts = [next(flat) for _ in range(1 + kind.startswith("c"))]
-                given.append(Number(CARRIES[kind](complex(*parts) if len(parts) == 2 else parts[0])))
+                plain.append(Number(CARRIES[kind](complex(*parts) if len(parts) == 2 else parts[0])))
             else:
-                given.append(next(flat))
+                plain.append(next(flat))
+        given, plain = [], iter(plain)
+        for name in inspect.signature(kernel.function(None)).parameters:
+            group, fields = _operands.group(name)
+            each = [next(plain) for _ in fields]
+            given.append(each[0] if group is None else group(*each))
         places = [(x, y) for x in range(grid[0]) for y in range(grid[1])]
         draw.shuffle(places)
         running, helpers = [], len(_device.HELPERS)

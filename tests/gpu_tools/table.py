@@ -75,9 +75,12 @@ def row_of(code, kernel, recurrence, dtype, architecture):
     blocks = min(REGISTERS // (warp * (kernel.threads // 32)), card.threads // kernel.threads)
     threads = blocks * kernel.threads
     needed = -(-card.needs * card.processors // code.in_flight) if card.needs and code.in_flight else None
+    options = dict(kernel.key[3])
+    what = ", contiguous time" * (options.get("across") == 1) + ", fix-up" * bool(options.get("is_fix_up"))
     return Row(
-        kernel.name, recurrence, dtype, architecture, code.registers, code.local, code.loads, code.in_flight, threads,
-        threads * code.in_flight / 1024, needed, None if needed is None else needed <= threads * card.processors,
+        kernel.name + what, recurrence, dtype, architecture, code.registers, code.local, code.loads, code.in_flight,
+        threads, threads * code.in_flight / 1024, needed,
+        None if needed is None else needed <= threads * card.processors,
     )  # fmt: skip
 
 
@@ -100,7 +103,7 @@ def rows(architectures, dtypes, recurrences):
 
 
 HEADER = (
-    f"{'kernel':<22}{'recurrence':<12}{'dtype':<10}{'card':<8}{'registers':>9}{'local':>7}{'loads':>7}{'bytes':>7}"
+    f"{'kernel':<27}{'recurrence':<12}{'dtype':<10}{'card':<8}{'registers':>9}{'local':>7}{'loads':>7}{'bytes':>7}"
     f"{'threads':>9}{'KB':>7}  90 % of the copy rate from"
 )
 
@@ -110,7 +113,7 @@ def line(row):
     card = CARDS[row.architecture]
     last = "" if row.needed is None else f"{row.needed} threads, {card.name}" + ("" if row.enough else ": NOT HELD")
     return (
-        f"{row.kernel:<22}{row.recurrence:<12}{row.dtype:<10}{row.architecture:<8}{row.registers:>9}{row.local:>7}"
+        f"{row.kernel:<27}{row.recurrence:<12}{row.dtype:<10}{row.architecture:<8}{row.registers:>9}{row.local:>7}"
         f"{row.loads:>7}{row.bytes:>7}{row.threads:>9}{row.kilobytes:>7.0f}  {last}".rstrip()
     )
 

@@ -40,7 +40,7 @@ def place(driver, setattr):
         def stream(self, device):
             return STREAM
 
-        def maker(self, shape, dtype, strides, device):
+        def maker(self, shape, dtype, strides, device, stream):
             kind = self.own.get(dtype, torch.bfloat16)
             strides = strides and tuple(s // dtype.itemsize for s in strides)
 
@@ -55,7 +55,7 @@ def place(driver, setattr):
 
             return made
 
-        def upload(self, array, device):
+        def upload(self, array, device, stream=1):
             driver.log.append(("upload", array.nbytes, device))
             return own(torch.from_numpy(np.array(array)))
 

@@ -1,0 +1,262 @@
+"""Decoupled look-back: how the block of a tile finds the state before it from what earlier tiles have published.
+
+Same input, same bits, whoever comes first: the state before a tile is that before the tile before it, advanced by its
+one summary. All begin at the first state, in one order; a state that was published is only a later place to begin. So
+what is known already decides how much is computed, never what comes out.
+
+Nobody waits for ever. A block takes the next ticket when it starts, so the tiles before its own have started; what it
+waits for is their summaries, and these wait for nothing.
+"""
+
+from collections import namedtuple
+
+import numpy as np
+
+from .._steps import select
+from ._descriptors import DECAY, ORIGIN, RISE, STATE, WEIGHT, locator, pause
+from ._device import (
+    ballot,
+    barrier,
+    block_threads,
+    divide,
+    helper,
+    highest,
+    load_status,
+    narrow,
+    shuffle,
+    store_status,
+    take_ticket,
+    thread,
+)
+from ._summaries import Summary, advanced, compose, composer
+
+WARPS = 8
+THREADS = 32 * WARPS
+
+# A thread's work: which tile in the direction of the scan, which series; its lane and its warp, counted in that
+# direction; which column of a tile and which row, of as many steps as a thread takes, in the order of time.
+Work = namedtuple("Work", "tile series lane_id turn column row")
+
+
+def looks(across):
+    """Return how many tiles a thread looks at."""
+    return 2 if across > 1 else 1
+
+
+def window(across):
+    """Return how many tiles a block looks at at once."""
+    return looks(across) * THREADS // across
+
+
+def opener(cuda, across, is_forward):
+    """Return the device function that takes a ticket and says what this thread's work is."""
+
+    @helper
+    def open_tile(descriptors, geometry):
+        ticket = cuda.shared.array(1, np.int32)
+        if thread() == 0:
+            ticket[0] = take_ticket(descriptors)
+        barrier()
+        number, side = narrow(ticket[0]), divide(geometry.lanes + (across - 1), across)
+        lane_id, warp = narrow(thread() & 31), narrow(thread() >> 5)
+        tile = divide(number, side)
+        column = lane_id if across > 1 else narrow(0)
+        row = warp if across > 1 else narrow(thread())
+        turn = warp if is_forward else narrow(WARPS - 1 - warp)
+        return Work(tile, narrow(across * (number - tile * side) + column), lane_id, turn, column, row)
+
+    return open_tile
+
+
+def finder(kind, across):
+    """Return the device function that looks for the nearest state that is known."""
+    zero, each, most, locate = kind(0), looks(across), window(across), locator(across, kind(0).itemsize)
+
+    @helper
+    def nearest_state(descriptors, geometry, me, back, near, held):
+        """Look at the states before ``back`` tiles; note the nearest that is known for each warp and column."""
+        row = narrow(thread() >> 5) if across > 1 else narrow(thread())
+        distance, state = narrow(most), zero
+        for ago in range(each):
+            far = narrow(each * row + (each - 1 - ago))
+            if far < back:
+                at, _ = locate(geometry, me.series, back - far)
+                is_known, number = load_status(descriptors, at, zero)
+                distance, state = select(is_known, far, distance), select(is_known, number, state)
+        if across == 1:
+            known = ballot(distance < most)
+            first = highest(known & -known)
+            first = first if first >= 0 else narrow(0)
+            distance, state = shuffle(distance, first), shuffle(state, first)
+        if across > 1 or me.lane_id == 0:
+            at = narrow(thread() >> 5) * across + me.column
+            near[at], held[at] = distance, state
+
+    return nearest_state
+
+
+def collector(cuda, is_average, kind, across):
+    """Return the device function that waits for summaries."""
+    zero, one, each, locate = kind(0), kind(1), looks(across), locator(across, kind(0).itemsize)
+    part = window(across) * across
+
+    @helper
+    def await_summaries(descriptors, geometry, me, first, found):
+        """Put the summaries of the tiles from ``first`` to this one, as many as are looked at at once, to ``found``."""
+        row = narrow(thread() >> 5) if across > 1 else narrow(thread())
+        # Loops of their own: what is asked for in one is on its way at once.
+        missing = cuda.local.array(each, np.int32)
+        decays, rises = cuda.local.array(each, kind), cuda.local.array(each, kind)
+        weights, origins = cuda.local.array(each, kind), cuda.local.array(each, kind)
+        for k in range(each):
+            missing[k] = 1 if first + each * row + k < me.tile else 0
+            decays[k], rises[k], weights[k], origins[k] = one, zero, zero, zero
+        waits, naps = True, 0
+        while waits:
+            waits = False
+            for k in range(each):
+                if missing[k] != 0:
+                    at, further = locate(geometry, me.series, first + each * row + k)
+                    has_decay, decays[k] = load_status(descriptors, at + DECAY * further, zero)
+                    has_rise, rises[k] = load_status(descriptors, at + RISE * further, zero)
+                    is_there = has_decay and has_rise
+                    if is_average:
+                        has_weight, weights[k] = load_status(descriptors, at + WEIGHT * further, zero)
+                        has_origin, origins[k] = load_status(descriptors, at + ORIGIN * further, zero)
+                        is_there = is_there and has_weight and has_origin
+                    missing[k] = 0 if is_there else 1
+            for k in range(each):
+                waits = waits or missing[k] != 0
+            if waits:
+                naps = pause(naps)
+        for k in range(each):
+            at = narrow((each * row + k) * across + me.column)
+            found[at], found[part + at] = decays[k], rises[k]
+            if is_average:
+                found[2 * part + at], found[3 * part + at] = weights[k], origins[k]
+
+    return await_summaries
+
+
+def looker(cuda, is_average, kind, across):
+    """Return the device function that finds the state before a tile, in the first warp."""
+    zero, most, slots = kind(0), window(across), WARPS * across
+    part = most * across
+    numbers = part * (4 if is_average else 2)
+    nearest_state, await_summaries = finder(kind, across), collector(cuda, is_average, kind, across)
+
+    @helper
+    def look_back(descriptors, geometry, me, state):
+        """Return the state before a tile, that before the first tile being ``state``."""
+        near, held = cuda.shared.array(slots, np.int32), cuda.shared.array(slots, kind)
+        found = cuda.shared.array(numbers, kind)
+        begin, back = narrow(-1), me.tile  # from where this series is folded, not yet known
+        while ballot(begin < 0) != 0:
+            nearest_state(descriptors, geometry, me, back, near, held)
+            barrier()
+            for k in range(narrow(block_threads() >> 5)):  # `WARPS`: see `start`
+                at = k * across + me.column
+                if begin < 0 and near[at] < most:
+                    begin, state = narrow(back - near[at]), held[at]
+            back = narrow(back - most)
+            if begin < 0 and back <= 0:
+                begin = narrow(0)
+            barrier()
+        first, earlier = me.tile, ballot(begin < me.tile)
+        while earlier != 0:
+            first = shuffle(begin, highest(earlier))
+            earlier = ballot(begin < first)
+        while first < me.tile:
+            await_summaries(descriptors, geometry, me, first, found)
+            barrier()
+            if thread() < 32:
+                for k in range(min(narrow(most), me.tile - first)):
+                    at = k * across + me.column
+                    weight, origin = zero, zero
+                    if is_average:
+                        weight, origin = found[2 * part + at], found[3 * part + at]
+                    after = advanced(is_average, Summary(found[at], found[part + at], weight, origin), state)
+                    state = select(first + k >= begin, after, state)
+            first = narrow(first + most)
+            barrier()
+        return state
+
+    return look_back
+
+
+def sharer(is_average, kind, across, is_forward):
+    """Return the device functions by which a tile's warps tell each other summaries, and learn their first states."""
+    slots, compose_group = WARPS * across, composer(is_average, kind)
+
+    @helper
+    def tell(sums, me, summary):
+        """Put the summaries of warps, or of their lanes, to ``sums``; return that of the warp before this lane."""
+        before, at, tells = summary, me.turn * across + me.column, True
+        if across == 1:
+            before, summary = compose_group(summary, me.lane_id, narrow(32), is_forward)
+            tells = me.lane_id == (31 if is_forward else 0)
+        if tells:
+            sums[at], sums[slots + at] = summary.decay, summary.rise
+            sums[2 * slots + at], sums[3 * slots + at] = summary.weight, summary.origin
+        return before
+
+    @helper
+    def told(sums, at):
+        return Summary(sums[at], sums[slots + at], sums[2 * slots + at], sums[3 * slots + at])
+
+    @helper
+    def own_state(me, before, states):
+        """Return the state that a thread starts from, and the one from which the next thread does."""
+        at = me.turn * across + me.column
+        state, after = states[at], states[at + across]
+        if across == 1:
+            rank = me.lane_id if is_forward else 31 - me.lane_id
+            if rank > 0:
+                state = advanced(is_average, before, state)
+            beside = me.lane_id
+            if rank < 31:
+                beside = me.lane_id + 1 if is_forward else me.lane_id - 1
+            beside = shuffle(state, beside)
+            after = select(rank < 31, beside, after)
+        return state, after
+
+    return tell, told, own_state
+
+
+def starter(cuda, is_average, kind, across, told):
+    """Return the device function that finds the states from which a tile's warps start, and publishes what it knows."""
+    zero, one, slots = kind(0), kind(1), WARPS * across
+    look_back, locate = looker(cuda, is_average, kind, across), locator(across, kind(0).itemsize)
+
+    @helper
+    def publish(descriptors, at, further, total):
+        store_status(descriptors, at + DECAY * further, total.decay)
+        store_status(descriptors, at + RISE * further, total.rise)
+        if is_average:
+            store_status(descriptors, at + WEIGHT * further, total.weight)
+            store_status(descriptors, at + ORIGIN * further, total.origin)
+
+    @helper
+    def start(descriptors, geometry, me, first, sums, states):
+        """Publish the tile's summary and the next tile's state; put the states before warps to ``states``."""
+        warps = narrow(block_threads() >> 5)  # `WARPS`, which the compiler must not know: it would unroll by it
+        total, writes = Summary(one, zero, zero, zero), across > 1 or me.lane_id == 0
+        if thread() < 32:
+            for k in range(warps):
+                total = compose(is_average, total, told(sums, k * across + me.column))
+            if writes:
+                at, further = locate(geometry, me.series, me.tile)
+                publish(descriptors, at, further, total)
+        state = look_back(descriptors, geometry, me, first)
+        if thread() < 32 and writes:
+            onward = advanced(is_average, total, state)
+            if me.tile + 1 < geometry.tiles:
+                at, further = locate(geometry, me.series, me.tile + 1)
+                store_status(descriptors, at + STATE * further, onward)
+            states[slots + me.column] = onward
+            for k in range(warps):
+                at = k * across + me.column
+                states[at] = state
+                state = advanced(is_average, told(sums, at), state)
+
+    return start

@@ -1,0 +1,88 @@
+"""A kernel's operands as one value each, the numbers that all of them share, and where a series stands in them.
+
+A launch passes an operand as its address (or a number), the bytes to the next step, and the strides of the series in
+three dimensions from outside in. What has no time, such as a first state, has no time stride.
+"""
+
+from collections import namedtuple
+
+from ._device import divide, helper, is_null, load, load_int, narrow, shift
+
+Operand = namedtuple("Operand", "at time series")
+State = namedtuple("State", "at series")
+# ``middles`` and ``inners`` are sizes of the series' dimensions; ``width`` are a group's threads.
+Geometry = namedtuple("Geometry", "steps reverse lanes middles inners width tiles")
+Index = namedtuple("Index", "outer middle inner")
+Valid = namedtuple("Valid", "start stop")
+
+# Of sums: what is added up and to where, and strides of results, of summands and of slices of these.
+Source = namedtuple("Source", "at kept summed")
+Target = namedtuple("Target", "at kept slice")
+Sizes = namedtuple("Sizes", "results middles inners summands summed_middles summed_inners slice_size across")
+
+_STATES = ("h0", "last", "first", "lengths")
+_OPERANDS = ("g", "a", "b", "h", "to_a", "to_b", "product", "keep", "states", "to_product")
+_GROUPS = {
+    "geometry": (Geometry, Geometry._fields),
+    "sizes": (Sizes, Sizes._fields),
+    "source": (Source, ("source", "source_kept", "source_summed")),
+    "target": (Target, ("target", "target_kept", "target_slice")),
+    **{name: (State, (name, f"{name}_lane")) for name in _STATES},
+    **{name: (Operand, (name, f"{name}_time", f"{name}_lane")) for name in _OPERANDS},
+}
+
+
+def group(name):
+    """Return what a kernel's parameter is a tuple of, or None, and the plain parameters that it is passed as."""
+    return _GROUPS.get(name, (None, (name,)))
+
+
+@helper
+def offset(strides, index):
+    """Return how many bytes from its operand's first series a series stands."""
+    return index.outer * strides[0] + index.middle * strides[1] + index.inner * strides[2]
+
+
+@helper
+def split_index(series, middles, inners):
+    """Return a series' indices in the three dimensions."""
+    row = divide(series, inners)
+    outer = divide(row, middles)
+    return Index(outer, row - outer * middles, series - row * inners)
+
+
+@helper
+def of_series(x, index, t):
+    """Return an operand from step t of a series on."""
+    return Operand(shift(x.at, offset(x.series, index) + t * x.time), x.time, x.series)
+
+
+@helper
+def later(x, steps):
+    """Return an operand so many steps later."""
+    return Operand(shift(x.at, steps * x.time), x.time, x.series)
+
+
+@helper
+def valid_steps(lengths, index, geometry):
+    """Return the first valid step of a series in the direction of the scan, and the one past the last.
+
+    Lengths on a device are not looked at beforehand, for that would stall the host: here they are kept in range.
+    """
+    start, stop = 0, geometry.steps
+    if not is_null(lengths.at):
+        length = min(max(load_int(lengths.at, offset(lengths.series, index)), 0), geometry.steps)
+        if geometry.reverse:
+            start = geometry.steps - length
+        else:
+            stop = length
+    return Valid(narrow(start), narrow(stop))
+
+
+@helper
+def load_state(x, index, zero):
+    """Return a series' state, zero where there is none."""
+    state = zero
+    if not is_null(x.at):
+        state = load(x.at, offset(x.series, index), zero)
+    return state

@@ -1,0 +1,240 @@
+"""Results against the reference: every kernel and dtype, gradients of what is broadcast, lengths, complex values."""
+
+import itertools
+import pathlib
+import sys
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
+
+import compare  # noqa: E402
+
+import fastrecur  # noqa: E402
+from fastrecur import reference  # noqa: E402
+from fastrecur._cuda import _launch, _plan  # noqa: E402
+
+
+class Case(NamedTuple):
+    """A problem: the shapes of its operands, () for a number, and how it is walked."""
+
+    name: str
+    gate: tuple
+    value: tuple
+    dtype: type
+    axis: int
+    reverse: bool
+    state: tuple | None = None  # None: one for each lane
+    lengths: bool = False  # whether lanes end early, and NaN stands behind
+
+    def __str__(self):
+        gate = "" if self.gate == self.value else f" gate {self.gate}"
+        state = "" if self.state is None else f" state {self.state}"
+        return (
+            f"{self.name} {np.dtype(self.dtype).name} {self.value}{gate}{state} axis {self.axis} "
+            f"reverse {self.reverse}{' lengths' * self.lengths}"
+        )
+
+
+NAMES, WAYS = ["forget_mult", "linear_recurrence"], [False, True]
+
+
+def cases(bfloat16):
+    """Yield problems for every kernel, dtype and direction."""
+    dtypes = [np.float32, np.float64, np.float16] + [ml_dtypes.bfloat16] * bfloat16
+    shapes = [((105, 12800), 0), ((33, 65), 0), ((40, 1031), 1), ((3, 70001), 1), ((9000, 130), 0), ((17, 5, 9), 1)]
+    for (shape, axis), dtype, name, reverse in itertools.product(shapes, dtypes, NAMES, WAYS):
+        yield Case(name, shape, shape, dtype, axis, reverse)
+    # Gradients that are sums: over time, over lanes, over both; in one pass or two; of pieces; of a first state.
+    for (gate, value, axis, state), name in itertools.product(
+        [
+            ((), (33, 65), 0, (1,)), ((65,), (33, 65), 0, None), ((33, 1), (33, 65), 0, (1,)),
+            ((33, 65), (65,), 0, (1,)), ((), (40, 1031), 1, None), ((40, 1), (40, 1031), 1, (1,)),
+            ((1031,), (40, 1031), 1, (1,)), ((5, 9), (17, 5, 9), 1, (9,)), ((17, 1, 1), (17, 5, 9), 1, (17, 1)),
+            ((33, 1, 1), (33, 2, 1500), 0, None), ((), (9000, 130), 0, None), ((9000, 1), (9000, 130), 0, None),
+            ((64, 1), (64, 20001), 1, (1,)), ((20001,), (64, 20001), 1, None),
+        ],
+        NAMES,
+    ):  # fmt: skip
+        yield Case(name, gate, value, np.float32, axis, name == "linear_recurrence", state)
+    for dtype, (gate, axis) in itertools.product(dtypes[1:], [((65,), 0), ((33, 1), 0), ((33, 1), 1)]):
+        yield Case("forget_mult", gate, (33, 65), dtype, axis, False)
+    for (shape, axis), name, reverse in itertools.product(
+        [((70, 40), 0), ((40, 600), 1), ((9000, 130), 0), ((64, 20001), 1)], NAMES, WAYS
+    ):
+        yield Case(name, shape, shape, np.float32, axis, reverse, lengths=True)
+    for dtype, (gate, axis), reverse in itertools.product(
+        [np.complex64, np.complex128], [((20, 33), 0), ((20, 33), 1), ((), 0), ((33,), 0)], WAYS
+    ):
+        yield Case("linear_recurrence", gate, (20, 33), dtype, axis, reverse)
+
+
+STEPS = 200  # of a problem that the reference, step by step in Python, computes; others take seconds each
+
+
+class Wide:
+    """The reference's functions by the CPU's kernels, in float64 (tests compare these with it)."""
+
+    def __getattr__(self, name):
+        function = getattr(fastrecur, name)
+
+        def wide(operand):
+            return compare._wide(operand) if isinstance(operand, np.ndarray) else operand
+
+        return lambda *operands, grad_state=None, **options: function(
+            *map(wide, operands), **options, **({} if grad_state is None else {"grad_state": wide(grad_state)})
+        )
+
+
+class Host:
+    """A library that puts arrays nowhere."""
+
+    def put(self, array):
+        return array
+
+    get = put
+
+    def poison(self, size):
+        """Nothing."""
+
+
+def use_host(case):
+    """Compute a long problem as `check` does, so that the CPU's kernels for it are on disk."""
+    if np.broadcast_shapes(case.gate, case.value)[case.axis] > STEPS:
+        try:
+            check(Host(), np.random.default_rng(0), case)
+        except AssertionError:
+            pass  # its bounds are those of a GPU's carry
+
+
+def check(library, rng, case):
+    """Compare a problem's results and gradients with the reference; raise where they are off."""
+    steps = np.broadcast_shapes(case.gate, case.value)[case.axis]
+    before, compare.reference = compare.reference, reference if steps <= STEPS else Wide()
+    try:
+        _check(library, rng, case, compare.reference)
+    finally:
+        compare.reference = before
+
+
+def _check(library, rng, case, reference):
+
+    def random(shape):
+        if np.issubdtype(case.dtype, np.complexfloating):
+            return (rng.standard_normal(shape) * np.exp(2j * np.pi * rng.random(shape))).astype(case.dtype)
+        return rng.standard_normal(shape).astype(case.dtype)
+
+    def put(operand):
+        return library.put(operand) if isinstance(operand, np.ndarray) else operand
+
+    name, dtype = case.name, np.dtype(case.dtype)
+    shape = np.broadcast_shapes(case.gate, case.value)
+    lanes = shape[: case.axis] + shape[case.axis + 1 :]
+    # A gate that is small, and the same at every step, keeps the roundings of as many steps as it remembers.
+    gate = rng.uniform(0.0 if case.gate == shape else 0.1, 1.0, case.gate)
+    if dtype.kind == "c":
+        gate = gate * np.exp(2j * np.pi * rng.random(case.gate))
+    gate = gate.astype(dtype) if case.gate else gate.astype(dtype).item()
+    value, state = random(case.value), random(lanes if case.state is None else case.state)
+    options, on_device = {"axis": case.axis, "reverse": case.reverse}, {}
+    if case.lengths:
+        steps = shape[case.axis]
+        lengths = rng.integers(0, steps + 1, lanes[0])
+        lengths[:3] = 0, steps, 1
+        inside = np.arange(steps) < lengths[:, np.newaxis]
+        for operand in (gate, value):
+            operand[~(inside if case.axis else inside.T)] = np.nan
+        options["lengths"] = lengths
+        on_device = {"lengths": lengths.tolist()}
+    library.poison(value.size)
+    operands = [put(a) for a in (gate, value, state)]
+    h, last = getattr(fastrecur, name)(*operands, return_state=True, **options | on_device)
+    wide, wide_last = getattr(reference, name)(gate, value, state, return_state=True, **options)
+    size, size_last = compare.forward_magnitudes(name, gate, value, state, **options)
+    compare.assert_close(library.get(h), wide, dtype, magnitude=size)
+    compare.assert_close(library.get(last), wide_last, dtype, magnitude=size_last)
+    if case.lengths:
+        on_device = {"lengths": library.put(lengths)}  # where they are not looked at beforehand
+    library.poison(value.size)
+    cotangent, states = random(shape), library.get(h)
+    got = getattr(fastrecur, name + "_vjp")(put(cotangent), *operands[:2], h, operands[2], **options | on_device)
+    wanted = getattr(reference, name + "_vjp")(cotangent, gate, value, states, state, **options)
+    sizes = compare.vjp_magnitudes(name, cotangent, gate, value, states, state, grad_state=None, **options)
+    for grad, right, size, operand in zip(got, wanted, sizes, (gate, value, state), strict=True):
+        compare.assert_close(library.get(grad), right, compare.gradient_dtype(operand, dtype), magnitude=size)
+
+
+def correctness(library, problems):
+    """Compare with the reference; yield a problem's name and what was off, None for nothing."""
+    compare.carry_of = lambda dtype: np.promote_types(compare.real_of(dtype), np.float32)
+    rng = np.random.default_rng(0)
+    for case in problems:
+        try:
+            check(library, rng, case)
+        except Exception as error:
+            yield str(case), f"{type(error).__name__}: {error}"
+        else:
+            yield str(case), None
+
+
+def pooling_correctness(library, device="cuda"):
+    """Compare a QRNN's pooling and its gradient with the same composed in float64 on the CPU: as `correctness`."""
+    import torch
+
+    from fastrecur.torch import _pooling
+
+    def results(dtype, place, pool, pool_packed):
+        leaves = [v.to(place, dtype).requires_grad_() for v in (product, c0)]
+        options = {"keep": keep.to(place, dtype) if masked else keep, "output_gate": gated, "reverse": reverse}
+        h, last = pool_packed(leaves[0], sizes, leaves[1], **options) if packed else pool(*leaves, **options)
+        cotangents = [v.to(place, dtype) for v in (grad_h, grad_last)]
+        return [v.detach().cpu().double() for v in (h, last, *torch.autograd.grad((h, last), leaves, cotangents))]
+
+    steps, batch, width = 67, 5, 300
+    sizes = torch.arange(steps, 0, -1).clamp(max=batch)
+    bounds = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
+    for dtype, gated, reverse, masked, packed in itertools.product(bounds, *[(False, True)] * 4):
+        rows = (int(sizes.sum()),) if packed else (steps, batch)
+        product, c0, grad_h, grad_last = (
+            torch.randn(shape).to(dtype)
+            for shape in ((*rows, (2 + gated) * width), (batch, width), (*rows, width), (batch, width))
+        )
+        keep = torch.randint(2, (*rows, width)) if masked else 0.9
+        here = f"pooling {dtype} gated {gated} reverse {reverse} masked {masked} packed {packed}"
+        try:
+            wanted = results(torch.float64, "cpu", _pooling._composed, _pooling._composed_packed)
+            library.poison(product.numel())
+            got = results(dtype, device, _pooling.pool, _pooling.pool_packed)
+            torch.testing.assert_close(got, wanted, rtol=bounds[dtype], atol=bounds[dtype])
+        except Exception as error:
+            yield here, f"{type(error).__name__}: {error}"
+        else:
+            yield here, None
+
+
+def kernels(case):
+    """Return the kernels of a problem and its gradient, of arrays in C order."""
+    dtype = np.dtype(case.dtype)
+
+    def signature(shape):
+        strides = tuple(dtype.itemsize * int(np.prod(shape[k + 1 :])) for k in range(len(shape)))
+        return dtype, shape, strides
+
+    shape = np.broadcast_shapes(case.gate, case.value)
+    lanes = shape[: case.axis] + shape[case.axis + 1 :]
+    family, names = ("forget", ("f", "x")) if case.name == "forget_mult" else ("linear", ("a", "b"))
+    is_complex = dtype.kind == "c" and not case.gate
+    gate = signature(case.gate) if case.gate else (complex if is_complex else None)
+    value, full = signature(case.value), signature(shape)
+    state = signature(lanes if case.state is None else case.state)
+    lengths = (np.dtype(np.int64), lanes[:1], (8,)) if case.lengths else None
+    told = case.axis, case.reverse, lengths, is_complex
+    plans = [
+        _plan.forward(family, (*names, "h0"), gate, value, state, None, *told),
+        _plan.vjp(family, ("grad_h", *names, "h"), full, gate, value, full, state, None, *told),
+    ]
+    launches = [each for plan in plans for each in plan.launches if each.kernel != _plan.CLEAR]
+    launches += [each for plan in plans for finish in plan.finish for each in finish[3]]
+    return {_launch.kernel(s.kernel, s.rule, s.carry, s.options, s.elements, s.time) for s in launches}

@@ -1,0 +1,67 @@
+"""Print what the cost model of the kernels' choice predicts for the shapes that `run.py` times. Nothing is measured.
+
+    python tests/gpu/predictions.py [--dtypes float32 float64 float16]
+
+For each shape and direction: the least time at which the bytes can be moved, the kernel that is chosen and how many
+tiles it cuts time into, what an uncut kernel and the single-pass scan should take, and the share of the least time in
+what is chosen. Microseconds, for a large card (an H100, 3.0 TB/s).
+"""
+
+import argparse
+import pathlib
+import sys
+
+sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[2])]
+
+import numpy as np  # noqa: E402
+
+from fastrecur._cuda import _plan  # noqa: E402
+from fastrecur._shapes import c_strides  # noqa: E402
+
+SHAPES = [
+    ((105, 20, 640), 0), ((512, 64, 320), 0), ((512, 64, 1024), 0), ((2048, 32, 1024), 0), ((4096, 8, 16), 0),
+    ((65536, 8, 64), 0), ((64, 1 << 20), 1), ((4096, 4096), 1), ((1, 10**6), 1), ((1, 1, 10**7), 2), ((10**6, 1), 1),
+]  # fmt: skip
+
+
+def predicted(shape, axis, dtype, gradient):
+    """Return the estimate of a call, and the least time."""
+    found, choose = [], _plan.choose
+
+    def recorded(*arguments):
+        found.append((_plan.estimate(*arguments[:6]), arguments[4] * arguments[0] * arguments[1]))
+        return choose(*arguments)
+
+    dtype = np.dtype(dtype)
+    full = dtype, shape, c_strides(shape, dtype.itemsize)
+    _plan.choose = recorded
+    try:
+        if gradient:
+            _plan.vjp.__wrapped__("forget", ("g", "f", "x", "h"), *[full] * 4, None, None, axis, False, None)
+        else:
+            _plan.forward.__wrapped__("forget", ("f", "x", "h0"), full, full, None, None, axis, False, None)
+    finally:
+        _plan.choose = choose
+    ((estimate, moved),) = found
+    return estimate, moved / _plan.BYTES_PER_US
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dtypes", nargs="+", default=["float32"], choices=["float32", "float64", "float16"])
+    print(
+        f"{'shape':<18}{'dtype':<9}{'':<10}{'least':>8}  {'kernel':<8}{'tiles':>6}{'uncut':>10}{'scan':>8}{'share':>7}"
+    )
+    for dtype in parser.parse_args().dtypes:
+        for shape, axis in SHAPES:
+            for gradient in (False, True):
+                (choice, whole, scan), least = predicted(shape, axis, dtype, gradient)
+                kernel, time = ("scan", scan) if choice.tiles > 1 else (choice.traversal, whole)
+                print(
+                    f"{','.join(map(str, shape)):<18}{dtype:<9}{'gradient' if gradient else 'forward':<10}{least:>8.1f}"
+                    f"  {kernel:<8}{choice.tiles:>6}{whole:>10.1f}{scan:>8.1f}{least / time:>7.0%}"
+                )
+
+
+if __name__ == "__main__":
+    main()
