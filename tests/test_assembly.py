@@ -48,7 +48,7 @@ def test_results_that_stay_are_asked_for(past):
     def row(rule, a, b, h, carry, vectors):
         x, y, out = Operand(a, ZERO, ZERO, ZERO), Operand(b, ZERO, ZERO, ZERO), Operand(h, ZERO, ZERO, ZERO)
         place, far = Vectors(ZERO, width(carry), vectors), Distance(ZERO, ZERO, ZERO)
-        forward_vectors(rule, ONE, x, y, out, carry, past, place, far)
+        forward_vectors(rule, ONE, x, y, out, x, carry, past, place, far)
 
     assembly = assembly_of(row, Rule("forget_same"), *[Pointer("f4")] * 4, types.int64)
     assert ("vmovnt" in assembly) == past
