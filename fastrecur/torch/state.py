@@ -196,5 +196,5 @@ def join(lasts: list[Any], is_batched: bool = True) -> Any:
         lasts = [last.squeeze(1) for last in lasts]
     if len(lasts) == 1:
         return lasts[0]
-    same = len({last.shape[-1] for last in lasts}) == 1
+    same = all(last.shape[-1] == lasts[0].shape[-1] for last in lasts)  # while torch.jit traces, sizes are tensors
     return torch.cat(lasts) if same else lasts

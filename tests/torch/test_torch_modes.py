@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fastrecur import forget_mult, linear_recurrence
+from fastrecur.torch import QRNN
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -135,6 +136,17 @@ def test_tracing_records_the_operator():
         traced = torch.jit.trace(lambda f, x: forget_mult(f, x), (torch.rand(5, 3), torch.randn(5, 3)))
     f, x = torch.rand(5, 3), torch.randn(5, 3)
     assert torch.equal(traced(f, x), forget_mult(f, x))
+
+
+def test_a_traced_network_returns_one_state():
+    import warnings
+
+    rnn, x = QRNN(5, 7, 2).eval(), torch.randn(6, 3, 5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        traced = torch.jit.trace(rnn, (x,))
+    for came, expected in zip(traced(x), rnn(x), strict=True):
+        torch.testing.assert_close(came, expected)
 
 
 def test_several_threads():
