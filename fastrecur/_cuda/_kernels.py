@@ -35,7 +35,7 @@ def blocks(name, rule, carry, options, elements, capability):
     """
     is_large = capability[0] in (9, 10)  # cards that want more bytes on their way than fewer blocks would ask for
     if is_large and name == "pool_vjp" and carry == "f4" and not dict(options)["packed"]:
-        return 7
+        return 6
     if is_large and name == "scan_vjp" and rule == "linear" and dict(elements).get("g") in ("f2", "bf2"):
         return 3
     if name == "scan" and rule != "linear" and capability < (9, 0) and (carry == "f8" or capability != (8, 0)):
