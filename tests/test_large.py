@@ -140,7 +140,7 @@ def test_same_bits_where_results_stay(rng, monkeypatch, set_threads, name, shape
     plain = [getattr(fastrecur, name)(a, value, **numbers) for a in (gate, 0.5)]
     lower_thresholds(monkeypatch.setattr)
     monkeypatch.setattr(_cost, "CHUNKED_BYTES", 0)
-    monkeypatch.setattr(_cost, "_streams", lambda plan, fills_lines: False)
+    monkeypatch.setattr(_cost, "_streams", lambda plan, fills_lines, threads: False)
     for threads in [1, 2, 3]:
         set_threads(threads)
         for a, expected in zip((gate, 0.5), plain, strict=True):
@@ -175,6 +175,22 @@ def test_when_results_are_streamed(rng, monkeypatch, shape, axis, part):
         monkeypatch.setattr(_cost, limits, (getattr(_cost, limits)[0], moved // 2))
         assert streams(processors=1, gradient=gradient)
         assert not streams(processors=2, gradient=gradient)
+
+
+@pytest.mark.parametrize(("threads", "lanes", "stay"), [(1, 4096, False), (2, 4096, True), (2, 1024, False)])
+def test_long_rows_that_threads_share_stay_in_the_cache(rng, monkeypatch, set_threads, threads, lanes, stay):
+    """Up to two thirds of it: each thread's part of a row is long."""
+    f, x = operands(rng, (50, lanes), np.float64)
+    set_threads(threads)
+    ways, real = [], _cost.choose.__wrapped__
+    lower_thresholds(monkeypatch.setattr)
+    monkeypatch.setattr(_cost, "choose", lambda *a, **k: ways.append(real(*a, **k)) or ways[-1])
+    monkeypatch.setattr(_cost, "_cache_bytes", lambda: 6 * x.nbytes)
+    monkeypatch.setattr(_cost.os, "cpu_count", lambda: 1 << 20)
+    h = fastrecur.forget_mult(f, x)
+    assert bool(ways[-1].streaming) == (not stay)
+    fastrecur.forget_mult_vjp(h, f, x, h)
+    assert ways[-1].streaming
 
 
 @pytest.mark.parametrize(("size", "mb"), [("32768K", 32), ("8192K", 8), ("", 32), (None, 32)])
