@@ -132,7 +132,7 @@ def test_each_segment_is_the_call_on_it_alone(rng, name, reverse, shape, axis):
         own_gate, own_value, own_h, own_g = (at_steps(a, axis, *offsets[n : n + 2]) for a in (gate, value, h, grad_h))
         alone, alone_last = recurrence(own_gate, own_value, h0[n], return_state=True, **options)
         assert_close(own_h, alone.astype(np.float64), np.float32)
-        assert_close(last[n], alone_last.astype(np.float64), np.float32)
+        assert_close(last[n : n + 1], alone_last[np.newaxis].astype(np.float64), np.float32)
         alone = vjp(own_g, own_gate, own_value, own_h, h0[n], grad_state=grad_state[n], **options)
         for grad, own in zip((*(at_steps(g, axis, *offsets[n : n + 2]) for g in grads[:2]), grads[2][n]), alone,
                              strict=True):  # fmt: skip
