@@ -25,7 +25,7 @@ def fresh_compiler():
 
 
 def test_names():
-    assert fastrecur.torch.__all__ == ["QRNN", "ForgetMult", "QRNNLayer", "QRNNState", "WeightDrop"]
+    assert fastrecur.torch.__all__ == ["PCEN", "QRNN", "Ewm", "ForgetMult", "QRNNLayer", "QRNNState", "WeightDrop"]
 
 
 # The compiler.
