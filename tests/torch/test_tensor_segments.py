@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.library import opcheck
 
-import fastrecur
+import fastrecur.torch
 from fastrecur import reference
 
 CUTS = ["offsets", "resets", "both", "lengths"]
