@@ -1,5 +1,6 @@
 """What every test may ask for."""
 
+import contextlib
 import gc
 import importlib.util
 import os
@@ -141,6 +142,53 @@ def set_threads():
     before = fastrecur.get_num_threads()
     yield fastrecur.set_num_threads
     fastrecur.set_num_threads(before)
+
+
+@pytest.fixture
+def torch_teams(monkeypatch, set_threads):
+    """Return how many of torch's threads each call took, in order; restore the numbers of threads afterwards."""
+    import torch
+
+    from fastrecur.torch import _team
+
+    used, run, before = [], _team._run, torch.get_num_threads()
+
+    def spy(calls, threads=None):
+        used.append(threads or len(calls))
+        run(calls, threads)
+
+    monkeypatch.setattr(_team, "_run", spy)
+    yield used
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def fake_device(monkeypatch):
+    """Return a context in which tensors of a device that is not there are fake; those of meta need none."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    def sliced(tensor, index):
+        """Return a tensor's items: torch without CUDA does not take slices of fake tensors of such a device."""
+        index = index if isinstance(index, tuple) else (index,)
+        at = 0
+        for item in index:
+            if item is Ellipsis:
+                break
+            if isinstance(item, slice):
+                tensor = torch.ops.aten.slice.Tensor(tensor, at, item.start, item.stop, item.step or 1)
+                at += 1
+            else:
+                tensor = tensor.select(at, item)
+        return tensor
+
+    def context(device):
+        if device == "meta":
+            return contextlib.nullcontext()
+        monkeypatch.setattr(torch.Tensor, "__getitem__", sliced)
+        return FakeTensorMode()
+
+    return context
 
 
 @pytest.fixture

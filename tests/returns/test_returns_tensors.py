@@ -8,9 +8,7 @@ import pytest
 import torch
 from compare import assert_close_lazy, assert_same_bits
 from records import KINDS, call, with_next
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-import fastrecur
 from fastrecur import returns
 
 FLOATS = "rewards", "values", "next_values", "gamma", "lam", "log_rhos", "bootstrap"
@@ -149,25 +147,11 @@ def test_compiled_and_mapped(pair, kind):
         torch.testing.assert_close(mapped[..., k], function(batch[..., k].contiguous()))
 
 
-def sliced(tensor, index):
-    """Return a tensor's items: torch without CUDA does not take slices of fake tensors of such a device."""
-    at = 0
-    for item in index:
-        if item is Ellipsis:
-            break
-        if isinstance(item, slice):
-            tensor = torch.ops.aten.slice.Tensor(tensor, at, item.start, item.stop, item.step or 1)
-            at += 1
-        else:
-            tensor = tensor.select(at, item)
-    return tensor
-
-
 # Without CUDA, torch's autograd aborts the process for fake tensors of such a device.
 @pytest.mark.parametrize(("device", "gradients"), [("cuda", False), ("meta", False), ("meta", True)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_another_device(monkeypatch, pair, kind, device, gradients):
-    def check():
+def test_another_device(fake_device, pair, kind, device, gradients):
+    with fake_device(device):
         for r in pair:
             flags = {name: r[name] for name in ("ends", "cuts", "mask")}
             tensors = {
@@ -177,36 +161,15 @@ def test_another_device(monkeypatch, pair, kind, device, gradients):
             for result in call(kind, r | tensors | flags | {"gamma": 0.9}):
                 assert (result.device.type, result.shape, result.dtype) == (device, (11, 3), torch.float32)
 
-    if device == "meta":
-        return check()
-    monkeypatch.setattr(torch.Tensor, "__getitem__", sliced)
-    with FakeTensorMode():
-        check()
-    return None
 
-
-def test_tensors_run_on_torch_s_threads(monkeypatch):
-    from fastrecur.torch import _team
-
-    used, run = [], _team._run
-
-    def spy(calls, threads=None):
-        used.append(threads or len(calls))
-        run(calls, threads)
-
-    monkeypatch.setattr(_team, "_run", spy)
+def test_tensors_run_on_torch_s_threads(torch_teams, set_threads):
     x = torch.randn(512, 1024)
-    before, ours = torch.get_num_threads(), fastrecur.get_num_threads()
-    try:
-        fastrecur.set_num_threads(1)
-        torch.set_num_threads(2)
-        both = returns.gae(x, x, 0.9, 0.9, x > 1, next_values=x)
-        assert set(used) == {2}
-        torch.set_num_threads(1)
-        one = returns.gae(x, x, 0.9, 0.9, x > 1, next_values=x)
-    finally:
-        torch.set_num_threads(before)
-        fastrecur.set_num_threads(ours)
+    set_threads(1)
+    torch.set_num_threads(2)
+    both = returns.gae(x, x, 0.9, 0.9, x > 1, next_values=x)
+    assert set(torch_teams) == {2}
+    torch.set_num_threads(1)
+    one = returns.gae(x, x, 0.9, 0.9, x > 1, next_values=x)
     torch.testing.assert_close(both, one, rtol=0, atol=0)
 
 

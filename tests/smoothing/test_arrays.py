@@ -188,33 +188,18 @@ def test_found_without_its_own_import(run_python):
         lambda x: pcen(x * x),
     ],
 )
-def test_tensors_run_on_torch_s_threads(monkeypatch, call):
+def test_tensors_run_on_torch_s_threads(torch_teams, set_threads, call):
     """As many as torch is told, whatever NumPy's arrays may have; and only meanwhile."""
-    from fastrecur.torch import _team
-
-    used = []
-    run = _team._run
-
-    def spy(calls, threads=None):
-        used.append(threads or len(calls))
-        run(calls, threads)
-
-    monkeypatch.setattr(_team, "_run", spy)
     x = torch.randn(512, 1024)
-    before, ours = torch.get_num_threads(), fastrecur.get_num_threads()
-    try:
-        fastrecur.set_num_threads(1)
-        torch.set_num_threads(2)
-        both = call(x)
-        assert set(used) == {2}
-        del used[:]
-        call(x.numpy())
-        assert used == []
-        torch.set_num_threads(1)
-        fastrecur.set_num_threads(2)
-        one = call(x)
-        assert set(used) == {1}
-    finally:
-        torch.set_num_threads(before)
-        fastrecur.set_num_threads(ours)
+    set_threads(1)
+    torch.set_num_threads(2)
+    both = call(x)
+    assert set(torch_teams) == {2}
+    del torch_teams[:]
+    call(x.numpy())
+    assert torch_teams == []
+    torch.set_num_threads(1)
+    set_threads(2)
+    one = call(x)
+    assert set(torch_teams) == {1}
     torch.testing.assert_close(both, one, equal_nan=True, rtol=0, atol=0)

@@ -262,30 +262,15 @@ def test_out_that_overlaps():
 # ---- Threads --------------------------------------------------------------------------------------------------------
 
 
-def test_torch_s_number_of_threads_rules(monkeypatch):
-    from fastrecur.torch import _team
-
-    used = []
-    run = _team._run
-
-    def spy(calls, threads=None):
-        used.append(threads or len(calls))
-        run(calls, threads)
-
-    monkeypatch.setattr(_team, "_run", spy)
+def test_torch_s_number_of_threads_rules(torch_teams, set_threads):
     f, x = torch.rand(64, 64, 512), torch.randn(64, 64, 512)
-    before, ours = torch.get_num_threads(), fastrecur.get_num_threads()
-    try:
-        fastrecur.set_num_threads(1)
-        torch.set_num_threads(2)
-        both = forget_mult(f, x, axis=1)
-        torch.set_num_threads(1)
-        fastrecur.set_num_threads(2)
-        one = forget_mult(f, x, axis=1)
-    finally:
-        torch.set_num_threads(before)
-        fastrecur.set_num_threads(ours)
-    assert used == [2, 1]
+    set_threads(1)
+    torch.set_num_threads(2)
+    both = forget_mult(f, x, axis=1)
+    torch.set_num_threads(1)
+    set_threads(2)
+    one = forget_mult(f, x, axis=1)
+    assert torch_teams == [2, 1]
     assert torch.equal(both, one)
 
 
