@@ -24,7 +24,6 @@ PART_BYTES = 1024  # of a result's row that a thread takes at least: at a cut, e
 STREAMED_PART_BYTES = 128  # unless results are streamed
 LONG_ROW_BYTES = 8 << 10  # of a result's row from which parts of it are as good as whole rows
 ITEMS_A_THREAD = 4  # where cuts are free: who is late leaves some to others,
-GRADIENT_ITEMS_A_THREAD = 2  # of rows
 ITEM_BYTES = 128 << 10  # moved by an item at least
 STATES_BYTES = 64 << 10  # of a row's states, up to which it matters that threads' own stand apart
 
@@ -157,9 +156,7 @@ def _parts(plan, threads):
     if cuts_time(plan):
         return threads
     if plan.traversal == ROWS and plan.sizes[0] == 1:
-        # Each cut costs; but a gradient's part takes so long that others would wait if its thread lost the processor.
-        most = GRADIENT_ITEMS_A_THREAD * threads if plan.gradients and threads > 1 else threads
-        return max(threads, min(most, _most_parts(plan, PART_BYTES)))
+        return threads  # each cut costs
     return items(moved_bytes(plan), threads, _most_parts(plan, 1))
 
 

@@ -1,4 +1,4 @@
-"""What computes returns: the kernel for arrays in memory, formulas for all others, and for V-trace."""
+"""What computes returns: the kernel for arrays in memory, formulas for all others."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ from .smoothing._arrays import Data, axis_of
 
 SERIAL_STEPS = 1 << 18  # steps of all series together from which a second thread pays
 ROW = 2048  # series that are walked side by side: more rows at once are fewer pages to look up
-BLOCK = 1 << 15  # steps of all series together that formulas take at once
-ONCE = 1, (0,) * 10  # a dimension of one
+ONE = 1, (0,) * 11  # a dimension of one
 _OPTIONAL = "next_values", "bootstrap"
-NONE, ONE, ALL = np.zeros(()), np.ones(()), np.array(True)
+DEFAULTS = {"values": np.zeros(()), "mask": np.array(True), "lam": np.ones(()), "log_rhos": np.zeros(())}
 
 
 class _Steps(NamedTuple):
@@ -67,11 +66,9 @@ def estimate(kind: str, floats: Any, flags: Any, axis: Any, limits: Any = None) 
     lanes = shape[:axis] + shape[axis + 1 :]
     values, following, last = _split_values(found, shape, axis)
     for name, value in {**found, "values": values, "next_values": following}.items():
-        fits, wanted = (_problem.fits, lanes if name == "bootstrap" else shape)
-        if value is not None and not fits(tuple(value.shape), wanted):
-            raise ValueError(
-                (say.state_shape if name == "bootstrap" else say.same_shape)(name, tuple(value.shape), wanted)
-            )
+        message, wanted = (say.state_shape, lanes) if name == "bootstrap" else (say.same_shape, shape)
+        if value is not None and not _problem.fits(tuple(value.shape), wanted):
+            raise ValueError(message(name, tuple(value.shape), wanted))
     ends, *cuts, mask = (
         None if value is None else _flags(data, name, value, shape) for name, value in flags.items()
     )  # fmt: skip
@@ -90,8 +87,7 @@ def estimate(kind: str, floats: Any, flags: Any, axis: Any, limits: Any = None) 
         return [data.give(result) for result in results]
     if data.at_hand:
         _check_flags(steps, data.xp)
-    *results, _ = _formulas(data, steps, rule, None)
-    return [data.narrow(result, rule.dtype) for result in results]
+    return [data.narrow(result, rule.dtype) for result in _formulas(data, steps, rule)]
 
 
 def _split_values(found: Any, shape: tuple[int, ...], axis: int) -> tuple[Any, Any, Any]:
@@ -135,53 +131,36 @@ def _check_flags(steps: _Steps, xp: Any) -> None:
 # ---- Arrays in memory -----------------------------------------------------------------------------------------------
 
 
-def _run(steps: _Steps, rule: _Rule, state: Any) -> Any:
-    """Return results of NumPy's arrays, and what the steps before them go on from, as ``state``, three planes."""
+def _run(steps: _Steps, rule: _Rule, carry: Any) -> Any:
+    """Return results of NumPy's arrays, and ``carry``, what the steps before them go on from: the kernel's planes."""
     _check_flags(steps, np)
-    shape, axis = steps.rewards.shape, rule.axis
-    if state is None:
-        state = np.zeros((3, *shape[:axis], *shape[axis + 1 :]))
-        state[0], state[1] = (0 if value is None else value for value in (steps.later, steps.value))
-    if rule.kind != "vtrace":
-        return _walk(steps, rule, state), state
-    results = [np.empty(shape, rule.dtype) for _ in range(2)]
-    data, size = Data(("state",), (state,)), max(1, BLOCK // max(1, state[0].size))
-    for stop in range(shape[axis], 0, -size):
-        at = (slice(None),) * axis + (slice(max(0, stop - size), stop),)
-        cut = [v if v is None else _cut(v, at, len(shape)) for v in steps[:9]]
-        with np.errstate(all="ignore"):
-            *parts, state = _formulas(data, _Steps._make([*cut, None, None]), rule, state)
-        for result, part in zip(results, parts, strict=True):
-            result[at] = part
-    return *results, state
+    rewards, shape, axis = steps.rewards, steps.rewards.shape, rule.axis
+    if carry is None:
+        planes = (steps.later, steps.value, 0, 0, *(rule.limits or (1, 1, 1)))
+        carry = np.empty((len(planes), *shape[:axis], *shape[axis + 1 :]))
+        for k, value in enumerate(planes):
+            carry[k] = 0 if value is None else value
+    count, order = 1 + (rule.kind == "vtrace"), _shapes.like(shape, rule.dtype, (shape, rewards.strides))
+    results = _problem.empty((count, *shape), rule.dtype, (rewards.size * rule.dtype.itemsize, *order))
+    if rewards.size:
+        _walk(steps, rule, results, carry)
+    return *results, carry
 
 
-def _cut(array: Any, at: tuple[slice, ...], ndim: int) -> Any:
-    """Return some steps of what broadcasts to a number of dimensions; ``at`` ends with the axis of time."""
-    behind = ndim - len(at)
-    if array.ndim <= behind or array.shape[-1 - behind] == 1:
-        return array
-    index: Any = (..., at[-1], *(slice(None),) * behind)
-    return array[index]
-
-
-def _walk(steps: _Steps, rule: _Rule, state: np.ndarray) -> np.ndarray:
-    """Run the kernel, which changes the state."""
-    rewards, shape = steps.rewards, steps.rewards.shape
-    h: np.ndarray = _problem.empty(shape, rule.dtype, _shapes.like(shape, rule.dtype, (shape, rewards.strides)))
-    if h.size == 0:
-        return h
-    values = NONE if steps.values is None else steps.values
+def _walk(steps: _Steps, rule: _Rule, results: np.ndarray, carry: np.ndarray) -> None:
+    """Run the kernel, which writes results and changes ``carry``."""
+    given = {name: DEFAULTS.get(name) if value is None else value for name, value in steps._asdict().items()}
+    values, successors, cuts = given["values"], steps.successors, steps.cuts
+    with np.errstate(all="ignore"):
+        rhos = np.exp(given["log_rhos"], dtype=np.float64)
     arrays = [
-        rewards, values, values if steps.successors is None else steps.successors,
-        ALL if steps.mask is None else steps.mask, steps.gamma, ONE if steps.lam is None else steps.lam,
-        steps.ends, steps.ends if steps.cuts is None else steps.cuts, h, state,
+        steps.rewards, values, values if successors is None else successors, given["mask"], steps.gamma, given["lam"],
+        steps.ends, steps.ends if cuts is None else cuts, rhos, results[0], carry,
     ]  # fmt: skip
     forms = tuple([(array.dtype, array.shape, array.strides) for array in arrays])
     team = _threads.team()
-    threads = team.size if h.size >= SERIAL_STEPS else 1
-    options = steps.successors is not None, rule.kind == "targets"
-    call, tables, repeats = _plan(forms, rule.axis, options, threads)
+    threads = team.size if results[0].size >= SERIAL_STEPS else 1
+    call, tables, repeats = _plan(forms, results.strides[0], rule.axis, rule.kind, successors is not None, threads)
     places = list(map(_arrays.address, arrays))
     team.run(
         [
@@ -190,57 +169,49 @@ def _walk(steps: _Steps, rule: _Rule, state: np.ndarray) -> np.ndarray:
             for table in tables
         ]
     )
-    return h
 
 
 @functools.lru_cache(1024)
-def _plan(forms: Any, axis: int, options: tuple[bool, ...], threads: int) -> Any:
+def _plan(forms: Any, apart: int, axis: int, kind: str, has_successors: bool, threads: int) -> Any:
     """Return the kernel, tables of its words for each thread, and the operands' offsets whenever all is repeated."""
-    _, shape, _ = forms[8]
-    strides = [_shapes.spread(own, apart, shape) for _, own, apart in forms[:9]]
-    plane, *lanes = forms[9][2]
+    (_, shape, _), (_, _, (plane, *lanes)) = forms[-2:]
+    strides = [_shapes.spread(own, steps, shape) for _, own, steps in forms[:-1]]
     strides.append((*lanes[:axis], 0, *lanes[axis:]))
     sizes = [dtype.itemsize for dtype, _, _ in forms]
-    order = sorted((k for k in range(len(shape)) if k != axis), key=lambda k: (-abs(strides[8][k]), k))
-    dims = merge([(shape[k], tuple(s[k] for s in strides)) for k in order if shape[k] > 1])
-    *beyond, outer, inner = [ONCE] * (2 - len(dims)) + dims
-    time = tuple(s[axis] for s in strides)
-
-    def are_neighbors(apart: Any) -> bool:
-        return apart[8] == sizes[8] and all(a in (0, size) for a, size in zip(apart, sizes, strict=True))
-
-    by_series = inner[0] >= WIDTH and are_neighbors(inner[1])
-    by_steps = not by_series and shape[axis] >= WIDTH and are_neighbors((*time[:9], 0))
-    chunk = ROW if by_series or 0 < abs(inner[1][8]) < abs(time[8]) else 1
-    apart = outer[1] + time + inner[1]
-    by_outer = outer[0] >= threads
-    parts = _threads.ranges(outer[0] if by_outer else inner[0], threads)
-    ranges = [(*part, 0, inner[0]) if by_outer else (0, outer[0], *part) for part in parts]
-    tables = [np.array([shape[axis], *part, chunk, by_series, *options, plane, *apart], np.int64) for part in ranges]
-    names: Any = _advantages.Operands._fields[:9]
-    ones = [name for name, stride in zip(names[:8], time if by_steps else inner[1], strict=False) if stride == 0]
-    rule = " ".join(["by_steps"] * by_steps + ones * (by_steps or by_series))
-    elements = {name: _arrays.element(form[0]) for name, form in zip(names, forms, strict=False)}
-    call = kernel(_advantages.walk, rule, "f8", **elements)
-    indices = itertools.product(*(range(size) for size, _ in beyond))
-    repeats = [[sum(i * d[1][k] for i, d in zip(index, beyond, strict=True)) for k in range(10)] for index in indices]
+    order = sorted((k for k in range(len(shape)) if k != axis), key=lambda k: (-abs(strides[-2][k]), k))
+    *outer, (count, inner) = merge([(shape[k], tuple(s[k] for s in strides)) for k in order if shape[k] > 1]) or [ONE]
+    are_neighbors = inner[-2] == sizes[-2] and all(a in (0, size) for a, size in zip(inner, sizes, strict=True))
+    by_vectors, time = count >= WIDTH and are_neighbors, tuple(s[axis] for s in strides)
+    chunk = ROW if by_vectors or 0 < abs(inner[-2]) < abs(time[-2]) else 1
+    options = by_vectors, has_successors, kind in ("targets", "vtrace"), plane, apart
+    tables = [
+        np.array([shape[axis], low, high, chunk, *options, *time, *inner], np.int64)
+        for low, high in _threads.ranges(count, threads)
+    ]
+    names = _advantages.FIELDS[:-1]
+    ones = [name for name, stride in zip(names[:-1], inner, strict=False) if stride == 0] if by_vectors else []
+    rule = " ".join(["off_policy"] * (kind == "vtrace") + ones)
+    call = kernel(
+        _advantages.walk, rule, "f8", **{n: _arrays.element(f[0]) for n, f in zip(names, forms, strict=False)}
+    )
+    indices = itertools.product(*(range(size) for size, _ in outer))
+    repeats = [[sum(i * d[1][k] for i, d in zip(index, outer, strict=True)) for k in range(11)] for index in indices]
     return call, tables, repeats
 
 
 # ---- Formulas -------------------------------------------------------------------------------------------------------
 
 
-def _formulas(data: Data, s: _Steps, rule: _Rule, state: Any) -> Any:
-    """Return results in float64, by the functions of the data's library; and the state, if one is given, as `_run`."""
+def _formulas(data: Data, s: _Steps, rule: _Rule) -> Any:
+    """Return results in float64, by the functions of the data's library."""
     xp, axis, shape = data.xp, rule.axis, tuple(s.rewards.shape)
-    wide = [None if v is None else data.wide(v) for v in s]
-    rewards, values, successors, mask, gamma, lam, ends, cuts, log_rhos, later, value = wide
+    rewards, values, successors, mask, gamma, lam, ends, cuts, log_rhos, later, value = (
+        None if v is None else data.wide(v) for v in s
+    )
     if 0 in shape:
-        return rewards, rewards, state
-    lead, edge, follows = (slice(None),) * axis, (*shape[:axis], 1, *shape[axis + 1 :]), None
+        return [rewards] * (1 + (rule.kind == "vtrace"))
+    lead, edge = (slice(None),) * axis, (*shape[:axis], 1, *shape[axis + 1 :])
     one, zero = xp.ones_like(rewards), xp.zeros_like(rewards)
-    if state is not None:
-        later, value, follows = state
 
     def read(array: Any, default: Any = zero) -> Any:
         return array if mask is None else xp.where(s.mask, array, default)
@@ -255,33 +226,27 @@ def _formulas(data: Data, s: _Steps, rule: _Rule, state: Any) -> Any:
     rewards, values = read(rewards), read(zero if values is None else values)
     gamma, lam, ends = read(gamma), read(one if lam is None else lam), read(ends)
     done = ends if cuts is None else xp.maximum(ends, read(cuts))
-    carried = values if mask is None else scan(_are_finite(values), one - mask, values, value)
-    after = shifted(carried, value)
+    after = shifted(values if mask is None else scan(_are_finite(values), one - mask, values, value), value)
     successors = xp.where(ends == 1, zero, after if successors is None else read(successors))
     # What is not finite takes no part, in gradients neither: its step is marked, and the marks give NaN.
     numbers = rewards, values, successors, gamma, lam, read(zero if log_rhos is None else log_rhos)
     sound = _are_finite(*numbers[:5]) & (numbers[5] == numbers[5])
-    rewards, values, successors, gamma, lam, log_rhos = (
-        numbers if xp is np and sound.all() else (xp.where(sound, array, zero) for array in numbers)
-    )
+    rewards, values, successors, gamma, lam, log_rhos = (xp.where(sound, array, zero) for array in numbers)
     weight, decay = gamma * (one - ends), xp.where(done == 1, zero, gamma * lam * (one - done))
     error = rewards + weight * successors - values
     if rule.kind != "vtrace":
         sums = scan(sound, read(decay, one), error, later)
-        return read(sums + values if rule.kind == "targets" else sums), state
-    clipped = {limit: _clipped(xp, log_rhos, limit) for limit in set(rule.limits)}
-    rho, c, pg_rho = (clipped[limit] for limit in rule.limits)
-    sums, seen = scan(sound, read(decay * c, one), rho * error, later), one
+        return [read(sums + values if rule.kind == "targets" else sums)]
+    rho, c, pg_rho = (_clipped(xp, log_rhos, limit) for limit in rule.limits)
+    sums = scan(sound, read(decay * c, one), rho * error, later)
     beyond = shifted(sums, later)
     if s.successors is not None:
-        seen = one if mask is None else scan(one == one, one - mask, one * mask, follows)
-        beyond = beyond + shifted(seen, follows) * (after - successors)
+        seen = one if mask is None else scan(one == one, one - mask, one * mask, None)
+        beyond = beyond + shifted(seen, None) * (after - successors)
     target = successors + xp.where(done == 1, zero, (one - done) * beyond)
     known = sound & _are_finite(target)
     advantages = pg_rho * (rewards + weight * xp.where(known, target, zero) - values)
-    if state is not None:
-        state = np.stack([array[(*lead, 0)] for array in (sums, carried, seen)])
-    return read(sums + values), read(xp.where(known, advantages, xp.full_like(zero, math.nan))), state
+    return read(sums + values), read(xp.where(known, advantages, xp.full_like(zero, math.nan)))
 
 
 def _are_finite(*arrays: Any) -> Any:
@@ -290,8 +255,6 @@ def _are_finite(*arrays: Any) -> Any:
 
 def _scan(xp: Any, sound: Any, decay: Any, added: Any, later: Any, axis: int) -> Any:
     """Return ``h[t] = decay[t]*h[t+1] + added[t]``, NaN at what is not sound and all that it is carried to."""
-    if xp is np and sound.all() and (later is None or np.isfinite(later).all()):  # there is nothing to be marked
-        return linear_recurrence(decay, added, later, axis=axis, reverse=True)
     zero, one = xp.zeros_like(decay), xp.ones_like(decay)
     marks = None
     if later is not None:
@@ -333,6 +296,6 @@ def _lazy(steps: _Steps, rule: _Rule) -> Any:
     return [walk.result(f"h{k}", k, meta) for k in range(1 + (rule.kind == "vtrace"))]
 
 
-def _chunk(state: Any, place: Any, *blocks: Any, rule: _Rule) -> Any:
+def _chunk(carry: Any, place: Any, *blocks: Any, rule: _Rule) -> Any:
     with _threads.alone():
-        return _run(_Steps(*blocks), rule, None if state is None else state.copy())
+        return _run(_Steps(*blocks), rule, None if carry is None else carry.copy())

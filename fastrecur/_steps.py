@@ -188,26 +188,46 @@ def covary(covariance, headroom, share, kept, x, y):
 # ---- Advantages -----------------------------------------------------------------------------------------------------
 
 
-def advantage_terms(x, successor, guards):
-    """Return what a step adds to the sum of later ones, and what it multiplies that by.
+def advantage(x, successor, later):
+    """Return the sum at a step, of its error and the ``later`` one; a weight of 0 keeps out NaN and infinities.
 
-    ``x`` holds rewards, values, gamma, lam, and as numbers from 0 to 1 whether an episode ``ends`` or is cut (``cuts``)
-    and whether the step is read (``mask``). ``successor`` is the value after it. If a step ``guards``, a weight of 0
-    keeps NaN and infinities out; nothing else is changed by that.
+    ``x`` holds rewards, values, gamma, lam, and as numbers from 0 to 1 whether an episode ``ends`` or is cut
+    (``cuts``); ``successor`` is the value after the step.
     """
-    zero, one = constant(0.0, x.mask), constant(1.0, x.mask)
-    weight, done = x.gamma * (one - x.ends), select(x.ends < x.cuts, x.cuts, x.ends)
-    added = fma(weight, guarded(successor, weight) if guards else successor, x.rewards - x.values)
-    is_read = zero < x.mask
-    return select(is_read, added, zero), select(is_read, x.gamma * x.lam * (one - done), one)
+    decay = x.gamma * x.lam * (constant(1.0, x.ends) - end_of(x))
+    return fma(decay, guarded(later, decay), error_of(x, successor))
+
+
+def vtrace(x, successor, later, target, limits):
+    """Return `advantage` with V-trace's weights, and the advantage of its policy.
+
+    ``x.rhos`` are ratios of probabilities, ``limits`` the greatest ``rho, c, pg_rho``, and ``target`` that of the next
+    step in the same record.
+    """
+    one, done = constant(1.0, x.ends), end_of(x)
+    decay = x.gamma * x.lam * (one - done) * at_most(x.rhos, limits.c)
+    now = fma(decay, guarded(later, decay), at_most(x.rhos, limits.rho) * error_of(x, successor))
+    target = guarded(target, one - done) * (one - done) + guarded(successor, done) * done
+    return now, at_most(x.rhos, limits.pg_rho) * error_of(x, target)
+
+
+def at_most(value, limit):
+    """Return the lesser of two, NaN if the first one is."""
+    return select(limit < value, limit, value)
+
+
+def end_of(x):
+    """Return by how much an episode ends or is cut with a step."""
+    return select(x.ends < x.cuts, x.cuts, x.ends)
+
+
+def error_of(x, successor):
+    """Return the error of temporal differences, given the value after a step."""
+    weight = x.gamma * (constant(1.0, x.ends) - x.ends)
+    return fma(weight, guarded(successor, weight), x.rewards - x.values)
 
 
 def guarded(value, weight):
     """Return what a weight is multiplied by: 0 where it is 0."""
     zero = constant(0.0, value)
     return select(weight == zero, zero, value)
-
-
-def add_later(later, added, decay, guards):
-    """Return the sum at a step from that of the step after it."""
-    return fma(decay, guarded(later, decay) if guards else later, added)

@@ -198,7 +198,7 @@ def test_nothing_larger_than_the_result_is_allocated(record):
             results = call(kind, r)
             _, peak = tracemalloc.get_traced_memory()
             tracemalloc.stop()
-            assert peak < (2 if kind != "vtrace" else 40) * sum(v.nbytes for v in results)
+            assert peak < (2 if kind != "vtrace" else 2.5) * sum(v.nbytes for v in results)
 
 
 def test_without_episodes_they_are_one_another(record):
