@@ -55,6 +55,8 @@ SECTIONS = {
                                   "--weights 20000 --batch 256 --epochs 1 --every 20", "howto/language_model"),
         "speakers": Example("Speakers in packed sequences", "Test errors by time of training, and lengths of sequences",
                             "--epochs 2 --seeds 1", "howto/classify_sequences"),
+        "packed": Example("Packed recordings", "Losses packed and padded; answers with and without borders",
+                          more="howto/segments"),
         "figure4": Example("The QRNN paper's figure 4", "Parts of a training step, and speed by batch and length",
                            "--quick", "benchmarks"),
     },
