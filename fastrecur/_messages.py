@@ -269,6 +269,14 @@ rnn_no_steps = _message("`input` must have at least one step: Expected sequence 
 rnn_packed_dim = _message("`input` must have 2 dimensions where it is packed, got {dims}")
 rnn_hidden_type = _message("`hidden` must be a tensor, or a list of one for each layer and direction, got {kind}")
 rnn_two_hidden = _message("`hidden` and `hx` are two names of one argument: give one of them")
+rnn_segments_input = _message(
+    "`input` must be a tensor, (T, batch, features) or (T, features) with `resets`, (total, features) with `offsets`, "
+    "got {came} with `{name}`",
+    "name came",
+)
+rnn_segments_saved = _message(
+    "`{name}` must be given without `save_prev_x`: give a state of `initial_state` instead, which holds inputs too"
+)
 
 
 def rnn_hidden_dim(batched, dims):

@@ -149,7 +149,9 @@ def _run(steps: _Steps, rule: _Rule, carry: Any) -> Any:
 
 def _walk(steps: _Steps, rule: _Rule, results: np.ndarray, carry: np.ndarray) -> None:
     """Run the kernel, which writes results and changes ``carry``."""
-    given = {name: DEFAULTS.get(name) if value is None else value for name, value in steps._asdict().items()}
+    given: dict[str, Any] = {
+        name: DEFAULTS.get(name) if value is None else value for name, value in steps._asdict().items()
+    }
     values, successors, cuts = given["values"], steps.successors, steps.cuts
     with np.errstate(all="ignore"):
         rhos = np.exp(given["log_rhos"], dtype=np.float64)

@@ -24,13 +24,19 @@ class Opened(NamedTuple):
 
 
 def open_call(module: Any, input: Any, hidden: Any, hx: Any, weights: list[Tensor]) -> Opened:
-    """Return what a module is called with, checked; the first states have two names."""
-    if hidden is not None and hx is not None:
-        raise TypeError(say.rnn_two_hidden())
+    """Return what a module is called with, checked."""
+    hidden = one_state(hidden, hx)
     rows, batch_sizes, is_batched = unpack_input(module, input)
     check_input(rows, module.input_size, weights)
     batch = rows.shape[1] if batch_sizes is None else int(batch_sizes[0])
-    return Opened(rows, batch_sizes, is_batched, batch, hx if hidden is None else hidden)
+    return Opened(rows, batch_sizes, is_batched, batch, hidden)
+
+
+def one_state(hidden: Any, hx: Any) -> Any:
+    """Return the first states, which have two names."""
+    if hidden is not None and hx is not None:
+        raise TypeError(say.rnn_two_hidden())
+    return hx if hidden is None else hidden
 
 
 def unpack_input(module: Any, input: Any, least: int = 1) -> tuple[Tensor, Tensor | None, bool]:

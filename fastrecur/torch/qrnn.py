@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import _messages as say
+from . import _rnn_segments
 from . import state as _state
 from ._rnn_arguments import (
     check_chain,
@@ -18,6 +19,7 @@ from ._rnn_arguments import (
     check_sizes,
     drop_out,
     format_extra_repr,
+    one_state,
     open_call,
     probability,
     repack_output,
@@ -185,6 +187,8 @@ class QRNN(nn.Module):
         hidden: Tensor | Sequence[Tensor | None] | QRNNState | None = None,
         *,
         hx: Tensor | Sequence[Tensor | None] | QRNNState | None = None,
+        offsets: Any = None,
+        resets: Any = None,
     ) -> tuple[Any, Any]:
         """Return the output and the last states.
 
@@ -199,6 +203,13 @@ class QRNN(nn.Module):
             and the reverse directions begin anew at the end of each chunk, so that chunks do not make a whole.
         hx : optional
             Another name of `hidden`, as `torch.nn.GRU` has it.
+        offsets : array_like of int, optional
+            Where each of N sequences begins that are packed one after another in an input (total, `input_size`), and
+            the end: 0, ..., total. There are states for each of them: (L*D, N, H). A sequence without steps hands its
+            state on.
+        resets : array_like of bool, optional
+            True where a sequence begins anew: (T, B), or (B, T) if `batch_first`, or (T,). Neither a state nor the
+            window passes the border before such a step, in either direction. It is read on the host.
 
         Returns
         -------
@@ -209,6 +220,8 @@ class QRNN(nn.Module):
             the output gate, as `hidden` takes them: a list where the layers' sizes differ. A `QRNNState` if one was
             given.
         """
+        if offsets is not None or resets is not None:
+            return _rnn_segments.run(self, input, one_state(hidden, hx), offsets, resets)
         rows, batch_sizes, is_batched, batch, hidden = open_call(self, input, hidden, hx, [])
         states = _state.of_network(self, hidden, rows, batch, is_batched)
         step: Any = rows if batch_sizes is None else input

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import _messages as say
-from . import _pooling
+from . import _pooling, _rnn_segments
 from . import state as _state
 from ._products import is_inference, is_unhooked_linear
 from ._rnn_arguments import (
@@ -18,6 +18,7 @@ from ._rnn_arguments import (
     check_input,
     check_sizes,
     format_extra_repr,
+    one_state,
     open_call,
     probability,
     repack_output,
@@ -172,6 +173,8 @@ class QRNNLayer(nn.Module):
         hidden: Tensor | QRNNState | None = None,
         *,
         hx: Tensor | QRNNState | None = None,
+        offsets: Any = None,
+        resets: Any = None,
     ) -> tuple[Any, Any]:
         """Return the output and the last state.
 
@@ -184,6 +187,8 @@ class QRNNLayer(nn.Module):
             `QRNNState` holds the inputs before the first step too.
         hx : optional
             Another name of `hidden`, as `torch.nn.GRU` has it.
+        offsets, resets : optional
+            Where segments begin, as `QRNN` takes them.
 
         Returns
         -------
@@ -193,6 +198,8 @@ class QRNNLayer(nn.Module):
             The state ``c`` after the last valid step in the scan direction, before the output gate: (1, B, H), or
             (1, H) for one sequence. A `QRNNState` if one was given.
         """
+        if offsets is not None or resets is not None:
+            return _rnn_segments.run(self, input, one_state(hidden, hx), offsets, resets)
         rows, batch_sizes, is_batched, batch, hidden = open_call(self, input, hidden, hx, self._direction_weights())
         given = hidden if isinstance(hidden, QRNNState) else None
         saves = given is None and self.save_prev_x and self.window > 1

@@ -1,0 +1,146 @@
+"""A QRNN on many series in one axis of time: each runs as one sequence of a packed batch."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from .. import _checks
+from .. import _messages as say
+from . import state as _state
+from ._rnn_arguments import check_input, drop_out, repack_output, unpack_input
+from .state import QRNNState
+
+
+class Segments(NamedTuple):
+    """Rows in a packed order, longest segment first; and which segments the caller's series begin and end with.
+
+    A series is a segment of ``offsets``, or one of the batch; ``resets`` cut it further.
+    """
+
+    order: Tensor  # the row that stands at each place of the packed sequence,
+    back: Tensor  # and the place of each row
+    batch_sizes: Tensor
+    series: Tensor  # those that have steps,
+    first: Tensor  # the segment that each of them begins with,
+    last: Tensor  # the one that it ends with,
+    is_cut: Tensor  # and whether a flag stands at its first step
+    n_series: int  # all of them
+
+    def enter(self, states: Tensor, reverse: bool) -> Tensor:
+        """Return first states of all segments, (segments, ...), from those of series."""
+        segment, series = (self.last, self.series) if reverse else (self.first[~self.is_cut], self.series[~self.is_cut])
+        zeros = states.new_zeros(int(self.batch_sizes[0]), *states.shape[1:])
+        return zeros.index_copy(0, segment, states.index_select(0, series))
+
+    def leave(self, states: Tensor, before: Tensor | None, reverse: bool) -> Tensor:
+        """Return last states of series from those of segments; a series without steps hands on the one before it."""
+        own = states.index_select(0, self.first if reverse else self.last)
+        if reverse:
+            own = own.masked_fill(self.is_cut.reshape(-1, *(1,) * (own.dim() - 1)), 0)
+        kept = states.new_zeros(self.n_series, *states.shape[1:]) if before is None else before.to(states.dtype)
+        return kept.index_copy(0, self.series, own)
+
+
+def run(module: Any, input: Any, hidden: Any, offsets: Any, resets: Any) -> tuple[Any, Any]:
+    """Return the output and the last states of a network, or of a layer."""
+    network = module if hasattr(module, "layers") else _of_one_layer(module)
+    name = "resets" if offsets is None else "offsets"
+    if not isinstance(input, Tensor) or (offsets is not None and input.dim() != 2):
+        came = tuple(input.shape) if isinstance(input, Tensor) else type(input)
+        raise (ValueError if isinstance(input, Tensor) else TypeError)(say.rnn_segments_input(name, came))
+    rows, _, is_batched = unpack_input(module, input)
+    check_input(rows, module.input_size, [])
+    segments, is_batched = _segments(module, rows, offsets, resets), is_batched or offsets is not None
+    if network is not module and isinstance(hidden, Tensor) and hidden.dim() == 1 + is_batched:
+        hidden = hidden.unsqueeze(0)
+    states = _state.of_network(network, hidden, rows, segments.n_series, is_batched)
+    step: Any = PackedSequence(rows.flatten(0, 1).index_select(0, segments.order), segments.batch_sizes)
+    lasts = []
+    for k, (layer, before) in enumerate(zip(network.layers, states, strict=True)):
+        if getattr(layer, "save_prev_x", False) and layer.window > 1 and not isinstance(before, QRNNState):
+            raise RuntimeError(say.rnn_segments_saved(name))
+        if k > 0 and network.dropout > 0 and module.training:
+            step = drop_out(step, network.dropout)
+        # A layer's own call has run its hooks.
+        step, last = (layer.forward if layer is module else layer)(step, _enter(segments, layer, before))
+        lasts.append(_leave(segments, layer, last, before))
+    output = step.data.index_select(0, segments.back).unflatten(0, rows.shape[:2])
+    return repack_output(module, output, input), _state.join(lasts, is_batched)
+
+
+def _of_one_layer(layer: Any) -> Any:
+    return SimpleNamespace(layers=[layer], bidirectional=len(layer._directions) == 2, dropout=0)
+
+
+@torch.compiler.disable
+def _segments(module: Any, rows: Tensor, offsets: Any, resets: Any) -> Segments:
+    """Return where the segments of rows, (T, B, features), are."""
+    steps, batch = rows.shape[:2]
+    lengths, flags = np.full(batch, steps), np.zeros((steps, batch), bool)
+    if resets is not None:
+        resets = _checks.resets(resets)
+        is_batch_first = module.batch_first and resets.ndim == 2
+        shape = (batch, steps) if is_batch_first else (steps, batch)
+        _checks.resets_shape(resets.shape, shape, int(is_batch_first))
+        flags[:] = resets.T if is_batch_first else resets.reshape(*resets.shape, *(1,) * (2 - resets.ndim))
+    if offsets is not None:
+        lengths = np.diff(_checks.offsets_in_range(_checks.offsets(offsets), steps))
+    # From here on rows are numbered series by series.
+    cuts, starts = flags.T.ravel(), lengths.cumsum() - lengths
+    (series,) = lengths.nonzero()
+    begins = cuts.copy()
+    begins[starts[series]] = True
+    (first_rows,) = begins.nonzero()
+    sizes = np.diff(first_rows, append=len(begins))
+    places = np.empty_like(first_rows)  # of segments among those of descending length
+    places[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
+    own = begins.cumsum() - 1  # the segment of each row
+    times = np.arange(len(begins)) - first_rows[own]
+    order = np.lexsort((places[own], times))
+    at = order if offsets is not None else order % steps * batch + order // steps
+    back = np.empty_like(at)
+    back[at] = np.arange(len(at))
+    ends = starts[series] + lengths[series] - 1
+
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(rows.device)
+
+    return Segments(
+        tensor(at), tensor(back), torch.from_numpy(np.bincount(times)), tensor(series),
+        tensor(places[own[starts[series]]]), tensor(places[own[ends]]), tensor(cuts[starts[series]]), len(lengths),
+    )  # fmt: skip
+
+
+def _directions(layer: Any) -> list[bool]:
+    """Return for each of a layer's directions whether it goes in reverse."""
+    return [getattr(layer, "reverse", False) or bool(name) for name in getattr(layer, "_directions", ("",))]
+
+
+def _enter(segments: Segments, layer: Any, before: Any) -> Any:
+    if before is None:
+        return None
+    if isinstance(before, QRNNState):
+        inputs = before.inputs[0]
+        if inputs is not None:
+            inputs = segments.enter(inputs.transpose(0, 1), _directions(layer)[0]).transpose(0, 1)
+        return QRNNState(_enter(segments, layer, before.hidden), (inputs,))
+    turns = _directions(layer)
+    return torch.stack([segments.enter(states, turn) for states, turn in zip(before, turns, strict=True)])
+
+
+def _leave(segments: Segments, layer: Any, last: Any, before: Any) -> Any:
+    if isinstance(last, QRNNState):
+        inputs, given = last.inputs[0], before.inputs[0]
+        if inputs is not None:
+            given = None if given is None else given.transpose(0, 1)
+            inputs = segments.leave(inputs.transpose(0, 1), given, _directions(layer)[0]).transpose(0, 1)
+        return QRNNState(_leave(segments, layer, last.hidden, before.hidden), (inputs,))
+    turns = _directions(layer)
+    given = [None] * len(turns) if before is None else before
+    return torch.stack([segments.leave(*v) for v in zip(last, given, turns, strict=True)])

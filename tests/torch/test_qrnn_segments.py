@@ -1,0 +1,167 @@
+"""A QRNN on many series in one axis of time is the same as on each of them by itself, in values and gradients."""
+
+import pytest
+import torch
+from compare import assert_close
+
+from fastrecur.torch import QRNN, QRNNLayer, QRNNState
+
+INPUT, UNITS = 3, 4
+LENGTHS = [5, 1, 0, 7, 2]
+OFFSETS = [0, 5, 6, 6, 13, 15]
+
+
+def network(**options):
+    torch.manual_seed(0)
+    return QRNN(INPUT, UNITS, **options).double()
+
+
+def check(ours, theirs):
+    for one, other in zip(ours, theirs, strict=True):
+        one, other = one.detach().numpy(), other.detach().numpy()
+        assert_close(one, other, other.dtype, magnitude=8 * abs(other).max(initial=1.0))
+
+
+def alone(rnn, x, states):
+    """Return what a network gives for each series by itself: outputs one after another, and states side by side."""
+    outputs, lasts = [], []
+    for k, part in enumerate(x.split(LENGTHS)):
+        own = states[:, k : k + 1]
+        if len(part):
+            output, own = rnn(part.unsqueeze(1), own)
+            outputs.append(output.squeeze(1))
+        lasts.append(own)
+    return torch.cat(outputs), torch.cat(lasts, 1)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("window", [1, 3])
+def test_offsets(window, bidirectional):
+    rnn = network(num_layers=2, window=window, bidirectional=bidirectional)
+    x = torch.randn(15, INPUT, dtype=torch.float64, requires_grad=True)
+    states = torch.randn(2 * (1 + bidirectional), 5, UNITS, dtype=torch.float64, requires_grad=True)
+    weights = [x, states, *rnn.parameters()]
+    found, wanted = rnn(x, states, offsets=OFFSETS), alone(rnn, x, states)
+    check(found, wanted)
+    check(*(torch.autograd.grad(sum(part.square().sum() for part in pair), weights) for pair in (found, wanted)))
+    zeros = torch.zeros_like(states)
+    check(rnn(x, offsets=torch.tensor(OFFSETS)), alone(rnn, x, zeros))
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("window", [1, 3])
+def test_resets(window, bidirectional):
+    rnn = network(window=window, bidirectional=bidirectional)
+    x = torch.randn(9, 2, INPUT, dtype=torch.float64, requires_grad=True)
+    states = torch.randn(1 + bidirectional, 2, UNITS, dtype=torch.float64, requires_grad=True)
+    resets = torch.zeros(9, 2, dtype=torch.bool)
+    resets[4, 0] = resets[0, 1] = resets[7, 1] = resets[8, 1] = True
+    output, last = rnn(x, states, resets=resets)
+    wanted, zeros = torch.empty_like(output), torch.zeros_like(states[:, :1])
+    for lane, cuts in enumerate(([0, 4, 9], [0, 7, 8, 9])):
+        for begin, end in zip(cuts, cuts[1:], strict=False):
+            first = zeros.clone()
+            if begin == 0 and lane == 0:
+                first[0] = states[0, 0]
+            if end == 9 and bidirectional:
+                first[1] = states[1, lane]
+            part, own = rnn(x[begin:end, lane : lane + 1], first)
+            wanted[begin:end, lane] = part[:, 0]
+            if end == 9:
+                check([last[0, lane]], [own[0, 0]])
+            if begin == 0 and bidirectional:
+                check([last[1, lane]], [own[1, 0] if lane == 0 else zeros[0, 0]])
+    check([output], [wanted])
+    grads = [torch.autograd.grad(h.square().sum(), [x, states, *rnn.parameters()]) for h in (output, wanted)]
+    check(*grads)
+
+
+def test_batch_first_and_one_sequence():
+    rnn, first = network(window=2), network(window=2, batch_first=True)
+    x, resets = torch.randn(6, 2, INPUT, dtype=torch.float64), torch.rand(6, 2) < 0.4
+    output, last = rnn(x, resets=resets)
+    turned, same = first(x.transpose(0, 1), resets=resets.T)
+    check([turned.transpose(0, 1), same], [output, last])
+    one, state = rnn(x[:, 0], resets=resets[:, 0].numpy())
+    check([one, state], [output[:, 0], last[:, 0]])
+    check(rnn(x, resets=resets[:, 0]), rnn(x, resets=resets[:, :1].expand(6, 2)))
+    # Both: segments with flags of their own.
+    both = rnn(x[:, 0], offsets=[0, 4, 6], resets=resets[:, 0])
+    cuts = resets[:, 0].clone()
+    cuts[4] = True
+    check([both[0]], [rnn(x[:, 0], resets=cuts)[0]])
+
+
+def test_chunk_after_chunk_is_the_whole():
+    rnn = network(num_layers=2, window=3)
+    x, resets = torch.randn(12, 2, INPUT, dtype=torch.float64), torch.rand(12, 2) < 0.3
+    whole, last = rnn(x, rnn.initial_state(2), resets=resets)
+    state, parts = rnn.initial_state(2), []
+    for begin, end in ((0, 1), (1, 2), (2, 7), (7, 12)):
+        part, state = rnn(x[begin:end], state, resets=resets[begin:end])
+        parts.append(part)
+    assert isinstance(state, QRNNState)
+    check([torch.cat(parts), state.hidden, *state.inputs], [whole, last.hidden, *last.inputs])
+    # With offsets, one state for each; one without steps hands it on.
+    packed = torch.cat([x[:, 0], x[:5, 1]])
+    own = rnn.initial_state(3)
+    _, after = rnn(packed, own, offsets=[0, 12, 12, 17])
+    assert not after.hidden[:, 1].any() and not after.inputs[0][:, 1].any()
+    check([after.hidden[:, 2]], [rnn(x[:5, 1:], rnn.initial_state(1))[1].hidden[:, 0]])
+
+
+def test_a_layer_in_reverse():
+    torch.manual_seed(0)
+    layer = QRNNLayer(INPUT, UNITS, window=2, reverse=True).double()
+    x, calls = torch.randn(15, INPUT, dtype=torch.float64), []
+    layer.register_forward_hook(lambda *_: calls.append(1))
+    states = torch.randn(5, UNITS, dtype=torch.float64)
+    check(layer(x, states, offsets=OFFSETS), alone(layer, x, states.unsqueeze(0)))
+    assert len(calls) == 1 + sum(n > 0 for n in LENGTHS)
+
+
+@pytest.mark.parametrize("where", [4, 5, 12])
+def test_nothing_passes_a_border(where):
+    rnn = network(num_layers=2, window=3, bidirectional=True)
+    x = torch.randn(15, INPUT, dtype=torch.float64)
+    other = x.clone()
+    other[where] = torch.nan
+    x.requires_grad_(), other.requires_grad_()
+    segment = next(slice(a, b) for a, b in zip(OFFSETS, OFFSETS[1:], strict=False) if a <= where < b)
+    found = []
+    for rows in (x, other):
+        output, _ = rnn(rows, offsets=OFFSETS)
+        (grad,) = torch.autograd.grad(output.nan_to_num().square().sum(), rows)
+        kept = torch.ones(15, dtype=torch.bool)
+        kept[segment] = False
+        found.append((output[kept], grad[kept]))
+    for one, same in zip(*found, strict=True):
+        assert torch.equal(one, same)
+
+
+def test_what_is_refused():
+    rnn, x = network(window=2), torch.randn(4, 2, INPUT, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"\(total, features\) with `offsets`, got \(4, 2, 3\)"):
+        rnn(x, offsets=[0, 4])
+    with pytest.raises(TypeError, match="PackedSequence"):
+        rnn(torch.nn.utils.rnn.pack_sequence([x[:, 0]]), resets=[False] * 4)
+    with pytest.raises(ValueError, match=r"`resets` must be shaped like .*got \(3, 2\)"):
+        rnn(x, resets=torch.zeros(3, 2, dtype=torch.bool))
+    with pytest.raises(TypeError, match="`resets` must hold bools"):
+        rnn(x, resets=torch.zeros(4, 2))
+    with pytest.raises(ValueError, match="`offsets` must begin with 0"):
+        rnn(x[:, 0], offsets=[0, 3])
+    with pytest.raises(TypeError, match="two names"):
+        rnn(x, torch.zeros(1, 2, UNITS), hx=torch.zeros(1, 2, UNITS), resets=torch.zeros(4, 2, dtype=torch.bool))
+    with pytest.raises(RuntimeError, match="`resets` must be given without `save_prev_x`"):
+        network(window=2, save_prev_x=True)(x, resets=torch.zeros(4, 2, dtype=torch.bool))
+    with pytest.raises(RuntimeError, match=r"\(1, 2, 4\)"):
+        rnn(x[:, 0], torch.zeros(1, 3, UNITS, dtype=torch.float64), offsets=[0, 1, 4])
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's, traced
+def test_compiled_with_a_break_where_borders_are_read():
+    rnn = network(window=2)
+    x, compiled = torch.randn(15, INPUT, dtype=torch.float64), torch.compile(rnn, backend="eager")
+    for offsets in (OFFSETS, [0, 15]):
+        check(compiled(x, offsets=offsets), rnn(x, offsets=offsets))
