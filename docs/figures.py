@@ -84,7 +84,7 @@ def table():
         ("`ewm_mean`, 64 series of 1e5 values, times as fast as pandas",
          smoothing("ewm_mean, complete", many, "float32"), smoothing("ewm_mean, complete", many, "float64"),
          "benchmarks_smoothing.txt"),
-        ("`QRNN`, times as fast as `nn.LSTM` of equal hidden size (more weights): inference; training",
+        ("`QRNN`, times as fast as `nn.LSTM` of equal hidden size, which has more weights: inference; training",
          f"{inference}; {training} (window 2: {inference_2}; {training_2})", "", "benchmarks_qrnn.txt"),
     ]  # fmt: skip
     lines = ["| | float32 | float64 | machine, date |", "|---|---|---|---|"]
