@@ -52,6 +52,12 @@ def pytest_report_header(config):
     return None
 
 
+def pytest_collection_finish(session):
+    """Look for garbage less often, and only in what tests make: compiling makes many cycles, which can wait."""
+    gc.freeze()
+    gc.set_threshold(20_000, 5, 5)
+
+
 @pytest.fixture
 def rng(request):
     """Random numbers that are a test's own, the same in every run."""
