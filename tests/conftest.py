@@ -39,11 +39,23 @@ if importlib.util.find_spec("numba_cuda") is None:
     collect_ignore_glob = ["test_gpu_*.py", "torch/*_cuda.py"]
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Look for doctests in tests alone: a script may change the process that imports it."""
+    is_other = collection_path.suffix == ".py" and not collection_path.name.startswith("test_")
+    return True if is_other else None
+
+
 def pytest_report_header(config):
     """Say why tests are left out."""
     if "collect_ignore_glob" in globals():
         return "no tests of GPU kernels: numba-cuda is missing, pip install '.[test,cuda13]'"
     return None
+
+
+def pytest_collection_finish(session):
+    """Look for garbage less often, and only in what tests make: compiling makes many cycles, which can wait."""
+    gc.freeze()
+    gc.set_threshold(20_000, 5, 5)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import inspect
 import os
 import pathlib
 import re
+import sys
 import time
 import zipfile
 
@@ -238,6 +239,11 @@ def test_a_folder_that_goes_away(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         _cache.write(tmp_path / "kept", b"code")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tests_use_kernels_that_are_kept():
+    """In a process that has imported `kernel_hashes.py`, all would be compiled anew."""
+    assert "kernel_hashes" not in sys.modules
 
 
 def test_no_home(monkeypatch):

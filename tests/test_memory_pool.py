@@ -208,7 +208,6 @@ def test_what_goes_while_memory_is_chosen():
     finally:
         gc.set_threshold(*before)
         gc.enable()
-        gc.unfreeze()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is protected by Linux's own call")
