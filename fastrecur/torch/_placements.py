@@ -43,14 +43,8 @@ def run(call, family, a, b, h0, axis, reverse, lengths, return_state, group):
     own = mesh.get_group(dims[0])
     if group is not None and group != own:
         raise ValueError(say.placements())
-    lanes = []
-    for k, p in enumerate(placements):
-        if k == dims[0]:
-            lanes.append(Replicate())
-        elif isinstance(p, Shard):
-            lanes.append(Shard(p.dim - (p.dim > time)))
-        else:
-            lanes.append(p)
+    lanes = [Shard(p.dim - (p.dim > time)) if isinstance(p, Shard) else p for p in placements]
+    lanes[dims[0]] = Replicate()
     if isinstance(h0, DTensor):
         back = [Partial() if k == dims[0] else p for k, p in enumerate(lanes)]
         h0 = h0.redistribute(placements=lanes).to_local(grad_placements=back)
@@ -122,18 +116,18 @@ def _ways(a, b, axis):
     return shape, [None, *(k for k in range(len(shape)) if k != axis and shape[k] > 1)]
 
 
-def _ways_forward(a, b, h0, lengths, axis, reverse, dtype):
+def _ways_forward(a, b, h0, lengths, offsets, resets, axis, reverse, dtype):
     ways, (shape, dims) = [], _ways(a, b, axis)
     n = len(shape)
     for dim in dims:
         lane = None if dim is None else dim - (dim > axis)
         whole, last = (Replicate(),) * 2 if dim is None else (Shard(dim), Shard(lane))
         given = [_at(a, dim, n), _at(b, dim, n), _at(h0, lane, n - 1), _lanes_of(lengths, dim, axis)]
-        ways.append(([whole, last], [*given, None, None, None]))
+        ways.append(([whole, last], [*given, *[None] * 5]))
     return ways
 
 
-def _ways_back(g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted):
+def _ways_back(g, a, b, h, h0, grad_last, lengths, offsets, resets, axis, reverse, dtype, *wanted):
     ways, (shape, dims) = [], _ways(a, b, axis)
     n = len(shape)
     for dim in dims:
@@ -144,5 +138,5 @@ def _ways_back(g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted
             Partial() if dim is not None and is_wanted and own == Replicate() else own if is_wanted else Replicate()
             for own, is_wanted in zip((given[1], given[2], lanes[0]), wanted, strict=True)
         ]
-        ways.append((grads, [*given, *lanes, _lanes_of(lengths, dim, axis), *[None] * 6]))
+        ways.append((grads, [*given, *lanes, _lanes_of(lengths, dim, axis), *[None] * 8]))
     return ways

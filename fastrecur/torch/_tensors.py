@@ -42,9 +42,6 @@ DTYPES = {**FLOATING, **COMPLEX, **INTEGERS}
 
 KEPT = 4 << 20  # bytes of results that stand in the pool's memory; the C library keeps that of smaller ones itself
 LONG_ROW = 1 << 15  # elements from which a constant cotangent is worth laying out as rows
-_MOST_PLANS = 1024
-
-_plans: dict[tuple, tuple] = {}
 
 
 class Form:
@@ -94,24 +91,17 @@ def result_shape(family, a, b):
 # ---- Plans ----------------------------------------------------------------------------------------------------------
 
 
-def form(value):
-    """Return what a plan depends on, in torch's terms: hashable, and quick to make."""
-    if value is None or is_number(value):
-        return type(value)
-    return value.dtype, value.shape, value.stride()
-
-
-def _signature(form):
+def _signature(value):
     """Return what a plan depends on, in NumPy's terms."""
-    if type(form) is not tuple:
-        return complex if form is complex else None
-    dtype = DTYPES[form[0]]
-    return dtype, tuple(form[1]), tuple(dtype.itemsize * stride for stride in form[2])
+    if value is None or is_number(value):
+        return complex if type(value) is complex else None
+    dtype = DTYPES[value.dtype]
+    return dtype, tuple(value.shape), tuple(dtype.itemsize * stride for stride in value.stride())
 
 
-def _state_signature(form, flags):
+def _state_signature(state, flags):
     """Return the same for states: without a shape where it has been checked, as there are some for each segment."""
-    signature = _signature(form)
+    signature = _signature(state)
     if type(signature) is not tuple:
         return signature
     return signature[0], signature[1] if flags is None else ()
@@ -148,41 +138,26 @@ def is_full(tensor, shape):
     )
 
 
-def _remember(key, plan):
-    if len(_plans) >= _MOST_PLANS:
-        _plans.clear()
-    _plans[key] = plan
-    return plan
-
-
 def plan_forward(family, a, b, h0, lengths, axis, reverse, dtype, out=None):
     """Return the plan of a forward run and the strides of a fresh result, in elements."""
     lengths_shape, flags = _ends_form(lengths)
-    key = family, form(a), form(b), form(h0), form(out), lengths_shape, flags, axis, reverse, dtype
-    known = _plans.get(key)
-    if known is not None:
-        return known
-    names = NAMES[family]
     shape = result_shape(family, a, b)
     strides = layout(shape, *(v for v in (b, a) if not is_number(v))) if out is None else out.stride()
-    to = (dtype, shape if out is None else out.shape, strides)
+    to = DTYPES[dtype], shape if out is None else tuple(out.shape), tuple(dtype.itemsize * n for n in strides)
     plan = _problem.forward(
-        family, names, _signature(key[1]), _signature(key[2]), _state_signature(key[3], flags), _signature(to), axis,
-        reverse, lengths_shape, False, DTYPES[dtype], flags,
+        family, NAMES[family], _signature(a), _signature(b), _state_signature(h0, flags), to, axis, reverse,
+        lengths_shape, False, DTYPES[dtype], flags,
     )  # fmt: skip
-    return _remember(key, (plan, strides))
+    return plan, strides
 
 
-def plan_vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted):
-    """Return the plan of a gradient run and the strides of fresh gradients, in elements (None: summed or unwanted)."""
+def plan_vjp(family, operands, lengths, axis, reverse, dtype, wanted):
+    """Return the plan of a gradient run and the strides of fresh gradients, in elements (None: summed or unwanted).
+
+    The operands are the results' cotangents, a, b and h, and the first states and the last ones' cotangents.
+    """
     lengths_shape, flags = _ends_form(lengths)
-    key = (
-        family, form(g), form(a), form(b), form(h), form(h0), form(grad_last), lengths_shape, flags, axis, reverse,
-        dtype, wanted,
-    )  # fmt: skip
-    known = _plans.get(key)
-    if known is not None:
-        return known
+    g, a, b, h, *states = operands
     shape = result_shape(family, a, b)
     layouts = tuple(
         None if is_number(v) or v.shape != shape else layout(shape, *(p for p in (v, h, g) if not is_number(p)))
@@ -191,11 +166,11 @@ def plan_vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, w
     sizes = [0 if s is None else gradient_dtype(v, dtype).itemsize for v, s in zip((a, b), layouts, strict=True)]
     plan = _problem.vjp(
         family, ("grad_h", *NAMES[family][:2], "h"),
-        (*map(_signature, key[1:5]), *(_state_signature(state, flags) for state in key[5:7])),
+        (*map(_signature, operands[:4]), *(_state_signature(state, flags) for state in states)),
         axis, reverse, lengths_shape, False, DTYPES[dtype], wanted[:2], reads(family, wanted),
         tuple(s and tuple(n * size for n in s) for s, size in zip(layouts, sizes, strict=True)), flags,
     )  # fmt: skip
-    return _remember(key, (plan, layouts))
+    return plan, layouts
 
 
 def gradient_dtype(operand, dtype):
@@ -273,7 +248,7 @@ def _cuts(family, a, b, axis, reverse, lengths):
     """Return where series begin anew, checked; None where they do not."""
     if type(lengths) is not Segments:
         return None
-    return _segments.check(NAMES[family][:2], _signature(form(a)), _signature(form(b)), {}, axis, reverse, lengths)
+    return _segments.check(NAMES[family][:2], _signature(a), _signature(b), {}, axis, reverse, lengths)
 
 
 def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, out=None):
@@ -310,7 +285,7 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
     g = _as_rows(g, axis, b if h is None else h)
     if h is None:
         h = g
-    plan, layouts = plan_vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted)
+    plan, layouts = plan_vjp(family, (g, a, b, h, h0, grad_last), lengths, axis, reverse, dtype, wanted)
     dtypes = [gradient_dtype(v, dtype) for v in (a, b)]
     results = [
         empty(plan.shape, strides, own) if is_wanted and strides is not None else None
@@ -349,7 +324,7 @@ def summary(family, a, b, start, lengths, axis, reverse, dtype, back):
         b = _as_rows(b, axis, a)
     lengths_shape = None if lengths is None else tuple(lengths.shape)
     plan = _problem.summary(
-        family, NAMES[family][:2], _signature(form(a)), _signature(form(b)), axis, reverse, lengths_shape, DTYPES[dtype]
+        family, NAMES[family][:2], _signature(a), _signature(b), axis, reverse, lengths_shape, DTYPES[dtype]
     )
     lengths = _lengths(lengths, plan)
     carry, products = _states(plan, start), _states(plan, 1.0)
@@ -390,7 +365,7 @@ def _allocator(like, shape, strides, dtype):
 def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
     """Return a function of g, a, b and h alone for a short run of their kind; None if it is not short."""
     wanted = wanted[0], wanted[1], False
-    plan, layouts = plan_vjp(family, g, a, b, g if h is None else h, None, None, None, axis, reverse, dtype, wanted)
+    plan, layouts = plan_vjp(family, (g, a, b, g if h is None else h, None, None), None, axis, reverse, dtype, wanted)
     if not _run.is_short(plan) or not plan.carry_c_order:
         return None
     make_a, to_a, own_a = _maker(a, plan, 0, layouts[0], dtype)
