@@ -4,27 +4,11 @@ In all of it ``lengths`` are those of lanes, or None, or what a call takes in th
 `_checks.Segments`. Then the state before a border is the segment's first one, or zero.
 """
 
-from typing import Any, NamedTuple
-
 import torch
 
 from .._checks import Segments
 from .._problem import LINEAR
 from . import _tensors
-
-
-class Steps(NamedTuple):
-    """What a derivative is of: a recurrence, what its steps read, and the states ``h`` that they made."""
-
-    family: str
-    axis: int
-    reverse: bool
-    dtype: Any
-    a: Any
-    b: Any
-    h: Any
-    h0: Any
-    lengths: Any
 
 
 def lanes(shape, axis, lengths):
@@ -89,19 +73,17 @@ def state_before(h, h0, lengths, axis, reverse):
 def adjoint(steps, run, g, wanted):
     """Return the gradients of a and b that are wanted, and that of h0 in all lanes, made of a recurrence.
 
+    ``steps`` are what they are of: family, axis, reverse, dtype, a, b, the states h, h0, and lengths.
     What flows on from a step against the scan direction is ``e[t] = conj(q[t]) * (g[t] + e')``, with ``e'`` what has
-    flown on to it: a linear recurrence in the other direction, without a shift. ``run`` takes its factors, sources and
-    lengths; it returns its states, the last of them, and the first ones. All is differentiated as what it is made of.
+    flown on to it: a linear recurrence in the other direction, without a shift. ``run`` takes its factors and sources;
+    it returns its states, the last of them, and the first ones. All is differentiated as what it is made of.
     """
     family, axis, reverse, dtype, *operands, h0, lengths = steps
     valid = valid_steps(operands[-1], lengths, axis)
     a, b, h = (masked(v, valid) for v in operands)  # or its NaN would reach gradients of the gradients
     g, q = masked(g.expand(h.shape), valid), decay(family, a, dtype).conj()
-    back, is_reset = _back(h, lengths, axis, reverse)
-    e, last, first = run(q, q * g, back)
-    if is_reset is not None:
-        last = torch.where(is_reset, 0, last)
-    d = g + state_before(e, first, back, axis, not reverse)
+    e, last, first = run(q, q * g)
+    d = g + state_before(e, first, lengths, axis, not reverse)
     grad_a = grad_b = None
     if wanted[0]:
         before = state_before(h, h0, lengths, axis, reverse)
@@ -117,9 +99,6 @@ def like(grad, operand):
     if grad.is_complex() and not operand.is_complex():
         grad = grad.real
     return grad.sum_to_size(operand.shape).to(_tensors.gradient_dtype(operand, grad.dtype))
-
-
-# ---- Where series begin anew ----------------------------------------------------------------------------------------
 
 
 def _borders(array, cuts, axis, reverse):
@@ -141,26 +120,6 @@ def _borders(array, cuts, axis, reverse):
     if reverse and steps:
         resets = shifted(resets, None, None, axis, True) & ~first
     return first & ~resets, first | resets
-
-
-def _back(array, cuts, axis, reverse):
-    """Return lengths for the adjoint, and which segments' first states are of no use; None: none.
-
-    A segment's first step in time that is reset leaves out its first state, or, in reverse, cuts nothing.
-    """
-    if type(cuts) is not Segments or cuts.resets is None:
-        return cuts, None
-    first, _ = _borders(array, cuts._replace(resets=None), axis, False)
-    used, _ = _borders(array, cuts, axis, False)
-    unused = first & ~used
-    if reverse:
-        resets = cuts.resets.reshape(tuple(cuts.resets.shape) + (1,) * (array.dim() - cuts.resets.dim()))
-        return cuts._replace(resets=(resets & ~unused).expand(array.shape)), None
-    unused = masked(unused, valid_steps(array, cuts, axis), False).expand(array.shape)
-    if cuts.offsets is None:
-        return cuts, unused.any(axis)
-    count = torch.zeros(lanes(array.shape, axis, cuts), dtype=torch.int64, device=array.device)
-    return cuts, count.index_add(0, _segment_of_steps(array, cuts, axis), unused.movedim(axis, 0).long()) > 0
 
 
 def _segment_of_steps(array, cuts, axis):

@@ -1,7 +1,5 @@
 """What a call takes: tensors and numbers, checked; the dtype and the shape of its result."""
 
-from typing import Any, NamedTuple
-
 import numpy as np
 import torch
 
@@ -18,23 +16,11 @@ def is_complex(value):
     return type(value) is complex or (not _is_number(value) and value.is_complex())
 
 
-class Call(NamedTuple):
-    """A forward call's arguments, checked, and what its result is."""
-
-    a: Any
-    b: Any
-    h0: Any
-    out: Any
-    axis: int
-    reverse: bool
-    lengths: Any
-    return_state: bool
-    dtype: torch.dtype
-    shape: tuple
-
-
 def take_call(family, names, a, b, h0, out, axis, reverse, lengths, return_state):
-    """Return a forward call's arguments, checked but for what a state or ``out`` must fit."""
+    """Return a forward call's arguments, checked but for what a state or ``out`` must fit.
+
+    They are a, b, h0, out, axis, reverse, lengths and return_state; and the result's dtype and shape.
+    """
     a, b, h0, out = take((*names, "out"), a, b, h0, out)
     axis, reverse = _checks.axis(axis), _checks.flag("reverse", reverse)
     return_state = _checks.flag("return_state", return_state)
@@ -42,7 +28,7 @@ def take_call(family, names, a, b, h0, out, axis, reverse, lengths, return_state
     dtype = result_dtype(names, a, b, h0)
     shape, axis = shape_and_axis(names[:2], a, b, axis)
     lengths = ends(lengths, shape, axis, (a, b))
-    return Call(a, b, h0, out, axis, reverse, lengths, return_state, dtype, shape)
+    return a, b, h0, out, axis, reverse, lengths, return_state, dtype, shape
 
 
 def take(names, *values):

@@ -21,7 +21,7 @@ from .. import _messages as say
 from .._problem import FORGET, LINEAR
 from . import _ops, _tensors
 from . import _torch_internals as _internals
-from ._along_time import Steps, adjoint, decay, lanes, like, state_before
+from ._along_time import adjoint, decay, lanes, like, state_before
 from ._ops import forward, vjp
 
 
@@ -136,10 +136,10 @@ def _adjoint(family, g, a, b, h, h0, grad_last, *rest):
     """Do what the adjoint's operator does, such that all of it has derivatives."""
     *ends, axis, reverse, dtype, want_a, want_b, want_h0 = rest
 
-    def run(q, source, lengths):
-        return *forward(LINEAR, q, source, grad_last, lengths, axis, not reverse, dtype), grad_last
+    def run(q, source):
+        return *forward(LINEAR, q, source, grad_last, _checks.split(*ends), axis, not reverse, dtype), grad_last
 
-    steps = Steps(family, axis, reverse, dtype, a, b, h, h0, _checks.split(*ends))
+    steps = family, axis, reverse, dtype, a, b, h, h0, _checks.split(*ends)
     grad_a, grad_b, grad_h0 = adjoint(steps, run, g, (want_a, want_b))
     grads = grad_a, grad_b, like(grad_h0, h0) if want_h0 else None
     return tuple(g.new_empty(0) if grad is None else grad for grad in grads)
@@ -246,7 +246,7 @@ def _with_batch(tensor, dim, size=1):
 
 def _lengths_with_batch(ends, dims, a, b, axis, rank):
     """Return lengths, offsets and resets for lanes that have the batch behind them."""
-    (lengths, offsets, resets), (dim, of_offsets, of_resets) = ends, dims
+    (lengths, offsets, resets), (dim, of_offsets, of_resets) = ends, dims[:3]
     if of_offsets is not None:
         raise NotImplementedError(say.segments_batched())
     resets = resets if of_resets is None else _leading_with_batch(resets, of_resets, rank)

@@ -20,9 +20,6 @@ _is_number = _tensors.is_number
 _grad_enabled = torch.is_grad_enabled
 
 
-# ---- Forward --------------------------------------------------------------------------------------------------------
-
-
 def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     """Run a recurrence; ``names`` are what the caller calls the operands."""
     given = _given(lengths)
@@ -63,11 +60,8 @@ def _run_forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state):
     if not _grad_enabled() or not any(v.requires_grad for v in tensors):
         with event(NAMES[family]):
             return engine.forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
-    result = _eager.apply(a, b, h0, lengths, _eager.Problem(family, axis, reverse, dtype, return_state, engine))
+    result = _eager.apply(a, b, h0, lengths, (family, axis, reverse, dtype, return_state, engine))
     return result if return_state else (result, None)
-
-
-# ---- The adjoint ----------------------------------------------------------------------------------------------------
 
 
 def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):

@@ -9,7 +9,7 @@ import torch
 
 from .._problem import LINEAR
 from . import _tensors
-from ._along_time import Steps, adjoint, masked, valid_steps
+from ._along_time import adjoint, masked, valid_steps
 
 
 def forward(family, a, b, h0, lengths, axis, reverse, dtype):
@@ -36,10 +36,10 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype):
     g, a, b, h = (v.to(device, wide).expand(h.shape) for v in (g, a, b, h))
     h0, grad_last = (None if v is None else v.to(device) for v in (h0, grad_last))
 
-    def run(q, source, lengths):
+    def run(q, source):
         return *forward(LINEAR, q, source, grad_last, lengths, axis, not reverse, wide), grad_last
 
-    return adjoint(Steps(family, axis, reverse, dtype, a, b, h, h0, lengths), run, g, (True, True))
+    return adjoint((family, axis, reverse, dtype, a, b, h, h0, lengths), run, g, (True, True))
 
 
 def device_of(*operands):

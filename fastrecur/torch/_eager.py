@@ -1,7 +1,5 @@
 """Eager calls: what runs plain tensors by their addresses, and the autograd functions of those that want a gradient."""
 
-from typing import Any, NamedTuple
-
 import torch
 from torch.autograd import Function
 
@@ -29,17 +27,6 @@ def engine(tensors, lengths):
     return None
 
 
-class Problem(NamedTuple):
-    """What `Eager` is told beside operands."""
-
-    family: str
-    axis: int
-    reverse: bool
-    dtype: torch.dtype
-    return_state: bool
-    engine: Any
-
-
 def _gradients(problem, wanted, g, a, b, h, h0=None, grad_last=None, lengths=None):
     """Return the gradients of a, b and h0 that are wanted, by addresses if that may be; b may be its form."""
     family, axis, reverse, dtype, *_ = problem
@@ -59,7 +46,10 @@ class Eager(Function):
 
     @staticmethod
     def forward(ctx, a, b, h0, lengths, problem):
-        """Run the recurrence; keep what the gradients that are wanted read, and nothing else."""
+        """Run the recurrence; keep what the gradients that are wanted read, and nothing else.
+
+        The problem is family, axis, reverse, dtype, return_state and engine.
+        """
         family, axis, reverse, dtype, return_state, runs = problem
         with event(NAMES[family]):
             h, h_last = runs.forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
@@ -88,9 +78,6 @@ class Eager(Function):
 apply = super(Function, Eager).apply  # Function.apply itself looks for transforms, which are not there
 
 
-# ---- Short problems -------------------------------------------------------------------------------------------------
-
-
 def short(family, a, b, axis, reverse, dtype):
     """Return what runs a short call of a and b, and more of its kind, without a gradient and with; None if it is none.
 
@@ -103,7 +90,7 @@ def short(family, a, b, axis, reverse, dtype):
     run_forward = _tensors.short_forward(family, a, b, axis, reverse, dtype)
     if run_forward is None:
         return None
-    problem, number, vjps = Problem(family, axis, reverse, dtype, False, _tensors), _is_number(a), {}
+    problem, number, vjps = (family, axis, reverse, dtype, False, _tensors), _is_number(a), {}
 
     class Short(Function):  # a class of each problem's own: what it knows need not be told in every call
         @staticmethod

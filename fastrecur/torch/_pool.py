@@ -107,23 +107,28 @@ def forward(product, bias, keep, carry, h, states, layout, gated):
         return _launch("pool", layout, gated, product=product, keep=keep, h=h, states=states, carry=carry)
     if bias is None:
         bias = torch.zeros(product.shape[-1], dtype=product.dtype, device="cpu")
-    operands = {"product": product, "bias": bias, "keep": keep, "h": h, "states": states}
-    _run(_pool.forward, operands, carry, layout, gated, ("product", "keep", "h", "states"))
+    operands = {"product": product, "bias": bias, "keep": keep, "h": h, "states": states, "carry": carry}
+    _run(_pool.forward, operands, layout, gated, ("product", "keep", "h", "states"))
 
 
 def vjp(g, product, keep, states, first, carry, to_product, layout, gated):
     """Write the product's cotangent; take ``carry`` from the last states' cotangent to the first states'."""
-    operands = {"g": g, "product": product, "keep": keep, "states": states, "first": first, "to_product": to_product}
+    operands = {
+        "g": g, "product": product, "keep": keep, "states": states, "first": first, "carry": carry,
+        "to_product": to_product,
+    }  # fmt: skip
     if _is_on_gpu(product):
-        return _launch("pool_vjp", layout, gated, **operands | {"g": 0.0 if g is None else g}, carry=carry)
-    names = "product", "keep", None, "states", "g", "to_product"
-    _run(_pool.vjp, operands, carry, layout, gated, names)
+        return _launch("pool_vjp", layout, gated, **operands | {"g": 0.0 if g is None else g})
+    _run(_pool.vjp, operands, layout, gated, ("product", "keep", None, "states", "g", "to_product"))
 
 
-def _run(function, operands, carry, layout, gated, strided):
-    """Run a kernel on the threads there are; of the operands in ``strided`` it reads strides, and None is not read."""
-    product, keep, size = operands["product"], operands["keep"], carry.shape[-1]
-    back, masked, team = function is _pool.vjp, isinstance(keep, torch.Tensor), _team.team()
+def _run(function, operands, layout, gated, strided):
+    """Run a kernel of operands, in its order, on the threads there are.
+
+    Of those in ``strided`` it reads strides. None is not read.
+    """
+    product, keep, carry = (operands[name] for name in ("product", "keep", "carry"))
+    size, back, masked, team = carry.shape[-1], function is _pool.vjp, isinstance(keep, torch.Tensor), _team.team()
     parts, by_channels = _parts(layout, size, product.numel(), team.size)
     table = _table(
         layout, parts, back, *map(operands.get, strided), width=size, by_channels=by_channels, gated=gated,
@@ -131,10 +136,10 @@ def _run(function, operands, carry, layout, gated, strided):
     )  # fmt: skip
     if not masked:
         keep = torch.tensor(1.0 if keep is None else keep, dtype=carry.dtype, device="cpu")
-    places = [product if v is None else v for v in (operands | {"keep": keep}).values()]
-    elements = dict.fromkeys(operands, element(_tensors.DTYPES[product.dtype]))
-    elements["keep"], wide = (element(_tensors.DTYPES[v.dtype]) for v in (keep, carry))
-    head = *(v.data_ptr() for v in (*places, carry)), address(layout.rows), address(table)
+    operands = {name: product if v is None else v for name, v in (operands | {"keep": keep}).items()}
+    elements = {name: element(_tensors.DTYPES[v.dtype]) for name, v in operands.items()}
+    wide = elements.pop("carry")
+    head = *(v.data_ptr() for v in operands.values()), address(layout.rows), address(table)
     call = kernel(function, None, wide, **elements)
     team.run([(call, *head, *part) for part in parts])
 

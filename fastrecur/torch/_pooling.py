@@ -171,13 +171,13 @@ def _composed_in(layout, product, c0, **options):
     return _composed(product, c0, reverse=layout.reverse, **options)
 
 
-def _composed(product, c0=None, *, output_gate=True, keep=None, reverse=False, lengths=None):
-    """Do what `pool` does."""
+def _composed(product, c0=None, *, output_gate=True, keep=None, reverse=False, lengths=None, recurrence=forget_mult):
+    """Do what `pool` does, with another recurrence perhaps."""
     z, f, *o = product.chunk(3 if output_gate else 2, -1)
     f = f.sigmoid()
     if keep is not None:
         f = f * keep
-    c, c_last = forget_mult(f, z.tanh(), c0, reverse=reverse, lengths=lengths, return_state=True)
+    c, c_last = recurrence(f, z.tanh(), c0, reverse=reverse, lengths=lengths, return_state=True)
     return (o[0].sigmoid() * c if output_gate else c), c_last
 
 

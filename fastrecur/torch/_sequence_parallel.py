@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import _messages as say
 from .._problem import FORGET
-from . import _exchange, _shards
+from . import _exchange, _pooling, _shards
 from . import state as _state
 from ._exchange import WINDOW
 from ._rnn_arguments import check_input, drop_out, repack_output, unpack_input
@@ -148,15 +148,18 @@ class _Walk(nn.Module):
                 source = self.windows(layer, rows, reverse)
             product = getattr(layer, "linear" + direction)(source)
             layer._check_product(direction, product.shape[-1])
-            z, f, *o = product.chunk(2 + layer.output_gate, -1)
-            f, keep = f.sigmoid(), layer._keep(product)
             c0 = None if states is None else states[k].to(product.dtype)
-            c, last = _shards.run(
-                FORGET, f if keep is None else f * keep, z.tanh(), c0, 0, reverse, None, True, self.group
-            )
-            outputs.append(o[0].sigmoid() * c if o else c)
+            output, last = _pooling._composed(
+                product, c0, output_gate=layer.output_gate, keep=layer._keep(product), reverse=reverse,
+                recurrence=self.recurrence,
+            )  # fmt: skip
+            outputs.append(output)
             lasts.append(last)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1), torch.stack(lasts)
+
+    def recurrence(self, f: Tensor, x: Tensor, h0: Tensor | None, **options: Any) -> Any:
+        """Average over all ranks' shards."""
+        return _shards.run(FORGET, f, x, h0, 0, group=self.group, **options)
 
     def windows(self, layer: Any, rows: Tensor, reverse: bool) -> Tensor:
         """Return what each step sees, and keep the whole sequence's last inputs if the layer keeps any.

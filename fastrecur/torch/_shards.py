@@ -15,7 +15,7 @@ from torch.autograd import Function
 from .._cpu._scan import CANCELLED
 from .._problem import LINEAR
 from . import _arguments, _exchange, _ops, _tensors
-from ._along_time import Steps, adjoint, decay, like, masked, valid_steps
+from ._along_time import adjoint, decay, like, masked, valid_steps
 from ._autograd import nothing
 
 PIECES = 16  # that a long shard of few lanes is cut into, to be summarised side by side
@@ -100,7 +100,7 @@ def compose(products, ends, start, reverse, known=()):
     return states, unsound
 
 
-def _travel(act, problem, b, added, start, lengths, options, needs_end):
+def _reach(act, problem, b, added, start, lengths, options, needs_end):
     """Return the state that reaches this rank, and, if it `needs_end`, the one behind all of them.
 
     With an ``act``, what travels are cotangents against time, and the start is the sum of all ranks' starts. Where
@@ -141,15 +141,10 @@ def _travel(act, problem, b, added, start, lengths, options, needs_end):
         known.append(invalid_ranks.index(True))
         end = scan(states[place])[1] if place == known[-1] else own[1]
         again = f"exchange {len(known) + 1} for {header}"
-        (_, told), _ = _exchange.gather(group, again, shape[axis], own[0], end)
+        (_, scanned), _ = _exchange.gather(group, again, shape[axis], own[0], end)
         rank = size - 1 - known[-1] if towards else known[-1]
-        ends[rank] = told[rank]
+        ends[rank] = scanned[rank]
     return start if place == 0 and not is_shared else states[place].contiguous(), states[-1]
-
-
-def _kernels(tensor):
-    """Return the operators that scan a tensor; on the CPU the inside of them, to which nothing else would be added."""
-    return (_ops._forward, _ops._vjp) if tensor.is_cpu else (_ops.forward, _ops.vjp)
 
 
 # ---- Runs ----------------------------------------------------------------------------------------------------------
@@ -161,8 +156,8 @@ def _forward(family, a, b, h0, added, lengths, *options):
     h_in = b.new_zeros(shape[:axis] + shape[axis + 1 :], dtype=wide)
     if _exchange.place_of(group, reverse)[0] == 0 and h0 is not None:
         h_in.copy_(h0.expand(h_in.shape))
-    h_in, end = _travel("", (family, a, shape), b, added, h_in, lengths, options, return_state)
-    h, h_last = _kernels(b)[0](family, a, b, h_in, lengths, axis, reverse, dtype)
+    h_in, end = _reach("", (family, a, shape), b, added, h_in, lengths, options, return_state)
+    h, h_last = _ops.forward(family, a, b, h_in, lengths, axis, reverse, dtype)
     if end is not None:
         h_last = end.to(dtype, copy=True)
     elif added is not None:
@@ -176,10 +171,10 @@ def _vjp(family, g, a, b, h, h_in, grad_last, grad_in, lengths, *options):
     arriving = h_in.new_zeros(h_in.shape)
     if return_state and grad_last is not None:
         arriving.copy_(grad_last)
-    act = "the gradient of "
-    arriving, _ = _travel(act, (family, a, h.shape), g, grad_in, arriving, lengths, options, False)
+    problem = family, a, h.shape
+    arriving, _ = _reach("the gradient of ", problem, g, grad_in, arriving, lengths, options, False)
     is_first = _exchange.place_of(group, reverse)[0] == 0
-    grad_a, grad_b, grad_first = _kernels(h)[1](
+    grad_a, grad_b, grad_first = _ops.vjp(
         family, g, a, b, h, h_in, arriving, lengths, axis, reverse, dtype, want_a, want_b, is_first
     )
     if not is_first:
@@ -246,13 +241,13 @@ def _differentiable_vjp(family, g, a, b, h, h_in, grad_last, grad_in, lengths, o
 
     arriving = None
 
-    def run(q, source, lengths):
+    def run(q, source):
         nonlocal arriving
         options = axis, not reverse, dtype, True, wants, group
         e, last, arriving = Shard.apply(q, source, start, grad_in, lengths, LINEAR, *options)
         return e, last, arriving
 
-    steps = Steps(family, axis, reverse, dtype, a, b, h, h_in, lengths)
+    steps = family, axis, reverse, dtype, a, b, h, h_in, lengths
     grad_a, grad_b, grad_first = adjoint(steps, run, g, wanted)
     is_later = torch.tensor(_exchange.place_of(group, reverse)[0] > 0, device=h.device)
     grad_first = grad_first.masked_fill(is_later, 0)  # still to be differentiated, as it is for the first rank
@@ -265,13 +260,14 @@ def _differentiable_vjp(family, g, a, b, h, h_in, grad_last, grad_in, lengths, o
 def run(family, a, b, h0, axis, reverse, lengths, return_state, group):
     """Check arguments as `_call.forward` does, and run a recurrence of this rank's shard."""
     call = _arguments.take_call(family, _tensors.NAMES[family], a, b, h0, None, axis, reverse, lengths, return_state)
-    _arguments.check_state("h0", call.h0, call.shape[: call.axis] + call.shape[call.axis + 1 :])
-    is_pair, a, b, h0, lengths, dtype = _arguments.as_pairs(call.a, call.b, call.h0, call.lengths, call.dtype)
+    a, b, h0, _, axis, reverse, lengths, return_state, dtype, shape = call
+    _arguments.check_state("h0", h0, shape[:axis] + shape[axis + 1 :])
+    is_pair, a, b, h0, lengths, dtype = _arguments.as_pairs(a, b, h0, lengths, dtype)
     tensors = [v for v in (a, b, h0) if isinstance(v, torch.Tensor)]
     a, b, h0 = (_arguments.as_tensor(v, tensors[0]) for v in (a, b, h0))
     wants = torch.is_grad_enabled() and any(v.requires_grad for v in tensors)
-    options = call.axis, call.reverse, dtype, call.return_state, wants, group
+    options = axis, reverse, dtype, return_state, wants, group
     h, h_last, _ = Shard.apply(a, b, h0, None, lengths, family, *options)
     if is_pair:
         h, h_last = _arguments.joined(h), _arguments.joined(h_last)
-    return (h, h_last) if call.return_state else h
+    return (h, h_last) if return_state else h

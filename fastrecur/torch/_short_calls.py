@@ -26,9 +26,6 @@ def _keep(kept, key, value):
     kept[key] = value
 
 
-# ---- Forward --------------------------------------------------------------------------------------------------------
-
-
 def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     """Run a recurrence whose second operand is a plain tensor, at once if its kind is known."""
     key = None
@@ -86,7 +83,7 @@ def _remember(key, family, a, b, h0, axis, reverse, h, return_state):
         if h.requires_grad:
             engine = _eager.engine((a, b) if h0 is None else (a, b, h0), None)
             if engine is not None:
-                _keep(_problems_on_gpu, key, _eager.Problem(family, axis, reverse, h.dtype, return_state, engine))
+                _keep(_problems_on_gpu, key, (family, axis, reverse, h.dtype, return_state, engine))
         else:
             from .._cuda import _recurrence
 
