@@ -147,6 +147,7 @@ def _adjoint(family, g, a, b, h, h0, grad_last, *rest):
 
 def gradients_of(function, operands, needed, cotangents):
     """Return the gradients that are needed of operands of a function, which is run anew; None for the others."""
+    wanted = [v for v, need in zip(operands, needed, strict=True) if need]
     places = [k for k, cotangent in enumerate(cotangents) if cotangent is not None]
 
     def run(*wanted):
@@ -154,8 +155,20 @@ def gradients_of(function, operands, needed, cotangents):
         results = function(*(next(given) if need else v for v, need in zip(operands, needed, strict=True)))
         return tuple(results[k] for k in places)
 
-    _, pull = torch.func.vjp(run, *(v for v, need in zip(operands, needed, strict=True) if need))
-    grads = iter(pull(tuple(cotangents[k] for k in places)))
+    if _internals.interpreter() is not None:
+        _, pull = torch.func.vjp(run, *wanted)
+        grads = pull(tuple(cotangents[k] for k in places))
+    else:  # where hooks on saved tensors may be, which a transform refuses
+        with torch.enable_grad():
+            wanted = [v.view_as(v) for v in wanted]  # or of one that is two operands each would have both's
+            pairs = [(result, cotangents[k]) for k, result in zip(places, run(*wanted), strict=True)]
+        pairs = [pair for pair in pairs if pair[0].requires_grad]
+        if not pairs:
+            return [None] * len(needed)
+        results, given = zip(*pairs, strict=True)
+        create_graph = torch.is_grad_enabled()
+        grads = torch.autograd.grad(results, wanted, given, create_graph=create_graph, allow_unused=True)
+    grads = iter(grads)
     return [next(grads) if need else None for need in needed]
 
 

@@ -45,10 +45,10 @@ class SequenceParallel(nn.Module):
     -----
     Collective: every rank must call it with the same batch, and differentiate if one does. Every layer and direction
     has one all-gather for its recurrence, forward and back, and one more for the ``window - 1`` inputs before each
-    shard. The gradients of all parameters are added up over the group by one all-reduce at the end of the backward
-    pass, so each rank has the whole gradient of the sum of the ranks' losses, and takes the same step with it. Wrap in
-    `torch.nn.parallel.DistributedDataParallel` over the ranks that hold *other* sequences at the same place, not over
-    `group`.
+    shard, whose gradients take an all-reduce. The gradients of all parameters are added up over the group by one
+    all-reduce at the end of the backward pass, so each rank has the whole gradient of the sum of the ranks' losses, and
+    takes the same step with it. Wrap in `torch.nn.parallel.DistributedDataParallel` over the ranks that hold *other*
+    sequences at the same place, not over `group`.
 
     Masks of zoneout and dropout are drawn by each rank for its own steps: seed the ranks differently in training.
 
@@ -127,7 +127,8 @@ class _Walk(nn.Module):
             return repack_output(module, output, input), state if is_batched else state.squeeze(1)
         if isinstance(hidden, _state.QRNNState):
             raise TypeError(say.rnn_hidden_type(type(hidden)))
-        h_n, states = [], _state.of_network(module, hidden, rows, rows.shape[1], is_batched)
+        h_n: list[Any] = []
+        states = _state.of_network(module, hidden, rows, rows.shape[1], is_batched)
         for k, (layer, state) in enumerate(zip(module.layers, states, strict=True)):
             if k > 0 and module.dropout > 0 and module.training:
                 rows = drop_out(rows, module.dropout)

@@ -9,8 +9,7 @@ import math
 import numpy as np
 import torch
 
-from .. import _layout, _memory_pool, _problem, _run, _segments, _shapes
-from .. import _messages as say
+from .. import _checks, _layout, _memory_pool, _problem, _run, _segments, _shapes
 from .._arrays import BFLOAT16, address
 from .._checks import Segments
 from .._problem import FORGET
@@ -26,12 +25,7 @@ FLOATING = {
 }
 COMPLEX = {torch.complex64: np.dtype("c8"), torch.complex128: np.dtype("c16")}
 WIDE = {  # what states are carried in, as in `_problem`
-    torch.float16: torch.float32,
-    torch.bfloat16: torch.float32,
-    torch.float32: torch.float64,
-    torch.float64: torch.float64,
-    torch.complex64: torch.complex128,
-    torch.complex128: torch.complex128,
+    d: torch.float32 if d.itemsize < 4 else torch.promote_types(d, torch.float64) for d in (*FLOATING, *COMPLEX)
 }
 REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 INTEGERS = {
@@ -202,10 +196,7 @@ def _states(plan, state, cuts=None):
     """Return every lane's state in the carry's dtype, in the order in which the kernels walk lanes."""
     if state is None or is_number(state):
         return _run._states(plan, state, cuts)
-    if cuts is not None:
-        carry = _run._states(plan, None, cuts)
-    else:
-        carry = _problem.empty(plan.lane_shape, plan.wide, plan.carry_strides, large=0)
+    carry = _run._states(plan, None, cuts)
     torch.from_numpy(carry).copy_(state)
     return carry
 
@@ -222,23 +213,12 @@ def _lengths(lengths, plan):
     """Return lengths as contiguous int64 (None: every lane is as long as its axis); raise unless they are in range."""
     if type(lengths) is _segments.Cuts:
         return plan.full_lengths if lengths.lengths is None else lengths.lengths
-    if lengths is None:
-        return plan.full_lengths
-    lengths = lengths.to(torch.int64).contiguous()
-    if lengths.numel():
-        low, high = int(lengths.min()), int(lengths.max())
-        if low < 0 or high > plan.steps:
-            raise ValueError(say.lengths_range(low, high, plan.steps))
-    return lengths.numpy()
+    return plan.full_lengths if lengths is None else _checks.lengths_in_range(lengths.numpy(), plan.steps)
 
 
-def _place(operand, wide, keep):
-    """Return an operand's address; what must live on for it goes to ``keep``."""
-    if is_number(operand):
-        operand = _run._number(operand, wide)
-        keep.append(operand)
-        return address(operand)
-    return operand.data_ptr()
+def _in_memory(plan, *operands):
+    """Return operands as tensors: numbers in the carry's dtype."""
+    return [torch.from_numpy(_run._number(v, plan.wide)) if is_number(v) else v for v in operands]
 
 
 # ---- Runs -----------------------------------------------------------------------------------------------------------
@@ -260,13 +240,13 @@ def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, out=N
     lengths = _lengths(lengths, plan)
     carry = None if h0 is None and not return_state else _states(plan, h0, cuts)
     if plan.traversal != "empty":
-        keep = []
-        operands = _place(a, plan.wide, keep), _place(b, plan.wide, keep), h.data_ptr()
+        operands = _in_memory(plan, a, b, h)
+        places = [v.data_ptr() for v in operands]
         states = None if carry is None else address(carry)
         aligned = h.data_ptr() % dtype.itemsize == 0
         new = h.nbytes if out is None else 0
         marks = None if cuts is None else _run._marks(plan, cuts, False, carry is not None)
-        _run.forward_at(plan, *operands, states, address(lengths), new, aligned, _team.team(), marks)
+        _run.forward_at(plan, *places, states, address(lengths), new, aligned, _team.team(), marks)
     if cuts is not None and carry is not None:
         cuts.clear_ends(carry)
     return h, _own(carry, carry.shape, dtype) if return_state else None
@@ -299,9 +279,9 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
     if plan.traversal == "empty":
         totals = [np.zeros(() if is_number(v) else tuple(v.shape), plan.wide) for v in (a, b)]
     else:
-        keep = []
         read = [g if not is_read else v for v, is_read in zip((b, h), reads(family, wanted), strict=True)]
-        places = [_place(v, plan.wide, keep) for v in (g, a, *read)]
+        operands = _in_memory(plan, g, a, *read)
+        places = [v.data_ptr() for v in operands]
         to = [None if r is None else (r.data_ptr(), r.nbytes) for r in results]
         states = (None if value is None else address(value) for value in (first, carry))
         marks = None if cuts is None else _run._marks(plan, cuts, first is not None, carry is not None)

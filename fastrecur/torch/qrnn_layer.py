@@ -266,7 +266,8 @@ class QRNNLayer(nn.Module):
         """Return a direction's output and its last state."""
         linear = getattr(self, "linear" + direction)
         options = {"output_gate": self.output_gate, "reverse": self.reverse or direction == REVERSE}
-        if self._draws_no_mask() and is_unhooked_linear(linear) and is_inference(source, linear, c0):
+        draws_mask = self.training and self.zoneout > 0
+        if not draws_mask and is_unhooked_linear(linear) and is_inference(source, linear, c0):
             self._check_product(direction, linear.weight.shape[0])
             return _pooling.layer_inference(
                 source, linear.weight, linear.bias, c0, batch_sizes=batch_sizes, keep=self._keep(None), **options
@@ -284,9 +285,6 @@ class QRNNLayer(nn.Module):
         wanted = (2 + self.output_gate) * self.hidden_size
         if features != wanted:
             raise RuntimeError(say.rnn_product("linear" + direction, features, wanted))
-
-    def _draws_no_mask(self) -> bool:
-        return not self.training or self.zoneout == 0
 
     def _keep(self, product: Any) -> Any:
         """Return what zoneout multiplies the gates by: None, a number, or, in training, a mask."""
