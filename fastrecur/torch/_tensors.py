@@ -367,7 +367,10 @@ def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
             at_a = a.data_ptr()
         grad_a = make_a(a) if want_a else None
         grad_b = make_b(b) if want_b else None
-        call(at_g, at_a, at_b, at_h, *[grad.data_ptr() for grad in (grad_a, grad_b) if grad is not None])
+        if want_a and want_b:
+            call(at_g, at_a, at_b, at_h, grad_a.data_ptr(), grad_b.data_ptr())
+        else:
+            call(at_g, at_a, at_b, at_h, (grad_a if want_a else grad_b).data_ptr())
         # What is summed is so in the carry's dtype.
         return grad_a if own_a is None else grad_a.to(own_a), grad_b if own_b is None else grad_b.to(own_b)
 
