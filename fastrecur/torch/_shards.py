@@ -72,11 +72,8 @@ def _composed_summary(family, a, b, start, lengths, axis, reverse, dtype, back):
     wide, valid = _tensors.wide(dtype, b.device), valid_steps(b.expand(shape), lengths, axis)
     q = masked(decay(family, a, dtype).to(wide).expand(shape), valid, 1)
     if back:
-        source = masked(b, valid) * q.conj()
-        _, end = _ops.forward(LINEAR, q.conj().resolve_conj(), source, start, None, axis, reverse, wide)
-    else:
-        _, end = _ops.forward(family, a, b, start, lengths, axis, reverse, wide)
-    return q.prod(axis), end
+        family, a, b = LINEAR, q.conj().resolve_conj(), b * q.conj()
+    return q.prod(axis), _ops.forward(family, a, b, start, lengths, axis, reverse, wide)[1]
 
 
 def compose(products, ends, start, reverse, known=()):
