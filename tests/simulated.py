@@ -37,7 +37,7 @@ def pooling(driver):
     random = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
     for dtype, reverse, packed in itertools.product([torch.float32, torch.bfloat16], [False, True], [False, True]):
         gated = dtype == torch.float32
-        steps, lengths = 18, torch.tensor([18, 9, 1] if packed else [9, 0, 18])
+        steps, lengths = 18, torch.tensor([18, 9, 1] if packed else [18, 18, 18])
         product, c0 = random(steps, 3, (2 + gated) * 5).to(dtype), random(3, 5).to(dtype)
         keep = torch.randint(2, (steps, 3, 5), generator=generator).to(dtype) if gated else 0.7
         rows = (torch.arange(steps)[:, None] < lengths).flatten().nonzero().ravel()
@@ -53,7 +53,7 @@ def pooling(driver):
                 h, last = _pooling.pool_packed(p.flatten(0, 1)[rows], sizes, c, reverse=reverse, **options)
             else:
                 options = {"output_gate": gated, "keep": keep}
-                h, last = _pooling.pool(p, c, reverse=reverse, lengths=lengths, **options)
+                h, last = _pooling.pool(p, c, reverse=reverse, **options)
             h = h if own and packed else h.flatten(0, 1)[rows]
             grads = torch.autograd.grad(h.square().sum() + last.square().sum(), (p, c))
             results.append([v.double() for v in (h, last, *grads)])

@@ -220,16 +220,16 @@ def _remember(key, plan, work, operands, results):
     _shortcuts[key] = _Shortcut(program, owner, device, labels, watched, makes, lend)
 
 
-def remembered(family, axis, reverse, return_state, a, b, h0):
+def remembered(family, axis, reverse, return_state, a, b, h0, dtype):
     """Return a plain forward call's shortcut, and what takes it and the operands' addresses or numbers; or None."""
-    key, _ = _glance((family, axis, reverse, return_state, None), a, b, h0)
+    key, _ = _glance((family, axis, reverse, return_state, dtype), a, b, h0)
     shortcut = _shortcuts.get(key)
     return shortcut and (shortcut, _take_shortcut)
 
 
-def remembered_vjp(family, axis, reverse, g, a, b, h, h0, grad_state):
+def remembered_vjp(family, axis, reverse, g, a, b, h, h0, grad_state, dtype):
     """Return a plain gradient's shortcut, as `remembered` does a forward call's."""
-    key, _ = _glance((family, axis, reverse, None), g, a, b, h, h0, grad_state)
+    key, _ = _glance((family, axis, reverse, dtype), g, a, b, h, h0, grad_state)
     shortcut = _shortcuts.get(key)
     return shortcut and (shortcut, _take_shortcut)
 

@@ -70,40 +70,35 @@ def state_before(h, h0, lengths, axis, reverse):
     return torch.where(_steps(h, axis) == _ends(h, lengths, axis) - 1, h0.unsqueeze(axis), before)
 
 
-def step_after(array, lengths, axis, reverse):
-    """Return what stands at the step that each step's state goes to, in the scan direction; zeros where there is none.
+def adjoint(steps, run, g, wanted):
+    """Return the gradients of a and b that are wanted, and that of h0 in all lanes, made of a recurrence.
 
-    It brings the gradients of states before steps to the states.
+    ``steps`` are what they are of: family, axis, reverse, dtype, a, b, the states h, h0, and lengths.
+    What flows on from a step against the scan direction is ``e[t] = conj(q[t]) * (g[t] + e')``, with ``e'`` what has
+    flown on to it: a linear recurrence in the other direction, without a shift. ``run`` takes its factors and sources;
+    it returns its states, the last of them, and the first ones. All is differentiated as what it is made of.
     """
-    if type(lengths) is Segments:
-        array = torch.where(_borders(array, lengths, axis, reverse)[1], 0, array)
-        return shifted(array, None, None, axis, not reverse)
-    return shifted(array, None, valid_steps(array, lengths, axis), axis, not reverse)
-
-
-def first_step(array, lengths, axis, reverse):
-    """Return the first valid step in the scan direction, of each segment; zeros where there is none, or it is reset."""
-    if type(lengths) is Segments:
-        own = torch.where(_borders(array, lengths, axis, reverse)[0], array, 0)
-        if lengths.offsets is None:
-            return own.sum(axis)
-        sums = own.new_zeros(lanes(array.shape, axis, lengths))
-        return sums.index_add(0, _segment_of_steps(array, lengths, axis), own.movedim(axis, 0))
-    if array.shape[axis] == 0:
-        return array.sum(axis)
-    if lengths is None or not reverse:
-        return array.select(axis, -1 if reverse else 0)
-    return torch.where(_steps(array, axis) == _ends(array, lengths, axis) - 1, array, 0).sum(axis)
+    family, axis, reverse, dtype, *operands, h0, lengths = steps
+    valid = valid_steps(operands[-1], lengths, axis)
+    a, b, h = (masked(v, valid) for v in operands)  # or its NaN would reach gradients of the gradients
+    g, q = masked(g.expand(h.shape), valid), decay(family, a, dtype).conj()
+    e, last, first = run(q, q * g)
+    d = g + state_before(e, first, lengths, axis, not reverse)
+    grad_a = grad_b = None
+    if wanted[0]:
+        before = state_before(h, h0, lengths, axis, reverse)
+        grad_a = d * (before if family == LINEAR else b - before).conj()
+        grad_a = like(masked(grad_a, valid), operands[0])
+    if wanted[1]:
+        grad_b = like(masked(d if family == LINEAR else d * a, valid), operands[1])
+    return grad_a, grad_b, last
 
 
 def like(grad, operand):
     """Return a gradient in its operand's shape and dtype."""
     if grad.is_complex() and not operand.is_complex():
         grad = grad.real
-    return grad.sum_to_size(operand.shape).to(operand.dtype)
-
-
-# ---- Where series begin anew ----------------------------------------------------------------------------------------
+    return grad.sum_to_size(operand.shape).to(_tensors.gradient_dtype(operand, grad.dtype))
 
 
 def _borders(array, cuts, axis, reverse):

@@ -16,6 +16,21 @@ def is_complex(value):
     return type(value) is complex or (not _is_number(value) and value.is_complex())
 
 
+def take_call(family, names, a, b, h0, out, axis, reverse, lengths, return_state):
+    """Return a forward call's arguments, checked but for what a state or ``out`` must fit.
+
+    They are a, b, h0, out, axis, reverse, lengths and return_state; and the result's dtype and shape.
+    """
+    a, b, h0, out = take((*names, "out"), a, b, h0, out)
+    axis, reverse = _checks.axis(axis), _checks.flag("reverse", reverse)
+    return_state = _checks.flag("return_state", return_state)
+    check_gate(family, names[0], a)
+    dtype = result_dtype(names, a, b, h0)
+    shape, axis = shape_and_axis(names[:2], a, b, axis)
+    lengths = ends(lengths, shape, axis, (a, b))
+    return a, b, h0, out, axis, reverse, lengths, return_state, dtype, shape
+
+
 def take(names, *values):
     """Return operands as tensors and Python numbers; raise for anything else."""
     taken, tensors = [], [(n, v) for n, v in zip(names, values, strict=True) if isinstance(v, torch.Tensor)]
@@ -88,6 +103,16 @@ def _has_names(tensor):
     return type(tensor) in PLAIN and not torch.compiler.is_compiling() and any(getattr(tensor, "names", ()))
 
 
+# Promotion by torch's own rules, of operands of a kind, and beside one that has no dimensions. It is looked up, or
+# exporters would take a question for a part of the program. One integer stands for all: their result is a float anyway.
+_KINDS = torch.int64, *_tensors.FLOATING, *_tensors.COMPLEX
+_PROMOTED = {(one, other): torch.promote_types(one, other) for one in _KINDS for other in _KINDS}
+_BESIDE = {
+    (one, other): torch.result_type(torch.empty(1, dtype=one, device="cpu"), torch.empty((), dtype=other, device="cpu"))
+    for one, other in _PROMOTED
+}
+
+
 def result_dtype(names, *operands):
     """Return the dtype of a result: torch's promotion, integers alone to its default dtype."""
     full = scalar = number = None
@@ -95,63 +120,24 @@ def result_dtype(names, *operands):
         if value is None:
             continue
         if _is_number(value):
-            own = _NUMBERS[type(value)]
-            number = own if number is None else _promote(number, own)
-        elif value.dim():
-            full = value.dtype if full is None else _promote(full, value.dtype)
+            own = torch.get_default_dtype() if type(value) in (float, complex) else torch.int64
+            own = _PROMOTED[own, torch.complex64] if type(value) is complex else own
+            number = own if number is None else _PROMOTED[number, own]
+            continue
+        own = torch.int64 if value.dtype in _tensors.INTEGERS else value.dtype
+        if value.dim():
+            full = own if full is None else _PROMOTED[full, own]
         else:
-            scalar = value.dtype if scalar is None else _promote(scalar, value.dtype)
-    if number is not None:
-        if number.is_floating_point:
-            number = torch.get_default_dtype()
-        elif number.is_complex:
-            number = _COMPLEX[torch.get_default_dtype()]
-    dtype = _combine(_combine(full, scalar), number)
-    if dtype in _tensors.INTEGERS:
+            scalar = own if scalar is None else _PROMOTED[scalar, own]
+    dtype = None
+    for own in (full, scalar, number):
+        dtype = own if dtype is None else _BESIDE.get((dtype, own), dtype)  # None, or complex32: stays
+    if dtype is torch.int64:
         dtype = torch.get_default_dtype()
     if dtype not in _tensors.FLOATING and dtype not in _tensors.COMPLEX:
         given = [(name, v) for name, v in zip(names, operands, strict=True) if v is not None]
         raise TypeError(say.promotion([(name, type(v).__name__ if _is_number(v) else v.dtype) for name, v in given]))
     return dtype
-
-
-_COMPLEX = {
-    torch.float16: torch.complex32,
-    torch.bfloat16: torch.complex64,
-    torch.float32: torch.complex64,
-    torch.float64: torch.complex128,
-}
-_NUMBERS = {bool: torch.bool, int: torch.int64, float: torch.float64, complex: torch.complex128}
-
-
-def _combine(higher, lower):
-    """Return the dtype of operands with dimensions and of such as have none, or of these and of numbers."""
-    if higher is None or lower is None:
-        return lower if higher is None else higher
-    if higher.is_complex:
-        return higher
-    if higher.is_floating_point:
-        return _COMPLEX[higher] if lower.is_complex else higher
-    if higher is torch.bool or lower.is_floating_point or lower.is_complex:
-        return _promote(higher, lower)
-    return higher
-
-
-def _is_double(dtype):
-    return dtype is torch.float64 or dtype is torch.complex128
-
-
-def _promote(one, other):
-    """Return torch.promote_types, but of two integers any: exporters would take that for a part of the program."""
-    if one is other or other in _tensors.INTEGERS:
-        return one
-    if one in _tensors.INTEGERS:
-        return other
-    if one.is_complex or other.is_complex:
-        return torch.complex128 if _is_double(one) or _is_double(other) else torch.complex64
-    if one.itemsize == other.itemsize:
-        return torch.float32  # float16 and bfloat16
-    return one if one.itemsize > other.itemsize else other
 
 
 def as_tensor(value, like):
@@ -166,15 +152,11 @@ def as_tensor(value, like):
 
 def shape_and_axis(names, a, b, axis):
     """Return the result's shape, and axis counted from its front."""
-    if _is_number(a) or _is_number(b) or a.shape == b.shape:
-        shape = b.shape if _is_number(a) else a.shape
-        if _is_number(a) and _is_number(b):
-            shape = ()
-    else:
-        try:
-            shape = torch.broadcast_shapes(a.shape, b.shape)
-        except RuntimeError:
-            raise ValueError(say.broadcast(names, (a.shape, b.shape), axis)) from None
+    shapes = [() if _is_number(v) else v.shape for v in (a, b)]
+    try:
+        shape = torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        raise ValueError(say.broadcast(names, shapes, axis)) from None
     return shape, _shapes.normalise_axis(axis, shape, names)
 
 
@@ -282,6 +264,14 @@ def _bytes(tensor):
     return (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
 
+def as_pairs(a, b, h0, lengths, dtype):
+    """Return whether a call is complex with a real gate, and the call as it is run: then as one of two real series."""
+    if not dtype.is_complex or is_complex(a):
+        return False, a, b, h0, lengths, dtype
+    pairs = (None if v is None else pair(v, dtype, a, b) for v in (b, h0))
+    return True, beside_pairs(a), *pairs, lengths_of_pairs(lengths), _tensors.REAL[dtype]
+
+
 def joined(pairs):
     """Return complex numbers of pairs: a view, but where a transform's batch stands behind them."""
     if pairs.stride(-1) == 1:
@@ -294,3 +284,15 @@ def pair(value, dtype, *others):
     if _is_number(value):
         value = as_tensor(value, next(v for v in others if not _is_number(v)))
     return torch.view_as_real(value.to(dtype).resolve_conj())
+
+
+def beside_pairs(real):
+    """Return a real operand beside pairs."""
+    return real if _is_number(real) else real.unsqueeze(-1)
+
+
+def lengths_of_pairs(lengths):
+    """Return lengths for lanes that have pairs behind them."""
+    if type(lengths) is _checks.Segments:
+        return lengths._replace(lengths=lengths_of_pairs(lengths.lengths))
+    return lengths.expand(2) if lengths is not None and not lengths.dim() else lengths

@@ -20,39 +20,32 @@ _is_number = _tensors.is_number
 _grad_enabled = torch.is_grad_enabled
 
 
-# ---- Forward --------------------------------------------------------------------------------------------------------
-
-
 def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     """Run a recurrence; ``names`` are what the caller calls the operands."""
     given = _given(lengths)
     if is_overridden(a, b, h0, out, *given):
         options = dict(axis=axis, reverse=reverse, **given._asdict(), return_state=return_state, out=out)
         return _overridden(_adapters.public[family][0], (a, b, h0), options)
-    a, b, h0, out = _arguments.take((*names, "out"), a, b, h0, out)
-    axis, reverse = _checks.axis(axis), _checks.flag("reverse", reverse)
-    return_state = _checks.flag("return_state", return_state)
-    _arguments.check_gate(family, names[0], a)
-    dtype = _arguments.result_dtype(names, a, b, h0)
-    shape, axis = _arguments.shape_and_axis(names[:2], a, b, axis)
-    lengths = _arguments.ends(lengths, shape, axis, (a, b))
+    call = _arguments.take_call(family, names, a, b, h0, out, axis, reverse, lengths, return_state)
+    a, b, h0, out, axis, reverse, lengths, return_state, dtype, shape = call
     lengths = _placed_lengths(lengths, shape, axis, (a, b, h0))
     _arguments.check_state("h0", h0, lanes(shape, axis, lengths))
+    operands = (names[0], a), (names[1], b)
     if out is not None:
-        _arguments.check_out(out, shape, dtype, ((names[0], a), (names[1], b), ("h0", h0)))
-    if dtype.is_complex and not is_complex(a):
-        h, h_last = _forward_pairs(family, a, b, h0, axis, reverse, lengths, dtype)
-    elif out is not None and no_modes_active() and all(
+        _arguments.check_out(out, shape, dtype, (*operands, ("h0", h0)))
+    is_pair, a, b, h0, lengths, dtype = _arguments.as_pairs(a, b, h0, lengths, dtype)
+    if out is not None and not is_pair and no_modes_active() and all(
         kernel_can_read(v) for v in (a, b, h0, out, *_given(lengths)) if not _is_number(v)
     ):  # fmt: skip
-        _arguments.check_overlap(out, ((names[0], a), (names[1], b)))
+        _arguments.check_overlap(out, operands)
         with event(NAMES[family]):
             _, h_last = _tensors.forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, out)
         if not out.is_inference():
             torch.autograd.graph.increment_version(out)
         return (out, h_last) if return_state else out
-    else:
-        h, h_last = _run_forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
+    h, h_last = _run_forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
+    if is_pair:
+        h, h_last = _arguments.joined(h), None if h_last is None else _arguments.joined(h_last)
     if out is not None:
         h = out.copy_(h)
     return (h, h_last) if return_state else h
@@ -67,21 +60,8 @@ def _run_forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state):
     if not _grad_enabled() or not any(v.requires_grad for v in tensors):
         with event(NAMES[family]):
             return engine.forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
-    result = _eager.apply(a, b, h0, lengths, _eager.Problem(family, axis, reverse, dtype, return_state, engine))
+    result = _eager.apply(a, b, h0, lengths, (family, axis, reverse, dtype, return_state, engine))
     return result if return_state else (result, None)
-
-
-def _forward_pairs(family, a, b, h0, axis, reverse, lengths, dtype):
-    """Run a complex series whose gate is real: two real series."""
-    pairs = [None if v is None else _arguments.pair(v, dtype, a, b) for v in (b, h0)]
-    a = a if _is_number(a) else a.unsqueeze(-1)
-    lengths = _of_pairs(lengths)
-    real = _tensors.REAL[dtype]
-    h, h_last = _run_forward(family, a, *pairs, lengths, axis, reverse, real, True)
-    return _arguments.joined(h), None if h_last is None else _arguments.joined(h_last)
-
-
-# ---- The adjoint ----------------------------------------------------------------------------------------------------
 
 
 def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
@@ -131,30 +111,19 @@ def _run_vjp(family, g, a, b, h, h0, grad_state, lengths, axis, reverse, dtype, 
 
 def _vjp_pairs(family, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype):
     pairs = [None if v is None else _arguments.pair(v, dtype, a, b) for v in (g, b, h, h0, grad_state)]
-    gate = a if _is_number(a) else a.unsqueeze(-1)
-    lengths = _of_pairs(lengths)
     g, pair_b, h, pair_h0, grad_state = pairs
+    gate, lengths = _arguments.beside_pairs(a), _arguments.lengths_of_pairs(lengths)
     shape = torch.broadcast_shapes(() if _is_number(gate) else gate.shape, pair_b.shape)
-    grads = _run_vjp(
-        family, g, gate, pair_b, h, pair_h0, grad_state, lengths, axis, reverse, _tensors.REAL[dtype], shape
-    )
-    joined = [None if v is None else _arguments.joined(grad) for grad, v in zip(grads[1:], (b, h0), strict=True)]
-    grad_b, grad_h0 = (
-        grad if v is None or is_complex(v) else grad.real for grad, v in zip(joined, (b, h0), strict=True)
-    )
-    return grads[0] if _is_number(a) else grads[0].squeeze(-1), grad_b, grad_h0
+    real = _tensors.REAL[dtype]
+    grad_a, *grads = _run_vjp(family, g, gate, pair_b, h, pair_h0, grad_state, lengths, axis, reverse, real, shape)
+    joined = (None if v is None else _arguments.joined(grad) for grad, v in zip(grads, (b, h0), strict=True))
+    grad_b, grad_h0 = (v if v is None or is_complex(o) else v.real for v, o in zip(joined, (b, h0), strict=True))
+    return grad_a if _is_number(a) else grad_a.squeeze(-1), grad_b, grad_h0
 
 
 def _given(lengths):
     """Return what a call was given as lengths, offsets and resets."""
     return lengths if type(lengths) is Segments else Segments(lengths, None, None)
-
-
-def _of_pairs(lengths):
-    """Return lengths for lanes that have pairs behind them."""
-    if type(lengths) is Segments:
-        return lengths._replace(lengths=_of_pairs(lengths.lengths))
-    return lengths.expand(2) if lengths is not None and not lengths.dim() else lengths
 
 
 def _overridden(public, operands, options):

@@ -9,7 +9,7 @@ import torch
 
 from .._problem import LINEAR
 from . import _tensors
-from ._along_time import masked, shifted, state_before, valid_steps
+from ._along_time import adjoint, masked, valid_steps
 
 
 def forward(family, a, b, h0, lengths, axis, reverse, dtype):
@@ -34,21 +34,12 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype):
     device = device_of(g, a, b, h)
     wide = _tensors.wide(dtype, device)
     g, a, b, h = (v.to(device, wide).expand(h.shape) for v in (g, a, b, h))
-    valid = valid_steps(h, lengths, axis)
-    q = a if family == LINEAR else 1 - a
-    q, g = masked(q, valid, 1).conj(), masked(g, valid)
-    if not h.shape[axis]:
-        lanes = h.sum(axis)
-        return g, g, lanes if grad_last is None else grad_last.to(device, wide).expand(lanes.shape)
-    # What a step is told of those after it comes through the one after it; in padding nothing changes on the way.
-    end = torch.ones_like(q.narrow(axis, 0, 1))
-    through = shifted(q, end.squeeze(axis), None, axis, not reverse)
-    d = _scan(through, g, None if grad_last is None else grad_last.to(device, wide), axis, not reverse)
-    first = -1 if reverse else 0
-    grad_h0 = q.select(axis, first) * d.select(axis, first)
-    before = state_before(h, None if h0 is None else h0.to(device), lengths, axis, reverse)
-    step = before if family == LINEAR else b - before
-    return masked(d * step.conj(), valid), masked(d if family == LINEAR else d * a, valid), grad_h0
+    h0, grad_last = (None if v is None else v.to(device) for v in (h0, grad_last))
+
+    def run(q, source):
+        return *forward(LINEAR, q, source, grad_last, lengths, axis, not reverse, wide), grad_last
+
+    return adjoint((family, axis, reverse, dtype, a, b, h, h0, lengths), run, g, (True, True))
 
 
 def device_of(*operands):

@@ -27,23 +27,18 @@ def engine(tensors, lengths):
     return None
 
 
-class Problem:
-    """What `Eager` is told beside operands; of a short problem also how to run it."""
-
-    __slots__ = ("apply", "axis", "dtype", "engine", "family", "forward", "key", "return_state", "reverse", "vjps")
-
-    def __init__(self, family, axis, reverse, dtype, return_state, engine=_tensors):
-        self.family, self.axis, self.reverse, self.dtype = family, axis, reverse, dtype
-        self.return_state, self.engine = return_state, engine
-        self.key = family, axis, reverse, dtype
-        self.forward, self.apply, self.vjps = None, None, {}
-
-    def vjp(self, key, g, a, b, h):
-        """Return how to run the gradient of a short problem, for more of its kind; None if that is not short."""
-        wanted = key[0]
-        run = _tensors.short_vjp(self.family, g, a, b, h, self.axis, self.reverse, self.dtype, wanted)
-        self.vjps[key] = run
-        return run
+def _gradients(problem, wanted, g, a, b, h, h0=None, grad_last=None, lengths=None):
+    """Return the gradients of a, b and h0 that are wanted, by addresses if that may be; b may be its form."""
+    family, axis, reverse, dtype, *_ = problem
+    tensors = [v for v in (g, a, b, h, h0, grad_last) if isinstance(v, torch.Tensor)]
+    runs = None
+    if not (_grad_enabled() and any(v.requires_grad for v in tensors)):
+        runs = engine(tensors, lengths)
+    if runs is not None:
+        with event(NAMES[family] + "_backward"):
+            return runs.vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted)
+    a, b, h0 = (as_tensor(v, tensors[0]) for v in (a, b, h0))
+    return recorded_vjp(problem[:4], g, a, b, h, h0, grad_last, lengths, wanted)
 
 
 class Eager(Function):
@@ -51,12 +46,13 @@ class Eager(Function):
 
     @staticmethod
     def forward(ctx, a, b, h0, lengths, problem):
-        """Run the recurrence; keep what the gradients that are wanted read, and nothing else."""
-        family = problem.family
+        """Run the recurrence; keep what the gradients that are wanted read, and nothing else.
+
+        The problem is family, axis, reverse, dtype, return_state and engine.
+        """
+        family, axis, reverse, dtype, return_state, runs = problem
         with event(NAMES[family]):
-            h, h_last = problem.engine.forward(
-                family, a, b, h0, lengths, problem.axis, problem.reverse, problem.dtype, problem.return_state
-            )
+            h, h_last = runs.forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
         ctx.problem, ctx.numbers = problem, None
         ctx.b_form = b if _is_number(b) else _tensors.Form(b)
         if _is_number(a) or _is_number(b) or _is_number(h0):
@@ -64,63 +60,39 @@ class Eager(Function):
             a, b, h0 = (None if _is_number(v) else v for v in (a, b, h0))
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*_tensors.to_save(family, ctx.needs_input_grad[:3], a, b, h, h0, lengths))
-        return (h, h_last) if problem.return_state else h
+        return (h, h_last) if return_state else h
 
     @staticmethod
     def backward(ctx, grad_h, grad_last=None):
         """Return the gradients of a, b and h0."""
-        wanted = ctx.needs_input_grad[:3]
         if grad_h is None and grad_last is None:
             return (None,) * 5
         a, b, h, h0, lengths = ctx.saved_tensors
-        problem = ctx.problem
-        family, axis, reverse, dtype = problem.family, problem.axis, problem.reverse, problem.dtype
         if ctx.numbers is not None:
             a, b, h0 = (v if number is None else number for v, number in zip((a, b, h0), ctx.numbers, strict=True))
-        tensors = [v for v in (grad_h, a, b, h, h0, grad_last) if isinstance(v, torch.Tensor)]
-        runs = None
-        if not (_grad_enabled() and any(v.requires_grad for v in tensors)):
-            runs = engine(tensors, lengths)
-        if runs is not None:
-            b = ctx.b_form if b is None else b
-            with event(NAMES[family] + "_backward"):
-                grads = runs.vjp(family, grad_h, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted)
-            return *grads, None, None
-        a, b, h0 = (as_tensor(v, tensors[0]) for v in (a, b, h0))
-        form = None if b is not None else (ctx.b_form.shape, ctx.b_form.dtype)
-        grads = recorded_vjp(problem.key, grad_h, a, b, h, h0, grad_last, lengths, form, wanted)
+        b = ctx.b_form if b is None else b
+        grads = _gradients(ctx.problem, ctx.needs_input_grad[:3], grad_h, a, b, h, h0, grad_last, lengths)
         return *grads, None, None
 
 
 apply = super(Function, Eager).apply  # Function.apply itself looks for transforms, which are not there
 
 
-# ---- Short problems -------------------------------------------------------------------------------------------------
-
-
 def short(family, a, b, axis, reverse, dtype):
-    """Return a short problem that runs a call of a and b, and more of its kind; None if it is none."""
+    """Return what runs a short call of a and b, and more of its kind, without a gradient and with; None if it is none.
+
+    They are two tensors whose forms are known, or a number and one.
+    """
     if dtype.is_complex:  # or a conjugate would not be told from what it is made of
         return None
     if b.dtype in _tensors.INTEGERS and (_is_number(a) or a.dtype in _tensors.INTEGERS):
         return None  # torch's default dtype is in no key
-    problem = Problem(family, axis, reverse, dtype, False)
-    problem.forward = _tensors.short_forward(family, a, b, axis, reverse, dtype)
-    if problem.forward is None:
+    run_forward = _tensors.short_forward(family, a, b, axis, reverse, dtype)
+    if run_forward is None:
         return None
-    problem.apply = _short_function(problem, _is_number(a))
-    return problem
+    problem, number, vjps = (family, axis, reverse, dtype, False, _tensors), _is_number(a), {}
 
-
-def _short_function(problem, number):
-    """Return the ``apply`` of `Eager` for a short problem: of two tensors whose forms are known, or a number and one.
-
-    A class of each problem's own: what it knows need not be told in every call.
-    """
-    family, run_forward = problem.family, problem.forward
-    last = None, None  # what ran the last gradient, by what it depends on
-
-    class Short(Function):
+    class Short(Function):  # a class of each problem's own: what it knows need not be told in every call
         @staticmethod
         def forward(ctx, a, b):
             h = run_forward(a, b, 0 if number else a.data_ptr(), b.data_ptr())
@@ -135,50 +107,27 @@ def _short_function(problem, number):
 
         @staticmethod
         def backward(ctx, g):
-            nonlocal last
             if g is None:
                 return None, None
             a, b, h = ctx.saved_tensors
             if number:
                 a = ctx.number
-            if _grad_enabled() or type(g) not in PLAIN or not g.is_cpu or not in_short_gradient():
-                return _short_vjp(problem, None, g, a, b, h, ctx)[0]
-            key = None
-            try:
-                # Hooks may have changed what was saved, so nothing is taken for granted but dtypes and shapes.
-                key = (
-                    ctx.needs_input_grad, g.stride(), number or a.is_contiguous() or a.stride(),
-                    h is None or h.is_contiguous() or h.stride(), b is None or b.is_contiguous() or b.stride(),
-                )  # fmt: skip
-                known, run = last
-                if key != known:
-                    run = problem.vjps.get(key)
-                    last = key, run
-                if run is not None and not g.is_neg():
-                    return run(g, a, b, h)
-            except RuntimeError:  # no strides, or no memory
-                pass
-            grads, run = _short_vjp(problem, key, g, a, b, h, ctx)
-            if run is not None:
-                last = key, run
-            return grads
+            if not _grad_enabled() and type(g) in PLAIN and g.is_cpu and in_short_gradient():
+                try:
+                    # Hooks may have changed what was saved, so nothing is taken for granted but dtypes and shapes.
+                    key = (
+                        ctx.needs_input_grad, g.stride(), number or a.is_contiguous() or a.stride(),
+                        h is None or h.is_contiguous() or h.stride(), b is None or b.is_contiguous() or b.stride(),
+                    )  # fmt: skip
+                    run = vjps.get(key)
+                    if run is not None and not g.is_neg():
+                        return run(g, a, b, h)
+                    b = ctx.b_form if b is None else b
+                    if key not in vjps and engine([v for v in (g, a, b, h) if isinstance(v, torch.Tensor)], None):
+                        vjps[key] = _tensors.short_vjp(family, g, a, b, h, axis, reverse, dtype, key[0])
+                except RuntimeError:  # no strides, or no memory
+                    pass
+            b = ctx.b_form if b is None else b
+            return _gradients(problem, (*ctx.needs_input_grad, False), g, a, b, h)[:2]
 
-    return super(Function, Short).apply  # as `apply` above
-
-
-def _short_vjp(problem, key, g, a, b, h, ctx):
-    """Return the gradients of a short problem, and what runs more of their kind by ``key``; None if nothing does."""
-    wanted = ctx.needs_input_grad
-    tensors = [v for v in (g, a, b, h) if isinstance(v, torch.Tensor)]
-    if key is not None and no_modes_active() and all(map(kernel_can_read, tensors)):
-        b = ctx.b_form if b is None else b
-        run = problem.vjp(key, g, a, b, h)
-        if run is not None:
-            return run(g, a, b, h), run
-        grads = _tensors.vjp(
-            problem.family, g, a, b, h, None, None, None, problem.axis, problem.reverse, problem.dtype, (*wanted, False)
-        )
-        return grads[:2], None
-    form = None if b is not None else (ctx.b_form.shape, ctx.b_form.dtype)
-    grads = recorded_vjp(problem.key, g, as_tensor(a, g), b, h, None, None, None, form, (*wanted, False))
-    return grads[:2], None
+    return run_forward, super(Function, Short).apply  # as `apply` above

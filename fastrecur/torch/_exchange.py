@@ -9,20 +9,15 @@ import zlib
 
 import torch
 import torch.distributed as dist
+from torch.autograd import Function
 
 from .. import _messages as say
 from .._problem import FORGET, LINEAR
 
-WORDS = 16  # of 8 bytes
-HEADER = 8 * WORDS
-_MARK = 0x66726563  # no other collective's bytes
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128)
-_MOST_AXES = 8
+HEADER = 128  # bytes: what the rank is at, and in the last 8 of them the steps that it has
+_WORDS = HEADER - 8
 WINDOW = "window"
 KINDS = {FORGET: "a forget_mult", LINEAR: "a linear_recurrence", WINDOW: "inputs of a window"}
-FORWARD, BACKWARD, AGAIN = range(3)  # what a packet is for
-_ACTS = ("", "the gradient of ", "a second exchange for ")
-FLAGS = ("reverse", "return_state", "a gradient wanted", "lengths")
 NO_GROUP = ""
 
 _groups: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
@@ -54,57 +49,50 @@ def place_of(name, reverse):
     return size - 1 - rank if reverse else rank, size
 
 
-def describe(act, kind, dtype, flags, lanes, steps):
-    """Return what a packet says of itself; but for the steps it must be the same on all ranks."""
-    if len(lanes) <= _MOST_AXES:
-        sizes = (*lanes, *[0] * (_MOST_AXES - len(lanes)))
-    else:
-        sizes = (zlib.crc32(repr(tuple(lanes)).encode()), *[0] * (_MOST_AXES - 1))
-    number = act * len(KINDS) + list(KINDS).index(kind)
-    return (_MARK, number, _DTYPES.index(dtype), flags, len(lanes), *sizes, 0, 0, steps)
+def describe(kind, dtype, lanes, wants, **flags):
+    """Return what a packet says of itself: the same on all ranks."""
+    told = ", ".join(name for name, flag in {**flags, "a gradient wanted": wants}.items() if flag)
+    return f"{KINDS[kind]} of lanes {tuple(lanes)}, {dtype}" + (told and f", {told}")
 
 
-def again(header, turn):
-    """Return the header of the ``turn``-th exchange that follows one with this header."""
-    return (_MARK, AGAIN * len(KINDS) + header[1] % len(KINDS), *header[2:-3], turn, *header[-2:])
-
-
-def gather(name, header, *vectors):
+def gather(name, header, steps, *vectors):
     """Return every rank's vectors and steps, stacked in the ranks' order; raise unless all ranks sent alike packets."""
     group, rank, size = members(name)
     nbytes = [v.numel() * v.element_size() for v in vectors]
     length = -(-(HEADER + sum(nbytes)) // 16) * 16  # so that every packet's numbers stand where numbers may
     own = torch.zeros(length, dtype=torch.uint8, device=vectors[0].device)
-    own[:HEADER].view(torch.int64).copy_(torch.tensor(header, device="cpu"))
+    own[:_WORDS] = torch.frombuffer(bytearray(_encoded(header)), dtype=torch.uint8)
+    own[_WORDS:HEADER].view(torch.int64).fill_(steps)
     places, at = [], HEADER
     for vector, n in zip(vectors, nbytes, strict=True):
         places.append(slice(at, at + n))
         own[places[-1]].view(vector.dtype).copy_(vector.reshape(-1))
         at += n
     packets = torch.zeros(size, len(own), dtype=torch.uint8, device=own.device)
-    try:
-        dist.all_gather(list(packets), own, group=group)
-    except RuntimeError as error:
-        raise RuntimeError(say.exchange_failed(rank, error)) from error
-    agree = _check(name, header, packets[:, :HEADER].contiguous().view(torch.int64), rank)
+    _collect(dist.all_gather, group, list(packets), own)
+    agree = _check(name, header, packets[:, :_WORDS], rank)
     given = [
         packets[:, place].view(vector.dtype).reshape(size, *vector.shape)
         for place, vector in zip(places, vectors, strict=True)
     ]
     if agree is not None:
         given = [torch.where(agree, vector, torch.nan) for vector in given]
-    return given, packets[:, HEADER - 8 : HEADER].view(torch.int64).flatten()
+    return given, packets[:, _WORDS:HEADER].view(torch.int64).flatten()
 
 
-def total(name, tensor):
-    """Return the sum of a tensor over all ranks."""
-    group, rank, _ = members(name)
-    tensor = tensor.clone()
+def _collect(collective, group, *arguments):
     try:
-        dist.all_reduce(tensor, group=group)
+        collective(*arguments, group=group)
     except RuntimeError as error:
-        raise RuntimeError(say.exchange_failed(rank, error)) from error
-    return tensor
+        raise RuntimeError(say.exchange_failed(dist.get_rank(group), error)) from error
+
+
+def _encoded(header):
+    """Return a header's bytes: of a long one, with a digest in place of its end."""
+    words = header.encode()
+    if len(words) > _WORDS:
+        words = words[: _WORDS - 10] + b"..%08x" % zlib.crc32(words)
+    return words.ljust(_WORDS, b"\0")
 
 
 def _is_waited_for(tensor):
@@ -117,23 +105,28 @@ def _check(name, header, headers, rank):
     On a GPU that waits for the exchange. So once a header was found to agree, it is only compared there, and whether it
     still agrees is returned: numbers of ranks that differ become NaN.
     """
-    key = name, header[:-1]
     if _is_waited_for(headers):
-        if key in _agreed:
-            return (headers[:, :-1] == headers[rank, :-1]).all()
-        _agreed.add(key)
-    for other, theirs in enumerate(headers.tolist()):
-        if tuple(theirs[:-1]) != header[:-1]:
-            _agreed.discard(key)
-            raise RuntimeError(say.ranks_differ(rank, _told(header), other, _told(theirs)))
+        if (name, header) in _agreed:
+            return (headers == headers[rank]).all()
+        _agreed.add((name, header))
+    for other, theirs in enumerate(map(bytes, headers.tolist())):
+        if theirs != _encoded(header):
+            _agreed.discard((name, header))
+            words = theirs.rstrip(b"\0").decode(errors="replace")
+            raise RuntimeError(say.ranks_differ(rank, header, other, words if words.isprintable() else repr(words)))
     return None
 
 
-def _told(header):
-    mark, number, dtype, flags, ndim, *sizes = header[:-3]
-    if mark != _MARK or not (0 <= dtype < len(_DTYPES) and 0 <= number < len(_ACTS) * len(KINDS)):
-        return "another collective's bytes, or none"
-    act, kind = divmod(number, len(KINDS))
-    lanes = tuple(sizes[:ndim]) if ndim <= _MOST_AXES else f"of {ndim} axes"
-    options = "".join(f", {flag}" for k, flag in enumerate(FLAGS) if flags >> k & 1)
-    return f"{_ACTS[act]}{list(KINDS.values())[kind]} of lanes {lanes}, {_DTYPES[dtype]}{options}"
+class Sum(Function):
+    """The sum of a tensor over all ranks of a group, and of its gradients: ``(name, tensor) -> sum``."""
+
+    @staticmethod
+    def forward(ctx, name, tensor):
+        ctx.group = name
+        tensor = tensor.clone()
+        _collect(dist.all_reduce, members(name)[0], tensor)
+        return tensor
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None, Sum.apply(ctx.group, grad)

@@ -1,51 +1,42 @@
 """The operators as the dispatcher sees them: schemas, what runs them where, and what they are on fake and meta tensors.
 
-Each recurrence has one, and one for its gradients; and as many of series that begin anew inside the axis of time. Each
-result is fresh memory, laid out as torch's own operators lay theirs out.
+Each recurrence has one, and one for its gradients. Each result is fresh memory, laid out as torch's own operators lay
+theirs out.
 """
-
-import functools
-from typing import Any
 
 import torch
 
+from .. import _checks
+from .. import _messages as say
 from .._checks import Segments
 from .._problem import FORGET, LINEAR
 from . import _along_time, _composed, _tensors
 
 NAMES = {FORGET: "forget_mult", LINEAR: "linear_recurrence"}
-_SEGMENTS = "_segments"
-_ENDS = {"": "Tensor? lengths", _SEGMENTS: "Tensor? lengths, Tensor? offsets, Tensor? resets"}
-_OPTIONS = "int axis, bool reverse, ScalarType dtype"
+_OPTIONS = "Tensor? lengths, Tensor? offsets, Tensor? resets, int axis, bool reverse, ScalarType dtype"
 
 library = torch.library.Library("fastrecur", "DEF")
-for _family, (_a, _b) in {FORGET: ("f", "x"), LINEAR: ("a", "b")}.items():
-    for _kind, _ends in _ENDS.items():
-        library.define(
-            f"{NAMES[_family]}{_kind}(Tensor {_a}, Tensor {_b}, Tensor? h0, {_ends}, {_OPTIONS}) -> (Tensor, Tensor)",
-            tags=(torch.Tag.pt2_compliant_tag,),
-        )
-        library.define(
-            f"{NAMES[_family]}{_kind}_backward(Tensor grad_h, Tensor {_a}, Tensor {_b}, Tensor h, Tensor? h0,"
-            f" Tensor? grad_last, {_ends}, {_OPTIONS}, bool want_{_a}, bool want_{_b}, bool want_h0)"
-            " -> (Tensor, Tensor, Tensor)",
-            tags=(torch.Tag.pt2_compliant_tag,),
-        )
+for _family, (_a, _b, _) in _tensors.NAMES.items():
+    for _schema in (
+        f"{NAMES[_family]}(Tensor {_a}, Tensor {_b}, Tensor? h0, {_OPTIONS}) -> (Tensor, Tensor)",
+        f"{NAMES[_family]}_backward(Tensor grad_h, Tensor {_a}, Tensor {_b}, Tensor h, Tensor? h0, Tensor? grad_last,"
+        f" {_OPTIONS}, bool want_{_a}, bool want_{_b}, bool want_h0) -> (Tensor, Tensor, Tensor)",
+    ):
+        library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+FORWARD, VJP = (
+    {family: getattr(torch.ops.fastrecur, name + suffix).default for family, name in NAMES.items()}
+    for suffix in ("", "_backward")
+)
 
 
-def _operators(suffix):
-    return {family: getattr(torch.ops.fastrecur, name + suffix).default for family, name in NAMES.items()}
-
-
-FORWARD, VJP = _operators(""), _operators("_backward")
-FORWARD_SEGMENTS, VJP_SEGMENTS = _operators(_SEGMENTS), _operators(_SEGMENTS + "_backward")
+def _ends(lengths):
+    return lengths if type(lengths) is Segments else (lengths, None, None)
 
 
 def forward(family, a, b, h0, lengths, *options):
     """Run a recurrence: ``(a, b, h0, lengths, axis, reverse, dtype) -> (h, h_last)``."""
-    if type(lengths) is Segments:
-        return FORWARD_SEGMENTS[family](a, b, h0, *lengths, *options)
-    return FORWARD[family](a, b, h0, lengths, *options)
+    return FORWARD[family](a, b, h0, *_ends(lengths), *options)
 
 
 def vjp(family, g, a, b, h, h0, grad_last, lengths, *options):
@@ -53,9 +44,7 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, *options):
 
     To ``(grad_a, grad_b, grad_h0)``, with an empty tensor for what is not wanted.
     """
-    if type(lengths) is Segments:
-        return VJP_SEGMENTS[family](g, a, b, h, h0, grad_last, *lengths, *options)
-    return VJP[family](g, a, b, h, h0, grad_last, lengths, *options)
+    return VJP[family](g, a, b, h, h0, grad_last, *_ends(lengths), *options)
 
 
 # ---- The CPU --------------------------------------------------------------------------------------------------------
@@ -143,21 +132,25 @@ def _vjp_composed(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dty
     return tuple(results)
 
 
-def _with_segments(run, place, family, *arguments):
-    """Run an operator whose lengths are followed by offsets and resets."""
-    return run(family, *arguments[:place], Segments(*arguments[place : place + 3]), *arguments[place + 3 :])
+def kernel(run, family):
+    """Return an operator's kernel of what takes lengths, offsets and resets as one."""
+    has_segments = run in (_forward, _vjp, _forward_fake, _vjp_fake)
+    place = 3 if run in (_forward, _forward_cuda, _forward_composed, _forward_fake) else 6
+
+    def call(*arguments):
+        lengths = _checks.split(*arguments[place : place + 3])
+        if type(lengths) is Segments and not has_segments:
+            raise TypeError(say.segments_library("offsets", f"tensors on {arguments[1].device.type}"))
+        return run(family, *arguments[:place], lengths, *arguments[place + 3 :])
+
+    return call
 
 
-_KERNELS: Any = {  # and where the lengths of an operator stand
-    "": (3, _forward, _forward_cuda, _forward_composed, _forward_fake),
-    "_backward": (6, _vjp, _vjp_cuda, _vjp_composed, _vjp_fake),
-}
 for _family, _name in NAMES.items():
-    for _suffix, (_place, _cpu, _cuda, _any_device, _fake) in _KERNELS.items():
-        for _run, _key in ((_cpu, "CPU"), (_cuda, "CUDA"), (_any_device, "CompositeExplicitAutograd")):
-            library.impl(_name + _suffix, functools.partial(_run, _family), _key)
-        torch.library.register_fake(f"fastrecur::{_name}{_suffix}", functools.partial(_fake, _family), lib=library)
-        _segments = _name + _SEGMENTS + _suffix
-        _cpu, _fake = (functools.partial(_with_segments, run, _place, _family) for run in (_cpu, _fake))
-        library.impl(_segments, _cpu, "CPU")
-        torch.library.register_fake("fastrecur::" + _segments, _fake, lib=library)
+    for _suffix, (_fake, *_runs) in {
+        "": (_forward_fake, _forward, _forward_cuda, _forward_composed),
+        "_backward": (_vjp_fake, _vjp, _vjp_cuda, _vjp_composed),
+    }.items():
+        for _run, _key in zip(_runs, ("CPU", "CUDA", "CompositeExplicitAutograd"), strict=True):
+            library.impl(_name + _suffix, kernel(_run, _family), _key)
+        torch.library.register_fake(f"fastrecur::{_name}{_suffix}", kernel(_fake, _family), lib=library)

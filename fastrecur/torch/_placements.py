@@ -43,14 +43,8 @@ def run(call, family, a, b, h0, axis, reverse, lengths, return_state, group):
     own = mesh.get_group(dims[0])
     if group is not None and group != own:
         raise ValueError(say.placements())
-    lanes = []
-    for k, p in enumerate(placements):
-        if k == dims[0]:
-            lanes.append(Replicate())
-        elif isinstance(p, Shard):
-            lanes.append(Shard(p.dim - (p.dim > time)))
-        else:
-            lanes.append(p)
+    lanes = [Shard(p.dim - (p.dim > time)) if isinstance(p, Shard) else p for p in placements]
+    lanes[dims[0]] = Replicate()
     if isinstance(h0, DTensor):
         back = [Partial() if k == dims[0] else p for k, p in enumerate(lanes)]
         h0 = h0.redistribute(placements=lanes).to_local(grad_placements=back)
@@ -67,9 +61,6 @@ def run(call, family, a, b, h0, axis, reverse, lengths, return_state, group):
 def _placed(local, mesh, placements, shape):
     stride = torch.empty(shape, device="meta").stride()
     return DTensor.from_local(local.contiguous(), mesh, placements, run_check=False, shape=shape, stride=stride)
-
-
-# ---- Shards of other axes -------------------------------------------------------------------------------------------
 
 
 def beside(lengths, ndim, axis, operands):
@@ -108,41 +99,34 @@ def _at(operand, dim, ndim):
     return Shard(own) if own >= 0 and operand.shape[own] > 1 else Replicate()
 
 
-def _lanes_of(lengths, dim, axis):
-    """Return the placement of lengths, which have the leading axes of the lanes."""
-    if lengths is None:
-        return None
-    lane = -1 if dim is None else dim - (dim > axis)
-    return Shard(lane) if 0 <= lane < len(lengths.shape) else Replicate()
+def _ways(full, states, lengths, axis):
+    """Return along which axes of a result (None: of no axis) shards are series of their own, and where operands stand.
 
-
-def _ways(a, b, axis):
-    """Return along which axes of a result (None: of no axis) shards are series of their own, and its shape."""
-    shape = torch.broadcast_shapes(tuple(a.shape), tuple(b.shape))
-    return shape, [None, *(k for k in range(len(shape)) if k != axis and shape[k] > 1)]
-
-
-def _ways_forward(a, b, h0, lengths, axis, reverse, dtype):
-    ways, (shape, dims) = [], _ways(a, b, axis)
-    n = len(shape)
-    for dim in dims:
+    That are the placements of operands beside a result, of states, and of lengths, for each axis.
+    """
+    shape = torch.broadcast_shapes(*(tuple(v.shape) for v in full))
+    for dim in (None, *(k for k in range(len(shape)) if k != axis and shape[k] > 1)):
         lane = None if dim is None else dim - (dim > axis)
-        whole, last = (Replicate(),) * 2 if dim is None else (Shard(dim), Shard(lane))
-        given = [_at(a, dim, n), _at(b, dim, n), _at(h0, lane, n - 1), _lanes_of(lengths, dim, axis)]
-        ways.append(([whole, last], [*given, None, None, None]))
+        ends = None
+        if lengths is not None:  # they have the leading axes of the lanes
+            ends = Shard(lane) if lane is not None and lane < len(lengths.shape) else Replicate()
+        yield dim, lane, [_at(v, dim, len(shape)) for v in full], [_at(v, lane, len(shape) - 1) for v in states], ends
+
+
+def _ways_forward(a, b, h0, lengths, offsets, resets, axis, reverse, dtype):
+    ways = []
+    for dim, lane, given, states, ends in _ways((a, b), (h0,), lengths, axis):
+        results = [Replicate()] * 2 if dim is None else [Shard(dim), Shard(lane)]
+        ways.append((results, [*given, *states, ends, *[None] * 5]))
     return ways
 
 
-def _ways_back(g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted):
-    ways, (shape, dims) = [], _ways(a, b, axis)
-    n = len(shape)
-    for dim in dims:
-        lane = None if dim is None else dim - (dim > axis)
-        lanes = [_at(v, lane, n - 1) for v in (h0, grad_last)]
-        given = [_at(v, dim, n) for v in (g, a, b, h)]
+def _ways_back(g, a, b, h, h0, grad_last, lengths, offsets, resets, axis, reverse, dtype, *wanted):
+    ways = []
+    for dim, _, given, states, ends in _ways((g, a, b, h), (h0, grad_last), lengths, axis):
         grads = [
             Partial() if dim is not None and is_wanted and own == Replicate() else own if is_wanted else Replicate()
-            for own, is_wanted in zip((given[1], given[2], lanes[0]), wanted, strict=True)
+            for own, is_wanted in zip((given[1], given[2], states[0]), wanted, strict=True)
         ]
-        ways.append((grads, [*given, *lanes, _lanes_of(lengths, dim, axis), *[None] * 6]))
+        ways.append((grads, [*given, *states, ends, *[None] * 8]))
     return ways

@@ -1,6 +1,5 @@
 """Run the QRNN's pooling on plain tensors, by addresses. Nothing here is recorded for a gradient."""
 
-import copy
 import functools
 
 import numpy as np
@@ -18,64 +17,43 @@ SERIAL = 1 << 16  # elements of the product up to which one thread does it all
 
 
 class Layout:
-    """Where the steps of a batch's sequences stand, and in which direction they are walked.
+    """Where the steps of a batch's sequences stand, and in which direction they are scanned.
 
     Attributes
     ----------
-    starts, counts, lengths : ndarray of int64
-        For each step the place of its first row in units of an operand's step, and how many sequences have it; for each
-        sequence its length.
+    starts, counts : ndarray of int64
+        For each step the place of its first row in units of an operand's step, and how many sequences have it.
     rows : ndarray of int64
-        These three, one after the other: what they are views of.
-    given : Tensor or None
-        The lengths as they came. Those on a GPU are known there alone.
+        These, one after the other, and for each sequence how many steps may be its.
     packed : bool
         Whether rows of all steps follow each other, so that the operands have no dimension for the batch.
     """
 
-    def __init__(self, steps, batch, reverse, lengths=None, batch_sizes=None):
-        self.steps, self.batch, self.reverse, self.packed = steps, batch, reverse, batch_sizes is not None
-        self.given, self.tables = lengths, {}
-        counts = np.array(batch_sizes, np.int64) if self.packed else np.full(steps, batch, np.int64)
-        starts = np.cumsum(counts) - counts if self.packed else np.arange(steps, dtype=np.int64)
-        self._set_rows(starts, counts, np.full(max(1, batch), steps, np.int64))
-        if lengths is not None and lengths.is_cpu:
-            self.lengths[:batch] = lengths.numpy()
-
-    def _set_rows(self, starts, counts, lengths):
-        self.rows = np.concatenate([starts, counts, lengths])
-        self.starts, self.counts, self.lengths = np.split(self.rows, [self.steps, 2 * self.steps])
+    def __init__(self, batch, reverse, counts, packed):
+        self.batch, self.reverse, self.packed = batch, reverse, packed
+        self.steps, self.counts, self.tables = len(counts), np.array(counts, np.int64), {}
+        self.starts = np.cumsum(self.counts) - self.counts if packed else np.arange(self.steps)
+        self.rows = np.concatenate([self.starts, self.counts, np.full(max(1, batch), self.steps, np.int64)])
 
     def cut(self, first, last):
         """Return the layout of some steps alone, whose rows start at the first of them."""
-        if (first, last) == (0, self.steps):
-            return self
-        if not self.packed and self.given is None:
+        if not self.packed:
             return padded(last - first, self.batch, self.reverse)
-        part = copy.copy(self)
-        part.tables = {}
-        part.steps = last - first
-        part._set_rows(self.starts[first:last] - self.starts[first], self.counts[first:last], self.lengths - first)
-        return part
+        return Layout(self.batch, self.reverse, self.counts[first:last], True)
 
     def on_gpu(self, owner, device):
         """Return the rows of steps in the scan direction, and lengths, as tensors on a GPU; None where not needed.
 
         The copy does not wait for the GPU.
         """
-        if not self.packed and self.given is None:
+        if not self.packed:
             return None, None
-        if self.given is not None and _is_on_gpu(self.given):
-            return None, self.given
         if device not in self.tables:
-            rows, lengths = np.empty(0, np.int64), self.lengths[: self.batch]
-            if self.packed:
-                rows = self.starts[::-1] if self.reverse else self.starts
-                lengths = np.searchsorted(-self.counts, -np.arange(self.batch))
+            rows = self.starts[::-1] if self.reverse else self.starts
+            lengths = np.searchsorted(-self.counts, -np.arange(self.batch))
             table = owner.upload(np.concatenate([rows, lengths]), device)
             self.tables[device] = table.split([len(rows), self.batch])
-        rows, lengths = self.tables[device]
-        return rows if self.packed else None, lengths
+        return self.tables[device]
 
     def strides(self, tensor):
         """Return an operand's strides in bytes, of a step and of a sequence; of none, zeros."""
@@ -88,7 +66,12 @@ class Layout:
 @functools.lru_cache(1024)
 def padded(steps, batch, reverse):
     """Return the layout of sequences that all have all steps."""
-    return Layout(steps, batch, reverse)
+    return Layout(batch, reverse, [batch] * steps, False)
+
+
+def packed(batch_sizes, reverse):
+    """Return the layout of a `PackedSequence`, by its batch sizes."""
+    return Layout(int(batch_sizes[0]), reverse, batch_sizes, True)
 
 
 def _is_on_gpu(tensor):
@@ -115,19 +98,6 @@ def _parts(layout, size, elements, threads):
     return [(64 * low, min(size, 64 * high)) for low, high in _threads.ranges(-(-size // 64), threads)], True
 
 
-def _keep(keep, wide):
-    """Return the address of zoneout's factor, its element, whether it differs from lane to lane, and its owner."""
-    if isinstance(keep, torch.Tensor):
-        return keep.data_ptr(), element(_tensors.DTYPES[keep.dtype]), True, keep
-    number = np.array(1.0 if keep is None else keep, wide)
-    return address(number), element(wide), False, number
-
-
-def _kinds(dtype):
-    wide = np.dtype("f8" if dtype == torch.float64 else "f4")
-    return wide, element(wide), element(_tensors.DTYPES[dtype])
-
-
 def forward(product, bias, keep, carry, h, states, layout, gated):
     """Pool a product into ``h``, and the states into ``states`` unless it is None; advance ``carry`` (batch, width).
 
@@ -135,51 +105,42 @@ def forward(product, bias, keep, carry, h, states, layout, gated):
     """
     if _is_on_gpu(product):
         return _launch("pool", layout, gated, product=product, keep=keep, h=h, states=states, carry=carry)
-    wide, wide_element, own = _kinds(product.dtype)
-    size = carry.shape[-1]
-    keep_at, keep_element, masked, owner = _keep(keep, wide)
     if bias is None:
-        bias = torch.zeros(3 * size, dtype=product.dtype, device="cpu")
-    call = kernel(
-        _pool.forward, None, wide_element, product=own, bias=own, keep=keep_element, h=own, states=own
-    )  # fmt: skip
-    team = _team.team()
-    parts, by_channels = _parts(layout, size, product.numel(), team.size)
-    table = _table(
-        layout, parts, False, product, owner, h, states, width=size, by_channels=by_channels, gated=gated,
-        masked=masked, saves=states is not None, has_g=False,
-    )  # fmt: skip
-    head = (
-        product.data_ptr(), bias.data_ptr(), keep_at, h.data_ptr(), (h if states is None else states).data_ptr(),
-        carry.data_ptr(), address(layout.rows), address(table),
-    )  # fmt: skip
-    team.run([(call, *head, *part) for part in parts])
+        bias = torch.zeros(product.shape[-1], dtype=product.dtype, device="cpu")
+    operands = {"product": product, "bias": bias, "keep": keep, "h": h, "states": states, "carry": carry}
+    _run(_pool.forward, operands, layout, gated, ("product", "keep", "h", "states"))
 
 
 def vjp(g, product, keep, states, first, carry, to_product, layout, gated):
     """Write the product's cotangent; take ``carry`` from the last states' cotangent to the first states'."""
+    operands = {
+        "g": g, "product": product, "keep": keep, "states": states, "first": first, "carry": carry,
+        "to_product": to_product,
+    }  # fmt: skip
     if _is_on_gpu(product):
-        g = 0.0 if g is None else g
-        return _launch(
-            "pool_vjp", layout, gated, g=g, product=product, keep=keep, states=states, first=first, carry=carry,
-            to_product=to_product,
-        )  # fmt: skip
-    wide, wide_element, own = _kinds(product.dtype)
-    size = carry.shape[-1]
-    keep_at, keep_element, masked, owner = _keep(keep, wide)
-    call = kernel(
-        _pool.vjp, None, wide_element, g=own, product=own, keep=keep_element, states=own, first=own, to_product=own
-    )
-    team = _team.team()
+        return _launch("pool_vjp", layout, gated, **operands | {"g": 0.0 if g is None else g})
+    _run(_pool.vjp, operands, layout, gated, ("product", "keep", None, "states", "g", "to_product"))
+
+
+def _run(function, operands, layout, gated, strided):
+    """Run a kernel of operands, in its order, on the threads there are.
+
+    Of those in ``strided`` it reads strides. None is not read.
+    """
+    product, keep, carry = (operands[name] for name in ("product", "keep", "carry"))
+    size, back, masked, team = carry.shape[-1], function is _pool.vjp, isinstance(keep, torch.Tensor), _team.team()
     parts, by_channels = _parts(layout, size, product.numel(), team.size)
     table = _table(
-        layout, parts, True, product, owner, None, states, g, to_product, width=size, by_channels=by_channels,
-        gated=gated, masked=masked, saves=False, has_g=g is not None,
+        layout, parts, back, *map(operands.get, strided), width=size, by_channels=by_channels, gated=gated,
+        masked=masked, saves=not back and operands["states"] is not None, has_g=operands.get("g") is not None,
     )  # fmt: skip
-    head = (
-        (product if g is None else g).data_ptr(), product.data_ptr(), keep_at, states.data_ptr(), first.data_ptr(),
-        carry.data_ptr(), to_product.data_ptr(), address(layout.rows), address(table),
-    )  # fmt: skip
+    if not masked:
+        keep = torch.tensor(1.0 if keep is None else keep, dtype=carry.dtype, device="cpu")
+    operands = {name: product if v is None else v for name, v in (operands | {"keep": keep}).items()}
+    elements = {name: element(_tensors.DTYPES[v.dtype]) for name, v in operands.items()}
+    wide = elements.pop("carry")
+    head = *(v.data_ptr() for v in operands.values()), address(layout.rows), address(table)
+    call = kernel(function, None, wide, **elements)
     team.run([(call, *head, *part) for part in parts])
 
 

@@ -13,25 +13,20 @@ import torch
 
 from ..recurrence import forget_mult
 from . import _modes, _pool, _products, _tensors
+from ._autograd import gradients_of
 
 BLOCK = 1024  # rows of a product that are pooled while they are in the cache
 
 
-def pool(product, c0=None, *, output_gate=True, keep=None, reverse=False, lengths=None):
+def pool(product, c0=None, *, output_gate=True, keep=None, reverse=False):
     """Pool a product of Z, F and O blocks, (T, B, 3H), or of Z and F, (T, B, 2H), without `output_gate`.
 
     ``c = forget_mult(sigmoid(F)*keep, tanh(Z), c0)``, ``h = sigmoid(O)*c``. ``keep`` is None, a number, or (T, B, H).
-    Return h, (T, B, H), zeros in the padding if there are ``lengths``, and the last valid state c, (B, H).
+    Return h, (T, B, H), and the last state c, (B, H).
     """
-    is_readable = lengths is None or lengths.is_cpu or product.is_cuda
-    if not (is_readable and _is_plain(product, c0, keep)):
-        return _composed(product, c0, output_gate=output_gate, keep=keep, reverse=reverse, lengths=lengths)
-    steps, batch = product.shape[:2]
-    if lengths is None:
-        layout = _pool.padded(steps, batch, reverse)
-    else:
-        layout = _pool.Layout(steps, batch, reverse, lengths=lengths)
-    return _Pool.apply(product, c0, keep, layout, output_gate)
+    if not _is_plain(product, c0, keep):
+        return _composed(product, c0, output_gate=output_gate, keep=keep, reverse=reverse)
+    return _Pool.apply(product, c0, keep, _pool.padded(*product.shape[:2], reverse), output_gate)
 
 
 def pool_step(product, c0=None, *, output_gate=True, keep=None):
@@ -51,9 +46,7 @@ def pool_packed(product, batch_sizes, c0=None, *, output_gate=True, keep=None, r
     """
     if not _is_plain(product, c0, keep):
         return _composed_packed(product, batch_sizes, c0, output_gate=output_gate, keep=keep, reverse=reverse)
-    sizes = batch_sizes.numpy()
-    layout = _pool.Layout(len(sizes), int(sizes[0]), reverse, batch_sizes=sizes)
-    return _Pool.apply(product, c0, keep, layout, output_gate)
+    return _Pool.apply(product, c0, keep, _pool.packed(batch_sizes.numpy(), reverse), output_gate)
 
 
 def layer_inference(source, weight, bias, c0=None, *, batch_sizes=None, output_gate=True, keep=None, reverse=False):
@@ -64,28 +57,20 @@ def layer_inference(source, weight, bias, c0=None, *, batch_sizes=None, output_g
     columns = weight.shape[0]
     size = columns // (2 + output_gate)
     if batch_sizes is None:
-        steps, batch = source.shape[:2]
-        whole = _pool.padded(steps, batch, reverse)
-        cuts = _even_cuts(steps, batch)
+        whole = _pool.padded(*source.shape[:2], reverse)
+        cuts = _even_cuts(whole.steps, whole.batch)
     else:
-        sizes = batch_sizes.numpy()
-        steps, batch = len(sizes), int(sizes[0])
-        whole = _pool.Layout(steps, batch, reverse, batch_sizes=sizes)
-        cuts = _uneven_cuts(sizes)
+        whole = _pool.packed(batch_sizes.numpy(), reverse)
+        cuts = _uneven_cuts(whole.counts)
     h = _tensors.empty((*source.shape[:-1], size), None, source.dtype)
-    carry = _carry(source, c0, batch, size)
+    carry = _carry(source, c0, whole.batch, size)
     if h.numel() == 0:
         return h, carry.to(source.dtype)
     product_of = _products.product_with(weight, h.numel() // size, max(rows for _, _, rows in cuts))
     for first, last, rows in reversed(cuts) if reverse else cuts:
-        if batch_sizes is None:
-            at = slice(first, last)
-        else:
-            start = int(whole.starts[first])
-            at = slice(start, start + rows)
-        product = product_of(source[at].reshape(rows, -1))
-        if batch_sizes is None:
-            product = product.view(last - first, batch, columns)
+        start = int(whole.starts[first])
+        at = slice(start, last if batch_sizes is None else start + rows)
+        product = product_of(source[at].reshape(rows, -1)).view(*source[at].shape[:-1], columns)
         _pool.forward(product, bias, keep, carry, h[at], None, whole.cut(first, last), output_gate)
     return h, carry.to(source.dtype)
 
@@ -137,7 +122,12 @@ class _Pool(torch.autograd.Function):
         if grad_h is None and grad_last is None:
             return (None,) * 5
         if torch.is_grad_enabled() or not _is_plain(product, c0, keep, grad_h, grad_last):
-            return *_composed_vjp(product, c0, keep, layout, gated, grad_h, grad_last), None, None, None
+            needed = ctx.needs_input_grad[:2]
+            grads = gradients_of(
+                lambda product, c0: _composed_in(layout, product, c0, output_gate=gated, keep=keep), (product, c0),
+                needed, (grad_h, grad_last),
+            )  # fmt: skip
+            return *grads, None, None, None
         size = states.shape[-1]
         carry = _carry(product, grad_last, layout.batch, size)
         first = product.new_zeros(layout.batch, size) if c0 is None else c0.to(product.dtype).contiguous()
@@ -174,28 +164,20 @@ def _is_plain(product, c0, keep, *others):
     )
 
 
-def _composed_vjp(product, c0, keep, layout, gated, grad_h, grad_last):
-    """Return the gradients of the product and of c0 such that they can be differentiated again."""
-    wanted = [v for v in (product, c0) if v is not None and v.requires_grad]
-    with torch.enable_grad():
-        options = {"output_gate": gated, "keep": keep, "reverse": layout.reverse}
-        if layout.packed:
-            results = _composed_packed(product, torch.from_numpy(layout.counts), c0, **options)
-        else:
-            results = _composed(product, c0, lengths=layout.given, **options)
-        pairs = [(r, g) for r, g in zip(results, (grad_h, grad_last), strict=True) if g is not None]
-        outputs, cotangents = zip(*pairs, strict=True)
-        grads = iter(torch.autograd.grad(outputs, wanted, cotangents, create_graph=True))
-    return [next(grads) if v is not None and v.requires_grad else None for v in (product, c0)]
+def _composed_in(layout, product, c0, **options):
+    """Do what the kernels do, such that all of it has derivatives."""
+    if layout.packed:
+        return _composed_packed(product, torch.from_numpy(layout.counts), c0, reverse=layout.reverse, **options)
+    return _composed(product, c0, reverse=layout.reverse, **options)
 
 
-def _composed(product, c0=None, *, output_gate=True, keep=None, reverse=False, lengths=None):
-    """Do what `pool` does."""
+def _composed(product, c0=None, *, output_gate=True, keep=None, reverse=False, lengths=None, recurrence=forget_mult):
+    """Do what `pool` does, with another recurrence perhaps."""
     z, f, *o = product.chunk(3 if output_gate else 2, -1)
     f = f.sigmoid()
     if keep is not None:
         f = f * keep
-    c, c_last = forget_mult(f, z.tanh(), c0, reverse=reverse, lengths=lengths, return_state=True)
+    c, c_last = recurrence(f, z.tanh(), c0, reverse=reverse, lengths=lengths, return_state=True)
     return (o[0].sigmoid() * c if output_gate else c), c_last
 
 

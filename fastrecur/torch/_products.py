@@ -58,13 +58,11 @@ def is_inference(source: Tensor, linear: Any, c0: Tensor | None) -> bool:
     """Return whether torch has nothing in play but numbers in CPU memory: no gradient, transform, mode or autocast."""
     weight, bias, dtype = linear.weight, linear.bias, source.dtype
     tensors = [v for v in (source, weight, bias, c0) if v is not None]
-    if dtype not in _tensors.FLOATING or not _modes.no_modes_active():
-        return False
-    for tensor in tensors:
-        if not _modes.kernel_can_read(tensor) or tensor.dtype is not dtype:
-            return False
     return (
-        (bias is None or bias.shape == weight.shape[:1] and bias.is_contiguous())
+        dtype in _tensors.FLOATING
+        and _modes.no_modes_active()
+        and all(_modes.kernel_can_read(tensor) and tensor.dtype is dtype for tensor in tensors)
+        and (bias is None or bias.shape == weight.shape[:1] and bias.is_contiguous())
         and not (torch.is_grad_enabled() and any(v.requires_grad for v in tensors))
         and not torch.is_autocast_enabled("cpu")
     )

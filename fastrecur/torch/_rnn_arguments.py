@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,23 +13,13 @@ from .. import _messages as say
 from .state import QRNNState
 
 
-class Opened(NamedTuple):
-    """A call's input and first states: rows, (T, B, features) or packed, (N, features), with their batch sizes."""
-
-    rows: Tensor
-    batch_sizes: Tensor | None
-    is_batched: bool
-    batch: int
-    hidden: Any
-
-
-def open_call(module: Any, input: Any, hidden: Any, hx: Any, weights: list[Tensor]) -> Opened:
-    """Return what a module is called with, checked."""
+def open_call(module: Any, input: Any, hidden: Any, hx: Any, weights: list[Tensor]) -> tuple[Any, ...]:
+    """Return what a module is called with, checked: what `unpack_input` returns, the batch's size, and first states."""
     hidden = one_state(hidden, hx)
     rows, batch_sizes, is_batched = unpack_input(module, input)
     check_input(rows, module.input_size, weights)
     batch = rows.shape[1] if batch_sizes is None else int(batch_sizes[0])
-    return Opened(rows, batch_sizes, is_batched, batch, hidden)
+    return rows, batch_sizes, is_batched, batch, hidden
 
 
 def one_state(hidden: Any, hx: Any) -> Any:

@@ -5,17 +5,16 @@ All others go to `_call`, and are remembered here.
 
 import torch
 
-from .. import _adapters, _checks
+from .. import _adapters
 from . import _call, _eager, _tensors
-from ._modes import PLAIN, event, has_memory, no_modes_active
-from ._ops import NAMES
+from ._modes import PLAIN, no_modes_active
 from ._torch_internals import TELLS_MODES, in_short_call, interpreter, raw_stream
 
 _grad_enabled = torch.is_grad_enabled
 
 # Short problems of the CPU, launches on a GPU, and problems there whose gradient is recorded; each by all that its plan
 # depends on.
-_shorts: dict[tuple, _eager.Problem] = {}
+_shorts: dict[tuple, tuple] = {}
 _shorts_on_gpu: dict = {}
 _problems_on_gpu: dict = {}
 _MOST_SHORTS = 1024
@@ -25,9 +24,6 @@ def _keep(kept, key, value):
     if len(kept) >= _MOST_SHORTS:
         kept.clear()
     kept[key] = value
-
-
-# ---- Forward --------------------------------------------------------------------------------------------------------
 
 
 def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
@@ -67,11 +63,9 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
         short = _shorts.get(key)
         if short is not None:
             if (not b.requires_grad and (not at_a or not a.requires_grad)) or not _grad_enabled():
-                return short.forward(a, b, at_a, at_b)
+                return short[0](a, b, at_a, at_b)
             if (at_a or type(a) is float) and interpreter() is None:
-                return short.apply(a, b)
-        if b.is_cuda and _may_go_at_once(b, (a,), (h0,)):
-            return _forward_on_gpu(family, names, a, b, h0, axis, reverse, return_state, key)
+                return short[1](a, b)
     result = _call.forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
     if key is not None:
         _remember(key, family, a, b, h0, axis, reverse, result[0] if return_state else result, return_state)
@@ -85,37 +79,18 @@ def _remember(key, family, a, b, h0, axis, reverse, h, return_state):
         short = _eager.short(family, a, b, axis, reverse, h.dtype) if no_modes_active() else None
         if short is not None:
             _keep(_shorts, key, short)
-    elif h.dtype in _tensors.FLOATING:
-        engine = _eager.engine((a, b) if h0 is None else (a, b, h0), None)
-        if engine is not None:
-            _keep(_problems_on_gpu, key, _eager.Problem(family, axis, reverse, h.dtype, return_state, engine))
+    elif h.dtype is b.dtype and h.dtype in _tensors.FLOATING:  # or torch's default dtype might be in it
+        if h.requires_grad:
+            engine = _eager.engine((a, b) if h0 is None else (a, b, h0), None)
+            if engine is not None:
+                _keep(_problems_on_gpu, key, (family, axis, reverse, h.dtype, return_state, engine))
+        else:
+            from .._cuda import _recurrence
 
-
-# ---- On a GPU -------------------------------------------------------------------------------------------------------
-
-
-def _may_go_at_once(b, operands, states):
-    """Return whether a call on a GPU needs no promotion, no gradient and no dispatcher."""
-    dtype = b.dtype
-    wants = b.requires_grad
-    for tensor in (*operands, *(state for state in states if state is not None)):
-        if type(tensor) in PLAIN:
-            if (
-                not tensor.is_cuda or tensor.dtype is not dtype or not tensor.dim() or tensor.is_neg()
-                or not has_memory(tensor)
-            ):  # fmt: skip
-                return False
-            wants = wants or tensor.requires_grad
-        elif type(tensor) is not float:
-            return False
-    return (
-        dtype in _tensors.FLOATING
-        and b.dim() > 0
-        and not b.is_neg()
-        and not (wants and _grad_enabled())
-        and no_modes_active()
-        and has_memory(b)
-    )
+            own = _tensors.DTYPES[h.dtype]
+            shortcut = _recurrence.remembered(family, axis, reverse, return_state, a, b, h0, own)
+            if shortcut:
+                _keep(_shorts_on_gpu, key, shortcut)
 
 
 def _key_on_gpu(options, *operands):
@@ -139,56 +114,28 @@ def _key_on_gpu(options, *operands):
     return tuple(key), places, wants and _grad_enabled()
 
 
-def _forward_on_gpu(family, names, a, b, h0, axis, reverse, return_state, key):
-    """Run a recurrence of CUDA tensors, and remember how."""
-    from .._cuda import _recurrence
-
-    axis, reverse = _checks.axis(axis), _checks.flag("reverse", reverse)
-    return_state = _checks.flag("return_state", return_state)
-    with event(NAMES[family]):
-        result = _recurrence.forward(family, names, a, b, h0, axis, reverse, None, return_state, None)
-    shortcut = key and _recurrence.remembered(family, axis, reverse, return_state, a, b, h0)
-    if shortcut:
-        _keep(_shorts_on_gpu, key, shortcut)
-    return result
-
-
-def _vjp_on_gpu(family, names, g, a, b, h, h0, grad_state, axis, reverse, key):
-    """Run a gradient of CUDA tensors, and remember how."""
-    from .._cuda import _recurrence
-
-    axis, reverse = _checks.axis(axis), _checks.flag("reverse", reverse)
-    with event(NAMES[family] + "_backward"):
-        grads = _recurrence.vjp(family, names, g, a, b, h, h0, axis, reverse, None, grad_state)
-    shortcut = key and _recurrence.remembered_vjp(family, axis, reverse, g, a, b, h, h0, grad_state)
-    if shortcut:
-        _keep(_shorts_on_gpu, key, shortcut)
-    return grads
-
-
-# ---- The adjoint ----------------------------------------------------------------------------------------------------
-
-
 def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     """Run an adjoint whose second operand is a plain tensor, at once if its kind is known: on a GPU."""
-    if (
-        b.is_cuda and type(g) in PLAIN and type(h) in PLAIN and lengths is None
-        and (h0 is None or type(h0) in PLAIN) and (grad_state is None or type(grad_state) in PLAIN)
-    ):  # fmt: skip
-        # As in `forward`.
-        key = found = None
-        try:
-            if type(a) in PLAIN and type(axis) is int and type(reverse) is bool and in_short_call():
-                key, places, wants = _key_on_gpu((family, axis, reverse), g, a, b, h, h0, grad_state)
-                found = None if wants else _shorts_on_gpu.get(key)
+    key, operands = None, (g, a, b, h, h0, grad_state)
+    if b.is_cuda and lengths is None and all(v is None or type(v) in PLAIN for v in operands):
+        try:  # as in `forward`
+            if type(axis) is int and type(reverse) is bool and in_short_call():
+                key, places, wants = _key_on_gpu((family, axis, reverse), *operands)
+                key = None if wants else key
+                if key in _shorts_on_gpu:
+                    shortcut, run = _shorts_on_gpu[key]
+                    return tuple(run(shortcut, places))
         except RuntimeError:  # no strides, or no memory
             pass
-        if found is not None:
-            shortcut, run = found
-            return tuple(run(shortcut, places))
-        if _may_go_at_once(b, (a, g, h), (h0, grad_state)):
-            return _vjp_on_gpu(family, names, g, a, b, h, h0, grad_state, axis, reverse, key)
-    return _call.vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
+    grads = _call.vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
+    if key is not None and all(v is None or v.dtype is b.dtype for v in operands):
+        from .._cuda import _recurrence
+
+        axis %= max(a.dim(), b.dim())
+        shortcut = _recurrence.remembered_vjp(family, axis, reverse, *operands, _tensors.DTYPES[b.dtype])
+        if shortcut:
+            _keep(_shorts_on_gpu, key, shortcut)
+    return grads
 
 
 _adapters.tensor_types, _adapters.raw_stream = PLAIN, raw_stream

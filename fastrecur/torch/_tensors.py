@@ -9,8 +9,7 @@ import math
 import numpy as np
 import torch
 
-from .. import _layout, _memory_pool, _problem, _run, _segments, _shapes
-from .. import _messages as say
+from .. import _checks, _layout, _memory_pool, _problem, _run, _segments, _shapes
 from .._arrays import BFLOAT16, address
 from .._checks import Segments
 from .._problem import FORGET
@@ -26,12 +25,7 @@ FLOATING = {
 }
 COMPLEX = {torch.complex64: np.dtype("c8"), torch.complex128: np.dtype("c16")}
 WIDE = {  # what states are carried in, as in `_problem`
-    torch.float16: torch.float32,
-    torch.bfloat16: torch.float32,
-    torch.float32: torch.float64,
-    torch.float64: torch.float64,
-    torch.complex64: torch.complex128,
-    torch.complex128: torch.complex128,
+    d: torch.float32 if d.itemsize < 4 else torch.promote_types(d, torch.float64) for d in (*FLOATING, *COMPLEX)
 }
 REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 INTEGERS = {
@@ -42,9 +36,6 @@ DTYPES = {**FLOATING, **COMPLEX, **INTEGERS}
 
 KEPT = 4 << 20  # bytes of results that stand in the pool's memory; the C library keeps that of smaller ones itself
 LONG_ROW = 1 << 15  # elements from which a constant cotangent is worth laying out as rows
-_MOST_PLANS = 1024
-
-_plans: dict[tuple, tuple] = {}
 
 
 class Form:
@@ -94,24 +85,17 @@ def result_shape(family, a, b):
 # ---- Plans ----------------------------------------------------------------------------------------------------------
 
 
-def form(value):
-    """Return what a plan depends on, in torch's terms: hashable, and quick to make."""
-    if value is None or is_number(value):
-        return type(value)
-    return value.dtype, value.shape, value.stride()
-
-
-def _signature(form):
+def _signature(value):
     """Return what a plan depends on, in NumPy's terms."""
-    if type(form) is not tuple:
-        return complex if form is complex else None
-    dtype = DTYPES[form[0]]
-    return dtype, tuple(form[1]), tuple(dtype.itemsize * stride for stride in form[2])
+    if value is None or is_number(value):
+        return complex if type(value) is complex else None
+    dtype = DTYPES[value.dtype]
+    return dtype, tuple(value.shape), tuple(dtype.itemsize * stride for stride in value.stride())
 
 
-def _state_signature(form, flags):
+def _state_signature(state, flags):
     """Return the same for states: without a shape where it has been checked, as there are some for each segment."""
-    signature = _signature(form)
+    signature = _signature(state)
     if type(signature) is not tuple:
         return signature
     return signature[0], signature[1] if flags is None else ()
@@ -148,41 +132,26 @@ def is_full(tensor, shape):
     )
 
 
-def _remember(key, plan):
-    if len(_plans) >= _MOST_PLANS:
-        _plans.clear()
-    _plans[key] = plan
-    return plan
-
-
 def plan_forward(family, a, b, h0, lengths, axis, reverse, dtype, out=None):
     """Return the plan of a forward run and the strides of a fresh result, in elements."""
     lengths_shape, flags = _ends_form(lengths)
-    key = family, form(a), form(b), form(h0), form(out), lengths_shape, flags, axis, reverse, dtype
-    known = _plans.get(key)
-    if known is not None:
-        return known
-    names = NAMES[family]
     shape = result_shape(family, a, b)
     strides = layout(shape, *(v for v in (b, a) if not is_number(v))) if out is None else out.stride()
-    to = (dtype, shape if out is None else out.shape, strides)
+    to = DTYPES[dtype], shape if out is None else tuple(out.shape), tuple(dtype.itemsize * n for n in strides)
     plan = _problem.forward(
-        family, names, _signature(key[1]), _signature(key[2]), _state_signature(key[3], flags), _signature(to), axis,
-        reverse, lengths_shape, False, DTYPES[dtype], flags,
+        family, NAMES[family], _signature(a), _signature(b), _state_signature(h0, flags), to, axis, reverse,
+        lengths_shape, False, DTYPES[dtype], flags,
     )  # fmt: skip
-    return _remember(key, (plan, strides))
+    return plan, strides
 
 
-def plan_vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted):
-    """Return the plan of a gradient run and the strides of fresh gradients, in elements (None: summed or unwanted)."""
+def plan_vjp(family, operands, lengths, axis, reverse, dtype, wanted):
+    """Return the plan of a gradient run and the strides of fresh gradients, in elements (None: summed or unwanted).
+
+    The operands are the results' cotangents, a, b and h, and the first states and the last ones' cotangents.
+    """
     lengths_shape, flags = _ends_form(lengths)
-    key = (
-        family, form(g), form(a), form(b), form(h), form(h0), form(grad_last), lengths_shape, flags, axis, reverse,
-        dtype, wanted,
-    )  # fmt: skip
-    known = _plans.get(key)
-    if known is not None:
-        return known
+    g, a, b, h, *states = operands
     shape = result_shape(family, a, b)
     layouts = tuple(
         None if is_number(v) or v.shape != shape else layout(shape, *(p for p in (v, h, g) if not is_number(p)))
@@ -191,11 +160,11 @@ def plan_vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, w
     sizes = [0 if s is None else gradient_dtype(v, dtype).itemsize for v, s in zip((a, b), layouts, strict=True)]
     plan = _problem.vjp(
         family, ("grad_h", *NAMES[family][:2], "h"),
-        (*map(_signature, key[1:5]), *(_state_signature(state, flags) for state in key[5:7])),
+        (*map(_signature, operands[:4]), *(_state_signature(state, flags) for state in states)),
         axis, reverse, lengths_shape, False, DTYPES[dtype], wanted[:2], reads(family, wanted),
         tuple(s and tuple(n * size for n in s) for s, size in zip(layouts, sizes, strict=True)), flags,
     )  # fmt: skip
-    return _remember(key, (plan, layouts))
+    return plan, layouts
 
 
 def gradient_dtype(operand, dtype):
@@ -227,10 +196,7 @@ def _states(plan, state, cuts=None):
     """Return every lane's state in the carry's dtype, in the order in which the kernels walk lanes."""
     if state is None or is_number(state):
         return _run._states(plan, state, cuts)
-    if cuts is not None:
-        carry = _run._states(plan, None, cuts)
-    else:
-        carry = _problem.empty(plan.lane_shape, plan.wide, plan.carry_strides, large=0)
+    carry = _run._states(plan, None, cuts)
     torch.from_numpy(carry).copy_(state)
     return carry
 
@@ -247,23 +213,12 @@ def _lengths(lengths, plan):
     """Return lengths as contiguous int64 (None: every lane is as long as its axis); raise unless they are in range."""
     if type(lengths) is _segments.Cuts:
         return plan.full_lengths if lengths.lengths is None else lengths.lengths
-    if lengths is None:
-        return plan.full_lengths
-    lengths = lengths.to(torch.int64).contiguous()
-    if lengths.numel():
-        low, high = int(lengths.min()), int(lengths.max())
-        if low < 0 or high > plan.steps:
-            raise ValueError(say.lengths_range(low, high, plan.steps))
-    return lengths.numpy()
+    return plan.full_lengths if lengths is None else _checks.lengths_in_range(lengths.numpy(), plan.steps)
 
 
-def _place(operand, wide, keep):
-    """Return an operand's address; what must live on for it goes to ``keep``."""
-    if is_number(operand):
-        operand = _run._number(operand, wide)
-        keep.append(operand)
-        return address(operand)
-    return operand.data_ptr()
+def _in_memory(plan, *operands):
+    """Return operands as tensors: numbers in the carry's dtype."""
+    return [torch.from_numpy(_run._number(v, plan.wide)) if is_number(v) else v for v in operands]
 
 
 # ---- Runs -----------------------------------------------------------------------------------------------------------
@@ -273,7 +228,7 @@ def _cuts(family, a, b, axis, reverse, lengths):
     """Return where series begin anew, checked; None where they do not."""
     if type(lengths) is not Segments:
         return None
-    return _segments.check(NAMES[family][:2], _signature(form(a)), _signature(form(b)), {}, axis, reverse, lengths)
+    return _segments.check(NAMES[family][:2], _signature(a), _signature(b), {}, axis, reverse, lengths)
 
 
 def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, out=None):
@@ -285,13 +240,13 @@ def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, out=N
     lengths = _lengths(lengths, plan)
     carry = None if h0 is None and not return_state else _states(plan, h0, cuts)
     if plan.traversal != "empty":
-        keep = []
-        operands = _place(a, plan.wide, keep), _place(b, plan.wide, keep), h.data_ptr()
+        operands = _in_memory(plan, a, b, h)
+        places = [v.data_ptr() for v in operands]
         states = None if carry is None else address(carry)
         aligned = h.data_ptr() % dtype.itemsize == 0
         new = h.nbytes if out is None else 0
         marks = None if cuts is None else _run._marks(plan, cuts, False, carry is not None)
-        _run.forward_at(plan, *operands, states, address(lengths), new, aligned, _team.team(), marks)
+        _run.forward_at(plan, *places, states, address(lengths), new, aligned, _team.team(), marks)
     if cuts is not None and carry is not None:
         cuts.clear_ends(carry)
     return h, _own(carry, carry.shape, dtype) if return_state else None
@@ -310,7 +265,7 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
     g = _as_rows(g, axis, b if h is None else h)
     if h is None:
         h = g
-    plan, layouts = plan_vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted)
+    plan, layouts = plan_vjp(family, (g, a, b, h, h0, grad_last), lengths, axis, reverse, dtype, wanted)
     dtypes = [gradient_dtype(v, dtype) for v in (a, b)]
     results = [
         empty(plan.shape, strides, own) if is_wanted and strides is not None else None
@@ -324,9 +279,9 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
     if plan.traversal == "empty":
         totals = [np.zeros(() if is_number(v) else tuple(v.shape), plan.wide) for v in (a, b)]
     else:
-        keep = []
         read = [g if not is_read else v for v, is_read in zip((b, h), reads(family, wanted), strict=True)]
-        places = [_place(v, plan.wide, keep) for v in (g, a, *read)]
+        operands = _in_memory(plan, g, a, *read)
+        places = [v.data_ptr() for v in operands]
         to = [None if r is None else (r.data_ptr(), r.nbytes) for r in results]
         states = (None if value is None else address(value) for value in (first, carry))
         marks = None if cuts is None else _run._marks(plan, cuts, first is not None, carry is not None)
@@ -349,7 +304,7 @@ def summary(family, a, b, start, lengths, axis, reverse, dtype, back):
         b = _as_rows(b, axis, a)
     lengths_shape = None if lengths is None else tuple(lengths.shape)
     plan = _problem.summary(
-        family, NAMES[family][:2], _signature(form(a)), _signature(form(b)), axis, reverse, lengths_shape, DTYPES[dtype]
+        family, NAMES[family][:2], _signature(a), _signature(b), axis, reverse, lengths_shape, DTYPES[dtype]
     )
     lengths = _lengths(lengths, plan)
     carry, products = _states(plan, start), _states(plan, 1.0)
@@ -390,7 +345,7 @@ def _allocator(like, shape, strides, dtype):
 def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
     """Return a function of g, a, b and h alone for a short run of their kind; None if it is not short."""
     wanted = wanted[0], wanted[1], False
-    plan, layouts = plan_vjp(family, g, a, b, g if h is None else h, None, None, None, axis, reverse, dtype, wanted)
+    plan, layouts = plan_vjp(family, (g, a, b, g if h is None else h, None, None), None, axis, reverse, dtype, wanted)
     if not _run.is_short(plan) or not plan.carry_c_order:
         return None
     make_a, to_a, own_a = _maker(a, plan, 0, layouts[0], dtype)
@@ -412,12 +367,10 @@ def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
             at_a = a.data_ptr()
         grad_a = make_a(a) if want_a else None
         grad_b = make_b(b) if want_b else None
-        if not want_a:
-            call(at_g, at_a, at_b, at_h, grad_b.data_ptr())
-        elif want_b:
+        if want_a and want_b:
             call(at_g, at_a, at_b, at_h, grad_a.data_ptr(), grad_b.data_ptr())
         else:
-            call(at_g, at_a, at_b, at_h, grad_a.data_ptr())
+            call(at_g, at_a, at_b, at_h, (grad_a if want_a else grad_b).data_ptr())
         # What is summed is so in the carry's dtype.
         return grad_a if own_a is None else grad_a.to(own_a), grad_b if own_b is None else grad_b.to(own_b)
 

@@ -49,13 +49,7 @@ if not hasattr(_profiler, "_is_profiler_enabled"):
 
 def in_short_call():
     """Return whether nothing is active that is told apart at once: a compiler, modes, tangents, a profiler."""
-    return not (
-        compiling()
-        or dispatch_modes()
-        or function_modes()
-        or _forward_ad._current_level >= 0
-        or _profiler._is_profiler_enabled
-    )
+    return in_short_gradient() and not function_modes()
 
 
 def in_short_gradient():
@@ -92,15 +86,11 @@ if not HAS_KERNELS:
     KernelFunction = torch.autograd.Function  # of which nothing is applied
 
 
-def may_have_tangents():
-    """Return whether tensors may have tangents."""
+def have_tangents(tensors):
+    """Return whether any tensors have tangents."""
     # The compiler enters levels unseen by `torch.autograd.forward_ad`, but inside a transform.
-    return (has_forward_level() or interpreter() is not None) and _is_forward_mode()
-
-
-def has_tangent(tensor):
-    """Return whether a tensor has a tangent."""
-    return _unpack_dual(tensor, level=0)[1] is not None
+    may_have = (has_forward_level() or interpreter() is not None) and _is_forward_mode()
+    return may_have and any(_unpack_dual(tensor, level=0)[1] is not None for tensor in tensors)
 
 
 def primal(tensor):
@@ -124,16 +114,7 @@ def is_unhooked(module):
         _TELLS_HOOKS
         and "forward" not in module.__dict__
         and module._compiled_call_impl is None
-        and not (
-            module._forward_hooks
-            or module._forward_pre_hooks
-            or module._backward_hooks
-            or module._backward_pre_hooks
-            or _everywhere._global_forward_hooks
-            or _everywhere._global_forward_pre_hooks
-            or _everywhere._global_backward_hooks
-            or _everywhere._global_backward_pre_hooks
-        )
+        and not any(getattr(module, name) or getattr(_everywhere, "_global" + name) for name in _HOOKS)
     )
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import torch
 
 
-def windows(rows, window, previous, reverse, keeps):
+def windows(rows, window, previous, reverse, keeps, packed=None):
     """Return (T, B, window*I) of rows, (T, B, I), and, if it `keeps` them, the last ``window - 1`` for the next call.
 
-    `previous`, (window - 1, B, I), stands before the first step in the scan direction; None is zeros.
+    `previous`, (window - 1, B, I), stands before the first step in the scan direction; None is zeros. The rows of a
+    `PackedSequence`, (N, I), are told by it.
     """
     if window == 1:
         return rows, None
+    if packed is not None:
+        return _packed_windows(rows, window, previous, reverse, keeps, packed)
     steps, before = rows.shape[0], window - 1
     if previous is None:
         previous = rows.new_zeros(before, *rows.shape[1:])
@@ -26,10 +29,8 @@ def windows(rows, window, previous, reverse, keeps):
     return torch.cat([rows, *shifted], -1), last.clone() if keeps else None
 
 
-def packed_windows(rows, window, previous, reverse, keeps, packed):
-    """Do the same for rows, (N, I), of a `PackedSequence`; what is kept is in the batch's own order."""
-    if window == 1:
-        return rows, None
+def _packed_windows(rows, window, previous, reverse, keeps, packed):
+    """Do the same for packed rows; what is kept is in the batch's own order."""
     batch_sizes, before = packed.batch_sizes, window - 1
     steps, lanes = len(batch_sizes), int(batch_sizes[0])
     starts = batch_sizes.cumsum(0) - batch_sizes
@@ -66,11 +67,5 @@ def packed_windows(rows, window, previous, reverse, keeps, packed):
 
 def next_window(row, window, previous, reverse):
     """Return (B, window*I) of one step's input, (B, I), and the last ``window - 1`` for the next step."""
-    if window == 1:
-        return row, None
-    if previous is None:
-        previous = row.new_zeros(window - 1, *row.shape)
-    step, others = row.unsqueeze(0), previous.unbind(0)
-    if reverse:
-        return torch.cat([row, *others], -1), torch.cat([step, previous[:-1]])
-    return torch.cat([row, *others[::-1]], -1), torch.cat([previous[1:], step])
+    source, last = windows(row.unsqueeze(0), window, previous, reverse, True)
+    return source.squeeze(0), last

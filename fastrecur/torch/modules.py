@@ -26,11 +26,7 @@ class ForgetMult(torch.nn.Module):
     """
 
     def forward(
-        self,
-        f: torch.Tensor,
-        x: torch.Tensor,
-        hidden_init: torch.Tensor | None = None,
-        use_cuda: bool = True,
+        self, f: torch.Tensor, x: torch.Tensor, hidden_init: torch.Tensor | None = None, use_cuda: bool = True
     ) -> torch.Tensor:
         """Return the states.
 

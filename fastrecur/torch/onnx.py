@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .. import _messages as say
 from .._problem import FORGET, LINEAR
 from . import _ops
 
@@ -73,19 +74,24 @@ def _scan() -> Any:
 
 # Parameters are the operators' own; onnxscript takes those with a default for attributes.
 def _forget_mult(
-    f: Any, x: Any, h0: Any = None, lengths: Any = None, axis: int = 0, reverse: bool = False, dtype: int = 1
-) -> Any:
-    return _forward(FORGET, f, x, h0, lengths, axis, reverse, dtype)
+    f: Any, x: Any, h0: Any = None, lengths: Any = None, offsets: Any = None, resets: Any = None, axis: int = 0,
+    reverse: bool = False, dtype: int = 1,
+) -> Any:  # fmt: skip
+    return _forward(FORGET, f, x, h0, (lengths, offsets, resets), axis, reverse, dtype)
 
 
 def _linear_recurrence(
-    a: Any, b: Any, h0: Any = None, lengths: Any = None, axis: int = 0, reverse: bool = False, dtype: int = 1
-) -> Any:
-    return _forward(LINEAR, a, b, h0, lengths, axis, reverse, dtype)
+    a: Any, b: Any, h0: Any = None, lengths: Any = None, offsets: Any = None, resets: Any = None, axis: int = 0,
+    reverse: bool = False, dtype: int = 1,
+) -> Any:  # fmt: skip
+    return _forward(LINEAR, a, b, h0, (lengths, offsets, resets), axis, reverse, dtype)
 
 
-def _forward(family: str, a: Any, b: Any, h0: Any, lengths: Any, axis: int, reverse: bool, dtype: int) -> Any:
+def _forward(family: str, a: Any, b: Any, h0: Any, ends: Any, axis: int, reverse: bool, dtype: int) -> Any:
     """Write an operator as ONNX's nodes."""
+    lengths, *segments = ends
+    if segments != [None, None]:
+        raise TypeError(say.segments_library("offsets", "ONNX"))
     import onnx_ir
     from onnxscript import opset18 as op
 

@@ -24,7 +24,7 @@ from ._rnn_arguments import (
     repack_output,
     unpack_step,
 )
-from ._windows import next_window, packed_windows, windows
+from ._windows import next_window, windows
 from .state import QRNNState
 
 __all__ = ["QRNNLayer"]
@@ -217,7 +217,9 @@ class QRNNLayer(nn.Module):
         for k, direction in enumerate(self._directions):
             # No inputs are known beyond the end: the other direction begins anew there.
             before, keeps = (previous, saves or given is not None) if direction == FORWARD else (None, False)
-            source, kept = self._see(rows, input, before, self.reverse or direction == REVERSE, keeps)
+            packed = input if isinstance(input, PackedSequence) else None
+            reverse = self.reverse or direction == REVERSE
+            source, kept = windows(rows, self.window, before, reverse, keeps, packed)
             h, c = self._travel(direction, source, batch_sizes, None if states is None else states[k])
             outputs.append(h)
             lasts.append(c)
@@ -267,48 +269,29 @@ class QRNNLayer(nn.Module):
             return h, QRNNState(c.unsqueeze(0), (last_inputs,))
         return h.squeeze(0), QRNNState(c, (None if last_inputs is None else last_inputs.squeeze(1),))
 
-    def _see(
-        self, rows: Tensor, input: Any, previous: Tensor | None, reverse: bool, keeps: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return what each step of a direction sees, and, if it `keeps` them, the last inputs."""
-        if isinstance(input, PackedSequence):
-            found: tuple[Tensor, Tensor | None] = packed_windows(
-                rows, self.window, previous, reverse, keeps, input
-            )  # fmt: skip
-            return found
-        found = windows(rows, self.window, previous, reverse, keeps)
-        return found
-
-    def _travel(
-        self, direction: str, source: Tensor, batch_sizes: Tensor | None, c0: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _travel(self, direction: str, source: Tensor, batch_sizes: Tensor | None, c0: Tensor | None) -> Any:
         """Return a direction's output and its last state."""
         linear = getattr(self, "linear" + direction)
         options = {"output_gate": self.output_gate, "reverse": self.reverse or direction == REVERSE}
-        if self._draws_no_mask() and is_unhooked_linear(linear) and is_inference(source, linear, c0):
+        draws_mask = self.training and self.zoneout > 0
+        if not draws_mask and is_unhooked_linear(linear) and is_inference(source, linear, c0):
             self._check_product(direction, linear.weight.shape[0])
-            found: tuple[Tensor, Tensor] = _pooling.layer_inference(
+            return _pooling.layer_inference(
                 source, linear.weight, linear.bias, c0, batch_sizes=batch_sizes, keep=self._keep(None), **options
             )
-            return found
         product = linear(source)
         self._check_product(direction, product.shape[-1])
         keep = self._keep(product)
         if c0 is not None and c0.dtype != product.dtype:
             c0 = c0.to(product.dtype)  # the product's dtype was chosen for the whole layer, by autocast for example
         if batch_sizes is None:
-            found = _pooling.pool(product, c0, keep=keep, **options)
-        else:
-            found = _pooling.pool_packed(product, batch_sizes, c0, keep=keep, **options)
-        return found
+            return _pooling.pool(product, c0, keep=keep, **options)
+        return _pooling.pool_packed(product, batch_sizes, c0, keep=keep, **options)
 
     def _check_product(self, direction: str, features: int) -> None:
         wanted = (2 + self.output_gate) * self.hidden_size
         if features != wanted:
             raise RuntimeError(say.rnn_product("linear" + direction, features, wanted))
-
-    def _draws_no_mask(self) -> bool:
-        return not self.training or self.zoneout == 0
 
     def _keep(self, product: Any) -> Any:
         """Return what zoneout multiplies the gates by: None, a number, or, in training, a mask."""

@@ -71,9 +71,6 @@ def zeros(layer: Any, batch_size: int | None, device: Any, dtype: torch.dtype | 
     return QRNNState(hidden, (inputs,))
 
 
-# ---- What comes in --------------------------------------------------------------------------------------------------
-
-
 def of_layer(layer: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool) -> Any:
     """Return a layer's first states as (directions, B, H), checked."""
     if hidden is None:
@@ -181,9 +178,6 @@ def _hidden_of_network(
     if directions == 1:
         return given
     return [torch.cat(given[k : k + 2]) for k in range(0, len(given), 2)]
-
-
-# ---- What goes out --------------------------------------------------------------------------------------------------
 
 
 def join(lasts: list[Any], is_batched: bool = True) -> Any:

@@ -7,7 +7,6 @@ real ones in C. Launches are counted: a call that does not launch is wrong.
 
 import argparse
 import contextlib
-import functools
 import inspect
 import itertools
 import json
@@ -89,7 +88,7 @@ def replace_torch():
             warnings.simplefilter("ignore")
             if not allowed:  # of a torch that has no word for it
                 torch.library._impls.discard(f"fastrecur/{name}{suffix}/CPU")
-            library.impl(name + suffix, functools.partial(run, family), "CPU", **allowed)
+            library.impl(name + suffix, _ops.kernel(run, family), "CPU", **allowed)
     _device_tensors._on_host = lambda value: value
     _device_tensors._lengths = lambda lengths: lengths
     _arrays.is_on_device = lambda value: isinstance(value, (torch.Tensor, Interface))

@@ -43,15 +43,9 @@ def assert_alike(fused, composed, dtype):
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_padded_rows_and_their_gradients(dtype, width):
-    for gated, reverse, keep, lengths in itertools.product(
-        (True, False), (False, True), (None, 0.7, "mask"), (None, [7, 0, 4])
-    ):
+    for gated, reverse, keep in itertools.product((True, False), (False, True), (None, 0.7, "mask")):
         product, c0, keep = problem(dtype, width, gated, keep, first=keep != 0.7)
-        options = {
-            "output_gate": gated,
-            "reverse": reverse,
-            "lengths": None if lengths is None else torch.tensor(lengths),
-        }
+        options = {"output_gate": gated, "reverse": reverse}
         cotangents = torch.randn(7, 3, width).to(dtype), torch.randn(3, width).to(dtype)
         fused = gradients(_pooling.pool, product, c0, keep, *cotangents, **options)
         assert type(fused[0].grad_fn).__name__ == "_PoolBackward"
@@ -140,7 +134,7 @@ def test_gradients_of_gradients():
     product.requires_grad_()
     c0.requires_grad_()
     for reverse in (False, True):
-        options = {"keep": keep, "reverse": reverse, "lengths": torch.tensor([4, 2])}
+        options = {"keep": keep, "reverse": reverse}
         assert torch.autograd.gradgradcheck(lambda p, c, options=options: _pooling.pool(p, c, **options), (product, c0))
     rows = product.detach().flatten(0, 1)[:5].clone().requires_grad_()
     packed = lambda p, c: _pooling.pool_packed(p, torch.tensor([2, 1, 1, 1]), c)  # noqa: E731
@@ -241,7 +235,7 @@ def test_the_activations_at_their_ends():
 
 
 def test_layouts_know_where_rows_stand():
-    layout = _pool.Layout(3, 2, False, batch_sizes=[2, 2, 1])
+    layout = _pool.packed([2, 2, 1], False)
     assert layout.starts.tolist() == [0, 2, 4]
     part = layout.cut(1, 3)
     assert (part.steps, part.starts.tolist(), part.counts.tolist()) == (2, [0, 2], [2, 1])

@@ -13,7 +13,6 @@ from fastrecur.torch import _pool, _pooling
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 STEPS = 19  # batches of steps and a rest
-LENGTHS = torch.tensor([STEPS, 0, 8])
 
 
 @pytest.fixture
@@ -49,16 +48,16 @@ PACKED = _pooling.pool_packed, _pooling._composed_packed
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_padded_rows(on_gpu, dtype):
-    for reverse, lengths in itertools.product((False, True), (None, LENGTHS)):
-        check(on_gpu, PADDED, dtype, 45, True, "mask", True, None, reverse=reverse, lengths=lengths)
+    for reverse in (False, True):
+        check(on_gpu, PADDED, dtype, 45, True, "mask", True, None, reverse=reverse)
         if dtype == torch.float32:
-            check(on_gpu, PADDED, dtype, 45, True, 0.7, False, None, reverse=reverse, lengths=lengths)
-            check(on_gpu, PADDED, dtype, 1, True, None, True, None, reverse=reverse, lengths=lengths)
+            check(on_gpu, PADDED, dtype, 45, True, 0.7, False, None, reverse=reverse)
+            check(on_gpu, PADDED, dtype, 1, True, None, True, None, reverse=reverse)
 
 
 def test_padded_rows_without_output_gates(on_gpu):
-    for reverse, lengths in itertools.product((False, True), (None, LENGTHS)):
-        check(on_gpu, PADDED, torch.float32, 45, False, 0.7, True, None, reverse=reverse, lengths=lengths)
+    for reverse in (False, True):
+        check(on_gpu, PADDED, torch.float32, 45, False, 0.7, True, None, reverse=reverse)
 
 
 @pytest.mark.parametrize(("dtype", "gated", "keep"), [(torch.float32, True, 0.7), (torch.bfloat16, False, "mask")])
@@ -67,17 +66,6 @@ def test_packed_rows(on_gpu, dtype, gated, keep):
         sizes = torch.tensor(sizes)
         options = {"reverse": reverse, "batch_sizes": sizes}
         check(on_gpu, PACKED, dtype, 45, gated, keep, True, int(sizes.sum()), **options)
-
-
-def test_lengths_out_of_range_are_kept_in_range(on_gpu):
-    """They may be the device's own, which nobody looks at beforehand."""
-    product, c0, _ = problem(torch.float32, 5, True, None, True, STEPS)
-    cotangents = torch.randn(STEPS, 3, 5), torch.randn(3, 5)
-    results = [
-        on_gpu(_pooling.pool, product, c0, None, *cotangents, lengths=torch.tensor(lengths))
-        for lengths in ([STEPS + 5, -4, 8], LENGTHS.tolist())
-    ]
-    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 
 def test_layouts(on_gpu):
@@ -154,8 +142,6 @@ def test_tables_of_layouts():
             return torch.from_numpy(array)
 
     for reverse, starts in ((False, [0, 2, 4]), (True, [4, 2, 0])):
-        rows, lengths = _pool.Layout(3, 2, reverse, batch_sizes=[2, 2, 1]).on_gpu(Owner, 0)
+        rows, lengths = _pool.packed([2, 2, 1], reverse).on_gpu(Owner, 0)
         assert (rows.tolist(), lengths.tolist()) == (starts, [3, 2])
-        rows, lengths = _pool.Layout(3, 2, reverse, lengths=torch.tensor([3, 1])).on_gpu(Owner, 0)
-        assert rows is None and lengths.tolist() == [3, 1]
     assert _pool.padded(3, 2, False).on_gpu(Owner, 0) == (None, None)

@@ -1,5 +1,6 @@
 """A series in shards on several ranks, in processes of their own."""
 
+import itertools
 import os
 import re
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastrecur.torch import QRNN, distributed
+from fastrecur.torch import QRNN, _shards, distributed
 
 HERE = Path(__file__).parent
 
@@ -176,3 +177,15 @@ def test_import_by_name():
     code = "import sys, fastrecur.torch; print('fastrecur.torch.distributed' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=HERE.parents[1], check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("family", ["forget", "linear"])
+@pytest.mark.parametrize("back", [False, True])
+def test_torch_s_operators_reduce_a_shard_as_the_kernels_do(family, back):
+    """Devices without kernels have these alone. What is in the padding reaches nothing."""
+    a, b, start = torch.rand(9, 3), torch.randn(9, 3), torch.randn(3, dtype=torch.float64)
+    for reverse, lengths in itertools.product((False, True), (None, torch.tensor([9, 0, 4]))):
+        if lengths is not None:
+            b = torch.where(torch.arange(9).unsqueeze(1) < lengths, b, torch.nan)
+        arguments = family, a, b, start, lengths, 0, reverse, torch.float32, back
+        torch.testing.assert_close(_shards._composed_summary(*arguments), _shards.summary(*arguments))

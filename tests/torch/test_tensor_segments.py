@@ -79,9 +79,7 @@ def test_operators_are_what_they_claim(kind):
         None if cuts.get(name) is None else torch.as_tensor(cuts[name]) for name in ("lengths", "offsets", "resets")
     ]
     a, b, h0 = operands
-    forward, backward = (
-        getattr(torch.ops.fastrecur, "forget_mult_segments" + suffix).default for suffix in ("", "_backward")
-    )
+    forward, backward = (getattr(torch.ops.fastrecur, "forget_mult" + suffix).default for suffix in ("", "_backward"))
     opcheck(forward, (a, b, h0, *ends, 0, True, torch.float64))
     opcheck(backward, (b, a, b, b, h0, h0, *ends, 0, True, torch.float64, True, True, True))
 

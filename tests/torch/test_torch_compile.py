@@ -187,11 +187,11 @@ def test_operators_are_what_they_claim(name, wants, reverse):
     from torch.library import opcheck
 
     forward, backward = (getattr(torch.ops.fastrecur, name + suffix).default for suffix in ("", "_backward"))
-    opcheck(forward, (a, b, h0, None, 0, reverse, torch.float64))
-    opcheck(forward, (a, b, None, LENGTHS, 0, reverse, torch.float64))
+    opcheck(forward, (a, b, h0, None, None, None, 0, reverse, torch.float64))
+    opcheck(forward, (a, b, None, LENGTHS, None, None, 0, reverse, torch.float64))
     a_t, b_t = (v.detach().permute(1, 2, 0).requires_grad_(wants) for v in (a, b))
-    opcheck(forward, (a_t, b_t, None, None, 2, reverse, torch.float64))
-    arguments = (a, a, b, b, h0, h0, LENGTHS, 0, reverse, torch.float64)
+    opcheck(forward, (a_t, b_t, None, None, None, None, 2, reverse, torch.float64))
+    arguments = (a, a, b, b, h0, h0, LENGTHS, None, None, 0, reverse, torch.float64)
     for wanted in [(True, True, True), (False, True, False)]:
         opcheck(backward, (*arguments, *wanted))
 
