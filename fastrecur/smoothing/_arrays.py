@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -11,7 +12,7 @@ import numpy as np
 
 from .. import _arrays, _checks, _shapes, _threads
 from .. import _messages as say
-from ._arguments import RULES
+from ._arguments import RULES, is_number
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -37,9 +38,7 @@ class Data:
         elif any(_is_foreign(value) for value in values):
             self._take_foreign(names, values)
         else:
-            self.values: list[Any] = [
-                _real(name, _plain(name, value)) for name, value in zip(names, values, strict=True)
-            ]
+            self.values: list[Any] = [_real(*pair) for pair in zip(names, values, strict=True)]
 
     def _take_tensors(self, names: tuple[str, ...], values: tuple[Any, ...], before: tuple[Any, ...]) -> None:
         import torch
@@ -51,19 +50,19 @@ class Data:
         # Numbers stand where the data stand, whatever torch's default device is.
         placed = [value for value in tensors if value.dim() or not value.is_cpu]
         device = placed[0].device if placed else torch.device("cpu")
+        wide: list[Any] = []
         for name, value in zip(names, values, strict=True):
-            if not (isinstance(value, torch.Tensor) or isinstance(value, (int, float))):
+            if isinstance(value, torch.Tensor):
+                value = value if value.dim() else value.to(device)
+            elif isinstance(value, (int, float)):
+                value = torch.full((), value, dtype=torch.float64, device=device)
+            else:
                 raise TypeError(say.not_a_tensor(name, type(value)))
-        wide = [
-            torch.full((), value, dtype=torch.float64, device=device) if not isinstance(value, torch.Tensor)
-            else value if value.dim() or value.device == device else value.to(device)
-            for value in values
-        ]  # fmt: skip
-        for name, value in zip(names, wide, strict=True):
             if value.device != device:
                 raise ValueError(say.devices(names[0], device, name, value.device))
             if value.dtype not in (torch.float32, torch.float64) and (value.is_floating_point() or value.is_complex()):
                 raise TypeError(say.real_dtype(name, value.dtype))
+            wide.append(value)
         self.xp = torch
         quiet = _modes.no_modes_active() and all(map(_modes.kernel_can_read, tensors))
         wanted = torch.is_grad_enabled() and any(value.requires_grad for value in tensors)
@@ -77,14 +76,10 @@ class Data:
             self.at_hand = quiet
 
     def _take_foreign(self, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
-        libraries = {
-            _arrays.library_of(value) for value in values if not isinstance(value, (int, float, np.number))
-        }  # fmt: skip
-        if len(libraries) > 1:
-            found = [(n, _arrays.library_of(v)) for n, v in zip(names, values, strict=True) if _arrays.library_of(v)]
-            raise TypeError(say.mixed(found))
-        first = next(value for value in values if _is_foreign(value))
-        self.xp = _namespace(first)
+        found = {n: _arrays.library_of(v) for n, v in zip(names, values, strict=True) if not is_number(v)}
+        if len(set(found.values())) > 1:
+            raise TypeError(say.mixed([pair for pair in found.items() if pair[1]]))
+        self.xp = next(_namespace(*pair) for pair in zip(names, values, strict=True) if _is_foreign(pair[1]))
         self.values = [
             value if _is_foreign(value) else self.xp.asarray(value, dtype=self.xp.float64) for value in values
         ]
@@ -166,6 +161,11 @@ class Data:
         return xp.astype(array, dtype) if hasattr(xp, "astype") else array.astype(dtype)
 
 
+def quiet(xp: Any) -> AbstractContextManager[Any]:
+    """Return a context in which NumPy says nothing of what is not finite."""
+    return np.errstate(all="ignore") if xp is np else contextlib.nullcontext()  # torch's compiler knows no errstate
+
+
 def _same(array: np.ndarray) -> np.ndarray:
     return array
 
@@ -180,24 +180,18 @@ def _is_foreign(value: Any) -> bool:
     )
 
 
-def _namespace(value: Any) -> Any:
+def _namespace(name: str, value: Any) -> Any:
     if hasattr(value, "__array_namespace__"):
         return value.__array_namespace__()
-    root = type(value).__module__.partition(".")[0]
-    if root != "cupy":
-        raise TypeError(say.namespace("x", type(value)))
+    if _arrays.library_of(value) != "cupy":
+        raise TypeError(say.namespace(name, type(value)))
     return sys.modules["cupy"]
 
 
-def _plain(name: str, value: Any) -> np.ndarray:
-    array, _ = _arrays.take(name, value)
-    if array is None:
+def _real(name: str, value: Any) -> np.ndarray:
+    if value is None:
         raise TypeError(say.not_an_array(name, type(None)))
-    numbers: np.ndarray = _arrays.numbers(name, np.asarray(array))
-    return numbers
-
-
-def _real(name: str, array: np.ndarray) -> np.ndarray:
+    array: np.ndarray = _arrays.numbers(name, np.asarray(_arrays.take(name, value)[0]))
     if array.dtype.kind in "biu":
         return array.astype(np.float64)
     if array.dtype not in _FLOATS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,33 +33,28 @@ def compute(
 
 def _by_group(statistic: str, request: _run.Request, x: Any, y: Any, axis: Any) -> Any:
     """Return a statistic of each group by itself, in the order of the data."""
-    request = copy.copy(request)
-    pair = y is not None and y is not x
-    x, y = _array(x), _array(y) if pair else y
-    arrays = {name: _array(value) for name, value in request.constant.arrays.items()}
-    values = {"x": x, **arrays, **({"y": y} if pair else {})}
+    given = {"x": x, "y": y, **request.constant.arrays}
+    values = {name: v if hasattr(v, "shape") else np.asarray(v) for name, v in given.items() if v is not None}
     shape = _shapes.broadcast_shape(tuple(values), [tuple(v.shape) for v in values.values()])
     axis = axis_of(axis, shape, ("x",))
-    order, lost, request.borders = request.borders.sorted_by_group(shape[axis])
+    order, lost, borders = request.borders.sorted_by_group(shape[axis])
 
     def sort(v: Any) -> Any:
         at = axis - len(shape) + len(v.shape)
         return v if at < 0 or v.shape[at] == 1 else v[(slice(None),) * at + (order,)]
 
-    x_sorted = sort(x)
-    request.constant = request.constant.replaced(**{name: sort(value) for name, value in arrays.items()})
-    if request.times is not None:
-        times = request.times if hasattr(request.times, "detach") else take_times(request.times)
-        request.times = times[order] if times.ndim == 1 else sort(times)
-    others = sort(y) if pair else None if y is None else x_sorted
-    result, _ = _run.compute(statistic, request, x_sorted, others, axis)
+    found = {name: sort(value) for name, value in values.items()}
+    times, x_sorted = request.times, found.pop("x")
+    y_sorted = x_sorted if y is x else found.get("y")
+    found.pop("y", None)
+    if times is not None:
+        times = take_times(times, as_tensor=hasattr(times, "detach"))
+        times = times[order] if times.ndim == 1 else sort(times)
+    request = replace(request, constant=request.constant.replaced(**found), times=times, borders=borders)
+    result, _ = _run.compute(statistic, request, x_sorted, y_sorted, axis)
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
     result = result[(slice(None),) * axis + (back,)]
     if lost.any():
         result[(slice(None),) * axis + (np.flatnonzero(lost),)] = float("nan")
     return result
-
-
-def _array(value: Any) -> Any:
-    return value if hasattr(value, "shape") else np.asarray(value)

@@ -33,17 +33,22 @@ def is_labelled(value: Any) -> bool:
     return bool(_kind(value)[0])
 
 
-def unwrap(value: Any, axis: Any) -> tuple[Any, Any, Wrap]:
+def is_series(value: Any) -> bool:
+    """Return whether a value is one column of a frame."""
+    return _kind(value)[1] == "Series"
+
+
+def unwrap(value: Any, axis: Any, called: str = "x") -> tuple[Any, Any, Wrap]:
     """Return a value's numbers, the axis as an integer, and what puts a result in the value's own type."""
     library, name = _kind(value)
     if library == "pandas":
         numbers = value.to_numpy()
         if numbers.dtype == object:  # nullable columns: a missing value is NaN
-            numbers = _as_floats(value)
+            numbers = _as_floats(value, called)
         labels = {"name": value.name} if name == "Series" else {"columns": value.columns}
         return numbers, axis, lambda result: value._constructor(result, index=value.index, **labels)
     if library == "polars":
-        numbers = _of_polars(value, name)
+        numbers = _of_polars(value, name, called)
         if name == "Series":
             return numbers, axis, lambda result: type(value)(value.name, result)
         return numbers, axis, lambda result: type(value)(result, schema=value.columns, orient="row")
@@ -56,21 +61,21 @@ def unwrap(value: Any, axis: Any) -> tuple[Any, Any, Wrap]:
     return value, axis, lambda result: result
 
 
-def _as_floats(value: Any) -> np.ndarray:
+def _as_floats(value: Any, called: str) -> np.ndarray:
     try:
         dtypes = value.dtypes if hasattr(value, "columns") else [value.dtype]
         if any(dtype.kind in "Mm" for dtype in dtypes):  # which NumPy counts in nanoseconds
             raise TypeError
         return np.asarray(value.to_numpy(dtype=np.float64, na_value=np.nan))
     except (TypeError, ValueError):
-        raise TypeError(say.frame_values(type(value))) from None
+        raise TypeError(say.frame_values(called, type(value))) from None
 
 
-def _of_polars(value: Any, name: str) -> np.ndarray:
+def _of_polars(value: Any, name: str, called: str) -> np.ndarray:
     """Return the numbers of polars: of bools, decimals and columns that differ as float64, null as NaN."""
     kinds = [value.dtype] if name == "Series" else value.dtypes
     if not all(kind.is_numeric() or str(kind) == "Boolean" for kind in kinds):
-        raise TypeError(say.frame_values(type(value)))
+        raise TypeError(say.frame_values(called, type(value)))
     numbers = np.asarray(value.to_numpy())
     if numbers.dtype != object:
         return numbers
@@ -79,7 +84,7 @@ def _of_polars(value: Any, name: str) -> np.ndarray:
 
 def frame_first(x: Any, y: Any) -> tuple[Any, Any]:
     """Return a pair, of a series and a frame the frame first: what is asked of pairs is symmetric."""
-    return (y, x) if _kind(x)[1] == "Series" and _kind(y)[1] == "DataFrame" else (x, y)
+    return (y, x) if is_series(x) and _kind(y)[1] == "DataFrame" else (x, y)
 
 
 def aligned(x: Any, value: Any, name: str, axis: Any = 0) -> Any:
@@ -92,7 +97,7 @@ def aligned(x: Any, value: Any, name: str, axis: Any = 0) -> Any:
     if not own:
         return value
     if not library:
-        return unwrap(value, 0)[0]
+        return unwrap(value, 0, name)[0]
     if own != library:
         raise TypeError(say.labels_mixed(name, own, library))
     if library == "xarray":
@@ -101,18 +106,18 @@ def aligned(x: Any, value: Any, name: str, axis: Any = 0) -> Any:
         if value.index.is_unique and x.columns.is_unique and set(value.index) == set(x.columns):
             if value.index.equals(x.index):
                 raise ValueError(say.labels_of_both(name))
-            return unwrap(value[x.columns], 0)[0]  # a factor for each column
+            return unwrap(value[x.columns], 0, name)[0]  # a factor for each column
     if library == "pandas" and not x.index.equals(value.index):
         raise ValueError(say.indexes(name))
     if kind == own_kind == "DataFrame":
-        return unwrap(_in_order(x, value, name, library), 0)[0]
+        return unwrap(_in_order(x, value, name, library), 0, name)[0]
     if kind == own_kind:
-        return unwrap(value, 0)[0]
+        return unwrap(value, 0, name)[0]
     if kind == "Series":  # and a frame of factors: each column would give another result
         raise ValueError(say.labels_frame(name))
     if axis not in (0, -2):
         raise ValueError(say.labels_axis(name))
-    return unwrap(value, 0)[0][:, np.newaxis]
+    return unwrap(value, 0, name)[0][:, np.newaxis]
 
 
 def aligned_times(x: Any, times: Any) -> Any:

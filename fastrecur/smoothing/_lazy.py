@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import functools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from .. import _messages as say
 from .._dask import Operand, Walk
 from . import _run
 from ._arrays import Data, axis_of, check_constant
-from ._times import steps, take_times
+from ._times import edge, steps, take_times
 
 
 def compute(statistic: str, request: _run.Request, x: Any, y: Any, axis: Any) -> Any:
@@ -30,8 +30,7 @@ def compute(statistic: str, request: _run.Request, x: Any, y: Any, axis: Any) ->
             check_constant(data, name, data.values[0])
     if request.times is not None:
         operands["times"] = _times(request, shape, axis)
-    bare = copy.copy(request)
-    bare.constant, bare.times = request.constant.replaced(**dict.fromkeys(constants)), None
+    bare = replace(request, constant=request.constant.replaced(**dict.fromkeys(constants)), times=None)
     step = functools.partial(
         _advance, statistic=statistic, request=bare, axis=axis, is_variance=is_variance, names=tuple(constants)
     )
@@ -59,12 +58,12 @@ def _advance(
     axis: int, is_variance: bool, names: tuple[str, ...],
 ) -> Any:  # fmt: skip
     state, last_time = (None, None) if before is None else before
-    request = copy.copy(request)
-    request.constant, request.times = request.constant.replaced(**dict(zip(names, constants, strict=True))), times
+    constant = request.constant.replaced(**dict(zip(names, constants, strict=True)))
+    request = replace(request, constant=constant, times=times)
     with _threads.alone():
         result, after = _run.compute(statistic, request, x, x if is_variance else y, axis, state, last_time)
     if place is None or place[1][axis] == 0:
         return result, before
     if times is not None:
-        last_time = times[-1] if times.ndim == 1 else times[(*(slice(None),) * axis, slice(-1, None))]
+        last_time = edge(times, axis, -1)
     return result, (after, last_time)
