@@ -171,8 +171,8 @@ class _Problem:
             if value is None and name not in ("h0", "grad_state"):
                 raise TypeError(say.not_an_array(name, type(None)))
         forms = {name: None if value is None else (None, np.shape(value)) for name, value in values.items()}
-        of_both, of_others = (forms[name] for name in names[:2]), {name: forms[name] for name in others}
-        self.shape, self.axis = _problem.checked_shape(names[:2], *of_both, of_others, axis, None)
+        both, rest = [forms[name] for name in names[:2]], {name: forms[name] for name in others}
+        self.shape, self.axis = _problem.checked_shape(names[:2], both[0], both[1], rest, axis, None)
         every = range(len(self.shape))
         self.lane_axes = [k for k in every if k != self.axis]
         self.operands = {

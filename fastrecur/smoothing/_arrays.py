@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -121,9 +122,7 @@ class Data:
             found = np.result_type(*(a.dtype for a in arrays))
             return found if found.kind == "f" else np.dtype(np.float64)
         if xp.__name__ == "torch":
-            found = arrays[0].dtype
-            for array in arrays[1:]:
-                found = xp.promote_types(found, array.dtype)
+            found = functools.reduce(xp.promote_types, [a.dtype for a in arrays])
             return found if found.is_floating_point else xp.get_default_dtype()
         floats = [a.dtype for a in arrays if "float" in str(a.dtype)]
         return xp.result_type(*floats) if floats else xp.float64

@@ -18,11 +18,12 @@ from ._times import edge, steps, take_times
 def compute(statistic: str, request: _run.Request, x: Any, y: Any, axis: Any) -> Any:
     """Return a statistic of ``x`` (and ``y``), in their library."""
     borders, constants = request.borders, request.constant.arrays.values()
-    if (borders.exist or borders.groups is not None) and _arrays.any_lazy(x, y, *constants):
+    is_lazy = _arrays.any_lazy(x, y, *constants)
+    if is_lazy and any(part is not None for part in (borders.offsets, borders.resets, borders.groups)):
         raise TypeError(say.groups_lazy("groups" if borders.groups is not None else "offsets` or `resets"))
     if borders.groups is not None:
         return _by_group(statistic, request, x, y, axis)
-    if _arrays.any_lazy(x, y, request.times, *constants):
+    if is_lazy or _arrays.any_lazy(request.times):
         return _by_chunk(statistic, request, x, y, axis)
     return _run.compute(statistic, request, x, y, axis)[0]
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..recurrence import forget_mult, linear_recurrence
 from ._arrays import join
 
@@ -120,4 +122,4 @@ def covariance(xp: Any, w: Shares, x: Any, y: Any, axis: int, state: Any = None)
 
 def masked(xp: Any, valid: Any, values: Any) -> Any:
     """Return values, NaN where they are not valid."""
-    return xp.where(valid, values, xp.full_like(values, float("nan")))
+    return xp.where(valid, values, np.nan if xp is np else xp.full_like(values, np.nan))

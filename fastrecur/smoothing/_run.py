@@ -62,7 +62,7 @@ def compute(
     shape = data.broadcast(*([] if spans is None else [spans]))
     axis = axis_of(axis, shape, series[:1])
     both, seen, valid, count = [values[name] for name in series], None, None, None
-    flags = request.borders.flags(shape, axis) if request.borders.exist else None
+    flags = request.borders.flags(shape, axis)
     with data.threads():
         gate = _gate(data, request, values, shape, axis, last_time, flags)
         if not data.by_kernel:
@@ -71,8 +71,9 @@ def compute(
             seen = functools.reduce(operator.and_, [xp.isfinite(xp.broadcast_to(v, shape)) for v in both])
         if flags is not None:
             count = None if state is None else state.count
-            gate, valid, count = begin_anew(data, flags, seen, gate, request.kind == "fixed", least, axis, count)
+            gate, valid, count = begin_anew(data, flags, seen, gate, request.kind, least, axis, count)
             least = 0
+        w = None
         if data.by_kernel:
             run = functools.partial(_by_kernel, request, gate, shape, axis, least)
         else:
@@ -80,7 +81,7 @@ def compute(
             w = _formulas.shares(xp, seen, gate, request.kind, request.ignore_na, least, axis, first)
             run = functools.partial(_by_formulas, xp, w, axis, request.bias)
         if statistic == "corr":
-            result, after = _correlation(xp, run, [_formulas.masked(xp, seen, v) for v in both], state)
+            result, after = _correlation(xp, run, both, seen, state, w)
         else:
             result, after = run(statistic, both[0], None if y is None else both[-1], state, dtype)
     if valid is not None:
@@ -131,31 +132,36 @@ def _by_kernel(
         statistic, x, y, gate, shape, dtype, axis, request.kind, request.ignore_na, least, request.bias,
         dict(zip(_MEAN + _MOMENTS, planes, strict=False)),
     )  # fmt: skip
-    moments = Moments(*(after[k] for k in _MOMENTS)) if statistic == "covary" else None
-    return result, State(*(after[k] for k in _MEAN), moments)
+    moments = None if y is None else Moments(*(after[k] for k in _MOMENTS))
+    weight, count, mean = (after[k] for k in _MEAN)
+    return result, State(weight, count, mean, moments)
 
 
 def _by_formulas(
     xp: Any, w: Shares, axis: int, bias: bool, statistic: str, x: Any, y: Any, state: Any, dtype: Any
 ) -> tuple[Any, State]:
-    valid = w.valid
-    if statistic == "covary":
-        result, room, after = _formulas.covariance(xp, w, x, y, axis, state)
-        if not bias:
-            valid = valid & (room > 0)
-            result = result / xp.where(room > 0, room, xp.ones_like(room))
-    else:
+    if y is None:
         result, last = _formulas.mean(xp, w, x, axis, state, statistic == "sum")
-        after = State(w.weight, w.count, last)
+        return _formulas.masked(xp, w.valid, result), State(w.weight, w.count, last)
+    result, room, after = _formulas.covariance(xp, w, x, y, axis, state)
+    if statistic == "corr":
+        return result, after
+    valid = w.valid if bias else w.valid & (room > 0)
+    result = result if bias else result / xp.where(valid, room, xp.ones_like(room))
     return _formulas.masked(xp, valid, result), after
 
 
-def _correlation(xp: Any, run: Callable[..., Any], both: list[Any], state: Any) -> tuple[Any, Any]:
-    """Return the correlation of two series, or of one with itself, in which the same samples are missing."""
+def _correlation(xp: Any, run: Callable[..., Any], both: list[Any], seen: Any, state: Any, w: Any) -> tuple[Any, Any]:
+    """Return the correlation of two series, or of one with itself, from their covariance and variances."""
+    if w is None:  # for kernels, the same samples must be missing in both
+        both = [_formulas.masked(xp, seen, v) for v in both]
     x, y, wide = both[0], both[-1], np.dtype(np.float64)  # what is divided may be small beyond float32 after a gap
     parts = zip(((x, y), (x, x), (y, y)), state or (None, None, None), strict=True)
-    (result, *variances), after = zip(*(run("covary", *pair, before, wide) for pair, before in parts), strict=True)
-    with quiet(xp):
-        valid = (variances[0] > 0) & (variances[1] > 0)
-        sizes = [xp.sqrt(xp.where(valid, v, xp.ones_like(v))) for v in variances]
-        return _formulas.masked(xp, valid, result / (sizes[0] * sizes[1])), after
+    (result, *variances), after = zip(*(run("corr", *pair, before, wide) for pair, before in parts), strict=True)
+    if w is None:
+        with quiet(xp):
+            result /= np.sqrt(variances[0]) * np.sqrt(variances[1])
+        return result, after
+    valid = w.valid & (variances[0] > 0) & (variances[1] > 0)
+    sizes = [xp.sqrt(xp.where(valid, v, xp.ones_like(v))) for v in variances]
+    return _formulas.masked(xp, valid, result / (sizes[0] * sizes[1])), after

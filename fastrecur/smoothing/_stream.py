@@ -208,6 +208,8 @@ class Ewm:
         lead = (*(slice(None),) * axis, None)
         if (a.last_time is None) != (b.last_time is None):
             raise ValueError(say.merge("if both or neither had times"))
+        times: Any
+        last: Any
         constant, times, last = self._timed, np.array([b.steps]), 0
         if a.last_time is None:  # steps are times, where a half-life is one step if no other is given
             constant = constant or Constant(**self._given | {"halflife": 1.0}, with_times=True)
@@ -220,7 +222,9 @@ class Ewm:
             times, last = np.broadcast_arrays(np.atleast_1d(b.last_time), a.last_time)
         mean = b.mean.detach() if hasattr(b.mean, "detach") else b.mean
         request = Request(constant, times, adjust=True, ignore_na=False, min_periods=0)
-        return compute("average", request, (np.nan * mean)[lead], None, axis, State(a.weight, a.count, a.mean), last)[1]
+        before = State(a.weight, a.count, a.mean)
+        after: State = compute("average", request, (np.nan * mean)[lead], None, axis, before, last)[1]
+        return after
 
 
 def _equal(a: Any, b: Any) -> bool:

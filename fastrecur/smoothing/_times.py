@@ -69,16 +69,16 @@ def steps(
         last = None if last is None else xp.as_tensor(last, dtype=times.dtype, device=times.device)
         begins = None if begins is None else xp.as_tensor(begins, device=times.device)
     elif times.dtype.kind in "uf":
-        times = times.astype(np.float64)
+        times = times.astype(np.float64, copy=False)
     if readable and not bool(xp.isfinite(times).all()):
         raise ValueError(say.times_missing())
     lead = (slice(None),) * axis
     first = times[(*lead, slice(0, 1))]
     before = first if last is None else xp.broadcast_to(last, first.shape)
-    found = times - xp.concatenate([before, times[(*lead, slice(None, -1))]], axis=axis)
+    found = xp.concatenate([first - before, xp.diff(times, axis=axis)], axis=axis)
     if begins is not None:
         found = xp.where(begins, xp.zeros_like(found), found)
-    if readable and bool((found < xp.zeros_like(found)).any()):
+    if readable and bool((found < 0).any()):
         raise ValueError(say.times_order())
     return found
 
