@@ -25,15 +25,24 @@ STORED = ("from-zarr", "array", "getitem", "astype")  # layers of an array that 
 
 
 class Operand(NamedTuple):
-    """A Dask array, or what every chunk is given as it is, and in which of the result's axes its own stand."""
+    """A Dask array, or what every chunk is given as it is, and in which of the result's axes its own stand.
+
+    Of one that is ``shifted``, by so many blocks of so many along an axis, another one takes part at the end.
+    """
 
     value: Any
     axes: tuple[int, ...] = ()
+    shifted: tuple[int, int, int, Any] | None = None
 
     def block(self, index: Sequence[int]) -> Any:
         """Return the key of the block that takes part in a block of the result."""
         if not isinstance(self.value, da.Array):
             return self.value
+        if self.shifted:
+            blocks, count, axis, end = self.shifted
+            if not 0 <= index[axis] + blocks < count:
+                return end.block(index)
+            index = (*index[:axis], index[axis] + blocks, *index[axis + 1 :])
         sizes = zip(self.axes, self.value.shape, strict=True)
         return (self.value.name, *(0 if size == 1 else index[k] for k, size in sizes))
 
@@ -44,8 +53,8 @@ def take(name: str, value: Any) -> Any:
         for k, chunks in enumerate(value.chunks):
             if any(size != size for size in chunks):
                 raise ValueError(say.unknown_chunks(name, k, value.shape))
-        # A block is found by its place, and one of what is broadcast is the first: it must hold the value.
-        return value.rechunk({k: n for k, n in enumerate(value.shape) if n == 1 and value.numblocks[k] > 1})
+        # A chunk without steps has no state, and the first of what is broadcast must hold the value.
+        return value.rechunk(tuple(tuple(filter(None, chunks)) or (0,) for chunks in value.chunks))
     if _arrays.is_on_device(value):
         return value
     array, _ = _arrays.take(name, value)
@@ -64,17 +73,11 @@ def align(operands: dict[str, Operand], shape: tuple[int, ...]) -> tuple[tuple[A
 
     As for Dask's own functions: where chunks differ, the result has the edges of all. Arrays in memory follow.
     """
-    lazy = {name: o for name, o in operands.items() if isinstance(o.value, da.Array)}
-    found, arrays = da.unify_chunks(*itertools.chain.from_iterable((o.value, o.axes) for o in lazy.values()))
+    arrays = {name: Operand(da.asarray(o.value), o.axes) for name, o in operands.items() if np.ndim(o.value)}
+    found, aligned = da.unify_chunks(*itertools.chain.from_iterable(o[:2] for o in arrays.values()))
     chunks = tuple(found[k] if k in found and sum(found[k]) == n else (n,) for k, n in enumerate(shape))
-    result = dict(operands)
-    for (name, operand), array in zip(lazy.items(), arrays, strict=True):
-        result[name] = Operand(array, operand.axes)
-    for name, (value, axes) in operands.items():
-        if name not in lazy and np.ndim(value):
-            own = tuple(chunks[k] if n != 1 else (1,) for k, n in zip(axes, value.shape, strict=True))
-            result[name] = Operand(da.from_array(value, chunks=own), axes)
-    return chunks, result
+    both = zip(arrays.items(), aligned, strict=True)
+    return chunks, operands | {name: Operand(array, o.axes) for (name, o), array in both}
 
 
 def last_axes(value: Any, axes: Sequence[int]) -> tuple[int, ...]:
@@ -82,38 +85,9 @@ def last_axes(value: Any, axes: Sequence[int]) -> tuple[int, ...]:
     return tuple(axes[len(axes) - len(getattr(value, "shape", ())) :])
 
 
-def indices(chunks: Sequence[Any], axis: int, reverse: bool) -> Any:
-    """Yield, for each block of the lanes, the blocks along time in the scan direction."""
-    lanes = [range(len(c)) if k != axis else (0,) for k, c in enumerate(chunks)]
-    steps = range(len(chunks[axis]))
-    for index in itertools.product(*lanes):
-        yield [(*index[:axis], k, *index[axis + 1 :]) for k in (reversed(steps) if reverse else steps)]
-
-
-def starts_of(chunks: Sequence[int]) -> list[int]:
-    """Return at which step each chunk begins."""
-    return list(itertools.accumulate(chunks, initial=0))[:-1]
-
-
 def is_stored(value: da.Array) -> bool:
     """Return whether an array is what a store holds, cut and cast at most: to read it again costs no computing."""
     return all(name.removeprefix("original-").rpartition("-")[0] in STORED for name in value.dask.layers)
-
-
-def readings(value: da.Array) -> dict[Any, Any]:
-    """Return the task, optimised by Dask, that makes each block of an array: no other of its tasks is left out."""
-    known, whole = dict(dask.optimize(value)[0].dask), value.dask
-    found = {}
-    for key in itertools.product((value.name,), *map(range, value.numblocks)):
-        task = key
-        while task in known:
-            needed = dask.core.get_dependencies(known, task)
-            if hasattr(known[task], "func") or len(needed) != 1:
-                break
-            (task,) = needed  # what Dask fused has another name, and this one leads to it
-        if all(name in whole for name in dask.core.get_dependencies(known, task)):
-            found[key] = known[task]
-    return found
 
 
 class Walk:
@@ -124,81 +98,61 @@ class Walk:
     """
 
     def __init__(
-        self,
-        name: str,
-        step: Callable[..., Any],
-        chunks: tuple[Any, ...],
-        operands: Sequence[Operand],
-        axis: int,
-        reverse: bool,
-        first: Operand,
-        *,
-        link: Callable[[Walk, Sequence[int]], Any] | None = None,
-        linked: Sequence[Operand] = (),
-    ) -> None:
-        """Make the graph; ``link`` may add a task beside a chunk, of ``linked`` operands: the step is given it last."""
-        self.chunks, self.axis = chunks, axis
-        everything = [*operands, first, *linked]
-        self.name = f"{name}-{tokenize(step, chunks, axis, reverse, *map(tuple, everything))}"
-        self.graph: dict[Any, Any] = {}
-        starts, whole = starts_of(chunks[axis]), range(len(chunks))
-        tasks = self._readings(operands)
-        for way in indices(chunks, axis, reverse):
-            state = first.block(way[0])
-            for index in way:
-                place: Any = (starts[index[axis]], tuple(chunks[k][index[k]] for k in whole))
+        self, name: str, step: Callable[..., Any], chunks: tuple[Any, ...], operands: Sequence[Operand],
+        axis: int, reverse: bool, first: Operand,
+    ) -> None:  # fmt: skip
+        self.chunks, self.axis, self.last = chunks, axis, []
+        self.name = f"walk-{name}-{tokenize(step, chunks, axis, reverse, *map(tuple, (*operands, first)))}"
+        tasks, arrays = self._readings([o.value for o in (*operands, first) if isinstance(o.value, da.Array)])
+        graph: dict[Any, Any] = {}
+        starts = list(itertools.accumulate(chunks[axis], initial=0))
+        order = range(len(chunks[axis]))[:: -1 if reverse else 1]
+        for lane in itertools.product(*(range(len(c)) if k != axis else order[:1] for k, c in enumerate(chunks))):
+            state = first.block(lane)
+            for step_index in order:
+                index = (*lane[:axis], step_index, *lane[axis + 1 :])
+                place: Any = (starts[step_index], tuple(c[k] for c, k in zip(chunks, index, strict=True)))
                 blocks = [o.block(index) for o in operands]
                 if tasks:
                     blocks = [tasks.get(block, block) if isinstance(block, tuple) else block for block in blocks]
                     # Dask puts what hangs from a root before the next root: without one it would walk to the end first.
                     root = (f"place-{self.name}", *index)
-                    self.graph[root], place = (_itself, place), root
-                beside = () if link is None else (link(self, index),)
-                self.graph[(f"walk-{self.name}", *index)] = (step, state, place, *blocks, *beside)
+                    graph[root], place = (_itself, place), root
+                graph[(self.name, *index)] = (step, state, place, *blocks)
                 state = (f"state-{self.name}", *index)
-                self.graph[state] = (operator.getitem, (f"walk-{self.name}", *index), -1)
-        self.last = [way[-1] for way in indices(chunks, axis, reverse)]
-        arrays = [o.value for o in everything if isinstance(o.value, da.Array)]
-        self.layers = HighLevelGraph.from_collections(f"walk-{self.name}", self.graph, dependencies=arrays)
-        if tasks:  # what was put into the steps has taken its own dependencies along
-            needed = dask.core.keys_in_tasks(self.layers.to_dict(), list(self.graph.values()))
-            names = {key[0] if isinstance(key, tuple) else key for key in needed} - {f"walk-{self.name}"}
-            below = {**self.layers.dependencies, f"walk-{self.name}": names & self.layers.layers.keys()}
-            self.layers = HighLevelGraph(self.layers.layers, below)
+                graph[state] = (operator.getitem, (self.name, *index), -1)
+            self.last.append(index)
+        self.layers = HighLevelGraph.from_collections(self.name, graph, dependencies=arrays)
 
-    def _readings(self, operands: Sequence[Operand]) -> dict[Any, Any]:
-        """Return the tasks that read what comes straight from a store: a chunk is then read when it is walked.
+    def _readings(self, arrays: list[da.Array]) -> tuple[dict[Any, Any], list[da.Array]]:
+        """Return the tasks that read what comes straight from a store, so that a chunk is read when it is walked.
 
-        A scheduler that has a thread to spare would read all chunks while the first ones are walked.
+        A scheduler that has a thread to spare would read all chunks while the first ones are walked. The arrays are
+        returned as well, those ones optimised by Dask: a block is one task there, or the alias of one.
         """
-        found: dict[Any, Any] = {}
-        if not dask.config.get("fastrecur.read-ahead", False):
-            blocks = tuple(map(len, self.chunks))
-            for value, _ in operands:
-                if isinstance(value, da.Array) and value.numblocks == blocks and is_stored(value):
-                    found |= readings(value)
-        return found
-
-    def array(self, label: str, blocks: dict[Any, Any], chunks: tuple[Any, ...], meta: Any) -> da.Array:
-        """Return a Dask array of what the walk computes."""
-        name = f"{label}-{self.name}"
-        graph = {(name, *index): task for index, task in blocks.items()}
-        layers, below = dict(self.layers.layers), dict(self.layers.dependencies)
-        layers[name], below[name] = graph, {f"walk-{self.name}"}
-        return da.Array(HighLevelGraph(layers, below), name, chunks, meta=meta, dtype=meta.dtype)
+        tasks, found, blocks = {}, [], tuple(map(len, self.chunks))
+        for value in arrays:
+            if not dask.config.get("fastrecur.read-ahead", False) and value.numblocks == blocks and is_stored(value):
+                (value,) = dask.optimize(value)
+                known = dict(value.dask)
+                for key in itertools.product((value.name,), *map(range, value.numblocks)):
+                    tasks[key] = known[key]
+                    while hasattr(tasks[key], "target"):
+                        tasks[key] = known[tasks[key].target]
+            found.append(value)
+        return tasks, found
 
     def result(self, label: str, k: int, meta: Any, chunks: tuple[Any, ...] | None = None) -> da.Array:
-        """Return the results in place ``k`` of the steps' tuples as an array."""
-        chunks = self.chunks if chunks is None else chunks
-        places = itertools.product(*(range(len(c)) for c in self.chunks))
-        blocks = {index: (operator.getitem, (f"walk-{self.name}", *index), k) for index in places}
-        return self.array(label, blocks, chunks, meta)
-
-    def state(self, label: str, meta: Any, chunks: tuple[Any, ...] | None = None) -> da.Array:
-        """Return the states after the last steps as an array without the axis of time."""
-        lanes = self.chunks[: self.axis] + self.chunks[self.axis + 1 :]
-        blocks = {(*i[: self.axis], *i[self.axis + 1 :]): (_itself, (f"state-{self.name}", *i)) for i in self.last}
-        return self.array(label, blocks, lanes if chunks is None else chunks, meta)
+        """Return the results in place ``k`` of the steps' tuples; of the states, in place -1, those after all steps."""
+        name, cut = f"{label}{self.name.removeprefix('walk')}", self.axis if k == -1 else len(self.chunks)
+        indices = self.last if k == -1 else itertools.product(*(range(len(c)) for c in self.chunks))
+        layers, below = dict(self.layers.layers), dict(self.layers.dependencies)
+        layers[name] = {
+            (name, *i[:cut], *i[cut + 1 :]): (operator.getitem, (self.name, *i), k) for i in indices
+        }  # fmt: skip
+        below[name] = {self.name}
+        chunks = self.chunks[:cut] + self.chunks[cut + 1 :] if chunks is None else chunks
+        return da.Array(HighLevelGraph(layers, below), name, chunks, meta=meta, dtype=meta.dtype)
 
 
 def _itself(value: Any) -> Any:
@@ -209,50 +163,36 @@ def _itself(value: Any) -> Any:
 
 
 class _Problem:
-    """The operands of a call, checked as those of any other: the same rules, the same messages."""
+    """The operands of a call, by their names, checked as those of any other: the same rules, the same messages."""
 
-    def __init__(self, names: Any, a: Any, b: Any, h0: Any, axis: int, lengths: Any, others: dict[str, Any]) -> None:
-        a, b, h0 = take(names[0], a), take(names[1], b), take("h0", h0)
-        for name, value in ((names[0], a), (names[1], b)):
-            if value is None:
+    def __init__(self, names: Any, a: Any, b: Any, axis: int, lengths: Any, others: dict[str, Any]) -> None:
+        values = {name: take(name, value) for name, value in {names[0]: a, names[1]: b, **others}.items()}
+        for name, value in values.items():
+            if value is None and name not in ("h0", "grad_state"):
                 raise TypeError(say.not_an_array(name, type(None)))
-        self.shape = _shapes.broadcast_shape(names[:2], (np.shape(a), np.shape(b)), axis)
-        self.axis = _shapes.normalise_axis(axis, self.shape, names[:2])
-        self.lane_axes = [k for k in range(len(self.shape)) if k != self.axis]
-        self.lanes = tuple(self.shape[k] for k in self.lane_axes)
+        forms = {name: None if value is None else (None, np.shape(value)) for name, value in values.items()}
+        both, rest = [forms[name] for name in names[:2]], {name: forms[name] for name in others}
+        self.shape, self.axis = _problem.checked_shape(names[:2], both[0], both[1], rest, axis, None)
         every = range(len(self.shape))
-        self.operands = {"a": Operand(a, last_axes(a, every)), "b": Operand(b, last_axes(b, every))}
-        self.operands["h0"] = self._state("h0", h0)
-        for name, value in others.items():
-            value = take(name, value)
-            if name == "grad_state":
-                self.operands[name] = self._state(name, value)
-                continue
-            if value is None:
-                raise TypeError(say.not_an_array(name, type(None)))
-            if not _problem.fits(np.shape(value), self.shape):
-                raise ValueError(say.operand_shape(name, np.shape(value), self.shape))
-            self.operands[name] = Operand(value, last_axes(value, every))
+        self.lane_axes = [k for k in every if k != self.axis]
+        self.operands = {
+            name: Operand(value, last_axes(value, self.lane_axes if name in ("h0", "grad_state") else every))
+            for name, value in values.items()
+        }
+        self.metas = {name: empty_like(value) for name, value in values.items()}
         self.operands["lengths"] = self._lengths(lengths)
-        self.metas = {name: empty_like(o.value) for name, o in self.operands.items() if name != "lengths"}
         self.chunks, self.operands = align(self.operands, self.shape)
-
-    def _state(self, name: str, value: Any) -> Operand:
-        if value is not None and not _problem.fits(np.shape(value), self.lanes):
-            raise ValueError(say.state_shape(name, np.shape(value), self.lanes))
-        return Operand(value, last_axes(value, self.lane_axes))
 
     def _lengths(self, lengths: Any) -> Operand:
         if lengths is None:
             return Operand(None)
-        steps = self.shape[self.axis]
         if isinstance(lengths, da.Array):
             lengths = take("lengths", lengths)
             if lengths.dtype.kind not in "iu":
                 raise TypeError(say.lengths_dtype(f"dtype {lengths.dtype}"))
         elif not _arrays.is_on_device(lengths):
-            lengths = _checks.lengths_in_range(_checks.lengths(lengths), steps)
-        _problem.check_lengths_shape(tuple(lengths.shape), self.lanes)
+            lengths = _checks.lengths_in_range(_checks.lengths(lengths), self.shape[self.axis])
+        _problem.check_lengths_shape(tuple(lengths.shape), tuple(self.shape[k] for k in self.lane_axes))
         return Operand(lengths, tuple(self.lane_axes[: len(lengths.shape)]))
 
 
@@ -301,44 +241,42 @@ def forward(
     return_state = _checks.flag("return_state", return_state)
     if out is not None:
         raise TypeError(say.out_lazy())
-    p = _Problem(names, a, b, h0, axis, lengths, {})
-    meta_a, meta_b, meta_h0 = (p.metas[name] for name in ("a", "b", "h0"))
-    run = _adapter(meta_a, meta_b, meta_h0).forward
-    meta, last = run(family, names, meta_a, meta_b, meta_h0, p.axis, reverse, None, True, None)
+    p = _Problem(names, a, b, axis, lengths, {"h0": h0})
+    metas = [p.metas[name] for name in (*names[:2], "h0")]
+    meta, last = _adapter(*metas).forward(family, names, *metas, p.axis, reverse, None, True, None)
     r = _Recurrence(family, names, p.axis, reverse, p.shape[p.axis])
-    blocks = [p.operands[name] for name in ("a", "b", "lengths")]
+    blocks = [p.operands[name] for name in (*names[:2], "lengths")]
     walk = Walk(family, functools.partial(_walk, r=r), p.chunks, blocks, p.axis, reverse, p.operands["h0"])
     h = walk.result("h", 0, meta)
-    return (h, walk.state("last", last)) if return_state else h
+    return (h, walk.result("last", -1, last)) if return_state else h
 
 
 def _walk_back(
-    carry: Any, place: Any, g: Any, a: Any, b: Any, h: Any, lengths: Any, before: Any, *, r: _Recurrence
+    carry: Any, place: Any, g: Any, a: Any, b: Any, h: Any, lengths: Any, before: Any, h0: Any, *, r: _Recurrence
 ) -> Any:  # fmt: skip
     start, shape = place
+    border = start + shape[r.axis] if r.reverse else start
+    if border != (r.steps if r.reverse else 0):  # the chunk goes on from the edge of another
+        before = before[(slice(None),) * r.axis + (0,)]
+        if r.reverse and lengths is not None and h0 is not None:
+            # A lane that is shorter than this begins with its first state, and in the chunk before is all padding.
+            longer = lengths.reshape(lengths.shape + (1,) * (before.ndim - lengths.ndim)) > border
+            before = np.where(longer, before, h0).astype(before.dtype)
     with _threads.alone():
         lengths = _local(lengths, start, shape[r.axis], r.steps)
         run = _adapter(g, a, b, h, before, carry).vjp
         grads = run(r.family, r.names, g, a, b, h, before, r.axis, r.reverse, lengths, carry)
     # Where an operand is broadcast, a chunk has a part of its gradient: they are added up in the result's axes.
-    spread = (grad.reshape((1,) * (len(shape) - grad.ndim) + grad.shape) for grad in grads[:2])
-    carry = grads[2]
-    if carry is not None:
-        carry = carry.reshape((1,) * (len(shape) - 1 - carry.ndim) + carry.shape)
-    return (*spread, carry)
+    axes = len(shape), len(shape), len(shape) - 1
+    return tuple(
+        grad if grad is None else grad.reshape((1,) * (n - grad.ndim) + grad.shape)
+        for n, grad in zip(axes, grads, strict=True)
+    )  # fmt: skip
 
 
-def _edge(h: Any, h0: Any, lengths: Any, *, axis: int, reverse: bool, at: int, lanes: tuple[int, ...]) -> Any:
-    """Return the state with which a chunk begins: the last of the chunk before, of its states ``h``."""
-    padded = h.reshape((1,) * (len(lanes) + 1 - h.ndim) + h.shape)
-    state = padded[(slice(None),) * axis + (0 if reverse else -1,)]
-    if reverse and lengths is not None and h0 is not None:
-        # A lane that is shorter than this begins with its first state, and in the chunk before is all padding.
-        lengths = lengths.reshape(lengths.shape + (1,) * (len(lanes) - lengths.ndim))
-        state = np.where(
-            lengths > at, state, np.asarray(h0, state.dtype) if np.isscalar(h0) else h0.astype(state.dtype)
-        )
-    return np.broadcast_to(state, lanes)
+def _edge(h: Any, *, axis: int, reverse: bool) -> Any:
+    """Return the last step of a chunk, in the scan direction."""
+    return h[(slice(None),) * axis + (slice(0, 1) if reverse else slice(-1, None),)]
 
 
 def vjp(
@@ -347,65 +285,32 @@ def vjp(
 ) -> Any:  # fmt: skip
     """Return the graph of a recurrence's adjoint; ``names`` are what the caller calls ``g, a, b, h``."""
     axis, reverse = _checks.axis(axis), _checks.flag("reverse", reverse)
-    p = _Problem(names[1:3], a, b, h0, axis, lengths, {names[0]: g, names[3]: h, "grad_state": grad_state})
-    axis = p.axis
-    order = (names[0], "a", "b", names[3])
-    g_meta, a_meta, b_meta, h_meta = (p.metas[name] for name in order)
+    p = _Problem(names[1:3], a, b, axis, lengths, {names[0]: g, names[3]: h, "h0": h0, "grad_state": grad_state})
+    axis, metas = p.axis, [p.metas[name] for name in (*names, "h0")]
     state_meta = p.metas["grad_state"]
-    metas = g_meta, a_meta, b_meta, h_meta, p.metas["h0"]
     grads = _adapter(*metas, state_meta).vjp(family, names, *metas, axis, reverse, None, state_meta)
     r = _Recurrence(family, names, axis, reverse, p.shape[axis])
+    states, first, every = p.operands[names[3]].value, p.operands["h0"], tuple(range(len(p.shape)))
+    if np.shape(states) != p.shape:
+        states = da.broadcast_to(states, p.shape, p.chunks)
+    chunks = tuple((1,) * len(c) if k == axis else c for k, c in enumerate(p.chunks))
+    edges = states.map_blocks(_edge, axis=axis, reverse=reverse, dtype=states.dtype, chunks=chunks)
+    before = Operand(edges, every, (1 if reverse else -1, len(p.chunks[axis]), axis, first))
+    blocks = [*(p.operands[name] for name in names[:3]), Operand(states, every), p.operands["lengths"], before, first]
     step = functools.partial(_walk_back, r=r)
-    states, first, valid = (p.operands[name] for name in (names[3], "h0", "lengths"))
-    starts, count = starts_of(p.chunks[axis]), len(p.chunks[axis])
-
-    def edge(walk: Walk, index: Sequence[int]) -> Any:
-        ago = 1 if reverse else -1
-        at = index[axis] + ago  # the chunk before in the scan direction; one without steps has no state
-        while 0 <= at < count and not p.chunks[axis][at]:
-            at += ago
-        if not 0 <= at < count:
-            end = index[axis] == (count - 1 if reverse else 0)
-            if end or first.value is None:
-                return first.block(index)
-            lanes = tuple(c[i] for k, (c, i) in enumerate(zip(p.chunks, index, strict=True)) if k != axis)
-            key = (f"edge-{walk.name}", *index)  # empty chunks are to come, which would add up a broadcast state again
-            walk.graph[key] = (np.broadcast_to, first.block(index), lanes)
-            return key
-        place = (*index[:axis], at, *index[axis + 1 :])
-        lanes = tuple(c[i] for k, (c, i) in enumerate(zip(p.chunks, index, strict=True)) if k != axis)
-        task = functools.partial(_edge, axis=axis, reverse=reverse, at=starts[at], lanes=lanes)
-        key = (f"edge-{walk.name}", *index)
-        walk.graph[key] = (task, states.block(place), first.block(index), valid.block(index))
-        return key
-
-    blocks = [*(p.operands[name] for name in order), valid]
-    walk = Walk(
-        f"{family}_vjp", step, p.chunks, blocks, axis, not reverse, p.operands["grad_state"], link=edge, linked=(first,)
-    )  # fmt: skip
-    shapes = {name: np.shape(value) for name, value in (("a", a), ("b", b), ("h0", h0))}
-    every = tuple(range(len(p.shape)))
-    grad_a, grad_b = (
-        _gathered(functools.partial(walk.result, f"grad_{name}", k), p.chunks, every, shapes[name], grad)
-        for k, (name, grad) in enumerate(zip("ab", grads[:2], strict=True))
-    )
-    if h0 is None:
-        return grad_a, grad_b, None
-    lanes = tuple(p.chunks[k] for k in p.lane_axes)
-    return grad_a, grad_b, _gathered(
-        functools.partial(walk.state, "grad_h0"), lanes, range(len(lanes)), shapes["h0"], grads[2]
-    )  # fmt: skip
+    walk = Walk(f"{family}_vjp", step, p.chunks, blocks, axis, not reverse, p.operands["grad_state"])
+    places = zip(("a", "b", "h0"), (0, 1, -1), (a, b, h0), grads, strict=True)
+    return tuple(None if v is None else _gathered(walk, f"grad_{name}", k, np.shape(v), g) for name, k, v, g in places)
 
 
-def _gathered(
-    make: Callable[..., da.Array], chunks: Any, axes: Sequence[int], shape: tuple[int, ...], meta: Any
-) -> Any:
+def _gathered(walk: Walk, label: str, k: int, shape: tuple[int, ...], meta: Any) -> Any:
     """Return an operand's gradient: the chunks' parts of it, added up over what it was broadcast to."""
-    full = (1,) * (len(axes) - len(shape)) + tuple(shape)
-    stretched = tuple(k for k, n in zip(axes, full, strict=True) if n == 1 and sum(chunks[k]) != 1)
-    own = tuple((1,) * len(c) if k in stretched else c for k, c in enumerate(chunks))
-    dtype = meta.dtype
-    parts = make(da.utils.meta_from_array(meta, len(axes)), own)
-    if stretched:
-        parts = parts.sum(axis=stretched, keepdims=True, dtype=_shapes.wide_dtype(dtype)).astype(dtype)
-    return parts[(0,) * (len(axes) - len(shape))]
+    chunks = walk.chunks if k >= 0 else walk.chunks[: walk.axis] + walk.chunks[walk.axis + 1 :]
+    full = (1,) * (len(chunks) - len(shape)) + tuple(shape)
+    broadcast = tuple(axis for axis, (c, n) in enumerate(zip(chunks, full, strict=True)) if n == 1 and sum(c) != 1)
+    own = tuple((1,) * len(c) if axis in broadcast else c for axis, c in enumerate(chunks))
+    parts = walk.result(label, k, da.utils.meta_from_array(meta, len(chunks)), own)
+    if broadcast:
+        dtype = meta.dtype
+        parts = parts.sum(axis=broadcast, keepdims=True, dtype=_shapes.wide_dtype(dtype)).astype(dtype)
+    return parts[(0,) * (len(chunks) - len(shape))]

@@ -368,6 +368,7 @@ times_shape = _message(
 )
 times_missing = _message("`times` must not hold NaT, NaN or infinities")
 times_order = _message("`times` must not go backwards")
+no_numbers = _message("`{name}` must have numbers, got a tensor on the device meta, which has none")
 times_gradient = _message(
     "`times` must be constants: no gradient can be passed to them; give an `alpha` made from them instead"
 )
@@ -379,7 +380,7 @@ sum_adjust = _message("`adjust` must be True: the sum is not defined with adjust
 count_type = _message("`{name}` must be an integer, got {kind}")
 at_least = _message("`{name}` must be at least {least}, got {came}")
 real_dtype = _message("`{name}` must hold float32, float64, integers or bools, got dtype {came}")
-frame_values = _message("`x` must hold numbers only, got a {kind} with others: select its columns first")
+frame_values = _message("`{name}` must hold numbers only, got a {kind} with others: select its columns first")
 namespace = _message("`{name}` must be an array of a library with the array API's namespace, got {kind}")
 indexes = _message("`x` and `{name}` must have the same index: align them first")
 columns = _message(

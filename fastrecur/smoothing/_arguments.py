@@ -1,4 +1,4 @@
-"""What the caller gives, made plain: the smoothing constant, counts and flags."""
+"""What the caller gives, made plain: the smoothing constant and counts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from .. import _checks
 from .. import _messages as say
 
 LN2 = math.log(2.0)
@@ -69,13 +68,17 @@ class Constant:
 
 
 def _alpha(name: str, value: float) -> float:
-    rule, holds = RULES[name]
-    if not holds(value):
-        raise ValueError(say.constant_domain(name, rule, value))
+    _check_number(name, value)
     alpha = float(ALPHA[name](np, value))
     if not alpha > 0:  # infinitely slow
         raise ValueError(say.constant_domain(name, "a finite number", value))
     return alpha
+
+
+def _check_number(name: str, value: float) -> None:
+    rule, holds = RULES[name]
+    if not holds(value):
+        raise ValueError(say.constant_domain(name, rule, value))
 
 
 def is_number(value: Any) -> bool:
@@ -90,9 +93,7 @@ def is_array(value: Any) -> bool:
 
 
 def _is_timedelta(value: Any) -> bool:
-    return isinstance(value, (datetime.timedelta, np.timedelta64)) or (
-        is_array(value) and getattr(getattr(value, "dtype", None), "kind", "") == "m"
-    )
+    return isinstance(value, datetime.timedelta) or getattr(getattr(value, "dtype", None), "kind", "") == "m"
 
 
 def number(name: str, value: Any) -> float:
@@ -111,36 +112,28 @@ def _halflife(value: Any) -> tuple[Any, bool]:
             value = Timedelta(value)
         except (ImportError, ValueError) as error:
             raise ValueError(say.halflife_string(value, error)) from None
-    if dates := _is_timedelta(value):
+    if _is_timedelta(value):
         if not is_array(value):
             value = value.to_timedelta64() if hasattr(value, "to_timedelta64") else np.timedelta64(value)
         if not np.all(np.asarray(value) > np.timedelta64(0)):  # NaT neither
             raise ValueError(say.constant_domain("halflife", "halflife > 0", value))
-    elif is_number(value):
+        return value, True
+    if is_number(value):
         value = float(value)
-        if not value > 0:
-            raise ValueError(say.constant_domain("halflife", "halflife > 0", value))
+        _check_number("halflife", value)
     elif not is_array(value):
         raise TypeError(say.halflife_type(type(value)))
-    return value, dates
+    return value, False
 
 
-def integer(name: str, value: Any, least: int | None = None) -> int:
+def integer(name: str, value: Any) -> int:
     """Return an integer."""
     try:
-        whole = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
+        if not isinstance(value, (bool, np.bool_)):
+            return operator.index(value)
     except TypeError:  # an array has the method, but not for several numbers
-        whole = None
-    if whole is None:
-        raise TypeError(say.count_type(name, type(value)))
-    if least is not None and whole < least:
-        raise ValueError(say.at_least(name, least, whole))
-    return whole
-
-
-def flag(name: str, value: Any) -> bool:
-    """Return a bool."""
-    return _checks.flag(name, value)
+        pass
+    raise TypeError(say.count_type(name, type(value)))
 
 
 def least_count(min_periods: Any) -> int:

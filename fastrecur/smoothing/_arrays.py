@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -11,9 +13,9 @@ import numpy as np
 
 from .. import _arrays, _checks, _shapes, _threads
 from .. import _messages as say
-from ._arguments import RULES
+from ._arguments import RULES, is_number
 
-_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_REAL = {"bool", "float32", "float64", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))}
 
 
 class Data:
@@ -25,21 +27,23 @@ class Data:
 
     def __init__(self, names: tuple[str, ...], values: tuple[Any, ...], before: tuple[Any, ...] = ()) -> None:
         """Take operands; ``before`` is a state that they go on from, whose gradient may be wanted as well."""
-        self.give: Callable[[np.ndarray], Any] | None = _same
+        self.give: Callable[[np.ndarray], Any] | None = np.asarray
         self.xp: Any = np
         self.names = names
         self._team: Callable[[], _threads.Team] | None = None
-        self.at_hand = True
-        if _arrays.any_lazy(*values):
+        self.values: list[Any]
+        self.at_hand, self.is_lazy = True, _arrays.any_lazy(*values)
+        if self.is_lazy:
             self._take_lazy(names, values)
         elif _arrays.any_tensor(*values):
             self._take_tensors(names, values, before)
         elif any(_is_foreign(value) for value in values):
             self._take_foreign(names, values)
         else:
-            self.values: list[Any] = [
-                _real(name, _plain(name, value)) for name, value in zip(names, values, strict=True)
-            ]
+            self.values = [_plain(*pair) for pair in zip(names, values, strict=True)]
+        for name, value in zip(names, self.values, strict=True):
+            if self.xp.__name__ != "torch" and str(value.dtype).rpartition(".")[2] not in _REAL:
+                raise TypeError(say.real_dtype(name, value.dtype))
 
     def _take_tensors(self, names: tuple[str, ...], values: tuple[Any, ...], before: tuple[Any, ...]) -> None:
         import torch
@@ -51,19 +55,19 @@ class Data:
         # Numbers stand where the data stand, whatever torch's default device is.
         placed = [value for value in tensors if value.dim() or not value.is_cpu]
         device = placed[0].device if placed else torch.device("cpu")
+        wide: list[Any] = []
         for name, value in zip(names, values, strict=True):
-            if not (isinstance(value, torch.Tensor) or isinstance(value, (int, float))):
+            if isinstance(value, torch.Tensor):
+                value = value if value.dim() else _moved(name, value, device)
+            elif isinstance(value, (int, float)):
+                value = torch.full((), value, dtype=torch.float64, device=device)
+            else:
                 raise TypeError(say.not_a_tensor(name, type(value)))
-        wide = [
-            torch.full((), value, dtype=torch.float64, device=device) if not isinstance(value, torch.Tensor)
-            else value if value.dim() or value.device == device else value.to(device)
-            for value in values
-        ]  # fmt: skip
-        for name, value in zip(names, wide, strict=True):
             if value.device != device:
                 raise ValueError(say.devices(names[0], device, name, value.device))
             if value.dtype not in (torch.float32, torch.float64) and (value.is_floating_point() or value.is_complex()):
                 raise TypeError(say.real_dtype(name, value.dtype))
+            wide.append(value)
         self.xp = torch
         quiet = _modes.no_modes_active() and all(map(_modes.kernel_can_read, tensors))
         wanted = torch.is_grad_enabled() and any(value.requires_grad for value in tensors)
@@ -77,21 +81,13 @@ class Data:
             self.at_hand = quiet
 
     def _take_foreign(self, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
-        libraries = {
-            _arrays.library_of(value) for value in values if not isinstance(value, (int, float, np.number))
-        }  # fmt: skip
-        if len(libraries) > 1:
-            found = [(n, _arrays.library_of(v)) for n, v in zip(names, values, strict=True) if _arrays.library_of(v)]
-            raise TypeError(say.mixed(found))
-        first = next(value for value in values if _is_foreign(value))
-        self.xp = _namespace(first)
+        found = {n: _arrays.library_of(v) for n, v in zip(names, values, strict=True) if not is_number(v)}
+        if len(set(found.values())) > 1:
+            raise TypeError(say.mixed([pair for pair in found.items() if pair[1]]))
+        self.xp = next(_namespace(*pair) for pair in zip(names, values, strict=True) if _is_foreign(pair[1]))
         self.values = [
             value if _is_foreign(value) else self.xp.asarray(value, dtype=self.xp.float64) for value in values
         ]
-        for name, value in zip(names, self.values, strict=True):
-            kind = str(value.dtype)
-            if "float16" in kind or "complex" in kind or "object" in kind:
-                raise TypeError(say.real_dtype(name, value.dtype))
         self.give, self.at_hand = None, False
 
     def _take_lazy(self, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
@@ -102,9 +98,6 @@ class Data:
             value if hasattr(value, "shape") else np.asarray(value)
             for value in (_dask.take(name, value) for name, value in zip(names, values, strict=True))
         ]
-        for name, value in zip(names, self.values, strict=True):
-            if value.dtype.kind not in "biu" and value.dtype not in _FLOATS:
-                raise TypeError(say.real_dtype(name, value.dtype))
 
     def broadcast(self, *others: Any) -> tuple[int, ...]:
         """Return the shape that the operands, and other arrays, broadcast to."""
@@ -112,11 +105,6 @@ class Data:
         if self.xp.__name__ == "torch" and not self.at_hand:  # sizes may be symbols, which NumPy makes numbers
             return tuple(self.xp.broadcast_shapes(*(value.shape for value in values)))
         return tuple(_shapes.broadcast_shape(self.names, [tuple(value.shape) for value in values]))
-
-    @property
-    def is_lazy(self) -> bool:
-        """Whether the data are Dask's."""
-        return bool(self.xp.__name__ == "dask.array")
 
     @property
     def by_kernel(self) -> bool:
@@ -134,23 +122,21 @@ class Data:
             found = np.result_type(*(a.dtype for a in arrays))
             return found if found.kind == "f" else np.dtype(np.float64)
         if xp.__name__ == "torch":
-            found = arrays[0].dtype
-            for array in arrays[1:]:
-                found = xp.promote_types(found, array.dtype)
+            found = functools.reduce(xp.promote_types, [a.dtype for a in arrays])
             return found if found.is_floating_point else xp.get_default_dtype()
-        floats = [a.dtype for a in arrays if _is_floating(xp, a.dtype)]
+        floats = [a.dtype for a in arrays if "float" in str(a.dtype)]
         return xp.result_type(*floats) if floats else xp.float64
 
     def wide(self, array: Any) -> Any:
         """Return an array in float64."""
         return self.narrow(array, self.xp.float64)
 
-    def beside(self, array: Any) -> Any:
+    def beside(self, array: Any, name: str = "state") -> Any:
         """Return an array that may be NumPy's as one of the data's library, where the data are."""
         if self.by_kernel:
-            return array.detach().cpu().numpy() if hasattr(array, "detach") else array
+            return _checks.with_numbers(name, array).detach().cpu().numpy() if hasattr(array, "detach") else array
         if self.xp.__name__ == "torch" and hasattr(array, "detach"):
-            return array.to(self.values[0].device)
+            return _moved(name, array, self.values[0].device)
         if not isinstance(array, (np.ndarray, np.generic)) and hasattr(array, "shape"):
             return array
         try:
@@ -166,12 +152,18 @@ class Data:
         return xp.astype(array, dtype) if hasattr(xp, "astype") else array.astype(dtype)
 
 
-def _same(array: np.ndarray) -> np.ndarray:
-    return array
+def quiet(xp: Any) -> AbstractContextManager[Any]:
+    """Return a context in which NumPy says nothing of what is not finite."""
+    return np.errstate(all="ignore") if xp is np else contextlib.nullcontext()  # torch's compiler knows no errstate
 
 
-def _is_floating(xp: Any, dtype: Any) -> bool:
-    return dtype.kind == "f" if hasattr(dtype, "kind") else bool(xp.isdtype(dtype, "real floating"))
+def join(xp: Any, parts: list[Any], axis: int) -> Any:
+    """Return arrays one after the other."""
+    return (xp.concat if hasattr(xp, "concat") else xp.concatenate)(parts, axis=axis)
+
+
+def _moved(name: str, tensor: Any, device: Any) -> Any:
+    return (tensor if device.type == "meta" else _checks.with_numbers(name, tensor)).to(device)
 
 
 def _is_foreign(value: Any) -> bool:
@@ -180,29 +172,19 @@ def _is_foreign(value: Any) -> bool:
     )
 
 
-def _namespace(value: Any) -> Any:
+def _namespace(name: str, value: Any) -> Any:
     if hasattr(value, "__array_namespace__"):
         return value.__array_namespace__()
-    root = type(value).__module__.partition(".")[0]
-    if root != "cupy":
-        raise TypeError(say.namespace("x", type(value)))
+    if _arrays.library_of(value) != "cupy":
+        raise TypeError(say.namespace(name, type(value)))
     return sys.modules["cupy"]
 
 
 def _plain(name: str, value: Any) -> np.ndarray:
-    array, _ = _arrays.take(name, value)
-    if array is None:
+    if value is None:
         raise TypeError(say.not_an_array(name, type(None)))
-    numbers: np.ndarray = _arrays.numbers(name, np.asarray(array))
-    return numbers
-
-
-def _real(name: str, array: np.ndarray) -> np.ndarray:
-    if array.dtype.kind in "biu":
-        return array.astype(np.float64)
-    if array.dtype not in _FLOATS:
-        raise TypeError(say.real_dtype(name, array.dtype))
-    return array
+    array: np.ndarray = _arrays.numbers(name, np.asarray(_arrays.take(name, value)[0]))
+    return array.astype(np.float64) if array.dtype.kind in "biu" else array
 
 
 def axis_of(axis: Any, shape: tuple[int, ...], names: tuple[str, ...]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from .. import _messages as say
 from ..recurrence import forget_mult
 from ._arguments import ALPHA, Constant, integer, is_array, number
-from ._arrays import Data, axis_of, check_constant
+from ._arrays import Data, axis_of, check_constant, join, quiet
 from ._frames import aligned, unwrap
 
 
@@ -24,24 +23,8 @@ def ewm_filtfilt(
     .. math:: y_t = \alpha x_t + (1 - \alpha) y_{t-1}, \quad z_t = \alpha y_t + (1 - \alpha) z_{t+1},
               \quad y_0 = x_0, \quad z_{T-1} = y_{T-1}
 
-    Parameters
-    ----------
-    x : array_like
-        The data, as for `ewm_mean`, but finite.
-    com, span, halflife, alpha, axis
-        As for `ewm_mean`; both directions use the same constant.
-
-    Returns
-    -------
-    array
-        Of the library, type and shape of ``x``.
-
-    Raises
-    ------
-    ValueError
-        For NaN and infinities, unless checking would wait for a device; and as `ewm_mean`.
-    TypeError
-        As `ewm_mean`.
+    Arguments, the result and errors are those of `ewm_mean`; both directions use the same constant. NaN and infinities
+    raise ValueError, unless checking would wait for a device.
 
     Notes
     -----
@@ -72,8 +55,8 @@ def ewm_filtfilt(
         gate = ALPHA[name](data.xp, gate)
     else:
         gate = constant.value
-    if not data.by_kernel and data.xp.__name__ == "torch" and not values.is_floating_point():
-        values = values.to(data.xp.get_default_dtype())
+    if data.xp.__name__ == "torch":
+        values = data.narrow(values, data.dtype(values))
     if shape[axis]:
         full = data.xp.broadcast_to(values, shape)
         with data.threads():
@@ -104,6 +87,8 @@ def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any =
               f_t = \Big(E_t \big(\tfrac{2}{\text{fast}+1} - \tfrac{2}{\text{slow}+1}\big)
               + \tfrac{2}{\text{slow}+1}\Big)^2, \quad y_t = f_t x_t + (1 - f_t) y_{t-1}
 
+    Errors are those of `ewm_mean`.
+
     Parameters
     ----------
     x : array_like
@@ -121,13 +106,6 @@ def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any =
         Of the library, type and shape of ``x``. NaN for the first ``period`` steps; the average starts from the value
         before the first result, :math:`y_{n-1} = x_{n-1}`. A NaN makes all later results NaN.
 
-    Raises
-    ------
-    ValueError
-        For counts less than 1.
-    TypeError
-        As `ewm_mean`.
-
     Notes
     -----
     The results are those of TA-Lib's ``KAMA``, where ``fast`` and ``slow`` are fixed. Where the data are constant, the
@@ -143,64 +121,45 @@ def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any =
     >>> kama([0.0, 0.0, 0.0, 4.0, 8.0, 8.0, 8.0], period=2).round(2)
     array([ nan,  nan, 0.  , 1.78, 4.54, 6.08, 6.93])
     """
-    period, fast, slow = (
-        integer(name, value, 1) for name, value in (("period", period), ("fast", fast), ("slow", slow))
-    )  # fmt: skip
+    for name, value in (("period", period), ("fast", fast), ("slow", slow)):
+        if integer(name, value) < 1:
+            raise ValueError(say.at_least(name, 1, value))
     numbers, axis, wrap = unwrap(x, axis)
     data = Data(("x",), (numbers,))
     xp, values = data.xp, data.values[0]
     axis = axis_of(axis, tuple(values.shape), ("x",))
-    dtype = data.dtype(values)
     wide = data.wide(values)
-    steps = wide.shape[axis]
-    if steps <= period:
-        result = xp.full_like(wide, float("nan"))
-    else:
+    result = xp.full_like(_between(wide, axis, None, period), float("nan"))
+    if wide.shape[axis] > period:
+        options = {"period": period, "axis": axis}
         if data.is_lazy:
-            whole = xp.map_overlap(
-                _lazy_efficiency, wide, depth={axis: (period, 0)}, boundary="none", dtype=np.float64,
-                period=period, axis=axis,
-            )  # fmt: skip
-            efficiency = _between(whole, axis, period, None)
+            of_chunks = {"depth": {axis: (period, 0)}, "boundary": "none", "dtype": np.float64}
+            efficiency = xp.map_overlap(_efficiency, wide, xp=np, **options, **of_chunks)
         else:
-            efficiency = _efficiency(xp, wide, period, axis)
+            efficiency = _efficiency(wide, xp=xp, **options)
         quick, calm = 2 / (fast + 1), 2 / (slow + 1)
-        gate = (efficiency * (quick - calm) + calm) ** 2
+        gate, rest = (_between(v, axis, period, None) for v in (efficiency * (quick - calm) + calm, wide))
         with data.threads():
-            tail = forget_mult(gate, _between(wide, axis, period, None), _at(wide, axis, period - 1), axis=axis)
-        head = xp.full_like(_between(wide, axis, None, period), float("nan"))
-        result = (xp.concat if hasattr(xp, "concat") else xp.concatenate)([head, tail], axis=axis)
+            tail = forget_mult(gate**2, rest, _at(wide, axis, period - 1), axis=axis)
+        result = join(xp, [result, tail], axis)
         result = result.rechunk(wide.chunks) if data.is_lazy else result
-    if data.give is None:
-        return wrap(data.narrow(result, dtype))
-    return wrap(data.give(result.astype(dtype, copy=False)))
+    result = data.narrow(result, data.dtype(values))
+    return wrap(result if data.give is None else data.give(result))
 
 
-def _efficiency(xp: Any, wide: Any, period: int, axis: int) -> Any:
-    """Return how straight the way was, for each step that has so many before it."""
-    with np.errstate(all="ignore") if xp is np else contextlib.nullcontext():
+def _efficiency(wide: Any, *, xp: Any, period: int, axis: int) -> Any:
+    """Return how straight the way was, for each step that has so many before it; 1 for others."""
+    head = xp.ones_like(_between(wide, axis, None, period))
+    if wide.shape[axis] <= period:
+        return head
+    with quiet(xp):
         moved = abs(_between(wide, axis, period, None) - _between(wide, axis, None, -period))
         strides = abs(_between(wide, axis, 1, None) - _between(wide, axis, None, -1))
-        path = _windows(xp, strides, period, axis)
-        still = path <= 0
-        efficiency = xp.where(still, xp.ones_like(path), moved / xp.where(still, xp.ones_like(path), path))
-        return xp.where(efficiency > 1, xp.ones_like(path), efficiency)  # rounding of the path
-
-
-def _lazy_efficiency(wide: Any, *, period: int, axis: int) -> Any:
-    """Return the efficiency of a chunk that has the steps before it in front, and as many steps as that."""
-    if wide.shape[axis] <= period:
-        return np.full_like(wide, float("nan"))
-    head = np.full_like(_between(wide, axis, None, period), float("nan"))
-    return np.concatenate([head, _efficiency(np, wide, period, axis)], axis=axis)
-
-
-def _windows(xp: Any, values: Any, period: int, axis: int) -> Any:
-    """Return the sums over windows, each added up anew: a running sum would keep what has left it."""
-    if xp is np:
-        return np.lib.stride_tricks.sliding_window_view(values, period, axis).sum(axis=-1)
-    last = values.shape[axis] - period + 1
-    return sum(_between(values, axis, k, k + last) for k in range(period))
+        # Each window is added up anew: a running sum would keep what has left it.
+        path = sum(_between(strides, axis, k, k + wide.shape[axis] - period) for k in range(period))
+        one, still = xp.ones_like(path), path <= 0
+        efficiency = xp.where(still, one, moved / xp.where(still, one, path))
+        return join(xp, [head, xp.where(efficiency > 1, one, efficiency)], axis)  # rounding of the path
 
 
 def pcen(
@@ -212,6 +171,8 @@ def pcen(
     .. math:: M_t = b S_t + (1 - b) M_{t-1}, \qquad
               P_t = \Big(\frac{S_t}{(\varepsilon + M_t)^{\text{gain}}} + \text{bias}\Big)^{\text{power}}
               - \text{bias}^{\text{power}}
+
+    The result has the library, type and shape of ``S``; errors are those of `ewm_mean`.
 
     Parameters
     ----------
@@ -231,18 +192,6 @@ def pcen(
         The gate of the mean itself, in [0, 1].
     axis : int, default -1
         The axis of time.
-
-    Returns
-    -------
-    array
-        Of the library, type and shape of ``S``.
-
-    Raises
-    ------
-    ValueError
-        For parameters out of their domain.
-    TypeError
-        As `ewm_mean`.
 
     Notes
     -----
@@ -267,7 +216,7 @@ def pcen(
         rule, holds = _RULES[name]
         if not is_array(value) and not holds(number(name, value)):
             raise ValueError(say.constant_domain(name, rule, value))
-    numbers, axis, wrap = unwrap(S, axis)
+    numbers, axis, wrap = unwrap(S, axis, "S")
     arrays = {name: aligned(S, value, name, axis) for name, value in parameters.items() if is_array(value)}
     data = Data(("S", *arrays), (numbers, *arrays.values()))
     values, *found = data.values
@@ -277,42 +226,34 @@ def pcen(
     if not data.by_kernel:
         values = data.narrow(values, dtype)
     for name, value in zip(arrays, found, strict=True):
-        check_constant(data, name, value, _RULES if name not in ("bias", "power") else _RULES_OF_ARRAYS)
-    parameters |= dict(zip(arrays, found, strict=True))
+        check_constant(data, name, value, _RULES | _RULES_OF_ARRAYS)
+        parameters[name] = value
     gate = parameters.pop("b", None)
     time = parameters.pop("time_constant") * (sr / float(hop_length))
     if gate is None:
         gate = 2 / (1 + (1 + 4 * time * time) ** 0.5)
     with data.threads():
         smooth = forget_mult(gate if is_array(gate) else float(gate), values, 1.0, axis=axis)
+    values = [values, *(parameters[name] for name in ("gain", "bias", "power", "eps"))]
     if data.is_lazy:
-        names = tuple(name for name in arrays if name in parameters)
-        alike = [values, *(data.xp.asarray(parameters.pop(name)) for name in names)]
-        values, *blocks = (data.xp.broadcast_to(value, shape).rechunk(smooth.chunks) for value in alike)
-        normalise = functools.partial(_normalise_blocks, names=names, **parameters)
-        result = data.xp.map_blocks(normalise, values, smooth, *blocks, dtype=dtype)
+        values = [data.xp.broadcast_to(v, shape).rechunk(smooth.chunks) if is_array(v) else v for v in values]
+        result = data.xp.map_blocks(functools.partial(_normalize, np), smooth, *values, dtype=dtype)
     else:
-        result = _normalise(data.xp, values, smooth, **parameters)
+        result = _normalize(data.xp, smooth, *values)
     return wrap(result if data.give is None else data.give(result))
 
 
 _RULES = {
-    "gain": ("gain >= 0", lambda value: value >= 0),
-    "bias": ("bias >= 0", lambda value: value >= 0),
-    "power": ("power >= 0", lambda value: value >= 0),
     "b": ("0 <= b <= 1", lambda value: (value >= 0) & (value <= 1)),
+    **{name: (f"{name} >= 0", lambda value: value >= 0) for name in ("gain", "bias", "power")},
     **{name: (f"{name} > 0", lambda value: value > 0) for name in ("sr", "hop_length", "time_constant", "eps")},
 }
 # What the general formula holds for: its limits at 0 are formulas of their own.
 _RULES_OF_ARRAYS = {name: (f"{name} > 0", lambda value: value > 0) for name in ("bias", "power")}
 
 
-def _normalise_blocks(values: Any, smooth: Any, *blocks: Any, names: tuple[str, ...], **parameters: Any) -> Any:
-    return _normalise(np, values, smooth, **parameters, **dict(zip(names, blocks, strict=True)))
-
-
-def _normalise(xp: Any, values: Any, smooth: Any, *, gain: Any, bias: Any, power: Any, eps: Any) -> Any:
-    with np.errstate(all="ignore") if xp is np else contextlib.nullcontext():  # torch's compiler knows no errstate
+def _normalize(xp: Any, smooth: Any, values: Any, gain: Any, bias: Any, power: Any, eps: Any) -> Any:
+    with quiet(xp):
         log = xp.log(eps) if is_array(eps) else math.log(eps)
         smooth = xp.exp(-gain * (log + xp.log1p(smooth / eps)))
         if not is_array(power) and power == 0:

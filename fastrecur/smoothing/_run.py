@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import copy
+import functools
+import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,24 +14,26 @@ from .. import _weighted_run
 from .._cpu import _weighted
 from . import _formulas
 from ._arguments import ALPHA, Constant, is_array
-from ._arrays import Data, axis_of, check_constant
-from ._formulas import Moments, State
+from ._arrays import Data, axis_of, check_constant, quiet
+from ._formulas import Moments, Shares, State
 from ._segments import Borders, begin_anew
-from ._times import decays, steps, take_times, tensor_steps
+from ._times import decays, steps, take_times
 
 NO_BORDERS = Borders(None, None, None)
 
 
+@dataclass
 class Request:
-    """What is asked of a statistic beside its data."""
+    """What is asked of a statistic beside its data, and what the caller calls these."""
 
-    def __init__(
-        self, constant: Constant, times: Any, adjust: bool, ignore_na: bool, min_periods: int, bias: bool = False,
-        borders: Borders = NO_BORDERS,
-    ) -> None:  # fmt: skip
-        self.constant, self.times = constant, times
-        self.adjust, self.ignore_na, self.min_periods, self.bias = adjust, ignore_na, min_periods, bias
-        self.borders = borders
+    constant: Constant
+    times: Any
+    adjust: bool
+    ignore_na: bool
+    min_periods: int
+    bias: bool = False
+    borders: Borders = NO_BORDERS
+    name: str = "x"
 
     @property
     def kind(self) -> str:
@@ -41,57 +45,51 @@ def compute(
     statistic: str, request: Request, x: Any, y: Any, axis: Any, state: Any = None, last_time: Any = None
 ) -> tuple[Any, Any]:
     """Return a statistic of ``x`` (and ``y``), in their library, and its state; of a correlation three states."""
-    constant = request.constant
-    named = {"x": x, constant.name: constant.value, **({} if y is None else {"y": y}), **constant.arrays}
+    constant, least = request.constant, request.min_periods
+    named = {request.name: x, **({} if y is None or y is x else {"y": y})}
+    series = tuple(named)
+    named |= {constant.name: constant.value, **constant.arrays}
     spans = named.pop("halflife", None) if constant.dates else None  # an array of timedeltas
-    data = Data(tuple(named), tuple(named.values()), tuple(_leaves(state)))
-    state = _map(data.beside, state)
+    data = Data(tuple(named), tuple(named.values()), state or ())
+    xp = data.xp
+    if isinstance(state, State) and state.moments is None:  # a stream's, which may have moved from another library
+        state = State(*map(data.beside, state[:3]))
     values = dict(zip(named, data.values, strict=True))
     for name in constant.arrays.keys() & values.keys():
         check_constant(data, name, values[name])
     # A number has no part in the result's dtype.
     dtype = data.dtype(*(v for name, v in values.items() if name != constant.name or name in constant.arrays))
     shape = data.broadcast(*([] if spans is None else [spans]))
-    axis = axis_of(axis, shape, ("x",))
-    x, y = values["x"], values.get("y")
-    flags = request.borders.flags(shape, axis) if request.borders.exist else None
+    axis = axis_of(axis, shape, series[:1])
+    both, seen, valid, count = [values[name] for name in series], None, None, None
+    flags = request.borders.flags(shape, axis)
     with data.threads():
         gate = _gate(data, request, values, shape, axis, last_time, flags)
-    if flags is not None:
-        return _with_borders(data, flags, statistic, request, x, y, gate, shape, dtype, axis, state)
-    return _run(data, statistic, request, x, y, gate, shape, dtype, axis, state)
-
-
-def _run(
-    data: Data, statistic: str, request: Request, x: Any, y: Any, gate: Any, shape: Any, dtype: Any, axis: int,
-    state: Any,
-) -> tuple[Any, Any]:  # fmt: skip
-    if data.give is not None:
-        with data.threads():
-            return _by_kernel(data.give, statistic, request, x, y, gate, shape, dtype, axis, state)
-    return _by_formulas(data, statistic, request, x, y, gate, shape, dtype, axis, state)
-
-
-def _with_borders(
-    data: Data, flags: np.ndarray, statistic: str, request: Request, x: Any, y: Any, gate: Any, shape: Any, dtype: Any,
-    axis: int, state: Any,
-) -> tuple[Any, Any]:  # fmt: skip
-    """Do so where series begin anew: gates forget there, and samples are counted from there on."""
-    xp, first = data.xp, state if statistic != "corr" or state is None else state[0]
-    seen = xp.isfinite(xp.broadcast_to(x, shape))
-    if y is not None and y is not x:
-        seen = seen & xp.isfinite(xp.broadcast_to(y, shape))
-    value, least = 1.0 if request.kind == "fixed" else 0.0, request.min_periods
-    count = None if first is None else first.count
-    gate, valid, count = begin_anew(data, flags, seen, gate, value, least, axis, count)
-    bare = copy.copy(request)
-    bare.min_periods = 0
-    result, after = _run(data, statistic, bare, x, y, gate, shape, dtype, axis, state)
-    if data.give is None:
+        if not data.by_kernel:
+            both, gate = [xp.broadcast_to(data.wide(v), shape) for v in both], xp.broadcast_to(gate, shape)
+        if flags is not None or not data.by_kernel or statistic == "corr":
+            seen = functools.reduce(operator.and_, [xp.isfinite(xp.broadcast_to(v, shape)) for v in both])
+        if flags is not None:
+            count = None if state is None else state.count
+            gate, valid, count = begin_anew(data, flags, seen, gate, request.kind, least, axis, count)
+            least = 0
+        w = None
+        if data.by_kernel:
+            run = functools.partial(_by_kernel, request, gate, shape, axis, least)
+        else:
+            first = state[0] if statistic == "corr" and state is not None else state
+            w = _formulas.shares(xp, seen, gate, request.kind, request.ignore_na, least, axis, first)
+            run = functools.partial(_by_formulas, xp, w, axis, request.bias)
+        if statistic == "corr":
+            result, after = _correlation(xp, run, both, seen, state, w)
+        else:
+            result, after = run(statistic, both[0], None if y is None else both[-1], state, dtype)
+    if valid is not None:
         result = _formulas.masked(xp, valid, result)
-    else:
-        np.copyto(np.asarray(result), np.nan, where=~valid)  # fresh, also where it is a tensor's
-    return result, tuple(s._replace(count=count) for s in after) if statistic == "corr" else after._replace(count=count)
+        after = after._replace(count=count) if isinstance(after, State) else after
+    if data.give is None:
+        return data.narrow(result, dtype), after
+    return data.give(result.astype(dtype, copy=False)), after
 
 
 def _gate(
@@ -110,13 +108,14 @@ def _gate(
     halflife = constant.halflife if constant.dates else values.get("halflife", constant.halflife)
     if data.by_kernel:
         return decays(take_times(times), constant.dates, halflife, alpha, shape, axis, last_time, begins)
-    if data.xp.__name__ == "torch" and isinstance(times, data.xp.Tensor):
-        gaps = tensor_steps(data.beside(times), constant.dates, shape, axis, last_time, data.at_hand, begins)
-    else:
-        gaps = steps(take_times(times), constant.dates, shape, axis, last_time, begins)
-        if constant.dates:
-            gaps, halflife = gaps / halflife, 1.0
-        gaps = data.beside(np.asarray(gaps, np.float64))
+    is_tensor = data.xp.__name__ == "torch" and isinstance(times, data.xp.Tensor)
+    times, xp, readable = take_times(times, is_tensor), np, True
+    if is_tensor:
+        times, xp, readable = data.beside(times, "times"), data.xp, data.at_hand
+    gaps = steps(times, constant.dates, shape, axis, last_time, begins, xp, readable)
+    if constant.dates:
+        gaps, halflife = gaps / halflife, 1.0
+    gaps = data.wide(gaps) if is_tensor else data.beside(np.asarray(gaps, np.float64))
     return (1.0 - alpha) ** (gaps / (data.wide(halflife) if is_array(halflife) else halflife))
 
 
@@ -124,81 +123,45 @@ _MEAN = (_weighted.WEIGHT, _weighted.COUNT, _weighted.MEAN)
 _MOMENTS = (_weighted.ORIGIN, _weighted.ORIGIN_Y, _weighted.MEAN_Y, _weighted.COVARIANCE, _weighted.ROOM)
 
 
-def _map(function: Callable[[Any], Any], state: Any) -> Any:
-    """Return a state, or several, with a function of each of its arrays."""
-    if state is None or not isinstance(state, tuple):
-        return None if state is None else function(state)
-    parts = [_map(function, part) for part in state]
-    return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
-
-
-def _leaves(state: Any) -> list[Any]:
-    found: list[Any] = []
-    _map(found.append, state)
-    return found
-
-
-def _planes(state: State) -> dict[int, Any]:
-    planes = dict(zip(_MEAN, state[:3], strict=True))
-    return planes if state.moments is None else planes | dict(zip(_MOMENTS, state.moments, strict=True))
-
-
 def _by_kernel(
-    give: Callable[[np.ndarray], Any], statistic: str, request: Request, x: Any, y: Any, gate: Any, shape: Any,
-    dtype: Any, axis: int, state: Any,
-) -> tuple[Any, Any]:  # fmt: skip
-    def run(statistic: str, x: Any, y: Any, state: Any, dtype: Any = dtype) -> tuple[Any, State]:
-        result, planes = _weighted_run.run(
-            statistic, x, y, gate, shape, dtype, axis, request.kind, request.ignore_na, request.min_periods,
-            request.bias, None if state is None else _planes(state),
-        )  # fmt: skip
-        moments = Moments(*(planes[k] for k in _MOMENTS)) if statistic == "covary" else None
-        weight, count, mean = (planes[k] for k in _MEAN)
-        return result, State(weight, count, mean, moments)
-
-    if statistic == "corr":
-        there = np.isfinite(x) & np.isfinite(y)
-        x, y = (np.where(there, v, v.dtype.type(np.nan)) for v in (x, y))
-        parts = zip(((x, y), (x, x), (y, y)), state or (None, None, None), strict=True)
-        wide = np.dtype(np.float64)  # what is divided may be small beyond float32 after a gap
-        (result, *variances), last = zip(*(run("covary", *pair, before, wide) for pair, before in parts), strict=True)
-        with np.errstate(all="ignore"):
-            result /= np.sqrt(variances[0]) * np.sqrt(variances[1])
-            return give(result.astype(dtype, copy=False)), last
-    result, after = run(statistic, x, y, state)
-    return give(result), after
+    request: Request, gate: Any, shape: Any, axis: int, least: int, statistic: str, x: Any, y: Any, state: Any,
+    dtype: Any,
+) -> tuple[Any, State]:  # fmt: skip
+    planes = [] if state is None else [*state[:3], *(state.moments or ())]
+    result, after = _weighted_run.run(
+        statistic, x, y, gate, shape, dtype, axis, request.kind, request.ignore_na, least, request.bias,
+        dict(zip(_MEAN + _MOMENTS, planes, strict=False)),
+    )  # fmt: skip
+    moments = None if y is None else Moments(*(after[k] for k in _MOMENTS))
+    weight, count, mean = (after[k] for k in _MEAN)
+    return result, State(weight, count, mean, moments)
 
 
 def _by_formulas(
-    data: Data, statistic: str, request: Request, x: Any, y: Any, gate: Any, shape: Any, dtype: Any, axis: int,
-    state: Any,
-) -> tuple[Any, Any]:  # fmt: skip
-    xp = data.xp
-    x = xp.broadcast_to(data.wide(x), shape)
-    seen = xp.isfinite(x)
-    if y is not None:
-        y = xp.broadcast_to(data.wide(y), shape)
-        seen = seen & xp.isfinite(y)
-    gate = xp.broadcast_to(gate, shape)
-    first, *others = state if statistic == "corr" and state is not None else (state, state, state)
-    w = _formulas.shares(xp, seen, gate, request.kind, request.ignore_na, request.min_periods, axis, first)
-    valid = w.valid
-    after: Any
-    if statistic in ("average", "sum"):
-        result, last = (_formulas.mean if statistic == "average" else _formulas.total)(xp, w, x, axis, state)
-        after = State(w.weight, w.count, last)
-    elif statistic == "corr":
-        found = [_formulas.covariance(xp, w, v, v, axis, s) for v, s in zip((x, y), others, strict=True)]
-        variances = [variance for variance, _, _ in found]
-        valid = valid & (variances[0] > 0) & (variances[1] > 0)
-        one = xp.ones_like(x)
-        sizes = [xp.sqrt(xp.where(valid, v, one)) for v in variances]
-        result, _, last = _formulas.covariance(xp, w, x, y, axis, first)
-        result, after = result / (sizes[0] * sizes[1]), (last, *(s for _, _, s in found))
-    else:
-        result, room, after = _formulas.covariance(xp, w, x, y, axis, state)
-        if not request.bias:
-            varies = room > 0
-            result = result / xp.where(varies, room, xp.ones_like(room))
-            valid = valid & varies
-    return data.narrow(_formulas.masked(xp, valid, result), dtype), after
+    xp: Any, w: Shares, axis: int, bias: bool, statistic: str, x: Any, y: Any, state: Any, dtype: Any
+) -> tuple[Any, State]:
+    if y is None:
+        result, last = _formulas.mean(xp, w, x, axis, state, statistic == "sum")
+        return _formulas.masked(xp, w.valid, result), State(w.weight, w.count, last)
+    result, room, after = _formulas.covariance(xp, w, x, y, axis, state)
+    if statistic == "corr":
+        return result, after
+    valid = w.valid if bias else w.valid & (room > 0)
+    result = result if bias else result / xp.where(valid, room, xp.ones_like(room))
+    return _formulas.masked(xp, valid, result), after
+
+
+def _correlation(xp: Any, run: Callable[..., Any], both: list[Any], seen: Any, state: Any, w: Any) -> tuple[Any, Any]:
+    """Return the correlation of two series, or of one with itself, from their covariance and variances."""
+    if w is None:  # for kernels, the same samples must be missing in both
+        both = [_formulas.masked(xp, seen, v) for v in both]
+    x, y, wide = both[0], both[-1], np.dtype(np.float64)  # what is divided may be small beyond float32 after a gap
+    parts = zip(((x, y), (x, x), (y, y)), state or (None, None, None), strict=True)
+    (result, *variances), after = zip(*(run("corr", *pair, before, wide) for pair, before in parts), strict=True)
+    if w is None:
+        with quiet(xp):
+            result /= np.sqrt(variances[0]) * np.sqrt(variances[1])
+        return result, after
+    valid = w.valid & (variances[0] > 0) & (variances[1] > 0)
+    sizes = [xp.sqrt(xp.where(valid, v, xp.ones_like(v))) for v in variances]
+    return _formulas.masked(xp, valid, result / (sizes[0] * sizes[1])), after

@@ -22,19 +22,15 @@ class Borders:
         self.resets = None if resets is None else _checks.resets(resets)
         self.groups = groups
 
-    @property
-    def exist(self) -> bool:
-        """Whether there are any."""
-        return self.offsets is not None or self.resets is not None
-
-    def flags(self, shape: tuple[int, ...], axis: int) -> np.ndarray:
-        """Return at which steps of data series begin anew, with as many axes as these have."""
-        time = [-1 if k == axis else 1 for k in range(len(shape))]
+    def flags(self, shape: tuple[int, ...], axis: int) -> np.ndarray | None:
+        """Return at which steps of data series begin anew, with as many axes as these have; None if none may."""
+        if self.offsets is None and self.resets is None:
+            return None
         found = np.zeros(shape[axis], bool)
         if self.offsets is not None:
             offsets = _checks.offsets_in_range(self.offsets, shape[axis])
             found[offsets[:-1][offsets[:-1] < offsets[1:]]] = True
-        found = found.reshape(time)
+        found = found.reshape([-1 if k == axis else 1 for k in range(len(shape))])
         if self.resets is None:
             return found
         _checks.resets_shape(self.resets.shape, shape, axis)
@@ -69,15 +65,16 @@ def _codes(groups: Any, steps: int) -> tuple[np.ndarray, int]:
 
 
 def begin_anew(
-    data: Any, flags: np.ndarray, seen: Any, gate: Any, value: float, least: int, axis: int, count: Any
+    data: Any, flags: np.ndarray, seen: Any, gate: Any, kind: str, least: int, axis: int, count: Any
 ) -> tuple[Any, Any, Any]:
     """Return gates that forget all before a border, which results have enough samples, and how many lanes have.
 
-    A border's gate is ``value``, and stands at the first sample behind it: missing values may have no gate.
+    A border's gate is an alpha of 1, or a decay of 0, and stands at the first sample behind it: missing values may have
+    no gate.
     """
     xp = data.xp
     samples = data.narrow(seen, xp.float64)
     so_far, last = linear_recurrence(1.0, samples, count, axis=axis, resets=flags, return_state=True)
     first = seen & (so_far == 1)
     gate = xp.broadcast_to(gate, samples.shape)
-    return xp.where(first, xp.full_like(samples, value), gate), so_far >= max(1, least), last
+    return xp.where(first, xp.full_like(samples, float(kind == "fixed")), gate), so_far >= max(1, least), last

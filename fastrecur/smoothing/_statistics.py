@@ -7,27 +7,26 @@ from typing import Any
 import numpy as np
 
 from .. import _messages as say
-from ._arguments import Constant, flag, least_count
+from .._checks import flag
+from ._arguments import Constant, least_count
 from ._dispatch import compute
-from ._frames import aligned, aligned_times, frame_first, is_labelled, unwrap
+from ._frames import aligned, aligned_times, is_labelled, is_series, unwrap
 from ._run import Request
 from ._segments import Borders
 
 
 def _request(
-    com: Any, span: Any, halflife: Any, alpha: Any, times: Any, adjust: Any, ignore_na: Any, min_periods: Any,
-    borders: Borders, bias: Any = False,
-) -> Request:  # fmt: skip
-    least = least_count(min_periods)
-    constant = Constant(com, span, halflife, alpha, times is not None)
-    told = flag("adjust", adjust), flag("ignore_na", ignore_na), least, flag("bias", bias)
-    return Request(constant, times, *told, borders)
+    constants: Any, times: Any, adjust: Any, ignore_na: Any, min_periods: Any, borders: Any, bias: Any = False
+) -> Request:
+    flags = flag("adjust", adjust), flag("ignore_na", ignore_na)
+    constant = Constant(*constants, with_times=times is not None)
+    return Request(constant, times, *flags, least_count(min_periods), flag("bias", bias), Borders(*borders))
 
 
-def _compute(statistic: str, x: Any, y: Any, axis: Any, request: Request, finish: Any = None) -> Any:
+def _compute(statistic: str, x: Any, y: Any, axis: Any, request: Request) -> Any:
     """Return a statistic of one or two series (of one with itself), with the labels of the data."""
-    if y is not None and y is not x:
-        x, y = frame_first(x, y)
+    if is_series(x) and is_labelled(y) and not is_series(y):  # the frame first: what is asked of pairs is symmetric
+        x, y = y, x
     constants = request.constant.arrays
     if any(map(is_labelled, constants.values())):  # what belongs to a series stands where that does
         found = {name: aligned(x, value, name, axis) for name, value in constants.items()}
@@ -35,8 +34,10 @@ def _compute(statistic: str, x: Any, y: Any, axis: Any, request: Request, finish
     request.times = aligned_times(x, request.times)
     numbers, plain_axis, wrap = unwrap(x, axis)
     other = None if y is None else numbers if y is x else aligned(x, y, "y", axis)
-    result, _ = compute(statistic, request, numbers, other, plain_axis)
-    return wrap(result if finish is None else finish(result))
+    result = compute("covary" if statistic == "root" else statistic, request, numbers, other, plain_axis)
+    if statistic == "root":
+        result = np.sqrt(result, out=result) if isinstance(result, np.ndarray) else result**0.5
+    return wrap(result)
 
 
 def ewm_mean(
@@ -133,10 +134,8 @@ def ewm_mean(
     >>> ewm_mean([1.0, 8.0, 3.0, 4.0], alpha=0.5, groups=["a", "b", "a", "b"])
     array([1.        , 8.        , 2.33333333, 5.33333333])
     """
-    request = _request(
-        com, span, halflife, alpha, times, adjust, ignore_na, min_periods, Borders(offsets, resets, groups)
-    )
-    return _compute("average", x, None, axis, request)
+    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, (offsets, resets, groups))
+    return _compute("average", x, None, axis, how)
 
 
 def ewm_sum(
@@ -148,26 +147,14 @@ def ewm_sum(
 
     .. math:: S_t = (1 - \alpha) S_{t-1} + x_t
 
+    Arguments, the result and errors are those of `ewm_mean`, except for:
+
     Parameters
     ----------
-    x, com, span, halflife, alpha, times, min_periods, axis, offsets, resets, groups
-        As for `ewm_mean`.
     adjust : bool, default True
-        Must be True, as in pandas.
+        Must be True, as in pandas; NotImplementedError is raised for False.
     ignore_na : bool, default False
         Whether the sum is unchanged at a missing value; if False, it decays.
-
-    Returns
-    -------
-    array
-        As for `ewm_mean`.
-
-    Raises
-    ------
-    NotImplementedError
-        For ``adjust=False``.
-    ValueError, TypeError
-        As `ewm_mean`.
 
     Notes
     -----
@@ -180,12 +167,10 @@ def ewm_sum(
     >>> ewm_sum([4.0, np.nan, np.nan, 4.0], alpha=0.5)
     array([4. , 2. , 1. , 4.5])
     """
-    request = _request(
-        com, span, halflife, alpha, times, adjust, ignore_na, min_periods, Borders(offsets, resets, groups)
-    )
-    if not request.adjust:
+    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, (offsets, resets, groups))
+    if not how.adjust:
         raise NotImplementedError(say.sum_adjust())
-    return _compute("sum", x, None, axis, request)
+    return _compute("sum", x, None, axis, how)
 
 
 def ewm_var(
@@ -199,22 +184,12 @@ def ewm_var(
 
     .. math:: v_t = \sum_s w_s (x_s - y_t)^2, \qquad \text{unbiased: } v_t \Big/ \Big(1 - \sum_s w_s^2\Big).
 
+    Arguments, the result and errors are those of `ewm_mean`; the unbiased variance is NaN until there are two samples.
+
     Parameters
     ----------
-    x, com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis, offsets, resets, groups
-        As for `ewm_mean`.
     bias : bool, default False
         Leave out the correction for the bias.
-
-    Returns
-    -------
-    array
-        As for `ewm_mean`. The unbiased variance is NaN until two samples were seen.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `ewm_mean`.
 
     Notes
     -----
@@ -234,10 +209,8 @@ def ewm_var(
     >>> ewm_var(1e8 + np.array([1.0, 2.0, 4.0, 8.0]), alpha=0.5)
     array([        nan,  0.5       ,  2.5       , 11.07142857])
     """
-    request = _request(
-        com, span, halflife, alpha, times, adjust, ignore_na, min_periods, Borders(offsets, resets, groups), bias
-    )
-    return _compute("covary", x, x, axis, request)
+    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, (offsets, resets, groups), bias)
+    return _compute("covary", x, x, axis, how)
 
 
 def ewm_std(
@@ -245,22 +218,7 @@ def ewm_std(
     adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0, offsets: Any = None,
     resets: Any = None, groups: Any = None, bias: bool = False,
 ) -> Any:  # fmt: skip
-    """Return the exponentially weighted standard deviation: the square root of `ewm_var`.
-
-    Parameters
-    ----------
-    x, com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis, offsets, resets, groups, bias
-        As for `ewm_var`.
-
-    Returns
-    -------
-    array
-        As for `ewm_var`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `ewm_mean`.
+    """Return the exponentially weighted standard deviation: the square root of `ewm_var`, which has the same arguments.
 
     Examples
     --------
@@ -268,10 +226,8 @@ def ewm_std(
     >>> ewm_std([1.0, 2.0, 4.0, 8.0], alpha=0.5)
     array([       nan, 0.70710678, 1.58113883, 3.32737563])
     """
-    request = _request(
-        com, span, halflife, alpha, times, adjust, ignore_na, min_periods, Borders(offsets, resets, groups), bias
-    )
-    return _compute("covary", x, x, axis, request, _root)
+    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, (offsets, resets, groups), bias)
+    return _compute("root", x, x, axis, how)
 
 
 def ewm_cov(
@@ -284,24 +240,14 @@ def ewm_cov(
     .. math:: c_t = \sum_s w_s (x_s - \bar x_t)(y_s - \bar y_t), \qquad
               \text{unbiased: } c_t \Big/ \Big(1 - \sum_s w_s^2\Big)
 
+    Other arguments, the result and errors are those of `ewm_var`.
+
     Parameters
     ----------
     x, y : array_like
         The data, which broadcast against each other. A sample counts if both values are present. Labels are matched:
         columns and dimensions may be in any order, indexes and coordinates must be the same; a Series with a frame is
-        taken with each of its columns.
-    com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis, offsets, resets, groups, bias
-        As for `ewm_var`.
-
-    Returns
-    -------
-    array
-        As for `ewm_var`; labels are those of ``x``, beside a Series those of the frame.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `ewm_mean`.
+        taken with each of its columns. The result has the labels of ``x``, beside a Series those of the frame.
 
     Examples
     --------
@@ -309,10 +255,8 @@ def ewm_cov(
     >>> ewm_cov([1.0, 2.0, 4.0], [2.0, 1.0, 3.0], alpha=0.5)
     array([ nan, -0.5,  1.5])
     """
-    request = _request(
-        com, span, halflife, alpha, times, adjust, ignore_na, min_periods, Borders(offsets, resets, groups), bias
-    )
-    return _compute("covary", x, y, axis, request)
+    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, (offsets, resets, groups), bias)
+    return _compute("covary", x, y, axis, how)
 
 
 def ewm_corr(
@@ -320,26 +264,11 @@ def ewm_corr(
     adjust: bool = True, ignore_na: bool = False, min_periods: int | None = 0, axis: Any = 0, offsets: Any = None,
     resets: Any = None, groups: Any = None,
 ) -> Any:  # fmt: skip
-    r"""Return the exponentially weighted correlation, as pandas' ``x.ewm(...).corr(y)``.
+    r"""Return the exponentially weighted correlation, as pandas' ``x.ewm(...).corr(y)``; NaN where a variance is zero.
 
     .. math:: r_t = \frac{\operatorname{cov}_t(x, y)}{\sqrt{\operatorname{var}_t(x) \operatorname{var}_t(y)}}
 
-    Parameters
-    ----------
-    x, y : array_like
-        As for `ewm_cov`.
-    com, span, halflife, alpha, times, adjust, ignore_na, min_periods, axis, offsets, resets, groups
-        As for `ewm_mean`.
-
-    Returns
-    -------
-    array
-        As for `ewm_cov`. NaN where a variance is zero.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `ewm_mean`.
+    Arguments, the result and errors are those of `ewm_cov`.
 
     Examples
     --------
@@ -347,14 +276,5 @@ def ewm_corr(
     >>> ewm_corr([1.0, 2.0, 4.0], [2.0, 1.0, 3.0], alpha=0.5)
     array([        nan, -1.        ,  0.81434507])
     """
-    request = _request(
-        com, span, halflife, alpha, times, adjust, ignore_na, min_periods, Borders(offsets, resets, groups), True
-    )
-    return _compute("corr", x, y, axis, request)
-
-
-def _root(values: Any) -> Any:
-    if isinstance(values, np.ndarray):
-        with np.errstate(invalid="ignore"):
-            return np.sqrt(values, out=values)
-    return values**0.5
+    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, (offsets, resets, groups), True)
+    return _compute("corr", x, y, axis, how)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import copy
-import sys
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from .. import _arrays
+from .. import _arrays, _checks, _shapes
 from .. import _messages as say
-from ._arguments import ALPHA, Constant, flag, integer, is_array, least_count
-from ._dispatch import compute
+from ._arguments import Constant, is_array, least_count
+from ._arrays import axis_of
 from ._formulas import State
-from ._frames import unwrap
-from ._run import Request
+from ._frames import is_series, unwrap
+from ._run import Request, compute
 from ._segments import Borders
-from ._times import steps, take_times
+from ._times import edge, take_times
 
 
 @dataclass(eq=False)
@@ -55,14 +54,10 @@ class Ewm:
     adjust, ignore_na, min_periods, axis
         As for `ewm_mean`.
 
-    Raises
-    ------
-    ValueError, TypeError
-        As `ewm_mean`.
-
     Notes
     -----
-    The results are those of one call on the whole series, within rounding. A stream can be copied and pickled.
+    The results are those of one call on the whole series, within rounding; so are errors. A stream can be copied and
+    pickled.
     Its state has the size of one step of the data.
 
     Examples
@@ -83,20 +78,19 @@ class Ewm:
         ignore_na: bool = False, min_periods: int | None = 0, axis: int = 0,
     ) -> None:  # fmt: skip
         alpha = np.asarray(alpha) if isinstance(alpha, (list, tuple)) else alpha
-        com, span, halflife, alpha = (unwrap(value, 0)[0] for value in (com, span, halflife, alpha))
-        self._given = {"com": com, "span": span, "halflife": halflife, "alpha": alpha}
-        self._adjust, self._ignore_na = flag("adjust", adjust), flag("ignore_na", ignore_na)
-        self._least = least_count(min_periods)
-        self._axis = integer("axis", axis)
-        self._timed = None if halflife is None else Constant(com, span, halflife, alpha, True)
+        given = {"com": com, "span": span, "halflife": halflife, "alpha": alpha}
+        self._given = {name: unwrap(value, 0)[0] for name, value in given.items()}
+        self._options = _checks.flag("adjust", adjust), _checks.flag("ignore_na", ignore_na), least_count(min_periods)
+        self._axis = _checks.axis(axis)
+        self._timed = None if halflife is None else Constant(**self._given, with_times=True)
         dated = self._timed is not None and self._timed.dates
-        self._plain = None if dated else Constant(com, span, halflife, alpha, False)
+        self._plain = None if dated else Constant(**self._given, with_times=False)
         self.reset()
 
     def __repr__(self) -> str:
         """Return how the stream was made."""
         given = ", ".join(f"{name}={value!r}" for name, value in self._given.items() if value is not None)
-        return f"Ewm({given}, adjust={self._adjust}, ignore_na={self._ignore_na}, axis={self._axis})"
+        return f"Ewm({given}, adjust={self._options[0]}, ignore_na={self._options[1]}, axis={self._axis})"
 
     @property
     def state(self) -> EwmState | None:
@@ -115,8 +109,8 @@ class Ewm:
         Parameters
         ----------
         chunk : array_like
-            The samples, in the shape of earlier chunks except along `axis`: arrays as for `ewm_mean`, but no frames. A
-            chunk may be empty.
+            The samples, in the shape of earlier chunks except along `axis`: arrays and Series as for `ewm_mean`, but
+            no frames. A chunk may be empty.
         times : array_like, optional
             Their times, as for `ewm_mean`: with every chunk, or with none.
         resets : array_like of bool, optional
@@ -125,64 +119,50 @@ class Ewm:
         Returns
         -------
         array
-            As `ewm_mean`.
+            As `ewm_mean`: a Series for a Series.
 
         Raises
         ------
         ValueError
-            For another shape than before, and for times with some chunks only.
-        TypeError
-            As `ewm_mean`.
+            For another shape than before, and for times with some chunks only; and, as TypeError, as `ewm_mean`.
         """
-        had = self._state
         if _arrays.any_lazy(chunk, times):
             raise TypeError(say.lazy_stream())
-        shape = tuple(chunk.shape) if hasattr(chunk, "shape") else np.shape(chunk)
-        for name, value in self._given.items():
-            if is_array(value) and value.shape:
-                shape = _with_lanes_of(name, shape, tuple(value.shape), self._axis)
-        if not shape:
-            raise ValueError(say.no_axis(("chunk",)))
-        axis = self._axis % len(shape) if -len(shape) <= self._axis < len(shape) else self._axis
-        lanes = shape[:axis] + shape[axis + 1 :]
-        if had is not None and lanes != self._lanes:
+        numbers, _, wrap = unwrap(chunk, 0, "chunk") if is_series(chunk) else (chunk, 0, lambda result: result)
+        shapes = {name: tuple(value.shape) for name, value in self._given.items() if is_array(value)}
+        own = tuple(numbers.shape) if hasattr(numbers, "shape") else np.shape(numbers)
+        shape = _shapes.broadcast_shape(("chunk", *shapes), [own, *shapes.values()])
+        axis = axis_of(self._axis, shape, ("chunk",))
+        for name, own in shapes.items():
+            at = axis - len(shape) + len(own)
+            if at >= 0 and own[at] != 1:
+                raise ValueError(say.stream_constant(name, own))
+        had, lanes = self._state or EwmState(None, None, None), shape[:axis] + shape[axis + 1 :]
+        if self._lanes not in (None, lanes):
             raise ValueError(say.stream_shape(lanes, self._lanes))
-        if had is not None and (times is None) != (had.last_time is None) and had.steps:
+        if had.steps and (times is None) != (had.last_time is None):
             raise ValueError(say.stream_times(had.last_time is not None))
         constant = self._plain if times is None else self._timed
         if constant is None:
             raise ValueError(say.halflife_without_times() if times is None else say.stream_halflife())
         when = None if times is None else take_times(times)
-        borders = Borders(None, resets, None)
-        request = Request(constant, when, self._adjust, self._ignore_na, self._least, borders=borders)
-        self._was_reset = self._was_reset or resets is not None
-        before = None if had is None else State(had.weight, had.count, had.mean)
-        last_time = None if had is None else had.last_time
-        result, after = compute("average", request, chunk, None, axis, before, last_time)
-        first = None if had is None else had.first_time
+        request = Request(constant, when, *self._options, borders=Borders(None, resets, None), name="chunk")
+        before = None if self._state is None else State(had.weight, had.count, had.mean)
+        result, after = compute("average", request, numbers, None, axis, before, had.last_time)
+        first, last = had.first_time, had.last_time
         if when is not None and shape[axis]:
-            if when.ndim > 1:
-                when = np.moveaxis(when, axis, 0)
-            ends = (slice(0, 1), slice(-1, None))
-            low, high = (np.expand_dims(when[end][0], axis) if when.ndim > 1 else when[end][0] for end in ends)
-            first, last_time = (low if first is None else first), high
-        self._lanes = lanes
-        so_far = (had.steps if had else 0) + shape[axis]
-        self._state = EwmState(after.weight, after.count, after.mean, so_far, first, last_time)
-        return result
+            first, last = edge(when, axis, 0) if first is None else first, edge(when, axis, -1)
+        self._lanes, self._was_reset = lanes, self._was_reset or resets is not None
+        self._state = EwmState(after.weight, after.count, after.mean, had.steps + shape[axis], first, last)
+        return wrap(result)
 
     def merge(self, later: Ewm) -> Ewm:
-        """Return a stream of the samples of this one, followed by those of a ``later`` one.
+        """Return a new stream: of the samples of this one, followed by those of a ``later`` one.
 
         Parameters
         ----------
         later : Ewm
             A stream of the samples that follow, created with the same arguments.
-
-        Returns
-        -------
-        Ewm
-            A new stream; the two others do not change.
 
         Raises
         ------
@@ -198,67 +178,53 @@ class Ewm:
         >>> first.merge(second).update([5.0])
         array([4.16129032])
         """
-        if not self._adjust or not later._adjust:
+        if not self._options[0] or not later._options[0]:
             raise ValueError(say.merge("with adjust=True"))
         if self._was_reset or later._was_reset:
             raise ValueError(say.merge("where no chunk had resets"))
-        if not self._is_made_as(later):
+        pairs = [(value, later._given[name]) for name, value in self._given.items()]
+        pairs.append(((*self._options, self._axis), (*later._options, later._axis)))
+        if not all(_equal(*pair) for pair in pairs):
             raise ValueError(say.merge("if they were made alike"))
         a, b = self._state, later._state
-        result = copy.deepcopy(self if b is None else later)
+        result = copy.copy(self if b is None else later)
         if a is None or b is None:
             return result
         if self._lanes != later._lanes:
             raise ValueError(say.stream_shape(later._lanes or (), self._lanes or ()))
-        before = self._decay(a, b) * a.weight
-        weight = before + b.weight
+        before = self._decayed(a, b)
+        weight = before.weight + b.weight
         empty = weight == 0
         share = (b.weight + empty * (b.count > 0)) / (weight + empty)
-        mean = a.mean + share * (b.mean - a.mean)
+        mean = before.mean + share * (b.mean - before.mean)
         first = b.first_time if a.first_time is None else a.first_time
         last = a.last_time if b.last_time is None else b.last_time
-        result._state = EwmState(weight, a.count + b.count, mean, a.steps + b.steps, first, last)
+        result._state = EwmState(weight, before.count + b.count, mean, a.steps + b.steps, first, last)
         return result
 
-    def _is_made_as(self, other: Ewm) -> bool:
-        options = [(s._adjust, s._ignore_na, s._least, s._axis) for s in (self, other)]
-        pairs = ((value, other._given[name]) for name, value in self._given.items())
-        return options[0] == options[1] and all(_equal(*pair) for pair in pairs)
-
-    def _of_lanes(self, values: Any) -> Any:
-        """Return what broadcasts against a step of the data such that it does so against the lanes."""
-        shape = tuple(getattr(values, "shape", ()))
-        if not shape or self._lanes is None:
-            return values
-        steps = len(self._lanes) + 1
-        shape = (1,) * (steps - len(shape)) + shape
-        axis = self._axis % steps
-        return values.reshape(shape[:axis] + shape[axis + 1 :])
-
-    def _decay(self, a: EwmState, b: EwmState) -> Any:
-        """Return what is left of the weight of ``a`` after the steps of ``b``."""
-        if b.last_time is None or a.last_time is None:
-            if self._plain is None or (a.last_time is None) != (b.last_time is None):
-                raise ValueError(say.merge("if both or neither had times"))
-            return self._kept(self._plain, a) ** (b.count if self._ignore_na else b.steps)
-        if self._ignore_na:
+    def _decayed(self, a: EwmState, b: EwmState) -> State:
+        """Return what is left of ``a`` after the steps of ``b``: as after one missing sample, that many steps later."""
+        ignore_na, axis = self._options[1], self._axis % (len(self._lanes or ()) + 1)
+        lead = (*(slice(None),) * axis, None)
+        if (a.last_time is None) != (b.last_time is None):
+            raise ValueError(say.merge("if both or neither had times"))
+        times: Any
+        last: Any
+        constant, times, last = self._timed, np.array([b.steps]), 0
+        if a.last_time is None:  # steps are times, where a half-life is one step if no other is given
+            constant = constant or Constant(**self._given | {"halflife": 1.0}, with_times=True)
+            times = b.count[lead] if ignore_na else times
+        elif ignore_na:
             raise ValueError(say.merge("with ignore_na=False, where they have times"))
-        if self._timed is None:
+        elif constant is None:
             raise ValueError(say.stream_halflife())
-        times = np.stack(np.broadcast_arrays(a.last_time, b.last_time))
-        gap = self._of_lanes(steps(times, self._timed.dates, times.shape, 0)[1])
-        return self._kept(self._timed, a) ** (gap / self._of_lanes(_beside(self._timed.halflife, a.weight)))
-
-    def _kept(self, constant: Constant, state: EwmState) -> Any:
-        """Return what is left of the weight of a state after a step, or a half-life."""
-        value = self._of_lanes(_beside(constant.value, state.weight))
-        return 1.0 - ALPHA[constant.name](sys.modules["torch"] if hasattr(value, "detach") else np, value)
-
-
-def _beside(value: Any, state: Any) -> Any:
-    """Return a constant as an array of the library of a state that goes on with it."""
-    is_tensor_beside_numbers = isinstance(state, (np.ndarray, np.generic)) and hasattr(value, "detach")
-    return value.detach().cpu().numpy() if is_tensor_beside_numbers else value
+        else:
+            times, last = np.broadcast_arrays(np.atleast_1d(b.last_time), a.last_time)
+        mean = b.mean.detach() if hasattr(b.mean, "detach") else b.mean
+        request = Request(constant, times, adjust=True, ignore_na=False, min_periods=0)
+        before = State(a.weight, a.count, a.mean)
+        after: State = compute("average", request, (np.nan * mean)[lead], None, axis, before, last)[1]
+        return after
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -271,12 +237,3 @@ def _equal(a: Any, b: Any) -> bool:
         return False
     same = (a == b) | ((a != a) & (b != b))
     return bool(same.all() if hasattr(same, "all") else same)
-
-
-def _with_lanes_of(name: str, shape: tuple[int, ...], own: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    """Return the shape that a chunk and its constants have together; raise where these change in time."""
-    full = np.broadcast_shapes(shape, own)
-    padded = (1,) * (len(full) - len(own)) + own
-    if not -len(full) <= axis < len(full) or padded[axis] != 1:
-        raise ValueError(say.stream_constant(name, own))
-    return full

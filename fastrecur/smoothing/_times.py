@@ -11,6 +11,7 @@ import numpy as np
 from .. import _cost, _problem, _threads
 from .. import _messages as say
 from .._arrays import address, element
+from .._checks import with_numbers
 from .._cpu import _decays
 from .._cpu._compile import kernel
 from .._cpu._types import WIDTH
@@ -22,11 +23,13 @@ MOST_EXACT = 1 << 53  # up to which integers are float64, as microseconds since 
 STEP_BYTES = 64  # that are moved in the time of a step
 
 
-def take_times(times: Any) -> np.ndarray:
+def take_times(times: Any, as_tensor: bool = False) -> Any:
     """Return times as an array of datetime64, int64, unsigned integers or floats; raise for other things."""
     if getattr(times, "requires_grad", False):
         raise TypeError(say.times_gradient())
-    array = np.asarray(times)
+    if as_tensor:
+        return times
+    array = np.asarray(with_numbers("times", times))
     if array.dtype == object and hasattr(times, "to_numpy"):
         array = np.asarray(times.to_numpy("datetime64[ns]"))  # with a time zone
     elif array.dtype == object and all(isinstance(value, datetime.date) for value in array.flat):
@@ -49,24 +52,40 @@ def _dates(values: np.ndarray) -> np.ndarray:
     return np.array(found).reshape(values.shape)
 
 
-def steps(times: Any, dates: bool, shape: tuple[int, ...], axis: int, last: Any = None, begins: Any = None) -> Any:
+def steps(
+    times: Any, dates: bool, shape: tuple[int, ...], axis: int, last: Any = None, begins: Any = None, xp: Any = np,
+    readable: bool = True,
+) -> Any:  # fmt: skip
     """Return how long before each step the one before it was, in the data's axes: integers if times are.
 
     ``last`` is the time before the first step. Where a series ``begins`` anew, it is 0: the clock may go back there.
+    Times are checked if they are ``readable``: where that is no wait for a device.
     """
     times = _placed(times, dates, shape, axis)
-    if (np.isnat(times) if times.dtype.kind == "M" else ~np.isfinite(times)).any():
+    # Of signed integers as such, so that no digit is lost.
+    if xp is not np:
+        is_signed = times.dtype in (xp.int8, xp.int16, xp.int32, xp.int64)
+        times = times.to(xp.int64 if is_signed else xp.float64)
+        last = None if last is None else xp.as_tensor(last, dtype=times.dtype, device=times.device)
+        begins = None if begins is None else xp.as_tensor(begins, device=times.device)
+    elif times.dtype.kind in "uf":
+        times = times.astype(np.float64, copy=False)
+    if readable and not bool(xp.isfinite(times).all()):
         raise ValueError(say.times_missing())
     lead = (slice(None),) * axis
-    before, first = np.empty_like(times), (*lead, slice(0, 1))
-    before[first] = times[first] if last is None else last
-    before[(*lead, slice(1, None))] = times[(*lead, slice(None, -1))]
-    found = times - before if times.dtype.kind != "u" else times.astype(np.float64) - before.astype(np.float64)
+    first = times[(*lead, slice(0, 1))]
+    before = first if last is None else xp.broadcast_to(last, first.shape)
+    found = xp.concatenate([first - before, xp.diff(times, axis=axis)], axis=axis)
     if begins is not None:
-        found = np.where(begins, found.dtype.type(0), found)
-    if (found < found.dtype.type(0)).any():
+        found = xp.where(begins, xp.zeros_like(found), found)
+    if readable and bool((found < 0).any()):
         raise ValueError(say.times_order())
     return found
+
+
+def edge(times: Any, axis: int, step: int) -> Any:
+    """Return the times at the first step (0) or the last one (-1), with that axis where each series has its own."""
+    return times[step] if times.ndim == 1 else np.take(times, [step], axis)
 
 
 def _placed(times: Any, dates: bool, shape: tuple[int, ...], axis: int) -> Any:
@@ -78,30 +97,6 @@ def _placed(times: Any, dates: bool, shape: tuple[int, ...], axis: int) -> Any:
     if tuple(times.shape) != tuple(shape):
         raise ValueError(say.times_shape(tuple(times.shape), shape[axis]))
     return times
-
-
-def tensor_steps(
-    times: Any, dates: bool, shape: tuple[int, ...], axis: int, last: Any, readable: bool, begins: Any = None
-) -> Any:
-    """Return `steps` of a tensor, in float64; its numbers are checked only if that is no wait for a device."""
-    import torch
-
-    if times.requires_grad:
-        raise TypeError(say.times_gradient())
-    times = _placed(times, dates, shape, axis)
-    # Of integers as such, so that no digit is lost; those without a sign may be too large for that.
-    is_integer = times.dtype in (torch.int8, torch.int16, torch.int32, torch.int64)
-    times = times.to(torch.int64 if is_integer else torch.float64)
-    if readable and not bool(times.isfinite().all()):
-        raise ValueError(say.times_missing())
-    first = times.narrow(axis, 0, min(1, times.shape[axis]))
-    before = first if last is None else torch.as_tensor(last, dtype=times.dtype, device=times.device).expand_as(first)
-    found = torch.diff(times, dim=axis, prepend=before)
-    if begins is not None:
-        found = torch.where(torch.as_tensor(begins, device=times.device), torch.zeros_like(found), found)
-    if readable and bool((found < 0).any()):
-        raise ValueError(say.times_order())
-    return found.to(torch.float64)
 
 
 def decays(
