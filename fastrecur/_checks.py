@@ -53,7 +53,7 @@ def axis(axis: Any) -> int:
 def lengths(lengths: Any) -> np.ndarray:
     """Return lengths as an array of integers of the caller's shape and dtype; raise TypeError for what is none."""
     if _arrays.any_tensor(lengths):
-        lengths = lengths.detach().cpu().numpy()
+        lengths = with_numbers("lengths", lengths).detach().cpu().numpy()
     if type(lengths) is int:
         lengths = np.array(lengths, np.int64 if abs(lengths) < 2**63 else object)
     array = np.asarray(_arrays.take("lengths", lengths)[0])
@@ -64,9 +64,16 @@ def lengths(lengths: Any) -> np.ndarray:
     return array
 
 
+def with_numbers(name: str, value: Any) -> Any:
+    """Return an array; raise for a tensor of torch's device meta."""
+    if getattr(value, "is_meta", False):
+        raise ValueError(say.no_numbers(name))
+    return value
+
+
 def _on_host(name: str, value: Any) -> np.ndarray:
     if _arrays.any_tensor(value):
-        value = value.detach().cpu().numpy()
+        value = with_numbers(name, value).detach().cpu().numpy()
     return np.asarray(_arrays.take(name, value)[0])
 
 

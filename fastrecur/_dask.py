@@ -25,15 +25,24 @@ STORED = ("from-zarr", "array", "getitem", "astype")  # layers of an array that 
 
 
 class Operand(NamedTuple):
-    """A Dask array, or what every chunk is given as it is, and in which of the result's axes its own stand."""
+    """A Dask array, or what every chunk is given as it is, and in which of the result's axes its own stand.
+
+    Of one that is ``shifted``, by so many blocks of so many along an axis, another one takes part at the end.
+    """
 
     value: Any
     axes: tuple[int, ...] = ()
+    shifted: tuple[int, int, int, Any] | None = None
 
     def block(self, index: Sequence[int]) -> Any:
         """Return the key of the block that takes part in a block of the result."""
         if not isinstance(self.value, da.Array):
             return self.value
+        if self.shifted:
+            blocks, count, axis, end = self.shifted
+            if not 0 <= index[axis] + blocks < count:
+                return end.block(index)
+            index = (*index[:axis], index[axis] + blocks, *index[axis + 1 :])
         sizes = zip(self.axes, self.value.shape, strict=True)
         return (self.value.name, *(0 if size == 1 else index[k] for k, size in sizes))
 
@@ -64,17 +73,11 @@ def align(operands: dict[str, Operand], shape: tuple[int, ...]) -> tuple[tuple[A
 
     As for Dask's own functions: where chunks differ, the result has the edges of all. Arrays in memory follow.
     """
-    lazy = {name: o for name, o in operands.items() if isinstance(o.value, da.Array)}
-    found, arrays = da.unify_chunks(*itertools.chain.from_iterable((o.value, o.axes) for o in lazy.values()))
+    arrays = {name: Operand(da.asarray(o.value), o.axes) for name, o in operands.items() if np.ndim(o.value)}
+    found, aligned = da.unify_chunks(*itertools.chain.from_iterable(o[:2] for o in arrays.values()))
     chunks = tuple(found[k] if k in found and sum(found[k]) == n else (n,) for k, n in enumerate(shape))
-    result = dict(operands)
-    for (name, operand), array in zip(lazy.items(), arrays, strict=True):
-        result[name] = Operand(array, operand.axes)
-    for name, (value, axes) in operands.items():
-        if name not in lazy and np.ndim(value):
-            own = tuple(chunks[k] if n != 1 else (1,) for k, n in zip(axes, value.shape, strict=True))
-            result[name] = Operand(da.from_array(value, chunks=own), axes)
-    return chunks, result
+    both = zip(arrays.items(), aligned, strict=True)
+    return chunks, operands | {name: Operand(array, o.axes) for (name, o), array in both}
 
 
 def last_axes(value: Any, axes: Sequence[int]) -> tuple[int, ...]:
@@ -87,24 +90,6 @@ def is_stored(value: da.Array) -> bool:
     return all(name.removeprefix("original-").rpartition("-")[0] in STORED for name in value.dask.layers)
 
 
-class Shifted(NamedTuple):
-    """An operand of which a block takes part beside the next one along an axis, and ``first`` beside the first."""
-
-    value: Any
-    axes: tuple[int, ...]
-    axis: int
-    count: int
-    reverse: bool
-    first: Operand
-
-    def block(self, index: Sequence[int]) -> Any:
-        """Return the key of the block that takes part in a block of the result."""
-        at = index[self.axis] + (1 if self.reverse else -1)
-        if not 0 <= at < self.count:
-            return self.first.block(index)
-        return Operand(self.value, self.axes).block((*index[: self.axis], at, *index[self.axis + 1 :]))
-
-
 class Walk:
     """A walk along time, a chunk at a time: a graph of ``step(state, place, *blocks) -> (*results, state)``.
 
@@ -113,7 +98,7 @@ class Walk:
     """
 
     def __init__(
-        self, name: str, step: Callable[..., Any], chunks: tuple[Any, ...], operands: Sequence[Operand | Shifted],
+        self, name: str, step: Callable[..., Any], chunks: tuple[Any, ...], operands: Sequence[Operand],
         axis: int, reverse: bool, first: Operand,
     ) -> None:  # fmt: skip
         self.chunks, self.axis, self.last = chunks, axis, []
@@ -270,9 +255,13 @@ def _walk_back(
     carry: Any, place: Any, g: Any, a: Any, b: Any, h: Any, lengths: Any, before: Any, h0: Any, *, r: _Recurrence
 ) -> Any:  # fmt: skip
     start, shape = place
-    border = start + shape[r.axis] if r.reverse else start  # between the chunk and that of the states before it
-    if border != (r.steps if r.reverse else 0):
-        before = _state_at(border, before, lengths, h0, shape, r)
+    border = start + shape[r.axis] if r.reverse else start
+    if border != (r.steps if r.reverse else 0):  # the chunk goes on from the edge of another
+        before = before[(slice(None),) * r.axis + (0,)]
+        if r.reverse and lengths is not None and h0 is not None:
+            # A lane that is shorter than this begins with its first state, and in the chunk before is all padding.
+            longer = lengths.reshape(lengths.shape + (1,) * (before.ndim - lengths.ndim)) > border
+            before = np.where(longer, before, h0).astype(before.dtype)
     with _threads.alone():
         lengths = _local(lengths, start, shape[r.axis], r.steps)
         run = _adapter(g, a, b, h, before, carry).vjp
@@ -285,33 +274,9 @@ def _walk_back(
     )  # fmt: skip
 
 
-def _state_at(border: int, edge: Any, lengths: Any, h0: Any, shape: Any, r: _Recurrence) -> Any:
-    """Return the state with which a chunk begins: that at the edge of the chunk before it."""
-    edge = edge.reshape((1,) * (len(shape) - edge.ndim) + edge.shape)
-    state = edge[(slice(None),) * r.axis + (0,)]
-    if r.reverse and lengths is not None and h0 is not None:
-        # A lane that is shorter than this begins with its first state, and in the chunk before is all padding.
-        lengths = lengths.reshape(lengths.shape + (1,) * (state.ndim - lengths.ndim))
-        h0 = np.asarray(h0, state.dtype) if np.isscalar(h0) else h0.astype(state.dtype)
-        state = np.where(lengths > border, state, h0)
-    return np.broadcast_to(state, shape[: r.axis] + shape[r.axis + 1 :])
-
-
 def _edge(h: Any, *, axis: int, reverse: bool) -> Any:
     """Return the last step of a chunk, in the scan direction."""
     return h[(slice(None),) * axis + (slice(0, 1) if reverse else slice(-1, None),)]
-
-
-def _edges(p: _Problem, name: str, reverse: bool) -> Operand | Shifted:
-    """Return the states before each chunk: the last ones of the chunk before it, and the first states."""
-    h, axes = p.operands[name]
-    if not isinstance(h, da.Array):
-        return Operand(h)
-    if p.axis in axes:
-        at = axes.index(p.axis)
-        chunks = tuple((1,) * len(c) if k == at else c for k, c in enumerate(h.chunks))
-        h = h.map_blocks(_edge, axis=at, reverse=reverse, dtype=h.dtype, chunks=chunks)
-    return Shifted(h, axes, p.axis, len(p.chunks[p.axis]), reverse, p.operands["h0"])
 
 
 def vjp(
@@ -321,15 +286,19 @@ def vjp(
     """Return the graph of a recurrence's adjoint; ``names`` are what the caller calls ``g, a, b, h``."""
     axis, reverse = _checks.axis(axis), _checks.flag("reverse", reverse)
     p = _Problem(names[1:3], a, b, axis, lengths, {names[0]: g, names[3]: h, "h0": h0, "grad_state": grad_state})
-    metas = [p.metas[name] for name in (*names, "h0")]
+    axis, metas = p.axis, [p.metas[name] for name in (*names, "h0")]
     state_meta = p.metas["grad_state"]
-    grads = _adapter(*metas, state_meta).vjp(family, names, *metas, p.axis, reverse, None, state_meta)
-    r = _Recurrence(family, names, p.axis, reverse, p.shape[p.axis])
-    blocks = [p.operands[name] for name in (*names, "lengths")]
-    walk = Walk(
-        f"{family}_vjp", functools.partial(_walk_back, r=r), p.chunks,
-        [*blocks, _edges(p, names[3], reverse), p.operands["h0"]], p.axis, not reverse, p.operands["grad_state"],
-    )  # fmt: skip
+    grads = _adapter(*metas, state_meta).vjp(family, names, *metas, axis, reverse, None, state_meta)
+    r = _Recurrence(family, names, axis, reverse, p.shape[axis])
+    states, first, every = p.operands[names[3]].value, p.operands["h0"], tuple(range(len(p.shape)))
+    if np.shape(states) != p.shape:
+        states = da.broadcast_to(states, p.shape, p.chunks)
+    chunks = tuple((1,) * len(c) if k == axis else c for k, c in enumerate(p.chunks))
+    edges = states.map_blocks(_edge, axis=axis, reverse=reverse, dtype=states.dtype, chunks=chunks)
+    before = Operand(edges, every, (1 if reverse else -1, len(p.chunks[axis]), axis, first))
+    blocks = [*(p.operands[name] for name in names[:3]), Operand(states, every), p.operands["lengths"], before, first]
+    step = functools.partial(_walk_back, r=r)
+    walk = Walk(f"{family}_vjp", step, p.chunks, blocks, axis, not reverse, p.operands["grad_state"])
     places = zip(("a", "b", "h0"), (0, 1, -1), (a, b, h0), grads, strict=True)
     return tuple(None if v is None else _gathered(walk, f"grad_{name}", k, np.shape(v), g) for name, k, v, g in places)
 

@@ -360,6 +360,7 @@ times_shape = _message(
 )
 times_missing = _message("`times` must not hold NaT, NaN or infinities")
 times_order = _message("`times` must not go backwards")
+no_numbers = _message("`{name}` must have numbers, got a tensor on the device meta, which has none")
 times_gradient = _message(
     "`times` must be constants: no gradient can be passed to them; give an `alpha` made from them instead"
 )

@@ -14,7 +14,7 @@ from .. import _arrays, _checks, _shapes, _threads
 from .. import _messages as say
 from ._arguments import RULES, is_number
 
-_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_REAL = {"bool", "float32", "float64", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))}
 
 
 class Data:
@@ -26,19 +26,23 @@ class Data:
 
     def __init__(self, names: tuple[str, ...], values: tuple[Any, ...], before: tuple[Any, ...] = ()) -> None:
         """Take operands; ``before`` is a state that they go on from, whose gradient may be wanted as well."""
-        self.give: Callable[[np.ndarray], Any] | None = _same
+        self.give: Callable[[np.ndarray], Any] | None = np.asarray
         self.xp: Any = np
         self.names = names
         self._team: Callable[[], _threads.Team] | None = None
-        self.at_hand = True
-        if _arrays.any_lazy(*values):
+        self.values: list[Any]
+        self.at_hand, self.is_lazy = True, _arrays.any_lazy(*values)
+        if self.is_lazy:
             self._take_lazy(names, values)
         elif _arrays.any_tensor(*values):
             self._take_tensors(names, values, before)
         elif any(_is_foreign(value) for value in values):
             self._take_foreign(names, values)
         else:
-            self.values: list[Any] = [_real(*pair) for pair in zip(names, values, strict=True)]
+            self.values = [_plain(*pair) for pair in zip(names, values, strict=True)]
+        for name, value in zip(names, self.values, strict=True):
+            if self.xp.__name__ != "torch" and str(value.dtype).rpartition(".")[2] not in _REAL:
+                raise TypeError(say.real_dtype(name, value.dtype))
 
     def _take_tensors(self, names: tuple[str, ...], values: tuple[Any, ...], before: tuple[Any, ...]) -> None:
         import torch
@@ -53,7 +57,7 @@ class Data:
         wide: list[Any] = []
         for name, value in zip(names, values, strict=True):
             if isinstance(value, torch.Tensor):
-                value = value if value.dim() else value.to(device)
+                value = value if value.dim() else _moved(name, value, device)
             elif isinstance(value, (int, float)):
                 value = torch.full((), value, dtype=torch.float64, device=device)
             else:
@@ -83,10 +87,6 @@ class Data:
         self.values = [
             value if _is_foreign(value) else self.xp.asarray(value, dtype=self.xp.float64) for value in values
         ]
-        for name, value in zip(names, self.values, strict=True):
-            kind = str(value.dtype)
-            if "float16" in kind or "complex" in kind or "object" in kind:
-                raise TypeError(say.real_dtype(name, value.dtype))
         self.give, self.at_hand = None, False
 
     def _take_lazy(self, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
@@ -97,9 +97,6 @@ class Data:
             value if hasattr(value, "shape") else np.asarray(value)
             for value in (_dask.take(name, value) for name, value in zip(names, values, strict=True))
         ]
-        for name, value in zip(names, self.values, strict=True):
-            if value.dtype.kind not in "biu" and value.dtype not in _FLOATS:
-                raise TypeError(say.real_dtype(name, value.dtype))
 
     def broadcast(self, *others: Any) -> tuple[int, ...]:
         """Return the shape that the operands, and other arrays, broadcast to."""
@@ -107,11 +104,6 @@ class Data:
         if self.xp.__name__ == "torch" and not self.at_hand:  # sizes may be symbols, which NumPy makes numbers
             return tuple(self.xp.broadcast_shapes(*(value.shape for value in values)))
         return tuple(_shapes.broadcast_shape(self.names, [tuple(value.shape) for value in values]))
-
-    @property
-    def is_lazy(self) -> bool:
-        """Whether the data are Dask's."""
-        return bool(self.xp.__name__ == "dask.array")
 
     @property
     def by_kernel(self) -> bool:
@@ -133,19 +125,19 @@ class Data:
             for array in arrays[1:]:
                 found = xp.promote_types(found, array.dtype)
             return found if found.is_floating_point else xp.get_default_dtype()
-        floats = [a.dtype for a in arrays if _is_floating(xp, a.dtype)]
+        floats = [a.dtype for a in arrays if "float" in str(a.dtype)]
         return xp.result_type(*floats) if floats else xp.float64
 
     def wide(self, array: Any) -> Any:
         """Return an array in float64."""
         return self.narrow(array, self.xp.float64)
 
-    def beside(self, array: Any) -> Any:
+    def beside(self, array: Any, name: str = "state") -> Any:
         """Return an array that may be NumPy's as one of the data's library, where the data are."""
         if self.by_kernel:
-            return array.detach().cpu().numpy() if hasattr(array, "detach") else array
+            return _checks.with_numbers(name, array).detach().cpu().numpy() if hasattr(array, "detach") else array
         if self.xp.__name__ == "torch" and hasattr(array, "detach"):
-            return array.to(self.values[0].device)
+            return _moved(name, array, self.values[0].device)
         if not isinstance(array, (np.ndarray, np.generic)) and hasattr(array, "shape"):
             return array
         try:
@@ -166,12 +158,13 @@ def quiet(xp: Any) -> AbstractContextManager[Any]:
     return np.errstate(all="ignore") if xp is np else contextlib.nullcontext()  # torch's compiler knows no errstate
 
 
-def _same(array: np.ndarray) -> np.ndarray:
-    return array
+def join(xp: Any, parts: list[Any], axis: int) -> Any:
+    """Return arrays one after the other."""
+    return (xp.concat if hasattr(xp, "concat") else xp.concatenate)(parts, axis=axis)
 
 
-def _is_floating(xp: Any, dtype: Any) -> bool:
-    return dtype.kind == "f" if hasattr(dtype, "kind") else bool(xp.isdtype(dtype, "real floating"))
+def _moved(name: str, tensor: Any, device: Any) -> Any:
+    return (tensor if device.type == "meta" else _checks.with_numbers(name, tensor)).to(device)
 
 
 def _is_foreign(value: Any) -> bool:
@@ -188,15 +181,11 @@ def _namespace(name: str, value: Any) -> Any:
     return sys.modules["cupy"]
 
 
-def _real(name: str, value: Any) -> np.ndarray:
+def _plain(name: str, value: Any) -> np.ndarray:
     if value is None:
         raise TypeError(say.not_an_array(name, type(None)))
     array: np.ndarray = _arrays.numbers(name, np.asarray(_arrays.take(name, value)[0]))
-    if array.dtype.kind in "biu":
-        return array.astype(np.float64)
-    if array.dtype not in _FLOATS:
-        raise TypeError(say.real_dtype(name, array.dtype))
-    return array
+    return array.astype(np.float64) if array.dtype.kind in "biu" else array
 
 
 def axis_of(axis: Any, shape: tuple[int, ...], names: tuple[str, ...]) -> int:

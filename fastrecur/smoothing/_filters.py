@@ -11,7 +11,7 @@ import numpy as np
 from .. import _messages as say
 from ..recurrence import forget_mult
 from ._arguments import ALPHA, Constant, integer, is_array, number
-from ._arrays import Data, axis_of, check_constant, quiet
+from ._arrays import Data, axis_of, check_constant, join, quiet
 from ._frames import aligned, unwrap
 
 
@@ -141,14 +141,10 @@ def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any =
         gate, rest = (_between(v, axis, period, None) for v in (efficiency * (quick - calm) + calm, wide))
         with data.threads():
             tail = forget_mult(gate**2, rest, _at(wide, axis, period - 1), axis=axis)
-        result = _join(xp, [result, tail], axis)
+        result = join(xp, [result, tail], axis)
         result = result.rechunk(wide.chunks) if data.is_lazy else result
     result = data.narrow(result, data.dtype(values))
     return wrap(result if data.give is None else data.give(result))
-
-
-def _join(xp: Any, parts: list[Any], axis: int) -> Any:
-    return (xp.concat if hasattr(xp, "concat") else xp.concatenate)(parts, axis=axis)
 
 
 def _efficiency(wide: Any, *, xp: Any, period: int, axis: int) -> Any:
@@ -158,18 +154,12 @@ def _efficiency(wide: Any, *, xp: Any, period: int, axis: int) -> Any:
         return head
     with quiet(xp):
         moved = abs(_between(wide, axis, period, None) - _between(wide, axis, None, -period))
-        path = _windows(xp, abs(_between(wide, axis, 1, None) - _between(wide, axis, None, -1)), period, axis)
+        strides = abs(_between(wide, axis, 1, None) - _between(wide, axis, None, -1))
+        # Each window is added up anew: a running sum would keep what has left it.
+        path = sum(_between(strides, axis, k, k + wide.shape[axis] - period) for k in range(period))
         one, still = xp.ones_like(path), path <= 0
         efficiency = xp.where(still, one, moved / xp.where(still, one, path))
-        return _join(xp, [head, xp.where(efficiency > 1, one, efficiency)], axis)  # rounding of the path
-
-
-def _windows(xp: Any, values: Any, period: int, axis: int) -> Any:
-    """Return the sums over windows, each added up anew: a running sum would keep what has left it."""
-    if xp is np:
-        return np.lib.stride_tricks.sliding_window_view(values, period, axis).sum(axis=-1)
-    last = values.shape[axis] - period + 1
-    return sum(_between(values, axis, k, k + last) for k in range(period))
+        return join(xp, [head, xp.where(efficiency > 1, one, efficiency)], axis)  # rounding of the path
 
 
 def pcen(
@@ -254,10 +244,8 @@ def pcen(
 
 
 _RULES = {
-    "gain": ("gain >= 0", lambda value: value >= 0),
-    "bias": ("bias >= 0", lambda value: value >= 0),
-    "power": ("power >= 0", lambda value: value >= 0),
     "b": ("0 <= b <= 1", lambda value: (value >= 0) & (value <= 1)),
+    **{name: (f"{name} >= 0", lambda value: value >= 0) for name in ("gain", "bias", "power")},
     **{name: (f"{name} > 0", lambda value: value > 0) for name in ("sr", "hop_length", "time_constant", "eps")},
 }
 # What the general formula holds for: its limits at 0 are formulas of their own.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..recurrence import forget_mult, linear_recurrence
+from ._arrays import join
 
 
 class Moments(NamedTuple):
@@ -75,25 +76,14 @@ def _before(xp: Any, decay: Any, weight: Any, weight0: Any, axis: int) -> Any:
     lead = (slice(None),) * axis
     first = weight[(*lead, slice(0, 1), ...)]
     first = first - first if weight0 is None else xp.reshape(weight0, first.shape)
-    join = xp.concat if hasattr(xp, "concat") else xp.concatenate
-    return decay * join([first, weight[(*lead, slice(0, steps - 1), ...)]], axis=axis)
+    return decay * join(xp, [first, weight[(*lead, slice(0, steps - 1), ...)]], axis)
 
 
-def mean(xp: Any, w: Shares, x: Any, axis: int, state: Any = None) -> tuple[Any, Any]:
-    """Return the mean at each step (0 before the first sample), and after the last."""
-    x = xp.where(w.seen, x, xp.zeros_like(x))
-    result: tuple[Any, Any] = forget_mult(
-        w.share, x, None if state is None else state.mean, axis=axis, return_state=True
-    )
-    return result
-
-
-def total(xp: Any, w: Shares, x: Any, axis: int, state: Any = None) -> tuple[Any, Any]:
-    """Return the sum at each step, and after the last."""
+def mean(xp: Any, w: Shares, x: Any, axis: int, state: Any, is_sum: bool) -> tuple[Any, Any]:
+    """Return the mean at each step (0 before the first sample), or the sum, and that after the last."""
+    recur, gate = (linear_recurrence, w.decay) if is_sum else (forget_mult, w.share)
     before = None if state is None else state.mean
-    result: tuple[Any, Any] = linear_recurrence(
-        w.decay, xp.where(w.seen, x, xp.zeros_like(x)), before, axis=axis, return_state=True
-    )
+    result: tuple[Any, Any] = recur(gate, xp.where(w.seen, x, xp.zeros_like(x)), before, axis=axis, return_state=True)
     return result
 
 

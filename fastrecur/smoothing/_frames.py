@@ -42,49 +42,35 @@ def unwrap(value: Any, axis: Any, called: str = "x") -> tuple[Any, Any, Wrap]:
     """Return a value's numbers, the axis as an integer, and what puts a result in the value's own type."""
     library, name = _kind(value)
     if library == "pandas":
-        numbers = value.to_numpy()
-        if numbers.dtype == object:  # nullable columns: a missing value is NaN
-            numbers = _as_floats(value, called)
         labels = {"name": value.name} if name == "Series" else {"columns": value.columns}
-        return numbers, axis, lambda result: value._constructor(result, index=value.index, **labels)
+        return _numbers(value, called), axis, lambda result: value._constructor(result, index=value.index, **labels)
     if library == "polars":
-        numbers = _of_polars(value, name, called)
         if name == "Series":
-            return numbers, axis, lambda result: type(value)(value.name, result)
-        return numbers, axis, lambda result: type(value)(result, schema=value.columns, orient="row")
-    if library == "xarray":
-        if isinstance(axis, str):
-            if axis not in value.dims:
-                raise ValueError(say.dimension(axis, value.dims))
-            axis = value.dims.index(axis)
-        return value.data, axis, lambda result: value.copy(data=result)
-    return value, axis, lambda result: result
+            return _numbers(value, called), axis, lambda result: type(value)(value.name, result)
+        return _numbers(value, called), axis, lambda result: type(value)(result, schema=value.columns, orient="row")
+    if isinstance(axis, str) and library == "xarray":
+        if axis not in value.dims:
+            raise ValueError(say.dimension(axis, value.dims))
+        axis = value.dims.index(axis)
+    return value.data if library else value, axis, lambda result: value.copy(data=result) if library else result
 
 
-def _as_floats(value: Any, called: str) -> np.ndarray:
+def _numbers(value: Any, called: str) -> np.ndarray:
+    """Return numbers of pandas or polars; as float64 what is none to NumPy, a missing value as NaN."""
+    kinds, polars = value.dtypes if hasattr(value, "columns") else [value.dtype], _kind(value)[0] == "polars"
+    numbers = np.asarray(value.to_numpy())
     try:
-        dtypes = value.dtypes if hasattr(value, "columns") else [value.dtype]
-        if any(dtype.kind in "Mm" for dtype in dtypes):  # which NumPy counts in nanoseconds
+        if polars and not all(kind.is_numeric() or str(kind) == "Boolean" for kind in kinds):
+            raise TypeError
+        if numbers.dtype != object:
+            return numbers
+        if polars:
+            return np.asarray(value.cast(sys.modules["polars"].Float64).to_numpy())
+        if any(kind.kind in "Mm" for kind in kinds):  # which NumPy counts in nanoseconds
             raise TypeError
         return np.asarray(value.to_numpy(dtype=np.float64, na_value=np.nan))
     except (TypeError, ValueError):
         raise TypeError(say.frame_values(called, type(value))) from None
-
-
-def _of_polars(value: Any, name: str, called: str) -> np.ndarray:
-    """Return the numbers of polars: of bools, decimals and columns that differ as float64, null as NaN."""
-    kinds = [value.dtype] if name == "Series" else value.dtypes
-    if not all(kind.is_numeric() or str(kind) == "Boolean" for kind in kinds):
-        raise TypeError(say.frame_values(called, type(value)))
-    numbers = np.asarray(value.to_numpy())
-    if numbers.dtype != object:
-        return numbers
-    return np.asarray(value.cast(sys.modules["polars"].Float64).to_numpy())
-
-
-def frame_first(x: Any, y: Any) -> tuple[Any, Any]:
-    """Return a pair, of a series and a frame the frame first: what is asked of pairs is symmetric."""
-    return (y, x) if is_series(x) and _kind(y)[1] == "DataFrame" else (x, y)
 
 
 def aligned(x: Any, value: Any, name: str, axis: Any = 0) -> Any:
@@ -96,50 +82,44 @@ def aligned(x: Any, value: Any, name: str, axis: Any = 0) -> Any:
     (library, kind), (own, own_kind) = _kind(x), _kind(value)
     if not own:
         return value
-    if not library:
-        return unwrap(value, 0, name)[0]
-    if own != library:
+    if library not in ("", own):
         raise TypeError(say.labels_mixed(name, own, library))
     if library == "xarray":
         return _aligned_array(x, value, name)
-    if library == "pandas" and name != "y" and (kind, own_kind) == ("DataFrame", "Series"):
+    is_beside_frame = (kind, own_kind) == ("DataFrame", "Series")
+    if library == "pandas" and name != "y" and is_beside_frame:
         if value.index.is_unique and x.columns.is_unique and set(value.index) == set(x.columns):
             if value.index.equals(x.index):
                 raise ValueError(say.labels_of_both(name))
             return unwrap(value[x.columns], 0, name)[0]  # a factor for each column
-    if library == "pandas" and not x.index.equals(value.index):
-        raise ValueError(say.indexes(name))
-    if kind == own_kind == "DataFrame":
-        return unwrap(_in_order(x, value, name, library), 0, name)[0]
-    if kind == own_kind:
-        return unwrap(value, 0, name)[0]
-    if kind == "Series":  # and a frame of factors: each column would give another result
+    if library:
+        value = _in_order(x, value, name)
+    if (kind, own_kind) == ("Series", "DataFrame"):  # of factors: each column would give another result
         raise ValueError(say.labels_frame(name))
-    if axis not in (0, -2):
+    if is_beside_frame and axis not in (0, -2):
         raise ValueError(say.labels_axis(name))
-    return unwrap(value, 0, name)[0][:, np.newaxis]
+    numbers = unwrap(value, 0, name)[0]
+    return numbers[:, np.newaxis] if is_beside_frame else numbers
 
 
 def aligned_times(x: Any, times: Any) -> Any:
     """Return times with the columns or dimensions in the order of ``x``, where they have one for each of its values."""
-    (library, kind), (own, own_kind) = _kind(x), _kind(times)
-    if own != library or kind != own_kind or kind not in ("DataFrame", "DataArray") or len(times.shape) == 1:
+    (library, kind), own = _kind(x), _kind(times)
+    if own != (library, kind) or kind not in ("DataFrame", "DataArray") or len(times.shape) == 1:
         return times
-    if library == "xarray":
-        return _aligned_array(x, times, "times")
-    if library == "pandas" and not x.index.equals(times.index):
-        raise ValueError(say.indexes("times"))
-    return _in_order(x, times, "times", library)
+    return _aligned_array(x, times, "times") if library == "xarray" else _in_order(x, times, "times")
 
 
-def _in_order(x: Any, value: Any, name: str, library: str) -> Any:
-    """Return a frame with its columns in another's order."""
-    wanted, came = list(x.columns), list(value.columns)
-    if wanted == came:
+def _in_order(x: Any, value: Any, name: str) -> Any:
+    """Return a Series or a frame of the steps of another, with its columns in the order of that one."""
+    if _kind(x)[0] == "pandas" and not x.index.equals(value.index):
+        raise ValueError(say.indexes(name))
+    wanted, came = (list(getattr(v, "columns", ())) for v in (x, value))
+    if wanted == came or not (wanted and came):
         return value
     if len(set(wanted)) < len(wanted) or len(wanted) != len(came) or set(wanted) != set(came):
         raise ValueError(say.columns(name, came, wanted))
-    return value[x.columns] if library == "pandas" else value.select(wanted)
+    return value[wanted]
 
 
 def _aligned_array(x: Any, value: Any, name: str) -> Any:

@@ -50,8 +50,10 @@ def compute(
     series = tuple(named)
     named |= {constant.name: constant.value, **constant.arrays}
     spans = named.pop("halflife", None) if constant.dates else None  # an array of timedeltas
-    data = Data(tuple(named), tuple(named.values()), tuple(_leaves(state)))
-    xp, state = data.xp, _map(data.beside, state)
+    data = Data(tuple(named), tuple(named.values()), state or ())
+    xp = data.xp
+    if isinstance(state, State) and state.moments is None:  # a stream's, which may have moved from another library
+        state = State(*map(data.beside, state[:3]))
     values = dict(zip(named, data.values, strict=True))
     for name in constant.arrays.keys() & values.keys():
         check_constant(data, name, values[name])
@@ -108,7 +110,7 @@ def _gate(
     is_tensor = data.xp.__name__ == "torch" and isinstance(times, data.xp.Tensor)
     times, xp, readable = take_times(times, is_tensor), np, True
     if is_tensor:
-        times, xp, readable = data.beside(times), data.xp, data.at_hand
+        times, xp, readable = data.beside(times, "times"), data.xp, data.at_hand
     gaps = steps(times, constant.dates, shape, axis, last_time, begins, xp, readable)
     if constant.dates:
         gaps, halflife = gaps / halflife, 1.0
@@ -118,20 +120,6 @@ def _gate(
 
 _MEAN = (_weighted.WEIGHT, _weighted.COUNT, _weighted.MEAN)
 _MOMENTS = (_weighted.ORIGIN, _weighted.ORIGIN_Y, _weighted.MEAN_Y, _weighted.COVARIANCE, _weighted.ROOM)
-
-
-def _map(function: Callable[[Any], Any], state: Any) -> Any:
-    """Return a state, or several, with a function of each of its arrays."""
-    if state is None or not isinstance(state, tuple):
-        return None if state is None else function(state)
-    parts = [_map(function, part) for part in state]
-    return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
-
-
-def _leaves(state: Any) -> list[Any]:
-    found: list[Any] = []
-    _map(found.append, state)
-    return found
 
 
 def _by_kernel(
@@ -157,7 +145,7 @@ def _by_formulas(
             valid = valid & (room > 0)
             result = result / xp.where(room > 0, room, xp.ones_like(room))
     else:
-        result, last = (_formulas.total if statistic == "sum" else _formulas.mean)(xp, w, x, axis, state)
+        result, last = _formulas.mean(xp, w, x, axis, state, statistic == "sum")
         after = State(w.weight, w.count, last)
     return _formulas.masked(xp, valid, result), after
 

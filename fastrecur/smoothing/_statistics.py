@@ -10,7 +10,7 @@ from .. import _messages as say
 from .._checks import flag
 from ._arguments import Constant, least_count
 from ._dispatch import compute
-from ._frames import aligned, aligned_times, frame_first, is_labelled, unwrap
+from ._frames import aligned, aligned_times, is_labelled, is_series, unwrap
 from ._run import Request
 from ._segments import Borders
 
@@ -25,8 +25,8 @@ def _request(
 
 def _compute(statistic: str, x: Any, y: Any, axis: Any, request: Request) -> Any:
     """Return a statistic of one or two series (of one with itself), with the labels of the data."""
-    if y is not None and y is not x:
-        x, y = frame_first(x, y)
+    if is_series(x) and is_labelled(y) and not is_series(y):  # the frame first: what is asked of pairs is symmetric
+        x, y = y, x
     constants = request.constant.arrays
     if any(map(is_labelled, constants.values())):  # what belongs to a series stands where that does
         found = {name: aligned(x, value, name, axis) for name, value in constants.items()}
@@ -34,8 +34,10 @@ def _compute(statistic: str, x: Any, y: Any, axis: Any, request: Request) -> Any
     request.times = aligned_times(x, request.times)
     numbers, plain_axis, wrap = unwrap(x, axis)
     other = None if y is None else numbers if y is x else aligned(x, y, "y", axis)
-    result, _ = compute("covary" if statistic == "root" else statistic, request, numbers, other, plain_axis)
-    return wrap(_root(result) if statistic == "root" else result)
+    result = compute("covary" if statistic == "root" else statistic, request, numbers, other, plain_axis)
+    if statistic == "root":
+        result = np.sqrt(result, out=result) if isinstance(result, np.ndarray) else result**0.5
+    return wrap(result)
 
 
 def ewm_mean(
@@ -276,10 +278,3 @@ def ewm_corr(
     """
     how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, (offsets, resets, groups), True)
     return _compute("corr", x, y, axis, how)
-
-
-def _root(values: Any) -> Any:
-    if isinstance(values, np.ndarray):
-        with np.errstate(invalid="ignore"):
-            return np.sqrt(values, out=values)
-    return values**0.5

@@ -12,10 +12,9 @@ from .. import _arrays, _checks, _shapes
 from .. import _messages as say
 from ._arguments import Constant, is_array, least_count
 from ._arrays import axis_of
-from ._dispatch import compute
 from ._formulas import State
 from ._frames import is_series, unwrap
-from ._run import Request
+from ._run import Request, compute
 from ._segments import Borders
 from ._times import edge, take_times
 
@@ -55,14 +54,10 @@ class Ewm:
     adjust, ignore_na, min_periods, axis
         As for `ewm_mean`.
 
-    Raises
-    ------
-    ValueError, TypeError
-        As `ewm_mean`.
-
     Notes
     -----
-    The results are those of one call on the whole series, within rounding. A stream can be copied and pickled.
+    The results are those of one call on the whole series, within rounding; so are errors. A stream can be copied and
+    pickled.
     Its state has the size of one step of the data.
 
     Examples
@@ -162,17 +157,12 @@ class Ewm:
         return wrap(result)
 
     def merge(self, later: Ewm) -> Ewm:
-        """Return a stream of the samples of this one, followed by those of a ``later`` one.
+        """Return a new stream: of the samples of this one, followed by those of a ``later`` one.
 
         Parameters
         ----------
         later : Ewm
             A stream of the samples that follow, created with the same arguments.
-
-        Returns
-        -------
-        Ewm
-            A new stream; the two others do not change.
 
         Raises
         ------
@@ -197,7 +187,7 @@ class Ewm:
         if not all(_equal(*pair) for pair in pairs):
             raise ValueError(say.merge("if they were made alike"))
         a, b = self._state, later._state
-        result = copy.deepcopy(self if b is None else later)
+        result = copy.copy(self if b is None else later)
         if a is None or b is None:
             return result
         if self._lanes != later._lanes:

@@ -11,6 +11,7 @@ import numpy as np
 from .. import _cost, _problem, _threads
 from .. import _messages as say
 from .._arrays import address, element
+from .._checks import with_numbers
 from .._cpu import _decays
 from .._cpu._compile import kernel
 from .._cpu._types import WIDTH
@@ -28,7 +29,7 @@ def take_times(times: Any, as_tensor: bool = False) -> Any:
         raise TypeError(say.times_gradient())
     if as_tensor:
         return times
-    array = np.asarray(times)
+    array = np.asarray(with_numbers("times", times))
     if array.dtype == object and hasattr(times, "to_numpy"):
         array = np.asarray(times.to_numpy("datetime64[ns]"))  # with a time zone
     elif array.dtype == object and all(isinstance(value, datetime.date) for value in array.flat):

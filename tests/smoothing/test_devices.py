@@ -147,6 +147,24 @@ def test_data_on_two_devices():
         ewm_cov(torch.ones(3), torch.ones(3, device="meta"), alpha=0.5)
 
 
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("alpha", lambda x: ewm_mean(x, alpha=torch.tensor(0.5, device="meta"))),
+        ("times", lambda x: ewm_mean(x, halflife=2.0, times=torch.arange(12, device="meta"))),
+        ("times", lambda x: Ewm(halflife=2.0).update(x, torch.arange(12, device="meta"))),
+        ("resets", lambda x: ewm_mean(x, alpha=0.5, resets=torch.zeros(12, dtype=torch.bool, device="meta"))),
+        ("state", lambda x: stream(x.to("meta"), x, alpha=0.5)),
+        ("state", lambda x: stream(x.to("meta"), x.detach().numpy(), alpha=0.5)),
+    ],
+)
+def test_what_has_no_numbers_beside_what_has_some(pair, gradients, name, call):
+    x, _ = pair()
+    with pytest.raises(ValueError, match=f"`{name}` must have numbers, got a tensor on the device meta"):
+        call(x)
+
+
 # A stream's state.
 
 

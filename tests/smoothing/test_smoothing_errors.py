@@ -71,6 +71,7 @@ CASES = [
     (TypeError, "`x`", lambda: ewm_mean(None, span=3)),
     (TypeError, "`x`", lambda: ewm_mean(np.ma.array(X), span=3)),
     (TypeError, "`x`", lambda: ewm_mean(pd.Series(["a", "b"], dtype="str"), span=3)),
+    (TypeError, "`S` must hold numbers", lambda: pcen(pd.Series(["a", "b"], dtype="str"))),
     (TypeError, "`x`", lambda: ewm_mean(torch.tensor(X, dtype=torch.float16), span=3)),
     (TypeError, "`alpha`", lambda: ewm_mean(torch.tensor(X), alpha=np.array(X) / 4)),
     (ValueError, "dimension", lambda: ewm_mean(1.0, span=3)),

@@ -4,6 +4,8 @@ import copy
 import pickle
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 import torch
 from hypothesis import given
@@ -88,6 +90,41 @@ def test_chunks_with_and_without_gradients():
     assert not parts[3].requires_grad
 
 
+@pytest.mark.parametrize("library", [pd, pl])
+def test_a_series_comes_back_as_one(library):
+    values = [1.0, 2.0, float("nan"), 4.0, 8.0]
+    stream, other = Ewm(alpha=0.5), Ewm(alpha=0.5)
+    for part in (slice(0, 2), slice(2, 2), slice(2, 5)):
+        chunk = library.Series(name="level", **{"data" if library is pd else "values": values[part]}, dtype=(
+            np.float64 if library is pd else pl.Float64))  # fmt: skip
+        if library is pd:
+            chunk.index += part.start
+        result = stream.update(chunk)
+        assert type(result) is library.Series and result.name == "level"
+        assert library is pl or result.index.equals(chunk.index)
+        np.testing.assert_array_equal(result.to_numpy(), other.update(np.array(values[part])))
+    assert stream.state == other.state
+
+
+@pytest.mark.parametrize(
+    ("chunk", "error", "match"),
+    [
+        (pd.DataFrame({"a": [1.0]}), TypeError, "`chunk` must be an array"),
+        (pd.Series(["a"], dtype="str"), TypeError, "`chunk` must hold numbers only"),
+        (np.ones(3, np.complex128), TypeError, "`chunk` must hold float32"),
+        (torch.ones(3, dtype=torch.float16), TypeError, "`chunk` must hold float32"),
+        (["a"], TypeError, "`chunk` must"),
+        (None, ValueError, "`chunk` must have at least one dimension"),
+        (np.ones((2, 4)), ValueError, "`chunk` and `alpha` must broadcast"),
+    ],
+)
+def test_what_is_wrong_with_a_chunk_is_said_of_it(chunk, error, match):
+    stream = Ewm(alpha=np.full(3, 0.5) if np.ndim(chunk) == 2 and type(chunk) is np.ndarray else 0.5)
+    with pytest.raises(error, match=match):
+        stream.update(chunk)
+    assert stream.state is None
+
+
 def test_a_factor_for_each_lane():
     x, alpha = np.random.default_rng(0).standard_normal((6, 3)), np.array([0.1, 0.5, 1.0])
     stream = Ewm(alpha=alpha)
@@ -128,6 +165,22 @@ def test_merge_with_times_and_without_right():
     ]:
         with pytest.raises(ValueError, match=match):
             pair[0].merge(pair[1])
+
+
+def test_merge_of_tensors():
+    """The gradient of a factor goes through what merging makes of the first stream's weight."""
+    x = torch.tensor(data(12)[0])
+    for factor, wanted in ((0.3, False), (torch.tensor([0.3, 0.5, 0.9], dtype=torch.float64), True)):
+        factor = factor.requires_grad_() if wanted else factor
+        first, second, whole = (Ewm(alpha=factor) for _ in range(3))
+        first.update(x[:5]), second.update(x[5:])
+        whole.update(x)
+        merged = first.merge(second).state
+        for one, other in ((merged.mean, whole.state.mean), (merged.weight, whole.state.weight)):
+            np.testing.assert_allclose(*(v.detach() if wanted else v for v in (one, other)), rtol=1e-12)
+        if wanted:
+            slopes = (torch.autograd.grad(s.mean.sum(), factor)[0] for s in (merged, whole.state))
+            torch.testing.assert_close(*slopes)
 
 
 def test_merge_lane_by_lane():
