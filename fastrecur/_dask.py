@@ -21,6 +21,7 @@ from dask.highlevelgraph import HighLevelGraph
 from . import _arrays, _checks, _host, _problem, _shapes, _threads
 from . import _messages as say
 
+SEGMENTS = -1  # the axis of states of segments, which is none of the result's
 STORED = ("from-zarr", "array", "getitem", "astype")  # layers of an array that comes from a store
 
 
@@ -44,7 +45,7 @@ class Operand(NamedTuple):
                 return end.block(index)
             index = (*index[:axis], index[axis] + blocks, *index[axis + 1 :])
         sizes = zip(self.axes, self.value.shape, strict=True)
-        return (self.value.name, *(0 if size == 1 else index[k] for k, size in sizes))
+        return (self.value.name, *(0 if size == 1 or k == SEGMENTS else index[k] for k, size in sizes))
 
 
 def take(name: str, value: Any) -> Any:
@@ -142,16 +143,26 @@ class Walk:
             found.append(value)
         return tasks, found
 
-    def result(self, label: str, k: int, meta: Any, chunks: tuple[Any, ...] | None = None) -> da.Array:
+    def chunks_of(self, k: int, segments: int | None) -> tuple[Any, ...]:
+        """Return the chunks of what `result` returns; states of segments have one axis more."""
+        if k >= 0:
+            return self.chunks
+        lanes: tuple[Any, ...] = self.chunks[: self.axis] + self.chunks[self.axis + 1 :]
+        return lanes if segments is None else ((segments,), *lanes)
+
+    def result(
+        self, label: str, k: int, meta: Any, chunks: tuple[Any, ...] | None = None, segments: int | None = None
+    ) -> da.Array:
         """Return the results in place ``k`` of the steps' tuples; of the states, in place -1, those after all steps."""
         name, cut = f"{label}{self.name.removeprefix('walk')}", self.axis if k == -1 else len(self.chunks)
+        first = () if k >= 0 or segments is None else (0,)
         indices = self.last if k == -1 else itertools.product(*(range(len(c)) for c in self.chunks))
         layers, below = dict(self.layers.layers), dict(self.layers.dependencies)
         layers[name] = {
-            (name, *i[:cut], *i[cut + 1 :]): (operator.getitem, (self.name, *i), k) for i in indices
+            (name, *first, *i[:cut], *i[cut + 1 :]): (operator.getitem, (self.name, *i), k) for i in indices
         }  # fmt: skip
         below[name] = {self.name}
-        chunks = self.chunks[:cut] + self.chunks[cut + 1 :] if chunks is None else chunks
+        chunks = self.chunks_of(k, segments) if chunks is None else chunks
         return da.Array(HighLevelGraph(layers, below), name, chunks, meta=meta, dtype=meta.dtype)
 
 
@@ -162,26 +173,52 @@ def _itself(value: Any) -> Any:
 # ---- The recurrences ------------------------------------------------------------------------------------------------
 
 
+STATES = "h0", "grad_state"
+
+
 class _Problem:
     """The operands of a call, by their names, checked as those of any other: the same rules, the same messages."""
 
-    def __init__(self, names: Any, a: Any, b: Any, axis: int, lengths: Any, others: dict[str, Any]) -> None:
+    def __init__(self, names: Any, a: Any, b: Any, axis: int, ends: Any, others: dict[str, Any]) -> None:
+        lengths, offsets, resets = ends if type(ends) is _checks.Segments else (ends, None, None)
         values = {name: take(name, value) for name, value in {names[0]: a, names[1]: b, **others}.items()}
         for name, value in values.items():
-            if value is None and name not in ("h0", "grad_state"):
+            if value is None and name not in STATES:
                 raise TypeError(say.not_an_array(name, type(None)))
         forms = {name: None if value is None else (None, np.shape(value)) for name, value in values.items()}
-        both, rest = [forms[name] for name in names[:2]], {name: forms[name] for name in others}
-        self.shape, self.axis = _problem.checked_shape(names[:2], both[0], both[1], rest, axis, None)
-        every = range(len(self.shape))
-        self.lane_axes = [k for k in every if k != self.axis]
-        self.operands = {
-            name: Operand(value, last_axes(value, self.lane_axes if name in ("h0", "grad_state") else every))
-            for name, value in values.items()
-        }
+        both, of_others = [forms[n] for n in names[:2]], {n: forms[n] for n in others if n not in STATES}
+        self.shape, self.axis = _problem.checked_shape(names[:2], both[0], both[1], of_others, axis, None)
+        self.offsets = self.segments = self.no_steps = None
+        if offsets is not None:
+            self.offsets = _checks.offsets_in_range(_checks.offsets(offsets), self.shape[self.axis])
+            self.segments = len(self.offsets) - 1
+            self.no_steps = _checks.Segments(None, np.zeros(1, np.int64), None)
+        self.lane_axes = [k for k in range(len(self.shape)) if k != self.axis]
+        lanes = tuple(self.shape[k] for k in self.lane_axes)
+        of_states = {n: forms[n] for n in others if n in STATES}
+        _problem.check_shapes(of_states, self.shape, lanes if offsets is None else (self.segments, *lanes))
+        self.operands = {name: self._operand(name, value) for name, value in values.items()}
         self.metas = {name: empty_like(value) for name, value in values.items()}
-        self.operands["lengths"] = self._lengths(lengths)
+        if ends is not lengths and _adapter(*self.metas.values()) is not _host:
+            raise TypeError(say.segments_library("resets" if offsets is None else "offsets", "Dask arrays on a GPU"))
+        self.operands |= {"lengths": self._lengths(lengths), "resets": self._resets(resets)}
         self.chunks, self.operands = align(self.operands, self.shape)
+
+    def _operand(self, name: str, value: Any) -> Operand:
+        if name not in STATES:
+            return Operand(value, last_axes(value, range(len(self.shape))))
+        if isinstance(value, da.Array) and value.ndim > len(self.lane_axes):
+            value = value.rechunk({0: -1})  # every chunk of time is given the states of all segments
+        return Operand(value, last_axes(value, [SEGMENTS, *self.lane_axes]))
+
+    def _resets(self, resets: Any) -> Operand:
+        if resets is None:
+            return Operand(None)
+        resets = take("resets", resets) if isinstance(resets, da.Array) else _checks.resets(resets)
+        if resets.dtype != np.bool_:
+            raise TypeError(say.resets_dtype(resets.dtype))
+        _checks.resets_shape(resets.shape, self.shape, self.axis)
+        return Operand(resets, tuple(range(resets.ndim)))
 
     def _lengths(self, lengths: Any) -> Operand:
         if lengths is None:
@@ -214,6 +251,7 @@ class _Recurrence(NamedTuple):
     axis: int
     reverse: bool
     steps: int
+    offsets: Any
 
 
 def _adapter(*blocks: Any) -> Any:
@@ -225,10 +263,18 @@ def _adapter(*blocks: Any) -> Any:
     return _host
 
 
-def _walk(state: Any, place: Any, a: Any, b: Any, lengths: Any, *, r: _Recurrence) -> Any:
-    start, shape = place
+def _ends(place: Any, lengths: Any, resets: Any, r: _Recurrence) -> Any:
+    """Return what a chunk is told of lengths, offsets and resets; a segment that is not in it has no steps there."""
+    start, steps = place[0], place[1][r.axis]
+    lengths = _local(lengths, start, steps, r.steps)
+    if r.offsets is None and resets is None:
+        return lengths
+    return _checks.Segments(lengths, None if r.offsets is None else (r.offsets - start).clip(0, steps), resets)
+
+
+def _walk(state: Any, place: Any, a: Any, b: Any, lengths: Any, resets: Any, *, r: _Recurrence) -> Any:
     with _threads.alone():
-        lengths = _local(lengths, start, shape[r.axis], r.steps)
+        lengths = _ends(place, lengths, resets, r)
         run = _adapter(a, b, state).forward
         return run(r.family, r.names, a, b, state, r.axis, r.reverse, lengths, True, None)
 
@@ -243,16 +289,17 @@ def forward(
         raise TypeError(say.out_lazy())
     p = _Problem(names, a, b, axis, lengths, {"h0": h0})
     metas = [p.metas[name] for name in (*names[:2], "h0")]
-    meta, last = _adapter(*metas).forward(family, names, *metas, p.axis, reverse, None, True, None)
-    r = _Recurrence(family, names, p.axis, reverse, p.shape[p.axis])
-    blocks = [p.operands[name] for name in (*names[:2], "lengths")]
+    meta, last = _adapter(*metas).forward(family, names, *metas, p.axis, reverse, p.no_steps, True, None)
+    r = _Recurrence(family, names, p.axis, reverse, p.shape[p.axis], p.offsets)
+    blocks = [p.operands[name] for name in (*names[:2], "lengths", "resets")]
     walk = Walk(family, functools.partial(_walk, r=r), p.chunks, blocks, p.axis, reverse, p.operands["h0"])
     h = walk.result("h", 0, meta)
-    return (h, walk.result("last", -1, last)) if return_state else h
+    return (h, walk.result("last", -1, last, segments=p.segments)) if return_state else h
 
 
 def _walk_back(
-    carry: Any, place: Any, g: Any, a: Any, b: Any, h: Any, lengths: Any, before: Any, h0: Any, *, r: _Recurrence
+    carry: Any, place: Any, g: Any, a: Any, b: Any, h: Any, lengths: Any, resets: Any, before: Any, h0: Any, *,
+    r: _Recurrence,
 ) -> Any:  # fmt: skip
     start, shape = place
     border = start + shape[r.axis] if r.reverse else start
@@ -262,21 +309,35 @@ def _walk_back(
             # A lane that is shorter than this begins with its first state, and in the chunk before is all padding.
             longer = lengths.reshape(lengths.shape + (1,) * (before.ndim - lengths.ndim)) > border
             before = np.where(longer, before, h0).astype(before.dtype)
+        if r.offsets is not None:
+            before = _states_at(border, before, h0, r.offsets)
     with _threads.alone():
-        lengths = _local(lengths, start, shape[r.axis], r.steps)
+        lengths = _ends(place, lengths, resets, r)
         run = _adapter(g, a, b, h, before, carry).vjp
         grads = run(r.family, r.names, g, a, b, h, before, r.axis, r.reverse, lengths, carry)
     # Where an operand is broadcast, a chunk has a part of its gradient: they are added up in the result's axes.
-    axes = len(shape), len(shape), len(shape) - 1
+    axes = len(shape), len(shape), len(shape) - (r.offsets is None)
     return tuple(
         grad if grad is None else grad.reshape((1,) * (n - grad.ndim) + grad.shape)
         for n, grad in zip(axes, grads, strict=True)
     )  # fmt: skip
 
 
-def _edge(h: Any, *, axis: int, reverse: bool) -> Any:
-    """Return the last step of a chunk, in the scan direction."""
-    return h[(slice(None),) * axis + (slice(0, 1) if reverse else slice(-1, None),)]
+def _states_at(border: int, before: Any, h0: Any, offsets: np.ndarray) -> Any:
+    """Return the states before all segments as a chunk sees them, one of which may have begun in another chunk."""
+    states = np.zeros((len(offsets) - 1, *before.shape), before.dtype)
+    if h0 is not None:
+        states[...] = h0
+    behind = int(np.searchsorted(offsets, border))
+    if offsets[behind] != border:
+        states[behind - 1] = before
+    return states
+
+
+def _edge(h: Any, resets: Any = None, *, axis: int, reverse: bool) -> Any:
+    """Return the last step of a chunk, in the scan direction; in reverse, 0 where it begins anew."""
+    at = (slice(None),) * axis + (slice(0, 1) if reverse else slice(-1, None),)
+    return h[at] if resets is None else np.where(resets[at], 0, h[at]).astype(h.dtype)
 
 
 def vjp(
@@ -288,28 +349,38 @@ def vjp(
     p = _Problem(names[1:3], a, b, axis, lengths, {names[0]: g, names[3]: h, "h0": h0, "grad_state": grad_state})
     axis, metas = p.axis, [p.metas[name] for name in (*names, "h0")]
     state_meta = p.metas["grad_state"]
-    grads = _adapter(*metas, state_meta).vjp(family, names, *metas, axis, reverse, None, state_meta)
-    r = _Recurrence(family, names, axis, reverse, p.shape[axis])
+    grads = _adapter(*metas, state_meta).vjp(family, names, *metas, axis, reverse, p.no_steps, state_meta)
+    r = _Recurrence(family, names, axis, reverse, p.shape[axis], p.offsets)
     states, first, every = p.operands[names[3]].value, p.operands["h0"], tuple(range(len(p.shape)))
     if np.shape(states) != p.shape:
         states = da.broadcast_to(states, p.shape, p.chunks)
     chunks = tuple((1,) * len(c) if k == axis else c for k, c in enumerate(p.chunks))
-    edges = states.map_blocks(_edge, axis=axis, reverse=reverse, dtype=states.dtype, chunks=chunks)
+    resets = p.operands["resets"]
+    flags = (
+        ()
+        if resets.value is None or not reverse
+        else (resets.value[(..., *(None,) * (len(every) - len(resets.axes)))],)
+    )
+    edges = da.map_blocks(_edge, states, *flags, axis=axis, reverse=reverse, dtype=states.dtype, chunks=chunks)
     before = Operand(edges, every, (1 if reverse else -1, len(p.chunks[axis]), axis, first))
-    blocks = [*(p.operands[name] for name in names[:3]), Operand(states, every), p.operands["lengths"], before, first]
+    blocks = [*(p.operands[name] for name in names[:3]), Operand(states, every)]
+    blocks += [p.operands["lengths"], p.operands["resets"], before, first]
     step = functools.partial(_walk_back, r=r)
     walk = Walk(f"{family}_vjp", step, p.chunks, blocks, axis, not reverse, p.operands["grad_state"])
     places = zip(("a", "b", "h0"), (0, 1, -1), (a, b, h0), grads, strict=True)
-    return tuple(None if v is None else _gathered(walk, f"grad_{name}", k, np.shape(v), g) for name, k, v, g in places)
+    return tuple(
+        None if v is None else _gathered(walk, f"grad_{name}", k, np.shape(v), grad, p.segments)
+        for name, k, v, grad in places
+    )  # fmt: skip
 
 
-def _gathered(walk: Walk, label: str, k: int, shape: tuple[int, ...], meta: Any) -> Any:
+def _gathered(walk: Walk, label: str, k: int, shape: tuple[int, ...], meta: Any, segments: int | None) -> Any:
     """Return an operand's gradient: the chunks' parts of it, added up over what it was broadcast to."""
-    chunks = walk.chunks if k >= 0 else walk.chunks[: walk.axis] + walk.chunks[walk.axis + 1 :]
+    chunks = walk.chunks_of(k, segments)
     full = (1,) * (len(chunks) - len(shape)) + tuple(shape)
     broadcast = tuple(axis for axis, (c, n) in enumerate(zip(chunks, full, strict=True)) if n == 1 and sum(c) != 1)
     own = tuple((1,) * len(c) if axis in broadcast else c for axis, c in enumerate(chunks))
-    parts = walk.result(label, k, da.utils.meta_from_array(meta, len(chunks)), own)
+    parts = walk.result(label, k, da.utils.meta_from_array(meta, len(chunks)), own, segments)
     if broadcast:
         dtype = meta.dtype
         parts = parts.sum(axis=broadcast, keepdims=True, dtype=_shapes.wide_dtype(dtype)).astype(dtype)

@@ -50,7 +50,7 @@ def _adapter(operands: tuple[Any, ...], lengths: Any) -> ModuleType:
     """Return the adapter of a call; lengths may be on the host whatever the operands are."""
     if type(lengths) is _checks.Segments:
         adapter = _adapter(operands, None)
-        if adapter is not _host and not _arrays.any_tensor(*operands):
+        if adapter is not _host and not _arrays.any_tensor(*operands) and not _arrays.any_lazy(*operands):
             name = "resets" if lengths.offsets is None else "offsets"
             raise TypeError(say.segments_library(name, adapter.__name__.split(".")[1].lstrip("_")))
         return adapter

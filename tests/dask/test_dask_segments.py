@@ -1,0 +1,83 @@
+"""Offsets and resets on Dask arrays: chunks cut anywhere change nothing."""
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+from compare import assert_close_lazy
+
+import fastrecur
+
+SHAPES = [((13,), 0), ((12, 3), 0), ((2, 12, 3), 1), ((3, 13), 1)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    with dask.config.set(scheduler="sync"):
+        yield
+
+
+def check(name, rng, shape, axis, size, **options):
+    """Compare values, states and gradients with those of arrays in memory."""
+    recurrence, vjp = getattr(fastrecur, name), getattr(fastrecur, name + "_vjp")
+    lanes = shape[:axis] + shape[axis + 1 :]
+    if "offsets" in options:
+        lanes = (len(options["offsets"]) - 1, *lanes)
+    a, b = rng.random(shape), rng.standard_normal(shape)
+    lazy = dict(options)
+    if isinstance(options.get("resets"), np.ndarray) and size != 5:
+        lazy["resets"] = da.from_array(options["resets"], 4)
+    for h0 in (None, rng.standard_normal(lanes), rng.standard_normal((1,) * len(lanes)))[:: 1 if size == 3 else 2]:
+        own = None if h0 is None else da.from_array(h0, 2)
+        arrays = da.from_array(a, size), da.from_array(b, size + 1)
+        h, last = recurrence(a, b, h0, axis=axis, return_state=True, **options)
+        lazy_h, lazy_last = recurrence(*arrays, own, axis=axis, return_state=True, **lazy)
+        assert_close_lazy(lazy_h, h)
+        assert_close_lazy(lazy_last, last)
+        g, g_last = rng.standard_normal(shape), rng.standard_normal(last.shape)
+        wanted = vjp(g, a, b, h, h0, axis=axis, grad_state=g_last, **options)
+        found = vjp(da.from_array(g, size), *arrays, lazy_h, own, axis=axis, grad_state=g_last, **lazy)
+        for one, other in zip(found, wanted, strict=True):
+            assert (one is None) == (other is None)
+            if other is not None:
+                assert_close_lazy(one, other)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("name", ["forget_mult", "linear_recurrence"])
+@pytest.mark.parametrize(("shape", "axis"), SHAPES)
+def test_chunks_change_nothing(rng, name, shape, axis, reverse):
+    steps = shape[axis]
+    some = np.sort(rng.integers(0, steps + 1, 4))
+    for size in (3, 20) if name == "forget_mult" else (5,):
+        for offsets in ([0, 3, 3, 4, 9, steps], [0, *some, steps, steps]):
+            check(name, rng, shape, axis, size, offsets=offsets, reverse=reverse)
+        for n in range(axis + 1, len(shape) + 1):
+            check(name, rng, shape, axis, size, resets=rng.random(shape[:n]) < 0.3, reverse=reverse)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_resets_with_offsets_and_with_lengths(rng, reverse):
+    resets = rng.random((12, 3)) < 0.3
+    resets[[0, 4, 6]] = True
+    check("forget_mult", rng, (12, 3), 0, 4, offsets=[0, 4, 6, 12], resets=resets, reverse=reverse)
+    check("forget_mult", rng, (12, 3), 0, 4, lengths=np.array([12, 5, 0]), resets=resets, reverse=reverse)
+
+
+def test_no_border_is_passed(rng):
+    x = da.from_array(np.where(np.arange(12) == 5, np.nan, 1.0), 4)
+    for options in ({"offsets": [0, 6, 12]}, {"resets": da.from_array(np.arange(12) == 6, 5)}):
+        h = fastrecur.forget_mult(0.5, x, **options).compute()
+        assert np.isnan(h).tolist() == [False] * 5 + [True] + [False] * 6
+
+
+def test_what_is_refused(rng):
+    x = da.ones((6, 2), chunks=3)
+    with pytest.raises(ValueError, match="`offsets` must begin with 0 and end with 6"):
+        fastrecur.forget_mult(0.5, x, offsets=[0, 5])
+    with pytest.raises(TypeError, match="`resets` must hold bools"):
+        fastrecur.forget_mult(0.5, x, resets=da.ones(6, chunks=3))
+    with pytest.raises(ValueError, match="`resets` must be shaped"):
+        fastrecur.forget_mult(0.5, x, resets=da.ones(5, dtype=bool, chunks=3))
+    with pytest.raises(ValueError, match="`h0`"):
+        fastrecur.forget_mult(0.5, x, np.ones((3, 2)), offsets=[0, 2, 6])
