@@ -73,7 +73,11 @@ def with_numbers(name: str, value: Any) -> Any:
 
 def _on_host(name: str, value: Any) -> np.ndarray:
     if _arrays.any_tensor(value):
-        value = with_numbers(name, value).detach().cpu().numpy()
+        value = with_numbers(name, value)
+        try:  # within a transform of torch.func, `numpy` and `detach` would be the transform's
+            value = np.from_dlpack(value if value.is_cpu and not value.requires_grad else value.detach().cpu())
+        except (RuntimeError, NotImplementedError, BufferError):
+            raise ValueError(say.unreadable(name)) from None
     return np.asarray(_arrays.take(name, value)[0])
 
 

@@ -45,7 +45,8 @@ ragged = _message("`{name}` must be a rectangular list of numbers, got one that 
 not_a_tensor = _message("`{name}` must be a tensor or a number, as other operands are tensors, got {kind}")
 no_tensor = _message("at least one operand must be a tensor where `out`, `lengths` or a state is one")
 devices = _message("all tensors must be on one device, got `{first}` on {device}, `{name}` on {other}")
-lengths_device = _message("`lengths` must be on the operands' device or on the CPU, got {device}")
+unreadable = _message("`{name}` must be values that can be read: neither mapped by vmap nor traced by a compiler")
+ends_device = _message("`{name}` must be on the operands' device or on the CPU, got {device}")
 layout = _message("`{name}` must be a plain dense tensor (torch.strided, without names), got {kind}")
 # Ends in torch's own words, so that a search finds it.
 out_gradient = _message(
@@ -110,7 +111,9 @@ def not_an_array(name, kind):
     if "GroupBy" in kind.__name__:
         advice = ": pass the Series or frame itself, and `groups` to the functions of fastrecur.smoothing"
     elif kind.__module__.partition(".")[0] in ("pandas", "polars", "xarray"):
-        advice = ": pass its `to_numpy()`, or use fastrecur.smoothing, whose ewm_mean keeps the type"
+        advice = ": pass its `to_numpy()`" + (
+            ", or use fastrecur.smoothing, whose ewm_mean keeps the type" if name in ("x", "b") else ""
+        )
     elif kind in (type(None), str):
         advice = ""
     else:

@@ -116,14 +116,16 @@ def _flags(data: Data, name: str, flags: Any, shape: tuple[int, ...]) -> Any:
         raise TypeError((say.mask_dtype if name == "mask" else say.flags_dtype)(name, flags.dtype))
     if not _problem.fits(tuple(flags.shape), shape):
         raise ValueError(say.same_shape(name, tuple(flags.shape), shape))
-    return _arrays.numbers(name, flags) if data.by_kernel else data.beside(flags)
+    if data.by_kernel:
+        return _arrays.numbers(name, flags)
+    return data.beside(flags.copy() if isinstance(flags, np.ndarray) else flags)  # a backward pass reads them later
 
 
 def _check_flags(steps: _Steps, xp: Any) -> None:
     """Raise unless all flags that are read are from 0 to 1."""
     for flags in (steps.ends, steps.cuts):
         if flags is not None and flags.dtype != xp.bool:
-            bad = (flags < 0) | (flags > 1)
+            bad = ~((flags >= 0) & (flags <= 1))
             if bool((bad if steps.mask is None else bad & steps.mask).any()):
                 raise ValueError(say.flags_range())
 

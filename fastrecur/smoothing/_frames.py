@@ -110,6 +110,12 @@ def aligned_times(x: Any, times: Any) -> Any:
     return _aligned_array(x, times, "times") if library == "xarray" else _in_order(x, times, "times")
 
 
+def check_groups(x: Any, groups: Any) -> None:
+    """Raise unless keys with labels are those of the data's steps."""
+    if _kind(x)[0] == "pandas" and _kind(groups)[0] == "pandas" and not x.index.equals(groups.index):
+        raise ValueError(say.indexes("groups"))
+
+
 def _in_order(x: Any, value: Any, name: str) -> Any:
     """Return a Series or a frame of the steps of another, with its columns in the order of that one."""
     if _kind(x)[0] == "pandas" and not x.index.equals(value.index):

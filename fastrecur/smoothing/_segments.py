@@ -52,16 +52,28 @@ def _codes(groups: Any, steps: int) -> tuple[np.ndarray, int]:
     pandas = sys.modules.get("pandas")
     if not hasattr(groups, "__len__"):
         raise TypeError(say.groups_kind(type(groups)))
-    keys = groups if pandas is not None and isinstance(groups, pandas.Categorical) else np.asarray(groups)
+    if isinstance(groups, (list, tuple)):  # NumPy would make strings of all keys if one is
+        keys: Any = np.empty(len(groups), object)
+        keys[:] = groups
+    else:
+        keys = groups if pandas is not None and isinstance(groups, pandas.Categorical) else np.asarray(groups)
     if keys.ndim != 1 or len(keys) != steps:
         raise ValueError(say.groups_shape(tuple(keys.shape), steps))
     if pandas is not None:
         codes, found = pandas.factorize(keys)
         return codes, len(found)
+    if keys.dtype == object:
+        return _codes_of_objects(keys)
     found, codes = np.unique(keys, return_inverse=True)
     if found.dtype.kind in "fc":
         codes = np.where(keys == keys, codes, -1)
     return codes, len(found)
+
+
+def _codes_of_objects(keys: np.ndarray) -> tuple[np.ndarray, int]:
+    known: dict[Any, int] = {}
+    codes = [-1 if key is None or key != key else known.setdefault(key, len(known)) for key in keys]
+    return np.array(codes, np.int64), len(known)
 
 
 def begin_anew(

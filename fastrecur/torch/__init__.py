@@ -1,5 +1,12 @@
 """PyTorch modules around the recurrence; the functions of `fastrecur` take tensors themselves."""
 
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "fastrecur.torch needs PyTorch: pip install 'fastrecur[torch]', or '.[torch]' in a clone"
+    ) from error
+
 from . import _short_calls as _short_calls  # calls with tensors are known from now on
 from .ewm import Ewm
 from .modules import ForgetMult

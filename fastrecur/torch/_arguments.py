@@ -176,20 +176,24 @@ def ends(given, shape, axis, operands):
     if type(given) is not _checks.Segments:
         return lengths(given, shape, axis, operands)
     own, offsets, resets = given
-    for value in (v for v in operands if not _is_number(v)):
+    tensors = [v for v in operands if not _is_number(v)]
+    for value in tensors:
         is_sharded = type(value).__name__ == "DTensor"
         if is_sharded or value.device.type not in ("cpu", "meta"):
             kind = "DTensors" if is_sharded else f"tensors on {value.device.type}"
             raise TypeError(say.segments_library("resets" if offsets is None else "offsets", kind))
     offsets = None if offsets is None else _offsets(offsets)
     resets = None if resets is None else _resets(resets, shape, axis)
+    for name, value in (("offsets", offsets), ("resets", resets)):
+        if value is not None and not value.is_cpu and not any(value.device == v.device for v in tensors):
+            raise ValueError(say.ends_device(name, value.device))
     return given._replace(lengths=lengths(own, shape, axis, operands), offsets=offsets, resets=resets)
 
 
 def _offsets(offsets):
     """Return offsets as a tensor of integers in one dimension."""
     if not isinstance(offsets, torch.Tensor):
-        return torch.from_numpy(_checks.offsets(offsets).astype(np.int64))
+        return torch.from_numpy(_checks.offsets(offsets).astype(np.int64))  # a copy: a backward pass reads it later
     is_integer = offsets.dtype in _tensors.INTEGERS and offsets.dtype is not torch.bool
     if not is_integer or offsets.dim() != 1 or not offsets.shape[0]:
         raise (ValueError if is_integer else TypeError)(say.offsets_kind(offsets.dtype, offsets.shape))
@@ -199,7 +203,7 @@ def _offsets(offsets):
 def _resets(resets, shape, axis):
     """Return resets as a tensor of bools that fits leading axes of a shape."""
     if not isinstance(resets, torch.Tensor):
-        resets = torch.from_numpy(_checks.resets(resets))
+        resets = torch.from_numpy(_checks.resets(resets).copy())  # a backward pass reads them later
     if resets.dtype is not torch.bool:
         raise TypeError(say.resets_dtype(resets.dtype))
     _checks.resets_shape(resets.shape, shape, axis)
@@ -222,7 +226,7 @@ def lengths(lengths, shape, axis, operands):
         raise TypeError(say.lengths_dtype(f"dtype {lengths.dtype}"))
     _check_tensor("lengths", lengths)
     if not lengths.is_cpu and not any(lengths.device == v.device for v in operands if not _is_number(v)):
-        raise ValueError(say.lengths_device(lengths.device))
+        raise ValueError(say.ends_device("lengths", lengths.device))
     lanes = shape[:axis] + shape[axis + 1 :]
     if lengths.shape != lanes[: lengths.dim()] or (not lengths.dim() and lanes):
         raise ValueError(say.lengths_shape(lengths.shape, lanes))

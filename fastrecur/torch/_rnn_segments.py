@@ -55,6 +55,8 @@ def run(module: Any, input: Any, hidden: Any, offsets: Any, resets: Any) -> tupl
         came = tuple(input.shape) if isinstance(input, Tensor) else type(input)
         raise (ValueError if isinstance(input, Tensor) else TypeError)(say.rnn_segments_input(name, came))
     rows, _, is_batched = unpack_input(module, input)
+    if not rows.shape[1]:  # no series
+        return module.forward(input, hidden)  # type: ignore[no-any-return]
     check_input(rows, module.input_size, [])
     segments, is_batched = _segments(module, rows, offsets, resets), is_batched or offsets is not None
     if network is not module and isinstance(hidden, Tensor) and hidden.dim() == 1 + is_batched:

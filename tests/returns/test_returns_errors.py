@@ -52,3 +52,19 @@ def test_message(kind, match, call):
 def test_flags_of_masked_steps_are_not_looked_at():
     result = discounted_returns(X, 0.5, [0, 7, np.nan], mask=[True, False, False])
     np.testing.assert_array_equal(result, [1.0, 0.0, 0.0])
+
+
+def test_flags_that_are_no_numbers():
+    flags = np.array([0.0, np.nan, 0.0])
+    with pytest.raises(ValueError, match="must be from 0 to 1"):
+        discounted_returns(np.ones(3), 0.9, flags)
+    result = discounted_returns(np.ones(3), 0.9, flags, mask=[True, False, True])  # which is not read
+    np.testing.assert_allclose(result, [1.9, 0.0, 1.0])
+
+
+def test_a_mask_may_be_written_to_before_the_backward_pass():
+    mask, rewards = np.array([True, True, False, True]), torch.ones(4, requires_grad=True)
+    result = discounted_returns(rewards, 0.5, mask=mask)
+    mask[:] = True
+    result[0].backward()
+    assert rewards.grad.tolist() == [1.0, 0.5, 0.0, 0.25]

@@ -1,5 +1,7 @@
 """Statistics that begin anew: segments, resets and groups, against pandas' groupby."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -125,3 +127,29 @@ def test_errors():
         smoothing.ewm_mean(x, span=3, offsets=[0, 4])
     with pytest.raises(ValueError, match="`resets` must be shaped like"):
         smoothing.ewm_mean(x, span=3, resets=np.zeros(4, bool))
+
+
+@pytest.mark.parametrize(
+    ("keys", "wanted"),
+    [
+        (["a", float("nan"), float("nan")], [1.0, np.nan, np.nan]),
+        (["a", None, "a"], [1.0, np.nan, 7 / 3]),
+        ([1, "1", 1], [1.0, 2.0, 7 / 3]),
+        ([2**63, 2**63 + 1, 2**63], [1.0, 2.0, 7 / 3]),
+    ],
+)
+@pytest.mark.parametrize("with_pandas", [True, False])
+def test_keys_of_a_list_are_what_they_are(monkeypatch, with_pandas, keys, wanted):
+    """NumPy would make one kind of them all: strings, or rounded numbers."""
+    if not with_pandas:
+        monkeypatch.delitem(sys.modules, "pandas", raising=False)
+    np.testing.assert_allclose(smoothing.ewm_mean([1.0, 2.0, 3.0], alpha=0.5, groups=keys), wanted)
+
+
+def test_labels_of_keys_are_those_of_the_data():
+    x = pd.Series([1.0, 10.0, 100.0])
+    keys = pd.Series(["b", "a", "a"], index=[2, 1, 0])
+    with pytest.raises(ValueError, match="`x` and `groups` must have the same index"):
+        smoothing.ewm_mean(x, alpha=0.5, groups=keys)
+    same = smoothing.ewm_mean(x, alpha=0.5, groups=keys.set_axis(x.index))
+    np.testing.assert_array_equal(same, smoothing.ewm_mean(x.to_numpy(), alpha=0.5, groups=["b", "a", "a"]))

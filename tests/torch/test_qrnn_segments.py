@@ -165,3 +165,27 @@ def test_compiled_with_a_break_where_borders_are_read():
     x, compiled = torch.randn(15, INPUT, dtype=torch.float64), torch.compile(rnn, backend="eager")
     for offsets in (OFFSETS, [0, 15]):
         check(compiled(x, offsets=offsets), rnn(x, offsets=offsets))
+
+
+def test_within_transforms():
+    """Borders made outside them are read as they are; those that are mapped are refused by name."""
+    rnn, x = network(window=2), torch.randn(9, 2, INPUT, dtype=torch.float64)
+    resets, parameters = torch.rand(9, 2) < 0.3, dict(rnn.named_parameters())
+
+    def loss(own):
+        return torch.func.functional_call(rnn, own, (x,), {"resets": resets})[0].square().sum()
+
+    found = torch.func.grad(loss)(parameters)
+    wanted = torch.autograd.grad(loss(parameters), list(parameters.values()))
+    check(found.values(), wanted)
+    many = torch.stack([x, 2 * x])
+    check(torch.func.vmap(lambda own: rnn(own, resets=resets)[0])(many), [rnn(own, resets=resets)[0] for own in many])
+    with pytest.raises(ValueError, match="`resets` must be values that can be read"):
+        torch.func.vmap(lambda own, cuts: rnn(own, resets=cuts)[0])(many, torch.stack([resets, resets]))
+
+
+def test_no_series():
+    rnn = network()
+    output, last = rnn(torch.zeros(9, 0, INPUT, dtype=torch.float64), resets=torch.zeros(9, 0, dtype=torch.bool))
+    assert output.shape == (9, 0, UNITS)
+    assert last.shape == (1, 0, UNITS)

@@ -143,3 +143,18 @@ def test_errors(options, error, match):
     x, h0 = torch.ones(7, 3), options.pop("h0", None)
     with pytest.raises(error, match=match):
         fastrecur.forget_mult(0.5, x, h0, **options)
+
+
+@pytest.mark.parametrize("name", ["offsets", "resets"])
+def test_borders_on_another_device(name):
+    borders = {"offsets": torch.tensor([0, 3]), "resets": torch.zeros(3, dtype=torch.bool)}[name]
+    with pytest.raises(ValueError, match=f"`{name}` must be on the operands' device or on the CPU, got meta"):
+        fastrecur.forget_mult(0.5, torch.ones(3), **{name: borders.to("meta")})
+
+
+def test_numpy_flags_may_be_written_to_before_the_backward_pass():
+    flags, x = np.array([False, False, True]), torch.ones(3, requires_grad=True)
+    h = fastrecur.forget_mult(0.5, x, resets=flags)
+    flags[:] = False
+    h[2].backward()
+    assert x.grad.tolist() == [0.0, 0.0, 0.5]
