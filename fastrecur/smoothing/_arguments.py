@@ -34,7 +34,7 @@ class Constant:
     With times there is a half-life too, a time where `dates`: a number, a timedelta64 or an array.
     """
 
-    def __init__(self, com: Any, span: Any, halflife: Any, alpha: Any, with_times: bool) -> None:
+    def __init__(self, with_times: bool, com: Any, span: Any, halflife: Any, alpha: Any) -> None:
         given = {"com": com, "span": span, "halflife": halflife, "alpha": alpha}
         named = {name: value for name, value in given.items() if value is not None}
         self.halflife: Any = None

@@ -122,8 +122,8 @@ class Data:
             found = np.result_type(*(a.dtype for a in arrays))
             return found if found.kind == "f" else np.dtype(np.float64)
         if xp.__name__ == "torch":
-            found = functools.reduce(xp.promote_types, [a.dtype for a in arrays])
-            return found if found.is_floating_point else xp.get_default_dtype()
+            promoted: Any = functools.reduce(xp.promote_types, [a.dtype for a in arrays])
+            return promoted if promoted.is_floating_point else xp.get_default_dtype()
         floats = [a.dtype for a in arrays if "float" in str(a.dtype)]
         return xp.result_type(*floats) if floats else xp.float64
 

@@ -39,7 +39,7 @@ def ewm_filtfilt(
     >>> ewm_filtfilt([0.0, 0.0, 8.0, 0.0, 0.0], alpha=0.5)
     array([0.6875, 1.375 , 2.75  , 1.5   , 1.    ])
     """
-    constant = Constant(com, span, halflife, alpha, False)
+    constant = Constant(False, com, span, halflife, alpha)
     name = constant.name
     numbers, axis, wrap = unwrap(x, axis)
     data = Data(("x", name), (numbers, aligned(x, constant.value, name, axis)))

@@ -19,7 +19,7 @@ def _request(
     constants: Any, times: Any, adjust: Any, ignore_na: Any, min_periods: Any, borders: Any, bias: Any = False
 ) -> Request:
     flags = flag("adjust", adjust), flag("ignore_na", ignore_na)
-    constant = Constant(*constants, with_times=times is not None)
+    constant = Constant(times is not None, *constants)
     return Request(constant, times, *flags, least_count(min_periods), flag("bias", bias), Borders(*borders))
 
 

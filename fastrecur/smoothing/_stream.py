@@ -82,9 +82,9 @@ class Ewm:
         self._given = {name: unwrap(value, 0)[0] for name, value in given.items()}
         self._options = _checks.flag("adjust", adjust), _checks.flag("ignore_na", ignore_na), least_count(min_periods)
         self._axis = _checks.axis(axis)
-        self._timed = None if halflife is None else Constant(**self._given, with_times=True)
+        self._timed = None if halflife is None else Constant(True, **self._given)
         dated = self._timed is not None and self._timed.dates
-        self._plain = None if dated else Constant(**self._given, with_times=False)
+        self._plain = None if dated else Constant(False, **self._given)
         self.reset()
 
     def __repr__(self) -> str:
@@ -212,7 +212,7 @@ class Ewm:
         last: Any
         constant, times, last = self._timed, np.array([b.steps]), 0
         if a.last_time is None:  # steps are times, where a half-life is one step if no other is given
-            constant = constant or Constant(**self._given | {"halflife": 1.0}, with_times=True)
+            constant = constant or Constant(True, **self._given | {"halflife": 1.0})
             times = b.count[lead] if ignore_na else times
         elif ignore_na:
             raise ValueError(say.merge("with ignore_na=False, where they have times"))
