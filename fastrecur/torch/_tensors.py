@@ -26,7 +26,12 @@ FLOATING = {
 }
 COMPLEX = {torch.complex64: np.dtype("c8"), torch.complex128: np.dtype("c16")}
 WIDE = {  # what states are carried in, as in `_problem`
-    d: torch.float32 if d.itemsize < 4 else torch.promote_types(d, torch.float64) for d in (*FLOATING, *COMPLEX)
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float32: torch.float64,
+    torch.float64: torch.float64,
+    torch.complex64: torch.complex128,
+    torch.complex128: torch.complex128,
 }
 REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 INTEGERS = {
