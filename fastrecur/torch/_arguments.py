@@ -103,16 +103,6 @@ def _has_names(tensor):
     return type(tensor) in PLAIN and not torch.compiler.is_compiling() and any(getattr(tensor, "names", ()))
 
 
-# Promotion by torch's own rules, of operands of a kind, and beside one that has no dimensions. It is looked up, or
-# exporters would take a question for a part of the program. One integer stands for all: their result is a float anyway.
-_KINDS = torch.int64, *_tensors.FLOATING, *_tensors.COMPLEX
-_PROMOTED = {(one, other): torch.promote_types(one, other) for one in _KINDS for other in _KINDS}
-_BESIDE = {
-    (one, other): torch.result_type(torch.empty(1, dtype=one, device="cpu"), torch.empty((), dtype=other, device="cpu"))
-    for one, other in _PROMOTED
-}
-
-
 def result_dtype(names, *operands):
     """Return the dtype of a result: torch's promotion, integers alone to its default dtype."""
     full = scalar = number = None
@@ -120,24 +110,63 @@ def result_dtype(names, *operands):
         if value is None:
             continue
         if _is_number(value):
-            own = torch.get_default_dtype() if type(value) in (float, complex) else torch.int64
-            own = _PROMOTED[own, torch.complex64] if type(value) is complex else own
-            number = own if number is None else _PROMOTED[number, own]
-            continue
-        own = torch.int64 if value.dtype in _tensors.INTEGERS else value.dtype
-        if value.dim():
-            full = own if full is None else _PROMOTED[full, own]
+            own = _NUMBERS[type(value)]
+            number = own if number is None else _promote(number, own)
+        elif value.dim():
+            full = value.dtype if full is None else _promote(full, value.dtype)
         else:
-            scalar = own if scalar is None else _PROMOTED[scalar, own]
-    dtype = None
-    for own in (full, scalar, number):
-        dtype = own if dtype is None else _BESIDE.get((dtype, own), dtype)  # None, or complex32: stays
-    if dtype is torch.int64:
+            scalar = value.dtype if scalar is None else _promote(scalar, value.dtype)
+    if number is not None:
+        if number.is_floating_point:
+            number = torch.get_default_dtype()
+        elif number.is_complex:
+            number = _COMPLEX[torch.get_default_dtype()]
+    dtype = _combine(_combine(full, scalar), number)
+    if dtype in _tensors.INTEGERS:
         dtype = torch.get_default_dtype()
     if dtype not in _tensors.FLOATING and dtype not in _tensors.COMPLEX:
         given = [(name, v) for name, v in zip(names, operands, strict=True) if v is not None]
         raise TypeError(say.promotion([(name, type(v).__name__ if _is_number(v) else v.dtype) for name, v in given]))
     return dtype
+
+
+_COMPLEX = {
+    torch.float16: torch.complex32,
+    torch.bfloat16: torch.complex64,
+    torch.float32: torch.complex64,
+    torch.float64: torch.complex128,
+}
+_NUMBERS = {bool: torch.bool, int: torch.int64, float: torch.float64, complex: torch.complex128}
+
+
+def _combine(higher, lower):
+    """Return the dtype of operands with dimensions and of such as have none, or of these and of numbers."""
+    if higher is None or lower is None:
+        return lower if higher is None else higher
+    if higher.is_complex:
+        return higher
+    if higher.is_floating_point:
+        return _COMPLEX[higher] if lower.is_complex else higher
+    if higher is torch.bool or lower.is_floating_point or lower.is_complex:
+        return _promote(higher, lower)
+    return higher
+
+
+def _is_double(dtype):
+    return dtype is torch.float64 or dtype is torch.complex128
+
+
+def _promote(one, other):
+    """Return torch.promote_types, but of two integers any: exporters would take that for a part of the program."""
+    if one is other or other in _tensors.INTEGERS:
+        return one
+    if one in _tensors.INTEGERS:
+        return other
+    if one.is_complex or other.is_complex:
+        return torch.complex128 if _is_double(one) or _is_double(other) else torch.complex64
+    if one.itemsize == other.itemsize:
+        return torch.float32  # float16 and bfloat16
+    return one if one.itemsize > other.itemsize else other
 
 
 def as_tensor(value, like):

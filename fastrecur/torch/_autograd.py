@@ -88,7 +88,7 @@ class _Forward(_Rules):
         """Keep what the gradients that are wanted read, and nothing else."""
         (a, b, h0, *ends, axis, reverse, dtype), (h, _) = arguments, output
         ctx.problem = family, axis, reverse, dtype
-        ctx.b_form = _tensors.Form(b)
+        ctx.b_form = _tensors.form(b)
         ctx.set_materialize_grads(False)
         if has_tangents:
             ctx.save_for_forward(a, b, h, h0, *ends)

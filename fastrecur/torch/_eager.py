@@ -54,7 +54,7 @@ class Eager(Function):
         with event(NAMES[family]):
             h, h_last = runs.forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
         ctx.problem, ctx.numbers = problem, None
-        ctx.b_form = b if _is_number(b) else _tensors.Form(b)
+        ctx.b_form = b if _is_number(b) else _tensors.form(b)
         if _is_number(a) or _is_number(b) or _is_number(h0):
             ctx.numbers = tuple(v if _is_number(v) else None for v in (a, b, h0))
             a, b, h0 = (None if _is_number(v) else v for v in (a, b, h0))
@@ -101,7 +101,7 @@ def short(family, a, b, axis, reverse, dtype):
             if number:
                 ctx.number, a = a, None
             if not needs_b:
-                ctx.b_form = _tensors.Form(b)
+                ctx.b_form = _tensors.form(b)
             ctx.save_for_backward(a, b if needs_b else None, h if needs_h else None)
             return h
 

@@ -5,6 +5,7 @@ Nothing here knows of gradients, and nothing is recorded: what is called here is
 
 import functools
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +26,12 @@ FLOATING = {
 }
 COMPLEX = {torch.complex64: np.dtype("c8"), torch.complex128: np.dtype("c16")}
 WIDE = {  # what states are carried in, as in `_problem`
-    d: torch.float32 if d.itemsize < 4 else torch.promote_types(d, torch.float64) for d in (*FLOATING, *COMPLEX)
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float32: torch.float64,
+    torch.float64: torch.float64,
+    torch.complex64: torch.complex128,
+    torch.complex128: torch.complex128,
 }
 REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 INTEGERS = {
@@ -38,15 +44,23 @@ KEPT = 4 << 20  # bytes of results that stand in the pool's memory; the C librar
 LONG_ROW = 1 << 15  # elements from which a constant cotangent is worth laying out as rows
 
 
-class Form:
-    """What a plan asks of an operand whose values the gradient does not need."""
+class Form(NamedTuple):
+    """What a plan depends on of an operand: all of one whose values the gradient does not need."""
 
-    def __init__(self, tensor):
-        self.dtype, self.shape, self._strides = tensor.dtype, tensor.shape, tensor.stride()
+    dtype: torch.dtype
+    shape: tuple
+    strides: tuple
 
     def stride(self):
         """Return the strides that the operand had, in elements."""
-        return self._strides
+        return self.strides
+
+
+def form(value):
+    """Return an operand's form; one number for all of its kind; None for None."""
+    if value is None or is_number(value):
+        return value if value is None else 1j if type(value) is complex else 0.0
+    return Form(value.dtype, value.shape, value.stride())
 
 
 @functools.cache
@@ -134,7 +148,12 @@ def is_full(tensor, shape):
 
 def plan_forward(family, a, b, h0, lengths, axis, reverse, dtype, out=None):
     """Return the plan of a forward run and the strides of a fresh result, in elements."""
-    lengths_shape, flags = _ends_form(lengths)
+    return _plan_forward(family, *map(form, (a, b, h0, out)), _ends_form(lengths), axis, reverse, dtype)
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan_forward(family, a, b, h0, out, ends, axis, reverse, dtype):
+    lengths_shape, flags = ends
     shape = result_shape(family, a, b)
     strides = layout(shape, *(v for v in (b, a) if not is_number(v))) if out is None else out.stride()
     to = DTYPES[dtype], shape if out is None else tuple(out.shape), tuple(dtype.itemsize * n for n in strides)
@@ -150,7 +169,12 @@ def plan_vjp(family, operands, lengths, axis, reverse, dtype, wanted):
 
     The operands are the results' cotangents, a, b and h, and the first states and the last ones' cotangents.
     """
-    lengths_shape, flags = _ends_form(lengths)
+    return _plan_vjp(family, tuple(map(form, operands)), _ends_form(lengths), axis, reverse, dtype, wanted)
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan_vjp(family, operands, ends, axis, reverse, dtype, wanted):
+    lengths_shape, flags = ends
     g, a, b, h, *states = operands
     shape = result_shape(family, a, b)
     layouts = tuple(

@@ -41,8 +41,8 @@ class Elsewhere(torch.Tensor):
         family = FAMILIES.get(name.removesuffix("_backward"))
         if family is not None:
             cls.seen.add(name)
-            func = _ops._vjp_composed if name.endswith("_backward") else _ops._forward_composed
-            args = family, *args
+            run = _ops._vjp_composed if name.endswith("_backward") else _ops._forward_composed
+            func = _ops.kernel(run, family)
         return tree_map_only(torch.Tensor, cls, func(*args, **kwargs))
 
 

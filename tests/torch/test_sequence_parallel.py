@@ -185,7 +185,6 @@ def test_torch_s_operators_reduce_a_shard_as_the_kernels_do(family, back):
     """Devices without kernels have these alone. What is in the padding reaches nothing."""
     a, b, start = torch.rand(9, 3), torch.randn(9, 3), torch.randn(3, dtype=torch.float64)
     for reverse, lengths in itertools.product((False, True), (None, torch.tensor([9, 0, 4]))):
-        if lengths is not None:
-            b = torch.where(torch.arange(9).unsqueeze(1) < lengths, b, torch.nan)
-        arguments = family, a, b, start, lengths, 0, reverse, torch.float32, back
+        own = b if lengths is None else torch.where(torch.arange(9).unsqueeze(1) < lengths, b, torch.nan)
+        arguments = family, a, own, start, lengths, 0, reverse, torch.float32, back
         torch.testing.assert_close(_shards._composed_summary(*arguments), _shards.summary(*arguments))
