@@ -201,7 +201,7 @@ def _take_foreign(name, value):
         try:
             array = np.asarray(value)
         except (TypeError, ValueError) as error:
-            raise TypeError(say.interface(name, type(value), error)) from None
+            raise TypeError(say.unreadable(name, "__array_interface__", type(value), error)) from None
     else:
         raise TypeError(say.not_an_array(name, type(value)))
     if not hasattr(value, "__array_namespace__"):
@@ -216,7 +216,7 @@ def _take_dlpack(name, value):
     try:
         return np.from_dlpack(value)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise TypeError(say.dlpack(name, type(value), error)) from error
+        raise TypeError(say.unreadable(name, "DLPack", type(value), error)) from error
 
 
 def numbers(name, array):

@@ -212,7 +212,7 @@ def _take(names, *values):
                 raise TypeError(say.dtype(name, array.dtype))
             array = native
         elif type(array) is int and not -_LARGEST < array < _LARGEST:
-            raise ValueError(say.too_large(name))
+            raise ValueError(say.too_large(name, "float64", 1023))
         elif array is None and name not in ("h0", "out", "grad_state"):
             raise TypeError(say.not_an_array(name, type(None)))
         arrays.append(array)

@@ -52,7 +52,7 @@ def normalise_axis(axis, shape, names):
     if not shape:
         raise ValueError(say.no_axis(names))
     if not -len(shape) <= axis < len(shape):
-        raise ValueError(say.axis_range(axis, shape))
+        raise ValueError(say.axis_range(-len(shape), len(shape) - 1, shape, axis))
     return axis % len(shape)
 
 

@@ -148,7 +148,7 @@ class Ewm:
         if had is not None and lanes != self._lanes:
             raise ValueError(say.stream_shape(lanes, self._lanes))
         if had is not None and (times is None) != (had.last_time is None) and had.steps:
-            raise ValueError(say.stream_times(had.last_time is not None))
+            raise ValueError(say.stream_times("no" if had.last_time is None else "every"))
         constant = self._plain if times is None else self._timed
         if constant is None:
             raise ValueError(say.halflife_without_times() if times is None else say.stream_halflife())

@@ -100,7 +100,7 @@ def inputs_of_layer(layer: Any, state: QRNNState, rows: Tensor, batch: int, is_b
     inputs = state.inputs[0]
     if layer.window == 1 or inputs is None:
         if (layer.window == 1) != (inputs is None):
-            raise RuntimeError(say.rnn_state_window(layer.window, inputs is None))
+            raise RuntimeError(say.rnn_state_window("None" if inputs is None else "a tensor", layer.window))
         return None
     wanted = (layer.window - 1, *([batch] * is_batched), layer.input_size)
     _check_inputs("inputs", inputs, wanted, rows, torch.is_autocast_enabled(rows.device.type))
@@ -157,7 +157,7 @@ def _hidden_of_network(
         if len(set(sizes)) > 1:
             raise RuntimeError(say.rnn_hidden_sizes(sizes))
         if hidden.dim() != 2 + is_batched:
-            raise RuntimeError(say.rnn_hidden_dim(is_batched, hidden.dim()))
+            raise RuntimeError(say.rnn_hidden_dim("" if is_batched else "un", 2 + is_batched, hidden.dim()))
         wanted = (states, *([batch] * is_batched), sizes[0])
         if hidden.shape != wanted:
             raise RuntimeError(say.rnn_hidden_shape(hidden.shape, wanted))
