@@ -15,6 +15,8 @@ def _type(kind):
 def _shown(value):
     if isinstance(value, (type, types.FunctionType)):
         return _type(value)
+    if isinstance(value, (list, dict)):
+        return ", ".join(f"`{name}`" for name in value) or "none"
     return tuple(value) if isinstance(value, tuple) else value  # torch.Size has a text of its own
 
 
@@ -30,13 +32,9 @@ def _message(template):
 
 
 masked = _message(
-    "`{name}` must not be a masked array: fill it (with NaN for fastrecur.smoothing), or give a recurrence its data "
-    "and `lengths`"
+    "`{name}` must not be a masked array: fill it (with NaN for fastrecur.smoothing), or pass its data and `lengths`"
 )
-subclass = _message(
-    "`{name}` must be a plain array, got {kind}, which overrides NumPy's functions: pass numpy.asarray of it and "
-    "restore its mask or unit afterwards"
-)
+subclass = _message("`{name}` must be a plain array, got {kind} with functions of its own: pass numpy.asarray of it")
 too_large = _message("`{name}` must be a number that {dtypes} can hold, got an integer of more than {bits} bits")
 ragged = _message("`{name}` must be a rectangular list of numbers, got one that NumPy cannot convert: {error}")
 not_a_tensor = _message("`{name}` must be a tensor or a number, as other operands are tensors, got {kind}")
@@ -65,12 +63,8 @@ complex_on_gpu = _message(
 )
 bfloat16 = _message("`{name}` holds bfloat16, which needs the package ml_dtypes: pip install ml_dtypes")
 host_and_device = _message("`{0}` must be on the device that `{2}` is on, a GPU, got {1} in CPU memory")
-two_devices = _message(
-    "all arrays must be on one device, got `{name}` on device {device} and `{other}` on device {second}"
-)
-dlpack_alone = _message(
-    "`{name}` must come from a library with an array API namespace, which allocates the result, got {kind}"
-)
+two_devices = _message("all arrays must be on one device, got `{0}` on device {1} and `{2}` on device {3}")
+dlpack_alone = _message("`{name}` must be of a library with an array API namespace to allocate the result, got {kind}")
 keep_memory = _message("{variable} must be a number of bytes, 0 to keep none, got {came!r}")
 made_otherwise = _message(
     "{0} was asked for an array on device {2} with strides {1}, and made one on device {3} with strides {4}: pass "
@@ -129,11 +123,7 @@ def broadcast(names, shapes, axis=None):
     return came
 
 
-def no_axis(names):
-    which = " or ".join(f"`{name}`" for name in names)
-    return f"{which} must have at least one dimension, to hold time, got numbers (0-d) only"
-
-
+no_axis = _message("one of {names} must have at least one dimension, to hold time, got numbers (0-d) only")
 axis_type = _message("`axis` must be an integer, got {kind}")
 axis_range = _message("`axis` must be in {low}..{high} for a result of shape {shape}, got {axis}")
 flag = _message("`{name}` must be True or False, got {kind}")
@@ -166,9 +156,7 @@ def lengths_range(low, high, steps):
 
 
 offsets_and_lengths = _message("`lengths` must be left out with `offsets`: what is packed has no padding")
-offsets_kind = _message(
-    "`offsets` must be integers in one dimension, one more than there are segments, got dtype {dtype} and shape {shape}"
-)
+offsets_kind = _message("`offsets` must be integers in one dimension, one more than segments, got {dtype}, {shape}")
 offsets_ends = _message("`offsets` must begin with 0 and end with {2}, the number of time steps, got {0} and {1}")
 offsets_order = _message("`offsets` must never descend, got {before} and then {after}")
 resets_dtype = _message("`resets` must hold bools, got dtype {dtype}")
@@ -199,13 +187,7 @@ rnn_dropout_of_one_layer = _message(
     "`dropout` adds dropout after all but the last recurrent layer, so non-zero dropout expects num_layers "
     "greater than 1, but got dropout={dropout} and num_layers=1"
 )
-
-
-def rnn_layers_options(names):
-    which = ", ".join(f"`{name}`" for name in names)
-    return f"{which} must be left out with `layers`: they are given to the layers themselves"
-
-
+rnn_layers_options = _message("{names} must be left out with `layers`: they are given to the layers themselves")
 rnn_layers_batch_first = _message("`layers` must be time first, got batch_first=True in layer {k}: give it to the QRNN")
 rnn_layers_chain = _message("`layers` must fit one another: layer {0} must have input_size {2}, got {1}")
 rnn_layer_kind = _message("`layers` must hold modules with an input_size and a hidden_size, got {1} as {0}")
@@ -225,41 +207,24 @@ rnn_hidden_dim = _message(
     "`hidden` must fit the input: For {un}batched {d}-D input, hidden should also be {d}-D but got {dims}-D tensor"
 )
 rnn_hidden_shape = _message("`hidden` must fit the layers and the input: Expected hidden size {1}, got {0}")
-rnn_hidden_count = _message(
-    "`hidden` must have one state for each layer and direction: Expected a list of {1}, got {0}"
-)
-rnn_hidden_sizes = _message(
-    "`hidden` must be a list of one state for each layer where their sizes differ ({sizes}), got one tensor"
-)
+rnn_hidden_count = _message("`hidden` must have a state for each layer and direction: Expected a list of {1}, got {0}")
+rnn_hidden_sizes = _message("`hidden` must be a list of one state for each layer, of sizes {sizes}, got one tensor")
 rnn_hidden_dtype = _message("`hidden` must have the input's dtype {1}, but under autocast, got {0}")
 rnn_previous = _message(
     "`{0}` holds the inputs before the first one and must fit the input: {2}, got {1}. Call reset() before another "
     "stream, or begin with initial_state()"
 )
-rnn_replica = _message(
-    "`save_prev_x` must be off under nn.DataParallel: a replica's saved inputs are lost after the call. Use "
-    "DistributedDataParallel, or a window of 1"
-)
-rnn_saved_lost = _message(
-    "`save_prev_x` keeps inputs on the module, where {how} loses them: leave it out, and pass a QRNNState "
-    "(`initial_state`) from call to call"
-)
+rnn_saved_lost = _message("`save_prev_x` must be off under {how}, which loses what is saved: pass a QRNNState on")
 rnn_saved_bidirectional = _message(
-    "`save_prev_x` must be off with bidirectional=True: in the reverse direction, the saved inputs of one call do"
-    " not precede those of the next"
+    "`save_prev_x` must be off with bidirectional=True: no inputs precede a reverse scan"
 )
-rnn_state_and_saved = _message(
-    "`hidden` must be no QRNNState where the module saves its inputs itself: set its save_prev_x to False, and "
-    "pass the state from call to call"
-)
+rnn_state_and_saved = _message("`hidden` must be no QRNNState where the module saves inputs: leave out save_prev_x")
 rnn_state_layers = _message("`inputs` of a QRNNState must have one entry for each layer, {1}, got {0}")
 rnn_state_window = _message(
     "`inputs` of a QRNNState must hold a tensor for a window above 1, and None for 1, got {came} for {window}"
 )
 rnn_state_kind = _message("`layers` must hold QRNNLayers where a QRNNState is passed, got {1} as {0}")
-rnn_step_directions = _message(
-    "`step` must be asked of a module with one direction: bidirectional=True needs the whole input at once"
-)
+rnn_step_directions = _message("`step` must be asked of a module with one direction: bidirectional ones need all steps")
 rnn_step_input = _message("`input` of a step must be a tensor, got {kind}")
 rnn_step_dim = _message("`input` of a step must be 1-D (unbatched) or 2-D, without time, got {dims}-D")
 rnn_step_state = _message("`state` must be a QRNNState, as `initial_state` makes one, got {kind}")
@@ -273,11 +238,7 @@ weight_drop_names = _message("`weights` must name parameters of the module, got 
 # ---- Smoothing ------------------------------------------------------------------------------------------------------
 
 
-def one_constant(given):
-    came = ", ".join(f"`{name}`" for name in given) or "none"
-    return f"exactly one of `com`, `span`, `halflife` and `alpha` must be given, got {came}"
-
-
+one_constant = _message("exactly one of `com`, `span`, `halflife` and `alpha` must be given, got {names}")
 constant_domain = _message("`{name}` must satisfy: {rule}, got {came}")
 constant_type = _message("`{name}` must be a number, got {kind}")
 constant_or_array = _message("`{name}` must be a number, an array or a tensor, got {kind}")
@@ -311,12 +272,8 @@ labels_axis = _message("`axis` must be 0 where `x` is a frame and `{name}` a Ser
 dimensions = _message("`{0}` must have dimensions of `x`, {2}, got {1}")
 coordinates = _message("`x` and `{name}` must have the same coordinates along {dim!r}: align them first")
 dimension = _message("`axis` must be a dimension of the data, {1}, got {0!r}")
-stream_shape = _message(
-    "`chunk` must have the shape of earlier chunks but for `axis`, {1}, got {0}: call reset() first"
-)
-stream_constant = _message(
-    "`{name}` of a stream must be constant in time, one number or one for each series, got shape {shape}"
-)
+stream_shape = _message("`chunk` must have the shape of earlier chunks but for `axis`, {1}, got {0}: call reset()")
+stream_constant = _message("`{name}` of a stream must be constant in time, a number or one a series, got shape {shape}")
 stream_times = _message("`times` must be given with {which} chunk, as with the first one")
 stream_halflife = _message("`times` need a stream made with `halflife`")
 merge = _message("two streams can be merged only {rule}")
@@ -335,9 +292,7 @@ def values_steps(came, steps, has_next):
 same_shape = _message("`{0}` must have the shape {2}, or broadcast to it, got {1}")
 flags_dtype = _message("`{name}` must hold bools, or numbers from 0 to 1, got dtype {came}")
 flags_range = _message("`terminated`, `truncated` and `done` must be from 0 to 1")
-flags_gradient = _message(
-    "`{name}` must not require grad: no gradient is passed to flags; weigh `gamma` instead, which has one"
-)
+flags_gradient = _message("`{name}` must not require grad: no gradient is passed to flags; weigh `gamma` instead")
 mask_dtype = _message("`{name}` must hold bools, got dtype {came}")
 
 
@@ -361,9 +316,7 @@ sequence_packed = _message("a PackedSequence cannot be sharded along time: pad i
 # ---- Dask -----------------------------------------------------------------------------------------------------------
 
 
-unknown_chunks = _message(
-    "`{0}` must have known chunk sizes, got shape {2}, unknown on axis {1}: call compute_chunk_sizes() first"
-)
+unknown_chunks = _message("`{0}` must have known chunk sizes, got {2}, unknown on axis {1}: call compute_chunk_sizes()")
 out_lazy = _message("`out` must be left out with Dask arrays: they are lazy, and cannot be written to")
 lazy_stream = _message("`chunk` must be in memory for a stream, got a Dask array: pass all of it to ewm_mean")
 

@@ -110,7 +110,7 @@ class RowChunks:
             if (known := self._known) is not None:  # of other threads' calls too
                 self._warm_up(known, 1).run(team, min(team.size, count - 1), to)
             elif not self._find(others, team, to):
-                plan.note_in_vain("chunks")
+                plan.wait()
                 return False
             own[1:] = others[::2]
             return True
@@ -122,7 +122,7 @@ class RowChunks:
             return are_same(own[k - 1], others[2 * (k - 1)])
 
         def scan_again(k):
-            plan.note_in_vain("chunks")
+            plan.wait()
             self._known = None
             own[k] = own[k - 1]
             if sums is not None:

@@ -10,7 +10,7 @@ from . import _cost, _memory_pool, _problem, _shapes, _threads
 from ._arrays import address, array_at
 from ._bound import ShortCall, bind, is_short
 from ._cpu import _transpose8
-from ._layout import CARRY, HEAD, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
+from ._layout import CARRY, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from ._memory_pool import LINE
 from ._parts import Parts
 from ._problem import ROWS, TRANSPOSE8
@@ -219,7 +219,7 @@ def _run(plan, direction, way, team, places, sums=None):
     ``sums`` are partial sums over some steps each.
     """
     bound = bind(plan, direction)
-    if way.chunks and not plan.is_in_vain("chunks") and _row_chunks(bound, way).scan(team, places, sums):
+    if way.chunks and not plan.waits() and _row_chunks(bound, way).scan(team, places, sums):
         return
     if way.threads == 1 or not _cost.cuts_time(plan):
         _parts(bound, way).run(team, places)
@@ -246,35 +246,22 @@ def _run_segments(plan, direction, way, team, places, marks):
 # ---- Rows of results from cache line to cache line ------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=1024)
-def _rows_of(plan):
-    """Return whether all rows of a result start alike in a cache line, and whether they may be shifted.
+def _lanes_to_line(plan, place, is_whole):
+    """Return after how many lanes of a result's rows, the first of which is there, a cache line starts; None if never.
 
-    Then they and the operands' follow each other without a gap.
+    Nor if rows cannot be shifted by so many lanes: they and the operands' have to follow each other without a gap.
     """
-    strides, (_, middle, inner) = plan.geometry[HEAD + 3 * H : HEAD + 3 * H + 3], plan.sizes
-    way = -inner if plan.time_strides[H] < 0 else inner
+    shift, rest = divmod(-place % LINE, plan.itemsizes[H])
+    if plan.traversal != ROWS or shift == rest == 0:
+        return 0
+    way = -plan.sizes[2] if plan.time_strides[H] < 0 else plan.sizes[2]
     one_value = plan.time_strides[A] == plan.lane_strides[A] == 0
     has_gaps = any(
         plan.time_strides[k] != way * plan.itemsizes[k] or plan.lane_strides[k] != plan.itemsizes[k]
         for k in ((B, H) if one_value else (A, B, H))
     )
-    may_shift = plan.steps > 1 and middle == len(plan.extra) == 1 and plan.row_bytes % LINE == 0 and not has_gaps
-    return not (strides % LINE).any(), may_shift
-
-
-def _lanes_to_line(plan, place, is_whole):
-    """Return after how many lanes of a result's rows, the first of which is there, a cache line starts; None if never.
-
-    Nor if there is no shifting rows by so many lanes.
-    """
-    if plan.traversal != ROWS:
-        return 0
-    start_alike, may_shift = _rows_of(plan)
-    shift, rest = divmod(-place % LINE, plan.itemsizes[H])
-    if shift == rest == 0:
-        return 0 if start_alike else None
-    return shift if may_shift and is_whole and not rest else None
+    are_lines = plan.sizes[1] == len(plan.extra) == 1 and plan.row_bytes % LINE == 0
+    return shift if are_lines and not has_gaps and plan.steps > 1 and is_whole and not rest else None
 
 
 def _run_shifted(plan, operands, carry, fresh_bytes, team, shift):
@@ -309,7 +296,7 @@ def _shifted(plan, shift):
             offsets[k] += plan.distance(k, first, low)
         offsets[CARRY] += state * plan.wide.itemsize
         own = {"geometry": geometry, "offsets": tuple(offsets), "steps": steps, "sizes": (outer, 1, high - low)}
-        plans.append(replace(plan, **own, lanes=outer * (high - low), narrow=(), calls={}, in_vain={}))
+        plans.append(replace(plan, **own, lanes=outer * (high - low), narrow=(), calls={}))
     return plans
 
 
@@ -340,16 +327,14 @@ def _states(plan, state, cuts=None):
 
     Of ``cuts`` with segments, each segment's.
     """
-    if cuts is not None and cuts.segments is not None:
-        shape, strides = (cuts.segments, *plan.lane_shape), (_state_bytes(plan), *plan.carry_strides)
-        carry = _problem.empty(shape, plan.wide, strides, large=0)
-        with np.errstate(all="ignore"):
-            carry[...] = 0 if state is None else state
-        return carry
-    if state is None and plan.carry_c_order:
+    has_segments = cuts is not None and cuts.segments is not None
+    if state is None and plan.carry_c_order and not has_segments:
         zeros = _problem.zeros if plan.traversal == ROWS else np.zeros  # rows of it are walked with each step
         return zeros(plan.lane_shape, plan.wide)
-    carry = _problem.empty(plan.lane_shape, plan.wide, plan.carry_strides, large=0)
+    shape, strides = plan.lane_shape, plan.carry_strides
+    if has_segments:
+        shape, strides = (cuts.segments, *shape), (_state_bytes(plan), *strides)
+    carry = _problem.empty(shape, plan.wide, strides, large=0)
     with np.errstate(all="ignore"):
         carry[...] = 0 if state is None else state
     return carry

@@ -52,7 +52,7 @@ class ScanChunks:
         plan = self._plan
         blocks = np.empty(plan.lanes * self._n_blocks * SUMMARY, plan.wide)
         places = *places, 0, address(blocks)
-        if plan.is_in_vain("chunks") or not self._scan_chunks(team, places):
+        if plan.waits() or not self._scan_chunks(team, places):
             self._clear(places, 0, self._sums[-1][1])
             self._reduce(team, places)
 
@@ -70,7 +70,7 @@ class ScanChunks:
         def predict():  # and scan
             self._predicting.run(team, len(order), to)
             if not flags[order[1:], 0].all():
-                plan.note_in_vain("chunks")
+                plan.wait()
                 return False
             return True
 

@@ -80,9 +80,7 @@ def set_num_threads(n: SupportsIndex) -> None:
     """
     global _threads
     try:
-        if isinstance(n, bool):
-            raise TypeError
-        n = operator.index(n)
+        n = operator.index(None if isinstance(n, bool) else n)
     except TypeError:
         raise TypeError(say.count_type("n", type(n))) from None
     if n < 1:
@@ -104,9 +102,12 @@ def team() -> Team:
 
 @contextlib.contextmanager
 def lent(team: Team | None) -> Iterator[None]:
-    """Let what this thread calls meanwhile run on a team, as arrays that are another library's own memory should."""
+    """Let what this thread calls meanwhile run on a team, as arrays that are another library's own memory should.
+
+    None changes nothing: a thread that is `alone` stays so.
+    """
     before = getattr(_lent, "team", None)
-    _lent.team = team
+    _lent.team = team or before
     try:
         yield
     finally:

@@ -142,7 +142,7 @@ class Ewm:
             if is_array(value) and value.shape:
                 shape = _with_lanes_of(name, shape, tuple(value.shape), self._axis)
         if not shape:
-            raise ValueError(say.no_axis(("chunk",)))
+            raise ValueError(say.no_axis(["chunk"]))
         axis = self._axis % len(shape) if -len(shape) <= self._axis < len(shape) else self._axis
         lanes = shape[:axis] + shape[axis + 1 :]
         if had is not None and lanes != self._lanes:

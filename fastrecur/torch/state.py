@@ -116,7 +116,7 @@ def _check_inputs(name: str, inputs: Tensor, shape: tuple[int, ...], rows: Tenso
 def check_saved(layer: Any, rows: Tensor, batch: int) -> None:
     """Raise where the inputs that a module keeps would be lost, or are none of this call's."""
     if _internals.is_replica(layer):
-        raise RuntimeError(say.rnn_replica())
+        raise RuntimeError(say.rnn_saved_lost("nn.DataParallel"))
     lost = _modes.loses_attributes()
     if lost:
         raise RuntimeError(say.rnn_saved_lost(lost))
@@ -155,7 +155,7 @@ def _hidden_of_network(
     states = len(layers) * directions
     if isinstance(hidden, Tensor):
         if len(set(sizes)) > 1:
-            raise RuntimeError(say.rnn_hidden_sizes(sizes))
+            raise RuntimeError(say.rnn_hidden_sizes(tuple(sizes)))
         if hidden.dim() != 2 + is_batched:
             raise RuntimeError(say.rnn_hidden_dim("" if is_batched else "un", 2 + is_batched, hidden.dim()))
         wanted = (states, *([batch] * is_batched), sizes[0])
