@@ -219,7 +219,8 @@ def _run(plan, direction, way, team, places, sums=None):
     ``sums`` are partial sums over some steps each.
     """
     bound = bind(plan, direction)
-    if way.chunks and not plan.waits() and _row_chunks(bound, way).scan(team, places, sums):
+    if way.chunks and not plan.waits():
+        _row_chunks(bound, way).scan(team, places, sums)
         return
     if way.threads == 1 or not _cost.cuts_time(plan):
         _parts(bound, way).run(team, places)
