@@ -39,8 +39,12 @@ def flag(name: str, value: Any) -> bool:
 
 def axis(axis: Any) -> int:
     """Return an axis as an int, which may count from the end."""
-    try:  # a plan is remembered by its arguments, and True would be taken for 1
-        return operator.index(None if isinstance(axis, bool) else axis)
+    if type(axis) is int:
+        return axis
+    try:
+        if isinstance(axis, bool):  # a plan is remembered by its arguments, and True would be taken for 1
+            raise TypeError
+        return operator.index(axis)
     except TypeError:
         raise TypeError(say.axis_type(type(axis))) from None
 

@@ -15,7 +15,7 @@ def _type(kind):
 def _shown(value):
     if isinstance(value, (type, types.FunctionType)):
         return _type(value)
-    if isinstance(value, (list, dict)):
+    if isinstance(value, (list, dict)) and all(isinstance(name, str) for name in value):
         return ", ".join(f"`{name}`" for name in value) or "none"
     return tuple(value) if isinstance(value, tuple) else value  # torch.Size has a text of its own
 
@@ -67,7 +67,7 @@ two_devices = _message("all arrays must be on one device, got `{0}` on device {1
 dlpack_alone = _message("`{name}` must be of a library with an array API namespace to allocate the result, got {kind}")
 keep_memory = _message("{variable} must be a number of bytes, 0 to keep none, got {came!r}")
 made_otherwise = _message(
-    "{0} was asked for an array on device {2} with strides {1}, and made one on device {3} with strides {4}: pass "
+    "{0} was asked for an array on device {2} with strides {1}, and made one on device {4} with strides {3}: pass "
     "arrays of a library that does, or `out`"
 )
 unaligned = _message("`{name}` must be aligned on a GPU: its strides must be multiples of its dtype's size")
@@ -302,7 +302,7 @@ mask_dtype = _message("`{name}` must hold bools, got dtype {came}")
 no_distributed = _message("this build of torch has no torch.distributed")
 no_processes = _message("torch.distributed must be initialized first: call torch.distributed.init_process_group")
 group_type = _message("`group` must be a process group that this process is in, or None for all processes, got {kind}")
-ranks_differ = _message("all ranks of `group` must make one call, got on rank {rank} {mine}; on rank {other} {theirs}")
+ranks_differ = _message("all ranks of `group` must make the same call, got on rank {0} {1}; on rank {2} {3}")
 exchange_failed = _message(
     "the exchange of rank {rank} with the other ranks of `group` failed: one of them has died, came later than "
     "the group's timeout, or passed other shapes; the group cannot be used any more. The error was: {error}"

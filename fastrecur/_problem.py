@@ -128,14 +128,13 @@ def check_shapes(signatures, shape, lane_shape):
             raise ValueError(wrong(name, signature[1], into))
 
 
-def aligned(shape, dtype, allocate=_memory_pool.borrow, beside=0):
+def aligned(shape, dtype, allocate=_memory_pool.borrow):
     """Allocate an array in C order that starts with a cache line; NumPy's own start a quarter into one.
 
     Every second register of a row would stand in two lines, and rows of results would begin and end within one.
-    With an address ``beside``, it starts as far into a line as that one does.
     """
     buffer, place = allocate(math.prod(shape) * dtype.itemsize + LINE)
-    return np.ndarray(shape, dtype, buffer, (beside - place) % LINE)
+    return np.ndarray(shape, dtype, buffer, -place % LINE)
 
 
 def zeros(shape, dtype):
@@ -150,11 +149,11 @@ def _shared_zeros():
     return block
 
 
-def empty(shape, dtype, strides, large=None, beside=0):
+def empty(shape, dtype, strides, large=None):
     """Allocate an array with given (dense) strides, aligned if it is ``large``, or if so many bytes."""
     in_memory, back = _memory_order(shape, strides)
     if math.prod(shape) * dtype.itemsize >= (LARGE if large is None else large):
-        array = aligned(in_memory, dtype, beside=beside)
+        array = aligned(in_memory, dtype)
     else:
         array = np.empty(in_memory, dtype)
     return array if back is None else array.transpose(back)

@@ -9,11 +9,10 @@ import numpy as np
 from . import _cost, _memory_pool, _problem, _shapes, _threads
 from ._arrays import address, array_at
 from ._bound import ShortCall, bind, is_short
-from ._cpu import _transpose8
 from ._layout import CARRY, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from ._memory_pool import LINE
 from ._parts import Parts
-from ._problem import ROWS, TRANSPOSE8
+from ._problem import ROWS
 from ._row_chunks import RowChunks
 from ._scan_chunks import ScanChunks
 
@@ -25,7 +24,7 @@ def forward(plan, a, b, h0, lengths, out, return_state, cuts=None):
     """
     team, ours = _waking_team(plan), out is None
     if ours:
-        out = _problem.empty(plan.shape, plan.dtype, plan.h_strides, beside=line_offset(plan, b, a))
+        out = _problem.empty(plan.shape, plan.dtype, plan.h_strides)
     carry = None if h0 is None and not return_state else _states(plan, h0, cuts)
     if plan.traversal != "empty":
         a, b = _number(a, plan.wide), _number(b, plan.wide)
@@ -88,9 +87,7 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts=None):
     marks = None if cuts is None else _marks(plan, cuts, first is not None, carry is not None)
     if marks is not None and carry is not None:
         cuts.clear_ends(carry)
-    results, place = [], line_offset(plan, b, a)
-    for *own, strides in plan.gradients:
-        results.append(None if strides is None else _problem.empty(*own, strides, beside=place))
+    results = [None if strides is None else _problem.empty(*own, strides) for *own, strides in plan.gradients]
     if plan.traversal != "empty":
         g, a, b, h = (_number(value, plan.wide) for value in (g, a, b, h))
         lengths = plan.full_lengths if lengths is None else lengths
@@ -148,12 +145,11 @@ def known_forward(plan):
         return lambda a, b, out, return_state: forward(plan, a, b, None, None, out, return_state)
     short = ShortCall(plan, "forward", (A, B, H, CARRY))
     shape, dtype, lane_shape, wide, call = plan.shape, plan.dtype, plan.lane_shape, plan.wide, short.call
-    empty, zeros = np.empty, np.zeros
 
     def run(a, b, out, _return_state):
-        carry = zeros(lane_shape, wide)
+        carry = np.zeros(lane_shape, wide)
         if out is None:
-            out = empty(shape, dtype)
+            out = np.empty(shape, dtype)
         if type(a) is float:
             a = _number(a, wide)
         call(address(a), address(b), address(out), address(carry))
@@ -302,16 +298,6 @@ def _shifted(plan, shift):
 
 
 # ---- Small parts ----------------------------------------------------------------------------------------------------
-
-
-def line_offset(plan, *operands):
-    """Return how far into a cache line a fresh result should start: where tiles end with an operand's lines, as far."""
-    if plan.traversal == TRANSPOSE8 and plan.steps >= _transpose8.LONG:
-        for value in operands:
-            if type(value) is np.ndarray and value.size > 1 and value.itemsize == plan.dtype.itemsize:
-                place = address(value) % LINE
-                return place if place % 8 == 0 else 0  # any result must be aligned to its dtype
-    return 0
 
 
 def _number(value, wide):

@@ -80,7 +80,9 @@ def set_num_threads(n: SupportsIndex) -> None:
     """
     global _threads
     try:
-        n = operator.index(None if isinstance(n, bool) else n)
+        if isinstance(n, bool):
+            raise TypeError
+        n = operator.index(n)
     except TypeError:
         raise TypeError(say.count_type("n", type(n))) from None
     if n < 1:

@@ -323,6 +323,4 @@ def linear_recurrence_vjp(
     return gradients
 
 
-_adapters.public.update(
-    {FORGET: (forget_mult, forget_mult_vjp), LINEAR: (linear_recurrence, linear_recurrence_vjp)}
-)  # fmt: skip
+_adapters.public.update({FORGET: (forget_mult, forget_mult_vjp), LINEAR: (linear_recurrence, linear_recurrence_vjp)})

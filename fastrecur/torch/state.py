@@ -85,7 +85,7 @@ def of_layer(layer: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool
     if directions == 1 and hidden.dim() == len(wanted) - 1:
         hidden = hidden.unsqueeze(0)
     if hidden.shape != wanted:
-        raise RuntimeError(say.rnn_hidden_shape(hidden.shape, wanted))
+        raise RuntimeError(say.rnn_hidden_shape(list(hidden.shape), wanted))
     if hidden.dtype != rows.dtype and not torch.is_autocast_enabled(rows.device.type):
         raise RuntimeError(say.rnn_hidden_dtype(hidden.dtype, rows.dtype))
     return hidden if is_batched else hidden.unsqueeze(1)
@@ -160,7 +160,7 @@ def _hidden_of_network(
             raise RuntimeError(say.rnn_hidden_dim("" if is_batched else "un", 2 + is_batched, hidden.dim()))
         wanted = (states, *([batch] * is_batched), sizes[0])
         if hidden.shape != wanted:
-            raise RuntimeError(say.rnn_hidden_shape(hidden.shape, wanted))
+            raise RuntimeError(say.rnn_hidden_shape(list(hidden.shape), wanted))
         hidden = hidden if is_batched else hidden.unsqueeze(1)
         return [hidden] if len(layers) == 1 else list(hidden.split(directions))
     if not isinstance(hidden, (list, tuple)) or isinstance(hidden, QRNNState):
@@ -176,7 +176,7 @@ def _hidden_of_network(
         if not isinstance(state, Tensor):
             raise TypeError(say.rnn_hidden_type(type(state)))
         if state.shape not in (wanted, wanted[1:]):
-            raise RuntimeError(say.rnn_hidden_shape(state.shape, wanted))
+            raise RuntimeError(say.rnn_hidden_shape(list(state.shape), wanted))
         given.append(state.reshape(1, batch, wanted[-1]))
     if directions == 1:
         return given
