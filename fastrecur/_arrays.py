@@ -3,7 +3,7 @@
 import ctypes
 import math
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -67,32 +67,35 @@ def are_same(one, other):
 
 
 class Owner(NamedTuple):
-    """A library, other than NumPy, to which operands belong and the result goes."""
+    """A library to which operands belong and the result goes; without a namespace, it is NumPy."""
 
     library: str
-    namespace: object
+    namespace: Any
 
-    def give(self, result):
-        return self.namespace.from_dlpack(result)
+    def give(self, result: np.ndarray | None) -> Any:
+        return result if self.namespace is None or result is None else self.namespace.from_dlpack(result)
+
+
+NUMPY = Owner("numpy", None)
 
 
 def take(name, value):
-    """Return an argument as ``(ndarray or Python scalar, Owner or None)``; None as it is.
+    """Return an argument as ``(ndarray or Python scalar, Owner)``; None as it is.
 
     Raises TypeError for what is not an array of numbers on the CPU.
     """
     kind = type(value)
     if kind is np.ndarray or value is None or kind in _SCALARS:
-        return value, None
+        return value, NUMPY
     if isinstance(value, np.ndarray):
-        return _take_subclass(name, value), None
+        return _take_subclass(name, value), NUMPY
     if isinstance(value, np.generic):
-        return np.asarray(value), None
+        return np.asarray(value), NUMPY
     if isinstance(value, (list, tuple)):
-        return _take_list(name, value), None
+        return _take_list(name, value), NUMPY
     for number in _SCALARS:
         if isinstance(value, number):
-            return number(value), None
+            return number(value), NUMPY
     return _take_foreign(name, value)
 
 
@@ -129,24 +132,14 @@ _ON_HOST = frozenset((np.ndarray, float, int, bool, complex, list, tuple, type(N
 _CUDA_DEVICES = (2, 13)  # DLPack's numbers for CUDA memory, plain and managed
 
 
-_always_on_device: set = set()  # types whose arrays stand nowhere else
-
-
 def all_in_memory(*values):
     """Return whether all arguments are NumPy's arrays, numbers, lists or None, told by their types."""
-    for value in values:
-        if type(value) not in _ON_HOST:
-            return False
-    return True
+    return all(type(value) in _ON_HOST for value in values)
 
 
 def any_on_device(*values):
     """Return whether any of some arguments stands on a GPU."""
-    for value in values:
-        kind = type(value)
-        if kind not in _ON_HOST and (kind in _always_on_device or is_on_device(value)):
-            return True
-    return False
+    return any(type(value) not in _ON_HOST and is_on_device(value) for value in values)
 
 
 def is_on_device(value):
@@ -155,10 +148,7 @@ def is_on_device(value):
     root = _root(value)
     if root == "torch":
         return bool(getattr(value, "is_cuda", False))
-    if root == "cupy":
-        _always_on_device.add(type(value))  # to be asked for its interface takes CuPy longer than all the rest
-        return True
-    if hasattr(value, "__cuda_array_interface__"):
+    if root == "cupy" or hasattr(value, "__cuda_array_interface__"):  # which takes CuPy longer than all the rest
         return True
     device = getattr(value, "__dlpack_device__", None)
     return device is not None and int(device()[0]) in _CUDA_DEVICES
@@ -201,11 +191,11 @@ def _take_foreign(name, value):
         try:
             array = np.asarray(value)
         except (TypeError, ValueError) as error:
-            raise TypeError(say.interface(name, type(value), error)) from None
+            raise TypeError(say.unreadable(name, "__array_interface__", type(value), error)) from None
     else:
         raise TypeError(say.not_an_array(name, type(value)))
     if not hasattr(value, "__array_namespace__"):
-        return array, None
+        return array, NUMPY
     return array, Owner(library, value.__array_namespace__())
 
 
@@ -216,7 +206,7 @@ def _take_dlpack(name, value):
     try:
         return np.from_dlpack(value)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise TypeError(say.dlpack(name, type(value), error)) from error
+        raise TypeError(say.unreadable(name, "DLPack", type(value), error)) from error
 
 
 def numbers(name, array):
@@ -231,22 +221,18 @@ def numbers(name, array):
 
 
 def common_owner(found):
-    """Return the one library that arguments belong to (None: NumPy); raise TypeError if they are mixed.
+    """Return the one library that arguments belong to; raise TypeError if they are mixed.
 
     ``found`` holds ``(name, value, owner)`` of each argument; Python scalars and None belong to all.
     """
     arrays = [(name, owner) for name, value, owner in found if not (value is None or type(value) in _SCALARS)]
-    libraries = {owner.library if owner else "numpy" for _, owner in arrays}
-    if len(libraries) > 1:
-        raise TypeError(say.mixed([(name, owner.library if owner else "numpy") for name, owner in arrays]))
-    return arrays[0][1] if arrays else None
+    if len({owner.library for _, owner in arrays}) > 1:
+        raise TypeError(say.mixed([(name, owner.library) for name, owner in arrays]))
+    return arrays[0][1] if arrays else NUMPY
 
 
 def overlap(first, second):
     """Return whether two arrays share an element; where that is too hard to tell, whether they may."""
-    if first.flags.c_contiguous and second.flags.c_contiguous:
-        start, other = address(first), address(second)
-        return start < other + second.nbytes and other < start + first.nbytes
     if not np.may_share_memory(first, second):
         return False
     try:
@@ -260,23 +246,20 @@ def overlaps_itself(array):
     if array.size == 0:
         return False
     axes = sorted((abs(stride), size) for stride, size in zip(array.strides, array.shape, strict=True) if size > 1)
-    reach, is_nested = array.itemsize, True
+    span = array.itemsize + sum(stride * (size - 1) for stride, size in axes)
+    if axes and (axes[0][0] == 0 or array.nbytes > span):  # there are not that many places
+        return True
+    places, reach = np.zeros(1, np.int64), array.itemsize
     for stride, size in axes:
-        is_nested = is_nested and stride >= reach
+        if stride < reach:
+            break
         reach += stride * (size - 1)
-    if is_nested:
+    else:
         return False
-    # There are not that many places; or axes are interleaved, and all places tell.
-    return axes[0][0] == 0 or array.nbytes > reach or _is_met_twice(axes, array.itemsize)
-
-
-def _is_met_twice(axes, itemsize):
-    """Return whether two indices along axes, given as strides and sizes, name one place."""
-    places = np.zeros(1, np.int64)
-    for stride, size in axes:
+    for stride, size in axes:  # which are interleaved: all places tell
         places = np.add.outer(places, stride * np.arange(size)).ravel()
     places.sort()
-    return bool((np.diff(places) < itemsize).any())
+    return bool((np.diff(places) < array.itemsize).any())
 
 
 def is_same_view(first, second):

@@ -41,10 +41,9 @@ def axis(axis: Any) -> int:
     """Return an axis as an int, which may count from the end."""
     if type(axis) is int:
         return axis
-    # A plan is remembered by its arguments, and True or 1.0 would be taken for 1.
-    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
-        raise TypeError(say.axis_type(type(axis)))
     try:
+        if isinstance(axis, bool):  # a plan is remembered by its arguments, and True would be taken for 1
+            raise TypeError
         return operator.index(axis)
     except TypeError:
         raise TypeError(say.axis_type(type(axis))) from None
@@ -52,11 +51,7 @@ def axis(axis: Any) -> int:
 
 def lengths(lengths: Any) -> np.ndarray:
     """Return lengths as an array of integers of the caller's shape and dtype; raise TypeError for what is none."""
-    if _arrays.any_tensor(lengths):
-        lengths = with_numbers("lengths", lengths).detach().cpu().numpy()
-    if type(lengths) is int:
-        lengths = np.array(lengths, np.int64 if abs(lengths) < 2**63 else object)
-    array = np.asarray(_arrays.take("lengths", lengths)[0])
+    array = _on_host("lengths", lengths)
     if array.dtype == object and array.ndim == 0 and isinstance(array[()], int):
         return array  # a number that is out of any range
     if array.dtype.kind not in "iu" and not (array.size == 0 and isinstance(lengths, (list, tuple))):
@@ -77,7 +72,7 @@ def _on_host(name: str, value: Any) -> np.ndarray:
         try:  # within a transform of torch.func, `numpy` and `detach` would be the transform's
             value = np.from_dlpack(value if value.is_cpu and not value.requires_grad else value.detach().cpu())
         except (RuntimeError, NotImplementedError, BufferError):
-            raise ValueError(say.unreadable(name)) from None
+            raise ValueError(say.untraced(name)) from None
     return np.asarray(_arrays.take(name, value)[0])
 
 

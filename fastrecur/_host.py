@@ -44,7 +44,7 @@ def quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state,
         return None
     shortcut = _shortcuts.get(key)
     if shortcut is None:
-        return _forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, key)
+        return forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, key)
     if return_state is not False and return_state is not True:
         return_state = _checks.flag("return_state", return_state)
     if out is not None:
@@ -53,19 +53,9 @@ def quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state,
     return (result, _runner().narrowed(carry, result.dtype)) if return_state else result
 
 
-def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
-    """Run a recurrence; ``names`` are what the caller calls the operands."""
-    result = None
-    if type(b) is _ndarray and h0 is None and lengths is None:
-        result = quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
-    if result is None:
-        result = _forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, None)
-    return result
-
-
-def _forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, key):
-    """Run a recurrence, and remember it by ``key``."""
-    owner, given = None, out
+def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, key=None):
+    """Run a recurrence, and remember it by ``key``; ``names`` are what the caller calls the operands."""
+    owner, given = _arrays.NUMPY, out
     if not (_is_plain(a) and _is_plain(b) and (h0 is None or _is_plain(h0)) and (out is None or type(out) is _ndarray)):
         a, b, h0, out, owner = _take((*names, "out"), a, b, h0, out)
         key = None
@@ -79,10 +69,10 @@ def _forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out,
     elif lengths is not None:
         given_lengths = lengths = _checks.lengths(lengths)
     weak_complex = type(a) is complex or type(b) is complex or type(h0) is complex
-    if weak_complex or _is_complex(a) or _is_complex(b) or _is_complex(h0):
-        if _gate_is_real(family, names, a):
-            out, last = _forward_pairs(family, names, a, b, h0, axis, reverse, given_lengths, out)
-            return _give(owner, out, last, return_state, given)
+    if (weak_complex or _is_complex(a) or _is_complex(b) or _is_complex(h0)) and _gate_is_real(family, names, a):
+        out, last = _forward_pairs(family, names, a, b, h0, axis, reverse, given_lengths, out)
+        result = owner.give(out) if given is None else given
+        return (result, owner.give(last)) if return_state else result
     plan = _problem.forward(
         family, names, _signature(a), _signature(b), _state_signature(h0, cuts), _signature(out), axis, reverse,
         None if lengths is None else lengths.shape, weak_complex, flags=None if cuts is None else cuts.signature,
@@ -96,9 +86,8 @@ def _forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out,
     if key is not None:
         _remember(key, _runner().known_forward(plan))
     out, carry = _runner().forward(plan, a, b, h0, lengths, out, return_state, cuts)
-    if owner is None and not return_state:
-        return out if given is None else given
-    return _give(owner, out, _runner().narrowed(carry, plan.dtype) if return_state else None, return_state, given)
+    result = owner.give(out) if given is None else given
+    return (result, owner.give(_runner().narrowed(carry, plan.dtype))) if return_state else result
 
 
 def quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
@@ -117,22 +106,12 @@ def quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
     shortcut = _shortcuts.get(key)
     if shortcut is not None:
         return shortcut(g, a, b, h)
-    return _vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key)
+    return vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key)
 
 
-def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
-    """Run a recurrence's adjoint; ``names`` are what the caller calls ``g, a, b, h``."""
-    result = None
-    if type(b) is _ndarray:
-        result = quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
-    if result is None:
-        result = _vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, None)
-    return result
-
-
-def _vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key):
-    """Run a recurrence's adjoint, and remember it by ``key``."""
-    owner = None
+def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key=None):
+    """Run a recurrence's adjoint, and remember it by ``key``; ``names`` are what the caller calls ``g, a, b, h``."""
+    owner = _arrays.NUMPY
     if not (all(map(_is_plain, (g, a, b, h))) and all(v is None or _is_plain(v) for v in (h0, grad_state))):
         g, a, b, h, h0, grad_state, owner = _take((*names, "h0", "grad_state"), g, a, b, h, h0, grad_state)
         key = None
@@ -150,7 +129,7 @@ def _vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key)
         _problem.check_kind(names, *map(_signature, values))
         if _gate_is_real(family, names[1:3], a):
             grads = _vjp_pairs(family, names, g, a, b, h, h0, axis, reverse, given_lengths, grad_state)
-            return _give_all(owner, *grads)
+            return tuple(map(owner.give, grads))
     plan = _problem.vjp(
         family, names,
         (*map(_signature, (g, a, b, h)), _state_signature(h0, cuts), _state_signature(grad_state, cuts)), axis,
@@ -162,31 +141,14 @@ def _vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key)
     if key is not None:
         _remember(key, _runner().known_vjp(plan))
     grad_a, grad_b, carry = _runner().vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts)
-    grad_h0 = None
-    if h0 is not None:
-        grad_h0 = _runner().summed_to(carry, np.shape(h0), plan.h0_dtype)
-    return _give_all(owner, grad_a, grad_b, grad_h0)
+    grad_h0 = None if h0 is None else _runner().summed_to(carry, np.shape(h0), plan.h0_dtype)
+    return owner.give(grad_a), owner.give(grad_b), owner.give(grad_h0)
 
 
 def _remember(key, shortcut):
     if len(_shortcuts) >= _MOST_SHORTCUTS:
         _shortcuts.clear()
     _shortcuts[key] = shortcut
-
-
-def _give(owner, result, last, return_state, given):
-    """Return results in the caller's library; what was ``given`` to write to is returned itself."""
-    if given is not None:
-        result = given
-    elif owner is not None:
-        result = owner.give(result)
-    if not return_state:
-        return result
-    return result, last if owner is None else owner.give(last)
-
-
-def _give_all(owner, *results):
-    return results if owner is None else tuple(None if r is None else owner.give(r) for r in results)
 
 
 # ---- Taking arguments -----------------------------------------------------------------------------------------------
@@ -212,7 +174,7 @@ def _take(names, *values):
                 raise TypeError(say.dtype(name, array.dtype))
             array = native
         elif type(array) is int and not -_LARGEST < array < _LARGEST:
-            raise ValueError(say.too_large(name))
+            raise ValueError(say.too_large(name, "float64", 1023))
         elif array is None and name not in ("h0", "out", "grad_state"):
             raise TypeError(say.not_an_array(name, type(None)))
         arrays.append(array)
@@ -260,20 +222,17 @@ def _gate_is_real(family, names, a):
 
 def _pair_problem(names, a, b, others, axis, lengths):
     """Return the complex dtype and shape, and what does not change in kind: gate, axis and lengths for pairs."""
-    signatures = {name: _signature(value) for name, value in others.items()}
+    signatures, is_segmented = {k: _signature(value) for k, value in others.items()}, type(lengths) is _checks.Segments
     dtypes = _shapes.own_dtypes(_signature(a), _signature(b), *signatures.values())
     dtype = _shapes.result_dtype((*names, *others), dtypes, True)
-    shape = _shapes.broadcast_shape(names, (np.shape(a), np.shape(b)), axis)
-    axis = _shapes.normalise_axis(axis, shape, names)
-    lanes = shape[:axis] + shape[axis + 1 :]
-    if type(lengths) is _checks.Segments:  # which have been checked
-        if lengths.lengths is not None and not lanes:
+    given = None if lengths is None or is_segmented else lengths.shape  # segments have been checked, as have states
+    shape, axis = _problem.checked_shape(
+        names, _signature(a), _signature(b), {} if is_segmented else signatures, axis, given
+    )
+    if len(shape) == 1:
+        if is_segmented and lengths.lengths is not None:
             lengths = lengths._replace(lengths=np.full(2, lengths.lengths))
-        return dtype, shape, a[..., np.newaxis] if type(a) is _ndarray else a, axis, lengths
-    _problem.check_shapes(signatures, shape, lanes)
-    if lengths is not None:
-        _problem.check_lengths_shape(lengths.shape, lanes)
-        if lengths.ndim == 0:
+        elif given is not None:
             lengths = np.full(2, lengths)
     return dtype, shape, a[..., np.newaxis] if type(a) is _ndarray else a, axis, lengths
 

@@ -5,8 +5,8 @@ import math
 from typing import NamedTuple
 
 from ._arrays import element
-from ._layout import LENGTHS, OPERANDS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
-from ._shapes import spread
+from ._layout import FLAGS, LENGTHS, OPERANDS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
+from ._shapes import c_strides, spread
 
 NAMES = {A: "a", B: "b", H: "h", G: "g", TO_A: "to_a", TO_B: "to_b"}  # of kernels' parameters
 
@@ -17,10 +17,14 @@ class Operands:
     ``word`` counts the bytes that a step of a series moves.
     """
 
-    def __init__(self, shape, wide, lengths_strides):
+    def __init__(self, shape, wide, axis, lengths, flags=None):
         self.shape, self.wide, self.word = shape, wide, 0
         self.elements, self.itemsizes, self.strides = {}, [0] * OPERANDS, [None] * OPERANDS
-        self.strides[LENGTHS] = lengths_strides
+        if lengths is not None:  # contiguous int64, of leading axes of the series
+            own = spread(lengths, c_strides(lengths, 8), lengths) + (0,) * (len(shape) - 1 - len(lengths))
+            self.strides[LENGTHS] = (*own[:axis], 0, *own[axis:])
+        if flags:
+            self.strides[FLAGS] = spread(*flags, shape)
 
     def read(self, k, signature):
         """Note an operand, a Python number in the carry's dtype; return its own shape and strides."""

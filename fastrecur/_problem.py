@@ -1,8 +1,8 @@
 """From the caller's arguments to a canonical problem: what is asked, on which lanes, by which kernel.
 
 A plan depends on dtypes, shapes and strides only, never on values or addresses, so it is made once for each kind of
-call and remembered. `choose` decides which traversal walks a problem. Of rows of few lanes `build` says that a kernel
-for so many may walk them, which `_run` takes by their size; `_weighted_run` chooses for weighted statistics.
+call and remembered. `choose_traversal` decides which traversal walks a problem. Of rows of few lanes `build` says that
+a kernel for so many may walk them, which `_run` takes by their size; `_weighted_run` chooses for weighted statistics.
 """
 
 import functools
@@ -19,7 +19,6 @@ from ._loops import NAMES, Operands, find_loops, in_memory_order, lane_loops, re
 from ._memory_pool import LINE
 from ._shapes import (
     broadcast_shape,
-    c_strides,
     gradient_dtype,
     is_c_order,
     like,
@@ -27,7 +26,6 @@ from ._shapes import (
     own_dtypes,
     own_strides,
     result_dtype,
-    spread,
     wide_dtype,
 )
 
@@ -44,38 +42,10 @@ NARROW_LEAST = 1 << 12  # which to compile so many elements are worth
 LARGE_PROBLEM = 1 << 20  # bytes
 APART = 512  # bytes from one thread's states to another's, for a processor fetches what stands behind its own too
 LARGE = 64 << 10  # bytes from which it pays to align a result
-PATIENCE = 16  # problems of a kind for which a way is not tried after one that it was tried for in vain
+PATIENCE = 16  # runs of a plan in which time is not cut after one in which carries were not predicted
 FEW_ZEROS = 1 << 20  # bytes of states up to which all plans start from the same zeros
-PIECES = 8  # parts that a sum over lanes is made of, for any number of threads
 
 BYTE = np.dtype(np.uint8)
-
-
-def choose(lanes, steps, inner, inner_is_contiguous, is_complex, is_long, in_octets):
-    """Return which traversal walks a problem: a function of its shape and layout alone.
-
-    Parameters
-    ----------
-    lanes, steps : int
-        The number of series, and their length.
-    inner : int
-        How many lanes follow each other, as far apart as they may stand.
-    inner_is_contiguous : bool
-        Whether they do so in every full operand, and share one length.
-    is_complex : bool
-        Whether states are complex: these are never split in time.
-    is_long : bool
-        Whether each lane is long, and its steps are neighbours in all operands (its gate may be one for all).
-    in_octets : bool
-        Whether lanes have the same steps, which are neighbours in all operands and met the same way through memory.
-    """
-    rows = inner_is_contiguous and inner >= min(2, lanes)
-    few = lanes < FEW_LANES and steps >= LONG_SERIES and not (rows and lanes > 1)
-    if (few or (is_long and not in_octets)) and not is_complex:
-        return SCAN
-    if rows:
-        return ROWS
-    return TRANSPOSE8 if in_octets else PACKED
 
 
 @dataclass(eq=False)
@@ -115,7 +85,7 @@ class Plan:
     is_segmented: bool = False  # whether series may begin anew inside the axis of time
     # What is learnt.
     calls: dict = field(default_factory=dict)  # compiled kernels
-    in_vain: dict = field(default_factory=dict)  # for how many more runs a way of sharing it is not tried
+    waiting: int = 0  # for how many more runs time is not cut
 
     def __post_init__(self):
         self.lane_shape = self.shape[: self.axis] + self.shape[self.axis + 1 :]
@@ -123,22 +93,19 @@ class Plan:
         self.carry_c_order = is_c_order(self.lane_shape, self.carry_strides)
         self.c_order = self.h_strides is not None and is_c_order(self.shape, self.h_strides)
 
-    def note_in_vain(self, way):
-        """Have a way of sharing the plan, which turned out not to lead anywhere, not tried for some runs."""
-        self.in_vain[way] = PATIENCE
+    def wait(self):
+        """Have time not cut for some runs: carries were not predicted."""
+        self.waiting = PATIENCE
 
-    def is_in_vain(self, way):
-        """Return whether such a way is not to be tried in this run."""
-        waits = self.in_vain.get(way, 0)
-        if waits:
-            self.in_vain[way] = waits - 1
-        return waits > 0
+    def waits(self):
+        """Return whether time is not to be cut in this run."""
+        is_waiting, self.waiting = self.waiting > 0, max(self.waiting - 1, 0)
+        return is_waiting
 
     def distance(self, operand, steps, lanes=0):
         """Return how many bytes an operand's place is from the first one, after so many steps and series."""
-        return steps * self.time_strides[operand] + (
-            lanes * self.itemsizes[operand] if self.lane_strides[operand] else 0
-        )
+        between = self.itemsizes[operand] if self.lane_strides[operand] else 0
+        return steps * self.time_strides[operand] + lanes * between
 
     def zeros(self):
         """Return zero states to start from, or more of them, which nobody may write to."""
@@ -148,8 +115,6 @@ class Plan:
 
 def fits(shape, into):
     """Return whether a shape broadcasts to another without changing it."""
-    if shape == into:
-        return True
     padded = (1,) * (len(into) - len(shape)) + tuple(shape)
     return len(shape) <= len(into) and all(n in (1, m) for n, m in zip(padded, into, strict=True))
 
@@ -163,14 +128,13 @@ def check_shapes(signatures, shape, lane_shape):
             raise ValueError(wrong(name, signature[1], into))
 
 
-def aligned(shape, dtype, allocate=_memory_pool.borrow, beside=0):
+def aligned(shape, dtype, allocate=_memory_pool.borrow):
     """Allocate an array in C order that starts with a cache line; NumPy's own start a quarter into one.
 
     Every second register of a row would stand in two lines, and rows of results would begin and end within one.
-    With an address ``beside``, it starts as far into a line as that one does.
     """
     buffer, place = allocate(math.prod(shape) * dtype.itemsize + LINE)
-    return np.ndarray(shape, dtype, buffer, (beside - place) % LINE)
+    return np.ndarray(shape, dtype, buffer, -place % LINE)
 
 
 def zeros(shape, dtype):
@@ -185,11 +149,11 @@ def _shared_zeros():
     return block
 
 
-def empty(shape, dtype, strides, large=None, beside=0):
+def empty(shape, dtype, strides, large=None):
     """Allocate an array with given (dense) strides, aligned if it is ``large``, or if so many bytes."""
     in_memory, back = _memory_order(shape, strides)
     if math.prod(shape) * dtype.itemsize >= (LARGE if large is None else large):
-        array = aligned(in_memory, dtype, beside=beside)
+        array = aligned(in_memory, dtype)
     else:
         array = np.empty(in_memory, dtype)
     return array if back is None else array.transpose(back)
@@ -230,15 +194,19 @@ def _ways_along_time(operands, loops, modes):
     return ways if ways <= {1, -1} and sums_stand else set()
 
 
-def _traversal(operands, loops, modes, ways):
-    """Return which traversal walks a problem."""
-    steps = loops.steps
-    is_complex, is_ragged = operands.wide.kind == "c", operands.strides[LENGTHS] is not None
-    is_large = operands.word * steps * loops.lanes >= LARGE_PROBLEM
+def choose_traversal(operands, loops, modes, ways):
+    """Return which traversal scans a problem: a function of its shape and layout alone."""
+    lanes, steps, is_real = loops.lanes, loops.steps, operands.wide.kind != "c"
+    rows = loops.inner >= min(2, lanes) and _are_rows(operands, loops, modes)
+    in_octets = len(ways) == 1 and is_real and operands.strides[LENGTHS] is None and steps >= OCTET
+    is_large = operands.word * steps * lanes >= LARGE_PROBLEM
     is_long = bool(ways) and operands.wide == np.float64 and steps >= LONG_LANE and is_large
-    in_octets = len(ways) == 1 and not is_complex and not is_ragged and steps >= OCTET
-    rows = _are_rows(operands, loops, modes)
-    return choose(loops.lanes, steps, loops.inner, rows, is_complex, is_long, in_octets)
+    few = lanes < FEW_LANES and steps >= LONG_SERIES and not (rows and lanes > 1)
+    if (few or (is_long and not in_octets)) and is_real:  # complex states are never split in time
+        return SCAN
+    if rows:
+        return ROWS
+    return TRANSPOSE8 if in_octets else PACKED
 
 
 def _row_traits(operands, loops, modes):
@@ -264,7 +232,7 @@ def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=
     operands.strides[CARRY] = states
     loops, elements = find_loops(operands, axis, reverse, order), operands.elements
     ways = _ways_along_time(operands, loops, modes)
-    traversal = traversal or _traversal(operands, loops, modes, ways)
+    traversal = traversal or choose_traversal(operands, loops, modes, ways)
     has_flags = operands.strides[FLAGS] is not None
     if is_segmented and (traversal != ROWS or loops.inner_strides[FLAGS] not in (0, 1)):
         traversal = PACKED
@@ -315,17 +283,6 @@ def _rule(family, dtype, wide, a):
     return "forget_same" if dtype == wide or (as_wide and wide == np.float32) else "forget_wide"
 
 
-def lengths_strides(shape, ndim, axis):
-    """Return, in the result's axes, the strides of contiguous int64 lengths of a shape; None if there are none."""
-    if shape is None:
-        return None
-    lane_axes = [k for k in range(ndim) if k != axis][: len(shape)]
-    strides = [0] * ndim
-    for k, n, stride in zip(lane_axes, shape, c_strides(shape, 8), strict=True):
-        strides[k] = 0 if n == 1 else stride
-    return tuple(strides)
-
-
 def check_lengths_shape(shape, lanes):
     """Raise unless lengths are shaped like leading axes of the lanes."""
     if shape != lanes[: len(shape)] or (not shape and lanes):
@@ -361,9 +318,7 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex, 
             raise ValueError(say.out_shape(out[1], shape))
         if out[0] != dtype:
             raise TypeError(say.out_dtype(out[0], dtype))
-    operands = Operands(shape, wide, lengths_strides(lengths, len(shape), axis))
-    if flags:
-        operands.strides[FLAGS] = spread(*flags, shape)
+    operands = Operands(shape, wide, axis, lengths, flags)
     of_a, of_b = operands.read(A, a), operands.read(B, b)
     h_strides = out[2] if out is not None else like(shape, dtype, of_b, of_a)
     if 0 in shape:
@@ -380,7 +335,7 @@ def summary(family, names, a, b, axis, reverse, lengths, dtype):
     shape, axis = checked_shape(names, a, b, {}, axis, lengths)
     if 0 in shape:
         return _empty(shape, axis, dtype, wide)
-    operands = Operands(shape, wide, lengths_strides(lengths, len(shape), axis))
+    operands = Operands(shape, wide, axis, lengths)
     of_a, of_b = operands.read(A, a), operands.read(B, b)
     operands.strides[H] = like(shape, wide, of_b, of_a)  # the order of series alone
     return build(_rule(family, dtype, wide, a), operands, axis, reverse, dtype, traversal=PACKED)
@@ -405,9 +360,7 @@ def vjp(
         wide = wide_dtype(dtype)
     others = {"h0": h0, "grad_state": grad_state, names[0]: g, names[3]: h}
     shape, axis = checked_shape(names[1:3], a, b, others, axis, lengths)
-    operands = Operands(shape, wide, lengths_strides(lengths, len(shape), axis))
-    if flags:
-        operands.strides[FLAGS] = spread(*flags, shape)
+    operands = Operands(shape, wide, axis, lengths, flags)
     operands.read(G, g)
     of_a, of_b, of_h = operands.read(A, a), operands.read(B, b), operands.read(H, h)
     for k, is_read in zip((B, H), reads, strict=True):

@@ -9,11 +9,10 @@ import numpy as np
 from . import _cost, _memory_pool, _problem, _shapes, _threads
 from ._arrays import address, array_at
 from ._bound import ShortCall, bind, is_short
-from ._cpu import _transpose8
-from ._layout import CARRY, HEAD, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
+from ._layout import CARRY, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from ._memory_pool import LINE
 from ._parts import Parts
-from ._problem import ROWS, TRANSPOSE8
+from ._problem import ROWS
 from ._row_chunks import RowChunks
 from ._scan_chunks import ScanChunks
 
@@ -25,7 +24,7 @@ def forward(plan, a, b, h0, lengths, out, return_state, cuts=None):
     """
     team, ours = _waking_team(plan), out is None
     if ours:
-        out = _problem.empty(plan.shape, plan.dtype, plan.h_strides, beside=line_offset(plan, b, a))
+        out = _problem.empty(plan.shape, plan.dtype, plan.h_strides)
     carry = None if h0 is None and not return_state else _states(plan, h0, cuts)
     if plan.traversal != "empty":
         a, b = _number(a, plan.wide), _number(b, plan.wide)
@@ -88,9 +87,7 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts=None):
     marks = None if cuts is None else _marks(plan, cuts, first is not None, carry is not None)
     if marks is not None and carry is not None:
         cuts.clear_ends(carry)
-    results, place = [], line_offset(plan, b, a)
-    for *own, strides in plan.gradients:
-        results.append(None if strides is None else _problem.empty(*own, strides, beside=place))
+    results = [None if strides is None else _problem.empty(*own, strides) for *own, strides in plan.gradients]
     if plan.traversal != "empty":
         g, a, b, h = (_number(value, plan.wide) for value in (g, a, b, h))
         lengths = plan.full_lengths if lengths is None else lengths
@@ -148,12 +145,11 @@ def known_forward(plan):
         return lambda a, b, out, return_state: forward(plan, a, b, None, None, out, return_state)
     short = ShortCall(plan, "forward", (A, B, H, CARRY))
     shape, dtype, lane_shape, wide, call = plan.shape, plan.dtype, plan.lane_shape, plan.wide, short.call
-    empty, zeros = np.empty, np.zeros
 
     def run(a, b, out, _return_state):
-        carry = zeros(lane_shape, wide)
+        carry = np.zeros(lane_shape, wide)
         if out is None:
-            out = empty(shape, dtype)
+            out = np.empty(shape, dtype)
         if type(a) is float:
             a = _number(a, wide)
         call(address(a), address(b), address(out), address(carry))
@@ -219,7 +215,8 @@ def _run(plan, direction, way, team, places, sums=None):
     ``sums`` are partial sums over some steps each.
     """
     bound = bind(plan, direction)
-    if way.chunks and not plan.is_in_vain("chunks") and _row_chunks(bound, way).scan(team, places, sums):
+    if way.chunks and not plan.waits():
+        _row_chunks(bound, way).scan(team, places, sums)
         return
     if way.threads == 1 or not _cost.cuts_time(plan):
         _parts(bound, way).run(team, places)
@@ -246,35 +243,22 @@ def _run_segments(plan, direction, way, team, places, marks):
 # ---- Rows of results from cache line to cache line ------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=1024)
-def _rows_of(plan):
-    """Return whether all rows of a result start alike in a cache line, and whether they may be shifted.
+def _lanes_to_line(plan, place, is_whole):
+    """Return after how many lanes of a result's rows, the first of which is there, a cache line starts; None if never.
 
-    Then they and the operands' follow each other without a gap.
+    Nor if rows cannot be shifted by so many lanes: they and the operands' have to follow each other without a gap.
     """
-    strides, (_, middle, inner) = plan.geometry[HEAD + 3 * H : HEAD + 3 * H + 3], plan.sizes
-    way = -inner if plan.time_strides[H] < 0 else inner
+    shift, rest = divmod(-place % LINE, plan.itemsizes[H])
+    if plan.traversal != ROWS or shift == rest == 0:
+        return 0
+    way = -plan.sizes[2] if plan.time_strides[H] < 0 else plan.sizes[2]
     one_value = plan.time_strides[A] == plan.lane_strides[A] == 0
     has_gaps = any(
         plan.time_strides[k] != way * plan.itemsizes[k] or plan.lane_strides[k] != plan.itemsizes[k]
         for k in ((B, H) if one_value else (A, B, H))
     )
-    may_shift = plan.steps > 1 and middle == len(plan.extra) == 1 and plan.row_bytes % LINE == 0 and not has_gaps
-    return not (strides % LINE).any(), may_shift
-
-
-def _lanes_to_line(plan, place, is_whole):
-    """Return after how many lanes of a result's rows, the first of which is there, a cache line starts; None if never.
-
-    Nor if there is no shifting rows by so many lanes.
-    """
-    if plan.traversal != ROWS:
-        return 0
-    start_alike, may_shift = _rows_of(plan)
-    shift, rest = divmod(-place % LINE, plan.itemsizes[H])
-    if shift == rest == 0:
-        return 0 if start_alike else None
-    return shift if may_shift and is_whole and not rest else None
+    are_lines = plan.sizes[1] == len(plan.extra) == 1 and plan.row_bytes % LINE == 0
+    return shift if are_lines and not has_gaps and plan.steps > 1 and is_whole and not rest else None
 
 
 def _run_shifted(plan, operands, carry, fresh_bytes, team, shift):
@@ -309,21 +293,11 @@ def _shifted(plan, shift):
             offsets[k] += plan.distance(k, first, low)
         offsets[CARRY] += state * plan.wide.itemsize
         own = {"geometry": geometry, "offsets": tuple(offsets), "steps": steps, "sizes": (outer, 1, high - low)}
-        plans.append(replace(plan, **own, lanes=outer * (high - low), narrow=(), calls={}, in_vain={}))
+        plans.append(replace(plan, **own, lanes=outer * (high - low), narrow=(), calls={}))
     return plans
 
 
 # ---- Small parts ----------------------------------------------------------------------------------------------------
-
-
-def line_offset(plan, *operands):
-    """Return how far into a cache line a fresh result should start: where tiles end with an operand's lines, as far."""
-    if plan.traversal == TRANSPOSE8 and plan.steps >= _transpose8.LONG:
-        for value in operands:
-            if type(value) is np.ndarray and value.size > 1 and value.itemsize == plan.dtype.itemsize:
-                place = address(value) % LINE
-                return place if place % 8 == 0 else 0  # any result must be aligned to its dtype
-    return 0
 
 
 def _number(value, wide):
@@ -340,16 +314,14 @@ def _states(plan, state, cuts=None):
 
     Of ``cuts`` with segments, each segment's.
     """
-    if cuts is not None and cuts.segments is not None:
-        shape, strides = (cuts.segments, *plan.lane_shape), (_state_bytes(plan), *plan.carry_strides)
-        carry = _problem.empty(shape, plan.wide, strides, large=0)
-        with np.errstate(all="ignore"):
-            carry[...] = 0 if state is None else state
-        return carry
-    if state is None and plan.carry_c_order:
+    has_segments = cuts is not None and cuts.segments is not None
+    if state is None and plan.carry_c_order and not has_segments:
         zeros = _problem.zeros if plan.traversal == ROWS else np.zeros  # rows of it are walked with each step
         return zeros(plan.lane_shape, plan.wide)
-    carry = _problem.empty(plan.lane_shape, plan.wide, plan.carry_strides, large=0)
+    shape, strides = plan.lane_shape, plan.carry_strides
+    if has_segments:
+        shape, strides = (cuts.segments, *shape), (_state_bytes(plan), *strides)
+    carry = _problem.empty(shape, plan.wide, strides, large=0)
     with np.errstate(all="ignore"):
         carry[...] = 0 if state is None else state
     return carry

@@ -1,17 +1,18 @@
 """Threads that take chunks of time of few long series: of a scan's blocks, some each.
 
-A chunk's warm-up is in the kernel: it composes a few blocks before the chunk, and more where these do not forget. Where
-many would not, all blocks are reduced first, one thread scans the carries, and then all are scanned again; for a while,
-warm-ups of such problems are not tried. `_cpu/_scan.py` says what its kernels do.
+Carries are predicted and compared as in `_row_chunks`, but a warm-up is in the kernel: it composes a few blocks before
+the chunk, and more where these do not forget. Where many would not, all blocks are reduced first, one thread scans the
+carries, and then all are scanned again; for a while, warm-ups of such problems are not tried. `_cpu/_scan.py` says what
+its kernels do.
 """
 
 import ctypes
+import itertools
 
 import numpy as np
 
 from ._arrays import address, are_same
 from ._bound import Calls, geometry_of, sum_bytes_of
-from ._chunked import scan
 from ._cpu._scan import ALL, DOWNSWEEP, HOLD, REDUCE, SCAN_CARRIES, SUMMARY, WARM_UP
 from ._cpu._series import BLOCK
 from ._layout import CARRY, FIRST_BLOCK, LAST_BLOCK, PHASE, SUMS_A, SUMS_B, H
@@ -52,7 +53,7 @@ class ScanChunks:
         plan = self._plan
         blocks = np.empty(plan.lanes * self._n_blocks * SUMMARY, plan.wide)
         places = *places, 0, address(blocks)
-        if plan.is_in_vain("chunks") or not self._scan_chunks(team, places):
+        if plan.waits() or not self._scan_chunks(team, places):
             self._clear(places, 0, self._sums[-1][1])
             self._reduce(team, places)
 
@@ -67,28 +68,19 @@ class ScanChunks:
         ctypes.memmove(start + order[0] * APART, given, lanes * size)
         to = *places[:place], start, *places[place + 1 :]
 
-        def predict():  # and scan
-            self._predicting.run(team, len(order), to)
-            if not flags[order[1:], 0].all():
-                plan.note_in_vain("chunks")
-                return False
-            return True
-
-        def is_right(turn):
-            return are_same(own[order[turn - 1]], predicted[order[turn]])
-
-        def scan_again(turn):
-            k = order[turn]
-            own[k] = own[order[turn - 1]]
-            self._clear(places, *self._sums[k])
-            self._again.run_here(to, slice(k, k + 1))
-
-        done = scan(len(order), predict, lambda: None, is_right, scan_again)
-        if done:
-            ctypes.memmove(given, start + order[-1] * APART, lanes * size)
-            if not self._is_back:
-                self._hold(places, [self._chunks[k][0] for k in order if flags[k, 1]])
-        return done
+        self._predicting.run(team, len(order), to)  # and scans
+        if not flags[order[1:], 0].all():
+            plan.wait()
+            return False
+        for before, k in itertools.pairwise(order):
+            if not are_same(own[before], predicted[k]):
+                own[k] = own[before]
+                self._clear(places, *self._sums[k])
+                self._again.run_here(to, slice(k, k + 1))
+        ctypes.memmove(given, start + order[-1] * APART, lanes * size)
+        if not self._is_back:
+            self._hold(places, [self._chunks[k][0] for k in order if flags[k, 1]])
+        return True
 
     def _hold(self, places, firsts):
         """Repeat results where a chunk began with a closed gate and did not see what it followed."""

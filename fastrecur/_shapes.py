@@ -50,21 +50,15 @@ def gradient_dtype(signature, dtype):
 def normalise_axis(axis, shape, names):
     """Return an axis, an int, counted from the front; raise unless the result has it."""
     if not shape:
-        raise ValueError(say.no_axis(names))
+        raise ValueError(say.no_axis([*names]))
     if not -len(shape) <= axis < len(shape):
-        raise ValueError(say.axis_range(axis, shape))
+        raise ValueError(say.axis_range(-len(shape), len(shape) - 1, shape, axis))
     return axis % len(shape)
 
 
 def broadcast_shape(names, shapes, axis=None):
     """Return the shape that operands broadcast to; ``axis`` is time's, for the error's sake."""
-    most = max(map(len, shapes))
-    if most <= 32:
-        try:
-            return np.broadcast_shapes(*shapes)
-        except ValueError:
-            raise ValueError(say.broadcast(names, shapes, axis)) from None
-    # NumPy's own function takes no more of the 64 that arrays may have.
+    most = max(map(len, shapes))  # NumPy's own function may take no more than 32 of the 64 that arrays may have
     sizes = [{*sizes} - {1} for sizes in zip(*((1,) * (most - len(s)) + tuple(s) for s in shapes), strict=True)]
     if any(len(size) > 1 for size in sizes):
         raise ValueError(say.broadcast(names, shapes, axis))

@@ -104,9 +104,12 @@ def team() -> Team:
 
 @contextlib.contextmanager
 def lent(team: Team | None) -> Iterator[None]:
-    """Let what this thread calls meanwhile run on a team, as arrays that are another library's own memory should."""
+    """Let what this thread calls meanwhile run on a team, as arrays that are another library's own memory should.
+
+    None changes nothing: a thread that is `alone` stays so.
+    """
     before = getattr(_lent, "team", None)
-    _lent.team = team
+    _lent.team = team or before
     try:
         yield
     finally:

@@ -291,14 +291,8 @@ def linear_recurrence_vjp(
 
     Parameters
     ----------
-    grad_h : array_like
-        The gradient of the loss with respect to ``h``, in its shape or broadcast to it.
-    a, b, h0, axis, reverse, lengths, offsets, resets
-        As given to `linear_recurrence`.
-    h : array_like
-        The result of that call.
-    grad_state : array_like, optional
-        The gradient of the loss with respect to ``h_last``, if the loss depends on it.
+    grad_h, a, b, h, h0, axis, reverse, lengths, offsets, resets, grad_state
+        As for `forget_mult_vjp`, of `linear_recurrence`.
 
     Returns
     -------
@@ -329,6 +323,4 @@ def linear_recurrence_vjp(
     return gradients
 
 
-_adapters.public.update(
-    {FORGET: (forget_mult, forget_mult_vjp), LINEAR: (linear_recurrence, linear_recurrence_vjp)}
-)  # fmt: skip
+_adapters.public.update({FORGET: (forget_mult, forget_mult_vjp), LINEAR: (linear_recurrence, linear_recurrence_vjp)})

@@ -1,6 +1,5 @@
 """Threads that take chunks of time: the bits of one scan, whatever was forgotten."""
 
-import copy
 import functools
 import itertools
 
@@ -108,7 +107,7 @@ def test_nothing_is_written_beside_results(rng, both, done, set_threads, dtype, 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_gates_that_remember(rng, large, set_threads, dtype):
-    """It is seen before the chunks are scanned; the next such problems are not tried."""
+    """It is seen after the chunks were scanned; the next such problems are not tried."""
     gate = np.full((100, 140), 0.01, dtype)
     value, g = rng.standard_normal((2, 100, 140)).astype(dtype)
 
@@ -127,29 +126,11 @@ def test_gates_that_remember(rng, large, set_threads, dtype):
         large.clear()
 
 
-@pytest.fixture
-def warm_ups(monkeypatch):
-    """Return from how many states each warm-up started, and a list for a function that runs warm-ups instead."""
-    asked, instead, real = [], [], _row_chunks.RowChunks._warm_up
-
-    def spy(chunks, steps, turns):
-        asked.append(turns)
-        calls = copy.copy(real(chunks, steps, turns))
-        if instead:
-            run = calls.run
-            calls.run = lambda team, threads, to: instead[0](lambda: run(team, threads, to), to)
-        return calls
-
-    monkeypatch.setattr(_row_chunks.RowChunks, "_warm_up", spy)
-    return asked, instead
-
-
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("threads", [2, 3])
-def test_one_warm_up_is_enough_after_two(rng, large, warm_ups, set_threads, dtype, reverse, threads):
-    """Once a carry was predicted from two states it is from one; where it no longer is, that is seen."""
-    asked, _ = warm_ups
+def test_gates_that_no_longer_forget(rng, large, set_threads, dtype, reverse, threads):
+    """Where a carry is no longer what was predicted, that is seen, and not tried again so soon."""
     forgets, value = forgetting(rng, "forget_mult", (140, 40), dtype)
     g = rng.standard_normal(value.shape).astype(dtype)
     remembers = np.full(value.shape, 0.01, dtype)
@@ -159,26 +140,27 @@ def test_one_warm_up_is_enough_after_two(rng, large, warm_ups, set_threads, dtyp
             yield fastrecur.forget_mult(f, value, reverse=reverse)
             yield from fastrecur.forget_mult_vjp(g, f, value, h, reverse=reverse)[:2]
 
-    for gate, turns in [(forgets, 2), (forgets, 1), (forgets, 1), (remembers, 1), (remembers, None)]:
+    for gate, are_predicted in [(forgets, True), (forgets, True), (remembers, False), (remembers, None)]:
         set_threads(1)
         h = fastrecur.forget_mult(gate, value, reverse=reverse)
         expected = list(results(gate, h))
         set_threads(threads)
         large.clear()
-        asked.clear()
         for got, right in zip(results(gate, h), expected, strict=True):
             assert_same_bits(got, right)
-        assert [done for _, done in large] == ([] if turns is None else [True] * 6)
-        assert set(asked) == ({turns} if turns else set())
-        assert turns != 1 or len(asked) == 6
+        assert [done for _, done in large] == ([] if are_predicted is None else [are_predicted] * 6)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("back", [False, True])
-def test_a_warm_up_writes_one_row(rng, large, warm_ups, set_threads, dtype, back):
+def test_a_warm_up_writes_one_row(rng, large, monkeypatch, set_threads, dtype, back):
     """Rows that are in the cache already take longer to be streamed to."""
-    _, instead = warm_ups
-    written = []
+    written, real = [], _row_chunks.RowChunks.__init__
+
+    def spy(chunks, *arguments):
+        real(chunks, *arguments)
+        run = chunks._warm_ups.run
+        chunks._warm_ups.run = lambda team, threads, to: watch(lambda: run(team, threads, to), to)
 
     def watch(run, to):
         order = _bound.ORDER["vjp" if back else "forward"]
@@ -191,13 +173,13 @@ def test_a_warm_up_writes_one_row(rng, large, warm_ups, set_threads, dtype, back
     gate, value = forgetting(rng, "forget_mult", (140, 64), dtype)
     g = rng.standard_normal(value.shape).astype(dtype)
     h = fastrecur.forget_mult(gate, value)
-    instead.append(watch)
+    monkeypatch.setattr(_row_chunks.RowChunks, "__init__", spy)
     set_threads(2)
     if back:
         fastrecur.forget_mult_vjp(g, gate, value, h)
     else:
         fastrecur.forget_mult(gate, value, out=np.empty_like(value))
-    assert set(written) == {2 * 64}  # by each of two, from zeros and from something else
+    assert written == [64]  # by the only one, before the second of two chunks
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -272,7 +254,7 @@ def test_what_came_before_a_warm_up(rng, large, forget_plans, set_threads, bad, 
         assert_same_bits(got_last, last)
         for one, right in zip(gradients(), grads, strict=True):
             assert_same_bits(one, right)
-        assert large == [("forward", True), *[("vjp", True)] * 3]
+        assert [direction for direction, _ in large] == ["forward", *["vjp"] * 3]
         large.clear()
 
 

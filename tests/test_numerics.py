@@ -474,7 +474,8 @@ def test_where_threads_start(
 
         return noting
 
-    monkeypatch.setattr(_scan_chunks, "scan", note(predicted, _scan_chunks.scan))
+    driver = _scan_chunks.ScanChunks
+    monkeypatch.setattr(driver, "_scan_chunks", note(predicted, driver._scan_chunks))
     monkeypatch.setattr(_scan_chunks, "are_same", note(right, _scan_chunks.are_same))
     forget_plans()
     results = []

@@ -106,7 +106,7 @@ def _checked(kernel, arguments):
 
 
 def _prepared(place, arguments, places, scratch, words, releases):
-    error, record = say.kernel_arguments(len(places)).encode(), np.zeros(_VALUES + MOST_ARGUMENTS, np.int64)
+    error, record = say.kernel_arguments(len(places), "%ld").encode(), np.zeros(_VALUES + MOST_ARGUMENTS, np.int64)
     message = ctypes.cast(error, ctypes.c_void_p).value
     record[:_PLACES] = place, len(arguments), scratch, words, releases, len(places), message
     record[_PLACES : _PLACES + len(places)] = places

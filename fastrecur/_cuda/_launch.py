@@ -229,7 +229,7 @@ class CudaCore:
             raise RuntimeError(say.gpu_capture_unloaded())
         capability = tuple(self.core.Device(device).compute_capability)
         if capability < OLDEST:
-            raise RuntimeError(say.gpu_too_old(device, capability))
+            raise RuntimeError(say.gpu_too_old(device, *capability))
         with _cache.making:  # of several threads that come first, one compiles
             if device not in kernel.loaded:
                 code, name = cubin(kernel, capability)

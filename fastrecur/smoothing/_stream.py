@@ -141,7 +141,7 @@ class Ewm:
         if self._lanes not in (None, lanes):
             raise ValueError(say.stream_shape(lanes, self._lanes))
         if had.steps and (times is None) != (had.last_time is None):
-            raise ValueError(say.stream_times(had.last_time is not None))
+            raise ValueError(say.stream_times("no" if had.last_time is None else "every"))
         constant = self._plain if times is None else self._timed
         if constant is None:
             raise ValueError(say.halflife_without_times() if times is None else say.stream_halflife())

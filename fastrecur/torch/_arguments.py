@@ -47,7 +47,7 @@ def take(names, *values):
         elif not _is_number(value):
             value = _take_number(name, value, tensors)
         if type(value) is int and not -(1 << 63) <= value < 1 << 63:
-            raise ValueError(say.too_large_for_tensors(name))
+            raise ValueError(say.too_large(name, "int64 or float64", 63))
         taken.append(value)
     if not tensors:
         raise TypeError(say.no_tensor())

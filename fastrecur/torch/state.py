@@ -82,7 +82,7 @@ def of_layer(layer: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool
     if directions == 1 and hidden.dim() == len(wanted) - 1:
         hidden = hidden.unsqueeze(0)
     if hidden.shape != wanted:
-        raise RuntimeError(say.rnn_hidden_shape(hidden.shape, wanted))
+        raise RuntimeError(say.rnn_hidden_shape(list(hidden.shape), wanted))
     if hidden.dtype != rows.dtype and not torch.is_autocast_enabled(rows.device.type):
         raise RuntimeError(say.rnn_hidden_dtype(hidden.dtype, rows.dtype))
     return hidden if is_batched else hidden.unsqueeze(1)
@@ -97,7 +97,7 @@ def inputs_of_layer(layer: Any, state: QRNNState, rows: Tensor, batch: int, is_b
     inputs = state.inputs[0]
     if layer.window == 1 or inputs is None:
         if (layer.window == 1) != (inputs is None):
-            raise RuntimeError(say.rnn_state_window(layer.window, inputs is None))
+            raise RuntimeError(say.rnn_state_window("None" if inputs is None else "a tensor", layer.window))
         return None
     wanted = (layer.window - 1, *([batch] * is_batched), layer.input_size)
     _check_inputs("inputs", inputs, wanted, rows, torch.is_autocast_enabled(rows.device.type))
@@ -113,7 +113,7 @@ def _check_inputs(name: str, inputs: Tensor, shape: tuple[int, ...], rows: Tenso
 def check_saved(layer: Any, rows: Tensor, batch: int) -> None:
     """Raise where the inputs that a module keeps would be lost, or are none of this call's."""
     if _internals.is_replica(layer):
-        raise RuntimeError(say.rnn_replica())
+        raise RuntimeError(say.rnn_saved_lost("nn.DataParallel"))
     lost = _modes.loses_attributes()
     if lost:
         raise RuntimeError(say.rnn_saved_lost(lost))
@@ -152,12 +152,12 @@ def _hidden_of_network(
     states = len(layers) * directions
     if isinstance(hidden, Tensor):
         if len(set(sizes)) > 1:
-            raise RuntimeError(say.rnn_hidden_sizes(sizes))
+            raise RuntimeError(say.rnn_hidden_sizes(tuple(sizes)))
         if hidden.dim() != 2 + is_batched:
-            raise RuntimeError(say.rnn_hidden_dim(is_batched, hidden.dim()))
+            raise RuntimeError(say.rnn_hidden_dim("" if is_batched else "un", 2 + is_batched, hidden.dim()))
         wanted = (states, *([batch] * is_batched), sizes[0])
         if hidden.shape != wanted:
-            raise RuntimeError(say.rnn_hidden_shape(hidden.shape, wanted))
+            raise RuntimeError(say.rnn_hidden_shape(list(hidden.shape), wanted))
         hidden = hidden if is_batched else hidden.unsqueeze(1)
         return [hidden] if len(layers) == 1 else list(hidden.split(directions))
     if not isinstance(hidden, (list, tuple)) or isinstance(hidden, QRNNState):
@@ -173,7 +173,7 @@ def _hidden_of_network(
         if not isinstance(state, Tensor):
             raise TypeError(say.rnn_hidden_type(type(state)))
         if state.shape not in (wanted, wanted[1:]):
-            raise RuntimeError(say.rnn_hidden_shape(state.shape, wanted))
+            raise RuntimeError(say.rnn_hidden_shape(list(state.shape), wanted))
         given.append(state.reshape(1, batch, wanted[-1]))
     if directions == 1:
         return given

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import fastrecur
+from fastrecur import _threads
 from fastrecur.smoothing import (
     ewm_corr,
     ewm_cov,
@@ -179,15 +180,26 @@ def test_found_without_its_own_import(run_python):
     run_python("import fastrecur\nfastrecur.smoothing.ewm_mean([1.0], alpha=0.5)")
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda x: ewm_mean(x, alpha=0.1),
-        lambda x: ewm_filtfilt(x, alpha=0.1),
-        lambda x: kama(x),
-        lambda x: pcen(x * x),
-    ],
-)
+CALLS = [
+    lambda x: ewm_mean(x, alpha=0.1),
+    lambda x: ewm_filtfilt(x, alpha=0.1),
+    lambda x: kama(x),
+    lambda x: pcen(x * x),
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_task_of_a_scheduler_stays_on_its_thread(monkeypatch, set_threads, call):
+    """As Dask's tasks do, one of which runs on each thread already."""
+    set_threads(2)
+    sizes, real = [], _threads.team
+    monkeypatch.setattr(_threads, "team", lambda: sizes.append(real().size) or real())
+    with _threads.alone():
+        call(np.ones((512, 1024)))
+    assert set(sizes) == {1}
+
+
+@pytest.mark.parametrize("call", CALLS)
 def test_tensors_run_on_torch_s_threads(torch_teams, set_threads, call):
     """As many as torch is told, whatever NumPy's arrays may have; and only meanwhile."""
     x = torch.randn(512, 1024)

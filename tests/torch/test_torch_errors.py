@@ -114,5 +114,5 @@ def test_gradients_name_their_arguments():
 def test_errors_of_the_other_recurrence_name_its_arguments():
     with pytest.raises(ValueError, match="`a` and `b`"):
         linear_recurrence(F, X[:4])
-    with pytest.raises(ValueError, match="`a` or `b`"):
+    with pytest.raises(ValueError, match="`a`, `b`"):
         fastrecur.linear_recurrence(torch.tensor(0.5), 1.0)
