@@ -40,6 +40,7 @@ ragged = _message("`{name}` must be a rectangular list of numbers, got one that 
 not_a_tensor = _message("`{name}` must be a tensor or a number, as other operands are tensors, got {kind}")
 no_tensor = _message("at least one operand must be a tensor where `out`, `lengths` or a state is one")
 devices = _message("all tensors must be on one device, got `{first}` on {device}, `{name}` on {other}")
+no_torch = _message("fastrecur.torch needs PyTorch: pip install 'fastrecur[torch]', or '.[torch]' in a clone")
 untraced = _message("`{name}` must be values that can be read: neither mapped by vmap nor traced by a compiler")
 ends_device = _message("`{name}` must be on the operands' device or on the CPU, got {device}")
 layout = _message("`{name}` must be a plain dense tensor (torch.strided, without names), got {kind}")

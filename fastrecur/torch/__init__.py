@@ -3,9 +3,9 @@
 try:
     import torch as _torch  # noqa: F401
 except ImportError as error:
-    raise ImportError(
-        "fastrecur.torch needs PyTorch: pip install 'fastrecur[torch]', or '.[torch]' in a clone"
-    ) from error
+    from .._messages import no_torch
+
+    raise ImportError(no_torch()) from error
 
 from . import _short_calls as _short_calls  # calls with tensors are known from now on
 from .ewm import Ewm

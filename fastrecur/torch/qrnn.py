@@ -209,7 +209,8 @@ class QRNN(nn.Module):
             state on.
         resets : array_like of bool, optional
             True where a sequence begins anew: (T, B), or (B, T) if `batch_first`, or (T,). Neither a state nor the
-            window passes the border before such a step, in either direction. It is read on the host.
+            window passes the border before such a step, in either direction. Where the first step has a flag, the
+            state of a reverse direction is 0 afterwards, as no state passes on. Both are read on the host.
 
         Returns
         -------
