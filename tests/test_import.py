@@ -293,3 +293,18 @@ def test_a_kernel_is_made_once_for_all_threads(monkeypatch):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: _compile.kernel(_rows.forward, "of this test", "f8", a="f8"), range(8)))
     assert made == ["of this test"]
+
+
+def test_torch_that_is_missing(run_python):
+    run_python(
+        """
+import sys
+sys.modules["torch"] = None
+try:
+    import fastrecur.torch
+except ImportError as error:
+    assert "[torch]" in str(error), error
+else:
+    raise SystemExit("imported")
+"""
+    )
