@@ -127,6 +127,7 @@ def _key_on_gpu(options, *operands):
     for operand in operands:
         if operand is None:
             key.append(None)
+            places.append(0)
         elif type(operand) is float:
             key.append(float)
             places.append(operand)
@@ -147,7 +148,7 @@ def _forward_on_gpu(family, names, a, b, h0, axis, reverse, return_state, key):
     return_state = _checks.flag("return_state", return_state)
     with event(NAMES[family]):
         result = _recurrence.forward(family, names, a, b, h0, axis, reverse, None, return_state, None)
-    shortcut = key and _recurrence.remembered(family, axis, reverse, return_state, a, b, h0)
+    shortcut = key and _recurrence.remembered((family, axis, reverse, return_state), a, b, h0)
     if shortcut:
         _keep(_shorts_on_gpu, key, shortcut)
     return result
@@ -160,7 +161,7 @@ def _vjp_on_gpu(family, names, g, a, b, h, h0, grad_state, axis, reverse, key):
     axis, reverse = _checks.axis(axis), _checks.flag("reverse", reverse)
     with event(NAMES[family] + "_backward"):
         grads = _recurrence.vjp(family, names, g, a, b, h, h0, axis, reverse, None, grad_state)
-    shortcut = key and _recurrence.remembered_vjp(family, axis, reverse, g, a, b, h, h0, grad_state)
+    shortcut = key and _recurrence.remembered((family, axis, reverse), g, a, b, h, h0, grad_state)
     if shortcut:
         _keep(_shorts_on_gpu, key, shortcut)
     return grads
