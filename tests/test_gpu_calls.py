@@ -1,6 +1,7 @@
 """Calls on a GPU: which stream, whose memory, what waits for what, and what is said where something is missing."""
 
 import concurrent.futures
+import ctypes
 import functools
 import importlib.metadata
 import itertools
@@ -248,19 +249,12 @@ def test_dlpack_from_a_library_that_makes_something_else(driver, monkeypatch, wh
 
 def export_as(code, monkeypatch):
     """Let arrays say by DLPack that their elements are of another kind."""
-    plain = devices.DlpackArray.__dlpack__
-
-    def exported(self, stream=None):
-        capsule = plain(self, stream)
-        _arrays._Tensor.from_address(_arrays._capsule_pointer(capsule, b"dltensor")).code = code
-        return capsule
-
-    monkeypatch.setattr(devices.DlpackArray, "__dlpack__", exported)
+    monkeypatch.setattr(devices.DlpackArray, "code", code)
 
 
 def test_dlpack_of_elements_that_nothing_is_known_of(driver, monkeypatch):
     export_as(10, monkeypatch)  # eight bits of a float
-    with pytest.raises(TypeError, match="`x` must hold .*, got dtype number 10 of DLPack"):
+    with pytest.raises(TypeError, match="`x` must hold .*, got dtype of DLPack: .*code: 10"):
         fastrecur.forget_mult(0.5, devices.DlpackArray(X.view(np.uint8), driver))
 
 
@@ -268,9 +262,33 @@ def test_dlpack_bfloat16(driver, monkeypatch):
     x = devices.DlpackArray(X.view(np.uint16), driver)
     export_as(4, monkeypatch)
     assert _arrays.library(x).view("x", x).dtype == ml_dtypes.bfloat16
-    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+
+    def without_ml_dtypes(array, stream_ptr):
+        raise NotImplementedError
+
+    view = types.SimpleNamespace(StridedMemoryView=types.SimpleNamespace(from_dlpack=without_ml_dtypes))
+    monkeypatch.setitem(sys.modules, "cuda.core.utils", view)
     with pytest.raises(TypeError, match="`x` holds bfloat16.*ml_dtypes"):
         fastrecur.forget_mult(0.5, x)
+
+
+def test_dlpack_of_a_read_only_array(driver):
+    """Who writes there all the same has changed an array that its library takes for constant."""
+
+    class ReadOnly(devices.DlpackArray):
+        def __dlpack__(self, stream=None, max_version=None):
+            capsule = self.host.__dlpack__(max_version=(1, 0))
+            address = ctypes.pythonapi.PyCapsule_GetPointer
+            address.restype, address.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+            ctypes.c_int32.from_address(address(capsule, b"dltensor_versioned") + 40).value = 2  # a GPU's memory
+            return capsule
+
+    ReadOnly.__module__ = devices.DlpackArray.__module__
+    out = np.zeros_like(X)
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="`out`.*read-only"):
+        fastrecur.forget_mult(0.5, devices.DlpackArray(X, driver), out=ReadOnly(out, driver))
+    assert "launch" not in kinds(driver)
 
 
 def test_lengths(driver, cupy):

@@ -347,6 +347,8 @@ class NumbaCuda:
 class DlpackArray:
     """An array known by DLPack and the array API's namespace alone."""
 
+    code = None  # DLPack's number for the kind of its elements, if they are to be said to be of another than they are
+
     def __init__(self, array, driver, device=0):
         self.host, self.driver, self.number = driver.own(array, device), driver, device
 
@@ -364,8 +366,11 @@ class DlpackArray:
         # NumPy says that its memory is the host's; here it plays a device's.
         address = ctypes.pythonapi.PyCapsule_GetPointer
         address.restype, address.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-        ctypes.c_int32.from_address(address(capsule, b"dltensor") + 8).value = 2
-        ctypes.c_int32.from_address(address(capsule, b"dltensor") + 12).value = self.number
+        tensor = address(capsule, b"dltensor")
+        ctypes.c_int32.from_address(tensor + 8).value = 2
+        ctypes.c_int32.from_address(tensor + 12).value = self.number
+        if self.code is not None:
+            ctypes.c_uint8.from_address(tensor + 20).value = self.code
         return capsule
 
     def __array_namespace__(self, api_version=None):
