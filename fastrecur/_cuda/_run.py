@@ -106,19 +106,10 @@ def _prepare(launch, index):
 
 
 def run(plan, places, scratch, device, stream):
-    """Run a plan.
+    """Run a plan in a stream of a device.
 
-    Parameters
-    ----------
-    plan : DevicePlan
-    places : dict
-        The address of each operand and result by its name in the kernels, or a Python number for an operand that is
-        one; what is left out is a null address.
-    scratch : int
-        An address on the device of as many bytes as the plan's program needs.
-    device : int
-        The device's number.
-    stream : int
-        The stream's handle.
+    ``places`` holds addresses of operands and results by their names in the kernels, or a Python number for an operand
+    that is one; what is left out is a null address. ``scratch`` is an address of as many bytes as the plan's program
+    needs.
     """
     program(plan).run([places.get(name, 0) for name in plan.names], scratch, device, stream)
