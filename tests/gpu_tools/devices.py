@@ -13,6 +13,7 @@ import ctypes
 import functools
 import gc
 import hashlib
+import importlib.metadata
 import os
 import pathlib
 import sys
@@ -51,12 +52,24 @@ def cache():
 
 
 _programs = {}
+# What kernels are not made of: which one is launched for what, and how.
+HOST = "_arrays.py", "_launch.py", "_plan.py", "_pool_plan.py", "_recurrence.py", "_run.py"
+
+
+@functools.cache
+def digest():
+    """A name for what PTX is made of."""
+    folder = pathlib.Path(_launch.__file__).parent
+    shared = [folder.parent / name for name in ("_cache.py", "_pooling.py", "_steps.py")]
+    paths = sorted(path for path in (*folder.glob("*.py"), *shared) if path.name not in HOST)
+    versions = [importlib.metadata.version(name) for name in ("numba", "numba-cuda")]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest(), *versions
 
 
 def ptx(kernel, capability=CAPABILITY):
     """A kernel's PTX for a card, compiled once for all tests."""
     target = kernel.target(capability)
-    name = hashlib.sha256(repr((_launch.digest(), kernel.key, target)).encode()).hexdigest()[:32]
+    name = hashlib.sha256(repr((digest(), kernel.key, kernel.threads, target)).encode()).hexdigest()[:32]
     path = cache() / f"{name}.ptx"
     try:
         return path.read_text()
