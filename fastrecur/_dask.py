@@ -257,9 +257,9 @@ class _Recurrence(NamedTuple):
 def _adapter(*blocks: Any) -> Any:
     """Return what runs a chunk: the blocks of a Dask array stand in memory, or on a GPU."""
     if _arrays.any_on_device(*blocks):
-        from ._cuda import _call
+        from ._cuda import _recurrence
 
-        return _call
+        return _recurrence
     return _host
 
 

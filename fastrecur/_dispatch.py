@@ -70,9 +70,9 @@ def _adapter(operands: tuple[Any, ...], lengths: Any) -> ModuleType:
 @functools.cache
 def _gpu() -> ModuleType:
     with _cache.making:
-        from ._cuda import _call
+        from ._cuda import _recurrence
 
-    return _call
+    return _recurrence
 
 
 @functools.cache

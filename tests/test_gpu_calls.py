@@ -1,6 +1,7 @@
 """Calls on a GPU: which stream, whose memory, what waits for what, and what is said where something is missing."""
 
 import concurrent.futures
+import ctypes
 import functools
 import importlib.metadata
 import itertools
@@ -14,13 +15,14 @@ import machine_code
 import ml_dtypes
 import numpy as np
 import pytest
+import simulator
 import torch
 from compare import assert_same_bits
 from problems import FORGET, LINEAR
 
 import fastrecur
 from fastrecur import _cache
-from fastrecur._cuda import _arrays, _device, _kernels, _launch, _numba_cuda, _plan, _recurrence, _run
+from fastrecur._cuda import _arrays, _compiler, _device, _kernels, _launch, _numba_cuda, _plan, _recurrence, _run
 from fastrecur._cuda._plan import LANES, SERIES
 
 F = np.random.default_rng(0).random((20, 40)).astype(np.float32)
@@ -248,19 +250,12 @@ def test_dlpack_from_a_library_that_makes_something_else(driver, monkeypatch, wh
 
 def export_as(code, monkeypatch):
     """Let arrays say by DLPack that their elements are of another kind."""
-    plain = devices.DlpackArray.__dlpack__
-
-    def exported(self, stream=None):
-        capsule = plain(self, stream)
-        _arrays._Tensor.from_address(_arrays._capsule_pointer(capsule, b"dltensor")).code = code
-        return capsule
-
-    monkeypatch.setattr(devices.DlpackArray, "__dlpack__", exported)
+    monkeypatch.setattr(devices.DlpackArray, "code", code)
 
 
 def test_dlpack_of_elements_that_nothing_is_known_of(driver, monkeypatch):
     export_as(10, monkeypatch)  # eight bits of a float
-    with pytest.raises(TypeError, match="`x` must hold .*, got dtype number 10 of DLPack"):
+    with pytest.raises(TypeError, match="`x` must hold .*, got dtype of DLPack: .*code: 10"):
         fastrecur.forget_mult(0.5, devices.DlpackArray(X.view(np.uint8), driver))
 
 
@@ -268,9 +263,33 @@ def test_dlpack_bfloat16(driver, monkeypatch):
     x = devices.DlpackArray(X.view(np.uint16), driver)
     export_as(4, monkeypatch)
     assert _arrays.library(x).view("x", x).dtype == ml_dtypes.bfloat16
-    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+
+    def without_ml_dtypes(array, stream_ptr):
+        raise NotImplementedError
+
+    view = types.SimpleNamespace(StridedMemoryView=types.SimpleNamespace(from_dlpack=without_ml_dtypes))
+    monkeypatch.setitem(sys.modules, "cuda.core.utils", view)
     with pytest.raises(TypeError, match="`x` holds bfloat16.*ml_dtypes"):
         fastrecur.forget_mult(0.5, x)
+
+
+def test_dlpack_of_a_read_only_array(driver):
+    """Who writes there all the same has changed an array that its library takes for constant."""
+
+    class ReadOnly(devices.DlpackArray):
+        def __dlpack__(self, stream=None, max_version=None):
+            capsule = self.host.__dlpack__(max_version=(1, 0))
+            address = ctypes.pythonapi.PyCapsule_GetPointer
+            address.restype, address.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+            ctypes.c_int32.from_address(address(capsule, b"dltensor_versioned") + 40).value = 2  # a GPU's memory
+            return capsule
+
+    ReadOnly.__module__ = devices.DlpackArray.__module__
+    out = np.zeros_like(X)
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="`out`.*read-only"):
+        fastrecur.forget_mult(0.5, devices.DlpackArray(X, driver), out=ReadOnly(out, driver))
+    assert "launch" not in kinds(driver)
 
 
 def test_lengths(driver, cupy):
@@ -453,9 +472,9 @@ def test_all_descriptors_are_cleared(dtype, family):
     forward = _plan.forward(name, (*names, "h0"), full, full, None, None, 1, False, None)
     backward = _plan.vjp(name, ("g", *names, "h"), *[full] * 4, None, None, 1, False, None)
     for plan, words in ((forward, 6 if name == "forget" else 3), (backward, 3)):
-        program = _run.program(plan, ())
+        program = _run.program(plan)
         kernel, _, cleared, _, place = program.launches[0]
-        assert (kernel, place) == (None, 0)  # that of the only region
+        assert (kernel, place) == (None, len(plan.names))  # that of the only region
         assert (
             program.scratch
             >= 4 * cleared
@@ -668,16 +687,20 @@ def test_without_the_packages(monkeypatch):
 
 
 def test_what_is_needed_of_numba_cuda():
-    """Names that it does not document, each probed."""
+    """Names that it does not document: there, and what they were."""
     from numba.cuda import decorators, dispatcher
+    from numba.cuda.typing import templates
 
-    assert _numba_cuda.missing() == []
-    assert dispatcher.CUDADispatcher.compile_device.__globals__ is vars(dispatcher)
-    assert issubclass(_numba_cuda._Helper, dispatcher.CUDADispatcher)
+    asks = dispatcher.CUDADispatcher.compile_device
+    assert "get_current_device" in asks.__code__.co_names
+    assert "CUDADispatcher" in decorators.jit.__code__.co_names
+    for name in ("make_overload_template", "infer", "infer_global"):
+        assert callable(getattr(templates, name))
+    assert callable(templates._OverloadFunctionTemplate._get_jit_decorator)
+    # Copies of them ask for something else; they do as before.
+    assert asks.__globals__ is vars(dispatcher)
     assert decorators.jit.__globals__["CUDADispatcher"] is dispatcher.CUDADispatcher
-    with pytest.MonkeyPatch.context() as patches:
-        patches.delattr(decorators, "jit")
-        assert _numba_cuda.missing() == ["decorators.jit"]
+    assert issubclass(_numba_cuda._Helper, dispatcher.CUDADispatcher)
 
 
 def test_arrays_of_the_simulator(run_python):
@@ -701,9 +724,11 @@ assert fastrecur.forget_mult(0.5, x.copy_to_host())[0] == 0.5
     )
 
 
-def test_a_kernel_is_nothing_for_the_host():
-    with pytest.raises(AttributeError, match="runs on a GPU"):
-        _device.thread()
+def test_every_word_of_a_kernel_has_a_meaning():
+    """In compiled code and in the interpreter: by itself it does nothing."""
+    words = {name for name, value in vars(_device).items() if callable(value)} - {"helper"}
+    assert words == set(simulator.MEANINGS)
+    assert {getattr(_device, word) for word in words} <= _compiler.KNOWN
 
 
 def test_show_config(capsys, driver):

@@ -8,23 +8,11 @@ too. What is made once is compiled once, however many kernels call it.
 import functools
 
 from .._steps import select
-from ._device import (
-    divide,
-    helper,
-    load,
-    load_wide,
-    misalignment,
-    narrow,
-    shift,
-    shuffle,
-    store,
-    store_wide,
-    thread,
-)
+from . import _device as gpu
 from ._operands import later, offset
 
 
-@helper
+@gpu.helper
 def two(values, at, ahead):
     return (
         select(ahead, values[at], values[at + 1]),
@@ -32,7 +20,7 @@ def two(values, at, ahead):
     )
 
 
-@helper
+@gpu.helper
 def four(values, at, ahead):
     return (
         select(ahead, values[at], values[at + 3]),
@@ -42,7 +30,7 @@ def four(values, at, ahead):
     )
 
 
-@helper
+@gpu.helper
 def eight(values, at, ahead):
     return (
         select(ahead, values[at], values[at + 7]),
@@ -59,15 +47,15 @@ def eight(values, at, ahead):
 PACKED = {0: None, 2: two, 4: four, 8: eight}
 
 
-@helper
+@gpu.helper
 def steps_before(x, index, steps, pack):
     """Return by how many steps before the first a series' chunks begin so that packs of an operand's are aligned.
 
     That is, if its lowest address is.
     """
     at, itemsize = offset(x.series, index), abs(x.time)
-    misplaced = narrow((at if x.time > 0 else at + steps * itemsize) & 15)
-    before = divide(misplaced, narrow(itemsize))
+    misplaced = gpu.narrow((at if x.time > 0 else at + steps * itemsize) & 15)
+    before = gpu.divide(misplaced, gpu.narrow(itemsize))
     return before if x.time > 0 else (pack - before) & (pack - 1)
 
 
@@ -79,10 +67,10 @@ def aligner(guide):
     """
     name, pack = guide
     if not pack:
-        return helper(lambda a, b, index, steps: narrow(0))
+        return gpu.helper(lambda a, b, index, steps: gpu.narrow(0))
     if name == "a":
-        return helper(lambda a, b, index, steps: narrow(steps_before(a, index, steps, pack)))
-    return helper(lambda a, b, index, steps: narrow(steps_before(b, index, steps, pack)))
+        return gpu.helper(lambda a, b, index, steps: gpu.narrow(steps_before(a, index, steps, pack)))
+    return gpu.helper(lambda a, b, index, steps: gpu.narrow(steps_before(b, index, steps, pack)))
 
 
 @functools.cache
@@ -93,9 +81,9 @@ def alignment(pack):
     """
 
     def is_aligned(x):
-        return misalignment(shift(x.at, select(x.time > 0, x.time - x.time, (pack - 1) * x.time))) == 0
+        return gpu.misalignment(gpu.shift(x.at, select(x.time > 0, x.time - x.time, (pack - 1) * x.time))) == 0
 
-    return helper(is_aligned if pack else lambda x: True)
+    return gpu.helper(is_aligned if pack else lambda x: True)
 
 
 @functools.cache
@@ -106,15 +94,15 @@ def whole_fetcher(kind, count, pack):
     def fetch_wide(x, into):
         first = select(x.time > 0, x.time - x.time, (pack - 1) * x.time)
         for q in range(count // pack):
-            numbers = load_wide(x.at, first + q * pack * x.time, zero)
+            numbers = gpu.load_wide(x.at, first + q * pack * x.time, zero)
             for j in range(pack):
                 into[q * pack + j] = select(x.time > 0, numbers[j], numbers[pack - 1 - j])
 
     def fetch_singly(x, into):
         for j in range(count):
-            into[j] = load(x.at, j * x.time, zero)
+            into[j] = gpu.load(x.at, j * x.time, zero)
 
-    return helper(fetch_wide if pack else fetch_singly)
+    return gpu.helper(fetch_wide if pack else fetch_singly)
 
 
 @functools.cache
@@ -123,7 +111,7 @@ def fetcher(kind, count, pack):
     zero = kind(0)
     is_aligned, fetch_whole = alignment(pack), whole_fetcher(kind, count, pack)
 
-    @helper
+    @gpu.helper
     def fetch(x, low, high, into, fill):
         if low <= 0 and high >= count and is_aligned(x):
             fetch_whole(x, into)
@@ -131,7 +119,7 @@ def fetcher(kind, count, pack):
             for j in range(count):
                 into[j] = fill
                 if j >= low and j < high:
-                    into[j] = load(x.at, j * x.time, zero)
+                    into[j] = gpu.load(x.at, j * x.time, zero)
 
     return fetch
 
@@ -143,7 +131,7 @@ def fetcher_of_two(kind, count, pack_p, pack_q):
     whole_p, whole_q = whole_fetcher(kind, count, pack_p), whole_fetcher(kind, count, pack_q)
     p_is_aligned, q_is_aligned = alignment(pack_p), alignment(pack_q)
 
-    @helper
+    @gpu.helper
     def fetch(p, q, low, high, into_p, into_q, fill_p, fill_q):
         if low <= 0 and high >= count and p_is_aligned(p) and q_is_aligned(q):
             whole_p(p, into_p)
@@ -164,7 +152,7 @@ def fetcher_of_four(kind, count, packs, closed):
     whole_g, whole_a, whole_b, whole_h = (whole_fetcher(kind, count, pack) for pack in packs)
     g_is_aligned, a_is_aligned, b_is_aligned, h_is_aligned = map(alignment, packs)
 
-    @helper
+    @gpu.helper
     def fetch(g, a, b, h, low, low_h, high, arriving, gates, values, before):
         is_whole = low <= 0 and low_h <= 0 and high >= count
         if is_whole and g_is_aligned(g) and a_is_aligned(a) and b_is_aligned(b) and h_is_aligned(h):
@@ -185,17 +173,17 @@ def back_fetcher(kind, count, packs, closed):
     """Return a function that reads a gradient's steps where neighbouring threads have neighbouring ones."""
     zero, fetch = kind(0), fetcher_of_four(kind, count, packs, closed)
 
-    @helper
+    @gpu.helper
     def fetch_back(g, a, b, h, valid, mine, rank, origin, arriving, gates, values, before):
         """Read this thread's steps, from ``mine`` on, and the states before them."""
-        lane_id = narrow(thread() & 31)
-        low, high = narrow(valid.start - mine), narrow(valid.stop - mine)
+        lane_id = gpu.narrow(gpu.thread() & 31)
+        low, high = gpu.narrow(valid.start - mine), gpu.narrow(valid.stop - mine)
         g, a, b, h = later(g, mine), later(a, mine), later(b, mine), later(h, mine)
         fetch(g, a, b, h, low, low, high, arriving, gates, values, before)
         # The state before each step: its neighbour's, the thread's before, or one from before the group's steps.
-        edge = shuffle(before[count - 1], lane_id - 1 if rank > 0 else lane_id)
+        edge = gpu.shuffle(before[count - 1], lane_id - 1 if rank > 0 else lane_id)
         if rank == 0 and low < 0 and high > 0:
-            edge = load(h.at, -h.time, zero)
+            edge = gpu.load(h.at, -h.time, zero)
         for ago in range(count - 1):
             before[count - 1 - ago] = before[count - 2 - ago]
         before[0] = edge
@@ -212,17 +200,17 @@ def writer(count, pack):
 
     def write_packs(x, low, high, values):
         first = select(x.time > 0, x.time - x.time, (pack - 1) * x.time)
-        if low <= 0 and high >= count and misalignment(shift(x.at, first)) == 0:
+        if low <= 0 and high >= count and gpu.misalignment(gpu.shift(x.at, first)) == 0:
             for q in range(count // pack):
-                store_wide(x.at, first + q * pack * x.time, packed(values, q * pack, x.time > 0))
+                gpu.store_wide(x.at, first + q * pack * x.time, packed(values, q * pack, x.time > 0))
         else:
             for j in range(count):
                 if j >= low and j < high:
-                    store(x.at, j * x.time, values[j])
+                    gpu.store(x.at, j * x.time, values[j])
 
     def write_singly(x, low, high, values):
         for j in range(count):
             if j >= low and j < high:
-                store(x.at, j * x.time, values[j])
+                gpu.store(x.at, j * x.time, values[j])
 
-    return helper(write_packs if pack else write_singly)
+    return gpu.helper(write_packs if pack else write_singly)

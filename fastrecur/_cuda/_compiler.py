@@ -8,13 +8,13 @@ import inspect
 from llvmlite import ir
 from numba import cuda
 from numba.cuda import types
-from numba.cuda.extending import intrinsic, models, register_model
+from numba.cuda.extending import models, register_model
 
 from .. import _cache, _pooling, _steps
 from . import _device, _operands
-from ._numba_cuda import overload as _overload
+from ._numba_cuda import KNOWN, means, overload
 
-_I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (8, 16, 32, 64))
+_I1, _I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
 _F16, _F32, _F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 
 # Element name -> (bytes, LLVM type in memory, class), as in _cpu/_types.py.
@@ -38,6 +38,7 @@ class Pointer(types.Type):
     def __init__(self, element, rounds=True):
         self.element, self.rounds = element, rounds
         self.size, self.memory, self.category = _ELEMENTS[element]
+        self.is_small = element in ("f2", "bf2")
         super().__init__(name=f"fastrecur.cuda.Pointer({element}{'' if rounds else ', by hand'})")
 
 
@@ -47,17 +48,31 @@ class _PointerModel(models.PrimitiveModel):
         super().__init__(manager, fe_type, _I64)
 
 
+# Each function below that is marked by `means` takes the types of a call's arguments; it returns the call's signature
+# and what generates its code.
+
+
+def _assembly(builder, text, constraints, result, *arguments, side_effect=True):
+    kind = ir.FunctionType(result, [each.type for each in arguments])
+    return builder.call(ir.InlineAsm(kind, text, constraints, side_effect=side_effect), arguments)
+
+
+def _passed(k, *kinds):
+    """Return a call's meaning if it is its k-th argument."""
+    return kinds[k](*kinds), lambda context, builder, signature, args: args[k]
+
+
 # ---- Memory ---------------------------------------------------------------------------------------------------------
 
 
-def _place(builder, pointer, args, type_):
-    address = builder.add(args[0], builder.sext(args[1], _I64) if args[1].type != _I64 else args[1])
-    # Address space 1 is global memory: no generic loads.
-    return builder.inttoptr(address, type_.as_pointer(1))
+def _place(builder, args, type_):
+    """Return an address and an offset as a pointer to global memory, address space 1: no load is generic."""
+    offset = builder.sext(args[1], _I64) if args[1].type != _I64 else args[1]
+    return builder.inttoptr(builder.add(args[0], offset), type_.as_pointer(1))
 
 
-def _real(carry):
-    return {types.complex64: types.float32, types.complex128: types.float64}.get(carry, carry)
+def _llvm(carry):
+    return _F32 if carry in (types.float32, types.complex64) else _F64
 
 
 def _resize(builder, value, target):
@@ -91,18 +106,23 @@ def _narrow(builder, value, pointer):
         chosen = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
         return builder.trunc(builder.lshr(chosen, ir.Constant(_I32, 16)), _I16)
     if element == "bf2":
-        word = ir.FunctionType(_I16, [_F32])
-        assembly = ir.InlineAsm(word, "cvt.rn.bf16.f32 $0, $1;", "=h,f", side_effect=False)
-        return builder.call(assembly, [_resize(builder, value, _F32)])
+        value = _resize(builder, value, _F32)
+        return _assembly(builder, "cvt.rn.bf16.f32 $0, $1;", "=h,f", _I16, value, side_effect=False)
     return _resize(builder, value, _ELEMENTS[element][1])
-
-
-def _llvm(carry):
-    return _F32 if _real(carry) == types.float32 else _F64
 
 
 def _part(builder, base, k):
     return builder.gep(base, [ir.Constant(_I32, k)])
+
+
+def _complex(context, builder, kind, real, imag):
+    number = context.make_complex(builder, kind)
+    number.real, number.imag = real, imag
+    return number._getvalue()
+
+
+def _negative(builder, value):
+    return builder.fsub(ir.Constant(value.type, -0.0), value)  # the compiler takes no fneg
 
 
 def _is_pointer(type_):
@@ -113,67 +133,70 @@ def _offset(type_):
     return types.int32 if isinstance(type_, types.Integer) and type_.bitwidth <= 32 else types.int64
 
 
-@intrinsic
-def _load(typingctx, pointer, offset, like):
+# An inline assembler's letter and type for a register.
+_REGISTERS = {"i32": ("r", "b32"), "float": ("f", "f32"), "double": ("d", "f64")}
+
+
+def _opaque(builder, value):
+    """Return a value that the compiler knows nothing about: else it uses it where it is loaded, and waits there."""
+    letter, bits = _REGISTERS[str(value.type)]
+    return _assembly(builder, f"mov.{bits} $0, $1;", f"={letter},{letter}", value.type, value)
+
+
+@means(_device.load)
+def _load(context, pointer, offset, like):
+    if not _is_pointer(pointer):
+        return _passed(0, pointer, offset, like)
+
     def codegen(context, builder, signature, args):
         target = _llvm(like)
-        base = _place(builder, pointer, args, pointer.memory)
+        base = _place(builder, args, pointer.memory)
         if pointer.category == "complex":
             parts = [_resize(builder, builder.load(_part(builder, base, k)), target) for k in (0, 1)]
         else:
             parts = [_widen(builder, builder.load(base), pointer.element, target), ir.Constant(target, 0.0)]
-        if not isinstance(like, types.Complex):
-            return parts[0]
-        number = context.make_complex(builder, like)
-        number.real, number.imag = parts
-        return number._getvalue()
+        return _complex(context, builder, like, *parts) if isinstance(like, types.Complex) else parts[0]
 
     return like(pointer, _offset(offset), like), codegen
 
 
-def _is_small(pointer):
-    return pointer.element in ("f2", "bf2")
-
-
-@intrinsic
-def _load_word(typingctx, pointer, offset):
-    def codegen(context, builder, signature, args):
-        return builder.zext(builder.load(_place(builder, pointer, args, _I16)), _I32)
-
-    return types.int32(pointer, _offset(offset)), codegen
-
-
-@intrinsic
-def _opaque(typingctx, value):
-    """Return a value that the compiler knows nothing about: else it uses it where it is loaded, and waits there."""
-    kind, letter, bits = {
-        types.int32: (_I32, "r", "b32"), types.float32: (_F32, "f", "f32"), types.float64: (_F64, "d", "f64"),
-    }[value]  # fmt: skip
+@means(_device.load_raw)
+def _load_raw(context, pointer, offset, like):
+    if not _is_pointer(pointer) or not pointer.is_small or isinstance(like, types.Complex):
+        return _load(context, pointer, offset, like)
 
     def codegen(context, builder, signature, args):
-        move = ir.InlineAsm(
-            ir.FunctionType(kind, [kind]), f"mov.{bits} $0, $1;", f"={letter},{letter}", side_effect=True
-        )
-        return builder.call(move, args)
+        return builder.zext(builder.load(_place(builder, args, _I16)), _I32)
 
-    return value(value), codegen
+    return types.int32(pointer, _offset(offset), like), codegen
 
 
-@intrinsic
-def _widened(typingctx, pointer, word, like):
+@means(_device.unpack)
+def _unpack(context, pointer, raw, like):
+    if isinstance(like, types.Complex) or not _is_pointer(pointer):
+        return _passed(1, pointer, raw, like)
+
     def codegen(context, builder, signature, args):
-        half = builder.trunc(args[1], _I16)
+        value = _opaque(builder, args[1])
+        if not pointer.is_small:
+            return value
+        half = builder.trunc(value, _I16)
         if pointer.element == "f2":
             half = builder.bitcast(half, _F16)
         return _widen(builder, half, pointer.element, _llvm(like))
 
-    return like(pointer, types.int32, like), codegen
+    return like(pointer, raw, like), codegen
 
 
-@intrinsic
-def _store(typingctx, pointer, offset, value):
+@means(_device.anew)
+def _anew(context, value):
+    return value(value), lambda context, builder, signature, args: _opaque(builder, *args)
+
+
+@means(_device.store)
+def _store(context, pointer, offset, value):
     def codegen(context, builder, signature, args):
-        base = _place(builder, pointer, args, pointer.memory)
+        base = _place(builder, args, pointer.memory)
         stored = args[2]
         if isinstance(value, types.Complex):
             number = context.make_complex(builder, value, stored)
@@ -188,47 +211,47 @@ def _store(typingctx, pointer, offset, value):
     return types.none(pointer, _offset(offset), value), codegen
 
 
-@intrinsic
-def _load_int(typingctx, pointer, offset):
+@means(_device.load_int)
+def _load_int(context, pointer, offset):
     def codegen(context, builder, signature, args):
-        number = builder.load(_place(builder, pointer, args, pointer.memory))
-        return number if pointer.size == 8 else (
-            builder.sext if pointer.category == "signed" else builder.zext
-        )(number, _I64)  # fmt: skip
+        number = builder.load(_place(builder, args, pointer.memory))
+        extend = builder.sext if pointer.category == "signed" else builder.zext
+        return number if pointer.size == 8 else extend(number, _I64)
 
     return types.int64(pointer, _offset(offset)), codegen
 
 
-@intrinsic
-def _shift(typingctx, pointer, offset):
+@means(_device.shift)
+def _shift(context, pointer, offset):
+    if not _is_pointer(pointer):
+        return _passed(0, pointer, offset)
+    return pointer(pointer, types.int64), lambda context, builder, signature, args: builder.add(*args)
+
+
+@means(_device.is_null)
+def _is_null(context, pointer):
     def codegen(context, builder, signature, args):
-        return builder.add(args[0], args[1])
+        null = ir.Constant(_I64, 0)
+        return builder.icmp_unsigned("==", args[0], null) if _is_pointer(pointer) else ir.Constant(_I1, 0)
 
-    return pointer(pointer, types.int64), codegen
-
-
-@intrinsic
-def _address(typingctx, pointer):
-    def codegen(context, builder, signature, args):
-        return args[0]
-
-    return types.int64(pointer), codegen
+    return types.boolean(pointer), codegen
 
 
-def _wide_count(pointer):
-    return 16 // pointer.size
+@means(_device.misalignment)
+def _misalignment(context, pointer):
+    return types.int64(pointer), lambda context, builder, signature, args: builder.and_(args[0], ir.Constant(_I64, 15))
 
 
 # 16 bytes travel as four words and are cut to elements in registers.
 _WORDS = ir.VectorType(_I32, 4)
 
 
-@intrinsic
-def _load_wide(typingctx, pointer, offset, like):
-    n = _wide_count(pointer)
+@means(_device.load_wide)
+def _load_wide(context, pointer, offset, like):
+    n = 16 // pointer.size
 
     def codegen(context, builder, signature, args):
-        words = builder.load(_place(builder, pointer, args, _WORDS), align=16)
+        words = builder.load(_place(builder, args, _WORDS), align=16)
         if pointer.element == "bf2":
             # As two vectors of four, which the compiler would make of it, it would be two loads.
             values = []
@@ -247,9 +270,9 @@ def _load_wide(typingctx, pointer, offset, like):
     return types.UniTuple(like, n)(pointer, _offset(offset), like), codegen
 
 
-@intrinsic
-def _store_wide(typingctx, pointer, offset, values):
-    n = _wide_count(pointer)
+@means(_device.store_wide)
+def _store_wide(context, pointer, offset, values):
+    n = 16 // pointer.size
 
     def codegen(context, builder, signature, args):
         if pointer.element == "bf2":
@@ -261,14 +284,14 @@ def _store_wide(typingctx, pointer, offset, values):
                 )
                 word = builder.or_(low, builder.shl(high, ir.Constant(_I32, 16)))
                 words = builder.insert_element(words, word, ir.Constant(_I32, k))
-            builder.store(words, _place(builder, pointer, args, _WORDS), align=16)
+            builder.store(words, _place(builder, args, _WORDS), align=16)
             return context.get_dummy_value()
         vector = ir.Constant(ir.VectorType(pointer.memory, n), ir.Undefined)
         for k in range(n):
             value = _narrow(builder, builder.extract_value(args[2], k), pointer)
             vector = builder.insert_element(vector, value, ir.Constant(_I32, k))
         words = builder.bitcast(vector, _WORDS)
-        builder.store(words, _place(builder, pointer, args, _WORDS), align=16)
+        builder.store(words, _place(builder, args, _WORDS), align=16)
         return context.get_dummy_value()
 
     return types.none(pointer, _offset(offset), values), codegen
@@ -282,29 +305,27 @@ def _words(number):
     return number.bitwidth // 32
 
 
-@intrinsic
-def _store_status(typingctx, pointer, offset, value):
+@means(_device.store_status)
+def _store_status(context, pointer, offset, value):
     def codegen(context, builder, signature, args):
-        address = builder.ptrtoint(_place(builder, pointer, args, _I64), _I64)
+        address = builder.ptrtoint(_place(builder, args, _I64), _I64)
         bits = builder.zext(builder.bitcast(args[2], ir.IntType(value.bitwidth)), _I64)
-        kind = ir.FunctionType(ir.VoidType(), [_I64, _I64])
-        store = ir.InlineAsm(kind, "st.relaxed.gpu.global.b64 [$0], $1;", "l,l", side_effect=True)
         for k in range(_words(value)):
             half = builder.and_(builder.lshr(bits, ir.Constant(_I64, 32 * k)), ir.Constant(_I64, (1 << 32) - 1))
             word = builder.or_(half, ir.Constant(_I64, 1 << 32))
-            builder.call(store, [builder.add(address, ir.Constant(_I64, 8 * k)), word])
+            place = builder.add(address, ir.Constant(_I64, 8 * k))
+            _assembly(builder, "st.relaxed.gpu.global.b64 [$0], $1;", "l,l", ir.VoidType(), place, word)
         return context.get_dummy_value()
 
     return types.none(pointer, _offset(offset), value), codegen
 
 
-@intrinsic
-def _load_status(typingctx, pointer, offset, like):
+@means(_device.load_status)
+def _load_status(context, pointer, offset, like):
     def codegen(context, builder, signature, args):
-        address = builder.ptrtoint(_place(builder, pointer, args, _I64), _I64)
-        kind = ir.FunctionType(_I64, [_I64])
-        load = ir.InlineAsm(kind, "ld.relaxed.gpu.global.b64 $0, [$1];", "=l,l", side_effect=True)
-        words = [builder.call(load, [builder.add(address, ir.Constant(_I64, 8 * k))]) for k in range(_words(like))]
+        address, load = builder.ptrtoint(_place(builder, args, _I64), _I64), "ld.relaxed.gpu.global.b64 $0, [$1];"
+        places = (builder.add(address, ir.Constant(_I64, 8 * k)) for k in range(_words(like)))
+        words = [_assembly(builder, load, "=l,l", _I64, place) for place in places]
         marks = bits = None
         for k, word in enumerate(words):
             mark = builder.lshr(word, ir.Constant(_I64, 32))
@@ -318,127 +339,84 @@ def _load_status(typingctx, pointer, offset, like):
     return types.Tuple((types.boolean, like))(pointer, _offset(offset), like), codegen
 
 
-@intrinsic
-def _take_ticket(typingctx, pointer):
+@means(_device.take_ticket)
+def _take_ticket(context, pointer):
     def codegen(context, builder, signature, args):
-        kind = ir.FunctionType(_I32, [_I64])
-        assembly = ir.InlineAsm(kind, "atom.relaxed.gpu.global.add.u32 $0, [$1], 1;", "=r,l", side_effect=True)
-        return builder.call(assembly, args)
+        return _assembly(builder, "atom.relaxed.gpu.global.add.u32 $0, [$1], 1;", "=r,l", _I32, *args)
 
     return types.int32(pointer), codegen
 
 
 def _instruction(text):
-    """Return an intrinsic that is one instruction without operands."""
+    """Return a call's meaning if it is one instruction without operands."""
 
-    @intrinsic
-    def issue(typingctx):
-        def codegen(context, builder, signature, args):
-            builder.call(ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), text, "", side_effect=True), [])
-            return context.get_dummy_value()
+    def codegen(context, builder, signature, args):
+        _assembly(builder, text, "", ir.VoidType())
+        return context.get_dummy_value()
 
-        return types.none(), codegen
-
-    return issue
+    return lambda context: (types.none(), codegen)
 
 
-_nap, _trap = _instruction("nanosleep.u32 100;"), _instruction("trap;")
+means(_device.nap)(_instruction("nanosleep.u32 100;"))
+means(_device.trap)(_instruction("trap;"))
 
 
 # ---- Arithmetic -----------------------------------------------------------------------------------------------------
 
 
-@intrinsic
-def _typed_constant(typingctx, value, like):
+@means(_steps.constant)
+def _constant(context, value, like):
     def codegen(context, builder, signature, args):
         return context.cast(builder, args[0], value, like)
 
     return like(value, like), codegen
 
 
-@intrinsic
-def _fused(typingctx, a, b, c):
+@means(_steps.fma)
+def _fma(context, a, b, c):
     def codegen(context, builder, signature, args):
-        return builder.fma(*args)
+        if not isinstance(a, types.Complex):
+            return builder.fma(*args)
+        x, y, z = (context.make_complex(builder, a, each) for each in args)
+        real = builder.fma(_negative(builder, x.imag), y.imag, builder.fma(x.real, y.real, z.real))
+        imag = builder.fma(x.imag, y.real, builder.fma(x.real, y.imag, z.imag))
+        return _complex(context, builder, a, real, imag)
 
-    return a(a, b, c), codegen
+    return a(a, a, a), codegen
 
 
-@intrinsic
-def _chosen(typingctx, condition, yes, no):
+@means(_steps.conj)
+def _conj(context, value):
+    if not isinstance(value, types.Complex):
+        return _passed(0, value)
+
     def codegen(context, builder, signature, args):
-        return builder.select(*args)
-
-    return yes(types.boolean, yes, yes), codegen
-
-
-@_overload(_steps.constant)
-def _constant_of(value, like):
-    return lambda value, like: _typed_constant(value, like)
-
-
-@_overload(_steps.fma)
-def _fma_of(a, b, c):
-    if isinstance(a, types.Complex):
-        return lambda a, b, c: _steps.constant(
-            complex(
-                _fused(-a.imag, b.imag, _fused(a.real, b.real, c.real)),
-                _fused(a.imag, b.real, _fused(a.real, b.imag, c.imag)),
-            ),
-            c,
-        )
-    return lambda a, b, c: _fused(a, b, c)
-
-
-@_overload(_steps.select)
-def _select_of(condition, yes, no):
-    return lambda condition, yes, no: _chosen(condition, yes, no)
-
-
-@_overload(_steps.everywhere)
-def _everywhere_of(condition):
-    # Two more instructions are cheaper than a branch at every step.
-    return lambda condition: False
-
-
-@_overload(_steps.magnitude)
-def _magnitude_of(value):
-    return lambda value: abs(value)
-
-
-@_overload(_steps.conj)
-def _conj_of(value):
-    if isinstance(value, types.Complex):
-        return lambda value: _steps.constant(complex(value.real, -value.imag), value)
-    return lambda value: value
-
-
-@_overload(_steps.is_single)
-def _is_single_of(value):
-    answer = value == types.float32
-    return lambda value: answer
-
-
-@intrinsic
-def _rounded(typingctx, value):
-    def codegen(context, builder, signature, args):
-        kind = args[0].type
-        letter, bits = ("f", "f32") if kind == _F32 else ("d", "f64")
-        # The compiler takes no llvm.rint.
-        word = ir.FunctionType(kind, [kind])
-        assembly = ir.InlineAsm(word, f"cvt.rni.{bits}.{bits} $0, $1;", f"={letter},{letter}", side_effect=False)
-        return builder.call(assembly, args)
+        number = context.make_complex(builder, value, args[0])
+        return _complex(context, builder, value, number.real, _negative(builder, number.imag))
 
     return value(value), codegen
 
 
-@_overload(_steps.nearest)
-def _nearest_of(value):
-    return lambda value: _rounded(value)
+@means(_steps.select)
+def _select(context, condition, yes, no):
+    return yes(types.boolean, yes, yes), lambda context, builder, signature, args: builder.select(*args)
 
 
-@intrinsic
-def _raised(typingctx, n):
+@means(_steps.nearest)
+def _nearest(context, value):
+    def codegen(context, builder, signature, args):
+        # The compiler takes no llvm.rint.
+        kind = args[0].type
+        letter, bits = _REGISTERS[str(kind)]
+        return _assembly(
+            builder, f"cvt.rni.{bits}.{bits} $0, $1;", f"={letter},{letter}", kind, *args, side_effect=False
+        )
+
+    return value(value), codegen
+
+
+@means(_steps.power_of_two)
+def _power_of_two(context, n):
     def codegen(context, builder, signature, args):
         kind = args[0].type
         integer, mantissa, bias = (_I32, 23, 127) if kind == _F32 else (_I64, 52, 1023)
@@ -450,203 +428,54 @@ def _raised(typingctx, n):
     return n(n), codegen
 
 
-@_overload(_steps.power_of_two)
-def _power_of_two_of(n):
-    return lambda n: _raised(n)
+@means(_device.divide)
+def _divide(context, a, b):
+    return types.int32(types.int32, types.int32), lambda context, builder, signature, args: builder.udiv(*args)
 
 
-# ---- The device -----------------------------------------------------------------------------------------------------
-
-
-@_overload(_device.thread)
-def _thread_of():
-    return lambda: cuda.threadIdx.x
-
-
-@_overload(_device.block)
-def _block_of():
-    return lambda: cuda.blockIdx.x
-
-
-@_overload(_device.block_row)
-def _block_row_of():
-    return lambda: cuda.blockIdx.y
-
-
-@_overload(_device.block_threads)
-def _block_threads_of():
-    return lambda: cuda.blockDim.x
-
-
-@_overload(_device.barrier)
-def _barrier_of():
-    return lambda: cuda.syncthreads()
-
-
-@_overload(_device.shuffle)
-def _shuffle_of(value, lane):
-    return lambda value, lane: cuda.shfl_sync(0xFFFFFFFF, value, lane)
-
-
-@_overload(_device.ballot)
-def _ballot_of(condition):
-    return lambda condition: cuda.ballot_sync(0xFFFFFFFF, condition)
-
-
-@_overload(_device.highest)
-def _highest_of(bits):
-    return lambda bits: 31 - cuda.clz(_int32(bits))
-
-
-@intrinsic
-def _quotient(typingctx, a, b):
-    def codegen(context, builder, signature, args):
-        return builder.udiv(*args)
-
-    return types.int32(types.int32, types.int32), codegen
-
-
-@_overload(_device.divide)
-def _divide_of(a, b):
-    return lambda a, b: _quotient(a, b)
-
-
-@intrinsic
-def _int32(typingctx, number):
+@means(_device.narrow)
+def _as_int32(context, number):
     def codegen(context, builder, signature, args):
         return args[0] if number.bitwidth == 32 else builder.trunc(args[0], _I32)
 
     return types.int32(types.Integer.from_bitwidth(number.bitwidth)), codegen
 
 
-@_overload(_device.narrow)
-def _narrow_of(number):
-    return lambda number: _int32(number)
+# ---- Functions that are others --------------------------------------------------------------------------------------
 
 
-@_overload(_device.is_null)
-def _is_null_of(pointer):
-    if _is_pointer(pointer):
-        return lambda pointer: _address(pointer) == 0
-    return lambda pointer: False
+def _is_single(value):
+    answer = value == types.float32
+    return lambda value: answer
 
 
-@_overload(_device.shift)
-def _shift_of(pointer, offset):
-    if _is_pointer(pointer):
-        return lambda pointer, offset: _shift(pointer, offset)
-    return lambda pointer, offset: pointer
+overload(_steps.is_single, _is_single)
+_MEANINGS = {
+    _steps.everywhere: lambda condition: False,  # two more instructions are cheaper than a branch at every step
+    _steps.magnitude: lambda value: abs(value),
+    _device.thread: lambda: cuda.threadIdx.x,
+    _device.block: lambda: cuda.blockIdx.x,
+    _device.block_row: lambda: cuda.blockIdx.y,
+    _device.block_threads: lambda: cuda.blockDim.x,
+    _device.barrier: lambda: cuda.syncthreads(),
+    _device.shuffle: lambda value, lane: cuda.shfl_sync(0xFFFFFFFF, value, lane),
+    _device.ballot: lambda condition: cuda.ballot_sync(0xFFFFFFFF, condition),
+    _device.highest: lambda bits: 31 - cuda.clz(_device.narrow(bits)),
+}
 
 
-@_overload(_device.load)
-def _load_of(pointer, offset, like):
-    if _is_pointer(pointer):
-        return lambda pointer, offset, like: _load(pointer, offset, like)
-    return lambda pointer, offset, like: pointer
+def _consider(function, meaning=None):
+    """Let compiled code call a plain function, as it is or as another."""
+    if function not in KNOWN:
+        overload(function, lambda *arguments: meaning or function)
 
 
-@_overload(_device.load_raw)
-def _load_raw_of(pointer, offset, like):
-    if not _is_pointer(pointer):
-        return lambda pointer, offset, like: pointer
-    if _is_small(pointer) and not isinstance(like, types.Complex):
-        return lambda pointer, offset, like: _load_word(pointer, offset)
-    return lambda pointer, offset, like: _load(pointer, offset, like)
-
-
-@_overload(_device.unpack)
-def _unpack_of(pointer, raw, like):
-    if isinstance(like, types.Complex) or not _is_pointer(pointer):
-        return lambda pointer, raw, like: raw
-    if _is_small(pointer):
-        return lambda pointer, raw, like: _widened(pointer, _opaque(raw), like)
-    return lambda pointer, raw, like: _opaque(raw)
-
-
-@_overload(_device.anew)
-def _anew_of(value):
-    return lambda value: _opaque(value)
-
-
-@_overload(_device.store)
-def _store_of(pointer, offset, value):
-    return lambda pointer, offset, value: _store(pointer, offset, value)
-
-
-@_overload(_device.load_int)
-def _load_int_of(pointer, offset):
-    return lambda pointer, offset: _load_int(pointer, offset)
-
-
-@_overload(_device.misalignment)
-def _misalignment_of(pointer):
-    return lambda pointer: _address(pointer) & 15
-
-
-@_overload(_device.load_wide)
-def _load_wide_of(pointer, offset, like):
-    return lambda pointer, offset, like: _load_wide(pointer, offset, like)
-
-
-@_overload(_device.store_wide)
-def _store_wide_of(pointer, offset, values):
-    return lambda pointer, offset, values: _store_wide(pointer, offset, values)
-
-
-@_overload(_device.store_status)
-def _store_status_of(pointer, offset, value):
-    return lambda pointer, offset, value: _store_status(pointer, offset, value)
-
-
-@_overload(_device.load_status)
-def _load_status_of(pointer, offset, like):
-    return lambda pointer, offset, like: _load_status(pointer, offset, like)
-
-
-@_overload(_device.take_ticket)
-def _take_ticket_of(pointer):
-    return lambda pointer: _take_ticket(pointer)
-
-
-@_overload(_device.nap)
-def _nap_of():
-    return lambda: _nap()
-
-
-@_overload(_device.trap)
-def _trap_of():
-    return lambda: _trap()
-
-
-_CONSIDERED = set()
-
-
-def _consider(function):
-    """Let compiled code call a plain function."""
-    if function not in _CONSIDERED:
-        _CONSIDERED.add(function)
-        _overload(function, strict=False)(lambda *arguments: function)
-
-
-for _function in (
-    _steps.forget_wide,
-    _steps.forget_finite,
-    _steps.is_finite,
-    _steps.forget_same,
-    _steps.forget_adjoint,
-    _steps.forget_decay,
-    _steps.linear,
-    _steps.linear_adjoint,
-    _steps.linear_decay,
-    _pooling.exponential,
-    _pooling.sigmoid,
-    _pooling.tanh,
-    _pooling.pool,
-    _pooling.pool_adjoint,
-    _pooling.put_out,
-    _pooling.put_out_adjoint,
-):
-    _consider(_function)
+for _function, _meaning in _MEANINGS.items():
+    _consider(_function, _meaning)
+for _module in (_steps, _pooling):
+    for _function in vars(_module).values():
+        if inspect.isfunction(_function):
+            _consider(_function)
 
 
 def ptx(function, signature, threads, blocks, capability):

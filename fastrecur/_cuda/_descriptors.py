@@ -8,7 +8,7 @@ in whatever order memory makes other writes visible. No fence is needed, and no 
 
 import functools
 
-from ._device import divide, helper, load_status, nap, store_status, trap
+from . import _device as gpu
 
 HEAD = 16  # bytes of the ticket
 MOST_LOOKS = 1 << 20  # at a status word that never comes, of about a microsecond each
@@ -26,36 +26,36 @@ def bytes_of(series, tiles, across, is_average, size):
     return HEAD + 2 * size * padded * (1 + words_of(is_average) * tiles)
 
 
-@helper
+@gpu.helper
 def is_dirty(descriptors, series, size, zero):
     """Return whether a series must be scanned once more."""
-    is_set, _ = load_status(descriptors, HEAD + 2 * size * series, zero)
+    is_set, _ = gpu.load_status(descriptors, HEAD + 2 * size * series, zero)
     return is_set
 
 
-@helper
+@gpu.helper
 def mark_dirty(descriptors, series, size, zero):
     """Have the fix-up pass scan a series once more."""
-    store_status(descriptors, HEAD + 2 * size * series, zero)
+    gpu.store_status(descriptors, HEAD + 2 * size * series, zero)
 
 
-@helper
+@gpu.helper
 def pause(looks):
     """Wait a little; stop the kernel after about a second. Return how often that was."""
-    nap()
+    gpu.nap()
     if looks > MOST_LOOKS:
-        trap()
+        gpu.trap()
     return looks + 1
 
 
-@helper
+@gpu.helper
 def await_status(descriptors, at, zero):
     """Return a status word's number as soon as it is there."""
     looks = 0
-    is_there, number = load_status(descriptors, at, zero)
+    is_there, number = gpu.load_status(descriptors, at, zero)
     while not is_there:
         looks = pause(looks)
-        is_there, number = load_status(descriptors, at, zero)
+        is_there, number = gpu.load_status(descriptors, at, zero)
     return number
 
 
@@ -66,9 +66,9 @@ def locator(across, size):
     Neighbouring threads look at neighbouring words: of series where these stand side by side, else of tiles.
     """
 
-    @helper
+    @gpu.helper
     def locate(geometry, series, tile):
-        padded = divide(geometry.lanes + (across - 1), across) * across
+        padded = gpu.divide(geometry.lanes + (across - 1), across) * across
         at = tile * padded + series if across > 1 else series * geometry.tiles + tile
         word = 2 * size
         return HEAD + word * (padded + at), word * padded * geometry.tiles

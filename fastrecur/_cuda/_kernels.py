@@ -1,11 +1,31 @@
 """Which kernels there are, and from a kernel's name and what it is to be made for to its function and signature."""
 
 import inspect
+from typing import NamedTuple
 
 import numpy as np
 
+from .. import _steps
 from . import _lanes, _look_back, _operands, _pool, _scan, _series, _sums
-from ._rules import RULES
+
+
+class Rule(NamedTuple):
+    """One recurrence."""
+
+    step: object
+    deviation: object  # the step of deviations from an origin, and of weights: small ones need no care with 1 - f
+    adjoint: object
+    decay: object  # what a step multiplies the state by
+    closed: float  # the first operand's value that leaves the state as it is, with 0 for the second
+    is_average: bool  # a constant series stays constant, and a closed gate repeats the state to the bit
+
+
+_FORGET = _steps.forget_wide, _steps.forget_adjoint, _steps.forget_decay, 0.0, True
+RULES = {
+    "forget_wide": Rule(_steps.forget_wide, *_FORGET),
+    "forget_same": Rule(_steps.forget_same, *_FORGET),
+    "linear": Rule(_steps.linear, _steps.linear, _steps.linear_adjoint, _steps.linear_decay, 1.0, False),
+}
 
 # Plain parameters that are int32; times are int32 or int64; whatever ends in _lane holds three int64 strides.
 _INT32 = frozenset((*_operands.Geometry._fields, *_operands.Sizes._fields))

@@ -7,15 +7,15 @@ would wait at every step.
 """
 
 from .._steps import select
-from ._device import block, block_threads, helper, is_null, load_raw, narrow, store, thread, unpack
+from . import _device as gpu
 from ._operands import later, load_state, of_series, offset, split_index, valid_steps
 from ._summaries import add_exactly, settled
 
 
-@helper
+@gpu.helper
 def thread_in_grid():
     """Return this thread's number in the launch."""
-    return narrow(block() * block_threads() + thread())
+    return gpu.narrow(gpu.block() * gpu.block_threads() + gpu.thread())
 
 
 def forward(cuda, rule, zero, ahead, raws):
@@ -32,26 +32,26 @@ def forward(cuda, rule, zero, ahead, raws):
         a_now, b_now, h_now = of_series(a, index, 0), of_series(b, index, 0), of_series(h, index, 0)
         gates, values = cuda.local.array(ahead, a_raw), cuda.local.array(ahead, b_raw)
         while t < steps:
-            low, high, here = narrow(valid.start - t), narrow(valid.stop - t), narrow(steps - t)
+            low, high, here = gpu.narrow(valid.start - t), gpu.narrow(valid.stop - t), gpu.narrow(steps - t)
             for u in range(ahead):
                 values[u] = b_raw(0)
                 if u >= low and u < high:
-                    values[u] = load_raw(b_now.at, u * b.time, zero)
+                    values[u] = gpu.load_raw(b_now.at, u * b.time, zero)
             # Gates come last, since a step needs its gate first: what is needed first would be waited for first.
             for u in range(ahead):
                 gates[u] = a_raw(0)
                 if u >= low and u < high:
-                    gates[u] = load_raw(a_now.at, u * a.time, zero)
+                    gates[u] = gpu.load_raw(a_now.at, u * a.time, zero)
             for u in range(ahead):
                 is_valid = u >= low and u < high
-                gate, value = unpack(a.at, gates[u], zero), unpack(b.at, values[u], zero)
+                gate, value = gpu.unpack(a.at, gates[u], zero), gpu.unpack(b.at, values[u], zero)
                 state = select(is_valid, step(state, gate, value), state)
                 if u < here:
-                    store(h_now.at, u * h.time, select(is_valid, state, zero))
+                    gpu.store(h_now.at, u * h.time, select(is_valid, state, zero))
             t += ahead
             a_now, b_now, h_now = later(a_now, ahead), later(b_now, ahead), later(h_now, ahead)
-        if not is_null(last.at):
-            store(last.at, offset(last.series, index), state)
+        if not gpu.is_null(last.at):
+            gpu.store(last.at, offset(last.series, index), state)
 
     return kernel
 
@@ -79,41 +79,41 @@ def vjp(cuda, rule, zero, size, ahead, a_is_total, b_is_total, raws):
         a_total, a_rest, b_total, b_rest = zero, zero, zero, zero
         while t > 0:
             # Step t - 1 - u is in the batch; it is valid if low <= u < high.
-            low, high, here = narrow(t - valid.stop), narrow(t - valid.start), narrow(t)
+            low, high, here = gpu.narrow(t - valid.stop), gpu.narrow(t - valid.start), gpu.narrow(t)
             at_start = high - 1
             for u in range(ahead):
                 arriving[u], gates[u], values[u], before[u] = g_raw(0), a_raw(0), b_raw(0), h_raw(0)
                 if u >= low and u < high:
-                    arriving[u] = load_raw(g_now.at, -u * g.time, zero)
-                    gates[u] = load_raw(a_now.at, -u * a.time, zero)
-                    values[u] = load_raw(b_now.at, -u * b.time, zero)
+                    arriving[u] = gpu.load_raw(g_now.at, -u * g.time, zero)
+                    gates[u] = gpu.load_raw(a_now.at, -u * a.time, zero)
+                    values[u] = gpu.load_raw(b_now.at, -u * b.time, zero)
                     if u != at_start:
-                        before[u] = load_raw(h_now.at, -u * h.time, zero)
+                        before[u] = gpu.load_raw(h_now.at, -u * h.time, zero)
             for u in range(ahead):
                 is_valid = u >= low and u < high
-                arrived = unpack(g.at, arriving[u], zero) + r
-                gate, value = unpack(a.at, gates[u], zero), unpack(b.at, values[u], zero)
-                state = select(u == at_start, origin, unpack(h.at, before[u], zero))
+                arrived = gpu.unpack(g.at, arriving[u], zero) + r
+                gate, value = gpu.unpack(a.at, gates[u], zero), gpu.unpack(b.at, values[u], zero)
+                state = select(u == at_start, origin, gpu.unpack(h.at, before[u], zero))
                 grad_a, grad_b, onward = adjoint(arrived, gate, value, state)
                 r = select(is_valid, onward, r)
                 grad_a, grad_b = select(is_valid, grad_a, zero), select(is_valid, grad_b, zero)
                 if a_is_total:
                     a_total, a_rest = add_exactly(a_total, a_rest, grad_a)
                 elif u < here:
-                    store(to_a_now.at, -u * to_a.time, grad_a)
+                    gpu.store(to_a_now.at, -u * to_a.time, grad_a)
                 if b_is_total:
                     b_total, b_rest = add_exactly(b_total, b_rest, grad_b)
                 elif u < here:
-                    store(to_b_now.at, -u * to_b.time, grad_b)
+                    gpu.store(to_b_now.at, -u * to_b.time, grad_b)
             t -= ahead
             g_now, a_now = later(g_now, -ahead), later(a_now, -ahead)
             b_now, h_now = later(b_now, -ahead), later(h_now, -ahead)
             to_a_now, to_b_now = later(to_a_now, -ahead), later(to_b_now, -ahead)
         if a_is_total:
-            store(to_a.at, series * size, settled(a_total, a_rest))
+            gpu.store(to_a.at, series * size, settled(a_total, a_rest))
         if b_is_total:
-            store(to_b.at, series * size, settled(b_total, b_rest))
-        if not is_null(first.at):
-            store(first.at, offset(first.series, index), r)
+            gpu.store(to_b.at, series * size, settled(b_total, b_rest))
+        if not gpu.is_null(first.at):
+            gpu.store(first.at, offset(first.series, index), r)
 
     return kernel

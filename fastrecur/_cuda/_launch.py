@@ -125,11 +125,10 @@ class CudaCore:
 
     def primary(self, device):
         """Return a device's primary context, which is kept for as long as the process lives, as by CUDA's runtime."""
-        context = self.contexts.get(device)
-        if context is None:
-            context = self.contexts[device] = self.ask(self.api.cuDevicePrimaryCtxRetain(device))
-            self.handles[device] = int(context)
-        return context
+        if device not in self.contexts:
+            self.contexts[device] = self.ask(self.api.cuDevicePrimaryCtxRetain(device))
+            self.handles[device] = int(self.contexts[device])
+        return self.contexts[device]
 
     @contextlib.contextmanager
     def in_primary(self, device):
@@ -156,23 +155,18 @@ class CudaCore:
         """Put launches, which `_run` has prepared, into a stream of a device."""
         entered = self.enter(device)
         try:
-            queue = self.streams.get(stream)
-            if queue is None:
-                queue = self.queue(stream)
+            queue = self.queue(stream)
             for kernel, grid, threads, template, slots in launches:
                 if kernel is None:
                     self.ask(self.api.cuMemsetD32Async(places[slots], 0, threads, stream))
                     continue
-                handle = kernel.loaded.get(device)
-                if handle is None:
-                    handle = self.load(kernel, device, stream)
-                config = self.configs.get((grid, threads))
-                if config is None:
-                    config = self.configs[grid, threads] = self.core.LaunchConfig(grid=grid, block=threads)
+                handle = kernel.loaded.get(device) or self.load(kernel, device, stream)
+                if (grid, threads) not in self.configs:
+                    self.configs[grid, threads] = self.core.LaunchConfig(grid=grid, block=threads)
                 arguments = template.copy()
                 for at, k in slots:
                     arguments[at] = places[k]
-                self.core.launch(queue, config, handle, *arguments)
+                self.core.launch(queue, self.configs[grid, threads], handle, *arguments)
         finally:
             if entered:
                 self.leave()

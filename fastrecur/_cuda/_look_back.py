@@ -13,21 +13,8 @@ from collections import namedtuple
 import numpy as np
 
 from .._steps import select
+from . import _device as gpu
 from ._descriptors import DECAY, ORIGIN, RISE, STATE, WEIGHT, locator, pause
-from ._device import (
-    ballot,
-    barrier,
-    block_threads,
-    divide,
-    helper,
-    highest,
-    load_status,
-    narrow,
-    shuffle,
-    store_status,
-    take_ticket,
-    thread,
-)
 from ._summaries import Summary, advanced, compose, composer
 
 WARPS = 8
@@ -51,19 +38,19 @@ def window(across):
 def opener(cuda, across, is_forward):
     """Return the device function that takes a ticket and says what this thread's work is."""
 
-    @helper
+    @gpu.helper
     def open_tile(descriptors, geometry):
         ticket = cuda.shared.array(1, np.int32)
-        if thread() == 0:
-            ticket[0] = take_ticket(descriptors)
-        barrier()
-        number, side = narrow(ticket[0]), divide(geometry.lanes + (across - 1), across)
-        lane_id, warp = narrow(thread() & 31), narrow(thread() >> 5)
-        tile = divide(number, side)
-        column = lane_id if across > 1 else narrow(0)
-        row = warp if across > 1 else narrow(thread())
-        turn = warp if is_forward else narrow(WARPS - 1 - warp)
-        return Work(tile, narrow(across * (number - tile * side) + column), lane_id, turn, column, row)
+        if gpu.thread() == 0:
+            ticket[0] = gpu.take_ticket(descriptors)
+        gpu.barrier()
+        number, side = gpu.narrow(ticket[0]), gpu.divide(geometry.lanes + (across - 1), across)
+        lane_id, warp = gpu.narrow(gpu.thread() & 31), gpu.narrow(gpu.thread() >> 5)
+        tile = gpu.divide(number, side)
+        column = lane_id if across > 1 else gpu.narrow(0)
+        row = warp if across > 1 else gpu.narrow(gpu.thread())
+        turn = warp if is_forward else gpu.narrow(WARPS - 1 - warp)
+        return Work(tile, gpu.narrow(across * (number - tile * side) + column), lane_id, turn, column, row)
 
     return open_tile
 
@@ -72,24 +59,24 @@ def finder(kind, across):
     """Return the device function that looks for the nearest state that is known."""
     zero, each, most, locate = kind(0), looks(across), window(across), locator(across, kind(0).itemsize)
 
-    @helper
+    @gpu.helper
     def nearest_state(descriptors, geometry, me, back, near, held):
         """Look at the states before ``back`` tiles; note the nearest that is known for each warp and column."""
-        row = narrow(thread() >> 5) if across > 1 else narrow(thread())
-        distance, state = narrow(most), zero
+        row = gpu.narrow(gpu.thread() >> 5) if across > 1 else gpu.narrow(gpu.thread())
+        distance, state = gpu.narrow(most), zero
         for ago in range(each):
-            far = narrow(each * row + (each - 1 - ago))
+            far = gpu.narrow(each * row + (each - 1 - ago))
             if far < back:
                 at, _ = locate(geometry, me.series, back - far)
-                is_known, number = load_status(descriptors, at, zero)
+                is_known, number = gpu.load_status(descriptors, at, zero)
                 distance, state = select(is_known, far, distance), select(is_known, number, state)
         if across == 1:
-            known = ballot(distance < most)
-            first = highest(known & -known)
-            first = first if first >= 0 else narrow(0)
-            distance, state = shuffle(distance, first), shuffle(state, first)
+            known = gpu.ballot(distance < most)
+            first = gpu.highest(known & -known)
+            first = first if first >= 0 else gpu.narrow(0)
+            distance, state = gpu.shuffle(distance, first), gpu.shuffle(state, first)
         if across > 1 or me.lane_id == 0:
-            at = narrow(thread() >> 5) * across + me.column
+            at = gpu.narrow(gpu.thread() >> 5) * across + me.column
             near[at], held[at] = distance, state
 
     return nearest_state
@@ -100,10 +87,10 @@ def collector(cuda, is_average, kind, across):
     zero, one, each, locate = kind(0), kind(1), looks(across), locator(across, kind(0).itemsize)
     part = window(across) * across
 
-    @helper
+    @gpu.helper
     def await_summaries(descriptors, geometry, me, first, found):
         """Put the summaries of the tiles from ``first`` to this one, as many as are looked at at once, to ``found``."""
-        row = narrow(thread() >> 5) if across > 1 else narrow(thread())
+        row = gpu.narrow(gpu.thread() >> 5) if across > 1 else gpu.narrow(gpu.thread())
         # Loops of their own: what is asked for in one is on its way at once.
         missing = cuda.local.array(each, np.int32)
         decays, rises = cuda.local.array(each, kind), cuda.local.array(each, kind)
@@ -117,12 +104,12 @@ def collector(cuda, is_average, kind, across):
             for k in range(each):
                 if missing[k] != 0:
                     at, further = locate(geometry, me.series, first + each * row + k)
-                    has_decay, decays[k] = load_status(descriptors, at + DECAY * further, zero)
-                    has_rise, rises[k] = load_status(descriptors, at + RISE * further, zero)
+                    has_decay, decays[k] = gpu.load_status(descriptors, at + DECAY * further, zero)
+                    has_rise, rises[k] = gpu.load_status(descriptors, at + RISE * further, zero)
                     is_there = has_decay and has_rise
                     if is_average:
-                        has_weight, weights[k] = load_status(descriptors, at + WEIGHT * further, zero)
-                        has_origin, origins[k] = load_status(descriptors, at + ORIGIN * further, zero)
+                        has_weight, weights[k] = gpu.load_status(descriptors, at + WEIGHT * further, zero)
+                        has_origin, origins[k] = gpu.load_status(descriptors, at + ORIGIN * further, zero)
                         is_there = is_there and has_weight and has_origin
                     missing[k] = 0 if is_there else 1
             for k in range(each):
@@ -130,7 +117,7 @@ def collector(cuda, is_average, kind, across):
             if waits:
                 naps = pause(naps)
         for k in range(each):
-            at = narrow((each * row + k) * across + me.column)
+            at = gpu.narrow((each * row + k) * across + me.column)
             found[at], found[part + at] = decays[k], rises[k]
             if is_average:
                 found[2 * part + at], found[3 * part + at] = weights[k], origins[k]
@@ -145,40 +132,40 @@ def looker(cuda, is_average, kind, across):
     numbers = part * (4 if is_average else 2)
     nearest_state, await_summaries = finder(kind, across), collector(cuda, is_average, kind, across)
 
-    @helper
+    @gpu.helper
     def look_back(descriptors, geometry, me, state):
         """Return the state before a tile, that before the first tile being ``state``."""
         near, held = cuda.shared.array(slots, np.int32), cuda.shared.array(slots, kind)
         found = cuda.shared.array(numbers, kind)
-        begin, back = narrow(-1), me.tile  # from where this series is folded, not yet known
-        while ballot(begin < 0) != 0:
+        begin, back = gpu.narrow(-1), me.tile  # from where this series is folded, not yet known
+        while gpu.ballot(begin < 0) != 0:
             nearest_state(descriptors, geometry, me, back, near, held)
-            barrier()
-            for k in range(narrow(block_threads() >> 5)):  # `WARPS`: see `start`
+            gpu.barrier()
+            for k in range(gpu.narrow(gpu.block_threads() >> 5)):  # `WARPS`: see `start`
                 at = k * across + me.column
                 if begin < 0 and near[at] < most:
-                    begin, state = narrow(back - near[at]), held[at]
-            back = narrow(back - most)
+                    begin, state = gpu.narrow(back - near[at]), held[at]
+            back = gpu.narrow(back - most)
             if begin < 0 and back <= 0:
-                begin = narrow(0)
-            barrier()
-        first, earlier = me.tile, ballot(begin < me.tile)
+                begin = gpu.narrow(0)
+            gpu.barrier()
+        first, earlier = me.tile, gpu.ballot(begin < me.tile)
         while earlier != 0:
-            first = shuffle(begin, highest(earlier))
-            earlier = ballot(begin < first)
+            first = gpu.shuffle(begin, gpu.highest(earlier))
+            earlier = gpu.ballot(begin < first)
         while first < me.tile:
             await_summaries(descriptors, geometry, me, first, found)
-            barrier()
-            if thread() < 32:
-                for k in range(min(narrow(most), me.tile - first)):
+            gpu.barrier()
+            if gpu.thread() < 32:
+                for k in range(min(gpu.narrow(most), me.tile - first)):
                     at = k * across + me.column
                     weight, origin = zero, zero
                     if is_average:
                         weight, origin = found[2 * part + at], found[3 * part + at]
                     after = advanced(is_average, Summary(found[at], found[part + at], weight, origin), state)
                     state = select(first + k >= begin, after, state)
-            first = narrow(first + most)
-            barrier()
+            first = gpu.narrow(first + most)
+            gpu.barrier()
         return state
 
     return look_back
@@ -188,23 +175,23 @@ def sharer(is_average, kind, across, is_forward):
     """Return the device functions by which a tile's warps tell each other summaries, and learn their first states."""
     slots, compose_group = WARPS * across, composer(is_average, kind)
 
-    @helper
+    @gpu.helper
     def tell(sums, me, summary):
         """Put the summaries of warps, or of their lanes, to ``sums``; return that of the warp before this lane."""
         before, at, tells = summary, me.turn * across + me.column, True
         if across == 1:
-            before, summary = compose_group(summary, me.lane_id, narrow(32), is_forward)
+            before, summary = compose_group(summary, me.lane_id, gpu.narrow(32), is_forward)
             tells = me.lane_id == (31 if is_forward else 0)
         if tells:
             sums[at], sums[slots + at] = summary.decay, summary.rise
             sums[2 * slots + at], sums[3 * slots + at] = summary.weight, summary.origin
         return before
 
-    @helper
+    @gpu.helper
     def told(sums, at):
         return Summary(sums[at], sums[slots + at], sums[2 * slots + at], sums[3 * slots + at])
 
-    @helper
+    @gpu.helper
     def own_state(me, before, states):
         """Return the state that a thread starts from, and the one from which the next thread does."""
         at = me.turn * across + me.column
@@ -216,7 +203,7 @@ def sharer(is_average, kind, across, is_forward):
             beside = me.lane_id
             if rank < 31:
                 beside = me.lane_id + 1 if is_forward else me.lane_id - 1
-            beside = shuffle(state, beside)
+            beside = gpu.shuffle(state, beside)
             after = select(rank < 31, beside, after)
         return state, after
 
@@ -228,31 +215,31 @@ def starter(cuda, is_average, kind, across, told):
     zero, one, slots = kind(0), kind(1), WARPS * across
     look_back, locate = looker(cuda, is_average, kind, across), locator(across, kind(0).itemsize)
 
-    @helper
+    @gpu.helper
     def publish(descriptors, at, further, total):
-        store_status(descriptors, at + DECAY * further, total.decay)
-        store_status(descriptors, at + RISE * further, total.rise)
+        gpu.store_status(descriptors, at + DECAY * further, total.decay)
+        gpu.store_status(descriptors, at + RISE * further, total.rise)
         if is_average:
-            store_status(descriptors, at + WEIGHT * further, total.weight)
-            store_status(descriptors, at + ORIGIN * further, total.origin)
+            gpu.store_status(descriptors, at + WEIGHT * further, total.weight)
+            gpu.store_status(descriptors, at + ORIGIN * further, total.origin)
 
-    @helper
+    @gpu.helper
     def start(descriptors, geometry, me, first, sums, states):
         """Publish the tile's summary and the next tile's state; put the states before warps to ``states``."""
-        warps = narrow(block_threads() >> 5)  # `WARPS`, which the compiler must not know: it would unroll by it
+        warps = gpu.narrow(gpu.block_threads() >> 5)  # `WARPS`, which the compiler must not know: it would unroll by it
         total, writes = Summary(one, zero, zero, zero), across > 1 or me.lane_id == 0
-        if thread() < 32:
+        if gpu.thread() < 32:
             for k in range(warps):
                 total = compose(is_average, total, told(sums, k * across + me.column))
             if writes:
                 at, further = locate(geometry, me.series, me.tile)
                 publish(descriptors, at, further, total)
         state = look_back(descriptors, geometry, me, first)
-        if thread() < 32 and writes:
+        if gpu.thread() < 32 and writes:
             onward = advanced(is_average, total, state)
             if me.tile + 1 < geometry.tiles:
                 at, further = locate(geometry, me.series, me.tile + 1)
-                store_status(descriptors, at + STATE * further, onward)
+                gpu.store_status(descriptors, at + STATE * further, onward)
             states[slots + me.column] = onward
             for k in range(warps):
                 at = k * across + me.column

@@ -16,38 +16,18 @@ name                                  why
 ``_get_jit_decorator``
 ====================================  =================================================================================
 
-Nothing of numba-cuda's is changed: other threads compile their own kernels meanwhile. `missing` names what a numba-cuda
-lacks of these.
+Nothing of numba-cuda's is changed: other threads compile their own kernels meanwhile.
 """
 
+import inspect
 from types import FunctionType, SimpleNamespace
 
 from numba.cuda import decorators, dispatcher, types
+from numba.cuda.extending import intrinsic
 from numba.cuda.typing import templates
 
 # What helpers are compiled for. Their code is inlined into kernels, which are compiled for a card's own capability.
 CAPABILITY = 7, 5
-
-
-def missing():
-    """Return which names are not there, or not what they were."""
-    needed = {
-        "dispatcher.CUDADispatcher.compile_device": _reads(
-            getattr(dispatcher.CUDADispatcher, "compile_device", None), "get_current_device"
-        ),
-        "decorators.jit": _reads(getattr(decorators, "jit", None), "CUDADispatcher"),
-        "templates.make_overload_template": callable(getattr(templates, "make_overload_template", None)),
-        "templates.infer": callable(getattr(templates, "infer", None)),
-        "templates.infer_global": callable(getattr(templates, "infer_global", None)),
-        "templates._OverloadFunctionTemplate._get_jit_decorator": callable(
-            getattr(getattr(templates, "_OverloadFunctionTemplate", None), "_get_jit_decorator", None)
-        ),
-    }
-    return [name for name, is_there in needed.items() if not is_there]
-
-
-def _reads(function, name):
-    return isinstance(function, FunctionType) and name in function.__code__.co_names
 
 
 def _copied(function, **names):
@@ -72,16 +52,36 @@ _jit = _copied(decorators.jit, CUDADispatcher=_Helper)
 _OPTIONS = {"no_cpython_wrapper": True, "nopython": True, "forceinline": True}
 
 
-def overload(function, strict=True):
+KNOWN: set = set()  # functions that have a meaning in kernels
+
+
+def overload(function, implementation):
     """Declare a function's meaning in kernels, as `numba.cuda.extending.overload` does."""
+    KNOWN.add(function)
+    template = templates.make_overload_template(
+        function, implementation, _OPTIONS, False, "never", False, target="cuda"
+    )
+    template._get_jit_decorator = lambda self: _jit
+    templates.infer(template)
+    templates.infer_global(function, types.Function(template))
 
-    def decorate(implementation):
-        template = templates.make_overload_template(
-            function, implementation, _OPTIONS, strict, "never", False, target="cuda"
-        )
-        template._get_jit_decorator = lambda self: _jit
-        templates.infer(template)
-        templates.infer_global(function, types.Function(template))
-        return implementation
 
-    return decorate
+# A function of so many arguments that calls another. Kernels call what is declared so as a function of its own: where
+# it was lowered in its place, comparisons came out in another width, and batches of loads came apart.
+_CALLS = (
+    lambda f: lambda: f(),
+    lambda f: lambda a: f(a),
+    lambda f: lambda a, b: f(a, b),
+    lambda f: lambda a, b, c: f(a, b, c),
+)
+
+
+def means(function):
+    """Declare a function's meaning in kernels by its code, of which `numba.cuda.extending.intrinsic` says how."""
+
+    def declare(definition):
+        call = _CALLS[len(inspect.signature(definition).parameters) - 1](intrinsic(definition))
+        overload(function, lambda *arguments: call)
+        return definition
+
+    return declare

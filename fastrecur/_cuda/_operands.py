@@ -6,7 +6,7 @@ three dimensions from outside in. What has no time, such as a first state, has n
 
 from collections import namedtuple
 
-from ._device import divide, helper, is_null, load, load_int, narrow, shift
+from . import _device as gpu
 
 Operand = namedtuple("Operand", "at time series")
 State = namedtuple("State", "at series")
@@ -19,6 +19,7 @@ Valid = namedtuple("Valid", "start stop")
 Source = namedtuple("Source", "at kept summed")
 Target = namedtuple("Target", "at kept slice")
 Sizes = namedtuple("Sizes", "results middles inners summands summed_middles summed_inners slice_size across")
+
 
 _STATES = ("h0", "last", "first", "lengths")
 _OPERANDS = ("g", "a", "b", "h", "to_a", "to_b", "product", "keep", "states", "to_product")
@@ -37,52 +38,52 @@ def group(name):
     return _GROUPS.get(name, (None, (name,)))
 
 
-@helper
+@gpu.helper
 def offset(strides, index):
     """Return how many bytes from its operand's first series a series stands."""
     return index.outer * strides[0] + index.middle * strides[1] + index.inner * strides[2]
 
 
-@helper
+@gpu.helper
 def split_index(series, middles, inners):
     """Return a series' indices in the three dimensions."""
-    row = divide(series, inners)
-    outer = divide(row, middles)
+    row = gpu.divide(series, inners)
+    outer = gpu.divide(row, middles)
     return Index(outer, row - outer * middles, series - row * inners)
 
 
-@helper
+@gpu.helper
 def of_series(x, index, t):
     """Return an operand from step t of a series on."""
-    return Operand(shift(x.at, offset(x.series, index) + t * x.time), x.time, x.series)
+    return Operand(gpu.shift(x.at, offset(x.series, index) + t * x.time), x.time, x.series)
 
 
-@helper
+@gpu.helper
 def later(x, steps):
     """Return an operand so many steps later."""
-    return Operand(shift(x.at, steps * x.time), x.time, x.series)
+    return Operand(gpu.shift(x.at, steps * x.time), x.time, x.series)
 
 
-@helper
+@gpu.helper
 def valid_steps(lengths, index, geometry):
     """Return the first valid step of a series in the direction of the scan, and the one past the last.
 
     Lengths on a device are not looked at beforehand, for that would stall the host: here they are kept in range.
     """
     start, stop = 0, geometry.steps
-    if not is_null(lengths.at):
-        length = min(max(load_int(lengths.at, offset(lengths.series, index)), 0), geometry.steps)
+    if not gpu.is_null(lengths.at):
+        length = min(max(gpu.load_int(lengths.at, offset(lengths.series, index)), 0), geometry.steps)
         if geometry.reverse:
             start = geometry.steps - length
         else:
             stop = length
-    return Valid(narrow(start), narrow(stop))
+    return Valid(gpu.narrow(start), gpu.narrow(stop))
 
 
-@helper
+@gpu.helper
 def load_state(x, index, zero):
     """Return a series' state, zero where there is none."""
     state = zero
-    if not is_null(x.at):
-        state = load(x.at, offset(x.series, index), zero)
+    if not gpu.is_null(x.at):
+        state = gpu.load(x.at, offset(x.series, index), zero)
     return state

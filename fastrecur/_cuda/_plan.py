@@ -36,6 +36,11 @@ GAIN = 0.9  # three launches in the place of one are to save a tenth
 FEW_LANES = 32
 ACROSS = 32  # series side by side in a tile
 
+# The names of operands and results, in the order of their addresses; and which of them have time.
+FORWARD = "a", "b", "h0", "h", "last", "lengths"
+VJP = "g", "a", "b", "h", "h0", "last", "to_a", "to_b", "first", "lengths"
+_FULL = "g", "a", "b", "h", "to_a", "to_b"
+
 
 class Choice(NamedTuple):
     """Which kernel scans, and into how many tiles time is cut for it: 1 if it is not."""
@@ -95,7 +100,7 @@ def choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, is_complex
     is_complex : bool
         Complex states have the one kernel only, and are not cut.
     """
-    if is_complex:
+    if is_complex or not lanes or not steps:
         return Choice(LANES, 1)
     return estimate(lanes, steps, neighbours, time_is_contiguous, word, ahead).choice
 
@@ -112,7 +117,6 @@ class Launch(NamedTuple):
     grid: tuple
     threads: int
     values: dict  # the parameters that are known beforehand
-    places: tuple = ()  # pairs: parameters that take another operand's address, and whose
 
 
 @dataclass(eq=False)
@@ -121,67 +125,83 @@ class DevicePlan:
 
     plan: object  # what `_problem` says about it: shape, dtypes, strides of results
     carry: str
-    lane_shape: tuple
-    choice: Choice
-    launches: tuple
-    scratch: dict  # name -> how many carries
-    offsets: tuple  # for every repetition of the launches, name -> bytes
-    finish: tuple = ()  # sums: (source name, target name, carries of partial sums, launches)
-    temporaries: dict = field(default_factory=dict)  # name -> how many carries
+    names: tuple  # of operands and results, in the order in which `_run` is given their addresses
+    launches: tuple = ()
+    offsets: tuple = ()  # for every repetition of the launches, name -> bytes
+    choice: Choice | None = None
+    scratch: dict = field(default_factory=dict)  # name -> how many carries
+    finish: tuple = ()  # sums: of what and to what, carries of partial sums, launches
+    program: object = None  # what `_run` has made of it
 
     def __post_init__(self):
         self.carry_dtype = _DTYPES[self.carry]
-        self.prepared = {}  # what `_run` has made of launches
 
 
-def _signature_parts(signature, carry_dtype):
-    if type(signature) is not tuple:
-        return "number", carry_dtype.itemsize, (), ()
-    dtype, shape, strides = signature
-    return element(dtype), dtype.itemsize, shape, strides
+def carry_of(dtype):
+    """Return the name of what states of a dtype are computed in."""
+    return _CARRY[element(dtype)]
 
 
-def _rule(family, dtype, carry, a):
-    if family == _problem.LINEAR:
-        return "linear"
-    is_number = type(a) is not tuple
-    return "forget_same" if element(dtype) == carry or is_number else "forget_wide"
+class _Operands:
+    """A problem's operands and results by a kernel's parameters: elements, itemsizes, strides in the result's axes."""
+
+    def __init__(self, plan, carry):
+        self.plan, self.carry = plan, carry
+        self.elements, self.sizes, self.strides = {}, {}, {}
+
+    def put(self, name, dtype, strides, label=""):
+        """Note what has these strides; raise unless they are whole elements."""
+        self.elements[name], self.sizes[name], self.strides[name] = element(dtype), dtype.itemsize, strides
+        if any(s % dtype.itemsize for s in strides):
+            raise ValueError(say.unaligned(label))
+
+    def read(self, name, label, signature):
+        """Note an operand, or a number."""
+        if type(signature) is tuple:
+            dtype, shape, strides = signature
+            self.put(name, dtype, _shapes.spread(shape, strides, self.plan.shape), label)
+        else:
+            self.put(name, _DTYPES[self.carry], (0,) * len(self.plan.shape))
+            self.elements[name] = "number"
+
+    def put_state(self, name, dtype, shape, strides):
+        """Note what has no time."""
+        strides, axis = _shapes.spread(shape, strides, self.plan.lane_shape), self.plan.axis
+        self.put(name, dtype, (*strides[:axis], 0, *strides[axis:]), name)
+
+    def read_state(self, name, signature):
+        """Note a state, or a number; None is a null address."""
+        self.put_state(name, *(signature if type(signature) is tuple else (self.plan.dtype, (), ())))
+        if signature is float or signature is complex:
+            self.elements[name] = "number"
+
+    def read_lengths(self, signature):
+        """Note lengths, which lead the axes of series."""
+        dtype, shape, strides = signature or (np.dtype(np.int64), (), ())
+        missing = len(self.plan.lane_shape) - len(shape)
+        self.put_state("lengths", dtype, shape + (1,) * missing, strides + (0,) * missing)
 
 
-def _aligned(strides, itemsize, name):
-    if any(s % itemsize for s in strides):
-        raise ValueError(say.unaligned(name))
-
-
-def _dims(shape, axis, operands, guides):
-    """Return lane dimensions, merged: size and each operand's strides."""
-    lane_axes = [k for k in range(len(shape)) if k != axis and shape[k] != 1]
-    lane_axes.sort(key=lambda k: (-abs(next((operands[g][k] for g in guides if operands[g][k]), 0)), k))
-    names = list(operands)
-    dims = _loops.merge([(shape[k], tuple(operands[name][k] for name in names)) for k in lane_axes])
-    return [(size, dict(zip(names, strides, strict=True))) for size, strides in dims]
+def _dims(operands):
+    """Return dimensions of series, merged: size and each operand's strides."""
+    strides, plan = operands.strides, operands.plan
+    guides = [strides[name] for name in "hbag" if name in strides]
+    axes = [k for k, n in enumerate(plan.shape) if k != plan.axis and n != 1]
+    axes.sort(key=lambda k: (-abs(next((guide[k] for guide in guides if guide[k]), 0)), k))
+    dims = _loops.merge([(plan.shape[k], tuple(own[k] for own in strides.values())) for k in axes])
+    return [(size, dict(zip(strides, own, strict=True))) for size, own in dims]
 
 
 def _cut(dims, names):
     """Return the sizes of three dimensions, each operand's strides in them, and the offsets of their repetitions."""
     beyond, three = dims[:-3], dims[-3:]
     three = [(1, dict.fromkeys(names, 0))] * (3 - len(three)) + three
-    sizes = [size for size, _ in three]
     strides = {name: tuple(s[name] for _, s in three) for name in names}
     offsets = tuple(
         {name: sum(i * s[name] for i, (_, s) in zip(index, beyond, strict=True)) for name in names}
         for index in itertools.product(*(range(size) for size, _ in beyond))
     )
-    return sizes, strides, offsets
-
-
-def _packs(names, elements, sizes, time, most):
-    """Return how many elements of each operand, ``most`` at most, are read at once: 0 unless time is contiguous."""
-    packs = {}
-    for name in names:
-        contiguous = abs(time[name]) == sizes[name] and elements[name] in ("f2", "bf2", "f4", "f8")
-        packs[name] = 16 // sizes[name] if contiguous and 16 // sizes[name] <= most else 0
-    return packs
+    return [size for size, _ in three], strides, offsets
 
 
 def _grid(threads, per_block):
@@ -195,53 +215,6 @@ def _block(threads):
 def _check_size(lanes, steps):
     if lanes >= 1 << 31 or steps >= 1 << 31:
         raise ValueError(say.too_many(lanes, steps))
-
-
-def _geometry(shape, axis, reverse, operands, sizes, elements, guides, full, word, carry, is_vjp):
-    """Return what all launches of a problem share.
-
-    ``operands`` holds strides in the result's axes by name, 0 in time for those that have none; ``full`` names those
-    with time, whose layout decides.
-    """
-    steps = shape[axis]
-    time = {name: (operands[name][axis] if steps > 1 else 0) for name in full}
-    base = {name: ((steps - 1) * time[name] if reverse else 0) for name in full}
-    if reverse:
-        time = {name: -t for name, t in time.items()}
-    dims = _dims(shape, axis, operands, guides)
-    lane_sizes, lane_strides, offsets = _cut(dims, list(operands))
-    lanes = math.prod(lane_sizes)
-    _check_size(lanes, steps)
-    wide = [name for name in full if elements[name] != "number" and any(operands[name])]
-    inner, inner_strides = dims[-1] if dims else (1, dict.fromkeys(operands, 0))
-    neighbours = inner if all(inner_strides[n] in (0, sizes[n]) for n in wide) else 1
-    in_time = [n for n in wide if time[n]]
-    time_is_contiguous = bool(in_time) and all(abs(time[n]) == sizes[n] for n in in_time)
-    largest = max((sizes[n] for n in wide), default=4)
-    ahead = (16 if largest <= 4 else 8) // (2 if is_vjp else 1)
-    choice = choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, carry.startswith("c"))
-    in_time, cut = choice.traversal == SERIES, choice.tiles > 1
-    packs, guide, width, tiles = dict.fromkeys(full, 0), ("b", 0), 1, 1
-    if in_time:
-        packs = _packs(full, elements, sizes, time, ahead)
-        by = max(("b", "a"), key=lambda n: packs[n])
-        guide, width = (by, packs[by]), 32
-        while width > 1 and width // 2 * ahead >= steps + guide[1]:
-            width //= 2
-    across = 1 if in_time else ACROSS
-    if cut:
-        tiles = -(-(steps + guide[1]) // (_look_back.THREADS // across * ahead))
-    farthest = max([abs(t) for t in time.values()] or [0]) * (16 + ahead)
-    values = dict(
-        steps=steps, reverse=int(reverse), lanes=lanes, middles=lane_sizes[1], inners=lane_sizes[2], width=width,
-        tiles=tiles,
-    )  # fmt: skip
-    values |= {f"{name}_time": t for name, t in time.items()}
-    values |= {f"{name}_lane": s for name, s in lane_strides.items()}
-    offsets = tuple({name: o + base.get(name, 0) for name, o in each.items()} for each in offsets)
-    return Geometry(
-        values, offsets, choice, tiles, lanes, ahead, across, packs, guide, "i4" if farthest < 1 << 31 else "i8", dims
-    )
 
 
 class Geometry(NamedTuple):
@@ -260,16 +233,64 @@ class Geometry(NamedTuple):
     dims: list
 
 
-def _launches(geometry, rule, carry, elements, back, **told):
+def _geometry(operands, reverse):
+    """Return what all launches of a problem share."""
+    sizes, elements, strides, axis = operands.sizes, operands.elements, operands.strides, operands.plan.axis
+    steps, full = operands.plan.shape[axis], [name for name in _FULL if name in strides]
+    time = {name: (strides[name][axis] if steps > 1 else 0) for name in full}
+    base = {name: ((steps - 1) * time[name] if reverse else 0) for name in full}
+    if reverse:
+        time = {name: -t for name, t in time.items()}
+    dims = _dims(operands)
+    lane_sizes, lane_strides, offsets = _cut(dims, list(strides))
+    lanes = math.prod(lane_sizes)
+    _check_size(lanes, steps)
+    moved = [name for name in full if any(strides[name])]
+    wide = [name for name in moved if elements[name] != "number"]
+    inner, inner_strides = dims[-1] if dims else (1, dict.fromkeys(strides, 0))
+    neighbours = inner if all(inner_strides[n] in (0, sizes[n]) for n in wide) else 1
+    in_time = [n for n in wide if time[n]]
+    time_is_contiguous = bool(in_time) and all(abs(time[n]) == sizes[n] for n in in_time)
+    largest = max((sizes[n] for n in wide), default=4)
+    ahead = (16 if largest <= 4 else 8) // (2 if "g" in full else 1)
+    word = sum(sizes[name] for name in moved)
+    is_complex = operands.carry.startswith("c")
+    choice = choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, is_complex)
+    packs, guide, width, tiles, across = dict.fromkeys(full, 0), ("b", 0), 1, 1, ACROSS
+    if choice.traversal == SERIES:
+        for name in full:
+            pack = 16 // sizes[name]
+            is_packed = abs(time[name]) == sizes[name] and elements[name] in ("f2", "bf2", "f4", "f8")
+            packs[name] = pack if is_packed and pack <= ahead else 0
+        by = max(("b", "a"), key=lambda n: packs[n])
+        guide, width, across = (by, packs[by]), 32, 1
+        while width > 1 and width // 2 * ahead >= steps + guide[1]:
+            width //= 2
+    if choice.tiles > 1:
+        tiles = -(-(steps + guide[1]) // (_look_back.THREADS // across * ahead))
+    farthest = max([abs(t) for t in time.values()] or [0]) * (16 + ahead)
+    values = dict(
+        steps=steps, reverse=int(reverse), lanes=lanes, middles=lane_sizes[1], inners=lane_sizes[2], width=width,
+        tiles=tiles,
+    )  # fmt: skip
+    values |= {f"{name}_time": t for name, t in time.items()}
+    values |= {f"{name}_lane": s for name, s in lane_strides.items()}
+    offsets = tuple({name: o + base.get(name, 0) for name, o in each.items()} for each in offsets)
+    return Geometry(
+        values, offsets, choice, tiles, lanes, ahead, across, packs, guide, "i4" if farthest < 1 << 31 else "i8", dims
+    )
+
+
+def _launches(geometry, rule, operands, **told):
     """Return the launches of this problem, and what they need of scratch: name -> how many carries."""
     lanes, tiles, packs = geometry.lanes, geometry.tiles, tuple(sorted(geometry.packs.items()))
-    chunks = dict(count=geometry.ahead, packs=packs, guide=geometry.guide)
+    chunks, back = dict(count=geometry.ahead, packs=packs, guide=geometry.guide), "_vjp" if told else ""
+    elements, carry = tuple(sorted(operands.elements.items())), operands.carry
 
     def launch(kernel, threads, per_block, **options):
-        return Launch(
-            kernel + back, rule, carry, tuple(sorted((told | options).items())), tuple(sorted(elements.items())),
-            geometry.time, _grid(threads, per_block), per_block, geometry.values,
-        )  # fmt: skip
+        options = tuple(sorted((told | options).items()))
+        grid = _grid(threads, per_block)
+        return Launch(kernel + back, rule, carry, options, elements, geometry.time, grid, per_block, geometry.values)
 
     if tiles > 1:
         threads = -(-lanes // geometry.across) * tiles * _look_back.THREADS
@@ -281,18 +302,9 @@ def _launches(geometry, rule, carry, elements, back, **told):
         fix_up = launch("series", lanes * 32, _block(lanes * 32), is_fix_up=True, **chunks)
         return (clear, scan, fix_up), {"descriptors": needed // size}
     if geometry.choice.traversal == LANES:
-        return (launch("lanes", lanes, _block(lanes), ahead=geometry.ahead),), {}
+        return (launch("lanes", lanes, _block(lanes), ahead=geometry.ahead),) if lanes else (), {}
     threads = lanes * geometry.values["width"]
     return (launch("series", threads, _block(threads), is_fix_up=False, **chunks),), {}
-
-
-def _own(shape, lane_shape, strides):
-    """Return a state's strides in the lanes' axes."""
-    return _shapes.spread(shape, strides, lane_shape)
-
-
-def _with_time(strides, axis):
-    return (*strides[:axis], 0, *strides[axis:])
 
 
 @functools.lru_cache(maxsize=1024)
@@ -303,58 +315,25 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex=F
     ``complex``; any other number, and what is left out, as None, ``h0`` as a number with ``float``. ``dtype`` is the
     result's where the library's own promotion has found it.
     """
-    h0_known = h0[:2] if type(h0) is tuple else (complex if h0 is complex else None)
-    plan = _problem.forward(
-        family, names, a, b, h0_known, out, axis, reverse, None if lengths is None else lengths[1], weak_complex, dtype
-    )
-    carry = _CARRY[element(plan.dtype)]
-    carry_dtype = _DTYPES[carry]
-    shape, axis, lane_shape = plan.shape, plan.axis, plan.lane_shape
-    if 0 in shape:
-        return DevicePlan(plan, carry, lane_shape, None, (), {}, ())
-    elements, sizes, operands = {}, {}, {}
-    for name, label, signature in (("a", names[0], a), ("b", names[1], b)):
-        elements[name], sizes[name], own_shape, own = _signature_parts(signature, carry_dtype)
-        operands[name] = _shapes.spread(own_shape, own, shape)
-        _aligned(operands[name], sizes[name], label)
-    elements["h"], sizes["h"], operands["h"] = element(plan.dtype), plan.dtype.itemsize, plan.h_strides
-    _aligned(plan.h_strides, sizes["h"], "out")
-    _state(elements, operands, "h0", h0, plan.dtype, lane_shape, axis)
-    elements["last"] = elements["h"]
-    operands["last"] = _with_time(c_strides(lane_shape, plan.dtype.itemsize), axis)
-    _lengths(elements, operands, lengths, lane_shape, axis)
-    word = plan.dtype.itemsize + sum(sizes[n] for n in "ab" if any(operands[n]))
-    geometry = _geometry(
-        shape, axis, reverse, operands, sizes, elements, ("h", "b", "a"), ("a", "b", "h"), word,
-        carry, False,
-    )  # fmt: skip
-    rule = _rule(family, plan.dtype, carry, a)
-    launches, scratch = _launches(geometry, rule, carry, elements, "")
-    return DevicePlan(plan, carry, lane_shape, geometry.choice, launches, scratch, geometry.offsets)
+    known = None if lengths is None else lengths[1]
+    plan = _problem.forward(family, names, a, b, _known(h0), out, axis, reverse, known, weak_complex, dtype)
+    carry, lane_shape = carry_of(plan.dtype), plan.lane_shape
+    operands = _Operands(plan, carry)
+    operands.read("a", names[0], a)
+    operands.read("b", names[1], b)
+    operands.put("h", plan.dtype, plan.h_strides, "out")
+    operands.read_state("h0", h0)
+    operands.put_state("last", plan.dtype, lane_shape, c_strides(lane_shape, plan.dtype.itemsize))
+    operands.read_lengths(lengths)
+    geometry = _geometry(operands, reverse)
+    rule = _problem._rule(family, plan.dtype, _DTYPES[carry], a)
+    launches, scratch = _launches(geometry, rule, operands)
+    return DevicePlan(plan, carry, FORWARD, launches, geometry.offsets, geometry.choice, scratch)
 
 
-def _state(elements, operands, name, state, like, lane_shape, axis):
-    if type(state) is tuple:
-        dtype, own_shape, own = state
-        elements[name] = element(dtype)
-        operands[name] = _with_time(_own(own_shape, lane_shape, own), axis)
-        _aligned(operands[name], dtype.itemsize, name)
-    else:
-        elements[name] = element(like) if state is None else "number"  # None: a null address
-        operands[name] = _with_time((0,) * len(lane_shape), axis)
-
-
-def _lengths(elements, operands, lengths, lane_shape, axis):
-    if lengths is None:
-        elements["lengths"] = "i8"
-        operands["lengths"] = (0,) * (len(lane_shape) + 1)
-    else:
-        dtype, own_shape, own = lengths
-        elements["lengths"] = element(dtype)
-        padded = own + (0,) * (len(lane_shape) - len(own))
-        sizes = own_shape + (1,) * (len(lane_shape) - len(own))
-        operands["lengths"] = _with_time(tuple(0 if n == 1 else s for n, s in zip(sizes, padded, strict=True)), axis)
-        _aligned(operands["lengths"], dtype.itemsize, "lengths")
+def _known(state):
+    """Return what `_problem` asks of a state."""
+    return state[:2] if type(state) is tuple else (complex if state is complex else None)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -366,104 +345,77 @@ def vjp(
 
     ``layouts`` are the strides of fresh gradients, None to choose them.
     """
-    known = [s[:2] if type(s) is tuple else (complex if s is complex else None) for s in (h0, grad_state)]
     plan = _problem.vjp(
-        family, names, (g, a, b, h, *known), axis, reverse, None if lengths is None else lengths[1], weak_complex,
-        dtype, layouts=layouts,
+        family, names, (g, a, b, h, _known(h0), _known(grad_state)), axis, reverse,
+        None if lengths is None else lengths[1], weak_complex, dtype, layouts=layouts,
     )  # fmt: skip
     if dtype is None:
         everything = _shapes.own_dtypes(g, a, b, h, h0, grad_state)
         dtype = _shapes.result_dtype((*names, "h0", "grad_state"), everything, weak_complex)
-    carry = _CARRY[element(dtype)]
-    carry_dtype = _DTYPES[carry]
-    shape, axis, lane_shape = plan.shape, plan.axis, plan.lane_shape
-    if 0 in shape:
-        return DevicePlan(plan, carry, lane_shape, None, (), {}, ())
-    elements, sizes, operands = {}, {}, {}
-    for name, label, signature in (("g", names[0], g), ("a", names[1], a), ("b", names[2], b), ("h", names[3], h)):
-        elements[name], sizes[name], own_shape, own = _signature_parts(signature, carry_dtype)
-        operands[name] = _shapes.spread(own_shape, own, shape)
-        _aligned(operands[name], sizes[name], label)
-    _state(elements, operands, "h0", h0, plan.dtype, lane_shape, axis)
-    _state(elements, operands, "last", grad_state, plan.dtype, lane_shape, axis)
+    carry, shape, lane_shape = carry_of(dtype), plan.shape, plan.lane_shape
+    operands, kind = _Operands(plan, carry), _DTYPES[carry]
+    for name, label, signature in zip("gabh", names, (g, a, b, h), strict=True):
+        operands.read(name, label, signature)
+    operands.read_state("h0", h0)
+    operands.read_state("last", grad_state)
+    operands.read_lengths(lengths)
     # Gradients: of a full operand where they belong, else in the carry's type and added up afterwards.
-    totals, temporaries = {}, {}
-    dense = (
-        _shapes.like(shape, carry_dtype, (h[1], h[2])) if type(h) is tuple else c_strides(shape, carry_dtype.itemsize)
-    )
-    for name, (own_shape, dtype, strides) in zip(("to_a", "to_b"), plan.gradients, strict=True):
-        own = _shapes.own_strides(own_shape, shape, dtype.itemsize)
+    prototypes = [(h[1], h[2])] if type(h) is tuple else []
+    dense, sums, totals = _shapes.like(shape, kind, *prototypes), {}, {}
+    for name, (own_shape, own_dtype, strides) in zip(("to_a", "to_b"), plan.gradients, strict=True):
         totals[name] = False
         if strides is not None:
-            elements[name], sizes[name], operands[name] = element(dtype), dtype.itemsize, strides
+            operands.put(name, own_dtype, strides)
             continue
-        elements[name], sizes[name] = carry, carry_dtype.itemsize
-        totals[name] = own[axis] == 0
-        operands[name] = (0,) * len(shape) if totals[name] else dense
-        operands[name + "_sum"] = (*own[:axis], 0, *own[axis + 1 :])
+        own = _shapes.own_strides(own_shape, shape, own_dtype.itemsize)
+        sums[name], totals[name] = (own_dtype, own), own[plan.axis] == 0
+        operands.put(name, kind, (0,) * len(shape) if totals[name] else dense)
+        operands.strides[name + "_sum"] = (*own[: plan.axis], 0, *own[plan.axis + 1 :])
     h0_shape = h0[1] if type(h0) is tuple else ()
-    full_state = h0_shape == lane_shape
-    first_dtype = carry_dtype if h0 is not None and not full_state else plan.h0_dtype or plan.dtype
-    elements["first"] = element(first_dtype)
-    operands["first"] = _with_time(c_strides(lane_shape, first_dtype.itemsize), axis)
-    _lengths(elements, operands, lengths, lane_shape, axis)
-    word = sum(sizes[n] for n in ("g", "a", "b", "h", "to_a", "to_b") if any(operands[n]))
-    full = ("g", "a", "b", "h", "to_a", "to_b")
-    geometry = _geometry(shape, axis, reverse, operands, sizes, elements, ("h", "b", "a", "g"), full, word, carry, True)
-    rule = _rule(family, np.dtype(carry_dtype) if plan.dtype.itemsize > 2 else plan.dtype, carry, a)
-    lanes, tiles, repeats = geometry.lanes, geometry.tiles, len(geometry.offsets)
-    told = dict(a_is_total=totals["to_a"], b_is_total=totals["to_b"])
-    launches, scratch = _launches(geometry, rule, carry, elements, "_vjp", **told)
-    finish = []
-    size = carry_dtype.itemsize
-    offsets = [dict(each) for each in geometry.offsets]
-    for name, (own_shape, dtype, strides) in zip(("to_a", "to_b"), plan.gradients, strict=True):
-        if strides is not None:
-            continue
-        own = _shapes.own_strides(own_shape, shape, dtype.itemsize)
+    h0_is_full = h0 is None or h0_shape == lane_shape
+    first = (plan.h0_dtype or plan.dtype) if h0_is_full else kind
+    operands.put_state("first", first, lane_shape, c_strides(lane_shape, first.itemsize))
+    geometry = _geometry(operands, reverse)
+    rule = "linear" if family == _problem.LINEAR else "forget_wide"  # which of its steps does not matter
+    launches, scratch = _launches(geometry, rule, operands, a_is_total=totals["to_a"], b_is_total=totals["to_b"])
+    offsets, finish = [dict(each) for each in geometry.offsets], []
+    for name, (own_dtype, own) in sums.items():
+        scratch[name] = math.prod(shape)
+        dims = list(zip(shape, dense, own, strict=True))
         if totals[name]:
-            temporaries[name] = repeats * tiles * lanes
-            for k, each in enumerate(offsets):
-                each[name] = k * tiles * lanes * size
-            # As the kernel leaves them: repetitions, tiles, and the lanes in the kernel's order.
-            reach, dims = size, []
-            for n, s in reversed(geometry.dims[-3:]):
-                dims.append((n, reach, s[name + "_sum"]))
-                reach *= n
-            dims.append((tiles, reach, 0))
-            reach *= tiles
-            for n, s in reversed(geometry.dims[:-3]):
-                dims.append((n, reach, s[name + "_sum"]))
-                reach *= n
-        else:
-            temporaries[name] = math.prod(shape)
-            dims = [(n, s, o) for n, s, o in zip(shape, dense, own, strict=True)]
-        finish.append((name, name, *_sum(dims, carry, element(dtype))))
-    if h0 is not None and not full_state:
-        temporaries["first"] = math.prod(lane_shape)
-        source = c_strides(lane_shape, carry_dtype.itemsize)
+            each = geometry.tiles * geometry.lanes
+            scratch[name] = each * len(offsets)
+            for k, offset in enumerate(offsets):
+                offset[name] = k * each * kind.itemsize
+            dims = _dims_of_totals(geometry, name + "_sum", kind.itemsize)
+        finish.append((name, name, *_sum(dims, carry, element(own_dtype))))
+    if not h0_is_full:
+        scratch["first"] = math.prod(lane_shape)
         own = _shapes.own_strides(h0_shape, lane_shape, plan.h0_dtype.itemsize)
-        dims = list(zip(lane_shape, source, own, strict=True))
+        dims = list(zip(lane_shape, c_strides(lane_shape, kind.itemsize), own, strict=True))
         finish.append(("first", "first", *_sum(dims, carry, element(plan.h0_dtype))))
-    return DevicePlan(
-        plan, carry, lane_shape, geometry.choice, launches, scratch, tuple(offsets), tuple(finish), temporaries
-    )
+    return DevicePlan(plan, carry, VJP, launches, tuple(offsets), geometry.choice, scratch, tuple(finish))
+
+
+def _dims_of_totals(geometry, name, size):
+    """Return the dimensions of totals as the kernel leaves them: repetitions, tiles, lanes in the kernel's order."""
+    beyond, lanes = ([(n, own[name]) for n, own in dims] for dims in (geometry.dims[:-3], geometry.dims[-3:]))
+    dims, reach = [], size
+    for n, stride in reversed([*beyond, (geometry.tiles, 0), *lanes]):
+        dims.append((n, reach, stride))
+        reach *= n
+    return dims
 
 
 SLICE = 1 << 12  # summands that a block adds up
 MOST_SLICES = 1 << 8
 
 
-def added(dtype, source, shape, source_strides, target, target_strides):
-    """Return a plan that adds up ``source`` into ``target_sum``, or copies, or fills where the source is a number.
-
-    ``source`` is a dtype or ``"number"``; strides are in the axes of ``shape``, the target's 0 where it is summed over.
-    """
-    carry = _CARRY[element(dtype)]
-    source = source if source == "number" else element(source)
+def copied(dtype, shape, source_strides, target_strides):
+    """Return a plan that copies ``source`` to ``target``."""
+    carry, name = carry_of(dtype), element(dtype)
     dims = list(zip(shape, source_strides, target_strides, strict=True))
-    finish = (("source", "source", *_sum(dims, carry, element(target), source)),)
-    return DevicePlan(None, carry, (), None, (), {}, (), finish)
+    return DevicePlan(None, carry, ("source", "target"), finish=(("source", "target", *_sum(dims, carry, name, name)),))
 
 
 def _sum(dims, carry, target, source=None):
@@ -471,41 +423,37 @@ def _sum(dims, carry, target, source=None):
 
     ``dims`` are ``(size, source stride, target stride)``, the latter 0 along what is summed over.
     """
-    dims = sorted((d for d in dims if d[0] > 1), key=lambda d: -abs(d[1]))
+    dims = sorted((d for d in dims if d[0] != 1), key=lambda d: -abs(d[1]))
     kept = _loops.merge([(n, (s, t)) for n, s, t in dims if t])
     summed = _loops.merge([(n, (s, 0)) for n, s, t in dims if not t])
     if len(kept) > 3 or len(summed) > 3:
         raise NotImplementedError(say.too_many_dimensions())
-    kept = [(1, (0, 0))] * (3 - len(kept)) + kept
-    summed = [(1, (0, 0))] * (3 - len(summed)) + summed
-    results, summands = math.prod(n for n, _ in kept), math.prod(n for n, _ in summed)
+    kept, summed = ([(1, (0, 0))] * (3 - len(dims)) + dims for dims in (kept, summed))
+    results, summands = (math.prod(n for n, _ in dims) for dims in (kept, summed))
     _check_size(results, summands)
-    slices = min(MOST_SLICES, -(-summands // SLICE)) if results < THREADS_WANTED else 1
-    slice_size = -(-summands // slices)
-    slices = -(-summands // slice_size)
+    if not results:
+        return 0, ()
+    slices = min(MOST_SLICES, -(-summands // SLICE) or 1) if results < THREADS_WANTED else 1
+    slice_size = -(-summands // slices) or 1
+    slices = -(-summands // slice_size) or 1
+    (_, middles, inners), across = (n for n, _ in kept), min(32, 1 << (results - 1).bit_length())
 
-    size = _DTYPES[carry].itemsize
-    sizes, sums = [n for n, _ in kept], [n for n, _ in summed]
-    at = dict(kept=[s for _, (s, _) in kept], put=[t for _, (_, t) in kept], summed=[s for _, (s, _) in summed])
-
-    def launch(source, target, summands, sums, kept, summed, put, slices, slice_size, slice_stride):
-        across = min(32, 1 << (results - 1).bit_length())
+    def launch(source, target, source_kept, summed, target_kept, slice_size, target_slice, slices):
+        sizes, strides = zip(*summed, strict=True)
         values = dict(
-            results=results, middles=sizes[1], inners=sizes[2], summands=summands, summed_middles=sums[1],
-            summed_inners=sums[2], slice_size=slice_size, across=across, source_kept=tuple(kept),
-            source_summed=tuple(summed), target_kept=tuple(put), target_slice=slice_stride,
+            results=results, middles=middles, inners=inners, summands=math.prod(sizes), summed_middles=sizes[1],
+            summed_inners=sizes[2], slice_size=slice_size, across=across, source_kept=source_kept,
+            source_summed=strides, target_kept=target_kept, target_slice=target_slice,
         )  # fmt: skip
-        return Launch(
-            "sums", "", carry, (), (("source", source), ("target", target)), "i4", (-(-results // across), slices, 1),
-            THREADS["sums"], values,
-        )  # fmt: skip
+        elements, grid = (("source", source), ("target", target)), (-(-results // across), slices, 1)
+        return Launch("sums", "", carry, (), elements, "i4", grid, THREADS["sums"], values)
 
-    source = source or carry
+    of_source, of_target = (tuple(strides[k] for _, strides in kept) for k in (0, 1))
+    summed = [(n, stride) for n, (stride, _) in summed]
     if slices == 1:
-        one = launch(source, target, summands, sums, at["kept"], at["summed"], at["put"], 1, summands, 0)
-        return 0, (one,)
-    partial = (sizes[1] * sizes[2] * size, sizes[2] * size, size)
-    stride = results * size
-    first = launch(source, carry, summands, sums, at["kept"], at["summed"], partial, slices, slice_size, stride)
-    second = launch(carry, target, slices, (1, 1, slices), partial, (0, 0, stride), at["put"], 1, slices, 0)
+        return 0, (launch(source or carry, target, of_source, summed, of_target, summands, 0, 1),)
+    size = _DTYPES[carry].itemsize
+    partial, stride = (middles * inners * size, inners * size, size), results * size
+    first = launch(source or carry, carry, of_source, summed, partial, slice_size, stride, slices)
+    second = launch(carry, target, partial, [(1, 0), (1, 0), (slices, stride)], of_target, slices, 0, 1)
     return slices * results, (first, second)

@@ -9,19 +9,19 @@ import numpy as np
 
 from .._pooling import pool, pool_adjoint, put_out, put_out_adjoint
 from .._steps import select
-from ._device import helper, is_null, load, load_int, load_raw, narrow, store, unpack
+from . import _device as gpu
 from ._lanes import thread_in_grid
 from ._operands import of_series, offset, split_index, valid_steps
 
 ROW_BYTES = 8  # of an entry of `rows`
 
 
-@helper
+@gpu.helper
 def row_of(rows, t):
     """Return the row of a step, an integer of 64 bits."""
     row = np.int64(t)
-    if not is_null(rows):
-        row = load_int(rows, t * ROW_BYTES)
+    if not gpu.is_null(rows):
+        row = gpu.load_int(rows, t * ROW_BYTES)
     return row
 
 
@@ -40,14 +40,14 @@ def forward(cuda, zero, size, ahead, gated, packed, raws):
             t, end = start, stop
         product_here, keep_here = of_series(product, index, 0).at, of_series(keep, index, 0).at
         h_here, states_here = of_series(h, index, 0).at, of_series(states, index, 0).at
-        part, saves = product.series[0], not is_null(states.at)
+        part, saves = product.series[0], not gpu.is_null(states.at)
         places = cuda.local.array(ahead, np.int64)
         candidates, gates = cuda.local.array(ahead, raw), cuda.local.array(ahead, raw)
         outs, keeps = cuda.local.array(ahead, raw), cuda.local.array(ahead, keep_raw)
         results = cuda.local.array(ahead, kind)
-        state = load(carry, lane * size, zero)
+        state = gpu.load(carry, lane * size, zero)
         while t < end:
-            low, high, here = narrow(start - t), narrow(stop - t), narrow(end - t)
+            low, high, here = gpu.narrow(start - t), gpu.narrow(stop - t), gpu.narrow(end - t)
             for u in range(ahead):
                 places[u] = t + u
                 if packed and u < here:
@@ -57,25 +57,25 @@ def forward(cuda, zero, size, ahead, gated, packed, raws):
                 if u >= low and u < high:
                     at = places[u] * product.time
                     if gated:
-                        outs[u] = load_raw(product_here, at + 2 * part, zero)
-                    candidates[u] = load_raw(product_here, at, zero)
-                    gates[u] = load_raw(product_here, at + part, zero)
-                    keeps[u] = load_raw(keep_here, places[u] * keep.time, zero)
+                        outs[u] = gpu.load_raw(product_here, at + 2 * part, zero)
+                    candidates[u] = gpu.load_raw(product_here, at, zero)
+                    gates[u] = gpu.load_raw(product_here, at + part, zero)
+                    keeps[u] = gpu.load_raw(keep_here, places[u] * keep.time, zero)
             for u in range(ahead):
                 valid = u >= low and u < high
-                z, f = unpack(product.at, candidates[u], zero), unpack(product.at, gates[u], zero)
-                state = select(valid, pool(state, z, f, unpack(keep.at, keeps[u], zero)), state)
+                z, f = gpu.unpack(product.at, candidates[u], zero), gpu.unpack(product.at, gates[u], zero)
+                state = select(valid, pool(state, z, f, gpu.unpack(keep.at, keeps[u], zero)), state)
                 results[u] = select(valid, state, zero)
                 if saves and u < here:
-                    store(states_here, places[u] * states.time, results[u])
+                    gpu.store(states_here, places[u] * states.time, results[u])
             # A loop of its own: the compiler unrolls no body with three activations in float64.
             for u in range(ahead):
                 if gated:
-                    results[u] = put_out(results[u], unpack(product.at, outs[u], zero))
+                    results[u] = put_out(results[u], gpu.unpack(product.at, outs[u], zero))
                 if u < here:
-                    store(h_here, places[u] * h.time, results[u])
+                    gpu.store(h_here, places[u] * h.time, results[u])
             t += ahead
-        store(carry, lane * size, state)
+        gpu.store(carry, lane * size, state)
 
     return kernel
 
@@ -102,14 +102,14 @@ def vjp(cuda, zero, size, ahead, gated, packed, raws):
         candidates, gates = cuda.local.array(ahead, raw), cuda.local.array(ahead, raw)
         outs, keeps = cuda.local.array(ahead, raw), cuda.local.array(ahead, keep_raw)
         arriving, befores = cuda.local.array(ahead, g_raw), cuda.local.array(ahead, states_raw)
-        r = load(carry, lane * size, zero)
-        origin = load(first.at, offset(first.series, index), zero)
+        r = gpu.load(carry, lane * size, zero)
+        origin = gpu.load(first.at, offset(first.series, index), zero)
         now = zero  # the state after a step, which is the one before the step that was seen last
         if gated and start < stop:
-            now = load(states_here, row_of(rows, stop - 1) * states.time, zero)
+            now = gpu.load(states_here, row_of(rows, stop - 1) * states.time, zero)
         while t > begin:
             # Step t - 1 - u is in the batch; it is valid if low <= u < high, and has one before it unless at_start.
-            low, high, here = narrow(t - stop), narrow(t - start), narrow(t - begin)
+            low, high, here = gpu.narrow(t - stop), gpu.narrow(t - start), gpu.narrow(t - begin)
             at_start = high - 1
             for u in range(and_before):
                 places[u] = t - 1 - u
@@ -121,29 +121,29 @@ def vjp(cuda, zero, size, ahead, gated, packed, raws):
                 if u >= low and u < high:
                     at = places[u] * product.time
                     if u != at_start:
-                        befores[u] = load_raw(states_here, places[u + 1] * states.time, zero)
-                    candidates[u] = load_raw(product_here, at, zero)
-                    gates[u] = load_raw(product_here, at + part, zero)
-                    keeps[u] = load_raw(keep_here, places[u] * keep.time, zero)
+                        befores[u] = gpu.load_raw(states_here, places[u + 1] * states.time, zero)
+                    candidates[u] = gpu.load_raw(product_here, at, zero)
+                    gates[u] = gpu.load_raw(product_here, at + part, zero)
+                    keeps[u] = gpu.load_raw(keep_here, places[u] * keep.time, zero)
                     if gated:
-                        outs[u] = load_raw(product_here, at + 2 * part, zero)
-                    arriving[u] = load_raw(g_here, places[u] * g.time, zero)
+                        outs[u] = gpu.load_raw(product_here, at + 2 * part, zero)
+                    arriving[u] = gpu.load_raw(g_here, places[u] * g.time, zero)
             for u in range(ahead):
                 valid = u >= low and u < high
                 at = places[u] * to_product.time
-                arrived = unpack(g.at, arriving[u], zero)
+                arrived = gpu.unpack(g.at, arriving[u], zero)
                 if gated:
-                    arrived, grad_o = put_out_adjoint(arrived, now, unpack(product.at, outs[u], zero))
+                    arrived, grad_o = put_out_adjoint(arrived, now, gpu.unpack(product.at, outs[u], zero))
                     if u < here:
-                        store(to_product_here, at + 2 * to_part, select(valid, grad_o, zero))
-                z, f = unpack(product.at, candidates[u], zero), unpack(product.at, gates[u], zero)
-                before = select(u == at_start, origin, unpack(states.at, befores[u], zero))
-                grad_z, grad_f, onward = pool_adjoint(arrived + r, z, f, unpack(keep.at, keeps[u], zero), before)
+                        gpu.store(to_product_here, at + 2 * to_part, select(valid, grad_o, zero))
+                z, f = gpu.unpack(product.at, candidates[u], zero), gpu.unpack(product.at, gates[u], zero)
+                before = select(u == at_start, origin, gpu.unpack(states.at, befores[u], zero))
+                grad_z, grad_f, onward = pool_adjoint(arrived + r, z, f, gpu.unpack(keep.at, keeps[u], zero), before)
                 r, now = select(valid, onward, r), select(valid, before, now)
                 if u < here:
-                    store(to_product_here, at, select(valid, grad_z, zero))
-                    store(to_product_here, at + to_part, select(valid, grad_f, zero))
+                    gpu.store(to_product_here, at, select(valid, grad_z, zero))
+                    gpu.store(to_product_here, at + to_part, select(valid, grad_f, zero))
             t -= ahead
-        store(carry, lane * size, r)
+        gpu.store(carry, lane * size, r)
 
     return kernel

@@ -5,6 +5,9 @@ import functools
 from .._arrays import element
 from . import _plan
 
+# Of operands and results, in the order of their addresses.
+NAMES = "g", "product", "keep", "h", "states", "first", "carry", "to_product", "rows", "lengths"
+
 
 @functools.lru_cache(maxsize=1024)
 def plan(name, operands, steps, batch, width, reverse, gated, packed):
@@ -47,4 +50,4 @@ def plan(name, operands, steps, batch, width, reverse, gated, packed):
         name, "", carry, tuple(sorted(options.items())), tuple(sorted(elements.items())), "i8",
         _plan._grid(lanes, per_block), per_block, values,
     )  # fmt: skip
-    return _plan.DevicePlan(None, carry, (), _plan.Choice(_plan.LANES, 1), (launch,), {}, (offsets,))
+    return _plan.DevicePlan(None, carry, NAMES, (launch,), (offsets,))

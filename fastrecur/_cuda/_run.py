@@ -10,16 +10,12 @@ from typing import NamedTuple
 from . import _launch
 from ._plan import CLEAR
 
-_PLACES = frozenset(
-    ("g", "a", "b", "h", "h0", "last", "first", "to_a", "to_b", "lengths", "descriptors")
-    + ("source", "target", "product", "keep", "states", "carry", "to_product", "rows")
-)  # fmt: skip
 _NUMBERS = {"f4": ctypes.c_float, "f8": ctypes.c_double, "c8": ctypes.c_float, "c16": ctypes.c_double}
 _APART = 256  # scratch regions begin at multiples of so many bytes, as a driver's allocations do
 
 
 class Program(NamedTuple):
-    """A plan's launches for operands of certain names, whose addresses or numbers come in this order."""
+    """A plan's launches."""
 
     scratch: int  # bytes
     regions: tuple  # where in these the plan's regions begin: their addresses are appended to the operands'
@@ -31,7 +27,8 @@ class Program(NamedTuple):
     def run(self, places, scratch, device, stream):
         """Put the launches into a stream.
 
-        ``places`` are addresses, 0 where there is no memory, and numbers; ``scratch`` is an address of as many bytes.
+        ``places`` are addresses in the order of the plan's names, 0 where there is no memory, and numbers; ``scratch``
+        is an address of as many bytes.
         """
         if self.regions:
             places += [scratch + begin for begin in self.regions]
@@ -53,49 +50,36 @@ class Program(NamedTuple):
             start(self.finish, places, device, stream)
 
 
-def program(plan, names):
-    """Return a plan's program for operands and results of these names; what is not named is a null address.
-
-    What is only summed up is named with ``_sum`` where the sum belongs.
-    """
-    found = plan.prepared.get(names)
-    if found is None:
-        found = plan.prepared[names] = _program(plan, names)
-    return found
+def program(plan):
+    """Return a plan's program."""
+    if plan.program is None:
+        plan.program = _program(plan)
+    return plan.program
 
 
-def _program(plan, names):
-    index = {name: k for k, name in enumerate(names)}
-    itemsize, size, regions = plan.carry_dtype.itemsize, 0, []
-    partials = [(f"partials {j}", finish[2]) for j, finish in enumerate(plan.finish) if finish[2]]
-    for name, count in (*plan.scratch.items(), *plan.temporaries.items(), *partials):
-        index[name] = len(names) + len(regions)
+def _program(plan):
+    given = {name: k for k, name in enumerate(plan.names)}
+    index, itemsize, size, regions = given.copy(), plan.carry_dtype.itemsize, 0, []
+    partials = {f"partials {j}": finish[2] for j, finish in enumerate(plan.finish) if finish[2]}
+    for name, count in (plan.scratch | partials).items():
+        index[name] = len(given) + len(regions)
         regions.append(size)
         size += -(-count * itemsize // _APART) * _APART
-    launched = [*plan.launches, *(finish[3][0] for finish in plan.finish)]
-    numbers = {
-        dict(each.places).get(name, name) for each in launched for name, kind in each.elements if kind == "number"
-    }
-    by_value = []
-    for name in sorted(numbers & set(names), key=index.get):
-        is_complex = plan.carry in ("c8", "c16")
-        by_value.append((index[name], _NUMBERS[plan.carry], is_complex))
+    numbers = {name for each in plan.launches for name, kind in each.elements if kind == "number"}
+    by_value, is_complex = [], plan.carry in ("c8", "c16")
+    for name in sorted(numbers, key=index.get):
         if is_complex:
-            index[name, "imag"] = len(names) + len(regions) + len(by_value) - 1
-    moved = index.keys() - numbers
+            index[name, "imag"] = len(given) + len(regions) + len(by_value)
+        by_value.append((index[name], _NUMBERS[plan.carry], is_complex))
     shifts = tuple(
-        tuple((index[name], offset) for name, offset in offsets.items() if offset and name in moved)
-        for offsets in plan.offsets
+        tuple((index[name], offset) for name, offset in each.items() if offset and name in index.keys() - numbers)
+        for each in plan.offsets
     )
     finish = []
     for j, (source, target, count, launches) in enumerate(plan.finish):
-        stops = [source, target + "_sum"]
-        if count:
-            stops.insert(1, f"partials {j}")
-        finish += [
-            _prepare(launch, index | {"source": index.get(stops[k]), "target": index[stops[k + 1]]})
-            for k, launch in enumerate(launches)
-        ]
+        stops = [index[source], *([index[f"partials {j}"]] if count else []), given[target]]
+        for k, launch in enumerate(launches):
+            finish.append(_prepare(launch, index | {"source": stops[k], "target": stops[k + 1]}))
     launches = tuple(_prepare(launch, index) for launch in plan.launches)
     return Program(size, tuple(regions), tuple(by_value), shifts, launches, tuple(finish))
 
@@ -107,40 +91,25 @@ def _prepare(launch, index):
     """
     if launch.kernel == CLEAR:
         return None, None, launch.values["words"], None, index["descriptors"]
-    kernel = _launch.kernel(launch.kernel, launch.rule, launch.carry, launch.options, launch.elements, launch.time)
-    template, slots, is_complex = [], [], launch.carry in ("c8", "c16")
-    elements, other = dict(launch.elements), dict(launch.places)
+    kernel, template, slots = _launch.kernel(*launch[:6]), [], []
     for name, kind in zip(kernel.parameters, kernel.signature, strict=True):
-        if name in _PLACES:
-            parts = (other.get(name, name),)
-            if elements.get(name) == "number" and is_complex:
-                parts = (*parts, (parts[0], "imag"))
-            for part in parts:
-                if index.get(part) is not None:
+        if kind == "i8[3]":
+            template += [ctypes.c_int64(stride) for stride in launch.values[name]]
+        elif name in launch.values:
+            template.append((ctypes.c_int32 if kind == "i4" else ctypes.c_int64)(launch.values[name]))
+        else:
+            for part in (name, (name, "imag")) if kind in ("c8", "c16") else (name,):
+                if part in index:
                     slots.append((len(template), index[part]))
                 template.append(0)
-        elif kind == "i8[3]":
-            template += [ctypes.c_int64(stride) for stride in launch.values[name]]
-        else:
-            template.append((ctypes.c_int32 if kind == "i4" else ctypes.c_int64)(launch.values[name]))
     return kernel, launch.grid, launch.threads, template, tuple(slots)
 
 
-def run(plan, places, borrow, device, stream):
-    """Run a plan.
+def run(plan, places, scratch, device, stream):
+    """Run a plan in a stream of a device.
 
-    Parameters
-    ----------
-    plan : DevicePlan
-    places : dict
-        The address of each operand and result by its name in the kernels, 0 for what is left out; a Python number for
-        an operand that is one.
-    borrow : callable
-        From a number of bytes to an address on the device that is good for what is put into the stream.
-    device : int
-        The device's number.
-    stream : int
-        The stream's handle.
+    ``places`` holds addresses of operands and results by their names in the kernels, or a Python number for an operand
+    that is one; what is left out is a null address. ``scratch`` is an address of as many bytes as the plan's program
+    needs.
     """
-    ready = program(plan, tuple(places))
-    ready.run(list(places.values()), borrow(ready.scratch) if ready.scratch else 0, device, stream)
+    program(plan).run([places.get(name, 0) for name in plan.names], scratch, device, stream)

@@ -15,34 +15,22 @@ is not the sequential answer. A fix-up pass, the kernel of `_series`, scans it o
 import numpy as np
 
 from .._steps import is_finite, select
+from . import _device as gpu
 from ._chunks import aligner, back_fetcher, fetcher_of_four, fetcher_of_two, writer
 from ._descriptors import END, await_status, locator, mark_dirty
-from ._device import (
-    anew,
-    ballot,
-    barrier,
-    block_threads,
-    helper,
-    highest,
-    is_null,
-    narrow,
-    shuffle,
-    store,
-    store_status,
-)
 from ._look_back import THREADS, WARPS, opener, sharer, starter
 from ._operands import Valid, load_state, of_series, offset, split_index, valid_steps
 from ._summaries import add_exactly, add_group, agree, back_summariser, settled, summariser
 
 
-@helper
+@gpu.helper
 def find_series(me, lengths, geometry):
     """Return where a thread's series stands and which steps are valid: none where a tile is wider than what is left."""
     is_alive = me.series < geometry.lanes
-    index = split_index(me.series if is_alive else narrow(0), geometry.middles, geometry.inners)
+    index = split_index(me.series if is_alive else gpu.narrow(0), geometry.middles, geometry.inners)
     valid, steps = valid_steps(lengths, index, geometry), geometry.steps
     if not is_alive:
-        valid, steps = Valid(narrow(0), narrow(0)), narrow(0)
+        valid, steps = Valid(gpu.narrow(0), gpu.narrow(0)), gpu.narrow(0)
     return index, valid, steps
 
 
@@ -50,33 +38,33 @@ def holder(cuda, kind, count, across, closed):
     """Return the device functions for closed gates: which are at the start, and what they hold on to."""
     slots, locate = WARPS * across, locator(across, kind(0).itemsize)
 
-    @helper
+    @gpu.helper
     def leading_closed(gates, values, low, high):
         """Return how many steps are before the first that changes the state; 0 times what is not finite is NaN."""
-        leading, is_open = narrow(0), False
+        leading, is_open = gpu.narrow(0), False
         for j in range(count):
             stays = gates[j] == closed and is_finite(values[j])
             is_open = is_open or (j >= low and j < high and not stays)
-            leading = select(is_open, leading, narrow(j + 1))
+            leading = select(is_open, leading, gpu.narrow(j + 1))
         return leading
 
-    @helper
+    @gpu.helper
     def last_ends(me, is_open, end, ends, opens):
         """Put the last ends of warps to ``ends``; return whether one is before this lane in its warp, and it."""
         found, earlier, is_open_at_last, last = False, end, is_open, end
         if across == 1:
-            bits = ballot(is_open)
-            source, final = highest(bits & ((1 << me.lane_id) - 1)), highest(bits)
+            bits = gpu.ballot(is_open)
+            source, final = gpu.highest(bits & ((1 << me.lane_id) - 1)), gpu.highest(bits)
             found, is_open_at_last = source >= 0, final >= 0
-            earlier = shuffle(end, source if found else me.lane_id)
-            last = shuffle(end, final if is_open_at_last else me.lane_id)
+            earlier = gpu.shuffle(end, source if found else me.lane_id)
+            last = gpu.shuffle(end, final if is_open_at_last else me.lane_id)
         if across > 1 or me.lane_id == 0:
             at = me.turn * across + me.column
             ends[at], opens[at] = last, 1 if is_open_at_last else 0
-        barrier()
+        gpu.barrier()
         return found, earlier
 
-    @helper
+    @gpu.helper
     def hold(descriptors, geometry, me, first, begins_here, leading, low, high, end, values):
         """Let closed gates repeat the result before them; return this thread's last state."""
         ends, opens = cuda.shared.array(slots, kind), cuda.shared.array(slots, np.int32)
@@ -84,7 +72,7 @@ def holder(cuda, kind, count, across, closed):
         is_known, last = begins_here, first
         is_open, tile_end = False, end
         for k in range(
-            narrow(block_threads() >> 5)
+            gpu.narrow(gpu.block_threads() >> 5)
         ):  # `WARPS`, which the compiler must not know: it would unroll by it
             at = k * across + me.column
             if opens[at] != 0:
@@ -97,12 +85,12 @@ def holder(cuda, kind, count, across, closed):
         # The tile's last thread tells its last state, if the next tile goes on from there.
         tells = me.turn == WARPS - 1 and (across > 1 or me.lane_id == 31) and high > count and low < count
         if tells and is_open:
-            store_status(descriptors, at + END * further, tile_end)
+            gpu.store_status(descriptors, at + END * further, tile_end)
         if not is_known and (max(low, 0) < min(high, leading) or (tells and not is_open)):
             previous, _ = locate(geometry, me.series, me.tile - 1)
             last = await_status(descriptors, previous + END * further, end)
         if tells and not is_open:
-            store_status(descriptors, at + END * further, last)
+            gpu.store_status(descriptors, at + END * further, last)
         for j in range(count):
             values[j] = select(j < leading and j >= low and j < high, last, values[j])
         return select(leading < count, end, last)
@@ -122,12 +110,12 @@ def forward(cuda, rule, zero, size, count, across, packs, guide):
     start = starter(cuda, is_average, kind, across, told)
     leading_closed, hold = holder(cuda, kind, count, across, closed)
 
-    @helper
+    @gpu.helper
     def replay(gates, values, low, high, state):
         # Anew: else what the summary makes of a gate would wait in registers for this.
         for j in range(count):
             valid = j >= low and j < high
-            state = select(valid, step(state, anew(gates[j]), anew(values[j])), state)
+            state = select(valid, step(state, gpu.anew(gates[j]), gpu.anew(values[j])), state)
             values[j] = select(valid, state, zero)
         return state
 
@@ -136,28 +124,28 @@ def forward(cuda, rule, zero, size, count, across, packs, guide):
         index, valid, steps = find_series(me, lengths, geometry)
         here = me.tile * (rows * count) - align(a, b, index, geometry.steps)
         mine = here + me.row * count
-        low, high = narrow(valid.start - mine), narrow(valid.stop - mine)
+        low, high = gpu.narrow(valid.start - mine), gpu.narrow(valid.stop - mine)
         gates, values = cuda.local.array(count, kind), cuda.local.array(count, kind)
         fetch(of_series(a, index, mine), of_series(b, index, mine), low, high, gates, values, closed, zero)
         sums, states = cuda.shared.array(four, kind), cuda.shared.array(all_states, kind)
         before = tell(sums, me, summarise(gates, values))
-        barrier()
+        gpu.barrier()
         first, begins_here = load_state(h0, index, zero), valid.start >= here
         start(descriptors, geometry, me, first, sums, states)
-        barrier()
+        gpu.barrier()
         state, after = own_state(me, before, states)
-        leading = leading_closed(gates, values, low, high) if is_average else narrow(0)
+        leading = leading_closed(gates, values, low, high) if is_average else gpu.narrow(0)
         end = replay(gates, values, low, high, state)
         if steps > 0 and not agree(end, after):
             mark_dirty(descriptors, me.series, size, zero)
         if is_average:
             end = hold(descriptors, geometry, me, first, begins_here, leading, low, high, end, values)
-        write(of_series(h, index, mine), narrow(-mine), narrow(steps - mine), values)
-        if steps > 0 and not is_null(last.at):
+        write(of_series(h, index, mine), gpu.narrow(-mine), gpu.narrow(steps - mine), values)
+        if steps > 0 and not gpu.is_null(last.at):
             if valid.start < valid.stop and low < count and high > 0 and high <= count:
-                store(last.at, offset(last.series, index), end)
+                gpu.store(last.at, offset(last.series, index), end)
             elif valid.start >= valid.stop and me.tile == 0 and me.row == 0:
-                store(last.at, offset(last.series, index), first)
+                gpu.store(last.at, offset(last.series, index), first)
 
     return kernel
 
@@ -166,19 +154,19 @@ def back_loader(kind, count, across, packs, closed):
     """Return the device function that reads a gradient's steps and the states before them."""
     fetch_back, fetch = back_fetcher(kind, count, packs, closed), fetcher_of_four(kind, count, packs, closed)
 
-    @helper
+    @gpu.helper
     def load_in_time(reads, index, valid, mine, origin, me, arriving, gates, values, before):
         g, a, b, h = reads
         g, a, b, h = of_series(g, index, 0), of_series(a, index, 0), of_series(b, index, 0), of_series(h, index, 0)
         fetch_back(g, a, b, h, valid, mine, me.lane_id, origin, arriving, gates, values, before)
 
-    @helper
+    @gpu.helper
     def load_lanes(reads, index, valid, mine, origin, me, arriving, gates, values, before):
         g, a, b, h = reads
-        low, high = narrow(valid.start - mine), narrow(valid.stop - mine)
+        low, high = gpu.narrow(valid.start - mine), gpu.narrow(valid.stop - mine)
         g, a, b = of_series(g, index, mine), of_series(a, index, mine), of_series(b, index, mine)
         h = of_series(h, index, mine - 1)
-        fetch(g, a, b, h, low, narrow(low + 1), high, arriving, gates, values, before)
+        fetch(g, a, b, h, low, gpu.narrow(low + 1), high, arriving, gates, values, before)
         for j in range(count):
             before[j] = select(j == low, origin, before[j])
 
@@ -189,20 +177,20 @@ def totaller(cuda, size, across):
     """Return the device function that adds up a tile's gradients over time and stores the sum."""
     slots = WARPS * across
 
-    @helper
+    @gpu.helper
     def store_total(to, geometry, me, sums, total, rest):
         if across == 1:
-            total, rest = add_group(total, rest, me.lane_id, narrow(32))
+            total, rest = add_group(total, rest, me.lane_id, gpu.narrow(32))
         at, tells = me.turn * across + me.column, across > 1 or me.lane_id == 0
         if tells:
             sums[at], sums[slots + at] = total, rest
-        barrier()
+        gpu.barrier()
         if tells and me.turn == 0 and me.series < geometry.lanes:
             for k in range(1, WARPS):
                 at = k * across + me.column
                 total, rest = add_exactly(total, rest + sums[slots + at], sums[at])
             tile = geometry.tiles - 1 - me.tile
-            store(to.at, (tile * geometry.lanes + me.series) * size, settled(total, rest))
+            gpu.store(to.at, (tile * geometry.lanes + me.series) * size, settled(total, rest))
 
     return store_total
 
@@ -210,7 +198,7 @@ def totaller(cuda, size, across):
 def back_replayer(adjoint, zero, count, a_is_total, b_is_total):
     """Return the device function that scans a thread's steps backward."""
 
-    @helper
+    @gpu.helper
     def replay_back(arriving, gates, values, before, low, high, r, totals):
         """Put gradients in the place of gates and values; add up which are totals."""
         for k in range(4):
@@ -218,7 +206,7 @@ def back_replayer(adjoint, zero, count, a_is_total, b_is_total):
         for ago in range(count):
             j = count - 1 - ago
             valid = j >= low and j < high
-            grad_a, grad_b, onward = adjoint(anew(arriving[j]) + r, anew(gates[j]), values[j], before[j])
+            grad_a, grad_b, onward = adjoint(gpu.anew(arriving[j]) + r, gpu.anew(gates[j]), values[j], before[j])
             r = select(valid, onward, r)
             gates[j], values[j] = select(valid, grad_a, zero), select(valid, grad_b, zero)
             if a_is_total:
@@ -248,16 +236,16 @@ def vjp(cuda, rule, zero, size, count, across, packs, guide, a_is_total, b_is_to
         index, valid, steps = find_series(me, lengths, geometry)
         here = (geometry.tiles - 1 - me.tile) * (rows * count) - align(a, b, index, geometry.steps)
         mine = here + me.row * count
-        low, high = narrow(valid.start - mine), narrow(valid.stop - mine)
+        low, high = gpu.narrow(valid.start - mine), gpu.narrow(valid.stop - mine)
         arriving, gates = cuda.local.array(count, kind), cuda.local.array(count, kind)
         values, before = cuda.local.array(count, kind), cuda.local.array(count, kind)
         origin, from_end = load_state(h0, index, zero), load_state(last, index, zero)
         load_steps((g, a, b, h), index, valid, mine, origin, me, arriving, gates, values, before)
         sums, states = cuda.shared.array(four, kind), cuda.shared.array(all_states, kind)
         after = tell(sums, me, summarise_back(arriving, gates, low, high))
-        barrier()
+        gpu.barrier()
         start(descriptors, geometry, me, from_end, sums, states)
-        barrier()
+        gpu.barrier()
         r, onward = own_state(me, after, states)
         totals = cuda.local.array(4, kind)
         end = replay_back(arriving, gates, values, before, low, high, r, totals)
@@ -267,15 +255,15 @@ def vjp(cuda, rule, zero, size, count, across, packs, guide, a_is_total, b_is_to
         if a_is_total:
             store_total(to_a, geometry, me, sums, totals[0], totals[1])
         else:
-            write_a(of_series(to_a, index, mine), narrow(-mine), narrow(steps - mine), gates)
+            write_a(of_series(to_a, index, mine), gpu.narrow(-mine), gpu.narrow(steps - mine), gates)
         if b_is_total:
             store_total(to_b, geometry, me, sums, totals[2], totals[3])
         else:
-            write_b(of_series(to_b, index, mine), narrow(-mine), narrow(steps - mine), values)
-        if steps > 0 and not is_null(first.at):
+            write_b(of_series(to_b, index, mine), gpu.narrow(-mine), gpu.narrow(steps - mine), values)
+        if steps > 0 and not gpu.is_null(first.at):
             if valid.start < valid.stop and low >= 0 and low < count:
-                store(first.at, offset(first.series, index), end)
+                gpu.store(first.at, offset(first.series, index), end)
             elif valid.start >= valid.stop and me.tile == 0 and me.row == 0:
-                store(first.at, offset(first.series, index), from_end)
+                gpu.store(first.at, offset(first.series, index), from_end)
 
     return kernel

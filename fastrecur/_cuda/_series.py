@@ -13,33 +13,21 @@ dirty flag, and scans it once more, whatever its layout, if that is set.
 """
 
 from .._steps import fma, is_finite, select
+from . import _device as gpu
 from ._chunks import aligner, back_fetcher, fetcher_of_two, writer
 from ._descriptors import is_dirty
-from ._device import (
-    ballot,
-    block,
-    block_threads,
-    divide,
-    helper,
-    highest,
-    is_null,
-    narrow,
-    shuffle,
-    store,
-    thread,
-)
 from ._operands import Valid, later, load_state, of_series, offset, split_index, valid_steps
 from ._summaries import add_exactly, add_group, advanced, back_summariser, composer, settled, summariser
 
 
-@helper
+@gpu.helper
 def group_in_grid(width):
     """Return this group's number: where 31 bits count series, threads may be more than 32 can."""
-    by = highest(width)
-    return narrow(block() * narrow(block_threads() >> by) + (thread() >> by))
+    by = gpu.highest(width)
+    return gpu.narrow(gpu.block() * gpu.narrow(gpu.block_threads() >> by) + (gpu.thread() >> by))
 
 
-@helper
+@gpu.helper
 def group_members(lane_id, rank, width):
     """Return the bits of the threads that share this thread's series."""
     members = 0xFFFFFFFF
@@ -48,10 +36,10 @@ def group_members(lane_id, rank, width):
     return members
 
 
-@helper
+@gpu.helper
 def chunks_of(steps, chunk):
     """Return how many chunks of so many steps there are."""
-    return divide(narrow(steps + chunk - 1), narrow(chunk))
+    return gpu.divide(gpu.narrow(steps + chunk - 1), gpu.narrow(chunk))
 
 
 def chunk_scanner(cuda, rule, kind, count, packs):
@@ -60,7 +48,7 @@ def chunk_scanner(cuda, rule, kind, count, packs):
     fetch, write = fetcher_of_two(kind, count, packs["a"], packs["b"]), writer(count, packs["h"])
     summarise, compose_group = summariser(rule, kind, count), composer(is_average, kind)
 
-    @helper
+    @gpu.helper
     def replay(gates, values, low, high, state, results):
         for j in range(count):
             valid = j >= low and j < high
@@ -68,26 +56,26 @@ def chunk_scanner(cuda, rule, kind, count, packs):
             results[j] = select(valid, state, zero)
         return state
 
-    @helper
+    @gpu.helper
     def hold(gates, results, low, high, before, end, lane_id, members):
         """Let closed gates at the start of a thread's steps repeat the result before them; return its last state."""
         leading, is_open = 0, False
         for j in range(count):
             is_open = is_open or (j >= low and j < high and gates[j] != closed)
             leading += 0 if is_open else 1
-        source = highest(ballot(is_open) & members & ((1 << lane_id) - 1))
-        last = shuffle(end, source if source >= 0 else lane_id)
+        source = gpu.highest(gpu.ballot(is_open) & members & ((1 << lane_id) - 1))
+        last = gpu.shuffle(end, source if source >= 0 else lane_id)
         last = select(source >= 0, last, before)
         for j in range(count):
             results[j] = select(j < leading and j >= low and j < high, last, results[j])
         return select(is_open or not is_finite(end), end, last)  # 0 times what is not finite is NaN
 
-    @helper
+    @gpu.helper
     def scan_chunk(a, b, h, valid, steps, mine, rank, width, state):
         """Write results, from the state before the chunk; return the state after it."""
-        lane_id = narrow(thread() & 31)
+        lane_id = gpu.narrow(gpu.thread() & 31)
         members = group_members(lane_id, rank, width)
-        low, high = narrow(valid.start - mine), narrow(valid.stop - mine)
+        low, high = gpu.narrow(valid.start - mine), gpu.narrow(valid.stop - mine)
         gates, values = cuda.local.array(count, kind), cuda.local.array(count, kind)
         results = cuda.local.array(count, kind)
         fetch(later(a, mine), later(b, mine), low, high, gates, values, closed, zero)
@@ -96,7 +84,7 @@ def chunk_scanner(cuda, rule, kind, count, packs):
         end = replay(gates, values, low, high, began, results)
         if is_average:
             end = hold(gates, results, low, high, state, end, lane_id, members)
-        suspect = ballot(not is_finite(end) and state == state)
+        suspect = gpu.ballot(not is_finite(end) and state == state)
         if suspect != 0:
             # One thread after the other; a group that does not need it keeps what it has.
             concerned = suspect & members != 0
@@ -105,9 +93,9 @@ def chunk_scanner(cuda, rule, kind, count, packs):
                 if concerned and s == rank:
                     scanned = replay(gates, values, low, high, scanned, results)
                     end = scanned
-                scanned = shuffle(scanned, lane_id - rank + s)
-        write(later(h, mine), narrow(-mine), narrow(steps - mine), results)
-        return shuffle(end, lane_id - rank + width - 1)
+                scanned = gpu.shuffle(scanned, lane_id - rank + s)
+        write(later(h, mine), gpu.narrow(-mine), gpu.narrow(steps - mine), results)
+        return gpu.shuffle(end, lane_id - rank + width - 1)
 
     return scan_chunk
 
@@ -122,8 +110,8 @@ def forward(cuda, rule, zero, size, count, packs, guide, is_fix_up):
     scan_chunk = chunk_scanner(cuda, rule, type(zero), count, packs)
 
     def kernel(a, b, h, h0, last, lengths, descriptors, geometry):
-        width = narrow(32) if is_fix_up else geometry.width
-        series, rank = group_in_grid(width), narrow(thread() & (width - 1))
+        width = gpu.narrow(32) if is_fix_up else geometry.width
+        series, rank = group_in_grid(width), gpu.narrow(gpu.thread() & (width - 1))
         if is_fix_up:
             if series >= geometry.lanes or not is_dirty(descriptors, series, size, zero):
                 return
@@ -132,15 +120,15 @@ def forward(cuda, rule, zero, size, count, packs, guide, is_fix_up):
         index = split_index(series, geometry.middles, geometry.inners)
         valid, steps = valid_steps(lengths, index, geometry), geometry.steps
         if not is_alive:
-            valid, steps = Valid(narrow(0), narrow(0)), narrow(0)
+            valid, steps = Valid(gpu.narrow(0), gpu.narrow(0)), gpu.narrow(0)
         state, shifted = load_state(h0, index, zero), align(a, b, index, geometry.steps)
         a_here, b_here, h_here = of_series(a, index, 0), of_series(b, index, 0), of_series(h, index, 0)
         mine = rank * count - shifted
         for _ in range(chunks_of(geometry.steps + pack, width * count)):
             state = scan_chunk(a_here, b_here, h_here, valid, steps, mine, rank, width, state)
             mine += width * count
-        if is_alive and rank == 0 and not is_null(last.at):
-            store(last.at, offset(last.series, index), state)
+        if is_alive and rank == 0 and not gpu.is_null(last.at):
+            gpu.store(last.at, offset(last.series, index), state)
 
     return kernel
 
@@ -152,7 +140,7 @@ def back_chunk_scanner(cuda, rule, kind, count, packs, a_is_total, b_is_total):
     write_a, write_b = writer(count, packs["to_a"]), writer(count, packs["to_b"])
     summarise_back, compose_group = back_summariser(rule, kind, count), composer(False, kind)
 
-    @helper
+    @gpu.helper
     def replay_back(arriving, gates, values, before, low, high, r, grads_a, grads_b):
         for ago in range(count):
             j = count - 1 - ago
@@ -162,26 +150,26 @@ def back_chunk_scanner(cuda, rule, kind, count, packs, a_is_total, b_is_total):
             grads_a[j], grads_b[j] = select(valid, grad_a, zero), select(valid, grad_b, zero)
         return r
 
-    @helper
+    @gpu.helper
     def write_back(to_a, to_b, steps, mine, grads_a, grads_b, totals):
         """Write gradients, or add them up."""
         if a_is_total:
             for j in range(count):
                 totals[0], totals[1] = add_exactly(totals[0], totals[1], grads_a[j])
         else:
-            write_a(later(to_a, mine), narrow(-mine), narrow(steps - mine), grads_a)
+            write_a(later(to_a, mine), gpu.narrow(-mine), gpu.narrow(steps - mine), grads_a)
         if b_is_total:
             for j in range(count):
                 totals[2], totals[3] = add_exactly(totals[2], totals[3], grads_b[j])
         else:
-            write_b(later(to_b, mine), narrow(-mine), narrow(steps - mine), grads_b)
+            write_b(later(to_b, mine), gpu.narrow(-mine), gpu.narrow(steps - mine), grads_b)
 
-    @helper
+    @gpu.helper
     def scan_chunk_back(reads, writes, valid, steps, mine, rank, width, origin, r, totals):
         """Write gradients, from what flows to the chunk's last state; return what flows on before the first."""
-        lane_id = narrow(thread() & 31)
+        lane_id = gpu.narrow(gpu.thread() & 31)
         members = group_members(lane_id, rank, width)
-        low, high = narrow(valid.start - mine), narrow(valid.stop - mine)
+        low, high = gpu.narrow(valid.start - mine), gpu.narrow(valid.stop - mine)
         arriving, gates = cuda.local.array(count, kind), cuda.local.array(count, kind)
         values, before = cuda.local.array(count, kind), cuda.local.array(count, kind)
         grads_a, grads_b = cuda.local.array(count, kind), cuda.local.array(count, kind)
@@ -190,7 +178,7 @@ def back_chunk_scanner(cuda, rule, kind, count, packs, a_is_total, b_is_total):
         after, _ = compose_group(summarise_back(arriving, gates, low, high), rank, width, False)
         began = select(rank == width - 1, r, fma(after.decay, r, after.rise))
         end = replay_back(arriving, gates, values, before, low, high, began, grads_a, grads_b)
-        suspect = ballot(not is_finite(end) and r == r)
+        suspect = gpu.ballot(not is_finite(end) and r == r)
         if suspect != 0:
             concerned = suspect & members != 0
             scanned = r
@@ -199,10 +187,10 @@ def back_chunk_scanner(cuda, rule, kind, count, packs, a_is_total, b_is_total):
                 if concerned and s == rank:
                     scanned = replay_back(arriving, gates, values, before, low, high, scanned, grads_a, grads_b)
                     end = scanned
-                scanned = shuffle(scanned, lane_id - rank + s)
+                scanned = gpu.shuffle(scanned, lane_id - rank + s)
         to_a, to_b = writes
         write_back(to_a, to_b, steps, mine, grads_a, grads_b, totals)
-        return shuffle(end, lane_id - rank)
+        return gpu.shuffle(end, lane_id - rank)
 
     return scan_chunk_back
 
@@ -212,27 +200,27 @@ def vjp(cuda, rule, zero, size, count, packs, guide, a_is_total, b_is_total, is_
     kind, align, pack = type(zero), aligner(guide), guide[1]
     scan_chunk_back = back_chunk_scanner(cuda, rule, kind, count, packs, a_is_total, b_is_total)
 
-    @helper
+    @gpu.helper
     def store_total(to, geometry, series, rank, width, total, rest):
         """Write a group's total; in the fix-up pass, zeros over those of other tiles."""
         total, rest = add_group(total, rest, rank, width)
         if series < geometry.lanes and rank == 0:
-            store(to.at, series * size, settled(total, rest))
+            gpu.store(to.at, series * size, settled(total, rest))
         if is_fix_up:
             for tile in range(1 + rank, geometry.tiles, width):
-                store(to.at, (tile * geometry.lanes + series) * size, zero)
+                gpu.store(to.at, (tile * geometry.lanes + series) * size, zero)
 
     def kernel(g, a, b, h, h0, last, first, to_a, to_b, lengths, descriptors, geometry):
-        width = narrow(32) if is_fix_up else geometry.width
-        group, rank = group_in_grid(width), narrow(thread() & (width - 1))
+        width = gpu.narrow(32) if is_fix_up else geometry.width
+        series, rank = group_in_grid(width), gpu.narrow(gpu.thread() & (width - 1))
         if is_fix_up:
-            if group >= geometry.lanes or not is_dirty(descriptors, group, size, zero):
+            if series >= geometry.lanes or not is_dirty(descriptors, series, size, zero):
                 return
-        is_alive = group < geometry.lanes
-        index = split_index(group if is_alive else 0, geometry.middles, geometry.inners)
+        is_alive = series < geometry.lanes
+        index = split_index(series if is_alive else 0, geometry.middles, geometry.inners)
         valid, steps = valid_steps(lengths, index, geometry), geometry.steps
         if not is_alive:
-            valid, steps = Valid(narrow(0), narrow(0)), narrow(0)
+            valid, steps = Valid(gpu.narrow(0), gpu.narrow(0)), gpu.narrow(0)
         r, origin = load_state(last, index, zero), load_state(h0, index, zero)
         shifted = align(a, b, index, geometry.steps)
         reads = of_series(g, index, 0), of_series(a, index, 0), of_series(b, index, 0), of_series(h, index, 0)
@@ -246,10 +234,10 @@ def vjp(cuda, rule, zero, size, count, packs, guide, a_is_total, b_is_total, is_
             r = scan_chunk_back(reads, writes, valid, steps, mine, rank, width, origin, r, totals)
             mine -= width * count
         if a_is_total:
-            store_total(to_a, geometry, group, rank, width, totals[0], totals[1])
+            store_total(to_a, geometry, series, rank, width, totals[0], totals[1])
         if b_is_total:
-            store_total(to_b, geometry, group, rank, width, totals[2], totals[3])
-        if is_alive and rank == 0 and not is_null(first.at):
-            store(first.at, offset(first.series, index), r)
+            store_total(to_b, geometry, series, rank, width, totals[2], totals[3])
+        if is_alive and rank == 0 and not gpu.is_null(first.at):
+            gpu.store(first.at, offset(first.series, index), r)
 
     return kernel

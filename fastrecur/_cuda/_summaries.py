@@ -11,18 +11,18 @@ import functools
 from collections import namedtuple
 
 from .._steps import constant, fma, is_finite, magnitude, select
-from ._device import helper, shuffle, thread
+from . import _device as gpu
 
 Summary = namedtuple("Summary", "decay rise weight origin")
 
 
-@helper
+@gpu.helper
 def agree(state, assumed):
     """Return whether a state may stand for one that was assumed: both finite, or the same."""
     return (is_finite(state) and is_finite(assumed)) or state == assumed or (state != state and assumed != assumed)
 
 
-@helper
+@gpu.helper
 def compose(is_average, first, second):
     """Return the summary of some steps and those after them."""
     if not is_average:
@@ -39,7 +39,7 @@ def compose(is_average, first, second):
     )  # fmt: skip
 
 
-@helper
+@gpu.helper
 def advanced(is_average, summary, h):
     """Return the state after some steps from the one before."""
     if not is_average:
@@ -49,13 +49,13 @@ def advanced(is_average, summary, h):
     return select(summary.decay > constant(0.5, h), from_h, from_origin)
 
 
-@helper
+@gpu.helper
 def shuffle_summary(is_average, summary, lane_id):
     """Return what a summary is in another thread of this warp."""
-    decay, rise = shuffle(summary.decay, lane_id), shuffle(summary.rise, lane_id)
+    decay, rise = gpu.shuffle(summary.decay, lane_id), gpu.shuffle(summary.rise, lane_id)
     if not is_average:
         return Summary(decay, rise, summary.weight, summary.origin)
-    return Summary(decay, rise, shuffle(summary.weight, lane_id), shuffle(summary.origin, lane_id))
+    return Summary(decay, rise, gpu.shuffle(summary.weight, lane_id), gpu.shuffle(summary.origin, lane_id))
 
 
 # ---- Made once for all kernels that call it -------------------------------------------------------------------------
@@ -67,7 +67,7 @@ def summariser(rule, kind, count):
     decay_of, deviation, is_average = rule.decay, rule.deviation, rule.is_average
     zero, one, closed, infinity = kind(0), kind(1), kind(rule.closed), kind(float("inf"))
 
-    @helper
+    @gpu.helper
     def summarise(gates, values):
         decay, rise, weight, origin, least = one, zero, zero, zero, infinity
         if is_average:
@@ -90,7 +90,7 @@ def back_summariser(rule, kind, count):
     """Return the function that summarises what a thread's steps do to a cotangent."""
     adjoint, decay_of, zero, one = rule.adjoint, rule.decay, kind(0), kind(1)
 
-    @helper
+    @gpu.helper
     def summarise_back(arriving, gates, low, high):
         decay, rise = one, zero
         for ago in range(count):
@@ -109,10 +109,10 @@ def composer(is_average, kind):
     """Return the function that composes summaries across a group of threads."""
     zero, one = kind(0), kind(1)
 
-    @helper
+    @gpu.helper
     def compose_group(summary, rank, width, ahead):
         """Return the summary of all threads before this one in the direction of the scan, and of all up to it."""
-        lane_id = thread() & 31
+        lane_id = gpu.thread() & 31
         turn = rank if ahead else width - 1 - rank
         distance = 1
         while distance < width:
@@ -137,7 +137,7 @@ def composer(is_average, kind):
 # ---- Sums -----------------------------------------------------------------------------------------------------------
 
 
-@helper
+@gpu.helper
 def add_exactly(total, rest, value):
     """Return a sum, and what its rounding has left over so far."""
     new = total + value
@@ -145,19 +145,19 @@ def add_exactly(total, rest, value):
     return new, rest + ((total - (new - part)) + (value - part))
 
 
-@helper
+@gpu.helper
 def settled(total, rest):
     """Return a sum with what was left over, which is NaN where the sum is not finite."""
     return select(rest == rest, total + rest, total)
 
 
-@helper
+@gpu.helper
 def add_group(total, rest, rank, width):
     """Return the sum of all threads' totals in a group, and what is left over."""
-    first, distance = (thread() & 31) - rank, 1
+    first, distance = (gpu.thread() & 31) - rank, 1
     while distance < width:
         other = first + ((rank + distance) & (width - 1))
-        one, left = shuffle(total, other), shuffle(rest, other)
+        one, left = gpu.shuffle(total, other), gpu.shuffle(rest, other)
         total, rest = add_exactly(total, rest + left, one)
         distance *= 2
     return total, rest

@@ -5,7 +5,7 @@ grid's second axis cuts the summands of a result into slices, which a second pas
 leaves over. With one summand a result this copies and converts.
 """
 
-from ._device import barrier, block, block_row, block_threads, divide, load, narrow, store, thread
+from . import _device as gpu
 from ._operands import offset, split_index
 from ._summaries import add_exactly, settled
 
@@ -18,31 +18,34 @@ def sums(cuda, zero):
 
     def kernel(source, target, sizes):
         totals, rests = cuda.shared.array(THREADS, kind), cuda.shared.array(THREADS, kind)
-        column = thread() & (sizes.across - 1)
-        row, rows = divide(narrow(thread()), sizes.across), divide(narrow(block_threads()), sizes.across)
-        result = narrow(block() * sizes.across + column)
+        column = gpu.thread() & (sizes.across - 1)
+        row, rows = (
+            gpu.divide(gpu.narrow(gpu.thread()), sizes.across),
+            gpu.divide(gpu.narrow(gpu.block_threads()), sizes.across),
+        )
+        result = gpu.narrow(gpu.block() * sizes.across + column)
         total, rest = zero, zero
         index = split_index(min(result, sizes.results - 1), sizes.middles, sizes.inners)
         if result < sizes.results:
-            place, summand = offset(source.kept, index), block_row() * sizes.slice_size + row
-            end = min(sizes.summands, (block_row() + 1) * sizes.slice_size)
+            place, summand = offset(source.kept, index), gpu.block_row() * sizes.slice_size + row
+            end = min(sizes.summands, (gpu.block_row() + 1) * sizes.slice_size)
             while summand < end:
-                each = split_index(narrow(summand), sizes.summed_middles, sizes.summed_inners)
-                value = load(source.at, place + offset(source.summed, each), zero)
+                each = split_index(gpu.narrow(summand), sizes.summed_middles, sizes.summed_inners)
+                value = gpu.load(source.at, place + offset(source.summed, each), zero)
                 total, rest = add_exactly(total, rest, value)
                 summand += rows
-        totals[thread()], rests[thread()] = total, rest
-        barrier()
-        rows = divide(narrow(rows), narrow(2))
+        totals[gpu.thread()], rests[gpu.thread()] = total, rest
+        gpu.barrier()
+        rows = gpu.divide(gpu.narrow(rows), gpu.narrow(2))
         while rows > 0:
             if row < rows:
-                other = thread() + rows * sizes.across
-                total, rest = add_exactly(totals[thread()], rests[thread()] + rests[other], totals[other])
-                totals[thread()], rests[thread()] = total, rest
-            barrier()
-            rows = divide(narrow(rows), narrow(2))
+                other = gpu.thread() + rows * sizes.across
+                total, rest = add_exactly(totals[gpu.thread()], rests[gpu.thread()] + rests[other], totals[other])
+                totals[gpu.thread()], rests[gpu.thread()] = total, rest
+            gpu.barrier()
+            rows = gpu.divide(gpu.narrow(rows), gpu.narrow(2))
         if row == 0 and result < sizes.results:
-            total = settled(totals[thread()], rests[thread()])
-            store(target.at, block_row() * target.slice + offset(target.kept, index), total)
+            total = settled(totals[gpu.thread()], rests[gpu.thread()])
+            gpu.store(target.at, gpu.block_row() * target.slice + offset(target.kept, index), total)
 
     return kernel

@@ -88,7 +88,7 @@ def _remember(key, family, a, b, h0, axis, reverse, h, return_state):
             from .._cuda import _recurrence
 
             own = _tensors.DTYPES[h.dtype]
-            shortcut = _recurrence.remembered(family, axis, reverse, return_state, a, b, h0, own)
+            shortcut = _recurrence.remembered((family, axis, reverse, return_state, own), a, b, h0)
             if shortcut:
                 _keep(_shorts_on_gpu, key, shortcut)
 
@@ -102,6 +102,7 @@ def _key_on_gpu(options, *operands):
     for operand in operands:
         if operand is None:
             key.append(None)
+            places.append(0)
         elif type(operand) is float:
             key.append(float)
             places.append(operand)
@@ -132,7 +133,7 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
         from .._cuda import _recurrence
 
         axis %= max(a.dim(), b.dim())
-        shortcut = _recurrence.remembered_vjp(family, axis, reverse, *operands, _tensors.DTYPES[b.dtype])
+        shortcut = _recurrence.remembered((family, axis, reverse, _tensors.DTYPES[b.dtype]), *operands)
         if shortcut:
             _keep(_shorts_on_gpu, key, shortcut)
     return grads

@@ -13,6 +13,7 @@ import ctypes
 import functools
 import gc
 import hashlib
+import importlib.metadata
 import os
 import pathlib
 import sys
@@ -51,12 +52,24 @@ def cache():
 
 
 _programs = {}
+# What kernels are not made of: which one is launched for what, and how.
+HOST = "_arrays.py", "_launch.py", "_plan.py", "_pool_plan.py", "_recurrence.py", "_run.py"
+
+
+@functools.cache
+def digest():
+    """A name for what PTX is made of."""
+    folder = pathlib.Path(_launch.__file__).parent
+    shared = [folder.parent / name for name in ("_cache.py", "_pooling.py", "_steps.py")]
+    paths = sorted(path for path in (*folder.glob("*.py"), *shared) if path.name not in HOST)
+    versions = [importlib.metadata.version(name) for name in ("numba", "numba-cuda")]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest(), *versions
 
 
 def ptx(kernel, capability=CAPABILITY):
     """A kernel's PTX for a card, compiled once for all tests."""
     target = kernel.target(capability)
-    name = hashlib.sha256(repr((_launch.digest(), kernel.key, target)).encode()).hexdigest()[:32]
+    name = hashlib.sha256(repr((digest(), kernel.key, kernel.threads, target)).encode()).hexdigest()[:32]
     path = cache() / f"{name}.ptx"
     try:
         return path.read_text()
@@ -347,6 +360,8 @@ class NumbaCuda:
 class DlpackArray:
     """An array known by DLPack and the array API's namespace alone."""
 
+    code = None  # DLPack's number for the kind of its elements, if they are to be said to be of another than they are
+
     def __init__(self, array, driver, device=0):
         self.host, self.driver, self.number = driver.own(array, device), driver, device
 
@@ -364,8 +379,11 @@ class DlpackArray:
         # NumPy says that its memory is the host's; here it plays a device's.
         address = ctypes.pythonapi.PyCapsule_GetPointer
         address.restype, address.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-        ctypes.c_int32.from_address(address(capsule, b"dltensor") + 8).value = 2
-        ctypes.c_int32.from_address(address(capsule, b"dltensor") + 12).value = self.number
+        tensor = address(capsule, b"dltensor")
+        ctypes.c_int32.from_address(tensor + 8).value = 2
+        ctypes.c_int32.from_address(tensor + 12).value = self.number
+        if self.code is not None:
+            ctypes.c_uint8.from_address(tensor + 20).value = self.code
         return capsule
 
     def __array_namespace__(self, api_version=None):

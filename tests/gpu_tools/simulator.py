@@ -48,8 +48,38 @@ def fma(a, b, c):
     return kind(wide(a) * wide(b) + wide(c))
 
 
+def _of_block(name):
+    return lambda *arguments: getattr(Block.running, name)(*arguments)
+
+
+# What `_device`'s functions mean here.
+MEANINGS = {
+    **{name: _of_block(name) for name in ("thread", "block", "block_row", "block_threads", "barrier", "nap", "trap")},
+    **{name: _of_block(name) for name in ("shuffle", "ballot")},
+    "highest": lambda bits: int(bits).bit_length() - 1,
+    "divide": lambda a, b: a // b,
+    "narrow": lambda number: number,
+    "anew": lambda value: value,
+    "is_null": lambda pointer: pointer.address == 0,
+    "misalignment": lambda pointer: pointer.address % 16,
+    "shift": lambda pointer, offset: pointer.shift(offset),
+    "load": lambda pointer, offset, like: pointer.load(offset, like.dtype),
+    "load_raw": lambda pointer, offset, like: pointer.load_raw(offset, like.dtype),
+    "unpack": lambda pointer, raw, like: pointer.unpack(raw, like.dtype),
+    "load_int": lambda pointer, offset: pointer.load_int(offset),
+    "load_wide": lambda pointer, offset, like: pointer.load_wide(offset, like.dtype),
+    "load_status": lambda pointer, offset, like: pointer.load_status(offset, like.dtype),
+    "store": lambda pointer, offset, value: pointer.store(offset, value),
+    "store_wide": lambda pointer, offset, values: pointer.store_wide(offset, values),
+    "store_status": lambda pointer, offset, value: pointer.store_status(offset, value),
+    "take_ticket": lambda pointer: pointer.take_ticket(),
+}
+
+
 def like_compiled_code(setattr):
-    """Give the steps' stubs the meaning that they have on a card; `setattr` is Python's own or monkeypatch's."""
+    """Give the steps' stubs and `_device` the meaning of a card; `setattr` is Python's own or monkeypatch's."""
+    for name, meaning in MEANINGS.items():
+        setattr(_device, name, meaning)
     stubs = {"fma": fma, "select": lambda condition, yes, no: yes if condition else no, "everywhere": lambda _: False}
     for module in (_steps, _pooling, _chunks, _lanes, _look_back, _pool, _scan, _series, _summaries):
         for name in stubs.keys() & vars(module).keys():
@@ -142,7 +172,7 @@ ELEMENTS = {
 
 
 class Pointer:
-    """An address, as the interpreter's bodies in `_device` ask it."""
+    """An address, as `MEANINGS` ask it."""
 
     __slots__ = ("memory", "address", "part", "parts", "kind", "decode", "encode", "size")
 
@@ -311,7 +341,9 @@ class Thread:
 
 
 class Block:
-    """Runs a block's threads: what `_device.machine` is, and the part of numba.cuda that kernels allocate by."""
+    """Runs a block's threads: what `MEANINGS` ask, and the part of numba.cuda that kernels allocate by."""
+
+    running = None
 
     def __init__(self, memory, draw):
         self.memory, self.draw = memory, draw
@@ -331,7 +363,7 @@ class Block:
         while ready:
             ready.sort(key=self.in_any_order)
             yield
-            _device.machine = self
+            Block.running = self
             for each in ready:
                 self.current = memory.thread = each
                 each.coroutine.switch(each)
@@ -382,7 +414,7 @@ class Block:
         me.shared += 1
         return self.arrays[me.shared - 1]
 
-    # What `_device` asks.
+    # What `MEANINGS` ask.
 
     def thread(self):
         return self.current.number

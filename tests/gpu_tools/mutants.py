@@ -1,0 +1,74 @@
+"""Break the look-back in ways that only some orders of tiles show, and see that a test fails each time.
+
+    python tests/gpu_tools/mutants.py [--only ticket begin ...]
+
+Each mutant is a copy of the package with one line changed, in which one test of the emulator runs.
+"""
+
+import argparse
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TEST = "tests/test_gpu_kernels.py::test_whichever_tile_comes_first_the_bits_are_the_same"
+CASE = f"{TEST}[False-forget_mult-float32-0]"
+# What is broken: a file, a line and what it becomes.
+MUTANTS = {
+    "none": None,
+    # A block takes the tile of its own number, not the next: those that it waits for may never start.
+    "ticket": ("_look_back.py", "ticket[0] = gpu.take_ticket(descriptors)", "ticket[0] = gpu.block()"),
+    # The state of every series is advanced from the earliest tile of any in the block.
+    "begin": ("_look_back.py", "state = select(first + k >= begin, after, state)", "state = after"),
+    # A tile hands on the state before it in the place of the one after it.
+    "publish": ("_look_back.py", "at + STATE * further, onward)", "at + STATE * further, state)"),
+    # The first tile does not publish its summary, since the state after it is known.
+    "summary0": (
+        "_look_back.py",
+        "            if writes:\n                at, further = locate(geometry, me.series, me.tile)",
+        "            if writes and me.tile > 0:\n                at, further = locate(geometry, me.series, me.tile)",
+    ),
+}
+
+
+def run(name):
+    """Run the test on a mutant; return whether it fails, and its last lines."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = pathlib.Path(folder)
+        for part in ("fastrecur", "tests"):
+            shutil.copytree(ROOT / part, place / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", place)
+        waits = place / "fastrecur" / "_cuda" / "_descriptors.py"  # who waits for ever is to be found out soon
+        waits.write_text(waits.read_text().replace("MOST_LOOKS = 1 << 20", "MOST_LOOKS = 1 << 12"))
+        if MUTANTS[name]:
+            file, line, changed = MUTANTS[name]
+            path = place / "fastrecur" / "_cuda" / file
+            text = path.read_text()
+            if text.count(line) != 1:
+                raise ValueError(f"{name}: the line is there {text.count(line)} times")
+            path.write_text(text.replace(line, changed))
+        command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-o", "addopts=", "-q", "-x", "--tb=line", CASE]
+        environment = os.environ | {"PYTHONPATH": folder, "FASTRECUR_CACHE_DIR": str(place / "cache")}
+        done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=3000)
+    if "1 passed" not in done.stdout and "1 failed" not in done.stdout:
+        raise RuntimeError(done.stdout[-2000:] + done.stderr[-2000:])
+    why = next((line for line in done.stdout.splitlines() if "Error" in line), "")
+    return "1 failed" in done.stdout, why
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=MUTANTS, default=list(MUTANTS))
+    wrong = 0
+    for name in parser.parse_args().only:
+        fails, why = run(name)
+        wrong += fails != bool(MUTANTS[name])
+        print(f"{name}: {'caught: ' + why if fails else 'passes'}", flush=True)
+    return bool(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
