@@ -200,7 +200,8 @@ def _remember(key, plan, work, operands, results):
 def remembered(options, *operands):
     """Return a plain call's shortcut, and what takes it and the operands' addresses or numbers, 0 for None; or None.
 
-    ``options`` are family, axis, reverse, of a forward call return_state, and the dtype; operands are as the function takes them.
+    ``options`` are family, axis, reverse, of a forward call return_state, and the dtype; operands are in the function's
+    order.
     """
     shortcut = _shortcuts.get(_glance(options, *operands)[0])
     return shortcut and (shortcut, _take_shortcut)
