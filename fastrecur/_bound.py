@@ -29,7 +29,7 @@ _KERNELS = {
     (PACKED, "forward segments"): _segments.forward,
     (PACKED, "vjp segments"): _segments.vjp,
     (PACKED, "summary"): _packed.summary,
-    (PACKED, "summary back"): _packed.summary_back,
+    (PACKED, "summary back"): _packed.summary,
 }
 
 # Beside `_layout`'s operands, with strides as the carry's: the states before all steps, of which a gradient's carry
@@ -53,7 +53,7 @@ class Bound:
     def __init__(self, plan, direction):
         self.plan, self.direction, self.order = plan, direction, ORDER[direction]
         kind, traits = ("narrow", plan.narrow) if _cost.is_narrow(plan) else (plan.traversal, ())
-        rule = " ".join([plan.rule, *plan.traits, *traits])
+        rule = " ".join([plan.rule, *plan.traits, *traits, *["back"] * (direction == "summary back")])
         kind = plan.traversal if plan.is_segmented else kind
         self.kernel = kernel(_KERNELS[kind, direction], rule, _arrays.element(plan.wide), **plan.elements)
         self.is_native = _native.is_native([(self.kernel,)])
