@@ -77,13 +77,13 @@ def take_all_back(rule, carry, x, to_a, to_b, steps, has_first, far):
     """Take a row back by some steps, the last of which has the first states before it, or (0) not."""
     zero = broadcast_row(rule, constant(0.0, load(carry, 0, carry)))
     r, totals = load_row(rule, carry, carry), (zero, zero)
-    for ago in range(steps):
+    for ago in range(steps - has_first):
         now, a_now, b_now = inputs_later(x, -ago), gradient_later(to_a, -ago), gradient_later(to_b, -ago)
-        if ago < steps - has_first:
-            before = row_of(rule, h_is_broadcast(rule), now.h, carry, far)
-        else:
-            before = load_row(rule, x.first, carry)
+        before = row_of(rule, h_is_broadcast(rule), now.h, carry, far)
         r, totals = take_back(rule, now, before, r, a_now, b_now, totals, far)
+    if has_first != 0:
+        now, a_now, b_now = inputs_later(x, 1 - steps), gradient_later(to_a, 1 - steps), gradient_later(to_b, 1 - steps)
+        r, totals = take_back(rule, now, load_row(rule, x.first, carry), r, a_now, b_now, totals, far)
     store_row(rule, carry, r)
     if to_a.sums.step == 0:
         add(rule, to_a, totals[0])

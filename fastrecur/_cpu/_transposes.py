@@ -50,25 +50,20 @@ def _lane_offsets(builder, table):
 
 
 def _load_strided(builder, pointer, source, offset, step, count):
-    """Load so many numbers as they stand in memory, each ``step``-th from an offset on; nothing behind the last one."""
+    """Load so many numbers as they stand in memory, each or each second one from an offset on; or (-1) down from it."""
     kind = ir.VectorType(ir.IntType(8 * pointer.size), count)
 
     def load_from(first):
         place = builder.add(offset, ir.Constant(I64, first * pointer.size))
         return read(builder, pointer, moved(builder, source, place), kind)
 
+    if step == 1:
+        return load_from(0)
     if step < 0:
         numbers = load_from(1 - count)
         return shuffle(builder, numbers, numbers, list(range(count))[::-1])
-    numbers, reach, known = load_from(0), count, range(0, count, step)  # those of the wanted ones that are loaded
-    for _ in range(1, step):
-        first = min(reach, (count - 1) * step + 1 - count)
-        reach = first + count
-        more = range(len(known) * step, min(reach, count * step), step)
-        places = [*known, *(count + n - first for n in more)]
-        numbers = shuffle(builder, numbers, load_from(first), places + [0] * (count - len(places)))
-        known = range(len(places))
-    return numbers
+    places = [*range(0, count, 2), *range(count + 1, 2 * count, 2)]
+    return shuffle(builder, load_from(0), load_from(count - 1), places)  # nothing is loaded behind the last one
 
 
 def _copy_strided(emitter, target, at, source, step):

@@ -195,36 +195,38 @@ def is_in_lines(x):
 
 
 @inlined
-def panel(x):
-    return View(x.rows, WIDTH * itemsize(x.at), itemsize(x.at))
-
-
-@inlined
-def run_view(x, first, apart, t):
-    """Return an operand from a series and a step on."""
-    return View(shift(x.at, load_int(x.offsets, first) + t * x.stride), x.stride, apart)
-
-
-@inlined
 def place_of(x, t):
     """Return where a tile's step stands in memory if its series are neighbours or one, and bytes to the next step."""
     return shift(x.at, load_int(x.offsets, 0) + t * x.stride), x.stride
 
 
 @helper
-def pack(x, t, steps, count):
-    """Return where a tile's samples or gates stand, and bytes from step to step; bring them there if they do not.
+def copy_runs(x, t, steps, count, unpacks, streams):
+    """Copy some steps of ``count`` series to a tile, or from there; then by non-temporal stores where these fill lines.
 
-    Of ``count`` series: what stands beside them is of an earlier tile.
+    What stands beside them in a tile is of an earlier one.
     """
-    if is_row(x):
-        return place_of(x, t)
-    first, end, apart, steps = 0, x.end, x.apart, steps if x.stride != 0 else 1
+    first, end, apart, size = 0, x.end, x.apart, itemsize(x.at)
     while first < count:
         end = minimum(end, count)
-        copy(column(panel(x), first), run_view(x, first, apart, t), end - first, steps, AHEAD // itemsize(x.at))
+        there = View(shift(x.at, load_int(x.offsets, first) + t * x.stride), x.stride, apart)
+        own, done = View(shift(x.rows, first * size), WIDTH * size, size), 0
+        if unpacks:
+            if streams:
+                done = stream_transposed(there, own, end - first, steps)
+            copy(column(there, done), column(own, done), end - first - done, steps, ZERO)
+        else:
+            copy(own, there, end - first, steps, AHEAD // size)
         first = end
         end, apart = run_from(x.offsets, first)
+
+
+@helper
+def pack(x, t, steps, count):
+    """Return where a tile's samples or gates stand, and bytes from step to step; bring them there if they do not."""
+    if is_row(x):
+        return place_of(x, t)
+    copy_runs(x, t, steps if x.stride != 0 else 1, count, False, False)
     return x.rows, WIDTH * itemsize(x.at) if x.stride != 0 else 0
 
 
@@ -238,25 +240,6 @@ def pack_gates(gate, t, steps, state):
         place = shift(gate.at, load_int(gate.offsets, 0) + (t + k) * gate.stride)
         store_vector(shift(gate.rows, k * row), 0, broadcast(load(place, 0, state)))
     return gate.rows, row
-
-
-@helper
-def unpack(x, t, steps, count, streams, state):
-    """Write results of ``count`` series; whole lines by non-temporal stores."""
-    first, end, apart = 0, x.end, x.apart
-    while first < count:
-        end = minimum(end, count)
-        to, own, done = run_view(x, first, apart, t), column(panel(x), first), 0
-        if streams and is_in_lines(x):
-            for k in range(steps):
-                row = load_vector(shift(own.pointer, k * own.time), 0, state)
-                stream_vector(shift(to.pointer, k * to.time), 0, row)
-            return
-        if streams:
-            done = stream_transposed(to, own, end - first, steps)
-        copy(column(to, done), column(own, done), end - first - done, steps, ZERO)
-        first = end
-        end, apart = run_from(x.offsets, first)
 
 
 @inlined
@@ -279,7 +262,8 @@ def walk_tile(rule, x, y, gate, h, state, geometry, t, steps, count, is_first):
     streams, filled = load_int(geometry, STREAMING) != 0, WIDTH if is_first else count
     x_here = pack(x, t, steps, filled)
     y_here = others_of(rule, x_here, y, t, steps, filled)
-    in_place = is_row(h) and not (streams and is_in_lines(h))
+    streams_rows = streams and is_in_lines(h)
+    in_place = is_row(h) and not streams_rows
     h_here = place_of(h, t) if in_place else (h.rows, WIDTH * itemsize(h.at))
     ahead = 0
     if is_row(x):
@@ -288,8 +272,11 @@ def walk_tile(rule, x, y, gate, h, state, geometry, t, steps, count, is_first):
             ahead = ROWS_AHEAD * x.stride
     gates, least, bias = pack_gates(gate, t, steps, state), load_int(geometry, MIN_PERIODS), load_int(geometry, BIAS)
     walk_steps(rule, load_vector, store_vector, Tile(x_here, y_here, gates, h_here, state, steps, least, bias, ahead))
-    if not in_place:
-        unpack(h, t, steps, count, streams, state)
+    if streams_rows:
+        for k in range(steps):
+            stream_vector(place_of(h, t + k)[0], 0, load_vector(shift(h.rows, k * h_here[1]), 0, state))
+    elif not in_place:
+        copy_runs(h, t, steps, count, True, streams)
 
 
 def walk(rule, x, y, h, gate, carry, geometry, first, last):
