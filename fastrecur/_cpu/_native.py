@@ -265,7 +265,6 @@ def _room(builder, words=1):
 
 
 def _thing(builder, name):
-    """Return the address of one of Python's own objects."""
     return builder.ptrtoint(builder.module.globals.get(name) or ir.GlobalVariable(builder.module, _I64, name), _I64)
 
 

@@ -53,7 +53,6 @@ def number(t, states):
 
 @inlined
 def store_step(streams, view, k, j, value):
-    """Write a vector of results."""
     if streams:
         stream_vector(shift(view.pointer, k * view.time), j, value)
     else:
@@ -62,7 +61,6 @@ def store_step(streams, view, k, j, value):
 
 @inlined
 def load_step(view, k, j, carry):
-    """Return a vector of a step's numbers."""
     return load_vector(shift(view.pointer, k * view.time), j, carry)
 
 

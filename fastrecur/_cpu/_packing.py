@@ -71,7 +71,6 @@ def strides_of(geometry, operand):
 
 @inlined
 def operand_of(pointer, geometry, operand):
-    """Return an operand, given its number."""
     return Operand(pointer, strides_of(geometry, operand))
 
 
@@ -132,7 +131,6 @@ def next_block(geometry, first, last, most, carry):
 
 @inlined
 def with_steps(block, t, steps, ahead):
-    """Return the same series from step t on."""
     return Block(block.first, block.count, block.pitch, block.is_run, t, steps, t // EPOCH * EPOCH, ahead)
 
 
@@ -222,7 +220,6 @@ def run_end(geometry, first, last):
 
 @inlined
 def column(view, j):
-    """Return a view from a series on."""
     return View(shift(view.pointer, j * view.apart), view.time, view.apart)
 
 
@@ -234,7 +231,6 @@ def is_in_place(operand, block):
 
 @inlined
 def panel_view(panel, block):
-    """Return a panel of a block."""
     return View(panel, block.pitch * itemsize(panel), itemsize(panel))
 
 
@@ -324,7 +320,6 @@ def load_states(states, carry, block):
 
 @helper
 def store_states(carry, states, block):
-    """Give them back."""
     for j in range(block.count):
         store(carry, block.first + j, load(states, j, states))
 

@@ -59,7 +59,6 @@ def part_of(geometry, low, high):
 
 @helper
 def row_of(pointer, geometry, operand, start, b, channel):
-    """Return where a row of an operand stands."""
     offset = start * load_int(geometry, operand) + b * load_int(geometry, operand + 1)
     return shift(pointer, offset + channel * itemsize(pointer))
 

@@ -38,9 +38,9 @@ from ._rules import (
     step,
 )
 from ._scalars import itemsize, load, maximum, minimum, misalignment, prefetch, prefetch_for_write, store, width
+from ._types import LINE
 from ._vectors import broadcast, load_vector, store_vector, stream_vector, total
 
-LINE = 64  # bytes of a cache line
 L1_BYTES = 16 << 10  # of states that stay in the first level of the cache beside the operands
 SHORT, SHORT_BROADCAST = 32, 128  # series of a row below which a step waits for the states that the last one stored
 
@@ -124,7 +124,6 @@ def put(x, j, value, streaming, far):
 
 @inlined
 def step_at(a, b, h, flags, n, carry):
-    """Return operands and result n steps later."""
     a_now, b_now, flags_now = later(a, n), later(b, n), later(flags, n)
     one_a, one_b, one_flag = one_value(a_now, carry), one_value(b_now, carry), one_value(flags_now, carry)
     return Step(a_now, b_now, later(h, n), flags_now, one_a, one_b, one_flag)
@@ -175,7 +174,6 @@ def forward_vectors(rule, n, a, b, h, flags, carry, streaming, vectors, far):
 
 @inlined
 def fresh_lane(rule, flags, j, carry):
-    """Return whether a step of one series begins anew."""
     flag = load(flags.at, 0 if flag_is_broadcast(rule) else j, carry)
     return flag != constant(0.0, flag)
 

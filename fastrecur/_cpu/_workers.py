@@ -220,7 +220,6 @@ def serve_ticket(block, slot, ticket, since):
 
 
 def serve(block, slot):
-    """Be a worker."""
     while True:
         turn, begin = 0, look(block, slot)
         since = begin
@@ -358,6 +357,5 @@ def team_entry(table):
 
 
 def slots():
-    """Return the words of all workers' slots."""
     block = _block()
     return [block.words[(SLOTS + k * SLOT) // 8 :][: SLOT // 8] for k in range(block.words[COUNT // 8])]
