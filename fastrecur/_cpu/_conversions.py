@@ -5,10 +5,11 @@ from llvmlite import ir
 from ._types import ELEMENTS, F16, F32, HARDWARE_HALF, HAS_BFLOAT, I1, I16, I32, WIDTH
 
 
-def call_llvm(builder, name, result, *arguments):
-    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+def call_llvm(builder, name, result, *arguments, more=()):
+    """Call an intrinsic of LLVM, or a function of C; ``more`` are arguments whose number that does not know."""
+    kind = ir.FunctionType(result, [argument.type for argument in arguments], var_arg=bool(more))
     function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-    return builder.call(function, arguments)
+    return builder.call(function, [*arguments, *more])
 
 
 def shuffle(builder, low, high, places):
