@@ -27,7 +27,7 @@ from ._packing import (
     view_in,
     with_steps,
 )
-from ._rules import adjoint, decay, enter, flags_of, leave, lengths_of, step, trait
+from ._rules import adjoint, choice, decay, enter, flags_of, leave, lengths_of, step, trait
 from ._scalars import fence, load, load_int, maximum, minimum, misalignment, prefetch, shift, stack, width
 from ._vectors import broadcast, load_vector, store_vector, stream_vector
 
@@ -36,7 +36,7 @@ STATES = MANY_SERIES
 TOGETHER = 4  # steps that a vector takes at once: rows may stand in a page each (a fifth, where 64 steps are walked)
 AHEAD = 16  # steps before whose turn numbers that are walked in place are prefetched, where results are streamed
 
-is_flagged, is_back = trait("flagged"), trait("back")
+is_flagged, is_summary, is_back = map(trait, ("flagged", "summary", "back"))
 
 
 @inlined
@@ -78,7 +78,7 @@ def pack_flags(rule, panel, operand, geometry, block):
 
 @inlined
 def walk_vectors(rule, is_ragged, streams, a, b, h, flags, series, block):
-    """Advance a block's series; ``series`` are their states, nothing, and valid steps."""
+    """Advance a block's series; ``series`` are their states, (products,) and valid steps."""
     states, _, begins, ends = series
     zero = broadcast(constant(0.0, load(states, 0, states)))
     for from_ in range(0, block.steps, TOGETHER):
@@ -119,30 +119,55 @@ def may_stream(operand, view, block):
 
 
 @inlined
-def each_block(rule, keeps, take, a, b, h, carry, own, lengths, geometry, first, last):
-    """Bring the states in ``carry`` from before the first step to behind the last: ``take`` does so by a block.
+def onward(rule, state, a, b):
+    """Return the state after a step; going back, the cotangent that flows on from it: ``h`` and ``b`` do not matter."""
+    return adjoint(rule, b + state, a, b, state)[2] if is_back(rule) else step(rule, state, a, b)
 
-    It also writes results, in ``h``, if that ``keeps`` them; else it brings what is in ``own`` along.
+
+@helper
+def sum_up(rule, is_ragged, streams, a, b, h, flags, series, block):
+    """Advance a block's states, and multiply its products by what that multiplies a state by."""
+    states, products, begins, ends = series
+    for j in range(0, block.count, width(states)):
+        begin, end = load_vector(begins, j, states), load_vector(ends, j, states)
+        state, product = load_vector(states, j, states), load_vector(products, j, states)
+        for k in range(block.steps):
+            gate = load_step(a, k, j, states)
+            now, new = product * decay(rule, gate), onward(rule, state, gate, load_step(b, k, j, states))
+            if is_ragged:
+                at = number(block.t - block.epoch + k, states)
+                now, new = where_valid(at, begin, end, now, product), where_valid(at, begin, end, new, state)
+            state, product = new, now
+        store_vector(states, j, state)
+        store_vector(products, j, product)
+
+
+take = choice("summary", sum_up, walk)
+
+
+def forward(rule, a, b, h, carry, lengths, geometry, first, last):
+    """Walk series ``first`` to ``last``; ``carry`` holds the first states, then the last.
+
+    For a summary ``h`` has no results, but products: these and states are brought from before a stretch of time to
+    behind it, ``h -> product*h + carry``. If it goes back, these are cotangents, in ``b`` too; ``geometry`` is that of
+    the other direction.
     """
+    keeps = not is_summary(rule)
     steps, streams = load_int(geometry, N_STEPS), load_int(geometry, STREAMING) != 0
     a_all, b_all, h_all = operand_of(a, geometry, A), operand_of(b, geometry, B), operand_of(h, geometry, H)
     lengths_all = operand_of(lengths_of(rule, lengths), geometry, LENGTHS)
     flags_all = operand_of(flags_of(rule, lengths, h), geometry, FLAGS)
     a_panel, b_panel, h_panel = stack(a, PANEL), stack(b, PANEL), stack(h, PANEL)
     flags_panel = stack(flags_all.pointer, PANEL)
-    states, others, begins, ends = (
-        stack(carry, STATES),
-        stack(carry, STATES),
-        stack(carry, STATES),
-        stack(carry, STATES),
-    )
+    states, others = stack(carry, STATES), stack(carry, STATES)
+    begins, ends = stack(carry, STATES), stack(carry, STATES)
     most, span = shape_of(geometry, is_along(a_all) or is_along(b_all) or (keeps and is_along(h_all)))
     ahead = span if streams or not keeps else 0
     while first < last:
         block = next_block(geometry, first, last, most, carry)
         load_states(states, carry, block)
         if not keeps:
-            load_states(others, own, block)
+            load_states(others, h, block)
         pad(a_panel, a_all, geometry, block, minimum(span, steps))
         pad(b_panel, b_all, geometry, block, minimum(span, steps))
         latest, earliest, epoch = 0, steps, -1
@@ -161,15 +186,10 @@ def each_block(rule, keeps, take, a, b, h, carry, own, lengths, geometry, first,
                 unpack(h_all, h_now, geometry, block, streams)
         store_states(carry, states, block)
         if not keeps:
-            store_states(own, others, block)
+            store_states(h, others, block)
         first += block.count
     if streams:
         fence()
-
-
-def forward(rule, a, b, h, carry, lengths, geometry, first, last):
-    """Walk series ``first`` to ``last``; ``carry`` holds the first states, then the last."""
-    each_block(rule, True, walk, a, b, h, carry, carry, lengths, geometry, first, last)
 
 
 @inlined
@@ -284,38 +304,3 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
         first += block.count
     if streams:
         fence()
-
-
-# ---- What becomes of states, and nothing else ------------------------------------------------------------------------
-
-
-@inlined
-def onward(rule, state, a, b):
-    """Return the state after a step; going back, the cotangent that flows on from it: ``h`` and ``b`` do not matter."""
-    return adjoint(rule, b + state, a, b, state)[2] if is_back(rule) else step(rule, state, a, b)
-
-
-@helper
-def sum_up(rule, is_ragged, streams, a, b, h, flags, series, block):
-    """Advance a block's states, and multiply its products by what that multiplies a state by."""
-    states, products, begins, ends = series
-    for j in range(0, block.count, width(states)):
-        begin, end = load_vector(begins, j, states), load_vector(ends, j, states)
-        state, product = load_vector(states, j, states), load_vector(products, j, states)
-        for k in range(block.steps):
-            gate = load_step(a, k, j, states)
-            now, new = product * decay(rule, gate), onward(rule, state, gate, load_step(b, k, j, states))
-            if is_ragged:
-                at = number(block.t - block.epoch + k, states)
-                now, new = where_valid(at, begin, end, now, product), where_valid(at, begin, end, new, state)
-            state, product = new, now
-        store_vector(states, j, state)
-        store_vector(products, j, product)
-
-
-def summary(rule, a, b, carry, products, lengths, geometry, first, last):
-    """Bring states and products from before a stretch of time to behind it: ``h -> product*h + carry``.
-
-    If the rule goes back, these are cotangents, in ``b`` too; ``geometry`` is that of the other direction.
-    """
-    each_block(rule, False, sum_up, a, b, a, carry, products, lengths, geometry, first, last)

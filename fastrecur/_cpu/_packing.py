@@ -298,7 +298,7 @@ def add_run(sums, panel, count, steps):
 def load_states(states, carry, block):
     """Take a block's states from all series'; the last one fills its vector."""
     for j in range(round_up(block.count, carry)):
-        store(states, j, load(carry, block.first + minimum(j, block.count - 1), carry))
+        store(states, j, load(carry, block.first + minimum(j, block.count - 1), states))
 
 
 @helper
