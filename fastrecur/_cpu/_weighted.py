@@ -18,9 +18,9 @@ from ._numba import helper, inlined
 from ._operands import ZERO
 from ._packing import View, column, copy, stream_transposed
 from ._rules import choice, trait
-from ._scalars import fence, itemsize, load, load_int, minimum, misalignment, prefetch, shift, stack
+from ._scalars import fence, itemsize, load_int, minimum, misalignment, prefetch, shift, stack
 from ._types import LINE, WIDTH
-from ._vectors import broadcast, load_vector, store_vector, stream_vector
+from ._vectors import load_vector, store_vector, stream_vector
 
 # Fields of ``geometry``; strides are bytes from step to step.
 (
@@ -207,18 +207,6 @@ def pack(x, t, steps, count):
 
 
 @helper
-def pack_gates(gate, t, steps, state):
-    """Do the same, quickly where series share gates that vary."""
-    if gate.stride == 0 or gate.end != WIDTH or gate.apart != 0:
-        return pack(gate, t, steps, WIDTH)
-    row = WIDTH * itemsize(gate.at)
-    for k in range(steps):
-        place = shift(gate.at, load_int(gate.offsets, 0) + (t + k) * gate.stride)
-        store_vector(shift(gate.rows, k * row), 0, broadcast(load(place, 0, state)))
-    return gate.rows, row
-
-
-@helper
 def walk_tile(rule, x, y, gate, h, state, geometry, t, steps, count, is_first):
     """Walk some steps of a vector of series, of which ``count`` are not repeated."""
     streams, filled = load_int(geometry, STREAMING) != 0, WIDTH if is_first else count
@@ -232,7 +220,7 @@ def walk_tile(rule, x, y, gate, h, state, geometry, t, steps, count, is_first):
         ahead = AHEAD // itemsize(x.at) * x.stride
         if abs(ahead) > NEAR:
             ahead = ROWS_AHEAD * x.stride
-    gates, least, bias = pack_gates(gate, t, steps, state), load_int(geometry, MIN_PERIODS), load_int(geometry, BIAS)
+    gates, least, bias = pack(gate, t, steps, WIDTH), load_int(geometry, MIN_PERIODS), load_int(geometry, BIAS)
     walk_steps(rule, Tile(x_here, y_here, gates, h_here, state, steps, least, bias, ahead))
     if streams_rows:
         for k in range(steps):
