@@ -28,8 +28,8 @@ _KERNELS = {
     (ROWS, "vjp segments"): _segments.vjp_rows,
     (PACKED, "forward segments"): _segments.forward,
     (PACKED, "vjp segments"): _segments.vjp,
-    (PACKED, "summary"): _packed.summary,
-    (PACKED, "summary back"): _packed.summary_back,
+    (PACKED, "summary"): _packed.forward,
+    (PACKED, "summary back"): _packed.forward,
 }
 
 # Beside `_layout`'s operands, with strides as the carry's: the states before all steps, of which a gradient's carry
@@ -41,8 +41,8 @@ ORDER = {
     "vjp": (G, A, B, H, FIRST, CARRY, TO_A, TO_B, SUMS_A, SUMS_B, LENGTHS),
     "forward segments": (A, B, H, CARRY, LENGTHS, FLAGS, STARTS),
     "vjp segments": (G, A, B, H, FIRST, CARRY, TO_A, TO_B, SUMS_A, SUMS_B, LENGTHS, FLAGS, STARTS),
-    "summary": (A, B, CARRY, PRODUCTS, LENGTHS),
-    "summary back": (A, B, CARRY, PRODUCTS, LENGTHS),
+    "summary": (A, B, PRODUCTS, CARRY, LENGTHS),
+    "summary back": (A, B, PRODUCTS, CARRY, LENGTHS),
 }
 IN_TIME = A, B, H, G, TO_A, TO_B  # operands that have a place for each step
 
@@ -53,9 +53,12 @@ class Bound:
     def __init__(self, plan, direction):
         self.plan, self.direction, self.order = plan, direction, ORDER[direction]
         kind, traits = ("narrow", plan.narrow) if _cost.is_narrow(plan) else (plan.traversal, ())
+        wide, elements = _arrays.element(plan.wide), plan.elements
+        if "summary" in direction:
+            traits, elements = direction.split(), elements | {"h": wide}
         rule = " ".join([plan.rule, *plan.traits, *traits])
         kind = plan.traversal if plan.is_segmented else kind
-        self.kernel = kernel(_KERNELS[kind, direction], rule, _arrays.element(plan.wide), **plan.elements)
+        self.kernel = kernel(_KERNELS[kind, direction], rule, wide, **elements)
         self.is_native = _native.is_native([(self.kernel,)])
 
     def offset(self, operand, repeat=0):

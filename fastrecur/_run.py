@@ -136,7 +136,7 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team, marks=None):
 def summary_at(plan, direction, a, b, carry, products, lengths, team):
     """Run a summary plan on addresses: bring states and products from before a chunk to behind it."""
     way = _cost.choose(plan, team.size, is_fresh=False)
-    _run(plan, direction, way, team, (a, b, carry, products, lengths))
+    _run(plan, direction, way, team, (a, b, products, carry, lengths))
 
 
 def known_forward(plan):

@@ -13,8 +13,8 @@ from ._cpu._weighted import COUNT, COVARIANCE, MEAN, MEAN_Y, ORIGIN, ORIGIN_Y, P
 
 SERIAL_BYTES = _cost.SERIAL_BYTES // 4  # of samples, of which each takes so much longer than a recurrence's step
 LARGE = 16 << 20  # bytes of a result from which it goes past the cache
-FEW_LANES = _problem.FEW_LANES  # fewer are walked one by one
-FEW_ALONG = 2 * WIDTH  # fewer of contiguous time are cut into chunks where they are long
+FEW_LANES = _problem.FEW_LANES  # fewer are cut into chunks where they are long,
+FEW_ALONG = 2 * WIDTH  # or of contiguous time so many
 LONG_SERIES = 1 << 16  # steps of a series that is cut
 MANY_SAMPLES = 1 << 14  # from which it pays to look for a plain recurrence
 MOST_VECTORS = 8  # of chunks that a series is cut into
@@ -154,14 +154,13 @@ def _walk_once(rule, operands, steps, chunk, flags, states):
     table[: _weighted.HEAD] = [steps, chunk, lanes, padded, *(o[1] for o in operands), *flags]
     table[_weighted.HEAD :] = np.concatenate([o[2][fill] for o in operands])
     elements = {name: element(o[0].dtype) for name, o in zip(("x", "y", "h", "gate"), operands, strict=True)}
-    one_by_one = lanes < FEW_LANES
-    call = kernel(_weighted.walk_alone if one_by_one else _weighted.walk, rule, "f8", **elements)
+    call = kernel(_weighted.walk, rule, "f8", **elements)
     head = (None, *(address(o[0]) for o in operands), address(carry), address(table))
-    size, unit = (lanes, 1) if one_by_one else (padded // WIDTH, WIDTH)
+    vectors = padded // WIDTH
     nbytes, team = operands[0][0].itemsize * steps * lanes, _threads.team()
-    threads = min(team.size, size) if nbytes >= SERIAL_BYTES else 1
-    parts = _threads.ranges(size, _cost.items(4 * nbytes, threads, size))
-    team.run([(call, *head, unit * low, unit * high) for low, high in parts], threads)
+    threads = min(team.size, vectors) if nbytes >= SERIAL_BYTES else 1
+    parts = _threads.ranges(vectors, _cost.items(4 * nbytes, threads, vectors))
+    team.run([(call, *head, WIDTH * low, WIDTH * high) for low, high in parts], threads)
     return carry[:, :lanes]
 
 

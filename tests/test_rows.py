@@ -247,7 +247,7 @@ def test_lanes_of_several_axes_around_time(rng, monkeypatch, forget_plans, set_t
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("gate", [0.0, 0.3, 0.5, 0.7, 1.0])
 def test_steps_taken_together_that_are_not_finite(rng, dtype, gate):
-    """Whichever of four steps has met an infinity: the last one tells, and all are taken again."""
+    """Whichever of four steps that stay in registers has met an infinity."""
     for steps, k in [(8, k) for k in range(8)] + [(11, 9)]:
         value = rng.standard_normal((steps, 40)).astype(dtype)
         value[k, ::3], value[k, 1::5], value[-1, 2::7] = np.inf, np.nan, -np.inf

@@ -30,7 +30,6 @@ def put(rule, x, value, far):
 
 @inlined
 def forward_row(rule, carry, a, b, h, steps, scan):
-    """Take a row by some steps."""
     now = load_row(rule, carry, carry)
     for t in range(steps):
         gate = row_of(rule, a_is_broadcast(rule), later(a, t), carry, scan.far)

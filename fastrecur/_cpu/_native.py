@@ -23,6 +23,7 @@ from .. import _cache
 from .. import _messages as say
 from .._arrays import address
 from . import _python
+from ._conversions import call_llvm
 
 MOST_ARGUMENTS = 32
 MOST_SCRATCH = 256  # words of memory that a prepared call may ask for
@@ -234,13 +235,6 @@ def _write(builder, base, word, value):
     builder.store(value, _place(builder, base, word))
 
 
-def _ask(builder, name, result, *arguments, more=()):
-    """Call a function of Python's; ``more`` are arguments of which it does not know how many there are."""
-    kind = ir.FunctionType(result, [argument.type for argument in arguments], var_arg=bool(more))
-    function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-    return builder.call(function, [*arguments, *more])
-
-
 @contextlib.contextmanager
 def _each(builder, count):
     """Write a loop around what is written inside; give the number of the turn."""
@@ -265,7 +259,6 @@ def _room(builder, words=1):
 
 
 def _thing(builder, name):
-    """Return the address of one of Python's own objects."""
     return builder.ptrtoint(builder.module.globals.get(name) or ir.GlobalVariable(builder.module, _I64, name), _I64)
 
 
@@ -303,10 +296,10 @@ def _write_prepared(module, run):
     this, given, count = function.args
     nothing, none = ir.Constant(_I64, 0), _thing(builder, "_Py_NoneStruct")
     words, scratch = _room(builder, MOST_ARGUMENTS + 1), _room(builder, MOST_SCRATCH)
-    record = _ask(builder, "PyLong_AsLongLong", _I64, this)
+    record = call_llvm(builder, "PyLong_AsLongLong", _I64, this)
     wanted, error = _read(builder, record, _GIVEN), _read(builder, record, _ERROR)
     with builder.if_then(builder.icmp_signed("!=", count, wanted), likely=False):
-        _ask(builder, "PyErr_Format", _I64, _thing(builder, "fastrecur_type_error"), error, more=[count])
+        call_llvm(builder, "PyErr_Format", _I64, _thing(builder, "fastrecur_type_error"), error, more=[count])
         builder.ret(nothing)
     arity = _read(builder, record, _ARITY)
     with _each(builder, arity) as k:
@@ -319,18 +312,18 @@ def _write_prepared(module, run):
         argument = _read(builder, given, k)
         # A rule is None; nothing is left of it in compiled code.
         with builder.if_then(builder.icmp_signed("!=", argument, none)):
-            number = _ask(builder, "PyLong_AsLongLong", _I64, argument)
+            number = call_llvm(builder, "PyLong_AsLongLong", _I64, argument)
             _write(builder, words, place, builder.add(_read(builder, words, place), number))
-    failed = builder.icmp_signed("!=", _ask(builder, "PyErr_Occurred", _I64), nothing)
+    failed = builder.icmp_signed("!=", call_llvm(builder, "PyErr_Occurred", _I64), nothing)
     with builder.if_then(failed, likely=False):  # an argument is no number
         builder.ret(nothing)
     kernel, releases = (_read(builder, record, k) for k in (_KERNEL, _RELEASES))
     with builder.if_else(builder.icmp_signed("!=", releases, nothing)) as (long, short):
         with long:
-            state = _ask(builder, "PyEval_SaveThread", _I64)
+            state = call_llvm(builder, "PyEval_SaveThread", _I64)
             builder.call(run, [kernel, arity, words])
-            _ask(builder, "PyEval_RestoreThread", _VOID, state)
+            call_llvm(builder, "PyEval_RestoreThread", _VOID, state)
         with short:
             builder.call(run, [kernel, arity, words])
-    _ask(builder, "Py_IncRef", _VOID, none)
+    call_llvm(builder, "Py_IncRef", _VOID, none)
     builder.ret(none)

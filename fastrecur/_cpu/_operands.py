@@ -29,7 +29,6 @@ Distance = namedtuple("Distance", "steps rows bytes")  # to what is prefetched
 
 @inlined
 def read_head(geometry):
-    """Return the fields of ``geometry``."""
     return Head(
         load_int(geometry, _layout.N_STEPS),
         load_int(geometry, _layout.REVERSE),
@@ -46,7 +45,6 @@ def read_head(geometry):
 
 @inlined
 def operand(pointer, geometry, k):
-    """Return the k-th operand."""
     at = HEAD + 3 * k
     return Operand(pointer, load_int(geometry, at), load_int(geometry, at + 1), load_int(geometry, at + 2))
 
@@ -65,25 +63,21 @@ def find(x, t, row, outer, lane):
 
 @inlined
 def later(x, n):
-    """Return an operand n steps later."""
     return Operand(shift(x.at, n * x.step), x.step, x.row, x.outer)
 
 
 @inlined
 def inputs_later(x, n):
-    """Return a gradient's operands n steps later."""
     return Inputs(later(x.g, n), later(x.a, n), later(x.b, n), later(x.h, n), x.first)
 
 
 @inlined
 def gradient_later(x, n):
-    """Return a gradient n steps later."""
     return Gradient(later(x.to, n), later(x.sums, n), x.mode, x.streaming)
 
 
 @inlined
 def bytes_of(x, far):
-    """Return a distance in bytes."""
     return far.steps * x.step + far.rows * x.row + far.bytes
 
 

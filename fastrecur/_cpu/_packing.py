@@ -24,7 +24,7 @@ from ._scalars import (
     store,
     width,
 )
-from ._transposes import copy_strided, copy_transposed8, stack_lines, stream_lines
+from ._transposes import copy_transposed8, stack_lines, stream_lines
 from ._types import LINE, OCTET, WIDTH
 from ._vectors import load_vector, store_vector, total
 
@@ -71,7 +71,6 @@ def strides_of(geometry, operand):
 
 @inlined
 def operand_of(pointer, geometry, operand):
-    """Return an operand, given its number."""
     return Operand(pointer, strides_of(geometry, operand))
 
 
@@ -132,20 +131,15 @@ def next_block(geometry, first, last, most, carry):
 
 @inlined
 def with_steps(block, t, steps, ahead):
-    """Return the same series from step t on."""
     return Block(block.first, block.count, block.pitch, block.is_run, t, steps, t // EPOCH * EPOCH, ahead)
 
 
 @helper
 def copy_transposed(to, source, count, steps, ahead):
-    """Copy 8 series by 8 steps at a time, whose steps are neighbours on one side; return how many series are done.
-
-    Each second step's number as well: what is one part of a complex number, or of pairs.
-    """
+    """Copy 8 series by 8 steps at a time, whose steps are neighbours on one side; return how many series are done."""
     size = itemsize(to.pointer)
-    every = 1 if abs(source.time) == size else 2 if abs(source.time) == 2 * size else 0
-    unpacks = every == 0 and abs(to.time) == size
-    if size > 8 or steps < OCTET or not (every or unpacks):
+    packs, unpacks = abs(source.time) == size, abs(to.time) == size
+    if size > 8 or steps < OCTET or not (packs or unpacks):
         return 0
     down = source.time < 0 or to.time < 0  # through memory: the last step stands first
     for j in range(0, count - count % OCTET, OCTET):
@@ -156,12 +150,10 @@ def copy_transposed(to, source, count, steps, ahead):
             if ahead != 0:
                 for i in range(OCTET):
                     prefetch(here, 0, i * source.apart + ahead * source.time)
-            if unpacks:
-                copy_transposed8(there, to.apart, here, -source.time if down else source.time, 1)
-            elif every == 1:
-                copy_transposed8(there, -to.time if down else to.time, here, source.apart, 1)
+            if packs:
+                copy_transposed8(there, -to.time if down else to.time, here, source.apart)
             else:
-                copy_transposed8(there, -to.time if down else to.time, here, source.apart, 2)
+                copy_transposed8(there, to.apart, here, -source.time if down else source.time)
     return count - count % OCTET
 
 
@@ -178,7 +170,7 @@ def stream_transposed(to, source, count, steps):
         for k in range(0, steps, LINE // size):
             for n in range(0, LINE // size, OCTET):
                 here = shift(source.pointer, j * source.apart + (k + n) * source.time)
-                copy_transposed8(shift(lines, n * size), LINE, here, source.time, 1)
+                copy_transposed8(shift(lines, n * size), LINE, here, source.time)
             stream_lines(lines, shift(to.pointer, j * to.apart + k * to.time), places)
     return count - count % OCTET
 
@@ -186,7 +178,6 @@ def stream_transposed(to, source, count, steps):
 @helper
 def copy(to, source, count, steps, ahead):
     """Copy so many series and steps, in the order of memory."""
-    size = itemsize(to.pointer)
     if abs(source.time) < abs(source.apart) or abs(to.time) < abs(to.apart):
         done = copy_transposed(to, source, count, steps, ahead)
         for j in range(done, count):
@@ -194,22 +185,12 @@ def copy(to, source, count, steps, ahead):
             for k in range(steps):
                 copy_number(shift(there, k * to.time), 0, shift(here, k * source.time), 0)
         return
-    whole = count - count % WIDTH if to.apart == size and size <= 8 else 0
     for k in range(steps):
         here, there = shift(source.pointer, k * source.time), shift(to.pointer, k * to.time)
         if ahead != 0:
             for j in range(0, count, WIDTH):
                 prefetch(here, 0, j * source.apart + ahead * source.time)
-        done = 0
-        if source.apart == -size:
-            for j in range(0, whole, WIDTH):
-                copy_strided(there, j, shift(here, j * source.apart), -1)
-            done = whole
-        elif source.apart == 2 * size:
-            for j in range(0, whole, WIDTH):
-                copy_strided(there, j, shift(here, j * source.apart), 2)
-            done = whole
-        for j in range(done, count):
+        for j in range(count):
             copy_number(shift(there, j * to.apart), 0, shift(here, j * source.apart), 0)
 
 
@@ -222,7 +203,6 @@ def run_end(geometry, first, last):
 
 @inlined
 def column(view, j):
-    """Return a view from a series on."""
     return View(shift(view.pointer, j * view.apart), view.time, view.apart)
 
 
@@ -234,7 +214,6 @@ def is_in_place(operand, block):
 
 @inlined
 def panel_view(panel, block):
-    """Return a panel of a block."""
     return View(panel, block.pitch * itemsize(panel), itemsize(panel))
 
 
@@ -319,12 +298,11 @@ def add_run(sums, panel, count, steps):
 def load_states(states, carry, block):
     """Take a block's states from all series'; the last one fills its vector."""
     for j in range(round_up(block.count, carry)):
-        store(states, j, load(carry, block.first + minimum(j, block.count - 1), carry))
+        store(states, j, load(carry, block.first + minimum(j, block.count - 1), states))
 
 
 @helper
 def store_states(carry, states, block):
-    """Give them back."""
     for j in range(block.count):
         store(carry, block.first + j, load(states, j, states))
 

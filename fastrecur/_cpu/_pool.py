@@ -21,6 +21,7 @@ import numpy as np
 from .._pooling import pool, pool_adjoint, put_out, put_out_adjoint
 from .._steps import constant
 from ._numba import helper, inlined
+from ._operands import write_zeros
 from ._scalars import itemsize, load, load_int, minimum, prefetch, shift, store, width
 from ._vectors import broadcast, load_vector, store_vector
 
@@ -58,17 +59,8 @@ def part_of(geometry, low, high):
 
 @helper
 def row_of(pointer, geometry, operand, start, b, channel):
-    """Return where a row of an operand stands."""
     offset = start * load_int(geometry, operand) + b * load_int(geometry, operand + 1)
     return shift(pointer, offset + channel * itemsize(pointer))
-
-
-@helper
-def write_zeros(row, part, blocks, carry):
-    zero = constant(0.0, load(carry, 0, carry))
-    for block in range(blocks):
-        for j in range(part.channels):
-            store(row, block * part.size + j, zero)
 
 
 @inlined
@@ -116,7 +108,7 @@ def forward(product, bias, keep, h, states, carry, starts, geometry, low, high):
         for b in range(part.row_first, minimum(part.row_last, load_int(starts, steps + t))):
             h_row = row_of(h, geometry, H, start, b, first)
             if t >= load_int(starts, 2 * steps + b):
-                write_zeros(h_row, part, 1, carry)
+                write_zeros(h_row, carry, part.channels)
                 continue
             row = Row(
                 row_of(product, geometry, PRODUCT, start, b, first), shift(bias, first * itemsize(bias)),
@@ -160,7 +152,8 @@ def vjp(g, product, keep, states, first, carry, to_product, starts, geometry, lo
             to_row = row_of(to_product, geometry, TO_PRODUCT, start, b, channel)
             length = load_int(starts, 2 * steps + b)
             if t >= length:
-                write_zeros(to_row, part, 3 if gated else 2, carry)
+                for block in range(3 if gated else 2):
+                    write_zeros(shift(to_row, block * size * itemsize(to_row)), carry, part.channels)
                 continue
             at = b * size + channel
             before = row_of(states, geometry, STATES, earlier_start, b, channel)

@@ -98,10 +98,8 @@ def forward(
     steps, must_prefault = head.steps, head.prefault_threads != 0 and not is_narrow(rule)
     all_a, all_b = operand(a, geometry, _layout.A), operand(b, geometry, _layout.B)
     all_h, states = operand(h, geometry, _layout.H), operand(carry, geometry, _layout.CARRY)
-    all_lengths, all_flags = (
-        operand(lengths_of(rule, lengths), geometry, _layout.LENGTHS),
-        operand(flags_of(rule, lengths, h), geometry, _layout.FLAGS),
-    )
+    all_lengths = operand(lengths_of(rule, lengths), geometry, _layout.LENGTHS)
+    all_flags = operand(flags_of(rule, lengths, h), geometry, _layout.FLAGS)
     flag_lane = ZERO if flag_is_broadcast(rule) else lane_first
     a_lane, b_lane = ZERO if a_is_broadcast(rule) else lane_first, ZERO if b_is_broadcast(rule) else lane_first
     # Down through memory all the way, rows from their end: the processor's prefetcher follows that too.
@@ -166,14 +164,10 @@ def vjp(
     all_g, all_a = operand(g, geometry, _layout.G), operand(a, geometry, _layout.A)
     all_b, all_h = operand(b, geometry, _layout.B), operand(h, geometry, _layout.H)
     inputs = Inputs(all_g, all_a, all_b, all_h, operand(h0, geometry, _layout.CARRY))
-    all_lengths, states = (
-        operand(lengths_of(rule, lengths), geometry, _layout.LENGTHS),
-        operand(carry, geometry, _layout.CARRY),
-    )
-    all_flags, flag_lane = (
-        operand(flags_of(rule, lengths, h), geometry, _layout.FLAGS),
-        ZERO if flag_is_broadcast(rule) else lane_first,
-    )
+    states = operand(carry, geometry, _layout.CARRY)
+    all_lengths = operand(lengths_of(rule, lengths), geometry, _layout.LENGTHS)
+    all_flags = operand(flags_of(rule, lengths, h), geometry, _layout.FLAGS)
+    flag_lane = ZERO if flag_is_broadcast(rule) else lane_first
     all_to_a, all_sums_a = operand(to_a, geometry, _layout.TO_A), operand(sums_a, geometry, _layout.SUMS_A)
     all_to_b, all_sums_b = operand(to_b, geometry, _layout.TO_B), operand(sums_b, geometry, _layout.SUMS_B)
     gradient_a = Gradient(all_to_a, all_sums_a, head.a_mode, NO)

@@ -9,7 +9,6 @@ from numba import types
 from ._conversions import aggregate, narrow, shuffle, widen
 from ._scalars import (
     copy_number,
-    element_at,
     load,
     load_int,
     moved,
@@ -23,7 +22,7 @@ from ._scalars import (
     store,
     write,
 )
-from ._types import F32, I64, LINE, OCTET, WIDTH, Pointer, Vector, primitive
+from ._types import F32, I64, LINE, OCTET, Pointer, Vector, primitive
 
 
 def _transpose8(builder, rows):
@@ -46,58 +45,23 @@ def _lane_offsets(builder, table):
     return [builder.load(place, typ=I64) for place in places]
 
 
-# ---- Strided copies -----------------------------------------------------------------------------------------------
+# ---- Numbers as they stand in memory --------------------------------------------------------------------------------
 
 
-def _load_strided(builder, pointer, source, offset, step, count):
-    """Load so many numbers as they stand in memory, each ``step``-th from an offset on; nothing behind the last one."""
-    kind = ir.VectorType(ir.IntType(8 * pointer.size), count)
-
-    def load_from(first):
-        place = builder.add(offset, ir.Constant(I64, first * pointer.size))
-        return read(builder, pointer, moved(builder, source, place), kind)
-
-    if step < 0:
-        numbers = load_from(1 - count)
-        return shuffle(builder, numbers, numbers, list(range(count))[::-1])
-    numbers, reach, known = load_from(0), count, range(0, count, step)  # those of the wanted ones that are loaded
-    for _ in range(1, step):
-        first = min(reach, (count - 1) * step + 1 - count)
-        reach = first + count
-        more = range(len(known) * step, min(reach, count * step), step)
-        places = [*known, *(count + n - first for n in more)]
-        numbers = shuffle(builder, numbers, load_from(first), places + [0] * (count - len(places)))
-        known = range(len(places))
-    return numbers
-
-
-def _copy_strided(emitter, target, at, source, step):
+def _copy_transposed8(emitter, target, to_row, source, row):
     builder, (to, _, from_, _) = emitter.builder, emitter.kinds
-    numbers = _load_strided(builder, from_, source, ir.Constant(I64, 0), step, WIDTH)
-    write(builder, to, numbers, element_at(builder, to, target, at))
-
-
-@primitive(types.none, _copy_strided, literal=True)
-def copy_strided(target, at, source, step):
-    """Copy a vector of numbers as they stand in memory: each ``step``-th from the source on; -1: those before it."""
-    for j in range(WIDTH):
-        copy_number(target, at + j, source, j * step)
-
-
-def _copy_transposed8(emitter, target, to_row, source, row, step):
-    builder, (to, _, from_, _, _) = emitter.builder, emitter.kinds
-    offsets = [scaled(builder, row, k) for k in range(OCTET)]
-    rows = [_load_strided(builder, from_, source, offset, step, OCTET) for offset in offsets]
+    kind = ir.VectorType(ir.IntType(8 * from_.size), OCTET)
+    rows = [read(builder, from_, moved(builder, source, scaled(builder, row, k)), kind) for k in range(OCTET)]
     for k, numbers in enumerate(_transpose8(builder, rows)):
         write(builder, to, numbers, moved(builder, target, scaled(builder, to_row, k)))
 
 
-@primitive(types.none, _copy_transposed8, literal=True)
-def copy_transposed8(target, to_row, source, row, step):
-    """Copy 8 rows of 8 numbers, each ``step``-th; what is first in each becomes the first row."""
+@primitive(types.none, _copy_transposed8)
+def copy_transposed8(target, to_row, source, row):
+    """Copy 8 rows of 8 numbers; what is first in each becomes the first row."""
     for k in range(OCTET):
         for j in range(OCTET):
-            copy_number(shift(target, k * to_row), j, shift(source, j * row), k * step)
+            copy_number(shift(target, k * to_row), j, shift(source, j * row), k)
 
 
 # ---- Octets: 8 steps of 8 lanes in registers ----------------------------------------------------------------------

@@ -18,9 +18,9 @@ from ._numba import helper, inlined
 from ._operands import ZERO
 from ._packing import View, column, copy, stream_transposed
 from ._rules import choice, trait
-from ._scalars import fence, itemsize, load, load_int, minimum, misalignment, prefetch, shift, stack, store
+from ._scalars import fence, itemsize, load_int, minimum, misalignment, prefetch, shift, stack
 from ._types import LINE, WIDTH
-from ._vectors import broadcast, load_vector, store_vector, stream_vector
+from ._vectors import load_vector, store_vector, stream_vector
 
 # Fields of ``geometry``; strides are bytes from step to step.
 (
@@ -66,31 +66,29 @@ def are_seen(x, y):
     return (x - x) + (y - y) == constant(0.0, x)
 
 
-# ---- Step by step, one series or a vector of them: ``get`` loads a number or a vector, ``put`` stores it -------------
-
-
 @inlined
-def sample(get, tile, rows, k):
+def sample(tile, rows, k):
     """Return what stands at the k-th step of samples or gates."""
-    return get(shift(rows[0], k * rows[1]), 0, tile.state)
+    return load_vector(shift(rows[0], k * rows[1]), 0, tile.state)
 
 
 @inlined
-def finish(put, tile, k, count, result):
+def finish(tile, k, count, result):
     """Write a result, if there were enough samples."""
     enough = constant(float(tile.least), count)
-    put(shift(tile.h[0], k * tile.h[1]), 0, select(count < enough, constant(NAN, count), result))
+    store_vector(shift(tile.h[0], k * tile.h[1]), 0, select(count < enough, constant(NAN, count), result))
     if tile.ahead != 0:
         prefetch(tile.x[0], 0, k * tile.x[1] + tile.ahead)
 
 
 @helper
-def walk_average(rule, get, put, tile):
+def walk_average(rule, tile):
     state = tile.state
-    weight, count, mean = get(state, ROW * WEIGHT, state), get(state, ROW * COUNT, state), get(state, ROW * MEAN, state)
+    weight, count = load_vector(state, ROW * WEIGHT, state), load_vector(state, ROW * COUNT, state)
+    mean = load_vector(state, ROW * MEAN, state)
     zero, one = constant(0.0, mean), constant(1.0, mean)
     for k in range(tile.steps):
-        x, gate = sample(get, tile, tile.x, k), sample(get, tile, tile.gate, k)
+        x, gate = sample(tile, tile.x, k), sample(tile, tile.gate, k)
         seen = is_seen(x)
         share, kept, weight, decay = weigh(rule, weight, gate, seen)
         if is_sum(rule):
@@ -98,68 +96,46 @@ def walk_average(rule, get, put, tile):
         else:
             mean = select(seen, approach(mean, share, kept, x), mean)
         count = count + select(seen, one, zero)
-        finish(put, tile, k, count, mean)
-    put(state, ROW * WEIGHT, weight)
-    put(state, ROW * COUNT, count)
-    put(state, ROW * MEAN, mean)
+        finish(tile, k, count, mean)
+    store_vector(state, ROW * WEIGHT, weight)
+    store_vector(state, ROW * COUNT, count)
+    store_vector(state, ROW * MEAN, mean)
 
 
 @helper
-def walk_covariance(rule, get, put, tile):
+def walk_covariance(rule, tile):
     state = tile.state
-    weight, count = get(state, ROW * WEIGHT, state), get(state, ROW * COUNT, state)
-    mean_x, mean_y = get(state, ROW * MEAN, state), get(state, ROW * MEAN_Y, state)
-    covariance, room = get(state, ROW * COVARIANCE, state), get(state, ROW * ROOM, state)
-    origin_x, origin_y = get(state, ROW * ORIGIN, state), get(state, ROW * ORIGIN_Y, state)
+    weight, count = load_vector(state, ROW * WEIGHT, state), load_vector(state, ROW * COUNT, state)
+    mean_x, mean_y = load_vector(state, ROW * MEAN, state), load_vector(state, ROW * MEAN_Y, state)
+    covariance, room = load_vector(state, ROW * COVARIANCE, state), load_vector(state, ROW * ROOM, state)
+    origin_x, origin_y = load_vector(state, ROW * ORIGIN, state), load_vector(state, ROW * ORIGIN_Y, state)
     zero, one, nan = constant(0.0, weight), constant(1.0, weight), constant(NAN, weight)
     for k in range(tile.steps):
-        x = sample(get, tile, tile.x, k) - origin_x
-        y = x if one_series(rule) else sample(get, tile, tile.y, k) - origin_y
+        x = sample(tile, tile.x, k) - origin_x
+        y = x if one_series(rule) else sample(tile, tile.y, k) - origin_y
         seen = is_seen(x) if one_series(rule) else are_seen(x, y)
-        share, kept, weight, _ = weigh(rule, weight, sample(get, tile, tile.gate, k), seen)
+        share, kept, weight, _ = weigh(rule, weight, sample(tile, tile.gate, k), seen)
         moved, roomier = covary(covariance, room, share, kept, x - mean_x, y - mean_y)
         covariance, room = select(seen, moved, covariance), select(seen, roomier, room)
         mean_x = select(seen, approach(mean_x, share, kept, x), mean_x)
         mean_y = mean_x if one_series(rule) else select(seen, approach(mean_y, share, kept, y), mean_y)
         count = count + select(seen, one, zero)
-        finish(put, tile, k, count, covariance if tile.bias else select(zero < room, covariance / room, nan))
-    put(state, ROW * WEIGHT, weight)
-    put(state, ROW * COUNT, count)
-    put(state, ROW * MEAN, mean_x)
-    put(state, ROW * MEAN_Y, mean_y)
-    put(state, ROW * COVARIANCE, covariance)
-    put(state, ROW * ROOM, room)
+        finish(tile, k, count, covariance if tile.bias else select(zero < room, covariance / room, nan))
+    store_vector(state, ROW * WEIGHT, weight)
+    store_vector(state, ROW * COUNT, count)
+    store_vector(state, ROW * MEAN, mean_x)
+    store_vector(state, ROW * MEAN_Y, mean_y)
+    store_vector(state, ROW * COVARIANCE, covariance)
+    store_vector(state, ROW * ROOM, room)
 
 
 walk_steps = choice("covariance", walk_covariance, walk_average)
 
 
 @helper
-def copy_state(rule, get, put, target, to_row, source, from_row):
+def copy_state(rule, target, to_row, source, from_row):
     for plane in range(PLANES if covaries(rule) else AVERAGE_PLANES):
-        put(target, plane * to_row, get(source, plane * from_row, target))
-
-
-@inlined
-def series_at(pointer, geometry, field, k, lane):
-    """Return where the k-th operand of a series stands, and bytes from step to step."""
-    return shift(pointer, load_int(geometry, HEAD + k * load_int(geometry, PADDED) + lane)), load_int(geometry, field)
-
-
-def walk_alone(rule, x, y, h, gate, carry, geometry, first, last):
-    """Walk series ``first`` to ``last`` one by one, as few are quicker walked; but for covariances, ``y`` is ``x``."""
-    steps, padded = load_int(geometry, N_STEPS), load_int(geometry, PADDED)
-    least, bias, state = load_int(geometry, MIN_PERIODS), load_int(geometry, BIAS), stack(carry, STATE)
-    for lane in range(first, last):
-        xs, ys = series_at(x, geometry, X_STRIDE, 0, lane), series_at(y, geometry, Y_STRIDE, 1, lane)
-        hs, gates = series_at(h, geometry, H_STRIDE, 2, lane), series_at(gate, geometry, GATE_STRIDE, 3, lane)
-        states = shift(carry, lane * itemsize(carry))
-        copy_state(rule, load, store, state, ROW, states, padded)
-        walk_steps(rule, load, store, Tile(xs, ys, gates, hs, state, steps, least, bias, 0))
-        copy_state(rule, load, store, states, padded, state, ROW)
-
-
-# ---- A vector of series ---------------------------------------------------------------------------------------------
+        store_vector(target, plane * to_row, load_vector(source, plane * from_row, target))
 
 
 @helper
@@ -195,82 +171,39 @@ def is_in_lines(x):
 
 
 @inlined
-def panel(x):
-    return View(x.rows, WIDTH * itemsize(x.at), itemsize(x.at))
-
-
-@inlined
-def run_view(x, first, apart, t):
-    """Return an operand from a series and a step on."""
-    return View(shift(x.at, load_int(x.offsets, first) + t * x.stride), x.stride, apart)
-
-
-@inlined
 def place_of(x, t):
     """Return where a tile's step stands in memory if its series are neighbours or one, and bytes to the next step."""
     return shift(x.at, load_int(x.offsets, 0) + t * x.stride), x.stride
 
 
 @helper
-def pack(x, t, steps, count):
-    """Return where a tile's samples or gates stand, and bytes from step to step; bring them there if they do not.
+def copy_runs(x, t, steps, count, unpacks, streams):
+    """Copy some steps of ``count`` series to a tile, or from there; then by non-temporal stores where these fill lines.
 
-    Of ``count`` series: what stands beside them is of an earlier tile.
+    What stands beside them in a tile is of an earlier one.
     """
+    first, end, apart, size = 0, x.end, x.apart, itemsize(x.at)
+    while first < count:
+        end = minimum(end, count)
+        there = View(shift(x.at, load_int(x.offsets, first) + t * x.stride), x.stride, apart)
+        own, done = View(shift(x.rows, first * size), WIDTH * size, size), 0
+        if unpacks:
+            if streams:
+                done = stream_transposed(there, own, end - first, steps)
+            copy(column(there, done), column(own, done), end - first - done, steps, ZERO)
+        else:
+            copy(own, there, end - first, steps, AHEAD // size)
+        first = end
+        end, apart = run_from(x.offsets, first)
+
+
+@helper
+def pack(x, t, steps, count):
+    """Return where a tile's samples or gates stand, and bytes from step to step; bring them there if they do not."""
     if is_row(x):
         return place_of(x, t)
-    first, end, apart, steps = 0, x.end, x.apart, steps if x.stride != 0 else 1
-    while first < count:
-        end = minimum(end, count)
-        copy(column(panel(x), first), run_view(x, first, apart, t), end - first, steps, AHEAD // itemsize(x.at))
-        first = end
-        end, apart = run_from(x.offsets, first)
+    copy_runs(x, t, steps if x.stride != 0 else 1, count, False, False)
     return x.rows, WIDTH * itemsize(x.at) if x.stride != 0 else 0
-
-
-@helper
-def pack_gates(gate, t, steps, state):
-    """Do the same, quickly where series share gates that vary."""
-    if gate.stride == 0 or gate.end != WIDTH or gate.apart != 0:
-        return pack(gate, t, steps, WIDTH)
-    row = WIDTH * itemsize(gate.at)
-    for k in range(steps):
-        place = shift(gate.at, load_int(gate.offsets, 0) + (t + k) * gate.stride)
-        store_vector(shift(gate.rows, k * row), 0, broadcast(load(place, 0, state)))
-    return gate.rows, row
-
-
-@helper
-def unpack(x, t, steps, count, streams, state):
-    """Write results of ``count`` series; whole lines by non-temporal stores."""
-    first, end, apart = 0, x.end, x.apart
-    while first < count:
-        end = minimum(end, count)
-        to, own, done = run_view(x, first, apart, t), column(panel(x), first), 0
-        if streams and is_in_lines(x):
-            for k in range(steps):
-                row = load_vector(shift(own.pointer, k * own.time), 0, state)
-                stream_vector(shift(to.pointer, k * to.time), 0, row)
-            return
-        if streams:
-            done = stream_transposed(to, own, end - first, steps)
-        copy(column(to, done), column(own, done), end - first - done, steps, ZERO)
-        first = end
-        end, apart = run_from(x.offsets, first)
-
-
-@inlined
-def same(rule, here, *place):
-    return here
-
-
-@helper
-def pack_other(rule, here, *place):
-    return pack(*place)
-
-
-# Where the other series' samples stand: those of the one where there is but one. The two may be of two dtypes.
-others_of = choice("one_series", same, pack_other)
 
 
 @helper
@@ -278,18 +211,22 @@ def walk_tile(rule, x, y, gate, h, state, geometry, t, steps, count, is_first):
     """Walk some steps of a vector of series, of which ``count`` are not repeated."""
     streams, filled = load_int(geometry, STREAMING) != 0, WIDTH if is_first else count
     x_here = pack(x, t, steps, filled)
-    y_here = others_of(rule, x_here, y, t, steps, filled)
-    in_place = is_row(h) and not (streams and is_in_lines(h))
+    y_here = place_of(y, t) if one_series(rule) else pack(y, t, steps, filled)  # where there is one, nothing reads it
+    streams_rows = streams and is_in_lines(h)
+    in_place = is_row(h) and not streams_rows
     h_here = place_of(h, t) if in_place else (h.rows, WIDTH * itemsize(h.at))
     ahead = 0
     if is_row(x):
         ahead = AHEAD // itemsize(x.at) * x.stride
         if abs(ahead) > NEAR:
             ahead = ROWS_AHEAD * x.stride
-    gates, least, bias = pack_gates(gate, t, steps, state), load_int(geometry, MIN_PERIODS), load_int(geometry, BIAS)
-    walk_steps(rule, load_vector, store_vector, Tile(x_here, y_here, gates, h_here, state, steps, least, bias, ahead))
-    if not in_place:
-        unpack(h, t, steps, count, streams, state)
+    gates, least, bias = pack(gate, t, steps, WIDTH), load_int(geometry, MIN_PERIODS), load_int(geometry, BIAS)
+    walk_steps(rule, Tile(x_here, y_here, gates, h_here, state, steps, least, bias, ahead))
+    if streams_rows:
+        for k in range(steps):
+            stream_vector(place_of(h, t + k)[0], 0, load_vector(shift(h.rows, k * h_here[1]), 0, state))
+    elif not in_place:
+        copy_runs(h, t, steps, count, True, streams)
 
 
 def walk(rule, x, y, h, gate, carry, geometry, first, last):
@@ -306,9 +243,9 @@ def walk(rule, x, y, h, gate, carry, geometry, first, last):
             hs = operand(h, geometry, H_STRIDE, 2, lane, h_rows)
             gates = operand(gate, geometry, GATE_STRIDE, 3, lane, gate_rows)
             states = shift(carry, lane * itemsize(carry))
-            copy_state(rule, load_vector, store_vector, state, ROW, states, padded)
+            copy_state(rule, state, ROW, states, padded)
             for t in range(begin, end, STEPS):
                 n, whole = minimum(STEPS, end - t), minimum(WIDTH, count - lane)
                 walk_tile(rule, xs, ys, gates, hs, state, geometry, t, n, whole, t == begin)
-            copy_state(rule, load_vector, store_vector, states, padded, state, ROW)
+            copy_state(rule, states, padded, state, ROW)
     fence()

@@ -8,8 +8,8 @@ steps. What fills no vector, and by non-temporal stores what fills no line, is t
 from collections import namedtuple
 
 from .._layout import ACCUMULATE, REDUCE, STORE
-from .._steps import constant, everywhere, forget_finite, is_finite
-from ._numba import INLINE, helper, inlined
+from .._steps import constant
+from ._numba import helper, inlined
 from ._operands import (
     FOUR,
     NO,
@@ -30,7 +30,6 @@ from ._rules import (
     adjoint,
     b_is_broadcast,
     b_is_reduced,
-    choice,
     enter,
     flag_is_broadcast,
     g_is_broadcast,
@@ -39,9 +38,9 @@ from ._rules import (
     step,
 )
 from ._scalars import itemsize, load, maximum, minimum, misalignment, prefetch, prefetch_for_write, store, width
+from ._types import LINE
 from ._vectors import broadcast, load_vector, store_vector, stream_vector, total
 
-LINE = 64  # bytes of a cache line
 L1_BYTES = 16 << 10  # of states that stay in the first level of the cache beside the operands
 SHORT, SHORT_BROADCAST = 32, 128  # series of a row below which a step waits for the states that the last one stored
 
@@ -124,102 +123,31 @@ def put(x, j, value, streaming, far):
 
 
 @inlined
-def flags_at(rule, carry, flags, n):
-    now = later(flags, n)
-    return now, one_value(now, carry)
-
-
-@inlined
-def no_flags_at(rule, carry, flags, n):
-    return ZERO, ZERO
-
-
-flags_later = choice("flagged", flags_at, no_flags_at, options=INLINE)
-
-
-@inlined
-def step_at(rule, a, b, h, flags, n, carry):
-    """Return operands and result n steps later."""
-    a_now, b_now = later(a, n), later(b, n)
-    one_a, one_b = one_value(a_now, carry), one_value(b_now, carry)
-    flags_now, one_flag = flags_later(rule, carry, flags, n)
+def step_at(a, b, h, flags, n, carry):
+    a_now, b_now, flags_now = later(a, n), later(b, n), later(flags, n)
+    one_a, one_b, one_flag = one_value(a_now, carry), one_value(b_now, carry), one_value(flags_now, carry)
     return Step(a_now, b_now, later(h, n), flags_now, one_a, one_b, one_flag)
 
 
 @inlined
 def fresh_at(rule, one, flags, j, carry):
-    """Return in which lanes of a vector a step begins anew; ``one`` is the flag of the row, if there is one for it."""
+    """Return in which lanes of a vector a step begins anew; ``one`` is the flag of the row, if there is one for it.
+
+    Without flags nobody looks at that, and nothing is left of it in compiled code.
+    """
     flag = one if flag_is_broadcast(rule) else load_vector(flags.at, j, carry)
     return constant(0.0, flag) < flag
 
 
 @inlined
-def enter_flagged(rule, carry, now, j, state, both):
-    state, gate = enter(rule, carry, fresh_at(rule, now.one_flag, now.flags, j, carry), state, both[0])
-    return state, gate, both[1]
-
-
-@inlined
-def enter_plain(rule, carry, now, j, state, both):
-    return state, both[0], both[1]
-
-
-# The state before a step, and its operands; where that begins anew, other ones.
-entered = choice("flagged", enter_flagged, enter_plain, options=INLINE)
-
-
-@inlined
-def operands(rule, now, j, carry, far):
-    """Return a vector of each operand of a step."""
-    gate = vector(a_is_broadcast(rule), now.one_a, now.a, j, carry, far)
-    return gate, vector(b_is_broadcast(rule), now.one_b, now.b, j, carry, far)
-
-
-@inlined
 def advance(rule, state, carry, j, streaming, far, now):
     """Take a vector by a step, write it and return it."""
-    new = step(rule, *entered(rule, carry, now, j, state, operands(rule, now, j, carry, far)))
+    gate = vector(a_is_broadcast(rule), now.one_a, now.a, j, carry, far)
+    value = vector(b_is_broadcast(rule), now.one_b, now.b, j, carry, far)
+    state, gate = enter(rule, carry, fresh_at(rule, now.one_flag, now.flags, j, carry), state, gate)
+    new = step(rule, state, gate, value)
     put(now.h, j, new, streaming, far)
     return new
-
-
-@inlined
-def advance_in_turn(rule, carry, j, streaming, far, s0, s1, s2, s3):
-    """Take a vector by four steps."""
-    state = advance(rule, load_vector(carry, j, carry), carry, j, streaming, far, s0)
-    state = advance(rule, state, carry, j, streaming, far, s1)
-    state = advance(rule, state, carry, j, streaming, far, s2)
-    state = advance(rule, state, carry, j, streaming, far, s3)
-    store_vector(carry, j, state)
-
-
-@inlined
-def advance_at_once(rule, carry, j, streaming, far, s0, s1, s2, s3):
-    """Take a vector by four steps, of which the last tells whether all are finite.
-
-    float16 and bfloat16 with a number as gate, in the cache, take a sixth less time so.
-    """
-    first = load_vector(carry, j, carry)
-    x0, x1 = operands(rule, s0, j, carry, far), operands(rule, s1, j, carry, far)
-    x2, x3 = operands(rule, s2, j, carry, far), operands(rule, s3, j, carry, far)
-    h0 = forget_finite(*entered(rule, carry, s0, j, first, x0))
-    h1 = forget_finite(*entered(rule, carry, s1, j, h0, x1))
-    h2 = forget_finite(*entered(rule, carry, s2, j, h1, x2))
-    h3 = forget_finite(*entered(rule, carry, s3, j, h2, x3))
-    if not everywhere(is_finite(h3)):
-        h0 = step(rule, *entered(rule, carry, s0, j, first, x0))
-        h1 = step(rule, *entered(rule, carry, s1, j, h0, x1))
-        h2 = step(rule, *entered(rule, carry, s2, j, h1, x2))
-        h3 = step(rule, *entered(rule, carry, s3, j, h2, x3))
-    put(s0.h, j, h0, streaming, far)
-    put(s1.h, j, h1, streaming, far)
-    put(s2.h, j, h2, streaming, far)
-    put(s3.h, j, h3, streaming, far)
-    store_vector(carry, j, h3)
-
-
-# Of float32 states alone: of float64, whose vectors take twice the registers, it brought nothing.
-advance_four = choice("forget_same", advance_at_once, advance_in_turn, of_float32=True)
 
 
 @inlined
@@ -229,68 +157,38 @@ def forward_vectors(rule, n, a, b, h, flags, carry, streaming, vectors, far):
     Else short rows wait for the store of each state (store forwarding), and the states of long ones do not fit the
     first level of the cache: four take half to two thirds of the time for (400, 64) and (200000, 32) float32.
     """
-    s0 = step_at(rule, a, b, h, flags, ZERO, carry)
+    s0 = step_at(a, b, h, flags, ZERO, carry)
     s1, s2, s3 = s0, s0, s0
     if n == FOUR:
-        s1, s2 = step_at(rule, a, b, h, flags, ONE, carry), step_at(rule, a, b, h, flags, TWO, carry)
-        s3 = step_at(rule, a, b, h, flags, THREE, carry)
+        s1, s2 = step_at(a, b, h, flags, ONE, carry), step_at(a, b, h, flags, TWO, carry)
+        s3 = step_at(a, b, h, flags, THREE, carry)
     for k in range(vectors.count):
         j = vectors.begin + k * vectors.stride
+        state = advance(rule, load_vector(carry, j, carry), carry, j, streaming, far, s0)
         if n == FOUR:
-            advance_four(rule, carry, j, streaming, far, s0, s1, s2, s3)
-        else:
-            store_vector(carry, j, advance(rule, load_vector(carry, j, carry), carry, j, streaming, far, s0))
+            state = advance(rule, state, carry, j, streaming, far, s1)
+            state = advance(rule, state, carry, j, streaming, far, s2)
+            state = advance(rule, state, carry, j, streaming, far, s3)
+        store_vector(carry, j, state)
 
 
 @inlined
 def fresh_lane(rule, flags, j, carry):
-    """Return whether a step of one series begins anew."""
     flag = load(flags.at, 0 if flag_is_broadcast(rule) else j, carry)
     return flag != constant(0.0, flag)
 
 
-@inlined
-def step_flagged(rule, carry, flags, j, gate, value):
-    state, gate = enter(rule, carry, fresh_lane(rule, flags, j, carry), load(carry, j, carry), gate)
-    return step(rule, state, gate, value)
-
-
-@inlined
-def step_plain(rule, carry, flags, j, gate, value):
-    return step(rule, load(carry, j, carry), gate, value)
-
-
-step_lane = choice("flagged", step_flagged, step_plain, options=INLINE)
-
-
-@inlined
-def take_ends(rule, a, b, h, flags, carry, head, tail, lanes):
+@helper
+def forward_ends(rule, carry, a, b, h, flags, head, tail, lanes):
     """Take series that fill no vector by a step."""
     for k in range(head + lanes - tail):
         j = end_lane(k, head, tail)
         gate = load(a.at, 0 if a_is_broadcast(rule) else j, carry)
         value = load(b.at, 0 if b_is_broadcast(rule) else j, carry)
-        new = step_lane(rule, carry, flags, j, gate, value)
+        state, gate = enter(rule, carry, fresh_lane(rule, flags, j, carry), load(carry, j, carry), gate)
+        new = step(rule, state, gate, value)
         store(carry, j, new)
         store(h.at, j, new)
-
-
-@helper
-def plain_ends(rule, a, b, h, carry, head, tail, lanes):
-    take_ends(rule, a, b, h, a, carry, head, tail, lanes)
-
-
-@inlined
-def forward_plain(rule, carry, a, b, h, flags, head, tail, lanes):
-    plain_ends(rule, a, b, h, carry, head, tail, lanes)
-
-
-@helper
-def forward_flagged(rule, carry, a, b, h, flags, head, tail, lanes):
-    take_ends(rule, a, b, h, flags, carry, head, tail, lanes)
-
-
-forward_ends = choice("flagged", forward_flagged, forward_plain, options=INLINE)
 
 
 @inlined
@@ -352,8 +250,8 @@ def settle(x, j, value, total, far):
     return total
 
 
-@inlined
-def take_ends_back(rule, x, flags, carry, to_a, to_b, is_first, head, tail, lanes):
+@helper
+def vjp_ends(rule, carry, x, flags, to_a, to_b, is_first, head, tail, lanes):
     """Take series that fill no vector back by a step."""
     for k in range(head + lanes - tail):
         j = end_lane(k, head, tail)
@@ -368,24 +266,6 @@ def take_ends_back(rule, x, flags, carry, to_a, to_b, is_first, head, tail, lane
         store(carry, j, onward)
         settle_lane(to_a.to.at, to_a.sums.at, j, grad_a, to_a.mode)
         settle_lane(to_b.to.at, to_b.sums.at, j, grad_b, to_b.mode)
-
-
-@helper
-def plain_ends_back(rule, x, carry, to_a, to_b, is_first, head, tail, lanes):
-    take_ends_back(rule, x, x.a, carry, to_a, to_b, is_first, head, tail, lanes)
-
-
-@inlined
-def vjp_plain(rule, carry, x, flags, to_a, to_b, is_first, head, tail, lanes):
-    plain_ends_back(rule, x, carry, to_a, to_b, is_first, head, tail, lanes)
-
-
-@helper
-def vjp_flagged(rule, carry, x, flags, to_a, to_b, is_first, head, tail, lanes):
-    take_ends_back(rule, x, flags, carry, to_a, to_b, is_first, head, tail, lanes)
-
-
-vjp_ends = choice("flagged", vjp_flagged, vjp_plain, options=INLINE)
 
 
 @inlined

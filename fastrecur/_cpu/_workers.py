@@ -26,6 +26,7 @@ from .._arrays import address
 from . import _native, _python
 from ._compile import kernel
 from ._conversions import call_llvm
+from ._native import CALLS, CHAIN, DONE, HEAD, ITEMS, LEFT, ROW
 from ._numba import helper
 from ._types import I64, primitive
 
@@ -46,13 +47,6 @@ SLOTS = 192
 SLOT, STATE, TABLE, COUNTER_AT, COUNTER, LOOKED, LOCK, NOW, ENTRY = 320, 0, 64, 72, 128, 192, 200, 208, 256
 ASLEEP, AWAKE, HELD, TAKEN = range(4)  # states; or the ticket that was submitted, which is larger
 TICKET = 1 << 32  # from one to the next
-
-LEFT, ITEMS, CALLS, CHAIN, DONE, HEAD, ROW = (
-    8 * word
-    for word in (
-        _native.LEFT, _native.ITEMS, _native.CALLS, _native.CHAIN, _native.DONE, _native.HEAD, _native.ROW,
-    )
-)  # fmt: skip
 
 _IS_X86 = "x86" in binding.get_process_triple()
 
@@ -122,14 +116,14 @@ def claim(counter, ticket):
 @helper
 def work(run, table, left):
     """Do the item of which `claim` said that so many were left. After the last, the table may go at any time."""
-    chain = load(table + CHAIN)
-    first = (load(table + ITEMS) - left) * chain
-    calls = load(table + CALLS)
+    chain = load(table + 8 * CHAIN)
+    first = (load(table + 8 * ITEMS) - left) * chain
+    calls = load(table + 8 * CALLS)
     for k in range(first, first + chain):
         if k < calls:
-            row = table + HEAD + k * ROW
+            row = table + 8 * (HEAD + k * ROW)
             ask(run, load(row), load(row + 8), row + 16)
-    add(table + DONE, 1)
+    add(table + 8 * DONE, 1)
 
 
 @helper
@@ -155,12 +149,12 @@ def wake_up(block, slot):
 
 def lead(block, table, most):
     """Do a table's items with workers, at most so many; return when all are done."""
-    items, count = load(table + ITEMS), load(block + COUNT)
+    items, count = load(table + 8 * ITEMS), load(block + COUNT)
     if most >= items:
         most = items - 1
-    store(table + LEFT, items)
-    store(table + DONE, 0)
-    counter, ticket, hired, k = table + LEFT, 0, 0, 0
+    store(table + 8 * LEFT, items)
+    store(table + 8 * DONE, 0)
+    counter, ticket, hired, k = table + 8 * LEFT, 0, 0, 0
     while k < count and hired < most:
         slot = block + SLOTS + k * SLOT
         state = load(slot + STATE)
@@ -181,7 +175,7 @@ def lead(block, table, most):
         for k in range(count):
             swap(block + SLOTS + k * SLOT + STATE, ticket, AWAKE)
     turn = 0
-    while load(table + DONE) < items:
+    while load(table + 8 * DONE) < items:
         if turn < BUSY:
             pause()
         elif turn < PATIENT:
@@ -193,7 +187,7 @@ def lead(block, table, most):
 
 def team(run, table):
     """Do a table's items as one thread of a team that all work on it, and wait for each other."""
-    work_all(run, table, table + LEFT, 0)
+    work_all(run, table, table + 8 * LEFT, 0)
 
 
 @helper
@@ -226,7 +220,6 @@ def serve_ticket(block, slot, ticket, since):
 
 
 def serve(block, slot):
-    """Be a worker."""
     while True:
         turn, begin = 0, look(block, slot)
         since = begin
@@ -341,7 +334,7 @@ def run(table, threads, most):
     """Do all of a table on so many threads, this one among them; of workers there will be no more than ``most``."""
     block = _block()
     if block.words[COUNT // 8] < min(threads - 1, most):
-        wanted = min(threads - 1, most, int(table[_native.ITEMS]) - 1, MOST_WORKERS)
+        wanted = min(threads - 1, most, int(table[ITEMS]) - 1, MOST_WORKERS)
         enter, row = _entry(hire, block.place, wanted)
         ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(enter)(address(row))
     block.lead(block.place, address(table), threads - 1)
@@ -359,11 +352,10 @@ def wake(threads):
 
 def team_entry(table):
     """Return the address of what each thread of a team is to call, and the array at whose address that looks."""
-    table[_native.LEFT] = table[_native.ITEMS]  # if it has run before
+    table[LEFT] = table[ITEMS]  # if it has run before
     return _entry(team, _native.trampolines().run, address(table))
 
 
 def slots():
-    """Return the words of all workers' slots."""
     block = _block()
     return [block.words[(SLOTS + k * SLOT) // 8 :][: SLOT // 8] for k in range(block.words[COUNT // 8])]
