@@ -27,7 +27,7 @@ from ._packing import (
     view_in,
     with_steps,
 )
-from ._rules import adjoint, choice, decay, flags_of, is_average, lengths_of, step
+from ._rules import adjoint, choice, decay, flags_of, lengths_of, step, uses_factor
 from ._scalars import fence, load, load_int, maximum, minimum, misalignment, prefetch, shift, stack, width
 from ._vectors import broadcast, load_vector, store_vector, stream_vector
 
@@ -77,7 +77,7 @@ def _cleared(rule, states, flags, k, j, value):
 
 @inlined
 def _cleared_factor(rule, states, flags, k, j, value):
-    return value if is_average(rule) else _cleared(rule, states, flags, k, j, value)
+    return value if uses_factor(rule) else _cleared(rule, states, flags, k, j, value)
 
 
 @inlined

@@ -109,18 +109,18 @@ def _signature(form):
     return dtype, tuple(form[1]), tuple(dtype.itemsize * stride for stride in form[2])
 
 
-def _state_signature(form, flags):
+def _state_signature(form, borders):
     """Return the same for states: without a shape where it has been checked, as there are some for each segment."""
     signature = _signature(form)
     if type(signature) is not tuple:
         return signature
-    return signature[0], signature[1] if flags is None else ()
+    return signature[0], () if borders[0] else signature[1]
 
 
 def _ends_form(lengths):
-    """Return a plan's ``lengths`` and ``flags``."""
+    """Return a plan's ``lengths`` and ``borders``."""
     if type(lengths) is not _segments.Cuts:
-        return None if lengths is None else tuple(lengths.shape), None
+        return None if lengths is None else tuple(lengths.shape), ("", None)
     return None if lengths.lengths is None else lengths.lengths.shape, lengths.signature
 
 
@@ -157,8 +157,8 @@ def _remember(key, plan):
 
 def plan_forward(family, a, b, h0, lengths, axis, reverse, dtype, out=None):
     """Return the plan of a forward run and the strides of a fresh result, in elements."""
-    lengths_shape, flags = _ends_form(lengths)
-    key = family, form(a), form(b), form(h0), form(out), lengths_shape, flags, axis, reverse, dtype
+    lengths_shape, borders = _ends_form(lengths)
+    key = family, form(a), form(b), form(h0), form(out), lengths_shape, borders, axis, reverse, dtype
     known = _plans.get(key)
     if known is not None:
         return known
@@ -167,17 +167,17 @@ def plan_forward(family, a, b, h0, lengths, axis, reverse, dtype, out=None):
     strides = layout(shape, *(v for v in (b, a) if not is_number(v))) if out is None else out.stride()
     to = (dtype, shape if out is None else out.shape, strides)
     plan = _problem.forward(
-        family, names, _signature(key[1]), _signature(key[2]), _state_signature(key[3], flags), _signature(to), axis,
-        reverse, lengths_shape, False, DTYPES[dtype], flags,
+        family, names, _signature(key[1]), _signature(key[2]), _state_signature(key[3], borders), _signature(to), axis,
+        reverse, lengths_shape, False, DTYPES[dtype], borders,
     )  # fmt: skip
     return _remember(key, (plan, strides))
 
 
 def plan_vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted):
     """Return the plan of a gradient run and the strides of fresh gradients, in elements (None: summed or unwanted)."""
-    lengths_shape, flags = _ends_form(lengths)
+    lengths_shape, borders = _ends_form(lengths)
     key = (
-        family, form(g), form(a), form(b), form(h), form(h0), form(grad_last), lengths_shape, flags, axis, reverse,
+        family, form(g), form(a), form(b), form(h), form(h0), form(grad_last), lengths_shape, borders, axis, reverse,
         dtype, wanted,
     )  # fmt: skip
     known = _plans.get(key)
@@ -191,9 +191,9 @@ def plan_vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, w
     sizes = [0 if s is None else gradient_dtype(v, dtype).itemsize for v, s in zip((a, b), layouts, strict=True)]
     plan = _problem.vjp(
         family, ("grad_h", *NAMES[family][:2], "h"),
-        (*map(_signature, key[1:5]), *(_state_signature(state, flags) for state in key[5:7])),
+        (*map(_signature, key[1:5]), *(_state_signature(state, borders) for state in key[5:7])),
         axis, reverse, lengths_shape, False, DTYPES[dtype], wanted[:2], reads(family, wanted),
-        tuple(s and tuple(n * size for n in s) for s, size in zip(layouts, sizes, strict=True)), flags,
+        tuple(s and tuple(n * size for n in s) for s, size in zip(layouts, sizes, strict=True)), borders,
     )  # fmt: skip
     return _remember(key, (plan, layouts))
 
@@ -269,31 +269,36 @@ def _place(operand, wide, keep):
 # ---- Runs -----------------------------------------------------------------------------------------------------------
 
 
-def _cuts(family, a, b, axis, reverse, lengths):
+def _cuts(family, a, b, axis, reverse, lengths, has_states):
     """Return where series begin anew, checked; None where they do not."""
     if type(lengths) is not Segments:
         return None
-    return _segments.check(NAMES[family][:2], _signature(form(a)), _signature(form(b)), {}, axis, reverse, lengths)
+    operands = _signature(form(a)), _signature(form(b))
+    return _segments.check(NAMES[family][:2], *operands, {}, axis, reverse, lengths, has_states)
 
 
 def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, out=None):
     """Run a recurrence; return the states and, if asked for, the last one."""
-    cuts = _cuts(family, a, b, axis, reverse, lengths)
+    cuts = _cuts(family, a, b, axis, reverse, lengths, h0 is not None)
     lengths = cuts or lengths
     plan, strides = plan_forward(family, a, b, h0, lengths, axis, reverse, dtype, out)
     h = empty(plan.shape, strides, dtype) if out is None else out
     lengths = _lengths(lengths, plan)
-    carry = None if h0 is None and not return_state else _states(plan, h0, cuts)
+    has_results_alone = cuts is not None and cuts.kind == _problem.OFFSETS
+    carry = None if h0 is None and (has_results_alone or not return_state) else _states(plan, h0, cuts)
     if plan.traversal != "empty":
         keep = []
         operands = _place(a, plan.wide, keep), _place(b, plan.wide, keep), h.data_ptr()
         states = None if carry is None else address(carry)
         aligned = h.data_ptr() % dtype.itemsize == 0
         new = h.nbytes if out is None else 0
-        marks = None if cuts is None else _run._marks(plan, cuts, False, carry is not None)
+        marks = () if cuts is None else cuts.marks(plan)
         _run.forward_at(plan, *operands, states, address(lengths), new, aligned, _team.team(), marks)
     if cuts is not None and carry is not None:
         cuts.clear_ends(carry)
+    if has_results_alone and return_state:
+        by_time = h.movedim(plan.axis, 0)
+        return h, cuts.last_states(by_time, by_time.new_zeros((len(cuts.borders) - 1, *by_time.shape[1:])))
     return h, _own(carry, carry.shape, dtype) if return_state else None
 
 
@@ -302,7 +307,7 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
 
     What is not read (see `reads`) may be None, for b a `Form`. ``g`` may be None too: zeros.
     """
-    cuts = _cuts(family, a, b, axis, reverse, lengths)
+    cuts = _cuts(family, a, b, axis, reverse, lengths, h0 is not None or grad_last is not None)
     lengths = cuts or lengths
     if g is None:
         shape = result_shape(family, a, b)
@@ -329,7 +334,7 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
         places = [_place(v, plan.wide, keep) for v in (g, a, *read)]
         to = [None if r is None else (r.data_ptr(), r.nbytes) for r in results]
         states = (None if value is None else address(value) for value in (first, carry))
-        marks = None if cuts is None else _run._marks(plan, cuts, first is not None, carry is not None)
+        marks = () if cuts is None else cuts.marks(plan)
         totals = _run.vjp_at(plan, *places, *states, address(lengths), to, _team.team(), marks)
     for k, operand in enumerate((a, b)):
         if wanted[k] and results[k] is None:
