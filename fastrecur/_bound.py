@@ -24,41 +24,44 @@ _KERNELS = {
     (PACKED, "vjp"): _packed.vjp,
     (SCAN, "forward"): _scan.forward,
     (SCAN, "vjp"): _scan_back.vjp,
-    (ROWS, "forward segments"): _segments.forward_rows,
-    (ROWS, "vjp segments"): _segments.vjp_rows,
-    (PACKED, "forward segments"): _segments.forward,
-    (PACKED, "vjp segments"): _segments.vjp,
+    (ROWS, "forward flagged"): _segments.forward_flagged_rows,
+    (ROWS, "vjp flagged"): _segments.vjp_flagged_rows,
+    (PACKED, "forward flagged"): _segments.forward_flagged,
+    (PACKED, "vjp flagged"): _segments.vjp_flagged,
+    (TRANSPOSE8, "forward pieces"): _segments.forward_pieces,
+    (TRANSPOSE8, "vjp pieces"): _segments.vjp_pieces,
     (PACKED, "summary"): _packed.forward,
     (PACKED, "summary back"): _packed.forward,
 }
 
 # Beside `_layout`'s operands, with strides as the carry's: the states before all steps, of which a gradient's carry
-# tells nothing; the decay products of a summary. And a list of segments, see `_cpu/_segments`.
+# tells nothing; the decay products of a summary. And a list of pieces, see `_cpu/_segments`.
 FIRST, PRODUCTS, STARTS = FLAGS + 1, FLAGS + 2, FLAGS + 3
+_MARKS = {"": (LENGTHS,), "flagged": (LENGTHS, FLAGS), "pieces": (FLAGS, STARTS)}
 # The order in which kernels take operands. Behind these stand the geometry and the part of the lanes.
+_FORWARD, _VJP = (A, B, H, CARRY), (G, A, B, H, FIRST, CARRY, TO_A, TO_B, SUMS_A, SUMS_B)
 ORDER = {
-    "forward": (A, B, H, CARRY, LENGTHS),
-    "vjp": (G, A, B, H, FIRST, CARRY, TO_A, TO_B, SUMS_A, SUMS_B, LENGTHS),
-    "forward segments": (A, B, H, CARRY, LENGTHS, FLAGS, STARTS),
-    "vjp segments": (G, A, B, H, FIRST, CARRY, TO_A, TO_B, SUMS_A, SUMS_B, LENGTHS, FLAGS, STARTS),
+    **{f"forward {way}".rstrip(): _FORWARD + marks for way, marks in _MARKS.items()},
+    **{f"vjp {way}".rstrip(): _VJP + marks for way, marks in _MARKS.items()},
     "summary": (A, B, PRODUCTS, CARRY, LENGTHS),
     "summary back": (A, B, PRODUCTS, CARRY, LENGTHS),
 }
-IN_TIME = A, B, H, G, TO_A, TO_B  # operands that have a place for each step
+SEGMENTS_AT_ONCE = 4096  # of which a table of calls is made
+IN_TIME = A, B, H, G, TO_A, TO_B, FLAGS  # operands that have a place for each step
 
 
 class Bound:
     """A plan's kernel in one direction, and where its operands' scans start."""
 
     def __init__(self, plan, direction):
-        self.plan, self.direction, self.order = plan, direction, ORDER[direction]
+        way = f"{direction} {plan.borders}".rstrip()
+        self.plan, self.direction, self.order = plan, direction, ORDER[way]
         kind, traits = ("narrow", plan.narrow) if _cost.is_narrow(plan) else (plan.traversal, ())
         wide, elements = _arrays.element(plan.wide), plan.elements
         if "summary" in direction:
             traits, elements = direction.split(), elements | {"h": wide}
         rule = " ".join([plan.rule, *plan.traits, *traits])
-        kind = plan.traversal if plan.is_segmented else kind
-        self.kernel = kernel(_KERNELS[kind, direction], rule, wide, **elements)
+        self.kernel = kernel(_KERNELS[kind, way], rule, wide, **elements)
         self.is_native = _native.is_native([(self.kernel,)])
 
     def offset(self, operand, repeat=0):
@@ -84,8 +87,8 @@ def parts_of(plan, count):
         return [(0, *part) for part in lanes]  # no summaries
     if plan.traversal != ROWS:
         unit = _cost.lanes_together(plan)
-        units = ranges(-(-plan.lanes // unit), count)
-        return [(unit * low, min(plan.lanes, unit * high)) for low, high in units]
+        lanes = plan.lanes * plan.pieces
+        return [(unit * low, min(lanes, unit * high)) for low, high in ranges(-(-lanes // unit), count)]
     outer, middle, inner = plan.sizes
     if outer > 1:
         return [(*part, 0, middle, 0, inner) for part in ranges(outer, count)]
@@ -145,6 +148,30 @@ class Calls:
         if self._table is None:
             self._table = _native.table(self._calls, self._chain)
         team.run(_native.with_addresses(self._table, addresses), threads)
+
+    def run_segments(self, team, threads, addresses, segments):
+        """Run each call for each of some segments: where these begin, how many steps they have, where states stand."""
+        for some in np.array_split(segments, -(-len(segments) // SEGMENTS_AT_ONCE)):
+            arguments, _keep = self._of_segments(addresses, some)
+            if self.bound.is_native:
+                team.run(_native.table_of(self._calls[0], arguments, self._chain * len(some)), threads)
+            else:
+                for own in arguments.tolist():
+                    self.bound.kernel(None, *own)
+
+    def _of_segments(self, addresses, segments):
+        """Return the arguments of such calls behind the rule, and the geometries of which they have addresses."""
+        order, shape = self.bound.order, (len(self._calls), len(segments))
+        first, steps, states = segments.T
+        geometries = np.repeat(np.stack(self._keep)[:, np.newaxis], len(segments), axis=1)
+        geometries[..., N_STEPS] = steps
+        arguments = np.repeat(np.array([call[2:] for call in self._calls])[:, np.newaxis], len(segments), axis=1)
+        for n, k in enumerate(order):
+            here = states if k in (CARRY, FIRST) else first * self.bound.plan.time_strides[k]
+            arguments[..., n] += addresses[n] + here
+        own = address(geometries) + geometries.strides[1] * np.arange(geometries[..., 0].size).reshape(shape)
+        arguments[..., order.index(LENGTHS)], arguments[..., len(order)] = own + 8 * N_STEPS, own
+        return arguments.reshape(-1, arguments.shape[-1]), geometries
 
     def run_here(self, addresses, which=slice(None)):
         """Run the calls, or some of them, on this thread."""

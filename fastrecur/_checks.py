@@ -92,7 +92,7 @@ def offsets_in_range(offsets: np.ndarray, steps: int) -> np.ndarray:
     if (offsets[1:] < offsets[:-1]).any():
         at = int(np.argmax(offsets[1:] < offsets[:-1]))
         raise ValueError(say.offsets_order(int(offsets[at]), int(offsets[at + 1])))
-    return offsets.astype(np.int64)
+    return offsets.astype(np.int64, copy=False)
 
 
 def resets(resets: Any) -> np.ndarray:

@@ -17,6 +17,7 @@ _shortcuts: dict[tuple, Callable] = {}
 _MOST_SHORTCUTS = 1024
 _LARGEST = 1 << 1023
 _GATES = _ndarray, float
+_NO_BORDERS = "", None
 
 
 @functools.cache
@@ -61,11 +62,12 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
         key = None
     reverse, axis = _checks.flag("reverse", reverse), _checks.axis(axis)
     return_state = _checks.flag("return_state", return_state)
-    cuts, given_lengths = None, lengths
+    cuts, borders, given_lengths = None, _NO_BORDERS, lengths
     if type(lengths) is _checks.Segments:
         states = {"h0": _signature(h0)}
-        cuts = _segments.check(names[:2], _signature(a), _signature(b), states, axis, reverse, lengths)
-        lengths = cuts.lengths
+        operands = _signature(a), _signature(b)
+        cuts = _segments.check(names[:2], *operands, states, axis, reverse, lengths, h0 is not None)
+        lengths, borders = cuts.lengths, cuts.signature
     elif lengths is not None:
         given_lengths = lengths = _checks.lengths(lengths)
     weak_complex = type(a) is complex or type(b) is complex or type(h0) is complex
@@ -75,7 +77,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
         return (result, owner.give(last)) if return_state else result
     plan = _problem.forward(
         family, names, _signature(a), _signature(b), _state_signature(h0, cuts), _signature(out), axis, reverse,
-        None if lengths is None else lengths.shape, weak_complex, flags=None if cuts is None else cuts.signature,
+        None if lengths is None else lengths.shape, weak_complex, borders=borders,
     )  # fmt: skip
     if lengths is not None:
         lengths = _checks.lengths_in_range(lengths, plan.steps)
@@ -116,11 +118,12 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key=N
         g, a, b, h, h0, grad_state, owner = _take((*names, "h0", "grad_state"), g, a, b, h, h0, grad_state)
         key = None
     reverse, axis = _checks.flag("reverse", reverse), _checks.axis(axis)
-    cuts, given_lengths = None, lengths
+    cuts, borders, given_lengths = None, _NO_BORDERS, lengths
     if type(lengths) is _checks.Segments:
         states = {"h0": _signature(h0), "grad_state": _signature(grad_state)}
-        cuts = _segments.check(names[1:3], _signature(a), _signature(b), states, axis, reverse, lengths)
-        lengths = cuts.lengths
+        has_states = h0 is not None or grad_state is not None
+        cuts = _segments.check(names[1:3], _signature(a), _signature(b), states, axis, reverse, lengths, has_states)
+        lengths, borders = cuts.lengths, cuts.signature
     elif lengths is not None:
         given_lengths = lengths = _checks.lengths(lengths)
     values = (g, a, b, h, h0, grad_state)
@@ -134,7 +137,7 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key=N
         family, names,
         (*map(_signature, (g, a, b, h)), _state_signature(h0, cuts), _state_signature(grad_state, cuts)), axis,
         reverse, None if lengths is None else lengths.shape, weak_complex,
-        flags=None if cuts is None else cuts.signature,
+        borders=borders,
     )  # fmt: skip
     if lengths is not None:
         lengths = _checks.lengths_in_range(lengths, plan.steps)

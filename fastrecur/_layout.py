@@ -31,7 +31,6 @@ OPERANDS = 11
 HEAD = 14  # fields before sizes and strides
 # Where, but for rows, strides begin: each operand's four, along time and along series from outside in.
 STRIDES = HEAD + 2
-FIELDS = STRIDES + 4 * OPERANDS  # at most
 
 # Output modes of a gradient: not wanted; stored; accumulated along time; reduced over a row.
 UNWANTED, STORE, ACCUMULATE, REDUCE = np.arange(4, dtype=np.int64)

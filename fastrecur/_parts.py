@@ -43,7 +43,7 @@ class Parts:
             for repeat in range(len(plan.extra)):
                 self._calls.add(own, part, moved, repeat)
 
-    def run(self, team, places):
+    def run(self, team, places, segments=None):
         places, keep, moves = list(places), [], []
         for at in self._states:
             given = places[at]
@@ -57,7 +57,10 @@ class Parts:
                 places[at] = own
         for own, given, size in moves:
             ctypes.memmove(own, given, size)
-        self._calls.run(team, self._threads, places)
+        if segments is None:
+            self._calls.run(team, self._threads, places)
+        else:
+            self._calls.run_segments(team, self._threads, places, segments)
         for own, given, size in moves:
             ctypes.memmove(given, own, size)
 

@@ -31,6 +31,7 @@ from ._shapes import (
 
 ROWS, TRANSPOSE8, SCAN, PACKED = "rows", "transpose8", "scan", "packed"
 FORGET, LINEAR = "forget", "linear"
+RESETS, OFFSETS, SEGMENTS = "resets", "offsets", "segments"  # borders; the last of segments with states of their own
 
 FEW_LANES = 8  # fewer than these, and a series is split in time once it is long
 LONG_SERIES = 2048
@@ -44,6 +45,8 @@ APART = 512  # bytes from one thread's states to another's, for a processor fetc
 LARGE = 64 << 10  # bytes from which it pays to align a result
 PATIENCE = 16  # runs of a plan in which time is not cut after one in which carries were not predicted
 FEW_ZEROS = 1 << 20  # bytes of states up to which all plans start from the same zeros
+PIECES = 8  # parts that a sum over lanes is made of, for any number of threads
+PIECE_STEPS = 1 << 15  # of a series of few that begin anew, for which 8 pieces are walked side by side
 
 BYTE = np.dtype(np.uint8)
 
@@ -82,7 +85,9 @@ class Plan:
     h_strides: tuple | None = None  # of a newly allocated one
     gradients: tuple = ()  # of both operands: shape, dtype, strides of a new array (None: a sum); None if unwanted
     h0_dtype: np.dtype | None = None  # of the first states' gradient
-    is_segmented: bool = False  # whether series may begin anew inside the axis of time
+    borders: str = ""  # how kernels learn where series begin anew inside the axis of time: "flagged", "pieces"
+    pieces: int = 1  # of a series, that begin at borders
+    is_segmented: bool = False  # whether a kernel is called for each of some segments
     # What is learnt.
     calls: dict = field(default_factory=dict)  # compiled kernels
     waiting: int = 0  # for how many more runs time is not cut
@@ -194,15 +199,20 @@ def _ways_along_time(operands, loops, modes):
     return ways if ways <= {1, -1} and sums_stand else set()
 
 
-def choose_traversal(operands, loops, modes, ways):
-    """Return which traversal scans a problem: a function of its shape and layout alone."""
+def choose_traversal(operands, loops, modes, ways, borders):
+    """Return which traversal scans a problem, by its shape and layout; of series with borders none composes steps."""
     lanes, steps, is_real = loops.lanes, loops.steps, operands.wide.kind != "c"
     rows = loops.inner >= min(2, lanes) and _are_rows(operands, loops, modes)
     in_octets = len(ways) == 1 and is_real and operands.strides[LENGTHS] is None and steps >= OCTET
+    if borders:
+        rows = rows and loops.inner_strides[FLAGS] in (0, 1)
+        in_octets = in_octets and loops.time[FLAGS] in ways and borders != SEGMENTS
     is_large = operands.word * steps * lanes >= LARGE_PROBLEM
     is_long = bool(ways) and operands.wide == np.float64 and steps >= LONG_LANE and is_large
     few = lanes < FEW_LANES and steps >= LONG_SERIES and not (rows and lanes > 1)
-    if (few or (is_long and not in_octets)) and is_real:  # complex states are never split in time
+    if borders and few and in_octets:
+        return TRANSPOSE8
+    if (few or (is_long and not in_octets)) and is_real and not borders:  # complex states are never split in time
         return SCAN
     if rows:
         return ROWS
@@ -226,16 +236,13 @@ def _row_traits(operands, loops, modes):
     return tuple(traits), narrow, modes
 
 
-def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=None, is_segmented=False):
-    """Make a plan; ``traversal`` is chosen unless it is given."""
+def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=None, borders=""):
+    """Make a plan; ``traversal`` is chosen unless it is given. ``borders`` say where series begin anew."""
     order, states = in_memory_order(operands, axis)
     operands.strides[CARRY] = states
     loops, elements = find_loops(operands, axis, reverse, order), operands.elements
     ways = _ways_along_time(operands, loops, modes)
-    traversal = traversal or choose_traversal(operands, loops, modes, ways)
-    has_flags = operands.strides[FLAGS] is not None
-    if is_segmented and (traversal != ROWS or loops.inner_strides[FLAGS] not in (0, 1)):
-        traversal = PACKED
+    traversal = traversal or choose_traversal(operands, loops, modes, ways, borders)
     row_bytes, traits, narrow = 0, (), ()
     if traversal == ROWS:
         sizes, body, beyond = row_loops(loops)
@@ -249,23 +256,29 @@ def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=
         if traversal in (SCAN, TRANSPOSE8):
             descending = traversal == TRANSPOSE8 and ways == {-1}
             traits = ("time_invariant_a",) * (loops.time[A] == 0) + ("descending",) * descending
-    if is_segmented:
+    way, pieces = "", 1
+    if operands.strides[FLAGS] is not None:
+        way = "pieces" if traversal == TRANSPOSE8 else "flagged"
+        pieces = _pieces(loops.lanes, loops.steps, beyond) if traversal == TRANSPOSE8 else 1
         elements = elements | {"flags": "b1"}
-    if has_flags:
-        traits, narrow = (*traits, "flagged"), ()
-        if loops.inner_strides[FLAGS] == 0:
-            traits = (*traits, "broadcast_flags")
+        is_one = traversal == ROWS and loops.inner_strides[FLAGS] == 0
+        uses_factor = rule == LINEAR and borders == OFFSETS
+        traits = (*traits, "flagged", *["broadcast_flags"] * is_one, *["offsets"] * uses_factor)
+        narrow = ()
     head = np.zeros(_layout.HEAD, np.int64)
     head[[_layout.N_STEPS, _layout.REVERSE, _layout.A_MODE, _layout.B_MODE]] = loops.steps, reverse, *modes
     head[_layout.A_IS_BROADCAST] = loops.inner_strides[A] == 0 and loops.inner > 1
     asked = rule, operands.shape, axis, dtype, operands.wide, loops.steps, traversal
     places = tuple(operands.itemsizes), loops.time, loops.inner_strides, loops.offsets, repetitions(beyond)
     lanes, lane_strides = math.prod(sizes) if beyond else loops.lanes, states[:axis] + states[axis + 1 :]
-    if is_segmented:  # of which a kernel makes a copy of one length
-        body = [*body, *[0] * (_layout.FIELDS - len(head) - len(body))]
     kernel = elements, traits, narrow, np.array([*head, *body], np.int64)
     plan = Plan(*asked, *kernel, *places, lane_strides, lanes, sizes, order, operands.word, row_bytes)
-    return replace(plan, is_segmented=is_segmented)
+    return replace(plan, borders=way, pieces=pieces, is_segmented=borders == SEGMENTS)
+
+
+def _pieces(lanes, steps, beyond):
+    """Return into how many pieces that begin at borders to cut each of a few series, by the shape alone."""
+    return 1 if lanes >= FEW_LANES or beyond else OCTET * max(1, min(PIECES, steps // PIECE_STEPS))
 
 
 def _empty(shape, axis, dtype, wide):
@@ -301,13 +314,12 @@ def checked_shape(names, a, b, others, axis, lengths):
 
 
 @functools.lru_cache(maxsize=1024)
-def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex, dtype=None, flags=None):
+def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex, dtype=None, borders=("", None)):
     """Return the plan of a forward call.
 
     Arrays come as ``(dtype, shape, strides)``, ``h0`` without the strides, ``lengths`` as a shape; a complex Python
     number as ``complex``; any other number, and what is left out, as None. ``dtype`` is the result's where another
-    library's promotion has found it. ``flags`` are the shape and strides of resets; empty where there are none, but
-    segments; None where no series begins anew.
+    library's promotion has found it. ``borders`` are a `_segments.Cuts`' signature.
     """
     if dtype is None:
         dtype = result_dtype(names, own_dtypes(a, b, h0), weak_complex)
@@ -318,13 +330,14 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex, 
             raise ValueError(say.out_shape(out[1], shape))
         if out[0] != dtype:
             raise TypeError(say.out_dtype(out[0], dtype))
+    kind, flags = borders
     operands = Operands(shape, wide, axis, lengths, flags)
     of_a, of_b = operands.read(A, a), operands.read(B, b)
     h_strides = out[2] if out is not None else like(shape, dtype, of_b, of_a)
     if 0 in shape:
         return replace(_empty(shape, axis, dtype, wide), h_strides=h_strides)
     operands.put(H, dtype, h_strides)
-    plan = build(_rule(family, dtype, wide, a), operands, axis, reverse, dtype, is_segmented=flags is not None)
+    plan = build(_rule(family, dtype, wide, a), operands, axis, reverse, dtype, borders=kind)
     return replace(plan, h_strides=h_strides)
 
 
@@ -344,7 +357,7 @@ def summary(family, names, a, b, axis, reverse, lengths, dtype):
 @functools.lru_cache(maxsize=1024)
 def vjp(
     family, names, signatures, axis, reverse, lengths, weak_complex, dtype=None, wanted=(True, True),
-    reads=(True, True), layouts=(None, None), flags=None,
+    reads=(True, True), layouts=(None, None), borders=("", None),
 ):  # fmt: skip
     """Return the plan of a gradient call; arguments as for `forward`.
 
@@ -360,6 +373,7 @@ def vjp(
         wide = wide_dtype(dtype)
     others = {"h0": h0, "grad_state": grad_state, names[0]: g, names[3]: h}
     shape, axis = checked_shape(names[1:3], a, b, others, axis, lengths)
+    kind, flags = borders
     operands = Operands(shape, wide, axis, lengths, flags)
     operands.read(G, g)
     of_a, of_b, of_h = operands.read(A, a), operands.read(B, b), operands.read(H, h)
@@ -384,7 +398,7 @@ def vjp(
         plan = _empty(shape, axis, dtype, wide)
     else:
         rule = _rule(family, dtype, wide, a)
-        plan = build(rule, operands, axis, reverse, dtype, tuple(modes), is_segmented=flags is not None)
+        plan = build(rule, operands, axis, reverse, dtype, tuple(modes), borders=kind)
     return replace(plan, gradients=tuple(gradients), h0_dtype=gradient_dtype(h0, dtype))
 
 

@@ -1,5 +1,6 @@
 """Run a problem: allocate, share the work out among threads, call the kernel, hand back the results."""
 
+import ctypes
 import functools
 import math
 from dataclasses import replace
@@ -12,7 +13,7 @@ from ._bound import ShortCall, bind, is_short
 from ._layout import CARRY, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from ._memory_pool import LINE
 from ._parts import Parts
-from ._problem import ROWS
+from ._problem import OFFSETS, ROWS
 from ._row_chunks import RowChunks
 from ._scan_chunks import ScanChunks
 
@@ -25,22 +26,20 @@ def forward(plan, a, b, h0, lengths, out, return_state, cuts=None):
     team, ours = _waking_team(plan), out is None
     if ours:
         out = _problem.empty(plan.shape, plan.dtype, plan.h_strides)
-    carry = None if h0 is None and not return_state else _states(plan, h0, cuts)
+    has_results_alone = cuts is not None and cuts.kind == OFFSETS
+    carry = None if h0 is None and (has_results_alone or not return_state) else _states(plan, h0, cuts)
     if plan.traversal != "empty":
         a, b = _number(a, plan.wide), _number(b, plan.wide)
         lengths = plan.full_lengths if lengths is None else lengths
         places = address(a), address(b), address(out), None if carry is None else address(carry), address(lengths)
-        marks = None if cuts is None else _marks(plan, cuts, False, carry is not None)
+        marks = () if cuts is None else cuts.marks(plan)
         forward_at(plan, *places, out.nbytes if ours else 0, out.flags.aligned, team, marks)
     if cuts is not None and carry is not None:
         cuts.clear_ends(carry)
+    if has_results_alone and return_state:
+        by_time, count = np.moveaxis(out, plan.axis, 0), len(cuts.borders) - 1
+        carry = cuts.last_states(by_time, np.zeros((count, *by_time.shape[1:]), plan.dtype))
     return out, carry
-
-
-def _marks(plan, cuts, has_first, has_states):
-    """Return the flags and the list of segments that a kernel reads."""
-    table = cuts.table(_state_bytes(plan), has_first, has_states)
-    return table if cuts.flags is None else cuts.flags, table
 
 
 def _state_bytes(plan):
@@ -57,23 +56,21 @@ def _waking_team(plan):
     return team
 
 
-def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team, marks=None):
+def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team, marks=()):
     """Run a forward plan on addresses, on a team's threads.
 
     ``fresh_bytes`` is the size of a result that was allocated for this call, else 0. ``carry`` is None if states are
-    zeros, and nobody asks what became of them. ``marks`` are what `_marks` returns.
+    zeros, and nobody asks what became of them. ``marks`` are a `_segments.Cuts`'.
     """
     is_fresh, is_whole = h != a and h != b and aligned, lengths == address(plan.full_lengths)
-    if marks is not None:
-        way = _cost.choose(plan, team.size, is_fresh, False, not h % LINE, False)
-        _run_segments(plan, "forward segments", way, team, (a, b, h, carry, lengths), marks)
-        return
-    shift = _lanes_to_line(plan, h + plan.offsets[H], is_whole)
-    way = _cost.choose(plan, team.size, is_fresh, _is_new(h, fresh_bytes), shift is not None, is_whole)
+    is_whole = is_whole and not plan.is_segmented
+    shift = _lanes_to_line(plan, h + plan.offsets[H], is_whole and not marks)
+    is_new = not plan.is_segmented and _is_new(h, fresh_bytes)
+    way = _cost.choose(plan, team.size, is_fresh, is_new, shift is not None, is_whole)
     if way.streaming and shift:
         _run_shifted(plan, (a, b, h), carry, fresh_bytes, team, shift)
     else:
-        _run(plan, "forward", way, team, (a, b, h, carry, lengths))
+        _run(plan, "forward", way, team, (a, b, h, carry, lengths), marks=marks)
 
 
 def vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts=None):
@@ -84,8 +81,7 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts=None):
     team = _waking_team(plan)
     carry = None if h0 is None and grad_state is None else _states(plan, grad_state, cuts)
     first = None if h0 is None else _states(plan, h0, cuts)
-    marks = None if cuts is None else _marks(plan, cuts, first is not None, carry is not None)
-    if marks is not None and carry is not None:
+    if cuts is not None and carry is not None:
         cuts.clear_ends(carry)
     results = [None if strides is None else _problem.empty(*own, strides) for *own, strides in plan.gradients]
     if plan.traversal != "empty":
@@ -94,7 +90,7 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts=None):
         places = [None if r is None else (address(r), r.nbytes) for r in results]
         states = (None if value is None else address(value) for value in (first, carry))
         here = address(g), address(a), address(b), address(h), *states, address(lengths)
-        totals = vjp_at(plan, *here, places, team, marks)
+        totals = vjp_at(plan, *here, places, team, () if cuts is None else cuts.marks(plan))
     else:
         totals = [np.zeros(shape, plan.wide) for shape, _, _ in plan.gradients]
     grad_a, grad_b = (
@@ -104,14 +100,14 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts=None):
     return grad_a, grad_b, carry
 
 
-def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team, marks=None):
+def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team, marks=()):
     """Run a gradient plan on addresses, on a team's threads; return the sums over what was broadcast.
 
     ``first`` and ``carry`` may be None as in `forward_at`. ``results`` are ``(address, bytes)`` of each operand's fresh
     gradient, None for one that is summed or not wanted; what is returned for them are wide arrays, None for the others.
     """
-    is_new = any(result is not None and _is_new(*result) for result in results)
-    is_whole = lengths == address(plan.full_lengths) and marks is None
+    is_new = not plan.is_segmented and any(result is not None and _is_new(*result) for result in results)
+    is_whole = lengths == address(plan.full_lengths) and not plan.is_segmented
     way = _cost.choose(plan, team.size, is_new=is_new, is_whole=is_whole)
     summed = [
         None if gradient is None or gradient[2] is not None else np.zeros((way.sums, *gradient[0]), plan.wide)
@@ -120,16 +116,13 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team, marks=None):
     if way.sum_steps:
         summed[0] = np.zeros((-(-plan.steps // way.sum_steps), plan.lanes), plan.wide)
     if first is None:
-        zeros = plan.zeros()
+        zeros = np.zeros(_states_bytes(plan, marks), np.uint8) if plan.is_segmented else plan.zeros()
         first = address(zeros)
     # The first states are a valid place for what a kernel is told not to write.
     to_a, to_b = (first if result is None else result[0] for result in results)
     sums_a, sums_b = (first if sums is None else address(sums) for sums in summed)
     places = g, a, b, h, first, carry, to_a, to_b, sums_a, sums_b, lengths
-    if marks is not None:
-        _run_segments(plan, "vjp segments", way, team, places, marks)
-    else:
-        _run(plan, "vjp", way, team, places, sums=summed[0] if way.sum_steps else None)
+    _run(plan, "vjp", way, team, places, summed[0] if way.sum_steps else None, marks)
     return [_added_up(sums, gradient) for sums, gradient in zip(summed, plan.gradients, strict=True)]
 
 
@@ -209,35 +202,51 @@ _row_chunks = functools.lru_cache(maxsize=1024)(RowChunks)
 _scan_chunks = functools.lru_cache(maxsize=1024)(ScanChunks)
 
 
-def _run(plan, direction, way, team, places, sums=None):
+def _run(plan, direction, way, team, places, sums=None, marks=()):
     """Run a plan on its operands' addresses in the kernel's order, of which the carry's may be None.
 
     ``sums`` are partial sums over some steps each.
     """
     bound = bind(plan, direction)
+    at, segments = bound.order.index(CARRY), None
+    if plan.is_segmented:
+        *marks, segments = marks
+    if marks:
+        places = *places[: len(bound.order) - len(marks)], *map(address, marks)
+    if plan.borders == "pieces":
+        _run_pieces(plan, bound, way, team, places, at)
+        return
     if way.chunks and not plan.waits():
         _row_chunks(bound, way).scan(team, places, sums)
         return
-    if way.threads == 1 or not _cost.cuts_time(plan):
-        _parts(bound, way).run(team, places)
-        return
-    if places[(at := bound.order.index(CARRY))] is None:
-        states = _states(plan, None)
+    if places[at] is None and (plan.is_segmented or _cost.cuts_time(plan)):
+        states = np.zeros(_states_bytes(plan, (segments,)), np.uint8)
         places = *places[:at], address(states), *places[at + 1 :]
+    if way.threads == 1 or not _cost.cuts_time(plan):
+        _parts(bound, way).run(team, places, segments)
+        return
     for repeat in range(len(plan.extra)):
         offsets = [bound.offset(k, repeat) - bound.offset(k) for k in bound.order]
         own = [place + offset for place, offset in zip(places, offsets, strict=True)]
         _scan_chunks(bound, way).scan(team, own)
 
 
-def _run_segments(plan, direction, way, team, places, marks):
-    """Run a plan whose series begin anew inside the axis of time: each thread takes some lanes through all segments."""
-    bound = bind(plan, direction)
-    places, at = [*places, *map(address, marks)], bound.order.index(CARRY)
-    if places[at] is None:
-        states = _states(plan, None)
-        places[at] = address(states)
-    _parts(bound, way._replace(prefault=False)).run(team, places)
+def _states_bytes(plan, marks):
+    """Return how many bytes all states have."""
+    own = _state_bytes(plan)
+    return own + int(marks[-1][-1, 2]) if plan.is_segmented else own
+
+
+def _run_pieces(plan, bound, way, team, places, at):
+    """Run a plan whose series may be cut at borders: the last state of one is another place than the first."""
+    size, given = _state_bytes(plan), places[at]
+    states = np.zeros(2 * size, np.uint8)
+    own = address(states)
+    if given is not None:
+        ctypes.memmove(own, given, size)
+    _parts(bound, way).run(team, (*places[:at], own, *places[at + 1 :]))
+    if given is not None:
+        ctypes.memmove(given, own + size, size)
 
 
 # ---- Rows of results from cache line to cache line ------------------------------------------------------------------

@@ -2,52 +2,118 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import _checks, _problem
+from ._cpu._types import LINE, OCTET
+
+WINDOW = 1024  # steps in which a border is looked for first
 
 
 class Cuts(NamedTuple):
     """Where the series of a call begin anew."""
 
+    kind: str  # `_problem`'s resets, offsets, or segments: all of which have states of their own
     lengths: np.ndarray | None
-    segments: int | None  # how many, each of which has states of its own; None without offsets
-    bounds: np.ndarray  # of segments with steps, in scan order: the first step, the one behind the last, its number
+    borders: np.ndarray  # of segments; those of one if there are no offsets
     flags: np.ndarray | None  # true where the state before a step, in scan order, is zero
     ends: np.ndarray | None  # and where the state behind the last step is
+    reverse: bool
 
     @property
     def signature(self) -> tuple:
         """What a plan depends on."""
-        return () if self.flags is None else (self.flags.shape, self.flags.strides)
+        return self.kind, None if self.flags is None else (self.flags.shape, self.flags.strides)
+
+    @property
+    def segments(self) -> int | None:
+        """How many have states of their own; None if all lanes have one."""
+        return len(self.borders) - 1 if self.kind == _problem.SEGMENTS else None
 
     def clear_ends(self, states: np.ndarray) -> None:
         """Make states behind the last steps zero where series begin anew there."""
         if self.ends is not None:
             np.copyto(states, 0, where=self.ends)
 
-    def table(self, state_bytes: int, has_first: bool, has_states: bool) -> np.ndarray:
-        """Return the list that kernels read; without ``has_states``, one segment's stand for all and begin as zeros."""
-        own = self.bounds.copy()
-        own[:, 2] *= state_bytes if has_states else 0
-        return np.array([len(own), not has_states, has_first, *own.ravel()], np.int64)
+    def last_states(self, h: Any, states: Any) -> Any:
+        """Return ``states``, zeros, with the last results of segments with steps; time is ``h``'s first axis."""
+        own = np.flatnonzero(self.borders[:-1] < self.borders[1:])
+        states[own] = h[self.borders[own] if self.reverse else self.borders[own + 1] - 1]
+        return states
+
+    def marks(self, plan: _problem.Plan) -> tuple[np.ndarray, ...]:
+        """Return what a plan's kernel reads in place of lengths, or behind them; then its segments, if it has some."""
+        flags = () if self.flags is None else (self.flags,)
+        if plan.is_segmented:
+            return *flags, self._segments(plan)
+        return (*flags, self._pieces(plan)) if plan.borders == "pieces" else flags
+
+    def _segments(self, plan: _problem.Plan) -> np.ndarray:
+        """Return of segments with steps: the first in scan order, how many there are, how far on states stand."""
+        first, stop = self.borders[:-1], self.borders[1:]
+        state_bytes = math.prod(plan.lane_shape) * plan.wide.itemsize
+        begin = plan.steps - stop if self.reverse else first
+        return np.stack([begin, stop - first, np.arange(len(first)) * state_bytes], axis=1)[first < stop]
+
+    def _pieces(self, plan: _problem.Plan) -> np.ndarray:
+        """Return how many series there are, and of each piece its series, its first step and the one behind its last.
+
+        There is a piece for each of so many equal parts of a series: from the first border in this part or later ones
+        to the next piece. Without steps it begins at 0.
+        """
+        count, steps, lanes = plan.pieces, plan.steps, plan.lanes
+        table = np.zeros((lanes * count + -(lanes * count) % OCTET, 3), np.int64)
+        own = table[: lanes * count].reshape(lanes, count, 3)
+        own[..., 0], own[..., 2] = np.arange(lanes)[:, np.newaxis], steps
+        if count > 1 and self.flags is not None:
+            last = *plan.lane_order, plan.axis
+            order = *(k for k in range(len(plan.shape)) if k not in last), *last
+            flags = np.broadcast_to(self.flags, plan.shape).transpose(order).reshape(lanes, steps)
+            for lane in range(lanes):
+                in_scan_order = flags[lane, ::-1] if self.reverse else flags[lane]
+                firsts = _borders_near(in_scan_order, count, LINE // plan.dtype.itemsize)
+                own[lane, 1:, 1] = own[lane, :-1, 2] = firsts
+            own[own[..., 1] >= own[..., 2], 1:] = 0
+        table[lanes * count :] = table[lanes * count - 1]
+        return np.concatenate([[math.prod(plan.lane_shape)], table.ravel()])
+
+
+def _borders_near(flags: np.ndarray, count: int, unit: int) -> np.ndarray:
+    """Return the first flag in each but the first of so many equal parts, or behind it; at the end if there is none.
+
+    All are a multiple of ``unit`` steps apart if there are enough of them: then pieces begin alike in cache lines.
+    """
+    part = len(flags) // count // unit * unit
+    firsts, parts = part * np.arange(1, count), flags[: part * count].reshape(count, part)[1:]
+    for step, most in (unit, part // 16), (1, WINDOW):  # pieces should have about as many steps
+        found: np.ndarray = firsts + step * parts[:, :most:step].argmax(axis=1)
+        if flags[found].all():
+            return found
+    borders = np.append(np.flatnonzero(flags), len(flags))
+    found = borders[np.searchsorted(borders, firsts)]
+    return found
 
 
 def check(
-    names: tuple, a: Any, b: Any, states: dict[str, Any], axis: int, reverse: bool, segments: _checks.Segments
-) -> Cuts:
-    """Check what says where series begin anew; ``a``, ``b`` and ``states`` are the signatures of a plan."""
+    names: tuple, a: Any, b: Any, states: dict[str, Any], axis: int, reverse: bool, segments: _checks.Segments,
+    has_states: bool,
+) -> Cuts:  # fmt: skip
+    """Check what says where series begin anew; ``a``, ``b`` and ``states`` are the signatures of a plan.
+
+    ``has_states`` says whether a kernel is to be given states, of which each segment has its own.
+    """
     lengths, offsets, resets = segments
     lengths = None if lengths is None else _checks.lengths(lengths)
     shape, axis = _problem.checked_shape(names, a, b, {}, axis, None if lengths is None else lengths.shape)
-    lanes, steps, count = shape[:axis] + shape[axis + 1 :], shape[axis], None
+    lanes, steps, kind = shape[:axis] + shape[axis + 1 :], shape[axis], _problem.RESETS
     borders = np.array([0, steps])
     if offsets is not None:
         borders = _checks.offsets_in_range(_checks.offsets(offsets), steps)
-        count = len(borders) - 1
-    _problem.check_shapes(states, shape, lanes if count is None else (count, *lanes))
+        kind = _problem.OFFSETS if resets is None and not has_states else _problem.SEGMENTS
+    _problem.check_shapes(states, shape, lanes if offsets is None else (len(borders) - 1, *lanes))
     if lengths is not None:
         lengths = _checks.lengths_in_range(lengths, steps)
     if resets is not None:
@@ -56,28 +122,27 @@ def check(
         resets = resets.reshape(resets.shape + (1,) * (len(shape) - resets.ndim))
     flags, ends = resets, None
     if resets is not None and reverse:
-        flags, ends = _reversed(resets, shape, axis, borders, lengths, count)
-    return Cuts(lengths, count, _bounds(borders, steps, reverse), flags, ends)
-
-
-def _bounds(borders: np.ndarray, steps: int, reverse: bool) -> np.ndarray:
-    own = np.stack([borders[:-1], borders[1:], np.arange(len(borders) - 1)], axis=1)
-    own = own[own[:, 0] < own[:, 1]]
-    if reverse:
-        own[:, :2] = steps - own[:, 1::-1]
-    return own[::-1] if reverse else own
+        flags, ends = _reversed(resets, shape, axis, borders, lengths, offsets is not None)
+    if kind == _problem.OFFSETS:
+        flags = np.zeros([steps if k == axis else 1 for k in range(len(shape))], bool)
+        # Where a segment has no steps, others begin or end too.
+        last, begun = np.searchsorted(borders, steps), np.searchsorted(borders, 0, side="right")
+        flags.ravel()[borders[begun:] - 1 if reverse else borders[:last]] = True
+    return Cuts(kind, lengths, borders, flags, ends, reverse)
 
 
 def _reversed(
-    resets: np.ndarray, shape: tuple, axis: int, borders: np.ndarray, lengths: np.ndarray | None, count: int | None
+    resets: np.ndarray, shape: tuple, axis: int, borders: np.ndarray, lengths: np.ndarray | None, each: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return flags of the steps before those of resets, which begin anew in reverse; and those of first steps."""
     steps, lanes = shape[axis], len(shape) - 1
     by_time = np.moveaxis(resets, axis, 0)
     first, has_steps = borders[:-1], borders[:-1] < borders[1:]
     own = (1,) * lanes if lengths is None else lengths.shape + (1,) * (lanes - lengths.ndim)
-    by_time = np.broadcast_to(by_time, (steps, *np.broadcast_shapes(by_time.shape[1:], own)))
-    shifted = np.zeros_like(by_time, order="C", subok=False)
+    lane_shape = np.broadcast_shapes(by_time.shape[1:], own)
+    by_time = np.broadcast_to(by_time, (steps, *lane_shape))
+    flags = np.zeros((*lane_shape[:axis], steps, *lane_shape[axis:]), bool)
+    shifted = np.moveaxis(flags, axis, 0)
     shifted[:-1] = by_time[1:]
     shifted[borders[1:][has_steps] - 1] = False
     ends = np.zeros((len(first), *by_time.shape[1:]), bool)
@@ -86,4 +151,4 @@ def _reversed(
         lengths = lengths.reshape(own)
         shifted &= np.arange(1, steps + 1).reshape(-1, *(1,) * lanes) < lengths
         ends &= lengths > 0
-    return np.moveaxis(shifted, 0, axis), ends if count is not None else ends[0]
+    return flags, ends if each else ends[0]

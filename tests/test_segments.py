@@ -5,9 +5,10 @@ import pytest
 from compare import assert_close, assert_same_bits, check_forward, check_vjp
 from layouts import every_other_lane, gate_slice, negative_strides
 from test_forward import RECURRENCES, operands
+from thresholds import lower_thresholds
 
 import fastrecur
-from fastrecur import reference
+from fastrecur import _cost, _row_chunks, reference
 
 # Shape, axis of time: rows, narrow rows, several rows, series of each kind, one series.
 CASES = [
@@ -20,11 +21,28 @@ CASES = [
     ((33, 130), 1),
     ((300, 3), 0),
     ((2, 2100), 1),
-    ((1100,), 0),
+    ((2100,), 0),
 ]
 KINDS = [(np.float32, *case) for case in CASES] + [(np.float64, *CASES[k]) for k in (5, 6)]
 EACH = pytest.mark.parametrize("name", RECURRENCES)
 BOTH_WAYS = pytest.mark.parametrize("reverse", [False, True])
+
+
+@pytest.fixture
+def large(monkeypatch, forget_plans):
+    """Small problems are shared among threads as large ones are; returns what becomes of this, in order."""
+    came, real = [], _row_chunks.RowChunks.scan
+
+    def spy(chunks, *arguments):
+        came.extend(["chunks"] * (done := real(chunks, *arguments)))
+        return done
+
+    for name, value in (("CHUNKED_BYTES", 0), ("WARM_UP_STEPS", (16, 1024)), ("WARM_UP_SHARE", 2)):
+        monkeypatch.setattr(_cost, name, value)
+    monkeypatch.setattr(_row_chunks.RowChunks, "scan", spy)
+    lower_thresholds(monkeypatch.setattr)
+    forget_plans()
+    return came
 
 
 def some_offsets(rng, steps, count):
@@ -179,6 +197,43 @@ def test_nan_stops_at_borders(rng, name, reverse, shape, axis, kind):
             assert_same_bits(np.take(one, dirty, axis), np.take(other, dirty, axis))
 
 
+@EACH
+@BOTH_WAYS
+@pytest.mark.parametrize("kind", ["offsets", "resets", "resets of each lane"])
+@pytest.mark.parametrize(("shape", "axis"), [((65, 40), 0), ((9, 301), 1), ((2100,), 0), ((600, 40), 0)])
+def test_nan_before_borders(rng, large, name, reverse, shape, axis, kind):
+    """NaN at the last step of every other segment changes nothing but that step, and this segment's gradients."""
+    recurrence, vjp = getattr(fastrecur, name), getattr(fastrecur, name + "_vjp")
+    gate, value = operands(rng, shape, np.float32)
+    steps = shape[axis]
+    offsets = np.unique([0, *rng.integers(1, steps, steps // 12), steps])
+    flags = np.isin(np.arange(steps), offsets[:-1]).reshape((1,) * axis + (-1,) + (1,) * (len(shape) - axis - 1))
+    options = {"offsets": offsets} if kind == "offsets" else {"resets": flags}
+    if kind == "resets of each lane":
+        options = {"resets": np.broadcast_to(flags, shape).copy()}
+    options |= {"axis": axis, "reverse": reverse}
+    number = np.searchsorted(offsets, np.arange(steps), side="right") - 1  # of each step's segment
+    own = np.arange(1, len(offsets) - 1, 2)
+    last = offsets[own] if reverse else offsets[own + 1] - 1
+    grad_h = rng.standard_normal(shape).astype(np.float32)
+
+    def results(gate, value):
+        h = recurrence(gate, value, **options)
+        return h, *vjp(grad_h, gate, value, h, **options)[:2]
+
+    whole = results(gate, value)
+    for bad in (np.nan, np.inf):
+        for k in range(2):
+            spoilt = [gate.copy(), value.copy()]
+            spoilt[k][(slice(None),) * axis + (last,)] = bad
+            changed = results(*spoilt)
+            keep = np.setdiff1d(np.arange(steps), last)
+            assert_same_bits(np.take(changed[0], keep, axis), np.take(whole[0], keep, axis))
+            for one, other in zip(changed[1:], whole[1:], strict=True):
+                keep = np.flatnonzero(number % 2 == 0)
+                assert_same_bits(np.take(one, keep, axis), np.take(other, keep, axis))
+
+
 @BOTH_WAYS
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize(("shape", "axis"), [((9, 40), 0), ((40, 9), 1), ((9,), 0)])
@@ -286,21 +341,40 @@ def test_no_steps(reverse, offsets):
     assert fastrecur.forget_mult(f, f, resets=np.zeros(0, bool), reverse=reverse).shape == (0, 3)
 
 
-def test_results_do_not_depend_on_threads(rng):
-    gate, value = operands(rng, (900, 1000), np.float32)
-    before = fastrecur.get_num_threads()
-    for axis in (0, 1):
-        steps = gate.shape[axis]
-        options = [{"offsets": some_offsets(rng, steps, 9)}, {"resets": rng.random(gate.shape) < 0.05}]
-        for own in options:
+@pytest.mark.parametrize(("shape", "axis"), [((90, 100), 0), ((90, 100), 1), ((600, 40), 0), ((2100,), 0)])
+@pytest.mark.parametrize("name", RECURRENCES)
+def test_results_do_not_depend_on_threads(rng, large, set_threads, name, shape, axis):
+    """Nor do those of a gate for all steps, whose gradient is a sum over them."""
+    recurrence, vjp = getattr(fastrecur, name), getattr(fastrecur, name + "_vjp")
+    full, value = operands(rng, shape, np.float32)
+    for gate in (full, 0.25):
+        for own in ({"offsets": some_offsets(rng, shape[axis], 30)}, {"resets": rng.random(shape) < 0.05}):
             results = []
-            for threads in (1, 2):
-                fastrecur.set_num_threads(threads)
-                h = fastrecur.forget_mult(gate, value, axis=axis, **own)
-                results.append((h, *fastrecur.forget_mult_vjp(value, gate, value, h, axis=axis, **own)[:2]))
-            fastrecur.set_num_threads(before)
-            for one, other in zip(*results, strict=True):
-                assert_same_bits(one, other)
+            for threads in (1, 2, 3):
+                set_threads(threads)
+                h = recurrence(gate, value, axis=axis, **own)
+                results.append([h, *map(np.asarray, vjp(value, gate, value, h, axis=axis, **own)[:2])])
+            for others in results[1:]:
+                for one, other in zip(results[0], others, strict=True):
+                    assert_same_bits(one, other)
+    assert shape != (600, 40) or "chunks" in large
+
+
+@EACH
+@BOTH_WAYS
+def test_pieces_are_written_past_the_cache(rng, name, reverse, monkeypatch, forget_plans):
+    """They begin alike in cache lines, as far as borders allow; no bit depends on that."""
+    recurrence, vjp = getattr(fastrecur, name), getattr(fastrecur, name + "_vjp")
+    gate, value = operands(rng, (2304,), np.float32)
+    resets, results = rng.random(2304) < 0.1, []
+    resets[::16] = True
+    for _ in range(2):
+        h = recurrence(gate, value, resets=resets, reverse=reverse)
+        results.append((h, *vjp(value, gate, value, h, resets=resets, reverse=reverse)[:2]))
+        lower_thresholds(monkeypatch.setattr)
+        forget_plans()
+    for one, other in zip(*results, strict=True):
+        assert_same_bits(one, other)
 
 
 @pytest.mark.parametrize(

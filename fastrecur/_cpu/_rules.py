@@ -112,6 +112,12 @@ def _neutral(rule, like):
     return lambda rule, like: (_steps.constant(a, like), _steps.constant(b, like))
 
 
+def uses_factor(rule):
+    """Return whether a border's coefficient multiplies the zero before it: an average's, or where offsets are."""
+    return is_average(rule) or "offsets" in rule.split()
+
+
+implement(uses_factor, compiled_truth(lambda rule: uses_factor(rule.rule)))
 implement(is_rounded, compiled_truth(lambda rule, like: _is_rounded_in(rule.rule, like == types.float32)))
 implement(is_average, compiled_truth(lambda rule: is_average(rule.rule)))
 
@@ -124,7 +130,7 @@ def _enter(rule, carry, fresh, state, gate):
 @inlined
 def _enter_anew(rule, carry, fresh, state, gate):
     zero = _steps.constant(0.0, state)
-    return _steps.select(fresh, zero, state), gate if is_average(rule) else _steps.select(fresh, zero, gate)
+    return _steps.select(fresh, zero, state), gate if uses_factor(rule) else _steps.select(fresh, zero, gate)
 
 
 @inlined
@@ -135,10 +141,10 @@ def _leave(rule, carry, fresh, grad_a, onward):
 @inlined
 def _leave_anew(rule, carry, fresh, grad_a, onward):
     zero = _steps.constant(0.0, onward)
-    return grad_a if is_average(rule) else _steps.select(fresh, zero, grad_a), _steps.select(fresh, zero, onward)
+    return grad_a if uses_factor(rule) else _steps.select(fresh, zero, grad_a), _steps.select(fresh, zero, onward)
 
 
-# Where a series begins anew, the state before a step is zero, and a coefficient of it is not used;
+# Where a series begins anew, the state before a step is zero, and at resets a coefficient of it is not used;
 enter = choice("flagged", _enter_anew, _enter, options=INLINE)
 # nor has that a gradient, and nothing flows on to the state before.
 leave = choice("flagged", _leave_anew, _leave, options=INLINE)

@@ -1,150 +1,231 @@
-"""Series that begin anew inside the axis of time: each segment is walked as the kernel of whole series walks one.
+"""Series that begin anew inside the axis of time: kernels of `_rows`, `_packed` and `_transpose8`, with ``flags``.
 
-``starts`` is a list of int64: how many segments with steps there are; 1 if one segment's states stand for all, which
-begin as zeros; 1 if each has first states of its own, of which a gradient wants to know; then of each, in scan order,
-its first step, the step behind its last and where its states stand, in bytes. One segment may have ``lengths``, and any
-may have ``flags`` within.
+Where a step has a flag, the state before it is zero. Steps that are neighbours in memory are taken for 8 *pieces* of
+series at a time: a piece is a series, or begins at a flag, so that one long series is many at once. ``starts`` is then
+how many states there are and, of each piece, its series, its first step and the one behind its last. Pieces of a last
+octet that is not full are repeated, and those without steps begin at 0. Behind all states that are given stand those
+that come out.
 """
 
-from .. import _layout
-from .._layout import FIELDS, FLAGS, HEAD, N_STEPS, STRIDES, A, B, G, H
+from .._layout import A_MODE, ACCUMULATE, B_MODE, FLAGS, N_STEPS, STORE, STREAMING, SUMS_A, TO_A, TO_B, A, B, G, H
+from .._steps import constant
 from . import _packed, _rows
-from ._numba import INLINE, helper, inlined
-from ._operands import ZERO, at_place, operand, write_zeros
-from ._rules import Marks, choice
-from ._scalars import itemsize, load_int, minimum, shift, stack_ints, store
+from ._numba import helper, inlined
+from ._operands import ONE, TWO, ZERO, write_zeros
+from ._packing import lane_offset, strides_of
+from ._rules import Marks
+from ._scalars import fence, itemsize, load, load_int, minimum, shift, stack, stack_ints, store
+from ._transpose8 import (
+    ROWS_BACK,
+    ROWS_FORWARD,
+    Operand,
+    Result,
+    Scratch,
+    add_total,
+    advance,
+    forward_8_series,
+    line_distance,
+    load_gates,
+    may_stream,
+    retreat,
+    vjp_8_series,
+)
+from ._transposes import stack_lines
+from ._types import LINE, OCTET
 
 _forward_rows, _vjp_rows = helper(_rows.forward), helper(_rows.vjp)
 _forward, _vjp = helper(_packed.forward), helper(_packed.vjp)
-TOGETHER = 32  # series that are taken through all segments before the next ones
 
 
-@inlined
-def _both(rule, lengths, flags):
-    return Marks(lengths, flags)
+# ---- Flags alone ----------------------------------------------------------------------------------------------------
 
 
-@inlined
-def _lengths(rule, lengths, flags):
-    return lengths
+def forward_flagged_rows(
+    rule, a, b, h, carry, lengths, flags, geometry, outer_first, outer_last, row_first, row_last, lane_first, lane_last
+):
+    _forward_rows(
+        rule, a, b, h, carry, Marks(lengths, flags), geometry, outer_first, outer_last, row_first, row_last, lane_first,
+        lane_last,
+    )  # fmt: skip
 
 
-marks = choice("flagged", _both, _lengths, options=INLINE)
-
-
-@helper
-def take_segment(own, length, segment):
-    """Make ``own`` the geometry of a segment; return its first step and where its states stand."""
-    start, stop, state = load_int(segment, 0), load_int(segment, 1), load_int(segment, 2)
-    store(own, N_STEPS, stop - start)
-    store(length, 0, stop - start)
-    return start, state
-
-
-@helper
-def copy_geometry(own, geometry):
-    for k in range(FIELDS):
-        store(own, k, load_int(geometry, k))
-
-
-@inlined
-def row_at(pointer, geometry, k, t):
-    """Return an operand of rows from step t on."""
-    return shift(pointer, t * load_int(geometry, HEAD + 3 * k))
-
-
-@inlined
-def series_at(pointer, geometry, k, t):
-    """Return an operand of series from step t on."""
-    return shift(pointer, t * load_int(geometry, STRIDES + 4 * k))
-
-
-@helper
-def clear_rows(carry, geometry, outer_first, outer_last, row_first, row_last, lane_first, lane_last):
-    """Make states zero."""
-    states = operand(carry, geometry, _layout.CARRY)
-    for outer in range(outer_first, outer_last):
-        for row in range(row_first, row_last):
-            write_zeros(at_place(states, ZERO, row, outer, lane_first), carry, lane_last - lane_first)
-
-
-@inlined
-def segment_of(starts, n):
-    return shift(starts, 8 * (3 + 3 * n))
-
-
-def forward_rows(
-    rule, a, b, h, carry, lengths, flags, starts, geometry, outer_first, outer_last, row_first, row_last, lane_first,
-    lane_last,
-):  # fmt: skip
-    """Take rows; ``carry`` holds all segments' first states, then the last."""
-    own, length, count = stack_ints(FIELDS), stack_ints(1), load_int(starts, 0)
-    copy_geometry(own, geometry)
-    for n in range(count):
-        t, state = take_segment(own, length, segment_of(starts, n))
-        if load_int(starts, 1) != 0:
-            clear_rows(carry, own, outer_first, outer_last, row_first, row_last, lane_first, lane_last)
-        _forward_rows(
-            rule, row_at(a, own, A, t), row_at(b, own, B, t), row_at(h, own, H, t), shift(carry, state),
-            marks(rule, length if count > 1 else lengths, row_at(flags, own, FLAGS, t)), own, outer_first, outer_last,
-            row_first, row_last, lane_first, lane_last,
-        )  # fmt: skip
-
-
-def vjp_rows(
-    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, flags, starts, geometry, outer_first, outer_last,
+def vjp_flagged_rows(
+    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, flags, geometry, outer_first, outer_last,
     row_first, row_last, lane_first, lane_last,
 ):  # fmt: skip
-    """Take rows back; ``carry`` holds all segments' last states' cotangents, then the first states'."""
-    own, length = stack_ints(FIELDS), stack_ints(1)
-    copy_geometry(own, geometry)
-    count = load_int(starts, 0)
-    for ago in range(count):
-        t, state = take_segment(own, length, segment_of(starts, count - 1 - ago))
-        if load_int(starts, 1) != 0:
-            clear_rows(carry, own, outer_first, outer_last, row_first, row_last, lane_first, lane_last)
-        _vjp_rows(
-            rule, row_at(g, own, G, t), row_at(a, own, A, t), row_at(b, own, B, t), row_at(h, own, H, t),
-            shift(h0, state * load_int(starts, 2)), shift(carry, state), row_at(to_a, own, _layout.TO_A, t),
-            row_at(to_b, own, _layout.TO_B, t), row_at(sums_a, own, _layout.SUMS_A, t),
-            row_at(sums_b, own, _layout.SUMS_B, t),
-            marks(rule, length if count > 1 else lengths, row_at(flags, own, FLAGS, t)), own, outer_first, outer_last,
-            row_first, row_last, lane_first, lane_last,
-        )  # fmt: skip
+    _vjp_rows(
+        rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, Marks(lengths, flags), geometry, outer_first,
+        outer_last, row_first, row_last, lane_first, lane_last,
+    )  # fmt: skip
 
 
-def forward(rule, a, b, h, carry, lengths, flags, starts, geometry, first, last):
-    """Walk series ``first`` to ``last``; ``carry`` holds all segments' first states, then the last."""
-    own, length, count = stack_ints(FIELDS), stack_ints(1), load_int(starts, 0)
-    copy_geometry(own, geometry)
-    together = TOGETHER if count > 1 else last - first
-    for lane in range(first, last, together):
+def forward_flagged(rule, a, b, h, carry, lengths, flags, geometry, first, last):
+    _forward(rule, a, b, h, carry, Marks(lengths, flags), geometry, first, last)
+
+
+def vjp_flagged(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, flags, geometry, first, last):
+    _vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, Marks(lengths, flags), geometry, first, last)
+
+
+# ---- Pieces ---------------------------------------------------------------------------------------------------------
+
+
+@inlined
+def field(pieces, n, which):
+    """Return the n-th piece's series (0), its first step (1) or the one behind its last (2)."""
+    return load_int(pieces, 3 * n + which)
+
+
+@inlined
+def steps_of(pieces, n):
+    return field(pieces, n, TWO) - field(pieces, n, ONE)
+
+
+@helper
+def common_steps(pieces):
+    """Return how many steps all of 8 pieces have, as far as that is enough for an octet."""
+    steps = steps_of(pieces, ZERO)
+    for n in range(1, OCTET):
+        steps = minimum(steps, steps_of(pieces, n))
+    return steps if steps >= OCTET else ZERO
+
+
+@helper
+def of_8_pieces(pointer, geometry, k, offsets, pieces):
+    """Return the k-th operand of 8 pieces; ``offsets`` has room for all operands'."""
+    strides, own = strides_of(geometry, k), shift(offsets, 8 * OCTET * k)
+    time = load_int(strides, 0)
+    for n in range(OCTET):
+        place = lane_offset(geometry, strides, field(pieces, n, ZERO)) + field(pieces, n, ONE) * time
+        store(own, n, place)
+    return Operand(pointer, own, time, load_int(strides, 3))
+
+
+@helper
+def take_states(states, carry, pieces, end, step):
+    """Take the states of those pieces that begin or end (1, 2) with a step of the whole series; zeros for others."""
+    for n in range(OCTET):
+        given, zero = load(carry, field(pieces, n, ZERO), carry), constant(0.0, load(carry, 0, carry))
+        store(states, n, given if field(pieces, n, end) == step else zero)
+
+
+@helper
+def give_states(carry, starts, states, pieces, end, step, count):
+    """Give back the states of pieces that end or begin so."""
+    for n in range(count):
+        if field(pieces, n, end) == step and steps_of(pieces, n) > 0:
+            store(carry, load_int(starts, 0) + field(pieces, n, ZERO), load(states, n, states))
+
+
+@inlined
+def of_piece(x, n, t):
+    """Return where the n-th of 8 pieces has a step."""
+    return shift(x.at, load_int(x.offsets, n) + t * x.time)
+
+
+@inlined
+def number_at(x, n, t, carry):
+    return load(of_piece(x, n, t), 0, carry)
+
+
+@helper
+def advance_piece(rule, a, b, h, flags, states, n, first, stop):
+    """Take the n-th of 8 pieces through steps that not all have."""
+    state = load(states, n, states)
+    for t in range(first, stop):
+        fresh = number_at(flags, n, t, states) != constant(0.0, state)
+        state = advance(rule, fresh, state, number_at(a, n, t, states), number_at(b, n, t, states))
+        store(of_piece(h, n, t), 0, state)
+    store(states, n, state)
+
+
+@helper
+def retreat_piece(rule, g, a, b, h, to_a, to_b, flags, scratch, n, first, stop):
+    """Take the n-th of 8 pieces back through such steps."""
+    states = scratch.state
+    r, total = load(states, n, states), load(scratch.total, n, states)
+    for ago in range(stop - first):
+        t = stop - 1 - ago
+        before = number_at(h, n, t - 1, states) if t > 0 else load(scratch.first, n, states)
+        fresh, arrived = number_at(flags, n, t, states) != constant(0.0, r), number_at(g, n, t, states) + r
+        gate, value = number_at(a, n, t, states), number_at(b, n, t, states)
+        grad_a, grad_b, r = retreat(rule, fresh, arrived, gate, value, before)
+        if to_a.mode == STORE:
+            store(of_piece(to_a, n, t), 0, grad_a)
+        if to_b.mode == STORE:
+            store(of_piece(to_b, n, t), 0, grad_b)
+        total = total + grad_a
+    store(states, n, r)
+    store(scratch.total, n, total)
+
+
+def forward_pieces(rule, a, b, h, carry, flags, starts, geometry, first, last):
+    """Take pieces ``first`` to ``last``."""
+    is_large = load_int(geometry, STREAMING) != 0
+    offsets = stack_ints(88)
+    state, gate, rows, lines = stack(carry, 8), stack(carry, 8), stack(carry, ROWS_FORWARD), stack_lines(h)
+    for piece in range(first, last, OCTET):
+        count, pieces = minimum(OCTET, last - piece), shift(starts, 8 + 24 * piece)
+        a_here, b_here = of_8_pieces(a, geometry, A, offsets, pieces), of_8_pieces(b, geometry, B, offsets, pieces)
+        to, marks = of_8_pieces(h, geometry, H, offsets, pieces), of_8_pieces(flags, geometry, FLAGS, offsets, pieces)
+        take_states(state, carry, pieces, ONE, ZERO)
+        load_gates(gate, a_here)
+        steps, to_line = common_steps(pieces), line_distance(to)
+        streaming = may_stream(is_large, to_line, steps) and count == OCTET
+        result, scratch = (
+            Result(h, to.offsets, to.time, STORE, lines, streaming),
+            Scratch(rows, gate, state, gate, gate),
+        )
+        if steps > 0:
+            line = to_line if streaming else ZERO
+            forward_8_series(rule, a_here, b_here, result, marks, scratch, steps, line, is_large)
         for n in range(count):
-            t, state = take_segment(own, length, segment_of(starts, n))
-            last_lane = minimum(lane + together, last)
-            if load_int(starts, 1) != 0:
-                write_zeros(shift(carry, lane * itemsize(carry)), carry, last_lane - lane)
-            _forward(
-                rule, series_at(a, own, A, t), series_at(b, own, B, t), series_at(h, own, H, t), shift(carry, state),
-                marks(rule, length if count > 1 else lengths, series_at(flags, own, FLAGS, t)), own, lane, last_lane,
-            )  # fmt: skip
+            advance_piece(rule, a_here, b_here, to, marks, state, n, steps, steps_of(pieces, n))
+        give_states(carry, starts, state, pieces, TWO, load_int(geometry, N_STEPS), count)
+    if is_large:
+        fence()
 
 
-def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, flags, starts, geometry, first, last):
-    """Walk series back; ``carry`` holds all segments' last states' cotangents, then the first states'."""
-    own, length, count = stack_ints(FIELDS), stack_ints(1), load_int(starts, 0)
-    copy_geometry(own, geometry)
-    together = TOGETHER if count > 1 else last - first
-    for lane in range(first, last, together):
-        for ago in range(count):
-            t, state = take_segment(own, length, segment_of(starts, count - 1 - ago))
-            last_lane = minimum(lane + together, last)
-            if load_int(starts, 1) != 0:
-                write_zeros(shift(carry, lane * itemsize(carry)), carry, last_lane - lane)
-            _vjp(
-                rule, series_at(g, own, G, t), series_at(a, own, A, t), series_at(b, own, B, t),
-                series_at(h, own, H, t), shift(h0, state * load_int(starts, 2)), shift(carry, state),
-                series_at(to_a, own, _layout.TO_A, t), series_at(to_b, own, _layout.TO_B, t),
-                series_at(sums_a, own, _layout.SUMS_A, t), series_at(sums_b, own, _layout.SUMS_B, t),
-                marks(rule, length if count > 1 else lengths, series_at(flags, own, FLAGS, t)), own, lane, last_lane,
-            )  # fmt: skip
+def vjp_pieces(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, flags, starts, geometry, first, last):
+    """Take pieces back."""
+    a_mode, b_mode, is_large = (
+        load_int(geometry, A_MODE),
+        load_int(geometry, B_MODE),
+        load_int(geometry, STREAMING) != 0,
+    )
+    offsets = stack_ints(88)
+    state, before, gate, total = stack(carry, 8), stack(carry, 8), stack(carry, 8), stack(carry, 8)
+    rows, lines_a, lines_b = stack(carry, ROWS_BACK), stack_lines(to_a), stack_lines(to_b)
+    for piece in range(first, last, OCTET):
+        count, pieces = minimum(OCTET, last - piece), shift(starts, 8 + 24 * piece)
+        g_here, a_here = of_8_pieces(g, geometry, G, offsets, pieces), of_8_pieces(a, geometry, A, offsets, pieces)
+        b_here, h_here = of_8_pieces(b, geometry, B, offsets, pieces), of_8_pieces(h, geometry, H, offsets, pieces)
+        place_a = of_8_pieces(to_a, geometry, TO_A, offsets, pieces)
+        place_b = of_8_pieces(to_b, geometry, TO_B, offsets, pieces)
+        marks = of_8_pieces(flags, geometry, FLAGS, offsets, pieces)
+        take_states(state, carry, pieces, TWO, load_int(geometry, N_STEPS))
+        take_states(before, h0, pieces, ONE, ZERO)
+        load_gates(gate, a_here)
+        write_zeros(total, carry, OCTET)
+        steps, line_a, line_b = common_steps(pieces), line_distance(place_a), line_distance(place_b)
+        line = line_b if b_mode == STORE else line_a
+        streaming = may_stream(is_large, line, steps) and count == OCTET
+        start = OCTET
+        if streaming:
+            start = line if line > 0 else LINE // minimum(itemsize(to_a), itemsize(to_b))  # a line of both
+        a_streaming, b_streaming = streaming and a_mode == STORE and line_a == line, streaming and b_mode == STORE
+        result_a = Result(to_a, place_a.offsets, place_a.time, a_mode, lines_a, a_streaming)
+        result_b = Result(to_b, place_b.offsets, place_b.time, b_mode, lines_b, b_streaming)
+        scratch = Scratch(rows, gate, state, before, total)
+        for n in range(count):
+            own = steps_of(pieces, n)
+            retreat_piece(rule, g_here, a_here, b_here, h_here, result_a, result_b, marks, scratch, n, steps, own)
+        if steps > 0:
+            vjp_8_series(
+                rule, g_here, a_here, b_here, h_here, result_a, result_b, marks, scratch, steps, start, is_large
+            )
+        if a_mode == ACCUMULATE:
+            add_total(of_8_pieces(sums_a, geometry, SUMS_A, offsets, pieces), total, count)
+        give_states(carry, starts, state, pieces, ONE, ZERO, count)
+    if is_large:
+        fence()

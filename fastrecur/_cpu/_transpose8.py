@@ -11,10 +11,11 @@ the last whole one and takes the steps that are left.
 from collections import namedtuple
 
 from .._layout import A_MODE, ACCUMULATE, B_MODE, HEAD, N_STEPS, STORE, STREAMING, SUMS_A, TO_A, TO_B, A, B, G, H
-from ._numba import helper, inlined
-from ._operands import write_zeros
+from .._steps import constant
+from ._numba import INLINE, helper, inlined
+from ._operands import NO, write_zeros
 from ._packing import strides_of
-from ._rules import a_is_time_invariant, adjoint, is_descending, step
+from ._rules import a_is_time_invariant, adjoint, choice, enter, is_descending, leave, step
 from ._scalars import fence, itemsize, load, load_int, minimum, misalignment, prefetch, shift, stack, stack_ints, store
 from ._transposes import (
     collect_octet,
@@ -208,8 +209,57 @@ def store_states(carry, states, first, count):
         store(carry, first + j, load(states, j, states))
 
 
+@inlined
+def _fresh_at(rule, carry, flags, t):
+    found = stack(carry, OCTET)
+    for j in range(OCTET):
+        store(found, j, load(shift(flags.at, load_int(flags.offsets, j) + t * flags.time), 0, carry))
+    return constant(0.0, row(found, 0)) < row(found, 0)
+
+
+@inlined
+def _fresh8(rule, carry, flags, t):
+    flags8 = load8(rule, flags, t, carry)
+    zero = constant(0.0, flags8[0])
+    return (
+        zero < flags8[0], zero < flags8[1], zero < flags8[2], zero < flags8[3], zero < flags8[4], zero < flags8[5],
+        zero < flags8[6], zero < flags8[7],
+    )  # fmt: skip
+
+
+@inlined
+def _none(rule, carry, flags, t):
+    return NO
+
+
+@inlined
+def _none8(rule, carry, flags, t):
+    return NO, NO, NO, NO, NO, NO, NO, NO
+
+
+# In which of 8 series step t begins anew; and each of 8 steps from there on.
+fresh_at = choice("flagged", _fresh_at, _none, options=INLINE)
+fresh8 = choice("flagged", _fresh8, _none8, options=INLINE)
+
+
+@inlined
+def advance(rule, fresh, before, gate, value):
+    """Return the state after a step."""
+    before, gate = enter(rule, before, fresh, before, gate)
+    return step(rule, before, gate, value)
+
+
+@inlined
+def retreat(rule, fresh, arrived, gate, value, before):
+    """Return a step's gradients, and what flows on from it."""
+    before, gate = enter(rule, arrived, fresh, before, gate)
+    grad_a, grad_b, r = adjoint(rule, arrived, gate, value, before)
+    grad_a, r = leave(rule, arrived, fresh, grad_a, r)
+    return grad_a, grad_b, r
+
+
 @helper
-def forward_some(rule, a, b, h, scratch, t, low, high):
+def forward_some(rule, a, b, h, flags, scratch, t, low, high):
     """Take steps ``low`` to ``high`` of the block at step t; results in place of its other steps stay."""
     kept = scratch.rows
     a_rows, b_rows, h_rows = kept, shift(kept, ROWS * itemsize(kept)), shift(kept, 2 * ROWS * itemsize(kept))
@@ -219,18 +269,19 @@ def forward_some(rule, a, b, h, scratch, t, low, high):
     put_rows(h_rows, load8(rule, h, t, kept))
     now, gate = row(scratch.state, 0), row(scratch.gate, 0)
     for k in range(low, high):
-        now = step(rule, now, gate if a_is_time_invariant(rule) else row(a_rows, k), row(b_rows, k))
+        gate_now = gate if a_is_time_invariant(rule) else row(a_rows, k)
+        now = advance(rule, fresh_at(rule, kept, flags, t + k), now, gate_now, row(b_rows, k))
         store_vector(h_rows, OCTET * k, now)
     store_vector(scratch.state, 0, now)
     store8(rule, h, t, all_rows(h_rows))
 
 
 @helper
-def forward_8_series(rule, a, b, h, scratch, steps, first, by_block):
+def forward_8_series(rule, a, b, h, flags, scratch, steps, first, by_block):
     """Take all steps of 8 series; whole lines begin with step ``first``."""
     last = end_of_lines(h.at, first, steps)
     if first % OCTET != 0:
-        forward_some(rule, a, b, h, scratch, 0, 0, first % OCTET)
+        forward_some(rule, a, b, h, flags, scratch, 0, 0, first % OCTET)
     gate = row(scratch.gate, 0)
     gates = gate, gate, gate, gate, gate, gate, gate, gate
     h7 = row(scratch.state, 0)
@@ -240,20 +291,21 @@ def forward_8_series(rule, a, b, h, scratch, steps, first, by_block):
             gates = load8(rule, a, t, scratch.rows)
         prefetch_next(b, 1, t, steps, by_block)
         values = load8(rule, b, t, scratch.rows)
-        h0 = step(rule, h7, gates[0], values[0])
-        h1 = step(rule, h0, gates[1], values[1])
-        h2 = step(rule, h1, gates[2], values[2])
-        h3 = step(rule, h2, gates[3], values[3])
-        h4 = step(rule, h3, gates[4], values[4])
-        h5 = step(rule, h4, gates[5], values[5])
-        h6 = step(rule, h5, gates[6], values[6])
-        h7 = step(rule, h6, gates[7], values[7])
+        fresh = fresh8(rule, scratch.rows, flags, t)
+        h0 = advance(rule, fresh[0], h7, gates[0], values[0])
+        h1 = advance(rule, fresh[1], h0, gates[1], values[1])
+        h2 = advance(rule, fresh[2], h1, gates[2], values[2])
+        h3 = advance(rule, fresh[3], h2, gates[3], values[3])
+        h4 = advance(rule, fresh[4], h3, gates[4], values[4])
+        h5 = advance(rule, fresh[5], h4, gates[5], values[5])
+        h6 = advance(rule, fresh[6], h5, gates[6], values[6])
+        h7 = advance(rule, fresh[7], h6, gates[7], values[7])
         streaming = h.streaming and first <= t < last
         store_one_of_many(rule, h, 1, t, (h0, h1, h2, h3, h4, h5, h6, h7), streaming)
     store_vector(scratch.state, 0, h7)
     left = (steps - first) % OCTET
     if left != 0:
-        forward_some(rule, a, b, h, scratch, steps - OCTET, OCTET - left, OCTET)
+        forward_some(rule, a, b, h, flags, scratch, steps - OCTET, OCTET - left, OCTET)
 
 
 def forward(rule, a, b, h, carry, lengths, geometry, first, last):
@@ -273,14 +325,14 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
         result = Result(h, to.offsets, to.time, STORE, lines, streaming)
         scratch = Scratch(rows, gate, state, gate, gate)
         load_gates(gate, a_here)
-        forward_8_series(rule, a_here, b_here, result, scratch, steps, to_line if streaming else 0, is_large)
+        forward_8_series(rule, a_here, b_here, result, (), scratch, steps, to_line if streaming else 0, is_large)
         store_states(carry, state, lane, minimum(OCTET, last - lane))
     if is_large:
         fence()
 
 
 @helper
-def vjp_some(rule, g, a, b, h, to_a, to_b, scratch, t, low, high):
+def vjp_some(rule, g, a, b, h, to_a, to_b, flags, scratch, t, low, high):
     """Take 8 series back by steps ``high`` to ``low`` of the block at step t; other steps' gradients stay."""
     kept = scratch.rows
     size = ROWS * itemsize(kept)
@@ -303,7 +355,8 @@ def vjp_some(rule, g, a, b, h, to_a, to_b, scratch, t, low, high):
     for ago in range(low, high):
         k = low + high - 1 - ago
         gate_now = gate if a_is_time_invariant(rule) else row(a_rows, k)
-        grad_a, grad_b, r = adjoint(rule, row(g_rows, k) + r, gate_now, row(b_rows, k), row(h_rows, k))
+        fresh = fresh_at(rule, kept, flags, t + k)
+        grad_a, grad_b, r = retreat(rule, fresh, row(g_rows, k) + r, gate_now, row(b_rows, k), row(h_rows, k))
         store_vector(to_a_rows, OCTET * k, grad_a)
         store_vector(to_b_rows, OCTET * k, grad_b)
         total = total + grad_a
@@ -316,12 +369,12 @@ def vjp_some(rule, g, a, b, h, to_a, to_b, scratch, t, low, high):
 
 
 @helper
-def vjp_8_series(rule, g, a, b, h, to_a, to_b, scratch, steps, first, by_block):
+def vjp_8_series(rule, g, a, b, h, to_a, to_b, flags, scratch, steps, first, by_block):
     """Take 8 series back by all steps; whole lines begin with step ``first``, which is not 0."""
     last_a, last_b = end_of_lines(to_a.at, first, steps), end_of_lines(to_b.at, first, steps)
     left = (steps - first) % OCTET
     if left != 0:
-        vjp_some(rule, g, a, b, h, to_a, to_b, scratch, steps - OCTET, OCTET - left, OCTET)
+        vjp_some(rule, g, a, b, h, to_a, to_b, flags, scratch, steps - OCTET, OCTET - left, OCTET)
     gate = row(scratch.gate, 0)
     gates = gate, gate, gate, gate, gate, gate, gate, gate
     r0, total = row(scratch.state, 0), row(scratch.total, 0)
@@ -337,14 +390,15 @@ def vjp_8_series(rule, g, a, b, h, to_a, to_b, scratch, steps, first, by_block):
         values = load8(rule, b, t, scratch.rows)
         prefetch_next(h, -1, t, steps, by_block)
         before = load8(rule, h, t - 1, scratch.rows)
-        a7, b7, r7 = adjoint(rule, grads[7] + r0, gates[7], values[7], before[7])
-        a6, b6, r6 = adjoint(rule, grads[6] + r7, gates[6], values[6], before[6])
-        a5, b5, r5 = adjoint(rule, grads[5] + r6, gates[5], values[5], before[5])
-        a4, b4, r4 = adjoint(rule, grads[4] + r5, gates[4], values[4], before[4])
-        a3, b3, r3 = adjoint(rule, grads[3] + r4, gates[3], values[3], before[3])
-        a2, b2, r2 = adjoint(rule, grads[2] + r3, gates[2], values[2], before[2])
-        a1, b1, r1 = adjoint(rule, grads[1] + r2, gates[1], values[1], before[1])
-        a0, b0, r0 = adjoint(rule, grads[0] + r1, gates[0], values[0], before[0])
+        fresh = fresh8(rule, scratch.rows, flags, t)
+        a7, b7, r7 = retreat(rule, fresh[7], grads[7] + r0, gates[7], values[7], before[7])
+        a6, b6, r6 = retreat(rule, fresh[6], grads[6] + r7, gates[6], values[6], before[6])
+        a5, b5, r5 = retreat(rule, fresh[5], grads[5] + r6, gates[5], values[5], before[5])
+        a4, b4, r4 = retreat(rule, fresh[4], grads[4] + r5, gates[4], values[4], before[4])
+        a3, b3, r3 = retreat(rule, fresh[3], grads[3] + r4, gates[3], values[3], before[3])
+        a2, b2, r2 = retreat(rule, fresh[2], grads[2] + r3, gates[2], values[2], before[2])
+        a1, b1, r1 = retreat(rule, fresh[1], grads[1] + r2, gates[1], values[1], before[1])
+        a0, b0, r0 = retreat(rule, fresh[0], grads[0] + r1, gates[0], values[0], before[0])
         if to_a.mode == STORE:
             streaming = to_a.streaming and first <= t < last_a
             store_one_of_many(rule, to_a, -1, t, (a0, a1, a2, a3, a4, a5, a6, a7), streaming)
@@ -356,7 +410,7 @@ def vjp_8_series(rule, g, a, b, h, to_a, to_b, scratch, steps, first, by_block):
         t -= OCTET
     store_vector(scratch.state, 0, r0)
     store_vector(scratch.total, 0, total)
-    vjp_some(rule, g, a, b, h, to_a, to_b, scratch, 0, 0, t + OCTET)
+    vjp_some(rule, g, a, b, h, to_a, to_b, flags, scratch, 0, 0, t + OCTET)
 
 
 @helper
@@ -395,7 +449,7 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
         load_gates(gate, a_here)
         write_zeros(total, carry, OCTET)
         scratch = Scratch(rows, gate, state, states, total)
-        vjp_8_series(rule, g_here, a_here, b_here, h_here, result_a, result_b, scratch, steps, start, is_large)
+        vjp_8_series(rule, g_here, a_here, b_here, h_here, result_a, result_b, (), scratch, steps, start, is_large)
         if a_mode == ACCUMULATE:
             add_total(of_8_series(sums_a, geometry, SUMS_A, offsets, places), total, count)
         store_states(carry, state, lane, count)

@@ -107,18 +107,18 @@ def _signature(value):
     return dtype, tuple(value.shape), tuple(dtype.itemsize * stride for stride in value.stride())
 
 
-def _state_signature(state, flags):
+def _state_signature(state, borders):
     """Return the same for states: without a shape where it has been checked, as there are some for each segment."""
     signature = _signature(state)
     if type(signature) is not tuple:
         return signature
-    return signature[0], signature[1] if flags is None else ()
+    return signature[0], () if borders[0] else signature[1]
 
 
 def _ends_form(lengths):
-    """Return a plan's ``lengths`` and ``flags``."""
+    """Return a plan's ``lengths`` and ``borders``."""
     if type(lengths) is not _segments.Cuts:
-        return None if lengths is None else tuple(lengths.shape), None
+        return None if lengths is None else tuple(lengths.shape), ("", None)
     return None if lengths.lengths is None else lengths.lengths.shape, lengths.signature
 
 
@@ -153,13 +153,13 @@ def plan_forward(family, a, b, h0, lengths, axis, reverse, dtype, out=None):
 
 @functools.lru_cache(maxsize=1024)
 def _plan_forward(family, a, b, h0, out, ends, axis, reverse, dtype):
-    lengths_shape, flags = ends
+    lengths_shape, borders = ends
     shape = result_shape(family, a, b)
     strides = layout(shape, *(v for v in (b, a) if not is_number(v))) if out is None else out.stride()
     to = DTYPES[dtype], shape if out is None else tuple(out.shape), tuple(dtype.itemsize * n for n in strides)
     plan = _problem.forward(
-        family, NAMES[family], _signature(a), _signature(b), _state_signature(h0, flags), to, axis, reverse,
-        lengths_shape, False, DTYPES[dtype], flags,
+        family, NAMES[family], _signature(a), _signature(b), _state_signature(h0, borders), to, axis, reverse,
+        lengths_shape, False, DTYPES[dtype], borders,
     )  # fmt: skip
     return plan, strides
 
@@ -174,7 +174,7 @@ def plan_vjp(family, operands, lengths, axis, reverse, dtype, wanted):
 
 @functools.lru_cache(maxsize=1024)
 def _plan_vjp(family, operands, ends, axis, reverse, dtype, wanted):
-    lengths_shape, flags = ends
+    lengths_shape, borders = ends
     g, a, b, h, *states = operands
     shape = result_shape(family, a, b)
     layouts = tuple(
@@ -184,9 +184,9 @@ def _plan_vjp(family, operands, ends, axis, reverse, dtype, wanted):
     sizes = [0 if s is None else gradient_dtype(v, dtype).itemsize for v, s in zip((a, b), layouts, strict=True)]
     plan = _problem.vjp(
         family, ("grad_h", *NAMES[family][:2], "h"),
-        (*map(_signature, operands[:4]), *(_state_signature(state, flags) for state in states)),
+        (*map(_signature, operands[:4]), *(_state_signature(state, borders) for state in states)),
         axis, reverse, lengths_shape, False, DTYPES[dtype], wanted[:2], reads(family, wanted),
-        tuple(s and tuple(n * size for n in s) for s, size in zip(layouts, sizes, strict=True)), flags,
+        tuple(s and tuple(n * size for n in s) for s, size in zip(layouts, sizes, strict=True)), borders,
     )  # fmt: skip
     return plan, layouts
 
@@ -248,31 +248,35 @@ def _in_memory(plan, *operands):
 # ---- Runs -----------------------------------------------------------------------------------------------------------
 
 
-def _cuts(family, a, b, axis, reverse, lengths):
+def _cuts(family, a, b, axis, reverse, lengths, has_states):
     """Return where series begin anew, checked; None where they do not."""
     if type(lengths) is not Segments:
         return None
-    return _segments.check(NAMES[family][:2], _signature(a), _signature(b), {}, axis, reverse, lengths)
+    return _segments.check(NAMES[family][:2], _signature(a), _signature(b), {}, axis, reverse, lengths, has_states)
 
 
 def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, out=None):
     """Run a recurrence; return the states and, if asked for, the last one."""
-    cuts = _cuts(family, a, b, axis, reverse, lengths)
+    cuts = _cuts(family, a, b, axis, reverse, lengths, h0 is not None)
     lengths = cuts or lengths
     plan, strides = plan_forward(family, a, b, h0, lengths, axis, reverse, dtype, out)
     h = empty(plan.shape, strides, dtype) if out is None else out
     lengths = _lengths(lengths, plan)
-    carry = None if h0 is None and not return_state else _states(plan, h0, cuts)
+    has_results_alone = cuts is not None and cuts.kind == _problem.OFFSETS
+    carry = None if h0 is None and (has_results_alone or not return_state) else _states(plan, h0, cuts)
     if plan.traversal != "empty":
         operands = _in_memory(plan, a, b, h)
         places = [v.data_ptr() for v in operands]
         states = None if carry is None else address(carry)
         aligned = h.data_ptr() % dtype.itemsize == 0
         new = h.nbytes if out is None else 0
-        marks = None if cuts is None else _run._marks(plan, cuts, False, carry is not None)
+        marks = () if cuts is None else cuts.marks(plan)
         _run.forward_at(plan, *places, states, address(lengths), new, aligned, _team.team(), marks)
     if cuts is not None and carry is not None:
         cuts.clear_ends(carry)
+    if has_results_alone and return_state:
+        by_time = h.movedim(plan.axis, 0)
+        return h, cuts.last_states(by_time, by_time.new_zeros((len(cuts.borders) - 1, *by_time.shape[1:])))
     return h, _own(carry, carry.shape, dtype) if return_state else None
 
 
@@ -281,7 +285,7 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
 
     What is not read (see `reads`) may be None, for b a `Form`. ``g`` may be None too: zeros.
     """
-    cuts = _cuts(family, a, b, axis, reverse, lengths)
+    cuts = _cuts(family, a, b, axis, reverse, lengths, h0 is not None or grad_last is not None)
     lengths = cuts or lengths
     if g is None:
         shape = result_shape(family, a, b)
@@ -308,7 +312,7 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
         places = [v.data_ptr() for v in operands]
         to = [None if r is None else (r.data_ptr(), r.nbytes) for r in results]
         states = (None if value is None else address(value) for value in (first, carry))
-        marks = None if cuts is None else _run._marks(plan, cuts, first is not None, carry is not None)
+        marks = () if cuts is None else cuts.marks(plan)
         totals = _run.vjp_at(plan, *places, *states, address(lengths), to, _team.team(), marks)
     for k, operand in enumerate((a, b)):
         if wanted[k] and results[k] is None:

@@ -61,6 +61,24 @@ def test_adjoint_is_that_of_arrays(kind):
         np.testing.assert_array_equal(one.numpy(), other)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_last_states_of_segments_that_begin_as_zeros(axis, reverse):
+    (f, x, _), _ = given("offsets", axis)
+    options = {"axis": axis, "reverse": reverse, "offsets": [0, 3, 3, 7], "return_state": True}
+    found = fastrecur.forget_mult(f, x, **options)
+    wanted = fastrecur.forget_mult(f.detach().numpy(), x.detach().numpy(), **options)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(one.detach().numpy(), other)
+    (found[0].sum() + found[1].sum()).backward()
+    grads = f.grad.clone(), x.grad.clone()
+    f.grad = x.grad = None
+    h, last = fastrecur.forget_mult(f, x, torch.zeros(3, 3, dtype=f.dtype), **options)
+    (h.sum() + last.sum()).backward()
+    for one, other in zip(grads, (f.grad, x.grad), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_vmap_over_lanes():
     (f, x, _), _ = given("resets", 0)
     offsets, resets = torch.tensor([0, 3, 7]), torch.rand(5, 7, 3) < 0.2
