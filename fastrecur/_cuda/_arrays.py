@@ -247,17 +247,17 @@ class Dlpack(Unpooled):
     """Whatever exports DLPack from a device, with the namespace of the array API for results."""
 
     def __init__(self, kind):
-        _launch.driver()  # or it is said what is missing, cuda.core first of all
         self.name, self.space = _root(kind), None
         self.places = {}  # a device's number -> what the library calls it
 
     def view(self, name, array):
         """Return an array's view; the exporter orders its work before the default stream's."""
-        from cuda.core.utils import StridedMemoryView
-
         if not hasattr(array, "__array_namespace__"):
             raise TypeError(say.dlpack_alone(name, type(array)))
         self.space = array.__array_namespace__()
+        _launch.driver()  # or it is said what is missing, cuda.core first of all
+        from cuda.core.utils import StridedMemoryView
+
         try:
             found = StridedMemoryView.from_dlpack(array, stream_ptr=LEGACY_STREAM)
             dtype = found.dtype
