@@ -218,7 +218,7 @@ rnn_hidden_dim = _message(
 rnn_hidden_shape = _message("`hidden` must fit the layers and the input: Expected hidden size {1}, got {0}")
 rnn_hidden_count = _message("`hidden` must have a state for each layer and direction: Expected a list of {1}, got {0}")
 rnn_hidden_sizes = _message("`hidden` must be a list of one state for each layer, of sizes {sizes}, got one tensor")
-rnn_hidden_dtype = _message("`hidden` must have the input's dtype {1}, but under autocast, got {0}")
+rnn_hidden_dtype = _message("`hidden` must have the input's dtype {1}, except under autocast, got {0}")
 rnn_previous = _message(
     "`{0}` holds the inputs before the first one and must fit the input: {2}, got {1}. Call reset() before another "
     "stream, or begin with initial_state()"
@@ -282,7 +282,7 @@ labels_axis = _message("`axis` must be 0 where `x` is a frame and `{name}` a Ser
 dimensions = _message("`{0}` must have dimensions of `x`, {2}, got {1}")
 coordinates = _message("`x` and `{name}` must have the same coordinates along {dim!r}: align them first")
 dimension = _message("`axis` must be a dimension of the data, {1}, got {0!r}")
-stream_shape = _message("`chunk` must have the shape of earlier chunks but for `axis`, {1}, got {0}: call reset()")
+stream_shape = _message("`chunk` must have the shape of earlier chunks except along `axis`, {1}, got {0}: call reset()")
 stream_constant = _message("`{name}` of a stream must be constant in time, a number or one a series, got shape {shape}")
 stream_times = _message("`times` must be given with {which} chunk, as with the first one")
 stream_halflife = _message("`times` need a stream made with `halflife`")
@@ -349,4 +349,4 @@ gpu_capture = _message(
     "keep `lengths` on the device, and capture no `return_state`, no gradient and no empty array"
 )
 gpu_capture_unloaded = _message("a call captured into a CUDA graph must have its kernels loaded: make it once before")
-simulated = _message("`{name}` must not be of Numba's simulator (NUMBA_ENABLE_CUDASIM): pass its `copy_to_host()`")
+simulated = _message("`{name}` must not be an array of Numba's simulator (NUMBA_ENABLE_CUDASIM): pass its `copy_to_host()`")

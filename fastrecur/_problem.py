@@ -46,6 +46,7 @@ LARGE = 64 << 10  # bytes from which it pays to align a result
 PATIENCE = 16  # runs of a plan in which time is not cut after one in which carries were not predicted
 FEW_ZEROS = 1 << 20  # bytes of states up to which all plans start from the same zeros
 PIECES = 8  # parts that a sum over lanes is made of, for any number of threads
+LEAST_PIECES = 1 << 9  # steps of a series that is cut into pieces
 PIECE_STEPS = 1 << 15  # of a series of few that begin anew, for which 8 pieces are walked side by side
 
 BYTE = np.dtype(np.uint8)
@@ -278,7 +279,8 @@ def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=
 
 def _pieces(lanes, steps, beyond):
     """Return into how many pieces that begin at borders to cut each of a few series, by the shape alone."""
-    return 1 if lanes >= FEW_LANES or beyond else OCTET * max(1, min(PIECES, steps // PIECE_STEPS))
+    is_whole = lanes >= FEW_LANES or beyond or steps < LEAST_PIECES
+    return 1 if is_whole else OCTET * max(1, min(PIECES, steps // PIECE_STEPS))
 
 
 def _empty(shape, axis, dtype, wide):
