@@ -349,4 +349,6 @@ gpu_capture = _message(
     "keep `lengths` on the device, and capture no `return_state`, no gradient and no empty array"
 )
 gpu_capture_unloaded = _message("a call captured into a CUDA graph must have its kernels loaded: make it once before")
-simulated = _message("`{name}` must not be an array of Numba's simulator (NUMBA_ENABLE_CUDASIM): pass its `copy_to_host()`")
+simulated = _message(
+    "`{name}` must not be an array of Numba's simulator (NUMBA_ENABLE_CUDASIM): pass its `copy_to_host()`"
+)
