@@ -124,6 +124,10 @@ class Walk:
                 graph[state] = (operator.getitem, (self.name, *index), -1)
             self.last.append(index)
         self.layers = HighLevelGraph.from_collections(self.name, graph, dependencies=arrays)
+        if tasks:  # what was put into the steps has taken its own dependencies along
+            needed = set(dask.core.keys_in_tasks(self.layers.to_dict(), list(graph.values())))
+            names = {name for name, layer in self.layers.layers.items() if name != self.name and needed & layer.keys()}
+            self.layers = HighLevelGraph(self.layers.layers, {**self.layers.dependencies, self.name: names})
 
     def _readings(self, arrays: list[da.Array]) -> tuple[dict[Any, Any], list[da.Array]]:
         """Return the tasks that read what comes straight from a store, so that a chunk is read when it is walked.

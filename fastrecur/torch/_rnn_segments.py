@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import _checks
 from .. import _messages as say
+from . import _torch_internals as _internals
 from . import state as _state
 from ._rnn_arguments import check_input, drop_out, repack_output, unpack_input
 from .state import QRNNState
@@ -58,7 +59,8 @@ def run(module: Any, input: Any, hidden: Any, offsets: Any, resets: Any) -> tupl
     if not rows.shape[1]:  # no series
         return module.forward(input, hidden)  # type: ignore[no-any-return]
     check_input(rows, module.input_size, [])
-    segments, is_batched = _segments(module, rows, offsets, resets), is_batched or offsets is not None
+    segments = _internals.uncompiled(_segments, module, rows, offsets, resets)
+    is_batched = is_batched or offsets is not None
     if network is not module and isinstance(hidden, Tensor) and hidden.dim() == 1 + is_batched:
         hidden = hidden.unsqueeze(0)
     states = _state.of_network(network, hidden, rows, segments.n_series, is_batched)
@@ -80,7 +82,6 @@ def _of_one_layer(layer: Any) -> Any:
     return SimpleNamespace(layers=[layer], bidirectional=len(layer._directions) == 2, dropout=0)
 
 
-@torch.compiler.disable
 def _segments(module: Any, rows: Tensor, offsets: Any, resets: Any) -> Segments:
     """Return where the segments of rows, (T, B, features), are."""
     steps, batch = rows.shape[:2]
