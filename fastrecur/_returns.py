@@ -164,7 +164,8 @@ def _walk(steps: _Steps, rule: _Rule, results: np.ndarray, carry: np.ndarray) ->
     forms = tuple([(array.dtype, array.shape, array.strides) for array in arrays])
     team = _threads.team()
     threads = team.size if results[0].size >= SERIAL_STEPS else 1
-    call, tables, repeats = _plan(forms, results.strides[0], rule.axis, rule.kind, successors is not None, threads)
+    traits = ["has_successors"] * (successors is not None) + ["has_cuts"] * (cuts is not None)
+    call, tables, repeats = _plan(forms, results.strides[0], rule.axis, rule.kind, " ".join(traits), threads)
     places = list(map(_arrays.address, arrays))
     team.run(
         [
@@ -176,7 +177,7 @@ def _walk(steps: _Steps, rule: _Rule, results: np.ndarray, carry: np.ndarray) ->
 
 
 @functools.lru_cache(1024)
-def _plan(forms: Any, apart: int, axis: int, kind: str, has_successors: bool, threads: int) -> Any:
+def _plan(forms: Any, apart: int, axis: int, kind: str, traits: str, threads: int) -> Any:
     """Return the kernel, tables of its words for each thread, and the operands' offsets whenever all is repeated."""
     (_, shape, _), (_, _, (plane, *lanes)) = forms[-2:]
     strides = [_shapes.spread(own, steps, shape) for _, own, steps in forms[:-1]]
@@ -187,14 +188,14 @@ def _plan(forms: Any, apart: int, axis: int, kind: str, has_successors: bool, th
     are_neighbors = inner[-2] == sizes[-2] and all(a in (0, size) for a, size in zip(inner, sizes, strict=True))
     by_vectors, time = count >= WIDTH and are_neighbors, tuple(s[axis] for s in strides)
     chunk = ROW if by_vectors or 0 < abs(inner[-2]) < abs(time[-2]) else 1
-    options = by_vectors, has_successors, kind in ("targets", "vtrace"), plane, apart
+    options = by_vectors, kind in ("targets", "vtrace"), plane, apart
     tables = [
         np.array([shape[axis], low, high, chunk, *options, *time, *inner], np.int64)
         for low, high in _threads.ranges(count, threads)
     ]
     names = _advantages.FIELDS[:-1]
     ones = [name for name, stride in zip(names[:-1], inner, strict=False) if stride == 0] if by_vectors else []
-    rule = " ".join(["off_policy"] * (kind == "vtrace") + ones)
+    rule = " ".join(["off_policy"] * (kind == "vtrace") + traits.split() + ones)
     call = kernel(
         _advantages.walk, rule, "f8", **{n: _arrays.element(f[0]) for n, f in zip(names, forms, strict=False)}
     )

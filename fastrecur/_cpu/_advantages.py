@@ -13,11 +13,11 @@ from ._types import WIDTH
 from ._vectors import broadcast, load_vector, store_vector
 
 # Words of ``geometry``: the number of steps; which series; how many of them are walked side by side, whether by
-# vectors; whether values of the states after each step come with it, and whether its own value is added to a sum; bytes
-# between the planes of ``carry`` and of ``h``. Then the operands' strides of time, and of neighboring series.
-N_STEPS, LOW, HIGH, CHUNK, BY_VECTORS, HAS_SUCCESSORS, ADDS_VALUES, PLANE, RESULT = range(9)
+# vectors; whether a step's own value is added to a sum; bytes between the planes of ``carry`` and of ``h``. Then the
+# operands' strides of time, and of neighboring series.
+N_STEPS, LOW, HIGH, CHUNK, BY_VECTORS, ADDS_VALUES, PLANE, RESULT = range(8)
 FIELDS = "rewards values successors mask gamma lam ends cuts rhos h carry".split()
-TIME, INNER = 9, 9 + len(FIELDS)
+TIME, INNER = 8, 8 + len(FIELDS)
 
 # Planes of ``carry``: what is known of the next step that is read, and the greatest weights.
 STATE = "later value target is_known".split()
@@ -27,11 +27,13 @@ Operands = namedtuple("Operands", FIELDS)  # of a step, or their strides
 Step = namedtuple("Step", FIELDS[:9])  # what is read of them
 State = namedtuple("State", STATE)
 Limits = namedtuple("Limits", LIMITS)
-Walk = namedtuple("Walk", "steps plane result has_successors adds_values time inner")
+Walk = namedtuple("Walk", "steps plane result adds_values time inner")
 
 # Whether one number serves a vector.
 one_reward, one_value, one_successor, one_mask, one_gamma, one_lam, one_end, one_cut, one_rho = map(trait, FIELDS[:9])
-is_off_policy = trait("off_policy")
+# Whether there are weights of actions, values of the states after each step (else the next step's are taken), and
+# episodes that are cut off.
+is_off_policy, has_successors, has_cuts = map(trait, ("off_policy", "has_successors", "has_cuts"))
 advantage, vtrace = inlined(_steps.advantage), inlined(_steps.vtrace)
 for part in _steps.guarded, _steps.at_most, _steps.end_of, _steps.error_of:
     register_jitable(**INLINE)(part)
@@ -71,11 +73,12 @@ def moved(at, by, n):
 def read(rule, get, at, by, j):
     """Return what a step reads, of one series or, by ``get_vector``, of a vector of them."""
     like = at.carry
+    ends = get(one_end(rule), at.ends, j, by.ends, like)
     return Step(
         get(one_reward(rule), at.rewards, j, by.rewards, like), get(one_value(rule), at.values, j, by.values, like),
         get(one_successor(rule), at.successors, j, by.successors, like), get(one_mask(rule), at.mask, j, by.mask, like),
         get(one_gamma(rule), at.gamma, j, by.gamma, like), get(one_lam(rule), at.lam, j, by.lam, like),
-        get(one_end(rule), at.ends, j, by.ends, like), get(one_cut(rule), at.cuts, j, by.cuts, like),
+        ends, get(one_cut(rule), at.cuts, j, by.cuts, like) if has_cuts(rule) else ends,
         get(one_rho(rule), at.rhos, j, by.rhos, like),
     )  # fmt: skip
 
@@ -110,7 +113,7 @@ def step_back(rule, store, at, walk, j, x, state, limits):
     """Take a series, or a vector of neighboring ones, to the step before: write its results, return its state."""
     zero, h = constant(0.0, x.mask), shift(at.h, j * walk.inner.h)
     is_read = zero < x.mask
-    successor = x.successors if walk.has_successors != 0 else state.value
+    successor = x.successors if has_successors(rule) else state.value
     target = state.target
     if is_off_policy(rule):
         next_target = select(zero < state.is_known, target, successor)
@@ -173,8 +176,7 @@ def walk(rule, rewards, values, successors, mask, gamma, lam, ends, cuts, rhos, 
     at = Operands(rewards, values, successors, mask, gamma, lam, ends, cuts, rhos, h, carry)
     walk = Walk(
         load_int(geometry, N_STEPS), load_int(geometry, PLANE), load_int(geometry, RESULT),
-        load_int(geometry, HAS_SUCCESSORS), load_int(geometry, ADDS_VALUES), strides(geometry, TIME),
-        strides(geometry, INNER),
+        load_int(geometry, ADDS_VALUES), strides(geometry, TIME), strides(geometry, INNER),
     )  # fmt: skip
     low, lane, chunk = load_int(geometry, LOW), load_int(geometry, HIGH), load_int(geometry, CHUNK)
     # From the last series to the first, so that who walks along time walks down through memory all the way.
