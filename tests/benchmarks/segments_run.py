@@ -124,12 +124,12 @@ def main():
 
     threads, machine = fastrecur.get_num_threads(), platform.processor() or platform.machine()
     say(f"fastrecur {fastrecur.__version__}, {machine}, NumPy {np.__version__}, {threads} threads")
-    say(f"{datetime.date.today()}; float32, forget_mult; ratios of minima, by turns; * where the must is missed")
-    say(f"{'shape':<16}{'axis':>5}  {'':<10}{'mean':>5}  {'borders':<22}{'ms without':>11}{'ratio':>8}{'must':>7}")
+    say(f"{datetime.date.today()}; float32, forget_mult; ratios of minima, by turns")
+    say(f"{'shape':<16}{'axis':>5}  {'':<10}{'mean':>5}  {'borders':<22}{'ms without':>11}{'ratio':>8}")
     for shape, axis, direction, mean, name, took, ratio in rows(options.seconds, rng):
-        sign = "" if ratio <= MUST[mean] else "  *"
+        judged = f"  must {MUST[mean]:.2f}{'' if ratio <= MUST[mean] else ' *'}"
         where = f"{shape!s:<16}{axis:>5}  {direction:<10}{mean:>5}  {name:<22}"
-        say(f"{where}{took * 1e3:>11.2f}{ratio:>8.2f}{MUST[mean]:>7.2f}{sign}")
+        say(f"{where}{took * 1e3:>11.2f}{ratio:>8.2f}{judged if options.out is sys.stdout else ''}")
     for name, ratio in around(options.seconds, rng):
         say(f"{name}: {ratio:.1f} times as long")
 
