@@ -56,7 +56,7 @@ def _scan() -> Any:
     @script(values.Opset("fastrecur", 1), default_opset=op)
     def linear_scan(  # type: ignore[no-untyped-def] # inputs have no annotation, attributes have one
         h0, a, b, axes: Sequence[int], directions: Sequence[int], axis: Sequence[int], direction: Sequence[int]
-    ):
+    ) -> tuple[Any, Any]:
         @graph()
         def step(h, a_t, b_t):  # type: ignore[no-untyped-def]
             new = a_t * h + b_t
