@@ -14,7 +14,7 @@ from .. import _checks
 from .. import _messages as say
 from . import _torch_internals as _internals
 from . import state as _state
-from ._rnn_arguments import check_input, drop_out, repack_output, unpack_input
+from ._rnn_arguments import check_input, repack_output, unpack_input
 from .state import QRNNState
 
 
@@ -65,21 +65,22 @@ def run(module: Any, input: Any, hidden: Any, offsets: Any, resets: Any) -> tupl
         hidden = hidden.unsqueeze(0)
     states = _state.of_network(network, hidden, rows, segments.n_series, is_batched)
     step: Any = PackedSequence(rows.flatten(0, 1).index_select(0, segments.order), segments.batch_sizes)
-    lasts = []
-    for k, (layer, before) in enumerate(zip(network.layers, states, strict=True)):
-        if getattr(layer, "save_prev_x", False) and layer.window > 1 and not isinstance(before, QRNNState):
+    layers = network.layers
+    for layer, state in zip(layers, states, strict=True):
+        if getattr(layer, "save_prev_x", False) and layer.window > 1 and not isinstance(state, QRNNState):
             raise RuntimeError(say.rnn_segments_saved(name))
-        if k > 0 and network.dropout > 0 and module.training:
-            step = drop_out(step, network.dropout)
-        # A layer's own call has run its hooks.
-        step, last = (layer.forward if layer is module else layer)(step, _enter(segments, layer, before))
-        lasts.append(_leave(segments, layer, last, before))
+    firsts = [_enter(segments, layer, state) for layer, state in zip(layers, states, strict=True)]
+    if network is module:
+        step, found = module._through(step, firsts)
+    else:  # not its call, which has run the hooks already
+        step, *found = module.forward(step, *firsts)
+    lasts = [_leave(segments, *each) for each in zip(layers, found, states, strict=True)]
     output = step.data.index_select(0, segments.back).unflatten(0, rows.shape[:2])
     return repack_output(module, output, input), _state.join(lasts, is_batched)
 
 
 def _of_one_layer(layer: Any) -> Any:
-    return SimpleNamespace(layers=[layer], bidirectional=len(layer._directions) == 2, dropout=0)
+    return SimpleNamespace(layers=[layer], bidirectional=len(layer._directions) == 2)
 
 
 def _segments(module: Any, rows: Tensor, offsets: Any, resets: Any) -> Segments:

@@ -226,12 +226,7 @@ class QRNN(nn.Module):
         rows, batch_sizes, is_batched, batch, hidden = open_call(self, input, hidden, hx, [])
         states = _state.of_network(self, hidden, rows, batch, is_batched)
         step: Any = rows if batch_sizes is None else input
-        lasts: list[Any] = []
-        for k, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
-            if k > 0 and self.dropout > 0 and self.training:
-                step = drop_out(step, self.dropout)
-            step, state = layer(step, state)
-            lasts.append(state)
+        step, lasts = self._through(step, states)
         output = repack_output(self, step, input) if batch_sizes is None else step
         return output, _state.join(lasts, is_batched)
 
@@ -254,16 +249,20 @@ class QRNN(nn.Module):
         state : QRNNState
             The state after the step.
         """
-        layer: Any
-        layers = list(self.layers)
-        turns = {getattr(layer, "reverse", False) for layer in layers}
+        turns = {getattr(layer, "reverse", False) for layer in self.layers}
         rows, is_batched = unpack_step(input, state, not self.bidirectional and len(turns) == 1)
-        lasts: list[Any] = []
         firsts = _state.of_network(self, state, rows, rows.shape[0], is_batched)
-        for k, (layer, before) in enumerate(zip(layers, firsts, strict=True)):
-            if k > 0 and self.dropout > 0 and self.training:
-                rows = drop_out(rows, self.dropout)
-            rows, after = layer.step(rows, before)
-            lasts.append(after)
+        rows, lasts = self._through(rows, firsts, one_step=True)
         last: QRNNState = _state.join(lasts, is_batched)
         return rows if is_batched else rows.squeeze(0), last
+
+    def _through(self, step: Any, states: list[Any], one_step: bool = False) -> tuple[Any, list[Any]]:
+        """Return the last layer's output, and the last states of all."""
+        layer: Any
+        lasts = []
+        for k, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
+            if k > 0 and self.dropout > 0 and self.training:
+                step = drop_out(step, self.dropout)
+            step, last = layer.step(step, state) if one_step else layer(step, state)
+            lasts.append(last)
+        return step, lasts
