@@ -14,7 +14,7 @@ from ._numba import helper, inlined
 from ._operands import ONE, TWO, ZERO, write_zeros
 from ._packing import lane_offset, strides_of
 from ._rules import Marks
-from ._scalars import fence, itemsize, load, load_int, minimum, shift, stack, stack_ints, store
+from ._scalars import fence, load, load_int, minimum, shift, stack, stack_ints, store
 from ._transpose8 import (
     ROWS_BACK,
     ROWS_FORWARD,
@@ -29,9 +29,10 @@ from ._transpose8 import (
     may_stream,
     retreat,
     vjp_8_series,
+    with_streaming,
 )
 from ._transposes import stack_lines
-from ._types import LINE, OCTET
+from ._types import OCTET
 
 _forward_rows, _vjp_rows = helper(_rows.forward), helper(_rows.vjp)
 _forward, _vjp = helper(_packed.forward), helper(_packed.vjp)
@@ -207,15 +208,10 @@ def vjp_pieces(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, flags, s
         take_states(before, h0, pieces, ONE, ZERO)
         load_gates(gate, a_here)
         write_zeros(total, carry, OCTET)
-        steps, line_a, line_b = common_steps(pieces), line_distance(place_a), line_distance(place_b)
-        line = line_b if b_mode == STORE else line_a
-        streaming = may_stream(is_large, line, steps) and count == OCTET
-        start = OCTET
-        if streaming:
-            start = line if line > 0 else LINE // minimum(itemsize(to_a), itemsize(to_b))  # a line of both
-        a_streaming, b_streaming = streaming and a_mode == STORE and line_a == line, streaming and b_mode == STORE
-        result_a = Result(to_a, place_a.offsets, place_a.time, a_mode, lines_a, a_streaming)
-        result_b = Result(to_b, place_b.offsets, place_b.time, b_mode, lines_b, b_streaming)
+        steps = common_steps(pieces)
+        result_a = Result(to_a, place_a.offsets, place_a.time, a_mode, lines_a, False)
+        result_b = Result(to_b, place_b.offsets, place_b.time, b_mode, lines_b, False)
+        result_a, result_b, start = with_streaming(result_a, result_b, is_large and count == OCTET, steps)
         scratch = Scratch(rows, gate, state, before, total)
         for n in range(count):
             own = steps_of(pieces, n)

@@ -421,6 +421,22 @@ def add_total(sums, total, lanes):
         store(place, 0, load(place, 0, total) + load(total, j, total))
 
 
+@inlined
+def with_streaming(a, b, is_large, steps):
+    """Return both gradients, written past the cache if that pays and where lines begin alike; and where these begin."""
+    line_a, line_b = line_distance(a), line_distance(b)
+    line = line_b if b.mode == STORE else line_a
+    streaming, start = may_stream(is_large, line, steps), OCTET
+    if streaming:
+        start = line if line > 0 else LINE // minimum(itemsize(a.at), itemsize(b.at))  # a line of both
+    a_streaming, b_streaming = streaming and a.mode == STORE and line_a == line, streaming and b.mode == STORE
+    return (
+        Result(a.at, a.offsets, a.time, a.mode, a.lines, a_streaming),
+        Result(b.at, b.offsets, b.time, b.mode, b.lines, b_streaming),
+        start,
+    )
+
+
 def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, first, last):
     """Take series back; ``carry`` holds the last states' cotangents, then the first states'."""
     steps, a_mode, b_mode = load_int(geometry, N_STEPS), load_int(geometry, A_MODE), load_int(geometry, B_MODE)
@@ -437,15 +453,9 @@ def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geomet
         place_b = of_8_series(to_b, geometry, TO_B, offsets, places)
         load_states(state, carry, lane, last)
         load_states(states, h0, lane, last)
-        line_a, line_b = line_distance(place_a), line_distance(place_b)
-        line = line_b if b_mode == STORE else line_a
-        streaming = may_stream(is_large, line, steps) and count == OCTET
-        start = OCTET
-        if streaming:
-            start = line if line > 0 else LINE // minimum(itemsize(to_a), itemsize(to_b))  # a line of both
-        a_streaming, b_streaming = streaming and a_mode == STORE and line_a == line, streaming and b_mode == STORE
-        result_a = Result(to_a, place_a.offsets, place_a.time, a_mode, lines_a, a_streaming)
-        result_b = Result(to_b, place_b.offsets, place_b.time, b_mode, lines_b, b_streaming)
+        result_a = Result(to_a, place_a.offsets, place_a.time, a_mode, lines_a, False)
+        result_b = Result(to_b, place_b.offsets, place_b.time, b_mode, lines_b, False)
+        result_a, result_b, start = with_streaming(result_a, result_b, is_large and count == OCTET, steps)
         load_gates(gate, a_here)
         write_zeros(total, carry, OCTET)
         scratch = Scratch(rows, gate, state, states, total)
