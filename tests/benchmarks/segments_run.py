@@ -1,7 +1,7 @@
 """What segments cost: ``python tests/benchmarks/segments_run.py --out docs/benchmarks_segments.txt``.
 
-Each line is a ratio of minima, by turns in one process: the same call with borders over it without. Behind those stand
-the ways around: a loop over segments, and multiplying coefficients by zero; and groups against pandas.
+Each line is a ratio of minima, by turns in one process: the same call with borders over it without. What users do
+without borders is measured by ``segment_ways_run.py``.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import time
 import numpy as np
 
 import fastrecur
-from fastrecur import smoothing
 
 SHAPES = (20000, 640), (64, 100000), (100000, 64), (1000000,)
 MUST = {100: 1.10, 8: 1.5}
@@ -73,45 +72,6 @@ def rows(seconds, rng):
                         yield shape, axis, direction, mean, name, least["without"], ratio
 
 
-def around(seconds, rng):
-    """Yield what the ways around cost, over the call with borders."""
-    shape = 20000, 640
-    a, b = rng.random(shape, np.float32), rng.standard_normal(shape, np.float32)
-    offsets, flags = borders(shape[0], 100, rng)
-    pairs = list(zip(offsets[:-1], offsets[1:], strict=True))
-    calls = {
-        "offsets": lambda: fastrecur.linear_recurrence(a, b, offsets=offsets),
-        "a loop over segments": lambda: [fastrecur.linear_recurrence(a[i:k], b[i:k]) for i, k in pairs],
-        "multiplying by zero": lambda: fastrecur.linear_recurrence(a * ~flags[:, None], b),
-        "padding": lambda: _padded(a, b, pairs),
-    }
-    least = minima(calls, seconds)
-    for name in list(calls)[1:]:
-        yield f"{name}, linear_recurrence {shape}, segments of 100", least[name] / least["offsets"]
-    try:
-        import pandas as pd
-    except ImportError:
-        return
-    keys, values = rng.integers(0, 1000, 1_000_000), rng.standard_normal(1_000_000)
-    frame = pd.DataFrame({"x": values})
-    least = minima(
-        {
-            "ours": lambda: smoothing.ewm_mean(values, span=20, groups=keys),
-            "pandas": lambda: frame.groupby(keys).ewm(span=20).mean(),
-        },
-        4 * seconds,
-    )
-    yield "pandas' groupby.ewm.mean, 1e6 rows in 1,000 groups, unsorted", least["pandas"] / least["ours"]
-
-
-def _padded(a, b, pairs):
-    most = max(k - i for i, k in pairs)
-    full = np.zeros((2, most, len(pairs), *a.shape[1:]), a.dtype)
-    for n, (i, k) in enumerate(pairs):
-        full[0, : k - i, n], full[1, : k - i, n] = a[i:k], b[i:k]
-    return fastrecur.linear_recurrence(full[0], full[1])
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=3, help="of each line")
@@ -130,8 +90,6 @@ def main():
         judged = f"  must {MUST[mean]:.2f}{'' if ratio <= MUST[mean] else ' *'}"
         where = f"{shape!s:<16}{axis:>5}  {direction:<10}{mean:>5}  {name:<22}"
         say(f"{where}{took * 1e3:>11.2f}{ratio:>8.2f}{judged if options.out is sys.stdout else ''}")
-    for name, ratio in around(options.seconds, rng):
-        say(f"{name}: {ratio:.1f} times as long")
 
 
 if __name__ == "__main__":
