@@ -360,11 +360,9 @@ def vjp(
         states = da.broadcast_to(states, p.shape, p.chunks)
     chunks = tuple((1,) * len(c) if k == axis else c for k, c in enumerate(p.chunks))
     resets = p.operands["resets"]
-    flags = (
-        ()
-        if resets.value is None or not reverse
-        else (resets.value[(..., *(None,) * (len(every) - len(resets.axes)))],)
-    )
+    flags = []
+    if reverse and resets.value is not None:
+        flags.append(resets.value[(..., *(None,) * (len(every) - len(resets.axes)))])
     edges = da.map_blocks(_edge, states, *flags, axis=axis, reverse=reverse, dtype=states.dtype, chunks=chunks)
     before = Operand(edges, every, (1 if reverse else -1, len(p.chunks[axis]), axis, first))
     blocks = [*(p.operands[name] for name in names[:3]), Operand(states, every)]

@@ -24,7 +24,7 @@ SERIAL_STEPS = 1 << 18  # steps of all series together from which a second threa
 ROW = 2048  # series that are walked side by side: more rows at once are fewer pages to look up
 ONE = 1, (0,) * 11  # a dimension of one
 _OPTIONAL = "next_values", "bootstrap"
-DEFAULTS = {"values": np.zeros(()), "mask": np.array(True), "lam": np.ones(()), "log_rhos": np.zeros(())}
+DEFAULTS = {"values": np.zeros(()), "mask": np.array(True), "lam": np.ones(())}
 
 
 class _Steps(NamedTuple):
@@ -155,8 +155,10 @@ def _walk(steps: _Steps, rule: _Rule, results: np.ndarray, carry: np.ndarray) ->
         name: DEFAULTS.get(name) if value is None else value for name, value in steps._asdict().items()
     }
     values, successors, cuts = given["values"], steps.successors, steps.cuts
-    with np.errstate(all="ignore"):
-        rhos = np.exp(given["log_rhos"], dtype=np.float64)
+    rhos = DEFAULTS["lam"]
+    if steps.log_rhos is not None:
+        with np.errstate(all="ignore"):
+            rhos = np.exp(steps.log_rhos, dtype=np.float64)
     arrays = [
         steps.rewards, values, values if successors is None else successors, given["mask"], steps.gamma, given["lam"],
         steps.ends, steps.ends if cuts is None else cuts, rhos, results[0], carry,
