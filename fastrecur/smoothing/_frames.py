@@ -110,16 +110,15 @@ def aligned_times(x: Any, times: Any) -> Any:
     return _aligned_array(x, times, "times") if library == "xarray" else _in_order(x, times, "times")
 
 
-def check_groups(x: Any, groups: Any) -> None:
-    """Raise unless keys with labels are those of the data's steps."""
-    if _kind(x)[0] == "pandas" and _kind(groups)[0] == "pandas" and not x.index.equals(groups.index):
-        raise ValueError(say.indexes("groups"))
+def check_index(x: Any, value: Any, name: str) -> None:
+    """Raise unless a value of pandas has the index of the data, if these have one."""
+    if _kind(x)[0] == _kind(value)[0] == "pandas" and not x.index.equals(value.index):
+        raise ValueError(say.indexes(name))
 
 
 def _in_order(x: Any, value: Any, name: str) -> Any:
     """Return a Series or a frame of the steps of another, with its columns in the order of that one."""
-    if _kind(x)[0] == "pandas" and not x.index.equals(value.index):
-        raise ValueError(say.indexes(name))
+    check_index(x, value, name)
     wanted, came = (list(getattr(v, "columns", ())) for v in (x, value))
     if wanted == came or not (wanted and came):
         return value

@@ -10,7 +10,7 @@ from .. import _messages as say
 from .._checks import flag
 from ._arguments import Constant, least_count
 from ._dispatch import compute
-from ._frames import aligned, aligned_times, check_groups, is_labelled, is_series, unwrap
+from ._frames import aligned, aligned_times, check_index, is_labelled, is_series, unwrap
 from ._run import Request
 from ._segments import Borders
 
@@ -32,7 +32,7 @@ def _compute(statistic: str, x: Any, y: Any, axis: Any, request: Request) -> Any
         found = {name: aligned(x, value, name, axis) for name, value in constants.items()}
         request.constant = request.constant.replaced(**found)
     request.times = aligned_times(x, request.times)
-    check_groups(x, request.borders.groups)
+    check_index(x, request.borders.groups, "groups")
     numbers, plain_axis, wrap = unwrap(x, axis)
     other = None if y is None else numbers if y is x else aligned(x, y, "y", axis)
     result = compute("covary" if statistic == "root" else statistic, request, numbers, other, plain_axis)
