@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,9 @@ def _codes(groups: Any, steps: int) -> tuple[np.ndarray, int]:
     if not hasattr(groups, "__len__"):
         raise TypeError(say.groups_kind(type(groups)))
     if isinstance(groups, (list, tuple)):  # NumPy would make strings of all keys if one is
+        for key in groups:
+            if not isinstance(key, Hashable):
+                raise TypeError(say.groups_kind(f"{type(groups).__name__} of {type(key).__name__}"))
         keys: Any = np.empty(len(groups), object)
         keys[:] = groups
     else:
