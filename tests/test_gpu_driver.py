@@ -401,7 +401,14 @@ def test_several_threads_come_first(on_driver):
     """They compile the same kernel and others; numba-cuda's own dispatcher sees the real device all the while."""
     on_driver(
         """
+        import time
         from numba.cuda import dispatcher
+        from numba.cuda.cudadrv import driver as numba_driver
+        begin = numba_driver.Device.__init__
+        def begin_slowly(*arguments):  # two threads would both find that a device is not known yet
+            time.sleep(0.1)
+            begin(*arguments)
+        numba_driver.Device.__init__ = begin_slowly
         asks = dispatcher.get_current_device
         seen, done = set(), threading.Event()
         def watch():

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import _adapters
+from .. import _adapters, _cache
 from .. import _messages as say
 from .._arrays import _ELEMENTS as DTYPES
 from .._arrays import BFLOAT16, element, is_on_device
@@ -183,10 +183,16 @@ class Torch(Library):
         return pinned.to(self.library.device("cuda", device), non_blocking=True)
 
 
+@functools.cache
 def numba_cuda():
-    """Return the module that allocates for arrays without a library that could."""
+    """Return the module that allocates for arrays without a library that could.
+
+    It lists the devices when they are first asked for, without a lock, and fails where two threads ask at once.
+    """
     from numba import cuda
 
+    with _cache.making:
+        len(cuda.gpus)
     return cuda
 
 
