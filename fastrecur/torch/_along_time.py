@@ -88,6 +88,9 @@ def adjoint(steps, run, g, wanted):
     if wanted[0]:
         before = state_before(h, h0, lengths, axis, reverse)
         grad_a = d * (before if family == LINEAR else b - before).conj()
+        if family == LINEAR and type(lengths) is Segments:  # where the factor is not used, whatever flows on
+            first, begins = _borders(h, lengths, axis, reverse)
+            grad_a = torch.where(begins & ~first, 0, grad_a)
         grad_a = like(masked(grad_a, valid), operands[0])
     if wanted[1]:
         grad_b = like(masked(d if family == LINEAR else d * a, valid), operands[1])
@@ -101,11 +104,26 @@ def like(grad, operand):
     return grad.sum_to_size(operand.shape).to(_tensors.gradient_dtype(operand, grad.dtype))
 
 
+def _offsets(array, cuts, axis):
+    """Return offsets beside an array, within it: on another device than the host's nobody has looked at them."""
+    return cuts.offsets.to(array.device, torch.int64).clamp(0, array.shape[axis])
+
+
+def _resets(array, cuts, axis):
+    """Return resets beside an array, in its rank, along time in full; they do not count in the padding."""
+    own = cuts.resets.to(array.device)
+    own = own.reshape(tuple(own.shape) + (1,) * (array.dim() - own.dim()))
+    own = own.expand(tuple(array.shape[axis] if k == axis else n for k, n in enumerate(own.shape)))
+    valid = valid_steps(array, cuts, axis)
+    return own if valid is None else own & valid
+
+
 def _borders(array, cuts, axis, reverse):
     """Return, for each step, whether a segment's first state stands before it, and whether that or zero does."""
     steps = array.shape[axis]
     if cuts.offsets is not None:
-        at = (cuts.offsets[1:] if reverse else cuts.offsets[:-1]).to(torch.int64)
+        at = _offsets(array, cuts, axis)
+        at = at[1:] if reverse else at[:-1]
         marks = torch.zeros(steps + 1, dtype=torch.bool, device=array.device).index_fill(0, at, True)
         marks = marks[1:] if reverse else marks[:-1]
         first = marks.reshape((-1,) + (1,) * (array.dim() - 1 - axis))
@@ -115,20 +133,48 @@ def _borders(array, cuts, axis, reverse):
         first = _steps(array, axis) == (steps - 1 if reverse else 0)
     if cuts.resets is None:
         return first, first
-    resets = cuts.resets.reshape(tuple(cuts.resets.shape) + (1,) * (array.dim() - cuts.resets.dim()))
-    resets = resets.expand(tuple(steps if k == axis else n for k, n in enumerate(resets.shape)))
+    resets = _resets(array, cuts, axis)
     if reverse and steps:
         resets = shifted(resets, None, None, axis, True) & ~first
     return first & ~resets, first | resets
-
-
-def _segment_of_steps(array, cuts, axis):
-    index = torch.arange(array.shape[axis], device=array.device)
-    return torch.searchsorted(cuts.offsets.to(torch.int64), index, right=True) - 1
 
 
 def _of_segments(states, array, cuts, axis):
     """Return each step's segment's state; one that stands for all steps where there are no segments."""
     if cuts.offsets is None:
         return states.unsqueeze(axis)
-    return states.index_select(0, _segment_of_steps(array, cuts, axis)).movedim(0, axis)
+    steps, offsets = torch.arange(array.shape[axis], device=array.device), _offsets(array, cuts, axis)
+    segments = (torch.searchsorted(offsets, steps, right=True) - 1).clamp(0, len(offsets) - 2)
+    return states.index_select(0, segments).movedim(0, axis)
+
+
+def with_first_states(family, q, c, h0, cuts, axis, reverse):
+    """Return the sources of ``h = q*h + c`` with first states in them, and the steps that read no state before them."""
+    first, begins = _borders(c, cuts, axis, reverse)
+    own = q * torch.where(first, _of_segments(h0, c, cuts, axis), 0)
+    return torch.where(first if family == LINEAR else begins, c + own, c), begins
+
+
+def last_states(h, h0, cuts, axis, reverse):
+    """Return the states behind the last steps: of segments, or of the lanes of a call without offsets."""
+    if not h.shape[axis]:
+        return h0
+    if cuts.offsets is None:
+        has_steps = None if cuts.lengths is None else _ends(h, cuts.lengths, axis).squeeze(axis) > 0
+
+        def at_last(array):
+            return array.select(axis, 0 if reverse else -1)
+
+    else:
+        offsets = _offsets(h, cuts, axis)
+        begin, end = offsets[:-1], offsets[1:]
+        at = (begin if reverse else end - 1).clamp(0, h.shape[axis] - 1)
+        has_steps = (begin < end).reshape((-1,) + (1,) * (h.dim() - 1))
+
+        def at_last(array):
+            return array.movedim(axis, 0).index_select(0, at)
+
+    last = at_last(h)
+    if cuts.resets is not None and reverse:
+        last = torch.where(at_last(_resets(h, cuts, axis)), 0, last)
+    return last if has_steps is None else torch.where(has_steps, last, h0)

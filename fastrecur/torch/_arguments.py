@@ -206,11 +206,6 @@ def ends(given, shape, axis, operands):
         return lengths(given, shape, axis, operands)
     own, offsets, resets = given
     tensors = [v for v in operands if not _is_number(v)]
-    for value in tensors:
-        is_sharded = type(value).__name__ == "DTensor"
-        if is_sharded or value.device.type not in ("cpu", "meta"):
-            kind = "DTensors" if is_sharded else f"tensors on {value.device.type}"
-            raise TypeError(say.segments_library("resets" if offsets is None else "offsets", kind))
     offsets = None if offsets is None else _offsets(offsets)
     resets = None if resets is None else _resets(resets, shape, axis)
     for name, value in (("offsets", offsets), ("resets", resets)):

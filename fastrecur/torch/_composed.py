@@ -7,9 +7,11 @@ which a composed step is not sound (a factor above 1, a number that is not finit
 
 import torch
 
+from .. import _checks
+from .._checks import Segments
 from .._problem import LINEAR
 from . import _tensors
-from ._along_time import adjoint, masked, valid_steps
+from ._along_time import adjoint, lanes, last_states, masked, valid_steps, with_first_states
 
 
 def forward(family, a, b, h0, lengths, axis, reverse, dtype):
@@ -21,9 +23,18 @@ def forward(family, a, b, h0, lengths, axis, reverse, dtype):
     q, c = (a, b) if family == LINEAR else (1 - a, a * b)
     if valid is not None:
         q, c = torch.where(valid, q, 1), torch.where(valid, c, 0)
-    h = _scan(q, c, None if h0 is None else h0.to(device, wide), axis, reverse)
+    h0 = None if h0 is None else h0.to(device, wide)
+    if type(lengths) is Segments:
+        if lengths.offsets is not None and lengths.offsets.is_cpu:
+            _checks.offsets_in_range(lengths.offsets.numpy(), shape[axis])
+        states = lanes(shape, axis, lengths)
+        h0 = q.new_zeros(states) if h0 is None else h0.expand(states)
+        c, begins = with_first_states(family, q, c, h0, lengths, axis, reverse)
+        h = _scan(torch.where(begins, 0, q), c, None, axis, reverse, begins.expand(shape))
+        return masked(h, valid), last_states(h, h0, lengths, axis, reverse)
+    h = _scan(q, c, h0, axis, reverse)
     if not shape[axis]:
-        last = c.sum(axis) if h0 is None else h0.to(device, wide).expand(c.sum(axis).shape)
+        last = c.sum(axis) if h0 is None else h0.expand(c.sum(axis).shape)
     else:
         last = h.select(axis, 0 if reverse else -1)
     return masked(h, valid), last
@@ -48,37 +59,46 @@ def device_of(*operands):
     return next((v.device for v in tensors if v.device.type != "cpu"), tensors[0].device)
 
 
-def _scan(a, b, start, axis, reverse):
-    """Return the states of ``h = a*h + b`` from ``start`` (None: zeros) along an axis."""
+def _scan(a, b, start, axis, reverse, begins=None):
+    """Return the states of ``h = a*h + b`` from ``start`` (None: zeros) along an axis.
+
+    A step that begins anew is ``h = b``; what stands before it, numbers that are not finite too, it does not read.
+    """
     if not b.shape[axis]:
         return b
-    a, b = a.movedim(axis, 0), b.movedim(axis, 0)
-    if reverse:
-        a, b = a.flip(0), b.flip(0)
+    *operands, begins = (None if v is None else v.movedim(axis, 0) for v in (a, b, begins))
+    a, b, begins = (v.flip(0) if reverse and v is not None else v for v in (*operands, begins))
     if start is not None:
         b = torch.cat([(b[0] + a[0] * start).unsqueeze(0), b[1:]])
-    h = _scan_pairs(a, b)
+    h = _scan_pairs(a, b, begins)
     is_sound = (a.abs() <= 1).all(0) & torch.isfinite(h).all(0)
     if not bool(is_sound.all()):
-        h = torch.where(is_sound, h, _scan_steps(a, b))
+        h = torch.where(is_sound, h, _scan_steps(a, b, begins))
     return (h.flip(0) if reverse else h).movedim(0, axis)
 
 
-def _scan_pairs(a, b):
+def _step(a, h, b, begins):
+    return b + a * h if begins is None else torch.where(begins, b, b + a * h)
+
+
+def _scan_pairs(a, b, begins):
     steps = len(b)
     if steps < 2:
         return b
     even = steps - steps % 2
-    then = a[1:even:2]
-    odd = _scan_pairs(then * a[0:even:2], b[1:even:2] + then * b[0:even:2])
+    first, then, rest = slice(0, even, 2), slice(1, even, 2), slice(2, None, 2)
+    one, other, later = (None if begins is None else begins[part] for part in (first, then, rest))
+    pairs = _step(a[then], b[first], b[then], other)
+    odd = _scan_pairs(a[then] * a[first], pairs, None if begins is None else one | other)
     h = torch.empty_like(b)
     h[0], h[1::2] = b[0], odd
-    h[2::2] = b[2::2] + a[2::2] * odd[: (steps - 1) // 2]
+    h[rest] = _step(a[rest], odd[: (steps - 1) // 2], b[rest], later)
     return h
 
 
-def _scan_steps(a, b):
+def _scan_steps(a, b, begins):
     states = [b[0]]
-    for q, c in zip(a[1:].unbind(), b[1:].unbind(), strict=True):
-        states.append(c + q * states[-1])
+    begins = [None] * len(b) if begins is None else begins.unbind()
+    for q, c, begin in zip(a[1:].unbind(), b[1:].unbind(), begins[1:], strict=True):
+        states.append(_step(q, states[-1], c, begin))
     return torch.stack(states)

@@ -7,7 +7,6 @@ theirs out.
 import torch
 
 from .. import _checks
-from .. import _messages as say
 from .._checks import Segments
 from .._problem import FORGET, LINEAR
 from . import _along_time, _composed, _tensors
@@ -134,14 +133,14 @@ def _vjp_composed(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dty
 
 def kernel(run, family):
     """Return an operator's kernel of what takes lengths, offsets and resets as one."""
-    has_segments = run in (_forward, _vjp, _forward_fake, _vjp_fake)
     place = 3 if run in (_forward, _forward_cuda, _forward_composed, _forward_fake) else 6
+    # No kernel on a GPU reads where series begin anew yet.
+    with_segments = {_forward_cuda: _forward_composed, _vjp_cuda: _vjp_composed}.get(run, run)
 
     def call(*arguments):
         lengths = _checks.split(*arguments[place : place + 3])
-        if type(lengths) is Segments and not has_segments:
-            raise TypeError(say.segments_library("offsets", f"tensors on {arguments[1].device.type}"))
-        return run(family, *arguments[:place], lengths, *arguments[place + 3 :])
+        own = with_segments if type(lengths) is Segments else run
+        return own(family, *arguments[:place], lengths, *arguments[place + 3 :])
 
     return call
 

@@ -8,6 +8,7 @@ from torch.autograd import Function
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 from .. import _messages as say
+from .._checks import Segments
 from . import _ops
 
 
@@ -64,17 +65,21 @@ def _placed(local, mesh, placements, shape):
 
 
 def beside(lengths, ndim, axis, operands):
-    """Return lengths (None, or a tensor) as a DTensor beside those among operands; raise for one sharded along time."""
+    """Return lengths, and what stands in their place, as DTensors beside operands; raise for one sharded along time."""
     _register()
     placed = [v for v in operands if isinstance(v, DTensor)]
     for v in placed:
         time = axis - (ndim - v.dim()) if v is not operands[-1] else -1
         if time >= 0 and v.shape[time] > 1 and Shard(time) in v.placements:
             raise ValueError(say.time_is_sharded())
-    if lengths is None or isinstance(lengths, DTensor):
-        return lengths
     mesh = placed[0].device_mesh
-    return DTensor.from_local(lengths.to(mesh.device_type), mesh, [Replicate()] * mesh.ndim, run_check=False)
+
+    def on_mesh(value):
+        if value is None or isinstance(value, DTensor):
+            return value
+        return DTensor.from_local(value.to(mesh.device_type), mesh, [Replicate()] * mesh.ndim, run_check=False)
+
+    return Segments(*map(on_mesh, lengths)) if type(lengths) is Segments else on_mesh(lengths)
 
 
 @torch.compiler.assume_constant_result
@@ -99,34 +104,42 @@ def _at(operand, dim, ndim):
     return Shard(own) if own >= 0 and operand.shape[own] > 1 else Replicate()
 
 
-def _ways(full, states, lengths, axis):
+def _leading(operand, dim):
+    """Return the same of an operand that has leading axes of the result."""
+    if operand is None:
+        return None
+    is_sharded = dim is not None and dim < len(operand.shape) and operand.shape[dim] > 1
+    return Shard(dim) if is_sharded else Replicate()
+
+
+def _ways(full, states, ends, axis):
     """Return along which axes of a result (None: of no axis) shards are series of their own, and where operands stand.
 
-    That are the placements of operands beside a result, of states, and of lengths, for each axis.
+    That are the placements of operands beside a result, of states, and of lengths, offsets and resets, for each axis.
     """
-    shape = torch.broadcast_shapes(*(tuple(v.shape) for v in full))
+    shape, (lengths, offsets, resets) = torch.broadcast_shapes(*(tuple(v.shape) for v in full)), ends
+    rank = len(shape) - (offsets is None)  # of states: of each segment, or of each lane alone
     for dim in (None, *(k for k in range(len(shape)) if k != axis and shape[k] > 1)):
         lane = None if dim is None else dim - (dim > axis)
-        ends = None
-        if lengths is not None:  # they have the leading axes of the lanes
-            ends = Shard(lane) if lane is not None and lane < len(lengths.shape) else Replicate()
-        yield dim, lane, [_at(v, dim, len(shape)) for v in full], [_at(v, lane, len(shape) - 1) for v in states], ends
+        state = None if lane is None else lane + (offsets is not None)
+        own = _leading(lengths, lane), _leading(offsets, None), _leading(resets, dim)
+        yield dim, state, [_at(v, dim, len(shape)) for v in full], [_at(v, state, rank) for v in states], own
 
 
 def _ways_forward(a, b, h0, lengths, offsets, resets, axis, reverse, dtype):
     ways = []
-    for dim, lane, given, states, ends in _ways((a, b), (h0,), lengths, axis):
-        results = [Replicate()] * 2 if dim is None else [Shard(dim), Shard(lane)]
-        ways.append((results, [*given, *states, ends, *[None] * 5]))
+    for dim, state, given, states, ends in _ways((a, b), (h0,), (lengths, offsets, resets), axis):
+        results = [Replicate()] * 2 if dim is None else [Shard(dim), Shard(state)]
+        ways.append((results, [*given, *states, *ends, *[None] * 3]))
     return ways
 
 
 def _ways_back(g, a, b, h, h0, grad_last, lengths, offsets, resets, axis, reverse, dtype, *wanted):
     ways = []
-    for dim, _, given, states, ends in _ways((g, a, b, h), (h0, grad_last), lengths, axis):
+    for dim, _, given, states, ends in _ways((g, a, b, h), (h0, grad_last), (lengths, offsets, resets), axis):
         grads = [
             Partial() if dim is not None and is_wanted and own == Replicate() else own if is_wanted else Replicate()
             for own, is_wanted in zip((given[1], given[2], states[0]), wanted, strict=True)
         ]
-        ways.append((grads, [*given, *states, ends, *[None] * 8]))
+        ways.append((grads, [*given, *states, *ends, *[None] * 6]))
     return ways

@@ -170,10 +170,50 @@ def test_smoothing():
     torch.testing.assert_close(ewm_mean(there, alpha=0.1).inner, ewm_mean(x, alpha=0.1))
 
 
-@pytest.mark.parametrize("options", [dict(offsets=[0, 4]), dict(resets=[True] * 4)])
-def test_segments_are_refused_by_name(options):
-    with pytest.raises(TypeError, match="`(offsets|resets)` has no kernels yet for tensors on somewhere"):
-        forget_mult(0.5, *elsewhere(torch.ones(4, 3)), **options)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("kind", ["offsets", "resets", "both", "lengths"])
+def test_segments(kind, axis, reverse):
+    shape = (7, 3) if axis == 0 else (3, 7)
+    resets, offsets = torch.rand(shape) < 0.3, [0, 3, 3, 7]
+    cuts = {
+        "offsets": dict(offsets=offsets), "resets": dict(resets=resets),
+        "both": dict(offsets=torch.tensor(offsets), resets=resets),
+        "lengths": dict(resets=resets, lengths=torch.tensor([7, 0, 4])),
+    }[kind]  # fmt: skip
+    there = {name: Elsewhere(v) if isinstance(v, torch.Tensor) else v for name, v in cuts.items()}
+    operands = oracle.double(*shape), oracle.double(*shape), oracle.double(*(3, 3)[: 1 + ("offsets" in cuts)])
+    results = []
+    for given, own in (operands, cuts), (elsewhere(*operands), there):
+        h, last = forget_mult(*given, axis=axis, reverse=reverse, return_state=True, **own)
+        grads = torch.autograd.grad((h**2).sum() + (last**3).sum(), given, create_graph=True)
+        second = torch.autograd.grad(sum((g**2).sum() for g in grads), given)
+        results.append((h, last, *grads, *second))
+    for actual, expected in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(actual.inner.detach(), expected.detach(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("options", [dict(offsets=[0, 2, 2, 7]), dict(resets=torch.arange(14).reshape(7, 2) % 3 == 0)])
+def test_a_network_takes_segments_anywhere(options):
+    rnn = QRNN(3, 4, 2, window=2)
+    x = torch.randn(7, 2, 3)[:, slice(None) if "resets" in options else 0]
+    expected, last = rnn(x, **options)
+    output, h_n = rnn.to(PLACE)(x.to(PLACE), **options)
+    torch.testing.assert_close((output.inner, h_n.inner), (expected, last))
+
+
+def test_smoothing_takes_segments():
+    x = torch.randn(9, 3)
+    (there,) = elsewhere(x)
+    options = dict(alpha=0.1, resets=torch.arange(9) % 4 == 0)
+    torch.testing.assert_close(ewm_mean(there, **options).inner, ewm_mean(x, **options))
+
+
+def test_offsets_on_the_host_are_checked():
+    f, x = elsewhere(torch.ones(4, 3), torch.ones(4, 3))
+    for offsets, message in ([0, 3], "end with 4"), ([0, 3, 2, 4], "never descend"):
+        with pytest.raises(ValueError, match=f"`offsets` must .*{message}"):
+            forget_mult(f, x, offsets=offsets)
 
 
 def test_devices_are_not_mixed():

@@ -382,7 +382,7 @@ def placed_tensors(ranks):
             raise AssertionError("a DTensor that is not sharded along time")
 
 
-def check_placed(ranks, mesh, placements, name, operands, lengths):
+def check_placed(ranks, mesh, placements, name, operands, ends):
     """Compare DTensors, each sharded along those of the result's axes that it has, with whole tensors."""
 
     def place(v, front):
@@ -393,11 +393,12 @@ def check_placed(ranks, mesh, placements, name, operands, lengths):
         return leaf(DTensor.from_local(v.detach(), mesh, [Replicate()] * mesh.ndim).redistribute(placements=placed))
 
     whole = [leaf(v) if isinstance(v, torch.Tensor) else v for v in operands]
-    placed = [place(v, front) for v, front in zip(operands, (0, 0, 1), strict=True)]
+    fronts = 0, 0, int("offsets" not in ends)
+    placed = [place(v, front) for v, front in zip(operands, fronts, strict=True)]
     pairs = []
     weight = ranks.draw(7, 4, 6)
     for given, w in ((whole, weight), (placed, place(weight, 0))):
-        h, last = getattr(fastrecur, name)(*given, lengths=lengths, return_state=True)
+        h, last = getattr(fastrecur, name)(*given, **ends, return_state=True)
         wanted = [v for v in given if isinstance(v, torch.Tensor)]
         grads = torch.autograd.grad((h * w.detach()).sum() + last.square().sum(), wanted)
         pairs.append((h, last, *grads))
@@ -413,10 +414,15 @@ def tensors_placed_along_other_axes(ranks):
     if ranks.size == 4:
         meshes.append((init_device_mesh("cpu", (2, 2)), [Shard(2), Shard(1)]))
     gate, value, h0 = ranks.gate(7, 4, 6), ranks.draw(7, 4, 6), ranks.draw(4, 6)
+    states, resets = ranks.draw(3, 4, 6), ranks.draw(7, 4) > 0.5
     for mesh, placements in meshes:
-        for name, lengths in zip(NAMES, (None, [3, 0, 7, 2]), strict=True):
+        for name, ends in zip(NAMES, ({}, {"lengths": [3, 0, 7, 2]}), strict=True):
             for operands in ((gate, value, h0), (gate[0, 0], value, h0[0]), (0.5, value, None)):
-                check_placed(ranks, mesh, placements, name, operands, lengths)
+                check_placed(ranks, mesh, placements, name, operands, ends)
+        for ends in ({"resets": resets}, {"resets": resets[:, :1], "lengths": [3, 0, 7, 2]}):
+            check_placed(ranks, mesh, placements, "forget_mult", (gate, value, h0), ends)
+        for ends in ({"offsets": [0, 3, 3, 7]}, {"offsets": [0, 3, 3, 7], "resets": resets}):
+            check_placed(ranks, mesh, placements, "forget_mult", (gate, value, states), ends)
     try:
         fastrecur.forget_mult(0.5, DTensor.from_local(value, meshes[0][0], [Shard(0)]))
     except ValueError as error:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastrecur.torch import _ops, _tensors
+from fastrecur._checks import Segments
+from fastrecur.torch import _composed, _ops, _tensors
 
 HERE = Path(__file__).parent
 
@@ -41,13 +42,67 @@ def test_the_operators_of_any_device_are_the_cpu_s(family, reverse, steps):
     a, b, g = (torch.rand(steps, 3, dtype=torch.float64) - shift for shift in (0, 0.5, 0.5))
     h0, g_last = torch.rand(2, 3, dtype=torch.float64)
     a[:, 1] += 0.7 * (family == "linear")  # a factor above 1 is composed with none
-    for lengths in (None, torch.randint(0, steps + 1, (3,))):
+    some = torch.randint(0, steps + 1, (3,))
+    resets = torch.rand(steps, 3) < 0.4
+    offsets = torch.tensor([0, steps // 2, steps // 2, steps])
+    states = torch.rand(2, 3, 3, dtype=torch.float64)
+    cuts = [Segments(ends, None, flags) for ends in (None, some) for flags in (resets, resets[:, :1], resets[:, 0])]
+    cuts += [Segments(None, offsets, flags) for flags in (None, resets)]
+    for lengths in (None, some, *cuts):
+        if type(lengths) is Segments and lengths.offsets is not None:
+            h0, g_last = states
         options = lengths, 0, reverse, torch.float64
         expected = _ops._forward(family, a, b, h0, *options)
         torch.testing.assert_close(_ops._forward_composed(family, a, b, h0, *options), expected)
         operands = g, a, b, expected[0], h0, g_last
         expected = _ops._vjp(family, *operands, *options, True, True, True)
         torch.testing.assert_close(_ops._vjp_composed(family, *operands, *options, True, True, True), expected)
+
+
+@pytest.mark.parametrize("family", _ops.NAMES)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_what_is_not_finite_stays_in_its_segment(family, reverse):
+    a, b = torch.rand(2, 9, 4, dtype=torch.float64)
+    h0 = torch.rand(3, 4, dtype=torch.float64)
+    a[3, 0], b[4, 1], a[3 + 2 * reverse, 2], h0[1, 3] = torch.nan, torch.inf, torch.inf, torch.nan
+    cuts = Segments(None, torch.tensor([0, 3, 6, 9]), None)
+    for segments in (cuts, Segments(None, None, torch.arange(9) % 3 == 0)):
+        state = h0 if segments is cuts else h0[0]
+        options = segments, 0, reverse, torch.float64
+        expected = _ops._forward(family, a, b, state, *options)
+        h, last = _ops._forward_composed(family, a, b, state, *options)
+        torch.testing.assert_close((h, last), expected, equal_nan=True)
+        assert not torch.isfinite(h[3:6]).all()  # of `a` at a border only with a state there
+        assert torch.isfinite(h[:3]).all() and torch.isfinite(h[6:]).all()
+        operands = torch.ones_like(h), a, b, expected[0], state, torch.ones_like(expected[1])
+        expected = _ops._vjp(family, *operands, *options, True, True, True)
+        actual = _ops._vjp_composed(family, *operands, *options, True, True, True)
+        torch.testing.assert_close(actual, expected, equal_nan=True)
+
+
+def test_segments_on_a_gpu_are_those_of_any_device():
+    """No kernel there reads flags: what is registered for CUDA takes the other way with them."""
+    a, b, states = torch.rand(6, 3), torch.rand(6, 3), torch.rand(3, 3)
+    ends, options = (None, torch.tensor([0, 2, 2, 6]), torch.arange(6) == 4), (0, False, torch.float32)
+    h, last = _ops.kernel(_ops._forward_cuda, "forget")(a, b, states, *ends, *options)
+    expected = _ops._forward("forget", a, b, states, Segments(*ends), *options)
+    torch.testing.assert_close((h, last), expected)
+    grads = _ops.kernel(_ops._vjp_cuda, "forget")(h, a, b, h, states, last, *ends, *options, True, False, True)
+    expected = _ops._vjp("forget", h, a, b, h, states, last, Segments(*ends), *options, True, False, True)
+    torch.testing.assert_close(grads, expected)
+
+
+def test_offsets_that_nobody_checks_read_nothing_else():
+    """On another device than the host's they are taken as they are."""
+    a, b = torch.rand(2, 6, 3)
+    h0 = torch.rand(3, 3)
+    offsets = torch.tensor([-5, 4, 2, 100]).expand(1, 4)[0]
+    cuts = Segments(None, offsets, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_composed._checks, "offsets_in_range", lambda offsets, steps: offsets)
+        h, last = _ops._forward_composed("forget", a, b, h0, cuts, 0, False, torch.float32)
+    assert h.shape == (6, 3)
+    assert last.shape == (3, 3)
 
 
 def test_without_float64_numbers_are_carried_as_they_are(monkeypatch):
