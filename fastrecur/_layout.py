@@ -4,12 +4,20 @@
 type, since Numba compiles a function anew for each plain number that it is called with.
 """
 
+from collections import namedtuple
+
 import numpy as np
 
 # Operands of a recurrence, in the order in which strides stand in ``geometry``.
 # FLAGS are bytes, true where the state before a step, in scan order, is zero.
 A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B, FLAGS = np.arange(11, dtype=np.int64)
 OPERANDS = 11
+# What kernels take as one value each: a gradient's operands (``h0`` are the states before all steps) and its results;
+# lengths, and flags if they are read; the part of the series that is taken, and of a row.
+Given = namedtuple("Given", "g a b h h0")
+Results = namedtuple("Results", "carry to_a to_b sums_a sums_b")
+Marks = namedtuple("Marks", "lengths flags")
+Part = namedtuple("Part", "outer_first outer_last row_first row_last lane_first lane_last")
 
 # Fields of ``geometry``:
 (

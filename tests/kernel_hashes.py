@@ -82,6 +82,17 @@ def recurrences(rng):
                 yield f"{dtype} {name} {way}", call
 
 
+def segments(rng):
+    for shape, axis in ((300, 200), 0), ((40, 600), 1), ((3000, 5), 0), ((3000,), 0):
+        f, x, flags = rng.random(shape), rng.standard_normal(shape), rng.random(shape) < 0.1
+
+        def call(f=f, x=x, axis=axis, flags=flags):
+            h = fastrecur.forget_mult(f, x, axis=axis, resets=flags)
+            fastrecur.forget_mult_vjp(h, f, x, h, axis=axis, resets=flags)
+
+        yield f"resets {shape} {axis}", call
+
+
 def statistics(rng):
     for shape, axis in ((3000, 40), 0), ((40, 3000), 1), ((3000,), 0):
         x = rng.standard_normal(shape)
@@ -123,7 +134,7 @@ def of_tensors(rng):
 
         def summarise(shape=shape, axis=axis):
             a, b = (torch.rand(shape) for _ in range(2))
-            for family, back in itertools.product(("forget_mult", "linear_recurrence"), (False, True)):
+            for family, back in itertools.product(_tensors.NAMES, (False, True)):
                 _tensors.summary(family, a, b, None, None, axis, False, torch.float32, back)
 
         yield f"summary {shape} {axis}", summarise
@@ -134,7 +145,7 @@ def main():
     parser.add_argument("--against", type=pathlib.Path, metavar="FILE", help="what this printed before")
     before = parser.parse_args().against
     rng = np.random.default_rng(0)
-    calls = itertools.chain.from_iterable(f(rng) for f in (recurrences, statistics, returns, of_tensors))
+    calls = itertools.chain.from_iterable(f(rng) for f in (recurrences, segments, statistics, returns, of_tensors))
     lines = []
     for name, digest in codes(calls):
         lines.append(f"{name}: {digest}")

@@ -171,9 +171,8 @@ def walk_series(rule, at, walk):
     store_state(rule, store, carry, walk.plane, state)
 
 
-def walk(rule, rewards, values, successors, mask, gamma, lam, ends, cuts, rhos, h, carry, geometry):
+def walk(rule, at: Operands, geometry):
     """Walk series against time."""
-    at = Operands(rewards, values, successors, mask, gamma, lam, ends, cuts, rhos, h, carry)
     walk = Walk(
         load_int(geometry, N_STEPS), load_int(geometry, PLANE), load_int(geometry, RESULT),
         load_int(geometry, ADDS_VALUES), strides(geometry, TIME), strides(geometry, INNER),

@@ -14,6 +14,7 @@ from numba import types
 
 from .. import _cache
 from .. import _messages as say
+from .._layout import Marks
 from . import _arithmetic, _native  # noqa: F401 -- the former says how vectors are added and multiplied
 from ._numba import circumstances, machine_code
 from ._types import INTERPRETED, Address, Pointer, Rule
@@ -42,26 +43,42 @@ def _element(parameter, carry, elements):
     return "i8" if parameter in _INTEGERS else elements.get(parameter)
 
 
+def _parameters(function, rule):
+    """Return for each parameter what it is a named tuple of (None: it is none), and the names of plain arguments."""
+    parameters = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        group = parameter.annotation
+        if group is Marks and "flagged" not in rule.split():
+            group, name = None, "lengths"
+        parameters.append((None, (name,)) if group in (None, parameter.empty) else (group, group._fields))
+    return parameters
+
+
 def _compiled(function, rule, carry, elements):
-    parameters = inspect.signature(function).parameters
-    if len(parameters) > _native.MOST_ARGUMENTS:
+    parameters = _parameters(function, rule)
+    count = sum(len(names) for _, names in parameters)
+    if count > _native.MOST_ARGUMENTS:
         raise TypeError(say.kernel_parameters(function, _native.MOST_ARGUMENTS))
-    arguments = []
-    for name in parameters:
+
+    def kind(name):
         element = _element(name, carry, elements)
         if name == "rule":
-            arguments.append(Rule(rule))
-        elif element is None:
-            arguments.append(types.int64)
-        else:
-            arguments.append(Pointer(element, scratch=name in _SCRATCH or name in _INTEGERS))
+            return Rule(rule)
+        if element is None:
+            return types.int64
+        return Pointer(element, scratch=name in _SCRATCH or name in _INTEGERS)
+
+    arguments = []
+    for group, names in parameters:
+        kinds = tuple(map(kind, names))
+        arguments.append(kinds[0] if group is None else types.BaseTuple.from_types(kinds, group))
     made_for = function.__module__, rule, carry, sorted(elements.items())
     name = _cache.name_of(f"{function.__name__}-cpu", *made_for, *_circumstances())
     kept = _cache.find(name)
     if kept is None:
         kept = machine_code(function, types.none(*arguments))
         _cache.keep(name, *kept)
-    return _native.callable_of(*kept, len(parameters))
+    return _native.callable_of(*kept, count)
 
 
 @functools.cache
@@ -72,18 +89,19 @@ def _circumstances():
 
 
 def _interpreted(function, rule, carry, elements):
-    parameters = list(inspect.signature(function).parameters)
+    parameters = _parameters(function, rule)
+
+    def argument(name, value):
+        element = _element(name, carry, elements)
+        if name == "rule":
+            return rule
+        return value if element is None else Address(value, np.dtype(_NUMPY_NAMES.get(element, element)))
 
     def call(*values):
-        arguments = []
-        for name, value in zip(parameters, values, strict=True):
-            element = _element(name, carry, elements)
-            if name == "rule":
-                arguments.append(rule)
-            elif element is None:
-                arguments.append(value)
-            else:
-                arguments.append(Address(value, np.dtype(_NUMPY_NAMES.get(element, element))))
+        values, arguments = iter(values), []
+        for group, names in parameters:
+            own = [argument(name, next(values)) for name in names]
+            arguments.append(own[0] if group is None else group(*own))
         with np.errstate(all="ignore"):
             function(*arguments)
 

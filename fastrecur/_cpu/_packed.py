@@ -5,7 +5,7 @@ neighbours stay where they are; of the others blocks are packed, see `_packing`.
 """
 
 from .. import _layout
-from .._layout import A_MODE, ACCUMULATE, B_MODE, N_STEPS, STORE, STREAMING
+from .._layout import A_MODE, ACCUMULATE, B_MODE, N_STEPS, STORE, STREAMING, Given, Marks, Results
 from .._steps import constant, select
 from ._numba import helper, inlined
 from ._packing import (
@@ -27,7 +27,7 @@ from ._packing import (
     view_in,
     with_steps,
 )
-from ._rules import adjoint, choice, decay, enter, flags_of, leave, lengths_of, step, trait
+from ._rules import adjoint, choice, decay, enter, leave, marks_of, step, trait
 from ._scalars import fence, load, load_int, maximum, minimum, misalignment, prefetch, shift, stack, width
 from ._vectors import broadcast, load_vector, store_vector, stream_vector
 
@@ -145,7 +145,7 @@ def sum_up(rule, is_ragged, streams, a, b, h, flags, series, block):
 take = choice("summary", sum_up, walk)
 
 
-def forward(rule, a, b, h, carry, lengths, geometry, first, last):
+def forward(rule, a, b, h, carry, marks: Marks, geometry, first, last):
     """Walk series ``first`` to ``last``; ``carry`` holds the first states, then the last.
 
     For a summary ``h`` has no results, but products: these and states are brought from before a stretch of time to
@@ -155,8 +155,8 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
     keeps = not is_summary(rule)
     steps, streams = load_int(geometry, N_STEPS), load_int(geometry, STREAMING) != 0
     a_all, b_all, h_all = operand_of(a, geometry, A), operand_of(b, geometry, B), operand_of(h, geometry, H)
-    lengths_all = operand_of(lengths_of(rule, lengths), geometry, LENGTHS)
-    flags_all = operand_of(flags_of(rule, lengths, h), geometry, FLAGS)
+    marks = marks_of(rule, marks, h)
+    lengths_all, flags_all = operand_of(marks.lengths, geometry, LENGTHS), operand_of(marks.flags, geometry, FLAGS)
     a_panel, b_panel, h_panel = stack(a, PANEL), stack(b, PANEL), stack(h, PANEL)
     flags_panel = stack(flags_all.pointer, PANEL)
     states, others = stack(carry, STATES), stack(carry, STATES)
@@ -253,17 +253,19 @@ def store_gradient(operand, sums, mode, view, geometry, block, streams):
         add(sums, view, geometry, block)
 
 
-def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, first, last):
+def vjp(rule, given: Given, results: Results, marks: Marks, geometry, first, last):
     """Walk series back; ``carry`` holds the last states' cotangents, then the first states'."""
+    g, a, b, h, h0 = given
+    carry, to_a, to_b, sums_a, sums_b = results
+    marks = marks_of(rule, marks, h)
     steps, streams = load_int(geometry, N_STEPS), load_int(geometry, STREAMING) != 0
     a_mode, b_mode = load_int(geometry, A_MODE), load_int(geometry, B_MODE)
     g_all, a_all = operand_of(g, geometry, G), operand_of(a, geometry, A)
     b_all, h_all = operand_of(b, geometry, B), operand_of(h, geometry, H)
     to_a_all, to_b_all = operand_of(to_a, geometry, _layout.TO_A), operand_of(to_b, geometry, _layout.TO_B)
     sums_a_all, sums_b_all = operand_of(sums_a, geometry, _layout.SUMS_A), operand_of(sums_b, geometry, _layout.SUMS_B)
-    lengths_all = operand_of(lengths_of(rule, lengths), geometry, LENGTHS)
+    lengths_all, flags_all = operand_of(marks.lengths, geometry, LENGTHS), operand_of(marks.flags, geometry, FLAGS)
     g_panel, a_panel, b_panel, h_panel = stack(g, PANEL), stack(a, PANEL), stack(b, PANEL), stack(h, PANEL)
-    flags_all = operand_of(flags_of(rule, lengths, h), geometry, FLAGS)
     to_a_panel, to_b_panel, flags_panel = stack(to_a, PANEL), stack(to_b, PANEL), stack(flags_all.pointer, PANEL)
     states, firsts = stack(carry, STATES), stack(carry, STATES)
     begins, ends = stack(carry, STATES), stack(carry, STATES)

@@ -7,7 +7,7 @@ loop, over ``outer``. The last arguments of a kernel say which part of the serie
 from collections import namedtuple
 
 from .. import _layout
-from .._layout import REDUCE, STORE
+from .._layout import REDUCE, STORE, Given, Marks, Part, Results
 from . import _narrow, _wide
 from ._numba import INLINE, helper, inlined
 from ._operands import (
@@ -33,11 +33,10 @@ from ._rules import (
     b_is_broadcast,
     choice,
     flag_is_broadcast,
-    flags_of,
     g_is_broadcast,
     h_is_broadcast,
     is_narrow,
-    lengths_of,
+    marks_of,
 )
 from ._scalars import fence, itemsize, maximum, minimum, prefault, shift
 
@@ -90,16 +89,16 @@ def prefault_pages(x, head, done, span, way):
             prefault(x.at, way * page * HUGE_PAGE)
 
 
-def forward(
-    rule, a, b, h, carry, lengths, geometry, outer_first, outer_last, row_first, row_last, lane_first, lane_last
-):
+def forward(rule, a, b, h, carry, marks: Marks, geometry, part: Part):
     """Take steps in scan order; ``carry`` holds the first states, then the last."""
+    outer_first, outer_last, row_first, row_last, lane_first, lane_last = part
     head, rows, lanes = read_head(geometry), row_last - row_first, lane_last - lane_first
     steps, must_prefault = head.steps, head.prefault_threads != 0 and not is_narrow(rule)
     all_a, all_b = operand(a, geometry, _layout.A), operand(b, geometry, _layout.B)
     all_h, states = operand(h, geometry, _layout.H), operand(carry, geometry, _layout.CARRY)
-    all_lengths = operand(lengths_of(rule, lengths), geometry, _layout.LENGTHS)
-    all_flags = operand(flags_of(rule, lengths, h), geometry, _layout.FLAGS)
+    marks = marks_of(rule, marks, h)
+    all_lengths = operand(marks.lengths, geometry, _layout.LENGTHS)
+    all_flags = operand(marks.flags, geometry, _layout.FLAGS)
     flag_lane = ZERO if flag_is_broadcast(rule) else lane_first
     a_lane, b_lane = ZERO if a_is_broadcast(rule) else lane_first, ZERO if b_is_broadcast(rule) else lane_first
     # Down through memory all the way, rows from their end: the processor's prefetcher follows that too.
@@ -155,18 +154,19 @@ def prepare_row(x, carry, lanes, t, start, stop, end):
     return gradient_later(x, stop - 1)
 
 
-def vjp(
-    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, outer_first, outer_last, row_first,
-    row_last, lane_first, lane_last,
-):  # fmt: skip
+def vjp(rule, given: Given, results: Results, marks: Marks, geometry, part: Part):
     """Take steps against scan order; ``carry`` holds the last states' cotangents, then the first states'."""
+    g, a, b, h, h0 = given
+    carry, to_a, to_b, sums_a, sums_b = results
+    outer_first, outer_last, row_first, row_last, lane_first, lane_last = part
     head, rows, lanes = read_head(geometry), row_last - row_first, lane_last - lane_first
     all_g, all_a = operand(g, geometry, _layout.G), operand(a, geometry, _layout.A)
     all_b, all_h = operand(b, geometry, _layout.B), operand(h, geometry, _layout.H)
     inputs = Inputs(all_g, all_a, all_b, all_h, operand(h0, geometry, _layout.CARRY))
     states = operand(carry, geometry, _layout.CARRY)
-    all_lengths = operand(lengths_of(rule, lengths), geometry, _layout.LENGTHS)
-    all_flags = operand(flags_of(rule, lengths, h), geometry, _layout.FLAGS)
+    marks = marks_of(rule, marks, h)
+    all_lengths = operand(marks.lengths, geometry, _layout.LENGTHS)
+    all_flags = operand(marks.flags, geometry, _layout.FLAGS)
     flag_lane = ZERO if flag_is_broadcast(rule) else lane_first
     all_to_a, all_sums_a = operand(to_a, geometry, _layout.TO_A), operand(sums_a, geometry, _layout.SUMS_A)
     all_to_b, all_sums_b = operand(to_b, geometry, _layout.TO_B), operand(sums_b, geometry, _layout.SUMS_B)

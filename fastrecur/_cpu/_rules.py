@@ -3,13 +3,11 @@
 A rule's name may be followed by words for the traits that hold.
 """
 
-from collections import namedtuple
-
 import numpy as np
 from numba import types
 from numba.extending import overload, register_jitable
 
-from .. import _pooling, _steps
+from .. import _layout, _pooling, _steps
 from ._arithmetic import compiled_truth, implement
 from ._numba import HELPER, INLINE, inlined
 
@@ -150,32 +148,18 @@ enter = choice("flagged", _enter_anew, _enter, options=INLINE)
 leave = choice("flagged", _leave_anew, _leave, options=INLINE)
 
 
-# What a kernel has as lengths where flags are read: these as well.
-Marks = namedtuple("Marks", "lengths flags")
+@inlined
+def _marks(rule, marks, other):
+    return marks
 
 
 @inlined
-def _alone(rule, lengths):
-    return lengths
+def _lengths_alone(rule, lengths, other):
+    return _layout.Marks(lengths, other)
 
 
-@inlined
-def _lengths_beside(rule, marks):
-    return marks.lengths
-
-
-@inlined
-def _flags_beside(rule, marks, other):
-    return marks.flags
-
-
-@inlined
-def _no_flags(rule, lengths, other):
-    return other
-
-
-lengths_of = choice("flagged", _lengths_beside, _alone, options=INLINE)
-flags_of = choice("flagged", _flags_beside, _no_flags, options=INLINE)  # if there are none, something else
+# Lengths and flags; if there are no flags, something else in their place.
+marks_of = choice("flagged", _marks, _lengths_alone, options=INLINE)
 
 
 # Functions that call nothing but primitives and each other, callable from kernels as they stand.

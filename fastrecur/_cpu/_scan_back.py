@@ -2,6 +2,7 @@
 
 from collections import namedtuple
 
+from .. import _layout
 from .._layout import A_MODE, ACCUMULATE, B_MODE, N_STEPS, STORE, STREAMING, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from .._steps import constant, everywhere, fma, is_finite, magnitude
 from . import _scan, _series
@@ -189,12 +190,14 @@ def clear_outside(x, steps, all_steps, start):
         _series.zero_steps(x.to, steps, all_steps - start)
 
 
-def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, summaries, first, last):
+def vjp(rule, given: _layout.Given, results: _layout.Results, lengths, geometry, summaries, first, last):
     """Scan series ``first`` to ``last`` back; ``carry`` holds the last states' cotangents, then the first states'.
 
     Partial sums are of consecutive blocks each, one after the other in memory. Of a sum over series there are 0: it is
     whole.
     """
+    g, a, b, h, h0 = given
+    carry, to_a, to_b, sums_a, sums_b = results
     g_rows, a_rows = stack_of(g, carry, BLOCK), stack_of(a, carry, BLOCK)
     b_rows, h_rows = stack_of(b, carry, BLOCK), stack_of(h, carry, BLOCK)
     to_a_rows, to_b_rows = stack_of(to_a, carry, BLOCK), stack_of(to_b, carry, BLOCK)

@@ -1,19 +1,17 @@
-"""Series that begin anew inside the axis of time: kernels of `_rows`, `_packed` and `_transpose8`, with ``flags``.
+"""Series that begin anew inside the axis of time, where steps are neighbours in memory: `_transpose8` with ``flags``.
 
-Where a step has a flag, the state before it is zero. Steps that are neighbours in memory are taken for 8 *pieces* of
-series at a time: a piece is a series, or begins at a flag, so that one long series is many at once. ``starts`` is then
-how many states there are and, of each piece, its series, its first step and the one behind its last. Pieces of a last
-octet that is not full are repeated, and those without steps begin at 0. Behind all states that are given stand those
-that come out.
+Where a step has a flag, the state before it is zero. Steps are taken for 8 *pieces* of series at a time: a piece is a
+series, or begins at a flag, so that one long series is many at once. ``starts`` is how many states there are and, of
+each piece, its series, its first step and the one behind its last. Pieces of a last octet that is not full are
+repeated, and those without steps begin at 0. Behind all states that are given stand those that come out.
 """
 
+from .. import _layout
 from .._layout import A_MODE, ACCUMULATE, B_MODE, FLAGS, N_STEPS, STORE, STREAMING, SUMS_A, TO_A, TO_B, A, B, G, H
 from .._steps import constant
-from . import _packed, _rows
 from ._numba import helper, inlined
 from ._operands import ONE, TWO, ZERO, write_zeros
 from ._packing import lane_offset, strides_of
-from ._rules import Marks
 from ._scalars import fence, load, load_int, minimum, shift, stack, stack_ints, store
 from ._transpose8 import (
     ROWS_BACK,
@@ -33,42 +31,6 @@ from ._transpose8 import (
 )
 from ._transposes import stack_lines
 from ._types import OCTET
-
-_forward_rows, _vjp_rows = helper(_rows.forward), helper(_rows.vjp)
-_forward, _vjp = helper(_packed.forward), helper(_packed.vjp)
-
-
-# ---- Flags alone ----------------------------------------------------------------------------------------------------
-
-
-def forward_flagged_rows(
-    rule, a, b, h, carry, lengths, flags, geometry, outer_first, outer_last, row_first, row_last, lane_first, lane_last
-):
-    _forward_rows(
-        rule, a, b, h, carry, Marks(lengths, flags), geometry, outer_first, outer_last, row_first, row_last, lane_first,
-        lane_last,
-    )  # fmt: skip
-
-
-def vjp_flagged_rows(
-    rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, flags, geometry, outer_first, outer_last,
-    row_first, row_last, lane_first, lane_last,
-):  # fmt: skip
-    _vjp_rows(
-        rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, Marks(lengths, flags), geometry, outer_first,
-        outer_last, row_first, row_last, lane_first, lane_last,
-    )  # fmt: skip
-
-
-def forward_flagged(rule, a, b, h, carry, lengths, flags, geometry, first, last):
-    _forward(rule, a, b, h, carry, Marks(lengths, flags), geometry, first, last)
-
-
-def vjp_flagged(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, flags, geometry, first, last):
-    _vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, Marks(lengths, flags), geometry, first, last)
-
-
-# ---- Pieces ---------------------------------------------------------------------------------------------------------
 
 
 @inlined
@@ -187,8 +149,10 @@ def forward_pieces(rule, a, b, h, carry, flags, starts, geometry, first, last):
         fence()
 
 
-def vjp_pieces(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, flags, starts, geometry, first, last):
+def vjp_pieces(rule, given: _layout.Given, results: _layout.Results, flags, starts, geometry, first, last):
     """Take pieces back."""
+    g, a, b, h, h0 = given
+    carry, to_a, to_b, sums_a, sums_b = results
     a_mode, b_mode, is_large = (
         load_int(geometry, A_MODE),
         load_int(geometry, B_MODE),

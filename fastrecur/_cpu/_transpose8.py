@@ -10,6 +10,7 @@ the last whole one and takes the steps that are left.
 
 from collections import namedtuple
 
+from .. import _layout
 from .._layout import A_MODE, ACCUMULATE, B_MODE, HEAD, N_STEPS, STORE, STREAMING, SUMS_A, TO_A, TO_B, A, B, G, H
 from .._steps import constant
 from ._numba import INLINE, helper, inlined
@@ -437,8 +438,10 @@ def with_streaming(a, b, is_large, steps):
     )
 
 
-def vjp(rule, g, a, b, h, h0, carry, to_a, to_b, sums_a, sums_b, lengths, geometry, first, last):
+def vjp(rule, given: _layout.Given, results: _layout.Results, lengths, geometry, first, last):
     """Take series back; ``carry`` holds the last states' cotangents, then the first states'."""
+    g, a, b, h, h0 = given
+    carry, to_a, to_b, sums_a, sums_b = results
     steps, a_mode, b_mode = load_int(geometry, N_STEPS), load_int(geometry, A_MODE), load_int(geometry, B_MODE)
     is_large = load_int(geometry, STREAMING) != 0
     offsets, places = stack_ints(80), stack_ints(24)
