@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import _messages as say
+from .._arrays import take
 
 LN2 = math.log(2.0)
 # What holds of a constant, and what of it is alpha, of numbers and of arrays of a namespace.
@@ -35,23 +36,23 @@ class Constant:
     """
 
     def __init__(self, with_times: bool, com: Any, span: Any, halflife: Any, alpha: Any) -> None:
-        given = {"com": com, "span": span, "halflife": halflife, "alpha": alpha}
+        given = arrays_of({"com": com, "span": span, "halflife": halflife, "alpha": alpha})
         named = {name: value for name, value in given.items() if value is not None}
         self.halflife: Any = None
         self.dates = False
         if with_times:
             if named.pop("halflife", None) is None:
                 raise ValueError(say.times_without_halflife())
-            self.halflife, self.dates = _halflife(halflife)
+            self.halflife, self.dates = _halflife(given["halflife"])
             named = named or {"alpha": 0.5}
         if len(named) != 1:
             raise ValueError(say.one_constant(named))
-        if not with_times and (isinstance(halflife, str) or _is_timedelta(halflife)):
+        if not with_times and (isinstance(halflife, str) or _is_timedelta(given["halflife"])):
             raise ValueError(say.halflife_without_times())
         [(self.name, self.value)] = named.items()
         self.arrays: dict[str, Any] = {"halflife": self.halflife} if is_array(self.halflife) else {}
         if is_number(self.value):
-            self.name, self.value = "alpha", _alpha(self.name, float(self.value))
+            self.name, self.value = "alpha", _alpha(self.name, number(self.name, self.value))
         elif self.name == "alpha" or is_array(self.value):
             self.arrays[self.name] = self.value
         else:
@@ -100,7 +101,15 @@ def number(name: str, value: Any) -> float:
     """Return a real number as a float."""
     if not is_number(value):
         raise TypeError(say.constant_type(name, type(value)))
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(say.too_large(name, "float64", 1023)) from None
+
+
+def arrays_of(constants: dict[str, Any]) -> dict[str, Any]:
+    """Return constants with arrays in the place of lists."""
+    return {name: take(name, v)[0] if isinstance(v, (list, tuple)) else v for name, v in constants.items()}
 
 
 def _halflife(value: Any) -> tuple[Any, bool]:
@@ -119,7 +128,7 @@ def _halflife(value: Any) -> tuple[Any, bool]:
             raise ValueError(say.constant_domain("halflife", "halflife > 0", value))
         return value, True
     if is_number(value):
-        value = float(value)
+        value = number("halflife", value)
         _check_number("halflife", value)
     elif not is_array(value):
         raise TypeError(say.halflife_type(type(value)))

@@ -12,7 +12,7 @@ from .. import _arrays, _shapes, _threads
 from .. import _messages as say
 from . import _run
 from ._arrays import Data, axis_of, check_constant
-from ._times import edge, steps, take_times
+from ._times import edge, in_units, steps, take_times
 
 
 def compute(statistic: str, request: _run.Request, x: Any, y: Any, axis: Any) -> Any:
@@ -93,7 +93,8 @@ def _lazy_times(request: _run.Request, shape: tuple[int, ...], axis: int) -> tup
     times = request.times
     if not _arrays.any_lazy(times):
         times = take_times(times)
-        steps(times, request.constant.dates, shape, axis)  # in memory, they are checked now
+        in_units(times, request.constant.halflife, request.constant.dates)
+        steps(times, shape, axis)  # in memory, they are checked now
     times = take("times", times)
     if times.shape not in ((shape[axis],), shape):
         raise ValueError(say.times_shape(times.shape, shape[axis]))
@@ -106,6 +107,7 @@ def _advance(
 ) -> Any:  # fmt: skip
     state, last_time = (None, None) if before is None else before
     constant = request.constant.replaced(**dict(zip(names, constants, strict=True)))
+    times = None if times is None else take_times(times)
     request = replace(request, constant=constant, times=times)
     with _threads.alone():
         result, after = _run.compute(statistic, request, x, x if is_variance else y, axis, state, last_time)

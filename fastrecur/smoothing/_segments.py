@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _checks
 from .. import _messages as say
+from .._arrays import take
 from ..recurrence import linear_recurrence
 
 
@@ -53,31 +54,42 @@ def _codes(groups: Any, steps: int) -> tuple[np.ndarray, int]:
     pandas = sys.modules.get("pandas")
     if not hasattr(groups, "__len__"):
         raise TypeError(say.groups_kind(type(groups)))
+    if hasattr(groups, "null_count") and groups.null_count():  # polars would make floats of integers
+        groups = groups.to_list()
     if isinstance(groups, (list, tuple)):  # NumPy would make strings of all keys if one is
-        for key in groups:
-            if not isinstance(key, Hashable):
-                raise TypeError(say.groups_kind(f"{type(groups).__name__} of {type(key).__name__}"))
-        keys: Any = np.empty(len(groups), object)
-        keys[:] = groups
+        keys: Any = np.fromiter(groups, object, len(groups))
+    elif pandas is not None and isinstance(groups, (pandas.api.extensions.ExtensionArray, pandas.Index, pandas.Series)):
+        keys = groups
     else:
-        keys = groups if pandas is not None and isinstance(groups, pandas.Categorical) else np.asarray(groups)
+        keys = np.asarray(take("groups", groups)[0] if isinstance(groups, np.ndarray) else groups)
     if keys.ndim != 1 or len(keys) != steps:
         raise ValueError(say.groups_shape(tuple(keys.shape), steps))
-    if pandas is not None:
-        codes, found = pandas.factorize(keys)
-        return codes, len(found)
-    if keys.dtype == object:
-        return _codes_of_objects(keys)
-    found, codes = np.unique(keys, return_inverse=True)
-    if found.dtype.kind in "fc":
-        codes = np.where(keys == keys, codes, -1)
+    try:
+        codes, found = _numbered(keys) if pandas is None else pandas.factorize(keys)
+    except TypeError:  # of what has no hash
+        kind = next((type(key) for key in keys if not isinstance(key, Hashable)), type(keys[0]))
+        raise TypeError(say.groups_kind(f"{type(groups).__name__} of {kind.__name__}")) from None
+    if str(getattr(found, "dtype", "object")) == "object":
+        lost = np.fromiter(map(_is_missing, found), bool, len(found))
+        codes = np.append(np.where(lost, -1, np.arange(len(found))), -1)[codes]
     return codes, len(found)
 
 
-def _codes_of_objects(keys: np.ndarray) -> tuple[np.ndarray, int]:
-    known: dict[Any, int] = {}
-    codes = [-1 if key is None or key != key else known.setdefault(key, len(known)) for key in keys]
-    return np.array(codes, np.int64), len(known)
+def _numbered(keys: np.ndarray) -> tuple[np.ndarray, Any]:
+    """Return the number of each key, -1 for NaN in an array of numbers or dates, and the keys that there are."""
+    if keys.dtype == object:
+        known: dict[Any, int] = {}
+        codes = np.array([known.setdefault(key, len(known)) for key in keys], np.int64)
+        return codes, list(known)
+    found, codes = np.unique(keys, return_inverse=True)
+    return np.where(keys == keys, codes, -1), found
+
+
+def _is_missing(key: Any) -> bool:
+    """Return whether a key, or one of a tuple of keys, is missing."""
+    if isinstance(key, tuple):
+        return any(map(_is_missing, key))
+    return key is None or type(key).__name__ == "NAType" or bool(key != key)
 
 
 def begin_anew(

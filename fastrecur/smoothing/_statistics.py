@@ -10,30 +10,34 @@ from .. import _messages as say
 from .._checks import flag
 from ._arguments import Constant, least_count
 from ._dispatch import compute
-from ._frames import aligned, aligned_times, check_index, is_labelled, is_series, unwrap
+from ._frames import aligned, along, is_labelled, is_series, plain, unwrap
 from ._run import Request
 from ._segments import Borders
 
 
-def _request(
-    constants: Any, times: Any, adjust: Any, ignore_na: Any, min_periods: Any, borders: Any, bias: Any = False
-) -> Request:
+def _request(constants: Any, times: Any, adjust: Any, ignore_na: Any, min_periods: Any, bias: Any = False) -> Request:
     flags = flag("adjust", adjust), flag("ignore_na", ignore_na)
     constant = Constant(times is not None, *constants)
-    return Request(constant, times, *flags, least_count(min_periods), flag("bias", bias), Borders(*borders))
+    return Request(constant, times, *flags, least_count(min_periods), flag("bias", bias), Borders(None, None, None))
 
 
-def _compute(statistic: str, x: Any, y: Any, axis: Any, request: Request) -> Any:
+def _compute(statistic: str, x: Any, y: Any, axis: Any, request: Request, borders: tuple[Any, Any, Any]) -> Any:
     """Return a statistic of one or two series (of one with itself), with the labels of the data."""
+    for name, value in (("x", x), ("y", y if statistic in ("covary", "corr") else x)):
+        if value is None:
+            raise TypeError(say.not_an_array(name, type(None)))
     if is_series(x) and is_labelled(y) and not is_series(y):  # the frame first: what is asked of pairs is symmetric
         x, y = y, x
     constants = request.constant.arrays
     if any(map(is_labelled, constants.values())):  # what belongs to a series stands where that does
         found = {name: aligned(x, value, name, axis) for name, value in constants.items()}
         request.constant = request.constant.replaced(**found)
-    request.times = aligned_times(x, request.times)
-    check_index(x, request.borders.groups, "groups")
     numbers, plain_axis, wrap = unwrap(x, axis)
+    request.times, resets, groups = (
+        along(x, value, name, plain_axis)
+        for name, value in (("times", request.times), ("resets", borders[1]), ("groups", borders[2]))
+    )
+    request.borders = Borders(plain(borders[0]), plain(resets), groups)
     other = None if y is None else numbers if y is x else aligned(x, y, "y", axis)
     result = compute("covary" if statistic == "root" else statistic, request, numbers, other, plain_axis)
     if statistic == "root":
@@ -135,8 +139,8 @@ def ewm_mean(
     >>> ewm_mean([1.0, 8.0, 3.0, 4.0], alpha=0.5, groups=["a", "b", "a", "b"])
     array([1.        , 8.        , 2.33333333, 5.33333333])
     """
-    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, (offsets, resets, groups))
-    return _compute("average", x, None, axis, how)
+    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods)
+    return _compute("average", x, None, axis, how, (offsets, resets, groups))
 
 
 def ewm_sum(
@@ -168,10 +172,10 @@ def ewm_sum(
     >>> ewm_sum([4.0, np.nan, np.nan, 4.0], alpha=0.5)
     array([4. , 2. , 1. , 4.5])
     """
-    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, (offsets, resets, groups))
+    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods)
     if not how.adjust:
         raise NotImplementedError(say.sum_adjust())
-    return _compute("sum", x, None, axis, how)
+    return _compute("sum", x, None, axis, how, (offsets, resets, groups))
 
 
 def ewm_var(
@@ -210,8 +214,8 @@ def ewm_var(
     >>> ewm_var(1e8 + np.array([1.0, 2.0, 4.0, 8.0]), alpha=0.5)
     array([        nan,  0.5       ,  2.5       , 11.07142857])
     """
-    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, (offsets, resets, groups), bias)
-    return _compute("covary", x, x, axis, how)
+    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, bias)
+    return _compute("covary", x, x, axis, how, (offsets, resets, groups))
 
 
 def ewm_std(
@@ -227,8 +231,8 @@ def ewm_std(
     >>> ewm_std([1.0, 2.0, 4.0, 8.0], alpha=0.5)
     array([       nan, 0.70710678, 1.58113883, 3.32737563])
     """
-    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, (offsets, resets, groups), bias)
-    return _compute("root", x, x, axis, how)
+    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, bias)
+    return _compute("root", x, x, axis, how, (offsets, resets, groups))
 
 
 def ewm_cov(
@@ -256,8 +260,8 @@ def ewm_cov(
     >>> ewm_cov([1.0, 2.0, 4.0], [2.0, 1.0, 3.0], alpha=0.5)
     array([ nan, -0.5,  1.5])
     """
-    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, (offsets, resets, groups), bias)
-    return _compute("covary", x, y, axis, how)
+    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, bias)
+    return _compute("covary", x, y, axis, how, (offsets, resets, groups))
 
 
 def ewm_corr(
@@ -277,5 +281,5 @@ def ewm_corr(
     >>> ewm_corr([1.0, 2.0, 4.0], [2.0, 1.0, 3.0], alpha=0.5)
     array([        nan, -1.        ,  0.81434507])
     """
-    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, (offsets, resets, groups), True)
-    return _compute("corr", x, y, axis, how)
+    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, True)
+    return _compute("corr", x, y, axis, how, (offsets, resets, groups))

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import _cost, _problem, _threads
 from .. import _messages as say
-from .._arrays import address, element
+from .._arrays import address, element, take
 from .._checks import with_numbers
 from .._cpu import _decays
 from .._cpu._compile import kernel
@@ -21,22 +21,39 @@ LONG = 1024  # times from which a kernel is quicker
 SERIAL_STEPS = 1 << 15  # below which a second thread costs more than it brings
 MOST_EXACT = 1 << 53  # up to which integers are float64, as microseconds since 1970 are
 STEP_BYTES = 64  # that are moved in the time of a step
+# In attoseconds, the least of NumPy's; of what has no fixed length, in months.
+_UNITS = {"Y": 12, "M": 1, "W": 604800 * 10**18, "D": 86400 * 10**18, "h": 3600 * 10**18, "m": 60 * 10**18}
+_UNITS |= {unit: 10 ** (18 - 3 * k) for k, unit in enumerate(("s", "ms", "us", "ns", "ps", "fs", "as"))}
 
 
 def take_times(times: Any, as_tensor: bool = False) -> Any:
-    """Return times as an array of datetime64, int64, unsigned integers or floats; raise for other things."""
+    """Return times as an array of datetime64, int64, uint64 where int64 is too small, or floats; raise for others."""
     if getattr(times, "requires_grad", False):
         raise TypeError(say.times_gradient())
     if as_tensor:
         return times
+    if getattr(getattr(times, "dtype", None), "tz", None) is not None:  # of pandas: in UTC
+        times = times.to_numpy(f"datetime64[{times.dtype.unit}]")
+    elif isinstance(times, (np.ndarray, list, tuple)):
+        times, _ = take("times", times)
     array = np.asarray(with_numbers("times", times))
-    if array.dtype == object and hasattr(times, "to_numpy"):
-        array = np.asarray(times.to_numpy("datetime64[ns]"))  # with a time zone
-    elif array.dtype == object and all(isinstance(value, datetime.date) for value in array.flat):
+    if array.dtype == object and all(isinstance(value, datetime.date) for value in array.flat):
         array = _dates(array)
     if array.dtype.kind not in "Miuf":
-        raise ValueError(say.times_dtype(array.dtype))
-    return array.astype(np.int64, copy=False) if array.dtype.kind == "i" else array  # of fewer bits, gaps may not fit
+        came = f"dtype {array.dtype}" if array.dtype != object else type(array.flat[0])
+        raise ValueError(say.times_dtype(came))
+    if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
+        return array
+    # Of fewer bits, gaps may not fit.
+    return array.astype(np.int64, copy=False) if array.dtype.kind in "iu" else array
+
+
+def has_zone(times: Any) -> bool:
+    """Return whether dates have a time zone, which datetime64 has not."""
+    kind = getattr(times, "dtype", None)
+    if isinstance(times, (list, tuple)) or getattr(kind, "kind", "") == "O":
+        kind = next(iter(np.asarray(times, object).flat), None)
+    return any(getattr(kind, name, None) is not None for name in ("tz", "time_zone", "tzinfo"))
 
 
 def _dates(values: np.ndarray) -> np.ndarray:
@@ -52,34 +69,56 @@ def _dates(values: np.ndarray) -> np.ndarray:
     return np.array(found).reshape(values.shape)
 
 
+def in_units(times: Any, halflife: Any, dates: bool, last: Any = None) -> tuple[Any, Any, Any]:
+    """Return times and the one before them in one unit, and a half-life as a number of it; raise if there is none."""
+    if dates != (getattr(times.dtype, "kind", "") == "M"):
+        raise ValueError(say.times_units())
+    if last is not None and isinstance(times, np.ndarray):
+        dtype = np.result_type(times, last)
+        for value in (times, np.asarray(last)):
+            if not np.array_equal(value.astype(dtype).astype(value.dtype), value, equal_nan=True):  # NumPy wraps
+                raise ValueError(say.times_range(dtype))
+        times, last = times.astype(dtype, copy=False), np.asarray(last, dtype)
+    if dates:
+        (own, count), (unit, many) = np.datetime_data(halflife.dtype), np.datetime_data(times.dtype)
+        if not {own, unit} <= _UNITS.keys() or (own in "YM") != (unit in "YM"):
+            raise ValueError(say.times_months(own, unit))
+        halflife = np.asarray(halflife).astype(np.int64) * (count * _UNITS[own] / (many * _UNITS[unit]))
+    return times, halflife, last
+
+
 def steps(
-    times: Any, dates: bool, shape: tuple[int, ...], axis: int, last: Any = None, begins: Any = None, xp: Any = np,
+    times: Any, shape: tuple[int, ...], axis: int, last: Any = None, begins: Any = None, xp: Any = np,
     readable: bool = True,
 ) -> Any:  # fmt: skip
-    """Return how long before each step the one before it was, in the data's axes: integers if times are.
+    """Return how long before each step the one before it was, in the data's axes and the unit of times, in float64.
 
     ``last`` is the time before the first step. Where a series ``begins`` anew, it is 0: the clock may go back there.
     Times are checked if they are ``readable``: where that is no wait for a device.
     """
-    times = _placed(times, dates, shape, axis)
-    # Of signed integers as such, so that no digit is lost.
+    times, is_whole = _placed(times, shape, axis), True
     if xp is not np:
-        is_signed = times.dtype in (xp.int8, xp.int16, xp.int32, xp.int64)
-        times = times.to(xp.int64 if is_signed else xp.float64)
-        last = None if last is None else xp.as_tensor(last, dtype=times.dtype, device=times.device)
         begins = None if begins is None else xp.as_tensor(begins, device=times.device)
-    elif times.dtype.kind in "uf":
-        times = times.astype(np.float64, copy=False)
+        is_whole = not times.is_floating_point()
+        times = times.to(xp.int64 if is_whole else xp.float64)
+    elif times.dtype.kind == "f":
+        times, is_whole = times.astype(np.float64, copy=False), False
     if readable and not bool(xp.isfinite(times).all()):
         raise ValueError(say.times_missing())
     lead = (slice(None),) * axis
     first = times[(*lead, slice(0, 1))]
     before = first if last is None else xp.broadcast_to(last, first.shape)
-    found = xp.concatenate([first - before, xp.diff(times, axis=axis)], axis=axis)
+    before = xp.concatenate([before, times[(*lead, slice(0, -1))]], axis=axis)
     if begins is not None:
-        found = xp.where(begins, xp.zeros_like(found), found)
-    if readable and bool((found < 0).any()):
+        before = xp.where(begins, times, before)
+    if readable and bool((before > times).any()):
         raise ValueError(say.times_order())
+    if is_whole and xp is np:  # so that no digit is lost
+        times, before = times.astype(np.int64), before.astype(np.int64)
+    found = times - before
+    if is_whole:  # what is too far apart for 64 bits has wrapped
+        found = found.astype(np.float64) if xp is np else found.to(xp.float64)
+        found = xp.where(found < 0, found + 2.0**64, found)
     return found
 
 
@@ -88,10 +127,8 @@ def edge(times: Any, axis: int, step: int) -> Any:
     return times[step] if times.ndim == 1 else np.take(times, [step], axis)
 
 
-def _placed(times: Any, dates: bool, shape: tuple[int, ...], axis: int) -> Any:
+def _placed(times: Any, shape: tuple[int, ...], axis: int) -> Any:
     """Return times in the data's axes."""
-    if dates != (getattr(times.dtype, "kind", "") == "M"):
-        raise ValueError(say.times_units())
     if times.ndim == 1 and times.shape[0] == shape[axis]:
         return times.reshape([-1 if k == axis else 1 for k in range(len(shape))])
     if tuple(times.shape) != tuple(shape):
@@ -104,11 +141,12 @@ def decays(
     begins: Any = None,
 ) -> Any:  # fmt: skip
     """Return what is left of a weight at each step: ``(1 - alpha)**(time/halflife)``."""
-    if begins is None and times.ndim == 1 and len(times) == shape[axis] >= LONG and dates == (times.dtype.kind == "M"):
+    times, halflife, last = in_units(times, halflife, dates, last)
+    if begins is None and times.ndim == 1 and len(times) == shape[axis] >= LONG:
         found = _by_kernel(times, halflife, alpha, last)
         if found is not None:
-            return _placed(found, False, shape, axis)
-    gaps = np.asarray(steps(times, dates, shape, axis, last, begins) / halflife, np.float64)
+            return _placed(found, shape, axis)
+    gaps = steps(times, shape, axis, last, begins) / halflife
     return np.exp2(-gaps) if np.ndim(alpha) == 0 and alpha == 0.5 else (1.0 - np.asarray(alpha, np.float64)) ** gaps
 
 
@@ -118,11 +156,9 @@ def _by_kernel(times: np.ndarray, halflife: Any, alpha: Any, last: Any) -> np.nd
     name = "i8" if is_date and times.dtype.isnative else element(times.dtype)
     if name not in ("i8", "f4", "f8") or np.ndim(alpha) or is_array(halflife) or not alpha < 1:
         return None
-    head = np.asarray(steps(times[:1], is_date, (1,), 0, last) / halflife)
+    head = steps(times[:1], (1,), 0, last) / halflife
     times = np.ascontiguousarray(times)
-    if is_date:
-        unit = np.array(1, times.dtype.str.replace("M8", "m8", 1))
-        halflife, times = halflife / unit, times.view(np.int64)
+    times = times.view(np.int64) if is_date else times
     power = math.log2(1.0 - alpha)
     found = _problem.empty(times.shape, np.dtype(np.float64), (8,))
     found[0] = np.exp2(power * head[0])
