@@ -130,11 +130,10 @@ def broadcast(names, shapes, axis=None):
 
 
 def no_axis(names):
-    which = f"one of {_shown(names)}" if len(names) > 1 else _shown(names)
-    return f"{which} must have at least one dimension, to hold time, got numbers (0-d) only"
+    one = "one of " * (len(names) > 1) + _shown(names)
+    return f"{one} must have at least one dimension, to hold time, got numbers (0-d) only"
 
 
-axis_type = _message("`axis` must be an integer, got {kind}")
 axis_range = _message("`axis` must be in {low}..{high} for a result of shape {shape}, got {axis}")
 flag = _message("`{name}` must be True or False, got {kind}")
 
@@ -268,9 +267,7 @@ times_shape = _message("`times` must be the same length as the time axis, ({1},)
 times_missing = _message("`times` must not hold NaT, NaN or infinities")
 times_order = _message("`times` must not go backwards")
 times_range = _message("`times` must be in the range of {dtype}, in which they and the times before them are compared")
-times_months = _message(
-    "`times` and `halflife` must both be in months or years, or both in units of one length, got {1} and {0}"
-)
+times_months = _message("`times` and `halflife` must both be in months or years, or neither, got units {1} and {0}")
 no_numbers = _message("`{name}` must have numbers, got a tensor on the device meta, which has none")
 times_gradient = _message("`times` must be constants, which have no gradient: give an `alpha` made from them instead")
 groups_alone = _message("`groups` must be given without `offsets` and `resets`: groups are the segments")
@@ -281,16 +278,10 @@ groups_lazy = _message("`{name}` must be left out with Dask arrays: compute() th
 sum_adjust = _message("`adjust` must be True: the sum is not defined with adjust=False")
 count_type = _message("`{name}` must be an integer, got {kind}")
 at_least = _message("`{name}` must be at least {least}, got {came}")
-
-
-def real_dtype(name, came):
-    advice = ": pass numpy.asarray(..., float) of it, with NaN for None" if str(came) == "object" else ""
-    return f"`{name}` must hold float32, float64, integers or bools, got dtype {came}{advice}"
-
-
+real_dtype = _message("`{name}` must hold float32, float64, integers or bools, with NaN for None, got dtype {came}")
 table_rows = _message("`y` must have as many rows as `x`, {0}, as one of them is a table, got {1}")
 table_shape = _message("`{name}` must have the shape {2} of the result, which has its labels, got {1}: pass an array")
-frame_values = _message("`{name}` must hold numbers only, got {2} in a {1}: select or convert its columns first")
+frame_values = _message("`{name}` must hold numbers only, got {2} in a {1}")
 namespace = _message("`{name}` must be an array of a library with the array API's namespace, got {kind}")
 indexes = _message("`{name}` and `{other}` must have the same {which}: align them first")
 columns = _message("`{0}` must have the columns of `x`, {2}, each once, in any order, got {1}")

@@ -30,8 +30,8 @@ def compute(statistic: str, request: _run.Request, x: Any, y: Any, axis: Any) ->
 
 def _by_group(statistic: str, request: _run.Request, x: Any, y: Any, axis: Any) -> Any:
     """Return a statistic of each group by itself, in the order of the data."""
-    given = {"x": x, "y": y, **request.constant.arrays}
-    values = {name: v if hasattr(v, "shape") else np.asarray(v) for name, v in given.items() if v is not None}
+    given = {"x": x} | ({} if y is None or y is x else {"y": y}) | request.constant.arrays
+    values = {name: v if hasattr(v, "shape") else np.asarray(v) for name, v in given.items()}
     shape = _shapes.broadcast_shape(tuple(values), [tuple(v.shape) for v in values.values()])
     axis = axis_of(axis, shape, ("x",))
     order, lost, borders = request.borders.sorted_by_group(shape[axis])
@@ -42,8 +42,7 @@ def _by_group(statistic: str, request: _run.Request, x: Any, y: Any, axis: Any) 
 
     found = {name: sort(value) for name, value in values.items()}
     times, x_sorted = request.times, found.pop("x")
-    y_sorted = x_sorted if y is x else found.get("y")
-    found.pop("y", None)
+    y_sorted = x_sorted if y is x else found.pop("y", None)
     if times is not None:
         times = take_times(times, as_tensor=hasattr(times, "detach"))
         times = times[order] if times.ndim == 1 else sort(times)

@@ -55,19 +55,21 @@ def unwrap(value: Any, axis: Any, called: str = "x") -> tuple[Any, Any, Wrap]:
             raise ValueError(say.table_shape(called, value.shape, result.shape))
         if library == "xarray":
             return value.copy(data=result)
+        labels = {"name": value.name} if name == "Series" else {"columns": value.columns}
         if library == "pandas":
-            labels = {"name": value.name} if name == "Series" else {"columns": value.columns}
             return value._constructor(result, index=value.index, **labels)
-        if name == "Series":
-            return type(value)(value.name, result)
-        return type(value)(result, schema=value.columns, orient="row")
+        return (
+            type(value)(result, schema=value.columns, orient="row")
+            if len(value.shape) > 1
+            else type(value)(value.name, result)
+        )
 
     return numbers, axis, wrap
 
 
 def _numbers(value: Any, called: str) -> np.ndarray:
     """Return numbers of pandas or polars; as float64 what is none to NumPy, a missing value as NaN."""
-    kinds = value.dtypes if hasattr(value, "columns") else [value.dtype]
+    kinds = [*value.dtypes] if hasattr(value, "columns") else [value.dtype]
     try:
         if _kind(value)[0] == "polars":
             if not all(kind.is_numeric() or str(kind) in ("Boolean", "Null") for kind in kinds):
@@ -82,10 +84,8 @@ def _numbers(value: Any, called: str) -> np.ndarray:
             raise TypeError
         return np.asarray(value.to_numpy(dtype=np.float64, na_value=np.nan))
     except (TypeError, ValueError):
-        others = [
-            kind for kind in kinds if not (kind.is_numeric() if hasattr(kind, "is_numeric") else kind.kind in "biuf")
-        ]
-        raise TypeError(say.frame_values(called, type(value), (others or kinds)[0])) from None
+        which = kinds[0] if len(kinds) == 1 else "other columns"
+        raise TypeError(say.frame_values(called, type(value), which)) from None
 
 
 def aligned(x: Any, value: Any, name: str, axis: Any = 0) -> Any:
@@ -127,33 +127,25 @@ def plain(value: Any) -> Any:
 
 def along(x: Any, value: Any, name: str, axis: int, called: str = "x") -> Any:
     """Return what there is one of for each step, or for each value, in the order of ``x`` where both have labels."""
-    (library, kind), (own, own_kind) = _kind(x), _kind(value)
+    library, own = _kind(x)[0], _kind(value)[0]
     if own != library or not own:
         return value
     if library == "xarray":
-        dims = x.dims[axis_of(axis, x.shape, (called,))]
-        if value.ndim == 1 and value.dims != (dims,):
-            raise ValueError(say.dimensions(name, value.dims, (dims,)))
+        time = (x.dims[axis_of(axis, x.shape, (called,))],)
+        if value.ndim == 1 and value.dims != time:
+            raise ValueError(say.dimensions(name, value.dims, time))
         found = _aligned_array(x, value, name)
         return found if value.ndim > 1 or name == "resets" else value.data
-    if kind == own_kind == "DataFrame" and name != "groups":
-        return _in_order(x, value, name)
-    _check_index(x, value, name, axis, called)
-    return value
+    return _in_order(x, value, name, axis, called)
 
 
-def _check_index(x: Any, value: Any, name: str, axis: int = 0, called: str = "x") -> None:
-    """Raise unless a value of pandas has the index of the data, or on the second axis their columns."""
-    is_turned = _kind(x)[1] == "DataFrame" and _kind(value)[1] == "Series" and axis in (1, -1)
+def _in_order(x: Any, value: Any, name: str, axis: int = 0, called: str = "x") -> Any:
+    """Return a Series or a frame of the steps of another, with its columns in the order of that one."""
+    wanted, came = (list(getattr(v, "columns", ())) for v in (x, value))
+    is_turned = wanted and not came and axis in (1, -1)
     if _kind(x)[0] == "pandas" and not (x.columns if is_turned else x.index).equals(value.index):
         raise ValueError(say.indexes(called, name, "index, along this axis its columns" if is_turned else "index"))
-
-
-def _in_order(x: Any, value: Any, name: str) -> Any:
-    """Return a Series or a frame of the steps of another, with its columns in the order of that one."""
-    _check_index(x, value, name)
-    wanted, came = (list(getattr(v, "columns", ())) for v in (x, value))
-    if wanted == came or not (wanted and came):
+    if wanted == came or not (wanted and came) or name == "groups":
         return value
     if len(set(wanted)) < len(wanted) or len(wanted) != len(came) or set(wanted) != set(came):
         raise ValueError(say.columns(name, came, wanted))

@@ -12,6 +12,7 @@ from .. import _checks
 from .. import _messages as say
 from .._arrays import take
 from ..recurrence import linear_recurrence
+from ._frames import plain
 
 
 class Borders:
@@ -20,8 +21,8 @@ class Borders:
     def __init__(self, offsets: Any, resets: Any, groups: Any) -> None:
         if groups is not None and (offsets is not None or resets is not None):
             raise ValueError(say.groups_alone())
-        self.offsets = None if offsets is None else _checks.offsets(offsets)
-        self.resets = None if resets is None else _checks.resets(resets)
+        self.offsets = None if offsets is None else _checks.offsets(plain(offsets))
+        self.resets = None if resets is None else _checks.resets(plain(resets))
         self.groups = groups
 
     def flags(self, shape: tuple[int, ...], axis: int) -> np.ndarray | None:
@@ -64,8 +65,12 @@ def _codes(groups: Any, steps: int) -> tuple[np.ndarray, int]:
         keys = np.asarray(take("groups", groups)[0] if isinstance(groups, np.ndarray) else groups)
     if keys.ndim != 1 or len(keys) != steps:
         raise ValueError(say.groups_shape(tuple(keys.shape), steps))
+    known: dict[Any, int] = {}
     try:
-        codes, found = _numbered(keys) if pandas is None else pandas.factorize(keys)
+        if pandas is not None:
+            codes, found = pandas.factorize(keys)
+        else:
+            codes, found = np.array([known.setdefault(key, len(known)) for key in keys], np.int64), known
     except TypeError:  # of what has no hash
         kind = next((type(key) for key in keys if not isinstance(key, Hashable)), type(keys[0]))
         raise TypeError(say.groups_kind(f"{type(groups).__name__} of {kind.__name__}")) from None
@@ -73,16 +78,6 @@ def _codes(groups: Any, steps: int) -> tuple[np.ndarray, int]:
         lost = np.fromiter(map(_is_missing, found), bool, len(found))
         codes = np.append(np.where(lost, -1, np.arange(len(found))), -1)[codes]
     return codes, len(found)
-
-
-def _numbered(keys: np.ndarray) -> tuple[np.ndarray, Any]:
-    """Return the number of each key, -1 for NaN in an array of numbers or dates, and the keys that there are."""
-    if keys.dtype == object:
-        known: dict[Any, int] = {}
-        codes = np.array([known.setdefault(key, len(known)) for key in keys], np.int64)
-        return codes, list(known)
-    found, codes = np.unique(keys, return_inverse=True)
-    return np.where(keys == keys, codes, -1), found
 
 
 def _is_missing(key: Any) -> bool:

@@ -10,7 +10,7 @@ from .. import _messages as say
 from .._checks import flag
 from ._arguments import Constant, least_count
 from ._dispatch import compute
-from ._frames import aligned, along, is_labelled, is_series, plain, unwrap
+from ._frames import aligned, along, is_labelled, is_series, unwrap
 from ._run import Request
 from ._segments import Borders
 
@@ -21,7 +21,7 @@ def _request(constants: Any, times: Any, adjust: Any, ignore_na: Any, min_period
     return Request(constant, times, *flags, least_count(min_periods), flag("bias", bias), Borders(None, None, None))
 
 
-def _compute(statistic: str, x: Any, y: Any, axis: Any, request: Request, borders: tuple[Any, Any, Any]) -> Any:
+def _compute(statistic: str, x: Any, y: Any, axis: Any, request: Request, borders: list[Any]) -> Any:
     """Return a statistic of one or two series (of one with itself), with the labels of the data."""
     for name, value in (("x", x), ("y", y if statistic in ("covary", "corr") else x)):
         if value is None:
@@ -33,11 +33,9 @@ def _compute(statistic: str, x: Any, y: Any, axis: Any, request: Request, border
         found = {name: aligned(x, value, name, axis) for name, value in constants.items()}
         request.constant = request.constant.replaced(**found)
     numbers, plain_axis, wrap = unwrap(x, axis)
-    request.times, resets, groups = (
-        along(x, value, name, plain_axis)
-        for name, value in (("times", request.times), ("resets", borders[1]), ("groups", borders[2]))
-    )
-    request.borders = Borders(plain(borders[0]), plain(resets), groups)
+    places = zip(("times", "resets", "groups"), (request.times, *borders[1:]), strict=True)
+    request.times, *borders[1:] = (along(x, value, name, plain_axis) for name, value in places)
+    request.borders = Borders(*borders)
     other = None if y is None else numbers if y is x else aligned(x, y, "y", axis)
     result = compute("covary" if statistic == "root" else statistic, request, numbers, other, plain_axis)
     if statistic == "root":
@@ -140,7 +138,7 @@ def ewm_mean(
     array([1.        , 8.        , 2.33333333, 5.33333333])
     """
     how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods)
-    return _compute("average", x, None, axis, how, (offsets, resets, groups))
+    return _compute("average", x, None, axis, how, [offsets, resets, groups])
 
 
 def ewm_sum(
@@ -175,7 +173,7 @@ def ewm_sum(
     how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods)
     if not how.adjust:
         raise NotImplementedError(say.sum_adjust())
-    return _compute("sum", x, None, axis, how, (offsets, resets, groups))
+    return _compute("sum", x, None, axis, how, [offsets, resets, groups])
 
 
 def ewm_var(
@@ -215,7 +213,7 @@ def ewm_var(
     array([        nan,  0.5       ,  2.5       , 11.07142857])
     """
     how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, bias)
-    return _compute("covary", x, x, axis, how, (offsets, resets, groups))
+    return _compute("covary", x, x, axis, how, [offsets, resets, groups])
 
 
 def ewm_std(
@@ -232,7 +230,7 @@ def ewm_std(
     array([       nan, 0.70710678, 1.58113883, 3.32737563])
     """
     how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, bias)
-    return _compute("root", x, x, axis, how, (offsets, resets, groups))
+    return _compute("root", x, x, axis, how, [offsets, resets, groups])
 
 
 def ewm_cov(
@@ -261,7 +259,7 @@ def ewm_cov(
     array([ nan, -0.5,  1.5])
     """
     how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, bias)
-    return _compute("covary", x, y, axis, how, (offsets, resets, groups))
+    return _compute("covary", x, y, axis, how, [offsets, resets, groups])
 
 
 def ewm_corr(
@@ -282,4 +280,4 @@ def ewm_corr(
     array([        nan, -1.        ,  0.81434507])
     """
     how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, True)
-    return _compute("corr", x, y, axis, how, (offsets, resets, groups))
+    return _compute("corr", x, y, axis, how, [offsets, resets, groups])

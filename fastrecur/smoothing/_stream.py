@@ -13,7 +13,7 @@ from .. import _messages as say
 from ._arguments import Constant, arrays_of, is_array, least_count
 from ._arrays import axis_of
 from ._formulas import State
-from ._frames import along, is_series, plain, unwrap
+from ._frames import along, is_series, unwrap
 from ._run import Request, compute
 from ._segments import Borders
 from ._times import edge, has_zone, take_times
@@ -147,11 +147,10 @@ class Ewm:
         if constant is None:
             raise ValueError(say.halflife_without_times() if times is None else say.stream_halflife())
         times, resets = (along(chunk, v, n, axis, "chunk") for n, v in (("times", times), ("resets", resets)))
-        when, zone, resets = None if times is None else take_times(times), self._zone, plain(resets)
-        if when is not None and when.size:
-            zone = has_zone(times)
-            if self._zone not in (None, zone):
-                raise ValueError(say.times_zones())
+        when = None if times is None else take_times(times)
+        zone = has_zone(times) if when is not None and when.size else self._zone
+        if self._zone not in (None, zone):
+            raise ValueError(say.times_zones())
         request = Request(constant, when, *self._options, borders=Borders(None, resets, None), name="chunk")
         before = None if self._state is None else State(had.weight, had.count, had.mean)
         result, after = compute("average", request, numbers, None, axis, before, had.last_time)
@@ -200,17 +199,15 @@ class Ewm:
             return result
         if self._lanes != later._lanes:
             raise ValueError(say.stream_shape(later._lanes or (), self._lanes or ()))
-        zones = {self._zone, later._zone} - {None}
-        if len(zones) > 1:
-            raise ValueError(say.times_zones())
         before = self._decayed(a, b)
+        if self._zone != later._zone:
+            raise ValueError(say.times_zones())
         weight = before.weight + b.weight
         empty = weight == 0
         share = (b.weight + empty * (b.count > 0)) / (weight + empty)
         mean = before.mean + share * (b.mean - before.mean)
         first = b.first_time if a.first_time is None else a.first_time
         last = a.last_time if b.last_time is None else b.last_time
-        result._zone = next(iter(zones), None)
         result._state = EwmState(weight, before.count + b.count, mean, a.steps + b.steps, first, last)
         return result
 

@@ -40,12 +40,11 @@ def take_times(times: Any, as_tensor: bool = False) -> Any:
     if array.dtype == object and all(isinstance(value, datetime.date) for value in array.flat):
         array = _dates(array)
     if array.dtype.kind not in "Miuf":
-        came = f"dtype {array.dtype}" if array.dtype != object else type(array.flat[0])
-        raise ValueError(say.times_dtype(came))
-    if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
-        return array
-    # Of fewer bits, gaps may not fit.
-    return array.astype(np.int64, copy=False) if array.dtype.kind in "iu" else array
+        raise ValueError(say.times_dtype(type(array.flat[0]) if array.dtype == object else f"dtype {array.dtype}"))
+    kind = array.dtype.kind
+    if kind == "i" or (kind == "u" and array.max(initial=0) <= np.iinfo(np.int64).max):
+        return array.astype(np.int64, copy=False)  # of fewer bits, gaps may not fit
+    return array
 
 
 def has_zone(times: Any) -> bool:
@@ -60,13 +59,15 @@ def _dates(values: np.ndarray) -> np.ndarray:
     """Return Python's or pandas' dates and times as datetime64, those with a time zone in UTC."""
     if len({getattr(value, "tzinfo", None) is None for value in values.flat}) > 1:
         raise ValueError(say.times_zones())
-    found = []
-    for value in values.flat:
-        if getattr(value, "tzinfo", None) is not None:
-            value = value.astimezone(datetime.timezone.utc).replace(tzinfo=None)
-        # pandas' has nanoseconds
-        found.append(value.to_datetime64() if hasattr(value, "to_datetime64") else np.datetime64(value, "us"))
-    return np.array(found).reshape(values.shape)
+    found = list(values.flat)
+    if getattr(next(iter(found), None), "tzinfo", None) is not None:
+        found = [value.astimezone(datetime.timezone.utc).replace(tzinfo=None) for value in found]
+    # pandas' has nanoseconds
+    found = [v.to_datetime64() if hasattr(v, "to_datetime64") else np.datetime64(v, "us") for v in found]
+    array = np.array(found)
+    if any(v.dtype != array.dtype and at.astype(v.dtype) != v for v, at in zip(found, array, strict=True)):
+        raise ValueError(say.times_range(array.dtype))
+    return array.reshape(values.shape)
 
 
 def in_units(times: Any, halflife: Any, dates: bool, last: Any = None) -> tuple[Any, Any, Any]:
