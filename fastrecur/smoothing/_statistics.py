@@ -66,14 +66,13 @@ def ewm_mean(
     com, span, halflife, alpha : float or array_like, optional
         The smoothing constant: a center of mass, :math:`\alpha = 1/(1 + \text{com})`, a span,
         :math:`2/(\text{span} + 1)`, a half-life in steps, :math:`1 - 2^{-1/\text{halflife}}`, or the factor itself, in
-        (0, 1]. An array has one for each series, each step or both, and broadcasts against ``x``; a pandas Series is
-        matched by its labels, those of the steps or of the columns. Exactly one must be given. With `times`,
-        ``halflife`` is required, a number in their unit or a timedelta (or a string that ``pandas.Timedelta`` takes);
-        another one may be given too, for the time of one half-life.
+        (0, 1]. An array has one for each series, each step or both, and broadcasts against ``x``; a pandas Series has
+        the labels of the steps or of the columns. Exactly one must be given. With `times`, ``halflife`` is required, a
+        number in their unit or a timedelta (or a string that ``pandas.Timedelta`` takes); another one may be given too,
+        for the time of one half-life.
     times : array_like, optional
-        The times of the samples, in the length of `axis` or in the shape of ``x``: dates or numbers, not decreasing. A
-        frame of them is matched by its columns, a DataArray by its dimensions; a Series goes by position. A
-        sample decays by :math:`2^{-\Delta t/\text{halflife}}`.
+        The times of the samples, in the length of `axis` or in the shape of ``x``: dates or numbers, not decreasing.
+        Strings, periods and time spans are refused. A sample decays by :math:`2^{-\Delta t/\text{halflife}}`.
     adjust : bool, default True
         Divide by the sum of the weights so far. If False, each sample has the weight ``alpha`` (with `times`, 1 minus
         the decay since the last one), relative to 1 for all samples before it.
@@ -89,8 +88,8 @@ def ewm_mean(
         True where a step begins anew, in the shape of one or more leading axes of the data, time among them.
     groups : array_like, optional
         A key for each step along `axis`, in any order: each group is a series of its own, as in
-        ``df.groupby(keys).ewm(...)``, and results are in the order of the data. NaN where the key is missing (None,
-        NaN). Not together with `offsets` and `resets`.
+        ``df.groupby(keys).ewm(...)``, and results are in the order of the data. NaN where the key, or a part of a
+        tuple, is missing (None, NaN). Not together with `offsets` and `resets`.
 
     Returns
     -------
@@ -115,6 +114,8 @@ def ewm_mean(
 
     Notes
     -----
+    Arguments with labels are matched by them, others by position: see :doc:`/reference/smoothing`.
+
     Computed in float64, also for float32, whose results are float32 again, in a Series too (pandas returns float64).
     The numbers are those of pandas, except for ``alpha=0.5`` with ``adjust=False``, where pandas weights a sample after
     a gap as if ``times`` had been given. Where pandas and the formula differ, the result follows the formula. NumPy

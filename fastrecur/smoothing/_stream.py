@@ -57,8 +57,8 @@ class Ewm:
     Notes
     -----
     The results are those of one call on the whole series, within rounding; so are errors. A stream can be copied and
-    pickled.
-    Its state has the size of one step of the data.
+    pickled. Its state has the size of one step of the data. Use it from one thread at a time: of two updates at once,
+    one is lost.
 
     Examples
     --------
