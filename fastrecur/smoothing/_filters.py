@@ -11,7 +11,7 @@ import numpy as np
 from .. import _checks
 from .. import _messages as say
 from ..recurrence import forget_mult
-from ._arguments import ALPHA, Constant, is_array, number
+from ._arguments import ALPHA, Constant, arrays_of, is_array, number
 from ._arrays import Data, axis_of, check_constant, join, quiet
 from ._frames import aligned, unwrap
 
@@ -211,6 +211,7 @@ def pcen(
     array([0.318, 0.318, 0.621, 0.015])
     """
     parameters = {"gain": gain, "bias": bias, "power": power, "eps": eps, "time_constant": time_constant, "b": b}
+    parameters = arrays_of(parameters)
     if b is None:
         del parameters["b"]
     for name, value in (("sr", sr), ("hop_length", hop_length), *parameters.items()):

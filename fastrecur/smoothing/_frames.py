@@ -15,8 +15,6 @@ import numpy as np
 from .. import _messages as say
 from ._arrays import axis_of
 
-Wrap = Callable[[Any], Any]
-
 
 def _kind(value: Any) -> tuple[str, str]:
     kind = type(value)
@@ -39,7 +37,7 @@ def is_series(value: Any) -> bool:
     return _kind(value)[1] == "Series"
 
 
-def unwrap(value: Any, axis: Any, called: str = "x") -> tuple[Any, Any, Wrap]:
+def unwrap(value: Any, axis: Any, called: str = "x") -> tuple[Any, Any, Callable[[Any], Any]]:
     """Return a value's numbers, the axis as an integer, and what puts a result in the value's own type."""
     library, name = _kind(value)
     if not library:
@@ -157,9 +155,8 @@ def _aligned_array(x: Any, value: Any, name: str) -> Any:
     if not set(value.dims) <= set(x.dims):
         raise ValueError(say.dimensions(name, value.dims, x.dims))
     for dim in value.dims:
-        if dim in x.indexes and dim in value.indexes and not x.indexes[dim].equals(value.indexes[dim]):
-            raise ValueError(say.coordinates(name, dim))
-        if x.sizes[dim] != value.sizes[dim]:
+        is_known = dim in x.indexes and dim in value.indexes
+        if x.sizes[dim] != value.sizes[dim] or (is_known and not x.indexes[dim].equals(value.indexes[dim])):
             raise ValueError(say.coordinates(name, dim))
     ordered = value.transpose(*(dim for dim in x.dims if dim in value.dims))
     return ordered.data[tuple(slice(None) if dim in value.dims else np.newaxis for dim in x.dims)]

@@ -19,8 +19,6 @@ from ._formulas import Moments, Shares, State
 from ._segments import Borders, begin_anew
 from ._times import decays, in_units, steps, take_times
 
-NO_BORDERS = Borders(None, None, None)
-
 
 @dataclass
 class Request:
@@ -32,7 +30,7 @@ class Request:
     ignore_na: bool
     min_periods: int
     bias: bool = False
-    borders: Borders = NO_BORDERS
+    borders: Borders = Borders(None, None, None)
     name: str = "x"
 
     @property

@@ -40,8 +40,6 @@ class EwmState:
             return NotImplemented
         return all(_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
 
-    __hash__ = None  # type: ignore[assignment]
-
 
 class Ewm:
     r"""The exponentially weighted mean of a stream: `ewm_mean`, chunk by chunk.

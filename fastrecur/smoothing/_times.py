@@ -40,7 +40,8 @@ def take_times(times: Any, as_tensor: bool = False) -> Any:
     if array.dtype == object and all(isinstance(value, datetime.date) for value in array.flat):
         array = _dates(array)
     if array.dtype.kind not in "Miuf":
-        raise ValueError(say.times_dtype(type(array.flat[0]) if array.dtype == object else f"dtype {array.dtype}"))
+        kinds = ", ".join(sorted({type(value).__name__ for value in array.flat}))
+        raise ValueError(say.times_dtype(kinds if array.dtype == object else f"dtype {array.dtype}"))
     kind = array.dtype.kind
     if kind == "i" or (kind == "u" and array.max(initial=0) <= np.iinfo(np.int64).max):
         return array.astype(np.int64, copy=False)  # of fewer bits, gaps may not fit
@@ -114,13 +115,13 @@ def steps(
         before = xp.where(begins, times, before)
     if readable and bool((before > times).any()):
         raise ValueError(say.times_order())
-    if is_whole and xp is np:  # so that no digit is lost
-        times, before = times.astype(np.int64), before.astype(np.int64)
-    found = times - before
-    if is_whole:  # what is too far apart for 64 bits has wrapped
-        found = found.astype(np.float64) if xp is np else found.to(xp.float64)
-        found = xp.where(found < 0, found + 2.0**64, found)
-    return found
+    if not is_whole:
+        return times - before
+    if xp is np:
+        found = (times.astype(np.int64) - before.astype(np.int64)).astype(np.float64)
+    else:
+        found = (times - before).to(xp.float64)
+    return xp.where(found < 0, found + 2.0**64, found)  # what is too far apart for 64 bits has wrapped
 
 
 def edge(times: Any, axis: int, step: int) -> Any:

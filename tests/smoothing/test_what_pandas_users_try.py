@@ -194,15 +194,16 @@ PERIODS = pd.period_range("2024-01-01", periods=4, freq="h")
 @pytest.mark.parametrize(
     ("error", "words", "times"),
     [
-        (ValueError, "datetime64 or real numbers, got pandas.Period", PERIODS),
-        (ValueError, "datetime64 or real numbers, got pandas.Period", pd.Series(PERIODS)),
+        (ValueError, "datetime64 or real numbers, got Period", PERIODS),
+        (ValueError, "datetime64 or real numbers, got Period", pd.Series(PERIODS)),
         (ValueError, "datetime64 or real numbers, got str", pd.Series(["1", "2", "3", "4"])),
         (ValueError, "datetime64 or real numbers, got str", pd.Series(["now"] * 4, dtype=object)),
         (ValueError, "datetime64 or real numbers, got str", pd.Series(["2024-01-01T00+02:00"] * 4)),
         (ValueError, "datetime64 or real numbers, got str", pd.Series(["01/02/2024"] * 4)),
-        (ValueError, "datetime64 or real numbers, got datetime.time", pl.Series([datetime.time(1)] * 4)),
+        (ValueError, "datetime64 or real numbers, got time", pl.Series([datetime.time(1)] * 4)),
         (TypeError, "not be a masked array", np.ma.array([0, 1, 3, 4], mask=[0, 1, 0, 0])),
         (ValueError, "rectangular", [0, [1], 2, 3]),
+        (ValueError, "datetime64 or real numbers, got NoneType, Timestamp", [*HOURS[:3], None]),
     ],
 )
 def test_what_are_no_times(error, words, times):
@@ -346,6 +347,7 @@ def test_constants_in_a_list(name):
         np.testing.assert_array_equal(ewm_mean(X, **{name: given}), expected)
         np.testing.assert_array_equal(ewm_filtfilt(X, **{name: given}), ewm_filtfilt(X, **{name: np.array(values)}))
         np.testing.assert_array_equal(Ewm(**{name: given}).update([X])[0], X)
+    np.testing.assert_array_equal(pcen(X, gain=[1, 0, 1, 0], b=0.5), pcen(X, gain=np.array([1, 0, 1, 0]), b=0.5))
 
 
 @pytest.mark.parametrize(
