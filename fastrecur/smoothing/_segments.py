@@ -55,11 +55,10 @@ def _codes(groups: Any, steps: int) -> tuple[np.ndarray, int]:
     pandas = sys.modules.get("pandas")
     if not hasattr(groups, "__len__"):
         raise TypeError(say.groups_kind(type(groups)))
-    if hasattr(groups, "null_count") and groups.null_count():  # polars would make floats of integers
-        groups = groups.to_list()
-    if isinstance(groups, (list, tuple)):  # NumPy would make strings of all keys if one is
+    # NumPy would make strings of all keys if one is, and polars floats of integers if one is missing.
+    if isinstance(groups, (list, tuple)) or (callable(getattr(groups, "null_count", None)) and groups.null_count()):
         keys: Any = np.fromiter(groups, object, len(groups))
-    elif pandas is not None and isinstance(groups, (pandas.api.extensions.ExtensionArray, pandas.Index, pandas.Series)):
+    elif hasattr(groups, "factorize"):  # of pandas
         keys = groups
     else:
         keys = np.asarray(take("groups", groups)[0] if isinstance(groups, np.ndarray) else groups)
