@@ -56,11 +56,9 @@ def unwrap(value: Any, axis: Any, called: str = "x") -> tuple[Any, Any, Callable
         labels = {"name": value.name} if name == "Series" else {"columns": value.columns}
         if library == "pandas":
             return value._constructor(result, index=value.index, **labels)
-        return (
-            type(value)(result, schema=value.columns, orient="row")
-            if len(value.shape) > 1
-            else type(value)(value.name, result)
-        )
+        if name == "Series":
+            return type(value)(value.name, result)
+        return type(value)(result, schema=value.columns, orient="row")
 
     return numbers, axis, wrap
 
