@@ -37,16 +37,16 @@ def flag(name: str, value: Any) -> bool:
     raise TypeError(say.flag(name, type(value)))
 
 
-def axis(axis: Any) -> int:
-    """Return an axis as an int, which may count from the end."""
-    if type(axis) is int:
-        return axis
+def axis(value: Any, name: str = "axis") -> int:
+    """Return an axis, which may count from the end, or another integer as an int."""
+    if type(value) is int:
+        return value
     try:
-        if isinstance(axis, bool):  # a plan is remembered by its arguments, and True would be taken for 1
+        if isinstance(value, (bool, np.bool_)):  # a plan is remembered by its arguments: True would be taken for 1
             raise TypeError
-        return operator.index(axis)
-    except TypeError:
-        raise TypeError(say.axis_type(type(axis))) from None
+        return operator.index(value)
+    except TypeError:  # an array has the method, but not for several numbers
+        raise TypeError(say.count_type(name, type(value))) from None
 
 
 def lengths(lengths: Any) -> np.ndarray:

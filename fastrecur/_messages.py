@@ -82,8 +82,10 @@ def not_an_array(name, kind):
     if "GroupBy" in kind.__name__:
         advice = ": pass the Series or frame itself, and `groups` to the functions of fastrecur.smoothing"
     elif kind.__module__.partition(".")[0] in ("pandas", "polars", "xarray"):
-        advice = ": pass its `to_numpy()`" + (
-            ", or use fastrecur.smoothing, whose ewm_mean keeps the type" if name in ("x", "b") else ""
+        is_table = kind.__name__ in ("Series", "DataFrame", "DataArray")  # which fastrecur.smoothing takes
+        ways = {"LazyFrame": "its `collect()`", "Dataset": "one of its arrays", "DataTree": "one of its arrays"}
+        advice = f": pass {ways.get(kind.__name__, 'its `to_numpy()`')}" + (
+            ", or use fastrecur.smoothing, whose ewm_mean keeps the type" if is_table and name in ("x", "b") else ""
         )
     elif kind in (type(None), str):
         advice = ""
@@ -127,8 +129,11 @@ def broadcast(names, shapes, axis=None):
     return came
 
 
-no_axis = _message("one of {names} must have at least one dimension, to hold time, got numbers (0-d) only")
-axis_type = _message("`axis` must be an integer, got {kind}")
+def no_axis(names):
+    one = "one of " * (len(names) > 1) + _shown(names)
+    return f"{one} must have at least one dimension, to hold time, got numbers (0-d) only"
+
+
 axis_range = _message("`axis` must be in {low}..{high} for a result of shape {shape}, got {axis}")
 flag = _message("`{name}` must be True or False, got {kind}")
 
@@ -250,30 +255,35 @@ weight_drop_names = _message("`weights` must name parameters of the module, got 
 one_constant = _message("exactly one of `com`, `span`, `halflife` and `alpha` must be given, got {names}")
 constant_domain = _message("`{name}` must satisfy: {rule}, got {came}")
 constant_type = _message("`{name}` must be a number, got {kind}")
-constant_or_array = _message("`{name}` must be a number, an array or a tensor, got {kind}")
+constant_or_array = _message("`{name}` must be a number, a list, an array or a tensor, got {kind}")
 halflife_type = _message("`halflife` must be a number, a timedelta, a string of one or an array, got {kind}")
 halflife_string = _message("`halflife` must be a string that pandas.Timedelta takes, got {halflife!r}: {error}")
 halflife_without_times = _message("`halflife` can only be a timedelta where `times` are given")
 times_without_halflife = _message("`halflife` must be given with `times`")
 times_units = _message("`times` and `halflife` must be both dates or both numbers in one unit, got a mixture")
-times_dtype = _message("`times` must hold datetime64 or real numbers, got dtype {came}")
+times_dtype = _message("`times` must hold datetime64 or real numbers, got {came}")
 times_zones = _message("`times` must all have a time zone, or none")
 times_shape = _message("`times` must be the same length as the time axis, ({1},), or of the data's shape, got {0}")
 times_missing = _message("`times` must not hold NaT, NaN or infinities")
 times_order = _message("`times` must not go backwards")
+times_range = _message("`times` must be in the range of {dtype}, in which they and the times before them are compared")
+times_months = _message("`times` and `halflife` must both be in months or years, or neither, got units {1} and {0}")
 no_numbers = _message("`{name}` must have numbers, got a tensor on the device meta, which has none")
 times_gradient = _message("`times` must be constants, which have no gradient: give an `alpha` made from them instead")
 groups_alone = _message("`groups` must be given without `offsets` and `resets`: groups are the segments")
-groups_kind = _message("`groups` must be keys in one dimension, got {kind}")
-groups_shape = _message("`groups` must have a key for each of the {1} steps, got shape {0}")
+_KEYS = ": of several columns, pass frame.groupby(columns).ngroup() or pandas.MultiIndex.from_frame(frame[columns])"
+groups_kind = _message(f"`groups` must be keys in one dimension, got {{kind}}{_KEYS}")
+groups_shape = _message(f"`groups` must have a key for each of the {{1}} steps, got shape {{0}}{_KEYS}")
 groups_lazy = _message("`{name}` must be left out with Dask arrays: compute() them first, or pass groups one by one")
 sum_adjust = _message("`adjust` must be True: the sum is not defined with adjust=False")
 count_type = _message("`{name}` must be an integer, got {kind}")
 at_least = _message("`{name}` must be at least {least}, got {came}")
-real_dtype = _message("`{name}` must hold float32, float64, integers or bools, got dtype {came}")
-frame_values = _message("`{name}` must hold numbers only, got a {kind} with others: select its columns first")
+real_dtype = _message("`{name}` must hold float32, float64, integers or bools, with NaN for None, got dtype {came}")
+table_rows = _message("`y` must have as many rows as `x`, {0}, as one of them is a table, got {1}")
+table_shape = _message("`{name}` must have the shape {2} of the result, which has its labels, got {1}: pass an array")
+frame_values = _message("`{name}` must hold numbers only, got {2} in a {1}")
 namespace = _message("`{name}` must be an array of a library with the array API's namespace, got {kind}")
-indexes = _message("`x` and `{name}` must have the same index: align them first")
+indexes = _message("`{name}` and `{other}` must have the same {which}: align them first")
 columns = _message("`{0}` must have the columns of `x`, {2}, each once, in any order, got {1}")
 labels_mixed = _message("`{0}` must come from the library of `x`, {2}, or have no labels, got one from {1}")
 labels_frame = _message("`{name}` must be a Series, or an array, beside a Series")
@@ -287,6 +297,7 @@ stream_constant = _message("`{name}` of a stream must be constant in time, a num
 stream_times = _message("`times` must be given with {which} chunk, as with the first one")
 stream_halflife = _message("`times` need a stream made with `halflife`")
 merge = _message("two streams can be merged only {rule}")
+merge_kind = _message("`later` must be an Ewm, got {kind}")
 pcen_bands = _message(
     "`S` must have {0} bands, on its last axis, or on the one before it where time (axis={2}) is last, got shape {1}"
 )

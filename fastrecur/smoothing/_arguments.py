@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import datetime
 import math
-import operator
 from typing import Any
 
 import numpy as np
 
 from .. import _messages as say
+from .._arrays import take
+from .._checks import axis
 
 LN2 = math.log(2.0)
 # What holds of a constant, and what of it is alpha, of numbers and of arrays of a namespace.
@@ -35,23 +36,26 @@ class Constant:
     """
 
     def __init__(self, with_times: bool, com: Any, span: Any, halflife: Any, alpha: Any) -> None:
-        given = {"com": com, "span": span, "halflife": halflife, "alpha": alpha}
+        given = arrays_of({"com": com, "span": span, "halflife": halflife, "alpha": alpha})
         named = {name: value for name, value in given.items() if value is not None}
         self.halflife: Any = None
         self.dates = False
         if with_times:
             if named.pop("halflife", None) is None:
                 raise ValueError(say.times_without_halflife())
-            self.halflife, self.dates = _halflife(halflife)
+            self.halflife, self.dates = _halflife(given["halflife"])
             named = named or {"alpha": 0.5}
         if len(named) != 1:
             raise ValueError(say.one_constant(named))
-        if not with_times and (isinstance(halflife, str) or _is_timedelta(halflife)):
+        if not with_times and (isinstance(halflife, str) or _is_timedelta(given["halflife"])):
             raise ValueError(say.halflife_without_times())
         [(self.name, self.value)] = named.items()
         self.arrays: dict[str, Any] = {"halflife": self.halflife} if is_array(self.halflife) else {}
         if is_number(self.value):
-            self.name, self.value = "alpha", _alpha(self.name, float(self.value))
+            came, self.value = self.value, float(ALPHA[self.name](np, number(self.name, self.value, RULES)))
+            if not self.value > 0:  # infinitely slow
+                raise ValueError(say.constant_domain(self.name, "a finite number", came))
+            self.name = "alpha"
         elif self.name == "alpha" or is_array(self.value):
             self.arrays[self.name] = self.value
         else:
@@ -65,20 +69,6 @@ class Constant:
         if self.name != "halflife":
             other.halflife = arrays.get("halflife", self.halflife)
         return other
-
-
-def _alpha(name: str, value: float) -> float:
-    _check_number(name, value)
-    alpha = float(ALPHA[name](np, value))
-    if not alpha > 0:  # infinitely slow
-        raise ValueError(say.constant_domain(name, "a finite number", value))
-    return alpha
-
-
-def _check_number(name: str, value: float) -> None:
-    rule, holds = RULES[name]
-    if not holds(value):
-        raise ValueError(say.constant_domain(name, rule, value))
 
 
 def is_number(value: Any) -> bool:
@@ -96,11 +86,22 @@ def _is_timedelta(value: Any) -> bool:
     return isinstance(value, datetime.timedelta) or getattr(getattr(value, "dtype", None), "kind", "") == "m"
 
 
-def number(name: str, value: Any) -> float:
-    """Return a real number as a float."""
+def number(name: str, value: Any, rules: Any = None) -> float:
+    """Return a real number as a float; raise if it is not in the domain that rules have for it."""
     if not is_number(value):
         raise TypeError(say.constant_type(name, type(value)))
-    return float(value)
+    try:
+        found = float(value)
+    except OverflowError:
+        raise ValueError(say.too_large(name, "float64", 1023)) from None
+    if rules is not None and not rules[name][1](found):
+        raise ValueError(say.constant_domain(name, rules[name][0], found))
+    return found
+
+
+def arrays_of(constants: dict[str, Any]) -> dict[str, Any]:
+    """Return constants with arrays in the place of lists."""
+    return {name: take(name, v)[0] if isinstance(v, (list, tuple)) else v for name, v in constants.items()}
 
 
 def _halflife(value: Any) -> tuple[Any, bool]:
@@ -119,23 +120,12 @@ def _halflife(value: Any) -> tuple[Any, bool]:
             raise ValueError(say.constant_domain("halflife", "halflife > 0", value))
         return value, True
     if is_number(value):
-        value = float(value)
-        _check_number("halflife", value)
+        value = number("halflife", value, RULES)
     elif not is_array(value):
         raise TypeError(say.halflife_type(type(value)))
     return value, False
 
 
-def integer(name: str, value: Any) -> int:
-    """Return an integer."""
-    try:
-        if not isinstance(value, (bool, np.bool_)):
-            return operator.index(value)
-    except TypeError:  # an array has the method, but not for several numbers
-        pass
-    raise TypeError(say.count_type(name, type(value)))
-
-
 def least_count(min_periods: Any) -> int:
     """Return how many samples a statistic needs: no more than a kernel can count."""
-    return 0 if min_periods is None else min(integer("min_periods", min_periods), 1 << 62)
+    return 0 if min_periods is None else min(axis(min_periods, "min_periods"), 1 << 62)

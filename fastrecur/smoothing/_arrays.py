@@ -183,8 +183,8 @@ def _namespace(name: str, value: Any) -> Any:
 def _plain(name: str, value: Any) -> np.ndarray:
     if value is None:
         raise TypeError(say.not_an_array(name, type(None)))
-    array: np.ndarray = _arrays.numbers(name, np.asarray(_arrays.take(name, value)[0]))
-    return array.astype(np.float64) if array.dtype.kind in "biu" else array
+    array = np.asarray(_arrays.take(name, value)[0])
+    return array.astype(np.float64 if array.dtype.kind in "biu" else array.dtype.newbyteorder("="), copy=False)
 
 
 def axis_of(axis: Any, shape: tuple[int, ...], names: tuple[str, ...]) -> int:

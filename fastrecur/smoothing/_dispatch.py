@@ -12,7 +12,7 @@ from .. import _arrays, _shapes, _threads
 from .. import _messages as say
 from . import _run
 from ._arrays import Data, axis_of, check_constant
-from ._times import edge, steps, take_times
+from ._times import edge, in_units, steps, take_times
 
 
 def compute(statistic: str, request: _run.Request, x: Any, y: Any, axis: Any) -> Any:
@@ -30,8 +30,8 @@ def compute(statistic: str, request: _run.Request, x: Any, y: Any, axis: Any) ->
 
 def _by_group(statistic: str, request: _run.Request, x: Any, y: Any, axis: Any) -> Any:
     """Return a statistic of each group by itself, in the order of the data."""
-    given = {"x": x, "y": y, **request.constant.arrays}
-    values = {name: v if hasattr(v, "shape") else np.asarray(v) for name, v in given.items() if v is not None}
+    given = {"x": x} | ({} if y is None or y is x else {"y": y}) | request.constant.arrays
+    values = {name: v if hasattr(v, "shape") else np.asarray(v) for name, v in given.items()}
     shape = _shapes.broadcast_shape(tuple(values), [tuple(v.shape) for v in values.values()])
     axis = axis_of(axis, shape, ("x",))
     order, lost, borders = request.borders.sorted_by_group(shape[axis])
@@ -42,8 +42,7 @@ def _by_group(statistic: str, request: _run.Request, x: Any, y: Any, axis: Any) 
 
     found = {name: sort(value) for name, value in values.items()}
     times, x_sorted = request.times, found.pop("x")
-    y_sorted = x_sorted if y is x else found.get("y")
-    found.pop("y", None)
+    y_sorted = x_sorted if y is x else found.pop("y", None)
     if times is not None:
         times = take_times(times, as_tensor=hasattr(times, "detach"))
         times = times[order] if times.ndim == 1 else sort(times)
@@ -93,7 +92,8 @@ def _lazy_times(request: _run.Request, shape: tuple[int, ...], axis: int) -> tup
     times = request.times
     if not _arrays.any_lazy(times):
         times = take_times(times)
-        steps(times, request.constant.dates, shape, axis)  # in memory, they are checked now
+        in_units(times, request.constant.halflife, request.constant.dates)
+        steps(times, shape, axis)  # in memory, they are checked now
     times = take("times", times)
     if times.shape not in ((shape[axis],), shape):
         raise ValueError(say.times_shape(times.shape, shape[axis]))
@@ -106,6 +106,7 @@ def _advance(
 ) -> Any:  # fmt: skip
     state, last_time = (None, None) if before is None else before
     constant = request.constant.replaced(**dict(zip(names, constants, strict=True)))
+    times = None if times is None else take_times(times)
     request = replace(request, constant=constant, times=times)
     with _threads.alone():
         result, after = _run.compute(statistic, request, x, x if is_variance else y, axis, state, last_time)

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from .. import _checks
 from .. import _messages as say
 from ..recurrence import forget_mult
-from ._arguments import ALPHA, Constant, integer, is_array, number
+from ._arguments import ALPHA, Constant, arrays_of, is_array, number
 from ._arrays import Data, axis_of, check_constant, join, quiet
 from ._frames import aligned, unwrap
 
@@ -122,7 +123,7 @@ def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any =
     array([ nan,  nan, 0.  , 1.78, 4.54, 6.08, 6.93])
     """
     for name, value in (("period", period), ("fast", fast), ("slow", slow)):
-        if integer(name, value) < 1:
+        if _checks.axis(value, name) < 1:
             raise ValueError(say.at_least(name, 1, value))
     numbers, axis, wrap = unwrap(x, axis)
     data = Data(("x",), (numbers,))
@@ -210,12 +211,12 @@ def pcen(
     array([0.318, 0.318, 0.621, 0.015])
     """
     parameters = {"gain": gain, "bias": bias, "power": power, "eps": eps, "time_constant": time_constant, "b": b}
+    parameters = arrays_of(parameters)
     if b is None:
         del parameters["b"]
     for name, value in (("sr", sr), ("hop_length", hop_length), *parameters.items()):
-        rule, holds = _RULES[name]
-        if not is_array(value) and not holds(number(name, value)):
-            raise ValueError(say.constant_domain(name, rule, value))
+        if not is_array(value):
+            number(name, value, _RULES)
     numbers, axis, wrap = unwrap(S, axis, "S")
     arrays = {name: aligned(S, value, name, axis) for name, value in parameters.items() if is_array(value)}
     data = Data(("S", *arrays), (numbers, *arrays.values()))

@@ -113,9 +113,7 @@ def covariance(xp: Any, w: Shares, x: Any, y: Any, axis: int, state: Any = None)
     covariance, last_covariance = linear_recurrence(
         w.kept, w.kept * w.share * product, had_covariance, axis=axis, return_state=True
     )
-    room, last_room = linear_recurrence(
-        w.kept * w.kept, 2 * w.kept * w.share, had_room, axis=axis, return_state=True
-    )  # fmt: skip
+    room, last_room = linear_recurrence(w.kept * w.kept, 2 * w.kept * w.share, had_room, axis=axis, return_state=True)
     moments = Moments(origins[0], origins[1], means[1], last_covariance, last_room)
     return covariance, room, State(w.weight, w.count, means[0], moments)
 

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import _messages as say
-
-Wrap = Callable[[Any], Any]
+from ._arrays import axis_of
 
 
 def _kind(value: Any) -> tuple[str, str]:
@@ -38,39 +37,51 @@ def is_series(value: Any) -> bool:
     return _kind(value)[1] == "Series"
 
 
-def unwrap(value: Any, axis: Any, called: str = "x") -> tuple[Any, Any, Wrap]:
+def unwrap(value: Any, axis: Any, called: str = "x") -> tuple[Any, Any, Callable[[Any], Any]]:
     """Return a value's numbers, the axis as an integer, and what puts a result in the value's own type."""
     library, name = _kind(value)
-    if library == "pandas":
-        labels = {"name": value.name} if name == "Series" else {"columns": value.columns}
-        return _numbers(value, called), axis, lambda result: value._constructor(result, index=value.index, **labels)
-    if library == "polars":
-        if name == "Series":
-            return _numbers(value, called), axis, lambda result: type(value)(value.name, result)
-        return _numbers(value, called), axis, lambda result: type(value)(result, schema=value.columns, orient="row")
+    if not library:
+        return value, axis, lambda result: result
     if isinstance(axis, str) and library == "xarray":
         if axis not in value.dims:
             raise ValueError(say.dimension(axis, value.dims))
         axis = value.dims.index(axis)
-    return value.data if library else value, axis, lambda result: value.copy(data=result) if library else result
+    numbers = value.data if library == "xarray" else _numbers(value, called)
+
+    def wrap(result: Any) -> Any:
+        if tuple(result.shape) != tuple(value.shape):
+            raise ValueError(say.table_shape(called, value.shape, result.shape))
+        if library == "xarray":
+            return value.copy(data=result)
+        labels = {"name": value.name} if name == "Series" else {"columns": value.columns}
+        if library == "pandas":
+            return value._constructor(result, index=value.index, **labels)
+        if name == "Series":
+            return type(value)(value.name, result)
+        return type(value)(result, schema=value.columns, orient="row")
+
+    return numbers, axis, wrap
 
 
 def _numbers(value: Any, called: str) -> np.ndarray:
     """Return numbers of pandas or polars; as float64 what is none to NumPy, a missing value as NaN."""
-    kinds, polars = value.dtypes if hasattr(value, "columns") else [value.dtype], _kind(value)[0] == "polars"
-    numbers = np.asarray(value.to_numpy())
+    kinds = [*value.dtypes] if hasattr(value, "columns") else [value.dtype]
     try:
-        if polars and not all(kind.is_numeric() or str(kind) == "Boolean" for kind in kinds):
-            raise TypeError
+        if _kind(value)[0] == "polars":
+            if not all(kind.is_numeric() or str(kind) in ("Boolean", "Null") for kind in kinds):
+                raise TypeError
+            # Of small integers, polars would make float32 where one is missing.
+            are_floats = all(kind.is_float() for kind in kinds)
+            return np.asarray((value if are_floats else value.cast(sys.modules["polars"].Float64)).to_numpy())
+        numbers = np.asarray(value.to_numpy())
         if numbers.dtype != object:
             return numbers
-        if polars:
-            return np.asarray(value.cast(sys.modules["polars"].Float64).to_numpy())
         if any(kind.kind in "Mm" for kind in kinds):  # which NumPy counts in nanoseconds
             raise TypeError
         return np.asarray(value.to_numpy(dtype=np.float64, na_value=np.nan))
     except (TypeError, ValueError):
-        raise TypeError(say.frame_values(called, type(value))) from None
+        which = kinds[0] if len(kinds) == 1 else "other columns"
+        raise TypeError(say.frame_values(called, type(value), which)) from None
 
 
 def aligned(x: Any, value: Any, name: str, axis: Any = 0) -> Any:
@@ -80,10 +91,13 @@ def aligned(x: Any, value: Any, name: str, axis: Any = 0) -> Any:
     data without any, goes by position.
     """
     (library, kind), (own, own_kind) = _kind(x), _kind(value)
+    if own and library not in ("", own):
+        raise TypeError(say.labels_mixed(name, own, library))
+    rows = [len(v) for v in (x, value) if isinstance(v, (list, tuple)) or _kind(v)[1] in ("Series", "DataFrame")]
+    if name == "y" and (own or library) and len(set(rows)) > 1:
+        raise ValueError(say.table_rows(*rows))
     if not own:
         return value
-    if library not in ("", own):
-        raise TypeError(say.labels_mixed(name, own, library))
     if library == "xarray":
         return _aligned_array(x, value, name)
     is_beside_frame = (kind, own_kind) == ("DataFrame", "Series")
@@ -102,25 +116,32 @@ def aligned(x: Any, value: Any, name: str, axis: Any = 0) -> Any:
     return numbers[:, np.newaxis] if is_beside_frame else numbers
 
 
-def aligned_times(x: Any, times: Any) -> Any:
-    """Return times with the columns or dimensions in the order of ``x``, where they have one for each of its values."""
-    (library, kind), own = _kind(x), _kind(times)
-    if own != (library, kind) or kind not in ("DataFrame", "DataArray") or len(times.shape) == 1:
-        return times
-    return _aligned_array(x, times, "times") if library == "xarray" else _in_order(x, times, "times")
+def plain(value: Any) -> Any:
+    """Return what a Series, a frame or a DataArray holds, as NumPy has it; others as they are."""
+    return value.to_numpy() if is_labelled(value) else value
 
 
-def check_index(x: Any, value: Any, name: str) -> None:
-    """Raise unless a value of pandas has the index of the data, if these have one."""
-    if _kind(x)[0] == _kind(value)[0] == "pandas" and not x.index.equals(value.index):
-        raise ValueError(say.indexes(name))
+def along(x: Any, value: Any, name: str, axis: int, called: str = "x") -> Any:
+    """Return what there is one of for each step, or for each value, in the order of ``x`` where both have labels."""
+    library, own = _kind(x)[0], _kind(value)[0]
+    if own != library or not own:
+        return value
+    if library == "xarray":
+        time = (x.dims[axis_of(axis, x.shape, (called,))],)
+        if value.ndim == 1 and value.dims != time:
+            raise ValueError(say.dimensions(name, value.dims, time))
+        found = _aligned_array(x, value, name)
+        return found if value.ndim > 1 or name == "resets" else value.data
+    return _in_order(x, value, name, axis, called)
 
 
-def _in_order(x: Any, value: Any, name: str) -> Any:
+def _in_order(x: Any, value: Any, name: str, axis: int = 0, called: str = "x") -> Any:
     """Return a Series or a frame of the steps of another, with its columns in the order of that one."""
-    check_index(x, value, name)
     wanted, came = (list(getattr(v, "columns", ())) for v in (x, value))
-    if wanted == came or not (wanted and came):
+    is_turned = wanted and not came and axis in (1, -1)
+    if _kind(x)[0] == "pandas" and not (x.columns if is_turned else x.index).equals(value.index):
+        raise ValueError(say.indexes(called, name, "index, along this axis its columns" if is_turned else "index"))
+    if wanted == came or not (wanted and came) or name == "groups":
         return value
     if len(set(wanted)) < len(wanted) or len(wanted) != len(came) or set(wanted) != set(came):
         raise ValueError(say.columns(name, came, wanted))
@@ -132,9 +153,8 @@ def _aligned_array(x: Any, value: Any, name: str) -> Any:
     if not set(value.dims) <= set(x.dims):
         raise ValueError(say.dimensions(name, value.dims, x.dims))
     for dim in value.dims:
-        if dim in x.indexes and dim in value.indexes and not x.indexes[dim].equals(value.indexes[dim]):
-            raise ValueError(say.coordinates(name, dim))
-        if x.sizes[dim] != value.sizes[dim]:
+        is_known = dim in x.indexes and dim in value.indexes
+        if x.sizes[dim] != value.sizes[dim] or (is_known and not x.indexes[dim].equals(value.indexes[dim])):
             raise ValueError(say.coordinates(name, dim))
     ordered = value.transpose(*(dim for dim in x.dims if dim in value.dims))
     return ordered.data[tuple(slice(None) if dim in value.dims else np.newaxis for dim in x.dims)]

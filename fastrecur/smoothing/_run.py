@@ -17,9 +17,7 @@ from ._arguments import ALPHA, Constant, is_array
 from ._arrays import Data, axis_of, check_constant, quiet
 from ._formulas import Moments, Shares, State
 from ._segments import Borders, begin_anew
-from ._times import decays, steps, take_times
-
-NO_BORDERS = Borders(None, None, None)
+from ._times import decays, in_units, steps, take_times
 
 
 @dataclass
@@ -32,7 +30,7 @@ class Request:
     ignore_na: bool
     min_periods: int
     bias: bool = False
-    borders: Borders = NO_BORDERS
+    borders: Borders = Borders(None, None, None)
     name: str = "x"
 
     @property
@@ -112,7 +110,8 @@ def _gate(
     times, xp, readable = take_times(times, is_tensor), np, True
     if is_tensor:
         times, xp, readable = data.beside(times, "times"), data.xp, data.at_hand
-    gaps = steps(times, constant.dates, shape, axis, last_time, begins, xp, readable)
+    times, halflife, last_time = in_units(times, halflife, constant.dates, last_time)
+    gaps = steps(times, shape, axis, last_time, begins, xp, readable)
     if constant.dates:
         gaps, halflife = gaps / halflife, 1.0
     gaps = data.wide(gaps) if is_tensor else data.beside(np.asarray(gaps, np.float64))

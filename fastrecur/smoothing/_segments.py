@@ -10,7 +10,9 @@ import numpy as np
 
 from .. import _checks
 from .. import _messages as say
+from .._arrays import take
 from ..recurrence import linear_recurrence
+from ._frames import plain
 
 
 class Borders:
@@ -19,8 +21,8 @@ class Borders:
     def __init__(self, offsets: Any, resets: Any, groups: Any) -> None:
         if groups is not None and (offsets is not None or resets is not None):
             raise ValueError(say.groups_alone())
-        self.offsets = None if offsets is None else _checks.offsets(offsets)
-        self.resets = None if resets is None else _checks.resets(resets)
+        self.offsets = None if offsets is None else _checks.offsets(plain(offsets))
+        self.resets = None if resets is None else _checks.resets(plain(resets))
         self.groups = groups
 
     def flags(self, shape: tuple[int, ...], axis: int) -> np.ndarray | None:
@@ -53,31 +55,35 @@ def _codes(groups: Any, steps: int) -> tuple[np.ndarray, int]:
     pandas = sys.modules.get("pandas")
     if not hasattr(groups, "__len__"):
         raise TypeError(say.groups_kind(type(groups)))
-    if isinstance(groups, (list, tuple)):  # NumPy would make strings of all keys if one is
-        for key in groups:
-            if not isinstance(key, Hashable):
-                raise TypeError(say.groups_kind(f"{type(groups).__name__} of {type(key).__name__}"))
-        keys: Any = np.empty(len(groups), object)
-        keys[:] = groups
+    # NumPy would make strings of all keys if one is, and polars floats of integers if one is missing.
+    if isinstance(groups, (list, tuple)) or (callable(getattr(groups, "null_count", None)) and groups.null_count()):
+        keys: Any = np.fromiter(groups, object, len(groups))
+    elif hasattr(groups, "factorize"):  # of pandas
+        keys = groups
     else:
-        keys = groups if pandas is not None and isinstance(groups, pandas.Categorical) else np.asarray(groups)
+        keys = np.asarray(take("groups", groups)[0] if isinstance(groups, np.ndarray) else groups)
     if keys.ndim != 1 or len(keys) != steps:
         raise ValueError(say.groups_shape(tuple(keys.shape), steps))
-    if pandas is not None:
-        codes, found = pandas.factorize(keys)
-        return codes, len(found)
-    if keys.dtype == object:
-        return _codes_of_objects(keys)
-    found, codes = np.unique(keys, return_inverse=True)
-    if found.dtype.kind in "fc":
-        codes = np.where(keys == keys, codes, -1)
+    known: dict[Any, int] = {}
+    try:
+        if pandas is not None:
+            codes, found = pandas.factorize(keys)
+        else:
+            codes, found = np.array([known.setdefault(key, len(known)) for key in keys], np.int64), known
+    except TypeError:  # of what has no hash
+        kind = next((type(key) for key in keys if not isinstance(key, Hashable)), type(keys[0]))
+        raise TypeError(say.groups_kind(f"{type(groups).__name__} of {kind.__name__}")) from None
+    if str(getattr(found, "dtype", "object")) == "object":
+        lost = np.fromiter(map(_is_missing, found), bool, len(found))
+        codes = np.append(np.where(lost, -1, np.arange(len(found))), -1)[codes]
     return codes, len(found)
 
 
-def _codes_of_objects(keys: np.ndarray) -> tuple[np.ndarray, int]:
-    known: dict[Any, int] = {}
-    codes = [-1 if key is None or key != key else known.setdefault(key, len(known)) for key in keys]
-    return np.array(codes, np.int64), len(known)
+def _is_missing(key: Any) -> bool:
+    """Return whether a key, or one of a tuple of keys, is missing."""
+    if isinstance(key, tuple):
+        return any(map(_is_missing, key))
+    return key is None or type(key).__name__ == "NAType" or bool(key != key)
 
 
 def begin_anew(

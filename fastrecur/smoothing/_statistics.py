@@ -10,30 +10,32 @@ from .. import _messages as say
 from .._checks import flag
 from ._arguments import Constant, least_count
 from ._dispatch import compute
-from ._frames import aligned, aligned_times, check_index, is_labelled, is_series, unwrap
+from ._frames import aligned, along, is_labelled, is_series, unwrap
 from ._run import Request
 from ._segments import Borders
 
 
-def _request(
-    constants: Any, times: Any, adjust: Any, ignore_na: Any, min_periods: Any, borders: Any, bias: Any = False
-) -> Request:
+def _request(constants: Any, times: Any, adjust: Any, ignore_na: Any, min_periods: Any, bias: Any = False) -> Request:
     flags = flag("adjust", adjust), flag("ignore_na", ignore_na)
     constant = Constant(times is not None, *constants)
-    return Request(constant, times, *flags, least_count(min_periods), flag("bias", bias), Borders(*borders))
+    return Request(constant, times, *flags, least_count(min_periods), flag("bias", bias), Borders(None, None, None))
 
 
-def _compute(statistic: str, x: Any, y: Any, axis: Any, request: Request) -> Any:
+def _compute(statistic: str, x: Any, y: Any, axis: Any, request: Request, borders: list[Any]) -> Any:
     """Return a statistic of one or two series (of one with itself), with the labels of the data."""
+    for name, value in (("x", x), ("y", y if statistic in ("covary", "corr") else x)):
+        if value is None:
+            raise TypeError(say.not_an_array(name, type(None)))
     if is_series(x) and is_labelled(y) and not is_series(y):  # the frame first: what is asked of pairs is symmetric
         x, y = y, x
     constants = request.constant.arrays
     if any(map(is_labelled, constants.values())):  # what belongs to a series stands where that does
         found = {name: aligned(x, value, name, axis) for name, value in constants.items()}
         request.constant = request.constant.replaced(**found)
-    request.times = aligned_times(x, request.times)
-    check_index(x, request.borders.groups, "groups")
     numbers, plain_axis, wrap = unwrap(x, axis)
+    places = zip(("times", "resets", "groups"), (request.times, *borders[1:]), strict=True)
+    request.times, *borders[1:] = (along(x, value, name, plain_axis) for name, value in places)
+    request.borders = Borders(*borders)
     other = None if y is None else numbers if y is x else aligned(x, y, "y", axis)
     result = compute("covary" if statistic == "root" else statistic, request, numbers, other, plain_axis)
     if statistic == "root":
@@ -64,14 +66,13 @@ def ewm_mean(
     com, span, halflife, alpha : float or array_like, optional
         The smoothing constant: a center of mass, :math:`\alpha = 1/(1 + \text{com})`, a span,
         :math:`2/(\text{span} + 1)`, a half-life in steps, :math:`1 - 2^{-1/\text{halflife}}`, or the factor itself, in
-        (0, 1]. An array has one for each series, each step or both, and broadcasts against ``x``; a pandas Series is
-        matched by its labels, those of the steps or of the columns. Exactly one must be given. With `times`,
-        ``halflife`` is required, a number in their unit or a timedelta (or a string that ``pandas.Timedelta`` takes);
-        another one may be given too, for the time of one half-life.
+        (0, 1]. An array has one for each series, each step or both, and broadcasts against ``x``; a pandas Series has
+        the labels of the steps or of the columns. Exactly one must be given. With `times`, ``halflife`` is required, a
+        number in their unit or a timedelta (or a string that ``pandas.Timedelta`` takes); another one may be given too,
+        for the time of one half-life.
     times : array_like, optional
-        The times of the samples, in the length of `axis` or in the shape of ``x``: dates or numbers, not decreasing. A
-        frame of them is matched by its columns, a DataArray by its dimensions; a Series goes by position. A
-        sample decays by :math:`2^{-\Delta t/\text{halflife}}`.
+        The times of the samples, in the length of `axis` or in the shape of ``x``: dates or numbers, not decreasing.
+        Strings, periods and time spans are refused. A sample decays by :math:`2^{-\Delta t/\text{halflife}}`.
     adjust : bool, default True
         Divide by the sum of the weights so far. If False, each sample has the weight ``alpha`` (with `times`, 1 minus
         the decay since the last one), relative to 1 for all samples before it.
@@ -87,8 +88,8 @@ def ewm_mean(
         True where a step begins anew, in the shape of one or more leading axes of the data, time among them.
     groups : array_like, optional
         A key for each step along `axis`, in any order: each group is a series of its own, as in
-        ``df.groupby(keys).ewm(...)``, and results are in the order of the data. NaN where the key is missing (None,
-        NaN). Not together with `offsets` and `resets`.
+        ``df.groupby(keys).ewm(...)``, and results are in the order of the data. NaN where the key, or a part of a
+        tuple, is missing (None, NaN). Not together with `offsets` and `resets`.
 
     Returns
     -------
@@ -113,6 +114,8 @@ def ewm_mean(
 
     Notes
     -----
+    Arguments with labels are matched by them, others by position: see :doc:`/reference/smoothing`.
+
     Computed in float64, also for float32, whose results are float32 again, in a Series too (pandas returns float64).
     The numbers are those of pandas, except for ``alpha=0.5`` with ``adjust=False``, where pandas weights a sample after
     a gap as if ``times`` had been given. Where pandas and the formula differ, the result follows the formula. NumPy
@@ -135,8 +138,8 @@ def ewm_mean(
     >>> ewm_mean([1.0, 8.0, 3.0, 4.0], alpha=0.5, groups=["a", "b", "a", "b"])
     array([1.        , 8.        , 2.33333333, 5.33333333])
     """
-    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, (offsets, resets, groups))
-    return _compute("average", x, None, axis, how)
+    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods)
+    return _compute("average", x, None, axis, how, [offsets, resets, groups])
 
 
 def ewm_sum(
@@ -168,10 +171,10 @@ def ewm_sum(
     >>> ewm_sum([4.0, np.nan, np.nan, 4.0], alpha=0.5)
     array([4. , 2. , 1. , 4.5])
     """
-    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, (offsets, resets, groups))
+    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods)
     if not how.adjust:
         raise NotImplementedError(say.sum_adjust())
-    return _compute("sum", x, None, axis, how)
+    return _compute("sum", x, None, axis, how, [offsets, resets, groups])
 
 
 def ewm_var(
@@ -210,8 +213,8 @@ def ewm_var(
     >>> ewm_var(1e8 + np.array([1.0, 2.0, 4.0, 8.0]), alpha=0.5)
     array([        nan,  0.5       ,  2.5       , 11.07142857])
     """
-    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, (offsets, resets, groups), bias)
-    return _compute("covary", x, x, axis, how)
+    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, bias)
+    return _compute("covary", x, x, axis, how, [offsets, resets, groups])
 
 
 def ewm_std(
@@ -227,8 +230,8 @@ def ewm_std(
     >>> ewm_std([1.0, 2.0, 4.0, 8.0], alpha=0.5)
     array([       nan, 0.70710678, 1.58113883, 3.32737563])
     """
-    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, (offsets, resets, groups), bias)
-    return _compute("root", x, x, axis, how)
+    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, bias)
+    return _compute("root", x, x, axis, how, [offsets, resets, groups])
 
 
 def ewm_cov(
@@ -256,8 +259,8 @@ def ewm_cov(
     >>> ewm_cov([1.0, 2.0, 4.0], [2.0, 1.0, 3.0], alpha=0.5)
     array([ nan, -0.5,  1.5])
     """
-    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, (offsets, resets, groups), bias)
-    return _compute("covary", x, y, axis, how)
+    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, bias)
+    return _compute("covary", x, y, axis, how, [offsets, resets, groups])
 
 
 def ewm_corr(
@@ -277,5 +280,5 @@ def ewm_corr(
     >>> ewm_corr([1.0, 2.0, 4.0], [2.0, 1.0, 3.0], alpha=0.5)
     array([        nan, -1.        ,  0.81434507])
     """
-    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, (offsets, resets, groups), True)
-    return _compute("corr", x, y, axis, how)
+    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, True)
+    return _compute("corr", x, y, axis, how, [offsets, resets, groups])

@@ -10,13 +10,13 @@ import numpy as np
 
 from .. import _arrays, _checks, _shapes
 from .. import _messages as say
-from ._arguments import Constant, is_array, least_count
+from ._arguments import Constant, arrays_of, is_array, least_count
 from ._arrays import axis_of
 from ._formulas import State
-from ._frames import is_series, unwrap
+from ._frames import along, is_series, unwrap
 from ._run import Request, compute
 from ._segments import Borders
-from ._times import edge, take_times
+from ._times import edge, has_zone, take_times
 
 
 @dataclass(eq=False)
@@ -40,8 +40,6 @@ class EwmState:
             return NotImplemented
         return all(_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
 
-    __hash__ = None  # type: ignore[assignment]
-
 
 class Ewm:
     r"""The exponentially weighted mean of a stream: `ewm_mean`, chunk by chunk.
@@ -57,8 +55,8 @@ class Ewm:
     Notes
     -----
     The results are those of one call on the whole series, within rounding; so are errors. A stream can be copied and
-    pickled.
-    Its state has the size of one step of the data.
+    pickled. Its state has the size of one step of the data. Use it from one thread at a time: of two updates at once,
+    one is lost.
 
     Examples
     --------
@@ -77,8 +75,7 @@ class Ewm:
         self, *, com: Any = None, span: Any = None, halflife: Any = None, alpha: Any = None, adjust: bool = True,
         ignore_na: bool = False, min_periods: int | None = 0, axis: int = 0,
     ) -> None:  # fmt: skip
-        alpha = np.asarray(alpha) if isinstance(alpha, (list, tuple)) else alpha
-        given = {"com": com, "span": span, "halflife": halflife, "alpha": alpha}
+        given = arrays_of({"com": com, "span": span, "halflife": halflife, "alpha": alpha})
         self._given = {name: unwrap(value, 0)[0] for name, value in given.items()}
         self._options = _checks.flag("adjust", adjust), _checks.flag("ignore_na", ignore_na), least_count(min_periods)
         self._axis = _checks.axis(axis)
@@ -90,7 +87,8 @@ class Ewm:
     def __repr__(self) -> str:
         """Return how the stream was made."""
         given = ", ".join(f"{name}={value!r}" for name, value in self._given.items() if value is not None)
-        return f"Ewm({given}, adjust={self._options[0]}, ignore_na={self._options[1]}, axis={self._axis})"
+        names = zip(("adjust", "ignore_na", "min_periods"), self._options, strict=True)
+        return f"Ewm({given}, {', '.join(f'{name}={value}' for name, value in names)}, axis={self._axis})"
 
     @property
     def state(self) -> EwmState | None:
@@ -102,6 +100,7 @@ class Ewm:
         self._state: EwmState | None = None
         self._lanes: tuple[int, ...] | None = None
         self._was_reset = False
+        self._zone: bool | None = None
 
     def update(self, chunk: Any, times: Any = None, resets: Any = None) -> Any:
         """Process the next samples and return the mean at each of them.
@@ -145,16 +144,20 @@ class Ewm:
         constant = self._plain if times is None else self._timed
         if constant is None:
             raise ValueError(say.halflife_without_times() if times is None else say.stream_halflife())
+        times, resets = (along(chunk, v, n, axis, "chunk") for n, v in (("times", times), ("resets", resets)))
         when = None if times is None else take_times(times)
+        zone = has_zone(times) if when is not None and when.size else self._zone
+        if self._zone not in (None, zone):
+            raise ValueError(say.times_zones())
         request = Request(constant, when, *self._options, borders=Borders(None, resets, None), name="chunk")
         before = None if self._state is None else State(had.weight, had.count, had.mean)
         result, after = compute("average", request, numbers, None, axis, before, had.last_time)
-        first, last = had.first_time, had.last_time
+        result, first, last = wrap(result), had.first_time, had.last_time
         if when is not None and shape[axis]:
             first, last = edge(when, axis, 0) if first is None else first, edge(when, axis, -1)
-        self._lanes, self._was_reset = lanes, self._was_reset or resets is not None
+        self._lanes, self._zone, self._was_reset = lanes, zone, self._was_reset or resets is not None
         self._state = EwmState(after.weight, after.count, after.mean, had.steps + shape[axis], first, last)
-        return wrap(result)
+        return result
 
     def merge(self, later: Ewm) -> Ewm:
         """Return a new stream: of the samples of this one, followed by those of a ``later`` one.
@@ -178,6 +181,8 @@ class Ewm:
         >>> first.merge(second).update([5.0])
         array([4.16129032])
         """
+        if not isinstance(later, Ewm):
+            raise TypeError(say.merge_kind(type(later)))
         if not self._options[0] or not later._options[0]:
             raise ValueError(say.merge("with adjust=True"))
         if self._was_reset or later._was_reset:
@@ -193,6 +198,8 @@ class Ewm:
         if self._lanes != later._lanes:
             raise ValueError(say.stream_shape(later._lanes or (), self._lanes or ()))
         before = self._decayed(a, b)
+        if self._zone != later._zone:
+            raise ValueError(say.times_zones())
         weight = before.weight + b.weight
         empty = weight == 0
         share = (b.weight + empty * (b.count > 0)) / (weight + empty)

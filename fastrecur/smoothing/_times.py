@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import _cost, _problem, _threads
 from .. import _messages as say
-from .._arrays import address, element
+from .._arrays import address, element, take
 from .._checks import with_numbers
 from .._cpu import _decays
 from .._cpu._compile import kernel
@@ -21,66 +21,107 @@ LONG = 1024  # times from which a kernel is quicker
 SERIAL_STEPS = 1 << 15  # below which a second thread costs more than it brings
 MOST_EXACT = 1 << 53  # up to which integers are float64, as microseconds since 1970 are
 STEP_BYTES = 64  # that are moved in the time of a step
+# In attoseconds, the least of NumPy's; of what has no fixed length, in months.
+_UNITS = {"Y": 12, "M": 1, "W": 604800 * 10**18, "D": 86400 * 10**18, "h": 3600 * 10**18, "m": 60 * 10**18}
+_UNITS |= {unit: 10 ** (18 - 3 * k) for k, unit in enumerate(("s", "ms", "us", "ns", "ps", "fs", "as"))}
 
 
 def take_times(times: Any, as_tensor: bool = False) -> Any:
-    """Return times as an array of datetime64, int64, unsigned integers or floats; raise for other things."""
+    """Return times as an array of datetime64, int64, uint64 where int64 is too small, or floats; raise for others."""
     if getattr(times, "requires_grad", False):
         raise TypeError(say.times_gradient())
     if as_tensor:
         return times
+    if getattr(getattr(times, "dtype", None), "tz", None) is not None:  # of pandas: in UTC
+        times = times.to_numpy(f"datetime64[{times.dtype.unit}]")
+    elif isinstance(times, (np.ndarray, list, tuple)):
+        times, _ = take("times", times)
     array = np.asarray(with_numbers("times", times))
-    if array.dtype == object and hasattr(times, "to_numpy"):
-        array = np.asarray(times.to_numpy("datetime64[ns]"))  # with a time zone
-    elif array.dtype == object and all(isinstance(value, datetime.date) for value in array.flat):
+    if array.dtype == object and all(isinstance(value, datetime.date) for value in array.flat):
         array = _dates(array)
     if array.dtype.kind not in "Miuf":
-        raise ValueError(say.times_dtype(array.dtype))
-    return array.astype(np.int64, copy=False) if array.dtype.kind == "i" else array  # of fewer bits, gaps may not fit
+        kinds = ", ".join(sorted({type(value).__name__ for value in array.flat}))
+        raise ValueError(say.times_dtype(kinds if array.dtype == object else f"dtype {array.dtype}"))
+    kind = array.dtype.kind
+    if kind == "i" or (kind == "u" and array.max(initial=0) <= np.iinfo(np.int64).max):
+        return array.astype(np.int64, copy=False)  # of fewer bits, gaps may not fit
+    return array
+
+
+def has_zone(times: Any) -> bool:
+    """Return whether dates have a time zone, which datetime64 has not."""
+    kind = getattr(times, "dtype", None)
+    if isinstance(times, (list, tuple)) or getattr(kind, "kind", "") == "O":
+        kind = next(iter(np.asarray(times, object).flat), None)
+    return any(getattr(kind, name, None) is not None for name in ("tz", "time_zone", "tzinfo"))
 
 
 def _dates(values: np.ndarray) -> np.ndarray:
     """Return Python's or pandas' dates and times as datetime64, those with a time zone in UTC."""
     if len({getattr(value, "tzinfo", None) is None for value in values.flat}) > 1:
         raise ValueError(say.times_zones())
-    found = []
-    for value in values.flat:
-        if getattr(value, "tzinfo", None) is not None:
-            value = value.astimezone(datetime.timezone.utc).replace(tzinfo=None)
-        # pandas' has nanoseconds
-        found.append(value.to_datetime64() if hasattr(value, "to_datetime64") else np.datetime64(value, "us"))
-    return np.array(found).reshape(values.shape)
+    found = list(values.flat)
+    if getattr(next(iter(found), None), "tzinfo", None) is not None:
+        found = [value.astimezone(datetime.timezone.utc).replace(tzinfo=None) for value in found]
+    # pandas' has nanoseconds
+    found = [v.to_datetime64() if hasattr(v, "to_datetime64") else np.datetime64(v, "us") for v in found]
+    array = np.array(found)
+    if any(v.dtype != array.dtype and at.astype(v.dtype) != v for v, at in zip(found, array, strict=True)):
+        raise ValueError(say.times_range(array.dtype))
+    return array.reshape(values.shape)
+
+
+def in_units(times: Any, halflife: Any, dates: bool, last: Any = None) -> tuple[Any, Any, Any]:
+    """Return times and the one before them in one unit, and a half-life as a number of it; raise if there is none."""
+    if dates != (getattr(times.dtype, "kind", "") == "M"):
+        raise ValueError(say.times_units())
+    if last is not None and isinstance(times, np.ndarray):
+        dtype = np.result_type(times, last)
+        for value in (times, np.asarray(last)):
+            if not np.array_equal(value.astype(dtype).astype(value.dtype), value, equal_nan=True):  # NumPy wraps
+                raise ValueError(say.times_range(dtype))
+        times, last = times.astype(dtype, copy=False), np.asarray(last, dtype)
+    if dates:
+        (own, count), (unit, many) = np.datetime_data(halflife.dtype), np.datetime_data(times.dtype)
+        if not {own, unit} <= _UNITS.keys() or (own in "YM") != (unit in "YM"):
+            raise ValueError(say.times_months(own, unit))
+        halflife = np.asarray(halflife).astype(np.int64) * (count * _UNITS[own] / (many * _UNITS[unit]))
+    return times, halflife, last
 
 
 def steps(
-    times: Any, dates: bool, shape: tuple[int, ...], axis: int, last: Any = None, begins: Any = None, xp: Any = np,
+    times: Any, shape: tuple[int, ...], axis: int, last: Any = None, begins: Any = None, xp: Any = np,
     readable: bool = True,
 ) -> Any:  # fmt: skip
-    """Return how long before each step the one before it was, in the data's axes: integers if times are.
+    """Return how long before each step the one before it was, in the data's axes and the unit of times, in float64.
 
     ``last`` is the time before the first step. Where a series ``begins`` anew, it is 0: the clock may go back there.
     Times are checked if they are ``readable``: where that is no wait for a device.
     """
-    times = _placed(times, dates, shape, axis)
-    # Of signed integers as such, so that no digit is lost.
+    times, is_whole = _placed(times, shape, axis), True
     if xp is not np:
-        is_signed = times.dtype in (xp.int8, xp.int16, xp.int32, xp.int64)
-        times = times.to(xp.int64 if is_signed else xp.float64)
-        last = None if last is None else xp.as_tensor(last, dtype=times.dtype, device=times.device)
         begins = None if begins is None else xp.as_tensor(begins, device=times.device)
-    elif times.dtype.kind in "uf":
-        times = times.astype(np.float64, copy=False)
+        is_whole = not times.is_floating_point()
+        times = times.to(xp.int64 if is_whole else xp.float64)
+    elif times.dtype.kind == "f":
+        times, is_whole = times.astype(np.float64, copy=False), False
     if readable and not bool(xp.isfinite(times).all()):
         raise ValueError(say.times_missing())
     lead = (slice(None),) * axis
     first = times[(*lead, slice(0, 1))]
     before = first if last is None else xp.broadcast_to(last, first.shape)
-    found = xp.concatenate([first - before, xp.diff(times, axis=axis)], axis=axis)
+    before = xp.concatenate([before, times[(*lead, slice(0, -1))]], axis=axis)
     if begins is not None:
-        found = xp.where(begins, xp.zeros_like(found), found)
-    if readable and bool((found < 0).any()):
+        before = xp.where(begins, times, before)
+    if readable and bool((before > times).any()):
         raise ValueError(say.times_order())
-    return found
+    if not is_whole:
+        return times - before
+    if xp is np:
+        found = (times.astype(np.int64) - before.astype(np.int64)).astype(np.float64)
+    else:
+        found = (times - before).to(xp.float64)
+    return xp.where(found < 0, found + 2.0**64, found)  # what is too far apart for 64 bits has wrapped
 
 
 def edge(times: Any, axis: int, step: int) -> Any:
@@ -88,10 +129,8 @@ def edge(times: Any, axis: int, step: int) -> Any:
     return times[step] if times.ndim == 1 else np.take(times, [step], axis)
 
 
-def _placed(times: Any, dates: bool, shape: tuple[int, ...], axis: int) -> Any:
+def _placed(times: Any, shape: tuple[int, ...], axis: int) -> Any:
     """Return times in the data's axes."""
-    if dates != (getattr(times.dtype, "kind", "") == "M"):
-        raise ValueError(say.times_units())
     if times.ndim == 1 and times.shape[0] == shape[axis]:
         return times.reshape([-1 if k == axis else 1 for k in range(len(shape))])
     if tuple(times.shape) != tuple(shape):
@@ -104,11 +143,12 @@ def decays(
     begins: Any = None,
 ) -> Any:  # fmt: skip
     """Return what is left of a weight at each step: ``(1 - alpha)**(time/halflife)``."""
-    if begins is None and times.ndim == 1 and len(times) == shape[axis] >= LONG and dates == (times.dtype.kind == "M"):
+    times, halflife, last = in_units(times, halflife, dates, last)
+    if begins is None and times.ndim == 1 and len(times) == shape[axis] >= LONG:
         found = _by_kernel(times, halflife, alpha, last)
         if found is not None:
-            return _placed(found, False, shape, axis)
-    gaps = np.asarray(steps(times, dates, shape, axis, last, begins) / halflife, np.float64)
+            return _placed(found, shape, axis)
+    gaps = steps(times, shape, axis, last, begins) / halflife
     return np.exp2(-gaps) if np.ndim(alpha) == 0 and alpha == 0.5 else (1.0 - np.asarray(alpha, np.float64)) ** gaps
 
 
@@ -118,11 +158,9 @@ def _by_kernel(times: np.ndarray, halflife: Any, alpha: Any, last: Any) -> np.nd
     name = "i8" if is_date and times.dtype.isnative else element(times.dtype)
     if name not in ("i8", "f4", "f8") or np.ndim(alpha) or is_array(halflife) or not alpha < 1:
         return None
-    head = np.asarray(steps(times[:1], is_date, (1,), 0, last) / halflife)
+    head = steps(times[:1], (1,), 0, last) / halflife
     times = np.ascontiguousarray(times)
-    if is_date:
-        unit = np.array(1, times.dtype.str.replace("M8", "m8", 1))
-        halflife, times = halflife / unit, times.view(np.int64)
+    times = times.view(np.int64) if is_date else times
     power = math.log2(1.0 - alpha)
     found = _problem.empty(times.shape, np.dtype(np.float64), (8,))
     found[0] = np.exp2(power * head[0])
