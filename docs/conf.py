@@ -15,7 +15,7 @@ import make_gallery  # noqa: E402
 import reports  # noqa: E402
 import search  # noqa: E402
 
-(HERE / "_static" / "layers.svg").write_text(layers.draw())
+make_gallery.write(HERE / "_static" / "layers.svg", layers.draw())
 make_gallery.write_pages()
 
 project = "fastrecur"

@@ -1,17 +1,25 @@
-"""Write the figures of README and of the paper from the reports of the benchmarks: none is copied by hand.
+"""Write the figures of README, the paper and a how-to from the reports of the benchmarks: none is copied by hand.
 
     python docs/figures.py
 
-Each report is the output of the command that its third line names; a test compares both texts with it.
+Each report is the output of the command that its third line names; a test compares the texts with it.
 """
 
 import re
+import statistics
+import textwrap
 from pathlib import Path
 
 DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"
 PAPER = DOCS / "paper" / "paper.md"
-BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
+HOW_TO = DOCS / "howto" / "language_model.rst"
+MARKS = {
+    ".md": ("<!-- figures:begin -->\n", "<!-- figures:end -->"),
+    ".rst": (".. figures:begin\n\n", "\n.. figures:end"),
+}
+LARGE, SMALLER, ONE, MANY = "(20000, 640)", "(2048, 1024)", ["(1000000,)"], ["(100000, 64)", "(64, 100000)"]
+DTYPES = "float32", "float64"
 
 
 def rows(name):
@@ -33,85 +41,148 @@ def span(figures):
 
 
 def triad(layout, dtype):
-    """Return ratios of forward runs into `out=` to the triad."""
-    return [
-        float(row[7])
-        for row in rows("benchmarks.txt")
-        if row[0] == layout and row[1] == "forward" and row[3:5] == ["out=", dtype] and row[8] == "triad"
-    ]
-
-
-def smoothing_rows():
-    """Yield columns of the report of smoothing: statistic, shape, dtype, time, ratio, other library."""
-    pattern = re.compile(r"[*+-]  (.*?)\s+(\(.*?\))\s+(float\d+)\s+([\d.]+ ms)\s+([\d.]+)  (\S+)")
-    for line in (DOCS / "benchmarks_smoothing.txt").read_text().splitlines():
-        if found := pattern.match(line):
-            yield found.groups()
-
-
-def smoothing(statistic, shapes, dtype):
-    """Return how many times as fast as pandas a statistic is."""
+    """Return the ratios of forward runs into `out=` to the triad."""
     return span(
         [
-            float(ratio)
-            for name, shape, kind, _, ratio, other in smoothing_rows()
-            if (name, kind, other) == (statistic, dtype, "pandas") and shape in shapes
+            float(row[7])
+            for row in rows("benchmarks.txt")
+            if row[0] == layout and row[1] == "forward" and row[3:5] == ["out=", dtype] and row[8] == "triad"
         ]
     )
 
 
-def qrnn():
-    """Return how many times as fast as nn.LSTM a QRNN layer is: of windows 1 and 2, in inference and in training."""
+def smoothing(statistic, shapes, dtype, *others):
+    """Return how many times as fast as other libraries a statistic is."""
+    pattern = re.compile(r"[*+-]  (.*?)\s+(\(.*?\))\s+(float\d+)\s+[\d.]+ ms\s+([\d.]+)  (\S+)")
+    found = [pattern.match(line) for line in (DOCS / "benchmarks_smoothing.txt").read_text().splitlines()]
+    spans = []
+    for other in others:
+        wanted = [(statistic, shape, dtype, other) for shape in shapes]
+        spans.append(span([float(row[4]) for row in found if row and (*row.group(1, 2, 3), row[5]) in wanted]))
+    return "; ".join(spans)
+
+
+def qrnn(mode):
+    """Return how many times as fast as nn.LSTM a layer is: in the report, in the page's table, and with window 2."""
     parts = (DOCS / "benchmarks_qrnn.txt").read_text().split("\ntraining, ")
-    cells = r"  \d+ x ", "  PTB, window 2"
-    return [
-        span([float(line.split()[-2]) for line in part.splitlines() if re.match(cell, line)])
-        for cell in cells
-        for part in parts
-    ]
+    lines = parts[mode == "training"].splitlines()
+    report, window = (
+        [float(line.split()[-2]) for line in lines if re.match(cells, line)]
+        for cells in (r"  \d+ x ", "  PTB, window 2")
+    )
+    cells = [re.split(r"\s{2,}", line) for line in (DOCS / "benchmarks.rst").read_text().splitlines()]
+    page = [float(row[6 if mode == "training" else 4]) for row in cells if re.fullmatch(r"\d+ x \d+", row[0])]
+    return report, page, window
+
+
+def about_page():
+    """Return the machine and the date of the page's table of a QRNN layer."""
+    pattern = r"(AMD EPYC)\s\(2 cores, [^)]*?(\d{4}-\d\d-\d\d)"
+    return ", ".join(re.search(pattern, (DOCS / "benchmarks.rst").read_text()).groups())
+
+
+def language_model():
+    """Return columns of the report, a row for each seed: the QRNN's share of nn.LSTM's perplexity, and of its time."""
+    row = re.compile(r" +(\d+) +(\d\.\d+) +(\d\.\d+) +(\d\.\d+) +\S+ +[\d.]+ *([\d.]*) *$")
+    lines = (DOCS / "language_model.txt").read_text().splitlines()
+    names = "seed", "validation", "test", "time", "time to be as good"
+    return dict(
+        zip(names, zip(*(found.groups() for line in lines if (found := row.match(line))), strict=True), strict=True)
+    )
+
+
+def mean(figures, digits=3):
+    """Return the mean of figures."""
+    return f"{statistics.mean(map(float, figures)):.{digits}f}"
+
+
+def above(columns):
+    """Return at which seeds the QRNN ends above nn.LSTM in the validation."""
+    seeds = [seed for seed, share in zip(columns["seed"], columns["validation"], strict=True) if float(share) > 1]
+    return f"at the seeds {listed(seeds)}" if len(seeds) > 1 else f"at seed {seeds[0]}" if seeds else "at no seed"
+
+
+def listed(figures):
+    """Return figures as words: 1, 2 and 3."""
+    *first, last = figures
+    return f"{', '.join(first)} and {last}"
 
 
 def table():
-    """Return README's table."""
-    one, many = ["(1000000,)"], ["(100000, 64)", "(64, 100000)"]
-    inference, training, inference_2, training_2 = qrnn()
+    """Return README's table, and its sentence about a language model."""
+    peers = "pandas", "polars", "numbagg"
     cells = [
-        ("`forget_mult(f, x, out=out)`, (20000, 640), speed relative to a triad `h = x + f*x`",
-         span(triad("(20000, 640)", "float32")), span(triad("(20000, 640)", "float64")), "benchmarks.txt"),
-        ("`ewm_mean`, one series of 1e6 values, times as fast as pandas",
-         smoothing("ewm_mean, complete", one, "float32"), smoothing("ewm_mean, complete", one, "float64"),
-         "benchmarks_smoothing.txt"),
-        ("`ewm_mean`, 64 series of 1e5 values, times as fast as pandas",
-         smoothing("ewm_mean, complete", many, "float32"), smoothing("ewm_mean, complete", many, "float64"),
-         "benchmarks_smoothing.txt"),
-        ("`QRNN`, times as fast as `nn.LSTM` of equal hidden size, which has more weights: inference; training",
-         f"{inference}; {training} (window 2: {inference_2}; {training_2})", "", "benchmarks_qrnn.txt"),
+        (f"`forget_mult(f, x, out=out)`, {LARGE}: speed relative to a triad `h = x + f*x`",
+         [triad(LARGE, dtype) for dtype in DTYPES], about("benchmarks.txt")),
+        (f"the same, {SMALLER}", [triad(SMALLER, dtype) for dtype in DTYPES], about("benchmarks.txt")),
     ]  # fmt: skip
+    for what, statistic, shapes in [
+        ("`ewm_mean`, 1e6 values, none missing: times as fast as pandas; polars; numbagg", "complete", ONE),
+        ("the same, 10 % missing", "10 % missing", ONE),
+        ("the same, 64 series of 1e5, none missing", "complete", MANY),
+    ]:
+        figures = [smoothing(f"ewm_mean, {statistic}", shapes, dtype, *peers) for dtype in DTYPES]
+        cells.append((what, figures, about("benchmarks_smoothing.txt")))
+    for mode in ("inference", "training"):
+        report, page, window = qrnn(mode)
+        machines = f"{about('benchmarks_qrnn.txt')}: {span(report)}; {about_page()}: {span(page)}"
+        what = f"`QRNN` layer, {mode}: times as fast as `nn.LSTM` of equal hidden size"
+        cells.append((what, [f"{span(report + page)} (window 2: {span(window)})", ""], machines))
     lines = ["| | float32 | float64 | machine, date |", "|---|---|---|---|"]
-    lines += [f"| {what} | {single} | {double} | {about(report)} |" for what, single, double, report in cells]
-    return "\n".join(lines)
+    lines += [f"| {what} | {' | '.join(figures)} | {where} |" for what, figures, where in cells]
+    return "\n".join([*lines, "", prose(model())])
 
 
-def sentences():
-    """Return the paper's sentences about speed."""
-    inference, training, *_ = qrnn()
-    one = smoothing("ewm_mean, complete", ["(1000000,)"], "float64")
-    return f"""The recurrence of float32 arrays runs at {span(triad("(20000, 640)", "float32"))} times the speed of a
-multiply-add over the same arrays ({about("benchmarks.txt")}). An exponentially weighted mean of one series of $10^6$
-float64 values is {one} times as fast as pandas ({about("benchmarks_smoothing.txt")}). A quasi-recurrent layer is
-{inference} times as fast as PyTorch's LSTM of equal hidden size in inference, and {training} times in training
-({about("benchmarks_qrnn.txt")}). All were measured on two cores."""
+def model():
+    """Yield README's sentences about a language model."""
+    columns = language_model()
+    yield f"A language model of equally many weights trains in {mean(columns['time'], 2)} of `nn.LSTM`'s time (mean of"
+    yield f"{len(columns['time'])} seeds) to {mean(columns['validation'])} of its perplexity in validation,"
+    yield f"{mean(columns['test'])} in the test; in validation it ends above `nn.LSTM` {above(columns)}"
+    yield f"({about('language_model.txt')})."
 
 
-def written(text, figures):
+def paper():
+    """Yield the paper's sentences about speed."""
+    (inference, inference_amd, _), (training, training_amd, _) = qrnn("inference"), qrnn("training")
+    whole, gaps = ((f"ewm_mean, {values}", ONE, "float64") for values in ("complete", "10 % missing"))
+    yield f"Into existing memory, the recurrence of float32 arrays of shape {LARGE} runs at {triad(LARGE, 'float32')}"
+    yield f"times the speed of a multiply-add over the same arrays; of the smaller shape {SMALLER}, at"
+    yield f"{triad(SMALLER, 'float32')} times ({about('benchmarks.txt')}). An exponentially weighted mean of one series"
+    yield f"of $10^6$ float64 values is {smoothing(*whole, 'pandas')} times as fast as pandas and"
+    yield f"{smoothing(*whole, 'numbagg')} times as fast as numbagg; with a tenth of the values missing,"
+    yield f"{smoothing(*gaps, 'pandas')} and {smoothing(*gaps, 'numbagg')} times ({about('benchmarks_smoothing.txt')})."
+    yield f"A quasi-recurrent layer is {span(inference)} times as fast as PyTorch's LSTM of equal hidden size in"
+    yield f"inference and {span(training)} times in training ({about('benchmarks_qrnn.txt')}), {span(inference_amd)}"
+    yield f"and {span(training_amd)} times on another machine ({about_page()}). All were measured on two cores."
+
+
+def how_to():
+    """Yield the how-to's sentences about the QRNN and nn.LSTM."""
+    columns = language_model()
+    within = [share or "never" for share in columns["time to be as good"]]
+    yield f"On average over {len(within)} seeds the QRNN takes {mean(columns['time'], 2)} of nn.LSTM's time, and ends"
+    yield f"at {mean(columns['validation'])} of its perplexity on the validation set and at {mean(columns['test'])} on"
+    yield f"the test set. In validation it ends above nn.LSTM {above(columns)}: the shares are"
+    yield f"{listed(columns['validation'])}. In the test they are {listed(columns['test'])}. The time until the"
+    yield f"validation is within 2 % of where nn.LSTM ends, as a share of nn.LSTM's own, is {listed(within)}."
+
+
+def prose(sentences):
+    """Return sentences as lines."""
+    return textwrap.fill(" ".join(sentences), 120, break_long_words=False, break_on_hyphens=False)
+
+
+def written(path, figures):
     """Return a text with the figures of today's reports between its two marks."""
-    head, rest = text.split(BEGIN)
-    return f"{head}{BEGIN}\n{figures}\n{END}{rest.split(END)[1]}"
+    begin, end = MARKS[path.suffix]
+    head, rest = path.read_text().split(begin)
+    return f"{head}{begin}{figures}\n{end}{rest.split(end)[1]}"
 
 
-TEXTS = {README: table, PAPER: sentences}
+TEXTS = {README: table, PAPER: lambda: prose(paper()), HOW_TO: lambda: prose(how_to())}
 
 
 if __name__ == "__main__":
     for path, figures in TEXTS.items():
-        path.write_text(written(path.read_text(), figures()))
+        path.write_text(written(path, figures()))

@@ -8,17 +8,19 @@ conf.py writes a page for each example from its docstring, its picture and its r
 
 import argparse
 import ast
-import datetime
-import importlib.metadata
 import os
-import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
+import fastrecur
+
 DOCS = Path(__file__).resolve().parent
+sys.path.append(str(DOCS.parent / "tests" / "benchmarks"))
+import report  # noqa: E402
+
 EXAMPLES = DOCS.parent / "examples"
 STORED = DOCS / "_static"
 PAGES = DOCS / "gallery"
@@ -82,6 +84,11 @@ def stored(name):
     return STORED / f"{name.replace('language_model', 'language_model_training')}.png"
 
 
+def report_of(name):
+    """Return the path of an example's report; other pages show some of them, too."""
+    return DOCS / f"{name}.txt" if name in ("figure4", "speakers") else stored(name).with_suffix(".txt")
+
+
 def run(name, picture, options=""):
     """Run an example, and return what it prints and how long it took."""
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), *options.split(), "--output", str(picture)]
@@ -96,32 +103,14 @@ def run(name, picture, options=""):
     return done.stdout, time.perf_counter() - began
 
 
-def processor():
-    """Return the processor's name and the number of cores that may be used."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} cores"
-
-
 def store(name):
-    """Write the picture and the report of an example: machine, versions, date and command first."""
+    """Write the picture and the report of an example, which begins as those of benchmarks do."""
     picture = stored(name)
-    printed, _ = run(name, picture)
+    printed, seconds = run(name, picture)
     picture.with_suffix(".checkpoint").unlink(missing_ok=True)
-    versions = []
-    for package in VERSIONS:
-        try:
-            versions.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    head = f"{processor()}\nPython {platform.python_version()}, {', '.join(versions)}\n"
-    head += f"{datetime.date.today()}, python examples/{name}.py\n\n"
+    facts = report.about(EXAMPLES / f"{name}.py", [], fastrecur.get_num_threads(), seconds, VERSIONS)
     told = [line for line in printed.splitlines() if str(picture) not in line]  # a path of this machine
-    picture.with_suffix(".txt").write_text(head + "\n".join(told).rstrip() + "\n")
+    report_of(name).write_text("\n".join([report.title(facts), "", *told]).rstrip() + "\n")
 
 
 def write_pages():
@@ -160,9 +149,9 @@ def page(name, example):
     if example.more:
         parts += [f"More: :doc:`/{example.more}`.", ""]
     parts += [f".. image:: {picture_of(name)}", f"   :alt: {example.shown}.", ""]
-    report = stored(name).with_suffix(".txt")
-    if report.exists():
-        parts += ["It printed:", "", f".. literalinclude:: /_static/{report.name}", "   :language: none", ""]
+    if report_of(name).exists():
+        path = report_of(name).relative_to(DOCS).as_posix()
+        parts += ["It printed:", "", f".. literalinclude:: /{path}", "   :language: none", ""]
     first = ast.parse(source).body[0].end_lineno + 2
     parts += [f"``examples/{name}.py``:", "", f".. literalinclude:: /../examples/{name}.py", f"   :lines: {first}-", ""]
     return "\n".join(parts)

@@ -2,9 +2,11 @@
 
 import re
 
-HEAD = re.compile(r" {2}must +aim$")
-TARGET = re.compile(r"(?:, missed at [^;]*|, all reached)?;?\s+(?:must|required) [\d.]+ ?\w*, aim [\d.]+ ?\w*$")
-SUMMARY = re.compile(r"^\d+ of \d+ reach what they must .*?\(\*\)(?:\. )?")
+HEAD = re.compile(r" {2}limit +goal$")
+TARGET = re.compile(
+    r"(?:, outside the limit at [^;]*|, all within the limit)?;?\s+limit [\d.]+ ?\w*, goal [\d.]+ ?\w*$"
+)
+SUMMARY = re.compile(r"^\d+ of \d+ are within their limit .*?\(\*\)(?:\. )?")
 
 
 def for_readers(text):

@@ -167,8 +167,8 @@ def _label(figure, rows, facts):
                if any(row.dtype == name for row in rows)]  # fmt: skip
     handles += [
         Patch(color="#c9c9c9", label="lighter: a fresh output (else out=, or gradients)"),
-        Line2D([], [], color="#222222", lw=1.3, label="must reach"),
-        Line2D([], [], color="#222222", lw=1.3, ls=":", label="aim"),
-        Line2D([], [], color=MISSED, marker="$0.1$", ms=14, lw=0, label="missed"),
+        Line2D([], [], color="#222222", lw=1.3, label="limit"),
+        Line2D([], [], color="#222222", lw=1.3, ls=":", label="goal"),
+        Line2D([], [], color=MISSED, marker="$0.1$", ms=14, lw=0, label="outside the limit"),
     ]
     figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False)

@@ -30,7 +30,7 @@ LAYOUTS = {
     "time first": ((1000, 1000), 0),
     "time last": ((1000, 1000), 1),
     "time in the middle": ((64, 100, 100), 1),
-    "few lanes": ((100_000, 4), 0),
+    "few series": ((100_000, 4), 0),
     "16 elements": ((16,), 0),
 }
 # A call beforehand of a kind that no row below is.
@@ -130,7 +130,7 @@ def main(arguments):
     print("\n".join(lines))
     print(
         f"\nImporting fastrecur takes {ours:.3f} s, NumPy and numba alone {alone:.3f}: {ours / alone:.2f} times as "
-        f"long, of {MOST} at the most (medians of {IMPORTS} processes, by turns)."
+        f"long, of {MOST} at the most (medians of {IMPORTS} processes, alternately)."
     )
     print(
         f"{held} of {len(chosen)} first calls within {MUST['empty']} s compiled and {1e3 * MUST['kept']:.0f} ms kept."

@@ -34,18 +34,18 @@ def forms(rng):
         yield f"time first (2048, 1024), {name}", a, b, 0, {}
         yield "reverse", a, b, 0, {"reverse": True}
         yield "a gate per step", a[:, :1], b, 0, {}
-        yield "a gate per lane", a[:1], b, 0, {}
+        yield "a gate per series", a[:1], b, 0, {}
         yield "a value per step", a, b[:, :1], 0, {}
-        yield "a value per lane", a, b[:1], 0, {}
-        yield "a gate per lane, a value per step", a[:1], b[:, :1], 0, {}
+        yield "a value per series", a, b[:1], 0, {}
+        yield "a gate per series, a value per step", a[:1], b[:, :1], 0, {}
         yield "a number for a value", a, 0.5, 0, {}
         yield "values upside down", a, b[::-1], 0, {}
         yield "values from right to left", a, b[:, ::-1], 0, {}
-        yield "every other lane", full(STEPS, 2 * LANES, dtype=dtype)[:, ::2], b, 0, {}
-        yield "every fourth lane", full(STEPS, 4 * LANES, dtype=dtype)[..., ::4], b, 0, {}
+        yield "every other series", full(STEPS, 2 * LANES, dtype=dtype)[:, ::2], b, 0, {}
+        yield "every fourth series", full(STEPS, 4 * LANES, dtype=dtype)[..., ::4], b, 0, {}
         yield "in Fortran's order", np.asfortranarray(a), np.asfortranarray(b), 0, {}
         yield "the gate in Fortran's order", np.asfortranarray(a), b, 0, {}
-        yield "lanes that end apart", a, b, 0, {"lengths": rng.integers(0, STEPS + 1, LANES)}
+        yield "series of several lengths", a, b, 0, {"lengths": rng.integers(0, STEPS + 1, LANES)}
         for lanes in (1, 2, 3, 4, 8, 12, 16, 24, 40):
             a, b = full(COUNT // lanes, lanes, dtype=dtype), full(COUNT // lanes, lanes, dtype=dtype)
             yield f"(T, {lanes})", a, b, 0, {}
@@ -60,7 +60,7 @@ def forms(rng):
         yield "time last, a gate per step", a[:1], b, 1, {}
         yield "time last, a value per step", a, b[:1], 1, {}
         yield "time last, every other step", full(1024, 2 * STEPS, dtype=dtype)[:, ::2], b, 1, {}
-        yield "time last, lanes that end apart", a, b, 1, {"lengths": rng.integers(0, STEPS + 1, 1024)}
+        yield "time last, series of several lengths", a, b, 1, {"lengths": rng.integers(0, STEPS + 1, 1024)}
         yield "(N, 4), time last", full(COUNT // 4, 4, dtype=dtype), full(COUNT // 4, 4, dtype=dtype), 1, {}
         a, b = full(STEPS, LANES, dtype=dtype), full(STEPS, LANES, dtype=dtype)
         yield "the gate in float16", a.astype(np.float16), b, 0, {}
@@ -73,17 +73,17 @@ def forms(rng):
 
         a, b = numbers(1024, 1024), numbers(1024, 1024)
         yield f"time first (1024, 1024), {np.dtype(dtype).name}", a, b, 0, {}
-        yield "a coefficient per lane", a[:1], b, 0, {}
+        yield "a coefficient per series", a[:1], b, 0, {}
         yield "real coefficients", full(1024, 1024, dtype=b.real.dtype), b, 0, {}
-        yield "every other lane", numbers(1024, 2048)[:, ::2], b, 0, {}
+        yield "every other series", numbers(1024, 2048)[:, ::2], b, 0, {}
         yield "in Fortran's order", np.asfortranarray(a), np.asfortranarray(b), 0, {}
-        yield "lanes that end apart", a, b, 0, {"lengths": rng.integers(0, 1025, 1024)}
+        yield "series of several lengths", a, b, 0, {"lengths": rng.integers(0, 1025, 1024)}
         yield "(16, T, 64)", a.reshape(16, 1024, 64), b.reshape(16, 1024, 64), 1, {}
         for lanes in (1, 4, 10):
             steps = (1 << 20) // lanes
             yield f"(T, {lanes})", numbers(steps, lanes), numbers(steps, lanes), 0, {}
         yield "time last (1024, 1024)", a, b, 1, {}
-        yield "time last, a coefficient per lane", a[:, :1], b, 1, {}
+        yield "time last, a coefficient per series", a[:, :1], b, 1, {}
         yield "(4, T), time last", a.reshape(4, -1), b.reshape(4, -1), 1, {}
 
 

@@ -167,13 +167,13 @@ def cases():
     yield "tensors, a first state", MUST["tensors"], 1, lambda: fastrecur.forget_mult(f, x, state)
     yield "tensors, its gradient's function", MUST["tensors"], 1, lambda: fastrecur.forget_mult_vjp(x, f, x, h, state)
     wanted = f.clone().requires_grad_()
-    yield "tensors that want a gradient, forward", None, 1, lambda: fastrecur.forget_mult(wanted, x)
+    yield "tensors that require grad, forward", None, 1, lambda: fastrecur.forget_mult(wanted, x)
     ones = torch.ones(SHAPE)
 
     def both():
         fastrecur.forget_mult(wanted, x).backward(ones)
 
-    yield "tensors that want a gradient, both ways", None, 2, both
+    yield "tensors that require grad, both directions", None, 2, both
     a, b = torch.rand(LONG), torch.randn(LONG)
     signature = np.dtype(np.float32), LONG, (4 * LONG[1], 4)
     several = len(_plan.forward("forget", ("f", "x", "h0"), signature, signature, None, None, 0, False, None).launches)
@@ -203,7 +203,7 @@ def main(arguments=None):
     about = report.about(__file__, given, fastrecur.get_num_threads(), seconds, report.TENSORS)
     print(f"{report.title(about)}\nmicroseconds a call")
     for row in rows:
-        due = f"must {row['must']:g}, aim {row['aim']:g}" if row["must"] else ""
+        due = f"limit {row['must']:g}, goal {row['aim']:g}" if row["must"] else ""
         print(f"{row['case']:<44}{row['microseconds']:>7.2f}  {due}{'  WRONG' if row['is_wrong'] else ''}")
     if options.json:
         options.json.write_text(json.dumps({**about, "rows": rows}, indent=1))

@@ -1,4 +1,4 @@
-"""Train QRNNs and LSTMs of equally many weights as models of Shakespeare's letters, by one recipe and budget.
+"""Train QRNNs and LSTMs of equally many weights as models of Shakespeare's characters, by one recipe and budget.
 
 Runs examples/language_model.py once for each network and seed, one after another, and reports the perplexity of the
 validation against the time of training: where both end, and when the QRNN is where the LSTM ends (within 2 %, as the
@@ -122,7 +122,7 @@ def table(figures):
     about, runs, rows = (figures[name] for name in ("about", "runs", "result"))
     lines = [report.title(about), ""]
     lines.append(
-        f"  {'':8}{'seed':>5}{'units':>7}{'weights':>9}{'seconds':>9}{'letters/s':>11}{'validation':>12}{'test':>8}"
+        f"  {'':8}{'seed':>5}{'units':>7}{'weights':>9}{'seconds':>9}{'chars/s':>11}{'validation':>12}{'test':>8}"
     )
     for name, all_of in runs.items():
         for run in all_of:
@@ -130,7 +130,7 @@ def table(figures):
                 f"  {NAMES[name]:8}{run['seed']:5}{run['units']:7}{run['weights']:9}{run['seconds'][-1]:9.1f}"
                 f"{run['letters'] / run['seconds'][-1]:11.0f}{run['validation'][-1]:12.3f}{run['test']:8.3f}"
             )
-    lines += ["", "  validation and test: perplexity of a letter, after the same letters read", ""]
+    lines += ["", "  validation and test: perplexity of a character, after as many characters read", ""]
     lines.append("The QRNN's to nn.LSTM's, and the seconds after which each was within 2 % of where nn.LSTM ends:")
     lines.append(f"  {'':8}{'seed':>5}{'validation':>12}{'test':>8}{'time':>8}{'QRNN':>10}{'nn.LSTM':>10}{'ratio':>8}")
     for row in rows:
@@ -157,7 +157,7 @@ def verdict(rows):
     claim = len(shares) == len(rows) and max(shares) <= 0.5
     return (
         f"In the mean the QRNN ends at {quality:.3f} of nn.LSTM's perplexity, in {time:.2f} of its time.\n"
-        f"Equal perplexity (within 2 %) in at most half the time, at every seed: {'reached' if claim else 'missed'}"
+        f"Equal perplexity (within 2 %) in at most half the time, at every seed: {'' if claim else 'not '}reached"
     )
 
 
@@ -176,9 +176,9 @@ def draw(path, figures):
         ax.axhspan(level / WITHIN, level * WITHIN, color=lm.ORANGE, alpha=0.12, lw=0)
         ax.annotate("within 2 % of where nn.LSTM ends", (0.01, level / WITHIN), (0, -3), ("axes fraction", "data"),
                     "offset points", va="top", color="#555555")  # fmt: skip
-        ax.set(xlabel="seconds of training", ylabel="perplexity of a letter in the validation", xlim=(0, None))
+        ax.set(xlabel="seconds of training", ylabel="perplexity of a character in the validation", xlim=(0, None))
         ax.set_ylim(0.95 * min(ends), 1.7 * min(ends))
-        ax.set_title(f"Shakespeare's letters: the same recipe and epochs, {len(runs['lstm'])} seeds")
+        ax.set_title(f"Shakespeare's characters: the same recipe and epochs, {len(runs['lstm'])} seeds")
         ax.text(1, -0.16, report.caption(about), fontsize=8,
                 transform=ax.transAxes, ha="right", color="#555555")  # fmt: skip
         ax.legend()

@@ -310,19 +310,19 @@ def table(about, rows, packed, memory):
         lines += [line(row) for row in rows if row["mode"] == mode]
         lines.append("")
     for (mode, name), (must, aim) in REQUIRED.items():
-        lines.append(f"{mode} against {name}: {verdict(rows, mode, name)}; required {must}, aim {aim}")
+        lines.append(f"{mode} against {name}: {verdict(rows, mode, name)}; limit {must}, goal {aim}")
     for row in packed:
         t = row["seconds"]
         lines.append(
             f"packed, {row['valid']:.2f} of the steps valid, {row['mode']}: {t['packed'] / t['padded']:.2f} of the "
             f"padded time ({t['packed'] * 1e3:.1f} and {t['padded'] * 1e3:.1f} ms; nn.LSTM "
-            f"{t['LSTM packed'] * 1e3:.1f} and {t['LSTM padded'] * 1e3:.1f} ms); required {PACKED[0]}, aim {PACKED[1]}"
+            f"{t['LSTM packed'] * 1e3:.1f} and {t['LSTM padded'] * 1e3:.1f} ms); limit {PACKED[0]}, goal {PACKED[1]}"
         )
     for row in memory:
         taken = {name: count / 2**20 for name, count in row["bytes"].items()}
         lines.append(
             f"peak memory of a training step, {row['case']}: {taken['QRNN'] / taken['LSTM']:.2f} of nn.LSTM's "
-            f"({taken['QRNN']:.0f} and {taken['LSTM']:.0f} MiB; nn.GRU {taken['GRU']:.0f}); required {MEMORY[0]}, aim "
+            f"({taken['QRNN']:.0f} and {taken['LSTM']:.0f} MiB; nn.GRU {taken['GRU']:.0f}); limit {MEMORY[0]}, goal "
             f"{MEMORY[1]}"
         )
     return "\n".join(lines)
@@ -339,7 +339,7 @@ def line(row):
 
 
 def verdict(rows, mode, name):
-    """Return the range of a ratio over the grid, and where it misses what is required."""
+    """Return the range of a ratio over the grid, and where it is outside its limit."""
     ratios = {}
     for row in rows:
         if row["mode"] == mode and not row["error"] and name in row["seconds"]:
@@ -353,7 +353,7 @@ def verdict(rows, mode, name):
             missed.append(case)
     values = [ratio for ratio, _ in ratios.values()]
     return f"{min(values):.2f} to {max(values):.2f}" + (
-        f", missed at {', '.join(missed)}" if missed else ", all reached"
+        f", outside the limit at {', '.join(missed)}" if missed else ", all within the limit"
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import fastrecur
 
+ROOT = Path(__file__).resolve().parents[2]
 ARRAYS = ("numpy", "numba", "ml_dtypes", "scipy", "pandas", "polars", "numbagg")
 TENSORS = ("numpy", "numba", "torch")
 
@@ -17,7 +18,7 @@ TENSORS = ("numpy", "numba", "torch")
 def about(script, arguments, threads, seconds, packages=ARRAYS, device=None):
     """Return what a reader has to know to judge the figures; `device` is named where it is not the CPU."""
     return {
-        "command": shlex.join(["python", f"tests/benchmarks/{Path(script).name}", *arguments]),
+        "command": shlex.join(["python", Path(script).resolve().relative_to(ROOT).as_posix(), *arguments]),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
         "threads": threads,
@@ -32,7 +33,7 @@ def _machine():
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on every platform
         cores = os.cpu_count()
-    return {"cpu": _cpu(), "cores": cores, "caches": _caches(), "os": platform.platform()}
+    return {"cpu": _cpu(), "cores": cores, "caches": _caches(), "os": f"{platform.system()} {platform.machine()}"}
 
 
 def _cpu():
@@ -76,8 +77,8 @@ def write_json(path, rows, facts):
 
 # ---- The table ----
 
-HEAD = ("", "layout", "direction", "gate", "output", "dtype", "ms", "GB/s", "ratio", "to", "must",
-        "aim")  # fmt: skip
+HEAD = ("", "layout", "direction", "gate", "output", "dtype", "ms", "GB/s", "ratio", "to", "limit",
+        "goal")  # fmt: skip
 RIGHT = {6, 7, 8, 10, 11}  # the columns of numbers
 
 
@@ -97,8 +98,8 @@ def table(rows, facts):
     judged = [row for row in rows if row.holds is not None]
     lines += [
         "",
-        f"{sum(row.holds for row in judged)} of {len(judged)} reach what they must (+), "
-        f"{sum(_reaches_aim(row) for row in judged)} their aim (*). "
+        f"{sum(row.holds for row in judged)} of {len(judged)} are within their limit (+), "
+        f"{sum(_reaches_aim(row) for row in judged)} reach their goal (*). "
         f"Wrong results: {sum(row.is_wrong for row in rows)}.",
     ]
     return "\n".join(lines)

@@ -165,7 +165,7 @@ def main():
         mark = "WRONG" if r["ratio"] is None else ""
         if judged:
             mark = "*" if r["ratio"] <= r["aim"] else "+" if r["ratio"] <= r["must"] else "-"
-        wanted = f"  must {r['must']:g}, aim {r['aim']:g}" if judged else ""
+        wanted = f"  limit {r['must']:g}, goal {r['aim']:g}" if judged else ""
         ratio = "" if r["ratio"] is None else f"{r['ratio']:.4f}"
         lines.append(
             f"{mark:2} {r['what']:<31} {str(r['shape']):<13} {r['dtype']:<8} {r['ms']:8.3f} ms, {ratio:>8} of "

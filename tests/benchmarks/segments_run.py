@@ -1,16 +1,16 @@
 """What segments cost: ``python tests/benchmarks/segments_run.py --out docs/benchmarks_segments.txt``.
 
-Each line is a ratio of minima, by turns in one process: the same call with borders over it without. What users do
-without borders is measured by ``segment_ways_run.py``.
+Each line is a ratio of minima, measured alternately in one process: the same call with borders over it without. What
+users do without borders is measured by ``segment_ways_run.py``.
 """
 
 import argparse
-import datetime
-import platform
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
+import report
 
 import fastrecur
 
@@ -19,7 +19,7 @@ MUST = {100: 1.10, 8: 1.5}
 
 
 def minima(calls, seconds):
-    """Return the least time of each call, by turns."""
+    """Return the least time of each call; the calls alternate."""
     least, began = dict.fromkeys(calls, float("inf")), time.perf_counter()
     for call in calls.values():
         call()
@@ -47,7 +47,7 @@ def ways(shape, axis, mean, rng):
     yield "offsets", {"offsets": offsets}
     yield "resets (T,)", {"resets": shared if axis == 0 else shared[np.newaxis]}
     if len(shape) > 1:
-        yield "resets of each lane", {"resets": rng.random(shape) < 1 / mean}
+        yield "resets of each series", {"resets": rng.random(shape) < 1 / mean}
 
 
 def rows(seconds, rng):
@@ -75,21 +75,24 @@ def rows(seconds, rng):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=3, help="of each line")
-    parser.add_argument("--out", type=argparse.FileType("w"), default=sys.stdout)
-    options = parser.parse_args()
-    rng = np.random.default_rng(0)
-
-    def say(line):
-        print(line, file=options.out, flush=True)
-
-    threads, machine = fastrecur.get_num_threads(), platform.processor() or platform.machine()
-    say(f"fastrecur {fastrecur.__version__}, {machine}, NumPy {np.__version__}, {threads} threads")
-    say(f"{datetime.date.today()}; float32, forget_mult; ratios of minima, by turns")
-    say(f"{'shape':<16}{'axis':>5}  {'':<10}{'mean':>5}  {'borders':<22}{'ms without':>11}{'ratio':>8}")
-    for shape, axis, direction, mean, name, took, ratio in rows(options.seconds, rng):
-        judged = f"  must {MUST[mean]:.2f}{'' if ratio <= MUST[mean] else ' *'}"
+    parser.add_argument("--out", type=Path, help="write the report there, too")
+    options, began = parser.parse_args(), time.perf_counter()
+    lines = [
+        "float32, forget_mult; ratios of minima, measured alternately",
+        f"{'shape':<16}{'axis':>5}  {'':<10}{'mean':>5}  {'borders':<22}{'ms without':>11}{'ratio':>8}",
+    ]
+    for shape, axis, direction, mean, name, took, ratio in rows(options.seconds, np.random.default_rng(0)):
         where = f"{shape!s:<16}{axis:>5}  {direction:<10}{mean:>5}  {name:<22}"
-        say(f"{where}{took * 1e3:>11.2f}{ratio:>8.2f}{judged if options.out is sys.stdout else ''}")
+        lines.append(f"{where}{took * 1e3:>11.2f}{ratio:>8.2f}")
+        outside = f"  limit {MUST[mean]:.2f}" * (ratio > MUST[mean])
+        print(lines[-1] + outside, file=sys.stderr, flush=True)
+    facts = report.about(
+        __file__, sys.argv[1:], fastrecur.get_num_threads(), time.perf_counter() - began, ("numpy", "numba")
+    )
+    text = "\n".join([report.title(facts), *lines])
+    print(text)
+    if options.out:
+        options.out.write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -187,10 +187,10 @@ def main():
         ratio = "" if r["ratio"] is None else f"{r['ratio']:.2f}"
         print(
             f"{mark:2} {r['what']:<22} {str(r['shape']):<13} {r['dtype']:<8} {r['ms']:8.2f} ms {ratio:>8}  "
-            f"{r['against']:<23} must {r['must']:g}, aim {r['aim']:g}"
+            f"{r['against']:<23} limit {r['must']:g}, goal {r['aim']:g}"
         )
-    print(f"{sum(r['holds'] for r in rows)} of {len(rows)} reach what they must (+), "
-          f"{sum(r['reaches'] for r in rows)} their aim (*)")  # fmt: skip
+    print(f"{sum(r['holds'] for r in rows)} of {len(rows)} are within their limit (+), "
+          f"{sum(r['reaches'] for r in rows)} reach their goal (*)")  # fmt: skip
     if options.json:
         options.json.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
 

@@ -160,7 +160,7 @@ def main():
     seconds = time.perf_counter() - began
     print(report.title(report.about(__file__, sys.argv[1:], torch.get_num_threads(), seconds, report.TENSORS)))
     for text, must, aim in rows:
-        print(f"  {text}; must {must}, aim {aim}")
+        print(f"  {text}; limit {must}, goal {aim}")
 
 
 if __name__ == "__main__":

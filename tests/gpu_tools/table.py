@@ -12,14 +12,17 @@ import argparse
 import json
 import pathlib
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
+sys.path.append(str(HERE.parent / "benchmarks"))
 
 import devices  # noqa: E402
 import problems  # noqa: E402
+import report  # noqa: E402
 from machine_code import assembled  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -43,6 +46,8 @@ CARDS = {
     "sm_120": Card(1536),
 }
 REGISTERS = 1 << 16  # of a multiprocessor
+PACKAGES = "numba", "numba-cuda", "cuda-core", "nvidia-nvjitlink", "nvidia-cuda-nvdisasm"
+NAMES = {"lanes": "parallel series", "series": "contiguous time"}  # as docs/explanation/gpu.rst has them
 
 
 class Row(NamedTuple):
@@ -77,9 +82,10 @@ def row_of(code, kernel, recurrence, dtype, architecture):
     needed = -(-card.needs * card.processors // code.in_flight) if card.needs and code.in_flight else None
     options = dict(kernel.key[3])
     what = ", contiguous time" * (options.get("across") == 1) + ", fix-up" * bool(options.get("is_fix_up"))
+    name, _, gradient = kernel.name.partition("_")
     return Row(
-        kernel.name + what, recurrence, dtype, architecture, code.registers, code.local, code.loads, code.in_flight,
-        threads, threads * code.in_flight / 1024, needed,
+        f"{NAMES.get(name, name)} {gradient}".strip() + what, recurrence, dtype, architecture,
+        code.registers, code.local, code.loads, code.in_flight, threads, threads * code.in_flight / 1024, needed,
         None if needed is None else needed <= threads * card.processors,
     )  # fmt: skip
 
@@ -103,7 +109,7 @@ def rows(architectures, dtypes, recurrences):
 
 
 HEADER = (
-    f"{'kernel':<27}{'recurrence':<12}{'dtype':<10}{'card':<8}{'registers':>9}{'local':>7}{'loads':>7}{'bytes':>7}"
+    f"{'kernel':<29}{'recurrence':<12}{'dtype':<10}{'GPU':<8}{'registers':>9}{'local':>7}{'loads':>7}{'bytes':>7}"
     f"{'threads':>9}{'KB':>7}  90 % of the copy rate from"
 )
 
@@ -113,7 +119,7 @@ def line(row):
     card = CARDS[row.architecture]
     last = "" if row.needed is None else f"{row.needed} threads, {card.name}" + ("" if row.enough else ": NOT HELD")
     return (
-        f"{row.kernel:<27}{row.recurrence:<12}{row.dtype:<10}{row.architecture:<8}{row.registers:>9}{row.local:>7}"
+        f"{row.kernel:<29}{row.recurrence:<12}{row.dtype:<10}{row.architecture:<8}{row.registers:>9}{row.local:>7}"
         f"{row.loads:>7}{row.bytes:>7}{row.threads:>9}{row.kilobytes:>7.0f}  {last}".rstrip()
     )
 
@@ -125,8 +131,10 @@ def main():
     parser.add_argument("--recurrences", nargs="+", default=["forget", "linear", "qrnn"])
     parser.add_argument("--json", type=pathlib.Path)
     arguments = parser.parse_args()
+    began = time.perf_counter()
     found = rows(arguments.architectures, arguments.dtypes, arguments.recurrences)
-    print(HEADER)
+    facts = report.about(__file__, sys.argv[1:], 1, time.perf_counter() - began, PACKAGES, "computed, not measured")
+    print(report.title(facts), HEADER, sep="\n\n")
     for each in found:
         print(line(each))
     if arguments.json:
