@@ -12,18 +12,19 @@ from .. import _arrays, _shapes, _threads
 from .. import _messages as say
 from . import _run
 from ._arrays import Data, axis_of, check_constant
+from ._segments import Borders
 from ._times import edge, in_units, steps, take_times
 
 
 def compute(statistic: str, request: _run.Request, x: Any, y: Any, axis: Any) -> Any:
     """Return a statistic of ``x`` (and ``y``), in their library."""
     borders, constants = request.borders, request.constant.arrays.values()
-    is_lazy = _arrays.any_lazy(x, y, *constants)
-    if is_lazy and any(part is not None for part in (borders.offsets, borders.resets, borders.groups)):
-        raise TypeError(say.groups_lazy("groups" if borders.groups is not None else "offsets` or `resets"))
+    is_lazy = _arrays.any_lazy(x, y, *constants, request.times, borders.resets)
     if borders.groups is not None:
+        if is_lazy:
+            raise TypeError(say.groups_lazy())
         return _by_group(statistic, request, x, y, axis)
-    if is_lazy or _arrays.any_lazy(request.times):
+    if is_lazy:
         return _by_chunk(statistic, request, x, y, axis)
     return _run.compute(statistic, request, x, y, axis)[0]
 
@@ -71,13 +72,21 @@ def _by_chunk(statistic: str, request: _run.Request, x: Any, y: Any, axis: Any) 
         if isinstance(values[name], np.ndarray) and values[name].dtype.kind != "m":
             data = Data((name,), (values[name],))
             check_constant(data, name, data.values[0])
+    flags = request.borders.flags(shape, axis)
+    if flags is not None:
+        operands["resets"] = Operand(flags, _dask.last_axes(flags, range(len(shape))))
     if request.times is not None:
-        operands["times"] = Operand(*_lazy_times(request, shape, axis))
-    bare = replace(request, constant=request.constant.replaced(**dict.fromkeys(constants)), times=None)
+        operands["times"] = Operand(*_lazy_times(request, shape, axis, flags))
+    bare = replace(
+        request,
+        constant=request.constant.replaced(**dict.fromkeys(constants)),
+        times=None,
+        borders=Borders(None, None, None),
+    )
     step = functools.partial(
         _advance, statistic=statistic, request=bare, axis=axis, is_variance=is_variance, names=tuple(constants)
     )
-    names = ("x", "y", "times", *constants)
+    names = ("x", "y", "times", "resets", *constants)
     metas = {name: _dask.empty_like(operand.value) for name, operand in operands.items()}
     meta, _ = step(None, None, *map(metas.get, names))
     chunks, operands = _dask.align(operands, shape)
@@ -85,7 +94,7 @@ def _by_chunk(statistic: str, request: _run.Request, x: Any, y: Any, axis: Any) 
     return _dask.Walk(f"ewm_{statistic}", step, chunks, blocks, axis, False, Operand(None)).result("h", 0, meta)
 
 
-def _lazy_times(request: _run.Request, shape: tuple[int, ...], axis: int) -> tuple[Any, tuple[int, ...]]:
+def _lazy_times(request: _run.Request, shape: tuple[int, ...], axis: int, flags: Any) -> tuple[Any, tuple[int, ...]]:
     """Return times, which may be a Dask array, and in which axes of the data they stand."""
     from .._dask import take
 
@@ -93,7 +102,8 @@ def _lazy_times(request: _run.Request, shape: tuple[int, ...], axis: int) -> tup
     if not _arrays.any_lazy(times):
         times = take_times(times)
         in_units(times, request.constant.halflife, request.constant.dates)
-        steps(times, shape, axis)  # in memory, they are checked now
+        if not _arrays.any_lazy(flags):
+            steps(times, shape, axis, begins=flags)  # in memory, they are checked now
     times = take("times", times)
     if times.shape not in ((shape[axis],), shape):
         raise ValueError(say.times_shape(times.shape, shape[axis]))
@@ -101,13 +111,13 @@ def _lazy_times(request: _run.Request, shape: tuple[int, ...], axis: int) -> tup
 
 
 def _advance(
-    before: Any, place: Any, x: Any, y: Any, times: Any, *constants: Any, statistic: str, request: _run.Request,
-    axis: int, is_variance: bool, names: tuple[str, ...],
+    before: Any, place: Any, x: Any, y: Any, times: Any, resets: Any, *constants: Any, statistic: str,
+    request: _run.Request, axis: int, is_variance: bool, names: tuple[str, ...],
 ) -> Any:  # fmt: skip
     state, last_time = (None, None) if before is None else before
     constant = request.constant.replaced(**dict(zip(names, constants, strict=True)))
     times = None if times is None else take_times(times)
-    request = replace(request, constant=constant, times=times)
+    request = replace(request, constant=constant, times=times, borders=Borders(None, resets, None))
     with _threads.alone():
         result, after = _run.compute(statistic, request, x, x if is_variance else y, axis, state, last_time)
     if times is not None and times.size:

@@ -68,7 +68,7 @@ def compute(
         if flags is not None or not data.by_kernel or statistic == "corr":
             seen = functools.reduce(operator.and_, [xp.isfinite(xp.broadcast_to(v, shape)) for v in both])
         if flags is not None:
-            count = None if state is None else state.count
+            count = None if state is None else (state[0] if statistic == "corr" else state).count
             gate, valid, count = begin_anew(data, flags, seen, gate, request.kind, least, axis, count)
             least = 0
         w = None
@@ -84,7 +84,8 @@ def compute(
             result, after = run(statistic, both[0], None if y is None else both[-1], state, dtype)
     if valid is not None:
         result = _formulas.masked(xp, valid, result)
-        after = after._replace(count=count) if isinstance(after, State) else after
+        states = tuple(part._replace(count=count) for part in (after if statistic == "corr" else (after,)))
+        after = states if statistic == "corr" else states[0]
     if data.give is None:
         return data.narrow(result, dtype), after
     return data.give(result.astype(dtype, copy=False)), after

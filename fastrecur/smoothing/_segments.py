@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import _checks
 from .. import _messages as say
-from .._arrays import take
+from .._arrays import any_lazy, take
 from ..recurrence import linear_recurrence
 from ._frames import plain
 
@@ -22,10 +22,13 @@ class Borders:
         if groups is not None and (offsets is not None or resets is not None):
             raise ValueError(say.groups_alone())
         self.offsets = None if offsets is None else _checks.offsets(plain(offsets))
-        self.resets = None if resets is None else _checks.resets(plain(resets))
+        resets = next((v for v in (resets, getattr(resets, "data", None)) if any_lazy(v)), plain(resets))
+        self.resets = resets if resets is None or any_lazy(resets) else _checks.resets(resets)
+        if any_lazy(resets) and resets.dtype != np.bool_:
+            raise TypeError(say.resets_dtype(resets.dtype))
         self.groups = groups
 
-    def flags(self, shape: tuple[int, ...], axis: int) -> np.ndarray | None:
+    def flags(self, shape: tuple[int, ...], axis: int) -> Any:
         """Return at which steps of data series begin anew, with as many axes as these have; None if none may."""
         if self.offsets is None and self.resets is None:
             return None
@@ -37,8 +40,7 @@ class Borders:
         if self.resets is None:
             return found
         _checks.resets_shape(self.resets.shape, shape, axis)
-        flags: np.ndarray = found | self.resets.reshape(self.resets.shape + (1,) * (len(shape) - self.resets.ndim))
-        return flags
+        return found | self.resets.reshape(self.resets.shape + (1,) * (len(shape) - self.resets.ndim))
 
     def sorted_by_group(self, steps: int) -> tuple[np.ndarray, np.ndarray, Borders]:
         """Return the order that brings groups together, which steps have none, and where groups begin then."""

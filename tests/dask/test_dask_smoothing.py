@@ -44,6 +44,44 @@ def weights(rng):
         yield dict(halflife=rng.uniform(1, 5, 3), com=rng.uniform(1, 2, 3), times=seconds.astype("f8"))
 
 
+@pytest.mark.parametrize("adjust", [False, True])
+@pytest.mark.parametrize("kind", ["offsets", "resets", "own resets", "both", "lazy"])
+def test_series_that_begin_anew(rng, series, adjust, kind):
+    """Anywhere in chunks, in pairs too; a clock may go back there."""
+    (x, y), flags, offsets = series, rng.random((STEPS, 3)) < 0.2, [0, 4, 4, 13, STEPS]
+    borders = {
+        "offsets": {"offsets": offsets}, "resets": {"resets": flags[:, 0]}, "own resets": {"resets": flags},
+        "both": {"offsets": offsets, "resets": flags}, "lazy": {"resets": flags},
+    }[kind]  # fmt: skip
+    some = {name: da.from_array(v, (5, 2)) if kind == "lazy" else v for name, v in borders.items()}
+    times = np.arange(STEPS, dtype="f8")
+    times[13:] -= 12 * ("offsets" in borders)
+    for weight in ({"alpha": 0.3}, {"halflife": 2.0, "times": times}):
+        options = weight | {"adjust": adjust, "min_periods": 2}
+        for name in ("mean", "var") + ("sum",) * adjust:
+            function = getattr(smoothing, f"ewm_{name}")
+            assert_close_lazy(function(lazy(x), **options, **some), function(x, **options, **borders), 1e-11)
+        for name in ("cov", "corr"):
+            function = getattr(smoothing, f"ewm_{name}")
+            assert_close_lazy(
+                function(lazy(x), lazy(y, 5), **options, **some), function(x, y, **options, **borders), 1e-11
+            )
+
+
+def test_resets_alone_are_lazy(series):
+    flags = np.arange(STEPS) % 5 == 0
+    expected = smoothing.ewm_mean(series[0], alpha=0.3, resets=flags)
+    found = smoothing.ewm_mean(series[0], alpha=0.3, resets=da.from_array(flags, 6))
+    assert_close_lazy(found, expected, 1e-11)
+    data = xr.DataArray(lazy(series[0]), dims=("time", "site"))
+    found = smoothing.ewm_mean(data, alpha=0.3, resets=xr.DataArray(da.from_array(flags, 6), dims="time"), axis="time")
+    assert_close_lazy(found.data, expected, 1e-11)
+    with pytest.raises(TypeError, match="`resets` must hold bools"):
+        smoothing.ewm_mean(series[0], alpha=0.3, resets=da.zeros(STEPS))
+    with pytest.raises(TypeError, match="`groups` must be left out with Dask"):
+        smoothing.ewm_mean(lazy(series[0]), alpha=0.3, groups=flags)
+
+
 @pytest.mark.parametrize("ignore_na", [False, True])
 @pytest.mark.parametrize("adjust", [False, True])
 def test_statistics(rng, series, adjust, ignore_na):
