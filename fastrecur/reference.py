@@ -118,7 +118,7 @@ def linear_recurrence_vjp(
     return _vjp(_linear_adjoint, grad_h, (a, b, h0), h, grad_state, axis, reverse, (lengths, offsets, resets))
 
 
-# A step takes the state before it, which is zero if it is fresh: then the coefficient is not used.
+# A step takes the state before it, which is zero where it is fresh: there the coefficient is not used.
 def _forget_step(f, x, h, fresh):
     return f * x + (1 - f) * h
 
@@ -128,11 +128,16 @@ def _forget_adjoint(g, f, x, h, fresh):
 
 
 def _linear_step(a, b, h, fresh):
-    return np.where(fresh, 0, a) * h + b
+    return _where(fresh, 0, a) * h + b
 
 
 def _linear_adjoint(g, a, b, h, fresh):
-    return np.where(fresh, 0, g * np.conj(h)), g, np.conj(a) * g
+    return _where(fresh, 0, g * np.conj(h)), g, np.conj(a) * g
+
+
+def _where(mask, yes, no):
+    """Return one or the other, as `numpy.where`; a mask of None is true nowhere."""
+    return no if mask is None else np.where(mask, yes, no)
 
 
 def _forward(step, operands, axis, reverse, cuts, return_state):
@@ -141,10 +146,10 @@ def _forward(step, operands, axis, reverse, cuts, return_state):
     gate, value = _time_first(gate, shape, axis), _time_first(value, shape, axis)
     h, states = np.empty_like(value), _states(h0, cuts, value)
     with np.errstate(all="ignore"):
-        for n, t, valid, fresh, is_left in _visits(cuts, shape, axis, reverse):
-            new = step(gate[t], value[t], np.where(fresh, 0, states[n]), fresh)
-            h[t] = np.where(valid, new, 0)
-            states[n] = np.where(is_left, 0, np.where(valid, new, states[n]))
+        for n, t, padding, fresh, is_left in _visits(cuts, shape, axis, reverse):
+            new = step(gate[t], value[t], _where(fresh, 0, states[n]), fresh)
+            h[t] = _where(padding, 0, new)
+            states[n] = _where(is_left, 0, _where(padding, states[n], new))
     h = np.ascontiguousarray(np.moveaxis(h, 0, axis))
     return (h, states if cuts[1] is not None else states[0, ...]) if return_state else h
 
@@ -156,15 +161,15 @@ def _vjp(adjoint, grad_h, operands, h, grad_state, axis, reverse, cuts):
     state, g = _states(h0, cuts, value), _states(g, cuts, value)
     before, grad_gate, grad_value = np.empty((3, *value.shape), value.dtype)
     visits = _visits(cuts, shape, axis, reverse)
-    for n, t, valid, fresh, _ in visits:
-        before[t] = np.where(fresh, 0, state[n])
-        state[n] = np.where(valid, h[t], state[n])
+    for n, t, padding, fresh, _ in visits:
+        before[t] = _where(fresh, 0, state[n])
+        state[n] = _where(padding, state[n], h[t])
     with np.errstate(all="ignore"):
-        for n, t, valid, fresh, is_left in reversed(visits):
-            total = grad_h[t] + np.where(is_left, 0, g[n])
+        for n, t, padding, fresh, is_left in reversed(visits):
+            total = grad_h[t] + _where(is_left, 0, g[n])
             *grads, onward = adjoint(total, gate[t], value[t], before[t], fresh)
-            grad_gate[t], grad_value[t] = np.where(valid, grads, 0)
-            g[n] = np.where(valid, np.where(fresh, 0, onward), g[n])
+            grad_gate[t], grad_value[t] = (_where(padding, 0, grad) for grad in grads)
+            g[n] = _where(padding, g[n], _where(fresh, 0, onward))
     grads = np.moveaxis(grad_gate, 0, axis), np.moveaxis(grad_value, 0, axis), g if cuts[1] is not None else g[0, ...]
     return tuple(
         None if operand is None else _sum_to(grad, np.asarray(operand))
@@ -191,24 +196,27 @@ def _states(state, cuts, value):
 
 
 def _visits(cuts, shape, axis, reverse):
-    """Return every step in scan order: its segment, its place in time, and three arrays of bools.
+    """Return every step in scan order: its segment, its place in time, and three masks of the lanes.
 
-    These say in which lanes the step is valid, in which the state before it is zero, and in which that after it is.
+    They say where the step is padding, where the state before it is zero, and where that after it is.
     """
     lengths, offsets, resets = cuts
     steps, lanes = shape[axis], len(shape) - 1
-    lengths = np.asarray(steps if lengths is None else lengths)
-    lengths = lengths.reshape(lengths.shape + (1,) * (lanes - lengths.ndim))
-    resets = np.asarray(resets is not None and resets)
-    resets = _time_first(resets.reshape(resets.shape + (1,) * (len(shape) - resets.ndim)), shape, axis)
-    valid = [t < lengths for t in range(steps)]
-    begins = [now & flags for now, flags in zip(valid, resets, strict=True)]
-    visits, nowhere = [], np.zeros((), bool)
+    padding, begins = [None] * steps, [None] * (steps + 1)
+    if lengths is not None:
+        lengths = np.reshape(lengths, np.shape(lengths) + (1,) * (lanes - np.ndim(lengths)))
+        padding = [t >= lengths for t in range(steps)]
+    if resets is not None:
+        resets = np.reshape(resets, np.shape(resets) + (1,) * (len(shape) - np.ndim(resets)))
+        begins[:steps] = [
+            _where(pad, False, flag) for pad, flag in zip(padding, _time_first(resets, shape, axis), strict=True)
+        ]
+    visits = []
     for n, (start, stop) in enumerate(itertools.pairwise([0, steps] if offsets is None else offsets)):
         for t in range(start, stop):
-            later = begins[t + 1] if t + 1 < stop else nowhere
-            fresh, is_left = (later, begins[t]) if reverse else (begins[t], nowhere)
-            visits.append((n, t, valid[t], fresh, is_left))
+            later = begins[t + 1] if t + 1 < stop else None
+            fresh, is_left = (later, begins[t]) if reverse else (begins[t], None)
+            visits.append((n, t, padding[t], fresh, is_left))
     return visits[::-1] if reverse else visits
 
 
