@@ -96,7 +96,7 @@ class Memory:
         ranges = sorted({(a.__array_interface__["data"][0], a.nbytes) for a in arrays})
         self.starts, self.ends = [start for start, _ in ranges], [start + size for start, size in ranges]
         self.wrote, self.read, self.words, self.unseen = {}, {}, {}, []
-        self.loaded = self.stored = self.accesses = 0
+        self.loaded = self.stored = self.accesses = self.seen = 0
         self.thread = None
 
     def touch(self, address, size, part, align, writes):
@@ -141,6 +141,11 @@ class Memory:
         while self.unseen and draw.random() < 0.7:
             address, word = self.unseen.pop(draw.randrange(len(self.unseen)))
             ctypes.c_uint64.from_address(address).value = word
+            self.seen += 1
+
+    def is_new(self, seen, words):
+        """Return whether one of some words can be seen that could not when so many could."""
+        return seen < self.seen and any(ctypes.c_uint64.from_address(word).value for word in words)
 
     def check(self, address, size, align):
         """Raise where an array's memory ends, and for addresses that are not aligned."""
@@ -242,6 +247,8 @@ class Pointer:
         for place in range(address, address + 2 * dtype.itemsize, 8):
             self.memory.touch_word(place, 8)
             words.append(ctypes.c_uint64.from_address(place).value)
+            if not words[-1]:
+                self.memory.thread.missed.append(place)
         bits = np.array([word & 0xFFFFFFFF for word in words], np.uint32)
         return all(word >> 32 for word in words), bits.view(dtype)[0]
 
@@ -331,6 +338,7 @@ class Thread:
     def __init__(self, block, number):
         self.block, self.number, self.shared, self.alive = block, number, 0, True
         self.wants = self.answer = None
+        self.missed = []  # words that it has looked for in vain since it last napped
         if not _idle:
             _idle.append(greenlet.greenlet(_run_threads))
             _idle[0].switch()
@@ -360,7 +368,7 @@ class Block:
         self.threads = [Thread(self, k) for k in range(threads)]
         self.loop = greenlet.getcurrent()
         ready = list(self.threads)
-        while ready:
+        while ready or any(each.alive and each.wants[0] == "nap" for each in self.threads):
             ready.sort(key=self.in_any_order)
             yield
             Block.running = self
@@ -378,7 +386,9 @@ class Block:
         if alive and all(each.wants[0] == "barrier" for each in alive):
             self.epoch += 1
             return alive
-        ready = [each for each in alive if each.wants[0] == "nap"]
+        # Who naps need not look again while nothing new is to be seen, but now and then does.
+        naps = [each for each in alive if each.wants[0] == "nap"]
+        ready = [each for each in naps if self.memory.is_new(*each.wants[2]) or self.draw.random() < 0.05]
         for first in range(0, self.count, 32):
             warp = [each for each in self.threads[first : first + 32] if each.alive]
             kinds = {each.wants[0] for each in warp}
@@ -432,7 +442,8 @@ class Block:
         self.wait("barrier")
 
     def nap(self):
-        self.wait("nap")
+        missed, self.current.missed = self.current.missed, []
+        self.wait("nap", (self.memory.seen, missed))
 
     def trap(self):
         raise RuntimeError(f"a trap: {self.current}")
