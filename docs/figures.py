@@ -18,7 +18,7 @@ MARKS = {
     ".md": ("<!-- figures:begin -->\n", "<!-- figures:end -->"),
     ".rst": (".. figures:begin\n\n", "\n.. figures:end"),
 }
-LARGE, SMALLER, ONE, MANY = "(20000, 640)", "(2048, 1024)", ["(1000000,)"], ["(100000, 64)", "(64, 100000)"]
+LARGE, SMALLER, ONE = "(20000, 640)", "(2048, 1024)", ["(1000000,)"]
 DTYPES = "float32", "float64"
 
 
@@ -109,37 +109,27 @@ def listed(figures):
 
 
 def table():
-    """Return README's table, and its sentence about a language model."""
+    """Return README's table, and where it was measured."""
     peers = "pandas", "polars", "numbagg"
-    cells = [
-        (f"`forget_mult(f, x, out=out)`, {LARGE}: speed relative to a triad `h = x + f*x`",
-         [triad(LARGE, dtype) for dtype in DTYPES], about("benchmarks.txt")),
-        (f"the same, {SMALLER}", [triad(SMALLER, dtype) for dtype in DTYPES], about("benchmarks.txt")),
-    ]  # fmt: skip
-    for what, statistic, shapes in [
-        ("`ewm_mean`, 1e6 values, none missing: times as fast as pandas; polars; numbagg", "complete", ONE),
-        ("the same, 10 % missing", "10 % missing", ONE),
-        ("the same, 64 series of 1e5, none missing", "complete", MANY),
-    ]:
-        figures = [smoothing(f"ewm_mean, {statistic}", shapes, dtype, *peers) for dtype in DTYPES]
-        cells.append((what, figures, about("benchmarks_smoothing.txt")))
+    shapes = (f"`forget_mult(f, x, out=out)`, {LARGE}, against a triad `h = x + f*x`", LARGE), (SMALLER, SMALLER)
+    cells = [(what, [triad(shape, dtype) for dtype in DTYPES]) for what, shape in shapes]
+    for what, statistic in ("`ewm_mean`, 1e6 values, against pandas; polars; numbagg", "complete"), (
+        "10 % of them missing", "10 % missing",
+    ):  # fmt: skip
+        cells.append((what, [smoothing(f"ewm_mean, {statistic}", ONE, dtype, *peers) for dtype in DTYPES]))
     for mode in ("inference", "training"):
         report, page, window = qrnn(mode)
-        machines = f"{about('benchmarks_qrnn.txt')}: {span(report)}; {about_page()}: {span(page)}"
-        what = f"`QRNN` layer, {mode}: times as fast as `nn.LSTM` of equal hidden size"
-        cells.append((what, [f"{span(report + page)} (window 2: {span(window)})", ""], machines))
-    lines = ["| | float32 | float64 | machine, date |", "|---|---|---|---|"]
-    lines += [f"| {what} | {' | '.join(figures)} | {where} |" for what, figures, where in cells]
-    return "\n".join([*lines, "", prose(model())])
+        figures = f"{span(report)} (window 2: {span(window)}); {span(page)}"
+        cells.append((f"`QRNN` layer, {mode}, against `nn.LSTM`: Xeon; EPYC", [figures, ""]))
+    lines = ["| times as fast | float32 | float64 |", "|---|---|---|"]
+    lines += [f"| {what} | {' | '.join(figures)} |" for what, figures in cells]
+    return "\n".join([*lines, "", prose(where())])
 
 
-def model():
-    """Yield README's sentences about a language model."""
-    columns = language_model()
-    yield f"A language model of equally many weights trains in {mean(columns['time'], 2)} of `nn.LSTM`'s time (mean of"
-    yield f"{len(columns['time'])} seeds) to {mean(columns['validation'])} of its perplexity in validation,"
-    yield f"{mean(columns['test'])} in the test; in validation it ends above `nn.LSTM` {above(columns)}"
-    yield f"({about('language_model.txt')})."
+def where():
+    """Yield README's sentence about the machines of its table."""
+    yield f"In this order: {about('benchmarks.txt')}; {about('benchmarks_smoothing.txt')};"
+    yield f"{about('benchmarks_qrnn.txt')}, and {about_page()}. Each has two cores."
 
 
 def paper():
