@@ -22,10 +22,11 @@ class Borders:
         if groups is not None and (offsets is not None or resets is not None):
             raise ValueError(say.groups_alone())
         self.offsets = None if offsets is None else _checks.offsets(plain(offsets))
-        resets = next((v for v in (resets, getattr(resets, "data", None)) if any_lazy(v)), plain(resets))
-        self.resets = resets if resets is None or any_lazy(resets) else _checks.resets(resets)
-        if any_lazy(resets) and resets.dtype != np.bool_:
-            raise TypeError(say.resets_dtype(resets.dtype))
+        self.resets = resets.data if any_lazy(getattr(resets, "data", None)) else plain(resets)  # of a DataArray
+        if not any_lazy(self.resets):
+            self.resets = None if resets is None else _checks.resets(self.resets)
+        elif self.resets.dtype != np.bool_:
+            raise TypeError(say.resets_dtype(self.resets.dtype))
         self.groups = groups
 
     def flags(self, shape: tuple[int, ...], axis: int) -> Any:

@@ -18,6 +18,7 @@ from ._segments import Borders
 def _request(constants: Any, times: Any, adjust: Any, ignore_na: Any, min_periods: Any, bias: Any = False) -> Request:
     flags = flag("adjust", adjust), flag("ignore_na", ignore_na)
     constant = Constant(times is not None, *constants)
+    # With borders of its own: torch.compile takes no object for a default.
     return Request(constant, times, *flags, least_count(min_periods), flag("bias", bias), Borders(None, None, None))
 
 
