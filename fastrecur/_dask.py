@@ -28,24 +28,23 @@ STORED = ("from-zarr", "array", "getitem", "astype")  # layers of an array that 
 class Operand(NamedTuple):
     """A Dask array, or what every chunk is given as it is, and in which of the result's axes its own stand.
 
-    Of one that is ``shifted``, by so many blocks of so many along an axis, another one takes part at the end.
+    Of one that is ``shifted``, by so many blocks along an axis, the last one takes part at the end again.
     """
 
     value: Any
     axes: tuple[int, ...] = ()
-    shifted: tuple[int, int, int, Any] | None = None
+    shifted: tuple[int, int] = 0, 0
 
     def block(self, index: Sequence[int]) -> Any:
         """Return the key of the block that takes part in a block of the result."""
         if not isinstance(self.value, da.Array):
             return self.value
-        if self.shifted:
-            blocks, count, axis, end = self.shifted
-            if not 0 <= index[axis] + blocks < count:
-                return end.block(index)
-            index = (*index[:axis], index[axis] + blocks, *index[axis + 1 :])
         sizes = zip(self.axes, self.value.shape, strict=True)
-        return (self.value.name, *(0 if size == 1 or k == SEGMENTS else index[k] for k, size in sizes))
+        at = [0 if size == 1 or k == SEGMENTS else index[k] for k, size in sizes]
+        blocks, axis = self.shifted
+        if blocks:
+            at[axis] = min(max(at[axis] + blocks, 0), self.value.numblocks[axis] - 1)
+        return (self.value.name, *at)
 
 
 def take(name: str, value: Any) -> Any:
@@ -100,9 +99,9 @@ class Walk:
 
     def __init__(
         self, name: str, step: Callable[..., Any], chunks: tuple[Any, ...], operands: Sequence[Operand],
-        axis: int, reverse: bool, first: Operand,
+        axis: int, reverse: bool, first: Operand, segments: int | None = None,
     ) -> None:  # fmt: skip
-        self.chunks, self.axis, self.last = chunks, axis, []
+        self.chunks, self.axis, self.segments, self.last = chunks, axis, segments, []
         self.name = f"walk-{name}-{tokenize(step, chunks, axis, reverse, *map(tuple, (*operands, first)))}"
         tasks, arrays = self._readings([o.value for o in (*operands, first) if isinstance(o.value, da.Array)])
         graph: dict[Any, Any] = {}
@@ -118,7 +117,7 @@ class Walk:
                     blocks = [tasks.get(block, block) if isinstance(block, tuple) else block for block in blocks]
                     # Dask puts what hangs from a root before the next root: without one it would walk to the end first.
                     root = (f"place-{self.name}", *index)
-                    graph[root], place = (_itself, place), root
+                    graph[root], place = (tuple, place), root
                 graph[(self.name, *index)] = (step, state, place, *blocks)
                 state = (f"state-{self.name}", *index)
                 graph[state] = (operator.getitem, (self.name, *index), -1)
@@ -147,31 +146,24 @@ class Walk:
             found.append(value)
         return tasks, found
 
-    def chunks_of(self, k: int, segments: int | None) -> tuple[Any, ...]:
+    def chunks_of(self, k: int) -> tuple[Any, ...]:
         """Return the chunks of what `result` returns; states of segments have one axis more."""
         if k >= 0:
             return self.chunks
         lanes: tuple[Any, ...] = self.chunks[: self.axis] + self.chunks[self.axis + 1 :]
-        return lanes if segments is None else ((segments,), *lanes)
+        return lanes if self.segments is None else ((self.segments,), *lanes)
 
-    def result(
-        self, label: str, k: int, meta: Any, chunks: tuple[Any, ...] | None = None, segments: int | None = None
-    ) -> da.Array:
+    def result(self, label: str, k: int, meta: Any, chunks: tuple[Any, ...] | None = None) -> da.Array:
         """Return the results in place ``k`` of the steps' tuples; of the states, in place -1, those after all steps."""
         name, cut = f"{label}{self.name.removeprefix('walk')}", self.axis if k == -1 else len(self.chunks)
-        first = () if k >= 0 or segments is None else (0,)
+        first = () if k >= 0 or self.segments is None else (0,)
         indices = self.last if k == -1 else itertools.product(*(range(len(c)) for c in self.chunks))
         layers, below = dict(self.layers.layers), dict(self.layers.dependencies)
-        layers[name] = {
-            (name, *first, *i[:cut], *i[cut + 1 :]): (operator.getitem, (self.name, *i), k) for i in indices
-        }  # fmt: skip
+        keys = {i: (name, *first, *i[:cut], *i[cut + 1 :]) for i in indices}
+        layers[name] = {key: (operator.getitem, (self.name, *i), k) for i, key in keys.items()}
         below[name] = {self.name}
-        chunks = self.chunks_of(k, segments) if chunks is None else chunks
+        chunks = self.chunks_of(k) if chunks is None else chunks
         return da.Array(HighLevelGraph(layers, below), name, chunks, meta=meta, dtype=meta.dtype)
-
-
-def _itself(value: Any) -> Any:
-    return value
 
 
 # ---- The recurrences ------------------------------------------------------------------------------------------------
@@ -296,9 +288,10 @@ def forward(
     meta, last = _adapter(*metas).forward(family, names, *metas, p.axis, reverse, p.no_steps, True, None)
     r = _Recurrence(family, names, p.axis, reverse, p.shape[p.axis], p.offsets)
     blocks = [p.operands[name] for name in (*names[:2], "lengths", "resets")]
-    walk = Walk(family, functools.partial(_walk, r=r), p.chunks, blocks, p.axis, reverse, p.operands["h0"])
+    step = functools.partial(_walk, r=r)
+    walk = Walk(family, step, p.chunks, blocks, p.axis, reverse, p.operands["h0"], p.segments)
     h = walk.result("h", 0, meta)
-    return (h, walk.result("last", -1, last, segments=p.segments)) if return_state else h
+    return (h, walk.result("last", -1, last)) if return_state else h
 
 
 def _walk_back(
@@ -307,7 +300,9 @@ def _walk_back(
 ) -> Any:  # fmt: skip
     start, shape = place
     border = start + shape[r.axis] if r.reverse else start
-    if border != (r.steps if r.reverse else 0):  # the chunk goes on from the edge of another
+    if border == (r.steps if r.reverse else 0):
+        before = h0
+    else:  # the chunk goes on from the edge of another
         before = before[(slice(None),) * r.axis + (0,)]
         if r.reverse and lengths is not None and h0 is not None:
             # A lane that is shorter than this begins with its first state, and in the chunk before is all padding.
@@ -364,25 +359,25 @@ def vjp(
     if reverse and resets.value is not None:
         flags.append(resets.value[(..., *(None,) * (len(every) - len(resets.axes)))])
     edges = da.map_blocks(_edge, states, *flags, axis=axis, reverse=reverse, dtype=states.dtype, chunks=chunks)
-    before = Operand(edges, every, (1 if reverse else -1, len(p.chunks[axis]), axis, first))
+    before = Operand(edges, every, (1 if reverse else -1, axis))
     blocks = [*(p.operands[name] for name in names[:3]), Operand(states, every)]
     blocks += [p.operands["lengths"], p.operands["resets"], before, first]
     step = functools.partial(_walk_back, r=r)
-    walk = Walk(f"{family}_vjp", step, p.chunks, blocks, axis, not reverse, p.operands["grad_state"])
+    walk = Walk(f"{family}_vjp", step, p.chunks, blocks, axis, not reverse, p.operands["grad_state"], p.segments)
     places = zip(("a", "b", "h0"), (0, 1, -1), (a, b, h0), grads, strict=True)
     return tuple(
-        None if v is None else _gathered(walk, f"grad_{name}", k, np.shape(v), grad, p.segments)
+        None if v is None else _gathered(walk, f"grad_{name}", k, np.shape(v), grad)
         for name, k, v, grad in places
     )  # fmt: skip
 
 
-def _gathered(walk: Walk, label: str, k: int, shape: tuple[int, ...], meta: Any, segments: int | None) -> Any:
+def _gathered(walk: Walk, label: str, k: int, shape: tuple[int, ...], meta: Any) -> Any:
     """Return an operand's gradient: the chunks' parts of it, added up over what it was broadcast to."""
-    chunks = walk.chunks_of(k, segments)
+    chunks = walk.chunks_of(k)
     full = (1,) * (len(chunks) - len(shape)) + tuple(shape)
     broadcast = tuple(axis for axis, (c, n) in enumerate(zip(chunks, full, strict=True)) if n == 1 and sum(c) != 1)
     own = tuple((1,) * len(c) if axis in broadcast else c for axis, c in enumerate(chunks))
-    parts = walk.result(label, k, da.utils.meta_from_array(meta, len(chunks)), own, segments)
+    parts = walk.result(label, k, da.utils.meta_from_array(meta, len(chunks)), own)
     if broadcast:
         dtype = meta.dtype
         parts = parts.sum(axis=broadcast, keepdims=True, dtype=_shapes.wide_dtype(dtype)).astype(dtype)
