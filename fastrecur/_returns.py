@@ -81,7 +81,7 @@ def estimate(kind: str, floats: Any, flags: Any, axis: Any, limits: Any = None) 
     rule = _Rule(kind, axis, data.dtype(found["rewards"]), tuple(limits.values()))
     if data.is_lazy:
         return _lazy(steps, rule)
-    if data.give is not None:
+    if data.by_kernel:
         with data.threads():
             *results, _ = _run(steps, rule, None)
         return [data.give(result) for result in results]

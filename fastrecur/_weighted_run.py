@@ -26,20 +26,20 @@ SEARCH = 64  # steps that are looked at for the first sample that is there, befo
 _WIDE = np.dtype(np.float64)
 
 
-def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods, bias=False, state=None):
+def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods, bias=False, state=()):
     """Return a statistic, and the series' `PLANES` after the last step.
 
     ``kind`` says how weights come about: they "adjust" to each other and the gate is a decay; they are "fixed" by the
     gate; or they are "timed", and the gate is a decay again. ``y`` is None but for covariances. ``state`` is what
-    stands before the first step: planes by their numbers.
+    stands before the first step: planes in their order, None for those that there are not.
     """
     h = _problem.empty(shape, dtype, _shapes.like(shape, dtype, (x.shape, x.strides)))
     lane_axes = [k for k in range(len(shape)) if k != axis]
     lane_shape = tuple(shape[k] for k in lane_axes)
     lanes, steps = math.prod(lane_shape), shape[axis]
     states = np.zeros((PLANES, *lane_shape))
-    for plane, values in (state or {}).items():
-        states[plane] = values
+    for plane, values in enumerate(state):
+        states[plane] = 0 if values is None else values
     if lanes == 0 or steps == 0:
         return h, states
     traits = {"ignore_na": ignore_na, "sum": statistic == "sum"}

@@ -14,19 +14,15 @@ from .._arrays import take
 from .._checks import axis
 
 LN2 = math.log(2.0)
-# What holds of a constant, and what of it is alpha, of numbers and of arrays of a namespace.
-RULES = {
-    "com": ("com >= 0", lambda value: value >= 0),
-    "span": ("span >= 1", lambda value: value >= 1),
-    "halflife": ("halflife > 0", lambda value: value > 0),
-    "alpha": ("0 < alpha <= 1", lambda value: (value > 0) & (value <= 1)),
+# Of each constant, a number or an array of a namespace: what holds, in words and in Python, and what of it is alpha.
+_CONSTANTS = {
+    "com": ("com >= 0", lambda value: value >= 0, lambda xp, value: 1 / (1 + value)),
+    "span": ("span >= 1", lambda value: value >= 1, lambda xp, value: 2 / (value + 1)),
+    "halflife": ("halflife > 0", lambda value: value > 0, lambda xp, value: -xp.expm1(-LN2 / value)),
+    "alpha": ("0 < alpha <= 1", lambda value: (value > 0) & (value <= 1), lambda xp, value: value),
 }
-ALPHA = {
-    "com": lambda xp, value: 1 / (1 + value),
-    "span": lambda xp, value: 2 / (value + 1),
-    "halflife": lambda xp, value: -xp.expm1(-LN2 / value),
-    "alpha": lambda xp, value: value,
-}
+RULES = {name: (rule, holds) for name, (rule, holds, _) in _CONSTANTS.items()}
+ALPHA = {name: alpha for name, (_, _, alpha) in _CONSTANTS.items()}
 
 
 class Constant:
@@ -72,7 +68,6 @@ class Constant:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a real number."""
     # A timedelta64 is an integer to NumPy.
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.timedelta64))
 

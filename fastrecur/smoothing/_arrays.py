@@ -19,7 +19,7 @@ _REAL = {"bool", "float32", "float64", *(f"{kind}{bits}" for kind in ("int", "ui
 
 
 class Data:
-    """Operands of one library, their namespace, and how a NumPy result becomes one of theirs (None: by formulas).
+    """Operands of one library, their namespace, whether NumPy's kernels run, and what makes a result one of theirs.
 
     Tensors that kernels can read are NumPy's arrays here. Values ``at_hand`` can be looked at, and cost no wait for a
     device, no computation of what is lazy, and no part in what is traced.
@@ -27,12 +27,12 @@ class Data:
 
     def __init__(self, names: tuple[str, ...], values: tuple[Any, ...], before: tuple[Any, ...] = ()) -> None:
         """Take operands; ``before`` is a state that they go on from, whose gradient may be wanted as well."""
-        self.give: Callable[[np.ndarray], Any] | None = np.asarray
+        self.names, self.is_lazy = names, _arrays.any_lazy(*values)
         self.xp: Any = np
-        self.names = names
+        self.by_kernel = self.at_hand = True
+        self.give: Callable[[Any], Any] = lambda result: result
         self._team: Callable[[], _threads.Team] | None = None
         self.values: list[Any]
-        self.at_hand, self.is_lazy = True, _arrays.any_lazy(*values)
         if self.is_lazy:
             self._take_lazy(names, values)
         elif _arrays.any_tensor(*values):
@@ -77,8 +77,7 @@ class Data:
             self.values = [value.detach().numpy() for value in wide]
             self.xp, self.give, self._team = np, torch.from_numpy, torch_team.team
         else:
-            self.values, self.give = wide, None
-            self.at_hand = quiet
+            self.values, self.by_kernel, self.at_hand = wide, False, quiet
 
     def _take_foreign(self, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
         found = {n: _arrays.library_of(v) for n, v in zip(names, values, strict=True) if not is_number(v)}
@@ -88,12 +87,12 @@ class Data:
         self.values = [
             value if _is_foreign(value) else self.xp.asarray(value, dtype=self.xp.float64) for value in values
         ]
-        self.give, self.at_hand = None, False
+        self.by_kernel = self.at_hand = False
 
     def _take_lazy(self, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
         from .. import _dask
 
-        self.xp, self.give, self.at_hand = sys.modules["dask.array"], None, False
+        self.xp, self.by_kernel, self.at_hand = sys.modules["dask.array"], False, False
         self.values = [
             value if hasattr(value, "shape") else np.asarray(value)
             for value in (_dask.take(name, value) for name, value in zip(names, values, strict=True))
@@ -105,11 +104,6 @@ class Data:
         if self.xp.__name__ == "torch" and not self.at_hand:  # sizes may be symbols, which NumPy makes numbers
             return tuple(self.xp.broadcast_shapes(*(value.shape for value in values)))
         return tuple(_shapes.broadcast_shape(self.names, [tuple(value.shape) for value in values]))
-
-    @property
-    def by_kernel(self) -> bool:
-        """Whether NumPy's kernels run."""
-        return self.give is not None
 
     def threads(self) -> AbstractContextManager[None]:
         """Lend kernels the threads of the data's library, if it has some of its own."""
@@ -149,12 +143,16 @@ class Data:
         xp = self.xp
         if xp.__name__ == "torch":
             return array.to(dtype)
-        return xp.astype(array, dtype) if hasattr(xp, "astype") else array.astype(dtype)
+        return xp.astype(array, dtype, copy=False) if hasattr(xp, "astype") else array.astype(dtype, copy=False)
 
 
 def quiet(xp: Any) -> AbstractContextManager[Any]:
     """Return a context in which NumPy says nothing of what is not finite."""
     return np.errstate(all="ignore") if xp is np else contextlib.nullcontext()  # torch's compiler knows no errstate
+
+
+def at(values: Any, axis: int, index: Any) -> Any:
+    return values[(*(slice(None),) * axis, index, ...)]
 
 
 def join(xp: Any, parts: list[Any], axis: int) -> Any:

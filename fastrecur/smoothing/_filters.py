@@ -12,7 +12,7 @@ from .. import _checks
 from .. import _messages as say
 from ..recurrence import forget_mult
 from ._arguments import ALPHA, Constant, arrays_of, is_array, number
-from ._arrays import Data, axis_of, check_constant, join, quiet
+from ._arrays import Data, at, axis_of, check_constant, join, quiet
 from ._frames import aligned, unwrap
 
 
@@ -61,9 +61,9 @@ def ewm_filtfilt(
     if shape[axis]:
         full = data.xp.broadcast_to(values, shape)
         with data.threads():
-            forward = forget_mult(gate, full, _at(full, axis, 0), axis=axis)
-            values = forget_mult(gate, forward, _at(forward, axis, -1), axis=axis, reverse=True)
-    return wrap(values if data.give is None else data.give(values))
+            forward = forget_mult(gate, full, at(full, axis, 0), axis=axis)
+            values = forget_mult(gate, forward, at(forward, axis, -1), axis=axis, reverse=True)
+    return wrap(data.give(values))
 
 
 def _finite(values: Any) -> Any:
@@ -71,14 +71,6 @@ def _finite(values: Any) -> Any:
     if not bool(np.isfinite(values).all()):
         raise ValueError(say.filter_missing())
     return values
-
-
-def _at(values: Any, axis: int, step: int) -> Any:
-    return values[(*(slice(None),) * axis, step, ...)]
-
-
-def _between(values: Any, axis: int, start: int | None, stop: int | None) -> Any:
-    return values[(*(slice(None),) * axis, slice(start, stop), ...)]
 
 
 def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any = 0) -> Any:
@@ -130,7 +122,7 @@ def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any =
     xp, values = data.xp, data.values[0]
     axis = axis_of(axis, tuple(values.shape), ("x",))
     wide = data.wide(values)
-    result = xp.full_like(_between(wide, axis, None, period), float("nan"))
+    result = xp.full_like(at(wide, axis, slice(period)), float("nan"))
     if wide.shape[axis] > period:
         options = {"period": period, "axis": axis}
         if data.is_lazy:
@@ -139,25 +131,25 @@ def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any =
         else:
             efficiency = _efficiency(wide, xp=xp, **options)
         quick, calm = 2 / (fast + 1), 2 / (slow + 1)
-        gate, rest = (_between(v, axis, period, None) for v in (efficiency * (quick - calm) + calm, wide))
+        gate, rest = (at(v, axis, slice(period, None)) for v in (efficiency * (quick - calm) + calm, wide))
         with data.threads():
-            tail = forget_mult(gate**2, rest, _at(wide, axis, period - 1), axis=axis)
+            tail = forget_mult(gate**2, rest, at(wide, axis, period - 1), axis=axis)
         result = join(xp, [result, tail], axis)
         result = result.rechunk(wide.chunks) if data.is_lazy else result
     result = data.narrow(result, data.dtype(values))
-    return wrap(result if data.give is None else data.give(result))
+    return wrap(data.give(result))
 
 
 def _efficiency(wide: Any, *, xp: Any, period: int, axis: int) -> Any:
     """Return how straight the way was, for each step that has so many before it; 1 for others."""
-    head = xp.ones_like(_between(wide, axis, None, period))
+    head = xp.ones_like(at(wide, axis, slice(period)))
     if wide.shape[axis] <= period:
         return head
     with quiet(xp):
-        moved = abs(_between(wide, axis, period, None) - _between(wide, axis, None, -period))
-        strides = abs(_between(wide, axis, 1, None) - _between(wide, axis, None, -1))
+        moved = abs(at(wide, axis, slice(period, None)) - at(wide, axis, slice(-period)))
+        strides = abs(at(wide, axis, slice(1, None)) - at(wide, axis, slice(-1)))
         # Each window is added up anew: a running sum would keep what has left it.
-        path = sum(_between(strides, axis, k, k + wide.shape[axis] - period) for k in range(period))
+        path = sum(at(strides, axis, slice(k, k + wide.shape[axis] - period)) for k in range(period))
         one, still = xp.ones_like(path), path <= 0
         efficiency = xp.where(still, one, moved / xp.where(still, one, path))
         return join(xp, [head, xp.where(efficiency > 1, one, efficiency)], axis)  # rounding of the path
@@ -241,7 +233,7 @@ def pcen(
         result = data.xp.map_blocks(functools.partial(_normalize, np), smooth, *values, dtype=dtype)
     else:
         result = _normalize(data.xp, smooth, *values)
-    return wrap(result if data.give is None else data.give(result))
+    return wrap(data.give(result))
 
 
 _RULES = {

@@ -12,26 +12,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..recurrence import forget_mult, linear_recurrence
-from ._arrays import join
-
-
-class Moments(NamedTuple):
-    """What a covariance is continued from beside the mean; means are deviations from the origins."""
-
-    origin: Any
-    origin_y: Any
-    mean_y: Any
-    covariance: Any
-    room: Any
+from ._arrays import at, join
 
 
 class State(NamedTuple):
-    """What a statistic is continued from, for each lane; a sum stands in the mean's place."""
+    """What a statistic is continued from, for each lane: the kernel's planes. A sum stands in the mean's place.
+
+    Covariances have the other fields too: their means are deviations from the origins.
+    """
 
     weight: Any
     count: Any
     mean: Any
-    moments: Moments | None = None
+    origin: Any = None
+    origin_y: Any = None
+    mean_y: Any = None
+    covariance: Any = None
+    room: Any = None
 
 
 class Shares(NamedTuple):
@@ -75,10 +72,9 @@ def _before(xp: Any, decay: Any, weight: Any, weight0: Any, axis: int) -> Any:
     steps = weight.shape[axis]
     if steps == 0:
         return weight
-    lead = (slice(None),) * axis
-    first = weight[(*lead, slice(0, 1), ...)]
+    first = at(weight, axis, slice(1))
     first = first - first if weight0 is None else xp.reshape(weight0, first.shape)
-    return decay * join(xp, [first, weight[(*lead, slice(0, steps - 1), ...)]], axis)
+    return decay * join(xp, [first, at(weight, axis, slice(steps - 1))], axis)
 
 
 def mean(xp: Any, w: Shares, x: Any, axis: int, state: Any, is_sum: bool) -> tuple[Any, Any]:
@@ -92,13 +88,12 @@ def mean(xp: Any, w: Shares, x: Any, axis: int, state: Any, is_sum: bool) -> tup
 def covariance(xp: Any, w: Shares, x: Any, y: Any, axis: int, state: Any = None) -> tuple[Any, Any, State]:
     """Return the biased covariance, what it is to be divided by to be unbiased, and the state after the last step."""
     zero = xp.zeros_like(w.share)
-    past = None if state is None else state.moments
-    befores = (None, None) if past is None else ((past.origin, state.mean), (past.origin_y, past.mean_y))
+    befores = (None, None) if state is None else ((state.origin, state.mean), (state.origin_y, state.mean_y))
     origins, means, differences = [], [], []
     for values, had in zip((x, y), befores, strict=True):
         values = xp.where(w.seen, values, xp.zeros_like(values))
         # Deviations from a value of the series' own: data far from 0 lose nothing.
-        first = values[(*(slice(None),) * axis, slice(0, 1), ...)]
+        first = at(values, axis, slice(1))
         origin = first
         if had is not None:
             origin = xp.where(xp.reshape(state.count, first.shape) > 0, xp.reshape(had[0], first.shape), first)
@@ -109,13 +104,13 @@ def covariance(xp: Any, w: Shares, x: Any, y: Any, axis: int, state: Any = None)
         origins.append(xp.sum(origin, axis=axis))  # of one step, or of none
         means.append(last)
     product = differences[0] * differences[1]
-    had_covariance, had_room = (None, None) if past is None else (past.covariance, past.room)
+    had_covariance, had_room = (None, None) if state is None else (state.covariance, state.room)
     covariance, last_covariance = linear_recurrence(
         w.kept, w.kept * w.share * product, had_covariance, axis=axis, return_state=True
     )
     room, last_room = linear_recurrence(w.kept * w.kept, 2 * w.kept * w.share, had_room, axis=axis, return_state=True)
-    moments = Moments(origins[0], origins[1], means[1], last_covariance, last_room)
-    return covariance, room, State(w.weight, w.count, means[0], moments)
+    after = State(w.weight, w.count, means[0], origins[0], origins[1], means[1], last_covariance, last_room)
+    return covariance, room, after
 
 
 def masked(xp: Any, valid: Any, values: Any) -> Any:

@@ -1,23 +1,24 @@
-"""One statistic, from plain arguments to its result: by a kernel, or by the formulas."""
+"""A statistic, from plain arguments to its result: at once, by groups or chunks; by a kernel, or by the formulas."""
 
 from __future__ import annotations
 
 import functools
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from .. import _weighted_run
-from .._cpu import _weighted
+from .. import _arrays, _shapes, _threads, _weighted_run
+from .. import _messages as say
+from .._cpu._weighted import AVERAGE_PLANES
 from . import _formulas
 from ._arguments import ALPHA, Constant, is_array
-from ._arrays import Data, axis_of, check_constant, quiet
-from ._formulas import Moments, Shares, State
+from ._arrays import Data, at, axis_of, check_constant, quiet
+from ._formulas import Shares, State
 from ._segments import Borders, begin_anew
-from ._times import decays, in_units, steps, take_times
+from ._times import decays, edge, in_units, steps, take_times
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Request:
     ignore_na: bool
     min_periods: int
     bias: bool = False
-    borders: Borders = Borders(None, None, None)
+    borders: Borders = Borders()
     name: str = "x"
 
     @property
@@ -39,7 +40,112 @@ class Request:
         return "adjust" if self.adjust else "fixed" if self.times is None else "timed"
 
 
-def compute(
+def compute(statistic: str, request: Request, x: Any, y: Any, axis: Any) -> Any:
+    """Return a statistic of ``x`` (and ``y``), in their library."""
+    borders, constants = request.borders, request.constant.arrays.values()
+    is_lazy = _arrays.any_lazy(x, y, *constants, request.times, borders.resets)
+    if borders.groups is not None:
+        if is_lazy:
+            raise TypeError(say.groups_lazy())
+        return _by_group(statistic, request, x, y, axis)
+    if is_lazy:
+        return _by_chunk(statistic, request, x, y, axis)
+    return at_once(statistic, request, x, y, axis)[0]
+
+
+def _by_group(statistic: str, request: Request, x: Any, y: Any, axis: Any) -> Any:
+    """Return a statistic of each group by itself, in the order of the data."""
+    given = {"x": x} | ({} if y is None or y is x else {"y": y}) | request.constant.arrays
+    values = {name: v if hasattr(v, "shape") else np.asarray(v) for name, v in given.items()}
+    shape = _shapes.broadcast_shape(tuple(values), [tuple(v.shape) for v in values.values()])
+    axis = axis_of(axis, shape, ("x",))
+    order, lost, borders = request.borders.sorted_by_group(shape[axis])
+
+    def sort(v: Any) -> Any:
+        own = axis - len(shape) + len(v.shape)
+        return v if own < 0 or v.shape[own] == 1 else at(v, own, order)
+
+    found = {name: sort(value) for name, value in values.items()}
+    times, x_sorted = request.times, found.pop("x")
+    y_sorted = x_sorted if y is x else found.pop("y", None)
+    if times is not None:
+        times = take_times(times, as_tensor=hasattr(times, "detach"))
+        times = times[order] if times.ndim == 1 else sort(times)
+    request = replace(request, constant=request.constant.replaced(**found), times=times, borders=borders)
+    result, _ = at_once(statistic, request, x_sorted, y_sorted, axis)
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    result = at(result, axis, back)
+    if lost.any():
+        result[(slice(None),) * axis + (np.flatnonzero(lost),)] = float("nan")
+    return result
+
+
+def _by_chunk(statistic: str, request: Request, x: Any, y: Any, axis: Any) -> Any:
+    """Return a statistic of Dask arrays: a chunk after the other, which hand the state on along time."""
+    from .. import _dask
+    from .._dask import Operand
+
+    is_variance, constants = y is x, request.constant.arrays
+    given = {"x": x} | ({} if y is None or is_variance else {"y": y}) | constants
+    values = {name: _dask.take(name, value) for name, value in given.items()}
+    shape = _shapes.broadcast_shape(tuple(values), [np.shape(value) for value in values.values()])
+    axis = axis_of(axis, shape, ("x",))
+    operands = {name: Operand(value, _dask.last_axes(value, range(len(shape)))) for name, value in values.items()}
+    for name in constants:
+        if isinstance(values[name], np.ndarray) and values[name].dtype.kind != "m":
+            data = Data((name,), (values[name],))
+            check_constant(data, name, data.values[0])
+    flags = request.borders.flags(shape, axis)
+    if flags is not None:
+        operands["resets"] = Operand(flags, _dask.last_axes(flags, range(len(shape))))
+    if request.times is not None:
+        operands["times"] = Operand(*_lazy_times(request, shape, axis, flags))
+    constant = request.constant.replaced(**dict.fromkeys(constants))
+    bare = replace(request, constant=constant, times=None, borders=Borders())
+    step = functools.partial(
+        _advance, statistic=statistic, request=bare, axis=axis, is_variance=is_variance, names=tuple(constants)
+    )
+    names = ("x", "y", "times", "resets", *constants)
+    metas = {name: _dask.empty_like(operand.value) for name, operand in operands.items()}
+    meta, _ = step(None, None, *map(metas.get, names))
+    chunks, operands = _dask.align(operands, shape)
+    blocks = [operands.get(name, Operand(None)) for name in names]
+    return _dask.Walk(f"ewm_{statistic}", step, chunks, blocks, axis, False, Operand(None)).result("h", 0, meta)
+
+
+def _lazy_times(request: Request, shape: tuple[int, ...], axis: int, flags: Any) -> tuple[Any, tuple[int, ...]]:
+    """Return times, which may be a Dask array, and in which axes of the data they stand."""
+    from .._dask import take
+
+    times = request.times
+    if not _arrays.any_lazy(times):
+        times = take_times(times)
+        in_units(times, request.constant.halflife, request.constant.dates)
+        if not _arrays.any_lazy(flags):
+            steps(times, shape, axis, begins=flags)  # in memory, they are checked now
+    times = take("times", times)
+    if times.shape not in ((shape[axis],), shape):
+        raise ValueError(say.times_shape(times.shape, shape[axis]))
+    return times, (axis,) if times.ndim == 1 else tuple(range(len(shape)))
+
+
+def _advance(
+    before: Any, place: Any, x: Any, y: Any, times: Any, resets: Any, *constants: Any, statistic: str,
+    request: Request, axis: int, is_variance: bool, names: tuple[str, ...],
+) -> Any:  # fmt: skip
+    state, last_time = (None, None) if before is None else before
+    constant = request.constant.replaced(**dict(zip(names, constants, strict=True)))
+    times = None if times is None else take_times(times)
+    request = replace(request, constant=constant, times=times, borders=Borders(resets=resets))
+    with _threads.alone():
+        result, after = at_once(statistic, request, x, x if is_variance else y, axis, state, last_time)
+    if times is not None and times.size:
+        last_time = edge(times, axis, -1)
+    return result, (after, last_time)
+
+
+def at_once(
     statistic: str, request: Request, x: Any, y: Any, axis: Any, state: Any = None, last_time: Any = None
 ) -> tuple[Any, Any]:
     """Return a statistic of ``x`` (and ``y``), in their library, and its state; of a correlation three states."""
@@ -50,7 +156,7 @@ def compute(
     spans = named.pop("halflife", None) if constant.dates else None  # an array of timedeltas
     data = Data(tuple(named), tuple(named.values()), state or ())
     xp = data.xp
-    if isinstance(state, State) and state.moments is None:  # a stream's, which may have moved from another library
+    if isinstance(state, State) and state.origin is None:  # a stream's, which may have moved from another library
         state = State(*map(data.beside, state[:3]))
     values = dict(zip(named, data.values, strict=True))
     for name in constant.arrays.keys() & values.keys():
@@ -86,9 +192,7 @@ def compute(
         result = _formulas.masked(xp, valid, result)
         states = tuple(part._replace(count=count) for part in (after if statistic == "corr" else (after,)))
         after = states if statistic == "corr" else states[0]
-    if data.give is None:
-        return data.narrow(result, dtype), after
-    return data.give(result.astype(dtype, copy=False)), after
+    return data.give(data.narrow(result, dtype)), after
 
 
 def _gate(
@@ -119,22 +223,14 @@ def _gate(
     return (1.0 - alpha) ** (gaps / (data.wide(halflife) if is_array(halflife) else halflife))
 
 
-_MEAN = (_weighted.WEIGHT, _weighted.COUNT, _weighted.MEAN)
-_MOMENTS = (_weighted.ORIGIN, _weighted.ORIGIN_Y, _weighted.MEAN_Y, _weighted.COVARIANCE, _weighted.ROOM)
-
-
 def _by_kernel(
     request: Request, gate: Any, shape: Any, axis: int, least: int, statistic: str, x: Any, y: Any, state: Any,
     dtype: Any,
 ) -> tuple[Any, State]:  # fmt: skip
-    planes = [] if state is None else [*state[:3], *(state.moments or ())]
     result, after = _weighted_run.run(
-        statistic, x, y, gate, shape, dtype, axis, request.kind, request.ignore_na, least, request.bias,
-        dict(zip(_MEAN + _MOMENTS, planes, strict=False)),
-    )  # fmt: skip
-    moments = None if y is None else Moments(*(after[k] for k in _MOMENTS))
-    weight, count, mean = (after[k] for k in _MEAN)
-    return result, State(weight, count, mean, moments)
+        statistic, x, y, gate, shape, dtype, axis, request.kind, request.ignore_na, least, request.bias, state or ()
+    )
+    return result, State(*(after[:AVERAGE_PLANES] if y is None else after))
 
 
 def _by_formulas(

@@ -18,7 +18,7 @@ from ._frames import plain
 class Borders:
     """Where series begin anew along time: offsets, resets or groups; none if all are None."""
 
-    def __init__(self, offsets: Any, resets: Any, groups: Any) -> None:
+    def __init__(self, offsets: Any = None, resets: Any = None, groups: Any = None) -> None:
         if groups is not None and (offsets is not None or resets is not None):
             raise ValueError(say.groups_alone())
         self.offsets = None if offsets is None else _checks.offsets(plain(offsets))
@@ -49,7 +49,7 @@ class Borders:
         # NumPy sorts small integers in one pass or two.
         small = (codes + 1).astype(np.uint16 if count < 2**16 - 1 else np.int64)
         sizes = np.bincount(small, minlength=count + 1)
-        own = Borders(np.concatenate([[0], np.cumsum(sizes)]), None, None)
+        own = Borders(np.concatenate([[0], np.cumsum(sizes)]))
         return np.argsort(small, kind="stable"), codes < 0, own
 
 

@@ -9,9 +9,8 @@ import numpy as np
 from .. import _messages as say
 from .._checks import flag
 from ._arguments import Constant, least_count
-from ._dispatch import compute
 from ._frames import aligned, along, is_labelled, is_series, unwrap
-from ._run import Request
+from ._run import Request, compute
 from ._segments import Borders
 
 
@@ -19,7 +18,7 @@ def _request(constants: Any, times: Any, adjust: Any, ignore_na: Any, min_period
     flags = flag("adjust", adjust), flag("ignore_na", ignore_na)
     constant = Constant(times is not None, *constants)
     # With borders of its own: torch.compile takes no object for a default.
-    return Request(constant, times, *flags, least_count(min_periods), flag("bias", bias), Borders(None, None, None))
+    return Request(constant, times, *flags, least_count(min_periods), flag("bias", bias), Borders())
 
 
 def _compute(statistic: str, x: Any, y: Any, axis: Any, request: Request, borders: list[Any]) -> Any:

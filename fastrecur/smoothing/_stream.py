@@ -14,7 +14,7 @@ from ._arguments import Constant, arrays_of, is_array, least_count
 from ._arrays import axis_of
 from ._formulas import State
 from ._frames import along, is_series, unwrap
-from ._run import Request, compute
+from ._run import Request, at_once
 from ._segments import Borders
 from ._times import edge, has_zone, take_times
 
@@ -149,9 +149,9 @@ class Ewm:
         zone = has_zone(times) if when is not None and when.size else self._zone
         if self._zone not in (None, zone):
             raise ValueError(say.times_zones())
-        request = Request(constant, when, *self._options, borders=Borders(None, resets, None), name="chunk")
+        request = Request(constant, when, *self._options, borders=Borders(resets=resets), name="chunk")
         before = None if self._state is None else State(had.weight, had.count, had.mean)
-        result, after = compute("average", request, numbers, None, axis, before, had.last_time)
+        result, after = at_once("average", request, numbers, None, axis, before, had.last_time)
         result, first, last = wrap(result), had.first_time, had.last_time
         if when is not None and shape[axis]:
             first, last = edge(when, axis, 0) if first is None else first, edge(when, axis, -1)
@@ -230,7 +230,7 @@ class Ewm:
         mean = b.mean.detach() if hasattr(b.mean, "detach") else b.mean
         request = Request(constant, times, adjust=True, ignore_na=False, min_periods=0)
         before = State(a.weight, a.count, a.mean)
-        after: State = compute("average", request, (np.nan * mean)[lead], None, axis, before, last)[1]
+        after: State = at_once("average", request, (np.nan * mean)[lead], None, axis, before, last)[1]
         return after
 
 
