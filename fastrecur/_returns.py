@@ -54,10 +54,8 @@ class _Rule(NamedTuple):
 
 def estimate(kind: str, floats: Any, flags: Any, axis: Any, limits: Any = None) -> Any:
     """Check a call and choose who computes it."""
-    limits = {name: number(name, limit) for name, limit in (limits or {}).items()}
-    for name, limit in limits.items():
-        if not limit >= 0:
-            raise ValueError(say.constant_domain(name, f"{name} >= 0", limit))
+    rules = {name: (f"{name} >= 0", lambda limit: limit >= 0) for name in limits or ()}
+    limits = {name: number(name, limit, rules) for name, limit in (limits or {}).items()}
     floats = {name: value for name, value in floats.items() if value is not None or name not in _OPTIONAL}
     data = Data(tuple(floats), tuple(floats.values()))
     found = dict(zip(floats, data.values, strict=True))
@@ -69,13 +67,11 @@ def estimate(kind: str, floats: Any, flags: Any, axis: Any, limits: Any = None) 
         message, wanted = (say.state_shape, lanes) if name == "bootstrap" else (say.same_shape, shape)
         if value is not None and not _problem.fits(tuple(value.shape), wanted):
             raise ValueError(message(name, tuple(value.shape), wanted))
-    ends, *cuts, mask = (
-        None if value is None else _flags(data, name, value, shape) for name, value in flags.items()
-    )  # fmt: skip
+    ends, cuts, mask = (None if value is None else _flags(data, name, value, shape) for name, value in flags.items())
     if ends is None:
         raise TypeError(say.not_an_array(next(iter(flags)), type(None)))
     steps = _Steps(
-        found["rewards"], values, following, mask, found["gamma"], found.get("lam"), ends, (cuts or [None])[0],
+        found["rewards"], values, following, mask, found["gamma"], found.get("lam"), ends, cuts,
         found.get("log_rhos"), found.get("bootstrap"), last,
     )  # fmt: skip
     rule = _Rule(kind, axis, data.dtype(found["rewards"]), tuple(limits.values()))

@@ -63,7 +63,8 @@ def discounted_returns(
     array([1.5, 1. , 1. ])
     """
     floats = {"rewards": rewards, "gamma": gamma, "bootstrap": bootstrap}
-    return estimate("returns", floats, {"done": False if done is None else done, "mask": mask}, axis)[0]
+    flags = {"done": False if done is None else done, "truncated": None, "mask": mask}
+    return estimate("returns", floats, flags, axis)[0]
 
 
 def gae(
@@ -135,22 +136,8 @@ def lambda_returns(
 ) -> Any:  # fmt: skip
     r"""Return the targets of TD(:math:`\lambda`): :math:`G_t = A_t + V_t` with the advantages of `gae`.
 
-    Without ends, :math:`G_t = r_t + \gamma ((1 - \lambda) V_{t+1} + \lambda G_{t+1})`.
-
-    Parameters
-    ----------
-    rewards, values, gamma, lam, terminated, truncated, next_values, mask, axis
-        As for `gae`.
-
-    Returns
-    -------
-    array
-        The returns, as `discounted_returns`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `gae`.
+    Without ends, :math:`G_t = r_t + \gamma ((1 - \lambda) V_{t+1} + \lambda G_{t+1})`. Arguments, the result and errors
+    are those of `gae`.
 
     References
     ----------
@@ -178,7 +165,7 @@ def vtrace(
 
     The targets are :math:`v_t = V_t + a_t`, the advantages
     :math:`\min(\bar\rho_{pg}, \rho_t) (r_t + \gamma_t (1 - \text{terminated}_t) v'_t - V_t)`, where :math:`v'_t` is the
-    next step's target within the episode, else :math:`V'_t`.
+    next step's target within the episode, else :math:`V'_t`. Errors are those of `gae`.
 
     Parameters
     ----------
@@ -193,11 +180,6 @@ def vtrace(
     -------
     targets, advantages : array
         Each as `discounted_returns`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `gae`.
 
     References
     ----------
