@@ -50,7 +50,7 @@ def pooling(driver):
             elif packed:
                 options = {"output_gate": gated, "keep": keep.flatten(0, 1)[rows] if gated else keep}
                 sizes = (torch.arange(steps)[:, None] < lengths).sum(1)
-                h, last = _pooling.pool_packed(p.flatten(0, 1)[rows], sizes, c, reverse=reverse, **options)
+                h, last = _pooling.pool(p.flatten(0, 1)[rows], c, batch_sizes=sizes, reverse=reverse, **options)
             else:
                 options = {"output_gate": gated, "keep": keep}
                 h, last = _pooling.pool(p, c, reverse=reverse, **options)

@@ -8,11 +8,10 @@ except ImportError as error:
     raise ImportError(no_torch()) from error
 
 from . import _short_calls as _short_calls  # calls with tensors are known from now on
-from .ewm import Ewm
 from .modules import ForgetMult
-from .pcen import PCEN
 from .qrnn import QRNN
 from .qrnn_layer import QRNNLayer
+from .smoothing import PCEN, Ewm
 from .state import QRNNState
 from .weight_drop import WeightDrop
 

@@ -69,24 +69,15 @@ def padded(steps, batch, reverse):
     return Layout(batch, reverse, [batch] * steps, False)
 
 
-def packed(batch_sizes, reverse):
-    """Return the layout of a `PackedSequence`, by its batch sizes."""
-    return Layout(int(batch_sizes[0]), reverse, batch_sizes, True)
+def layout(rows, batch_sizes, reverse):
+    """Return the layout of rows, (T, B, ...), or of packed ones, (N, ...), by their batch sizes."""
+    if batch_sizes is None:
+        return padded(*rows.shape[:2], reverse)
+    return Layout(int(batch_sizes[0]), reverse, batch_sizes.numpy(), True)
 
 
 def _is_on_gpu(tensor):
     return tensor.is_cuda
-
-
-def _table(layout, parts, back, *operands, **fields):
-    """Return a kernel's geometry: its last ``fields``, in their order; operands that it does not have are None."""
-    strides = [n for operand in operands for n in layout.strides(operand)]
-    product = operands[0]
-    step, row = strides[:2]
-    ahead = ROWS_AHEAD * row
-    if not layout.packed and product.nbytes <= STEP_AHEAD * layout.steps * len(parts):
-        ahead = step if layout.reverse == back else -step
-    return np.array([layout.steps, layout.reverse, layout.batch, ahead, *fields.values(), *strides], np.int64)
 
 
 def _parts(layout, size, elements, threads):
@@ -130,10 +121,14 @@ def _run(function, operands, layout, gated, strided):
     product, keep, carry = (operands[name] for name in ("product", "keep", "carry"))
     size, back, masked, team = carry.shape[-1], function is _pool.vjp, isinstance(keep, torch.Tensor), _team.team()
     parts, by_channels = _parts(layout, size, product.numel(), team.size)
-    table = _table(
-        layout, parts, back, *map(operands.get, strided), width=size, by_channels=by_channels, gated=gated,
-        masked=masked, saves=not back and operands["states"] is not None, has_g=operands.get("g") is not None,
-    )  # fmt: skip
+    strides = [n for name in strided for n in layout.strides(operands.get(name))]
+    step, row = strides[:2]
+    ahead = ROWS_AHEAD * row
+    if not layout.packed and product.nbytes <= STEP_AHEAD * layout.steps * len(parts):
+        ahead = step if layout.reverse == back else -step
+    saves, has_g = not back and operands["states"] is not None, operands.get("g") is not None
+    flags = by_channels, gated, masked, saves, has_g
+    table = np.array([layout.steps, layout.reverse, layout.batch, ahead, size, *flags, *strides], np.int64)
     if not masked:
         keep = torch.tensor(1.0 if keep is None else keep, dtype=carry.dtype, device="cpu")
     operands = {name: product if v is None else v for name, v in (operands | {"keep": keep}).items()}

@@ -5,28 +5,30 @@ gradient. Whatever torch must see step by step goes through torch's operators an
 gradient, of which this composition is the definition.
 """
 
-from __future__ import annotations
-
 import functools
 
 import torch
+from llvmlite import binding
 
 from ..recurrence import forget_mult
-from . import _modes, _pool, _products, _tensors
+from . import _modes, _pool, _tensors
+from . import _torch_internals as _internals
 from ._autograd import gradients_of
 
 BLOCK = 1024  # rows of a product that are pooled while they are in the cache
+FEW_ROWS = 64  # for fewer, bringing the weight into oneDNN's hands costs more than its product saves
 
 
-def pool(product, c0=None, *, output_gate=True, keep=None, reverse=False):
+def pool(product, c0=None, *, batch_sizes=None, output_gate=True, keep=None, reverse=False):
     """Pool a product of Z, F and O blocks, (T, B, 3H), or of Z and F, (T, B, 2H), without `output_gate`.
 
     ``c = forget_mult(sigmoid(F)*keep, tanh(Z), c0)``, ``h = sigmoid(O)*c``. ``keep`` is None, a number, or (T, B, H).
-    Return h, (T, B, H), and the last state c, (B, H).
+    Return h, (T, B, H), and the last state c, (B, H). Rows that are packed, (N, ...), come with their ``batch_sizes``,
+    as a `PackedSequence` has them: only valid steps are touched.
     """
     if not _is_plain(product, c0, keep):
-        return _composed(product, c0, output_gate=output_gate, keep=keep, reverse=reverse)
-    return _Pool.apply(product, c0, keep, _pool.padded(*product.shape[:2], reverse), output_gate)
+        return _composed(product, c0, batch_sizes=batch_sizes, output_gate=output_gate, keep=keep, reverse=reverse)
+    return _Pool.apply(product, c0, keep, _pool.layout(product, batch_sizes, reverse), output_gate)
 
 
 def pool_step(product, c0=None, *, output_gate=True, keep=None):
@@ -39,16 +41,6 @@ def pool_step(product, c0=None, *, output_gate=True, keep=None):
     return (o[0].sigmoid() * c if output_gate else c.clone()), c
 
 
-def pool_packed(product, batch_sizes, c0=None, *, output_gate=True, keep=None, reverse=False):
-    """Pool a product of packed rows, (N, 3H), as a `PackedSequence` lays them out; ``keep`` may be (N, H).
-
-    Only valid steps are touched. Return h, (N, H), and the last states, (B, H).
-    """
-    if not _is_plain(product, c0, keep):
-        return _composed_packed(product, batch_sizes, c0, output_gate=output_gate, keep=keep, reverse=reverse)
-    return _Pool.apply(product, c0, keep, _pool.packed(batch_sizes.numpy(), reverse), output_gate)
-
-
 def layer_inference(source, weight, bias, c0=None, *, batch_sizes=None, output_gate=True, keep=None, reverse=False):
     """Return `pool` of the product of a layer's input with a plain weight, where no gradient is wanted.
 
@@ -56,17 +48,13 @@ def layer_inference(source, weight, bias, c0=None, *, batch_sizes=None, output_g
     """
     columns = weight.shape[0]
     size = columns // (2 + output_gate)
-    if batch_sizes is None:
-        whole = _pool.padded(*source.shape[:2], reverse)
-        cuts = _even_cuts(whole.steps, whole.batch)
-    else:
-        whole = _pool.packed(batch_sizes.numpy(), reverse)
-        cuts = _uneven_cuts(whole.counts)
+    whole = _pool.layout(source, batch_sizes, reverse)
+    cuts = _cuts(whole.counts.tolist())
     h = _tensors.empty((*source.shape[:-1], size), None, source.dtype)
     carry = _carry(source, c0, whole.batch, size)
     if h.numel() == 0:
         return h, carry.to(source.dtype)
-    product_of = _products.product_with(weight, h.numel() // size, max(rows for _, _, rows in cuts))
+    product_of = product_with(weight, h.numel() // size, max(rows for _, _, rows in cuts))
     for first, last, rows in reversed(cuts) if reverse else cuts:
         start = int(whole.starts[first])
         at = slice(start, last if batch_sizes is None else start + rows)
@@ -75,17 +63,10 @@ def layer_inference(source, weight, bias, c0=None, *, batch_sizes=None, output_g
     return h, carry.to(source.dtype)
 
 
-@functools.lru_cache(1024)
-def _even_cuts(steps, batch):
-    """Return the steps ``(first, last)`` of each block, and its rows."""
-    n = max(1, BLOCK // max(1, batch))
-    return [(first, min(first + n, steps), (min(first + n, steps) - first) * batch) for first in range(0, steps, n)]
-
-
-def _uneven_cuts(sizes):
-    """Return the same where steps have rows of different numbers."""
+def _cuts(sizes):
+    """Return the steps ``(first, last)`` of each block, and its rows; of steps with so many rows each."""
     cuts, first, rows = [], 0, 0
-    for t, size in enumerate(sizes.tolist()):
+    for t, size in enumerate(sizes):
         if rows and rows + size > BLOCK:
             cuts.append((first, t, rows))
             first, rows = t, 0
@@ -122,11 +103,10 @@ class _Pool(torch.autograd.Function):
         if grad_h is None and grad_last is None:
             return (None,) * 5
         if torch.is_grad_enabled() or not _is_plain(product, c0, keep, grad_h, grad_last):
-            needed = ctx.needs_input_grad[:2]
-            grads = gradients_of(
-                lambda product, c0: _composed_in(layout, product, c0, output_gate=gated, keep=keep), (product, c0),
-                needed, (grad_h, grad_last),
-            )  # fmt: skip
+            sizes = torch.from_numpy(layout.counts) if layout.packed else None
+            options = {"batch_sizes": sizes, "output_gate": gated, "keep": keep, "reverse": layout.reverse}
+            composed = functools.partial(_composed, **options)
+            grads = gradients_of(composed, (product, c0), ctx.needs_input_grad[:2], (grad_h, grad_last))
             return *grads, None, None, None
         size = states.shape[-1]
         carry = _carry(product, grad_last, layout.batch, size)
@@ -139,7 +119,6 @@ class _Pool(torch.autograd.Function):
 
 
 def _empty(like, *shape):
-    """Return a contiguous tensor of a dtype, on a device."""
     if like.is_cpu:
         return _tensors.empty(shape, None, like.dtype)
     return torch.empty(shape, dtype=like.dtype, device=like.device)
@@ -164,32 +143,75 @@ def _is_plain(product, c0, keep, *others):
     )
 
 
-def _composed_in(layout, product, c0, **options):
-    """Do what the kernels do, such that all of it has derivatives."""
-    if layout.packed:
-        return _composed_packed(product, torch.from_numpy(layout.counts), c0, reverse=layout.reverse, **options)
-    return _composed(product, c0, reverse=layout.reverse, **options)
-
-
-def _composed(product, c0=None, *, output_gate=True, keep=None, reverse=False, lengths=None, recurrence=forget_mult):
-    """Do what `pool` does, with another recurrence perhaps."""
+def _composed(
+    product, c0=None, *, batch_sizes=None, output_gate=True, keep=None, reverse=False, recurrence=forget_mult
+):
+    """Do what `pool` does, such that all of it has derivatives: with another recurrence perhaps, of padded rows."""
+    lengths = None
+    if batch_sizes is not None:
+        lanes = torch.arange(int(batch_sizes[0]), device="cpu")
+        is_valid = batch_sizes.unsqueeze(1) > lanes
+        starts = batch_sizes.cumsum(0) - batch_sizes
+        padded = (starts.unsqueeze(1) + lanes).clamp(max=len(product) - 1)  # in the padding any rows
+        lengths, packed = is_valid.sum(0), is_valid.flatten().nonzero().squeeze(1)
+        packed, padded, lengths = (v.to(product.device) for v in (packed, padded, lengths))
+        product, keep = (v[padded] if isinstance(v, torch.Tensor) else v for v in (product, keep))
     z, f, *o = product.chunk(3 if output_gate else 2, -1)
     f = f.sigmoid()
     if keep is not None:
         f = f * keep
     c, c_last = recurrence(f, z.tanh(), c0, reverse=reverse, lengths=lengths, return_state=True)
-    return (o[0].sigmoid() * c if output_gate else c), c_last
+    h = o[0].sigmoid() * c if output_gate else c
+    return (h if lengths is None else h.flatten(0, 1).index_select(0, packed)), c_last
 
 
-def _composed_packed(product, batch_sizes, c0=None, *, output_gate=True, keep=None, reverse=False):
-    """Do what `pool_packed` does, of padded rows."""
-    lanes = torch.arange(int(batch_sizes[0]), device="cpu")
-    starts = batch_sizes.cumsum(0) - batch_sizes
-    step = torch.arange(len(batch_sizes), device="cpu").repeat_interleave(batch_sizes)
-    packed = torch.arange(len(product), device="cpu") - starts[step] + len(lanes) * step
-    padded = (starts.unsqueeze(1) + lanes).clamp(max=len(product) - 1)  # in the padding any rows
-    lengths = (batch_sizes > lanes.unsqueeze(1)).sum(1)
-    packed, padded, lengths = (v.to(product.device) for v in (packed, padded, lengths))
-    keep = keep[padded] if isinstance(keep, torch.Tensor) else keep
-    h, last = _composed(product[padded], c0, output_gate=output_gate, keep=keep, reverse=reverse, lengths=lengths)
-    return h.flatten(0, 1).index_select(0, packed), last
+# ---- The product, where no gradient is wanted ------------------------------------------------------------------------
+
+
+@functools.cache
+def prefers_onednn():
+    """Return whether oneDNN's products of float32 are twice as quick as those that torch takes by itself.
+
+    Torch's are MKL's, which runs AVX2 code on AMD's processors. From Zen 5 on these have units as wide as AVX-512's.
+    """
+    generation = binding.get_host_cpu_name().removeprefix("znver")
+    return (
+        generation.isdecimal()
+        and int(generation) >= 5
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and torch.backends.mkl.is_available()
+        and torch.backends.mkldnn.is_available()
+    )
+
+
+def product_with(weight, rows, most):
+    """Return a function from some rows, ``most`` at once of so many, to their product, kept until its next call."""
+    if rows >= FEW_ROWS and prefers_onednn() and weight.dtype == torch.float32 and torch.backends.mkldnn.enabled:
+        packed = weight.detach().contiguous().to_mkldnn()
+        return lambda part: torch.nn.functional.linear(part.contiguous().to_mkldnn(), packed).to_dense()
+    buffer, turned = _tensors.empty((most, weight.shape[0]), None, weight.dtype), weight.t()
+
+    def product(part):
+        n = part.shape[0]
+        return torch.mm(part, turned, out=buffer if n == most else buffer[:n])
+
+    return product
+
+
+def is_unhooked_linear(linear):
+    """Return whether a module is a `torch.nn.Linear` and nothing else: its call may be left out."""
+    return type(linear) is torch.nn.Linear and _internals.is_unhooked(linear)
+
+
+def is_inference(source, linear, c0):
+    """Return whether torch has nothing in play but numbers in CPU memory: no gradient, transform, mode or autocast."""
+    weight, bias, dtype = linear.weight, linear.bias, source.dtype
+    tensors = [v for v in (source, weight, bias, c0) if v is not None]
+    return (
+        dtype in _tensors.FLOATING
+        and _modes.no_modes_active()
+        and all(_modes.kernel_can_read(tensor) and tensor.dtype is dtype for tensor in tensors)
+        and (bias is None or bias.shape == weight.shape[:1] and bias.is_contiguous())
+        and not (torch.is_grad_enabled() and any(v.requires_grad for v in tensors))
+        and not torch.is_autocast_enabled("cpu")
+    )

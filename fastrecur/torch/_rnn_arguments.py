@@ -125,7 +125,7 @@ _DEFAULTS = {
 }  # fmt: skip
 
 
-def format_extra_repr(module: Any, names: list[str]) -> str:
-    values = [(name, getattr(module, name)) for name in names]
-    options = [f"{name}={value}" for name, value in values if value != _DEFAULTS[name]]
+def format_extra_repr(module: Any) -> str:
+    values = [(name, getattr(module, name, default), default) for name, default in _DEFAULTS.items()]
+    options = [f"{name}={value}" for name, value, default in values if value != default]
     return ", ".join([str(module.input_size), str(module.hidden_size), *options])

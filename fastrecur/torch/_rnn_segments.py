@@ -50,7 +50,9 @@ class Segments(NamedTuple):
 
 def run(module: Any, input: Any, hidden: Any, offsets: Any, resets: Any) -> tuple[Any, Any]:
     """Return the output and the last states of a network, or of a layer."""
-    network = module if hasattr(module, "layers") else _of_one_layer(module)
+    network = module
+    if not hasattr(module, "layers"):
+        network = SimpleNamespace(layers=[module], bidirectional=len(module._directions) == 2)
     name = "resets" if offsets is None else "offsets"
     if not isinstance(input, Tensor) or (offsets is not None and input.dim() != 2):
         came = tuple(input.shape) if isinstance(input, Tensor) else type(input)
@@ -77,10 +79,6 @@ def run(module: Any, input: Any, hidden: Any, offsets: Any, resets: Any) -> tupl
     lasts = [_leave(segments, *each) for each in zip(layers, found, states, strict=True)]
     output = step.data.index_select(0, segments.back).unflatten(0, rows.shape[:2])
     return repack_output(module, output, input), _state.join(lasts, is_batched)
-
-
-def _of_one_layer(layer: Any) -> Any:
-    return SimpleNamespace(layers=[layer], bidirectional=len(layer._directions) == 2)
 
 
 def _segments(module: Any, rows: Tensor, offsets: Any, resets: Any) -> Segments:

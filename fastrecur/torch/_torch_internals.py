@@ -60,12 +60,10 @@ def in_short_gradient():
 
 
 def has_forward_level():
-    """Return whether a level of forward mode is entered."""
     return _forward_ad._current_level >= 0
 
 
 def is_profiled():
-    """Return whether a profiler is on."""
     return _profiler._is_profiler_enabled
 
 
@@ -87,7 +85,6 @@ if not HAS_KERNELS:
 
 
 def have_tangents(tensors):
-    """Return whether any tensors have tangents."""
     # The compiler enters levels unseen by `torch.autograd.forward_ad`, but inside a transform.
     may_have = (has_forward_level() or interpreter() is not None) and _is_forward_mode()
     return may_have and any(_unpack_dual(tensor, level=0)[1] is not None for tensor in tensors)

@@ -18,15 +18,10 @@ def windows(rows, window, previous, reverse, keeps, packed=None):
     steps, before = rows.shape[0], window - 1
     if previous is None:
         previous = rows.new_zeros(before, *rows.shape[1:])
-    if reverse:
-        table = torch.cat([rows, previous])
-        shifted = [table[k : k + steps] for k in range(1, window)]
-        last = table[:before]
-    else:
-        table = torch.cat([previous, rows])
-        shifted = [table[before - k : before - k + steps] for k in range(1, window)]
-        last = table[steps:]
-    return torch.cat([rows, *shifted], -1), last.clone() if keeps else None
+    table = torch.cat([rows, previous] if reverse else [previous, rows])
+    shifted = [table[k : k + steps] for k in range(window)]  # in time order; the step's own input comes first
+    source = torch.cat(shifted if reverse else shifted[::-1], -1)
+    return source, (table[:before] if reverse else table[steps:]).clone() if keeps else None
 
 
 def _packed_windows(rows, window, previous, reverse, keeps, packed):
@@ -63,9 +58,3 @@ def _packed_windows(rows, window, previous, reverse, keeps, packed):
     if packed.unsorted_indices is not None:
         last = last.index_select(1, packed.unsorted_indices)
     return source, last
-
-
-def next_window(row, window, previous, reverse):
-    """Return (B, window*I) of one step's input, (B, I), and the last ``window - 1`` for the next step."""
-    source, last = windows(row.unsqueeze(0), window, previous, reverse, True)
-    return source.squeeze(0), last

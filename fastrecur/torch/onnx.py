@@ -44,7 +44,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
     """
     import onnxscript  # noqa: F401 -- to say at once what is missing
 
-    return {_ops.FORWARD[FORGET]: _forget_mult, _ops.FORWARD[LINEAR]: _linear_recurrence}
+    return {_ops.FORWARD[family]: _translation(family) for family in (FORGET, LINEAR)}
 
 
 @functools.cache
@@ -72,60 +72,47 @@ def _scan() -> Any:
     return linear_scan
 
 
-# Parameters are the operators' own; onnxscript takes those with a default for attributes.
-def _forget_mult(
-    f: Any, x: Any, h0: Any = None, lengths: Any = None, offsets: Any = None, resets: Any = None, axis: int = 0,
-    reverse: bool = False, dtype: int = 1,
-) -> Any:  # fmt: skip
-    return _forward(FORGET, f, x, h0, (lengths, offsets, resets), axis, reverse, dtype)
+def _translation(family: str) -> Callable[..., Any]:
+    """Return what writes an operator as ONNX's nodes."""
 
+    # Parameters are the operators' own; onnxscript takes those with a default for attributes.
+    def write(
+        a: Any, b: Any, h0: Any = None, lengths: Any = None, offsets: Any = None, resets: Any = None, axis: int = 0,
+        reverse: bool = False, dtype: int = 1,
+    ) -> Any:  # fmt: skip
+        if offsets is not None or resets is not None:
+            raise TypeError(say.segments_library("offsets", "ONNX"))
+        import onnx_ir
+        from onnxscript import opset18 as op
 
-def _linear_recurrence(
-    a: Any, b: Any, h0: Any = None, lengths: Any = None, offsets: Any = None, resets: Any = None, axis: int = 0,
-    reverse: bool = False, dtype: int = 1,
-) -> Any:  # fmt: skip
-    return _forward(LINEAR, a, b, h0, (lengths, offsets, resets), axis, reverse, dtype)
+        kind = onnx_ir.DataType(dtype)
+        carry = kind if kind.itemsize >= 4 else onnx_ir.DataType.FLOAT
+        lanes = [k for k in range(max(len(a.shape), len(b.shape))) if k != axis]
+        a, b = (op.Cast(value, to=carry) for value in (a, b))
+        zero, one = (op.Cast(op.Constant(value_float=value), to=carry) for value in (0.0, 1.0))
+        if family == FORGET:
+            a, b = op.Sub(one, a), op.Mul(a, b)
+        a = op.Expand(a, op.Shape(b))  # to what both broadcast to
+        b = op.Expand(b, op.Shape(a))
+        first = zero if h0 is None else op.Cast(h0, to=carry)
+        if lanes:
+            first = op.Expand(first, op.Gather(op.Shape(b), op.Constant(value_ints=lanes)))
+        valid = None
+        if lengths is not None:
+            steps = op.Gather(op.Shape(b), op.Constant(value_int=axis))
+            step = op.Range(op.Constant(value_int=0), steps, op.Constant(value_int=1))
+            if lanes:
+                step = op.Unsqueeze(step, op.Constant(value_ints=lanes))
+            missing = sorted([axis, *lanes[len(lengths.shape) :]])
+            lengths = op.Unsqueeze(op.Cast(lengths, to=onnx_ir.DataType.INT64), op.Constant(value_ints=missing))
+            valid = op.Less(step, lengths)
+            a, b = op.Where(valid, a, one), op.Where(valid, b, zero)
+        direction = int(reverse)
+        h, last = _scan()(
+            first, a, b, axes=[axis, axis], directions=[direction, direction], axis=[axis], direction=[direction]
+        )  # fmt: skip
+        if valid is not None:
+            h = op.Where(valid, h, zero)
+        return op.Cast(h, to=kind), op.Cast(last, to=kind)
 
-
-def _forward(family: str, a: Any, b: Any, h0: Any, ends: Any, axis: int, reverse: bool, dtype: int) -> Any:
-    """Write an operator as ONNX's nodes."""
-    lengths, *segments = ends
-    if segments != [None, None]:
-        raise TypeError(say.segments_library("offsets", "ONNX"))
-    import onnx_ir
-    from onnxscript import opset18 as op
-
-    kind = onnx_ir.DataType(dtype)
-    carry = kind if kind.itemsize >= 4 else onnx_ir.DataType.FLOAT
-    rank = max(len(a.shape), len(b.shape))
-    lanes = [k for k in range(rank) if k != axis]
-    a, b = (op.Cast(value, to=carry) for value in (a, b))
-    zero, one = (op.Cast(op.Constant(value_float=value), to=carry) for value in (0.0, 1.0))
-    if family == FORGET:
-        a, b = op.Sub(one, a), op.Mul(a, b)
-    a = op.Expand(a, op.Shape(b))  # to what both broadcast to
-    b = op.Expand(b, op.Shape(a))
-    first = zero if h0 is None else op.Cast(h0, to=carry)
-    if lanes:
-        first = op.Expand(first, op.Gather(op.Shape(b), op.Constant(value_ints=lanes)))
-    valid = None
-    if lengths is not None:
-        steps = op.Gather(op.Shape(b), op.Constant(value_int=axis))
-        valid = _valid(op, steps, op.Cast(lengths, to=onnx_ir.DataType.INT64), len(lengths.shape), axis, rank)
-        a, b = op.Where(valid, a, one), op.Where(valid, b, zero)
-    direction = int(reverse)
-    h, last = _scan()(
-        first, a, b, axes=[axis, axis], directions=[direction, direction], axis=[axis], direction=[direction]
-    )  # fmt: skip
-    if valid is not None:
-        h = op.Where(valid, h, zero)
-    return op.Cast(h, to=kind), op.Cast(last, to=kind)
-
-
-def _valid(op: Any, steps: Any, lengths: Any, given: int, axis: int, rank: int) -> Any:
-    """Return which steps are within the lengths, which are of so many leading lanes."""
-    step = op.Range(op.Constant(value_int=0), steps, op.Constant(value_int=1))
-    others = [k for k in range(rank) if k != axis]
-    if others:
-        step = op.Unsqueeze(step, op.Constant(value_ints=others))
-    return op.Less(step, op.Unsqueeze(lengths, op.Constant(value_ints=sorted([axis, *others[given:]]))))
+    return write

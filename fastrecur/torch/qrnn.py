@@ -11,26 +11,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import _messages as say
+from . import _rnn_arguments as _arguments
 from . import _rnn_segments
 from . import state as _state
-from ._rnn_arguments import (
-    check_chain,
-    check_flags,
-    check_sizes,
-    drop_out,
-    format_extra_repr,
-    one_state,
-    open_call,
-    probability,
-    repack_output,
-    unpack_step,
-)
 from .qrnn_layer import BothDirections, QRNNLayer
 from .state import QRNNState
 
 __all__ = ["QRNN", "QRNNLayer"]
-
-_BothDirections = BothDirections  # its name in whole models that version 0.1 pickled
 
 
 class QRNN(nn.Module):
@@ -57,12 +44,8 @@ class QRNN(nn.Module):
     layers : iterable of QRNNLayer, optional
         Ready layers, whose sizes may differ, in place of those that the other arguments describe. The network's sizes
         are theirs then.
-    window, zoneout, output_gate, save_prev_x : optional
+    window, zoneout, output_gate, save_prev_x, use_cuda, device, dtype : optional
         As `QRNNLayer` takes them, for every layer. `save_prev_x` is for one direction only.
-    use_cuda : bool
-        For torchqrnn's call sites only: it changes nothing.
-    device, dtype : optional
-        Of the weights.
 
     Attributes
     ----------
@@ -107,13 +90,13 @@ class QRNN(nn.Module):
         hidden_size = input_size if hidden_size is None else hidden_size
         layers = None if layers is None else list(layers)
         num_layers = len(layers) if layers else num_layers
-        check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
-        check_flags(bias=bias, batch_first=batch_first, bidirectional=bidirectional)
+        _arguments.check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        _arguments.check_flags(bias=bias, batch_first=batch_first, bidirectional=bidirectional)
         if bidirectional and save_prev_x is True:
             raise ValueError(say.rnn_saved_bidirectional())
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.bidirectional = bias, batch_first, bidirectional
-        self.dropout = probability("dropout", dropout)
+        self.dropout = _arguments.probability("dropout", dropout)
         if self.dropout > 0 and num_layers == 1:
             warnings.warn(say.rnn_dropout_of_one_layer(dropout), stacklevel=2)
         if layers:
@@ -124,7 +107,7 @@ class QRNN(nn.Module):
             }  # fmt: skip
             if given := [name for name, (value, default) in described.items() if value != default]:
                 raise ValueError(say.rnn_layers_options(given))
-            self.hidden_size = check_chain(layers, input_size)
+            self.hidden_size = _arguments.check_chain(layers, input_size)
         else:
             kind = BothDirections if bidirectional else QRNNLayer
             layers = [
@@ -134,17 +117,15 @@ class QRNN(nn.Module):
                 )
                 for k in range(num_layers)
             ]  # fmt: skip
-        self.layers = nn.ModuleList(layers)
+        self.layers: Any = nn.ModuleList(layers)
 
     def reset(self) -> None:
         """Let every layer forget the inputs that `save_prev_x` kept."""
-        layer: Any
         for layer in self.layers:
             layer.reset()
 
     def reset_parameters(self) -> None:
         """Draw new weights, as `torch.nn.Linear` draws them."""
-        layer: Any
         for layer in self.layers:
             layer.reset_parameters()
 
@@ -158,27 +139,16 @@ class QRNN(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the arguments that are not the defaults."""
-        names = ["num_layers", "bias", "batch_first", "dropout", "bidirectional"]
-        return format_extra_repr(self, names)
+        return _arguments.format_extra_repr(self)
 
     def initial_state(
         self, batch_size: int | None = None, *, device: Any = None, dtype: torch.dtype | None = None
     ) -> QRNNState:
-        """Return the state before any input: zeros.
-
-        Parameters
-        ----------
-        batch_size : int, optional
-            How many sequences; if left out, one without a batch.
-        device, dtype : optional
-            The weights', if left out.
-        """
-        layer: Any
-        states = []
-        for k, layer in enumerate(self.layers):
-            _state.check_layer(k, layer)
-            states.append(layer.initial_state(batch_size, device=device, dtype=dtype))
-        joined: QRNNState = _state.join(states)
+        """Return the state before any input, zeros: as `QRNNLayer.initial_state`, for all layers."""
+        _state.check_layers(self.layers)
+        joined: QRNNState = _state.join(
+            [layer.initial_state(batch_size, device=device, dtype=dtype) for layer in self.layers]
+        )
         return joined
 
     def forward(
@@ -222,35 +192,21 @@ class QRNN(nn.Module):
             given.
         """
         if offsets is not None or resets is not None:
-            return _rnn_segments.run(self, input, one_state(hidden, hx), offsets, resets)
-        rows, batch_sizes, is_batched, batch, hidden = open_call(self, input, hidden, hx, [])
+            return _rnn_segments.run(self, input, _arguments.one_state(hidden, hx), offsets, resets)
+        rows, batch_sizes, is_batched, batch, hidden = _arguments.open_call(self, input, hidden, hx, [])
         states = _state.of_network(self, hidden, rows, batch, is_batched)
         step: Any = rows if batch_sizes is None else input
         step, lasts = self._through(step, states)
-        output = repack_output(self, step, input) if batch_sizes is None else step
+        output = _arguments.repack_output(self, step, input) if batch_sizes is None else step
         return output, _state.join(lasts, is_batched)
 
     def step(self, input: Tensor, state: QRNNState) -> tuple[Tensor, QRNNState]:
-        """Return the output at one step, and the state after it: what the whole call gives at that step.
+        """Return the output at one step, and the state after it, as `QRNNLayer.step`.
 
         Each layer's `linear` is called as a module, so that its hooks hold; those of the layers themselves do not.
-
-        Parameters
-        ----------
-        input : Tensor
-            (B, `input_size`), or (`input_size`,) for one sequence.
-        state : QRNNState
-            As `initial_state`, `forward` or `step` returned it.
-
-        Returns
-        -------
-        output : Tensor
-            (B, H), or (H,) for one sequence.
-        state : QRNNState
-            The state after the step.
         """
         turns = {getattr(layer, "reverse", False) for layer in self.layers}
-        rows, is_batched = unpack_step(input, state, not self.bidirectional and len(turns) == 1)
+        rows, is_batched = _arguments.unpack_step(input, state, not self.bidirectional and len(turns) == 1)
         firsts = _state.of_network(self, state, rows, rows.shape[0], is_batched)
         rows, lasts = self._through(rows, firsts, one_step=True)
         last: QRNNState = _state.join(lasts, is_batched)
@@ -258,11 +214,10 @@ class QRNN(nn.Module):
 
     def _through(self, step: Any, states: list[Any], one_step: bool = False) -> tuple[Any, list[Any]]:
         """Return the last layer's output, and the last states of all."""
-        layer: Any
         lasts = []
         for k, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
             if k > 0 and self.dropout > 0 and self.training:
-                step = drop_out(step, self.dropout)
+                step = _arguments.drop_out(step, self.dropout)
             step, last = layer.step(step, state) if one_step else layer(step, state)
             lasts.append(last)
         return step, lasts

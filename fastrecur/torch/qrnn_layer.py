@@ -11,20 +11,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import _messages as say
 from . import _pooling, _rnn_segments
+from . import _rnn_arguments as _arguments
 from . import state as _state
-from ._products import is_inference, is_unhooked_linear
-from ._rnn_arguments import (
-    check_flags,
-    check_input,
-    check_sizes,
-    format_extra_repr,
-    one_state,
-    open_call,
-    probability,
-    repack_output,
-    unpack_step,
-)
-from ._windows import next_window, windows
+from ._windows import windows
 from .state import QRNNState
 
 __all__ = ["QRNNLayer"]
@@ -119,12 +108,12 @@ class QRNNLayer(nn.Module):
     ) -> None:
         super().__init__()
         hidden_size = input_size if hidden_size is None else hidden_size
-        check_sizes(input_size=input_size, hidden_size=hidden_size, window=window)
-        check_flags(
+        _arguments.check_sizes(input_size=input_size, hidden_size=hidden_size, window=window)
+        _arguments.check_flags(
             save_prev_x=save_prev_x, output_gate=output_gate, bias=bias, batch_first=batch_first, reverse=reverse
         )
         self.input_size, self.hidden_size, self.window = input_size, hidden_size, window
-        self.zoneout = probability("zoneout", zoneout)
+        self.zoneout = _arguments.probability("zoneout", zoneout)
         self.save_prev_x, self.output_gate = save_prev_x, output_gate
         self.bias, self.batch_first, self.reverse = bias, batch_first, reverse
         for direction in self._directions:
@@ -152,9 +141,15 @@ class QRNNLayer(nn.Module):
         batch_size : int, optional
             How many sequences; if left out, one without a batch.
         device, dtype : optional
-            The weights', if left out.
+            The weights', if left out and they are floating-point numbers.
         """
-        return _state.zeros(self, batch_size, device, dtype)
+        weight = next(self.parameters(), None)
+        if weight is not None and weight.is_floating_point():
+            device, dtype = device or weight.device, dtype or weight.dtype
+        batch, like = () if batch_size is None else (batch_size,), {"device": device, "dtype": dtype}
+        hidden = torch.zeros(len(self._directions), *batch, self.hidden_size, **like)
+        inputs = None if self.window == 1 else torch.zeros(self.window - 1, *batch, self.input_size, **like)
+        return QRNNState(hidden, (inputs,))
 
     def reset_parameters(self) -> None:
         """Draw new weights, as `torch.nn.Linear` draws them."""
@@ -163,9 +158,7 @@ class QRNNLayer(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the arguments that are not the defaults."""
-        return format_extra_repr(
-            self, ["bias", "batch_first", "window", "zoneout", "output_gate", "save_prev_x", "reverse"]
-        )
+        return _arguments.format_extra_repr(self)
 
     def forward(
         self,
@@ -199,8 +192,10 @@ class QRNNLayer(nn.Module):
             (1, H) for one sequence. A `QRNNState` if one was given.
         """
         if offsets is not None or resets is not None:
-            return _rnn_segments.run(self, input, one_state(hidden, hx), offsets, resets)
-        rows, batch_sizes, is_batched, batch, hidden = open_call(self, input, hidden, hx, self._direction_weights())
+            return _rnn_segments.run(self, input, _arguments.one_state(hidden, hx), offsets, resets)
+        rows, batch_sizes, is_batched, batch, hidden = _arguments.open_call(
+            self, input, hidden, hx, self._direction_weights()
+        )
         given = hidden if isinstance(hidden, QRNNState) else None
         saves = given is None and self.save_prev_x and self.window > 1
         previous = None
@@ -230,12 +225,8 @@ class QRNNLayer(nn.Module):
             last = last.index_select(1, input.unsorted_indices)
         if saves:
             self.prevX = None if last_inputs is None else last_inputs.detach()
-        last = last if is_batched else last.squeeze(1)
-        if given is None:
-            return repack_output(self, output, input), last
-        if last_inputs is not None and not is_batched:
-            last_inputs = last_inputs.squeeze(1)
-        return repack_output(self, output, input), QRNNState(last, (last_inputs,))
+        state = last if given is None else QRNNState(last, (last_inputs,))
+        return _arguments.repack_output(self, output, input), _state.join([state], is_batched)
 
     def step(self, input: Tensor, state: QRNNState) -> tuple[Tensor, QRNNState]:
         """Return the output at one step, and the state after it: what the whole call gives at that step.
@@ -254,14 +245,14 @@ class QRNNLayer(nn.Module):
         state : QRNNState
             The state after the step.
         """
-        rows, is_batched = unpack_step(input, state, len(self._directions) == 1)
-        check_input(rows, self.input_size, self._direction_weights())
+        rows, is_batched = _arguments.unpack_step(input, state, len(self._directions) == 1)
+        _arguments.check_input(rows, self.input_size, self._direction_weights())
         batch = rows.shape[0]
         previous = _state.inputs_of_layer(self, state, rows, batch, is_batched)
         hidden = _state.of_layer(self, state.hidden, rows, batch, is_batched)
-        source, last_inputs = next_window(rows, self.window, previous, self.reverse)
+        source, last_inputs = windows(rows.unsqueeze(0), self.window, previous, self.reverse, True)
         linear: Any = self.linear
-        product = linear(source)
+        product = linear(source.squeeze(0))
         self._check_product(FORWARD, product.shape[-1])
         c0 = None if hidden is None else hidden[0].to(product.dtype)
         h, c = _pooling.pool_step(product, c0, output_gate=self.output_gate, keep=self._keep(product))
@@ -272,21 +263,18 @@ class QRNNLayer(nn.Module):
     def _travel(self, direction: str, source: Tensor, batch_sizes: Tensor | None, c0: Tensor | None) -> Any:
         """Return a direction's output and its last state."""
         linear = getattr(self, "linear" + direction)
-        options = {"output_gate": self.output_gate, "reverse": self.reverse or direction == REVERSE}
+        reverse = self.reverse or direction == REVERSE
+        options = {"output_gate": self.output_gate, "reverse": reverse, "batch_sizes": batch_sizes}
         draws_mask = self.training and self.zoneout > 0
-        if not draws_mask and is_unhooked_linear(linear) and is_inference(source, linear, c0):
+        if not draws_mask and _pooling.is_unhooked_linear(linear) and _pooling.is_inference(source, linear, c0):
             self._check_product(direction, linear.weight.shape[0])
-            return _pooling.layer_inference(
-                source, linear.weight, linear.bias, c0, batch_sizes=batch_sizes, keep=self._keep(None), **options
-            )
+            return _pooling.layer_inference(source, linear.weight, linear.bias, c0, keep=self._keep(None), **options)
         product = linear(source)
         self._check_product(direction, product.shape[-1])
         keep = self._keep(product)
-        if c0 is not None and c0.dtype != product.dtype:
-            c0 = c0.to(product.dtype)  # the product's dtype was chosen for the whole layer, by autocast for example
-        if batch_sizes is None:
-            return _pooling.pool(product, c0, keep=keep, **options)
-        return _pooling.pool_packed(product, batch_sizes, c0, keep=keep, **options)
+        # The product's dtype was chosen for the whole layer, by autocast for example.
+        c0 = None if c0 is None else c0.to(product.dtype)
+        return _pooling.pool(product, c0, keep=keep, **options)
 
     def _check_product(self, direction: str, features: int) -> None:
         wanted = (2 + self.output_gate) * self.hidden_size
@@ -305,7 +293,7 @@ class QRNNLayer(nn.Module):
     def _direction_weights(self) -> list[Tensor]:
         """Return the weights that the input meets, where they are a plain Linear's."""
         linears = (getattr(self, "linear" + direction) for direction in self._directions)
-        return [linear.weight for linear in linears if is_unhooked_linear(linear)]
+        return [linear.weight for linear in linears if _pooling.is_unhooked_linear(linear)]
 
 
 class BothDirections(QRNNLayer):

@@ -58,19 +58,6 @@ torch.serialization.add_safe_globals([QRNNState])
 _internals.name_namedtuple(QRNNState, "fastrecur.torch.QRNNState")
 
 
-def zeros(layer: Any, batch_size: int | None, device: Any, dtype: torch.dtype | None) -> QRNNState:
-    """Return the state of a layer before any input, where its weights are and in their dtype, if no other is wanted."""
-    weight = next(layer.parameters(), None)
-    if weight is not None and weight.is_floating_point():
-        device, dtype = device or weight.device, dtype or weight.dtype
-    batch = () if batch_size is None else (batch_size,)
-    hidden = torch.zeros(len(layer._directions), *batch, layer.hidden_size, device=device, dtype=dtype)
-    if layer.window == 1:
-        return QRNNState(hidden, (None,))
-    inputs = torch.zeros(layer.window - 1, *batch, layer.input_size, device=device, dtype=dtype)
-    return QRNNState(hidden, (inputs,))
-
-
 def of_layer(layer: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool) -> Any:
     """Return a layer's first states as (directions, B, H), checked."""
     if hidden is None:
@@ -121,10 +108,11 @@ def check_saved(layer: Any, rows: Tensor, batch: int) -> None:
         _check_inputs("prevX", layer.prevX, (layer.window - 1, batch, layer.input_size), rows, False)
 
 
-def check_layer(k: int, layer: Any) -> None:
-    """Raise unless a layer has a state of its own."""
-    if not hasattr(layer, "initial_state"):
-        raise TypeError(say.rnn_state_kind(k, type(layer)))
+def check_layers(layers: Any) -> None:
+    """Raise unless each layer has a state of its own."""
+    for k, layer in enumerate(layers):
+        if not hasattr(layer, "initial_state"):
+            raise TypeError(say.rnn_state_kind(k, type(layer)))
 
 
 def of_network(network: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool) -> list[Any]:
@@ -135,8 +123,7 @@ def of_network(network: Any, hidden: Any, rows: Tensor, batch: int, is_batched: 
     directions = 1 + network.bidirectional
     if not isinstance(hidden, QRNNState):
         return _hidden_of_network(layers, directions, hidden, rows, batch, is_batched)
-    for k, layer in enumerate(layers):
-        check_layer(k, layer)
+    check_layers(layers)
     if len(hidden.inputs) != len(layers):
         raise RuntimeError(say.rnn_state_layers(len(hidden.inputs), len(layers)))
     firsts = _hidden_of_network(layers, directions, hidden.hidden, rows, batch, is_batched)

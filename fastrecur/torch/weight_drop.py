@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from .. import _messages as say
+from ._rnn_arguments import probability
 
 __all__ = ["WeightDrop"]
 
@@ -53,12 +53,8 @@ class WeightDrop(nn.Module):
         for name in weights:
             if module._parameters.get(name) is None:
                 raise ValueError(say.weight_drop_names(name, type(module).__name__))
-        if not isinstance(dropout, numbers.Real) or not 0 <= float(dropout) <= 1:
-            raise ValueError(say.rnn_number("dropout", "a number in [0, 1]", dropout))
         self.module: Any = module
-        self.weights: list[str] = weights
-        self.dropout: float = float(dropout)
-        self.variational: bool = variational
+        self.weights, self.dropout, self.variational = weights, probability("dropout", dropout), variational
         for name in self.weights:
             module.register_parameter(name + "_raw", module._parameters.pop(name))
 

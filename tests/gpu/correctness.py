@@ -185,10 +185,10 @@ def pooling_correctness(library, device="cuda"):
 
     from fastrecur.torch import _pooling
 
-    def results(dtype, place, pool, pool_packed):
+    def results(dtype, place, pool):
         leaves = [v.to(place, dtype).requires_grad_() for v in (product, c0)]
         options = {"keep": keep.to(place, dtype) if masked else keep, "output_gate": gated, "reverse": reverse}
-        h, last = pool_packed(leaves[0], sizes, leaves[1], **options) if packed else pool(*leaves, **options)
+        h, last = pool(*leaves, batch_sizes=sizes if packed else None, **options)
         cotangents = [v.to(place, dtype) for v in (grad_h, grad_last)]
         return [v.detach().cpu().double() for v in (h, last, *torch.autograd.grad((h, last), leaves, cotangents))]
 
@@ -204,9 +204,9 @@ def pooling_correctness(library, device="cuda"):
         keep = torch.randint(2, (*rows, width)) if masked else 0.9
         here = f"pooling {dtype} gated {gated} reverse {reverse} masked {masked} packed {packed}"
         try:
-            wanted = results(torch.float64, "cpu", _pooling._composed, _pooling._composed_packed)
+            wanted = results(torch.float64, "cpu", _pooling._composed)
             library.poison(product.numel())
-            got = results(dtype, device, _pooling.pool, _pooling.pool_packed)
+            got = results(dtype, device, _pooling.pool)
             torch.testing.assert_close(got, wanted, rtol=bounds[dtype], atol=bounds[dtype])
         except Exception as error:
             yield here, f"{type(error).__name__}: {error}"

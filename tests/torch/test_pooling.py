@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastrecur.torch import _pool, _pooling, _products
+from fastrecur.torch import _pool, _pooling
 
 ULP = 2  # what the activations promise
 POISON = 7.5
@@ -60,8 +60,8 @@ def test_packed_rows_and_their_gradients(dtype):
         product, c0, keep = problem(dtype, 37, gated, keep, first=keep != 0.7, packed_rows=10)
         options = {"output_gate": gated, "reverse": reverse, "batch_sizes": batch_sizes}
         cotangents = torch.randn(10, 37).to(dtype), torch.randn(3, 37).to(dtype)
-        fused = gradients(_pooling.pool_packed, product, c0, keep, *cotangents, **options)
-        composed = gradients(_pooling._composed_packed, *map(wide, (product, c0, keep, *cotangents)), **options)
+        fused = gradients(_pooling.pool, product, c0, keep, *cotangents, **options)
+        composed = gradients(_pooling._composed, *map(wide, (product, c0, keep, *cotangents)), **options)
         assert_alike(fused, composed, dtype)
 
 
@@ -72,8 +72,8 @@ needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reas
 @pytest.mark.parametrize("packed", [False, True])
 def test_blocks_of_time_give_the_whole(packed, by_onednn, monkeypatch):
     monkeypatch.setattr(_pooling, "BLOCK", 5)
-    monkeypatch.setattr(_products, "FEW_ROWS", 1)
-    monkeypatch.setattr(_products, "prefers_onednn", lambda: by_onednn)
+    monkeypatch.setattr(_pooling, "FEW_ROWS", 1)
+    monkeypatch.setattr(_pooling, "prefers_onednn", lambda: by_onednn)
     batch_sizes = torch.tensor([3, 3, 2, 1, 1]) if packed else None
     source = torch.randn(10, 11) if packed else torch.randn(7, 3, 11)
     for gated, reverse, keep, has_bias in itertools.product((True, False), (False, True), (None, 0.7), (True, False)):
@@ -82,10 +82,7 @@ def test_blocks_of_time_give_the_whole(packed, by_onednn, monkeypatch):
         options = {"output_gate": gated, "reverse": reverse, "keep": keep}
         blocks = _pooling.layer_inference(source, weight, bias, c0, batch_sizes=batch_sizes, **options)
         product = torch.nn.functional.linear(*(None if v is None else v.double() for v in (source, weight, bias)))
-        if packed:
-            whole = _pooling._composed_packed(product, batch_sizes, c0.double(), **options)
-        else:
-            whole = _pooling._composed(product, c0.double(), **options)
+        whole = _pooling._composed(product, c0.double(), batch_sizes=batch_sizes, **options)
         assert_alike(blocks, whole, torch.float32)
 
 
@@ -98,15 +95,15 @@ def test_products_are_by_onednn_where_that_is_quicker(monkeypatch):
 
     def by_onednn(weight, rows=rows):
         taken.clear()
-        product = _products.product_with(weight, len(rows), len(rows))(rows)
+        product = _pooling.product_with(weight, len(rows), len(rows))(rows)
         torch.testing.assert_close(product, rows @ weight.t())
         assert product.layout == torch.strided and product.is_contiguous()
         return not taken
 
     for quicker in (True, False):
-        monkeypatch.setattr(_products, "prefers_onednn", lambda quicker=quicker: quicker)
+        monkeypatch.setattr(_pooling, "prefers_onednn", lambda quicker=quicker: quicker)
         assert by_onednn(weight) is quicker
-    monkeypatch.setattr(_products, "prefers_onednn", lambda: True)
+    monkeypatch.setattr(_pooling, "prefers_onednn", lambda: True)
     assert by_onednn(torch.randn(20, 30).t())
     assert by_onednn(weight, torch.randn(100, 40)[:, ::2])
     with torch.no_grad():
@@ -123,10 +120,11 @@ def test_products_are_by_onednn_where_that_is_quicker(monkeypatch):
      ("sapphirerapids", "AVX512", False), ("generic", "DEFAULT", False), ("apple-m1", "DEFAULT", False)],
 )  # fmt: skip
 def test_which_processors_prefer_onednn(processor, capability, expected, monkeypatch):
-    monkeypatch.setattr(_products.binding, "get_host_cpu_name", lambda: processor)
+    monkeypatch.setattr(_pooling.binding, "get_host_cpu_name", lambda: processor)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.setattr(_products, "_has_both", lambda: True)
-    assert _products.prefers_onednn.__wrapped__() is expected
+    for library in (torch.backends.mkl, torch.backends.mkldnn):
+        monkeypatch.setattr(library, "is_available", lambda: True)
+    assert _pooling.prefers_onednn.__wrapped__() is expected
 
 
 def test_gradients_of_gradients():
@@ -137,7 +135,7 @@ def test_gradients_of_gradients():
         options = {"keep": keep, "reverse": reverse}
         assert torch.autograd.gradgradcheck(lambda p, c, options=options: _pooling.pool(p, c, **options), (product, c0))
     rows = product.detach().flatten(0, 1)[:5].clone().requires_grad_()
-    packed = lambda p, c: _pooling.pool_packed(p, torch.tensor([2, 1, 1, 1]), c)  # noqa: E731
+    packed = lambda p, c: _pooling.pool(p, c, batch_sizes=torch.tensor([2, 1, 1, 1]))  # noqa: E731
     assert torch.autograd.gradgradcheck(packed, (rows, c0))
 
 
@@ -235,7 +233,7 @@ def test_the_activations_at_their_ends():
 
 
 def test_layouts_know_where_rows_stand():
-    layout = _pool.packed([2, 2, 1], False)
+    layout = _pool.Layout(2, False, [2, 2, 1], True)
     assert layout.starts.tolist() == [0, 2, 4]
     part = layout.cut(1, 3)
     assert (part.steps, part.starts.tolist(), part.counts.tolist()) == (2, [0, 2], [2, 1])

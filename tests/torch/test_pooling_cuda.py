@@ -33,31 +33,27 @@ def on_gpu(monkeypatch):
     return run
 
 
-def check(on_gpu, functions, dtype, width, gated, keep, first, rows, **options):
+def check(on_gpu, dtype, width, gated, keep, first, rows, **options):
     product, c0, keep = problem(dtype, width, gated, keep, first, STEPS, 3, rows)
     cotangents = torch.randn(*product.shape[:-1], width).to(dtype), torch.randn(3, width).to(dtype)
     options |= {"output_gate": gated}
-    fused = on_gpu(functions[0], product, c0, keep, *cotangents, **options)
-    composed = gradients(functions[1], *map(wide, (product, c0, keep, *cotangents)), **options)
+    fused = on_gpu(_pooling.pool, product, c0, keep, *cotangents, **options)
+    composed = gradients(_pooling._composed, *map(wide, (product, c0, keep, *cotangents)), **options)
     assert_alike(fused, composed, dtype)
-
-
-PADDED = _pooling.pool, _pooling._composed
-PACKED = _pooling.pool_packed, _pooling._composed_packed
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_padded_rows(on_gpu, dtype):
     for reverse in (False, True):
-        check(on_gpu, PADDED, dtype, 45, True, "mask", True, None, reverse=reverse)
+        check(on_gpu, dtype, 45, True, "mask", True, None, reverse=reverse)
         if dtype == torch.float32:
-            check(on_gpu, PADDED, dtype, 45, True, 0.7, False, None, reverse=reverse)
-            check(on_gpu, PADDED, dtype, 1, True, None, True, None, reverse=reverse)
+            check(on_gpu, dtype, 45, True, 0.7, False, None, reverse=reverse)
+            check(on_gpu, dtype, 1, True, None, True, None, reverse=reverse)
 
 
 def test_padded_rows_without_output_gates(on_gpu):
     for reverse in (False, True):
-        check(on_gpu, PADDED, torch.float32, 45, False, 0.7, True, None, reverse=reverse)
+        check(on_gpu, torch.float32, 45, False, 0.7, True, None, reverse=reverse)
 
 
 @pytest.mark.parametrize(("dtype", "gated", "keep"), [(torch.float32, True, 0.7), (torch.bfloat16, False, "mask")])
@@ -65,7 +61,7 @@ def test_packed_rows(on_gpu, dtype, gated, keep):
     for reverse, sizes in itertools.product((False, True), ([3] * 4 + [2] * 9 + [1] * 6, [3, 1], [3])):
         sizes = torch.tensor(sizes)
         options = {"reverse": reverse, "batch_sizes": sizes}
-        check(on_gpu, PACKED, dtype, 45, gated, keep, True, int(sizes.sum()), **options)
+        check(on_gpu, dtype, 45, gated, keep, True, int(sizes.sum()), **options)
 
 
 def test_layouts(on_gpu):
@@ -86,7 +82,7 @@ def test_tables_are_copied_once(on_gpu, monkeypatch):
     product, c0, _ = problem(torch.float32, 5, True, None, True, packed_rows=6)
     with monkeypatch.context() as patches:
         tensors.place(driver, patches.setattr)
-        h, _ = _pooling.pool_packed(product.requires_grad_(), torch.tensor([3, 2, 1]), c0)
+        h, _ = _pooling.pool(product.requires_grad_(), c0, batch_sizes=torch.tensor([3, 2, 1]))
         h.sum().backward()
         assert [entry[0] for entry in driver.log] == ["upload", "launch", "launch"]
         driver.log.clear()
@@ -142,6 +138,6 @@ def test_tables_of_layouts():
             return torch.from_numpy(array)
 
     for reverse, starts in ((False, [0, 2, 4]), (True, [4, 2, 0])):
-        rows, lengths = _pool.packed([2, 2, 1], reverse).on_gpu(Owner, 0)
+        rows, lengths = _pool.Layout(2, reverse, [2, 2, 1], True).on_gpu(Owner, 0)
         assert (rows.tolist(), lengths.tolist()) == (starts, [3, 2])
     assert _pool.padded(3, 2, False).on_gpu(Owner, 0) == (None, None)
