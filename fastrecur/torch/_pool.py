@@ -11,6 +11,7 @@ from .._cpu import _pool
 from .._cpu._compile import kernel
 from . import _team, _tensors
 
+BLOCK = 1024  # rows of a product that are pooled while they are in the cache
 ROWS_AHEAD = 2  # rows that are asked for before their turn,
 STEP_AHEAD = 128 << 10  # or a whole step, if a thread's share of it is no larger
 SERIAL = 1 << 16  # elements of the product up to which one thread does it all
@@ -34,6 +35,17 @@ class Layout:
         self.steps, self.counts, self.tables = len(counts), np.array(counts, np.int64), {}
         self.starts = np.cumsum(self.counts) - self.counts if packed else np.arange(self.steps)
         self.rows = np.concatenate([self.starts, self.counts, np.full(max(1, batch), self.steps, np.int64)])
+
+    @functools.cached_property
+    def blocks(self):
+        """The steps ``(first, last)`` of each block of rows, and how many rows it has."""
+        blocks, first, rows = [], 0, 0
+        for step, size in enumerate(self.counts.tolist()):
+            if rows and rows + size > BLOCK:
+                blocks.append((first, step, rows))
+                first, rows = step, 0
+            rows += size
+        return [*blocks, (first, self.steps, rows)]
 
     def cut(self, first, last):
         """Return the layout of some steps alone, whose rows start at the first of them."""

@@ -15,7 +15,6 @@ from . import _modes, _pool, _tensors
 from . import _torch_internals as _internals
 from ._autograd import gradients_of
 
-BLOCK = 1024  # rows of a product that are pooled while they are in the cache
 FEW_ROWS = 64  # for fewer, bringing the weight into oneDNN's hands costs more than its product saves
 
 
@@ -49,29 +48,17 @@ def layer_inference(source, weight, bias, c0=None, *, batch_sizes=None, output_g
     columns = weight.shape[0]
     size = columns // (2 + output_gate)
     whole = _pool.layout(source, batch_sizes, reverse)
-    cuts = _cuts(whole.counts.tolist())
     h = _tensors.empty((*source.shape[:-1], size), None, source.dtype)
     carry = _carry(source, c0, whole.batch, size)
     if h.numel() == 0:
         return h, carry.to(source.dtype)
-    product_of = product_with(weight, h.numel() // size, max(rows for _, _, rows in cuts))
-    for first, last, rows in reversed(cuts) if reverse else cuts:
+    product_of = product_with(weight, h.numel() // size, max(rows for _, _, rows in whole.blocks))
+    for first, last, rows in reversed(whole.blocks) if reverse else whole.blocks:
         start = int(whole.starts[first])
         at = slice(start, last if batch_sizes is None else start + rows)
         product = product_of(source[at].reshape(rows, -1)).view(*source[at].shape[:-1], columns)
         _pool.forward(product, bias, keep, carry, h[at], None, whole.cut(first, last), output_gate)
     return h, carry.to(source.dtype)
-
-
-def _cuts(sizes):
-    """Return the steps ``(first, last)`` of each block, and its rows; of steps with so many rows each."""
-    cuts, first, rows = [], 0, 0
-    for t, size in enumerate(sizes):
-        if rows and rows + size > BLOCK:
-            cuts.append((first, t, rows))
-            first, rows = t, 0
-        rows += size
-    return [*cuts, (first, len(sizes), rows)]
 
 
 class _Pool(torch.autograd.Function):

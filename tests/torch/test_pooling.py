@@ -71,7 +71,8 @@ needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reas
 @pytest.mark.parametrize("by_onednn", [False, pytest.param(True, marks=needs_onednn)])
 @pytest.mark.parametrize("packed", [False, True])
 def test_blocks_of_time_give_the_whole(packed, by_onednn, monkeypatch):
-    monkeypatch.setattr(_pooling, "BLOCK", 5)
+    monkeypatch.setattr(_pool, "BLOCK", 5)
+    monkeypatch.setattr(_pool, "padded", _pool.padded.__wrapped__)
     monkeypatch.setattr(_pooling, "FEW_ROWS", 1)
     monkeypatch.setattr(_pooling, "prefers_onednn", lambda: by_onednn)
     batch_sizes = torch.tensor([3, 3, 2, 1, 1]) if packed else None
