@@ -143,7 +143,7 @@ class Data:
         xp = self.xp
         if xp.__name__ == "torch":
             return array.to(dtype)
-        return xp.astype(array, dtype, copy=False) if hasattr(xp, "astype") else array.astype(dtype, copy=False)
+        return array.astype(dtype, copy=False) if hasattr(array, "astype") else xp.astype(array, dtype, copy=False)
 
 
 def quiet(xp: Any) -> AbstractContextManager[Any]:
