@@ -229,16 +229,6 @@ class _Problem:
         return Operand(lengths, tuple(self.lane_axes[: len(lengths.shape)]))
 
 
-def _local(lengths: Any, start: int, steps: int, whole: int) -> Any:
-    """Return how many steps of each lane are valid in a chunk, or None."""
-    if lengths is None:
-        return None
-    lengths = lengths.astype(np.int64)
-    if lengths.size and (lengths.min() < 0 or lengths.max() > whole):
-        raise ValueError(say.lengths_range(int(lengths.min()), int(lengths.max()), whole))
-    return (lengths - start).clip(0, steps)
-
-
 class _Recurrence(NamedTuple):
     """What every chunk of a recurrence is told beside its operands; ``steps`` are those of the whole."""
 
@@ -262,7 +252,11 @@ def _adapter(*blocks: Any) -> Any:
 def _ends(place: Any, lengths: Any, resets: Any, r: _Recurrence) -> Any:
     """Return what a chunk is told of lengths, offsets and resets; a segment that is not in it has no steps there."""
     start, steps = place[0], place[1][r.axis]
-    lengths = _local(lengths, start, steps, r.steps)
+    if lengths is not None:
+        lengths = lengths.astype(np.int64)
+        if lengths.size and (lengths.min() < 0 or lengths.max() > r.steps):
+            raise ValueError(say.lengths_range(int(lengths.min()), int(lengths.max()), r.steps))
+        lengths = (lengths - start).clip(0, steps)
     if r.offsets is None and resets is None:
         return lengths
     return _checks.Segments(lengths, None if r.offsets is None else (r.offsets - start).clip(0, steps), resets)

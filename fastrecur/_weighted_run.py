@@ -88,23 +88,19 @@ def _first_values(values):
 def _settled_after(rule, gate, operands, least):
     """Return after how many steps a statistic may be a plain recurrence; all, if it is none, or too short for that."""
     x, _, h, _ = operands
-    steps, kept = len(x), _kept(rule, gate)
+    steps, kept = len(x), float(gate.flat[0]) if "adjust" in rule else 0.0
     if gate.size > 1 or x.size < MANY_SAMPLES or x.dtype != h.dtype or "timed" in rule or "covariance" in rule:
         return steps
     settled = 1 if kept == 0 else 2 + int(math.log(LAST_DIGIT / 2) / math.log(kept)) if kept < 1 else steps
     return max(settled, least) if max(settled, least) <= steps // 2 else steps
 
 
-def _kept(rule, gate):
-    """Return what is left at a step of the weights' sum, beside which a sample weighs 1."""
-    return float(gate.flat[0]) if "adjust" in rule else 0.0
-
-
 def _recur(rule, operands, gate, least, states):
     """Run a plain recurrence from the states before it, which become those after it; return whether that was right."""
     x, _, h, _ = operands
     weight, family, a = states[WEIGHT, 0], _problem.FORGET, float(gate.flat[0])
-    is_settled = (states[WEIGHT] == weight) & (abs(weight * _kept(rule, gate) + 1 - weight) <= LAST_DIGIT * weight)
+    kept = a if "adjust" in rule else 0.0  # of the weights' sum, beside which a sample weighs 1
+    is_settled = (states[WEIGHT] == weight) & (abs(weight * kept + 1 - weight) <= LAST_DIGIT * weight)
     if not (is_settled & (states[COUNT] >= least)).all():
         return False
     if "sum" in rule:
