@@ -190,8 +190,7 @@ def at_once(
             result, after = run(statistic, both[0], None if y is None else both[-1], state, dtype)
     if valid is not None:
         result = _formulas.masked(xp, valid, result)
-        states = tuple(part._replace(count=count) for part in (after if statistic == "corr" else (after,)))
-        after = states if statistic == "corr" else states[0]
+        after = tuple(s._replace(count=count) for s in after) if statistic == "corr" else after._replace(count=count)
     return data.give(data.narrow(result, dtype)), after
 
 

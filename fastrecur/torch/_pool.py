@@ -162,16 +162,11 @@ def _launch(name, layout, gated, *, keep, carry, **operands):
     views, _, _ = _arrays.take(tuple(operands), tuple(operands.values()))
     places, known = {}, []
     for (label, operand), view in zip(operands.items(), views, strict=True):
-        if not isinstance(operand, torch.Tensor):
-            places[label] = 0 if operand is None else operand
-            if operand is not None:
-                known.append((label, None, (0, 0)))
-            continue
-        places[label] = view.pointer
-        if label in ("first", "lengths"):
-            known.append((label, view.dtype, (0, view.strides[0])))
-        elif label not in ("carry", "rows"):
-            known.append((label, view.dtype, layout.strides(operand)))
+        is_tensor = isinstance(operand, torch.Tensor)
+        places[label] = view.pointer if is_tensor else 0 if operand is None else operand
+        if operand is not None and label not in ("carry", "rows"):
+            strides = (0, view.strides[0]) if label in ("first", "lengths") else layout.strides(operand)
+            known.append((label, view.dtype if is_tensor else None, strides))
     plan = _pool_plan.plan(
         name, tuple(known), layout.steps, *carry.shape, bool(layout.reverse), bool(gated), layout.packed
     )  # fmt: skip
