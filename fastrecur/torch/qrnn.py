@@ -17,8 +17,6 @@ from . import state as _state
 from .qrnn_layer import BothDirections, QRNNLayer
 from .state import QRNNState
 
-__all__ = ["QRNN", "QRNNLayer"]
-
 
 class QRNN(nn.Module):
     r"""A quasi-recurrent network of several layers, called as `torch.nn.GRU` is.

@@ -16,8 +16,6 @@ from . import state as _state
 from ._windows import windows
 from .state import QRNNState
 
-__all__ = ["QRNNLayer"]
-
 FORWARD, REVERSE = "", "_reverse"  # what the names of a direction's weights end with
 
 
@@ -169,27 +167,9 @@ class QRNNLayer(nn.Module):
         offsets: Any = None,
         resets: Any = None,
     ) -> tuple[Any, Any]:
-        """Return the output and the last state.
+        """Return the output and the last state: arguments and results are those of `QRNN.forward`, with L = 1.
 
-        Parameters
-        ----------
-        input : Tensor or PackedSequence
-            (T, B, `input_size`); (B, T, `input_size`) if `batch_first`; (T, `input_size`) for one sequence; or packed.
-        hidden : Tensor or QRNNState, optional
-            The state before the first step, (B, H) or (1, B, H); (H,) or (1, H) for one sequence. Zeros if left out. A
-            `QRNNState` holds the inputs before the first step too.
-        hx : optional
-            Another name of `hidden`, as `torch.nn.GRU` has it.
-        offsets, resets : optional
-            Where segments begin, as `QRNN` takes them.
-
-        Returns
-        -------
-        output : Tensor or PackedSequence
-            ``h``, in the input's form.
-        state : Tensor or QRNNState
-            The state ``c`` after the last valid step in the scan direction, before the output gate: (1, B, H), or
-            (1, H) for one sequence. A `QRNNState` if one was given.
+        ``hidden`` may lack the first axis, (B, H) or (H,), in one direction. The state that is returned has it.
         """
         if offsets is not None or resets is not None:
             return _rnn_segments.run(self, input, _arguments.one_state(hidden, hx), offsets, resets)

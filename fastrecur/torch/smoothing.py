@@ -12,8 +12,6 @@ from .. import _messages as say
 from ..smoothing._filters import pcen
 from ..smoothing._statistics import ewm_mean
 
-__all__ = ["PCEN", "Ewm"]
-
 # What holds of a constant that has a half-life, and that of it.
 _HALFLIVES = {
     "com": ("com > 0", lambda value: math.log(2.0) / torch.log1p(1 / value)),
@@ -100,19 +98,9 @@ class Ewm(nn.Module):
         return self.log_halflife.exp()
 
     def forward(self, x: torch.Tensor, times: Any = None) -> torch.Tensor:
-        """Return the mean at each step.
+        """Return the mean at each step, as `fastrecur.smoothing.ewm_mean`, of the shape that ``x`` and half-lives have.
 
-        Parameters
-        ----------
-        x : Tensor
-            The data; NaN is missing.
-        times : array_like, optional
-            The times of the samples: numbers, in the unit of the half-life.
-
-        Returns
-        -------
-        Tensor
-            The means, of the shape that ``x`` and the half-life broadcast to.
+        NaN is missing. ``times`` of the samples, if there are any, are numbers in the unit of the half-life.
         """
         result: torch.Tensor = ewm_mean(
             x, halflife=self.halflife, times=times, adjust=self.adjust, ignore_na=self.ignore_na,

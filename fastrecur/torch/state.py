@@ -11,8 +11,6 @@ from .. import _messages as say
 from . import _modes
 from . import _torch_internals as _internals
 
-__all__ = ["QRNNState"]
-
 
 class QRNNState(NamedTuple):
     """What a `QRNN` or a `QRNNLayer` goes on from: an argument of a call, and a result.

@@ -11,8 +11,6 @@ from torch import nn
 from .. import _messages as say
 from ._rnn_arguments import probability
 
-__all__ = ["WeightDrop"]
-
 
 class WeightDrop(nn.Module):
     r"""A module whose weights are dropped out anew at every call.
