@@ -62,8 +62,7 @@ class Constant:
         other: Constant = copy.copy(self)
         other.arrays = arrays
         other.value = arrays.get(self.name, self.value)
-        if self.name != "halflife":
-            other.halflife = arrays.get("halflife", self.halflife)
+        other.halflife = arrays.get("halflife", self.halflife)  # beside times alone
         return other
 
 

@@ -53,8 +53,7 @@ class Data:
 
         tensors = [value for value in (*values, *before) if isinstance(value, torch.Tensor)]
         # Numbers stand where the data stand, whatever torch's default device is.
-        placed = [value for value in tensors if value.dim() or not value.is_cpu]
-        device = placed[0].device if placed else torch.device("cpu")
+        device = next((value.device for value in tensors if value.dim() or not value.is_cpu), torch.device("cpu"))
         wide: list[Any] = []
         for name, value in zip(names, values, strict=True):
             if isinstance(value, torch.Tensor):
@@ -73,8 +72,7 @@ class Data:
         wanted = torch.is_grad_enabled() and any(value.requires_grad for value in tensors)
         if quiet and not wanted:
             default = torch.get_default_dtype()
-            wide = [v if v.is_floating_point() else v.to(default) for v in wide]
-            self.values = [value.detach().numpy() for value in wide]
+            self.values = [(v if v.is_floating_point() else v.to(default)).detach().numpy() for v in wide]
             self.xp, self.give, self._team = np, torch.from_numpy, torch_team.team
         else:
             self.values, self.by_kernel, self.at_hand = wide, False, quiet

@@ -1,7 +1,5 @@
 """What a step sees: its own input and those before it in the scan direction, side by side."""
 
-from __future__ import annotations
-
 import torch
 
 

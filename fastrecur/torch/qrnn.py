@@ -144,9 +144,8 @@ class QRNN(nn.Module):
     ) -> QRNNState:
         """Return the state before any input, zeros: as `QRNNLayer.initial_state`, for all layers."""
         _state.check_layers(self.layers)
-        joined: QRNNState = _state.join(
-            [layer.initial_state(batch_size, device=device, dtype=dtype) for layer in self.layers]
-        )
+        states = [layer.initial_state(batch_size, device=device, dtype=dtype) for layer in self.layers]
+        joined: QRNNState = _state.join(states)
         return joined
 
     def forward(

@@ -88,8 +88,8 @@ class Ewm(nn.Module):
         found = halflife_of(value).log()
         if not bool(found.isfinite().all()):
             raise ValueError(say.constant_domain(name, rule, value.tolist()))
-        dtype = torch.get_default_dtype() if dtype is None else dtype
-        self.log_halflife = nn.Parameter(found.to(device=device or torch.get_default_device(), dtype=dtype))
+        found = found.to(device or torch.get_default_device(), dtype or torch.get_default_dtype())
+        self.log_halflife = nn.Parameter(found)
         self.adjust, self.ignore_na, self.min_periods, self.axis = adjust, ignore_na, min_periods, axis
 
     @property
