@@ -199,14 +199,9 @@ def _gate(
 ) -> Any:
     """Return each step's decay, or alpha itself where a sample weighs that much."""
     constant, times = request.constant, request.times
-    value = values[constant.name]
-    if constant.name != "alpha" or not data.by_kernel:
-        value = data.wide(value)
-    alpha = ALPHA[constant.name](data.xp, value)
+    alpha = ALPHA[constant.name](data.xp, data.wide(values[constant.name]))
     if times is None:
-        if not request.adjust:
-            return alpha
-        return 1.0 - (np.asarray(alpha, np.float64) if data.by_kernel else alpha)
+        return 1.0 - alpha if request.adjust else alpha
     halflife = constant.halflife if constant.dates else values.get("halflife", constant.halflife)
     if data.by_kernel:
         return decays(take_times(times), constant.dates, halflife, alpha, shape, axis, last_time, begins)

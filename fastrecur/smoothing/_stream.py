@@ -98,7 +98,6 @@ class Ewm:
     def reset(self) -> None:
         """Forget all samples."""
         self._state: EwmState | None = None
-        self._lanes: tuple[int, ...] | None = None
         self._was_reset = False
         self._zone: bool | None = None
 
@@ -137,8 +136,8 @@ class Ewm:
             if at >= 0 and own[at] != 1:
                 raise ValueError(say.stream_constant(name, own))
         had, lanes = self._state or EwmState(None, None, None), shape[:axis] + shape[axis + 1 :]
-        if self._lanes not in (None, lanes):
-            raise ValueError(say.stream_shape(lanes, self._lanes))
+        if self._state is not None and tuple(had.mean.shape) != lanes:
+            raise ValueError(say.stream_shape(lanes, tuple(had.mean.shape)))
         if had.steps and (times is None) != (had.last_time is None):
             raise ValueError(say.stream_times("no" if had.last_time is None else "every"))
         constant = self._plain if times is None else self._timed
@@ -155,7 +154,7 @@ class Ewm:
         result, first, last = wrap(result), had.first_time, had.last_time
         if when is not None and shape[axis]:
             first, last = edge(when, axis, 0) if first is None else first, edge(when, axis, -1)
-        self._lanes, self._zone, self._was_reset = lanes, zone, self._was_reset or resets is not None
+        self._zone, self._was_reset = zone, self._was_reset or resets is not None
         self._state = EwmState(after.weight, after.count, after.mean, had.steps + shape[axis], first, last)
         return result
 
@@ -195,8 +194,8 @@ class Ewm:
         result = copy.copy(self if b is None else later)
         if a is None or b is None:
             return result
-        if self._lanes != later._lanes:
-            raise ValueError(say.stream_shape(later._lanes or (), self._lanes or ()))
+        if a.mean.shape != b.mean.shape:
+            raise ValueError(say.stream_shape(tuple(b.mean.shape), tuple(a.mean.shape)))
         before = self._decayed(a, b)
         if self._zone != later._zone:
             raise ValueError(say.times_zones())
@@ -211,7 +210,7 @@ class Ewm:
 
     def _decayed(self, a: EwmState, b: EwmState) -> State:
         """Return what is left of ``a`` after the steps of ``b``: as after one missing sample, that many steps later."""
-        ignore_na, axis = self._options[1], self._axis % (len(self._lanes or ()) + 1)
+        ignore_na, axis = self._options[1], self._axis % (len(a.mean.shape) + 1)
         lead = (*(slice(None),) * axis, None)
         if (a.last_time is None) != (b.last_time is None):
             raise ValueError(say.merge("if both or neither had times"))
