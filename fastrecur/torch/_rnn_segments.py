@@ -34,18 +34,18 @@ class Segments(NamedTuple):
     n_series: int  # all of them
 
     def enter(self, states: Tensor, reverse: bool) -> Tensor:
-        """Return first states of all segments, (segments, ...), from those of series."""
+        """Return first states of all segments, (n, segments, features), from those of series."""
         segment, series = (self.last, self.series) if reverse else (self.first[~self.is_cut], self.series[~self.is_cut])
-        zeros = states.new_zeros(int(self.batch_sizes[0]), *states.shape[1:])
-        return zeros.index_copy(0, segment, states.index_select(0, series))
+        zeros = states.new_zeros(len(states), int(self.batch_sizes[0]), states.shape[2])
+        return zeros.index_copy(1, segment, states.index_select(1, series))
 
     def leave(self, states: Tensor, before: Tensor | None, reverse: bool) -> Tensor:
         """Return last states of series from those of segments; a series without steps hands on the one before it."""
-        own = states.index_select(0, self.first if reverse else self.last)
+        own = states.index_select(1, self.first if reverse else self.last)
         if reverse:
-            own = own.masked_fill(self.is_cut.reshape(-1, *(1,) * (own.dim() - 1)), 0)
-        kept = states.new_zeros(self.n_series, *states.shape[1:]) if before is None else before.to(states.dtype)
-        return kept.index_copy(0, self.series, own)
+            own = own.masked_fill(self.is_cut.unsqueeze(1), 0)
+        before = states.new_zeros(len(states), self.n_series, states.shape[2]) if before is None else before
+        return before.to(states.dtype).index_copy(1, self.series, own)
 
 
 def run(module: Any, input: Any, hidden: Any, offsets: Any, resets: Any) -> tuple[Any, Any]:
@@ -130,19 +130,17 @@ def _enter(segments: Segments, layer: Any, before: Any) -> Any:
     if isinstance(before, QRNNState):
         inputs = before.inputs[0]
         if inputs is not None:
-            inputs = segments.enter(inputs.transpose(0, 1), _directions(layer)[0]).transpose(0, 1)
+            inputs = segments.enter(inputs, _directions(layer)[0])
         return QRNNState(_enter(segments, layer, before.hidden), (inputs,))
-    turns = _directions(layer)
-    return torch.stack([segments.enter(states, turn) for states, turn in zip(before, turns, strict=True)])
+    return torch.cat([segments.enter(*each) for each in zip(before.split(1), _directions(layer), strict=True)])
 
 
 def _leave(segments: Segments, layer: Any, last: Any, before: Any) -> Any:
     if isinstance(last, QRNNState):
         inputs, given = last.inputs[0], before.inputs[0]
         if inputs is not None:
-            given = None if given is None else given.transpose(0, 1)
-            inputs = segments.leave(inputs.transpose(0, 1), given, _directions(layer)[0]).transpose(0, 1)
+            inputs = segments.leave(inputs, given, _directions(layer)[0])
         return QRNNState(_leave(segments, layer, last.hidden, before.hidden), (inputs,))
     turns = _directions(layer)
-    given = [None] * len(turns) if before is None else before
-    return torch.stack([segments.leave(*v) for v in zip(last, given, turns, strict=True)])
+    given = [None] * len(turns) if before is None else before.split(1)
+    return torch.cat([segments.leave(*each) for each in zip(last.split(1), given, turns, strict=True)])
