@@ -46,7 +46,7 @@ def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods,
     traits |= {"covariance": y is not None, "one_series": y is None or y is x}
     rule = " ".join([kind, *(trait for trait, holds in traits.items() if holds)])
     # Time first, then the series, outermost in memory first.
-    gate = np.asarray(gate, _WIDE)
+    gate = np.asarray(gate)
     order = sorted(lane_axes, key=lambda k: (-abs(h.strides[k]), k))
     both = (x, x if y is None else y)
     x_all, y_all, gates = (np.broadcast_to(v, shape).transpose(axis, *order) for v in (*both, gate))

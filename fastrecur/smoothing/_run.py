@@ -199,7 +199,9 @@ def _gate(
 ) -> Any:
     """Return each step's decay, or alpha itself where a sample weighs that much."""
     constant, times = request.constant, request.times
-    alpha = ALPHA[constant.name](data.xp, data.wide(values[constant.name]))
+    value, weighs = values[constant.name], constant.name == "alpha" and not request.adjust and times is None
+    # Where it is the gate itself, a kernel reads it as it is.
+    alpha = ALPHA[constant.name](data.xp, value if data.by_kernel and weighs else data.wide(value))
     if times is None:
         return 1.0 - alpha if request.adjust else alpha
     halflife = constant.halflife if constant.dates else values.get("halflife", constant.halflife)
