@@ -224,6 +224,13 @@ class _Problem:
         _checks.resets_shape(resets.shape, self.shape, self.axis)
         return Operand(resets, tuple(range(resets.ndim)))
 
+    def resets_behind(self, family: str, reverse: bool) -> Operand:
+        """Return the resets of the chunk behind each, where these matter to it."""
+        if not reverse or family != _problem.LINEAR:
+            return Operand(None)
+        shifted = 1, len(self.chunks[self.axis]), self.axis, Operand(None)
+        return self.operands["resets"]._replace(shifted=shifted)
+
     def _lengths(self, lengths: Any) -> Operand:
         if lengths is None:
             return Operand(None)
@@ -276,7 +283,27 @@ def _ends(place: Any, lengths: Any, resets: Any, r: _Recurrence) -> Any:
     return _checks.Segments(lengths, None if r.offsets is None else (r.offsets - start).clip(0, steps), resets)
 
 
-def _walk(state: Any, place: Any, a: Any, b: Any, lengths: Any, resets: Any, *, r: _Recurrence) -> Any:
+def _begins_behind(resets: Any, lengths: Any, place: Any, r: _Recurrence) -> tuple[Any, Any]:
+    """Return the place of a chunk's last step, and where a linear recurrence begins anew behind it in reverse.
+
+    There the factor is not used. ``resets`` are those of the chunk behind, None if there is none.
+    """
+    edge, (start, shape) = (slice(None),) * r.axis, place
+    if resets is None:
+        return edge, np.False_
+    flags = resets[(*edge, slice(0, 1))]
+    flags = flags.reshape(flags.shape + (1,) * (len(shape) - flags.ndim))
+    if lengths is not None:  # flags in the padding do not count
+        longer = np.expand_dims(lengths > start + shape[r.axis], r.axis)
+        flags = flags & longer.reshape(longer.shape + (1,) * (len(shape) - longer.ndim))
+    return (*edge, slice(-1, None)), flags
+
+
+def _walk(state: Any, place: Any, a: Any, b: Any, lengths: Any, resets: Any, behind: Any, *, r: _Recurrence) -> Any:
+    edge, unused = _begins_behind(behind, lengths, place, r)
+    if unused.any() and (unused & ~np.isfinite(np.broadcast_to(a, place[1])[edge])).any():
+        a = np.broadcast_to(a, place[1]).copy()
+        np.copyto(a[edge], 0, where=unused)
     with _threads.alone():
         lengths = _ends(place, lengths, resets, r)
         run = _adapter(a, b, state).forward
@@ -295,15 +322,15 @@ def forward(
     metas = [p.metas[name] for name in (*names[:2], "h0")]
     meta, last = _adapter(*metas).forward(family, names, *metas, p.axis, reverse, p.no_steps, True, None)
     r = _Recurrence(family, names, p.axis, reverse, p.shape[p.axis], p.offsets)
-    blocks = [p.operands[name] for name in (*names[:2], "lengths", "resets")]
+    blocks = [*(p.operands[name] for name in (*names[:2], "lengths", "resets")), p.resets_behind(family, reverse)]
     walk = Walk(family, functools.partial(_walk, r=r), p.chunks, blocks, p.axis, reverse, p.operands["h0"])
     h = walk.result("h", 0, meta)
     return (h, walk.result("last", -1, last, segments=p.segments)) if return_state else h
 
 
 def _walk_back(
-    carry: Any, place: Any, g: Any, a: Any, b: Any, h: Any, lengths: Any, resets: Any, before: Any, h0: Any, *,
-    r: _Recurrence,
+    carry: Any, place: Any, g: Any, a: Any, b: Any, h: Any, lengths: Any, resets: Any, behind: Any, before: Any,
+    h0: Any, *, r: _Recurrence,
 ) -> Any:  # fmt: skip
     start, shape = place
     border = start + shape[r.axis] if r.reverse else start
@@ -315,10 +342,14 @@ def _walk_back(
             before = np.where(longer, before, h0).astype(before.dtype)
         if r.offsets is not None:
             before = _states_at(border, before, h0, r.offsets)
+    own_lengths = lengths
     with _threads.alone():
         lengths = _ends(place, lengths, resets, r)
         run = _adapter(g, a, b, h, before, carry).vjp
         grads = run(r.family, r.names, g, a, b, h, before, r.axis, r.reverse, lengths, carry)
+    edge, unused = _begins_behind(behind, own_lengths, place, r)
+    if unused.any() and np.shape(grads[0]) == shape:
+        np.copyto(grads[0][edge], 0, where=unused)
     # Where an operand is broadcast, a chunk has a part of its gradient: they are added up in the result's axes.
     axes = len(shape), len(shape), len(shape) - (r.offsets is None)
     return tuple(
@@ -366,7 +397,7 @@ def vjp(
     edges = da.map_blocks(_edge, states, *flags, axis=axis, reverse=reverse, dtype=states.dtype, chunks=chunks)
     before = Operand(edges, every, (1 if reverse else -1, len(p.chunks[axis]), axis, first))
     blocks = [*(p.operands[name] for name in names[:3]), Operand(states, every)]
-    blocks += [p.operands["lengths"], p.operands["resets"], before, first]
+    blocks += [p.operands["lengths"], p.operands["resets"], p.resets_behind(family, reverse), before, first]
     step = functools.partial(_walk_back, r=r)
     walk = Walk(f"{family}_vjp", step, p.chunks, blocks, axis, not reverse, p.operands["grad_state"])
     places = zip(("a", "b", "h0"), (0, 1, -1), (a, b, h0), grads, strict=True)
