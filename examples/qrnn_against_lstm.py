@@ -29,6 +29,7 @@ BLUE, GREEN, ORANGE = "#0072B2", "#009E73", "#D55E00"
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "legend.frameon": False}
 BATCH, LENGTH = 32, 128  # characters of a step: number of passages, and their length
 EMBEDDING, UNITS, LAYERS = 64, 192, 2
+EVERY = 10  # steps between tests
 
 
 class Letters(nn.Module):
@@ -93,7 +94,7 @@ def train(name: str, model: Letters, training: torch.Tensor, test: torch.Tensor,
         optimiser.step()
         schedule.step()
         seconds += time.perf_counter() - began
-        if step % max(1, steps // 20) == 0 or step == steps:
+        if step % EVERY == 0 or step == steps:
             curve.append((step, seconds, test_loss(model, test)))
     return curve
 

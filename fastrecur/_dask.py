@@ -28,23 +28,24 @@ STORED = ("from-zarr", "array", "getitem", "astype")  # layers of an array that 
 class Operand(NamedTuple):
     """A Dask array, or what every chunk is given as it is, and in which of the result's axes its own stand.
 
-    Of one that is ``shifted``, by so many blocks along an axis, the last one takes part at the end again.
+    Of one that is ``shifted``, by so many blocks of so many along an axis, another one takes part at the end.
     """
 
     value: Any
     axes: tuple[int, ...] = ()
-    shifted: tuple[int, int] = 0, 0
+    shifted: tuple[int, int, int, Any] | None = None
 
     def block(self, index: Sequence[int]) -> Any:
         """Return the key of the block that takes part in a block of the result."""
         if not isinstance(self.value, da.Array):
             return self.value
+        if self.shifted:
+            blocks, count, axis, end = self.shifted
+            if not 0 <= index[axis] + blocks < count:
+                return end.block(index)
+            index = (*index[:axis], index[axis] + blocks, *index[axis + 1 :])
         sizes = zip(self.axes, self.value.shape, strict=True)
-        at = [0 if size == 1 or k == SEGMENTS else index[k] for k, size in sizes]
-        blocks, axis = self.shifted
-        if blocks:
-            at[axis] = min(max(at[axis] + blocks, 0), self.value.numblocks[axis] - 1)
-        return (self.value.name, *at)
+        return (self.value.name, *(0 if size == 1 or k == SEGMENTS else index[k] for k, size in sizes))
 
 
 def take(name: str, value: Any) -> Any:
@@ -216,6 +217,13 @@ class _Problem:
         _checks.resets_shape(resets.shape, self.shape, self.axis)
         return Operand(resets, tuple(range(resets.ndim)))
 
+    def resets_behind(self, family: str, reverse: bool) -> Operand:
+        """Return the resets of the chunk behind each, where these matter to it."""
+        if not reverse or family != _problem.LINEAR:
+            return Operand(None)
+        shifted = 1, len(self.chunks[self.axis]), self.axis, Operand(None)
+        return self.operands["resets"]._replace(shifted=shifted)
+
     def _lengths(self, lengths: Any) -> Operand:
         if lengths is None:
             return Operand(None)
@@ -262,7 +270,27 @@ def _ends(place: Any, lengths: Any, resets: Any, r: _Recurrence) -> Any:
     return _checks.Segments(lengths, None if r.offsets is None else (r.offsets - start).clip(0, steps), resets)
 
 
-def _walk(state: Any, place: Any, a: Any, b: Any, lengths: Any, resets: Any, *, r: _Recurrence) -> Any:
+def _begins_behind(resets: Any, lengths: Any, place: Any, r: _Recurrence) -> tuple[Any, Any]:
+    """Return the place of a chunk's last step, and where a linear recurrence begins anew behind it in reverse.
+
+    There the factor is not used. ``resets`` are those of the chunk behind, None if there is none.
+    """
+    edge, (start, shape) = (slice(None),) * r.axis, place
+    if resets is None:
+        return edge, np.False_
+    flags = resets[(*edge, slice(0, 1))]
+    flags = flags.reshape(flags.shape + (1,) * (len(shape) - flags.ndim))
+    if lengths is not None:  # flags in the padding do not count
+        longer = np.expand_dims(lengths > start + shape[r.axis], r.axis)
+        flags = flags & longer.reshape(longer.shape + (1,) * (len(shape) - longer.ndim))
+    return (*edge, slice(-1, None)), flags
+
+
+def _walk(state: Any, place: Any, a: Any, b: Any, lengths: Any, resets: Any, behind: Any, *, r: _Recurrence) -> Any:
+    edge, unused = _begins_behind(behind, lengths, place, r)
+    if unused.any() and (unused & ~np.isfinite(np.broadcast_to(a, place[1])[edge])).any():
+        a = np.broadcast_to(a, place[1]).copy()
+        np.copyto(a[edge], 0, where=unused)
     with _threads.alone():
         lengths = _ends(place, lengths, resets, r)
         run = _adapter(a, b, state).forward
@@ -281,7 +309,7 @@ def forward(
     metas = [p.metas[name] for name in (*names[:2], "h0")]
     meta, last = _adapter(*metas).forward(family, names, *metas, p.axis, reverse, p.no_steps, True, None)
     r = _Recurrence(family, names, p.axis, reverse, p.shape[p.axis], p.offsets)
-    blocks = [p.operands[name] for name in (*names[:2], "lengths", "resets")]
+    blocks = [*(p.operands[name] for name in (*names[:2], "lengths", "resets")), p.resets_behind(family, reverse)]
     step = functools.partial(_walk, r=r)
     walk = Walk(family, step, p.chunks, blocks, p.axis, reverse, p.operands["h0"], p.segments)
     h = walk.result("h", 0, meta)
@@ -289,14 +317,12 @@ def forward(
 
 
 def _walk_back(
-    carry: Any, place: Any, g: Any, a: Any, b: Any, h: Any, lengths: Any, resets: Any, before: Any, h0: Any, *,
-    r: _Recurrence,
+    carry: Any, place: Any, g: Any, a: Any, b: Any, h: Any, lengths: Any, resets: Any, behind: Any, before: Any,
+    h0: Any, *, r: _Recurrence,
 ) -> Any:  # fmt: skip
     start, shape = place
     border = start + shape[r.axis] if r.reverse else start
-    if border == (r.steps if r.reverse else 0):
-        before = h0
-    else:  # the chunk goes on from the edge of another
+    if border != (r.steps if r.reverse else 0):  # the chunk goes on from the edge of another
         before = before[(slice(None),) * r.axis + (0,)]
         if r.reverse and lengths is not None and h0 is not None:
             # A lane that is shorter than this begins with its first state, and in the chunk before is all padding.
@@ -304,10 +330,14 @@ def _walk_back(
             before = np.where(longer, before, h0).astype(before.dtype)
         if r.offsets is not None:
             before = _states_at(border, before, h0, r.offsets)
+    own_lengths = lengths
     with _threads.alone():
         lengths = _ends(place, lengths, resets, r)
         run = _adapter(g, a, b, h, before, carry).vjp
         grads = run(r.family, r.names, g, a, b, h, before, r.axis, r.reverse, lengths, carry)
+    edge, unused = _begins_behind(behind, own_lengths, place, r)
+    if unused.any() and np.shape(grads[0]) == shape:
+        np.copyto(grads[0][edge], 0, where=unused)
     # Where an operand is broadcast, a chunk has a part of its gradient: they are added up in the result's axes.
     axes = len(shape), len(shape), len(shape) - (r.offsets is None)
     return tuple(
@@ -353,16 +383,15 @@ def vjp(
     if reverse and resets.value is not None:
         flags.append(resets.value[(..., *(None,) * (len(every) - len(resets.axes)))])
     edges = da.map_blocks(_edge, states, *flags, axis=axis, reverse=reverse, dtype=states.dtype, chunks=chunks)
-    before = Operand(edges, every, (1 if reverse else -1, axis))
+    before = Operand(edges, every, (1 if reverse else -1, len(p.chunks[axis]), axis, first))
     blocks = [*(p.operands[name] for name in names[:3]), Operand(states, every)]
-    blocks += [p.operands["lengths"], p.operands["resets"], before, first]
+    blocks += [p.operands["lengths"], p.operands["resets"], p.resets_behind(family, reverse), before, first]
     step = functools.partial(_walk_back, r=r)
     walk = Walk(f"{family}_vjp", step, p.chunks, blocks, axis, not reverse, p.operands["grad_state"], p.segments)
     places = zip(("a", "b", "h0"), (0, 1, -1), (a, b, h0), grads, strict=True)
     return tuple(
-        None if v is None else _gathered(walk, f"grad_{name}", k, np.shape(v), grad)
-        for name, k, v, grad in places
-    )  # fmt: skip
+        None if v is None else _gathered(walk, f"grad_{name}", k, np.shape(v), grad) for name, k, v, grad in places
+    )
 
 
 def _gathered(walk: Walk, label: str, k: int, shape: tuple[int, ...], meta: Any) -> Any:

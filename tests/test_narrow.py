@@ -15,12 +15,15 @@ from fastrecur import _cost, _problem
 
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 LANES = [2, 3, 4, 5, 8, 12, 16, 23, 31]
-# A kernel is compiled for each number of lanes: halves, which differ in how a row is read and written, share them out.
-FLOATS_OF_LANES = [
-    *itertools.product([np.float32, np.float64], LANES),
-    *((np.float16, lanes) for lanes in [2, 5, 8, 12, 31]),
-    *((ml_dtypes.bfloat16, lanes) for lanes in [3, 5, 8, 16, 23]),
-]
+# A kernel is compiled for each number of lanes. How a row is read and written depends on that and the dtype, a step on
+# the dtype and the recurrence: so each number of lanes is walked by one of both.
+FORGET, LINEAR = RECURRENCES
+KINDS = [
+    *((dtype, lanes, names[k % 2]) for dtype, names in [(np.float32, RECURRENCES), (np.float64, RECURRENCES[::-1])]
+      for k, lanes in enumerate(LANES)),
+    *((np.float16, lanes, name) for lanes, name in [(2, FORGET), (5, LINEAR), (8, FORGET), (12, LINEAR), (31, FORGET)]),
+    *((ml_dtypes.bfloat16, lanes, name) for lanes, name in [(3, LINEAR), (8, LINEAR), (16, FORGET), (23, FORGET)]),
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +49,7 @@ def arrays(rng, shape, upto, dtype):
     return [v[..., :upto] for v in operands(rng, shape, dtype)]
 
 
-@pytest.mark.parametrize("name", RECURRENCES)
-@pytest.mark.parametrize(("dtype", "lanes"), FLOATS_OF_LANES)
+@pytest.mark.parametrize(("dtype", "lanes", "name"), KINDS)
 def test_the_bits_are_those_of_contiguous_time(rng, set_threads, name, dtype, lanes):
     recurrence, vjp = (getattr(fastrecur, name + suffix) for suffix in ("", "_vjp"))
     for (shape, axis, upto), reverse in itertools.product(shapes_of(lanes), [False, True]):
@@ -71,10 +73,16 @@ def test_the_bits_are_those_of_contiguous_time(rng, set_threads, name, dtype, la
             assert_same_bits(grad_h0, wanted_grads[2])
 
 
-@pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize(
-    ("dtype", "lanes"),
-    [*((np.float32, lanes) for lanes in [2, 5, 8, 23]), (np.float64, 5), (np.float16, 5)],
+    ("dtype", "lanes", "name"),
+    [
+        (np.float32, 2, FORGET),
+        (np.float32, 3, LINEAR),
+        (np.float32, 23, LINEAR),
+        (np.float64, 5, FORGET),
+        (np.float64, 8, LINEAR),
+        (np.float16, 5, LINEAR),
+    ],
 )
 def test_broadcast_operands(rng, name, dtype, lanes):
     """One number for all lanes, for all steps, or both; a cotangent too; and lanes that end apart."""
@@ -98,8 +106,7 @@ def test_broadcast_operands(rng, name, dtype, lanes):
             check_vjp(name, gates[3], value, rng=rng, lengths=lengths, **options)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("lanes", [5, 8])
+@pytest.mark.parametrize(("dtype", "lanes"), [(np.float32, 8), (np.float64, 5)])
 def test_threads_share_rows(rng, monkeypatch, set_threads, dtype, lanes):
     """One each, or more; or each of what stands around time."""
     lower_thresholds(monkeypatch.setattr)
@@ -124,11 +131,13 @@ def test_threads_share_rows(rng, monkeypatch, set_threads, dtype, lanes):
             check_forward("forget_mult", a, value, dtype=dtype, axis=axis, lengths=lengths)
 
 
-@pytest.mark.parametrize("name", RECURRENCES)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("dtype", "lanes", "name"),
+    [(np.float32, 2, FORGET), (np.float32, 5, LINEAR), (np.float64, 5, FORGET), (np.float64, 5, LINEAR)],
+)
 @pytest.mark.parametrize("reverse", [False, True])
-def test_gradients_of_many_steps_are_summed_in_parts(rng, name, dtype, reverse):
-    for lanes, steps in itertools.product([2, 5], [511, 512, 513, 1025, 3000]):
+def test_gradients_of_many_steps_are_summed_in_parts(rng, dtype, lanes, name, reverse):
+    for steps in [511, 512, 513, 1025, 3000]:
         gate, value = operands(rng, (steps, lanes), dtype)
         for one in [gate[:1] / 2, dtype(0.25), gate[:, :1]]:
             check_vjp(name, one, value, rng=rng, reverse=reverse)
@@ -137,11 +146,12 @@ def test_gradients_of_many_steps_are_summed_in_parts(rng, name, dtype, reverse):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_nothing_is_written_beside_results(rng, dtype, reverse):
-    for lanes, gap in itertools.product([lanes for kind, lanes in FLOATS_OF_LANES if kind == dtype], [0, 1]):
+    kinds = [kind[1:] for kind in KINDS if kind[0] == dtype]
+    for (lanes, name), gap in itertools.product(kinds, [0, 1]):
         gate, value = operands(rng, (11, lanes), dtype)
-        wanted = fastrecur.forget_mult(gate, value, reverse=reverse)
+        wanted = getattr(fastrecur, name)(gate, value, reverse=reverse)
         whole, memory = guarded((11, lanes + gap), dtype, 0)
-        check_nothing_beside("forget_mult", gate, value, wanted, whole[:, :lanes], memory, reverse=reverse)
+        check_nothing_beside(name, gate, value, wanted, whole[:, :lanes], memory, reverse=reverse)
 
 
 def test_the_problems_above_have_kernels_of_their_own():

@@ -60,7 +60,7 @@ def state_before(h, h0, lengths, axis, reverse):
     """Return the state before each step, in the scan direction."""
     h0 = None if h0 is None else h0.to(h.dtype).expand(lanes(h.shape, axis, lengths))
     if type(lengths) is Segments:
-        first, begins = _borders(h, lengths, axis, reverse)
+        first, begins = borders(h, lengths, axis, reverse)
         before = torch.where(begins, 0, shifted(h, None, None, axis, reverse))
         return before if h0 is None else torch.where(first, _of_segments(h0, h, lengths, axis), before)
     h0 = h.new_zeros(lanes(h.shape, axis, lengths)) if h0 is None else h0
@@ -89,7 +89,7 @@ def adjoint(steps, run, g, wanted):
         before = state_before(h, h0, lengths, axis, reverse)
         grad_a = d * (before if family == LINEAR else b - before).conj()
         if family == LINEAR and type(lengths) is Segments:  # where the factor is not used, whatever flows on
-            first, begins = _borders(h, lengths, axis, reverse)
+            first, begins = borders(h, lengths, axis, reverse)
             grad_a = torch.where(begins & ~first, 0, grad_a)
         grad_a = like(masked(grad_a, valid), operands[0])
     if wanted[1]:
@@ -109,7 +109,7 @@ def _offsets(array, cuts, axis):
     return cuts.offsets.to(array.device, torch.int64).clamp(0, array.shape[axis])
 
 
-def _resets(array, cuts, axis):
+def resets_beside(array, cuts, axis):
     """Return resets beside an array, in its rank, along time in full; they do not count in the padding."""
     own = cuts.resets.to(array.device)
     own = own.reshape(tuple(own.shape) + (1,) * (array.dim() - own.dim()))
@@ -118,7 +118,7 @@ def _resets(array, cuts, axis):
     return own if valid is None else own & valid
 
 
-def _borders(array, cuts, axis, reverse):
+def borders(array, cuts, axis, reverse):
     """Return, for each step, whether a segment's first state stands before it, and whether that or zero does."""
     steps = array.shape[axis]
     if cuts.offsets is not None:
@@ -133,7 +133,7 @@ def _borders(array, cuts, axis, reverse):
         first = _steps(array, axis) == (steps - 1 if reverse else 0)
     if cuts.resets is None:
         return first, first
-    resets = _resets(array, cuts, axis)
+    resets = resets_beside(array, cuts, axis)
     if reverse and steps:
         resets = shifted(resets, None, None, axis, True) & ~first
     return first & ~resets, first | resets
@@ -150,7 +150,7 @@ def _of_segments(states, array, cuts, axis):
 
 def with_first_states(family, q, c, h0, cuts, axis, reverse):
     """Return the sources of ``h = q*h + c`` with first states in them, and the steps that read no state before them."""
-    first, begins = _borders(c, cuts, axis, reverse)
+    first, begins = borders(c, cuts, axis, reverse)
     own = q * torch.where(first, _of_segments(h0, c, cuts, axis), 0)
     return torch.where(first if family == LINEAR else begins, c + own, c), begins
 
@@ -176,5 +176,5 @@ def last_states(h, h0, cuts, axis, reverse):
 
     last = at_last(h)
     if cuts.resets is not None and reverse:
-        last = torch.where(at_last(_resets(h, cuts, axis)), 0, last)
+        last = torch.where(at_last(resets_beside(h, cuts, axis)), 0, last)
     return last if has_steps is None else torch.where(has_steps, last, h0)

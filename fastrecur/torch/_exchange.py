@@ -76,7 +76,7 @@ def gather(name, header, steps, *vectors):
         for place, vector in zip(places, vectors, strict=True)
     ]
     if agree is not None:
-        given = [torch.where(agree, vector, torch.nan) for vector in given]
+        given = [v if v.dtype is torch.bool else torch.where(agree, v, torch.nan) for v in given]
     return given, packets[:, _WORDS:HEADER].view(torch.int64).flatten()
 
 

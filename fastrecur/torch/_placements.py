@@ -7,6 +7,7 @@ import torch
 from torch.autograd import Function
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
+from .. import _checks
 from .. import _messages as say
 from .._checks import Segments
 from . import _ops
@@ -44,19 +45,28 @@ def run(call, family, a, b, h0, axis, reverse, lengths, return_state, group):
     own = mesh.get_group(dims[0])
     if group is not None and group != own:
         raise ValueError(say.placements())
-    lanes = [Shard(p.dim - (p.dim > time)) if isinstance(p, Shard) else p for p in placements]
+    lengths, offsets, resets = lengths if type(lengths) is Segments else (lengths, None, None)
+    if isinstance(resets, DTensor):
+        beside = tuple(_leading(resets, p.dim) if isinstance(p, Shard) else p for p in placements)
+        if resets.placements != beside:
+            raise ValueError(say.placements())
+        resets = resets.to_local()
+    if isinstance(offsets, DTensor):
+        offsets = offsets.full_tensor()
+    front = int(offsets is not None)  # states have one axis more, of segments
+    lanes = [Shard(front + p.dim - (p.dim > time)) if isinstance(p, Shard) else p for p in placements]
     lanes[dims[0]] = Replicate()
     if isinstance(h0, DTensor):
         back = [Partial() if k == dims[0] else p for k, p in enumerate(lanes)]
         h0 = h0.redistribute(placements=lanes).to_local(grad_placements=back)
     a, b = (v.to_local() if isinstance(v, DTensor) else v for v in (a, b))
-    result = call(family, a, b, h0, axis, reverse, lengths, return_state, own)
+    result = call(family, a, b, h0, axis, reverse, _checks.split(lengths, offsets, resets), return_state, own)
     h, h_last = result if return_state else (result, None)
     h = _placed(h, mesh, placements, shape)
     if not return_state:
         return h
     h_last = _OfOne.apply(h_last, mesh.get_local_rank(dims[0]) == 0)
-    return h, _placed(h_last, mesh, lanes, shape[:time] + shape[time + 1 :])
+    return h, _placed(h_last, mesh, lanes, h_last.shape[:front] + shape[:time] + shape[time + 1 :])
 
 
 def _placed(local, mesh, placements, shape):

@@ -50,6 +50,8 @@ class SequenceParallel(nn.Module):
     takes the same step with it. Wrap in `torch.nn.parallel.DistributedDataParallel` over the ranks that hold *other*
     sequences at the same place, not over `group`.
 
+    `offsets` and `resets` are for the recurrences alone: a network takes neither here.
+
     Masks of zoneout and dropout are drawn by each rank for its own steps: seed the ranks differently in training.
 
     Examples

@@ -7,30 +7,102 @@ for itself. Then it scans its shard from the state that reaches it. The gradient
 A third result is the state ``h_in`` that reaches a rank, and a fourth operand, ``added``, joins what a rank hands on.
 They make the family closed, for the gradient of each is the other: the gradient of the gradient needs the state before
 a shard's first step, and what flows back through that belongs to the rank before.
+
+Where series begin anew in a shard, what arrives is not multiplied: such a rank tells that it is blocked, and what it
+hands on is its own. Of segments with states of their own that of one at most goes on from rank to rank.
 """
+
+import zlib
+from typing import NamedTuple
 
 import torch
 from torch.autograd import Function
 
+from .. import _checks
+from .._checks import Segments
 from .._cpu._scan import CANCELLED
 from .._problem import LINEAR
-from . import _arguments, _exchange, _ops, _tensors
-from ._along_time import adjoint, decay, like, masked, valid_steps
+from . import _along_time, _arguments, _exchange, _ops, _tensors
+from ._along_time import adjoint, decay, like, masked, resets_beside, valid_steps
 from ._autograd import nothing
 
 PIECES = 16  # that a long shard of few lanes is cut into, to be summarised side by side
 LONG, FEW = 4096, 8
 
-_OPTIONS = "int axis, bool reverse, ScalarType dtype, bool return_state, bool wants, str group"
+_ENDS = "Tensor? lengths, Tensor? offsets, Tensor? resets"
+_OPTIONS = f"{_ENDS}, int axis, bool reverse, ScalarType dtype, bool return_state, bool wants, str group"
 _library = torch.library.Library("fastrecur", "FRAGMENT")
 _library.define(
-    "shard(str family, Tensor a, Tensor b, Tensor? h0, Tensor? added, Tensor? lengths,"
-    f" {_OPTIONS}) -> (Tensor, Tensor, Tensor)"
+    f"shard(str family, Tensor a, Tensor b, Tensor? h0, Tensor? added, {_OPTIONS}) -> (Tensor, Tensor, Tensor)"
 )
 _library.define(
     "shard_backward(str family, Tensor g, Tensor a, Tensor b, Tensor h, Tensor h_in, Tensor? grad_last,"
-    f" Tensor? grad_in, Tensor? lengths, {_OPTIONS}, bool want_a, bool want_b) -> (Tensor, Tensor, Tensor, Tensor)"
+    f" Tensor? grad_in, {_OPTIONS}, bool want_a, bool want_b) -> (Tensor, Tensor, Tensor, Tensor)"
 )
+_library.define("shard_borders(Tensor? offsets, Tensor first, int steps, str group) -> (Tensor, Tensor)")
+
+
+# ---- Where series begin anew ----------------------------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    """Where series begin anew in this rank's part of time; offsets, those of the whole, count from its first step."""
+
+    lengths: torch.Tensor | None
+    offsets: torch.Tensor | None
+    resets: torch.Tensor | None
+    steps: int
+    group: str
+
+    @property
+    def ends(self):
+        """What the operators take as lengths."""
+        offsets = None if self.offsets is None else self.offsets.clamp(0, self.steps)
+        return _checks.split(self.lengths, offsets, self.resets)
+
+    def crosses(self, right):
+        """Return which segment goes on beyond the right or the left end."""
+        edge = self.steps if right else 0
+        return (self.offsets[:-1] < edge) & (edge < self.offsets[1:])
+
+    def own(self, states, reverse):
+        """Return first states in a direction, with zeros where they are other ranks'.
+
+        A segment's is that of the rank that has its first step in this direction; without steps, that of rank 0.
+        """
+        place, _ = _exchange.place_of(self.group, reverse)
+        if self.offsets is None:
+            is_own = torch.tensor(place == 0)
+        else:
+            begin, end, steps = self.offsets[:-1], self.offsets[1:], self.steps
+            is_here = (0 < end) & (end <= steps) if reverse else (0 <= begin) & (begin < steps)
+            is_own = torch.where(begin < end, is_here, _exchange.place_of(self.group, False)[0] == 0)
+        return torch.where(_beside(is_own, states), states, 0)
+
+    def with_arrived(self, states, arrived, reverse):
+        """Return first states in a direction, such that the one that has arrived is among them."""
+        if self.offsets is None:
+            return arrived
+        return torch.where(_beside(self.crosses(reverse), states), 0 if arrived is None else arrived, states)
+
+    def handing_on(self, a, b, resets, axis, reverse):
+        """Return the stretch of a, b and resets that makes the state that is handed on, and the state's place.
+
+        These are the steps of the segment that goes on beyond this part; None if there is none.
+        """
+        if self.offsets is None:
+            return (a, b, resets), ...
+        a, b = torch.broadcast_tensors(a, b)
+        segment = self.crosses(not reverse).nonzero().flatten().tolist()
+        if not segment:
+            return None, ...
+        begin, end = self.ends.offsets[segment[0] : segment[0] + 2].tolist()
+        return [v if v is None else v.narrow(axis, begin, end - begin) for v in (a, b, resets)], segment[0]
+
+
+def _beside(flags, states):
+    """Return flags of segments, or of all, beside states."""
+    return flags.to(states.device).reshape((*flags.shape, *(1,) * (states.dim() - flags.dim())))
 
 
 # ---- Summaries ------------------------------------------------------------------------------------------------------
@@ -41,6 +113,8 @@ def summary(family, a, b, start, lengths, axis, reverse, dtype, back=False):
 
     With ``back`` the states are cotangents, ``b`` holds those of the steps, and ``reverse`` is the adjoint's direction.
     """
+    if type(lengths) is Segments:
+        return _cut_summary(family, a, b, start, lengths, axis, reverse, dtype, back)
     if not b.is_cpu:  # elsewhere nothing reads without writing
         return _composed_summary(family, a, b, start, lengths, axis, reverse, dtype, back)
     shape = torch.broadcast_shapes(a.shape, b.shape)
@@ -76,29 +150,55 @@ def _composed_summary(family, a, b, start, lengths, axis, reverse, dtype, back):
     return q.prod(axis), _ops.forward(family, a, b, start, lengths, axis, reverse, wide)[1]
 
 
-def compose(products, ends, start, reverse, known=()):
+def _cut_summary(family, a, b, start, cuts, axis, reverse, dtype, back):
+    """Do what `summary` does where there are resets, in b's rank, by the operators, which write as for the result.
+
+    The product, of all steps or 0, is of no use for a lane with a flag. Where each has one, the steps before all lanes'
+    last flags are not read.
+    """
+    (lengths, _, resets), shape = cuts, torch.broadcast_shapes(a.shape, b.shape)
+    if b.is_cpu and resets.numel() and bool(resets.any(axis).all()):
+        in_order = resets if reverse else resets.flip(axis)
+        kept = 1 + int(in_order.to(torch.uint8).argmax(axis).max())
+        begin = 0 if reverse else shape[axis] - kept
+        a, b, resets = (v.narrow(axis, begin, kept) for v in (a.expand(shape), b.expand(shape), resets))
+        lengths = None if lengths is None else (lengths - begin).clamp(0, kept)
+        product = b.new_zeros(shape[:axis] + shape[axis + 1 :], dtype=_tensors.wide(dtype, b.device))
+    else:
+        product, _ = summary(family, a, b, start, lengths, axis, reverse, dtype, back)
+    start = torch.zeros_like(product) if start is None else start
+    cuts = Segments(lengths, None, resets)
+    if not back:
+        return product, _ops.forward(family, a, b, start, cuts, axis, reverse, product.dtype)[1]
+    h, wanted = nothing(b, torch.broadcast_shapes(a.shape, b.shape), dtype), (False, False, True)
+    return product, _ops.vjp(family, b, a, h, h, start, start, cuts, axis, not reverse, dtype, *wanted)[2]
+
+
+def compose(products, ends, start, reverse, known=(), blocked=None):
     """Return the state before and behind every rank, in the scan direction, and None or where to use none.
 
     They are of no use where a composed state is not finite or has cancelled: that rank's own scan might have gone
-    another way. The ends of ranks whose places are ``known`` are such scans'.
+    another way. The ends of ranks whose places are ``known`` are such scans', and so are those of what is ``blocked``.
     """
     states = [torch.zeros_like(ends[0]) if start is None else start.to(ends.dtype)]
+    blocked = torch.zeros_like(ends, dtype=torch.bool) if blocked is None else blocked
     if reverse:
-        products, ends = products.flip(0), ends.flip(0)
+        products, ends, blocked = products.flip(0), ends.flip(0), blocked.flip(0)
     for place, (product, end) in enumerate(zip(products, ends, strict=True)):
-        states.append(end if place in known else torch.addcmul(end, product, states[-1]))
+        through = end if place in known else torch.addcmul(end, product, states[-1])
+        states.append(torch.where(blocked[place], end, through))
     states = torch.stack(states)
     if ends.is_cpu and bool(torch.isfinite(states).all()) and bool((products.abs() <= 1).all()):
         return states, None
     before, behind = states[:-1], states[1:]
     lost = (products.abs() > 1) & ((products * before).abs() > CANCELLED * behind.abs())
-    unsound = ~before.isnan() & (lost | ~torch.isfinite(behind))
+    unsound = ~before.isnan() & ~blocked & (lost | ~torch.isfinite(behind))
     unsound[list(known)] = False
     return states, unsound
 
 
-def _reach(act, problem, b, added, start, lengths, options, needs_end):
-    """Return the state that reaches this rank, and, if it `needs_end`, the one behind all of them.
+def _reach(act, problem, b, added, start, part, options, needs_end):
+    """Return the states that reach this rank, and, if it `needs_end`, the one behind all of them.
 
     With an ``act``, what travels are cotangents against time, and the start is the sum of all ranks' starts. Where
     composing is not sound, the ranks concerned scan one after another from the states that truly reach them, and tell.
@@ -110,27 +210,43 @@ def _reach(act, problem, b, added, start, lengths, options, needs_end):
     place, size = _exchange.place_of(group, towards)
     if size == 1:
         return start, None
+    lanes, ends = shape[:axis] + shape[axis + 1 :], part.ends
+    own, blocked = [start.new_zeros(lanes)] * 2, torch.zeros(lanes, dtype=torch.bool, device=b.device)
+    resets = None
+    if part.resets is not None:
+        resets = resets_beside(b.expand(shape), ends, axis)
+        blocked |= resets.any(axis)
+    if part.offsets is not None:
+        blocked |= not bool((part.crosses(False) & part.crosses(True)).any())
+    stretch, row = part.handing_on(a, b, resets, axis, towards)
 
-    def scan(start):
-        product, end = summary(family, a, b, start, lengths, axis, towards, dtype, back)
-        return _back(product, back), end if added is None else end + added
+    def scan(arrived):
+        if stretch is None:
+            return own
+        state = part.with_arrived(start, arrived, towards)
+        cuts = _checks.split(part.lengths, None, stretch[2])
+        state = None if state is None else state[row]
+        product, end = summary(family, *stretch[:2], state, cuts, axis, towards, dtype, back)
+        return _back(product, back), end if added is None else end + added[row]
 
-    own, is_shared = [torch.zeros_like(start)] * 2, back and return_state
+    is_shared = back and return_state and part.offsets is None
     if place == 0 and not is_shared:
         own = [own[0], scan(start)[1]]  # nothing reaches it that it does not know
     elif place < size - 1 or needs_end:
         own = scan(None)
-    lanes, flags = shape[:axis] + shape[axis + 1 :], {"reverse": reverse, "return_state": return_state}
-    header = act + _exchange.describe(family, dtype, lanes, wants, **flags, lengths=lengths is not None)
-    sent = [*own, start] if is_shared else own
-    (products, ends, *starts), _ = _exchange.gather(group, header, shape[axis], *sent)
-    known, total = ([], starts[0].sum(0)) if is_shared else ([0], None)
+    flags = {"reverse": reverse, "return_state": return_state}
+    flags |= {name: v is not None for name, v in zip(Part._fields[:3], part[:3], strict=True)}
+    header = act + _exchange.describe(family, dtype, lanes, wants, **flags)
+    sent = [*own, *([start] if is_shared else []), *([blocked] if type(ends) is Segments else [])]
+    (products, ends, *others), _ = _exchange.gather(group, header, shape[axis], *sent)
+    known, total = ([], others.pop(0).sum(0)) if is_shared else ([0], None)
     while True:
-        states, unsound = compose(products, ends, total, towards, known)
+        states, unsound = compose(products, ends, total, towards, known, *others)
         if unsound is None:
             break
         if not ends.is_cpu:  # to look there would be to wait for the GPU: what cannot be composed is NaN
-            states[1:] = torch.where(unsound.cumsum(0) > 0, torch.nan, states[1:])
+            ends = torch.where(unsound.flip(0) if towards else unsound, torch.nan, ends)
+            states, _ = compose(products, ends, total, towards, known, *others)
             break
         invalid_ranks = unsound.reshape(size, -1).any(1).tolist()
         if True not in invalid_ranks[: size if needs_end else -1]:
@@ -141,96 +257,130 @@ def _reach(act, problem, b, added, start, lengths, options, needs_end):
         (_, scanned), _ = _exchange.gather(group, again, shape[axis], own[0], end)
         rank = size - 1 - known[-1] if towards else known[-1]
         ends[rank] = scanned[rank]
-    return start if place == 0 and not is_shared else states[place].contiguous(), states[-1]
+    if place == 0 and not is_shared:
+        return start, states[-1]
+    return part.with_arrived(start, states[place].contiguous(), towards), states[-1]
 
 
 # ---- Runs ----------------------------------------------------------------------------------------------------------
 
 
-def _forward(family, a, b, h0, added, lengths, *options):
+def _forward(family, a, b, h0, added, lengths, offsets, resets, *options):
     axis, reverse, dtype, return_state, _, group = options
     shape, wide = torch.broadcast_shapes(a.shape, b.shape), _tensors.wide(dtype, b.device)
-    h_in = b.new_zeros(shape[:axis] + shape[axis + 1 :], dtype=wide)
-    if _exchange.place_of(group, reverse)[0] == 0 and h0 is not None:
-        h_in.copy_(h0.expand(h_in.shape))
-    h_in, end = _reach("", (family, a, shape), b, added, h_in, lengths, options, return_state)
-    h, h_last = _ops.forward(family, a, b, h_in, lengths, axis, reverse, dtype)
-    if end is not None:
-        h_last = end.to(dtype, copy=True)
-    elif added is not None:
+    part = Part(lengths, offsets, resets, shape[axis], group)
+    h_in = b.new_zeros(_along_time.lanes(shape, axis, part.ends), dtype=wide)
+    if h0 is not None:
+        h_in = part.own(h_in.copy_(h0.expand(h_in.shape)), reverse)
+    has_own_end = return_state and offsets is None
+    h_in, end = _reach("", (family, a, shape), b, added, h_in, part, options, has_own_end)
+    h, h_last = _ops.forward(family, a, b, h_in, part.ends, axis, reverse, dtype)
+    if has_own_end and end is not None:
+        return h, end.to(dtype, copy=True), h_in
+    if added is not None:
         h_last = h_last + added.to(dtype)
+    if offsets is not None and return_state:
+        h_last = _exchange.Sum.apply(group, part.own(h_last, not reverse))
     return h, h_last, h_in
 
 
-def _vjp(family, g, a, b, h, h_in, grad_last, grad_in, lengths, *options):
+def _vjp(family, g, a, b, h, h_in, grad_last, grad_in, lengths, offsets, resets, *options):
     *options, want_a, want_b = options
     axis, reverse, dtype, return_state, _, group = options
+    part = Part(lengths, offsets, resets, h.shape[axis], group)
     arriving = h_in.new_zeros(h_in.shape)
     if return_state and grad_last is not None:
         arriving.copy_(grad_last)
+    if return_state and offsets is not None:
+        arriving = part.own(_exchange.Sum.apply(group, arriving), not reverse)
     problem = family, a, h.shape
-    arriving, _ = _reach("the gradient of ", problem, g, grad_in, arriving, lengths, options, False)
-    is_first = _exchange.place_of(group, reverse)[0] == 0
+    arriving, _ = _reach("the gradient of ", problem, g, grad_in, arriving, part, options, False)
     grad_a, grad_b, grad_first = _ops.vjp(
-        family, g, a, b, h, h_in, arriving, lengths, axis, reverse, dtype, want_a, want_b, is_first
+        family, g, a, b, h, h_in, arriving, part.ends, axis, reverse, dtype, want_a, want_b, True
     )
-    if not is_first:
-        grad_first = torch.zeros_like(h_in)
-    elif grad_in is not None:
-        grad_first = grad_first + grad_in
-    return grad_a, grad_b, grad_first, arriving
+    return grad_a, grad_b, part.own(grad_first if grad_in is None else grad_first + grad_in, reverse), arriving
 
 
-def _forward_fake(family, a, b, h0, added, lengths, axis, reverse, dtype, *_):
-    h, h_last = _ops._forward_fake(family, a, b, h0, lengths, axis, reverse, dtype)
+def _borders(offsets, first, steps, group):
+    """Return offsets from this rank's first step on, and the lanes that begin anew behind its last.
+
+    ``first`` are those that do so at its first step.
+    """
+    _, rank, _ = _exchange.members(group)
+    told = "where series begin anew"
+    if offsets is not None:
+        offsets = offsets.cpu()
+        told += f", at {len(offsets)} offsets, checksum {zlib.crc32(offsets.numpy()):08x}"
+    (flags,), counts = _exchange.gather(group, told, steps, first)
+    later = torch.zeros_like(first)
+    for theirs, n in zip(flags[rank + 1 :].flip(0), counts[rank + 1 :].flip(0), strict=True):
+        later = torch.where(n > 0, theirs, later)
+    if offsets is None:
+        return counts.new_empty(0), later
+    counts = counts.tolist()
+    offsets = torch.from_numpy(_checks.offsets_in_range(offsets.numpy(), sum(counts))) - sum(counts[:rank])
+    return offsets, later & bool(Part(None, offsets, None, steps, group).crosses(True).any())
+
+
+def _forward_fake(family, a, b, h0, added, lengths, offsets, resets, axis, reverse, dtype, *_):
+    ends = _checks.split(lengths, offsets, resets)
+    h, h_last = _ops._forward_fake(family, a, b, h0, ends, axis, reverse, dtype)
     return h, h_last, h_last.new_empty(h_last.shape, dtype=_tensors.wide(dtype, h.device))
 
 
-def _vjp_fake(family, g, a, b, h, h_in, grad_last, grad_in, lengths, axis, reverse, dtype, *options):
-    grads = _ops._vjp_fake(family, g, a, b, h, h_in, grad_last, lengths, axis, reverse, dtype, *options[-2:], True)
+def _vjp_fake(family, g, a, b, h, h_in, grad_last, grad_in, *options):
+    grads = _ops._vjp_fake(family, g, a, b, h, h_in, grad_last, None, *options[3:6], *options[-2:], True)
     return *grads, torch.empty_like(h_in)
+
+
+def _borders_fake(offsets, first, steps, group):
+    return torch.empty(0 if offsets is None else offsets.shape, dtype=torch.int64), torch.empty_like(first)
 
 
 _library.impl("shard", _forward, "CompositeExplicitAutograd")
 _library.impl("shard_backward", _vjp, "CompositeExplicitAutograd")
+_library.impl("shard_borders", _borders, "CompositeExplicitAutograd")
 torch.library.register_fake("fastrecur::shard", _forward_fake, lib=_library)
 torch.library.register_fake("fastrecur::shard_backward", _vjp_fake, lib=_library)
+torch.library.register_fake("fastrecur::shard_borders", _borders_fake, lib=_library)
 
 
 class Shard(Function):
-    """``(a, b, h0, added, lengths, family, axis, reverse, dtype, return_state, wants, group) -> (h, h_last, h_in)``."""
+    """``(a, b, h0, added, lengths, offsets, resets, family, axis, reverse, ..., group) -> (h, h_last, h_in)``."""
 
     @staticmethod
-    def forward(ctx, a, b, h0, added, lengths, family, *options):
+    def forward(ctx, a, b, h0, added, lengths, offsets, resets, family, *options):
         """Scan the shard."""
-        h, h_last, h_in = torch.ops.fastrecur.shard.default(family, a, b, h0, added, lengths, *options)
+        ends = lengths, offsets, resets
+        h, h_last, h_in = torch.ops.fastrecur.shard.default(family, a, b, h0, added, *ends, *options)
         ctx.problem = family, options
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(a, b, h, h_in, h0, added, lengths)
+        ctx.save_for_backward(a, b, h, h_in, h0, added, *ends)
         return h, h_last, h_in
 
     @staticmethod
     def backward(ctx, g, grad_last, grad_in):
         """Return the gradients of a, b, h0 and added. Every rank takes part, whatever of it is asked for."""
-        a, b, h, h_in, h0, added, lengths = ctx.saved_tensors
+        a, b, h, h_in, h0, added, *ends = ctx.saved_tensors
         family, options = ctx.problem
         want_a, want_b, want_h0, want_added = ctx.needs_input_grad[:4]
         g = nothing(h, h.shape, h.dtype) if g is None else g
-        saved, wanted = (g, a, b, h, h_in, grad_last, grad_in, lengths), (want_a, want_b)
+        saved, wanted = (g, a, b, h, h_in, grad_last, grad_in), (want_a, want_b)
         if torch.is_grad_enabled():
-            grad_a, grad_b, grad_first, arriving = _differentiable_vjp(family, *saved, options, wanted)
+            grad_a, grad_b, grad_first, arriving = _differentiable_vjp(family, *saved, ends, options, wanted)
         else:
             grad_a, grad_b, grad_first, arriving = torch.ops.fastrecur.shard_backward.default(
-                family, *saved, *options, *wanted
+                family, *saved, *ends, *options, *wanted
             )
         grad_h0 = like(grad_first, h0) if want_h0 else None
         grad_added = like(arriving, added) if want_added else None
-        return grad_a if want_a else None, grad_b if want_b else None, grad_h0, grad_added, *(None,) * 8
+        return grad_a if want_a else None, grad_b if want_b else None, grad_h0, grad_added, *(None,) * 10
 
 
-def _differentiable_vjp(family, g, a, b, h, h_in, grad_last, grad_in, lengths, options, wanted):
+def _differentiable_vjp(family, g, a, b, h, h_in, grad_last, grad_in, ends, options, wanted):
     """Do what `_vjp` does, made of `Shard` in the other direction."""
     axis, reverse, dtype, return_state, wants, group = options
+    part = Part(*ends, h.shape[axis], group)
     start = None
     if return_state:
         start = nothing(h, h_in.shape, h.dtype) if grad_last is None else grad_last
@@ -241,14 +391,12 @@ def _differentiable_vjp(family, g, a, b, h, h_in, grad_last, grad_in, lengths, o
     def run(q, source):
         nonlocal arriving
         options = axis, not reverse, dtype, True, wants, group
-        e, last, arriving = Shard.apply(q, source, start, grad_in, lengths, LINEAR, *options)
+        e, last, arriving = Shard.apply(q, source, start, grad_in, *ends, LINEAR, *options)
         return e, last, arriving
 
-    steps = family, axis, reverse, dtype, a, b, h, h_in, lengths
-    grad_a, grad_b, grad_first = adjoint(steps, run, g, wanted)
-    is_later = torch.tensor(_exchange.place_of(group, reverse)[0] > 0, device=h.device)
-    grad_first = grad_first.masked_fill(is_later, 0)  # still to be differentiated, as it is for the first rank
-    return grad_a, grad_b, grad_first, arriving
+    grad_a, grad_b, grad_first = adjoint((family, axis, reverse, dtype, a, b, h, h_in, part.ends), run, g, wanted)
+    # Where it is another rank's it is still to be differentiated, as it is there.
+    return grad_a, grad_b, part.own(grad_first, reverse), arriving
 
 
 # ---- Taking arguments -----------------------------------------------------------------------------------------------
@@ -257,14 +405,36 @@ def _differentiable_vjp(family, g, a, b, h, h_in, grad_last, grad_in, lengths, o
 def run(family, a, b, h0, axis, reverse, lengths, return_state, group):
     """Check arguments as `_call.forward` does, and run a recurrence of this rank's shard."""
     call = _arguments.take_call(family, _tensors.NAMES[family], a, b, h0, None, axis, reverse, lengths, return_state)
-    a, b, h0, _, axis, reverse, lengths, return_state, dtype, shape = call
-    _arguments.check_state("h0", h0, shape[:axis] + shape[axis + 1 :])
-    is_pair, a, b, h0, lengths, dtype = _arguments.as_pairs(a, b, h0, lengths, dtype)
+    a, b, h0, _, axis, reverse, ends, return_state, dtype, shape = call
+    _arguments.check_state("h0", h0, _along_time.lanes(shape, axis, ends))
+    is_pair, a, b, h0, ends, dtype = _arguments.as_pairs(a, b, h0, ends, dtype)
     tensors = [v for v in (a, b, h0) if isinstance(v, torch.Tensor)]
     a, b, h0 = (_arguments.as_tensor(v, tensors[0]) for v in (a, b, h0))
     wants = torch.is_grad_enabled() and any(v.requires_grad for v in tensors)
+    a, ends = _placed(family, a, b, ends, axis, reverse, group)
     options = axis, reverse, dtype, return_state, wants, group
-    h, h_last, _ = Shard.apply(a, b, h0, None, lengths, family, *options)
+    h, h_last, _ = Shard.apply(a, b, h0, None, *ends, family, *options)
     if is_pair:
         h, h_last = _arguments.joined(h), _arguments.joined(h_last)
     return (h, h_last) if return_state else h
+
+
+def _placed(family, a, b, cuts, axis, reverse, group):
+    """Return a, and lengths, offsets and resets as `Part` has them.
+
+    In reverse a flag at another rank's first step is at the border before it. There the factor is not used: it is 0.
+    """
+    lengths, offsets, resets = cuts if type(cuts) is Segments else (cuts, None, None)
+    full = b.expand(torch.broadcast_shapes(a.shape, b.shape))
+    is_behind = resets is not None and family == LINEAR and reverse
+    first = torch.zeros((), dtype=torch.bool, device=b.device)
+    if is_behind:
+        first = resets_beside(full, cuts, axis).narrow(axis, 0, min(1, full.shape[axis])).any(axis)
+        first = first.expand(full.shape[:axis] + full.shape[axis + 1 :])
+    elif offsets is None:
+        return a, (lengths, offsets, resets)
+    own_offsets, later = torch.ops.fastrecur.shard_borders.default(offsets, first, full.shape[axis], group)
+    if is_behind and (torch.compiler.is_compiling() or not later.is_cpu or bool(later.any())):
+        reads, _ = _along_time.borders(full, Segments(lengths, None, None), axis, True)
+        a = torch.where(reads & later.unsqueeze(axis), 0, a)
+    return a, (lengths, None if offsets is None else own_offsets, resets)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from .. import _checks
 from .. import _messages as say
 from .._problem import FORGET, LINEAR
 
@@ -30,6 +31,8 @@ def forget_mult(
     axis: int = 0,
     reverse: bool = False,
     lengths: Any = None,
+    offsets: Any = None,
+    resets: Any = None,
     return_state: bool = False,
     group: Any = None,
 ) -> Any:
@@ -47,7 +50,9 @@ def forget_mult(
         different numbers of steps, also none; all else of shape and dtype must be the same on all ranks.
     h0 : Tensor or float, optional
         The state before the first step of all, (after the last, in `reverse`), in the shape of the series. The rank
-        that holds that step reads it; for all others it is nothing, and their gradient of it zeros.
+        that holds that step reads it; for all others it is nothing, and their gradient of it zeros. With `offsets` each
+        segment has one, ``(N, ...)``, read by the rank that holds that step of the segment; of one without steps, by
+        rank 0.
     axis : int, default 0
         Time.
     reverse : bool, default False
@@ -55,6 +60,12 @@ def forget_mult(
     lengths : Tensor, optional
         How many of *this rank's* steps are valid, in the shape of leading series axes: of lengths L of whole series,
         ``(L - steps_before).clamp(0, steps)``.
+    offsets : Tensor or sequence of int, optional
+        Where segments of *the whole* begin, and its end, N + 1 numbers: the same on all ranks, which may cut segments
+        anywhere. Not together with `lengths`.
+    resets : Tensor, optional
+        Where *this rank's* steps begin anew: bools, in the shape of leading axes of its shard, as its shard of those of
+        the whole.
     return_state : bool, default False
         Return the last state, too.
     group : ProcessGroup, optional
@@ -65,14 +76,15 @@ def forget_mult(
     h : Tensor
         This rank's shard of the states.
     h_last : Tensor
-        With `return_state`, the state after the last valid step of all, on every rank.
+        With `return_state`, the state after the last valid step of all, on every rank; with `offsets` those of all
+        segments, ``(N, ...)``.
 
     Raises
     ------
     RuntimeError
         If there is no process group, if the ranks do not make the same call, or if the exchange fails: a rank has died
-        or has not come within the group's timeout. Other numbers of series are the backend's to find: gloo ends a
-        process that receives too much, and the others raise.
+        or has not come within the group's timeout. Other numbers of series, and `offsets` or `resets` on some ranks
+        alone, are the backend's to find: gloo ends a process that receives too much, and the others raise.
     TypeError, ValueError
         As `fastrecur.forget_mult`. Raised on one rank alone, it leaves the others to their group's timeout.
 
@@ -81,9 +93,13 @@ def forget_mult(
     Collective: every rank must call it, and if any of its results is differentiated on one, on all. One all-gather runs
     forward and one back. A rank sends two numbers for each series, in the precision that states are carried in (float64
     for float32); back with `return_state` a third, its cotangent of `h_last`; and 128 bytes that say what it is at.
+    With `offsets` or `resets` it sends a byte for each series more. `offsets` take one all-gather of 128 bytes before
+    the first, which the host waits for, and with `return_state` an all-reduce of the states of all segments each way.
 
     A shard is first read without writing anything, then the exchange takes place, then it is scanned: 5/3 of the
-    memory traffic of one scan of it, 4/3 in the gradient.
+    memory traffic of one scan of it, 4/3 in the gradient. Where series begin anew in a shard, only the steps behind
+    their last borders are read first. Where `resets` leave some series without a flag there, all steps are, and forward
+    states are written that are dropped.
 
     States that reach a shard are composed. That costs the rounding of the carry, so float32 and shorter are as exact
     as on one process; float64 agrees within its rounding at the magnitudes involved. Where composing overflows or
@@ -103,9 +119,11 @@ def forget_mult(
     >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     >>> forget_mult(0.5, torch.tensor([2.0, 4.0, 8.0]))
     tensor([1.0000, 2.5000, 5.2500])
+    >>> forget_mult(0.5, torch.tensor([2.0, 4.0, 8.0]), offsets=[0, 2, 3], return_state=True)
+    (tensor([1.0000, 2.5000, 4.0000]), tensor([2.5000, 4.0000]))
     >>> dist.destroy_process_group()
     """
-    return _run(FORGET, f, x, h0, axis, reverse, lengths, return_state, group)
+    return _run(FORGET, f, x, h0, axis, reverse, _checks.split(lengths, offsets, resets), return_state, group)
 
 
 def linear_recurrence(
@@ -116,6 +134,8 @@ def linear_recurrence(
     axis: int = 0,
     reverse: bool = False,
     lengths: Any = None,
+    offsets: Any = None,
+    resets: Any = None,
     return_state: bool = False,
     group: Any = None,
 ) -> Any:
@@ -131,15 +151,17 @@ def linear_recurrence(
         This rank's shard of the factors and of what is added; real or complex.
     h0 : Tensor or float, optional
         The state before the first step of all.
-    axis, reverse, lengths, return_state, group
-        As in `forget_mult`.
+    axis, reverse, lengths, offsets, resets, return_state, group
+        As in `forget_mult`. In `reverse`, `resets` take one more all-gather, of a byte for each series; where another
+        shard's first step has a flag, `a` is copied.
 
     Returns
     -------
     h : Tensor
         This rank's shard of the states.
     h_last : Tensor
-        With `return_state`, the state after the last valid step of all, on every rank.
+        With `return_state`, the state after the last valid step of all, on every rank; with `offsets` those of all
+        segments, ``(N, ...)``.
 
     Raises
     ------
@@ -155,7 +177,7 @@ def linear_recurrence(
     (tensor([1.0000, 0.5000, 0.2500]), tensor(0.2500))
     >>> dist.destroy_process_group()
     """
-    return _run(LINEAR, a, b, h0, axis, reverse, lengths, return_state, group)
+    return _run(LINEAR, a, b, h0, axis, reverse, _checks.split(lengths, offsets, resets), return_state, group)
 
 
 def _run(

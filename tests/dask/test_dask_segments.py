@@ -71,6 +71,28 @@ def test_no_border_is_passed(rng):
         assert np.isnan(h).tolist() == [False] * 5 + [True] + [False] * 6
 
 
+@pytest.mark.parametrize("size", [2, 3, 12])
+def test_factors_at_a_border_are_not_used(size):
+    """In reverse a border stands before a chunk's first step, and the factor in the chunk before it."""
+    a, b = np.full((12, 3), 0.5), np.arange(36.0).reshape(12, 3) + 1
+    resets, lengths = np.zeros((12, 3), bool), np.array([12, 12, 6])
+    resets[6, :2] = resets[9, 0] = True
+    a[5, :2] = np.nan, np.inf
+    resets[6, 2] = True  # in the padding: the factor before it is used
+    options = {"reverse": True, "resets": resets, "lengths": lengths}
+    h0, g = np.array([1.0, 2.0, 3.0]), np.ones((12, 3))
+    h = fastrecur.linear_recurrence(a, b, h0, **options)
+    assert np.isfinite(h).all()
+    arrays = [da.from_array(v, size) for v in (a, b)]
+    assert_close_lazy(fastrecur.linear_recurrence(*arrays, h0, **options), h)
+    g[5] = np.inf, np.inf, 1
+    wanted = fastrecur.linear_recurrence_vjp(g, a, b, h, h0, **options)
+    assert (wanted[0][5, :2] == 0).all()
+    found = fastrecur.linear_recurrence_vjp(da.from_array(g, size), *arrays, da.from_array(h, size), h0, **options)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one.compute(), other, rtol=1e-12)  # infinities among them
+
+
 def test_what_is_refused(rng):
     x = da.ones((6, 2), chunks=3)
     with pytest.raises(ValueError, match="`offsets` must begin with 0 and end with 6"):

@@ -1,12 +1,14 @@
 """Ranks of gloo hold shards of one series: run by test_sequence_parallel.py, as a script of its own."""
 
 import functools
+import itertools
 import sys
 import tempfile
 import time
 import warnings
 from datetime import timedelta
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
@@ -15,6 +17,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 import fastrecur
+from fastrecur import reference
 from fastrecur.torch import QRNN, QRNNLayer, WeightDrop, _exchange, distributed
 from fastrecur.torch.distributed import SequenceParallel
 
@@ -71,21 +74,38 @@ def summed(tensor):
     return tensor
 
 
-def compare(ranks, name, whole, axis, cuts, lengths=None, tolerance=1e-12, **options):
+def own_ends(ranks, cuts, axis, lengths=None, offsets=None, resets=None):
+    """Return what says of a rank's shard where its series begin anew and end."""
+    if lengths is not None:
+        lengths = (lengths - sum(cuts[: ranks.rank])).clamp(0, cuts[ranks.rank])
+    return {
+        "lengths": lengths,
+        "offsets": offsets,
+        "resets": resets if resets is None else ranks.own(resets, cuts, axis),
+    }
+
+
+def compare(ranks, name, whole, axis, cuts, ends=None, tolerance=1e-12, **options):
     """Compare results and first and second derivatives with those of one process that holds the whole."""
     gate, value, h0 = whole
     is_full = [v.dim() > axis and v.shape[axis] == sum(cuts) for v in (gate, value)]
     theirs = [leaf(v) for v in whole]
     mine = [leaf(ranks.own(v, cuts, axis) if full else v) for v, full in zip(whole[:2], is_full, strict=True)]
     mine.append(leaf(h0))
-    own_lengths = None
-    if lengths is not None:
-        own_lengths = (lengths - sum(cuts[: ranks.rank])).clamp(0, cuts[ranks.rank])
-    h, last = getattr(fastrecur, name)(*theirs, axis=axis, lengths=lengths, return_state=True, **options)
-    own_h, own_last = getattr(distributed, name)(*mine, axis=axis, lengths=own_lengths, return_state=True, **options)
+    ends = ends or {}
+    mine_alone = options | own_ends(ranks, cuts, axis, **ends)
+    h, last = getattr(fastrecur, name)(*theirs, axis=axis, return_state=True, **options, **ends)
+    own_h, own_last = getattr(distributed, name)(*mine, axis=axis, return_state=True, **mine_alone)
     same(own_h, ranks.own(h, cuts, axis), tolerance)
     same(own_last, last, tolerance)
-    alone = getattr(distributed, name)(*mine, axis=axis, lengths=own_lengths, **options)
+    if ends:
+        arrays = [v.detach().numpy() for v in whole]
+        plain = {key: np.asarray(v) for key, v in ends.items()} | options
+        expected = getattr(reference, name)(*arrays, axis=axis, return_state=True, **plain)
+        for actual, wanted in zip((own_h, own_last), expected, strict=True):
+            wanted = torch.as_tensor(wanted)
+            same(actual, wanted if actual is own_last else ranks.own(wanted, cuts, axis), tolerance)
+    alone = getattr(distributed, name)(*mine, axis=axis, **mine_alone)
     assert torch.equal(alone, own_h)
 
     # The loss of a rank knows the last state, too, each with a weight of its own.
@@ -143,9 +163,71 @@ def ragged_lanes(ranks):
         for reverse in (False, True):
             whole = ranks.gate(4, 9, 8), ranks.draw(4, 9, 8), ranks.draw(4, 8)
             lengths = torch.tensor([9, 0, 4, 1])
-            compare(ranks, name, whole, 1, ranks.cuts(9), lengths, reverse=reverse)
+            compare(ranks, name, whole, 1, ranks.cuts(9), {"lengths": lengths}, reverse=reverse)
             whole = ranks.gate(9, 3), ranks.draw(9, 3), ranks.draw(3)
-            compare(ranks, name, whole, 0, ranks.cuts(9), torch.tensor([5, 9, 0]), reverse=reverse)
+            compare(ranks, name, whole, 0, ranks.cuts(9), {"lengths": torch.tensor([5, 9, 0])}, reverse=reverse)
+
+
+@case
+def segments(ranks):
+    """Borders at and between the ranks' edges, ranks without any, segments of many ranks and of no steps."""
+    steps, lanes = 12, 3
+    even = [steps // ranks.size] * ranks.size
+    places = [[0, 12], [0, 0, 3, 3, 6, 6, 12, 12], [0, 5, 7, 8, 12], [0, 1, 1, 11, 12], list(range(13))]
+    cases = itertools.product(places, (False, True), (even, ranks.cuts(steps)))
+    for k, (offsets, reverse, cuts) in enumerate(cases):
+        name, other = NAMES[k % 2], NAMES[k // 2 % 2]
+        whole = ranks.gate(steps, lanes), ranks.draw(steps, lanes), ranks.draw(len(offsets) - 1, lanes)
+        compare(ranks, name, whole, 0, cuts, {"offsets": offsets}, reverse=reverse)
+        flags = ranks.gate(steps, lanes) < 0.15
+        if k % 3 == 0:
+            compare(ranks, other, whole, 0, cuts, {"offsets": torch.tensor(offsets), "resets": flags}, reverse=reverse)
+        *operands, states = whole
+        if k % 3 == 1:
+            ends = {"resets": flags if k % 2 else flags[:, 0], "lengths": torch.tensor([12, 0, 7])}
+            compare(ranks, other, (*operands, states[0]), 0, cuts, ends, reverse=reverse)
+        else:
+            operands = [v.T.contiguous() for v in operands]
+            ends = {"resets": flags.T if k % 4 else flags.T[:1]}
+            compare(ranks, other, (*operands, states[0]), 1, cuts, ends, reverse=reverse)
+
+
+@case
+def numbers_that_are_not_finite_stop_at_a_border(ranks):
+    """They change no bit of another series, whichever ranks hold the two."""
+    steps, lanes, border = 4 * ranks.size, 2, 2 * ranks.size
+    flags = torch.zeros(steps, lanes, dtype=torch.bool)
+    flags[border] = flags[1, 1] = True
+    borders = {"offsets": [0, border, steps]}, {"resets": flags}
+    for cuts in ([4] * ranks.size, [4] * (ranks.size - 2) + [0, 8], [1] * (ranks.size - 1) + [3 * ranks.size + 1]):
+        steps_here = ranks.own(torch.arange(steps), cuts)
+        for name, ends, reverse in itertools.product(NAMES, borders, (False, True)):
+            is_first = (steps_here >= border) if reverse else (steps_here < border)  # of the two series, in scan order
+            clean = ranks.gate(steps, lanes), ranks.draw(steps, lanes), ranks.draw(steps, lanes)
+            h0 = ranks.draw(2, lanes) if "offsets" in ends else ranks.draw(lanes)
+
+            def run(gate, value, weight, ends=ends, name=name, reverse=reverse, cuts=cuts, h0=h0):
+                mine = [leaf(ranks.own(v, cuts)) for v in (gate, value)]
+                options = own_ends(ranks, cuts, 0, **ends) | {"reverse": reverse, "return_state": True}
+                h, last = getattr(distributed, name)(*mine, h0, **options)
+                return h.detach(), *torch.autograd.grad(h, mine, ranks.own(weight, cuts)), last[-1 - reverse]
+
+            expected = run(*clean)
+            for bad in (torch.nan, torch.inf):
+                gate, value, weight = (v.clone() for v in clean)
+                of_first = slice(border, None) if reverse else slice(border)
+                gate[of_first] = value[of_first] = bad
+                if name == "linear_recurrence" and "resets" in ends:  # nor is the factor used at the border
+                    gate[border - reverse] = bad
+                found = run(gate, value, weight)
+                for actual, wanted in zip(found[:3], expected[:3], strict=True):
+                    assert torch.equal(actual[~is_first], wanted[~is_first]), (cuts, name, ends, reverse, bad)
+                if "resets" in ends:
+                    assert torch.equal(found[3], expected[3])
+                weight[border - 1 if reverse else border] = bad  # cotangents go the other way
+                found = run(*clean[:2], weight)
+                for actual, wanted in zip(found[1:3], expected[1:3], strict=True):
+                    assert torch.equal(actual[is_first], wanted[is_first]), (cuts, name, ends, reverse, bad)
 
 
 @case
@@ -156,6 +238,12 @@ def complex_numbers(ranks):
         gate = torch.complex(ranks.gate(*shape), ranks.gate(*shape)) - 0.5
         compare(ranks, "linear_recurrence", (gate, value, h0), 0, cuts, reverse=reverse)
         compare(ranks, "linear_recurrence", (gate.real.clone(), value, h0), 0, cuts, reverse=reverse)
+    ends = {"offsets": torch.tensor([0, 4, 4, 9]), "resets": ranks.gate(9, 3) < 0.3}
+    states, own = torch.complex(ranks.draw(3, 3), ranks.draw(3, 3)), own_ends(ranks, cuts, 0, **ends)
+    expected = fastrecur.forget_mult(gate.real, value, states, return_state=True, **ends)
+    found = distributed.forget_mult(*(ranks.own(v, cuts) for v in (gate.real, value)), states, return_state=True, **own)
+    same(found[0], ranks.own(expected[0], cuts))
+    same(found[1], expected[1])
 
 
 @case
@@ -171,6 +259,12 @@ def short_dtypes(ranks):
         grads = torch.autograd.grad(h, theirs, g)
         for actual, expected in zip(torch.autograd.grad(own, mine, ranks.own(g, cuts)), grads, strict=True):
             same(actual, ranks.own(expected, cuts), tolerance)
+        for reverse in (False, True):
+            options = {"offsets": [0, 13, 40], "reverse": reverse, "return_state": True}
+            _, last = fastrecur.forget_mult(f, x, **options)
+            _, own_last = distributed.forget_mult(ranks.own(f, cuts), ranks.own(x, cuts), **options)
+            assert own_last.dtype == dtype
+            same(own_last, last, tolerance)
 
 
 @case
@@ -306,6 +400,10 @@ def traffic(ranks):
                 (h.sum() + last.sum()).backward()
                 assert sent == [2 * 40 * wide, 3 * 40 * wide], sent
                 sent.clear()
+                infinite, flags = torch.full_like(x, torch.inf), torch.ones(30, dtype=torch.bool)
+                distributed.forget_mult(f, infinite, reverse=reverse, resets=flags, return_state=True)
+                assert sent == [2 * 40 * wide + 48], sent  # no turns: what is not finite goes no further
+                sent.clear()
     finally:
         dist.all_gather = gather
 
@@ -316,15 +414,19 @@ def compiled(ranks):
     cuts = ranks.cuts(10)
     f, x = leaf(ranks.own(ranks.gate(10, 3), cuts)), leaf(ranks.own(ranks.draw(10, 3), cuts))
 
-    def network(f, x):
-        h, last = distributed.forget_mult(f.sigmoid(), 2 * x, return_state=True)
-        return h.square().sum() + last.sum()
+    def network(f, x, offsets=None, resets=None):
+        options = {"offsets": offsets, "resets": resets, "return_state": True}
+        h, last = distributed.forget_mult(f.sigmoid(), 2 * x, **options)
+        backwards, _ = distributed.linear_recurrence(f, x, reverse=True, **options)
+        return h.square().sum() + last.square().sum() + backwards.sum()
 
     quick = torch.compile(network, fullgraph=True, backend="aot_eager")
-    expected, actual = network(f, x), quick(f, x)
-    same(actual, expected)
-    for one, other in zip(torch.autograd.grad(actual, (f, x)), torch.autograd.grad(expected, (f, x)), strict=True):
-        same(one, other)
+    flags = ranks.own(ranks.gate(10, 3) < 0.3, cuts)
+    for ends in ((), (torch.tensor([0, 2, 7, 10]), flags)):
+        expected, actual = network(f, x, *ends), quick(f, x, *ends)
+        same(actual, expected)
+        for one, other in zip(torch.autograd.grad(actual, (f, x)), torch.autograd.grad(expected, (f, x)), strict=True):
+            same(one, other)
 
 
 @case
@@ -356,30 +458,50 @@ def placed_tensors(ranks):
         meshes.append((mesh, [Shard(1), Shard(0)], [Shard(0), Replicate()]))
     for mesh, placements, lanes in meshes:
         for reverse in (False, True):
-            whole = [leaf(v) for v in (ranks.gate(7, 4), ranks.draw(7, 4), ranks.draw(4))]
-            h, last = fastrecur.forget_mult(*whole, reverse=reverse, return_state=True)
-            weight = ranks.draw(7, 4)
-            ((h * weight).sum() + last.square().sum()).backward()
-            places = [placements, placements, lanes]
-            placed = [
-                leaf(DTensor.from_local(v.detach(), mesh, [Replicate()] * mesh.ndim).redistribute(placements=p))
-                for v, p in zip(whole, places, strict=True)
-            ]
-            own, own_last = distributed.forget_mult(*placed, reverse=reverse, return_state=True)
-            assert own.placements == tuple(placements)
-            assert own_last.placements == tuple(lanes)
-            same(own.full_tensor(), h)
-            same(own_last.full_tensor(), last)
-            cotangent = DTensor.from_local(weight, mesh, [Replicate()] * mesh.ndim).redistribute(placements=placements)
-            ((own * cotangent).sum() + own_last.square().sum()).backward()
-            for actual, expected in zip(placed, whole, strict=True):
-                same(actual.grad.full_tensor(), expected.grad)
-        try:
-            distributed.forget_mult(0.5, placed[0], axis=1 if mesh.ndim == 1 else 0, group=dist.group.WORLD)
-        except ValueError as error:
-            assert "DTensor" in str(error), error
-        else:
-            raise AssertionError("a DTensor that is not sharded along time")
+            check_along_time(ranks, mesh, placements, lanes, {}, reverse)
+            flags = ranks.gate(7, 4) < 0.3
+            for resets in (flags, flags[:, 0]):
+                check_along_time(ranks, mesh, placements, lanes, {"resets": resets}, reverse)
+            states = [Shard(1 + p.dim) if isinstance(p, Shard) else p for p in lanes]
+            check_along_time(ranks, mesh, placements, states, {"offsets": torch.tensor([0, 3, 3, 7])}, reverse)
+        placed = place(ranks.draw(7, 4), mesh, placements)
+        everywhere = DTensor.from_local(torch.zeros(7, dtype=torch.bool), mesh, [Replicate()] * mesh.ndim)
+        for options in (
+            {"axis": 1 if mesh.ndim == 1 else 0, "group": dist.group.WORLD},
+            {"resets": everywhere},
+        ):
+            try:
+                distributed.forget_mult(0.5, placed, **options)
+            except ValueError as error:
+                assert "DTensor" in str(error), error
+            else:
+                raise AssertionError("a DTensor that is not sharded along time")
+
+
+def place(whole, mesh, placements):
+    return DTensor.from_local(whole.detach(), mesh, [Replicate()] * mesh.ndim).redistribute(placements=placements)
+
+
+def check_along_time(ranks, mesh, placements, lanes, ends, reverse):
+    """Compare DTensors that are sharded along time with whole tensors; flags stand beside those."""
+    states = ranks.draw(3, 4) if "offsets" in ends else ranks.draw(4)
+    whole = [leaf(v) for v in (ranks.gate(7, 4), ranks.draw(7, 4), states)]
+    h, last = fastrecur.forget_mult(*whole, reverse=reverse, return_state=True, **ends)
+    weight = ranks.draw(7, 4)
+    ((h * weight).sum() + last.square().sum()).backward()
+    placed = [leaf(place(v, mesh, p)) for v, p in zip(whole, [placements, placements, lanes], strict=True)]
+    if "resets" in ends:
+        flags = ends["resets"]
+        beside = [p if p.dim < flags.dim() else Replicate() for p in placements]
+        ends = {"resets": place(flags, mesh, beside)}
+    own, own_last = distributed.forget_mult(*placed, reverse=reverse, return_state=True, **ends)
+    assert own.placements == tuple(placements)
+    assert own_last.placements == tuple(lanes)
+    same(own.full_tensor(), h)
+    same(own_last.full_tensor(), last)
+    ((own * place(weight, mesh, placements)).sum() + own_last.square().sum()).backward()
+    for actual, expected in zip(placed, whole, strict=True):
+        same(actual.grad.full_tensor(), expected.grad)
 
 
 def check_placed(ranks, mesh, placements, name, operands, ends):
@@ -594,6 +716,7 @@ def ranks_that_differ(ranks):
         "return_state": lambda: distributed.forget_mult(0.5, x, return_state=odd),
         "a gradient wanted": lambda: distributed.forget_mult(0.5, leaf(x) if odd else x),
         "of lanes (1, 3)": lambda: distributed.forget_mult(0.5, x.unsqueeze(1) if odd else x),
+        "at 3 offsets, checksum": lambda: distributed.forget_mult(0.5, x, offsets=[0, 3 + odd, 4 * ranks.size]),
     }
     for told, call in calls.items():
         try:
@@ -604,6 +727,12 @@ def ranks_that_differ(ranks):
         else:
             raise AssertionError(f"nothing was said of {told}")
         dist.barrier()
+    try:
+        distributed.forget_mult(0.5, x, offsets=[0, 4])
+    except ValueError as error:
+        assert f"`offsets` must begin with 0 and end with {4 * ranks.size}" in str(error), error
+    else:
+        raise AssertionError("nothing was said of offsets that end before the last rank's steps")
 
 
 @case

@@ -33,6 +33,8 @@ ALL = [
     "values_and_derivatives",
     "broadcast_operands",
     "ragged_lanes",
+    "segments",
+    "numbers_that_are_not_finite_stop_at_a_border",
     "complex_numbers",
     "short_dtypes",
     "one_long_series",
@@ -57,6 +59,8 @@ ALL = [
 OF_FOUR = [
     "values_and_derivatives",
     "ragged_lanes",
+    "segments",
+    "numbers_that_are_not_finite_stop_at_a_border",
     "shards_that_forget",
     "what_cannot_be_composed",
     "placed_tensors",
