@@ -136,8 +136,22 @@ def lambda_returns(
 ) -> Any:  # fmt: skip
     r"""Return the targets of TD(:math:`\lambda`): :math:`G_t = A_t + V_t` with the advantages of `gae`.
 
-    Without ends, :math:`G_t = r_t + \gamma ((1 - \lambda) V_{t+1} + \lambda G_{t+1})`. Arguments, the result and errors
-    are those of `gae`.
+    Without ends, :math:`G_t = r_t + \gamma ((1 - \lambda) V_{t+1} + \lambda G_{t+1})`.
+
+    Parameters
+    ----------
+    rewards, values, gamma, lam, terminated, truncated, next_values, mask, axis
+        As for `gae`.
+
+    Returns
+    -------
+    array
+        The returns, as `discounted_returns`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `gae`.
 
     References
     ----------
@@ -165,7 +179,7 @@ def vtrace(
 
     The targets are :math:`v_t = V_t + a_t`, the advantages
     :math:`\min(\bar\rho_{pg}, \rho_t) (r_t + \gamma_t (1 - \text{terminated}_t) v'_t - V_t)`, where :math:`v'_t` is the
-    next step's target within the episode, else :math:`V'_t`. Errors are those of `gae`.
+    next step's target within the episode, else :math:`V'_t`.
 
     Parameters
     ----------
@@ -180,6 +194,11 @@ def vtrace(
     -------
     targets, advantages : array
         Each as `discounted_returns`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `gae`.
 
     References
     ----------

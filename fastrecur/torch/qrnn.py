@@ -198,9 +198,23 @@ class QRNN(nn.Module):
         return output, _state.join(lasts, is_batched)
 
     def step(self, input: Tensor, state: QRNNState) -> tuple[Tensor, QRNNState]:
-        """Return the output at one step, and the state after it, as `QRNNLayer.step`.
+        """Return the output at one step, and the state after it: what the whole call gives at that step.
 
         Each layer's `linear` is called as a module, so that its hooks hold; those of the layers themselves do not.
+
+        Parameters
+        ----------
+        input : Tensor
+            (B, `input_size`), or (`input_size`,) for one sequence.
+        state : QRNNState
+            As `initial_state`, `forward` or `step` returned it.
+
+        Returns
+        -------
+        output : Tensor
+            (B, H), or (H,) for one sequence.
+        state : QRNNState
+            The state after the step.
         """
         turns = {getattr(layer, "reverse", False) for layer in self.layers}
         rows, is_batched = _arguments.unpack_step(input, state, not self.bidirectional and len(turns) == 1)
