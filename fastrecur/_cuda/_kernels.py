@@ -28,7 +28,7 @@ RULES = {
 }
 
 # Plain parameters that are int32; times are int32 or int64; whatever ends in _lane holds three int64 strides.
-_INT32 = frozenset((*_operands.Geometry._fields, *_operands.Sizes._fields))
+_INT32 = frozenset((*_operands.Geometry._fields, *_operands.Sizes._fields, "outers"))
 _STRIDES = ("_lane", "_kept", "_summed")
 _CARRIES = {"f4": np.float32, "f8": np.float64, "c8": np.complex64, "c16": np.complex128}
 
@@ -93,9 +93,10 @@ def make(cuda, name, rule, carry, options, elements=()):
     return maker(cuda, **{key: given[key] for key in inspect.signature(maker).parameters if key != "cuda"})
 
 
-def parameters(function):
-    """Return the names of a kernel's plain parameters."""
-    return tuple(field for name in inspect.signature(function).parameters for field in _operands.group(name)[1])
+def parameters(function, options):
+    """Return the names of a kernel's plain parameters: none of ``cuts`` unless it is made for some."""
+    names = [name for name in inspect.signature(function).parameters if name != "cuts" or dict(options)["cuts"]]
+    return tuple(field for name in names for field in _operands.group(name)[1])
 
 
 def signature(names, carry, elements, time):
@@ -111,7 +112,7 @@ def signature(names, carry, elements, time):
             types.append(time)
         elif name.endswith(_STRIDES):
             types.append("i8[3]")
-        elif name == "target_slice":
+        elif name == "target_slice" or name.endswith("_next"):
             types.append("i8")
         elif name == "descriptors":
             types.append("f4*")

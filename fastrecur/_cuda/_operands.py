@@ -14,6 +14,9 @@ State = namedtuple("State", "at series")
 Geometry = namedtuple("Geometry", "steps reverse lanes middles inners width tiles")
 Index = namedtuple("Index", "outer middle inner")
 Valid = namedtuple("Valid", "start stop")
+# Where series begin anew: offsets, the bytes to the next one, the size of the outer dimension of series, the bytes to
+# the next segment's states; flags, the bytes to the next step's, and those of series. A null address: none.
+Cuts = namedtuple("Cuts", "at next outers h0 last first resets time series")
 
 # Of sums: what is added up and to where, and strides of results, of summands and of slices of these.
 Source = namedtuple("Source", "at kept summed")
@@ -25,6 +28,11 @@ _STATES = ("h0", "last", "first", "lengths")
 _OPERANDS = ("g", "a", "b", "h", "to_a", "to_b", "product", "keep", "states", "to_product")
 _GROUPS = {
     "geometry": (Geometry, Geometry._fields),
+    "cuts": (
+        Cuts,
+        ("offsets", "offsets_next", "outers", "h0_next", "last_next", "first_next")
+        + ("resets", "resets_time", "resets_lane"),
+    ),
     "sizes": (Sizes, Sizes._fields),
     "source": (Source, ("source", "source_kept", "source_summed")),
     "target": (Target, ("target", "target_kept", "target_slice")),
@@ -78,6 +86,33 @@ def valid_steps(lengths, index, geometry):
         else:
             stop = length
     return Valid(gpu.narrow(start), gpu.narrow(stop))
+
+
+@gpu.helper
+def split_segment(index, cuts):
+    """Return the number of a segment, and the index of a series in it: segments are counted in the outer dimension."""
+    segment = gpu.divide(index.outer, cuts.outers)
+    return segment, Index(gpu.narrow(index.outer - segment * cuts.outers), index.middle, index.inner)
+
+
+@gpu.helper
+def steps_of_segment(cuts, segment, geometry):
+    """Return what `valid_steps` does, of a segment: offsets on a device are kept in range here, as lengths are."""
+    place, steps = segment * cuts.next, geometry.steps
+    start = min(max(gpu.load_int(cuts.at, place), 0), steps)
+    stop = min(max(gpu.load_int(cuts.at, place + cuts.next), start), steps)
+    if geometry.reverse:
+        start, stop = steps - stop, steps - start
+    return Valid(gpu.narrow(start), gpu.narrow(stop))
+
+
+@gpu.helper
+def of_segment(x, segment, step):
+    """Return a segment's states, so many bytes behind those of the one before it; a null address stays one."""
+    at = x.at
+    if not gpu.is_null(at):
+        at = gpu.shift(at, segment * step)
+    return State(at, x.series)
 
 
 @gpu.helper
