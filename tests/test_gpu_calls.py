@@ -21,7 +21,7 @@ from compare import assert_same_bits
 from problems import FORGET, LINEAR
 
 import fastrecur
-from fastrecur import _cache
+from fastrecur import _cache, _checks
 from fastrecur._cuda import _arrays, _compiler, _device, _kernels, _launch, _numba_cuda, _plan, _recurrence, _run
 from fastrecur._cuda._plan import LANES, SERIES
 
@@ -484,7 +484,50 @@ def test_all_descriptors_are_cleared(dtype, family):
 
 
 def test_complex_states_are_not_cut():
-    assert _plan.choose(1, 1 << 20, 1, True, 24, 8, is_complex=True) == (LANES, 1)
+    assert _plan.choose(1, 1 << 20, 1, True, 24, 8, by_lanes=True) == (LANES, 1)
+
+
+@pytest.mark.parametrize("segments", [1, 1000])
+def test_series_that_begin_anew_are_not_cut(segments):
+    """Each segment of each series is a thread's, in one launch; totals over time are a sum of as many."""
+    full = np.dtype("f4"), (64, 1 << 20), (1 << 22, 4)
+    offsets, resets = (np.dtype("i8"), (segments + 1,), (8,)), (np.dtype(bool), full[1], (1 << 20, 1))
+    for ends in ((offsets, None), (offsets, resets), (None, resets)):
+        count = segments if ends[0] else 1
+        told = 1, False, _checks.Segments(None, *ends)
+        states = (count, 64) if ends[0] else (64,)
+        state = np.dtype("f4"), states, (0,) * len(states)
+        forward = _plan.forward("forget", ("f", "x", "h0"), None, full, state, None, *told)
+        backward = _plan.vjp("forget", ("g", "f", "x", "h"), full, None, full, full, state, state, *told)
+        assert forward.state_shape == states
+        for plan, kernel in ((forward, "lanes"), (backward, "lanes_vjp")):
+            (launch,) = plan.launches
+            assert (launch.kernel, plan.choice) == (kernel, (LANES, 1))
+            assert launch.grid == (-(-64 * count // launch.threads), 1, 1)
+        assert backward.scratch["to_a"] == 64 * count
+    with pytest.raises(ValueError, match=r"fewer than 2\*\*31 series.*got 4294967296 series"):
+        many = np.dtype("i8"), ((1 << 26) + 1,), (8,)
+        ends = _checks.Segments(None, many, None)
+        _plan.forward("forget", ("f", "x", "h0"), None, full, None, None, 1, False, ends)
+
+
+def test_offsets_that_are_not_aligned():
+    """Every other byte of a record may be theirs."""
+    full, ends = (np.dtype("f4"), (9,), (4,)), _checks.Segments(None, (np.dtype("i8"), (3,), (12,)), None)
+    with pytest.raises(ValueError, match="`offsets` must be aligned"):
+        _plan.forward("forget", ("f", "x", "h0"), None, full, None, None, 0, False, ends)
+
+
+def test_a_plain_call_s_shortcut_is_not_taken_for_segments(driver, cupy):
+    f, x = cupy.place(F), cupy.place(X)
+    plain, _ = fastrecur.forget_mult(f, x).host, fastrecur.forget_mult(f, x)
+    count = len(_recurrence._shortcuts)
+    for _ in range(2):
+        h = fastrecur.forget_mult(f, x, offsets=[0, 7, 20])
+        assert_same_bits(h.host[:7], plain[:7])
+        assert (h.host[7:] != plain[7:]).any()
+    assert_same_bits(fastrecur.forget_mult(f, x).host, plain)
+    assert len(_recurrence._shortcuts) == count
 
 
 def test_more_series_than_can_be_counted():

@@ -51,7 +51,7 @@ def blocks(name, rule, carry, options, elements, capability):
     """Return how many blocks a multiprocessor is to hold, which says how many registers a thread may have.
 
     With 6 blocks the assembler issues all loads of a float32 batch before it uses one, with 3 or 4 it does not; in
-    float64 it is the other way about. A test looks.
+    float64 it is the other way about. Flags take registers: beside offsets there are not enough for 6. A test looks.
     """
     is_large = capability[0] in (9, 10)  # cards that want more bytes on their way than fewer blocks would ask for
     if is_large and name == "pool_vjp" and carry == "f4" and not dict(options)["packed"]:
@@ -60,6 +60,8 @@ def blocks(name, rule, carry, options, elements, capability):
         return 3
     if name == "scan" and rule != "linear" and capability < (9, 0) and (carry == "f8" or capability != (8, 0)):
         return 1  # each shuffle has a path for a diverged warp there, and two blocks would spill
+    if name == "lanes" and "resets" in dict(options)["cuts"] and carry in ("f4", "f8"):
+        return 4 if "offsets" in dict(options)["cuts"] else 6 if carry == "f4" else 5
     if name == "lanes":
         return 6 if carry == "f4" else 4
     return 4 if name in ("lanes_vjp", "pool", "pool_vjp") else 2
