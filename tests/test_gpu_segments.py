@@ -196,6 +196,8 @@ def test_a_coefficient_at_a_border_is_not_used(rng, reverse, bad):
     assert (grads[0][own] == 0).all()
     assert all(np.isfinite(grad).all() for grad in grads)
     assert reverse or (grads[2] == 0).all()
+    infinite = fastrecur.linear_recurrence_vjp(np.full_like(b, bad), a, b, h, resets=resets, reverse=reverse)
+    assert (infinite[0][own] == 0).all()
     f = np.full((19, 5), 0.5, np.float32)
     assert_same_bits(fastrecur.forget_mult(f, b, resets=resets, reverse=reverse)[own], (f * b)[own])
 

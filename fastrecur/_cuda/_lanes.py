@@ -14,18 +14,7 @@ import numpy as np
 
 from .._steps import select
 from . import _device as gpu
-from ._operands import (
-    Operand,
-    later,
-    load_state,
-    of_segment,
-    of_series,
-    offset,
-    split_index,
-    split_segment,
-    steps_of_segment,
-    valid_steps,
-)
+from ._operands import finder, later, load_state, of_series, offset
 from ._summaries import add_exactly, settled
 
 
@@ -35,44 +24,18 @@ def thread_in_grid():
     return gpu.narrow(gpu.block() * gpu.block_threads() + gpu.thread())
 
 
-def finder(has_offsets):
-    """Return the device function that finds a thread's series."""
-
-    @gpu.helper
-    def find(lengths, cuts, geometry, h0, last, first):
-        """Return where a series stands, its valid steps, those that the thread goes through, and its states."""
-        index = split_index(thread_in_grid(), geometry.middles, geometry.inners)
-        valid, start, stop = valid_steps(lengths, index, geometry), 0, geometry.steps
-        if has_offsets:
-            segment, index = split_segment(index, cuts)
-            h0, last = of_segment(h0, segment, cuts.h0), of_segment(last, segment, cuts.last)
-            first, valid = of_segment(first, segment, cuts.first), steps_of_segment(cuts, segment, geometry)
-            start, stop = valid.start, valid.stop
-        return index, valid, start, stop, h0, last, first
-
-    return find
-
-
 def borders(rule, zero, ahead, has_resets):
     """Return the device functions for flags, and the step and its adjoint where a flag may be set."""
     step, adjoint, drops_gate = rule.step, rule.adjoint, not rule.is_average
 
     @gpu.helper
-    def flags_from(cuts, index, t, other):
-        """Return the flags of a series from a step on; something else where there are none."""
-        flags = other
-        if has_resets:
-            flags = of_series(Operand(cuts.resets, cuts.time, cuts.series), index, t)
-        return flags
-
-    @gpu.helper
-    def load_flags(x, way, low, high, flags):
-        """Read a batch of flags, one step after the other (1) or before it (-1)."""
+    def load_flags(x, t, way, low, high, flags):
+        """Read a batch of flags from step t on, one after the other (1) or before it (-1)."""
         if has_resets:
             for u in range(ahead):
                 flags[u] = 0
                 if u >= low and u < high:
-                    flags[u] = gpu.narrow(gpu.load_int(x.at, way * u * x.time))
+                    flags[u] = gpu.narrow(gpu.load_int(x.at, (t + way * u) * x.time))
 
     @gpu.helper
     def advance(flag, state, gate, value):
@@ -83,47 +46,44 @@ def borders(rule, zero, ahead, has_resets):
 
     @gpu.helper
     def retreat(flag, arrived, gate, value, before):
-        begins = False
-        if has_resets:
-            begins = gpu.anew(flag) != 0
-            before = select(begins, zero, before)
-        grad_a, grad_b, onward = adjoint(arrived, gate, value, before)
-        if has_resets:
-            grad_a, onward = select(begins and drops_gate, zero, grad_a), select(begins, zero, onward)
-        return grad_a, grad_b, onward
+        if not has_resets:
+            return adjoint(arrived, gate, value, before)
+        begins = gpu.anew(flag) != 0
+        grad_a, grad_b, onward = adjoint(arrived, gate, value, select(begins, zero, before))
+        return select(begins and drops_gate, zero, grad_a), grad_b, select(begins, zero, onward)
 
     @gpu.helper
-    def behind(state, cuts, index, valid, geometry):
+    def behind(state, x, valid, geometry):
         """Return the state behind the last step, or what flows to it: in reverse none if that step begins anew."""
         if has_resets:
             if geometry.reverse != 0 and valid.start < valid.stop:
-                flag = gpu.load_int(flags_from(cuts, index, valid.stop - 1, cuts).at, 0)
-                state = select(flag != 0, zero, state)
+                state = select(gpu.load_int(x.at, (valid.stop - 1) * x.time) != 0, zero, state)
         return state
 
-    return flags_from, load_flags, advance, retreat, behind
+    return load_flags, advance, retreat, behind
 
 
 def forward(cuda, rule, zero, ahead, cuts, raws):
     """Return the kernel that scans forward."""
-    a_raw, b_raw, find = raws["a"], raws["b"], finder("offsets" in cuts)
-    flags_from, load_flags, advance, _, behind = borders(rule, zero, ahead, "resets" in cuts)
+    a_raw, b_raw, find = raws["a"], raws["b"], finder("offsets" in cuts, "resets" in cuts)
+    load_flags, advance, _, behind = borders(rule, zero, ahead, "resets" in cuts)
 
     def kernel(a, b, h, h0, last, lengths, geometry, cuts):
-        if thread_in_grid() >= geometry.lanes:
+        series = thread_in_grid()
+        if series >= geometry.lanes:
             return
-        index, valid, t, steps, h0, last, _ = find(lengths, cuts, geometry, h0, last, last)
+        index, valid, t, steps, h0, last, _, resets = find(series, lengths, cuts, geometry, h0, last, last)
         state = load_state(h0, index, zero)
         a_now, b_now, h_now = of_series(a, index, t), of_series(b, index, t), of_series(h, index, t)
         gates, values = cuda.local.array(ahead, a_raw), cuda.local.array(ahead, b_raw)
-        flags, flags_now = cuda.local.array(ahead, np.int32), flags_from(cuts, index, t - geometry.reverse, a_now)
+        flags = cuda.local.array(ahead, np.int32)
         while t < steps:
             low, high, here = gpu.narrow(valid.start - t), gpu.narrow(valid.stop - t), gpu.narrow(steps - t)
             for u in range(ahead):
                 values[u] = b_raw(0)
                 if u >= low and u < high:
                     values[u] = gpu.load_raw(b_now.at, u * b.time, zero)
-            load_flags(flags_now, 1, low + geometry.reverse, high, flags)
+            load_flags(resets, t - geometry.reverse, 1, low + geometry.reverse, high, flags)
             # Gates come last, since a step needs its gate first: what is needed first would be waited for first.
             for u in range(ahead):
                 gates[u] = a_raw(0)
@@ -137,9 +97,8 @@ def forward(cuda, rule, zero, ahead, cuts, raws):
                     gpu.store(h_now.at, u * h.time, select(is_valid, state, zero))
             t += ahead
             a_now, b_now, h_now = later(a_now, ahead), later(b_now, ahead), later(h_now, ahead)
-            flags_now = later(flags_now, ahead)
         if not gpu.is_null(last.at):
-            gpu.store(last.at, offset(last.series, index), behind(state, cuts, index, valid, geometry))
+            gpu.store(last.at, offset(last.series, index), behind(state, resets, valid, geometry))
 
     return kernel
 
@@ -149,26 +108,28 @@ def vjp(cuda, rule, zero, size, ahead, a_is_total, b_is_total, cuts, raws):
 
     A gradient that is a total over time is written once, in the carry's type: then ``to_a`` and ``to_b`` are dense.
     """
-    g_raw, a_raw, b_raw, h_raw, find = raws["g"], raws["a"], raws["b"], raws["h"], finder("offsets" in cuts)
-    flags_from, load_flags, _, retreat, behind = borders(rule, zero, ahead, "resets" in cuts)
+    g_raw, a_raw, b_raw, h_raw = raws["g"], raws["a"], raws["b"], raws["h"]
+    find = finder("offsets" in cuts, "resets" in cuts)
+    load_flags, _, retreat, behind = borders(rule, zero, ahead, "resets" in cuts)
 
     def kernel(g, a, b, h, h0, last, first, to_a, to_b, lengths, geometry, cuts):
-        if thread_in_grid() >= geometry.lanes:
+        series = thread_in_grid()
+        if series >= geometry.lanes:
             return
-        index, valid, begin, t, h0, last, first = find(lengths, cuts, geometry, h0, last, first)
-        r, origin = behind(load_state(last, index, zero), cuts, index, valid, geometry), load_state(h0, index, zero)
+        index, valid, begin, t, h0, last, first, resets = find(series, lengths, cuts, geometry, h0, last, first)
+        r, origin = behind(load_state(last, index, zero), resets, valid, geometry), load_state(h0, index, zero)
         g_now, a_now, b_now = of_series(g, index, t - 1), of_series(a, index, t - 1), of_series(b, index, t - 1)
         h_now = of_series(h, index, t - 2)
         to_a_now, to_b_now = of_series(to_a, index, t - 1), of_series(to_b, index, t - 1)
         arriving, gates = cuda.local.array(ahead, g_raw), cuda.local.array(ahead, a_raw)
         values, before = cuda.local.array(ahead, b_raw), cuda.local.array(ahead, h_raw)
-        flags, flags_now = cuda.local.array(ahead, np.int32), flags_from(cuts, index, t - 1 - geometry.reverse, a_now)
+        flags = cuda.local.array(ahead, np.int32)
         a_total, a_rest, b_total, b_rest = zero, zero, zero, zero
         while t > begin:
             # Step t - 1 - u is in the batch; it is valid if low <= u < high.
             low, high, here = gpu.narrow(t - valid.stop), gpu.narrow(t - valid.start), gpu.narrow(t - begin)
             at_start = high - 1
-            load_flags(flags_now, -1, low, high - geometry.reverse, flags)
+            load_flags(resets, t - 1 - geometry.reverse, -1, low, high - geometry.reverse, flags)
             for u in range(ahead):
                 arriving[u], gates[u], values[u], before[u] = g_raw(0), a_raw(0), b_raw(0), h_raw(0)
                 if u >= low and u < high:
@@ -195,12 +156,12 @@ def vjp(cuda, rule, zero, size, ahead, a_is_total, b_is_total, cuts, raws):
                     gpu.store(to_b_now.at, -u * to_b.time, grad_b)
             t -= ahead
             g_now, a_now = later(g_now, -ahead), later(a_now, -ahead)
-            b_now, h_now, flags_now = later(b_now, -ahead), later(h_now, -ahead), later(flags_now, -ahead)
+            b_now, h_now = later(b_now, -ahead), later(h_now, -ahead)
             to_a_now, to_b_now = later(to_a_now, -ahead), later(to_b_now, -ahead)
         if a_is_total:
-            gpu.store(to_a.at, thread_in_grid() * size, settled(a_total, a_rest))
+            gpu.store(to_a.at, series * size, settled(a_total, a_rest))
         if b_is_total:
-            gpu.store(to_b.at, thread_in_grid() * size, settled(b_total, b_rest))
+            gpu.store(to_b.at, series * size, settled(b_total, b_rest))
         if not gpu.is_null(first.at):
             gpu.store(first.at, offset(first.series, index), r)
 

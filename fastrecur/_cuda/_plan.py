@@ -131,8 +131,8 @@ class DevicePlan:
     offsets: tuple = ()  # for every repetition of the launches, name -> bytes
     choice: Choice | None = None
     scratch: dict = field(default_factory=dict)  # name -> how many carries
-    state_shape: tuple = ()
     finish: tuple = ()  # sums: of what and to what, carries of partial sums, launches
+    state_shape: tuple = ()
     program: object = None  # what `_run` has made of it
 
     def __post_init__(self):
@@ -173,7 +173,7 @@ class _Operands:
 
     def put_state(self, name, dtype, shape, strides):
         """Note what has no time."""
-        *own, axis = *_shapes.spread(shape, strides, self.state_shape), self.plan.axis
+        own, axis = list(_shapes.spread(shape, strides, self.state_shape)), self.plan.axis
         self.next[name] = 0 if self.offsets is None else own.pop(0)
         self.put(name, dtype, (*own[:axis], 0, *own[axis:]), name)
 
@@ -354,10 +354,8 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex=F
     geometry = _geometry(operands, reverse)
     rule = _problem._rule(family, plan.dtype, _DTYPES[carry], a)
     launches, scratch = _launches(geometry, rule, operands)
-    names = FORWARD + CUTS * bool(operands.cuts)
-    return DevicePlan(
-        plan, carry, names, launches, geometry.offsets, geometry.choice, scratch, state_shape=operands.state_shape
-    )
+    rest = geometry.choice, scratch, (), operands.state_shape
+    return DevicePlan(plan, carry, FORWARD + CUTS * bool(operands.cuts), launches, geometry.offsets, *rest)
 
 
 def _known(state, ends):
@@ -428,7 +426,7 @@ def vjp(
         dims = list(zip(state_shape, c_strides(state_shape, kind.itemsize), own, strict=True))
         finish.append(("first", "first", *_sum(dims, carry, element(plan.h0_dtype))))
     names = VJP + CUTS * bool(operands.cuts)
-    return DevicePlan(plan, carry, names, launches, tuple(offsets), geometry.choice, scratch, finish=tuple(finish))
+    return DevicePlan(plan, carry, names, launches, tuple(offsets), geometry.choice, scratch, tuple(finish))
 
 
 def _dims_of_totals(geometry, name, size):

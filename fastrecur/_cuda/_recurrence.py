@@ -31,8 +31,8 @@ class Work:
         return self.owner.empty(shape, dtype, strides, self.device, self.stream)
 
     def ends(self, ends, steps):
-        """Return lengths, offsets and resets as views, by name; those of the host are checked, and copied."""
-        views = ends._asdict()
+        """Return the places of lengths, offsets and resets, by name; those of the host are checked, and copied."""
+        self.ends_there = views = ends._asdict()  # what is copied lives as long as this
         for name, value in views.items():
             if isinstance(value, np.ndarray):
                 check = getattr(_checks, name + "_in_range", None)
@@ -40,7 +40,7 @@ class Work:
                 self._check_capture()
                 array = self.owner.upload(value, self.device, self.stream)
                 views[name] = _arrays.library(array).view(name, array)
-        return views
+        return {name: _place(view) for name, view in views.items()}
 
     @contextlib.contextmanager
     def scratch(self, size):
@@ -75,23 +75,14 @@ def _place(value):
 def _signature(value):
     if _is_view(value):
         return value.signature
+    if isinstance(value, np.ndarray):  # lengths, offsets or resets, as they will be copied
+        dtype = np.dtype(bool if value.dtype == bool else np.int64)
+        return dtype, value.shape, _shapes.c_strides(value.shape, dtype.itemsize)
     return complex if type(value) is complex else None
 
 
 def _state(value):
     return float if value is not None and _signature(value) is None else _signature(value)
-
-
-def _known(ends):
-    """Return what plans depend on of lengths, offsets and resets: in one, as calls have them."""
-
-    def known(value):
-        if not isinstance(value, np.ndarray):
-            return _signature(value)
-        dtype = np.dtype(bool if value.dtype == bool else np.int64)
-        return dtype, value.shape, _shapes.c_strides(value.shape, dtype.itemsize)
-
-    return _checks.split(*map(known, ends))
 
 
 def _take(family, names, values, lengths):
@@ -262,7 +253,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
             results = _take_shortcut(shortcut, places)
             return tuple(results) if return_state else results[0]
     (a, b, h0, out), ends, work = _take(family, (*names, "out"), (a, b, h0, out), lengths)
-    told = axis, reverse, _known(ends), complex in (type(a), type(b), type(h0)), dtype
+    told = axis, reverse, _checks.split(*map(_signature, ends)), complex in (type(a), type(b), type(h0)), dtype
     operands = family, names, _signature(a), _signature(b), _state(h0)
     plan = _plan.forward(*operands, _signature(out) if fresh is None else fresh, *told)
     known = plan.plan
@@ -272,8 +263,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
     results = [(known.shape, known.dtype, known.h_strides), (plan.state_shape, known.dtype, None)]
     last, last_at = work.empty(*results[1]) if return_state else (None, 0)
     given, h_at = work.empty(*results[0]) if out is None else (given, out.pointer)
-    places = {name: _place(value) for name, value in {"a": a, "b": b, "h0": h0, **ends}.items()}
-    places |= {"h": h_at, "last": last_at}
+    places = dict(a=_place(a), b=_place(b), h0=_place(h0), h=h_at, last=last_at, **ends)
     if holds_h0 or (in_place and plan.choice.tiles > 1):
         _run_aside(work, plan, _plan.forward(*operands, None, *told), places, out)
     else:
@@ -301,7 +291,8 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype
     signatures = (*map(_signature, operands), _state(h0), _state(grad_state))
     _problem.check_kind(names, *signatures)
     plan = _plan.vjp(
-        family, names, *signatures, axis, reverse, _known(ends), complex in map(type, values), dtype, layouts
+        family, names, *signatures, axis, reverse, _checks.split(*map(_signature, ends)),
+        complex in map(type, values), dtype, layouts,
     )  # fmt: skip
     ends = work.ends(ends, plan.plan.steps)
     results = list(plan.plan.gradients)
@@ -309,7 +300,7 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype
         results.append((h0.shape if _is_view(h0) else (), plan.plan.h0_dtype, None))
     made = [work.empty(*result) for result in results]
     places = dict(zip(_plan.VJP, [*map(_place, values), *(place for _, place in made)], strict=False))
-    work.run(plan, places | {name: _place(value) for name, value in ends.items()})
+    work.run(plan, places | ends)
     if key is not None:
         _remember(key, plan, work, list(zip(labels, values, strict=True)), [*results, None][:3])
     return (*(array for array, _ in made), None)[:3]

@@ -34,33 +34,24 @@ MUTANTS = {
     ),
 }
 _ENTER = "state, gate = select(begins, zero, state), select(begins and drops_gate, zero, gate)"
-_LEAVE = "grad_a, onward = select(begins and drops_gate, zero, grad_a), select(begins, zero, onward)"
-_STOP = "stop = min(max(gpu.load_int(cuts.at, place + cuts.next), start), steps)"
+_STOP = "end = min(max(gpu.load_int(cuts.at, at + cuts.next), begin), geometry.steps)"
 OF_BORDERS = {
     "borders": None,
     # A border is ignored: by the state, by the state before a step of the gradient, by what flows on.
     "state": ("_lanes.py", _ENTER, "gate = select(begins and drops_gate, zero, gate)"),
-    "before": ("_lanes.py", "before = select(begins, zero, before)", "before = before + zero"),
-    "onward": ("_lanes.py", _LEAVE, "grad_a = select(begins and drops_gate, zero, grad_a)"),
+    "before": ("_lanes.py", "value, select(begins, zero, before))", "value, before)"),
+    "onward": ("_lanes.py", "grad_b, select(begins, zero, onward)", "grad_b, onward"),
     "behind": ("_lanes.py", "if geometry.reverse != 0 and", "if geometry.reverse > 1 and"),
     # In reverse it stands a step further on; the first valid step has the flag of the padding.
-    "shifted": (
-        "_lanes.py",
-        "index, t - geometry.reverse, a_now",
-        "index, t, a_now",
-    ),
-    "shifted_back": ("_lanes.py", "index, t - 1 - geometry.reverse, a_now", "index, t - 1, a_now"),
-    "padding": (
-        "_lanes.py",
-        "1, low + geometry.reverse, high",
-        "1, low, high",
-    ),
+    "shifted": ("_lanes.py", "load_flags(resets, t - geometry.reverse,", "load_flags(resets, t,"),
+    "shifted_back": ("_lanes.py", "load_flags(resets, t - 1 - geometry.reverse,", "load_flags(resets, t - 1,"),
+    "padding": ("_lanes.py", "1, low + geometry.reverse, high", "1, low, high"),
     # A product with zero in the place of a choice.
     "product": ("_lanes.py", _ENTER, "state = select(begins, zero, state)"),
-    "product_back": ("_lanes.py", _LEAVE, "onward = select(begins, zero, onward)"),
+    "product_back": ("_lanes.py", "return select(begins and drops_gate, zero, grad_a)", "return grad_a"),
     # All segments have the states of the first, or steps past the last.
-    "first_segment": ("_operands.py", "at = gpu.shift(at, segment * step)", "at = gpu.shift(at, 0 * step)"),
-    "range": ("_operands.py", _STOP, "stop = max(gpu.load_int(cuts.at, place + cuts.next), start)"),
+    "first_segment": ("_operands.py", "else segment * step", "else 0 * step"),
+    "range": ("_operands.py", _STOP, "end = max(gpu.load_int(cuts.at, at + cuts.next), begin)"),
 }
 
 
