@@ -204,6 +204,32 @@ def test_dlpack_lengths_from_the_host(driver):
     np.testing.assert_allclose(h.host, fastrecur.forget_mult(F, X, lengths=lengths), atol=1e-6)
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+def test_dlpack_offsets_and_resets(driver, is_there):
+    """From the host they are copied to the operands' device."""
+    f, x = devices.DlpackArray(F, driver, 1), devices.DlpackArray(X, driver, 1)
+    given = {"offsets": np.array([0, 7, 7, 20]), "resets": X < -1}
+    wanted = fastrecur.forget_mult(F, X, return_state=True, **given)
+    if is_there:
+        given = {name: devices.DlpackArray(array, driver, 1) for name, array in given.items()}
+    for got, right in zip(fastrecur.forget_mult(f, x, return_state=True, **given), wanted, strict=True):
+        assert got.number == 1
+        np.testing.assert_allclose(got.host, right, atol=1e-6)
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_interface_offsets_and_resets(driver, numba_cuda, is_there):
+    """A call waits for the work of their streams, too."""
+    f, x = devices.Cai(F, driver, stream=7), devices.Cai(X, driver, stream=7)
+    given = {"offsets": np.array([0, 7, 7, 20]), "resets": X < -1}
+    wanted = fastrecur.forget_mult(F, X, **given)
+    if is_there:
+        given = {name: devices.Cai(array, driver, stream=9) for name, array in given.items()}
+    driver.log.clear()
+    np.testing.assert_allclose(fastrecur.forget_mult(f, x, **given).host, wanted, atol=1e-6)
+    assert [entry[:3] for entry in driver.log if entry[0] == "wait"] == [("wait", 9, 7), ("wait", 7, 9)] * is_there
+
+
 def test_dlpack_on_another_device(driver):
     """Results, scratch memory and lengths stand where the operands do, whatever the library's own device is."""
     f, x = devices.DlpackArray(F.copy(), driver, 1), devices.DlpackArray(X.copy(), driver, 1)

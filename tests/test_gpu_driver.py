@@ -129,6 +129,8 @@ def test_series_that_begin_anew(on_driver):
         assert not {"synchronise", "record", "wait"} & {*kinds}, kinds
         for got, right in zip((h, last), wanted):
             np.testing.assert_allclose(get(got), right, atol=1e-6)
+        h = fastrecur.forget_mult(f, x, offsets=offsets.tolist(), resets=resets)  # copied to the device
+        np.testing.assert_allclose(get(h), wanted[0], atol=1e-6)
         """
     )
 
