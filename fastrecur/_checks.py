@@ -28,6 +28,11 @@ def split(lengths: Any, offsets: Any, resets: Any) -> Any:
     return Segments(lengths, offsets, resets)
 
 
+def parts(lengths: Any) -> Segments:
+    """Return lengths, offsets and resets of what `split` has returned."""
+    return lengths if type(lengths) is Segments else Segments(lengths, None, None)
+
+
 def flag(name: str, value: Any) -> bool:
     """Return a flag as a bool."""
     if value is False or value is True:
@@ -54,9 +59,20 @@ def lengths(lengths: Any) -> np.ndarray:
     array = _on_host("lengths", lengths)
     if array.dtype == object and array.ndim == 0 and isinstance(array[()], int):
         return array  # a number that is out of any range
-    if array.dtype.kind not in "iu" and not (array.size == 0 and isinstance(lengths, (list, tuple))):
-        raise TypeError(say.lengths_dtype(f"dtype {array.dtype}"))
+    if array.size or not isinstance(lengths, (list, tuple)):
+        kind("lengths", array.dtype, array.shape)
     return array
+
+
+def kind(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    """Raise for a dtype, and a shape, that lengths, offsets or resets cannot have."""
+    is_integer = dtype.kind in "iu"
+    if name == "lengths" and not is_integer:
+        raise TypeError(say.lengths_dtype(f"dtype {dtype}"))
+    if name == "offsets" and not (is_integer and len(shape) == 1 and shape[0]):
+        raise (ValueError if is_integer else TypeError)(say.offsets_kind(dtype, shape))
+    if name == "resets" and dtype != np.bool_:
+        raise TypeError(say.resets_dtype(dtype))
 
 
 def with_numbers(name: str, value: Any) -> Any:
@@ -79,8 +95,7 @@ def _on_host(name: str, value: Any) -> np.ndarray:
 def offsets(offsets: Any) -> np.ndarray:
     """Return offsets as 1-D integers; raise for what is none."""
     array = _on_host("offsets", offsets)
-    if array.dtype.kind not in "iu" or array.ndim != 1 or not array.size:
-        raise (ValueError if array.dtype.kind in "iu" else TypeError)(say.offsets_kind(array.dtype, array.shape))
+    kind("offsets", array.dtype, array.shape)
     return array
 
 
@@ -98,8 +113,7 @@ def offsets_in_range(offsets: np.ndarray, steps: int) -> np.ndarray:
 def resets(resets: Any) -> np.ndarray:
     """Return resets as bools; raise TypeError for what is none."""
     array = _on_host("resets", resets)
-    if array.dtype != np.bool_:
-        raise TypeError(say.resets_dtype(array.dtype))
+    kind("resets", array.dtype, array.shape)
     return array
 
 

@@ -13,7 +13,6 @@ from typing import Any
 from numpy import ndarray
 
 from . import _adapters, _arrays, _cache, _checks, _host
-from . import _messages as say
 
 
 def forward(
@@ -49,11 +48,7 @@ def vjp(
 def _adapter(operands: tuple[Any, ...], lengths: Any) -> ModuleType:
     """Return the adapter of a call; lengths may be on the host whatever the operands are."""
     if type(lengths) is _checks.Segments:
-        adapter = _adapter(operands, None)
-        if adapter is not _host and not _arrays.any_tensor(*operands) and not _arrays.any_lazy(*operands):
-            name = "resets" if lengths.offsets is None else "offsets"
-            raise TypeError(say.segments_library(name, adapter.__name__.split(".")[1].lstrip("_")))
-        return adapter
+        return _adapter(operands, None)
     if _arrays.all_in_memory(*operands, lengths):
         return _host
     if _arrays.any_tensor(*operands):

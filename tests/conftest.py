@@ -65,6 +65,24 @@ def rng(request):
 
 
 @pytest.fixture
+def gpu(monkeypatch):
+    """A card that is not there; `fastrecur`'s functions run NumPy's arrays on it, as if they were CuPy's."""
+    import devices
+
+    from fastrecur._cuda import _launch
+
+    driver = devices.Driver()
+    cupy = devices.Cupy(driver)
+    monkeypatch.setattr(_launch, "driver", lambda: driver)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setattr("fastrecur._cuda._arrays._libraries", {})
+
+    devices.run_on(cupy, monkeypatch.setattr)
+    yield driver
+    driver.forget()
+
+
+@pytest.fixture
 def both(monkeypatch):
     """Twice: with results that stay in the cache, then with such as go past it, as where all of them are larger."""
 

@@ -94,12 +94,13 @@ def main():
         _plan.forward.cache_clear()
         _plan.vjp.cache_clear()
 
-    def check(name, shape, dtype, axis, reverse, gate=None, state=True, **options):
+    def check(name, shape, dtype, axis, reverse, gate=None, state=True, segments=None, **options):
         driver.seed += 1
         gate = rng.random(shape if gate is None else gate).astype(dtype)
         gate = gate if gate.ndim else float(gate)
         value = rng.standard_normal(shape).astype(dtype)
-        h0 = rng.standard_normal(np.delete(shape, axis)).astype(dtype) if state else None
+        states = np.delete(shape, axis) if segments is None else (segments, *np.delete(shape, axis))
+        h0 = rng.standard_normal(states).astype(dtype) if state else None
         options |= {"axis": axis, "reverse": reverse}
         check_forward(name, gate, value, h0, **options)
         check_vjp(name, gate, value, h0, rng=rng, state=state, **options)
@@ -129,9 +130,11 @@ def main():
     for name, axis in itertools.product(RECURRENCES, [0, 1]):
         for gate in [(), (1, 1), (9, 1), (1, 9), (9,)]:
             check(name, (9, 9), np.float32, axis, axis == 1, gate=gate, state=False)
-        shape = (9, 5) if axis == 0 else (5, 9)
+        shape, resets = ((9, 5), np.arange(9) % 4 == 0) if axis == 0 else ((5, 9), np.arange(45).reshape(5, 9) % 4 == 0)
         for reverse in [False, True]:
             check(name, shape, np.float32, axis, reverse, lengths=np.array([0, 9, 5, 1, 8]))
+            check(name, shape, np.float32, axis, reverse, lengths=np.array([0, 9, 5, 1, 8]), resets=resets)
+            check(name, shape, np.float32, axis, reverse, segments=3, offsets=np.array([0, 4, 4, 9]))
     check("forget_mult", (3, 5, 4), np.float32, 1, True, gate=(5, 4), state=False)
     for dtype in [np.complex64, np.complex128]:
         a, b = (rng.standard_normal((2, 5, 4)) + 1j * rng.standard_normal((2, 5, 4))).astype(dtype)

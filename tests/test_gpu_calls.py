@@ -21,7 +21,7 @@ from compare import assert_same_bits
 from problems import FORGET, LINEAR
 
 import fastrecur
-from fastrecur import _cache
+from fastrecur import _cache, _checks
 from fastrecur._cuda import _arrays, _compiler, _device, _kernels, _launch, _numba_cuda, _plan, _recurrence, _run
 from fastrecur._cuda._plan import LANES, SERIES
 
@@ -202,6 +202,32 @@ def test_dlpack_lengths_from_the_host(driver):
     lengths = np.arange(40) % 21
     h = fastrecur.forget_mult(f, x, lengths=lengths)
     np.testing.assert_allclose(h.host, fastrecur.forget_mult(F, X, lengths=lengths), atol=1e-6)
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_dlpack_offsets_and_resets(driver, is_there):
+    """From the host they are copied to the operands' device."""
+    f, x = devices.DlpackArray(F, driver, 1), devices.DlpackArray(X, driver, 1)
+    given = {"offsets": np.array([0, 7, 7, 20]), "resets": X < -1}
+    wanted = fastrecur.forget_mult(F, X, return_state=True, **given)
+    if is_there:
+        given = {name: devices.DlpackArray(array, driver, 1) for name, array in given.items()}
+    for got, right in zip(fastrecur.forget_mult(f, x, return_state=True, **given), wanted, strict=True):
+        assert got.number == 1
+        np.testing.assert_allclose(got.host, right, atol=1e-6)
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_interface_offsets_and_resets(driver, numba_cuda, is_there):
+    """A call waits for the work of their streams, too."""
+    f, x = devices.Cai(F, driver, stream=7), devices.Cai(X, driver, stream=7)
+    given = {"offsets": np.array([0, 7, 7, 20]), "resets": X < -1}
+    wanted = fastrecur.forget_mult(F, X, **given)
+    if is_there:
+        given = {name: devices.Cai(array, driver, stream=9) for name, array in given.items()}
+    driver.log.clear()
+    np.testing.assert_allclose(fastrecur.forget_mult(f, x, **given).host, wanted, atol=1e-6)
+    assert [entry[:3] for entry in driver.log if entry[0] == "wait"] == [("wait", 9, 7), ("wait", 7, 9)] * is_there
 
 
 def test_dlpack_on_another_device(driver):
@@ -484,7 +510,50 @@ def test_all_descriptors_are_cleared(dtype, family):
 
 
 def test_complex_states_are_not_cut():
-    assert _plan.choose(1, 1 << 20, 1, True, 24, 8, is_complex=True) == (LANES, 1)
+    assert _plan.choose(1, 1 << 20, 1, True, 24, 8, by_lanes=True) == (LANES, 1)
+
+
+@pytest.mark.parametrize("segments", [1, 1000])
+def test_series_that_begin_anew_are_not_cut(segments):
+    """Each segment of each series is a thread's, in one launch; totals over time are a sum of as many."""
+    full = np.dtype("f4"), (64, 1 << 20), (1 << 22, 4)
+    offsets, resets = (np.dtype("i8"), (segments + 1,), (8,)), (np.dtype(bool), full[1], (1 << 20, 1))
+    for ends in ((offsets, None), (offsets, resets), (None, resets)):
+        count = segments if ends[0] else 1
+        told = 1, False, _checks.Segments(None, *ends)
+        states = (count, 64) if ends[0] else (64,)
+        state = np.dtype("f4"), states, (0,) * len(states)
+        forward = _plan.forward("forget", ("f", "x", "h0"), None, full, state, None, *told)
+        backward = _plan.vjp("forget", ("g", "f", "x", "h"), full, None, full, full, state, state, *told)
+        assert forward.state_shape == states
+        for plan, kernel in ((forward, "lanes"), (backward, "lanes_vjp")):
+            (launch,) = plan.launches
+            assert (launch.kernel, plan.choice) == (kernel, (LANES, 1))
+            assert launch.grid == (-(-64 * count // launch.threads), 1, 1)
+        assert backward.scratch["to_a"] == 64 * count
+    with pytest.raises(ValueError, match=r"fewer than 2\*\*31 series.*got 4294967296 series"):
+        many = np.dtype("i8"), ((1 << 26) + 1,), (8,)
+        ends = _checks.Segments(None, many, None)
+        _plan.forward("forget", ("f", "x", "h0"), None, full, None, None, 1, False, ends)
+
+
+def test_offsets_that_are_not_aligned():
+    """Every other byte of a record may be theirs."""
+    full, ends = (np.dtype("f4"), (9,), (4,)), _checks.Segments(None, (np.dtype("i8"), (3,), (12,)), None)
+    with pytest.raises(ValueError, match="`offsets` must be aligned"):
+        _plan.forward("forget", ("f", "x", "h0"), None, full, None, None, 0, False, ends)
+
+
+def test_a_plain_call_s_shortcut_is_not_taken_for_segments(driver, cupy):
+    f, x = cupy.place(F), cupy.place(X)
+    plain, _ = fastrecur.forget_mult(f, x).host, fastrecur.forget_mult(f, x)
+    count = len(_recurrence._shortcuts)
+    for _ in range(2):
+        h = fastrecur.forget_mult(f, x, offsets=[0, 7, 20])
+        assert_same_bits(h.host[:7], plain[:7])
+        assert (h.host[7:] != plain[7:]).any()
+    assert_same_bits(fastrecur.forget_mult(f, x).host, plain)
+    assert len(_recurrence._shortcuts) == count
 
 
 def test_more_series_than_can_be_counted():

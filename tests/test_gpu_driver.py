@@ -113,6 +113,28 @@ def test_a_call(on_driver):
     )
 
 
+def test_series_that_begin_anew(on_driver):
+    """One launch, of offsets and flags on the device; the host waits for nothing and copies nothing to itself."""
+    on_driver(
+        """
+        offsets, resets = np.array([0, 7, 7, 20]), np.random.default_rng(2).random((20, 40)) < 0.2
+        f, x = put(F), put(X)
+        given = {"offsets": put(offsets), "resets": put(resets)}
+        wanted = fastrecur.forget_mult(F, X, offsets=offsets, resets=resets, return_state=True)
+        fastrecur.forget_mult(f, x, **given)  # kernels are loaded
+        stub_driver.clear()
+        h, last = fastrecur.forget_mult(f, x, **given, return_state=True)
+        kinds = [line[0] for line in stub_driver.log()]
+        assert kinds.count("launch") == 1, kinds
+        assert not {"synchronise", "record", "wait"} & {*kinds}, kinds
+        for got, right in zip((h, last), wanted):
+            np.testing.assert_allclose(get(got), right, atol=1e-6)
+        h = fastrecur.forget_mult(f, x, offsets=offsets.tolist(), resets=resets)  # copied to the device
+        np.testing.assert_allclose(get(h), wanted[0], atol=1e-6)
+        """
+    )
+
+
 # ---- Contexts -------------------------------------------------------------------------------------------------------
 
 

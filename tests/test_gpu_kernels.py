@@ -23,20 +23,6 @@ FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 
 
 @pytest.fixture
-def gpu(monkeypatch):
-    """A card that is not there; `fastrecur`'s functions run NumPy's arrays on it, as if they were CuPy's."""
-    driver = devices.Driver()
-    cupy = devices.Cupy(driver)
-    monkeypatch.setattr(_launch, "driver", lambda: driver)
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setattr("fastrecur._cuda._arrays._libraries", {})
-
-    devices.run_on(cupy, monkeypatch.setattr)
-    yield driver
-    driver.forget()
-
-
-@pytest.fixture
 def cut(monkeypatch):
     """Let short time be cut into tiles as long time is, or not at all."""
 

@@ -67,10 +67,13 @@ def cupy(monkeypatch):
 def test_problems_are_right(load, cupy):
     problems = load("correctness")
     small = [case for case in problems.cases(False) if np.prod(case.value) <= LARGEST]
+    small += [case for case in problems.segment_cases(False) if np.prod(case.value) <= LARGEST][::5]
     kinds = {
         "sums": [case for case in small if case.gate != case.value and np.dtype(case.dtype).kind == "f"],
         "complex": [case for case in small if np.dtype(case.dtype).kind == "c"],
         "lengths": [case for case in small if case.lengths],
+        "offsets": [case for case in small if "offsets" in case.cuts],
+        "resets": [case for case in small if "resets" in case.cuts],
     }
     assert all(kinds.values())
     assert [off for _, off in problems.correctness(Library(cupy), small) if off] == []
@@ -169,7 +172,7 @@ def test_main_from_end_to_end(tmp_path):
     script.write_text(FAULTY.format(places=places))
     environment = os.environ | stub_driver.environment()
     environment |= {"FASTRECUR_CACHE_DIR": str(stub_driver.folder() / "ptx"), "MPLBACKEND": "Agg"}
-    names = ["correctness numba", "ceilings", "crashes", "hangs", "wrong", "order", "operands", "cut time"]
+    names = ["segments", "correctness numba", "ceilings", "crashes", "hangs", "wrong", "order", "operands", "cut time"]
     command = [sys.executable, str(script), "--tiny", "--output", str(output), "--library", "numba", "--only", *names]
 
     def run(*more):
@@ -183,7 +186,7 @@ def test_main_from_end_to_end(tmp_path):
     shown = done.stdout + done.stderr
     assert outcomes.pop("hangs").startswith("hung: ended after"), shown
     assert outcomes.pop("crashes") == "crashed: SIGABRT", shown
-    assert outcomes == dict.fromkeys([*names[:2], *names[4:]], "done"), shown
+    assert outcomes == dict.fromkeys([*names[:3], *names[5:]], "done"), shown
     assert done.returncode == 1
     (about,) = [row for row in rows if row["kind"] == "about"]
     assert about["card"] == "stub card 0"

@@ -485,21 +485,20 @@ def ptx(function, signature, threads, blocks, capability):
     ----------
     function : callable
         A kernel in the words of `_device`.
-    signature : sequence of str
+    signature : dict of str
         For each plain parameter, as `_operands.group` has them, an element's name with a star (an address), a carry's
-        name (a number) or ``i4``, ``i8``.
+        name (a number) or ``i4``, ``i8``. What is not there is an empty tuple.
     threads, blocks : int
         The size of a block, and how many a multiprocessor should hold: without these the assembler saves registers by
         using each value before the next is asked for, which undoes the batches of loads.
     capability : tuple of int
         What to compile for: `Kernel.target` of `_launch`, not the card's own.
     """
-    kinds = iter([_argument(name, capability >= (8, 0)) for name in signature])
     arguments = []
     for name in inspect.signature(function).parameters:
         group, fields = _operands.group(name)
-        given = tuple(next(kinds) for _ in fields)
-        arguments.append(given[0] if group is None else types.BaseTuple.from_types(given, group))
+        given = tuple(_argument(signature[field], capability >= (8, 0)) for field in fields if field in signature)
+        arguments.append(given[0] if group is None else types.BaseTuple.from_types(given, group if given else None))
     with _cache.making:
         for each in _device.HELPERS:
             _consider(each)

@@ -28,7 +28,7 @@ RULES = {
 }
 
 # Plain parameters that are int32; times are int32 or int64; whatever ends in _lane holds three int64 strides.
-_INT32 = frozenset((*_operands.Geometry._fields, *_operands.Sizes._fields))
+_INT32 = frozenset((*_operands.Geometry._fields, *_operands.Sizes._fields, "outers"))
 _STRIDES = ("_lane", "_kept", "_summed")
 _CARRIES = {"f4": np.float32, "f8": np.float64, "c8": np.complex64, "c16": np.complex128}
 
@@ -51,7 +51,7 @@ def blocks(name, rule, carry, options, elements, capability):
     """Return how many blocks a multiprocessor is to hold, which says how many registers a thread may have.
 
     With 6 blocks the assembler issues all loads of a float32 batch before it uses one, with 3 or 4 it does not; in
-    float64 it is the other way about. A test looks.
+    float64 it is the other way about. Flags take registers: beside offsets there are not enough for 6. A test looks.
     """
     is_large = capability[0] in (9, 10)  # cards that want more bytes on their way than fewer blocks would ask for
     if is_large and name == "pool_vjp" and carry == "f4" and not dict(options)["packed"]:
@@ -60,6 +60,8 @@ def blocks(name, rule, carry, options, elements, capability):
         return 3
     if name == "scan" and rule != "linear" and capability < (9, 0) and (carry == "f8" or capability != (8, 0)):
         return 1  # each shuffle has a path for a diverged warp there, and two blocks would spill
+    if name == "lanes" and "resets" in dict(options)["cuts"] and carry in ("f4", "f8"):
+        return 4 if "offsets" in dict(options)["cuts"] else 6 if carry == "f4" else 5
     if name == "lanes":
         return 6 if carry == "f4" else 4
     return 4 if name in ("lanes_vjp", "pool", "pool_vjp") else 2
@@ -93,9 +95,10 @@ def make(cuda, name, rule, carry, options, elements=()):
     return maker(cuda, **{key: given[key] for key in inspect.signature(maker).parameters if key != "cuda"})
 
 
-def parameters(function):
-    """Return the names of a kernel's plain parameters."""
-    return tuple(field for name in inspect.signature(function).parameters for field in _operands.group(name)[1])
+def parameters(function, options):
+    """Return the names of a kernel's plain parameters: none of ``cuts`` unless it is made for some."""
+    names = [name for name in inspect.signature(function).parameters if name != "cuts" or dict(options)["cuts"]]
+    return tuple(field for name in names for field in _operands.group(name)[1])
 
 
 def signature(names, carry, elements, time):
@@ -111,7 +114,7 @@ def signature(names, carry, elements, time):
             types.append(time)
         elif name.endswith(_STRIDES):
             types.append("i8[3]")
-        elif name == "target_slice":
+        elif name == "target_slice" or name.endswith("_next"):
             types.append("i8")
         elif name == "descriptors":
             types.append("f4*")

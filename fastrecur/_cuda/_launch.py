@@ -26,7 +26,7 @@ class Kernel:
         self.key = name, rule, carry, options, elements, time
         self.name = name
         self.threads = _kernels.THREADS.get(name, _kernels.MOST_THREADS)
-        self.parameters = _kernels.parameters(self.function(None))
+        self.parameters = _kernels.parameters(self.function(None), options)
         self.signature = _kernels.signature(self.parameters, carry, dict(elements), time)
         self.loaded = {}  # device -> what the driver launches
 
@@ -50,7 +50,8 @@ class Kernel:
         from . import _compiler
 
         target, blocks = self.target(capability)
-        return _compiler.ptx(self.function(_compiler.cuda), self.signature, self.threads, blocks, target)
+        given = dict(zip(self.parameters, self.signature, strict=True))
+        return _compiler.ptx(self.function(_compiler.cuda), given, self.threads, blocks, target)
 
 
 @functools.cache

@@ -14,6 +14,9 @@ State = namedtuple("State", "at series")
 Geometry = namedtuple("Geometry", "steps reverse lanes middles inners width tiles")
 Index = namedtuple("Index", "outer middle inner")
 Valid = namedtuple("Valid", "start stop")
+# Where series begin anew: offsets, the bytes to the next one, the size of the outer dimension of series, the bytes to
+# the next segment's states; flags, the bytes to the next step's, and those of series. A null address: none.
+Cuts = namedtuple("Cuts", "at next outers h0 last first resets time series")
 
 # Of sums: what is added up and to where, and strides of results, of summands and of slices of these.
 Source = namedtuple("Source", "at kept summed")
@@ -23,8 +26,10 @@ Sizes = namedtuple("Sizes", "results middles inners summands summed_middles summ
 
 _STATES = ("h0", "last", "first", "lengths")
 _OPERANDS = ("g", "a", "b", "h", "to_a", "to_b", "product", "keep", "states", "to_product")
+_CUTS = "offsets offsets_next outers h0_next last_next first_next resets resets_time resets_lane"
 _GROUPS = {
     "geometry": (Geometry, Geometry._fields),
+    "cuts": (Cuts, tuple(_CUTS.split())),
     "sizes": (Sizes, Sizes._fields),
     "source": (Source, ("source", "source_kept", "source_summed")),
     "target": (Target, ("target", "target_kept", "target_slice")),
@@ -81,9 +86,42 @@ def valid_steps(lengths, index, geometry):
 
 
 @gpu.helper
+def of_segment(x, segment, step):
+    """Return a segment's states, so many bytes behind those of the one before it; a null address stays one."""
+    return State(gpu.shift(x.at, 0 if gpu.is_null(x.at) else segment * step), x.series)
+
+
+@gpu.helper
 def load_state(x, index, zero):
     """Return a series' state, zero where there is none."""
     state = zero
     if not gpu.is_null(x.at):
         state = gpu.load(x.at, offset(x.series, index), zero)
     return state
+
+
+def finder(has_offsets, has_resets):
+    """Return the device function that finds a thread's series, or its segment of one."""
+
+    @gpu.helper
+    def find(series, lengths, cuts, geometry, h0, last, first):
+        """Return where a series stands, its valid steps, those that the thread goes through, its states and flags."""
+        index = split_index(series, geometry.middles, geometry.inners)
+        valid, start, stop, flags = valid_steps(lengths, index, geometry), 0, geometry.steps, h0
+        if has_offsets:
+            segment = gpu.divide(index.outer, cuts.outers)  # segments are counted in the outer dimension
+            index = Index(gpu.narrow(index.outer - segment * cuts.outers), index.middle, index.inner)
+            h0, last = of_segment(h0, segment, cuts.h0), of_segment(last, segment, cuts.last)
+            first, at = of_segment(first, segment, cuts.first), segment * cuts.next
+            # In range, as lengths are.
+            begin = min(max(gpu.load_int(cuts.at, at), 0), geometry.steps)
+            end = min(max(gpu.load_int(cuts.at, at + cuts.next), begin), geometry.steps)
+            if geometry.reverse:
+                begin, end = geometry.steps - end, geometry.steps - begin
+            start, stop = gpu.narrow(begin), gpu.narrow(end)
+            valid = Valid(start, stop)
+        if has_resets:
+            flags = of_series(Operand(cuts.resets, cuts.time, cuts.series), index, 0)
+        return index, valid, start, stop, h0, last, first, flags
+
+    return find

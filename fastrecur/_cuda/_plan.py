@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import _loops, _problem, _shapes
+from .. import _checks, _loops, _problem, _shapes
 from .. import _messages as say
 from .._arrays import element
 from .._shapes import c_strides
@@ -39,7 +39,8 @@ ACROSS = 32  # series side by side in a tile
 # The names of operands and results, in the order of their addresses; and which of them have time.
 FORWARD = "a", "b", "h0", "h", "last", "lengths"
 VJP = "g", "a", "b", "h", "h0", "last", "to_a", "to_b", "first", "lengths"
-_FULL = "g", "a", "b", "h", "to_a", "to_b"
+CUTS = "offsets", "resets"  # in plans of calls that have some
+_FULL = "g", "a", "b", "h", "to_a", "to_b", "resets"
 
 
 class Choice(NamedTuple):
@@ -82,7 +83,7 @@ def estimate(lanes, steps, neighbours, time_is_contiguous, word, ahead):
     return Estimate(Choice(SERIES if series else LANES, tiles if is_cut else 1), whole, scan)
 
 
-def choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, is_complex=False):
+def choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, by_lanes=False):
     """Return the choice for a problem: a function of its shape and layout alone.
 
     Parameters
@@ -97,10 +98,10 @@ def choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, is_complex
         How many bytes a step of a lane moves.
     ahead : int
         The steps that a thread takes at once.
-    is_complex : bool
-        Complex states have the one kernel only, and are not cut.
+    by_lanes : bool
+        Complex states, offsets and resets have the one kernel only, and time is not cut.
     """
-    if is_complex or not lanes or not steps:
+    if by_lanes or not lanes or not steps:
         return Choice(LANES, 1)
     return estimate(lanes, steps, neighbours, time_is_contiguous, word, ahead).choice
 
@@ -131,6 +132,7 @@ class DevicePlan:
     choice: Choice | None = None
     scratch: dict = field(default_factory=dict)  # name -> how many carries
     finish: tuple = ()  # sums: of what and to what, carries of partial sums, launches
+    state_shape: tuple = ()
     program: object = None  # what `_run` has made of it
 
     def __post_init__(self):
@@ -145,9 +147,14 @@ def carry_of(dtype):
 class _Operands:
     """A problem's operands and results by a kernel's parameters: elements, itemsizes, strides in the result's axes."""
 
-    def __init__(self, plan, carry):
+    def __init__(self, plan, carry, ends):
         self.plan, self.carry = plan, carry
         self.elements, self.sizes, self.strides = {}, {}, {}
+        self.lengths, self.offsets, self.resets = ends
+        self.cuts = tuple(name for name, its in zip(CUTS, ends[1:], strict=True) if its is not None)
+        self.segments = 1 if self.offsets is None else self.offsets[1][0] - 1
+        self.state_shape = (self.segments,) * (self.offsets is not None) + plan.lane_shape
+        self.next = {}  # name -> bytes to the next segment's
 
     def put(self, name, dtype, strides, label=""):
         """Note what has these strides; raise unless they are whole elements."""
@@ -166,20 +173,34 @@ class _Operands:
 
     def put_state(self, name, dtype, shape, strides):
         """Note what has no time."""
-        strides, axis = _shapes.spread(shape, strides, self.plan.lane_shape), self.plan.axis
-        self.put(name, dtype, (*strides[:axis], 0, *strides[axis:]), name)
+        own, axis = list(_shapes.spread(shape, strides, self.state_shape)), self.plan.axis
+        self.next[name] = 0 if self.offsets is None else own.pop(0)
+        self.put(name, dtype, (*own[:axis], 0, *own[axis:]), name)
 
-    def read_state(self, name, signature):
+    def read_state(self, name, label, signature):
         """Note a state, or a number; None is a null address."""
+        _problem.check_shapes({label: signature}, self.plan.shape, self.state_shape)
         self.put_state(name, *(signature if type(signature) is tuple else (self.plan.dtype, (), ())))
         if signature is float or signature is complex:
             self.elements[name] = "number"
 
-    def read_lengths(self, signature):
-        """Note lengths, which lead the axes of series."""
-        dtype, shape, strides = signature or (np.dtype(np.int64), (), ())
+    def read_ends(self):
+        """Note lengths, which lead the axes of series, resets, which lead all axes, and offsets."""
+        dtype, shape, strides = self.lengths or (np.dtype(np.int64), (), ())
         missing = len(self.plan.lane_shape) - len(shape)
         self.put_state("lengths", dtype, shape + (1,) * missing, strides + (0,) * missing)
+        if not self.cuts:
+            return
+        dtype, shape, strides = self.resets or (np.dtype(bool), (), ())
+        if self.resets is not None:
+            _checks.resets_shape(shape, self.plan.shape, self.plan.axis)
+        missing = len(self.plan.shape) - len(shape)
+        own = _shapes.spread(shape + (1,) * missing, strides + (0,) * missing, self.plan.shape)
+        self.put("resets", dtype, own, "resets")
+        dtype, _, (self.next["offsets"],) = self.offsets or (np.dtype(np.int64), (), (0,))
+        self.elements["offsets"] = element(dtype)
+        if self.next["offsets"] % dtype.itemsize:
+            raise ValueError(say.unaligned("offsets"))
 
 
 def _dims(operands):
@@ -231,6 +252,7 @@ class Geometry(NamedTuple):
     guide: tuple
     time: str
     dims: list
+    segments: int  # of each series; ``lanes`` counts them all
 
 
 def _geometry(operands, reverse):
@@ -243,7 +265,7 @@ def _geometry(operands, reverse):
         time = {name: -t for name, t in time.items()}
     dims = _dims(operands)
     lane_sizes, lane_strides, offsets = _cut(dims, list(strides))
-    lanes = math.prod(lane_sizes)
+    lanes = math.prod(lane_sizes) * operands.segments
     _check_size(lanes, steps)
     moved = [name for name in full if any(strides[name])]
     wide = [name for name in moved if elements[name] != "number"]
@@ -254,8 +276,8 @@ def _geometry(operands, reverse):
     largest = max((sizes[n] for n in wide), default=4)
     ahead = (16 if largest <= 4 else 8) // (2 if "g" in full else 1)
     word = sum(sizes[name] for name in moved)
-    is_complex = operands.carry.startswith("c")
-    choice = choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, is_complex)
+    by_lanes = operands.carry.startswith("c") or bool(operands.cuts)
+    choice = choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, by_lanes)
     packs, guide, width, tiles, across = dict.fromkeys(full, 0), ("b", 0), 1, 1, ACROSS
     if choice.traversal == SERIES:
         for name in full:
@@ -275,10 +297,12 @@ def _geometry(operands, reverse):
     )  # fmt: skip
     values |= {f"{name}_time": t for name, t in time.items()}
     values |= {f"{name}_lane": s for name, s in lane_strides.items()}
+    values |= {"first_next": 0, "outers": lane_sizes[0], **{f"{name}_next": n for name, n in operands.next.items()}}
     offsets = tuple({name: o + base.get(name, 0) for name, o in each.items()} for each in offsets)
     return Geometry(
-        values, offsets, choice, tiles, lanes, ahead, across, packs, guide, "i4" if farthest < 1 << 31 else "i8", dims
-    )
+        values, offsets, choice, tiles, lanes, ahead, across, packs, guide, "i4" if farthest < 1 << 31 else "i8", dims,
+        operands.segments,
+    )  # fmt: skip
 
 
 def _launches(geometry, rule, operands, **told):
@@ -302,7 +326,8 @@ def _launches(geometry, rule, operands, **told):
         fix_up = launch("series", lanes * 32, _block(lanes * 32), is_fix_up=True, **chunks)
         return (clear, scan, fix_up), {"descriptors": needed // size}
     if geometry.choice.traversal == LANES:
-        return (launch("lanes", lanes, _block(lanes), ahead=geometry.ahead),) if lanes else (), {}
+        options = {"ahead": geometry.ahead, "cuts": operands.cuts}
+        return (launch("lanes", lanes, _block(lanes), **options),) if lanes else (), {}
     threads = lanes * geometry.values["width"]
     return (launch("series", threads, _block(threads), is_fix_up=False, **chunks),), {}
 
@@ -311,29 +336,33 @@ def _launches(geometry, rule, operands, **told):
 def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex=False, dtype=None):
     """Return the plan of a forward call.
 
-    Arrays come as ``(dtype, shape, strides)``, and so do ``h0`` and ``lengths``; a complex Python number as
-    ``complex``; any other number, and what is left out, as None, ``h0`` as a number with ``float``. ``dtype`` is the
-    result's where the library's own promotion has found it.
+    Arrays come as ``(dtype, shape, strides)``, and so do ``h0`` and ``lengths``, or what is in their place; a complex
+    Python number as ``complex``; any other number, and what is left out, as None, ``h0`` as a number with ``float``.
+    ``dtype`` is the result's where the library's own promotion has found it.
     """
-    known = None if lengths is None else lengths[1]
-    plan = _problem.forward(family, names, a, b, _known(h0), out, axis, reverse, known, weak_complex, dtype)
-    carry, lane_shape = carry_of(plan.dtype), plan.lane_shape
-    operands = _Operands(plan, carry)
+    ends = _checks.parts(lengths)
+    known = None if ends.lengths is None else ends.lengths[1]
+    plan = _problem.forward(family, names, a, b, _known(h0, ends), out, axis, reverse, known, weak_complex, dtype)
+    carry = carry_of(plan.dtype)
+    operands = _Operands(plan, carry, ends)
     operands.read("a", names[0], a)
     operands.read("b", names[1], b)
     operands.put("h", plan.dtype, plan.h_strides, "out")
-    operands.read_state("h0", h0)
-    operands.put_state("last", plan.dtype, lane_shape, c_strides(lane_shape, plan.dtype.itemsize))
-    operands.read_lengths(lengths)
+    operands.read_state("h0", "h0", h0)
+    operands.put_state("last", plan.dtype, operands.state_shape, c_strides(operands.state_shape, plan.dtype.itemsize))
+    operands.read_ends()
     geometry = _geometry(operands, reverse)
     rule = _problem._rule(family, plan.dtype, _DTYPES[carry], a)
     launches, scratch = _launches(geometry, rule, operands)
-    return DevicePlan(plan, carry, FORWARD, launches, geometry.offsets, geometry.choice, scratch)
+    rest = geometry.choice, scratch, (), operands.state_shape
+    return DevicePlan(plan, carry, FORWARD + CUTS * bool(operands.cuts), launches, geometry.offsets, *rest)
 
 
-def _known(state):
-    """Return what `_problem` asks of a state."""
-    return state[:2] if type(state) is tuple else (complex if state is complex else None)
+def _known(state, ends):
+    """Return what `_problem` asks of a state: none has the shape of several segments'."""
+    if type(state) is not tuple:
+        return complex if state is complex else None
+    return state[0], state[1] if ends.offsets is None else ()
 
 
 @functools.lru_cache(maxsize=1024)
@@ -345,20 +374,22 @@ def vjp(
 
     ``layouts`` are the strides of fresh gradients, None to choose them.
     """
+    ends = _checks.parts(lengths)
     plan = _problem.vjp(
-        family, names, (g, a, b, h, _known(h0), _known(grad_state)), axis, reverse,
-        None if lengths is None else lengths[1], weak_complex, dtype, layouts=layouts,
+        family, names, (g, a, b, h, _known(h0, ends), _known(grad_state, ends)), axis, reverse,
+        None if ends.lengths is None else ends.lengths[1], weak_complex, dtype, layouts=layouts,
     )  # fmt: skip
     if dtype is None:
         everything = _shapes.own_dtypes(g, a, b, h, h0, grad_state)
         dtype = _shapes.result_dtype((*names, "h0", "grad_state"), everything, weak_complex)
-    carry, shape, lane_shape = carry_of(dtype), plan.shape, plan.lane_shape
-    operands, kind = _Operands(plan, carry), _DTYPES[carry]
+    carry, shape = carry_of(dtype), plan.shape
+    operands, kind = _Operands(plan, carry, ends), _DTYPES[carry]
+    state_shape = operands.state_shape
     for name, label, signature in zip("gabh", names, (g, a, b, h), strict=True):
         operands.read(name, label, signature)
-    operands.read_state("h0", h0)
-    operands.read_state("last", grad_state)
-    operands.read_lengths(lengths)
+    operands.read_state("h0", "h0", h0)
+    operands.read_state("last", "grad_state", grad_state)
+    operands.read_ends()
     # Gradients: of a full operand where they belong, else in the carry's type and added up afterwards.
     prototypes = [(h[1], h[2])] if type(h) is tuple else []
     dense, sums, totals = _shapes.like(shape, kind, *prototypes), {}, {}
@@ -372,9 +403,9 @@ def vjp(
         operands.put(name, kind, (0,) * len(shape) if totals[name] else dense)
         operands.strides[name + "_sum"] = (*own[: plan.axis], 0, *own[plan.axis + 1 :])
     h0_shape = h0[1] if type(h0) is tuple else ()
-    h0_is_full = h0 is None or h0_shape == lane_shape
+    h0_is_full = h0 is None or h0_shape == state_shape
     first = (plan.h0_dtype or plan.dtype) if h0_is_full else kind
-    operands.put_state("first", first, lane_shape, c_strides(lane_shape, first.itemsize))
+    operands.put_state("first", first, state_shape, c_strides(state_shape, first.itemsize))
     geometry = _geometry(operands, reverse)
     rule = "linear" if family == _problem.LINEAR else "forget_wide"  # which of its steps does not matter
     launches, scratch = _launches(geometry, rule, operands, a_is_total=totals["to_a"], b_is_total=totals["to_b"])
@@ -390,18 +421,19 @@ def vjp(
             dims = _dims_of_totals(geometry, name + "_sum", kind.itemsize)
         finish.append((name, name, *_sum(dims, carry, element(own_dtype))))
     if not h0_is_full:
-        scratch["first"] = math.prod(lane_shape)
-        own = _shapes.own_strides(h0_shape, lane_shape, plan.h0_dtype.itemsize)
-        dims = list(zip(lane_shape, c_strides(lane_shape, kind.itemsize), own, strict=True))
+        scratch["first"] = math.prod(state_shape)
+        own = _shapes.own_strides(h0_shape, state_shape, plan.h0_dtype.itemsize)
+        dims = list(zip(state_shape, c_strides(state_shape, kind.itemsize), own, strict=True))
         finish.append(("first", "first", *_sum(dims, carry, element(plan.h0_dtype))))
-    return DevicePlan(plan, carry, VJP, launches, tuple(offsets), geometry.choice, scratch, tuple(finish))
+    names = VJP + CUTS * bool(operands.cuts)
+    return DevicePlan(plan, carry, names, launches, tuple(offsets), geometry.choice, scratch, tuple(finish))
 
 
 def _dims_of_totals(geometry, name, size):
-    """Return the dimensions of totals as the kernel leaves them: repetitions, tiles, lanes in the kernel's order."""
+    """Return the dimensions of totals as the kernel leaves them: repetitions, tiles or segments, lanes in its order."""
     beyond, lanes = ([(n, own[name]) for n, own in dims] for dims in (geometry.dims[:-3], geometry.dims[-3:]))
     dims, reach = [], size
-    for n, stride in reversed([*beyond, (geometry.tiles, 0), *lanes]):
+    for n, stride in reversed([*beyond, (geometry.tiles * geometry.segments, 0), *lanes]):
         dims.append((n, reach, stride))
         reach *= n
     return dims

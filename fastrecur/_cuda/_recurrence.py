@@ -30,14 +30,17 @@ class Work:
         self._check_capture()
         return self.owner.empty(shape, dtype, strides, self.device, self.stream)
 
-    def lengths(self, lengths, steps):
-        """Return lengths as a view; those of the host are checked, and copied."""
-        if not isinstance(lengths, np.ndarray):
-            return lengths
-        lengths = _checks.lengths_in_range(lengths, steps)
-        self._check_capture()
-        array = self.owner.upload(lengths, self.device, self.stream)
-        return _arrays.library(array).view("lengths", array)
+    def ends(self, ends, steps):
+        """Return the places of lengths, offsets and resets, by name; those of the host are checked, and copied."""
+        self.ends_there = views = ends._asdict()  # what is copied lives as long as this
+        for name, value in views.items():
+            if isinstance(value, np.ndarray):
+                check = getattr(_checks, name + "_in_range", None)
+                value = np.asarray(check(value, steps) if check else value, order="C")
+                self._check_capture()
+                array = self.owner.upload(value, self.device, self.stream)
+                views[name] = _arrays.library(array).view(name, array)
+        return {name: _place(view) for name, view in views.items()}
 
     @contextlib.contextmanager
     def scratch(self, size):
@@ -72,6 +75,9 @@ def _place(value):
 def _signature(value):
     if _is_view(value):
         return value.signature
+    if isinstance(value, np.ndarray):  # lengths, offsets or resets, as they will be copied
+        dtype = np.dtype(bool if value.dtype == bool else np.int64)
+        return dtype, value.shape, _shapes.c_strides(value.shape, dtype.itemsize)
     return complex if type(value) is complex else None
 
 
@@ -79,29 +85,20 @@ def _state(value):
     return float if value is not None and _signature(value) is None else _signature(value)
 
 
-def _known_lengths(lengths):
-    if isinstance(lengths, np.ndarray):
-        return np.dtype(np.int64), lengths.shape, _shapes.c_strides(lengths.shape, 8)
-    return _signature(lengths)
-
-
 def _take(family, names, values, lengths):
-    """Return operands as views or numbers, lengths as a view or as the host's array, and the call's place."""
-    is_on_host = lengths is None or not host.is_on_device(lengths)
-    if not is_on_host:
-        names, values = (*names, "lengths"), (*values, lengths)
-    values, owner, device = _arrays.take(names, values)
-    if not is_on_host:
-        lengths = values.pop()
-        if lengths.dtype.kind not in "iu":
-            raise TypeError(say.lengths_dtype(f"dtype {lengths.dtype}"))
-    elif lengths is not None:
-        lengths = _checks.lengths(lengths)
-    for name, value in zip(names, values, strict=False):
+    """Return operands as views or numbers, lengths, offsets and resets as views or the host's, and the call's place."""
+    ends, count = _checks.parts(lengths)._asdict(), len(names)
+    there = [name for name, value in ends.items() if value is not None and host.is_on_device(value)]
+    values, owner, device = _arrays.take((*names, *there), (*values, *(ends[name] for name in there)))
+    ends |= {n: getattr(_checks, n)(v) for n, v in ends.items() if v is not None and n not in there}
+    ends |= zip(there, values[count:], strict=True)
+    for name in there:
+        _checks.kind(name, ends[name].dtype, ends[name].shape)
+    for name, value in zip(names, values[:count], strict=True):
         is_complex = type(value) is complex or (_is_view(value) and value.dtype.kind == "c")
         if is_complex and family == _problem.FORGET and name != "out":
             raise TypeError(say.complex_on_gpu(name))
-    return values, lengths, Work((*values, lengths), owner, device)
+    return values[:count], _checks.Segments(**ends), Work(values, owner, device)
 
 
 class _Places:
@@ -255,18 +252,18 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
         if shortcut is not None:
             results = _take_shortcut(shortcut, places)
             return tuple(results) if return_state else results[0]
-    (a, b, h0, out), lengths, work = _take(family, (*names, "out"), (a, b, h0, out), lengths)
-    told = axis, reverse, _known_lengths(lengths), complex in (type(a), type(b), type(h0)), dtype
+    (a, b, h0, out), ends, work = _take(family, (*names, "out"), (a, b, h0, out), lengths)
+    told = axis, reverse, _checks.split(*map(_signature, ends)), complex in (type(a), type(b), type(h0)), dtype
     operands = family, names, _signature(a), _signature(b), _state(h0)
     plan = _plan.forward(*operands, _signature(out) if fresh is None else fresh, *told)
     known = plan.plan
     in_place = out is not None and _check_out(out, ((names[0], a), (names[1], b)))
     holds_h0 = out is not None and _is_view(h0) and host.overlap(_ghost(out), _ghost(h0))
-    lengths = work.lengths(lengths, known.steps)
-    results = [(known.shape, known.dtype, known.h_strides), (known.lane_shape, known.dtype, None)]
+    ends = work.ends(ends, known.steps)
+    results = [(known.shape, known.dtype, known.h_strides), (plan.state_shape, known.dtype, None)]
     last, last_at = work.empty(*results[1]) if return_state else (None, 0)
     given, h_at = work.empty(*results[0]) if out is None else (given, out.pointer)
-    places = dict(a=_place(a), b=_place(b), h0=_place(h0), h=h_at, last=last_at, lengths=_place(lengths))
+    places = dict(a=_place(a), b=_place(b), h0=_place(h0), h=h_at, last=last_at, **ends)
     if holds_h0 or (in_place and plan.choice.tiles > 1):
         _run_aside(work, plan, _plan.forward(*operands, None, *told), places, out)
     else:
@@ -289,21 +286,21 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype
         if shortcut is not None:
             return tuple(_take_shortcut(shortcut, places))
     labels = (*names, "h0", "grad_state")
-    values, lengths, work = _take(family, labels, (g, a, b, h, h0, grad_state), lengths)
+    values, ends, work = _take(family, labels, (g, a, b, h, h0, grad_state), lengths)
     *operands, h0, grad_state = values
     signatures = (*map(_signature, operands), _state(h0), _state(grad_state))
     _problem.check_kind(names, *signatures)
     plan = _plan.vjp(
-        family, names, *signatures, axis, reverse, _known_lengths(lengths), complex in map(type, values), dtype,
-        layouts,
+        family, names, *signatures, axis, reverse, _checks.split(*map(_signature, ends)),
+        complex in map(type, values), dtype, layouts,
     )  # fmt: skip
-    lengths = work.lengths(lengths, plan.plan.steps)
+    ends = work.ends(ends, plan.plan.steps)
     results = list(plan.plan.gradients)
     if h0 is not None:
         results.append((h0.shape if _is_view(h0) else (), plan.plan.h0_dtype, None))
     made = [work.empty(*result) for result in results]
     places = dict(zip(_plan.VJP, [*map(_place, values), *(place for _, place in made)], strict=False))
-    work.run(plan, places | {"lengths": _place(lengths)})
+    work.run(plan, places | ends)
     if key is not None:
         _remember(key, plan, work, list(zip(labels, values, strict=True)), [*results, None][:3])
     return (*(array for array, _ in made), None)[:3]

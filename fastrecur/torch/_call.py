@@ -22,7 +22,7 @@ _grad_enabled = torch.is_grad_enabled
 
 def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     """Run a recurrence; ``names`` are what the caller calls the operands."""
-    given = _given(lengths)
+    given = _checks.parts(lengths)
     if is_overridden(a, b, h0, out, *given):
         options = dict(axis=axis, reverse=reverse, **given._asdict(), return_state=return_state, out=out)
         return _overridden(_adapters.public[family][0], (a, b, h0), options)
@@ -35,7 +35,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
         _arguments.check_out(out, shape, dtype, (*operands, ("h0", h0)))
     is_pair, a, b, h0, lengths, dtype = _arguments.as_pairs(a, b, h0, lengths, dtype)
     if out is not None and not is_pair and no_modes_active() and all(
-        kernel_can_read(v) for v in (a, b, h0, out, *_given(lengths)) if not _is_number(v)
+        kernel_can_read(v) for v in (a, b, h0, out, *_checks.parts(lengths)) if not _is_number(v)
     ):  # fmt: skip
         _arguments.check_overlap(out, operands)
         with event(NAMES[family]):
@@ -66,7 +66,7 @@ def _run_forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state):
 
 def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     """Run a recurrence's adjoint; ``names`` are what the caller calls ``g, a, b, h``."""
-    given = _given(lengths)
+    given = _checks.parts(lengths)
     if is_overridden(g, a, b, h, h0, grad_state, *given):
         options = dict(axis=axis, reverse=reverse, **given._asdict(), grad_state=grad_state)
         return _overridden(_adapters.public[family][1], (g, a, b, h, h0), options)
@@ -119,11 +119,6 @@ def _vjp_pairs(family, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype
     joined = (None if v is None else _arguments.joined(grad) for grad, v in zip(grads, (b, h0), strict=True))
     grad_b, grad_h0 = (v if v is None or is_complex(o) else v.real for v, o in zip(joined, (b, h0), strict=True))
     return grad_a if _is_number(a) else grad_a.squeeze(-1), grad_b, grad_h0
-
-
-def _given(lengths):
-    """Return what a call was given as lengths, offsets and resets."""
-    return lengths if type(lengths) is Segments else Segments(lengths, None, None)
 
 
 def _overridden(public, operands, options):

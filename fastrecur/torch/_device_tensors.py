@@ -2,6 +2,7 @@
 
 import torch
 
+from .. import _checks
 from .._cuda import _recurrence
 from . import _tensors
 
@@ -11,8 +12,9 @@ def _on_host(value):
     return value.item() if isinstance(value, torch.Tensor) and value.is_cpu and not value.dim() else value
 
 
-def _lengths(lengths):
-    return lengths.numpy() if lengths is not None and lengths.is_cpu else lengths
+def _ends(lengths):
+    """Return lengths, offsets and resets, those on the CPU as NumPy's."""
+    return _checks.split(*(v.numpy() if v is not None and v.is_cpu else v for v in _checks.parts(lengths)))
 
 
 def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, fresh=None):
@@ -25,7 +27,7 @@ def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, fresh
         fresh = own, _tensors.result_shape(family, a, b), tuple(own.itemsize * stride for stride in fresh)
     a, b, h0 = map(_on_host, (a, b, h0))
     result = _recurrence.forward(
-        family, _tensors.NAMES[family], a, b, h0, axis, reverse, _lengths(lengths), return_state, None, own, fresh
+        family, _tensors.NAMES[family], a, b, h0, axis, reverse, _ends(lengths), return_state, None, own, fresh
     )
     return result if return_state else (result, None)
 
@@ -57,7 +59,7 @@ def vjp_laid_out(layouts, wanted, family, operands, lengths, axis, reverse, dtyp
     g, a, b, h, h0, grad_last = map(_on_host, (0.0 if g is None else g, a, b, h, h0, grad_last))
     names = "grad_h", *_tensors.NAMES[family][:2], "h"
     grads = _recurrence.vjp(
-        family, names, g, a, b, h, h0, axis, reverse, _lengths(lengths), grad_last, _tensors.DTYPES[dtype], layouts
+        family, names, g, a, b, h, h0, axis, reverse, _ends(lengths), grad_last, _tensors.DTYPES[dtype], layouts
     )
     return tuple(
         _own(grad, operand, dtype) if is_wanted else None

@@ -7,7 +7,6 @@ theirs out.
 import torch
 
 from .. import _checks
-from .._checks import Segments
 from .._problem import FORGET, LINEAR
 from . import _along_time, _composed, _tensors
 
@@ -29,13 +28,9 @@ FORWARD, VJP = (
 )
 
 
-def _ends(lengths):
-    return lengths if type(lengths) is Segments else (lengths, None, None)
-
-
 def forward(family, a, b, h0, lengths, *options):
     """Run a recurrence: ``(a, b, h0, lengths, axis, reverse, dtype) -> (h, h_last)``."""
-    return FORWARD[family](a, b, h0, *_ends(lengths), *options)
+    return FORWARD[family](a, b, h0, *_checks.parts(lengths), *options)
 
 
 def vjp(family, g, a, b, h, h0, grad_last, lengths, *options):
@@ -43,7 +38,7 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, *options):
 
     To ``(grad_a, grad_b, grad_h0)``, with an empty tensor for what is not wanted.
     """
-    return VJP[family](g, a, b, h, h0, grad_last, *_ends(lengths), *options)
+    return VJP[family](g, a, b, h, h0, grad_last, *_checks.parts(lengths), *options)
 
 
 # ---- The CPU --------------------------------------------------------------------------------------------------------
@@ -134,13 +129,10 @@ def _vjp_composed(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dty
 def kernel(run, family):
     """Return an operator's kernel of what takes lengths, offsets and resets as one."""
     place = 3 if run in (_forward, _forward_cuda, _forward_composed, _forward_fake) else 6
-    # No kernel on a GPU reads where series begin anew yet.
-    with_segments = {_forward_cuda: _forward_composed, _vjp_cuda: _vjp_composed}.get(run, run)
 
     def call(*arguments):
         lengths = _checks.split(*arguments[place : place + 3])
-        own = with_segments if type(lengths) is Segments else run
-        return own(family, *arguments[:place], lengths, *arguments[place + 3 :])
+        return run(family, *arguments[:place], lengths, *arguments[place + 3 :])
 
     return call
 

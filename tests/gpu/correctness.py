@@ -13,7 +13,7 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 import compare  # noqa: E402
 
 import fastrecur  # noqa: E402
-from fastrecur import reference  # noqa: E402
+from fastrecur import _checks, reference  # noqa: E402
 from fastrecur._cuda import _launch, _plan  # noqa: E402
 
 
@@ -28,13 +28,14 @@ class Case(NamedTuple):
     reverse: bool
     state: tuple | None = None  # None: one for each lane
     lengths: bool = False  # whether lanes end early, and NaN stands behind
+    cuts: tuple = ()  # offsets, resets: where series begin anew, and NaN and infinities stand before
 
     def __str__(self):
         gate = "" if self.gate == self.value else f" gate {self.gate}"
         state = "" if self.state is None else f" state {self.state}"
         return (
             f"{self.name} {np.dtype(self.dtype).name} {self.value}{gate}{state} axis {self.axis} "
-            f"reverse {self.reverse}{' lengths' * self.lengths}"
+            f"reverse {self.reverse}{' lengths' * self.lengths}{''.join(f' {cut}' for cut in self.cuts)}"
         )
 
 
@@ -69,6 +70,24 @@ def cases(bfloat16):
         [np.complex64, np.complex128], [((20, 33), 0), ((20, 33), 1), ((), 0), ((33,), 0)], WAYS
     ):
         yield Case("linear_recurrence", gate, (20, 33), dtype, axis, reverse)
+
+
+def segment_cases(bfloat16):
+    """Yield problems whose series begin anew inside the axis of time; sums over time, of many segments, of states."""
+    dtypes = [np.float32, np.float64, np.float16] + [ml_dtypes.bfloat16] * bfloat16
+    both = [("offsets",), ("resets",), ("offsets", "resets")]
+    shapes = [((105, 1280), 0), ((33, 65), 0), ((40, 150), 1), ((17, 5, 9), 1), ((190,), 0)]
+    for (shape, axis), dtype, name, reverse in itertools.product(shapes, dtypes, NAMES, WAYS):
+        for cuts in both if dtype == np.float32 else both[2:]:
+            yield Case(name, shape, shape, dtype, axis, reverse, cuts=cuts)
+    for (gate, axis, state), name, reverse, cuts in itertools.product(
+        [((), 0, (1,)), ((33, 1), 1, None), ((65,), 0, None), ((65,), 0, (65,))], NAMES, WAYS, both
+    ):
+        yield Case(name, gate, (33, 65), np.float32, axis, reverse, state, cuts=cuts)
+    for reverse, cuts in itertools.product(WAYS, both):
+        yield Case("linear_recurrence", (20, 33), (20, 33), np.complex64, 0, reverse, cuts=cuts)
+    for name, reverse in itertools.product(NAMES, WAYS):
+        yield Case(name, (70, 40), (70, 40), np.float32, 0, reverse, lengths=True, cuts=("resets",))
 
 
 STEPS = 200  # of a problem that the reference, step by step in Python, computes; others take seconds each
@@ -137,8 +156,11 @@ def _check(library, rng, case, reference):
     if dtype.kind == "c":
         gate = gate * np.exp(2j * np.pi * rng.random(case.gate))
     gate = gate.astype(dtype) if case.gate else gate.astype(dtype).item()
-    value, state = random(case.value), random(lanes if case.state is None else case.state)
-    options, on_device = {"axis": case.axis, "reverse": case.reverse}, {}
+    value, options = random(case.value), {"axis": case.axis, "reverse": case.reverse}
+    cuts = segments(rng, case, shape, [gate, value]) if case.cuts else {}
+    states = (len(cuts["offsets"]) - 1, *lanes) if "offsets" in cuts else lanes
+    state, options = random(states if case.state is None else case.state), options | cuts
+    on_device = {name: cut.tolist() for name, cut in cuts.items()}
     if case.lengths:
         steps = shape[case.axis]
         lengths = rng.integers(0, steps + 1, lanes[0])
@@ -147,7 +169,7 @@ def _check(library, rng, case, reference):
         for operand in (gate, value):
             operand[~(inside if case.axis else inside.T)] = np.nan
         options["lengths"] = lengths
-        on_device = {"lengths": lengths.tolist()}
+        on_device["lengths"] = lengths.tolist()
     library.poison(value.size)
     operands = [put(a) for a in (gate, value, state)]
     h, last = getattr(fastrecur, name)(*operands, return_state=True, **options | on_device)
@@ -155,8 +177,8 @@ def _check(library, rng, case, reference):
     size, size_last = compare.forward_magnitudes(name, gate, value, state, **options)
     compare.assert_close(library.get(h), wide, dtype, magnitude=size)
     compare.assert_close(library.get(last), wide_last, dtype, magnitude=size_last)
-    if case.lengths:
-        on_device = {"lengths": library.put(lengths)}  # where they are not looked at beforehand
+    # Where they are not looked at beforehand.
+    on_device = {name: library.put(options[name]) for name in on_device}
     library.poison(value.size)
     cotangent, states = random(shape), library.get(h)
     got = getattr(fastrecur, name + "_vjp")(put(cotangent), *operands[:2], h, operands[2], **options | on_device)
@@ -164,6 +186,24 @@ def _check(library, rng, case, reference):
     sizes = compare.vjp_magnitudes(name, cotangent, gate, value, states, state, grad_state=None, **options)
     for grad, right, size, operand in zip(got, wanted, sizes, (gate, value, state), strict=True):
         compare.assert_close(library.get(grad), right, compare.gradient_dtype(operand, dtype), magnitude=size)
+
+
+def segments(rng, case, shape, operands):
+    """Return offsets and resets; before most borders of all series, operands are spoilt."""
+    steps, cuts = shape[case.axis], {}
+    borders = np.sort(rng.integers(1, steps, 6))
+    borders[1], borders[-1] = borders[0], steps  # an empty segment within, and one at the end
+    if "offsets" in case.cuts:
+        cuts["offsets"] = np.concatenate([[0], borders, [steps]])
+    if "resets" in case.cuts:
+        own = shape[: case.axis + 1 + (len(shape) > case.axis + 1)]
+        cuts["resets"] = rng.random(own) < 0.1
+        np.moveaxis(cuts["resets"], case.axis, 0)[borders[:-1]] = True
+    for operand, bad in zip(operands, (np.inf, np.nan), strict=True):
+        if isinstance(operand, np.ndarray) and operand.shape == shape and not case.lengths:
+            at = borders[2:4] - (not case.reverse)
+            np.moveaxis(operand, case.axis, 0)[at[at < steps]] = bad
+    return cuts
 
 
 def correctness(library, problems):
@@ -229,8 +269,10 @@ def kernels(case):
     gate = signature(case.gate) if case.gate else (complex if is_complex else None)
     value, full = signature(case.value), signature(shape)
     state = signature(lanes if case.state is None else case.state)
+    offsets = (np.dtype(np.int64), (8,), (8,)) if "offsets" in case.cuts else None
+    resets = (np.dtype(bool), shape[: case.axis + 1], (1,) * (case.axis + 1)) if "resets" in case.cuts else None
     lengths = (np.dtype(np.int64), lanes[:1], (8,)) if case.lengths else None
-    told = case.axis, case.reverse, lengths, is_complex
+    told = case.axis, case.reverse, _checks.split(lengths, offsets, resets), is_complex
     plans = [
         _plan.forward(family, (*names, "h0"), gate, value, state, None, *told),
         _plan.vjp(family, ("grad_h", *names, "h"), full, gate, value, full, state, None, *told),

@@ -162,6 +162,14 @@ def cases(bench, part, parts=3):
     return found[part::parts]
 
 
+@group("segments", 90)
+def segments(bench):
+    """Offsets and resets: first, as their kernels are the newest."""
+    found = list(correctness.segment_cases(bench.lib.name == "torch"))
+    small = [case for case in found if np.prod(case.value) <= 3000][::12]
+    bench.checks(correctness.correctness(bench.lib, small if bench.tiny else found))
+
+
 for _part in range(3):
 
     @group(f"correctness {_part + 1}", 90)

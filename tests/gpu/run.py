@@ -101,7 +101,7 @@ def compiled(key, capability):
 def precompile(architecture, every=1):
     """Compile the kernels of all problems for an architecture, without a card, and keep them on disk."""
     capability = int(architecture[3:-1]), int(architecture[-1])
-    cases = list(correctness.cases(True))[::every]
+    cases = [*correctness.cases(True), *correctness.segment_cases(True)][::every]
     kernels = set().union(*(correctness.kernels(case) for case in cases))
     keys = [kernel.key for kernel in sorted(kernels, key=lambda kernel: repr(kernel.key))]
     began = time.monotonic()

@@ -413,10 +413,10 @@ DlpackArray.__module__ = "otherlibrary"
 def looking_back(choose):
     """Return a choice of kernels by which time of more than one tile is cut, however few series there are."""
 
-    def chosen(lanes, steps, neighbours, contiguous, word, ahead, is_complex=False):
-        found = choose(lanes, steps, neighbours, contiguous, word, ahead, is_complex)
+    def chosen(lanes, steps, neighbours, contiguous, word, ahead, by_lanes=False):
+        found = choose(lanes, steps, neighbours, contiguous, word, ahead, by_lanes)
         across = 1 if found.traversal == _plan.SERIES else _plan.ACROSS
-        is_cut = steps > _look_back.THREADS // across * ahead and not is_complex
+        is_cut = steps > _look_back.THREADS // across * ahead and not by_lanes
         return found._replace(tiles=2 if is_cut else 1)
 
     return chosen

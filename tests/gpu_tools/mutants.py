@@ -1,8 +1,8 @@
-"""Break the look-back in ways that only some orders of tiles show, and see that a test fails each time.
+"""Break the look-back in ways that only some orders of tiles show, and borders, and see that a test fails each time.
 
     python tests/gpu_tools/mutants.py [--only ticket begin ...]
 
-Each mutant is a copy of the package with one line changed, in which one test of the emulator runs.
+Each mutant is a copy of the package with one line changed, in which one test of the emulator runs; of borders, some.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TEST = "tests/test_gpu_kernels.py::test_whichever_tile_comes_first_the_bits_are_the_same"
 CASE = f"{TEST}[False-forget_mult-float32-0]"
+BORDERS = ["tests/test_gpu_segments.py", "-k", "(gradients and shape0) or nan or not_used or are_none or every_shape"]
 # What is broken: a file, a line and what it becomes.
 MUTANTS = {
     "none": None,
@@ -32,6 +33,29 @@ MUTANTS = {
         "            if writes and me.tile > 0:\n                at, further = locate(geometry, me.series, me.tile)",
     ),
 }
+_ENTER = "state, gate = select(begins, zero, state), select(begins and drops_gate, zero, gate)"
+_STOP = "end = min(max(gpu.load_int(cuts.at, at + cuts.next), begin), geometry.steps)"
+OF_BORDERS = {
+    "borders": None,
+    # A border is ignored: by the state, by the state before a step of the gradient, by what flows on.
+    "state": ("_lanes.py", _ENTER, "gate = select(begins and drops_gate, zero, gate)"),
+    "before": ("_lanes.py", "value, select(begins, zero, before))", "value, before)"),
+    "onward": ("_lanes.py", "grad_b, select(begins, zero, onward)", "grad_b, onward"),
+    "behind": ("_lanes.py", "if geometry.reverse != 0 and", "if geometry.reverse > 1 and"),
+    # In reverse it stands a step further on; the first valid step has the flag of the padding.
+    "shifted": ("_lanes.py", "load_flags(resets, t - geometry.reverse,", "load_flags(resets, t,"),
+    "shifted_back": ("_lanes.py", "load_flags(resets, t - 1 - geometry.reverse,", "load_flags(resets, t - 1,"),
+    "padding": ("_lanes.py", "1, low + geometry.reverse, high", "1, low, high"),
+    # A product with zero in the place of a choice.
+    "product": ("_lanes.py", _ENTER, "state = select(begins, zero, state)"),
+    "product_back": ("_lanes.py", "return select(begins and drops_gate, zero, grad_a)", "return grad_a"),
+    # All segments have the states of the first, or steps past the last.
+    "first_segment": ("_operands.py", "else segment * step", "else 0 * step"),
+    "range": ("_operands.py", _STOP, "end = max(gpu.load_int(cuts.at, at + cuts.next), begin)"),
+}
+
+
+ALL = MUTANTS | OF_BORDERS
 
 
 def run(name):
@@ -43,17 +67,18 @@ def run(name):
         shutil.copy(ROOT / "pyproject.toml", place)
         waits = place / "fastrecur" / "_cuda" / "_descriptors.py"  # who waits for ever is to be found out soon
         waits.write_text(waits.read_text().replace("MOST_LOOKS = 1 << 20", "MOST_LOOKS = 1 << 12"))
-        if MUTANTS[name]:
-            file, line, changed = MUTANTS[name]
+        if ALL[name]:
+            file, line, changed = ALL[name]
             path = place / "fastrecur" / "_cuda" / file
             text = path.read_text()
             if text.count(line) != 1:
                 raise ValueError(f"{name}: the line is there {text.count(line)} times")
             path.write_text(text.replace(line, changed))
-        command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-o", "addopts=", "-q", "-x", "--tb=line", CASE]
+        command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-o", "addopts=", "-q", "-x", "--tb=line"]
+        command += [CASE] if name in MUTANTS else BORDERS
         environment = os.environ | {"PYTHONPATH": folder, "FASTRECUR_CACHE_DIR": str(place / "cache")}
         done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=3000)
-    if "1 passed" not in done.stdout and "1 failed" not in done.stdout:
+    if " passed" not in done.stdout and "1 failed" not in done.stdout:
         raise RuntimeError(done.stdout[-2000:] + done.stderr[-2000:])
     why = next((line for line in done.stdout.splitlines() if "Error" in line), "")
     return "1 failed" in done.stdout, why
@@ -61,11 +86,11 @@ def run(name):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=MUTANTS, default=list(MUTANTS))
+    parser.add_argument("--only", nargs="+", choices=ALL, default=list(ALL))
     wrong = 0
     for name in parser.parse_args().only:
         fails, why = run(name)
-        wrong += fails != bool(MUTANTS[name])
+        wrong += fails != bool(ALL[name])
         print(f"{name}: {'caught: ' + why if fails else 'passes'}", flush=True)
     return bool(wrong)
 

@@ -5,6 +5,7 @@ import itertools
 import ml_dtypes
 import numpy as np
 
+from fastrecur import _checks
 from fastrecur._cuda import _launch, _plan, _pool_plan
 
 FORGET, LINEAR = ("forget", ("f", "x")), ("linear", ("a", "b"))
@@ -17,17 +18,20 @@ SHAPES = {
 }
 
 
-def kernels(dtype, family, case, total=False):
-    """Return the kernels of a call and its gradient; ``total``: with one gate for all."""
+def kernels(dtype, family, case, total=False, cuts=()):
+    """Return the kernels of a call and its gradient; ``total``: with one gate for all; ``cuts``: offsets, resets."""
     shape, axis = SHAPES[case]
     name, names = family
     dtype = np.dtype(dtype)
     full = dtype, shape, (shape[1] * dtype.itemsize, dtype.itemsize)
     gate = None if total else full
     state = dtype, shape[:axis] + shape[axis + 1 :], (dtype.itemsize,)
+    offsets, resets = (np.dtype(np.int64), (9,), (8,)), (np.dtype(bool), shape, (shape[1], 1))
+    ends = [each if kind in cuts else None for kind, each in (("offsets", offsets), ("resets", resets))]
+    ends = _checks.split(None, *ends)
     plans = [
-        _plan.forward(name, (*names, "h0"), gate, full, state, None, axis, False, None),
-        _plan.vjp(name, ("grad_h", *names, "h"), full, gate, full, full, state, state, axis, False, None),
+        _plan.forward(name, (*names, "h0"), gate, full, state, None, axis, False, ends),
+        _plan.vjp(name, ("grad_h", *names, "h"), full, gate, full, full, state, state, axis, False, ends),
     ]
     launches = [each for plan in plans for each in plan.launches if each.kernel != _plan.CLEAR]
     launches += [each for plan in plans for finish in plan.finish for each in finish[3]]

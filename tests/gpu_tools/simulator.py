@@ -476,8 +476,8 @@ class Driver(devices.Driver):
         given, plain = [], iter(plain)
         for name in inspect.signature(kernel.function(None)).parameters:
             group, fields = _operands.group(name)
-            each = [next(plain) for _ in fields]
-            given.append(each[0] if group is None else group(*each))
+            each = [next(plain) for field in fields if field in kernel.parameters]
+            given.append(each[0] if group is None else group(*each) if each else ())
         places = [(x, y) for x in range(grid[0]) for y in range(grid[1])]
         draw.shuffle(places)
         running, helpers = [], len(_device.HELPERS)

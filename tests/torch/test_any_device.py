@@ -80,14 +80,14 @@ def test_what_is_not_finite_stays_in_its_segment(family, reverse):
         torch.testing.assert_close(actual, expected, equal_nan=True)
 
 
-def test_segments_on_a_gpu_are_those_of_any_device():
-    """No kernel there reads flags: what is registered for CUDA takes the other way with them."""
+def test_segments_on_any_device():
+    """As operators take them: three tensors in place of lengths."""
     a, b, states = torch.rand(6, 3), torch.rand(6, 3), torch.rand(3, 3)
     ends, options = (None, torch.tensor([0, 2, 2, 6]), torch.arange(6) == 4), (0, False, torch.float32)
-    h, last = _ops.kernel(_ops._forward_cuda, "forget")(a, b, states, *ends, *options)
+    h, last = _ops.kernel(_ops._forward_composed, "forget")(a, b, states, *ends, *options)
     expected = _ops._forward("forget", a, b, states, Segments(*ends), *options)
     torch.testing.assert_close((h, last), expected)
-    grads = _ops.kernel(_ops._vjp_cuda, "forget")(h, a, b, h, states, last, *ends, *options, True, False, True)
+    grads = _ops.kernel(_ops._vjp_composed, "forget")(h, a, b, h, states, last, *ends, *options, True, False, True)
     expected = _ops._vjp("forget", h, a, b, h, states, last, Segments(*ends), *options, True, False, True)
     torch.testing.assert_close(grads, expected)
 

@@ -9,6 +9,7 @@ import torch
 from tensors import STREAM
 
 import fastrecur
+from fastrecur._checks import Segments
 from fastrecur.torch import _device_tensors, _eager, _modes, _ops, _tensors
 
 
@@ -49,6 +50,35 @@ def test_operators(driver, dtype, gate_shape, reverse, lengths):
         torch.testing.assert_close(actual, wanted)
         assert actual.stride() == wanted.stride()
     assert launches(driver) == {(0, STREAM)}
+
+
+OFFSETS, RESETS = torch.tensor([0, 4, 4, 9]), torch.arange(45).view(9, 5) % 4 == 0
+CUTS = {
+    "offsets": Segments(None, OFFSETS, None),
+    "resets": Segments(None, None, RESETS),
+    "resets of padded series": Segments(torch.tensor([9, 0, 4, 8, 1]), None, RESETS[:, :1]),
+    "both": Segments(None, OFFSETS.int(), RESETS),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("cuts", CUTS)
+@pytest.mark.parametrize("family", ["forget", "linear"])
+def test_segments(driver, dtype, reverse, cuts, family):
+    """Kernels read where series begin anew, in one launch: of torch's own operators there are none."""
+    f, x, h0 = problem(dtype)
+    h0 = torch.stack([h0, -h0, h0]) if CUTS[cuts].offsets is not None else h0
+    first, rest = (*CUTS[cuts], 0, reverse, dtype), (True, True, True)
+    results = []
+    for run, vjp in ((_ops._forward, _ops._vjp), (_ops._forward_cuda, _ops._vjp_cuda)):
+        h, last = _ops.kernel(run, family)(f, x, h0, *first)
+        g, g_last = x * 3, torch.ones_like(last)
+        results.append((h, last, *_ops.kernel(vjp, family)(g, f, x, h, h0, g_last, *first, *rest)))
+    for wanted, actual in zip(*results, strict=True):
+        torch.testing.assert_close(actual, wanted)
+        assert actual.stride() == wanted.stride()
+    assert [entry[1] for entry in driver.log if entry[0] == "launch"] == ["lanes", "lanes_vjp"]
 
 
 def test_what_is_not_wanted_is_empty(driver):
