@@ -40,11 +40,11 @@ class _Helper:
     """A function that kernels call. Numba is told when it compiles one: a process that has all kernels does without."""
 
     def __init__(self, function, options):
-        self._function, self._options = function, options
+        self.function, self._options = function, options
 
     @functools.cached_property
     def dispatcher(self):
-        return njit(**self._options)(self._function)
+        return njit(**self._options)(self.function)
 
 
 @typeof_impl.register(_Helper)
@@ -60,6 +60,11 @@ def helper(function):
 def inlined(function):
     """Let kernels call a function, of which a copy stands wherever it is called."""
     return function if config.DISABLE_JIT else _Helper(function, INLINE)
+
+
+def function_of(called):
+    """Return the function that kernels call, as it was written."""
+    return called.function if isinstance(called, _Helper) else called
 
 
 def compiled(function, signature):

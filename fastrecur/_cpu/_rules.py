@@ -9,7 +9,7 @@ from numba.extending import overload, register_jitable
 
 from .. import _layout, _pooling, _steps
 from ._arithmetic import compiled_truth, implement
-from ._numba import HELPER, INLINE, inlined
+from ._numba import HELPER, INLINE, function_of, inlined
 
 # Rule -> step, adjoint, decay, input, and the two operands' values that leave the state as it is.
 RULES = {
@@ -42,11 +42,10 @@ def choice(word, yes, no, of_float32=False, options=HELPER):
         holds = word in rule.split() and (not of_float32 or carry.dtype == np.float32)
         return (yes if holds else no)(rule, carry, *arguments)
 
-    @overload(call, jit_options=options)
+    @overload(call, jit_options=options, strict=False)  # the chosen one has names for its arguments
     def _call(rule, carry, *arguments):
         holds = word in rule.rule.split() and (not of_float32 or carry.element == "f4")
-        chosen = yes if holds else no
-        return lambda rule, carry, *arguments: chosen(rule, carry, *arguments)
+        return function_of(yes if holds else no)
 
     return call
 
@@ -65,16 +64,25 @@ flag_is_broadcast = trait("broadcast_flags")
 b_is_reduced = trait("reduce_b")  # and b's gradient is summed over it
 
 
+# By the number of arguments, since Numba takes three times as long to compile a function of any number.
+_BEHIND_A_RULE = (
+    lambda function: lambda rule, a: function(a),
+    lambda function: lambda rule, a, b: function(a, b),
+    lambda function: lambda rule, h, a, b: function(h, a, b),
+    lambda function: lambda rule, g, a, b, h: function(g, a, b, h),
+)
+
+
 def _by_rule(which):
     """Return a function that calls one of a rule's functions with its arguments behind the rule."""
 
     def call(rule, *arguments):
         return RULES[_name(rule)][which](*arguments)
 
-    @overload(call, jit_options=INLINE)
+    @overload(call, jit_options=INLINE, strict=False)
     def _call(rule, *arguments):
         function = _COMPILED[RULES[_name(rule.rule)][which]]
-        return lambda rule, *arguments: function(*arguments)
+        return _BEHIND_A_RULE[len(arguments) - 1](function)
 
     return call
 
