@@ -177,7 +177,7 @@ class _Problem:
     """The operands of a call, by their names, checked as those of any other: the same rules, the same messages."""
 
     def __init__(self, names: Any, a: Any, b: Any, axis: int, ends: Any, others: dict[str, Any]) -> None:
-        lengths, offsets, resets = ends if type(ends) is _checks.Segments else (ends, None, None)
+        lengths, offsets, resets = _checks.parts(ends)
         values = {name: take(name, value) for name, value in {names[0]: a, names[1]: b, **others}.items()}
         for name, value in values.items():
             if value is None and name not in STATES:
@@ -276,20 +276,27 @@ def _begins_behind(resets: Any, lengths: Any, place: Any, r: _Recurrence) -> tup
     There the factor is not used. ``resets`` are those of the chunk behind, None if there is none.
     """
     edge, (start, shape) = (slice(None),) * r.axis, place
-    if resets is None:
+    stop = start + shape[r.axis]
+    if resets is None or (r.offsets is not None and stop in r.offsets):  # a segment's factor is: of its first state
         return edge, np.False_
     flags = resets[(*edge, slice(0, 1))]
     flags = flags.reshape(flags.shape + (1,) * (len(shape) - flags.ndim))
     if lengths is not None:  # flags in the padding do not count
-        longer = np.expand_dims(lengths > start + shape[r.axis], r.axis)
-        flags = flags & longer.reshape(longer.shape + (1,) * (len(shape) - longer.ndim))
+        longer = lengths.reshape(lengths.shape + (1,) * (len(shape) - 1 - lengths.ndim)) > stop
+        flags = flags & np.expand_dims(longer, r.axis)
     return (*edge, slice(-1, None)), flags
+
+
+def _in_full(a: Any, b: Any, shape: tuple[int, ...]) -> Any:
+    """Return a copy of a factor with a value for each step; a Python number takes the dtype of ``b``."""
+    is_weak = not hasattr(a, "dtype") and type(a) is not complex and b.dtype.kind not in "biu"
+    return np.broadcast_to(np.asarray(a, b.dtype if is_weak else None), shape).copy()
 
 
 def _walk(state: Any, place: Any, a: Any, b: Any, lengths: Any, resets: Any, behind: Any, *, r: _Recurrence) -> Any:
     edge, unused = _begins_behind(behind, lengths, place, r)
     if unused.any() and (unused & ~np.isfinite(np.broadcast_to(a, place[1])[edge])).any():
-        a = np.broadcast_to(a, place[1]).copy()
+        a = _in_full(a, b, place[1])
         np.copyto(a[edge], 0, where=unused)
     with _threads.alone():
         lengths = _ends(place, lengths, resets, r)
@@ -330,20 +337,30 @@ def _walk_back(
             before = np.where(longer, before, h0).astype(before.dtype)
         if r.offsets is not None:
             before = _states_at(border, before, h0, r.offsets)
-    own_lengths = lengths
+    edge, unused = _begins_behind(behind, lengths, place, r)
     with _threads.alone():
         lengths = _ends(place, lengths, resets, r)
         run = _adapter(g, a, b, h, before, carry).vjp
         grads = run(r.family, r.names, g, a, b, h, before, r.axis, r.reverse, lengths, carry)
-    edge, unused = _begins_behind(behind, own_lengths, place, r)
-    if unused.any() and np.shape(grads[0]) == shape:
-        np.copyto(grads[0][edge], 0, where=unused)
+        if unused.any() and not np.isfinite(grads[0]).all():
+            full = _in_full(a, h, shape)
+            whole = run(r.family, r.names, g, full, b, h, before, r.axis, r.reverse, lengths, carry)[0]
+            np.copyto(whole[edge], 0, where=unused)
+            grads = _summed_to(whole, grads[0]), *grads[1:]
     # Where an operand is broadcast, a chunk has a part of its gradient: they are added up in the result's axes.
     axes = len(shape), len(shape), len(shape) - (r.offsets is None)
     return tuple(
         grad if grad is None else grad.reshape((1,) * (n - grad.ndim) + grad.shape)
         for n, grad in zip(axes, grads, strict=True)
     )  # fmt: skip
+
+
+def _summed_to(whole: Any, like: Any) -> Any:
+    """Return a gradient summed over what an operand of the shape of ``like`` was broadcast to."""
+    missing = whole.ndim - like.ndim
+    axes = *range(missing), *(missing + k for k, n in enumerate(like.shape) if n == 1)
+    total = whole.sum(axes, keepdims=True, dtype=_shapes.wide_dtype(whole.dtype))
+    return total.astype(like.dtype).reshape(like.shape)
 
 
 def _states_at(border: int, before: Any, h0: Any, offsets: np.ndarray) -> Any:

@@ -57,11 +57,13 @@ def test_chunks_change_nothing(rng, name, shape, axis, reverse):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_resets_with_offsets_and_with_lengths(rng, reverse):
+@pytest.mark.parametrize("name", ["forget_mult", "linear_recurrence"])
+def test_resets_with_offsets_and_with_lengths(rng, name, reverse):
     resets = rng.random((12, 3)) < 0.3
     resets[[0, 4, 6]] = True
-    check("forget_mult", rng, (12, 3), 0, 4, offsets=[0, 4, 6, 12], resets=resets, reverse=reverse)
-    check("forget_mult", rng, (12, 3), 0, 4, lengths=np.array([12, 5, 0]), resets=resets, reverse=reverse)
+    check(name, rng, (12, 3), 0, 4, offsets=[0, 4, 6, 12], resets=resets, reverse=reverse)
+    check(name, rng, (12, 3), 0, 4, lengths=np.array([12, 5, 0]), resets=resets, reverse=reverse)
+    check(name, rng, (2, 3, 12), 2, 4, lengths=np.array([12, 5]), resets=rng.random((2, 3, 12)) < 0.3, reverse=reverse)
 
 
 def test_no_border_is_passed(rng):
@@ -91,6 +93,23 @@ def test_factors_at_a_border_are_not_used(size):
     found = fastrecur.linear_recurrence_vjp(da.from_array(g, size), *arrays, da.from_array(h, size), h0, **options)
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one.compute(), other, rtol=1e-12)  # infinities among them
+
+
+@pytest.mark.parametrize("factor", [np.float32(0.5), np.full((1, 2), 0.5, np.float32), np.inf])
+def test_broadcast_factors_at_a_border_are_not_used(factor):
+    b, g = np.arange(16, dtype=np.float32).reshape(8, 2), np.ones((8, 2), np.float32)
+    resets = np.full((8, 2), factor is np.inf)
+    resets[4] = True
+    g[3, 0] = np.inf
+    options = {"reverse": True, "resets": resets}
+    h = fastrecur.linear_recurrence(factor, b, **options)
+    lazy = fastrecur.linear_recurrence(factor, da.from_array(b, 4), **options)
+    assert lazy.compute().dtype == lazy.dtype == np.float32
+    np.testing.assert_array_equal(lazy.compute(), h)
+    wanted = fastrecur.linear_recurrence_vjp(g, factor, b, h, **options)[0]
+    found, *_ = fastrecur.linear_recurrence_vjp(da.from_array(g, 4), factor, da.from_array(b, 4), lazy, **options)
+    np.testing.assert_allclose(found.compute(), wanted, rtol=1e-6)
+    assert np.isfinite(wanted).any()
 
 
 def test_what_is_refused(rng):
