@@ -28,24 +28,25 @@ class Segments(NamedTuple):
     back: Tensor  # and the place of each row
     batch_sizes: Tensor
     series: Tensor  # those that have steps,
-    first: Tensor  # the segment that each of them begins with,
-    last: Tensor  # the one that it ends with,
-    is_cut: Tensor  # and whether a flag stands at its first step
-    n_series: int  # all of them
+    last: Tensor  # and the segment that each of them ends with
+    uncut: Tensor  # those of them that have no flag at their first step,
+    first: Tensor  # and the segment that each of these begins with
+    n_series: int  # all of them,
+    n_segments: int  # and of those with steps
 
     def enter(self, states: Tensor, reverse: bool) -> Tensor:
         """Return first states of all segments, (n, segments, features), from those of series."""
-        segment, series = (self.last, self.series) if reverse else (self.first[~self.is_cut], self.series[~self.is_cut])
-        zeros = states.new_zeros(len(states), int(self.batch_sizes[0]), states.shape[2])
+        segment, series = (self.last, self.series) if reverse else (self.first, self.uncut)
+        zeros = states.new_zeros(len(states), self.n_segments, states.shape[2])
         return zeros.index_copy(1, segment, states.index_select(1, series))
 
     def leave(self, states: Tensor, before: Tensor | None, reverse: bool) -> Tensor:
         """Return last states of series from those of segments; a series without steps hands on the one before it."""
-        own = states.index_select(1, self.first if reverse else self.last)
-        if reverse:
-            own = own.masked_fill(self.is_cut.unsqueeze(1), 0)
         before = states.new_zeros(len(states), self.n_series, states.shape[2]) if before is None else before
-        return before.to(states.dtype).index_copy(1, self.series, own)
+        before, segment, series = before.to(states.dtype), self.last, self.series
+        if reverse:  # nothing leaves where a flag stands
+            before, segment, series = before.index_fill(1, series, 0), self.first, self.uncut
+        return before.index_copy(1, series, states.index_select(1, segment))
 
 
 def run(module: Any, input: Any, hidden: Any, offsets: Any, resets: Any) -> tuple[Any, Any]:
@@ -109,13 +110,14 @@ def _segments(module: Any, rows: Tensor, offsets: Any, resets: Any) -> Segments:
     back = np.empty_like(at)
     back[at] = np.arange(len(at))
     ends = starts[series] + lengths[series] - 1
+    uncut = series[~cuts[starts[series]]]
 
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(rows.device)
 
     return Segments(
-        tensor(at), tensor(back), torch.from_numpy(np.bincount(times)), tensor(series),
-        tensor(places[own[starts[series]]]), tensor(places[own[ends]]), tensor(cuts[starts[series]]), len(lengths),
+        tensor(at), tensor(back), torch.from_numpy(np.bincount(times)), tensor(series), tensor(places[own[ends]]),
+        tensor(uncut), tensor(places[own[starts[uncut]]]), len(lengths), len(sizes),
     )  # fmt: skip
 
 
