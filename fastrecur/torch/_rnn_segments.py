@@ -18,7 +18,7 @@ from ._rnn_arguments import check_input, repack_output, unpack_input
 from .state import QRNNState
 
 
-class Segments(NamedTuple):
+class Packed(NamedTuple):
     """Rows in a packed order, longest segment first; and which segments the caller's series begin and end with.
 
     A series is a segment of ``offsets``, or one of the batch; ``resets`` cut it further.
@@ -82,7 +82,7 @@ def run(module: Any, input: Any, hidden: Any, offsets: Any, resets: Any) -> tupl
     return repack_output(module, output, input), _state.join(lasts, is_batched)
 
 
-def _segments(module: Any, rows: Tensor, offsets: Any, resets: Any) -> Segments:
+def _segments(module: Any, rows: Tensor, offsets: Any, resets: Any) -> Packed:
     """Return where the segments of rows, (T, B, features), are."""
     steps, batch = rows.shape[:2]
     lengths, flags = np.full(batch, steps), np.zeros((steps, batch), bool)
@@ -115,7 +115,7 @@ def _segments(module: Any, rows: Tensor, offsets: Any, resets: Any) -> Segments:
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(rows.device)
 
-    return Segments(
+    return Packed(
         tensor(at), tensor(back), torch.from_numpy(np.bincount(times)), tensor(series), tensor(places[own[ends]]),
         tensor(uncut), tensor(places[own[starts[uncut]]]), len(lengths), len(sizes),
     )  # fmt: skip
@@ -126,7 +126,7 @@ def _directions(layer: Any) -> list[bool]:
     return [getattr(layer, "reverse", False) or bool(name) for name in getattr(layer, "_directions", ("",))]
 
 
-def _enter(segments: Segments, layer: Any, before: Any) -> Any:
+def _enter(segments: Packed, layer: Any, before: Any) -> Any:
     if before is None:
         return None
     if isinstance(before, QRNNState):
@@ -137,7 +137,7 @@ def _enter(segments: Segments, layer: Any, before: Any) -> Any:
     return torch.cat([segments.enter(*each) for each in zip(before.split(1), _directions(layer), strict=True)])
 
 
-def _leave(segments: Segments, layer: Any, last: Any, before: Any) -> Any:
+def _leave(segments: Packed, layer: Any, last: Any, before: Any) -> Any:
     if isinstance(last, QRNNState):
         inputs, given = last.inputs[0], before.inputs[0]
         if inputs is not None:
