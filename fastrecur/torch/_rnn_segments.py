@@ -64,8 +64,8 @@ def run(module: Any, input: Any, hidden: Any, offsets: Any, resets: Any) -> tupl
     check_input(rows, module.input_size, [])
     segments = _internals.uncompiled(_segments, module, rows, offsets, resets)
     is_batched = is_batched or offsets is not None
-    if network is not module and isinstance(hidden, Tensor) and hidden.dim() == 1 + is_batched:
-        hidden = hidden.unsqueeze(0)
+    if network is not module:
+        hidden = _of_directions(hidden, 1 + is_batched)
     states = _state.of_network(network, hidden, rows, segments.n_series, is_batched)
     step: Any = PackedSequence(rows.flatten(0, 1).index_select(0, segments.order), segments.batch_sizes)
     layers = network.layers
@@ -80,6 +80,13 @@ def run(module: Any, input: Any, hidden: Any, offsets: Any, resets: Any) -> tupl
     lasts = [_leave(segments, *each) for each in zip(layers, found, states, strict=True)]
     output = step.data.index_select(0, segments.back).unflatten(0, rows.shape[:2])
     return repack_output(module, output, input), _state.join(lasts, is_batched)
+
+
+def _of_directions(hidden: Any, dims: int) -> Any:
+    """Return a layer's states as a network takes them: for each direction, if they are for the only one."""
+    if isinstance(hidden, QRNNState):
+        return hidden._replace(hidden=_of_directions(hidden.hidden, dims))
+    return hidden.unsqueeze(0) if isinstance(hidden, Tensor) and hidden.dim() == dims else hidden
 
 
 def _segments(module: Any, rows: Tensor, offsets: Any, resets: Any) -> Packed:

@@ -120,6 +120,11 @@ def test_a_layer_in_reverse():
     states = torch.randn(5, UNITS, dtype=torch.float64)
     check(layer(x, states, offsets=OFFSETS), alone(layer, x, states.unsqueeze(0)))
     assert len(calls) == 1 + sum(n > 0 for n in LENGTHS)
+    # Nor need a state with inputs have an axis for the one direction.
+    inputs = (torch.randn(1, 5, INPUT, dtype=torch.float64),)
+    output, last = layer(x, QRNNState(states, inputs), offsets=OFFSETS)
+    wanted, same = layer(x, QRNNState(states.unsqueeze(0), inputs), offsets=OFFSETS)
+    check([output, last.hidden], [wanted, same.hidden])
 
 
 @pytest.mark.parametrize("where", [4, 5, 12])
