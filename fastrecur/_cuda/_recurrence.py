@@ -35,8 +35,9 @@ class Work:
         self.ends_there = views = ends._asdict()  # what is copied lives as long as this
         for name, value in views.items():
             if isinstance(value, np.ndarray):
-                check = getattr(_checks, name + "_in_range", None)
-                value = np.asarray(check(value, steps) if check else value, order="C")
+                if name in _checks.IN_RANGE:
+                    value = _checks.IN_RANGE[name](value, steps)
+                value = np.asarray(value, order="C")
                 self._check_capture()
                 array = self.owner.upload(value, self.device, self.stream)
                 views[name] = _arrays.library(array).view(name, array)
@@ -90,7 +91,7 @@ def _take(family, names, values, lengths):
     ends, count = _checks.parts(lengths)._asdict(), len(names)
     there = [name for name, value in ends.items() if value is not None and host.is_on_device(value)]
     values, owner, device = _arrays.take((*names, *there), (*values, *(ends[name] for name in there)))
-    ends |= {n: getattr(_checks, n)(v) for n, v in ends.items() if v is not None and n not in there}
+    ends |= {n: _checks.TAKE[n](v) for n, v in ends.items() if v is not None and n not in there}
     ends |= zip(there, values[count:], strict=True)
     for name in there:
         _checks.kind(name, ends[name].dtype, ends[name].shape)
