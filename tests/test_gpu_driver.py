@@ -360,7 +360,7 @@ fastrecur.forget_mult(f, x, out=out)
 captured(lambda: fastrecur.forget_mult(f, x), fails="must not allocate its results, for arrays of __main__: pass `out`")
 captured(lambda: fastrecur.forget_mult(f, x), fails="keep `lengths`, `offsets` and `resets` on the device")
 captured(lambda: fastrecur.forget_mult(f, x, out=out, return_state=True), fails="must not allocate")
-captured(lambda: fastrecur.forget_mult(f, x, out=out, lengths=[20] * 40), fails="got `lengths` there")
+captured(lambda: fastrecur.forget_mult(f, x, out=out, lengths=[20] * 40), fails="must have `lengths` on the device")
 captured(lambda: fastrecur.forget_mult(f, x, out=out, reverse=True, axis=1), fails="must have its kernels loaded")
 """,
         runs=False,
