@@ -131,3 +131,8 @@ def lengths_in_range(lengths: np.ndarray, steps: int) -> np.ndarray:
         if low < 0 or high > steps:
             raise ValueError(say.lengths_range(low, high, steps))
     return np.array(lengths, np.int64, order="C")
+
+
+# By the argument's name: to the host's array, and such numbers checked against the number of steps.
+TAKE = {"lengths": lengths, "offsets": offsets, "resets": resets}
+IN_RANGE = {"lengths": lengths_in_range, "offsets": offsets_in_range}

@@ -357,8 +357,9 @@ def gpu_old_driver(needed, version):
 
 gpu_capture = _message(
     "a call that is captured into a CUDA graph must not allocate its results, for arrays of {library}: pass `out`, "
-    "keep `lengths` on the device, and capture no `return_state`, no gradient and no empty array"
+    "keep `lengths`, `offsets` and `resets` on the device, and capture no `return_state`, gradient or empty array"
 )
+gpu_capture_host = _message("a call captured into a CUDA graph must have `{name}` on the device, got it on the host")
 gpu_capture_unloaded = _message("a call captured into a CUDA graph must have its kernels loaded: make it once before")
 simulated = _message(
     "`{name}` must not be an array of Numba's simulator (NUMBA_ENABLE_CUDASIM): pass its `copy_to_host()`"

@@ -433,6 +433,9 @@ def test_other_addresses_that_are_no_multiples_of_the_size(driver, cupy):
         fastrecur.forget_mult(cupy.place(F), cupy.place(X), lengths=cupy.place(unaligned))
     with pytest.raises(ValueError, match="`x` must be aligned on a GPU: its strides"):
         fastrecur.forget_mult(cupy.place(F), cupy.place(np.zeros(X.shape, "f4,u1")["f0"]))
+    with pytest.raises(ValueError, match="`grad_state` must be aligned on a GPU: its strides"):
+        state = cupy.place(np.zeros(40, "f4,u1")["f0"])
+        fastrecur.forget_mult_vjp(*map(cupy.place, (X, F, X, X)), grad_state=state)
     assert "launch" not in kinds(driver)
     # Halves, and parts of complex numbers, are loaded by themselves.
     for dtype, by in [(np.float16, 2), (np.complex64, 4), (np.complex128, 8)]:

@@ -358,8 +358,9 @@ def test_a_captured_call_that_would_allocate_is_an_error_by_name(on_driver):
 f, x, out = (put(a, stream=stream) for a in (F, X, np.zeros_like(X)))
 fastrecur.forget_mult(f, x, out=out)
 captured(lambda: fastrecur.forget_mult(f, x), fails="must not allocate its results, for arrays of __main__: pass `out`")
+captured(lambda: fastrecur.forget_mult(f, x), fails="keep `lengths`, `offsets` and `resets` on the device")
 captured(lambda: fastrecur.forget_mult(f, x, out=out, return_state=True), fails="must not allocate")
-captured(lambda: fastrecur.forget_mult(f, x, out=out, lengths=[20] * 40), fails="keep `lengths` on the device")
+captured(lambda: fastrecur.forget_mult(f, x, out=out, lengths=[20] * 40), fails="must have `lengths` on the device")
 captured(lambda: fastrecur.forget_mult(f, x, out=out, reverse=True, axis=1), fails="must have its kernels loaded")
 """,
         runs=False,

@@ -27,7 +27,7 @@ KINDS = ["offsets", "resets", "resets of each series", "both"]
 # Less than a batch of steps, and more; series that are neighbours, time that is contiguous, one series.
 CASES = [((19, 40), 0), ((5, 35), 1), ((7, 4, 3), 0), ((4, 17, 3), 1), ((50,), 0)]
 # The function itself: those that tests call place NumPy's arrays on the card that is not there.
-PLAIN = fastrecur.forget_mult
+PLAIN, PLAIN_VJP = fastrecur.forget_mult, fastrecur.forget_mult_vjp
 
 
 def place(array):
@@ -337,6 +337,22 @@ def test_what_is_copied(gpu, rng):
         assert [entry[1] for entry in gpu.log if entry[0] == "upload"] == uploads
         assert [entry[1] for entry in gpu.log if entry[0] == "empty"] == [480, 480]
         assert launched(gpu) == ["lanes", "lanes"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("lengths", np.array([7, 9, 40])), ("offsets", [0, 9, 40]), ("resets", np.arange(40) == 7)]
+)
+def test_a_captured_call_copies_nothing_from_the_host(gpu, rng, name, value):
+    """A replay would copy what stands there then, also where the library could allocate for the graph."""
+    f, x, out = (place(a) for a in (*operands(rng, (40, 3), np.float32), np.zeros((40, 3), np.float32)))
+    gpu.is_capturing, gpu.log = lambda device, stream: True, []
+    message = f"must have `{name}` on the device, got it on the host"
+    for call in (lambda **ends: PLAIN(f, x, out=out, **ends), lambda **ends: PLAIN_VJP(x, f, x, x, **ends)):
+        with pytest.raises(RuntimeError, match=message):
+            call(**{name: value})
+        assert not gpu.log
+    PLAIN(f, x, out=out, **{name: place(np.asarray(value))})
+    assert len(launched(gpu)) == 1
 
 
 ERRORS = [

@@ -171,16 +171,16 @@ class _Operands:
             self.put(name, _DTYPES[self.carry], (0,) * len(self.plan.shape))
             self.elements[name] = "number"
 
-    def put_state(self, name, dtype, shape, strides):
+    def put_state(self, name, dtype, shape, strides, label=""):
         """Note what has no time."""
         own, axis = list(_shapes.spread(shape, strides, self.state_shape)), self.plan.axis
         self.next[name] = 0 if self.offsets is None else own.pop(0)
-        self.put(name, dtype, (*own[:axis], 0, *own[axis:]), name)
+        self.put(name, dtype, (*own[:axis], 0, *own[axis:]), label or name)
 
     def read_state(self, name, label, signature):
         """Note a state, or a number; None is a null address."""
         _problem.check_shapes({label: signature}, self.plan.shape, self.state_shape)
-        self.put_state(name, *(signature if type(signature) is tuple else (self.plan.dtype, (), ())))
+        self.put_state(name, *(signature if type(signature) is tuple else (self.plan.dtype, (), ())), label)
         if signature is float or signature is complex:
             self.elements[name] = "number"
 

@@ -20,14 +20,10 @@ class Work:
         self.stream = streams[0] if streams else owner.stream(device)
         self.foreign = [stream for stream in dict.fromkeys(streams) if stream != self.stream]
 
-    def _check_capture(self):
-        """Raise where the library cannot allocate because the stream is captured; its own error would end the graph."""
+    def empty(self, shape, dtype, strides=None):
+        """Return a fresh array and its address; raise where the library's own error would end a graph."""
         if not self.owner.allocates_in_capture and _launch.driver().is_capturing(self.device, self.stream):
             raise RuntimeError(say.gpu_capture(self.owner.name))
-
-    def empty(self, shape, dtype, strides=None):
-        """Return a fresh array and its address."""
-        self._check_capture()
         return self.owner.empty(shape, dtype, strides, self.device, self.stream)
 
     def ends(self, ends, steps):
@@ -35,9 +31,11 @@ class Work:
         self.ends_there = views = ends._asdict()  # what is copied lives as long as this
         for name, value in views.items():
             if isinstance(value, np.ndarray):
-                check = getattr(_checks, name + "_in_range", None)
-                value = np.asarray(check(value, steps) if check else value, order="C")
-                self._check_capture()
+                if name in _checks.IN_RANGE:
+                    value = _checks.IN_RANGE[name](value, steps)
+                value = np.asarray(value, order="C")
+                if _launch.driver().is_capturing(self.device, self.stream):  # a replay would copy what is there then
+                    raise RuntimeError(say.gpu_capture_host(name))
                 array = self.owner.upload(value, self.device, self.stream)
                 views[name] = _arrays.library(array).view(name, array)
         return {name: _place(view) for name, view in views.items()}
@@ -90,7 +88,7 @@ def _take(family, names, values, lengths):
     ends, count = _checks.parts(lengths)._asdict(), len(names)
     there = [name for name, value in ends.items() if value is not None and host.is_on_device(value)]
     values, owner, device = _arrays.take((*names, *there), (*values, *(ends[name] for name in there)))
-    ends |= {n: getattr(_checks, n)(v) for n, v in ends.items() if v is not None and n not in there}
+    ends |= {n: _checks.TAKE[n](v) for n, v in ends.items() if v is not None and n not in there}
     ends |= zip(there, values[count:], strict=True)
     for name in there:
         _checks.kind(name, ends[name].dtype, ends[name].shape)

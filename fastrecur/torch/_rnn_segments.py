@@ -18,7 +18,7 @@ from ._rnn_arguments import check_input, repack_output, unpack_input
 from .state import QRNNState
 
 
-class Segments(NamedTuple):
+class Packed(NamedTuple):
     """Rows in a packed order, longest segment first; and which segments the caller's series begin and end with.
 
     A series is a segment of ``offsets``, or one of the batch; ``resets`` cut it further.
@@ -28,24 +28,25 @@ class Segments(NamedTuple):
     back: Tensor  # and the place of each row
     batch_sizes: Tensor
     series: Tensor  # those that have steps,
-    first: Tensor  # the segment that each of them begins with,
-    last: Tensor  # the one that it ends with,
-    is_cut: Tensor  # and whether a flag stands at its first step
-    n_series: int  # all of them
+    last: Tensor  # and the segment that each of them ends with
+    uncut: Tensor  # those of them that have no flag at their first step,
+    first: Tensor  # and the segment that each of these begins with
+    n_series: int  # all of them,
+    n_segments: int  # and of those with steps
 
     def enter(self, states: Tensor, reverse: bool) -> Tensor:
         """Return first states of all segments, (n, segments, features), from those of series."""
-        segment, series = (self.last, self.series) if reverse else (self.first[~self.is_cut], self.series[~self.is_cut])
-        zeros = states.new_zeros(len(states), int(self.batch_sizes[0]), states.shape[2])
+        segment, series = (self.last, self.series) if reverse else (self.first, self.uncut)
+        zeros = states.new_zeros(len(states), self.n_segments, states.shape[2])
         return zeros.index_copy(1, segment, states.index_select(1, series))
 
     def leave(self, states: Tensor, before: Tensor | None, reverse: bool) -> Tensor:
         """Return last states of series from those of segments; a series without steps hands on the one before it."""
-        own = states.index_select(1, self.first if reverse else self.last)
-        if reverse:
-            own = own.masked_fill(self.is_cut.unsqueeze(1), 0)
         before = states.new_zeros(len(states), self.n_series, states.shape[2]) if before is None else before
-        return before.to(states.dtype).index_copy(1, self.series, own)
+        before, segment, series = before.to(states.dtype), self.last, self.series
+        if reverse:  # nothing leaves where a flag stands
+            before, segment, series = before.index_fill(1, series, 0), self.first, self.uncut
+        return before.index_copy(1, series, states.index_select(1, segment))
 
 
 def run(module: Any, input: Any, hidden: Any, offsets: Any, resets: Any) -> tuple[Any, Any]:
@@ -63,8 +64,8 @@ def run(module: Any, input: Any, hidden: Any, offsets: Any, resets: Any) -> tupl
     check_input(rows, module.input_size, [])
     segments = _internals.uncompiled(_segments, module, rows, offsets, resets)
     is_batched = is_batched or offsets is not None
-    if network is not module and isinstance(hidden, Tensor) and hidden.dim() == 1 + is_batched:
-        hidden = hidden.unsqueeze(0)
+    if network is not module:
+        hidden = _of_directions(hidden, 1 + is_batched)
     states = _state.of_network(network, hidden, rows, segments.n_series, is_batched)
     step: Any = PackedSequence(rows.flatten(0, 1).index_select(0, segments.order), segments.batch_sizes)
     layers = network.layers
@@ -81,7 +82,14 @@ def run(module: Any, input: Any, hidden: Any, offsets: Any, resets: Any) -> tupl
     return repack_output(module, output, input), _state.join(lasts, is_batched)
 
 
-def _segments(module: Any, rows: Tensor, offsets: Any, resets: Any) -> Segments:
+def _of_directions(hidden: Any, dims: int) -> Any:
+    """Return a layer's states as a network takes them: for each direction, if they are for the only one."""
+    if isinstance(hidden, QRNNState):
+        return hidden._replace(hidden=_of_directions(hidden.hidden, dims))
+    return hidden.unsqueeze(0) if isinstance(hidden, Tensor) and hidden.dim() == dims else hidden
+
+
+def _segments(module: Any, rows: Tensor, offsets: Any, resets: Any) -> Packed:
     """Return where the segments of rows, (T, B, features), are."""
     steps, batch = rows.shape[:2]
     lengths, flags = np.full(batch, steps), np.zeros((steps, batch), bool)
@@ -109,13 +117,14 @@ def _segments(module: Any, rows: Tensor, offsets: Any, resets: Any) -> Segments:
     back = np.empty_like(at)
     back[at] = np.arange(len(at))
     ends = starts[series] + lengths[series] - 1
+    uncut = series[~cuts[starts[series]]]
 
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(rows.device)
 
-    return Segments(
-        tensor(at), tensor(back), torch.from_numpy(np.bincount(times)), tensor(series),
-        tensor(places[own[starts[series]]]), tensor(places[own[ends]]), tensor(cuts[starts[series]]), len(lengths),
+    return Packed(
+        tensor(at), tensor(back), torch.from_numpy(np.bincount(times)), tensor(series), tensor(places[own[ends]]),
+        tensor(uncut), tensor(places[own[starts[uncut]]]), len(lengths), len(sizes),
     )  # fmt: skip
 
 
@@ -124,7 +133,7 @@ def _directions(layer: Any) -> list[bool]:
     return [getattr(layer, "reverse", False) or bool(name) for name in getattr(layer, "_directions", ("",))]
 
 
-def _enter(segments: Segments, layer: Any, before: Any) -> Any:
+def _enter(segments: Packed, layer: Any, before: Any) -> Any:
     if before is None:
         return None
     if isinstance(before, QRNNState):
@@ -135,7 +144,7 @@ def _enter(segments: Segments, layer: Any, before: Any) -> Any:
     return torch.cat([segments.enter(*each) for each in zip(before.split(1), _directions(layer), strict=True)])
 
 
-def _leave(segments: Segments, layer: Any, last: Any, before: Any) -> Any:
+def _leave(segments: Packed, layer: Any, last: Any, before: Any) -> Any:
     if isinstance(last, QRNNState):
         inputs, given = last.inputs[0], before.inputs[0]
         if inputs is not None:

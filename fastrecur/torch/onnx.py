@@ -81,7 +81,7 @@ def _translation(family: str) -> Callable[..., Any]:
         reverse: bool = False, dtype: int = 1,
     ) -> Any:  # fmt: skip
         if offsets is not None or resets is not None:
-            raise TypeError(say.segments_library("offsets", "ONNX"))
+            raise TypeError(say.segments_library("resets" if offsets is None else "offsets", "ONNX"))
         import onnx_ir
         from onnxscript import opset18 as op
 

@@ -94,3 +94,10 @@ def test_recurrences(name):
     program = check(Call(function), tuple(operands))
     names = [node.op_type for node in program.model.graph]
     assert names.count("Scan") == 1
+
+
+@pytest.mark.parametrize("given", [("offsets",), ("resets",), ("offsets", "resets")])
+def test_segments_are_refused_by_name(given):
+    write = translations()[torch.ops.fastrecur.forget_mult.default]
+    with pytest.raises(TypeError, match=f"`{given[0]}` has no kernels yet for ONNX"):
+        write(None, None, **dict.fromkeys(given, "a value of the graph"))

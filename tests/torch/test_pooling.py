@@ -75,13 +75,17 @@ def test_blocks_of_time_give_the_whole(packed, by_onednn, monkeypatch):
     monkeypatch.setattr(_pool, "padded", _pool.padded.__wrapped__)
     monkeypatch.setattr(_pooling, "FEW_ROWS", 1)
     monkeypatch.setattr(_pooling, "prefers_onednn", lambda: by_onednn)
+    pooled, forward = [], _pool.forward
+    monkeypatch.setattr(_pool, "forward", lambda *arguments: pooled.append(arguments) or forward(*arguments))
     batch_sizes = torch.tensor([3, 3, 2, 1, 1]) if packed else None
     source = torch.randn(10, 11) if packed else torch.randn(7, 3, 11)
     for gated, reverse, keep, has_bias in itertools.product((True, False), (False, True), (None, 0.7), (True, False)):
         weight, c0 = torch.randn(11, (2 + gated) * 20).t(), torch.randn(3, 20)
         bias = torch.randn(len(weight)) if has_bias else None
         options = {"output_gate": gated, "reverse": reverse, "keep": keep}
+        pooled.clear()
         blocks = _pooling.layer_inference(source, weight, bias, c0, batch_sizes=batch_sizes, **options)
+        assert len(pooled) == (3 if packed else 7)
         product = torch.nn.functional.linear(*(None if v is None else v.double() for v in (source, weight, bias)))
         whole = _pooling._composed(product, c0.double(), batch_sizes=batch_sizes, **options)
         assert_alike(blocks, whole, torch.float32)

@@ -1,5 +1,7 @@
 """A QRNN on many series in one axis of time is the same as on each of them by itself, in values and gradients."""
 
+import pathlib
+
 import pytest
 import torch
 from compare import assert_close
@@ -118,6 +120,11 @@ def test_a_layer_in_reverse():
     states = torch.randn(5, UNITS, dtype=torch.float64)
     check(layer(x, states, offsets=OFFSETS), alone(layer, x, states.unsqueeze(0)))
     assert len(calls) == 1 + sum(n > 0 for n in LENGTHS)
+    # Nor need a state with inputs have an axis for the one direction.
+    inputs = (torch.randn(1, 5, INPUT, dtype=torch.float64),)
+    output, last = layer(x, QRNNState(states, inputs), offsets=OFFSETS)
+    wanted, same = layer(x, QRNNState(states.unsqueeze(0), inputs), offsets=OFFSETS)
+    check([output, last.hidden], [wanted, same.hidden])
 
 
 @pytest.mark.parametrize("where", [4, 5, 12])
@@ -160,11 +167,25 @@ def test_what_is_refused():
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's, traced
-def test_compiled_with_a_break_where_borders_are_read():
+def test_compiled_with_breaks_where_borders_and_batch_sizes_are_read():
     rnn = network(window=2)
     x, compiled = torch.randn(15, INPUT, dtype=torch.float64), torch.compile(rnn, backend="eager")
     for offsets in (OFFSETS, [0, 15]):
-        check(compiled(x, offsets=offsets), rnn(x, offsets=offsets))
+        states = torch.randn(1, len(offsets) - 1, UNITS, dtype=torch.float64)
+        for hidden in (None, states):
+            check(compiled(x, hidden, offsets=offsets), rnn(x, hidden, offsets=offsets))
+    reasons = torch._dynamo.explain(rnn)(x, states, offsets=offsets).break_reasons
+    places = {pathlib.Path(reason.user_stack[-1].filename).name for reason in reasons}
+    assert places <= {"_torch_internals.py", "_rnn_arguments.py", "_windows.py", "_pooling.py"}
+
+
+def test_nothing_is_read_back_from_the_device():
+    """A tensor on meta has no numbers that a mask could be counted by."""
+    rnn = QRNN(INPUT, UNITS, num_layers=2, window=2, bidirectional=True, device="meta")
+    x, states = torch.empty(15, INPUT, device="meta"), torch.empty(4, 5, UNITS, device="meta")
+    output, last = rnn(x, states, offsets=OFFSETS, resets=[True] + [False] * 14)
+    assert output.shape == (15, 2 * UNITS)
+    assert last.shape == states.shape
 
 
 def test_within_transforms():
