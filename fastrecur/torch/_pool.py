@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import torch
 
+from .. import _messages as say
 from .. import _threads
 from .._arrays import address, element
 from .._cpu import _pool
@@ -56,14 +57,19 @@ class Layout:
     def on_gpu(self, owner, device):
         """Return the rows of steps in the scan direction, and lengths, as tensors on a GPU; None where not needed.
 
-        The copy does not wait for the GPU.
+        The copy does not wait for the GPU. A replay of a graph would copy what is there then, so that raises.
         """
+        from .._cuda._launch import driver
+
         if not self.packed:
             return None, None
         if device not in self.tables:
+            stream = owner.stream(device)
+            if driver().is_capturing(device, stream):
+                raise RuntimeError(say.gpu_capture_packed())
             rows = self.starts[::-1] if self.reverse else self.starts
             lengths = np.searchsorted(-self.counts, -np.arange(self.batch))
-            table = owner.upload(np.concatenate([rows, lengths]), device)
+            table = owner.upload(np.concatenate([rows, lengths]), device, stream)
             self.tables[device] = table.split([len(rows), self.batch])
         return self.tables[device]
 

@@ -55,7 +55,7 @@ def place(driver, setattr):
 
             return made
 
-        def upload(self, array, device, stream=1):
+        def upload(self, array, device, stream):
             driver.log.append(("upload", array.nbytes, device))
             return own(torch.from_numpy(np.array(array)))
 

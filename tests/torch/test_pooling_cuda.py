@@ -1,5 +1,6 @@
 """Pooling on a GPU that is not there: the PTX of real kernels, against the same composed of torch's operators."""
 
+import inspect
 import itertools
 
 import devices
@@ -9,6 +10,7 @@ import tensors
 import torch
 from test_pooling import assert_alike, gradients, problem, wide
 
+from fastrecur._cuda import _arrays, _launch
 from fastrecur.torch import _pool, _pooling
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -129,15 +131,36 @@ class FarAway(torch.autograd.Function):
         return grad, None
 
 
-def test_tables_of_layouts():
-    """In the direction of travel, and lengths of the host's beside a product of the device's."""
+def test_stand_ins_are_called_as_the_real_ones(monkeypatch):
+    real = _arrays.Torch
+    tensors.place(devices.Driver(), monkeypatch.setattr)
+    for stand_in, own in ((_arrays.Torch, real), (devices.Driver, _launch.CudaCore)):
+        shared = [name for name in vars(stand_in) if not name.startswith("__") and callable(getattr(own, name, None))]
+        assert {"upload", "is_capturing"} & set(shared)
+        for name in shared:
+            mine, its = (list(inspect.signature(getattr(kind, name)).parameters) for kind in (stand_in, own))
+            assert mine == its, name
+
+
+def test_tables_of_layouts(monkeypatch):
+    """In the direction of travel, and lengths; put into the stream of the call, which must not be captured."""
 
     class Owner:
         @staticmethod
-        def upload(array, device):
+        def stream(device):
+            return 7
+
+        @staticmethod
+        def upload(array, device, stream):
+            assert (device, stream) == (0, 7)
             return torch.from_numpy(array)
 
+    driver = devices.Driver()
+    monkeypatch.setattr(_launch, "driver", lambda: driver)
     for reverse, starts in ((False, [0, 2, 4]), (True, [4, 2, 0])):
         rows, lengths = _pool.Layout(2, reverse, [2, 2, 1], True).on_gpu(Owner, 0)
         assert (rows.tolist(), lengths.tolist()) == (starts, [3, 2])
+    driver.is_capturing = lambda device, stream: (device, stream) == (0, 7)
+    with pytest.raises(RuntimeError, match="batch sizes"):
+        _pool.Layout(2, False, [2, 2, 1], True).on_gpu(Owner, 0)
     assert _pool.padded(3, 2, False).on_gpu(Owner, 0) == (None, None)
