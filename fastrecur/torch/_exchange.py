@@ -123,7 +123,7 @@ class Sum(Function):
     @staticmethod
     def forward(ctx, name, tensor):
         ctx.group = name
-        tensor = tensor.clone()
+        tensor = tensor.clone(memory_format=torch.contiguous_format)  # gloo adds up what lies in memory
         _collect(dist.all_reduce, members(name)[0], tensor)
         return tensor
 

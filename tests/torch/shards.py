@@ -380,6 +380,22 @@ def some_gradients_wanted(ranks):
 
 
 @case
+def cotangents_of_other_strides(ranks):
+    """What ranks add up are elements, however each rank's cotangents lie in its memory."""
+    whole, weight = [ranks.gate(8, 2, 3), ranks.draw(8, 2, 3)], ranks.draw(3, 2)
+    cuts = [8 // ranks.size] * ranks.size
+    theirs, mine = [leaf(v) for v in whole], [leaf(ranks.own(v, cuts)) for v in whole]
+    for options, create_graph in itertools.product(({}, {"offsets": [0, 3, 8]}), (False, True)):
+        _, last = fastrecur.forget_mult(*theirs, return_state=True, **options)
+        h, own_last = distributed.forget_mult(*mine, return_state=True, **options)
+        own_loss = 0 * h.sum() if ranks.rank else (own_last.mT * weight).sum()
+        expected = torch.autograd.grad((last.mT * weight).sum(), theirs)
+        actual = torch.autograd.grad(own_loss, mine, create_graph=create_graph)
+        for one, other in zip(actual, expected, strict=True):
+            same(one, ranks.own(other, cuts))
+
+
+@case
 def traffic(ranks):
     """One all-gather each way, of two numbers a lane and a header; a third back where a last state was asked for."""
     sent, gather = [], dist.all_gather

@@ -42,6 +42,7 @@ ALL = [
     "exact_at_the_ends",
     "what_cannot_be_composed",
     "some_gradients_wanted",
+    "cotangents_of_other_strides",
     "traffic",
     "compiled",
     "transforms_raise",
