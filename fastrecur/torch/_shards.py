@@ -309,7 +309,7 @@ def _borders(offsets, first, steps, group):
     _, rank, _ = _exchange.members(group)
     told = "where series begin anew"
     if offsets is not None:
-        offsets = offsets.cpu()
+        offsets = offsets.to("cpu", torch.int64).contiguous()
         told += f", at {len(offsets)} offsets, checksum {zlib.crc32(offsets.numpy()):08x}"
     (flags,), counts = _exchange.gather(group, told, steps, first)
     later = torch.zeros_like(first)

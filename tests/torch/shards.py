@@ -176,7 +176,7 @@ def segments(ranks):
     places = [[0, 12], [0, 0, 3, 3, 6, 6, 12, 12], [0, 5, 7, 8, 12], [0, 1, 1, 11, 12], list(range(13))]
     cases = itertools.product(places, (False, True), (even, ranks.cuts(steps)))
     for k, (offsets, reverse, cuts) in enumerate(cases):
-        name, other = NAMES[k % 2], NAMES[k // 2 % 2]
+        name, other = NAMES[(k + k // 2 + k // 4) % 2], NAMES[(k // 2 + k // 4) % 2]
         whole = ranks.gate(steps, lanes), ranks.draw(steps, lanes), ranks.draw(len(offsets) - 1, lanes)
         compare(ranks, name, whole, 0, cuts, {"offsets": offsets}, reverse=reverse)
         flags = ranks.gate(steps, lanes) < 0.15
@@ -190,6 +190,17 @@ def segments(ranks):
             operands = [v.T.contiguous() for v in operands]
             ends = {"resets": flags.T if k % 4 else flags.T[:1]}
             compare(ranks, other, (*operands, states[0]), 1, cuts, ends, reverse=reverse)
+
+
+@case
+def offsets_of_other_kinds(ranks):
+    """A list on one rank, int32 on another, every second of a tensor's numbers on all."""
+    f, x, cuts = ranks.gate(12, 3), ranks.draw(12, 3), ranks.cuts(12)
+    mine = ranks.own(f, cuts), ranks.own(x, cuts)
+    expected = ranks.own(fastrecur.forget_mult(f, x, offsets=[0, 4, 12]), cuts)
+    strided, short = torch.tensor([0, 9, 4, 9, 12])[::2], torch.tensor([0, 4, 12], dtype=torch.int32)
+    for offsets in (strided, [[0, 4, 12], short][ranks.rank % 2]):
+        same(distributed.forget_mult(*mine, offsets=offsets), expected)
 
 
 @case

@@ -34,6 +34,7 @@ ALL = [
     "broadcast_operands",
     "ragged_lanes",
     "segments",
+    "offsets_of_other_kinds",
     "numbers_that_are_not_finite_stop_at_a_border",
     "complex_numbers",
     "short_dtypes",
