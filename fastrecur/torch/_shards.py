@@ -72,7 +72,7 @@ class Part(NamedTuple):
         """
         place, _ = _exchange.place_of(self.group, reverse)
         if self.offsets is None:
-            is_own = torch.tensor(place == 0)
+            is_own = torch.full((), place == 0, dtype=torch.bool, device=states.device)
         else:
             begin, end, steps = self.offsets[:-1], self.offsets[1:], self.steps
             is_here = (0 < end) & (end <= steps) if reverse else (0 <= begin) & (begin < steps)
