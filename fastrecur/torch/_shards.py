@@ -238,7 +238,7 @@ def _reach(act, problem, b, added, start, part, options, needs_end):
     flags |= {name: v is not None for name, v in zip(Part._fields[:3], part[:3], strict=True)}
     header = act + _exchange.describe(family, dtype, lanes, wants, **flags)
     sent = [*own, *([start] if is_shared else []), *([blocked] if type(ends) is Segments else [])]
-    (products, ends, *others), _ = _exchange.gather(group, header, shape[axis], *sent)
+    (products, ends, *others), *_ = _exchange.gather(group, header, shape[axis], *sent)
     known, total = ([], others.pop(0).sum(0)) if is_shared else ([0], None)
     while True:
         states, unsound = compose(products, ends, total, towards, known, *others)
@@ -254,7 +254,7 @@ def _reach(act, problem, b, added, start, part, options, needs_end):
         known.append(invalid_ranks.index(True))
         end = scan(states[place])[1] if place == known[-1] else own[1]
         again = f"exchange {len(known) + 1} for {header}"
-        (_, scanned), _ = _exchange.gather(group, again, shape[axis], own[0], end)
+        (_, scanned), *_ = _exchange.gather(group, again, shape[axis], own[0], end)
         rank = size - 1 - known[-1] if towards else known[-1]
         ends[rank] = scanned[rank]
     if place == 0 and not is_shared:
@@ -302,24 +302,26 @@ def _vjp(family, g, a, b, h, h_in, grad_last, grad_in, lengths, offsets, resets,
 
 
 def _borders(offsets, first, steps, group):
-    """Return offsets from this rank's first step on, and the lanes that begin anew behind its last.
+    """Return offsets from this rank's first step on, and 0 for the lanes that begin anew behind its last, 1 for others.
 
-    ``first`` are those that do so at its first step.
+    ``first`` are those that do so at its first step. If ranks have come to differ, NaN for all.
     """
     _, rank, _ = _exchange.members(group)
     told = "where series begin anew"
     if offsets is not None:
         offsets = offsets.to("cpu", torch.int64).contiguous()
         told += f", at {len(offsets)} offsets, checksum {zlib.crc32(offsets.numpy()):08x}"
-    (flags,), counts = _exchange.gather(group, told, steps, first)
+    (flags,), counts, agree = _exchange.gather(group, told, steps, first, is_read=offsets is not None)
     later = torch.zeros_like(first)
     for theirs, n in zip(flags[rank + 1 :].flip(0), counts[rank + 1 :].flip(0), strict=True):
         later = torch.where(n > 0, theirs, later)
     if offsets is None:
-        return counts.new_empty(0), later
+        kept = (~later).float()
+        return counts.new_empty(0), kept if agree is None else torch.where(agree, kept, torch.nan)
     counts = counts.tolist()
     offsets = torch.from_numpy(_checks.offsets_in_range(offsets.numpy(), sum(counts))) - sum(counts[:rank])
-    return offsets, later & bool(Part(None, offsets, None, steps, group).crosses(True).any())
+    later &= bool(Part(None, offsets, None, steps, group).crosses(True).any())
+    return offsets, (~later).float()
 
 
 def _forward_fake(family, a, b, h0, added, lengths, offsets, resets, axis, reverse, dtype, *_):
@@ -334,7 +336,7 @@ def _vjp_fake(family, g, a, b, h, h_in, grad_last, grad_in, *options):
 
 
 def _borders_fake(offsets, first, steps, group):
-    return torch.empty(0 if offsets is None else offsets.shape, dtype=torch.int64), torch.empty_like(first)
+    return torch.empty(0 if offsets is None else offsets.shape, dtype=torch.int64), first.float()
 
 
 _library.impl("shard", _forward, "CompositeExplicitAutograd")
@@ -433,8 +435,9 @@ def _placed(family, a, b, cuts, axis, reverse, group):
         first = first.expand(full.shape[:axis] + full.shape[axis + 1 :])
     elif offsets is None:
         return a, (lengths, offsets, resets)
-    own_offsets, later = torch.ops.fastrecur.shard_borders.default(offsets, first, full.shape[axis], group)
-    if is_behind and (torch.compiler.is_compiling() or not later.is_cpu or bool(later.any())):
+    own_offsets, kept = torch.ops.fastrecur.shard_borders.default(offsets, first, full.shape[axis], group)
+    if is_behind and (torch.compiler.is_compiling() or not kept.is_cpu or bool((kept != 1).any())):
         reads, _ = _along_time.borders(full, Segments(lengths, None, None), axis, True)
-        a = torch.where(reads & later.unsqueeze(axis), 0, a)
+        kept = kept.unsqueeze(axis)
+        a = torch.where(reads & (kept != 1), kept.to(a.dtype), a)
     return a, (lengths, None if offsets is None else own_offsets, resets)

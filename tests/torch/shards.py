@@ -775,6 +775,31 @@ def ranks_that_differ_later(ranks):
         h, last = (distributed.linear_recurrence if odd else distributed.forget_mult)(0.5, x, return_state=True)
         assert last.isnan().all() and (ranks.rank == 0 or h.isnan().all())
         assert distributed.forget_mult(0.5, x).isfinite().all()
+
+        # Offsets are read, and wait, anyway: of those that differ all ranks hear, and none are kept.
+        ends, kinds = 4 * ranks.size, set()
+        for begin in (3, 4):
+            distributed.forget_mult(0.5, x, offsets=[0, begin, ends])
+            kinds = kinds or set(_exchange._agreed)
+        assert kinds == _exchange._agreed
+        try:
+            distributed.forget_mult(0.5, x, offsets=[0, 3 + odd, ends])
+        except RuntimeError as error:
+            assert "at 3 offsets, checksum" in str(error), error
+        else:
+            raise AssertionError("nothing was said of other offsets")
+
+        # Flags cannot be NaN, but what is made of them is.
+        flags = torch.zeros(4, dtype=torch.bool)
+        for _ in range(2):
+            assert distributed.linear_recurrence(x, x, reverse=True, resets=flags).isfinite().all()
+        if odd:
+            _exchange._agreed.add(("", "another call"))
+            _exchange.gather("", "another call", 4, flags[0].expand(3))
+            options = None, None, flags, 0, True, x.dtype, False, False, ""
+            torch.ops.fastrecur.shard.default("linear", x, x, None, None, *options)
+        else:
+            assert distributed.linear_recurrence(x, x, reverse=True, resets=flags).isnan().all()
     finally:
         _exchange._is_waited_for = waits
 
