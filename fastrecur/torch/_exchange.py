@@ -56,10 +56,7 @@ def describe(kind, dtype, lanes, wants, **flags):
 
 
 def gather(name, header, steps, *vectors, is_read=False):
-    """Return every rank's vectors and steps, stacked in the ranks' order, and whether all ranks sent alike packets.
-
-    Else it raises. Where only a GPU knows (`_check`), that is a flag there, and numbers, but not bools, are NaN.
-    """
+    """Return all ranks' vectors and steps, stacked, and what `_check` does: numbers are NaN if that is false."""
     group, rank, size = members(name)
     nbytes = [v.numel() * v.element_size() for v in vectors]
     length = -(-(HEADER + sum(nbytes)) // 16) * 16  # so that every packet's numbers stand where numbers may
