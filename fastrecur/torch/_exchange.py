@@ -55,8 +55,8 @@ def describe(kind, dtype, lanes, wants, **flags):
     return f"{KINDS[kind]} of lanes {tuple(lanes)}, {dtype}" + (told and f", {told}")
 
 
-def gather(name, header, steps, *vectors):
-    """Return every rank's vectors and steps, stacked in the ranks' order; raise unless all ranks sent alike packets."""
+def gather(name, header, steps, *vectors, is_read=False):
+    """Return all ranks' vectors and steps, stacked, and what `_check` does: numbers are NaN if that is false."""
     group, rank, size = members(name)
     nbytes = [v.numel() * v.element_size() for v in vectors]
     length = -(-(HEADER + sum(nbytes)) // 16) * 16  # so that every packet's numbers stand where numbers may
@@ -70,14 +70,14 @@ def gather(name, header, steps, *vectors):
         at += n
     packets = torch.zeros(size, len(own), dtype=torch.uint8, device=own.device)
     _collect(dist.all_gather, group, list(packets), own)
-    agree = _check(name, header, packets[:, :_WORDS], rank)
+    agree = _check(name, header, packets[:, :_WORDS], rank, is_read)
     given = [
         packets[:, place].view(vector.dtype).reshape(size, *vector.shape)
         for place, vector in zip(places, vectors, strict=True)
     ]
     if agree is not None:
         given = [v if v.dtype is torch.bool else torch.where(agree, v, torch.nan) for v in given]
-    return given, packets[:, _WORDS:HEADER].view(torch.int64).flatten()
+    return given, packets[:, _WORDS:HEADER].view(torch.int64).flatten(), agree
 
 
 def _collect(collective, group, *arguments):
@@ -99,13 +99,13 @@ def _is_waited_for(tensor):
     return not tensor.is_cpu
 
 
-def _check(name, header, headers, rank):
-    """Raise unless all ranks sent the same header.
+def _check(name, header, headers, rank, is_read):
+    """Raise unless all ranks sent the same header; else return None, or what tells it on a GPU.
 
-    On a GPU that waits for the exchange. So once a header was found to agree, it is only compared there, and whether it
-    still agrees is returned: numbers of ranks that differ become NaN.
+    There to look is to wait for the exchange. So once a header was found to agree, it is only compared there, and the
+    flag that says whether it still agrees is returned, unless the packets are to be read (`is_read`) anyway.
     """
-    if _is_waited_for(headers):
+    if _is_waited_for(headers) and not is_read:
         if (name, header) in _agreed:
             return (headers == headers[rank]).all()
         _agreed.add((name, header))
@@ -123,7 +123,7 @@ class Sum(Function):
     @staticmethod
     def forward(ctx, name, tensor):
         ctx.group = name
-        tensor = tensor.clone()
+        tensor = tensor.clone(memory_format=torch.contiguous_format)  # gloo adds up what lies in memory
         _collect(dist.all_reduce, members(name)[0], tensor)
         return tensor
 

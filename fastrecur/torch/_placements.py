@@ -45,7 +45,7 @@ def run(call, family, a, b, h0, axis, reverse, lengths, return_state, group):
     own = mesh.get_group(dims[0])
     if group is not None and group != own:
         raise ValueError(say.placements())
-    lengths, offsets, resets = lengths if type(lengths) is Segments else (lengths, None, None)
+    lengths, offsets, resets = _checks.parts(lengths)
     if isinstance(resets, DTensor):
         beside = tuple(_leading(resets, p.dim) if isinstance(p, Shard) else p for p in placements)
         if resets.placements != beside:

@@ -202,7 +202,7 @@ class _Gather(Function):
     def forward(ctx: Any, edge: Tensor, steps: int, reverse: bool, wants: bool, group: str) -> tuple[Tensor, Tensor]:
         ctx.group = group
         header = _exchange.describe(WINDOW, edge.dtype, edge.shape, wants, reverse=reverse)
-        (edges,), all_steps = _exchange.gather(group, header, steps, edge)
+        (edges,), all_steps, _ = _exchange.gather(group, header, steps, edge)
         ctx.mark_non_differentiable(all_steps)
         return edges, all_steps
 

@@ -72,7 +72,7 @@ class Part(NamedTuple):
         """
         place, _ = _exchange.place_of(self.group, reverse)
         if self.offsets is None:
-            is_own = torch.tensor(place == 0)
+            is_own = torch.full((), place == 0, dtype=torch.bool, device=states.device)
         else:
             begin, end, steps = self.offsets[:-1], self.offsets[1:], self.steps
             is_here = (0 < end) & (end <= steps) if reverse else (0 <= begin) & (begin < steps)
@@ -197,11 +197,31 @@ def compose(products, ends, start, reverse, known=(), blocked=None):
     return states, unsound
 
 
+def _states_of_ranks(gathered, start, towards, known, needs_end, turn):
+    """Return the state before and behind every rank, from all ranks' products, ends and, if any are, what is blocked.
+
+    Where composing is not sound, the ranks concerned take turns: ``turn`` scans from what truly reaches one, and tells.
+    """
+    products, ends, *blocked = gathered
+    while True:
+        states, unsound = compose(products, ends, start, towards, known, *blocked)
+        if unsound is None:
+            return states
+        if not ends.is_cpu:  # to look there would be to wait for the GPU: what cannot be composed is NaN
+            ends = torch.where(unsound.flip(0) if towards else unsound, torch.nan, ends)
+            return compose(products, ends, start, towards, known, *blocked)[0]
+        invalid_ranks = unsound.reshape(len(ends), -1).any(1).tolist()
+        if True not in invalid_ranks[: None if needs_end else -1]:
+            return states
+        known.append(invalid_ranks.index(True))
+        rank = len(ends) - 1 - known[-1] if towards else known[-1]
+        ends[rank] = turn(known, states[known[-1]])[rank]
+
+
 def _reach(act, problem, b, added, start, part, options, needs_end):
     """Return the states that reach this rank, and, if it `needs_end`, the one behind all of them.
 
-    With an ``act``, what travels are cotangents against time, and the start is the sum of all ranks' starts. Where
-    composing is not sound, the ranks concerned scan one after another from the states that truly reach them, and tell.
+    With an ``act``, what travels are cotangents against time, and the start is the sum of all ranks' starts.
     """
     family, a, shape = problem
     axis, reverse, dtype, return_state, wants, group = options
@@ -210,11 +230,11 @@ def _reach(act, problem, b, added, start, part, options, needs_end):
     place, size = _exchange.place_of(group, towards)
     if size == 1:
         return start, None
-    lanes, ends = shape[:axis] + shape[axis + 1 :], part.ends
+    lanes, cuts = shape[:axis] + shape[axis + 1 :], part.ends
     own, blocked = [start.new_zeros(lanes)] * 2, torch.zeros(lanes, dtype=torch.bool, device=b.device)
     resets = None
     if part.resets is not None:
-        resets = resets_beside(b.expand(shape), ends, axis)
+        resets = resets_beside(b.expand(shape), cuts, axis)
         blocked |= resets.any(axis)
     if part.offsets is not None:
         blocked |= not bool((part.crosses(False) & part.crosses(True)).any())
@@ -224,9 +244,8 @@ def _reach(act, problem, b, added, start, part, options, needs_end):
         if stretch is None:
             return own
         state = part.with_arrived(start, arrived, towards)
-        cuts = _checks.split(part.lengths, None, stretch[2])
-        state = None if state is None else state[row]
-        product, end = summary(family, *stretch[:2], state, cuts, axis, towards, dtype, back)
+        state, borders = None if state is None else state[row], _checks.split(part.lengths, None, stretch[2])
+        product, end = summary(family, *stretch[:2], state, borders, axis, towards, dtype, back)
         return _back(product, back), end if added is None else end + added[row]
 
     is_shared = back and return_state and part.offsets is None
@@ -237,26 +256,15 @@ def _reach(act, problem, b, added, start, part, options, needs_end):
     flags = {"reverse": reverse, "return_state": return_state}
     flags |= {name: v is not None for name, v in zip(Part._fields[:3], part[:3], strict=True)}
     header = act + _exchange.describe(family, dtype, lanes, wants, **flags)
-    sent = [*own, *([start] if is_shared else []), *([blocked] if type(ends) is Segments else [])]
-    (products, ends, *others), _ = _exchange.gather(group, header, shape[axis], *sent)
-    known, total = ([], others.pop(0).sum(0)) if is_shared else ([0], None)
-    while True:
-        states, unsound = compose(products, ends, total, towards, known, *others)
-        if unsound is None:
-            break
-        if not ends.is_cpu:  # to look there would be to wait for the GPU: what cannot be composed is NaN
-            ends = torch.where(unsound.flip(0) if towards else unsound, torch.nan, ends)
-            states, _ = compose(products, ends, total, towards, known, *others)
-            break
-        invalid_ranks = unsound.reshape(size, -1).any(1).tolist()
-        if True not in invalid_ranks[: size if needs_end else -1]:
-            break
-        known.append(invalid_ranks.index(True))
-        end = scan(states[place])[1] if place == known[-1] else own[1]
-        again = f"exchange {len(known) + 1} for {header}"
-        (_, scanned), _ = _exchange.gather(group, again, shape[axis], own[0], end)
-        rank = size - 1 - known[-1] if towards else known[-1]
-        ends[rank] = scanned[rank]
+    sent = [*own, *([start] if is_shared else []), *([blocked] if type(cuts) is Segments else [])]
+    gathered, *_ = _exchange.gather(group, header, shape[axis], *sent)
+    known, total = ([], gathered.pop(2).sum(0)) if is_shared else ([0], None)
+
+    def turn(known, arrived):
+        end = scan(arrived)[1] if place == known[-1] else own[1]
+        return _exchange.gather(group, f"exchange {len(known) + 1} for {header}", shape[axis], own[0], end)[0][1]
+
+    states = _states_of_ranks(gathered, total, towards, known, needs_end, turn)
     if place == 0 and not is_shared:
         return start, states[-1]
     return part.with_arrived(start, states[place].contiguous(), towards), states[-1]
@@ -302,24 +310,25 @@ def _vjp(family, g, a, b, h, h_in, grad_last, grad_in, lengths, offsets, resets,
 
 
 def _borders(offsets, first, steps, group):
-    """Return offsets from this rank's first step on, and the lanes that begin anew behind its last.
+    """Return offsets from this rank's first step on, and 0 for the lanes that begin anew behind its last, 1 for others.
 
-    ``first`` are those that do so at its first step.
+    ``first`` are those that do so at its first step. If ranks have come to differ, NaN for all.
     """
     _, rank, _ = _exchange.members(group)
     told = "where series begin anew"
     if offsets is not None:
-        offsets = offsets.cpu()
+        offsets = offsets.to("cpu", torch.int64).contiguous()
         told += f", at {len(offsets)} offsets, checksum {zlib.crc32(offsets.numpy()):08x}"
-    (flags,), counts = _exchange.gather(group, told, steps, first)
-    later = torch.zeros_like(first)
+    (flags,), counts, agree = _exchange.gather(group, told, steps, first, is_read=offsets is not None)
+    kept = torch.ones_like(first, dtype=torch.float32)
     for theirs, n in zip(flags[rank + 1 :].flip(0), counts[rank + 1 :].flip(0), strict=True):
-        later = torch.where(n > 0, theirs, later)
+        kept = torch.where(n > 0, (~theirs).float(), kept)
     if offsets is None:
-        return counts.new_empty(0), later
+        return torch.empty(0, dtype=torch.int64), kept if agree is None else torch.where(agree, kept, torch.nan)
     counts = counts.tolist()
     offsets = torch.from_numpy(_checks.offsets_in_range(offsets.numpy(), sum(counts))) - sum(counts[:rank])
-    return offsets, later & bool(Part(None, offsets, None, steps, group).crosses(True).any())
+    crosses = Part(None, offsets, None, steps, group).crosses(True)
+    return offsets, kept if bool(crosses.any()) else torch.ones_like(kept)
 
 
 def _forward_fake(family, a, b, h0, added, lengths, offsets, resets, axis, reverse, dtype, *_):
@@ -334,7 +343,7 @@ def _vjp_fake(family, g, a, b, h, h_in, grad_last, grad_in, *options):
 
 
 def _borders_fake(offsets, first, steps, group):
-    return torch.empty(0 if offsets is None else offsets.shape, dtype=torch.int64), torch.empty_like(first)
+    return torch.empty(0 if offsets is None else offsets.shape, dtype=torch.int64), first.float()
 
 
 _library.impl("shard", _forward, "CompositeExplicitAutograd")
@@ -424,7 +433,7 @@ def _placed(family, a, b, cuts, axis, reverse, group):
 
     In reverse a flag at another rank's first step is at the border before it. There the factor is not used: it is 0.
     """
-    lengths, offsets, resets = cuts if type(cuts) is Segments else (cuts, None, None)
+    lengths, offsets, resets = _checks.parts(cuts)
     full = b.expand(torch.broadcast_shapes(a.shape, b.shape))
     is_behind = resets is not None and family == LINEAR and reverse
     first = torch.zeros((), dtype=torch.bool, device=b.device)
@@ -433,8 +442,8 @@ def _placed(family, a, b, cuts, axis, reverse, group):
         first = first.expand(full.shape[:axis] + full.shape[axis + 1 :])
     elif offsets is None:
         return a, (lengths, offsets, resets)
-    own_offsets, later = torch.ops.fastrecur.shard_borders.default(offsets, first, full.shape[axis], group)
-    if is_behind and (torch.compiler.is_compiling() or not later.is_cpu or bool(later.any())):
+    own_offsets, kept = torch.ops.fastrecur.shard_borders.default(offsets, first, full.shape[axis], group)
+    if is_behind and (torch.compiler.is_compiling() or not kept.is_cpu or bool((kept != 1).any())):
         reads, _ = _along_time.borders(full, Segments(lengths, None, None), axis, True)
-        a = torch.where(reads & later.unsqueeze(axis), 0, a)
+        a = torch.where(reads & (kept != 1).unsqueeze(axis), kept.unsqueeze(axis).to(a.dtype), a)
     return a, (lengths, None if offsets is None else own_offsets, resets)

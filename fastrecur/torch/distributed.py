@@ -93,13 +93,13 @@ def forget_mult(
     Collective: every rank must call it, and if any of its results is differentiated on one, on all. One all-gather runs
     forward and one back. A rank sends two numbers for each series, in the precision that states are carried in (float64
     for float32); back with `return_state` a third, its cotangent of `h_last`; and 128 bytes that say what it is at.
-    With `offsets` or `resets` it sends a byte for each series more. `offsets` take one all-gather of 128 bytes before
+    With `offsets` or `resets` it sends a byte for each series more. `offsets` take one all-gather of 144 bytes before
     the first, which the host waits for, and with `return_state` an all-reduce of the states of all segments each way.
 
     A shard is first read without writing anything, then the exchange takes place, then it is scanned: 5/3 of the
-    memory traffic of one scan of it, 4/3 in the gradient. Where series begin anew in a shard, only the steps behind
-    their last borders are read first. Where `resets` leave some series without a flag there, all steps are, and forward
-    states are written that are dropped.
+    memory traffic of one scan of it, 4/3 in the gradient. Where segments begin in a shard, only the steps behind the
+    last `offsets` are read first, and behind the last `resets` on the CPU, if each series has a flag there. Else with
+    `resets` all steps are, and forward states are written that are dropped.
 
     States that reach a shard are composed. That costs the rounding of the carry, so float32 and shorter are as exact
     as on one process; float64 agrees within its rounding at the magnitudes involved. Where composing overflows or
@@ -152,8 +152,9 @@ def linear_recurrence(
     h0 : Tensor or float, optional
         The state before the first step of all.
     axis, reverse, lengths, offsets, resets, return_state, group
-        As in `forget_mult`. In `reverse`, `resets` take one more all-gather, of a byte for each series; where another
-        shard's first step has a flag, `a` is copied.
+        As in `forget_mult`. In `reverse`, `resets` take an all-gather before the first, of 128 bytes and one for each
+        series (with `offsets` the same one). Where another shard's first step has a flag, `a` is copied; on a GPU and
+        under ``torch.compile`` always.
 
     Returns
     -------

@@ -176,7 +176,7 @@ def segments(ranks):
     places = [[0, 12], [0, 0, 3, 3, 6, 6, 12, 12], [0, 5, 7, 8, 12], [0, 1, 1, 11, 12], list(range(13))]
     cases = itertools.product(places, (False, True), (even, ranks.cuts(steps)))
     for k, (offsets, reverse, cuts) in enumerate(cases):
-        name, other = NAMES[k % 2], NAMES[k // 2 % 2]
+        name, other = NAMES[(k + k // 2 + k // 4) % 2], NAMES[(k // 2 + k // 4) % 2]
         whole = ranks.gate(steps, lanes), ranks.draw(steps, lanes), ranks.draw(len(offsets) - 1, lanes)
         compare(ranks, name, whole, 0, cuts, {"offsets": offsets}, reverse=reverse)
         flags = ranks.gate(steps, lanes) < 0.15
@@ -190,6 +190,17 @@ def segments(ranks):
             operands = [v.T.contiguous() for v in operands]
             ends = {"resets": flags.T if k % 4 else flags.T[:1]}
             compare(ranks, other, (*operands, states[0]), 1, cuts, ends, reverse=reverse)
+
+
+@case
+def offsets_of_other_kinds(ranks):
+    """A list on one rank, int32 on another, every second of a tensor's numbers on all."""
+    f, x, cuts = ranks.gate(12, 3), ranks.draw(12, 3), ranks.cuts(12)
+    mine = ranks.own(f, cuts), ranks.own(x, cuts)
+    expected = ranks.own(fastrecur.forget_mult(f, x, offsets=[0, 4, 12]), cuts)
+    strided, short = torch.tensor([0, 9, 4, 9, 12])[::2], torch.tensor([0, 4, 12], dtype=torch.int32)
+    for offsets in (strided, [[0, 4, 12], short][ranks.rank % 2]):
+        same(distributed.forget_mult(*mine, offsets=offsets), expected)
 
 
 @case
@@ -377,6 +388,22 @@ def some_gradients_wanted(ranks):
                     same(summed(actual.grad), expected.grad)
                 elif expected.requires_grad:
                     same(actual.grad, ranks.own(expected.grad, cuts))
+
+
+@case
+def cotangents_of_other_strides(ranks):
+    """What ranks add up are elements, however each rank's cotangents lie in its memory."""
+    whole, weight = [ranks.gate(8, 2, 3), ranks.draw(8, 2, 3)], ranks.draw(3, 2)
+    cuts = [8 // ranks.size] * ranks.size
+    theirs, mine = [leaf(v) for v in whole], [leaf(ranks.own(v, cuts)) for v in whole]
+    for options, create_graph in itertools.product(({}, {"offsets": [0, 3, 8]}), (False, True)):
+        _, last = fastrecur.forget_mult(*theirs, return_state=True, **options)
+        h, own_last = distributed.forget_mult(*mine, return_state=True, **options)
+        own_loss = 0 * h.sum() if ranks.rank else (own_last.mT * weight).sum()
+        expected = torch.autograd.grad((last.mT * weight).sum(), theirs)
+        actual = torch.autograd.grad(own_loss, mine, create_graph=create_graph)
+        for one, other in zip(actual, expected, strict=True):
+            same(one, ranks.own(other, cuts))
 
 
 @case
@@ -748,6 +775,31 @@ def ranks_that_differ_later(ranks):
         h, last = (distributed.linear_recurrence if odd else distributed.forget_mult)(0.5, x, return_state=True)
         assert last.isnan().all() and (ranks.rank == 0 or h.isnan().all())
         assert distributed.forget_mult(0.5, x).isfinite().all()
+
+        # Offsets are read, and wait, anyway: of those that differ all ranks hear, and none are kept.
+        ends, kinds = 4 * ranks.size, set()
+        for begin in (3, 4):
+            distributed.forget_mult(0.5, x, offsets=[0, begin, ends])
+            kinds = kinds or set(_exchange._agreed)
+        assert kinds == _exchange._agreed
+        try:
+            distributed.forget_mult(0.5, x, offsets=[0, 3 + odd, ends])
+        except RuntimeError as error:
+            assert "at 3 offsets, checksum" in str(error), error
+        else:
+            raise AssertionError("nothing was said of other offsets")
+
+        # Flags cannot be NaN, but what is made of them is.
+        flags = torch.zeros(4, dtype=torch.bool)
+        for _ in range(2):
+            assert distributed.linear_recurrence(x, x, reverse=True, resets=flags).isfinite().all()
+        if odd:
+            _exchange._agreed.add(("", "another call"))
+            _exchange.gather("", "another call", 4, flags[0].expand(3))
+            options = None, None, flags, 0, True, x.dtype, False, False, ""
+            torch.ops.fastrecur.shard.default("linear", x, x, None, None, *options)
+        else:
+            assert distributed.linear_recurrence(x, x, reverse=True, resets=flags).isnan().all()
     finally:
         _exchange._is_waited_for = waits
 
