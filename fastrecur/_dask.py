@@ -212,8 +212,7 @@ class _Problem:
         if resets is None:
             return Operand(None)
         resets = take("resets", resets) if isinstance(resets, da.Array) else _checks.resets(resets)
-        if resets.dtype != np.bool_:
-            raise TypeError(say.resets_dtype(resets.dtype))
+        _checks.kind("resets", resets.dtype, resets.shape)
         _checks.resets_shape(resets.shape, self.shape, self.axis)
         return Operand(resets, tuple(range(resets.ndim)))
 
@@ -229,8 +228,7 @@ class _Problem:
             return Operand(None)
         if isinstance(lengths, da.Array):
             lengths = take("lengths", lengths)
-            if lengths.dtype.kind not in "iu":
-                raise TypeError(say.lengths_dtype(f"dtype {lengths.dtype}"))
+            _checks.kind("lengths", lengths.dtype, lengths.shape)
         elif not _arrays.is_on_device(lengths):
             lengths = _checks.lengths_in_range(_checks.lengths(lengths), self.shape[self.axis])
         _problem.check_lengths_shape(tuple(lengths.shape), tuple(self.shape[k] for k in self.lane_axes))

@@ -65,21 +65,29 @@ def rng(request):
 
 
 @pytest.fixture
-def gpu(monkeypatch):
-    """A card that is not there; `fastrecur`'s functions run NumPy's arrays on it, as if they were CuPy's."""
+def cupy(monkeypatch):
+    """CuPy, on a card that is not there."""
     import devices
 
-    from fastrecur._cuda import _launch
+    from fastrecur._cuda import _launch, _recurrence
 
     driver = devices.Driver()
-    cupy = devices.Cupy(driver)
+    module = devices.Cupy(driver)
     monkeypatch.setattr(_launch, "driver", lambda: driver)
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setitem(sys.modules, "cupy", module)
     monkeypatch.setattr("fastrecur._cuda._arrays._libraries", {})
+    monkeypatch.setattr(_recurrence, "_shortcuts", {})
+    return module
+
+
+@pytest.fixture
+def gpu(cupy, monkeypatch):
+    """That card; `fastrecur`'s functions run NumPy's arrays on it, as if they were CuPy's."""
+    import devices
 
     devices.run_on(cupy, monkeypatch.setattr)
-    yield driver
-    driver.forget()
+    yield cupy.driver
+    cupy.driver.forget()
 
 
 @pytest.fixture

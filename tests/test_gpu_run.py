@@ -8,12 +8,9 @@ import subprocess
 import sys
 
 import compare
-import devices
 import numpy as np
 import pytest
 import stub_driver
-
-from fastrecur._cuda import _launch, _recurrence
 
 GPU = pathlib.Path(__file__).parent / "gpu"
 LARGEST = 3000  # elements that are run here
@@ -50,18 +47,6 @@ class Library:
 
     def poison(self, size):
         """Nothing: all fresh memory is full of NaN."""
-
-
-@pytest.fixture
-def cupy(monkeypatch):
-    """A card that is not there."""
-    driver = devices.Driver()
-    module = devices.Cupy(driver)
-    monkeypatch.setattr(_launch, "driver", lambda: driver)
-    monkeypatch.setitem(sys.modules, "cupy", module)
-    monkeypatch.setattr("fastrecur._cuda._arrays._libraries", {})
-    monkeypatch.setattr(_recurrence, "_shortcuts", {})
-    return module
 
 
 def test_problems_are_right(load, cupy):
