@@ -248,9 +248,10 @@ def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=
     if traversal == ROWS:
         sizes, body, beyond = row_loops(loops)
         row_bytes = (operands.itemsizes[TO_B] or operands.itemsizes[H]) * loops.inner
-        if set(modes) > {STORE}:  # of the other at most sums are written: nothing more is compiled for its type
+        if "to_a" in elements and set(modes) != {STORE}:  # what is summed at most needs no kernel of its own type
             both = "to_a", "to_b"
-            elements = elements | dict.fromkeys(both, elements[both[modes.index(STORE)]])
+            stored = elements[both[modes.index(STORE)]] if STORE in modes else element(dtype)
+            elements = elements | dict.fromkeys(both, stored)
         traits, narrow, modes = _row_traits(operands, loops, modes)
     else:
         sizes, body, beyond = lane_loops(loops)

@@ -115,6 +115,13 @@ def forget_plans(monkeypatch):
     forget()
 
 
+@pytest.fixture
+def rows_of_any_length(monkeypatch, forget_plans):
+    """Rows of few series are not narrow: of those a kernel is compiled for each length, which test_narrow has."""
+    monkeypatch.setattr(_problem, "NARROW_LEAST", sys.maxsize)
+    forget_plans()
+
+
 @pytest.fixture(autouse=True)
 def poisoned_results(monkeypatch):
     """Memory that results are written to holds NaN: what is not written is seen, however large they are."""

@@ -11,6 +11,8 @@ from compare import assert_close, assert_same_bits, check_forward, check_vjp
 import fastrecur
 from fastrecur import reference
 
+pytestmark = pytest.mark.usefixtures("rows_of_any_length")
+
 BFLOAT16 = ml_dtypes.bfloat16
 HALVES = [np.float16, BFLOAT16]
 # Every combination of dtypes is compiled anew for every path: most tests here take one path, whose

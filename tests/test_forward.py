@@ -8,6 +8,8 @@ from compare import check_forward
 
 import fastrecur
 
+pytestmark = pytest.mark.usefixtures("rows_of_any_length")
+
 RECURRENCES = ["forget_mult", "linear_recurrence"]
 SIZES = [1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65]
 

@@ -12,6 +12,8 @@ import fastrecur
 from fastrecur import _problem
 from fastrecur._problem import TRANSPOSE8
 
+pytestmark = pytest.mark.usefixtures("rows_of_any_length")
+
 SHAPES = [(5, 6, 7), (40, 33, 17), (3, 1, 65), (1, 4, 3)]
 
 

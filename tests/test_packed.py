@@ -16,6 +16,8 @@ import fastrecur
 from fastrecur import _problem
 from fastrecur._cpu._packing import EPOCH, FEW_SERIES, FEW_STEPS, MANY_SERIES, MANY_STEPS
 
+pytestmark = pytest.mark.usefixtures("rows_of_any_length")
+
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 # Less than a vector, around one, a panel of few lanes, and one of many; and around a panel's steps.
 SIZES = [

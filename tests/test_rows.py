@@ -14,6 +14,8 @@ from thresholds import lower_thresholds
 import fastrecur
 from fastrecur import _problem
 
+pytestmark = pytest.mark.usefixtures("rows_of_any_length")
+
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 STEPS = [1, 3, 4, 5, 8, 11, 38]  # fewer than four, four, and some that are left
 ROWS = [(9,), (40,), (2100,), (3, 33), (5, 64), (2, 2080)]  # of a step; the long ones' states do not stay near

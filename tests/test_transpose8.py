@@ -13,6 +13,8 @@ from thresholds import lower_thresholds
 import fastrecur
 from fastrecur import _problem
 
+pytestmark = pytest.mark.usefixtures("rows_of_any_length")
+
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 # Less than a block of 8, one, and some, to the step; and what is left of them, up to more than a buffer of 32.
 STEPS = [1, 7, 8, 9, 15, 16, 17, 24, 31, 40, 47, 64, 71, 73, 104, 2055]

@@ -9,6 +9,8 @@ from test_forward import BROADCAST, RECURRENCES, SIZES, operands
 
 import fastrecur
 
+pytestmark = pytest.mark.usefixtures("rows_of_any_length")
+
 
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -8,6 +8,8 @@ import pytest
 from fastrecur import _weighted_run
 from fastrecur.smoothing import Ewm, ewm_corr, ewm_cov, ewm_mean, ewm_sum, ewm_var
 
+pytestmark = pytest.mark.usefixtures("rows_of_any_length")
+
 STATISTICS = {
     "mean": lambda x, y, **options: ewm_mean(x, **options),
     "sum": lambda x, y, **options: ewm_sum(x, **options),
