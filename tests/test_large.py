@@ -44,23 +44,30 @@ SHAPES = [
 ]
 
 
-@pytest.mark.usefixtures("as_if_large")
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("shape", "axis"), SHAPES)
-def test_small_problems_as_if_large(rng, name, dtype, shape, axis):
+def test_small_problems_as_if_large(rng, monkeypatch, set_threads, name, dtype, shape, axis):
+    """One thread and three give the bits of two, which are checked."""
+    lower_thresholds(monkeypatch.setattr)
+    recurrence, vjp = getattr(fastrecur, name), getattr(fastrecur, name + "_vjp")
     gate, value = operands(rng, shape, dtype)
     lanes = shape[:axis] + shape[axis + 1 :]
-    h0 = rng.standard_normal(lanes).astype(dtype)
-    for reverse in [False, True]:
-        options = {"axis": axis, "reverse": reverse}
-        check_forward(name, gate, value, h0, **options)
-        check_vjp(name, gate, value, h0, rng=rng, state=False, **options)
-        check_forward(name, 0.5, value, **options)
-        check_vjp(name, 0.5, value, rng=rng, state=False, **options)
-        lengths = rng.integers(0, shape[axis] + 1, lanes[:1])
-        check_forward(name, gate, value, h0, lengths=lengths, **options)
-        check_vjp(name, gate, value, h0, rng=rng, lengths=lengths, **options)
+    h0, some = rng.standard_normal(lanes).astype(dtype), rng.integers(0, shape[axis] + 1, lanes[:1])
+    for reverse, (a, first, lengths) in itertools.product(
+        [False, True], [(gate, h0, None), (0.5, None, None), (gate, h0, some)]
+    ):
+        options = {"axis": axis, "reverse": reverse, "lengths": lengths}
+        set_threads(2)
+        h = check_forward(name, a, value, first, **options)
+        check_vjp(name, a, value, first, rng=rng, state=lengths is not None, **options)
+        grads = vjp(value, a, value, h, first, **options)
+        for threads in [1, 3]:
+            set_threads(threads)
+            assert_same_bits(recurrence(a, value, first, **options), h)
+            for grad, right in zip(vjp(value, a, value, h, first, **options), grads, strict=True):
+                if right is not None:
+                    assert_same_bits(np.asarray(grad), np.asarray(right))
 
 
 @pytest.mark.usefixtures("as_if_large")
