@@ -130,7 +130,7 @@ def crashes(bench):
     bench.report.row("before the crash", "1", lambda: 1.0, "")
     os.abort()
 
-@groups.group("hangs", 40)
+@groups.group("hangs", 20)
 def hangs(bench):
     bench.report.row("before the hang", "1", lambda: 1.0, "")
     time.sleep(1000)
