@@ -17,6 +17,12 @@ from fastrecur import _bound, _cost, _layout, _problem, _row_chunks, _run
 from fastrecur._arrays import array_at
 
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
+# Each dtype and each recurrence, though not each pair: every one is compiled anew.
+KINDS = [
+    *itertools.product(RECURRENCES, [np.float32, np.float64]),
+    ("forget_mult", np.float16),
+    ("linear_recurrence", ml_dtypes.bfloat16),
+]
 
 
 @pytest.fixture
@@ -64,8 +70,7 @@ def results_of(name, threads, set_threads, g, gate, value, h0, last, **options):
     return [h, state, plain, number, *grads, *vjp(g, gate, value, plain, **options)[:2], *summed[0], *summed[1][:2]]
 
 
-@pytest.mark.parametrize("name", RECURRENCES)
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("name", "dtype"), KINDS)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_bits_are_those_of_one_walk(rng, both, done, set_threads, name, dtype, reverse):
     for _, steps, lanes in itertools.product(both(), [96, 131], [5, 16, 40, 130]):
@@ -258,8 +263,7 @@ def test_what_came_before_a_warm_up(rng, large, forget_plans, set_threads, bad, 
         large.clear()
 
 
-@pytest.mark.parametrize("name", RECURRENCES)
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("name", "dtype"), KINDS)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_sums_over_time(rng, large, forget_plans, set_threads, name, dtype, reverse):
     """Of whatever parts they are made, where carries are predicted and where not, they are right."""
