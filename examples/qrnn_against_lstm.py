@@ -8,6 +8,7 @@ Prints a short report and saves a chart of the test loss by steps and by time:
 from __future__ import annotations
 
 import argparse
+import bisect
 import gzip
 import math
 import time
@@ -62,7 +63,12 @@ def size(module: nn.Module) -> int:
 
 def qrnn_of(weights: int, **options) -> QRNN:
     """Return the QRNN whose number of weights is closest to the given one."""
-    near = min(range(16, 1024), key=lambda h: abs(size(QRNN(EMBEDDING, h, LAYERS, device="meta", **options)) - weights))
+
+    def size_of(units: int) -> int:
+        return size(QRNN(EMBEDDING, units, LAYERS, device="meta", **options))
+
+    enough = bisect.bisect_left(range(1024), weights, lo=17, key=size_of)
+    near = min(enough - 1, enough, key=lambda units: abs(size_of(units) - weights))
     return QRNN(EMBEDDING, near, LAYERS, **options)
 
 
