@@ -28,6 +28,8 @@ _KERNELS = {
     (ROWS, "vjp flagged"): _rows.vjp,
     (PACKED, "forward flagged"): _packed.forward,
     (PACKED, "vjp flagged"): _packed.vjp,
+    (TRANSPOSE8, "forward flagged"): _transpose8.forward,
+    (TRANSPOSE8, "vjp flagged"): _transpose8.vjp,
     (TRANSPOSE8, "forward pieces"): _segments.forward_pieces,
     (TRANSPOSE8, "vjp pieces"): _segments.vjp_pieces,
     (PACKED, "summary"): _packed.forward,

@@ -260,8 +260,8 @@ def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=
             traits = ("time_invariant_a",) * (loops.time[A] == 0) + ("descending",) * descending
     way, pieces = "", 1
     if operands.strides[FLAGS] is not None:
-        way = "pieces" if traversal == TRANSPOSE8 else "flagged"
         pieces = _pieces(loops.lanes, loops.steps, beyond) if traversal == TRANSPOSE8 else 1
+        way = "pieces" if pieces > 1 else "flagged"
         elements = elements | {"flags": "b1"}
         is_one = traversal == ROWS and loops.inner_strides[FLAGS] == 0
         uses_factor = rule == LINEAR and borders == OFFSETS

@@ -81,8 +81,7 @@ def _comparison(operation):
 
 
 def _mask(a, b):
-    # Complex numbers are compared by their real parts; the mask is that of both parts.
-    return Mask(types.float64, 2 * a.count) if a.is_complex else Mask(a.element, a.count)
+    return a.mask
 
 
 def _if_vectors(result):

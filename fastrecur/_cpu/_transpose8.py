@@ -11,8 +11,24 @@ the last whole one and takes the steps that are left.
 from collections import namedtuple
 
 from .. import _layout
-from .._layout import A_MODE, ACCUMULATE, B_MODE, HEAD, N_STEPS, STORE, STREAMING, SUMS_A, TO_A, TO_B, A, B, G, H
-from .._steps import constant
+from .._layout import (
+    A_MODE,
+    ACCUMULATE,
+    B_MODE,
+    FLAGS,
+    HEAD,
+    N_STEPS,
+    STORE,
+    STREAMING,
+    SUMS_A,
+    TO_A,
+    TO_B,
+    A,
+    B,
+    G,
+    H,
+    Marks,
+)
 from ._numba import INLINE, helper, inlined
 from ._operands import NO, write_zeros
 from ._packing import strides_of
@@ -20,6 +36,8 @@ from ._rules import a_is_time_invariant, adjoint, choice, enter, is_descending, 
 from ._scalars import fence, itemsize, load, load_int, minimum, misalignment, prefetch, shift, stack, stack_ints, store
 from ._transposes import (
     collect_octet,
+    flags_of_octet,
+    flags_of_step,
     load_octet,
     prefetch_octet,
     prefetch_octet_for_write,
@@ -180,6 +198,19 @@ def of_8_series(pointer, geometry, k, offsets, places):
     return Operand(pointer, own, load_int(strides, 0), inner)
 
 
+@inlined
+def _flags_of_8_series(rule, carry, marks, geometry, offsets, places):
+    return of_8_series(marks.flags, geometry, FLAGS, offsets, places)
+
+
+@inlined
+def _no_flags(rule, carry, marks, geometry, offsets, places):
+    return ()
+
+
+flags_of = choice("flagged", _flags_of_8_series, _no_flags, options=INLINE)
+
+
 @helper
 def line_distance(x):
     """Return how many steps to take until every series' next result begins a cache line; -1 if they never do.
@@ -212,20 +243,12 @@ def store_states(carry, states, first, count):
 
 @inlined
 def _fresh_at(rule, carry, flags, t):
-    found = stack(carry, OCTET)
-    for j in range(OCTET):
-        store(found, j, load(shift(flags.at, load_int(flags.offsets, j) + t * flags.time), 0, carry))
-    return constant(0.0, row(found, 0)) < row(found, 0)
+    return flags_of_step(shift(flags.at, t * flags.time), flags.offsets, carry)
 
 
 @inlined
 def _fresh8(rule, carry, flags, t):
-    flags8 = load8(rule, flags, t, carry)
-    zero = constant(0.0, flags8[0])
-    return (
-        zero < flags8[0], zero < flags8[1], zero < flags8[2], zero < flags8[3], zero < flags8[4], zero < flags8[5],
-        zero < flags8[6], zero < flags8[7],
-    )  # fmt: skip
+    return in_scan_order(rule, flags_of_octet(lowest(rule, flags, t), flags.offsets, carry))
 
 
 @inlined
@@ -309,16 +332,16 @@ def forward_8_series(rule, a, b, h, flags, scratch, steps, first, by_block):
         forward_some(rule, a, b, h, flags, scratch, steps - OCTET, OCTET - left, OCTET)
 
 
-def forward(rule, a, b, h, carry, lengths, geometry, first, last):
+def forward(rule, a, b, h, carry, marks: Marks, geometry, first, last):
     """Take all steps of series ``first`` to ``last``; ``carry`` holds the first states, then the last."""
     steps = load_int(geometry, N_STEPS)
     is_large = load_int(geometry, STREAMING) != 0  # what is streamed comes from memory, not from a cache, too
-    offsets, places = stack_ints(80), stack_ints(24)
+    offsets, places = stack_ints(88), stack_ints(24)
     state, gate, rows, lines = stack(carry, 8), stack(carry, 8), stack(carry, ROWS_FORWARD), stack_lines(h)
     for lane in range(first, last, OCTET):
         find_places(places, geometry, lane, last)
         a_here, b_here = of_8_series(a, geometry, A, offsets, places), of_8_series(b, geometry, B, offsets, places)
-        to = of_8_series(h, geometry, H, offsets, places)
+        to, flags = of_8_series(h, geometry, H, offsets, places), flags_of(rule, h, marks, geometry, offsets, places)
         load_states(state, carry, lane, last)
         to_line = line_distance(to)
         # A series that is repeated to make up 8 would be sent off again and again.
@@ -326,7 +349,7 @@ def forward(rule, a, b, h, carry, lengths, geometry, first, last):
         result = Result(h, to.offsets, to.time, STORE, lines, streaming)
         scratch = Scratch(rows, gate, state, gate, gate)
         load_gates(gate, a_here)
-        forward_8_series(rule, a_here, b_here, result, (), scratch, steps, to_line if streaming else 0, is_large)
+        forward_8_series(rule, a_here, b_here, result, flags, scratch, steps, to_line if streaming else 0, is_large)
         store_states(carry, state, lane, minimum(OCTET, last - lane))
     if is_large:
         fence()
@@ -438,13 +461,13 @@ def with_streaming(a, b, is_large, steps):
     )
 
 
-def vjp(rule, given: _layout.Given, results: _layout.Results, lengths, geometry, first, last):
+def vjp(rule, given: _layout.Given, results: _layout.Results, marks: Marks, geometry, first, last):
     """Take series back; ``carry`` holds the last states' cotangents, then the first states'."""
     g, a, b, h, h0 = given
     carry, to_a, to_b, sums_a, sums_b = results
     steps, a_mode, b_mode = load_int(geometry, N_STEPS), load_int(geometry, A_MODE), load_int(geometry, B_MODE)
     is_large = load_int(geometry, STREAMING) != 0
-    offsets, places = stack_ints(80), stack_ints(24)
+    offsets, places = stack_ints(88), stack_ints(24)
     state, states, gate, total = stack(carry, 8), stack(carry, 8), stack(carry, 8), stack(carry, 8)
     rows, lines_a, lines_b = stack(carry, ROWS_BACK), stack_lines(to_a), stack_lines(to_b)
     for lane in range(first, last, OCTET):
@@ -454,6 +477,7 @@ def vjp(rule, given: _layout.Given, results: _layout.Results, lengths, geometry,
         b_here, h_here = of_8_series(b, geometry, B, offsets, places), of_8_series(h, geometry, H, offsets, places)
         place_a = of_8_series(to_a, geometry, TO_A, offsets, places)
         place_b = of_8_series(to_b, geometry, TO_B, offsets, places)
+        flags = flags_of(rule, h, marks, geometry, offsets, places)
         load_states(state, carry, lane, last)
         load_states(states, h0, lane, last)
         result_a = Result(to_a, place_a.offsets, place_a.time, a_mode, lines_a, False)
@@ -462,7 +486,7 @@ def vjp(rule, given: _layout.Given, results: _layout.Results, lengths, geometry,
         load_gates(gate, a_here)
         write_zeros(total, carry, OCTET)
         scratch = Scratch(rows, gate, state, states, total)
-        vjp_8_series(rule, g_here, a_here, b_here, h_here, result_a, result_b, (), scratch, steps, start, is_large)
+        vjp_8_series(rule, g_here, a_here, b_here, h_here, result_a, result_b, flags, scratch, steps, start, is_large)
         if a_mode == ACCUMULATE:
             add_total(of_8_series(sums_a, geometry, SUMS_A, offsets, places), total, count)
         store_states(carry, state, lane, count)

@@ -6,7 +6,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from ._conversions import aggregate, narrow, shuffle, widen
+from ._conversions import aggregate, narrow, shuffle, splat, widen
 from ._scalars import (
     copy_number,
     load,
@@ -22,7 +22,8 @@ from ._scalars import (
     store,
     write,
 )
-from ._types import F32, I64, LINE, OCTET, Pointer, Vector, primitive
+from ._types import F32, I8, I32, I64, LINE, OCTET, Pointer, Vector, primitive
+from ._vectors import truth
 
 
 def _transpose8(builder, rows):
@@ -80,6 +81,39 @@ def load_octet(pointer, offsets, carry):
     """Return the next 8 steps of 8 lanes, contiguous in time, as 8 vectors of lanes in the order of memory."""
     lanes = [shift(pointer, load_int(offsets, lane)) for lane in range(OCTET)]
     return tuple(np.array([load(lane, k, carry) for lane in lanes], carry.dtype) for k in range(OCTET))
+
+
+def _flags_of_octet(emitter, source, table, _):
+    builder, pointer = emitter.builder, emitter.kinds[0]
+    words = ir.Constant(ir.VectorType(I64, OCTET), ir.Undefined)
+    for lane, at in enumerate(_lane_offsets(builder, table)):
+        word = read(builder, pointer, moved(builder, source, at), I64)
+        words = builder.insert_element(words, word, ir.Constant(I32, lane))
+    bytes_ = (builder.and_(words, splat(0xFF << 8 * k, words.type)) for k in range(OCTET))  # of little-endian words
+    masks = [truth(builder, byte, emitter.result.dtype) for byte in bytes_]
+    return aggregate(builder, ir.ArrayType(masks[0].type, OCTET), masks)
+
+
+@primitive(lambda pointer, offsets, carry: types.UniTuple(Vector(carry.value, OCTET).mask, OCTET), _flags_of_octet)
+def flags_of_octet(pointer, offsets, carry):
+    """Return which of 8 lanes' flags, a byte each, are set: of the next 8 steps in the order of memory."""
+    lanes = [shift(pointer, load_int(offsets, lane)) for lane in range(OCTET)]
+    return tuple(np.array([bool(load(lane, k, pointer)) for lane in lanes]) for k in range(OCTET))
+
+
+def _flags_of_step(emitter, source, table, _):
+    builder, pointer = emitter.builder, emitter.kinds[0]
+    flags = ir.Constant(ir.VectorType(I8, OCTET), ir.Undefined)
+    for lane, at in enumerate(_lane_offsets(builder, table)):
+        flag = read(builder, pointer, moved(builder, source, at), I8)
+        flags = builder.insert_element(flags, flag, ir.Constant(I32, lane))
+    return truth(builder, flags, emitter.result)
+
+
+@primitive(lambda pointer, offsets, carry: Vector(carry.value, OCTET).mask, _flags_of_step)
+def flags_of_step(pointer, offsets, carry):
+    """Return which of 8 lanes' flags of a step are set."""
+    return np.array([bool(load(shift(pointer, load_int(offsets, lane)), 0, pointer)) for lane in range(OCTET)])
 
 
 def _transposed_rows(builder, pointer, rows):

@@ -84,6 +84,11 @@ class Vector(types.Type):
         self.is_complex = element == types.complex128
         super().__init__(name=f"fastrecur.Vector({element} x {count})")
 
+    @property
+    def mask(self):
+        """The type of a comparison of two; complex numbers are compared by their real parts, for both parts."""
+        return Mask(types.float64, 2 * self.count) if self.is_complex else Mask(self.element, self.count)
+
 
 class Mask(types.Type):
     """The truth of a comparison of two vectors: integers as wide as the numbers, all ones or all zeros.

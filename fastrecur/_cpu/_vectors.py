@@ -6,9 +6,20 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from ._conversions import call_llvm, complex_number, complex_of, halves, joined, narrow, numbers_of, shuffle, widen
+from ._conversions import (
+    call_llvm,
+    complex_number,
+    complex_of,
+    halves,
+    joined,
+    narrow,
+    numbers_of,
+    shuffle,
+    splat,
+    widen,
+)
 from ._scalars import element_at, load, moved, read, store, width, write
-from ._types import F32, HAS_AVX, I16, I32, LINE, OCTET, WIDTH, Vector, first, llvm_type, primitive
+from ._types import F32, HAS_AVX, I8, I16, I32, LINE, OCTET, WIDTH, Vector, first, llvm_type, primitive
 
 # ---- Load and store -----------------------------------------------------------------------------------------------
 
@@ -34,6 +45,38 @@ def load_vector(pointer, index, carry):
 @primitive(lambda pointer, index, carry: Vector(carry.value, OCTET), _load_vector)
 def load_half_vector(pointer, index, carry):
     return _interpreted_load(pointer, index, carry, OCTET)
+
+
+def truth(builder, numbers, kind):
+    """Return a mask of the integers that are not zero; of complex lanes, for both of their parts."""
+    lanes = llvm_type(kind)
+    if lanes.count > numbers.type.count:
+        numbers = shuffle(builder, numbers, numbers, 2 * list(range(numbers.type.count)))
+    return builder.sext(builder.icmp_unsigned("!=", numbers, splat(0, numbers.type)), lanes)
+
+
+def _load_mask(emitter, place, index, _):
+    builder, (pointer, _, carry) = emitter.builder, emitter.kinds
+    kind = ir.VectorType(I8, Vector(carry.value).count)
+    return truth(builder, read(builder, pointer, element_at(builder, pointer, place, index), kind), emitter.result)
+
+
+@primitive(lambda pointer, index, carry: Vector(carry.value).mask, _load_mask)
+def load_mask(pointer, index, carry):
+    """Return which of neighbouring flags are set."""
+    return np.array([bool(load(pointer, index + k, pointer)) for k in range(width(carry))])
+
+
+def _load_one_mask(emitter, place, _):
+    builder, (pointer, carry) = emitter.builder, emitter.kinds
+    flag = read(builder, pointer, place, I8)
+    return truth(builder, _spread(builder, flag, Vector(carry.value).count), emitter.result)
+
+
+@primitive(lambda pointer, carry: Vector(carry.value).mask, _load_one_mask)
+def load_one_mask(pointer, carry):
+    """Return a flag in all lanes."""
+    return np.full(width(carry), bool(load(pointer, 0, pointer)))
 
 
 def _storing(streaming):

@@ -39,7 +39,7 @@ from ._rules import (
 )
 from ._scalars import itemsize, load, maximum, minimum, misalignment, prefetch, prefetch_for_write, store, width
 from ._types import LINE
-from ._vectors import broadcast, load_vector, store_vector, stream_vector, total
+from ._vectors import broadcast, load_mask, load_one_mask, load_vector, store_vector, stream_vector, total
 
 L1_BYTES = 16 << 10  # of states that stay in the first level of the cache beside the operands
 SHORT, SHORT_BROADCAST = 32, 128  # series of a row below which a step waits for the states that the last one stored
@@ -125,7 +125,7 @@ def put(x, j, value, streaming, far):
 @inlined
 def step_at(a, b, h, flags, n, carry):
     a_now, b_now, flags_now = later(a, n), later(b, n), later(flags, n)
-    one_a, one_b, one_flag = one_value(a_now, carry), one_value(b_now, carry), one_value(flags_now, carry)
+    one_a, one_b, one_flag = one_value(a_now, carry), one_value(b_now, carry), load_one_mask(flags_now.at, carry)
     return Step(a_now, b_now, later(h, n), flags_now, one_a, one_b, one_flag)
 
 
@@ -135,8 +135,7 @@ def fresh_at(rule, one, flags, j, carry):
 
     Without flags nobody looks at that, and nothing is left of it in compiled code.
     """
-    flag = one if flag_is_broadcast(rule) else load_vector(flags.at, j, carry)
-    return constant(0.0, flag) < flag
+    return one if flag_is_broadcast(rule) else load_mask(flags.at, j, carry)
 
 
 @inlined
@@ -288,7 +287,7 @@ def take_back(rule, x, flags, one, r, j, to_a, to_b, is_first, totals, far):
     arrived = vector(g_is_broadcast(rule), one.g, x.g, j, x.first, far) + r
     gate = vector(a_is_broadcast(rule), one.a, x.a, j, x.first, far)
     value = vector(b_is_broadcast(rule), one.b, x.b, j, x.first, far)
-    fresh = fresh_at(rule, one_value(flags, x.first), flags, j, x.first)
+    fresh = fresh_at(rule, load_one_mask(flags.at, x.first), flags, j, x.first)
     before, gate = enter(rule, x.first, fresh, before, gate)
     grad_a, grad_b, r = adjoint(rule, arrived, gate, value, before)
     grad_a, r = leave(rule, x.first, fresh, grad_a, r)
