@@ -152,7 +152,7 @@ def _conj(emitter, value):
 
 
 def _type_of_choice(condition, yes, no):
-    return yes if isinstance(condition, Mask) or isinstance(yes, (types.Float, types.Complex)) else None
+    return yes if isinstance(condition, (Mask, types.Boolean)) else None
 
 
 def _select(emitter, chosen, yes, no):

@@ -38,6 +38,7 @@ from ._transposes import (
     collect_octet,
     flags_of_octet,
     flags_of_step,
+    has_flags,
     load_octet,
     prefetch_octet,
     prefetch_octet_for_write,
@@ -51,6 +52,7 @@ from ._vectors import load_half_vector, store_vector
 AHEAD = 256  # bytes: prefetch distance along a series: more streams than the hardware prefetcher follows
 LONG = 2048  # steps of a series from which what goes before its first whole line does not matter
 NEXT_BLOCK = 64 << 10  # bytes of 8 series up to which those behind them are prefetched in memory's order
+NONE = (NO,) * OCTET  # of a block's steps begin anew
 ROWS = 8 * (OCTET + 1)  # numbers in a block's steps, and one step more
 ROWS_FORWARD, ROWS_BACK = 3 * ROWS, 6 * ROWS  # of all operands and results
 
@@ -247,21 +249,21 @@ def _fresh_at(rule, carry, flags, t):
 
 
 @inlined
-def _fresh8(rule, carry, flags, t):
-    return in_scan_order(rule, flags_of_octet(lowest(rule, flags, t), flags.offsets, carry))
-
-
-@inlined
 def _none(rule, carry, flags, t):
     return NO
 
 
 @inlined
+def _fresh8(rule, carry, flags, t):
+    return in_scan_order(rule, flags_of_octet(lowest(rule, flags, t), flags.offsets, carry))
+
+
+@inlined
 def _none8(rule, carry, flags, t):
-    return NO, NO, NO, NO, NO, NO, NO, NO
+    return NONE
 
 
-# In which of 8 series step t begins anew; and each of 8 steps from there on.
+# In which of 8 series step t begins anew; and, on the way back, each of 8 steps from there on.
 fresh_at = choice("flagged", _fresh_at, _none, options=INLINE)
 fresh8 = choice("flagged", _fresh8, _none8, options=INLINE)
 
@@ -280,6 +282,38 @@ def retreat(rule, fresh, arrived, gate, value, before):
     grad_a, grad_b, r = adjoint(rule, arrived, gate, value, before)
     grad_a, r = leave(rule, arrived, fresh, grad_a, r)
     return grad_a, grad_b, r
+
+
+@inlined
+def _advance8(rule, h, fresh, gates, values):
+    h0 = advance(rule, fresh[0], h, gates[0], values[0])
+    h1 = advance(rule, fresh[1], h0, gates[1], values[1])
+    h2 = advance(rule, fresh[2], h1, gates[2], values[2])
+    h3 = advance(rule, fresh[3], h2, gates[3], values[3])
+    h4 = advance(rule, fresh[4], h3, gates[4], values[4])
+    h5 = advance(rule, fresh[5], h4, gates[5], values[5])
+    h6 = advance(rule, fresh[6], h5, gates[6], values[6])
+    return h0, h1, h2, h3, h4, h5, h6, advance(rule, fresh[7], h6, gates[7], values[7])
+
+
+@inlined
+def _advance8_plain(rule, h, carry, flags, t, steps, by_block, gates, values):
+    return _advance8(rule, h, NONE, gates, values)
+
+
+@inlined
+def _advance8_flagged(rule, h, carry, flags, t, steps, by_block, gates, values):
+    prefetch_next(flags, 1, t, steps, by_block)
+    place = lowest(rule, flags, t)
+    if has_flags(place, flags.offsets):
+        fresh = in_scan_order(rule, flags_of_octet(place, flags.offsets, carry))
+        return _advance8(rule, h, fresh, gates, values)
+    return _advance8(rule, h, NONE, gates, values)
+
+
+# Take a block's steps. Where no flag is set none is asked for, and flags are prefetched: that took longer on the way
+# back, where registers are few.
+advance8 = choice("flagged", _advance8_flagged, _advance8_plain, options=INLINE)
 
 
 @helper
@@ -308,25 +342,18 @@ def forward_8_series(rule, a, b, h, flags, scratch, steps, first, by_block):
         forward_some(rule, a, b, h, flags, scratch, 0, 0, first % OCTET)
     gate = row(scratch.gate, 0)
     gates = gate, gate, gate, gate, gate, gate, gate, gate
-    h7 = row(scratch.state, 0)
+    state = row(scratch.state, 0)
     for t in range(first % OCTET, steps - OCTET + 1, OCTET):
         if not a_is_time_invariant(rule):
             prefetch_next(a, 1, t, steps, by_block)
             gates = load8(rule, a, t, scratch.rows)
         prefetch_next(b, 1, t, steps, by_block)
         values = load8(rule, b, t, scratch.rows)
-        fresh = fresh8(rule, scratch.rows, flags, t)
-        h0 = advance(rule, fresh[0], h7, gates[0], values[0])
-        h1 = advance(rule, fresh[1], h0, gates[1], values[1])
-        h2 = advance(rule, fresh[2], h1, gates[2], values[2])
-        h3 = advance(rule, fresh[3], h2, gates[3], values[3])
-        h4 = advance(rule, fresh[4], h3, gates[4], values[4])
-        h5 = advance(rule, fresh[5], h4, gates[5], values[5])
-        h6 = advance(rule, fresh[6], h5, gates[6], values[6])
-        h7 = advance(rule, fresh[7], h6, gates[7], values[7])
+        states = advance8(rule, state, scratch.rows, flags, t, steps, by_block, gates, values)
+        state = states[7]
         streaming = h.streaming and first <= t < last
-        store_one_of_many(rule, h, 1, t, (h0, h1, h2, h3, h4, h5, h6, h7), streaming)
-    store_vector(scratch.state, 0, h7)
+        store_one_of_many(rule, h, 1, t, states, streaming)
+    store_vector(scratch.state, 0, state)
     left = (steps - first) % OCTET
     if left != 0:
         forward_some(rule, a, b, h, flags, scratch, steps - OCTET, OCTET - left, OCTET)

@@ -101,6 +101,21 @@ def flags_of_octet(pointer, offsets, carry):
     return tuple(np.array([bool(load(lane, k, pointer)) for lane in lanes]) for k in range(OCTET))
 
 
+def _has_flags(emitter, source, table):
+    builder, pointer = emitter.builder, emitter.kinds[0]
+    some = ir.Constant(I64, 0)
+    for at in _lane_offsets(builder, table):
+        some = builder.or_(some, read(builder, pointer, moved(builder, source, at), I64))
+    return builder.icmp_unsigned("!=", some, ir.Constant(I64, 0))
+
+
+@primitive(types.boolean, _has_flags)
+def has_flags(pointer, offsets):
+    """Return whether one of 8 lanes' flags of the next 8 steps is set."""
+    lanes = [shift(pointer, load_int(offsets, lane)) for lane in range(OCTET)]
+    return any(bool(load(lane, k, pointer)) for lane in lanes for k in range(OCTET))
+
+
 def _flags_of_step(emitter, source, table, _):
     builder, pointer = emitter.builder, emitter.kinds[0]
     flags = ir.Constant(ir.VectorType(I8, OCTET), ir.Undefined)
