@@ -52,7 +52,6 @@ class _PointerModel(models.PrimitiveModel):
 
 
 def _offset(kind):
-    """Return what an offset is passed as."""
     return types.int32 if isinstance(kind, types.Integer) and kind.bitwidth <= 32 else types.int64
 
 
@@ -151,17 +150,15 @@ def _load(call, address, offset, _):
     return _complex(call, *parts) if isinstance(like, types.Complex) else parts[0]
 
 
-def _waits(pointer, like):
-    """Return whether what is loaded waits as a word until it is made a number."""
-    return isinstance(pointer, Pointer) and pointer.is_small and not isinstance(like, types.Complex)
+def _raw(pointer, like):
+    """Return the type of what is loaded, and waits to be made a number: a word if that is small."""
+    is_word = isinstance(pointer, Pointer) and pointer.is_small and not isinstance(like, types.Complex)
+    return types.int32 if is_word else like
 
 
-@means(
-    _device.load_raw,
-    lambda pointer, offset, like: (types.int32 if _waits(pointer, like) else like)(pointer, _offset(offset), like),
-)
+@means(_device.load_raw, lambda pointer, offset, like: _raw(pointer, like)(pointer, _offset(offset), like))
 def _load_raw(call, address, offset, like):
-    if not _waits(call.kinds[0], call.kinds[2]):
+    if call.returned != types.int32:
         return _load(call, address, offset, like)
     return call.builder.zext(call.builder.load(_place(call.builder, address, offset, _I16)), _I32)
 
@@ -178,11 +175,6 @@ def _unpack(call, _, raw, like):
     if pointer.element == "f2":
         half = builder.bitcast(half, _F16)
     return _widen(builder, half, pointer.element, _llvm(like))
-
-
-@means(_device.anew, lambda value: value(value))
-def _anew(call, value):
-    return _opaque(call.builder, value)
 
 
 @means(_device.store, lambda pointer, offset, value: types.none(pointer, _offset(offset), value))
@@ -217,11 +209,6 @@ def _is_null(call, address):
     if not isinstance(call.kinds[0], Pointer):
         return ir.Constant(_I1, 0)
     return call.builder.icmp_unsigned("==", address, ir.Constant(_I64, 0))
-
-
-@means(_device.misalignment, lambda pointer: types.int64(pointer))
-def _misalignment(call, address):
-    return call.builder.and_(address, ir.Constant(_I64, 15))
 
 
 # 16 bytes travel as four words and are cut to elements in registers.
@@ -307,27 +294,7 @@ def _load_status(call, address, offset, _):
     return call.context.make_tuple(builder, call.returned, [is_there, value])
 
 
-@means(_device.take_ticket, lambda pointer: types.int32(pointer))
-def _take_ticket(call, address):
-    return _assembly(call.builder, "atom.relaxed.gpu.global.add.u32 $0, [$1], 1;", "=r,l", _I32, address)
-
-
-@means(_device.nap, lambda: types.none())
-def _nap(call):
-    _assembly(call.builder, "nanosleep.u32 100;", "", ir.VoidType())
-
-
-@means(_device.trap, lambda: types.none())
-def _trap(call):
-    _assembly(call.builder, "trap;", "", ir.VoidType())
-
-
 # ---- Arithmetic -----------------------------------------------------------------------------------------------------
-
-
-@means(_steps.constant, lambda value, like: like(value, like))
-def _constant(call, value, _):
-    return call.context.cast(call.builder, value, *call.kinds)
 
 
 @means(_steps.fma, lambda a, b, c: a(a, a, a))
@@ -348,11 +315,6 @@ def _conj(call, value):
     return _complex(call, real, _negative(call.builder, imag))
 
 
-@means(_steps.select, lambda condition, yes, no: yes(types.boolean, yes, yes))
-def _select(call, *arguments):
-    return call.builder.select(*arguments)
-
-
 @means(_steps.nearest, lambda value: value(value))
 def _nearest(call, value):
     # The compiler takes no llvm.rint.
@@ -371,14 +333,38 @@ def _power_of_two(call, n):
     return builder.bitcast(builder.shl(exponent, ir.Constant(integer, mantissa)), kind)
 
 
-@means(_device.divide, lambda a, b: types.int32(types.int32, types.int32))
-def _divide(call, a, b):
-    return call.builder.udiv(a, b)
-
-
 @means(_device.narrow, lambda number: types.int32(types.Integer.from_bitwidth(number.bitwidth)))
 def _as_int32(call, number):
     return number if number.type == _I32 else call.builder.trunc(number, _I32)
+
+
+# What is one instruction: types, and what writes it.
+_INSTRUCTIONS = {
+    _steps.constant: (
+        lambda value, like: like(value, like),
+        lambda call, value, _: call.context.cast(call.builder, value, *call.kinds),
+    ),
+    _steps.select: (
+        lambda condition, yes, no: yes(types.boolean, yes, yes),
+        lambda call, *arguments: call.builder.select(*arguments),
+    ),
+    _device.anew: (lambda value: value(value), lambda call, value: _opaque(call.builder, value)),
+    _device.divide: (lambda a, b: types.int32(types.int32, types.int32), lambda call, a, b: call.builder.udiv(a, b)),
+    _device.misalignment: (
+        lambda pointer: types.int64(pointer),
+        lambda call, address: call.builder.and_(address, ir.Constant(_I64, 15)),
+    ),
+    _device.take_ticket: (
+        lambda pointer: types.int32(pointer),
+        lambda call, place: _assembly(
+            call.builder, "atom.relaxed.gpu.global.add.u32 $0, [$1], 1;", "=r,l", _I32, place
+        ),
+    ),
+    _device.nap: (lambda: types.none(), lambda call: _assembly(call.builder, "nanosleep.u32 100;", "", ir.VoidType())),
+    _device.trap: (lambda: types.none(), lambda call: _assembly(call.builder, "trap;", "", ir.VoidType())),
+}
+for _function, (_signature, _write) in _INSTRUCTIONS.items():
+    means(_function, _signature)(_write)
 
 
 # ---- Functions that are others --------------------------------------------------------------------------------------
@@ -419,20 +405,13 @@ for _module in (_steps, _pooling):
 
 
 def ptx(function, signature, threads, blocks, capability):
-    """Return a kernel's PTX.
+    """Return the PTX of a kernel in the words of `_device`.
 
-    Parameters
-    ----------
-    function : callable
-        A kernel in the words of `_device`.
-    signature : dict of str
-        For each plain parameter, as `_operands.group` has them, an element's name with a star (an address), a carry's
-        name (a number) or ``i4``, ``i8``. What is not there is an empty tuple.
-    threads, blocks : int
-        The size of a block, and how many a multiprocessor should hold: without these the assembler saves registers by
-        using each value before the next is asked for, which undoes the batches of loads.
-    capability : tuple of int
-        What to compile for: `Kernel.target` of `_launch`, not the card's own.
+    ``signature`` holds, for each plain parameter, as `_operands.group` has them, an element's name with a star (an
+    address), a carry's name (a number) or ``i4``, ``i8``; what is not there is an empty tuple. A multiprocessor should
+    hold so many ``blocks`` of ``threads``: without these the assembler saves registers by using each value before the
+    next is asked for, which undoes the batches of loads. ``capability`` is what to compile for: `Kernel.target` of
+    `_launch`, not the card's own.
     """
     arguments = []
     for name in inspect.signature(function).parameters:

@@ -89,15 +89,15 @@ class Call(NamedTuple):
 def means(function, signature):
     """Return a decorator of what writes the instructions of a function's calls in kernels.
 
-    It takes a `Call` and its arguments' values, as many as the function, and returns the result's, None if there is
-    none. ``signature`` returns, from the types of arguments, those that the result and the arguments are to have.
+    It takes a `Call` and its arguments' values, as many as the function, and returns the result's. ``signature``
+    returns, from the types of arguments, those that the result and the arguments are to have.
     """
 
     def declare(write):
         def typed(typingctx, *kinds):
             def codegen(context, builder, signature, values):
                 value = write(Call(context, builder, kinds, signature.return_type), *values)
-                return context.get_dummy_value() if value is None else value
+                return context.get_dummy_value() if signature.return_type == types.none else value
 
             return signature(*kinds), codegen
 
