@@ -233,7 +233,7 @@ class Interface(Unpooled):
     def _on(self, device, stream):
         """Give numba.cuda, a device being its current one, and its name for a stream."""
         cuda = numba_cuda()
-        with _launch.driver().in_primary(device), cuda.gpus[device]:
+        with _launch.driver().on(device, primary=True), cuda.gpus[device]:
             yield cuda, 0 if stream in _launch.DEFAULT_STREAMS else cuda.external_stream(stream)
 
     def maker(self, shape, dtype, strides, device, stream):
