@@ -12,65 +12,41 @@ from . import _device as gpu
 from ._operands import later, offset
 
 
-@gpu.helper
-def two(values, at, ahead):
-    return (
-        select(ahead, values[at], values[at + 1]),
-        select(ahead, values[at + 1], values[at]),
-    )
-
-
-@gpu.helper
-def four(values, at, ahead):
-    return (
-        select(ahead, values[at], values[at + 3]),
-        select(ahead, values[at + 1], values[at + 2]),
-        select(ahead, values[at + 2], values[at + 1]),
-        select(ahead, values[at + 3], values[at]),
-    )
-
-
-@gpu.helper
-def eight(values, at, ahead):
-    return (
-        select(ahead, values[at], values[at + 7]),
-        select(ahead, values[at + 1], values[at + 6]),
-        select(ahead, values[at + 2], values[at + 5]),
-        select(ahead, values[at + 3], values[at + 4]),
-        select(ahead, values[at + 4], values[at + 3]),
-        select(ahead, values[at + 5], values[at + 2]),
-        select(ahead, values[at + 6], values[at + 1]),
-        select(ahead, values[at + 7], values[at]),
-    )
-
-
-PACKED = {0: None, 2: two, 4: four, 8: eight}
-
-
-@gpu.helper
-def steps_before(x, index, steps, pack):
-    """Return by how many steps before the first a series' chunks begin so that packs of an operand's are aligned.
-
-    That is, if its lowest address is.
-    """
-    at, itemsize = offset(x.series, index), abs(x.time)
-    misplaced = gpu.narrow((at if x.time > 0 else at + steps * itemsize) & 15)
-    before = gpu.divide(misplaced, gpu.narrow(itemsize))
-    return before if x.time > 0 else (pack - before) & (pack - 1)
-
-
 @functools.cache
-def aligner(guide):
-    """Return a function that says by how many steps before the first a series' chunks begin.
+def picker(pack):
+    """Return a function that returns a pack of values, from ``first`` on or, unless ``ahead``, from ``last`` back."""
+    half = pack // 2
+    pick_half = picker(half) if half else None
 
-    ``guide`` is the operand, a or b, that they are aligned by, and its pack.
+    def pick_one(values, first, last, ahead):
+        return (select(ahead, values[first], values[last]),)
+
+    def pick(values, first, last, ahead):
+        return pick_half(values, first, last, ahead) + pick_half(values, first + half, last - half, ahead)
+
+    return gpu.helper(pick if half else pick_one)
+
+
+@gpu.helper
+def lowest(x, pack):
+    """Return how many bytes from an operand's address the lowest of ``pack`` steps stands."""
+    return select(x.time > 0, x.time - x.time, (pack - 1) * x.time)
+
+
+@gpu.helper
+def steps_before(a, b, by_a, pack, index, steps):
+    """Return by how many steps before the first a series' chunks begin so that packs of a's or b's are aligned.
+
+    That is, if the lowest address of that operand is.
     """
-    name, pack = guide
-    if not pack:
-        return gpu.helper(lambda a, b, index, steps: gpu.narrow(0))
-    if name == "a":
-        return gpu.helper(lambda a, b, index, steps: gpu.narrow(steps_before(a, index, steps, pack)))
-    return gpu.helper(lambda a, b, index, steps: gpu.narrow(steps_before(b, index, steps, pack)))
+    at, time, before = offset(b.series, index), b.time, gpu.narrow(0)
+    if by_a:
+        at, time = offset(a.series, index), a.time
+    if pack != 0:
+        misplaced = gpu.narrow((at if time > 0 else at + steps * abs(time)) & 15)
+        before = gpu.divide(misplaced, gpu.narrow(abs(time)))
+        before = gpu.narrow(before if time > 0 else (pack - before) & (pack - 1))
+    return before
 
 
 @functools.cache
@@ -79,20 +55,40 @@ def alignment(pack):
 
     They begin, or against the order of memory end, at a multiple of 16 bytes then.
     """
-
-    def is_aligned(x):
-        return gpu.misalignment(gpu.shift(x.at, select(x.time > 0, x.time - x.time, (pack - 1) * x.time))) == 0
-
-    return gpu.helper(is_aligned if pack else lambda x: True)
+    if not pack:
+        return gpu.helper(lambda x: True)
+    return gpu.helper(lambda x: gpu.misalignment(gpu.shift(x.at, lowest(x, pack))) == 0)
 
 
 @functools.cache
-def whole_fetcher(kind, count, pack):
-    """Return a function that reads all of a thread's steps: without a condition, all loads are on their way at once."""
-    zero = kind(0)
+def whole_or_each(is_whole, fetch_whole, fetch_each):
+    """Return the device function that reads operands' steps: all, if they are there and aligned."""
+
+    @gpu.helper
+    def fetch(x, low, high, into, fill):
+        if is_whole(x, low, high):
+            fetch_whole(x, into)
+        else:
+            fetch_each(x, low, high, into, fill)
+
+    return fetch
+
+
+@functools.cache
+def fetcher(kind, count, pack):
+    """Return the device functions that read a thread's steps of an operand.
+
+    The first says whether all are there, and aligned; the second reads all, without a condition, so that all loads are
+    on their way at once; the third reads those from ``low`` to ``high``, and fills in what is missing.
+    """
+    zero, is_aligned = kind(0), alignment(pack)
+
+    @gpu.helper
+    def is_whole(x, low, high):
+        return low <= 0 and high >= count and is_aligned(x)
 
     def fetch_wide(x, into):
-        first = select(x.time > 0, x.time - x.time, (pack - 1) * x.time)
+        first = lowest(x, pack)
         for q in range(count // pack):
             numbers = gpu.load_wide(x.at, first + q * pack * x.time, zero)
             for j in range(pack):
@@ -102,91 +98,68 @@ def whole_fetcher(kind, count, pack):
         for j in range(count):
             into[j] = gpu.load(x.at, j * x.time, zero)
 
-    return gpu.helper(fetch_wide if pack else fetch_singly)
+    fetch_whole = gpu.helper(fetch_wide if pack else fetch_singly)
+
+    @gpu.helper
+    def fetch_some(x, low, high, into, fill):
+        for j in range(count):
+            into[j] = fill
+            if j >= low and j < high:
+                into[j] = gpu.load(x.at, j * x.time, zero)
+
+    return is_whole, fetch_whole, whole_or_each(is_whole, fetch_whole, fetch_some)
 
 
 @functools.cache
-def fetcher(kind, count, pack):
-    """Return a function that reads a thread's steps from ``low`` to ``high``, and fills in what is missing."""
-    zero = kind(0)
-    is_aligned, fetch_whole = alignment(pack), whole_fetcher(kind, count, pack)
+def together(one, other):
+    """Return what does for two operands, or for two pairs of them, what `fetcher`'s functions do for one."""
+    (is_whole_p, whole_p, each_p), (is_whole_q, whole_q, each_q) = one, other
 
     @gpu.helper
-    def fetch(x, low, high, into, fill):
-        if low <= 0 and high >= count and is_aligned(x):
-            fetch_whole(x, into)
-        else:
-            for j in range(count):
-                into[j] = fill
-                if j >= low and j < high:
-                    into[j] = gpu.load(x.at, j * x.time, zero)
+    def is_whole(xs, lows, high):
+        return is_whole_p(xs[0], lows[0], high) and is_whole_q(xs[1], lows[1], high)
 
-    return fetch
+    @gpu.helper
+    def fetch_whole(xs, intos):
+        whole_p(xs[0], intos[0])
+        whole_q(xs[1], intos[1])
+
+    @gpu.helper
+    def fetch_each(xs, lows, high, intos, fills):
+        each_p(xs[0], lows[0], high, intos[0], fills[0])
+        each_q(xs[1], lows[1], high, intos[1], fills[1])
+
+    return is_whole, fetch_whole, fetch_each
+
+
+def fetcher_of_two(kind, count, packs):
+    """Return the device function that reads the steps of a recurrence's operands."""
+    return whole_or_each(*together(*(fetcher(kind, count, packs[name]) for name in "ab")))
 
 
 @functools.cache
-def fetcher_of_two(kind, count, pack_p, pack_q):
-    """Return a function that does for two operands what `fetcher`'s does for one."""
-    fetch_p, fetch_q = fetcher(kind, count, pack_p), fetcher(kind, count, pack_q)
-    whole_p, whole_q = whole_fetcher(kind, count, pack_p), whole_fetcher(kind, count, pack_q)
-    p_is_aligned, q_is_aligned = alignment(pack_p), alignment(pack_q)
+def back_fetcher(kind, count, packs, closed, in_time):
+    """Return the device function that reads a gradient's steps; ``in_time``: threads side by side share a series."""
+    zero, ago, (g, a, b, h) = kind(0), 0 if in_time else 1, (fetcher(kind, count, pack) for pack in packs)
+    fetch = whole_or_each(*together(together(g, a), together(b, h)))
 
     @gpu.helper
-    def fetch(p, q, low, high, into_p, into_q, fill_p, fill_q):
-        if low <= 0 and high >= count and p_is_aligned(p) and q_is_aligned(q):
-            whole_p(p, into_p)
-            whole_q(q, into_q)
-        else:
-            fetch_p(p, low, high, into_p, fill_p)
-            fetch_q(q, low, high, into_q, fill_q)
-
-    return fetch
-
-
-@functools.cache
-def fetcher_of_four(kind, count, packs, closed):
-    """Return a function that does so for the operands of a gradient; ``low_h`` is the first step that states have."""
-    zero = kind(0)
-    fetch_g_a, fetch_b = fetcher_of_two(kind, count, packs[0], packs[1]), fetcher(kind, count, packs[2])
-    fetch_h = fetcher(kind, count, packs[3])
-    whole_g, whole_a, whole_b, whole_h = (whole_fetcher(kind, count, pack) for pack in packs)
-    g_is_aligned, a_is_aligned, b_is_aligned, h_is_aligned = map(alignment, packs)
-
-    @gpu.helper
-    def fetch(g, a, b, h, low, low_h, high, arriving, gates, values, before):
-        is_whole = low <= 0 and low_h <= 0 and high >= count
-        if is_whole and g_is_aligned(g) and a_is_aligned(a) and b_is_aligned(b) and h_is_aligned(h):
-            whole_g(g, arriving)
-            whole_a(a, gates)
-            whole_b(b, values)
-            whole_h(h, before)
-        else:
-            fetch_g_a(g, a, low, high, arriving, gates, zero, closed)
-            fetch_b(b, low, high, values, zero)
-            fetch_h(h, low_h, high, before, zero)
-
-    return fetch
-
-
-@functools.cache
-def back_fetcher(kind, count, packs, closed):
-    """Return a function that reads a gradient's steps where neighbouring threads have neighbouring ones."""
-    zero, fetch = kind(0), fetcher_of_four(kind, count, packs, closed)
-
-    @gpu.helper
-    def fetch_back(g, a, b, h, valid, mine, rank, origin, arriving, gates, values, before):
+    def fetch_back(reads, valid, mine, rank, origin, arriving, gates, values, before):
         """Read this thread's steps, from ``mine`` on, and the states before them."""
-        lane_id = gpu.narrow(gpu.thread() & 31)
         low, high = gpu.narrow(valid.start - mine), gpu.narrow(valid.stop - mine)
-        g, a, b, h = later(g, mine), later(a, mine), later(b, mine), later(h, mine)
-        fetch(g, a, b, h, low, low, high, arriving, gates, values, before)
-        # The state before each step: its neighbour's, the thread's before, or one from before the group's steps.
-        edge = gpu.shuffle(before[count - 1], lane_id - 1 if rank > 0 else lane_id)
-        if rank == 0 and low < 0 and high > 0:
-            edge = gpu.load(h.at, -h.time, zero)
-        for ago in range(count - 1):
-            before[count - 1 - ago] = before[count - 2 - ago]
-        before[0] = edge
+        g, a, b, h = reads
+        operands = (later(g, mine), later(a, mine)), (later(b, mine), later(h, mine - ago))
+        lows, fills = ((low, low), (low, gpu.narrow(low + ago))), ((zero, closed), (zero, zero))
+        fetch(operands, lows, high, ((arriving, gates), (values, before)), fills)
+        if in_time:
+            # The state before each step: its neighbour's, the thread's before, or one from before the group's steps.
+            lane_id = gpu.narrow(gpu.thread() & 31)
+            edge = gpu.shuffle(before[count - 1], lane_id - 1 if rank > 0 else lane_id)
+            if rank == 0 and low < 0 and high > 0:
+                edge = gpu.load(later(h, mine).at, -h.time, zero)
+            for j in range(count - 1, 0, -1):
+                before[j] = before[j - 1]
+            before[0] = edge
         for j in range(count):
             before[j] = select(j == low, origin, before[j])
 
@@ -196,21 +169,22 @@ def back_fetcher(kind, count, packs, closed):
 @functools.cache
 def writer(count, pack):
     """Return a function that writes a thread's steps from ``low`` to ``high``."""
-    packed = PACKED[pack]
+    is_aligned, pick = alignment(pack), picker(pack)
 
-    def write_packs(x, low, high, values):
-        first = select(x.time > 0, x.time - x.time, (pack - 1) * x.time)
-        if low <= 0 and high >= count and gpu.misalignment(gpu.shift(x.at, first)) == 0:
-            for q in range(count // pack):
-                gpu.store_wide(x.at, first + q * pack * x.time, packed(values, q * pack, x.time > 0))
-        else:
-            for j in range(count):
-                if j >= low and j < high:
-                    gpu.store(x.at, j * x.time, values[j])
-
+    @gpu.helper
     def write_singly(x, low, high, values):
         for j in range(count):
             if j >= low and j < high:
                 gpu.store(x.at, j * x.time, values[j])
 
-    return gpu.helper(write_packs if pack else write_singly)
+    @gpu.helper
+    def write_packs(x, low, high, values):
+        if low <= 0 and high >= count and is_aligned(x):
+            first = lowest(x, pack)
+            for q in range(count // pack):
+                numbers = pick(values, q * pack, q * pack + pack - 1, x.time > 0)
+                gpu.store_wide(x.at, first + q * pack * x.time, numbers)
+        else:
+            write_singly(x, low, high, values)
+
+    return write_packs if pack else write_singly

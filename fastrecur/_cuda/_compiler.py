@@ -48,8 +48,11 @@ class _PointerModel(models.PrimitiveModel):
         super().__init__(manager, fe_type, _I64)
 
 
-# Each function below that is marked by `means` takes the types of a call's arguments; it returns the call's signature
-# and what generates its code.
+# Each function below that is marked by `means` writes the instructions of a call: see `_numba_cuda.Call`.
+
+
+def _offset(kind):
+    return types.int32 if isinstance(kind, types.Integer) and kind.bitwidth <= 32 else types.int64
 
 
 def _assembly(builder, text, constraints, result, *arguments, side_effect=True):
@@ -57,18 +60,13 @@ def _assembly(builder, text, constraints, result, *arguments, side_effect=True):
     return builder.call(ir.InlineAsm(kind, text, constraints, side_effect=side_effect), arguments)
 
 
-def _passed(k, *kinds):
-    """Return a call's meaning if it is its k-th argument."""
-    return kinds[k](*kinds), lambda context, builder, signature, args: args[k]
-
-
 # ---- Memory ---------------------------------------------------------------------------------------------------------
 
 
-def _place(builder, args, type_):
+def _place(builder, address, offset, type_):
     """Return an address and an offset as a pointer to global memory, address space 1: no load is generic."""
-    offset = builder.sext(args[1], _I64) if args[1].type != _I64 else args[1]
-    return builder.inttoptr(builder.add(args[0], offset), type_.as_pointer(1))
+    offset = builder.sext(offset, _I64) if offset.type != _I64 else offset
+    return builder.inttoptr(builder.add(address, offset), type_.as_pointer(1))
 
 
 def _llvm(carry):
@@ -115,22 +113,18 @@ def _part(builder, base, k):
     return builder.gep(base, [ir.Constant(_I32, k)])
 
 
-def _complex(context, builder, kind, real, imag):
-    number = context.make_complex(builder, kind)
+def _complex(call, real, imag):
+    number = call.context.make_complex(call.builder, call.returned)
     number.real, number.imag = real, imag
     return number._getvalue()
 
 
+def _parts(builder, number):
+    return [builder.extract_value(number, k) for k in (0, 1)]
+
+
 def _negative(builder, value):
     return builder.fsub(ir.Constant(value.type, -0.0), value)  # the compiler takes no fneg
-
-
-def _is_pointer(type_):
-    return isinstance(type_, Pointer)
-
-
-def _offset(type_):
-    return types.int32 if isinstance(type_, types.Integer) and type_.bitwidth <= 32 else types.int64
 
 
 # An inline assembler's letter and type for a register.
@@ -143,158 +137,123 @@ def _opaque(builder, value):
     return _assembly(builder, f"mov.{bits} $0, $1;", f"={letter},{letter}", value.type, value)
 
 
-@means(_device.load)
-def _load(context, pointer, offset, like):
-    if not _is_pointer(pointer):
-        return _passed(0, pointer, offset, like)
+@means(_device.load, lambda pointer, offset, like: like(pointer, _offset(offset), like))
+def _load(call, address, offset, _):
+    builder, (pointer, _, like) = call.builder, call.kinds
+    if not isinstance(pointer, Pointer):
+        return address
+    base, target = _place(builder, address, offset, pointer.memory), _llvm(like)
+    if pointer.category == "complex":
+        parts = [_resize(builder, builder.load(_part(builder, base, k)), target) for k in (0, 1)]
+    else:
+        parts = [_widen(builder, builder.load(base), pointer.element, target), ir.Constant(target, 0.0)]
+    return _complex(call, *parts) if isinstance(like, types.Complex) else parts[0]
 
-    def codegen(context, builder, signature, args):
-        target = _llvm(like)
-        base = _place(builder, args, pointer.memory)
+
+def _raw(pointer, like):
+    """Return the type of what is loaded, and waits to be made a number: a word if that is small."""
+    is_word = isinstance(pointer, Pointer) and pointer.is_small and not isinstance(like, types.Complex)
+    return types.int32 if is_word else like
+
+
+@means(_device.load_raw, lambda pointer, offset, like: _raw(pointer, like)(pointer, _offset(offset), like))
+def _load_raw(call, address, offset, like):
+    if call.returned != types.int32:
+        return _load(call, address, offset, like)
+    return call.builder.zext(call.builder.load(_place(call.builder, address, offset, _I16)), _I32)
+
+
+@means(_device.unpack, lambda pointer, raw, like: like(pointer, raw, like))
+def _unpack(call, _, raw, like):
+    builder, (pointer, _, like) = call.builder, call.kinds
+    if isinstance(like, types.Complex) or not isinstance(pointer, Pointer):
+        return raw
+    value = _opaque(builder, raw)
+    if not pointer.is_small:
+        return value
+    half = builder.trunc(value, _I16)
+    if pointer.element == "f2":
+        half = builder.bitcast(half, _F16)
+    return _widen(builder, half, pointer.element, _llvm(like))
+
+
+@means(_device.store, lambda pointer, offset, value: types.none(pointer, _offset(offset), value))
+def _store(call, address, offset, value):
+    builder, (pointer, _, kind) = call.builder, call.kinds
+    base = _place(builder, address, offset, pointer.memory)
+    if isinstance(kind, types.Complex):
+        parts = _parts(builder, value)
         if pointer.category == "complex":
-            parts = [_resize(builder, builder.load(_part(builder, base, k)), target) for k in (0, 1)]
-        else:
-            parts = [_widen(builder, builder.load(base), pointer.element, target), ir.Constant(target, 0.0)]
-        return _complex(context, builder, like, *parts) if isinstance(like, types.Complex) else parts[0]
-
-    return like(pointer, _offset(offset), like), codegen
-
-
-@means(_device.load_raw)
-def _load_raw(context, pointer, offset, like):
-    if not _is_pointer(pointer) or not pointer.is_small or isinstance(like, types.Complex):
-        return _load(context, pointer, offset, like)
-
-    def codegen(context, builder, signature, args):
-        return builder.zext(builder.load(_place(builder, args, _I16)), _I32)
-
-    return types.int32(pointer, _offset(offset), like), codegen
+            for k, part in enumerate(parts):
+                builder.store(_resize(builder, part, pointer.memory), _part(builder, base, k))
+            return
+        value = parts[0]  # the gradient of a real operand
+    builder.store(_narrow(builder, value, pointer), base)
 
 
-@means(_device.unpack)
-def _unpack(context, pointer, raw, like):
-    if isinstance(like, types.Complex) or not _is_pointer(pointer):
-        return _passed(1, pointer, raw, like)
-
-    def codegen(context, builder, signature, args):
-        value = _opaque(builder, args[1])
-        if not pointer.is_small:
-            return value
-        half = builder.trunc(value, _I16)
-        if pointer.element == "f2":
-            half = builder.bitcast(half, _F16)
-        return _widen(builder, half, pointer.element, _llvm(like))
-
-    return like(pointer, raw, like), codegen
+@means(_device.load_int, lambda pointer, offset: types.int64(pointer, _offset(offset)))
+def _load_int(call, address, offset):
+    builder, pointer = call.builder, call.kinds[0]
+    number = builder.load(_place(builder, address, offset, pointer.memory))
+    extend = builder.sext if pointer.category == "signed" else builder.zext
+    return number if pointer.size == 8 else extend(number, _I64)
 
 
-@means(_device.anew)
-def _anew(context, value):
-    return value(value), lambda context, builder, signature, args: _opaque(builder, *args)
+@means(_device.shift, lambda pointer, offset: pointer(pointer, types.int64))
+def _shift(call, address, offset):
+    return call.builder.add(address, offset) if isinstance(call.kinds[0], Pointer) else address
 
 
-@means(_device.store)
-def _store(context, pointer, offset, value):
-    def codegen(context, builder, signature, args):
-        base = _place(builder, args, pointer.memory)
-        stored = args[2]
-        if isinstance(value, types.Complex):
-            number = context.make_complex(builder, value, stored)
-            if pointer.category == "complex":
-                for k, part in enumerate((number.real, number.imag)):
-                    builder.store(_resize(builder, part, pointer.memory), _part(builder, base, k))
-                return context.get_dummy_value()
-            stored = number.real  # the gradient of a real operand
-        builder.store(_narrow(builder, stored, pointer), base)
-        return context.get_dummy_value()
-
-    return types.none(pointer, _offset(offset), value), codegen
-
-
-@means(_device.load_int)
-def _load_int(context, pointer, offset):
-    def codegen(context, builder, signature, args):
-        number = builder.load(_place(builder, args, pointer.memory))
-        extend = builder.sext if pointer.category == "signed" else builder.zext
-        return number if pointer.size == 8 else extend(number, _I64)
-
-    return types.int64(pointer, _offset(offset)), codegen
-
-
-@means(_device.shift)
-def _shift(context, pointer, offset):
-    if not _is_pointer(pointer):
-        return _passed(0, pointer, offset)
-    return pointer(pointer, types.int64), lambda context, builder, signature, args: builder.add(*args)
-
-
-@means(_device.is_null)
-def _is_null(context, pointer):
-    def codegen(context, builder, signature, args):
-        null = ir.Constant(_I64, 0)
-        return builder.icmp_unsigned("==", args[0], null) if _is_pointer(pointer) else ir.Constant(_I1, 0)
-
-    return types.boolean(pointer), codegen
-
-
-@means(_device.misalignment)
-def _misalignment(context, pointer):
-    return types.int64(pointer), lambda context, builder, signature, args: builder.and_(args[0], ir.Constant(_I64, 15))
+@means(_device.is_null, lambda pointer: types.boolean(pointer))
+def _is_null(call, address):
+    if not isinstance(call.kinds[0], Pointer):
+        return ir.Constant(_I1, 0)
+    return call.builder.icmp_unsigned("==", address, ir.Constant(_I64, 0))
 
 
 # 16 bytes travel as four words and are cut to elements in registers.
 _WORDS = ir.VectorType(_I32, 4)
 
 
-@means(_device.load_wide)
-def _load_wide(context, pointer, offset, like):
-    n = 16 // pointer.size
-
-    def codegen(context, builder, signature, args):
-        words = builder.load(_place(builder, args, _WORDS), align=16)
-        if pointer.element == "bf2":
-            # As two vectors of four, which the compiler would make of it, it would be two loads.
-            values = []
-            for k in range(4):
-                word = builder.extract_element(words, ir.Constant(_I32, k))
-                halves = builder.shl(word, ir.Constant(_I32, 16)), builder.and_(word, ir.Constant(_I32, 0xFFFF0000))
-                values += [_resize(builder, builder.bitcast(half, _F32), _llvm(like)) for half in halves]
-            return context.make_tuple(builder, signature.return_type, values)
-        elements = builder.bitcast(words, ir.VectorType(pointer.memory, n))
-        values = [
-            _widen(builder, builder.extract_element(elements, ir.Constant(_I32, k)), pointer.element, _llvm(like))
-            for k in range(n)
-        ]
-        return context.make_tuple(builder, signature.return_type, values)
-
-    return types.UniTuple(like, n)(pointer, _offset(offset), like), codegen
+@means(
+    _device.load_wide,
+    lambda pointer, offset, like: types.UniTuple(like, 16 // pointer.size)(pointer, _offset(offset), like),
+)
+def _load_wide(call, address, offset, _):
+    builder, (pointer, _, like) = call.builder, call.kinds
+    words = builder.load(_place(builder, address, offset, _WORDS), align=16)
+    if pointer.element == "bf2":
+        # As two vectors of four, which the compiler would make of it, it would be two loads.
+        values = []
+        for k in range(4):
+            word = builder.extract_element(words, ir.Constant(_I32, k))
+            halves = builder.shl(word, ir.Constant(_I32, 16)), builder.and_(word, ir.Constant(_I32, 0xFFFF0000))
+            values += [_resize(builder, builder.bitcast(half, _F32), _llvm(like)) for half in halves]
+        return call.context.make_tuple(builder, call.returned, values)
+    elements = builder.bitcast(words, ir.VectorType(pointer.memory, 16 // pointer.size))
+    values = (builder.extract_element(elements, ir.Constant(_I32, k)) for k in range(16 // pointer.size))
+    return call.context.make_tuple(
+        builder, call.returned, [_widen(builder, value, pointer.element, _llvm(like)) for value in values]
+    )
 
 
-@means(_device.store_wide)
-def _store_wide(context, pointer, offset, values):
-    n = 16 // pointer.size
-
-    def codegen(context, builder, signature, args):
-        if pointer.element == "bf2":
-            words = ir.Constant(_WORDS, ir.Undefined)
-            for k in range(4):
-                low, high = (
-                    builder.zext(_narrow(builder, builder.extract_value(args[2], 2 * k + half), pointer), _I32)
-                    for half in (0, 1)
-                )
-                word = builder.or_(low, builder.shl(high, ir.Constant(_I32, 16)))
-                words = builder.insert_element(words, word, ir.Constant(_I32, k))
-            builder.store(words, _place(builder, args, _WORDS), align=16)
-            return context.get_dummy_value()
-        vector = ir.Constant(ir.VectorType(pointer.memory, n), ir.Undefined)
-        for k in range(n):
-            value = _narrow(builder, builder.extract_value(args[2], k), pointer)
+@means(_device.store_wide, lambda pointer, offset, values: types.none(pointer, _offset(offset), values))
+def _store_wide(call, address, offset, values):
+    builder, pointer = call.builder, call.kinds[0]
+    if pointer.element == "bf2":
+        words = ir.Constant(_WORDS, ir.Undefined)
+        for k in range(4):
+            halves = (builder.extract_value(values, 2 * k + half) for half in (0, 1))
+            low, high = (builder.zext(_narrow(builder, half, pointer), _I32) for half in halves)
+            word = builder.or_(low, builder.shl(high, ir.Constant(_I32, 16)))
+            words = builder.insert_element(words, word, ir.Constant(_I32, k))
+    else:
+        vector = ir.Constant(ir.VectorType(pointer.memory, 16 // pointer.size), ir.Undefined)
+        for k in range(16 // pointer.size):
+            value = _narrow(builder, builder.extract_value(values, k), pointer)
             vector = builder.insert_element(vector, value, ir.Constant(_I32, k))
         words = builder.bitcast(vector, _WORDS)
-        builder.store(words, _place(builder, args, _WORDS), align=16)
-        return context.get_dummy_value()
-
-    return types.none(pointer, _offset(offset), values), codegen
+    builder.store(words, _place(builder, address, offset, _WORDS), align=16)
 
 
 # What other blocks write while a kernel runs: a plain load in a loop would be made one before it.
@@ -305,140 +264,107 @@ def _words(number):
     return number.bitwidth // 32
 
 
-@means(_device.store_status)
-def _store_status(context, pointer, offset, value):
-    def codegen(context, builder, signature, args):
-        address = builder.ptrtoint(_place(builder, args, _I64), _I64)
-        bits = builder.zext(builder.bitcast(args[2], ir.IntType(value.bitwidth)), _I64)
-        for k in range(_words(value)):
-            half = builder.and_(builder.lshr(bits, ir.Constant(_I64, 32 * k)), ir.Constant(_I64, (1 << 32) - 1))
-            word = builder.or_(half, ir.Constant(_I64, 1 << 32))
-            place = builder.add(address, ir.Constant(_I64, 8 * k))
-            _assembly(builder, "st.relaxed.gpu.global.b64 [$0], $1;", "l,l", ir.VoidType(), place, word)
-        return context.get_dummy_value()
-
-    return types.none(pointer, _offset(offset), value), codegen
+@means(_device.store_status, lambda pointer, offset, value: types.none(pointer, _offset(offset), value))
+def _store_status(call, address, offset, value):
+    builder, number = call.builder, call.kinds[2]
+    address = builder.ptrtoint(_place(builder, address, offset, _I64), _I64)
+    bits = builder.zext(builder.bitcast(value, ir.IntType(number.bitwidth)), _I64)
+    for k in range(_words(number)):
+        half = builder.and_(builder.lshr(bits, ir.Constant(_I64, 32 * k)), ir.Constant(_I64, (1 << 32) - 1))
+        word = builder.or_(half, ir.Constant(_I64, 1 << 32))
+        place = builder.add(address, ir.Constant(_I64, 8 * k))
+        _assembly(builder, "st.relaxed.gpu.global.b64 [$0], $1;", "l,l", ir.VoidType(), place, word)
 
 
-@means(_device.load_status)
-def _load_status(context, pointer, offset, like):
-    def codegen(context, builder, signature, args):
-        address, load = builder.ptrtoint(_place(builder, args, _I64), _I64), "ld.relaxed.gpu.global.b64 $0, [$1];"
-        places = (builder.add(address, ir.Constant(_I64, 8 * k)) for k in range(_words(like)))
-        words = [_assembly(builder, load, "=l,l", _I64, place) for place in places]
-        marks = bits = None
-        for k, word in enumerate(words):
-            mark = builder.lshr(word, ir.Constant(_I64, 32))
-            half = builder.shl(builder.and_(word, ir.Constant(_I64, (1 << 32) - 1)), ir.Constant(_I64, 32 * k))
-            marks = mark if marks is None else builder.and_(marks, mark)
-            bits = half if bits is None else builder.or_(bits, half)
-        is_there = builder.icmp_unsigned("!=", marks, ir.Constant(_I64, 0))
-        value = builder.bitcast(builder.trunc(bits, ir.IntType(like.bitwidth)), _llvm(like))
-        return context.make_tuple(builder, signature.return_type, [is_there, value])
-
-    return types.Tuple((types.boolean, like))(pointer, _offset(offset), like), codegen
-
-
-@means(_device.take_ticket)
-def _take_ticket(context, pointer):
-    def codegen(context, builder, signature, args):
-        return _assembly(builder, "atom.relaxed.gpu.global.add.u32 $0, [$1], 1;", "=r,l", _I32, *args)
-
-    return types.int32(pointer), codegen
-
-
-def _instruction(text):
-    """Return a call's meaning if it is one instruction without operands."""
-
-    def codegen(context, builder, signature, args):
-        _assembly(builder, text, "", ir.VoidType())
-        return context.get_dummy_value()
-
-    return lambda context: (types.none(), codegen)
-
-
-means(_device.nap)(_instruction("nanosleep.u32 100;"))
-means(_device.trap)(_instruction("trap;"))
+@means(
+    _device.load_status,
+    lambda pointer, offset, like: types.Tuple((types.boolean, like))(pointer, _offset(offset), like),
+)
+def _load_status(call, address, offset, _):
+    builder, number, load = call.builder, call.kinds[2], "ld.relaxed.gpu.global.b64 $0, [$1];"
+    address = builder.ptrtoint(_place(builder, address, offset, _I64), _I64)
+    places = (builder.add(address, ir.Constant(_I64, 8 * k)) for k in range(_words(number)))
+    marks = bits = None
+    for k, word in enumerate([_assembly(builder, load, "=l,l", _I64, place) for place in places]):
+        mark = builder.lshr(word, ir.Constant(_I64, 32))
+        half = builder.shl(builder.and_(word, ir.Constant(_I64, (1 << 32) - 1)), ir.Constant(_I64, 32 * k))
+        marks, bits = (builder.and_(marks, mark), builder.or_(bits, half)) if k else (mark, half)
+    is_there = builder.icmp_unsigned("!=", marks, ir.Constant(_I64, 0))
+    value = builder.bitcast(builder.trunc(bits, ir.IntType(number.bitwidth)), _llvm(number))
+    return call.context.make_tuple(builder, call.returned, [is_there, value])
 
 
 # ---- Arithmetic -----------------------------------------------------------------------------------------------------
 
 
-@means(_steps.constant)
-def _constant(context, value, like):
-    def codegen(context, builder, signature, args):
-        return context.cast(builder, args[0], value, like)
-
-    return like(value, like), codegen
-
-
-@means(_steps.fma)
-def _fma(context, a, b, c):
-    def codegen(context, builder, signature, args):
-        if not isinstance(a, types.Complex):
-            return builder.fma(*args)
-        x, y, z = (context.make_complex(builder, a, each) for each in args)
-        real = builder.fma(_negative(builder, x.imag), y.imag, builder.fma(x.real, y.real, z.real))
-        imag = builder.fma(x.imag, y.real, builder.fma(x.real, y.imag, z.imag))
-        return _complex(context, builder, a, real, imag)
-
-    return a(a, a, a), codegen
+@means(_steps.fma, lambda a, b, c: a(a, a, a))
+def _fma(call, *numbers):
+    builder = call.builder
+    if not isinstance(call.kinds[0], types.Complex):
+        return builder.fma(*numbers)
+    (a, b), (c, d), (e, f) = (_parts(builder, number) for number in numbers)
+    real = builder.fma(_negative(builder, b), d, builder.fma(a, c, e))
+    return _complex(call, real, builder.fma(b, c, builder.fma(a, d, f)))
 
 
-@means(_steps.conj)
-def _conj(context, value):
-    if not isinstance(value, types.Complex):
-        return _passed(0, value)
-
-    def codegen(context, builder, signature, args):
-        number = context.make_complex(builder, value, args[0])
-        return _complex(context, builder, value, number.real, _negative(builder, number.imag))
-
-    return value(value), codegen
+@means(_steps.conj, lambda value: value(value))
+def _conj(call, value):
+    if not isinstance(call.kinds[0], types.Complex):
+        return value
+    real, imag = _parts(call.builder, value)
+    return _complex(call, real, _negative(call.builder, imag))
 
 
-@means(_steps.select)
-def _select(context, condition, yes, no):
-    return yes(types.boolean, yes, yes), lambda context, builder, signature, args: builder.select(*args)
+@means(_steps.nearest, lambda value: value(value))
+def _nearest(call, value):
+    # The compiler takes no llvm.rint.
+    letter, bits = _REGISTERS[str(value.type)]
+    text, registers = f"cvt.rni.{bits}.{bits} $0, $1;", f"={letter},{letter}"
+    return _assembly(call.builder, text, registers, value.type, value, side_effect=False)
 
 
-@means(_steps.nearest)
-def _nearest(context, value):
-    def codegen(context, builder, signature, args):
-        # The compiler takes no llvm.rint.
-        kind = args[0].type
-        letter, bits = _REGISTERS[str(kind)]
-        return _assembly(
-            builder, f"cvt.rni.{bits}.{bits} $0, $1;", f"={letter},{letter}", kind, *args, side_effect=False
-        )
-
-    return value(value), codegen
+@means(_steps.power_of_two, lambda n: n(n))
+def _power_of_two(call, n):
+    builder, kind = call.builder, n.type
+    integer, mantissa, bias = (_I32, 23, 127) if kind == _F32 else (_I64, 52, 1023)
+    # Added to 1.5 times two to the mantissa's width, a whole number stands in the lowest bits.
+    bits = builder.bitcast(builder.fadd(n, ir.Constant(kind, 1.5 * 2.0**mantissa)), integer)
+    exponent = builder.add(bits, ir.Constant(integer, bias))
+    return builder.bitcast(builder.shl(exponent, ir.Constant(integer, mantissa)), kind)
 
 
-@means(_steps.power_of_two)
-def _power_of_two(context, n):
-    def codegen(context, builder, signature, args):
-        kind = args[0].type
-        integer, mantissa, bias = (_I32, 23, 127) if kind == _F32 else (_I64, 52, 1023)
-        # Added to 1.5 times two to the mantissa's width, a whole number stands in the lowest bits.
-        bits = builder.bitcast(builder.fadd(args[0], ir.Constant(kind, 1.5 * 2.0**mantissa)), integer)
-        exponent = builder.add(bits, ir.Constant(integer, bias))
-        return builder.bitcast(builder.shl(exponent, ir.Constant(integer, mantissa)), kind)
-
-    return n(n), codegen
+@means(_device.narrow, lambda number: types.int32(types.Integer.from_bitwidth(number.bitwidth)))
+def _as_int32(call, number):
+    return number if number.type == _I32 else call.builder.trunc(number, _I32)
 
 
-@means(_device.divide)
-def _divide(context, a, b):
-    return types.int32(types.int32, types.int32), lambda context, builder, signature, args: builder.udiv(*args)
-
-
-@means(_device.narrow)
-def _as_int32(context, number):
-    def codegen(context, builder, signature, args):
-        return args[0] if number.bitwidth == 32 else builder.trunc(args[0], _I32)
-
-    return types.int32(types.Integer.from_bitwidth(number.bitwidth)), codegen
+# What is one instruction: types, and what writes it.
+_INSTRUCTIONS = {
+    _steps.constant: (
+        lambda value, like: like(value, like),
+        lambda call, value, _: call.context.cast(call.builder, value, *call.kinds),
+    ),
+    _steps.select: (
+        lambda condition, yes, no: yes(types.boolean, yes, yes),
+        lambda call, *arguments: call.builder.select(*arguments),
+    ),
+    _device.anew: (lambda value: value(value), lambda call, value: _opaque(call.builder, value)),
+    _device.divide: (lambda a, b: types.int32(types.int32, types.int32), lambda call, a, b: call.builder.udiv(a, b)),
+    _device.misalignment: (
+        lambda pointer: types.int64(pointer),
+        lambda call, address: call.builder.and_(address, ir.Constant(_I64, 15)),
+    ),
+    _device.take_ticket: (
+        lambda pointer: types.int32(pointer),
+        lambda call, place: _assembly(
+            call.builder, "atom.relaxed.gpu.global.add.u32 $0, [$1], 1;", "=r,l", _I32, place
+        ),
+    ),
+    _device.nap: (lambda: types.none(), lambda call: _assembly(call.builder, "nanosleep.u32 100;", "", ir.VoidType())),
+    _device.trap: (lambda: types.none(), lambda call: _assembly(call.builder, "trap;", "", ir.VoidType())),
+}
+for _function, (_signature, _write) in _INSTRUCTIONS.items():
+    means(_function, _signature)(_write)
 
 
 # ---- Functions that are others --------------------------------------------------------------------------------------
@@ -479,20 +405,13 @@ for _module in (_steps, _pooling):
 
 
 def ptx(function, signature, threads, blocks, capability):
-    """Return a kernel's PTX.
+    """Return the PTX of a kernel in the words of `_device`.
 
-    Parameters
-    ----------
-    function : callable
-        A kernel in the words of `_device`.
-    signature : dict of str
-        For each plain parameter, as `_operands.group` has them, an element's name with a star (an address), a carry's
-        name (a number) or ``i4``, ``i8``. What is not there is an empty tuple.
-    threads, blocks : int
-        The size of a block, and how many a multiprocessor should hold: without these the assembler saves registers by
-        using each value before the next is asked for, which undoes the batches of loads.
-    capability : tuple of int
-        What to compile for: `Kernel.target` of `_launch`, not the card's own.
+    ``signature`` holds, for each plain parameter, as `_operands.group` has them, an element's name with a star (an
+    address), a carry's name (a number) or ``i4``, ``i8``; what is not there is an empty tuple. A multiprocessor should
+    hold so many ``blocks`` of ``threads``: without these the assembler saves registers by using each value before the
+    next is asked for, which undoes the batches of loads. ``capability`` is what to compile for: `Kernel.target` of
+    `_launch`, not the card's own.
     """
     arguments = []
     for name in inspect.signature(function).parameters:

@@ -6,8 +6,6 @@ word is a number and the mark that it is there, written and read as one: so a re
 in whatever order memory makes other writes visible. No fence is needed, and no second look.
 """
 
-import functools
-
 from . import _device as gpu
 
 HEAD = 16  # bytes of the ticket
@@ -15,15 +13,10 @@ MOST_LOOKS = 1 << 20  # at a status word that never comes, of about a microsecon
 STATE, DECAY, RISE, WEIGHT, ORIGIN, END = range(6)
 
 
-def words_of(is_average):
-    """Return how many status words a tile has for a series."""
-    return 6 if is_average else 3
-
-
 def bytes_of(series, tiles, across, is_average, size):
     """Return how many bytes there are, for ``across`` series side by side in a tile and carries of ``size`` bytes."""
-    padded = -(-series // across) * across
-    return HEAD + 2 * size * padded * (1 + words_of(is_average) * tiles)
+    padded, words = -(-series // across) * across, 6 if is_average else 3
+    return HEAD + 2 * size * padded * (1 + words * tiles)
 
 
 @gpu.helper
@@ -59,18 +52,13 @@ def await_status(descriptors, at, zero):
     return number
 
 
-@functools.cache
-def locator(across, size):
-    """Return the function that says where a tile's first status word stands, and how far it is to each next.
+@gpu.helper
+def locate(geometry, series, tile, across, size):
+    """Return where a tile's first status word stands, and how far it is to each next.
 
     Neighbouring threads look at neighbouring words: of series where these stand side by side, else of tiles.
     """
-
-    @gpu.helper
-    def locate(geometry, series, tile):
-        padded = gpu.divide(geometry.lanes + (across - 1), across) * across
-        at = tile * padded + series if across > 1 else series * geometry.tiles + tile
-        word = 2 * size
-        return HEAD + word * (padded + at), word * padded * geometry.tiles
-
-    return locate
+    padded = gpu.divide(geometry.lanes + (across - 1), across) * across
+    at = tile * padded + series if across > 1 else series * geometry.tiles + tile
+    word = 2 * size
+    return HEAD + word * (padded + at), word * padded * geometry.tiles

@@ -30,7 +30,6 @@ RULES = {
 # Plain parameters that are int32; times are int32 or int64; whatever ends in _lane holds three int64 strides.
 _INT32 = frozenset((*_operands.Geometry._fields, *_operands.Sizes._fields, "outers"))
 _STRIDES = ("_lane", "_kept", "_summed")
-_CARRIES = {"f4": np.float32, "f8": np.float64, "c8": np.complex64, "c16": np.complex128}
 
 MAKERS = {
     "lanes": _lanes.forward,
@@ -68,22 +67,13 @@ def blocks(name, rule, carry, options, elements, capability):
 
 
 def make(cuda, name, rule, carry, options, elements=()):
-    """Return a kernel's function.
+    """Return the function of a kernel of `MAKERS`.
 
-    Parameters
-    ----------
-    cuda : module
-        numba.cuda, or what stands in for it.
-    name : str
-        Of `MAKERS`.
-    rule, carry : str
-        The recurrence, and the element that is computed in.
-    options : tuple
-        Pairs of names and values, for what else the maker asks.
-    elements : tuple
-        Pairs of parameters and the elements behind their addresses.
+    ``cuda`` is numba.cuda, or what stands in for it; ``carry`` the element that is computed in. ``options`` are pairs
+    of names and values, for what else the maker asks; ``elements`` pairs of parameters and what is behind their
+    addresses.
     """
-    kind = _CARRIES[carry]
+    kind = np.dtype(carry).type
     given = dict(options) | {"rule": RULES.get(rule), "zero": kind(0), "size": kind(0).itemsize}
     maker = MAKERS[name]
     if "packs" in given:

@@ -16,7 +16,6 @@ from . import _kernels
 
 OLDEST = 7, 5  # compute capability
 DEFAULT_STREAMS = 0, 1  # handles of a device's default stream, which nobody can capture
-_MOST_STREAMS = 1024  # whose objects are kept
 
 
 class Kernel:
@@ -46,7 +45,6 @@ class Kernel:
         return text, _kernels.blocks(*self.key[:5], capability)
 
     def ptx(self, capability):
-        """Return the kernel's PTX."""
         from . import _compiler
 
         target, blocks = self.target(capability)
@@ -54,16 +52,8 @@ class Kernel:
         return _compiler.ptx(self.function(_compiler.cuda), given, self.threads, blocks, target)
 
 
-@functools.cache
-def kernel(*key):
-    """Return a kernel, loaded once for all problems that take it: batches of another length need not load it again."""
-    return Kernel(*key)
-
-
-@functools.cache
-def driver():
-    """Return what launches kernels; raise where there is none."""
-    return CudaCore()
+# Made and loaded once for all problems that take it: batches of another length need not load it again.
+kernel = functools.cache(Kernel)
 
 
 class CudaCore:
@@ -88,8 +78,9 @@ class CudaCore:
             raise RuntimeError(say.gpu_old_driver(api.CUDA_VERSION // 1000, version))
         self.version = version
         self.ask(api.cuInit(0))
-        self.contexts, self.handles = {}, {}  # by device
-        self.streams, self.configs = {}, {}
+        self.contexts = {}  # by device
+        self.queue = functools.lru_cache(1024)(core.Stream.from_handle)
+        self.config = functools.lru_cache(1024)(lambda grid, threads: core.LaunchConfig(grid=grid, block=threads))
 
     def ask(self, answer):
         """Return what a function of the driver gave; raise where that is an error."""
@@ -98,15 +89,19 @@ class CudaCore:
             raise RuntimeError(say.gpu_driver(getattr(error, "name", error)))
         return given[0] if given else None
 
-    def enter(self, device):
-        """Let a device's context be the thread's, unless it is; return whether `leave` must be called."""
-        _, current = self.api.cuCtxGetCurrent()
-        if int(current) == self.handles.get(device):
-            return False
-        error, number = self.api.cuCtxGetDevice()  # an error where there is no context
-        if not error and int(number) == device:
-            self.primary(device)  # by whose handle it is known next time, if it is this
-            return False
+    def enter(self, device, primary=False):
+        """Let a device's context be the thread's, unless it is; return whether `leave` must be called.
+
+        If asked for, push its primary one in any case: Numba pops what it finds, when it first uses a device.
+        """
+        if not primary:
+            _, current = self.api.cuCtxGetCurrent()
+            if int(current) == self.contexts.get(device):
+                return False
+            error, number = self.api.cuCtxGetDevice()  # an error where there is no context
+            if not error and int(number) == device:
+                self.primary(device)  # by whose handle it is known next time, if it is this
+                return False
         self.ask(self.api.cuCtxPushCurrent(self.primary(device)))
         return True
 
@@ -115,9 +110,9 @@ class CudaCore:
         self.ask(self.api.cuCtxPopCurrent())
 
     @contextlib.contextmanager
-    def on(self, device):
+    def on(self, device, primary=False):
         """Work in a device's context."""
-        entered = self.enter(device)
+        entered = self.enter(device, primary)
         try:
             yield
         finally:
@@ -127,30 +122,8 @@ class CudaCore:
     def primary(self, device):
         """Return a device's primary context, which is kept for as long as the process lives, as by CUDA's runtime."""
         if device not in self.contexts:
-            self.contexts[device] = self.ask(self.api.cuDevicePrimaryCtxRetain(device))
-            self.handles[device] = int(self.contexts[device])
+            self.contexts[device] = int(self.ask(self.api.cuDevicePrimaryCtxRetain(device)))
         return self.contexts[device]
-
-    @contextlib.contextmanager
-    def in_primary(self, device):
-        """Let a device's primary context be the thread's.
-
-        Numba pops what it finds instead, when it uses a device for the first time.
-        """
-        self.ask(self.api.cuCtxPushCurrent(self.primary(device)))
-        try:
-            yield
-        finally:
-            self.leave()
-
-    def queue(self, stream):
-        """Return a stream for cuda.core."""
-        found = self.streams.get(stream)
-        if found is None:
-            if len(self.streams) >= _MOST_STREAMS:
-                self.streams.clear()
-            found = self.streams[stream] = self.core.Stream.from_handle(stream)
-        return found
 
     def start(self, launches, places, device, stream):
         """Put launches, which `_run` has prepared, into a stream of a device."""
@@ -162,12 +135,10 @@ class CudaCore:
                     self.ask(self.api.cuMemsetD32Async(places[slots], 0, threads, stream))
                     continue
                 handle = kernel.loaded.get(device) or self.load(kernel, device, stream)
-                if (grid, threads) not in self.configs:
-                    self.configs[grid, threads] = self.core.LaunchConfig(grid=grid, block=threads)
                 arguments = template.copy()
                 for at, k in slots:
                     arguments[at] = places[k]
-                self.core.launch(queue, self.configs[grid, threads], handle, *arguments)
+                self.core.launch(queue, self.config(grid, threads), handle, *arguments)
         finally:
             if entered:
                 self.leave()
@@ -184,7 +155,6 @@ class CudaCore:
         return int(self.ask((error, address)))
 
     def free(self, address, device, stream):
-        """Give back what `allocate` gave."""
         with self.on(device):
             self.ask(self.api.cuMemFreeAsync(address, stream))
 
@@ -196,7 +166,6 @@ class CudaCore:
             return int(self.ask(self.api.cuStreamIsCapturing(stream))) != 0
 
     def device_of(self, pointer):
-        """Return the device that an address is on."""
         attribute = self.api.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
         return int(self.ask(self.api.cuPointerGetAttribute(attribute, pointer)))
 
@@ -230,6 +199,9 @@ class CudaCore:
                 code, name = cubin(kernel, capability)
                 kernel.loaded[device] = self.core.ObjectCode.from_cubin(code).get_kernel(name)
         return kernel.loaded[device]
+
+
+driver = functools.cache(CudaCore)  # what launches kernels; raises where there is none
 
 
 # ---- Kernels on disk ------------------------------------------------------------------------------------------------

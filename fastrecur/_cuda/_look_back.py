@@ -14,8 +14,8 @@ import numpy as np
 
 from .._steps import select
 from . import _device as gpu
-from ._descriptors import DECAY, ORIGIN, RISE, STATE, WEIGHT, locator, pause
-from ._summaries import Summary, advanced, compose, composer
+from ._descriptors import DECAY, ORIGIN, RISE, STATE, WEIGHT, locate, pause
+from ._summaries import Summary, advanced, compose, compose_group
 
 WARPS = 8
 THREADS = 32 * WARPS
@@ -25,11 +25,13 @@ THREADS = 32 * WARPS
 Work = namedtuple("Work", "tile series lane_id turn column row")
 
 
+@gpu.helper
 def looks(across):
     """Return how many tiles a thread looks at."""
     return 2 if across > 1 else 1
 
 
+@gpu.helper
 def window(across):
     """Return how many tiles a block looks at at once."""
     return looks(across) * THREADS // across
@@ -55,55 +57,47 @@ def opener(cuda, across, is_forward):
     return open_tile
 
 
-def finder(kind, across):
-    """Return the device function that looks for the nearest state that is known."""
-    zero, each, most, locate = kind(0), looks(across), window(across), locator(across, kind(0).itemsize)
-
-    @gpu.helper
-    def nearest_state(descriptors, geometry, me, back, near, held):
-        """Look at the states before ``back`` tiles; note the nearest that is known for each warp and column."""
-        row = gpu.narrow(gpu.thread() >> 5) if across > 1 else gpu.narrow(gpu.thread())
-        distance, state = gpu.narrow(most), zero
-        for ago in range(each):
-            far = gpu.narrow(each * row + (each - 1 - ago))
-            if far < back:
-                at, _ = locate(geometry, me.series, back - far)
-                is_known, number = gpu.load_status(descriptors, at, zero)
-                distance, state = select(is_known, far, distance), select(is_known, number, state)
-        if across == 1:
-            known = gpu.ballot(distance < most)
-            first = gpu.highest(known & -known)
-            first = first if first >= 0 else gpu.narrow(0)
-            distance, state = gpu.shuffle(distance, first), gpu.shuffle(state, first)
-        if across > 1 or me.lane_id == 0:
-            at = gpu.narrow(gpu.thread() >> 5) * across + me.column
-            near[at], held[at] = distance, state
-
-    return nearest_state
+@gpu.helper
+def nearest_state(descriptors, geometry, me, back, near, held, across, size, zero):
+    """Look at the states before ``back`` tiles; note the nearest that is known for each warp and column."""
+    distance, state, most = gpu.narrow(window(across)), zero, window(across)
+    for ago in range(looks(across)):
+        far = gpu.narrow(looks(across) * (me.row + 1) - 1 - ago)
+        if far < back:
+            at, _ = locate(geometry, me.series, back - far, across, size)
+            is_known, number = gpu.load_status(descriptors, at, zero)
+            distance, state = select(is_known, far, distance), select(is_known, number, state)
+    if across == 1:
+        known = gpu.ballot(distance < most)
+        first = gpu.highest(known & -known)
+        first = first if first >= 0 else gpu.narrow(0)
+        distance, state = gpu.shuffle(distance, first), gpu.shuffle(state, first)
+    if across > 1 or me.lane_id == 0:
+        at = gpu.narrow(gpu.thread() >> 5) * across + me.column
+        near[at], held[at] = distance, state
 
 
 def collector(cuda, is_average, kind, across):
     """Return the device function that waits for summaries."""
-    zero, one, each, locate = kind(0), kind(1), looks(across), locator(across, kind(0).itemsize)
+    zero, one, each, size = kind(0), kind(1), looks(across), kind(0).itemsize
     part = window(across) * across
 
     @gpu.helper
     def await_summaries(descriptors, geometry, me, first, found):
         """Put the summaries of the tiles from ``first`` to this one, as many as are looked at at once, to ``found``."""
-        row = gpu.narrow(gpu.thread() >> 5) if across > 1 else gpu.narrow(gpu.thread())
         # Loops of their own: what is asked for in one is on its way at once.
         missing = cuda.local.array(each, np.int32)
         decays, rises = cuda.local.array(each, kind), cuda.local.array(each, kind)
         weights, origins = cuda.local.array(each, kind), cuda.local.array(each, kind)
         for k in range(each):
-            missing[k] = 1 if first + each * row + k < me.tile else 0
+            missing[k] = 1 if first + each * me.row + k < me.tile else 0
             decays[k], rises[k], weights[k], origins[k] = one, zero, zero, zero
         waits, naps = True, 0
         while waits:
             waits = False
             for k in range(each):
                 if missing[k] != 0:
-                    at, further = locate(geometry, me.series, first + each * row + k)
+                    at, further = locate(geometry, me.series, first + each * me.row + k, across, size)
                     has_decay, decays[k] = gpu.load_status(descriptors, at + DECAY * further, zero)
                     has_rise, rises[k] = gpu.load_status(descriptors, at + RISE * further, zero)
                     is_there = has_decay and has_rise
@@ -117,7 +111,7 @@ def collector(cuda, is_average, kind, across):
             if waits:
                 naps = pause(naps)
         for k in range(each):
-            at = gpu.narrow((each * row + k) * across + me.column)
+            at = gpu.narrow((each * me.row + k) * across + me.column)
             found[at], found[part + at] = decays[k], rises[k]
             if is_average:
                 found[2 * part + at], found[3 * part + at] = weights[k], origins[k]
@@ -130,7 +124,7 @@ def looker(cuda, is_average, kind, across):
     zero, most, slots = kind(0), window(across), WARPS * across
     part = most * across
     numbers = part * (4 if is_average else 2)
-    nearest_state, await_summaries = finder(kind, across), collector(cuda, is_average, kind, across)
+    size, await_summaries = kind(0).itemsize, collector(cuda, is_average, kind, across)
 
     @gpu.helper
     def look_back(descriptors, geometry, me, state):
@@ -139,9 +133,9 @@ def looker(cuda, is_average, kind, across):
         found = cuda.shared.array(numbers, kind)
         begin, back = gpu.narrow(-1), me.tile  # from where this series is folded, not yet known
         while gpu.ballot(begin < 0) != 0:
-            nearest_state(descriptors, geometry, me, back, near, held)
+            nearest_state(descriptors, geometry, me, back, near, held, across, size, zero)
             gpu.barrier()
-            for k in range(gpu.narrow(gpu.block_threads() >> 5)):  # `WARPS`: see `start`
+            for k in range(gpu.narrow(gpu.block_threads() >> 5)):  # `WARPS`: see `starter`
                 at = k * across + me.column
                 if begin < 0 and near[at] < most:
                     begin, state = gpu.narrow(back - near[at]), held[at]
@@ -171,57 +165,46 @@ def looker(cuda, is_average, kind, across):
     return look_back
 
 
-def sharer(is_average, kind, across, is_forward):
-    """Return the device functions by which a tile's warps tell each other summaries, and learn their first states."""
-    slots, compose_group = WARPS * across, composer(is_average, kind)
-
-    @gpu.helper
-    def tell(sums, me, summary):
-        """Put the summaries of warps, or of their lanes, to ``sums``; return that of the warp before this lane."""
-        before, at, tells = summary, me.turn * across + me.column, True
-        if across == 1:
-            before, summary = compose_group(summary, me.lane_id, gpu.narrow(32), is_forward)
-            tells = me.lane_id == (31 if is_forward else 0)
-        if tells:
-            sums[at], sums[slots + at] = summary.decay, summary.rise
-            sums[2 * slots + at], sums[3 * slots + at] = summary.weight, summary.origin
-        return before
-
-    @gpu.helper
-    def told(sums, at):
-        return Summary(sums[at], sums[slots + at], sums[2 * slots + at], sums[3 * slots + at])
-
-    @gpu.helper
-    def own_state(me, before, states):
-        """Return the state that a thread starts from, and the one from which the next thread does."""
-        at = me.turn * across + me.column
-        state, after = states[at], states[at + across]
-        if across == 1:
-            rank = me.lane_id if is_forward else 31 - me.lane_id
-            if rank > 0:
-                state = advanced(is_average, before, state)
-            beside = me.lane_id
-            if rank < 31:
-                beside = me.lane_id + 1 if is_forward else me.lane_id - 1
-            beside = gpu.shuffle(state, beside)
-            after = select(rank < 31, beside, after)
-        return state, after
-
-    return tell, told, own_state
+@gpu.helper
+def tell(sums, me, summary, is_average, across, is_forward):
+    """Put the summaries of warps, or of their lanes, to ``sums``; return that of the warp before this lane."""
+    before, slots, at, tells = summary, WARPS * across, me.turn * across + me.column, True
+    if across == 1:
+        before, summary = compose_group(is_average, summary, me.lane_id, gpu.narrow(32), is_forward)
+        tells = me.lane_id == (31 if is_forward else 0)
+    if tells:
+        sums[at], sums[slots + at] = summary.decay, summary.rise
+        sums[2 * slots + at], sums[3 * slots + at] = summary.weight, summary.origin
+    return before
 
 
-def starter(cuda, is_average, kind, across, told):
+@gpu.helper
+def told(sums, at, across):
+    slots = WARPS * across
+    return Summary(sums[at], sums[slots + at], sums[2 * slots + at], sums[3 * slots + at])
+
+
+@gpu.helper
+def own_state(me, before, states, is_average, across, is_forward):
+    """Return the state that a thread starts from, and the one from which the next thread does."""
+    at = me.turn * across + me.column
+    state, after = states[at], states[at + across]
+    if across == 1:
+        rank = me.lane_id if is_forward else 31 - me.lane_id
+        if rank > 0:
+            state = advanced(is_average, before, state)
+        beside = me.lane_id
+        if rank < 31:
+            beside = me.lane_id + 1 if is_forward else me.lane_id - 1
+        beside = gpu.shuffle(state, beside)
+        after = select(rank < 31, beside, after)
+    return state, after
+
+
+def starter(cuda, is_average, kind, across):
     """Return the device function that finds the states from which a tile's warps start, and publishes what it knows."""
     zero, one, slots = kind(0), kind(1), WARPS * across
-    look_back, locate = looker(cuda, is_average, kind, across), locator(across, kind(0).itemsize)
-
-    @gpu.helper
-    def publish(descriptors, at, further, total):
-        gpu.store_status(descriptors, at + DECAY * further, total.decay)
-        gpu.store_status(descriptors, at + RISE * further, total.rise)
-        if is_average:
-            gpu.store_status(descriptors, at + WEIGHT * further, total.weight)
-            gpu.store_status(descriptors, at + ORIGIN * further, total.origin)
+    look_back, size = looker(cuda, is_average, kind, across), kind(0).itemsize
 
     @gpu.helper
     def start(descriptors, geometry, me, first, sums, states):
@@ -230,20 +213,24 @@ def starter(cuda, is_average, kind, across, told):
         total, writes = Summary(one, zero, zero, zero), across > 1 or me.lane_id == 0
         if gpu.thread() < 32:
             for k in range(warps):
-                total = compose(is_average, total, told(sums, k * across + me.column))
+                total = compose(is_average, total, told(sums, k * across + me.column, across))
             if writes:
-                at, further = locate(geometry, me.series, me.tile)
-                publish(descriptors, at, further, total)
+                at, further = locate(geometry, me.series, me.tile, across, size)
+                gpu.store_status(descriptors, at + DECAY * further, total.decay)
+                gpu.store_status(descriptors, at + RISE * further, total.rise)
+                if is_average:
+                    gpu.store_status(descriptors, at + WEIGHT * further, total.weight)
+                    gpu.store_status(descriptors, at + ORIGIN * further, total.origin)
         state = look_back(descriptors, geometry, me, first)
         if gpu.thread() < 32 and writes:
             onward = advanced(is_average, total, state)
             if me.tile + 1 < geometry.tiles:
-                at, further = locate(geometry, me.series, me.tile + 1)
+                at, further = locate(geometry, me.series, me.tile + 1, across, size)
                 gpu.store_status(descriptors, at + STATE * further, onward)
             states[slots + me.column] = onward
             for k in range(warps):
                 at = k * across + me.column
                 states[at] = state
-                state = advanced(is_average, told(sums, at), state)
+                state = advanced(is_average, told(sums, at, across), state)
 
     return start

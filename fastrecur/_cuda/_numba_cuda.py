@@ -21,6 +21,7 @@ Nothing of numba-cuda's is changed: other threads compile their own kernels mean
 
 import inspect
 from types import FunctionType, SimpleNamespace
+from typing import NamedTuple
 
 from numba.cuda import decorators, dispatcher, types
 from numba.cuda.extending import intrinsic
@@ -76,12 +77,35 @@ _CALLS = (
 )
 
 
-def means(function):
-    """Declare a function's meaning in kernels by its code, of which `numba.cuda.extending.intrinsic` says how."""
+class Call(NamedTuple):
+    """A call whose instructions are written: the compiler's own words for it, and the types of its arguments."""
 
-    def declare(definition):
-        call = _CALLS[len(inspect.signature(definition).parameters) - 1](intrinsic(definition))
+    context: object
+    builder: object
+    kinds: tuple
+    returned: object
+
+
+def means(function, signature):
+    """Return a decorator of what writes the instructions of a function's calls in kernels.
+
+    It takes a `Call` and its arguments' values, as many as the function, and returns the result's. ``signature``
+    returns, from the types of arguments, those that the result and the arguments are to have.
+    """
+
+    def declare(write):
+        def typed(typingctx, *kinds):
+            def codegen(context, builder, signature, values):
+                value = write(Call(context, builder, kinds, signature.return_type), *values)
+                return context.get_dummy_value() if signature.return_type == types.none else value
+
+            return signature(*kinds), codegen
+
+        context = inspect.Parameter("typingctx", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        parameters = inspect.signature(function).parameters.values()
+        typed.__signature__ = inspect.Signature([context, *parameters])
+        call = _CALLS[len(parameters)](intrinsic(typed))
         overload(function, lambda *arguments: call)
-        return definition
+        return write
 
     return declare

@@ -51,7 +51,6 @@ def offset(strides, index):
 
 @gpu.helper
 def split_index(series, middles, inners):
-    """Return a series' indices in the three dimensions."""
     row = gpu.divide(series, inners)
     outer = gpu.divide(row, middles)
     return Index(outer, row - outer * middles, series - row * inners)
@@ -83,6 +82,17 @@ def valid_steps(lengths, index, geometry):
         else:
             stop = length
     return Valid(gpu.narrow(start), gpu.narrow(stop))
+
+
+@gpu.helper
+def find_series(series, lengths, geometry):
+    """Return whether there is such a series, where it stands, its valid steps, and how many it has: none if not."""
+    is_there = series < geometry.lanes
+    index = split_index(series if is_there else gpu.narrow(0), geometry.middles, geometry.inners)
+    valid, steps = valid_steps(lengths, index, geometry), geometry.steps
+    if not is_there:
+        valid, steps = Valid(gpu.narrow(0), gpu.narrow(0)), gpu.narrow(0)
+    return is_there, index, valid, steps
 
 
 @gpu.helper

@@ -16,28 +16,17 @@ from ._operands import of_series, offset, split_index, valid_steps
 ROW_BYTES = 8  # of an entry of `rows`
 
 
-@gpu.helper
-def row_of(rows, t):
-    """Return the row of a step, an integer of 64 bits."""
-    row = np.int64(t)
-    if not gpu.is_null(rows):
-        row = gpu.load_int(rows, t * ROW_BYTES)
-    return row
-
-
 def forward(cuda, zero, size, ahead, gated, packed, raws):
     """Return the kernel that pools; ``states`` may be null."""
     raw, keep_raw, kind = raws["product"], raws["keep"], type(zero)
 
     def kernel(product, keep, h, states, carry, rows, lengths, geometry):
-        lane, steps = thread_in_grid(), geometry.steps
+        lane = thread_in_grid()
         if lane >= geometry.lanes:
             return
         index = split_index(lane, geometry.middles, geometry.inners)
         start, stop = valid_steps(lengths, index, geometry)
-        t, end = 0, steps
-        if packed:
-            t, end = start, stop
+        t, end = (start, stop) if packed else (0, geometry.steps)
         product_here, keep_here = of_series(product, index, 0).at, of_series(keep, index, 0).at
         h_here, states_here = of_series(h, index, 0).at, of_series(states, index, 0).at
         part, saves = product.series[0], not gpu.is_null(states.at)
@@ -49,9 +38,7 @@ def forward(cuda, zero, size, ahead, gated, packed, raws):
         while t < end:
             low, high, here = gpu.narrow(start - t), gpu.narrow(stop - t), gpu.narrow(end - t)
             for u in range(ahead):
-                places[u] = t + u
-                if packed and u < here:
-                    places[u] = row_of(rows, t + u)
+                places[u] = gpu.load_int(rows, (t + u) * ROW_BYTES) if packed and u < here else t + u
             for u in range(ahead):
                 candidates[u], gates[u], outs[u], keeps[u] = raw(0), raw(0), raw(0), keep_raw(0)
                 if u >= low and u < high:
@@ -86,14 +73,12 @@ def vjp(cuda, zero, size, ahead, gated, packed, raws):
     and_before = ahead + 1
 
     def kernel(g, product, keep, states, first, carry, to_product, rows, lengths, geometry):
-        lane, steps = thread_in_grid(), geometry.steps
+        lane = thread_in_grid()
         if lane >= geometry.lanes:
             return
         index = split_index(lane, geometry.middles, geometry.inners)
         start, stop = valid_steps(lengths, index, geometry)
-        begin, t = 0, steps
-        if packed:
-            begin, t = start, stop
+        begin, t = (start, stop) if packed else (0, geometry.steps)
         g_here, product_here = of_series(g, index, 0).at, of_series(product, index, 0).at
         keep_here, states_here = of_series(keep, index, 0).at, of_series(states, index, 0).at
         to_product_here = of_series(to_product, index, 0).at
@@ -106,15 +91,14 @@ def vjp(cuda, zero, size, ahead, gated, packed, raws):
         origin = gpu.load(first.at, offset(first.series, index), zero)
         now = zero  # the state after a step, which is the one before the step that was seen last
         if gated and start < stop:
-            now = gpu.load(states_here, row_of(rows, stop - 1) * states.time, zero)
+            row = gpu.load_int(rows, (stop - 1) * ROW_BYTES) if packed else stop - 1
+            now = gpu.load(states_here, row * states.time, zero)
         while t > begin:
             # Step t - 1 - u is in the batch; it is valid if low <= u < high, and has one before it unless at_start.
             low, high, here = gpu.narrow(t - stop), gpu.narrow(t - start), gpu.narrow(t - begin)
             at_start = high - 1
             for u in range(and_before):
-                places[u] = t - 1 - u
-                if packed and u < here:
-                    places[u] = row_of(rows, t - 1 - u)
+                places[u] = gpu.load_int(rows, (t - 1 - u) * ROW_BYTES) if packed and u < here else t - 1 - u
             for u in range(ahead):
                 candidates[u], gates[u], outs[u], keeps[u] = raw(0), raw(0), raw(0), keep_raw(0)
                 arriving[u], befores[u] = g_raw(0), states_raw(0)

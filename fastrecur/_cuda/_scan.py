@@ -16,27 +16,16 @@ import numpy as np
 
 from .._steps import is_finite, select
 from . import _device as gpu
-from ._chunks import aligner, back_fetcher, fetcher_of_four, fetcher_of_two, writer
-from ._descriptors import END, await_status, locator, mark_dirty
-from ._look_back import THREADS, WARPS, opener, sharer, starter
-from ._operands import Valid, load_state, of_series, offset, split_index, valid_steps
+from ._chunks import back_fetcher, fetcher_of_two, steps_before, writer
+from ._descriptors import END, await_status, locate, mark_dirty
+from ._look_back import THREADS, WARPS, opener, own_state, starter, tell
+from ._operands import find_series, load_state, of_series, offset
 from ._summaries import add_exactly, add_group, agree, back_summariser, settled, summariser
-
-
-@gpu.helper
-def find_series(me, lengths, geometry):
-    """Return where a thread's series stands and which steps are valid: none where a tile is wider than what is left."""
-    is_alive = me.series < geometry.lanes
-    index = split_index(me.series if is_alive else gpu.narrow(0), geometry.middles, geometry.inners)
-    valid, steps = valid_steps(lengths, index, geometry), geometry.steps
-    if not is_alive:
-        valid, steps = Valid(gpu.narrow(0), gpu.narrow(0)), gpu.narrow(0)
-    return index, valid, steps
 
 
 def holder(cuda, kind, count, across, closed):
     """Return the device functions for closed gates: which are at the start, and what they hold on to."""
-    slots, locate = WARPS * across, locator(across, kind(0).itemsize)
+    slots, size = WARPS * across, kind(0).itemsize
 
     @gpu.helper
     def leading_closed(gates, values, low, high):
@@ -71,9 +60,7 @@ def holder(cuda, kind, count, across, closed):
         found, before = last_ends(me, leading < count, end, ends, opens)
         is_known, last = begins_here, first
         is_open, tile_end = False, end
-        for k in range(
-            gpu.narrow(gpu.block_threads() >> 5)
-        ):  # `WARPS`, which the compiler must not know: it would unroll by it
+        for k in range(gpu.narrow(gpu.block_threads() >> 5)):  # `WARPS`: see `starter`
             at = k * across + me.column
             if opens[at] != 0:
                 is_open, tile_end = True, ends[at]
@@ -81,13 +68,13 @@ def holder(cuda, kind, count, across, closed):
                     is_known, last = True, ends[at]
         if found:
             is_known, last = True, before
-        at, further = locate(geometry, me.series, me.tile)
+        at, further = locate(geometry, me.series, me.tile, across, size)
         # The tile's last thread tells its last state, if the next tile goes on from there.
         tells = me.turn == WARPS - 1 and (across > 1 or me.lane_id == 31) and high > count and low < count
         if tells and is_open:
             gpu.store_status(descriptors, at + END * further, tile_end)
         if not is_known and (max(low, 0) < min(high, leading) or (tells and not is_open)):
-            previous, _ = locate(geometry, me.series, me.tile - 1)
+            previous, _ = locate(geometry, me.series, me.tile - 1, across, size)
             last = await_status(descriptors, previous + END * further, end)
         if tells and not is_open:
             gpu.store_status(descriptors, at + END * further, last)
@@ -103,11 +90,10 @@ def forward(cuda, rule, zero, size, count, across, packs, guide):
     kind, is_average, step = type(zero), rule.is_average, rule.step
     closed, rows = kind(rule.closed), THREADS // across
     four, all_states = 4 * WARPS * across, (WARPS + 1) * across
-    open_tile, align = opener(cuda, across, True), aligner(guide)
-    fetch, write = fetcher_of_two(kind, count, packs["a"], packs["b"]), writer(count, packs["h"])
+    open_tile, by_a, pack = opener(cuda, across, True), guide[0] == "a", guide[1]
+    fetch, write = fetcher_of_two(kind, count, packs), writer(count, packs["h"])
     summarise = summariser(rule, kind, count)
-    tell, told, own_state = sharer(is_average, kind, across, True)
-    start = starter(cuda, is_average, kind, across, told)
+    start = starter(cuda, is_average, kind, across)
     leading_closed, hold = holder(cuda, kind, count, across, closed)
 
     @gpu.helper
@@ -121,19 +107,20 @@ def forward(cuda, rule, zero, size, count, across, packs, guide):
 
     def kernel(a, b, h, h0, last, lengths, descriptors, geometry):
         me = open_tile(descriptors, geometry)
-        index, valid, steps = find_series(me, lengths, geometry)
-        here = me.tile * (rows * count) - align(a, b, index, geometry.steps)
+        _, index, valid, steps = find_series(me.series, lengths, geometry)
+        here = me.tile * (rows * count) - steps_before(a, b, by_a, pack, index, geometry.steps)
         mine = here + me.row * count
         low, high = gpu.narrow(valid.start - mine), gpu.narrow(valid.stop - mine)
         gates, values = cuda.local.array(count, kind), cuda.local.array(count, kind)
-        fetch(of_series(a, index, mine), of_series(b, index, mine), low, high, gates, values, closed, zero)
+        operands = of_series(a, index, mine), of_series(b, index, mine)
+        fetch(operands, (low, low), high, (gates, values), (closed, zero))
         sums, states = cuda.shared.array(four, kind), cuda.shared.array(all_states, kind)
-        before = tell(sums, me, summarise(gates, values))
+        before = tell(sums, me, summarise(gates, values), is_average, across, True)
         gpu.barrier()
         first, begins_here = load_state(h0, index, zero), valid.start >= here
         start(descriptors, geometry, me, first, sums, states)
         gpu.barrier()
-        state, after = own_state(me, before, states)
+        state, after = own_state(me, before, states, is_average, across, True)
         leading = leading_closed(gates, values, low, high) if is_average else gpu.narrow(0)
         end = replay(gates, values, low, high, state)
         if steps > 0 and not agree(end, after):
@@ -150,49 +137,21 @@ def forward(cuda, rule, zero, size, count, across, packs, guide):
     return kernel
 
 
-def back_loader(kind, count, across, packs, closed):
-    """Return the device function that reads a gradient's steps and the states before them."""
-    fetch_back, fetch = back_fetcher(kind, count, packs, closed), fetcher_of_four(kind, count, packs, closed)
-
-    @gpu.helper
-    def load_in_time(reads, index, valid, mine, origin, me, arriving, gates, values, before):
-        g, a, b, h = reads
-        g, a, b, h = of_series(g, index, 0), of_series(a, index, 0), of_series(b, index, 0), of_series(h, index, 0)
-        fetch_back(g, a, b, h, valid, mine, me.lane_id, origin, arriving, gates, values, before)
-
-    @gpu.helper
-    def load_lanes(reads, index, valid, mine, origin, me, arriving, gates, values, before):
-        g, a, b, h = reads
-        low, high = gpu.narrow(valid.start - mine), gpu.narrow(valid.stop - mine)
-        g, a, b = of_series(g, index, mine), of_series(a, index, mine), of_series(b, index, mine)
-        h = of_series(h, index, mine - 1)
-        fetch(g, a, b, h, low, gpu.narrow(low + 1), high, arriving, gates, values, before)
-        for j in range(count):
-            before[j] = select(j == low, origin, before[j])
-
-    return load_lanes if across > 1 else load_in_time
-
-
-def totaller(cuda, size, across):
-    """Return the device function that adds up a tile's gradients over time and stores the sum."""
-    slots = WARPS * across
-
-    @gpu.helper
-    def store_total(to, geometry, me, sums, total, rest):
-        if across == 1:
-            total, rest = add_group(total, rest, me.lane_id, gpu.narrow(32))
-        at, tells = me.turn * across + me.column, across > 1 or me.lane_id == 0
-        if tells:
-            sums[at], sums[slots + at] = total, rest
-        gpu.barrier()
-        if tells and me.turn == 0 and me.series < geometry.lanes:
-            for k in range(1, WARPS):
-                at = k * across + me.column
-                total, rest = add_exactly(total, rest + sums[slots + at], sums[at])
-            tile = geometry.tiles - 1 - me.tile
-            gpu.store(to.at, (tile * geometry.lanes + me.series) * size, settled(total, rest))
-
-    return store_total
+@gpu.helper
+def store_total(to, geometry, me, sums, total, rest, across, size):
+    """Add up a tile's gradients over time, and store the sum."""
+    if across == 1:
+        total, rest = add_group(total, rest, me.lane_id, gpu.narrow(32))
+    slots, at, tells = WARPS * across, me.turn * across + me.column, across > 1 or me.lane_id == 0
+    if tells:
+        sums[at], sums[slots + at] = total, rest
+    gpu.barrier()
+    if tells and me.turn == 0 and me.series < geometry.lanes:
+        for k in range(1, WARPS):
+            at = k * across + me.column
+            total, rest = add_exactly(total, rest + sums[slots + at], sums[at])
+        tile = geometry.tiles - 1 - me.tile
+        gpu.store(to.at, (tile * geometry.lanes + me.series) * size, settled(total, rest))
 
 
 def back_replayer(adjoint, zero, count, a_is_total, b_is_total):
@@ -223,41 +182,41 @@ def vjp(cuda, rule, zero, size, count, across, packs, guide, a_is_total, b_is_to
     kind = type(zero)
     closed, rows = kind(rule.closed), THREADS // across
     four, all_states = 4 * WARPS * across, (WARPS + 1) * across
-    open_tile, align = opener(cuda, across, False), aligner(guide)
-    load_steps = back_loader(kind, count, across, tuple(packs[n] for n in "gabh"), closed)
+    open_tile, by_a, pack = opener(cuda, across, False), guide[0] == "a", guide[1]
+    fetch_back = back_fetcher(kind, count, tuple(packs[n] for n in "gabh"), closed, across == 1)
     write_a, write_b = writer(count, packs["to_a"]), writer(count, packs["to_b"])
-    summarise_back, store_total = back_summariser(rule, kind, count), totaller(cuda, size, across)
-    tell, told, own_state = sharer(False, kind, across, False)
-    start = starter(cuda, False, kind, across, told)
+    summarise_back = back_summariser(rule, kind, count)
+    start = starter(cuda, False, kind, across)
     replay_back = back_replayer(rule.adjoint, zero, count, a_is_total, b_is_total)
 
     def kernel(g, a, b, h, h0, last, first, to_a, to_b, lengths, descriptors, geometry):
         me = open_tile(descriptors, geometry)
-        index, valid, steps = find_series(me, lengths, geometry)
-        here = (geometry.tiles - 1 - me.tile) * (rows * count) - align(a, b, index, geometry.steps)
+        _, index, valid, steps = find_series(me.series, lengths, geometry)
+        here = (geometry.tiles - 1 - me.tile) * (rows * count) - steps_before(a, b, by_a, pack, index, geometry.steps)
         mine = here + me.row * count
         low, high = gpu.narrow(valid.start - mine), gpu.narrow(valid.stop - mine)
         arriving, gates = cuda.local.array(count, kind), cuda.local.array(count, kind)
         values, before = cuda.local.array(count, kind), cuda.local.array(count, kind)
         origin, from_end = load_state(h0, index, zero), load_state(last, index, zero)
-        load_steps((g, a, b, h), index, valid, mine, origin, me, arriving, gates, values, before)
+        reads = of_series(g, index, 0), of_series(a, index, 0), of_series(b, index, 0), of_series(h, index, 0)
+        fetch_back(reads, valid, mine, me.lane_id, origin, arriving, gates, values, before)
         sums, states = cuda.shared.array(four, kind), cuda.shared.array(all_states, kind)
-        after = tell(sums, me, summarise_back(arriving, gates, low, high))
+        after = tell(sums, me, summarise_back(arriving, gates, low, high), False, across, False)
         gpu.barrier()
         start(descriptors, geometry, me, from_end, sums, states)
         gpu.barrier()
-        r, onward = own_state(me, after, states)
+        r, onward = own_state(me, after, states, False, across, False)
         totals = cuda.local.array(4, kind)
         end = replay_back(arriving, gates, values, before, low, high, r, totals)
         if steps > 0 and not agree(end, onward):
             mark_dirty(descriptors, me.series, size, zero)
         # Never both: one of the operands has time.
         if a_is_total:
-            store_total(to_a, geometry, me, sums, totals[0], totals[1])
+            store_total(to_a, geometry, me, sums, totals[0], totals[1], across, size)
         else:
             write_a(of_series(to_a, index, mine), gpu.narrow(-mine), gpu.narrow(steps - mine), gates)
         if b_is_total:
-            store_total(to_b, geometry, me, sums, totals[2], totals[3])
+            store_total(to_b, geometry, me, sums, totals[2], totals[3], across, size)
         else:
             write_b(of_series(to_b, index, mine), gpu.narrow(-mine), gpu.narrow(steps - mine), values)
         if steps > 0 and not gpu.is_null(first.at):

@@ -14,10 +14,10 @@ dirty flag, and scans it once more, whatever its layout, if that is set.
 
 from .._steps import fma, is_finite, select
 from . import _device as gpu
-from ._chunks import aligner, back_fetcher, fetcher_of_two, writer
+from ._chunks import back_fetcher, fetcher_of_two, steps_before, writer
 from ._descriptors import is_dirty
-from ._operands import Valid, later, load_state, of_series, offset, split_index, valid_steps
-from ._summaries import add_exactly, add_group, advanced, back_summariser, composer, settled, summariser
+from ._operands import find_series, later, load_state, of_series, offset
+from ._summaries import add_exactly, add_group, advanced, back_summariser, compose_group, settled, summariser
 
 
 @gpu.helper
@@ -38,15 +38,14 @@ def group_members(lane_id, rank, width):
 
 @gpu.helper
 def chunks_of(steps, chunk):
-    """Return how many chunks of so many steps there are."""
     return gpu.divide(gpu.narrow(steps + chunk - 1), gpu.narrow(chunk))
 
 
 def chunk_scanner(cuda, rule, kind, count, packs):
     """Return the device function that scans one chunk, each thread its steps from ``mine`` on."""
     step, is_average, zero, closed = rule.step, rule.is_average, kind(0), kind(rule.closed)
-    fetch, write = fetcher_of_two(kind, count, packs["a"], packs["b"]), writer(count, packs["h"])
-    summarise, compose_group = summariser(rule, kind, count), composer(is_average, kind)
+    fetch, write = fetcher_of_two(kind, count, packs), writer(count, packs["h"])
+    summarise = summariser(rule, kind, count)
 
     @gpu.helper
     def replay(gates, values, low, high, state, results):
@@ -78,8 +77,8 @@ def chunk_scanner(cuda, rule, kind, count, packs):
         low, high = gpu.narrow(valid.start - mine), gpu.narrow(valid.stop - mine)
         gates, values = cuda.local.array(count, kind), cuda.local.array(count, kind)
         results = cuda.local.array(count, kind)
-        fetch(later(a, mine), later(b, mine), low, high, gates, values, closed, zero)
-        before, _ = compose_group(summarise(gates, values), rank, width, True)
+        fetch((later(a, mine), later(b, mine)), (low, low), high, (gates, values), (closed, zero))
+        before, _ = compose_group(is_average, summarise(gates, values), rank, width, True)
         began = select(rank == 0, state, advanced(is_average, before, state))
         end = replay(gates, values, low, high, began, results)
         if is_average:
@@ -106,28 +105,22 @@ def forward(cuda, rule, zero, size, count, packs, guide, is_fix_up):
     ``count`` is how many steps of a chunk a thread takes; ``guide`` names the operand that chunks are aligned to, and
     how many of its elements are a pack.
     """
-    align, pack = aligner(guide), guide[1]
+    by_a, pack = guide[0] == "a", guide[1]
     scan_chunk = chunk_scanner(cuda, rule, type(zero), count, packs)
 
     def kernel(a, b, h, h0, last, lengths, descriptors, geometry):
         width = gpu.narrow(32) if is_fix_up else geometry.width
         series, rank = group_in_grid(width), gpu.narrow(gpu.thread() & (width - 1))
-        if is_fix_up:
-            if series >= geometry.lanes or not is_dirty(descriptors, series, size, zero):
-                return
-        is_alive = series < geometry.lanes
-        series = series if is_alive else 0
-        index = split_index(series, geometry.middles, geometry.inners)
-        valid, steps = valid_steps(lengths, index, geometry), geometry.steps
-        if not is_alive:
-            valid, steps = Valid(gpu.narrow(0), gpu.narrow(0)), gpu.narrow(0)
-        state, shifted = load_state(h0, index, zero), align(a, b, index, geometry.steps)
+        if is_fix_up and (series >= geometry.lanes or not is_dirty(descriptors, series, size, zero)):
+            return
+        is_there, index, valid, steps = find_series(series, lengths, geometry)
+        state, shifted = load_state(h0, index, zero), steps_before(a, b, by_a, pack, index, geometry.steps)
         a_here, b_here, h_here = of_series(a, index, 0), of_series(b, index, 0), of_series(h, index, 0)
         mine = rank * count - shifted
         for _ in range(chunks_of(geometry.steps + pack, width * count)):
             state = scan_chunk(a_here, b_here, h_here, valid, steps, mine, rank, width, state)
             mine += width * count
-        if is_alive and rank == 0 and not gpu.is_null(last.at):
+        if is_there and rank == 0 and not gpu.is_null(last.at):
             gpu.store(last.at, offset(last.series, index), state)
 
     return kernel
@@ -136,9 +129,9 @@ def forward(cuda, rule, zero, size, count, packs, guide, is_fix_up):
 def back_chunk_scanner(cuda, rule, kind, count, packs, a_is_total, b_is_total):
     """Return what `chunk_scanner` does, in the other direction."""
     adjoint, zero = rule.adjoint, kind(0)
-    fetch_back = back_fetcher(kind, count, tuple(packs[n] for n in "gabh"), kind(rule.closed))
+    fetch_back = back_fetcher(kind, count, tuple(packs[n] for n in "gabh"), kind(rule.closed), True)
     write_a, write_b = writer(count, packs["to_a"]), writer(count, packs["to_b"])
-    summarise_back, compose_group = back_summariser(rule, kind, count), composer(False, kind)
+    summarise_back = back_summariser(rule, kind, count)
 
     @gpu.helper
     def replay_back(arriving, gates, values, before, low, high, r, grads_a, grads_b):
@@ -173,9 +166,8 @@ def back_chunk_scanner(cuda, rule, kind, count, packs, a_is_total, b_is_total):
         arriving, gates = cuda.local.array(count, kind), cuda.local.array(count, kind)
         values, before = cuda.local.array(count, kind), cuda.local.array(count, kind)
         grads_a, grads_b = cuda.local.array(count, kind), cuda.local.array(count, kind)
-        g, a, b, h = reads
-        fetch_back(g, a, b, h, valid, mine, rank, origin, arriving, gates, values, before)
-        after, _ = compose_group(summarise_back(arriving, gates, low, high), rank, width, False)
+        fetch_back(reads, valid, mine, rank, origin, arriving, gates, values, before)
+        after, _ = compose_group(False, summarise_back(arriving, gates, low, high), rank, width, False)
         began = select(rank == width - 1, r, fma(after.decay, r, after.rise))
         end = replay_back(arriving, gates, values, before, low, high, began, grads_a, grads_b)
         suspect = gpu.ballot(not is_finite(end) and r == r)
@@ -197,7 +189,7 @@ def back_chunk_scanner(cuda, rule, kind, count, packs, a_is_total, b_is_total):
 
 def vjp(cuda, rule, zero, size, count, packs, guide, a_is_total, b_is_total, is_fix_up):
     """Return the kernel that scans backward; totals are as in `_lanes`."""
-    kind, align, pack = type(zero), aligner(guide), guide[1]
+    kind, by_a, pack = type(zero), guide[0] == "a", guide[1]
     scan_chunk_back = back_chunk_scanner(cuda, rule, kind, count, packs, a_is_total, b_is_total)
 
     @gpu.helper
@@ -213,16 +205,11 @@ def vjp(cuda, rule, zero, size, count, packs, guide, a_is_total, b_is_total, is_
     def kernel(g, a, b, h, h0, last, first, to_a, to_b, lengths, descriptors, geometry):
         width = gpu.narrow(32) if is_fix_up else geometry.width
         series, rank = group_in_grid(width), gpu.narrow(gpu.thread() & (width - 1))
-        if is_fix_up:
-            if series >= geometry.lanes or not is_dirty(descriptors, series, size, zero):
-                return
-        is_alive = series < geometry.lanes
-        index = split_index(series if is_alive else 0, geometry.middles, geometry.inners)
-        valid, steps = valid_steps(lengths, index, geometry), geometry.steps
-        if not is_alive:
-            valid, steps = Valid(gpu.narrow(0), gpu.narrow(0)), gpu.narrow(0)
+        if is_fix_up and (series >= geometry.lanes or not is_dirty(descriptors, series, size, zero)):
+            return
+        is_there, index, valid, steps = find_series(series, lengths, geometry)
         r, origin = load_state(last, index, zero), load_state(h0, index, zero)
-        shifted = align(a, b, index, geometry.steps)
+        shifted = steps_before(a, b, by_a, pack, index, geometry.steps)
         reads = of_series(g, index, 0), of_series(a, index, 0), of_series(b, index, 0), of_series(h, index, 0)
         writes = of_series(to_a, index, 0), of_series(to_b, index, 0)
         totals = cuda.local.array(4, kind)
@@ -237,7 +224,7 @@ def vjp(cuda, rule, zero, size, count, packs, guide, a_is_total, b_is_total, is_
             store_total(to_a, geometry, series, rank, width, totals[0], totals[1])
         if b_is_total:
             store_total(to_b, geometry, series, rank, width, totals[2], totals[3])
-        if is_alive and rank == 0 and not gpu.is_null(first.at):
+        if is_there and rank == 0 and not gpu.is_null(first.at):
             gpu.store(first.at, offset(first.series, index), r)
 
     return kernel

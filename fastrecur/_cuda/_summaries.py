@@ -58,6 +58,30 @@ def shuffle_summary(is_average, summary, lane_id):
     return Summary(decay, rise, gpu.shuffle(summary.weight, lane_id), gpu.shuffle(summary.origin, lane_id))
 
 
+@gpu.helper
+def compose_group(is_average, summary, rank, width, ahead):
+    """Return the summary of a group's threads before this one in the direction of the scan, and of all up to it."""
+    lane_id = gpu.thread() & 31
+    turn = rank if ahead else width - 1 - rank
+    distance = 1
+    while distance < width:
+        other = lane_id
+        if turn >= distance:
+            other = lane_id - distance if ahead else lane_id + distance
+        before = shuffle_summary(is_average, summary, other)
+        if turn >= distance:
+            summary = compose(is_average, before, summary)
+        distance *= 2
+    other = lane_id
+    if turn > 0:
+        other = lane_id - 1 if ahead else lane_id + 1
+    before = shuffle_summary(is_average, summary, other)
+    if turn == 0:
+        zero = constant(0.0, summary.rise)
+        before = Summary(constant(1.0, summary.rise), zero, zero, zero)
+    return before, summary
+
+
 # ---- Made once for all kernels that call it -------------------------------------------------------------------------
 
 
@@ -102,36 +126,6 @@ def back_summariser(rule, kind, count):
         return Summary(decay, rise, zero, zero)
 
     return summarise_back
-
-
-@functools.cache
-def composer(is_average, kind):
-    """Return the function that composes summaries across a group of threads."""
-    zero, one = kind(0), kind(1)
-
-    @gpu.helper
-    def compose_group(summary, rank, width, ahead):
-        """Return the summary of all threads before this one in the direction of the scan, and of all up to it."""
-        lane_id = gpu.thread() & 31
-        turn = rank if ahead else width - 1 - rank
-        distance = 1
-        while distance < width:
-            other = lane_id
-            if turn >= distance:
-                other = lane_id - distance if ahead else lane_id + distance
-            before = shuffle_summary(is_average, summary, other)
-            if turn >= distance:
-                summary = compose(is_average, before, summary)
-            distance *= 2
-        other = lane_id
-        if turn > 0:
-            other = lane_id - 1 if ahead else lane_id + 1
-        before = shuffle_summary(is_average, summary, other)
-        if turn == 0:
-            before = Summary(one, zero, zero, zero)
-        return before, summary
-
-    return compose_group
 
 
 # ---- Sums -----------------------------------------------------------------------------------------------------------

@@ -19,10 +19,8 @@ def sums(cuda, zero):
     def kernel(source, target, sizes):
         totals, rests = cuda.shared.array(THREADS, kind), cuda.shared.array(THREADS, kind)
         column = gpu.thread() & (sizes.across - 1)
-        row, rows = (
-            gpu.divide(gpu.narrow(gpu.thread()), sizes.across),
-            gpu.divide(gpu.narrow(gpu.block_threads()), sizes.across),
-        )
+        row = gpu.divide(gpu.narrow(gpu.thread()), sizes.across)
+        rows = gpu.divide(gpu.narrow(gpu.block_threads()), sizes.across)
         result = gpu.narrow(gpu.block() * sizes.across + column)
         total, rest = zero, zero
         index = split_index(min(result, sizes.results - 1), sizes.middles, sizes.inners)

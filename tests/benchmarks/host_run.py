@@ -6,7 +6,6 @@ real ones in C. Launches are counted: a call that does not launch is wrong.
 """
 
 import argparse
-import contextlib
 import inspect
 import itertools
 import json
@@ -40,16 +39,14 @@ class Driver(_launch.CudaCore):
     launches = 0
 
     def __init__(self):
-        self.core = types.SimpleNamespace(
-            launch=self.started, LaunchConfig=lambda **options: None,
-            Stream=types.SimpleNamespace(from_handle=lambda handle: self),
-        )  # fmt: skip
+        self.core = types.SimpleNamespace(launch=self.started)
         self.api = types.SimpleNamespace(
-            cuCtxGetCurrent=lambda: (0, 5), cuMemsetD32Async=self.filled, cuMemAllocAsync=lambda size, stream: (0, 256),
+            cuCtxGetCurrent=lambda: (0, 5), cuCtxPushCurrent=lambda context: (0,), cuCtxPopCurrent=lambda: (0,),
+            cuMemsetD32Async=self.filled, cuMemAllocAsync=lambda size, stream: (0, 256),
             cuMemFreeAsync=lambda address, stream: (0,), cuStreamIsCapturing=lambda stream: (0, 0),
             CUresult=types.SimpleNamespace(CUDA_ERROR_NOT_SUPPORTED=801),
         )  # fmt: skip
-        self.handles, self.streams, self.configs = {0: 5}, {}, {}
+        self.contexts, self.queue, self.config = {0: 5}, lambda handle: self, lambda grid, threads: None
 
     def started(self, *arguments):
         Driver.launches += 1
@@ -67,10 +64,6 @@ class Driver(_launch.CudaCore):
 
     def device_of(self, pointer):
         return 0
-
-    @contextlib.contextmanager
-    def in_primary(self, device):
-        yield
 
 
 def replace_torch():

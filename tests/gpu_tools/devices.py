@@ -183,7 +183,7 @@ class Driver:
         """Return whether a stream is captured: none is."""
         return False
 
-    def in_primary(self, device):
+    def on(self, device, primary=False):
         """Enter a device's context."""
         return contextlib.nullcontext()
 

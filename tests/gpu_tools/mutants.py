@@ -29,8 +29,8 @@ MUTANTS = {
     # The first tile does not publish its summary, since the state after it is known.
     "summary0": (
         "_look_back.py",
-        "            if writes:\n                at, further = locate(geometry, me.series, me.tile)",
-        "            if writes and me.tile > 0:\n                at, further = locate(geometry, me.series, me.tile)",
+        "            if writes:\n                at, further = locate",
+        "            if writes and me.tile > 0:\n                at, further = locate",
     ),
 }
 _ENTER = "state, gate = select(begins, zero, state), select(begins and drops_gate, zero, gate)"
