@@ -141,7 +141,7 @@ def _advance(
     with _threads.alone():
         result, after = at_once(statistic, request, x, x if is_variance else y, axis, state, last_time)
     if times is not None and times.size:
-        last_time = edge(times, axis, -1)
+        last_time = edge(times, axis)
     return result, (after, last_time)
 
 

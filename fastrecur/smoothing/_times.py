@@ -124,9 +124,9 @@ def steps(
     return xp.where(found < 0, found + 2.0**64, found)  # what is too far apart for 64 bits has wrapped
 
 
-def edge(times: Any, axis: int, step: int) -> Any:
-    """Return the times at the first step (0) or the last one (-1), with that axis where each series has its own."""
-    return times[step] if times.ndim == 1 else np.take(times, [step], axis)
+def edge(times: Any, axis: int) -> Any:
+    """Return the times at the last step, with that axis where each series has its own."""
+    return times[-1] if times.ndim == 1 else np.take(times, [-1], axis)
 
 
 def _placed(times: Any, shape: tuple[int, ...], axis: int) -> Any:
