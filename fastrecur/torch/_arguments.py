@@ -201,20 +201,21 @@ def check_state(name, state, lanes):
 
 
 def ends(given, shape, axis, operands):
-    """Return what a call takes as lengths, with offsets and resets or without, as tensors that fit its operands."""
-    if type(given) is not _checks.Segments:
-        return lengths(given, shape, axis, operands)
-    own, offsets, resets = given
-    tensors = [v for v in operands if not _is_number(v)]
-    offsets = None if offsets is None else _offsets(offsets)
-    resets = None if resets is None else _resets(resets, shape, axis)
-    for name, value in (("offsets", offsets), ("resets", resets)):
-        if value is not None and not value.is_cpu and not any(value.device == v.device for v in tensors):
-            raise ValueError(say.ends_device(name, value.device))
-    return given._replace(lengths=lengths(own, shape, axis, operands), offsets=offsets, resets=resets)
+    """Return what a call takes as lengths, with offsets and resets or without, as tensors that fit its operands.
+
+    They may be on the CPU whatever the operands are.
+    """
+    found = []
+    for name, value in zip(_TAKE, _checks.parts(given), strict=True):
+        if value is not None:
+            value = _TAKE[name](value, shape, axis)
+            if not value.is_cpu and all(_is_number(v) or value.device != v.device for v in operands):
+                raise ValueError(say.ends_device(name, value.device))
+        found.append(value)
+    return _checks.split(*found)
 
 
-def _offsets(offsets):
+def _offsets(offsets, _shape, _axis):
     """Return offsets as a tensor of integers in one dimension."""
     if not isinstance(offsets, torch.Tensor):
         return torch.from_numpy(_checks.offsets(offsets).astype(np.int64))  # a copy: a backward pass reads it later
@@ -234,31 +235,26 @@ def _resets(resets, shape, axis):
     return resets
 
 
-def lengths(lengths, shape, axis, operands):
-    """Return lengths as a tensor of integers that fits the lanes; they may be on the CPU whatever the operands are."""
-    if lengths is None:
-        return None
-    if not isinstance(lengths, torch.Tensor):
-        if isinstance(lengths, (np.ndarray, np.generic)):
-            lengths = torch.from_numpy(_checks.lengths_in_range(_checks.lengths(lengths), shape[axis]))
-    if not isinstance(lengths, torch.Tensor):
+def _lengths(lengths, shape, axis):
+    """Return lengths as a tensor of integers that fits the lanes."""
+    if isinstance(lengths, (np.ndarray, np.generic)):
+        lengths = torch.from_numpy(_checks.lengths_in_range(_checks.lengths(lengths), shape[axis]))
+    elif not isinstance(lengths, torch.Tensor):
         try:
-            lengths = torch.tensor(lengths, dtype=None if _holds_numbers(lengths) else torch.int64, device="cpu")
+            lengths = torch.tensor(lengths, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(say.lengths_dtype(f"{type(lengths).__name__} ({error})")) from None
+        lengths = lengths if lengths.numel() else lengths.long()  # an empty list is one of floats
     if lengths.dtype not in _tensors.INTEGERS or lengths.dtype is torch.bool:
         raise TypeError(say.lengths_dtype(f"dtype {lengths.dtype}"))
     _check_tensor("lengths", lengths)
-    if not lengths.is_cpu and not any(lengths.device == v.device for v in operands if not _is_number(v)):
-        raise ValueError(say.ends_device("lengths", lengths.device))
     lanes = shape[:axis] + shape[axis + 1 :]
     if lengths.shape != lanes[: lengths.dim()] or (not lengths.dim() and lanes):
         raise ValueError(say.lengths_shape(lengths.shape, lanes))
     return lengths
 
 
-def _holds_numbers(value):
-    return any(map(_holds_numbers, value)) if isinstance(value, (list, tuple)) else True
+_TAKE = {"lengths": _lengths, "offsets": _offsets, "resets": _resets}
 
 
 def check_out(out, shape, dtype, operands):

@@ -148,13 +148,7 @@ def is_full(tensor, shape):
 
 def plan_forward(family, a, b, h0, lengths, axis, reverse, dtype, out=None):
     """Return the plan of a forward run and the strides of a fresh result, in elements."""
-    return _plan_forward(family, *map(form, (a, b, h0, out)), _ends_form(lengths), axis, reverse, dtype)
-
-
-@functools.lru_cache(maxsize=1024)
-def _plan_forward(family, a, b, h0, out, ends, axis, reverse, dtype):
-    lengths_shape, borders = ends
-    shape = result_shape(family, a, b)
+    shape, (lengths_shape, borders) = result_shape(family, a, b), _ends_form(lengths)
     strides = layout(shape, *(v for v in (b, a) if not is_number(v))) if out is None else out.stride()
     to = DTYPES[dtype], shape if out is None else tuple(out.shape), tuple(dtype.itemsize * n for n in strides)
     plan = _problem.forward(
@@ -169,14 +163,8 @@ def plan_vjp(family, operands, lengths, axis, reverse, dtype, wanted):
 
     The operands are the results' cotangents, a, b and h, and the first states and the last ones' cotangents.
     """
-    return _plan_vjp(family, tuple(map(form, operands)), _ends_form(lengths), axis, reverse, dtype, wanted)
-
-
-@functools.lru_cache(maxsize=1024)
-def _plan_vjp(family, operands, ends, axis, reverse, dtype, wanted):
-    lengths_shape, borders = ends
     g, a, b, h, *states = operands
-    shape = result_shape(family, a, b)
+    shape, (lengths_shape, borders) = result_shape(family, a, b), _ends_form(lengths)
     layouts = tuple(
         None if is_number(v) or v.shape != shape else layout(shape, *(p for p in (v, h, g) if not is_number(p)))
         for v in (a, b)
