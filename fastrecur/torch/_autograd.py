@@ -125,9 +125,8 @@ def recorded_vjp(problem, g, a, b, h, h0, grad_last, lengths, wanted):
     family, axis, reverse, dtype = problem
     if type(b) is _tensors.Form:
         b = nothing(a, b.shape, b.dtype)
-    if g is None or h is None:
-        zeros = nothing(a, torch.broadcast_shapes(a.shape, b.shape), dtype)
-        g, h = (zeros if v is None else v for v in (g, h))
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    g, h = (nothing(a, shape, dtype) if v is None else v.expand(shape) for v in (g, h))
     grads = vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted)
     return tuple(grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True))
 

@@ -3,6 +3,7 @@
 import torch
 from torch.autograd import Function
 
+from .._checks import Segments
 from . import _tensors
 from ._arguments import as_tensor
 from ._autograd import recorded_vjp
@@ -27,17 +28,17 @@ def engine(tensors, lengths):
     return None
 
 
-def _gradients(problem, wanted, g, a, b, h, h0=None, grad_last=None, lengths=None):
+def gradients(problem, wanted, g, a, b, h, h0=None, grad_last=None, lengths=None):
     """Return the gradients of a, b and h0 that are wanted, by addresses if that may be; b may be its form."""
     family, axis, reverse, dtype, *_ = problem
     tensors = [v for v in (g, a, b, h, h0, grad_last) if isinstance(v, torch.Tensor)]
     runs = None
-    if not (_grad_enabled() and any(v.requires_grad for v in tensors)):
+    if type(lengths) is not Segments and not (_grad_enabled() and any(v.requires_grad for v in tensors)):
         runs = engine(tensors, lengths)
     if runs is not None:
         with event(NAMES[family] + "_backward"):
             return runs.vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted)
-    a, b, h0 = (as_tensor(v, tensors[0]) for v in (a, b, h0))
+    g, a, b, h, h0, grad_last = (as_tensor(v, tensors[0]) for v in (g, a, b, h, h0, grad_last))
     return recorded_vjp(problem[:4], g, a, b, h, h0, grad_last, lengths, wanted)
 
 
@@ -71,7 +72,7 @@ class Eager(Function):
         if ctx.numbers is not None:
             a, b, h0 = (v if number is None else number for v, number in zip((a, b, h0), ctx.numbers, strict=True))
         b = ctx.b_form if b is None else b
-        grads = _gradients(ctx.problem, ctx.needs_input_grad[:3], grad_h, a, b, h, h0, grad_last, lengths)
+        grads = gradients(ctx.problem, ctx.needs_input_grad[:3], grad_h, a, b, h, h0, grad_last, lengths)
         return *grads, None, None
 
 
@@ -128,6 +129,6 @@ def short(family, a, b, axis, reverse, dtype):
                 except RuntimeError:  # no strides, or no memory
                     pass
             b = ctx.b_form if b is None else b
-            return _gradients(problem, (*ctx.needs_input_grad, False), g, a, b, h)[:2]
+            return gradients(problem, (*ctx.needs_input_grad, False), g, a, b, h)[:2]
 
     return run_forward, super(Function, Short).apply  # as `apply` above
