@@ -136,20 +136,19 @@ def _composed(
     """Do what `pool` does, such that all of it has derivatives: with another recurrence perhaps, of padded rows."""
     lengths = None
     if batch_sizes is not None:
-        lanes = torch.arange(int(batch_sizes[0]), device="cpu")
-        is_valid = batch_sizes.unsqueeze(1) > lanes
-        starts = batch_sizes.cumsum(0) - batch_sizes
-        padded = (starts.unsqueeze(1) + lanes).clamp(max=len(product) - 1)  # in the padding any rows
-        lengths, packed = is_valid.sum(0), is_valid.flatten().nonzero().squeeze(1)
-        packed, padded, lengths = (v.to(product.device) for v in (packed, padded, lengths))
-        product, keep = (v[padded] if isinstance(v, torch.Tensor) else v for v in (product, keep))
+        is_valid = batch_sizes.unsqueeze(1) > torch.arange(int(batch_sizes[0]), device="cpu")
+        lengths, lanes = is_valid.sum(0).to(product.device), tuple(is_valid.shape)
+        product, keep = (
+            v.new_zeros(*lanes, v.shape[-1]).index_put((is_valid,), v) if isinstance(v, torch.Tensor) else v
+            for v in (product, keep)
+        )
     z, f, *o = product.chunk(3 if output_gate else 2, -1)
     f = f.sigmoid()
     if keep is not None:
         f = f * keep
     c, c_last = recurrence(f, z.tanh(), c0, reverse=reverse, lengths=lengths, return_state=True)
     h = o[0].sigmoid() * c if output_gate else c
-    return (h if lengths is None else h.flatten(0, 1).index_select(0, packed)), c_last
+    return (h if lengths is None else h[is_valid]), c_last
 
 
 # ---- The product, where no gradient is wanted ------------------------------------------------------------------------

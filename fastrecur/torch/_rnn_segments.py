@@ -72,12 +72,12 @@ def run(module: Any, input: Any, hidden: Any, offsets: Any, resets: Any) -> tupl
     for layer, state in zip(layers, states, strict=True):
         if getattr(layer, "save_prev_x", False) and layer.window > 1 and not isinstance(state, QRNNState):
             raise RuntimeError(say.rnn_segments_saved(name))
-    firsts = [_enter(segments, layer, state) for layer, state in zip(layers, states, strict=True)]
+    firsts = [_each(segments.enter, layer, state) for layer, state in zip(layers, states, strict=True)]
     if network is module:
         step, found = module._through(step, firsts)
     else:  # not its call, which has run the hooks already
         step, *found = module.forward(step, *firsts)
-    lasts = [_leave(segments, *each) for each in zip(layers, found, states, strict=True)]
+    lasts = [_each(segments.leave, *each) for each in zip(layers, found, states, strict=True)]
     output = step.data.index_select(0, segments.back).unflatten(0, rows.shape[:2])
     return repack_output(module, output, input), _state.join(lasts, is_batched)
 
@@ -133,23 +133,14 @@ def _directions(layer: Any) -> list[bool]:
     return [getattr(layer, "reverse", False) or bool(name) for name in getattr(layer, "_directions", ("",))]
 
 
-def _enter(segments: Packed, layer: Any, before: Any) -> Any:
-    if before is None:
+def _each(function: Any, layer: Any, *states: Any) -> Any:
+    """Return a layer's state made of others by a function of a direction's states, or of inputs, and of the turn."""
+    if states[0] is None:
         return None
-    if isinstance(before, QRNNState):
-        inputs = before.inputs[0]
-        if inputs is not None:
-            inputs = segments.enter(inputs, _directions(layer)[0])
-        return QRNNState(_enter(segments, layer, before.hidden), (inputs,))
-    return torch.cat([segments.enter(*each) for each in zip(before.split(1), _directions(layer), strict=True)])
-
-
-def _leave(segments: Packed, layer: Any, last: Any, before: Any) -> Any:
-    if isinstance(last, QRNNState):
-        inputs, given = last.inputs[0], before.inputs[0]
-        if inputs is not None:
-            inputs = segments.leave(inputs, given, _directions(layer)[0])
-        return QRNNState(_leave(segments, layer, last.hidden, before.hidden), (inputs,))
     turns = _directions(layer)
-    given = [None] * len(turns) if before is None else before.split(1)
-    return torch.cat([segments.leave(*each) for each in zip(last.split(1), given, turns, strict=True)])
+    if isinstance(states[0], QRNNState):
+        inputs = [state.inputs[0] for state in states]
+        made = None if inputs[0] is None else function(*inputs, turns[0])
+        return QRNNState(_each(function, layer, *(state.hidden for state in states)), (made,))
+    parts = ([None] * len(turns) if state is None else state.split(1) for state in states)
+    return torch.cat([function(*each) for each in zip(*parts, turns, strict=True)])
