@@ -26,7 +26,8 @@ from . import _along_time, _arguments, _exchange, _ops, _tensors
 from ._along_time import adjoint, decay, like, masked, resets_beside, valid_steps
 from ._autograd import nothing
 
-LONG, FEW = 4096, 8  # steps of a shard, and lanes, whose states a kernel finds quicker with all results than alone
+PIECES = 16  # that a long shard of few lanes is cut into, to be summarised side by side
+LONG, FEW = 4096, 8
 
 _ENDS = "Tensor? lengths, Tensor? offsets, Tensor? resets"
 _OPTIONS = f"{_ENDS}, int axis, bool reverse, ScalarType dtype, bool return_state, bool wants, str group"
@@ -114,11 +115,25 @@ def summary(family, a, b, start, lengths, axis, reverse, dtype, back=False):
     """
     if type(lengths) is Segments:
         return _cut_summary(family, a, b, start, lengths, axis, reverse, dtype, back)
-    shape = torch.broadcast_shapes(a.shape, b.shape)
-    is_long = shape[axis] >= LONG and shape.numel() < FEW * shape[axis]
-    if is_long or not b.is_cpu:  # elsewhere nothing reads without writing
+    if not b.is_cpu:  # elsewhere nothing reads without writing
         return _composed_summary(family, a, b, start, lengths, axis, reverse, dtype, back)
-    return _tensors.summary(family, a, b, start, lengths, axis, reverse, dtype, back)
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    steps = shape[axis] // PIECES
+    lanes = shape[:axis] + shape[axis + 1 :]
+    if lengths is not None or shape[axis] < LONG or lanes.numel() >= FEW:
+        return _tensors.summary(family, a, b, start, lengths, axis, reverse, dtype, back)
+    a, b = a.expand(shape), b.expand(shape)
+    rest = shape[axis] - PIECES * steps
+    cut, beyond = (rest, 0) if reverse else (0, PIECES * steps)
+    pieces = [v.narrow(axis, cut, PIECES * steps).unflatten(axis, (PIECES, steps)).movedim(axis, 0) for v in (a, b)]
+    products, ends = _tensors.summary(family, *pieces, None, None, axis + 1, reverse, dtype, back)
+    states, unsound = compose(_back(products, back), ends, start, reverse)
+    if unsound is not None:
+        return _tensors.summary(family, a, b, start, None, axis, reverse, dtype, back)
+    last = states[-1]
+    tail = [v.narrow(axis, beyond, rest) for v in (a, b)]
+    product, end = _tensors.summary(family, *tail, last, None, axis, reverse, dtype, back)
+    return product * products.prod(0), end
 
 
 def _back(products, back):
