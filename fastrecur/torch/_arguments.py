@@ -1,9 +1,11 @@
 """What a call takes: tensors and numbers, checked; the dtype and the shape of its result."""
 
+import functools
+
 import numpy as np
 import torch
 
-from .. import _arrays, _checks, _shapes
+from .. import _arrays, _checks, _problem, _shapes
 from .. import _messages as say
 from .._problem import FORGET
 from . import _tensors
@@ -105,25 +107,18 @@ def _has_names(tensor):
 
 def result_dtype(names, *operands):
     """Return the dtype of a result: torch's promotion, integers alone to its default dtype."""
-    full = scalar = number = None
+    full, scalar, numbers = [], [], []
     for value in operands:
-        if value is None:
-            continue
         if _is_number(value):
-            own = _NUMBERS[type(value)]
-            number = own if number is None else _promote(number, own)
-        elif value.dim():
-            full = value.dtype if full is None else _promote(full, value.dtype)
-        else:
-            scalar = value.dtype if scalar is None else _promote(scalar, value.dtype)
-    if number is not None:
-        if number.is_floating_point:
-            number = torch.get_default_dtype()
-        elif number.is_complex:
-            number = _COMPLEX[torch.get_default_dtype()]
+            numbers.append(_NUMBERS[type(value)])
+        elif value is not None:
+            (full if value.dim() else scalar).append(value.dtype)
+    full, scalar, number = (functools.reduce(_promote, some) if some else None for some in (full, scalar, numbers))
+    default = torch.get_default_dtype()
+    if number is not None and number not in _tensors.INTEGERS:
+        number = _COMPLEX[default] if number.is_complex else default
     dtype = _combine(_combine(full, scalar), number)
-    if dtype in _tensors.INTEGERS:
-        dtype = torch.get_default_dtype()
+    dtype = default if dtype in _tensors.INTEGERS else dtype
     if dtype not in _tensors.FLOATING and dtype not in _tensors.COMPLEX:
         given = [(name, v) for name, v in zip(names, operands, strict=True) if v is not None]
         raise TypeError(say.promotion([(name, type(v).__name__ if _is_number(v) else v.dtype) for name, v in given]))
@@ -189,15 +184,10 @@ def shape_and_axis(names, a, b, axis):
     return shape, _shapes.normalise_axis(axis, shape, names)
 
 
-def fits(shape, into):
-    """Return whether a shape broadcasts to another."""
-    return len(shape) <= len(into) and all(n in (1, m) for n, m in zip(reversed(shape), reversed(into), strict=False))
-
-
-def check_state(name, state, lanes):
-    """Raise unless a state broadcasts to the shape of all states."""
-    if isinstance(state, torch.Tensor) and not fits(state.shape, lanes):
-        raise ValueError(say.state_shape(name, state.shape, lanes))
+def check_shapes(values, shape, lane_shape):
+    """Raise unless tensors, by their names, broadcast to a result's shape, and states to that of its lanes."""
+    shapes = {name: (None, value.shape) for name, value in values.items() if isinstance(value, torch.Tensor)}
+    _problem.check_shapes(shapes, shape, lane_shape)
 
 
 def ends(given, shape, axis, operands):
@@ -248,9 +238,7 @@ def _lengths(lengths, shape, axis):
     if lengths.dtype not in _tensors.INTEGERS or lengths.dtype is torch.bool:
         raise TypeError(say.lengths_dtype(f"dtype {lengths.dtype}"))
     _check_tensor("lengths", lengths)
-    lanes = shape[:axis] + shape[axis + 1 :]
-    if lengths.shape != lanes[: lengths.dim()] or (not lengths.dim() and lanes):
-        raise ValueError(say.lengths_shape(lengths.shape, lanes))
+    _problem.check_lengths_shape(lengths.shape, shape[:axis] + shape[axis + 1 :])
     return lengths
 
 

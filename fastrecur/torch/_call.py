@@ -29,7 +29,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     call = _arguments.take_call(family, names, a, b, h0, out, axis, reverse, lengths, return_state)
     a, b, h0, out, axis, reverse, lengths, return_state, dtype, shape = call
     lengths = _placed_lengths(lengths, shape, axis, (a, b, h0))
-    _arguments.check_state("h0", h0, lanes(shape, axis, lengths))
+    _arguments.check_shapes({"h0": h0}, shape, lanes(shape, axis, lengths))
     operands = (names[0], a), (names[1], b)
     if out is not None:
         _arguments.check_out(out, shape, dtype, (*operands, ("h0", h0)))
@@ -81,11 +81,8 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     shape, axis = _arguments.shape_and_axis(names[1:3], a, b, axis)
     lengths = _arguments.ends(lengths, shape, axis, (a, b))
     lengths = _placed_lengths(lengths, shape, axis, (a, b, h0))
-    for name, value in (("h0", h0), ("grad_state", grad_state)):
-        _arguments.check_state(name, value, lanes(shape, axis, lengths))
-    for name, value in ((names[0], g), (names[3], h)):
-        if not _arguments.fits(() if _is_number(value) else value.shape, shape):
-            raise ValueError(say.operand_shape(name, value.shape, shape))
+    others = {"h0": h0, "grad_state": grad_state, names[0]: g, names[3]: h}
+    _arguments.check_shapes(others, shape, lanes(shape, axis, lengths))
     operands = a, b, h0
     if dtype.is_complex and not is_complex(a):
         grads = _vjp_pairs(family, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype)

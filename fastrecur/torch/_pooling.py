@@ -32,12 +32,16 @@ def pool(product, c0=None, *, batch_sizes=None, output_gate=True, keep=None, rev
 
 def pool_step(product, c0=None, *, output_gate=True, keep=None):
     """Pool one step's product, (B, 3H) or (B, 2H); return h and c, (B, H), which do not share their memory."""
+    z, f, o = _gates(product, output_gate, keep)
+    c = f * z if c0 is None else torch.lerp(c0, z, f)
+    return (c.clone() if o is None else o * c), c
+
+
+def _gates(product, output_gate, keep):
+    """Return the candidates and the gates: that of the state, and the output's, None if there is none."""
     z, f, *o = product.chunk(3 if output_gate else 2, -1)
-    f = f.sigmoid()
-    if keep is not None:
-        f = f * keep
-    c = f * z.tanh() if c0 is None else torch.lerp(c0, z.tanh(), f)
-    return (o[0].sigmoid() * c if output_gate else c.clone()), c
+    f = f.sigmoid() if keep is None else f.sigmoid() * keep
+    return z.tanh(), f, o[0].sigmoid() if output_gate else None
 
 
 def layer_inference(source, weight, bias, c0=None, *, batch_sizes=None, output_gate=True, keep=None, reverse=False):
@@ -142,12 +146,9 @@ def _composed(
             v.new_zeros(*lanes, v.shape[-1]).index_put((is_valid,), v) if isinstance(v, torch.Tensor) else v
             for v in (product, keep)
         )
-    z, f, *o = product.chunk(3 if output_gate else 2, -1)
-    f = f.sigmoid()
-    if keep is not None:
-        f = f * keep
-    c, c_last = recurrence(f, z.tanh(), c0, reverse=reverse, lengths=lengths, return_state=True)
-    h = o[0].sigmoid() * c if output_gate else c
+    z, f, o = _gates(product, output_gate, keep)
+    c, c_last = recurrence(f, z, c0, reverse=reverse, lengths=lengths, return_state=True)
+    h = c if o is None else o * c
     return (h if lengths is None else h[is_valid]), c_last
 
 

@@ -41,7 +41,6 @@ INTEGERS = {
 DTYPES = {**FLOATING, **COMPLEX, **INTEGERS}
 
 KEPT = 4 << 20  # bytes of results that stand in the pool's memory; the C library keeps that of smaller ones itself
-LONG_ROW = 1 << 15  # elements from which a constant cotangent is worth laying out as rows
 
 
 class Form(NamedTuple):
@@ -125,16 +124,9 @@ def layout(shape, *prototypes):
 
     They follow the first prototype of the result's shape that is not expanded.
     """
-    for tensor in prototypes:
-        if is_full(tensor, shape):
-            return _layout_like(tuple(shape), tensor.stride())
-    return _layout_like(tuple(shape), None)
-
-
-@functools.lru_cache(maxsize=1024)
-def _layout_like(shape, strides):
     meta = torch.empty(shape, device="meta")
-    return (meta if strides is None else torch.empty_like(meta.as_strided(shape, strides))).stride()
+    found = next((tensor for tensor in prototypes if is_full(tensor, shape)), None)
+    return (meta if found is None else torch.empty_like(meta.as_strided(shape, found.stride()))).stride()
 
 
 def is_full(tensor, shape):
@@ -193,13 +185,12 @@ def empty(shape, strides, dtype):
     Without strides, in C order.
     """
     nbytes = math.prod(shape) * dtype.itemsize
+    strides = layout(shape) if strides is None else strides
     if nbytes < KEPT or not _memory_pool.keeps(nbytes):
-        if strides is None:
-            return torch.empty(shape, dtype=dtype, device="cpu")
         return torch.empty_strided(shape, strides, dtype=dtype, device="cpu")
     flat = torch.frombuffer(_problem.aligned((nbytes,), _problem.BYTE), dtype=dtype)
     # No view of anything, or torch would refuse changes in place.
-    return (flat.view(shape) if strides is None else flat.as_strided(shape, strides)).detach()
+    return flat.as_strided(shape, strides).detach()
 
 
 def _states(plan, state, cuts=None):
@@ -276,7 +267,6 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
     if g is None:
         shape = result_shape(family, a, b)
         g = torch.zeros((), dtype=dtype, device="cpu").expand(shape)
-    g = _as_rows(g, axis, b if h is None else h)
     if h is None:
         h = g
     plan, layouts = plan_vjp(family, (g, a, b, h, h0, grad_last), lengths, axis, reverse, dtype, wanted)
@@ -314,8 +304,6 @@ def summary(family, a, b, start, lengths, axis, reverse, dtype, back):
 
     With ``back``, ``b`` holds cotangents of the states, and states are what flows on from them against time.
     """
-    if back:
-        b = _as_rows(b, axis, a)
     lengths_shape = None if lengths is None else tuple(lengths.shape)
     plan = _problem.summary(
         family, NAMES[family][:2], _signature(a), _signature(b), axis, reverse, lengths_shape, DTYPES[dtype]
@@ -393,18 +381,3 @@ def _maker(operand, plan, k, strides, dtype):
         return _allocator(None if type(operand) is Form else operand, plan.shape, strides, own), to, None
     shape, wide = operand.shape, WIDE[dtype]
     return lambda _: torch.zeros(shape, dtype=wide, device="cpu"), sums, None if own == wide else own
-
-
-def _as_rows(g, axis, like):
-    """Return a large cotangent that is constant along time with its lanes laid out as a result's would be.
-
-    As `.sum().backward()` makes them, all strides are 0, and rows could not be read as vectors.
-    """
-    if is_number(g) or is_number(like) or like.shape != g.shape or g.numel() < LONG_ROW or g.stride(axis) != 0:
-        return g
-    strides = like.stride()
-    lanes = [k for k in range(g.ndim) if k != axis % g.ndim]
-    order = sorted(lanes, key=lambda k: -strides[k])
-    row = g.select(axis, 0)
-    row = row.permute([lanes.index(k) for k in order]).contiguous().permute([order.index(k) for k in lanes])
-    return row.unsqueeze(axis % g.ndim).expand(g.shape)
