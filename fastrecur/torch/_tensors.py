@@ -360,7 +360,10 @@ def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
         at_b, at_h = b.data_ptr() if reads_b else at_g, h.data_ptr() if reads_h else at_g
         grad_a = make_a(a) if want_a else None
         grad_b = make_b(b) if want_b else None
-        call(at_g, a.data_ptr(), at_b, at_h, *(grad.data_ptr() for grad in (grad_a, grad_b) if grad is not None))
+        if want_a and want_b:
+            call(at_g, a.data_ptr(), at_b, at_h, grad_a.data_ptr(), grad_b.data_ptr())
+        else:
+            call(at_g, a.data_ptr(), at_b, at_h, (grad_a if want_a else grad_b).data_ptr())
         # What is summed is so in the carry's dtype.
         return grad_a if own_a is None else grad_a.to(own_a), grad_b if own_b is None else grad_b.to(own_b)
 
