@@ -371,9 +371,8 @@ def vjp(
         states = da.broadcast_to(states, p.shape, p.chunks)
     chunks = tuple((1,) * len(c) if k == axis else c for k, c in enumerate(p.chunks))
     resets = p.operands["resets"]
-    flags = []
-    if reverse and resets.value is not None:
-        flags.append(resets.value[(..., *(None,) * (len(every) - len(resets.axes)))])
+    has_flags = reverse and resets.value is not None
+    flags = [resets.value[(..., *(None,) * (len(every) - len(resets.axes)))]] if has_flags else []
     edges = da.map_blocks(_edge, states, *flags, axis=axis, reverse=reverse, dtype=states.dtype, chunks=chunks)
     before = Operand(edges, every, (1 if reverse else -1, len(p.chunks[axis]), axis, first))
     blocks = [*(p.operands[name] for name in names[:3]), Operand(states, every)]
@@ -382,20 +381,15 @@ def vjp(
     walk = Walk(f"{family}_vjp", step, p.chunks, blocks, axis, not reverse, p.operands["grad_state"], p.segments)
     found = []
     for label, k, v, meta in zip(("a", "b", "h0"), (0, 1, -1), (a, b, h0), grads, strict=True):
-        blocks = p.operands[names[1]].value if label == "a" and p.unused is not None else v
-        grad = None if v is None else _gathered(walk, f"grad_{label}", k, np.shape(blocks), meta)
-        if blocks is not v:
-            grad = da.where(p.unused, 0, grad)
-        found.append(None if v is None else _summed_to(grad, np.shape(v)))
+        is_cut, chunks = label == "a" and p.unused is not None, walk.chunks_of(k)
+        shape = p.shape if is_cut else np.shape(v)  # where the operand was broadcast, chunks have parts of its gradient
+        full = (1,) * (len(chunks) - len(shape)) + tuple(shape)
+        own = tuple((1,) * len(c) if n == 1 and sum(c) != 1 else c for c, n in zip(chunks, full, strict=True))
+        if v is not None:
+            v = walk.result(f"grad_{label}", k, da.utils.meta_from_array(meta, len(chunks)), own)
+            v = _summed_to(da.where(p.unused, 0, v) if is_cut else v, np.shape((a, b, h0)[k]))
+        found.append(v)
     return tuple(found)
-
-
-def _gathered(walk: Walk, label: str, k: int, shape: tuple[int, ...], meta: Any) -> Any:
-    """Return an operand's gradient; of an operand that was broadcast, the chunks' parts of it, to be added up."""
-    chunks = walk.chunks_of(k)
-    full = (1,) * (len(chunks) - len(shape)) + tuple(shape)
-    own = tuple((1,) * len(c) if n == 1 and sum(c) != 1 else c for c, n in zip(chunks, full, strict=True))
-    return walk.result(label, k, da.utils.meta_from_array(meta, len(chunks)), own)
 
 
 def _summed_to(parts: Any, shape: tuple[int, ...]) -> Any:
