@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,9 +50,7 @@ class Packed(NamedTuple):
 
 def run(module: Any, input: Any, hidden: Any, offsets: Any, resets: Any) -> tuple[Any, Any]:
     """Return the output and the last states of a network, or of a layer."""
-    network = module
-    if not hasattr(module, "layers"):
-        network = SimpleNamespace(layers=[module], bidirectional=len(module._directions) == 2)
+    is_network = hasattr(module, "layers")
     name = "resets" if offsets is None else "offsets"
     if not isinstance(input, Tensor) or (offsets is not None and input.dim() != 2):
         came = tuple(input.shape) if isinstance(input, Tensor) else type(input)
@@ -64,29 +61,27 @@ def run(module: Any, input: Any, hidden: Any, offsets: Any, resets: Any) -> tupl
     check_input(rows, module.input_size, [])
     segments = _internals.uncompiled(_segments, module, rows, offsets, resets)
     is_batched = is_batched or offsets is not None
-    if network is not module:
-        hidden = _of_directions(hidden, 1 + is_batched)
-    states = _state.of_network(network, hidden, rows, segments.n_series, is_batched)
+    of_series = rows, segments.n_series, is_batched
+    if is_network:
+        states = _state.of_network(module, hidden, *of_series)
+    elif isinstance(hidden, QRNNState):
+        inputs = _state.inputs_of_layer(module, hidden, *of_series)
+        states = [QRNNState(_state.of_layer(module, hidden.hidden, *of_series), (inputs,))]
+    else:
+        states = [_state.of_layer(module, hidden, *of_series)]
     step: Any = PackedSequence(rows.flatten(0, 1).index_select(0, segments.order), segments.batch_sizes)
-    layers = network.layers
+    layers = module.layers if is_network else [module]
     for layer, state in zip(layers, states, strict=True):
         if getattr(layer, "save_prev_x", False) and layer.window > 1 and not isinstance(state, QRNNState):
             raise RuntimeError(say.rnn_segments_saved(name))
     firsts = [_each(segments.enter, layer, state) for layer, state in zip(layers, states, strict=True)]
-    if network is module:
+    if is_network:
         step, found = module._through(step, firsts)
     else:  # not its call, which has run the hooks already
         step, *found = module.forward(step, *firsts)
     lasts = [_each(segments.leave, *each) for each in zip(layers, found, states, strict=True)]
     output = step.data.index_select(0, segments.back).unflatten(0, rows.shape[:2])
     return repack_output(module, output, input), _state.join(lasts, is_batched)
-
-
-def _of_directions(hidden: Any, dims: int) -> Any:
-    """Return a layer's states as a network takes them: for each direction, if they are for the only one."""
-    if isinstance(hidden, QRNNState):
-        return hidden._replace(hidden=_of_directions(hidden.hidden, dims))
-    return hidden.unsqueeze(0) if isinstance(hidden, Tensor) and hidden.dim() == dims else hidden
 
 
 def _segments(module: Any, rows: Tensor, offsets: Any, resets: Any) -> Packed:
