@@ -60,11 +60,9 @@ def take(names, *values):
 def _check_devices(tensors):
     """Raise unless tensors share a device; beside those of any other device, numbers may be the CPU's."""
     placed = [(name, value.device) for name, value in tensors if value.dim() or not value.is_cpu]
-    if placed:
-        main, device = placed[0]
-        for name, value in tensors:
-            if value.device != device and (value.dim() or not value.is_cpu):
-                raise ValueError(say.devices(main, device, name, value.device))
+    for name, device in placed:
+        if device != placed[0][1]:
+            raise ValueError(say.devices(*placed[0], name, device))
 
 
 def _take_number(name, value, tensors):
@@ -82,13 +80,13 @@ def _take_number(name, value, tensors):
 
 
 def _check_tensor(name, tensor):
-    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized or _has_names(tensor):
-        kind = (
-            "a nested one" if tensor.is_nested
-            else "a quantized one" if tensor.is_quantized
-            else "a named one" if tensor.layout is torch.strided
-            else f"layout {tensor.layout}"
-        )  # fmt: skip
+    kind = (
+        "a nested one" if tensor.is_nested
+        else "a quantized one" if tensor.is_quantized
+        else f"layout {tensor.layout}" if tensor.layout is not torch.strided
+        else "a named one" if _has_names(tensor) else None
+    )  # fmt: skip
+    if kind is not None:
         raise TypeError(say.layout(name, kind))
     if tensor.dtype not in _tensors.DTYPES:
         raise TypeError(say.dtype(name, tensor.dtype))

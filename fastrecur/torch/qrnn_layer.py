@@ -236,9 +236,8 @@ class QRNNLayer(nn.Module):
         self._check_product(FORWARD, product.shape[-1])
         c0 = None if hidden is None else hidden[0].to(product.dtype)
         h, c = _pooling.pool_step(product, c0, output_gate=self.output_gate, keep=self._keep(product))
-        if is_batched:
-            return h, QRNNState(c.unsqueeze(0), (last_inputs,))
-        return h.squeeze(0), QRNNState(c, (None if last_inputs is None else last_inputs.squeeze(1),))
+        last: QRNNState = _state.join([QRNNState(c.unsqueeze(0), (last_inputs,))], is_batched)
+        return h if is_batched else h.squeeze(0), last
 
     def _travel(
         self, direction: str, source: Tensor, batch_sizes: Tensor | None, c0: Tensor | None, recurrence: Any = None
