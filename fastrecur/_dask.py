@@ -224,7 +224,8 @@ class _Problem:
     def _without_unused(self, name: str, b: Any) -> None:
         """Make factors 0 where a linear recurrence begins anew behind them in reverse: what they are is not used."""
         factor, lengths, flags = (self.operands[key].value for key in (name, "lengths", "resets"))
-        if not hasattr(factor, "dtype") and np.isfinite(factor):
+        is_number, is_adjoint = not hasattr(factor, "dtype"), "grad_state" in self.operands
+        if is_number and np.isfinite(factor) and not is_adjoint:
             return
         rank, behind = len(self.shape), np.arange(1, self.shape[self.axis] + 1)  # the number of the step behind each
         counts = behind < self.shape[self.axis]
@@ -236,8 +237,9 @@ class _Problem:
             counts = counts & (behind < longer[(slice(None),) * self.axis + (None,)])
         flags = da.broadcast_to(da.asarray(flags)[(..., *(None,) * (rank - flags.ndim))], self.shape)
         self.unused = da.roll(flags, -1, self.axis).rechunk(flags.chunks) & counts
-        is_weak = not hasattr(factor, "dtype") and type(factor) is not complex and b.dtype.kind not in "biu"
-        factor = da.where(self.unused, 0, np.asarray(factor, b.dtype) if is_weak else factor)
+        if is_number and not is_adjoint and type(factor) is not complex and b.dtype.kind not in "biu":
+            factor = np.asarray(factor, b.dtype)  # or results would be float64; a gradient is cast where it is summed
+        factor = da.where(self.unused, 0, factor)
         self.operands[name] = Operand(factor, tuple(range(rank)))
 
     def _lengths(self, lengths: Any) -> Operand:
