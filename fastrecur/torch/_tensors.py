@@ -56,7 +56,9 @@ class Form(NamedTuple):
 
 
 def form(value):
-    """Return a tensor's form."""
+    """Return an operand's form; one number for all of its kind; None for None."""
+    if value is None or is_number(value):
+        return value if value is None else 1j if type(value) is complex else 0.0
     return Form(value.dtype, value.shape, value.stride())
 
 
@@ -138,7 +140,12 @@ def is_full(tensor, shape):
 
 def plan_forward(family, a, b, h0, lengths, axis, reverse, dtype, out=None):
     """Return the plan of a forward run and the strides of a fresh result, in elements."""
-    shape, (lengths_shape, borders) = result_shape(family, a, b), _ends_form(lengths)
+    return _plan_forward(family, *map(form, (a, b, h0, out)), _ends_form(lengths), axis, reverse, dtype)
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan_forward(family, a, b, h0, out, ends, axis, reverse, dtype):
+    shape, (lengths_shape, borders) = result_shape(family, a, b), ends
     strides = layout(shape, *(v for v in (b, a) if not is_number(v))) if out is None else out.stride()
     to = DTYPES[dtype], shape if out is None else tuple(out.shape), tuple(dtype.itemsize * n for n in strides)
     plan = _problem.forward(
@@ -153,8 +160,13 @@ def plan_vjp(family, operands, lengths, axis, reverse, dtype, wanted):
 
     The operands are the results' cotangents, a, b and h, and the first states and the last ones' cotangents.
     """
+    return _plan_vjp(family, tuple(map(form, operands)), _ends_form(lengths), axis, reverse, dtype, wanted)
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan_vjp(family, operands, ends, axis, reverse, dtype, wanted):
     g, a, b, h, *states = operands
-    shape, (lengths_shape, borders) = result_shape(family, a, b), _ends_form(lengths)
+    shape, (lengths_shape, borders) = result_shape(family, a, b), ends
     layouts = tuple(
         None if is_number(v) or v.shape != shape else layout(shape, *(p for p in (v, h, g) if not is_number(p)))
         for v in (a, b)
