@@ -176,7 +176,9 @@ STATES = "h0", "grad_state"
 class _Problem:
     """The operands of a call, by their names, checked as those of any other: the same rules, the same messages."""
 
-    def __init__(self, names: Any, a: Any, b: Any, axis: int, ends: Any, others: dict[str, Any]) -> None:
+    def __init__(
+        self, family: str, names: Any, a: Any, b: Any, axis: int, reverse: bool, ends: Any, others: dict[str, Any]
+    ) -> None:
         lengths, offsets, resets = _checks.parts(ends)
         values = {name: take(name, value) for name, value in {names[0]: a, names[1]: b, **others}.items()}
         for name, value in values.items():
@@ -199,6 +201,9 @@ class _Problem:
         if ends is not lengths and _adapter(*self.metas.values()) is not _host:
             raise TypeError(say.segments_library("resets" if offsets is None else "offsets", "Dask arrays on a GPU"))
         self.operands |= {"lengths": self._lengths(lengths), "resets": self._resets(resets)}
+        self.unused = None
+        if family == _problem.LINEAR and reverse and resets is not None:
+            self._without_unused(names[0], values[names[1]])
         self.chunks, self.operands = align(self.operands, self.shape)
 
     def _operand(self, name: str, value: Any) -> Operand:
@@ -216,12 +221,26 @@ class _Problem:
         _checks.resets_shape(resets.shape, self.shape, self.axis)
         return Operand(resets, tuple(range(resets.ndim)))
 
-    def resets_behind(self, family: str, reverse: bool) -> Operand:
-        """Return the resets of the chunk behind each, where these matter to it."""
-        if not reverse or family != _problem.LINEAR:
-            return Operand(None)
-        shifted = 1, len(self.chunks[self.axis]), self.axis, Operand(None)
-        return self.operands["resets"]._replace(shifted=shifted)
+    def _without_unused(self, name: str, b: Any) -> None:
+        """Make factors 0 where a linear recurrence begins anew behind them in reverse: what they are is not used."""
+        factor, lengths, flags = (self.operands[key].value for key in (name, "lengths", "resets"))
+        is_number, is_adjoint = not hasattr(factor, "dtype"), "grad_state" in self.operands
+        if is_number and np.isfinite(factor) and not is_adjoint:
+            return
+        rank, behind = len(self.shape), np.arange(1, self.shape[self.axis] + 1)  # the number of the step behind each
+        counts = behind < self.shape[self.axis]
+        if self.offsets is not None:  # a segment's factor is used: of its first state
+            counts &= ~np.isin(behind, self.offsets)
+        counts, behind = (v.reshape(-1, *(1,) * (rank - 1 - self.axis)) for v in (counts, behind))
+        if lengths is not None:  # flags in the padding do not count
+            longer = lengths[(..., *(None,) * (rank - 1 - lengths.ndim))]
+            counts = counts & (behind < longer[(slice(None),) * self.axis + (None,)])
+        flags = da.broadcast_to(da.asarray(flags)[(..., *(None,) * (rank - flags.ndim))], self.shape)
+        self.unused = da.roll(flags, -1, self.axis).rechunk(flags.chunks) & counts
+        if is_number and not is_adjoint and type(factor) is not complex and b.dtype.kind not in "biu":
+            factor = np.asarray(factor, b.dtype)  # or results would be float64; a gradient is cast where it is summed
+        factor = da.where(self.unused, 0, factor)
+        self.operands[name] = Operand(factor, tuple(range(rank)))
 
     def _lengths(self, lengths: Any) -> Operand:
         if lengths is None:
@@ -268,34 +287,7 @@ def _ends(place: Any, lengths: Any, resets: Any, r: _Recurrence) -> Any:
     return _checks.Segments(lengths, None if r.offsets is None else (r.offsets - start).clip(0, steps), resets)
 
 
-def _begins_behind(resets: Any, lengths: Any, place: Any, r: _Recurrence) -> tuple[Any, Any]:
-    """Return the place of a chunk's last step, and where a linear recurrence begins anew behind it in reverse.
-
-    There the factor is not used. ``resets`` are those of the chunk behind, None if there is none.
-    """
-    edge, (start, shape) = (slice(None),) * r.axis, place
-    stop = start + shape[r.axis]
-    if resets is None or (r.offsets is not None and stop in r.offsets):  # a segment's factor is: of its first state
-        return edge, np.False_
-    flags = resets[(*edge, slice(0, 1))]
-    flags = flags.reshape(flags.shape + (1,) * (len(shape) - flags.ndim))
-    if lengths is not None:  # flags in the padding do not count
-        longer = lengths.reshape(lengths.shape + (1,) * (len(shape) - 1 - lengths.ndim)) > stop
-        flags = flags & np.expand_dims(longer, r.axis)
-    return (*edge, slice(-1, None)), flags
-
-
-def _in_full(a: Any, b: Any, shape: tuple[int, ...]) -> Any:
-    """Return a copy of a factor with a value for each step; a Python number takes the dtype of ``b``."""
-    is_weak = not hasattr(a, "dtype") and type(a) is not complex and b.dtype.kind not in "biu"
-    return np.broadcast_to(np.asarray(a, b.dtype if is_weak else None), shape).copy()
-
-
-def _walk(state: Any, place: Any, a: Any, b: Any, lengths: Any, resets: Any, behind: Any, *, r: _Recurrence) -> Any:
-    edge, unused = _begins_behind(behind, lengths, place, r)
-    if unused.any() and (unused & ~np.isfinite(np.broadcast_to(a, place[1])[edge])).any():
-        a = _in_full(a, b, place[1])
-        np.copyto(a[edge], 0, where=unused)
+def _walk(state: Any, place: Any, a: Any, b: Any, lengths: Any, resets: Any, *, r: _Recurrence) -> Any:
     with _threads.alone():
         lengths = _ends(place, lengths, resets, r)
         run = _adapter(a, b, state).forward
@@ -310,11 +302,11 @@ def forward(
     return_state = _checks.flag("return_state", return_state)
     if out is not None:
         raise TypeError(say.out_lazy())
-    p = _Problem(names, a, b, axis, lengths, {"h0": h0})
+    p = _Problem(family, names, a, b, axis, reverse, lengths, {"h0": h0})
     metas = [p.metas[name] for name in (*names[:2], "h0")]
     meta, last = _adapter(*metas).forward(family, names, *metas, p.axis, reverse, p.no_steps, True, None)
     r = _Recurrence(family, names, p.axis, reverse, p.shape[p.axis], p.offsets)
-    blocks = [*(p.operands[name] for name in (*names[:2], "lengths", "resets")), p.resets_behind(family, reverse)]
+    blocks = [p.operands[name] for name in (*names[:2], "lengths", "resets")]
     step = functools.partial(_walk, r=r)
     walk = Walk(family, step, p.chunks, blocks, p.axis, reverse, p.operands["h0"], p.segments)
     h = walk.result("h", 0, meta)
@@ -322,8 +314,8 @@ def forward(
 
 
 def _walk_back(
-    carry: Any, place: Any, g: Any, a: Any, b: Any, h: Any, lengths: Any, resets: Any, behind: Any, before: Any,
-    h0: Any, *, r: _Recurrence,
+    carry: Any, place: Any, g: Any, a: Any, b: Any, h: Any, lengths: Any, resets: Any, before: Any, h0: Any, *,
+    r: _Recurrence,
 ) -> Any:  # fmt: skip
     start, shape = place
     border = start + shape[r.axis] if r.reverse else start
@@ -335,30 +327,16 @@ def _walk_back(
             before = np.where(longer, before, h0).astype(before.dtype)
         if r.offsets is not None:
             before = _states_at(border, before, h0, r.offsets)
-    edge, unused = _begins_behind(behind, lengths, place, r)
     with _threads.alone():
         lengths = _ends(place, lengths, resets, r)
         run = _adapter(g, a, b, h, before, carry).vjp
         grads = run(r.family, r.names, g, a, b, h, before, r.axis, r.reverse, lengths, carry)
-        if unused.any() and not np.isfinite(grads[0]).all():
-            full = _in_full(a, h, shape)
-            whole = run(r.family, r.names, g, full, b, h, before, r.axis, r.reverse, lengths, carry)[0]
-            np.copyto(whole[edge], 0, where=unused)
-            grads = _summed_to(whole, grads[0]), *grads[1:]
     # Where an operand is broadcast, a chunk has a part of its gradient: they are added up in the result's axes.
     axes = len(shape), len(shape), len(shape) - (r.offsets is None)
     return tuple(
         grad if grad is None else grad.reshape((1,) * (n - grad.ndim) + grad.shape)
         for n, grad in zip(axes, grads, strict=True)
     )  # fmt: skip
-
-
-def _summed_to(whole: Any, like: Any) -> Any:
-    """Return a gradient summed over what an operand of the shape of ``like`` was broadcast to."""
-    missing = whole.ndim - like.ndim
-    axes = *range(missing), *(missing + k for k, n in enumerate(like.shape) if n == 1)
-    total = whole.sum(axes, keepdims=True, dtype=_shapes.wide_dtype(whole.dtype))
-    return total.astype(like.dtype).reshape(like.shape)
 
 
 def _states_at(border: int, before: Any, h0: Any, offsets: np.ndarray) -> Any:
@@ -384,7 +362,8 @@ def vjp(
 ) -> Any:  # fmt: skip
     """Return the graph of a recurrence's adjoint; ``names`` are what the caller calls ``g, a, b, h``."""
     axis, reverse = _checks.axis(axis), _checks.flag("reverse", reverse)
-    p = _Problem(names[1:3], a, b, axis, lengths, {names[0]: g, names[3]: h, "h0": h0, "grad_state": grad_state})
+    others = {names[0]: g, names[3]: h, "h0": h0, "grad_state": grad_state}
+    p = _Problem(family, names[1:3], a, b, axis, reverse, lengths, others)
     axis, metas = p.axis, [p.metas[name] for name in (*names, "h0")]
     state_meta = p.metas["grad_state"]
     grads = _adapter(*metas, state_meta).vjp(family, names, *metas, axis, reverse, p.no_steps, state_meta)
@@ -394,29 +373,31 @@ def vjp(
         states = da.broadcast_to(states, p.shape, p.chunks)
     chunks = tuple((1,) * len(c) if k == axis else c for k, c in enumerate(p.chunks))
     resets = p.operands["resets"]
-    flags = []
-    if reverse and resets.value is not None:
-        flags.append(resets.value[(..., *(None,) * (len(every) - len(resets.axes)))])
+    has_flags = reverse and resets.value is not None
+    flags = [resets.value[(..., *(None,) * (len(every) - len(resets.axes)))]] if has_flags else []
     edges = da.map_blocks(_edge, states, *flags, axis=axis, reverse=reverse, dtype=states.dtype, chunks=chunks)
     before = Operand(edges, every, (1 if reverse else -1, len(p.chunks[axis]), axis, first))
     blocks = [*(p.operands[name] for name in names[:3]), Operand(states, every)]
-    blocks += [p.operands["lengths"], p.operands["resets"], p.resets_behind(family, reverse), before, first]
+    blocks += [p.operands["lengths"], p.operands["resets"], before, first]
     step = functools.partial(_walk_back, r=r)
     walk = Walk(f"{family}_vjp", step, p.chunks, blocks, axis, not reverse, p.operands["grad_state"], p.segments)
-    places = zip(("a", "b", "h0"), (0, 1, -1), (a, b, h0), grads, strict=True)
-    return tuple(
-        None if v is None else _gathered(walk, f"grad_{name}", k, np.shape(v), grad) for name, k, v, grad in places
-    )
+    found = []
+    for label, k, v, meta in zip(("a", "b", "h0"), (0, 1, -1), (a, b, h0), grads, strict=True):
+        is_cut, chunks = label == "a" and p.unused is not None, walk.chunks_of(k)
+        shape = p.shape if is_cut else np.shape(v)  # where the operand was broadcast, chunks have parts of its gradient
+        full = (1,) * (len(chunks) - len(shape)) + tuple(shape)
+        own = tuple((1,) * len(c) if n == 1 and sum(c) != 1 else c for c, n in zip(chunks, full, strict=True))
+        if v is not None:
+            v = walk.result(f"grad_{label}", k, da.utils.meta_from_array(meta, len(chunks)), own)
+            v = _summed_to(da.where(p.unused, 0, v) if is_cut else v, np.shape((a, b, h0)[k]))
+        found.append(v)
+    return tuple(found)
 
 
-def _gathered(walk: Walk, label: str, k: int, shape: tuple[int, ...], meta: Any) -> Any:
-    """Return an operand's gradient: the chunks' parts of it, added up over what it was broadcast to."""
-    chunks = walk.chunks_of(k)
-    full = (1,) * (len(chunks) - len(shape)) + tuple(shape)
-    broadcast = tuple(axis for axis, (c, n) in enumerate(zip(chunks, full, strict=True)) if n == 1 and sum(c) != 1)
-    own = tuple((1,) * len(c) if axis in broadcast else c for axis, c in enumerate(chunks))
-    parts = walk.result(label, k, da.utils.meta_from_array(meta, len(chunks)), own)
+def _summed_to(parts: Any, shape: tuple[int, ...]) -> Any:
+    """Return a gradient, added up over what its operand was broadcast to."""
+    missing, dtype = parts.ndim - len(shape), parts.dtype
+    broadcast = tuple(k for k, n in enumerate((1,) * missing + tuple(shape)) if n == 1 and parts.shape[k] != 1)
     if broadcast:
-        dtype = meta.dtype
         parts = parts.sum(axis=broadcast, keepdims=True, dtype=_shapes.wide_dtype(dtype)).astype(dtype)
-    return parts[(0,) * (len(chunks) - len(shape))]
+    return parts[(0,) * missing]

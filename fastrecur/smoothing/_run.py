@@ -18,7 +18,7 @@ from ._arguments import ALPHA, Constant, is_array
 from ._arrays import Data, at, axis_of, check_constant, quiet
 from ._formulas import Shares, State
 from ._segments import Borders, begin_anew
-from ._times import decays, edge, in_units, steps, take_times
+from ._times import decays, edge, in_units, placed, steps, take_times
 
 
 @dataclass
@@ -141,7 +141,7 @@ def _advance(
     with _threads.alone():
         result, after = at_once(statistic, request, x, x if is_variance else y, axis, state, last_time)
     if times is not None and times.size:
-        last_time = edge(times, axis, -1)
+        last_time = edge(times, axis)
     return result, (after, last_time)
 
 
@@ -205,18 +205,21 @@ def _gate(
     if times is None:
         return 1.0 - alpha if request.adjust else alpha
     halflife = constant.halflife if constant.dates else values.get("halflife", constant.halflife)
-    if data.by_kernel:
-        return decays(take_times(times), constant.dates, halflife, alpha, shape, axis, last_time, begins)
     is_tensor = data.xp.__name__ == "torch" and isinstance(times, data.xp.Tensor)
     times, xp, readable = take_times(times, is_tensor), np, True
     if is_tensor:
         times, xp, readable = data.beside(times, "times"), data.xp, data.at_hand
     times, halflife, last_time = in_units(times, halflife, constant.dates, last_time)
+    if data.by_kernel and begins is None and times.shape == (shape[axis],):
+        found = decays(times, halflife, alpha, last_time)
+        if found is not None:
+            return placed(found, shape, axis)
     gaps = steps(times, shape, axis, last_time, begins, xp, readable)
     if constant.dates:
         gaps, halflife = gaps / halflife, 1.0
     gaps = data.wide(gaps) if is_tensor else data.beside(np.asarray(gaps, np.float64))
-    return (1.0 - alpha) ** (gaps / (data.wide(halflife) if is_array(halflife) else halflife))
+    gaps = gaps / (data.wide(halflife) if is_array(halflife) else halflife)
+    return np.exp2(-gaps) if data.by_kernel and np.ndim(alpha) == 0 and alpha == 0.5 else (1.0 - alpha) ** gaps
 
 
 def _by_kernel(

@@ -23,7 +23,7 @@ from ._times import edge, has_zone, take_times
 class EwmState:
     """The state of an `Ewm`: for each series the weight of the samples so far, their number and their mean.
 
-    ``steps`` counts all steps, missing samples included; ``first_time`` and ``last_time`` are None without times.
+    ``steps`` counts all steps, missing samples included; ``last_time`` is None without times.
     States of the same numbers, in arrays of one library, are equal.
     """
 
@@ -31,7 +31,6 @@ class EwmState:
     count: Any
     mean: Any
     steps: int = 0
-    first_time: Any = None
     last_time: Any = None
 
     def __eq__(self, other: object) -> bool:
@@ -151,11 +150,9 @@ class Ewm:
         request = Request(constant, when, *self._options, borders=Borders(resets=resets), name="chunk")
         before = None if self._state is None else State(had.weight, had.count, had.mean)
         result, after = at_once("average", request, numbers, None, axis, before, had.last_time)
-        result, first, last = wrap(result), had.first_time, had.last_time
-        if when is not None and shape[axis]:
-            first, last = edge(when, axis, 0) if first is None else first, edge(when, axis, -1)
+        result, last = wrap(result), edge(when, axis) if when is not None and shape[axis] else had.last_time
         self._zone, self._was_reset = zone, self._was_reset or resets is not None
-        self._state = EwmState(after.weight, after.count, after.mean, had.steps + shape[axis], first, last)
+        self._state = EwmState(after.weight, after.count, after.mean, had.steps + shape[axis], last)
         return result
 
     def merge(self, later: Ewm) -> Ewm:
@@ -203,9 +200,8 @@ class Ewm:
         empty = weight == 0
         share = (b.weight + empty * (b.count > 0)) / (weight + empty)
         mean = before.mean + share * (b.mean - before.mean)
-        first = b.first_time if a.first_time is None else a.first_time
         last = a.last_time if b.last_time is None else b.last_time
-        result._state = EwmState(weight, before.count + b.count, mean, a.steps + b.steps, first, last)
+        result._state = EwmState(weight, before.count + b.count, mean, a.steps + b.steps, last)
         return result
 
     def _decayed(self, a: EwmState, b: EwmState) -> State:

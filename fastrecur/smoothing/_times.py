@@ -98,7 +98,7 @@ def steps(
     ``last`` is the time before the first step. Where a series ``begins`` anew, it is 0: the clock may go back there.
     Times are checked if they are ``readable``: where that is no wait for a device.
     """
-    times, is_whole = _placed(times, shape, axis), True
+    times, is_whole = placed(times, shape, axis), True
     if xp is not np:
         begins = None if begins is None else xp.as_tensor(begins, device=times.device)
         is_whole = not times.is_floating_point()
@@ -124,12 +124,12 @@ def steps(
     return xp.where(found < 0, found + 2.0**64, found)  # what is too far apart for 64 bits has wrapped
 
 
-def edge(times: Any, axis: int, step: int) -> Any:
-    """Return the times at the first step (0) or the last one (-1), with that axis where each series has its own."""
-    return times[step] if times.ndim == 1 else np.take(times, [step], axis)
+def edge(times: Any, axis: int) -> Any:
+    """Return the times at the last step, with that axis where each series has its own."""
+    return times[-1] if times.ndim == 1 else np.take(times, [-1], axis)
 
 
-def _placed(times: Any, shape: tuple[int, ...], axis: int) -> Any:
+def placed(times: Any, shape: tuple[int, ...], axis: int) -> Any:
     """Return times in the data's axes."""
     if times.ndim == 1 and times.shape[0] == shape[axis]:
         return times.reshape([-1 if k == axis else 1 for k in range(len(shape))])
@@ -138,25 +138,16 @@ def _placed(times: Any, shape: tuple[int, ...], axis: int) -> Any:
     return times
 
 
-def decays(
-    times: np.ndarray, dates: bool, halflife: Any, alpha: Any, shape: tuple[int, ...], axis: int, last: Any = None,
-    begins: Any = None,
-) -> Any:  # fmt: skip
-    """Return what is left of a weight at each step: ``(1 - alpha)**(time/halflife)``."""
-    times, halflife, last = in_units(times, halflife, dates, last)
-    if begins is None and times.ndim == 1 and len(times) == shape[axis] >= LONG:
-        found = _by_kernel(times, halflife, alpha, last)
-        if found is not None:
-            return _placed(found, shape, axis)
-    gaps = steps(times, shape, axis, last, begins) / halflife
-    return np.exp2(-gaps) if np.ndim(alpha) == 0 and alpha == 0.5 else (1.0 - np.asarray(alpha, np.float64)) ** gaps
+def decays(times: np.ndarray, halflife: Any, alpha: Any, last: Any) -> np.ndarray | None:
+    """Return what is left of a weight at each of some times, from a kernel: ``(1 - alpha)**(time/halflife)``.
 
-
-def _by_kernel(times: np.ndarray, halflife: Any, alpha: Any, last: Any) -> np.ndarray | None:
-    """Return decays from a kernel; None of what it does not take, bad times among that."""
+    None of what it does not take, bad times among that.
+    """
     is_date = times.dtype.kind == "M"
     name = "i8" if is_date and times.dtype.isnative else element(times.dtype)
-    if name not in ("i8", "f4", "f8") or np.ndim(alpha) or is_array(halflife) or not alpha < 1:
+    if len(times) < LONG or name not in ("i8", "f4", "f8"):
+        return None
+    if np.ndim(alpha) or is_array(halflife) or not alpha < 1:
         return None
     head = steps(times[:1], (1,), 0, last) / halflife
     times = np.ascontiguousarray(times)

@@ -6,7 +6,7 @@ In all of it ``lengths`` are those of lanes, or None, or what a call takes in th
 
 import torch
 
-from .._checks import Segments
+from .._checks import Segments, parts
 from .._problem import LINEAR
 from . import _tensors
 
@@ -46,28 +46,25 @@ def masked(array, valid, other=0):
     return array if valid is None else torch.where(valid, array, other)
 
 
-def shifted(array, first, valid, axis, reverse):
-    """Return each step's neighbor before it in the scan direction: ``first`` (None: zeros) for the first."""
+def shifted(array, axis, reverse):
+    """Return each step's neighbor before it in the scan direction, zeros for the first."""
     steps = array.shape[axis]
     if steps == 0:
         return array
-    edge = torch.zeros_like(array.narrow(axis, 0, 1)) if first is None else first.unsqueeze(axis)
+    edge = torch.zeros_like(array.narrow(axis, 0, 1))
     body = array.narrow(axis, int(reverse), steps - 1)
-    return masked(torch.cat([body, edge] if reverse else [edge, body], axis), valid)
+    return torch.cat([body, edge] if reverse else [edge, body], axis)
 
 
 def state_before(h, h0, lengths, axis, reverse):
     """Return the state before each step, in the scan direction."""
-    h0 = None if h0 is None else h0.to(h.dtype).expand(lanes(h.shape, axis, lengths))
-    if type(lengths) is Segments:
-        first, begins = borders(h, lengths, axis, reverse)
-        before = torch.where(begins, 0, shifted(h, None, None, axis, reverse))
-        return before if h0 is None else torch.where(first, _of_segments(h0, h, lengths, axis), before)
-    h0 = h.new_zeros(lanes(h.shape, axis, lengths)) if h0 is None else h0
-    before = shifted(h, h0, None, axis, reverse)
-    if lengths is None or not reverse:
+    cuts = parts(lengths)
+    first, begins = borders(h, cuts, axis, reverse)
+    before = torch.where(begins, 0, shifted(h, axis, reverse))
+    if h0 is None:
         return before
-    return torch.where(_steps(h, axis) == _ends(h, lengths, axis) - 1, h0.unsqueeze(axis), before)
+    h0 = h0.to(h.dtype).expand(lanes(h.shape, axis, lengths))
+    return torch.where(first, _of_segments(h0, h, cuts, axis), before)
 
 
 def adjoint(steps, run, g, wanted):
@@ -135,7 +132,7 @@ def borders(array, cuts, axis, reverse):
         return first, first
     resets = resets_beside(array, cuts, axis)
     if reverse and steps:
-        resets = shifted(resets, None, None, axis, True) & ~first
+        resets = shifted(resets, axis, True) & ~first
     return first & ~resets, first | resets
 
 

@@ -1,9 +1,11 @@
 """What a call takes: tensors and numbers, checked; the dtype and the shape of its result."""
 
+import functools
+
 import numpy as np
 import torch
 
-from .. import _arrays, _checks, _shapes
+from .. import _arrays, _checks, _problem, _shapes
 from .. import _messages as say
 from .._problem import FORGET
 from . import _tensors
@@ -58,11 +60,9 @@ def take(names, *values):
 def _check_devices(tensors):
     """Raise unless tensors share a device; beside those of any other device, numbers may be the CPU's."""
     placed = [(name, value.device) for name, value in tensors if value.dim() or not value.is_cpu]
-    if placed:
-        main, device = placed[0]
-        for name, value in tensors:
-            if value.device != device and (value.dim() or not value.is_cpu):
-                raise ValueError(say.devices(main, device, name, value.device))
+    for name, device in placed:
+        if device != placed[0][1]:
+            raise ValueError(say.devices(*placed[0], name, device))
 
 
 def _take_number(name, value, tensors):
@@ -80,13 +80,13 @@ def _take_number(name, value, tensors):
 
 
 def _check_tensor(name, tensor):
-    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized or _has_names(tensor):
-        kind = (
-            "a nested one" if tensor.is_nested
-            else "a quantized one" if tensor.is_quantized
-            else "a named one" if tensor.layout is torch.strided
-            else f"layout {tensor.layout}"
-        )  # fmt: skip
+    kind = (
+        "a nested one" if tensor.is_nested
+        else "a quantized one" if tensor.is_quantized
+        else f"layout {tensor.layout}" if tensor.layout is not torch.strided
+        else "a named one" if _has_names(tensor) else None
+    )  # fmt: skip
+    if kind is not None:
         raise TypeError(say.layout(name, kind))
     if tensor.dtype not in _tensors.DTYPES:
         raise TypeError(say.dtype(name, tensor.dtype))
@@ -105,25 +105,18 @@ def _has_names(tensor):
 
 def result_dtype(names, *operands):
     """Return the dtype of a result: torch's promotion, integers alone to its default dtype."""
-    full = scalar = number = None
+    full, scalar, numbers = [], [], []
     for value in operands:
-        if value is None:
-            continue
         if _is_number(value):
-            own = _NUMBERS[type(value)]
-            number = own if number is None else _promote(number, own)
-        elif value.dim():
-            full = value.dtype if full is None else _promote(full, value.dtype)
-        else:
-            scalar = value.dtype if scalar is None else _promote(scalar, value.dtype)
-    if number is not None:
-        if number.is_floating_point:
-            number = torch.get_default_dtype()
-        elif number.is_complex:
-            number = _COMPLEX[torch.get_default_dtype()]
+            numbers.append(_NUMBERS[type(value)])
+        elif value is not None:
+            (full if value.dim() else scalar).append(value.dtype)
+    full, scalar, number = (functools.reduce(_promote, some) if some else None for some in (full, scalar, numbers))
+    default = torch.get_default_dtype()
+    if number is not None and number not in _tensors.INTEGERS:
+        number = _COMPLEX[default] if number.is_complex else default
     dtype = _combine(_combine(full, scalar), number)
-    if dtype in _tensors.INTEGERS:
-        dtype = torch.get_default_dtype()
+    dtype = default if dtype in _tensors.INTEGERS else dtype
     if dtype not in _tensors.FLOATING and dtype not in _tensors.COMPLEX:
         given = [(name, v) for name, v in zip(names, operands, strict=True) if v is not None]
         raise TypeError(say.promotion([(name, type(v).__name__ if _is_number(v) else v.dtype) for name, v in given]))
@@ -189,32 +182,28 @@ def shape_and_axis(names, a, b, axis):
     return shape, _shapes.normalise_axis(axis, shape, names)
 
 
-def fits(shape, into):
-    """Return whether a shape broadcasts to another."""
-    return len(shape) <= len(into) and all(n in (1, m) for n, m in zip(reversed(shape), reversed(into), strict=False))
-
-
-def check_state(name, state, lanes):
-    """Raise unless a state broadcasts to the shape of all states."""
-    if isinstance(state, torch.Tensor) and not fits(state.shape, lanes):
-        raise ValueError(say.state_shape(name, state.shape, lanes))
+def check_shapes(values, shape, lane_shape):
+    """Raise unless tensors, by their names, broadcast to a result's shape, and states to that of its lanes."""
+    shapes = {name: (None, value.shape) for name, value in values.items() if isinstance(value, torch.Tensor)}
+    _problem.check_shapes(shapes, shape, lane_shape)
 
 
 def ends(given, shape, axis, operands):
-    """Return what a call takes as lengths, with offsets and resets or without, as tensors that fit its operands."""
-    if type(given) is not _checks.Segments:
-        return lengths(given, shape, axis, operands)
-    own, offsets, resets = given
-    tensors = [v for v in operands if not _is_number(v)]
-    offsets = None if offsets is None else _offsets(offsets)
-    resets = None if resets is None else _resets(resets, shape, axis)
-    for name, value in (("offsets", offsets), ("resets", resets)):
-        if value is not None and not value.is_cpu and not any(value.device == v.device for v in tensors):
-            raise ValueError(say.ends_device(name, value.device))
-    return given._replace(lengths=lengths(own, shape, axis, operands), offsets=offsets, resets=resets)
+    """Return what a call takes as lengths, with offsets and resets or without, as tensors that fit its operands.
+
+    They may be on the CPU whatever the operands are.
+    """
+    found = []
+    for name, value in zip(_TAKE, _checks.parts(given), strict=True):
+        if value is not None:
+            value = _TAKE[name](value, shape, axis)
+            if not value.is_cpu and all(_is_number(v) or value.device != v.device for v in operands):
+                raise ValueError(say.ends_device(name, value.device))
+        found.append(value)
+    return _checks.split(*found)
 
 
-def _offsets(offsets):
+def _offsets(offsets, _shape, _axis):
     """Return offsets as a tensor of integers in one dimension."""
     if not isinstance(offsets, torch.Tensor):
         return torch.from_numpy(_checks.offsets(offsets).astype(np.int64))  # a copy: a backward pass reads it later
@@ -234,31 +223,24 @@ def _resets(resets, shape, axis):
     return resets
 
 
-def lengths(lengths, shape, axis, operands):
-    """Return lengths as a tensor of integers that fits the lanes; they may be on the CPU whatever the operands are."""
-    if lengths is None:
-        return None
-    if not isinstance(lengths, torch.Tensor):
-        if isinstance(lengths, (np.ndarray, np.generic)):
-            lengths = torch.from_numpy(_checks.lengths_in_range(_checks.lengths(lengths), shape[axis]))
-    if not isinstance(lengths, torch.Tensor):
+def _lengths(lengths, shape, axis):
+    """Return lengths as a tensor of integers that fits the lanes."""
+    if isinstance(lengths, (np.ndarray, np.generic)):
+        lengths = torch.from_numpy(_checks.lengths_in_range(_checks.lengths(lengths), shape[axis]))
+    elif not isinstance(lengths, torch.Tensor):
         try:
-            lengths = torch.tensor(lengths, dtype=None if _holds_numbers(lengths) else torch.int64, device="cpu")
+            lengths = torch.tensor(lengths, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(say.lengths_dtype(f"{type(lengths).__name__} ({error})")) from None
+        lengths = lengths if lengths.numel() else lengths.long()  # an empty list is one of floats
     if lengths.dtype not in _tensors.INTEGERS or lengths.dtype is torch.bool:
         raise TypeError(say.lengths_dtype(f"dtype {lengths.dtype}"))
     _check_tensor("lengths", lengths)
-    if not lengths.is_cpu and not any(lengths.device == v.device for v in operands if not _is_number(v)):
-        raise ValueError(say.ends_device("lengths", lengths.device))
-    lanes = shape[:axis] + shape[axis + 1 :]
-    if lengths.shape != lanes[: lengths.dim()] or (not lengths.dim() and lanes):
-        raise ValueError(say.lengths_shape(lengths.shape, lanes))
+    _problem.check_lengths_shape(lengths.shape, shape[:axis] + shape[axis + 1 :])
     return lengths
 
 
-def _holds_numbers(value):
-    return any(map(_holds_numbers, value)) if isinstance(value, (list, tuple)) else True
+_TAKE = {"lengths": _lengths, "offsets": _offsets, "resets": _resets}
 
 
 def check_out(out, shape, dtype, operands):

@@ -125,9 +125,8 @@ def recorded_vjp(problem, g, a, b, h, h0, grad_last, lengths, wanted):
     family, axis, reverse, dtype = problem
     if type(b) is _tensors.Form:
         b = nothing(a, b.shape, b.dtype)
-    if g is None or h is None:
-        zeros = nothing(a, torch.broadcast_shapes(a.shape, b.shape), dtype)
-        g, h = (zeros if v is None else v for v in (g, h))
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    g, h = (nothing(a, shape, dtype) if v is None else v.expand(shape) for v in (g, h))
     grads = vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted)
     return tuple(grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True))
 
@@ -263,18 +262,11 @@ def _lengths_with_batch(ends, dims, a, b, axis, rank):
     if of_offsets is not None:
         raise NotImplementedError(say.segments_batched())
     resets = resets if of_resets is None else _leading_with_batch(resets, of_resets, rank)
-    return _checks.split(_own_with_batch(lengths, dim, a, b, axis, rank), offsets, resets)
-
-
-def _own_with_batch(lengths, dim, a, b, axis, rank):
-    if lengths is None or (dim is None and lengths.dim()):
-        return lengths
-    shape = torch.broadcast_shapes(a.shape, b.shape)
-    lane_shape = shape[:axis] + shape[axis + 1 :]
-    if dim is None:  # one series has become as many as the batch has samples
-        return lengths.expand(lane_shape)
-    lengths = _leading_with_batch(lengths, dim, rank - 1)
-    return lengths.expand(lane_shape[:-1] + tuple(lengths.shape[-1:]))
+    if dim is not None:
+        lengths = _leading_with_batch(lengths, dim, rank - 1)
+    if lengths is not None and (dim is not None or not lengths.dim()):  # one series is as many as the batch has samples
+        lengths = lengths.expand(lanes(torch.broadcast_shapes(a.shape, b.shape), axis, None))
+    return _checks.split(lengths, offsets, resets)
 
 
 def _leading_with_batch(tensor, dim, rank):

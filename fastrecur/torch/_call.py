@@ -29,7 +29,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     call = _arguments.take_call(family, names, a, b, h0, out, axis, reverse, lengths, return_state)
     a, b, h0, out, axis, reverse, lengths, return_state, dtype, shape = call
     lengths = _placed_lengths(lengths, shape, axis, (a, b, h0))
-    _arguments.check_state("h0", h0, lanes(shape, axis, lengths))
+    _arguments.check_shapes({"h0": h0}, shape, lanes(shape, axis, lengths))
     operands = (names[0], a), (names[1], b)
     if out is not None:
         _arguments.check_out(out, shape, dtype, (*operands, ("h0", h0)))
@@ -81,41 +81,26 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     shape, axis = _arguments.shape_and_axis(names[1:3], a, b, axis)
     lengths = _arguments.ends(lengths, shape, axis, (a, b))
     lengths = _placed_lengths(lengths, shape, axis, (a, b, h0))
-    for name, value in (("h0", h0), ("grad_state", grad_state)):
-        _arguments.check_state(name, value, lanes(shape, axis, lengths))
-    for name, value in ((names[0], g), (names[3], h)):
-        if not _arguments.fits(() if _is_number(value) else value.shape, shape):
-            raise ValueError(say.operand_shape(name, value.shape, shape))
+    others = {"h0": h0, "grad_state": grad_state, names[0]: g, names[3]: h}
+    _arguments.check_shapes(others, shape, lanes(shape, axis, lengths))
     operands = a, b, h0
     if dtype.is_complex and not is_complex(a):
         grads = _vjp_pairs(family, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype)
     else:
-        grads = _run_vjp(family, g, a, b, h, h0, grad_state, lengths, axis, reverse, dtype, shape)
+        problem, wanted = (family, axis, reverse, dtype), (True, True, h0 is not None)
+        grads = _eager.gradients(problem, wanted, g, a, b, h, h0, grad_state, lengths)
     return tuple(
         None if operand is None else grad.to(_tensors.gradient_dtype(operand, own))
         for grad, operand in zip(grads, operands, strict=True)
     )
 
 
-def _run_vjp(family, g, a, b, h, h0, grad_state, lengths, axis, reverse, dtype, shape):
-    wanted = True, True, h0 is not None
-    tensors = [v for v in (g, a, b, h, h0, grad_state) if isinstance(v, torch.Tensor)]
-    engine = None if type(lengths) is Segments else _eager.engine(tensors, lengths)
-    if engine is not None and not (_grad_enabled() and any(v.requires_grad for v in tensors)):
-        with event(NAMES[family] + "_backward"):
-            return engine.vjp(family, g, a, b, h, h0, grad_state, lengths, axis, reverse, dtype, wanted)
-    g, a, b, h, h0, grad_state = (as_tensor(v, tensors[0]) for v in (g, a, b, h, h0, grad_state))
-    g, h = g.expand(shape), h.expand(shape)
-    return _autograd.vjp(family, g, a, b, h, h0, grad_state, lengths, axis, reverse, dtype, *wanted)
-
-
 def _vjp_pairs(family, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype):
     pairs = [None if v is None else _arguments.pair(v, dtype, a, b) for v in (g, b, h, h0, grad_state)]
     g, pair_b, h, pair_h0, grad_state = pairs
     gate, lengths = _arguments.beside_pairs(a), _arguments.lengths_of_pairs(lengths)
-    shape = torch.broadcast_shapes(() if _is_number(gate) else gate.shape, pair_b.shape)
-    real = _tensors.REAL[dtype]
-    grad_a, *grads = _run_vjp(family, g, gate, pair_b, h, pair_h0, grad_state, lengths, axis, reverse, real, shape)
+    problem, wanted = (family, axis, reverse, _tensors.REAL[dtype]), (True, True, h0 is not None)
+    grad_a, *grads = _eager.gradients(problem, wanted, g, gate, pair_b, h, pair_h0, grad_state, lengths)
     joined = (None if v is None else _arguments.joined(grad) for grad, v in zip(grads, (b, h0), strict=True))
     grad_b, grad_h0 = (v if v is None or is_complex(o) else v.real for v, o in zip(joined, (b, h0), strict=True))
     return grad_a if _is_number(a) else grad_a.squeeze(-1), grad_b, grad_h0

@@ -8,7 +8,6 @@ which a composed step is not sound (a factor above 1, a number that is not finit
 import torch
 
 from .. import _checks
-from .._checks import Segments
 from .._problem import LINEAR
 from . import _tensors
 from ._along_time import adjoint, lanes, last_states, masked, valid_steps, with_first_states
@@ -19,25 +18,20 @@ def forward(family, a, b, h0, lengths, axis, reverse, dtype):
     shape, device = torch.broadcast_shapes(a.shape, b.shape), device_of(a, b, h0)
     wide = _tensors.wide(dtype, device)
     a, b = (v.to(device, wide).expand(shape) for v in (a, b))
-    valid = valid_steps(b, lengths, axis)
+    cuts = _checks.parts(lengths)
+    if cuts.offsets is not None and cuts.offsets.is_cpu:
+        _checks.offsets_in_range(cuts.offsets.numpy(), shape[axis])
+    valid, states = valid_steps(b, cuts, axis), lanes(shape, axis, cuts)
     q, c = (a, b) if family == LINEAR else (1 - a, a * b)
     if valid is not None:
         q, c = torch.where(valid, q, 1), torch.where(valid, c, 0)
-    h0 = None if h0 is None else h0.to(device, wide)
-    if type(lengths) is Segments:
-        if lengths.offsets is not None and lengths.offsets.is_cpu:
-            _checks.offsets_in_range(lengths.offsets.numpy(), shape[axis])
-        states = lanes(shape, axis, lengths)
-        h0 = q.new_zeros(states) if h0 is None else h0.expand(states)
-        c, begins = with_first_states(family, q, c, h0, lengths, axis, reverse)
-        h = _scan(torch.where(begins, 0, q), c, None, axis, reverse, begins.expand(shape))
-        return masked(h, valid), last_states(h, h0, lengths, axis, reverse)
-    h = _scan(q, c, h0, axis, reverse)
-    if not shape[axis]:
-        last = c.sum(axis) if h0 is None else h0.expand(c.sum(axis).shape)
+    h0 = q.new_zeros(states) if h0 is None else h0.to(device, wide).expand(states)
+    c, begins = with_first_states(family, q, c, h0, cuts, axis, reverse)
+    if cuts is lengths:
+        h = _scan(torch.where(begins, 0, q), c, axis, reverse, begins.expand(shape))
     else:
-        last = h.select(axis, 0 if reverse else -1)
-    return masked(h, valid), last
+        h = _scan(q, c, axis, reverse)
+    return masked(h, valid), last_states(h, h0, cuts, axis, reverse)
 
 
 def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype):
@@ -59,8 +53,8 @@ def device_of(*operands):
     return next((v.device for v in tensors if v.device.type != "cpu"), tensors[0].device)
 
 
-def _scan(a, b, start, axis, reverse, begins=None):
-    """Return the states of ``h = a*h + b`` from ``start`` (None: zeros) along an axis.
+def _scan(a, b, axis, reverse, begins=None):
+    """Return the states of ``h = a*h + b``, the first of which is b's, along an axis.
 
     A step that begins anew is ``h = b``; what stands before it, numbers that are not finite too, it does not read.
     """
@@ -68,8 +62,6 @@ def _scan(a, b, start, axis, reverse, begins=None):
         return b
     *operands, begins = (None if v is None else v.movedim(axis, 0) for v in (a, b, begins))
     a, b, begins = (v.flip(0) if reverse and v is not None else v for v in (*operands, begins))
-    if start is not None:
-        b = torch.cat([(b[0] + a[0] * start).unsqueeze(0), b[1:]])
     h = _scan_pairs(a, b, begins)
     is_sound = (a.abs() <= 1).all(0) & torch.isfinite(h).all(0)
     if not bool(is_sound.all()):

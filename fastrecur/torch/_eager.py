@@ -3,6 +3,7 @@
 import torch
 from torch.autograd import Function
 
+from .._checks import Segments
 from . import _tensors
 from ._arguments import as_tensor
 from ._autograd import recorded_vjp
@@ -27,17 +28,17 @@ def engine(tensors, lengths):
     return None
 
 
-def _gradients(problem, wanted, g, a, b, h, h0=None, grad_last=None, lengths=None):
+def gradients(problem, wanted, g, a, b, h, h0=None, grad_last=None, lengths=None):
     """Return the gradients of a, b and h0 that are wanted, by addresses if that may be; b may be its form."""
     family, axis, reverse, dtype, *_ = problem
     tensors = [v for v in (g, a, b, h, h0, grad_last) if isinstance(v, torch.Tensor)]
     runs = None
-    if not (_grad_enabled() and any(v.requires_grad for v in tensors)):
+    if type(lengths) is not Segments and not (_grad_enabled() and any(v.requires_grad for v in tensors)):
         runs = engine(tensors, lengths)
     if runs is not None:
         with event(NAMES[family] + "_backward"):
             return runs.vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted)
-    a, b, h0 = (as_tensor(v, tensors[0]) for v in (a, b, h0))
+    g, a, b, h, h0, grad_last = (as_tensor(v, tensors[0]) for v in (g, a, b, h, h0, grad_last))
     return recorded_vjp(problem[:4], g, a, b, h, h0, grad_last, lengths, wanted)
 
 
@@ -71,7 +72,7 @@ class Eager(Function):
         if ctx.numbers is not None:
             a, b, h0 = (v if number is None else number for v, number in zip((a, b, h0), ctx.numbers, strict=True))
         b = ctx.b_form if b is None else b
-        grads = _gradients(ctx.problem, ctx.needs_input_grad[:3], grad_h, a, b, h, h0, grad_last, lengths)
+        grads = gradients(ctx.problem, ctx.needs_input_grad[:3], grad_h, a, b, h, h0, grad_last, lengths)
         return *grads, None, None
 
 
@@ -79,27 +80,22 @@ apply = super(Function, Eager).apply  # Function.apply itself looks for transfor
 
 
 def short(family, a, b, axis, reverse, dtype):
-    """Return what runs a short call of a and b, and more of its kind, without a gradient and with; None if it is none.
-
-    They are two tensors whose forms are known, or a number and one.
-    """
+    """Return what runs a short call of two tensors, and its like, without a gradient and with; None if it is none."""
     if dtype.is_complex:  # or a conjugate would not be told from what it is made of
         return None
-    if b.dtype in _tensors.INTEGERS and (_is_number(a) or a.dtype in _tensors.INTEGERS):
+    if b.dtype in _tensors.INTEGERS and a.dtype in _tensors.INTEGERS:
         return None  # torch's default dtype is in no key
     run_forward = _tensors.short_forward(family, a, b, axis, reverse, dtype)
     if run_forward is None:
         return None
-    problem, number, vjps = (family, axis, reverse, dtype, False, _tensors), _is_number(a), {}
+    problem, vjps = (family, axis, reverse, dtype, False, _tensors), {}
 
     class Short(Function):  # a class of each problem's own: what it knows need not be told in every call
         @staticmethod
         def forward(ctx, a, b):
-            h = run_forward(a, b, 0 if number else a.data_ptr(), b.data_ptr())
+            h = run_forward(b, a.data_ptr(), b.data_ptr())
             ctx.set_materialize_grads(False)
             needs_b, needs_h = reads(family, ctx.needs_input_grad)
-            if number:
-                ctx.number, a = a, None
             if not needs_b:
                 ctx.b_form = _tensors.form(b)
             ctx.save_for_backward(a, b if needs_b else None, h if needs_h else None)
@@ -110,13 +106,11 @@ def short(family, a, b, axis, reverse, dtype):
             if g is None:
                 return None, None
             a, b, h = ctx.saved_tensors
-            if number:
-                a = ctx.number
             if not _grad_enabled() and type(g) in PLAIN and g.is_cpu and in_short_gradient():
                 try:
                     # Hooks may have changed what was saved, so nothing is taken for granted but dtypes and shapes.
                     key = (
-                        ctx.needs_input_grad, g.stride(), number or a.is_contiguous() or a.stride(),
+                        ctx.needs_input_grad, g.stride(), a.is_contiguous() or a.stride(),
                         h is None or h.is_contiguous() or h.stride(), b is None or b.is_contiguous() or b.stride(),
                     )  # fmt: skip
                     run = vjps.get(key)
@@ -128,6 +122,6 @@ def short(family, a, b, axis, reverse, dtype):
                 except RuntimeError:  # no strides, or no memory
                     pass
             b = ctx.b_form if b is None else b
-            return _gradients(problem, (*ctx.needs_input_grad, False), g, a, b, h)[:2]
+            return gradients(problem, (*ctx.needs_input_grad, False), g, a, b, h)[:2]
 
     return run_forward, super(Function, Short).apply  # as `apply` above

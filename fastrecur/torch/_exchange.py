@@ -4,6 +4,7 @@ A packet is a header of `HEADER` bytes, then vectors. All ranks must send the sa
 at: a rank that is at something else, or has other lanes, is found by every other from what it has received anyway.
 """
 
+import sys
 import weakref
 import zlib
 
@@ -58,26 +59,19 @@ def describe(kind, dtype, lanes, wants, **flags):
 def gather(name, header, steps, *vectors, is_read=False):
     """Return all ranks' vectors and steps, stacked, and what `_check` does: numbers are NaN if that is false."""
     group, rank, size = members(name)
-    nbytes = [v.numel() * v.element_size() for v in vectors]
-    length = -(-(HEADER + sum(nbytes)) // 16) * 16  # so that every packet's numbers stand where numbers may
-    own = torch.zeros(length, dtype=torch.uint8, device=vectors[0].device)
-    own[:_WORDS] = torch.frombuffer(bytearray(_encoded(header)), dtype=torch.uint8)
-    own[_WORDS:HEADER].view(torch.int64).fill_(steps)
-    places, at = [], HEADER
-    for vector, n in zip(vectors, nbytes, strict=True):
-        places.append(slice(at, at + n))
-        own[places[-1]].view(vector.dtype).copy_(vector.reshape(-1))
-        at += n
+    told = bytearray(_encoded(header) + steps.to_bytes(8, sys.byteorder))
+    parts = [v.reshape(-1).view(torch.uint8) for v in vectors]
+    own = torch.cat([torch.frombuffer(told, dtype=torch.uint8).to(parts[0].device), *parts])
+    own = torch.nn.functional.pad(own, (0, -len(own) % 16))  # so that every packet's numbers stand where numbers may
     packets = torch.zeros(size, len(own), dtype=torch.uint8, device=own.device)
     _collect(dist.all_gather, group, list(packets), own)
     agree = _check(name, header, packets[:, :_WORDS], rank, is_read)
-    given = [
-        packets[:, place].view(vector.dtype).reshape(size, *vector.shape)
-        for place, vector in zip(places, vectors, strict=True)
-    ]
+    sizes = [_WORDS, 8, *map(len, parts)]
+    _, counts, *given = packets[:, : sum(sizes)].split(sizes, 1)
+    given = [theirs.view(v.dtype).reshape(size, *v.shape) for theirs, v in zip(given, vectors, strict=True)]
     if agree is not None:
         given = [v if v.dtype is torch.bool else torch.where(agree, v, torch.nan) for v in given]
-    return given, packets[:, _WORDS:HEADER].view(torch.int64).flatten(), agree
+    return given, counts.view(torch.int64).flatten(), agree
 
 
 def _collect(collective, group, *arguments):

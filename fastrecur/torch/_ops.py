@@ -115,15 +115,12 @@ def _forward_composed(family, a, b, *arguments):
 
 def _vjp_composed(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted):
     grads = _composed.vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype)
-    results = []
-    for grad, operand, is_wanted in zip(grads, (a, b, h0), wanted, strict=True):
-        if not is_wanted:
-            results.append(g.new_empty(0))
-            continue
-        own = _gradient_fake(operand, dtype, h.shape, h, g)
-        grad = grad if own.is_complex() or not grad.is_complex() else grad.real
-        results.append(own.copy_(grad.sum_to_size(operand.shape)))
-    return tuple(results)
+    return tuple(
+        _gradient_fake(operand, dtype, h.shape, h, g).copy_(_along_time.like(grad, operand))
+        if is_wanted
+        else g.new_empty(0)
+        for grad, operand, is_wanted in zip(grads, (a, b, h0), wanted, strict=True)
+    )
 
 
 def kernel(run, family):

@@ -32,12 +32,16 @@ def pool(product, c0=None, *, batch_sizes=None, output_gate=True, keep=None, rev
 
 def pool_step(product, c0=None, *, output_gate=True, keep=None):
     """Pool one step's product, (B, 3H) or (B, 2H); return h and c, (B, H), which do not share their memory."""
+    z, f, o = _gates(product, output_gate, keep)
+    c = f * z if c0 is None else torch.lerp(c0, z, f)
+    return (c.clone() if o is None else o * c), c
+
+
+def _gates(product, output_gate, keep):
+    """Return the candidates and the gates: that of the state, and the output's, None if there is none."""
     z, f, *o = product.chunk(3 if output_gate else 2, -1)
-    f = f.sigmoid()
-    if keep is not None:
-        f = f * keep
-    c = f * z.tanh() if c0 is None else torch.lerp(c0, z.tanh(), f)
-    return (o[0].sigmoid() * c if output_gate else c.clone()), c
+    f = f.sigmoid() if keep is None else f.sigmoid() * keep
+    return z.tanh(), f, o[0].sigmoid() if output_gate else None
 
 
 def layer_inference(source, weight, bias, c0=None, *, batch_sizes=None, output_gate=True, keep=None, reverse=False):
@@ -136,20 +140,16 @@ def _composed(
     """Do what `pool` does, such that all of it has derivatives: with another recurrence perhaps, of padded rows."""
     lengths = None
     if batch_sizes is not None:
-        lanes = torch.arange(int(batch_sizes[0]), device="cpu")
-        is_valid = batch_sizes.unsqueeze(1) > lanes
-        starts = batch_sizes.cumsum(0) - batch_sizes
-        padded = (starts.unsqueeze(1) + lanes).clamp(max=len(product) - 1)  # in the padding any rows
-        lengths, packed = is_valid.sum(0), is_valid.flatten().nonzero().squeeze(1)
-        packed, padded, lengths = (v.to(product.device) for v in (packed, padded, lengths))
-        product, keep = (v[padded] if isinstance(v, torch.Tensor) else v for v in (product, keep))
-    z, f, *o = product.chunk(3 if output_gate else 2, -1)
-    f = f.sigmoid()
-    if keep is not None:
-        f = f * keep
-    c, c_last = recurrence(f, z.tanh(), c0, reverse=reverse, lengths=lengths, return_state=True)
-    h = o[0].sigmoid() * c if output_gate else c
-    return (h if lengths is None else h.flatten(0, 1).index_select(0, packed)), c_last
+        is_valid = batch_sizes.unsqueeze(1) > torch.arange(int(batch_sizes[0]), device="cpu")
+        lengths, lanes = is_valid.sum(0).to(product.device), tuple(is_valid.shape)
+        product, keep = (
+            v.new_zeros(*lanes, v.shape[-1]).index_put((is_valid,), v) if isinstance(v, torch.Tensor) else v
+            for v in (product, keep)
+        )
+    z, f, o = _gates(product, output_gate, keep)
+    c, c_last = recurrence(f, z, c0, reverse=reverse, lengths=lengths, return_state=True)
+    h = c if o is None else o * c
+    return (h if lengths is None else h[is_valid]), c_last
 
 
 # ---- The product, where no gradient is wanted ------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,9 +50,7 @@ class Packed(NamedTuple):
 
 def run(module: Any, input: Any, hidden: Any, offsets: Any, resets: Any) -> tuple[Any, Any]:
     """Return the output and the last states of a network, or of a layer."""
-    network = module
-    if not hasattr(module, "layers"):
-        network = SimpleNamespace(layers=[module], bidirectional=len(module._directions) == 2)
+    is_network = hasattr(module, "layers")
     name = "resets" if offsets is None else "offsets"
     if not isinstance(input, Tensor) or (offsets is not None and input.dim() != 2):
         came = tuple(input.shape) if isinstance(input, Tensor) else type(input)
@@ -64,29 +61,27 @@ def run(module: Any, input: Any, hidden: Any, offsets: Any, resets: Any) -> tupl
     check_input(rows, module.input_size, [])
     segments = _internals.uncompiled(_segments, module, rows, offsets, resets)
     is_batched = is_batched or offsets is not None
-    if network is not module:
-        hidden = _of_directions(hidden, 1 + is_batched)
-    states = _state.of_network(network, hidden, rows, segments.n_series, is_batched)
+    of_series = rows, segments.n_series, is_batched
+    if is_network:
+        states = _state.of_network(module, hidden, *of_series)
+    elif isinstance(hidden, QRNNState):
+        inputs = _state.inputs_of_layer(module, hidden, *of_series)
+        states = [QRNNState(_state.of_layer(module, hidden.hidden, *of_series), (inputs,))]
+    else:
+        states = [_state.of_layer(module, hidden, *of_series)]
     step: Any = PackedSequence(rows.flatten(0, 1).index_select(0, segments.order), segments.batch_sizes)
-    layers = network.layers
+    layers = module.layers if is_network else [module]
     for layer, state in zip(layers, states, strict=True):
         if getattr(layer, "save_prev_x", False) and layer.window > 1 and not isinstance(state, QRNNState):
             raise RuntimeError(say.rnn_segments_saved(name))
-    firsts = [_enter(segments, layer, state) for layer, state in zip(layers, states, strict=True)]
-    if network is module:
+    firsts = [_each(segments.enter, layer, state) for layer, state in zip(layers, states, strict=True)]
+    if is_network:
         step, found = module._through(step, firsts)
     else:  # not its call, which has run the hooks already
         step, *found = module.forward(step, *firsts)
-    lasts = [_leave(segments, *each) for each in zip(layers, found, states, strict=True)]
+    lasts = [_each(segments.leave, *each) for each in zip(layers, found, states, strict=True)]
     output = step.data.index_select(0, segments.back).unflatten(0, rows.shape[:2])
     return repack_output(module, output, input), _state.join(lasts, is_batched)
-
-
-def _of_directions(hidden: Any, dims: int) -> Any:
-    """Return a layer's states as a network takes them: for each direction, if they are for the only one."""
-    if isinstance(hidden, QRNNState):
-        return hidden._replace(hidden=_of_directions(hidden.hidden, dims))
-    return hidden.unsqueeze(0) if isinstance(hidden, Tensor) and hidden.dim() == dims else hidden
 
 
 def _segments(module: Any, rows: Tensor, offsets: Any, resets: Any) -> Packed:
@@ -133,23 +128,14 @@ def _directions(layer: Any) -> list[bool]:
     return [getattr(layer, "reverse", False) or bool(name) for name in getattr(layer, "_directions", ("",))]
 
 
-def _enter(segments: Packed, layer: Any, before: Any) -> Any:
-    if before is None:
+def _each(function: Any, layer: Any, *states: Any) -> Any:
+    """Return a layer's state made of others by a function of a direction's states, or of inputs, and of the turn."""
+    if states[0] is None:
         return None
-    if isinstance(before, QRNNState):
-        inputs = before.inputs[0]
-        if inputs is not None:
-            inputs = segments.enter(inputs, _directions(layer)[0])
-        return QRNNState(_enter(segments, layer, before.hidden), (inputs,))
-    return torch.cat([segments.enter(*each) for each in zip(before.split(1), _directions(layer), strict=True)])
-
-
-def _leave(segments: Packed, layer: Any, last: Any, before: Any) -> Any:
-    if isinstance(last, QRNNState):
-        inputs, given = last.inputs[0], before.inputs[0]
-        if inputs is not None:
-            inputs = segments.leave(inputs, given, _directions(layer)[0])
-        return QRNNState(_leave(segments, layer, last.hidden, before.hidden), (inputs,))
     turns = _directions(layer)
-    given = [None] * len(turns) if before is None else before.split(1)
-    return torch.cat([segments.leave(*each) for each in zip(last.split(1), given, turns, strict=True)])
+    if isinstance(states[0], QRNNState):
+        inputs = [state.inputs[0] for state in states]
+        made = None if inputs[0] is None else function(*inputs, turns[0])
+        return QRNNState(_each(function, layer, *(state.hidden for state in states)), (made,))
+    parts = ([None] * len(turns) if state is None else state.split(1) for state in states)
+    return torch.cat([function(*each) for each in zip(*parts, turns, strict=True)])

@@ -13,10 +13,10 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import _messages as say
 from .._problem import FORGET
-from . import _exchange, _pooling, _shards
+from . import _exchange, _shards
 from . import state as _state
 from ._exchange import WINDOW
-from ._rnn_arguments import check_input, drop_out, repack_output, unpack_input
+from ._rnn_arguments import check_input, repack_output, unpack_input
 from ._windows import windows
 from .qrnn import QRNN
 from .qrnn_layer import REVERSE, QRNNLayer
@@ -124,38 +124,27 @@ class _Walk(nn.Module):
             raise TypeError(say.sequence_packed())
         rows, _, is_batched = unpack_input(module, input, 0)
         if isinstance(module, QRNNLayer):
-            check_input(rows, module.input_size, module._direction_weights())
-            output, state = self.layer(module, rows, _state.of_layer(module, hidden, rows, rows.shape[1], is_batched))
-            return repack_output(module, output, input), state if is_batched else state.squeeze(1)
-        if isinstance(hidden, _state.QRNNState):
+            output, *lasts = self.layer(module, rows, hidden, is_batched)
+        elif isinstance(hidden, _state.QRNNState):
             raise TypeError(say.rnn_hidden_type(type(hidden)))
-        h_n: list[Any] = []
-        states = _state.of_network(module, hidden, rows, rows.shape[1], is_batched)
-        for k, (layer, state) in enumerate(zip(module.layers, states, strict=True)):
-            if k > 0 and module.dropout > 0 and module.training:
-                rows = drop_out(rows, module.dropout)
-            check_input(rows, layer.input_size, layer._direction_weights())
-            rows, state = self.layer(layer, rows, _state.of_layer(layer, state, rows, rows.shape[1], True))
-            h_n.append(state)
-        return repack_output(module, rows, input), _state.join(h_n, is_batched)
+        else:
+            states = _state.of_network(module, hidden, rows, rows.shape[1], is_batched)
+            output, lasts = module._through(rows, states, self.layer)
+        return repack_output(module, output, input), _state.join(lasts, is_batched)
 
-    def layer(self, layer: Any, rows: Tensor, states: Tensor | None) -> tuple[Tensor, Tensor]:
+    def layer(self, layer: Any, rows: Tensor, hidden: Any, is_batched: bool = True) -> tuple[Tensor, Tensor]:
         """Return a layer's output, and the last state of each direction."""
+        check_input(rows, layer.input_size, layer._direction_weights())
+        states = _state.of_layer(layer, hidden, rows, rows.shape[1], is_batched)
         if layer.save_prev_x and layer.window > 1:
             _state.check_saved(layer, rows, rows.shape[1])
         outputs, lasts = [], []
         for k, direction in enumerate(layer._directions):
-            reverse = layer.reverse or direction == REVERSE
             source = rows
             if layer.window > 1:
-                source = self.windows(layer, rows, reverse)
-            product = getattr(layer, "linear" + direction)(source)
-            layer._check_product(direction, product.shape[-1])
-            c0 = None if states is None else states[k].to(product.dtype)
-            output, last = _pooling._composed(
-                product, c0, output_gate=layer.output_gate, keep=layer._keep(product), reverse=reverse,
-                recurrence=self.recurrence,
-            )  # fmt: skip
+                source = self.windows(layer, rows, layer.reverse or direction == REVERSE)
+            c0 = None if states is None else states[k]
+            output, last = layer._travel(direction, source, None, c0, self.recurrence)
             outputs.append(output)
             lasts.append(last)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1), torch.stack(lasts)

@@ -128,7 +128,7 @@ def summary(family, a, b, start, lengths, axis, reverse, dtype, back=False):
     pieces = [v.narrow(axis, cut, PIECES * steps).unflatten(axis, (PIECES, steps)).movedim(axis, 0) for v in (a, b)]
     products, ends = _tensors.summary(family, *pieces, None, None, axis + 1, reverse, dtype, back)
     states, unsound = compose(_back(products, back), ends, start, reverse)
-    if unsound is not None:
+    if bool(unsound.any()):
         return _tensors.summary(family, a, b, start, None, axis, reverse, dtype, back)
     last = states[-1]
     tail = [v.narrow(axis, beyond, rest) for v in (a, b)]
@@ -175,7 +175,7 @@ def _cut_summary(family, a, b, start, cuts, axis, reverse, dtype, back):
 
 
 def compose(products, ends, start, reverse, known=(), blocked=None):
-    """Return the state before and behind every rank, in the scan direction, and None or where to use none.
+    """Return the state before and behind every rank, in the scan direction, and where to use none.
 
     They are of no use where a composed state is not finite or has cancelled: that rank's own scan might have gone
     another way. The ends of ranks whose places are ``known`` are such scans', and so are those of what is ``blocked``.
@@ -188,8 +188,6 @@ def compose(products, ends, start, reverse, known=(), blocked=None):
         through = end if place in known else torch.addcmul(end, product, states[-1])
         states.append(torch.where(blocked[place], end, through))
     states = torch.stack(states)
-    if ends.is_cpu and bool(torch.isfinite(states).all()) and bool((products.abs() <= 1).all()):
-        return states, None
     before, behind = states[:-1], states[1:]
     lost = (products.abs() > 1) & ((products * before).abs() > CANCELLED * behind.abs())
     unsound = ~before.isnan() & ~blocked & (lost | ~torch.isfinite(behind))
@@ -205,12 +203,10 @@ def _states_of_ranks(gathered, start, towards, known, needs_end, turn):
     products, ends, *blocked = gathered
     while True:
         states, unsound = compose(products, ends, start, towards, known, *blocked)
-        if unsound is None:
-            return states
         if not ends.is_cpu:  # to look there would be to wait for the GPU: what cannot be composed is NaN
             ends = torch.where(unsound.flip(0) if towards else unsound, torch.nan, ends)
             return compose(products, ends, start, towards, known, *blocked)[0]
-        invalid_ranks = unsound.reshape(len(ends), -1).any(1).tolist()
+        invalid_ranks = [bool(lanes.any()) for lanes in unsound]
         if True not in invalid_ranks[: None if needs_end else -1]:
             return states
         known.append(invalid_ranks.index(True))
@@ -415,7 +411,7 @@ def run(family, a, b, h0, axis, reverse, lengths, return_state, group):
     """Check arguments as `_call.forward` does, and run a recurrence of this rank's shard."""
     call = _arguments.take_call(family, _tensors.NAMES[family], a, b, h0, None, axis, reverse, lengths, return_state)
     a, b, h0, _, axis, reverse, ends, return_state, dtype, shape = call
-    _arguments.check_state("h0", h0, _along_time.lanes(shape, axis, ends))
+    _arguments.check_shapes({"h0": h0}, shape, _along_time.lanes(shape, axis, ends))
     is_pair, a, b, h0, ends, dtype = _arguments.as_pairs(a, b, h0, ends, dtype)
     tensors = [v for v in (a, b, h0) if isinstance(v, torch.Tensor)]
     a, b, h0 = (_arguments.as_tensor(v, tensors[0]) for v in (a, b, h0))

@@ -41,7 +41,6 @@ INTEGERS = {
 DTYPES = {**FLOATING, **COMPLEX, **INTEGERS}
 
 KEPT = 4 << 20  # bytes of results that stand in the pool's memory; the C library keeps that of smaller ones itself
-LONG_ROW = 1 << 15  # elements from which a constant cotangent is worth laying out as rows
 
 
 class Form(NamedTuple):
@@ -127,16 +126,9 @@ def layout(shape, *prototypes):
 
     They follow the first prototype of the result's shape that is not expanded.
     """
-    for tensor in prototypes:
-        if is_full(tensor, shape):
-            return _layout_like(tuple(shape), tensor.stride())
-    return _layout_like(tuple(shape), None)
-
-
-@functools.lru_cache(maxsize=1024)
-def _layout_like(shape, strides):
     meta = torch.empty(shape, device="meta")
-    return (meta if strides is None else torch.empty_like(meta.as_strided(shape, strides))).stride()
+    found = next((tensor for tensor in prototypes if is_full(tensor, shape)), None)
+    return (meta if found is None else torch.empty_like(meta.as_strided(shape, found.stride()))).stride()
 
 
 def is_full(tensor, shape):
@@ -153,8 +145,7 @@ def plan_forward(family, a, b, h0, lengths, axis, reverse, dtype, out=None):
 
 @functools.lru_cache(maxsize=1024)
 def _plan_forward(family, a, b, h0, out, ends, axis, reverse, dtype):
-    lengths_shape, borders = ends
-    shape = result_shape(family, a, b)
+    shape, (lengths_shape, borders) = result_shape(family, a, b), ends
     strides = layout(shape, *(v for v in (b, a) if not is_number(v))) if out is None else out.stride()
     to = DTYPES[dtype], shape if out is None else tuple(out.shape), tuple(dtype.itemsize * n for n in strides)
     plan = _problem.forward(
@@ -174,9 +165,8 @@ def plan_vjp(family, operands, lengths, axis, reverse, dtype, wanted):
 
 @functools.lru_cache(maxsize=1024)
 def _plan_vjp(family, operands, ends, axis, reverse, dtype, wanted):
-    lengths_shape, borders = ends
     g, a, b, h, *states = operands
-    shape = result_shape(family, a, b)
+    shape, (lengths_shape, borders) = result_shape(family, a, b), ends
     layouts = tuple(
         None if is_number(v) or v.shape != shape else layout(shape, *(p for p in (v, h, g) if not is_number(p)))
         for v in (a, b)
@@ -207,13 +197,12 @@ def empty(shape, strides, dtype):
     Without strides, in C order.
     """
     nbytes = math.prod(shape) * dtype.itemsize
+    strides = layout(shape) if strides is None else strides
     if nbytes < KEPT or not _memory_pool.keeps(nbytes):
-        if strides is None:
-            return torch.empty(shape, dtype=dtype, device="cpu")
         return torch.empty_strided(shape, strides, dtype=dtype, device="cpu")
     flat = torch.frombuffer(_problem.aligned((nbytes,), _problem.BYTE), dtype=dtype)
     # No view of anything, or torch would refuse changes in place.
-    return (flat.view(shape) if strides is None else flat.as_strided(shape, strides)).detach()
+    return flat.as_strided(shape, strides).detach()
 
 
 def _states(plan, state, cuts=None):
@@ -290,7 +279,6 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
     if g is None:
         shape = result_shape(family, a, b)
         g = torch.zeros((), dtype=dtype, device="cpu").expand(shape)
-    g = _as_rows(g, axis, b if h is None else h)
     if h is None:
         h = g
     plan, layouts = plan_vjp(family, (g, a, b, h, h0, grad_last), lengths, axis, reverse, dtype, wanted)
@@ -328,8 +316,6 @@ def summary(family, a, b, start, lengths, axis, reverse, dtype, back):
 
     With ``back``, ``b`` holds cotangents of the states, and states are what flows on from them against time.
     """
-    if back:
-        b = _as_rows(b, axis, a)
     lengths_shape = None if lengths is None else tuple(lengths.shape)
     plan = _problem.summary(
         family, NAMES[family][:2], _signature(a), _signature(b), axis, reverse, lengths_shape, DTYPES[dtype]
@@ -344,18 +330,15 @@ def summary(family, a, b, start, lengths, axis, reverse, dtype, back):
 
 
 def short_forward(family, a, b, axis, reverse, dtype):
-    """Return a function for a short run of a kind, of a and b and their addresses; None if it is not short."""
+    """Return a function for a short run of a kind, of b and the addresses of both; None if it is not short."""
     plan, strides = plan_forward(family, a, b, None, None, axis, reverse, dtype)
     if not _run.is_short(plan) or not plan.carry_c_order:
         return None
-    short, number = _run.ShortCall(plan, "forward", (_layout.A, _layout.B, _layout.H)), is_number(a)
-    call, wide, allocate = short.call, plan.wide, _allocator(b, plan.shape, strides, dtype)
+    short = _run.ShortCall(plan, "forward", (_layout.A, _layout.B, _layout.H))
+    call, allocate = short.call, _allocator(b, plan.shape, strides, dtype)
 
-    def run(a, b, at_a, at_b):
+    def run(b, at_a, at_b):
         h = allocate(b)
-        if number:
-            a = _run._number(a, wide)
-            at_a = address(a)
         call(at_a, at_b, h.data_ptr())
         return h
 
@@ -378,7 +361,6 @@ def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
         return None
     make_a, to_a, own_a = _maker(a, plan, 0, layouts[0], dtype)
     make_b, to_b, own_b = _maker(b, plan, 1, layouts[1], dtype)
-    number, wide = is_number(a), plan.wide
     want_a, want_b = wanted[:2]
     reads_b, reads_h = reads(family, wanted)
     to = [place for place, is_wanted in ((to_a, want_a), (to_b, want_b)) if is_wanted]
@@ -388,17 +370,12 @@ def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
     def run(g, a, b, h):
         at_g = g.data_ptr()  # also in place of what is not there, which would not be read for a result
         at_b, at_h = b.data_ptr() if reads_b else at_g, h.data_ptr() if reads_h else at_g
-        if number:
-            a = _run._number(a, wide)
-            at_a = address(a)
-        else:
-            at_a = a.data_ptr()
         grad_a = make_a(a) if want_a else None
         grad_b = make_b(b) if want_b else None
         if want_a and want_b:
-            call(at_g, at_a, at_b, at_h, grad_a.data_ptr(), grad_b.data_ptr())
+            call(at_g, a.data_ptr(), at_b, at_h, grad_a.data_ptr(), grad_b.data_ptr())
         else:
-            call(at_g, at_a, at_b, at_h, (grad_a if want_a else grad_b).data_ptr())
+            call(at_g, a.data_ptr(), at_b, at_h, (grad_a if want_a else grad_b).data_ptr())
         # What is summed is so in the carry's dtype.
         return grad_a if own_a is None else grad_a.to(own_a), grad_b if own_b is None else grad_b.to(own_b)
 
@@ -419,18 +396,3 @@ def _maker(operand, plan, k, strides, dtype):
         return _allocator(None if type(operand) is Form else operand, plan.shape, strides, own), to, None
     shape, wide = operand.shape, WIDE[dtype]
     return lambda _: torch.zeros(shape, dtype=wide, device="cpu"), sums, None if own == wide else own
-
-
-def _as_rows(g, axis, like):
-    """Return a large cotangent that is constant along time with its lanes laid out as a result's would be.
-
-    As `.sum().backward()` makes them, all strides are 0, and rows could not be read as vectors.
-    """
-    if is_number(g) or is_number(like) or like.shape != g.shape or g.numel() < LONG_ROW or g.stride(axis) != 0:
-        return g
-    strides = like.stride()
-    lanes = [k for k in range(g.ndim) if k != axis % g.ndim]
-    order = sorted(lanes, key=lambda k: -strides[k])
-    row = g.select(axis, 0)
-    row = row.permute([lanes.index(k) for k in order]).contiguous().permute([order.index(k) for k in lanes])
-    return row.unsqueeze(axis % g.ndim).expand(g.shape)

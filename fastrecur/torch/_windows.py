@@ -24,35 +24,22 @@ def windows(rows, window, previous, reverse, keeps, packed=None):
 
 def _packed_windows(rows, window, previous, reverse, keeps, packed):
     """Do the same for packed rows; what is kept is in the batch's own order."""
-    batch_sizes, before = packed.batch_sizes, window - 1
-    steps, lanes = len(batch_sizes), int(batch_sizes[0])
-    starts = batch_sizes.cumsum(0) - batch_sizes
-    lengths = (batch_sizes > torch.arange(lanes, device="cpu").unsqueeze(1)).sum(1)
+    sizes, before = packed.batch_sizes, window - 1
+    steps, lanes = len(sizes), torch.arange(int(sizes[0]), device="cpu")
+    is_valid = sizes.unsqueeze(1) > lanes
     if previous is None:
-        previous = rows.new_zeros(before, lanes, rows.shape[-1])
+        previous = rows.new_zeros(before, len(lanes), rows.shape[-1])
     elif packed.sorted_indices is not None:
         previous = previous.index_select(1, packed.sorted_indices)
-    table = torch.cat([rows, previous.flatten(0, 1)])
-
-    def place(step, lane):
-        """Return where in the table a lane's input of a step is; steps outside 0..length are of `previous`."""
-        outside = step - lengths[lane] if reverse else step + before
-        is_inside = step < lengths[lane] if reverse else step >= 0
-        return torch.where(
-            is_inside, starts[step.clamp(0, steps - 1)] + lane, len(rows) + outside * lanes + lane
-        )  # fmt: skip
-
-    def taken(index, *shape):
-        return table.index_select(0, index.to(rows.device).flatten()).reshape(*shape, -1)
-
-    step = torch.arange(steps, device="cpu").repeat_interleave(batch_sizes)
-    lane = torch.arange(len(rows), device="cpu") - starts[step]
-    shifts = torch.arange(window, device="cpu") * (1 if reverse else -1)
-    source = taken(place(step.unsqueeze(1) + shifts, lane.unsqueeze(1)), len(rows))
+    padded = rows.new_zeros(steps, *previous.shape[1:]).index_put((is_valid,), rows)
+    # Behind each sequence's own end: there are its last inputs, or, in reverse, stand those before its first.
+    ends = is_valid.sum(0) + torch.arange(before, device="cpu").unsqueeze(1), lanes
+    if reverse:
+        table = torch.cat([padded, torch.zeros_like(previous)]).index_put(ends, previous)
+        padded, previous, last = table[:steps], table[steps:], table[:before]
+    elif keeps:
+        last = torch.cat([previous, padded])[ends]
+    source = windows(padded, window, previous, reverse, False)[0][is_valid]
     if not keeps:
         return source, None
-    lane, kept = torch.arange(lanes, device="cpu"), torch.arange(before, device="cpu").unsqueeze(1)
-    last = taken(place(kept if reverse else kept + lengths - before, lane), before, lanes)
-    if packed.unsorted_indices is not None:
-        last = last.index_select(1, packed.unsorted_indices)
-    return source, last
+    return source, last.clone() if packed.unsorted_indices is None else last.index_select(1, packed.unsorted_indices)

@@ -219,16 +219,16 @@ class QRNN(nn.Module):
         turns = {getattr(layer, "reverse", False) for layer in self.layers}
         rows, is_batched = _arguments.unpack_step(input, state, not self.bidirectional and len(turns) == 1)
         firsts = _state.of_network(self, state, rows, rows.shape[0], is_batched)
-        rows, lasts = self._through(rows, firsts, one_step=True)
+        rows, lasts = self._through(rows, firsts, lambda layer, *given: layer.step(*given))
         last: QRNNState = _state.join(lasts, is_batched)
         return rows if is_batched else rows.squeeze(0), last
 
-    def _through(self, step: Any, states: list[Any], one_step: bool = False) -> tuple[Any, list[Any]]:
-        """Return the last layer's output, and the last states of all."""
+    def _through(self, step: Any, states: list[Any], call: Any = None) -> tuple[Any, list[Any]]:
+        """Return the last layer's output, and the last states of all; layers are called, or by a ``call`` of them."""
         lasts = []
         for k, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
             if k > 0 and self.dropout > 0 and self.training:
                 step = _arguments.drop_out(step, self.dropout)
-            step, last = layer.step(step, state) if one_step else layer(step, state)
+            step, last = layer(step, state) if call is None else call(layer, step, state)
             lasts.append(last)
         return step, lasts

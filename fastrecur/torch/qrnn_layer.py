@@ -236,17 +236,18 @@ class QRNNLayer(nn.Module):
         self._check_product(FORWARD, product.shape[-1])
         c0 = None if hidden is None else hidden[0].to(product.dtype)
         h, c = _pooling.pool_step(product, c0, output_gate=self.output_gate, keep=self._keep(product))
-        if is_batched:
-            return h, QRNNState(c.unsqueeze(0), (last_inputs,))
-        return h.squeeze(0), QRNNState(c, (None if last_inputs is None else last_inputs.squeeze(1),))
+        last: QRNNState = _state.join([QRNNState(c.unsqueeze(0), (last_inputs,))], is_batched)
+        return h if is_batched else h.squeeze(0), last
 
-    def _travel(self, direction: str, source: Tensor, batch_sizes: Tensor | None, c0: Tensor | None) -> Any:
-        """Return a direction's output and its last state."""
+    def _travel(
+        self, direction: str, source: Tensor, batch_sizes: Tensor | None, c0: Tensor | None, recurrence: Any = None
+    ) -> Any:
+        """Return a direction's output and its last state, by another recurrence than this process's perhaps."""
         linear = getattr(self, "linear" + direction)
         reverse = self.reverse or direction == REVERSE
         options = {"output_gate": self.output_gate, "reverse": reverse, "batch_sizes": batch_sizes}
-        draws_mask = self.training and self.zoneout > 0
-        if not draws_mask and _pooling.is_unhooked_linear(linear) and _pooling.is_inference(source, linear, c0):
+        is_plain = recurrence is None and not (self.training and self.zoneout > 0)
+        if is_plain and _pooling.is_unhooked_linear(linear) and _pooling.is_inference(source, linear, c0):
             self._check_product(direction, linear.weight.shape[0])
             return _pooling.layer_inference(source, linear.weight, linear.bias, c0, keep=self._keep(None), **options)
         product = linear(source)
@@ -254,6 +255,8 @@ class QRNNLayer(nn.Module):
         keep = self._keep(product)
         # The product's dtype was chosen for the whole layer, by autocast for example.
         c0 = None if c0 is None else c0.to(product.dtype)
+        if recurrence is not None:
+            return _pooling._composed(product, c0, keep=keep, recurrence=recurrence, **options)
         return _pooling.pool(product, c0, keep=keep, **options)
 
     def _check_product(self, direction: str, features: int) -> None:

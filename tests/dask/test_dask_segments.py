@@ -95,7 +95,7 @@ def test_factors_at_a_border_are_not_used(size):
         np.testing.assert_allclose(one.compute(), other, rtol=1e-12)  # infinities among them
 
 
-@pytest.mark.parametrize("factor", [np.float32(0.5), np.full((1, 2), 0.5, np.float32), np.inf])
+@pytest.mark.parametrize("factor", [0.5, np.float32(0.5), np.full((1, 2), 0.5, np.float32), np.inf])
 def test_broadcast_factors_at_a_border_are_not_used(factor):
     b, g = np.arange(16, dtype=np.float32).reshape(8, 2), np.ones((8, 2), np.float32)
     resets = np.full((8, 2), factor is np.inf)
@@ -109,6 +109,7 @@ def test_broadcast_factors_at_a_border_are_not_used(factor):
     wanted = fastrecur.linear_recurrence_vjp(g, factor, b, h, **options)[0]
     found, *_ = fastrecur.linear_recurrence_vjp(da.from_array(g, 4), factor, da.from_array(b, 4), lazy, **options)
     np.testing.assert_allclose(found.compute(), wanted, rtol=1e-6)
+    assert found.compute().dtype == found.dtype == wanted.dtype
     assert np.isfinite(wanted).any()
 
 

@@ -5,7 +5,7 @@ import pytest
 
 import fastrecur
 from fastrecur import _weighted_run
-from fastrecur.smoothing import _times, ewm_mean, ewm_var
+from fastrecur.smoothing import _times, ewm_mean, ewm_sum, ewm_var
 
 SIZES = [_times.LONG, _times.LONG + 1, 5003, 70001]  # 70001: more than one thread
 
@@ -22,28 +22,38 @@ def times_of(rng, kind, size):
     return _times.take_times((seconds - 50).astype(kind)), 13.0
 
 
-@pytest.mark.parametrize("kind", ["f8", "f4", "i8", "i4", ">f8", "dates", "dates before 1970", "steps of many units"])
+def decays_of(times, halflife, alpha=0.5, last=None):
+    times, halflife, last = _times.in_units(times, halflife, times.dtype.kind == "M", last)
+    return _times.decays(times, halflife, alpha, last)
+
+
+@pytest.mark.parametrize("kind", ["f8", "f4", "i8", "i4", "dates", "dates before 1970", "steps of many units"])
 @pytest.mark.parametrize("alpha", [0.5, 0.03])
 def test_against_numpy(rng, kind, alpha):
     for size in SIZES:
         times, halflife = times_of(rng, kind, size)
-        is_date = times.dtype.kind == "M"
         for last in (None, times[0] - (times[9] - times[0])):
-            found = _times.decays(times, is_date, halflife, alpha, (size,), 0, last)
+            found = decays_of(times, halflife, alpha, last)
             gaps = np.diff(times, prepend=times[:1] if last is None else last) / halflife
             np.testing.assert_allclose(found, (1 - alpha) ** gaps, rtol=2e-15 if kind != "f4" else 1e-6)
     strided = np.repeat(times, 2)[::2]
-    np.testing.assert_array_equal(_times.decays(strided, is_date, halflife, alpha, (size,), 0, last), found)
+    np.testing.assert_array_equal(decays_of(strided, halflife, alpha, last), found)
+
+
+@pytest.mark.parametrize("kind", [">f8", ">M8[s]"])
+def test_other_byte_orders(rng, kind):
+    """NumPy computes what no kernel takes."""
+    times, x = np.cumsum(np.full(2000, 3)).astype(kind), rng.standard_normal(2000)
+    halflife = np.timedelta64(3, "s") if times.dtype.kind == "M" else 3.0
+    assert decays_of(times, halflife) is None
+    expected = ewm_mean(x, halflife=1.0)
+    np.testing.assert_allclose(ewm_mean(x, halflife=halflife, times=times), expected, rtol=1e-13)
 
 
 def test_whole_half_lives_are_exact():
     times = np.cumsum(np.arange(2000.0) % 9) * 3
-    decays = _times.decays(times, False, 3.0, 0.5, (2000,), 0)
-    np.testing.assert_array_equal(decays[1:], 2.0 ** -(np.arange(1, 2000) % 9))
-    swapped = np.cumsum(np.full(2000, 3)).astype("M8[s]").astype(">M8[s]")
-    decays = _times.decays(swapped, True, np.timedelta64(3, "s"), 0.5, (2000,), 0)
-    np.testing.assert_array_equal(decays, [1.0] + [0.5] * 1999)
-    far = _times.decays(np.arange(2000.0) * 1e6, False, 1.0, 0.5, (2000,), 0)
+    np.testing.assert_array_equal(decays_of(times, 3.0)[1:], 2.0 ** -(np.arange(1, 2000) % 9))
+    far = decays_of(np.arange(2000.0) * 1e6, 1.0)
     np.testing.assert_array_equal(far, [1.0] + [0.0] * 1999)
 
 
@@ -68,8 +78,9 @@ def test_bad_times_among_many(rng, kind, place):
 def test_times_too_far_apart_for_integers():
     times = np.zeros(3000, np.int64)
     times[:7], times[7:] = np.iinfo(np.int64).min, np.iinfo(np.int64).max
-    expected = np.where(np.arange(3000) == 7, 2.0 ** (-(2.0**64) / 1e19), 1.0)
-    np.testing.assert_allclose(_times.decays(times, False, 1e19, 0.5, (3000,), 0), expected, rtol=1e-14)
+    expected = np.where(np.arange(3000) < 7, 1.0, 2.0 ** (-(2.0**64) / 1e19))
+    found = ewm_sum(np.arange(3000.0) == 0, halflife=1e19, times=times)
+    np.testing.assert_allclose(found, expected, rtol=1e-14)
     np.testing.assert_array_equal(ewm_mean(np.arange(3000.0) > 6, halflife=1.0, times=times), np.arange(3000) > 6)
 
 
