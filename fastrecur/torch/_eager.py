@@ -80,22 +80,27 @@ apply = super(Function, Eager).apply  # Function.apply itself looks for transfor
 
 
 def short(family, a, b, axis, reverse, dtype):
-    """Return what runs a short call of two tensors, and its like, without a gradient and with; None if it is none."""
+    """Return what runs a short call of a and b, and more of its kind, without a gradient and with; None if it is none.
+
+    They are two tensors whose forms are known, or a number and one.
+    """
     if dtype.is_complex:  # or a conjugate would not be told from what it is made of
         return None
-    if b.dtype in _tensors.INTEGERS and a.dtype in _tensors.INTEGERS:
+    if b.dtype in _tensors.INTEGERS and (_is_number(a) or a.dtype in _tensors.INTEGERS):
         return None  # torch's default dtype is in no key
     run_forward = _tensors.short_forward(family, a, b, axis, reverse, dtype)
     if run_forward is None:
         return None
-    problem, vjps = (family, axis, reverse, dtype, False, _tensors), {}
+    problem, number, vjps = (family, axis, reverse, dtype, False, _tensors), _is_number(a), {}
 
     class Short(Function):  # a class of each problem's own: what it knows need not be told in every call
         @staticmethod
         def forward(ctx, a, b):
-            h = run_forward(b, a.data_ptr(), b.data_ptr())
+            h = run_forward(a, b, 0 if number else a.data_ptr(), b.data_ptr())
             ctx.set_materialize_grads(False)
             needs_b, needs_h = reads(family, ctx.needs_input_grad)
+            if number:
+                ctx.number, a = a, None
             if not needs_b:
                 ctx.b_form = _tensors.form(b)
             ctx.save_for_backward(a, b if needs_b else None, h if needs_h else None)
@@ -106,11 +111,13 @@ def short(family, a, b, axis, reverse, dtype):
             if g is None:
                 return None, None
             a, b, h = ctx.saved_tensors
+            if number:
+                a = ctx.number
             if not _grad_enabled() and type(g) in PLAIN and g.is_cpu and in_short_gradient():
                 try:
                     # Hooks may have changed what was saved, so nothing is taken for granted but dtypes and shapes.
                     key = (
-                        ctx.needs_input_grad, g.stride(), a.is_contiguous() or a.stride(),
+                        ctx.needs_input_grad, g.stride(), number or a.is_contiguous() or a.stride(),
                         h is None or h.is_contiguous() or h.stride(), b is None or b.is_contiguous() or b.stride(),
                     )  # fmt: skip
                     run = vjps.get(key)

@@ -36,13 +36,18 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
             if in_short_call() and type(axis) is int and type(reverse) is bool and not b.is_neg():
                 at_b = b.data_ptr()
                 if b.is_cpu:
-                    is_plain = not return_state and h0 is None and type(a) in PLAIN
-                    if is_plain and a.is_cpu and not a.is_neg():
-                        at_a = a.data_ptr()
-                        key = (
-                            family, axis, reverse, b.dtype, b.shape, b.is_contiguous() or b.stride(), a.dtype,
-                            a.shape, a.is_contiguous() or a.stride(),
-                        )  # fmt: skip
+                    if return_state or h0 is not None:
+                        pass
+                    elif type(a) in PLAIN:
+                        if a.is_cpu and not a.is_neg():
+                            at_a = a.data_ptr()
+                            key = (
+                                family, axis, reverse, b.dtype, b.shape, b.is_contiguous() or b.stride(), a.dtype,
+                                a.shape, a.is_contiguous() or a.stride(),
+                            )  # fmt: skip
+                    elif type(a) is float:
+                        at_a = 0
+                        key = family, axis, reverse, b.dtype, b.shape, b.is_contiguous() or b.stride()
                 elif b.is_cuda:
                     key, places, wants = _key_on_gpu((family, axis, reverse, return_state), a, b, h0)
                     if wants:
@@ -57,9 +62,9 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
             pass
         short = _shorts.get(key)
         if short is not None:
-            if not (b.requires_grad or a.requires_grad) or not _grad_enabled():
-                return short[0](b, at_a, at_b)
-            if interpreter() is None:
+            if (not b.requires_grad and (not at_a or not a.requires_grad)) or not _grad_enabled():
+                return short[0](a, b, at_a, at_b)
+            if (at_a or type(a) is float) and interpreter() is None:
                 return short[1](a, b)
     result = _call.forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out)
     if key is not None:

@@ -330,15 +330,18 @@ def summary(family, a, b, start, lengths, axis, reverse, dtype, back):
 
 
 def short_forward(family, a, b, axis, reverse, dtype):
-    """Return a function for a short run of a kind, of b and the addresses of both; None if it is not short."""
+    """Return a function for a short run of a kind, of a and b and their addresses; None if it is not short."""
     plan, strides = plan_forward(family, a, b, None, None, axis, reverse, dtype)
     if not _run.is_short(plan) or not plan.carry_c_order:
         return None
-    short = _run.ShortCall(plan, "forward", (_layout.A, _layout.B, _layout.H))
-    call, allocate = short.call, _allocator(b, plan.shape, strides, dtype)
+    short, number = _run.ShortCall(plan, "forward", (_layout.A, _layout.B, _layout.H)), is_number(a)
+    call, wide, allocate = short.call, plan.wide, _allocator(b, plan.shape, strides, dtype)
 
-    def run(b, at_a, at_b):
+    def run(a, b, at_a, at_b):
         h = allocate(b)
+        if number:
+            a = _run._number(a, wide)
+            at_a = address(a)
         call(at_a, at_b, h.data_ptr())
         return h
 
@@ -361,6 +364,7 @@ def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
         return None
     make_a, to_a, own_a = _maker(a, plan, 0, layouts[0], dtype)
     make_b, to_b, own_b = _maker(b, plan, 1, layouts[1], dtype)
+    number, wide = is_number(a), plan.wide
     want_a, want_b = wanted[:2]
     reads_b, reads_h = reads(family, wanted)
     to = [place for place, is_wanted in ((to_a, want_a), (to_b, want_b)) if is_wanted]
@@ -370,12 +374,17 @@ def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
     def run(g, a, b, h):
         at_g = g.data_ptr()  # also in place of what is not there, which would not be read for a result
         at_b, at_h = b.data_ptr() if reads_b else at_g, h.data_ptr() if reads_h else at_g
+        if number:
+            a = _run._number(a, wide)
+            at_a = address(a)
+        else:
+            at_a = a.data_ptr()
         grad_a = make_a(a) if want_a else None
         grad_b = make_b(b) if want_b else None
         if want_a and want_b:
-            call(at_g, a.data_ptr(), at_b, at_h, grad_a.data_ptr(), grad_b.data_ptr())
+            call(at_g, at_a, at_b, at_h, grad_a.data_ptr(), grad_b.data_ptr())
         else:
-            call(at_g, a.data_ptr(), at_b, at_h, (grad_a if want_a else grad_b).data_ptr())
+            call(at_g, at_a, at_b, at_h, (grad_a if want_a else grad_b).data_ptr())
         # What is summed is so in the carry's dtype.
         return grad_a if own_a is None else grad_a.to(own_a), grad_b if own_b is None else grad_b.to(own_b)
 
