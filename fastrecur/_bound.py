@@ -14,26 +14,11 @@ from ._problem import PACKED, ROWS, SCAN, TRANSPOSE8
 from ._threads import ranges
 
 _KERNELS = {
-    (ROWS, "forward"): _rows.forward,
-    (ROWS, "vjp"): _rows.vjp,
-    ("narrow", "forward"): _rows.forward,
-    ("narrow", "vjp"): _rows.vjp,
-    (TRANSPOSE8, "forward"): _transpose8.forward,
-    (TRANSPOSE8, "vjp"): _transpose8.vjp,
-    (PACKED, "forward"): _packed.forward,
-    (PACKED, "vjp"): _packed.vjp,
-    (SCAN, "forward"): _scan.forward,
-    (SCAN, "vjp"): _scan_back.vjp,
-    (ROWS, "forward flagged"): _rows.forward,
-    (ROWS, "vjp flagged"): _rows.vjp,
-    (PACKED, "forward flagged"): _packed.forward,
-    (PACKED, "vjp flagged"): _packed.vjp,
-    (TRANSPOSE8, "forward flagged"): _transpose8.forward,
-    (TRANSPOSE8, "vjp flagged"): _transpose8.vjp,
-    (TRANSPOSE8, "forward pieces"): _segments.forward_pieces,
-    (TRANSPOSE8, "vjp pieces"): _segments.vjp_pieces,
-    (PACKED, "summary"): _packed.forward,
-    (PACKED, "summary back"): _packed.forward,
+    ROWS: (_rows.forward, _rows.vjp),
+    TRANSPOSE8: (_transpose8.forward, _transpose8.vjp),
+    "pieces": (_segments.forward_pieces, _segments.vjp_pieces),
+    PACKED: (_packed.forward, _packed.vjp),  # summaries, too
+    SCAN: (_scan.forward, _scan_back.vjp),
 }
 
 # Beside `_layout`'s operands, with strides as the carry's: the states before all steps, of which a gradient's carry
@@ -58,12 +43,13 @@ class Bound:
     def __init__(self, plan, direction):
         way = f"{direction} {plan.borders}".rstrip()
         self.plan, self.direction, self.order = plan, direction, ORDER[way]
-        kind, traits = ("narrow", plan.narrow) if _cost.is_narrow(plan) else (plan.traversal, ())
+        traits = plan.narrow if _cost.is_narrow(plan) else ()
         wide, elements = _arrays.element(plan.wide), plan.elements
         if "summary" in direction:
             traits, elements = direction.split(), elements | {"h": wide}
         rule = " ".join([plan.rule, *plan.traits, *traits])
-        self.kernel = kernel(_KERNELS[kind, way], rule, wide, **elements)
+        function = _KERNELS["pieces" if plan.borders == "pieces" else plan.traversal][direction == "vjp"]
+        self.kernel = kernel(function, rule, wide, **elements)
         self.is_native = _native.is_native([(self.kernel,)])
 
     def offset(self, operand, repeat=0):

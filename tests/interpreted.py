@@ -136,7 +136,7 @@ def weigh(rng):
                 expected = expected.to_numpy().reshape(np.moveaxis(x, axis, 0).shape)
                 np.testing.assert_allclose(actual, np.moveaxis(expected, 0, axis), rtol=1e-9, atol=1e-9)
     for times in (np.cumsum(rng.integers(0, 9, 1030)), np.cumsum(rng.exponential(2, 1030))):
-        decays = _times.decays(times, False, 3.0, 0.5, times.shape, 0)
+        decays = _times.decays(times, 3.0, 0.5, None)
         np.testing.assert_allclose(decays[1:], 2.0 ** -(np.diff(times) / 3), rtol=1e-14)
 
 
