@@ -74,11 +74,9 @@ OF_FOUR = [
 ]
 
 
-def test_two_ranks():
+def test_ranks():
+    """Four find the kernels that two have compiled."""
     assert ranks("shards.py", 2) == ALL
-
-
-def test_four_ranks():
     assert ranks("shards.py", 4, "quietly", *OF_FOUR) == OF_FOUR
 
 
