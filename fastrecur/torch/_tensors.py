@@ -126,9 +126,14 @@ def layout(shape, *prototypes):
 
     They follow the first prototype of the result's shape that is not expanded.
     """
-    meta = torch.empty(shape, device="meta")
     found = next((tensor for tensor in prototypes if is_full(tensor, shape)), None)
-    return (meta if found is None else torch.empty_like(meta.as_strided(shape, found.stride()))).stride()
+    return _layout_like(tuple(shape), None if found is None else found.stride())
+
+
+@functools.lru_cache(maxsize=1024)
+def _layout_like(shape, strides):
+    meta = torch.empty(shape, device="meta")
+    return (meta if strides is None else torch.empty_like(meta.as_strided(shape, strides))).stride()
 
 
 def is_full(tensor, shape):
