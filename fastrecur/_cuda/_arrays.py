@@ -13,12 +13,11 @@ import numpy as np
 from .. import _adapters, _cache
 from .. import _messages as say
 from .._arrays import _ELEMENTS as DTYPES
-from .._arrays import BFLOAT16, _root, element, is_on_device
+from .._arrays import BFLOAT16, element, is_on_device
 from .._shapes import c_strides
 from . import _launch
 
 BYTE = np.dtype(np.uint8)
-_NUMBERS = bool, int, float, complex, np.generic
 LEGACY_STREAM = 1  # the default stream's handle in the array interfaces; 0 means the same to the driver
 
 
@@ -51,7 +50,8 @@ def odd(view):
 class Library:
     """An array library: its memory, its allocator, its streams.
 
-    ``view(name, array)`` returns an array's view, ``stream(device)`` the handle of its current stream.
+    ``view(name, array)`` returns an array's view, ``glance(array)`` its device, address and what plans depend on, None
+    if it takes a closer look. ``stream(device)`` returns the handle of the stream that the library works in now.
     ``maker(shape, dtype, strides, device, stream)`` returns a function that returns fresh arrays with these (dense)
     strides, None for C order, and their addresses. ``upload(array, device, stream)`` returns a host array's copy on a
     device.
@@ -62,6 +62,10 @@ class Library:
     def takes(self, other):
         """Return whether another library's arrays may stand beside its own."""
         return other.name == self.name
+
+    def empty(self, *like):
+        """Return a fresh array and its address; arguments are `maker`'s."""
+        return self.maker(*like)()
 
     def lender(self, size, device):
         """Return a function that lends so many bytes for what is put into a stream until `give_back`.
@@ -88,7 +92,7 @@ class Unpooled(Library):
 
         def lend(stream):
             address = driver.allocate(size, device, stream)
-            return (address, address) if address else self.maker((size,), BYTE, None, device, stream)()
+            return self.empty((size,), BYTE, None, device, stream) if address is None else (address, address)
 
         return lend
 
@@ -108,6 +112,9 @@ class Cupy(Library):
 
     def view(self, name, array):
         return View(array.data.ptr, array.dtype, array.shape, array.strides, array.device.id, None, True, array)
+
+    def glance(self, array):
+        return array.device.id, array.data.ptr, (array.dtype, array.shape, array.strides)
 
     def stream(self, device):
         with self.library.cuda.Device(device):
@@ -151,6 +158,9 @@ class Torch(Library):
         strides = tuple(dtype.itemsize * s for s in array.stride())
         return View(array.data_ptr(), dtype, tuple(array.shape), strides, array.get_device(), None, True, array)
 
+    def glance(self, array):
+        return array.get_device(), array.data_ptr(), (array.dtype, array.shape, array.stride())
+
     def stream(self, device):
         if self.raw_stream is None:
             return self.library.cuda.current_stream(device).cuda_stream
@@ -193,15 +203,8 @@ class Interface(Unpooled):
     stream. Results name the stream that they are computed in, but the default one, which Numba's own do not name.
     """
 
-    def __init__(self, array):
-        self.name = _root(array)
-
-    @staticmethod
-    @functools.lru_cache(1024)
-    def form(typestr, shape, strides):
-        """Return a dtype, a shape and strides, of which the latter may be left out."""
-        dtype = np.dtype(typestr)
-        return dtype, shape, strides or c_strides(shape, dtype.itemsize)
+    def __init__(self, kind):
+        self.name = _root(kind)
 
     def takes(self, other):
         """Return whether another library's arrays may stand beside its own: a call's results are Numba's."""
@@ -211,10 +214,20 @@ class Interface(Unpooled):
         known = array.__cuda_array_interface__
         if known.get("mask") is not None:
             raise TypeError(say.masked(name))
+        dtype = np.dtype(known["typestr"])
         pointer, read_only = known["data"]
-        dtype, shape, strides = self.form(known["typestr"], tuple(known["shape"]), known.get("strides"))
+        shape = tuple(known["shape"])
+        strides = known.get("strides")
+        strides = c_strides(shape, dtype.itemsize) if strides is None else tuple(strides)
         device = _launch.driver().device_of(pointer) if pointer else None
         return View(pointer or 0, dtype, shape, strides, device, known.get("stream"), not read_only, array)
+
+    def glance(self, array):
+        known = array.__cuda_array_interface__
+        pointer = known["data"][0]
+        if known.get("stream") not in (None, LEGACY_STREAM) or "mask" in known or not pointer:
+            return None
+        return _launch.driver().device_of(pointer), pointer, (known["typestr"], known["shape"], known.get("strides"))
 
     @contextlib.contextmanager
     def _on(self, device, stream):
@@ -239,8 +252,8 @@ class Interface(Unpooled):
 class Dlpack(Unpooled):
     """Whatever exports DLPack from a device, with the namespace of the array API for results."""
 
-    def __init__(self, array):
-        self.name, self.space = _root(array), None
+    def __init__(self, kind):
+        self.name, self.space = _root(kind), None
         self.places = {}  # a device's number -> what the library calls it
 
     def view(self, name, array):
@@ -259,8 +272,14 @@ class Dlpack(Unpooled):
         except TypeError as error:
             raise TypeError(say.dtype(name, f"of DLPack: {error}")) from None
         self.places[found.device_id] = getattr(array, "device", None)
-        strides = tuple(dtype.itemsize * stride for stride in found.strides or c_strides(found.shape, 1))
+        if found.strides is None:
+            strides = c_strides(found.shape, dtype.itemsize)
+        else:
+            strides = tuple(dtype.itemsize * stride for stride in found.strides)
         return View(found.ptr, dtype, found.shape, strides, found.device_id, None, not found.readonly, found)
+
+    def glance(self, array):
+        """Return nothing: the exporter is told the stream at every call."""
 
     def maker(self, shape, dtype, strides, device, stream):
         strides = strides or c_strides(shape, dtype.itemsize)
@@ -293,15 +312,21 @@ class Dlpack(Unpooled):
         return view
 
 
+def _root(kind):
+    return (kind.__module__ or "").partition(".")[0]
+
+
 _libraries: dict = {}
 
 
 def library(value):
-    found = _libraries.get(type(value))
+    """Return the library that an array on a device belongs to."""
+    kind = type(value)
+    found = _libraries.get(kind)
     if found is None:
-        make = {"cupy": Cupy, "torch": Torch}.get(_root(value))
+        make = {"cupy": Cupy, "torch": Torch}.get(_root(kind))
         make = make or (Interface if hasattr(value, "__cuda_array_interface__") else Dlpack)
-        found = _libraries[type(value)] = make(value)
+        found = _libraries[kind] = make(kind)
     return found
 
 
@@ -312,28 +337,32 @@ def take(names, values):
     """
     arrays, taken = [], []
     for name, value in zip(names, values, strict=True):
-        if value is None or type(value) is float:
+        if value is None or type(value) in (float, int, bool, complex):
             taken.append(value)
-        elif isinstance(value, _NUMBERS):
+        elif isinstance(value, (bool, int, float, complex, np.generic)):
             taken.append(complex(value) if np.iscomplexobj(value) else float(value))
         else:
-            arrays.append((len(taken), name, value, library(value) if is_on_device(value) else None))
-            taken.append(value)
-    first, owner = next((name, its) for _, name, _, its in arrays if its is not None)
-    for _, name, value, its in arrays:
+            arrays.append((name, value, library(value) if is_on_device(value) else None))
+            taken.append(arrays[-1])
+    first, _, owner = next(found for found in arrays if found[2] is not None)
+    for name, value, its in arrays:
         if its is None:
             raise TypeError(say.host_and_device(name, type(value), first))
         if not owner.takes(its):
             raise TypeError(say.mixed([(first, owner.name), (name, its.name)]))
     device = of = None
-    for k, name, value, its in arrays:
+    for k, found in enumerate(taken):
+        if type(found) is not tuple:
+            continue
+        name, value, its = found
         view = taken[k] = its.view(name, value)
         if element(view.dtype) is None:
             raise TypeError(say.dtype(name, view.dtype))
         if view.pointer & odd(view):
             raise ValueError(say.misplaced(name, view.pointer, odd(view) + 1))
-        if view.device not in (None, device):
-            if of is not None:
+        if view.device is not None:
+            if device is None:
+                device, of = view.device, name
+            elif view.device != device:
                 raise ValueError(say.two_devices(of, device, name, view.device))
-            device, of = view.device, name
     return taken, owner, device or 0

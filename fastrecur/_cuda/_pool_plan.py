@@ -11,12 +11,19 @@ NAMES = "g", "product", "keep", "h", "states", "first", "carry", "to_product", "
 
 @functools.lru_cache(maxsize=1024)
 def plan(name, operands, steps, batch, width, reverse, gated, packed):
-    """Return the plan of the kernel `pool` or `pool_vjp`.
+    """Return the plan of `pool` or `pool_vjp`.
 
-    ``operands`` holds, for each, its name, its dtype, or None for a number that is passed by value, and its strides in
-    bytes, of a step and of a sequence; ``carry`` is dense, and ``rows`` of int64. There are so many ``steps`` at most,
-    ``batch`` sequences of ``width`` lanes each, with output gates if ``gated``; if ``packed``, steps are where `rows`
-    says.
+    Parameters
+    ----------
+    name : str
+        Of the kernel.
+    operands : tuple
+        For each operand its name, its dtype, or None for a number that is passed by value, and its strides in bytes, of
+        a step and of a sequence; ``carry`` is dense, and ``rows`` of int64.
+    steps, batch, width : int
+        The most steps, the sequences, and the lanes of each.
+    reverse, gated, packed : bool
+        The direction of travel; whether there are output gates; whether steps stand where `rows` says.
     """
     lanes = batch * width
     _plan._check_size(lanes, steps)
@@ -25,7 +32,8 @@ def plan(name, operands, steps, batch, width, reverse, gated, packed):
     # What may be left out is a null address.
     elements = {"carry": carry, "rows": "i8", "lengths": "i8", "states": element(product)}
     values = dict(steps=steps, reverse=int(reverse), lanes=lanes, middles=batch, inners=width, width=1, tiles=1)
-    values |= {"states_time": 0, "states_lane": (0, 0, 0), "lengths_lane": (0, 0, 0)}
+    values["states_time"] = 0
+    values |= {"states_lane": (0, 0, 0), "lengths_lane": (0, 0, 0)}
     offsets = {}
     for label, dtype, (step, sequence) in operands:
         itemsize = 0 if dtype is None else dtype.itemsize
@@ -40,6 +48,6 @@ def plan(name, operands, steps, batch, width, reverse, gated, packed):
     per_block = _plan._block(lanes)
     launch = _plan.Launch(
         name, "", carry, tuple(sorted(options.items())), tuple(sorted(elements.items())), "i8",
-        (-(-lanes // per_block), 1, 1), per_block, values,
+        _plan._grid(lanes, per_block), per_block, values,
     )  # fmt: skip
     return _plan.DevicePlan(None, carry, NAMES, (launch,), (offsets,))

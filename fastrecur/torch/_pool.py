@@ -176,4 +176,4 @@ def _launch(name, layout, gated, *, keep, carry, **operands):
     plan = _pool_plan.plan(
         name, tuple(known), layout.steps, *carry.shape, bool(layout.reverse), bool(gated), layout.packed
     )  # fmt: skip
-    device_run.program(plan).run([places.get(label, 0) for label in plan.names], None, device, owner.stream(device))
+    device_run.run(plan, places, None, device, owner.stream(device))

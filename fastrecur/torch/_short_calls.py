@@ -107,10 +107,8 @@ def _key_on_gpu(options, *operands):
             key.append(float)
             places.append(operand)
         elif type(operand) in PLAIN and operand.is_cuda and not operand.is_neg():
-            place = operand.data_ptr()
-            # Whether it is a multiple of a number's size was found out for addresses that end alike.
-            key += operand.get_device(), operand.dtype, operand.size(), operand.stride(), place & 7
-            places.append(place)
+            key += operand.get_device(), operand.dtype, operand.size(), operand.stride()
+            places.append(operand.data_ptr())
             wants = wants or operand.requires_grad
         else:
             return None, None, False
