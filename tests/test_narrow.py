@@ -14,7 +14,7 @@ import fastrecur
 from fastrecur import _cost, _problem
 
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
-LANES = [2, 3, 4, 5, 8, 12, 16, 23, 31]
+LANES = [2, 3, 5, 8, 16, 23, 31]
 # A kernel is compiled for each number of lanes. How a row is read and written depends on that and the dtype, a step on
 # the dtype and the recurrence: so each number of lanes is walked by one of both.
 FORGET, LINEAR = RECURRENCES

@@ -427,8 +427,9 @@ def test_same_bits_for_any_number_of_threads(rng, set_threads, name, dtype, shap
             assert_same_bits(result, first)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("lanes", [(), (3,)])
+@pytest.mark.parametrize(
+    ("dtype", "lanes"), [(np.float16, (3,)), (np.float32, ()), (np.float64, ()), (np.float64, (3,))]
+)
 @pytest.mark.parametrize(
     ("gates", "special", "are_predicted", "are_right"),
     [
