@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _checks, _problem
-from ._cpu._types import LINE, OCTET
+from ._cpu._types import LINE
 
 WINDOW = 1024  # steps in which a border is looked for first
 
@@ -49,7 +49,7 @@ class Cuts(NamedTuple):
         flags = () if self.flags is None else (self.flags,)
         if plan.is_segmented:
             return *flags, self._segments(plan)
-        return (*flags, self._pieces(plan)) if plan.borders == "pieces" else flags
+        return (*flags, self._pieces(plan, *flags)) if plan.borders == "pieces" else flags
 
     def _segments(self, plan: _problem.Plan) -> np.ndarray:
         """Return of segments with steps: the first in scan order, how many there are, how far on states stand."""
@@ -58,26 +58,21 @@ class Cuts(NamedTuple):
         begin = plan.steps - stop if self.reverse else first
         return np.stack([begin, stop - first, np.arange(len(first)) * state_bytes], axis=1)[first < stop]
 
-    def _pieces(self, plan: _problem.Plan) -> np.ndarray:
+    def _pieces(self, plan: _problem.Plan, flags: np.ndarray) -> np.ndarray:
         """Return how many series there are, and of each piece its series, its first step and the one behind its last.
 
         There is a piece for each of so many equal parts of a series: from the first border in this part or later ones
         to the next piece. Without steps it begins at 0.
         """
-        count, steps, lanes = plan.pieces, plan.steps, plan.lanes
-        table = np.zeros((lanes * count + -(lanes * count) % OCTET, 3), np.int64)
-        own = table[: lanes * count].reshape(lanes, count, 3)
-        own[..., 0], own[..., 2] = np.arange(lanes)[:, np.newaxis], steps
-        if count > 1 and self.flags is not None:
-            last = *plan.lane_order, plan.axis
-            order = *(k for k in range(len(plan.shape)) if k not in last), *last
-            flags = np.broadcast_to(self.flags, plan.shape).transpose(order).reshape(lanes, steps)
-            for lane in range(lanes):
-                in_scan_order = flags[lane, ::-1] if self.reverse else flags[lane]
-                firsts = _borders_near(in_scan_order, count, LINE // plan.dtype.itemsize)
-                own[lane, 1:, 1] = own[lane, :-1, 2] = firsts
-            own[own[..., 1] >= own[..., 2], 1:] = 0
-        table[lanes * count :] = table[lanes * count - 1]
+        count, steps, lanes, last = plan.pieces, plan.steps, plan.lanes, (*plan.lane_order, plan.axis)
+        table = np.zeros((lanes, count, 3), np.int64)
+        table[..., 0], table[..., 2] = np.arange(lanes)[:, np.newaxis], steps
+        order = *(k for k in range(len(plan.shape)) if k not in last), *last
+        of_all = np.broadcast_to(flags, plan.shape).transpose(order).reshape(lanes, steps)
+        for own, of_series in zip(table, of_all, strict=True):
+            in_scan_order = of_series[::-1] if self.reverse else of_series
+            own[1:, 1] = own[:-1, 2] = _borders_near(in_scan_order, count, LINE // plan.dtype.itemsize)
+        table[table[..., 1] >= table[..., 2], 1:] = 0
         return np.concatenate([[math.prod(plan.lane_shape)], table.ravel()])
 
 

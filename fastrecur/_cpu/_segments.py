@@ -1,9 +1,9 @@
 """Series that begin anew inside the axis of time, where steps are neighbours in memory: `_transpose8` with ``flags``.
 
-Where a step has a flag, the state before it is zero. Steps are taken for 8 *pieces* of series at a time: a piece is a
-series, or begins at a flag, so that one long series is many at once. ``starts`` is how many states there are and, of
-each piece, its series, its first step and the one behind its last. Pieces of a last octet that is not full are
-repeated, and those without steps begin at 0. Behind all states that are given stand those that come out.
+Where a step has a flag, the state before it is zero. A few long series are cut at flags into *pieces*, for which steps
+are taken 8 pieces at a time, so that one long series is many at once. ``starts`` is how many states there are and, of
+each piece, its series, its first step and the one behind its last. The number of pieces is a multiple of 8; those
+without steps begin at 0. Behind all states that are given stand those that come out.
 """
 
 from .. import _layout
@@ -73,9 +73,9 @@ def take_states(states, carry, pieces, end, step):
 
 
 @helper
-def give_states(carry, starts, states, pieces, end, step, count):
+def give_states(carry, starts, states, pieces, end, step):
     """Give back the states of pieces that end or begin so."""
-    for n in range(count):
+    for n in range(OCTET):
         if field(pieces, n, end) == step and steps_of(pieces, n) > 0:
             store(carry, load_int(starts, 0) + field(pieces, n, ZERO), load(states, n, states))
 
@@ -128,13 +128,13 @@ def forward_pieces(rule, a, b, h, carry, flags, starts, geometry, first, last):
     offsets = stack_ints(88)
     state, gate, rows, lines = stack(carry, 8), stack(carry, 8), stack(carry, ROWS_FORWARD), stack_lines(h)
     for piece in range(first, last, OCTET):
-        count, pieces = minimum(OCTET, last - piece), shift(starts, 8 + 24 * piece)
+        pieces = shift(starts, 8 + 24 * piece)
         a_here, b_here = of_8_pieces(a, geometry, A, offsets, pieces), of_8_pieces(b, geometry, B, offsets, pieces)
         to, marks = of_8_pieces(h, geometry, H, offsets, pieces), of_8_pieces(flags, geometry, FLAGS, offsets, pieces)
         take_states(state, carry, pieces, ONE, ZERO)
         load_gates(gate, a_here)
         steps, to_line = common_steps(pieces), line_distance(to)
-        streaming = may_stream(is_large, to_line, steps) and count == OCTET
+        streaming = may_stream(is_large, to_line, steps)
         result, scratch = (
             Result(h, to.offsets, to.time, STORE, lines, streaming),
             Scratch(rows, gate, state, gate, gate),
@@ -142,9 +142,9 @@ def forward_pieces(rule, a, b, h, carry, flags, starts, geometry, first, last):
         if steps > 0:
             line = to_line if streaming else ZERO
             forward_8_series(rule, a_here, b_here, result, marks, scratch, steps, line, is_large)
-        for n in range(count):
+        for n in range(OCTET):
             advance_piece(rule, a_here, b_here, to, marks, state, n, steps, steps_of(pieces, n))
-        give_states(carry, starts, state, pieces, TWO, load_int(geometry, N_STEPS), count)
+        give_states(carry, starts, state, pieces, TWO, load_int(geometry, N_STEPS))
     if is_large:
         fence()
 
@@ -162,7 +162,7 @@ def vjp_pieces(rule, given: _layout.Given, results: _layout.Results, flags, star
     state, before, gate, total = stack(carry, 8), stack(carry, 8), stack(carry, 8), stack(carry, 8)
     rows, lines_a, lines_b = stack(carry, ROWS_BACK), stack_lines(to_a), stack_lines(to_b)
     for piece in range(first, last, OCTET):
-        count, pieces = minimum(OCTET, last - piece), shift(starts, 8 + 24 * piece)
+        pieces = shift(starts, 8 + 24 * piece)
         g_here, a_here = of_8_pieces(g, geometry, G, offsets, pieces), of_8_pieces(a, geometry, A, offsets, pieces)
         b_here, h_here = of_8_pieces(b, geometry, B, offsets, pieces), of_8_pieces(h, geometry, H, offsets, pieces)
         place_a = of_8_pieces(to_a, geometry, TO_A, offsets, pieces)
@@ -175,9 +175,9 @@ def vjp_pieces(rule, given: _layout.Given, results: _layout.Results, flags, star
         steps = common_steps(pieces)
         result_a = Result(to_a, place_a.offsets, place_a.time, a_mode, lines_a, False)
         result_b = Result(to_b, place_b.offsets, place_b.time, b_mode, lines_b, False)
-        result_a, result_b, start = with_streaming(result_a, result_b, is_large and count == OCTET, steps)
+        result_a, result_b, start = with_streaming(result_a, result_b, is_large, steps)
         scratch = Scratch(rows, gate, state, before, total)
-        for n in range(count):
+        for n in range(OCTET):
             own = steps_of(pieces, n)
             retreat_piece(rule, g_here, a_here, b_here, h_here, result_a, result_b, marks, scratch, n, steps, own)
         if steps > 0:
@@ -185,7 +185,7 @@ def vjp_pieces(rule, given: _layout.Given, results: _layout.Results, flags, star
                 rule, g_here, a_here, b_here, h_here, result_a, result_b, marks, scratch, steps, start, is_large
             )
         if a_mode == ACCUMULATE:
-            add_total(of_8_pieces(sums_a, geometry, SUMS_A, offsets, pieces), total, count)
-        give_states(carry, starts, state, pieces, ONE, ZERO, count)
+            add_total(of_8_pieces(sums_a, geometry, SUMS_A, offsets, pieces), total, OCTET)
+        give_states(carry, starts, state, pieces, ONE, ZERO)
     if is_large:
         fence()

@@ -304,10 +304,8 @@ def _advance8_plain(rule, h, carry, flags, t, steps, by_block, gates, values):
 @inlined
 def _advance8_flagged(rule, h, carry, flags, t, steps, by_block, gates, values):
     prefetch_next(flags, 1, t, steps, by_block)
-    place = lowest(rule, flags, t)
-    if has_flags(place, flags.offsets):
-        fresh = in_scan_order(rule, flags_of_octet(place, flags.offsets, carry))
-        return _advance8(rule, h, fresh, gates, values)
+    if has_flags(lowest(rule, flags, t), flags.offsets):
+        return _advance8(rule, h, _fresh8(rule, carry, flags, t), gates, values)
     return _advance8(rule, h, NONE, gates, values)
 
 

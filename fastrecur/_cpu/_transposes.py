@@ -1,6 +1,7 @@
 """Blocks of 8 lanes by 8 steps, transposed between lanes that are contiguous in time and rows of lanes."""
 
 import ctypes
+import functools
 
 import numpy as np
 from llvmlite import ir
@@ -68,10 +69,23 @@ def copy_transposed8(target, to_row, source, row):
 # ---- Octets: 8 steps of 8 lanes in registers ----------------------------------------------------------------------
 
 
+def _of_lanes(emitter, source, table, kind):
+    """Return the number, or the vector of neighbouring ones, that each of 8 lanes has: of one of LLVM's types."""
+    builder, pointer = emitter.builder, emitter.kinds[0]
+    return [read(builder, pointer, moved(builder, source, at), kind) for at in _lane_offsets(builder, table)]
+
+
+def _side_by_side(builder, numbers):
+    """Return the vector of some numbers."""
+    vector = ir.Constant(ir.VectorType(numbers[0].type, len(numbers)), ir.Undefined)
+    for k, number in enumerate(numbers):
+        vector = builder.insert_element(vector, number, ir.Constant(I32, k))
+    return vector
+
+
 def _load_octet(emitter, source, table, _):
     builder, (pointer, _, carry) = emitter.builder, emitter.kinds
-    kind = ir.VectorType(pointer.memory, OCTET)
-    lanes = [read(builder, pointer, moved(builder, source, at), kind) for at in _lane_offsets(builder, table)]
+    lanes = _of_lanes(emitter, source, table, ir.VectorType(pointer.memory, OCTET))
     rows = [widen(builder, row, pointer.element, carry.memory) for row in _transpose8(builder, lanes)]
     return aggregate(builder, ir.ArrayType(rows[0].type, OCTET), rows)
 
@@ -84,11 +98,8 @@ def load_octet(pointer, offsets, carry):
 
 
 def _flags_of_octet(emitter, source, table, _):
-    builder, pointer = emitter.builder, emitter.kinds[0]
-    words = ir.Constant(ir.VectorType(I64, OCTET), ir.Undefined)
-    for lane, at in enumerate(_lane_offsets(builder, table)):
-        word = read(builder, pointer, moved(builder, source, at), I64)
-        words = builder.insert_element(words, word, ir.Constant(I32, lane))
+    builder = emitter.builder
+    words = _side_by_side(builder, _of_lanes(emitter, source, table, I64))
     bytes_ = (builder.and_(words, splat(0xFF << 8 * k, words.type)) for k in range(OCTET))  # of little-endian words
     masks = [truth(builder, byte, emitter.result.dtype) for byte in bytes_]
     return aggregate(builder, ir.ArrayType(masks[0].type, OCTET), masks)
@@ -102,10 +113,8 @@ def flags_of_octet(pointer, offsets, carry):
 
 
 def _has_flags(emitter, source, table):
-    builder, pointer = emitter.builder, emitter.kinds[0]
-    some = ir.Constant(I64, 0)
-    for at in _lane_offsets(builder, table):
-        some = builder.or_(some, read(builder, pointer, moved(builder, source, at), I64))
+    builder = emitter.builder
+    some = functools.reduce(builder.or_, _of_lanes(emitter, source, table, I64))
     return builder.icmp_unsigned("!=", some, ir.Constant(I64, 0))
 
 
@@ -117,12 +126,8 @@ def has_flags(pointer, offsets):
 
 
 def _flags_of_step(emitter, source, table, _):
-    builder, pointer = emitter.builder, emitter.kinds[0]
-    flags = ir.Constant(ir.VectorType(I8, OCTET), ir.Undefined)
-    for lane, at in enumerate(_lane_offsets(builder, table)):
-        flag = read(builder, pointer, moved(builder, source, at), I8)
-        flags = builder.insert_element(flags, flag, ir.Constant(I32, lane))
-    return truth(builder, flags, emitter.result)
+    flags = _side_by_side(emitter.builder, _of_lanes(emitter, source, table, I8))
+    return truth(emitter.builder, flags, emitter.result)
 
 
 @primitive(lambda pointer, offsets, carry: Vector(carry.value, OCTET).mask, _flags_of_step)
