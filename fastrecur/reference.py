@@ -7,7 +7,8 @@ check a result. It computes in float64, or in the precision of the operands if t
 
 import functools
 import itertools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def forget_mult(
     >>> reference.forget_mult(0.5, [8, 4, 2], 16, reverse=True, return_state=True)
     (array([7.25, 6.5 , 9.  ]), array(7.25))
     """
-    return _forward(_forget_step, (f, x, h0), axis, reverse, (lengths, offsets, resets), return_state)
+    return _forward(_FORGET, (f, x, h0), axis, reverse, (lengths, offsets, resets), return_state)
 
 
 def linear_recurrence(
@@ -58,7 +59,7 @@ def linear_recurrence(
     >>> reference.linear_recurrence([2, 2, 0], [1, 1, 5], 10)
     array([21., 43.,  5.])
     """
-    return _forward(_linear_step, (a, b, h0), axis, reverse, (lengths, offsets, resets), return_state)
+    return _forward(_LINEAR, (a, b, h0), axis, reverse, (lengths, offsets, resets), return_state)
 
 
 def forget_mult_vjp(
@@ -94,7 +95,7 @@ def forget_mult_vjp(
     >>> grad_x
     array([1.5, 0.5])
     """
-    return _vjp(_forget_adjoint, grad_h, (f, x, h0), h, grad_state, axis, reverse, (lengths, offsets, resets))
+    return _vjp(_FORGET, grad_h, (f, x, h0), h, grad_state, axis, reverse, (lengths, offsets, resets))
 
 
 def linear_recurrence_vjp(
@@ -115,24 +116,33 @@ def linear_recurrence_vjp(
     >>> reference.linear_recurrence_vjp([1, 1], a, b, h, h0)
     (array([4., 8.]), array([2., 1.]), array(6.))
     """
-    return _vjp(_linear_adjoint, grad_h, (a, b, h0), h, grad_state, axis, reverse, (lengths, offsets, resets))
+    return _vjp(_LINEAR, grad_h, (a, b, h0), h, grad_state, axis, reverse, (lengths, offsets, resets))
 
 
-# A step takes the state before it, which is zero where it is fresh: there the coefficient is not used.
-def _forget_step(f, x, h, fresh):
-    return f * x + (1 - f) * h
+# A step is ``decay*state + summand``. Where it is fresh the state before it is zero, and a coefficient is not used.
+def _forget_step(f, x, fresh):
+    return 1 - f, f * x
 
 
-def _forget_adjoint(g, f, x, h, fresh):
-    return g * np.conj(x - h), g * np.conj(f), np.conj(1 - f) * g
+def _linear_step(a, b, fresh):
+    return _where(fresh, 0, a), b
 
 
-def _linear_step(a, b, h, fresh):
-    return _where(fresh, 0, a) * h + b
+# Gradients of the gate and the value, from a step's cotangent and the state before it.
+def _forget_adjoint(g, f, x, before, fresh):
+    return g * np.conj(x - before), g * np.conj(f)
 
 
-def _linear_adjoint(g, a, b, h, fresh):
-    return _where(fresh, 0, g * np.conj(h)), g, np.conj(a) * g
+def _linear_adjoint(g, a, b, before, fresh):
+    return _where(fresh, 0, g * np.conj(before)), g
+
+
+class _Rule(NamedTuple):
+    step: Callable
+    adjoint: Callable
+
+
+_FORGET, _LINEAR = _Rule(_forget_step, _forget_adjoint), _Rule(_linear_step, _linear_adjoint)
 
 
 def _where(mask, yes, no):
@@ -140,40 +150,49 @@ def _where(mask, yes, no):
     return no if mask is None else np.where(mask, yes, no)
 
 
-def _forward(step, operands, axis, reverse, cuts, return_state):
+def _forward(rule, operands, axis, reverse, cuts, return_state):
     gate, value, h0 = _widen(*operands)
     shape = np.broadcast_shapes(gate.shape, value.shape)
     gate, value = _time_first(gate, shape, axis), _time_first(value, shape, axis)
+    padding, fresh, left = _masks(cuts, shape, axis, reverse)
     h, states = np.empty_like(value), _states(h0, cuts, value)
     with np.errstate(all="ignore"):
-        for n, t, padding, fresh, is_left in _visits(cuts, shape, axis, reverse):
-            new = step(gate[t], value[t], _where(fresh, 0, states[n]), fresh)
-            h[t] = _where(padding, 0, new)
-            states[n] = _where(is_left, 0, _where(padding, states[n], new))
-    h = np.ascontiguousarray(np.moveaxis(h, 0, axis))
+        decay, summand = rule.step(gate, value, fresh)
+        for n, steps in enumerate(_segments(cuts, len(h), reverse)):
+            state = states[n]
+            for t in steps:
+                before = state if fresh is None else np.where(fresh[t], 0, state)
+                new = decay[t] * before + summand[t]
+                h[t] = state = new if padding is None else np.where(padding[t], state, new)
+            states[n] = _where(left and left[n], 0, state)
+    h = np.ascontiguousarray(np.moveaxis(_where(padding, 0, h), 0, axis))
     return (h, states if cuts[1] is not None else states[0, ...]) if return_state else h
 
 
-def _vjp(adjoint, grad_h, operands, h, grad_state, axis, reverse, cuts):
+def _vjp(rule, grad_h, operands, h, grad_state, axis, reverse, cuts):
     gate, value, h0, grad_h, h, g = _widen(*operands, grad_h, h, grad_state)
     shape = np.broadcast_shapes(gate.shape, value.shape)
     grad_h, gate, value, h = (_time_first(array, shape, axis) for array in (grad_h, gate, value, h))
-    state, g = _states(h0, cuts, value), _states(g, cuts, value)
-    before, grad_gate, grad_value = np.empty((3, *value.shape), value.dtype)
-    visits = _visits(cuts, shape, axis, reverse)
-    for n, t, padding, fresh, _ in visits:
-        before[t] = _where(fresh, 0, state[n])
-        state[n] = _where(padding, state[n], h[t])
+    padding, fresh, left = _masks(cuts, shape, axis, reverse)
+    first, g = _states(h0, cuts, value), _states(g, cuts, value)
+    before, totals = np.empty((2, *value.shape), value.dtype)
     with np.errstate(all="ignore"):
-        for n, t, padding, fresh, is_left in reversed(visits):
-            total = grad_h[t] + _where(is_left, 0, g[n])
-            *grads, onward = adjoint(total, gate[t], value[t], before[t], fresh)
-            grad_gate[t], grad_value[t] = (_where(padding, 0, grad) for grad in grads)
-            g[n] = _where(padding, g[n], _where(fresh, 0, onward))
-    grads = np.moveaxis(grad_gate, 0, axis), np.moveaxis(grad_value, 0, axis), g if cuts[1] is not None else g[0, ...]
+        decay = np.conj(rule.step(gate, value, None)[0])
+        for n, steps in enumerate(_segments(cuts, len(h), reverse)):
+            if steps:
+                before[steps[0]], earlier = first[n], steps[:-1]
+                before[steps[1:]] = _where(None if padding is None else padding[earlier], first[n], h[earlier])
+            later = _where(left and left[n], 0, g[n])
+            for t in reversed(steps):
+                totals[t] = total = grad_h[t] + later
+                onward = decay[t] * total if fresh is None else np.where(fresh[t], 0, decay[t] * total)
+                later = onward if padding is None else np.where(padding[t], later, onward)
+            g[n] = later
+        grads = rule.adjoint(totals, gate, value, _where(fresh, 0, before), fresh)
+    grads = [np.moveaxis(_where(padding, 0, grad), 0, axis) for grad in grads]
     return tuple(
         None if operand is None else _sum_to(grad, np.asarray(operand))
-        for grad, operand in zip(grads, operands, strict=True)
+        for grad, operand in zip([*grads, g if cuts[1] is not None else g[0, ...]], operands, strict=True)
     )
 
 
@@ -195,29 +214,31 @@ def _states(state, cuts, value):
     return np.array(np.broadcast_to(state, (segments, *value.shape[1:])))
 
 
-def _visits(cuts, shape, axis, reverse):
-    """Return every step in scan order: its segment, its place in time, and three masks of the lanes.
+def _segments(cuts, steps, reverse):
+    """Return the steps of each segment in scan order; without offsets there is one."""
+    borders = [0, steps] if cuts[1] is None else cuts[1]
+    return [range(start, stop)[:: -1 if reverse else 1] for start, stop in itertools.pairwise(borders)]
 
-    They say where the step is padding, where the state before it is zero, and where that after it is.
+
+def _masks(cuts, shape, axis, reverse):
+    """Return where steps are padding, where the state before them is zero, and where a segment's last one is.
+
+    None stands for nowhere. The first two have time first; of the last there is one for each segment.
     """
-    lengths, offsets, resets = cuts
-    steps, lanes = shape[axis], len(shape) - 1
-    padding, begins = [None] * steps, [None] * (steps + 1)
+    (lengths, _, resets), steps, lanes = cuts, shape[axis], len(shape) - 1
+    padding = fresh = left = None
     if lengths is not None:
         lengths = np.reshape(lengths, np.shape(lengths) + (1,) * (lanes - np.ndim(lengths)))
-        padding = [t >= lengths for t in range(steps)]
+        padding = np.arange(steps).reshape((steps, *(1,) * np.ndim(lengths))) >= lengths
     if resets is not None:
         resets = np.reshape(resets, np.shape(resets) + (1,) * (len(shape) - np.ndim(resets)))
-        begins[:steps] = [
-            _where(pad, False, flag) for pad, flag in zip(padding, _time_first(resets, shape, axis), strict=True)
-        ]
-    visits = []
-    for n, (start, stop) in enumerate(itertools.pairwise([0, steps] if offsets is None else offsets)):
-        for t in range(start, stop):
-            later = begins[t + 1] if t + 1 < stop else None
-            fresh, is_left = (later, begins[t]) if reverse else (begins[t], None)
-            visits.append((n, t, padding[t], fresh, is_left))
-    return visits[::-1] if reverse else visits
+        fresh = begins = _where(padding, False, _time_first(resets, shape, axis))
+        if reverse:  # a flag at a step zeroes the state behind it
+            fresh, left = np.zeros_like(begins), []
+            for way in _segments(cuts, steps, reverse):
+                fresh[way[1:]] = begins[way[:-1]]
+                left.append(begins[way[-1]] if way else False)
+    return padding, fresh, left
 
 
 def _sum_to(grad, operand):

@@ -245,7 +245,7 @@ def _spacing(size, dtype):
         info = ml_dtypes.finfo(dtype)
     else:
         info = np.finfo(dtype)
-    size = np.clip(np.nan_to_num(size), float(info.smallest_normal), float(info.max))
+    size = np.fmin(np.fmax(size, float(info.smallest_normal)), float(info.max))  # NaN is as small as can be
     return np.ldexp(float(info.eps), np.frexp(size)[1] - 1)
 
 
