@@ -32,7 +32,10 @@ class State(NamedTuple):
 
 
 class Shares(NamedTuple):
-    """What samples weigh: ``seen`` says where one is, ``share`` is its own part, ``kept`` that of the past."""
+    """What samples weigh: ``seen`` says where one is, ``share`` is its own part, ``kept`` that of the past.
+
+    Where no sample is missing, ``seen`` is None, and series of one gate share what they weigh: axes of length 1.
+    """
 
     seen: Any
     share: Any
@@ -47,24 +50,30 @@ def shares(xp: Any, seen: Any, gate: Any, kind: str, ignore_na: bool, least: int
     """Return what each sample weighs; ``gate`` is a decay, or alpha where ``kind`` is "fixed"."""
     one = xp.ones_like(gate)
     zero = one - one
-    samples = xp.where(seen, one, zero)
+    samples = _if_seen(xp, seen, one, zero)
     decay = one - gate if kind == "fixed" else gate
     if ignore_na:
-        decay = xp.where(seen, decay, one)
+        decay = _if_seen(xp, seen, decay, one)
     weight0, count0 = (None, None) if state is None else (state.weight, state.count)
     if kind == "adjust":
         weight, last = linear_recurrence(decay, samples, weight0, axis=axis, return_state=True)
-        total = xp.where(seen, weight, one)
+        total = _if_seen(xp, seen, weight, one)
         share = samples / total
-        kept = xp.where(seen, _before(xp, decay, weight, weight0, axis) / total, one)
+        kept = _if_seen(xp, seen, _before(xp, decay, weight, weight0, axis) / total, one)
     else:
-        weight, last = linear_recurrence(xp.where(seen, zero, decay), samples, weight0, axis=axis, return_state=True)
+        forgets = _if_seen(xp, seen, zero, decay)
+        weight, last = linear_recurrence(forgets, samples, weight0, axis=axis, return_state=True)
         before = _before(xp, decay, weight, weight0, axis)
-        total = one if kind == "timed" else xp.where(seen, before + gate, one)
-        share = xp.where(seen, one - before if kind == "timed" else gate / total, zero)
-        kept = xp.where(seen, before / total, one)
+        total = one if kind == "timed" else _if_seen(xp, seen, before + gate, one)
+        share = _if_seen(xp, seen, one - before if kind == "timed" else gate / total, zero)
+        kept = _if_seen(xp, seen, before / total, one)
     count, last_count = linear_recurrence(1.0, samples, count0, axis=axis, return_state=True)
     return Shares(seen, share, kept, decay, count >= max(1, least), last, last_count)
+
+
+def _if_seen(xp: Any, seen: Any, there: Any, missing: Any) -> Any:
+    """Return one value where a sample is there, another where it is missing."""
+    return there if seen is None else xp.where(seen, there, missing)
 
 
 def _before(xp: Any, decay: Any, weight: Any, weight0: Any, axis: int) -> Any:
@@ -81,8 +90,13 @@ def mean(xp: Any, w: Shares, x: Any, axis: int, state: Any, is_sum: bool) -> tup
     """Return the mean at each step (0 before the first sample), or the sum, and that after the last."""
     recur, gate = (linear_recurrence, w.decay) if is_sum else (forget_mult, w.share)
     before = None if state is None else state.mean
-    result: tuple[Any, Any] = recur(gate, xp.where(w.seen, x, xp.zeros_like(x)), before, axis=axis, return_state=True)
+    result: tuple[Any, Any] = recur(gate, _numbers(xp, w, x), before, axis=axis, return_state=True)
     return result
+
+
+def _numbers(xp: Any, w: Shares, values: Any) -> Any:
+    """Return values, 0 where one is missing."""
+    return values if w.seen is None else xp.where(w.seen, values, xp.zeros_like(values))
 
 
 def covariance(xp: Any, w: Shares, x: Any, y: Any, axis: int, state: Any = None) -> tuple[Any, Any, State]:
@@ -91,7 +105,7 @@ def covariance(xp: Any, w: Shares, x: Any, y: Any, axis: int, state: Any = None)
     befores = (None, None) if state is None else ((state.origin, state.mean), (state.origin_y, state.mean_y))
     origins, means, differences = [], [], []
     for values, had in zip((x, y), befores, strict=True):
-        values = xp.where(w.seen, values, xp.zeros_like(values))
+        values = _numbers(xp, w, values)
         # Deviations from a value of the series' own: data far from 0 lose nothing.
         first = at(values, axis, slice(1))
         origin = first
@@ -100,7 +114,7 @@ def covariance(xp: Any, w: Shares, x: Any, y: Any, axis: int, state: Any = None)
         values = values - origin
         mean, last = forget_mult(w.share, values, None if had is None else had[1], axis=axis, return_state=True)
         before = _before(xp, xp.ones_like(mean), mean, None if had is None else had[1], axis)
-        differences.append(xp.where(w.seen, values - before, zero))
+        differences.append(_if_seen(xp, w.seen, values - before, zero))
         origins.append(xp.sum(origin, axis=axis))  # of one step, or of none
         means.append(last)
     product = differences[0] * differences[1]
@@ -110,7 +124,7 @@ def covariance(xp: Any, w: Shares, x: Any, y: Any, axis: int, state: Any = None)
     )
     room, last_room = linear_recurrence(w.kept * w.kept, 2 * w.kept * w.share, had_room, axis=axis, return_state=True)
     after = State(w.weight, w.count, means[0], origins[0], origins[1], means[1], last_covariance, last_room)
-    return covariance, room, after
+    return covariance, room, State(*(xp.broadcast_to(plane, last_covariance.shape) for plane in after))
 
 
 def masked(xp: Any, valid: Any, values: Any) -> Any:

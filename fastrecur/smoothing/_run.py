@@ -169,9 +169,12 @@ def at_once(
     flags = request.borders.flags(shape, axis)
     with data.threads():
         gate = _gate(data, request, values, shape, axis, last_time, flags)
+        whole = False  # no sample is missing
         if not data.by_kernel:
-            both, gate = [xp.broadcast_to(data.wide(v), shape) for v in both], xp.broadcast_to(gate, shape)
-        if flags is not None or not data.by_kernel or statistic == "corr":
+            both = [xp.broadcast_to(data.wide(v), shape) for v in both]
+            whole = data.at_hand and state is None and flags is None and all(bool(xp.isfinite(v).all()) for v in both)
+            gate = xp.broadcast_to(gate, _along(gate, shape, axis) if whole else shape)
+        if not whole and (flags is not None or not data.by_kernel or statistic == "corr"):
             seen = functools.reduce(operator.and_, [xp.isfinite(xp.broadcast_to(v, shape)) for v in both])
         if flags is not None:
             count = None if state is None else (state[0] if statistic == "corr" else state).count
@@ -192,6 +195,12 @@ def at_once(
         result = _formulas.masked(xp, valid, result)
         after = tuple(s._replace(count=count) for s in after) if statistic == "corr" else after._replace(count=count)
     return data.give(data.narrow(result, dtype)), after
+
+
+def _along(gate: Any, shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """Return a gate's own shape, with all axes and all steps of the data's."""
+    own = (1,) * (len(shape) - len(gate.shape)) + tuple(gate.shape)
+    return (*own[:axis], shape[axis], *own[axis + 1 :])
 
 
 def _gate(
@@ -237,7 +246,8 @@ def _by_formulas(
 ) -> tuple[Any, State]:
     if y is None:
         result, last = _formulas.mean(xp, w, x, axis, state, statistic == "sum")
-        return _formulas.masked(xp, w.valid, result), State(w.weight, w.count, last)
+        weight, count = (xp.broadcast_to(v, last.shape) for v in (w.weight, w.count))
+        return _formulas.masked(xp, w.valid, result), State(weight, count, last)
     result, room, after = _formulas.covariance(xp, w, x, y, axis, state)
     if statistic == "corr":
         return result, after

@@ -76,6 +76,31 @@ def test_two_series():
     check(lambda x, y: ewm_corr(x, y, alpha=0.3)[2:], x, y)
 
 
+@pytest.mark.parametrize("shape", [(), (7, 1), (4,), (7, 4)])
+@pytest.mark.parametrize("adjust", [True, False])
+@pytest.mark.parametrize("statistic", [ewm_mean, ewm_sum, ewm_var, ewm_std, ewm_cov, ewm_corr])
+@pytest.mark.parametrize("least", [0, 3])
+def test_a_missing_sample_changes_nothing_in_other_series(statistic, adjust, shape, least):
+    """Where nothing is missing there are no masks, and series share what they weigh."""
+    if statistic is ewm_sum and not adjust:
+        return
+    generator = torch.Generator().manual_seed(1)
+    whole, other = (torch.randn(7, 4, dtype=torch.float64, generator=generator) for _ in range(2))
+    alpha = torch.rand(shape, dtype=torch.float64, generator=generator) * 0.8 + 0.1
+    missing = whole.clone()
+    missing[4, 3] = float("nan")
+
+    def results(x):
+        inputs = [v.clone().requires_grad_() for v in (x, other, alpha)]
+        pair = inputs[:2] if statistic in (ewm_cov, ewm_corr) else inputs[:1]
+        y = statistic(*pair, alpha=inputs[2], adjust=adjust, min_periods=least)[:, :3]
+        grads = torch.autograd.grad(y[3:].sum(), [*pair, inputs[2]])
+        return [y.detach(), *(g[:, :3] if g.shape == x.shape else g[:3] if g.shape == (4,) else g for g in grads)]
+
+    for got, expected in zip(results(whole), results(missing), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-13, atol=1e-13, equal_nan=True)
+
+
 def test_times_and_alpha():
     x, _, alpha = tensors(missing=False)
     times = np.arange(7.0) ** 1.5
