@@ -10,8 +10,11 @@ import os
 import pathlib
 import sys
 import threading
+import time
+from collections.abc import Callable, Iterator
 
 FORMAT = 2  # of what is kept: raised when files of older versions must not be read
+LONGEST_WAIT = 60  # seconds, for another process that makes a kernel: it may have been stopped
 
 
 # Who makes a kernel, or imports what makes them, holds this: one thread at a time, and none while the process forks, or
@@ -86,6 +89,37 @@ def find(name: str) -> tuple[bytes, str] | None:
         return None if place is None else unpack((place / name).read_bytes())
     except OSError:
         return None
+
+
+def find_or_make(name: str, make: Callable[[], tuple[bytes, str]]) -> tuple[bytes, str]:
+    """Return what is kept under a name, or make it and keep it; of several processes that come first, one does."""
+    kept = find(name)
+    if kept is None:
+        with _alone(name):
+            kept = find(name)
+            if kept is None:
+                kept = make()
+                keep(name, *kept)
+    return kept
+
+
+@contextlib.contextmanager
+def _alone(name: str) -> Iterator[None]:
+    """Let no other process make what has this name meanwhile, where the system can."""
+    end = time.monotonic() + LONGEST_WAIT
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(ImportError, OSError, TypeError):
+            import fcntl
+
+            place = folder() / "lock"  # type: ignore[operator]
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file = held.enter_context(place.open("ab"))
+            while time.monotonic() < end:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, int(name[-12:], 16))  # a byte for each name
+                    break
+                time.sleep(0.02)
+        yield
 
 
 def keep(name: str, code: bytes, symbol: str) -> None:

@@ -7,6 +7,7 @@ import inspect
 import os
 import pathlib
 import re
+import subprocess
 import sys
 import time
 import zipfile
@@ -77,6 +78,7 @@ def test_version():
 def test_import_loads_numpy_and_numba_alone(run_python):
     run_python(
         """
+import subprocess
 import sys
 import numpy, numba
 before = set(sys.modules)
@@ -155,6 +157,7 @@ event.register("numba:compile", Listener())
 """
         + WORKS
         + """
+import subprocess
 import sys
 assert not compiled, compiled
 assert "numba.core.typing.arraydecl" not in sys.modules  # the compiler knows nothing yet, which takes it long to learn
@@ -162,6 +165,45 @@ assert "numba.core.typing.arraydecl" not in sys.modules  # the compiler knows no
         FASTRECUR_CACHE_DIR=str(cache),
     )
     assert {path for path in cache.iterdir()} == kept
+
+
+@pytest.mark.skipif(os.name == "nt", reason="files have no locks of single bytes there")
+def test_of_several_processes_one_makes_a_kernel(tmp_path):
+    script = """
+from fastrecur._cpu import _compile
+real = _compile.machine_code
+def told(function, signature):
+    print(function.__module__, function.__name__, signature)
+    return real(function, signature)
+_compile.machine_code = told
+"""
+    command = [sys.executable, "-W", "error", "-c", script + WORKS]
+    environment = os.environ | {"FASTRECUR_CACHE_DIR": str(tmp_path)}
+    running = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    made = [line for process in running for line in process.communicate(timeout=300)[0].splitlines()]
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert made
+    assert len(made) == len(set(made)), made
+
+
+@pytest.mark.skipif(os.name == "nt", reason="files have no locks of single bytes there")
+def test_who_makes_a_kernel_may_have_been_stopped(monkeypatch, tmp_path):
+    """Then others make it too; of another kernel nobody waits for it."""
+    monkeypatch.setenv("FASTRECUR_CACHE_DIR", str(tmp_path))
+    holds = (
+        "import sys, fastrecur._cache as cache\n"
+        "with cache._alone('kept-00000000000a'):\n"
+        "    print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", holds], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    began = time.monotonic()
+    assert _cache.find_or_make("kept-00000000000b", lambda: (b"code", "symbol")) == (b"code", "symbol")
+    monkeypatch.setattr(_cache, "LONGEST_WAIT", 0.2)
+    assert _cache.find_or_make("kept-00000000000a", lambda: (b"code", "symbol")) == (b"code", "symbol")
+    assert 0.2 < time.monotonic() - began < 20
+    assert {path.name for path in tmp_path.iterdir()} == {"lock", "kept-00000000000a", "kept-00000000000b"}
+    holder.communicate(timeout=60)
 
 
 def test_no_place_for_the_cache(run_python, tmp_path):
@@ -298,6 +340,7 @@ def test_a_kernel_is_made_once_for_all_threads(monkeypatch):
 def test_torch_that_is_missing(run_python):
     run_python(
         """
+import subprocess
 import sys
 sys.modules["torch"] = None
 try:

@@ -74,10 +74,7 @@ def _compiled(function, rule, carry, elements):
         arguments.append(kinds[0] if group is None else types.BaseTuple.from_types(kinds, group))
     made_for = function.__module__, rule, carry, sorted(elements.items())
     name = _cache.name_of(f"{function.__name__}-cpu", *made_for, *_circumstances())
-    kept = _cache.find(name)
-    if kept is None:
-        kept = machine_code(function, types.none(*arguments))
-        _cache.keep(name, *kept)
+    kept = _cache.find_or_make(name, lambda: machine_code(function, types.none(*arguments)))
     return _native.callable_of(*kept, count)
 
 

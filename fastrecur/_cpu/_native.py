@@ -186,10 +186,7 @@ class Trampolines:
             binding.add_symbol(name, id(thing))
         triple = binding.get_process_triple()
         name = _cache.name_of("native", _cache.digest(pathlib.Path(__file__).parent, "llvmlite"), triple, sys.version)
-        code, _ = _cache.find(name) or (None, None)
-        if code is None:
-            code = _compiled(triple)
-            _cache.keep(name, code, "")
+        code, _ = _cache.find_or_make(name, lambda: (_compiled(triple), ""))
         self.run, self.enter, prepared = _loaded(code, "run", "enter", "prepared")
         self.enter_row = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.enter)
         self._method = _python.keep_for_ever(_Method(b"kernel", prepared, _python.FASTCALL, None))

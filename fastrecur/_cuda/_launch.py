@@ -218,11 +218,7 @@ def cubin(kernel, capability):
     """Return a kernel's code for a capability and its name in it, from the disk or compiled."""
     kind = f"{kernel.name}-{capability[0]}{capability[1]}"
     name = _cache.name_of(kind, digest(), kernel.key, kernel.signature, capability)
-    found = _cache.find(name)
-    if found is None:
-        found = assemble(kernel.ptx(capability), capability)
-        _cache.keep(name, *found)
-    return found
+    return _cache.find_or_make(name, lambda: assemble(kernel.ptx(capability), capability))
 
 
 def assemble(ptx, capability):
