@@ -71,7 +71,11 @@ def test_a_lane_has_the_same_bits_wherever_it_is_walked(rng, monkeypatch, forget
 
 
 @pytest.mark.usefixtures("few_lanes")
-@pytest.mark.parametrize("kinds", ["fF", "dD", "Ff", "bF", "eF"])
+@pytest.mark.parametrize(
+    ("few_lanes", "kinds"),
+    [*itertools.product([0, 1 << 40], ["fF", "dD", "Ff"]), (0, "bF"), (1 << 40, "eF")],
+    indirect=["few_lanes"],
+)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_real_operands(rng, kinds, reverse):
     """A real operand beside a complex one, whose gradient is real; time first and last, blocks and what is left."""

@@ -58,7 +58,8 @@ def test_the_bits_are_those_of_neighbouring_lanes(rng, both, name, dtype, revers
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("gate", ["number", "by lane", "by step", "one step"])
 def test_gates_of_fewer_dimensions(rng, both, name, reverse, gate):
-    for _, steps, dtype in itertools.product(both(), [24, 77, 2100], [np.float32, np.float16]):
+    dtypes = [np.float32, np.float16][: 2 if name == "forget_mult" else 1]
+    for _, steps, dtype in itertools.product(both(), [24, 77, 2100], dtypes):
         lanes = 19
         full = {"number": (), "by lane": (lanes, 1), "by step": (1, steps), "one step": (1, 1)}[gate]
         a = rng.random(full).astype(dtype) if full else 0.3
