@@ -14,7 +14,7 @@ _supported = _arrays.element
 
 # Calls of kinds seen before, by everything that a plan depends on: what is left to do for them.
 _shortcuts: dict[tuple, Callable] = {}
-_MOST_SHORTCUTS = 1024
+MOST_KEPT = 1024
 _LARGEST = 1 << 1023
 _GATES = _ndarray, float
 _NO_BORDERS = "", None
@@ -86,7 +86,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
             raise ValueError(say.out_self_overlap())
         _check_out(out, names, a, b)
     if key is not None:
-        _remember(key, _runner().known_forward(plan))
+        keep(_shortcuts, key, _runner().known_forward(plan))
     out, carry = _runner().forward(plan, a, b, h0, lengths, out, return_state, cuts)
     result = owner.give(out) if given is None else given
     return (result, owner.give(_runner().narrowed(carry, plan.dtype))) if return_state else result
@@ -142,16 +142,17 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key=N
     if lengths is not None:
         lengths = _checks.lengths_in_range(lengths, plan.steps)
     if key is not None:
-        _remember(key, _runner().known_vjp(plan))
+        keep(_shortcuts, key, _runner().known_vjp(plan))
     grad_a, grad_b, carry = _runner().vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts)
     grad_h0 = None if h0 is None else _runner().summed_to(carry, np.shape(h0), plan.h0_dtype)
     return owner.give(grad_a), owner.give(grad_b), owner.give(grad_h0)
 
 
-def _remember(key, shortcut):
-    if len(_shortcuts) >= _MOST_SHORTCUTS:
-        _shortcuts.clear()
-    _shortcuts[key] = shortcut
+def keep(kept, key, value):
+    """Remember what a kind of call has come to; of too many, all are forgotten."""
+    if len(kept) >= MOST_KEPT:
+        kept.clear()
+    kept[key] = value
 
 
 # ---- Taking arguments -----------------------------------------------------------------------------------------------

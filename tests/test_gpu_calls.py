@@ -161,7 +161,7 @@ def test_torch_is_asked_for_memory_and_streams(driver, monkeypatch):
     library.library.device = lambda kind, number: (asked.append((kind, number)), host)[1]
     library.library.from_numpy = lambda array: Host()
     for dtype, strides in [(np.float32, (4, 12)), (ml_dtypes.bfloat16, None)]:
-        made, pointer = library.empty((3, 5), np.dtype(dtype), strides, 2, 7)
+        made, pointer = library.maker((3, 5), np.dtype(dtype), strides, 2, 7)()
         assert (made.shape, made.data_ptr()) == ((3, 5), pointer)
         assert made.stride() == ((5, 1) if strides is None else (1, 3))
         assert asked.pop() == ("cuda", 2)

@@ -270,7 +270,8 @@ def test_more_threads_than_32_bits_can_number(monkeypatch, rng, back):
     addresses = {name: driver.own(a).__array_interface__["data"][0] - before for name, a in places.items()}
     plan.finish, plan.scratch = (), {}  # one gate's gradient is not looked at
     total = driver.own(devices.poisoned(4, np.float32)).ctypes.data - (lanes - 4) * 4
-    _run.run(plan, {"a": 0.25, "to_a": total, **addresses}, None, 0, 0)
+    places = {"a": 0.25, "to_a": total, **addresses}
+    _run.program(plan).run([places.get(name, 0) for name in plan.names], None, 0, 0)
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from .. import _adapters, _cache
 from .. import _messages as say
 from .._arrays import _ELEMENTS as DTYPES
-from .._arrays import BFLOAT16, element, is_on_device
+from .._arrays import BFLOAT16, _root, element, is_on_device
 from .._shapes import c_strides
 from . import _launch
 
@@ -63,10 +63,6 @@ class Library:
         """Return whether another library's arrays may stand beside its own."""
         return other.name == self.name
 
-    def empty(self, *like):
-        """Return a fresh array and its address; arguments are `maker`'s."""
-        return self.maker(*like)()
-
     def lender(self, size, device):
         """Return a function that lends so many bytes for what is put into a stream until `give_back`.
 
@@ -92,7 +88,7 @@ class Unpooled(Library):
 
         def lend(stream):
             address = driver.allocate(size, device, stream)
-            return self.empty((size,), BYTE, None, device, stream) if address is None else (address, address)
+            return (address, address) if address else self.maker((size,), BYTE, None, device, stream)()
 
         return lend
 
@@ -203,8 +199,8 @@ class Interface(Unpooled):
     stream. Results name the stream that they are computed in, but the default one, which Numba's own do not name.
     """
 
-    def __init__(self, kind):
-        self.name = _root(kind)
+    def __init__(self, array):
+        self.name = _root(array)
 
     def takes(self, other):
         """Return whether another library's arrays may stand beside its own: a call's results are Numba's."""
@@ -214,11 +210,9 @@ class Interface(Unpooled):
         known = array.__cuda_array_interface__
         if known.get("mask") is not None:
             raise TypeError(say.masked(name))
-        dtype = np.dtype(known["typestr"])
         pointer, read_only = known["data"]
-        shape = tuple(known["shape"])
-        strides = known.get("strides")
-        strides = c_strides(shape, dtype.itemsize) if strides is None else tuple(strides)
+        dtype, shape = np.dtype(known["typestr"]), tuple(known["shape"])
+        strides = tuple(known.get("strides") or c_strides(shape, dtype.itemsize))
         device = _launch.driver().device_of(pointer) if pointer else None
         return View(pointer or 0, dtype, shape, strides, device, known.get("stream"), not read_only, array)
 
@@ -252,8 +246,8 @@ class Interface(Unpooled):
 class Dlpack(Unpooled):
     """Whatever exports DLPack from a device, with the namespace of the array API for results."""
 
-    def __init__(self, kind):
-        self.name, self.space = _root(kind), None
+    def __init__(self, array):
+        self.name, self.space = _root(array), None
         self.places = {}  # a device's number -> what the library calls it
 
     def view(self, name, array):
@@ -272,10 +266,7 @@ class Dlpack(Unpooled):
         except TypeError as error:
             raise TypeError(say.dtype(name, f"of DLPack: {error}")) from None
         self.places[found.device_id] = getattr(array, "device", None)
-        if found.strides is None:
-            strides = c_strides(found.shape, dtype.itemsize)
-        else:
-            strides = tuple(dtype.itemsize * stride for stride in found.strides)
+        strides = tuple(dtype.itemsize * stride for stride in found.strides or c_strides(found.shape, 1))
         return View(found.ptr, dtype, found.shape, strides, found.device_id, None, not found.readonly, found)
 
     def glance(self, array):
@@ -312,21 +303,15 @@ class Dlpack(Unpooled):
         return view
 
 
-def _root(kind):
-    return (kind.__module__ or "").partition(".")[0]
-
-
 _libraries: dict = {}
 
 
 def library(value):
-    """Return the library that an array on a device belongs to."""
-    kind = type(value)
-    found = _libraries.get(kind)
+    found = _libraries.get(type(value))
     if found is None:
-        make = {"cupy": Cupy, "torch": Torch}.get(_root(kind))
+        make = {"cupy": Cupy, "torch": Torch}.get(_root(value))
         make = make or (Interface if hasattr(value, "__cuda_array_interface__") else Dlpack)
-        found = _libraries[kind] = make(kind)
+        found = _libraries[type(value)] = make(value)
     return found
 
 
@@ -337,32 +322,28 @@ def take(names, values):
     """
     arrays, taken = [], []
     for name, value in zip(names, values, strict=True):
-        if value is None or type(value) in (float, int, bool, complex):
+        if value is None or type(value) is float:
             taken.append(value)
         elif isinstance(value, (bool, int, float, complex, np.generic)):
             taken.append(complex(value) if np.iscomplexobj(value) else float(value))
         else:
-            arrays.append((name, value, library(value) if is_on_device(value) else None))
-            taken.append(arrays[-1])
-    first, _, owner = next(found for found in arrays if found[2] is not None)
-    for name, value, its in arrays:
+            arrays.append((len(taken), name, value, library(value) if is_on_device(value) else None))
+            taken.append(value)
+    first, owner = next((name, its) for _, name, _, its in arrays if its is not None)
+    for _, name, value, its in arrays:
         if its is None:
             raise TypeError(say.host_and_device(name, type(value), first))
         if not owner.takes(its):
             raise TypeError(say.mixed([(first, owner.name), (name, its.name)]))
     device = of = None
-    for k, found in enumerate(taken):
-        if type(found) is not tuple:
-            continue
-        name, value, its = found
+    for k, name, value, its in arrays:
         view = taken[k] = its.view(name, value)
         if element(view.dtype) is None:
             raise TypeError(say.dtype(name, view.dtype))
         if view.pointer & odd(view):
             raise ValueError(say.misplaced(name, view.pointer, odd(view) + 1))
-        if view.device is not None:
-            if device is None:
-                device, of = view.device, name
-            elif view.device != device:
+        if view.device not in (None, device):
+            if of is not None:
                 raise ValueError(say.two_devices(of, device, name, view.device))
+            device, of = view.device, name
     return taken, owner, device or 0

@@ -29,7 +29,8 @@ _ELEMENTS = {
     **{f"i{n}": (n, ir.IntType(8 * n), "signed") for n in (1, 2, 4, 8)},
     **{f"u{n}": (n, ir.IntType(8 * n), "unsigned") for n in (1, 2, 4, 8)},
 }
-CARRIES = {"f4": types.float32, "f8": types.float64, "c8": types.complex64, "c16": types.complex128}
+_PLAIN = {"f4": types.float32, "f8": types.float64, "c8": types.complex64, "c16": types.complex128}
+_PLAIN |= {"i4": types.int32, "i8": types.int64, "i8[3]": types.UniTuple(types.int64, 3)}
 
 
 class Pointer(types.Type):
@@ -259,17 +260,12 @@ def _store_wide(call, address, offset, values):
 # What other blocks write while a kernel runs: a plain load in a loop would be made one before it.
 
 
-def _words(number):
-    """Return how many status words a number takes."""
-    return number.bitwidth // 32
-
-
 @means(_device.store_status, lambda pointer, offset, value: types.none(pointer, _offset(offset), value))
 def _store_status(call, address, offset, value):
     builder, number = call.builder, call.kinds[2]
     address = builder.ptrtoint(_place(builder, address, offset, _I64), _I64)
     bits = builder.zext(builder.bitcast(value, ir.IntType(number.bitwidth)), _I64)
-    for k in range(_words(number)):
+    for k in range(number.bitwidth // 32):
         half = builder.and_(builder.lshr(bits, ir.Constant(_I64, 32 * k)), ir.Constant(_I64, (1 << 32) - 1))
         word = builder.or_(half, ir.Constant(_I64, 1 << 32))
         place = builder.add(address, ir.Constant(_I64, 8 * k))
@@ -283,7 +279,7 @@ def _store_status(call, address, offset, value):
 def _load_status(call, address, offset, _):
     builder, number, load = call.builder, call.kinds[2], "ld.relaxed.gpu.global.b64 $0, [$1];"
     address = builder.ptrtoint(_place(builder, address, offset, _I64), _I64)
-    places = (builder.add(address, ir.Constant(_I64, 8 * k)) for k in range(_words(number)))
+    places = (builder.add(address, ir.Constant(_I64, 8 * k)) for k in range(number.bitwidth // 32))
     marks = bits = None
     for k, word in enumerate([_assembly(builder, load, "=l,l", _I64, place) for place in places]):
         mark = builder.lshr(word, ir.Constant(_I64, 32))
@@ -431,6 +427,4 @@ def ptx(function, signature, threads, blocks, capability):
 def _argument(name, rounds):
     if name.endswith("*"):
         return Pointer(name[:-1], rounds or name != "bf2*")
-    if name == "i8[3]":
-        return types.UniTuple(types.int64, 3)
-    return CARRIES.get(name) or {"i4": types.int32, "i8": types.int64}[name]
+    return _PLAIN[name]

@@ -22,9 +22,6 @@ from ._kernels import MOST_THREADS, THREADS
 LANES, SERIES = "lanes", "series"
 CLEAR = "clear"  # no kernel: the driver sets words to zero
 
-_CARRY = {"f2": "f4", "bf2": "f4", "f4": "f4", "f8": "f8", "c8": "c8", "c16": "c16"}
-_DTYPES = {name: np.dtype(name) for name in ("f4", "f8", "c8", "c16")}
-
 # What `choose` reckons with. Not measured: a large card's numbers, rounded, and the same for every card.
 BYTES_PER_US = 3e6
 BATCH_US, STEP_US = 0.6, 0.013  # what memory takes to answer, and a step once its operands are there
@@ -40,6 +37,7 @@ ACROSS = 32  # series side by side in a tile
 FORWARD = "a", "b", "h0", "h", "last", "lengths"
 VJP = "g", "a", "b", "h", "h0", "last", "to_a", "to_b", "first", "lengths"
 CUTS = "offsets", "resets"  # in plans of calls that have some
+POOL = "g", "product", "keep", "h", "states", "first", "carry", "to_product", "rows", "lengths"
 _FULL = "g", "a", "b", "h", "to_a", "to_b", "resets"
 
 
@@ -86,20 +84,9 @@ def estimate(lanes, steps, neighbours, time_is_contiguous, word, ahead):
 def choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, by_lanes=False):
     """Return the choice for a problem: a function of its shape and layout alone.
 
-    Parameters
-    ----------
-    lanes, steps : int
-        The number of series, and their length.
-    neighbours : int
-        How many lanes stand next to each other in memory.
-    time_is_contiguous : bool
-        Whether steps do, in every operand that has them all.
-    word : int
-        How many bytes a step of a lane moves.
-    ahead : int
-        The steps that a thread takes at once.
-    by_lanes : bool
-        Complex states, offsets and resets have the one kernel only, and time is not cut.
+    In memory ``neighbours`` lanes stand next to each other, and steps do if ``time_is_contiguous``, in every operand
+    that has them all. A step of a lane moves ``word`` bytes, and a thread takes ``ahead`` steps at once. ``by_lanes``:
+    complex states, offsets and resets have the one kernel only, and time is not cut.
     """
     if by_lanes or not lanes or not steps:
         return Choice(LANES, 1)
@@ -122,8 +109,6 @@ class Launch(NamedTuple):
 
 @dataclass(eq=False)
 class DevicePlan:
-    """A problem as launches."""
-
     plan: object  # what `_problem` says about it: shape, dtypes, strides of results
     carry: str
     names: tuple  # of operands and results, in the order in which `_run` is given their addresses
@@ -133,15 +118,12 @@ class DevicePlan:
     scratch: dict = field(default_factory=dict)  # name -> how many carries
     finish: tuple = ()  # sums: of what and to what, carries of partial sums, launches
     state_shape: tuple = ()
-    program: object = None  # what `_run` has made of it
-
-    def __post_init__(self):
-        self.carry_dtype = _DTYPES[self.carry]
 
 
 def carry_of(dtype):
     """Return the name of what states of a dtype are computed in."""
-    return _CARRY[element(dtype)]
+    name = element(dtype)
+    return "f4" if name in ("f2", "bf2") else name
 
 
 class _Operands:
@@ -163,12 +145,10 @@ class _Operands:
             raise ValueError(say.unaligned(label))
 
     def read(self, name, label, signature):
-        """Note an operand, or a number."""
-        if type(signature) is tuple:
-            dtype, shape, strides = signature
-            self.put(name, dtype, _shapes.spread(shape, strides, self.plan.shape), label)
-        else:
-            self.put(name, _DTYPES[self.carry], (0,) * len(self.plan.shape))
+        is_array = type(signature) is tuple
+        dtype, shape, strides = signature if is_array else (np.dtype(self.carry), (), ())
+        self.put(name, dtype, _shapes.spread(shape, strides, self.plan.shape), label)
+        if not is_array:
             self.elements[name] = "number"
 
     def put_state(self, name, dtype, shape, strides, label=""):
@@ -202,6 +182,78 @@ class _Operands:
         if self.next["offsets"] % dtype.itemsize:
             raise ValueError(say.unaligned("offsets"))
 
+    def lay_out(self, reverse):
+        """Choose a kernel, and note the numbers that all launches share."""
+        sizes, elements, strides, axis = self.sizes, self.elements, self.strides, self.plan.axis
+        steps, full = self.plan.shape[axis], [name for name in _FULL if name in strides]
+        time = {name: (strides[name][axis] if steps > 1 else 0) for name in full}
+        base = {name: ((steps - 1) * time[name] if reverse else 0) for name in full}
+        if reverse:
+            time = {name: -t for name, t in time.items()}
+        self.dims = _dims(self)
+        lane_sizes, lane_strides, repetitions = _cut(self.dims, list(strides))
+        self.lanes = math.prod(lane_sizes) * self.segments
+        _check_size(self.lanes, steps)
+        moved = [name for name in full if any(strides[name])]
+        wide = [name for name in moved if elements[name] != "number"]
+        inner, inner_strides = self.dims[-1] if self.dims else (1, dict.fromkeys(strides, 0))
+        neighbours = inner if all(inner_strides[n] in (0, sizes[n]) for n in wide) else 1
+        in_time = [n for n in wide if time[n]]
+        time_is_contiguous = bool(in_time) and all(abs(time[n]) == sizes[n] for n in in_time)
+        largest = max((sizes[n] for n in wide), default=4)
+        self.ahead = ahead = (16 if largest <= 4 else 8) // (2 if "g" in full else 1)
+        word = sum(sizes[name] for name in moved)
+        by_lanes = self.carry.startswith("c") or bool(self.cuts)
+        self.choice = choose(self.lanes, steps, neighbours, time_is_contiguous, word, ahead, by_lanes)
+        packs, guide, width, self.tiles, self.across = dict.fromkeys(full, 0), ("b", 0), 1, 1, ACROSS
+        if self.choice.traversal == SERIES:
+            for name in full:
+                pack = 16 // sizes[name]
+                is_packed = abs(time[name]) == sizes[name] and elements[name] in ("f2", "bf2", "f4", "f8")
+                packs[name] = pack if is_packed and pack <= ahead else 0
+            by = max(("b", "a"), key=lambda n: packs[n])
+            guide, width, self.across = (by, packs[by]), 32, 1
+            while width > 1 and width // 2 * ahead >= steps + guide[1]:
+                width //= 2
+        if self.choice.tiles > 1:
+            self.tiles = -(-(steps + guide[1]) // (_look_back.THREADS // self.across * ahead))
+        farthest = max([abs(t) for t in time.values()] or [0]) * (16 + ahead)
+        self.time = "i4" if farthest < 1 << 31 else "i8"
+        self.values = dict(
+            steps=steps, reverse=int(reverse), lanes=self.lanes, middles=lane_sizes[1], inners=lane_sizes[2],
+            width=width, tiles=self.tiles, first_next=0, outers=lane_sizes[0],
+        )  # fmt: skip
+        self.values |= {f"{name}_time": t for name, t in time.items()}
+        self.values |= {f"{name}_lane": s for name, s in lane_strides.items()}
+        self.values |= {f"{name}_next": n for name, n in self.next.items()}
+        self.chunks = dict(count=ahead, packs=tuple(sorted(packs.items())), guide=guide)
+        self.starts = [{name: o + base.get(name, 0) for name, o in each.items()} for each in repetitions]
+
+    def launches(self, rule, **told):
+        """Return the launches of this problem, and what they need of scratch: name -> how many carries."""
+        lanes, back = self.lanes, "_vjp" if told else ""
+        elements, carry = tuple(sorted(self.elements.items())), self.carry
+
+        def launch(kernel, threads, per_block, **options):
+            options = tuple(sorted((told | options).items()))
+            grid = -(-threads // per_block), 1, 1
+            return Launch(kernel + back, rule, carry, options, elements, self.time, grid, per_block, self.values)
+
+        if self.tiles > 1:
+            threads = -(-lanes // self.across) * self.tiles * _look_back.THREADS
+            size = np.dtype(carry).itemsize
+            is_average = rule != "linear" and not back
+            needed = _descriptors.bytes_of(lanes, self.tiles, self.across, is_average, size)
+            clear = Launch(CLEAR, "", carry, (), (), "i4", (), 0, {"words": needed // 4})
+            scan = launch("scan", threads, _look_back.THREADS, across=self.across, **self.chunks)
+            fix_up = launch("series", lanes * 32, _block(lanes * 32), is_fix_up=True, **self.chunks)
+            return (clear, scan, fix_up), {"descriptors": needed // size}
+        if self.choice.traversal == LANES:
+            options = {"ahead": self.ahead, "cuts": self.cuts}
+            return (launch("lanes", lanes, _block(lanes), **options),) if lanes else (), {}
+        threads = lanes * self.values["width"]
+        return (launch("series", threads, _block(threads), is_fix_up=False, **self.chunks),), {}
+
 
 def _dims(operands):
     """Return dimensions of series, merged: size and each operand's strides."""
@@ -225,10 +277,6 @@ def _cut(dims, names):
     return [size for size, _ in three], strides, offsets
 
 
-def _grid(threads, per_block):
-    return (-(-threads // per_block), 1, 1)
-
-
 def _block(threads):
     return min(MOST_THREADS, max(32, -(-threads // 32) * 32))
 
@@ -238,111 +286,18 @@ def _check_size(lanes, steps):
         raise ValueError(say.too_many(lanes, steps))
 
 
-class Geometry(NamedTuple):
-    """The numbers that a problem's launches share."""
-
-    values: dict
-    offsets: tuple
-    choice: Choice
-    tiles: int
-    lanes: int
-    ahead: int  # steps that a thread takes at once
-    across: int  # series in a tile
-    packs: dict
-    guide: tuple
-    time: str
-    dims: list
-    segments: int  # of each series; ``lanes`` counts them all
-
-
-def _geometry(operands, reverse):
-    """Return what all launches of a problem share."""
-    sizes, elements, strides, axis = operands.sizes, operands.elements, operands.strides, operands.plan.axis
-    steps, full = operands.plan.shape[axis], [name for name in _FULL if name in strides]
-    time = {name: (strides[name][axis] if steps > 1 else 0) for name in full}
-    base = {name: ((steps - 1) * time[name] if reverse else 0) for name in full}
-    if reverse:
-        time = {name: -t for name, t in time.items()}
-    dims = _dims(operands)
-    lane_sizes, lane_strides, offsets = _cut(dims, list(strides))
-    lanes = math.prod(lane_sizes) * operands.segments
-    _check_size(lanes, steps)
-    moved = [name for name in full if any(strides[name])]
-    wide = [name for name in moved if elements[name] != "number"]
-    inner, inner_strides = dims[-1] if dims else (1, dict.fromkeys(strides, 0))
-    neighbours = inner if all(inner_strides[n] in (0, sizes[n]) for n in wide) else 1
-    in_time = [n for n in wide if time[n]]
-    time_is_contiguous = bool(in_time) and all(abs(time[n]) == sizes[n] for n in in_time)
-    largest = max((sizes[n] for n in wide), default=4)
-    ahead = (16 if largest <= 4 else 8) // (2 if "g" in full else 1)
-    word = sum(sizes[name] for name in moved)
-    by_lanes = operands.carry.startswith("c") or bool(operands.cuts)
-    choice = choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, by_lanes)
-    packs, guide, width, tiles, across = dict.fromkeys(full, 0), ("b", 0), 1, 1, ACROSS
-    if choice.traversal == SERIES:
-        for name in full:
-            pack = 16 // sizes[name]
-            is_packed = abs(time[name]) == sizes[name] and elements[name] in ("f2", "bf2", "f4", "f8")
-            packs[name] = pack if is_packed and pack <= ahead else 0
-        by = max(("b", "a"), key=lambda n: packs[n])
-        guide, width, across = (by, packs[by]), 32, 1
-        while width > 1 and width // 2 * ahead >= steps + guide[1]:
-            width //= 2
-    if choice.tiles > 1:
-        tiles = -(-(steps + guide[1]) // (_look_back.THREADS // across * ahead))
-    farthest = max([abs(t) for t in time.values()] or [0]) * (16 + ahead)
-    values = dict(
-        steps=steps, reverse=int(reverse), lanes=lanes, middles=lane_sizes[1], inners=lane_sizes[2], width=width,
-        tiles=tiles,
-    )  # fmt: skip
-    values |= {f"{name}_time": t for name, t in time.items()}
-    values |= {f"{name}_lane": s for name, s in lane_strides.items()}
-    values |= {"first_next": 0, "outers": lane_sizes[0], **{f"{name}_next": n for name, n in operands.next.items()}}
-    offsets = tuple({name: o + base.get(name, 0) for name, o in each.items()} for each in offsets)
-    return Geometry(
-        values, offsets, choice, tiles, lanes, ahead, across, packs, guide, "i4" if farthest < 1 << 31 else "i8", dims,
-        operands.segments,
-    )  # fmt: skip
-
-
-def _launches(geometry, rule, operands, **told):
-    """Return the launches of this problem, and what they need of scratch: name -> how many carries."""
-    lanes, tiles, packs = geometry.lanes, geometry.tiles, tuple(sorted(geometry.packs.items()))
-    chunks, back = dict(count=geometry.ahead, packs=packs, guide=geometry.guide), "_vjp" if told else ""
-    elements, carry = tuple(sorted(operands.elements.items())), operands.carry
-
-    def launch(kernel, threads, per_block, **options):
-        options = tuple(sorted((told | options).items()))
-        grid = _grid(threads, per_block)
-        return Launch(kernel + back, rule, carry, options, elements, geometry.time, grid, per_block, geometry.values)
-
-    if tiles > 1:
-        threads = -(-lanes // geometry.across) * tiles * _look_back.THREADS
-        size = _DTYPES[carry].itemsize
-        is_average = rule != "linear" and not back
-        needed = _descriptors.bytes_of(lanes, tiles, geometry.across, is_average, size)
-        clear = Launch(CLEAR, "", carry, (), (), "i4", (), 0, {"words": needed // 4})
-        scan = launch("scan", threads, _look_back.THREADS, across=geometry.across, **chunks)
-        fix_up = launch("series", lanes * 32, _block(lanes * 32), is_fix_up=True, **chunks)
-        return (clear, scan, fix_up), {"descriptors": needed // size}
-    if geometry.choice.traversal == LANES:
-        options = {"ahead": geometry.ahead, "cuts": operands.cuts}
-        return (launch("lanes", lanes, _block(lanes), **options),) if lanes else (), {}
-    threads = lanes * geometry.values["width"]
-    return (launch("series", threads, _block(threads), is_fix_up=False, **chunks),), {}
-
-
 @functools.lru_cache(maxsize=1024)
-def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex=False, dtype=None):
+def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex=False, dtype=None, aside=False):
     """Return the plan of a forward call.
 
     Arrays come as ``(dtype, shape, strides)``, and so do ``h0`` and ``lengths``, or what is in their place; a complex
     Python number as ``complex``; any other number, and what is left out, as None, ``h0`` as a number with ``float``.
-    ``dtype`` is the result's where the library's own promotion has found it.
+    ``dtype`` is the result's where the library's own promotion has found it. ``aside``: states are copied to ``out`` at
+    the end, and overwrite no operands before: the fix-up pass reads these again, and other lanes their first state.
     """
-    ends = _checks.parts(lengths)
+    ends, to = _checks.parts(lengths), None if aside else out
     known = None if ends.lengths is None else ends.lengths[1]
-    plan = _problem.forward(family, names, a, b, _known(h0, ends), out, axis, reverse, known, weak_complex, dtype)
+    plan = _problem.forward(family, names, a, b, _known(h0, ends), to, axis, reverse, known, weak_complex, dtype)
     carry = carry_of(plan.dtype)
     operands = _Operands(plan, carry, ends)
     operands.read("a", names[0], a)
@@ -351,11 +306,15 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex=F
     operands.read_state("h0", "h0", h0)
     operands.put_state("last", plan.dtype, operands.state_shape, c_strides(operands.state_shape, plan.dtype.itemsize))
     operands.read_ends()
-    geometry = _geometry(operands, reverse)
-    rule = _problem._rule(family, plan.dtype, _DTYPES[carry], a)
-    launches, scratch = _launches(geometry, rule, operands)
-    rest = geometry.choice, scratch, (), operands.state_shape
-    return DevicePlan(plan, carry, FORWARD + CUTS * bool(operands.cuts), launches, geometry.offsets, *rest)
+    operands.lay_out(reverse)
+    launches, scratch = operands.launches(_problem._rule(family, plan.dtype, np.dtype(carry), a))
+    finish = []
+    if aside:
+        scratch["h"], name = math.prod(plan.shape), element(plan.dtype)
+        dims = list(zip(plan.shape, plan.h_strides, out[2], strict=True))
+        finish = [("h", "h", *_sum(dims, carry, name, name))]
+    rest = operands.choice, scratch, tuple(finish), operands.state_shape
+    return DevicePlan(plan, carry, FORWARD + CUTS * bool(operands.cuts), launches, tuple(operands.starts), *rest)
 
 
 def _known(state, ends):
@@ -383,7 +342,7 @@ def vjp(
         everything = _shapes.own_dtypes(g, a, b, h, h0, grad_state)
         dtype = _shapes.result_dtype((*names, "h0", "grad_state"), everything, weak_complex)
     carry, shape = carry_of(dtype), plan.shape
-    operands, kind = _Operands(plan, carry, ends), _DTYPES[carry]
+    operands, kind = _Operands(plan, carry, ends), np.dtype(carry)
     state_shape = operands.state_shape
     for name, label, signature in zip("gabh", names, (g, a, b, h), strict=True):
         operands.read(name, label, signature)
@@ -406,19 +365,19 @@ def vjp(
     h0_is_full = h0 is None or h0_shape == state_shape
     first = (plan.h0_dtype or plan.dtype) if h0_is_full else kind
     operands.put_state("first", first, state_shape, c_strides(state_shape, first.itemsize))
-    geometry = _geometry(operands, reverse)
+    operands.lay_out(reverse)
     rule = "linear" if family == _problem.LINEAR else "forget_wide"  # which of its steps does not matter
-    launches, scratch = _launches(geometry, rule, operands, a_is_total=totals["to_a"], b_is_total=totals["to_b"])
-    offsets, finish = [dict(each) for each in geometry.offsets], []
+    launches, scratch = operands.launches(rule, a_is_total=totals["to_a"], b_is_total=totals["to_b"])
+    finish = []
     for name, (own_dtype, own) in sums.items():
         scratch[name] = math.prod(shape)
         dims = list(zip(shape, dense, own, strict=True))
         if totals[name]:
-            each = geometry.tiles * geometry.lanes
-            scratch[name] = each * len(offsets)
-            for k, offset in enumerate(offsets):
-                offset[name] = k * each * kind.itemsize
-            dims = _dims_of_totals(geometry, name + "_sum", kind.itemsize)
+            each = operands.tiles * operands.lanes
+            scratch[name] = each * len(operands.starts)
+            for k, start in enumerate(operands.starts):
+                start[name] = k * each * kind.itemsize
+            dims = _dims_of_totals(operands, name + "_sum", kind.itemsize)
         finish.append((name, name, *_sum(dims, carry, element(own_dtype))))
     if not h0_is_full:
         scratch["first"] = math.prod(state_shape)
@@ -426,14 +385,14 @@ def vjp(
         dims = list(zip(state_shape, c_strides(state_shape, kind.itemsize), own, strict=True))
         finish.append(("first", "first", *_sum(dims, carry, element(plan.h0_dtype))))
     names = VJP + CUTS * bool(operands.cuts)
-    return DevicePlan(plan, carry, names, launches, tuple(offsets), geometry.choice, scratch, tuple(finish))
+    return DevicePlan(plan, carry, names, launches, tuple(operands.starts), operands.choice, scratch, tuple(finish))
 
 
-def _dims_of_totals(geometry, name, size):
+def _dims_of_totals(operands, name, size):
     """Return the dimensions of totals as the kernel leaves them: repetitions, tiles or segments, lanes in its order."""
-    beyond, lanes = ([(n, own[name]) for n, own in dims] for dims in (geometry.dims[:-3], geometry.dims[-3:]))
+    beyond, lanes = ([(n, own[name]) for n, own in dims] for dims in (operands.dims[:-3], operands.dims[-3:]))
     dims, reach = [], size
-    for n, stride in reversed([*beyond, (geometry.tiles * geometry.segments, 0), *lanes]):
+    for n, stride in reversed([*beyond, (operands.tiles * operands.segments, 0), *lanes]):
         dims.append((n, reach, stride))
         reach *= n
     return dims
@@ -441,13 +400,6 @@ def _dims_of_totals(geometry, name, size):
 
 SLICE = 1 << 12  # summands that a block adds up
 MOST_SLICES = 1 << 8
-
-
-def copied(dtype, shape, source_strides, target_strides):
-    """Return a plan that copies ``source`` to ``target``."""
-    carry, name = carry_of(dtype), element(dtype)
-    dims = list(zip(shape, source_strides, target_strides, strict=True))
-    return DevicePlan(None, carry, ("source", "target"), finish=(("source", "target", *_sum(dims, carry, name, name)),))
 
 
 def _sum(dims, carry, target, source=None):
@@ -484,8 +436,40 @@ def _sum(dims, carry, target, source=None):
     summed = [(n, stride) for n, (stride, _) in summed]
     if slices == 1:
         return 0, (launch(source or carry, target, of_source, summed, of_target, summands, 0, 1),)
-    size = _DTYPES[carry].itemsize
+    size = np.dtype(carry).itemsize
     partial, stride = (middles * inners * size, inners * size, size), results * size
     first = launch(source or carry, carry, of_source, summed, partial, slice_size, stride, slices)
     second = launch(carry, target, partial, [(1, 0), (1, 0), (slices, stride)], of_target, slices, 0, 1)
     return slices * results, (first, second)
+
+
+@functools.lru_cache(maxsize=1024)
+def pool(name, operands, steps, batch, width, reverse, gated, packed):
+    """Return the plan of a layer's pooling: of the kernel `pool` or `pool_vjp`.
+
+    ``operands`` holds, for each, its name, its dtype, or None for a number that is passed by value, and its strides in
+    bytes, of a step and of a sequence; ``carry`` is dense, and ``rows`` of int64. There are so many ``steps`` at most,
+    ``batch`` sequences of ``width`` lanes each, with output gates if ``gated``; if ``packed``, steps are where `rows`
+    says.
+    """
+    lanes = batch * width
+    _check_size(lanes, steps)
+    product = dict((label, dtype) for label, dtype, _ in operands)["product"]
+    carry = "f8" if element(product) == "f8" else "f4"
+    # What may be left out is a null address.
+    elements = {"carry": carry, "rows": "i8", "lengths": "i8", "states": element(product)}
+    values = dict(steps=steps, reverse=int(reverse), lanes=lanes, middles=batch, inners=width, width=1, tiles=1)
+    values |= {"states_time": 0, "states_lane": (0, 0, 0), "lengths_lane": (0, 0, 0)}
+    offsets = {}
+    for label, dtype, (step, sequence) in operands:
+        itemsize = 0 if dtype is None else dtype.itemsize
+        elements[label] = "number" if dtype is None else element(dtype)
+        if reverse and not packed:
+            offsets[label], step = (steps - 1) * step, -step
+        values[label + "_time"] = step
+        values[label + "_lane"] = width * itemsize, sequence, 0 if label == "lengths" else itemsize
+    ahead = (8 if carry == "f4" else 4) // (2 if name == "pool_vjp" else 1)
+    options, per_block = (("ahead", ahead), ("gated", gated), ("packed", packed)), _block(lanes)
+    grid = -(-lanes // per_block), 1, 1
+    launch = Launch(name, "", carry, options, tuple(sorted(elements.items())), "i8", grid, per_block, values)
+    return DevicePlan(None, carry, POOL, (launch,), (offsets,))

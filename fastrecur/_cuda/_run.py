@@ -5,7 +5,10 @@ are loaded.
 """
 
 import ctypes
+import functools
 from typing import NamedTuple
+
+import numpy as np
 
 from . import _launch
 from ._plan import CLEAR
@@ -15,8 +18,6 @@ _APART = 256  # scratch regions begin at multiples of so many bytes, as a driver
 
 
 class Program(NamedTuple):
-    """A plan's launches."""
-
     scratch: int  # bytes
     regions: tuple  # where in these the plan's regions begin: their addresses are appended to the operands'
     numbers: tuple  # of operands that are passed by value: place, type, and whether an imaginary part is appended
@@ -25,13 +26,12 @@ class Program(NamedTuple):
     finish: tuple  # launches after all repetitions
 
     def run(self, places, scratch, device, stream):
-        """Put the launches into a stream.
+        """Put the launches into a stream of a device.
 
         ``places`` are addresses in the order of the plan's names, 0 where there is no memory, and numbers; ``scratch``
         is an address of as many bytes.
         """
-        if self.regions:
-            places += [scratch + begin for begin in self.regions]
+        places += [scratch + begin for begin in self.regions]
         for k, number, is_complex in self.numbers:
             value = places[k]
             places[k] = number(value.real)
@@ -39,27 +39,20 @@ class Program(NamedTuple):
                 places.append(number(value.imag))
         start = _launch.driver().start
         for shift in self.shifts:
-            here = places
-            if shift:
-                here = places.copy()
-                for k, offset in shift:
-                    if here[k]:
-                        here[k] += offset
+            here = places.copy()
+            for k, offset in shift:
+                if here[k]:
+                    here[k] += offset
             start(self.launches, here, device, stream)
         if self.finish:
             start(self.finish, places, device, stream)
 
 
+@functools.lru_cache(1024)
 def program(plan):
     """Return a plan's program."""
-    if plan.program is None:
-        plan.program = _program(plan)
-    return plan.program
-
-
-def _program(plan):
     given = {name: k for k, name in enumerate(plan.names)}
-    index, itemsize, size, regions = given.copy(), plan.carry_dtype.itemsize, 0, []
+    index, itemsize, size, regions = given.copy(), np.dtype(plan.carry).itemsize, 0, []
     partials = {f"partials {j}": finish[2] for j, finish in enumerate(plan.finish) if finish[2]}
     for name, count in (plan.scratch | partials).items():
         index[name] = len(given) + len(regions)
@@ -103,13 +96,3 @@ def _prepare(launch, index):
                     slots.append((len(template), index[part]))
                 template.append(0)
     return kernel, launch.grid, launch.threads, template, tuple(slots)
-
-
-def run(plan, places, scratch, device, stream):
-    """Run a plan in a stream of a device.
-
-    ``places`` holds addresses of operands and results by their names in the kernels, or a Python number for an operand
-    that is one; what is left out is a null address. ``scratch`` is an address of as many bytes as the plan's program
-    needs.
-    """
-    program(plan).run([places.get(name, 0) for name in plan.names], scratch, device, stream)

@@ -159,7 +159,7 @@ def _run(function, operands, layout, gated, strided):
 
 def _launch(name, layout, gated, *, keep, carry, **operands):
     """Start a kernel in torch's current stream, after what is there and before what comes."""
-    from .._cuda import _arrays, _pool_plan
+    from .._cuda import _arrays, _plan
     from .._cuda import _run as device_run
 
     _, owner, device = _arrays.take(("carry",), (carry,))
@@ -173,7 +173,7 @@ def _launch(name, layout, gated, *, keep, carry, **operands):
         if operand is not None and label not in ("carry", "rows"):
             strides = (0, view.strides[0]) if label in ("first", "lengths") else layout.strides(operand)
             known.append((label, view.dtype if is_tensor else None, strides))
-    plan = _pool_plan.plan(
+    plan = _plan.pool(
         name, tuple(known), layout.steps, *carry.shape, bool(layout.reverse), bool(gated), layout.packed
     )  # fmt: skip
-    device_run.run(plan, places, None, device, owner.stream(device))
+    device_run.program(plan).run([places.get(label, 0) for label in plan.names], None, device, owner.stream(device))

@@ -5,7 +5,7 @@ All others go to `_call`, and are remembered here.
 
 import torch
 
-from .. import _adapters
+from .. import _adapters, _host
 from . import _call, _eager, _tensors
 from ._modes import PLAIN, no_modes_active
 from ._torch_internals import TELLS_MODES, in_short_call, interpreter, raw_stream
@@ -17,13 +17,6 @@ _grad_enabled = torch.is_grad_enabled
 _shorts: dict[tuple, tuple] = {}
 _shorts_on_gpu: dict = {}
 _problems_on_gpu: dict = {}
-_MOST_SHORTS = 1024
-
-
-def _keep(kept, key, value):
-    if len(kept) >= _MOST_SHORTS:
-        kept.clear()
-    kept[key] = value
 
 
 def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
@@ -78,19 +71,19 @@ def _remember(key, family, a, b, h0, axis, reverse, h, return_state):
     if b.is_cpu:
         short = _eager.short(family, a, b, axis, reverse, h.dtype) if no_modes_active() else None
         if short is not None:
-            _keep(_shorts, key, short)
+            _host.keep(_shorts, key, short)
     elif h.dtype is b.dtype and h.dtype in _tensors.FLOATING:  # or torch's default dtype might be in it
         if h.requires_grad:
             engine = _eager.engine((a, b) if h0 is None else (a, b, h0), None)
             if engine is not None:
-                _keep(_problems_on_gpu, key, (family, axis, reverse, h.dtype, return_state, engine))
+                _host.keep(_problems_on_gpu, key, (family, axis, reverse, h.dtype, return_state, engine))
         else:
             from .._cuda import _recurrence
 
             own = _tensors.DTYPES[h.dtype]
             shortcut = _recurrence.remembered((family, axis, reverse, return_state, own), a, b, h0)
             if shortcut:
-                _keep(_shorts_on_gpu, key, shortcut)
+                _host.keep(_shorts_on_gpu, key, shortcut)
 
 
 def _key_on_gpu(options, *operands):
@@ -107,8 +100,10 @@ def _key_on_gpu(options, *operands):
             key.append(float)
             places.append(operand)
         elif type(operand) in PLAIN and operand.is_cuda and not operand.is_neg():
-            key += operand.get_device(), operand.dtype, operand.size(), operand.stride()
-            places.append(operand.data_ptr())
+            place = operand.data_ptr()
+            # Whether it is a multiple of a number's size was found out for addresses that end alike.
+            key += operand.get_device(), operand.dtype, operand.size(), operand.stride(), place & 7
+            places.append(place)
             wants = wants or operand.requires_grad
         else:
             return None, None, False
@@ -135,7 +130,7 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
         axis %= max(a.dim(), b.dim())
         shortcut = _recurrence.remembered((family, axis, reverse, _tensors.DTYPES[b.dtype]), *operands)
         if shortcut:
-            _keep(_shorts_on_gpu, key, shortcut)
+            _host.keep(_shorts_on_gpu, key, shortcut)
     return grads
 
 

@@ -53,7 +53,7 @@ def cache():
 
 _programs = {}
 # What kernels are not made of: which one is launched for what, and how.
-HOST = "_arrays.py", "_launch.py", "_plan.py", "_pool_plan.py", "_recurrence.py", "_run.py"
+HOST = "_arrays.py", "_launch.py", "_plan.py", "_recurrence.py", "_run.py"
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 
 from fastrecur import _checks
-from fastrecur._cuda import _launch, _plan, _pool_plan
+from fastrecur._cuda import _launch, _plan
 
 FORGET, LINEAR = ("forget", ("f", "x")), ("linear", ("a", "b"))
 DTYPES = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -47,7 +47,7 @@ def pooling(dtype, gated=True, packed=False, masked=False):
     kernels = []
     for name, operands in names.items():
         operands = (*((operand, dtype, row) for operand in operands), keep)
-        made = _pool_plan.plan(name, operands, 512, 64, 640, False, gated, packed).launches[0]
+        made = _plan.pool(name, operands, 512, 64, 640, False, gated, packed).launches[0]
         kernels.append(
             _launch.Kernel(made.kernel, made.rule, made.carry, made.options, made.elements, made.time)
         )  # fmt: skip
