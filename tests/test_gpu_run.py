@@ -131,7 +131,7 @@ def crashes(bench):
     bench.report.row("before the crash", "1", lambda: 1.0, "")
     os.abort()
 
-@groups.group("hangs", 20)
+@groups.group("hangs", 12)
 def hangs(bench):
     bench.report.row("before the hang", "1", lambda: 1.0, "")
     time.sleep(1000)
