@@ -83,7 +83,8 @@ def _before(xp: Any, decay: Any, weight: Any, weight0: Any, axis: int) -> Any:
         return weight
     first = at(weight, axis, slice(1))
     first = first - first if weight0 is None else xp.reshape(weight0, first.shape)
-    return decay * join(xp, [first, at(weight, axis, slice(steps - 1))], axis)
+    earlier = join(xp, [first, at(weight, axis, slice(steps - 1))], axis)
+    return earlier if decay is None else decay * earlier
 
 
 def mean(xp: Any, w: Shares, x: Any, axis: int, state: Any, is_sum: bool) -> tuple[Any, Any]:
@@ -104,7 +105,7 @@ def covariance(xp: Any, w: Shares, x: Any, y: Any, axis: int, state: Any = None)
     zero = xp.zeros_like(w.share)
     befores = (None, None) if state is None else ((state.origin, state.mean), (state.origin_y, state.mean_y))
     origins, means, differences = [], [], []
-    for values, had in zip((x, y), befores, strict=True):
+    for values, had in zip((x,) if y is x else (x, y), befores, strict=False):
         values = _numbers(xp, w, values)
         # Deviations from a value of the series' own: data far from 0 lose nothing.
         first = at(values, axis, slice(1))
@@ -113,17 +114,17 @@ def covariance(xp: Any, w: Shares, x: Any, y: Any, axis: int, state: Any = None)
             origin = xp.where(xp.reshape(state.count, first.shape) > 0, xp.reshape(had[0], first.shape), first)
         values = values - origin
         mean, last = forget_mult(w.share, values, None if had is None else had[1], axis=axis, return_state=True)
-        before = _before(xp, xp.ones_like(mean), mean, None if had is None else had[1], axis)
+        before = _before(xp, None, mean, None if had is None else had[1], axis)
         differences.append(_if_seen(xp, w.seen, values - before, zero))
         origins.append(xp.sum(origin, axis=axis))  # of one step, or of none
         means.append(last)
-    product = differences[0] * differences[1]
+    product = differences[0] * differences[-1]
     had_covariance, had_room = (None, None) if state is None else (state.covariance, state.room)
     covariance, last_covariance = linear_recurrence(
         w.kept, w.kept * w.share * product, had_covariance, axis=axis, return_state=True
     )
     room, last_room = linear_recurrence(w.kept * w.kept, 2 * w.kept * w.share, had_room, axis=axis, return_state=True)
-    after = State(w.weight, w.count, means[0], origins[0], origins[1], means[1], last_covariance, last_room)
+    after = State(w.weight, w.count, means[0], origins[0], origins[-1], means[-1], last_covariance, last_room)
     return covariance, room, State(*(xp.broadcast_to(plane, last_covariance.shape) for plane in after))
 
 
