@@ -165,17 +165,21 @@ def at_once(
     dtype = data.dtype(*(v for name, v in values.items() if name != constant.name or name in constant.arrays))
     shape = data.broadcast(*([] if spans is None else [spans]))
     axis = axis_of(axis, shape, series[:1])
-    both, seen, valid, count = [values[name] for name in series], None, None, None
+    seen: Any = None
+    both, valid, count = [values[name] for name in series], None, None
     flags = request.borders.flags(shape, axis)
     with data.threads():
         gate = _gate(data, request, values, shape, axis, last_time, flags)
-        whole = False  # no sample is missing
         if not data.by_kernel:
             both = [xp.broadcast_to(data.wide(v), shape) for v in both]
-            whole = data.at_hand and state is None and flags is None and all(bool(xp.isfinite(v).all()) for v in both)
-            gate = xp.broadcast_to(gate, _along(gate, shape, axis) if whole else shape)
-        if not whole and (flags is not None or not data.by_kernel or statistic == "corr"):
+        if flags is not None or not data.by_kernel or statistic == "corr":
             seen = functools.reduce(operator.and_, [xp.isfinite(xp.broadcast_to(v, shape)) for v in both])
+        if not data.by_kernel:
+            gates = shape
+            if data.at_hand and state is None and flags is None and bool(seen.all()):  # no mask, and gates as given
+                own = (n if k == axis else 1 for k, n in enumerate(shape))
+                seen, gates = None, np.broadcast_shapes(tuple(gate.shape), tuple(own))
+            gate = xp.broadcast_to(gate, gates)
         if flags is not None:
             count = None if state is None else (state[0] if statistic == "corr" else state).count
             gate, valid, count = begin_anew(data, flags, seen, gate, request.kind, least, axis, count)
@@ -195,12 +199,6 @@ def at_once(
         result = _formulas.masked(xp, valid, result)
         after = tuple(s._replace(count=count) for s in after) if statistic == "corr" else after._replace(count=count)
     return data.give(data.narrow(result, dtype)), after
-
-
-def _along(gate: Any, shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    """Return a gate's own shape, with all axes and all steps of the data's."""
-    own = (1,) * (len(shape) - len(gate.shape)) + tuple(gate.shape)
-    return (*own[:axis], shape[axis], *own[axis + 1 :])
 
 
 def _gate(
