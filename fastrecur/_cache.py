@@ -106,14 +106,16 @@ def find_or_make(name: str, make: Callable[[], tuple[bytes, str]]) -> tuple[byte
 @contextlib.contextmanager
 def _alone(name: str) -> Iterator[None]:
     """Let no other process make what has this name meanwhile, where the system can."""
-    end = time.monotonic() + LONGEST_WAIT
+    place, end = folder(), time.monotonic() + LONGEST_WAIT
+    if place is None:
+        yield
+        return
     with contextlib.ExitStack() as held:
-        with contextlib.suppress(ImportError, OSError, TypeError):
+        with contextlib.suppress(ImportError, OSError):
             import fcntl
 
-            place = folder() / "lock"  # type: ignore[operator]
-            place.parent.mkdir(parents=True, exist_ok=True)
-            file = held.enter_context(place.open("ab"))
+            place.mkdir(parents=True, exist_ok=True)
+            file = held.enter_context((place / "lock").open("ab"))
             while time.monotonic() < end:
                 with contextlib.suppress(BlockingIOError):
                     fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, int(name[-12:], 16))  # a byte for each name
