@@ -455,7 +455,7 @@ def pool(name, operands, steps, batch, width, reverse, gated, packed):
     lanes = batch * width
     _check_size(lanes, steps)
     product = dict((label, dtype) for label, dtype, _ in operands)["product"]
-    carry = "f8" if element(product) == "f8" else "f4"
+    carry = carry_of(product)
     # What may be left out is a null address.
     elements = {"carry": carry, "rows": "i8", "lengths": "i8", "states": element(product)}
     values = dict(steps=steps, reverse=int(reverse), lanes=lanes, middles=batch, inners=width, width=1, tiles=1)
