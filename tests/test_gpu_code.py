@@ -1,5 +1,7 @@
 """The GPU's kernels as machine code: no spills, no stray double arithmetic, wide and batched loads."""
 
+import itertools
+
 import devices
 import pytest
 import table
@@ -10,6 +12,7 @@ SIZES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 PROCESSORS = {"sm_80": 164 << 10, "sm_90": 228 << 10}  # bytes of shared memory, an A100's and an H100's
 SCANNED = "tiles of lanes", "tiles of series"
 CASES = [case for case in SHAPES if case not in SCANNED]
+AVERAGES = "forget_wide", "forget_same"
 CARDS = {
     f"sm_{10 * major + minor}": (major, minor)
     for major, minor in [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)]
@@ -53,7 +56,7 @@ def check(kernel, code, dtype, card):
         # Who waits naps between looks, and not for ever.
         assert any(op.startswith("NANOSLEEP") for op in code.opcodes)
         assert code.opcodes["BPT.TRAP"]
-        if card in PROCESSORS and kernel.target(CARDS[card])[1] > 1:
+        if card in PROCESSORS:
             assert 2 * (code.shared + 1024) <= PROCESSORS[card]
             assert 2 * kernel.threads * -(-code.registers // 8) * 8 <= 65536
     if kernel.name in ("lanes", "lanes_vjp"):
@@ -65,36 +68,34 @@ def check(kernel, code, dtype, card):
         assert code.loads >= share * steps * operands, "loads wait for each other"
 
 
-def check_all(kernels, card, dtype, fills=False):
-    """Look at kernels; ``fills``: whether they ask for as many bytes at once as the card needs to copy at its rate."""
+def check_all(kernels, card, dtype, fills=()):
+    """Look at kernels; those of the rules ``fills`` ask for as many bytes as a card needs to copy at its rate."""
     kernels = list(kernels)
     codes = together(tuple(devices.ptx(kernel, CARDS[card]) for kernel in kernels), card)
     for kernel, code in zip(kernels, codes, strict=True):
         check(kernel, code, dtype, card)
         few = dict(kernel.key[3]).get("is_fix_up")  # which is rare
-        if fills and code.in_flight and not few:
+        if kernel.key[1] in fills and code.in_flight and not few:
             assert table.row_of(code, kernel, "", dtype, card).enough is not False, kernel.name
     return zip(kernels, codes, strict=True)
 
 
 @pytest.mark.parametrize("card", CARDS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("family", [FORGET, LINEAR], ids=["average", "linear"])
-def test_recurrences(family, dtype, card):
-    every = {kernel.key: kernel for case in CASES for kernel in kernels(DTYPES[dtype], family, case)}
-    check_all(every.values(), card, dtype, fills=family == FORGET)
+def test_recurrences(dtype, card):
+    found = itertools.product((FORGET, LINEAR), CASES)
+    every = {kernel.key: kernel for family, case in found for kernel in kernels(DTYPES[dtype], family, case)}
+    check_all(every.values(), card, dtype, fills=AVERAGES)
 
 
 @pytest.mark.parametrize("card", CARDS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("family", [FORGET, LINEAR], ids=["average", "linear"])
-def test_single_pass_scan(family, dtype, card):
-    every = [each for case in SCANNED for each in kernels(DTYPES[dtype], family, case)]
-    assert [each.name for each in every] == 2 * ["scan", "series", "scan_vjp", "series_vjp"]
-    few = {each.name for each in every if each.name.startswith("scan") and each.target(CARDS[card])[1] < 2}
-    may = family == FORGET and CARDS[card] < (9, 0) and (dtype == "float64" or card != "sm_80")
-    assert few == ({"scan"} if may else set())
-    check_all(every, card, dtype, fills=True)
+def test_single_pass_scan(dtype, card):
+    found = itertools.product((FORGET, LINEAR), SCANNED)
+    every = [each for family, case in found for each in kernels(DTYPES[dtype], family, case)]
+    assert [each.name for each in every] == 4 * ["scan", "series", "scan_vjp", "series_vjp"]
+    assert all(each.target(CARDS[card])[1] >= 2 for each in every if each.name.startswith("scan"))
+    check_all(every, card, dtype, fills=(*AVERAGES, "linear"))
 
 
 @pytest.mark.parametrize("card", ["sm_75", "sm_80", "sm_90", "sm_120"])
@@ -122,7 +123,7 @@ def test_one_gate_for_all(case):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_pooling(dtype, card):
     """Every load of a batch of steps is on its way before the first is used."""
-    for kernel, code in check_all(pooling(DTYPES[dtype], masked=True), card, dtype, fills=True):
+    for kernel, code in check_all(pooling(DTYPES[dtype], masked=True), card, dtype, fills=("",)):
         operands = 6 if kernel.name == "pool_vjp" else 4
         assert code.loads >= 0.8 * dict(kernel.key[3])["ahead"] * operands, "loads wait for each other"
 

@@ -57,8 +57,6 @@ def blocks(name, rule, carry, options, elements, capability):
         return 6
     if is_large and name == "scan_vjp" and rule == "linear" and dict(elements).get("g") in ("f2", "bf2"):
         return 3
-    if name == "scan" and rule != "linear" and capability < (9, 0) and (carry == "f8" or capability != (8, 0)):
-        return 1  # each shuffle has a path for a diverged warp there, and two blocks would spill
     if name == "lanes" and "resets" in dict(options)["cuts"] and carry in ("f4", "f8"):
         return 4 if "offsets" in dict(options)["cuts"] else 6 if carry == "f4" else 5
     if name == "lanes":

@@ -8,6 +8,7 @@ Nobody waits for ever. A block takes the next ticket when it starts, so the tile
 waits for is their summaries, and these wait for nothing.
 """
 
+import functools
 from collections import namedtuple
 
 import numpy as np
@@ -37,6 +38,7 @@ def window(across):
     return looks(across) * THREADS // across
 
 
+@functools.cache
 def opener(cuda, across, is_forward):
     """Return the device function that takes a ticket and says what this thread's work is."""
 
@@ -201,6 +203,7 @@ def own_state(me, before, states, is_average, across, is_forward):
     return state, after
 
 
+@functools.cache
 def starter(cuda, is_average, kind, across):
     """Return the device function that finds the states from which a tile's warps start, and publishes what it knows."""
     zero, one, slots = kind(0), kind(1), WARPS * across

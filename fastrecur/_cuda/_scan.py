@@ -12,6 +12,9 @@ a thread's end and the next one's start are not both finite, nor the same, the s
 is not the sequential answer. A fix-up pass, the kernel of `_series`, scans it once more.
 """
 
+import functools
+from collections import namedtuple
+
 import numpy as np
 
 from .._steps import is_finite, select
@@ -22,7 +25,27 @@ from ._look_back import THREADS, WARPS, opener, own_state, starter, tell
 from ._operands import find_series, load_state, of_series, offset
 from ._summaries import add_exactly, add_group, agree, back_summariser, settled, summariser
 
+# A thread's steps: where its series stands, which steps of it are valid, how many it has; where the tile begins and
+# where the thread does, and the valid steps counted from there.
+Place = namedtuple("Place", "index valid steps here mine low high")
 
+
+@functools.cache
+def placer(count, across, guide):
+    """Return the device function that says where a thread's steps are; ``tile`` is counted in the order of time."""
+    by_a, pack, rows = guide[0] == "a", guide[1], THREADS // across
+
+    @gpu.helper
+    def place(a, b, lengths, geometry, series, tile, row):
+        _, index, valid, steps = find_series(series, lengths, geometry)
+        here = tile * (rows * count) - steps_before(a, b, by_a, pack, index, geometry.steps)
+        mine = here + row * count
+        return Place(index, valid, steps, here, mine, gpu.narrow(valid.start - mine), gpu.narrow(valid.stop - mine))
+
+    return place
+
+
+@functools.cache
 def holder(cuda, kind, count, across, closed):
     """Return the device functions for closed gates: which are at the start, and what they hold on to."""
     slots, size = WARPS * across, kind(0).itemsize
@@ -88,9 +111,8 @@ def holder(cuda, kind, count, across, closed):
 def forward(cuda, rule, zero, size, count, across, packs, guide):
     """Return the kernel that scans forward; ``across`` is how many series a tile has, 1 or 32."""
     kind, is_average, step = type(zero), rule.is_average, rule.step
-    closed, rows = kind(rule.closed), THREADS // across
-    four, all_states = 4 * WARPS * across, (WARPS + 1) * across
-    open_tile, by_a, pack = opener(cuda, across, True), guide[0] == "a", guide[1]
+    closed, four, all_states = kind(rule.closed), 4 * WARPS * across, (WARPS + 1) * across
+    open_tile, place = opener(cuda, across, True), placer(count, across, guide)
     fetch, write = fetcher_of_two(kind, count, packs), writer(count, packs["h"])
     summarise = summariser(rule, kind, count)
     start = starter(cuda, is_average, kind, across)
@@ -107,10 +129,7 @@ def forward(cuda, rule, zero, size, count, across, packs, guide):
 
     def kernel(a, b, h, h0, last, lengths, descriptors, geometry):
         me = open_tile(descriptors, geometry)
-        _, index, valid, steps = find_series(me.series, lengths, geometry)
-        here = me.tile * (rows * count) - steps_before(a, b, by_a, pack, index, geometry.steps)
-        mine = here + me.row * count
-        low, high = gpu.narrow(valid.start - mine), gpu.narrow(valid.stop - mine)
+        index, valid, _, here, mine, low, high = place(a, b, lengths, geometry, me.series, me.tile, me.row)
         gates, values = cuda.local.array(count, kind), cuda.local.array(count, kind)
         operands = of_series(a, index, mine), of_series(b, index, mine)
         fetch(operands, (low, low), high, (gates, values), (closed, zero))
@@ -120,6 +139,9 @@ def forward(cuda, rule, zero, size, count, across, packs, guide):
         first, begins_here = load_state(h0, index, zero), valid.start >= here
         start(descriptors, geometry, me, first, sums, states)
         gpu.barrier()
+        # Found anew, so that it need not wait in registers while the block looks back.
+        series = gpu.anew(me.series)
+        index, valid, steps, here, mine, low, high = place(a, b, lengths, geometry, series, me.tile, me.row)
         state, after = own_state(me, before, states, is_average, across, True)
         leading = leading_closed(gates, values, low, high) if is_average else gpu.narrow(0)
         end = replay(gates, values, low, high, state)
@@ -154,8 +176,10 @@ def store_total(to, geometry, me, sums, total, rest, across, size):
         gpu.store(to.at, (tile * geometry.lanes + me.series) * size, settled(total, rest))
 
 
-def back_replayer(adjoint, zero, count, a_is_total, b_is_total):
+@functools.cache
+def back_replayer(adjoint, kind, count, a_is_total, b_is_total):
     """Return the device function that scans a thread's steps backward."""
+    zero = kind(0)
 
     @gpu.helper
     def replay_back(arriving, gates, values, before, low, high, r, totals):
@@ -180,21 +204,18 @@ def back_replayer(adjoint, zero, count, a_is_total, b_is_total):
 def vjp(cuda, rule, zero, size, count, across, packs, guide, a_is_total, b_is_total):
     """Return the kernel that scans backward; totals are as in `_lanes`, one for each tile."""
     kind = type(zero)
-    closed, rows = kind(rule.closed), THREADS // across
-    four, all_states = 4 * WARPS * across, (WARPS + 1) * across
-    open_tile, by_a, pack = opener(cuda, across, False), guide[0] == "a", guide[1]
+    closed, four, all_states = kind(rule.closed), 4 * WARPS * across, (WARPS + 1) * across
+    open_tile, place = opener(cuda, across, False), placer(count, across, guide)
     fetch_back = back_fetcher(kind, count, tuple(packs[n] for n in "gabh"), closed, across == 1)
     write_a, write_b = writer(count, packs["to_a"]), writer(count, packs["to_b"])
     summarise_back = back_summariser(rule, kind, count)
     start = starter(cuda, False, kind, across)
-    replay_back = back_replayer(rule.adjoint, zero, count, a_is_total, b_is_total)
+    replay_back = back_replayer(rule.adjoint, kind, count, a_is_total, b_is_total)
 
     def kernel(g, a, b, h, h0, last, first, to_a, to_b, lengths, descriptors, geometry):
         me = open_tile(descriptors, geometry)
-        _, index, valid, steps = find_series(me.series, lengths, geometry)
-        here = (geometry.tiles - 1 - me.tile) * (rows * count) - steps_before(a, b, by_a, pack, index, geometry.steps)
-        mine = here + me.row * count
-        low, high = gpu.narrow(valid.start - mine), gpu.narrow(valid.stop - mine)
+        tile = geometry.tiles - 1 - me.tile
+        index, valid, steps, _, mine, low, high = place(a, b, lengths, geometry, me.series, tile, me.row)
         arriving, gates = cuda.local.array(count, kind), cuda.local.array(count, kind)
         values, before = cuda.local.array(count, kind), cuda.local.array(count, kind)
         origin, from_end = load_state(h0, index, zero), load_state(last, index, zero)

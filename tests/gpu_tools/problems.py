@@ -25,8 +25,11 @@ def kernels(dtype, family, case, total=False, cuts=()):
     dtype = np.dtype(dtype)
     full = dtype, shape, (shape[1] * dtype.itemsize, dtype.itemsize)
     gate = None if total else full
-    state = dtype, shape[:axis] + shape[axis + 1 :], (dtype.itemsize,)
-    offsets, resets = (np.dtype(np.int64), (9,), (8,)), (np.dtype(bool), shape, (shape[1], 1))
+    lanes, segments = shape[1 - axis], 8
+    state = dtype, (lanes,), (dtype.itemsize,)
+    if "offsets" in cuts:
+        state = dtype, (segments, lanes), (lanes * dtype.itemsize, dtype.itemsize)
+    offsets, resets = (np.dtype(np.int64), (segments + 1,), (8,)), (np.dtype(bool), shape, (shape[1], 1))
     ends = [each if kind in cuts else None for kind, each in (("offsets", offsets), ("resets", resets))]
     ends = _checks.split(None, *ends)
     plans = [
