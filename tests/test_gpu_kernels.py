@@ -132,7 +132,7 @@ def test_tiles_of_contiguous_time(gpu, cut, rng, name, dtype, reverse):
 def test_tiles_of_lanes(gpu, cut, rng, name, dtype, reverse):
     """Series and steps of one tile and a bit, of many, and of less than a warp."""
     cut(True)
-    for shape in [(129, 40), (1000, 33), (2600, 64), (300, 20, 3)]:
+    for shape in [(129, 40), (1000, 33), (1700, 33), (300, 20, 3)]:
         h0 = rng.standard_normal(shape[1:]).astype(dtype)
         gate, value = operands(rng, shape, dtype)
         check_forward(name, gate, value, h0, reverse=reverse)
@@ -175,7 +175,7 @@ def test_whichever_tile_comes_first_the_bits_are_the_same(gpu, cut, monkeypatch,
     gate, value = turned(axis, gate, value)
     cut(True)
     wanted = None
-    for resident in [1, 5, 5, 40]:
+    for resident in [1, 5, 40]:
         monkeypatch.setattr(ptx_emulator, "RESIDENT", resident)
         gpu.seed += 1
         got = both(name, gate, value, h0, reverse, axis=axis)
@@ -348,7 +348,7 @@ def test_lengths(gpu, cut, rng, name, axis, reverse, is_cut):
     for array in (gate, value):
         array[~(inside.T if axis == 0 else inside)] = np.nan
     h0 = rng.standard_normal(lanes).astype(np.float32)
-    for given in [lengths, lengths.astype(np.int32)][: 1 + (not is_cut)]:
+    for given in [lengths, lengths.astype(np.int32)][: 1 + (not is_cut and name == RECURRENCES[axis])]:
         check_forward(name, gate, value, h0, axis=axis, reverse=reverse, lengths=given)
         check_vjp(name, gate, value, h0, rng=rng, axis=axis, reverse=reverse, lengths=given)
 

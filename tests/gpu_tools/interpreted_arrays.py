@@ -3,7 +3,8 @@
 Every array that a test passes is a device's, every launch is done by `simulator.Driver`: in random order, in memory
 that begins as NaN, and with every access looked at. Sizes are small: those in a test's parameters and in the lists of
 its module are cut down, and a test ends where it comes to a problem that is larger. Of a test's parameters every other
-set is run: kernels do not depend on most of them, and an interpreted one takes thousands of times as long.
+set is run, of the longest tests' every fourth: kernels do not depend on most of them, and an interpreted one takes
+thousands of times as long.
 """
 
 import sys
@@ -23,6 +24,7 @@ OTHERS = {
     "test_errors": "of offsets on a device no number is looked at",
     "test_other_dtypes": "the CPU alone averages complex values",
 }
+LONG = {"test_sizes_around_a_vector", "test_broadcasting", "test_broadcasting_sums", "test_ragged", "test_forward"}
 
 
 class TooLarge(pytest.skip.Exception):
@@ -75,8 +77,9 @@ def small(value):
 
 
 def is_chosen(item):
-    """Choose half of what a test has parameters for, at random, and the same ones in each run."""
-    return not hasattr(item, "callspec") or zlib.crc32(item.name.encode()) % 2 == 0
+    """Choose some of what a test has parameters for, at random, and the same ones in each run."""
+    share = 4 if item.originalname in LONG else 2
+    return not hasattr(item, "callspec") or zlib.crc32(item.name.encode()) % share == 0
 
 
 def pytest_collection_modifyitems(config, items):
