@@ -57,21 +57,30 @@ vjp_row = choice("narrow", _narrow.vjp_row, _wide.vjp_row, options=INLINE)
 
 
 @inlined
-def distance(rule, room, count, k, rows, steps, way, row_way):
+def _narrow_distance(rule, room, count, k, rows, steps, way, row_way):
+    return Distance(NARROW_AHEAD * way if rows == 1 else ZERO, ZERO, ZERO)
+
+
+@inlined
+def _wide_distance(rule, room, count, k, rows, steps, way, row_way):
     """Return how far from the k-th of some rows, of so many steps each, stands what is prefetched.
 
     It is ``count`` rows later, for which there is room; behind the last row that is among the next steps'. Or it is in
     the same row.
     """
-    if is_narrow(rule):
-        return Distance(NARROW_AHEAD * way if rows == 1 else ZERO, ZERO, ZERO)
+    later_steps, later_rows, bytes_ahead = ZERO, ZERO, ZERO
     if room <= 0:
-        return Distance(ZERO, ZERO, -room * row_way)
-    if rows == 1:
-        return Distance(count * steps * way, ZERO, ZERO)
-    if k + count < rows:
-        return Distance(ZERO, count * row_way, ZERO)
-    return Distance(steps * way, (minimum(count, rows) - rows) * row_way, ZERO)
+        bytes_ahead = -room * row_way
+    elif rows == 1:
+        later_steps = count * steps * way
+    elif k + count < rows:
+        later_rows = count * row_way
+    else:
+        later_steps, later_rows = steps * way, (minimum(count, rows) - rows) * row_way
+    return Distance(later_steps, later_rows, bytes_ahead)
+
+
+distance = choice("narrow", _narrow_distance, _wide_distance, options=INLINE)
 
 
 @helper
