@@ -100,32 +100,46 @@ def _numbers(xp: Any, w: Shares, values: Any) -> Any:
     return values if w.seen is None else xp.where(w.seen, values, xp.zeros_like(values))
 
 
-def covariance(xp: Any, w: Shares, x: Any, y: Any, axis: int, state: Any = None) -> tuple[Any, Any, State]:
-    """Return the biased covariance, what it is to be divided by to be unbiased, and the state after the last step."""
-    zero = xp.zeros_like(w.share)
-    befores = (None, None) if state is None else ((state.origin, state.mean), (state.origin_y, state.mean_y))
-    origins, means, differences = [], [], []
-    for values, had in zip((x,) if y is x else (x, y), befores, strict=False):
-        values = _numbers(xp, w, values)
-        # Deviations from a value of the series' own: data far from 0 lose nothing.
-        first = at(values, axis, slice(1))
-        origin = first
-        if had is not None:
-            origin = xp.where(xp.reshape(state.count, first.shape) > 0, xp.reshape(had[0], first.shape), first)
-        values = values - origin
-        mean, last = forget_mult(w.share, values, None if had is None else had[1], axis=axis, return_state=True)
-        before = _before(xp, None, mean, None if had is None else had[1], axis)
-        differences.append(_if_seen(xp, w.seen, values - before, zero))
-        origins.append(xp.sum(origin, axis=axis))  # of one step, or of none
-        means.append(last)
-    product = differences[0] * differences[-1]
-    had_covariance, had_room = (None, None) if state is None else (state.covariance, state.room)
-    covariance, last_covariance = linear_recurrence(
-        w.kept, w.kept * w.share * product, had_covariance, axis=axis, return_state=True
-    )
-    room, last_room = linear_recurrence(w.kept * w.kept, 2 * w.kept * w.share, had_room, axis=axis, return_state=True)
-    after = State(w.weight, w.count, means[0], origins[0], origins[-1], means[-1], last_covariance, last_room)
-    return covariance, room, State(*(xp.broadcast_to(plane, last_covariance.shape) for plane in after))
+class Deviations(NamedTuple):
+    """How far each value is from the mean before it; what means are counted from, and the last one."""
+
+    values: Any
+    origin: Any
+    mean: Any
+
+
+def _deviations(xp: Any, w: Shares, values: Any, axis: int, count: Any, origin0: Any, mean0: Any) -> Deviations:
+    values = _numbers(xp, w, values)
+    # From a value of the series' own: data far from 0 lose nothing.
+    origin = first = at(values, axis, slice(1))
+    if count is not None:
+        origin = xp.where(xp.reshape(count, first.shape) > 0, xp.reshape(origin0, first.shape), first)
+    values = values - origin
+    mean, last = forget_mult(w.share, values, mean0, axis=axis, return_state=True)
+    values = _if_seen(xp, w.seen, values - _before(xp, None, mean, mean0, axis), xp.zeros_like(w.share))
+    return Deviations(values, xp.sum(origin, axis=axis), last)  # of one step, or of none
+
+
+def covariances(
+    xp: Any, w: Shares, x: Any, y: Any, axis: int, states: tuple[Any, ...]
+) -> tuple[list[Any], Any, tuple[State, ...]]:
+    """Return the biased covariance of x and y, and with three states those of x and of y with themselves too.
+
+    And what they are to be divided by to be unbiased, and the states after the last step.
+    """
+    had = states[0] or State(*[None] * len(State._fields))
+    one = other = _deviations(xp, w, x, axis, had.count, had.origin, had.mean)
+    if y is not x:
+        other = _deviations(xp, w, y, axis, had.count, had.origin_y, had.mean_y)
+    room, last_room = linear_recurrence(w.kept * w.kept, 2 * w.kept * w.share, had.room, axis=axis, return_state=True)
+    found, after = [], []
+    for (a, b), state in zip(((one, other), (one, one), (other, other)), states, strict=False):
+        rises, before = w.kept * w.share * (a.values * b.values), None if state is None else state.covariance
+        covariance, last = linear_recurrence(w.kept, rises, before, axis=axis, return_state=True)
+        planes = State(w.weight, w.count, a.mean, a.origin, b.origin, b.mean, last, last_room)
+        found.append(covariance)
+        after.append(State(*(xp.broadcast_to(plane, last.shape) for plane in planes)))
+    return found, room, tuple(after)
 
 
 def masked(xp: Any, valid: Any, values: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -167,6 +166,7 @@ def at_once(
     axis = axis_of(axis, shape, series[:1])
     seen: Any = None
     both, valid, count = [values[name] for name in series], None, None
+    states: Any = (state or (None, None, None)) if statistic == "corr" else (state,)
     flags = request.borders.flags(shape, axis)
     with data.threads():
         gate = _gate(data, request, values, shape, axis, last_time, flags)
@@ -176,23 +176,22 @@ def at_once(
             seen = functools.reduce(operator.and_, [xp.isfinite(xp.broadcast_to(v, shape)) for v in both])
         if not data.by_kernel:
             gates = shape
-            if data.at_hand and state is None and flags is None and bool(seen.all()):  # no mask, and gates as given
+            if data.at_hand and flags is None and bool(seen.all()):  # no mask, and without a state gates as given
                 own = (n if k == axis else 1 for k, n in enumerate(shape))
-                seen, gates = None, np.broadcast_shapes(tuple(gate.shape), tuple(own))
+                seen, gates = None, np.broadcast_shapes(tuple(gate.shape), tuple(own)) if state is None else shape
             gate = xp.broadcast_to(gate, gates)
         if flags is not None:
-            count = None if state is None else (state[0] if statistic == "corr" else state).count
+            count = None if state is None else states[0].count
             gate, valid, count = begin_anew(data, flags, seen, gate, request.kind, least, axis, count)
             least = 0
-        w = None
+        w: Any = None
         if data.by_kernel:
             run = functools.partial(_by_kernel, request, gate, shape, axis, least)
         else:
-            first = state[0] if statistic == "corr" and state is not None else state
-            w = _formulas.shares(xp, seen, gate, request.kind, request.ignore_na, least, axis, first)
+            w = _formulas.shares(xp, seen, gate, request.kind, request.ignore_na, least, axis, states[0])
             run = functools.partial(_by_formulas, xp, w, axis, request.bias)
         if statistic == "corr":
-            result, after = _correlation(xp, run, both, seen, state, w)
+            result, after = _correlation(xp, w or run, both, seen, axis, states)
         else:
             result, after = run(statistic, both[0], None if y is None else both[-1], state, dtype)
     if valid is not None:
@@ -246,25 +245,24 @@ def _by_formulas(
         result, last = _formulas.mean(xp, w, x, axis, state, statistic == "sum")
         weight, count = (xp.broadcast_to(v, last.shape) for v in (w.weight, w.count))
         return _formulas.masked(xp, w.valid, result), State(weight, count, last)
-    result, room, after = _formulas.covariance(xp, w, x, y, axis, state)
-    if statistic == "corr":
-        return result, after
+    [result], room, (after,) = _formulas.covariances(xp, w, x, y, axis, (state,))
     valid = w.valid if bias else w.valid & (room > 0)
     result = result if bias else result / xp.where(valid, room, xp.ones_like(room))
     return _formulas.masked(xp, valid, result), after
 
 
-def _correlation(xp: Any, run: Callable[..., Any], both: list[Any], seen: Any, state: Any, w: Any) -> tuple[Any, Any]:
-    """Return the correlation of two series, or of one with itself, from their covariance and variances."""
-    if w is None:  # for kernels, the same samples must be missing in both
-        both = [_formulas.masked(xp, seen, v) for v in both]
-    x, y, wide = both[0], both[-1], np.dtype(np.float64)  # what is divided may be small beyond float32 after a gap
-    parts = zip(((x, y), (x, x), (y, y)), state or (None, None, None), strict=True)
-    (result, *variances), after = zip(*(run("corr", *pair, before, wide) for pair, before in parts), strict=True)
-    if w is None:
+def _correlation(xp: Any, way: Any, both: list[Any], seen: Any, axis: int, states: tuple[Any, ...]) -> tuple[Any, Any]:
+    """Return the correlation of two series, or of one with itself; ``way``: `_by_kernel`, or shares for formulas."""
+    if not isinstance(way, Shares):
+        x, y = (_formulas.masked(xp, seen, v) for v in (both[0], both[-1]))  # the same samples are missing in both
+        pairs, wide = ((x, y), (x, x), (y, y)), np.dtype(np.float64)  # what is divided may be small after a gap
+        (result, *variances), after = zip(
+            *(way("corr", *pair, before, wide) for pair, before in zip(pairs, states, strict=True)), strict=True
+        )
         with quiet(xp):
             result /= np.sqrt(variances[0]) * np.sqrt(variances[1])
         return result, after
-    valid = w.valid & (variances[0] > 0) & (variances[1] > 0)
+    [result, *variances], _, after = _formulas.covariances(xp, way, both[0], both[-1], axis, states)
+    valid = way.valid & (variances[0] > 0) & (variances[1] > 0)
     sizes = [xp.sqrt(xp.where(valid, v, xp.ones_like(v))) for v in variances]
     return _formulas.masked(xp, valid, result / (sizes[0] * sizes[1])), after
