@@ -90,6 +90,23 @@ def test_chunks_with_and_without_gradients():
     assert not parts[3].requires_grad
 
 
+@pytest.mark.parametrize("adjust", [True, False])
+@pytest.mark.parametrize("constants", [0.3, [0.2, 0.5, 0.7]])
+def test_gradients_of_chunks_are_those_of_the_whole(adjust, constants):
+    """In the first chunk a sample is missing, in the others none; in the second a series has its first sample."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(12, 3, dtype=torch.float64, generator=generator) for _ in range(2))
+    x[1, 0] = x[:3, 1] = torch.nan
+    results = []
+    for sizes in [[12], [3, 5, 4]]:
+        leaf, alpha = (torch.as_tensor(v, dtype=torch.float64).clone().requires_grad_() for v in (x, constants))
+        stream = Ewm(alpha=alpha, adjust=adjust)
+        y = torch.cat([stream.update(part) for part in leaf.split(sizes)])
+        results.append([y.detach(), *torch.autograd.grad((y * weight).nansum(), (leaf, alpha))])
+    for whole, parts in zip(*results, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12, equal_nan=True)
+
+
 @pytest.mark.parametrize("library", [pd, pl])
 def test_a_series_comes_back_as_one(library):
     values = [1.0, 2.0, float("nan"), 4.0, 8.0]
