@@ -295,10 +295,8 @@ class Dlpack(Unpooled):
     def _checked(self, array, shape, strides, device):
         """Return an array's view; raise unless the library has made what it was asked for."""
         view = self.view("result", array)
-        is_so = view.shape == shape and all(
-            n < 2 or s == t for n, s, t in zip(shape, view.strides, strides, strict=True)
-        )
-        if view.device != device or not (is_so or 0 in shape):
+        fit = view.shape == shape and all(n < 2 or s == t for n, s, t in zip(shape, view.strides, strides, strict=True))
+        if view.device != device or not (fit or 0 in shape):
             raise RuntimeError(say.made_otherwise(self.name, strides, device, view.strides, view.device))
         return view
 
@@ -307,8 +305,7 @@ _libraries: dict = {}
 
 
 def library(value):
-    found = _libraries.get(type(value))
-    if found is None:
+    if (found := _libraries.get(type(value))) is None:
         make = {"cupy": Cupy, "torch": Torch}.get(_root(value))
         make = make or (Interface if hasattr(value, "__cuda_array_interface__") else Dlpack)
         found = _libraries[type(value)] = make(value)

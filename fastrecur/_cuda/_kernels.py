@@ -29,7 +29,6 @@ RULES = {
 
 # Plain parameters that are int32; times are int32 or int64; whatever ends in _lane holds three int64 strides.
 _INT32 = frozenset((*_operands.Geometry._fields, *_operands.Sizes._fields, "outers"))
-_STRIDES = ("_lane", "_kept", "_summed")
 
 MAKERS = {
     "lanes": _lanes.forward,
@@ -100,7 +99,7 @@ def signature(names, carry, elements, time):
             types.append("i4")
         elif name.endswith("_time"):
             types.append(time)
-        elif name.endswith(_STRIDES):
+        elif name.endswith(("_lane", "_kept", "_summed")):
             types.append("i8[3]")
         elif name == "target_slice" or name.endswith("_next"):
             types.append("i8")

@@ -105,10 +105,8 @@ def _ghost(value):
     """Return an array that names a view's places and must never be read; what is no view as it is."""
     if not _is_view(value):
         return value
-    interface = {
-        "shape": value.shape, "strides": value.strides, "typestr": f"|V{value.dtype.itemsize}",
-        "data": (value.pointer, not value.is_writeable), "version": 3,
-    }  # fmt: skip
+    interface = dict(shape=value.shape, strides=value.strides, typestr=f"|V{value.dtype.itemsize}", version=3)
+    interface["data"] = value.pointer, not value.is_writeable
     return np.asarray(SimpleNamespace(__array_interface__=interface))
 
 
@@ -238,10 +236,8 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype
     *operands, h0, grad_state = values
     signatures = (*map(_signature, operands), _state(h0), _state(grad_state))
     _problem.check_kind(names, *signatures)
-    plan = _plan.vjp(
-        family, names, *signatures, axis, reverse, _checks.split(*map(_signature, ends)),
-        complex in map(type, values), dtype, layouts,
-    )  # fmt: skip
+    told = _checks.split(*map(_signature, ends)), complex in map(type, values), dtype, layouts
+    plan = _plan.vjp(family, names, *signatures, axis, reverse, *told)
     ends = work.ends(ends, plan.plan.steps)
     results = list(plan.plan.gradients)
     if h0 is not None:

@@ -12,9 +12,6 @@ a thread's end and the next one's start are not both finite, nor the same, the s
 is not the sequential answer. A fix-up pass, the kernel of `_series`, scans it once more.
 """
 
-import functools
-from collections import namedtuple
-
 import numpy as np
 
 from .._steps import is_finite, select
@@ -25,27 +22,22 @@ from ._look_back import THREADS, WARPS, opener, own_state, starter, tell
 from ._operands import find_series, load_state, of_series, offset
 from ._summaries import add_exactly, add_group, agree, back_summariser, settled, summariser
 
-# A thread's steps: where its series stands, which steps of it are valid, how many it has; where the tile begins and
-# where the thread does, and the valid steps counted from there.
-Place = namedtuple("Place", "index valid steps here mine low high")
 
-
-@functools.cache
 def placer(count, across, guide):
-    """Return the device function that says where a thread's steps are; ``tile`` is counted in the order of time."""
+    """Return the device function that says where a thread's steps are; tiles are counted in the order of time."""
     by_a, pack, rows = guide[0] == "a", guide[1], THREADS // across
 
     @gpu.helper
     def place(a, b, lengths, geometry, series, tile, row):
+        """Return its series' index, valid steps and steps; where its tile and it begin; valid steps from there on."""
         _, index, valid, steps = find_series(series, lengths, geometry)
         here = tile * (rows * count) - steps_before(a, b, by_a, pack, index, geometry.steps)
         mine = here + row * count
-        return Place(index, valid, steps, here, mine, gpu.narrow(valid.start - mine), gpu.narrow(valid.stop - mine))
+        return index, valid, steps, here, mine, gpu.narrow(valid.start - mine), gpu.narrow(valid.stop - mine)
 
     return place
 
 
-@functools.cache
 def holder(cuda, kind, count, across, closed):
     """Return the device functions for closed gates: which are at the start, and what they hold on to."""
     slots, size = WARPS * across, kind(0).itemsize
@@ -139,9 +131,8 @@ def forward(cuda, rule, zero, size, count, across, packs, guide):
         first, begins_here = load_state(h0, index, zero), valid.start >= here
         start(descriptors, geometry, me, first, sums, states)
         gpu.barrier()
-        # Found anew, so that it need not wait in registers while the block looks back.
-        series = gpu.anew(me.series)
-        index, valid, steps, here, mine, low, high = place(a, b, lengths, geometry, series, me.tile, me.row)
+        # Anew, so that it need not wait in registers while the block looks back.
+        index, valid, steps, _, mine, low, high = place(a, b, lengths, geometry, gpu.anew(me.series), me.tile, me.row)
         state, after = own_state(me, before, states, is_average, across, True)
         leading = leading_closed(gates, values, low, high) if is_average else gpu.narrow(0)
         end = replay(gates, values, low, high, state)
@@ -176,10 +167,8 @@ def store_total(to, geometry, me, sums, total, rest, across, size):
         gpu.store(to.at, (tile * geometry.lanes + me.series) * size, settled(total, rest))
 
 
-@functools.cache
-def back_replayer(adjoint, kind, count, a_is_total, b_is_total):
+def back_replayer(adjoint, zero, count, a_is_total, b_is_total):
     """Return the device function that scans a thread's steps backward."""
-    zero = kind(0)
 
     @gpu.helper
     def replay_back(arriving, gates, values, before, low, high, r, totals):
@@ -210,7 +199,7 @@ def vjp(cuda, rule, zero, size, count, across, packs, guide, a_is_total, b_is_to
     write_a, write_b = writer(count, packs["to_a"]), writer(count, packs["to_b"])
     summarise_back = back_summariser(rule, kind, count)
     start = starter(cuda, False, kind, across)
-    replay_back = back_replayer(rule.adjoint, kind, count, a_is_total, b_is_total)
+    replay_back = back_replayer(rule.adjoint, zero, count, a_is_total, b_is_total)
 
     def kernel(g, a, b, h, h0, last, first, to_a, to_b, lengths, descriptors, geometry):
         me = open_tile(descriptors, geometry)
