@@ -486,6 +486,8 @@ class Driver(devices.Driver):
                 block = Block(memory, draw)
                 running.append(block.start(kernel.function(block), given, places.pop(), threads))
                 del _device.HELPERS[helpers:]
+                for made in (_look_back.opener, _look_back.starter):
+                    made.cache_clear()  # of functions for a block alone
             k = draw.randrange(len(running))
             if next(running[k], self) is self:
                 del running[k]
