@@ -78,7 +78,6 @@ def test_version():
 def test_import_loads_numpy_and_numba_alone(run_python):
     run_python(
         """
-import subprocess
 import sys
 import numpy, numba
 before = set(sys.modules)
@@ -157,7 +156,6 @@ event.register("numba:compile", Listener())
 """
         + WORKS
         + """
-import subprocess
 import sys
 assert not compiled, compiled
 assert "numba.core.typing.arraydecl" not in sys.modules  # the compiler knows nothing yet, which takes it long to learn
@@ -340,7 +338,6 @@ def test_a_kernel_is_made_once_for_all_threads(monkeypatch):
 def test_torch_that_is_missing(run_python):
     run_python(
         """
-import subprocess
 import sys
 sys.modules["torch"] = None
 try:
