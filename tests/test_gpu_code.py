@@ -14,6 +14,7 @@ SHARED = {"sm_75": 64, "sm_80": 164, "sm_86": 100, "sm_89": 100, "sm_90": 228, "
 SCANNED = "tiles of lanes", "tiles of series"
 CASES = [case for case in SHAPES if case not in SCANNED]
 AVERAGES = "forget_wide", "forget_same"
+RULES = *AVERAGES, "linear", ""  # the last is a pooling's
 CARDS = {
     f"sm_{10 * major + minor}": (major, minor)
     for major, minor in [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)]
@@ -96,7 +97,7 @@ def test_single_pass_scan(dtype, card):
     every = [each for family, case in found for each in kernels(DTYPES[dtype], family, case)]
     assert [each.name for each in every] == 4 * ["scan", "series", "scan_vjp", "series_vjp"]
     assert all(each.target(CARDS[card])[1] >= 2 for each in every if each.name.startswith("scan"))
-    check_all(every, card, dtype, fills=(*AVERAGES, "linear"))
+    check_all(every, card, dtype, fills=RULES)
 
 
 @pytest.mark.parametrize("card", ["sm_75", "sm_80", "sm_90", "sm_120"])
@@ -124,7 +125,7 @@ def test_one_gate_for_all(case):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_pooling(dtype, card):
     """Every load of a batch of steps is on its way before the first is used."""
-    for kernel, code in check_all(pooling(DTYPES[dtype], masked=True), card, dtype, fills=("",)):
+    for kernel, code in check_all(pooling(DTYPES[dtype], masked=True), card, dtype, fills=RULES):
         operands = 6 if kernel.name == "pool_vjp" else 4
         assert code.loads >= 0.8 * dict(kernel.key[3])["ahead"] * operands, "loads wait for each other"
 

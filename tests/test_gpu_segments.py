@@ -100,7 +100,14 @@ def test_every_shape_of_resets_and_lengths(rng, name, reverse, axis):
 
 @BOTH_WAYS
 @pytest.mark.parametrize(
-    ("kind", "name"), [*zip(KINDS, [RECURRENCES[k] for k in (0, 1, 1, 0)], strict=True), ("both", RECURRENCES[1])]
+    ("kind", "name"),
+    [
+        ("offsets", "forget_mult"),
+        ("resets", "linear_recurrence"),
+        ("resets of each series", "linear_recurrence"),
+        ("both", "forget_mult"),
+        ("both", "linear_recurrence"),
+    ],
 )
 def test_gradients_that_are_sums(gpu, rng, name, reverse, kind):
     """Over time there is a partial sum for each segment; over series, over both, and over first states."""

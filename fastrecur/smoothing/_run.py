@@ -174,24 +174,24 @@ def at_once(
             both = [xp.broadcast_to(data.wide(v), shape) for v in both]
         if flags is not None or not data.by_kernel or statistic == "corr":
             seen = functools.reduce(operator.and_, [xp.isfinite(xp.broadcast_to(v, shape)) for v in both])
-        if not data.by_kernel:
+        if flags is not None:
+            count = None if state is None else states[0].count
+            gate, valid, count = begin_anew(data, flags, seen, gate, request.kind, least, axis, count)
+            least = 0
+        if data.by_kernel:
+            run = functools.partial(_by_kernel, request, gate, shape, axis, least)
+            correlate = functools.partial(_correlation_by_kernel, run, seen)
+        else:
             gates = shape
             if data.at_hand and flags is None and bool(seen.all()):  # no mask, and without a state gates as given
                 own = (n if k == axis else 1 for k, n in enumerate(shape))
                 seen, gates = None, np.broadcast_shapes(tuple(gate.shape), tuple(own)) if state is None else shape
             gate = xp.broadcast_to(gate, gates)
-        if flags is not None:
-            count = None if state is None else states[0].count
-            gate, valid, count = begin_anew(data, flags, seen, gate, request.kind, least, axis, count)
-            least = 0
-        w: Any = None
-        if data.by_kernel:
-            run = functools.partial(_by_kernel, request, gate, shape, axis, least)
-        else:
             w = _formulas.shares(xp, seen, gate, request.kind, request.ignore_na, least, axis, states[0])
             run = functools.partial(_by_formulas, xp, w, axis, request.bias)
+            correlate = functools.partial(_correlation_by_formulas, xp, w, axis)
         if statistic == "corr":
-            result, after = _correlation(xp, w or run, both, seen, axis, states)
+            result, after = correlate(both[0], both[-1], states)
         else:
             result, after = run(statistic, both[0], None if y is None else both[-1], state, dtype)
     if valid is not None:
@@ -251,18 +251,20 @@ def _by_formulas(
     return _formulas.masked(xp, valid, result), after
 
 
-def _correlation(xp: Any, way: Any, both: list[Any], seen: Any, axis: int, states: tuple[Any, ...]) -> tuple[Any, Any]:
-    """Return the correlation of two series, or of one with itself; ``way``: `_by_kernel`, or shares for formulas."""
-    if not isinstance(way, Shares):
-        x, y = (_formulas.masked(xp, seen, v) for v in (both[0], both[-1]))  # the same samples are missing in both
-        pairs, wide = ((x, y), (x, x), (y, y)), np.dtype(np.float64)  # what is divided may be small after a gap
-        (result, *variances), after = zip(
-            *(way("corr", *pair, before, wide) for pair, before in zip(pairs, states, strict=True)), strict=True
-        )
-        with quiet(xp):
-            result /= np.sqrt(variances[0]) * np.sqrt(variances[1])
-        return result, after
-    [result, *variances], _, after = _formulas.covariances(xp, way, both[0], both[-1], axis, states)
-    valid = way.valid & (variances[0] > 0) & (variances[1] > 0)
+def _correlation_by_kernel(run: Any, seen: Any, x: Any, y: Any, states: tuple[Any, ...]) -> tuple[Any, Any]:
+    """Return the correlation of two series, or of one with itself, from their covariance and variances."""
+    one = _formulas.masked(np, seen, x)  # the same samples must be missing in both
+    other = one if y is x else _formulas.masked(np, seen, y)
+    wide = np.dtype(np.float64)  # what is divided may be small beyond float32 after a gap
+    parts = zip(((one, other), (one, one), (other, other)), states, strict=True)
+    (result, *variances), after = zip(*(run("corr", *pair, before, wide) for pair, before in parts), strict=True)
+    with quiet(np):
+        result /= np.sqrt(variances[0]) * np.sqrt(variances[1])
+    return result, after
+
+
+def _correlation_by_formulas(xp: Any, w: Shares, axis: int, x: Any, y: Any, states: tuple[Any, ...]) -> tuple[Any, Any]:
+    (result, *variances), _, after = _formulas.covariances(xp, w, x, y, axis, states)
+    valid = w.valid & (variances[0] > 0) & (variances[1] > 0)
     sizes = [xp.sqrt(xp.where(valid, v, xp.ones_like(v))) for v in variances]
     return _formulas.masked(xp, valid, result / (sizes[0] * sizes[1])), after
