@@ -259,3 +259,25 @@ def run_python(tmp_path):
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def cut(monkeypatch):
+    """Let short time be cut into tiles on a GPU as long time is, or not at all."""
+    import devices
+
+    from fastrecur._cuda import _plan, _recurrence
+
+    def forget_plans():
+        _recurrence._shortcuts.clear()
+        _plan.forward.cache_clear()
+        _plan.vjp.cache_clear()
+
+    def choose_by(is_cut):
+        uncut = lambda *arguments: choose(*arguments)._replace(tiles=1)  # noqa: E731
+        monkeypatch.setattr(_plan, "choose", devices.looking_back(choose) if is_cut else uncut)
+        forget_plans()
+
+    choose = _plan.choose
+    yield choose_by
+    forget_plans()

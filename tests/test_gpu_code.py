@@ -115,6 +115,15 @@ def test_series_that_begin_anew(dtype, card):
         assert not {"offsets", "resets"} & {*kernel.parameters}
 
 
+@pytest.mark.parametrize("card", ["sm_75", "sm_80", "sm_90", "sm_120"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_series_that_begin_anew_along_contiguous_time_and_in_tiles(dtype, card):
+    found = itertools.product((FORGET, LINEAR), ["series", *SCANNED])
+    every = {each.key: each for family, case in found for each in kernels(DTYPES[dtype], family, case, cuts=["resets"])}
+    assert {each.name for each in every.values()} == {"scan", "series", "scan_vjp", "series_vjp"}
+    check_all(every.values(), card, dtype)
+
+
 @pytest.mark.parametrize("case", ["lanes", "series"])
 def test_one_gate_for_all(case):
     """A Python number is passed by value, and its gradient added up on the way."""

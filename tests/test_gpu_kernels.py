@@ -16,30 +16,10 @@ from test_forward import BROADCAST, RECURRENCES, operands
 
 import fastrecur
 from fastrecur import reference
-from fastrecur._cuda import _launch, _plan, _recurrence, _run
+from fastrecur._cuda import _launch, _plan, _run
 
 WAYS = [(0, False), (0, True), (1, False), (1, True)]  # the axis, and whether time is cut into tiles
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
-
-
-@pytest.fixture
-def cut(monkeypatch):
-    """Let short time be cut into tiles as long time is, or not at all."""
-
-    def choose_by(is_cut):
-        uncut = lambda *arguments: choose(*arguments)._replace(tiles=1)  # noqa: E731
-        monkeypatch.setattr(_plan, "choose", devices.looking_back(choose) if is_cut else uncut)
-        forget_plans()
-
-    choose = _plan.choose
-    yield choose_by
-    forget_plans()
-
-
-def forget_plans():
-    _recurrence._shortcuts.clear()
-    _plan.forward.cache_clear()
-    _plan.vjp.cache_clear()
 
 
 def longer(axis, is_cut):
@@ -83,6 +63,9 @@ def test_contiguous_time(gpu, cut, rng, name, dtype, reverse):
         gpu.forget()
 
 
+SHARES = [0, 0.001, 0.1]  # of flags
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 @hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 @hypothesis.given(data=strategies.data())
@@ -91,14 +74,19 @@ def test_wherever_time_is_cut_the_bits_are_the_same(gpu, cut, axis, data):
     name = data.draw(strategies.sampled_from(RECURRENCES))
     steps = data.draw(strategies.integers(*[(130, 600), (4097, 9000)][axis]))
     lanes, reverse = data.draw(strategies.integers(*[(32, 70), (1, 3)][axis])), data.draw(strategies.booleans())
-    rng = np.random.default_rng(data.draw(strategies.integers(0, 1000)))
+    rng, share = (
+        np.random.default_rng(data.draw(strategies.integers(0, 1000))),
+        data.draw(strategies.sampled_from(SHARES)),
+    )
     gates = [0, 0, 0, 1] if name == "forget_mult" else [-1, 1, 1, 1, 0]
     gate = rng.choice(gates, (steps, lanes)).astype(np.float32)
     value, h0 = rng.integers(-2, 3, (steps, lanes)).astype(np.float32), rng.integers(-2, 3, lanes).astype(np.float32)
-    results = []
+    results, options = [], {"axis": axis, "reverse": reverse}
+    if share:
+        options["resets"] = turned(axis, rng.random((steps, data.draw(strategies.sampled_from([1, lanes])))) < share)[0]
     for is_cut in (False, True):
         cut(is_cut)
-        results.append(both(name, *turned(axis, gate, value), h0, reverse, axis=axis))
+        results.append(both(name, *turned(axis, gate, value), h0, **options))
         assert ("scan" in launched(gpu)) == is_cut
         gpu.forget()
     for got, right in zip(*results, strict=True):
@@ -153,17 +141,19 @@ def back(axis, array):
     return array if axis == 0 else array.T
 
 
-def both(name, gate, value, h0, reverse, axis=1):
+def both(name, gate, value, h0, **options):
     """The bits of a call and its gradient."""
-    h, last = getattr(fastrecur, name)(gate, value, h0, axis=axis, reverse=reverse, return_state=True)
-    grads = getattr(fastrecur, name + "_vjp")(value, gate, value, h, h0, axis=axis, reverse=reverse)
+    h, last = getattr(fastrecur, name)(gate, value, h0, return_state=True, **options)
+    grads = getattr(fastrecur, name + "_vjp")(value, gate, value, h, h0, **options)
     return [h, last, *grads]
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("dtype", "share"), [(np.float32, 0), (np.float64, 0), (np.float32, 0.001)])
 @pytest.mark.parametrize(("name", "reverse"), [(RECURRENCES[0], False), (RECURRENCES[1], True)])
-def test_whichever_tile_comes_first_the_bits_are_the_same(gpu, cut, monkeypatch, rng, name, reverse, dtype, axis):
+def test_whichever_tile_comes_first_the_bits_are_the_same(
+    gpu, cut, monkeypatch, rng, name, reverse, dtype, axis, share
+):
     """Those of one tile after another, each of which finds all that it looks for; of states that last, too."""
     steps, lanes = (35 * 128, 40) if axis == 0 else (35 * 2048, 2)
     gate, value = operands(rng, (steps, lanes), dtype)
@@ -173,12 +163,15 @@ def test_whichever_tile_comes_first_the_bits_are_the_same(gpu, cut, monkeypatch,
         gate[:, lanes // 2 :] = 1 - gate[:, lanes // 2 :]
     h0 = rng.standard_normal(lanes).astype(dtype)
     gate, value = turned(axis, gate, value)
+    options = {"axis": axis, "reverse": reverse}
+    if share:
+        options["resets"] = rng.random(gate.shape) < share
     cut(True)
     wanted = None
     for resident in [1, 5, 40]:
         monkeypatch.setattr(ptx_emulator, "RESIDENT", resident)
         gpu.seed += 1
-        got = both(name, gate, value, h0, reverse, axis=axis)
+        got = both(name, gate, value, h0, **options)
         assert {"scan", "scan_vjp"} <= set(launched(gpu))
         gpu.forget()
         wanted = wanted or got

@@ -52,12 +52,13 @@ def blocks(name, rule, carry, options, elements, capability):
     float64 it is the other way about. Flags take registers: beside offsets there are not enough for 6. A test looks.
     """
     is_large = capability[0] in (9, 10)  # cards that want more bytes on their way than fewer blocks would ask for
+    cuts = dict(options).get("cuts", ())
     if is_large and name == "pool_vjp" and carry == "f4" and not dict(options)["packed"]:
         return 6
-    if is_large and name == "scan_vjp" and rule == "linear" and dict(elements).get("g") in ("f2", "bf2"):
+    if is_large and not cuts and name == "scan_vjp" and rule == "linear" and dict(elements).get("g") in ("f2", "bf2"):
         return 3
-    if name == "lanes" and "resets" in dict(options)["cuts"] and carry in ("f4", "f8"):
-        return 4 if "offsets" in dict(options)["cuts"] else 6 if carry == "f4" else 5
+    if name == "lanes" and "resets" in cuts and carry in ("f4", "f8"):
+        return 4 if "offsets" in cuts else 6 if carry == "f4" else 5
     if name == "lanes":
         return 6 if carry == "f4" else 4
     return 4 if name in ("lanes_vjp", "pool", "pool_vjp") else 2

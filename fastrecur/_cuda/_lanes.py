@@ -5,15 +5,15 @@ every operand before it uses the first, since a step alone would wait for memory
 is one more batch, whose missing steps are neither read nor written: loads never move above stores, so a loop of its own
 would wait at every step.
 
-They alone know ``cuts``: which of offsets and resets they are made for. With offsets each segment of a series has a
-thread, which reads and writes no other step. A flag of resets is read with its step, in reverse with the one after it
-in the direction of the scan: the state before a step that has one is zero, and its coefficient is not used.
+``cuts`` are those of offsets and resets that a kernel is made for. With offsets, which these kernels alone know, each
+segment of a series has a thread, which reads and writes no other step.
 """
 
 import numpy as np
 
 from .._steps import select
 from . import _device as gpu
+from ._borders import Flags, borders
 from ._operands import finder, later, load_state, of_series, offset
 from ._summaries import add_exactly, settled
 
@@ -24,56 +24,17 @@ def thread_in_grid():
     return gpu.narrow(gpu.block() * gpu.block_threads() + gpu.thread())
 
 
-def borders(rule, zero, ahead, has_resets):
-    """Return the device functions for flags, and the step and its adjoint where a flag may be set."""
-    step, adjoint, drops_gate = rule.step, rule.adjoint, not rule.is_average
-
-    @gpu.helper
-    def load_flags(x, t, way, low, high, flags):
-        """Read a batch of flags from step t on, one after the other (1) or before it (-1)."""
-        if has_resets:
-            for u in range(ahead):
-                flags[u] = 0
-                if u >= low and u < high:
-                    flags[u] = gpu.narrow(gpu.load_int(x.at, (t + way * u) * x.time))
-
-    @gpu.helper
-    def advance(flag, state, gate, value):
-        if has_resets:
-            begins = gpu.anew(flag) != 0
-            state, gate = select(begins, zero, state), select(begins and drops_gate, zero, gate)
-        return step(state, gate, value)
-
-    @gpu.helper
-    def retreat(flag, arrived, gate, value, before):
-        if not has_resets:
-            return adjoint(arrived, gate, value, before)
-        begins = gpu.anew(flag) != 0
-        grad_a, grad_b, onward = adjoint(arrived, gate, value, select(begins, zero, before))
-        return select(begins and drops_gate, zero, grad_a), grad_b, select(begins, zero, onward)
-
-    @gpu.helper
-    def behind(state, x, valid, geometry):
-        """Return the state behind the last step, or what flows to it: in reverse none if that step begins anew."""
-        if has_resets:
-            if geometry.reverse != 0 and valid.start < valid.stop:
-                state = select(gpu.load_int(x.at, (valid.stop - 1) * x.time) != 0, zero, state)
-        return state
-
-    return load_flags, advance, retreat, behind
-
-
 def forward(cuda, rule, zero, ahead, cuts, raws):
     """Return the kernel that scans forward."""
-    a_raw, b_raw, find = raws["a"], raws["b"], finder("offsets" in cuts, "resets" in cuts)
-    load_flags, advance, _, behind = borders(rule, zero, ahead, "resets" in cuts)
+    a_raw, b_raw, find = raws["a"], raws["b"], finder("offsets" in cuts)
+    load_flags, _, advance, _, behind = borders(cuda, rule, zero, ahead, cuts)
 
     def kernel(a, b, h, h0, last, lengths, geometry, cuts):
         series = thread_in_grid()
         if series >= geometry.lanes:
             return
-        index, valid, t, steps, h0, last, _, resets = find(series, lengths, cuts, geometry, h0, last, last)
-        state = load_state(h0, index, zero)
+        index, valid, t, steps, h0, last, _ = find(series, lengths, cuts, geometry, h0, last, last)
+        state, own = load_state(h0, index, zero), Flags(cuts, index, geometry.reverse)
         a_now, b_now, h_now = of_series(a, index, t), of_series(b, index, t), of_series(h, index, t)
         gates, values = cuda.local.array(ahead, a_raw), cuda.local.array(ahead, b_raw)
         flags = cuda.local.array(ahead, np.int32)
@@ -83,7 +44,7 @@ def forward(cuda, rule, zero, ahead, cuts, raws):
                 values[u] = b_raw(0)
                 if u >= low and u < high:
                     values[u] = gpu.load_raw(b_now.at, u * b.time, zero)
-            load_flags(resets, t - geometry.reverse, 1, low + geometry.reverse, high, flags)
+            load_flags(own, t - geometry.reverse, 1, low + geometry.reverse, high, flags)
             # Gates come last, since a step needs its gate first: what is needed first would be waited for first.
             for u in range(ahead):
                 gates[u] = a_raw(0)
@@ -98,7 +59,7 @@ def forward(cuda, rule, zero, ahead, cuts, raws):
             t += ahead
             a_now, b_now, h_now = later(a_now, ahead), later(b_now, ahead), later(h_now, ahead)
         if not gpu.is_null(last.at):
-            gpu.store(last.at, offset(last.series, index), behind(state, resets, valid, geometry))
+            gpu.store(last.at, offset(last.series, index), behind(state, own, valid))
 
     return kernel
 
@@ -109,15 +70,16 @@ def vjp(cuda, rule, zero, size, ahead, a_is_total, b_is_total, cuts, raws):
     A gradient that is a total over time is written once, in the carry's type: then ``to_a`` and ``to_b`` are dense.
     """
     g_raw, a_raw, b_raw, h_raw = raws["g"], raws["a"], raws["b"], raws["h"]
-    find = finder("offsets" in cuts, "resets" in cuts)
-    load_flags, _, retreat, behind = borders(rule, zero, ahead, "resets" in cuts)
+    find = finder("offsets" in cuts)
+    load_flags, _, _, retreat, behind = borders(cuda, rule, zero, ahead, cuts)
 
     def kernel(g, a, b, h, h0, last, first, to_a, to_b, lengths, geometry, cuts):
         series = thread_in_grid()
         if series >= geometry.lanes:
             return
-        index, valid, begin, t, h0, last, first, resets = find(series, lengths, cuts, geometry, h0, last, first)
-        r, origin = behind(load_state(last, index, zero), resets, valid, geometry), load_state(h0, index, zero)
+        index, valid, begin, t, h0, last, first = find(series, lengths, cuts, geometry, h0, last, first)
+        own, origin = Flags(cuts, index, geometry.reverse), load_state(h0, index, zero)
+        r = behind(load_state(last, index, zero), own, valid)
         g_now, a_now, b_now = of_series(g, index, t - 1), of_series(a, index, t - 1), of_series(b, index, t - 1)
         h_now = of_series(h, index, t - 2)
         to_a_now, to_b_now = of_series(to_a, index, t - 1), of_series(to_b, index, t - 1)
@@ -129,7 +91,7 @@ def vjp(cuda, rule, zero, size, ahead, a_is_total, b_is_total, cuts, raws):
             # Step t - 1 - u is in the batch; it is valid if low <= u < high.
             low, high, here = gpu.narrow(t - valid.stop), gpu.narrow(t - valid.start), gpu.narrow(t - begin)
             at_start = high - 1
-            load_flags(resets, t - 1 - geometry.reverse, -1, low, high - geometry.reverse, flags)
+            load_flags(own, t - 1 - geometry.reverse, -1, low, high - geometry.reverse, flags)
             for u in range(ahead):
                 arriving[u], gates[u], values[u], before[u] = g_raw(0), a_raw(0), b_raw(0), h_raw(0)
                 if u >= low and u < high:

@@ -79,7 +79,7 @@ def nearest_state(descriptors, geometry, me, back, near, held, across, size, zer
         near[at], held[at] = distance, state
 
 
-def collector(cuda, is_average, kind, across):
+def collector(cuda, form, kind, across):
     """Return the device function that waits for summaries."""
     zero, one, each, size = kind(0), kind(1), looks(across), kind(0).itemsize
     part = window(across) * across
@@ -103,7 +103,7 @@ def collector(cuda, is_average, kind, across):
                     has_decay, decays[k] = gpu.load_status(descriptors, at + DECAY * further, zero)
                     has_rise, rises[k] = gpu.load_status(descriptors, at + RISE * further, zero)
                     is_there = has_decay and has_rise
-                    if is_average:
+                    if form.is_average:
                         has_weight, weights[k] = gpu.load_status(descriptors, at + WEIGHT * further, zero)
                         has_origin, origins[k] = gpu.load_status(descriptors, at + ORIGIN * further, zero)
                         is_there = is_there and has_weight and has_origin
@@ -115,18 +115,18 @@ def collector(cuda, is_average, kind, across):
         for k in range(each):
             at = gpu.narrow((each * me.row + k) * across + me.column)
             found[at], found[part + at] = decays[k], rises[k]
-            if is_average:
+            if form.is_average:
                 found[2 * part + at], found[3 * part + at] = weights[k], origins[k]
 
     return await_summaries
 
 
-def looker(cuda, is_average, kind, across):
+def looker(cuda, form, kind, across):
     """Return the device function that finds the state before a tile, in the first warp."""
     zero, most, slots = kind(0), window(across), WARPS * across
     part = most * across
-    numbers = part * (4 if is_average else 2)
-    size, await_summaries = kind(0).itemsize, collector(cuda, is_average, kind, across)
+    numbers = part * (4 if form.is_average else 2)
+    size, await_summaries = kind(0).itemsize, collector(cuda, form, kind, across)
 
     @gpu.helper
     def look_back(descriptors, geometry, me, state):
@@ -156,9 +156,9 @@ def looker(cuda, is_average, kind, across):
                 for k in range(min(gpu.narrow(most), me.tile - first)):
                     at = k * across + me.column
                     weight, origin = zero, zero
-                    if is_average:
+                    if form.is_average:
                         weight, origin = found[2 * part + at], found[3 * part + at]
-                    after = advanced(is_average, Summary(found[at], found[part + at], weight, origin), state)
+                    after = advanced(form, Summary(found[at], found[part + at], weight, origin), state)
                     state = select(first + k >= begin, after, state)
             first = gpu.narrow(first + most)
             gpu.barrier()
@@ -168,11 +168,11 @@ def looker(cuda, is_average, kind, across):
 
 
 @gpu.helper
-def tell(sums, me, summary, is_average, across, is_forward):
+def tell(sums, me, summary, form, across, is_forward):
     """Put the summaries of warps, or of their lanes, to ``sums``; return that of the warp before this lane."""
     before, slots, at, tells = summary, WARPS * across, me.turn * across + me.column, True
     if across == 1:
-        before, summary = compose_group(is_average, summary, me.lane_id, gpu.narrow(32), is_forward)
+        before, summary = compose_group(form, summary, me.lane_id, gpu.narrow(32), is_forward)
         tells = me.lane_id == (31 if is_forward else 0)
     if tells:
         sums[at], sums[slots + at] = summary.decay, summary.rise
@@ -187,14 +187,14 @@ def told(sums, at, across):
 
 
 @gpu.helper
-def own_state(me, before, states, is_average, across, is_forward):
+def own_state(me, before, states, form, across, is_forward):
     """Return the state that a thread starts from, and the one from which the next thread does."""
     at = me.turn * across + me.column
     state, after = states[at], states[at + across]
     if across == 1:
         rank = me.lane_id if is_forward else 31 - me.lane_id
         if rank > 0:
-            state = advanced(is_average, before, state)
+            state = advanced(form, before, state)
         beside = me.lane_id
         if rank < 31:
             beside = me.lane_id + 1 if is_forward else me.lane_id - 1
@@ -204,10 +204,10 @@ def own_state(me, before, states, is_average, across, is_forward):
 
 
 @functools.cache
-def starter(cuda, is_average, kind, across):
+def starter(cuda, form, kind, across):
     """Return the device function that finds the states from which a tile's warps start, and publishes what it knows."""
     zero, one, slots = kind(0), kind(1), WARPS * across
-    look_back, size = looker(cuda, is_average, kind, across), kind(0).itemsize
+    look_back, size = looker(cuda, form, kind, across), kind(0).itemsize
 
     @gpu.helper
     def start(descriptors, geometry, me, first, sums, states):
@@ -216,17 +216,17 @@ def starter(cuda, is_average, kind, across):
         total, writes = Summary(one, zero, zero, zero), across > 1 or me.lane_id == 0
         if gpu.thread() < 32:
             for k in range(warps):
-                total = compose(is_average, total, told(sums, k * across + me.column, across))
+                total = compose(form, total, told(sums, k * across + me.column, across))
             if writes:
                 at, further = locate(geometry, me.series, me.tile, across, size)
                 gpu.store_status(descriptors, at + DECAY * further, total.decay)
                 gpu.store_status(descriptors, at + RISE * further, total.rise)
-                if is_average:
+                if form.is_average:
                     gpu.store_status(descriptors, at + WEIGHT * further, total.weight)
                     gpu.store_status(descriptors, at + ORIGIN * further, total.origin)
         state = look_back(descriptors, geometry, me, first)
         if gpu.thread() < 32 and writes:
-            onward = advanced(is_average, total, state)
+            onward = advanced(form, total, state)
             if me.tile + 1 < geometry.tiles:
                 at, further = locate(geometry, me.series, me.tile + 1, across, size)
                 gpu.store_status(descriptors, at + STATE * further, onward)
@@ -234,6 +234,6 @@ def starter(cuda, is_average, kind, across):
             for k in range(warps):
                 at = k * across + me.column
                 states[at] = state
-                state = advanced(is_average, told(sums, at, across), state)
+                state = advanced(form, told(sums, at, across), state)
 
     return start

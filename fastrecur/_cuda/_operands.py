@@ -110,14 +110,14 @@ def load_state(x, index, zero):
     return state
 
 
-def finder(has_offsets, has_resets):
+def finder(has_offsets):
     """Return the device function that finds a thread's series, or its segment of one."""
 
     @gpu.helper
     def find(series, lengths, cuts, geometry, h0, last, first):
-        """Return where a series stands, its valid steps, those that the thread goes through, its states and flags."""
+        """Return where a series stands, its valid steps, those that the thread goes through, and its states."""
         index = split_index(series, geometry.middles, geometry.inners)
-        valid, start, stop, flags = valid_steps(lengths, index, geometry), 0, geometry.steps, h0
+        valid, start, stop = valid_steps(lengths, index, geometry), 0, geometry.steps
         if has_offsets:
             segment = gpu.divide(index.outer, cuts.outers)  # segments are counted in the outer dimension
             index = Index(gpu.narrow(index.outer - segment * cuts.outers), index.middle, index.inner)
@@ -130,8 +130,6 @@ def finder(has_offsets, has_resets):
                 begin, end = geometry.steps - end, geometry.steps - begin
             start, stop = gpu.narrow(begin), gpu.narrow(end)
             valid = Valid(start, stop)
-        if has_resets:
-            flags = of_series(Operand(cuts.resets, cuts.time, cuts.series), index, 0)
-        return index, valid, start, stop, h0, last, first, flags
+        return index, valid, start, stop, h0, last, first
 
     return find

@@ -86,7 +86,7 @@ def choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, by_lanes=F
 
     In memory ``neighbours`` lanes stand next to each other, and steps do if ``time_is_contiguous``, in every operand
     that has them all. A step of a lane moves ``word`` bytes, and a thread takes ``ahead`` steps at once. ``by_lanes``:
-    complex states, offsets and resets have the one kernel only, and time is not cut.
+    complex states and offsets have the one kernel only, and time is not cut.
     """
     if by_lanes or not lanes or not steps:
         return Choice(LANES, 1)
@@ -195,7 +195,7 @@ class _Operands:
         self.lanes = math.prod(lane_sizes) * self.segments
         _check_size(self.lanes, steps)
         moved = [name for name in full if any(strides[name])]
-        wide = [name for name in moved if elements[name] != "number"]
+        wide = [name for name in moved if elements[name] != "number" and name != "resets"]
         inner, inner_strides = self.dims[-1] if self.dims else (1, dict.fromkeys(strides, 0))
         neighbours = inner if all(inner_strides[n] in (0, sizes[n]) for n in wide) else 1
         in_time = [n for n in wide if time[n]]
@@ -203,7 +203,7 @@ class _Operands:
         largest = max((sizes[n] for n in wide), default=4)
         self.ahead = ahead = (16 if largest <= 4 else 8) // (2 if "g" in full else 1)
         word = sum(sizes[name] for name in moved)
-        by_lanes = self.carry.startswith("c") or bool(self.cuts)
+        by_lanes = self.carry.startswith("c") or "offsets" in self.cuts
         self.choice = choose(self.lanes, steps, neighbours, time_is_contiguous, word, ahead, by_lanes)
         packs, guide, width, self.tiles, self.across = dict.fromkeys(full, 0), ("b", 0), 1, 1, ACROSS
         if self.choice.traversal == SERIES:
@@ -226,7 +226,7 @@ class _Operands:
         self.values |= {f"{name}_time": t for name, t in time.items()}
         self.values |= {f"{name}_lane": s for name, s in lane_strides.items()}
         self.values |= {f"{name}_next": n for name, n in self.next.items()}
-        self.chunks = dict(count=ahead, packs=tuple(sorted(packs.items())), guide=guide)
+        self.chunks = dict(count=ahead, packs=tuple(sorted(packs.items())), guide=guide, cuts=self.cuts)
         self.starts = [{name: o + base.get(name, 0) for name, o in each.items()} for each in repetitions]
 
     def launches(self, rule, **told):

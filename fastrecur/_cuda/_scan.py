@@ -14,13 +14,14 @@ is not the sequential answer. A fix-up pass, the kernel of `_series`, scans it o
 
 import numpy as np
 
-from .._steps import is_finite, select
+from .._steps import select
 from . import _device as gpu
+from ._borders import Flags, borders, flag_of
 from ._chunks import back_fetcher, fetcher_of_two, steps_before, writer
 from ._descriptors import END, await_status, locate, mark_dirty
 from ._look_back import THREADS, WARPS, opener, own_state, starter, tell
 from ._operands import find_series, load_state, of_series, offset
-from ._summaries import add_exactly, add_group, agree, back_summariser, settled, summariser
+from ._summaries import add_exactly, add_group, agree, back_summariser, closed_counter, form_of, settled, summariser
 
 
 def placer(count, across, guide):
@@ -38,19 +39,9 @@ def placer(count, across, guide):
     return place
 
 
-def holder(cuda, kind, count, across, closed):
-    """Return the device functions for closed gates: which are at the start, and what they hold on to."""
+def holder(cuda, kind, count, across):
+    """Return the device function by which closed gates hold on to the state."""
     slots, size = WARPS * across, kind(0).itemsize
-
-    @gpu.helper
-    def leading_closed(gates, values, low, high):
-        """Return how many steps are before the first that changes the state; 0 times what is not finite is NaN."""
-        leading, is_open = gpu.narrow(0), False
-        for j in range(count):
-            stays = gates[j] == closed and is_finite(values[j])
-            is_open = is_open or (j >= low and j < high and not stays)
-            leading = select(is_open, leading, gpu.narrow(j + 1))
-        return leading
 
     @gpu.helper
     def last_ends(me, is_open, end, ends, opens):
@@ -97,45 +88,49 @@ def holder(cuda, kind, count, across, closed):
             values[j] = select(j < leading and j >= low and j < high, last, values[j])
         return select(leading < count, end, last)
 
-    return leading_closed, hold
+    return hold
 
 
-def forward(cuda, rule, zero, size, count, across, packs, guide):
+def forward(cuda, rule, zero, size, count, across, packs, guide, cuts):
     """Return the kernel that scans forward; ``across`` is how many series a tile has, 1 or 32."""
-    kind, is_average, step = type(zero), rule.is_average, rule.step
+    kind, is_average, form = type(zero), rule.is_average, form_of(rule.is_average, type(zero), cuts)
     closed, four, all_states = kind(rule.closed), 4 * WARPS * across, (WARPS + 1) * across
     open_tile, place = opener(cuda, across, True), placer(count, across, guide)
     fetch, write = fetcher_of_two(kind, count, packs), writer(count, packs["h"])
-    summarise = summariser(rule, kind, count)
-    start = starter(cuda, is_average, kind, across)
-    leading_closed, hold = holder(cuda, kind, count, across, closed)
+    summarise = summariser(rule, kind, count, form)
+    _, read_flags, advance, _, behind = borders(cuda, rule, zero, count, cuts)
+    start = starter(cuda, form, kind, across)
+    leading_closed, hold = closed_counter(count, closed), holder(cuda, kind, count, across)
 
     @gpu.helper
-    def replay(gates, values, low, high, state):
+    def replay(gates, values, flags, low, high, state):
         # Anew: else what the summary makes of a gate would wait in registers for this.
         for j in range(count):
             valid = j >= low and j < high
-            state = select(valid, step(state, gpu.anew(gates[j]), gpu.anew(values[j])), state)
+            gate, value = gpu.anew(gates[j]), gpu.anew(values[j])
+            state = select(valid, advance(flag_of(flags, j), state, gate, value), state)
             values[j] = select(valid, state, zero)
         return state
 
-    def kernel(a, b, h, h0, last, lengths, descriptors, geometry):
+    def kernel(a, b, h, h0, last, lengths, descriptors, geometry, cuts):
         me = open_tile(descriptors, geometry)
         index, valid, _, here, mine, low, high = place(a, b, lengths, geometry, me.series, me.tile, me.row)
         gates, values = cuda.local.array(count, kind), cuda.local.array(count, kind)
         operands = of_series(a, index, mine), of_series(b, index, mine)
         fetch(operands, (low, low), high, (gates, values), (closed, zero))
         sums, states = cuda.shared.array(four, kind), cuda.shared.array(all_states, kind)
-        before = tell(sums, me, summarise(gates, values), is_average, across, True)
+        flags = read_flags(Flags(cuts, index, geometry.reverse), mine, low, high)
+        before = tell(sums, me, summarise(gates, values, flags), form, across, True)
         gpu.barrier()
         first, begins_here = load_state(h0, index, zero), valid.start >= here
         start(descriptors, geometry, me, first, sums, states)
         gpu.barrier()
         # Anew, so that it need not wait in registers while the block looks back.
+        flags = gpu.anew(flags)
         index, valid, steps, _, mine, low, high = place(a, b, lengths, geometry, gpu.anew(me.series), me.tile, me.row)
-        state, after = own_state(me, before, states, is_average, across, True)
-        leading = leading_closed(gates, values, low, high) if is_average else gpu.narrow(0)
-        end = replay(gates, values, low, high, state)
+        state, after = own_state(me, before, states, form, across, True)
+        leading = leading_closed(gates, values, flags, low, high) if is_average else gpu.narrow(0)
+        end = replay(gates, values, flags, low, high, state)
         if steps > 0 and not agree(end, after):
             mark_dirty(descriptors, me.series, size, zero)
         if is_average:
@@ -143,7 +138,7 @@ def forward(cuda, rule, zero, size, count, across, packs, guide):
         write(of_series(h, index, mine), gpu.narrow(-mine), gpu.narrow(steps - mine), values)
         if steps > 0 and not gpu.is_null(last.at):
             if valid.start < valid.stop and low < count and high > 0 and high <= count:
-                gpu.store(last.at, offset(last.series, index), end)
+                gpu.store(last.at, offset(last.series, index), behind(end, Flags(cuts, index, geometry.reverse), valid))
             elif valid.start >= valid.stop and me.tile == 0 and me.row == 0:
                 gpu.store(last.at, offset(last.series, index), first)
 
@@ -167,18 +162,19 @@ def store_total(to, geometry, me, sums, total, rest, across, size):
         gpu.store(to.at, (tile * geometry.lanes + me.series) * size, settled(total, rest))
 
 
-def back_replayer(adjoint, zero, count, a_is_total, b_is_total):
+def back_replayer(retreat, zero, count, a_is_total, b_is_total):
     """Return the device function that scans a thread's steps backward."""
 
     @gpu.helper
-    def replay_back(arriving, gates, values, before, low, high, r, totals):
+    def replay_back(arriving, gates, values, before, flags, low, high, r, totals):
         """Put gradients in the place of gates and values; add up which are totals."""
         for k in range(4):
             totals[k] = zero
         for ago in range(count):
             j = count - 1 - ago
             valid = j >= low and j < high
-            grad_a, grad_b, onward = adjoint(gpu.anew(arriving[j]) + r, gpu.anew(gates[j]), values[j], before[j])
+            arrived, gate = gpu.anew(arriving[j]) + r, gpu.anew(gates[j])
+            grad_a, grad_b, onward = retreat(flag_of(flags, j), arrived, gate, values[j], before[j])
             r = select(valid, onward, r)
             gates[j], values[j] = select(valid, grad_a, zero), select(valid, grad_b, zero)
             if a_is_total:
@@ -190,34 +186,39 @@ def back_replayer(adjoint, zero, count, a_is_total, b_is_total):
     return replay_back
 
 
-def vjp(cuda, rule, zero, size, count, across, packs, guide, a_is_total, b_is_total):
+def vjp(cuda, rule, zero, size, count, across, packs, guide, cuts, a_is_total, b_is_total):
     """Return the kernel that scans backward; totals are as in `_lanes`, one for each tile."""
-    kind = type(zero)
+    kind, form = type(zero), form_of(False, type(zero), cuts)
     closed, four, all_states = kind(rule.closed), 4 * WARPS * across, (WARPS + 1) * across
     open_tile, place = opener(cuda, across, False), placer(count, across, guide)
     fetch_back = back_fetcher(kind, count, tuple(packs[n] for n in "gabh"), closed, across == 1)
     write_a, write_b = writer(count, packs["to_a"]), writer(count, packs["to_b"])
-    summarise_back = back_summariser(rule, kind, count)
-    start = starter(cuda, False, kind, across)
-    replay_back = back_replayer(rule.adjoint, zero, count, a_is_total, b_is_total)
+    summarise_back = back_summariser(rule, kind, count, form)
+    _, read_flags, _, retreat, behind = borders(cuda, rule, zero, count, cuts)
+    start = starter(cuda, form, kind, across)
+    replay_back = back_replayer(retreat, zero, count, a_is_total, b_is_total)
 
-    def kernel(g, a, b, h, h0, last, first, to_a, to_b, lengths, descriptors, geometry):
+    def kernel(g, a, b, h, h0, last, first, to_a, to_b, lengths, descriptors, geometry, cuts):
         me = open_tile(descriptors, geometry)
         tile = geometry.tiles - 1 - me.tile
         index, valid, steps, _, mine, low, high = place(a, b, lengths, geometry, me.series, tile, me.row)
         arriving, gates = cuda.local.array(count, kind), cuda.local.array(count, kind)
         values, before = cuda.local.array(count, kind), cuda.local.array(count, kind)
-        origin, from_end = load_state(h0, index, zero), load_state(last, index, zero)
+        own, origin = Flags(cuts, index, geometry.reverse), load_state(h0, index, zero)
+        from_end = behind(load_state(last, index, zero), own, valid)
         reads = of_series(g, index, 0), of_series(a, index, 0), of_series(b, index, 0), of_series(h, index, 0)
         fetch_back(reads, valid, mine, me.lane_id, origin, arriving, gates, values, before)
         sums, states = cuda.shared.array(four, kind), cuda.shared.array(all_states, kind)
-        after = tell(sums, me, summarise_back(arriving, gates, low, high), False, across, False)
+        flags = read_flags(own, mine, low, high)
+        after = tell(sums, me, summarise_back(arriving, gates, flags, low, high), form, across, False)
         gpu.barrier()
         start(descriptors, geometry, me, from_end, sums, states)
         gpu.barrier()
-        r, onward = own_state(me, after, states, False, across, False)
+        # Anew, as there.
+        index, valid, steps, _, mine, low, high = place(a, b, lengths, geometry, gpu.anew(me.series), tile, me.row)
+        r, onward = own_state(me, after, states, form, across, False)
         totals = cuda.local.array(4, kind)
-        end = replay_back(arriving, gates, values, before, low, high, r, totals)
+        end = replay_back(arriving, gates, values, before, flags, low, high, r, totals)
         if steps > 0 and not agree(end, onward):
             mark_dirty(descriptors, me.series, size, zero)
         # Never both: one of the operands has time.

@@ -5,19 +5,21 @@ first *summarises* its steps; the summaries, composed across the group by shuffl
 then it *replays* its steps by the true step. Every operand is read once.
 
 The start of a thread's steps is composed, hence near the last result of the thread before but not it. So closed gates
-at the start of an average's steps repeat that result, to the bit; and where a state is not finite, the chunk is scanned
-thread after thread instead, which is the sequential answer.
+at the start of an average's steps repeat that result, to the bit; and where a thread's end and the next one's start are
+not both finite, nor the same, the chunk is scanned thread after thread instead, which is the sequential answer.
 
 That makes these kernels the fix-up pass of the single-pass scan, too: with ``is_fix_up`` a warp looks at its series'
 dirty flag, and scans it once more, whatever its layout, if that is set.
 """
 
-from .._steps import fma, is_finite, select
+from .._steps import select
 from . import _device as gpu
+from . import _summaries
+from ._borders import Flags, borders, flag_of
 from ._chunks import back_fetcher, fetcher_of_two, steps_before, writer
 from ._descriptors import is_dirty
 from ._operands import find_series, later, load_state, of_series, offset
-from ._summaries import add_exactly, add_group, advanced, back_summariser, compose_group, settled, summariser
+from ._summaries import add_exactly, add_group, advanced, agree, compose_group, form_of, settled
 
 
 @gpu.helper
@@ -41,36 +43,35 @@ def chunks_of(steps, chunk):
     return gpu.divide(gpu.narrow(steps + chunk - 1), gpu.narrow(chunk))
 
 
-def chunk_scanner(cuda, rule, kind, count, packs):
+def chunk_scanner(cuda, rule, kind, count, packs, cuts):
     """Return the device function that scans one chunk, each thread its steps from ``mine`` on."""
-    step, is_average, zero, closed = rule.step, rule.is_average, kind(0), kind(rule.closed)
+    is_average, zero, closed = rule.is_average, kind(0), kind(rule.closed)
+    form = form_of(is_average, kind, cuts)
     fetch, write = fetcher_of_two(kind, count, packs), writer(count, packs["h"])
-    summarise = summariser(rule, kind, count)
+    summarise = _summaries.summariser(rule, kind, count, form)
+    leading_closed = _summaries.closed_counter(count, closed)
+    _, read_flags, advance, _, behind = borders(cuda, rule, zero, count, cuts)
 
     @gpu.helper
-    def replay(gates, values, low, high, state, results):
+    def replay(gates, values, flags, low, high, state, results):
         for j in range(count):
             valid = j >= low and j < high
-            state = select(valid, step(state, gates[j], values[j]), state)
+            state = select(valid, advance(flag_of(flags, j), state, gates[j], values[j]), state)
             results[j] = select(valid, state, zero)
         return state
 
     @gpu.helper
-    def hold(gates, results, low, high, before, end, lane_id, members):
+    def hold(leading, results, low, high, before, end, lane_id, members):
         """Let closed gates at the start of a thread's steps repeat the result before them; return its last state."""
-        leading, is_open = 0, False
-        for j in range(count):
-            is_open = is_open or (j >= low and j < high and gates[j] != closed)
-            leading += 0 if is_open else 1
-        source = gpu.highest(gpu.ballot(is_open) & members & ((1 << lane_id) - 1))
+        source = gpu.highest(gpu.ballot(leading < count) & members & ((1 << lane_id) - 1))
         last = gpu.shuffle(end, source if source >= 0 else lane_id)
         last = select(source >= 0, last, before)
         for j in range(count):
             results[j] = select(j < leading and j >= low and j < high, last, results[j])
-        return select(is_open or not is_finite(end), end, last)  # 0 times what is not finite is NaN
+        return select(leading < count, end, last)
 
     @gpu.helper
-    def scan_chunk(a, b, h, valid, steps, mine, rank, width, state):
+    def scan_chunk(a, b, h, own, valid, steps, mine, rank, width, state):
         """Write results, from the state before the chunk; return the state after it."""
         lane_id = gpu.narrow(gpu.thread() & 31)
         members = group_members(lane_id, rank, width)
@@ -78,67 +79,73 @@ def chunk_scanner(cuda, rule, kind, count, packs):
         gates, values = cuda.local.array(count, kind), cuda.local.array(count, kind)
         results = cuda.local.array(count, kind)
         fetch((later(a, mine), later(b, mine)), (low, low), high, (gates, values), (closed, zero))
-        before, _ = compose_group(is_average, summarise(gates, values), rank, width, True)
-        began = select(rank == 0, state, advanced(is_average, before, state))
-        end = replay(gates, values, low, high, began, results)
+        flags = read_flags(own, mine, low, high)
+        before, _ = compose_group(form, summarise(gates, values, flags), rank, width, True)
+        began = select(rank == 0, state, advanced(form, before, state))
+        end = replay(gates, values, flags, low, high, began, results)
         if is_average:
-            end = hold(gates, results, low, high, state, end, lane_id, members)
-        suspect = gpu.ballot(not is_finite(end) and state == state)
+            end = hold(
+                leading_closed(gates, values, flags, low, high), results, low, high, state, end, lane_id, members
+            )
+        after = gpu.shuffle(began, lane_id + 1 if rank < width - 1 else lane_id)
+        suspect = gpu.ballot(rank < width - 1 and not agree(end, after))
         if suspect != 0:
             # One thread after the other; a group that does not need it keeps what it has.
             concerned = suspect & members != 0
             scanned = state
             for s in range(width):
                 if concerned and s == rank:
-                    scanned = replay(gates, values, low, high, scanned, results)
+                    scanned = replay(gates, values, flags, low, high, scanned, results)
                     end = scanned
                 scanned = gpu.shuffle(scanned, lane_id - rank + s)
         write(later(h, mine), gpu.narrow(-mine), gpu.narrow(steps - mine), results)
         return gpu.shuffle(end, lane_id - rank + width - 1)
 
-    return scan_chunk
+    return scan_chunk, behind
 
 
-def forward(cuda, rule, zero, size, count, packs, guide, is_fix_up):
+def forward(cuda, rule, zero, size, count, packs, guide, cuts, is_fix_up):
     """Return the kernel that scans forward.
 
     ``count`` is how many steps of a chunk a thread takes; ``guide`` names the operand that chunks are aligned to, and
     how many of its elements are a pack.
     """
     by_a, pack = guide[0] == "a", guide[1]
-    scan_chunk = chunk_scanner(cuda, rule, type(zero), count, packs)
+    scan_chunk, behind = chunk_scanner(cuda, rule, type(zero), count, packs, cuts)
 
-    def kernel(a, b, h, h0, last, lengths, descriptors, geometry):
+    def kernel(a, b, h, h0, last, lengths, descriptors, geometry, cuts):
         width = gpu.narrow(32) if is_fix_up else geometry.width
         series, rank = group_in_grid(width), gpu.narrow(gpu.thread() & (width - 1))
         if is_fix_up and (series >= geometry.lanes or not is_dirty(descriptors, series, size, zero)):
             return
         is_there, index, valid, steps = find_series(series, lengths, geometry)
         state, shifted = load_state(h0, index, zero), steps_before(a, b, by_a, pack, index, geometry.steps)
+        own = Flags(cuts, index, geometry.reverse)
         a_here, b_here, h_here = of_series(a, index, 0), of_series(b, index, 0), of_series(h, index, 0)
         mine = rank * count - shifted
         for _ in range(chunks_of(geometry.steps + pack, width * count)):
-            state = scan_chunk(a_here, b_here, h_here, valid, steps, mine, rank, width, state)
+            state = scan_chunk(a_here, b_here, h_here, own, valid, steps, mine, rank, width, state)
             mine += width * count
         if is_there and rank == 0 and not gpu.is_null(last.at):
-            gpu.store(last.at, offset(last.series, index), state)
+            gpu.store(last.at, offset(last.series, index), behind(state, own, valid))
 
     return kernel
 
 
-def back_chunk_scanner(cuda, rule, kind, count, packs, a_is_total, b_is_total):
+def back_chunk_scanner(cuda, rule, kind, count, packs, cuts, a_is_total, b_is_total):
     """Return what `chunk_scanner` does, in the other direction."""
-    adjoint, zero = rule.adjoint, kind(0)
+    zero, form = kind(0), form_of(False, kind, cuts)
     fetch_back = back_fetcher(kind, count, tuple(packs[n] for n in "gabh"), kind(rule.closed), True)
     write_a, write_b = writer(count, packs["to_a"]), writer(count, packs["to_b"])
-    summarise_back = back_summariser(rule, kind, count)
+    summarise_back = _summaries.back_summariser(rule, kind, count, form)
+    _, read_flags, _, retreat, behind = borders(cuda, rule, zero, count, cuts)
 
     @gpu.helper
-    def replay_back(arriving, gates, values, before, low, high, r, grads_a, grads_b):
+    def replay_back(arriving, gates, values, before, flags, low, high, r, grads_a, grads_b):
         for ago in range(count):
             j = count - 1 - ago
             valid = j >= low and j < high
-            grad_a, grad_b, onward = adjoint(arriving[j] + r, gates[j], values[j], before[j])
+            grad_a, grad_b, onward = retreat(flag_of(flags, j), arriving[j] + r, gates[j], values[j], before[j])
             r = select(valid, onward, r)
             grads_a[j], grads_b[j] = select(valid, grad_a, zero), select(valid, grad_b, zero)
         return r
@@ -158,7 +165,7 @@ def back_chunk_scanner(cuda, rule, kind, count, packs, a_is_total, b_is_total):
             write_b(later(to_b, mine), gpu.narrow(-mine), gpu.narrow(steps - mine), grads_b)
 
     @gpu.helper
-    def scan_chunk_back(reads, writes, valid, steps, mine, rank, width, origin, r, totals):
+    def scan_chunk_back(reads, writes, own, valid, steps, mine, rank, width, origin, r, totals):
         """Write gradients, from what flows to the chunk's last state; return what flows on before the first."""
         lane_id = gpu.narrow(gpu.thread() & 31)
         members = group_members(lane_id, rank, width)
@@ -167,30 +174,32 @@ def back_chunk_scanner(cuda, rule, kind, count, packs, a_is_total, b_is_total):
         values, before = cuda.local.array(count, kind), cuda.local.array(count, kind)
         grads_a, grads_b = cuda.local.array(count, kind), cuda.local.array(count, kind)
         fetch_back(reads, valid, mine, rank, origin, arriving, gates, values, before)
-        after, _ = compose_group(False, summarise_back(arriving, gates, low, high), rank, width, False)
-        began = select(rank == width - 1, r, fma(after.decay, r, after.rise))
-        end = replay_back(arriving, gates, values, before, low, high, began, grads_a, grads_b)
-        suspect = gpu.ballot(not is_finite(end) and r == r)
+        flags = read_flags(own, mine, low, high)
+        after, _ = compose_group(form, summarise_back(arriving, gates, flags, low, high), rank, width, False)
+        began = select(rank == width - 1, r, advanced(form, after, r))
+        end = replay_back(arriving, gates, values, before, flags, low, high, began, grads_a, grads_b)
+        onward = gpu.shuffle(began, lane_id - 1 if rank > 0 else lane_id)
+        suspect = gpu.ballot(rank > 0 and not agree(end, onward))
         if suspect != 0:
             concerned = suspect & members != 0
             scanned = r
             for ago in range(width):
                 s = width - 1 - ago
                 if concerned and s == rank:
-                    scanned = replay_back(arriving, gates, values, before, low, high, scanned, grads_a, grads_b)
+                    scanned = replay_back(arriving, gates, values, before, flags, low, high, scanned, grads_a, grads_b)
                     end = scanned
                 scanned = gpu.shuffle(scanned, lane_id - rank + s)
         to_a, to_b = writes
         write_back(to_a, to_b, steps, mine, grads_a, grads_b, totals)
         return gpu.shuffle(end, lane_id - rank)
 
-    return scan_chunk_back
+    return scan_chunk_back, behind
 
 
-def vjp(cuda, rule, zero, size, count, packs, guide, a_is_total, b_is_total, is_fix_up):
+def vjp(cuda, rule, zero, size, count, packs, guide, cuts, a_is_total, b_is_total, is_fix_up):
     """Return the kernel that scans backward; totals are as in `_lanes`."""
     kind, by_a, pack = type(zero), guide[0] == "a", guide[1]
-    scan_chunk_back = back_chunk_scanner(cuda, rule, kind, count, packs, a_is_total, b_is_total)
+    scan_chunk_back, behind = back_chunk_scanner(cuda, rule, kind, count, packs, cuts, a_is_total, b_is_total)
 
     @gpu.helper
     def store_total(to, geometry, series, rank, width, total, rest):
@@ -202,13 +211,14 @@ def vjp(cuda, rule, zero, size, count, packs, guide, a_is_total, b_is_total, is_
             for tile in range(1 + rank, geometry.tiles, width):
                 gpu.store(to.at, (tile * geometry.lanes + series) * size, zero)
 
-    def kernel(g, a, b, h, h0, last, first, to_a, to_b, lengths, descriptors, geometry):
+    def kernel(g, a, b, h, h0, last, first, to_a, to_b, lengths, descriptors, geometry, cuts):
         width = gpu.narrow(32) if is_fix_up else geometry.width
         series, rank = group_in_grid(width), gpu.narrow(gpu.thread() & (width - 1))
         if is_fix_up and (series >= geometry.lanes or not is_dirty(descriptors, series, size, zero)):
             return
         is_there, index, valid, steps = find_series(series, lengths, geometry)
-        r, origin = load_state(last, index, zero), load_state(h0, index, zero)
+        own, origin = Flags(cuts, index, geometry.reverse), load_state(h0, index, zero)
+        r = behind(load_state(last, index, zero), own, valid)
         shifted = steps_before(a, b, by_a, pack, index, geometry.steps)
         reads = of_series(g, index, 0), of_series(a, index, 0), of_series(b, index, 0), of_series(h, index, 0)
         writes = of_series(to_a, index, 0), of_series(to_b, index, 0)
@@ -218,7 +228,7 @@ def vjp(cuda, rule, zero, size, count, packs, guide, a_is_total, b_is_total, is_
         chunks = chunks_of(geometry.steps + pack, width * count)
         mine = rank * count - shifted + (chunks - 1) * (width * count)
         for _ in range(chunks):
-            r = scan_chunk_back(reads, writes, valid, steps, mine, rank, width, origin, r, totals)
+            r = scan_chunk_back(reads, writes, own, valid, steps, mine, rank, width, origin, r, totals)
             mine -= width * count
         if a_is_total:
             store_total(to_a, geometry, series, rank, width, totals[0], totals[1])

@@ -80,6 +80,9 @@ def segment_cases(bfloat16):
     for (shape, axis), dtype, name, reverse in itertools.product(shapes, dtypes, NAMES, WAYS):
         for cuts in both if dtype == np.float32 else both[2:]:
             yield Case(name, shape, shape, dtype, axis, reverse, cuts=cuts)
+    shared = [*(((40, 150), 1, dtype) for dtype in dtypes), ((9000, 130), 0, np.float32), ((64, 20001), 1, np.float32)]
+    for (shape, axis, dtype), name, reverse in itertools.product(shared, NAMES, WAYS):
+        yield Case(name, shape, shape, dtype, axis, reverse, cuts=("resets",))
     for (gate, axis, state), name, reverse, cuts in itertools.product(
         [((), 0, (1,)), ((33, 1), 1, None), ((65,), 0, None), ((65,), 0, (65,))], NAMES, WAYS, both
     ):

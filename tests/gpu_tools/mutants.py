@@ -16,7 +16,11 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TEST = "tests/test_gpu_kernels.py::test_whichever_tile_comes_first_the_bits_are_the_same"
 CASE = f"{TEST}[False-forget_mult-float32-0]"
-BORDERS = ["tests/test_gpu_segments.py", "-k", "(gradients and shape0) or nan or not_used or are_none or every_shape"]
+BORDERS = [
+    "tests/test_gpu_segments.py",
+    "-k",
+    "(gradients and shape0) or nan or not_used or are_none or every_shape or tiles",
+]
 # What is broken: a file, a line and what it becomes.
 MUTANTS = {
     "none": None,
@@ -38,17 +42,24 @@ _STOP = "end = min(max(gpu.load_int(cuts.at, at + cuts.next), begin), geometry.s
 OF_BORDERS = {
     "borders": None,
     # A border is ignored: by the state, by the state before a step of the gradient, by what flows on.
-    "state": ("_lanes.py", _ENTER, "gate = select(begins and drops_gate, zero, gate)"),
-    "before": ("_lanes.py", "value, select(begins, zero, before))", "value, before)"),
-    "onward": ("_lanes.py", "grad_b, select(begins, zero, onward)", "grad_b, onward"),
-    "behind": ("_lanes.py", "if geometry.reverse != 0 and", "if geometry.reverse > 1 and"),
+    "state": ("_borders.py", _ENTER, "gate = select(begins and drops_gate, zero, gate)"),
+    "before": ("_borders.py", "value, select(begins, zero, before))", "value, before)"),
+    "onward": ("_borders.py", "grad_b, select(begins, zero, onward)", "grad_b, onward"),
+    "behind": ("_borders.py", "if own.reverse != 0 and", "if own.reverse > 1 and"),
     # In reverse it stands a step further on; the first valid step has the flag of the padding.
-    "shifted": ("_lanes.py", "load_flags(resets, t - geometry.reverse,", "load_flags(resets, t,"),
-    "shifted_back": ("_lanes.py", "load_flags(resets, t - 1 - geometry.reverse,", "load_flags(resets, t - 1,"),
+    "shifted": ("_lanes.py", "load_flags(own, t - geometry.reverse,", "load_flags(own, t,"),
+    "shifted_back": ("_lanes.py", "load_flags(own, t - 1 - geometry.reverse,", "load_flags(own, t - 1,"),
     "padding": ("_lanes.py", "1, low + geometry.reverse, high", "1, low, high"),
+    # Where threads share a series: the same, and a summary that lets what is before a border take part.
+    "shifted_shared": ("_borders.py", "load_flags(own, mine - own.reverse,", "load_flags(own, mine,"),
+    "summary": ("_summaries.py", "return second if is_anew(form, second.decay) else composed", "return composed"),
+    "mark": ("_summaries.py", "select(is_anew(form, first.decay), first.decay, ", "select(False, first.decay, "),
+    "rise": ("_summaries.py", "select(begins, zero, rise)", "rise"),
+    "advance": ("_summaries.py", "select(is_anew(form, summary.decay), summary.origin + summary.rise, after)", "after"),
+    "held": ("_summaries.py", " and flag_of(flags, j) == 0  #", "  #"),
     # A product with zero in the place of a choice.
-    "product": ("_lanes.py", _ENTER, "state = select(begins, zero, state)"),
-    "product_back": ("_lanes.py", "return select(begins and drops_gate, zero, grad_a)", "return grad_a"),
+    "product": ("_borders.py", _ENTER, "state = select(begins, zero, state)"),
+    "product_back": ("_borders.py", "return select(begins and drops_gate, zero, grad_a)", "return grad_a"),
     # All segments have the states of the first, or steps past the last.
     "first_segment": ("_operands.py", "else segment * step", "else 0 * step"),
     "range": ("_operands.py", _STOP, "end = max(gpu.load_int(cuts.at, at + cuts.next), begin)"),
