@@ -1,24 +1,17 @@
 """Which kernels there are, and from a kernel's name and what it is to be made for to its function and signature."""
 
 import inspect
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
 
 from .. import _steps
 from . import _lanes, _look_back, _operands, _pool, _scan, _series, _sums
 
-
-class Rule(NamedTuple):
-    """One recurrence."""
-
-    step: object
-    deviation: object  # the step of deviations from an origin, and of weights: small ones need no care with 1 - f
-    adjoint: object
-    decay: object  # what a step multiplies the state by
-    closed: float  # the first operand's value that leaves the state as it is, with 0 for the second
-    is_average: bool  # a constant series stays constant, and a closed gate repeats the state to the bit
-
+# A recurrence: its step; that of deviations from an origin, and of weights, of which small ones need no care with
+# 1 - f; its adjoint; what a step multiplies the state by; the first operand's value that leaves the state as it is,
+# with 0 for the second; whether a constant series stays constant, and a closed gate repeats the state to the bit.
+Rule = namedtuple("Rule", "step deviation adjoint decay closed is_average")
 
 _FORGET = _steps.forget_wide, _steps.forget_adjoint, _steps.forget_decay, 0.0, True
 RULES = {

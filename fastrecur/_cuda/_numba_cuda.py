@@ -20,8 +20,8 @@ Nothing of numba-cuda's is changed: other threads compile their own kernels mean
 """
 
 import inspect
+from collections import namedtuple
 from types import FunctionType, SimpleNamespace
-from typing import NamedTuple
 
 from numba.cuda import decorators, dispatcher, types
 from numba.cuda.extending import intrinsic
@@ -77,13 +77,8 @@ _CALLS = (
 )
 
 
-class Call(NamedTuple):
-    """A call whose instructions are written: the compiler's own words for it, and the types of its arguments."""
-
-    context: object
-    builder: object
-    kinds: tuple
-    returned: object
+# A call whose instructions are written: the compiler's own words for it, and the types of its arguments and result.
+Call = namedtuple("Call", "context builder kinds returned")
 
 
 def means(function, signature):

@@ -7,8 +7,8 @@ shapes and strides alone, so the same problem takes the same kernels, hence has 
 import functools
 import itertools
 import math
+from collections import namedtuple
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
@@ -41,19 +41,13 @@ POOL = "g", "product", "keep", "h", "states", "first", "carry", "to_product", "r
 _FULL = "g", "a", "b", "h", "to_a", "to_b", "resets"
 
 
-class Choice(NamedTuple):
-    """Which kernel scans, and into how many tiles time is cut for it: 1 if it is not."""
-
-    traversal: str
-    tiles: int
-
-
-class Estimate(NamedTuple):
-    """What a problem should take in microseconds, in one piece and by the single-pass scan; `tests/gpu` prints it."""
-
-    choice: Choice
-    whole: float
-    scan: float
+# Which kernel scans, and into how many tiles time is cut for it: 1 if it is not.
+Choice = namedtuple("Choice", "traversal tiles")
+# What a problem should take in microseconds, in one piece and by the single-pass scan; `tests/gpu` prints it.
+Estimate = namedtuple("Estimate", "choice whole scan")
+# A kernel, what it is made for (``elements``: pairs of parameter names and elements), where, and what is known of its
+# parameters beforehand.
+Launch = namedtuple("Launch", "kernel rule carry options elements time grid threads values")
 
 
 def _overlapped(stream, alone, threads):
@@ -91,20 +85,6 @@ def choose(lanes, steps, neighbours, time_is_contiguous, word, ahead, by_lanes=F
     if by_lanes or not lanes or not steps:
         return Choice(LANES, 1)
     return estimate(lanes, steps, neighbours, time_is_contiguous, word, ahead).choice
-
-
-class Launch(NamedTuple):
-    """One kernel, what it is made for, and where."""
-
-    kernel: str
-    rule: str
-    carry: str
-    options: tuple
-    elements: tuple  # pairs of parameter names and elements
-    time: str
-    grid: tuple
-    threads: int
-    values: dict  # the parameters that are known beforehand
 
 
 @dataclass(eq=False)

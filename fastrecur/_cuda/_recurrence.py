@@ -1,7 +1,7 @@
 """Run a recurrence of arrays on a GPU: look at them, plan, launch in order with their streams, remember."""
 
+from collections import namedtuple
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -123,14 +123,9 @@ def _check_out(out, names, *operands):
 _shortcuts: dict = {}
 
 
-class _Shortcut(NamedTuple):
-    """A call that is checked and planned."""
-
-    program: _run.Program
-    owner: object
-    device: int
-    makes: tuple  # for every result a function that returns a fresh array and its address; or None
-    lend: object  # what lends scratch memory, if any is needed
+# A call that is checked and planned: ``makes`` are, for every result, a function that returns a fresh array and its
+# address, or None; ``lend`` lends scratch memory, if any is needed.
+_Shortcut = namedtuple("_Shortcut", "program owner device makes lend")
 
 
 def _glance(call, *values):
