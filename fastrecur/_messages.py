@@ -274,7 +274,6 @@ groups_alone = _message("`groups` must be given without `offsets` and `resets`: 
 _KEYS = ": of several columns, pass frame.groupby(columns).ngroup() or pandas.MultiIndex.from_frame(frame[columns])"
 groups_kind = _message(f"`groups` must be keys in one dimension, got {{kind}}{_KEYS}")
 groups_shape = _message(f"`groups` must have a key for each of the {{1}} steps, got shape {{0}}{_KEYS}")
-groups_lazy = _message("`groups` must be left out with Dask arrays: compute() them first, or pass groups one by one")
 sum_adjust = _message("`adjust` must be True: the sum is not defined with adjust=False")
 count_type = _message("`{name}` must be an integer, got {kind}")
 at_least = _message("`{name}` must be at least {least}, got {came}")

@@ -16,7 +16,7 @@ from . import _formulas
 from ._arguments import ALPHA, Constant, is_array
 from ._arrays import Data, at, axis_of, check_constant, quiet
 from ._formulas import Shares, State
-from ._segments import Borders, begin_anew
+from ._segments import Borders, begin_anew, numbers
 from ._times import decays, edge, in_units, placed, steps, take_times
 
 
@@ -42,13 +42,10 @@ class Request:
 def compute(statistic: str, request: Request, x: Any, y: Any, axis: Any) -> Any:
     """Return a statistic of ``x`` (and ``y``), in their library."""
     borders, constants = request.borders, request.constant.arrays.values()
-    is_lazy = _arrays.any_lazy(x, y, *constants, request.times, borders.resets)
-    if borders.groups is not None:
-        if is_lazy:
-            raise TypeError(say.groups_lazy())
-        return _by_group(statistic, request, x, y, axis)
-    if is_lazy:
+    if _arrays.any_lazy(x, y, *constants, request.times, borders.resets, borders.groups):
         return _by_chunk(statistic, request, x, y, axis)
+    if borders.groups is not None:
+        return _by_group(statistic, request, x, y, axis)
     return at_once(statistic, request, x, y, axis)[0]
 
 
@@ -95,19 +92,23 @@ def _by_chunk(statistic: str, request: Request, x: Any, y: Any, axis: Any) -> An
         if isinstance(values[name], np.ndarray) and values[name].dtype.kind != "m":
             data = Data((name,), (values[name],))
             check_constant(data, name, data.values[0])
-    flags = request.borders.flags(shape, axis)
-    if flags is not None:
+    flags, has_groups = request.borders.flags(shape, axis), request.borders.groups is not None
+    if has_groups:
+        operands["resets"], flags = Operand(request.borders.keys(shape[axis]), (axis,)), np.True_  # at any step
+    elif flags is not None:
         operands["resets"] = Operand(flags, _dask.last_axes(flags, range(len(shape))))
     if request.times is not None:
         operands["times"] = Operand(*_lazy_times(request, shape, axis, flags))
     constant = request.constant.replaced(**dict.fromkeys(constants))
     bare = replace(request, constant=constant, times=None, borders=Borders())
-    step = functools.partial(
+    step: Any = functools.partial(
         _advance, statistic=statistic, request=bare, axis=axis, is_variance=is_variance, names=tuple(constants)
     )
     names = ("x", "y", "times", "resets", *constants)
-    metas = {name: _dask.empty_like(operand.value) for name, operand in operands.items()}
-    meta, _ = step(None, None, *map(metas.get, names))
+    metas = {name: _dask.empty_like(operand.value) for name, operand in operands.items() if name != "resets"}
+    meta, (after, _) = step(None, None, *map(metas.get, names))
+    if has_groups:
+        step = functools.partial(_advance_groups, step, meta, _planes(after), axis)
     chunks, operands = _dask.align(operands, shape)
     blocks = [operands.get(name, Operand(None)) for name in names]
     return _dask.Walk(f"ewm_{statistic}", step, chunks, blocks, axis, False, Operand(None)).result("h", 0, meta)
@@ -142,6 +143,54 @@ def _advance(
     if times is not None and times.size:
         last_time = edge(times, axis)
     return result, (after, last_time)
+
+
+def _advance_groups(
+    advance: Any, meta: Any, planes: Any, axis: int, before: Any, place: Any, x: Any, y: Any, times: Any, keys: Any,
+    *constants: Any,
+) -> Any:  # fmt: skip
+    """Do the same for groups: those of as many steps are series side by side. States have groups in place of time."""
+    known, had, had_lasts = ({}, None, None) if before is None else before
+    shape, lead, known, count = place[1], (slice(None),) * axis, dict(known), len(known)
+    codes = numbers(keys, known)
+    sizes = np.bincount(codes + 1, minlength=1 + len(known))  # first that of the steps without a group
+    order, starts = np.argsort(codes, kind="stable"), np.cumsum(sizes)
+    new = order[starts[count:-1]]  # the first steps of new groups
+
+    def joined(old: Any, more: Any) -> Any:
+        return more if old is None else np.concatenate([old, more], axis)
+
+    def taken(operand: Any, steps: Any) -> Any:
+        own = np.ndim(operand) + axis - len(shape)
+        return operand if own < 0 else at(operand, own, np.minimum(steps, operand.shape[own] - 1))
+
+    zeros = np.zeros_like(planes, shape=(*shape[:axis], len(new), *shape[axis + 1 :], planes.shape[-1]))
+    states, result = joined(had, zeros), np.full_like(meta, np.nan, shape=shape)
+    if times is not None:
+        times = np.broadcast_to(placed(take_times(times), shape, axis), shape)
+    lasts: Any = None if times is None else joined(had_lasts, at(times, axis, new))
+    for size in np.unique(sizes[1:][sizes[1:] > 0]):
+        own = np.flatnonzero(sizes[1:] == size)
+        steps = order[starts[own] + np.arange(size)[:, np.newaxis]]
+        last = None if times is None else np.expand_dims(at(lasts, axis, own), axis)
+        x_own, y_own, times_own, *others = (taken(v, steps) for v in (x, y, times, *constants))
+        found = advance((_states(at(states, axis, own)), last), None, x_own, y_own, times_own, None, *others)
+        result[(*lead, steps)], states[(*lead, own)] = found[0], _planes(found[1][0])
+        if times is not None:
+            lasts[(*lead, own)] = at(times, axis, steps[-1])
+    return result, (known, states, lasts)
+
+
+def _planes(after: Any) -> Any:
+    """Return a statistic's state, or three, as one array: what they are made of stands along the last axis."""
+    several = after if isinstance(after[0], tuple) else (after,)
+    return np.stack([v for state in several for v in state if v is not None], -1)
+
+
+def _states(planes: Any) -> Any:
+    values, most = np.moveaxis(planes, -1, 0), len(State._fields)
+    found = tuple(State(*values[k : k + most]) for k in range(0, len(values), most))
+    return found if len(found) > 1 else found[0]
 
 
 def at_once(

@@ -12,7 +12,7 @@ from .. import _checks
 from .. import _messages as say
 from .._arrays import any_lazy, take
 from ..recurrence import linear_recurrence
-from ._frames import plain
+from ._frames import is_labelled, plain
 
 
 class Borders:
@@ -27,7 +27,7 @@ class Borders:
             self.resets = None if resets is None else _checks.resets(self.resets)
         elif self.resets.dtype != np.bool_:
             raise TypeError(say.resets_dtype(self.resets.dtype))
-        self.groups = groups
+        self.groups = groups.data if is_labelled(groups) and any_lazy(getattr(groups, "data", None)) else groups
 
     def flags(self, shape: tuple[int, ...], axis: int) -> Any:
         """Return at which steps of data series begin anew, with as many axes as these have; None if none may."""
@@ -45,16 +45,34 @@ class Borders:
 
     def sorted_by_group(self, steps: int) -> tuple[np.ndarray, np.ndarray, Borders]:
         """Return the order that brings groups together, which steps have none, and where groups begin then."""
-        codes, count = _codes(self.groups, steps)
+        codes, found = _codes(self.groups, steps)
         # NumPy sorts small integers in one pass or two.
-        small = (codes + 1).astype(np.uint16 if count < 2**16 - 1 else np.int64)
-        sizes = np.bincount(small, minlength=count + 1)
+        small = (codes + 1).astype(np.uint16 if len(found) < 2**16 - 1 else np.int64)
+        sizes = np.bincount(small, minlength=len(found) + 1)
         own = Borders(np.concatenate([[0], np.cumsum(sizes)]))
         return np.argsort(small, kind="stable"), codes < 0, own
 
+    def keys(self, steps: int) -> Any:
+        """Return each step's key, as Dask array or as the number of its group, and NaN where it has none."""
+        if not any_lazy(self.groups):
+            codes, _ = _codes(self.groups, steps)
+            return np.where(codes < 0, np.nan, codes)
+        from .._dask import take as take_lazy
 
-def _codes(groups: Any, steps: int) -> tuple[np.ndarray, int]:
-    """Return the number of each step's group, -1 where it has none, and how many groups there are."""
+        keys = take_lazy("groups", self.groups)
+        if keys.shape != (steps,):
+            raise ValueError(say.groups_shape(keys.shape, steps))
+        return keys
+
+
+def numbers(keys: Any, known: dict[Any, int]) -> Any:
+    """Return the number of each step's group, -1 where it has none; groups that are not known become so."""
+    codes, found = _codes(keys, len(keys))
+    return np.array([*(known.setdefault(key, len(known)) for key in found), -1])[codes]
+
+
+def _codes(groups: Any, steps: int) -> tuple[np.ndarray, Any]:
+    """Return the number of each step's group, -1 where it has none, and the groups' keys."""
     pandas = sys.modules.get("pandas")
     if not hasattr(groups, "__len__"):
         raise TypeError(say.groups_kind(type(groups)))
@@ -77,9 +95,10 @@ def _codes(groups: Any, steps: int) -> tuple[np.ndarray, int]:
         kind = next((type(key) for key in keys if not isinstance(key, Hashable)), type(keys[0]))
         raise TypeError(say.groups_kind(f"{type(groups).__name__} of {kind.__name__}")) from None
     if str(getattr(found, "dtype", "object")) == "object":
-        lost = np.fromiter(map(_is_missing, found), bool, len(found))
-        codes = np.append(np.where(lost, -1, np.arange(len(found))), -1)[codes]
-    return codes, len(found)
+        there = ~np.fromiter(map(_is_missing, found), bool, len(found))
+        codes = np.append(np.where(there, np.cumsum(there) - 1, -1), -1)[codes]
+        found = [key for key, is_there in zip(found, there, strict=True) if is_there]
+    return codes, found
 
 
 def _is_missing(key: Any) -> bool:

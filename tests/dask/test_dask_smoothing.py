@@ -8,6 +8,7 @@ import xarray as xr
 from compare import assert_close_lazy
 
 from fastrecur import smoothing
+from fastrecur.smoothing import _run
 
 STEPS = 23
 
@@ -78,8 +79,71 @@ def test_resets_alone_are_lazy(series):
     assert_close_lazy(found.data, expected, 1e-11)
     with pytest.raises(TypeError, match="`resets` must hold bools"):
         smoothing.ewm_mean(series[0], alpha=0.3, resets=da.zeros(STEPS))
-    with pytest.raises(TypeError, match="`groups` must be left out with Dask"):
-        smoothing.ewm_mean(lazy(series[0]), alpha=0.3, groups=flags)
+
+
+KEYS = [None if k % 11 == 7 else "aba"[k % 3] if k < 9 else "cab"[k % 3] for k in range(STEPS)]
+
+
+def times_of_groups(rng):
+    """Times that go back from group to group."""
+    times = np.empty(STEPS)
+    for number, key in enumerate(set(KEYS)):
+        own = [k for k in range(STEPS) if KEYS[k] == key]
+        times[own] = np.cumsum(rng.integers(1, 4, len(own))) - 50 * number
+    return times
+
+
+@pytest.mark.parametrize("keys", [KEYS, np.array(KEYS, object), da.from_array(np.array(KEYS, object), 5)])
+@pytest.mark.parametrize("adjust", [False, True])
+def test_groups(rng, series, keys, adjust):
+    """Each goes on from chunk to chunk, in any statistic, whatever the constant and the times are."""
+    (x, y), times = series, times_of_groups(rng)
+    for weight in (
+        {"alpha": 0.3}, {"com": rng.uniform(1, 5, 3)}, {"halflife": 2.0, "times": times},
+        {"alpha": rng.uniform(0.05, 0.95, (STEPS, 3)), "ignore_na": True},
+        {"halflife": 2.0, "times": np.repeat(times[:, np.newaxis], 3, axis=1)},
+        {"halflife": np.timedelta64(2, "s"), "times": np.datetime64("2026-01-01", "s") + times.astype("m8[s]")},
+    ):  # fmt: skip
+        options = weight | {"adjust": adjust, "min_periods": 2}
+        some = {n: lazy(v, 5) if isinstance(v, np.ndarray) and v.ndim == 2 else v for n, v in options.items()}
+        for name in ("mean", "std", "cov", "corr") + ("sum",) * adjust:
+            function, pair = getattr(smoothing, f"ewm_{name}"), (x, y) if name in ("cov", "corr") else (x,)
+            expected = function(*pair, groups=KEYS, **options)
+            assert_close_lazy(function(*map(lazy, pair), groups=keys, **some), expected, 1e-11)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((2, STEPS, 3), 1), ((3, STEPS), -1), ((STEPS,), 0)])
+def test_groups_along_another_axis(rng, shape, axis):
+    x, options = rng.standard_normal(shape), {"halflife": 2.0, "times": times_of_groups(rng), "axis": axis}
+    found = smoothing.ewm_var(da.from_array(x, tuple(5 if n == STEPS else 2 for n in shape)), groups=KEYS, **options)
+    assert_close_lazy(found, smoothing.ewm_var(x, groups=KEYS, **options), 1e-11)
+
+
+def test_groups_cost_no_call_each(monkeypatch):
+    """Those of as many steps in a chunk are series side by side."""
+    x, keys, calls = np.arange(6000.0), np.arange(6000) % 1000, []
+    found = smoothing.ewm_mean(da.from_array(x, 3000), alpha=0.3, groups=keys)
+    at_once = _run.at_once
+    monkeypatch.setattr(_run, "at_once", lambda *given: calls.append(1) or at_once(*given))
+    np.testing.assert_allclose(found.compute(), smoothing.ewm_mean(x, alpha=0.3, groups=keys), rtol=1e-12)
+    assert len(calls) == 2 + 1  # the last is that in memory
+
+
+def test_groups_are_lazy(series):
+    """Keys too: neither are they computed early, nor is time brought into one chunk."""
+    keys = da.from_array(np.array(KEYS, object), 6)
+    expected = smoothing.ewm_mean(series[0], alpha=0.3, groups=KEYS)
+    assert_close_lazy(smoothing.ewm_mean(series[0], alpha=0.3, groups=keys), expected, 1e-11)
+    assert_close_lazy(smoothing.ewm_mean(lazy(series[0]), alpha=0.3, groups=xr.DataArray(keys)), expected, 1e-11)
+    never = keys.map_blocks(lambda _: 1 / 0, dtype=object)
+    assert smoothing.ewm_mean(lazy(series[0], 6), alpha=0.3, groups=never).chunks == lazy(series[0], 6).chunks
+    for few in (keys[:5], KEYS[:5]):
+        with pytest.raises(ValueError, match=r"`groups` must have a key for each of the 23 steps, got shape \(5,\)"):
+            smoothing.ewm_mean(lazy(series[0]), alpha=0.3, groups=few)
+    with pytest.raises(ValueError, match="`groups` must have known chunk sizes"):
+        smoothing.ewm_mean(lazy(series[0]), alpha=0.3, groups=keys[keys != "a"])
+    with pytest.raises(ValueError, match="`times` must not go backwards"):
+        smoothing.ewm_mean(lazy(series[0]), halflife=1, times=np.arange(STEPS)[::-1], groups=keys).compute()
 
 
 @pytest.mark.parametrize("ignore_na", [False, True])
