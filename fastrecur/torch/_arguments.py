@@ -196,6 +196,7 @@ def ends(given, shape, axis, operands):
     found = []
     for name, value in zip(_TAKE, _checks.parts(given), strict=True):
         if value is not None:
+            value = torch.as_tensor(value) if torch.compiler.is_compiling() else value  # NumPy's dtypes break a graph
             value = _TAKE[name](value, shape, axis)
             if not value.is_cpu and all(_is_number(v) or value.device != v.device for v in operands):
                 raise ValueError(say.ends_device(name, value.device))

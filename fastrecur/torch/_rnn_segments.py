@@ -1,4 +1,4 @@
-"""A QRNN on many series in one axis of time: each runs as one sequence of a packed batch."""
+"""A QRNN on many series in one axis of time: each runs as one sequence of a packed batch; in a graph, where it is."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import _checks
 from .. import _messages as say
+from ..recurrence import forget_mult
+from . import _arguments
 from . import _torch_internals as _internals
 from . import state as _state
 from ._rnn_arguments import check_input, repack_output, unpack_input
@@ -48,6 +50,52 @@ class Packed(NamedTuple):
         return before.index_copy(1, series, states.index_select(1, segment))
 
 
+class Cut(NamedTuple):
+    """Where series begin anew in rows, (T, B, features), that stay as they are: of a graph, so the host reads none."""
+
+    offsets: Tensor | None
+    resets: Tensor | None  # (T, B)
+    n_series: Any
+
+    def recurrence(self, f: Tensor, z: Tensor, c0: Tensor | None, **options: Any) -> tuple[Tensor, Tensor]:
+        """Return `forget_mult`, and the last states of series, (N, H)."""
+        options |= {"offsets": self.offsets, "resets": self.resets}
+        if self.offsets is None:
+            return forget_mult(f, z, c0, **options)  # type: ignore[no-any-return]
+        h, last = forget_mult(f, z, None if c0 is None else c0.unsqueeze(1), **options)
+        return h, last.squeeze(1)
+
+    def windows(
+        self, rows: Tensor, window: int, previous: Tensor | None, reverse: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return what `windows` returns, zeros beyond a border."""
+        steps, before, count = rows.shape[0], window - 1, 1 if self.offsets is None else self.n_series
+        if before == 0:
+            return rows, None
+        time, slots = torch.arange(steps, device=rows.device), torch.arange(count * before, device=rows.device)
+        offsets = steps * time.new_tensor([0, 1]) if self.offsets is None else self.offsets.to(time).clamp(0, steps)
+        # A table has the inputs of each series and, where it begins in the scan direction, those before them.
+        own = torch.searchsorted(offsets[1:], time, right=True).clamp(max=count - 1)
+        at = time + before * (own if reverse else own + 1)
+        heads, tails = (side.repeat_interleave(before) + slots for side in (offsets[:-1], offsets[1:]))
+        first, last = (tails, heads) if reverse else (heads, tails)
+        table = rows.new_zeros(steps + count * before, *rows.shape[1:]).index_copy(0, at, rows)
+        if previous is not None:
+            previous = previous if self.offsets is None else previous.transpose(0, 1).reshape(-1, 1, rows.shape[2])
+            table = table.index_copy(0, first, previous.to(rows))
+        flags = at.new_zeros(table.shape[:2])
+        flags = flags if self.resets is None else flags.index_copy(0, at, self.resets.to(at))
+        begun = flags.cumsum(0)
+
+        def seen(places: Tensor, whose: Tensor) -> Tensor:
+            return torch.where((begun[places] == whose).unsqueeze(-1), table[places], 0)
+
+        source = torch.cat([seen(at + k if reverse else at - k, begun[at]) for k in range(window)], -1)
+        last = last.unflatten(0, (count, before))
+        kept = seen(last, (begun - flags)[last[:, :1]] if reverse else begun[last[:, -1:]])
+        return source, kept[0] if self.offsets is None else kept.squeeze(2).transpose(0, 1)
+
+
 def run(module: Any, input: Any, hidden: Any, offsets: Any, resets: Any) -> tuple[Any, Any]:
     """Return the output and the last states of a network, or of a layer."""
     is_network = hasattr(module, "layers")
@@ -59,7 +107,8 @@ def run(module: Any, input: Any, hidden: Any, offsets: Any, resets: Any) -> tupl
     if not rows.shape[1]:  # no series
         return module.forward(input, hidden)  # type: ignore[no-any-return]
     check_input(rows, module.input_size, [])
-    segments = _internals.uncompiled(_segments, module, rows, offsets, resets)
+    given, in_graph = (module, rows, offsets, resets), torch.compiler.is_compiling()
+    segments: Any = _cut(*given) if in_graph else _internals.uncompiled(_segments, *given)
     is_batched = is_batched or offsets is not None
     of_series = rows, segments.n_series, is_batched
     if is_network:
@@ -69,11 +118,14 @@ def run(module: Any, input: Any, hidden: Any, offsets: Any, resets: Any) -> tupl
         states = [QRNNState(_state.of_layer(module, hidden.hidden, *of_series), (inputs,))]
     else:
         states = [_state.of_layer(module, hidden, *of_series)]
-    step: Any = PackedSequence(rows.flatten(0, 1).index_select(0, segments.order), segments.batch_sizes)
     layers = module.layers if is_network else [module]
     for layer, state in zip(layers, states, strict=True):
         if getattr(layer, "save_prev_x", False) and layer.window > 1 and not isinstance(state, QRNNState):
             raise RuntimeError(say.rnn_segments_saved(name))
+    if in_graph:
+        output, lasts = _in_graph(module, rows, states, segments)
+        return repack_output(module, output, input), _state.join(lasts, is_batched)
+    step: Any = PackedSequence(rows.flatten(0, 1).index_select(0, segments.order), segments.batch_sizes)
     firsts = [_each(segments.enter, layer, state) for layer, state in zip(layers, states, strict=True)]
     if is_network:
         step, found = module._through(step, firsts)
@@ -82,6 +134,38 @@ def run(module: Any, input: Any, hidden: Any, offsets: Any, resets: Any) -> tupl
     lasts = [_each(segments.leave, *each) for each in zip(layers, found, states, strict=True)]
     output = step.data.index_select(0, segments.back).unflatten(0, rows.shape[:2])
     return repack_output(module, output, input), _state.join(lasts, is_batched)
+
+
+def _in_graph(module: Any, rows: Tensor, states: list[Any], cut: Cut) -> tuple[Tensor, list[Any]]:
+    """Return the output, (T, B, features), and the layers' last states."""
+    if hasattr(module, "layers"):
+        given, packed = {"offsets": cut.offsets, "resets": cut.resets}, cut.offsets is not None
+        rows = rows.squeeze(1) if packed else rows
+        output, lasts = module._through(rows, states, lambda layer, *inputs: layer(*inputs, **given))
+        return output.unsqueeze(1) if packed else output, lasts
+    kept: list[Tensor | None] = []
+    state = states[0]
+    hidden, previous = (state.hidden, state.inputs[0]) if isinstance(state, QRNNState) else (state, None)
+
+    def see(direction: str) -> Tensor:
+        is_first = not kept
+        source, last = cut.windows(rows, module.window, previous if is_first else None, module.reverse or not is_first)
+        kept.append(last)
+        return source
+
+    output, last = module._scan(see, hidden, recurrence=cut.recurrence)
+    return output, [QRNNState(last, (kept[0],)) if isinstance(state, QRNNState) else last]
+
+
+def _cut(module: Any, rows: Tensor, offsets: Any, resets: Any) -> Cut:
+    resets = None if resets is None else torch.as_tensor(resets)
+    is_batch_first = module.batch_first and resets is not None and resets.dim() == 2
+    shape = rows.shape[1::-1] if is_batch_first else rows.shape[:2]
+    ends = _arguments.ends(_checks.split(None, offsets, resets), shape, int(is_batch_first), (rows,))
+    if ends.resets is not None:
+        resets = ends.resets.T if is_batch_first else ends.resets
+        resets = resets.reshape(*resets.shape, *(1,) * (2 - resets.dim())).expand(rows.shape[:2])
+    return Cut(ends.offsets, resets, rows.shape[1] if offsets is None else ends.offsets.shape[0] - 1)
 
 
 def _segments(module: Any, rows: Tensor, offsets: Any, resets: Any) -> Packed:

@@ -138,16 +138,12 @@ class _Walk(nn.Module):
         states = _state.of_layer(layer, hidden, rows, rows.shape[1], is_batched)
         if layer.save_prev_x and layer.window > 1:
             _state.check_saved(layer, rows, rows.shape[1])
-        outputs, lasts = [], []
-        for k, direction in enumerate(layer._directions):
-            source = rows
-            if layer.window > 1:
-                source = self.windows(layer, rows, layer.reverse or direction == REVERSE)
-            c0 = None if states is None else states[k]
-            output, last = layer._travel(direction, source, None, c0, self.recurrence)
-            outputs.append(output)
-            lasts.append(last)
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1), torch.stack(lasts)
+
+        def see(direction: str) -> Tensor:
+            return rows if layer.window == 1 else self.windows(layer, rows, layer.reverse or direction == REVERSE)
+
+        output, last = layer._scan(see, states, recurrence=self.recurrence)
+        return output, last
 
     def recurrence(self, f: Tensor, x: Tensor, h0: Tensor | None, **options: Any) -> Any:
         """Average over all ranks' shards."""

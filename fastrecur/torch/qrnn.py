@@ -177,7 +177,8 @@ class QRNN(nn.Module):
         resets : array_like of bool, optional
             True where a sequence begins anew: (T, B), or (B, T) if `batch_first`, or (T,). Neither a state nor the
             window passes the border before such a step, in either direction. Where the first step has a flag, the
-            state of a reverse direction is 0 afterwards, as no state passes on. Both are read on the host.
+            state of a reverse direction is 0 afterwards, as no state passes on. Both are read on the host, but not
+            under ``torch.compile`` and ``torch.export``.
 
         Returns
         -------

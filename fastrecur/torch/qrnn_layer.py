@@ -188,24 +188,21 @@ class QRNNLayer(nn.Module):
         if states is not None and isinstance(input, PackedSequence) and input.sorted_indices is not None:
             states = states.index_select(1, input.sorted_indices)
 
-        outputs, lasts, last_inputs = [], [], None
-        for k, direction in enumerate(self._directions):
+        packed, keeps, kept = input if isinstance(input, PackedSequence) else None, saves or given is not None, []
+
+        def see(direction: str) -> Tensor:
             # No inputs are known beyond the end: the other direction begins anew there.
-            before, keeps = (previous, saves or given is not None) if direction == FORWARD else (None, False)
-            packed = input if isinstance(input, PackedSequence) else None
-            reverse = self.reverse or direction == REVERSE
-            source, kept = windows(rows, self.window, before, reverse, keeps, packed)
-            h, c = self._travel(direction, source, batch_sizes, None if states is None else states[k])
-            outputs.append(h)
-            lasts.append(c)
-            last_inputs = kept if keeps else last_inputs
-        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
-        last = torch.stack(lasts)
+            known = (previous, self.reverse, keeps) if direction == FORWARD else (None, True, False)
+            source, last = windows(rows, self.window, *known, packed)
+            kept.append(last)
+            return source  # type: ignore[no-any-return]
+
+        output, last = self._scan(see, states, batch_sizes)
         if isinstance(input, PackedSequence) and input.unsorted_indices is not None:
             last = last.index_select(1, input.unsorted_indices)
         if saves:
-            self.prevX = None if last_inputs is None else last_inputs.detach()
-        state = last if given is None else QRNNState(last, (last_inputs,))
+            self.prevX = None if kept[0] is None else kept[0].detach()
+        state = last if given is None else QRNNState(last, (kept[0],))
         return _arguments.repack_output(self, output, input), _state.join([state], is_batched)
 
     def step(self, input: Tensor, state: QRNNState) -> tuple[Tensor, QRNNState]:
@@ -238,6 +235,13 @@ class QRNNLayer(nn.Module):
         h, c = _pooling.pool_step(product, c0, output_gate=self.output_gate, keep=self._keep(product))
         last: QRNNState = _state.join([QRNNState(c.unsqueeze(0), (last_inputs,))], is_batched)
         return h if is_batched else h.squeeze(0), last
+
+    def _scan(self, see: Any, states: Any, batch_sizes: Any = None, recurrence: Any = None) -> tuple[Tensor, Tensor]:
+        """Return the output and the last states, (D, B, H), of what steps see in a direction."""
+        firsts = [None] * len(self._directions) if states is None else states
+        both = zip(self._directions, firsts, strict=True)
+        outputs, lasts = zip(*[self._travel(d, see(d), batch_sizes, c0, recurrence) for d, c0 in both], strict=True)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1), torch.stack(lasts)
 
     def _travel(
         self, direction: str, source: Tensor, batch_sizes: Tensor | None, c0: Tensor | None, recurrence: Any = None

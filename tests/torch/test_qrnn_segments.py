@@ -1,16 +1,22 @@
 """A QRNN on many series in one axis of time is the same as on each of them by itself, in values and gradients."""
 
-import pathlib
-
+import numpy as np
 import pytest
 import torch
 from compare import assert_close
+from torch._dynamo.testing import CompileCounter
 
 from fastrecur.torch import QRNN, QRNNLayer, QRNNState
 
 INPUT, UNITS = 3, 4
 LENGTHS = [5, 1, 0, 7, 2]
 OFFSETS = [0, 5, 6, 6, 13, 15]
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    yield
+    torch._dynamo.reset()
 
 
 def network(**options):
@@ -166,17 +172,63 @@ def test_what_is_refused():
         rnn(x[:, 0], torch.zeros(1, 3, UNITS, dtype=torch.float64), offsets=[0, 1, 4])
 
 
+CUTS = {
+    "offsets": lambda n: {"offsets": torch.tensor([0, 4, 4, 9, 12][:n] + [15])},
+    "resets": lambda n: {"resets": torch.rand(15, n) < 0.3},
+    "both": lambda n: {"offsets": torch.tensor([0, 4, 4, 9, 12][:n] + [15]), "resets": torch.rand(15) < 0.3},
+}
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's, traced
-def test_compiled_with_breaks_where_borders_and_batch_sizes_are_read():
-    rnn = network(window=2)
-    x, compiled = torch.randn(15, INPUT, dtype=torch.float64), torch.compile(rnn, backend="eager")
-    for offsets in (OFFSETS, [0, 15]):
-        states = torch.randn(1, len(offsets) - 1, UNITS, dtype=torch.float64)
-        for hidden in (None, states):
-            check(compiled(x, hidden, offsets=offsets), rnn(x, hidden, offsets=offsets))
-    reasons = torch._dynamo.explain(rnn)(x, states, offsets=offsets).break_reasons
-    places = {pathlib.Path(reason.user_stack[-1].filename).name for reason in reasons}
-    assert places <= {"_torch_internals.py", "_rnn_arguments.py", "_windows.py", "_pooling.py"}
+@pytest.mark.parametrize("kind", CUTS)
+@pytest.mark.parametrize("options", [{}, {"window": 3, "bidirectional": True}, {"window": 3, "batch_first": True}])
+def test_compiled_in_one_graph(kind, options):
+    """And in no other where there are more series, up to one: that is a size of its own to torch."""
+    rnn, graphs = network(num_layers=2, zoneout=0.2, **options).eval(), CompileCounter()
+    compiled = torch.compile(rnn, fullgraph=True, dynamic=True, backend=graphs)
+    for n in (5, 2, 4, 1):
+        cuts, is_packed = CUTS[kind](n), "offsets" in CUTS[kind](n)
+        x = torch.randn(*(15,) if is_packed else (15, n), INPUT, dtype=torch.float64, requires_grad=True)
+        state = rnn.initial_state(n)
+        if rnn.batch_first and not is_packed:
+            x, cuts = x.detach().transpose(0, 1).requires_grad_(), {"resets": cuts["resets"].T}
+        state = QRNNState(
+            torch.randn_like(state.hidden), tuple(None if v is None else torch.randn_like(v) for v in state.inputs)
+        )
+        pairs = []
+        for call in (compiled, rnn):
+            output, last = call(x, state, **cuts)
+            values = [output, last.hidden, *(v for v in last.inputs if v is not None)]
+            loss = sum(v.square().sum() for v in values)
+            pairs.append([*values, *torch.autograd.grad(loss, [x, *rnn.parameters()])])
+        check(*pairs)
+    assert graphs.frame_count == 2
+
+
+def test_compiled_with_lists_and_refusals():
+    rnn, x, flags = network(window=2), torch.randn(15, INPUT, dtype=torch.float64), [False] * 14 + [True]
+    for offsets, backend in ((OFFSETS, "eager"), (np.array(OFFSETS), "aot_eager")):
+        compiled = torch.compile(rnn, backend=backend, fullgraph=True)
+        found, wanted = (call(x, offsets=offsets, resets=flags) for call in (compiled, rnn))
+        check(found, wanted)
+        check(*(torch.autograd.grad(output.square().sum(), list(rnn.parameters())) for output, _ in (found, wanted)))
+    for wrong in ([0, 9], [1, 15], [0, 9, 4, 15]):
+        with pytest.raises(ValueError, match="`offsets` must"):
+            compiled(x, offsets=torch.tensor(wrong))
+    with pytest.raises(TypeError, match="`resets` must hold bools"):
+        torch.compile(rnn, backend="eager")(x, resets=torch.zeros(15))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_exported(strict):
+    rnn, x = network(window=2, bidirectional=True), torch.randn(15, INPUT, dtype=torch.float64)
+    sizes = {"input": {0: torch.export.Dim("steps", min=2)}, "offsets": {0: torch.export.Dim("ends", min=3)}}
+    given = {"offsets": torch.tensor(OFFSETS)}
+    program = torch.export.export(rnn, (x,), given, strict=strict, dynamic_shapes=sizes).module()
+    check(program(x, **given), rnn(x, **given))
+    # One segment is two, one of which is empty: a size of 1 is another program's.
+    output, last = program(x[:9], offsets=torch.tensor([0, 9, 9]))
+    check([output, last[:, :1]], rnn(x[:9], offsets=[0, 9]))
 
 
 def test_nothing_is_read_back_from_the_device():
