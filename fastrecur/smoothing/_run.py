@@ -150,34 +150,29 @@ def _advance_groups(
     *constants: Any,
 ) -> Any:  # fmt: skip
     """Do the same for groups: those of as many steps are series side by side. States have groups in place of time."""
-    known, had, had_lasts = ({}, None, None) if before is None else before
-    shape, lead, known, count = place[1], (slice(None),) * axis, dict(known), len(known)
-    codes = numbers(keys, known)
-    sizes = np.bincount(codes + 1, minlength=1 + len(known))  # first that of the steps without a group
-    order, starts = np.argsort(codes, kind="stable"), np.cumsum(sizes)
-    new = order[starts[count:-1]]  # the first steps of new groups
-
-    def joined(old: Any, more: Any) -> Any:
-        return more if old is None else np.concatenate([old, more], axis)
+    shape, lead, known = place[1], (slice(None),) * axis, {} if before is None else dict(before[0])
+    count, codes = len(known), numbers(keys, known)
+    sizes = np.bincount(codes + 1, minlength=1 + len(known))  # the first is that of the steps without a group
+    order, starts, sizes = np.argsort(codes, kind="stable"), np.cumsum(sizes), sizes[1:]
+    times = None if times is None else np.broadcast_to(placed(take_times(times), shape, axis), shape)
+    clock = np.broadcast_to(0, shape) if times is None else times
+    new = np.zeros_like(planes, shape=(*shape[:axis], len(known) - count, *shape[axis + 1 :], planes.shape[-1]))
+    after = [new, at(clock, axis, order[starts[count:-1]])]
+    if before is not None:
+        after = [np.concatenate(pair, axis) for pair in zip(before[1:], after, strict=True)]
+    (states, lasts), result = after, np.full_like(meta, np.nan, shape=shape)
 
     def taken(operand: Any, steps: Any) -> Any:
         own = np.ndim(operand) + axis - len(shape)
         return operand if own < 0 else at(operand, own, np.minimum(steps, operand.shape[own] - 1))
 
-    zeros = np.zeros_like(planes, shape=(*shape[:axis], len(new), *shape[axis + 1 :], planes.shape[-1]))
-    states, result = joined(had, zeros), np.full_like(meta, np.nan, shape=shape)
-    if times is not None:
-        times = np.broadcast_to(placed(take_times(times), shape, axis), shape)
-    lasts: Any = None if times is None else joined(had_lasts, at(times, axis, new))
-    for size in np.unique(sizes[1:][sizes[1:] > 0]):
-        own = np.flatnonzero(sizes[1:] == size)
+    for size in {*sizes.tolist()} - {0}:
+        own = np.flatnonzero(sizes == size)
         steps = order[starts[own] + np.arange(size)[:, np.newaxis]]
-        last = None if times is None else np.expand_dims(at(lasts, axis, own), axis)
-        x_own, y_own, times_own, *others = (taken(v, steps) for v in (x, y, times, *constants))
-        found = advance((_states(at(states, axis, own)), last), None, x_own, y_own, times_own, None, *others)
+        state = _states(at(states, axis, own)), None if times is None else np.expand_dims(at(lasts, axis, own), axis)
+        found = advance(state, None, *(taken(v, steps) for v in (x, y, times, None, *constants)))
         result[(*lead, steps)], states[(*lead, own)] = found[0], _planes(found[1][0])
-        if times is not None:
-            lasts[(*lead, own)] = at(times, axis, steps[-1])
+        lasts[(*lead, own)] = at(clock, axis, steps[-1])
     return result, (known, states, lasts)
 
 
