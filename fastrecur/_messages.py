@@ -360,8 +360,7 @@ gpu_capture = _message(
 )
 gpu_capture_host = _message("a call captured into a CUDA graph must have `{name}` on the device, got it on the host")
 gpu_capture_packed = _message(
-    "packed sequences and `offsets` or `resets` of a QRNN must not be captured into a CUDA graph: each call copies "
-    "batch sizes to the device"
+    "packed sequences must not be captured into a CUDA graph: each call copies batch sizes to the device"
 )
 gpu_capture_unloaded = _message("a call captured into a CUDA graph must have its kernels loaded: make it once before")
 simulated = _message(

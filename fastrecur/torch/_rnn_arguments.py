@@ -10,23 +10,21 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import _messages as say
+from . import _rnn_segments
 from .state import QRNNState
 
 
-def open_call(module: Any, input: Any, hidden: Any, hx: Any, weights: list[Tensor]) -> tuple[Any, ...]:
-    """Return what a module is called with, checked: what `unpack_input` returns, the batch's size, and first states."""
-    hidden = one_state(hidden, hx)
-    rows, batch_sizes, is_batched = unpack_input(module, input)
-    check_input(rows, module.input_size, weights)
-    batch = rows.shape[1] if batch_sizes is None else int(batch_sizes[0])
-    return rows, batch_sizes, is_batched, batch, hidden
-
-
-def one_state(hidden: Any, hx: Any) -> Any:
-    """Return the first states, which have two names."""
+def open_call(
+    module: Any, input: Any, hidden: Any, hx: Any, offsets: Any, resets: Any, weights: list[Tensor]
+) -> tuple[Any, ...]:
+    """Return what a module is called with, checked: what `unpack_input` returns, how many series, states, and cuts."""
     if hidden is not None and hx is not None:
         raise TypeError(say.rnn_two_hidden())
-    return hx if hidden is None else hidden
+    rows, batch_sizes, is_batched = unpack_input(module, input)
+    cut = _rnn_segments.cut(module, input, rows, offsets, resets)
+    check_input(rows, module.input_size, weights)
+    batch = cut.n_series(rows) if cut else rows.shape[1] if batch_sizes is None else int(batch_sizes[0])
+    return rows, batch_sizes, is_batched or offsets is not None, batch, hx if hidden is None else hidden, cut
 
 
 def unpack_input(module: Any, input: Any, least: int = 1) -> tuple[Tensor, Tensor | None, bool]:

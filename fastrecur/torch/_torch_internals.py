@@ -125,8 +125,3 @@ def name_namedtuple(kind, name):
     register = _find("torch.utils._pytree._register_namedtuple")
     if register is not None:
         register(kind, serialized_type_name=name)
-
-
-def uncompiled(function, *arguments):
-    """Call a function; torch's compiler breaks its graph there. `torch.compiler.disable` imports the compiler."""
-    return torch.compiler.disable(function)(*arguments) if compiling() else function(*arguments)

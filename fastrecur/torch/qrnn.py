@@ -12,7 +12,6 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import _messages as say
 from . import _rnn_arguments as _arguments
-from . import _rnn_segments
 from . import state as _state
 from .qrnn_layer import BothDirections, QRNNLayer
 from .state import QRNNState
@@ -177,8 +176,8 @@ class QRNN(nn.Module):
         resets : array_like of bool, optional
             True where a sequence begins anew: (T, B), or (B, T) if `batch_first`, or (T,). Neither a state nor the
             window passes the border before such a step, in either direction. Where the first step has a flag, the
-            state of a reverse direction is 0 afterwards, as no state passes on. Both are read on the host, but not
-            under ``torch.compile`` and ``torch.export``.
+            state of a reverse direction is 0 afterwards, as no state passes on. Both may be on the host, too; on a
+            GPU the host does not look at them.
 
         Returns
         -------
@@ -189,13 +188,13 @@ class QRNN(nn.Module):
             the output gate, as `hidden` takes them: a list where the layers' sizes differ. A `QRNNState` if one was
             given.
         """
-        if offsets is not None or resets is not None:
-            return _rnn_segments.run(self, input, _arguments.one_state(hidden, hx), offsets, resets)
-        rows, batch_sizes, is_batched, batch, hidden = _arguments.open_call(self, input, hidden, hx, [])
+        rows, batch_sizes, is_batched, batch, hidden, cut = _arguments.open_call(
+            self, input, hidden, hx, offsets, resets, []
+        )
         states = _state.of_network(self, hidden, rows, batch, is_batched)
-        step: Any = rows if batch_sizes is None else input
-        step, lasts = self._through(step, states)
-        output = _arguments.repack_output(self, step, input) if batch_sizes is None else step
+        is_given = batch_sizes is not None or offsets is not None  # layers take the input as it is
+        step, lasts = self._through(input if is_given else rows, states, **cut._asdict() if cut else {})
+        output = step if is_given else _arguments.repack_output(self, step, input)
         return output, _state.join(lasts, is_batched)
 
     def step(self, input: Tensor, state: QRNNState) -> tuple[Tensor, QRNNState]:
@@ -224,12 +223,12 @@ class QRNN(nn.Module):
         last: QRNNState = _state.join(lasts, is_batched)
         return rows if is_batched else rows.squeeze(0), last
 
-    def _through(self, step: Any, states: list[Any], call: Any = None) -> tuple[Any, list[Any]]:
+    def _through(self, step: Any, states: list[Any], call: Any = None, **cut: Any) -> tuple[Any, list[Any]]:
         """Return the last layer's output, and the last states of all; layers are called, or by a ``call`` of them."""
         lasts = []
         for k, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
             if k > 0 and self.dropout > 0 and self.training:
                 step = _arguments.drop_out(step, self.dropout)
-            step, last = layer(step, state) if call is None else call(layer, step, state)
+            step, last = layer(step, state, **cut) if call is None else call(layer, step, state)
             lasts.append(last)
         return step, lasts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import _messages as say
-from . import _pooling, _rnn_segments
+from . import _pooling
 from . import _rnn_arguments as _arguments
 from . import state as _state
 from ._windows import windows
@@ -171,10 +172,8 @@ class QRNNLayer(nn.Module):
 
         ``hidden`` may lack the first axis, (B, H) or (H,), in one direction. The state that is returned has it.
         """
-        if offsets is not None or resets is not None:
-            return _rnn_segments.run(self, input, _arguments.one_state(hidden, hx), offsets, resets)
-        rows, batch_sizes, is_batched, batch, hidden = _arguments.open_call(
-            self, input, hidden, hx, self._direction_weights()
+        rows, batch_sizes, is_batched, batch, hidden, cut = _arguments.open_call(
+            self, input, hidden, hx, offsets, resets, self._direction_weights()
         )
         given = hidden if isinstance(hidden, QRNNState) else None
         saves = given is None and self.save_prev_x and self.window > 1
@@ -182,6 +181,8 @@ class QRNNLayer(nn.Module):
         if given is not None:
             previous, hidden = _state.inputs_of_layer(self, given, rows, batch, is_batched), given.hidden
         elif saves:
+            if cut is not None:
+                raise RuntimeError(say.rnn_segments_saved("resets" if offsets is None else "offsets"))
             _state.check_saved(self, rows, batch)
             previous = self.prevX
         states = _state.of_layer(self, hidden, rows, batch, is_batched)
@@ -189,15 +190,16 @@ class QRNNLayer(nn.Module):
             states = states.index_select(1, input.sorted_indices)
 
         packed, keeps, kept = input if isinstance(input, PackedSequence) else None, saves or given is not None, []
+        look = functools.partial(windows, packed=packed) if cut is None else cut.windows
 
         def see(direction: str) -> Tensor:
             # No inputs are known beyond the end: the other direction begins anew there.
             known = (previous, self.reverse, keeps) if direction == FORWARD else (None, True, False)
-            source, last = windows(rows, self.window, *known, packed)
+            source, last = look(rows, self.window, *known)
             kept.append(last)
             return source  # type: ignore[no-any-return]
 
-        output, last = self._scan(see, states, batch_sizes)
+        output, last = self._scan(see, states, batch_sizes, cut and cut.recurrence)
         if isinstance(input, PackedSequence) and input.unsorted_indices is not None:
             last = last.index_select(1, input.unsorted_indices)
         if saves:

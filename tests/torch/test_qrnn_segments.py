@@ -179,6 +179,35 @@ CUTS = {
 }
 
 
+@pytest.mark.parametrize("kind", CUTS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_same_as_step_by_step(kind, reverse):
+    """Also in segments that are shorter than the window, or have no steps."""
+    torch.manual_seed(0)
+    layer, n, cuts = QRNNLayer(INPUT, UNITS, window=6, reverse=reverse).double(), 4, CUTS[kind](4)
+    is_packed, flags = "offsets" in cuts, cuts.get("resets", torch.zeros(15, dtype=torch.bool))
+    x = torch.randn(15, 1 if is_packed else n, INPUT, dtype=torch.float64, requires_grad=True)
+    states = torch.randn(1, n, UNITS, dtype=torch.float64, requires_grad=True)
+    inputs = torch.randn(5, n, INPUT, dtype=torch.float64, requires_grad=True)
+    output, last = layer(x.squeeze(1), QRNNState(states, (inputs,)), **cuts)
+    found = [output.view(15, -1, UNITS), last.hidden, *last.inputs]
+    steps, lasts = torch.zeros_like(found[0]), []
+    ends = cuts["offsets"].tolist() if is_packed else None
+    for k in range(n):
+        begin, end, lane = (ends[k], ends[k + 1], 0) if is_packed else (0, 15, k)
+        state = QRNNState(states[:, k : k + 1], (inputs[:, k : k + 1],))
+        for t in reversed(range(begin, end)) if reverse else range(begin, end):
+            is_border = flags[t] if is_packed else flags[t, lane]
+            state = layer.initial_state(1) if is_border and not reverse else state
+            steps[t, lane], state = layer.step(x[t, lane : lane + 1], state)
+            state = layer.initial_state(1) if is_border and reverse else state
+        lasts.append(state)
+    wanted = [steps, torch.cat([s.hidden for s in lasts], 1), torch.cat([s.inputs[0] for s in lasts], 1)]
+    check(found, wanted)
+    leaves = [x, states, inputs, *layer.parameters()]
+    check(*(torch.autograd.grad(sum(v.square().sum() for v in each), leaves) for each in (found, wanted)))
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's, traced
 @pytest.mark.parametrize("kind", CUTS)
 @pytest.mark.parametrize("options", [{}, {"window": 3, "bidirectional": True}, {"window": 3, "batch_first": True}])
@@ -241,8 +270,8 @@ def test_nothing_is_read_back_from_the_device():
 
 
 def test_within_transforms():
-    """Borders made outside them are read as they are; those that are mapped are refused by name."""
-    rnn, x = network(window=2), torch.randn(9, 2, INPUT, dtype=torch.float64)
+    """Borders made outside them hold for all samples; resets may be mapped, too, and offsets are refused by name."""
+    rnn, other, x = network(window=2), network(), torch.randn(9, 2, INPUT, dtype=torch.float64)
     resets, parameters = torch.rand(9, 2) < 0.3, dict(rnn.named_parameters())
 
     def loss(own):
@@ -253,8 +282,11 @@ def test_within_transforms():
     check(found.values(), wanted)
     many = torch.stack([x, 2 * x])
     check(torch.func.vmap(lambda own: rnn(own, resets=resets)[0])(many), [rnn(own, resets=resets)[0] for own in many])
-    with pytest.raises(ValueError, match="`resets` must be values that can be read"):
-        torch.func.vmap(lambda own, cuts: rnn(own, resets=cuts)[0])(many, torch.stack([resets, resets]))
+    both = torch.stack([resets, ~resets])
+    found = torch.func.vmap(lambda own, cuts: rnn(own, resets=cuts)[0])(many, both)
+    check(found, [rnn(own, resets=cuts)[0] for own, cuts in zip(many, both, strict=True)])
+    with pytest.raises(NotImplementedError, match="`offsets` must be the same for all samples"):
+        torch.func.vmap(lambda cuts: other(x[:, 0], offsets=cuts)[0])(torch.tensor([[0, 4, 9], [0, 3, 9]]))
 
 
 def test_no_series():
