@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
+from collections import namedtuple
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import dask
 import dask.array as da
@@ -25,15 +26,11 @@ SEGMENTS = -1  # the axis of states of segments, which is none of the result's
 STORED = ("from-zarr", "array", "getitem", "astype")  # layers of an array that comes from a store
 
 
-class Operand(NamedTuple):
+class Operand(namedtuple("Operand", "value axes shifted", defaults=[(), None])):
     """A Dask array, or what every chunk is given as it is, and in which of the result's axes its own stand.
 
     Of one that is ``shifted``, by so many blocks of so many along an axis, another one takes part at the end.
     """
-
-    value: Any
-    axes: tuple[int, ...] = ()
-    shifted: tuple[int, int, int, Any] | None = None
 
     def block(self, index: Sequence[int]) -> Any:
         """Return the key of the block that takes part in a block of the result."""
@@ -254,15 +251,8 @@ class _Problem:
         return Operand(lengths, tuple(self.lane_axes[: len(lengths.shape)]))
 
 
-class _Recurrence(NamedTuple):
-    """What every chunk of a recurrence is told beside its operands; ``steps`` are those of the whole."""
-
-    family: str
-    names: Any
-    axis: int
-    reverse: bool
-    steps: int
-    offsets: Any
+# What every chunk of a recurrence is told beside its operands; ``steps`` are those of the whole.
+_Recurrence = namedtuple("_Recurrence", "family names axis reverse steps offsets")
 
 
 def _adapter(*blocks: Any) -> Any:

@@ -6,7 +6,8 @@ import functools
 import itertools
 import math
 import operator
-from typing import Any, NamedTuple
+from collections import namedtuple
+from typing import Any
 
 import numpy as np
 
@@ -27,29 +28,9 @@ _OPTIONAL = "next_values", "bootstrap"
 DEFAULTS = {"values": np.zeros(()), "mask": np.array(True), "lam": np.ones(())}
 
 
-class _Steps(NamedTuple):
-    """What each step has, None for what there is not; and what stands behind the last one, without the axis of time."""
-
-    rewards: Any
-    values: Any
-    successors: Any
-    mask: Any
-    gamma: Any
-    lam: Any
-    ends: Any
-    cuts: Any
-    log_rhos: Any
-    later: Any
-    value: Any
-
-
-class _Rule(NamedTuple):
-    """What is computed."""
-
-    kind: str
-    axis: int
-    dtype: Any
-    limits: tuple[float, ...]
+# What each step has, None for what there is not; and what stands behind the last one, without the axis of time.
+_Steps = namedtuple("_Steps", "rewards values successors mask gamma lam ends cuts log_rhos later value")
+_Rule = namedtuple("_Rule", "kind axis dtype limits")  # what is computed
 
 
 def estimate(kind: str, floats: Any, flags: Any, axis: Any, limits: Any = None) -> Any:

@@ -7,43 +7,26 @@ a weighted average, and 0 at a missing value.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections import namedtuple
+from typing import Any
 
 import numpy as np
 
 from ..recurrence import forget_mult, linear_recurrence
 from ._arrays import at, join
 
+# What a statistic is continued from, for each lane: the kernel's planes. A sum stands in the mean's place. Covariances
+# have the fields from the origin on too: their means are deviations from the origins.
+State = namedtuple(
+    "State", "weight count mean origin origin_y mean_y covariance room", defaults=(None, None, None, None, None)
+)
 
-class State(NamedTuple):
-    """What a statistic is continued from, for each lane: the kernel's planes. A sum stands in the mean's place.
+# What samples weigh: ``seen`` says where one is, ``share`` is its own part, ``kept`` that of the past. Where no sample
+# is missing, ``seen`` is None, and series of one gate share what they weigh: axes of length 1.
+Shares = namedtuple("Shares", "seen share kept decay valid weight count")
 
-    Covariances have the other fields too: their means are deviations from the origins.
-    """
-
-    weight: Any
-    count: Any
-    mean: Any
-    origin: Any = None
-    origin_y: Any = None
-    mean_y: Any = None
-    covariance: Any = None
-    room: Any = None
-
-
-class Shares(NamedTuple):
-    """What samples weigh: ``seen`` says where one is, ``share`` is its own part, ``kept`` that of the past.
-
-    Where no sample is missing, ``seen`` is None, and series of one gate share what they weigh: axes of length 1.
-    """
-
-    seen: Any
-    share: Any
-    kept: Any
-    decay: Any
-    valid: Any
-    weight: Any
-    count: Any
+# How far each value is from the mean before it; what means are counted from, and the last one.
+Deviations = namedtuple("Deviations", "values origin mean")
 
 
 def shares(xp: Any, seen: Any, gate: Any, kind: str, ignore_na: bool, least: int, axis: int, state: Any) -> Shares:
@@ -98,14 +81,6 @@ def mean(xp: Any, w: Shares, x: Any, axis: int, state: Any, is_sum: bool) -> tup
 def _numbers(xp: Any, w: Shares, values: Any) -> Any:
     """Return values, 0 where one is missing."""
     return values if w.seen is None else xp.where(w.seen, values, xp.zeros_like(values))
-
-
-class Deviations(NamedTuple):
-    """How far each value is from the mean before it; what means are counted from, and the last one."""
-
-    values: Any
-    origin: Any
-    mean: Any
 
 
 def _deviations(xp: Any, w: Shares, values: Any, axis: int, count: Any, origin0: Any, mean0: Any) -> Deviations:

@@ -13,7 +13,7 @@ hands on is its own. Of segments with states of their own that of one at most go
 """
 
 import zlib
-from typing import NamedTuple
+from collections import namedtuple
 
 import torch
 from torch.autograd import Function
@@ -45,14 +45,8 @@ _library.define("shard_borders(Tensor? offsets, Tensor first, int steps, str gro
 # ---- Where series begin anew ----------------------------------------------------------------------------------------
 
 
-class Part(NamedTuple):
+class Part(namedtuple("Part", "lengths offsets resets steps group")):
     """Where series begin anew in this rank's part of time; offsets, those of the whole, count from its first step."""
-
-    lengths: torch.Tensor | None
-    offsets: torch.Tensor | None
-    resets: torch.Tensor | None
-    steps: int
-    group: str
 
     @property
     def ends(self):

@@ -5,7 +5,7 @@ Nothing here knows of gradients, and nothing is recorded: what is called here is
 
 import functools
 import math
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
 import torch
@@ -43,12 +43,8 @@ DTYPES = {**FLOATING, **COMPLEX, **INTEGERS}
 KEPT = 4 << 20  # bytes of results that stand in the pool's memory; the C library keeps that of smaller ones itself
 
 
-class Form(NamedTuple):
+class Form(namedtuple("Form", "dtype shape strides")):
     """What a plan depends on of an operand: all of one whose values the gradient does not need."""
-
-    dtype: torch.dtype
-    shape: tuple
-    strides: tuple
 
     def stride(self):
         """Return the strides that the operand had, in elements."""
