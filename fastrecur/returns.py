@@ -76,7 +76,7 @@ def gae(
     .. math:: \delta_t = r_t + \gamma_t (1 - \text{terminated}_t) V'_t - V_t, \qquad
               A_t = \delta_t + \gamma_t\lambda_t (1 - \text{done}_t) A_{t+1}
 
-    where :math:`V'` is the value of the next state, and :math:`\text{done}` the larger of terminated and truncated.
+    with the value :math:`V'` of the next state, and :math:`\text{done}` the larger of terminated and truncated.
 
     Parameters
     ----------
@@ -109,8 +109,7 @@ def gae(
 
     Notes
     -----
-    As for `discounted_returns`. In terms of cleanrl's loops, ``terminated`` is ``dones[1:]`` together with
-    ``next_done``.
+    As for `discounted_returns`. In cleanrl's loops, ``terminated`` is ``dones[1:]`` together with ``next_done``.
 
     References
     ----------
@@ -138,20 +137,7 @@ def lambda_returns(
 
     Without ends, :math:`G_t = r_t + \gamma ((1 - \lambda) V_{t+1} + \lambda G_{t+1})`.
 
-    Parameters
-    ----------
-    rewards, values, gamma, lam, terminated, truncated, next_values, mask, axis
-        As for `gae`.
-
-    Returns
-    -------
-    array
-        The returns, as `discounted_returns`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `gae`.
+    Arguments and errors are those of `gae`; the returns are as those of `discounted_returns`.
 
     References
     ----------
@@ -193,12 +179,7 @@ def vtrace(
     Returns
     -------
     targets, advantages : array
-        Each as `discounted_returns`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `gae`.
+        Each as `discounted_returns`; errors are those of `gae`.
 
     References
     ----------

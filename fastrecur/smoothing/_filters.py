@@ -101,8 +101,7 @@ def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any =
 
     Notes
     -----
-    The results are those of TA-Lib's ``KAMA``, where ``fast`` and ``slow`` are fixed. Where the data are constant, the
-    efficiency is 1, as there.
+    As in TA-Lib's ``KAMA``, with fixed ``fast`` and ``slow``. Where the data are constant, the efficiency is 1.
 
     References
     ----------

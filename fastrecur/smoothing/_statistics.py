@@ -151,6 +151,7 @@ def ewm_sum(
 
     .. math:: S_t = (1 - \alpha) S_{t-1} + x_t
 
+    With `times`, which pandas' sum does not take, each sample decays by :math:`2^{-\Delta t/\text{halflife}}`.
     Arguments, the result and errors are those of `ewm_mean`, except for:
 
     Parameters
@@ -159,10 +160,6 @@ def ewm_sum(
         Must be True, as in pandas; NotImplementedError is raised for False.
     ignore_na : bool, default False
         Whether the sum is unchanged at a missing value; if False, it decays.
-
-    Notes
-    -----
-    pandas has no sum with `times`; here each sample decays by :math:`2^{-\Delta t/\text{halflife}}`.
 
     Examples
     --------
@@ -198,8 +195,7 @@ def ewm_var(
     Notes
     -----
     It is a recurrence of squared deviations, not a difference of two sums [1]_, so data far from zero lose no digits.
-    The divisor is another recurrence without a subtraction. It stays correct after a gap in which the divisor of pandas
-    cancels.
+    The divisor is another, without a subtraction: it stays correct after a gap in which the divisor of pandas cancels.
 
     References
     ----------

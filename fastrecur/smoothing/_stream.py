@@ -101,7 +101,7 @@ class Ewm:
         self._zone: bool | None = None
 
     def update(self, chunk: Any, times: Any = None, resets: Any = None) -> Any:
-        """Process the next samples and return the mean at each of them.
+        """Process the next samples and return the mean at each of them, as `ewm_mean`: a Series for a Series.
 
         Parameters
         ----------
@@ -113,15 +113,10 @@ class Ewm:
         resets : array_like of bool, optional
             True where a step begins anew, as for `ewm_mean`. Such a stream cannot be merged.
 
-        Returns
-        -------
-        array
-            As `ewm_mean`: a Series for a Series.
-
         Raises
         ------
-        ValueError
-            For another shape than before, and for times with some chunks only; and, as TypeError, as `ewm_mean`.
+        ValueError, TypeError
+            As `ewm_mean`, and ValueError for another shape than before, and for times with some chunks only.
         """
         if _arrays.any_lazy(chunk, times):
             raise TypeError(say.lazy_stream())

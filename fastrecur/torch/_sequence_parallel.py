@@ -31,15 +31,10 @@ class SequenceParallel(nn.Module):
     Parameters
     ----------
     module : QRNN or QRNNLayer
-        The network, the same on all ranks. Its parameters, and buffers if a `linear` of one's own has any, are set to
-        those of the group's first rank.
+        The network, the same on all ranks, an attribute afterwards. Its parameters, and buffers if a `linear` of one's
+        own has any, are set to those of the group's first rank. Its own forward method knows nothing of other ranks.
     group : ProcessGroup, optional
         The ranks that hold a sequence; all processes if left out.
-
-    Attributes
-    ----------
-    module : QRNN or QRNNLayer
-        The network. Its forward method knows nothing of other ranks.
 
     Notes
     -----
@@ -86,7 +81,7 @@ class SequenceParallel(nn.Module):
         module.reset()
 
     def forward(self, input: Tensor, hidden: Tensor | Sequence[Tensor | None] | None = None) -> Any:
-        """Return the output at this rank's steps, and the last states of the whole sequence.
+        """Return the output at this rank's steps, and the states behind the whole sequence, on every rank.
 
         Parameters
         ----------
@@ -95,13 +90,6 @@ class SequenceParallel(nn.Module):
         hidden : Tensor or list of Tensor, optional
             The states before the whole sequence, as the network takes them, read by the rank where a direction begins.
             Its gradient is there alone: the sum over the ranks is the whole.
-
-        Returns
-        -------
-        output : Tensor
-            The output at this rank's steps.
-        h_n : Tensor or list of Tensor
-            The states behind the whole sequence, on every rank.
         """
         named = {f"module.{name}": p for name, p in self.module.named_parameters() if p.requires_grad}
         walk = _Walk(self.module, self._group)

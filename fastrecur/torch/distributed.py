@@ -46,17 +46,15 @@ def forget_mult(
     Parameters
     ----------
     f, x : Tensor or float
-        This rank's shard of the gates and of what is averaged; they broadcast against each other. Shards may have
-        different numbers of steps, also none; all else of shape and dtype must be the same on all ranks.
+        This rank's shard of the gates and of what is averaged. Shards may have different numbers of steps, also none;
+        all else of shape and dtype must be the same on all ranks.
     h0 : Tensor or float, optional
         The state before the first step of all, (after the last, in `reverse`), in the shape of the series. The rank
         that holds that step reads it; for all others it is nothing, and their gradient of it zeros. With `offsets` each
         segment has one, ``(N, ...)``, read by the rank that holds that step of the segment; of one without steps, by
         rank 0.
-    axis : int, default 0
-        Time.
-    reverse : bool, default False
-        Scan from the last step of the last rank to the first one of the first.
+    axis, reverse, return_state
+        As in `fastrecur.forget_mult`: in `reverse` from the last step of the last rank to the first one of the first.
     lengths : Tensor, optional
         How many of *this rank's* steps are valid, in the shape of leading series axes: of lengths L of whole series,
         ``(L - steps_before).clamp(0, steps)``.
@@ -64,10 +62,7 @@ def forget_mult(
         Where segments of *the whole* begin, and its end, N + 1 numbers: the same on all ranks, which may cut segments
         anywhere. Not together with `lengths`.
     resets : Tensor, optional
-        Where *this rank's* steps begin anew: bools, in the shape of leading axes of its shard, as its shard of those of
-        the whole.
-    return_state : bool, default False
-        Return the last state, too.
+        Where *this rank's* steps begin anew: its shard of the bools of the whole.
     group : ProcessGroup, optional
         The ranks that hold the series; all processes if left out.
 
@@ -91,20 +86,19 @@ def forget_mult(
     Notes
     -----
     Collective: every rank must call it, and if any of its results is differentiated on one, on all. One all-gather runs
-    forward and one back. A rank sends two numbers for each series, in the precision that states are carried in (float64
-    for float32); back with `return_state` a third, its cotangent of `h_last`; and 128 bytes that say what it is at.
-    With `offsets` or `resets` it sends a byte for each series more. `offsets` take one all-gather of 144 bytes before
-    the first, which the host waits for, and with `return_state` an all-reduce of the states of all segments each way.
+    forward and one back, of two numbers for each series in the precision that states are carried in (float64 for
+    float32), back with `return_state` a third, with `offsets` or `resets` a byte more, and 128 bytes that say what the
+    rank is at. `offsets` take one all-gather of 144 bytes before the first, which the host waits for, and with
+    `return_state` an all-reduce of the states of all segments each way.
 
-    A shard is first read without writing anything, then the exchange takes place, then it is scanned: 5/3 of the
-    memory traffic of one scan of it, 4/3 in the gradient. Where segments begin in a shard, only the steps behind the
-    last `offsets` are read first, and behind the last `resets` on the CPU, if each series has a flag there. Else with
-    `resets` all steps are, and forward states are written that are dropped.
+    A shard is read, then the exchange takes place, then it is scanned: 5/3 of the memory traffic of one scan of it, 4/3
+    in the gradient. Where segments begin in a shard, only the steps behind the last `offsets` are read first, and
+    behind the last `resets` on the CPU, if each series has a flag there. Else with `resets` all steps are, and forward
+    states are written that are dropped.
 
     States that reach a shard are composed. That costs the rounding of the carry, so float32 and shorter are as exact
     as on one process; float64 agrees within its rounding at the magnitudes involved. Where composing overflows or
-    cancels, the ranks concerned take turns, with one more exchange each; on a GPU such series become NaN instead, as to
-    look for them would be to wait.
+    cancels, the ranks concerned take turns, with one more exchange each; on a GPU such series become NaN instead.
 
     Differentiable twice and more. No forward mode and no ``torch.func`` transforms: they raise.
 
@@ -143,31 +137,14 @@ def linear_recurrence(
 
     .. math:: h_t = a_t h_{t-1} + b_t
 
-    All else is as in `forget_mult`.
-
     Parameters
     ----------
     a, b : Tensor or float
         This rank's shard of the factors and of what is added; real or complex.
-    h0 : Tensor or float, optional
-        The state before the first step of all.
-    axis, reverse, lengths, offsets, resets, return_state, group
-        As in `forget_mult`. In `reverse`, `resets` take an all-gather before the first, of 128 bytes and one for each
-        series (with `offsets` the same one). Where another shard's first step has a flag, `a` is copied; on a GPU and
-        under ``torch.compile`` always.
-
-    Returns
-    -------
-    h : Tensor
-        This rank's shard of the states.
-    h_last : Tensor
-        With `return_state`, the state after the last valid step of all, on every rank; with `offsets` those of all
-        segments, ``(N, ...)``.
-
-    Raises
-    ------
-    RuntimeError, TypeError, ValueError
-        As `forget_mult`.
+    h0, axis, reverse, lengths, offsets, resets, return_state, group
+        As in `forget_mult`, and so are results, errors and notes. In `reverse`, `resets` take an all-gather before the
+        first, of 128 bytes and one for each series (with `offsets` the same one). Where another shard's first step has
+        a flag, `a` is copied; on a GPU and under ``torch.compile`` always.
 
     Examples
     --------

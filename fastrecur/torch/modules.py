@@ -28,21 +28,16 @@ class ForgetMult(torch.nn.Module):
     def forward(
         self, f: torch.Tensor, x: torch.Tensor, hidden_init: torch.Tensor | None = None, use_cuda: bool = True
     ) -> torch.Tensor:
-        """Return the states.
+        """Return the states, (T, B, H).
 
         Parameters
         ----------
         f, x : Tensor
-            The gate and the candidates, of shape (T, B, H).
+            The gate and the candidates, (T, B, H).
         hidden_init : Tensor, optional
-            The state before the first step, of shape (B, H) or (1, B, H). Zeros if left out.
+            The state before the first step, (B, H) or (1, B, H). Zeros if left out.
         use_cuda : bool
             For torchqrnn's call sites only: it changes nothing, the recurrence is run where the tensors are.
-
-        Returns
-        -------
-        Tensor
-            The states, of shape (T, B, H).
         """
         if hidden_init is not None and hidden_init.dim() == x.dim() and hidden_init.shape[0] == 1:
             hidden_init = hidden_init[0]

@@ -162,13 +162,12 @@ class QRNN(nn.Module):
         ----------
         input : Tensor or PackedSequence
             (T, B, `input_size`); (B, T, `input_size`) if `batch_first`; (T, `input_size`) for one sequence; or packed.
-        hidden : Tensor, list of Tensor or QRNNState, optional
-            The states before the first step, (L*D, B, H), or (L*D, H) for one sequence; or a list of L*D states
-            (1, B, H_i), in which None is zeros. Zeros if left out. A `QRNNState` holds the inputs before the first step
-            too: give it where a sequence comes in chunks. In a bidirectional network they are the forward directions',
-            and the reverse directions begin anew at the end of each chunk, so that chunks do not make a whole.
-        hx : optional
-            Another name of `hidden`, as `torch.nn.GRU` has it.
+        hidden, hx : Tensor, list of Tensor or QRNNState, optional
+            The states before the first step (two names, of which `torch.nn.GRU` has the second): (L*D, B, H), or
+            (L*D, H) for one sequence; or a list of L*D states (1, B, H_i), in which None is zeros. Zeros if left out. A
+            `QRNNState` holds the inputs before the first step too: give it where a sequence comes in chunks. In a
+            bidirectional network they are the forward directions', and the reverse directions begin anew at the end of
+            each chunk, so that chunks do not make a whole.
         offsets : array_like of int, optional
             Where each of N sequences begins that are packed one after another in an input (total, `input_size`), and
             the end: 0, ..., total. There are states for each of them: (L*D, N, H). A sequence without steps hands its
@@ -205,16 +204,9 @@ class QRNN(nn.Module):
         Parameters
         ----------
         input : Tensor
-            (B, `input_size`), or (`input_size`,) for one sequence.
+            (B, `input_size`), or (`input_size`,) for one sequence. The output is (B, H), or (H,).
         state : QRNNState
             As `initial_state`, `forward` or `step` returned it.
-
-        Returns
-        -------
-        output : Tensor
-            (B, H), or (H,) for one sequence.
-        state : QRNNState
-            The state after the step.
         """
         turns = {getattr(layer, "reverse", False) for layer in self.layers}
         rows, is_batched = _arguments.unpack_step(input, state, not self.bidirectional and len(turns) == 1)

@@ -133,14 +133,9 @@ class QRNNLayer(nn.Module):
     def initial_state(
         self, batch_size: int | None = None, *, device: Any = None, dtype: torch.dtype | None = None
     ) -> QRNNState:
-        """Return the state before any input: zeros.
+        """Return the state before any input: zeros, for ``batch_size`` sequences, or for one without a batch.
 
-        Parameters
-        ----------
-        batch_size : int, optional
-            How many sequences; if left out, one without a batch.
-        device, dtype : optional
-            The weights', if left out and they are floating-point numbers.
+        The device and the dtype are the weights', if left out and these are floating-point numbers.
         """
         weight = next(self.parameters(), None)
         if weight is not None and weight.is_floating_point():
@@ -208,22 +203,7 @@ class QRNNLayer(nn.Module):
         return _arguments.repack_output(self, output, input), _state.join([state], is_batched)
 
     def step(self, input: Tensor, state: QRNNState) -> tuple[Tensor, QRNNState]:
-        """Return the output at one step, and the state after it: what the whole call gives at that step.
-
-        Parameters
-        ----------
-        input : Tensor
-            (B, `input_size`), or (`input_size`,) for one sequence. With `reverse`, the last step comes first.
-        state : QRNNState
-            As `initial_state`, `forward` or `step` returned it.
-
-        Returns
-        -------
-        output : Tensor
-            (B, H), or (H,) for one sequence.
-        state : QRNNState
-            The state after the step.
-        """
+        """Return the output at one step, and the state after it: as `QRNN.step`, with `reverse` the last step first."""
         rows, is_batched = _arguments.unpack_step(input, state, len(self._directions) == 1)
         _arguments.check_input(rows, self.input_size, self._direction_weights())
         batch = rows.shape[0]

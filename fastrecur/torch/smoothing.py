@@ -32,12 +32,9 @@ class Ewm(nn.Module):
     Parameters
     ----------
     com, span, halflife, alpha : float or array_like, optional
-        Where training starts: exactly one, as for `fastrecur.smoothing.ewm_mean`. An array has a value for each series
-        and broadcasts against the data.
-    adjust, ignore_na, min_periods, axis
-        As for `fastrecur.smoothing.ewm_mean`.
-    device, dtype
-        As for any module.
+        Where training starts: exactly one. An array has a value for each series and broadcasts against the data.
+    adjust, ignore_na, min_periods, axis, device, dtype
+        As for `fastrecur.smoothing.ewm_mean`, and for any module.
 
     Attributes
     ----------
@@ -122,14 +119,17 @@ class PCEN(nn.Module):
     ----------
     num_bands : int
         The number of bands.
-    gain, bias, power, b : float
-        Where training starts. The defaults are those of [1]_, section 2: 0.98, 2, 0.5, 0.025.
-    eps : float
-        The lower bound of the mean: a constant.
+    gain, bias, power, b, eps : float
+        Where training starts, by default as in [1]_, section 2; and the lower bound of the mean, a constant.
     axis : int, default -1
         The axis of time. If it is the last one, bands are on the one before it, else on the last.
     device, dtype
         As for any module.
+
+    Raises
+    ------
+    ValueError
+        For parameters that are not positive, or a ``b`` that is not below 1.
 
     Attributes
     ----------
@@ -138,19 +138,10 @@ class PCEN(nn.Module):
     logit_b : Parameter
         The gate of the mean before a sigmoid, of shape ``(num_bands,)``. For slow means it is the logarithm of ``b``.
 
-    Raises
-    ------
-    ValueError
-        For parameters that are not positive, or a ``b`` that is not below 1.
-
-    Notes
-    -----
-    The paper mixes the means of several fixed gates; here the gate itself is trained, through the recurrence.
-
     References
     ----------
-    .. [1] Y. Wang, P. Getreuer, T. Hughes, R. F. Lyon, R. A. Saurous, "Trainable frontend for robust and far-field
-       keyword spotting", ICASSP 2017, arXiv:1607.05666, equations (1) and (2).
+    .. [1] Y. Wang et al., "Trainable frontend for robust and far-field keyword spotting", ICASSP 2017,
+       arXiv:1607.05666. It mixes the means of several fixed gates; here the gate itself is trained.
 
     Examples
     --------
