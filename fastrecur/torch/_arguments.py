@@ -1,7 +1,5 @@
 """What a call takes: tensors and numbers, checked; the dtype and the shape of its result."""
 
-import functools
-
 import numpy as np
 import torch
 
@@ -53,16 +51,11 @@ def take(names, *values):
         taken.append(value)
     if not tensors:
         raise TypeError(say.no_tensor())
-    _check_devices(tensors)
-    return taken
-
-
-def _check_devices(tensors):
-    """Raise unless tensors share a device; beside those of any other device, numbers may be the CPU's."""
-    placed = [(name, value.device) for name, value in tensors if value.dim() or not value.is_cpu]
+    placed = [(name, value.device) for name, value in tensors if value.dim() or not value.is_cpu]  # or it is a number
     for name, device in placed:
         if device != placed[0][1]:
             raise ValueError(say.devices(*placed[0], name, device))
+    return taken
 
 
 def _take_number(name, value, tensors):
@@ -84,7 +77,11 @@ def _check_tensor(name, tensor):
         "a nested one" if tensor.is_nested
         else "a quantized one" if tensor.is_quantized
         else f"layout {tensor.layout}" if tensor.layout is not torch.strided
-        else "a named one" if _has_names(tensor) else None
+        # Newer versions of torch have no names, and the compilers of older ones do not take any.
+        else "a named one" if type(tensor) in PLAIN and not torch.compiler.is_compiling() and any(
+            getattr(tensor, "names", ())
+        )
+        else None
     )  # fmt: skip
     if kind is not None:
         raise TypeError(say.layout(name, kind))
@@ -98,26 +95,20 @@ def check_gate(family, name, gate):
         raise TypeError(say.complex_gate(name, "complex" if _is_number(gate) else gate.dtype))
 
 
-def _has_names(tensor):
-    # Newer versions of torch have no names, and the compilers of older ones do not take any.
-    return type(tensor) in PLAIN and not torch.compiler.is_compiling() and any(getattr(tensor, "names", ()))
-
-
 def result_dtype(names, *operands):
     """Return the dtype of a result: torch's promotion, integers alone to its default dtype."""
-    full, scalar, numbers = [], [], []
+    full, scalar, number, default = None, None, None, torch.get_default_dtype()
     for value in operands:
         if _is_number(value):
-            numbers.append(_NUMBERS[type(value)])
+            own = _COMPLEX[default] if type(value) is complex else default if type(value) is float else torch.int64
+            number = own if number is None or not number.is_complex and own is not torch.int64 else number
+        elif value is not None and value.dim():
+            full = _promote(full, value.dtype)
         elif value is not None:
-            (full if value.dim() else scalar).append(value.dtype)
-    full, scalar, number = (functools.reduce(_promote, some) if some else None for some in (full, scalar, numbers))
-    default = torch.get_default_dtype()
-    if number is not None and number not in _tensors.INTEGERS:
-        number = _COMPLEX[default] if number.is_complex else default
+            scalar = _promote(scalar, value.dtype)
     dtype = _combine(_combine(full, scalar), number)
     dtype = default if dtype in _tensors.INTEGERS else dtype
-    if dtype not in _tensors.FLOATING and dtype not in _tensors.COMPLEX:
+    if dtype not in _FLOATS:
         given = [(name, v) for name, v in zip(names, operands, strict=True) if v is not None]
         raise TypeError(say.promotion([(name, type(v).__name__ if _is_number(v) else v.dtype) for name, v in given]))
     return dtype
@@ -129,37 +120,25 @@ _COMPLEX = {
     torch.float32: torch.complex64,
     torch.float64: torch.complex128,
 }
-_NUMBERS = {bool: torch.bool, int: torch.int64, float: torch.float64, complex: torch.complex128}
+_FLOATS = _tensors.FLOATING | _tensors.COMPLEX
 
 
 def _combine(higher, lower):
     """Return the dtype of operands with dimensions and of such as have none, or of these and of numbers."""
-    if higher is None or lower is None:
+    if higher is None or lower is None or lower in _tensors.INTEGERS:
         return lower if higher is None else higher
-    if higher.is_complex:
-        return higher
-    if higher.is_floating_point:
-        return _COMPLEX[higher] if lower.is_complex else higher
-    if higher is torch.bool or lower.is_floating_point or lower.is_complex:
-        return _promote(higher, lower)
-    return higher
-
-
-def _is_double(dtype):
-    return dtype is torch.float64 or dtype is torch.complex128
+    if higher in _tensors.INTEGERS:
+        return lower
+    return _COMPLEX[higher] if lower.is_complex and not higher.is_complex else higher
 
 
 def _promote(one, other):
-    """Return torch.promote_types, but of two integers any: exporters would take that for a part of the program."""
-    if one is other or other in _tensors.INTEGERS:
-        return one
-    if one in _tensors.INTEGERS:
-        return other
-    if one.is_complex or other.is_complex:
-        return torch.complex128 if _is_double(one) or _is_double(other) else torch.complex64
-    if one.itemsize == other.itemsize:
-        return torch.float32  # float16 and bfloat16
-    return one if one.itemsize > other.itemsize else other
+    """Return torch.promote_types, of two integers any: exporters would take that for a part of the program."""
+    if one is None or other is None or other in _tensors.INTEGERS:
+        return other if one is None else one
+    if one is not other and one not in _tensors.INTEGERS and one.itemsize == other.itemsize:
+        return torch.float32 if one.itemsize == 2 else torch.complex128  # of float64 and complex64
+    return other if one in _tensors.INTEGERS or one.itemsize < other.itemsize else one
 
 
 def as_tensor(value, like):

@@ -19,16 +19,13 @@ def no_modes_active():
         _internals.TELLS_MODES
         and not compiling()
         and not dispatch_modes()
-        and not (function_modes() and _any_mode_that_sees_operators())
+        and not any(  # a mode that does more than give new tensors a device, as torch.set_default_device does
+            type(_internals.function_mode(k)) is not _internals.DeviceContext for k in range(function_modes())
+        )
         and interpreter() is None
         and not _internals.has_forward_level()
         and _internals.tracing() is None
     )
-
-
-def _any_mode_that_sees_operators():
-    """Return whether a mode does more than give new tensors a device, as torch.set_default_device does."""
-    return any(type(_internals.function_mode(k)) is not _internals.DeviceContext for k in range(function_modes()))
 
 
 def event(name):
@@ -51,20 +48,12 @@ def loses_attributes():
 
 def kernel_can_read(tensor, is_cuda=False):
     """Return whether a tensor's numbers stand in CPU memory, or a GPU's, as shape and strides say, and that is all."""
-    return (
-        tensor is None
-        or type(tensor) in PLAIN
-        and (tensor.is_cuda if is_cuda else tensor.is_cpu)
-        and not tensor.is_neg()
-        and not tensor.is_conj()
-        and has_memory(tensor)
-    )
-
-
-def has_memory(tensor):
-    """Return whether a tensor has an address."""
+    if tensor is None:
+        return True
+    if type(tensor) not in PLAIN or not (tensor.is_cuda if is_cuda else tensor.is_cpu):
+        return False
     try:
-        return tensor.data_ptr() != 0 or tensor.numel() == 0
+        return not tensor.is_neg() and not tensor.is_conj() and (tensor.data_ptr() != 0 or tensor.numel() == 0)
     except RuntimeError:  # a wrapper, of a transform that has no interpreter or is over
         return False
 
