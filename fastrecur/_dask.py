@@ -4,14 +4,10 @@ Each chunk of a lane is given the state after the one before it. That is a plain
 here, and nothing is known of a chunk but its shape and its library.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import operator
 from collections import namedtuple
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import dask
 import dask.array as da
@@ -23,7 +19,8 @@ from . import _arrays, _checks, _host, _problem, _shapes, _threads
 from . import _messages as say
 
 SEGMENTS = -1  # the axis of states of segments, which is none of the result's
-STORED = ("from-zarr", "array", "getitem", "astype")  # layers of an array that comes from a store
+# Layers of an array that is what a store holds, cut and cast at most: to read it again costs no computing.
+STORED = {"from-zarr", "array", "getitem", "astype"}
 
 
 class Operand(namedtuple("Operand", "value axes shifted", defaults=[(), None])):
@@ -32,7 +29,7 @@ class Operand(namedtuple("Operand", "value axes shifted", defaults=[(), None])):
     Of one that is ``shifted``, by so many blocks of so many along an axis, another one takes part at the end.
     """
 
-    def block(self, index: Sequence[int]) -> Any:
+    def block(self, index):
         """Return the key of the block that takes part in a block of the result."""
         if not isinstance(self.value, da.Array):
             return self.value
@@ -45,7 +42,7 @@ class Operand(namedtuple("Operand", "value axes shifted", defaults=[(), None])):
         return (self.value.name, *(0 if size == 1 or k == SEGMENTS else index[k] for k, size in sizes))
 
 
-def take(name: str, value: Any) -> Any:
+def take(name, value):
     """Return an operand as a Dask array with known chunks, a plain array or a number; None as it is."""
     if isinstance(value, da.Array):
         for k, chunks in enumerate(value.chunks):
@@ -59,14 +56,14 @@ def take(name: str, value: Any) -> Any:
     return array
 
 
-def empty_like(value: Any) -> Any:
+def empty_like(value):
     """Return an array without elements of a value's library, dtype and number of dimensions; a number as it is."""
     if isinstance(value, da.Array):
         return da.utils.meta_from_array(value)
     return value[(slice(0, 0),) * value.ndim] if hasattr(value, "ndim") else value
 
 
-def align(operands: dict[str, Operand], shape: tuple[int, ...]) -> tuple[tuple[Any, ...], dict[str, Operand]]:
+def align(operands, shape):
     """Return the result's chunks, and the operands as Dask arrays that are chunked alike.
 
     As for Dask's own functions: where chunks differ, the result has the edges of all. Arrays in memory follow.
@@ -78,14 +75,9 @@ def align(operands: dict[str, Operand], shape: tuple[int, ...]) -> tuple[tuple[A
     return chunks, operands | {name: Operand(array, o.axes) for (name, o), array in both}
 
 
-def last_axes(value: Any, axes: Sequence[int]) -> tuple[int, ...]:
+def last_axes(value, axes):
     """Return those of the result's axes in which an operand that broadcasts to them stands."""
     return tuple(axes[len(axes) - len(getattr(value, "shape", ())) :])
-
-
-def is_stored(value: da.Array) -> bool:
-    """Return whether an array is what a store holds, cut and cast at most: to read it again costs no computing."""
-    return all(name.removeprefix("original-").rpartition("-")[0] in STORED for name in value.dask.layers)
 
 
 class Walk:
@@ -95,21 +87,18 @@ class Walk:
     the one before it returned.
     """
 
-    def __init__(
-        self, name: str, step: Callable[..., Any], chunks: tuple[Any, ...], operands: Sequence[Operand],
-        axis: int, reverse: bool, first: Operand, segments: int | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, name, step, chunks, operands, axis, reverse, first, segments=None):
         self.chunks, self.axis, self.segments, self.last = chunks, axis, segments, []
         self.name = f"walk-{name}-{tokenize(step, chunks, axis, reverse, *map(tuple, (*operands, first)))}"
         tasks, arrays = self._readings([o.value for o in (*operands, first) if isinstance(o.value, da.Array)])
-        graph: dict[Any, Any] = {}
+        graph = {}
         starts = list(itertools.accumulate(chunks[axis], initial=0))
         order = range(len(chunks[axis]))[:: -1 if reverse else 1]
         for lane in itertools.product(*(range(len(c)) if k != axis else order[:1] for k, c in enumerate(chunks))):
             state = first.block(lane)
             for step_index in order:
                 index = (*lane[:axis], step_index, *lane[axis + 1 :])
-                place: Any = (starts[step_index], tuple(c[k] for c, k in zip(chunks, index, strict=True)))
+                place = (starts[step_index], tuple(c[k] for c, k in zip(chunks, index, strict=True)))
                 blocks = [o.block(index) for o in operands]
                 if tasks:
                     blocks = [tasks.get(block, block) if isinstance(block, tuple) else block for block in blocks]
@@ -126,15 +115,21 @@ class Walk:
             names = {name for name, layer in self.layers.layers.items() if name != self.name and needed & layer.keys()}
             self.layers = HighLevelGraph(self.layers.layers, {**self.layers.dependencies, self.name: names})
 
-    def _readings(self, arrays: list[da.Array]) -> tuple[dict[Any, Any], list[da.Array]]:
+    def _readings(self, arrays):
         """Return the tasks that read what comes straight from a store, so that a chunk is read when it is walked.
 
         A scheduler that has a thread to spare would read all chunks while the first ones are walked. The arrays are
         returned as well, those ones optimised by Dask: a block is one task there, or the alias of one.
         """
-        tasks, found, blocks = {}, [], tuple(map(len, self.chunks))
+        tasks, found, blocks = (
+            {},
+            [],
+            () if dask.config.get("fastrecur.read-ahead", False) else [*map(len, self.chunks)],
+        )
         for value in arrays:
-            if not dask.config.get("fastrecur.read-ahead", False) and value.numblocks == blocks and is_stored(value):
+            layers = (name.removeprefix("original-").rpartition("-")[0] for name in value.dask.layers)
+            is_ready = [*value.numblocks] == blocks and STORED.issuperset(layers)
+            if is_ready and not dask.config.get("fastrecur.read-ahead", False):
                 (value,) = dask.optimize(value)
                 known = dict(value.dask)
                 for key in itertools.product((value.name,), *map(range, value.numblocks)):
@@ -144,14 +139,14 @@ class Walk:
             found.append(value)
         return tasks, found
 
-    def chunks_of(self, k: int) -> tuple[Any, ...]:
+    def chunks_of(self, k):
         """Return the chunks of what `result` returns; states of segments have one axis more."""
         if k >= 0:
             return self.chunks
-        lanes: tuple[Any, ...] = self.chunks[: self.axis] + self.chunks[self.axis + 1 :]
+        lanes = self.chunks[: self.axis] + self.chunks[self.axis + 1 :]
         return lanes if self.segments is None else ((self.segments,), *lanes)
 
-    def result(self, label: str, k: int, meta: Any, chunks: tuple[Any, ...] | None = None) -> da.Array:
+    def result(self, label, k, meta, chunks=None):
         """Return the results in place ``k`` of the steps' tuples; of the states, in place -1, those after all steps."""
         name, cut = f"{label}{self.name.removeprefix('walk')}", self.axis if k == -1 else len(self.chunks)
         first = () if k >= 0 or self.segments is None else (0,)
@@ -173,9 +168,7 @@ STATES = "h0", "grad_state"
 class _Problem:
     """The operands of a call, by their names, checked as those of any other: the same rules, the same messages."""
 
-    def __init__(
-        self, family: str, names: Any, a: Any, b: Any, axis: int, reverse: bool, ends: Any, others: dict[str, Any]
-    ) -> None:
+    def __init__(self, family, names, a, b, axis, reverse, ends, others):
         lengths, offsets, resets = _checks.parts(ends)
         values = {name: take(name, value) for name, value in {names[0]: a, names[1]: b, **others}.items()}
         for name, value in values.items():
@@ -203,14 +196,14 @@ class _Problem:
             self._without_unused(names[0], values[names[1]])
         self.chunks, self.operands = align(self.operands, self.shape)
 
-    def _operand(self, name: str, value: Any) -> Operand:
+    def _operand(self, name, value):
         if name not in STATES:
             return Operand(value, last_axes(value, range(len(self.shape))))
         if isinstance(value, da.Array) and value.ndim > len(self.lane_axes):
             value = value.rechunk({0: -1})  # every chunk of time is given the states of all segments
         return Operand(value, last_axes(value, [SEGMENTS, *self.lane_axes]))
 
-    def _resets(self, resets: Any) -> Operand:
+    def _resets(self, resets):
         if resets is None:
             return Operand(None)
         resets = take("resets", resets) if isinstance(resets, da.Array) else _checks.resets(resets)
@@ -218,7 +211,7 @@ class _Problem:
         _checks.resets_shape(resets.shape, self.shape, self.axis)
         return Operand(resets, tuple(range(resets.ndim)))
 
-    def _without_unused(self, name: str, b: Any) -> None:
+    def _without_unused(self, name, b):
         """Make factors 0 where a linear recurrence begins anew behind them in reverse: what they are is not used."""
         factor, lengths, flags = (self.operands[key].value for key in (name, "lengths", "resets"))
         is_number, is_adjoint = not hasattr(factor, "dtype"), "grad_state" in self.operands
@@ -239,7 +232,7 @@ class _Problem:
         factor = da.where(self.unused, 0, factor)
         self.operands[name] = Operand(factor, tuple(range(rank)))
 
-    def _lengths(self, lengths: Any) -> Operand:
+    def _lengths(self, lengths):
         if lengths is None:
             return Operand(None)
         if isinstance(lengths, da.Array):
@@ -255,7 +248,7 @@ class _Problem:
 _Recurrence = namedtuple("_Recurrence", "family names axis reverse steps offsets")
 
 
-def _adapter(*blocks: Any) -> Any:
+def _adapter(*blocks):
     """Return what runs a chunk: the blocks of a Dask array stand in memory, or on a GPU."""
     if _arrays.any_on_device(*blocks):
         from ._cuda import _recurrence
@@ -264,7 +257,7 @@ def _adapter(*blocks: Any) -> Any:
     return _host
 
 
-def _ends(place: Any, lengths: Any, resets: Any, r: _Recurrence) -> Any:
+def _ends(place, lengths, resets, r):
     """Return what a chunk is told of lengths, offsets and resets; a segment that is not in it has no steps there."""
     start, steps = place[0], place[1][r.axis]
     if lengths is not None:
@@ -277,16 +270,14 @@ def _ends(place: Any, lengths: Any, resets: Any, r: _Recurrence) -> Any:
     return _checks.Segments(lengths, None if r.offsets is None else (r.offsets - start).clip(0, steps), resets)
 
 
-def _walk(state: Any, place: Any, a: Any, b: Any, lengths: Any, resets: Any, *, r: _Recurrence) -> Any:
+def _walk(state, place, a, b, lengths, resets, *, r):
     with _threads.alone():
         lengths = _ends(place, lengths, resets, r)
         run = _adapter(a, b, state).forward
         return run(r.family, r.names, a, b, state, r.axis, r.reverse, lengths, True, None)
 
 
-def forward(
-    family: str, names: Any, a: Any, b: Any, h0: Any, axis: Any, reverse: Any, lengths: Any, return_state: Any, out: Any
-) -> Any:  # fmt: skip
+def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     """Return the graph of a recurrence; ``names`` are what the caller calls the operands."""
     axis, reverse = _checks.axis(axis), _checks.flag("reverse", reverse)
     return_state = _checks.flag("return_state", return_state)
@@ -303,10 +294,7 @@ def forward(
     return (h, walk.result("last", -1, last)) if return_state else h
 
 
-def _walk_back(
-    carry: Any, place: Any, g: Any, a: Any, b: Any, h: Any, lengths: Any, resets: Any, before: Any, h0: Any, *,
-    r: _Recurrence,
-) -> Any:  # fmt: skip
+def _walk_back(carry, place, g, a, b, h, lengths, resets, before, h0, *, r):
     start, shape = place
     border = start + shape[r.axis] if r.reverse else start
     if border != (r.steps if r.reverse else 0):  # the chunk goes on from the edge of another
@@ -329,7 +317,7 @@ def _walk_back(
     )  # fmt: skip
 
 
-def _states_at(border: int, before: Any, h0: Any, offsets: np.ndarray) -> Any:
+def _states_at(border, before, h0, offsets):
     """Return the states before all segments as a chunk sees them, one of which may have begun in another chunk."""
     states = np.zeros((len(offsets) - 1, *before.shape), before.dtype)
     if h0 is not None:
@@ -340,16 +328,13 @@ def _states_at(border: int, before: Any, h0: Any, offsets: np.ndarray) -> Any:
     return states
 
 
-def _edge(h: Any, resets: Any = None, *, axis: int, reverse: bool) -> Any:
+def _edge(h, resets=None, *, axis, reverse):
     """Return the last step of a chunk, in the scan direction; in reverse, 0 where it begins anew."""
     at = (slice(None),) * axis + (slice(0, 1) if reverse else slice(-1, None),)
     return h[at] if resets is None else np.where(resets[at], 0, h[at]).astype(h.dtype)
 
 
-def vjp(
-    family: str, names: Any, g: Any, a: Any, b: Any, h: Any, h0: Any, axis: Any, reverse: Any, lengths: Any,
-    grad_state: Any,
-) -> Any:  # fmt: skip
+def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     """Return the graph of a recurrence's adjoint; ``names`` are what the caller calls ``g, a, b, h``."""
     axis, reverse = _checks.axis(axis), _checks.flag("reverse", reverse)
     others = {names[0]: g, names[3]: h, "h0": h0, "grad_state": grad_state}
@@ -384,7 +369,7 @@ def vjp(
     return tuple(found)
 
 
-def _summed_to(parts: Any, shape: tuple[int, ...]) -> Any:
+def _summed_to(parts, shape):
     """Return a gradient, added up over what its operand was broadcast to."""
     missing, dtype = parts.ndim - len(shape), parts.dtype
     broadcast = tuple(k for k, n in enumerate((1,) * missing + tuple(shape)) if n == 1 and parts.shape[k] != 1)
