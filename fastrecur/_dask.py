@@ -64,10 +64,8 @@ def empty_like(value):
 
 
 def align(operands, shape):
-    """Return the result's chunks, and the operands as Dask arrays that are chunked alike.
-
-    As for Dask's own functions: where chunks differ, the result has the edges of all. Arrays in memory follow.
-    """
+    """Return the result's chunks, and the operands as Dask arrays that are chunked alike."""
+    # As for Dask's own functions: where chunks differ, the result has the edges of all. Arrays in memory follow.
     arrays = {name: Operand(da.asarray(o.value), o.axes) for name, o in operands.items() if np.ndim(o.value)}
     found, aligned = da.unify_chunks(*itertools.chain.from_iterable(o[:2] for o in arrays.values()))
     chunks = tuple(found[k] if k in found and sum(found[k]) == n else (n,) for k, n in enumerate(shape))
@@ -116,11 +114,9 @@ class Walk:
             self.layers = HighLevelGraph(self.layers.layers, {**self.layers.dependencies, self.name: names})
 
     def _readings(self, arrays):
-        """Return the tasks that read what comes straight from a store, so that a chunk is read when it is walked.
-
-        A scheduler that has a thread to spare would read all chunks while the first ones are walked. The arrays are
-        returned as well, those ones optimised by Dask: a block is one task there, or the alias of one.
-        """
+        """Return the tasks that read what comes straight from a store, so that a chunk is read when it is walked."""
+        # A scheduler that has a thread to spare would read all chunks while the first ones are walked. The arrays are
+        # returned as well, those ones optimised by Dask: a block is one task there, or the alias of one.
         tasks, found, blocks = (
             {},
             [],

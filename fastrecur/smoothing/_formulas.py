@@ -98,10 +98,8 @@ def _deviations(xp: Any, w: Shares, values: Any, axis: int, count: Any, origin0:
 def covariances(
     xp: Any, w: Shares, x: Any, y: Any, axis: int, states: tuple[Any, ...]
 ) -> tuple[list[Any], Any, tuple[State, ...]]:
-    """Return the biased covariance of x and y, and with three states those of x and of y with themselves too.
-
-    And what they are to be divided by to be unbiased, and the states after the last step.
-    """
+    """Return the biased covariance of x and y, and with three states those of x and of y with themselves too."""
+    # And what they are to be divided by to be unbiased, and the states after the last step.
     had = states[0] or State(*[None] * len(State._fields))
     one = other = _deviations(xp, w, x, axis, had.count, had.origin, had.mean)
     if y is not x:

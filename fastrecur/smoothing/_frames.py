@@ -85,11 +85,9 @@ def _numbers(value: Any, called: str) -> np.ndarray:
 
 
 def aligned(x: Any, value: Any, name: str, axis: Any = 0) -> Any:
-    """Return the numbers of a value such that they broadcast against those of ``x`` where their labels say.
-
-    Columns and dimensions may come in another order; indexes must be the same. What has no labels, or stands beside
-    data without any, goes by position.
-    """
+    """Return the numbers of a value such that they broadcast against those of ``x`` where their labels say."""
+    # Columns and dimensions may come in another order; indexes must be the same. What has no labels, or stands beside
+    # data without any, goes by position.
     (library, kind), (own, own_kind) = _kind(x), _kind(value)
     if own and library not in ("", own):
         raise TypeError(say.labels_mixed(name, own, library))

@@ -111,11 +111,9 @@ def _is_missing(key: Any) -> bool:
 def begin_anew(
     data: Any, flags: np.ndarray, seen: Any, gate: Any, kind: str, least: int, axis: int, count: Any
 ) -> tuple[Any, Any, Any]:
-    """Return gates that forget all before a border, which results have enough samples, and how many lanes have.
-
-    A border's gate is an alpha of 1, or a decay of 0, and stands at the first sample behind it: missing values may have
-    no gate.
-    """
+    """Return gates that forget all before a border, which results have enough samples, and how many lanes have."""
+    # A border's gate is an alpha of 1, or a decay of 0, and stands at the first sample behind it: missing values may
+    # have no gate.
     xp = data.xp
     samples = data.narrow(seen, xp.float64)
     so_far, last = linear_recurrence(1.0, samples, count, axis=axis, resets=flags, return_state=True)

@@ -14,28 +14,27 @@ from ._run import Request, compute
 from ._segments import Borders
 
 
-def _request(constants: Any, times: Any, adjust: Any, ignore_na: Any, min_periods: Any, bias: Any = False) -> Request:
-    flags = flag("adjust", adjust), flag("ignore_na", ignore_na)
-    constant = Constant(times is not None, *constants)
-    # With borders of its own: torch.compile takes no object for a default.
-    return Request(constant, times, *flags, least_count(min_periods), flag("bias", bias), Borders())
-
-
-def _compute(statistic: str, x: Any, y: Any, axis: Any, request: Request, borders: list[Any]) -> Any:
+def _compute(
+    statistic: str, x: Any, y: Any, axis: Any, borders: list[Any], constants: Any, times: Any, adjust: Any,
+    ignore_na: Any, min_periods: Any, bias: Any = False,
+) -> Any:  # fmt: skip
     """Return a statistic of one or two series (of one with itself), with the labels of the data."""
+    flags = flag("adjust", adjust), flag("ignore_na", ignore_na)
+    constant, least, bias = Constant(times is not None, *constants), least_count(min_periods), flag("bias", bias)
+    if statistic == "sum" and not flags[0]:
+        raise NotImplementedError(say.sum_adjust())
     for name, value in (("x", x), ("y", y if statistic in ("covary", "corr") else x)):
         if value is None:
             raise TypeError(say.not_an_array(name, type(None)))
     if is_series(x) and is_labelled(y) and not is_series(y):  # the frame first: what is asked of pairs is symmetric
         x, y = y, x
-    constants = request.constant.arrays
-    if any(map(is_labelled, constants.values())):  # what belongs to a series stands where that does
-        found = {name: aligned(x, value, name, axis) for name, value in constants.items()}
-        request.constant = request.constant.replaced(**found)
+    if any(map(is_labelled, constant.arrays.values())):  # what belongs to a series stands where that does
+        found = {name: aligned(x, value, name, axis) for name, value in constant.arrays.items()}
+        constant = constant.replaced(**found)
     numbers, plain_axis, wrap = unwrap(x, axis)
-    places = zip(("times", "resets", "groups"), (request.times, *borders[1:]), strict=True)
-    request.times, *borders[1:] = (along(x, value, name, plain_axis) for name, value in places)
-    request.borders = Borders(*borders)
+    places = zip(("times", "resets", "groups"), (times, *borders[1:]), strict=True)
+    times, *borders[1:] = (along(x, value, name, plain_axis) for name, value in places)
+    request = Request(constant, times, *flags, least, bias, Borders(*borders))
     other = None if y is None else numbers if y is x else aligned(x, y, "y", axis)
     result = compute("covary" if statistic == "root" else statistic, request, numbers, other, plain_axis)
     if statistic == "root":
@@ -138,8 +137,8 @@ def ewm_mean(
     >>> ewm_mean([1.0, 8.0, 3.0, 4.0], alpha=0.5, groups=["a", "b", "a", "b"])
     array([1.        , 8.        , 2.33333333, 5.33333333])
     """
-    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods)
-    return _compute("average", x, None, axis, how, [offsets, resets, groups])
+    how = (com, span, halflife, alpha), times, adjust, ignore_na, min_periods
+    return _compute("average", x, None, axis, [offsets, resets, groups], *how)
 
 
 def ewm_sum(
@@ -168,10 +167,8 @@ def ewm_sum(
     >>> ewm_sum([4.0, np.nan, np.nan, 4.0], alpha=0.5)
     array([4. , 2. , 1. , 4.5])
     """
-    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods)
-    if not how.adjust:
-        raise NotImplementedError(say.sum_adjust())
-    return _compute("sum", x, None, axis, how, [offsets, resets, groups])
+    how = (com, span, halflife, alpha), times, adjust, ignore_na, min_periods
+    return _compute("sum", x, None, axis, [offsets, resets, groups], *how)
 
 
 def ewm_var(
@@ -209,8 +206,8 @@ def ewm_var(
     >>> ewm_var(1e8 + np.array([1.0, 2.0, 4.0, 8.0]), alpha=0.5)
     array([        nan,  0.5       ,  2.5       , 11.07142857])
     """
-    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, bias)
-    return _compute("covary", x, x, axis, how, [offsets, resets, groups])
+    how = (com, span, halflife, alpha), times, adjust, ignore_na, min_periods, bias
+    return _compute("covary", x, x, axis, [offsets, resets, groups], *how)
 
 
 def ewm_std(
@@ -226,8 +223,8 @@ def ewm_std(
     >>> ewm_std([1.0, 2.0, 4.0, 8.0], alpha=0.5)
     array([       nan, 0.70710678, 1.58113883, 3.32737563])
     """
-    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, bias)
-    return _compute("root", x, x, axis, how, [offsets, resets, groups])
+    how = (com, span, halflife, alpha), times, adjust, ignore_na, min_periods, bias
+    return _compute("root", x, x, axis, [offsets, resets, groups], *how)
 
 
 def ewm_cov(
@@ -255,8 +252,8 @@ def ewm_cov(
     >>> ewm_cov([1.0, 2.0, 4.0], [2.0, 1.0, 3.0], alpha=0.5)
     array([ nan, -0.5,  1.5])
     """
-    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, bias)
-    return _compute("covary", x, y, axis, how, [offsets, resets, groups])
+    how = (com, span, halflife, alpha), times, adjust, ignore_na, min_periods, bias
+    return _compute("covary", x, y, axis, [offsets, resets, groups], *how)
 
 
 def ewm_corr(
@@ -276,5 +273,5 @@ def ewm_corr(
     >>> ewm_corr([1.0, 2.0, 4.0], [2.0, 1.0, 3.0], alpha=0.5)
     array([        nan, -1.        ,  0.81434507])
     """
-    how = _request((com, span, halflife, alpha), times, adjust, ignore_na, min_periods, True)
-    return _compute("corr", x, y, axis, how, [offsets, resets, groups])
+    how = (com, span, halflife, alpha), times, adjust, ignore_na, min_periods, True
+    return _compute("corr", x, y, axis, [offsets, resets, groups], *how)

@@ -93,11 +93,9 @@ def steps(
     times: Any, shape: tuple[int, ...], axis: int, last: Any = None, begins: Any = None, xp: Any = np,
     readable: bool = True,
 ) -> Any:  # fmt: skip
-    """Return how long before each step the one before it was, in the data's axes and the unit of times, in float64.
-
-    ``last`` is the time before the first step. Where a series ``begins`` anew, it is 0: the clock may go back there.
-    Times are checked if they are ``readable``: where that is no wait for a device.
-    """
+    """Return how long before each step the one before it was, in the data's axes and the unit of times, in float64."""
+    # ``last`` is the time before the first step. Where a series ``begins`` anew, it is 0: the clock may go back there.
+    # Times are checked if they are ``readable``: where that is no wait for a device.
     times, is_whole = placed(times, shape, axis), True
     if xp is not np:
         begins = None if begins is None else xp.as_tensor(begins, device=times.device)
@@ -139,10 +137,8 @@ def placed(times: Any, shape: tuple[int, ...], axis: int) -> Any:
 
 
 def decays(times: np.ndarray, halflife: Any, alpha: Any, last: Any) -> np.ndarray | None:
-    """Return what is left of a weight at each of some times, from a kernel: ``(1 - alpha)**(time/halflife)``.
-
-    None of what it does not take, bad times among that.
-    """
+    """Return what is left of a weight at each of some times, from a kernel: ``(1 - alpha)**(time/halflife)``."""
+    # None of what it does not take, bad times among that.
     is_date = times.dtype.kind == "M"
     name = "i8" if is_date and times.dtype.isnative else element(times.dtype)
     if len(times) < LONG or name not in ("i8", "f4", "f8"):

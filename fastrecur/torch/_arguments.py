@@ -17,10 +17,8 @@ def is_complex(value):
 
 
 def take_call(family, names, a, b, h0, out, axis, reverse, lengths, return_state):
-    """Return a forward call's arguments, checked but for what a state or ``out`` must fit.
-
-    They are a, b, h0, out, axis, reverse, lengths and return_state; and the result's dtype and shape.
-    """
+    """Return a forward call's arguments, checked but for what a state or ``out`` must fit."""
+    # They are a, b, h0, out, axis, reverse, lengths and return_state; and the result's dtype and shape.
     a, b, h0, out = take((*names, "out"), a, b, h0, out)
     axis, reverse = _checks.axis(axis), _checks.flag("reverse", reverse)
     return_state = _checks.flag("return_state", return_state)
@@ -168,10 +166,8 @@ def check_shapes(values, shape, lane_shape):
 
 
 def ends(given, shape, axis, operands):
-    """Return what a call takes as lengths, with offsets and resets or without, as tensors that fit its operands.
-
-    They may be on the CPU whatever the operands are.
-    """
+    """Return what a call takes as lengths, with offsets and resets or without, as tensors that fit its operands."""
+    # They may be on the CPU whatever the operands are.
     found = []
     for name, value in zip(_TAKE, _checks.parts(given), strict=True):
         if value is not None:

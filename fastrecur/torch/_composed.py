@@ -54,10 +54,8 @@ def device_of(*operands):
 
 
 def _scan(a, b, axis, reverse, begins=None):
-    """Return the states of ``h = a*h + b``, the first of which is b's, along an axis.
-
-    A step that begins anew is ``h = b``; what stands before it, numbers that are not finite too, it does not read.
-    """
+    """Return the states of ``h = a*h + b``, the first of which is b's, along an axis."""
+    # A step that begins anew is ``h = b``; what stands before it, numbers that are not finite too, it does not read.
     if not b.shape[axis]:
         return b
     *operands, begins = (None if v is None else v.movedim(axis, 0) for v in (a, b, begins))

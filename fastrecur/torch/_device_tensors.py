@@ -18,10 +18,8 @@ def _ends(lengths):
 
 
 def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, fresh=None):
-    """Run a recurrence; return the states and, if asked for, the last one.
-
-    ``fresh`` are the strides of the states, in elements; None to choose them.
-    """
+    """Run a recurrence; return the states and, if asked for, the last one."""
+    # ``fresh`` are the strides of the states, in elements; None to choose them.
     own = _tensors.DTYPES[dtype]
     if fresh is not None:
         fresh = own, _tensors.result_shape(family, a, b), tuple(own.itemsize * stride for stride in fresh)
@@ -33,10 +31,8 @@ def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, fresh
 
 
 def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted):
-    """Run a recurrence's adjoint; return the gradients of a, b and h0 that are wanted, None for the others.
-
-    What is not read (see `_tensors.reads`) may be None, for b a `_tensors.Form`. ``g`` may be None too: zeros.
-    """
+    """Run a recurrence's adjoint; return the gradients of a, b and h0 that are wanted, None for the others."""
+    # What may be None is as in `_tensors.vjp`.
     return vjp_laid_out((None, None), wanted, family, (g, a, b, h, h0, grad_last), lengths, axis, reverse, dtype)
 
 

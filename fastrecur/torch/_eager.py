@@ -47,10 +47,8 @@ class Eager(Function):
 
     @staticmethod
     def forward(ctx, a, b, h0, lengths, problem):
-        """Run the recurrence; keep what the gradients that are wanted read, and nothing else.
-
-        The problem is family, axis, reverse, dtype, return_state and engine.
-        """
+        """Run the recurrence; keep what the gradients that are wanted read, and nothing else."""
+        # The problem is family, axis, reverse, dtype, return_state and engine.
         family, axis, reverse, dtype, return_state, runs = problem
         with event(NAMES[family]):
             h, h_last = runs.forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
@@ -80,10 +78,8 @@ apply = super(Function, Eager).apply  # Function.apply itself looks for transfor
 
 
 def short(family, a, b, axis, reverse, dtype):
-    """Return what runs a short call of a and b, and more of its kind, without a gradient and with; None if it is none.
-
-    They are two tensors whose forms are known, or a number and one.
-    """
+    """Return what runs a short call of a and b, and others of its kind, without a gradient and with; or None."""
+    # They are two tensors whose forms are known, or a number and one.
     if dtype.is_complex:  # or a conjugate would not be told from what it is made of
         return None
     if b.dtype in _tensors.INTEGERS and (_is_number(a) or a.dtype in _tensors.INTEGERS):

@@ -94,11 +94,9 @@ def _is_waited_for(tensor):
 
 
 def _check(name, header, headers, rank, is_read):
-    """Raise unless all ranks sent the same header; else return None, or what tells it on a GPU.
-
-    There to look is to wait for the exchange. So once a header was found to agree, it is only compared there, and the
-    flag that says whether it still agrees is returned, unless the packets are to be read (`is_read`) anyway.
-    """
+    """Raise unless all ranks sent the same header; else return None, or what tells it on a GPU."""
+    # There to look is to wait for the exchange. So once a header was found to agree, it is only compared there, and the
+    # flag that says whether it still agrees is returned, unless the packets are to be read (`is_read`) anyway.
     if _is_waited_for(headers) and not is_read:
         if (name, header) in _agreed:
             return (headers == headers[rank]).all()

@@ -34,10 +34,8 @@ def forward(family, a, b, h0, lengths, *options):
 
 
 def vjp(family, g, a, b, h, h0, grad_last, lengths, *options):
-    """Run its adjoint, of ``(g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, want_a, want_b, want_h0)``.
-
-    To ``(grad_a, grad_b, grad_h0)``, with an empty tensor for what is not wanted.
-    """
+    """Run its adjoint, of ``(g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, want_a, want_b, want_h0)``."""
+    # To ``(grad_a, grad_b, grad_h0)``, with an empty tensor for what is not wanted.
     return VJP[family](g, a, b, h, h0, grad_last, *_checks.parts(lengths), *options)
 
 

@@ -123,10 +123,8 @@ def _leading(operand, dim):
 
 
 def _ways(full, states, ends, axis):
-    """Return along which axes of a result (None: of no axis) shards are series of their own, and where operands stand.
-
-    That are the placements of operands beside a result, of states, and of lengths, offsets and resets, for each axis.
-    """
+    """Return along which axes of a result (None: no axis) shards are series of their own, and where operands stand."""
+    # That are the placements of operands beside a result, of states, and of lengths, offsets and resets, for each axis.
     shape, (lengths, offsets, resets) = torch.broadcast_shapes(*(tuple(v.shape) for v in full)), ends
     rank = len(shape) - (offsets is None)  # of states: of each segment, or of each lane alone
     for dim in (None, *(k for k in range(len(shape)) if k != axis and shape[k] > 1)):

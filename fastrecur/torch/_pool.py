@@ -55,10 +55,8 @@ class Layout:
         return Layout(self.batch, self.reverse, self.counts[first:last], True)
 
     def on_gpu(self, owner, device):
-        """Return the rows of steps in the scan direction, and lengths, as tensors on a GPU; None where not needed.
-
-        The copy does not wait for the GPU. A replay of a graph would copy what is there then, so that raises.
-        """
+        """Return the rows of steps in the scan direction, and lengths, as tensors on a GPU; None where not needed."""
+        # The copy does not wait for the GPU. A replay of a graph would copy what is there then, so that raises.
         from .._cuda._launch import driver
 
         if not self.packed:
@@ -108,10 +106,8 @@ def _parts(layout, size, elements, threads):
 
 
 def forward(product, bias, keep, carry, h, states, layout, gated):
-    """Pool a product into ``h``, and the states into ``states`` unless it is None; advance ``carry`` (batch, width).
-
-    A bias is for the CPU, where a product is made block by block and never seen as a whole.
-    """
+    """Pool a product into ``h``, and the states into ``states`` unless it is None; advance ``carry`` (batch, width)."""
+    # A bias is for the CPU, where a product is made block by block and never seen as a whole.
     if _is_on_gpu(product):
         return _launch("pool", layout, gated, product=product, keep=keep, h=h, states=states, carry=carry)
     if bias is None:
@@ -132,10 +128,8 @@ def vjp(g, product, keep, states, first, carry, to_product, layout, gated):
 
 
 def _run(function, operands, layout, gated, strided):
-    """Run a kernel of operands, in its order, on the threads there are.
-
-    Of those in ``strided`` it reads strides. None is not read.
-    """
+    """Run a kernel of operands, in its order, on the threads there are."""
+    # Of those in ``strided`` it reads strides. None is not read.
     product, keep, carry = (operands[name] for name in ("product", "keep", "carry"))
     size, back, masked, team = carry.shape[-1], function is _pool.vjp, isinstance(keep, torch.Tensor), _team.team()
     parts, by_channels = _parts(layout, size, product.numel(), team.size)

@@ -45,10 +45,8 @@ def _gates(product, output_gate, keep):
 
 
 def layer_inference(source, weight, bias, c0=None, *, batch_sizes=None, output_gate=True, keep=None, reverse=False):
-    """Return `pool` of the product of a layer's input with a plain weight, where no gradient is wanted.
-
-    The product is made block by block of time, and each block is pooled while it is in the cache.
-    """
+    """Return `pool` of the product of a layer's input with a plain weight, where no gradient is wanted."""
+    # The product is made block by block of time, and each block is pooled while it is in the cache.
     columns = weight.shape[0]
     size = columns // (2 + output_gate)
     whole = _pool.layout(source, batch_sizes, reverse)
@@ -157,10 +155,8 @@ def _composed(
 
 @functools.cache
 def prefers_onednn():
-    """Return whether oneDNN's products of float32 are twice as quick as those that torch takes by itself.
-
-    Torch's are MKL's, which runs AVX2 code on AMD's processors. From Zen 5 on these have units as wide as AVX-512's.
-    """
+    """Return whether oneDNN's products of float32 are twice as quick as those that torch takes by itself."""
+    # Torch's are MKL's, which runs AVX2 code on AMD's processors. From Zen 5 on these have units as wide as AVX-512's.
     generation = binding.get_host_cpu_name().removeprefix("znver")
     return (
         generation.isdecimal()

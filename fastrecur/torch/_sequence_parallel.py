@@ -138,10 +138,8 @@ class _Walk(nn.Module):
         return _shards.run(FORGET, f, x, h0, 0, group=self.group, **options)
 
     def windows(self, layer: Any, rows: Tensor, reverse: bool) -> Tensor:
-        """Return what each step sees, and keep the whole sequence's last inputs if the layer keeps any.
-
-        Every rank tells its last rows, and which of them it has: a shard may be shorter than what the next one sees.
-        """
+        """Return what each step sees, and keep the whole sequence's last inputs if the layer keeps any."""
+        # Every rank tells its last rows, and which of them it has: a shard may be shorter than what the next one sees.
         before = layer.window - 1
         n = min(len(rows), before)
         edge = rows[:n].flip(0) if reverse else rows[len(rows) - n :]

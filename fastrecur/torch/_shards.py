@@ -60,10 +60,8 @@ class Part(namedtuple("Part", "lengths offsets resets steps group")):
         return (self.offsets[:-1] < edge) & (edge < self.offsets[1:])
 
     def own(self, states, reverse):
-        """Return first states in a direction, with zeros where they are other ranks'.
-
-        A segment's is that of the rank that has its first step in this direction; without steps, that of rank 0.
-        """
+        """Return first states in a direction, with zeros where they are other ranks'."""
+        # A segment's is that of the rank that has its first step in this direction; without steps, that of rank 0.
         place, _ = _exchange.place_of(self.group, reverse)
         if self.offsets is None:
             is_own = torch.full((), place == 0, dtype=torch.bool, device=states.device)
@@ -80,10 +78,8 @@ class Part(namedtuple("Part", "lengths offsets resets steps group")):
         return torch.where(_beside(self.crosses(reverse), states), 0 if arrived is None else arrived, states)
 
     def handing_on(self, a, b, resets, axis, reverse):
-        """Return the stretch of a, b and resets that makes the state that is handed on, and the state's place.
-
-        These are the steps of the segment that goes on beyond this part; None if there is none.
-        """
+        """Return the stretch of a, b and resets that makes the state that is handed on, and the state's place."""
+        # These are the steps of the segment that goes on beyond this part; None if there is none.
         if self.offsets is None:
             return (a, b, resets), ...
         a, b = torch.broadcast_tensors(a, b)
@@ -103,10 +99,8 @@ def _beside(flags, states):
 
 
 def summary(family, a, b, start, lengths, axis, reverse, dtype, back=False):
-    """Return what a shard multiplies a state by, and what becomes of the state ``start``, in the carry's dtype.
-
-    With ``back`` the states are cotangents, ``b`` holds those of the steps, and ``reverse`` is the adjoint's direction.
-    """
+    """Return what a shard multiplies a state by, and what becomes of the state ``start``, in the carry's dtype."""
+    # With ``back`` states are cotangents, ``b`` holds those of the steps, and ``reverse`` is the adjoint's direction.
     if type(lengths) is Segments:
         return _cut_summary(family, a, b, start, lengths, axis, reverse, dtype, back)
     if not b.is_cpu:  # elsewhere nothing reads without writing
@@ -145,11 +139,9 @@ def _composed_summary(family, a, b, start, lengths, axis, reverse, dtype, back):
 
 
 def _cut_summary(family, a, b, start, cuts, axis, reverse, dtype, back):
-    """Do what `summary` does where there are resets, in b's rank, by the operators, which write as for the result.
-
-    The product, of all steps or 0, is of no use for a lane with a flag. Where each has one, the steps before all lanes'
-    last flags are not read.
-    """
+    """Do what `summary` does where there are resets, in b's rank, by the operators, which write as for the result."""
+    # The product, of all steps or 0, is of no use for a lane with a flag. Where each has one, the steps before all
+    # lanes' last flags are not read.
     (lengths, _, resets), shape = cuts, torch.broadcast_shapes(a.shape, b.shape)
     if b.is_cpu and resets.numel() and bool(resets.any(axis).all()):
         in_order = resets if reverse else resets.flip(axis)
@@ -169,11 +161,9 @@ def _cut_summary(family, a, b, start, cuts, axis, reverse, dtype, back):
 
 
 def compose(products, ends, start, reverse, known=(), blocked=None):
-    """Return the state before and behind every rank, in the scan direction, and where to use none.
-
-    They are of no use where a composed state is not finite or has cancelled: that rank's own scan might have gone
-    another way. The ends of ranks whose places are ``known`` are such scans', and so are those of what is ``blocked``.
-    """
+    """Return the state before and behind every rank, in the scan direction, and where to use none."""
+    # They are of no use where a composed state is not finite or has cancelled: that rank's own scan might have gone
+    # another way. The ends of ranks whose places are ``known`` are such scans', so are those of what is ``blocked``.
     states = [torch.zeros_like(ends[0]) if start is None else start.to(ends.dtype)]
     blocked = torch.zeros_like(ends, dtype=torch.bool) if blocked is None else blocked
     if reverse:
@@ -190,10 +180,8 @@ def compose(products, ends, start, reverse, known=(), blocked=None):
 
 
 def _states_of_ranks(gathered, start, towards, known, needs_end, turn):
-    """Return the state before and behind every rank, from all ranks' products, ends and, if any are, what is blocked.
-
-    Where composing is not sound, the ranks concerned take turns: ``turn`` scans from what truly reaches one, and tells.
-    """
+    """Return the state before and behind every rank, from all ranks' products, ends and what is blocked, if any is."""
+    # Where composing is not sound, ranks take turns: ``turn`` scans from what truly reaches one, and tells.
     products, ends, *blocked = gathered
     while True:
         states, unsound = compose(products, ends, start, towards, known, *blocked)
@@ -209,10 +197,8 @@ def _states_of_ranks(gathered, start, towards, known, needs_end, turn):
 
 
 def _reach(act, problem, b, added, start, part, options, needs_end):
-    """Return the states that reach this rank, and, if it `needs_end`, the one behind all of them.
-
-    With an ``act``, what travels are cotangents against time, and the start is the sum of all ranks' starts.
-    """
+    """Return the states that reach this rank, and, if it `needs_end`, the one behind all of them."""
+    # With an ``act``, what travels are cotangents against time, and the start is the sum of all ranks' starts.
     family, a, shape = problem
     axis, reverse, dtype, return_state, wants, group = options
     back = bool(act)
@@ -300,10 +286,8 @@ def _vjp(family, g, a, b, h, h_in, grad_last, grad_in, lengths, offsets, resets,
 
 
 def _borders(offsets, first, steps, group):
-    """Return offsets from this rank's first step on, and 0 for the lanes that begin anew behind its last, 1 for others.
-
-    ``first`` are those that do so at its first step. If ranks have come to differ, NaN for all.
-    """
+    """Return offsets from this rank's first step on, and 0 for lanes that begin anew behind its last, 1 for others."""
+    # ``first`` are those that do so at its first step. If ranks have come to differ, NaN for all.
     _, rank, _ = _exchange.members(group)
     told = "where series begin anew"
     if offsets is not None:
@@ -419,10 +403,8 @@ def run(family, a, b, h0, axis, reverse, lengths, return_state, group):
 
 
 def _placed(family, a, b, cuts, axis, reverse, group):
-    """Return a, and lengths, offsets and resets as `Part` has them.
-
-    In reverse a flag at another rank's first step is at the border before it. There the factor is not used: it is 0.
-    """
+    """Return a, and lengths, offsets and resets as `Part` has them."""
+    # In reverse a flag at another rank's first step is at the border before it. There the factor is not used: it is 0.
     lengths, offsets, resets = _checks.parts(cuts)
     full = b.expand(torch.broadcast_shapes(a.shape, b.shape))
     is_behind = resets is not None and family == LINEAR and reverse

@@ -87,10 +87,8 @@ def _remember(key, family, a, b, h0, axis, reverse, h, return_state):
 
 
 def _key_on_gpu(options, *operands):
-    """Return what a call of CUDA tensors depends on, their addresses, and whether a gradient is recorded.
-
-    Without a key where they are not all plain. A number stands for its address.
-    """
+    """Return what a call of CUDA tensors depends on, their addresses, and whether a gradient is recorded."""
+    # Without a key where they are not all plain. A number stands for its address.
     key, places, wants = [*options], [], False
     for operand in operands:
         if operand is None:

@@ -25,14 +25,8 @@ FLOATING = {
     torch.float64: np.dtype("f8"),
 }
 COMPLEX = {torch.complex64: np.dtype("c8"), torch.complex128: np.dtype("c16")}
-WIDE = {  # what states are carried in, as in `_problem`
-    torch.float16: torch.float32,
-    torch.bfloat16: torch.float32,
-    torch.float32: torch.float64,
-    torch.float64: torch.float64,
-    torch.complex64: torch.complex128,
-    torch.complex128: torch.complex128,
-}
+WIDE = dict.fromkeys(FLOATING, torch.float64) | dict.fromkeys(COMPLEX, torch.complex128)  # as in `_problem`
+WIDE |= dict.fromkeys((torch.float16, torch.bfloat16), torch.float32)
 REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 INTEGERS = {
     getattr(torch, name): np.dtype(name)
@@ -105,9 +99,7 @@ def _signature(value):
 def _state_signature(state, borders):
     """Return the same for states: without a shape where it has been checked, as there are some for each segment."""
     signature = _signature(state)
-    if type(signature) is not tuple:
-        return signature
-    return signature[0], () if borders[0] else signature[1]
+    return (signature[0], () if borders[0] else signature[1]) if type(signature) is tuple else signature
 
 
 def _ends_form(lengths):
@@ -118,10 +110,8 @@ def _ends_form(lengths):
 
 
 def layout(shape, *prototypes):
-    """Return the strides of a fresh result, in elements: those of torch's own operators.
-
-    They follow the first prototype of the result's shape that is not expanded.
-    """
+    """Return the strides of a fresh result, in elements: those of torch's own operators."""
+    # They follow the first prototype of the result's shape that is not expanded.
     found = next((tensor for tensor in prototypes if is_full(tensor, shape)), None)
     return _layout_like(tuple(shape), None if found is None else found.stride())
 
@@ -157,10 +147,8 @@ def _plan_forward(family, a, b, h0, out, ends, axis, reverse, dtype):
 
 
 def plan_vjp(family, operands, lengths, axis, reverse, dtype, wanted):
-    """Return the plan of a gradient run and the strides of fresh gradients, in elements (None: summed or unwanted).
-
-    The operands are the results' cotangents, a, b and h, and the first states and the last ones' cotangents.
-    """
+    """Return the plan of a gradient run and the strides of fresh gradients, in elements (None: summed or unwanted)."""
+    # The operands are the results' cotangents, a, b and h, and the first states and the last ones' cotangents.
     return _plan_vjp(family, tuple(map(form, operands)), _ends_form(lengths), axis, reverse, dtype, wanted)
 
 
@@ -193,10 +181,8 @@ def gradient_dtype(operand, dtype):
 
 
 def empty(shape, strides, dtype):
-    """Allocate a dense tensor; a large one where a dropped result was, or its first touch costs more than all.
-
-    Without strides, in C order.
-    """
+    """Allocate a dense tensor; a large one where a dropped result was, or its first touch costs more than all."""
+    # Without strides, in C order.
     nbytes = math.prod(shape) * dtype.itemsize
     strides = layout(shape) if strides is None else strides
     if nbytes < KEPT or not _memory_pool.keeps(nbytes):
@@ -271,10 +257,8 @@ def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, out=N
 
 
 def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted):
-    """Run a recurrence's adjoint; return the gradients of a, b and h0 that are wanted, None for the others.
-
-    What is not read (see `reads`) may be None, for b a `Form`. ``g`` may be None too: zeros.
-    """
+    """Run a recurrence's adjoint; return the gradients of a, b and h0 that are wanted, None for the others."""
+    # What is not read (see `reads`) may be None, for b a `Form`. ``g`` may be None too: zeros.
     cuts = _cuts(family, a, b, axis, reverse, lengths, h0 is not None or grad_last is not None)
     lengths = cuts or lengths
     if g is None:
@@ -313,10 +297,8 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
 
 
 def summary(family, a, b, start, lengths, axis, reverse, dtype, back):
-    """Return what a stretch multiplies a state by, and what becomes of ``start`` (None: zeros), in the carry's dtype.
-
-    With ``back``, ``b`` holds cotangents of the states, and states are what flows on from them against time.
-    """
+    """Return what steps multiply a state by, and what becomes of ``start`` (None: zeros), in the carry's dtype."""
+    # With ``back``, ``b`` holds cotangents of the states, and states are what flows on from them against time.
     lengths_shape = None if lengths is None else tuple(lengths.shape)
     plan = _problem.summary(
         family, NAMES[family][:2], _signature(a), _signature(b), axis, reverse, lengths_shape, DTYPES[dtype]
@@ -394,10 +376,8 @@ def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
 
 
 def _maker(operand, plan, k, strides, dtype):
-    """Return how a short run makes an operand's gradient: where from, as what a kernel takes it, and its dtype.
-
-    The last is None where the gradient has it already.
-    """
+    """Return how a short run makes an operand's gradient: where from, as what a kernel takes it, and its dtype."""
+    # The last is None where the gradient has it already.
     if plan.gradients[k] is None:
         return None, None, None
     own = gradient_dtype(operand, dtype)

@@ -4,11 +4,9 @@ import torch
 
 
 def windows(rows, window, previous, reverse, keeps, packed=None):
-    """Return (T, B, window*I) of rows, (T, B, I), and, if it `keeps` them, the last ``window - 1`` for the next call.
-
-    `previous`, (window - 1, B, I), stands before the first step in the scan direction; None is zeros. The rows of a
-    `PackedSequence`, (N, I), are told by it.
-    """
+    """Return (T, B, window*I) of rows, (T, B, I), and, if it `keeps` them, the last ``window - 1`` rows."""
+    # `previous`, (window - 1, B, I), stands before the first step in the scan direction; None is zeros. The rows of a
+    # `PackedSequence`, (N, I), are told by it.
     if window == 1:
         return rows, None
     if packed is not None:
