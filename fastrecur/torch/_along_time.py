@@ -30,9 +30,8 @@ def _steps(array, axis):
 
 def _ends(array, lengths, axis):
     """Return each lane's length along the axes of an array."""
-    rest = array.dim() - 1 - lengths.dim()
-    lengths = lengths.to(array.device)
-    return lengths.reshape(tuple(lengths.shape) + (1,) * rest).unsqueeze(axis)
+    rest = (1,) * (array.dim() - 1 - lengths.dim())
+    return lengths.to(array.device).reshape(tuple(lengths.shape) + rest).unsqueeze(axis)
 
 
 def valid_steps(array, lengths, axis):
@@ -156,22 +155,15 @@ def last_states(h, h0, cuts, axis, reverse):
     """Return the states behind the last steps: of segments, or of the lanes of a call without offsets."""
     if not h.shape[axis]:
         return h0
-    if cuts.offsets is None:
-        has_steps = None if cuts.lengths is None else _ends(h, cuts.lengths, axis).squeeze(axis) > 0
-
-        def at_last(array):
-            return array.select(axis, 0 if reverse else -1)
-
-    else:
+    at, has_steps = 0 if reverse else -1, None
+    if cuts.offsets is not None:
         offsets = _offsets(h, cuts, axis)
         begin, end = offsets[:-1], offsets[1:]
         at = (begin if reverse else end - 1).clamp(0, h.shape[axis] - 1)
         has_steps = (begin < end).reshape((-1,) + (1,) * (h.dim() - 1))
-
-        def at_last(array):
-            return array.movedim(axis, 0).index_select(0, at)
-
-    last = at_last(h)
+    elif cuts.lengths is not None:
+        has_steps = _ends(h, cuts.lengths, axis).squeeze(axis) > 0
+    last = h.movedim(axis, 0)[at]
     if cuts.resets is not None and reverse:
-        last = torch.where(at_last(resets_beside(h, cuts, axis)), 0, last)
+        last = torch.where(resets_beside(h, cuts, axis).movedim(axis, 0)[at], 0, last)
     return last if has_steps is None else torch.where(has_steps, last, h0)

@@ -205,9 +205,6 @@ class _Vjp(_Rules):
         return *grads, *(None for _ in options)
 
 
-# ---- vmap -----------------------------------------------------------------------------------------------------------
-
-
 def _forward_vmap(family, info, in_dims, *arguments):
     """Take the batch for one more lane axis, the last."""
     a, b, h0, *ends, axis, reverse, dtype = arguments
@@ -235,9 +232,6 @@ def _vjp_vmap(family, info, in_dims, *arguments):
 
 _Forward.register(_forward_vmap)
 _Vjp.register(_vjp_vmap)
-
-
-# ---- Small parts ----------------------------------------------------------------------------------------------------
 
 
 def nothing(like, shape, dtype):

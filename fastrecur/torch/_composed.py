@@ -23,8 +23,7 @@ def forward(family, a, b, h0, lengths, axis, reverse, dtype):
         _checks.offsets_in_range(cuts.offsets.numpy(), shape[axis])
     valid, states = valid_steps(b, cuts, axis), lanes(shape, axis, cuts)
     q, c = (a, b) if family == LINEAR else (1 - a, a * b)
-    if valid is not None:
-        q, c = torch.where(valid, q, 1), torch.where(valid, c, 0)
+    q, c = masked(q, valid, 1), masked(c, valid)
     h0 = q.new_zeros(states) if h0 is None else h0.to(device, wide).expand(states)
     c, begins = with_first_states(family, q, c, h0, cuts, axis, reverse)
     if cuts is lengths:

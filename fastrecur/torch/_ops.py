@@ -11,14 +11,14 @@ from .._problem import FORGET, LINEAR
 from . import _along_time, _composed, _tensors
 
 NAMES = {FORGET: "forget_mult", LINEAR: "linear_recurrence"}
-_OPTIONS = "Tensor? lengths, Tensor? offsets, Tensor? resets, int axis, bool reverse, ScalarType dtype"
+OPTIONS = "Tensor? lengths, Tensor? offsets, Tensor? resets, int axis, bool reverse, ScalarType dtype"
 
 library = torch.library.Library("fastrecur", "DEF")
 for _family, (_a, _b, _) in _tensors.NAMES.items():
     for _schema in (
-        f"{NAMES[_family]}(Tensor {_a}, Tensor {_b}, Tensor? h0, {_OPTIONS}) -> (Tensor, Tensor)",
+        f"{NAMES[_family]}(Tensor {_a}, Tensor {_b}, Tensor? h0, {OPTIONS}) -> (Tensor, Tensor)",
         f"{NAMES[_family]}_backward(Tensor grad_h, Tensor {_a}, Tensor {_b}, Tensor h, Tensor? h0, Tensor? grad_last,"
-        f" {_OPTIONS}, bool want_{_a}, bool want_{_b}, bool want_h0) -> (Tensor, Tensor, Tensor)",
+        f" {OPTIONS}, bool want_{_a}, bool want_{_b}, bool want_h0) -> (Tensor, Tensor, Tensor)",
     ):
         library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
@@ -39,9 +39,6 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, *options):
     return VJP[family](g, a, b, h, h0, grad_last, *_checks.parts(lengths), *options)
 
 
-# ---- The CPU --------------------------------------------------------------------------------------------------------
-
-
 def _forward(family, *arguments):
     return _tensors.forward(family, *arguments, True)
 
@@ -53,9 +50,6 @@ def _vjp(family, g, *arguments):
 
 def _wanted_or_empty(g, grads):
     return tuple(g.new_empty(0) if grad is None else grad for grad in grads)
-
-
-# ---- CUDA -----------------------------------------------------------------------------------------------------------
 
 
 def _forward_cuda(family, a, b, *arguments):
@@ -73,9 +67,6 @@ def _vjp_cuda(family, g, a, b, h, h0, grad_last, *options):
     layouts = tuple(_tensors.layout(shape, v, h, g) if v.shape == shape else None for v in (a, b))
     operands, wanted = (g, a, b, h, h0, grad_last), (want_a, want_b, want_h0)
     return _wanted_or_empty(g, _device_tensors.vjp_laid_out(layouts, wanted, family, operands, *options))
-
-
-# ---- Fake tensors, and any other device -----------------------------------------------------------------------------
 
 
 def _alike(shape, dtype, *prototypes):

@@ -150,9 +150,6 @@ def _composed(
     return (h if lengths is None else h[is_valid]), c_last
 
 
-# ---- The product, where no gradient is wanted ------------------------------------------------------------------------
-
-
 @functools.cache
 def prefers_onednn():
     """Return whether oneDNN's products of float32 are twice as quick as those that torch takes by itself."""

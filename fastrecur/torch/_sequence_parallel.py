@@ -68,7 +68,7 @@ class SequenceParallel(nn.Module):
         for layer in layers:
             if not isinstance(layer, QRNNLayer):
                 raise TypeError(say.sequence_module(type(layer)))
-        self.module = module
+        self.module: Any = module
         self._group = _exchange.name_of(group)
         group, _, _ = _exchange.members(self._group)
         with torch.no_grad():
@@ -77,8 +77,7 @@ class SequenceParallel(nn.Module):
 
     def reset(self) -> None:
         """Let every layer forget the inputs that `save_prev_x` kept."""
-        module: Any = self.module
-        module.reset()
+        self.module.reset()
 
     def forward(self, input: Tensor, hidden: Tensor | Sequence[Tensor | None] | None = None) -> Any:
         """Return the output at this rank's steps, and the states behind the whole sequence, on every rank.
@@ -107,7 +106,7 @@ class _Walk(nn.Module):
         self.module, self.group = module, group
 
     def forward(self, input: Any, hidden: Any) -> Any:
-        module: Any = self.module
+        module = self.module
         if isinstance(input, PackedSequence):
             raise TypeError(say.sequence_packed())
         rows, _, is_batched = unpack_input(module, input, 0)
@@ -157,8 +156,7 @@ class _Walk(nn.Module):
         previous, last = (_flipped(table.index_select(0, index[k]), reverse) for k in (place, -1))
         if layer.save_prev_x:
             layer.prevX = last.detach()
-        source: Tensor = windows(rows, layer.window, previous, reverse, False)[0]
-        return source
+        return windows(rows, layer.window, previous, reverse, False)[0]  # type: ignore[no-any-return]
 
 
 def _flipped(rows: Tensor, reverse: bool) -> Tensor:

@@ -29,8 +29,7 @@ from ._autograd import nothing
 PIECES = 16  # that a long shard of few lanes is cut into, to be summarised side by side
 LONG, FEW = 4096, 8
 
-_ENDS = "Tensor? lengths, Tensor? offsets, Tensor? resets"
-_OPTIONS = f"{_ENDS}, int axis, bool reverse, ScalarType dtype, bool return_state, bool wants, str group"
+_OPTIONS = f"{_ops.OPTIONS}, bool return_state, bool wants, str group"
 _library = torch.library.Library("fastrecur", "FRAGMENT")
 _library.define(
     f"shard(str family, Tensor a, Tensor b, Tensor? h0, Tensor? added, {_OPTIONS}) -> (Tensor, Tensor, Tensor)"
@@ -320,12 +319,11 @@ def _borders_fake(offsets, first, steps, group):
     return torch.empty(0 if offsets is None else offsets.shape, dtype=torch.int64), first.float()
 
 
-_library.impl("shard", _forward, "CompositeExplicitAutograd")
-_library.impl("shard_backward", _vjp, "CompositeExplicitAutograd")
-_library.impl("shard_borders", _borders, "CompositeExplicitAutograd")
-torch.library.register_fake("fastrecur::shard", _forward_fake, lib=_library)
-torch.library.register_fake("fastrecur::shard_backward", _vjp_fake, lib=_library)
-torch.library.register_fake("fastrecur::shard_borders", _borders_fake, lib=_library)
+for _name, _run, _fake in (
+    ("shard", _forward, _forward_fake), ("shard_backward", _vjp, _vjp_fake), ("shard_borders", _borders, _borders_fake)
+):  # fmt: skip
+    _library.impl(_name, _run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fastrecur::{_name}", _fake, lib=_library)
 
 
 class Shard(Function):

@@ -67,9 +67,6 @@ def is_profiled():
     return _profiler._is_profiler_enabled
 
 
-# ---- Kernels of the dispatcher's autograd keys ----------------------------------------------------------------------
-
-
 KernelFunction = _find("torch.autograd.function._SingleLevelFunction")
 enable_one_level = _find("torch._functorch.utils.enable_single_level_autograd_function")
 below_autograd = _find("torch._C._AutoDispatchBelowAutograd")
@@ -93,9 +90,6 @@ def have_tangents(tensors):
 def primal(tensor):
     """Return a tensor without its own tangent; torch itself leaves out the tangents of a function's tangents."""
     return None if tensor is None else _unpack_dual(tensor, level=0)[0]
-
-
-# ---- Modules --------------------------------------------------------------------------------------------------------
 
 
 _HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"

@@ -41,5 +41,4 @@ class ForgetMult(torch.nn.Module):
         """
         if hidden_init is not None and hidden_init.dim() == x.dim() and hidden_init.shape[0] == 1:
             hidden_init = hidden_init[0]
-        states: torch.Tensor = forget_mult(f, x, hidden_init)
-        return states
+        return forget_mult(f, x, hidden_init)

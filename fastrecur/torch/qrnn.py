@@ -144,8 +144,7 @@ class QRNN(nn.Module):
         """Return the state before any input, zeros: as `QRNNLayer.initial_state`, for all layers."""
         _state.check_layers(self.layers)
         states = [layer.initial_state(batch_size, device=device, dtype=dtype) for layer in self.layers]
-        joined: QRNNState = _state.join(states)
-        return joined
+        return _state.join(states)  # type: ignore[no-any-return]
 
     def forward(
         self,
@@ -212,8 +211,7 @@ class QRNN(nn.Module):
         rows, is_batched = _arguments.unpack_step(input, state, not self.bidirectional and len(turns) == 1)
         firsts = _state.of_network(self, state, rows, rows.shape[0], is_batched)
         rows, lasts = self._through(rows, firsts, lambda layer, *given: layer.step(*given))
-        last: QRNNState = _state.join(lasts, is_batched)
-        return rows if is_batched else rows.squeeze(0), last
+        return rows if is_batched else rows.squeeze(0), _state.join(lasts, is_batched)
 
     def _through(self, step: Any, states: list[Any], call: Any = None, **cut: Any) -> tuple[Any, list[Any]]:
         """Return the last layer's output, and the last states of all; layers are called, or by a ``call`` of them."""

@@ -215,8 +215,8 @@ class QRNNLayer(nn.Module):
         self._check_product(FORWARD, product.shape[-1])
         c0 = None if hidden is None else hidden[0].to(product.dtype)
         h, c = _pooling.pool_step(product, c0, output_gate=self.output_gate, keep=self._keep(product))
-        last: QRNNState = _state.join([QRNNState(c.unsqueeze(0), (last_inputs,))], is_batched)
-        return h if is_batched else h.squeeze(0), last
+        last = QRNNState(c.unsqueeze(0), (last_inputs,))
+        return h if is_batched else h.squeeze(0), _state.join([last], is_batched)
 
     def _scan(self, see: Any, states: Any, batch_sizes: Any = None, recurrence: Any = None) -> tuple[Tensor, Tensor]:
         """Return the output and the last states, (D, B, H), of what steps see in a direction."""

@@ -99,11 +99,8 @@ class Ewm(nn.Module):
 
         NaN is missing. ``times`` of the samples, if there are any, are numbers in the unit of the half-life.
         """
-        result: torch.Tensor = ewm_mean(
-            x, halflife=self.halflife, times=times, adjust=self.adjust, ignore_na=self.ignore_na,
-            min_periods=self.min_periods, axis=self.axis,
-        )  # fmt: skip
-        return result
+        options = {name: getattr(self, name) for name in ("halflife", "adjust", "ignore_na", "min_periods", "axis")}
+        return ewm_mean(x, times=times, **options)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         """Return what is shown of the module."""
