@@ -84,14 +84,12 @@ def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any =
 
     Parameters
     ----------
-    x : array_like
-        The data, as for `ewm_mean`.
+    x, axis
+        The data and the axis of time, as for `ewm_mean`.
     period : int, default 10
         The number of steps :math:`n` of the efficiency :math:`E`.
     fast, slow : int, default 2 and 30
         The spans of the gate at an efficiency of 1 and of 0.
-    axis : int, default 0
-        The axis of time.
 
     Returns
     -------

@@ -87,8 +87,8 @@ def ewm_mean(
         True where a step begins anew, in the shape of one or more leading axes of the data, time among them.
     groups : array_like, optional
         A key for each step along `axis`, in any order: each group is a series of its own, as in
-        ``df.groupby(keys).ewm(...)``, and results are in the order of the data. NaN where the key, or a part of a
-        tuple, is missing (None, NaN). Not together with `offsets` and `resets`.
+        ``df.groupby(keys).ewm(...)``. Results are in the order of the data, NaN where the key, or a part of a tuple, is
+        missing (None, NaN). Not together with `offsets` and `resets`.
 
     Returns
     -------
@@ -107,19 +107,16 @@ def ewm_mean(
 
     See Also
     --------
-    Ewm : the same for a stream.
-    ewm_filtfilt : the same without a lag.
-    fastrecur.forget_mult : the recurrence itself.
+    Ewm, ewm_filtfilt, fastrecur.forget_mult : The same for a stream, without a lag; the recurrence itself.
 
     Notes
     -----
-    Arguments with labels are matched by them, others by position: see :doc:`/reference/smoothing`.
-
-    Computed in float64, also for float32, whose results are float32 again, in a Series too (pandas returns float64).
-    The numbers are those of pandas, except for ``alpha=0.5`` with ``adjust=False``, where pandas weights a sample after
-    a gap as if ``times`` had been given. Where pandas and the formula differ, the result follows the formula. NumPy
-    arrays, and tensors that do not require grad, are read once by a kernel. Other arrays use `fastrecur.forget_mult`
-    and `fastrecur.linear_recurrence`, so gradients reach ``x`` and the constant (`fastrecur.torch.Ewm` trains one). The
+    Arguments with labels are matched by them, others by position: see :doc:`/reference/smoothing`. Computed in float64,
+    also for float32, whose results are float32 again, in a Series too (pandas returns float64). The numbers are those
+    of pandas, except for ``alpha=0.5`` with ``adjust=False``, where pandas weights a sample after a gap as if ``times``
+    had been given. Where pandas and the formula differ, the result follows the formula. NumPy arrays, and tensors that
+    do not require grad, are read once by a kernel. Other arrays use `fastrecur.forget_mult` and
+    `fastrecur.linear_recurrence`, so gradients reach ``x`` and the constant (`fastrecur.torch.Ewm` trains one). The
     gradient of a missing value is zero. Constants that are arrays are checked unless that would wait for a device.
 
     Examples

@@ -45,11 +45,8 @@ class Ewm:
 
     Parameters
     ----------
-    com, span, halflife, alpha : float or array_like, optional
-        As for `ewm_mean`. An array broadcasts against a chunk and has one step along `axis`: a constant for each
-        series. With times, ``halflife`` is required.
-    adjust, ignore_na, min_periods, axis
-        As for `ewm_mean`.
+    com, span, halflife, alpha, adjust, ignore_na, min_periods, axis
+        As for `ewm_mean`. A constant that is an array broadcasts against a chunk and has one step along `axis`.
 
     Notes
     -----
@@ -151,12 +148,7 @@ class Ewm:
         return result
 
     def merge(self, later: Ewm) -> Ewm:
-        """Return a new stream: of the samples of this one, followed by those of a ``later`` one.
-
-        Parameters
-        ----------
-        later : Ewm
-            A stream of the samples that follow, created with the same arguments.
+        """Return a new stream: of the samples of this one, and those of a ``later`` one, made with the same arguments.
 
         Raises
         ------

@@ -16,15 +16,8 @@ __all__ = ["translations"]
 def translations() -> dict[Any, Callable[..., Any]]:
     """Return how the recurrences are translated: the ``custom_translation_table`` of ``torch.onnx.export``.
 
-    Returns
-    -------
-    dict
-        A function of onnxscript for each of the library's operators.
-
-    Raises
-    ------
-    ImportError
-        Without the packages onnxscript and onnx, which torch's exporter needs itself.
+    There is a function of onnxscript for each of the library's operators. ImportError without the packages onnxscript
+    and onnx, which torch's exporter needs itself.
 
     Notes
     -----

@@ -20,18 +20,14 @@ from .state import QRNNState
 class QRNN(nn.Module):
     r"""A quasi-recurrent network of several layers, called as `torch.nn.GRU` is.
 
-    Each layer is a `QRNNLayer`, whose page has the formulas.
+    Each layer is a `QRNNLayer`, whose page has the formulas; one alone may run in reverse.
 
     Parameters
     ----------
-    input_size : int
-        Features of the input.
-    hidden_size : int, optional
-        Features of each layer and direction, ``H``; `input_size` if left out.
+    input_size, hidden_size : int
+        Features of the input, and of each layer and direction, ``H``, which are `input_size` if left out.
     num_layers : int, default 1
         How many layers, ``L``, each of which reads the output of the one before.
-    bias : bool, default True
-        Whether the products have a bias.
     batch_first : bool, default False
         The input and output are (B, T, features). Does not affect the states.
     dropout : float, default 0
@@ -41,7 +37,7 @@ class QRNN(nn.Module):
     layers : iterable of QRNNLayer, optional
         Ready layers, whose sizes may differ, in place of those that the other arguments describe. The network's sizes
         are theirs then.
-    window, zoneout, output_gate, save_prev_x, use_cuda, device, dtype : optional
+    bias, window, zoneout, output_gate, save_prev_x, use_cuda, device, dtype : optional
         As `QRNNLayer` takes them, for every layer. `save_prev_x` is for one direction only.
 
     Attributes
@@ -49,10 +45,6 @@ class QRNN(nn.Module):
     layers : ModuleList
         The layers. The state dict has torchqrnn's names, ``layers.0.linear.weight`` and so on; the other direction's
         are ``layers.0.linear_reverse.weight`` and so on.
-
-    See Also
-    --------
-    QRNNLayer : one layer, which may run in reverse.
 
     Examples
     --------
@@ -182,9 +174,8 @@ class QRNN(nn.Module):
         output : Tensor or PackedSequence
             The last layer's ``h`` in the input's form, with D*H features.
         h_n : Tensor, list of Tensor or QRNNState
-            The states ``c`` of each layer and direction after the last valid step in its scan direction, before
-            the output gate, as `hidden` takes them: a list where the layers' sizes differ. A `QRNNState` if one was
-            given.
+            The states ``c`` of each layer and direction after the last valid step in its scan direction, before the
+            output gate, as `hidden` takes them: a list where the layers' sizes differ. A `QRNNState` if one was given.
         """
         rows, batch_sizes, is_batched, batch, hidden, cut = _arguments.open_call(
             self, input, hidden, hx, offsets, resets, []

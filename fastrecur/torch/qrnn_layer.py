@@ -30,17 +30,13 @@ class QRNNLayer(nn.Module):
         h_t &= o_t c_t
 
     where :math:`s_t = (x_t, x_{t-1}, \ldots)` are the `window` last inputs, the present one first. With `reverse` time
-    runs the other way: :math:`c_{t+1}` replaces :math:`c_{t-1}`, and the window looks at later inputs.
-
-    The gate ``f`` multiplies the *candidate*, as in torchqrnn; in the paper [1]_ it multiplies the *state*, and is
-    ``1 - f`` here.
+    runs the other way: :math:`c_{t+1}` replaces :math:`c_{t-1}`, and the window looks at later inputs. The gate ``f``
+    multiplies the *candidate*, as in torchqrnn; in the paper [1]_ it multiplies the *state*, and is ``1 - f`` here.
 
     Parameters
     ----------
-    input_size : int
-        Features of the input.
-    hidden_size : int, optional
-        Features of the output, ``H``; `input_size` if left out.
+    input_size, hidden_size : int
+        Features of the input, and of the output, ``H``, which are `input_size` if left out.
     save_prev_x : bool, default False
         For torchqrnn's call sites: keep the last ``window - 1`` inputs, detached, on the module (``prevX``) for the
         next call, until `reset`. They are no part of the state dict. Where they would be lost (export, transforms,
@@ -54,23 +50,20 @@ class QRNNLayer(nn.Module):
         Without it ``h`` is ``c``, and `linear` has ``2H`` rows.
     use_cuda : bool
         For torchqrnn's call sites only: it changes nothing.
-    bias : bool, default True
-        Whether `linear` has a bias.
+    bias, device, dtype : optional
+        Of `linear`: whether it has a bias, True by default, and what its weights are.
     batch_first : bool, default False
         The input and output are (B, T, features). Does not affect the states.
     reverse : bool, default False
         Scan from the last step to the first.
-    device, dtype : optional
-        Of the weights.
 
     Attributes
     ----------
     linear : Module
         The product, whose weight has ``3H`` rows, for z, f and o in this order, and ``window*input_size`` columns, the
         present input's first. It is called as a module, so that it may be hooked, pruned, quantized or replaced, by a
-        `WeightDrop` for example.
-        Without gradients on the CPU, a plain one's product is made in blocks that are pooled while they are
-        in the cache, in float32 by oneDNN on AMD's processors from Zen 5 on: last digits may differ from training's.
+        `WeightDrop` for example. Without gradients on the CPU, a plain one's product is made in blocks, in float32 by
+        oneDNN on AMD's processors from Zen 5 on: last digits may differ from training's.
 
     References
     ----------

@@ -48,14 +48,14 @@ class Ewm(nn.Module):
 
     Notes
     -----
-    A decay near 1 is :math:`1 - \log(2)/\tau` nearly, so a step of an optimizer changes how much is remembered by the
-    same share, whether that is ten samples or a million. It cannot leave (0, 1). This is the parametrization of the
-    linear recurrent unit, :math:`d = \exp(-\exp(\nu))` [1]_, with :math:`\nu = \log\log 2 - \theta`.
+    A step of an optimizer changes how much is remembered by the same share, whether that is ten samples or a million,
+    and the decay cannot leave (0, 1). This is the parametrization of the linear recurrent unit,
+    :math:`d = \exp(-\exp(\nu))` [1]_, with :math:`\nu = \log\log 2 - \theta`.
 
     References
     ----------
-    .. [1] A. Orvieto, S. L. Smith, A. Gu, A. Fernando, C. Gulcehre, R. Pascanu, S. De, "Resurrecting recurrent neural
-       networks for long sequences", ICML 2023, arXiv:2303.06349, section 3.3.
+    .. [1] A. Orvieto et al., "Resurrecting recurrent neural networks for long sequences", ICML 2023, arXiv:2303.06349,
+       section 3.3.
 
     Examples
     --------

@@ -15,9 +15,9 @@ from . import _torch_internals as _internals
 class QRNNState(NamedTuple):
     """What a `QRNN` or a `QRNNLayer` goes on from: an argument of a call, and a result.
 
-    A module's `initial_state` makes the first one. Nothing is kept on the module, so that chunks are right under
-    checkpointing, export and transforms, and in several threads. A state owns its memory. Gradients flow through all
-    of it; `detach` ends them.
+    A module's `initial_state` makes the first one. Nothing is kept on the module, so chunks are right under
+    checkpoints, export and transforms, and in threads. A state owns its memory. Gradients flow through all of it;
+    `detach` ends them.
 
     Parameters
     ----------

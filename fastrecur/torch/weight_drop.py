@@ -21,8 +21,7 @@ class WeightDrop(nn.Module):
     Parameters
     ----------
     module : Module
-        What is called, with the weights dropped out. It is changed: its parameter ``weight`` becomes ``weight_raw``, as
-        in awd-lstm-lm's state dicts.
+        What is called. It is changed: its parameter ``weight`` becomes ``weight_raw``, as in awd-lstm-lm's state dicts.
     weights : sequence of str
         The names of the parameters.
     dropout : float, default 0
