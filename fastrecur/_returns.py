@@ -25,7 +25,7 @@ SERIAL_STEPS = 1 << 18  # steps of all series together from which a second threa
 ROW = 2048  # series that are walked side by side: more rows at once are fewer pages to look up
 ONE = 1, (0,) * 11  # a dimension of one
 _OPTIONAL = "next_values", "bootstrap"
-DEFAULTS = {"values": np.zeros(()), "mask": np.array(True), "lam": np.ones(())}
+DEFAULTS = {"values": np.zeros(()), "mask": np.array(True), "lam": np.ones(()), "log_rhos": np.zeros(())}
 
 
 # What each step has, None for what there is not; and what stands behind the last one, without the axis of time.
@@ -107,56 +107,39 @@ def _check_flags(steps: _Steps, xp: Any) -> None:
                 raise ValueError(say.flags_range())
 
 
-# ---- Arrays in memory -----------------------------------------------------------------------------------------------
-
-
 def _run(steps: _Steps, rule: _Rule, carry: Any) -> Any:
     """Return results of NumPy's arrays, and ``carry``, what the steps before them go on from: the kernel's planes."""
     _check_flags(steps, np)
-    rewards, shape, axis = steps.rewards, steps.rewards.shape, rule.axis
+    rewards, shape, axis, is_off_policy = steps.rewards, steps.rewards.shape, rule.axis, rule.kind == "vtrace"
     if carry is None:
         planes = (steps.later, steps.value, 0, 0, *(rule.limits or (1, 1, 1)))
         carry = np.empty((len(planes), *shape[:axis], *shape[axis + 1 :]))
         for k, value in enumerate(planes):
             carry[k] = 0 if value is None else value
-    count, order = 1 + (rule.kind == "vtrace"), _shapes.like(shape, rule.dtype, (shape, rewards.strides))
-    results = _problem.empty((count, *shape), rule.dtype, (rewards.size * rule.dtype.itemsize, *order))
-    if rewards.size:
-        _walk(steps, rule, results, carry)
+    order = _shapes.like(shape, rule.dtype, (shape, rewards.strides))
+    results = _problem.empty((1 + is_off_policy, *shape), rule.dtype, (rewards.size * rule.dtype.itemsize, *order))
+    if not rewards.size:
+        return *results, carry
+    s = steps._replace(**{name: value for name, value in DEFAULTS.items() if getattr(steps, name) is None})
+    with np.errstate(all="ignore"):
+        rhos = np.asarray(np.exp(s.log_rhos, dtype=np.float64))
+    has_successors, has_cuts = s.successors is not None, s.cuts is not None
+    arrays = [
+        rewards, s.values, s.successors if has_successors else s.values, s.mask, s.gamma, s.lam, s.ends,
+        s.cuts if has_cuts else s.ends, rhos, results[0], carry,
+    ]  # fmt: skip
+    forms, team = tuple([(array.dtype, array.shape, array.strides) for array in arrays]), _threads.team()
+    traits = ["off_policy"] * is_off_policy + ["has_successors"] * has_successors + ["has_cuts"] * has_cuts
+    adds_values, threads = rule.kind in ("targets", "vtrace"), team.size if rewards.size >= SERIAL_STEPS else 1
+    call, tables, repeats = _plan(forms, results.strides[0], axis, adds_values, tuple(traits), threads)
+    places = list(map(_arrays.address, arrays))
+    runs = itertools.product(repeats, tables)
+    team.run([(call, None, *map(operator.add, places, offsets), _arrays.address(table)) for offsets, table in runs])
     return *results, carry
 
 
-def _walk(steps: _Steps, rule: _Rule, results: np.ndarray, carry: np.ndarray) -> None:
-    """Run the kernel, which writes results and changes ``carry``."""
-    given: dict[str, Any] = {
-        name: DEFAULTS.get(name) if value is None else value for name, value in steps._asdict().items()
-    }
-    values, successors, cuts = given["values"], steps.successors, steps.cuts
-    rhos = DEFAULTS["lam"]
-    if steps.log_rhos is not None:
-        with np.errstate(all="ignore"):
-            rhos = np.exp(steps.log_rhos, dtype=np.float64)
-    arrays = [
-        steps.rewards, values, values if successors is None else successors, given["mask"], steps.gamma, given["lam"],
-        steps.ends, steps.ends if cuts is None else cuts, rhos, results[0], carry,
-    ]  # fmt: skip
-    forms = tuple([(array.dtype, array.shape, array.strides) for array in arrays])
-    team = _threads.team()
-    threads = team.size if results[0].size >= SERIAL_STEPS else 1
-    traits = ["has_successors"] * (successors is not None) + ["has_cuts"] * (cuts is not None)
-    call, tables, repeats = _plan(forms, results.strides[0], rule.axis, rule.kind, " ".join(traits), threads)
-    places = list(map(_arrays.address, arrays))
-    team.run(
-        [
-            (call, None, *map(operator.add, places, offsets), _arrays.address(table))
-            for offsets in repeats
-            for table in tables
-        ]
-    )
-
-
 @functools.lru_cache(1024)
-def _plan(forms: Any, apart: int, axis: int, kind: str, traits: str, threads: int) -> Any:
+def _plan(forms: Any, apart: int, axis: int, adds_values: bool, traits: Any, threads: int) -> Any:
     """Return the kernel, tables of its words for each thread, and the operands' offsets whenever all is repeated."""
     (_, shape, _), (_, _, (plane, *lanes)) = forms[-2:]
     strides = [_shapes.spread(own, steps, shape) for _, own, steps in forms[:-1]]
@@ -167,23 +150,15 @@ def _plan(forms: Any, apart: int, axis: int, kind: str, traits: str, threads: in
     are_neighbors = inner[-2] == sizes[-2] and all(a in (0, size) for a, size in zip(inner, sizes, strict=True))
     by_vectors, time = count >= WIDTH and are_neighbors, tuple(s[axis] for s in strides)
     chunk = ROW if by_vectors or 0 < abs(inner[-2]) < abs(time[-2]) else 1
-    options = by_vectors, kind in ("targets", "vtrace"), plane, apart
-    tables = [
-        np.array([shape[axis], low, high, chunk, *options, *time, *inner], np.int64)
-        for low, high in _threads.ranges(count, threads)
-    ]
-    names = _advantages.FIELDS[:-1]
-    ones = [name for name, stride in zip(names[:-1], inner, strict=False) if stride == 0] if by_vectors else []
-    rule = " ".join(["off_policy"] * (kind == "vtrace") + traits.split() + ones)
-    call = kernel(
-        _advantages.walk, rule, "f8", **{n: _arrays.element(f[0]) for n, f in zip(names, forms, strict=False)}
-    )
+    words = chunk, by_vectors, adds_values, plane, apart, *time, *inner
+    tables = [np.array([shape[axis], *part, *words], np.int64) for part in _threads.ranges(count, threads)]
+    *names, h, _ = _advantages.FIELDS
+    ones = [name for name, stride in zip(names, inner, strict=False) if stride == 0] if by_vectors else []
+    elements = {name: _arrays.element(form[0]) for name, form in zip((*names, h), forms, strict=False)}
+    call = kernel(_advantages.walk, " ".join([*traits, *ones]), "f8", **elements)
     indices = itertools.product(*(range(size) for size, _ in outer))
     repeats = [[sum(i * d[1][k] for i, d in zip(index, outer, strict=True)) for k in range(11)] for index in indices]
     return call, tables, repeats
-
-
-# ---- Formulas -------------------------------------------------------------------------------------------------------
 
 
 def _formulas(data: Data, s: _Steps, rule: _Rule) -> Any:
@@ -253,12 +228,8 @@ def _scan(xp: Any, sound: Any, decay: Any, added: Any, later: Any, axis: int) ->
 def _clipped(xp: Any, logarithm: Any, limit: float) -> Any:
     """Return exponentials that are at most a limit; no gradient is lost to infinities beyond it."""
     beyond = logarithm > (math.log(limit) if limit else -math.inf)
-    return xp.where(
-        beyond, limit + 0 * xp.ones_like(logarithm), xp.exp(xp.where(beyond, xp.zeros_like(logarithm), logarithm))
-    )
-
-
-# ---- Dask arrays ----------------------------------------------------------------------------------------------------
+    zero = xp.zeros_like(logarithm)
+    return xp.where(beyond, limit + zero, xp.exp(xp.where(beyond, zero, logarithm)))
 
 
 def _lazy(steps: _Steps, rule: _Rule) -> Any:

@@ -19,14 +19,10 @@ N_STEPS, LOW, HIGH, CHUNK, BY_VECTORS, ADDS_VALUES, PLANE, RESULT = range(8)
 FIELDS = "rewards values successors mask gamma lam ends cuts rhos h carry".split()
 TIME, INNER = 8, 8 + len(FIELDS)
 
-# Planes of ``carry``: what is known of the next step that is read, and the greatest weights.
-STATE = "later value target is_known".split()
-LIMITS = "rho c pg_rho".split()
-
 Operands = namedtuple("Operands", FIELDS)  # of a step, or their strides
 Step = namedtuple("Step", FIELDS[:9])  # what is read of them
-State = namedtuple("State", STATE)
-Limits = namedtuple("Limits", LIMITS)
+# Planes of ``carry``: what is known of the next step that is read, and the greatest weights.
+State = namedtuple("State", "later value target is_known rho c pg_rho")
 Walk = namedtuple("Walk", "steps plane result adds_values time inner")
 
 # Whether one number serves a vector.
@@ -87,15 +83,8 @@ def read(rule, get, at, by, j):
 def load_state(load, carry, plane):
     return State(
         load(carry, 0, carry), load(shift(carry, plane), 0, carry), load(shift(carry, 2 * plane), 0, carry),
-        load(shift(carry, 3 * plane), 0, carry),
-    )  # fmt: skip
-
-
-@inlined
-def load_limits(load, carry, plane):
-    return Limits(
-        load(shift(carry, 4 * plane), 0, carry), load(shift(carry, 5 * plane), 0, carry),
-        load(shift(carry, 6 * plane), 0, carry),
+        load(shift(carry, 3 * plane), 0, carry), load(shift(carry, 4 * plane), 0, carry),
+        load(shift(carry, 5 * plane), 0, carry), load(shift(carry, 6 * plane), 0, carry),
     )  # fmt: skip
 
 
@@ -109,7 +98,7 @@ def store_state(rule, store, carry, plane, state):
 
 
 @inlined
-def step_back(rule, store, at, walk, j, x, state, limits):
+def step_back(rule, store, at, walk, j, x, state):
     """Take a series, or a vector of neighboring ones, to the step before: write its results, return its state."""
     zero, h = constant(0.0, x.mask), shift(at.h, j * walk.inner.h)
     is_read = zero < x.mask
@@ -117,7 +106,7 @@ def step_back(rule, store, at, walk, j, x, state, limits):
     target = state.target
     if is_off_policy(rule):
         next_target = select(zero < state.is_known, target, successor)
-        now, better = vtrace(x, successor, state.later, next_target, limits)
+        now, better = vtrace(x, successor, state.later, next_target, state)
         store(shift(h, walk.result), 0, select(is_read, better, zero))
         target = select(is_read, now + x.values, target)
     else:
@@ -125,24 +114,16 @@ def step_back(rule, store, at, walk, j, x, state, limits):
     store(h, 0, select(is_read, now + x.values if walk.adds_values != 0 else now, zero))
     return State(
         select(is_read, now, state.later), select(is_read, x.values, state.value), target,
-        select(is_read, constant(1.0, x.mask), state.is_known),
+        select(is_read, constant(1.0, x.mask), state.is_known), state.rho, state.c, state.pg_rho,
     )  # fmt: skip
-
-
-@inlined
-def prefetch_all(rule, at, j, by):
-    """Prefetch what is read two steps before, and where results go."""
-    prefetch(at.rewards, j, -2 * by.rewards)
-    prefetch(at.values, j, -2 * by.values)
-    prefetch_for_write(at.h, j, -2 * by.h)
 
 
 @inlined
 def advance(rule, get, load, store, at, walk, j):
     """Take series whose states are in memory to the step before."""
     carry, x = shift(at.carry, j * walk.inner.carry), read(rule, get, at, walk.inner, j)
-    state, limits = load_state(load, carry, walk.plane), load_limits(load, carry, walk.plane)
-    store_state(rule, store, carry, walk.plane, step_back(rule, store, at, walk, j, x, state, limits))
+    state = load_state(load, carry, walk.plane)
+    store_state(rule, store, carry, walk.plane, step_back(rule, store, at, walk, j, x, state))
 
 
 @helper
@@ -151,7 +132,9 @@ def walk_rows(rule, at, walk, whole, count):
     at = moved(at, walk.time, walk.steps - 1)
     for _ in range(walk.steps):
         for j in range(0, whole, WIDTH):
-            prefetch_all(rule, at, j, walk.time)
+            prefetch(at.rewards, j, -2 * walk.time.rewards)  # what is read two steps before, and where results go
+            prefetch(at.values, j, -2 * walk.time.values)
+            prefetch_for_write(at.h, j, -2 * walk.time.h)
             advance(rule, get_vector, load_vector, store_vector, at, walk, j)
         for j in range(whole, count):
             advance(rule, get, load, store, at, walk, j)
@@ -162,11 +145,10 @@ def walk_rows(rule, at, walk, whole, count):
 def walk_series(rule, at, walk):
     """Walk one series, with its state in registers."""
     carry = at.carry
-    state, limits = load_state(load, carry, walk.plane), load_limits(load, carry, walk.plane)
-    at = moved(at, walk.time, walk.steps - 1)
+    state, at = load_state(load, carry, walk.plane), moved(at, walk.time, walk.steps - 1)
     for _ in range(walk.steps):
         x = read(rule, get, at, walk.inner, 0)
-        state = step_back(rule, store, at, walk, 0, x, state, limits)
+        state = step_back(rule, store, at, walk, 0, x, state)
         at = moved(at, walk.time, -1)
     store_state(rule, store, carry, walk.plane, state)
 
