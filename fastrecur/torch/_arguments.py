@@ -250,12 +250,19 @@ def _bytes(tensor):
     return (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
 
-def as_pairs(a, b, h0, lengths, dtype):
-    """Return whether a call is complex with a real gate, and the call as it is run: then as one of two real series."""
+def as_pairs(a, lengths, dtype, *others):
+    """Return whether a call is complex with a real gate, and the call as it is run: then as one of two real series.
+
+    Of these, a last axis is the real and the imaginary part; the gate and lengths are broadcast to it.
+    """
     if not dtype.is_complex or is_complex(a):
-        return False, a, b, h0, lengths, dtype
-    pairs = (None if v is None else pair(v, dtype, a, b) for v in (b, h0))
-    return True, beside_pairs(a), *pairs, lengths_of_pairs(lengths), _tensors.REAL[dtype]
+        return False, a, lengths, dtype, *others
+    like = next(v for v in (a, *others) if isinstance(v, torch.Tensor))
+    pairs = (v if v is None else torch.view_as_real(as_tensor(v, like).to(dtype).resolve_conj()) for v in others)
+    own = _checks.parts(lengths).lengths
+    if own is not None and not own.dim():
+        lengths = lengths._replace(lengths=own.expand(2)) if type(lengths) is _checks.Segments else own.expand(2)
+    return True, a if _is_number(a) else a.unsqueeze(-1), lengths, _tensors.REAL[dtype], *pairs
 
 
 def joined(pairs):
@@ -263,22 +270,3 @@ def joined(pairs):
     if pairs.stride(-1) == 1:
         return torch.view_as_complex(pairs)
     return torch.complex(pairs.select(-1, 0), pairs.select(-1, 1))
-
-
-def pair(value, dtype, *others):
-    """Return complex numbers as pairs of real ones, along a last axis; ``others`` say where a number goes."""
-    if _is_number(value):
-        value = as_tensor(value, next(v for v in others if not _is_number(v)))
-    return torch.view_as_real(value.to(dtype).resolve_conj())
-
-
-def beside_pairs(real):
-    """Return a real operand beside pairs."""
-    return real if _is_number(real) else real.unsqueeze(-1)
-
-
-def lengths_of_pairs(lengths):
-    """Return lengths for lanes that have pairs behind them."""
-    if type(lengths) is _checks.Segments:
-        return lengths._replace(lengths=lengths_of_pairs(lengths.lengths))
-    return lengths.expand(2) if lengths is not None and not lengths.dim() else lengths

@@ -33,7 +33,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     operands = (names[0], a), (names[1], b)
     if out is not None:
         _arguments.check_out(out, shape, dtype, (*operands, ("h0", h0)))
-    is_pair, a, b, h0, lengths, dtype = _arguments.as_pairs(a, b, h0, lengths, dtype)
+    is_pair, a, lengths, dtype, b, h0 = _arguments.as_pairs(a, lengths, dtype, b, h0)
     if out is not None and not is_pair and no_modes_active() and all(
         kernel_can_read(v) for v in (a, b, h0, out, *_checks.parts(lengths)) if not _is_number(v)
     ):  # fmt: skip
@@ -84,26 +84,19 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     others = {"h0": h0, "grad_state": grad_state, names[0]: g, names[3]: h}
     _arguments.check_shapes(others, shape, lanes(shape, axis, lengths))
     operands = a, b, h0
-    if dtype.is_complex and not is_complex(a):
-        grads = _vjp_pairs(family, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype)
-    else:
-        problem, wanted = (family, axis, reverse, dtype), (True, True, h0 is not None)
-        grads = _eager.gradients(problem, wanted, g, a, b, h, h0, grad_state, lengths)
+    is_pair, a, lengths, dtype, *given = _arguments.as_pairs(a, lengths, dtype, b, h0, g, h, grad_state)
+    b, h0, g, h, grad_state = given
+    problem, wanted = (family, axis, reverse, dtype), (True, True, h0 is not None)
+    grads = _eager.gradients(problem, wanted, g, a, b, h, h0, grad_state, lengths)
+    if is_pair:
+        grad_a, *others = grads
+        others = (v if v is None else _arguments.joined(v) for v in others)
+        others = (v if v is None or is_complex(o) else v.real for v, o in zip(others, operands[1:], strict=True))
+        grads = grad_a if _is_number(a) else grad_a.squeeze(-1), *others
     return tuple(
         None if operand is None else grad.to(_tensors.gradient_dtype(operand, own))
         for grad, operand in zip(grads, operands, strict=True)
     )
-
-
-def _vjp_pairs(family, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype):
-    pairs = [None if v is None else _arguments.pair(v, dtype, a, b) for v in (g, b, h, h0, grad_state)]
-    g, pair_b, h, pair_h0, grad_state = pairs
-    gate, lengths = _arguments.beside_pairs(a), _arguments.lengths_of_pairs(lengths)
-    problem, wanted = (family, axis, reverse, _tensors.REAL[dtype]), (True, True, h0 is not None)
-    grad_a, *grads = _eager.gradients(problem, wanted, g, gate, pair_b, h, pair_h0, grad_state, lengths)
-    joined = (None if v is None else _arguments.joined(grad) for grad, v in zip(grads, (b, h0), strict=True))
-    grad_b, grad_h0 = (v if v is None or is_complex(o) else v.real for v, o in zip(joined, (b, h0), strict=True))
-    return grad_a if _is_number(a) else grad_a.squeeze(-1), grad_b, grad_h0
 
 
 def _overridden(public, operands, options):

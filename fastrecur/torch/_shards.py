@@ -388,7 +388,7 @@ def run(family, a, b, h0, axis, reverse, lengths, return_state, group):
     call = _arguments.take_call(family, _tensors.NAMES[family], a, b, h0, None, axis, reverse, lengths, return_state)
     a, b, h0, _, axis, reverse, ends, return_state, dtype, shape = call
     _arguments.check_shapes({"h0": h0}, shape, _along_time.lanes(shape, axis, ends))
-    is_pair, a, b, h0, ends, dtype = _arguments.as_pairs(a, b, h0, ends, dtype)
+    is_pair, a, ends, dtype, b, h0 = _arguments.as_pairs(a, ends, dtype, b, h0)
     tensors = [v for v in (a, b, h0) if isinstance(v, torch.Tensor)]
     a, b, h0 = (_arguments.as_tensor(v, tensors[0]) for v in (a, b, h0))
     wants = torch.is_grad_enabled() and any(v.requires_grad for v in tensors)

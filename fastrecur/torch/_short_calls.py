@@ -28,19 +28,12 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
         try:
             if in_short_call() and type(axis) is int and type(reverse) is bool and not b.is_neg():
                 at_b = b.data_ptr()
-                if b.is_cpu:
-                    if return_state or h0 is not None:
-                        pass
-                    elif type(a) in PLAIN:
-                        if a.is_cpu and not a.is_neg():
-                            at_a = a.data_ptr()
-                            key = (
-                                family, axis, reverse, b.dtype, b.shape, b.is_contiguous() or b.stride(), a.dtype,
-                                a.shape, a.is_contiguous() or a.stride(),
-                            )  # fmt: skip
-                    elif type(a) is float:
-                        at_a = 0
-                        key = family, axis, reverse, b.dtype, b.shape, b.is_contiguous() or b.stride()
+                if b.is_cpu and not return_state and h0 is None:
+                    form = family, axis, reverse, b.dtype, b.shape, b.is_contiguous() or b.stride()
+                    if type(a) is float:
+                        key, at_a = form, 0
+                    elif type(a) in PLAIN and a.is_cpu and not a.is_neg():
+                        key, at_a = (*form, a.dtype, a.shape, a.is_contiguous() or a.stride()), a.data_ptr()
                 elif b.is_cuda:
                     key, places, wants = _key_on_gpu((family, axis, reverse, return_state), a, b, h0)
                     if wants:
