@@ -80,14 +80,13 @@ def _by_group(statistic: str, request: Request, x: Any, y: Any, axis: Any) -> An
 def _by_chunk(statistic: str, request: Request, x: Any, y: Any, axis: Any) -> Any:
     """Return a statistic of Dask arrays: a chunk after the other, which hand the state on along time."""
     from .. import _dask
-    from .._dask import Operand
 
     is_variance, constants = y is x, request.constant.arrays
     given = {"x": x} | ({} if y is None or is_variance else {"y": y}) | constants
     values = {name: _dask.take(name, value) for name, value in given.items()}
     shape = _shapes.broadcast_shape(tuple(values), [np.shape(value) for value in values.values()])
     axis = axis_of(axis, shape, ("x",))
-    operands = {name: Operand(value, _dask.last_axes(value, range(len(shape)))) for name, value in values.items()}
+    operands = {name: _dask.Operand(value, _dask.last_axes(value, range(len(shape)))) for name, value in values.items()}
     for name in constants:
         if isinstance(values[name], np.ndarray) and values[name].dtype.kind != "m":
             data = Data((name,), (values[name],))
@@ -110,24 +109,8 @@ def _by_chunk(statistic: str, request: Request, x: Any, y: Any, axis: Any) -> An
     if has_groups:
         step = functools.partial(_advance_groups, step, meta, _planes(after), axis)
     chunks, operands = _dask.align(operands, shape)
-    blocks = [operands.get(name, Operand(None)) for name in names]
-    return _dask.Walk(f"ewm_{statistic}", step, chunks, blocks, axis, False, Operand(None)).result("h", 0, meta)
-
-
-def _lazy_times(request: Request, shape: tuple[int, ...], axis: int, flags: Any) -> tuple[Any, tuple[int, ...]]:
-    """Return times, which may be a Dask array, and in which axes of the data they stand."""
-    from .._dask import take
-
-    times = request.times
-    if not _arrays.any_lazy(times):
-        times = take_times(times)
-        in_units(times, request.constant.halflife, request.constant.dates)
-        if not _arrays.any_lazy(flags):
-            steps(times, shape, axis, begins=flags)  # in memory, they are checked now
-    times = take("times", times)
-    if times.shape not in ((shape[axis],), shape):
-        raise ValueError(say.times_shape(times.shape, shape[axis]))
-    return times, (axis,) if times.ndim == 1 else tuple(range(len(shape)))
+    blocks = [operands.get(name, _dask.Operand(None)) for name in names]
+    return _dask.Walk(f"ewm_{statistic}", step, chunks, blocks, axis, False, _dask.Operand(None)).result("h", 0, meta)
 
 
 def _advance(

@@ -37,10 +37,7 @@ def unpack_input(module: Any, input: Any, least: int = 1) -> tuple[Tensor, Tenso
         raise TypeError(say.rnn_input_kind(type(input)))
     if input.dim() not in (2, 3):
         raise ValueError(say.rnn_input_dim(input.dim()))
-    if input.dim() == 2:
-        rows = input.unsqueeze(1)
-    else:
-        rows = input.transpose(0, 1) if module.batch_first else input
+    rows = input.unsqueeze(1) if input.dim() == 2 else input.transpose(0, 1) if module.batch_first else input
     if rows.shape[0] < least:
         raise RuntimeError(say.rnn_no_steps())
     return rows, None, input.dim() == 3
@@ -63,9 +60,7 @@ def repack_output(module: Any, rows: Any, input: Any) -> Any:
     """Return rows in the input's form."""
     if isinstance(input, PackedSequence):
         return PackedSequence(rows, *input[1:])
-    if input.dim() == 2:
-        return rows.squeeze(1)
-    return rows.transpose(0, 1) if module.batch_first else rows
+    return rows.squeeze(1) if input.dim() == 2 else rows.transpose(0, 1) if module.batch_first else rows
 
 
 def check_input(rows: Tensor, size: int, weights: list[Tensor]) -> None:

@@ -290,9 +290,7 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
     for k, operand in enumerate((a, b)):
         if wanted[k] and results[k] is None:
             results[k] = _own(totals[k], () if is_number(operand) else operand.shape, dtypes[k])
-    grad_h0 = None
-    if wanted[2]:
-        grad_h0 = _own(carry, () if is_number(h0) else h0.shape, gradient_dtype(h0, dtype))
+    grad_h0 = _own(carry, () if is_number(h0) else h0.shape, gradient_dtype(h0, dtype)) if wanted[2] else None
     return results[0], results[1], grad_h0
 
 

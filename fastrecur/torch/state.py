@@ -160,9 +160,7 @@ def _hidden_of_network(
         if state.shape not in (wanted, wanted[1:]):
             raise RuntimeError(say.rnn_hidden_shape(list(state.shape), wanted))
         given.append(state.reshape(1, batch, wanted[-1]))
-    if directions == 1:
-        return given
-    return [torch.cat(given[k : k + 2]) for k in range(0, len(given), 2)]
+    return given if directions == 1 else [torch.cat(given[k : k + 2]) for k in range(0, len(given), 2)]
 
 
 def join(lasts: list[Any], is_batched: bool = True) -> Any:
