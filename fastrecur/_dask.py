@@ -117,11 +117,7 @@ class Walk:
         """Return the tasks that read what comes straight from a store, so that a chunk is read when it is walked."""
         # A scheduler that has a thread to spare would read all chunks while the first ones are walked. The arrays are
         # returned as well, those ones optimised by Dask: a block is one task there, or the alias of one.
-        tasks, found, blocks = (
-            {},
-            [],
-            () if dask.config.get("fastrecur.read-ahead", False) else [*map(len, self.chunks)],
-        )
+        tasks, found, blocks = {}, [], [*map(len, self.chunks)]
         for value in arrays:
             layers = (name.removeprefix("original-").rpartition("-")[0] for name in value.dask.layers)
             is_ready = [*value.numblocks] == blocks and STORED.issuperset(layers)
