@@ -71,15 +71,13 @@ def _take_number(name, value, tensors):
 
 
 def _check_tensor(name, tensor):
+    # Newer versions of torch have no names, and the compilers of older ones do not take any.
+    names = getattr(tensor, "names", ()) if type(tensor) in PLAIN and not torch.compiler.is_compiling() else ()
     kind = (
         "a nested one" if tensor.is_nested
         else "a quantized one" if tensor.is_quantized
         else f"layout {tensor.layout}" if tensor.layout is not torch.strided
-        # Newer versions of torch have no names, and the compilers of older ones do not take any.
-        else "a named one" if type(tensor) in PLAIN and not torch.compiler.is_compiling() and any(
-            getattr(tensor, "names", ())
-        )
-        else None
+        else "a named one" if any(names) else None
     )  # fmt: skip
     if kind is not None:
         raise TypeError(say.layout(name, kind))
