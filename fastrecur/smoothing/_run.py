@@ -93,11 +93,20 @@ def _by_chunk(statistic: str, request: Request, x: Any, y: Any, axis: Any) -> An
             check_constant(data, name, data.values[0])
     flags, has_groups = request.borders.flags(shape, axis), request.borders.groups is not None
     if has_groups:
-        operands["resets"], flags = Operand(request.borders.keys(shape[axis]), (axis,)), np.True_  # at any step
+        operands["resets"], flags = _dask.Operand(request.borders.keys(shape[axis]), (axis,)), np.True_  # at any step
     elif flags is not None:
-        operands["resets"] = Operand(flags, _dask.last_axes(flags, range(len(shape))))
-    if request.times is not None:
-        operands["times"] = Operand(*_lazy_times(request, shape, axis, flags))
+        operands["resets"] = _dask.Operand(flags, _dask.last_axes(flags, range(len(shape))))
+    times = request.times
+    if times is not None:
+        if not _arrays.any_lazy(times):
+            times = take_times(times)
+            in_units(times, request.constant.halflife, request.constant.dates)
+            if not _arrays.any_lazy(flags):
+                steps(times, shape, axis, begins=flags)  # in memory, they are checked now
+        times = _dask.take("times", times)
+        if times.shape not in ((shape[axis],), shape):
+            raise ValueError(say.times_shape(times.shape, shape[axis]))
+        operands["times"] = _dask.Operand(times, (axis,) if times.ndim == 1 else tuple(range(len(shape))))
     constant = request.constant.replaced(**dict.fromkeys(constants))
     bare = replace(request, constant=constant, times=None, borders=Borders())
     step: Any = functools.partial(

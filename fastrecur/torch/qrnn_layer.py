@@ -51,7 +51,7 @@ class QRNNLayer(nn.Module):
     use_cuda : bool
         For torchqrnn's call sites only: it changes nothing.
     bias, device, dtype : optional
-        Of `linear`: whether it has a bias, True by default, and what its weights are.
+        Of `linear`: whether it has a bias, True by default, and the device and dtype of its weights.
     batch_first : bool, default False
         The input and output are (B, T, features). Does not affect the states.
     reverse : bool, default False
