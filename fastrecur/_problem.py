@@ -11,23 +11,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from . import _layout, _memory_pool
+from . import _layout, _memory_pool, _shapes
 from . import _messages as say
 from ._arrays import element
 from ._layout import ACCUMULATE, CARRY, FLAGS, LENGTHS, REDUCE, STORE, SUMS_A, SUMS_B, TO_A, TO_B, UNWANTED, A, B, G, H
 from ._loops import NAMES, Operands, find_loops, in_memory_order, lane_loops, repetitions, row_loops
 from ._memory_pool import LINE
-from ._shapes import (
-    broadcast_shape,
-    gradient_dtype,
-    is_c_order,
-    like,
-    normalise_axis,
-    own_dtypes,
-    own_strides,
-    result_dtype,
-    wide_dtype,
-)
+from ._shapes import gradient_dtype, is_c_order, like, own_dtypes, own_strides, result_dtype, wide_dtype
 
 ROWS, TRANSPOSE8, SCAN, PACKED = "rows", "transpose8", "scan", "packed"
 FORGET, LINEAR = "forget", "linear"
@@ -307,8 +297,8 @@ def check_lengths_shape(shape, lanes):
 
 def checked_shape(names, a, b, others, axis, lengths):
     """Return the shape that operands broadcast to, and the axis of time; raise unless all others fit in."""
-    shape = broadcast_shape(names, tuple(one[1] if type(one) is tuple else () for one in (a, b)), axis)
-    axis = normalise_axis(axis, shape, names)
+    shape = _shapes.broadcast_shape(names, tuple(one[1] if type(one) is tuple else () for one in (a, b)), axis)
+    axis = _shapes.normalise_axis(axis, shape, names)
     lane_shape = shape[:axis] + shape[axis + 1 :]
     check_shapes(others, shape, lane_shape)
     if lengths is not None:

@@ -7,32 +7,15 @@ neighbours stay where they are; of the others blocks are packed, see `_packing`.
 from .. import _layout
 from .._layout import A_MODE, ACCUMULATE, B_MODE, N_STEPS, STORE, STREAMING, Given, Marks, Results
 from .._steps import constant, select
+from . import _packing
 from ._numba import helper, inlined
-from ._packing import (
-    MANY_SERIES,
-    PANEL,
-    add,
-    is_along,
-    is_in_place,
-    load_states,
-    load_valid,
-    next_block,
-    operand_of,
-    pack,
-    pad,
-    panel_view,
-    shape_of,
-    store_states,
-    unpack,
-    view_in,
-    with_steps,
-)
+from ._packing import PANEL, is_along, load_states, operand_of, pack, pad, store_states, unpack, view_in, with_steps
 from ._rules import adjoint, choice, decay, enter, leave, marks_of, step, trait
 from ._scalars import fence, load, load_int, maximum, minimum, misalignment, prefetch, shift, stack, width
 from ._vectors import broadcast, load_vector, store_vector, stream_vector
 
 A, B, H, G, LENGTHS, FLAGS = _layout.A, _layout.B, _layout.H, _layout.G, _layout.LENGTHS, _layout.FLAGS
-STATES = MANY_SERIES
+STATES = _packing.MANY_SERIES
 TOGETHER = 4  # steps that a vector takes at once: rows may stand in a page each (a fifth, where 64 steps are walked)
 AHEAD = 16  # steps before whose turn numbers that are walked in place are prefetched, where results are streamed
 
@@ -73,7 +56,7 @@ def fresh_at(flags, k, j, states):
 @inlined
 def pack_flags(rule, panel, operand, geometry, block):
     """Return a block's flags, if they are read."""
-    return pack(panel, operand, geometry, block) if is_flagged(rule) else panel_view(panel, block)
+    return pack(panel, operand, geometry, block) if is_flagged(rule) else _packing.panel_view(panel, block)
 
 
 @inlined
@@ -115,7 +98,7 @@ def walk(rule, is_ragged, streams, a, b, h, flags, series, block):
 @inlined
 def may_stream(operand, view, block):
     """Return whether what is written in place fills whole lines."""
-    return is_in_place(operand, block) and view.time % 64 == 0 and misalignment(view.pointer) == 0
+    return _packing.is_in_place(operand, block) and view.time % 64 == 0 and misalignment(view.pointer) == 0
 
 
 @inlined
@@ -161,10 +144,10 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, first, last):
     flags_panel = stack(flags_all.pointer, PANEL)
     states, others = stack(carry, STATES), stack(carry, STATES)
     begins, ends = stack(carry, STATES), stack(carry, STATES)
-    most, span = shape_of(geometry, is_along(a_all) or is_along(b_all) or (keeps and is_along(h_all)))
+    most, span = _packing.shape_of(geometry, is_along(a_all) or is_along(b_all) or (keeps and is_along(h_all)))
     ahead = span if streams or not keeps else 0
     while first < last:
-        block = next_block(geometry, first, last, most, carry)
+        block = _packing.next_block(geometry, first, last, most, carry)
         load_states(states, carry, block)
         if not keeps:
             load_states(others, h, block)
@@ -174,7 +157,7 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, first, last):
         for t in range(0, steps, span):
             block = with_steps(block, t, minimum(span, steps - t), ahead)
             if block.epoch != epoch:
-                latest, earliest = load_valid(begins, ends, lengths_all, geometry, block)
+                latest, earliest = _packing.load_valid(begins, ends, lengths_all, geometry, block)
                 epoch = block.epoch
             a_now, b_now = pack(a_panel, a_all, geometry, block), pack(b_panel, b_all, geometry, block)
             h_now = view_in(h_panel, h_all, geometry, block)
@@ -241,7 +224,7 @@ def view_to(panel, operand, mode, geometry, block):
     """Return where a gradient is walked: what is not stored as it is, in a panel."""
     if mode == STORE:
         return view_in(panel, operand, geometry, block)
-    return panel_view(panel, block)
+    return _packing.panel_view(panel, block)
 
 
 @helper
@@ -250,7 +233,7 @@ def store_gradient(operand, sums, mode, view, geometry, block, streams):
     if mode == STORE:
         unpack(operand, view, geometry, block, streams)
     elif mode == ACCUMULATE:
-        add(sums, view, geometry, block)
+        _packing.add(sums, view, geometry, block)
 
 
 def vjp(rule, given: Given, results: Results, marks: Marks, geometry, first, last):
@@ -271,10 +254,10 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, first, las
     begins, ends = stack(carry, STATES), stack(carry, STATES)
     series = states, firsts, begins, ends
     along = is_along(g_all) or is_along(a_all) or is_along(b_all) or is_along(h_all)
-    most, span = shape_of(geometry, along or is_along(to_a_all) or is_along(to_b_all))
+    most, span = _packing.shape_of(geometry, along or is_along(to_a_all) or is_along(to_b_all))
     ahead = span if streams else 0
     while first < last:
-        block = next_block(geometry, first, last, most, carry)
+        block = _packing.next_block(geometry, first, last, most, carry)
         load_states(states, carry, block)
         load_states(firsts, h0, block)
         rows = minimum(span, steps)
@@ -288,7 +271,7 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, first, las
             t = maximum((end - 1) // span * span, 1 if end > 1 else 0)
             block = with_steps(block, t, end - t, -ahead)
             if block.epoch != epoch:
-                latest, earliest = load_valid(begins, ends, lengths_all, geometry, block)
+                latest, earliest = _packing.load_valid(begins, ends, lengths_all, geometry, block)
                 epoch = block.epoch
             g_now, a_now = pack(g_panel, g_all, geometry, block), pack(a_panel, a_all, geometry, block)
             b_now = pack(b_panel, b_all, geometry, block)

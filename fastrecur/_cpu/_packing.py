@@ -8,22 +8,10 @@ from typing import NamedTuple
 
 from .._layout import HEAD, N_STEPS, REVERSE, STRIDES
 from .._steps import constant
+from . import _scalars
 from ._numba import helper, inlined
 from ._operands import ZERO, valid_range
-from ._scalars import (
-    copy_number,
-    itemsize,
-    load,
-    load_int,
-    maximum,
-    minimum,
-    misalignment,
-    prefetch,
-    shift,
-    stack_ints,
-    store,
-    width,
-)
+from ._scalars import copy_number, itemsize, load, load_int, maximum, minimum, prefetch, shift, store, width
 from ._transposes import copy_transposed8, stack_lines, stream_lines
 from ._types import LINE, OCTET, WIDTH
 from ._vectors import load_vector, store_vector, total
@@ -161,9 +149,9 @@ def copy_transposed(to, source, count, steps, ahead):
 def stream_transposed(to, source, count, steps):
     """Write 8 series at a time with non-temporal stores, if they are whole lines; return how many series are done."""
     size = itemsize(to.pointer)
-    if to.time != size or size > 8 or misalignment(to.pointer) or to.apart % LINE or steps * size % LINE:
+    if to.time != size or size > 8 or _scalars.misalignment(to.pointer) or to.apart % LINE or steps * size % LINE:
         return 0
-    lines, places = stack_lines(to.pointer), stack_ints(OCTET)
+    lines, places = stack_lines(to.pointer), _scalars.stack_ints(OCTET)
     for j in range(OCTET):
         store(places, j, j * to.apart)
     for j in range(0, count - count % OCTET, OCTET):

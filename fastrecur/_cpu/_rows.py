@@ -8,36 +8,10 @@ from collections import namedtuple
 
 from .. import _layout
 from .._layout import REDUCE, STORE, Given, Marks, Part, Results
-from . import _narrow, _wide
+from . import _narrow, _operands, _rules, _wide
 from ._numba import INLINE, helper, inlined
-from ._operands import (
-    FOUR,
-    NO,
-    ONE,
-    ZERO,
-    Distance,
-    Gradient,
-    Inputs,
-    Operand,
-    at_place,
-    clear_beside,
-    find,
-    gradient_later,
-    later,
-    operand,
-    read_head,
-    valid_part,
-)
-from ._rules import (
-    a_is_broadcast,
-    b_is_broadcast,
-    choice,
-    flag_is_broadcast,
-    g_is_broadcast,
-    h_is_broadcast,
-    is_narrow,
-    marks_of,
-)
+from ._operands import FOUR, NO, ONE, ZERO, Distance, Gradient, Inputs, at_place, find, operand, read_head, valid_part
+from ._rules import a_is_broadcast, b_is_broadcast, choice, flag_is_broadcast, g_is_broadcast, is_narrow, marks_of
 from ._scalars import fence, itemsize, maximum, minimum, prefault, shift
 
 HUGE_PAGE = 2 << 20
@@ -127,13 +101,13 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, part: Part):
                 row = row_first + k if row_way > 0 else row_last - 1 - k
                 start, stop, _ = valid_part(all_lengths, row, outer, head, t, end)
                 some_h = find(all_h, ZERO, row, outer, lane_first)
-                clear_beside(some_h, carry, lanes, t, start, stop, end)
+                _operands.clear_beside(some_h, carry, lanes, t, start, stop, end)
                 some_a, some_b = find(all_a, start, row, outer, a_lane), find(all_b, start, row, outer, b_lane)
                 far = distance(rule, head.prefetch, count, k, rows, at_once, ONE, row_way)
                 some_flags = find(all_flags, start, row, outer, flag_lane)
                 how = Scan(lanes, unroll, head.streaming, row_way, far, ends, some_flags)
                 here = at_place(states, ZERO, row, outer, lane_first)
-                forward_row(rule, here, some_a, some_b, later(some_h, start), stop - start, how)
+                forward_row(rule, here, some_a, some_b, _operands.later(some_h, start), stop - start, how)
     if head.streaming:
         fence()
 
@@ -142,7 +116,7 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, part: Part):
 def find_gradient(x, row, outer, lane, part):
     """Return a gradient of a row; its sums are ``part`` bytes behind the first ones."""
     sums = find(x.sums, ZERO, row, outer, ZERO if x.mode == REDUCE else lane)
-    sums = Operand(shift(sums.at, part), sums.step, sums.row, sums.outer)
+    sums = _operands.Operand(shift(sums.at, part), sums.step, sums.row, sums.outer)
     return Gradient(find(x.to, ZERO, row, outer, lane), sums, x.mode, x.streaming)
 
 
@@ -150,7 +124,7 @@ def find_gradient(x, row, outer, lane, part):
 def find_inputs(rule, x, t, row, outer, lane):
     """Return a gradient's operands at a step, and the results before it."""
     g, a = ZERO if g_is_broadcast(rule) else lane, ZERO if a_is_broadcast(rule) else lane
-    b, h = ZERO if b_is_broadcast(rule) else lane, ZERO if h_is_broadcast(rule) else lane
+    b, h = ZERO if b_is_broadcast(rule) else lane, ZERO if _rules.h_is_broadcast(rule) else lane
     before, first = find(x.h, t - 1, row, outer, h), at_place(x.first, ZERO, row, outer, lane)
     return Inputs(find(x.g, t, row, outer, g), find(x.a, t, row, outer, a), find(x.b, t, row, outer, b), before, first)
 
@@ -159,8 +133,8 @@ def find_inputs(rule, x, t, row, outer, lane):
 def prepare_row(x, carry, lanes, t, start, stop, end):
     """Write zeros to a gradient of steps that are not valid, if it is stored; return it at the last valid one."""
     if x.mode == STORE:
-        clear_beside(x.to, carry, lanes, t, start, stop, end)
-    return gradient_later(x, stop - 1)
+        _operands.clear_beside(x.to, carry, lanes, t, start, stop, end)
+    return _operands.gradient_later(x, stop - 1)
 
 
 def vjp(rule, given: Given, results: Results, marks: Marks, geometry, part: Part):

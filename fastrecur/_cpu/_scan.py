@@ -22,28 +22,12 @@ from collections import namedtuple
 
 from .._layout import FIRST_BLOCK, LAST_BLOCK, LENGTHS, N_STEPS, PHASE, REVERSE, STREAMING, A, B, H
 from .._steps import constant, everywhere, fma, is_finite, magnitude, select
-from . import _series
+from . import _scalars, _series
 from ._numba import helper, inlined
 from ._operands import valid_range
 from ._packing import lane_offset, strides_of
 from ._rules import a_is_time_invariant, decay, is_average, is_rounded, step, step_input
-from ._scalars import (
-    fence,
-    in_place,
-    is_same_kind,
-    itemsize,
-    load,
-    load_int,
-    maximum,
-    minimum,
-    prefetch,
-    prefetch_for_write,
-    shift,
-    stack,
-    stack_of,
-    store,
-    width,
-)
+from ._scalars import fence, itemsize, load, load_int, maximum, minimum, prefetch, shift, stack, stack_of, store, width
 from ._series import BLOCK, NO_STEPS, PREFETCH, WHOLE_BLOCK, Operand, compose, higher, lower, packed
 from ._vectors import broadcast, broadcast_lane, earlier, lane_of, load_vector, opaque_zero, store_vector, total
 
@@ -101,13 +85,13 @@ def summary_of(series, block):
 @inlined
 def rows_of(x, t, is_in_place):
     """Return where results of a block are written: in place, or to the operand's buffer."""
-    return in_place(x.rows, shift(x.at, t * x.stride)) if is_in_place else x.rows
+    return _scalars.in_place(x.rows, shift(x.at, t * x.stride)) if is_in_place else x.rows
 
 
 @inlined
 def may_stand(x):
     """Return whether a block's results could be written in place."""
-    return is_same_kind(x.rows, x.at) and x.stride == itemsize(x.at)
+    return _scalars.is_same_kind(x.rows, x.at) and x.stride == itemsize(x.at)
 
 
 @inlined
@@ -232,7 +216,7 @@ def walk_vectors(rule, a_rows, b_rows, h_rows, summary, steps, h, keeps):
                 peak = higher(peak, magnitude(value))
         product, before = product * products, broadcast_lane(new, 15)
         if keeps:
-            prefetch_for_write(h_rows, t, PREFETCH)
+            _scalars.prefetch_for_write(h_rows, t, PREFETCH)
             store_vector(h_rows, t, new)
     inside, most = everywhere(least == magnitude(least)), total(peak)
     store(summary, DECAY, lane_of(product, 15) if inside else constant(NOT_A_NUMBER, h))

@@ -5,25 +5,11 @@ from collections import namedtuple
 from .. import _layout
 from .._layout import A_MODE, ACCUMULATE, B_MODE, N_STEPS, STORE, STREAMING, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from .._steps import constant, everywhere, fma, is_finite, magnitude
-from . import _scan, _series
+from . import _scalars, _scan, _series
 from ._numba import helper, inlined
 from ._packing import strides_of
 from ._rules import a_is_time_invariant, adjoint, decay
-from ._scalars import (
-    fence,
-    itemsize,
-    load,
-    load_int,
-    maximum,
-    minimum,
-    prefetch,
-    prefetch_for_write,
-    shift,
-    stack,
-    stack_of,
-    store,
-    width,
-)
+from ._scalars import fence, itemsize, load, load_int, maximum, minimum, prefetch, shift, stack, stack_of, store, width
 from ._scan import CARRY_IN, DECAY, OFFSET, PEAK, SUMMARY, operand
 from ._series import BLOCK, NO_STEPS, PREFETCH, compose, higher, lower, packed
 from ._vectors import broadcast, broadcast_lane, earlier, lane_of, later, load_vector, store_vector, total
@@ -83,8 +69,8 @@ def walk_vectors_back(rule, rows, summary, steps, r, keeps):
         if keeps:
             prefetch(rows.b, t, -PREFETCH)
             prefetch(rows.h, t, -PREFETCH)
-            prefetch_for_write(rows.to_a, t, -PREFETCH)
-            prefetch_for_write(rows.to_b, t, -PREFETCH)
+            _scalars.prefetch_for_write(rows.to_a, t, -PREFETCH)
+            _scalars.prefetch_for_write(rows.to_b, t, -PREFETCH)
             value = load_vector(rows.b, t, summary)
             if t > 0:
                 before = load_vector(rows.h, t - 1, summary)

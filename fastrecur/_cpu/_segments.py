@@ -9,26 +9,12 @@ without steps begin at 0. Behind all states that are given stand those that come
 from .. import _layout
 from .._layout import A_MODE, ACCUMULATE, B_MODE, FLAGS, N_STEPS, STORE, STREAMING, SUMS_A, TO_A, TO_B, A, B, G, H
 from .._steps import constant
+from . import _transpose8
 from ._numba import helper, inlined
 from ._operands import ONE, TWO, ZERO, write_zeros
 from ._packing import lane_offset, strides_of
 from ._scalars import fence, load, load_int, minimum, shift, stack, stack_ints, store
-from ._transpose8 import (
-    ROWS_BACK,
-    ROWS_FORWARD,
-    Operand,
-    Result,
-    Scratch,
-    add_total,
-    advance,
-    forward_8_series,
-    line_distance,
-    load_gates,
-    may_stream,
-    retreat,
-    vjp_8_series,
-    with_streaming,
-)
+from ._transpose8 import ROWS_BACK, ROWS_FORWARD, Operand, Result, Scratch, add_total, advance, load_gates, retreat
 from ._transposes import stack_lines
 from ._types import OCTET
 
@@ -133,15 +119,15 @@ def forward_pieces(rule, a, b, h, carry, flags, starts, geometry, first, last):
         to, marks = of_8_pieces(h, geometry, H, offsets, pieces), of_8_pieces(flags, geometry, FLAGS, offsets, pieces)
         take_states(state, carry, pieces, ONE, ZERO)
         load_gates(gate, a_here)
-        steps, to_line = common_steps(pieces), line_distance(to)
-        streaming = may_stream(is_large, to_line, steps)
+        steps, to_line = common_steps(pieces), _transpose8.line_distance(to)
+        streaming = _transpose8.may_stream(is_large, to_line, steps)
         result, scratch = (
             Result(h, to.offsets, to.time, STORE, lines, streaming),
             Scratch(rows, gate, state, gate, gate),
         )
         if steps > 0:
             line = to_line if streaming else ZERO
-            forward_8_series(rule, a_here, b_here, result, marks, scratch, steps, line, is_large)
+            _transpose8.forward_8_series(rule, a_here, b_here, result, marks, scratch, steps, line, is_large)
         for n in range(OCTET):
             advance_piece(rule, a_here, b_here, to, marks, state, n, steps, steps_of(pieces, n))
         give_states(carry, starts, state, pieces, TWO, load_int(geometry, N_STEPS))
@@ -175,13 +161,13 @@ def vjp_pieces(rule, given: _layout.Given, results: _layout.Results, flags, star
         steps = common_steps(pieces)
         result_a = Result(to_a, place_a.offsets, place_a.time, a_mode, lines_a, False)
         result_b = Result(to_b, place_b.offsets, place_b.time, b_mode, lines_b, False)
-        result_a, result_b, start = with_streaming(result_a, result_b, is_large, steps)
+        result_a, result_b, start = _transpose8.with_streaming(result_a, result_b, is_large, steps)
         scratch = Scratch(rows, gate, state, before, total)
         for n in range(OCTET):
             own = steps_of(pieces, n)
             retreat_piece(rule, g_here, a_here, b_here, h_here, result_a, result_b, marks, scratch, n, steps, own)
         if steps > 0:
-            vjp_8_series(
+            _transpose8.vjp_8_series(
                 rule, g_here, a_here, b_here, h_here, result_a, result_b, marks, scratch, steps, start, is_large
             )
         if a_mode == ACCUMULATE:

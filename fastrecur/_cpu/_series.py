@@ -12,20 +12,9 @@ from collections import namedtuple
 import numpy as np
 
 from .._steps import constant, fma, select
+from . import _scalars
 from ._numba import helper, inlined
-from ._scalars import (
-    in_place,
-    is_same_kind,
-    itemsize,
-    load,
-    minimum,
-    misalignment,
-    prefetch,
-    prefetch_for_write,
-    shift,
-    store,
-    width,
-)
+from ._scalars import in_place, is_same_kind, itemsize, load, minimum, misalignment, prefetch, shift, store, width
 from ._vectors import broadcast, load_vector, reverse_lanes, store_vector, stream_vector
 
 BLOCK = 512  # steps
@@ -143,7 +132,7 @@ def unpack(x, t, steps, streams):
     for k in range(whole, steps):
         there = shift(target, k * x.stride)
         if prefetches:
-            prefetch_for_write(there, 0, x.ahead)
+            _scalars.prefetch_for_write(there, 0, x.ahead)
         store(there, 0, load(rows, k, rows))
 
 

@@ -11,41 +11,14 @@ the last whole one and takes the steps that are left.
 from collections import namedtuple
 
 from .. import _layout
-from .._layout import (
-    A_MODE,
-    ACCUMULATE,
-    B_MODE,
-    FLAGS,
-    HEAD,
-    N_STEPS,
-    STORE,
-    STREAMING,
-    SUMS_A,
-    TO_A,
-    TO_B,
-    A,
-    B,
-    G,
-    H,
-    Marks,
-)
+from .._layout import A_MODE, B_MODE, FLAGS, HEAD, N_STEPS, STORE, STREAMING, SUMS_A, TO_A, TO_B, A, B, G, H, Marks
+from . import _transposes
 from ._numba import INLINE, helper, inlined
 from ._operands import NO, write_zeros
 from ._packing import strides_of
 from ._rules import a_is_time_invariant, adjoint, choice, enter, is_descending, leave, step
 from ._scalars import fence, itemsize, load, load_int, minimum, misalignment, prefetch, shift, stack, stack_ints, store
-from ._transposes import (
-    collect_octet,
-    flags_of_octet,
-    flags_of_step,
-    has_flags,
-    load_octet,
-    prefetch_octet,
-    prefetch_octet_for_write,
-    stack_lines,
-    store_octet,
-    stream_lines,
-)
+from ._transposes import collect_octet, flags_of_step, has_flags, load_octet, stack_lines, store_octet, stream_lines
 from ._types import LINE, OCTET, WIDTH
 from ._vectors import load_half_vector, store_vector
 
@@ -113,7 +86,7 @@ def prefetch_next(x, direction, t, steps, by_block):
         later = direction * (AHEAD // itemsize(x.at))
         inside = 0 <= t + later < steps
         distance = later * x.time if inside else (later - direction * steps) * x.time + OCTET * x.lane
-        prefetch_octet(shift(x.at, t * x.time), x.offsets, distance)
+        _transposes.prefetch_octet(shift(x.at, t * x.time), x.offsets, distance)
 
 
 @inlined
@@ -128,7 +101,7 @@ def store_one_of_many(rule, x, direction, t, rows, streaming):
     else:
         if begins_line(x, t):
             distance = direction * (AHEAD // itemsize(x.at)) * x.time
-            prefetch_octet_for_write(shift(x.at, t * x.time), x.offsets, distance)
+            _transposes.prefetch_octet_for_write(shift(x.at, t * x.time), x.offsets, distance)
         store8(rule, x, t, rows)
 
 
@@ -255,7 +228,7 @@ def _none(rule, carry, flags, t):
 
 @inlined
 def _fresh8(rule, carry, flags, t):
-    return in_scan_order(rule, flags_of_octet(lowest(rule, flags, t), flags.offsets, carry))
+    return in_scan_order(rule, _transposes.flags_of_octet(lowest(rule, flags, t), flags.offsets, carry))
 
 
 @inlined
@@ -512,7 +485,7 @@ def vjp(rule, given: _layout.Given, results: _layout.Results, marks: Marks, geom
         write_zeros(total, carry, OCTET)
         scratch = Scratch(rows, gate, state, states, total)
         vjp_8_series(rule, g_here, a_here, b_here, h_here, result_a, result_b, flags, scratch, steps, start, is_large)
-        if a_mode == ACCUMULATE:
+        if a_mode == _layout.ACCUMULATE:
             add_total(of_8_series(sums_a, geometry, SUMS_A, offsets, places), total, count)
         store_states(carry, state, lane, count)
     if is_large:

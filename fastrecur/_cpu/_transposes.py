@@ -7,22 +7,9 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
+from . import _scalars
 from ._conversions import aggregate, narrow, shuffle, splat, widen
-from ._scalars import (
-    copy_number,
-    load,
-    load_int,
-    moved,
-    no_prefetch,
-    prefetch_line,
-    read,
-    scaled,
-    shift,
-    stack,
-    stack_bytes,
-    store,
-    write,
-)
+from ._scalars import copy_number, load, load_int, moved, no_prefetch, read, scaled, shift, stack, store, write
 from ._types import F32, I8, I32, I64, LINE, OCTET, Pointer, Vector, primitive
 from ._vectors import truth
 
@@ -161,7 +148,7 @@ def store_octet(pointer, offsets, rows):
 
 
 def _stack_lines(emitter, _):
-    return stack_bytes(emitter.builder, OCTET * LINE)
+    return _scalars.stack_bytes(emitter.builder, OCTET * LINE)
 
 
 @primitive(lambda pointer: Pointer(pointer.element, scratch=True), _stack_lines)
@@ -202,7 +189,7 @@ def _prefetching_octet(for_write):
     def emit(emitter, place, table, distance):
         there = moved(emitter.builder, place, distance)
         for offset in _lane_offsets(emitter.builder, table):
-            prefetch_line(emitter.builder, moved(emitter.builder, there, offset), for_write)
+            _scalars.prefetch_line(emitter.builder, moved(emitter.builder, there, offset), for_write)
 
     return emit
 

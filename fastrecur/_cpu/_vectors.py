@@ -6,18 +6,8 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from ._conversions import (
-    call_llvm,
-    complex_number,
-    complex_of,
-    halves,
-    joined,
-    narrow,
-    numbers_of,
-    shuffle,
-    splat,
-    widen,
-)
+from . import _conversions
+from ._conversions import call_llvm, complex_of, halves, joined, narrow, numbers_of, shuffle, splat, widen
 from ._scalars import element_at, load, moved, read, store, width, write
 from ._types import F32, HAS_AVX, I8, I16, I32, LINE, OCTET, WIDTH, Vector, first, llvm_type, primitive
 
@@ -207,7 +197,7 @@ def _by_parts(emitter, vector, value, number_of):
     """Return the number that is made of a vector; of complex ones, of both parts by themselves."""
     if not vector.is_complex:
         return number_of(value)
-    return complex_number(emitter.builder, *map(number_of, halves(emitter.builder, value)))
+    return _conversions.complex_number(emitter.builder, *map(number_of, halves(emitter.builder, value)))
 
 
 def _total(emitter, value):

@@ -9,34 +9,10 @@ from collections import namedtuple
 
 from .._layout import ACCUMULATE, REDUCE, STORE
 from .._steps import constant
+from . import _operands, _rules
 from ._numba import helper, inlined
-from ._operands import (
-    FOUR,
-    NO,
-    ONE,
-    THREE,
-    TWO,
-    YES,
-    ZERO,
-    Gradient,
-    Inputs,
-    bytes_of,
-    gradient_later,
-    inputs_later,
-    later,
-)
-from ._rules import (
-    a_is_broadcast,
-    adjoint,
-    b_is_broadcast,
-    b_is_reduced,
-    enter,
-    flag_is_broadcast,
-    g_is_broadcast,
-    h_is_broadcast,
-    leave,
-    step,
-)
+from ._operands import FOUR, NO, ONE, THREE, TWO, YES, ZERO, Gradient, bytes_of, gradient_later, inputs_later, later
+from ._rules import a_is_broadcast, adjoint, b_is_broadcast, enter, g_is_broadcast, h_is_broadcast, leave, step
 from ._scalars import itemsize, load, maximum, minimum, misalignment, prefetch, prefetch_for_write, store, width
 from ._types import LINE
 from ._vectors import broadcast, load_mask, load_one_mask, load_vector, store_vector, stream_vector, total
@@ -135,7 +111,7 @@ def fresh_at(rule, one, flags, j, carry):
 
     Without flags nobody looks at that, and nothing is left of it in compiled code.
     """
-    return one if flag_is_broadcast(rule) else load_mask(flags.at, j, carry)
+    return one if _rules.flag_is_broadcast(rule) else load_mask(flags.at, j, carry)
 
 
 @inlined
@@ -173,7 +149,7 @@ def forward_vectors(rule, n, a, b, h, flags, carry, streaming, vectors, far):
 
 @inlined
 def fresh_lane(rule, flags, j, carry):
-    flag = load(flags.at, 0 if flag_is_broadcast(rule) else j, carry)
+    flag = load(flags.at, 0 if _rules.flag_is_broadcast(rule) else j, carry)
     return flag != constant(0.0, flag)
 
 
@@ -274,7 +250,7 @@ def one_values(rule, x, carry, is_first):
     h = g
     if h_is_broadcast(rule) and not is_first:
         h = one_value(x.h, carry)
-    return Inputs(g, a, b, h, g)
+    return _operands.Inputs(g, a, b, h, g)
 
 
 @inlined
@@ -315,7 +291,7 @@ def vjp_vectors(rule, n, x, flags, carry, to_a, to_b, is_first, vectors, far, to
 @inlined
 def usual_modes(rule):
     """Return the output modes of most gradients of a rule."""
-    return REDUCE if a_is_broadcast(rule) else STORE, REDUCE if b_is_reduced(rule) else STORE
+    return REDUCE if a_is_broadcast(rule) else STORE, REDUCE if _rules.b_is_reduced(rule) else STORE
 
 
 @inlined
