@@ -142,11 +142,6 @@ def linear_input(a, b):
 # weigh 1 again after each. A gate is a decay, but where it is itself the weight: ``1 - decay`` would have lost digits.
 
 
-def is_seen(x):
-    """Return whether a sample takes part: NaN and infinities are missing."""
-    return x - x == constant(0.0, x)
-
-
 def weigh(weight, gate, seen, adjust, timed, ignore_na):
     """Return the share of a sample in the new average, that of the old one, the weight after it and the decay."""
     one = constant(1.0, gate)

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import ctypes
 import importlib.util
+import inspect
 import itertools
 import os
 import threading
@@ -38,9 +39,16 @@ def check():
 """
 
 
+def slots():
+    """Return what the block says of each worker that has been started, as words."""
+    block = _workers._block()
+    size = _workers.SLOT // 8
+    return list(block.words[_workers.SLOTS // 8 :][: size * block.words[_workers.COUNT // 8]].reshape(-1, size))
+
+
 def states():
     """Return what all workers do."""
-    return [int(slot[_workers.STATE // 8]) for slot in _workers.slots()]
+    return [int(slot[_workers.STATE // 8]) for slot in slots()]
 
 
 def until_asleep():
@@ -370,7 +378,7 @@ def test_who_comes_late_never_looks_at_a_table(set_threads):
     set_threads(2)
     f, x = np.full((512, 2048), 0.5), np.ones((512, 2048))
     expected = fastrecur.forget_mult(f, x)
-    slot = _workers.slots()[0]
+    slot = slots()[0]
     for left in (0, 1, 5):
         for ticket in (_workers.TICKET, 7 * _workers.TICKET):
             until_asleep()
@@ -422,16 +430,15 @@ def test_a_call_counts_on_workers_that_have_a_processor(set_threads):
     assert _workers.wake(2) == 2  # it will come
     assert _workers.wake(2) in (1, 2)
     until_asleep()
-    slots = _workers.slots()
-    for slot in slots:
+    for slot in slots():
         slot[_workers.LOOKED // 8] = 0
     for state in (_workers.AWAKE, _workers.TAKEN, _workers.TICKET):
-        for slot in slots:
+        for slot in slots():
             slot[_workers.STATE // 8] = state
         try:
             assert _workers.wake(2) == 1
         finally:
-            for slot in slots:
+            for slot in slots():
                 slot[_workers.STATE // 8] = _workers.ASLEEP
     assert _workers.wake(2) == 2
 
@@ -545,6 +552,7 @@ def test_interrupts(run_python):
     """They lose no worker, and no worker writes where it should not; the next calls work."""
     output = run_python(
         LARGE
+        + inspect.getsource(slots)
         + """
 import signal, time
 from fastrecur._cpu import _workers
@@ -567,8 +575,8 @@ signal.signal(signal.SIGALRM, signal.SIG_IGN)
 assert came > 20
 for _ in range(10):
     check()
-assert len(_workers.slots()) == 3
-while any(slot[_workers.STATE // 8] != _workers.ASLEEP for slot in _workers.slots()):
+assert len(slots()) == 3
+while any(slot[_workers.STATE // 8] != _workers.ASLEEP for slot in slots()):
     time.sleep(0.01)
 print("done")
 """
@@ -604,6 +612,7 @@ def test_workers_are_threads_where_gevent_replaces_them(run_python, order):
     output = run_python(
         "import warnings\nwarnings.simplefilter('ignore')\n"
         + (patch + ours if order == "gevent first" else ours + patch)
+        + inspect.getsource(slots)
         + """
 import faulthandler, gevent
 from fastrecur._cpu import _workers
@@ -611,7 +620,7 @@ faulthandler.dump_traceback_later(100, exit=True)
 fastrecur.set_num_threads(2)
 jobs = [gevent.spawn(check) for _ in range(4)]
 gevent.joinall(jobs, raise_error=True)
-assert len(_workers.slots()) == 1
+assert len(slots()) == 1
 print("done")
 """
     )

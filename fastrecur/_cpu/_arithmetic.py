@@ -5,11 +5,10 @@ import operator
 
 from llvmlite import ir
 from numba import types
-from numba.extending import lower_builtin, overload, type_callable
+from numba.extending import lower_builtin, type_callable
 
 from .. import _steps
 from ._conversions import call_llvm, complex_number, halves, joined, resize, shaped, splat
-from ._numba import INLINE
 from ._types import F32, F64, HAS_MASKS, I1, I32, I64, Mask, Vector, constant_of, first, llvm_type, writer
 from ._vectors import all_lanes
 
@@ -107,10 +106,6 @@ implement(operator.neg, writer(_if_vectors(first), lambda emitter, a: emitter.bu
 # ---- Primitives of the steps --------------------------------------------------------------------------------------
 
 
-def _if_real(value, *others):
-    return None if isinstance(value, types.Complex) else value
-
-
 def _constant(emitter, value, _):
     builder, like = emitter.builder, emitter.result
     element = like.element if isinstance(like, Vector) else like
@@ -193,14 +188,8 @@ implement(_steps.constant, writer(lambda value, like: like if isinstance(value, 
 implement(_steps.select, writer(_type_of_choice, _select))
 implement(_steps.fma, writer(first, _fma))
 implement(_steps.everywhere, writer(_condition_type, _everywhere))
-implement(_steps.magnitude, writer(_if_real, lambda emitter, value: _call(emitter, "fabs", value)))
+implement(_steps.magnitude, writer(first, lambda emitter, value: _call(emitter, "fabs", value)))
 implement(_steps.conj, writer(first, _conj))
 implement(_steps.is_single, compiled_truth(_is_single))
 implement(_steps.nearest, writer(first, lambda emitter, value: _call(emitter, "rint", value)))
 implement(_steps.power_of_two, writer(first, _power_of_two))
-
-
-@overload(_steps.magnitude, jit_options=INLINE)
-def _complex_magnitude(value):
-    if isinstance(value, types.Complex):
-        return lambda value: abs(value)

@@ -11,14 +11,14 @@ from .. import _layout, _pooling, _steps
 from ._arithmetic import compiled_truth, implement
 from ._numba import HELPER, INLINE, function_of, inlined
 
-# Rule -> step, adjoint, decay, input, and the two operands' values that leave the state as it is.
+# Rule -> step, adjoint, decay, input.
 RULES = {
-    "forget_wide": (_steps.forget_wide, _steps.forget_adjoint, _steps.forget_decay, _steps.forget_input, 0.0, 0.0),
-    "forget_same": (_steps.forget_same, _steps.forget_adjoint, _steps.forget_decay, _steps.forget_input, 0.0, 0.0),
-    "linear": (_steps.linear, _steps.linear_adjoint, _steps.linear_decay, _steps.linear_input, 1.0, 0.0),
+    "forget_wide": (_steps.forget_wide, _steps.forget_adjoint, _steps.forget_decay, _steps.forget_input),
+    "forget_same": (_steps.forget_same, _steps.forget_adjoint, _steps.forget_decay, _steps.forget_input),
+    "linear": (_steps.linear, _steps.linear_adjoint, _steps.linear_decay, _steps.linear_input),
 }
 STEP, ADJOINT, DECAY, INPUT = range(4)
-_COMPILED = {function: inlined(function) for rule in RULES.values() for function in rule[:4]}
+_COMPILED = {function: inlined(function) for rule in RULES.values() for function in rule}
 
 
 def trait(word):
@@ -31,21 +31,18 @@ def trait(word):
     return has
 
 
-def choice(word, yes, no, of_float32=False, options=HELPER):
+def choice(word, yes, no, options=HELPER):
     """Return a function that calls one of two, by a trait of the rule, its first argument, or by the rule's name.
 
-    If ``of_float32``, the first one only where states are float32, of a carry that is the second argument. The other
-    one need not be compiled, as it would in a branch. ``options`` are those of the compiler: `HELPER` or `INLINE`.
+    The other one need not be compiled, as it would in a branch. ``options`` are the compiler's: `HELPER` or `INLINE`.
     """
 
     def call(rule, carry, *arguments):
-        holds = word in rule.split() and (not of_float32 or carry.dtype == np.float32)
-        return (yes if holds else no)(rule, carry, *arguments)
+        return (yes if word in rule.split() else no)(rule, carry, *arguments)
 
     @overload(call, jit_options=options, strict=False)  # the chosen one has names for its arguments
     def _call(rule, carry, *arguments):
-        holds = word in rule.rule.split() and (not of_float32 or carry.element == "f4")
-        return function_of(yes if holds else no)
+        return function_of(yes if word in rule.rule.split() else no)
 
     return call
 
@@ -93,11 +90,6 @@ decay = _by_rule(DECAY)  # of (a): what a step multiplies the state by
 step_input = _by_rule(INPUT)  # of (a, b): what a step adds to the decayed state
 
 
-def neutral(rule, like):
-    """Return operands, in the type of ``like``, that leave the state as it is."""
-    return _steps.constant(RULES[_name(rule)][4], like), _steps.constant(RULES[_name(rule)][5], like)
-
-
 def is_average(rule):
     """Return whether a step keeps a constant series constant."""
     return _name(rule) != "linear"
@@ -110,12 +102,6 @@ def _is_rounded_in(rule, is_single):
 def is_rounded(rule, like):
     """Return whether an average's products of decays, in the type of ``like``, are rounded as its values are."""
     return _is_rounded_in(rule, like.dtype == np.float32)
-
-
-@overload(neutral, jit_options=INLINE)
-def _neutral(rule, like):
-    a, b = RULES[_name(rule.rule)][4:]
-    return lambda rule, like: (_steps.constant(a, like), _steps.constant(b, like))
 
 
 def uses_factor(rule):

@@ -31,9 +31,8 @@ from ._scalars import fence, itemsize, load, load_int, maximum, minimum, prefetc
 from ._series import BLOCK, NO_STEPS, PREFETCH, WHOLE_BLOCK, Operand, compose, higher, lower, packed
 from ._vectors import broadcast, broadcast_lane, earlier, lane_of, load_vector, opaque_zero, store_vector, total
 
-# Phases. WARM_UP and PART do not look at the result that they follow: HOLD does. PART leaves what is behind the whole
-# blocks.
-ALL, WARM_UP, PART, REDUCE, SCAN_CARRIES, DOWNSWEEP, HOLD = range(7)
+# Phases. WARM_UP does not look at the result that it follows: HOLD does.
+ALL, WARM_UP, REDUCE, SCAN_CARRIES, DOWNSWEEP, HOLD = range(6)
 IN_PLACE, STREAMED = 1, 2  # how results may be written, by `geometry`: in place; or streamed; else through a buffer
 SUMS = 7  # field of a scan's `geometry`: how many partial sums over time there are; then the bytes of a's and of b's
 SUMMARY = 8  # numbers in a block's summary:

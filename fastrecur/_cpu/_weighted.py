@@ -13,7 +13,7 @@ from collections import namedtuple
 import numpy as np
 
 from .. import _steps
-from .._steps import constant, select
+from .._steps import constant, is_finite, select
 from ._numba import helper, inlined
 from ._operands import ZERO
 from ._packing import View, column, copy, stream_transposed
@@ -48,7 +48,7 @@ Operand = namedtuple("Operand", "at offsets stride rows end apart")
 # of samples in bytes.
 Tile = namedtuple("Tile", "x y gate h state steps least bias ahead")
 
-is_seen, approach, covary = map(inlined, (_steps.is_seen, _steps.approach, _steps.covary))
+approach, covary = inlined(_steps.approach), inlined(_steps.covary)
 _weigh = inlined(_steps.weigh)
 adjust, timed, ignore_na, is_sum = map(trait, ("adjust", "timed", "ignore_na", "sum"))
 covaries, one_series = trait("covariance"), trait("one_series")  # in which both series are one
@@ -89,7 +89,7 @@ def walk_average(rule, tile):
     zero, one = constant(0.0, mean), constant(1.0, mean)
     for k in range(tile.steps):
         x, gate = sample(tile, tile.x, k), sample(tile, tile.gate, k)
-        seen = is_seen(x)
+        seen = is_finite(x)
         share, kept, weight, decay = weigh(rule, weight, gate, seen)
         if is_sum(rule):
             mean = select(seen, decay * mean + x, decay * mean)
@@ -113,7 +113,7 @@ def walk_covariance(rule, tile):
     for k in range(tile.steps):
         x = sample(tile, tile.x, k) - origin_x
         y = x if one_series(rule) else sample(tile, tile.y, k) - origin_y
-        seen = is_seen(x) if one_series(rule) else are_seen(x, y)
+        seen = is_finite(x) if one_series(rule) else are_seen(x, y)
         share, kept, weight, _ = weigh(rule, weight, sample(tile, tile.gate, k), seen)
         moved, roomier = covary(covariance, room, share, kept, x - mean_x, y - mean_y)
         covariance, room = select(seen, moved, covariance), select(seen, roomier, room)

@@ -354,8 +354,3 @@ def team_entry(table):
     """Return the address of what each thread of a team is to call, and the array at whose address that looks."""
     table[LEFT] = table[ITEMS]  # if it has run before
     return _entry(team, _native.trampolines().run, address(table))
-
-
-def slots():
-    block = _block()
-    return [block.words[(SLOTS + k * SLOT) // 8 :][: SLOT // 8] for k in range(block.words[COUNT // 8])]
