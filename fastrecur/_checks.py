@@ -54,16 +54,6 @@ def axis(value: Any, name: str = "axis") -> int:
         raise TypeError(say.count_type(name, type(value))) from None
 
 
-def lengths(lengths: Any) -> np.ndarray:
-    """Return lengths as an array of integers of the caller's shape and dtype; raise TypeError for what is none."""
-    array = _on_host("lengths", lengths)
-    if array.dtype == object and array.ndim == 0 and isinstance(array[()], int):
-        return array  # a number that is out of any range
-    if array.size or not isinstance(lengths, (list, tuple)):
-        kind("lengths", array.dtype, array.shape)
-    return array
-
-
 def kind(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
     """Raise for a dtype, and a shape, that lengths, offsets or resets cannot have."""
     is_integer = dtype.kind in "iu"
@@ -82,20 +72,19 @@ def with_numbers(name: str, value: Any) -> Any:
     return value
 
 
-def _on_host(name: str, value: Any) -> np.ndarray:
+def on_host(name: str, value: Any) -> np.ndarray:
+    """Return lengths, offsets or resets as an array of the caller's shape and dtype; raise for what is none."""
     if _arrays.any_tensor(value):
         value = with_numbers(name, value)
         try:  # within a transform of torch.func, `numpy` and `detach` would be the transform's
             value = np.from_dlpack(value if value.is_cpu and not value.requires_grad else value.detach().cpu())
         except (RuntimeError, NotImplementedError, BufferError):
             raise ValueError(say.untraced(name)) from None
-    return np.asarray(_arrays.take(name, value)[0])
-
-
-def offsets(offsets: Any) -> np.ndarray:
-    """Return offsets as 1-D integers; raise for what is none."""
-    array = _on_host("offsets", offsets)
-    kind("offsets", array.dtype, array.shape)
+    array = np.asarray(_arrays.take(name, value)[0])
+    if name == "lengths" and array.dtype == object and array.ndim == 0 and isinstance(array[()], int):
+        return array  # a number that is out of any range
+    if name != "lengths" or array.size or not isinstance(value, (list, tuple)):
+        kind(name, array.dtype, array.shape)
     return array
 
 
@@ -108,13 +97,6 @@ def offsets_in_range(offsets: np.ndarray, steps: int) -> np.ndarray:
         at = int(np.argmax(offsets[1:] < offsets[:-1]))
         raise ValueError(say.offsets_order(int(offsets[at]), int(offsets[at + 1])))
     return offsets.astype(np.int64, copy=False)
-
-
-def resets(resets: Any) -> np.ndarray:
-    """Return resets as bools; raise TypeError for what is none."""
-    array = _on_host("resets", resets)
-    kind("resets", array.dtype, array.shape)
-    return array
 
 
 def resets_shape(came: tuple[int, ...], shape: tuple[int, ...], axis: int) -> None:
@@ -133,6 +115,5 @@ def lengths_in_range(lengths: np.ndarray, steps: int) -> np.ndarray:
     return np.array(lengths, np.int64, order="C")
 
 
-# By the argument's name: to the host's array, and such numbers checked against the number of steps.
-TAKE = {"lengths": lengths, "offsets": offsets, "resets": resets}
+# By the argument's name: such an array, checked against the number of steps.
 IN_RANGE = {"lengths": lengths_in_range, "offsets": offsets_in_range}

@@ -171,7 +171,7 @@ class _Problem:
         self.shape, self.axis = _problem.checked_shape(names[:2], both[0], both[1], of_others, axis, None)
         self.offsets = self.segments = self.no_steps = None
         if offsets is not None:
-            self.offsets = _checks.offsets_in_range(_checks.offsets(offsets), self.shape[self.axis])
+            self.offsets = _checks.offsets_in_range(_checks.on_host("offsets", offsets), self.shape[self.axis])
             self.segments = len(self.offsets) - 1
             self.no_steps = _checks.Segments(None, np.zeros(1, np.int64), None)
         self.lane_axes = [k for k in range(len(self.shape)) if k != self.axis]
@@ -198,7 +198,7 @@ class _Problem:
     def _resets(self, resets):
         if resets is None:
             return Operand(None)
-        resets = take("resets", resets) if isinstance(resets, da.Array) else _checks.resets(resets)
+        resets = take("resets", resets) if isinstance(resets, da.Array) else _checks.on_host("resets", resets)
         _checks.kind("resets", resets.dtype, resets.shape)
         _checks.resets_shape(resets.shape, self.shape, self.axis)
         return Operand(resets, tuple(range(resets.ndim)))
@@ -231,7 +231,7 @@ class _Problem:
             lengths = take("lengths", lengths)
             _checks.kind("lengths", lengths.dtype, lengths.shape)
         elif not _arrays.is_on_device(lengths):
-            lengths = _checks.lengths_in_range(_checks.lengths(lengths), self.shape[self.axis])
+            lengths = _checks.lengths_in_range(_checks.on_host("lengths", lengths), self.shape[self.axis])
         _problem.check_lengths_shape(tuple(lengths.shape), tuple(self.shape[k] for k in self.lane_axes))
         return Operand(lengths, tuple(self.lane_axes[: len(lengths.shape)]))
 

@@ -58,7 +58,9 @@ def _adapter(operands: tuple[Any, ...], lengths: Any) -> ModuleType:
     if _arrays.any_on_device(*operands):
         return _gpu()
     if _arrays.any_lazy(*operands, lengths):
-        return _dask()
+        from . import _dask
+
+        return _dask
     return _host
 
 
@@ -68,10 +70,3 @@ def _gpu() -> ModuleType:
         from ._cuda import _recurrence
 
     return _recurrence
-
-
-@functools.cache
-def _dask() -> ModuleType:
-    from . import _dask
-
-    return _dask

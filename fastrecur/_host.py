@@ -69,7 +69,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
         cuts = _segments.check(names[:2], *operands, states, axis, reverse, lengths, h0 is not None)
         lengths, borders = cuts.lengths, cuts.signature
     elif lengths is not None:
-        given_lengths = lengths = _checks.lengths(lengths)
+        given_lengths = lengths = _checks.on_host("lengths", lengths)
     weak_complex = type(a) is complex or type(b) is complex or type(h0) is complex
     if (weak_complex or _is_complex(a) or _is_complex(b) or _is_complex(h0)) and _gate_is_real(family, names, a):
         out, last = _forward_pairs(family, names, a, b, h0, axis, reverse, given_lengths, out)
@@ -125,7 +125,7 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key=N
         cuts = _segments.check(names[1:3], _signature(a), _signature(b), states, axis, reverse, lengths, has_states)
         lengths, borders = cuts.lengths, cuts.signature
     elif lengths is not None:
-        given_lengths = lengths = _checks.lengths(lengths)
+        given_lengths = lengths = _checks.on_host("lengths", lengths)
     values = (g, a, b, h, h0, grad_state)
     weak_complex = any(type(value) is complex for value in values)
     if weak_complex or any(map(_is_complex, values)):

@@ -124,13 +124,14 @@ def check_shapes(signatures, shape, lane_shape):
             raise ValueError(wrong(name, signature[1], into))
 
 
-def aligned(shape, dtype, allocate=_memory_pool.borrow):
-    """Allocate an array in C order that starts with a cache line; NumPy's own start a quarter into one.
+def aligned(shape, dtype, allocate=_memory_pool.borrow, strides=None):
+    """Allocate an array, in C order or with other dense strides, that starts with a cache line.
 
-    Every second register of a row would stand in two lines, and rows of results would begin and end within one.
+    NumPy's own start a quarter into one: every second register of a row would stand in two lines, and rows of results
+    would begin and end within one.
     """
     buffer, place = allocate(math.prod(shape) * dtype.itemsize + LINE)
-    return np.ndarray(shape, dtype, buffer, -place % LINE)
+    return np.ndarray(shape, dtype, buffer, -place % LINE, strides)
 
 
 def zeros(shape, dtype):
@@ -147,21 +148,9 @@ def _shared_zeros():
 
 def empty(shape, dtype, strides, large=None):
     """Allocate an array with given (dense) strides, aligned if it is ``large``, or if so many bytes."""
-    in_memory, back = _memory_order(shape, strides)
     if math.prod(shape) * dtype.itemsize >= (LARGE if large is None else large):
-        array = aligned(in_memory, dtype)
-    else:
-        array = np.empty(in_memory, dtype)
-    return array if back is None else array.transpose(back)
-
-
-@functools.lru_cache(maxsize=1024)
-def _memory_order(shape, strides):
-    """Return a shape in the order of memory, and the way back to the order of axes, None if they are the same."""
-    order = sorted(range(len(shape)), key=lambda k: (-strides[k], k))
-    if order == list(range(len(shape))):
-        return shape, None
-    return tuple(shape[k] for k in order), sorted(range(len(shape)), key=order.__getitem__)
+        return aligned(shape, dtype, strides=strides)
+    return np.ndarray(shape, dtype, strides=strides)
 
 
 def _are_rows(operands, loops, modes):
@@ -250,7 +239,8 @@ def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=
             traits = ("time_invariant_a",) * (loops.time[A] == 0) + ("descending",) * descending
     way, pieces = "", 1
     if operands.strides[FLAGS] is not None:
-        pieces = _pieces(loops.lanes, loops.steps, beyond) if traversal == TRANSPOSE8 else 1
+        if traversal == TRANSPOSE8 and loops.lanes < FEW_LANES and not beyond and loops.steps >= LEAST_PIECES:
+            pieces = OCTET * max(1, min(PIECES, loops.steps // PIECE_STEPS))  # of each series, by the shape alone
         way = "pieces" if pieces > 1 else "flagged"
         elements = elements | {"flags": "b1"}
         is_one = traversal == ROWS and loops.inner_strides[FLAGS] == 0
@@ -266,12 +256,6 @@ def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=
     kernel = elements, traits, narrow, np.array([*head, *body], np.int64)
     plan = Plan(*asked, *kernel, *places, lane_strides, lanes, sizes, order, operands.word, row_bytes)
     return replace(plan, borders=way, pieces=pieces, is_segmented=borders == SEGMENTS)
-
-
-def _pieces(lanes, steps, beyond):
-    """Return into how many pieces that begin at borders to cut each of a few series, by the shape alone."""
-    is_whole = lanes >= FEW_LANES or beyond or steps < LEAST_PIECES
-    return 1 if is_whole else OCTET * max(1, min(PIECES, steps // PIECE_STEPS))
 
 
 def _empty(shape, axis, dtype, wide):

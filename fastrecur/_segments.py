@@ -101,18 +101,18 @@ def check(
     ``has_states`` says whether a kernel is to be given states, of which each segment has its own.
     """
     lengths, offsets, resets = segments
-    lengths = None if lengths is None else _checks.lengths(lengths)
+    lengths = None if lengths is None else _checks.on_host("lengths", lengths)
     shape, axis = _problem.checked_shape(names, a, b, {}, axis, None if lengths is None else lengths.shape)
     lanes, steps, kind = shape[:axis] + shape[axis + 1 :], shape[axis], _problem.RESETS
     borders = np.array([0, steps])
     if offsets is not None:
-        borders = _checks.offsets_in_range(_checks.offsets(offsets), steps)
+        borders = _checks.offsets_in_range(_checks.on_host("offsets", offsets), steps)
         kind = _problem.OFFSETS if resets is None and not has_states else _problem.SEGMENTS
     _problem.check_shapes(states, shape, lanes if offsets is None else (len(borders) - 1, *lanes))
     if lengths is not None:
         lengths = _checks.lengths_in_range(lengths, steps)
     if resets is not None:
-        resets = _checks.resets(resets)
+        resets = _checks.on_host("resets", resets)
         _checks.resets_shape(resets.shape, shape, axis)
         resets = resets.reshape(resets.shape + (1,) * (len(shape) - resets.ndim))
     flags, ends = resets, None

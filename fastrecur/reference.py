@@ -119,30 +119,21 @@ def linear_recurrence_vjp(
     return _vjp(_LINEAR, grad_h, (a, b, h0), h, grad_state, axis, reverse, (lengths, offsets, resets))
 
 
-# A step is ``decay*state + summand``. Where it is fresh the state before it is zero, and a coefficient is not used.
-def _forget_step(f, x, fresh):
-    return 1 - f, f * x
-
-
-def _linear_step(a, b, fresh):
-    return _where(fresh, 0, a), b
-
-
-# Gradients of the gate and the value, from a step's cotangent and the state before it.
-def _forget_adjoint(g, f, x, before, fresh):
-    return g * np.conj(x - before), g * np.conj(f)
-
-
-def _linear_adjoint(g, a, b, before, fresh):
-    return _where(fresh, 0, g * np.conj(before)), g
-
-
 class _Rule(NamedTuple):
-    step: Callable
-    adjoint: Callable
+    """A step is ``decay*state + summand``. Where it is fresh the state before it is zero, and `a` is not used."""
+
+    step: Callable  # of (gate, value, fresh): the decay and the summand
+    adjoint: Callable  # of (g, gate, value, before, fresh), where g is the step's cotangent: both operands' gradients
 
 
-_FORGET, _LINEAR = _Rule(_forget_step, _forget_adjoint), _Rule(_linear_step, _linear_adjoint)
+_FORGET = _Rule(
+    lambda f, x, fresh: (1 - f, f * x),
+    lambda g, f, x, before, fresh: (g * np.conj(x - before), g * np.conj(f)),
+)
+_LINEAR = _Rule(
+    lambda a, b, fresh: (_where(fresh, 0, a), b),
+    lambda g, a, b, before, fresh: (_where(fresh, 0, g * np.conj(before)), g),
+)
 
 
 def _where(mask, yes, no):

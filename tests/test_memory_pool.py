@@ -227,7 +227,7 @@ def borrow(nbytes):
     assert ctypes.CDLL(None).mprotect(*below, 0) == 0
     kept.append(room)
     return block, place
-_problem.aligned.__defaults__ = (borrow,)
+_problem.aligned.__defaults__ = borrow, None
 fastrecur.set_num_threads(2)
 for lanes in (786432, 600000):
     f = np.full((8, lanes), 0.5, np.float32)

@@ -31,10 +31,9 @@ def kernel(function, rule, carry, **elements):
         return _made(function, rule, carry, tuple(elements.items()))
 
 
-@functools.cache
+@functools.cache  # for several threads that come first
 def _made(function, rule, carry, elements):
-    build = _interpreted if INTERPRETED else _compiled
-    return build(function, rule, carry, dict(elements))
+    return (_interpreted if INTERPRETED else _compiled)(function, rule, carry, dict(elements))
 
 
 def _element(parameter, carry, elements):

@@ -12,7 +12,6 @@ thread takes the next item until none is left.
 import contextlib
 import ctypes
 import functools
-import operator
 import pathlib
 import sys
 
@@ -47,8 +46,6 @@ _known = {}  # of a kernel that is called by a trampoline: its address and how m
 def callable_of(code, symbol, arity):
     """Return the kernel of some machine code, which takes so many arguments, as something to be called from Python."""
     place = _loaded(code, symbol)[0]
-    if not trampolines():
-        return _by_ctypes(place, arity)
     call = _prepared(place, [0] * arity, range(arity), arity, 0, True)
     _known[call] = place, arity
     return call
@@ -68,19 +65,6 @@ def _loaded(code, *symbols):
     if not all(places):
         raise RuntimeError(say.no_kernel(symbols))
     return places
-
-
-def _by_ctypes(place, arity):
-    """Return a kernel as something to be called, where there are no trampolines."""
-    function = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * arity)(place)
-
-    def call(*arguments):
-        if len(arguments) != arity:
-            raise TypeError(say.kernel_arguments(arity, len(arguments)))
-        unused = [(ctypes.c_int64 * 1)() for _ in range(2)]
-        function(*unused, *(0 if argument is None else operator.index(argument) for argument in arguments))
-
-    return call
 
 
 class Prepared:
@@ -198,16 +182,11 @@ class Trampolines:
         return self._make(ctypes.addressof(self._method), record, keep)
 
 
-def trampolines():
-    """Return the native functions, made at the first call; None where Python lacks what they need."""
-    with _cache.making:
-        return _trampolines()
-
-
 @functools.cache
-def _trampolines():
-    symbols = _python.addresses(_python.TRAMPOLINES)
-    return Trampolines(symbols) if symbols else None
+def trampolines():
+    """Return the native functions, made at the first call."""
+    with _cache.making:
+        return Trampolines(_python.addresses(_python.TRAMPOLINES))
 
 
 def _compiled(triple):

@@ -1,7 +1,7 @@
 """What is asked of Python's C interface and of the C library, by name, and whether it is there.
 
-All of Python's names but `FASTCALL` are in its stable interface. Where one of `TRAMPOLINES` is missing, kernels are
-called by ctypes, which takes longer. Where one of `WORKERS` is (as on Windows), calls run on one thread.
+All of Python's names but `FASTCALL` are in its stable interface. Where one of `WORKERS` is missing (as on Windows),
+calls run on one thread.
 """
 
 import ctypes

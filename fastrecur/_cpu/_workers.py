@@ -295,8 +295,8 @@ _blocks = {}
 
 @functools.cache
 def can_hire():
-    """Return whether there can be workers: Python and the system have what they need."""
-    return bool(_native.trampolines() and _python.addresses(_python.WORKERS))
+    """Return whether there can be workers: the system has what they need."""
+    return bool(_python.addresses(_python.WORKERS))
 
 
 def _block():

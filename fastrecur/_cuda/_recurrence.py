@@ -93,7 +93,7 @@ def _take(family, names, values, lengths):
         there = dict(zip(there, taken[count:], strict=True))
         for name, view in there.items():
             _checks.kind(name, view.dtype, view.shape)
-        known = {n: _checks.TAKE[n](v) for n, v in ends._asdict().items() if v is not None and n not in there}
+        known = {n: _checks.on_host(n, v) for n, v in ends._asdict().items() if v is not None and n not in there}
         ends = ends._replace(**known, **there)
     for name, value in zip(names, taken[:count], strict=True) if family == _problem.FORGET else ():
         if (type(value) is complex or (_is_view(value) and value.dtype.kind == "c")) and name != "out":

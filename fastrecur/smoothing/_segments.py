@@ -21,10 +21,10 @@ class Borders:
     def __init__(self, offsets: Any = None, resets: Any = None, groups: Any = None) -> None:
         if groups is not None and (offsets is not None or resets is not None):
             raise ValueError(say.groups_alone())
-        self.offsets = None if offsets is None else _checks.offsets(plain(offsets))
+        self.offsets = None if offsets is None else _checks.on_host("offsets", plain(offsets))
         self.resets = resets.data if any_lazy(getattr(resets, "data", None)) else plain(resets)  # of a DataArray
         if not any_lazy(self.resets):
-            self.resets = None if resets is None else _checks.resets(self.resets)
+            self.resets = None if resets is None else _checks.on_host("resets", self.resets)
         elif self.resets.dtype != np.bool_:
             raise TypeError(say.resets_dtype(self.resets.dtype))
         self.groups = groups.data if is_labelled(groups) and any_lazy(getattr(groups, "data", None)) else groups

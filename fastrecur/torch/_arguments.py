@@ -180,7 +180,8 @@ def ends(given, shape, axis, operands):
 def _offsets(offsets, _shape, _axis):
     """Return offsets as a tensor of integers in one dimension."""
     if not isinstance(offsets, torch.Tensor):
-        return torch.from_numpy(_checks.offsets(offsets).astype(np.int64))  # a copy: a backward pass reads it later
+        copy = _checks.on_host("offsets", offsets).astype(np.int64)  # a backward pass reads it later
+        return torch.from_numpy(copy)
     is_integer = offsets.dtype in _tensors.INTEGERS and offsets.dtype is not torch.bool
     if not is_integer or offsets.dim() != 1 or not offsets.shape[0]:
         raise (ValueError if is_integer else TypeError)(say.offsets_kind(offsets.dtype, offsets.shape))
@@ -190,7 +191,7 @@ def _offsets(offsets, _shape, _axis):
 def _resets(resets, shape, axis):
     """Return resets as a tensor of bools that fits leading axes of a shape."""
     if not isinstance(resets, torch.Tensor):
-        resets = torch.from_numpy(_checks.resets(resets).copy())  # a backward pass reads them later
+        resets = torch.from_numpy(_checks.on_host("resets", resets).copy())  # a backward pass reads them later
     if resets.dtype is not torch.bool:
         raise TypeError(say.resets_dtype(resets.dtype))
     _checks.resets_shape(resets.shape, shape, axis)
@@ -200,7 +201,7 @@ def _resets(resets, shape, axis):
 def _lengths(lengths, shape, axis):
     """Return lengths as a tensor of integers that fits the lanes."""
     if isinstance(lengths, (np.ndarray, np.generic)):
-        lengths = torch.from_numpy(_checks.lengths_in_range(_checks.lengths(lengths), shape[axis]))
+        lengths = torch.from_numpy(_checks.lengths_in_range(_checks.on_host("lengths", lengths), shape[axis]))
     elif not isinstance(lengths, torch.Tensor):
         try:
             lengths = torch.tensor(lengths, device="cpu")
