@@ -10,7 +10,7 @@ from .._steps import constant, select
 from . import _packing
 from ._numba import helper, inlined
 from ._packing import PANEL, is_along, load_states, operand_of, pack, pad, store_states, unpack, view_in, with_steps
-from ._rules import adjoint, choice, decay, enter, leave, marks_of, step, trait
+from ._rules import adjoint, choice, decay, enter, is_flagged, leave, marks_of, step, trait
 from ._scalars import fence, load, load_int, maximum, minimum, misalignment, prefetch, shift, stack, width
 from ._vectors import broadcast, load_vector, store_vector, stream_vector
 
@@ -19,7 +19,7 @@ STATES = _packing.MANY_SERIES
 TOGETHER = 4  # steps that a vector takes at once: rows may stand in a page each (a fifth, where 64 steps are walked)
 AHEAD = 16  # steps before whose turn numbers that are walked in place are prefetched, where results are streamed
 
-is_flagged, is_summary, is_back = map(trait, ("flagged", "summary", "back"))
+is_summary, is_back = map(trait, ("summary", "back"))
 
 
 @inlined

@@ -31,19 +31,16 @@ vjp_row = choice("narrow", _narrow.vjp_row, _wide.vjp_row, options=INLINE)
 
 
 @inlined
-def _narrow_distance(rule, room, count, k, rows, steps, way, row_way):
-    return Distance(NARROW_AHEAD * way if rows == 1 else ZERO, ZERO, ZERO)
-
-
-@inlined
-def _wide_distance(rule, room, count, k, rows, steps, way, row_way):
+def distance(rule, room, count, k, rows, steps, way, row_way):
     """Return how far from the k-th of some rows, of so many steps each, stands what is prefetched.
 
     It is ``count`` rows later, for which there is room; behind the last row that is among the next steps'. Or it is in
     the same row.
     """
     later_steps, later_rows, bytes_ahead = ZERO, ZERO, ZERO
-    if room <= 0:
+    if is_narrow(rule):
+        later_steps = NARROW_AHEAD * way if rows == 1 else ZERO
+    elif room <= 0:
         bytes_ahead = -room * row_way
     elif rows == 1:
         later_steps = count * steps * way
@@ -52,9 +49,6 @@ def _wide_distance(rule, room, count, k, rows, steps, way, row_way):
     else:
         later_steps, later_rows = steps * way, (minimum(count, rows) - rows) * row_way
     return Distance(later_steps, later_rows, bytes_ahead)
-
-
-distance = choice("narrow", _narrow_distance, _wide_distance, options=INLINE)
 
 
 @helper

@@ -114,32 +114,25 @@ implement(is_rounded, compiled_truth(lambda rule, like: _is_rounded_in(rule.rule
 implement(is_average, compiled_truth(lambda rule: is_average(rule.rule)))
 
 
+is_flagged = trait("flagged")
+
+
 @inlined
-def _enter(rule, carry, fresh, state, gate):
+def enter(rule, carry, fresh, state, gate):
+    """Where a series begins anew, the state before a step is zero, and at resets a coefficient of it is not used."""
+    zero = _steps.constant(0.0, state)
+    if is_flagged(rule):
+        return _steps.select(fresh, zero, state), gate if uses_factor(rule) else _steps.select(fresh, zero, gate)
     return state, gate
 
 
 @inlined
-def _enter_anew(rule, carry, fresh, state, gate):
-    zero = _steps.constant(0.0, state)
-    return _steps.select(fresh, zero, state), gate if uses_factor(rule) else _steps.select(fresh, zero, gate)
-
-
-@inlined
-def _leave(rule, carry, fresh, grad_a, onward):
-    return grad_a, onward
-
-
-@inlined
-def _leave_anew(rule, carry, fresh, grad_a, onward):
+def leave(rule, carry, fresh, grad_a, onward):
+    """Nor has that a gradient there, and nothing flows on to the state before."""
     zero = _steps.constant(0.0, onward)
-    return grad_a if uses_factor(rule) else _steps.select(fresh, zero, grad_a), _steps.select(fresh, zero, onward)
-
-
-# Where a series begins anew, the state before a step is zero, and at resets a coefficient of it is not used;
-enter = choice("flagged", _enter_anew, _enter, options=INLINE)
-# nor has that a gradient, and nothing flows on to the state before.
-leave = choice("flagged", _leave_anew, _leave, options=INLINE)
+    if is_flagged(rule):
+        return grad_a if uses_factor(rule) else _steps.select(fresh, zero, grad_a), _steps.select(fresh, zero, onward)
+    return grad_a, onward
 
 
 @inlined

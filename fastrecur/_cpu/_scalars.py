@@ -152,11 +152,7 @@ def in_place(buffer, pointer):
     return pointer if is_same_kind(buffer, pointer) else buffer
 
 
-def _misalignment(emitter, place):
-    return emitter.builder.and_(emitter.builder.ptrtoint(place, I64), ir.Constant(I64, LINE - 1))
-
-
-@primitive(types.int64, _misalignment)
+@primitive(types.int64, lambda e, place: e.builder.and_(e.builder.ptrtoint(place, I64), ir.Constant(I64, LINE - 1)))
 def misalignment(pointer):
     return pointer.address & (LINE - 1)
 
@@ -213,11 +209,7 @@ def stack_of(pointer, carry, count):
     return stack(pointer if own else carry, count)
 
 
-def _stack_ints(emitter, count):
-    return stack_bytes(emitter.builder, 8 * count, align=8)
-
-
-@primitive(lambda count: Pointer("i8", scratch=True), _stack_ints, literal=True)
+@primitive(lambda n: Pointer("i8", scratch=True), lambda e, n: stack_bytes(e.builder, 8 * n, align=8), literal=True)
 def stack_ints(count):
     array = np.empty(count, np.int64)
     return Address(array.ctypes.data, np.int64, array)

@@ -12,7 +12,6 @@ from collections import namedtuple
 import numpy as np
 
 from .._steps import constant, fma, select
-from . import _scalars
 from ._numba import helper, inlined
 from ._scalars import in_place, is_same_kind, itemsize, load, minimum, misalignment, prefetch, shift, store, width
 from ._vectors import broadcast, load_vector, reverse_lanes, store_vector, stream_vector
@@ -60,12 +59,6 @@ def fill_constant(x):
             store_vector(x.rows, t, value)
 
 
-@inlined
-def is_met_backwards(stride, ahead):
-    """Return whether steps share cache lines and blocks go the other way: the hardware prefetcher does not see that."""
-    return abs(stride) < 64 and stride * ahead < 0
-
-
 @helper
 def pack(rows, source, stride, steps, ahead):
     """Copy steps into a buffer."""
@@ -78,12 +71,8 @@ def pack(rows, source, stride, steps, ahead):
         else:
             prefetch(source, 1 - t - lanes, ahead)
             store_vector(rows, t, reverse_lanes(load_vector(source, 1 - t - lanes, rows)))
-    prefetches = is_met_backwards(stride, ahead)
     for t in range(whole, steps):
-        here = shift(source, t * stride)
-        if prefetches:
-            prefetch(here, 0, ahead)
-        store(rows, t, load(here, 0, rows))
+        store(rows, t, load(shift(source, t * stride), 0, rows))
 
 
 @helper
@@ -128,12 +117,8 @@ def unpack(x, t, steps, streams):
             store_vector(target, k, load_vector(rows, k, rows))
         else:
             store_vector(target, 1 - k - lanes, reverse_lanes(load_vector(rows, k, rows)))
-    prefetches = is_met_backwards(x.stride, x.ahead)
     for k in range(whole, steps):
-        there = shift(target, k * x.stride)
-        if prefetches:
-            _scalars.prefetch_for_write(there, 0, x.ahead)
-        store(there, 0, load(rows, k, rows))
+        store(shift(target, k * x.stride), 0, load(rows, k, rows))
 
 
 @helper

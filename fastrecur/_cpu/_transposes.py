@@ -147,11 +147,9 @@ def store_octet(pointer, offsets, rows):
 # the lines of 8 lanes are collected from octets first.
 
 
-def _stack_lines(emitter, _):
-    return _scalars.stack_bytes(emitter.builder, OCTET * LINE)
-
-
-@primitive(lambda pointer: Pointer(pointer.element, scratch=True), _stack_lines)
+@primitive(
+    lambda pointer: Pointer(pointer.element, scratch=True), lambda e, _: _scalars.stack_bytes(e.builder, OCTET * LINE)
+)
 def stack_lines(pointer):
     return stack(pointer, OCTET * LINE // pointer.dtype.itemsize)
 

@@ -184,11 +184,7 @@ def later(vector, filling, n):
     return np.concatenate([vector[n:], np.broadcast_to(filling, WIDTH)[-n:]])
 
 
-def _lane_of(emitter, vector, n):
-    return emitter.builder.extract_element(vector, ir.Constant(I32, n))
-
-
-@primitive(lambda vector, n: vector.element, _lane_of, literal=True)
+@primitive(lambda v, n: v.element, lambda e, v, n: e.builder.extract_element(v, ir.Constant(I32, n)), literal=True)
 def lane_of(vector, n):
     return vector[n]
 
