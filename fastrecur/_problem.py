@@ -106,7 +106,7 @@ class Plan:
     def zeros(self):
         """Return zero states to start from, or more of them, which nobody may write to."""
         nbytes = math.prod(self.lane_shape) * self.wide.itemsize  # of all repetitions, not of one
-        return _shared_zeros() if nbytes <= FEW_ZEROS else zeros((nbytes,), BYTE)
+        return _ZEROS if nbytes <= FEW_ZEROS else zeros((nbytes,), BYTE)
 
 
 def fits(shape, into):
@@ -139,11 +139,8 @@ def zeros(shape, dtype):
     return aligned(shape, dtype, functools.partial(_memory_pool.fresh, make=np.zeros))
 
 
-@functools.cache
-def _shared_zeros():
-    block = zeros((FEW_ZEROS,), BYTE)
-    block.setflags(write=False)
-    return block
+_ZEROS = zeros((FEW_ZEROS,), BYTE)
+_ZEROS.setflags(write=False)
 
 
 def empty(shape, dtype, strides, large=None):

@@ -64,12 +64,6 @@ def row_of(pointer, geometry, operand, start, b, channel):
 
 
 @inlined
-def prefetch_row(row, j, ahead):
-    for block in range(3 if row.gated else 2):
-        prefetch(row.product, j + block * row.size, ahead)
-
-
-@inlined
 def advance(get, put, row, j, factor):
     """Advance one channel or a vector of them: ``get`` loads, ``put`` stores. The factor is `keep`, if that is one."""
     product, bias, carry, f_at, o_at = row.product, row.bias, row.carry, j + row.size, j + 2 * row.size
@@ -91,7 +85,8 @@ def walk_row(step, row, channels, ahead):
     lanes, factor = width(row.carry), load(row.keep, 0, row.carry)
     stop = channels - channels % lanes
     for j in range(0, stop, lanes):
-        prefetch_row(row, j, ahead)
+        for block in range(3 if row.gated else 2):
+            prefetch(row.product, j + block * row.size, ahead)
         step(load_vector, store_vector, row, j, broadcast(factor))
     for j in range(stop, channels):
         step(load, store, row, j, factor)

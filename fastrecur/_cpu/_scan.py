@@ -321,14 +321,6 @@ def hold(rule, series, first, carry, state):
 
 
 @helper
-def finish(series, all_steps, start, carry, h):
-    """Write zeros outside valid steps; return the last result."""
-    _series.zero_steps(series.h, -start, NO_STEPS)
-    _series.zero_steps(series.h, series.steps, all_steps - start)
-    return load(shift(series.h.at, (series.steps - 1) * series.h.stride), 0, carry) if series.steps > 0 else h
-
-
-@helper
 def predict(rule, series, carry, lane, last, first_block, last_block):
     """Predict the state before a thread's first block, and note it; return it, and whether it could be predicted."""
     zero = constant(0.0, load(carry, 0, carry))
@@ -378,7 +370,9 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last):
         else:
             state = each_block(reduce_block, scan_carry, walk_block, rule, series, low, top, rest, 1, phase, state)
         if ends:
-            state = finish(series, all_steps, start, carry, state)
+            _series.zero_steps(to, -start, NO_STEPS)
+            _series.zero_steps(to, steps, all_steps - start)
+            state = load(shift(to.at, (steps - 1) * to.stride), 0, carry) if steps > 0 else state
         if phase != REDUCE and phase != DOWNSWEEP:
             store(carry, lane, state)
     if mode == STREAMED:

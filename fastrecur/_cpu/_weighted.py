@@ -61,12 +61,6 @@ def weigh(rule, weight, gate, seen):
 
 
 @inlined
-def are_seen(x, y):
-    """Return whether both samples are there; their sum might overflow."""
-    return (x - x) + (y - y) == constant(0.0, x)
-
-
-@inlined
 def sample(tile, rows, k):
     """Return what stands at the k-th step of samples or gates."""
     return load_vector(shift(rows[0], k * rows[1]), 0, tile.state)
@@ -113,7 +107,7 @@ def walk_covariance(rule, tile):
     for k in range(tile.steps):
         x = sample(tile, tile.x, k) - origin_x
         y = x if one_series(rule) else sample(tile, tile.y, k) - origin_y
-        seen = is_finite(x) if one_series(rule) else are_seen(x, y)
+        seen = is_finite(x) if one_series(rule) else (x - x) + (y - y) == zero  # x + y might overflow
         share, kept, weight, _ = weigh(rule, weight, sample(tile, tile.gate, k), seen)
         moved, roomier = covary(covariance, room, share, kept, x - mean_x, y - mean_y)
         covariance, room = select(seen, moved, covariance), select(seen, roomier, room)
@@ -165,12 +159,6 @@ def is_row(x):
 
 
 @inlined
-def is_in_lines(x):
-    """Return whether a tile's series are neighbours whose every step fills cache lines."""
-    return is_row(x) and misalignment(shift(x.at, load_int(x.offsets, 0))) == 0 and x.stride % LINE == 0
-
-
-@inlined
 def place_of(x, t):
     """Return where a tile's step stands in memory if its series are neighbours or one, and bytes to the next step."""
     return shift(x.at, load_int(x.offsets, 0) + t * x.stride), x.stride
@@ -212,7 +200,8 @@ def walk_tile(rule, x, y, gate, h, state, geometry, t, steps, count, is_first):
     streams, filled = load_int(geometry, STREAMING) != 0, WIDTH if is_first else count
     x_here = pack(x, t, steps, filled)
     y_here = place_of(y, t) if one_series(rule) else pack(y, t, steps, filled)  # where there is one, nothing reads it
-    streams_rows = streams and is_in_lines(h)
+    in_lines = misalignment(shift(h.at, load_int(h.offsets, 0))) == 0 and h.stride % LINE == 0
+    streams_rows = streams and is_row(h) and in_lines
     in_place = is_row(h) and not streams_rows
     h_here = place_of(h, t) if in_place else (h.rows, WIDTH * itemsize(h.at))
     ahead = 0
