@@ -1,5 +1,6 @@
 """A plan's kernel in one direction, and calls of it: the one place where a kernel's arguments are put together."""
 
+import functools
 import math
 
 import numpy as np
@@ -60,12 +61,7 @@ class Bound:
         return self.plan.offsets[k] + self.plan.extra[repeat][k]
 
 
-def bind(plan, direction):
-    """Return a plan's bound kernel, made at the first call."""
-    bound = plan.calls.get(direction)
-    if bound is None:
-        bound = plan.calls[direction] = Bound(plan, direction)
-    return bound
+bind = functools.lru_cache(maxsize=4096)(Bound)  # in every direction of the plans that are kept
 
 
 def parts_of(plan, count):

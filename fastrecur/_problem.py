@@ -80,7 +80,6 @@ class Plan:
     pieces: int = 1  # of a series, that begin at borders
     is_segmented: bool = False  # whether a kernel is called for each of some segments
     # What is learnt.
-    calls: dict = field(default_factory=dict)  # compiled kernels
     waiting: int = 0  # for how many more runs time is not cut
 
     def __post_init__(self):

@@ -302,7 +302,7 @@ def _shifted(plan, shift):
             offsets[k] += plan.distance(k, first, low)
         offsets[CARRY] += state * plan.wide.itemsize
         own = {"geometry": geometry, "offsets": tuple(offsets), "steps": steps, "sizes": (outer, 1, high - low)}
-        plans.append(replace(plan, **own, lanes=outer * (high - low), narrow=(), calls={}))
+        plans.append(replace(plan, **own, lanes=outer * (high - low), narrow=()))
     return plans
 
 

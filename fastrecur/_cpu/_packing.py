@@ -4,7 +4,7 @@ The buffer of a block is a panel. ``geometry`` begins as for rows; then come the
 series, and of each operand the strides in bytes along time and along series, outermost first.
 """
 
-from typing import NamedTuple
+from collections import namedtuple
 
 from .._layout import HEAD, N_STEPS, REVERSE, STRIDES
 from .._steps import constant
@@ -23,32 +23,13 @@ PANEL = max((MANY_SERIES + PADDING) * FEW_STEPS, (FEW_SERIES + PADDING) * MANY_S
 EPOCH = 1 << 20  # steps from which valid steps are counted anew: exact in float32
 
 
-class Operand(NamedTuple):
-    """An operand or result as `geometry` describes it."""
-
-    pointer: object
-    strides: object
-
-
-class View(NamedTuple):
-    """Where a block's first number stands, and the strides in bytes."""
-
-    pointer: object
-    time: int
-    apart: int  # along series
-
-
-class Block(NamedTuple):
-    """Some series of a problem, and some steps of them."""
-
-    first: int
-    count: int
-    pitch: int  # numbers from one of its steps in a panel to the next
-    is_run: bool  # whether all stand as far apart as the first two, and fill vectors
-    t: int
-    steps: int
-    epoch: int  # the step from which its valid steps are counted
-    ahead: int  # steps from its first to the next block's, if that is prefetched, else 0
+# An operand or result as `geometry` describes it; where a block's first number stands, and bytes along time and series.
+Operand = namedtuple("Operand", "pointer strides")
+View = namedtuple("View", "pointer time apart")
+# Some series and some steps of them. Of series: the first, how many, numbers from one of its steps in a panel to the
+# next, whether all stand as far apart as the first two, and fill vectors. Of steps: the first, how many, the one from
+# which valid steps are counted, how many there are to the next block's, if that is prefetched, else 0.
+Block = namedtuple("Block", "first count pitch is_run t steps epoch ahead")
 
 
 @inlined

@@ -11,7 +11,7 @@ With ``NUMBA_DISABLE_JIT=1`` the primitives work on addresses in the interpreter
 import ctypes
 import inspect
 import platform
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
 from llvmlite import ir
@@ -144,12 +144,8 @@ class Address:
         return np.frombuffer(memory, self.dtype)
 
 
-class Emitter(NamedTuple):
-    """Where a primitive's instructions are written: LLVM's builder, and the types of arguments and result."""
-
-    builder: ir.IRBuilder
-    kinds: tuple
-    result: types.Type
+# Where a primitive's instructions are written: LLVM's builder, and the types of arguments and result.
+Emitter = namedtuple("Emitter", "builder kinds result")
 
 
 def writer(result, emit, literal=False):

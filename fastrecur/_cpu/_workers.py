@@ -15,8 +15,7 @@ would keep the others waiting: so it yields often, and before that.
 import ctypes
 import functools
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
 from llvmlite import binding, ir
@@ -283,13 +282,7 @@ def hire(block, most):
 # ---- From Python ----------------------------------------------------------------------------------------------------
 
 
-class _Block(NamedTuple):
-    place: int
-    words: np.ndarray
-    lead: Callable
-    prewake: Callable
-
-
+_Block = namedtuple("_Block", "place words lead prewake")
 _blocks = {}
 
 
