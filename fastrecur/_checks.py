@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, NamedTuple
+from collections import namedtuple
+from typing import Any
 
 import numpy as np
 
 from . import _arrays
 from . import _messages as say
 
-
-class Segments(NamedTuple):
-    """What a call takes in place of lengths where series begin anew inside the axis of time, as it was given."""
-
-    lengths: Any
-    offsets: Any
-    resets: Any
+# What a call takes in place of lengths where series begin anew inside the axis of time, as it was given.
+Segments = namedtuple("Segments", "lengths offsets resets")
 
 
 def split(lengths: Any, offsets: Any, resets: Any) -> Any:

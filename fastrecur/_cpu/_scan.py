@@ -320,21 +320,6 @@ def hold(rule, series, first, carry, state):
     return last
 
 
-@helper
-def predict(rule, series, carry, lane, last, first_block, last_block):
-    """Predict the state before a thread's first block, and note it; return it, and whether it could be predicted."""
-    zero = constant(0.0, load(carry, 0, carry))
-    others = first_block if first_block * BLOCK < series.steps else 0
-    most = most_warm_up(first_block, last_block, others)
-    h, is_known = warm_up(reduce_block, scan_carry, rule, series, first_block - 1, 1, most, zero)
-    if is_known:
-        store(carry, last + lane, h)
-        gate = load(shift(series.a.at, first_block * BLOCK * series.a.stride), 0, carry)
-        if is_average(rule) and gate == zero:
-            store(carry, 2 * last + 1, constant(1.0, zero))
-    return h, is_known
-
-
 def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last):
     """Scan series ``first`` to ``last``; ``carry`` holds the first states, then the last."""
     a_rows, b_rows, h_rows = stack_of(a, carry, BLOCK), stack_of(b, carry, BLOCK), stack_of(h, carry, BLOCK)
@@ -359,10 +344,15 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last):
         low = minimum(first_block, top)
         state = load(carry, lane, carry)
         if phase == WARM_UP and first_block > 0:
-            state, is_known = predict(rule, series, carry, lane, last, first_block, last_block)
+            zero, others = constant(0.0, state), first_block if first_block * BLOCK < steps else 0
+            most = most_warm_up(first_block, last_block, others)
+            state, is_known = warm_up(reduce_block, scan_carry, rule, series, first_block - 1, 1, most, zero)
             if not is_known:
-                store(carry, 2 * last, constant(0.0, state))
+                store(carry, 2 * last, zero)
                 break
+            store(carry, last + lane, state)
+            if is_average(rule) and load(shift(series.a.at, first_block * BLOCK * series.a.stride), 0, carry) == zero:
+                store(carry, 2 * last + 1, constant(1.0, zero))
         ends = last_block == blocks and (phase == ALL or phase == WARM_UP)
         rest = steps - top * BLOCK if ends else 0
         if phase == HOLD:
