@@ -41,7 +41,6 @@ STREAMED_ROWS = 1 / 3, 6 << 20
 SHARED_ROWS = 0.65, 12 << 20  # of rows of which each thread takes a long part, without gradients
 STREAMED_SERIES = 0.65, 32 << 20  # of transpose8 and scan, which write one series' steps after the other
 STREAMED_ROW_BYTES = 512  # of a row from which it is streamed though its ends fill no cache line
-PREFAULT_BYTES = 16 << 20  # of a new result from which page faults take as long as the scan
 
 PREFETCH_BYTES = 16 << 10  # prefetch distance: of all operands' rows together,
 PREFETCH_WITHIN_BYTES = 1 << 10  # or within a long row
@@ -58,18 +57,16 @@ class Way(NamedTuple):
     sum_steps: int  # or over how many steps each goes, of a gate that does not change with time; 0 if over all
     streaming: int
     prefetch: int
-    prefault: bool
     chunks: int  # of time, if rows are cut so; else 0
     warm_up: int  # steps before a chunk, at most
 
 
 @functools.lru_cache(maxsize=1024)
-def choose(plan, most, is_fresh=True, is_new=False, fills_lines=True, is_whole=True):
+def choose(plan, most, is_fresh=True, fills_lines=True, is_whole=True):
     """Return how to run a plan on so many threads at most.
 
-    ``is_fresh`` says that results stand where no operand does, ``is_new`` that a large one's pages are still to be
-    provided, ``fills_lines`` that a row of results may begin with a cache line, and ``is_whole`` that all series have
-    all steps.
+    ``is_fresh`` says that results stand where no operand does, ``fills_lines`` that a row of results may begin with a
+    cache line, and ``is_whole`` that all series have all steps.
     """
     streams = is_fresh and _streams(plan, fills_lines, most)
     sum_steps = sum_steps_of(plan) if is_whole else 0
@@ -79,9 +76,8 @@ def choose(plan, most, is_fresh=True, is_new=False, fills_lines=True, is_whole=T
     parts = sums or _parts(plan, threads)
     streaming = ((STREAMED if streams else IN_PLACE) if is_fresh else 0) if plan.traversal == SCAN else int(streams)
     warm_up = min(WARM_UP_STEPS[1], plan.steps // (WARM_UP_SHARE * chunks)) if chunks else 0
-    prefault = is_new and threads > 1 and plan.traversal == ROWS and plan.sizes[0] == 1
     prefetch = _prefetch(plan, 1 if chunks else parts)
-    return Way(threads, parts, sums, sum_steps, streaming, prefetch, prefault, chunks, warm_up)
+    return Way(threads, parts, sums, sum_steps, streaming, prefetch, chunks, warm_up)
 
 
 def moved_bytes(plan):

@@ -28,15 +28,13 @@ Part = namedtuple("Part", "outer_first outer_last row_first row_last lane_first 
     A_MODE,  # what becomes of a's gradient: an output mode
     B_MODE,
     PREFETCH,  # bytes: how much of each operand is prefetched, in whole rows; if negative, how far ahead
-    PREFAULT_THREADS,  # how many threads pre-fault the pages of new results, 0 if these have pages
-    PREFAULT_THREAD,  # and which of them this is
     SUM_STEPS,  # steps after which a partial sum of a's gradient is complete, 0 if there is one
     SUM_BYTES,  # from one such partial sum to the next
     PHASE,  # what a scan's call does, with which of its blocks
     FIRST_BLOCK,
     LAST_BLOCK,
-) = np.arange(14, dtype=np.int64)
-HEAD = 14  # fields before sizes and strides
+) = np.arange(12, dtype=np.int64)
+HEAD = 12  # fields before sizes and strides
 # Where, but for rows, strides begin: each operand's four, along time and along series from outside in.
 STRIDES = HEAD + 2
 

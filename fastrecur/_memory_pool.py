@@ -32,7 +32,6 @@ VARIABLE = "FASTRECUR_KEEP_MEMORY"
 class _Buffer(NamedTuple):
     memory: np.ndarray  # the first field: see `_references`
     nbytes: int
-    is_used: bool  # whether another result was here before
     free_since: int | None = None  # the request that found it free; None if none did since it was handed out
 
 
@@ -51,7 +50,7 @@ def _references_if_free() -> int:
     """Return how many references a buffer's memory has if nobody else refers to it; 0 where counts do not tell."""
     if sys.implementation.name != "cpython" or not getattr(sys, "_is_gil_enabled", lambda: True)():
         return 0
-    buffer = _Buffer(np.empty(1, np.uint8), 1, False)
+    buffer = _Buffer(np.empty(1, np.uint8), 1)
     before = _references(buffer)
     result = np.ndarray(1, np.uint8, buffer.memory)
     between = _references(buffer)
@@ -100,7 +99,7 @@ def borrow(nbytes: int) -> tuple[np.ndarray, int]:
         return fresh(nbytes)
     found = _find(nbytes, next(_requests))
     memory = fresh(nbytes)[0] if found is None else found.memory
-    _buffers.append(_Buffer(memory, memory.nbytes, found is not None))
+    _buffers.append(_Buffer(memory, memory.nbytes))
     if found is None:
         for in_use in (False, True):
             _forget(kept_bytes() - limit(), in_use)
@@ -144,11 +143,6 @@ def _forget(nbytes: int, in_use: bool) -> None:
 def kept_bytes() -> int:
     """Return how many bytes the pool refers to, in use or not."""
     return sum(buffer.nbytes for buffer in list(_buffers))
-
-
-def has_pages(place: int) -> bool:
-    """Return whether the memory that a result begins in has been used before, so that the system has provided it."""
-    return any(buffer.is_used and 0 <= place - address(buffer.memory) < LINE for buffer in list(_buffers))
 
 
 def describe() -> str:

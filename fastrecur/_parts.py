@@ -8,7 +8,7 @@ import numpy as np
 from . import _cost, _problem
 from ._arrays import address
 from ._bound import PRODUCTS, Calls, geometry_of, parts_of, sum_bytes_of
-from ._layout import A_MODE, CARRY, HEAD, PREFAULT_THREAD, PREFAULT_THREADS, REDUCE, SUMS_A, SUMS_B
+from ._layout import CARRY, HEAD, SUMS_A, SUMS_B
 from ._memory_pool import LINE
 from ._problem import APART, ROWS
 
@@ -29,19 +29,14 @@ class Parts:
         size = math.prod(plan.lane_shape) * plan.wide.itemsize
         self._room = size + APART * len(self._spans) + LINE
         self._states = [at for at, k in enumerate(bound.order) if k in (CARRY, PRODUCTS)]
-        # Who pre-faults pages takes step by step, and a sum over rows must not depend on that.
-        faults = self._threads if way.prefault and geometry[A_MODE] != REDUCE else 0
         # A sum is one place for all repetitions: each part goes through these one by one.
         self._calls = Calls(bound, len(plan.extra))
         for k, part in enumerate(parts):
-            own = geometry.copy()
-            if k < faults:
-                own[PREFAULT_THREADS], own[PREFAULT_THREAD] = faults, k
             moved = {CARRY: k * APART, PRODUCTS: k * APART} if self._spans else {}
             if way.sums and not _cost.cuts_time(plan):
                 moved |= {SUMS_A: k * sum_bytes[0], SUMS_B: k * sum_bytes[1]}
             for repeat in range(len(plan.extra)):
-                self._calls.add(own, part, moved, repeat)
+                self._calls.add(geometry, part, moved, repeat)
 
     def run(self, team, places, segments=None):
         places, keep, moves = list(places), [], []

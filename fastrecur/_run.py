@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from . import _cost, _memory_pool, _problem, _shapes, _threads
+from . import _cost, _problem, _shapes, _threads
 from ._arrays import address, array_at
 from ._bound import ShortCall, bind, is_short
 from ._layout import CARRY, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
@@ -23,8 +23,8 @@ def forward(plan, a, b, h0, lengths, out, return_state, cuts=None):
 
     ``cuts`` are those of a plan whose series begin anew inside the axis of time; there are states for each segment.
     """
-    team, ours = _waking_team(plan), out is None
-    if ours:
+    team = _waking_team(plan)
+    if out is None:
         out = _problem.empty(plan.shape, plan.dtype, plan.h_strides)
     has_results_alone = cuts is not None and cuts.kind == OFFSETS
     carry = None if h0 is None and (has_results_alone or not return_state) else _states(plan, h0, cuts)
@@ -33,7 +33,7 @@ def forward(plan, a, b, h0, lengths, out, return_state, cuts=None):
         lengths = plan.full_lengths if lengths is None else lengths
         places = address(a), address(b), address(out), None if carry is None else address(carry), address(lengths)
         marks = () if cuts is None else cuts.marks(plan)
-        forward_at(plan, *places, out.nbytes if ours else 0, out.flags.aligned, team, marks)
+        forward_at(plan, *places, out.flags.aligned, team, marks)
     if cuts is not None and carry is not None:
         cuts.clear_ends(carry)
     if has_results_alone and return_state:
@@ -56,19 +56,17 @@ def _waking_team(plan):
     return team
 
 
-def forward_at(plan, a, b, h, carry, lengths, fresh_bytes, aligned, team, marks=()):
+def forward_at(plan, a, b, h, carry, lengths, aligned, team, marks=()):
     """Run a forward plan on addresses, on a team's threads.
 
-    ``fresh_bytes`` is the size of a result that was allocated for this call, else 0. ``carry`` is None if states are
-    zeros, and nobody asks what became of them. ``marks`` are a `_segments.Cuts`'.
+    ``carry`` is None if states are zeros, and nobody asks what became of them. ``marks`` are a `_segments.Cuts`'.
     """
     is_fresh, is_whole = h != a and h != b and aligned, lengths == address(plan.full_lengths)
     is_whole = is_whole and not plan.is_segmented
     shift = _lanes_to_line(plan, h + plan.offsets[H], is_whole and not marks)
-    is_new = not plan.is_segmented and _is_new(h, fresh_bytes)
-    way = _cost.choose(plan, team.size, is_fresh, is_new, shift is not None, is_whole)
+    way = _cost.choose(plan, team.size, is_fresh, shift is not None, is_whole)
     if way.streaming and shift:
-        _run_shifted(plan, (a, b, h), carry, fresh_bytes, team, shift)
+        _run_shifted(plan, (a, b, h), carry, team, shift)
     else:
         _run(plan, "forward", way, team, (a, b, h, carry, lengths), marks=marks)
 
@@ -87,7 +85,7 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts=None):
     if plan.traversal != "empty":
         g, a, b, h = (_number(value, plan.wide) for value in (g, a, b, h))
         lengths = plan.full_lengths if lengths is None else lengths
-        places = [None if r is None else (address(r), r.nbytes) for r in results]
+        places = [None if r is None else address(r) for r in results]
         states = (None if value is None else address(value) for value in (first, carry))
         here = address(g), address(a), address(b), address(h), *states, address(lengths)
         totals = vjp_at(plan, *here, places, team, () if cuts is None else cuts.marks(plan))
@@ -103,12 +101,11 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts=None):
 def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team, marks=()):
     """Run a gradient plan on addresses, on a team's threads; return the sums over what was broadcast.
 
-    ``first`` and ``carry`` may be None as in `forward_at`. ``results`` are ``(address, bytes)`` of each operand's fresh
-    gradient, None for one that is summed or not wanted; what is returned for them are wide arrays, None for the others.
+    ``first`` and ``carry`` may be None as in `forward_at`. ``results`` are addresses of each operand's fresh gradient,
+    None for one that is summed or not wanted; what is returned for them are wide arrays, None for the others.
     """
-    is_new = not plan.is_segmented and any(result is not None and _is_new(*result) for result in results)
     is_whole = lengths == address(plan.full_lengths) and not plan.is_segmented
-    way = _cost.choose(plan, team.size, is_new=is_new, is_whole=is_whole)
+    way = _cost.choose(plan, team.size, is_whole=is_whole)
     summed = [
         None if gradient is None or gradient[2] is not None else np.zeros((way.sums, *gradient[0]), plan.wide)
         for gradient in plan.gradients
@@ -119,7 +116,7 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team, marks=()):
         zeros = np.zeros(_states_bytes(plan, marks), np.uint8) if plan.is_segmented else plan.zeros()
         first = address(zeros)
     # The first states are a valid place for what a kernel is told not to write.
-    to_a, to_b = (first if result is None else result[0] for result in results)
+    to_a, to_b = (first if result is None else result for result in results)
     sums_a, sums_b = (first if sums is None else address(sums) for sums in summed)
     places = g, a, b, h, first, carry, to_a, to_b, sums_a, sums_b, lengths
     _run(plan, "vjp", way, team, places, summed[0] if way.sum_steps else None, marks)
@@ -187,11 +184,6 @@ def _added_up(sums, gradient):
     with np.errstate(all="ignore"):
         total = sums.sum(axis=0) if len(sums) > 1 else sums[0]
         return (total if total.size == math.prod(gradient[0]) else total.sum()).reshape(gradient[0])
-
-
-def _is_new(place, nbytes):
-    """Return whether the system has not provided the memory of a result yet, and that is worth a thought."""
-    return nbytes >= _cost.PREFAULT_BYTES and not _memory_pool.has_pages(place)
 
 
 # ---- Sharing the work out -------------------------------------------------------------------------------------------
@@ -270,7 +262,7 @@ def _lanes_to_line(plan, place, is_whole):
     return shift if are_lines and not has_gaps and plan.steps > 1 and is_whole and not rest else None
 
 
-def _run_shifted(plan, operands, carry, fresh_bytes, team, shift):
+def _run_shifted(plan, operands, carry, team, shift):
     """Scan rows that start with a cache line: the first of each is the one that the row before it ends with.
 
     Lanes before that line take one step alone before all others, and these the last step alone.
@@ -280,7 +272,7 @@ def _run_shifted(plan, operands, carry, fresh_bytes, team, shift):
     shifted = _problem.aligned(shape, plan.wide)
     shifted[...] = np.roll(states, -shift, axis=1)
     for part in _shifted(plan, shift):
-        forward_at(part, *operands, address(shifted), address(part.full_lengths), fresh_bytes, True, team)
+        forward_at(part, *operands, address(shifted), address(part.full_lengths), True, team)
     if carry is not None:
         states[...] = np.roll(shifted, shift, axis=1)
 

@@ -211,8 +211,8 @@ def test_what_goes_while_memory_is_chosen():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is protected by Linux's own call")
-def test_pages_are_asked_for_within_results(run_python):
-    """Walks up and down memory, with rows as large as the pages: below a result stands what nobody may touch."""
+def test_nothing_below_results_is_touched(run_python):
+    """Scans up and down memory, with rows as large as huge pages: below a result stands what nobody may touch."""
     script = """
 import ctypes, mmap
 import numpy as np
@@ -296,17 +296,6 @@ cycle.itself, cycle.h = cycle, fastrecur.forget_mult(0.5, x)
 def late(h=fastrecur.forget_mult(0.5, x)): pass
 """
     assert run_python(script) == ""
-
-
-def test_used_memory_has_its_pages():
-    """So that nobody has to see to them on the way."""
-    first = fastrecur.forget_mult(0.5, np.ones((1000, 640)))
-    assert not _memory_pool.has_pages(address(first))
-    place = address(first)
-    del first
-    second = fastrecur.forget_mult(0.5, np.ones((1000, 640)))
-    assert address(second) == place
-    assert _memory_pool.has_pages(place)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="interrupts by an alarm")

@@ -9,13 +9,11 @@ from collections import namedtuple
 from .. import _layout
 from .._layout import REDUCE, STORE, Given, Marks, Part, Results
 from . import _narrow, _operands, _rules, _wide
-from ._numba import INLINE, helper, inlined
+from ._numba import INLINE, inlined
 from ._operands import FOUR, NO, ONE, ZERO, Distance, Gradient, Inputs, at_place, find, operand, read_head, valid_part
 from ._rules import a_is_broadcast, b_is_broadcast, choice, flag_is_broadcast, g_is_broadcast, is_narrow, marks_of
-from ._scalars import fence, itemsize, maximum, minimum, prefault, shift
+from ._scalars import fence, itemsize, maximum, minimum, shift
 
-HUGE_PAGE = 2 << 20
-PAGES_AHEAD = 2
 MOST_AHEAD = 32  # rows that are prefetched at most
 ENDS_AHEAD = 8  # rows before which a line is prefetched that a row fills in part: non-temporal stores wait for it
 NARROW_AHEAD, NARROW_STEPS = 64, 512  # steps that are prefetched; whose gradients are summed before all sums are
@@ -51,26 +49,11 @@ def distance(rule, room, count, k, rows, steps, way, row_way):
     return Distance(later_steps, later_rows, bytes_ahead)
 
 
-@helper
-def prefault_pages(x, head, done, span, way):
-    """Touch the large pages that will be reached soon, behind the first ``done`` steps: one thread each.
-
-    The system clears a page when it is touched, and all threads that touch it wait.
-    """
-    length, way = abs(x.step), -1 if x.step * way < 0 else 1
-    # Going up, all rows stand from the first on; going down, one does, and below it all others.
-    reach = head.steps * length if way > 0 else (head.steps - 1) * length + 1
-    first = PAGES_AHEAD + (done * length) // HUGE_PAGE if done > 0 else 0
-    for page in range(first, PAGES_AHEAD + ((done + span) * length) // HUGE_PAGE):
-        if page % head.prefault_threads == head.prefault_thread and page * HUGE_PAGE < reach:
-            prefault(x.at, way * page * HUGE_PAGE)
-
-
 def forward(rule, a, b, h, carry, marks: Marks, geometry, part: Part):
     """Take steps in scan order; ``carry`` holds the first states, then the last."""
     outer_first, outer_last, row_first, row_last, lane_first, lane_last = part
     head, rows, lanes = read_head(geometry), row_last - row_first, lane_last - lane_first
-    steps, must_prefault = head.steps, head.prefault_threads != 0 and not is_narrow(rule)
+    steps = head.steps
     all_a, all_b = operand(a, geometry, _layout.A), operand(b, geometry, _layout.B)
     all_h, states = operand(h, geometry, _layout.H), operand(carry, geometry, _layout.CARRY)
     marks = marks_of(rule, marks, h)
@@ -82,15 +65,13 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, part: Part):
     row_way = -ONE if all_h.step < 0 else ONE
     unroll = _wide.forward_unroll(rule, carry, all_h, lanes, head)
     chunk, at_once = NARROW_CHUNK if is_narrow(rule) else FOUR, unroll if rows == 1 else FOUR
-    if rows == 1 and not must_prefault:
+    if rows == 1:
         chunk = steps
     count = minimum(MOST_AHEAD, maximum(1, head.prefetch // maximum(1, lanes * itemsize(h) * at_once)))
     ends = Distance(ENDS_AHEAD, ZERO, ZERO) if rows == 1 else Distance(ZERO, ENDS_AHEAD * row_way, ZERO)
     for outer in range(outer_first, outer_last):
         for t in range(0, steps, chunk):
             end = minimum(t + chunk, steps)
-            if must_prefault:
-                prefault_pages(find(all_h, ZERO, ZERO, outer, ZERO), head, t, end - t, ONE)
             for k in range(rows):
                 row = row_first + k if row_way > 0 else row_last - 1 - k
                 start, stop, _ = valid_part(all_lengths, row, outer, head, t, end)
@@ -149,12 +130,10 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, part: Part
     all_to_b, all_sums_b = operand(to_b, geometry, _layout.TO_B), operand(sums_b, geometry, _layout.SUMS_B)
     gradient_a = Gradient(all_to_a, all_sums_a, head.a_mode, NO)
     gradient_b = Gradient(all_to_b, all_sums_b, head.b_mode, NO)
-    # Who touches pages goes by few steps, which no sum of several steps or series must depend on.
-    must_prefault = head.prefault_threads != 0 and head.b_mode != REDUCE and not is_narrow(rule)
     row_way = -ONE if inputs.h.step > 0 else ONE
     unroll = _wide.vjp_unroll(rule, carry, lanes, head.streaming, gradient_a, gradient_b)
     chunk, at_once = NARROW_CHUNK if is_narrow(rule) else FOUR, unroll if rows == 1 else FOUR
-    if rows == 1 and not must_prefault:
+    if rows == 1:
         chunk = NARROW_STEPS if is_narrow(rule) else head.steps
     count = minimum(MOST_AHEAD, maximum(1, head.prefetch // maximum(1, lanes * itemsize(h) * at_once)))
     ends = Distance(-ENDS_AHEAD, ZERO, ZERO) if rows == 1 else Distance(ZERO, ENDS_AHEAD * row_way, ZERO)
@@ -166,10 +145,6 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, part: Part
                 span = minimum(span, head.sum_steps - ago % head.sum_steps)
                 part = ago // head.sum_steps * head.sum_bytes
             t, end = head.steps - ago - span, head.steps - ago
-            if must_prefault and head.a_mode == STORE:
-                prefault_pages(find(all_to_a, head.steps - 1, ZERO, outer, ZERO), head, ago, span, -ONE)
-            if must_prefault and head.b_mode == STORE:
-                prefault_pages(find(all_to_b, head.steps - 1, ZERO, outer, ZERO), head, ago, span, -ONE)
             for k in range(rows):
                 row = row_first + k if row_way > 0 else row_last - 1 - k
                 start, stop, has_first = valid_part(all_lengths, row, outer, head, t, end)

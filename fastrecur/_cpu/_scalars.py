@@ -243,18 +243,6 @@ prefetch = primitive(types.none, _prefetching(for_write=False))(no_prefetch)
 prefetch_for_write = primitive(types.none, _prefetching(for_write=True))(no_prefetch)
 
 
-def _prefault(emitter, place, offset):
-    # 0 is written where 0 stands, and what others write there stays. (An atomic "or 0" would do, but LLVM makes it a
-    # load, which gets no page of its own.)
-    zero = ir.Constant(I8, 0)
-    emitter.builder.cmpxchg(moved(emitter.builder, place, offset), zero, zero, "monotonic", "monotonic")
-
-
-@primitive(types.none, _prefault)
-def prefault(pointer, offset):
-    """Have the system provide a page now."""
-
-
 @primitive(types.none, lambda emitter: emitter.builder.fence("seq_cst"))
 def fence():
     pass

@@ -34,7 +34,7 @@ from ._vectors import broadcast, broadcast_lane, earlier, lane_of, load_vector, 
 # Phases. WARM_UP does not look at the result that it follows: HOLD does.
 ALL, WARM_UP, REDUCE, SCAN_CARRIES, DOWNSWEEP, HOLD = range(6)
 IN_PLACE, STREAMED = 1, 2  # how results may be written, by `geometry`: in place; or streamed; else through a buffer
-SUMS = 7  # field of a scan's `geometry`: how many partial sums over time there are; then the bytes of a's and of b's
+SUMS = 6  # fields of a scan, in place of those of rows: how many partial sums over time; then bytes of a's and b's
 SUMMARY = 8  # numbers in a block's summary:
 DECAY, OFFSET, WEIGHT, ORIGIN, PEAK, CARRY_IN = range(6)  # the last one is the state before the block
 MOST_WARM_UP, WARM_UP_SHARE = 64, 4  # blocks before a thread's own that it may reduce: one for so many of its own,

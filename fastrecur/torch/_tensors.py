@@ -245,9 +245,8 @@ def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, out=N
         places = [v.data_ptr() for v in operands]
         states = None if carry is None else address(carry)
         aligned = h.data_ptr() % dtype.itemsize == 0
-        new = h.nbytes if out is None else 0
         marks = () if cuts is None else cuts.marks(plan)
-        _run.forward_at(plan, *places, states, address(lengths), new, aligned, _team.team(), marks)
+        _run.forward_at(plan, *places, states, address(lengths), aligned, _team.team(), marks)
     if cuts is not None and carry is not None:
         cuts.clear_ends(carry)
     if has_results_alone and return_state:
@@ -283,7 +282,7 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted
         read = [g if not is_read else v for v, is_read in zip((b, h), reads(family, wanted), strict=True)]
         operands = _in_memory(plan, g, a, *read)
         places = [v.data_ptr() for v in operands]
-        to = [None if r is None else (r.data_ptr(), r.nbytes) for r in results]
+        to = [None if r is None else r.data_ptr() for r in results]
         states = (None if value is None else address(value) for value in (first, carry))
         marks = () if cuts is None else cuts.marks(plan)
         totals = _run.vjp_at(plan, *places, *states, address(lengths), to, _team.team(), marks)
