@@ -169,6 +169,29 @@ def test_in_place(rng, reverse):
             assert_same_bits(own[k], wanted)
 
 
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("dtype", FLOATS[:3])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_any_number_of_steps(rng, both, name, dtype, reverse):
+    """Whole blocks, and steps that fill none; in place; series that are one, that begin anew or end early."""
+    lanes, options = 11, {"axis": 1, "reverse": reverse}
+    for _, steps in itertools.product(both(), [*range(1, 18), 23, 47]):
+        gate, value = operands(rng, (lanes, steps), dtype)
+        h0, repeated = rng.standard_normal(lanes).astype(dtype), np.broadcast_to(value[:1], value.shape)
+        resets, lengths = rng.random((lanes, steps)) < 0.3, rng.integers(0, steps + 1, lanes)
+        h = check_forward(name, gate, value, h0, **options)
+        check_vjp(name, gate, value, h0, rng=rng, **options)
+        for k in range(2):
+            own = [gate.copy(), value.copy()]
+            getattr(fastrecur, name)(*own, h0, out=own[k], **options)
+            assert_same_bits(own[k], h)
+        for given in {"resets": resets}, {"resets": resets, "lengths": lengths}, {"lengths": lengths}:
+            check_forward(name, gate, value, h0, **given, **options)
+            check_vjp(name, gate, value, h0, rng=rng, **given, **options)
+        check_forward(name, gate, repeated, h0, **options)
+        check_vjp(name, gate, repeated, h0, rng=rng, **options)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_fresh_results_are_aligned(dtype):
     """Though they start as far into a cache line as an operand of long lanes does."""

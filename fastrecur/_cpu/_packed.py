@@ -148,9 +148,9 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, first, last):
     ahead = span if streams or not keeps else 0
     while first < last:
         block = _packing.next_block(geometry, first, last, most, carry)
-        load_states(states, carry, block)
+        load_states(states, carry, block.first, block.count, _packing.round_up(block.count, carry))
         if not keeps:
-            load_states(others, h, block)
+            load_states(others, h, block.first, block.count, _packing.round_up(block.count, carry))
         pad(a_panel, a_all, geometry, block, minimum(span, steps))
         pad(b_panel, b_all, geometry, block, minimum(span, steps))
         latest, earliest, epoch = 0, steps, -1
@@ -167,9 +167,9 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, first, last):
             take(rule, is_ragged, may, a_now, b_now, h_now, flags_now, (states, others, begins, ends), block)
             if keeps:
                 unpack(h_all, h_now, geometry, block, streams)
-        store_states(carry, states, block)
+        store_states(carry, states, block.first, block.count)
         if not keeps:
-            store_states(h, others, block)
+            store_states(h, others, block.first, block.count)
         first += block.count
     if streams:
         fence()
@@ -258,8 +258,8 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, first, las
     ahead = span if streams else 0
     while first < last:
         block = _packing.next_block(geometry, first, last, most, carry)
-        load_states(states, carry, block)
-        load_states(firsts, h0, block)
+        load_states(states, carry, block.first, block.count, _packing.round_up(block.count, carry))
+        load_states(firsts, h0, block.first, block.count, _packing.round_up(block.count, carry))
         rows = minimum(span, steps)
         pad(g_panel, g_all, geometry, block, rows)
         pad(a_panel, a_all, geometry, block, rows)
@@ -285,7 +285,7 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, first, las
             store_gradient(to_a_all, sums_a_all, a_mode, to_a_now, geometry, block, streams)
             store_gradient(to_b_all, sums_b_all, b_mode, to_b_now, geometry, block, streams)
             end = t
-        store_states(carry, states, block)
+        store_states(carry, states, block.first, block.count)
         first += block.count
     if streams:
         fence()

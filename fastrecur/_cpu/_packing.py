@@ -264,16 +264,16 @@ def add_run(sums, panel, count, steps):
 
 
 @helper
-def load_states(states, carry, block):
-    """Take a block's states from all series'; the last one fills its vector."""
-    for j in range(round_up(block.count, carry)):
-        store(states, j, load(carry, block.first + minimum(j, block.count - 1), states))
+def load_states(states, carry, first, count, room):
+    """Take ``count`` series' states from all series'; the last one is repeated to fill the room."""
+    for j in range(room):
+        store(states, j, load(carry, first + minimum(j, count - 1), states))
 
 
 @helper
-def store_states(carry, states, block):
-    for j in range(block.count):
-        store(carry, block.first + j, load(states, j, states))
+def store_states(carry, states, first, count):
+    for j in range(count):
+        store(carry, first + j, load(states, j, states))
 
 
 @helper

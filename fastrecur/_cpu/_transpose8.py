@@ -2,8 +2,7 @@
 
 A block is loaded series by series and transposed, so that each of its steps is a vector; the steps are taken, their
 results transposed back and stored. Scan order is the same through memory in all operands, up or down; a's value may be
-one for all steps. All series have the same steps, 8 at least. Where these are no multiple of 8, one more block overlaps
-the last whole one and takes the steps that are left.
+one for all steps. What steps fill no block are taken one by one, series by series.
 
 ``geometry`` is that of `_packing`.
 """
@@ -12,13 +11,14 @@ from collections import namedtuple
 
 from .. import _layout
 from .._layout import A_MODE, B_MODE, FLAGS, HEAD, N_STEPS, STORE, STREAMING, SUMS_A, TO_A, TO_B, A, B, G, H, Marks
+from .._steps import constant
 from . import _transposes
 from ._numba import INLINE, helper, inlined
-from ._operands import NO, write_zeros
-from ._packing import strides_of
-from ._rules import a_is_time_invariant, adjoint, choice, enter, is_descending, leave, step
+from ._operands import NO, ZERO, write_zeros
+from ._packing import load_states, store_states, strides_of
+from ._rules import a_is_time_invariant, adjoint, choice, enter, is_descending, leave, marks_of, step
 from ._scalars import fence, itemsize, load, load_int, minimum, misalignment, prefetch, shift, stack, stack_ints, store
-from ._transposes import collect_octet, flags_of_step, has_flags, load_octet, stack_lines, store_octet, stream_lines
+from ._transposes import collect_octet, has_flags, load_octet, stack_lines, store_octet, stream_lines
 from ._types import LINE, OCTET, WIDTH
 from ._vectors import load_half_vector, store_vector
 
@@ -26,16 +26,13 @@ AHEAD = 256  # bytes: prefetch distance along a series: more streams than the ha
 LONG = 2048  # steps of a series from which what goes before its first whole line does not matter
 NEXT_BLOCK = 64 << 10  # bytes of 8 series up to which those behind them are prefetched in memory's order
 NONE = (NO,) * OCTET  # of a block's steps begin anew
-ROWS = 8 * (OCTET + 1)  # numbers in a block's steps, and one step more
-ROWS_FORWARD, ROWS_BACK = 3 * ROWS, 6 * ROWS  # of all operands and results
 
 # Of 8 series: a pointer, offsets in bytes of each series, and bytes from a step, or a series, to the next.
 Operand = namedtuple("Operand", "at offsets time lane")
 # The same, what becomes of it, and the lines that wait to be written by non-temporal stores, if it is ``streaming``.
 Result = namedtuple("Result", "at offsets time mode lines streaming")
-# Steps of a block that is not taken whole; a's value for all steps; the states, those before the first step, and the
-# sum of a's gradient.
-Scratch = namedtuple("Scratch", "rows gate state first total")
+# Of 8 series: a's value for all steps; the states, those before the first step, and the sum of a's gradient.
+Scratch = namedtuple("Scratch", "gate state first total")
 
 
 @inlined
@@ -105,23 +102,10 @@ def store_one_of_many(rule, x, direction, t, rows, streaming):
         store8(rule, x, t, rows)
 
 
-@helper
-def put_rows(place, rows):
-    """Write a block's steps to scratch memory."""
-    for k in range(OCTET):
-        store_vector(place, OCTET * k, rows[k])
-
-
 @inlined
 def row(place, k):
     """Return one step from there."""
     return load_half_vector(place, OCTET * k, place)
-
-
-@helper
-def all_rows(at):
-    """Return a block's steps from there."""
-    return row(at, 0), row(at, 1), row(at, 2), row(at, 3), row(at, 4), row(at, 5), row(at, 6), row(at, 7)
 
 
 @helper
@@ -144,16 +128,21 @@ def load_gates(gate, a):
         store(gate, j, load(shift(a.at, load_int(a.offsets, j)), 0, gate))
 
 
+@inlined
+def note_place(places, n, i, j, k, start, stop):
+    """Note the n-th series' place in the three dimensions of series, its first step and the one behind its last."""
+    for m, value in enumerate((i, j, k, start, stop)):
+        store(places, 5 * n + m, value)
+
+
 @helper
 def find_places(places, geometry, first, last):
-    """Note each of 8 series' place in the three dimensions of series; the last one is repeated to make up 8."""
+    """Note the places of 8 series; the last one is repeated to make up 8."""
     middle, inner = load_int(geometry, HEAD), load_int(geometry, HEAD + 1)
     rest = first // inner
     i, j, k = rest // middle, rest % middle, first % inner
     for n in range(OCTET):
-        store(places, 3 * n, i)
-        store(places, 3 * n + 1, j)
-        store(places, 3 * n + 2, k)
+        note_place(places, n, i, j, k, ZERO, load_int(geometry, N_STEPS))
         if first + n < last - 1:
             k += 1
             if k == inner:
@@ -162,28 +151,41 @@ def find_places(places, geometry, first, last):
                     i, j = i + 1, 0
 
 
+@inlined
+def steps_of(places, n):
+    return load_int(places, 5 * n + 4) - load_int(places, 5 * n + 3)
+
+
+@helper
+def common_steps(places):
+    """Return how many steps each of 8 series has at least."""
+    steps = steps_of(places, ZERO)
+    for n in range(1, OCTET):
+        steps = minimum(steps, steps_of(places, n))
+    return steps
+
+
 @helper
 def of_8_series(pointer, geometry, k, offsets, places):
     """Return the k-th operand of 8 series that stand at ``places``; ``offsets`` has room for all operands'."""
     strides, own = strides_of(geometry, k), shift(offsets, 8 * OCTET * k)
-    outer, middle, inner = load_int(strides, 1), load_int(strides, 2), load_int(strides, 3)
+    time, inner = load_int(strides, 0), load_int(strides, 3)
+    outer, middle = load_int(strides, 1), load_int(strides, 2)
     for n in range(OCTET):
-        i, j, last = load_int(places, 3 * n), load_int(places, 3 * n + 1), load_int(places, 3 * n + 2)
-        store(own, n, outer * i + middle * j + inner * last)
-    return Operand(pointer, own, load_int(strides, 0), inner)
+        i, j, last = load_int(places, 5 * n), load_int(places, 5 * n + 1), load_int(places, 5 * n + 2)
+        store(own, n, outer * i + middle * j + inner * last + load_int(places, 5 * n + 3) * time)
+    return Operand(pointer, own, time, inner)
 
 
 @inlined
-def _flags_of_8_series(rule, carry, marks, geometry, offsets, places):
-    return of_8_series(marks.flags, geometry, FLAGS, offsets, places)
+def number_at(x, n, t, carry):
+    """Return what the n-th of 8 series has at a step."""
+    return load(shift(x.at, load_int(x.offsets, n) + t * x.time), 0, carry)
 
 
 @inlined
-def _no_flags(rule, carry, marks, geometry, offsets, places):
-    return ()
-
-
-flags_of = choice("flagged", _flags_of_8_series, _no_flags, options=INLINE)
+def put_number(x, n, t, value):
+    store(shift(x.at, load_int(x.offsets, n) + t * x.time), 0, value)
 
 
 @helper
@@ -202,30 +204,6 @@ def line_distance(x):
     return (LINE - off) % LINE // size if x.time > 0 else (off + size) % LINE // size
 
 
-@helper
-def load_states(states, carry, first, last):
-    """Take 8 series' states from all series'."""
-    for j in range(OCTET):
-        store(states, j, load(carry, minimum(first + j, last - 1), carry))
-
-
-@helper
-def store_states(carry, states, first, count):
-    """Give them back."""
-    for j in range(count):
-        store(carry, first + j, load(states, j, states))
-
-
-@inlined
-def _fresh_at(rule, carry, flags, t):
-    return flags_of_step(shift(flags.at, t * flags.time), flags.offsets, carry)
-
-
-@inlined
-def _none(rule, carry, flags, t):
-    return NO
-
-
 @inlined
 def _fresh8(rule, carry, flags, t):
     return in_scan_order(rule, _transposes.flags_of_octet(lowest(rule, flags, t), flags.offsets, carry))
@@ -236,8 +214,7 @@ def _none8(rule, carry, flags, t):
     return NONE
 
 
-# In which of 8 series step t begins anew; and, on the way back, each of 8 steps from there on.
-fresh_at = choice("flagged", _fresh_at, _none, options=INLINE)
+# In which of 8 series each of 8 steps from t on begins anew.
 fresh8 = choice("flagged", _fresh8, _none8, options=INLINE)
 
 
@@ -288,131 +265,113 @@ advance8 = choice("flagged", _advance8_flagged, _advance8_plain, options=INLINE)
 
 
 @helper
-def forward_some(rule, a, b, h, flags, scratch, t, low, high):
-    """Take steps ``low`` to ``high`` of the block at step t; results in place of its other steps stay."""
-    kept = scratch.rows
-    a_rows, b_rows, h_rows = kept, shift(kept, ROWS * itemsize(kept)), shift(kept, 2 * ROWS * itemsize(kept))
-    if not a_is_time_invariant(rule):
-        put_rows(a_rows, load8(rule, a, t, kept))
-    put_rows(b_rows, load8(rule, b, t, kept))
-    put_rows(h_rows, load8(rule, h, t, kept))
-    now, gate = row(scratch.state, 0), row(scratch.gate, 0)
-    for k in range(low, high):
-        gate_now = gate if a_is_time_invariant(rule) else row(a_rows, k)
-        now = advance(rule, fresh_at(rule, kept, flags, t + k), now, gate_now, row(b_rows, k))
-        store_vector(h_rows, OCTET * k, now)
-    store_vector(scratch.state, 0, now)
-    store8(rule, h, t, all_rows(h_rows))
+def advance_one(rule, a, b, h, flags, states, n, first, stop):
+    """Take the n-th of 8 series through steps that fill no block."""
+    state = load(states, n, states)
+    for t in range(first, stop):
+        fresh = number_at(flags, n, t, states) != constant(0.0, state)
+        state = advance(rule, fresh, state, number_at(a, n, t, states), number_at(b, n, t, states))
+        put_number(h, n, t, state)
+    store(states, n, state)
 
 
 @helper
-def forward_8_series(rule, a, b, h, flags, scratch, steps, first, by_block):
-    """Take all steps of 8 series; whole lines begin with step ``first``."""
-    last = end_of_lines(h.at, first, steps)
-    if first % OCTET != 0:
-        forward_some(rule, a, b, h, flags, scratch, 0, 0, first % OCTET)
+def forward_8_series(rule, a_all, b_all, h_all, flags_all, geometry, offsets, places, lines, scratch, count):
+    """Take 8 series from their first states to their last ones; behind ``count`` the last one is repeated."""
+    by_block, states, steps = load_int(geometry, STREAMING) != 0, scratch.state, common_steps(places)
+    a, b = of_8_series(a_all, geometry, A, offsets, places), of_8_series(b_all, geometry, B, offsets, places)
+    to = of_8_series(h_all, geometry, H, offsets, places)
+    flags, line = of_8_series(flags_all, geometry, FLAGS, offsets, places), line_distance(to)
+    # A series that is repeated to make up 8 would be sent off again and again.
+    streaming = count == OCTET and may_stream(by_block, line, steps)
+    first = line if streaming else ZERO
+    h = Result(h_all, to.offsets, to.time, STORE, lines, streaming)
+    last, begin = end_of_lines(h_all, first, steps), first % OCTET
+    load_gates(scratch.gate, a)
+    if begin > 0:
+        for n in range(OCTET):
+            advance_one(rule, a, b, h, flags, states, n, ZERO, begin)
     gate = row(scratch.gate, 0)
     gates = gate, gate, gate, gate, gate, gate, gate, gate
-    state = row(scratch.state, 0)
-    for t in range(first % OCTET, steps - OCTET + 1, OCTET):
+    state = row(states, 0)
+    for t in range(begin, steps - OCTET + 1, OCTET):
         if not a_is_time_invariant(rule):
             prefetch_next(a, 1, t, steps, by_block)
-            gates = load8(rule, a, t, scratch.rows)
+            gates = load8(rule, a, t, states)
         prefetch_next(b, 1, t, steps, by_block)
-        values = load8(rule, b, t, scratch.rows)
-        states = advance8(rule, state, scratch.rows, flags, t, steps, by_block, gates, values)
-        state = states[7]
-        streaming = h.streaming and first <= t < last
-        store_one_of_many(rule, h, 1, t, states, streaming)
-    store_vector(scratch.state, 0, state)
-    left = (steps - first) % OCTET
-    if left != 0:
-        forward_some(rule, a, b, h, flags, scratch, steps - OCTET, OCTET - left, OCTET)
+        values = load8(rule, b, t, states)
+        results = advance8(rule, state, states, flags, t, steps, by_block, gates, values)
+        state = results[7]
+        store_one_of_many(rule, h, 1, t, results, h.streaming and first <= t < last)
+    store_vector(states, 0, state)
+    done = begin + (steps - begin) // OCTET * OCTET
+    for n in range(count):  # a repeated one would read what stands there now, if results are in place
+        if done < steps_of(places, n):
+            advance_one(rule, a, b, h, flags, states, n, done, steps_of(places, n))
 
 
 def forward(rule, a, b, h, carry, marks: Marks, geometry, first, last):
     """Take all steps of series ``first`` to ``last``; ``carry`` holds the first states, then the last."""
-    steps = load_int(geometry, N_STEPS)
-    is_large = load_int(geometry, STREAMING) != 0  # what is streamed comes from memory, not from a cache, too
-    offsets, places = stack_ints(88), stack_ints(24)
-    state, gate, rows, lines = stack(carry, 8), stack(carry, 8), stack(carry, ROWS_FORWARD), stack_lines(h)
+    marks = marks_of(rule, marks, h)
+    offsets, places = stack_ints(88), stack_ints(40)
+    state, gate, lines = stack(carry, 8), stack(carry, 8), stack_lines(h)
     for lane in range(first, last, OCTET):
+        count, scratch = minimum(OCTET, last - lane), Scratch(gate, state, gate, gate)
         find_places(places, geometry, lane, last)
-        a_here, b_here = of_8_series(a, geometry, A, offsets, places), of_8_series(b, geometry, B, offsets, places)
-        to, flags = of_8_series(h, geometry, H, offsets, places), flags_of(rule, h, marks, geometry, offsets, places)
-        load_states(state, carry, lane, last)
-        to_line = line_distance(to)
-        # A series that is repeated to make up 8 would be sent off again and again.
-        streaming = may_stream(is_large, to_line, steps) and lane + OCTET <= last
-        result = Result(h, to.offsets, to.time, STORE, lines, streaming)
-        scratch = Scratch(rows, gate, state, gate, gate)
-        load_gates(gate, a_here)
-        forward_8_series(rule, a_here, b_here, result, flags, scratch, steps, to_line if streaming else 0, is_large)
-        store_states(carry, state, lane, minimum(OCTET, last - lane))
-    if is_large:
+        load_states(state, carry, lane, count, OCTET)
+        forward_8_series(rule, a, b, h, marks.flags, geometry, offsets, places, lines, scratch, count)
+        store_states(carry, state, lane, count)
+    if load_int(geometry, STREAMING) != 0:
         fence()
 
 
 @helper
-def vjp_some(rule, g, a, b, h, to_a, to_b, flags, scratch, t, low, high):
-    """Take 8 series back by steps ``high`` to ``low`` of the block at step t; other steps' gradients stay."""
-    kept = scratch.rows
-    size = ROWS * itemsize(kept)
-    g_rows, a_rows, b_rows, h_rows = kept, shift(kept, size), shift(kept, 2 * size), shift(kept, 3 * size)
-    to_a_rows, to_b_rows = shift(kept, 4 * size), shift(kept, 5 * size)
-    put_rows(g_rows, load8(rule, g, t, kept))
-    if not a_is_time_invariant(rule):
-        put_rows(a_rows, load8(rule, a, t, kept))
-    put_rows(b_rows, load8(rule, b, t, kept))
-    if t == 0:
-        store_vector(h_rows, 0, row(scratch.first, 0))
-        put_rows(shift(h_rows, OCTET * itemsize(kept)), load8(rule, h, 0, kept))
-    else:
-        put_rows(h_rows, load8(rule, h, t - 1, kept))
-    if to_a.mode == STORE:
-        put_rows(to_a_rows, load8(rule, to_a, t, kept))
-    if to_b.mode == STORE:
-        put_rows(to_b_rows, load8(rule, to_b, t, kept))
-    r, gate, total = row(scratch.state, 0), row(scratch.gate, 0), row(scratch.total, 0)
-    for ago in range(low, high):
-        k = low + high - 1 - ago
-        gate_now = gate if a_is_time_invariant(rule) else row(a_rows, k)
-        fresh = fresh_at(rule, kept, flags, t + k)
-        grad_a, grad_b, r = retreat(rule, fresh, row(g_rows, k) + r, gate_now, row(b_rows, k), row(h_rows, k))
-        store_vector(to_a_rows, OCTET * k, grad_a)
-        store_vector(to_b_rows, OCTET * k, grad_b)
+def retreat_one(rule, g, a, b, h, to_a, to_b, flags, scratch, n, first, stop):
+    """Take the n-th of 8 series back through such steps."""
+    states = scratch.state
+    r, total = load(states, n, states), load(scratch.total, n, states)
+    for ago in range(stop - first):
+        t = stop - 1 - ago
+        before = number_at(h, n, t - 1, states) if t > 0 else load(scratch.first, n, states)
+        fresh, arrived = number_at(flags, n, t, states) != constant(0.0, r), number_at(g, n, t, states) + r
+        gate, value = number_at(a, n, t, states), number_at(b, n, t, states)
+        grad_a, grad_b, r = retreat(rule, fresh, arrived, gate, value, before)
+        if to_a.mode == STORE:
+            put_number(to_a, n, t, grad_a)
+        if to_b.mode == STORE:
+            put_number(to_b, n, t, grad_b)
         total = total + grad_a
-    store_vector(scratch.state, 0, r)
-    store_vector(scratch.total, 0, total)
-    if to_a.mode == STORE:
-        store8(rule, to_a, t, all_rows(to_a_rows))
-    if to_b.mode == STORE:
-        store8(rule, to_b, t, all_rows(to_b_rows))
+    store(states, n, r)
+    store(scratch.total, n, total)
+
+
+@inlined
+def before8(rule, h, t, scratch):
+    """Return the results before each of 8 steps from t on."""
+    if t > 0:
+        return load8(rule, h, t - 1, scratch.state)
+    h0, h1, h2, h3, h4, h5, h6, _ = load8(rule, h, t, scratch.state)
+    return row(scratch.first, 0), h0, h1, h2, h3, h4, h5, h6
 
 
 @helper
-def vjp_8_series(rule, g, a, b, h, to_a, to_b, flags, scratch, steps, first, by_block):
-    """Take 8 series back by all steps; whole lines begin with step ``first``, which is not 0."""
+def walk_8_series_back(rule, g, a, b, h, to_a, to_b, flags, scratch, steps, first, by_block):
+    """Take 8 series back by whole blocks, as many as there are where one begins with step ``first``."""
     last_a, last_b = end_of_lines(to_a.at, first, steps), end_of_lines(to_b.at, first, steps)
-    left = (steps - first) % OCTET
-    if left != 0:
-        vjp_some(rule, g, a, b, h, to_a, to_b, flags, scratch, steps - OCTET, OCTET - left, OCTET)
     gate = row(scratch.gate, 0)
     gates = gate, gate, gate, gate, gate, gate, gate, gate
     r0, total = row(scratch.state, 0), row(scratch.total, 0)
-    # Before the first block there is no result: it goes by steps.
-    t = steps - left - OCTET
-    while t > 0:
+    t = steps - (steps - first) % OCTET - OCTET
+    while t >= 0:
         prefetch_next(g, -1, t, steps, by_block)
-        grads = load8(rule, g, t, scratch.rows)
+        grads = load8(rule, g, t, scratch.state)
         if not a_is_time_invariant(rule):
             prefetch_next(a, -1, t, steps, by_block)
-            gates = load8(rule, a, t, scratch.rows)
+            gates = load8(rule, a, t, scratch.state)
         prefetch_next(b, -1, t, steps, by_block)
-        values = load8(rule, b, t, scratch.rows)
+        values = load8(rule, b, t, scratch.state)
         prefetch_next(h, -1, t, steps, by_block)
-        before = load8(rule, h, t - 1, scratch.rows)
-        fresh = fresh8(rule, scratch.rows, flags, t)
+        before, fresh = before8(rule, h, t, scratch), fresh8(rule, scratch.state, flags, t)
         a7, b7, r7 = retreat(rule, fresh[7], grads[7] + r0, gates[7], values[7], before[7])
         a6, b6, r6 = retreat(rule, fresh[6], grads[6] + r7, gates[6], values[6], before[6])
         a5, b5, r5 = retreat(rule, fresh[5], grads[5] + r6, gates[5], values[5], before[5])
@@ -432,15 +391,6 @@ def vjp_8_series(rule, g, a, b, h, to_a, to_b, flags, scratch, steps, first, by_
         t -= OCTET
     store_vector(scratch.state, 0, r0)
     store_vector(scratch.total, 0, total)
-    vjp_some(rule, g, a, b, h, to_a, to_b, flags, scratch, 0, 0, t + OCTET)
-
-
-@helper
-def add_total(sums, total, lanes):
-    """Add each series' sum to where it belongs."""
-    for j in range(lanes):
-        place = shift(sums.at, load_int(sums.offsets, j))
-        store(place, 0, load(place, 0, total) + load(total, j, total))
 
 
 @inlined
@@ -448,45 +398,54 @@ def with_streaming(a, b, is_large, steps):
     """Return both gradients, written past the cache if that pays and where lines begin alike; and where these begin."""
     line_a, line_b = line_distance(a), line_distance(b)
     line = line_b if b.mode == STORE else line_a
-    streaming, start = may_stream(is_large, line, steps), OCTET
-    if streaming:
-        start = line if line > 0 else LINE // minimum(itemsize(a.at), itemsize(b.at))  # a line of both
-    a_streaming, b_streaming = streaming and a.mode == STORE and line_a == line, streaming and b.mode == STORE
+    streaming = may_stream(is_large, line, steps)
     return (
-        Result(a.at, a.offsets, a.time, a.mode, a.lines, a_streaming),
-        Result(b.at, b.offsets, b.time, b.mode, b.lines, b_streaming),
-        start,
+        Result(a.at, a.offsets, a.time, a.mode, a.lines, streaming and a.mode == STORE and line_a == line),
+        Result(b.at, b.offsets, b.time, b.mode, b.lines, streaming and b.mode == STORE),
+        line if streaming else ZERO,
     )
+
+
+@helper
+def vjp_8_series(rule, given, results, flags_all, geometry, offsets, places, lines_a, lines_b, scratch, count):
+    """Take 8 series back, from their last cotangents to their first states'; behind ``count`` the last is repeated."""
+    by_block, steps = load_int(geometry, STREAMING) != 0, common_steps(places)
+    g, a = of_8_series(given.g, geometry, G, offsets, places), of_8_series(given.a, geometry, A, offsets, places)
+    b, h = of_8_series(given.b, geometry, B, offsets, places), of_8_series(given.h, geometry, H, offsets, places)
+    place_a = of_8_series(results.to_a, geometry, TO_A, offsets, places)
+    place_b = of_8_series(results.to_b, geometry, TO_B, offsets, places)
+    flags = of_8_series(flags_all, geometry, FLAGS, offsets, places)
+    to_a = Result(results.to_a, place_a.offsets, place_a.time, load_int(geometry, A_MODE), lines_a, False)
+    to_b = Result(results.to_b, place_b.offsets, place_b.time, load_int(geometry, B_MODE), lines_b, False)
+    to_a, to_b, first = with_streaming(to_a, to_b, by_block and count == OCTET, steps)
+    load_gates(scratch.gate, a)
+    write_zeros(scratch.total, scratch.state, OCTET)
+    begin, done = first % OCTET, steps - (steps - first) % OCTET
+    for n in range(OCTET):
+        if done < steps_of(places, n):
+            retreat_one(rule, g, a, b, h, to_a, to_b, flags, scratch, n, done, steps_of(places, n))
+    walk_8_series_back(rule, g, a, b, h, to_a, to_b, flags, scratch, steps, first, by_block)
+    if begin > 0:
+        for n in range(OCTET):
+            retreat_one(rule, g, a, b, h, to_a, to_b, flags, scratch, n, ZERO, begin)
+    if to_a.mode == _layout.ACCUMULATE:
+        sums = of_8_series(results.sums_a, geometry, SUMS_A, offsets, places)
+        for n in range(count):
+            put_number(sums, n, ZERO, number_at(sums, n, ZERO, scratch.total) + load(scratch.total, n, scratch.total))
 
 
 def vjp(rule, given: _layout.Given, results: _layout.Results, marks: Marks, geometry, first, last):
     """Take series back; ``carry`` holds the last states' cotangents, then the first states'."""
-    g, a, b, h, h0 = given
-    carry, to_a, to_b, sums_a, sums_b = results
-    steps, a_mode, b_mode = load_int(geometry, N_STEPS), load_int(geometry, A_MODE), load_int(geometry, B_MODE)
-    is_large = load_int(geometry, STREAMING) != 0
-    offsets, places = stack_ints(88), stack_ints(24)
-    state, states, gate, total = stack(carry, 8), stack(carry, 8), stack(carry, 8), stack(carry, 8)
-    rows, lines_a, lines_b = stack(carry, ROWS_BACK), stack_lines(to_a), stack_lines(to_b)
+    carry, marks = results.carry, marks_of(rule, marks, given.h)
+    offsets, places = stack_ints(88), stack_ints(40)
+    scratch = Scratch(stack(carry, 8), stack(carry, 8), stack(carry, 8), stack(carry, 8))
+    lines_a, lines_b = stack_lines(results.to_a), stack_lines(results.to_b)
     for lane in range(first, last, OCTET):
         count = minimum(OCTET, last - lane)
         find_places(places, geometry, lane, last)
-        g_here, a_here = of_8_series(g, geometry, G, offsets, places), of_8_series(a, geometry, A, offsets, places)
-        b_here, h_here = of_8_series(b, geometry, B, offsets, places), of_8_series(h, geometry, H, offsets, places)
-        place_a = of_8_series(to_a, geometry, TO_A, offsets, places)
-        place_b = of_8_series(to_b, geometry, TO_B, offsets, places)
-        flags = flags_of(rule, h, marks, geometry, offsets, places)
-        load_states(state, carry, lane, last)
-        load_states(states, h0, lane, last)
-        result_a = Result(to_a, place_a.offsets, place_a.time, a_mode, lines_a, False)
-        result_b = Result(to_b, place_b.offsets, place_b.time, b_mode, lines_b, False)
-        result_a, result_b, start = with_streaming(result_a, result_b, is_large and count == OCTET, steps)
-        load_gates(gate, a_here)
-        write_zeros(total, carry, OCTET)
-        scratch = Scratch(rows, gate, state, states, total)
-        vjp_8_series(rule, g_here, a_here, b_here, h_here, result_a, result_b, flags, scratch, steps, start, is_large)
-        if a_mode == _layout.ACCUMULATE:
-            add_total(of_8_series(sums_a, geometry, SUMS_A, offsets, places), total, count)
-        store_states(carry, state, lane, count)
-    if is_large:
+        load_states(scratch.state, carry, lane, count, OCTET)
+        load_states(scratch.first, given.h0, lane, count, OCTET)
+        vjp_8_series(rule, given, results, marks.flags, geometry, offsets, places, lines_a, lines_b, scratch, count)
+        store_states(carry, scratch.state, lane, count)
+    if load_int(geometry, STREAMING) != 0:
         fence()

@@ -10,7 +10,7 @@ from numba import types
 from . import _scalars
 from ._conversions import aggregate, narrow, shuffle, splat, widen
 from ._scalars import copy_number, load, load_int, moved, no_prefetch, read, scaled, shift, stack, store, write
-from ._types import F32, I8, I32, I64, LINE, OCTET, Pointer, Vector, primitive
+from ._types import F32, I32, I64, LINE, OCTET, Pointer, Vector, primitive
 from ._vectors import truth
 
 
@@ -110,17 +110,6 @@ def has_flags(pointer, offsets):
     """Return whether one of 8 lanes' flags of the next 8 steps is set."""
     lanes = [shift(pointer, load_int(offsets, lane)) for lane in range(OCTET)]
     return any(bool(load(lane, k, pointer)) for lane in lanes for k in range(OCTET))
-
-
-def _flags_of_step(emitter, source, table, _):
-    flags = _side_by_side(emitter.builder, _of_lanes(emitter, source, table, I8))
-    return truth(emitter.builder, flags, emitter.result)
-
-
-@primitive(lambda pointer, offsets, carry: Vector(carry.value, OCTET).mask, _flags_of_step)
-def flags_of_step(pointer, offsets, carry):
-    """Return which of 8 lanes' flags of a step are set."""
-    return np.array([bool(load(shift(pointer, load_int(offsets, lane)), 0, pointer)) for lane in range(OCTET)])
 
 
 def _transposed_rows(builder, pointer, rows):
