@@ -178,7 +178,7 @@ class ShortCall:
     def __init__(self, plan, direction, given):
         bound = bind(plan, direction)
         zeros = plan.zeros()  # a first state; and a valid place for what is not read or written
-        words = -(-math.prod(plan.lane_shape) * plan.wide.itemsize // 8)
+        words = -(-plan.state_bytes // 8)
         makes_states = CARRY not in given and words > _native.MOST_SCRATCH
         if makes_states:
             given = *given, CARRY

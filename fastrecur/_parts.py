@@ -1,7 +1,6 @@
 """Threads that take parts of a plan's lanes."""
 
 import ctypes
-import math
 
 import numpy as np
 
@@ -26,8 +25,7 @@ class Parts:
         parts = parts_of(plan, way.parts)
         self._threads = min(way.threads, len(parts))
         self._spans = _state_spans(plan, parts)
-        size = math.prod(plan.lane_shape) * plan.wide.itemsize
-        self._room = size + APART * len(self._spans) + LINE
+        self._room = plan.state_bytes + APART * len(self._spans) + LINE
         self._states = [at for at, k in enumerate(bound.order) if k in (CARRY, PRODUCTS)]
         # A sum is one place for all repetitions: each part goes through these one by one.
         self._calls = Calls(bound, len(plan.extra))

@@ -87,6 +87,7 @@ class Plan:
         self.full_lengths = np.array([self.steps], np.int64)
         self.carry_c_order = is_c_order(self.lane_shape, self.carry_strides)
         self.c_order = self.h_strides is not None and is_c_order(self.shape, self.h_strides)
+        self.state_bytes = math.prod(self.lane_shape) * self.wide.itemsize  # of all repetitions; of one segment
 
     def wait(self):
         """Have time not cut for some runs: carries were not predicted."""
@@ -104,8 +105,7 @@ class Plan:
 
     def zeros(self):
         """Return zero states to start from, or more of them, which nobody may write to."""
-        nbytes = math.prod(self.lane_shape) * self.wide.itemsize  # of all repetitions, not of one
-        return _ZEROS if nbytes <= FEW_ZEROS else zeros((nbytes,), BYTE)
+        return _ZEROS if self.state_bytes <= FEW_ZEROS else zeros((self.state_bytes,), BYTE)
 
 
 def fits(shape, into):

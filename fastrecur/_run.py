@@ -42,11 +42,6 @@ def forward(plan, a, b, h0, lengths, out, return_state, cuts=None):
     return out, carry
 
 
-def _state_bytes(plan):
-    """Return how many bytes one segment's states have."""
-    return math.prod(plan.lane_shape) * plan.wide.itemsize
-
-
 def _waking_team(plan):
     """Return who will run a plan; workers among whom it will be shared wake up while the call is prepared."""
     team = _threads.team()
@@ -225,13 +220,12 @@ def _run(plan, direction, way, team, places, sums=None, marks=()):
 
 def _states_bytes(plan, marks):
     """Return how many bytes all states have."""
-    own = _state_bytes(plan)
-    return own + int(marks[-1][-1, 2]) if plan.is_segmented else own
+    return plan.state_bytes + int(marks[-1][-1, 2]) if plan.is_segmented else plan.state_bytes
 
 
 def _run_pieces(plan, bound, way, team, places, at):
     """Run a plan whose series may be cut at borders: the last state of one is another place than the first."""
-    size, given = _state_bytes(plan), places[at]
+    size, given = plan.state_bytes, places[at]
     states = np.zeros(2 * size, np.uint8)
     own = address(states)
     if given is not None:
@@ -321,7 +315,7 @@ def _states(plan, state, cuts=None):
         return zeros(plan.lane_shape, plan.wide)
     shape, strides = plan.lane_shape, plan.carry_strides
     if has_segments:
-        shape, strides = (cuts.segments, *shape), (_state_bytes(plan), *strides)
+        shape, strides = (cuts.segments, *shape), (plan.state_bytes, *strides)
     carry = _problem.empty(shape, plan.wide, strides, large=0)
     with np.errstate(all="ignore"):
         carry[...] = 0 if state is None else state

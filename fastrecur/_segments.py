@@ -54,9 +54,8 @@ class Cuts(NamedTuple):
     def _segments(self, plan: _problem.Plan) -> np.ndarray:
         """Return of segments with steps: the first in scan order, how many there are, how far on states stand."""
         first, stop = self.borders[:-1], self.borders[1:]
-        state_bytes = math.prod(plan.lane_shape) * plan.wide.itemsize
         begin = plan.steps - stop if self.reverse else first
-        return np.stack([begin, stop - first, np.arange(len(first)) * state_bytes], axis=1)[first < stop]
+        return np.stack([begin, stop - first, np.arange(len(first)) * plan.state_bytes], axis=1)[first < stop]
 
     def _pieces(self, plan: _problem.Plan, flags: np.ndarray) -> np.ndarray:
         """Return how many series there are, and of each piece its series, its first step and the one behind its last.
