@@ -25,15 +25,6 @@ _threads: int | None = None
 _lent = threading.local()
 
 
-def _default() -> int:
-    try:
-        available = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every platform
-        available = os.cpu_count() or 1
-    wanted = os.environ.get("NUMBA_NUM_THREADS", "")
-    return max(1, int(wanted)) if wanted.isdigit() else available
-
-
 def get_num_threads() -> int:
     """Return the number of threads that a call may use.
 
@@ -51,8 +42,10 @@ def get_num_threads() -> int:
     2
     """
     global _threads
-    if _threads is None:
-        _threads = _default()
+    if _threads is None:  # not before the first call: a child may have fewer processors
+        wanted, affinity = os.environ.get("NUMBA_NUM_THREADS", ""), getattr(os, "sched_getaffinity", None)
+        available = len(affinity(0)) if affinity else os.cpu_count() or 1
+        _threads = max(1, int(wanted)) if wanted.isdigit() else available
     return _threads
 
 

@@ -112,7 +112,5 @@ def clear_steps(x, carry, lanes, first, last):
 @inlined
 def clear_beside(x, carry, lanes, t, start, stop, end):
     """Write zeros to a row of steps from t to ``end`` that are not from ``start`` to ``stop``."""
-    if t < start:
-        clear_steps(x, carry, lanes, t, start)
-    if stop < end:
-        clear_steps(x, carry, lanes, stop, end)
+    clear_steps(x, carry, lanes, t, start)
+    clear_steps(x, carry, lanes, stop, end)

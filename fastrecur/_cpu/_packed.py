@@ -101,12 +101,6 @@ def may_stream(operand, view, block):
     return _packing.is_in_place(operand, block) and view.time % 64 == 0 and misalignment(view.pointer) == 0
 
 
-@inlined
-def onward(rule, state, a, b):
-    """Return the state after a step; going back, the cotangent that flows on from it: ``h`` and ``b`` do not matter."""
-    return adjoint(rule, b + state, a, b, state)[2] if is_back(rule) else step(rule, state, a, b)
-
-
 @helper
 def sum_up(rule, is_ragged, streams, a, b, h, flags, series, block):
     """Advance a block's states, and multiply its products by what that multiplies a state by."""
@@ -116,7 +110,9 @@ def sum_up(rule, is_ragged, streams, a, b, h, flags, series, block):
         state, product = load_vector(states, j, states), load_vector(products, j, states)
         for k in range(block.steps):
             gate = load_step(a, k, j, states)
-            now, new = product * decay(rule, gate), onward(rule, state, gate, load_step(b, k, j, states))
+            now, x = product * decay(rule, gate), load_step(b, k, j, states)
+            # Going back, x is a cotangent; neither a value nor the result before matters to what flows on.
+            new = adjoint(rule, x + state, gate, x, state)[2] if is_back(rule) else step(rule, state, gate, x)
             if is_ragged:
                 at = number(block.t - block.epoch + k, states)
                 now, new = where_valid(at, begin, end, now, product), where_valid(at, begin, end, new, state)

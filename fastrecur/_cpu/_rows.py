@@ -53,7 +53,6 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, part: Part):
     """Take steps in scan order; ``carry`` holds the first states, then the last."""
     outer_first, outer_last, row_first, row_last, lane_first, lane_last = part
     head, rows, lanes = read_head(geometry), row_last - row_first, lane_last - lane_first
-    steps = head.steps
     all_a, all_b = operand(a, geometry, _layout.A), operand(b, geometry, _layout.B)
     all_h, states = operand(h, geometry, _layout.H), operand(carry, geometry, _layout.CARRY)
     marks = marks_of(rule, marks, h)
@@ -66,12 +65,12 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, part: Part):
     unroll = _wide.forward_unroll(rule, carry, all_h, lanes, head)
     chunk, at_once = NARROW_CHUNK if is_narrow(rule) else FOUR, unroll if rows == 1 else FOUR
     if rows == 1:
-        chunk = steps
+        chunk = head.steps
     count = minimum(MOST_AHEAD, maximum(1, head.prefetch // maximum(1, lanes * itemsize(h) * at_once)))
     ends = Distance(ENDS_AHEAD, ZERO, ZERO) if rows == 1 else Distance(ZERO, ENDS_AHEAD * row_way, ZERO)
     for outer in range(outer_first, outer_last):
-        for t in range(0, steps, chunk):
-            end = minimum(t + chunk, steps)
+        for t in range(0, head.steps, chunk):
+            end = minimum(t + chunk, head.steps)
             for k in range(rows):
                 row = row_first + k if row_way > 0 else row_last - 1 - k
                 start, stop, _ = valid_part(all_lengths, row, outer, head, t, end)

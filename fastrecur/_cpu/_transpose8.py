@@ -56,12 +56,6 @@ def load8(rule, x, t, carry):
 
 
 @inlined
-def store8(rule, x, t, rows):
-    """Write 8 steps of 8 series from step t on."""
-    store_octet(lowest(rule, x, t), x.offsets, in_scan_order(rule, rows))
-
-
-@inlined
 def begins_line(x, t):
     """Return whether a block at step t is the first of those that a cache line holds, wherever it begins."""
     return t // OCTET * OCTET * itemsize(x.at) % LINE == 0
@@ -89,17 +83,17 @@ def prefetch_next(x, direction, t, steps, by_block):
 @inlined
 def store_one_of_many(rule, x, direction, t, rows, streaming):
     """Write a block that others follow, by non-temporal stores of whole lines or with its lines prefetched."""
+    place, ordered = lowest(rule, x, t), in_scan_order(rule, rows)
     if streaming:
-        place = lowest(rule, x, t)
         offset = misalignment(shift(place, load_int(x.offsets, 0)))
-        collect_octet(x.lines, offset, in_scan_order(rule, rows))
+        collect_octet(x.lines, offset, ordered)
         if offset == (LINE - OCTET * itemsize(x.at) if direction * x.time > 0 else 0):
             stream_lines(x.lines, shift(place, -offset), x.offsets)
     else:
         if begins_line(x, t):
             distance = direction * (AHEAD // itemsize(x.at)) * x.time
             _transposes.prefetch_octet_for_write(shift(x.at, t * x.time), x.offsets, distance)
-        store8(rule, x, t, rows)
+        store_octet(place, x.offsets, ordered)
 
 
 @inlined

@@ -62,14 +62,6 @@ def _of_lanes(emitter, source, table, kind):
     return [read(builder, pointer, moved(builder, source, at), kind) for at in _lane_offsets(builder, table)]
 
 
-def _side_by_side(builder, numbers):
-    """Return the vector of some numbers."""
-    vector = ir.Constant(ir.VectorType(numbers[0].type, len(numbers)), ir.Undefined)
-    for k, number in enumerate(numbers):
-        vector = builder.insert_element(vector, number, ir.Constant(I32, k))
-    return vector
-
-
 def _load_octet(emitter, source, table, _):
     builder, (pointer, _, carry) = emitter.builder, emitter.kinds
     lanes = _of_lanes(emitter, source, table, ir.VectorType(pointer.memory, OCTET))
@@ -86,7 +78,9 @@ def load_octet(pointer, offsets, carry):
 
 def _flags_of_octet(emitter, source, table, _):
     builder = emitter.builder
-    words = _side_by_side(builder, _of_lanes(emitter, source, table, I64))
+    words = ir.Constant(ir.VectorType(I64, OCTET), ir.Undefined)
+    for lane, word in enumerate(_of_lanes(emitter, source, table, I64)):
+        words = builder.insert_element(words, word, ir.Constant(I32, lane))
     bytes_ = (builder.and_(words, splat(0xFF << 8 * k, words.type)) for k in range(OCTET))  # of little-endian words
     masks = [truth(builder, byte, emitter.result.dtype) for byte in bytes_]
     return aggregate(builder, ir.ArrayType(masks[0].type, OCTET), masks)
