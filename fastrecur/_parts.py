@@ -13,11 +13,7 @@ from ._problem import APART, ROWS
 
 
 class Parts:
-    """Calls on parts of a plan's lanes, of which all is known but addresses.
-
-    States are read and written at each step, so parts of one row have theirs in memory of their own: where two threads'
-    cache lines are neighbours, each step would wait for a line that the other's processor has prefetched.
-    """
+    """Calls on parts of a plan's lanes, of which all is known but addresses; parts of one row have their own states."""
 
     def __init__(self, bound, way):
         plan = bound.plan

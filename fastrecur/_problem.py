@@ -1,8 +1,7 @@
 """From the caller's arguments to a canonical problem: what is asked, on which lanes, by which kernel.
 
 A plan depends on dtypes, shapes and strides only, never on values or addresses, so it is made once for each kind of
-call and remembered. `choose_traversal` decides which traversal walks a problem. Of rows of few lanes `build` says that
-a kernel for so many may walk them, which `_run` takes by their size; `_weighted_run` chooses for weighted statistics.
+call and remembered.
 """
 
 import functools

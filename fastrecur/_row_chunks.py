@@ -7,9 +7,6 @@ Mostly a few steps before a chunk, the warm-up, tell the state that it starts fr
 So these are scanned first, from zeros, which predicts the carry. Afterwards each prediction is compared with what the
 chunk before came to, to the last bit, and a chunk that started from another state is scanned again. Hence results are
 those of one scan, whatever gates do; but where one was wrong, time is not cut for a while.
-
-The gradient of a gate that does not change with time is a sum over all steps. It is made of partial sums, a series'
-over so many steps as the shape says: these are the same however threads share the scan, so the sum is as well.
 """
 
 import ctypes

@@ -2,8 +2,7 @@
 
 Carries are predicted and compared as in `_row_chunks`, but a warm-up is in the kernel: it composes a few blocks before
 the chunk, and more where these do not forget. Where many would not, all blocks are reduced first, one thread scans the
-carries, and then all are scanned again; for a while, warm-ups of such problems are not tried. `_cpu/_scan.py` says what
-its kernels do.
+carries, and then all are scanned again; for a while, warm-ups of such problems are not tried.
 """
 
 import ctypes

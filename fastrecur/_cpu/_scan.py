@@ -5,10 +5,8 @@ one. There weights are composed, not decays, and values are taken as deviations 
 is constant for a BLOCK stays so to the bit: ``h + (weight*(origin - h) + offset)``.
 
 Blocks are *reduced* as well, by the same composition from vector to vector, to a summary that gives the state after a
-block from the one before it. So threads may share the time of a series. Either each predicts the state that it starts
-from: it reduces a few blocks before its own, which leave nothing of any older state (WARM_UP). Or threads reduce all
-blocks, one scans the carries through the summaries, and threads walk the blocks from these (REDUCE, SCAN_CARRIES,
-DOWNSWEEP). Or one thread does all that block by block (ALL). The arithmetic is the same, hence the bits.
+block from the one before it. So threads may share the time of a series, as `_scan_chunks` says, by the phases WARM_UP,
+or REDUCE, SCAN_CARRIES and DOWNSWEEP. One thread does ALL block by block. The arithmetic is the same, hence the bits.
 
 After a WARM_UP there stand in ``carry``, behind the states: as many predicted carries, which the caller compares with
 what the thread before came to; 1, or 0 if nothing was predicted and nothing done; and 1 if the first gate is closed.

@@ -65,8 +65,7 @@ def begins_line(x, t):
 def prefetch_next(x, direction, t, steps, by_block):
     """Prefetch what comes later: along the series; or where 8 are a block of memory, as much of the next block.
 
-    So memory is read in its order, and series that stand a power of two apart do not evict each other from a cache set:
-    a quarter to a third less time for gradients of (30000, 64) and (8192, 256) float32.
+    So memory is read in its order, and series that stand a power of two apart do not evict each other from a cache set.
     """
     length = steps * abs(x.time)
     if by_block and x.lane == length and OCTET * length <= NEXT_BLOCK:

@@ -8,8 +8,7 @@ and of one `ticket`: so a worker that comes late finds that nothing is left of i
 A worker waits busily, then by yielding its processor, and sleeps when nothing came for about a millisecond: waking a
 sleeping thread takes as long as many a kernel. Other processes may have its processor, for milliseconds at a time. So
 it notes when it last looked for work, and a call does not count on a worker that has not done so just now (`prewake`):
-parts for two threads take one longer than the whole does. And a worker that begins an item at the end of its time slice
-would keep the others waiting: so it yields often, and before that.
+parts for two threads take one longer than the whole does.
 """
 
 import ctypes
