@@ -214,8 +214,8 @@ def vjp(cuda, rule, zero, size, count, across, packs, guide, cuts, a_is_total, b
         gpu.barrier()
         start(descriptors, geometry, me, from_end, sums, states)
         gpu.barrier()
-        # Anew, as there.
-        index, valid, steps, _, mine, low, high = place(a, b, lengths, geometry, gpu.anew(me.series), tile, me.row)
+        if form.has_resets:  # anew, as there: flags take the registers
+            index, valid, steps, _, mine, low, high = place(a, b, lengths, geometry, gpu.anew(me.series), tile, me.row)
         r, onward = own_state(me, after, states, form, across, False)
         totals = cuda.local.array(4, kind)
         end = replay_back(arriving, gates, values, before, flags, low, high, r, totals)
