@@ -517,8 +517,8 @@ def test_complex_states_are_not_cut():
 
 
 @pytest.mark.parametrize("segments", [1, 1000])
-def test_series_that_begin_anew_are_not_cut(segments):
-    """Each segment of each series is a thread's, in one launch; totals over time are a sum of as many."""
+def test_series_that_begin_anew(segments):
+    """With offsets each segment is a thread's, in one launch; with resets time is cut as ever. Totals are sums."""
     full = np.dtype("f4"), (64, 1 << 20), (1 << 22, 4)
     offsets, resets = (np.dtype("i8"), (segments + 1,), (8,)), (np.dtype(bool), full[1], (1 << 20, 1))
     for ends in ((offsets, None), (offsets, resets), (None, resets)):
@@ -529,11 +529,14 @@ def test_series_that_begin_anew_are_not_cut(segments):
         forward = _plan.forward("forget", ("f", "x", "h0"), None, full, state, None, *told)
         backward = _plan.vjp("forget", ("g", "f", "x", "h"), full, None, full, full, state, state, *told)
         assert forward.state_shape == states
-        for plan, kernel in ((forward, "lanes"), (backward, "lanes_vjp")):
-            (launch,) = plan.launches
-            assert (launch.kernel, plan.choice) == (kernel, (LANES, 1))
-            assert launch.grid == (-(-64 * count // launch.threads), 1, 1)
-        assert backward.scratch["to_a"] == 64 * count
+        for plan, back in ((forward, ""), (backward, "_vjp")):
+            kernels = [launch.kernel for launch in plan.launches]
+            if ends[0] is None:
+                assert kernels == ["clear", "scan" + back, "series" + back]
+                continue
+            assert (kernels, plan.choice) == (["lanes" + back], (LANES, 1))
+            assert plan.launches[0].grid == (-(-64 * count // plan.launches[0].threads), 1, 1)
+        assert backward.scratch["to_a"] == 64 * (count if ends[0] else backward.launches[1].values["tiles"])
     with pytest.raises(ValueError, match=r"fewer than 2\*\*31 series.*got 4294967296 series"):
         many = np.dtype("i8"), ((1 << 26) + 1,), (8,)
         ends = _checks.Segments(None, many, None)
