@@ -116,7 +116,7 @@ def test_series_that_begin_anew(dtype, card):
         assert not {"offsets", "resets"} & {*kernel.parameters}
 
 
-@pytest.mark.parametrize("card", ["sm_75", "sm_80", "sm_90", "sm_120"])
+@pytest.mark.parametrize("card", ["sm_80", "sm_90"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_series_that_begin_anew_along_contiguous_time_and_in_tiles(dtype, card):
     found = itertools.product((FORGET, LINEAR), ["series", *SCANNED])
