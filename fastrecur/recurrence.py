@@ -126,7 +126,8 @@ def forget_mult(
     >>> forget_mult(0.5, [8.0, 4.0, 2.0], resets=[False, True, False])
     array([4., 2., 2.])
     """
-    lengths = _checks.split(lengths, offsets, resets)
+    if offsets is not None or resets is not None:
+        lengths = _checks.split(lengths, offsets, resets)
     return _dispatch.forward(FORGET, _FORGET, f, x, h0, axis, reverse, lengths, return_state, out)
 
 
@@ -194,7 +195,8 @@ def forget_mult_vjp(
     >>> forget_mult_vjp(np.ones(2), f, x, h)
     (array([12.,  0.]), array([0.75, 0.5 ]), None)
     """
-    lengths = _checks.split(lengths, offsets, resets)
+    if offsets is not None or resets is not None:
+        lengths = _checks.split(lengths, offsets, resets)
     gradients: tuple[Any, Any, Any] = _dispatch.vjp(
         FORGET, _FORGET_VJP, grad_h, f, x, h, h0, axis, reverse, lengths, grad_state
     )
@@ -261,7 +263,8 @@ def linear_recurrence(
     >>> linear_recurrence(0.5, [1.0, 1.0, 1.0], reverse=True)  # discounted returns
     array([1.75, 1.5 , 1.  ])
     """
-    lengths = _checks.split(lengths, offsets, resets)
+    if offsets is not None or resets is not None:
+        lengths = _checks.split(lengths, offsets, resets)
     return _dispatch.forward(LINEAR, _LINEAR, a, b, h0, axis, reverse, lengths, return_state, out)
 
 
@@ -312,7 +315,8 @@ def linear_recurrence_vjp(
     >>> linear_recurrence_vjp(np.ones(2), a, b, h)
     (array([0., 8.]), array([1.5, 1. ]), None)
     """
-    lengths = _checks.split(lengths, offsets, resets)
+    if offsets is not None or resets is not None:
+        lengths = _checks.split(lengths, offsets, resets)
     gradients: tuple[Any, Any, Any] = _dispatch.vjp(
         LINEAR, _LINEAR_VJP, grad_h, a, b, h, h0, axis, reverse, lengths, grad_state
     )
