@@ -24,7 +24,8 @@ LINE = 64  # bytes of a cache line
 SMALLEST = 128 << 10  # bytes of a result; smaller ones are left to the C library, which keeps their memory itself
 MOST_BUFFERS = 32  # for each request looks at all
 PATIENCE = 16  # requests for which a free buffer waits for one that it fits, before it is given back
-MOST_BYTES, MOST_SHARE = 256_000_000, 1 / 16  # in all, by default: bytes, and share of the machine's memory
+MOST_BYTES = (256 << 20) + LINE  # in all, by default: a result of 256 MiB and what it takes to align it,
+MOST_SHARE = 1 / 16  # and no more than this share of the machine's memory
 UNKNOWN_MACHINE = 64_000_000  # bytes in all, by default, where the system does not tell how much memory it has
 VARIABLE = "FASTRECUR_KEEP_MEMORY"
 

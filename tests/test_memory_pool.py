@@ -160,7 +160,7 @@ def test_the_limit_that_is_given(monkeypatch, given, limit):
 def test_the_limit_by_default(monkeypatch):
     """Of a small machine, of a large one, and where the system does not tell."""
     monkeypatch.delenv(_memory_pool.VARIABLE, raising=False)
-    for pages, limit in (1 << 18, 64 << 20), (1 << 24, 256_000_000):
+    for pages, limit in (1 << 18, 64 << 20), (1 << 24, (256 << 20) + 64):
         sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": pages}
         monkeypatch.setattr(os, "sysconf", sizes.get, raising=False)
         assert _memory_pool.limit.__wrapped__() == limit
