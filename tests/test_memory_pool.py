@@ -359,7 +359,7 @@ print((resident() - before) / 1e6)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("steps", [3000, 64000])
-@pytest.mark.parametrize(("limit", "most"), [({}, 256e6), ({"FASTRECUR_KEEP_MEMORY": "0"}, 16e6)])
+@pytest.mark.parametrize(("limit", "most"), [({}, 256 << 20), ({"FASTRECUR_KEEP_MEMORY": "0"}, 16e6)])
 def test_memory_of_results_that_are_gone(run_python, steps, limit, most):
     script = f"""
 x = np.ones(({steps}, 100))
