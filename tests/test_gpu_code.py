@@ -140,9 +140,12 @@ def test_pooling(dtype, card):
         assert code.loads >= 0.8 * dict(kernel.key[3])["ahead"] * operands, "loads wait for each other"
 
 
-@pytest.mark.parametrize(("gated", "packed"), [(False, False), (True, True)])
-def test_pooling_of_other_kinds(gated, packed):
-    for kernel, code in check_all(pooling(DTYPES["float32"], gated, packed), "sm_90", "float32"):
+@pytest.mark.parametrize(
+    ("gated", "packed", "cuts"),
+    [(False, False, ()), (True, True, ()), (True, False, ("offsets",)), (True, False, ("resets",))],
+)
+def test_pooling_of_other_kinds(gated, packed, cuts):
+    for kernel, code in check_all(pooling(DTYPES["float32"], gated, packed, cuts=cuts), "sm_90", "float32"):
         operands = (4 if kernel.name == "pool_vjp" else 2) + gated
         assert code.loads >= 0.8 * dict(kernel.key[3])["ahead"] * operands, "loads wait for each other"
 

@@ -5,10 +5,12 @@ there are any, before a bias is added and before their activations. With ``f = k
 
     c[t] = f[t] * tanh(Z[t]) + (1 - f[t]) * c[t-1],    h[t] = sigmoid(O[t]) * c[t].
 
-``starts`` holds for each step where its first row stands, then for each step how many sequences have it, then each
-sequence's length. Step t of sequence b stands ``starts[t]`` times an operand's step stride plus b times its sequence
-stride. So padded batches and packed ones are walked alike. The last arguments say which sequences to walk, or which
-channels of all sequences.
+``starts`` holds for each step where its first row stands, then for each step the first sequence that has it, then for
+each step the one past the last. Step t of sequence b stands ``starts[t]`` times an operand's step stride plus b times
+its sequence stride. So padded batches, packed ones, and sequences one after the other are walked alike. The last
+arguments say which sequences to walk, or which channels of all sequences.
+
+``flags`` has a row of one byte: where it is not 0, no state passes between a step and the one before it in time.
 
 Bradbury, Merity, Xiong, Socher: Quasi-Recurrent Neural Networks (arXiv 1611.01576), equations 3 and 4, with f and 1 - f
 exchanged.
@@ -21,8 +23,8 @@ import numpy as np
 from .._pooling import pool, pool_adjoint, put_out, put_out_adjoint
 from .._steps import constant
 from ._numba import helper, inlined
-from ._operands import write_zeros
-from ._scalars import itemsize, load, load_int, minimum, prefetch, shift, store, width
+from ._operands import ZERO, write_zeros
+from ._scalars import itemsize, load, load_int, maximum, minimum, prefetch, shift, store, width
 from ._vectors import broadcast, load_vector, store_vector
 
 # Fields of ``geometry``; then two strides in bytes for each operand, of a step and of a sequence.
@@ -37,9 +39,10 @@ from ._vectors import broadcast, load_vector, store_vector
     MASKED,  # `keep` differs from channel to channel, else it is one number
     SAVES,  # states are written too
     HAS_G,  # cotangents of all results come, not only of the last states
-) = np.arange(10, dtype=np.int64)
-HEAD = 10
-PRODUCT, KEEP, H, STATES, G, TO_PRODUCT = HEAD + 2 * np.arange(6, dtype=np.int64)
+    HAS_FLAGS,
+) = np.arange(11, dtype=np.int64)
+HEAD = 11
+PRODUCT, KEEP, H, STATES, G, TO_PRODUCT, FLAGS = HEAD + 2 * np.arange(7, dtype=np.int64)
 
 # What is to be walked: steps, sequences, channels.
 Part = namedtuple("Part", "steps row_first row_last first channels size")
@@ -61,6 +64,21 @@ def part_of(geometry, low, high):
 def row_of(pointer, geometry, operand, start, b, channel):
     offset = start * load_int(geometry, operand) + b * load_int(geometry, operand + 1)
     return shift(pointer, offset + channel * itemsize(pointer))
+
+
+@inlined
+def sequences_of(starts, steps, t, part):
+    """Return the sequences of a part that have a step, from the first to the one past the last."""
+    first, stop = load_int(starts, steps + t), load_int(starts, 2 * steps + t)
+    return maximum(part.row_first, first), minimum(part.row_last, stop)
+
+
+@inlined
+def begins_anew(flags, geometry, start, b, carry):
+    """Return whether no state passes between a step and the one before it in time."""
+    if not load_int(geometry, HAS_FLAGS):
+        return False
+    return constant(0.0, load(carry, ZERO, carry)) < load(row_of(flags, geometry, FLAGS, start, b, ZERO), ZERO, carry)
 
 
 @inlined
@@ -92,26 +110,29 @@ def walk_row(step, row, channels, ahead):
         step(load, store, row, j, factor)
 
 
-def forward(product, bias, keep, h, states, carry, starts, geometry, low, high):
+def forward(product, bias, keep, h, states, flags, carry, starts, geometry, low, high):
     """Walk in scan order; ``carry`` holds the first states, then the last."""
-    part = part_of(geometry, low, high)
+    part, reverse = part_of(geometry, low, high), load_int(geometry, REVERSE)
     gated, masked, saves = load_int(geometry, GATED), load_int(geometry, MASKED), load_int(geometry, SAVES)
     first, steps, size = part.first, part.steps, part.size
     for k in range(steps):
-        t = steps - 1 - k if load_int(geometry, REVERSE) else k
+        t = steps - 1 - k if reverse else k
         start = load_int(starts, t)
-        for b in range(part.row_first, minimum(part.row_last, load_int(starts, steps + t))):
-            h_row = row_of(h, geometry, H, start, b, first)
-            if t >= load_int(starts, 2 * steps + b):
-                write_zeros(h_row, carry, part.channels)
-                continue
+        row_low, row_high = sequences_of(starts, steps, t, part)
+        for b in range(row_low, row_high):
+            carry_row = shift(carry, (b * size + first) * itemsize(carry))
+            begins = begins_anew(flags, geometry, start, b, carry)
+            if begins and not reverse:
+                write_zeros(carry_row, carry, part.channels)
             row = Row(
                 row_of(product, geometry, PRODUCT, start, b, first), shift(bias, first * itemsize(bias)),
-                row_of(keep, geometry, KEEP, start, b, first if masked else 0), h_row,
-                row_of(states, geometry, STATES, start, b, first), shift(carry, (b * size + first) * itemsize(carry)),
+                row_of(keep, geometry, KEEP, start, b, first if masked else 0),
+                row_of(h, geometry, H, start, b, first), row_of(states, geometry, STATES, start, b, first), carry_row,
                 size, gated, masked, saves,
             )  # fmt: skip
             walk_row(advance, row, part.channels, load_int(geometry, PREFETCH))
+            if begins and reverse:
+                write_zeros(carry_row, carry, part.channels)
 
 
 @inlined
@@ -132,8 +153,11 @@ def advance_back(get, put, row, j, factor):
     put(row.to, f_at, grad_f)
 
 
-def vjp(g, product, keep, states, first, carry, to_product, starts, geometry, low, high):
-    """Walk against scan order; ``carry`` holds the last states' cotangents, then the first states'."""
+def vjp(g, product, keep, states, first, flags, carry, to_product, starts, geometry, low, high):
+    """Walk against scan order; ``carry`` holds the last states' cotangents, then the first states'.
+
+    With flags ``first`` has a row of zeros behind the last.
+    """
     part, reverse = part_of(geometry, low, high), load_int(geometry, REVERSE)
     gated, masked, has_g = load_int(geometry, GATED), load_int(geometry, MASKED), load_int(geometry, HAS_G)
     channel, steps, size = part.first, part.steps, part.size
@@ -142,22 +166,27 @@ def vjp(g, product, keep, states, first, carry, to_product, starts, geometry, lo
         earlier = t + 1 if reverse else t - 1
         is_first = earlier < 0 or earlier >= steps
         start, earlier_start = load_int(starts, t), load_int(starts, t if is_first else earlier)
-        earlier_count = 0 if is_first else load_int(starts, steps + earlier)
-        for b in range(part.row_first, minimum(part.row_last, load_int(starts, steps + t))):
-            to_row = row_of(to_product, geometry, TO_PRODUCT, start, b, channel)
-            length = load_int(starts, 2 * steps + b)
-            if t >= length:
-                for block in range(3 if gated else 2):
-                    write_zeros(shift(to_row, block * size * itemsize(to_row)), carry, part.channels)
-                continue
-            at = b * size + channel
-            before = row_of(states, geometry, STATES, earlier_start, b, channel)
-            if b >= earlier_count or earlier >= length:
-                before = shift(first, at * itemsize(first))
+        earlier_low, earlier_high = sequences_of(starts, steps, t if is_first else earlier, part)
+        row_low, row_high = sequences_of(starts, steps, t, part)
+        for b in range(row_low, row_high):
+            carry_row = shift(carry, (b * size + channel) * itemsize(carry))
+            begins = begins_anew(flags, geometry, start, b, carry)
+            if begins and reverse:
+                write_zeros(carry_row, carry, part.channels)
+            before, is_cut = row_of(states, geometry, STATES, earlier_start, b, channel), begins
+            is_origin = is_first or b < earlier_low or b >= earlier_high
+            if is_origin:
+                before = shift(first, (b * size + channel) * itemsize(first))
+            if reverse:
+                is_cut = not is_origin and begins_anew(flags, geometry, earlier_start, b, carry)
+            if is_cut:
+                before = shift(first, (load_int(geometry, BATCH) * size + channel) * itemsize(first))
             row = RowBack(
                 row_of(g, geometry, G, start, b, channel), row_of(product, geometry, PRODUCT, start, b, channel),
                 row_of(keep, geometry, KEEP, start, b, channel if masked else 0),
-                row_of(states, geometry, STATES, start, b, channel), before, shift(carry, at * itemsize(carry)),
-                to_row, size, gated, masked, has_g,
+                row_of(states, geometry, STATES, start, b, channel), before, carry_row,
+                row_of(to_product, geometry, TO_PRODUCT, start, b, channel), size, gated, masked, has_g,
             )  # fmt: skip
             walk_row(advance_back, row, part.channels, load_int(geometry, PREFETCH))
+            if begins and not reverse:
+                write_zeros(carry_row, carry, part.channels)

@@ -21,9 +21,9 @@ def flag_of(flags, j):
     return gpu.narrow((flags >> j) & 1)
 
 
-def borders(cuda, rule, zero, count, cuts):
-    """Return the device functions for flags of ``count`` steps, and the step and its adjoint where one may be set."""
-    step, adjoint, has_resets, drops_gate = rule.step, rule.adjoint, "resets" in cuts, not rule.is_average
+def flags_of(cuda, zero, count, cuts):
+    """Return the device functions that read flags of ``count`` steps, and those for states between steps."""
+    has_resets = "resets" in cuts
 
     @gpu.helper
     def load_flags(own, t, way, low, high, flags):
@@ -47,21 +47,6 @@ def borders(cuda, rule, zero, count, cuts):
         return bits
 
     @gpu.helper
-    def advance(flag, state, gate, value):
-        if has_resets:
-            begins = gpu.anew(flag) != 0
-            state, gate = select(begins, zero, state), select(begins and drops_gate, zero, gate)
-        return step(state, gate, value)
-
-    @gpu.helper
-    def retreat(flag, arrived, gate, value, before):
-        if not has_resets:
-            return adjoint(arrived, gate, value, before)
-        begins = gpu.anew(flag) != 0
-        grad_a, grad_b, onward = adjoint(arrived, gate, value, select(begins, zero, before))
-        return select(begins and drops_gate, zero, grad_a), grad_b, select(begins, zero, onward)
-
-    @gpu.helper
     def behind(state, own, valid):
         """Return the state behind the last step, or what flows to it: in reverse none if that step begins anew."""
         if has_resets:
@@ -69,5 +54,29 @@ def borders(cuda, rule, zero, count, cuts):
                 at = offset(own.cuts.series, own.series) + (valid.stop - 1) * own.cuts.time
                 state = select(gpu.load_int(own.cuts.resets, at) != 0, zero, state)
         return state
+
+    @gpu.helper
+    def passed(flag, state):
+        """Return what of a state passes between a step and the one before it."""
+        if has_resets:
+            state = select(gpu.anew(flag) != 0, zero, state)
+        return state
+
+    return load_flags, read_flags, behind, passed
+
+
+def borders(cuda, rule, zero, count, cuts):
+    """Return the first three of these, and the step and its adjoint where a flag may be set."""
+    step, adjoint, drops_gate = rule.step, rule.adjoint, "resets" in cuts and not rule.is_average
+    load_flags, read_flags, behind, passed = flags_of(cuda, zero, count, cuts)
+
+    @gpu.helper
+    def advance(flag, state, gate, value):
+        return step(passed(flag, state), passed(flag, gate) if drops_gate else gate, value)
+
+    @gpu.helper
+    def retreat(flag, arrived, gate, value, before):
+        grad_a, grad_b, onward = adjoint(arrived, gate, value, passed(flag, before))
+        return passed(flag, grad_a) if drops_gate else grad_a, grad_b, passed(flag, onward)
 
     return load_flags, read_flags, advance, retreat, behind

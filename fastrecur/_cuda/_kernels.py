@@ -46,7 +46,7 @@ def blocks(name, rule, carry, options, elements, capability):
     """
     is_large = capability[0] in (9, 10)  # cards that want more bytes on their way than fewer blocks would ask for
     cuts = dict(options).get("cuts", ())
-    if is_large and name == "pool_vjp" and carry == "f4" and not dict(options)["packed"]:
+    if is_large and name == "pool_vjp" and carry == "f4" and not dict(options)["packed"] and "resets" not in cuts:
         return 6
     if is_large and not cuts and name == "scan_vjp" and rule == "linear" and dict(elements).get("g") in ("f2", "bf2"):
         return 3

@@ -430,26 +430,29 @@ def pool(name, operands, steps, batch, width, reverse, gated, packed):
     ``operands`` holds, for each, its name, its dtype, or None for a number that is passed by value, and its strides in
     bytes, of a step and of a sequence; ``carry`` is dense, and ``rows`` of int64. There are so many ``steps`` at most,
     ``batch`` sequences of ``width`` lanes each, with output gates if ``gated``; if ``packed``, steps are where `rows`
-    says.
+    says. With ``offsets`` among the operands these say which steps a sequence has.
     """
     lanes = batch * width
     _check_size(lanes, steps)
-    product = dict((label, dtype) for label, dtype, _ in operands)["product"]
-    carry = carry_of(product)
+    dtypes, strides = ({its[0]: its[k] for its in operands} for k in (1, 2))
+    cuts, carry = tuple(cut for cut in CUTS if cut in dtypes), carry_of(dtypes["product"])
+    elements = {label: "number" if dtype is None else element(dtype) for label, dtype in dtypes.items()}
     # What may be left out is a null address.
-    elements = {"carry": carry, "rows": "i8", "lengths": "i8", "states": element(product)}
-    values = dict(steps=steps, reverse=int(reverse), lanes=lanes, middles=batch, inners=width, width=1, tiles=1)
-    values |= {"states_time": 0, "states_lane": (0, 0, 0), "lengths_lane": (0, 0, 0)}
-    offsets = {}
-    for label, dtype, (step, sequence) in operands:
-        itemsize = 0 if dtype is None else dtype.itemsize
-        elements[label] = "number" if dtype is None else element(dtype)
+    missing = {"states": element(dtypes["product"]), "lengths": "i8", "offsets": "i8", "resets": "b1"}
+    elements = missing | elements | {"carry": carry, "rows": "i8"}
+    places, values = {}, dict(steps=steps, reverse=int(reverse), lanes=lanes, inners=width, width=1, tiles=1, outers=1)
+    values |= {"middles": batch, "h0_next": 0, "last_next": 0, "first_next": 0, "offsets_next": 0}
+    if "offsets" in cuts:  # sequences are segments, in the outer dimension
+        values |= {"middles": 1, "first_next": strides.get("first", (0, 0))[1], "offsets_next": strides["offsets"][1]}
+    for label in sorted(elements.keys() - {"carry", "rows", "offsets"}):
+        (step, sequence), dtype = strides.get(label, (0, 0)), dtypes.get(label)
         if reverse and not packed:
-            offsets[label], step = (steps - 1) * step, -step
+            places[label], step = (steps - 1) * step, -step
         values[label + "_time"] = step
-        values[label + "_lane"] = width * itemsize, sequence, 0 if label == "lengths" else itemsize
+        itemsize = 0 if dtype is None or label in ("lengths", "resets") else dtype.itemsize
+        values[label + "_lane"] = width * itemsize, sequence, itemsize
     ahead = (8 if carry == "f4" else 4) // (2 if name == "pool_vjp" else 1)
-    options, per_block = (("ahead", ahead), ("gated", gated), ("packed", packed)), _block(lanes)
+    options, per_block = (("ahead", ahead), ("cuts", cuts), ("gated", gated), ("packed", packed)), _block(lanes)
     grid = -(-lanes // per_block), 1, 1
     launch = Launch(name, "", carry, options, tuple(sorted(elements.items())), "i8", grid, per_block, values)
-    return DevicePlan(None, carry, POOL, (launch,), (offsets,))
+    return DevicePlan(None, carry, POOL + CUTS * bool(cuts), (launch,), (places,))

@@ -5,8 +5,8 @@ import functools
 import numpy as np
 import torch
 
+from .. import _checks, _threads
 from .. import _messages as say
-from .. import _threads
 from .._arrays import address, element
 from .._cpu import _pool
 from .._cpu._compile import kernel
@@ -25,17 +25,30 @@ class Layout:
     ----------
     starts, counts : ndarray of int64
         For each step the place of its first row in units of an operand's step, and how many sequences have it.
-    rows : ndarray of int64
-        These, one after the other, and for each sequence how many steps may be its.
     packed : bool
         Whether rows of all steps follow each other, so that the operands have no dimension for the batch.
+    cut : `_rnn_segments.Cut` or None
+        Where sequences begin anew. With offsets these are the sequences, and the operands' batch is 1.
     """
 
-    def __init__(self, batch, reverse, counts, packed):
-        self.batch, self.reverse, self.packed = batch, reverse, packed
+    def __init__(self, batch, reverse, counts, packed, cut=None, firsts=0):
+        self.batch, self.reverse, self.packed, self.cut, self.firsts = batch, reverse, packed, cut, firsts
         self.steps, self.counts, self.tables = len(counts), np.array(counts, np.int64), {}
         self.starts = np.cumsum(self.counts) - self.counts if packed else np.arange(self.steps)
-        self.rows = np.concatenate([self.starts, self.counts, np.full(max(1, batch), self.steps, np.int64)])
+
+    @property
+    def offsets(self):
+        return self.cut and self.cut.offsets
+
+    @property
+    def resets(self):
+        return self.cut and self.cut.resets
+
+    @functools.cached_property
+    def rows(self):
+        """The starts, and for each step the first of its sequences and the one past the last, one after the other."""
+        firsts = np.broadcast_to(self.firsts, self.steps)
+        return np.concatenate([self.starts, firsts, firsts + self.counts])
 
     @functools.cached_property
     def blocks(self):
@@ -48,11 +61,13 @@ class Layout:
             rows += size
         return [*blocks, (first, self.steps, rows)]
 
-    def cut(self, first, last):
+    def part(self, first, last):
         """Return the layout of some steps alone, whose rows start at the first of them."""
-        if not self.packed:
+        if not self.packed and self.cut is None:
             return padded(last - first, self.batch, self.reverse)
-        return Layout(self.batch, self.reverse, self.counts[first:last], True)
+        cut = self.cut and self.cut.rows(first, last)
+        firsts = self.firsts if self.offsets is None else self.firsts[first:last]
+        return Layout(self.batch, self.reverse, self.counts[first:last], self.packed, cut, firsts)
 
     def on_gpu(self, owner, device):
         """Return the rows of steps in the scan direction, and lengths, as tensors on a GPU; None where not needed."""
@@ -76,7 +91,8 @@ class Layout:
         if not isinstance(tensor, torch.Tensor):
             return 0, 0
         strides, size = tensor.stride(), tensor.element_size()
-        return strides[0] * size, strides[0 if self.packed else 1] * size
+        sequence = 0 if self.offsets is not None else strides[0 if self.packed else 1]
+        return strides[0] * size, sequence * size
 
 
 @functools.lru_cache(1024)
@@ -85,11 +101,17 @@ def padded(steps, batch, reverse):
     return Layout(batch, reverse, [batch] * steps, False)
 
 
-def layout(rows, batch_sizes, reverse):
-    """Return the layout of rows, (T, B, ...), or of packed ones, (N, ...), by their batch sizes."""
-    if batch_sizes is None:
+def layout(rows, batch_sizes, reverse, cut=None):
+    """Return the layout of rows, (T, B, ...), cut perhaps, or of packed ones, (N, ...), by their batch sizes."""
+    if batch_sizes is not None:
+        return Layout(int(batch_sizes[0]), reverse, batch_sizes.numpy(), True)
+    if cut is None:
         return padded(*rows.shape[:2], reverse)
-    return Layout(int(batch_sizes[0]), reverse, batch_sizes.numpy(), True)
+    firsts, counts = 0, np.broadcast_to(rows.shape[1], rows.shape[0])
+    if cut.offsets is not None and rows.is_cpu:
+        offsets = _checks.offsets_in_range(cut.offsets.numpy(), rows.shape[0])
+        firsts = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    return Layout(cut.n_series(rows), reverse, counts, False, cut, firsts)
 
 
 def _is_on_gpu(tensor):
@@ -100,7 +122,7 @@ def _parts(layout, size, elements, threads):
     """Cut a batch's sequences, or their channels if there are few or they end unevenly, for the threads there are."""
     if threads == 1 or elements < SERIAL:
         return [(0, layout.batch)], False
-    if layout.batch >= threads and not layout.packed:
+    if layout.batch >= threads and not layout.packed and layout.offsets is None:
         return _threads.ranges(layout.batch, threads), False
     return [(64 * low, min(size, 64 * high)) for low, high in _threads.ranges(-(-size // 64), threads)], True
 
@@ -112,19 +134,22 @@ def forward(product, bias, keep, carry, h, states, layout, gated):
         return _launch("pool", layout, gated, product=product, keep=keep, h=h, states=states, carry=carry)
     if bias is None:
         bias = torch.zeros(product.shape[-1], dtype=product.dtype, device="cpu")
-    operands = {"product": product, "bias": bias, "keep": keep, "h": h, "states": states, "carry": carry}
-    _run(_pool.forward, operands, layout, gated, ("product", "keep", "h", "states"))
+    operands = {
+        "product": product, "bias": bias, "keep": keep, "h": h, "states": states, "flags": layout.resets, "carry": carry
+    }  # fmt: skip
+    _run(_pool.forward, operands, layout, gated, ("product", "keep", "h", "states", None, None, "flags"))
 
 
 def vjp(g, product, keep, states, first, carry, to_product, layout, gated):
     """Write the product's cotangent; take ``carry`` from the last states' cotangent to the first states'."""
-    operands = {
-        "g": g, "product": product, "keep": keep, "states": states, "first": first, "carry": carry,
-        "to_product": to_product,
-    }  # fmt: skip
+    operands = {"g": g, "product": product, "keep": keep, "states": states, "first": first, "flags": layout.resets}
+    operands |= {"carry": carry, "to_product": to_product}
     if _is_on_gpu(product):
+        del operands["flags"]
         return _launch("pool_vjp", layout, gated, **operands | {"g": 0.0 if g is None else g})
-    _run(_pool.vjp, operands, layout, gated, ("product", "keep", None, "states", "g", "to_product"))
+    if layout.resets is not None:
+        operands["first"] = torch.cat([first, torch.zeros_like(first[:1])])
+    _run(_pool.vjp, operands, layout, gated, ("product", "keep", None, "states", "g", "to_product", "flags"))
 
 
 def _run(function, operands, layout, gated, strided):
@@ -139,8 +164,8 @@ def _run(function, operands, layout, gated, strided):
     if not layout.packed and product.nbytes <= STEP_AHEAD * layout.steps * len(parts):
         ahead = step if layout.reverse == back else -step
     saves, has_g = not back and operands["states"] is not None, operands.get("g") is not None
-    flags = by_channels, gated, masked, saves, has_g
-    table = np.array([layout.steps, layout.reverse, layout.batch, ahead, size, *flags, *strides], np.int64)
+    options = by_channels, gated, masked, saves, has_g, layout.resets is not None
+    table = np.array([layout.steps, layout.reverse, layout.batch, ahead, size, *options, *strides], np.int64)
     if not masked:
         keep = torch.tensor(1.0 if keep is None else keep, dtype=carry.dtype, device="cpu")
     operands = {name: product if v is None else v for name, v in (operands | {"keep": keep}).items()}
@@ -159,15 +184,15 @@ def _launch(name, layout, gated, *, keep, carry, **operands):
     _, owner, device = _arrays.take(("carry",), (carry,))
     rows, lengths = layout.on_gpu(owner, device)
     operands |= {"keep": 1.0 if keep is None else keep, "carry": carry, "rows": rows, "lengths": lengths}
+    operands |= {"offsets": layout.offsets, "resets": layout.resets}
     views, _, _ = _arrays.take(tuple(operands), tuple(operands.values()))
     places, known = {}, []
     for (label, operand), view in zip(operands.items(), views, strict=True):
         is_tensor = isinstance(operand, torch.Tensor)
         places[label] = view.pointer if is_tensor else 0 if operand is None else operand
         if operand is not None and label not in ("carry", "rows"):
-            strides = (0, view.strides[0]) if label in ("first", "lengths") else layout.strides(operand)
+            strides = (0, view.strides[0]) if label in ("first", "lengths", "offsets") else layout.strides(operand)
             known.append((label, view.dtype if is_tensor else None, strides))
-    plan = _plan.pool(
-        name, tuple(known), layout.steps, *carry.shape, bool(layout.reverse), bool(gated), layout.packed
-    )  # fmt: skip
+    options = bool(layout.reverse), bool(gated), layout.packed
+    plan = _plan.pool(name, tuple(known), layout.steps, *carry.shape, *options)
     device_run.program(plan).run([places.get(label, 0) for label in plan.names], None, device, owner.stream(device))

@@ -18,16 +18,17 @@ from ._autograd import gradients_of
 FEW_ROWS = 64  # for fewer, bringing the weight into oneDNN's hands costs more than its product saves
 
 
-def pool(product, c0=None, *, batch_sizes=None, output_gate=True, keep=None, reverse=False):
+def pool(product, c0=None, *, batch_sizes=None, cut=None, output_gate=True, keep=None, reverse=False):
     """Pool a product of Z, F and O blocks, (T, B, 3H), or of Z and F, (T, B, 2H), without `output_gate`.
 
     ``c = forget_mult(sigmoid(F)*keep, tanh(Z), c0)``, ``h = sigmoid(O)*c``. ``keep`` is None, a number, or (T, B, H).
     Return h, (T, B, H), and the last state c, (B, H). Rows that are packed, (N, ...), come with their ``batch_sizes``,
-    as a `PackedSequence` has them: only valid steps are touched.
+    as a `PackedSequence` has them: only valid steps are touched. ``cut``, a `Cut`, says where series begin anew.
     """
-    if not _is_plain(product, c0, keep):
-        return _composed(product, c0, batch_sizes=batch_sizes, output_gate=output_gate, keep=keep, reverse=reverse)
-    return _Pool.apply(product, c0, keep, _pool.layout(product, batch_sizes, reverse), output_gate)
+    if not _is_plain(product, c0, keep, cut=cut):
+        sizes = {"batch_sizes": batch_sizes, "cut": cut}
+        return _composed(product, c0, output_gate=output_gate, keep=keep, reverse=reverse, **sizes)
+    return _Pool.apply(product, c0, keep, _pool.layout(product, batch_sizes, reverse, cut), output_gate)
 
 
 def pool_step(product, c0=None, *, output_gate=True, keep=None):
@@ -44,12 +45,14 @@ def _gates(product, output_gate, keep):
     return z.tanh(), f, o[0].sigmoid() if output_gate else None
 
 
-def layer_inference(source, weight, bias, c0=None, *, batch_sizes=None, output_gate=True, keep=None, reverse=False):
+def layer_inference(
+    source, weight, bias, c0=None, *, batch_sizes=None, cut=None, output_gate=True, keep=None, reverse=False
+):
     """Return `pool` of the product of a layer's input with a plain weight, where no gradient is wanted."""
     # The product is made block by block of time, and each block is pooled while it is in the cache.
     columns = weight.shape[0]
     size = columns // (2 + output_gate)
-    whole = _pool.layout(source, batch_sizes, reverse)
+    whole = _pool.layout(source, batch_sizes, reverse, cut)
     h = _tensors.empty((*source.shape[:-1], size), None, source.dtype)
     carry = _carry(source, c0, whole.batch, size)
     if h.numel() == 0:
@@ -59,7 +62,7 @@ def layer_inference(source, weight, bias, c0=None, *, batch_sizes=None, output_g
         start = int(whole.starts[first])
         at = slice(start, last if batch_sizes is None else start + rows)
         product = product_of(source[at].reshape(rows, -1)).view(*source[at].shape[:-1], columns)
-        _pool.forward(product, bias, keep, carry, h[at], None, whole.cut(first, last), output_gate)
+        _pool.forward(product, bias, keep, carry, h[at], None, whole.part(first, last), output_gate)
     return h, carry.to(source.dtype)
 
 
@@ -79,22 +82,24 @@ class _Pool(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         if wanted:
             is_mask = isinstance(keep, torch.Tensor)
-            ctx.save_for_backward(product, c0, states if gated else h, keep if is_mask else None)
+            # The kernels read borders of the layout; here torch tells if they were changed.
+            borders = layout.offsets, layout.resets
+            ctx.save_for_backward(product, c0, states if gated else h, keep if is_mask else None, *borders)
             ctx.problem = None if is_mask else keep, layout, gated
         return h, carry.to(product.dtype, copy=True)
 
     @staticmethod
     def backward(ctx, grad_h, grad_last):
         """Return the gradients of the product and of c0."""
-        product, c0, states, mask = ctx.saved_tensors
+        product, c0, states, mask, *_ = ctx.saved_tensors
         keep, layout, gated = ctx.problem
         keep = keep if mask is None else mask
         if grad_h is None and grad_last is None:
             return (None,) * 5
-        if torch.is_grad_enabled() or not _is_plain(product, c0, keep, grad_h, grad_last):
+        if torch.is_grad_enabled() or not _is_plain(product, c0, keep, grad_h, grad_last, cut=layout.cut):
             sizes = torch.from_numpy(layout.counts) if layout.packed else None
             options = {"batch_sizes": sizes, "output_gate": gated, "keep": keep, "reverse": layout.reverse}
-            composed = functools.partial(_composed, **options)
+            composed = functools.partial(_composed, cut=layout.cut, **options)
             grads = gradients_of(composed, (product, c0), ctx.needs_input_grad[:2], (grad_h, grad_last))
             return *grads, None, None, None
         size = states.shape[-1]
@@ -120,7 +125,7 @@ def _carry(like, state, batch, size):
     return carry if state is None else carry.copy_(state)
 
 
-def _is_plain(product, c0, keep, *others):
+def _is_plain(product, c0, keep, *others, cut=None):
     """Return whether the kernels may read these tensors as they stand."""
     tensors = [v for v in (product, c0, keep, *others) if isinstance(v, torch.Tensor)]
     rows = [product, keep] if isinstance(keep, torch.Tensor) else [product]
@@ -129,13 +134,15 @@ def _is_plain(product, c0, keep, *others):
         and all(_modes.kernel_can_read(v, product.is_cuda) and v.dtype in _tensors.FLOATING for v in tensors)
         and all(v.stride(-1) == 1 and v.numel() for v in rows)
         and not (isinstance(keep, torch.Tensor) and keep.requires_grad)
+        and all(_modes.kernel_can_read(v, product.is_cuda) for v in cut or ())
     )
 
 
 def _composed(
-    product, c0=None, *, batch_sizes=None, output_gate=True, keep=None, reverse=False, recurrence=forget_mult
+    product, c0=None, *, batch_sizes=None, cut=None, output_gate=True, keep=None, reverse=False, recurrence=None
 ):
     """Do what `pool` does, such that all of it has derivatives: with another recurrence perhaps, of padded rows."""
+    recurrence = recurrence or (forget_mult if cut is None else cut.recurrence)
     lengths = None
     if batch_sizes is not None:
         is_valid = batch_sizes.unsqueeze(1) > torch.arange(int(batch_sizes[0]), device="cpu")
@@ -183,7 +190,7 @@ def is_unhooked_linear(linear):
     return type(linear) is torch.nn.Linear and _internals.is_unhooked(linear)
 
 
-def is_inference(source, linear, c0):
+def is_inference(source, linear, c0, cut):
     """Return whether torch has nothing in play but numbers in CPU memory: no gradient, transform, mode or autocast."""
     weight, bias, dtype = linear.weight, linear.bias, source.dtype
     tensors = [v for v in (source, weight, bias, c0) if v is not None]
@@ -191,6 +198,7 @@ def is_inference(source, linear, c0):
         dtype in _tensors.FLOATING
         and _modes.no_modes_active()
         and all(_modes.kernel_can_read(tensor) and tensor.dtype is dtype for tensor in tensors)
+        and all(map(_modes.kernel_can_read, cut or ()))
         and (bias is None or bias.shape == weight.shape[:1] and bias.is_contiguous())
         and not (torch.is_grad_enabled() and any(v.requires_grad for v in tensors))
         and not torch.is_autocast_enabled("cpu")

@@ -187,7 +187,7 @@ class QRNNLayer(nn.Module):
             kept.append(last)
             return source  # type: ignore[no-any-return]
 
-        output, last = self._scan(see, states, batch_sizes, cut and cut.recurrence)
+        output, last = self._scan(see, states, batch_sizes=batch_sizes, cut=cut)
         if isinstance(input, PackedSequence) and input.unsorted_indices is not None:
             last = last.index_select(1, input.unsorted_indices)
         if saves:
@@ -211,22 +211,20 @@ class QRNNLayer(nn.Module):
         last = QRNNState(c.unsqueeze(0), (last_inputs,))
         return h if is_batched else h.squeeze(0), _state.join([last], is_batched)
 
-    def _scan(self, see: Any, states: Any, batch_sizes: Any = None, recurrence: Any = None) -> tuple[Tensor, Tensor]:
+    def _scan(self, see: Any, states: Any, **options: Any) -> tuple[Tensor, Tensor]:
         """Return the output and the last states, (D, B, H), of what steps see in a direction."""
         firsts = [None] * len(self._directions) if states is None else states
         both = zip(self._directions, firsts, strict=True)
-        outputs, lasts = zip(*[self._travel(d, see(d), batch_sizes, c0, recurrence) for d, c0 in both], strict=True)
+        outputs, lasts = zip(*[self._travel(d, see(d), c0, **options) for d, c0 in both], strict=True)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1), torch.stack(lasts)
 
-    def _travel(
-        self, direction: str, source: Tensor, batch_sizes: Tensor | None, c0: Tensor | None, recurrence: Any = None
-    ) -> Any:
+    def _travel(self, direction: str, source: Tensor, c0: Any, *, recurrence: Any = None, **options: Any) -> Any:
         """Return a direction's output and its last state, by another recurrence than this process's perhaps."""
         linear = getattr(self, "linear" + direction)
-        reverse = self.reverse or direction == REVERSE
-        options = {"output_gate": self.output_gate, "reverse": reverse, "batch_sizes": batch_sizes}
-        is_plain = recurrence is None and not (self.training and self.zoneout > 0)
-        if is_plain and _pooling.is_unhooked_linear(linear) and _pooling.is_inference(source, linear, c0):
+        options |= {"output_gate": self.output_gate, "reverse": self.reverse or direction == REVERSE}
+        may_fuse = recurrence is None and not (self.training and self.zoneout > 0)
+        may_fuse = may_fuse and _pooling.is_unhooked_linear(linear)
+        if may_fuse and _pooling.is_inference(source, linear, c0, options.get("cut")):
             self._check_product(direction, linear.weight.shape[0])
             return _pooling.layer_inference(source, linear.weight, linear.bias, c0, keep=self._keep(None), **options)
         product = linear(source)

@@ -227,25 +227,31 @@ def pooling_correctness(library, device="cuda"):
     import torch
 
     from fastrecur.torch import _pooling
+    from fastrecur.torch._rnn_segments import Cut
 
     def results(dtype, place, pool):
         leaves = [v.to(place, dtype).requires_grad_() for v in (product, c0)]
         options = {"keep": keep.to(place, dtype) if masked else keep, "output_gate": gated, "reverse": reverse}
-        h, last = pool(*leaves, batch_sizes=sizes if packed else None, **options)
+        borders = {"offsets": offsets.to(place) if "offsets" in kind else None}
+        borders["resets"] = flags[:, : rows[1]].to(place) if "resets" in kind else None
+        options |= {"cut": Cut(**borders)} if "ets" in kind else {"batch_sizes": sizes if kind == "packed" else None}
+        h, last = pool(*leaves, **options)
         cotangents = [v.to(place, dtype) for v in (grad_h, grad_last)]
         return [v.detach().cpu().double() for v in (h, last, *torch.autograd.grad((h, last), leaves, cotangents))]
 
     steps, batch, width = 67, 5, 300
     sizes = torch.arange(steps, 0, -1).clamp(max=batch)
     bounds = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
-    for dtype, gated, reverse, masked, packed in itertools.product(bounds, *[(False, True)] * 4):
-        rows = (int(sizes.sum()),) if packed else (steps, batch)
+    offsets, flags = torch.tensor([0, 0, 20, 21, 45, steps]), torch.rand(steps, batch) < 0.1
+    kinds = "padded", "packed", "offsets", "resets", "offsets resets"
+    for dtype, gated, reverse, masked, kind in itertools.product(bounds, *[(False, True)] * 3, kinds):
+        rows = (int(sizes.sum()),) if kind == "packed" else (steps, 1 if "offsets" in kind else batch)
         product, c0, grad_h, grad_last = (
             torch.randn(shape).to(dtype)
             for shape in ((*rows, (2 + gated) * width), (batch, width), (*rows, width), (batch, width))
         )
         keep = torch.randint(2, (*rows, width)) if masked else 0.9
-        here = f"pooling {dtype} gated {gated} reverse {reverse} masked {masked} packed {packed}"
+        here = f"pooling {dtype} gated {gated} reverse {reverse} masked {masked} {kind}"
         try:
             wanted = results(torch.float64, "cpu", _pooling._composed)
             library.poison(product.numel())

@@ -41,7 +41,7 @@ def kernels(dtype, family, case, total=False, cuts=()):
     return [_launch.Kernel(s.kernel, s.rule, s.carry, s.options, s.elements, s.time) for s in launches]
 
 
-def pooling(dtype, gated=True, packed=False, masked=False):
+def pooling(dtype, gated=True, packed=False, masked=False, cuts=()):
     """Return the kernels of a QRNN's pooling and its gradient."""
     dtype = np.dtype(dtype)
     row = 64 * 640 * dtype.itemsize, 640 * dtype.itemsize
@@ -49,7 +49,8 @@ def pooling(dtype, gated=True, packed=False, masked=False):
     names = {"pool": ("product", "h", "states"), "pool_vjp": ("g", "product", "states", "first", "to_product")}
     kernels = []
     for name, operands in names.items():
-        operands = (*((operand, dtype, row) for operand in operands), keep)
+        borders = {"offsets": (np.dtype(np.int64), (0, 8)), "resets": (np.dtype(bool), (64, 1))}
+        operands = (*((operand, dtype, row) for operand in operands), keep, *((cut, *borders[cut]) for cut in cuts))
         made = _plan.pool(name, operands, 512, 64, 640, False, gated, packed).launches[0]
         kernels.append(
             _launch.Kernel(made.kernel, made.rule, made.carry, made.options, made.elements, made.time)

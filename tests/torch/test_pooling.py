@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fastrecur.torch import _pool, _pooling
+from fastrecur.torch._rnn_segments import Cut
 
 ULP = 2  # what the activations promise
 POISON = 7.5
@@ -63,6 +64,88 @@ def test_packed_rows_and_their_gradients(dtype):
         fused = gradients(_pooling.pool, product, c0, keep, *cotangents, **options)
         composed = gradients(_pooling._composed, *map(wide, (product, c0, keep, *cotangents)), **options)
         assert_alike(fused, composed, dtype)
+
+
+def cuts(steps, batch):
+    """Return borders in each form: segments of no, one and more steps; flags at ends of series and side by side."""
+    offsets = torch.tensor([0, 0, 3, 4, 4, steps])
+    flags = torch.rand(steps, batch) < 0.3
+    flags[0, 0] = flags[steps - 1, -1] = flags[2:4, 0] = True
+    return {
+        "offsets": Cut(offsets, None), "both": Cut(offsets.int(), flags[:, :1]),
+        "resets": Cut(None, flags), "one flag for all": Cut(None, flags[:, :1].expand(steps, batch)),
+    }  # fmt: skip
+
+
+def cut_problem(cut, dtype, width, gated, keep, first, steps=11, batch=3):
+    """Return a problem whose series are those of a cut, and cotangents."""
+    series = batch if cut.offsets is None else len(cut.offsets) - 1
+    lanes = batch if cut.offsets is None else 1
+    product, _, keep = problem(dtype, width, gated, keep, False, steps, lanes)
+    c0 = torch.randn(series, width).to(dtype) if first else None
+    return product, c0, keep, torch.randn(steps, lanes, width).to(dtype), torch.randn(series, width).to(dtype)
+
+
+@pytest.mark.parametrize("kind", ["offsets", "both", "resets", "one flag for all"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_cut_rows_and_their_gradients(dtype, kind):
+    for gated, reverse, keep in itertools.product((True, False), (False, True), (None, 0.7, "mask")):
+        cut = cuts(11, 3)[kind]
+        values = cut_problem(cut, dtype, 37, gated, keep, first=keep != 0.7)
+        options = {"output_gate": gated, "reverse": reverse, "cut": cut}
+        fused = gradients(_pooling.pool, *values, **options)
+        assert type(fused[0].grad_fn).__name__ == "_PoolBackward"
+        composed = gradients(_pooling._composed, *map(wide, values), **options)
+        assert_alike(fused, composed, dtype)
+
+
+@pytest.mark.parametrize("kind", ["offsets", "resets"])
+def test_threads_share_the_channels_of_cut_rows(kind):
+    """A product large enough for several threads: the same bits as on one."""
+    cut, before, results = cuts(300, 2)[kind], torch.get_num_threads(), []
+    values = cut_problem(cut, torch.float32, 200, True, None, True, 300, 2)
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append(gradients(_pooling.pool, *values, cut=cut))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, same) for one, same in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("kind", ["offsets", "resets"])
+def test_nan_at_a_border_changes_no_bit_beyond_it(kind, reverse):
+    cut = Cut(torch.tensor([0, 5, 11]), None) if kind == "offsets" else Cut(None, torch.arange(11)[:, None] == 5)
+    product, c0, keep, grad_h, grad_last = cut_problem(cut, torch.float32, 37, True, None, True, 11, 1)
+    mine, other = (slice(0, 5), slice(5, 11)) if reverse else (slice(5, 11), slice(0, 5))
+    results = []
+    for poison in (0.5, torch.nan, torch.inf):
+        # Next to the border, in what is scanned first: values do not pass on, nor do cotangents come back.
+        poisoned, cotangent = product.clone(), grad_h.clone()
+        poisoned[5 if reverse else 4] = poison
+        h, last, grad, _ = gradients(_pooling.pool, poisoned, c0, keep, cotangent, grad_last, reverse=reverse, cut=cut)
+        cotangent[mine.start if not reverse else mine.stop - 1] = poison
+        back = gradients(_pooling.pool, product, c0, keep, cotangent, grad_last, reverse=reverse, cut=cut)[2]
+        results.append((h[mine], last[int(kind == "offsets" and not reverse)], grad[mine], back[other]))
+    for others in results[1:]:
+        assert all(torch.equal(one, same) for one, same in zip(results[0], others, strict=True))
+
+
+def test_borders_that_were_changed_in_place_are_noticed():
+    for kind in ("offsets", "resets"):
+        cut = cuts(11, 3)[kind]
+        product, c0, _, _, _ = cut_problem(cut, torch.float32, 5, True, None, True)
+        h, _ = _pooling.pool(product.requires_grad_(), c0, cut=cut)
+        cut[kind == "resets"].zero_()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            h.sum().backward()
+
+
+def test_offsets_are_checked_before_anything_is_written():
+    cut = Cut(torch.tensor([0, 7, 5, 11]), None)
+    with pytest.raises(ValueError, match="`offsets`"):
+        _pooling.pool(torch.randn(11, 1, 15), cut=cut)
 
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
@@ -132,6 +215,23 @@ def test_which_processors_prefer_onednn(processor, capability, expected, monkeyp
     assert _pooling.prefers_onednn.__wrapped__() is expected
 
 
+@pytest.mark.parametrize("kind", ["offsets", "both", "resets"])
+def test_blocks_of_time_give_the_whole_of_cut_rows(kind, monkeypatch):
+    monkeypatch.setattr(_pool, "BLOCK", 5)
+    for gated, reverse in itertools.product((True, False), (False, True)):
+        cut = cuts(11, 3)[kind]
+        lanes = 3 if cut.offsets is None else 1
+        weight, bias, source = (
+            torch.randn((2 + gated) * 20, 13),
+            torch.randn((2 + gated) * 20),
+            torch.randn(11, lanes, 13),
+        )
+        c0, options = torch.randn(3 if lanes == 3 else 5, 20), {"output_gate": gated, "reverse": reverse, "cut": cut}
+        blocks = _pooling.layer_inference(source, weight, bias, c0, **options)
+        product = torch.nn.functional.linear(*map(wide, (source, weight, bias)))
+        assert_alike(blocks, _pooling._composed(product, c0.double(), **options), torch.float32)
+
+
 def test_gradients_of_gradients():
     product, c0, keep = problem(torch.float64, 3, True, "mask", first=True, steps=4, batch=2)
     product.requires_grad_()
@@ -142,6 +242,10 @@ def test_gradients_of_gradients():
     rows = product.detach().flatten(0, 1)[:5].clone().requires_grad_()
     packed = lambda p, c: _pooling.pool(p, c, batch_sizes=torch.tensor([2, 1, 1, 1]))  # noqa: E731
     assert torch.autograd.gradgradcheck(packed, (rows, c0))
+    for cut in cuts(5, 2).values():
+        values = cut_problem(cut, torch.float64, 2, True, None, True, 5, 2)[:2]
+        leaves = [v.requires_grad_() for v in values]
+        assert torch.autograd.gradgradcheck(lambda p, c, cut=cut: _pooling.pool(p, c, cut=cut), leaves)
 
 
 @pytest.mark.parametrize("wanted", ["product", "c0"])
@@ -240,5 +344,5 @@ def test_the_activations_at_their_ends():
 def test_layouts_know_where_rows_stand():
     layout = _pool.Layout(2, False, [2, 2, 1], True)
     assert layout.starts.tolist() == [0, 2, 4]
-    part = layout.cut(1, 3)
+    part = layout.part(1, 3)
     assert (part.steps, part.starts.tolist(), part.counts.tolist()) == (2, [0, 2], [2, 1])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensors
 import torch
-from test_pooling import assert_alike, gradients, problem, wide
+from test_pooling import assert_alike, cut_problem, cuts, gradients, problem, wide
 
 from fastrecur._cuda import _arrays, _launch
 from fastrecur.torch import _pool, _pooling
@@ -64,6 +64,18 @@ def test_packed_rows(on_gpu, dtype, gated, keep):
         sizes = torch.tensor(sizes)
         options = {"reverse": reverse, "batch_sizes": sizes}
         check(on_gpu, dtype, 45, gated, keep, True, int(sizes.sum()), **options)
+
+
+@pytest.mark.parametrize("kind", ["offsets", "both", "resets", "one flag for all"])
+def test_cut_rows(on_gpu, kind):
+    for reverse, (dtype, gated, keep) in itertools.product(
+        (False, True), [(torch.float32, True, 0.7), (torch.bfloat16, False, "mask")]
+    ):
+        cut = cuts(STEPS, 3)[kind]
+        values = cut_problem(cut, dtype, 45, gated, keep, True, STEPS)
+        options = {"reverse": reverse, "output_gate": gated, "cut": cut}
+        fused = on_gpu(_pooling.pool, *values, **options)
+        assert_alike(fused, gradients(_pooling._composed, *map(wide, values), **options), dtype)
 
 
 def test_layouts(on_gpu):
