@@ -113,23 +113,28 @@ def test_threads_share_the_channels_of_cut_rows(kind):
     assert all(torch.equal(one, same) for one, same in zip(*results, strict=True))
 
 
+def check_nan_at_a_border(run, kind, reverse):
+    """Next to the border, in what is scanned first: values do not pass it, nor do cotangents on their way back."""
+    cut = Cut(torch.tensor([0, 5, 11]), None) if kind == "offsets" else Cut(None, torch.arange(11)[:, None] == 5)
+    product, c0, keep, grad_h, grad_last = cut_problem(cut, torch.float32, 37, True, None, True, 11, 1)
+    options = {"reverse": reverse, "cut": cut}
+    beyond, before = (slice(0, 5), slice(5, 11)) if reverse else (slice(5, 11), slice(0, 5))
+    series = int(kind == "offsets" and not reverse)
+    results = []
+    for poison in (0.5, torch.nan, torch.inf):
+        poisoned, cotangent = product.clone(), grad_h.clone()
+        poisoned[5 if reverse else 4] = cotangent[4 if reverse else 5] = poison
+        h, last, grad, _ = run(_pooling.pool, poisoned, c0, keep, grad_h, grad_last, **options)
+        back = run(_pooling.pool, product, c0, keep, cotangent, grad_last, **options)[2]
+        results.append((h[beyond], last[series], grad[beyond], back[before]))
+    for others in results[1:]:
+        assert all(torch.equal(one, same) for one, same in zip(results[0], others, strict=True))
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("kind", ["offsets", "resets"])
 def test_nan_at_a_border_changes_no_bit_beyond_it(kind, reverse):
-    cut = Cut(torch.tensor([0, 5, 11]), None) if kind == "offsets" else Cut(None, torch.arange(11)[:, None] == 5)
-    product, c0, keep, grad_h, grad_last = cut_problem(cut, torch.float32, 37, True, None, True, 11, 1)
-    mine, other = (slice(0, 5), slice(5, 11)) if reverse else (slice(5, 11), slice(0, 5))
-    results = []
-    for poison in (0.5, torch.nan, torch.inf):
-        # Next to the border, in what is scanned first: values do not pass on, nor do cotangents come back.
-        poisoned, cotangent = product.clone(), grad_h.clone()
-        poisoned[5 if reverse else 4] = poison
-        h, last, grad, _ = gradients(_pooling.pool, poisoned, c0, keep, cotangent, grad_last, reverse=reverse, cut=cut)
-        cotangent[mine.start if not reverse else mine.stop - 1] = poison
-        back = gradients(_pooling.pool, product, c0, keep, cotangent, grad_last, reverse=reverse, cut=cut)[2]
-        results.append((h[mine], last[int(kind == "offsets" and not reverse)], grad[mine], back[other]))
-    for others in results[1:]:
-        assert all(torch.equal(one, same) for one, same in zip(results[0], others, strict=True))
+    check_nan_at_a_border(gradients, kind, reverse)
 
 
 def test_borders_that_were_changed_in_place_are_noticed():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensors
 import torch
-from test_pooling import assert_alike, cut_problem, cuts, gradients, problem, wide
+from test_pooling import assert_alike, check_nan_at_a_border, cut_problem, cuts, gradients, problem, wide
 
 from fastrecur._cuda import _arrays, _launch
 from fastrecur.torch import _pool, _pooling
@@ -76,6 +76,12 @@ def test_cut_rows(on_gpu, kind):
         options = {"reverse": reverse, "output_gate": gated, "cut": cut}
         fused = on_gpu(_pooling.pool, *values, **options)
         assert_alike(fused, gradients(_pooling._composed, *map(wide, values), **options), dtype)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("kind", ["offsets", "resets"])
+def test_nan_at_a_border_changes_no_bit_beyond_it(on_gpu, kind, reverse):
+    check_nan_at_a_border(on_gpu, kind, reverse)
 
 
 def test_layouts(on_gpu):
