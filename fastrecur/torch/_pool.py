@@ -35,14 +35,7 @@ class Layout:
         self.batch, self.reverse, self.packed, self.cut, self.firsts = batch, reverse, packed, cut, firsts
         self.steps, self.counts, self.tables = len(counts), np.array(counts, np.int64), {}
         self.starts = np.cumsum(self.counts) - self.counts if packed else np.arange(self.steps)
-
-    @property
-    def offsets(self):
-        return self.cut and self.cut.offsets
-
-    @property
-    def resets(self):
-        return self.cut and self.cut.resets
+        self.offsets, self.resets = cut or (None, None)
 
     @functools.cached_property
     def rows(self):
@@ -65,7 +58,7 @@ class Layout:
         """Return the layout of some steps alone, whose rows start at the first of them."""
         if not self.packed and self.cut is None:
             return padded(last - first, self.batch, self.reverse)
-        cut = self.cut and self.cut.rows(first, last)
+        cut = self.cut if self.resets is None else self.cut._replace(resets=self.resets[first:last])
         firsts = self.firsts if self.offsets is None else self.firsts[first:last]
         return Layout(self.batch, self.reverse, self.counts[first:last], self.packed, cut, firsts)
 

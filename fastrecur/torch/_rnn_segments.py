@@ -23,10 +23,6 @@ class Cut(NamedTuple):
     def n_series(self, rows: Tensor) -> Any:
         return rows.shape[1] if self.offsets is None else self.offsets.shape[0] - 1
 
-    def rows(self, first: int, last: int) -> Cut:
-        """Return the same of some rows alone, whose offsets are not looked at again."""
-        return self if self.resets is None else self._replace(resets=self.resets[first:last])
-
     def recurrence(self, f: Tensor, z: Tensor, c0: Tensor | None, **options: Any) -> tuple[Tensor, Tensor]:
         """Return `forget_mult`, and the last states of series, (N, H)."""
         options |= self._asdict()
