@@ -9,7 +9,7 @@ import numpy as np
 
 from . import _messages as say
 
-_SCALARS = (bool, int, float, complex)
+SCALARS = (bool, int, float, complex)
 _HEADER = object.__basicsize__
 _read_pointer = ctypes.c_void_p.from_address
 
@@ -85,7 +85,7 @@ def take(name, value):
     Raises TypeError for what is not an array of numbers on the CPU.
     """
     kind = type(value)
-    if kind is np.ndarray or value is None or kind in _SCALARS:
+    if kind is np.ndarray or value is None or kind in SCALARS:
         return value, NUMPY
     if isinstance(value, np.ndarray):
         return _take_subclass(name, value), NUMPY
@@ -93,7 +93,7 @@ def take(name, value):
         return np.asarray(value), NUMPY
     if isinstance(value, (list, tuple)):
         return _take_list(name, value), NUMPY
-    for number in _SCALARS:
+    for number in SCALARS:
         if isinstance(value, number):
             return number(value), NUMPY
     return _take_foreign(name, value)
@@ -225,7 +225,7 @@ def common_owner(found):
 
     ``found`` holds ``(name, value, owner)`` of each argument; Python scalars and None belong to all.
     """
-    arrays = [(name, owner) for name, value, owner in found if not (value is None or type(value) in _SCALARS)]
+    arrays = [(name, owner) for name, value, owner in found if not (value is None or type(value) in SCALARS)]
     if len({owner.library for _, owner in arrays}) > 1:
         raise TypeError(say.mixed([(name, owner.library) for name, owner in arrays]))
     return arrays[0][1] if arrays else NUMPY

@@ -86,6 +86,7 @@ class Plan:
         self.full_lengths = np.array([self.steps], np.int64)
         self.carry_c_order = is_c_order(self.lane_shape, self.carry_strides)
         self.c_order = self.h_strides is not None and is_c_order(self.shape, self.h_strides)
+        self.is_aligned = not any(stride % self.dtype.itemsize for stride in self.h_strides or ())
         self.state_bytes = math.prod(self.lane_shape) * self.wide.itemsize  # of all repetitions; of one segment
 
     def wait(self):

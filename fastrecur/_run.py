@@ -3,12 +3,13 @@
 import ctypes
 import functools
 import math
+from collections import namedtuple
 from dataclasses import replace
 
 import numpy as np
 
 from . import _cost, _problem, _shapes, _threads
-from ._arrays import address, array_at
+from ._arrays import SCALARS, address, array_at
 from ._bound import ShortCall, bind, is_short
 from ._layout import CARRY, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from ._memory_pool import LINE
@@ -17,47 +18,68 @@ from ._problem import OFFSETS, ROWS
 from ._row_chunks import RowChunks
 from ._scan_chunks import ScanChunks
 
+# What a run asks of its operands' library: addresses, a result with time in front and what makes zeros like it, how to
+# fill an array with states, a sum in a gradient's dtype, threads.
+Library = namedtuple("Library", "place by_time fill narrowed team")
 
-def forward(plan, a, b, h0, lengths, out, return_state, cuts=None):
-    """Run a forward plan on arrays; return the result and, if asked for, the states after the last valid step.
+
+def narrowed(array, dtype):
+    """Return wide results in their dtype, infinite where they are too large for it."""
+    if array.dtype == dtype:
+        return np.asarray(array)  # a sum of everything is a scalar
+    if array.dtype.kind == "c" and dtype.kind != "c":
+        array = array.real
+    with np.errstate(all="ignore"):
+        return np.asarray(array, dtype)
+
+
+_NUMPY = Library(
+    address,
+    lambda out, axis: (np.moveaxis(out, axis, 0), functools.partial(np.zeros, dtype=out.dtype)),
+    lambda states, given: np.copyto(states, given, casting="unsafe"),
+    narrowed,
+    lambda: _threads.team(),
+)
+
+
+def forward(plan, a, b, h0, lengths, out, return_state, cuts=None, library=_NUMPY):
+    """Run a forward plan; return the result and, if asked for, the states after the last valid step.
 
     ``cuts`` are those of a plan whose series begin anew inside the axis of time; there are states for each segment.
+    States are arrays for any ``library``, but what is read of a result alone.
     """
-    team = _waking_team(plan)
+    team = _waking_team(plan, library.team())
     if out is None:
         out = _problem.empty(plan.shape, plan.dtype, plan.h_strides)
     has_results_alone = cuts is not None and cuts.kind == OFFSETS
-    carry = None if h0 is None and (has_results_alone or not return_state) else _states(plan, h0, cuts)
+    carry = None if h0 is None and (has_results_alone or not return_state) else states_of(plan, h0, cuts, library)
     if plan.traversal != "empty":
-        a, b = _number(a, plan.wide), _number(b, plan.wide)
+        a, b = number(a, plan.wide), number(b, plan.wide)
         lengths = plan.full_lengths if lengths is None else lengths
-        places = address(a), address(b), address(out), None if carry is None else address(carry), address(lengths)
-        marks = () if cuts is None else cuts.marks(plan)
-        forward_at(plan, *places, out.flags.aligned, team, marks)
+        places = [None if v is None else library.place(v) for v in (a, b, out, carry, lengths)]
+        forward_at(plan, *places, team, () if cuts is None else cuts.marks(plan))
     if cuts is not None and carry is not None:
         cuts.clear_ends(carry)
     if has_results_alone and return_state:
-        by_time, count = np.moveaxis(out, plan.axis, 0), len(cuts.borders) - 1
-        carry = cuts.last_states(by_time, np.zeros((count, *by_time.shape[1:]), plan.dtype))
+        carry = cuts.last_states(*library.by_time(out, plan.axis))
     return out, carry
 
 
-def _waking_team(plan):
+def _waking_team(plan, team):
     """Return who will run a plan; workers among whom it will be shared wake up while the call is prepared."""
-    team = _threads.team()
     if plan.traversal != "empty" and team.run is _threads.run and (n := _cost.choose(plan, team.size).threads) > 1:
         ready = _threads.prewake(n)
         return team if ready == n else team._replace(size=ready)
     return team
 
 
-def forward_at(plan, a, b, h, carry, lengths, aligned, team, marks=()):
+def forward_at(plan, a, b, h, carry, lengths, team, marks=()):
     """Run a forward plan on addresses, on a team's threads.
 
     ``carry`` is None if states are zeros, and nobody asks what became of them. ``marks`` are a `_segments.Cuts`'.
     """
-    is_fresh, is_whole = h != a and h != b and aligned, lengths == address(plan.full_lengths)
-    is_whole = is_whole and not plan.is_segmented
+    is_fresh = h != a and h != b and h % plan.dtype.itemsize == 0 and plan.is_aligned
+    is_whole = lengths == address(plan.full_lengths) and not plan.is_segmented
     shift = _lanes_to_line(plan, h + plan.offsets[H], is_whole and not marks)
     way = _cost.choose(plan, team.size, is_fresh, shift is not None, is_whole)
     if way.streaming and shift:
@@ -66,39 +88,36 @@ def forward_at(plan, a, b, h, carry, lengths, aligned, team, marks=()):
         _run(plan, "forward", way, team, (a, b, h, carry, lengths), marks=marks)
 
 
-def vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts=None):
-    """Run a gradient plan on arrays; return the gradients of a, b and of the first states (of every lane).
+def vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts=None, results=None, library=_NUMPY):
+    """Run a gradient plan; return the gradients of a, b and of the first states (of every lane).
 
-    The last are None, or anything, where no first states were given.
+    The last are None, or anything, where no first states were given. ``results`` are fresh gradients of a and b, None
+    for what is summed or not wanted.
     """
-    team = _waking_team(plan)
-    carry = None if h0 is None and grad_state is None else _states(plan, grad_state, cuts)
-    first = None if h0 is None else _states(plan, h0, cuts)
+    team = _waking_team(plan, library.team())
+    carry = None if h0 is None and grad_state is None else states_of(plan, grad_state, cuts, library)
+    first = None if h0 is None else states_of(plan, h0, cuts, library)
     if cuts is not None and carry is not None:
         cuts.clear_ends(carry)
-    results = [None if strides is None else _problem.empty(*own, strides) for *own, strides in plan.gradients]
+    if results is None:
+        results = [None if strides is None else _problem.empty(*own, strides) for *own, strides in plan.gradients]
     if plan.traversal != "empty":
-        g, a, b, h = (_number(value, plan.wide) for value in (g, a, b, h))
+        g, a, b, h = (number(value, plan.wide) for value in (g, a, b, h))
         lengths = plan.full_lengths if lengths is None else lengths
-        places = [None if r is None else address(r) for r in results]
-        states = (None if value is None else address(value) for value in (first, carry))
-        here = address(g), address(a), address(b), address(h), *states, address(lengths)
-        totals = vjp_at(plan, *here, places, team, () if cuts is None else cuts.marks(plan))
+        operands = g, a, b, h, first, carry, lengths, *results
+        *places, to_a, to_b = (None if v is None else library.place(v) for v in operands)
+        totals = _vjp_at(plan, *places, (to_a, to_b), team, () if cuts is None else cuts.marks(plan))
     else:
-        totals = [np.zeros(shape, plan.wide) for shape, _, _ in plan.gradients]
+        totals = [gradient and np.zeros(gradient[0], plan.wide) for gradient in plan.gradients]
     grad_a, grad_b = (
-        narrowed(total, dtype) if result is None else result
-        for result, total, (_, dtype, _) in zip(results, totals, plan.gradients, strict=True)
+        library.narrowed(total, gradient[1]) if gradient and result is None else result
+        for result, total, gradient in zip(results, totals, plan.gradients, strict=True)
     )
     return grad_a, grad_b, carry
 
 
-def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team, marks=()):
-    """Run a gradient plan on addresses, on a team's threads; return the sums over what was broadcast.
-
-    ``first`` and ``carry`` may be None as in `forward_at`. ``results`` are addresses of each operand's fresh gradient,
-    None for one that is summed or not wanted; what is returned for them are wide arrays, None for the others.
-    """
+def _vjp_at(plan, g, a, b, h, first, carry, lengths, results, team, marks=()):
+    """Run a gradient plan on addresses; return wide sums over what was broadcast, None for what has a result."""
     is_whole = lengths == address(plan.full_lengths) and not plan.is_segmented
     way = _cost.choose(plan, team.size, is_whole=is_whole)
     summed = [
@@ -108,7 +127,7 @@ def vjp_at(plan, g, a, b, h, first, carry, lengths, results, team, marks=()):
     if way.sum_steps:
         summed[0] = np.zeros((-(-plan.steps // way.sum_steps), plan.lanes), plan.wide)
     if first is None:
-        zeros = np.zeros(_states_bytes(plan, marks), np.uint8) if plan.is_segmented else plan.zeros()
+        zeros = np.zeros(plan.state_bytes + int(marks[-1][-1, 2]), np.uint8) if plan.is_segmented else plan.zeros()
         first = address(zeros)
     # The first states are a valid place for what a kernel is told not to write.
     to_a, to_b = (first if result is None else result for result in results)
@@ -136,7 +155,7 @@ def known_forward(plan):
         if out is None:
             out = np.empty(shape, dtype)
         if type(a) is float:
-            a = _number(a, wide)
+            a = number(a, wide)
         call(address(a), address(b), address(out), address(carry))
         return out, carry
 
@@ -159,7 +178,7 @@ def known_vjp(plan):
 
     def run(g, a, b, h):
         if type(a) is float:
-            a = _number(a, wide)
+            a = number(a, wide)
         grad_a, grad_b = make_a(a_shape, a_made), make_b(b_shape, b_made)
         call(address(g), address(a), address(b), address(h), address(grad_a), address(grad_b))
         if a_made != a_dtype:
@@ -207,7 +226,7 @@ def _run(plan, direction, way, team, places, sums=None, marks=()):
         _row_chunks(bound, way).scan(team, places, sums)
         return
     if places[at] is None and (plan.is_segmented or _cost.cuts_time(plan)):
-        states = np.zeros(_states_bytes(plan, (segments,)), np.uint8)
+        states = np.zeros(plan.state_bytes + (int(segments[-1, 2]) if plan.is_segmented else 0), np.uint8)
         places = *places[:at], address(states), *places[at + 1 :]
     if way.threads == 1 or not _cost.cuts_time(plan):
         _parts(bound, way).run(team, places, segments)
@@ -216,11 +235,6 @@ def _run(plan, direction, way, team, places, sums=None, marks=()):
         offsets = [bound.offset(k, repeat) - bound.offset(k) for k in bound.order]
         own = [place + offset for place, offset in zip(places, offsets, strict=True)]
         _scan_chunks(bound, way).scan(team, own)
-
-
-def _states_bytes(plan, marks):
-    """Return how many bytes all states have."""
-    return plan.state_bytes + int(marks[-1][-1, 2]) if plan.is_segmented else plan.state_bytes
 
 
 def _run_pieces(plan, bound, way, team, places, at):
@@ -266,7 +280,7 @@ def _run_shifted(plan, operands, carry, team, shift):
     shifted = _problem.aligned(shape, plan.wide)
     shifted[...] = np.roll(states, -shift, axis=1)
     for part in _shifted(plan, shift):
-        forward_at(part, *operands, address(shifted), address(part.full_lengths), True, team)
+        forward_at(part, *operands, address(shifted), address(part.full_lengths), team)
     if carry is not None:
         states[...] = np.roll(shifted, shift, axis=1)
 
@@ -295,8 +309,9 @@ def _shifted(plan, shift):
 # ---- Small parts ----------------------------------------------------------------------------------------------------
 
 
-def _number(value, wide):
-    if type(value) is np.ndarray:
+def number(value, wide):
+    """Return a number as an array in the carry's dtype; what is none as it is."""
+    if type(value) not in SCALARS:
         return value
     if type(value) is float and wide == np.float64:
         return np.array(value)
@@ -304,7 +319,7 @@ def _number(value, wide):
         return np.array(value, wide)
 
 
-def _states(plan, state, cuts=None):
+def states_of(plan, state, cuts=None, library=_NUMPY):
     """Return every lane's state in the carry's dtype, in the order in which the kernels walk lanes.
 
     Of ``cuts`` with segments, each segment's.
@@ -318,7 +333,7 @@ def _states(plan, state, cuts=None):
         shape, strides = (cuts.segments, *shape), (plan.state_bytes, *strides)
     carry = _problem.empty(shape, plan.wide, strides, large=0)
     with np.errstate(all="ignore"):
-        carry[...] = 0 if state is None else state
+        library.fill(carry, 0 if state is None else state)
     return carry
 
 
@@ -329,13 +344,3 @@ def summed_to(array, shape, dtype):
     with np.errstate(all="ignore"):
         total = array.sum(axis=(*range(extra), *stretched)) if extra or stretched else array
     return narrowed(total, dtype).reshape(shape)
-
-
-def narrowed(array, dtype):
-    """Return wide results in their dtype, infinite where they are too large for it."""
-    if array.dtype == dtype:
-        return np.asarray(array)  # a sum of everything is a scalar
-    if array.dtype.kind == "c" and dtype.kind != "c":
-        array = array.real
-    with np.errstate(all="ignore"):
-        return np.asarray(array, dtype)

@@ -38,8 +38,9 @@ class Cuts(NamedTuple):
         if self.ends is not None:
             np.copyto(states, 0, where=self.ends)
 
-    def last_states(self, h: Any, states: Any) -> Any:
-        """Return ``states``, zeros, with the last results of segments with steps; time is ``h``'s first axis."""
+    def last_states(self, h: Any, zeros: Any) -> Any:
+        """Return the last results of segments, of those without steps ``zeros``; time is ``h``'s first axis."""
+        states = zeros((len(self.borders) - 1, *h.shape[1:]))
         own = np.flatnonzero(self.borders[:-1] < self.borders[1:])
         states[own] = h[self.borders[own] if self.reverse else self.borders[own + 1] - 1]
         return states

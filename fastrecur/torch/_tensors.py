@@ -102,13 +102,6 @@ def _state_signature(state, borders):
     return (signature[0], () if borders[0] else signature[1]) if type(signature) is tuple else signature
 
 
-def _ends_form(lengths):
-    """Return a plan's ``lengths`` and ``borders``."""
-    if type(lengths) is not _segments.Cuts:
-        return None if lengths is None else tuple(lengths.shape), ("", None)
-    return None if lengths.lengths is None else lengths.lengths.shape, lengths.signature
-
-
 def layout(shape, *prototypes):
     """Return the strides of a fresh result, in elements: those of torch's own operators."""
     # They follow the first prototype of the result's shape that is not expanded.
@@ -129,13 +122,9 @@ def is_full(tensor, shape):
     )
 
 
-def plan_forward(family, a, b, h0, lengths, axis, reverse, dtype, out=None):
-    """Return the plan of a forward run and the strides of a fresh result, in elements."""
-    return _plan_forward(family, *map(form, (a, b, h0, out)), _ends_form(lengths), axis, reverse, dtype)
-
-
 @functools.lru_cache(maxsize=1024)
 def _plan_forward(family, a, b, h0, out, ends, axis, reverse, dtype):
+    """Return the plan of a forward run of forms, and the strides of a fresh result, in elements."""
     shape, (lengths_shape, borders) = result_shape(family, a, b), ends
     strides = layout(shape, *(v for v in (b, a) if not is_number(v))) if out is None else out.stride()
     to = DTYPES[dtype], shape if out is None else tuple(out.shape), tuple(dtype.itemsize * n for n in strides)
@@ -146,14 +135,10 @@ def _plan_forward(family, a, b, h0, out, ends, axis, reverse, dtype):
     return plan, strides
 
 
-def plan_vjp(family, operands, lengths, axis, reverse, dtype, wanted):
-    """Return the plan of a gradient run and the strides of fresh gradients, in elements (None: summed or unwanted)."""
-    # The operands are the results' cotangents, a, b and h, and the first states and the last ones' cotangents.
-    return _plan_vjp(family, tuple(map(form, operands)), _ends_form(lengths), axis, reverse, dtype, wanted)
-
-
 @functools.lru_cache(maxsize=1024)
 def _plan_vjp(family, operands, ends, axis, reverse, dtype, wanted):
+    """Return the plan of a gradient run of forms, and the strides of fresh gradients (None: summed or unwanted)."""
+    # They are those of the results' cotangents, a, b and h, and the first states and the last ones' cotangents.
     g, a, b, h, *states = operands
     shape, (lengths_shape, borders) = result_shape(family, a, b), ends
     layouts = tuple(
@@ -192,105 +177,80 @@ def empty(shape, strides, dtype):
     return flat.as_strided(shape, strides).detach()
 
 
-def _states(plan, state, cuts=None):
-    """Return every lane's state in the carry's dtype, in the order in which the kernels walk lanes."""
-    if state is None or is_number(state):
-        return _run._states(plan, state, cuts)
-    carry = _run._states(plan, None, cuts)
-    torch.from_numpy(carry).copy_(state)
-    return carry
-
-
 def _own(array, shape, dtype):
     """Return a wide array's numbers, summed to a shape, in a tensor of its own."""
-    tensor = torch.from_numpy(np.asarray(array))
+    tensor = torch.from_numpy(array)
     if not dtype.is_complex and tensor.is_complex():
         tensor = tensor.real
     return torch.empty(shape, dtype=dtype, device="cpu").copy_(tensor.sum_to_size(shape))
 
 
-def _lengths(lengths, plan):
-    """Return lengths as contiguous int64 (None: every lane is as long as its axis); raise unless they are in range."""
-    if type(lengths) is _segments.Cuts:
-        return plan.full_lengths if lengths.lengths is None else lengths.lengths
-    return plan.full_lengths if lengths is None else _checks.lengths_in_range(lengths.numpy(), plan.steps)
+def _fill(states, given):
+    if is_number(given):
+        states[...] = given
+    else:
+        torch.from_numpy(states).copy_(given)
 
 
-def _in_memory(plan, *operands):
-    """Return operands as tensors: numbers in the carry's dtype."""
-    return [torch.from_numpy(_run._number(v, plan.wide)) if is_number(v) else v for v in operands]
+_TENSORS = _run.Library(
+    lambda v: address(v) if type(v) is np.ndarray else v.data_ptr(),
+    lambda h, axis: (h.movedim(axis, 0), h.new_zeros),
+    _fill,
+    lambda total, dtype: np.asarray(total),
+    _team.team,
+)
 
 
 # ---- Runs -----------------------------------------------------------------------------------------------------------
 
 
-def _cuts(family, a, b, axis, reverse, lengths, has_states):
-    """Return where series begin anew, checked; None where they do not."""
+_WHOLE = None, ("", None)  # a plan's lengths and borders without any
+
+
+def _ends(family, a, b, axis, reverse, lengths, has_states):
+    """Return where series begin anew, checked, or None; lengths; and what a plan depends on of both."""
     if type(lengths) is not Segments:
-        return None
-    return _segments.check(NAMES[family][:2], _signature(a), _signature(b), {}, axis, reverse, lengths, has_states)
+        return None, lengths, _WHOLE if lengths is None else (tuple(lengths.shape), ("", None))
+    cuts = _segments.check(NAMES[family][:2], _signature(a), _signature(b), {}, axis, reverse, lengths, has_states)
+    return cuts, cuts.lengths, (None if cuts.lengths is None else cuts.lengths.shape, cuts.signature)
+
+
+def _in_range(lengths, plan):
+    """Return lengths as contiguous int64; raise unless they are in range. None, or what was checked, as it is."""
+    return _checks.lengths_in_range(lengths.numpy(), plan.steps) if isinstance(lengths, torch.Tensor) else lengths
 
 
 def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, out=None):
     """Run a recurrence; return the states and, if asked for, the last one."""
-    cuts = _cuts(family, a, b, axis, reverse, lengths, h0 is not None)
-    lengths = cuts or lengths
-    plan, strides = plan_forward(family, a, b, h0, lengths, axis, reverse, dtype, out)
+    cuts, lengths, ends = _ends(family, a, b, axis, reverse, lengths, h0 is not None)
+    plan, strides = _plan_forward(family, *map(form, (a, b, h0, out)), ends, axis, reverse, dtype)
     h = empty(plan.shape, strides, dtype) if out is None else out
-    lengths = _lengths(lengths, plan)
-    has_results_alone = cuts is not None and cuts.kind == _problem.OFFSETS
-    carry = None if h0 is None and (has_results_alone or not return_state) else _states(plan, h0, cuts)
-    if plan.traversal != "empty":
-        operands = _in_memory(plan, a, b, h)
-        places = [v.data_ptr() for v in operands]
-        states = None if carry is None else address(carry)
-        aligned = h.data_ptr() % dtype.itemsize == 0
-        marks = () if cuts is None else cuts.marks(plan)
-        _run.forward_at(plan, *places, states, address(lengths), aligned, _team.team(), marks)
-    if cuts is not None and carry is not None:
-        cuts.clear_ends(carry)
-    if has_results_alone and return_state:
-        by_time = h.movedim(plan.axis, 0)
-        return h, cuts.last_states(by_time, by_time.new_zeros((len(cuts.borders) - 1, *by_time.shape[1:])))
-    return h, _own(carry, carry.shape, dtype) if return_state else None
+    _, last = _run.forward(plan, a, b, h0, _in_range(lengths, plan), h, return_state, cuts, _TENSORS)
+    if not return_state or isinstance(last, torch.Tensor):
+        return h, last if return_state else None
+    return h, _own(last, last.shape, dtype)
 
 
 def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted):
     """Run a recurrence's adjoint; return the gradients of a, b and h0 that are wanted, None for the others."""
     # What is not read (see `reads`) may be None, for b a `Form`. ``g`` may be None too: zeros.
-    cuts = _cuts(family, a, b, axis, reverse, lengths, h0 is not None or grad_last is not None)
-    lengths = cuts or lengths
+    cuts, lengths, ends = _ends(family, a, b, axis, reverse, lengths, h0 is not None or grad_last is not None)
     if g is None:
-        shape = result_shape(family, a, b)
-        g = torch.zeros((), dtype=dtype, device="cpu").expand(shape)
-    if h is None:
-        h = g
-    plan, layouts = plan_vjp(family, (g, a, b, h, h0, grad_last), lengths, axis, reverse, dtype, wanted)
-    dtypes = [gradient_dtype(v, dtype) for v in (a, b)]
+        g = torch.zeros((), dtype=dtype, device="cpu").expand(result_shape(family, a, b))
+    h = g if h is None else h
+    forms = tuple(map(form, (g, a, b, h, h0, grad_last)))
+    plan, layouts = _plan_vjp(family, forms, ends, axis, reverse, dtype, wanted)
     results = [
-        empty(plan.shape, strides, own) if is_wanted and strides is not None else None
-        for is_wanted, strides, own in zip(wanted, layouts, dtypes, strict=False)
+        empty(plan.shape, strides, gradient_dtype(v, dtype)) if is_wanted and strides is not None else None
+        for v, is_wanted, strides in zip((a, b), wanted, layouts, strict=False)
     ]
-    lengths = _lengths(lengths, plan)
-    carry = None if h0 is None and grad_last is None and not wanted[2] else _states(plan, grad_last, cuts)
-    first = None if h0 is None else _states(plan, h0, cuts)
-    if cuts is not None and carry is not None:
-        cuts.clear_ends(carry)
-    if plan.traversal == "empty":
-        totals = [np.zeros(() if is_number(v) else tuple(v.shape), plan.wide) for v in (a, b)]
-    else:
-        read = [g if not is_read else v for v, is_read in zip((b, h), reads(family, wanted), strict=True)]
-        operands = _in_memory(plan, g, a, *read)
-        places = [v.data_ptr() for v in operands]
-        to = [None if r is None else r.data_ptr() for r in results]
-        states = (None if value is None else address(value) for value in (first, carry))
-        marks = () if cuts is None else cuts.marks(plan)
-        totals = _run.vjp_at(plan, *places, *states, address(lengths), to, _team.team(), marks)
-    for k, operand in enumerate((a, b)):
-        if wanted[k] and results[k] is None:
-            results[k] = _own(totals[k], () if is_number(operand) else operand.shape, dtypes[k])
-    grad_h0 = _own(carry, () if is_number(h0) else h0.shape, gradient_dtype(h0, dtype)) if wanted[2] else None
-    return results[0], results[1], grad_h0
+    read = (v if is_read else g for v, is_read in zip((b, h), reads(family, wanted), strict=True))
+    lengths = _in_range(lengths, plan)
+    *grads, carry = _run.vjp(plan, g, a, *read, h0, grad_last, lengths, cuts, results, _TENSORS)
+    return tuple(
+        _own(grad, () if is_number(v) else v.shape, gradient_dtype(v, dtype)) if type(grad) is np.ndarray else grad
+        for grad, v in zip((*grads, carry if wanted[2] else None), (a, b, h0), strict=True)
+    )
 
 
 def summary(family, a, b, start, lengths, axis, reverse, dtype, back):
@@ -300,8 +260,8 @@ def summary(family, a, b, start, lengths, axis, reverse, dtype, back):
     plan = _problem.summary(
         family, NAMES[family][:2], _signature(a), _signature(b), axis, reverse, lengths_shape, DTYPES[dtype]
     )
-    lengths = _lengths(lengths, plan)
-    carry, products = _states(plan, start), _states(plan, 1.0)
+    lengths = plan.full_lengths if lengths is None else _in_range(lengths, plan)
+    carry, products = (_run.states_of(plan, state, library=_TENSORS) for state in (start, 1.0))
     if plan.traversal != "empty":
         direction = "summary back" if back else "summary"
         places = a.data_ptr(), b.data_ptr(), address(carry), address(products), address(lengths)
@@ -311,7 +271,7 @@ def summary(family, a, b, start, lengths, axis, reverse, dtype, back):
 
 def short_forward(family, a, b, axis, reverse, dtype):
     """Return a function for a short run of a kind, of a and b and their addresses; None if it is not short."""
-    plan, strides = plan_forward(family, a, b, None, None, axis, reverse, dtype)
+    plan, strides = _plan_forward(family, form(a), form(b), None, None, _WHOLE, axis, reverse, dtype)
     if not _run.is_short(plan) or not plan.carry_c_order:
         return None
     short, number = _run.ShortCall(plan, "forward", (_layout.A, _layout.B, _layout.H)), is_number(a)
@@ -320,7 +280,7 @@ def short_forward(family, a, b, axis, reverse, dtype):
     def run(a, b, at_a, at_b):
         h = allocate(b)
         if number:
-            a = _run._number(a, wide)
+            a = _run.number(a, wide)
             at_a = address(a)
         call(at_a, at_b, h.data_ptr())
         return h
@@ -339,7 +299,8 @@ def _allocator(like, shape, strides, dtype):
 def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
     """Return a function of g, a, b and h alone for a short run of their kind; None if it is not short."""
     wanted = wanted[0], wanted[1], False
-    plan, layouts = plan_vjp(family, (g, a, b, g if h is None else h, None, None), None, axis, reverse, dtype, wanted)
+    forms = *map(form, (g, a, b, g if h is None else h)), None, None
+    plan, layouts = _plan_vjp(family, forms, _WHOLE, axis, reverse, dtype, wanted)
     if not _run.is_short(plan) or not plan.carry_c_order:
         return None
     make_a, to_a, own_a = _maker(a, plan, 0, layouts[0], dtype)
@@ -355,7 +316,7 @@ def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
         at_g = g.data_ptr()  # also in place of what is not there, which would not be read for a result
         at_b, at_h = b.data_ptr() if reads_b else at_g, h.data_ptr() if reads_h else at_g
         if number:
-            a = _run._number(a, wide)
+            a = _run.number(a, wide)
             at_a = address(a)
         else:
             at_a = a.data_ptr()
