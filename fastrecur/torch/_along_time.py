@@ -67,7 +67,7 @@ def state_before(h, h0, lengths, axis, reverse):
 
 
 def adjoint(steps, run, g, wanted):
-    """Return the gradients of a and b that are wanted, and that of h0 in all lanes, made of a recurrence.
+    """Return the gradients of a and b that are wanted, that of h0 in all lanes, and the first states, of a recurrence.
 
     ``steps`` are what they are of: family, axis, reverse, dtype, a, b, the states h, h0, and lengths.
     What flows on from a step against the scan direction is ``e[t] = conj(q[t]) * (g[t] + e')``, with ``e'`` what has
@@ -85,12 +85,12 @@ def adjoint(steps, run, g, wanted):
         before = state_before(h, h0, lengths, axis, reverse)
         grad_a = d * (before if family == LINEAR else b - before).conj()
         if family == LINEAR and type(lengths) is Segments:  # where the factor is not used, whatever flows on
-            first, begins = borders(h, lengths, axis, reverse)
-            grad_a = torch.where(begins & ~first, 0, grad_a)
+            is_first, begins = borders(h, lengths, axis, reverse)
+            grad_a = torch.where(begins & ~is_first, 0, grad_a)
         grad_a = like(masked(grad_a, valid), operands[0])
     if wanted[1]:
         grad_b = like(masked(d if family == LINEAR else d * a, valid), operands[1])
-    return grad_a, grad_b, last
+    return grad_a, grad_b, last, first
 
 
 def like(grad, operand):

@@ -139,7 +139,7 @@ def _adjoint(family, g, a, b, h, h0, grad_last, *rest):
         return *forward(LINEAR, q, source, grad_last, _checks.split(*ends), axis, not reverse, dtype), grad_last
 
     steps = family, axis, reverse, dtype, a, b, h, h0, _checks.split(*ends)
-    grad_a, grad_b, grad_h0 = adjoint(steps, run, g, (want_a, want_b))
+    grad_a, grad_b, grad_h0, _ = adjoint(steps, run, g, (want_a, want_b))
     grads = grad_a, grad_b, like(grad_h0, h0) if want_h0 else None
     return tuple(g.new_empty(0) if grad is None else grad for grad in grads)
 

@@ -43,7 +43,7 @@ def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype):
     def run(q, source):
         return *forward(LINEAR, q, source, grad_last, lengths, axis, not reverse, wide), grad_last
 
-    return adjoint((family, axis, reverse, dtype, a, b, h, h0, lengths), run, g, (True, True))
+    return adjoint((family, axis, reverse, dtype, a, b, h, h0, lengths), run, g, (True, True))[:3]
 
 
 def device_of(*operands):

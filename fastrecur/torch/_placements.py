@@ -10,12 +10,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from .. import _checks
 from .. import _messages as say
 from .._checks import Segments
-from . import _ops
-
-
-def is_placed(*operands):
-    """Return whether an operand is a DTensor."""
-    return any(isinstance(v, DTensor) for v in operands)
+from . import _exchange, _ops, _shards
 
 
 class _OfOne(Function):
@@ -31,8 +26,10 @@ class _OfOne(Function):
         return grad if ctx.mine else torch.zeros_like(grad), None
 
 
-def run(call, family, a, b, h0, axis, reverse, lengths, return_state, group):
-    """Run a recurrence of DTensors; its result is placed as its operands are."""
+def run(family, a, b, h0, axis, reverse, lengths, return_state, group):
+    """Run a recurrence of this rank's shards, or of DTensors: its result is placed as they are."""
+    if not any(isinstance(v, DTensor) for v in (a, b, h0)):
+        return _shards.run(family, a, b, h0, axis, reverse, lengths, return_state, _exchange.name_of(group))
     full = [v for v in (a, b) if isinstance(v, DTensor)]
     if not full or not isinstance(axis, int):
         raise ValueError(say.placements())
@@ -60,7 +57,8 @@ def run(call, family, a, b, h0, axis, reverse, lengths, return_state, group):
         back = [Partial() if k == dims[0] else p for k, p in enumerate(lanes)]
         h0 = h0.redistribute(placements=lanes).to_local(grad_placements=back)
     a, b = (v.to_local() if isinstance(v, DTensor) else v for v in (a, b))
-    result = call(family, a, b, h0, axis, reverse, _checks.split(lengths, offsets, resets), return_state, own)
+    lengths = _checks.split(lengths, offsets, resets)
+    result = _shards.run(family, a, b, h0, axis, reverse, lengths, return_state, _exchange.name_of(own))
     h, h_last = result if return_state else (result, None)
     h = _placed(h, mesh, placements, shape)
     if not return_state:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -119,7 +120,7 @@ class _Walk(nn.Module):
             output, lasts = module._through(rows, states, self.layer)
         return repack_output(module, output, input), _state.join(lasts, is_batched)
 
-    def layer(self, layer: Any, rows: Tensor, hidden: Any, is_batched: bool = True) -> tuple[Tensor, Tensor]:
+    def layer(self, layer: QRNNLayer, rows: Tensor, hidden: Any, is_batched: bool = True) -> tuple[Tensor, Tensor]:
         """Return a layer's output, and the last state of each direction."""
         check_input(rows, layer.input_size, layer._direction_weights())
         states = _state.of_layer(layer, hidden, rows, rows.shape[1], is_batched)
@@ -129,12 +130,8 @@ class _Walk(nn.Module):
         def see(direction: str) -> Tensor:
             return rows if layer.window == 1 else self.windows(layer, rows, layer.reverse or direction == REVERSE)
 
-        output, last = layer._scan(see, states, recurrence=self.recurrence)
-        return output, last
-
-    def recurrence(self, f: Tensor, x: Tensor, h0: Tensor | None, **options: Any) -> Any:
-        """Average over all ranks' shards."""
-        return _shards.run(FORGET, f, x, h0, 0, group=self.group, **options)
+        # Averages are over all ranks' shards.
+        return layer._scan(see, states, recurrence=functools.partial(_shards.run, FORGET, axis=0, group=self.group))
 
     def windows(self, layer: Any, rows: Tensor, reverse: bool) -> Tensor:
         """Return what each step sees, and keep the whole sequence's last inputs if the layer keeps any."""

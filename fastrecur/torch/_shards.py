@@ -1,12 +1,7 @@
 """A recurrence whose time is held in shards, one a rank: summaries, one exchange, and the scan of one's own shard.
 
-In the scan direction a shard makes ``A*h + B`` of the state ``h`` that it is reached by. So every rank needs of the
-others ``A`` and ``B`` alone: the ranks' summaries are a linear recurrence once more, over ranks, which each rank scans
-for itself. Then it scans its shard from the state that reaches it. The gradient does the same against time.
-
-A third result is the state ``h_in`` that reaches a rank, and a fourth operand, ``added``, joins what a rank hands on.
-They make the family closed, for the gradient of each is the other: the gradient of the gradient needs the state before
-a shard's first step, and what flows back through that belongs to the rank before.
+The way is told in docs/howto/sequence_parallel.rst. A third result is the state ``h_in`` that reaches a rank, and a
+fourth operand, ``added``, joins what a rank hands on. The gradient of each is the other, so the family is closed.
 
 Where series begin anew in a shard, what arrives is not multiplied: such a rank tells that it is blocked, and what it
 hands on is its own. Of segments with states of their own that of one at most goes on from rank to rank.
@@ -114,17 +109,13 @@ def summary(family, a, b, start, lengths, axis, reverse, dtype, back=False):
     cut, beyond = (rest, 0) if reverse else (0, PIECES * steps)
     pieces = [v.narrow(axis, cut, PIECES * steps).unflatten(axis, (PIECES, steps)).movedim(axis, 0) for v in (a, b)]
     products, ends = _tensors.summary(family, *pieces, None, None, axis + 1, reverse, dtype, back)
-    states, unsound = compose(_back(products, back), ends, start, reverse)
+    states, unsound = compose(products.conj() if back else products, ends, start, reverse)
     if bool(unsound.any()):
         return _tensors.summary(family, a, b, start, None, axis, reverse, dtype, back)
     last = states[-1]
     tail = [v.narrow(axis, beyond, rest) for v in (a, b)]
     product, end = _tensors.summary(family, *tail, last, None, axis, reverse, dtype, back)
     return product * products.prod(0), end
-
-
-def _back(products, back):
-    return products.conj().resolve_conj() if back else products
 
 
 def _composed_summary(family, a, b, start, lengths, axis, reverse, dtype, back):
@@ -221,7 +212,8 @@ def _reach(act, problem, b, added, start, part, options, needs_end):
         state = part.with_arrived(start, arrived, towards)
         state, borders = None if state is None else state[row], _checks.split(part.lengths, None, stretch[2])
         product, end = summary(family, *stretch[:2], state, borders, axis, towards, dtype, back)
-        return _back(product, back), end if added is None else end + added[row]
+        product = product.conj().resolve_conj() if back else product
+        return product, end if added is None else end + added[row]
 
     is_shared = back and return_state and part.offsets is None
     if place == 0 and not is_shared:
@@ -346,36 +338,28 @@ class Shard(Function):
         family, options = ctx.problem
         want_a, want_b, want_h0, want_added = ctx.needs_input_grad[:4]
         g = nothing(h, h.shape, h.dtype) if g is None else g
-        saved, wanted = (g, a, b, h, h_in, grad_last, grad_in), (want_a, want_b)
-        if torch.is_grad_enabled():
-            grad_a, grad_b, grad_first, arriving = _differentiable_vjp(family, *saved, ends, options, wanted)
-        else:
-            grad_a, grad_b, grad_first, arriving = torch.ops.fastrecur.shard_backward.default(
-                family, *saved, *ends, *options, *wanted
-            )
+        run = _differentiable_vjp if torch.is_grad_enabled() else torch.ops.fastrecur.shard_backward.default
+        operands = g, a, b, h, h_in, grad_last, grad_in
+        grad_a, grad_b, grad_first, arriving = run(family, *operands, *ends, *options, want_a, want_b)
         grad_h0 = like(grad_first, h0) if want_h0 else None
         grad_added = like(arriving, added) if want_added else None
         return grad_a if want_a else None, grad_b if want_b else None, grad_h0, grad_added, *(None,) * 10
 
 
-def _differentiable_vjp(family, g, a, b, h, h_in, grad_last, grad_in, ends, options, wanted):
+def _differentiable_vjp(family, g, a, b, h, h_in, grad_last, grad_in, *rest):
     """Do what `_vjp` does, made of `Shard` in the other direction."""
-    axis, reverse, dtype, return_state, wants, group = options
-    part = Part(*ends, h.shape[axis], group)
-    start = None
+    *ends, axis, reverse, dtype, return_state, wants, group, want_a, want_b = rest
+    part, start = Part(*ends, h.shape[axis], group), None
     if return_state:
         start = nothing(h, h_in.shape, h.dtype) if grad_last is None else grad_last
         start = _exchange.Sum.apply(group, start)
 
-    arriving = None
-
     def run(q, source):
-        nonlocal arriving
         options = axis, not reverse, dtype, True, wants, group
-        e, last, arriving = Shard.apply(q, source, start, grad_in, *ends, LINEAR, *options)
-        return e, last, arriving
+        return Shard.apply(q, source, start, grad_in, *ends, LINEAR, *options)
 
-    grad_a, grad_b, grad_first = adjoint((family, axis, reverse, dtype, a, b, h, h_in, part.ends), run, g, wanted)
+    steps = family, axis, reverse, dtype, a, b, h, h_in, part.ends
+    grad_a, grad_b, grad_first, arriving = adjoint(steps, run, g, (want_a, want_b))
     # Where it is another rank's it is still to be differentiated, as it is there.
     return grad_a, grad_b, part.own(grad_first, reverse), arriving
 

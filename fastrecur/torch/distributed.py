@@ -10,14 +10,14 @@ from typing import Any
 
 import torch.distributed as dist
 
-from .. import _checks
 from .. import _messages as say
+from .._checks import split
 from .._problem import FORGET, LINEAR
 
 if not dist.is_available():
     raise ImportError(say.no_distributed())
 
-from . import _exchange, _placements, _shards  # noqa: E402
+from . import _placements  # noqa: E402
 from ._sequence_parallel import SequenceParallel  # noqa: E402
 
 __all__ = ["SequenceParallel", "forget_mult", "linear_recurrence"]
@@ -117,7 +117,7 @@ def forget_mult(
     (tensor([1.0000, 2.5000, 4.0000]), tensor([2.5000, 4.0000]))
     >>> dist.destroy_process_group()
     """
-    return _run(FORGET, f, x, h0, axis, reverse, _checks.split(lengths, offsets, resets), return_state, group)
+    return _placements.run(FORGET, f, x, h0, axis, reverse, split(lengths, offsets, resets), return_state, group)
 
 
 def linear_recurrence(
@@ -155,12 +155,4 @@ def linear_recurrence(
     (tensor([1.0000, 0.5000, 0.2500]), tensor(0.2500))
     >>> dist.destroy_process_group()
     """
-    return _run(LINEAR, a, b, h0, axis, reverse, _checks.split(lengths, offsets, resets), return_state, group)
-
-
-def _run(
-    family: str, a: Any, b: Any, h0: Any, axis: Any, reverse: Any, lengths: Any, return_state: Any, group: Any
-) -> Any:
-    if _placements.is_placed(a, b, h0):
-        return _placements.run(_run, family, a, b, h0, axis, reverse, lengths, return_state, group)
-    return _shards.run(family, a, b, h0, axis, reverse, lengths, return_state, _exchange.name_of(group))
+    return _placements.run(LINEAR, a, b, h0, axis, reverse, split(lengths, offsets, resets), return_state, group)
