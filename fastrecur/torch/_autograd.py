@@ -52,7 +52,7 @@ class _Rules(_internals.KernelFunction):  # type: ignore[misc]
                 stack.enter_context(_internals.with_forward_mode(True))
             stack.enter_context(_internals.below_autograd())
             output = cls.operators[family].redispatch(keyset & _internals.after_autograd, *arguments)
-        cls.setup(ctx, family, ctx.needs_input_grad[1:], arguments, output, has_tangents)
+        cls.setup(family, ctx, arguments, output, ctx.needs_input_grad[1:], has_tangents)
         return output
 
     @classmethod
@@ -69,13 +69,9 @@ class _Rules(_internals.KernelFunction):  # type: ignore[misc]
             else:
                 torch.library.register_autograd(
                     name, lambda ctx, *grads: cls.gradients(ctx, ctx.needs_input_grad, *grads),
-                    setup_context=functools.partial(cls._setup, family), lib=_ops.library,
+                    setup_context=functools.partial(cls.setup, family), lib=_ops.library,
                 )  # fmt: skip
             torch.library.register_vmap(name, functools.partial(vmap, family), lib=_ops.library)
-
-    @classmethod
-    def _setup(cls, family, ctx, inputs, output):
-        cls.setup(ctx, family, ctx.needs_input_grad, inputs, output, False)
 
 
 class _Forward(_Rules):
@@ -84,15 +80,15 @@ class _Forward(_Rules):
     operators = _ops.FORWARD
 
     @staticmethod
-    def setup(ctx, family, wanted, arguments, output, has_tangents):
+    def setup(family, ctx, inputs, output, needed=None, has_tangents=False):
         """Keep what the gradients that are wanted read, and nothing else."""
-        (a, b, h0, *ends, axis, reverse, dtype), (h, _) = arguments, output
+        (a, b, h0, *ends, axis, reverse, dtype), (h, _) = inputs, output
         ctx.problem = family, axis, reverse, dtype
         ctx.b_form = _tensors.form(b)
         ctx.set_materialize_grads(False)
         if has_tangents:
             ctx.save_for_forward(a, b, h, h0, *ends)
-        ctx.save_for_backward(*_tensors.to_save(family, wanted, a, b, h, h0, *ends))
+        ctx.save_for_backward(*_tensors.to_save(family, needed or ctx.needs_input_grad, a, b, h, h0, *ends))
 
     @staticmethod
     def gradients(ctx, needed, grad_h, grad_last):
@@ -184,9 +180,9 @@ class _Vjp(_Rules):
         return super().run(family, keyset, *arguments)
 
     @staticmethod
-    def setup(ctx, family, wanted, arguments, output, has_tangents):
+    def setup(family, ctx, inputs, output, needed=None, has_tangents=False):
         """Keep all operands: each is in the gradient's gradient."""
-        tensors, ctx.options = arguments[:-6], arguments[-6:]
+        tensors, ctx.options = inputs[:-6], inputs[-6:]
         ctx.family, ctx.wanted = family, ctx.options[3:]
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*(v for v, is_wanted in zip(output, ctx.wanted, strict=True) if not is_wanted))

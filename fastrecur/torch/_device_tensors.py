@@ -30,16 +30,11 @@ def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, fresh
     return result if return_state else (result, None)
 
 
-def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted):
+def vjp(family, g, a, b, h, h0, grad_last, lengths, *options, layouts=(None, None)):
     """Run a recurrence's adjoint; return the gradients of a, b and h0 that are wanted, None for the others."""
-    # What may be None is as in `_tensors.vjp`.
-    return vjp_laid_out((None, None), wanted, family, (g, a, b, h, h0, grad_last), lengths, axis, reverse, dtype)
-
-
-def vjp_laid_out(layouts, wanted, family, operands, lengths, axis, reverse, dtype):
-    """Do the same; ``layouts`` are the strides of fresh gradients of a and b, in elements; None to choose them."""
-    g, a, b, h, h0, grad_last = operands
-    operands = a, b, h0
+    # What may be None is as in `_tensors.vjp`. ``layouts`` are the strides of fresh gradients of a and b, in elements;
+    # None to choose them.
+    (axis, reverse, dtype, wanted), operands = options, (a, b, h0)
     if h is None or type(b) is _tensors.Form:
         # The kernel reads all operands. Of one number at every step it makes what nobody wants, and no traffic.
         shape, number = _tensors.result_shape(family, a, b), g

@@ -59,14 +59,13 @@ def _forward_cuda(family, a, b, *arguments):
     return _device_tensors.forward(family, a, b, *arguments, True, layout)
 
 
-def _vjp_cuda(family, g, a, b, h, h0, grad_last, *options):
+def _vjp_cuda(family, g, a, b, h, *arguments):
     from . import _device_tensors
 
-    *options, want_a, want_b, want_h0 = options
-    shape = torch.broadcast_shapes(a.shape, b.shape)
+    *arguments, want_a, want_b, want_h0 = arguments
+    shape, wanted = torch.broadcast_shapes(a.shape, b.shape), (want_a, want_b, want_h0)
     layouts = tuple(_tensors.layout(shape, v, h, g) if v.shape == shape else None for v in (a, b))
-    operands, wanted = (g, a, b, h, h0, grad_last), (want_a, want_b, want_h0)
-    return _wanted_or_empty(g, _device_tensors.vjp_laid_out(layouts, wanted, family, operands, *options))
+    return _wanted_or_empty(g, _device_tensors.vjp(family, g, a, b, h, *arguments, wanted, layouts=layouts))
 
 
 def _alike(shape, dtype, *prototypes):
@@ -82,33 +81,27 @@ def _forward_fake(family, a, b, h0, lengths, axis, reverse, dtype):
     return h, h.new_empty(_along_time.lanes(shape, axis, lengths))
 
 
-def _gradient_fake(operand, dtype, shape, *prototypes):
-    own = _tensors.gradient_dtype(operand, dtype)
-    return _alike(operand.shape, own, operand, *(prototypes if operand.shape == shape else ()))
-
-
 def _vjp_fake(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted):
     shape = torch.broadcast_shapes(a.shape, b.shape)
     return tuple(
-        _gradient_fake(operand, dtype, shape, h, g) if is_wanted else g.new_empty(0)
-        for operand, is_wanted in zip((a, b, h0), wanted, strict=True)
+        _alike(v.shape, _tensors.gradient_dtype(v, dtype), v, *((h, g) if v.shape == shape else ()))
+        if is_wanted
+        else g.new_empty(0)
+        for v, is_wanted in zip((a, b, h0), wanted, strict=True)
     )
 
 
-def _forward_composed(family, a, b, *arguments):
-    h, last = _composed.forward(family, a, b, *arguments)
-    dtype = arguments[-1]
-    own = _alike(h.shape, dtype, b, a)
-    return own.copy_(h), own.new_empty(last.shape).copy_(last)
+def _forward_composed(*arguments):
+    both = zip(_forward_fake(*arguments), _composed.forward(*arguments), strict=True)
+    return tuple(own.copy_(result) for own, result in both)
 
 
-def _vjp_composed(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted):
-    grads = _composed.vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype)
+def _vjp_composed(family, g, a, b, h, h0, *arguments):
+    owns = _vjp_fake(family, g, a, b, h, h0, *arguments)
+    grads = _composed.vjp(family, g, a, b, h, h0, *arguments[:-3])
     return tuple(
-        _gradient_fake(operand, dtype, h.shape, h, g).copy_(_along_time.like(grad, operand))
-        if is_wanted
-        else g.new_empty(0)
-        for grad, operand, is_wanted in zip(grads, (a, b, h0), wanted, strict=True)
+        own.copy_(_along_time.like(grad, operand)) if is_wanted else own
+        for own, grad, operand, is_wanted in zip(owns, grads, (a, b, h0), arguments[-3:], strict=True)
     )
 
 

@@ -18,16 +18,7 @@ from .. import _threads
 from .._arrays import address
 from .._cpu import _native, _workers
 
-_forked = False
-
-
-def _after_fork():
-    global _forked
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_PROCESS = os.getpid()
 
 
 @functools.cache
@@ -55,7 +46,7 @@ def _run(calls, threads=None):
         threads = min(len(calls), len(calls) if threads is None else threads)
         if threads > 1 and _native.is_native(calls):
             calls = _native.table(calls)
-    parallel = _openmp() if threads > 1 and not _forked and isinstance(calls, np.ndarray) else None
+    parallel = _openmp() if threads > 1 and isinstance(calls, np.ndarray) and os.getpid() == _PROCESS else None
     if parallel is None:
         _threads.run(calls, threads)
         return
