@@ -1,14 +1,8 @@
-"""Derivatives: the adjoint of a linear recurrence is one in the other direction, so the family is closed.
+"""Derivatives of every order: the adjoint of a linear recurrence is one in the other direction.
 
-For the scan direction ``h[t] = q[t]*h' + c[t]``, with ``h'`` the state before and ``q`` the decay (``a``, or
-``1 - f``), the adjoint state is ``D[t] = g[t] + conj(q[t+1])*D[t+1]``, and
-
-* a tangent of the states is the linear recurrence with ``q`` over the tangent of one step for a fixed ``h'``;
-* the gradients are ``D`` times a step's own derivatives, by kernels of their own;
-* derivatives of the gradients are those of what the kernels compute, made of a recurrence: `_along_time.adjoint`.
-
-So every order of every derivative follows. The rules belong to the operators (their autograd and vmap keys), so they
-hold for every graph that an operator stands in, however it came there.
+A tangent of the states is a recurrence over the tangents of single steps, and derivatives of the gradients are those of
+what the kernels compute, made of a recurrence: `_along_time.adjoint`. The rules belong to the operators (their autograd
+and vmap keys), so they hold for every graph that an operator stands in, however it came there.
 """
 
 import contextlib

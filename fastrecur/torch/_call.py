@@ -1,9 +1,4 @@
-"""A call with tensors, from its arguments to its result: check, choose the way, run.
-
-Plain tensors, of the CPU or of a GPU, are run by their addresses: at once if none wants a gradient, or in the autograd
-functions of `_eager`. Whatever else torch has in play (a transform, a mode, a subclass, the compiler, tangents, another
-device) goes through torch's dispatcher: `_autograd.forward`.
-"""
+"""A call with tensors: check it, choose a way (docs/explanation/a_call.rst names them), run."""
 
 import torch
 

@@ -1,8 +1,6 @@
-"""The recurrences of torch's own operators: for every device that has no kernels here.
+"""The recurrences of torch's own operators, for every device that has no kernels here: pairs of steps are scanned.
 
-Two steps do to a state what one does, ``h -> a*h + b``. So pairs of steps are scanned, in pairs again, which gives the
-state after every second step, and the others are one step away: elementwise work in ``2*log2(T)`` rounds. A series for
-which a composed step is not sound (a factor above 1, a number that is not finite) is scanned step by step instead.
+A series for which a composed step is not sound (a factor above 1, a number that is not finite) is scanned step by step.
 """
 
 import torch

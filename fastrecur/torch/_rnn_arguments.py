@@ -14,9 +14,7 @@ from . import _rnn_segments
 from .state import QRNNState
 
 
-def open_call(
-    module: Any, input: Any, hidden: Any, hx: Any, offsets: Any, resets: Any, weights: list[Tensor]
-) -> tuple[Any, ...]:
+def open_call(module: Any, input: Any, hidden: Any, hx: Any, offsets: Any, resets: Any, weights: list[Tensor]) -> Any:
     """Return what a module is called with, checked: what `unpack_input` returns, how many series, states, and cuts."""
     if hidden is not None and hx is not None:
         raise TypeError(say.rnn_two_hidden())

@@ -1,7 +1,4 @@
-"""Calls of kinds that were seen before, run at once: what everything depends on is looked up, and nothing is checked.
-
-All others go to `_call`, and are remembered here.
-"""
+"""Calls of kinds that were seen before, at once: nothing is checked. All others go to `_call`, and are remembered."""
 
 import torch
 

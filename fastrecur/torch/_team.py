@@ -1,8 +1,6 @@
-"""The threads of torch itself, for kernels on tensors.
+"""The threads of torch itself, for kernels on tensors: torch's wait busily after each operator, others' would disturb.
 
-Torch's operators run on an OpenMP team. Its threads wait for more, busily, for some time after each operator; threads
-of anybody else then get half a processor. So kernels on tensors run on the same team, which also needs no time to wake.
-Where torch was built without OpenMP, and in a forked child, which has none of the team's threads, they run on the
+Where torch was built without OpenMP, and in a forked child, which has none of the team's threads, kernels run on the
 workers of `fastrecur._threads`.
 """
 

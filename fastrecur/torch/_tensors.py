@@ -1,7 +1,4 @@
-"""Run a problem on plain CPU tensors: the plan, the memory of results, and the kernels, by addresses alone.
-
-Nothing here knows of gradients, and nothing is recorded: what is called here is the inside of an operator.
-"""
+"""Run a problem on plain CPU tensors, by addresses alone: the inside of an operator, of which nothing is recorded."""
 
 import functools
 import math

@@ -32,6 +32,8 @@ function_mode = _find("torch._C._get_function_stack_at")
 tracing = _find("torch._C._get_tracing_state")
 DeviceContext = _find("torch.utils._device.DeviceContext")
 backward_pass = _find("torch._C._current_graph_task_id") or (lambda: -1)
+# Lets a named tuple be part of a program that torch.export saves.
+register_namedtuple = _find("torch.utils._pytree._register_namedtuple") or (lambda kind, **name: None)
 raw_stream = _find("torch._C._cuda_getCurrentRawStream")  # only where torch has CUDA
 
 # Whether it can be told what torch has in play.
@@ -112,10 +114,3 @@ def is_unhooked(module):
 def is_replica(module):
     """Return whether a module is one of nn.DataParallel's copies, which live for one call."""
     return getattr(module, "_is_replica", False)
-
-
-def name_namedtuple(kind, name):
-    """Let a named tuple be part of a program that torch.export saves."""
-    register = _find("torch.utils._pytree._register_namedtuple")
-    if register is not None:
-        register(kind, serialized_type_name=name)

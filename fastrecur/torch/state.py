@@ -53,7 +53,7 @@ class QRNNState(NamedTuple):
 
 # So that a state, and a program of torch.export that takes one, can be saved and loaded.
 torch.serialization.add_safe_globals([QRNNState])
-_internals.name_namedtuple(QRNNState, "fastrecur.torch.QRNNState")
+_internals.register_namedtuple(QRNNState, serialized_type_name="fastrecur.torch.QRNNState")
 
 
 def of_layer(layer: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool) -> Any:
@@ -113,7 +113,7 @@ def check_layers(layers: Any) -> None:
             raise TypeError(say.rnn_state_kind(k, type(layer)))
 
 
-def of_network(network: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool) -> list[Any]:
+def of_network(network: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool) -> Any:
     """Return what each layer of a network goes on from, checked: None, a tensor (D, B, H), or a `QRNNState`."""
     layers = list(network.layers)
     if hidden is None:
@@ -129,9 +129,7 @@ def of_network(network: Any, hidden: Any, rows: Tensor, batch: int, is_batched: 
     return [QRNNState(first, (before,)) for first, before in zip(firsts, inputs, strict=True)]
 
 
-def _hidden_of_network(
-    layers: list[Any], directions: int, hidden: Any, rows: Tensor, batch: int, is_batched: bool
-) -> list[Any]:
+def _hidden_of_network(layers: Any, directions: int, hidden: Any, rows: Tensor, batch: int, is_batched: bool) -> Any:
     """Return the first state of every layer, (D, B, H) or None, checked."""
     sizes: list[Any] = [layer.hidden_size for layer in layers]
     states = len(layers) * directions
