@@ -44,7 +44,7 @@ def run(family, a, b, h0, axis, reverse, lengths, return_state, group):
         raise ValueError(say.placements())
     lengths, offsets, resets = _checks.parts(lengths)
     if isinstance(resets, DTensor):
-        beside = tuple(_leading(resets, p.dim) if isinstance(p, Shard) else p for p in placements)
+        beside = tuple(_at(resets, p.dim) if isinstance(p, Shard) else p for p in placements)
         if resets.placements != beside:
             raise ValueError(say.placements())
         resets = resets.to_local()
@@ -104,20 +104,13 @@ def _register():
 _registered: list = []
 
 
-def _at(operand, dim, ndim):
+def _at(operand, dim, ndim=None):
     """Return an operand's placement where the result is sharded along ``dim`` of ``ndim`` (None: nowhere)."""
+    # Without ``ndim`` its axes are leading ones of the result.
     if operand is None:
         return None
-    own = -1 if dim is None else dim - (ndim - len(operand.shape))
-    return Shard(own) if own >= 0 and operand.shape[own] > 1 else Replicate()
-
-
-def _leading(operand, dim):
-    """Return the same of an operand that has leading axes of the result."""
-    if operand is None:
-        return None
-    is_sharded = dim is not None and dim < len(operand.shape) and operand.shape[dim] > 1
-    return Shard(dim) if is_sharded else Replicate()
+    own = -1 if dim is None else dim if ndim is None else dim - (ndim - len(operand.shape))
+    return Shard(own) if 0 <= own < len(operand.shape) and operand.shape[own] > 1 else Replicate()
 
 
 def _ways(full, states, ends, axis):
@@ -128,7 +121,7 @@ def _ways(full, states, ends, axis):
     for dim in (None, *(k for k in range(len(shape)) if k != axis and shape[k] > 1)):
         lane = None if dim is None else dim - (dim > axis)
         state = None if lane is None else lane + (offsets is not None)
-        own = _leading(lengths, lane), _leading(offsets, None), _leading(resets, dim)
+        own = _at(lengths, lane), _at(offsets, None), _at(resets, dim)
         yield dim, state, [_at(v, dim, len(shape)) for v in full], [_at(v, state, rank) for v in states], own
 
 
