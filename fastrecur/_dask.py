@@ -167,8 +167,8 @@ class _Problem:
             if value is None and name not in STATES:
                 raise TypeError(say.not_an_array(name, type(None)))
         forms = {name: None if value is None else (None, np.shape(value)) for name, value in values.items()}
-        both, of_others = [forms[n] for n in names[:2]], {n: forms[n] for n in others if n not in STATES}
-        self.shape, self.axis = _problem.checked_shape(names[:2], both[0], both[1], of_others, axis, None)
+        both = [forms.pop(name) for name in names[:2]]
+        self.shape, self.axis = _problem.checked_shape(names[:2], *both, {}, axis, None)
         self.offsets = self.segments = self.no_steps = None
         if offsets is not None:
             self.offsets = _checks.offsets_in_range(_checks.on_host("offsets", offsets), self.shape[self.axis])
@@ -176,8 +176,7 @@ class _Problem:
             self.no_steps = _checks.Segments(None, np.zeros(1, np.int64), None)
         self.lane_axes = [k for k in range(len(self.shape)) if k != self.axis]
         lanes = tuple(self.shape[k] for k in self.lane_axes)
-        of_states = {n: forms[n] for n in others if n in STATES}
-        _problem.check_shapes(of_states, self.shape, lanes if offsets is None else (self.segments, *lanes))
+        _problem.check_shapes(forms, self.shape, lanes if offsets is None else (self.segments, *lanes))
         self.operands = {name: self._operand(name, value) for name, value in values.items()}
         self.metas = {name: empty_like(value) for name, value in values.items()}
         if ends is not lengths and _adapter(*self.metas.values()) is not _host:

@@ -110,12 +110,8 @@ def result_dtype(names, *operands):
     return dtype
 
 
-_COMPLEX = {
-    torch.float16: torch.complex32,
-    torch.bfloat16: torch.complex64,
-    torch.float32: torch.complex64,
-    torch.float64: torch.complex128,
-}
+_COMPLEX = {real: own for own, real in _tensors.REAL.items()} | {torch.float16: torch.complex32}
+_COMPLEX[torch.bfloat16] = torch.complex64
 _FLOATS = _tensors.FLOATING | _tensors.COMPLEX
 
 

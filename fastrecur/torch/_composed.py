@@ -24,10 +24,7 @@ def forward(family, a, b, h0, lengths, axis, reverse, dtype):
     q, c = masked(q, valid, 1), masked(c, valid)
     h0 = q.new_zeros(states) if h0 is None else h0.to(device, wide).expand(states)
     c, begins = with_first_states(family, q, c, h0, cuts, axis, reverse)
-    if cuts is lengths:
-        h = _scan(torch.where(begins, 0, q), c, axis, reverse, begins.expand(shape))
-    else:
-        h = _scan(q, c, axis, reverse)
+    h = _scan(torch.where(begins, 0, q) if cuts is lengths else q, c, begins.expand(shape), axis, reverse)
     return masked(h, valid), last_states(h, h0, cuts, axis, reverse)
 
 
@@ -50,42 +47,35 @@ def device_of(*operands):
     return next((v.device for v in tensors if v.device.type != "cpu"), tensors[0].device)
 
 
-def _scan(a, b, axis, reverse, begins=None):
+def _scan(a, b, begins, axis, reverse):
     """Return the states of ``h = a*h + b``, the first of which is b's, along an axis."""
-    # A step that begins anew is ``h = b``; what stands before it, numbers that are not finite too, it does not read.
+    # Where steps begin anew a is 0. If what stands before is not finite, the series is not sound: steps do not read it.
     if not b.shape[axis]:
         return b
-    *operands, begins = (None if v is None else v.movedim(axis, 0) for v in (a, b, begins))
-    a, b, begins = (v.flip(0) if reverse and v is not None else v for v in (*operands, begins))
-    h = _scan_pairs(a, b, begins)
+    a, b, begins = (v.movedim(axis, 0) for v in (a, b, begins))
+    a, b, begins = (v.flip(0) if reverse else v for v in (a, b, begins))
+    h = _scan_pairs(a, b)
     is_sound = (a.abs() <= 1).all(0) & torch.isfinite(h).all(0)
     if not bool(is_sound.all()):
         h = torch.where(is_sound, h, _scan_steps(a, b, begins))
     return (h.flip(0) if reverse else h).movedim(0, axis)
 
 
-def _step(a, h, b, begins):
-    return b + a * h if begins is None else torch.where(begins, b, b + a * h)
-
-
-def _scan_pairs(a, b, begins):
+def _scan_pairs(a, b):
     steps = len(b)
     if steps < 2:
         return b
     even = steps - steps % 2
     first, then, rest = slice(0, even, 2), slice(1, even, 2), slice(2, None, 2)
-    one, other, later = (None if begins is None else begins[part] for part in (first, then, rest))
-    pairs = _step(a[then], b[first], b[then], other)
-    odd = _scan_pairs(a[then] * a[first], pairs, None if begins is None else one | other)
+    odd = _scan_pairs(a[then] * a[first], b[then] + a[then] * b[first])
     h = torch.empty_like(b)
     h[0], h[1::2] = b[0], odd
-    h[rest] = _step(a[rest], odd[: (steps - 1) // 2], b[rest], later)
+    h[rest] = b[rest] + a[rest] * odd[: (steps - 1) // 2]
     return h
 
 
 def _scan_steps(a, b, begins):
     states = [b[0]]
-    begins = [None] * len(b) if begins is None else begins.unbind()
-    for q, c, begin in zip(a[1:].unbind(), b[1:].unbind(), begins[1:], strict=True):
-        states.append(_step(q, states[-1], c, begin))
+    for q, c, begin in zip(a[1:].unbind(), b[1:].unbind(), begins[1:].unbind(), strict=True):
+        states.append(torch.where(begin, c, c + q * states[-1]))
     return torch.stack(states)

@@ -25,15 +25,14 @@ PIECES = 16  # that a long shard of few lanes is cut into, to be summarised side
 LONG, FEW = 4096, 8
 
 _OPTIONS = f"{_ops.OPTIONS}, bool return_state, bool wants, str group"
-_library = torch.library.Library("fastrecur", "FRAGMENT")
-_library.define(
+_ops.library.define(
     f"shard(str family, Tensor a, Tensor b, Tensor? h0, Tensor? added, {_OPTIONS}) -> (Tensor, Tensor, Tensor)"
 )
-_library.define(
+_ops.library.define(
     "shard_backward(str family, Tensor g, Tensor a, Tensor b, Tensor h, Tensor h_in, Tensor? grad_last,"
     f" Tensor? grad_in, {_OPTIONS}, bool want_a, bool want_b) -> (Tensor, Tensor, Tensor, Tensor)"
 )
-_library.define("shard_borders(Tensor? offsets, Tensor first, int steps, str group) -> (Tensor, Tensor)")
+_ops.library.define("shard_borders(Tensor? offsets, Tensor first, int steps, str group) -> (Tensor, Tensor)")
 
 
 # ---- Where series begin anew ----------------------------------------------------------------------------------------
@@ -314,8 +313,8 @@ def _borders_fake(offsets, first, steps, group):
 for _name, _run, _fake in (
     ("shard", _forward, _forward_fake), ("shard_backward", _vjp, _vjp_fake), ("shard_borders", _borders, _borders_fake)
 ):  # fmt: skip
-    _library.impl(_name, _run, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"fastrecur::{_name}", _fake, lib=_library)
+    _ops.library.impl(_name, _run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fastrecur::{_name}", _fake, lib=_ops.library)
 
 
 class Shard(Function):

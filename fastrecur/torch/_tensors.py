@@ -15,12 +15,7 @@ from . import _team
 
 NAMES = {_problem.FORGET: ("f", "x", "h0"), _problem.LINEAR: ("a", "b", "h0")}
 
-FLOATING = {
-    torch.float16: np.dtype("f2"),
-    torch.bfloat16: BFLOAT16,
-    torch.float32: np.dtype("f4"),
-    torch.float64: np.dtype("f8"),
-}
+FLOATING = {getattr(torch, n): np.dtype(n) for n in ("float16", "float32", "float64")} | {torch.bfloat16: BFLOAT16}
 COMPLEX = {torch.complex64: np.dtype("c8"), torch.complex128: np.dtype("c16")}
 WIDE = dict.fromkeys(FLOATING, torch.float64) | dict.fromkeys(COMPLEX, torch.complex128)  # as in `_problem`
 WIDE |= dict.fromkeys((torch.float16, torch.bfloat16), torch.float32)
