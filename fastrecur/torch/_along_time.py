@@ -119,10 +119,8 @@ def borders(array, cuts, axis, reverse):
     steps = array.shape[axis]
     if cuts.offsets is not None:
         at = _offsets(array, cuts, axis)
-        at = at[1:] if reverse else at[:-1]
-        marks = torch.zeros(steps + 1, dtype=torch.bool, device=array.device).index_fill(0, at, True)
-        marks = marks[1:] if reverse else marks[:-1]
-        first = marks.reshape((-1,) + (1,) * (array.dim() - 1 - axis))
+        edges = _steps(array, axis) + int(reverse)  # of steps, in front of or behind which a segment may begin
+        first = torch.searchsorted(at, edges, right=True) > torch.searchsorted(at, edges)
     elif reverse and cuts.lengths is not None:
         first = _steps(array, axis) == _ends(array, cuts.lengths, axis) - 1
     else:

@@ -86,7 +86,6 @@ def _check_tensor(name, tensor):
 
 
 def check_gate(family, name, gate):
-    """Raise for a complex gate of an average."""
     if family == FORGET and is_complex(gate):
         raise TypeError(say.complex_gate(name, "complex" if _is_number(gate) else gate.dtype))
 
@@ -174,7 +173,6 @@ def ends(given, shape, axis, operands):
 
 
 def _offsets(offsets, _shape, _axis):
-    """Return offsets as a tensor of integers in one dimension."""
     if not isinstance(offsets, torch.Tensor):
         copy = _checks.on_host("offsets", offsets).astype(np.int64)  # a backward pass reads it later
         return torch.from_numpy(copy)
@@ -185,7 +183,6 @@ def _offsets(offsets, _shape, _axis):
 
 
 def _resets(resets, shape, axis):
-    """Return resets as a tensor of bools that fits leading axes of a shape."""
     if not isinstance(resets, torch.Tensor):
         resets = torch.from_numpy(_checks.on_host("resets", resets).copy())  # a backward pass reads them later
     if resets.dtype is not torch.bool:
@@ -195,7 +192,6 @@ def _resets(resets, shape, axis):
 
 
 def _lengths(lengths, shape, axis):
-    """Return lengths as a tensor of integers that fits the lanes."""
     if isinstance(lengths, (np.ndarray, np.generic)):
         lengths = torch.from_numpy(_checks.lengths_in_range(_checks.on_host("lengths", lengths), shape[axis]))
     elif not isinstance(lengths, torch.Tensor):

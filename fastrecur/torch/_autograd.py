@@ -51,7 +51,6 @@ class _Rules(_internals.KernelFunction):  # type: ignore[misc]
 
     @classmethod
     def backward(cls, ctx, *grads):
-        """Return the gradients of the operator's arguments, behind that of the way."""
         return None, *cls.gradients(ctx, ctx.needs_input_grad[1:], *grads)
 
     @classmethod
@@ -69,8 +68,6 @@ class _Rules(_internals.KernelFunction):  # type: ignore[misc]
 
 
 class _Forward(_Rules):
-    """A recurrence."""
-
     operators = _ops.FORWARD
 
     @staticmethod
@@ -86,7 +83,6 @@ class _Forward(_Rules):
 
     @staticmethod
     def gradients(ctx, needed, grad_h, grad_last):
-        """Return the gradients of a, b and h0."""
         wanted, rest = needed[:3], [None] * len(needed[3:])
         if (grad_h is None and grad_last is None) or not any(wanted):
             return None, None, None, *rest
@@ -155,15 +151,12 @@ def gradients_of(function, operands, needed, cotangents):
         if not pairs:
             return [None] * len(needed)
         results, given = zip(*pairs, strict=True)
-        create_graph = torch.is_grad_enabled()
-        grads = torch.autograd.grad(results, wanted, given, create_graph=create_graph, allow_unused=True)
+        grads = torch.autograd.grad(results, wanted, given, create_graph=torch.is_grad_enabled(), allow_unused=True)
     grads = iter(grads)
     return [next(grads) if need else None for need in needed]
 
 
 class _Vjp(_Rules):
-    """A recurrence's adjoint."""
-
     operators = _ops.VJP
 
     @classmethod
@@ -198,7 +191,7 @@ class _Vjp(_Rules):
 def _forward_vmap(family, info, in_dims, *arguments):
     """Take the batch for one more lane axis, the last."""
     a, b, h0, *ends, axis, reverse, dtype = arguments
-    rank = max(_rank(a, in_dims[0]), _rank(b, in_dims[1]))
+    rank = max(v.dim() - (dim is not None) for v, dim in zip((a, b), in_dims[:2], strict=True))
     batched = in_dims[0] is not None or in_dims[1] is not None
     a, b, h0 = (_with_batch(v, dim) for v, dim in zip((a, b, h0), in_dims[:3], strict=True))
     if not batched:
@@ -213,7 +206,7 @@ def _vjp_vmap(family, info, in_dims, *arguments):
     g, a, b, h, h0, grad_last, *ends, axis, reverse, dtype, want_a, want_b, want_h0 = arguments
     wanted = want_a, want_b, want_h0
     operands, dims = (g, a, b, h, h0, grad_last), in_dims[:6]
-    rank = max(_rank(a, dims[1]), _rank(b, dims[2]))
+    rank = max(v.dim() - (dim is not None) for v, dim in zip((a, b), dims[1:3], strict=True))
     g, a, b, h, h0, grad_last = (_with_batch(v, dim, info.batch_size) for v, dim in zip(operands, dims, strict=True))
     lengths = _lengths_with_batch(ends, in_dims[6:], a, b, axis, rank)
     grads = vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, *wanted)
@@ -227,10 +220,6 @@ _Vjp.register(_vjp_vmap)
 def nothing(like, shape, dtype):
     """Return zeros of a shape that take no memory."""
     return like.new_zeros((), dtype=dtype).expand(shape)
-
-
-def _rank(tensor, dim):
-    return tensor.dim() - (dim is not None)
 
 
 def _with_batch(tensor, dim, size=1):

@@ -38,25 +38,22 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
         if not out.is_inference():
             torch.autograd.graph.increment_version(out)
         return (out, h_last) if return_state else out
-    h, h_last = _run_forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
+    tensors = [v for v in (a, b, h0) if isinstance(v, torch.Tensor)]
+    engine = None if type(lengths) is Segments else _eager.engine(tensors, lengths)
+    if engine is None:
+        a, b, h0 = (as_tensor(v, tensors[0]) for v in (a, b, h0))
+        h, h_last = _autograd.forward(family, a, b, h0, lengths, axis, reverse, dtype)
+    elif not _grad_enabled() or not any(v.requires_grad for v in tensors):
+        with event(NAMES[family]):
+            h, h_last = engine.forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
+    else:
+        h = _eager.apply(a, b, h0, lengths, (family, axis, reverse, dtype, return_state, engine))
+        h, h_last = h if return_state else (h, None)
     if is_pair:
         h, h_last = _arguments.joined(h), None if h_last is None else _arguments.joined(h_last)
     if out is not None:
         h = out.copy_(h)
     return (h, h_last) if return_state else h
-
-
-def _run_forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state):
-    tensors = [v for v in (a, b, h0) if isinstance(v, torch.Tensor)]
-    engine = None if type(lengths) is Segments else _eager.engine(tensors, lengths)
-    if engine is None:
-        a, b, h0 = (as_tensor(v, tensors[0]) for v in (a, b, h0))
-        return _autograd.forward(family, a, b, h0, lengths, axis, reverse, dtype)
-    if not _grad_enabled() or not any(v.requires_grad for v in tensors):
-        with event(NAMES[family]):
-            return engine.forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state)
-    result = _eager.apply(a, b, h0, lengths, (family, axis, reverse, dtype, return_state, engine))
-    return result if return_state else (result, None)
 
 
 def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):

@@ -63,7 +63,6 @@ class Eager(Function):
 
     @staticmethod
     def backward(ctx, grad_h, grad_last=None):
-        """Return the gradients of a, b and h0."""
         if grad_h is None and grad_last is None:
             return (None,) * 5
         a, b, h, h0, lengths = ctx.saved_tensors

@@ -55,7 +55,6 @@ def unpack_step(input: Any, state: Any, one_direction: bool) -> tuple[Tensor, bo
 
 
 def repack_output(module: Any, rows: Any, input: Any) -> Any:
-    """Return rows in the input's form."""
     if isinstance(input, PackedSequence):
         return PackedSequence(rows, *input[1:])
     return rows.squeeze(1) if input.dim() == 2 else rows.transpose(0, 1) if module.batch_first else rows

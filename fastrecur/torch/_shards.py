@@ -322,7 +322,6 @@ class Shard(Function):
 
     @staticmethod
     def forward(ctx, a, b, h0, added, lengths, offsets, resets, family, *options):
-        """Scan the shard."""
         ends = lengths, offsets, resets
         h, h_last, h_in = torch.ops.fastrecur.shard.default(family, a, b, h0, added, *ends, *options)
         ctx.problem = family, options
@@ -376,8 +375,7 @@ def run(family, a, b, h0, axis, reverse, lengths, return_state, group):
     a, b, h0 = (_arguments.as_tensor(v, tensors[0]) for v in (a, b, h0))
     wants = torch.is_grad_enabled() and any(v.requires_grad for v in tensors)
     a, ends = _placed(family, a, b, ends, axis, reverse, group)
-    options = axis, reverse, dtype, return_state, wants, group
-    h, h_last, _ = Shard.apply(a, b, h0, None, *ends, family, *options)
+    h, h_last, _ = Shard.apply(a, b, h0, None, *ends, family, axis, reverse, dtype, return_state, wants, group)
     if is_pair:
         h, h_last = _arguments.joined(h), _arguments.joined(h_last)
     return (h, h_last) if return_state else h

@@ -56,7 +56,6 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
 
 
 def _remember(key, family, a, b, h0, axis, reverse, h, return_state):
-    """Remember a call that was checked."""
     axis %= h.dim()
     if b.is_cpu:
         short = _eager.short(family, a, b, axis, reverse, h.dtype) if no_modes_active() else None

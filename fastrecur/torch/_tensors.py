@@ -33,7 +33,6 @@ class Form(namedtuple("Form", "dtype shape strides")):
     """What a plan depends on of an operand: all of one whose values the gradient does not need."""
 
     def stride(self):
-        """Return the strides that the operand had, in elements."""
         return self.strides
 
 
@@ -73,7 +72,6 @@ def is_number(value):
 
 
 def result_shape(family, a, b):
-    """Return the shape of a result of two operands, tensors or numbers."""
     return _shapes.broadcast_shape(NAMES[family][:2], [() if is_number(v) else tuple(v.shape) for v in (a, b)])
 
 
@@ -290,7 +288,8 @@ def _allocator(like, shape, strides, dtype):
 
 def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
     """Return a function of g, a, b and h alone for a short run of their kind; None if it is not short."""
-    wanted = wanted[0], wanted[1], False
+    want_a, want_b, *_ = wanted
+    wanted = want_a, want_b, False
     forms = *map(form, (g, a, b, g if h is None else h)), None, None
     plan, layouts = _plan_vjp(family, forms, _WHOLE, axis, reverse, dtype, wanted)
     if not _run.is_short(plan) or not plan.carry_c_order:
@@ -298,7 +297,6 @@ def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
     make_a, to_a, own_a = _maker(a, plan, 0, layouts[0], dtype)
     make_b, to_b, own_b = _maker(b, plan, 1, layouts[1], dtype)
     number, wide = is_number(a), plan.wide
-    want_a, want_b = wanted[:2]
     reads_b, reads_h = reads(family, wanted)
     to = [place for place, is_wanted in ((to_a, want_a), (to_b, want_b)) if is_wanted]
     short = _run.ShortCall(plan, "vjp", (_layout.G, _layout.A, _layout.B, _layout.H, *to))

@@ -112,5 +112,4 @@ def is_unhooked(module):
 
 
 def is_replica(module):
-    """Return whether a module is one of nn.DataParallel's copies, which live for one call."""
     return getattr(module, "_is_replica", False)

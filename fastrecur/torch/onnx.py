@@ -100,10 +100,8 @@ def _translation(family: str) -> Callable[..., Any]:
             lengths = op.Unsqueeze(op.Cast(lengths, to=onnx_ir.DataType.INT64), op.Constant(value_ints=missing))
             valid = op.Less(step, lengths)
             a, b = op.Where(valid, a, one), op.Where(valid, b, zero)
-        direction = int(reverse)
-        h, last = _scan()(
-            first, a, b, axes=[axis, axis], directions=[direction, direction], axis=[axis], direction=[direction]
-        )  # fmt: skip
+        way = [int(reverse)]
+        h, last = _scan()(first, a, b, axes=[axis, axis], directions=way * 2, axis=[axis], direction=way)
         if valid is not None:
             h = op.Where(valid, h, zero)
         return op.Cast(h, to=kind), op.Cast(last, to=kind)

@@ -172,10 +172,8 @@ class PCEN(nn.Module):
         bands = S.shape[-2 if time_last else -1] if S.dim() > 1 else None
         if bands != self.num_bands:
             raise ValueError(say.pcen_bands(self.num_bands, tuple(S.shape), self.axis))
-        logs = (self.log_gain, self.log_bias, self.log_power)
-        gain, bias, power, b = (
-            v[:, None] if time_last else v for v in (*(log.exp() for log in logs), self.logit_b.sigmoid())
-        )
+        constants = self.log_gain.exp(), self.log_bias.exp(), self.log_power.exp(), self.logit_b.sigmoid()
+        gain, bias, power, b = (v[:, None] if time_last else v for v in constants)
         result: torch.Tensor = pcen(S, gain=gain, bias=bias, power=power, b=b, eps=self.eps, axis=self.axis)
         return result
 
