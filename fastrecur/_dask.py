@@ -279,8 +279,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     meta, last = _adapter(*metas).forward(family, names, *metas, p.axis, reverse, p.no_steps, True, None)
     r = _Recurrence(family, names, p.axis, reverse, p.shape[p.axis], p.offsets)
     blocks = [p.operands[name] for name in (*names[:2], "lengths", "resets")]
-    step = functools.partial(_walk, r=r)
-    walk = Walk(family, step, p.chunks, blocks, p.axis, reverse, p.operands["h0"], p.segments)
+    walk = Walk(family, functools.partial(_walk, r=r), p.chunks, blocks, p.axis, reverse, p.operands["h0"], p.segments)
     h = walk.result("h", 0, meta)
     return (h, walk.result("last", -1, last)) if return_state else h
 

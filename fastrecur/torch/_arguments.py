@@ -242,10 +242,7 @@ def _bytes(tensor):
 
 
 def as_pairs(a, lengths, dtype, *others):
-    """Return whether a call is complex with a real gate, and the call as it is run: then as one of two real series.
-
-    Of these, a last axis is the real and the imaginary part; the gate and lengths are broadcast to it.
-    """
+    """Return whether a call is complex with a real gate, and the call as it is run: of parts, then, on a last axis."""
     if not dtype.is_complex or is_complex(a):
         return False, a, lengths, dtype, *others
     like = next(v for v in (a, *others) if isinstance(v, torch.Tensor))

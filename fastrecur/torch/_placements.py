@@ -6,6 +6,7 @@ Shards of other axes are series of their own, of which no rank needs to know the
 import torch
 from torch.autograd import Function
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from torch.distributed.tensor.experimental import register_sharding
 
 from .. import _checks
 from .. import _messages as say
@@ -59,12 +60,12 @@ def run(family, a, b, h0, axis, reverse, lengths, return_state, group):
     a, b = (v.to_local() if isinstance(v, DTensor) else v for v in (a, b))
     lengths = _checks.split(lengths, offsets, resets)
     result = _shards.run(family, a, b, h0, axis, reverse, lengths, return_state, _exchange.name_of(own))
-    h, h_last = result if return_state else (result, None)
-    h = _placed(h, mesh, placements, shape)
     if not return_state:
-        return h
-    h_last = _OfOne.apply(h_last, mesh.get_local_rank(dims[0]) == 0)
-    return h, _placed(h_last, mesh, lanes, h_last.shape[:front] + shape[:time] + shape[time + 1 :])
+        return _placed(result, mesh, placements, shape)
+    h, h_last = result[0], _OfOne.apply(result[1], mesh.get_local_rank(dims[0]) == 0)
+    return _placed(h, mesh, placements, shape), _placed(
+        h_last, mesh, lanes, h_last.shape[:front] + shape[:time] + shape[time + 1 :]
+    )
 
 
 def _placed(local, mesh, placements, shape):
@@ -74,7 +75,6 @@ def _placed(local, mesh, placements, shape):
 
 def beside(lengths, ndim, axis, operands):
     """Return lengths, and what stands in their place, as DTensors beside operands; raise for one sharded along time."""
-    _register()
     placed = [v for v in operands if isinstance(v, DTensor)]
     for v in placed:
         time = axis - (ndim - v.dim()) if v is not operands[-1] else -1
@@ -88,20 +88,6 @@ def beside(lengths, ndim, axis, operands):
         return DTensor.from_local(value.to(mesh.device_type), mesh, [Replicate()] * mesh.ndim, run_check=False)
 
     return Segments(*map(on_mesh, lengths)) if type(lengths) is Segments else on_mesh(lengths)
-
-
-@torch.compiler.assume_constant_result
-def _register():
-    """Tell the dispatcher how the operators take shards, once; it asks for each dimension of a mesh alone."""
-    if _registered:
-        return
-    from torch.distributed.tensor.experimental import register_sharding
-
-    _registered.append(register_sharding(list(_ops.FORWARD.values()))(_ways_forward))
-    _registered.append(register_sharding(list(_ops.VJP.values()))(_ways_back))
-
-
-_registered: list = []
 
 
 def _at(operand, dim, ndim=None):
@@ -125,6 +111,7 @@ def _ways(full, states, ends, axis):
         yield dim, state, [_at(v, dim, len(shape)) for v in full], [_at(v, state, rank) for v in states], own
 
 
+@register_sharding(list(_ops.FORWARD.values()))  # the dispatcher asks for each dimension of a mesh alone
 def _ways_forward(a, b, h0, lengths, offsets, resets, axis, reverse, dtype):
     ways = []
     for dim, state, given, states, ends in _ways((a, b), (h0,), (lengths, offsets, resets), axis):
@@ -133,6 +120,7 @@ def _ways_forward(a, b, h0, lengths, offsets, resets, axis, reverse, dtype):
     return ways
 
 
+@register_sharding(list(_ops.VJP.values()))
 def _ways_back(g, a, b, h, h0, grad_last, lengths, offsets, resets, axis, reverse, dtype, *wanted):
     ways = []
     for dim, _, given, states, ends in _ways((g, a, b, h), (h0, grad_last), (lengths, offsets, resets), axis):

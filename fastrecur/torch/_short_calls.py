@@ -122,7 +122,4 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
 
 
 _adapters.tensor_types, _adapters.raw_stream = PLAIN, raw_stream
-if TELLS_MODES:
-    _adapters.quick_forward, _adapters.quick_vjp = forward, vjp
-else:
-    _adapters.quick_forward, _adapters.quick_vjp = _call.forward, _call.vjp
+_adapters.quick_forward, _adapters.quick_vjp = (forward, vjp) if TELLS_MODES else (_call.forward, _call.vjp)

@@ -75,9 +75,6 @@ def result_shape(family, a, b):
     return _shapes.broadcast_shape(NAMES[family][:2], [() if is_number(v) else tuple(v.shape) for v in (a, b)])
 
 
-# ---- Plans ----------------------------------------------------------------------------------------------------------
-
-
 def _signature(value):
     """Return what a plan depends on, in NumPy's terms."""
     if value is None or is_number(value):
@@ -152,9 +149,6 @@ def gradient_dtype(operand, dtype):
     return operand.dtype
 
 
-# ---- Memory ---------------------------------------------------------------------------------------------------------
-
-
 def empty(shape, strides, dtype):
     """Allocate a dense tensor; a large one where a dropped result was, or its first touch costs more than all."""
     # Without strides, in C order.
@@ -175,24 +169,15 @@ def _own(array, shape, dtype):
     return torch.empty(shape, dtype=dtype, device="cpu").copy_(tensor.sum_to_size(shape))
 
 
-def _fill(states, given):
-    if is_number(given):
-        states[...] = given
-    else:
-        torch.from_numpy(states).copy_(given)
-
-
 _TENSORS = _run.Library(
     lambda v: address(v) if type(v) is np.ndarray else v.data_ptr(),
     lambda h, axis: (h.movedim(axis, 0), h.new_zeros),
-    _fill,
+    lambda states, given: (
+        np.copyto(states, given, "unsafe") if is_number(given) else torch.from_numpy(states).copy_(given)
+    ),
     lambda total, dtype: np.asarray(total),
     _team.team,
 )
-
-
-# ---- Runs -----------------------------------------------------------------------------------------------------------
-
 
 _WHOLE = None, ("", None)  # a plan's lengths and borders without any
 

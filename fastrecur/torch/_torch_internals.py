@@ -56,9 +56,7 @@ def in_short_call():
 
 def in_short_gradient():
     """Return the same for a gradient: there, modes of functions have no say."""
-    return not (
-        compiling() or dispatch_modes() or _forward_ad._current_level >= 0 or _profiler._is_profiler_enabled
-    )  # fmt: skip
+    return not (compiling() or dispatch_modes() or _forward_ad._current_level >= 0 or _profiler._is_profiler_enabled)
 
 
 def has_forward_level():

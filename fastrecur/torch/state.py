@@ -97,9 +97,7 @@ def _check_inputs(name: str, inputs: Tensor, shape: tuple[int, ...], rows: Tenso
 
 def check_saved(layer: Any, rows: Tensor, batch: int) -> None:
     """Raise where the inputs that a module keeps would be lost, or are none of this call's."""
-    if _internals.is_replica(layer):
-        raise RuntimeError(say.rnn_saved_lost("nn.DataParallel"))
-    lost = _modes.loses_attributes()
+    lost = "nn.DataParallel" if _internals.is_replica(layer) else _modes.loses_attributes()
     if lost:
         raise RuntimeError(say.rnn_saved_lost(lost))
     if layer.prevX is not None:
