@@ -1,7 +1,5 @@
 """Returns of reinforcement learning: discounted and lambda returns, advantages, V-trace, for arrays of any library."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ._returns import estimate
@@ -62,9 +60,7 @@ def discounted_returns(
     >>> discounted_returns([1.0, 1.0, 1.0], 0.5, [False, True, False])
     array([1.5, 1. , 1. ])
     """
-    floats = {"rewards": rewards, "gamma": gamma, "bootstrap": bootstrap}
-    flags = {"done": False if done is None else done, "truncated": None, "mask": mask}
-    return estimate("returns", floats, flags, axis)[0]
+    return estimate("returns", axis, (done, None, mask), rewards, gamma, bootstrap=bootstrap)[0]
 
 
 def gae(
@@ -88,7 +84,8 @@ def gae(
     gamma, lam : float or array_like
         The discount, and the trade-off between bias and variance; arrays broadcast to the rewards.
     terminated : array_like
-        Whether the episode ended with that step, as bools or weights from 0 to 1. No later reward counts.
+        Whether the episode ended with that step, as bools or weights from 0 to 1 (cleanrl's ``dones[1:]`` together with
+        ``next_done``). No later reward counts.
     truncated : array_like, optional
         Whether it was cut off with that step: the value of the next state counts, later rewards do not.
     next_values : array_like, optional
@@ -100,16 +97,7 @@ def gae(
     Returns
     -------
     array
-        The advantages, as `discounted_returns`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `discounted_returns`, and ValueError for a wrong number of steps of ``values``.
-
-    Notes
-    -----
-    As for `discounted_returns`. In cleanrl's loops, ``terminated`` is ``dones[1:]`` together with ``next_done``.
+        The advantages, as `discounted_returns`. Errors are its, and ValueError for a wrong number of ``values``.
 
     References
     ----------
@@ -125,8 +113,7 @@ def gae(
     >>> gae(np.ones(4), np.zeros(5), 0.5, 1.0, False, mask=[True, False, True, True])
     array([1.75, 0.  , 1.5 , 1.  ])
     """
-    floats = {"rewards": rewards, "values": values, "next_values": next_values, "gamma": gamma, "lam": lam}
-    return estimate("gae", floats, {"terminated": terminated, "truncated": truncated, "mask": mask}, axis)[0]
+    return estimate("gae", axis, (terminated, truncated, mask), rewards, gamma, values, next_values, lam)[0]
 
 
 def lambda_returns(
@@ -149,8 +136,7 @@ def lambda_returns(
     >>> lambda_returns([1.0, 1.0], [2.0, 2.0, 4.0], 0.5, 0.5, False)
     array([2.25, 3.  ])
     """
-    floats = {"rewards": rewards, "values": values, "next_values": next_values, "gamma": gamma, "lam": lam}
-    return estimate("targets", floats, {"terminated": terminated, "truncated": truncated, "mask": mask}, axis)[0]
+    return estimate("targets", axis, (terminated, truncated, mask), rewards, gamma, values, next_values, lam)[0]
 
 
 def vtrace(
@@ -192,8 +178,7 @@ def vtrace(
     >>> vtrace([0.0, 0.0], [1.0, 1.0], [2.0, 2.0, 4.0], 0.5, False)
     (array([2.5, 3. ]), array([0.5, 1. ]))
     """
-    floats = {"rewards": rewards, "values": values, "next_values": next_values, "gamma": gamma, "lam": lam}
-    limits = {"rho_clip": rho_clip, "c_clip": c_clip, "pg_rho_clip": pg_rho_clip}
-    flags = {"terminated": terminated, "truncated": truncated, "mask": mask}
-    targets, advantages = estimate("vtrace", floats | {"log_rhos": log_rhos}, flags, axis, limits)
+    policy = log_rhos, rho_clip, c_clip, pg_rho_clip
+    given = axis, (terminated, truncated, mask), rewards, gamma, values, next_values, lam
+    targets, advantages = estimate("vtrace", *given, policy)
     return targets, advantages

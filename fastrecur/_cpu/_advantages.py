@@ -2,170 +2,131 @@
 
 from collections import namedtuple
 
+import numpy as np
 from numba.extending import register_jitable
 
 from .. import _steps
 from .._steps import constant, select
 from ._numba import INLINE, helper, inlined
+from ._operands import ZERO, at_place, operand
 from ._rules import trait
-from ._scalars import load, load_int, minimum, prefetch, prefetch_for_write, shift, store
+from ._scalars import itemsize, load, maximum, prefetch, prefetch_for_write, shift, stack, store
 from ._types import WIDTH
 from ._vectors import broadcast, load_vector, store_vector
 
-# Words of ``geometry``: the number of steps; which series; how many of them are walked side by side, whether by
-# vectors; whether a step's own value is added to a sum; bytes between the planes of ``carry`` and of ``h``. Then the
-# operands' strides of time, and of neighboring series.
-N_STEPS, LOW, HIGH, CHUNK, BY_VECTORS, ADDS_VALUES, PLANE, RESULT = range(8)
+REWARDS, VALUES, SUCCESSORS, MASK, GAMMA, LAM, ENDS, CUTS, RHOS, H, CARRY = np.arange(11, dtype=np.int64)
 FIELDS = "rewards values successors mask gamma lam ends cuts rhos h carry".split()
-TIME, INNER = 8, 8 + len(FIELDS)
-
-Operands = namedtuple("Operands", FIELDS)  # of a step, or their strides
-Step = namedtuple("Step", FIELDS[:9])  # what is read of them
-# Planes of ``carry``: what is known of the next step that is read, and the greatest weights.
-State = namedtuple("State", "later value target is_known rho c pg_rho")
-Walk = namedtuple("Walk", "steps plane result adds_values time inner")
+Operands = namedtuple("Operands", FIELDS)  # pointers; or these with their strides
+PLANES = 7
+Step = namedtuple("Step", FIELDS[:9])  # what is read of them at a step
+Limits = namedtuple("Limits", "rho c pg_rho")
+# How many steps; which series; how many of them are walked side by side, whether by vectors; bytes between planes of
+# ``carry``, and between results. The planes: a sum; the value and the target of the next step that is read, whether
+# there is one; `Limits`.
+Walk = namedtuple("Walk", "steps low high chunk by_vectors plane result")
 
 # Whether one number serves a vector.
 one_reward, one_value, one_successor, one_mask, one_gamma, one_lam, one_end, one_cut, one_rho = map(trait, FIELDS[:9])
 # Whether there are weights of actions, values of the states after each step (else the next step's are taken), and
-# episodes that are cut off.
-is_off_policy, has_successors, has_cuts = map(trait, ("off_policy", "has_successors", "has_cuts"))
+# episodes that are cut off; whether a step's own value is added to a sum.
+TRAITS = "off_policy has_successors has_cuts adds_values".split()
+is_off_policy, has_successors, has_cuts, adds_values = map(trait, TRAITS)
 advantage, vtrace = inlined(_steps.advantage), inlined(_steps.vtrace)
 for part in _steps.guarded, _steps.at_most, _steps.end_of, _steps.error_of:
     register_jitable(**INLINE)(part)
 
 
 @inlined
-def get(is_one, pointer, j, stride, carry):
-    return load(shift(pointer, j * stride), 0, carry)
+def get(is_one, x, t, j, like):
+    return load(at_place(x, t, j, ZERO, ZERO), 0, like)
 
 
 @inlined
-def get_vector(is_one, pointer, j, stride, carry):
-    return broadcast(load(pointer, 0, carry)) if is_one else load_vector(pointer, j, carry)
+def get_vector(is_one, x, t, j, like):
+    place = at_place(x, t, j, ZERO, ZERO)
+    return broadcast(load(place, 0, like)) if is_one else load_vector(place, 0, like)
 
 
 @inlined
-def strides(g, field):
-    return Operands(
-        load_int(g, field), load_int(g, field + 1), load_int(g, field + 2), load_int(g, field + 3),
-        load_int(g, field + 4), load_int(g, field + 5), load_int(g, field + 6), load_int(g, field + 7),
-        load_int(g, field + 8), load_int(g, field + 9), load_int(g, field + 10),
-    )  # fmt: skip
-
-
-@inlined
-def moved(at, by, n):
-    """Return where the operands stand so many series, or steps, on."""
-    return Operands(
-        shift(at.rewards, n * by.rewards), shift(at.values, n * by.values), shift(at.successors, n * by.successors),
-        shift(at.mask, n * by.mask), shift(at.gamma, n * by.gamma), shift(at.lam, n * by.lam),
-        shift(at.ends, n * by.ends), shift(at.cuts, n * by.cuts), shift(at.rhos, n * by.rhos), shift(at.h, n * by.h),
-        shift(at.carry, n * by.carry),
-    )  # fmt: skip
-
-
-@inlined
-def read(rule, get, at, by, j):
+def read(rule, get, at, t, j):
     """Return what a step reads, of one series or, by ``get_vector``, of a vector of them."""
-    like = at.carry
-    ends = get(one_end(rule), at.ends, j, by.ends, like)
+    like = at.carry.at
+    ends = get(one_end(rule), at.ends, t, j, like)
     return Step(
-        get(one_reward(rule), at.rewards, j, by.rewards, like), get(one_value(rule), at.values, j, by.values, like),
-        get(one_successor(rule), at.successors, j, by.successors, like), get(one_mask(rule), at.mask, j, by.mask, like),
-        get(one_gamma(rule), at.gamma, j, by.gamma, like), get(one_lam(rule), at.lam, j, by.lam, like),
-        ends, get(one_cut(rule), at.cuts, j, by.cuts, like) if has_cuts(rule) else ends,
-        get(one_rho(rule), at.rhos, j, by.rhos, like),
+        get(one_reward(rule), at.rewards, t, j, like), get(one_value(rule), at.values, t, j, like),
+        get(one_successor(rule), at.successors, t, j, like), get(one_mask(rule), at.mask, t, j, like),
+        get(one_gamma(rule), at.gamma, t, j, like), get(one_lam(rule), at.lam, t, j, like),
+        ends, get(one_cut(rule), at.cuts, t, j, like) if has_cuts(rule) else ends,
+        get(one_rho(rule), at.rhos, t, j, like),
     )  # fmt: skip
 
 
 @inlined
-def load_state(load, carry, plane):
-    return State(
-        load(carry, 0, carry), load(shift(carry, plane), 0, carry), load(shift(carry, 2 * plane), 0, carry),
-        load(shift(carry, 3 * plane), 0, carry), load(shift(carry, 4 * plane), 0, carry),
-        load(shift(carry, 5 * plane), 0, carry), load(shift(carry, 6 * plane), 0, carry),
-    )  # fmt: skip
-
-
-@inlined
-def store_state(rule, store, carry, plane, state):
-    store(carry, 0, state.later)
-    store(shift(carry, plane), 0, state.value)
-    if is_off_policy(rule):
-        store(shift(carry, 2 * plane), 0, state.target)
-        store(shift(carry, 3 * plane), 0, state.is_known)
-
-
-@inlined
-def step_back(rule, store, at, walk, j, x, state):
-    """Take a series, or a vector of neighboring ones, to the step before: write its results, return its state."""
-    zero, h = constant(0.0, x.mask), shift(at.h, j * walk.inner.h)
+def advance(rule, get, load, store, at, how, carry, plane, t, j):
+    """Take a series, or a vector of neighboring ones, to the step before."""
+    x, h = read(rule, get, at, t, j), at_place(at.h, t, j, ZERO, ZERO)
+    later, value = load(carry, 0, carry), load(shift(carry, plane), 0, carry)
+    zero, successor = constant(0.0, x.mask), x.successors if has_successors(rule) else value
     is_read = zero < x.mask
-    successor = x.successors if has_successors(rule) else state.value
-    target = state.target
     if is_off_policy(rule):
-        next_target = select(zero < state.is_known, target, successor)
-        now, better = vtrace(x, successor, state.later, next_target, state)
-        store(shift(h, walk.result), 0, select(is_read, better, zero))
-        target = select(is_read, now + x.values, target)
+        to_target, to_known = shift(carry, 2 * plane), shift(carry, 3 * plane)
+        target, is_known = load(to_target, 0, carry), load(to_known, 0, carry)
+        limits = Limits(
+            load(shift(carry, 4 * plane), 0, carry), load(shift(carry, 5 * plane), 0, carry),
+            load(shift(carry, 6 * plane), 0, carry),
+        )  # fmt: skip
+        now, better = vtrace(x, successor, later, select(zero < is_known, target, successor), limits)
+        store(shift(h, how.result), 0, select(is_read, better, zero))
+        store(to_target, 0, select(is_read, now + x.values, target))
+        store(to_known, 0, select(is_read, constant(1.0, zero), is_known))
     else:
-        now = advantage(x, successor, state.later)
-    store(h, 0, select(is_read, now + x.values if walk.adds_values != 0 else now, zero))
-    return State(
-        select(is_read, now, state.later), select(is_read, x.values, state.value), target,
-        select(is_read, constant(1.0, x.mask), state.is_known), state.rho, state.c, state.pg_rho,
-    )  # fmt: skip
+        now = advantage(x, successor, later)
+    store(h, 0, select(is_read, now + x.values if adds_values(rule) else now, zero))
+    store(carry, 0, select(is_read, now, later))
+    store(shift(carry, plane), 0, select(is_read, x.values, value))
 
 
 @inlined
-def advance(rule, get, load, store, at, walk, j):
-    """Take series whose states are in memory to the step before."""
-    carry, x = shift(at.carry, j * walk.inner.carry), read(rule, get, at, walk.inner, j)
-    state = load_state(load, carry, walk.plane)
-    store_state(rule, store, carry, walk.plane, step_back(rule, store, at, walk, j, x, state))
+def carry_of(at, j):
+    return at_place(at.carry, ZERO, j, ZERO, ZERO)
 
 
 @helper
-def walk_rows(rule, at, walk, whole, count):
-    """Walk so many neighboring series side by side, ``whole`` of them by vectors."""
-    at = moved(at, walk.time, walk.steps - 1)
-    for _ in range(walk.steps):
-        for j in range(0, whole, WIDTH):
-            prefetch(at.rewards, j, -2 * walk.time.rewards)  # what is read two steps before, and where results go
-            prefetch(at.values, j, -2 * walk.time.values)
-            prefetch_for_write(at.h, j, -2 * walk.time.h)
-            advance(rule, get_vector, load_vector, store_vector, at, walk, j)
-        for j in range(whole, count):
-            advance(rule, get, load, store, at, walk, j)
-        at = moved(at, walk.time, -1)
+def walk_rows(rule, at, how, first, whole, end):
+    """Walk neighboring series side by side, up to ``whole`` by vectors."""
+    for t in range(how.steps - 1, -1, -1):
+        for j in range(first, whole, WIDTH):
+            # What is read two steps before, and where results go.
+            prefetch(at.rewards.at, j, (t - 2) * at.rewards.step)
+            prefetch(at.values.at, j, (t - 2) * at.values.step)
+            prefetch_for_write(at.h.at, j, (t - 2) * at.h.step)
+            advance(rule, get_vector, load_vector, store_vector, at, how, carry_of(at, j), how.plane, t, j)
+        for j in range(whole, end):
+            advance(rule, get, load, store, at, how, carry_of(at, j), how.plane, t, j)
 
 
-@helper
-def walk_series(rule, at, walk):
-    """Walk one series, with its state in registers."""
-    carry = at.carry
-    state, at = load_state(load, carry, walk.plane), moved(at, walk.time, walk.steps - 1)
-    for _ in range(walk.steps):
-        x = read(rule, get, at, walk.inner, 0)
-        state = step_back(rule, store, at, walk, 0, x, state)
-        at = moved(at, walk.time, -1)
-    store_state(rule, store, carry, walk.plane, state)
-
-
-def walk(rule, at: Operands, geometry):
+def walk(rule, at: Operands, geometry, how: Walk):
     """Walk series against time."""
-    walk = Walk(
-        load_int(geometry, N_STEPS), load_int(geometry, PLANE), load_int(geometry, RESULT),
-        load_int(geometry, ADDS_VALUES), strides(geometry, TIME), strides(geometry, INNER),
+    state = stack(at.carry, PLANES)  # of one series: the compiler keeps it in registers
+    at = Operands(
+        operand(at.rewards, geometry, REWARDS), operand(at.values, geometry, VALUES),
+        operand(at.successors, geometry, SUCCESSORS), operand(at.mask, geometry, MASK),
+        operand(at.gamma, geometry, GAMMA), operand(at.lam, geometry, LAM), operand(at.ends, geometry, ENDS),
+        operand(at.cuts, geometry, CUTS), operand(at.rhos, geometry, RHOS), operand(at.h, geometry, H),
+        operand(at.carry, geometry, CARRY),
     )  # fmt: skip
-    low, lane, chunk = load_int(geometry, LOW), load_int(geometry, HIGH), load_int(geometry, CHUNK)
+    end = how.high
     # From the last series to the first, so that who walks along time walks down through memory all the way.
-    while lane > low:
-        count = minimum(chunk, lane - low)
-        lane -= count
-        here = moved(at, walk.inner, lane)
-        if count == 1:
-            walk_series(rule, here, walk)
+    while end > how.low:
+        first = maximum(how.low, end - how.chunk)
+        if end - first == 1:
+            carry = carry_of(at, first)
+            for k in range(PLANES):
+                store(state, k, load(shift(carry, k * how.plane), 0, state))
+            for t in range(how.steps - 1, -1, -1):
+                advance(rule, get, load, store, at, how, state, itemsize(state), t, first)
+            for k in range(PLANES):
+                store(shift(carry, k * how.plane), 0, load(state, k, state))
         else:
-            walk_rows(rule, here, walk, count // WIDTH * WIDTH * load_int(geometry, BY_VECTORS), count)
+            walk_rows(rule, at, how, first, first + (end - first) // WIDTH * WIDTH * how.by_vectors, end)
+        end = first
