@@ -26,7 +26,7 @@ SEARCH = 64  # steps that are looked at for the first sample that is there, befo
 _WIDE = np.dtype(np.float64)
 
 
-def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods, bias=False, state=()):
+def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods, bias, state):
     """Return a statistic, and the series' `PLANES` after the last step.
 
     ``kind`` says how weights come about: they "adjust" to each other and the gate is a decay; they are "fixed" by the
@@ -48,14 +48,13 @@ def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods,
     # Time first, then the series, outermost in memory first.
     gate = np.asarray(gate)
     order = sorted(lane_axes, key=lambda k: (-abs(h.strides[k]), k))
-    both = (x, x if y is None else y)
-    x_all, y_all, gates = (np.broadcast_to(v, shape).transpose(axis, *order) for v in (*both, gate))
+    others = x, x if y is None else y, gate
+    x_all, y_all, gates = (np.broadcast_to(v, shape).transpose(axis, *order) for v in others)
     operands = x_all, y_all, h.transpose(axis, *order), gates
     if y is not None:
-        first = None
-        for plane, values in ((ORIGIN, x), (ORIGIN_Y, y)):
-            if first is None or y is not x:
-                first = _first_values(np.moveaxis(np.broadcast_to(values, shape), axis, 0))
+        both = [x] if y is x else [x, y]
+        firsts = [_first_values(np.moveaxis(np.broadcast_to(values, shape), axis, 0)) for values in both]
+        for plane, first in ((ORIGIN, firsts[0]), (ORIGIN_Y, firsts[-1])):
             states[plane] = np.where(states[COUNT] > 0, states[plane], first)
     states = states.transpose(0, *(1 + lane_axes.index(k) for k in order))
     flags, after = (max(1, min_periods), bias, h.nbytes >= LARGE), states.reshape(PLANES, lanes)
@@ -65,8 +64,8 @@ def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods,
         rest = [o[settled:] for o in operands]
         if not _recur(rule, rest, gate, flags[0], after):
             after = _walk(rule, rest, flags, after)
-    last = after.reshape(states.shape)
-    return h, np.ascontiguousarray(last.transpose(0, *(1 + order.index(k) for k in lane_axes)))
+    back = (1 + order.index(k) for k in lane_axes)
+    return h, np.ascontiguousarray(after.reshape(states.shape).transpose(0, *back))
 
 
 def _first_values(values):
@@ -79,14 +78,12 @@ def _first_values(values):
     return np.where(is_there, first, 0).astype(_WIDE)
 
 
-# ---- Where nothing is missing ---------------------------------------------------------------------------------------
-#
-# Once the weights' sum has come to its limit, all shares are the same, and a mean is `forget_mult` of a number and the
-# samples; a sum is `linear_recurrence` of the decay anyway. One sample that is missing, and the last state is NaN.
-
-
 def _settled_after(rule, gate, operands, least):
-    """Return after how many steps a statistic may be a plain recurrence; all, if it is none, or too short for that."""
+    """Return after how many steps a statistic may be a plain recurrence; all, if it is none, or too short for that.
+
+    Once the weights' sum has come to its limit, all shares are the same, and a mean is `forget_mult` of a number and
+    the samples. A sum is `linear_recurrence` of the decay anyway.
+    """
     x, _, h, _ = operands
     steps, kept = len(x), float(gate.flat[0]) if "adjust" in rule else 0.0
     if gate.size > 1 or x.size < MANY_SAMPLES or x.dtype != h.dtype or "timed" in rule or "covariance" in rule:
@@ -96,7 +93,10 @@ def _settled_after(rule, gate, operands, least):
 
 
 def _recur(rule, operands, gate, least, states):
-    """Run a plain recurrence from the states before it, which become those after it; return whether that was right."""
+    """Run a plain recurrence from the states before it, which become those after it; return whether that was right.
+
+    If a sample is missing, the last state is NaN.
+    """
     x, _, h, _ = operands
     weight, family, a = states[WEIGHT, 0], _problem.FORGET, float(gate.flat[0])
     kept = a if "adjust" in rule else 0.0  # of the weights' sum, beside which a sample weighs 1
@@ -114,9 +114,6 @@ def _recur(rule, operands, gate, least, states):
         return False
     states[MEAN], states[COUNT] = last.reshape(-1), states[COUNT] + len(x)
     return True
-
-
-# ---- The kernels ----------------------------------------------------------------------------------------------------
 
 
 def _offsets(operand):
@@ -160,14 +157,6 @@ def _walk_once(rule, operands, steps, chunk, flags, states):
     return carry[:, :lanes]
 
 
-# ---- Long series ----------------------------------------------------------------------------------------------------
-#
-# Chunks of a series go side by side, as series of their own. What stands before a chunk is found by a warm-up; then the
-# states that all chunks come to are compared with those that the next ones began with, and chunks that began with
-# another are walked again, until there are none. Each time the first of these is right for good. So results are those
-# of one walk but for roundings, whatever gaps and outliers do.
-
-
 def _chunks(rule, gate, steps):
     """Return how many chunks to cut series into, and how many steps before a chunk tell how it starts."""
     vectors, is_decay = MOST_VECTORS, "adjust" in rule or "timed" in rule
@@ -200,7 +189,12 @@ def _window(gate, is_decay, length, chunks):
 
 
 def _walk_in_chunks(rule, operands, steps, flags, before, chunks, window):
-    """Do what `_walk` does, in chunks; ``window`` is the warm-up's number of steps."""
+    """Do what `_walk` does, in chunks that go side by side; ``window`` is the warm-up's number of steps.
+
+    What stands before a chunk is found by a warm-up. Then the states that chunks come to are compared with those that
+    the next ones began with, and chunks that began with another are walked again, until there are none. Each time the
+    first of these is right for good: results are those of one walk but for roundings, whatever gaps and outliers do.
+    """
     lanes, length, least = before.shape[1], steps // chunks, flags[0]
     chunk, lane = np.divmod(np.arange(chunks * lanes), lanes)
     starts = np.zeros((PLANES, chunks, lanes))

@@ -3,9 +3,6 @@
 A tile of series is walked where it stands in memory, or else packed, walked, and unpacked as in `_packing`. How a
 sample takes part is written in `_steps`. Where series are neighbours, all of them go a tile's steps before the next
 (CHUNK), so that memory is walked from one end to the other. A few long series come as many: in chunks.
-
-``carry`` holds the series' states, one row of numbers for each of `PLANES`. ``geometry`` holds the fields below, then
-for each operand where each series begins, in bytes. A rule names the traits below that hold.
 """
 
 from collections import namedtuple
@@ -17,12 +14,12 @@ from .._steps import constant, is_finite, select
 from ._numba import helper, inlined
 from ._operands import ZERO
 from ._packing import View, column, copy, stream_transposed
-from ._rules import choice, trait
+from ._rules import trait
 from ._scalars import fence, itemsize, load_int, minimum, misalignment, prefetch, shift, stack
 from ._types import LINE, WIDTH
 from ._vectors import load_vector, store_vector, stream_vector
 
-# Fields of ``geometry``; strides are bytes from step to step.
+# Fields of ``geometry``, before each operand's table of where each series begins, in bytes; strides are such, too.
 (
     N_STEPS, CHUNK, N_SERIES, PADDED, X_STRIDE, Y_STRIDE, H_STRIDE, GATE_STRIDE, MIN_PERIODS, BIAS, STREAMING,
 ) = np.arange(11, dtype=np.int64)  # fmt: skip
@@ -48,16 +45,9 @@ Operand = namedtuple("Operand", "at offsets stride rows end apart")
 # of samples in bytes.
 Tile = namedtuple("Tile", "x y gate h state steps least bias ahead")
 
-approach, covary = inlined(_steps.approach), inlined(_steps.covary)
-_weigh = inlined(_steps.weigh)
+approach, covary, weigh = inlined(_steps.approach), inlined(_steps.covary), inlined(_steps.weigh)
 adjust, timed, ignore_na, is_sum = map(trait, ("adjust", "timed", "ignore_na", "sum"))
 covaries, one_series = trait("covariance"), trait("one_series")  # in which both series are one
-
-
-@inlined
-def weigh(rule, weight, gate, seen):
-    """Return the share of a sample in the new average, that of the old one, the weight after it and the decay."""
-    return _weigh(weight, gate, seen, adjust(rule), timed(rule), ignore_na(rule))
 
 
 @inlined
@@ -76,54 +66,40 @@ def finish(tile, k, count, result):
 
 
 @helper
-def walk_average(rule, tile):
+def walk_steps(rule, tile):
     state = tile.state
     weight, count = load_vector(state, ROW * WEIGHT, state), load_vector(state, ROW * COUNT, state)
-    mean = load_vector(state, ROW * MEAN, state)
-    zero, one = constant(0.0, mean), constant(1.0, mean)
-    for k in range(tile.steps):
-        x, gate = sample(tile, tile.x, k), sample(tile, tile.gate, k)
-        seen = is_finite(x)
-        share, kept, weight, decay = weigh(rule, weight, gate, seen)
-        if is_sum(rule):
-            mean = select(seen, decay * mean + x, decay * mean)
-        else:
-            mean = select(seen, approach(mean, share, kept, x), mean)
-        count = count + select(seen, one, zero)
-        finish(tile, k, count, mean)
-    store_vector(state, ROW * WEIGHT, weight)
-    store_vector(state, ROW * COUNT, count)
-    store_vector(state, ROW * MEAN, mean)
-
-
-@helper
-def walk_covariance(rule, tile):
-    state = tile.state
-    weight, count = load_vector(state, ROW * WEIGHT, state), load_vector(state, ROW * COUNT, state)
-    mean_x, mean_y = load_vector(state, ROW * MEAN, state), load_vector(state, ROW * MEAN_Y, state)
+    mean, mean_y = load_vector(state, ROW * MEAN, state), load_vector(state, ROW * MEAN_Y, state)
     covariance, room = load_vector(state, ROW * COVARIANCE, state), load_vector(state, ROW * ROOM, state)
     origin_x, origin_y = load_vector(state, ROW * ORIGIN, state), load_vector(state, ROW * ORIGIN_Y, state)
     zero, one, nan = constant(0.0, weight), constant(1.0, weight), constant(NAN, weight)
     for k in range(tile.steps):
-        x = sample(tile, tile.x, k) - origin_x
+        x, gate = sample(tile, tile.x, k), sample(tile, tile.gate, k)
+        if covaries(rule):
+            x = x - origin_x
         y = x if one_series(rule) else sample(tile, tile.y, k) - origin_y
         seen = is_finite(x) if one_series(rule) else (x - x) + (y - y) == zero  # x + y might overflow
-        share, kept, weight, _ = weigh(rule, weight, sample(tile, tile.gate, k), seen)
-        moved, roomier = covary(covariance, room, share, kept, x - mean_x, y - mean_y)
-        covariance, room = select(seen, moved, covariance), select(seen, roomier, room)
-        mean_x = select(seen, approach(mean_x, share, kept, x), mean_x)
-        mean_y = mean_x if one_series(rule) else select(seen, approach(mean_y, share, kept, y), mean_y)
+        share, kept, weight, decay = weigh(weight, gate, seen, adjust(rule), timed(rule), ignore_na(rule))
+        if covaries(rule):
+            moved, roomier = covary(covariance, room, share, kept, x - mean, y - mean_y)
+            covariance, room = select(seen, moved, covariance), select(seen, roomier, room)
+        if is_sum(rule):
+            mean = select(seen, decay * mean + x, decay * mean)
+        else:
+            mean = select(seen, approach(mean, share, kept, x), mean)
+        mean_y = mean if one_series(rule) else select(seen, approach(mean_y, share, kept, y), mean_y)
         count = count + select(seen, one, zero)
-        finish(tile, k, count, covariance if tile.bias else select(zero < room, covariance / room, nan))
+        if covaries(rule):
+            finish(tile, k, count, covariance if tile.bias else select(zero < room, covariance / room, nan))
+        else:
+            finish(tile, k, count, mean)
     store_vector(state, ROW * WEIGHT, weight)
     store_vector(state, ROW * COUNT, count)
-    store_vector(state, ROW * MEAN, mean_x)
-    store_vector(state, ROW * MEAN_Y, mean_y)
-    store_vector(state, ROW * COVARIANCE, covariance)
-    store_vector(state, ROW * ROOM, room)
-
-
-walk_steps = choice("covariance", walk_covariance, walk_average)
+    store_vector(state, ROW * MEAN, mean)
+    if covaries(rule):
+        store_vector(state, ROW * MEAN_Y, mean_y)
+        store_vector(state, ROW * COVARIANCE, covariance)
+        store_vector(state, ROW * ROOM, room)
 
 
 @helper
