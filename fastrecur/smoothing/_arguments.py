@@ -1,11 +1,8 @@
 """What the caller gives, made plain: the smoothing constant and counts."""
 
-from __future__ import annotations
-
 import copy
 import datetime
 import math
-from typing import Any
 
 import numpy as np
 
@@ -15,14 +12,13 @@ from .._checks import axis
 
 LN2 = math.log(2.0)
 # Of each constant, a number or an array of a namespace: what holds, in words and in Python, and what of it is alpha.
-_CONSTANTS = {
+RULES = {
     "com": ("com >= 0", lambda value: value >= 0, lambda xp, value: 1 / (1 + value)),
     "span": ("span >= 1", lambda value: value >= 1, lambda xp, value: 2 / (value + 1)),
     "halflife": ("halflife > 0", lambda value: value > 0, lambda xp, value: -xp.expm1(-LN2 / value)),
     "alpha": ("0 < alpha <= 1", lambda value: (value > 0) & (value <= 1), lambda xp, value: value),
 }
-RULES = {name: (rule, holds) for name, (rule, holds, _) in _CONSTANTS.items()}
-ALPHA = {name: alpha for name, (_, _, alpha) in _CONSTANTS.items()}
+ALPHA = {name: alpha for name, (_, _, alpha) in RULES.items()}
 
 
 class Constant:
@@ -31,11 +27,10 @@ class Constant:
     With times there is a half-life too, a time where `dates`: a number, a timedelta64 or an array.
     """
 
-    def __init__(self, with_times: bool, com: Any, span: Any, halflife: Any, alpha: Any) -> None:
+    def __init__(self, with_times, com, span, halflife, alpha):
         given = arrays_of({"com": com, "span": span, "halflife": halflife, "alpha": alpha})
         named = {name: value for name, value in given.items() if value is not None}
-        self.halflife: Any = None
-        self.dates = False
+        self.halflife, self.dates = None, False
         if with_times:
             if named.pop("halflife", None) is None:
                 raise ValueError(say.times_without_halflife())
@@ -46,7 +41,7 @@ class Constant:
         if not with_times and (isinstance(halflife, str) or _is_timedelta(given["halflife"])):
             raise ValueError(say.halflife_without_times())
         [(self.name, self.value)] = named.items()
-        self.arrays: dict[str, Any] = {"halflife": self.halflife} if is_array(self.halflife) else {}
+        self.arrays = {"halflife": self.halflife} if is_array(self.halflife) else {}
         if is_number(self.value):
             came, self.value = self.value, float(ALPHA[self.name](np, number(self.name, self.value, RULES)))
             if not self.value > 0:  # infinitely slow
@@ -57,30 +52,29 @@ class Constant:
         else:
             raise TypeError(say.constant_or_array(self.name, type(self.value)))
 
-    def replaced(self, **arrays: Any) -> Constant:
-        """Return the constant with other arrays."""
-        other: Constant = copy.copy(self)
+    def replaced(self, **arrays):
+        other = copy.copy(self)
         other.arrays = arrays
         other.value = arrays.get(self.name, self.value)
         other.halflife = arrays.get("halflife", self.halflife)  # beside times alone
         return other
 
 
-def is_number(value: Any) -> bool:
+def is_number(value):
     # A timedelta64 is an integer to NumPy.
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.timedelta64))
 
 
-def is_array(value: Any) -> bool:
+def is_array(value):
     """Return whether a value is an array, a tensor, or has labels."""
     return hasattr(value, "shape") and not isinstance(value, np.generic)
 
 
-def _is_timedelta(value: Any) -> bool:
+def _is_timedelta(value):
     return isinstance(value, datetime.timedelta) or getattr(getattr(value, "dtype", None), "kind", "") == "m"
 
 
-def number(name: str, value: Any, rules: Any = None) -> float:
+def number(name, value, rules):
     """Return a real number as a float; raise if it is not in the domain that rules have for it."""
     if not is_number(value):
         raise TypeError(say.constant_type(name, type(value)))
@@ -88,17 +82,17 @@ def number(name: str, value: Any, rules: Any = None) -> float:
         found = float(value)
     except OverflowError:
         raise ValueError(say.too_large(name, "float64", 1023)) from None
-    if rules is not None and not rules[name][1](found):
+    if not rules[name][1](found):
         raise ValueError(say.constant_domain(name, rules[name][0], found))
     return found
 
 
-def arrays_of(constants: dict[str, Any]) -> dict[str, Any]:
+def arrays_of(constants):
     """Return constants with arrays in the place of lists."""
     return {name: take(name, v)[0] if isinstance(v, (list, tuple)) else v for name, v in constants.items()}
 
 
-def _halflife(value: Any) -> tuple[Any, bool]:
+def _halflife(value):
     """Return a half-life as ``(number, timedelta64 or array, whether it is a time)``."""
     if isinstance(value, str):
         try:
@@ -120,6 +114,6 @@ def _halflife(value: Any) -> tuple[Any, bool]:
     return value, False
 
 
-def least_count(min_periods: Any) -> int:
+def least_count(min_periods):
     """Return how many samples a statistic needs: no more than a kernel can count."""
     return 0 if min_periods is None else min(axis(min_periods, "min_periods"), 1 << 62)

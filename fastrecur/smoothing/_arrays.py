@@ -1,13 +1,8 @@
 """Which library the data belong to, and which way is taken: kernels for NumPy's arrays, formulas for all others."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any
 
 import numpy as np
 
@@ -25,14 +20,11 @@ class Data:
     device, no computation of what is lazy, and no part in what is traced.
     """
 
-    def __init__(self, names: tuple[str, ...], values: tuple[Any, ...], before: tuple[Any, ...] = ()) -> None:
+    def __init__(self, names, values, before=()):
         """Take operands; ``before`` is a state that they go on from, whose gradient may be wanted as well."""
         self.names, self.is_lazy = names, _arrays.any_lazy(*values)
-        self.xp: Any = np
+        self.xp, self._team, self.give = np, None, lambda result: result
         self.by_kernel = self.at_hand = True
-        self.give: Callable[[Any], Any] = lambda result: result
-        self._team: Callable[[], _threads.Team] | None = None
-        self.values: list[Any]
         if self.is_lazy:
             self._take_lazy(names, values)
         elif _arrays.any_tensor(*values):
@@ -45,7 +37,7 @@ class Data:
             if self.xp.__name__ != "torch" and str(value.dtype).rpartition(".")[2] not in _REAL:
                 raise TypeError(say.real_dtype(name, value.dtype))
 
-    def _take_tensors(self, names: tuple[str, ...], values: tuple[Any, ...], before: tuple[Any, ...]) -> None:
+    def _take_tensors(self, names, values, before):
         import torch
 
         from ..torch import _modes
@@ -54,7 +46,7 @@ class Data:
         tensors = [value for value in (*values, *before) if isinstance(value, torch.Tensor)]
         # Numbers stand where the data stand, whatever torch's default device is.
         device = next((value.device for value in tensors if value.dim() or not value.is_cpu), torch.device("cpu"))
-        wide: list[Any] = []
+        wide = []
         for name, value in zip(names, values, strict=True):
             if isinstance(value, torch.Tensor):
                 value = value if value.dim() else _moved(name, value, device)
@@ -77,53 +69,54 @@ class Data:
         else:
             self.values, self.by_kernel, self.at_hand = wide, False, quiet
 
-    def _take_foreign(self, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
+    def _take_foreign(self, names, values):
         found = {n: _arrays.library_of(v) for n, v in zip(names, values, strict=True) if not is_number(v)}
         if len(set(found.values())) > 1:
             raise TypeError(say.mixed([pair for pair in found.items() if pair[1]]))
-        self.xp = next(_namespace(*pair) for pair in zip(names, values, strict=True) if _is_foreign(pair[1]))
-        self.values = [
-            value if _is_foreign(value) else self.xp.asarray(value, dtype=self.xp.float64) for value in values
-        ]
+        name, one = next(pair for pair in zip(names, values, strict=True) if _is_foreign(pair[1]))
+        if hasattr(one, "__array_namespace__"):
+            self.xp = one.__array_namespace__()
+        elif _arrays.library_of(one) == "cupy":
+            self.xp = sys.modules["cupy"]
+        else:
+            raise TypeError(say.namespace(name, type(one)))
+        self.values = [v if _is_foreign(v) else self.xp.asarray(v, dtype=self.xp.float64) for v in values]
         self.by_kernel = self.at_hand = False
 
-    def _take_lazy(self, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
+    def _take_lazy(self, names, values):
         from .. import _dask
 
         self.xp, self.by_kernel, self.at_hand = sys.modules["dask.array"], False, False
-        self.values = [
-            value if hasattr(value, "shape") else np.asarray(value)
-            for value in (_dask.take(name, value) for name, value in zip(names, values, strict=True))
-        ]
+        taken = [_dask.take(name, value) for name, value in zip(names, values, strict=True)]
+        self.values = [value if hasattr(value, "shape") else np.asarray(value) for value in taken]
 
-    def broadcast(self, *others: Any) -> tuple[int, ...]:
+    def broadcast(self, *others):
         """Return the shape that the operands, and other arrays, broadcast to."""
         values = [*self.values, *others]
         if self.xp.__name__ == "torch" and not self.at_hand:  # sizes may be symbols, which NumPy makes numbers
             return tuple(self.xp.broadcast_shapes(*(value.shape for value in values)))
         return tuple(_shapes.broadcast_shape(self.names, [tuple(value.shape) for value in values]))
 
-    def threads(self) -> AbstractContextManager[None]:
+    def threads(self):
         """Lend kernels the threads of the data's library, if it has some of its own."""
         return _threads.lent(self._team and self._team())
 
-    def dtype(self, *arrays: Any) -> Any:
+    def dtype(self, *arrays):
         """Return the dtype of a result: the promotion of the arrays', of integers alone the default."""
         xp = self.xp
         if self.by_kernel or self.is_lazy:
             found = np.result_type(*(a.dtype for a in arrays))
             return found if found.kind == "f" else np.dtype(np.float64)
         if xp.__name__ == "torch":
-            promoted: Any = functools.reduce(xp.promote_types, [a.dtype for a in arrays])
+            promoted = functools.reduce(xp.promote_types, [a.dtype for a in arrays])
             return promoted if promoted.is_floating_point else xp.get_default_dtype()
         floats = [a.dtype for a in arrays if "float" in str(a.dtype)]
         return xp.result_type(*floats) if floats else xp.float64
 
-    def wide(self, array: Any) -> Any:
-        """Return an array in float64."""
+    def wide(self, array):
         return self.narrow(array, self.xp.float64)
 
-    def beside(self, array: Any, name: str = "state") -> Any:
+    def beside(self, array, name="state"):
         """Return an array that may be NumPy's as one of the data's library, where the data are."""
         if self.by_kernel:
             return _checks.with_numbers(name, array).detach().cpu().numpy() if hasattr(array, "detach") else array
@@ -136,63 +129,52 @@ class Data:
         except TypeError:  # a namespace whose `asarray` takes no device
             return self.xp.asarray(array)
 
-    def narrow(self, array: Any, dtype: Any) -> Any:
-        """Return an array in a result's dtype."""
+    def narrow(self, array, dtype):
         xp = self.xp
         if xp.__name__ == "torch":
             return array.to(dtype)
         return array.astype(dtype, copy=False) if hasattr(array, "astype") else xp.astype(array, dtype, copy=False)
 
 
-def quiet(xp: Any) -> AbstractContextManager[Any]:
+def quiet(xp):
     """Return a context in which NumPy says nothing of what is not finite."""
     return np.errstate(all="ignore") if xp is np else contextlib.nullcontext()  # torch's compiler knows no errstate
 
 
-def at(values: Any, axis: int, index: Any) -> Any:
+def at(values, axis, index):
     return values[(*(slice(None),) * axis, index, ...)]
 
 
-def join(xp: Any, parts: list[Any], axis: int) -> Any:
-    """Return arrays one after the other."""
+def join(xp, parts, axis):
     return (xp.concat if hasattr(xp, "concat") else xp.concatenate)(parts, axis=axis)
 
 
-def _moved(name: str, tensor: Any, device: Any) -> Any:
+def _moved(name, tensor, device):
     return (tensor if device.type == "meta" else _checks.with_numbers(name, tensor)).to(device)
 
 
-def _is_foreign(value: Any) -> bool:
+def _is_foreign(value):
     return not isinstance(value, (np.ndarray, np.generic)) and (
         hasattr(value, "__array_namespace__") or _arrays.is_on_device(value)
     )
 
 
-def _namespace(name: str, value: Any) -> Any:
-    if hasattr(value, "__array_namespace__"):
-        return value.__array_namespace__()
-    if _arrays.library_of(value) != "cupy":
-        raise TypeError(say.namespace(name, type(value)))
-    return sys.modules["cupy"]
-
-
-def _plain(name: str, value: Any) -> np.ndarray:
+def _plain(name, value):
     if value is None:
         raise TypeError(say.not_an_array(name, type(None)))
     array = np.asarray(_arrays.take(name, value)[0])
     return array.astype(np.float64 if array.dtype.kind in "biu" else array.dtype.newbyteorder("="), copy=False)
 
 
-def axis_of(axis: Any, shape: tuple[int, ...], names: tuple[str, ...]) -> int:
-    """Return an axis of time as a non-negative int."""
+def axis_of(axis, shape, names):
     return int(_shapes.normalise_axis(_checks.axis(axis), tuple(shape), names))
 
 
-def check_constant(data: Data, name: str, value: Any, rules: Any = RULES) -> None:
+def check_constant(data, name, value, rules=RULES):
     """Raise for values of an array out of range or not finite; not where asking would have to wait for a device."""
     if not data.at_hand:
         return
-    rule, holds = rules[name]
+    rule, holds, *_ = rules[name]
     good = holds(value) & data.xp.isfinite(value)
     if not bool(good.all()):
         raise ValueError(say.constant_domain(name, rule, value[~good].reshape(-1).tolist()[0]))

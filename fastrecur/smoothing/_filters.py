@@ -1,7 +1,5 @@
 """Filters made of weighted averages: without a lag, with gates that follow the data, and of sounds."""
 
-from __future__ import annotations
-
 import functools
 import math
 from typing import Any
@@ -47,8 +45,8 @@ def ewm_filtfilt(
     values, gate = data.values
     shape = data.broadcast()
     axis = axis_of(axis, shape, ("x",))
-    if data.at_hand and not bool(data.xp.isfinite(values).all()):
-        raise ValueError(say.filter_missing())
+    if data.at_hand:
+        values = _finite(values, data.xp)
     if data.is_lazy:
         values = data.xp.map_blocks(_finite, values, dtype=values.dtype)  # asked when it is computed
     if constant.arrays:
@@ -66,9 +64,9 @@ def ewm_filtfilt(
     return wrap(data.give(values))
 
 
-def _finite(values: Any) -> Any:
-    """Return a chunk of finite values; raise for any other."""
-    if not bool(np.isfinite(values).all()):
+def _finite(values: Any, xp: Any = np) -> Any:
+    """Return finite values; raise for any other."""
+    if not bool(xp.isfinite(values).all()):
         raise ValueError(say.filter_missing())
     return values
 

@@ -1,14 +1,9 @@
 """Series, frames and labelled arrays of pandas, polars and xarray: their numbers, and results put back in their type.
 
-None of these libraries is imported here. A value is told by the library that its type comes from; what is called is its
-own methods.
+None of these libraries is imported here: a value is told by its type, and what is called is its own methods.
 """
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +11,7 @@ from .. import _messages as say
 from ._arrays import axis_of
 
 
-def _kind(value: Any) -> tuple[str, str]:
+def _kind(value):
     kind = type(value)
     if kind in (int, float):  # torch's compiler does not follow a number's bases
         return "", ""
@@ -27,17 +22,15 @@ def _kind(value: Any) -> tuple[str, str]:
     return "", ""
 
 
-def is_labelled(value: Any) -> bool:
-    """Return whether a value has its numbers within labels."""
+def is_labelled(value):
     return bool(_kind(value)[0])
 
 
-def is_series(value: Any) -> bool:
-    """Return whether a value is one column of a frame."""
+def is_series(value):
     return _kind(value)[1] == "Series"
 
 
-def unwrap(value: Any, axis: Any, called: str = "x") -> tuple[Any, Any, Callable[[Any], Any]]:
+def unwrap(value, axis, called="x"):
     """Return a value's numbers, the axis as an integer, and what puts a result in the value's own type."""
     library, name = _kind(value)
     if not library:
@@ -48,7 +41,7 @@ def unwrap(value: Any, axis: Any, called: str = "x") -> tuple[Any, Any, Callable
         axis = value.dims.index(axis)
     numbers = value.data if library == "xarray" else _numbers(value, called)
 
-    def wrap(result: Any) -> Any:
+    def wrap(result):
         if tuple(result.shape) != tuple(value.shape):
             raise ValueError(say.table_shape(called, value.shape, result.shape))
         if library == "xarray":
@@ -63,7 +56,7 @@ def unwrap(value: Any, axis: Any, called: str = "x") -> tuple[Any, Any, Callable
     return numbers, axis, wrap
 
 
-def _numbers(value: Any, called: str) -> np.ndarray:
+def _numbers(value, called):
     """Return numbers of pandas or polars; as float64 what is none to NumPy, a missing value as NaN."""
     kinds = [*value.dtypes] if hasattr(value, "columns") else [value.dtype]
     try:
@@ -84,7 +77,7 @@ def _numbers(value: Any, called: str) -> np.ndarray:
         raise TypeError(say.frame_values(called, type(value), which)) from None
 
 
-def aligned(x: Any, value: Any, name: str, axis: Any = 0) -> Any:
+def aligned(x, value, name, axis=0):
     """Return the numbers of a value such that they broadcast against those of ``x`` where their labels say."""
     # Columns and dimensions may come in another order; indexes must be the same. What has no labels, or stands beside
     # data without any, goes by position.
@@ -114,12 +107,12 @@ def aligned(x: Any, value: Any, name: str, axis: Any = 0) -> Any:
     return numbers[:, np.newaxis] if is_beside_frame else numbers
 
 
-def plain(value: Any) -> Any:
+def plain(value):
     """Return what a Series, a frame or a DataArray holds, as NumPy has it; others as they are."""
     return value.to_numpy() if is_labelled(value) else value
 
 
-def along(x: Any, value: Any, name: str, axis: int, called: str = "x") -> Any:
+def along(x, value, name, axis, called="x"):
     """Return what there is one of for each step, or for each value, in the order of ``x`` where both have labels."""
     library, own = _kind(x)[0], _kind(value)[0]
     if own != library or not own:
@@ -133,7 +126,7 @@ def along(x: Any, value: Any, name: str, axis: int, called: str = "x") -> Any:
     return _in_order(x, value, name, axis, called)
 
 
-def _in_order(x: Any, value: Any, name: str, axis: int = 0, called: str = "x") -> Any:
+def _in_order(x, value, name, axis=0, called="x"):
     """Return a Series or a frame of the steps of another, with its columns in the order of that one."""
     wanted, came = (list(getattr(v, "columns", ())) for v in (x, value))
     is_turned = wanted and not came and axis in (1, -1)
@@ -146,7 +139,7 @@ def _in_order(x: Any, value: Any, name: str, axis: int = 0, called: str = "x") -
     return value[wanted]
 
 
-def _aligned_array(x: Any, value: Any, name: str) -> Any:
+def _aligned_array(x, value, name):
     """Return a DataArray's numbers with its dimensions in another's order, 1 where it has none."""
     if not set(value.dims) <= set(x.dims):
         raise ValueError(say.dimensions(name, value.dims, x.dims))

@@ -1,11 +1,8 @@
 """A statistic, from plain arguments to its result: at once, by groups or chunks; by a kernel, or by the formulas."""
 
-from __future__ import annotations
-
 import functools
 import operator
-from dataclasses import dataclass, replace
-from typing import Any
+from collections import namedtuple
 
 import numpy as np
 
@@ -13,33 +10,24 @@ from .. import _arrays, _shapes, _threads, _weighted_run
 from .. import _messages as say
 from .._cpu._weighted import AVERAGE_PLANES
 from . import _formulas
-from ._arguments import ALPHA, Constant, is_array
+from ._arguments import ALPHA, is_array
 from ._arrays import Data, at, axis_of, check_constant, quiet
-from ._formulas import Shares, State
+from ._formulas import NO_STATE, State
 from ._segments import Borders, begin_anew, numbers
 from ._times import decays, edge, in_units, placed, steps, take_times
 
-
-@dataclass
-class Request:
-    """What is asked of a statistic beside its data, and what the caller calls these."""
-
-    constant: Constant
-    times: Any
-    adjust: bool
-    ignore_na: bool
-    min_periods: int
-    bias: bool = False
-    borders: Borders = Borders()
-    name: str = "x"
-
-    @property
-    def kind(self) -> str:
-        """How weights come about: see `_formulas`."""
-        return "adjust" if self.adjust else "fixed" if self.times is None else "timed"
+# What is asked of a statistic beside its data, and what the caller calls these.
+Request = namedtuple(
+    "Request", "constant times adjust ignore_na min_periods bias borders name", defaults=(False, Borders(), "x")
+)
 
 
-def compute(statistic: str, request: Request, x: Any, y: Any, axis: Any) -> Any:
+def _kind(request):
+    """Return how weights come about: see `_formulas`."""
+    return "adjust" if request.adjust else "fixed" if request.times is None else "timed"
+
+
+def compute(statistic, request, x, y, axis):
     """Return a statistic of ``x`` (and ``y``), in their library."""
     borders, constants = request.borders, request.constant.arrays.values()
     if _arrays.any_lazy(x, y, *constants, request.times, borders.resets, borders.groups):
@@ -49,7 +37,7 @@ def compute(statistic: str, request: Request, x: Any, y: Any, axis: Any) -> Any:
     return at_once(statistic, request, x, y, axis)[0]
 
 
-def _by_group(statistic: str, request: Request, x: Any, y: Any, axis: Any) -> Any:
+def _by_group(statistic, request, x, y, axis):
     """Return a statistic of each group by itself, in the order of the data."""
     given = {"x": x} | ({} if y is None or y is x else {"y": y}) | request.constant.arrays
     values = {name: v if hasattr(v, "shape") else np.asarray(v) for name, v in given.items()}
@@ -57,7 +45,7 @@ def _by_group(statistic: str, request: Request, x: Any, y: Any, axis: Any) -> An
     axis = axis_of(axis, shape, ("x",))
     order, lost, borders = request.borders.sorted_by_group(shape[axis])
 
-    def sort(v: Any) -> Any:
+    def sort(v):
         own = axis - len(shape) + len(v.shape)
         return v if own < 0 or v.shape[own] == 1 else at(v, own, order)
 
@@ -67,7 +55,7 @@ def _by_group(statistic: str, request: Request, x: Any, y: Any, axis: Any) -> An
     if times is not None:
         times = take_times(times, as_tensor=hasattr(times, "detach"))
         times = times[order] if times.ndim == 1 else sort(times)
-    request = replace(request, constant=request.constant.replaced(**found), times=times, borders=borders)
+    request = request._replace(constant=request.constant.replaced(**found), times=times, borders=borders)
     result, _ = at_once(statistic, request, x_sorted, y_sorted, axis)
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
@@ -77,7 +65,7 @@ def _by_group(statistic: str, request: Request, x: Any, y: Any, axis: Any) -> An
     return result
 
 
-def _by_chunk(statistic: str, request: Request, x: Any, y: Any, axis: Any) -> Any:
+def _by_chunk(statistic, request, x, y, axis):
     """Return a statistic of Dask arrays: a chunk after the other, which hand the state on along time."""
     from .. import _dask
 
@@ -108,8 +96,8 @@ def _by_chunk(statistic: str, request: Request, x: Any, y: Any, axis: Any) -> An
             raise ValueError(say.times_shape(times.shape, shape[axis]))
         operands["times"] = _dask.Operand(times, (axis,) if times.ndim == 1 else tuple(range(len(shape))))
     constant = request.constant.replaced(**dict.fromkeys(constants))
-    bare = replace(request, constant=constant, times=None, borders=Borders())
-    step: Any = functools.partial(
+    bare = request._replace(constant=constant, times=None, borders=Borders())
+    step = functools.partial(
         _advance, statistic=statistic, request=bare, axis=axis, is_variance=is_variance, names=tuple(constants)
     )
     names = ("x", "y", "times", "resets", *constants)
@@ -122,14 +110,11 @@ def _by_chunk(statistic: str, request: Request, x: Any, y: Any, axis: Any) -> An
     return _dask.Walk(f"ewm_{statistic}", step, chunks, blocks, axis, False, _dask.Operand(None)).result("h", 0, meta)
 
 
-def _advance(
-    before: Any, place: Any, x: Any, y: Any, times: Any, resets: Any, *constants: Any, statistic: str,
-    request: Request, axis: int, is_variance: bool, names: tuple[str, ...],
-) -> Any:  # fmt: skip
+def _advance(before, place, x, y, times, resets, *constants, statistic, request, axis, is_variance, names):
     state, last_time = (None, None) if before is None else before
     constant = request.constant.replaced(**dict(zip(names, constants, strict=True)))
     times = None if times is None else take_times(times)
-    request = replace(request, constant=constant, times=times, borders=Borders(resets=resets))
+    request = request._replace(constant=constant, times=times, borders=Borders(resets=resets))
     with _threads.alone():
         result, after = at_once(statistic, request, x, x if is_variance else y, axis, state, last_time)
     if times is not None and times.size:
@@ -137,10 +122,7 @@ def _advance(
     return result, (after, last_time)
 
 
-def _advance_groups(
-    advance: Any, meta: Any, planes: Any, axis: int, before: Any, place: Any, x: Any, y: Any, times: Any, keys: Any,
-    *constants: Any,
-) -> Any:  # fmt: skip
+def _advance_groups(advance, meta, planes, axis, before, place, x, y, times, keys, *constants):
     """Do the same for groups: those of as many steps are series side by side. States have groups in place of time."""
     shape, lead, known = place[1], (slice(None),) * axis, {} if before is None else dict(before[0])
     count, codes = len(known), numbers(keys, known)
@@ -154,7 +136,7 @@ def _advance_groups(
         after = [np.concatenate(pair, axis) for pair in zip(before[1:], after, strict=True)]
     (states, lasts), result = after, np.full_like(meta, np.nan, shape=shape)
 
-    def taken(operand: Any, steps: Any) -> Any:
+    def taken(operand, steps):
         own = np.ndim(operand) + axis - len(shape)
         return operand if own < 0 else at(operand, own, np.minimum(steps, operand.shape[own] - 1))
 
@@ -168,31 +150,28 @@ def _advance_groups(
     return result, (known, states, lasts)
 
 
-def _planes(after: Any) -> Any:
-    """Return a statistic's state, or three, as one array: what they are made of stands along the last axis."""
-    several = after if isinstance(after[0], tuple) else (after,)
-    return np.stack([v for state in several for v in state if v is not None], -1)
+def _planes(after):
+    """Return a statistic's states as one array: what they are made of stands along the last axis."""
+    return np.stack([v for state in after for v in state if v is not None], -1)
 
 
-def _states(planes: Any) -> Any:
+def _states(planes):
     values, most = np.moveaxis(planes, -1, 0), len(State._fields)
-    found = tuple(State(*values[k : k + most]) for k in range(0, len(values), most))
-    return found if len(found) > 1 else found[0]
+    return tuple(State(*values[k : k + most]) for k in range(0, len(values), most))
 
 
-def at_once(
-    statistic: str, request: Request, x: Any, y: Any, axis: Any, state: Any = None, last_time: Any = None
-) -> tuple[Any, Any]:
-    """Return a statistic of ``x`` (and ``y``), in their library, and its state; of a correlation three states."""
+def at_once(statistic, request, x, y, axis, before=None, last_time=None):
+    """Return a statistic, in its data's library, and its state, of a correlation three; ``before`` are those before."""
     constant, least = request.constant, request.min_periods
     named = {request.name: x, **({} if y is None or y is x else {"y": y})}
     series = tuple(named)
     named |= {constant.name: constant.value, **constant.arrays}
     spans = named.pop("halflife", None) if constant.dates else None  # an array of timedeltas
-    data = Data(tuple(named), tuple(named.values()), state or ())
+    states = before or (NO_STATE,) * (3 if statistic == "corr" else 1)
+    data = Data(tuple(named), tuple(named.values()), [v for state in states for v in state])
     xp = data.xp
-    if isinstance(state, State) and state.origin is None:  # a stream's, which may have moved from another library
-        state = State(*map(data.beside, state[:3]))
+    if before and before[0].origin is None:  # a stream's, which may have moved from another library
+        states = (State(*map(data.beside, before[0][:3])),)
     values = dict(zip(named, data.values, strict=True))
     for name in constant.arrays.keys() & values.keys():
         check_constant(data, name, values[name])
@@ -200,9 +179,7 @@ def at_once(
     dtype = data.dtype(*(v for name, v in values.items() if name != constant.name or name in constant.arrays))
     shape = data.broadcast(*([] if spans is None else [spans]))
     axis = axis_of(axis, shape, series[:1])
-    seen: Any = None
-    both, valid, count = [values[name] for name in series], None, None
-    states: Any = (state or (None, None, None)) if statistic == "corr" else (state,)
+    both, seen, valid = [values[name] for name in series], None, None
     flags = request.borders.flags(shape, axis)
     with data.threads():
         gate = _gate(data, request, values, shape, axis, last_time, flags)
@@ -211,34 +188,26 @@ def at_once(
         if flags is not None or not data.by_kernel or statistic == "corr":
             seen = functools.reduce(operator.and_, [xp.isfinite(xp.broadcast_to(v, shape)) for v in both])
         if flags is not None:
-            count = None if state is None else states[0].count
-            gate, valid, count = begin_anew(data, flags, seen, gate, request.kind, least, axis, count)
-            least = 0
+            had, least = states[0].count, 0
+            gate, valid, count = begin_anew(data, flags, seen, gate, _kind(request), request.min_periods, axis, had)
+        x, y = both[0], None if y is None else both[-1]
         if data.by_kernel:
-            run = functools.partial(_by_kernel, request, gate, shape, axis, least)
-            correlate = functools.partial(_correlation_by_kernel, run, seen)
+            how = shape, dtype, axis, _kind(request), request.ignore_na, least, request.bias
+            result, after = _by_kernel(statistic, x, y, seen, gate, how, states)
         else:
             gates = shape
             if data.at_hand and flags is None and bool(seen.all()):  # no mask, and without a state gates as given
                 own = (n if k == axis else 1 for k, n in enumerate(shape))
-                seen, gates = None, np.broadcast_shapes(tuple(gate.shape), tuple(own)) if state is None else shape
+                seen, gates = None, np.broadcast_shapes(tuple(gate.shape), tuple(own)) if before is None else shape
             gate = xp.broadcast_to(gate, gates)
-            w = _formulas.shares(xp, seen, gate, request.kind, request.ignore_na, least, axis, states[0])
-            run = functools.partial(_by_formulas, xp, w, axis, request.bias)
-            correlate = functools.partial(_correlation_by_formulas, xp, w, axis)
-        if statistic == "corr":
-            result, after = correlate(both[0], both[-1], states)
-        else:
-            result, after = run(statistic, both[0], None if y is None else both[-1], state, dtype)
+            w = _formulas.shares(xp, seen, gate, _kind(request), request.ignore_na, least, axis, states[0])
+            result, after = _formulas.compute(statistic, xp, x, y, w, axis, request.bias, states)
     if valid is not None:
-        result = _formulas.masked(xp, valid, result)
-        after = tuple(s._replace(count=count) for s in after) if statistic == "corr" else after._replace(count=count)
+        result, after = _formulas.masked(xp, valid, result), tuple(s._replace(count=count) for s in after)
     return data.give(data.narrow(result, dtype)), after
 
 
-def _gate(
-    data: Data, request: Request, values: Any, shape: tuple[int, ...], axis: int, last_time: Any, begins: Any
-) -> Any:
+def _gate(data, request, values, shape, axis, last_time, begins):
     """Return each step's decay, or alpha itself where a sample weighs that much."""
     constant, times = request.constant, request.times
     value, weighs = values[constant.name], constant.name == "alpha" and not request.adjust and times is None
@@ -264,43 +233,17 @@ def _gate(
     return np.exp2(-gaps) if data.by_kernel and np.ndim(alpha) == 0 and alpha == 0.5 else (1.0 - alpha) ** gaps
 
 
-def _by_kernel(
-    request: Request, gate: Any, shape: Any, axis: int, least: int, statistic: str, x: Any, y: Any, state: Any,
-    dtype: Any,
-) -> tuple[Any, State]:  # fmt: skip
-    result, after = _weighted_run.run(
-        statistic, x, y, gate, shape, dtype, axis, request.kind, request.ignore_na, least, request.bias, state or ()
-    )
-    return result, State(*(after[:AVERAGE_PLANES] if y is None else after))
-
-
-def _by_formulas(
-    xp: Any, w: Shares, axis: int, bias: bool, statistic: str, x: Any, y: Any, state: Any, dtype: Any
-) -> tuple[Any, State]:
-    if y is None:
-        result, last = _formulas.mean(xp, w, x, axis, state, statistic == "sum")
-        weight, count = (xp.broadcast_to(v, last.shape) for v in (w.weight, w.count))
-        return _formulas.masked(xp, w.valid, result), State(weight, count, last)
-    [result], room, (after,) = _formulas.covariances(xp, w, x, y, axis, (state,))
-    valid = w.valid if bias else w.valid & (room > 0)
-    result = result if bias else result / xp.where(valid, room, xp.ones_like(room))
-    return _formulas.masked(xp, valid, result), after
-
-
-def _correlation_by_kernel(run: Any, seen: Any, x: Any, y: Any, states: tuple[Any, ...]) -> tuple[Any, Any]:
-    """Return the correlation of two series, or of one with itself, from their covariance and variances."""
-    one = _formulas.masked(np, seen, x)  # the same samples must be missing in both
-    other = one if y is x else _formulas.masked(np, seen, y)
-    wide = np.dtype(np.float64)  # what is divided may be small beyond float32 after a gap
-    parts = zip(((one, other), (one, one), (other, other)), states, strict=True)
-    (result, *variances), after = zip(*(run("corr", *pair, before, wide) for pair, before in parts), strict=True)
-    with quiet(np):
-        result /= np.sqrt(variances[0]) * np.sqrt(variances[1])
-    return result, after
-
-
-def _correlation_by_formulas(xp: Any, w: Shares, axis: int, x: Any, y: Any, states: tuple[Any, ...]) -> tuple[Any, Any]:
-    (result, *variances), _, after = _formulas.covariances(xp, w, x, y, axis, states)
-    valid = w.valid & (variances[0] > 0) & (variances[1] > 0)
-    sizes = [xp.sqrt(xp.where(valid, v, xp.ones_like(v))) for v in variances]
-    return _formulas.masked(xp, valid, result / (sizes[0] * sizes[1])), after
+def _by_kernel(statistic, x, y, seen, gate, how, states):
+    """Return a statistic, and for each state that it goes on from that after it."""
+    pairs = [(x, y)]
+    if statistic == "corr":  # from a covariance and two variances, with the same samples missing in both series
+        one = _formulas.masked(np, seen, x)
+        other = one if y is x else _formulas.masked(np, seen, y)
+        pairs = (one, other), (one, one), (other, other)
+        how = how[0], np.dtype(np.float64), *how[2:]  # what is divided may be small beyond float32 after a gap
+    found = [_weighted_run.run(statistic, *pair, gate, *how, had) for pair, had in zip(pairs, states, strict=True)]
+    (result, *variances), after = zip(*found, strict=True)
+    if variances:
+        with quiet(np):
+            result /= np.sqrt(variances[0]) * np.sqrt(variances[1])
+    return result, tuple(State(*(planes[:AVERAGE_PLANES] if y is None else planes)) for planes in after)

@@ -1,10 +1,7 @@
 """Where a statistic begins anew: borders of segments and groups, after which the samples so far weigh nothing."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Hashable
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +15,7 @@ from ._frames import is_labelled, plain
 class Borders:
     """Where series begin anew along time: offsets, resets or groups; none if all are None."""
 
-    def __init__(self, offsets: Any = None, resets: Any = None, groups: Any = None) -> None:
+    def __init__(self, offsets=None, resets=None, groups=None):
         if groups is not None and (offsets is not None or resets is not None):
             raise ValueError(say.groups_alone())
         self.offsets = None if offsets is None else _checks.on_host("offsets", plain(offsets))
@@ -29,7 +26,7 @@ class Borders:
             raise TypeError(say.resets_dtype(self.resets.dtype))
         self.groups = groups.data if is_labelled(groups) and any_lazy(getattr(groups, "data", None)) else groups
 
-    def flags(self, shape: tuple[int, ...], axis: int) -> Any:
+    def flags(self, shape, axis):
         """Return at which steps of data series begin anew, with as many axes as these have; None if none may."""
         if self.offsets is None and self.resets is None:
             return None
@@ -43,16 +40,15 @@ class Borders:
         _checks.resets_shape(self.resets.shape, shape, axis)
         return found | self.resets.reshape(self.resets.shape + (1,) * (len(shape) - self.resets.ndim))
 
-    def sorted_by_group(self, steps: int) -> tuple[np.ndarray, np.ndarray, Borders]:
+    def sorted_by_group(self, steps):
         """Return the order that brings groups together, which steps have none, and where groups begin then."""
         codes, found = _codes(self.groups, steps)
         # NumPy sorts small integers in one pass or two.
         small = (codes + 1).astype(np.uint16 if len(found) < 2**16 - 1 else np.int64)
         sizes = np.bincount(small, minlength=len(found) + 1)
-        own = Borders(np.concatenate([[0], np.cumsum(sizes)]))
-        return np.argsort(small, kind="stable"), codes < 0, own
+        return np.argsort(small, kind="stable"), codes < 0, Borders(np.concatenate([[0], np.cumsum(sizes)]))
 
-    def keys(self, steps: int) -> Any:
+    def keys(self, steps):
         """Return each step's key, as Dask array or as the number of its group, and NaN where it has none."""
         if not any_lazy(self.groups):
             codes, _ = _codes(self.groups, steps)
@@ -65,27 +61,27 @@ class Borders:
         return keys
 
 
-def numbers(keys: Any, known: dict[Any, int]) -> Any:
+def numbers(keys, known):
     """Return the number of each step's group, -1 where it has none; groups that are not known become so."""
     codes, found = _codes(keys, len(keys))
     return np.array([*(known.setdefault(key, len(known)) for key in found), -1])[codes]
 
 
-def _codes(groups: Any, steps: int) -> tuple[np.ndarray, Any]:
+def _codes(groups, steps):
     """Return the number of each step's group, -1 where it has none, and the groups' keys."""
     pandas = sys.modules.get("pandas")
     if not hasattr(groups, "__len__"):
         raise TypeError(say.groups_kind(type(groups)))
     # NumPy would make strings of all keys if one is, and polars floats of integers if one is missing.
     if isinstance(groups, (list, tuple)) or (callable(getattr(groups, "null_count", None)) and groups.null_count()):
-        keys: Any = np.fromiter(groups, object, len(groups))
+        keys = np.fromiter(groups, object, len(groups))
     elif hasattr(groups, "factorize"):  # of pandas
         keys = groups
     else:
         keys = np.asarray(take("groups", groups)[0] if isinstance(groups, np.ndarray) else groups)
     if keys.ndim != 1 or len(keys) != steps:
         raise ValueError(say.groups_shape(tuple(keys.shape), steps))
-    known: dict[Any, int] = {}
+    known = {}
     try:
         if pandas is not None:
             codes, found = pandas.factorize(keys)
@@ -101,16 +97,13 @@ def _codes(groups: Any, steps: int) -> tuple[np.ndarray, Any]:
     return codes, found
 
 
-def _is_missing(key: Any) -> bool:
-    """Return whether a key, or one of a tuple of keys, is missing."""
+def _is_missing(key):
     if isinstance(key, tuple):
         return any(map(_is_missing, key))
     return key is None or type(key).__name__ == "NAType" or bool(key != key)
 
 
-def begin_anew(
-    data: Any, flags: np.ndarray, seen: Any, gate: Any, kind: str, least: int, axis: int, count: Any
-) -> tuple[Any, Any, Any]:
+def begin_anew(data, flags, seen, gate, kind, least, axis, count):
     """Return gates that forget all before a border, which results have enough samples, and how many lanes have."""
     # A border's gate is an alpha of 1, or a decay of 0, and stands at the first sample behind it: missing values may
     # have no gate.

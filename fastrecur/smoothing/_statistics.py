@@ -1,7 +1,5 @@
 """The exponentially weighted statistics."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The mean of a stream, chunk by chunk."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass, fields
 from typing import Any
@@ -140,14 +138,14 @@ class Ewm:
         if self._zone not in (None, zone):
             raise ValueError(say.times_zones())
         request = Request(constant, when, *self._options, borders=Borders(resets=resets), name="chunk")
-        before = None if self._state is None else State(had.weight, had.count, had.mean)
-        result, after = at_once("average", request, numbers, None, axis, before, had.last_time)
+        before = None if self._state is None else (State(had.weight, had.count, had.mean),)
+        result, (after,) = at_once("average", request, numbers, None, axis, before, had.last_time)
         result, last = wrap(result), edge(when, axis) if when is not None and shape[axis] else had.last_time
         self._zone, self._was_reset = zone, self._was_reset or resets is not None
         self._state = EwmState(after.weight, after.count, after.mean, had.steps + shape[axis], last)
         return result
 
-    def merge(self, later: Ewm) -> Ewm:
+    def merge(self, later: "Ewm") -> "Ewm":
         """Return a new stream: of the samples of this one, and those of a ``later`` one, made with the same arguments.
 
         Raises
@@ -191,15 +189,14 @@ class Ewm:
         result._state = EwmState(weight, before.count + b.count, mean, a.steps + b.steps, last)
         return result
 
-    def _decayed(self, a: EwmState, b: EwmState) -> State:
+    def _decayed(self, a: EwmState, b: EwmState) -> Any:
         """Return what is left of ``a`` after the steps of ``b``: as after one missing sample, that many steps later."""
         ignore_na, axis = self._options[1], self._axis % (len(a.mean.shape) + 1)
         lead = (*(slice(None),) * axis, None)
         if (a.last_time is None) != (b.last_time is None):
             raise ValueError(say.merge("if both or neither had times"))
-        times: Any
-        last: Any
-        constant, times, last = self._timed, np.array([b.steps]), 0
+        last: Any = 0
+        constant, times = self._timed, np.array([b.steps])
         if a.last_time is None:  # steps are times, where a half-life is one step if no other is given
             constant = constant or Constant(True, **self._given | {"halflife": 1.0})
             times = b.count[lead] if ignore_na else times
@@ -211,9 +208,8 @@ class Ewm:
             times, last = np.broadcast_arrays(np.atleast_1d(b.last_time), a.last_time)
         mean = b.mean.detach() if hasattr(b.mean, "detach") else b.mean
         request = Request(constant, times, adjust=True, ignore_na=False, min_periods=0)
-        before = State(a.weight, a.count, a.mean)
-        after: State = at_once("average", request, (np.nan * mean)[lead], None, axis, before, last)[1]
-        return after
+        before = (State(a.weight, a.count, a.mean),)
+        return at_once("average", request, (np.nan * mean)[lead], None, axis, before, last)[1][0]
 
 
 def _equal(a: Any, b: Any) -> bool:

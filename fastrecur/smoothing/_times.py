@@ -1,10 +1,7 @@
 """Times of samples, checked, and what is left of a weight between them."""
 
-from __future__ import annotations
-
 import datetime
 import math
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +23,7 @@ _UNITS = {"Y": 12, "M": 1, "W": 604800 * 10**18, "D": 86400 * 10**18, "h": 3600 
 _UNITS |= {unit: 10 ** (18 - 3 * k) for k, unit in enumerate(("s", "ms", "us", "ns", "ps", "fs", "as"))}
 
 
-def take_times(times: Any, as_tensor: bool = False) -> Any:
+def take_times(times, as_tensor=False):
     """Return times as an array of datetime64, int64, uint64 where int64 is too small, or floats; raise for others."""
     if getattr(times, "requires_grad", False):
         raise TypeError(say.times_gradient())
@@ -48,7 +45,7 @@ def take_times(times: Any, as_tensor: bool = False) -> Any:
     return array
 
 
-def has_zone(times: Any) -> bool:
+def has_zone(times):
     """Return whether dates have a time zone, which datetime64 has not."""
     kind = getattr(times, "dtype", None)
     if isinstance(times, (list, tuple)) or getattr(kind, "kind", "") == "O":
@@ -56,7 +53,7 @@ def has_zone(times: Any) -> bool:
     return any(getattr(kind, name, None) is not None for name in ("tz", "time_zone", "tzinfo"))
 
 
-def _dates(values: np.ndarray) -> np.ndarray:
+def _dates(values):
     """Return Python's or pandas' dates and times as datetime64, those with a time zone in UTC."""
     if len({getattr(value, "tzinfo", None) is None for value in values.flat}) > 1:
         raise ValueError(say.times_zones())
@@ -71,7 +68,7 @@ def _dates(values: np.ndarray) -> np.ndarray:
     return array.reshape(values.shape)
 
 
-def in_units(times: Any, halflife: Any, dates: bool, last: Any = None) -> tuple[Any, Any, Any]:
+def in_units(times, halflife, dates, last=None):
     """Return times and the one before them in one unit, and a half-life as a number of it; raise if there is none."""
     if dates != (getattr(times.dtype, "kind", "") == "M"):
         raise ValueError(say.times_units())
@@ -89,10 +86,7 @@ def in_units(times: Any, halflife: Any, dates: bool, last: Any = None) -> tuple[
     return times, halflife, last
 
 
-def steps(
-    times: Any, shape: tuple[int, ...], axis: int, last: Any = None, begins: Any = None, xp: Any = np,
-    readable: bool = True,
-) -> Any:  # fmt: skip
+def steps(times, shape, axis, last=None, begins=None, xp=np, readable=True):
     """Return how long before each step the one before it was, in the data's axes and the unit of times, in float64."""
     # ``last`` is the time before the first step. Where a series ``begins`` anew, it is 0: the clock may go back there.
     # Times are checked if they are ``readable``: where that is no wait for a device.
@@ -122,12 +116,12 @@ def steps(
     return xp.where(found < 0, found + 2.0**64, found)  # what is too far apart for 64 bits has wrapped
 
 
-def edge(times: Any, axis: int) -> Any:
+def edge(times, axis):
     """Return the times at the last step, with that axis where each series has its own."""
     return times[-1] if times.ndim == 1 else np.take(times, [-1], axis)
 
 
-def placed(times: Any, shape: tuple[int, ...], axis: int) -> Any:
+def placed(times, shape, axis):
     """Return times in the data's axes."""
     if times.ndim == 1 and times.shape[0] == shape[axis]:
         return times.reshape([-1 if k == axis else 1 for k in range(len(shape))])
@@ -136,7 +130,7 @@ def placed(times: Any, shape: tuple[int, ...], axis: int) -> Any:
     return times
 
 
-def decays(times: np.ndarray, halflife: Any, alpha: Any, last: Any) -> np.ndarray | None:
+def decays(times, halflife, alpha, last):
     """Return what is left of a weight at each of some times, from a kernel: ``(1 - alpha)**(time/halflife)``."""
     # None of what it does not take, bad times among that.
     is_date = times.dtype.kind == "M"
@@ -159,11 +153,6 @@ def decays(times: np.ndarray, halflife: Any, alpha: Any, last: Any) -> np.ndarra
     parts = _threads.ranges(len(times) - 1, _cost.items(STEP_BYTES * len(times), threads, len(times) // LONG))
     carries = np.zeros((len(parts), 2 * WIDTH))
     carries[:, : _decays.POWER + 1] = halflife, power
-    team.run(
-        [
-            (call, None, *map(address, (times, found, carry)), 1 + low, 1 + high)
-            for (low, high), carry in zip(parts, carries, strict=True)
-        ],
-        threads,
-    )
+    calls = [(call, None, *map(address, (times, found, carry))) for carry in carries]
+    team.run([(*own, 1 + low, 1 + high) for own, (low, high) in zip(calls, parts, strict=True)], threads)
     return found if (carries[:, _decays.SOUND :] >= 0).all() else None
