@@ -26,7 +26,7 @@ _OWN = 0.0, 1.0, 1.0, 1.0  # `log_rhos` and the greatest weights, where the poli
 _CLIPS = {name: (f"{name} >= 0", lambda limit: limit >= 0) for name in ("rho_clip", "c_clip", "pg_rho_clip")}
 
 # What each step has, None for what there is not; and what stands behind the last one, without the axis of time.
-_Steps = namedtuple("_Steps", "rewards values successors mask gamma lam ends cuts log_rhos later value")
+_Steps = namedtuple("_Steps", "rewards values next_values mask gamma lam ends cuts log_rhos bootstrap last")
 _DEFAULTS = [np.array(value) for value in (0.0, 0.0, 0.0, True, 0.0, 0.0, False, False, 0.0)]  # what kernels read then
 _Rule = namedtuple("_Rule", "kind axis dtype limits")  # what is computed
 
@@ -37,27 +37,25 @@ def estimate(kind, axis, flags, rewards, gamma, values=None, next_values=None, l
     limits = tuple(number(name, limit, _CLIPS) for name, limit in zip(_CLIPS, limits, strict=True))
     floats = {"rewards": rewards, "values": values, "next_values": next_values, "gamma": gamma, "lam": lam}
     floats |= {"log_rhos": log_rhos, "bootstrap": bootstrap}
-    for name in ("next_values", "bootstrap", *["values"] * (kind == "returns")):
-        if floats[name] is None:
-            del floats[name]
+    optional = "next_values", "bootstrap", *["values"] * (kind == "returns")
+    floats = {name: value for name, value in floats.items() if value is not None or name not in optional}
     data = Data(tuple(floats), tuple(floats.values()))
     found = dict(zip(floats, data.values, strict=True))
     shape = tuple(found["rewards"].shape)
     axis = axis_of(axis, shape, ("rewards",))
     lanes = shape[:axis] + shape[axis + 1 :]
-    values, following, last = _split_values(found, shape, axis)
-    for name, value in {**found, "values": values, "next_values": following}.items():
-        message, wanted = (say.state_shape, lanes) if name == "bootstrap" else (say.same_shape, shape)
-        if value is not None and not _problem.fits(tuple(value.shape), wanted):
+    if kind != "returns":
+        _split_values(found, shape, axis)
+    for name, value in found.items():
+        message, wanted = (say.state_shape, lanes) if name in ("bootstrap", "last") else (say.same_shape, shape)
+        if not _problem.fits(tuple(value.shape), wanted):
             raise ValueError(message(name, tuple(value.shape), wanted))
     names = "done" if kind == "returns" else "terminated", "truncated", "mask"
-    ends, cuts, mask = (_flags(data, *flag, shape) for flag in zip(names, flags, strict=True))
-    if ends is None and kind != "returns":
+    flags = [_flags(data, *flag, shape) for flag in zip(names, flags, strict=True)]
+    if flags[0] is None and kind != "returns":
         raise TypeError(say.not_an_array("terminated", type(None)))
-    steps = _Steps(
-        found["rewards"], values, following, mask, found["gamma"], found["lam"], ends, cuts,
-        found["log_rhos"], found.get("bootstrap"), last,
-    )  # fmt: skip
+    found["ends"], found["cuts"], found["mask"] = flags
+    steps = _Steps(*map(found.get, _Steps._fields))
     rule = _Rule(kind, axis, data.dtype(found["rewards"]), limits)
     if data.is_lazy:
         return _lazy(steps, rule)
@@ -71,16 +69,13 @@ def estimate(kind, axis, flags, rewards, gamma, values=None, next_values=None, l
 
 
 def _split_values(found, shape, axis):
-    """Return the values of the states before steps and after them (None: of the next step), and after the last step."""
-    values, following, steps = found.get("values"), found.get("next_values"), shape[axis]
-    if values is None:
-        return None, None, None
+    """Take the value of the state after the last step off those before steps, unless there are ones after each step."""
+    values, steps, has_next = found["values"], shape[axis], "next_values" in found
     came = values.shape[axis] if len(values.shape) == len(shape) else f"shape {tuple(values.shape)}"
-    if came != steps + (following is None):
-        raise ValueError(say.values_steps(came, steps, following is not None))
-    if following is not None:
-        return values, following, None
-    return at(values, axis, slice(steps)), None, at(values, axis, steps)
+    if came != steps + (not has_next):
+        raise ValueError(say.values_steps(came, steps, has_next))
+    if not has_next:
+        found["values"], found["last"] = at(values, axis, slice(steps)), at(values, axis, steps)
 
 
 def _flags(data, name, flags, shape):
@@ -116,9 +111,8 @@ def _run(steps, rule, carry):
     rewards, shape, axis, is_off_policy = steps.rewards, steps.rewards.shape, rule.axis, rule.kind == "vtrace"
     if carry is None:
         carry = np.zeros((PLANES, *shape[:axis], *shape[axis + 1 :]))
-        for k, value in enumerate((steps.later, steps.value, None, None, *rule.limits)):
-            if value is not None:
-                carry[k] = value
+        carry[0], carry[1] = (0 if value is None else value for value in (steps.bootstrap, steps.last))
+        carry.T[..., PLANES - 3 :] = rule.limits
     order = _shapes.like(shape, rule.dtype, (shape, rewards.strides))
     results = _problem.empty((1 + is_off_policy, *shape), rule.dtype, (rewards.size * rule.dtype.itemsize, *order))
     if not rewards.size:
@@ -127,7 +121,7 @@ def _run(steps, rule, carry):
     with np.errstate(all="ignore"):
         arrays[RHOS] = np.asarray(np.exp(arrays[RHOS], dtype=np.float64))
     arrays += [results[0], np.expand_dims(carry, 1 + axis)[0]]
-    holds = is_off_policy, steps.successors is not None, steps.cuts is not None, rule.kind in ("targets", "vtrace")
+    holds = is_off_policy, steps.next_values is not None, steps.cuts is not None, rule.kind in ("targets", "vtrace")
     traits = tuple(itertools.compress(_advantages.TRAITS, holds))
     team = _threads.team()
     threads = team.size if rewards.size >= SERIAL_STEPS else 1
@@ -179,9 +173,9 @@ def _formulas(data, s, rule):
             end = xp.reshape(xp.broadcast_to(last, (*shape[:axis], *shape[axis + 1 :])), end.shape)
         return join(xp, [at(array, axis, slice(1, None)), end], axis)
 
-    rewards, values, gamma, lam, log_rhos = read(rewards), read(values), read(gamma), read(lam, one), read(log_rhos)
-    ends = read(ends)
-    done = xp.maximum(ends, read(cuts))
+    numbers = rewards, values, gamma, lam, log_rhos, ends, cuts
+    rewards, values, gamma, lam, log_rhos, ends, cuts = map(read, numbers)
+    done = xp.maximum(ends, cuts)
     after = shifted(values if mask is None else scan(_are_finite(values), one - mask, values, value), value)
     successors = xp.where(ends == 1, zero, after if successors is None else read(successors))
     # What is not finite takes no part, in gradients neither: its step is marked, and the marks give NaN.
@@ -196,7 +190,7 @@ def _formulas(data, s, rule):
     rho, c, pg_rho = (_clipped(xp, log_rhos, limit) for limit in rule.limits)
     sums = scan(sound, read(decay * c, one), rho * error, later)
     beyond = shifted(sums, later)
-    if s.successors is not None:
+    if s.next_values is not None:
         seen = one if mask is None else scan(one == one, one - mask, one * mask, None)
         beyond = beyond + shifted(seen, None) * (after - successors)
     target = successors + xp.where(done == 1, zero, (one - done) * beyond)
