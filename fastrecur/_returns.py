@@ -27,6 +27,7 @@ _CLIPS = {name: (f"{name} >= 0", lambda limit: limit >= 0) for name in ("rho_cli
 
 # What each step has, None for what there is not; and what stands behind the last one, without the axis of time.
 _Steps = namedtuple("_Steps", "rewards values next_values mask gamma lam ends cuts log_rhos bootstrap last")
+_NAMES = _Steps._fields
 _DEFAULTS = [np.array(value) for value in (0.0, 0.0, 0.0, True, 0.0, 0.0, False, False, 0.0)]  # what kernels read then
 _Rule = namedtuple("_Rule", "kind axis dtype limits")  # what is computed
 
@@ -55,7 +56,7 @@ def estimate(kind, axis, flags, rewards, gamma, values=None, next_values=None, l
     if flags[0] is None and kind != "returns":
         raise TypeError(say.not_an_array("terminated", type(None)))
     found["ends"], found["cuts"], found["mask"] = flags
-    steps = _Steps(*map(found.get, _Steps._fields))
+    steps = _Steps(*[found.get(name) for name in _NAMES])
     rule = _Rule(kind, axis, data.dtype(found["rewards"]), limits)
     if data.is_lazy:
         return _lazy(steps, rule)
@@ -232,10 +233,10 @@ def _lazy(steps, rule):
     shape = steps.rewards.shape
     lanes = [k for k in range(len(shape)) if k != rule.axis]
     axes = [range(len(shape))] * 9 + [lanes] * 2
-    found = zip(_Steps._fields, steps, axes, strict=True)
+    found = zip(_NAMES, steps, axes, strict=True)
     given = {name: Operand(value, last_axes(value, own)) for name, value, own in found if value is not None}
     chunks, given = align(given, shape)
-    blocks = [given.get(name, Operand(None)) for name in _Steps._fields]
+    blocks = [given.get(name, Operand(None)) for name in _NAMES]
     walk = Walk("returns", functools.partial(_chunk, rule=rule), chunks, blocks, rule.axis, True, Operand(None))
     meta = np.empty((0,) * len(shape), rule.dtype)
     return [walk.result(f"h{k}", k, meta) for k in range(1 + (rule.kind == "vtrace"))]

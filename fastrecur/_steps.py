@@ -193,17 +193,17 @@ def advantage(x, successor, later):
     return fma(decay, guarded(later, decay), error_of(x, successor))
 
 
-def vtrace(x, successor, later, target, limits):
+def vtrace(x, successor, later, target, rho, c, pg_rho):
     """Return `advantage` with V-trace's weights, and the advantage of its policy.
 
-    ``x.rhos`` are ratios of probabilities, ``limits`` the greatest ``rho, c, pg_rho``, and ``target`` that of the next
-    step in the same record.
+    ``x.rhos`` are ratios of probabilities, of which the last arguments are the greatest that count, and ``target`` is
+    that of the next step in the same record.
     """
     one, done = constant(1.0, x.ends), end_of(x)
-    decay = x.gamma * x.lam * (one - done) * at_most(x.rhos, limits.c)
-    now = fma(decay, guarded(later, decay), at_most(x.rhos, limits.rho) * error_of(x, successor))
+    decay = x.gamma * x.lam * (one - done) * at_most(x.rhos, c)
+    now = fma(decay, guarded(later, decay), at_most(x.rhos, rho) * error_of(x, successor))
     target = guarded(target, one - done) * (one - done) + guarded(successor, done) * done
-    return now, at_most(x.rhos, limits.pg_rho) * error_of(x, target)
+    return now, at_most(x.rhos, pg_rho) * error_of(x, target)
 
 
 def at_most(value, limit):

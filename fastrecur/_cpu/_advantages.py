@@ -8,7 +8,7 @@ from numba.extending import register_jitable
 from .. import _steps
 from .._steps import constant, select
 from ._numba import INLINE, helper, inlined
-from ._operands import ZERO, at_place, operand
+from ._operands import ZERO, Operand, at_place, operand
 from ._rules import trait
 from ._scalars import itemsize, load, maximum, prefetch, prefetch_for_write, shift, stack, store
 from ._types import WIDTH
@@ -19,10 +19,9 @@ FIELDS = "rewards values successors mask gamma lam ends cuts rhos h carry".split
 Operands = namedtuple("Operands", FIELDS)  # pointers; or these with their strides
 PLANES = 7
 Step = namedtuple("Step", FIELDS[:9])  # what is read of them at a step
-Limits = namedtuple("Limits", "rho c pg_rho")
 # How many steps; which series; how many of them are walked side by side, whether by vectors; bytes between planes of
 # ``carry``, and between results. The planes: a sum; the value and the target of the next step that is read, whether
-# there is one; `Limits`.
+# there is one; the greatest weights of `_steps.vtrace`.
 Walk = namedtuple("Walk", "steps low high chunk by_vectors plane result")
 
 # Whether one number serves a vector.
@@ -62,20 +61,19 @@ def read(rule, get, at, t, j):
 
 
 @inlined
-def advance(rule, get, load, store, at, how, carry, plane, t, j):
+def advance(rule, get, load, store, at, how, states, plane, t, j):
     """Take a series, or a vector of neighboring ones, to the step before."""
     x, h = read(rule, get, at, t, j), at_place(at.h, t, j, ZERO, ZERO)
+    carry = at_place(states, ZERO, j, ZERO, ZERO)
     later, value = load(carry, 0, carry), load(shift(carry, plane), 0, carry)
     zero, successor = constant(0.0, x.mask), x.successors if has_successors(rule) else value
     is_read = zero < x.mask
     if is_off_policy(rule):
         to_target, to_known = shift(carry, 2 * plane), shift(carry, 3 * plane)
         target, is_known = load(to_target, 0, carry), load(to_known, 0, carry)
-        limits = Limits(
-            load(shift(carry, 4 * plane), 0, carry), load(shift(carry, 5 * plane), 0, carry),
-            load(shift(carry, 6 * plane), 0, carry),
-        )  # fmt: skip
-        now, better = vtrace(x, successor, later, select(zero < is_known, target, successor), limits)
+        rho, c = load(shift(carry, 4 * plane), 0, carry), load(shift(carry, 5 * plane), 0, carry)
+        next_target, pg_rho = select(zero < is_known, target, successor), load(shift(carry, 6 * plane), 0, carry)
+        now, better = vtrace(x, successor, later, next_target, rho, c, pg_rho)
         store(shift(h, how.result), 0, select(is_read, better, zero))
         store(to_target, 0, select(is_read, now + x.values, target))
         store(to_known, 0, select(is_read, constant(1.0, zero), is_known))
@@ -84,11 +82,6 @@ def advance(rule, get, load, store, at, how, carry, plane, t, j):
     store(h, 0, select(is_read, now + x.values if adds_values(rule) else now, zero))
     store(carry, 0, select(is_read, now, later))
     store(shift(carry, plane), 0, select(is_read, x.values, value))
-
-
-@inlined
-def carry_of(at, j):
-    return at_place(at.carry, ZERO, j, ZERO, ZERO)
 
 
 @helper
@@ -100,14 +93,14 @@ def walk_rows(rule, at, how, first, whole, end):
             prefetch(at.rewards.at, j, (t - 2) * at.rewards.step)
             prefetch(at.values.at, j, (t - 2) * at.values.step)
             prefetch_for_write(at.h.at, j, (t - 2) * at.h.step)
-            advance(rule, get_vector, load_vector, store_vector, at, how, carry_of(at, j), how.plane, t, j)
+            advance(rule, get_vector, load_vector, store_vector, at, how, at.carry, how.plane, t, j)
         for j in range(whole, end):
-            advance(rule, get, load, store, at, how, carry_of(at, j), how.plane, t, j)
+            advance(rule, get, load, store, at, how, at.carry, how.plane, t, j)
 
 
 def walk(rule, at: Operands, geometry, how: Walk):
     """Walk series against time."""
-    state = stack(at.carry, PLANES)  # of one series: the compiler keeps it in registers
+    state = stack(at.carry, PLANES)  # of one series, which the compiler keeps in registers
     at = Operands(
         operand(at.rewards, geometry, REWARDS), operand(at.values, geometry, VALUES),
         operand(at.successors, geometry, SUCCESSORS), operand(at.mask, geometry, MASK),
@@ -120,11 +113,11 @@ def walk(rule, at: Operands, geometry, how: Walk):
     while end > how.low:
         first = maximum(how.low, end - how.chunk)
         if end - first == 1:
-            carry = carry_of(at, first)
+            carry, own = at_place(at.carry, ZERO, first, ZERO, ZERO), Operand(state, ZERO, ZERO, ZERO)
             for k in range(PLANES):
                 store(state, k, load(shift(carry, k * how.plane), 0, state))
             for t in range(how.steps - 1, -1, -1):
-                advance(rule, get, load, store, at, how, state, itemsize(state), t, first)
+                advance(rule, get, load, store, at, how, own, itemsize(state), t, first)
             for k in range(PLANES):
                 store(shift(carry, k * how.plane), 0, load(state, k, state))
         else:
