@@ -121,7 +121,7 @@ def _run(steps, rule, carry):
     arrays = [default if v is None else v for v, default in zip(steps, _DEFAULTS, strict=False)]
     with np.errstate(all="ignore"):
         arrays[RHOS] = np.asarray(np.exp(arrays[RHOS], dtype=np.float64))
-    arrays += [results[0], np.expand_dims(carry, 1 + axis)[0]]
+    arrays += [results[0], carry.reshape(PLANES, *shape[:axis], 1, *shape[axis + 1 :])[0]]
     holds = is_off_policy, steps.next_values is not None, steps.cuts is not None, rule.kind in ("targets", "vtrace")
     traits = tuple(itertools.compress(_advantages.TRAITS, holds))
     team = _threads.team()

@@ -10,7 +10,8 @@ from .. import _arrays, _checks, _shapes, _threads
 from .. import _messages as say
 from ._arguments import RULES, is_number
 
-_REAL = {"bool", "float32", "float64", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))}
+_NAMES = "bool", "float32", "float64", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))
+_REAL = {*_NAMES, *map(np.dtype, _NAMES)}  # NumPy takes long to tell a name
 
 
 class Data:
@@ -33,9 +34,10 @@ class Data:
             self._take_foreign(names, values)
         else:
             self.values = [_plain(*pair) for pair in zip(names, values, strict=True)]
-        for name, value in zip(names, self.values, strict=True):
-            if self.xp.__name__ != "torch" and str(value.dtype).rpartition(".")[2] not in _REAL:
-                raise TypeError(say.real_dtype(name, value.dtype))
+        if self.xp.__name__ != "torch":
+            for name, value in zip(names, self.values, strict=True):
+                if (value.dtype if self.xp is np else str(value.dtype).rpartition(".")[2]) not in _REAL:
+                    raise TypeError(say.real_dtype(name, value.dtype))
 
     def _take_tensors(self, names, values, before):
         import torch
