@@ -1,9 +1,6 @@
 """What the modules take: sizes, flags, inputs in each of their forms and their products, checked."""
 
-from __future__ import annotations
-
 import numbers
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +11,7 @@ from . import _rnn_segments
 from .state import QRNNState
 
 
-def open_call(module: Any, input: Any, hidden: Any, hx: Any, offsets: Any, resets: Any, weights: list[Tensor]) -> Any:
+def open_call(module, input, hidden, hx, offsets, resets, weights):
     """Return what a module is called with, checked: what `unpack_input` returns, how many series, states, and cuts."""
     if hidden is not None and hx is not None:
         raise TypeError(say.rnn_two_hidden())
@@ -25,7 +22,7 @@ def open_call(module: Any, input: Any, hidden: Any, hx: Any, offsets: Any, reset
     return rows, batch_sizes, is_batched or offsets is not None, batch, hx if hidden is None else hidden, cut
 
 
-def unpack_input(module: Any, input: Any, least: int = 1) -> tuple[Tensor, Tensor | None, bool]:
+def unpack_input(module, input, least=1):
     """Return rows, (T, B, features) or packed, (N, features); batch sizes if packed; and whether there is a batch."""
     if isinstance(input, PackedSequence):
         if input.data.dim() != 2:
@@ -41,7 +38,7 @@ def unpack_input(module: Any, input: Any, least: int = 1) -> tuple[Tensor, Tenso
     return rows, None, input.dim() == 3
 
 
-def unpack_step(input: Any, state: Any, one_direction: bool) -> tuple[Tensor, bool]:
+def unpack_step(input, state, one_direction):
     """Return one step's rows, (B, features), and whether there is a batch; raise for what `step` does not take."""
     if not one_direction:
         raise RuntimeError(say.rnn_step_directions())
@@ -54,13 +51,13 @@ def unpack_step(input: Any, state: Any, one_direction: bool) -> tuple[Tensor, bo
     return (input, True) if input.dim() == 2 else (input.unsqueeze(0), False)
 
 
-def repack_output(module: Any, rows: Any, input: Any) -> Any:
+def repack_output(module, rows, input):
     if isinstance(input, PackedSequence):
         return PackedSequence(rows, *input[1:])
     return rows.squeeze(1) if input.dim() == 2 else rows.transpose(0, 1) if module.batch_first else rows
 
 
-def check_input(rows: Tensor, size: int, weights: list[Tensor]) -> None:
+def check_input(rows, size, weights):
     if rows.shape[-1] != size:
         raise RuntimeError(say.rnn_input_size(rows.shape[-1], size))
     for weight in weights:
@@ -70,13 +67,13 @@ def check_input(rows: Tensor, size: int, weights: list[Tensor]) -> None:
             raise ValueError(say.rnn_input_dtype(rows.dtype, weight.dtype))
 
 
-def drop_out(step: Any, p: float) -> Any:
+def drop_out(step, p):
     if isinstance(step, PackedSequence):
         return PackedSequence(nn.functional.dropout(step.data, p), *step[1:])
     return nn.functional.dropout(step, p)
 
 
-def check_sizes(**sizes: Any) -> None:
+def check_sizes(**sizes):
     for name, size in sizes.items():
         if not isinstance(size, int) or isinstance(size, bool):
             raise TypeError(say.rnn_number(name, "of type int", size))
@@ -84,19 +81,19 @@ def check_sizes(**sizes: Any) -> None:
             raise ValueError(say.rnn_greater_than_zero(name, size))
 
 
-def check_flags(**flags: Any) -> None:
+def check_flags(**flags):
     for name, flag in flags.items():
         if not isinstance(flag, bool):
             raise TypeError(say.rnn_number(name, "of type bool", flag))
 
 
-def probability(name: str, p: Any) -> float:
+def probability(name, p):
     if not isinstance(p, numbers.Real) or isinstance(p, bool) or not 0 <= float(p) <= 1:
         raise ValueError(say.rnn_dropout(p) if name == "dropout" else say.rnn_number(name, "a number in [0, 1]", p))
     return float(p)
 
 
-def check_chain(layers: list[Any], size: int) -> int:
+def check_chain(layers, size):
     """Check that ready layers fit one another; return the last one's size."""
     for k, layer in enumerate(layers):
         if not (hasattr(layer, "input_size") and hasattr(layer, "hidden_size")):
@@ -115,7 +112,7 @@ _DEFAULTS = {
 }  # fmt: skip
 
 
-def format_extra_repr(module: Any) -> str:
+def format_extra_repr(module) -> str:
     values = [(name, getattr(module, name, default), default) for name, default in _DEFAULTS.items()]
     options = [f"{name}={value}" for name, value, default in values if value != default]
     return ", ".join([str(module.input_size), str(module.hidden_size), *options])

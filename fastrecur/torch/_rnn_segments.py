@@ -1,8 +1,6 @@
 """A QRNN on many series in one axis of time: where they begin anew is not looked at by the host."""
 
-from __future__ import annotations
-
-from typing import Any, NamedTuple
+from collections import namedtuple
 
 import numpy as np
 import torch
@@ -14,26 +12,21 @@ from ..recurrence import forget_mult
 from . import _arguments
 
 
-class Cut(NamedTuple):
+class Cut(namedtuple("Cut", "offsets resets")):
     """Where series begin anew in rows, (T, B, features): the batch's, or with offsets those of its one lane."""
 
-    offsets: Tensor | None
-    resets: Tensor | None  # (T, B)
-
-    def n_series(self, rows: Tensor) -> Any:
+    def n_series(self, rows):
         return rows.shape[1] if self.offsets is None else self.offsets.shape[0] - 1
 
-    def recurrence(self, f: Tensor, z: Tensor, c0: Tensor | None, **options: Any) -> tuple[Tensor, Tensor]:
+    def recurrence(self, f, z, c0, **options):
         """Return `forget_mult`, and the last states of series, (N, H)."""
         options |= self._asdict()
         if self.offsets is None:
-            return forget_mult(f, z, c0, **options)  # type: ignore[no-any-return]
+            return forget_mult(f, z, c0, **options)
         h, last = forget_mult(f, z, None if c0 is None else c0.unsqueeze(1), **options)
         return h, last.squeeze(1)
 
-    def windows(
-        self, rows: Tensor, window: int, previous: Tensor | None, reverse: bool, keeps: bool
-    ) -> tuple[Tensor, Tensor | None]:
+    def windows(self, rows, window, previous, reverse, keeps):
         """Return what `windows` returns, with zeros beyond a border: a table's rows, the last of which is zeros."""
         if window == 1:
             return rows, None
@@ -45,7 +38,7 @@ class Cut(NamedTuple):
         flags = None if self.resets is None else self.resets.to(time)
         so_far = None if flags is None else torch.cat([flags[:1] * 0, flags.cumsum(0)])  # flags before each step
 
-        def seen(step: Tensor, own: Tensor, now: Any) -> Any:
+        def seen(step, own, now):
             """Return the rows of steps of some series that are seen where ``now`` steps are over."""
             begin, end = (0 * own, 0 * own + steps) if offsets is None else (offsets[own], offsets[own + 1])
             lane = own if offsets is None else 0 * own
@@ -66,7 +59,7 @@ class Cut(NamedTuple):
         return source, seen(edge + (k[:-1] if reverse else k[:-1] - before).unsqueeze(1), series, edge)
 
 
-def cut(module: Any, input: Any, rows: Tensor, offsets: Any, resets: Any) -> Cut | None:
+def cut(module, input, rows, offsets, resets):
     """Return where a module's input, of rows (T, B, features), is cut; None if nowhere."""
     if offsets is None and resets is None:
         return None
