@@ -1,5 +1,6 @@
 """The only file that knows array libraries: recognise an argument, look at its memory, hand back a result alike."""
 
+import contextlib
 import ctypes
 import math
 import sys
@@ -271,3 +272,16 @@ def is_same_view(first, second):
         and first.itemsize == second.itemsize
         and all(one == other for n, one, other in steps if n > 1)
     )
+
+
+def quiet(xp):
+    """Return a context in which NumPy says nothing of what is not finite."""
+    return np.errstate(all="ignore") if xp is np else contextlib.nullcontext()  # torch's compiler knows no errstate
+
+
+def at(values, axis, index):
+    return values[(*(slice(None),) * axis, index, ...)]
+
+
+def join(xp, parts, axis):
+    return (xp.concat if hasattr(xp, "concat") else xp.concatenate)(parts, axis=axis)

@@ -50,6 +50,29 @@ def axis(value: Any, name: str = "axis") -> int:
         raise TypeError(say.count_type(name, type(value))) from None
 
 
+def is_number(value: Any) -> bool:
+    # A timedelta64 is an integer to NumPy.
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.timedelta64))
+
+
+def is_array(value: Any) -> bool:
+    """Return whether a value is an array, a tensor, or has labels."""
+    return hasattr(value, "shape") and not isinstance(value, np.generic)
+
+
+def number(name: str, value: Any, rules: Any) -> float:
+    """Return a real number as a float; raise if it is not in the domain that rules have for it."""
+    if not is_number(value):
+        raise TypeError(say.constant_type(name, type(value)))
+    try:
+        found = float(value)
+    except OverflowError:
+        raise ValueError(say.too_large(name, "float64", 1023)) from None
+    if not rules[name][1](found):
+        raise ValueError(say.constant_domain(name, rules[name][0], found))
+    return found
+
+
 def kind(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
     """Raise for a dtype, and a shape, that lengths, offsets or resets cannot have."""
     is_integer = dtype.kind in "iu"

@@ -10,15 +10,17 @@ import numpy as np
 
 from . import _arrays, _problem, _shapes, _threads
 from . import _messages as say
+from ._arrays import at, join
+from ._checks import number
 from ._cpu import _advantages
 from ._cpu._advantages import FIELDS, PLANES, RHOS, H
 from ._cpu._compile import kernel
 from ._cpu._types import WIDTH
 from ._layout import HEAD
 from ._loops import ONCE, merge, repetitions
+from ._shapes import axis_of
 from .recurrence import linear_recurrence
-from .smoothing._arguments import number
-from .smoothing._arrays import Data, at, axis_of, join
+from .smoothing._arrays import Data
 
 SERIAL_STEPS = 1 << 18  # steps of all series together from which a second thread pays
 ROW = 2048  # series that are walked side by side: more rows at once are fewer pages to look up

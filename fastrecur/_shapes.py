@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 
+from . import _checks
 from . import _messages as say
 from ._arrays import BFLOAT16, element
 
@@ -54,6 +55,11 @@ def normalise_axis(axis, shape, names):
     if not -len(shape) <= axis < len(shape):
         raise ValueError(say.axis_range(-len(shape), len(shape) - 1, shape, axis))
     return axis % len(shape)
+
+
+def axis_of(axis, shape, names):
+    """Return the axis that a caller gives, counted from the first."""
+    return int(normalise_axis(_checks.axis(axis), tuple(shape), names))
 
 
 def broadcast_shape(names, shapes, axis=None):

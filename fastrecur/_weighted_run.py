@@ -1,4 +1,4 @@
-"""Run weighted statistics of NumPy arrays: lay out the series, cut long ones into chunks, share the work out."""
+"""Run weighted statistics of NumPy arrays: lay out series, cut long ones into chunks, share the work out; decays."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from . import _cost, _problem, _run, _shapes, _threads
 from ._arrays import address, element
-from ._cpu import _weighted
+from ._cpu import _decays, _weighted
 from ._cpu._compile import kernel
 from ._cpu._types import WIDTH
 from ._cpu._weighted import COUNT, COVARIANCE, MEAN, MEAN_Y, ORIGIN, ORIGIN_Y, PLANES, ROOM, STEPS, WEIGHT
@@ -23,6 +23,10 @@ FORGOTTEN = 2.0**-80  # what is left of a state that a warm-up need not know
 ALIKE = 2.0**-40
 LAST_DIGIT = 2.0**-52  # what the weights' sum may still change by, of itself, where it counts as settled
 SEARCH = 64  # steps that are looked at for the first sample that is there, before all are
+LONG_TIMES = 1024  # times of which a kernel makes decays quicker
+SERIAL_TIMES = 1 << 15  # below which a second thread costs more than it brings
+MOST_EXACT = 1 << 53  # up to which integers are float64, as microseconds since 1970 are
+TIME_BYTES = 64  # that are moved in the time that a decay takes
 _WIDE = np.dtype(np.float64)
 
 
@@ -230,3 +234,32 @@ def _are_alike(predicted, true, least):
     enough = np.minimum(predicted[COUNT], least) == np.minimum(true[COUNT], least)
     with np.errstate(all="ignore"):
         return enough & np.all(np.abs(predicted[planes] - true[planes]) <= ALIKE * np.abs(true[planes]), axis=0)
+
+
+def decays(times, first_gap, halflife, alpha):
+    """Return what is left of a weight at each of some times, from a kernel: ``(1 - alpha)**(time/halflife)``.
+
+    ``first_gap`` is that before the first. None of what the kernel does not take, bad times among that.
+    """
+    is_date = times.dtype.kind == "M"
+    name = "i8" if is_date and times.dtype.isnative else element(times.dtype)
+    if len(times) < LONG_TIMES or name not in ("i8", "f4", "f8"):
+        return None
+    if np.ndim(alpha) or np.ndim(halflife) or not alpha < 1:
+        return None
+    times = np.ascontiguousarray(times)
+    times = times.view(np.int64) if is_date else times
+    power = math.log2(1.0 - alpha)
+    found = _problem.empty(times.shape, np.dtype(np.float64), (8,))
+    found[0] = np.exp2(power * (first_gap / halflife))
+    # Those between such ends are floats without a loss; others are out of order, which the kernel sees.
+    are_exact = name != "i8" or max(abs(int(times[0])), abs(int(times[-1]))) <= MOST_EXACT
+    call = kernel(_decays.walk, "" if are_exact else "integers", "f8", times=name, decays="f8")
+    team = _threads.team()
+    threads = team.size if len(times) >= SERIAL_TIMES else 1
+    parts = _threads.ranges(len(times) - 1, _cost.items(TIME_BYTES * len(times), threads, len(times) // LONG_TIMES))
+    carries = np.zeros((len(parts), 2 * WIDTH))
+    carries[:, : _decays.POWER + 1] = halflife, power
+    calls = [(call, None, *map(address, (times, found, carry))) for carry in carries]
+    team.run([(*own, 1 + low, 1 + high) for own, (low, high) in zip(calls, parts, strict=True)], threads)
+    return found if (carries[:, _decays.SOUND :] >= 0).all() else None

@@ -10,8 +10,8 @@ from compare import assert_close, check_forward, check_vjp
 from thresholds import lower_thresholds
 
 import fastrecur
-from fastrecur import _problem, reference
-from fastrecur.smoothing import _times, ewm_cov, ewm_mean, ewm_sum, ewm_var
+from fastrecur import _problem, _weighted_run, reference
+from fastrecur.smoothing import ewm_cov, ewm_mean, ewm_sum, ewm_var
 from fastrecur.torch import _pooling
 
 RECURRENCES = ["forget_mult", "linear_recurrence"]
@@ -136,7 +136,7 @@ def weigh(rng):
                 expected = expected.to_numpy().reshape(np.moveaxis(x, axis, 0).shape)
                 np.testing.assert_allclose(actual, np.moveaxis(expected, 0, axis), rtol=1e-9, atol=1e-9)
     for times in (np.cumsum(rng.integers(0, 9, 1030)), np.cumsum(rng.exponential(2, 1030))):
-        decays = _times.decays(times, 3.0, 0.5, None)
+        decays = _weighted_run.decays(times, 0.0, 3.0, 0.5)
         np.testing.assert_allclose(decays[1:], 2.0 ** -(np.diff(times) / 3), rtol=1e-14)
 
 

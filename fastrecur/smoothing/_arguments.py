@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import _messages as say
 from .._arrays import take
-from .._checks import axis
+from .._checks import axis, is_array, is_number, number
 
 LN2 = math.log(2.0)
 # Of each constant, a number or an array of a namespace: what holds, in words and in Python, and what of it is alpha.
@@ -60,31 +60,8 @@ class Constant:
         return other
 
 
-def is_number(value):
-    # A timedelta64 is an integer to NumPy.
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.timedelta64))
-
-
-def is_array(value):
-    """Return whether a value is an array, a tensor, or has labels."""
-    return hasattr(value, "shape") and not isinstance(value, np.generic)
-
-
 def _is_timedelta(value):
     return isinstance(value, datetime.timedelta) or getattr(getattr(value, "dtype", None), "kind", "") == "m"
-
-
-def number(name, value, rules):
-    """Return a real number as a float; raise if it is not in the domain that rules have for it."""
-    if not is_number(value):
-        raise TypeError(say.constant_type(name, type(value)))
-    try:
-        found = float(value)
-    except OverflowError:
-        raise ValueError(say.too_large(name, "float64", 1023)) from None
-    if not rules[name][1](found):
-        raise ValueError(say.constant_domain(name, rules[name][0], found))
-    return found
 
 
 def arrays_of(constants):

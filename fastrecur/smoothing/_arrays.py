@@ -1,6 +1,5 @@
 """Which library the data belong to, and which way is taken: kernels for NumPy's arrays, formulas for all others."""
 
-import contextlib
 import functools
 import sys
 
@@ -8,7 +7,8 @@ import numpy as np
 
 from .. import _arrays, _checks, _shapes, _threads
 from .. import _messages as say
-from ._arguments import RULES, is_number
+from .._checks import is_number
+from ._arguments import RULES
 
 _NAMES = "bool", "float32", "float64", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))
 _REAL = {*_NAMES, *map(np.dtype, _NAMES)}  # NumPy takes long to tell a name
@@ -138,19 +138,6 @@ class Data:
         return array.astype(dtype, copy=False) if hasattr(array, "astype") else xp.astype(array, dtype, copy=False)
 
 
-def quiet(xp):
-    """Return a context in which NumPy says nothing of what is not finite."""
-    return np.errstate(all="ignore") if xp is np else contextlib.nullcontext()  # torch's compiler knows no errstate
-
-
-def at(values, axis, index):
-    return values[(*(slice(None),) * axis, index, ...)]
-
-
-def join(xp, parts, axis):
-    return (xp.concat if hasattr(xp, "concat") else xp.concatenate)(parts, axis=axis)
-
-
 def _moved(name, tensor, device):
     return (tensor if device.type == "meta" else _checks.with_numbers(name, tensor)).to(device)
 
@@ -166,10 +153,6 @@ def _plain(name, value):
         raise TypeError(say.not_an_array(name, type(None)))
     array = np.asarray(_arrays.take(name, value)[0])
     return array.astype(np.float64 if array.dtype.kind in "biu" else array.dtype.newbyteorder("="), copy=False)
-
-
-def axis_of(axis, shape, names):
-    return int(_shapes.normalise_axis(_checks.axis(axis), tuple(shape), names))
 
 
 def check_constant(data, name, value, rules=RULES):

@@ -8,9 +8,12 @@ import numpy as np
 
 from .. import _checks
 from .. import _messages as say
+from .._arrays import at, join, quiet
+from .._checks import is_array, number
+from .._shapes import axis_of
 from ..recurrence import forget_mult
-from ._arguments import ALPHA, Constant, arrays_of, is_array, number
-from ._arrays import Data, at, axis_of, check_constant, join, quiet
+from ._arguments import ALPHA, Constant, arrays_of
+from ._arrays import Data, check_constant
 from ._frames import aligned, unwrap
 
 

@@ -11,8 +11,8 @@ from collections import namedtuple
 
 import numpy as np
 
+from .._arrays import at, join
 from ..recurrence import forget_mult, linear_recurrence
-from ._arrays import at, join
 
 # What a statistic is continued from, for each lane: the kernel's planes. A sum stands in the mean's place. Covariances
 # have the fields from the origin on too: their means are deviations from the origins.

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 
 from .. import _messages as say
-from ._arrays import axis_of
+from .._shapes import axis_of
 
 
 def _kind(value):

@@ -8,13 +8,16 @@ import numpy as np
 
 from .. import _arrays, _shapes, _threads, _weighted_run
 from .. import _messages as say
+from .._arrays import at, quiet
+from .._checks import is_array
 from .._cpu._weighted import AVERAGE_PLANES
+from .._shapes import axis_of
 from . import _formulas
-from ._arguments import ALPHA, is_array
-from ._arrays import Data, at, axis_of, check_constant, quiet
+from ._arguments import ALPHA
+from ._arrays import Data, check_constant
 from ._formulas import NO_STATE, State
 from ._segments import Borders, begin_anew, numbers
-from ._times import decays, edge, in_units, placed, steps, take_times
+from ._times import edge, in_units, placed, steps, take_times
 
 # What is asked of a statistic beside its data, and what the caller calls these.
 Request = namedtuple(
@@ -221,8 +224,8 @@ def _gate(data, request, values, shape, axis, last_time, begins):
     if is_tensor:
         times, xp, readable = data.beside(times, "times"), data.xp, data.at_hand
     times, halflife, last_time = in_units(times, halflife, constant.dates, last_time)
-    if data.by_kernel and begins is None and times.shape == (shape[axis],):
-        found = decays(times, halflife, alpha, last_time)
+    if data.by_kernel and begins is None and times.shape == (shape[axis],) and times.size:
+        found = _weighted_run.decays(times, steps(times[:1], (1,), 0, last_time)[0], halflife, alpha)
         if found is not None:
             return placed(found, shape, axis)
     gaps = steps(times, shape, axis, last_time, begins, xp, readable)

@@ -8,8 +8,9 @@ import numpy as np
 
 from .. import _arrays, _checks, _shapes
 from .. import _messages as say
-from ._arguments import Constant, arrays_of, is_array, least_count
-from ._arrays import axis_of
+from .._checks import is_array
+from .._shapes import axis_of
+from ._arguments import Constant, arrays_of, least_count
 from ._formulas import State
 from ._frames import along, is_series, unwrap
 from ._run import Request, at_once

@@ -1,23 +1,13 @@
-"""Times of samples, checked, and what is left of a weight between them."""
+"""Times of samples, checked, and how long it is between them."""
 
 import datetime
-import math
 
 import numpy as np
 
-from .. import _cost, _problem, _threads
 from .. import _messages as say
-from .._arrays import address, element, take
+from .._arrays import take
 from .._checks import with_numbers
-from .._cpu import _decays
-from .._cpu._compile import kernel
-from .._cpu._types import WIDTH
-from ._arguments import is_array
 
-LONG = 1024  # times from which a kernel is quicker
-SERIAL_STEPS = 1 << 15  # below which a second thread costs more than it brings
-MOST_EXACT = 1 << 53  # up to which integers are float64, as microseconds since 1970 are
-STEP_BYTES = 64  # that are moved in the time of a step
 # In attoseconds, the least of NumPy's; of what has no fixed length, in months.
 _UNITS = {"Y": 12, "M": 1, "W": 604800 * 10**18, "D": 86400 * 10**18, "h": 3600 * 10**18, "m": 60 * 10**18}
 _UNITS |= {unit: 10 ** (18 - 3 * k) for k, unit in enumerate(("s", "ms", "us", "ns", "ps", "fs", "as"))}
@@ -128,31 +118,3 @@ def placed(times, shape, axis):
     if tuple(times.shape) != tuple(shape):
         raise ValueError(say.times_shape(tuple(times.shape), shape[axis]))
     return times
-
-
-def decays(times, halflife, alpha, last):
-    """Return what is left of a weight at each of some times, from a kernel: ``(1 - alpha)**(time/halflife)``."""
-    # None of what it does not take, bad times among that.
-    is_date = times.dtype.kind == "M"
-    name = "i8" if is_date and times.dtype.isnative else element(times.dtype)
-    if len(times) < LONG or name not in ("i8", "f4", "f8"):
-        return None
-    if np.ndim(alpha) or is_array(halflife) or not alpha < 1:
-        return None
-    head = steps(times[:1], (1,), 0, last) / halflife
-    times = np.ascontiguousarray(times)
-    times = times.view(np.int64) if is_date else times
-    power = math.log2(1.0 - alpha)
-    found = _problem.empty(times.shape, np.dtype(np.float64), (8,))
-    found[0] = np.exp2(power * head[0])
-    # Those between such ends are floats without a loss; others are out of order, which the kernel sees.
-    are_exact = name != "i8" or max(abs(int(times[0])), abs(int(times[-1]))) <= MOST_EXACT
-    call = kernel(_decays.walk, "" if are_exact else "integers", "f8", times=name, decays="f8")
-    team = _threads.team()
-    threads = team.size if len(times) >= SERIAL_STEPS else 1
-    parts = _threads.ranges(len(times) - 1, _cost.items(STEP_BYTES * len(times), threads, len(times) // LONG))
-    carries = np.zeros((len(parts), 2 * WIDTH))
-    carries[:, : _decays.POWER + 1] = halflife, power
-    calls = [(call, None, *map(address, (times, found, carry))) for carry in carries]
-    team.run([(*own, 1 + low, 1 + high) for own, (low, high) in zip(calls, parts, strict=True)], threads)
-    return found if (carries[:, _decays.SOUND :] >= 0).all() else None

@@ -7,7 +7,7 @@ import fastrecur
 from fastrecur import _weighted_run
 from fastrecur.smoothing import _times, ewm_mean, ewm_sum, ewm_var
 
-SIZES = [_times.LONG, _times.LONG + 1, 5003, 70001]  # 70001: more than one thread
+SIZES = [_weighted_run.LONG_TIMES, _weighted_run.LONG_TIMES + 1, 5003, 70001]  # 70001: more than one thread
 
 
 def times_of(rng, kind, size):
@@ -24,7 +24,7 @@ def times_of(rng, kind, size):
 
 def decays_of(times, halflife, alpha=0.5, last=None):
     times, halflife, last = _times.in_units(times, halflife, times.dtype.kind == "M", last)
-    return _times.decays(times, halflife, alpha, last)
+    return _weighted_run.decays(times, _times.steps(times[:1], (1,), 0, last)[0], halflife, alpha)
 
 
 @pytest.mark.parametrize("kind", ["f8", "f4", "i8", "i4", "dates", "dates before 1970", "steps of many units"])
