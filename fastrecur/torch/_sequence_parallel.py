@@ -39,16 +39,13 @@ class SequenceParallel(nn.Module):
 
     Notes
     -----
-    Collective: every rank must call it with the same batch, and differentiate if one does. Every layer and direction
-    has one all-gather for its recurrence, forward and back, and one more for the ``window - 1`` inputs before each
-    shard, whose gradients take an all-reduce. The gradients of all parameters are added up over the group by one
-    all-reduce at the end of the backward pass, so each rank has the whole gradient of the sum of the ranks' losses, and
-    takes the same step with it. Wrap in `torch.nn.parallel.DistributedDataParallel` over the ranks that hold *other*
-    sequences at the same place, not over `group`.
-
-    `offsets` and `resets` are for the recurrences alone: a network takes neither here.
-
-    Masks of zoneout and dropout are drawn by each rank for its own steps: seed the ranks differently in training.
+    Collective: every rank must call it with the same batch, and differentiate if one does. The gradients of all
+    parameters are added up over the group by one all-reduce at the end of the backward pass, so each rank has the whole
+    gradient of the sum of the ranks' losses, and takes the same step with it. Wrap in
+    `torch.nn.parallel.DistributedDataParallel` over the ranks that hold *other* sequences at the same place, not over
+    `group`: see :doc:`/howto/sequence_parallel`, also for what is exchanged. `offsets` and `resets` are for the
+    recurrences alone. Masks of zoneout and dropout are drawn by each rank for its own steps: seed the ranks differently
+    in training.
 
     Examples
     --------

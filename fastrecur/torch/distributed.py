@@ -86,15 +86,9 @@ def forget_mult(
     Notes
     -----
     Collective: every rank must call it, and if any of its results is differentiated on one, on all. One all-gather runs
-    forward and one back, of two numbers for each series in the precision that states are carried in (float64 for
-    float32), back with `return_state` a third, with `offsets` or `resets` a byte more, and 128 bytes that say what the
-    rank is at. `offsets` take one all-gather of 144 bytes before the first, which the host waits for, and with
-    `return_state` an all-reduce of the states of all segments each way.
-
+    forward and one back, of two numbers for each series; `offsets` take one before the first, which the host waits for.
     A shard is read, then the exchange takes place, then it is scanned: 5/3 of the memory traffic of one scan of it, 4/3
-    in the gradient. Where segments begin in a shard, only the steps behind the last `offsets` are read first, and
-    behind the last `resets` on the CPU, if each series has a flag there. Else with `resets` all steps are, and forward
-    states are written that are dropped.
+    in the gradient. :doc:`/howto/sequence_parallel` has the messages, and what else `offsets` and `resets` cost.
 
     States that reach a shard are composed. That costs the rounding of the carry, so float32 and shorter are as exact
     as on one process; float64 agrees within its rounding at the magnitudes involved. Where composing overflows or
@@ -143,8 +137,7 @@ def linear_recurrence(
         This rank's shard of the factors and of what is added; real or complex.
     h0, axis, reverse, lengths, offsets, resets, return_state, group
         As in `forget_mult`, and so are results, errors and notes. In `reverse`, `resets` take an all-gather before the
-        first, of 128 bytes and one for each series (with `offsets` the same one). Where another shard's first step has
-        a flag, `a` is copied; on a GPU and under ``torch.compile`` always.
+        first, and `a` may be copied.
 
     Examples
     --------
