@@ -151,9 +151,6 @@ class Walk:
         return da.Array(HighLevelGraph(layers, below), name, chunks, meta=meta, dtype=meta.dtype)
 
 
-# ---- The recurrences ------------------------------------------------------------------------------------------------
-
-
 STATES = "h0", "grad_state"
 
 

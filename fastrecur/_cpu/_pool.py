@@ -42,6 +42,7 @@ from ._vectors import broadcast, load_vector, store_vector
     HAS_FLAGS,
 ) = np.arange(11, dtype=np.int64)
 HEAD = 11
+STRIDED = "product", "keep", "h", "states", "g", "to_product", "flags"
 PRODUCT, KEEP, H, STATES, G, TO_PRODUCT, FLAGS = HEAD + 2 * np.arange(7, dtype=np.int64)
 
 # What is to be walked: steps, sequences, channels.

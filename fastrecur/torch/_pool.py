@@ -21,14 +21,9 @@ SERIAL = 1 << 16  # elements of the product up to which one thread does it all
 class Layout:
     """Where the steps of a batch's sequences stand, and in which direction they are scanned.
 
-    Attributes
-    ----------
-    starts, counts : ndarray of int64
-        For each step the place of its first row in units of an operand's step, and how many sequences have it.
-    packed : bool
-        Whether rows of all steps follow each other, so that the operands have no dimension for the batch.
-    cut : `_rnn_segments.Cut` or None
-        Where sequences begin anew. With offsets these are the sequences, and the operands' batch is 1.
+    ``starts`` and ``counts`` hold for each step the place of its first row in units of an operand's step, and how many
+    sequences have it. Of ``packed`` ones the rows of all steps follow each other: there is no dimension for the batch.
+    ``cut`` says where sequences begin anew, or is None; with offsets these are the sequences, and the batch is 1.
     """
 
     def __init__(self, batch, reverse, counts, packed, cut=None, firsts=0):
@@ -130,7 +125,7 @@ def forward(product, bias, keep, carry, h, states, layout, gated):
     operands = {
         "product": product, "bias": bias, "keep": keep, "h": h, "states": states, "flags": layout.resets, "carry": carry
     }  # fmt: skip
-    _run(_pool.forward, operands, layout, gated, ("product", "keep", "h", "states", None, None, "flags"))
+    _run(_pool.forward, operands, layout, gated)
 
 
 def vjp(g, product, keep, states, first, carry, to_product, layout, gated):
@@ -138,20 +133,18 @@ def vjp(g, product, keep, states, first, carry, to_product, layout, gated):
     operands = {"g": g, "product": product, "keep": keep, "states": states, "first": first, "flags": layout.resets}
     operands |= {"carry": carry, "to_product": to_product}
     if _is_on_gpu(product):
-        del operands["flags"]
         return _launch("pool_vjp", layout, gated, **operands | {"g": 0.0 if g is None else g})
     if layout.resets is not None:
         operands["first"] = torch.cat([first, torch.zeros_like(first[:1])])
-    _run(_pool.vjp, operands, layout, gated, ("product", "keep", None, "states", "g", "to_product", "flags"))
+    _run(_pool.vjp, operands, layout, gated)
 
 
-def _run(function, operands, layout, gated, strided):
-    """Run a kernel of operands, in its order, on the threads there are."""
-    # Of those in ``strided`` it reads strides. None is not read.
+def _run(function, operands, layout, gated):
+    """Run a kernel of operands, in its order, on the threads there are; None is not read."""
     product, keep, carry = (operands[name] for name in ("product", "keep", "carry"))
     size, back, masked, team = carry.shape[-1], function is _pool.vjp, isinstance(keep, torch.Tensor), _team.team()
     parts, by_channels = _parts(layout, size, product.numel(), team.size)
-    strides = [n for name in strided for n in layout.strides(operands.get(name))]
+    strides = [n for name in _pool.STRIDED for n in layout.strides(operands.get(name))]
     step, row = strides[:2]
     ahead = ROWS_AHEAD * row
     if not layout.packed and product.nbytes <= STEP_AHEAD * layout.steps * len(parts):
@@ -169,7 +162,7 @@ def _run(function, operands, layout, gated, strided):
     team.run([(call, *head, *part) for part in parts])
 
 
-def _launch(name, layout, gated, *, keep, carry, **operands):
+def _launch(name, layout, gated, *, keep, carry, flags=None, **operands):
     """Start a kernel in torch's current stream, after what is there and before what comes."""
     from .._cuda import _arrays, _plan
     from .._cuda import _run as device_run

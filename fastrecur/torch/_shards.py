@@ -236,9 +236,6 @@ def _reach(act, problem, b, added, start, part, options, needs_end):
     return part.with_arrived(start, states[place].contiguous(), towards), states[-1]
 
 
-# ---- Runs ----------------------------------------------------------------------------------------------------------
-
-
 def _forward(family, a, b, h0, added, lengths, offsets, resets, *options):
     axis, reverse, dtype, return_state, _, group = options
     shape, wide = torch.broadcast_shapes(a.shape, b.shape), _tensors.wide(dtype, b.device)
@@ -360,9 +357,6 @@ def _differentiable_vjp(family, g, a, b, h, h_in, grad_last, grad_in, *rest):
     grad_a, grad_b, grad_first, arriving = adjoint(steps, run, g, (want_a, want_b))
     # Where it is another rank's it is still to be differentiated, as it is there.
     return grad_a, grad_b, part.own(grad_first, reverse), arriving
-
-
-# ---- Taking arguments -----------------------------------------------------------------------------------------------
 
 
 def run(family, a, b, h0, axis, reverse, lengths, return_state, group):
