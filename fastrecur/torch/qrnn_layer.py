@@ -202,9 +202,11 @@ class QRNNLayer(nn.Module):
         batch = rows.shape[0]
         previous = _state.inputs_of_layer(self, state, rows, batch, is_batched)
         hidden = _state.of_layer(self, state.hidden, rows, batch, is_batched)
-        source, last_inputs = windows(rows.unsqueeze(0), self.window, previous, self.reverse, True)
-        linear: Any = self.linear
-        product = linear(source.squeeze(0))
+        source, last_inputs = rows, None
+        if self.window > 1:
+            source, last_inputs = windows(rows.unsqueeze(0), self.window, previous, self.reverse, True)
+            source = source.squeeze(0)
+        product = getattr(self, "linear" + FORWARD)(source)
         self._check_product(FORWARD, product.shape[-1])
         c0 = None if hidden is None else hidden[0].to(product.dtype)
         h, c = _pooling.pool_step(product, c0, output_gate=self.output_gate, keep=self._keep(product))
@@ -222,8 +224,8 @@ class QRNNLayer(nn.Module):
         """Return a direction's output and its last state, by another recurrence than this process's perhaps."""
         linear = getattr(self, "linear" + direction)
         options |= {"output_gate": self.output_gate, "reverse": self.reverse or direction == REVERSE}
-        may_fuse = recurrence is None and not (self.training and self.zoneout > 0)
-        may_fuse = may_fuse and _pooling.is_unhooked_linear(linear)
+        draws = self.training and self.zoneout > 0
+        may_fuse = recurrence is None and not draws and _pooling.is_unhooked_linear(linear)
         if may_fuse and _pooling.is_inference(source, linear, c0, options.get("cut")):
             self._check_product(direction, linear.weight.shape[0])
             return _pooling.layer_inference(source, linear.weight, linear.bias, c0, keep=self._keep(None), **options)

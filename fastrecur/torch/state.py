@@ -161,13 +161,13 @@ def _hidden_of_network(layers: Any, directions: int, hidden: Any, rows: Tensor, 
 
 def join(lasts: list[Any], is_batched: bool = True) -> Any:
     """Return the states of layers, tensors or each a `QRNNState`, as a network's; of one sequence without a batch."""
+    if len(lasts) == 1 and is_batched:
+        return lasts[0]
     if isinstance(lasts[0], QRNNState):
         hidden = join([last.hidden for last in lasts], is_batched)
         inputs = [last.inputs[0] for last in lasts]
         return QRNNState(hidden, tuple(v if v is None or is_batched else v.squeeze(1) for v in inputs))
     if not is_batched:
         lasts = [last.squeeze(1) for last in lasts]
-    if len(lasts) == 1:
-        return lasts[0]
     same = all(last.shape[-1] == lasts[0].shape[-1] for last in lasts)  # while torch.jit traces, sizes are tensors
     return torch.cat(lasts) if same else lasts
