@@ -285,7 +285,7 @@ def _walk_back(carry, place, g, a, b, h, lengths, resets, before, h0, *, r):
     start, shape = place
     border = start + shape[r.axis] if r.reverse else start
     if border != (r.steps if r.reverse else 0):  # the chunk goes on from the edge of another
-        before = before[(slice(None),) * r.axis + (0,)]
+        before = _arrays.at(before, r.axis, 0)
         if r.reverse and lengths is not None and h0 is not None:
             # A lane that is shorter than this begins with its first state, and in the chunk before is all padding.
             longer = lengths.reshape(lengths.shape + (1,) * (before.ndim - lengths.ndim)) > border
@@ -317,8 +317,8 @@ def _states_at(border, before, h0, offsets):
 
 def _edge(h, resets=None, *, axis, reverse):
     """Return the last step of a chunk, in the scan direction; in reverse, 0 where it begins anew."""
-    at = (slice(None),) * axis + (slice(0, 1) if reverse else slice(-1, None),)
-    return h[at] if resets is None else np.where(resets[at], 0, h[at]).astype(h.dtype)
+    edge = functools.partial(_arrays.at, axis=axis, index=slice(0, 1) if reverse else slice(-1, None))
+    return edge(h) if resets is None else np.where(edge(resets), 0, edge(h)).astype(h.dtype)
 
 
 def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):

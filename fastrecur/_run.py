@@ -54,7 +54,7 @@ def forward(plan, a, b, h0, lengths, out, return_state, cuts=None, library=_NUMP
     has_results_alone = cuts is not None and cuts.kind == OFFSETS
     carry = None if h0 is None and (has_results_alone or not return_state) else states_of(plan, h0, cuts, library)
     if plan.traversal != "empty":
-        a, b = number(a, plan.wide), number(b, plan.wide)
+        a, b = as_array(a, plan.wide), as_array(b, plan.wide)
         lengths = plan.full_lengths if lengths is None else lengths
         places = [None if v is None else library.place(v) for v in (a, b, out, carry, lengths)]
         forward_at(plan, *places, team, () if cuts is None else cuts.marks(plan))
@@ -102,7 +102,7 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts=None, results=None, libr
     if results is None:
         results = [None if strides is None else _problem.empty(*own, strides) for *own, strides in plan.gradients]
     if plan.traversal != "empty":
-        g, a, b, h = (number(value, plan.wide) for value in (g, a, b, h))
+        g, a, b, h = (as_array(value, plan.wide) for value in (g, a, b, h))
         lengths = plan.full_lengths if lengths is None else lengths
         operands = g, a, b, h, first, carry, lengths, *results
         *places, to_a, to_b = (None if v is None else library.place(v) for v in operands)
@@ -155,7 +155,7 @@ def known_forward(plan):
         if out is None:
             out = np.empty(shape, dtype)
         if type(a) is float:
-            a = number(a, wide)
+            a = as_array(a, wide)
         call(address(a), address(b), address(out), address(carry))
         return out, carry
 
@@ -178,7 +178,7 @@ def known_vjp(plan):
 
     def run(g, a, b, h):
         if type(a) is float:
-            a = number(a, wide)
+            a = as_array(a, wide)
         grad_a, grad_b = make_a(a_shape, a_made), make_b(b_shape, b_made)
         call(address(g), address(a), address(b), address(h), address(grad_a), address(grad_b))
         if a_made != a_dtype:
@@ -309,7 +309,7 @@ def _shifted(plan, shift):
 # ---- Small parts ----------------------------------------------------------------------------------------------------
 
 
-def number(value, wide):
+def as_array(value, wide):
     """Return a number as an array in the carry's dtype; what is none as it is."""
     if type(value) not in SCALARS:
         return value

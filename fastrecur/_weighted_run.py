@@ -237,15 +237,13 @@ def _are_alike(predicted, true, least):
 
 
 def decays(times, first_gap, halflife, alpha):
-    """Return what is left of a weight at each of some times, from a kernel: ``(1 - alpha)**(time/halflife)``.
+    """Return what is left of a weight at each of many times, from a kernel: ``(1 - alpha)**(time/halflife)``.
 
     ``first_gap`` is that before the first. None of what the kernel does not take, bad times among that.
     """
     is_date = times.dtype.kind == "M"
     name = "i8" if is_date and times.dtype.isnative else element(times.dtype)
-    if len(times) < LONG_TIMES or name not in ("i8", "f4", "f8"):
-        return None
-    if np.ndim(alpha) or np.ndim(halflife) or not alpha < 1:
+    if name not in ("i8", "f4", "f8") or np.ndim(alpha) or np.ndim(halflife) or not alpha < 1:
         return None
     times = np.ascontiguousarray(times)
     times = times.view(np.int64) if is_date else times

@@ -224,7 +224,7 @@ def _gate(data, request, values, shape, axis, last_time, begins):
     if is_tensor:
         times, xp, readable = data.beside(times, "times"), data.xp, data.at_hand
     times, halflife, last_time = in_units(times, halflife, constant.dates, last_time)
-    if data.by_kernel and begins is None and times.shape == (shape[axis],) and times.size:
+    if data.by_kernel and begins is None and times.shape == (shape[axis],) and len(times) >= _weighted_run.LONG_TIMES:
         found = _weighted_run.decays(times, steps(times[:1], (1,), 0, last_time)[0], halflife, alpha)
         if found is not None:
             return placed(found, shape, axis)

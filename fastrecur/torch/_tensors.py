@@ -255,7 +255,7 @@ def short_forward(family, a, b, axis, reverse, dtype):
     def run(a, b, at_a, at_b):
         h = allocate(b)
         if number:
-            a = _run.number(a, wide)
+            a = _run.as_array(a, wide)
             at_a = address(a)
         call(at_a, at_b, h.data_ptr())
         return h
@@ -291,7 +291,7 @@ def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
         at_g = g.data_ptr()  # also in place of what is not there, which would not be read for a result
         at_b, at_h = b.data_ptr() if reads_b else at_g, h.data_ptr() if reads_h else at_g
         if number:
-            a = _run.number(a, wide)
+            a = _run.as_array(a, wide)
             at_a = address(a)
         else:
             at_a = a.data_ptr()

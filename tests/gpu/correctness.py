@@ -234,7 +234,7 @@ def pooling_correctness(library, device="cuda"):
         options = {"keep": keep.to(place, dtype) if masked else keep, "output_gate": gated, "reverse": reverse}
         borders = {"offsets": offsets.to(place) if "offsets" in kind else None}
         borders["resets"] = flags[:, : rows[1]].to(place) if "resets" in kind else None
-        options |= {"cut": Cut(**borders)} if "ets" in kind else {"batch_sizes": sizes if kind == "packed" else None}
+        options |= {"batch_sizes": sizes} if kind == "packed" else {} if kind == "padded" else {"cut": Cut(**borders)}
         h, last = pool(*leaves, **options)
         cotangents = [v.to(place, dtype) for v in (grad_h, grad_last)]
         return [v.detach().cpu().double() for v in (h, last, *torch.autograd.grad((h, last), leaves, cotangents))]
