@@ -198,6 +198,8 @@ class QRNN(nn.Module):
         state : QRNNState
             As `initial_state`, `forward` or `step` returned it.
         """
+        if len(self.layers) == 1 and isinstance(getattr(state, "hidden", None), Tensor):
+            return self.layers[0].step(input, state)  # type: ignore[no-any-return]
         turns = {getattr(layer, "reverse", False) for layer in self.layers}
         rows, is_batched = _arguments.unpack_step(input, state, not self.bidirectional and len(turns) == 1)
         firsts = _state.of_network(self, state, rows, rows.shape[0], is_batched)

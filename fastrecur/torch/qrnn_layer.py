@@ -199,9 +199,8 @@ class QRNNLayer(nn.Module):
         """Return the output at one step, and the state after it: as `QRNN.step`, with `reverse` the last step first."""
         rows, is_batched = _arguments.unpack_step(input, state, len(self._directions) == 1)
         _arguments.check_input(rows, self.input_size, self._direction_weights())
-        batch = rows.shape[0]
-        previous = _state.inputs_of_layer(self, state, rows, batch, is_batched)
-        hidden = _state.of_layer(self, state.hidden, rows, batch, is_batched)
+        previous = _state.inputs_of_layer(self, state, rows, rows.shape[0], is_batched)
+        hidden = _state.of_layer(self, state.hidden, rows, rows.shape[0], is_batched)
         source, last_inputs = rows, None
         if self.window > 1:
             source, last_inputs = windows(rows.unsqueeze(0), self.window, previous, self.reverse, True)
@@ -249,8 +248,7 @@ class QRNNLayer(nn.Module):
             return None
         if not self.training:
             return 1 - self.zoneout
-        mask = torch.empty_like(product[..., : self.hidden_size], requires_grad=False)
-        return mask.bernoulli_(1 - self.zoneout)
+        return torch.empty_like(product[..., : self.hidden_size], requires_grad=False).bernoulli_(1 - self.zoneout)
 
     def _direction_weights(self) -> list[Tensor]:
         """Return the weights that the input meets, where they are a plain Linear's."""
