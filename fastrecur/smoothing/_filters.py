@@ -134,8 +134,7 @@ def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any =
             tail = forget_mult(gate**2, rest, at(wide, axis, period - 1), axis=axis)
         result = join(xp, [result, tail], axis)
         result = result.rechunk(wide.chunks) if data.is_lazy else result
-    result = data.narrow(result, data.dtype(values))
-    return wrap(data.give(result))
+    return wrap(data.give(data.narrow(result, data.dtype(values))))
 
 
 def _efficiency(wide: Any, *, xp: Any, period: int, axis: int) -> Any:

@@ -17,6 +17,8 @@ ROWS_AHEAD = 2  # rows that are asked for before their turn,
 STEP_AHEAD = 128 << 10  # or a whole step, if a thread's share of it is no larger
 SERIAL = 1 << 16  # elements of the product up to which one thread does it all
 
+_filled = functools.lru_cache(256)(torch.full)  # what kernels read where there is no tensor
+
 
 class Layout:
     """Where the steps of a batch's sequences stand, and in which direction they are scanned.
@@ -31,6 +33,7 @@ class Layout:
         self.steps, self.counts, self.tables = len(counts), np.array(counts, np.int64), {}
         self.starts = np.cumsum(self.counts) - self.counts if packed else np.arange(self.steps)
         self.offsets, self.resets = cut or (None, None)
+        self.axis = 0 if packed else 1 if self.offsets is None else None  # on which an operand's sequences stand
 
     @functools.cached_property
     def rows(self):
@@ -74,14 +77,6 @@ class Layout:
             self.tables[device] = table.split([len(rows), self.batch])
         return self.tables[device]
 
-    def strides(self, tensor):
-        """Return an operand's strides in bytes, of a step and of a sequence; of none, zeros."""
-        if not isinstance(tensor, torch.Tensor):
-            return 0, 0
-        strides, size = tensor.stride(), tensor.element_size()
-        sequence = 0 if self.offsets is not None else strides[0 if self.packed else 1]
-        return strides[0] * size, sequence * size
-
 
 @functools.lru_cache(1024)
 def padded(steps, batch, reverse):
@@ -121,7 +116,7 @@ def forward(product, bias, keep, carry, h, states, layout, gated):
     if _is_on_gpu(product):
         return _launch("pool", layout, gated, product=product, keep=keep, h=h, states=states, carry=carry)
     if bias is None:
-        bias = torch.zeros(product.shape[-1], dtype=product.dtype, device="cpu")
+        bias = _filled(product.shape[-1:], 0.0, dtype=product.dtype, device="cpu")
     operands = {
         "product": product, "bias": bias, "keep": keep, "h": h, "states": states, "flags": layout.resets, "carry": carry
     }  # fmt: skip
@@ -142,24 +137,35 @@ def vjp(g, product, keep, states, first, carry, to_product, layout, gated):
 def _run(function, operands, layout, gated):
     """Run a kernel of operands, in its order, on the threads there are; None is not read."""
     product, keep, carry = (operands[name] for name in ("product", "keep", "carry"))
-    size, back, masked, team = carry.shape[-1], function is _pool.vjp, isinstance(keep, torch.Tensor), _team.team()
-    parts, by_channels = _parts(layout, size, product.numel(), team.size)
-    strides = [n for name in _pool.STRIDED for n in layout.strides(operands.get(name))]
-    step, row = strides[:2]
+    parts, by_channels = _parts(layout, carry.shape[-1], product.numel(), _team.team().size)
+    by_steps = not layout.packed and product.nbytes <= STEP_AHEAD * layout.steps * len(parts)
+    forms = tuple([(v.dtype, v.stride()) if isinstance(v, torch.Tensor) else None for v in operands.values()])
+    head, options = (layout.steps, layout.reverse, layout.batch), (carry.shape[-1], by_channels, gated)
+    call, table = _kernel(function, tuple(operands), forms, layout.axis, head, by_steps, options)
+    if not isinstance(keep, torch.Tensor):
+        operands["keep"] = _filled((), 1.0 if keep is None else keep, dtype=carry.dtype, device="cpu")
+    places = [(product if v is None else v).data_ptr() for v in operands.values()]
+    _team.team().run([(call, *places, address(layout.rows), address(table), *part) for part in parts])
+
+
+def _strides(form, axis):
+    """Return an operand's strides in bytes, of a step and of a sequence, which stand on an axis; of none, zeros."""
+    dtype, strides = form or (torch.bool, (0, 0))
+    return strides[0] * dtype.itemsize, 0 if axis is None else strides[axis] * dtype.itemsize
+
+
+@functools.lru_cache(1024)
+def _kernel(function, names, forms, axis, head, by_steps, options):
+    """Return a kernel and the table that it reads; what is no tensor is of the carry's dtype."""
+    forms = dict(zip(names, forms, strict=True))
+    elements = {name: element(_tensors.DTYPES[(form or forms["carry"])[0]]) for name, form in forms.items()}
+    step, row, *strides = [n for name in _pool.STRIDED for n in _strides(forms.get(name), axis)]
     ahead = ROWS_AHEAD * row
-    if not layout.packed and product.nbytes <= STEP_AHEAD * layout.steps * len(parts):
-        ahead = step if layout.reverse == back else -step
-    saves, has_g = not back and operands["states"] is not None, operands.get("g") is not None
-    options = by_channels, gated, masked, saves, has_g, layout.resets is not None
-    table = np.array([layout.steps, layout.reverse, layout.batch, ahead, size, *options, *strides], np.int64)
-    if not masked:
-        keep = torch.tensor(1.0 if keep is None else keep, dtype=carry.dtype, device="cpu")
-    operands = {name: product if v is None else v for name, v in (operands | {"keep": keep}).items()}
-    elements = {name: element(_tensors.DTYPES[v.dtype]) for name, v in operands.items()}
-    wide = elements.pop("carry")
-    head = *(v.data_ptr() for v in operands.values()), address(layout.rows), address(table)
-    call = kernel(function, None, wide, **elements)
-    team.run([(call, *head, *part) for part in parts])
+    if by_steps:
+        ahead = step if head[1] == (function is _pool.vjp) else -step
+    has = [forms.get(name) is not None for name in ("keep", "states", "g", "flags")]
+    table = np.array([*head, ahead, *options, *has, step, row, *strides], np.int64)
+    return kernel(function, None, elements.pop("carry"), **elements), table
 
 
 def _launch(name, layout, gated, *, keep, carry, flags=None, **operands):
@@ -174,11 +180,12 @@ def _launch(name, layout, gated, *, keep, carry, flags=None, **operands):
     views, _, _ = _arrays.take(tuple(operands), tuple(operands.values()))
     places, known = {}, []
     for (label, operand), view in zip(operands.items(), views, strict=True):
-        is_tensor = isinstance(operand, torch.Tensor)
-        places[label] = view.pointer if is_tensor else 0 if operand is None else operand
+        form = (operand.dtype, operand.stride()) if isinstance(operand, torch.Tensor) else None
+        places[label] = view.pointer if form else 0 if operand is None else operand
         if operand is not None and label not in ("carry", "rows"):
-            strides = (0, view.strides[0]) if label in ("first", "lengths", "offsets") else layout.strides(operand)
-            known.append((label, view.dtype if is_tensor else None, strides))
+            is_row = label in ("first", "lengths", "offsets")
+            strides = (0, view.strides[0]) if is_row else _strides(form, layout.axis)
+            known.append((label, view.dtype if form else None, strides))
     options = bool(layout.reverse), bool(gated), layout.packed
     plan = _plan.pool(name, tuple(known), layout.steps, *carry.shape, *options)
     device_run.program(plan).run([places.get(label, 0) for label in plan.names], None, device, owner.stream(device))

@@ -162,13 +162,8 @@ def prefers_onednn():
     """Return whether oneDNN's products of float32 are twice as quick as those that torch takes by itself."""
     # Torch's are MKL's, which runs AVX2 code on AMD's processors. From Zen 5 on these have units as wide as AVX-512's.
     generation = binding.get_host_cpu_name().removeprefix("znver")
-    return (
-        generation.isdecimal()
-        and int(generation) >= 5
-        and torch.backends.cpu.get_cpu_capability() == "AVX512"
-        and torch.backends.mkl.is_available()
-        and torch.backends.mkldnn.is_available()
-    )
+    is_zen5 = generation.isdecimal() and int(generation) >= 5 and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return is_zen5 and torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
 
 
 def product_with(weight, rows, most):

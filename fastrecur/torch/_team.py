@@ -46,7 +46,6 @@ def _run(calls, threads=None):
             calls = _native.table(calls)
     parallel = _openmp() if threads > 1 and isinstance(calls, np.ndarray) and os.getpid() == _PROCESS else None
     if parallel is None:
-        _threads.run(calls, threads)
-        return
+        return _threads.run(calls, threads)
     enter, row = _workers.team_entry(calls)
     parallel(enter, address(row), threads, 0)
