@@ -239,7 +239,8 @@ def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=
             pieces = OCTET * max(1, min(PIECES, loops.steps // PIECE_STEPS))  # of each series, by the shape alone
         way = "pieces" if pieces > 1 else "flagged"
         elements = elements | {"flags": "b1"}
-        is_one = traversal == ROWS and loops.inner_strides[FLAGS] == 0
+        together = [loops.inner_strides] if traversal == ROWS else [strides for _, strides in loops.dims]
+        is_one = traversal in (ROWS, TRANSPOSE8) and pieces == 1 and not any(strides[FLAGS] for strides in together)
         uses_factor = rule == LINEAR and borders == OFFSETS
         traits = (*traits, "flagged", *["broadcast_flags"] * is_one, *["offsets"] * uses_factor)
         narrow = ()

@@ -12,7 +12,7 @@ from collections import namedtuple
 from .. import _layout
 from .._layout import A_MODE, B_MODE, FLAGS, HEAD, N_STEPS, STORE, STREAMING, SUMS_A, TO_A, TO_B, A, B, G, H, Marks
 from .._steps import constant
-from . import _transposes
+from . import _rules, _transposes
 from ._numba import INLINE, helper, inlined
 from ._operands import NO, ZERO, write_zeros
 from ._packing import load_states, store_states, strides_of
@@ -70,7 +70,7 @@ def prefetch_next(x, direction, t, steps, by_block):
     length = steps * abs(x.time)
     if by_block and x.lane == length and OCTET * length <= NEXT_BLOCK:
         next_ = shift(x.at, load_int(x.offsets, 0) + OCTET * length + minimum(0, (steps - 1) * x.time))
-        for j in range(OCTET * t, OCTET * (t + OCTET), WIDTH):
+        for j in range(OCTET * t, OCTET * (t + OCTET), LINE if itemsize(x.at) == 1 else WIDTH):
             prefetch(next_, j, 0)
     elif begins_line(x, t):
         later = direction * (AHEAD // itemsize(x.at))
@@ -246,14 +246,16 @@ def _advance8_plain(rule, h, carry, flags, t, steps, by_block, gates, values):
 
 @inlined
 def _advance8_flagged(rule, h, carry, flags, t, steps, by_block, gates, values):
-    prefetch_next(flags, 1, t, steps, by_block)
-    if has_flags(lowest(rule, flags, t), flags.offsets):
+    is_shared, place = _rules.flag_is_broadcast(rule), lowest(rule, flags, t)
+    if not is_shared:
+        prefetch_next(flags, 1, t, steps, by_block)
+    if not is_shared or has_flags(shift(place, load_int(flags.offsets, 0))):
         return _advance8(rule, h, _fresh8(rule, carry, flags, t), gates, values)
     return _advance8(rule, h, NONE, gates, values)
 
 
-# Take a block's steps. Where no flag is set none is asked for, and flags are prefetched: that took longer on the way
-# back, where registers are few.
+# Take a block's steps. Where all series share their flags and none is set, none is asked for: that took longer on the
+# way back, where registers are few.
 advance8 = choice("flagged", _advance8_flagged, _advance8_plain, options=INLINE)
 
 
@@ -364,6 +366,8 @@ def walk_8_series_back(rule, g, a, b, h, to_a, to_b, flags, scratch, steps, firs
         prefetch_next(b, -1, t, steps, by_block)
         values = load8(rule, b, t, scratch.state)
         prefetch_next(h, -1, t, steps, by_block)
+        if _rules.is_flagged(rule) and not _rules.flag_is_broadcast(rule):
+            prefetch_next(flags, -1, t, steps, by_block)
         before, fresh = before8(rule, h, t, scratch), fresh8(rule, scratch.state, flags, t)
         a7, b7, r7 = retreat(rule, fresh[7], grads[7] + r0, gates[7], values[7], before[7])
         a6, b6, r6 = retreat(rule, fresh[6], grads[6] + r7, gates[6], values[6], before[6])

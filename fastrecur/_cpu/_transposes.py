@@ -1,7 +1,6 @@
 """Blocks of 8 lanes by 8 steps, transposed between lanes that are contiguous in time and rows of lanes."""
 
 import ctypes
-import functools
 
 import numpy as np
 from llvmlite import ir
@@ -93,17 +92,14 @@ def flags_of_octet(pointer, offsets, carry):
     return tuple(np.array([bool(load(lane, k, pointer)) for lane in lanes]) for k in range(OCTET))
 
 
-def _has_flags(emitter, source, table):
-    builder = emitter.builder
-    some = functools.reduce(builder.or_, _of_lanes(emitter, source, table, I64))
-    return builder.icmp_unsigned("!=", some, ir.Constant(I64, 0))
+def _has_flags(emitter, place):
+    return emitter.builder.icmp_unsigned("!=", read(emitter.builder, *emitter.kinds, place, I64), ir.Constant(I64, 0))
 
 
 @primitive(types.boolean, _has_flags)
-def has_flags(pointer, offsets):
-    """Return whether one of 8 lanes' flags of the next 8 steps is set."""
-    lanes = [shift(pointer, load_int(offsets, lane)) for lane in range(OCTET)]
-    return any(bool(load(lane, k, pointer)) for lane in lanes for k in range(OCTET))
+def has_flags(pointer):
+    """Return whether one of a lane's flags of the next 8 steps is set."""
+    return any(bool(load(pointer, k, pointer)) for k in range(OCTET))
 
 
 def _transposed_rows(builder, pointer, rows):
