@@ -31,9 +31,10 @@ from ._types import I64, primitive
 MOST_WORKERS = 512
 BUSY, PATIENT = 1000, 2500  # turns for which who waits does so busily, then by yielding; then it sleeps, or naps
 NAP = 50  # microseconds
-# Nanoseconds: after which a worker yields, so that most of a time slice is left for an item; after which it sleeps,
-# however few turns it was given; and since its last look for work, if it has a processor.
-SLICE, IDLE, RECENT = 200_000, 100_000_000, 5_000
+# Nanoseconds: with a processor, after which a worker yields, so that most of a time slice is left for an item; without,
+# after which it sleeps, since threads that only wait are counted among those that share processors; and since its last
+# look for work, if it has a processor.
+SLICE, AWAY, RECENT = 200_000, 200_000, 5_000
 
 # A block's head, in bytes: the next ticket; how many workers there are; addresses; the number of the clock.
 TICKETS, COUNT, RUN, ENTER, SERVE, CLOCK = 0, 64, 72, 80, 88, 96
@@ -219,18 +220,18 @@ def serve_ticket(block, slot, ticket, since):
 
 def serve(block, slot):
     while True:
-        turn, begin = 0, look(block, slot)
-        since = begin
-        while (turn < PATIENT and since - begin < IDLE) or not swap(slot + STATE, AWAKE, ASLEEP):
+        turn, since = 0, look(block, slot)
+        while turn < PATIENT or not swap(slot + STATE, AWAKE, ASLEEP):
             ticket = load(slot + STATE)
             if ticket > TAKEN and swap(slot + STATE, ticket, TAKEN):
                 since = serve_ticket(block, slot, ticket, since)
-                turn, begin = 0, look(block, slot)
+                turn = 0
                 store(slot + STATE, AWAKE)
             else:
                 pause()
+                before = load(slot + LOOKED)
                 since = give_way(block, slot, since, SLICE if turn < BUSY else 0)
-                turn += 1
+                turn = turn + 1 if since - before < AWAY else PATIENT
         ask(load(block + ACQUIRE), load(slot + LOCK), 1, 0)
 
 
