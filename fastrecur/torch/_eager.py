@@ -123,7 +123,6 @@ def short(family, a, b, axis, reverse, dtype):
                         vjps[key] = _tensors.short_vjp(family, g, a, b, h, axis, reverse, dtype, key[0])
                 except RuntimeError:  # no strides, or no memory
                     pass
-            b = ctx.b_form if b is None else b
-            return gradients(problem, (*ctx.needs_input_grad, False), g, a, b, h)[:2]
+            return gradients(problem, (*ctx.needs_input_grad, False), g, a, ctx.b_form if b is None else b, h)[:2]
 
     return run_forward, super(Function, Short).apply  # as `apply` above

@@ -198,8 +198,9 @@ class QRNN(nn.Module):
         state : QRNNState
             As `initial_state`, `forward` or `step` returned it.
         """
-        if len(self.layers) == 1 and isinstance(getattr(state, "hidden", None), Tensor):
-            return self.layers[0].step(input, state)  # type: ignore[no-any-return]
+        is_alone = len(layers := self.layers) == 1 and type(layers[0]) is QRNNLayer  # which checks the same
+        if is_alone and getattr(getattr(state, "hidden", None), "ndim", 0) == getattr(input, "ndim", 0) + 1:
+            return layers[0].step(input, state)  # type: ignore[no-any-return]
         turns = {getattr(layer, "reverse", False) for layer in self.layers}
         rows, is_batched = _arguments.unpack_step(input, state, not self.bidirectional and len(turns) == 1)
         firsts = _state.of_network(self, state, rows, rows.shape[0], is_batched)

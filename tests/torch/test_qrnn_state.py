@@ -309,6 +309,7 @@ def test_zoneout_and_dropout_in_training():
 
 MODEL = QRNN(3, 4, 2, window=2)
 STATE = MODEL.initial_state(2)
+ALONE = QRNN(3, 4)
 DIRECTIONS = QRNN(3, layers=[QRNNLayer(3, 4), QRNNLayer(4, 4, reverse=True)])
 
 
@@ -330,11 +331,30 @@ DIRECTIONS = QRNN(3, layers=[QRNNLayer(3, 4), QRNNLayer(4, 4, reverse=True)])
         (lambda: MODEL(X, STATE._replace(hidden=STATE)), TypeError, "`hidden` must be a tensor, or a list"),
         (lambda: MODEL(X, STATE, hx=STATE), TypeError, "`hidden` and `hx`"),
         (lambda: DIRECTIONS.step(X[0], DIRECTIONS.initial_state(2)), RuntimeError, "`step` must be asked of a module"),
+        # One layer is asked at once, if it is sure to check the same.
+        (lambda: ALONE.step(X[0], ALONE.initial_state()), RuntimeError, "For batched 3-D input, hidden .* got 2-D"),
+        (lambda: ALONE.step(X[0, 0], ALONE.initial_state(2)), RuntimeError, "For unbatched 2-D input, .* got 3-D"),
+        (lambda: ALONE.step([1.0], ALONE.initial_state(2)), TypeError, "`input` of a step must be a tensor, got list"),
+        (lambda: ALONE.step(X[0], ALONE.initial_state(2).hidden), TypeError, "`state` must be a QRNNState"),
+        (lambda: ALONE.step(X[0], ALONE.initial_state(2, dtype=torch.float16)), RuntimeError, "hidden"),
     ],
 )
 def test_bad_state(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def test_a_layer_of_its_own_sees_a_batch():
+    class Own(QRNNLayer):
+        def step(self, input, state):
+            assert input.dim() == 2
+            assert state.hidden.dim() == 3
+            return super().step(input, state)
+
+    model = QRNN(3, layers=[Own(3, 4)])
+    output, state = model.step(X[0, 0], model.initial_state())
+    assert output.shape == (4,)
+    assert state.hidden.shape == (1, 4)
 
 
 def test_layers_without_a_state():
@@ -344,6 +364,8 @@ def test_layers_without_a_state():
     model = QRNN(3, layers=[Other()])
     with pytest.raises(TypeError, match="`layers` must hold QRNNLayers where a QRNNState is passed, got .*Other as 0"):
         model.initial_state(2)
+    with pytest.raises(TypeError, match="`layers` must hold QRNNLayers where a QRNNState is passed, got .*Other as 0"):
+        model.step(X[0], QRNNState(torch.zeros(1, 2, 3), (None,)))
 
 
 def test_weights_on_meta():
