@@ -276,9 +276,10 @@ def _run_shifted(plan, operands, carry, team, shift):
     Lanes before that line take one step alone before all others, and these the last step alone.
     """
     shape = plan.sizes[::2]
-    states = np.zeros(shape, plan.wide) if carry is None else array_at(carry, shape, plan.wide)
-    shifted = _problem.aligned(shape, plan.wide)
-    shifted[...] = np.roll(states, -shift, axis=1)
+    shifted = _problem.zeros(shape, plan.wide)
+    if carry is not None:
+        states = array_at(carry, shape, plan.wide)
+        shifted[...] = np.roll(states, -shift, axis=1)
     for part in _shifted(plan, shift):
         forward_at(part, *operands, address(shifted), address(part.full_lengths), team)
     if carry is not None:
