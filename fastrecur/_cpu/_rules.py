@@ -57,7 +57,7 @@ is_descending = trait("descending")  # scan order goes down through memory in al
 is_narrow = trait("narrow")
 a_is_broadcast, b_is_broadcast = trait("broadcast_a"), trait("broadcast_b")
 g_is_broadcast, h_is_broadcast = trait("broadcast_g"), trait("broadcast_h")
-flag_is_broadcast = trait("broadcast_flags")
+flag_is_broadcast = trait("broadcast_flags")  # also of 8 series whose blocks are transposed
 b_is_reduced = trait("reduce_b")  # and b's gradient is summed over it
 
 

@@ -136,8 +136,8 @@ def vjp(g, product, keep, states, first, carry, to_product, layout, gated):
 
 def _run(function, operands, layout, gated):
     """Run a kernel of operands, in its order, on the threads there are; None is not read."""
-    product, keep, carry = (operands[name] for name in ("product", "keep", "carry"))
-    parts, by_channels = _parts(layout, carry.shape[-1], product.numel(), _team.team().size)
+    team, (product, keep, carry) = _team.team(), (operands[name] for name in ("product", "keep", "carry"))
+    parts, by_channels = _parts(layout, carry.shape[-1], product.numel(), team.size)
     by_steps = not layout.packed and product.nbytes <= STEP_AHEAD * layout.steps * len(parts)
     forms = tuple([(v.dtype, v.stride()) if isinstance(v, torch.Tensor) else None for v in operands.values()])
     head, options = (layout.steps, layout.reverse, layout.batch), (carry.shape[-1], by_channels, gated)
@@ -145,7 +145,7 @@ def _run(function, operands, layout, gated):
     if not isinstance(keep, torch.Tensor):
         operands["keep"] = _filled((), 1.0 if keep is None else keep, dtype=carry.dtype, device="cpu")
     places = [(product if v is None else v).data_ptr() for v in operands.values()]
-    _team.team().run([(call, *places, address(layout.rows), address(table), *part) for part in parts])
+    team.run([(call, *places, address(layout.rows), address(table), *part) for part in parts])
 
 
 def _strides(form, axis):
