@@ -8,7 +8,7 @@ import numpy as np
 from . import _arrays, _cost, _threads
 from . import _layout as at
 from ._arrays import address
-from ._cpu import _native, _packed, _rows, _scan, _scan_back, _segments, _transpose8
+from ._cpu import _native, _packed, _rows, _scan, _scan_back, _transpose8
 from ._cpu._compile import kernel
 from ._layout import ACCUMULATE, CARRY, FLAGS, LENGTHS, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from ._problem import PACKED, ROWS, SCAN, TRANSPOSE8
@@ -17,15 +17,14 @@ from ._threads import ranges
 _KERNELS = {
     ROWS: (_rows.forward, _rows.vjp),
     TRANSPOSE8: (_transpose8.forward, _transpose8.vjp),
-    "pieces": (_segments.forward_pieces, _segments.vjp_pieces),
     PACKED: (_packed.forward, _packed.vjp),  # summaries, too
     SCAN: (_scan.forward, _scan_back.vjp),
 }
 
 # Beside `_layout`'s operands, with strides as the carry's: the states before all steps, of which a gradient's carry
-# tells nothing; the decay products of a summary. And a list of pieces, see `_cpu/_segments`.
-FIRST, PRODUCTS, STARTS = FLAGS + 1, FLAGS + 2, FLAGS + 3
-_MARKS = {"": (LENGTHS,), "flagged": (LENGTHS, FLAGS), "pieces": (FLAGS, STARTS)}
+# tells nothing; the decay products of a summary.
+FIRST, PRODUCTS = FLAGS + 1, FLAGS + 2
+_MARKS = {"": (LENGTHS,), "flagged": (LENGTHS, FLAGS)}
 # The order in which kernels take operands. Behind these stand the geometry and the part of the lanes.
 _FORWARD, _VJP = (A, B, H, CARRY), (G, A, B, H, FIRST, CARRY, TO_A, TO_B, SUMS_A, SUMS_B)
 ORDER = {
@@ -42,21 +41,19 @@ class Bound:
     """A plan's kernel in one direction, and where its operands' scans start."""
 
     def __init__(self, plan, direction):
-        way = f"{direction} {plan.borders}".rstrip()
-        self.plan, self.direction, self.order = plan, direction, ORDER[way]
+        self.plan, self.direction = plan, direction
+        self.order = ORDER[f"{direction} flagged" if plan.is_flagged else direction]
         traits = plan.narrow if _cost.is_narrow(plan) else ()
         wide, elements = _arrays.element(plan.wide), plan.elements
         if "summary" in direction:
             traits, elements = direction.split(), elements | {"h": wide}
         rule = " ".join([plan.rule, *plan.traits, *traits])
-        function = _KERNELS["pieces" if plan.borders == "pieces" else plan.traversal][direction == "vjp"]
+        function = _KERNELS[plan.traversal][direction == "vjp"]
         self.kernel = kernel(function, rule, wide, **elements)
         self.is_native = _native.is_native([(self.kernel,)])
 
     def offset(self, operand, repeat=0):
         """Return how far from an operand's address a repetition of the scan starts, in bytes."""
-        if operand == STARTS:
-            return 0
         k = CARRY if operand in (FIRST, PRODUCTS) else operand
         return self.plan.offsets[k] + self.plan.extra[repeat][k]
 
@@ -71,8 +68,7 @@ def parts_of(plan, count):
         return [(0, *part) for part in lanes]  # no summaries
     if plan.traversal != ROWS:
         unit = _cost.lanes_together(plan)
-        lanes = plan.lanes * plan.pieces
-        return [(unit * low, min(lanes, unit * high)) for low, high in ranges(-(-lanes // unit), count)]
+        return [(unit * low, min(plan.lanes, unit * high)) for low, high in ranges(-(-plan.lanes // unit), count)]
     outer, middle, inner = plan.sizes
     if outer > 1:
         return [(*part, 0, middle, 0, inner) for part in ranges(outer, count)]
@@ -182,8 +178,9 @@ class ShortCall:
         makes_states = CARRY not in given and words > _native.MOST_SCRATCH
         if makes_states:
             given = *given, CARRY
-        places = [bound.offset(k) if k in given else address(zeros) for k in bound.order[:-1]]
-        arguments = [0, *places, address(plan.full_lengths), address(plan.geometry), *parts_of(plan, 1)[0]]
+        others = {LENGTHS: address(plan.full_lengths)}
+        places = [bound.offset(k) if k in given else others.get(k, address(zeros)) for k in bound.order]
+        arguments = [0, *places, address(plan.geometry), *parts_of(plan, 1)[0]]
         where = [1 + bound.order.index(k) for k in given]
         scratch = (0, 0) if CARRY in given else (1 + bound.order.index(CARRY), words)  # none, in the rule's place
         releases = _cost.moved_bytes(plan) >= _cost.UNLOCKED_BYTES

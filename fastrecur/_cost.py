@@ -141,7 +141,7 @@ def _useful_threads(plan, most, streams, is_fresh):
 def _most_parts(plan, nbytes):
     """Return into how many parts lanes may be cut, if a row's have so many bytes at least."""
     if plan.traversal != ROWS:
-        return -(-plan.lanes * plan.pieces // lanes_together(plan))
+        return -(-plan.lanes // lanes_together(plan))
     outer, middle, inner = plan.sizes
     if outer > 1:
         return outer

@@ -31,16 +31,18 @@ def _runner():
 
 def quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     """Run a recurrence whose second operand is an ndarray, by a shortcut if there is one; None: look at the others."""
+    cuts = None if lengths is None else _cuts_as_given(lengths, reverse)
     if (
-        lengths is not None or h0 is not None or (out is not None and type(out) is not _ndarray)
+        (cuts is None and lengths is not None) or h0 is not None or (out is not None and type(out) is not _ndarray)
         or type(axis) is not int or type(reverse) is not bool
     ):  # fmt: skip
         return None
     to = None if out is None else (out.dtype, out.shape, out.strides)
+    flags = None if cuts is None else (cuts.flags.shape, cuts.flags.strides)
     if type(a) is _ndarray:
-        key = family, a.dtype, a.shape, a.strides, b.dtype, b.shape, b.strides, axis, reverse, to
+        key = family, a.dtype, a.shape, a.strides, b.dtype, b.shape, b.strides, axis, reverse, to, flags
     elif type(a) is float:
-        key = family, b.dtype, b.shape, b.strides, axis, reverse, to
+        key = family, b.dtype, b.shape, b.strides, axis, reverse, to, flags
     else:
         return None
     shortcut = _shortcuts.get(key)
@@ -50,7 +52,7 @@ def quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state,
         return_state = _checks.flag("return_state", return_state)
     if out is not None:
         _check_out(out, names, a, b)
-    result, carry = shortcut(a, b, out, return_state)
+    result, carry = shortcut(a, b, out, return_state, cuts)
     return (result, _runner().narrowed(carry, result.dtype)) if return_state else result
 
 
@@ -94,8 +96,9 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
 
 def quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     """Run an adjoint as `quick_forward` runs a recurrence."""
+    cuts = None if lengths is None else _cuts_as_given(lengths, reverse)
     if (
-        lengths is not None or h0 is not None or grad_state is not None
+        (cuts is None and lengths is not None) or h0 is not None or grad_state is not None
         or type(axis) is not int or type(reverse) is not bool
         or type(a) not in _GATES or type(g) is not _ndarray or type(h) is not _ndarray
     ):  # fmt: skip
@@ -103,11 +106,11 @@ def quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
     gate = (a.dtype, a.shape, a.strides) if type(a) is _ndarray else None
     key = (
         family, gate, b.dtype, b.shape, b.strides, g.dtype, g.shape, g.strides, h.dtype, h.shape, h.strides, axis,
-        reverse,
+        reverse, None if cuts is None else (cuts.flags.shape, cuts.flags.strides),
     )  # fmt: skip
     shortcut = _shortcuts.get(key)
     if shortcut is not None:
-        return shortcut(g, a, b, h)
+        return shortcut(g, a, b, h, cuts)
     return vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key)
 
 
@@ -146,6 +149,16 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key=N
     grad_a, grad_b, carry = _runner().vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts)
     grad_h0 = None if h0 is None else _runner().summed_to(carry, np.shape(h0), plan.h0_dtype)
     return owner.give(grad_a), owner.give(grad_b), owner.give(grad_h0)
+
+
+def _cuts_as_given(lengths, reverse):
+    """Return the cuts of resets alone that kernels read as they are; None for all else."""
+    if type(lengths) is not _checks.Segments or reverse is not False:
+        return None
+    others, resets = (lengths.lengths, lengths.offsets), lengths.resets
+    if any(value is not None for value in others) or type(resets) is not _ndarray or resets.dtype != bool:
+        return None
+    return _segments.Cuts(_problem.RESETS, None, None, resets, None, False)
 
 
 def keep(kept, key, value):

@@ -34,9 +34,6 @@ APART = 512  # bytes from one thread's states to another's, for a processor fetc
 LARGE = 64 << 10  # bytes from which it pays to align a result
 PATIENCE = 16  # runs of a plan in which time is not cut after one in which carries were not predicted
 FEW_ZEROS = 1 << 20  # bytes of states up to which all plans start from the same zeros
-PIECES = 8  # parts that a sum over lanes is made of, for any number of threads
-LEAST_PIECES = 1 << 9  # steps of a series that is cut into pieces
-PIECE_STEPS = 1 << 15  # of a series of few that begin anew, for which 8 pieces are walked side by side
 
 BYTE = np.dtype(np.uint8)
 
@@ -75,8 +72,7 @@ class Plan:
     h_strides: tuple | None = None  # of a newly allocated one
     gradients: tuple = ()  # of both operands: shape, dtype, strides of a new array (None: a sum); None if unwanted
     h0_dtype: np.dtype | None = None  # of the first states' gradient
-    borders: str = ""  # how kernels learn where series begin anew inside the axis of time: "flagged", "pieces"
-    pieces: int = 1  # of a series, that begin at borders
+    is_flagged: bool = False  # whether kernels read flags of where series begin anew inside the axis of time
     is_segmented: bool = False  # whether a kernel is called for each of some segments
     # What is learnt.
     waiting: int = 0  # for how many more runs time is not cut
@@ -176,7 +172,7 @@ def _ways_along_time(operands, loops, modes):
 
 
 def choose_traversal(operands, loops, modes, ways, borders):
-    """Return which traversal scans a problem, by its shape and layout; of series with borders none composes steps."""
+    """Return which traversal scans a problem, by its shape and layout."""
     lanes, steps, is_real = loops.lanes, loops.steps, operands.wide.kind != "c"
     rows = loops.inner >= min(2, lanes) and _are_rows(operands, loops, modes)
     in_octets = len(ways) == 1 and is_real and operands.strides[LENGTHS] is None and steps >= OCTET
@@ -186,9 +182,8 @@ def choose_traversal(operands, loops, modes, ways, borders):
     is_large = operands.word * steps * lanes >= LARGE_PROBLEM
     is_long = bool(ways) and operands.wide == np.float64 and steps >= LONG_LANE and is_large
     few = lanes < FEW_LANES and steps >= LONG_SERIES and not (rows and lanes > 1)
-    if borders and few and in_octets:
-        return TRANSPOSE8
-    if (few or (is_long and not in_octets)) and is_real and not borders:  # complex states are never split in time
+    # Complex states are never split in time, nor are segments that have states of their own.
+    if (few or (is_long and not in_octets)) and is_real and borders != SEGMENTS:
         return SCAN
     if rows:
         return ROWS
@@ -233,14 +228,11 @@ def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=
         if traversal in (SCAN, TRANSPOSE8):
             descending = traversal == TRANSPOSE8 and ways == {-1}
             traits = ("time_invariant_a",) * (loops.time[A] == 0) + ("descending",) * descending
-    way, pieces = "", 1
-    if operands.strides[FLAGS] is not None:
-        if traversal == TRANSPOSE8 and loops.lanes < FEW_LANES and not beyond and loops.steps >= LEAST_PIECES:
-            pieces = OCTET * max(1, min(PIECES, loops.steps // PIECE_STEPS))  # of each series, by the shape alone
-        way = "pieces" if pieces > 1 else "flagged"
+    is_flagged = operands.strides[FLAGS] is not None
+    if is_flagged:
         elements = elements | {"flags": "b1"}
         together = [loops.inner_strides] if traversal == ROWS else [strides for _, strides in loops.dims]
-        is_one = traversal in (ROWS, TRANSPOSE8) and pieces == 1 and not any(strides[FLAGS] for strides in together)
+        is_one = traversal in (ROWS, TRANSPOSE8) and not any(strides[FLAGS] for strides in together)
         uses_factor = rule == LINEAR and borders == OFFSETS
         traits = (*traits, "flagged", *["broadcast_flags"] * is_one, *["offsets"] * uses_factor)
         narrow = ()
@@ -252,7 +244,7 @@ def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=
     lanes, lane_strides = math.prod(sizes) if beyond else loops.lanes, states[:axis] + states[axis + 1 :]
     kernel = elements, traits, narrow, np.array([*head, *body], np.int64)
     plan = Plan(*asked, *kernel, *places, lane_strides, lanes, sizes, order, operands.word, row_bytes)
-    return replace(plan, borders=way, pieces=pieces, is_segmented=borders == SEGMENTS)
+    return replace(plan, is_flagged=is_flagged, is_segmented=borders == SEGMENTS)
 
 
 def _empty(shape, axis, dtype, wide):

@@ -1,6 +1,5 @@
 """Run a problem: allocate, share the work out among threads, call the kernel, hand back the results."""
 
-import ctypes
 import functools
 import math
 from collections import namedtuple
@@ -11,7 +10,7 @@ import numpy as np
 from . import _cost, _problem, _shapes, _threads
 from ._arrays import SCALARS, address, array_at
 from ._bound import ShortCall, bind, is_short
-from ._layout import CARRY, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
+from ._layout import CARRY, FLAGS, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from ._memory_pool import LINE
 from ._parts import Parts
 from ._problem import OFFSETS, ROWS
@@ -144,43 +143,51 @@ def summary_at(plan, direction, a, b, carry, products, lengths, team):
 
 
 def known_forward(plan):
-    """Return a function of a, b, out and return_state that runs a plan: of a short one, without deciding anything."""
+    """Return a function of a, b, out, return_state and cuts that runs a plan; a short one's decides nothing.
+
+    Cuts are of resets that stand as those do that the plan was made for.
+    """
     if not is_short(plan) or not plan.c_order or not plan.carry_c_order:
-        return lambda a, b, out, return_state: forward(plan, a, b, None, None, out, return_state)
-    short = ShortCall(plan, "forward", (A, B, H, CARRY))
+        return lambda a, b, out, return_state, cuts: forward(plan, a, b, None, None, out, return_state, cuts)
+    short = ShortCall(plan, "forward", (A, B, H, CARRY, *_flags_of(plan)))
     shape, dtype, lane_shape, wide, call = plan.shape, plan.dtype, plan.lane_shape, plan.wide, short.call
 
-    def run(a, b, out, _return_state):
+    def run(a, b, out, _return_state, cuts):
         carry = np.zeros(lane_shape, wide)
         if out is None:
             out = np.empty(shape, dtype)
         if type(a) is float:
             a = as_array(a, wide)
-        call(address(a), address(b), address(out), address(carry))
+        call(*map(address, (a, b, out, carry, *(() if cuts is None else cuts.marks(plan)))))
         return out, carry
 
     run.keep = short
     return run
 
 
+def _flags_of(plan):
+    """Return the operand that a kernel reads flags from, if it reads some."""
+    return (FLAGS,) * plan.is_flagged
+
+
 def known_vjp(plan):
-    """Return a function of g, a, b and h alone that runs a plan: of a short one, without deciding anything."""
+    """Return a function of g, a, b, h and cuts that runs a plan, as `known_forward` does."""
     dense = all(strides is None or _shapes.is_c_order(shape, strides) for shape, _, strides in plan.gradients)
     if not is_short(plan) or not dense or not plan.carry_c_order:
-        return lambda g, a, b, h: (*vjp(plan, g, a, b, h, None, None, None)[:2], None)
+        return lambda g, a, b, h, cuts: (*vjp(plan, g, a, b, h, None, None, None, cuts)[:2], None)
     wide = plan.wide
     # What is summed is so in zeros of the carry's dtype.
     (a_shape, a_dtype, a_strides), (b_shape, b_dtype, b_strides) = plan.gradients
     make_a, a_made, to_a = (np.zeros, wide, SUMS_A) if a_strides is None else (np.empty, a_dtype, TO_A)
     make_b, b_made, to_b = (np.zeros, wide, SUMS_B) if b_strides is None else (np.empty, b_dtype, TO_B)
-    short = ShortCall(plan, "vjp", (G, A, B, H, to_a, to_b))
+    short = ShortCall(plan, "vjp", (G, A, B, H, to_a, to_b, *_flags_of(plan)))
     call = short.call
 
-    def run(g, a, b, h):
+    def run(g, a, b, h, cuts):
         if type(a) is float:
             a = as_array(a, wide)
         grad_a, grad_b = make_a(a_shape, a_made), make_b(b_shape, b_made)
-        call(address(g), address(a), address(b), address(h), address(grad_a), address(grad_b))
+        call(*map(address, (g, a, b, h, grad_a, grad_b, *(() if cuts is None else cuts.marks(plan)))))
         if a_made != a_dtype:
             grad_a = narrowed(grad_a, a_dtype)
         if b_made != b_dtype:
@@ -219,9 +226,6 @@ def _run(plan, direction, way, team, places, sums=None, marks=()):
         *marks, segments = marks
     if marks:
         places = *places[: len(bound.order) - len(marks)], *map(address, marks)
-    if plan.borders == "pieces":
-        _run_pieces(plan, bound, way, team, places, at)
-        return
     if way.chunks and not plan.waits():
         _row_chunks(bound, way).scan(team, places, sums)
         return
@@ -235,18 +239,6 @@ def _run(plan, direction, way, team, places, sums=None, marks=()):
         offsets = [bound.offset(k, repeat) - bound.offset(k) for k in bound.order]
         own = [place + offset for place, offset in zip(places, offsets, strict=True)]
         _scan_chunks(bound, way).scan(team, own)
-
-
-def _run_pieces(plan, bound, way, team, places, at):
-    """Run a plan whose series may be cut at borders: the last state of one is another place than the first."""
-    size, given = plan.state_bytes, places[at]
-    states = np.zeros(2 * size, np.uint8)
-    own = address(states)
-    if given is not None:
-        ctypes.memmove(own, given, size)
-    _parts(bound, way).run(team, (*places[:at], own, *places[at + 1 :]))
-    if given is not None:
-        ctypes.memmove(given, own + size, size)
 
 
 # ---- Rows of results from cache line to cache line ------------------------------------------------------------------

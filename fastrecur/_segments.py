@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import _checks, _problem
-from ._cpu._types import LINE
-
-WINDOW = 1024  # steps in which a border is looked for first
 
 
 class Cuts(NamedTuple):
@@ -48,48 +44,13 @@ class Cuts(NamedTuple):
     def marks(self, plan: _problem.Plan) -> tuple[np.ndarray, ...]:
         """Return what a plan's kernel reads in place of lengths, or behind them; then its segments, if it has some."""
         flags = () if self.flags is None else (self.flags,)
-        if plan.is_segmented:
-            return *flags, self._segments(plan)
-        return (*flags, self._pieces(plan, *flags)) if plan.borders == "pieces" else flags
+        return (*flags, self._segments(plan)) if plan.is_segmented else flags
 
     def _segments(self, plan: _problem.Plan) -> np.ndarray:
         """Return of segments with steps: the first in scan order, how many there are, how far on states stand."""
         first, stop = self.borders[:-1], self.borders[1:]
         begin = plan.steps - stop if self.reverse else first
         return np.stack([begin, stop - first, np.arange(len(first)) * plan.state_bytes], axis=1)[first < stop]
-
-    def _pieces(self, plan: _problem.Plan, flags: np.ndarray) -> np.ndarray:
-        """Return how many series there are, and of each piece its series, its first step and the one behind its last.
-
-        There is a piece for each of so many equal parts of a series: from the first border in this part or later ones
-        to the next piece. Without steps it begins at 0.
-        """
-        count, steps, lanes, last = plan.pieces, plan.steps, plan.lanes, (*plan.lane_order, plan.axis)
-        table = np.zeros((lanes, count, 3), np.int64)
-        table[..., 0], table[..., 2] = np.arange(lanes)[:, np.newaxis], steps
-        order = *(k for k in range(len(plan.shape)) if k not in last), *last
-        of_all = np.broadcast_to(flags, plan.shape).transpose(order).reshape(lanes, steps)
-        for own, of_series in zip(table, of_all, strict=True):
-            in_scan_order = of_series[::-1] if self.reverse else of_series
-            own[1:, 1] = own[:-1, 2] = _borders_near(in_scan_order, count, LINE // plan.dtype.itemsize)
-        table[table[..., 1] >= table[..., 2], 1:] = 0
-        return np.concatenate([[math.prod(plan.lane_shape)], table.ravel()])
-
-
-def _borders_near(flags: np.ndarray, count: int, unit: int) -> np.ndarray:
-    """Return the first flag in each but the first of so many equal parts, or behind it; at the end if there is none.
-
-    All are a multiple of ``unit`` steps apart if there are enough of them: then pieces begin alike in cache lines.
-    """
-    part = len(flags) // count // unit * unit
-    firsts, parts = part * np.arange(1, count), flags[: part * count].reshape(count, part)[1:]
-    for step, most in (unit, part // 16), (1, WINDOW):  # pieces should have about as many steps
-        found: np.ndarray = firsts + step * parts[:, :most:step].argmax(axis=1)
-        if flags[found].all():
-            return found
-    borders = np.append(np.flatnonzero(flags), len(flags))
-    found = borders[np.searchsorted(borders, firsts)]
-    return found
 
 
 def check(

@@ -233,6 +233,84 @@ def test_nan_before_borders(rng, large, name, reverse, shape, axis, kind):
                 assert_same_bits(np.take(one, keep, axis), np.take(other, keep, axis))
 
 
+@EACH
+@BOTH_WAYS
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("kind", ["offsets", "resets"])
+def test_what_is_not_finite_in_a_long_series(rng, large, set_threads, name, reverse, dtype, kind):
+    """Its blocks are composed and shared among threads: NaN and infinities, wherever they are, stay in their segment.
+
+    There they are what the definition says; others have the bits that they have without. Gates are open and closed at
+    borders too.
+    """
+    recurrence, vjp = getattr(fastrecur, name), getattr(fastrecur, name + "_vjp")
+    for steps, mean in (2100, 20), (5003, 700):
+        gate, value = operands(rng, (steps,), dtype)
+        for end in (0, 1):
+            gate[rng.random(steps) < 0.02] = end
+        offsets = np.unique([0, *rng.integers(1, steps, steps // mean), steps])
+        number = np.searchsorted(offsets, np.arange(steps), side="right") - 1
+        flags = np.isin(np.arange(steps), offsets[1:-1])
+        options = {"reverse": reverse, kind: offsets if kind == "offsets" else flags}
+        grad_h = rng.standard_normal(steps).astype(dtype)
+
+        def results(gate, value, grad_h, options=options):
+            h = recurrence(gate, value, **options)
+            return h, *vjp(grad_h, gate, value, h, **options)[:2]
+
+        wide = [array.astype(np.float64) for array in (gate, value, grad_h)]
+        for threads, bad, k in [(1, np.nan, 0), (2, np.inf, 0), (3, -np.inf, 1), (2, np.nan, 2), (1, np.inf, 2)]:
+            set_threads(threads)
+            whole, at = results(gate, value, grad_h), rng.integers(0, steps, 3)
+            spoilt, exact = [gate.copy(), value.copy(), grad_h.copy()], [array.copy() for array in wide]
+            spoilt[k][at] = exact[k][at] = bad
+            changed, keep = results(*spoilt), ~np.isin(number, number[at])
+            for one, other in zip(changed, whole, strict=True):
+                assert_same_bits(one[keep], other[keep])
+            with np.errstate(all="ignore"):
+                h = getattr(reference, name)(*exact[:2], **options)
+                grads = getattr(reference, name + "_vjp")(exact[2], *exact[:2], h, **options)
+            for one, other in zip(changed, (h, *grads[:2]), strict=True):
+                np.testing.assert_array_equal(np.isnan(one), np.isnan(other))
+                np.testing.assert_array_equal(np.isinf(one), np.isinf(other))
+
+
+@EACH
+@BOTH_WAYS
+@pytest.mark.parametrize(("shape", "axis"), [*CASES, ((5003,), 0)])
+def test_flags_that_are_not_set_change_no_bit(rng, large, name, reverse, shape, axis):
+    recurrence, vjp = getattr(fastrecur, name), getattr(fastrecur, name + "_vjp")
+    gate, value = operands(rng, shape, np.float64)
+    results = []
+    for resets in (None, np.zeros(shape, bool)):
+        options = {"axis": axis, "reverse": reverse, "resets": resets}
+        h = recurrence(gate, value, **options)
+        results.append((h, *vjp(value, gate, value, h, **options)[:2]))
+    for one, other in zip(*results, strict=True):
+        assert_same_bits(one, other)
+
+
+def test_calls_of_a_kind_that_was_seen_before(rng):
+    """They take a shorter way: they read their own flags, and refuse what others of the kind would."""
+    for shape in (7, 4), (40, 700), (700, 40):
+        gate, value = operands(rng, shape, np.float32)
+        for _ in range(3):
+            resets = rng.random(shape) < 0.3
+            check_forward("forget_mult", gate, value, None, resets=resets)
+            check_vjp("forget_mult", gate, value, None, rng=rng, resets=resets)
+            h, last = fastrecur.forget_mult(gate, value, resets=resets, return_state=True)
+            assert_same_bits(last, h[-1])
+            for wrong, error in (resets[:-1], ValueError), (resets.astype(int), TypeError), (resets.T, ValueError):
+                with pytest.raises(error, match="`resets` must"):
+                    fastrecur.forget_mult(gate, value, resets=wrong)
+                with pytest.raises(error, match="`resets` must"):
+                    fastrecur.forget_mult_vjp(value, gate, value, h, resets=wrong)
+            with pytest.raises(TypeError, match="`reverse` must"):
+                fastrecur.forget_mult(gate, value, resets=resets, reverse=0)
+            with pytest.raises(ValueError, match="overlap"):
+                fastrecur.forget_mult(gate[:-1], value[:-1], resets=resets[:-1], out=value[1:])
+
+
 @BOTH_WAYS
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize(("shape", "axis"), [((9, 40), 0), ((40, 9), 1), ((9,), 0)])
@@ -368,12 +446,11 @@ def test_results_do_not_depend_on_threads(rng, large, set_threads, name, shape, 
 
 @EACH
 @BOTH_WAYS
-def test_pieces_are_written_past_the_cache(rng, name, reverse, monkeypatch, forget_plans):
-    """They begin alike in cache lines, as far as borders allow; no bit depends on that."""
+def test_a_long_series_is_written_past_the_cache(rng, name, reverse, monkeypatch, forget_plans):
+    """No bit depends on that."""
     recurrence, vjp = getattr(fastrecur, name), getattr(fastrecur, name + "_vjp")
     gate, value = operands(rng, (2304,), np.float32)
     resets, results = rng.random(2304) < 0.1, []
-    resets[::16] = True
     for _ in range(2):
         h = recurrence(gate, value, resets=resets, reverse=reverse)
         results.append((h, *vjp(value, gate, value, h, resets=resets, reverse=reverse)[:2]))

@@ -10,7 +10,7 @@ from .._steps import constant, select
 from . import _packing
 from ._numba import helper, inlined
 from ._packing import PANEL, is_along, load_states, operand_of, pack, pad, store_states, unpack, view_in, with_steps
-from ._rules import adjoint, choice, decay, enter, is_flagged, leave, marks_of, step, trait
+from ._rules import adjoint, advance, choice, decay, is_flagged, marks_of, retreat, step, trait
 from ._scalars import fence, load, load_int, maximum, minimum, misalignment, prefetch, shift, stack, width
 from ._vectors import broadcast, load_vector, store_vector, stream_vector
 
@@ -74,7 +74,7 @@ def walk_vectors(rule, is_ragged, streams, a, b, h, flags, series, block):
                     prefetch(a.pointer, j, (k + AHEAD) * a.time)
                     prefetch(b.pointer, j, (k + AHEAD) * b.time)
                 gate, fresh = load_step(a, k, j, states), fresh_at(flags, k, j, states)
-                new = step(rule, *enter(rule, states, fresh, state, gate), load_step(b, k, j, states))
+                new = advance(rule, fresh, state, gate, load_step(b, k, j, states))
                 result = new
                 if is_ragged:
                     now = number(block.t - block.epoch + k, states)
@@ -191,9 +191,8 @@ def walk_vectors_back(rule, is_ragged, streams, g, a, b, h, flags, to_a, to_b, s
                 if is_ragged:
                     before = select(begin == now, first, before)
                 arrived, fresh = load_step(g, k, j, states) + r, fresh_at(flags, k, j, states)
-                before, gate = enter(rule, states, fresh, before, load_step(a, k, j, states))
-                grad_a, grad_b, r_new = adjoint(rule, arrived, gate, load_step(b, k, j, states), before)
-                grad_a, r_new = leave(rule, states, fresh, grad_a, r_new)
+                gate, value = load_step(a, k, j, states), load_step(b, k, j, states)
+                grad_a, grad_b, r_new = retreat(rule, fresh, arrived, gate, value, before)
                 if is_ragged:
                     grad_a = where_valid(now, begin, end, grad_a, zero)
                     grad_b = where_valid(now, begin, end, grad_b, zero)

@@ -118,7 +118,7 @@ is_flagged = trait("flagged")
 
 
 @inlined
-def enter(rule, carry, fresh, state, gate):
+def enter(rule, fresh, state, gate):
     """Where a series begins anew, the state before a step is zero, and at resets a coefficient of it is not used."""
     zero = _steps.constant(0.0, state)
     if is_flagged(rule):
@@ -127,12 +127,36 @@ def enter(rule, carry, fresh, state, gate):
 
 
 @inlined
-def leave(rule, carry, fresh, grad_a, onward):
-    """Nor has that a gradient there, and nothing flows on to the state before."""
-    zero = _steps.constant(0.0, onward)
+def advance(rule, fresh, before, gate, value):
+    """Return the state after a step."""
+    before, gate = enter(rule, fresh, before, gate)
+    return step(rule, before, gate, value)
+
+
+@inlined
+def retreat(rule, fresh, arrived, gate, value, before):
+    """Return a step's gradients, and what flows on from it: not to a state or a coefficient that is not used."""
+    before, gate = enter(rule, fresh, before, gate)
+    grad_a, grad_b, r = adjoint(rule, arrived, gate, value, before)
+    zero = _steps.constant(0.0, r)
     if is_flagged(rule):
-        return grad_a if uses_factor(rule) else _steps.select(fresh, zero, grad_a), _steps.select(fresh, zero, onward)
-    return grad_a, onward
+        grad_a = grad_a if uses_factor(rule) else _steps.select(fresh, zero, grad_a)
+        r = _steps.select(fresh, zero, r)
+    return grad_a, grad_b, r
+
+
+@inlined
+def kept(rule, fresh, gate):
+    """Return what a step multiplies the state by: zero where a series begins anew.
+
+    It is NaN there if a factor is used that is not finite; an average is not finite then by what a step adds.
+    """
+    own, zero = decay(rule, gate), _steps.constant(0.0, gate)
+    if not is_flagged(rule):
+        return own
+    if is_average(rule) or not uses_factor(rule):
+        return _steps.select(fresh, zero, own)
+    return own * _steps.select(fresh, zero, _steps.constant(1.0, gate))
 
 
 @inlined

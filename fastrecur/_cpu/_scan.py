@@ -13,20 +13,23 @@ what the thread before came to; 1, or 0 if nothing was predicted and nothing don
 
 A block is walked step by step where composing is not safe: decays above one, whose products grow; states that are not
 finite, or so much smaller than their summands that digits cancel. A closed gate repeats the result before it to the
-bit, an open one the value.
+bit, an open one the value. Where a series begins anew, a decay is 0.
 """
 
 from collections import namedtuple
 
-from .._layout import FIRST_BLOCK, LAST_BLOCK, LENGTHS, N_STEPS, PHASE, REVERSE, STREAMING, A, B, H
+from .. import _layout
+from .._layout import FIRST_BLOCK, FLAGS, LAST_BLOCK, LENGTHS, N_STEPS, PHASE, REVERSE, STREAMING, A, B, H
 from .._steps import constant, everywhere, fma, is_finite, magnitude, select
-from . import _scalars, _series
+from . import _rules, _scalars, _series, _vectors
 from ._numba import helper, inlined
 from ._operands import valid_range
 from ._packing import lane_offset, strides_of
-from ._rules import a_is_time_invariant, decay, is_average, is_rounded, step, step_input
+from ._rules import a_is_time_invariant, advance, decay, is_average, is_flagged, is_rounded, kept, marks_of, step_input
 from ._scalars import fence, itemsize, load, load_int, maximum, minimum, prefetch, shift, stack, stack_of, store, width
-from ._series import BLOCK, NO_STEPS, PREFETCH, WHOLE_BLOCK, Operand, compose, higher, lower, packed
+from ._series import BLOCK, NO_STEPS, PREFETCH, WHOLE_BLOCK, Operand, compose, higher, lower, packed, packed_flags
+from ._transposes import has_flags
+from ._types import OCTET
 from ._vectors import broadcast, broadcast_lane, earlier, lane_of, load_vector, opaque_zero, store_vector, total
 
 # Phases. WARM_UP does not look at the result that it follows: HOLD does.
@@ -41,9 +44,9 @@ CANCELLED = 16.0  # a linear recurrence's composed state must not be so many tim
 LOST = 64.0  # nor an average's than the origin
 NOT_A_NUMBER = float("nan")
 
-# A series: its operands and results, its number of steps, the summaries of its blocks and one of the thread's own; how
+# A series: operands, results, flags, its number of steps, the summaries of its blocks and one of the thread's own; how
 # results are written; and the first block, which does not look at the result before it.
-Series = namedtuple("Series", "a b h steps summaries own in_place streams start")
+Series = namedtuple("Series", "a b h flags steps summaries own in_place streams start")
 
 
 # ---- What both directions share -------------------------------------------------------------------------------------
@@ -153,9 +156,26 @@ def headroom(rule, gate):
     return gate * decay(rule, gate) if is_average(rule) else one - magnitude(gate)
 
 
+@inlined
+def begins_anew(flags, k, carry):
+    return load(flags, k, carry) != constant(0.0, load(carry, 0, carry))
+
+
 @helper
-def origin_of(b_rows, carry):
-    """Return what a block's values are all near to, as far as its first ones tell, else 0."""
+def has_border(rule, flags, steps):
+    """Return whether a series begins anew in the vectors of a block."""
+    if is_flagged(rule):
+        for k in range(0, steps, OCTET):
+            if has_flags(shift(flags, k)):
+                return True
+    return False
+
+
+@helper
+def origin_of(rule, b_rows, flags, steps, carry):
+    """Return what a block's values are all near to, as far as its first ones tell, else 0; so if one begins anew."""
+    if has_border(rule, flags, steps):
+        return constant(0.0, load(carry, 0, carry))
     values = load_vector(b_rows, 0, carry)
     first = lane_of(values, 0)
     near = magnitude(values - broadcast(first)) < broadcast(magnitude(first) * constant(0.125, first))
@@ -163,16 +183,16 @@ def origin_of(b_rows, carry):
 
 
 @helper
-def walk_steps(rule, a_rows, b_rows, h_rows, carry, first, stop, h):
+def walk_steps(rule, a_rows, b_rows, h_rows, flags, carry, first, stop, h):
     """Walk steps of a block one by one; return the state after them."""
     for k in range(first, stop):
-        h = step(rule, h, load(a_rows, k, carry), load(b_rows, k, carry))
+        h = advance(rule, begins_anew(flags, k, carry), h, load(a_rows, k, carry), load(b_rows, k, carry))
         store(h_rows, k, h)
     return h
 
 
 @helper
-def walk_vectors(rule, a_rows, b_rows, h_rows, summary, steps, h, keeps):
+def walk_vectors(rule, a_rows, b_rows, h_rows, flags, summary, steps, h, keeps):
     """Walk whole vectors of a block from state ``h``, and summarise them; return whether a gate is 0, 1 or beyond.
 
     Where only the summary is wanted, ``keeps`` is false.
@@ -180,7 +200,7 @@ def walk_vectors(rule, a_rows, b_rows, h_rows, summary, steps, h, keeps):
     lanes = width(summary)
     zero, one = constant(0.0, h), constant(1.0, h)
     centred = is_rounded(rule, h)
-    origin = origin_of(b_rows, summary) if centred else zero
+    origin = origin_of(rule, b_rows, flags, steps, summary) if centred else zero
     half, far = constant(0.5, h), broadcast(magnitude(origin) * constant(1.0 / LOST, h))
     least, lost, peak = broadcast(one), broadcast(zero), broadcast(zero)
     finite = broadcast(zero)  # until a state is not: then NaN
@@ -193,11 +213,14 @@ def walk_vectors(rule, a_rows, b_rows, h_rows, summary, steps, h, keeps):
         if not a_is_time_invariant(rule):
             prefetch(a_rows, t, PREFETCH)
             gate = load_vector(a_rows, t, summary)
-        least, kept, none = lower(least, headroom(rule, gate)), decay(rule, gate), opaque_zero(gate)
+        fresh, none = _vectors.load_mask(flags, t, summary), opaque_zero(gate)
+        left, used = kept(rule, fresh, gate), _rules.enter(rule, fresh, gate, gate)[1]
+        least = lower(least, headroom(rule, used))
         if centred:
             centre = broadcast(origin)
-            weights = compose(earlier, kept, gate, none)[1]
-            products, offsets = compose(earlier, kept, step_input(rule, gate, value - centre), none)
+            share = select(fresh, broadcast(one), gate) if is_flagged(rule) else gate
+            weights = compose(earlier, left, share, none)[1]
+            products, offsets = compose(earlier, left, step_input(rule, gate, value - centre), none)
             # From the nearer end. A summary is the same of deviations: it has its centre at 0.
             from_start = weights < broadcast(half)
             share = select(from_start, weights, -products)
@@ -207,7 +230,7 @@ def walk_vectors(rule, a_rows, b_rows, h_rows, summary, steps, h, keeps):
             finite = fma(new, broadcast(zero), finite)
             weight = fma(weights, broadcast(one) - weight, weight)
         else:
-            products, offsets = compose(earlier, kept, step_input(rule, gate, value), none)
+            products, offsets = compose(earlier, left, step_input(rule, gate, value), none)
             new, end = fma(products, before, offsets), fma(products, end, offsets)
             if not is_average(rule):
                 peak = higher(peak, magnitude(value))
@@ -224,8 +247,29 @@ def walk_vectors(rule, a_rows, b_rows, h_rows, summary, steps, h, keeps):
     if keeps and h == h:
         sound = inside and is_finite(lane_of(before, 0)) and everywhere(lost == finite)
         if not (sound and stays_finite(h, most)):
-            walk_steps(rule, a_rows, b_rows, h_rows, summary, NO_STEPS, steps, h)
+            walk_steps(rule, a_rows, b_rows, h_rows, flags, summary, NO_STEPS, steps, h)
     return not everywhere(broadcast(zero) < least)
+
+
+@helper
+def walk_block_vectors(rule, series, a, b, h_rows, flags, summary, t, steps, h, keeps):
+    """Do with a block what `walk_vectors` does, where what is not finite stops at borders and changes no bit behind.
+
+    There all is composed as if such numbers were zeros; results that are not finite come step by step.
+    """
+    has_ends = walk_vectors(rule, a, b, h_rows, flags, summary, steps, h, keeps)
+    if is_flagged(rule) and not (is_finite(h) and is_finite(load(summary, OFFSET, summary))):
+        clean_a, clean_b = _series.cleaned(series.a, a, summary, steps), _series.cleaned(series.b, b, summary, steps)
+        clean_h = select(is_finite(h), h, constant(0.0, h))
+        has_ends = walk_vectors(rule, clean_a, clean_b, h_rows, flags, summary, steps, clean_h, keeps)
+        a, b = packed(series.a, t, steps), packed(series.b, t, steps)
+        for k in range(steps):
+            h = advance(rule, begins_anew(flags, k, summary), h, load(a, k, summary), load(b, k, summary))
+            if keeps and not is_finite(h):
+                store(h_rows, k, h)
+        if not is_finite(h):
+            store(summary, DECAY, constant(NOT_A_NUMBER, h))
+    return has_ends
 
 
 @helper
@@ -251,35 +295,39 @@ def composed(rule, summary, h):
 def reduce_block(rule, series, summary, block, steps):
     """Summarise a block."""
     t, zero = block * BLOCK, constant(0.0, load(summary, 0, summary))
-    a, b = packed(series.a, t, steps), packed(series.b, t, steps)
-    walk_vectors(rule, a, b, series.h.rows, summary, steps, zero, False)
+    a, b, flags = packed(series.a, t, steps), packed(series.b, t, steps), packed_flags(rule, series.flags, t, steps)
+    walk_block_vectors(rule, series, a, b, series.h.rows, flags, summary, t, steps, zero, False)
 
 
 @inlined
 def scan_carry(rule, series, summary, block, steps, h):
     """Note the state before a block in its summary; return the one after it."""
     store(summary, CARRY_IN, h)
+    a, b, flags = series.a, series.b, series.flags
+    if not is_finite(h) and has_border(rule, packed_flags(rule, flags, block * BLOCK, steps), steps):
+        h = constant(0.0, h)
     if h != h:
         return h
     new, sound = composed(rule, summary, h)
     if not sound:
-        new, a, b = h, series.a, series.b
+        new = h
         for t in range(block * BLOCK, block * BLOCK + steps):
             gate, value = load(shift(a.at, t * a.stride), 0, summary), load(shift(b.at, t * b.stride), 0, summary)
-            new = step(rule, new, gate, value)
+            new = advance(rule, begins_anew(shift(flags.at, t * flags.stride), 0, summary), new, gate, value)
     return new
 
 
 @helper
-def settle_ends(rule, a_rows, b_rows, h_rows, carry, first, steps, last, follows):
+def settle_ends(rule, a_rows, b_rows, h_rows, flags, carry, first, steps, last, follows):
     """Make the results of closed gates those before them, of open ones the values; ``last`` is what a block follows."""
     zero, one = constant(0.0, last), constant(1.0, last)
     for k in range(first, steps):
         if k > 0:
             last = load(h_rows, k - 1, carry)
         gate, value, result = load(a_rows, k, carry), load(b_rows, k, carry), load(h_rows, k, carry)
-        if gate == zero and (follows or k > 0) and is_finite(value):
-            store(h_rows, k, last)
+        fresh = is_flagged(rule) and begins_anew(flags, k, carry)
+        if gate == zero and (follows or k > 0 or fresh) and is_finite(value):
+            store(h_rows, k, advance(rule, fresh, last, gate, value) if fresh else last)
         elif gate == one and is_finite(result):
             store(h_rows, k, value)
 
@@ -289,15 +337,15 @@ def walk_block(rule, series, summary, block, steps, h):
     """Walk a block from the state before it; return the one after it."""
     t, whole, follows = block * BLOCK, steps - steps % width(summary), block > series.start
     a, b, h_rows = packed(series.a, t, steps), packed(series.b, t, steps), rows_of(series.h, t, series.in_place)
-    unsettled = whole
+    flags, unsettled = packed_flags(rule, series.flags, t, steps), whole
     if whole > 0:
-        if walk_vectors(rule, a, b, h_rows, summary, whole, h, True):
+        if walk_block_vectors(rule, series, a, b, h_rows, flags, summary, t, whole, h, True):
             unsettled = 0
         h = scan_carry(rule, series, summary, block, whole, h)
-    h = walk_steps(rule, a, b, h_rows, summary, whole, steps, h)
+    h = walk_steps(rule, a, b, h_rows, flags, summary, whole, steps, h)
     if is_average(rule):
         last = load(shift(series.h.at, (t - 1 if follows else t) * series.h.stride), 0, summary)
-        settle_ends(rule, a, b, h_rows, summary, unsettled, steps, last, follows)
+        settle_ends(rule, a, b, h_rows, flags, summary, unsettled, steps, last, follows)
     if not series.in_place:
         _series.unpack(series.h, t, steps, series.streams)
     return h
@@ -306,22 +354,25 @@ def walk_block(rule, series, summary, block, steps, h):
 @helper
 def hold(rule, series, first, carry, state):
     """Repeat the result before step ``first`` as long as an average's gate is closed to a finite value."""
-    a, b, h = series.a, series.b, series.h
+    a, b, h, flags = series.a, series.b, series.h, series.flags
     if first >= series.steps or not is_average(rule):
         return state
     last = load(shift(h.at, (first - 1) * h.stride), 0, carry)
     for t in range(first, series.steps):
         is_closed = load(shift(a.at, t * a.stride), 0, carry) == constant(0.0, last)
+        if is_flagged(rule) and begins_anew(shift(flags.at, t * flags.stride), 0, carry):
+            return state
         if not (is_closed and is_finite(load(shift(b.at, t * b.stride), 0, carry))):
             return state
         store(shift(h.at, t * h.stride), 0, last)
     return last
 
 
-def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last):
+def forward(rule, a, b, h, carry, marks: _layout.Marks, geometry, summaries, first, last):
     """Scan series ``first`` to ``last``; ``carry`` holds the first states, then the last."""
     a_rows, b_rows, h_rows = stack_of(a, carry, BLOCK), stack_of(b, carry, BLOCK), stack_of(h, carry, BLOCK)
-    own = stack(carry, SUMMARY)
+    marks, own = marks_of(rule, marks, h), stack(carry, SUMMARY)
+    flags_rows = stack(marks.flags, BLOCK)
     mode, all_steps = load_int(geometry, STREAMING), load_int(geometry, N_STEPS)
     blocks, first_block, last_block, phase = work_of(geometry)
     is_down = load_int(strides_of(geometry, H), 0) < 0
@@ -329,10 +380,11 @@ def forward(rule, a, b, h, carry, lengths, geometry, summaries, first, last):
         store(carry, 2 * last, constant(1.0, load(carry, 0, carry)))
     for turn in range(last - first):
         lane = last - 1 - turn if is_down else first + turn  # in the order of memory
-        start, steps = valid_steps(geometry, lengths, lane)
+        start, steps = valid_steps(geometry, marks.lengths, lane)
         to = operand(h, h_rows, geometry, H, lane, start, 1)
         series = Series(
-            operand(a, a_rows, geometry, A, lane, start, 1), operand(b, b_rows, geometry, B, lane, start, 1), to, steps,
+            operand(a, a_rows, geometry, A, lane, start, 1), operand(b, b_rows, geometry, B, lane, start, 1), to,
+            operand(marks.flags, flags_rows, geometry, FLAGS, lane, start, 1), steps,
             shift(summaries, lane * blocks * SUMMARY * itemsize(carry)), own, mode == IN_PLACE and may_stand(to),
             mode == STREAMED, 0 if phase == ALL else first_block,
         )  # fmt: skip

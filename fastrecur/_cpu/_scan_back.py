@@ -4,30 +4,30 @@ from collections import namedtuple
 
 from .. import _layout
 from .._layout import A_MODE, ACCUMULATE, B_MODE, N_STEPS, STORE, STREAMING, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
-from .._steps import constant, everywhere, fma, is_finite, magnitude
+from .._steps import constant, everywhere, fma, is_finite, magnitude, select
 from . import _scalars, _scan, _series
 from ._numba import helper, inlined
 from ._packing import strides_of
-from ._rules import a_is_time_invariant, adjoint, decay
+from ._rules import a_is_time_invariant, is_flagged, kept, marks_of, retreat
 from ._scalars import fence, itemsize, load, load_int, maximum, minimum, prefetch, shift, stack, stack_of, store, width
-from ._scan import CARRY_IN, DECAY, OFFSET, PEAK, SUMMARY, operand
-from ._series import BLOCK, NO_STEPS, PREFETCH, compose, higher, lower, packed
-from ._vectors import broadcast, broadcast_lane, earlier, lane_of, later, load_vector, store_vector, total
+from ._scan import CARRY_IN, DECAY, OFFSET, PEAK, SUMMARY, begins_anew, operand
+from ._series import BLOCK, NO_STEPS, PREFETCH, compose, higher, lower, packed, packed_flags
+from ._vectors import broadcast, broadcast_lane, earlier, lane_of, later, load_mask, load_vector, store_vector, total
 
 # A gradient: where it is stored, its partial sums if it is accumulated, bytes from one to the next, and output mode.
 Gradient = namedtuple("Gradient", "to sums sum_bytes mode in_place")
 # A series: operands, gradients, the first state, the number of steps, the summaries of its blocks and the thread's own,
 # whether results are streamed, how many partial sums there are and the number of blocks that they share.
-Series = namedtuple("Series", "g a b h to_a to_b first steps summaries own streams sums blocks")
+Series = namedtuple("Series", "g a b h flags to_a to_b first steps summaries own streams sums blocks")
 # Where a block's operands and gradients are contiguous, and the state before it.
-Rows = namedtuple("Rows", "g a b h to_a to_b before")
+Rows = namedtuple("Rows", "g a b h flags to_a to_b before")
 
 
 @helper
-def back(rule, g, a, r):
+def back(rule, fresh, g, a, r):
     """Return what flows on from a step: neither its gradients nor ``b`` nor ``h`` matter to it."""
     zero = constant(0.0, r)
-    return adjoint(rule, g + r, a, zero, zero)[2]
+    return retreat(rule, fresh, g + r, a, zero, zero)[2]
 
 
 @helper
@@ -37,7 +37,8 @@ def step_back(rule, rows, carry, first, stop, r):
         k = stop - 1 - ago
         gate, value = load(rows.a, k, carry), load(rows.b, k, carry)
         before = load(rows.h, k - 1, carry) if k > 0 else rows.before
-        grad_a, grad_b, r = adjoint(rule, load(rows.g, k, carry) + r, gate, value, before)
+        fresh, arrived = begins_anew(rows.flags, k, carry), load(rows.g, k, carry) + r
+        grad_a, grad_b, r = retreat(rule, fresh, arrived, gate, value, before)
         store(rows.to_a, k, grad_a)
         store(rows.to_b, k, grad_b)
     return r
@@ -62,9 +63,10 @@ def walk_vectors_back(rule, rows, summary, steps, r, keeps):
         if not a_is_time_invariant(rule):
             prefetch(rows.a, t, -PREFETCH)
             gate = load_vector(rows.a, t, summary)
-        kept = decay(rule, gate)
-        most, peak = higher(most, magnitude(kept)), higher(peak, magnitude(g))
-        products, ends = compose(later, kept, kept * g, broadcast(zero))
+        fresh = load_mask(rows.flags, t, summary)
+        left = kept(rule, fresh, gate)
+        most, peak = higher(most, magnitude(left)), higher(peak, magnitude(g))
+        products, ends = compose(later, left, left * g, broadcast(zero))
         onward = fma(products, after, ends)
         if keeps:
             prefetch(rows.b, t, -PREFETCH)
@@ -76,7 +78,7 @@ def walk_vectors_back(rule, rows, summary, steps, r, keeps):
                 before = load_vector(rows.h, t - 1, summary)
             else:
                 before = earlier(load_vector(rows.h, 0, summary), broadcast(rows.before), 1)
-            grad_a, grad_b, _ = adjoint(rule, g + later(onward, after, 1), gate, value, before)
+            grad_a, grad_b, _ = retreat(rule, fresh, g + later(onward, after, 1), gate, value, before)
             store_vector(rows.to_a, t, grad_a)
             store_vector(rows.to_b, t, grad_b)
         end, product, after = fma(products, end, ends), products * product, broadcast_lane(onward, 0)
@@ -84,8 +86,32 @@ def walk_vectors_back(rule, rows, summary, steps, r, keeps):
     store(summary, DECAY, lane_of(product, 0) if inside else constant(_scan.NOT_A_NUMBER, r))
     store(summary, OFFSET, lane_of(end, 0))
     store(summary, PEAK, bound)
-    if keeps and r == r and not (inside and is_finite(lane_of(after, 0)) and _scan.stays_finite(r, bound)):
+    sound = inside and is_finite(lane_of(after, 0)) and _scan.stays_finite(r, bound)
+    if keeps and r == r and not sound:
         step_back(rule, rows, summary, NO_STEPS, steps, r)
+
+
+@helper
+def walk_block_vectors_back(rule, series, rows, summary, t, steps, r, keeps):
+    """Do with a block what `walk_vectors_back` does, where what is not finite stops at borders, as in `_scan`."""
+    walk_vectors_back(rule, rows, summary, steps, r, keeps)
+    if is_flagged(rule) and not (is_finite(r) and is_finite(load(summary, OFFSET, summary))):
+        g, a = _series.cleaned(series.g, rows.g, summary, steps), _series.cleaned(series.a, rows.a, summary, steps)
+        clean = Rows(g, a, rows.b, rows.h, rows.flags, rows.to_a, rows.to_b, rows.before)
+        walk_vectors_back(rule, clean, summary, steps, select(is_finite(r), r, constant(0.0, r)), keeps)
+        g, a = packed(series.g, t, steps), packed(series.a, t, steps)
+        for ago in range(steps):
+            k = steps - 1 - ago
+            fresh, arrived, gate = begins_anew(rows.flags, k, summary), load(g, k, summary) + r, load(a, k, summary)
+            before, value = rows.before, constant(0.0, r)
+            if keeps:
+                before, value = load(rows.h, k - 1, summary) if k > 0 else before, load(rows.b, k, summary)
+            grad_a, grad_b, r = retreat(rule, fresh, arrived, gate, value, before)
+            if keeps and not (is_finite(arrived) and is_finite(grad_b)):
+                store(rows.to_a, k, grad_a)
+                store(rows.to_b, k, grad_b)
+        if not is_finite(r):
+            store(summary, DECAY, constant(_scan.NOT_A_NUMBER, r))
 
 
 @helper
@@ -93,25 +119,30 @@ def reduce_block(rule, series, summary, block, steps):
     """Summarise a block."""
     t, zero = block * BLOCK, constant(0.0, load(summary, 0, summary))
     g, a = packed(series.g, t, steps), packed(series.a, t, steps)
-    rows = Rows(g, a, series.b.rows, series.h.rows, series.to_a.to.rows, series.to_b.to.rows, zero)
-    walk_vectors_back(rule, rows, summary, steps, zero, False)
+    flags = packed_flags(rule, series.flags, t, steps)
+    rows = Rows(g, a, series.b.rows, series.h.rows, flags, series.to_a.to.rows, series.to_b.to.rows, zero)
+    walk_block_vectors_back(rule, series, rows, summary, t, steps, zero, False)
 
 
 @inlined
 def scan_carry(rule, series, summary, block, steps, r):
     """Note what reaches a block's end in its summary; return what leaves it at its start."""
     store(summary, CARRY_IN, r)
+    own = packed_flags(rule, series.flags, block * BLOCK, steps)
+    if not is_finite(r) and _scan.has_border(rule, own, steps):
+        r = constant(0.0, r)
     if r != r:
         return r
     product = load(summary, DECAY, summary)
     new = fma(product, r, load(summary, OFFSET, summary))
     sound = magnitude(product * r) <= constant(_scan.CANCELLED, r) * magnitude(new)
     if not (sound and is_finite(new) and _scan.stays_finite(r, load(summary, PEAK, summary))):
-        new, g, a = r, series.g, series.a
+        new, g, a, flags = r, series.g, series.a, series.flags
         for ago in range(steps):
             t = block * BLOCK + steps - 1 - ago
             gate = load(shift(a.at, t * a.stride), 0, summary)
-            new = back(rule, load(shift(g.at, t * g.stride), 0, summary), gate, new)
+            fresh = begins_anew(shift(flags.at, t * flags.stride), 0, summary)
+            new = back(rule, fresh, load(shift(g.at, t * g.stride), 0, summary), gate, new)
     return new
 
 
@@ -145,10 +176,11 @@ def walk_block(rule, series, summary, block, steps, r):
     to_a, to_b = series.to_a, series.to_b
     before = series.first if t == 0 else load(shift(h.at, (t - 1) * h.stride), 0, summary)
     to_a_rows, to_b_rows = _scan.rows_of(to_a.to, t, to_a.in_place), _scan.rows_of(to_b.to, t, to_b.in_place)
-    rows = Rows(g, a, b, h_rows, to_a_rows, to_b_rows, before)
+    flags = packed_flags(rule, series.flags, t, steps)
+    rows = Rows(g, a, b, h_rows, flags, to_a_rows, to_b_rows, before)
     r = step_back(rule, rows, summary, whole, steps, r)
     if whole > 0:
-        walk_vectors_back(rule, rows, summary, whole, r, True)
+        walk_block_vectors_back(rule, series, rows, summary, t, whole, r, True)
         r = scan_carry(rule, series, summary, block, whole, r)
     # What is behind the whole blocks belongs to the last partial sum.
     piece = series.sums - 1
@@ -176,7 +208,9 @@ def clear_outside(x, steps, all_steps, start):
         _series.zero_steps(x.to, steps, all_steps - start)
 
 
-def vjp(rule, given: _layout.Given, results: _layout.Results, lengths, geometry, summaries, first, last):
+def vjp(
+    rule, given: _layout.Given, results: _layout.Results, marks: _layout.Marks, geometry, summaries, first, last
+):  # fmt: skip
     """Scan series ``first`` to ``last`` back; ``carry`` holds the last states' cotangents, then the first states'.
 
     Partial sums are of consecutive blocks each, one after the other in memory. Of a sum over series there are 0: it is
@@ -187,7 +221,8 @@ def vjp(rule, given: _layout.Given, results: _layout.Results, lengths, geometry,
     g_rows, a_rows = stack_of(g, carry, BLOCK), stack_of(a, carry, BLOCK)
     b_rows, h_rows = stack_of(b, carry, BLOCK), stack_of(h, carry, BLOCK)
     to_a_rows, to_b_rows = stack_of(to_a, carry, BLOCK), stack_of(to_b, carry, BLOCK)
-    own = stack(carry, SUMMARY)
+    marks, own = marks_of(rule, marks, h), stack(carry, SUMMARY)
+    flags_rows = stack(marks.flags, BLOCK)
     streams, all_steps = load_int(geometry, STREAMING) == _scan.STREAMED, load_int(geometry, N_STEPS)
     blocks, first_block, last_block, phase = _scan.work_of(geometry)
     is_down = load_int(strides_of(geometry, H), 0) > 0
@@ -195,10 +230,11 @@ def vjp(rule, given: _layout.Given, results: _layout.Results, lengths, geometry,
         store(carry, 2 * last, constant(1.0, load(carry, 0, carry)))
     for turn in range(last - first):
         lane = last - 1 - turn if is_down else first + turn  # in the order of memory
-        start, steps = _scan.valid_steps(geometry, lengths, lane)
+        start, steps = _scan.valid_steps(geometry, marks.lengths, lane)
         series = Series(
             operand(g, g_rows, geometry, G, lane, start, -1), operand(a, a_rows, geometry, A, lane, start, -1),
             operand(b, b_rows, geometry, B, lane, start, -1), operand(h, h_rows, geometry, H, lane, start, -1),
+            operand(marks.flags, flags_rows, geometry, _layout.FLAGS, lane, start, -1),
             gradient(to_a, to_a_rows, sums_a, geometry, TO_A, SUMS_A, A_MODE, _scan.SUMS + 1, lane, start),
             gradient(to_b, to_b_rows, sums_b, geometry, TO_B, SUMS_B, B_MODE, _scan.SUMS + 2, lane, start),
             load(h0, lane, carry), steps, shift(summaries, lane * blocks * SUMMARY * itemsize(carry)), own, streams,

@@ -11,8 +11,10 @@ from collections import namedtuple
 
 import numpy as np
 
-from .._steps import constant, fma, select
+from .._steps import constant, fma, is_finite, select
+from . import _scalars
 from ._numba import helper, inlined
+from ._rules import is_flagged
 from ._scalars import in_place, is_same_kind, itemsize, load, minimum, misalignment, prefetch, shift, store, width
 from ._vectors import broadcast, load_vector, reverse_lanes, store_vector, stream_vector
 
@@ -83,6 +85,32 @@ def packed(x, t, steps):
         return in_place(x.rows, source)
     if x.stride != 0:  # else the buffer is filled
         pack(x.rows, source, x.stride, steps, x.ahead)
+    return x.rows
+
+
+@helper
+def packed_flags(rule, x, t, steps):
+    """Return where flags of steps from ``t`` on are contiguous, if they are read."""
+    source = shift(x.at, t * x.stride)
+    if not is_flagged(rule) or x.stride == 1:
+        return in_place(x.rows, source)
+    if x.stride == -1:
+        for k in range(steps):
+            _scalars.copy_number(x.rows, k, source, -k)
+    else:
+        for k in range(steps):
+            _scalars.copy_number(x.rows, k, shift(source, k * x.stride), 0)
+    return x.rows
+
+
+@helper
+def cleaned(x, rows, carry, steps):
+    """Return an operand's contiguous steps, in its buffer with zeros in place of what is not finite."""
+    if x.stride == 0:
+        return rows
+    for k in range(steps):
+        value = load(rows, k, carry)
+        store(x.rows, k, select(is_finite(value), value, constant(0.0, value)))
     return x.rows
 
 

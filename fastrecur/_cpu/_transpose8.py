@@ -16,7 +16,7 @@ from . import _rules, _transposes
 from ._numba import INLINE, helper, inlined
 from ._operands import NO, ZERO, write_zeros
 from ._packing import load_states, store_states, strides_of
-from ._rules import a_is_time_invariant, adjoint, choice, enter, is_descending, leave, marks_of, step
+from ._rules import a_is_time_invariant, advance, choice, is_descending, marks_of, retreat
 from ._scalars import fence, itemsize, load, load_int, minimum, misalignment, prefetch, shift, stack, stack_ints, store
 from ._transposes import collect_octet, has_flags, load_octet, stack_lines, store_octet, stream_lines
 from ._types import LINE, OCTET, WIDTH
@@ -209,22 +209,6 @@ def _none8(rule, carry, flags, t):
 
 # In which of 8 series each of 8 steps from t on begins anew.
 fresh8 = choice("flagged", _fresh8, _none8, options=INLINE)
-
-
-@inlined
-def advance(rule, fresh, before, gate, value):
-    """Return the state after a step."""
-    before, gate = enter(rule, before, fresh, before, gate)
-    return step(rule, before, gate, value)
-
-
-@inlined
-def retreat(rule, fresh, arrived, gate, value, before):
-    """Return a step's gradients, and what flows on from it."""
-    before, gate = enter(rule, arrived, fresh, before, gate)
-    grad_a, grad_b, r = adjoint(rule, arrived, gate, value, before)
-    grad_a, r = leave(rule, arrived, fresh, grad_a, r)
-    return grad_a, grad_b, r
 
 
 @inlined

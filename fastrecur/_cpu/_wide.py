@@ -12,7 +12,7 @@ from .._steps import constant
 from . import _operands, _rules
 from ._numba import helper, inlined
 from ._operands import FOUR, NO, ONE, THREE, TWO, YES, ZERO, Gradient, bytes_of, gradient_later, inputs_later, later
-from ._rules import a_is_broadcast, adjoint, b_is_broadcast, enter, g_is_broadcast, h_is_broadcast, leave, step
+from ._rules import a_is_broadcast, b_is_broadcast, g_is_broadcast, h_is_broadcast, retreat
 from ._scalars import itemsize, load, maximum, minimum, misalignment, prefetch, prefetch_for_write, store, width
 from ._types import LINE
 from ._vectors import broadcast, load_mask, load_one_mask, load_vector, store_vector, stream_vector, total
@@ -119,8 +119,7 @@ def advance(rule, state, carry, j, streaming, far, now):
     """Take a vector by a step, write it and return it."""
     gate = vector(a_is_broadcast(rule), now.one_a, now.a, j, carry, far)
     value = vector(b_is_broadcast(rule), now.one_b, now.b, j, carry, far)
-    state, gate = enter(rule, carry, fresh_at(rule, now.one_flag, now.flags, j, carry), state, gate)
-    new = step(rule, state, gate, value)
+    new = _rules.advance(rule, fresh_at(rule, now.one_flag, now.flags, j, carry), state, gate, value)
     put(now.h, j, new, streaming, far)
     return new
 
@@ -156,8 +155,7 @@ def forward_ends(rule, carry, a, b, h, flags, head, tail, lanes):
         j = end_lane(k, head, tail)
         gate = load(a.at, 0 if a_is_broadcast(rule) else j, carry)
         value = load(b.at, 0 if b_is_broadcast(rule) else j, carry)
-        state, gate = enter(rule, carry, fresh_lane(rule, flags, j, carry), load(carry, j, carry), gate)
-        new = step(rule, state, gate, value)
+        new = _rules.advance(rule, fresh_lane(rule, flags, j, carry), load(carry, j, carry), gate, value)
         store(carry, j, new)
         store(h.at, j, new)
 
@@ -231,9 +229,7 @@ def vjp_ends(rule, carry, x, flags, to_a, to_b, is_first, head, tail, lanes):
         gate = load(x.a.at, 0 if a_is_broadcast(rule) else j, carry)
         value = load(x.b.at, 0 if b_is_broadcast(rule) else j, carry)
         fresh = fresh_lane(rule, flags, j, carry)
-        before, gate = enter(rule, carry, fresh, before, gate)
-        grad_a, grad_b, onward = adjoint(rule, arrived, gate, value, before)
-        grad_a, onward = leave(rule, carry, fresh, grad_a, onward)
+        grad_a, grad_b, onward = retreat(rule, fresh, arrived, gate, value, before)
         store(carry, j, onward)
         settle_lane(to_a.to.at, to_a.sums.at, j, grad_a, to_a.mode)
         settle_lane(to_b.to.at, to_b.sums.at, j, grad_b, to_b.mode)
@@ -260,9 +256,7 @@ def take_back(rule, x, flags, one, r, j, to_a, to_b, is_first, totals, far):
     gate = vector(a_is_broadcast(rule), one.a, x.a, j, x.first, far)
     value = vector(b_is_broadcast(rule), one.b, x.b, j, x.first, far)
     fresh = fresh_at(rule, load_one_mask(flags.at, x.first), flags, j, x.first)
-    before, gate = enter(rule, x.first, fresh, before, gate)
-    grad_a, grad_b, r = adjoint(rule, arrived, gate, value, before)
-    grad_a, r = leave(rule, x.first, fresh, grad_a, r)
+    grad_a, grad_b, r = retreat(rule, fresh, arrived, gate, value, before)
     return r, (settle(to_a, j, grad_a, totals[0], far), settle(to_b, j, grad_b, totals[1], far))
 
 
