@@ -24,14 +24,12 @@ _KERNELS = {
 # Beside `_layout`'s operands, with strides as the carry's: the states before all steps, of which a gradient's carry
 # tells nothing; the decay products of a summary.
 FIRST, PRODUCTS = FLAGS + 1, FLAGS + 2
-_MARKS = {"": (LENGTHS,), "flagged": (LENGTHS, FLAGS)}
 # The order in which kernels take operands. Behind these stand the geometry and the part of the lanes.
-_FORWARD, _VJP = (A, B, H, CARRY), (G, A, B, H, FIRST, CARRY, TO_A, TO_B, SUMS_A, SUMS_B)
 ORDER = {
-    **{f"forward {way}".rstrip(): _FORWARD + marks for way, marks in _MARKS.items()},
-    **{f"vjp {way}".rstrip(): _VJP + marks for way, marks in _MARKS.items()},
-    "summary": (A, B, PRODUCTS, CARRY, LENGTHS),
-    "summary back": (A, B, PRODUCTS, CARRY, LENGTHS),
+    "forward": (A, B, H, CARRY, LENGTHS, FLAGS),
+    "vjp": (G, A, B, H, FIRST, CARRY, TO_A, TO_B, SUMS_A, SUMS_B, LENGTHS, FLAGS),
+    "summary": (A, B, PRODUCTS, CARRY, LENGTHS, FLAGS),
+    "summary back": (A, B, PRODUCTS, CARRY, LENGTHS, FLAGS),
 }
 SEGMENTS_AT_ONCE = 4096  # of which a table of calls is made
 IN_TIME = A, B, H, G, TO_A, TO_B, FLAGS  # operands that have a place for each step
@@ -41,8 +39,7 @@ class Bound:
     """A plan's kernel in one direction, and where its operands' scans start."""
 
     def __init__(self, plan, direction):
-        self.plan, self.direction = plan, direction
-        self.order = ORDER[f"{direction} flagged" if plan.is_flagged else direction]
+        self.plan, self.direction, self.order = plan, direction, ORDER[direction]
         traits = plan.narrow if _cost.is_narrow(plan) else ()
         wide, elements = _arrays.element(plan.wide), plan.elements
         if "summary" in direction:
@@ -54,6 +51,8 @@ class Bound:
 
     def offset(self, operand, repeat=0):
         """Return how far from an operand's address a repetition of the scan starts, in bytes."""
+        if operand == FLAGS and self.plan.reads_offsets:
+            return 0
         k = CARRY if operand in (FIRST, PRODUCTS) else operand
         return self.plan.offsets[k] + self.plan.extra[repeat][k]
 

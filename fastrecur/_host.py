@@ -12,8 +12,10 @@ from . import _messages as say
 _ndarray = np.ndarray
 _supported = _arrays.element
 
-# Calls of kinds seen before, by everything that a plan depends on: what is left to do for them.
-_shortcuts: dict[tuple, Callable] = {}
+# Calls of kinds seen before, by everything that a plan depends on: what is left to do for them, and how many steps.
+_shortcuts: dict[tuple, tuple[Callable | None, int]] = {}
+_UNKNOWN = None, 0
+_NO_OFFSETS = np.zeros(1, np.int64)
 MOST_KEPT = 1024
 _LARGEST = 1 << 1023
 _GATES = _ndarray, float
@@ -38,21 +40,21 @@ def quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state,
     ):  # fmt: skip
         return None
     to = None if out is None else (out.dtype, out.shape, out.strides)
-    flags = None if cuts is None else (cuts.flags.shape, cuts.flags.strides)
+    borders = None if cuts is None else cuts.signature
     if type(a) is _ndarray:
-        key = family, a.dtype, a.shape, a.strides, b.dtype, b.shape, b.strides, axis, reverse, to, flags
+        key = family, a.dtype, a.shape, a.strides, b.dtype, b.shape, b.strides, axis, reverse, to, borders
     elif type(a) is float:
-        key = family, b.dtype, b.shape, b.strides, axis, reverse, to, flags
+        key = family, b.dtype, b.shape, b.strides, axis, reverse, to, borders
     else:
         return None
-    shortcut = _shortcuts.get(key)
-    if shortcut is None:
+    run, steps = _shortcuts.get(key, _UNKNOWN)
+    if run is None:
         return forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, key)
     if return_state is not False and return_state is not True:
         return_state = _checks.flag("return_state", return_state)
     if out is not None:
         _check_out(out, names, a, b)
-    result, carry = shortcut(a, b, out, return_state, cuts)
+    result, carry = run(a, b, out, return_state, cuts and cuts.within(steps))
     return (result, _runner().narrowed(carry, result.dtype)) if return_state else result
 
 
@@ -88,7 +90,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
             raise ValueError(say.out_self_overlap())
         _check_out(out, names, a, b)
     if key is not None:
-        keep(_shortcuts, key, _runner().known_forward(plan))
+        keep(_shortcuts, key, (_runner().known_forward(plan), plan.steps))
     out, carry = _runner().forward(plan, a, b, h0, lengths, out, return_state, cuts)
     result = owner.give(out) if given is None else given
     return (result, owner.give(_runner().narrowed(carry, plan.dtype))) if return_state else result
@@ -106,11 +108,11 @@ def quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
     gate = (a.dtype, a.shape, a.strides) if type(a) is _ndarray else None
     key = (
         family, gate, b.dtype, b.shape, b.strides, g.dtype, g.shape, g.strides, h.dtype, h.shape, h.strides, axis,
-        reverse, None if cuts is None else (cuts.flags.shape, cuts.flags.strides),
+        reverse, None if cuts is None else cuts.signature,
     )  # fmt: skip
-    shortcut = _shortcuts.get(key)
-    if shortcut is not None:
-        return shortcut(g, a, b, h, cuts)
+    run, steps = _shortcuts.get(key, _UNKNOWN)
+    if run is not None:
+        return run(g, a, b, h, cuts and cuts.within(steps))
     return vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key)
 
 
@@ -145,20 +147,28 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key=N
     if lengths is not None:
         lengths = _checks.lengths_in_range(lengths, plan.steps)
     if key is not None:
-        keep(_shortcuts, key, _runner().known_vjp(plan))
+        keep(_shortcuts, key, (_runner().known_vjp(plan), plan.steps))
     grad_a, grad_b, carry = _runner().vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts)
     grad_h0 = None if h0 is None else _runner().summed_to(carry, np.shape(h0), plan.h0_dtype)
     return owner.give(grad_a), owner.give(grad_b), owner.give(grad_h0)
 
 
 def _cuts_as_given(lengths, reverse):
-    """Return the cuts of resets alone that kernels read as they are; None for all else."""
-    if type(lengths) is not _checks.Segments or reverse is not False:
+    """Return the cuts of resets, or of offsets that are not checked, where nothing else is to be done for them."""
+    if type(lengths) is not _checks.Segments or type(reverse) is not bool or lengths.lengths is not None:
         return None
-    others, resets = (lengths.lengths, lengths.offsets), lengths.resets
-    if any(value is not None for value in others) or type(resets) is not _ndarray or resets.dtype != bool:
-        return None
-    return _segments.Cuts(_problem.RESETS, None, None, resets, None, False)
+    _, offsets, resets = lengths
+    if offsets is None and type(resets) is _ndarray and resets.dtype == bool and not reverse:
+        return _segments.Cuts(_problem.RESETS, None, _NO_OFFSETS, resets, None, reverse, (resets.shape, resets.strides))
+    if (
+        resets is None
+        and type(offsets) is _ndarray
+        and offsets.dtype == np.int64
+        and offsets.ndim == 1
+        and len(offsets)
+    ):
+        return _segments.Cuts(_problem.OFFSETS, None, offsets, None, None, reverse, None)
+    return None
 
 
 def keep(kept, key, value):

@@ -82,6 +82,7 @@ class Plan:
         self.full_lengths = np.array([self.steps], np.int64)
         self.carry_c_order = is_c_order(self.lane_shape, self.carry_strides)
         self.c_order = self.h_strides is not None and is_c_order(self.shape, self.h_strides)
+        self.reads_offsets = self.elements.get("flags") == "i8"  # in place of flags
         self.is_aligned = not any(stride % self.dtype.itemsize for stride in self.h_strides or ())
         self.state_bytes = math.prod(self.lane_shape) * self.wide.itemsize  # of all repetitions; of one segment
 
@@ -101,7 +102,7 @@ class Plan:
 
     def zeros(self):
         """Return zero states to start from, or more of them, which nobody may write to."""
-        return _ZEROS if self.state_bytes <= FEW_ZEROS else zeros((self.state_bytes,), BYTE)
+        return ZEROS if self.state_bytes <= FEW_ZEROS else zeros((self.state_bytes,), BYTE)
 
 
 def fits(shape, into):
@@ -134,8 +135,8 @@ def zeros(shape, dtype):
     return aligned(shape, dtype, functools.partial(_memory_pool.fresh, make=np.zeros))
 
 
-_ZEROS = zeros((FEW_ZEROS,), BYTE)
-_ZEROS.setflags(write=False)
+ZEROS = zeros((FEW_ZEROS,), BYTE)
+ZEROS.setflags(write=False)
 
 
 def empty(shape, dtype, strides, large=None):
@@ -182,8 +183,7 @@ def choose_traversal(operands, loops, modes, ways, borders):
     is_large = operands.word * steps * lanes >= LARGE_PROBLEM
     is_long = bool(ways) and operands.wide == np.float64 and steps >= LONG_LANE and is_large
     few = lanes < FEW_LANES and steps >= LONG_SERIES and not (rows and lanes > 1)
-    # Complex states are never split in time, nor are segments that have states of their own.
-    if (few or (is_long and not in_octets)) and is_real and borders != SEGMENTS:
+    if (few or (is_long and not in_octets)) and is_real and borders != SEGMENTS:  # others are never split in time
         return SCAN
     if rows:
         return ROWS
@@ -229,12 +229,12 @@ def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=
             descending = traversal == TRANSPOSE8 and ways == {-1}
             traits = ("time_invariant_a",) * (loops.time[A] == 0) + ("descending",) * descending
     is_flagged = operands.strides[FLAGS] is not None
+    elements = elements | {"flags": "i8" if traversal == SCAN and borders == OFFSETS else "b1"}
     if is_flagged:
-        elements = elements | {"flags": "b1"}
         together = [loops.inner_strides] if traversal == ROWS else [strides for _, strides in loops.dims]
         is_one = traversal in (ROWS, TRANSPOSE8) and not any(strides[FLAGS] for strides in together)
-        uses_factor = rule == LINEAR and borders == OFFSETS
-        traits = (*traits, "flagged", *["broadcast_flags"] * is_one, *["offsets"] * uses_factor)
+        knows_offsets = borders == OFFSETS and (rule == LINEAR or traversal == SCAN)
+        traits = (*traits, "flagged", *["broadcast_flags"] * is_one, *["offsets"] * knows_offsets)
         narrow = ()
     head = np.zeros(_layout.HEAD, np.int64)
     head[[_layout.N_STEPS, _layout.REVERSE, _layout.A_MODE, _layout.B_MODE]] = loops.steps, reverse, *modes

@@ -149,10 +149,12 @@ def known_forward(plan):
     """
     if not is_short(plan) or not plan.c_order or not plan.carry_c_order:
         return lambda a, b, out, return_state, cuts: forward(plan, a, b, None, None, out, return_state, cuts)
-    short = ShortCall(plan, "forward", (A, B, H, CARRY, *_flags_of(plan)))
+    short = ShortCall(plan, "forward", (A, B, H, CARRY, *[FLAGS] * plan.is_flagged))
     shape, dtype, lane_shape, wide, call = plan.shape, plan.dtype, plan.lane_shape, plan.wide, short.call
 
-    def run(a, b, out, _return_state, cuts):
+    def run(a, b, out, return_state, cuts):
+        if return_state and cuts is not None and cuts.kind == OFFSETS:
+            return forward(plan, a, b, None, None, out, return_state, cuts)
         carry = np.zeros(lane_shape, wide)
         if out is None:
             out = np.empty(shape, dtype)
@@ -165,11 +167,6 @@ def known_forward(plan):
     return run
 
 
-def _flags_of(plan):
-    """Return the operand that a kernel reads flags from, if it reads some."""
-    return (FLAGS,) * plan.is_flagged
-
-
 def known_vjp(plan):
     """Return a function of g, a, b, h and cuts that runs a plan, as `known_forward` does."""
     dense = all(strides is None or _shapes.is_c_order(shape, strides) for shape, _, strides in plan.gradients)
@@ -180,7 +177,7 @@ def known_vjp(plan):
     (a_shape, a_dtype, a_strides), (b_shape, b_dtype, b_strides) = plan.gradients
     make_a, a_made, to_a = (np.zeros, wide, SUMS_A) if a_strides is None else (np.empty, a_dtype, TO_A)
     make_b, b_made, to_b = (np.zeros, wide, SUMS_B) if b_strides is None else (np.empty, b_dtype, TO_B)
-    short = ShortCall(plan, "vjp", (G, A, B, H, to_a, to_b, *_flags_of(plan)))
+    short = ShortCall(plan, "vjp", (G, A, B, H, to_a, to_b, *[FLAGS] * plan.is_flagged))
     call = short.call
 
     def run(g, a, b, h, cuts):
@@ -221,11 +218,8 @@ def _run(plan, direction, way, team, places, sums=None, marks=()):
     ``sums`` are partial sums over some steps each.
     """
     bound = bind(plan, direction)
-    at, segments = bound.order.index(CARRY), None
-    if plan.is_segmented:
-        *marks, segments = marks
-    if marks:
-        places = *places[: len(bound.order) - len(marks)], *map(address, marks)
+    at, segments = bound.order.index(CARRY), marks[-1] if plan.is_segmented else None
+    places = *places, address(marks[0] if plan.is_flagged else _problem.ZEROS)  # without flags, a valid place
     if way.chunks and not plan.waits():
         _row_chunks(bound, way).scan(team, places, sums)
         return

@@ -15,14 +15,21 @@ class Cuts(NamedTuple):
     kind: str  # `_problem`'s resets, offsets, or segments: all of which have states of their own
     lengths: np.ndarray | None
     borders: np.ndarray  # of segments; those of one if there are no offsets
-    flags: np.ndarray | None  # true where the state before a step, in scan order, is zero
+    flags: np.ndarray | None  # true where the state before a step, in scan order, is zero; of segments alone None
     ends: np.ndarray | None  # and where the state behind the last step is
     reverse: bool
+    layout: tuple | None  # shape and strides of flags
 
     @property
     def signature(self) -> tuple:
         """What a plan depends on."""
-        return self.kind, None if self.flags is None else (self.flags.shape, self.flags.strides)
+        return self.kind, self.layout
+
+    def within(self, steps: int) -> Cuts:
+        """Return the same with offsets that are checked against the number of steps."""
+        if self.kind != _problem.OFFSETS:
+            return self
+        return self._replace(borders=_checks.offsets_in_range(self.borders, steps))
 
     @property
     def segments(self) -> int | None:
@@ -43,8 +50,20 @@ class Cuts(NamedTuple):
 
     def marks(self, plan: _problem.Plan) -> tuple[np.ndarray, ...]:
         """Return what a plan's kernel reads in place of lengths, or behind them; then its segments, if it has some."""
+        if self.kind == _problem.OFFSETS:
+            return (self._offsets(plan),)
         flags = () if self.flags is None else (self.flags,)
         return (*flags, self._segments(plan)) if plan.is_segmented else flags
+
+    def _offsets(self, plan: _problem.Plan) -> np.ndarray:
+        """Return offsets in scan order if a plan's kernel reads these, else flags of the steps in the order of time."""
+        steps = plan.steps
+        borders: np.ndarray = steps - self.borders[::-1] if self.reverse else np.ascontiguousarray(self.borders)
+        if plan.reads_offsets:
+            return borders
+        flags, own = np.zeros(steps, bool), borders[: np.searchsorted(borders, steps)]
+        flags[steps - 1 - own if self.reverse else own] = True
+        return flags
 
     def _segments(self, plan: _problem.Plan) -> np.ndarray:
         """Return of segments with steps: the first in scan order, how many there are, how far on states stand."""
@@ -79,12 +98,11 @@ def check(
     flags, ends = resets, None
     if resets is not None and reverse:
         flags, ends = _reversed(resets, shape, axis, borders, lengths, offsets is not None)
+    layout = None if flags is None else (flags.shape, flags.strides)
     if kind == _problem.OFFSETS:
-        flags = np.zeros([steps if k == axis else 1 for k in range(len(shape))], bool)
-        # Where a segment has no steps, others begin or end too.
-        last, begun = np.searchsorted(borders, steps), np.searchsorted(borders, 0, side="right")
-        flags.ravel()[borders[begun:] - 1 if reverse else borders[:last]] = True
-    return Cuts(kind, lengths, borders, flags, ends, reverse)
+        is_time = [k == axis for k in range(len(shape))]
+        layout = tuple(steps if own else 1 for own in is_time), tuple(map(int, is_time))
+    return Cuts(kind, lengths, borders, flags, ends, reverse, layout)
 
 
 def _reversed(
@@ -97,7 +115,7 @@ def _reversed(
     own = (1,) * lanes if lengths is None else lengths.shape + (1,) * (lanes - lengths.ndim)
     lane_shape = np.broadcast_shapes(by_time.shape[1:], own)
     by_time = np.broadcast_to(by_time, (steps, *lane_shape))
-    flags = np.zeros((*lane_shape[:axis], steps, *lane_shape[axis:]), bool)
+    flags = _problem.empty((*lane_shape[:axis], steps, *lane_shape[axis:]), np.dtype(bool), None)
     shifted = np.moveaxis(flags, axis, 0)
     shifted[:-1] = by_time[1:]
     shifted[borders[1:][has_steps] - 1] = False

@@ -139,7 +139,7 @@ def poisoned_results(monkeypatch):
 def zeros_to_start_from():
     """No kernel writes to the zeros that all plans start from, which also stand for results that are not wanted."""
     yield
-    assert not _problem._ZEROS.any()
+    assert not _problem.ZEROS.any()
 
 
 @pytest.fixture

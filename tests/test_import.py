@@ -242,10 +242,10 @@ def test_what_machine_code_is_kept_for(run_python, tmp_path):
 
 def test_wrong_arguments_of_native_code():
     """What Python cannot take for a number ends in its own error, and nothing runs."""
-    call = _compile.kernel(_rows.forward, "forget_same", "f8", a="f8", b="f8", h="f8")
+    call = _compile.kernel(_rows.forward, "forget_same", "f8", a="f8", b="f8", h="f8", flags="b1")
     with pytest.raises(TypeError, match="float"):
-        call(None, 1.5, *[0] * 11)
-    prepared = _native.Prepared(call, [0] * 13, (1, 2), 4, 1, releases=False)
+        call(None, 1.5, *[0] * 12)
+    prepared = _native.Prepared(call, [0] * 14, (1, 2), 4, 1, releases=False)
     with pytest.raises(TypeError, match="float"):
         prepared.call(0, 1.5)
 

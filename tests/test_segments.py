@@ -290,25 +290,30 @@ def test_flags_that_are_not_set_change_no_bit(rng, large, name, reverse, shape, 
         assert_same_bits(one, other)
 
 
-def test_calls_of_a_kind_that_was_seen_before(rng):
-    """They take a shorter way: they read their own flags, and refuse what others of the kind would."""
-    for shape in (7, 4), (40, 700), (700, 40):
-        gate, value = operands(rng, shape, np.float32)
-        for _ in range(3):
-            resets = rng.random(shape) < 0.3
-            check_forward("forget_mult", gate, value, None, resets=resets)
-            check_vjp("forget_mult", gate, value, None, rng=rng, resets=resets)
-            h, last = fastrecur.forget_mult(gate, value, resets=resets, return_state=True)
-            assert_same_bits(last, h[-1])
-            for wrong, error in (resets[:-1], ValueError), (resets.astype(int), TypeError), (resets.T, ValueError):
-                with pytest.raises(error, match="`resets` must"):
-                    fastrecur.forget_mult(gate, value, resets=wrong)
-                with pytest.raises(error, match="`resets` must"):
-                    fastrecur.forget_mult_vjp(value, gate, value, h, resets=wrong)
+@pytest.mark.parametrize("shape", [(7, 4), (40, 700), (700, 40), (5000,)])
+def test_calls_of_a_kind_that_was_seen_before(rng, shape):
+    """They take a shorter way: they read their own flags or offsets, and refuse what others of the kind would."""
+    gate, value = operands(rng, shape, np.float32)
+    for _ in range(3):
+        resets, offsets = rng.random(shape) < 0.3, np.repeat(some_offsets(rng, shape[0], 5), 2)[::2]
+        for options in {"resets": resets}, {"offsets": offsets}, {"offsets": offsets, "reverse": True}:
+            check_forward("forget_mult", gate, value, None, **options)
+            check_vjp("forget_mult", gate, value, None, rng=rng, **options)
+        h, last = fastrecur.forget_mult(gate, value, resets=resets, return_state=True)
+        assert_same_bits(last, np.asarray(h[-1]))
+        wrong = [("resets", resets[:-1], ValueError), ("resets", resets.astype(int), TypeError)]
+        wrong += [("resets", np.stack([resets] * 2), ValueError), ("offsets", offsets + 1, ValueError)]
+        wrong += [("offsets", no, ValueError) for no in (offsets[::-1], offsets[:0], offsets[:1], offsets[None])]
+        for name, given, error in wrong:
+            with pytest.raises(error, match=f"`{name}` must"):
+                fastrecur.forget_mult(gate, value, **{name: given})
+            with pytest.raises(error, match=f"`{name}` must"):
+                fastrecur.forget_mult_vjp(value, gate, value, h, **{name: given})
+        for options in {"resets": resets}, {"offsets": offsets}:
             with pytest.raises(TypeError, match="`reverse` must"):
-                fastrecur.forget_mult(gate, value, resets=resets, reverse=0)
-            with pytest.raises(ValueError, match="overlap"):
-                fastrecur.forget_mult(gate[:-1], value[:-1], resets=resets[:-1], out=value[1:])
+                fastrecur.forget_mult(gate, value, reverse=0, **options)
+        with pytest.raises(ValueError, match="overlap"):
+            fastrecur.forget_mult(gate[:-1], value[:-1], resets=resets[:-1], out=value[1:])
 
 
 @BOTH_WAYS

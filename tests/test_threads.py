@@ -628,17 +628,17 @@ print("done")
 
 
 def test_a_kernel_is_given_as_many_arguments_as_it_takes():
-    kernel = _compile.kernel(_rows.forward, "forget_same", "f8", a="f8", b="f8", h="f8")
-    for count in (0, 12, 14, 33, 500):
-        with pytest.raises(TypeError, match=f"takes 13 arguments here, and {count} came"):
+    kernel = _compile.kernel(_rows.forward, "forget_same", "f8", a="f8", b="f8", h="f8", flags="b1")
+    for count in (0, 13, 15, 33, 500):
+        with pytest.raises(TypeError, match=f"takes 14 arguments here, and {count} came"):
             kernel(*[0] * count)
-        with pytest.raises(TypeError, match=f"takes 13 arguments here, and {count} came"):
+        with pytest.raises(TypeError, match=f"takes 14 arguments here, and {count} came"):
             _native.table([(kernel, *[0] * count)])
-        with pytest.raises(TypeError, match=f"takes 13 arguments here, and {count} came"):
+        with pytest.raises(TypeError, match=f"takes 14 arguments here, and {count} came"):
             _native.Prepared(kernel, [0] * count, (1, 2), 4, 1, releases=False)
     with pytest.raises(ValueError, match="256 words .* 257"):
-        _native.Prepared(kernel, [0] * 13, (1, 2), 4, 257, releases=False)
-    prepared = _native.Prepared(kernel, [0] * 13, (1, 2), 4, 1, releases=False)
+        _native.Prepared(kernel, [0] * 14, (1, 2), 4, 257, releases=False)
+    prepared = _native.Prepared(kernel, [0] * 14, (1, 2), 4, 1, releases=False)
     with pytest.raises(TypeError, match="takes 2 arguments here, and 3 came"):
         prepared.call(0, 0, 0)
 

@@ -14,7 +14,6 @@ from numba import types
 
 from .. import _cache
 from .. import _messages as say
-from .._layout import Marks
 from . import _arithmetic, _native  # noqa: F401 -- the former says how vectors are added and multiplied
 from ._numba import circumstances, machine_code
 from ._types import INTERPRETED, Address, Pointer, Rule
@@ -42,19 +41,17 @@ def _element(parameter, carry, elements):
     return "i8" if parameter in _INTEGERS else elements.get(parameter)
 
 
-def _parameters(function, rule):
+def _parameters(function):
     """Return for each parameter what it is a named tuple of (None: it is none), and the names of plain arguments."""
     parameters = []
     for name, parameter in inspect.signature(function).parameters.items():
         group = parameter.annotation
-        if group is Marks and "flagged" not in rule.split():
-            group, name = None, "lengths"
         parameters.append((None, (name,)) if group in (None, parameter.empty) else (group, group._fields))
     return parameters
 
 
 def _compiled(function, rule, carry, elements):
-    parameters = _parameters(function, rule)
+    parameters = _parameters(function)
     count = sum(len(names) for _, names in parameters)
     if count > _native.MOST_ARGUMENTS:
         raise TypeError(say.kernel_parameters(function, _native.MOST_ARGUMENTS))
@@ -85,7 +82,7 @@ def _circumstances():
 
 
 def _interpreted(function, rule, carry, elements):
-    parameters = _parameters(function, rule)
+    parameters = _parameters(function)
 
     def argument(name, value):
         element = _element(name, carry, elements)

@@ -10,7 +10,7 @@ from .._steps import constant, select
 from . import _packing
 from ._numba import helper, inlined
 from ._packing import PANEL, is_along, load_states, operand_of, pack, pad, store_states, unpack, view_in, with_steps
-from ._rules import adjoint, advance, choice, decay, is_flagged, marks_of, retreat, step, trait
+from ._rules import adjoint, advance, choice, decay, is_flagged, retreat, step, trait
 from ._scalars import fence, load, load_int, maximum, minimum, misalignment, prefetch, shift, stack, width
 from ._vectors import broadcast, load_vector, store_vector, stream_vector
 
@@ -134,7 +134,6 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, first, last):
     keeps = not is_summary(rule)
     steps, streams = load_int(geometry, N_STEPS), load_int(geometry, STREAMING) != 0
     a_all, b_all, h_all = operand_of(a, geometry, A), operand_of(b, geometry, B), operand_of(h, geometry, H)
-    marks = marks_of(rule, marks, h)
     lengths_all, flags_all = operand_of(marks.lengths, geometry, LENGTHS), operand_of(marks.flags, geometry, FLAGS)
     a_panel, b_panel, h_panel = stack(a, PANEL), stack(b, PANEL), stack(h, PANEL)
     flags_panel = stack(flags_all.pointer, PANEL)
@@ -235,7 +234,6 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, first, las
     """Walk series back; ``carry`` holds the last states' cotangents, then the first states'."""
     g, a, b, h, h0 = given
     carry, to_a, to_b, sums_a, sums_b = results
-    marks = marks_of(rule, marks, h)
     steps, streams = load_int(geometry, N_STEPS), load_int(geometry, STREAMING) != 0
     a_mode, b_mode = load_int(geometry, A_MODE), load_int(geometry, B_MODE)
     g_all, a_all = operand_of(g, geometry, G), operand_of(a, geometry, A)

@@ -11,7 +11,7 @@ from .._layout import REDUCE, STORE, Given, Marks, Part, Results
 from . import _narrow, _operands, _rules, _wide
 from ._numba import INLINE, inlined
 from ._operands import FOUR, NO, ONE, ZERO, Distance, Gradient, Inputs, at_place, find, operand, read_head, valid_part
-from ._rules import a_is_broadcast, b_is_broadcast, choice, flag_is_broadcast, g_is_broadcast, is_narrow, marks_of
+from ._rules import a_is_broadcast, b_is_broadcast, choice, flag_is_broadcast, g_is_broadcast, is_narrow
 from ._scalars import fence, itemsize, maximum, minimum, shift
 
 MOST_AHEAD = 32  # rows that are prefetched at most
@@ -55,7 +55,6 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, part: Part):
     head, rows, lanes = read_head(geometry), row_last - row_first, lane_last - lane_first
     all_a, all_b = operand(a, geometry, _layout.A), operand(b, geometry, _layout.B)
     all_h, states = operand(h, geometry, _layout.H), operand(carry, geometry, _layout.CARRY)
-    marks = marks_of(rule, marks, h)
     all_lengths = operand(marks.lengths, geometry, _layout.LENGTHS)
     all_flags = operand(marks.flags, geometry, _layout.FLAGS)
     flag_lane = ZERO if flag_is_broadcast(rule) else lane_first
@@ -121,7 +120,6 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, part: Part
     all_b, all_h = operand(b, geometry, _layout.B), operand(h, geometry, _layout.H)
     inputs = Inputs(all_g, all_a, all_b, all_h, operand(h0, geometry, _layout.CARRY))
     states = operand(carry, geometry, _layout.CARRY)
-    marks = marks_of(rule, marks, h)
     all_lengths = operand(marks.lengths, geometry, _layout.LENGTHS)
     all_flags = operand(marks.flags, geometry, _layout.FLAGS)
     flag_lane = ZERO if flag_is_broadcast(rule) else lane_first

@@ -7,9 +7,10 @@ import numpy as np
 from numba import types
 from numba.extending import overload, register_jitable
 
-from .. import _layout, _pooling, _steps
+from .. import _pooling, _steps
 from ._arithmetic import compiled_truth, implement
 from ._numba import HELPER, INLINE, function_of, inlined
+from ._scalars import load
 
 # Rule -> step, adjoint, decay, input.
 RULES = {
@@ -115,6 +116,12 @@ implement(is_average, compiled_truth(lambda rule: is_average(rule.rule)))
 
 
 is_flagged = trait("flagged")
+reads_offsets = trait("offsets")  # of long series: kernels are given these in place of flags
+
+
+@inlined
+def begins_anew(flags, k, carry):
+    return load(flags, k, carry) != _steps.constant(0.0, load(carry, 0, carry))
 
 
 @inlined
@@ -157,20 +164,6 @@ def kept(rule, fresh, gate):
     if is_average(rule) or not uses_factor(rule):
         return _steps.select(fresh, zero, own)
     return own * _steps.select(fresh, zero, _steps.constant(1.0, gate))
-
-
-@inlined
-def _marks(rule, marks, other):
-    return marks
-
-
-@inlined
-def _lengths_alone(rule, lengths, other):
-    return _layout.Marks(lengths, other)
-
-
-# Lengths and flags; if there are no flags, something else in their place.
-marks_of = choice("flagged", _marks, _lengths_alone, options=INLINE)
 
 
 # Functions that call nothing but primitives and each other, callable from kernels as they stand.

@@ -91,7 +91,11 @@ def _store(emitter, place, index, value):
                 write(builder, pointer, part, _part(builder, base, k, pointer))
             return
         value = builder.extract_value(value, 0)  # the gradient of a real operand
-    write(builder, pointer, narrow(builder, value, pointer.element) if pointer.category == "float" else value, base)
+    if pointer.category == "float":
+        value = narrow(builder, value, pointer.element)
+    elif value.type != pointer.memory:  # a flag
+        value = builder.trunc(value, pointer.memory)
+    write(builder, pointer, value, base)
 
 
 @primitive(types.none, _store)
@@ -213,6 +217,12 @@ def stack_of(pointer, carry, count):
 def stack_ints(count):
     array = np.empty(count, np.int64)
     return Address(array.ctypes.data, np.int64, array)
+
+
+@primitive(lambda n: Pointer("b1"), lambda e, n: stack_bytes(e.builder, n), literal=True)
+def stack_flags(count):
+    array = np.empty(count, bool)
+    return Address(array.ctypes.data, np.dtype(bool), array)
 
 
 # ---- Prefetches, fences -------------------------------------------------------------------------------------------

@@ -19,13 +19,13 @@ bit, an open one the value. Where a series begins anew, a decay is 0.
 from collections import namedtuple
 
 from .. import _layout
-from .._layout import FIRST_BLOCK, FLAGS, LAST_BLOCK, LENGTHS, N_STEPS, PHASE, REVERSE, STREAMING, A, B, H
+from .._layout import FIRST_BLOCK, LAST_BLOCK, LENGTHS, N_STEPS, PHASE, REVERSE, STREAMING, A, B, H
 from .._steps import constant, everywhere, fma, is_finite, magnitude, select
 from . import _rules, _scalars, _series, _vectors
 from ._numba import helper, inlined
-from ._operands import valid_range
+from ._operands import NO, ONE, YES, ZERO, valid_range
 from ._packing import lane_offset, strides_of
-from ._rules import a_is_time_invariant, advance, decay, is_average, is_flagged, is_rounded, kept, marks_of, step_input
+from ._rules import a_is_time_invariant, advance, begins_anew, decay, is_average, is_flagged, kept, step_input
 from ._scalars import fence, itemsize, load, load_int, maximum, minimum, prefetch, shift, stack, stack_of, store, width
 from ._series import BLOCK, NO_STEPS, PREFETCH, WHOLE_BLOCK, Operand, compose, higher, lower, packed, packed_flags
 from ._transposes import has_flags
@@ -44,9 +44,11 @@ CANCELLED = 16.0  # a linear recurrence's composed state must not be so many tim
 LOST = 64.0  # nor an average's than the origin
 NOT_A_NUMBER = float("nan")
 
-# A series: operands, results, flags, its number of steps, the summaries of its blocks and one of the thread's own; how
-# results are written; and the first block, which does not look at the result before it.
-Series = namedtuple("Series", "a b h flags steps summaries own in_place streams start")
+# A series: operands, results, flags, buffers for clean operands, its number of steps, the summaries of its blocks and
+# the thread's own; how results are written; and the first block, which does not look at the result before it.
+Series = namedtuple("Series", "a b h flags clean_a clean_b steps summaries own in_place streams start")
+# Where a block's operands, results and flags are contiguous, and buffers for clean operands.
+Rows = namedtuple("Rows", "a b h flags clean_a clean_b")
 
 
 # ---- What both directions share -------------------------------------------------------------------------------------
@@ -60,6 +62,14 @@ def operand(pointer, rows, geometry, k, lane, start, way):
     return Operand(
         shift(pointer, lane_offset(geometry, strides, lane) + start * stride), stride, rows, way * BLOCK * stride
     )
+
+
+@inlined
+def borders_of(pointer, flags, place, geometry, lane, start):
+    """Return a series' flags, or the offsets that tell them, with the ``place`` of the next one."""
+    x = operand(pointer, flags, geometry, _layout.FLAGS, lane, start, 1)
+    store(place, 0, ZERO)
+    return Operand(x.at, x.stride, flags, place)
 
 
 @inlined
@@ -156,11 +166,6 @@ def headroom(rule, gate):
     return gate * decay(rule, gate) if is_average(rule) else one - magnitude(gate)
 
 
-@inlined
-def begins_anew(flags, k, carry):
-    return load(flags, k, carry) != constant(0.0, load(carry, 0, carry))
-
-
 @helper
 def has_border(rule, flags, steps):
     """Return whether a series begins anew in the vectors of a block."""
@@ -172,48 +177,48 @@ def has_border(rule, flags, steps):
 
 
 @helper
-def origin_of(rule, b_rows, flags, steps, carry):
+def origin_of(rule, rows, steps, carry):
     """Return what a block's values are all near to, as far as its first ones tell, else 0; so if one begins anew."""
-    if has_border(rule, flags, steps):
+    if has_border(rule, rows.flags, steps):
         return constant(0.0, load(carry, 0, carry))
-    values = load_vector(b_rows, 0, carry)
+    values = load_vector(rows.b, 0, carry)
     first = lane_of(values, 0)
     near = magnitude(values - broadcast(first)) < broadcast(magnitude(first) * constant(0.125, first))
     return first if everywhere(near) else constant(0.0, first)
 
 
 @helper
-def walk_steps(rule, a_rows, b_rows, h_rows, flags, carry, first, stop, h):
+def walk_steps(rule, rows, carry, first, stop, h):
     """Walk steps of a block one by one; return the state after them."""
     for k in range(first, stop):
-        h = advance(rule, begins_anew(flags, k, carry), h, load(a_rows, k, carry), load(b_rows, k, carry))
-        store(h_rows, k, h)
+        h = advance(rule, begins_anew(rows.flags, k, carry), h, load(rows.a, k, carry), load(rows.b, k, carry))
+        store(rows.h, k, h)
     return h
 
 
 @helper
-def walk_vectors(rule, a_rows, b_rows, h_rows, flags, summary, steps, h, keeps):
+def walk_vectors(rule, rows, summary, steps, h, keeps):
     """Walk whole vectors of a block from state ``h``, and summarise them; return whether a gate is 0, 1 or beyond.
 
     Where only the summary is wanted, ``keeps`` is false.
     """
     lanes = width(summary)
     zero, one = constant(0.0, h), constant(1.0, h)
-    centred = is_rounded(rule, h)
-    origin = origin_of(rule, b_rows, flags, steps, summary) if centred else zero
+    centred = _rules.is_rounded(rule, h)
+    origin = origin_of(rule, rows, steps, summary) if centred else zero
     half, far = constant(0.5, h), broadcast(magnitude(origin) * constant(1.0 / LOST, h))
     least, lost, peak = broadcast(one), broadcast(zero), broadcast(zero)
     finite = broadcast(zero)  # until a state is not: then NaN
     # Of these only the last lane counts: the others' would take a shuffle each.
     product, end, weight, before = broadcast(one), broadcast(zero), broadcast(zero), broadcast(h)
-    gate = load_vector(a_rows, 0, summary)
+    gate = load_vector(rows.a, 0, summary)
     for t in range(0, steps, lanes):
-        prefetch(b_rows, t, PREFETCH)
-        value = load_vector(b_rows, t, summary)
+        prefetch(rows.b, t, PREFETCH)
+        value = load_vector(rows.b, t, summary)
         if not a_is_time_invariant(rule):
-            prefetch(a_rows, t, PREFETCH)
-            gate = load_vector(a_rows, t, summary)
-        fresh, none = _vectors.load_mask(flags, t, summary), opaque_zero(gate)
+            prefetch(rows.a, t, PREFETCH)
+            gate = load_vector(rows.a, t, summary)
+        fresh, none = _vectors.load_mask(rows.flags, t, summary), opaque_zero(gate)
         left, used = kept(rule, fresh, gate), _rules.enter(rule, fresh, gate, gate)[1]
         least = lower(least, headroom(rule, used))
         if centred:
@@ -236,8 +241,8 @@ def walk_vectors(rule, a_rows, b_rows, h_rows, flags, summary, steps, h, keeps):
                 peak = higher(peak, magnitude(value))
         product, before = product * products, broadcast_lane(new, 15)
         if keeps:
-            _scalars.prefetch_for_write(h_rows, t, PREFETCH)
-            store_vector(h_rows, t, new)
+            _scalars.prefetch_for_write(rows.h, t, PREFETCH)
+            store_vector(rows.h, t, new)
     inside, most = everywhere(least == magnitude(least)), total(peak)
     store(summary, DECAY, lane_of(product, 15) if inside else constant(NOT_A_NUMBER, h))
     store(summary, OFFSET, lane_of(end, 15))
@@ -247,29 +252,36 @@ def walk_vectors(rule, a_rows, b_rows, h_rows, flags, summary, steps, h, keeps):
     if keeps and h == h:
         sound = inside and is_finite(lane_of(before, 0)) and everywhere(lost == finite)
         if not (sound and stays_finite(h, most)):
-            walk_steps(rule, a_rows, b_rows, h_rows, flags, summary, NO_STEPS, steps, h)
+            walk_steps(rule, rows, summary, NO_STEPS, steps, h)
     return not everywhere(broadcast(zero) < least)
 
 
 @helper
-def walk_block_vectors(rule, series, a, b, h_rows, flags, summary, t, steps, h, keeps):
-    """Do with a block what `walk_vectors` does, where what is not finite stops at borders and changes no bit behind.
+def walk_flagged(rule, rows, summary, steps, h, keeps):
+    """Walk vectors where what is not finite stops at borders, and changes no bit behind them.
 
     There all is composed as if such numbers were zeros; results that are not finite come step by step.
     """
-    has_ends = walk_vectors(rule, a, b, h_rows, flags, summary, steps, h, keeps)
-    if is_flagged(rule) and not (is_finite(h) and is_finite(load(summary, OFFSET, summary))):
-        clean_a, clean_b = _series.cleaned(series.a, a, summary, steps), _series.cleaned(series.b, b, summary, steps)
-        clean_h = select(is_finite(h), h, constant(0.0, h))
-        has_ends = walk_vectors(rule, clean_a, clean_b, h_rows, flags, summary, steps, clean_h, keeps)
-        a, b = packed(series.a, t, steps), packed(series.b, t, steps)
-        for k in range(steps):
-            h = advance(rule, begins_anew(flags, k, summary), h, load(a, k, summary), load(b, k, summary))
-            if keeps and not is_finite(h):
-                store(h_rows, k, h)
-        if not is_finite(h):
-            store(summary, DECAY, constant(NOT_A_NUMBER, h))
+    clean, clean_h, has_ends = rows, h, False
+    for turn in range(2):  # so that the compiler has one call
+        has_ends = walk_vectors(rule, clean, summary, steps, clean_h, keeps)
+        if turn == 0:
+            if is_finite(h) and is_finite(load(summary, OFFSET, summary)):
+                return has_ends
+            _series.clean(rows.clean_a, rows.a, summary, steps)
+            _series.clean(rows.clean_b, rows.b, summary, steps)
+            clean = Rows(rows.clean_a, rows.clean_b, rows.h, rows.flags, rows.clean_a, rows.clean_b)
+            clean_h = select(is_finite(h), h, constant(0.0, h))
+    for k in range(steps):
+        h = advance(rule, begins_anew(rows.flags, k, summary), h, load(rows.a, k, summary), load(rows.b, k, summary))
+        if keeps and not is_finite(h):
+            store(rows.h, k, h)
+    if not is_finite(h):
+        store(summary, DECAY, constant(NOT_A_NUMBER, h))
     return has_ends
+
+
+walk_whole = _rules.choice("flagged", walk_flagged, walk_vectors)
 
 
 @helper
@@ -277,7 +289,7 @@ def composed(rule, summary, h):
     """Return the state after a block from the one before, and whether it may be used."""
     product, offset = load(summary, DECAY, summary), load(summary, OFFSET, summary)
     weight, origin = load(summary, WEIGHT, summary), load(summary, ORIGIN, summary)
-    if is_rounded(rule, h):
+    if _rules.is_rounded(rule, h):
         # A product of hundreds of decays has their roundings; near 0 these do not matter, and the weight's would.
         left = constant(1.0, h) - weight if product > constant(1.0 / 256, h) else product
         if left > constant(0.5, h):
@@ -291,61 +303,78 @@ def composed(rule, summary, h):
     return new, sound and is_finite(new) and stays_finite(h, load(summary, PEAK, summary))
 
 
+@inlined
+def rows_at(rule, series, t, steps, h_rows):
+    """Return a block's steps, packed."""
+    a, b, flags = packed(series.a, t, steps), packed(series.b, t, steps), packed_flags(rule, series.flags, t, steps)
+    return Rows(a, b, h_rows, flags, series.clean_a, series.clean_b)
+
+
 @helper
 def reduce_block(rule, series, summary, block, steps):
     """Summarise a block."""
-    t, zero = block * BLOCK, constant(0.0, load(summary, 0, summary))
-    a, b, flags = packed(series.a, t, steps), packed(series.b, t, steps), packed_flags(rule, series.flags, t, steps)
-    walk_block_vectors(rule, series, a, b, series.h.rows, flags, summary, t, steps, zero, False)
+    rows = rows_at(rule, series, block * BLOCK, steps, series.h.rows)
+    walk_whole(rule, rows, summary, steps, constant(0.0, load(summary, 0, summary)), NO)
+
+
+@helper
+def carry_on(composed, walk, rule, series, summary, block, steps, h):
+    """Note the state before a block in its summary; return the one after it: composed, or that of a walk."""
+    store(summary, CARRY_IN, h)
+    new, sound = composed(rule, summary, h)
+    if sound:
+        return new
+    flags = packed_flags(rule, series.flags, block * BLOCK, steps)
+    if not is_finite(h) and has_border(rule, flags, steps):
+        h = constant(0.0, h)
+        new, sound = composed(rule, summary, h)
+    return new if sound or h != h else walk(rule, series, flags, summary, block * BLOCK, steps, h)
+
+
+@helper
+def walk_alone(rule, series, flags, carry, first, steps, h):
+    """Return the state after some steps, of which no result is kept."""
+    a, b = series.a, series.b
+    for k in range(steps):
+        t = first + k
+        gate, value = load(shift(a.at, t * a.stride), 0, carry), load(shift(b.at, t * b.stride), 0, carry)
+        h = advance(rule, begins_anew(flags, k, carry), h, gate, value)
+    return h
 
 
 @inlined
 def scan_carry(rule, series, summary, block, steps, h):
-    """Note the state before a block in its summary; return the one after it."""
-    store(summary, CARRY_IN, h)
-    a, b, flags = series.a, series.b, series.flags
-    if not is_finite(h) and has_border(rule, packed_flags(rule, flags, block * BLOCK, steps), steps):
-        h = constant(0.0, h)
-    if h != h:
-        return h
-    new, sound = composed(rule, summary, h)
-    if not sound:
-        new = h
-        for t in range(block * BLOCK, block * BLOCK + steps):
-            gate, value = load(shift(a.at, t * a.stride), 0, summary), load(shift(b.at, t * b.stride), 0, summary)
-            new = advance(rule, begins_anew(shift(flags.at, t * flags.stride), 0, summary), new, gate, value)
-    return new
+    return carry_on(composed, walk_alone, rule, series, summary, block, steps, h)
 
 
 @helper
-def settle_ends(rule, a_rows, b_rows, h_rows, flags, carry, first, steps, last, follows):
+def settle_ends(rule, rows, carry, first, steps, last, follows):
     """Make the results of closed gates those before them, of open ones the values; ``last`` is what a block follows."""
     zero, one = constant(0.0, last), constant(1.0, last)
     for k in range(first, steps):
         if k > 0:
-            last = load(h_rows, k - 1, carry)
-        gate, value, result = load(a_rows, k, carry), load(b_rows, k, carry), load(h_rows, k, carry)
-        fresh = is_flagged(rule) and begins_anew(flags, k, carry)
+            last = load(rows.h, k - 1, carry)
+        gate, value, result = load(rows.a, k, carry), load(rows.b, k, carry), load(rows.h, k, carry)
+        fresh = is_flagged(rule) and begins_anew(rows.flags, k, carry)
         if gate == zero and (follows or k > 0 or fresh) and is_finite(value):
-            store(h_rows, k, advance(rule, fresh, last, gate, value) if fresh else last)
+            store(rows.h, k, advance(rule, fresh, last, gate, value) if fresh else last)
         elif gate == one and is_finite(result):
-            store(h_rows, k, value)
+            store(rows.h, k, value)
 
 
 @inlined
 def walk_block(rule, series, summary, block, steps, h):
     """Walk a block from the state before it; return the one after it."""
     t, whole, follows = block * BLOCK, steps - steps % width(summary), block > series.start
-    a, b, h_rows = packed(series.a, t, steps), packed(series.b, t, steps), rows_of(series.h, t, series.in_place)
-    flags, unsettled = packed_flags(rule, series.flags, t, steps), whole
+    rows, unsettled = rows_at(rule, series, t, steps, rows_of(series.h, t, series.in_place)), whole
     if whole > 0:
-        if walk_block_vectors(rule, series, a, b, h_rows, flags, summary, t, whole, h, True):
+        if walk_whole(rule, rows, summary, whole, h, YES):
             unsettled = 0
         h = scan_carry(rule, series, summary, block, whole, h)
-    h = walk_steps(rule, a, b, h_rows, flags, summary, whole, steps, h)
+    h = walk_steps(rule, rows, summary, whole, steps, h)
     if is_average(rule):
         last = load(shift(series.h.at, (t - 1 if follows else t) * series.h.stride), 0, summary)
-        settle_ends(rule, a, b, h_rows, flags, summary, unsettled, steps, last, follows)
+        settle_ends(rule, rows, summary, unsettled, steps, last, follows)
     if not series.in_place:
         _series.unpack(series.h, t, steps, series.streams)
     return h
@@ -354,13 +383,13 @@ def walk_block(rule, series, summary, block, steps, h):
 @helper
 def hold(rule, series, first, carry, state):
     """Repeat the result before step ``first`` as long as an average's gate is closed to a finite value."""
-    a, b, h, flags = series.a, series.b, series.h, series.flags
+    a, b, h = series.a, series.b, series.h
     if first >= series.steps or not is_average(rule):
         return state
     last = load(shift(h.at, (first - 1) * h.stride), 0, carry)
     for t in range(first, series.steps):
         is_closed = load(shift(a.at, t * a.stride), 0, carry) == constant(0.0, last)
-        if is_flagged(rule) and begins_anew(shift(flags.at, t * flags.stride), 0, carry):
+        if is_flagged(rule) and begins_anew(packed_flags(rule, series.flags, t, ONE), 0, carry):
             return state
         if not (is_closed and is_finite(load(shift(b.at, t * b.stride), 0, carry))):
             return state
@@ -371,8 +400,8 @@ def hold(rule, series, first, carry, state):
 def forward(rule, a, b, h, carry, marks: _layout.Marks, geometry, summaries, first, last):
     """Scan series ``first`` to ``last``; ``carry`` holds the first states, then the last."""
     a_rows, b_rows, h_rows = stack_of(a, carry, BLOCK), stack_of(b, carry, BLOCK), stack_of(h, carry, BLOCK)
-    marks, own = marks_of(rule, marks, h), stack(carry, SUMMARY)
-    flags_rows = stack(marks.flags, BLOCK)
+    own, flags, place = stack(carry, SUMMARY), _scalars.stack_flags(BLOCK), _scalars.stack_ints(1)
+    clean_a, clean_b = stack_of(a, carry, BLOCK), stack_of(b, carry, BLOCK)
     mode, all_steps = load_int(geometry, STREAMING), load_int(geometry, N_STEPS)
     blocks, first_block, last_block, phase = work_of(geometry)
     is_down = load_int(strides_of(geometry, H), 0) < 0
@@ -384,7 +413,7 @@ def forward(rule, a, b, h, carry, marks: _layout.Marks, geometry, summaries, fir
         to = operand(h, h_rows, geometry, H, lane, start, 1)
         series = Series(
             operand(a, a_rows, geometry, A, lane, start, 1), operand(b, b_rows, geometry, B, lane, start, 1), to,
-            operand(marks.flags, flags_rows, geometry, FLAGS, lane, start, 1), steps,
+            borders_of(marks.flags, flags, place, geometry, lane, start), clean_a, clean_b, steps,
             shift(summaries, lane * blocks * SUMMARY * itemsize(carry)), own, mode == IN_PLACE and may_stand(to),
             mode == STREAMED, 0 if phase == ALL else first_block,
         )  # fmt: skip

@@ -7,10 +7,11 @@ from .._layout import A_MODE, ACCUMULATE, B_MODE, N_STEPS, STORE, STREAMING, SUM
 from .._steps import constant, everywhere, fma, is_finite, magnitude, select
 from . import _scalars, _scan, _series
 from ._numba import helper, inlined
+from ._operands import NO, YES
 from ._packing import strides_of
-from ._rules import a_is_time_invariant, is_flagged, kept, marks_of, retreat
+from ._rules import a_is_time_invariant, begins_anew, choice, kept, retreat
 from ._scalars import fence, itemsize, load, load_int, maximum, minimum, prefetch, shift, stack, stack_of, store, width
-from ._scan import CARRY_IN, DECAY, OFFSET, PEAK, SUMMARY, begins_anew, operand
+from ._scan import DECAY, OFFSET, PEAK, SUMMARY, operand
 from ._series import BLOCK, NO_STEPS, PREFETCH, compose, higher, lower, packed, packed_flags
 from ._vectors import broadcast, broadcast_lane, earlier, lane_of, later, load_mask, load_vector, store_vector, total
 
@@ -18,16 +19,9 @@ from ._vectors import broadcast, broadcast_lane, earlier, lane_of, later, load_m
 Gradient = namedtuple("Gradient", "to sums sum_bytes mode in_place")
 # A series: operands, gradients, the first state, the number of steps, the summaries of its blocks and the thread's own,
 # whether results are streamed, how many partial sums there are and the number of blocks that they share.
-Series = namedtuple("Series", "g a b h flags to_a to_b first steps summaries own streams sums blocks")
-# Where a block's operands and gradients are contiguous, and the state before it.
-Rows = namedtuple("Rows", "g a b h flags to_a to_b before")
-
-
-@helper
-def back(rule, fresh, g, a, r):
-    """Return what flows on from a step: neither its gradients nor ``b`` nor ``h`` matter to it."""
-    zero = constant(0.0, r)
-    return retreat(rule, fresh, g + r, a, zero, zero)[2]
+Series = namedtuple("Series", "g a b h flags clean_g clean_a to_a to_b first steps summaries own streams sums blocks")
+# Where a block's operands and gradients are contiguous, the state before it, and buffers for clean operands.
+Rows = namedtuple("Rows", "g a b h flags to_a to_b before clean_g clean_a")
 
 
 @helper
@@ -92,58 +86,74 @@ def walk_vectors_back(rule, rows, summary, steps, r, keeps):
 
 
 @helper
-def walk_block_vectors_back(rule, series, rows, summary, t, steps, r, keeps):
-    """Do with a block what `walk_vectors_back` does, where what is not finite stops at borders, as in `_scan`."""
-    walk_vectors_back(rule, rows, summary, steps, r, keeps)
-    if is_flagged(rule) and not (is_finite(r) and is_finite(load(summary, OFFSET, summary))):
-        g, a = _series.cleaned(series.g, rows.g, summary, steps), _series.cleaned(series.a, rows.a, summary, steps)
-        clean = Rows(g, a, rows.b, rows.h, rows.flags, rows.to_a, rows.to_b, rows.before)
-        walk_vectors_back(rule, clean, summary, steps, select(is_finite(r), r, constant(0.0, r)), keeps)
-        g, a = packed(series.g, t, steps), packed(series.a, t, steps)
-        for ago in range(steps):
-            k = steps - 1 - ago
-            fresh, arrived, gate = begins_anew(rows.flags, k, summary), load(g, k, summary) + r, load(a, k, summary)
-            before, value = rows.before, constant(0.0, r)
-            if keeps:
-                before, value = load(rows.h, k - 1, summary) if k > 0 else before, load(rows.b, k, summary)
-            grad_a, grad_b, r = retreat(rule, fresh, arrived, gate, value, before)
-            if keeps and not (is_finite(arrived) and is_finite(grad_b)):
-                store(rows.to_a, k, grad_a)
-                store(rows.to_b, k, grad_b)
-        if not is_finite(r):
-            store(summary, DECAY, constant(_scan.NOT_A_NUMBER, r))
+def walk_flagged(rule, rows, summary, steps, r, keeps):
+    """Take cotangents through vectors as `_scan`'s function walks these."""
+    clean, clean_r = rows, r
+    for turn in range(2):
+        walk_vectors_back(rule, clean, summary, steps, clean_r, keeps)
+        if turn == 0:
+            if is_finite(r) and is_finite(load(summary, OFFSET, summary)):
+                return
+            _series.clean(rows.clean_g, rows.g, summary, steps)
+            _series.clean(rows.clean_a, rows.a, summary, steps)
+            g, a, clean_r = rows.clean_g, rows.clean_a, select(is_finite(r), r, constant(0.0, r))
+            clean = Rows(g, a, rows.b, rows.h, rows.flags, rows.to_a, rows.to_b, rows.before, g, a)
+    for ago in range(steps):
+        k = steps - 1 - ago
+        fresh, arrived = begins_anew(rows.flags, k, summary), load(rows.g, k, summary) + r
+        before, value = rows.before, constant(0.0, r)
+        if keeps:
+            before, value = load(rows.h, k - 1, summary) if k > 0 else before, load(rows.b, k, summary)
+        grad_a, grad_b, r = retreat(rule, fresh, arrived, load(rows.a, k, summary), value, before)
+        if keeps and not (is_finite(arrived) and is_finite(grad_b)):
+            store(rows.to_a, k, grad_a)
+            store(rows.to_b, k, grad_b)
+    if not is_finite(r):
+        store(summary, DECAY, constant(_scan.NOT_A_NUMBER, r))
+
+
+walk_whole = choice("flagged", walk_flagged, walk_vectors_back)
+
+
+@inlined
+def rows_at(rule, series, t, steps, b, h, to_a, to_b, before):
+    """Return a block's steps, packed as far as they are to be read."""
+    g, a, flags = packed(series.g, t, steps), packed(series.a, t, steps), packed_flags(rule, series.flags, t, steps)
+    return Rows(g, a, b, h, flags, to_a, to_b, before, series.clean_g, series.clean_a)
 
 
 @helper
 def reduce_block(rule, series, summary, block, steps):
     """Summarise a block."""
-    t, zero = block * BLOCK, constant(0.0, load(summary, 0, summary))
-    g, a = packed(series.g, t, steps), packed(series.a, t, steps)
-    flags = packed_flags(rule, series.flags, t, steps)
-    rows = Rows(g, a, series.b.rows, series.h.rows, flags, series.to_a.to.rows, series.to_b.to.rows, zero)
-    walk_block_vectors_back(rule, series, rows, summary, t, steps, zero, False)
+    zero, to_a, to_b = constant(0.0, load(summary, 0, summary)), series.to_a.to.rows, series.to_b.to.rows
+    rows = rows_at(rule, series, block * BLOCK, steps, series.b.rows, series.h.rows, to_a, to_b, zero)
+    walk_whole(rule, rows, summary, steps, zero, NO)
+
+
+@helper
+def composed(rule, summary, r):
+    """Return what leaves a block at its start from what reaches its end, and whether it may be used."""
+    product = load(summary, DECAY, summary)
+    new = fma(product, r, load(summary, OFFSET, summary))
+    sound = magnitude(product * r) <= constant(_scan.CANCELLED, r) * magnitude(new)
+    return new, sound and is_finite(new) and _scan.stays_finite(r, load(summary, PEAK, summary))
+
+
+@helper
+def walk_alone(rule, series, flags, carry, first, steps, r):
+    """Return what flows on from some steps, of which no gradient is kept: neither ``b`` nor ``h`` matter to it."""
+    g, a, zero = series.g, series.a, constant(0.0, r)
+    for ago in range(steps):
+        k = steps - 1 - ago
+        t = first + k
+        gate, arrived = load(shift(a.at, t * a.stride), 0, carry), load(shift(g.at, t * g.stride), 0, carry) + r
+        r = retreat(rule, begins_anew(flags, k, carry), arrived, gate, zero, zero)[2]
+    return r
 
 
 @inlined
 def scan_carry(rule, series, summary, block, steps, r):
-    """Note what reaches a block's end in its summary; return what leaves it at its start."""
-    store(summary, CARRY_IN, r)
-    own = packed_flags(rule, series.flags, block * BLOCK, steps)
-    if not is_finite(r) and _scan.has_border(rule, own, steps):
-        r = constant(0.0, r)
-    if r != r:
-        return r
-    product = load(summary, DECAY, summary)
-    new = fma(product, r, load(summary, OFFSET, summary))
-    sound = magnitude(product * r) <= constant(_scan.CANCELLED, r) * magnitude(new)
-    if not (sound and is_finite(new) and _scan.stays_finite(r, load(summary, PEAK, summary))):
-        new, g, a, flags = r, series.g, series.a, series.flags
-        for ago in range(steps):
-            t = block * BLOCK + steps - 1 - ago
-            gate = load(shift(a.at, t * a.stride), 0, summary)
-            fresh = begins_anew(shift(flags.at, t * flags.stride), 0, summary)
-            new = back(rule, fresh, load(shift(g.at, t * g.stride), 0, summary), gate, new)
-    return new
+    return _scan.carry_on(composed, walk_alone, rule, series, summary, block, steps, r)
 
 
 @helper
@@ -171,16 +181,13 @@ def deliver(x, t, steps, piece, streams):
 def walk_block(rule, series, summary, block, steps, r):
     """Take cotangents through a block; return what flows on from it."""
     t, whole, h = block * BLOCK, steps - steps % width(summary), series.h
-    g, a = packed(series.g, t, steps), packed(series.a, t, steps)
-    b, h_rows = packed(series.b, t, steps), packed(h, t, steps)
-    to_a, to_b = series.to_a, series.to_b
+    b, h_rows, to_a, to_b = packed(series.b, t, steps), packed(h, t, steps), series.to_a, series.to_b
     before = series.first if t == 0 else load(shift(h.at, (t - 1) * h.stride), 0, summary)
     to_a_rows, to_b_rows = _scan.rows_of(to_a.to, t, to_a.in_place), _scan.rows_of(to_b.to, t, to_b.in_place)
-    flags = packed_flags(rule, series.flags, t, steps)
-    rows = Rows(g, a, b, h_rows, flags, to_a_rows, to_b_rows, before)
+    rows = rows_at(rule, series, t, steps, b, h_rows, to_a_rows, to_b_rows, before)
     r = step_back(rule, rows, summary, whole, steps, r)
     if whole > 0:
-        walk_block_vectors_back(rule, series, rows, summary, t, whole, r, True)
+        walk_whole(rule, rows, summary, whole, r, YES)
         r = scan_carry(rule, series, summary, block, whole, r)
     # What is behind the whole blocks belongs to the last partial sum.
     piece = series.sums - 1
@@ -221,8 +228,8 @@ def vjp(
     g_rows, a_rows = stack_of(g, carry, BLOCK), stack_of(a, carry, BLOCK)
     b_rows, h_rows = stack_of(b, carry, BLOCK), stack_of(h, carry, BLOCK)
     to_a_rows, to_b_rows = stack_of(to_a, carry, BLOCK), stack_of(to_b, carry, BLOCK)
-    marks, own = marks_of(rule, marks, h), stack(carry, SUMMARY)
-    flags_rows = stack(marks.flags, BLOCK)
+    own, flags, place = stack(carry, SUMMARY), _scalars.stack_flags(BLOCK), _scalars.stack_ints(1)
+    clean_g, clean_a = stack_of(g, carry, BLOCK), stack_of(a, carry, BLOCK)
     streams, all_steps = load_int(geometry, STREAMING) == _scan.STREAMED, load_int(geometry, N_STEPS)
     blocks, first_block, last_block, phase = _scan.work_of(geometry)
     is_down = load_int(strides_of(geometry, H), 0) > 0
@@ -234,7 +241,7 @@ def vjp(
         series = Series(
             operand(g, g_rows, geometry, G, lane, start, -1), operand(a, a_rows, geometry, A, lane, start, -1),
             operand(b, b_rows, geometry, B, lane, start, -1), operand(h, h_rows, geometry, H, lane, start, -1),
-            operand(marks.flags, flags_rows, geometry, _layout.FLAGS, lane, start, -1),
+            _scan.borders_of(marks.flags, flags, place, geometry, lane, start), clean_g, clean_a,
             gradient(to_a, to_a_rows, sums_a, geometry, TO_A, SUMS_A, A_MODE, _scan.SUMS + 1, lane, start),
             gradient(to_b, to_b_rows, sums_b, geometry, TO_B, SUMS_B, B_MODE, _scan.SUMS + 2, lane, start),
             load(h0, lane, carry), steps, shift(summaries, lane * blocks * SUMMARY * itemsize(carry)), own, streams,

@@ -13,8 +13,8 @@ import numpy as np
 
 from .._steps import constant, fma, is_finite, select
 from . import _scalars
-from ._numba import helper, inlined
-from ._rules import is_flagged
+from ._numba import INLINE, helper, inlined
+from ._rules import choice, reads_offsets
 from ._scalars import in_place, is_same_kind, itemsize, load, minimum, misalignment, prefetch, shift, store, width
 from ._vectors import broadcast, load_vector, reverse_lanes, store_vector, stream_vector
 
@@ -22,9 +22,10 @@ BLOCK = 512  # steps
 PREFETCH = 1024  # bytes: prefetch distance within packed steps
 # As int64: Numba compiles a function anew for each plain number that it is called with.
 NO_STEPS, WHOLE_BLOCK = np.array([0, BLOCK])
+NO_FLAG, FLAG = np.array([0, 1])
 
 # A series in memory: its first step, bytes from step to step, a buffer for a block, and the prefetch distance in bytes:
-# to the next block in scan order.
+# to the next block in scan order. In place of that, flags have the number of the next offset.
 Operand = namedtuple("Operand", "at stride rows ahead")
 
 
@@ -88,11 +89,17 @@ def packed(x, t, steps):
     return x.rows
 
 
+@inlined
+def _no_flags(rule, x, t, steps):
+    return x.rows
+
+
 @helper
-def packed_flags(rule, x, t, steps):
-    """Return where flags of steps from ``t`` on are contiguous, if they are read."""
+def _packed_flags(rule, x, t, steps):
+    if reads_offsets(rule):
+        return marked(x, t, steps)
     source = shift(x.at, t * x.stride)
-    if not is_flagged(rule) or x.stride == 1:
+    if x.stride == 1:
         return in_place(x.rows, source)
     if x.stride == -1:
         for k in range(steps):
@@ -103,15 +110,33 @@ def packed_flags(rule, x, t, steps):
     return x.rows
 
 
+# Return where flags of steps from ``t`` on are contiguous, or those that offsets tell; if they are read.
+packed_flags = choice("flagged", _packed_flags, _no_flags, options=INLINE)
+
+
 @helper
-def cleaned(x, rows, carry, steps):
-    """Return an operand's contiguous steps, in its buffer with zeros in place of what is not finite."""
-    if x.stride == 0:
-        return rows
+def marked(x, t, steps):
+    """Return flags of the steps from ``t`` on that are offsets, which ascend to the number of all steps."""
+    for k in range(steps):
+        store(x.rows, k, NO_FLAG)
+    n = _scalars.load_int(x.ahead, 0)  # the offset where the last call stopped
+    while n > 0 and _scalars.load_int(x.at, n - 1) >= t:
+        n -= 1
+    while _scalars.load_int(x.at, n) < t:
+        n += 1
+    while _scalars.load_int(x.at, n) < t + steps:
+        store(x.rows, _scalars.load_int(x.at, n) - t, FLAG)
+        n += 1
+    store(x.ahead, 0, n)
+    return x.rows
+
+
+@helper
+def clean(target, rows, carry, steps):
+    """Copy contiguous steps with zeros in place of what is not finite."""
     for k in range(steps):
         value = load(rows, k, carry)
-        store(x.rows, k, select(is_finite(value), value, constant(0.0, value)))
-    return x.rows
+        store(target, k, select(is_finite(value), value, constant(0.0, value)))
 
 
 @helper

@@ -16,7 +16,7 @@ from . import _rules, _transposes
 from ._numba import INLINE, helper, inlined
 from ._operands import NO, ZERO, write_zeros
 from ._packing import load_states, store_states, strides_of
-from ._rules import a_is_time_invariant, advance, choice, is_descending, marks_of, retreat
+from ._rules import a_is_time_invariant, advance, choice, is_descending, retreat
 from ._scalars import fence, itemsize, load, load_int, minimum, misalignment, prefetch, shift, stack, stack_ints, store
 from ._transposes import collect_octet, has_flags, load_octet, stack_lines, store_octet, stream_lines
 from ._types import LINE, OCTET, WIDTH
@@ -121,41 +121,21 @@ def load_gates(gate, a):
         store(gate, j, load(shift(a.at, load_int(a.offsets, j)), 0, gate))
 
 
-@inlined
-def note_place(places, n, i, j, k, start, stop):
-    """Note the n-th series' place in the three dimensions of series, its first step and the one behind its last."""
-    for m, value in enumerate((i, j, k, start, stop)):
-        store(places, 5 * n + m, value)
-
-
 @helper
 def find_places(places, geometry, first, last):
-    """Note the places of 8 series; the last one is repeated to make up 8."""
+    """Note the places of 8 series in their three dimensions; the last one is repeated to make up 8."""
     middle, inner = load_int(geometry, HEAD), load_int(geometry, HEAD + 1)
     rest = first // inner
     i, j, k = rest // middle, rest % middle, first % inner
     for n in range(OCTET):
-        note_place(places, n, i, j, k, ZERO, load_int(geometry, N_STEPS))
+        for m, value in enumerate((i, j, k)):
+            store(places, 3 * n + m, value)
         if first + n < last - 1:
             k += 1
             if k == inner:
                 j, k = j + 1, 0
                 if j == middle:
                     i, j = i + 1, 0
-
-
-@inlined
-def steps_of(places, n):
-    return load_int(places, 5 * n + 4) - load_int(places, 5 * n + 3)
-
-
-@helper
-def common_steps(places):
-    """Return how many steps each of 8 series has at least."""
-    steps = steps_of(places, ZERO)
-    for n in range(1, OCTET):
-        steps = minimum(steps, steps_of(places, n))
-    return steps
 
 
 @helper
@@ -165,8 +145,8 @@ def of_8_series(pointer, geometry, k, offsets, places):
     time, inner = load_int(strides, 0), load_int(strides, 3)
     outer, middle = load_int(strides, 1), load_int(strides, 2)
     for n in range(OCTET):
-        i, j, last = load_int(places, 5 * n), load_int(places, 5 * n + 1), load_int(places, 5 * n + 2)
-        store(own, n, outer * i + middle * j + inner * last + load_int(places, 5 * n + 3) * time)
+        i, j, last = load_int(places, 3 * n), load_int(places, 3 * n + 1), load_int(places, 3 * n + 2)
+        store(own, n, outer * i + middle * j + inner * last)
     return Operand(pointer, own, time, inner)
 
 
@@ -257,7 +237,7 @@ def advance_one(rule, a, b, h, flags, states, n, first, stop):
 @helper
 def forward_8_series(rule, a_all, b_all, h_all, flags_all, geometry, offsets, places, lines, scratch, count):
     """Take 8 series from their first states to their last ones; behind ``count`` the last one is repeated."""
-    by_block, states, steps = load_int(geometry, STREAMING) != 0, scratch.state, common_steps(places)
+    by_block, states, steps = load_int(geometry, STREAMING) != 0, scratch.state, load_int(geometry, N_STEPS)
     a, b = of_8_series(a_all, geometry, A, offsets, places), of_8_series(b_all, geometry, B, offsets, places)
     to = of_8_series(h_all, geometry, H, offsets, places)
     flags, line = of_8_series(flags_all, geometry, FLAGS, offsets, places), line_distance(to)
@@ -285,14 +265,12 @@ def forward_8_series(rule, a_all, b_all, h_all, flags_all, geometry, offsets, pl
     store_vector(states, 0, state)
     done = begin + (steps - begin) // OCTET * OCTET
     for n in range(count):  # a repeated one would read what stands there now, if results are in place
-        if done < steps_of(places, n):
-            advance_one(rule, a, b, h, flags, states, n, done, steps_of(places, n))
+        advance_one(rule, a, b, h, flags, states, n, done, steps)
 
 
 def forward(rule, a, b, h, carry, marks: Marks, geometry, first, last):
     """Take all steps of series ``first`` to ``last``; ``carry`` holds the first states, then the last."""
-    marks = marks_of(rule, marks, h)
-    offsets, places = stack_ints(88), stack_ints(40)
+    offsets, places = stack_ints(88), stack_ints(24)
     state, gate, lines = stack(carry, 8), stack(carry, 8), stack_lines(h)
     for lane in range(first, last, OCTET):
         count, scratch = minimum(OCTET, last - lane), Scratch(gate, state, gate, gate)
@@ -390,7 +368,7 @@ def with_streaming(a, b, is_large, steps):
 @helper
 def vjp_8_series(rule, given, results, flags_all, geometry, offsets, places, lines_a, lines_b, scratch, count):
     """Take 8 series back, from their last cotangents to their first states'; behind ``count`` the last is repeated."""
-    by_block, steps = load_int(geometry, STREAMING) != 0, common_steps(places)
+    by_block, steps = load_int(geometry, STREAMING) != 0, load_int(geometry, N_STEPS)
     g, a = of_8_series(given.g, geometry, G, offsets, places), of_8_series(given.a, geometry, A, offsets, places)
     b, h = of_8_series(given.b, geometry, B, offsets, places), of_8_series(given.h, geometry, H, offsets, places)
     place_a = of_8_series(results.to_a, geometry, TO_A, offsets, places)
@@ -403,8 +381,7 @@ def vjp_8_series(rule, given, results, flags_all, geometry, offsets, places, lin
     write_zeros(scratch.total, scratch.state, OCTET)
     begin, done = first % OCTET, steps - (steps - first) % OCTET
     for n in range(OCTET):
-        if done < steps_of(places, n):
-            retreat_one(rule, g, a, b, h, to_a, to_b, flags, scratch, n, done, steps_of(places, n))
+        retreat_one(rule, g, a, b, h, to_a, to_b, flags, scratch, n, done, steps)
     walk_8_series_back(rule, g, a, b, h, to_a, to_b, flags, scratch, steps, first, by_block)
     if begin > 0:
         for n in range(OCTET):
@@ -417,8 +394,7 @@ def vjp_8_series(rule, given, results, flags_all, geometry, offsets, places, lin
 
 def vjp(rule, given: _layout.Given, results: _layout.Results, marks: Marks, geometry, first, last):
     """Take series back; ``carry`` holds the last states' cotangents, then the first states'."""
-    carry, marks = results.carry, marks_of(rule, marks, given.h)
-    offsets, places = stack_ints(88), stack_ints(40)
+    carry, offsets, places = results.carry, stack_ints(88), stack_ints(24)
     scratch = Scratch(stack(carry, 8), stack(carry, 8), stack(carry, 8), stack(carry, 8))
     lines_a, lines_b = stack_lines(results.to_a), stack_lines(results.to_b)
     for lane in range(first, last, OCTET):

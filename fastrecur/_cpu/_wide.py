@@ -12,7 +12,7 @@ from .._steps import constant
 from . import _operands, _rules
 from ._numba import helper, inlined
 from ._operands import FOUR, NO, ONE, THREE, TWO, YES, ZERO, Gradient, bytes_of, gradient_later, inputs_later, later
-from ._rules import a_is_broadcast, b_is_broadcast, g_is_broadcast, h_is_broadcast, retreat
+from ._rules import a_is_broadcast, b_is_broadcast, begins_anew, g_is_broadcast, h_is_broadcast, retreat
 from ._scalars import itemsize, load, maximum, minimum, misalignment, prefetch, prefetch_for_write, store, width
 from ._types import LINE
 from ._vectors import broadcast, load_mask, load_one_mask, load_vector, store_vector, stream_vector, total
@@ -142,12 +142,6 @@ def forward_vectors(rule, n, a, b, h, flags, carry, streaming, vectors, far):
         store_vector(carry, j, state)
 
 
-@inlined
-def fresh_lane(rule, flags, j, carry):
-    flag = load(flags.at, 0 if _rules.flag_is_broadcast(rule) else j, carry)
-    return flag != constant(0.0, flag)
-
-
 @helper
 def forward_ends(rule, carry, a, b, h, flags, head, tail, lanes):
     """Take series that fill no vector by a step."""
@@ -155,7 +149,8 @@ def forward_ends(rule, carry, a, b, h, flags, head, tail, lanes):
         j = end_lane(k, head, tail)
         gate = load(a.at, 0 if a_is_broadcast(rule) else j, carry)
         value = load(b.at, 0 if b_is_broadcast(rule) else j, carry)
-        new = _rules.advance(rule, fresh_lane(rule, flags, j, carry), load(carry, j, carry), gate, value)
+        fresh = begins_anew(flags.at, 0 if _rules.flag_is_broadcast(rule) else j, carry)
+        new = _rules.advance(rule, fresh, load(carry, j, carry), gate, value)
         store(carry, j, new)
         store(h.at, j, new)
 
@@ -228,7 +223,7 @@ def vjp_ends(rule, carry, x, flags, to_a, to_b, is_first, head, tail, lanes):
         arrived = load(x.g.at, 0 if g_is_broadcast(rule) else j, carry) + load(carry, j, carry)
         gate = load(x.a.at, 0 if a_is_broadcast(rule) else j, carry)
         value = load(x.b.at, 0 if b_is_broadcast(rule) else j, carry)
-        fresh = fresh_lane(rule, flags, j, carry)
+        fresh = begins_anew(flags.at, 0 if _rules.flag_is_broadcast(rule) else j, carry)
         grad_a, grad_b, onward = retreat(rule, fresh, arrived, gate, value, before)
         store(carry, j, onward)
         settle_lane(to_a.to.at, to_a.sums.at, j, grad_a, to_a.mode)
