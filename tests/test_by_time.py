@@ -9,11 +9,11 @@ import pytest
 import torch
 from compare import assert_same_bits, check_vjp
 from layouts import guarded
-from test_forward import RECURRENCES
+from test_forward import RECURRENCES, operands
 from thresholds import lower_thresholds
 
 import fastrecur
-from fastrecur import _bound, _cost, _layout, _problem, _row_chunks, _run
+from fastrecur import _bound, _cost, _layout, _problem, _row_chunks, _run, reference
 from fastrecur._arrays import array_at
 
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
@@ -327,3 +327,47 @@ def test_which_problems_are_cut(rng, large, set_threads):
     fastrecur.linear_recurrence(gate + 0j, value)
     fastrecur.forget_mult(gate[:20], value[:20])
     assert not large
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("kind", ["offsets", "resets"])
+def test_what_is_not_finite_in_a_long_series(rng, monkeypatch, forget_plans, set_threads, name, reverse, dtype, kind):
+    """Its blocks are composed and shared among threads: NaN and infinities, wherever they are, stay in their segment.
+
+    There they are what the definition says; others have the bits that they have without. Gates are open and closed at
+    borders too.
+    """
+    lower_thresholds(monkeypatch.setattr)
+    forget_plans()
+    recurrence, vjp = getattr(fastrecur, name), getattr(fastrecur, name + "_vjp")
+    for steps, mean in (2100, 20), (5003, 700):
+        gate, value = operands(rng, (steps,), dtype)
+        for end in (0, 1):
+            gate[rng.random(steps) < 0.02] = end
+        offsets = np.unique([0, *rng.integers(1, steps, steps // mean), steps])
+        number = np.searchsorted(offsets, np.arange(steps), side="right") - 1
+        flags = np.isin(np.arange(steps), offsets[1:-1])
+        options = {"reverse": reverse, kind: offsets if kind == "offsets" else flags}
+        grad_h = rng.standard_normal(steps).astype(dtype)
+
+        def results(gate, value, grad_h, options=options):
+            h = recurrence(gate, value, **options)
+            return h, *vjp(grad_h, gate, value, h, **options)[:2]
+
+        wide = [array.astype(np.float64) for array in (gate, value, grad_h)]
+        for threads, bad, k in [(1, np.nan, 0), (2, np.inf, 0), (3, -np.inf, 1), (2, np.nan, 2), (1, np.inf, 2)]:
+            set_threads(threads)
+            whole, at = results(gate, value, grad_h), rng.integers(0, steps, 3)
+            spoilt, exact = [gate.copy(), value.copy(), grad_h.copy()], [array.copy() for array in wide]
+            spoilt[k][at] = exact[k][at] = bad
+            changed, keep = results(*spoilt), ~np.isin(number, number[at])
+            for one, other in zip(changed, whole, strict=True):
+                assert_same_bits(one[keep], other[keep])
+            with np.errstate(all="ignore"):
+                h = getattr(reference, name)(*exact[:2], **options)
+                grads = getattr(reference, name + "_vjp")(exact[2], *exact[:2], h, **options)
+            for one, other in zip(changed, (h, *grads[:2]), strict=True):
+                np.testing.assert_array_equal(np.isnan(one), np.isnan(other))
+                np.testing.assert_array_equal(np.isinf(one), np.isinf(other))

@@ -7,8 +7,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from compare import assert_same_bits
-from test_forward import RECURRENCES
+from compare import assert_same_bits, check_forward, check_vjp
+from test_forward import RECURRENCES, operands
+from test_segments import some_offsets
 
 import fastrecur
 
@@ -410,3 +411,29 @@ def test_messages_say_where_to_go_on():
         fastrecur.forget_mult(0.5, np.ones(4), [1.0])
     with pytest.raises(ValueError, match=r"`lengths` must be in 0\.\.4, .*got 9$"):
         fastrecur.forget_mult(0.5, np.ones(4), lengths=9)
+
+
+@pytest.mark.parametrize("shape", [(7, 4), (40, 700), (700, 40), (5000,)])
+def test_calls_of_a_kind_that_was_seen_before(rng, shape):
+    """They take a shorter way: they read their own flags or offsets, and refuse what others of the kind would."""
+    gate, value = operands(rng, shape, np.float32)
+    for _ in range(3):
+        resets, offsets = rng.random(shape) < 0.3, np.repeat(some_offsets(rng, shape[0], 5), 2)[::2]
+        for options in {"resets": resets}, {"offsets": offsets}, {"offsets": offsets, "reverse": True}:
+            check_forward("forget_mult", gate, value, None, **options)
+            check_vjp("forget_mult", gate, value, None, rng=rng, **options)
+        h, last = fastrecur.forget_mult(gate, value, resets=resets, return_state=True)
+        assert_same_bits(last, np.asarray(h[-1]))
+        wrong = [("resets", resets[:-1], ValueError), ("resets", resets.astype(int), TypeError)]
+        wrong += [("resets", np.stack([resets] * 2), ValueError), ("offsets", offsets + 1, ValueError)]
+        wrong += [("offsets", no, ValueError) for no in (offsets[::-1], offsets[:0], offsets[:1], offsets[None])]
+        for name, given, error in wrong:
+            with pytest.raises(error, match=f"`{name}` must"):
+                fastrecur.forget_mult(gate, value, **{name: given})
+            with pytest.raises(error, match=f"`{name}` must"):
+                fastrecur.forget_mult_vjp(value, gate, value, h, **{name: given})
+        for options in {"resets": resets}, {"offsets": offsets}:
+            with pytest.raises(TypeError, match="`reverse` must"):
+                fastrecur.forget_mult(gate, value, reverse=0, **options)
+        with pytest.raises(ValueError, match="overlap"):
+            fastrecur.forget_mult(gate[:-1], value[:-1], resets=resets[:-1], out=value[1:])

@@ -235,48 +235,6 @@ def test_nan_before_borders(rng, large, name, reverse, shape, axis, kind):
 
 @EACH
 @BOTH_WAYS
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
-@pytest.mark.parametrize("kind", ["offsets", "resets"])
-def test_what_is_not_finite_in_a_long_series(rng, large, set_threads, name, reverse, dtype, kind):
-    """Its blocks are composed and shared among threads: NaN and infinities, wherever they are, stay in their segment.
-
-    There they are what the definition says; others have the bits that they have without. Gates are open and closed at
-    borders too.
-    """
-    recurrence, vjp = getattr(fastrecur, name), getattr(fastrecur, name + "_vjp")
-    for steps, mean in (2100, 20), (5003, 700):
-        gate, value = operands(rng, (steps,), dtype)
-        for end in (0, 1):
-            gate[rng.random(steps) < 0.02] = end
-        offsets = np.unique([0, *rng.integers(1, steps, steps // mean), steps])
-        number = np.searchsorted(offsets, np.arange(steps), side="right") - 1
-        flags = np.isin(np.arange(steps), offsets[1:-1])
-        options = {"reverse": reverse, kind: offsets if kind == "offsets" else flags}
-        grad_h = rng.standard_normal(steps).astype(dtype)
-
-        def results(gate, value, grad_h, options=options):
-            h = recurrence(gate, value, **options)
-            return h, *vjp(grad_h, gate, value, h, **options)[:2]
-
-        wide = [array.astype(np.float64) for array in (gate, value, grad_h)]
-        for threads, bad, k in [(1, np.nan, 0), (2, np.inf, 0), (3, -np.inf, 1), (2, np.nan, 2), (1, np.inf, 2)]:
-            set_threads(threads)
-            whole, at = results(gate, value, grad_h), rng.integers(0, steps, 3)
-            spoilt, exact = [gate.copy(), value.copy(), grad_h.copy()], [array.copy() for array in wide]
-            spoilt[k][at] = exact[k][at] = bad
-            changed, keep = results(*spoilt), ~np.isin(number, number[at])
-            for one, other in zip(changed, whole, strict=True):
-                assert_same_bits(one[keep], other[keep])
-            with np.errstate(all="ignore"):
-                h = getattr(reference, name)(*exact[:2], **options)
-                grads = getattr(reference, name + "_vjp")(exact[2], *exact[:2], h, **options)
-            for one, other in zip(changed, (h, *grads[:2]), strict=True):
-                np.testing.assert_array_equal(np.isnan(one), np.isnan(other))
-                np.testing.assert_array_equal(np.isinf(one), np.isinf(other))
-
-
-@EACH
-@BOTH_WAYS
 @pytest.mark.parametrize(("shape", "axis"), [*CASES, ((5003,), 0)])
 def test_flags_that_are_not_set_change_no_bit(rng, large, name, reverse, shape, axis):
     recurrence, vjp = getattr(fastrecur, name), getattr(fastrecur, name + "_vjp")
@@ -288,32 +246,6 @@ def test_flags_that_are_not_set_change_no_bit(rng, large, name, reverse, shape, 
         results.append((h, *vjp(value, gate, value, h, **options)[:2]))
     for one, other in zip(*results, strict=True):
         assert_same_bits(one, other)
-
-
-@pytest.mark.parametrize("shape", [(7, 4), (40, 700), (700, 40), (5000,)])
-def test_calls_of_a_kind_that_was_seen_before(rng, shape):
-    """They take a shorter way: they read their own flags or offsets, and refuse what others of the kind would."""
-    gate, value = operands(rng, shape, np.float32)
-    for _ in range(3):
-        resets, offsets = rng.random(shape) < 0.3, np.repeat(some_offsets(rng, shape[0], 5), 2)[::2]
-        for options in {"resets": resets}, {"offsets": offsets}, {"offsets": offsets, "reverse": True}:
-            check_forward("forget_mult", gate, value, None, **options)
-            check_vjp("forget_mult", gate, value, None, rng=rng, **options)
-        h, last = fastrecur.forget_mult(gate, value, resets=resets, return_state=True)
-        assert_same_bits(last, np.asarray(h[-1]))
-        wrong = [("resets", resets[:-1], ValueError), ("resets", resets.astype(int), TypeError)]
-        wrong += [("resets", np.stack([resets] * 2), ValueError), ("offsets", offsets + 1, ValueError)]
-        wrong += [("offsets", no, ValueError) for no in (offsets[::-1], offsets[:0], offsets[:1], offsets[None])]
-        for name, given, error in wrong:
-            with pytest.raises(error, match=f"`{name}` must"):
-                fastrecur.forget_mult(gate, value, **{name: given})
-            with pytest.raises(error, match=f"`{name}` must"):
-                fastrecur.forget_mult_vjp(value, gate, value, h, **{name: given})
-        for options in {"resets": resets}, {"offsets": offsets}:
-            with pytest.raises(TypeError, match="`reverse` must"):
-                fastrecur.forget_mult(gate, value, reverse=0, **options)
-        with pytest.raises(ValueError, match="overlap"):
-            fastrecur.forget_mult(gate[:-1], value[:-1], resets=resets[:-1], out=value[1:])
 
 
 @BOTH_WAYS
