@@ -1,7 +1,7 @@
 """What segments cost: ``python tests/benchmarks/segments_run.py --out docs/benchmarks_segments.txt``.
 
-Each line is a ratio of minima, measured alternately in one process: the same call with borders over it without. What
-users do without borders is measured by ``segment_ways_run.py``.
+Each line is a ratio of minima, measured alternately in one process: the same call with borders over it without, both
+with fresh results. What users do without borders is measured by ``segment_ways_run.py``.
 """
 
 import argparse
@@ -54,14 +54,14 @@ def rows(seconds, rng):
     for shape in SHAPES:
         f, x = rng.random(shape, np.float32), rng.standard_normal(shape, np.float32)
         for axis in range(len(shape)):
-            h, out = fastrecur.forget_mult(f, x, axis=axis), np.empty_like(x)
+            h = fastrecur.forget_mult(f, x, axis=axis)
             for mean in MUST:
                 for name, options in ways(shape, axis, mean, rng):
                     for direction in ("forward", "gradient"):
 
-                        def call(options, direction=direction, f=f, x=x, h=h, out=out, axis=axis):
+                        def call(options, direction=direction, f=f, x=x, h=h, axis=axis):
                             if direction == "forward":
-                                fastrecur.forget_mult(f, x, axis=axis, out=out, **options)
+                                fastrecur.forget_mult(f, x, axis=axis, **options)
                             else:
                                 fastrecur.forget_mult_vjp(x, f, x, h, axis=axis, **options)
 
