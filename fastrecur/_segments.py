@@ -49,7 +49,7 @@ class Cuts(NamedTuple):
         return states
 
     def marks(self, plan: _problem.Plan) -> tuple[np.ndarray, ...]:
-        """Return what a plan's kernel reads in place of lengths, or behind them; then its segments, if it has some."""
+        """Return what a plan's kernel reads behind lengths; then its segments, if it has some."""
         if self.kind == _problem.OFFSETS:
             return (self._offsets(plan),)
         flags = () if self.flags is None else (self.flags,)
