@@ -160,13 +160,8 @@ def _cuts_as_given(lengths, reverse):
     _, offsets, resets = lengths
     if offsets is None and type(resets) is _ndarray and resets.dtype == bool and not reverse:
         return _segments.Cuts(_problem.RESETS, None, _NO_OFFSETS, resets, None, reverse, (resets.shape, resets.strides))
-    if (
-        resets is None
-        and type(offsets) is _ndarray
-        and offsets.dtype == np.int64
-        and offsets.ndim == 1
-        and len(offsets)
-    ):
+    is_plain = type(offsets) is _ndarray and offsets.dtype == np.int64 and offsets.ndim == 1
+    if resets is None and is_plain and len(offsets):
         return _segments.Cuts(_problem.OFFSETS, None, offsets, None, None, reverse, None)
     return None
 

@@ -72,7 +72,6 @@ class Plan:
     h_strides: tuple | None = None  # of a newly allocated one
     gradients: tuple = ()  # of both operands: shape, dtype, strides of a new array (None: a sum); None if unwanted
     h0_dtype: np.dtype | None = None  # of the first states' gradient
-    is_flagged: bool = False  # whether kernels read flags of where series begin anew inside the axis of time
     is_segmented: bool = False  # whether a kernel is called for each of some segments
     # What is learnt.
     waiting: int = 0  # for how many more runs time is not cut
@@ -82,7 +81,8 @@ class Plan:
         self.full_lengths = np.array([self.steps], np.int64)
         self.carry_c_order = is_c_order(self.lane_shape, self.carry_strides)
         self.c_order = self.h_strides is not None and is_c_order(self.shape, self.h_strides)
-        self.reads_offsets = self.elements.get("flags") == "i8"  # in place of flags
+        self.is_flagged = "flagged" in self.traits  # kernels read where series begin anew inside the axis of time,
+        self.reads_offsets = self.elements.get("flags") == "i8"  # by offsets in place of flags
         self.is_aligned = not any(stride % self.dtype.itemsize for stride in self.h_strides or ())
         self.state_bytes = math.prod(self.lane_shape) * self.wide.itemsize  # of all repetitions; of one segment
 
@@ -228,9 +228,8 @@ def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=
         if traversal in (SCAN, TRANSPOSE8):
             descending = traversal == TRANSPOSE8 and ways == {-1}
             traits = ("time_invariant_a",) * (loops.time[A] == 0) + ("descending",) * descending
-    is_flagged = operands.strides[FLAGS] is not None
     elements = elements | {"flags": "i8" if traversal == SCAN and borders == OFFSETS else "b1"}
-    if is_flagged:
+    if operands.strides[FLAGS] is not None:
         together = [loops.inner_strides] if traversal == ROWS else [strides for _, strides in loops.dims]
         is_one = traversal in (ROWS, TRANSPOSE8) and not any(strides[FLAGS] for strides in together)
         knows_offsets = borders == OFFSETS and (rule == LINEAR or traversal == SCAN)
@@ -244,7 +243,7 @@ def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=
     lanes, lane_strides = math.prod(sizes) if beyond else loops.lanes, states[:axis] + states[axis + 1 :]
     kernel = elements, traits, narrow, np.array([*head, *body], np.int64)
     plan = Plan(*asked, *kernel, *places, lane_strides, lanes, sizes, order, operands.word, row_bytes)
-    return replace(plan, is_flagged=is_flagged, is_segmented=borders == SEGMENTS)
+    return replace(plan, is_segmented=borders == SEGMENTS)
 
 
 def _empty(shape, axis, dtype, wide):

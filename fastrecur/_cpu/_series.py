@@ -14,6 +14,7 @@ import numpy as np
 from .._steps import constant, fma, is_finite, select
 from . import _scalars
 from ._numba import INLINE, helper, inlined
+from ._operands import ONE, ZERO
 from ._rules import choice, reads_offsets
 from ._scalars import in_place, is_same_kind, itemsize, load, minimum, misalignment, prefetch, shift, store, width
 from ._vectors import broadcast, load_vector, reverse_lanes, store_vector, stream_vector
@@ -22,7 +23,6 @@ BLOCK = 512  # steps
 PREFETCH = 1024  # bytes: prefetch distance within packed steps
 # As int64: Numba compiles a function anew for each plain number that it is called with.
 NO_STEPS, WHOLE_BLOCK = np.array([0, BLOCK])
-NO_FLAG, FLAG = np.array([0, 1])
 
 # A series in memory: its first step, bytes from step to step, a buffer for a block, and the prefetch distance in bytes:
 # to the next block in scan order. In place of that, flags have the number of the next offset.
@@ -118,14 +118,14 @@ packed_flags = choice("flagged", _packed_flags, _no_flags, options=INLINE)
 def marked(x, t, steps):
     """Return flags of the steps from ``t`` on that are offsets, which ascend to the number of all steps."""
     for k in range(steps):
-        store(x.rows, k, NO_FLAG)
+        store(x.rows, k, ZERO)
     n = _scalars.load_int(x.ahead, 0)  # the offset where the last call stopped
     while n > 0 and _scalars.load_int(x.at, n - 1) >= t:
         n -= 1
     while _scalars.load_int(x.at, n) < t:
         n += 1
     while _scalars.load_int(x.at, n) < t + steps:
-        store(x.rows, _scalars.load_int(x.at, n) - t, FLAG)
+        store(x.rows, _scalars.load_int(x.at, n) - t, ONE)
         n += 1
     store(x.ahead, 0, n)
     return x.rows
