@@ -280,6 +280,8 @@ def quiet(xp):
 
 
 def at(values, axis, index):
+    if isinstance(values, np.ndarray) and isinstance(index, np.ndarray):  # NumPy's quickest way
+        return values.take(index, axis)
     return values[(*(slice(None),) * axis, index, ...)]
 
 

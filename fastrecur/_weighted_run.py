@@ -22,20 +22,21 @@ WARM_UP = 1 / 8  # of a chunk, at most, where there is more than one vector of t
 FORGOTTEN = 2.0**-80  # what is left of a state that a warm-up need not know
 ALIKE = 2.0**-40
 LAST_DIGIT = 2.0**-52  # what the weights' sum may still change by, of itself, where it counts as settled
-SEARCH = 64  # steps that are looked at for the first sample that is there, before all are
 LONG_TIMES = 1024  # times of which a kernel makes decays quicker
 SERIAL_TIMES = 1 << 15  # below which a second thread costs more than it brings
 MOST_EXACT = 1 << 53  # up to which integers are float64, as microseconds since 1970 are
 TIME_BYTES = 64  # that are moved in the time that a decay takes
 _WIDE = np.dtype(np.float64)
+_UNSETTLED = "timed", "covariance", "flagged"  # rules of which no statistic is a plain recurrence
 
 
-def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods, bias, state):
+def run(statistic, x, y, gate, flags, shape, dtype, axis, kind, min_periods, bias, state):
     """Return a statistic, and the series' `PLANES` after the last step.
 
     ``kind`` says how weights come about: they "adjust" to each other and the gate is a decay; they are "fixed" by the
-    gate; or they are "timed", and the gate is a decay again. ``y`` is None but for covariances. ``state`` is what
-    stands before the first step: planes in their order, None for those that there are not.
+    gate; or they are "timed", and the gate is a decay again; and " ignore_na" may follow. ``y`` is None but for
+    covariances, and ``flags`` where no series begins anew. ``state`` is what stands before the first step: planes in
+    their order, None for those that there are not.
     """
     h = _problem.empty(shape, dtype, _shapes.like(shape, dtype, (x.shape, x.strides)))
     lane_axes = [k for k in range(len(shape)) if k != axis]
@@ -46,40 +47,24 @@ def run(statistic, x, y, gate, shape, dtype, axis, kind, ignore_na, min_periods,
         states[plane] = 0 if values is None else values
     if lanes == 0 or steps == 0:
         return h, states
-    traits = {"ignore_na": ignore_na, "sum": statistic == "sum"}
-    traits |= {"covariance": y is not None, "one_series": y is None or y is x}
+    traits = {"sum": statistic == "sum", "covariance": y is not None, "one_series": y is None or y is x}
+    traits["flagged"] = flags is not None
     rule = " ".join([kind, *(trait for trait, holds in traits.items() if holds)])
     # Time first, then the series, outermost in memory first.
     gate = np.asarray(gate)
     order = sorted(lane_axes, key=lambda k: (-abs(h.strides[k]), k))
-    others = x, x if y is None else y, gate
-    x_all, y_all, gates = (np.broadcast_to(v, shape).transpose(axis, *order) for v in others)
-    operands = x_all, y_all, h.transpose(axis, *order), gates
-    if y is not None:
-        both = [x] if y is x else [x, y]
-        firsts = [_first_values(np.moveaxis(np.broadcast_to(values, shape), axis, 0)) for values in both]
-        for plane, first in ((ORIGIN, firsts[0]), (ORIGIN_Y, firsts[-1])):
-            states[plane] = np.where(states[COUNT] > 0, states[plane], first)
+    others = x, x if y is None else y, h, gate, gate if flags is None else flags
+    operands = [np.broadcast_to(v, shape).transpose(axis, *order) for v in others]
     states = states.transpose(0, *(1 + lane_axes.index(k) for k in order))
-    flags, after = (max(1, min_periods), bias, h.nbytes >= LARGE), states.reshape(PLANES, lanes)
-    settled = _settled_after(rule, gate, operands, flags[0])
-    after = _walk(rule, [o[:settled] for o in operands], flags, after)
+    options, after = (max(1, min_periods), bias, h.nbytes >= LARGE), states.reshape(PLANES, lanes)
+    settled = _settled_after(rule, gate, operands, options[0])
+    after = _walk(rule, [o[:settled] for o in operands], options, after)
     if settled < steps:
         rest = [o[settled:] for o in operands]
-        if not _recur(rule, rest, gate, flags[0], after):
-            after = _walk(rule, rest, flags, after)
+        if not _recur(rule, rest, gate, options[0], after):
+            after = _walk(rule, rest, options, after)
     back = (1 + order.index(k) for k in lane_axes)
     return h, np.ascontiguousarray(after.reshape(states.shape).transpose(0, *back))
-
-
-def _first_values(values):
-    """Return the first finite value of each series, time being the first axis; 0 where there is none."""
-    for part in (values[:SEARCH], values):
-        seen = np.isfinite(part)
-        first, is_there = np.take_along_axis(part, seen.argmax(axis=0)[np.newaxis], 0)[0], seen.any(axis=0)
-        if is_there.all():
-            break
-    return np.where(is_there, first, 0).astype(_WIDE)
 
 
 def _settled_after(rule, gate, operands, least):
@@ -88,9 +73,9 @@ def _settled_after(rule, gate, operands, least):
     Once the weights' sum has come to its limit, all shares are the same, and a mean is `forget_mult` of a number and
     the samples. A sum is `linear_recurrence` of the decay anyway.
     """
-    x, _, h, _ = operands
+    x, _, h, *_ = operands
     steps, kept = len(x), float(gate.flat[0]) if "adjust" in rule else 0.0
-    if gate.size > 1 or x.size < MANY_SAMPLES or x.dtype != h.dtype or "timed" in rule or "covariance" in rule:
+    if gate.size > 1 or x.size < MANY_SAMPLES or x.dtype != h.dtype or any(w in rule for w in _UNSETTLED):
         return steps
     settled = 1 if kept == 0 else 2 + int(math.log(LAST_DIGIT / 2) / math.log(kept)) if kept < 1 else steps
     return max(settled, least) if max(settled, least) <= steps // 2 else steps
@@ -101,7 +86,7 @@ def _recur(rule, operands, gate, least, states):
 
     If a sample is missing, the last state is NaN.
     """
-    x, _, h, _ = operands
+    x, _, h, *_ = operands
     weight, family, a = states[WEIGHT, 0], _problem.FORGET, float(gate.flat[0])
     kept = a if "adjust" in rule else 0.0  # of the weights' sum, beside which a sample weighs 1
     is_settled = (states[WEIGHT] == weight) & (abs(weight * kept + 1 - weight) <= LAST_DIGIT * weight)
@@ -128,7 +113,7 @@ def _offsets(operand):
     return offsets
 
 
-def _walk(rule, operands, flags, before):
+def _walk(rule, operands, options, before):
     """Walk operands whose first axis is time, in chunks if they are long; return the states after them."""
     steps, lanes, h = len(operands[0]), before.shape[1], operands[2]
     parts = [(o, o.strides[0], _offsets(o)) for o in operands]
@@ -136,21 +121,24 @@ def _walk(rule, operands, flags, before):
     if steps >= LONG_SERIES and lanes < (FEW_ALONG if along else FEW_LANES):
         chunks, window = _chunks(rule, operands[3], steps)
         if chunks > 1:
-            return _walk_in_chunks(rule, parts, steps, flags, before, chunks, window)
+            flags = np.zeros((chunks, 1, 1), bool)
+            if "flagged" in rule:
+                flags = operands[4][: steps // chunks * chunks].reshape(chunks, -1, lanes)
+            return _walk_in_chunks(rule, parts, steps, options, before, flags, window)
     by_rows = h.ndim > 1 and abs(h.strides[-1]) < abs(h.strides[0])
-    return _walk_once(rule, parts, steps, STEPS if by_rows and lanes > WIDTH else steps, flags, before)
+    return _walk_once(rule, parts, steps, STEPS if by_rows and lanes > WIDTH else steps, options, before)
 
 
-def _walk_once(rule, operands, steps, chunk, flags, states):
+def _walk_once(rule, operands, steps, chunk, options, states):
     """Run the kernel; return the states after. Operands are ``(array, stride of time, series' offsets)``."""
     lanes = states.shape[1]
     padded = -(-lanes // WIDTH) * WIDTH  # the last one is walked again, as its offset is repeated, to fill a vector
     fill = np.minimum(np.arange(padded), lanes - 1)
-    carry, table = _problem.zeros((PLANES, padded), _WIDE), np.zeros(_weighted.HEAD + 4 * padded, np.int64)
+    carry, table = _problem.zeros((PLANES, padded), _WIDE), np.zeros(_weighted.HEAD + 5 * padded, np.int64)
     carry[...] = states[:, fill]
-    table[: _weighted.HEAD] = [steps, chunk, lanes, padded, *(o[1] for o in operands), *flags]
+    table[: _weighted.HEAD] = [steps, chunk, lanes, padded, *(o[1] for o in operands), *options]
     table[_weighted.HEAD :] = np.concatenate([o[2][fill] for o in operands])
-    elements = {name: element(o[0].dtype) for name, o in zip(("x", "y", "h", "gate"), operands, strict=True)}
+    elements = {name: element(o[0].dtype) for name, o in zip(("x", "y", "h", "gate", "flags"), operands, strict=True)}
     call = kernel(_weighted.walk, rule, "f8", **elements)
     head = (None, *(address(o[0]) for o in operands), address(carry), address(table))
     vectors = padded // WIDTH
@@ -192,17 +180,19 @@ def _window(gate, is_decay, length, chunks):
     return math.inf
 
 
-def _walk_in_chunks(rule, operands, steps, flags, before, chunks, window):
+def _walk_in_chunks(rule, operands, steps, options, before, flags, window):
     """Do what `_walk` does, in chunks that go side by side; ``window`` is the warm-up's number of steps.
+
+    ``flags`` are those of chunks, steps and series.
 
     What stands before a chunk is found by a warm-up. Then the states that chunks come to are compared with those that
     the next ones began with, and chunks that began with another are walked again, until there are none. Each time the
     first of these is right for good: results are those of one walk but for roundings, whatever gaps and outliers do.
     """
-    lanes, length, least = before.shape[1], steps // chunks, flags[0]
+    chunks, lanes, least = len(flags), before.shape[1], options[0]
+    length = steps // chunks
     chunk, lane = np.divmod(np.arange(chunks * lanes), lanes)
     starts = np.zeros((PLANES, chunks, lanes))
-    starts[[ORIGIN, ORIGIN_Y]] = before[[ORIGIN, ORIGIN_Y], np.newaxis]
 
     def walk(lane, first, steps, states, writes=True):
         """Walk so many steps of series, one for each state, from a first step of each on."""
@@ -210,18 +200,21 @@ def _walk_in_chunks(rule, operands, steps, flags, before, chunks, window):
         if not writes:  # anything but one row
             row = np.empty(len(lane), operands[2][0].dtype)
             parts[2] = row, 0, np.arange(len(row)) * row.itemsize
-        return _walk_once(rule, parts, steps, steps, (*flags[:2], False), states)
+        return _walk_once(rule, parts, steps, steps, (*options[:2], False), states)
 
     warm_up = np.maximum(chunk * length - window, 0)
     starts = walk(lane, warm_up, window, starts.reshape(PLANES, -1), writes=False).reshape(starts.shape)
-    starts[COUNT] = least  # as if results had all the samples that they need
+    # A count that began in the warm-up is known; others are as if results had all the samples that they need.
+    is_known, anew = flags[:-1, length - window :].any(axis=1), flags.any(axis=1)
+    starts[COUNT, 1:] = np.where(is_known, starts[COUNT, 1:], least)
     starts[:, 0] = before
     ends, seen, wrong = np.empty_like(starts), np.empty((chunks, lanes)), np.ones((chunks, lanes), bool)
     while wrong.any():
         here = wrong.reshape(-1)
         ends[:, wrong] = walk(lane[here], chunk[here] * length, length, starts[:, wrong])
-        seen[wrong] = (ends - starts)[COUNT, wrong]
-        ends[COUNT] = before[COUNT] + np.cumsum(seen, axis=0)
+        seen[wrong] = (ends[COUNT] - np.where(anew, 0, starts[COUNT]))[wrong]
+        counts = before[COUNT] + np.cumsum(seen, axis=0)
+        ends[COUNT] = counts - np.maximum.accumulate(np.where(anew, counts - seen, 0), axis=0)
         wrong[0], wrong[1:] = False, ~_are_alike(starts[:, 1:], ends[:, :-1], least)
         starts[:, 1:] = np.where(wrong[1:], ends[:, :-1], starts[:, 1:])
     done = length * chunks
@@ -233,7 +226,9 @@ def _are_alike(predicted, true, least):
     planes = [WEIGHT, MEAN, MEAN_Y, COVARIANCE, ROOM]
     enough = np.minimum(predicted[COUNT], least) == np.minimum(true[COUNT], least)
     with np.errstate(all="ignore"):
-        return enough & np.all(np.abs(predicted[planes] - true[planes]) <= ALIKE * np.abs(true[planes]), axis=0)
+        apart = predicted - true
+        apart[[MEAN, MEAN_Y]] += apart[[ORIGIN, ORIGIN_Y]]
+        return enough & np.all(np.abs(apart[planes]) <= ALIKE * np.abs(true[planes]), axis=0)
 
 
 def decays(times, first_gap, halflife, alpha):

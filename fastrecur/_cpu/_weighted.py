@@ -17,15 +17,16 @@ from ._packing import View, column, copy, stream_transposed
 from ._rules import trait
 from ._scalars import fence, itemsize, load_int, minimum, misalignment, prefetch, shift, stack
 from ._types import LINE, WIDTH
-from ._vectors import load_vector, store_vector, stream_vector
+from ._vectors import load_mask, load_vector, store_vector, stream_vector
 
 # Fields of ``geometry``, before each operand's table of where each series begins, in bytes; strides are such, too.
 (
-    N_STEPS, CHUNK, N_SERIES, PADDED, X_STRIDE, Y_STRIDE, H_STRIDE, GATE_STRIDE, MIN_PERIODS, BIAS, STREAMING,
-) = np.arange(11, dtype=np.int64)  # fmt: skip
-HEAD = 11
-# The rows of ``carry``. Means of what covaries are deviations from the ORIGIN, a value of the series: data far from 0
-# lose nothing.
+    N_STEPS, CHUNK, N_SERIES, PADDED, X_STRIDE, Y_STRIDE, H_STRIDE, GATE_STRIDE, FLAGS_STRIDE, MIN_PERIODS, BIAS,
+    STREAMING,
+) = np.arange(12, dtype=np.int64)  # fmt: skip
+HEAD = 12
+# The rows of ``carry``. Means of what covaries are deviations from the ORIGIN, the first sample since the series began:
+# data far from 0 lose nothing.
 WEIGHT, COUNT, MEAN, ORIGIN, ORIGIN_Y, MEAN_Y, COVARIANCE, ROOM = range(8)
 PLANES = 8
 AVERAGE_PLANES = MEAN + 1
@@ -40,14 +41,15 @@ NAN = float("nan")
 # An operand of a vector of series: a pointer, the table of where each series begins, bytes from step to step, a buffer
 # for a tile; up to which series all stand as far apart as the first two, and how far.
 Operand = namedtuple("Operand", "at offsets stride rows end apart")
-# Samples, gates and results of some steps, each as where they stand and bytes from one step's to the next one's; the
-# state, how many steps there are, how many samples a result needs, whether it may be biased; and the prefetch distance
-# of samples in bytes.
-Tile = namedtuple("Tile", "x y gate h state steps least bias ahead")
+# Samples, gates, flags and results of some steps, each as where they stand and bytes from one step's to the next one's;
+# the state, how many steps there are, how many samples a result needs, whether it may be biased; and the prefetch
+# distance of samples in bytes.
+Tile = namedtuple("Tile", "x y gate flags h state steps least bias ahead")
 
 approach, covary, weigh = inlined(_steps.approach), inlined(_steps.covary), inlined(_steps.weigh)
 adjust, timed, ignore_na, is_sum = map(trait, ("adjust", "timed", "ignore_na", "sum"))
 covaries, one_series = trait("covariance"), trait("one_series")  # in which both series are one
+flagged = trait("flagged")
 
 
 @inlined
@@ -74,11 +76,18 @@ def walk_steps(rule, tile):
     origin_x, origin_y = load_vector(state, ROW * ORIGIN, state), load_vector(state, ROW * ORIGIN_Y, state)
     zero, one, nan = constant(0.0, weight), constant(1.0, weight), constant(NAN, weight)
     for k in range(tile.steps):
+        if flagged(rule):
+            begins = load_mask(shift(tile.flags[0], k * tile.flags[1]), 0, state)
+            weight, count = select(begins, zero, weight), select(begins, zero, count)
+            mean, covariance = select(begins, zero, mean), select(begins, zero, covariance)  # which may be infinite
         x, gate = sample(tile, tile.x, k), sample(tile, tile.gate, k)
+        y = x if one_series(rule) else sample(tile, tile.y, k)
+        from_x, from_y = origin_x, origin_y
         if covaries(rule):
-            x = x - origin_x
-        y = x if one_series(rule) else sample(tile, tile.y, k) - origin_y
+            from_x, from_y = select(count == zero, x, origin_x), select(count == zero, y, origin_y)
+            x, y = x - from_x, y - from_y
         seen = is_finite(x) if one_series(rule) else (x - x) + (y - y) == zero  # x + y might overflow
+        origin_x, origin_y = select(seen, from_x, origin_x), select(seen, from_y, origin_y)
         share, kept, weight, decay = weigh(weight, gate, seen, adjust(rule), timed(rule), ignore_na(rule))
         if covaries(rule):
             moved, roomier = covary(covariance, room, share, kept, x - mean, y - mean_y)
@@ -97,6 +106,8 @@ def walk_steps(rule, tile):
     store_vector(state, ROW * COUNT, count)
     store_vector(state, ROW * MEAN, mean)
     if covaries(rule):
+        store_vector(state, ROW * ORIGIN, origin_x)
+        store_vector(state, ROW * ORIGIN_Y, origin_y)
         store_vector(state, ROW * MEAN_Y, mean_y)
         store_vector(state, ROW * COVARIANCE, covariance)
         store_vector(state, ROW * ROOM, room)
@@ -171,7 +182,7 @@ def pack(x, t, steps, count):
 
 
 @helper
-def walk_tile(rule, x, y, gate, h, state, geometry, t, steps, count, is_first):
+def walk_tile(rule, x, y, gate, flags, h, state, geometry, t, steps, count, is_first):
     """Walk some steps of a vector of series, of which ``count`` are not repeated."""
     streams, filled = load_int(geometry, STREAMING) != 0, WIDTH if is_first else count
     x_here = pack(x, t, steps, filled)
@@ -186,7 +197,8 @@ def walk_tile(rule, x, y, gate, h, state, geometry, t, steps, count, is_first):
         if abs(ahead) > NEAR:
             ahead = ROWS_AHEAD * x.stride
     gates, least, bias = pack(gate, t, steps, WIDTH), load_int(geometry, MIN_PERIODS), load_int(geometry, BIAS)
-    walk_steps(rule, Tile(x_here, y_here, gates, h_here, state, steps, least, bias, ahead))
+    marks = pack(flags, t, steps, WIDTH) if flagged(rule) else place_of(flags, t)
+    walk_steps(rule, Tile(x_here, y_here, gates, marks, h_here, state, steps, least, bias, ahead))
     if streams_rows:
         for k in range(steps):
             stream_vector(place_of(h, t + k)[0], 0, load_vector(shift(h.rows, k * h_here[1]), 0, state))
@@ -194,12 +206,15 @@ def walk_tile(rule, x, y, gate, h, state, geometry, t, steps, count, is_first):
         copy_runs(h, t, steps, count, True, streams)
 
 
-def walk(rule, x, y, h, gate, carry, geometry, first, last):
-    """Walk series ``first`` to ``last``, a multiple of the width apart; but for covariances, ``y`` is ``x``."""
+def walk(rule, x, y, h, gate, flags, carry, geometry, first, last):
+    """Walk series ``first`` to ``last``, a multiple of the width apart; but for covariances, ``y`` is ``x``.
+
+    ``flags`` is read if the rule is "flagged": where one is set, a series begins anew.
+    """
     steps, padded = load_int(geometry, N_STEPS), load_int(geometry, PADDED)
     chunk, count = load_int(geometry, CHUNK), load_int(geometry, N_SERIES)
     x_rows, y_rows, gate_rows, h_rows = stack(x, TILE), stack(y, TILE), stack(gate, TILE), stack(h, TILE)
-    state = stack(carry, STATE)
+    state, flag_rows = stack(carry, STATE), stack(flags, TILE)
     for begin in range(0, steps, chunk):
         end = minimum(steps, begin + chunk)
         for lane in range(first, last, WIDTH):
@@ -207,10 +222,11 @@ def walk(rule, x, y, h, gate, carry, geometry, first, last):
             ys = operand(y, geometry, Y_STRIDE, 1, lane, y_rows)
             hs = operand(h, geometry, H_STRIDE, 2, lane, h_rows)
             gates = operand(gate, geometry, GATE_STRIDE, 3, lane, gate_rows)
+            marks = operand(flags, geometry, FLAGS_STRIDE, 4, lane, flag_rows)
             states = shift(carry, lane * itemsize(carry))
             copy_state(rule, state, ROW, states, padded)
             for t in range(begin, end, STEPS):
                 n, whole = minimum(STEPS, end - t), minimum(WIDTH, count - lane)
-                walk_tile(rule, xs, ys, gates, hs, state, geometry, t, n, whole, t == begin)
+                walk_tile(rule, xs, ys, gates, marks, hs, state, geometry, t, n, whole, t == begin)
             copy_state(rule, states, padded, state, ROW)
     fence()

@@ -2,7 +2,7 @@
 
 Weights first. Where they add up (``adjust``), ``W[t] = d[t]*W[t-1] + 1`` at each sample, a linear recurrence, and the
 sample's share is ``1/W``. Else the samples so far weigh 1 again after each, and decay in a gap. A share is the gate of
-a weighted average, and 0 at a missing value.
+a weighted average, and 0 at a missing value. Where a series begins anew, so does each of the recurrences.
 """
 
 import functools
@@ -22,15 +22,16 @@ State = namedtuple(
 NO_STATE = State(None, None, None)
 
 # What samples weigh: ``seen`` says where one is, ``share`` is its own part, ``kept`` that of the past. Where no sample
-# is missing, ``seen`` is None, and series of one gate share what they weigh: axes of length 1.
-Shares = namedtuple("Shares", "seen share kept decay valid weight count")
+# is missing, ``seen`` is None, and series of one gate share what they weigh: axes of length 1. ``resets`` as given.
+Shares = namedtuple("Shares", "seen share kept decay valid weight count resets")
 
 # How far each value is from the mean before it; what means are counted from, and the last one.
 Deviations = namedtuple("Deviations", "values origin mean")
 
 
-def shares(xp, seen, gate, kind, ignore_na, least, axis, state):
+def shares(xp, seen, gate, kind, ignore_na, least, axis, state, resets):
     """Return what each sample weighs; ``gate`` is a decay, or alpha where ``kind`` is "fixed"."""
+    how = {"axis": axis, "resets": resets, "return_state": True}
     one = xp.ones_like(gate)
     zero = one - one
     samples = _if_seen(xp, seen, one)
@@ -38,8 +39,8 @@ def shares(xp, seen, gate, kind, ignore_na, least, axis, state):
     if ignore_na:
         decay = _if_seen(xp, seen, decay, one)
     forgets = decay if kind == "adjust" else _if_seen(xp, seen, zero, decay)
-    weight, last = linear_recurrence(forgets, samples, state.weight, axis=axis, return_state=True)
-    before = _before(xp, decay, weight, state.weight, axis)
+    weight, last = linear_recurrence(forgets, samples, state.weight, **how)
+    before = decay * _before(xp, weight, state.weight, axis, resets)
     if kind == "adjust":
         total = _if_seen(xp, seen, weight, one)
         share = samples / total
@@ -47,8 +48,8 @@ def shares(xp, seen, gate, kind, ignore_na, least, axis, state):
         total = one if kind == "timed" else _if_seen(xp, seen, before + gate, one)
         share = _if_seen(xp, seen, one - before if kind == "timed" else gate / total)
     kept = _if_seen(xp, seen, before / total, one)
-    count, last_count = linear_recurrence(1.0, samples, state.count, axis=axis, return_state=True)
-    return Shares(seen, share, kept, decay, count >= max(1, least), last, last_count)
+    count, last_count = linear_recurrence(1.0, samples, state.count, **how)
+    return Shares(seen, share, kept, decay, count >= max(1, least), last, last_count, resets)
 
 
 def _if_seen(xp, seen, there, missing=None):
@@ -56,15 +57,15 @@ def _if_seen(xp, seen, there, missing=None):
     return there if seen is None else xp.where(seen, there, xp.zeros_like(there) if missing is None else missing)
 
 
-def _before(xp, decay, weight, weight0, axis):
-    """Return the weight of the samples before each step, decayed up to it."""
-    steps = weight.shape[axis]
+def _before(xp, values, initial, axis, resets):
+    """Return what stands before each step, 0 where a series begins."""
+    steps = values.shape[axis]
     if steps == 0:
-        return weight
-    first = at(weight, axis, slice(1))
-    first = first - first if weight0 is None else xp.reshape(weight0, first.shape)
-    earlier = join(xp, [first, at(weight, axis, slice(steps - 1))], axis)
-    return earlier if decay is None else decay * earlier
+        return values
+    first = at(values, axis, slice(1))
+    first = first - first if initial is None else xp.reshape(initial, first.shape)
+    earlier = join(xp, [first, at(values, axis, slice(steps - 1))], axis)
+    return earlier if resets is None else xp.where(resets, xp.zeros_like(earlier), earlier)
 
 
 def _deviations(xp, w, values, axis, count, origin0, mean0):
@@ -73,28 +74,33 @@ def _deviations(xp, w, values, axis, count, origin0, mean0):
     origin = first = at(values, axis, slice(1))
     if count is not None:
         origin = xp.where(xp.reshape(count, first.shape) > 0, xp.reshape(origin0, first.shape), first)
+    last_origin = xp.sum(origin, axis=axis)  # of one step, or of none
+    if w.resets is not None:
+        begins = xp.where(w.resets, xp.ones_like(values), xp.zeros_like(values))
+        origin, last_origin = forget_mult(begins, values, last_origin, axis=axis, return_state=True)
     values = values - origin
-    mean, last = forget_mult(w.share, values, mean0, axis=axis, return_state=True)
-    values = _if_seen(xp, w.seen, values - _before(xp, None, mean, mean0, axis))
-    return Deviations(values, xp.sum(origin, axis=axis), last)  # of one step, or of none
+    mean, last = forget_mult(w.share, values, mean0, axis=axis, resets=w.resets, return_state=True)
+    values = _if_seen(xp, w.seen, values - _before(xp, mean, mean0, axis, w.resets))
+    return Deviations(values, last_origin, last)
 
 
 def compute(statistic, xp, x, y, w, axis, bias, states):
     """Return a statistic of what weighs so much, and for each state that it goes on from that after it."""
+    how = {"axis": axis, "resets": w.resets, "return_state": True}
     if y is None:
         recur, gate = (linear_recurrence, w.decay) if statistic == "sum" else (forget_mult, w.share)
-        result, last = recur(gate, _if_seen(xp, w.seen, x), states[0].mean, axis=axis, return_state=True)
+        result, last = recur(gate, _if_seen(xp, w.seen, x), states[0].mean, **how)
         weight, count = (xp.broadcast_to(v, last.shape) for v in (w.weight, w.count))
         return masked(xp, w.valid, result), (State(weight, count, last),)
     had = states[0]
     one = other = _deviations(xp, w, x, axis, had.count, had.origin, had.mean)
     if y is not x:
         other = _deviations(xp, w, y, axis, had.count, had.origin_y, had.mean_y)
-    room, last_room = linear_recurrence(w.kept * w.kept, 2 * w.kept * w.share, had.room, axis=axis, return_state=True)
+    room, last_room = linear_recurrence(w.kept * w.kept, 2 * w.kept * w.share, had.room, **how)
     found, after = [], []  # a correlation's are a covariance and both variances
     for (a, b), state in zip(((one, other), (one, one), (other, other)), states, strict=False):
         rises = w.kept * w.share * (a.values * b.values)
-        covariance, last = linear_recurrence(w.kept, rises, state.covariance, axis=axis, return_state=True)
+        covariance, last = linear_recurrence(w.kept, rises, state.covariance, **how)
         planes = State(w.weight, w.count, a.mean, a.origin, b.origin, b.mean, last, last_room)
         found.append(covariance)
         after.append(State(*(xp.broadcast_to(plane, last.shape) for plane in planes)))

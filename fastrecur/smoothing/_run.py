@@ -16,7 +16,7 @@ from . import _formulas
 from ._arguments import ALPHA
 from ._arrays import Data, check_constant
 from ._formulas import NO_STATE, State
-from ._segments import Borders, begin_anew, numbers
+from ._segments import Borders, numbers
 from ._times import edge, in_units, placed, steps, take_times
 
 # What is asked of a statistic beside its data, and what the caller calls these.
@@ -60,12 +60,17 @@ def _by_group(statistic, request, x, y, axis):
         times = times[order] if times.ndim == 1 else sort(times)
     request = request._replace(constant=request.constant.replaced(**found), times=times, borders=borders)
     result, _ = at_once(statistic, request, x_sorted, y_sorted, axis)
-    back = np.empty_like(order)
-    back[order] = np.arange(len(order))
-    result = at(result, axis, back)
-    if lost.any():
-        result[(slice(None),) * axis + (np.flatnonzero(lost),)] = float("nan")
-    return result
+    lead = (slice(None),) * axis
+    if isinstance(result, np.ndarray):
+        found = np.empty_like(result)
+        found[(*lead, order)] = result
+    else:
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        found = at(result, axis, back)
+    if len(lost):
+        found[(*lead, lost)] = float("nan")
+    return found
 
 
 def _by_chunk(statistic, request, x, y, axis):
@@ -182,31 +187,26 @@ def at_once(statistic, request, x, y, axis, before=None, last_time=None):
     dtype = data.dtype(*(v for name, v in values.items() if name != constant.name or name in constant.arrays))
     shape = data.broadcast(*([] if spans is None else [spans]))
     axis = axis_of(axis, shape, series[:1])
-    both, seen, valid = [values[name] for name in series], None, None
-    flags = request.borders.flags(shape, axis)
+    both, seen, flags = [values[name] for name in series], None, request.borders.flags(shape, axis)
     with data.threads():
         gate = _gate(data, request, values, shape, axis, last_time, flags)
         if not data.by_kernel:
             both = [xp.broadcast_to(data.wide(v), shape) for v in both]
-        if flags is not None or not data.by_kernel or statistic == "corr":
+        if not data.by_kernel or statistic == "corr":
             seen = functools.reduce(operator.and_, [xp.isfinite(xp.broadcast_to(v, shape)) for v in both])
-        if flags is not None:
-            had, least = states[0].count, 0
-            gate, valid, count = begin_anew(data, flags, seen, gate, _kind(request), request.min_periods, axis, had)
         x, y = both[0], None if y is None else both[-1]
         if data.by_kernel:
-            how = shape, dtype, axis, _kind(request), request.ignore_na, least, request.bias
-            result, after = _by_kernel(statistic, x, y, seen, gate, how, states)
+            kind = _kind(request) + " ignore_na" * request.ignore_na
+            how = gate, flags, shape, dtype, axis, kind, least, request.bias
+            result, after = _by_kernel(statistic, x, y, seen, how, states)
         else:
-            gates = shape
+            gates, flags = shape, None if flags is None else data.beside(flags, "resets")
             if data.at_hand and flags is None and bool(seen.all()):  # no mask, and without a state gates as given
                 own = (n if k == axis else 1 for k, n in enumerate(shape))
                 seen, gates = None, np.broadcast_shapes(tuple(gate.shape), tuple(own)) if before is None else shape
             gate = xp.broadcast_to(gate, gates)
-            w = _formulas.shares(xp, seen, gate, _kind(request), request.ignore_na, least, axis, states[0])
+            w = _formulas.shares(xp, seen, gate, _kind(request), request.ignore_na, least, axis, states[0], flags)
             result, after = _formulas.compute(statistic, xp, x, y, w, axis, request.bias, states)
-    if valid is not None:
-        result, after = _formulas.masked(xp, valid, result), tuple(s._replace(count=count) for s in after)
     return data.give(data.narrow(result, dtype)), after
 
 
@@ -236,15 +236,15 @@ def _gate(data, request, values, shape, axis, last_time, begins):
     return np.exp2(-gaps) if data.by_kernel and np.ndim(alpha) == 0 and alpha == 0.5 else (1.0 - alpha) ** gaps
 
 
-def _by_kernel(statistic, x, y, seen, gate, how, states):
+def _by_kernel(statistic, x, y, seen, how, states):
     """Return a statistic, and for each state that it goes on from that after it."""
     pairs = [(x, y)]
     if statistic == "corr":  # from a covariance and two variances, with the same samples missing in both series
         one = _formulas.masked(np, seen, x)
         other = one if y is x else _formulas.masked(np, seen, y)
         pairs = (one, other), (one, one), (other, other)
-        how = how[0], np.dtype(np.float64), *how[2:]  # what is divided may be small beyond float32 after a gap
-    found = [_weighted_run.run(statistic, *pair, gate, *how, had) for pair, had in zip(pairs, states, strict=True)]
+        how = *how[:3], np.dtype(np.float64), *how[4:]  # what is divided may be small beyond float32 after a gap
+    found = [_weighted_run.run(statistic, *pair, *how, had) for pair, had in zip(pairs, states, strict=True)]
     (result, *variances), after = zip(*found, strict=True)
     if variances:
         with quiet(np):

@@ -8,7 +8,6 @@ import numpy as np
 from .. import _checks
 from .. import _messages as say
 from .._arrays import any_lazy, take
-from ..recurrence import linear_recurrence
 from ._frames import is_labelled, plain
 
 
@@ -41,12 +40,12 @@ class Borders:
         return found | self.resets.reshape(self.resets.shape + (1,) * (len(shape) - self.resets.ndim))
 
     def sorted_by_group(self, steps):
-        """Return the order that brings groups together, which steps have none, and where groups begin then."""
-        codes, found = _codes(self.groups, steps)
+        """Return the order that brings groups together, steps that have none, and where groups begin then."""
+        codes, found = _codes(self.groups, steps, near=True)
         # NumPy sorts small integers in one pass or two.
         small = (codes + 1).astype(np.uint16 if len(found) < 2**16 - 1 else np.int64)
-        sizes = np.bincount(small, minlength=len(found) + 1)
-        return np.argsort(small, kind="stable"), codes < 0, Borders(np.concatenate([[0], np.cumsum(sizes)]))
+        sizes, order = np.bincount(small, minlength=len(found) + 1), np.argsort(small, kind="stable")
+        return order, order[: sizes[0]], Borders(np.concatenate([[0], np.cumsum(sizes)]))
 
     def keys(self, steps):
         """Return each step's key, as Dask array or as the number of its group, and NaN where it has none."""
@@ -67,8 +66,11 @@ def numbers(keys, known):
     return np.array([*(known.setdefault(key, len(known)) for key in found), -1])[codes]
 
 
-def _codes(groups, steps):
-    """Return the number of each step's group, -1 where it has none, and the groups' keys."""
+def _codes(groups, steps, near=False):
+    """Return the number of each step's group, -1 where it has none, and the groups' keys.
+
+    Integers ``near`` each other may number groups as they are, some of them no step's.
+    """
     pandas = sys.modules.get("pandas")
     if not hasattr(groups, "__len__"):
         raise TypeError(say.groups_kind(type(groups)))
@@ -81,6 +83,10 @@ def _codes(groups, steps):
         keys = np.asarray(take("groups", groups)[0] if isinstance(groups, np.ndarray) else groups)
     if keys.ndim != 1 or len(keys) != steps:
         raise ValueError(say.groups_shape(tuple(keys.shape), steps))
+    if near and steps and isinstance(keys.dtype, np.dtype) and keys.dtype.kind in "iu":
+        low, high = int(keys.min()), int(keys.max())
+        if high - low < steps:
+            return np.asarray(keys, keys.dtype.kind + "8") - low, range(low, high + 1)
     known = {}
     try:
         if pandas is not None:
@@ -101,15 +107,3 @@ def _is_missing(key):
     if isinstance(key, tuple):
         return any(map(_is_missing, key))
     return key is None or type(key).__name__ == "NAType" or bool(key != key)
-
-
-def begin_anew(data, flags, seen, gate, kind, least, axis, count):
-    """Return gates that forget all before a border, which results have enough samples, and how many lanes have."""
-    # A border's gate is an alpha of 1, or a decay of 0, and stands at the first sample behind it: missing values may
-    # have no gate.
-    xp = data.xp
-    samples = data.narrow(seen, xp.float64)
-    so_far, last = linear_recurrence(1.0, samples, count, axis=axis, resets=flags, return_state=True)
-    first = seen & (so_far == 1)
-    gate = xp.broadcast_to(gate, samples.shape)
-    return xp.where(first, xp.full_like(samples, float(kind == "fixed")), gate), so_far >= max(1, least), last

@@ -62,6 +62,67 @@ def test_groups_are_those_of_pandas(rng, statistic, missing, options):
         np.testing.assert_allclose(found, wanted[order], rtol=1e-9, atol=1e-12)
 
 
+LONG = {"alpha": 0.2}, {"alpha": 0.4, "adjust": False, "min_periods": 5}, {"span": 9, "ignore_na": True}
+SHAPES = ((70001,), 0, 1), ((70001, 3), 0, 1), ((3, 66000), 1, 2), ((300, 40), 0, 2), ((19, 200), 1, 2)
+
+
+@pytest.mark.parametrize("statistic", [*ONE, *TWO])
+@pytest.mark.parametrize(("shape", "axis", "dims"), SHAPES)
+@pytest.mark.parametrize("mean", [7, 5000])
+def test_segments_are_series_of_their_own(rng, statistic, shape, axis, dims, mean):
+    """On every layout, however long they are: as the same statistic of each segment alone, gaps at borders and all."""
+    x, y = (100 * rng.standard_normal(shape) + 5 for _ in "xy")
+    x[rng.random(shape) < 0.1] = np.nan
+    resets = rng.random(shape[:dims]) < 1 / mean
+    flags = np.broadcast_to(resets.reshape(resets.shape + (1,) * (len(shape) - dims)), shape)
+    x[flags & (rng.random(shape) < 0.3)] = np.inf  # which is missing
+    flags = np.moveaxis(flags, axis, -1).reshape(-1, shape[axis])
+    along = [np.moveaxis(v, axis, -1).reshape(-1, shape[axis]) for v in (x, y)]
+    for options in LONG[: 1 if statistic == "sum" else None]:
+        found = np.moveaxis(asked(statistic, x, y, axis=axis, resets=resets, **options), axis, -1).reshape(flags.shape)
+        for k in range(0, len(found), 3):
+            edges = [0, *np.flatnonzero(flags[k]), shape[axis]]
+            for low, high in list(zip(edges, edges[1:], strict=False))[:: max(1, len(edges) // 50)]:
+                alone = asked(statistic, *(np.ascontiguousarray(v[k, low:high]) for v in along), **options)
+                np.testing.assert_allclose(found[k, low:high], alone, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("statistic", ["var", "std", *TWO])
+@pytest.mark.parametrize("with_gradients", [False, True])
+def test_groups_far_from_each_other_lose_nothing(rng, statistic, with_gradients):
+    """A covariance is counted from a sample of its own group: a small one beside a large one has all its digits."""
+    keys = np.arange(300) % 2
+    x, y = (np.where(keys == 0, 1e9, 1e-3) * (1 + 1e-3 * rng.standard_normal(300)) for _ in "xy")
+    given = [pytest.importorskip("torch").tensor(v, requires_grad=True) for v in (x, y)] if with_gradients else [x, y]
+    found = asked(statistic, *given, span=5, groups=keys)
+    for key in (0, 1):
+        alone = asked(statistic, x[keys == key], y[keys == key], span=5)
+        np.testing.assert_allclose((found.detach().numpy() if with_gradients else found)[keys == key], alone, rtol=1e-9)
+
+
+@pytest.mark.parametrize("statistic", ["sum", "var", "cov"])
+@pytest.mark.parametrize("as_tensors", [False, True])
+def test_what_overflows_stays_in_its_segment(rng, statistic, as_tensors):
+    x, y = rng.standard_normal((2, 40))
+    x[:20] = y[:20] = 1.7e308 if statistic == "sum" else np.where(np.arange(20) % 2, 1e200, -1e200)
+    given = [pytest.importorskip("torch").tensor(v, requires_grad=True) for v in (x, y)] if as_tensors else [x, y]
+    with np.errstate(all="ignore"):
+        found = asked(statistic, *given, span=5, offsets=[0, 20, 40])
+    found = found.detach().numpy() if as_tensors else found
+    assert not np.isfinite(found[10:20]).any()
+    np.testing.assert_allclose(found[20:], asked(statistic, x[20:], y[20:], span=5), rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", ">i2", "i8", "u8"])
+def test_integers_near_each_other_are_groups_as_they_are(rng, dtype):
+    info, choices = np.iinfo(dtype), np.arange(256)
+    for first in (int(info.min), int(info.max) - 255):
+        keys = np.array([first + int(n) for n in rng.choice(choices, 1000)], dtype)
+        wanted = smoothing.ewm_mean(np.arange(1000.0), span=3, groups=[*map(str, keys)])
+        for given in (keys, pd.Series(keys.astype(keys.dtype.newbyteorder("=")))):
+            np.testing.assert_array_equal(smoothing.ewm_mean(np.arange(1000.0), span=3, groups=given), wanted)
+
+
 def test_flags_of_each_series(rng):
     x, resets = rng.standard_normal((60, 3)), rng.random((60, 3)) < 0.2
     found = smoothing.ewm_mean(x, span=5, resets=resets)
