@@ -27,16 +27,16 @@ SERIAL_TIMES = 1 << 15  # below which a second thread costs more than it brings
 MOST_EXACT = 1 << 53  # up to which integers are float64, as microseconds since 1970 are
 TIME_BYTES = 64  # that are moved in the time that a decay takes
 _WIDE = np.dtype(np.float64)
-_UNSETTLED = "timed", "covariance", "flagged"  # rules of which no statistic is a plain recurrence
+_UNSETTLED = "timed", "covariance", "flagged", "by_group"  # rules of which no statistic is a plain recurrence
 
 
-def run(statistic, x, y, gate, flags, shape, dtype, axis, kind, min_periods, bias, state):
+def run(statistic, x, y, gate, borders, shape, dtype, axis, kind, min_periods, bias, state):
     """Return a statistic, and the series' `PLANES` after the last step.
 
     ``kind`` says how weights come about: they "adjust" to each other and the gate is a decay; they are "fixed" by the
     gate; or they are "timed", and the gate is a decay again; and " ignore_na" may follow. ``y`` is None but for
-    covariances, and ``flags`` where no series begins anew. ``state`` is what stands before the first step: planes in
-    their order, None for those that there are not.
+    covariances. ``borders`` is None, or flags where series begin anew, or each step's group, a number. ``state`` is
+    what stands before the first step: planes in their order, None for those that there are not.
     """
     h = _problem.empty(shape, dtype, _shapes.like(shape, dtype, (x.shape, x.strides)))
     lane_axes = [k for k in range(len(shape)) if k != axis]
@@ -48,12 +48,13 @@ def run(statistic, x, y, gate, flags, shape, dtype, axis, kind, min_periods, bia
     if lanes == 0 or steps == 0:
         return h, states
     traits = {"sum": statistic == "sum", "covariance": y is not None, "one_series": y is None or y is x}
-    traits["flagged"] = flags is not None
+    traits["flagged"] = borders is not None and borders.dtype == bool
+    traits["by_group"] = borders is not None and borders.dtype != bool
     rule = " ".join([kind, *(trait for trait, holds in traits.items() if holds)])
     # Time first, then the series, outermost in memory first.
     gate = np.asarray(gate)
     order = sorted(lane_axes, key=lambda k: (-abs(h.strides[k]), k))
-    others = x, x if y is None else y, h, gate, gate if flags is None else flags
+    others = x, x if y is None else y, h, gate, gate if borders is None else borders
     operands = [np.broadcast_to(v, shape).transpose(axis, *order) for v in others]
     states = states.transpose(0, *(1 + lane_axes.index(k) for k in order))
     options, after = (max(1, min_periods), bias, h.nbytes >= LARGE), states.reshape(PLANES, lanes)
@@ -118,7 +119,7 @@ def _walk(rule, operands, options, before):
     steps, lanes, h = len(operands[0]), before.shape[1], operands[2]
     parts = [(o, o.strides[0], _offsets(o)) for o in operands]
     along = all(abs(o.strides[0]) in (0, o.itemsize) for o in operands)
-    if steps >= LONG_SERIES and lanes < (FEW_ALONG if along else FEW_LANES):
+    if "by_group" not in rule and steps >= LONG_SERIES and lanes < (FEW_ALONG if along else FEW_LANES):
         chunks, window = _chunks(rule, operands[3], steps)
         if chunks > 1:
             flags = np.zeros((chunks, 1, 1), bool)
@@ -131,22 +132,28 @@ def _walk(rule, operands, options, before):
 
 def _walk_once(rule, operands, steps, chunk, options, states):
     """Run the kernel; return the states after. Operands are ``(array, stride of time, series' offsets)``."""
-    lanes = states.shape[1]
-    padded = -(-lanes // WIDTH) * WIDTH  # the last one is walked again, as its offset is repeated, to fill a vector
+    lanes, by_group = states.shape[1], "by_group" in rule
+    width = 1 if by_group else WIDTH
+    padded = -(-lanes // width) * width  # the last one is walked again, as its offset is repeated, to fill a vector
     fill = np.minimum(np.arange(padded), lanes - 1)
-    carry, table = _problem.zeros((PLANES, padded), _WIDE), np.zeros(_weighted.HEAD + 5 * padded, np.int64)
-    carry[...] = states[:, fill]
+    if by_group:
+        carry = np.zeros((int(operands[4][0].max()) + 1, lanes, PLANES))
+        carry[0, :, COUNT] = -math.inf  # of steps without a group, which so have no result
+    else:
+        carry = _problem.zeros((PLANES, padded), _WIDE)
+        carry[...] = states[:, fill]
+    table = np.zeros(_weighted.HEAD + 5 * padded, np.int64)
     table[: _weighted.HEAD] = [steps, chunk, lanes, padded, *(o[1] for o in operands), *options]
     table[_weighted.HEAD :] = np.concatenate([o[2][fill] for o in operands])
-    elements = {name: element(o[0].dtype) for name, o in zip(("x", "y", "h", "gate", "flags"), operands, strict=True)}
-    call = kernel(_weighted.walk, rule, "f8", **elements)
+    elements = {name: element(o[0].dtype) for name, o in zip(("x", "y", "h", "gate", "borders"), operands, strict=True)}
+    call = kernel(_weighted.walk_groups if by_group else _weighted.walk, rule, "f8", **elements)
     head = (None, *(address(o[0]) for o in operands), address(carry), address(table))
-    vectors = padded // WIDTH
+    vectors = padded // width
     nbytes, team = operands[0][0].itemsize * steps * lanes, _threads.team()
     threads = min(team.size, vectors) if nbytes >= SERIAL_BYTES else 1
     parts = _threads.ranges(vectors, _cost.items(4 * nbytes, threads, vectors))
-    team.run([(call, *head, WIDTH * low, WIDTH * high) for low, high in parts], threads)
-    return carry[:, :lanes]
+    team.run([(call, *head, width * low, width * high) for low, high in parts], threads)
+    return states if by_group else carry[:, :lanes]
 
 
 def _chunks(rule, gate, steps):

@@ -126,9 +126,11 @@ def weigh(rng):
         for options in [{}, {"adjust": False}, {"ignore_na": True, "min_periods": 3}]:
             ewm = frame.ewm(alpha=0.4, **options)
             borders = np.arange(0, shape[axis] + 1, 20)
-            begun = frame.groupby(np.arange(shape[axis]) // 20).ewm(alpha=0.4, **options).mean().droplevel(0)
+            keys = np.arange(shape[axis]) // 20
+            begun = frame.groupby(keys).ewm(alpha=0.4, **options).mean().droplevel(0)
             checks = [
                 (ewm_mean(x, alpha=0.4, axis=axis, offsets=borders, **options), begun),
+                (ewm_mean(x, alpha=0.4, axis=axis, groups=keys, **options), begun),
                 (ewm_mean(x, alpha=0.4, axis=axis, **options), ewm.mean()),
                 (ewm_var(x, alpha=0.4, axis=axis, bias=True, **options), ewm.var(bias=True)),
                 (ewm_cov(x, y, alpha=0.4, axis=axis, bias=True, **options), ewm.cov(other, pairwise=False, bias=True)),

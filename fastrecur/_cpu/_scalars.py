@@ -141,9 +141,15 @@ def itemsize(pointer):
     return pointer.dtype.itemsize
 
 
-@primitive(types.int64, constant_of(lambda carry: OCTET if carry.is_complex else WIDTH))
+@primitive(types.int64, constant_of(lambda carry: carry.vector.count))
 def width(carry):
-    return OCTET if carry.dtype.kind == "c" else WIDTH
+    return getattr(carry, "lanes", None) or (OCTET if carry.dtype.kind == "c" else WIDTH)
+
+
+@primitive(lambda carry: Pointer(carry.element, carry.scratch, 1), lambda emitter, place: place)
+def alone(carry):
+    """Return a carry of vectors of one lane."""
+    return Address(carry.address, carry.dtype, carry.keep, 1)
 
 
 @primitive(types.boolean, constant_of(lambda buffer, pointer: buffer == pointer, I1))

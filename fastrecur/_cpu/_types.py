@@ -53,19 +53,24 @@ HAS_MASKS = has("avx512f")  # a bit for each lane, in a register of its own
 class Pointer(types.Type):
     """An address of elements of one type; unboxed from a Python int.
 
-    ``scratch`` marks the kernels' own buffers, which no operand or result overlaps: the compiler may rely on that.
+    ``scratch`` marks the kernels' own buffers, which no operand or result overlaps: the compiler may rely on that. A
+    carry says how many ``lanes`` vectors have.
     """
 
-    def __init__(self, element, scratch=False):
-        self.element, self.scratch = element, scratch
+    def __init__(self, element, scratch=False, lanes=None):
+        self.element, self.scratch, self.lanes = element, scratch, lanes
         self.size, self.memory, self.category = ELEMENTS[element]
         self.is_complex = self.category == "complex"
-        super().__init__(name=f"fastrecur.Pointer({element}{', scratch' if scratch else ''})")
+        super().__init__(name=f"fastrecur.Pointer({element}{', scratch' if scratch else ''}, {lanes})")
 
     @property
     def value(self):
         """The Numba type of an element when this is a carry."""
         return {"f4": types.float32, "f8": types.float64, "c16": types.complex128, "i8": types.int64}[self.element]
+
+    @property
+    def vector(self):
+        return Vector(self.value, self.lanes)
 
 
 class Rule(types.Type):
@@ -135,8 +140,8 @@ def _unbox_rule(typ, obj, c):
 class Address:
     """A `Pointer` for the interpreter: an address, its element's NumPy dtype, and whatever must stay alive."""
 
-    def __init__(self, address, dtype, keep=None):
-        self.address, self.dtype, self.keep = address, np.dtype(dtype), keep
+    def __init__(self, address, dtype, keep=None, lanes=None):
+        self.address, self.dtype, self.keep, self.lanes = address, np.dtype(dtype), keep, lanes
 
     def at(self, index):
         size = self.dtype.itemsize

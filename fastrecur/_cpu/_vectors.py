@@ -27,7 +27,7 @@ def _interpreted_load(pointer, index, carry, count):
     return np.array([load(pointer, index + k, carry) for k in range(count)], carry.dtype)
 
 
-@primitive(lambda pointer, index, carry: Vector(carry.value), _load_vector)
+@primitive(lambda pointer, index, carry: carry.vector, _load_vector)
 def load_vector(pointer, index, carry):
     return _interpreted_load(pointer, index, carry, width(carry))
 
@@ -47,11 +47,11 @@ def truth(builder, numbers, kind):
 
 def _load_mask(emitter, place, index, _):
     builder, (pointer, _, carry) = emitter.builder, emitter.kinds
-    kind = ir.VectorType(I8, Vector(carry.value).count)
+    kind = ir.VectorType(I8, carry.vector.count)
     return truth(builder, read(builder, pointer, element_at(builder, pointer, place, index), kind), emitter.result)
 
 
-@primitive(lambda pointer, index, carry: Vector(carry.value).mask, _load_mask)
+@primitive(lambda pointer, index, carry: carry.vector.mask, _load_mask)
 def load_mask(pointer, index, carry):
     """Return which of neighbouring flags are set."""
     return np.array([bool(load(pointer, index + k, pointer)) for k in range(width(carry))])
@@ -60,10 +60,10 @@ def load_mask(pointer, index, carry):
 def _load_one_mask(emitter, place, _):
     builder, (pointer, carry) = emitter.builder, emitter.kinds
     flag = read(builder, pointer, place, I8)
-    return truth(builder, _spread(builder, flag, Vector(carry.value).count), emitter.result)
+    return truth(builder, _spread(builder, flag, carry.vector.count), emitter.result)
 
 
-@primitive(lambda pointer, carry: Vector(carry.value).mask, _load_one_mask)
+@primitive(lambda pointer, carry: carry.vector.mask, _load_one_mask)
 def load_one_mask(pointer, carry):
     """Return a flag in all lanes."""
     return np.full(width(carry), bool(load(pointer, 0, pointer)))

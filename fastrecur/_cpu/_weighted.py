@@ -15,13 +15,13 @@ from ._numba import helper, inlined
 from ._operands import ZERO
 from ._packing import View, column, copy, stream_transposed
 from ._rules import trait
-from ._scalars import fence, itemsize, load_int, minimum, misalignment, prefetch, shift, stack
+from ._scalars import alone, fence, itemsize, load_int, minimum, misalignment, prefetch, shift, stack, width
 from ._types import LINE, WIDTH
 from ._vectors import load_mask, load_vector, store_vector, stream_vector
 
 # Fields of ``geometry``, before each operand's table of where each series begins, in bytes; strides are such, too.
 (
-    N_STEPS, CHUNK, N_SERIES, PADDED, X_STRIDE, Y_STRIDE, H_STRIDE, GATE_STRIDE, FLAGS_STRIDE, MIN_PERIODS, BIAS,
+    N_STEPS, CHUNK, N_SERIES, PADDED, X_STRIDE, Y_STRIDE, H_STRIDE, GATE_STRIDE, BORDERS_STRIDE, MIN_PERIODS, BIAS,
     STREAMING,
 ) = np.arange(12, dtype=np.int64)  # fmt: skip
 HEAD = 12
@@ -69,11 +69,11 @@ def finish(tile, k, count, result):
 
 @helper
 def walk_steps(rule, tile):
-    state = tile.state
-    weight, count = load_vector(state, ROW * WEIGHT, state), load_vector(state, ROW * COUNT, state)
-    mean, mean_y = load_vector(state, ROW * MEAN, state), load_vector(state, ROW * MEAN_Y, state)
-    covariance, room = load_vector(state, ROW * COVARIANCE, state), load_vector(state, ROW * ROOM, state)
-    origin_x, origin_y = load_vector(state, ROW * ORIGIN, state), load_vector(state, ROW * ORIGIN_Y, state)
+    state, row = tile.state, width(tile.state)
+    weight, count = load_vector(state, row * WEIGHT, state), load_vector(state, row * COUNT, state)
+    mean, mean_y = load_vector(state, row * MEAN, state), load_vector(state, row * MEAN_Y, state)
+    covariance, room = load_vector(state, row * COVARIANCE, state), load_vector(state, row * ROOM, state)
+    origin_x, origin_y = load_vector(state, row * ORIGIN, state), load_vector(state, row * ORIGIN_Y, state)
     zero, one, nan = constant(0.0, weight), constant(1.0, weight), constant(NAN, weight)
     for k in range(tile.steps):
         if flagged(rule):
@@ -102,15 +102,15 @@ def walk_steps(rule, tile):
             finish(tile, k, count, covariance if tile.bias else select(zero < room, covariance / room, nan))
         else:
             finish(tile, k, count, mean)
-    store_vector(state, ROW * WEIGHT, weight)
-    store_vector(state, ROW * COUNT, count)
-    store_vector(state, ROW * MEAN, mean)
+    store_vector(state, row * WEIGHT, weight)
+    store_vector(state, row * COUNT, count)
+    store_vector(state, row * MEAN, mean)
     if covaries(rule):
-        store_vector(state, ROW * ORIGIN, origin_x)
-        store_vector(state, ROW * ORIGIN_Y, origin_y)
-        store_vector(state, ROW * MEAN_Y, mean_y)
-        store_vector(state, ROW * COVARIANCE, covariance)
-        store_vector(state, ROW * ROOM, room)
+        store_vector(state, row * ORIGIN, origin_x)
+        store_vector(state, row * ORIGIN_Y, origin_y)
+        store_vector(state, row * MEAN_Y, mean_y)
+        store_vector(state, row * COVARIANCE, covariance)
+        store_vector(state, row * ROOM, room)
 
 
 @helper
@@ -137,6 +137,13 @@ def operand(pointer, geometry, field, k, lane, rows):
     offsets = shift(geometry, 8 * (HEAD + k * load_int(geometry, PADDED) + lane))
     end, apart = run_from(offsets, ZERO)
     return Operand(pointer, offsets, load_int(geometry, field), rows, end, apart)
+
+
+@inlined
+def place_in(pointer, geometry, field, k, lane, t):
+    """Return where a step of a series stands in the k-th operand; there is no next one."""
+    begin = load_int(geometry, HEAD + k * load_int(geometry, PADDED) + lane)
+    return shift(pointer, begin + t * load_int(geometry, field)), 0
 
 
 @inlined
@@ -206,15 +213,15 @@ def walk_tile(rule, x, y, gate, flags, h, state, geometry, t, steps, count, is_f
         copy_runs(h, t, steps, count, True, streams)
 
 
-def walk(rule, x, y, h, gate, flags, carry, geometry, first, last):
+def walk(rule, x, y, h, gate, borders, carry, geometry, first, last):
     """Walk series ``first`` to ``last``, a multiple of the width apart; but for covariances, ``y`` is ``x``.
 
-    ``flags`` is read if the rule is "flagged": where one is set, a series begins anew.
+    ``borders`` is read if the rule is "flagged": where a flag is set, a series begins anew.
     """
     steps, padded = load_int(geometry, N_STEPS), load_int(geometry, PADDED)
     chunk, count = load_int(geometry, CHUNK), load_int(geometry, N_SERIES)
     x_rows, y_rows, gate_rows, h_rows = stack(x, TILE), stack(y, TILE), stack(gate, TILE), stack(h, TILE)
-    state, flag_rows = stack(carry, STATE), stack(flags, TILE)
+    state, flag_rows = stack(carry, STATE), stack(borders, TILE)
     for begin in range(0, steps, chunk):
         end = minimum(steps, begin + chunk)
         for lane in range(first, last, WIDTH):
@@ -222,11 +229,24 @@ def walk(rule, x, y, h, gate, flags, carry, geometry, first, last):
             ys = operand(y, geometry, Y_STRIDE, 1, lane, y_rows)
             hs = operand(h, geometry, H_STRIDE, 2, lane, h_rows)
             gates = operand(gate, geometry, GATE_STRIDE, 3, lane, gate_rows)
-            marks = operand(flags, geometry, FLAGS_STRIDE, 4, lane, flag_rows)
+            marks = operand(borders, geometry, BORDERS_STRIDE, 4, lane, flag_rows)
             states = shift(carry, lane * itemsize(carry))
             copy_state(rule, state, ROW, states, padded)
             for t in range(begin, end, STEPS):
                 n, whole = minimum(STEPS, end - t), minimum(WIDTH, count - lane)
                 walk_tile(rule, xs, ys, gates, marks, hs, state, geometry, t, n, whole, t == begin)
             copy_state(rule, states, padded, state, ROW)
+    fence()
+
+
+def walk_groups(rule, x, y, h, gate, borders, carry, geometry, first, last):
+    """Walk series ``first`` to ``last``, each step from the state of its group, whose number is in ``borders``."""
+    lanes, least, bias = load_int(geometry, N_SERIES), load_int(geometry, MIN_PERIODS), load_int(geometry, BIAS)
+    for t in range(load_int(geometry, N_STEPS)):
+        states = load_int(borders, t) * lanes
+        for lane in range(first, last):
+            state = alone(shift(carry, (states + lane) * PLANES * itemsize(carry)))
+            xs, ys = place_in(x, geometry, X_STRIDE, 0, lane, t), place_in(y, geometry, Y_STRIDE, 1, lane, t)
+            gates, hs = place_in(gate, geometry, GATE_STRIDE, 3, lane, t), place_in(h, geometry, H_STRIDE, 2, lane, t)
+            walk_steps(rule, Tile(xs, ys, gates, gates, hs, state, 1, least, bias, 0))
     fence()

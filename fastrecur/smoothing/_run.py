@@ -35,13 +35,11 @@ def compute(statistic, request, x, y, axis):
     borders, constants = request.borders, request.constant.arrays.values()
     if _arrays.any_lazy(x, y, *constants, request.times, borders.resets, borders.groups):
         return _by_chunk(statistic, request, x, y, axis)
-    if borders.groups is not None:
-        return _by_group(statistic, request, x, y, axis)
     return at_once(statistic, request, x, y, axis)[0]
 
 
-def _by_group(statistic, request, x, y, axis):
-    """Return a statistic of each group by itself, in the order of the data."""
+def _by_sorting(statistic, request, x, y, axis):
+    """Return a statistic of each group by itself, in the order of the data: groups are brought together."""
     given = {"x": x} | ({} if y is None or y is x else {"y": y}) | request.constant.arrays
     values = {name: v if hasattr(v, "shape") else np.asarray(v) for name, v in given.items()}
     shape = _shapes.broadcast_shape(tuple(values), [tuple(v.shape) for v in values.values()])
@@ -60,17 +58,12 @@ def _by_group(statistic, request, x, y, axis):
         times = times[order] if times.ndim == 1 else sort(times)
     request = request._replace(constant=request.constant.replaced(**found), times=times, borders=borders)
     result, _ = at_once(statistic, request, x_sorted, y_sorted, axis)
-    lead = (slice(None),) * axis
-    if isinstance(result, np.ndarray):
-        found = np.empty_like(result)
-        found[(*lead, order)] = result
-    else:
-        back = np.empty_like(order)
-        back[order] = np.arange(len(order))
-        found = at(result, axis, back)
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    result = at(result, axis, back)
     if len(lost):
-        found[(*lead, lost)] = float("nan")
-    return found
+        result[(slice(None),) * axis + (lost,)] = float("nan")
+    return result
 
 
 def _by_chunk(statistic, request, x, y, axis):
@@ -177,7 +170,9 @@ def at_once(statistic, request, x, y, axis, before=None, last_time=None):
     spans = named.pop("halflife", None) if constant.dates else None  # an array of timedeltas
     states = before or (NO_STATE,) * (3 if statistic == "corr" else 1)
     data = Data(tuple(named), tuple(named.values()), [v for state in states for v in state])
-    xp = data.xp
+    xp, borders = data.xp, request.borders
+    if borders.groups is not None and (request.times is not None or not data.by_kernel):
+        return _by_sorting(statistic, request, x, y, axis), None
     if before and before[0].origin is None:  # a stream's, which may have moved from another library
         states = (State(*map(data.beside, before[0][:3])),)
     values = dict(zip(named, data.values, strict=True))
@@ -187,7 +182,9 @@ def at_once(statistic, request, x, y, axis, before=None, last_time=None):
     dtype = data.dtype(*(v for name, v in values.items() if name != constant.name or name in constant.arrays))
     shape = data.broadcast(*([] if spans is None else [spans]))
     axis = axis_of(axis, shape, series[:1])
-    both, seen, flags = [values[name] for name in series], None, request.borders.flags(shape, axis)
+    both, seen = [values[name] for name in series], None
+    by_group = borders.groups is not None
+    flags = placed(borders.numbers(shape[axis]), shape, axis) if by_group else borders.flags(shape, axis)
     with data.threads():
         gate = _gate(data, request, values, shape, axis, last_time, flags)
         if not data.by_kernel:

@@ -39,12 +39,16 @@ class Borders:
         _checks.resets_shape(self.resets.shape, shape, axis)
         return found | self.resets.reshape(self.resets.shape + (1,) * (len(shape) - self.resets.ndim))
 
+    def numbers(self, steps):
+        """Return the number of each step's group, 0 where it has none."""
+        return 1 + np.asarray(_codes(self.groups, steps, near=True)[0], np.int64)
+
     def sorted_by_group(self, steps):
         """Return the order that brings groups together, steps that have none, and where groups begin then."""
-        codes, found = _codes(self.groups, steps, near=True)
+        numbers = self.numbers(steps)
+        sizes = np.bincount(numbers, minlength=1)
         # NumPy sorts small integers in one pass or two.
-        small = (codes + 1).astype(np.uint16 if len(found) < 2**16 - 1 else np.int64)
-        sizes, order = np.bincount(small, minlength=len(found) + 1), np.argsort(small, kind="stable")
+        order = np.argsort(numbers.astype(np.uint16) if len(sizes) < 2**16 else numbers, kind="stable")
         return order, order[: sizes[0]], Borders(np.concatenate([[0], np.cumsum(sizes)]))
 
     def keys(self, steps):

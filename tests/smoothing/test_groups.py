@@ -123,6 +123,25 @@ def test_integers_near_each_other_are_groups_as_they_are(rng, dtype):
             np.testing.assert_array_equal(smoothing.ewm_mean(np.arange(1000.0), span=3, groups=given), wanted)
 
 
+@pytest.mark.parametrize("statistic", [*ONE, *TWO])
+@pytest.mark.parametrize(("shape", "axis"), [((900, 3), 0), ((17, 900), 1), ((2, 900, 5), 1)])
+@pytest.mark.parametrize("as_tensors", [False, True])
+def test_groups_of_many_series(rng, statistic, shape, axis, as_tensors):
+    """As the same statistic of each group alone; a step without a key has no result, and changes none."""
+    x, y = rng.standard_normal((2, *shape))
+    x[rng.random(shape) < 0.1] = np.nan
+    keys = rng.integers(0, 40, 900).astype(float)
+    keys[::7] = np.nan
+    for options in LONG[: 1 if statistic == "sum" else None]:
+        given = [pytest.importorskip("torch").tensor(v) for v in (x, y)] if as_tensors else [x, y]
+        found = np.asarray(asked(statistic, *given, axis=axis, groups=keys, **options))
+        assert np.isnan(found.take(np.flatnonzero(np.isnan(keys)), axis)).all()
+        for key in range(40):
+            own = np.flatnonzero(keys == key)
+            alone = asked(statistic, x.take(own, axis), y.take(own, axis), axis=axis, **options)
+            np.testing.assert_allclose(found.take(own, axis), alone, rtol=1e-9, atol=1e-12)
+
+
 def test_flags_of_each_series(rng):
     x, resets = rng.standard_normal((60, 3)), rng.random((60, 3)) < 0.2
     found = smoothing.ewm_mean(x, span=5, resets=resets)
