@@ -146,6 +146,8 @@ def _walk_once(rule, operands, steps, chunk, options, states):
     table[: _weighted.HEAD] = [steps, chunk, lanes, padded, *(o[1] for o in operands), *options]
     table[_weighted.HEAD :] = np.concatenate([o[2][fill] for o in operands])
     elements = {name: element(o[0].dtype) for name, o in zip(("x", "y", "h", "gate", "borders"), operands, strict=True)}
+    if "flagged" in rule and not operands[4][2].any():
+        rule += " broadcast_flags"
     call = kernel(_weighted.walk_groups if by_group else _weighted.walk, rule, "f8", **elements)
     head = (None, *(address(o[0]) for o in operands), address(carry), address(table))
     vectors = padded // width

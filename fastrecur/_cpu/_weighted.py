@@ -14,10 +14,10 @@ from .._steps import constant, is_finite, select
 from ._numba import helper, inlined
 from ._operands import ZERO
 from ._packing import View, column, copy, stream_transposed
-from ._rules import trait
+from ._rules import flag_is_broadcast, trait
 from ._scalars import alone, fence, itemsize, load_int, minimum, misalignment, prefetch, shift, stack, width
 from ._types import LINE, WIDTH
-from ._vectors import load_mask, load_vector, store_vector, stream_vector
+from ._vectors import load_mask, load_one_mask, load_vector, store_vector, stream_vector
 
 # Fields of ``geometry``, before each operand's table of where each series begins, in bytes; strides are such, too.
 (
@@ -77,7 +77,9 @@ def walk_steps(rule, tile):
     zero, one, nan = constant(0.0, weight), constant(1.0, weight), constant(NAN, weight)
     for k in range(tile.steps):
         if flagged(rule):
-            begins = load_mask(shift(tile.flags[0], k * tile.flags[1]), 0, state)
+            place = shift(tile.flags[0], k * tile.flags[1])
+            begins = load_one_mask(place, state) if flag_is_broadcast(rule) else load_mask(place, 0, state)
+            prefetch(place, 0, ROWS_AHEAD * tile.flags[1])
             weight, count = select(begins, zero, weight), select(begins, zero, count)
             mean, covariance = select(begins, zero, mean), select(begins, zero, covariance)  # which may be infinite
         x, gate = sample(tile, tile.x, k), sample(tile, tile.gate, k)
@@ -204,7 +206,8 @@ def walk_tile(rule, x, y, gate, flags, h, state, geometry, t, steps, count, is_f
         if abs(ahead) > NEAR:
             ahead = ROWS_AHEAD * x.stride
     gates, least, bias = pack(gate, t, steps, WIDTH), load_int(geometry, MIN_PERIODS), load_int(geometry, BIAS)
-    marks = pack(flags, t, steps, WIDTH) if flagged(rule) else place_of(flags, t)
+    is_packed = flagged(rule) and not flag_is_broadcast(rule)
+    marks = pack(flags, t, steps, WIDTH) if is_packed else place_of(flags, t)
     walk_steps(rule, Tile(x_here, y_here, gates, marks, h_here, state, steps, least, bias, ahead))
     if streams_rows:
         for k in range(steps):

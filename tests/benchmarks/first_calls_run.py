@@ -22,8 +22,8 @@ import fastrecur
 MUST = {"empty": 3.0, "kept": 0.05}  # seconds
 MOST = 1.2  # times what NumPy and numba take to import
 IMPORTS = 15  # processes that import each
-STATES = "forget_mult(f, x, axis={axis})"
-GRADIENTS = "forget_mult_vjp(x, f, x, x, axis={axis})"
+STATES = "forget_mult(f, x, axis={axis}{borders})"
+GRADIENTS = "forget_mult_vjp(x, f, x, x, axis={axis}{borders})"
 OF_COMPLEX = "linear_recurrence_vjp(x, f, x, x, axis={axis})"
 LAYOUTS = {
     "one series": ((1_000_000,), 0),
@@ -33,6 +33,7 @@ LAYOUTS = {
     "few series": ((100_000, 4), 0),
     "16 elements": ((16,), 0),
 }
+BORDERS = {"offsets": ", offsets=offsets", "resets": ", resets=resets"}  # of segments of 100 steps
 # A call beforehand of a kind that no row below is.
 ANOTHER = "fastrecur.linear_recurrence(np.ones((40, 3), np.complex64), np.ones((40, 3), np.complex64))"
 PROCESS = """
@@ -40,6 +41,8 @@ import time
 import numpy as np
 import fastrecur
 shape, dtype, gate = {shape}, np.dtype({dtype!r}), {gate}
+resets = np.arange(shape[{axis}]) % 100 == 0
+offsets = np.append(np.flatnonzero(resets), shape[{axis}])
 x = np.full(shape, 0.5, dtype)
 f = x if gate is None else gate
 if {before}:
@@ -54,20 +57,23 @@ IMPORTING = "import time; began = time.perf_counter(); import {names}; print(tim
 
 
 def cases():
-    """Yield a label, then shape, axis, dtype, gate (None: an array) and the call."""
+    """Yield a label, then shape, axis, dtype, gate (None: an array), the call and how series begin anew in it."""
     for name, (shape, axis) in LAYOUTS.items():
         for dtype in ("float32", "float64", "float16"):
             for gate in (None, 0.5):
                 for call in (STATES, GRADIENTS):
-                    yield f"{name}, {'vjp' if call == GRADIENTS else 'forward'}", shape, axis, dtype, gate, call
-        yield f"{name}, vjp", shape, axis, "complex128", None, OF_COMPLEX
+                    yield f"{name}, {'vjp' if call == GRADIENTS else 'forward'}", shape, axis, dtype, gate, call, ""
+        yield f"{name}, vjp", shape, axis, "complex128", None, OF_COMPLEX, ""
+        for borders, argument in BORDERS.items():
+            for call in (STATES, GRADIENTS):
+                label = f"{name}, {borders}, {'vjp' if call == GRADIENTS else 'forward'}"
+                yield label, shape, axis, "float32", None, call, argument
 
 
-def seconds_of(shape, axis, dtype, gate, call, place, before):
+def seconds_of(shape, axis, dtype, gate, call, borders, place, before):
     """Return how long a call takes in a new process that finds kernels, and leaves them, at a place."""
-    text = PROCESS.format(
-        shape=shape, dtype=dtype, gate=gate, before=before, another=ANOTHER, call=call.format(axis=axis)
-    )
+    call = call.format(axis=axis, borders=borders)
+    text = PROCESS.format(shape=shape, axis=axis, dtype=dtype, gate=gate, before=before, another=ANOTHER, call=call)
     return printed_by(text, place)
 
 
@@ -112,7 +118,7 @@ def main(arguments):
     lines, held = [], 0
     chosen = [case for case in cases() if options.only in case[0]]
     with tempfile.TemporaryDirectory() as root:
-        seconds_of((4,), 0, "float32", None, STATES, Path(root) / "warm", False)  # leaves the bytecode
+        seconds_of((4,), 0, "float32", None, STATES, "", Path(root) / "warm", False)  # leaves the bytecode
         alone, ours = import_seconds(Path(root) / "warm")
         for label, *case in tqdm(chosen, unit="row", file=sys.stderr):
             found = measure(case, options.times, root)
@@ -120,13 +126,13 @@ def main(arguments):
             dtype, gate = case[2], "array" if case[3] is None else "number"
             figures = f"{found['empty', False]:8.2f} {found['empty', True]:8.2f}"
             figures += f" {1e3 * found['kept', False]:8.1f} {1e3 * found['kept', True]:8.1f}"
-            lines.append(f"{label:30} {gate:8} {dtype:12}" + figures)
+            lines.append(f"{label:38} {gate:8} {dtype:12}" + figures)
     facts = report.about(
         __file__, arguments, fastrecur.get_num_threads(), time.perf_counter() - began, ("numpy", "numba")
     )
     print(report.title(facts), end="\n\n")
-    print(f"{'':52}{'compiled, s':^17} {'kept, ms':^17}")
-    print(f"{'':30} {'gate':8} {'dtype':12}" + " ".join(f"{head:>8}" for head in ("first", "second") * 2))
+    print(f"{'':60}{'compiled, s':^17} {'kept, ms':^17}")
+    print(f"{'':38} {'gate':8} {'dtype':12}" + " ".join(f"{head:>8}" for head in ("first", "second") * 2))
     print("\n".join(lines))
     print(
         f"\nImporting fastrecur takes {ours:.3f} s, NumPy and numba alone {alone:.3f}: {ours / alone:.2f} times as "
