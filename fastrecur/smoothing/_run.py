@@ -10,13 +10,13 @@ from .. import _arrays, _shapes, _threads, _weighted_run
 from .. import _messages as say
 from .._arrays import at, quiet
 from .._checks import is_array
-from .._cpu._weighted import AVERAGE_PLANES
+from .._cpu._weighted import AVERAGE_PLANES, PLANES
 from .._shapes import axis_of
 from . import _formulas
 from ._arguments import ALPHA
 from ._arrays import Data, check_constant
 from ._formulas import NO_STATE, State
-from ._segments import Borders, numbers
+from ._segments import Borders, numbers, sorted_by_group
 from ._times import edge, in_units, placed, steps, take_times
 
 # What is asked of a statistic beside its data, and what the caller calls these.
@@ -38,13 +38,11 @@ def compute(statistic, request, x, y, axis):
     return at_once(statistic, request, x, y, axis)[0]
 
 
-def _by_sorting(statistic, request, x, y, axis):
+def _by_sorting(statistic, request, x, y, shape, axis, groups):
     """Return a statistic of each group by itself, in the order of the data: groups are brought together."""
     given = {"x": x} | ({} if y is None or y is x else {"y": y}) | request.constant.arrays
     values = {name: v if hasattr(v, "shape") else np.asarray(v) for name, v in given.items()}
-    shape = _shapes.broadcast_shape(tuple(values), [tuple(v.shape) for v in values.values()])
-    axis = axis_of(axis, shape, ("x",))
-    order, lost, borders = request.borders.sorted_by_group(shape[axis])
+    order, lost, borders = sorted_by_group(groups)
 
     def sort(v):
         own = axis - len(shape) + len(v.shape)
@@ -61,8 +59,7 @@ def _by_sorting(statistic, request, x, y, axis):
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
     result = at(result, axis, back)
-    if len(lost):
-        result[(slice(None),) * axis + (lost,)] = float("nan")
+    result[(slice(None),) * axis + (lost,)] = float("nan")
     return result
 
 
@@ -171,8 +168,6 @@ def at_once(statistic, request, x, y, axis, before=None, last_time=None):
     states = before or (NO_STATE,) * (3 if statistic == "corr" else 1)
     data = Data(tuple(named), tuple(named.values()), [v for state in states for v in state])
     xp, borders = data.xp, request.borders
-    if borders.groups is not None and (request.times is not None or not data.by_kernel):
-        return _by_sorting(statistic, request, x, y, axis), None
     if before and before[0].origin is None:  # a stream's, which may have moved from another library
         states = (State(*map(data.beside, before[0][:3])),)
     values = dict(zip(named, data.values, strict=True))
@@ -183,8 +178,11 @@ def at_once(statistic, request, x, y, axis, before=None, last_time=None):
     shape = data.broadcast(*([] if spans is None else [spans]))
     axis = axis_of(axis, shape, series[:1])
     both, seen = [values[name] for name in series], None
-    by_group = borders.groups is not None
-    flags = placed(borders.numbers(shape[axis]), shape, axis) if by_group else borders.flags(shape, axis)
+    flags = borders.flags(shape, axis) if borders.groups is None else borders.numbers(shape[axis])
+    if borders.groups is not None:  # they have states, which are to be no more than the data
+        if request.times is not None or not data.by_kernel or flags.max(initial=0) * PLANES > len(flags):
+            return _by_sorting(statistic, request, x, y, shape, axis, flags), None
+        flags = placed(flags, shape, axis)
     with data.threads():
         gate = _gate(data, request, values, shape, axis, last_time, flags)
         if not data.by_kernel:

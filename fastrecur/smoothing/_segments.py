@@ -43,14 +43,6 @@ class Borders:
         """Return the number of each step's group, 0 where it has none."""
         return 1 + np.asarray(_codes(self.groups, steps, near=True)[0], np.int64)
 
-    def sorted_by_group(self, steps):
-        """Return the order that brings groups together, steps that have none, and where groups begin then."""
-        numbers = self.numbers(steps)
-        sizes = np.bincount(numbers, minlength=1)
-        # NumPy sorts small integers in one pass or two.
-        order = np.argsort(numbers.astype(np.uint16) if len(sizes) < 2**16 else numbers, kind="stable")
-        return order, order[: sizes[0]], Borders(np.concatenate([[0], np.cumsum(sizes)]))
-
     def keys(self, steps):
         """Return each step's key, as Dask array or as the number of its group, and NaN where it has none."""
         if not any_lazy(self.groups):
@@ -62,6 +54,14 @@ class Borders:
         if keys.shape != (steps,):
             raise ValueError(say.groups_shape(keys.shape, steps))
         return keys
+
+
+def sorted_by_group(numbers):
+    """Return the order that brings groups together, steps that have none, and where groups begin then."""
+    sizes = np.bincount(numbers, minlength=1)
+    # NumPy sorts small integers in one pass or two.
+    order = np.argsort(numbers.astype(np.uint16) if len(sizes) < 2**16 else numbers, kind="stable")
+    return order, order[: sizes[0]], Borders(np.concatenate([[0], np.cumsum(sizes)]))
 
 
 def numbers(keys, known):
