@@ -22,6 +22,7 @@ WARM_UP = 1 / 8  # of a chunk, at most, where there is more than one vector of t
 FORGOTTEN = 2.0**-80  # what is left of a state that a warm-up need not know
 ALIKE = 2.0**-40
 LAST_DIGIT = 2.0**-52  # what the weights' sum may still change by, of itself, where it counts as settled
+FIRST_STEPS = 64  # of a long series, that are walked alone
 LONG_TIMES = 1024  # times of which a kernel makes decays quicker
 SERIAL_TIMES = 1 << 15  # below which a second thread costs more than it brings
 MOST_EXACT = 1 << 53  # up to which integers are float64, as microseconds since 1970 are
@@ -62,7 +63,7 @@ def run(statistic, x, y, gate, borders, shape, dtype, axis, kind, min_periods, b
     after = _walk(rule, [o[:settled] for o in operands], options, after)
     if settled < steps:
         rest = [o[settled:] for o in operands]
-        if not _recur(rule, rest, gate, options[0], after):
+        if "covariance" in rule or not _recur(rule, rest, gate, options[0], after):
             after = _walk(rule, rest, options, after)
     back = (1 + order.index(k) for k in lane_axes)
     return h, np.ascontiguousarray(after.reshape(states.shape).transpose(0, *back))
@@ -76,6 +77,8 @@ def _settled_after(rule, gate, operands, least):
     """
     x, _, h, *_ = operands
     steps, kept = len(x), float(gate.flat[0]) if "adjust" in rule else 0.0
+    if "covariance" in rule and "by_group" not in rule and steps >= LONG_SERIES:
+        return FIRST_STEPS  # they tell the origin of all chunks
     if gate.size > 1 or x.size < MANY_SAMPLES or x.dtype != h.dtype or any(w in rule for w in _UNSETTLED):
         return steps
     settled = 1 if kept == 0 else 2 + int(math.log(LAST_DIGIT / 2) / math.log(kept)) if kept < 1 else steps
@@ -202,6 +205,7 @@ def _walk_in_chunks(rule, operands, steps, options, before, flags, window):
     length = steps // chunks
     chunk, lane = np.divmod(np.arange(chunks * lanes), lanes)
     starts = np.zeros((PLANES, chunks, lanes))
+    starts[[ORIGIN, ORIGIN_Y]], starts[COUNT] = before[[ORIGIN, ORIGIN_Y], np.newaxis], before[COUNT] > 0
 
     def walk(lane, first, steps, states, writes=True):
         """Walk so many steps of series, one for each state, from a first step of each on."""
@@ -218,13 +222,16 @@ def _walk_in_chunks(rule, operands, steps, options, before, flags, window):
     starts[COUNT, 1:] = np.where(is_known, starts[COUNT, 1:], least)
     starts[:, 0] = before
     ends, seen, wrong = np.empty_like(starts), np.empty((chunks, lanes)), np.ones((chunks, lanes), bool)
-    while wrong.any():
+    for right in range(1, chunks + 1):
         here = wrong.reshape(-1)
         ends[:, wrong] = walk(lane[here], chunk[here] * length, length, starts[:, wrong])
         seen[wrong] = (ends[COUNT] - np.where(anew, 0, starts[COUNT]))[wrong]
         counts = before[COUNT] + np.cumsum(seen, axis=0)
         ends[COUNT] = counts - np.maximum.accumulate(np.where(anew, counts - seen, 0), axis=0)
-        wrong[0], wrong[1:] = False, ~_are_alike(starts[:, 1:], ends[:, :-1], least)
+        wrong[1:] = ~_are_alike(starts[:, 1:], ends[:, :-1], least)
+        wrong[:right] = False
+        if not wrong.any():
+            break
         starts[:, 1:] = np.where(wrong[1:], ends[:, :-1], starts[:, 1:])
     done = length * chunks
     return walk(np.arange(lanes), done, steps - done, ends[:, -1]) if done < steps else ends[:, -1]
@@ -235,9 +242,10 @@ def _are_alike(predicted, true, least):
     planes = [WEIGHT, MEAN, MEAN_Y, COVARIANCE, ROOM]
     enough = np.minimum(predicted[COUNT], least) == np.minimum(true[COUNT], least)
     with np.errstate(all="ignore"):
-        apart = predicted - true
+        apart, same = predicted - true, (predicted == true) | ((predicted != predicted) & (true != true))
         apart[[MEAN, MEAN_Y]] += apart[[ORIGIN, ORIGIN_Y]]
-        return enough & np.all(np.abs(apart[planes]) <= ALIKE * np.abs(true[planes]), axis=0)
+        same[[MEAN, MEAN_Y]] &= same[[ORIGIN, ORIGIN_Y]]
+        return enough & np.all((np.abs(apart) <= ALIKE * np.abs(true))[planes] | same[planes], axis=0)
 
 
 def decays(times, first_gap, halflife, alpha):

@@ -59,7 +59,8 @@ def _by_sorting(statistic, request, x, y, shape, axis, groups):
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
     result = at(result, axis, back)
-    result[(slice(None),) * axis + (lost,)] = float("nan")
+    if len(lost):
+        result[(slice(None),) * axis + (lost,)] = float("nan")
     return result
 
 

@@ -121,6 +121,26 @@ def test_constant_series_stay_constant(rng, value, adjust, missing, alpha):
     np.testing.assert_array_equal(ewm_var(x, bias=True, **options), 0)
 
 
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_what_overflows_ends(rng, walks, statistic, resets):
+    """States that are infinite or NaN are alike, whatever chunks begin with: none is walked for ever."""
+    options = {"resets": np.arange(70001) % 9000 == 0} if resets else {}
+    for x in (np.full(70001, 1.7e308), rng.choice([-1e200, 1e200], 70001)):
+        x[7] = 1e-200
+        with np.errstate(all="ignore"):
+            check(statistic, x, x, span=20, **options)
+    assert len(walks) < 200
+
+
+@pytest.mark.parametrize("segments", [1, 7, 200])
+def test_levels_far_from_each_other_are_walked_once(rng, walks, segments):
+    """Chunks count from one origin, or from that of their segment."""
+    x = np.where(np.arange(70001) % 20000 < 10000, 1e9, 0) + rng.standard_normal(70001)
+    ewm_var(x, span=20, offsets=[*np.arange(segments) * (70000 // segments), 70001])
+    assert len(walks) <= 8
+
+
 @pytest.mark.parametrize("statistic", ["mean", "sum", "biased var"])
 def test_overflow(rng, statistic):
     x = rng.choice([-1.7e308, 1.7e308], 3000)
@@ -187,7 +207,8 @@ def test_chunks_behind_gaps(rng, adjust, gaps, walks):
         x[10_000 * k + 8500 : 10_000 * k + 9999] = np.nan
     options = {"alpha": 0.1, "adjust": adjust, "min_periods": 5, "ignore_na": True}
     actual = STATISTICS["var"](x, x, **options)
-    assert walks[1:] == [(5000, 16), (5000, gaps)][: 1 + (gaps > 0)]
+    length = (80_000 - _weighted_run.FIRST_STEPS) // 16
+    assert walks[2:] == [(length, 16), (length, gaps)][: 1 + (gaps > 0)]
     np.testing.assert_allclose(actual, beside_others("var", x, x, **options), rtol=1e-10)
 
 
@@ -196,7 +217,8 @@ def test_chunks_before_which_are_too_few_samples(rng, least, walks):
     x = rng.standard_normal(80_000)
     actual = STATISTICS["var"](x, x, alpha=0.1, min_periods=least)
     assert np.isnan(actual).sum() == least - 1
-    assert walks[1:] == [(5000, 16), (5000, (least - 1) // 5000)]
+    length = (80_000 - _weighted_run.FIRST_STEPS) // 16
+    assert walks[2:] == [(length, 16), (length, (least - 1) // 5000)]
     np.testing.assert_allclose(actual, beside_others("var", x, x, alpha=0.1, min_periods=least), rtol=1e-10)
 
 
@@ -205,7 +227,7 @@ def test_slow_averages_are_not_cut(rng, statistic, walks):
     x, y = rng.standard_normal((2, 80_000))
     x[rng.random(len(x)) < 0.1] = np.nan
     actual = STATISTICS[statistic](x, y, halflife=3000)
-    assert walks == [(80_000, 1)]
+    assert sum(steps for steps, _ in walks) == 80_000 and {count for _, count in walks} == {1}
     expected = beside_others(statistic, x, y, halflife=3000)
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
 
