@@ -55,15 +55,16 @@ def run(statistic, x, y, gate, borders, shape, dtype, axis, kind, min_periods, b
     # Time first, then the series, outermost in memory first.
     gate = np.asarray(gate)
     order = sorted(lane_axes, key=lambda k: (-abs(h.strides[k]), k))
-    others = x, x if y is None else y, h, gate, gate if borders is None else borders
-    operands = [np.broadcast_to(v, shape).transpose(axis, *order) for v in others]
+    others = x, x if y is None else y, gate, *([] if borders is None else [borders])
+    x_all, y_all, *gates = (np.broadcast_to(v, shape).transpose(axis, *order) for v in others)
+    operands = x_all, y_all, h.transpose(axis, *order), *gates
     states = states.transpose(0, *(1 + lane_axes.index(k) for k in order))
     options, after = (max(1, min_periods), bias, h.nbytes >= LARGE), states.reshape(PLANES, lanes)
     settled = _settled_after(rule, gate, operands, options[0])
     after = _walk(rule, [o[:settled] for o in operands], options, after)
     if settled < steps:
         rest = [o[settled:] for o in operands]
-        if "covariance" in rule or not _recur(rule, rest, gate, options[0], after):
+        if not _recur(rule, rest, gate, options[0], after):
             after = _walk(rule, rest, options, after)
     back = (1 + order.index(k) for k in lane_axes)
     return h, np.ascontiguousarray(after.reshape(states.shape).transpose(0, *back))
@@ -77,8 +78,6 @@ def _settled_after(rule, gate, operands, least):
     """
     x, _, h, *_ = operands
     steps, kept = len(x), float(gate.flat[0]) if "adjust" in rule else 0.0
-    if "covariance" in rule and "by_group" not in rule and steps >= LONG_SERIES:
-        return FIRST_STEPS  # they tell the origin of all chunks
     if gate.size > 1 or x.size < MANY_SAMPLES or x.dtype != h.dtype or any(w in rule for w in _UNSETTLED):
         return steps
     settled = 1 if kept == 0 else 2 + int(math.log(LAST_DIGIT / 2) / math.log(kept)) if kept < 1 else steps
@@ -123,18 +122,23 @@ def _walk(rule, operands, options, before):
     parts = [(o, o.strides[0], _offsets(o)) for o in operands]
     along = all(abs(o.strides[0]) in (0, o.itemsize) for o in operands)
     if "by_group" not in rule and steps >= LONG_SERIES and lanes < (FEW_ALONG if along else FEW_LANES):
-        chunks, window = _chunks(rule, operands[3], steps)
+        first = FIRST_STEPS if "covariance" in rule else 0  # they tell the origin of all chunks
+        chunks, window = _chunks(rule, operands[3][first:], steps - first)
         if chunks > 1:
+            if first:
+                before = _walk_once(rule, parts, first, first, options, before)
+            rest = [(o, stride, offsets + first * stride) for o, stride, offsets in parts]
             flags = np.zeros((chunks, 1, 1), bool)
             if "flagged" in rule:
-                flags = operands[4][: steps // chunks * chunks].reshape(chunks, -1, lanes)
-            return _walk_in_chunks(rule, parts, steps, options, before, flags, window)
+                flags = operands[4][first:][: (steps - first) // chunks * chunks].reshape(chunks, -1, lanes)
+            return _walk_in_chunks(rule, rest, steps - first, options, before, flags, window)
     by_rows = h.ndim > 1 and abs(h.strides[-1]) < abs(h.strides[0])
     return _walk_once(rule, parts, steps, STEPS if by_rows and lanes > WIDTH else steps, options, before)
 
 
 def _walk_once(rule, operands, steps, chunk, options, states):
     """Run the kernel; return the states after. Operands are ``(array, stride of time, series' offsets)``."""
+    operands = [*operands, operands[3]][:5]  # without borders, a valid place
     lanes, by_group = states.shape[1], "by_group" in rule
     width = 1 if by_group else WIDTH
     padded = -(-lanes // width) * width  # the last one is walked again, as its offset is repeated, to fill a vector
