@@ -12,6 +12,8 @@ jit's ``forceinline``                   a helper's numbers stay in registers    
 ``numba.core.cpu.CPUTargetOptions``     says which options jit has              none of these is used
 ``library`` of jit's ``overloads``,     has the machine code that Numba made    code is generated from the text that
 ``serialize_using_object_code`` of it                                           ``inspect_llvm`` returns
+``JITCodeLibrary``, ``NativeLowering``  a helper is linked into kernels only:   helpers are optimised and generated,
+and what these have                     neither optimised nor generated alone   too, which takes half as long again
 ======================================  ======================================  ====================================
 """
 
@@ -31,8 +33,48 @@ def _known(options):
     return {name: value for name, value in options.items() if hasattr(CPUTargetOptions, name)}
 
 
+def _linked_only():
+    """Return the option with which a function is compiled as far as others need it that it is linked into."""
+    try:
+        from numba.core.codegen import JITCodeLibrary
+        from numba.core.compiler import CompilerBase, DefaultPassBuilder
+        from numba.core.compiler_machinery import register_pass
+        from numba.core.typed_passes import NativeLowering
+    except ImportError:
+        return {}
+
+    class Part(JITCodeLibrary):
+        def finalize(self):
+            for library in dict.fromkeys(self._linking_libraries):
+                self._final_module.link_in(library._get_module_for_linking(), preserve=True)
+            self._finalized = True
+
+    @register_pass(mutates_CFG=True, analysis_only=False)
+    class Lowering(NativeLowering):
+        _name = "fastrecur_lowering"
+
+        def run_pass(self, state):
+            state.library = Part(state.targetctx.codegen(), state.func_id.func_qualname)
+            state.flags.no_compile = True
+            super().run_pass(state)
+            key = [].append  # Numba finds a function by what would call it: this is nobody else's
+            state.targetctx.insert_user_function(key, state.cr.fndesc, [state.library])
+            state.cr = state.cr._replace(cfunc=key)
+            return True
+
+    class Compiler(CompilerBase):
+        def define_pipelines(self):
+            passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
+            passes.passes = [(Lowering if step is NativeLowering else step, why) for step, why in passes.passes]
+            passes.finalize()
+            return [passes]
+
+    return {"pipeline_class": Compiler}
+
+
 # NumPy's division, which never raises.
-HELPER = {"error_model": "numpy", **_known({"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False})}
+KERNEL = {"error_model": "numpy", **_known({"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False})}
+HELPER = {**KERNEL, **_linked_only()}
 INLINE = {**HELPER, **_known({"forceinline": True})}
 
 
@@ -69,7 +111,7 @@ def function_of(called):
 
 def compiled(function, signature):
     """Return Numba's dispatcher of a kernel, compiled for a signature."""
-    return njit(signature, **HELPER)(function)
+    return njit(signature, **KERNEL)(function)
 
 
 def machine_code(function, signature):
