@@ -80,13 +80,6 @@ def valid_steps(geometry, lengths, lane):
     return start, stop - start
 
 
-@inlined
-def work_of(geometry):
-    """Return how many blocks a series has, with which of them a call has to do, and what."""
-    blocks = load_int(geometry, N_STEPS) // BLOCK
-    return blocks, load_int(geometry, FIRST_BLOCK), load_int(geometry, LAST_BLOCK), load_int(geometry, PHASE)
-
-
 @helper
 def summary_of(series, block):
     return shift(series.summaries, block * SUMMARY * itemsize(series.summaries))
@@ -111,12 +104,13 @@ def stays_finite(h, peak):
 
 
 @helper
-def warm_up(reduce, scan_carry, rule, series, nearest, way, most, zero):
-    """Predict the state behind block ``nearest`` from that block and those before it, ``most`` at most.
+def warm_up(reduce, scan_carry, rule, series, nearest, way, others, own, zero):
+    """Predict the state behind block ``nearest`` from some of the ``others`` up to it, in view of how many are ``own``.
 
     Return it, and whether it does not depend on older blocks.
     """
     left, done = constant(1.0, zero), 0
+    most = minimum(others, maximum(1, minimum(MOST_WARM_UP, own // WARM_UP_SHARE)))
     while done < most and not left < constant(FORGOTTEN, zero):
         block = nearest - way * done
         summary = summary_of(series, block)
@@ -150,20 +144,7 @@ def each_block(reduce, scan_carry, walk, rule, series, low, high, rest, way, pha
     return state
 
 
-@inlined
-def most_warm_up(first_block, last_block, others):
-    """Return how many blocks, of so many others, are reduced at most to predict what a thread starts from."""
-    return minimum(others, maximum(1, minimum(MOST_WARM_UP, (last_block - first_block) // WARM_UP_SHARE)))
-
-
 # ---- Forward --------------------------------------------------------------------------------------------------------
-
-
-@inlined
-def headroom(rule, gate):
-    """Return how far a decay is from where products of it would grow; of an average 0 where the gate is 0 or 1."""
-    one = constant(1.0, gate)
-    return gate * decay(rule, gate) if is_average(rule) else one - magnitude(gate)
 
 
 @helper
@@ -220,7 +201,8 @@ def walk_vectors(rule, rows, summary, steps, h, keeps):
             gate = load_vector(rows.a, t, summary)
         fresh, none = _vectors.load_mask(rows.flags, t, summary), opaque_zero(gate)
         left, used = kept(rule, fresh, gate), _rules.enter(rule, fresh, gate, gate)[1]
-        least = lower(least, headroom(rule, used))
+        # How far decays are from where products of them grow; of an average 0 where the gate is 0 or 1.
+        least = lower(least, used * decay(rule, used) if is_average(rule) else broadcast(one) - magnitude(used))
         if centred:
             centre = broadcast(origin)
             share = select(fresh, broadcast(one), gate) if is_flagged(rule) else gate
@@ -403,7 +385,8 @@ def forward(rule, a, b, h, carry, marks: _layout.Marks, geometry, summaries, fir
     own, flags, place = stack(carry, SUMMARY), _scalars.stack_flags(BLOCK), _scalars.stack_ints(1)
     clean_a, clean_b = stack_of(a, carry, BLOCK), stack_of(b, carry, BLOCK)
     mode, all_steps = load_int(geometry, STREAMING), load_int(geometry, N_STEPS)
-    blocks, first_block, last_block, phase = work_of(geometry)
+    blocks, phase = all_steps // BLOCK, load_int(geometry, PHASE)
+    first_block, last_block = load_int(geometry, FIRST_BLOCK), load_int(geometry, LAST_BLOCK)
     is_down = load_int(strides_of(geometry, H), 0) < 0
     if phase == WARM_UP:
         store(carry, 2 * last, constant(1.0, load(carry, 0, carry)))
@@ -424,8 +407,8 @@ def forward(rule, a, b, h, carry, marks: _layout.Marks, geometry, summaries, fir
         state = load(carry, lane, carry)
         if phase == WARM_UP and first_block > 0:
             zero, others = constant(0.0, state), first_block if first_block * BLOCK < steps else 0
-            most = most_warm_up(first_block, last_block, others)
-            state, is_known = warm_up(reduce_block, scan_carry, rule, series, first_block - 1, 1, most, zero)
+            nearest, count = first_block - 1, last_block - first_block
+            state, is_known = warm_up(reduce_block, scan_carry, rule, series, nearest, 1, others, count, zero)
             if not is_known:
                 store(carry, 2 * last, zero)
                 break
@@ -439,8 +422,7 @@ def forward(rule, a, b, h, carry, marks: _layout.Marks, geometry, summaries, fir
         else:
             state = each_block(reduce_block, scan_carry, walk_block, rule, series, low, top, rest, 1, phase, state)
         if ends:
-            _series.zero_steps(to, -start, NO_STEPS)
-            _series.zero_steps(to, steps, all_steps - start)
+            _series.clear_outside(to, start, steps, all_steps)
             state = load(shift(to.at, (steps - 1) * to.stride), 0, carry) if steps > 0 else state
         if phase != REDUCE and phase != DOWNSWEEP:
             store(carry, lane, state)

@@ -2,6 +2,8 @@
 
 from collections import namedtuple
 
+import numpy as np
+
 from .. import _layout
 from .._layout import A_MODE, ACCUMULATE, B_MODE, N_STEPS, STORE, STREAMING, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from .._steps import constant, everywhere, fma, is_finite, magnitude, select
@@ -11,7 +13,7 @@ from ._operands import NO, YES
 from ._packing import strides_of
 from ._rules import a_is_time_invariant, begins_anew, choice, kept, retreat
 from ._scalars import fence, itemsize, load, load_int, maximum, minimum, prefetch, shift, stack, stack_of, store, width
-from ._scan import DECAY, OFFSET, PEAK, SUMMARY, operand
+from ._scan import DECAY, OFFSET, PEAK, SUMMARY, operand, warm_up
 from ._series import BLOCK, NO_STEPS, PREFETCH, compose, higher, lower, packed, packed_flags
 from ._vectors import broadcast, broadcast_lane, earlier, lane_of, later, load_mask, load_vector, store_vector, total
 
@@ -22,19 +24,21 @@ Gradient = namedtuple("Gradient", "to sums sum_bytes mode in_place")
 Series = namedtuple("Series", "g a b h flags clean_g clean_a to_a to_b first steps summaries own streams sums blocks")
 # Where a block's operands and gradients are contiguous, the state before it, and buffers for clean operands.
 Rows = namedtuple("Rows", "g a b h flags to_a to_b before clean_g clean_a")
+NO_STEP, NOT_FINITE, EVERY = np.arange(3)  # which gradients `step_back` writes
 
 
 @helper
-def step_back(rule, rows, carry, first, stop, r):
-    """Take cotangents through steps of a block one by one; return what flows on from them."""
+def step_back(rule, rows, carry, first, stop, r, which):
+    """Take cotangents through steps of a block one by one; return what flows on, and write gradients of ``which``."""
     for ago in range(stop - first):
         k = stop - 1 - ago
         gate, value = load(rows.a, k, carry), load(rows.b, k, carry)
         before = load(rows.h, k - 1, carry) if k > 0 else rows.before
         fresh, arrived = begins_anew(rows.flags, k, carry), load(rows.g, k, carry) + r
         grad_a, grad_b, r = retreat(rule, fresh, arrived, gate, value, before)
-        store(rows.to_a, k, grad_a)
-        store(rows.to_b, k, grad_b)
+        if which == EVERY or (which == NOT_FINITE and not (is_finite(arrived) and is_finite(grad_b))):
+            store(rows.to_a, k, grad_a)
+            store(rows.to_b, k, grad_b)
     return r
 
 
@@ -82,7 +86,7 @@ def walk_vectors_back(rule, rows, summary, steps, r, keeps):
     store(summary, PEAK, bound)
     sound = inside and is_finite(lane_of(after, 0)) and _scan.stays_finite(r, bound)
     if keeps and r == r and not sound:
-        step_back(rule, rows, summary, NO_STEPS, steps, r)
+        step_back(rule, rows, summary, NO_STEPS, steps, r, EVERY)
 
 
 @helper
@@ -98,17 +102,7 @@ def walk_flagged(rule, rows, summary, steps, r, keeps):
             _series.clean(rows.clean_a, rows.a, summary, steps)
             g, a, clean_r = rows.clean_g, rows.clean_a, select(is_finite(r), r, constant(0.0, r))
             clean = Rows(g, a, rows.b, rows.h, rows.flags, rows.to_a, rows.to_b, rows.before, g, a)
-    for ago in range(steps):
-        k = steps - 1 - ago
-        fresh, arrived = begins_anew(rows.flags, k, summary), load(rows.g, k, summary) + r
-        before, value = rows.before, constant(0.0, r)
-        if keeps:
-            before, value = load(rows.h, k - 1, summary) if k > 0 else before, load(rows.b, k, summary)
-        grad_a, grad_b, r = retreat(rule, fresh, arrived, load(rows.a, k, summary), value, before)
-        if keeps and not (is_finite(arrived) and is_finite(grad_b)):
-            store(rows.to_a, k, grad_a)
-            store(rows.to_b, k, grad_b)
-    if not is_finite(r):
+    if not is_finite(step_back(rule, rows, summary, NO_STEPS, steps, r, NOT_FINITE if keeps else NO_STEP)):
         store(summary, DECAY, constant(_scan.NOT_A_NUMBER, r))
 
 
@@ -122,12 +116,18 @@ def rows_at(rule, series, t, steps, b, h, to_a, to_b, before):
     return Rows(g, a, b, h, flags, to_a, to_b, before, series.clean_g, series.clean_a)
 
 
+@inlined
+def rows_of_gates(rule, series, t, steps, zero):
+    """Return a block's steps for who writes no gradient: neither ``b`` nor ``h`` matter then."""
+    to_a, to_b = series.to_a.to.rows, series.to_b.to.rows
+    return rows_at(rule, series, t, steps, series.b.rows, series.h.rows, to_a, to_b, zero)
+
+
 @helper
 def reduce_block(rule, series, summary, block, steps):
     """Summarise a block."""
-    zero, to_a, to_b = constant(0.0, load(summary, 0, summary)), series.to_a.to.rows, series.to_b.to.rows
-    rows = rows_at(rule, series, block * BLOCK, steps, series.b.rows, series.h.rows, to_a, to_b, zero)
-    walk_whole(rule, rows, summary, steps, zero, NO)
+    zero = constant(0.0, load(summary, 0, summary))
+    walk_whole(rule, rows_of_gates(rule, series, block * BLOCK, steps, zero), summary, steps, zero, NO)
 
 
 @helper
@@ -139,16 +139,11 @@ def composed(rule, summary, r):
     return new, sound and is_finite(new) and _scan.stays_finite(r, load(summary, PEAK, summary))
 
 
-@helper
+@inlined
 def walk_alone(rule, series, flags, carry, first, steps, r):
-    """Return what flows on from some steps, of which no gradient is kept: neither ``b`` nor ``h`` matter to it."""
-    g, a, zero = series.g, series.a, constant(0.0, r)
-    for ago in range(steps):
-        k = steps - 1 - ago
-        t = first + k
-        gate, arrived = load(shift(a.at, t * a.stride), 0, carry), load(shift(g.at, t * g.stride), 0, carry) + r
-        r = retreat(rule, begins_anew(flags, k, carry), arrived, gate, zero, zero)[2]
-    return r
+    """Return what flows on from some steps, of which no gradient is kept."""
+    rows = rows_of_gates(rule, series, first, steps, constant(0.0, r))
+    return step_back(rule, rows, carry, NO_STEPS, steps, r, NO_STEP)
 
 
 @inlined
@@ -185,7 +180,7 @@ def walk_block(rule, series, summary, block, steps, r):
     before = series.first if t == 0 else load(shift(h.at, (t - 1) * h.stride), 0, summary)
     to_a_rows, to_b_rows = _scan.rows_of(to_a.to, t, to_a.in_place), _scan.rows_of(to_b.to, t, to_b.in_place)
     rows = rows_at(rule, series, t, steps, b, h_rows, to_a_rows, to_b_rows, before)
-    r = step_back(rule, rows, summary, whole, steps, r)
+    r = step_back(rule, rows, summary, whole, steps, r, EVERY)
     if whole > 0:
         walk_whole(rule, rows, summary, whole, r, YES)
         r = scan_carry(rule, series, summary, block, whole, r)
@@ -208,13 +203,6 @@ def gradient(to, rows, sums, geometry, to_field, sums_field, mode_field, bytes_f
     return Gradient(stored, summed, load_int(geometry, bytes_field), mode, in_place)
 
 
-@helper
-def clear_outside(x, steps, all_steps, start):
-    if x.mode == STORE:
-        _series.zero_steps(x.to, -start, NO_STEPS)
-        _series.zero_steps(x.to, steps, all_steps - start)
-
-
 def vjp(
     rule, given: _layout.Given, results: _layout.Results, marks: _layout.Marks, geometry, summaries, first, last
 ):  # fmt: skip
@@ -231,7 +219,8 @@ def vjp(
     own, flags, place = stack(carry, SUMMARY), _scalars.stack_flags(BLOCK), _scalars.stack_ints(1)
     clean_g, clean_a = stack_of(g, carry, BLOCK), stack_of(a, carry, BLOCK)
     streams, all_steps = load_int(geometry, STREAMING) == _scan.STREAMED, load_int(geometry, N_STEPS)
-    blocks, first_block, last_block, phase = _scan.work_of(geometry)
+    blocks, phase = all_steps // BLOCK, load_int(geometry, _layout.PHASE)
+    first_block, last_block = load_int(geometry, _layout.FIRST_BLOCK), load_int(geometry, _layout.LAST_BLOCK)
     is_down = load_int(strides_of(geometry, H), 0) > 0
     if phase == _scan.WARM_UP:
         store(carry, 2 * last, constant(1.0, load(carry, 0, carry)))
@@ -254,17 +243,19 @@ def vjp(
         top = minimum(last_block, steps // BLOCK)
         r = load(carry, lane, carry)
         if phase == _scan.WARM_UP:
-            most = _scan.most_warm_up(first_block, last_block, maximum(0, steps // BLOCK - last_block))
-            r, is_known = _scan.warm_up(reduce_block, scan_carry, rule, series, last_block, -1, most, constant(0.0, r))
+            others, count, zero = maximum(0, steps // BLOCK - last_block), last_block - first_block, constant(0.0, r)
+            r, is_known = warm_up(reduce_block, scan_carry, rule, series, last_block, -1, others, count, zero)
             if not is_known:
-                store(carry, 2 * last, constant(0.0, r))
+                store(carry, 2 * last, zero)
                 break
             store(carry, last + lane, r)
         low, rest = minimum(first_block, top), 0
         if last_block == blocks and (phase == _scan.ALL or phase == _scan.SCAN_CARRIES):
             rest = steps - top * BLOCK
-            clear_outside(series.to_a, steps, all_steps, start)
-            clear_outside(series.to_b, steps, all_steps, start)
+            if series.to_a.mode == STORE:
+                _series.clear_outside(series.to_a.to, start, steps, all_steps)
+            if series.to_b.mode == STORE:
+                _series.clear_outside(series.to_b.to, start, steps, all_steps)
         r = _scan.each_block(reduce_block, scan_carry, walk_block, rule, series, low, top, rest, -1, phase, r)
         if phase != _scan.REDUCE and phase != _scan.DOWNSWEEP:
             store(carry, lane, r)

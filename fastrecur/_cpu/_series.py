@@ -175,7 +175,9 @@ def unpack(x, t, steps, streams):
 
 
 @helper
-def zero_steps(x, first, last):
+def clear_outside(x, start, steps, all_steps):
+    """Write zeros to the steps that are not valid; ``x`` stands at the first one that is."""
     zero = constant(0.0, load(x.rows, 0, x.rows))
-    for t in range(first, last):
+    for k in range(all_steps - steps):
+        t = k - start if k < start else k - start + steps
         store(shift(x.at, t * x.stride), 0, zero)
