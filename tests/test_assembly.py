@@ -9,7 +9,7 @@ from fastrecur._cpu._numba import compiled, has
 from fastrecur._cpu._operands import ONE, ZERO, Distance, Operand
 from fastrecur._cpu._scalars import width
 from fastrecur._cpu._transposes import collect_octet, load_octet, stack_lines, stream_lines
-from fastrecur._cpu._types import HAS_AVX, HAS_BFLOAT, Pointer, Rule
+from fastrecur._cpu._types import HAS_AVX, Pointer, Rule
 from fastrecur._cpu._vectors import load_vector, store_vector, stream_vector
 from fastrecur._cpu._wide import Vectors, forward_vectors
 
@@ -53,14 +53,6 @@ def test_results_that_stay_are_asked_for(past):
     assembly = assembly_of(row, Rule("forget_same"), *[Pointer("f4")] * 4, types.int64)
     assert ("vmovnt" in assembly) == past
     assert ("prefetchw" in assembly) == (not past)
-
-
-@pytest.mark.skipif(not HAS_BFLOAT, reason="the instruction is one of AVX512-BF16")
-def test_bfloat16_is_rounded_by_one_instruction():
-    def vector(h, states):
-        store_vector(h, 0, load_vector(states, 0, states))
-
-    assert "vcvtneps2bf16" in assembly_of(vector, Pointer("bf2"), Pointer("f4"))
 
 
 def assembly_of(function, *arguments):

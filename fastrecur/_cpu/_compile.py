@@ -18,7 +18,7 @@ from . import _arithmetic, _native  # noqa: F401 -- the former says how vectors 
 from ._numba import circumstances, machine_code
 from ._types import INTERPRETED, Address, Pointer, Rule
 
-_SCRATCH = frozenset(("carry", "h0", "sums_a", "sums_b", "summaries", "products"))
+_OF_CARRY = frozenset(("carry", "h0", "sums_a", "sums_b", "summaries", "products"))
 _INTEGERS = frozenset(("lengths", "geometry", "starts", "counts"))
 _NUMPY_NAMES = {"bf2": "bfloat16", "b1": "?"}
 
@@ -36,7 +36,7 @@ def _made(function, rule, carry, elements):
 
 
 def _element(parameter, carry, elements):
-    if parameter in _SCRATCH:
+    if parameter in _OF_CARRY:
         return carry
     return "i8" if parameter in _INTEGERS else elements.get(parameter)
 
@@ -62,7 +62,7 @@ def _compiled(function, rule, carry, elements):
             return Rule(rule)
         if element is None:
             return types.int64
-        return Pointer(element, scratch=name in _SCRATCH or name in _INTEGERS)
+        return Pointer(element)
 
     arguments = []
     for group, names in parameters:

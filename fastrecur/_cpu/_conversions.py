@@ -2,7 +2,7 @@
 
 from llvmlite import ir
 
-from ._types import ELEMENTS, F16, F32, HARDWARE_HALF, HAS_BFLOAT, I1, I16, I32, WIDTH
+from ._types import ELEMENTS, F16, F32, HARDWARE_HALF, I16, I32
 
 
 def call_llvm(builder, name, result, *arguments, more=()):
@@ -81,23 +81,6 @@ def _bfloat_to_float(builder, bits):
 
 
 def _float_to_bfloat(builder, value):
-    if not HAS_BFLOAT or value.type != ir.VectorType(F32, WIDTH):
-        return _rounded_to_bfloat(builder, value)
-    # The instruction takes subnormal numbers for 0: a vector that has some is rounded as others are.
-    narrowed, mask = ir.VectorType(I16, WIDTH), ir.IntType(WIDTH)
-    fast = call_llvm(builder, "llvm.x86.avx512bf16.cvtneps2bf16.512", narrowed, value)
-    flags = ir.VectorType(I1, WIDTH)
-    classes = call_llvm(builder, "llvm.x86.avx512.fpclass.ps.512", flags, value, ir.Constant(I32, 0x20))
-    found, before = builder.bitcast(classes, mask), builder.block
-    with builder.if_then(builder.icmp_unsigned("!=", found, ir.Constant(mask, 0)), likely=False):
-        slow, there = _rounded_to_bfloat(builder, value), builder.block
-    chosen = builder.phi(narrowed)
-    chosen.add_incoming(fast, before)
-    chosen.add_incoming(slow, there)
-    return chosen
-
-
-def _rounded_to_bfloat(builder, value):
     i32 = shaped(I32, value.type)
     bits = builder.bitcast(value, i32)
     odd = builder.and_(builder.lshr(bits, splat(16, i32)), splat(1, i32))

@@ -128,8 +128,7 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, part: Part
     gradient_a = Gradient(all_to_a, all_sums_a, head.a_mode, NO)
     gradient_b = Gradient(all_to_b, all_sums_b, head.b_mode, NO)
     row_way = -ONE if inputs.h.step > 0 else ONE
-    unroll = _wide.vjp_unroll(rule, carry, lanes, head.streaming, gradient_a, gradient_b)
-    chunk, at_once = NARROW_CHUNK if is_narrow(rule) else FOUR, unroll if rows == 1 else FOUR
+    chunk, at_once = NARROW_CHUNK if is_narrow(rule) else FOUR, ONE if rows == 1 else FOUR
     if rows == 1:
         chunk = NARROW_STEPS if is_narrow(rule) else head.steps
     count = minimum(MOST_AHEAD, maximum(1, head.prefetch // maximum(1, lanes * itemsize(h) * at_once)))
@@ -152,7 +151,7 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, part: Part
                 here = find_inputs(rule, inputs, stop - 1, row, outer, lane_first)
                 far = distance(rule, head.prefetch, count, k, rows, at_once, -ONE, row_way)
                 some_flags = find(all_flags, stop - 1, row, outer, flag_lane)
-                how = Scan(lanes, unroll, head.streaming, row_way, far, ends, some_flags)
+                how = Scan(lanes, ONE, head.streaming, row_way, far, ends, some_flags)
                 state = at_place(states, ZERO, row, outer, lane_first)
                 vjp_row(rule, state, here, some_a, some_b, stop - start, has_first, how)
             ago += span

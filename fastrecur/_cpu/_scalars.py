@@ -22,37 +22,28 @@ def element_at(builder, pointer, place, index):
     return moved(builder, place, scaled(builder, index, pointer.size))
 
 
-def read(builder, pointer, place, kind, align=1):
-    return _mark(builder.load(builder.bitcast(place, kind.as_pointer()), typ=kind, align=align), builder, pointer)
+def read(builder, place, kind, align=1):
+    _align_stack(builder, kind)
+    return builder.load(builder.bitcast(place, kind.as_pointer()), typ=kind, align=align)
 
 
-def write(builder, pointer, value, place, align=1, streaming=False):
+def write(builder, value, place, align=1, streaming=False):
     """Store behind a pointer; past the cache if ``streaming``."""
     store = builder.store(value, builder.bitcast(place, value.type.as_pointer()), align=align)
-    _mark(store, builder, pointer)
+    _align_stack(builder, value.type)
     if streaming:
         store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(I32, 1)]))
 
 
-def _mark(instruction, builder, pointer):
-    """Tell the compiler that scratch memory and the caller's memory never overlap."""
-    module = builder.module
-    domain = module.add_metadata(["fastrecur"])
-    scope = module.add_metadata([module.add_metadata(["fastrecur.scratch", domain])])
-    instruction.set_metadata("alias.scope" if pointer.scratch else "noalias", scope)
-    if any(isinstance(value.type, ir.VectorType) for value in (instruction, *instruction.operands)):
-        _align_stack(builder.function)
-    return instruction
-
-
-def _align_stack(function):
-    """Have a function's stack begin with a cache line.
+def _align_stack(builder, kind):
+    """Have the stack of a function that has vectors begin with a cache line.
 
     Else a vector for which there is no register left may stand in two lines, which LLVM sees too late to do anything
     about: how long that takes depends on where a thread's stack happens to be.
     """
-    function.attributes.add("nounwind")  # where there is no other, llvmlite leaves out the next
-    function.attributes.alignstack = LINE
+    if isinstance(kind, ir.VectorType):
+        builder.function.attributes.add("nounwind")  # where there is no other, llvmlite leaves out the next
+        builder.function.attributes.alignstack = LINE
 
 
 # ---- Load and store -----------------------------------------------------------------------------------------------
@@ -62,10 +53,10 @@ def _load(emitter, place, index, _):
     builder, (pointer, _, carry) = emitter.builder, emitter.kinds
     base = element_at(builder, pointer, place, index)
     if pointer.is_complex:
-        parts = [read(builder, pointer, _part(builder, base, k, pointer), pointer.memory) for k in (0, 1)]
+        parts = [read(builder, _part(builder, base, k, pointer), pointer.memory) for k in (0, 1)]
         real, imag = (resize(builder, part, carry.memory) for part in parts)
     else:
-        raw = read(builder, pointer, base, pointer.memory)
+        raw = read(builder, base, pointer.memory)
         if pointer.element == carry.element:
             return raw
         real, imag = widen(builder, raw, pointer.element, carry.memory), ir.Constant(carry.memory, 0.0)
@@ -88,14 +79,14 @@ def _store(emitter, place, index, value):
         if pointer.is_complex:
             for k in (0, 1):
                 part = resize(builder, builder.extract_value(value, k), pointer.memory)
-                write(builder, pointer, part, _part(builder, base, k, pointer))
+                write(builder, part, _part(builder, base, k, pointer))
             return
         value = builder.extract_value(value, 0)  # the gradient of a real operand
     if pointer.category == "float":
         value = narrow(builder, value, pointer.element)
     elif value.type != pointer.memory:  # a flag
         value = builder.trunc(value, pointer.memory)
-    write(builder, pointer, value, base)
+    write(builder, value, base)
 
 
 @primitive(types.none, _store)
@@ -106,7 +97,7 @@ def store(pointer, index, value):
 
 
 def _load_int(emitter, place, index):
-    return read(emitter.builder, emitter.kinds[0], element_at(emitter.builder, emitter.kinds[0], place, index), I64, 8)
+    return read(emitter.builder, element_at(emitter.builder, emitter.kinds[0], place, index), I64, 8)
 
 
 @primitive(types.int64, _load_int)
@@ -120,7 +111,7 @@ def _copy_number(emitter, target, at, source, index):
     source = element_at(builder, from_, source, index)
     target = element_at(builder, to, target, at)
     kind = ir.VectorType(I64, 2) if to.size == 16 else ir.IntType(8 * to.size)
-    write(builder, to, read(builder, from_, source, kind), target)
+    write(builder, read(builder, source, kind), target)
 
 
 @primitive(types.none, _copy_number)
@@ -146,7 +137,7 @@ def width(carry):
     return getattr(carry, "lanes", None) or (OCTET if carry.dtype.kind == "c" else WIDTH)
 
 
-@primitive(lambda carry: Pointer(carry.element, carry.scratch, 1), lambda emitter, place: place)
+@primitive(lambda carry: Pointer(carry.element, 1), lambda emitter, place: place)
 def alone(carry):
     """Return a carry of vectors of one lane."""
     return Address(carry.address, carry.dtype, carry.keep, 1)
@@ -206,7 +197,7 @@ def stack(carry, count):
 
 def _kind_of(pointer, carry, count):
     own = pointer.element in ("f4", "f8") and not carry.is_complex
-    return pointer if own else Pointer(carry.element, scratch=True)
+    return pointer if own else Pointer(carry.element)
 
 
 @primitive(_kind_of, _stack, literal=True)
@@ -219,7 +210,7 @@ def stack_of(pointer, carry, count):
     return stack(pointer if own else carry, count)
 
 
-@primitive(lambda n: Pointer("i8", scratch=True), lambda e, n: stack_bytes(e.builder, 8 * n, align=8), literal=True)
+@primitive(lambda n: Pointer("i8"), lambda e, n: stack_bytes(e.builder, 8 * n, align=8), literal=True)
 def stack_ints(count):
     array = np.empty(count, np.int64)
     return Address(array.ctypes.data, np.int64, array)

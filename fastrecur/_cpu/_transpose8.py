@@ -17,14 +17,13 @@ from ._numba import INLINE, helper, inlined
 from ._operands import NO, ZERO, write_zeros
 from ._packing import load_states, store_states, strides_of
 from ._rules import a_is_time_invariant, advance, choice, is_descending, retreat
-from ._scalars import fence, itemsize, load, load_int, minimum, misalignment, prefetch, shift, stack, stack_ints, store
+from ._scalars import fence, itemsize, load, load_int, minimum, misalignment, shift, stack, stack_ints, store
 from ._transposes import collect_octet, has_flags, load_octet, stack_lines, store_octet, stream_lines
-from ._types import LINE, OCTET, WIDTH
+from ._types import LINE, OCTET
 from ._vectors import load_half_vector, store_vector
 
 AHEAD = 256  # bytes: prefetch distance along a series: more streams than the hardware prefetcher follows
 LONG = 2048  # steps of a series from which what goes before its first whole line does not matter
-NEXT_BLOCK = 64 << 10  # bytes of 8 series up to which those behind them are prefetched in memory's order
 NONE = (NO,) * OCTET  # of a block's steps begin anew
 
 # Of 8 series: a pointer, offsets in bytes of each series, and bytes from a step, or a series, to the next.
@@ -62,17 +61,9 @@ def begins_line(x, t):
 
 
 @inlined
-def prefetch_next(x, direction, t, steps, by_block):
-    """Prefetch what comes later: along the series; or where 8 are a block of memory, as much of the next block.
-
-    So memory is read in its order, and series that stand a power of two apart do not evict each other from a cache set.
-    """
-    length = steps * abs(x.time)
-    if by_block and x.lane == length and OCTET * length <= NEXT_BLOCK:
-        next_ = shift(x.at, load_int(x.offsets, 0) + OCTET * length + minimum(0, (steps - 1) * x.time))
-        for j in range(OCTET * t, OCTET * (t + OCTET), LINE if itemsize(x.at) == 1 else WIDTH):
-            prefetch(next_, j, 0)
-    elif begins_line(x, t):
+def prefetch_next(x, direction, t, steps):
+    """Prefetch what comes later along the series; at their end, of the next ones."""
+    if begins_line(x, t):
         later = direction * (AHEAD // itemsize(x.at))
         inside = 0 <= t + later < steps
         distance = later * x.time if inside else (later - direction * steps) * x.time + OCTET * x.lane
@@ -204,15 +195,15 @@ def _advance8(rule, h, fresh, gates, values):
 
 
 @inlined
-def _advance8_plain(rule, h, carry, flags, t, steps, by_block, gates, values):
+def _advance8_plain(rule, h, carry, flags, t, steps, gates, values):
     return _advance8(rule, h, NONE, gates, values)
 
 
 @inlined
-def _advance8_flagged(rule, h, carry, flags, t, steps, by_block, gates, values):
+def _advance8_flagged(rule, h, carry, flags, t, steps, gates, values):
     is_shared, place = _rules.flag_is_broadcast(rule), lowest(rule, flags, t)
     if not is_shared:
-        prefetch_next(flags, 1, t, steps, by_block)
+        prefetch_next(flags, 1, t, steps)
     if not is_shared or has_flags(shift(place, load_int(flags.offsets, 0))):
         return _advance8(rule, h, _fresh8(rule, carry, flags, t), gates, values)
     return _advance8(rule, h, NONE, gates, values)
@@ -237,12 +228,12 @@ def advance_one(rule, a, b, h, flags, states, n, first, stop):
 @helper
 def forward_8_series(rule, a_all, b_all, h_all, flags_all, geometry, offsets, places, lines, scratch, count):
     """Take 8 series from their first states to their last ones; behind ``count`` the last one is repeated."""
-    by_block, states, steps = load_int(geometry, STREAMING) != 0, scratch.state, load_int(geometry, N_STEPS)
+    is_large, states, steps = load_int(geometry, STREAMING) != 0, scratch.state, load_int(geometry, N_STEPS)
     a, b = of_8_series(a_all, geometry, A, offsets, places), of_8_series(b_all, geometry, B, offsets, places)
     to = of_8_series(h_all, geometry, H, offsets, places)
     flags, line = of_8_series(flags_all, geometry, FLAGS, offsets, places), line_distance(to)
     # A series that is repeated to make up 8 would be sent off again and again.
-    streaming = count == OCTET and may_stream(by_block, line, steps)
+    streaming = count == OCTET and may_stream(is_large, line, steps)
     first = line if streaming else ZERO
     h = Result(h_all, to.offsets, to.time, STORE, lines, streaming)
     last, begin = end_of_lines(h_all, first, steps), first % OCTET
@@ -255,11 +246,11 @@ def forward_8_series(rule, a_all, b_all, h_all, flags_all, geometry, offsets, pl
     state = row(states, 0)
     for t in range(begin, steps - OCTET + 1, OCTET):
         if not a_is_time_invariant(rule):
-            prefetch_next(a, 1, t, steps, by_block)
+            prefetch_next(a, 1, t, steps)
             gates = load8(rule, a, t, states)
-        prefetch_next(b, 1, t, steps, by_block)
+        prefetch_next(b, 1, t, steps)
         values = load8(rule, b, t, states)
-        results = advance8(rule, state, states, flags, t, steps, by_block, gates, values)
+        results = advance8(rule, state, states, flags, t, steps, gates, values)
         state = results[7]
         store_one_of_many(rule, h, 1, t, results, h.streaming and first <= t < last)
     store_vector(states, 0, state)
@@ -312,7 +303,7 @@ def before8(rule, h, t, scratch):
 
 
 @helper
-def walk_8_series_back(rule, g, a, b, h, to_a, to_b, flags, scratch, steps, first, by_block):
+def walk_8_series_back(rule, g, a, b, h, to_a, to_b, flags, scratch, steps, first):
     """Take 8 series back by whole blocks, as many as there are where one begins with step ``first``."""
     last_a, last_b = end_of_lines(to_a.at, first, steps), end_of_lines(to_b.at, first, steps)
     gate = row(scratch.gate, 0)
@@ -320,16 +311,16 @@ def walk_8_series_back(rule, g, a, b, h, to_a, to_b, flags, scratch, steps, firs
     r0, total = row(scratch.state, 0), row(scratch.total, 0)
     t = steps - (steps - first) % OCTET - OCTET
     while t >= 0:
-        prefetch_next(g, -1, t, steps, by_block)
+        prefetch_next(g, -1, t, steps)
         grads = load8(rule, g, t, scratch.state)
         if not a_is_time_invariant(rule):
-            prefetch_next(a, -1, t, steps, by_block)
+            prefetch_next(a, -1, t, steps)
             gates = load8(rule, a, t, scratch.state)
-        prefetch_next(b, -1, t, steps, by_block)
+        prefetch_next(b, -1, t, steps)
         values = load8(rule, b, t, scratch.state)
-        prefetch_next(h, -1, t, steps, by_block)
+        prefetch_next(h, -1, t, steps)
         if _rules.is_flagged(rule) and not _rules.flag_is_broadcast(rule):
-            prefetch_next(flags, -1, t, steps, by_block)
+            prefetch_next(flags, -1, t, steps)
         before, fresh = before8(rule, h, t, scratch), fresh8(rule, scratch.state, flags, t)
         a7, b7, r7 = retreat(rule, fresh[7], grads[7] + r0, gates[7], values[7], before[7])
         a6, b6, r6 = retreat(rule, fresh[6], grads[6] + r7, gates[6], values[6], before[6])
@@ -368,7 +359,7 @@ def with_streaming(a, b, is_large, steps):
 @helper
 def vjp_8_series(rule, given, results, flags_all, geometry, offsets, places, lines_a, lines_b, scratch, count):
     """Take 8 series back, from their last cotangents to their first states'; behind ``count`` the last is repeated."""
-    by_block, steps = load_int(geometry, STREAMING) != 0, load_int(geometry, N_STEPS)
+    is_large, steps = load_int(geometry, STREAMING) != 0, load_int(geometry, N_STEPS)
     g, a = of_8_series(given.g, geometry, G, offsets, places), of_8_series(given.a, geometry, A, offsets, places)
     b, h = of_8_series(given.b, geometry, B, offsets, places), of_8_series(given.h, geometry, H, offsets, places)
     place_a = of_8_series(results.to_a, geometry, TO_A, offsets, places)
@@ -376,13 +367,13 @@ def vjp_8_series(rule, given, results, flags_all, geometry, offsets, places, lin
     flags = of_8_series(flags_all, geometry, FLAGS, offsets, places)
     to_a = Result(results.to_a, place_a.offsets, place_a.time, load_int(geometry, A_MODE), lines_a, False)
     to_b = Result(results.to_b, place_b.offsets, place_b.time, load_int(geometry, B_MODE), lines_b, False)
-    to_a, to_b, first = with_streaming(to_a, to_b, by_block and count == OCTET, steps)
+    to_a, to_b, first = with_streaming(to_a, to_b, is_large and count == OCTET, steps)
     load_gates(scratch.gate, a)
     write_zeros(scratch.total, scratch.state, OCTET)
     begin, done = first % OCTET, steps - (steps - first) % OCTET
     for n in range(OCTET):
         retreat_one(rule, g, a, b, h, to_a, to_b, flags, scratch, n, done, steps)
-    walk_8_series_back(rule, g, a, b, h, to_a, to_b, flags, scratch, steps, first, by_block)
+    walk_8_series_back(rule, g, a, b, h, to_a, to_b, flags, scratch, steps, first)
     if begin > 0:
         for n in range(OCTET):
             retreat_one(rule, g, a, b, h, to_a, to_b, flags, scratch, n, ZERO, begin)

@@ -9,7 +9,7 @@ from numba import types
 from . import _scalars
 from ._conversions import aggregate, narrow, shuffle, splat, widen
 from ._scalars import copy_number, load, load_int, moved, no_prefetch, read, scaled, shift, stack, store, write
-from ._types import F32, I32, I64, LINE, OCTET, Pointer, Vector, primitive
+from ._types import F32, I32, I64, LINE, OCTET, Vector, first, primitive
 from ._vectors import truth
 
 
@@ -37,11 +37,10 @@ def _lane_offsets(builder, table):
 
 
 def _copy_transposed8(emitter, target, to_row, source, row):
-    builder, (to, _, from_, _) = emitter.builder, emitter.kinds
-    kind = ir.VectorType(ir.IntType(8 * from_.size), OCTET)
-    rows = [read(builder, from_, moved(builder, source, scaled(builder, row, k)), kind) for k in range(OCTET)]
+    builder, kind = emitter.builder, ir.VectorType(ir.IntType(8 * emitter.kinds[0].size), OCTET)
+    rows = [read(builder, moved(builder, source, scaled(builder, row, k)), kind) for k in range(OCTET)]
     for k, numbers in enumerate(_transpose8(builder, rows)):
-        write(builder, to, numbers, moved(builder, target, scaled(builder, to_row, k)))
+        write(builder, numbers, moved(builder, target, scaled(builder, to_row, k)))
 
 
 @primitive(types.none, _copy_transposed8)
@@ -57,8 +56,8 @@ def copy_transposed8(target, to_row, source, row):
 
 def _of_lanes(emitter, source, table, kind):
     """Return the number, or the vector of neighbouring ones, that each of 8 lanes has: of one of LLVM's types."""
-    builder, pointer = emitter.builder, emitter.kinds[0]
-    return [read(builder, pointer, moved(builder, source, at), kind) for at in _lane_offsets(builder, table)]
+    builder = emitter.builder
+    return [read(builder, moved(builder, source, at), kind) for at in _lane_offsets(builder, table)]
 
 
 def _load_octet(emitter, source, table, _):
@@ -93,7 +92,7 @@ def flags_of_octet(pointer, offsets, carry):
 
 
 def _has_flags(emitter, place):
-    return emitter.builder.icmp_unsigned("!=", read(emitter.builder, *emitter.kinds, place, I64), ir.Constant(I64, 0))
+    return emitter.builder.icmp_unsigned("!=", read(emitter.builder, place, I64), ir.Constant(I64, 0))
 
 
 @primitive(types.boolean, _has_flags)
@@ -111,7 +110,7 @@ def _store_octet(emitter, target, table, rows):
     builder, pointer = emitter.builder, emitter.kinds[0]
     offsets = _lane_offsets(builder, table)
     for offset, row in zip(offsets, _transposed_rows(builder, pointer, rows), strict=True):
-        write(builder, pointer, row, moved(builder, target, offset))
+        write(builder, row, moved(builder, target, offset))
 
 
 @primitive(types.none, _store_octet)
@@ -126,9 +125,7 @@ def store_octet(pointer, offsets, rows):
 # the lines of 8 lanes are collected from octets first.
 
 
-@primitive(
-    lambda pointer: Pointer(pointer.element, scratch=True), lambda e, _: _scalars.stack_bytes(e.builder, OCTET * LINE)
-)
+@primitive(first, lambda emitter, _: _scalars.stack_bytes(emitter.builder, OCTET * LINE))
 def stack_lines(pointer):
     return stack(pointer, OCTET * LINE // pointer.dtype.itemsize)
 
@@ -137,7 +134,7 @@ def _collect_octet(emitter, place, offset, rows):
     builder, lines = emitter.builder, emitter.kinds[0]
     there = moved(builder, place, offset)
     for lane, row in enumerate(_transposed_rows(builder, lines, rows)):
-        write(builder, lines, row, moved(builder, there, LINE * lane), align=OCTET * lines.size)
+        write(builder, row, moved(builder, there, LINE * lane), align=OCTET * lines.size)
 
 
 @primitive(types.none, _collect_octet)
@@ -148,10 +145,10 @@ def collect_octet(lines, offset, rows):
 
 
 def _stream_lines(emitter, source, target, table):
-    builder, (lines, pointer, _) = emitter.builder, emitter.kinds
+    builder = emitter.builder
     for lane, offset in enumerate(_lane_offsets(builder, table)):
-        line = read(builder, lines, moved(builder, source, LINE * lane), ir.VectorType(F32, 16), align=LINE)
-        write(builder, pointer, line, moved(builder, target, offset), align=LINE, streaming=True)
+        line = read(builder, moved(builder, source, LINE * lane), ir.VectorType(F32, 16), align=LINE)
+        write(builder, line, moved(builder, target, offset), align=LINE, streaming=True)
 
 
 @primitive(types.none, _stream_lines)

@@ -46,22 +46,17 @@ ELEMENTS = {
 # LLVM lowers half <-> float to one instruction, or to a library call that may not exist at run time.
 HARDWARE_HALF = has("f16c") or (has() and platform.machine() in ("aarch64", "arm64"))
 HAS_AVX = has("avx")
-HAS_BFLOAT = has("avx512f", "avx512bf16", "avx512dq")  # rounds to it: a fifth of the time of bfloat16 rows
 HAS_MASKS = has("avx512f")  # a bit for each lane, in a register of its own
 
 
 class Pointer(types.Type):
-    """An address of elements of one type; unboxed from a Python int.
+    """An address of elements of one type; unboxed from a Python int. A carry says how many ``lanes`` vectors have."""
 
-    ``scratch`` marks the kernels' own buffers, which no operand or result overlaps: the compiler may rely on that. A
-    carry says how many ``lanes`` vectors have.
-    """
-
-    def __init__(self, element, scratch=False, lanes=None):
-        self.element, self.scratch, self.lanes = element, scratch, lanes
+    def __init__(self, element, lanes=None):
+        self.element, self.lanes = element, lanes
         self.size, self.memory, self.category = ELEMENTS[element]
         self.is_complex = self.category == "complex"
-        super().__init__(name=f"fastrecur.Pointer({element}{', scratch' if scratch else ''}, {lanes})")
+        super().__init__(name=f"fastrecur.Pointer({element}, {lanes})")
 
     @property
     def value(self):

@@ -17,7 +17,7 @@ from ._types import F32, HAS_AVX, I8, I16, I32, LINE, OCTET, WIDTH, Vector, firs
 def _load_vector(emitter, place, index, _):
     builder, (pointer, _, carry), vector = emitter.builder, emitter.kinds, emitter.result
     kind = ir.VectorType(pointer.memory, vector.count * (2 if pointer.is_complex else 1))
-    raw = read(builder, pointer, element_at(builder, pointer, place, index), kind)
+    raw = read(builder, element_at(builder, pointer, place, index), kind)
     if vector.is_complex:
         return complex_of(builder, raw, pointer, carry)
     return widen(builder, raw, pointer.element, carry.memory)
@@ -48,7 +48,7 @@ def truth(builder, numbers, kind):
 def _load_mask(emitter, place, index, _):
     builder, (pointer, _, carry) = emitter.builder, emitter.kinds
     kind = ir.VectorType(I8, carry.vector.count)
-    return truth(builder, read(builder, pointer, element_at(builder, pointer, place, index), kind), emitter.result)
+    return truth(builder, read(builder, element_at(builder, pointer, place, index), kind), emitter.result)
 
 
 @primitive(lambda pointer, index, carry: carry.vector.mask, _load_mask)
@@ -58,9 +58,8 @@ def load_mask(pointer, index, carry):
 
 
 def _load_one_mask(emitter, place, _):
-    builder, (pointer, carry) = emitter.builder, emitter.kinds
-    flag = read(builder, pointer, place, I8)
-    return truth(builder, _spread(builder, flag, carry.vector.count), emitter.result)
+    flag = _spread(emitter.builder, read(emitter.builder, place, I8), emitter.kinds[1].vector.count)
+    return truth(emitter.builder, flag, emitter.result)
 
 
 @primitive(lambda pointer, carry: carry.vector.mask, _load_one_mask)
@@ -80,7 +79,7 @@ def _storing(streaming):
         if streaming and not vector.is_complex:
             _stream(builder, value, place, pointer)
         else:
-            write(builder, pointer, value, place)
+            write(builder, value, place)
 
     return emit
 
@@ -102,7 +101,7 @@ def _stream(builder, value, place, pointer):
         parts = [builder.call(join, [builder.bitcast(part, kind)]) for part in parts]
     for k, part in enumerate(parts):
         there = moved(builder, place, 32 * k)
-        write(builder, pointer, part, there, align=min(LINE, size) // len(parts), streaming=True)
+        write(builder, part, there, align=min(LINE, size) // len(parts), streaming=True)
 
 
 def _interpreted_store(pointer, index, vector):
@@ -243,7 +242,7 @@ def _load_row(emitter, rule, place, _):
     builder, (rule, pointer, carry) = emitter.builder, emitter.kinds
     lanes = _row_lanes(rule.rule)
     kind = ir.VectorType(pointer.memory, lanes * (2 if pointer.is_complex else 1))
-    raw = read(builder, pointer, place, kind)
+    raw = read(builder, place, kind)
     if emitter.result.is_complex:
         return complex_of(builder, raw, pointer, carry, _row_places(lanes))
     return widen(builder, shuffle(builder, raw, raw, _row_places(lanes)), pointer.element, carry.memory)
@@ -263,7 +262,7 @@ def _store_row(emitter, rule, place, value):
     else:
         whole = narrow(builder, value, pointer.element)
         row = shuffle(builder, whole, whole, list(range(lanes)))
-    write(builder, pointer, row, place)
+    write(builder, row, place)
 
 
 @primitive(types.none, _store_row)

@@ -256,19 +256,12 @@ def take_back(rule, x, flags, one, r, j, to_a, to_b, is_first, totals, far):
 
 
 @inlined
-def vjp_vectors(rule, n, x, flags, carry, to_a, to_b, is_first, vectors, far, totals):
-    """Take a row's vectors back by n steps, one or two; return what is reduced over rows, added to ``totals``."""
-    x1, a1, b1 = inputs_later(x, -ONE), gradient_later(to_a, -ONE), gradient_later(to_b, -ONE)
-    flags1 = later(flags, -ONE)
+def vjp_vectors(rule, x, flags, carry, to_a, to_b, is_first, vectors, far, totals):
+    """Take a row's vectors back by a step; return what is reduced over rows, added to ``totals``."""
     one = one_values(rule, x, carry, is_first)
-    one1 = one
-    if n == TWO:
-        one1 = one_values(rule, x1, carry, NO)
     for k in range(vectors.count):
         j = vectors.begin + k * vectors.stride
         r, totals = take_back(rule, x, flags, one, load_vector(carry, j, carry), j, to_a, to_b, is_first, totals, far)
-        if n == TWO:
-            r, totals = take_back(rule, x1, flags1, one1, r, j, a1, b1, NO, totals, far)
         store_vector(carry, j, r)
     return totals
 
@@ -280,8 +273,8 @@ def usual_modes(rule):
 
 
 @inlined
-def vjp_step(rule, x, flags, carry, to_a, to_b, n, is_first, scan, totals):
-    """Take a row back by n steps, one or two; return what is reduced over rows, added to ``totals``."""
+def vjp_step(rule, x, flags, carry, to_a, to_b, is_first, scan, totals):
+    """Take a row back by a step; return what is reduced over rows, added to ``totals``."""
     head, b_streaming = ZERO, scan.streaming and to_b.mode == STORE
     if b_streaming:
         head = lanes_to_line(to_b.to.at, scan.lanes)
@@ -293,14 +286,11 @@ def vjp_step(rule, x, flags, carry, to_a, to_b, n, is_first, scan, totals):
     count = minimum(count_a, whole_vectors(to_b.to.at, carry, scan.lanes - head, b_streaming))
     tail = head + count * width(carry)
     if head > 0 or tail < scan.lanes:
-        for k in range(n):
-            a_now, b_now = gradient_later(to_a, -k), gradient_later(to_b, -k)
-            if a_streaming:
-                prefetch_ends(a_now.to, scan, head, tail)
-            if b_streaming:
-                prefetch_ends(b_now.to, scan, head, tail)
-            x_now, flags_now = inputs_later(x, -k), later(flags, -k)
-            vjp_ends(rule, carry, x_now, flags_now, a_now, b_now, is_first, head, tail, scan.lanes)
+        if a_streaming:
+            prefetch_ends(to_a.to, scan, head, tail)
+        if b_streaming:
+            prefetch_ends(to_b.to, scan, head, tail)
+        vjp_ends(rule, carry, x, flags, to_a, to_b, is_first, head, tail, scan.lanes)
     vectors = vectors_of(head, count, scan, carry)
     # What most gradients are is known to the compiler: a loop that asks for each vector has twice the instructions, and
     # takes up to a fifth longer in the cache.
@@ -309,15 +299,13 @@ def vjp_step(rule, x, flags, carry, to_a, to_b, n, is_first, scan, totals):
     a_known = Gradient(to_a.to, to_a.sums, a_usual, a_streaming)
     b_known = Gradient(to_b.to, to_b.sums, b_usual, b_streaming)
     is_usual = to_b.mode == b_usual and not is_first
-    if itemsize(carry) > itemsize(x.h.at) and n == TWO:
-        return vjp_vectors(rule, TWO, x, flags, carry, a_known, b_known, NO, vectors, scan.far, totals)
     if is_usual and to_a.mode == a_usual:
-        return vjp_vectors(rule, ONE, x, flags, carry, a_known, b_known, NO, vectors, scan.far, totals)
+        return vjp_vectors(rule, x, flags, carry, a_known, b_known, NO, vectors, scan.far, totals)
     if is_usual and to_a.mode == ACCUMULATE:
         a_known = Gradient(to_a.to, to_a.sums, ACCUMULATE, NO)
-        return vjp_vectors(rule, ONE, x, flags, carry, a_known, b_known, NO, vectors, scan.far, totals)
+        return vjp_vectors(rule, x, flags, carry, a_known, b_known, NO, vectors, scan.far, totals)
     a_any = Gradient(to_a.to, to_a.sums, to_a.mode, a_streaming)
-    return vjp_vectors(rule, ONE, x, flags, carry, a_any, to_b, is_first, vectors, scan.far, totals)
+    return vjp_vectors(rule, x, flags, carry, a_any, to_b, is_first, vectors, scan.far, totals)
 
 
 @inlined
@@ -325,31 +313,14 @@ def vjp_row(rule, carry, x, to_a, to_b, steps, has_first, scan):
     """Take a row back by some steps, the last of which has the first states before it, or (0) not."""
     zero = broadcast(constant(0.0, load(carry, 0, carry)))
     total_a, total_b = zero, zero
-    ago = ZERO
-    while ago < steps:
-        n = TWO if scan.unroll == TWO and steps - ago - has_first >= TWO else ONE
-        is_last = ago + n == steps
+    for ago in range(steps):
+        is_last = ago + 1 == steps
         now, a_now, b_now = inputs_later(x, -ago), gradient_later(to_a, -ago), gradient_later(to_b, -ago)
         is_first, flags = is_last and has_first != 0, later(scan.flags, -ago)
-        total_a, total_b = vjp_step(rule, now, flags, carry, a_now, b_now, n, is_first, scan, (total_a, total_b))
+        total_a, total_b = vjp_step(rule, now, flags, carry, a_now, b_now, is_first, scan, (total_a, total_b))
         if to_a.mode == REDUCE and (is_last or to_a.sums.step != 0):
             settle_lane(a_now.to.at, a_now.sums.at, ZERO, total(total_a), REDUCE)
             total_a = zero
         if to_b.mode == REDUCE and (is_last or to_b.sums.step != 0):
             settle_lane(b_now.to.at, b_now.sums.at, ZERO, total(total_b), REDUCE)
             total_b = zero
-        ago += n
-
-
-@inlined
-def vjp_unroll(rule, carry, lanes, streaming, to_a, to_b):
-    """Return for how many steps states stay in registers: two, where they are wider than results, of rows with gaps.
-
-    Then as much is stored of states as of results: a quarter less time for slices of (105, 40, 1920) and (64, 65536)
-    float32 on one thread. With results that stay in the cache, or rows that follow each other, it brought nothing.
-    """
-    to, modes = to_b.to, usual_modes(rule)
-    is_usual = to_a.mode == modes[0] and to_b.mode == STORE and (to_a.mode == STORE or to_a.sums.step == 0)
-    same_lines = to.step % LINE == 0 and (to_a.mode != STORE or to_a.to.step % LINE == 0)
-    has_gaps = abs(to.step) != lanes * itemsize(to.at)
-    return TWO if itemsize(carry) > itemsize(to.at) and streaming and is_usual and same_lines and has_gaps else ONE
