@@ -8,7 +8,6 @@ import math
 import os
 from typing import NamedTuple
 
-from ._cpu._scan import IN_PLACE, STREAMED
 from ._cpu._series import BLOCK
 from ._cpu._types import OCTET, WIDTH
 from ._layout import A_IS_BROADCAST, SUMS_A, H
@@ -39,7 +38,7 @@ WARM_UP_SHARE = 16  # of how many of a chunk's steps a warm-up may take one
 # for each processor: the cache of a server's socket belongs to others too.
 STREAMED_ROWS = 1 / 3, 6 << 20
 SHARED_ROWS = 0.65, 12 << 20  # of rows of which each thread takes a long part, without gradients
-STREAMED_SERIES = 0.65, 32 << 20  # of transpose8 and scan, which write one series' steps after the other
+STREAMED_SERIES = 0.65, 32 << 20  # of transpose8, which writes one series' steps after the other
 STREAMED_ROW_BYTES = 512  # of a row from which it is streamed though its ends fill no cache line
 
 PREFETCH_BYTES = 16 << 10  # prefetch distance: of all operands' rows together,
@@ -74,7 +73,7 @@ def choose(plan, most, is_fresh=True, fills_lines=True, is_whole=True):
     threads = _useful_threads(plan, most, streams, is_fresh)
     chunks = _chunks(plan, most, sum_steps) if is_fresh and is_whole else 0
     parts = sums or _parts(plan, threads)
-    streaming = ((STREAMED if streams else IN_PLACE) if is_fresh else 0) if plan.traversal == SCAN else int(streams)
+    streaming = int(is_fresh if plan.traversal == SCAN else streams)  # a scan is told whether it may write in place
     warm_up = min(WARM_UP_STEPS[1], plan.steps // (WARM_UP_SHARE * chunks)) if chunks else 0
     prefetch = _prefetch(plan, 1 if chunks else parts)
     return Way(threads, parts, sums, sum_steps, streaming, prefetch, chunks, warm_up)
@@ -121,10 +120,11 @@ def _cached_bytes(limits):
 
 
 def _streams(plan, fills_lines, threads):
-    limits = STREAMED_SERIES if plan.traversal in (TRANSPOSE8, SCAN) else STREAMED_ROWS
+    limits = STREAMED_SERIES if plan.traversal == TRANSPOSE8 else STREAMED_ROWS
     if plan.traversal == ROWS and not plan.gradients and 1 < threads <= _most_parts(plan, LONG_ROW_BYTES):
         limits = SHARED_ROWS
-    if moved_bytes(plan) <= _cached_bytes(limits) or is_narrow(plan):
+    # A scan's results would go through a buffer.
+    if plan.traversal == SCAN or moved_bytes(plan) <= _cached_bytes(limits) or is_narrow(plan):
         return False
     in_lines = fills_lines and plan.row_bytes % LINE == 0
     return plan.traversal != ROWS or plan.row_bytes >= STREAMED_ROW_BYTES or in_lines

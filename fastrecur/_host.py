@@ -18,8 +18,6 @@ _UNKNOWN = None, 0
 _NO_OFFSETS = np.zeros(1, np.int64)
 MOST_KEPT = 1024
 _LARGEST = 1 << 1023
-_GATES = _ndarray, float
-_NO_BORDERS = "", None
 
 
 @functools.cache
@@ -66,17 +64,10 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
         key = None
     reverse, axis = _checks.flag("reverse", reverse), _checks.axis(axis)
     return_state = _checks.flag("return_state", return_state)
-    cuts, borders, given_lengths = None, _NO_BORDERS, lengths
-    if type(lengths) is _checks.Segments:
-        states = {"h0": _signature(h0)}
-        operands = _signature(a), _signature(b)
-        cuts = _segments.check(names[:2], *operands, states, axis, reverse, lengths, h0 is not None)
-        lengths, borders = cuts.lengths, cuts.signature
-    elif lengths is not None:
-        given_lengths = lengths = _checks.on_host("lengths", lengths)
+    segments, (cuts, borders, lengths) = lengths, _cut(names[:2], a, b, {"h0": h0}, axis, reverse, lengths)
     weak_complex = type(a) is complex or type(b) is complex or type(h0) is complex
     if (weak_complex or _is_complex(a) or _is_complex(b) or _is_complex(h0)) and _gate_is_real(family, names, a):
-        out, last = _forward_pairs(family, names, a, b, h0, axis, reverse, given_lengths, out)
+        out, last = _forward_pairs(family, names, a, b, h0, axis, reverse, segments if cuts else lengths, out)
         result = owner.give(out) if given is None else given
         return (result, owner.give(last)) if return_state else result
     plan = _problem.forward(
@@ -102,7 +93,7 @@ def quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
     if (
         (cuts is None and lengths is not None) or h0 is not None or grad_state is not None
         or type(axis) is not int or type(reverse) is not bool
-        or type(a) not in _GATES or type(g) is not _ndarray or type(h) is not _ndarray
+        or type(a) not in (_ndarray, float) or type(g) is not _ndarray or type(h) is not _ndarray
     ):  # fmt: skip
         return None
     gate = (a.dtype, a.shape, a.strides) if type(a) is _ndarray else None
@@ -123,20 +114,14 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key=N
         g, a, b, h, h0, grad_state, owner = _take((*names, "h0", "grad_state"), g, a, b, h, h0, grad_state)
         key = None
     reverse, axis = _checks.flag("reverse", reverse), _checks.axis(axis)
-    cuts, borders, given_lengths = None, _NO_BORDERS, lengths
-    if type(lengths) is _checks.Segments:
-        states = {"h0": _signature(h0), "grad_state": _signature(grad_state)}
-        has_states = h0 is not None or grad_state is not None
-        cuts = _segments.check(names[1:3], _signature(a), _signature(b), states, axis, reverse, lengths, has_states)
-        lengths, borders = cuts.lengths, cuts.signature
-    elif lengths is not None:
-        given_lengths = lengths = _checks.on_host("lengths", lengths)
+    states = {"h0": h0, "grad_state": grad_state}
+    segments, (cuts, borders, lengths) = lengths, _cut(names[1:3], a, b, states, axis, reverse, lengths)
     values = (g, a, b, h, h0, grad_state)
     weak_complex = any(type(value) is complex for value in values)
     if weak_complex or any(map(_is_complex, values)):
         _problem.check_kind(names, *map(_signature, values))
         if _gate_is_real(family, names[1:3], a):
-            grads = _vjp_pairs(family, names, g, a, b, h, h0, axis, reverse, given_lengths, grad_state)
+            grads = _vjp_pairs(family, names, g, a, b, h, h0, axis, reverse, segments if cuts else lengths, grad_state)
             return tuple(map(owner.give, grads))
     plan = _problem.vjp(
         family, names,
@@ -151,6 +136,15 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key=N
     grad_a, grad_b, carry = _runner().vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts)
     grad_h0 = None if h0 is None else _runner().summed_to(carry, np.shape(h0), plan.h0_dtype)
     return owner.give(grad_a), owner.give(grad_b), owner.give(grad_h0)
+
+
+def _cut(names, a, b, states, axis, reverse, lengths):
+    """Return where series begin anew, what a plan is told of that, and lengths, of what a call takes as lengths."""
+    if type(lengths) is not _checks.Segments:
+        return None, ("", None), None if lengths is None else _checks.on_host("lengths", lengths)
+    has_states, states = any(v is not None for v in states.values()), {k: _signature(v) for k, v in states.items()}
+    cuts = _segments.check(names, _signature(a), _signature(b), states, axis, reverse, lengths, has_states)
+    return cuts, cuts.signature, cuts.lengths
 
 
 def _cuts_as_given(lengths, reverse):

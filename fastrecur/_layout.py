@@ -24,7 +24,7 @@ Part = namedtuple("Part", "outer_first outer_last row_first row_last lane_first 
     N_STEPS,
     REVERSE,  # in reverse, a series' valid steps are the last in scan order
     A_IS_BROADCAST,  # one value of a serves a whole row
-    STREAMING,  # results are written with non-temporal stores
+    STREAMING,  # results are written with non-temporal stores; a scan's in place
     A_MODE,  # what becomes of a's gradient: an output mode
     B_MODE,
     PREFETCH,  # bytes: how much of each operand is prefetched, in whole rows; if negative, how far ahead

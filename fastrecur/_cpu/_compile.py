@@ -19,7 +19,7 @@ from ._numba import circumstances, machine_code
 from ._types import INTERPRETED, Address, Pointer, Rule
 
 _OF_CARRY = frozenset(("carry", "h0", "sums_a", "sums_b", "summaries", "products"))
-_INTEGERS = frozenset(("lengths", "geometry", "starts", "counts"))
+_INTEGERS = frozenset(("lengths", "geometry", "starts"))
 _NUMPY_NAMES = {"bf2": "bfloat16", "b1": "?"}
 
 

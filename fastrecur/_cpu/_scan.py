@@ -26,7 +26,7 @@ from ._numba import helper, inlined
 from ._operands import NO, ONE, YES, ZERO, valid_range
 from ._packing import lane_offset, strides_of
 from ._rules import a_is_time_invariant, advance, begins_anew, decay, is_average, is_flagged, kept, step_input
-from ._scalars import fence, itemsize, load, load_int, maximum, minimum, prefetch, shift, stack, stack_of, store, width
+from ._scalars import itemsize, load, load_int, maximum, minimum, prefetch, shift, stack, stack_of, store, width
 from ._series import BLOCK, NO_STEPS, PREFETCH, WHOLE_BLOCK, Operand, compose, higher, lower, packed, packed_flags
 from ._transposes import has_flags
 from ._types import OCTET
@@ -34,7 +34,6 @@ from ._vectors import broadcast, broadcast_lane, earlier, lane_of, load_vector, 
 
 # Phases. WARM_UP does not look at the result that it follows: HOLD does.
 ALL, WARM_UP, REDUCE, SCAN_CARRIES, DOWNSWEEP, HOLD = range(6)
-IN_PLACE, STREAMED = 1, 2  # how results may be written, by `geometry`: in place; or streamed; else through a buffer
 SUMS = 6  # fields of a scan, in place of those of rows: how many partial sums over time; then bytes of a's and b's
 SUMMARY = 8  # numbers in a block's summary:
 DECAY, OFFSET, WEIGHT, ORIGIN, PEAK, CARRY_IN = range(6)  # the last one is the state before the block
@@ -45,8 +44,8 @@ LOST = 64.0  # nor an average's than the origin
 NOT_A_NUMBER = float("nan")
 
 # A series: operands, results, flags, buffers for clean operands, its number of steps, the summaries of its blocks and
-# the thread's own; how results are written; and the first block, which does not look at the result before it.
-Series = namedtuple("Series", "a b h flags clean_a clean_b steps summaries own in_place streams start")
+# the thread's own; whether results stand in place; and the first block, which does not look at the result before it.
+Series = namedtuple("Series", "a b h flags clean_a clean_b steps summaries own in_place start")
 # Where a block's operands, results and flags are contiguous, and buffers for clean operands.
 Rows = namedtuple("Rows", "a b h flags clean_a clean_b")
 
@@ -358,7 +357,7 @@ def walk_block(rule, series, summary, block, steps, h):
         last = load(shift(series.h.at, (t - 1 if follows else t) * series.h.stride), 0, summary)
         settle_ends(rule, rows, summary, unsettled, steps, last, follows)
     if not series.in_place:
-        _series.unpack(series.h, t, steps, series.streams)
+        _series.unpack(series.h, t, steps)
     return h
 
 
@@ -384,7 +383,7 @@ def forward(rule, a, b, h, carry, marks: _layout.Marks, geometry, summaries, fir
     a_rows, b_rows, h_rows = stack_of(a, carry, BLOCK), stack_of(b, carry, BLOCK), stack_of(h, carry, BLOCK)
     own, flags, place = stack(carry, SUMMARY), _scalars.stack_flags(BLOCK), _scalars.stack_ints(1)
     clean_a, clean_b = stack_of(a, carry, BLOCK), stack_of(b, carry, BLOCK)
-    mode, all_steps = load_int(geometry, STREAMING), load_int(geometry, N_STEPS)
+    stands, all_steps = load_int(geometry, STREAMING) != 0, load_int(geometry, N_STEPS)
     blocks, phase = all_steps // BLOCK, load_int(geometry, PHASE)
     first_block, last_block = load_int(geometry, FIRST_BLOCK), load_int(geometry, LAST_BLOCK)
     is_down = load_int(strides_of(geometry, H), 0) < 0
@@ -397,8 +396,8 @@ def forward(rule, a, b, h, carry, marks: _layout.Marks, geometry, summaries, fir
         series = Series(
             operand(a, a_rows, geometry, A, lane, start, 1), operand(b, b_rows, geometry, B, lane, start, 1), to,
             borders_of(marks.flags, flags, place, geometry, lane, start), clean_a, clean_b, steps,
-            shift(summaries, lane * blocks * SUMMARY * itemsize(carry)), own, mode == IN_PLACE and may_stand(to),
-            mode == STREAMED, 0 if phase == ALL else first_block,
+            shift(summaries, lane * blocks * SUMMARY * itemsize(carry)), own, stands and may_stand(to),
+            0 if phase == ALL else first_block,
         )  # fmt: skip
         _series.fill_constant(series.a)
         _series.fill_constant(series.b)
@@ -426,5 +425,3 @@ def forward(rule, a, b, h, carry, marks: _layout.Marks, geometry, summaries, fir
             state = load(shift(to.at, (steps - 1) * to.stride), 0, carry) if steps > 0 else state
         if phase != REDUCE and phase != DOWNSWEEP:
             store(carry, lane, state)
-    if mode == STREAMED:
-        fence()

@@ -5,14 +5,14 @@ from collections import namedtuple
 import numpy as np
 
 from .. import _layout
-from .._layout import A_MODE, ACCUMULATE, B_MODE, N_STEPS, STORE, STREAMING, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
+from .._layout import A_MODE, ACCUMULATE, B_MODE, N_STEPS, STORE, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from .._steps import constant, everywhere, fma, is_finite, magnitude, select
 from . import _scalars, _scan, _series
 from ._numba import helper, inlined
 from ._operands import NO, YES
 from ._packing import strides_of
 from ._rules import a_is_time_invariant, begins_anew, choice, kept, retreat
-from ._scalars import fence, itemsize, load, load_int, maximum, minimum, prefetch, shift, stack, stack_of, store, width
+from ._scalars import itemsize, load, load_int, maximum, minimum, prefetch, shift, stack, stack_of, store, width
 from ._scan import DECAY, OFFSET, PEAK, SUMMARY, operand, warm_up
 from ._series import BLOCK, NO_STEPS, PREFETCH, compose, higher, lower, packed, packed_flags
 from ._vectors import broadcast, broadcast_lane, earlier, lane_of, later, load_mask, load_vector, store_vector, total
@@ -20,8 +20,8 @@ from ._vectors import broadcast, broadcast_lane, earlier, lane_of, later, load_m
 # A gradient: where it is stored, its partial sums if it is accumulated, bytes from one to the next, and output mode.
 Gradient = namedtuple("Gradient", "to sums sum_bytes mode in_place")
 # A series: operands, gradients, the first state, the number of steps, the summaries of its blocks and the thread's own,
-# whether results are streamed, how many partial sums there are and the number of blocks that they share.
-Series = namedtuple("Series", "g a b h flags clean_g clean_a to_a to_b first steps summaries own streams sums blocks")
+# how many partial sums there are and the number of blocks that they share.
+Series = namedtuple("Series", "g a b h flags clean_g clean_a to_a to_b first steps summaries own sums blocks")
 # Where a block's operands and gradients are contiguous, the state before it, and buffers for clean operands.
 Rows = namedtuple("Rows", "g a b h flags to_a to_b before clean_g clean_a")
 NO_STEP, NOT_FINITE, EVERY = np.arange(3)  # which gradients `step_back` writes
@@ -152,11 +152,11 @@ def scan_carry(rule, series, summary, block, steps, r):
 
 
 @helper
-def deliver(x, t, steps, piece, streams):
+def deliver(x, t, steps, piece):
     """Store a block of a gradient, or add it to a partial sum."""
     rows, sums = x.to.rows, shift(x.sums.at, t * x.sums.stride + piece * x.sum_bytes)
     if x.mode == STORE and not x.in_place:
-        _series.unpack(x.to, t, steps, streams)
+        _series.unpack(x.to, t, steps)
     elif x.mode == ACCUMULATE and x.sums.stride == 0:
         whole = steps - steps % width(sums)
         column = broadcast(constant(0.0, load(sums, 0, sums)))
@@ -188,8 +188,8 @@ def walk_block(rule, series, summary, block, steps, r):
     piece = series.sums - 1
     if piece > 0 and (block + 1) * BLOCK <= series.steps:
         piece = ((block + 1) * series.sums - 1) // maximum(1, series.blocks)
-    deliver(to_a, t, steps, piece, series.streams)
-    deliver(to_b, t, steps, piece, series.streams)
+    deliver(to_a, t, steps, piece)
+    deliver(to_b, t, steps, piece)
     return r
 
 
@@ -198,9 +198,8 @@ def gradient(to, rows, sums, geometry, to_field, sums_field, mode_field, bytes_f
     """Return where a series' gradient goes, from its first valid step on."""
     stored = operand(to, rows, geometry, to_field, lane, start, -1)
     summed = operand(sums, sums, geometry, sums_field, lane, start, -1)
-    mode, streams = load_int(geometry, mode_field), load_int(geometry, STREAMING) == _scan.STREAMED
-    in_place = mode == STORE and not streams and _scan.may_stand(stored)
-    return Gradient(stored, summed, load_int(geometry, bytes_field), mode, in_place)
+    mode = load_int(geometry, mode_field)
+    return Gradient(stored, summed, load_int(geometry, bytes_field), mode, mode == STORE and _scan.may_stand(stored))
 
 
 def vjp(
@@ -218,8 +217,8 @@ def vjp(
     to_a_rows, to_b_rows = stack_of(to_a, carry, BLOCK), stack_of(to_b, carry, BLOCK)
     own, flags, place = stack(carry, SUMMARY), _scalars.stack_flags(BLOCK), _scalars.stack_ints(1)
     clean_g, clean_a = stack_of(g, carry, BLOCK), stack_of(a, carry, BLOCK)
-    streams, all_steps = load_int(geometry, STREAMING) == _scan.STREAMED, load_int(geometry, N_STEPS)
-    blocks, phase = all_steps // BLOCK, load_int(geometry, _layout.PHASE)
+    all_steps, phase = load_int(geometry, N_STEPS), load_int(geometry, _layout.PHASE)
+    blocks = all_steps // BLOCK
     first_block, last_block = load_int(geometry, _layout.FIRST_BLOCK), load_int(geometry, _layout.LAST_BLOCK)
     is_down = load_int(strides_of(geometry, H), 0) > 0
     if phase == _scan.WARM_UP:
@@ -233,7 +232,7 @@ def vjp(
             _scan.borders_of(marks.flags, flags, place, geometry, lane, start), clean_g, clean_a,
             gradient(to_a, to_a_rows, sums_a, geometry, TO_A, SUMS_A, A_MODE, _scan.SUMS + 1, lane, start),
             gradient(to_b, to_b_rows, sums_b, geometry, TO_B, SUMS_B, B_MODE, _scan.SUMS + 2, lane, start),
-            load(h0, lane, carry), steps, shift(summaries, lane * blocks * SUMMARY * itemsize(carry)), own, streams,
+            load(h0, lane, carry), steps, shift(summaries, lane * blocks * SUMMARY * itemsize(carry)), own,
             maximum(1, load_int(geometry, _scan.SUMS)), blocks,
         )  # fmt: skip
         _series.fill_constant(series.g)
@@ -259,5 +258,3 @@ def vjp(
         r = _scan.each_block(reduce_block, scan_carry, walk_block, rule, series, low, top, rest, -1, phase, r)
         if phase != _scan.REDUCE and phase != _scan.DOWNSWEEP:
             store(carry, lane, r)
-    if streams:
-        fence()

@@ -16,8 +16,8 @@ from . import _scalars
 from ._numba import INLINE, helper, inlined
 from ._operands import ONE, ZERO
 from ._rules import choice, reads_offsets
-from ._scalars import in_place, is_same_kind, itemsize, load, minimum, misalignment, prefetch, shift, store, width
-from ._vectors import broadcast, load_vector, reverse_lanes, store_vector, stream_vector
+from ._scalars import in_place, is_same_kind, itemsize, load, prefetch, shift, store, width
+from ._vectors import broadcast, load_vector, reverse_lanes, store_vector
 
 BLOCK = 512  # steps
 PREFETCH = 1024  # bytes: prefetch distance within packed steps
@@ -140,30 +140,9 @@ def clean(target, rows, carry, steps):
 
 
 @helper
-def stream(target, stride, rows, steps):
-    """Write contiguous steps with non-temporal stores, but for those in cache lines that they do not fill."""
-    lanes, size, down = width(rows), itemsize(target), stride < 0
-    lowest = shift(target, (steps - 1) * stride) if down else target
-    line = lanes if lanes * size >= 64 else 64 // size
-    head = minimum(steps, (64 - misalignment(lowest)) % 64 // size)
-    tail = head + (steps - head) // line * line
-    for j in range(head, tail, lanes):
-        if down:
-            stream_vector(lowest, j, reverse_lanes(load_vector(rows, steps - lanes - j, rows)))
-        else:
-            stream_vector(lowest, j, load_vector(rows, j, rows))
-    for k in range(head + steps - tail):
-        j = k if k < head else k - head + tail
-        store(lowest, j, load(rows, steps - 1 - j if down else j, rows))
-
-
-@helper
-def unpack(x, t, steps, streams):
-    """Write steps from an operand's buffer; if possible and wanted with non-temporal stores."""
+def unpack(x, t, steps):
+    """Write steps from an operand's buffer."""
     target, rows, lanes, size = shift(x.at, t * x.stride), x.rows, width(x.rows), itemsize(x.at)
-    if streams and abs(x.stride) == size and misalignment(target) % size == 0:
-        stream(target, x.stride, rows, steps)
-        return
     whole = steps - steps % lanes if abs(x.stride) == size else 0
     for k in range(0, whole, lanes):
         if x.stride > 0:

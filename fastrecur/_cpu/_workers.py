@@ -140,12 +140,6 @@ def now(block, room):
     return load(room) * 1_000_000_000 + load(room + 8)
 
 
-@helper
-def wake_up(block, slot):
-    """Wake a worker that sleeps, and is held."""
-    ask(load(block + RELEASE), load(slot + LOCK), 0, 0)
-
-
 def lead(block, table, most):
     """Do a table's items with workers, at most so many; return when all are done."""
     items, count = load(table + 8 * ITEMS), load(block + COUNT)
@@ -165,7 +159,7 @@ def lead(block, table, most):
             store(slot + TABLE, table)
             store(slot + COUNTER_AT, counter)
             if state == ASLEEP:
-                wake_up(block, slot)
+                ask(load(block + RELEASE), load(slot + LOCK), 0, 0)  # which wakes it
             store(slot + STATE, ticket)
             hired += 1
         k += 1
@@ -247,7 +241,7 @@ def prewake(block, most, room):
         if tried < most and state <= AWAKE:
             tried += 1
             if state == ASLEEP and swap(slot + STATE, ASLEEP, HELD):
-                wake_up(block, slot)
+                ask(load(block + RELEASE), load(slot + LOCK), 0, 0)
                 store(slot + STATE, AWAKE)
             if state == ASLEEP or time - load(slot + LOOKED) < RECENT:
                 found += 1
