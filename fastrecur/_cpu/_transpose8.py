@@ -195,13 +195,15 @@ def _advance8(rule, h, fresh, gates, values):
 
 
 @inlined
-def _advance8_plain(rule, h, carry, flags, t, gates, values):
+def _advance8_plain(rule, h, carry, flags, t, steps, gates, values):
     return _advance8(rule, h, NONE, gates, values)
 
 
 @inlined
-def _advance8_flagged(rule, h, carry, flags, t, gates, values):
+def _advance8_flagged(rule, h, carry, flags, t, steps, gates, values):
     is_shared, place = _rules.flag_is_broadcast(rule), lowest(rule, flags, t)
+    if not is_shared:
+        prefetch_next(flags, 1, t, steps)
     if not is_shared or has_flags(shift(place, load_int(flags.offsets, 0))):
         return _advance8(rule, h, _fresh8(rule, carry, flags, t), gates, values)
     return _advance8(rule, h, NONE, gates, values)
@@ -248,7 +250,7 @@ def forward_8_series(rule, a_all, b_all, h_all, flags_all, geometry, offsets, pl
             gates = load8(rule, a, t, states)
         prefetch_next(b, 1, t, steps)
         values = load8(rule, b, t, states)
-        results = advance8(rule, state, states, flags, t, gates, values)
+        results = advance8(rule, state, states, flags, t, steps, gates, values)
         state = results[7]
         store_one_of_many(rule, h, 1, t, results, h.streaming and first <= t < last)
     store_vector(states, 0, state)
