@@ -9,6 +9,7 @@ from .._layout import A_MODE, ACCUMULATE, B_MODE, N_STEPS, STORE, STREAMING, Giv
 from .._steps import constant, select
 from . import _packing
 from ._numba import helper, inlined
+from ._operands import NO, YES
 from ._packing import PANEL, is_along, load_states, operand_of, pack, pad, store_states, unpack, view_in, with_steps
 from ._rules import adjoint, advance, choice, decay, is_flagged, retreat, step, trait
 from ._scalars import fence, load, load_int, maximum, minimum, misalignment, prefetch, shift, stack, width
@@ -88,11 +89,11 @@ def walk_vectors(rule, is_ragged, streams, a, b, h, flags, series, block):
 def walk(rule, is_ragged, streams, a, b, h, flags, series, block):
     """Advance a block's series; where flags are read one way for all blocks, as three take three times as long."""
     if is_ragged or is_flagged(rule):
-        walk_vectors(rule, True, False, a, b, h, flags, series, block)
+        walk_vectors(rule, YES, NO, a, b, h, flags, series, block)
     elif streams:
-        walk_vectors(rule, False, True, a, b, h, flags, series, block)
+        walk_vectors(rule, NO, YES, a, b, h, flags, series, block)
     else:
-        walk_vectors(rule, False, False, a, b, h, flags, series, block)
+        walk_vectors(rule, NO, NO, a, b, h, flags, series, block)
 
 
 @inlined
@@ -206,11 +207,11 @@ def walk_vectors_back(rule, is_ragged, streams, g, a, b, h, flags, to_a, to_b, s
 def walk_back(rule, is_ragged, streams, g, a, b, h, flags, to_a, to_b, series, block):
     """Take a block's cotangents back; ``h`` are the states before."""
     if is_ragged or is_flagged(rule):
-        walk_vectors_back(rule, True, False, g, a, b, h, flags, to_a, to_b, series, block)
+        walk_vectors_back(rule, YES, NO, g, a, b, h, flags, to_a, to_b, series, block)
     elif streams:
-        walk_vectors_back(rule, False, True, g, a, b, h, flags, to_a, to_b, series, block)
+        walk_vectors_back(rule, NO, YES, g, a, b, h, flags, to_a, to_b, series, block)
     else:
-        walk_vectors_back(rule, False, False, g, a, b, h, flags, to_a, to_b, series, block)
+        walk_vectors_back(rule, NO, NO, g, a, b, h, flags, to_a, to_b, series, block)
 
 
 @inlined

@@ -343,7 +343,7 @@ def settle_ends(rule, rows, carry, first, steps, last, follows):
             store(rows.h, k, value)
 
 
-@inlined
+@helper
 def walk_block(rule, series, summary, block, steps, h):
     """Walk a block from the state before it; return the one after it."""
     t, whole, follows = block * BLOCK, steps - steps % width(summary), block > series.start

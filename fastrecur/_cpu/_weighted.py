@@ -12,7 +12,7 @@ import numpy as np
 from .. import _steps
 from .._steps import constant, is_finite, select
 from ._numba import helper, inlined
-from ._operands import ZERO
+from ._operands import NO, YES, ZERO
 from ._packing import View, column, copy, stream_transposed
 from ._rules import flag_is_broadcast, trait
 from ._scalars import alone, fence, itemsize, load_int, minimum, misalignment, prefetch, shift, stack, width
@@ -186,7 +186,7 @@ def pack(x, t, steps, count):
     """Return where a tile's samples or gates stand, and bytes from step to step; bring them there if they do not."""
     if is_row(x):
         return place_of(x, t)
-    copy_runs(x, t, steps if x.stride != 0 else 1, count, False, False)
+    copy_runs(x, t, steps if x.stride != 0 else 1, count, NO, NO)
     return x.rows, WIDTH * itemsize(x.at) if x.stride != 0 else 0
 
 
@@ -213,7 +213,7 @@ def walk_tile(rule, x, y, gate, flags, h, state, geometry, t, steps, count, is_f
         for k in range(steps):
             stream_vector(place_of(h, t + k)[0], 0, load_vector(shift(h.rows, k * h_here[1]), 0, state))
     elif not in_place:
-        copy_runs(h, t, steps, count, True, streams)
+        copy_runs(h, t, steps, count, YES, streams)
 
 
 def walk(rule, x, y, h, gate, borders, carry, geometry, first, last):
