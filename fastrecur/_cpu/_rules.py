@@ -116,7 +116,6 @@ implement(is_average, compiled_truth(lambda rule: is_average(rule.rule)))
 
 
 is_flagged = trait("flagged")
-reads_offsets = trait("offsets")  # of long series: kernels are given these in place of flags
 
 
 @inlined

@@ -66,9 +66,10 @@ def operand(pointer, rows, geometry, k, lane, start, way):
 @inlined
 def borders_of(pointer, flags, place, geometry, lane, start):
     """Return a series' flags, or the offsets that tell them, with the ``place`` of the next one."""
-    x = operand(pointer, flags, geometry, _layout.FLAGS, lane, start, 1)
+    strides = strides_of(geometry, _layout.FLAGS)
+    stride = load_int(strides, 0)
     store(place, 0, ZERO)
-    return Operand(x.at, x.stride, flags, place)
+    return Operand(shift(pointer, lane_offset(geometry, strides, lane) + start * stride), stride, flags, place)
 
 
 @inlined
@@ -343,7 +344,7 @@ def settle_ends(rule, rows, carry, first, steps, last, follows):
             store(rows.h, k, value)
 
 
-@helper
+@inlined
 def walk_block(rule, series, summary, block, steps, h):
     """Walk a block from the state before it; return the one after it."""
     t, whole, follows = block * BLOCK, steps - steps % width(summary), block > series.start

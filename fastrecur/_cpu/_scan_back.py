@@ -172,7 +172,7 @@ def deliver(x, t, steps, piece):
             store(place, 0, load(place, 0, sums) + load(rows, k, sums))
 
 
-@helper
+@inlined
 def walk_block(rule, series, summary, block, steps, r):
     """Take cotangents through a block; return what flows on from it."""
     t, whole, h = block * BLOCK, steps - steps % width(summary), series.h

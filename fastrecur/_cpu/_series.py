@@ -15,7 +15,7 @@ from .._steps import constant, fma, is_finite, select
 from . import _scalars
 from ._numba import INLINE, helper, inlined
 from ._operands import ONE, ZERO
-from ._rules import choice, reads_offsets
+from ._rules import choice
 from ._scalars import in_place, is_same_kind, itemsize, load, prefetch, shift, store, width
 from ._vectors import broadcast, load_vector, reverse_lanes, store_vector
 
@@ -96,8 +96,6 @@ def _no_flags(rule, x, t, steps):
 
 @helper
 def _packed_flags(rule, x, t, steps):
-    if reads_offsets(rule):
-        return marked(x, t, steps)
     source = shift(x.at, t * x.stride)
     if x.stride == 1:
         return in_place(x.rows, source)
@@ -110,12 +108,8 @@ def _packed_flags(rule, x, t, steps):
     return x.rows
 
 
-# Return where flags of steps from ``t`` on are contiguous, or those that offsets tell; if they are read.
-packed_flags = choice("flagged", _packed_flags, _no_flags, options=INLINE)
-
-
 @helper
-def marked(x, t, steps):
+def _marked(rule, x, t, steps):
     """Return flags of the steps from ``t`` on that are offsets, which ascend to the number of all steps."""
     for k in range(steps):
         store(x.rows, k, ZERO)
@@ -129,6 +123,12 @@ def marked(x, t, steps):
         n += 1
     store(x.ahead, 0, n)
     return x.rows
+
+
+_read_flags = choice("offsets", _marked, _packed_flags, options=INLINE)
+
+# Return where flags of steps from ``t`` on are contiguous, or those that offsets tell; if they are read.
+packed_flags = choice("flagged", lambda rule, x, t, steps: _read_flags(rule, x, t, steps), _no_flags, options=INLINE)
 
 
 @helper

@@ -34,7 +34,7 @@ NAP = 50  # microseconds
 # Nanoseconds: with a processor, after which a worker yields, so that most of a time slice is left for an item; without,
 # after which it sleeps, since threads that only wait are counted among those that share processors; and since its last
 # look for work, if it has a processor.
-SLICE, AWAY, RECENT = 200_000, 200_000, 5_000
+SLICE, AWAY, RECENT = np.array([200_000, 200_000, 5_000])
 
 # A block's head, in bytes: the next ticket; how many workers there are; addresses; the number of the clock.
 TICKETS, COUNT, RUN, ENTER, SERVE, CLOCK = 0, 64, 72, 80, 88, 96
