@@ -177,6 +177,20 @@ def test_bfloat16_mixtures(rng, gate, value):
         check_vjp("forget_mult", gate, value, rng=rng, dtype=dtype)
 
 
+def test_bfloat16_and_float16(rng):
+    try:
+        dtype = np.result_type(BFLOAT16, np.float16)
+    except TypeError:  # before ml_dtypes 0.7
+        dtype = None
+    gate, value = numbers(rng, (8, 6), BFLOAT16), numbers(rng, (8, 6), np.float16)
+    if dtype is None:
+        with pytest.raises(TypeError, match="must have dtypes with a common type"):
+            fastrecur.forget_mult(gate, value)
+    else:
+        check_forward("forget_mult", gate, value, dtype=dtype)
+        check_vjp("forget_mult", gate, value, rng=rng, dtype=dtype)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, BFLOAT16, np.float32, np.float64])
 def test_python_scalars_are_weak(rng, dtype):
     x = numbers(rng, (9, 5), dtype)

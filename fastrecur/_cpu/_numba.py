@@ -43,7 +43,7 @@ def _linked_only():
     except ImportError:
         return {}
 
-    class Part(JITCodeLibrary):
+    class Linked(JITCodeLibrary):
         def finalize(self):
             for library in dict.fromkeys(self._linking_libraries):
                 self._final_module.link_in(library._get_module_for_linking(), preserve=True)
@@ -54,7 +54,7 @@ def _linked_only():
         _name = "fastrecur_lowering"
 
         def run_pass(self, state):
-            state.library = Part(state.targetctx.codegen(), state.func_id.func_qualname)
+            state.library = Linked(state.targetctx.codegen(), state.func_id.func_qualname)
             state.flags.no_compile = True
             super().run_pass(state)
             key = [].append  # Numba finds a function by what would call it: this is nobody else's
