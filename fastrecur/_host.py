@@ -64,10 +64,10 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
         key = None
     reverse, axis = _checks.flag("reverse", reverse), _checks.axis(axis)
     return_state = _checks.flag("return_state", return_state)
-    segments, (cuts, borders, lengths) = lengths, _cut(names[:2], a, b, {"h0": h0}, axis, reverse, lengths)
+    asked, (cuts, borders, lengths) = lengths, _cut(names[:2], a, b, {"h0": h0}, axis, reverse, lengths)
     weak_complex = type(a) is complex or type(b) is complex or type(h0) is complex
     if (weak_complex or _is_complex(a) or _is_complex(b) or _is_complex(h0)) and _gate_is_real(family, names, a):
-        out, last = _forward_pairs(family, names, a, b, h0, axis, reverse, segments if cuts else lengths, out)
+        out, last = _forward_pairs(family, names, a, b, h0, axis, reverse, asked if cuts else lengths, out)
         result = owner.give(out) if given is None else given
         return (result, owner.give(last)) if return_state else result
     plan = _problem.forward(
@@ -115,13 +115,13 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key=N
         key = None
     reverse, axis = _checks.flag("reverse", reverse), _checks.axis(axis)
     states = {"h0": h0, "grad_state": grad_state}
-    segments, (cuts, borders, lengths) = lengths, _cut(names[1:3], a, b, states, axis, reverse, lengths)
+    asked, (cuts, borders, lengths) = lengths, _cut(names[1:3], a, b, states, axis, reverse, lengths)
     values = (g, a, b, h, h0, grad_state)
     weak_complex = any(type(value) is complex for value in values)
     if weak_complex or any(map(_is_complex, values)):
         _problem.check_kind(names, *map(_signature, values))
         if _gate_is_real(family, names[1:3], a):
-            grads = _vjp_pairs(family, names, g, a, b, h, h0, axis, reverse, segments if cuts else lengths, grad_state)
+            grads = _vjp_pairs(family, names, g, a, b, h, h0, axis, reverse, asked if cuts else lengths, grad_state)
             return tuple(map(owner.give, grads))
     plan = _problem.vjp(
         family, names,

@@ -183,6 +183,20 @@ def test_when_results_are_streamed(rng, monkeypatch, shape, axis, part):
         assert not streams(processors=2, gradient=gradient)
 
 
+@pytest.mark.parametrize("gradient", [False, True])
+def test_few_long_series_are_written_in_place_whatever_their_size(rng, monkeypatch, gradient):
+    f, x = operands(rng, (50000,), np.float64)
+    ways, real = [], _cost.choose.__wrapped__
+    lower_thresholds(monkeypatch.setattr)
+    monkeypatch.setattr(_cost, "choose", lambda *a, **k: ways.append((a[0], real(*a, **k))) or ways[-1][1])
+    monkeypatch.setattr(_cost, "_cache_bytes", lambda: 1)
+    h = fastrecur.forget_mult(f, x)
+    if gradient:
+        fastrecur.forget_mult_vjp(h, f, x, h)
+    plan, way = ways[-1]
+    assert plan.traversal == "scan" and way.streaming == 1 and not _cost._streams(plan, True, 2)
+
+
 @pytest.mark.parametrize(("threads", "lanes", "stay"), [(1, 4096, False), (2, 4096, True), (2, 1024, False)])
 def test_long_rows_that_threads_share_stay_in_the_cache(rng, monkeypatch, set_threads, threads, lanes, stay):
     """Up to two thirds of it: each thread's part of a row is long."""

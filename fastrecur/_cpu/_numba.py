@@ -34,7 +34,7 @@ def _known(options):
 
 
 def _linked_only():
-    """Return the option with which a function is compiled as far as others need it that it is linked into."""
+    """Return jit's option for what is only linked into kernels: neither optimised nor generated alone."""
     try:
         from numba.core.codegen import JITCodeLibrary
         from numba.core.compiler import CompilerBase, DefaultPassBuilder

@@ -197,7 +197,7 @@ def stack(carry, count):
 
 def _kind_of(pointer, carry, count):
     own = pointer.element in ("f4", "f8") and not carry.is_complex
-    return pointer if own else Pointer(carry.element)
+    return pointer if own else carry
 
 
 @primitive(_kind_of, _stack, literal=True)

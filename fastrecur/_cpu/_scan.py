@@ -67,7 +67,7 @@ def operand(pointer, rows, geometry, k, lane, start, way):
 def borders_of(pointer, flags, place, geometry, lane, start):
     """Return a series' flags, or the offsets that tell them, with the ``place`` of the next one."""
     strides = strides_of(geometry, _layout.FLAGS)
-    stride = load_int(strides, 0)
+    stride = load_int(strides, 0)  # not `operand`: it would be compiled for flags, too
     store(place, 0, ZERO)
     return Operand(shift(pointer, lane_offset(geometry, strides, lane) + start * stride), stride, flags, place)
 
