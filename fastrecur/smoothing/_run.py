@@ -125,8 +125,8 @@ def _advance_groups(advance, meta, planes, axis, before, place, x, y, times, key
     """Do the same for groups: those of as many steps are series side by side. States have groups in place of time."""
     shape, lead, known = place[1], (slice(None),) * axis, {} if before is None else dict(before[0])
     count, codes = len(known), numbers(keys, known)
-    sizes = np.bincount(codes + 1, minlength=1 + len(known))  # the first is that of the steps without a group
-    order, starts, sizes = np.argsort(codes, kind="stable"), np.cumsum(sizes), sizes[1:]
+    sizes = np.bincount(codes, minlength=1 + len(known))  # the first is that of the steps without a group
+    order, starts, sizes = sorted_by_group(codes)[0], np.cumsum(sizes), sizes[1:]
     times = None if times is None else np.broadcast_to(placed(take_times(times), shape, axis), shape)
     clock = np.broadcast_to(0, shape) if times is None else times
     new = np.zeros_like(planes, shape=(*shape[:axis], len(known) - count, *shape[axis + 1 :], planes.shape[-1]))

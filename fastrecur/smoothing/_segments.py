@@ -65,9 +65,9 @@ def sorted_by_group(numbers):
 
 
 def numbers(keys, known):
-    """Return the number of each step's group, -1 where it has none; groups that are not known become so."""
+    """Return the number of each step's group, 0 where it has none; groups that are not known become so."""
     codes, found = _codes(keys, len(keys))
-    return np.array([*(known.setdefault(key, len(known)) for key in found), -1])[codes]
+    return np.array([*(1 + known.setdefault(key, len(known)) for key in found), 0])[codes]
 
 
 def _codes(groups, steps, near=False):
