@@ -160,7 +160,8 @@ def known_forward(plan):
             out = np.empty(shape, dtype)
         if type(a) is float:
             a = as_array(a, wide)
-        call(*map(address, (a, b, out, carry, *(() if cuts is None else cuts.marks(plan)))))
+        marks = () if cuts is None else cuts.marks(plan)  # which live as long as the call
+        call(*map(address, (a, b, out, carry, *marks)))
         return out, carry
 
     run.keep = short
@@ -183,8 +184,8 @@ def known_vjp(plan):
     def run(g, a, b, h, cuts):
         if type(a) is float:
             a = as_array(a, wide)
-        grad_a, grad_b = make_a(a_shape, a_made), make_b(b_shape, b_made)
-        call(*map(address, (g, a, b, h, grad_a, grad_b, *(() if cuts is None else cuts.marks(plan)))))
+        grad_a, grad_b, marks = make_a(a_shape, a_made), make_b(b_shape, b_made), () if cuts is None else cuts.marks(plan)
+        call(*map(address, (g, a, b, h, grad_a, grad_b, *marks)))
         if a_made != a_dtype:
             grad_a = narrowed(grad_a, a_dtype)
         if b_made != b_dtype:

@@ -339,6 +339,17 @@ def test_other_dtypes(rng, name, reverse, dtype):
 
 
 @BOTH_WAYS
+@pytest.mark.parametrize(("shape", "axis"), [((2048, 8), 0), ((8, 2048), 1), ((2048, 3), 0), ((2, 1500, 3), 1)])
+def test_offsets_of_a_call_that_was_seen_before(rng, reverse, shape, axis):
+    """What is made of offsets lives until the kernel has read it: a large array's memory is given away at once."""
+    gate, value = operands(rng, shape, np.float32)
+    options = {"axis": axis, "reverse": reverse, "offsets": np.array([0, 5, 20, 40, shape[axis]])}
+    for _ in range(3):
+        check_forward("forget_mult", gate * np.float32(0.1), value, None, **options)
+        check_vjp("forget_mult", gate * np.float32(0.1), value, None, rng=rng, **options)
+
+
+@BOTH_WAYS
 def test_in_place(rng, reverse):
     for shape, axis in [((33, 40), 0), ((20, 33), 1)]:
         gate, value = operands(rng, shape, np.float32)
