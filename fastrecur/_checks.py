@@ -102,9 +102,9 @@ def on_host(name: str, value: Any) -> np.ndarray:
     array = np.asarray(_arrays.take(name, value)[0])
     if name == "lengths" and array.dtype == object and array.ndim == 0 and isinstance(array[()], int):
         return array  # a number that is out of any range
-    if name != "lengths" or array.size or not isinstance(value, (list, tuple)):
+    if array.size or not isinstance(value, (list, tuple)) or name == "offsets":
         kind(name, array.dtype, array.shape)
-    return array
+    return array.astype(bool, copy=False) if name == "resets" else array
 
 
 def offsets_in_range(offsets: np.ndarray, steps: int) -> np.ndarray:

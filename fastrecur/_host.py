@@ -51,7 +51,7 @@ def quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state,
     if return_state is not False and return_state is not True:
         return_state = _checks.flag("return_state", return_state)
     if out is not None:
-        _check_out(out, names, a, b)
+        _check_out(out, (*names[:2], "offsets", "resets"), a, b, *((cuts.borders, cuts.flags) if cuts else ()))
     result, carry = run(a, b, out, return_state, cuts and cuts.within(steps))
     return (result, _runner().narrowed(carry, result.dtype)) if return_state else result
 
@@ -79,7 +79,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
     if out is not None:
         if _arrays.overlaps_itself(out):
             raise ValueError(say.out_self_overlap())
-        _check_out(out, names, a, b)
+        _check_out(out, (*names[:2], "offsets", "resets"), a, b, *((cuts.borders, cuts.flags) if cuts else ()))
     if key is not None:
         keep(_shortcuts, key, (_runner().known_forward(plan), plan.steps))
     out, carry = _runner().forward(plan, a, b, h0, lengths, out, return_state, cuts)
