@@ -110,7 +110,7 @@ class Calls:
         if steps is not None:
             first, stop = steps
             geometry, lengths = geometry.copy(), np.array([stop - first], np.int64)
-            geometry[N_STEPS] = stop - first
+            geometry[N_STEPS], geometry[at.BEGINS] = stop - first, first == 0
             moved[LENGTHS] = address(lengths)
             for k in IN_TIME:
                 moved[k] = moved.get(k, 0) + plan.distance(k, first)

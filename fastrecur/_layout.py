@@ -9,7 +9,7 @@ from collections import namedtuple
 import numpy as np
 
 # Operands of a recurrence, in the order in which strides stand in ``geometry``.
-# FLAGS are bytes, true where the state before a step, in scan order, is zero.
+# FLAGS are bytes, true where the state before a step, in scan order, is zero; if late, where the state behind it is.
 A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B, FLAGS = np.arange(11, dtype=np.int64)
 OPERANDS = 11
 # What kernels take as one value each: a gradient's operands (``h0`` are the states before all steps) and its results;
@@ -33,8 +33,9 @@ Part = namedtuple("Part", "outer_first outer_last row_first row_last lane_first 
     PHASE,  # what a scan's call does, with which of its blocks
     FIRST_BLOCK,
     LAST_BLOCK,
-) = np.arange(12, dtype=np.int64)
-HEAD = 12  # fields before sizes and strides
+    BEGINS,  # the first step is a series' first, not that of a chunk of time
+) = np.arange(13, dtype=np.int64)
+HEAD = 13  # fields before sizes and strides
 # Where, but for rows, strides begin: each operand's four, along time and along series from outside in.
 STRIDES = HEAD + 2
 

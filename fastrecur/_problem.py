@@ -172,14 +172,14 @@ def _ways_along_time(operands, loops, modes):
     return ways if ways <= {1, -1} and sums_stand else set()
 
 
-def choose_traversal(operands, loops, modes, ways, borders):
+def choose_traversal(operands, loops, modes, ways, borders, reverse):
     """Return which traversal scans a problem, by its shape and layout."""
     lanes, steps, is_real = loops.lanes, loops.steps, operands.wide.kind != "c"
     rows = loops.inner >= min(2, lanes) and _are_rows(operands, loops, modes)
     in_octets = len(ways) == 1 and is_real and operands.strides[LENGTHS] is None and steps >= OCTET
     if borders:
         rows = rows and loops.inner_strides[FLAGS] in (0, 1)
-        in_octets = in_octets and loops.time[FLAGS] in ways and borders != SEGMENTS
+        in_octets = in_octets and loops.time[FLAGS] in ways and borders != SEGMENTS and not (reverse and 1 in ways)
     is_large = operands.word * steps * lanes >= LARGE_PROBLEM
     is_long = bool(ways) and operands.wide == np.float64 and steps >= LONG_LANE and is_large
     few = lanes < FEW_LANES and steps >= LONG_SERIES and not (rows and lanes > 1)
@@ -213,7 +213,7 @@ def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=
     operands.strides[CARRY] = states
     loops, elements = find_loops(operands, axis, reverse, order), operands.elements
     ways = _ways_along_time(operands, loops, modes)
-    traversal = traversal or choose_traversal(operands, loops, modes, ways, borders)
+    traversal = traversal or choose_traversal(operands, loops, modes, ways, borders, reverse)
     row_bytes, traits, narrow = 0, (), ()
     if traversal == ROWS:
         sizes, body, beyond = row_loops(loops)
@@ -234,10 +234,11 @@ def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=
         is_one = traversal in (ROWS, TRANSPOSE8) and not any(strides[FLAGS] for strides in together)
         knows_offsets = borders == OFFSETS and (rule == LINEAR or traversal == SCAN)
         traits = (*traits, "flagged", *["broadcast_flags"] * is_one, *["offsets"] * knows_offsets)
+        traits += ("late_flags",) * (reverse and borders != OFFSETS)
         narrow = ()
     head = np.zeros(_layout.HEAD, np.int64)
     head[[_layout.N_STEPS, _layout.REVERSE, _layout.A_MODE, _layout.B_MODE]] = loops.steps, reverse, *modes
-    head[_layout.A_IS_BROADCAST] = loops.inner_strides[A] == 0 and loops.inner > 1
+    head[_layout.A_IS_BROADCAST], head[_layout.BEGINS] = loops.inner_strides[A] == 0 and loops.inner > 1, 1
     asked = rule, operands.shape, axis, dtype, operands.wide, loops.steps, traversal
     places = tuple(operands.itemsizes), loops.time, loops.inner_strides, loops.offsets, repetitions(beyond)
     lanes, lane_strides = math.prod(sizes) if beyond else loops.lanes, states[:axis] + states[axis + 1 :]

@@ -184,7 +184,8 @@ def known_vjp(plan):
     def run(g, a, b, h, cuts):
         if type(a) is float:
             a = as_array(a, wide)
-        grad_a, grad_b, marks = make_a(a_shape, a_made), make_b(b_shape, b_made), () if cuts is None else cuts.marks(plan)
+        grad_a, grad_b = make_a(a_shape, a_made), make_b(b_shape, b_made)
+        marks = () if cuts is None else cuts.marks(plan)
         call(*map(address, (g, a, b, h, grad_a, grad_b, *marks)))
         if a_made != a_dtype:
             grad_a = narrowed(grad_a, a_dtype)

@@ -15,7 +15,7 @@ class Cuts(NamedTuple):
     kind: str  # `_problem`'s resets, offsets, or segments: all of which have states of their own
     lengths: np.ndarray | None
     borders: np.ndarray  # of segments; those of one if there are no offsets
-    flags: np.ndarray | None  # true where the state before a step, in scan order, is zero; of segments alone None
+    flags: np.ndarray | None  # resets; of segments alone None
     ends: np.ndarray | None  # and where the state behind the last step is
     reverse: bool
     layout: tuple | None  # shape and strides of flags
@@ -95,34 +95,21 @@ def check(
         resets = _checks.on_host("resets", resets)
         _checks.resets_shape(resets.shape, shape, axis)
         resets = resets.reshape(resets.shape + (1,) * (len(shape) - resets.ndim))
-    flags, ends = resets, None
-    if resets is not None and reverse:
-        flags, ends = _reversed(resets, shape, axis, borders, lengths, offsets is not None)
-    layout = None if flags is None else (flags.shape, flags.strides)
+    ends = _ends(resets, axis, borders, lengths, offsets) if resets is not None and reverse else None
+    layout = None if resets is None else (resets.shape, resets.strides)
     if kind == _problem.OFFSETS:
         is_time = [k == axis for k in range(len(shape))]
         layout = tuple(steps if own else 1 for own in is_time), tuple(map(int, is_time))
-    return Cuts(kind, lengths, borders, flags, ends, reverse, layout)
+    return Cuts(kind, lengths, borders, resets, ends, reverse, layout)
 
 
-def _reversed(
-    resets: np.ndarray, shape: tuple, axis: int, borders: np.ndarray, lengths: np.ndarray | None, each: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return flags of the steps before those of resets, which begin anew in reverse; and those of first steps."""
-    steps, lanes = shape[axis], len(shape) - 1
-    by_time = np.moveaxis(resets, axis, 0)
-    first, has_steps = borders[:-1], borders[:-1] < borders[1:]
-    own = (1,) * lanes if lengths is None else lengths.shape + (1,) * (lanes - lengths.ndim)
-    lane_shape = np.broadcast_shapes(by_time.shape[1:], own)
-    by_time = np.broadcast_to(by_time, (steps, *lane_shape))
-    flags = _problem.empty((*lane_shape[:axis], steps, *lane_shape[axis:]), np.dtype(bool), None)
-    shifted = np.moveaxis(flags, axis, 0)
-    shifted[:-1] = by_time[1:]
-    shifted[borders[1:][has_steps] - 1] = False
-    ends = np.zeros((len(first), *by_time.shape[1:]), bool)
-    ends[has_steps] = by_time[first[has_steps]]
+def _ends(resets: Any, axis: int, borders: np.ndarray, lengths: Any, offsets: Any) -> np.ndarray:
+    """Return where resets are set at the first steps of series, or of each of their segments: in reverse the last."""
+    has_steps = borders[:-1] < borders[1:]
+    found = np.moveaxis(np.take(resets, borders[:-1][has_steps], axis, mode="clip"), axis, 0)  # of one step the only
+    own = () if lengths is None else lengths.shape + (1,) * (resets.ndim - 1 - lengths.ndim)
+    ends = np.zeros((len(has_steps), *np.broadcast_shapes(found.shape[1:], own)), bool)
+    ends[has_steps] = found
     if lengths is not None:
-        lengths = lengths.reshape(own)
-        shifted &= np.arange(1, steps + 1).reshape(-1, *(1,) * lanes) < lengths
-        ends &= lengths > 0
-    return flags, ends if each else ends[0]
+        ends &= lengths.reshape(own) > 0
+    return ends if offsets is not None else ends[0]

@@ -7,6 +7,7 @@ from numba import types
 
 from fastrecur._cpu._numba import compiled, has
 from fastrecur._cpu._operands import ONE, ZERO, Distance, Operand
+from fastrecur._cpu._rows import Scan
 from fastrecur._cpu._scalars import width
 from fastrecur._cpu._transposes import collect_octet, load_octet, stack_lines, stream_lines
 from fastrecur._cpu._types import HAS_AVX, Pointer, Rule
@@ -48,7 +49,8 @@ def test_results_that_stay_are_asked_for(past):
     def row(rule, a, b, h, carry, vectors):
         x, y, out = Operand(a, ZERO, ZERO, ZERO), Operand(b, ZERO, ZERO, ZERO), Operand(h, ZERO, ZERO, ZERO)
         place, far = Vectors(ZERO, width(carry), vectors), Distance(ZERO, ZERO, ZERO)
-        forward_vectors(rule, ONE, x, y, out, x, carry, past, place, far)
+        scan = Scan(vectors, ONE, past, ONE, far, far, x, False)
+        forward_vectors(rule, ONE, x, y, out, ZERO, carry, past, place, scan)
 
     assembly = assembly_of(row, Rule("forget_same"), *[Pointer("f4")] * 4, types.int64)
     assert ("vmovnt" in assembly) == past

@@ -61,12 +61,14 @@ def test_layouts(rng, layout, axis):
     f, x, h0 = (layout(rng.random(shape, np.float32)) for shape in [SHAPE, SHAPE, np.delete(SHAPE, axis)])
     out = layout(np.empty(SHAPE, np.float32)) if layout is not read_only else None
     options = {"axis": axis, "reverse": axis == 1}
-    lengths = np.full(h0.shape[:1], 50)
+    lengths, resets = np.full(h0.shape[:1], 50), layout(rng.random(SHAPE) < 0.1)
     h = fastrecur.forget_mult(f, x, h0, **options)
     for call in [
         lambda: fastrecur.forget_mult(f, x, h0, **options),
         lambda: fastrecur.forget_mult(f, x, h0, **options, return_state=True, lengths=lengths),
         lambda: fastrecur.forget_mult_vjp(x, f, x, h, h0, **options),
+        lambda: fastrecur.forget_mult(f, x, h0, **options, resets=resets),
+        lambda: fastrecur.forget_mult_vjp(x, f, x, h, h0, **options, resets=resets),
     ]:
         assert beside_results(call) < SPARE
     if out is not None:

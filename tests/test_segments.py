@@ -350,6 +350,20 @@ def test_offsets_of_a_call_that_was_seen_before(rng, reverse, shape, axis):
 
 
 @BOTH_WAYS
+@pytest.mark.parametrize(("shape", "axis"), [*CASES, ((3, 2100), 1)])
+@pytest.mark.parametrize("name", RECURRENCES)
+def test_flags_beside_those_given_are_not_read(rng, name, reverse, shape, axis):
+    gate, value = operands(rng, shape, np.float32)
+    state = rng.standard_normal(lanes_of(shape, axis)).astype(np.float32)
+    for resets in some_resets(rng, shape, axis):
+        given = np.ones([n + 2 for n in resets.shape], bool)[(slice(1, -1),) * resets.ndim]
+        given[...] = resets
+        options = {"axis": axis, "reverse": reverse, "resets": given}
+        check_forward(name, gate, value, state, **options)
+        check_vjp(name, gate, value, state, rng=rng, **options)
+
+
+@BOTH_WAYS
 def test_in_place(rng, reverse):
     for shape, axis in [((33, 40), 0), ((20, 33), 1)]:
         gate, value = operands(rng, shape, np.float32)
@@ -370,18 +384,31 @@ def test_no_steps(reverse, offsets):
     assert_same_bits(last, h0)
     grads = fastrecur.forget_mult_vjp(h, f, f, h, h0, offsets=offsets, reverse=reverse, grad_state=h0 + 1)
     assert_same_bits(grads[2], h0 + 1)
-    assert fastrecur.forget_mult(f, f, resets=np.zeros(0, bool), reverse=reverse).shape == (0, 3)
+    for resets in (np.zeros(0, bool), []):
+        assert fastrecur.forget_mult(f, f, resets=resets, reverse=reverse).shape == (0, 3)
 
 
+def test_out_may_not_be_where_borders_are():
+    numbers = np.zeros(24, np.uint8)
+    flags, out = numbers[:3].view(bool), numbers.view(np.float64)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="`out` must .*`resets`.* no memory"):
+            fastrecur.forget_mult(np.full(3, 0.5), np.ones(3), resets=flags, out=out)
+    offsets = np.array([0, 1, 2])
+    with pytest.raises(ValueError, match="`out` must .*`offsets`.* no memory"):
+        fastrecur.forget_mult(np.full(2, 0.5), np.ones(2), offsets=offsets, out=offsets[:2].view(np.float64))
+
+
+@BOTH_WAYS
 @pytest.mark.parametrize(("shape", "axis"), [((90, 100), 0), ((90, 100), 1), ((600, 40), 0), ((2100,), 0)])
 @pytest.mark.parametrize("name", RECURRENCES)
-def test_results_do_not_depend_on_threads(rng, large, set_threads, name, shape, axis):
+def test_results_do_not_depend_on_threads(rng, large, set_threads, name, reverse, shape, axis):
     """Nor do those of a gate for all steps, whose gradient is a sum over them, in one way for both recurrences."""
     recurrence, vjp = getattr(fastrecur, name), getattr(fastrecur, name + "_vjp")
     full, value = operands(rng, shape, np.float32)
     for gate in (full, 0.25) if name == "forget_mult" else (full,):
         for own in ({"offsets": some_offsets(rng, shape[axis], 30)}, {"resets": rng.random(shape) < 0.05}):
-            results = []
+            own["reverse"], results = reverse, []
             for threads in (1, 2, 3):
                 set_threads(threads)
                 h = recurrence(gate, value, axis=axis, **own)

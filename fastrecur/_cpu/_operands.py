@@ -17,7 +17,7 @@ from ._scalars import itemsize, load, load_int, maximum, minimum, shift, store
 ZERO, ONE, TWO, THREE, FOUR = np.arange(5, dtype=np.int64)
 NO, YES = np.arange(2, dtype=bool)
 
-Head = namedtuple("Head", "steps reverse streaming a_mode b_mode prefetch sum_steps sum_bytes")
+Head = namedtuple("Head", "steps reverse streaming a_mode b_mode prefetch sum_steps sum_bytes begins")
 Operand = namedtuple("Operand", "at step row outer")  # a pointer, and strides
 Inputs = namedtuple("Inputs", "g a b h first")  # of a gradient; ``first`` are the states before all steps
 # Where a gradient is stored, where it is summed, its output mode, and whether it goes by non-temporal stores.
@@ -36,6 +36,7 @@ def read_head(geometry):
         load_int(geometry, _layout.PREFETCH),
         load_int(geometry, _layout.SUM_STEPS),
         load_int(geometry, _layout.SUM_BYTES),
+        load_int(geometry, _layout.BEGINS) != 0,
     )
 
 

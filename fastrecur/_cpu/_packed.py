@@ -11,7 +11,7 @@ from . import _packing
 from ._numba import helper, inlined
 from ._operands import NO, YES
 from ._packing import PANEL, is_along, load_states, operand_of, pack, pad, store_states, unpack, view_in, with_steps
-from ._rules import adjoint, advance, choice, decay, is_flagged, retreat, step, trait
+from ._rules import adjoint, advance, choice, decay, flag_step, flags_are_late, is_flagged, retreat, step, trait
 from ._scalars import fence, load, load_int, maximum, minimum, misalignment, prefetch, shift, stack, width
 from ._vectors import broadcast, load_vector, store_vector, stream_vector
 
@@ -49,14 +49,20 @@ def load_step(view, k, j, carry):
 
 
 @inlined
-def fresh_at(flags, k, j, states):
-    """Return in which series a step begins anew; nothing is left of that in compiled code where no flags are read."""
-    return broadcast(constant(0.0, load(states, 0, states))) < load_step(flags, k, j, states)
+def fresh_at(rule, flags, k, j, states, begin, now):
+    """Return in which series a step begins anew; nothing is left of that in compiled code where no flags are read.
+
+    Late flags are not those of steps before the first valid one.
+    """
+    zero = broadcast(constant(0.0, load(states, 0, states)))
+    flag = load_step(flags, k, j, states)
+    return zero < (select(begin < now, flag, zero) if flags_are_late(rule) else flag)
 
 
 @inlined
 def pack_flags(rule, panel, operand, geometry, block):
-    """Return a block's flags, if they are read."""
+    """Return a block's flags, if they are read; late ones of a series' first step in vain."""
+    block = with_steps(block, flag_step(rule, block.t), block.steps, block.ahead)
     return pack(panel, operand, geometry, block) if is_flagged(rule) else _packing.panel_view(panel, block)
 
 
@@ -74,11 +80,11 @@ def walk_vectors(rule, is_ragged, streams, a, b, h, flags, series, block):
                 if streams:
                     prefetch(a.pointer, j, (k + AHEAD) * a.time)
                     prefetch(b.pointer, j, (k + AHEAD) * b.time)
-                gate, fresh = load_step(a, k, j, states), fresh_at(flags, k, j, states)
+                now, gate = number(block.t - block.epoch + k, states), load_step(a, k, j, states)
+                fresh = fresh_at(rule, flags, k, j, states, begin, now)
                 new = advance(rule, fresh, state, gate, load_step(b, k, j, states))
                 result = new
                 if is_ragged:
-                    now = number(block.t - block.epoch + k, states)
                     result, new = where_valid(now, begin, end, new, zero), where_valid(now, begin, end, new, state)
                 store_step(streams, h, k, j, result)
                 state = new
@@ -150,8 +156,10 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, first, last):
         pad(a_panel, a_all, geometry, block, minimum(span, steps))
         pad(b_panel, b_all, geometry, block, minimum(span, steps))
         latest, earliest, epoch = 0, steps, -1
-        for t in range(0, steps, span):
-            block = with_steps(block, t, minimum(span, steps - t), ahead)
+        t = 0
+        while t < steps:
+            # With late flags the first step is a block of its own: that of the step before it is read in vain.
+            block = with_steps(block, t, 1 if flags_are_late(rule) and t == 0 else minimum(span, steps - t), ahead)
             if block.epoch != epoch:
                 latest, earliest = _packing.load_valid(begins, ends, lengths_all, geometry, block)
                 epoch = block.epoch
@@ -163,6 +171,7 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, first, last):
             take(rule, is_ragged, may, a_now, b_now, h_now, flags_now, (states, others, begins, ends), block)
             if keeps:
                 unpack(h_all, h_now, geometry, block, streams)
+            t += block.steps
         store_states(carry, states, block.first, block.count)
         if not keeps:
             store_states(h, others, block.first, block.count)
@@ -190,7 +199,8 @@ def walk_vectors_back(rule, is_ragged, streams, g, a, b, h, flags, to_a, to_b, s
                 before, now = load_step(h, k, j, states), number(block.t - block.epoch + k, states)
                 if is_ragged:
                     before = select(begin == now, first, before)
-                arrived, fresh = load_step(g, k, j, states) + r, fresh_at(flags, k, j, states)
+                arrived = load_step(g, k, j, states) + r
+                fresh = fresh_at(rule, flags, k, j, states, begin, now)
                 gate, value = load_step(a, k, j, states), load_step(b, k, j, states)
                 grad_a, grad_b, r_new = retreat(rule, fresh, arrived, gate, value, before)
                 if is_ragged:

@@ -11,7 +11,7 @@ from .._layout import REDUCE, STORE, Given, Marks, Part, Results
 from . import _narrow, _operands, _rules, _wide
 from ._numba import INLINE, inlined
 from ._operands import FOUR, NO, ONE, ZERO, Distance, Gradient, Inputs, at_place, find, operand, read_head, valid_part
-from ._rules import a_is_broadcast, b_is_broadcast, choice, flag_is_broadcast, g_is_broadcast, is_narrow
+from ._rules import a_is_broadcast, b_is_broadcast, choice, flag_is_broadcast, flags_are_late, g_is_broadcast, is_narrow
 from ._scalars import fence, itemsize, maximum, minimum, shift
 
 MOST_AHEAD = 32  # rows that are prefetched at most
@@ -20,9 +20,9 @@ NARROW_AHEAD, NARROW_STEPS = 64, 512  # steps that are prefetched; whose gradien
 NARROW_CHUNK = 32  # steps of a narrow row before the next one: to go on to that takes as long as ten steps
 
 # How rows are taken: how many series; steps for which states stay in registers; whether results go by non-temporal
-# stores; 1, or -1 from the last series to the first; what is prefetched, and which lines that a row fills in part; and
-# where flags of the first step stand that is taken.
-Scan = namedtuple("Scan", "lanes unroll streaming row_way far ends flags")
+# stores; 1, or -1 from the last series to the first; what is prefetched, and which lines that a row fills in part;
+# where flags of the first step stand that is taken, and whether a series' first step has none.
+Scan = namedtuple("Scan", "lanes unroll streaming row_way far ends flags begins")
 
 forward_row = choice("narrow", _narrow.forward_row, _wide.forward_row, options=INLINE)
 vjp_row = choice("narrow", _narrow.vjp_row, _wide.vjp_row, options=INLINE)
@@ -57,7 +57,7 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, part: Part):
     all_h, states = operand(h, geometry, _layout.H), operand(carry, geometry, _layout.CARRY)
     all_lengths = operand(marks.lengths, geometry, _layout.LENGTHS)
     all_flags = operand(marks.flags, geometry, _layout.FLAGS)
-    flag_lane = ZERO if flag_is_broadcast(rule) else lane_first
+    flag_lane, late = ZERO if flag_is_broadcast(rule) else lane_first, ONE if flags_are_late(rule) else ZERO
     a_lane, b_lane = ZERO if a_is_broadcast(rule) else lane_first, ZERO if b_is_broadcast(rule) else lane_first
     # Down through memory all the way, rows from their end: the processor's prefetcher follows that too.
     row_way = -ONE if all_h.step < 0 else ONE
@@ -72,13 +72,15 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, part: Part):
             end = minimum(t + chunk, head.steps)
             for k in range(rows):
                 row = row_first + k if row_way > 0 else row_last - 1 - k
-                start, stop, _ = valid_part(all_lengths, row, outer, head, t, end)
+                start, stop, has_first = valid_part(all_lengths, row, outer, head, t, end)
                 some_h = find(all_h, ZERO, row, outer, lane_first)
                 _operands.clear_beside(some_h, carry, lanes, t, start, stop, end)
                 some_a, some_b = find(all_a, start, row, outer, a_lane), find(all_b, start, row, outer, b_lane)
                 far = distance(rule, head.prefetch, count, k, rows, at_once, ONE, row_way)
-                some_flags = find(all_flags, start, row, outer, flag_lane)
-                how = Scan(lanes, unroll, head.streaming, row_way, far, ends, some_flags)
+                some_flags = find(all_flags, start - late, row, outer, flag_lane)
+                how = Scan(
+                    lanes, unroll, head.streaming, row_way, far, ends, some_flags, head.begins and has_first != 0
+                )
                 here = at_place(states, ZERO, row, outer, lane_first)
                 forward_row(rule, here, some_a, some_b, _operands.later(some_h, start), stop - start, how)
     if head.streaming:
@@ -122,7 +124,7 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, part: Part
     states = operand(carry, geometry, _layout.CARRY)
     all_lengths = operand(marks.lengths, geometry, _layout.LENGTHS)
     all_flags = operand(marks.flags, geometry, _layout.FLAGS)
-    flag_lane = ZERO if flag_is_broadcast(rule) else lane_first
+    flag_lane, late = ZERO if flag_is_broadcast(rule) else lane_first, ONE if flags_are_late(rule) else ZERO
     all_to_a, all_sums_a = operand(to_a, geometry, _layout.TO_A), operand(sums_a, geometry, _layout.SUMS_A)
     all_to_b, all_sums_b = operand(to_b, geometry, _layout.TO_B), operand(sums_b, geometry, _layout.SUMS_B)
     gradient_a = Gradient(all_to_a, all_sums_a, head.a_mode, NO)
@@ -150,8 +152,8 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, part: Part
                 some_b = prepare_row(some_b, carry, lanes, t, start, stop, end)
                 here = find_inputs(rule, inputs, stop - 1, row, outer, lane_first)
                 far = distance(rule, head.prefetch, count, k, rows, at_once, -ONE, row_way)
-                some_flags = find(all_flags, stop - 1, row, outer, flag_lane)
-                how = Scan(lanes, ONE, head.streaming, row_way, far, ends, some_flags)
+                some_flags = find(all_flags, stop - 1 - late, row, outer, flag_lane)
+                how = Scan(lanes, ONE, head.streaming, row_way, far, ends, some_flags, head.begins)
                 state = at_place(states, ZERO, row, outer, lane_first)
                 vjp_row(rule, state, here, some_a, some_b, stop - start, has_first, how)
             ago += span

@@ -10,7 +10,8 @@ from numba.extending import overload, register_jitable
 from .. import _pooling, _steps
 from ._arithmetic import compiled_truth, implement
 from ._numba import HELPER, INLINE, function_of, inlined
-from ._scalars import load
+from ._operands import ZERO
+from ._scalars import load, maximum
 
 # Rule -> step, adjoint, decay, input.
 RULES = {
@@ -59,6 +60,7 @@ is_narrow = trait("narrow")
 a_is_broadcast, b_is_broadcast = trait("broadcast_a"), trait("broadcast_b")
 g_is_broadcast, h_is_broadcast = trait("broadcast_g"), trait("broadcast_h")
 flag_is_broadcast = trait("broadcast_flags")  # also of 8 series whose blocks are transposed
+flags_are_late = trait("late_flags")  # a step asks for the flag of the one before it, a series' first for none
 b_is_reduced = trait("reduce_b")  # and b's gradient is summed over it
 
 
@@ -116,6 +118,12 @@ implement(is_average, compiled_truth(lambda rule: is_average(rule.rule)))
 
 
 is_flagged = trait("flagged")
+
+
+@inlined
+def flag_step(rule, t):
+    """Return the step whose flag step t asks for; late ones of a series' first step are not to be used."""
+    return maximum(t - 1, ZERO) if flags_are_late(rule) else t
 
 
 @inlined

@@ -4,7 +4,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from ._conversions import call_llvm, complex_number, narrow, resize, widen
+from ._conversions import call_llvm, complex_number, narrow, resize, shuffle, widen
 from ._types import I1, I8, I32, I64, LINE, OCTET, WIDTH, Address, Pointer, constant_of, first, primitive
 
 # ---- What all loads and stores are made of ------------------------------------------------------------------------
@@ -117,6 +117,18 @@ def _copy_number(emitter, target, at, source, index):
 @primitive(types.none, _copy_number)
 def copy_number(target, at, source, index):
     target.at(at)[0] = source.at(index)[0]
+
+
+def _copy_reversed(emitter, target, source):
+    flags = read(emitter.builder, source, ir.VectorType(I8, WIDTH))
+    write(emitter.builder, shuffle(emitter.builder, flags, flags, list(range(WIDTH))[::-1]), target)
+
+
+@primitive(types.none, _copy_reversed)
+def copy_reversed(target, source):
+    """Copy as many flags as a vector has lanes, the last one first."""
+    for k in range(WIDTH):
+        copy_number(target, WIDTH - 1 - k, source, k)
 
 
 @primitive(first, lambda emitter, place, offset: moved(emitter.builder, place, offset))

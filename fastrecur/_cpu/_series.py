@@ -16,7 +16,8 @@ from . import _scalars
 from ._numba import INLINE, helper, inlined
 from ._operands import ONE, ZERO
 from ._rules import choice
-from ._scalars import in_place, is_same_kind, itemsize, load, prefetch, shift, store, width
+from ._scalars import in_place, is_same_kind, itemsize, load, maximum, prefetch, shift, store, width
+from ._types import WIDTH
 from ._vectors import broadcast, load_vector, reverse_lanes, store_vector
 
 BLOCK = 512  # steps
@@ -109,6 +110,22 @@ def _packed_flags(rule, x, t, steps):
 
 
 @helper
+def _late_flags(rule, x, t, steps):
+    """Return the flags of the steps before those from ``t`` on; none is before the first."""
+    first, source = maximum(ONE - t, ZERO), shift(x.at, (t - 1) * x.stride)
+    if x.stride == 1 and t > 0:
+        return in_place(x.rows, source)
+    store(x.rows, 0, ZERO)
+    if x.stride == -1:
+        for _ in range((steps - first) // WIDTH):
+            _scalars.copy_reversed(shift(x.rows, first), shift(source, 1 - WIDTH - first))
+            first += WIDTH
+    for k in range(first, steps):
+        _scalars.copy_number(x.rows, k, shift(source, k * x.stride), 0)
+    return x.rows
+
+
+@helper
 def _marked(rule, x, t, steps):
     """Return flags of the steps from ``t`` on that are offsets, which ascend to the number of all steps."""
     for k in range(steps):
@@ -125,7 +142,8 @@ def _marked(rule, x, t, steps):
     return x.rows
 
 
-_read_flags = choice("offsets", _marked, _packed_flags, options=INLINE)
+_kept_flags = choice("late_flags", _late_flags, _packed_flags, options=INLINE)
+_read_flags = choice("offsets", _marked, lambda rule, x, t, steps: _kept_flags(rule, x, t, steps), options=INLINE)
 
 # Return where flags of steps from ``t`` on are contiguous, or those that offsets tell; if they are read.
 packed_flags = choice("flagged", lambda rule, x, t, steps: _read_flags(rule, x, t, steps), _no_flags, options=INLINE)

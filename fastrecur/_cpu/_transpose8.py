@@ -14,9 +14,9 @@ from .._layout import A_MODE, B_MODE, FLAGS, HEAD, N_STEPS, STORE, STREAMING, SU
 from .._steps import constant
 from . import _rules, _transposes
 from ._numba import INLINE, helper, inlined
-from ._operands import NO, ZERO, write_zeros
+from ._operands import NO, ONE, ZERO, write_zeros
 from ._packing import load_states, store_states, strides_of
-from ._rules import a_is_time_invariant, advance, choice, is_descending, retreat
+from ._rules import a_is_time_invariant, advance, choice, flag_step, flags_are_late, is_descending, retreat
 from ._scalars import fence, itemsize, load, load_int, minimum, misalignment, shift, stack, stack_ints, store
 from ._transposes import collect_octet, has_flags, load_octet, stack_lines, store_octet, stream_lines
 from ._types import LINE, OCTET
@@ -148,6 +148,13 @@ def number_at(x, n, t, carry):
 
 
 @inlined
+def is_fresh(rule, flags, n, t, carry):
+    """Return whether the n-th of 8 series begins anew with a step."""
+    is_set = number_at(flags, n, flag_step(rule, t), carry) != constant(0.0, load(carry, n, carry))
+    return is_set and not (flags_are_late(rule) and t == 0)
+
+
+@inlined
 def put_number(x, n, t, value):
     store(shift(x.at, load_int(x.offsets, n) + t * x.time), 0, value)
 
@@ -170,7 +177,8 @@ def line_distance(x):
 
 @inlined
 def _fresh8(rule, carry, flags, t):
-    return in_scan_order(rule, _transposes.flags_of_octet(lowest(rule, flags, t), flags.offsets, carry))
+    place, missing = lowest(rule, flags, flag_step(rule, t)), ONE if flags_are_late(rule) and t == 0 else ZERO
+    return in_scan_order(rule, _transposes.flags_of_octet(place, flags.offsets, missing, carry))
 
 
 @inlined
@@ -201,7 +209,7 @@ def _advance8_plain(rule, h, carry, flags, t, steps, gates, values):
 
 @inlined
 def _advance8_flagged(rule, h, carry, flags, t, steps, gates, values):
-    is_shared, place = _rules.flag_is_broadcast(rule), lowest(rule, flags, t)
+    is_shared, place = _rules.flag_is_broadcast(rule), lowest(rule, flags, flag_step(rule, t))
     if not is_shared:
         prefetch_next(flags, 1, t, steps)
     if not is_shared or has_flags(shift(place, load_int(flags.offsets, 0))):
@@ -219,7 +227,7 @@ def advance_one(rule, a, b, h, flags, states, n, first, stop):
     """Take the n-th of 8 series through steps that fill no block."""
     state = load(states, n, states)
     for t in range(first, stop):
-        fresh = number_at(flags, n, t, states) != constant(0.0, state)
+        fresh = is_fresh(rule, flags, n, t, states)
         state = advance(rule, fresh, state, number_at(a, n, t, states), number_at(b, n, t, states))
         put_number(h, n, t, state)
     store(states, n, state)
@@ -281,7 +289,7 @@ def retreat_one(rule, g, a, b, h, to_a, to_b, flags, scratch, n, first, stop):
     for ago in range(stop - first):
         t = stop - 1 - ago
         before = number_at(h, n, t - 1, states) if t > 0 else load(scratch.first, n, states)
-        fresh, arrived = number_at(flags, n, t, states) != constant(0.0, r), number_at(g, n, t, states) + r
+        fresh, arrived = is_fresh(rule, flags, n, t, states), number_at(g, n, t, states) + r
         gate, value = number_at(a, n, t, states), number_at(b, n, t, states)
         grad_a, grad_b, r = retreat(rule, fresh, arrived, gate, value, before)
         if to_a.mode == STORE:

@@ -10,7 +10,7 @@ from . import _scalars
 from ._conversions import aggregate, narrow, shuffle, splat, widen
 from ._scalars import copy_number, load, load_int, moved, no_prefetch, read, scaled, shift, stack, store, write
 from ._types import F32, I32, I64, LINE, OCTET, Vector, first, primitive
-from ._vectors import truth
+from ._vectors import spread, truth
 
 
 def _transpose8(builder, rows):
@@ -74,21 +74,26 @@ def load_octet(pointer, offsets, carry):
     return tuple(np.array([load(lane, k, carry) for lane in lanes], carry.dtype) for k in range(OCTET))
 
 
-def _flags_of_octet(emitter, source, table, _):
+def _flags_of_octet(emitter, source, table, missing, _):
     builder = emitter.builder
     words = ir.Constant(ir.VectorType(I64, OCTET), ir.Undefined)
     for lane, word in enumerate(_of_lanes(emitter, source, table, I64)):
         words = builder.insert_element(words, word, ir.Constant(I32, lane))
+    words = builder.lshr(words, spread(builder, builder.shl(missing, ir.Constant(I64, 3)), OCTET))
     bytes_ = (builder.and_(words, splat(0xFF << 8 * k, words.type)) for k in range(OCTET))  # of little-endian words
     masks = [truth(builder, byte, emitter.result.dtype) for byte in bytes_]
     return aggregate(builder, ir.ArrayType(masks[0].type, OCTET), masks)
 
 
-@primitive(lambda pointer, offsets, carry: types.UniTuple(Vector(carry.value, OCTET).mask, OCTET), _flags_of_octet)
-def flags_of_octet(pointer, offsets, carry):
-    """Return which of 8 lanes' flags, a byte each, are set: of the next 8 steps in the order of memory."""
+@primitive(lambda p, offsets, missing, carry: types.UniTuple(Vector(carry.value, OCTET).mask, OCTET), _flags_of_octet)
+def flags_of_octet(pointer, offsets, missing, carry):
+    """Return which of 8 lanes' flags, a byte each, are set: of the next 8 steps in the order of memory.
+
+    The first ``missing`` ones are left out; as many at the end are not set.
+    """
     lanes = [shift(pointer, load_int(offsets, lane)) for lane in range(OCTET)]
-    return tuple(np.array([bool(load(lane, k, pointer)) for lane in lanes]) for k in range(OCTET))
+    flags = [np.array([bool(load(lane, k, pointer)) for lane in lanes]) for k in range(missing, OCTET)]
+    return (*flags, *[np.zeros(OCTET, bool)] * missing)
 
 
 def _has_flags(emitter, place):

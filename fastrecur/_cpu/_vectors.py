@@ -58,7 +58,7 @@ def load_mask(pointer, index, carry):
 
 
 def _load_one_mask(emitter, place, _):
-    flag = _spread(emitter.builder, read(emitter.builder, place, I8), emitter.kinds[1].vector.count)
+    flag = spread(emitter.builder, read(emitter.builder, place, I8), emitter.kinds[1].vector.count)
     return truth(emitter.builder, flag, emitter.result)
 
 
@@ -116,7 +116,7 @@ stream_vector = primitive(types.none, _storing(streaming=True))(_interpreted_sto
 # ---- Permute, broadcast, add --------------------------------------------------------------------------------------
 
 
-def _spread(builder, number, count=WIDTH):
+def spread(builder, number, count=WIDTH):
     undefined = ir.Constant(ir.VectorType(number.type, count), ir.Undefined)
     one = builder.insert_element(undefined, number, ir.Constant(I32, 0))
     return shuffle(builder, one, undefined, [0] * count)
@@ -124,8 +124,8 @@ def _spread(builder, number, count=WIDTH):
 
 def all_lanes(builder, vector, number):
     if not vector.is_complex:
-        return _spread(builder, number, vector.count)
-    return joined(builder, *(_spread(builder, builder.extract_value(number, k), vector.count) for k in (0, 1)))
+        return spread(builder, number, vector.count)
+    return joined(builder, *(spread(builder, builder.extract_value(number, k), vector.count) for k in (0, 1)))
 
 
 def _broadcast(emitter, *arguments):
@@ -140,7 +140,7 @@ def broadcast(value):
 def _opaque_zero(emitter, _):
     kind = llvm_type(emitter.result).element
     name = f"llvm.arithmetic.fence.{'f32' if kind == F32 else 'f64'}"
-    return _spread(emitter.builder, call_llvm(emitter.builder, name, kind, ir.Constant(kind, 0.0)))
+    return spread(emitter.builder, call_llvm(emitter.builder, name, kind, ir.Constant(kind, 0.0)))
 
 
 @primitive(first, _opaque_zero)

@@ -8,7 +8,7 @@ steps. What fills no vector, and by non-temporal stores what fills no line, is t
 from collections import namedtuple
 
 from .._layout import ACCUMULATE, REDUCE, STORE
-from .._steps import constant
+from .._steps import constant, select
 from . import _operands, _rules
 from ._numba import helper, inlined
 from ._operands import FOUR, NO, ONE, THREE, TWO, YES, ZERO, Gradient, bytes_of, gradient_later, inputs_later, later
@@ -22,6 +22,7 @@ SHORT, SHORT_BROADCAST = 32, 128  # series of a row below which a step waits for
 
 Vectors = namedtuple("Vectors", "begin stride count")  # of a row, in elements
 Step = namedtuple("Step", "a b h flags one_a one_b one_flag")  # operands; a vector of what is one value for the row
+Flags = namedtuple("Flags", "row none")  # of a step: where they stand; whether it has none, whatever stands there
 
 
 @inlined
@@ -99,19 +100,27 @@ def put(x, j, value, streaming, far):
 
 
 @inlined
-def step_at(a, b, h, flags, n, carry):
-    a_now, b_now, flags_now = later(a, n), later(b, n), later(flags, n)
-    one_a, one_b, one_flag = one_value(a_now, carry), one_value(b_now, carry), load_one_mask(flags_now.at, carry)
-    return Step(a_now, b_now, later(h, n), flags_now, one_a, one_b, one_flag)
+def flags_of(rule, scan, t, is_first):
+    """Return the flags of step t of those that are taken: of a series' ``first`` one perhaps none."""
+    none = _rules.flags_are_late(rule) and is_first and scan.begins
+    return Flags(later(scan.flags, t + ONE if none else t), none)
 
 
 @inlined
-def fresh_at(rule, one, flags, j, carry):
+def step_at(rule, a, b, h, t, n, carry, scan):
+    a_now, b_now, flags = later(a, n), later(b, n), flags_of(rule, scan, t + n, t + n == 0)
+    one_a, one_b, one_flag = one_value(a_now, carry), one_value(b_now, carry), load_one_mask(flags.row.at, carry)
+    return Step(a_now, b_now, later(h, n), flags, one_a, one_b, one_flag)
+
+
+@inlined
+def fresh_at(rule, one, flags, j, carry, like):
     """Return in which lanes of a vector a step begins anew; ``one`` is the flag of the row, if there is one for it.
 
     Without flags nobody looks at that, and nothing is left of it in compiled code.
     """
-    return one if _rules.flag_is_broadcast(rule) else load_mask(flags.at, j, carry)
+    fresh = one if _rules.flag_is_broadcast(rule) else load_mask(flags.row.at, j, carry)
+    return select(flags.none, like < like, fresh) if _rules.flags_are_late(rule) else fresh
 
 
 @inlined
@@ -119,19 +128,19 @@ def advance(rule, state, carry, j, streaming, far, now):
     """Take a vector by a step, write it and return it."""
     gate = vector(a_is_broadcast(rule), now.one_a, now.a, j, carry, far)
     value = vector(b_is_broadcast(rule), now.one_b, now.b, j, carry, far)
-    new = _rules.advance(rule, fresh_at(rule, now.one_flag, now.flags, j, carry), state, gate, value)
+    new = _rules.advance(rule, fresh_at(rule, now.one_flag, now.flags, j, carry, state), state, gate, value)
     put(now.h, j, new, streaming, far)
     return new
 
 
 @inlined
-def forward_vectors(rule, n, a, b, h, flags, carry, streaming, vectors, far):
-    """Take a row's vectors by a step; or by four, for which states stay in registers."""
-    s0 = step_at(a, b, h, flags, ZERO, carry)
+def forward_vectors(rule, n, a, b, h, t, carry, streaming, vectors, scan):
+    """Take a row's vectors by step t; or by four, for which states stay in registers."""
+    s0, far = step_at(rule, a, b, h, t, ZERO, carry, scan), scan.far
     s1, s2, s3 = s0, s0, s0
     if n == FOUR:
-        s1, s2 = step_at(a, b, h, flags, ONE, carry), step_at(a, b, h, flags, TWO, carry)
-        s3 = step_at(a, b, h, flags, THREE, carry)
+        s1, s2 = step_at(rule, a, b, h, t, ONE, carry, scan), step_at(rule, a, b, h, t, TWO, carry, scan)
+        s3 = step_at(rule, a, b, h, t, THREE, carry, scan)
     for k in range(vectors.count):
         j = vectors.begin + k * vectors.stride
         state = advance(rule, load_vector(carry, j, carry), carry, j, streaming, far, s0)
@@ -149,7 +158,7 @@ def forward_ends(rule, carry, a, b, h, flags, head, tail, lanes):
         j = end_lane(k, head, tail)
         gate = load(a.at, 0 if a_is_broadcast(rule) else j, carry)
         value = load(b.at, 0 if b_is_broadcast(rule) else j, carry)
-        fresh = begins_anew(flags.at, 0 if _rules.flag_is_broadcast(rule) else j, carry)
+        fresh = begins_anew(flags.row.at, 0 if _rules.flag_is_broadcast(rule) else j, carry) and not flags.none
         new = _rules.advance(rule, fresh, load(carry, j, carry), gate, value)
         store(carry, j, new)
         store(h.at, j, new)
@@ -161,7 +170,7 @@ def forward_row(rule, carry, a, b, h, steps, scan):
     t = ZERO
     while t < steps:
         n = FOUR if scan.unroll == FOUR and steps - t >= FOUR else ONE
-        a_now, b_now, h_now, flags_now = later(a, t), later(b, t), later(h, t), later(scan.flags, t)
+        a_now, b_now, h_now = later(a, t), later(b, t), later(h, t)
         head = lanes_to_line(h_now.at, scan.lanes) if scan.streaming else ZERO  # the same for steps taken at once
         count = whole_vectors(h_now.at, carry, scan.lanes - head, scan.streaming)
         tail = head + count * width(carry)
@@ -170,16 +179,16 @@ def forward_row(rule, carry, a, b, h, steps, scan):
                 to = later(h_now, k)
                 if scan.streaming:
                     prefetch_ends(to, scan, head, tail)
-                a_k, b_k, flags_k = later(a_now, k), later(b_now, k), later(flags_now, k)
+                a_k, b_k, flags_k = later(a_now, k), later(b_now, k), flags_of(rule, scan, t + k, t + k == 0)
                 forward_ends(rule, carry, a_k, b_k, to, flags_k, head, tail, scan.lanes)
         vectors = vectors_of(head, count, scan, carry)
         # Known to the compiler: a loop that asks for each vector and step has up to twice the instructions.
         if n == ONE:
-            forward_vectors(rule, ONE, a_now, b_now, h_now, flags_now, carry, scan.streaming, vectors, scan.far)
+            forward_vectors(rule, ONE, a_now, b_now, h_now, t, carry, scan.streaming, vectors, scan)
         elif scan.streaming:
-            forward_vectors(rule, FOUR, a_now, b_now, h_now, flags_now, carry, YES, vectors, scan.far)
+            forward_vectors(rule, FOUR, a_now, b_now, h_now, t, carry, YES, vectors, scan)
         else:
-            forward_vectors(rule, FOUR, a_now, b_now, h_now, flags_now, carry, NO, vectors, scan.far)
+            forward_vectors(rule, FOUR, a_now, b_now, h_now, t, carry, NO, vectors, scan)
         t += n
 
 
@@ -223,7 +232,7 @@ def vjp_ends(rule, carry, x, flags, to_a, to_b, is_first, head, tail, lanes):
         arrived = load(x.g.at, 0 if g_is_broadcast(rule) else j, carry) + load(carry, j, carry)
         gate = load(x.a.at, 0 if a_is_broadcast(rule) else j, carry)
         value = load(x.b.at, 0 if b_is_broadcast(rule) else j, carry)
-        fresh = begins_anew(flags.at, 0 if _rules.flag_is_broadcast(rule) else j, carry)
+        fresh = begins_anew(flags.row.at, 0 if _rules.flag_is_broadcast(rule) else j, carry) and not flags.none
         grad_a, grad_b, onward = retreat(rule, fresh, arrived, gate, value, before)
         store(carry, j, onward)
         settle_lane(to_a.to.at, to_a.sums.at, j, grad_a, to_a.mode)
@@ -250,7 +259,7 @@ def take_back(rule, x, flags, one, r, j, to_a, to_b, is_first, totals, far):
     arrived = vector(g_is_broadcast(rule), one.g, x.g, j, x.first, far) + r
     gate = vector(a_is_broadcast(rule), one.a, x.a, j, x.first, far)
     value = vector(b_is_broadcast(rule), one.b, x.b, j, x.first, far)
-    fresh = fresh_at(rule, load_one_mask(flags.at, x.first), flags, j, x.first)
+    fresh = fresh_at(rule, load_one_mask(flags.row.at, x.first), flags, j, x.first, r)
     grad_a, grad_b, r = retreat(rule, fresh, arrived, gate, value, before)
     return r, (settle(to_a, j, grad_a, totals[0], far), settle(to_b, j, grad_b, totals[1], far))
 
@@ -316,7 +325,8 @@ def vjp_row(rule, carry, x, to_a, to_b, steps, has_first, scan):
     for ago in range(steps):
         is_last = ago + 1 == steps
         now, a_now, b_now = inputs_later(x, -ago), gradient_later(to_a, -ago), gradient_later(to_b, -ago)
-        is_first, flags = is_last and has_first != 0, later(scan.flags, -ago)
+        is_first = is_last and has_first != 0
+        flags = flags_of(rule, scan, -ago, is_first)
         total_a, total_b = vjp_step(rule, now, flags, carry, a_now, b_now, is_first, scan, (total_a, total_b))
         if to_a.mode == REDUCE and (is_last or to_a.sums.step != 0):
             settle_lane(a_now.to.at, a_now.sums.at, ZERO, total(total_a), REDUCE)
