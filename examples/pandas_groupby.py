@@ -1,8 +1,8 @@
 """Groups of a pandas table, smoothed in one call: the numbers of `groupby(...).ewm(...)`, and chunks as they arrive.
 
-A table of sensors has readings of different numbers and with gaps. pandas smooths group by group; here the groups
-become columns, and all are smoothed together. Then the same table arrives in chunks, and a stream continues from its
-state. Prints the differences and the times, and saves a chart:
+A table of sensors has readings of different numbers and with gaps. pandas smooths group by group; here `groups=` takes
+each row's sensor. Then the same table arrives in chunks of some steps, with a column for each sensor, and a stream
+continues from its state. Prints the differences and the times, and saves a chart, in about 3 s on two cores:
 
     pip install '.[examples]' pandas
     python examples/pandas_groupby.py [--sensors N] [--output FILE]
@@ -42,14 +42,14 @@ def by_pandas(table: pd.DataFrame) -> pd.Series:
 
 
 def in_one_call(table: pd.DataFrame) -> pd.Series:
-    """A column for each sensor; where a sensor has stopped, values are missing and change nothing."""
-    wide = table.pivot(index="step", columns="sensor", values="value")
-    smooth = ewm_mean(wide, halflife=HALFLIFE)
-    return pd.Series(smooth.to_numpy()[table["step"], table["sensor"]], table.index)
+    return ewm_mean(table["value"], halflife=HALFLIFE, groups=table["sensor"])
 
 
 def in_chunks(table: pd.DataFrame, steps: int) -> np.ndarray:
-    """The same from chunks of some steps each: the state is kept between them."""
+    """The same from chunks of some steps each: the state is kept between them.
+
+    Each sensor is a column; where it has stopped, values are missing and change nothing.
+    """
     wide = table.pivot(index="step", columns="sensor", values="value").to_numpy()
     stream = Ewm(halflife=HALFLIFE)
     smooth = np.concatenate([stream.update(wide[k : k + steps]) for k in range(0, len(wide), steps)])
@@ -80,8 +80,7 @@ def main() -> None:
         f"   one call differs from pandas by at most {differences[0]:.0e}, chunks of 100 steps by {differences[1]:.0e}"
     )
     slow, fast = seconds(by_pandas, table), seconds(in_one_call, table)
-    print(f"   pandas {slow * 1e3:.0f} ms, here {fast * 1e3:.0f} ms, most of which is pandas' pivot: "
-          f"{slow / fast:.1f} times as fast")  # fmt: skip
+    print(f"   pandas {slow * 1e3:.0f} ms, here {fast * 1e3:.0f} ms: {slow / fast:.1f} times as fast")
     plot(options.output, table.assign(smooth=ours))
     print(f"Saved {options.output}")
     if not same or max(differences) > 1e-12:
