@@ -141,10 +141,9 @@ flag = _message("`{name}` must be True or False, got {kind}")
 def state_shape(name, shape, lanes):
     if not lanes:
         return f"`{name}` must be a number or a 0-d array, as a single series has one state, got shape {tuple(shape)}"
-    return (
-        f"`{name}` must have the shape of the result without `axis`, {tuple(lanes)}, or broadcast to it, "
-        f"got {tuple(shape)}"
-    )
+    segments = " (with `offsets`, the segments first)" * (name in ("h0", "grad_state"))
+    rule = f"the shape of the result without `axis`{segments}, {tuple(lanes)}, or broadcast to it"
+    return f"`{name}` must have {rule}, got {tuple(shape)}"
 
 
 operand_shape = _message("`{0}` must have the shape of the result, {2}, or broadcast to it, got {1}")
