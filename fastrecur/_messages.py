@@ -60,9 +60,7 @@ gpu_packages = _message(
 )
 gpu_driver = _message("arrays on a GPU need an NVIDIA driver that responds, got: {error}")
 gpu_too_old = _message("arrays on a GPU need compute capability 7.5 or later, got {1}.{2} on device {0}")
-complex_on_gpu = _message(
-    "`{name}` must be real on a GPU, as a weighted average has real kernels only: pass each part by itself"
-)
+complex_on_gpu = _message("`{name}` must be real on a GPU, where weighted averages are real: pass each part by itself")
 bfloat16 = _message("`{name}` holds bfloat16, which needs the package ml_dtypes: pip install ml_dtypes")
 host_and_device = _message("`{0}` must be on the device that `{2}` is on, a GPU, got {1} in CPU memory")
 two_devices = _message("all arrays must be on one device, got `{0}` on device {1} and `{2}` on device {3}")
@@ -209,7 +207,7 @@ rnn_input_dtype = _message(
 )
 rnn_no_steps = _message("`input` must have at least one step: Expected sequence length to be larger than 0 in RNN")
 rnn_packed_dim = _message("`input` must have 2 dimensions where it is packed, got {dims}")
-rnn_hidden_type = _message("`hidden` must be a tensor, or a list of one for each layer and direction, got {kind}")
+rnn_hidden_type = _message("`hidden` must be a tensor, or a list of one for each layer and direction, got {0}{1}")
 rnn_two_hidden = _message("`hidden` and `hx` are two names of one argument: give one of them")
 rnn_segments_input = _message(
     "`input` must be a tensor, (T, batch, features) or (T, features) with `resets`, (total, features) with `offsets`, "
@@ -217,10 +215,10 @@ rnn_segments_input = _message(
 )
 rnn_segments_saved = _message("`{name}` must be given without `save_prev_x`: give a state of `initial_state` instead")
 rnn_hidden_dim = _message(
-    "`hidden` must fit the input: For {un}batched {d}-D input, hidden should also be {d}-D but got {dims}-D tensor"
+    "`hidden` must fit the input: For {un}batched {d}-D input, hidden should also be {d}-D but got {dims}-D tensor; "
+    "with `offsets`, 3-D"
 )
-rnn_hidden_shape = _message("`hidden` must fit the layers and the input: Expected hidden size {1}, got {0}")
-rnn_hidden_count = _message("`hidden` must have a state for each layer and direction: Expected a list of {1}, got {0}")
+rnn_hidden_count = _message("`hidden` must have a state per layer and direction: Expected a list of {1}, got {0}{2}")
 rnn_hidden_sizes = _message("`hidden` must be a list of one state for each layer, of sizes {sizes}, got one tensor")
 rnn_hidden_dtype = _message("`hidden` must have the input's dtype {1}, except under autocast, got {0}")
 rnn_previous = _message(
@@ -228,9 +226,7 @@ rnn_previous = _message(
     "stream, or begin with initial_state()"
 )
 rnn_saved_lost = _message("`save_prev_x` must be off under {how}, which loses what is saved: pass a QRNNState on")
-rnn_saved_bidirectional = _message(
-    "`save_prev_x` must be off with bidirectional=True: no inputs precede a reverse scan"
-)
+rnn_saved_bidirectional = _message("`save_prev_x` must be off with bidirectional=True: no input precedes reverse scans")
 rnn_state_and_saved = _message("`hidden` must be no QRNNState where the module saves inputs: leave out save_prev_x")
 rnn_state_layers = _message("`inputs` of a QRNNState must have one entry for each layer, {1}, got {0}")
 rnn_state_window = _message(
@@ -246,6 +242,13 @@ rnn_meta = _message(
     "them with to_empty(device=...), and load or reset_parameters()"
 )
 weight_drop_names = _message("`weights` must name parameters of the module, got {name!r}, which {module} has not")
+NO_CELL = ": a QRNN has no cell state; of an LSTM's (h0, c0), pass `h0` alone"
+
+
+def rnn_hidden_shape(came, wanted, rows, advice=""):
+    has_segments = len(wanted) == len(rows) == 3 and rows[1] != wanted[1]  # of `offsets`: rows are (total, 1, features)
+    which = f"with `offsets` of {wanted[1]} segments, `hidden`" if has_segments else "`hidden`"
+    return f"{which} must fit the layers and the input: Expected hidden size {tuple(wanted)}, got {came}{advice}"
 
 
 # ---- Smoothing ------------------------------------------------------------------------------------------------------
@@ -358,10 +361,6 @@ gpu_capture = _message(
     "keep `lengths`, `offsets` and `resets` on the device, and capture no `return_state`, gradient or empty array"
 )
 gpu_capture_host = _message("a call captured into a CUDA graph must have `{name}` on the device, got it on the host")
-gpu_capture_packed = _message(
-    "packed sequences must not be captured into a CUDA graph: each call copies batch sizes to the device"
-)
+gpu_capture_packed = _message("packed sequences must stay out of CUDA graphs: calls copy batch sizes to the device")
 gpu_capture_unloaded = _message("a call captured into a CUDA graph must have its kernels loaded: make it once before")
-simulated = _message(
-    "`{name}` must not be an array of Numba's simulator (NUMBA_ENABLE_CUDASIM): pass its `copy_to_host()`"
-)
+simulated = _message("`{name}` must be no array of Numba's simulator (NUMBA_ENABLE_CUDASIM): pass its `copy_to_host()`")
