@@ -273,9 +273,10 @@ times_months = _message("`times` and `halflife` must both be in months or years,
 no_numbers = _message("`{name}` must have numbers, got a tensor on the device meta, which has none")
 times_gradient = _message("`times` must be constants, which have no gradient: give an `alpha` made from them instead")
 groups_alone = _message("`groups` must be given without `offsets` and `resets`: groups are the segments")
-_KEYS = ": of several columns, pass frame.groupby(columns).ngroup() or pandas.MultiIndex.from_frame(frame[columns])"
-groups_kind = _message(f"`groups` must be keys in one dimension, got {{kind}}{_KEYS}")
-groups_shape = _message(f"`groups` must have a key for each of the {{1}} steps, got shape {{0}}{_KEYS}")
+KEYS = ": of several columns, pass frame.groupby(columns).ngroup() or pandas.MultiIndex.from_frame(frame[columns])"
+NGROUP = ": pass its `ngroup()`"
+groups_kind = _message("`groups` must be keys in one dimension, got {0}{1}")
+groups_shape = _message("`groups` must have a key for each of the {1} steps, got shape {0}{2}")
 sum_adjust = _message("`adjust` must be True: the sum is not defined with adjust=False")
 count_type = _message("`{name}` must be an integer, got {kind}")
 at_least = _message("`{name}` must be at least {least}, got {came}")

@@ -94,6 +94,17 @@ def test_keys_of_several_columns():
             ewm_mean(TABLE["x"], com=1, groups=keys)
 
 
+def test_keys_that_are_a_groupby():
+    by = TABLE.groupby("k")
+    for keys in (by, by["x"]):
+        with pytest.raises(TypeError, match=r"got pandas\S+GroupBy: pass its `ngroup\(\)`$"):
+            ewm_mean(TABLE["x"], com=1, groups=keys)
+    with pytest.raises(TypeError, match="got xarray[^:]*$"):
+        ewm_mean(X, com=1, groups=ARRAY.groupby(ARRAY.dims[0]))
+    with pytest.raises(ValueError, match=r"got shape \(2,\)$"):
+        ewm_mean(X, com=1, groups=np.array([1, 2]))
+
+
 @pytest.mark.parametrize("keys", [pl.Series([[1], [1], [2], [2]]), [(1, [2])] * 4])
 def test_keys_without_a_hash(keys):
     with pytest.raises(
