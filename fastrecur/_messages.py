@@ -165,7 +165,7 @@ offsets_and_lengths = _message("`lengths` must be left out with `offsets`: what 
 offsets_kind = _message("`offsets` must be integers in one dimension, one more than segments, got {dtype}, {shape}")
 offsets_ends = _message("`offsets` must begin with 0 and end with {2}, the number of time steps, got {0} and {1}")
 offsets_order = _message("`offsets` must never descend, got {before} and then {after}")
-resets_dtype = _message("`resets` must hold bools, got dtype {dtype}")
+resets_dtype = _message("`resets` must hold bools, got dtype {dtype}: pass `resets != 0`; positions are `offsets`")
 resets_shape = _message(
     "`resets` must be shaped like one or more leading axes of the result, {1}, axis {2} among them (an axis of 1 is "
     "broadcast), got {0}"

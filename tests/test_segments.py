@@ -448,7 +448,7 @@ def test_a_long_series_is_written_past_the_cache(rng, name, reverse, monkeypatch
         ({"offsets": np.array([0, 9, 7], np.uint8)}, ValueError, "never descend, got 9 and then 7"),
         ({"offsets": [0, 7], "lengths": [7] * 4}, ValueError, "`lengths` must be left out with `offsets`"),
         ({"offsets": [0, 3, 7], "h0": np.zeros((3, 4))}, ValueError, r"segments first\), \(2, 4\), .* got \(3, 4\)"),
-        ({"resets": np.zeros(7)}, TypeError, "`resets` must hold bools"),
+        ({"resets": np.zeros(7)}, TypeError, "got dtype float64: pass `resets != 0`; positions are `offsets`"),
         ({"resets": np.zeros(6, bool)}, ValueError, "`resets` must be shaped like one or more leading axes"),
         ({"resets": np.zeros((7, 3), bool)}, ValueError, "`resets` must be shaped like"),
         ({"resets": np.zeros((7, 4, 1), bool)}, ValueError, "`resets` must be shaped like"),
