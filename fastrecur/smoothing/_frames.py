@@ -66,21 +66,21 @@ def _numbers(value, called):
             # Of small integers, polars would make float32 where one is missing.
             are_floats = all(kind.is_float() for kind in kinds)
             return np.asarray((value if are_floats else value.cast(sys.modules["polars"].Float64)).to_numpy())
-        numbers = np.asarray(value.to_numpy())
-        if numbers.dtype != object:
+        if (numbers := np.asarray(value.to_numpy())).dtype != object:
             return numbers
         if any(kind.kind in "Mm" for kind in kinds):  # which NumPy counts in nanoseconds
             raise TypeError
         return np.asarray(value.to_numpy(dtype=np.float64, na_value=np.nan))
     except (TypeError, ValueError):
-        which = kinds[0] if len(kinds) == 1 else "other columns"
-        raise TypeError(say.frame_values(called, type(value), which)) from None
+        for k, column in enumerate(value.columns if len(kinds) > 1 else ()):  # the first that has other values raises
+            _numbers(getattr(value, "iloc", value)[:, k], f"{called}[{column!r}]")
+        wrong = [kind for kind in kinds if getattr(kind, "kind", "?") in "Mm"] or kinds  # dates are numbers if alone
+        raise TypeError(say.frame_values(called, type(value), wrong[0])) from None
 
 
 def aligned(x, value, name, axis=0):
     """Return the numbers of a value such that they broadcast against those of ``x`` where their labels say."""
-    # Columns and dimensions may come in another order; indexes must be the same. What has no labels, or stands beside
-    # data without any, goes by position.
+    # Columns and dimensions may come in another order; indexes must be the same. Without labels of both: by position.
     (library, kind), (own, own_kind) = _kind(x), _kind(value)
     if own and library not in ("", own):
         raise TypeError(say.labels_mixed(name, own, library))

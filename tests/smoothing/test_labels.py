@@ -115,8 +115,16 @@ def test_polars_bools_and_decimals(values):
     result = ewm_mean(pl.DataFrame({"a": series, "b": [1] * len(values)}), span=3)
     np.testing.assert_array_equal(result["a"].to_numpy(), expected)
     assert result.columns == ["a", "b"]
-    with pytest.raises(TypeError, match="`x` must hold numbers only"):
+    with pytest.raises(TypeError, match=r"`x\['b'\]` must hold numbers only, got String in a polars\S+Series"):
         ewm_mean(pl.DataFrame({"a": series, "b": ["1"] * len(values)}), span=3)
+
+
+def test_the_column_that_has_no_numbers():
+    frame = pd.DataFrame({"a": [1.5, 2], "b": ["x", "y"], "c": pd.date_range("2026", periods=2)})
+    with pytest.raises(TypeError, match=r"^`x\['b'\]` must hold numbers only, got (object|str) in a pandas\S+Series$"):
+        ewm_mean(frame, span=3)
+    with pytest.raises(TypeError, match="^`x` must hold numbers only, got datetime64"):
+        ewm_mean(frame[["a", "c"]].set_axis(["a", "a"], axis=1), span=3)
 
 
 def test_square_frames_of_polars_are_not_turned():
