@@ -111,7 +111,9 @@ def listed(figures):
 def table():
     """Return README's table, and where it was measured."""
     peers = "pandas", "polars", "numbagg"
-    shapes = (f"`forget_mult(f, x, out=out)`, {LARGE}, against a triad `h = x + f*x`", LARGE), (SMALLER, SMALLER)
+    shapes = (f"`forget_mult(f, x, out=out)`, {LARGE}, against a triad `h = x + f*x`", LARGE), (
+        f"{SMALLER} fits the cache: a step waits for the one before", SMALLER,
+    )  # fmt: skip
     cells = [(what, [triad(shape, dtype) for dtype in DTYPES]) for what, shape in shapes]
     for what, statistic in ("`ewm_mean`, 1e6 values, against pandas; polars; numbagg", "complete"), (
         "10 % of them missing", "10 % missing",
@@ -128,8 +130,8 @@ def table():
 
 def where():
     """Yield README's sentence about the machines of its table."""
-    yield f"In this order: {about('benchmarks.txt')}; {about('benchmarks_smoothing.txt')};"
-    yield f"{about('benchmarks_qrnn.txt')}, and {about_page()}. Each has two cores."
+    yield f"Rows 1-2: {about('benchmarks.txt')}; 3-4: {about('benchmarks_smoothing.txt')};"
+    yield f"5-6: {about('benchmarks_qrnn.txt')}, and {about_page()}. Each has two cores."
 
 
 def paper():
