@@ -364,4 +364,4 @@ gpu_capture = _message(
 gpu_capture_host = _message("a call captured into a CUDA graph must have `{name}` on the device, got it on the host")
 gpu_capture_packed = _message("packed sequences must stay out of CUDA graphs: calls copy batch sizes to the device")
 gpu_capture_unloaded = _message("a call captured into a CUDA graph must have its kernels loaded: make it once before")
-simulated = _message("`{name}` must be no array of Numba's simulator (NUMBA_ENABLE_CUDASIM): pass its `copy_to_host()`")
+simulated = _message("`{name}` must not be an array of Numba's simulator (NUMBA_ENABLE_CUDASIM): pass `copy_to_host()`")
