@@ -3,7 +3,8 @@
 A structure with three resonances is shaken by noise. A model of the form ``h[t] = a*h[t-1] + b*u[t]``, ``y[t] = Re(c .
 h[t])`` learns its response; the coefficients ``a = exp(-exp(v) + i*w)`` are those of the linear recurrent unit [1]. The
 ablation has real coefficients and twice as many states: real modes only decay, they cannot swing. Prints the part of
-the test signal's variance that each model explains, and saves a chart:
+the test signal's variance that each model explains, and saves a chart, in about 10 s
+on two cores:
 
     python examples/lru.py [--steps N] [--output FILE]
 

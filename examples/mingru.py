@@ -4,7 +4,7 @@ Symbols arrive one by one, and a few of them are marked. At every step the netwo
 [1] is a recurrence between two matrix products; gate and candidate are functions of the input alone, so that all steps
 are computed at once. Two ablations are trained in the same way: a gate that is learned but constant (an exponential
 moving average), and no memory at all. Prints the accuracies, also on sequences ten times as long as in training, and
-saves a chart:
+saves a chart, in about 6 s on two cores:
 
     python examples/mingru.py [--steps N] [--output FILE]
 

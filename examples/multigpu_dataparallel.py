@@ -1,7 +1,7 @@
 """A QRNN on all GPUs of a machine by nn.DataParallel; without a GPU the program runs on the CPU.
 
 The example of torchqrnn with this name, for current torch. The network learns to repeat words with a delay; a chart
-shows its loss:
+shows its loss, after about 4 s on two cores:
 
     python examples/multigpu_dataparallel.py [--steps N] [--output FILE]
 

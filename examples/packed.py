@@ -4,7 +4,8 @@ Nine men say two Japanese vowels; each of 640 recordings is 7 to 29 steps of 12 
 learned gates and candidates names the speaker from its state after the last step of a recording. It is trained twice,
 on packed and on padded recordings, and sees the same losses. The trained network then reads the test recordings, in
 random order, packed, one by one, and packed without borders. The first two agree to rounding; without borders, each
-state remembers other speakers, and more answers are wrong. Prints the answers and saves a chart:
+state remembers other speakers, and more answers are wrong. Prints the answers and saves a chart, in
+about 6 s on two cores:
 
     python examples/packed.py [--epochs N] [--output FILE]
 
@@ -114,8 +115,9 @@ def main() -> None:
     right = {way: (found.argmax(-1) == y).double().mean().item() for way, found in scores.items()}
     apart = max(abs(a - b) for a, b in zip(packed[:10], padded, strict=False))
     share = sum(map(len, x)) / (len(x) * max(map(len, x)))
-    print(f"{len(packed)} steps; the first ten losses, packed and padded, differ by {apart:.0e}")
-    print(f"packed, the test is {share:.0%} of what it is padded; speakers that are right:")
+    differ = f"differ by {apart:.0e}" if apart else "do not differ"
+    print(f"{len(packed)} steps of training; the first ten losses, packed and padded, {differ}")
+    print(f"in the test, packing reads {share:.0%} of the steps that padding would read; speakers that are right:")
     for way, accuracy in right.items():
         print(f"   {way:24} {accuracy:.1%}")
     plot(options.output, packed, padded, right)

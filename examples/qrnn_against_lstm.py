@@ -142,9 +142,10 @@ def plot(output: Path, curves) -> None:
             left.plot(steps, bits, color=colour, label=name)
             right.plot(seconds, bits, color=colour, label=name)
         last = curves["nn.LSTM"][-1][2]
+        low = min(bits for curve in curves.values() for _, _, bits in curve)
         for ax in (left, right):
             ax.axhline(last, color="black", lw=0.8, ls=":")
-        left.set(xlabel="step of the optimizer", ylabel="bits per character in the test", ylim=(last - 0.3, last + 2))
+        left.set(xlabel="step of the optimizer", ylabel="bits per character in the test", ylim=(low - 0.1, last + 2))
         left.set_title("Shakespeare's characters, by steps")
         right.set(xlabel="seconds of training", title="and by time")
         left.legend()

@@ -3,7 +3,8 @@
 Nine men say two Japanese vowels; each of 640 recordings is 7 to 29 steps of 12 numbers [1]. The networks have equally
 many weights and are trained on the same 270 recordings with five seeds. One has no memory, as an ablation: it sees each
 step alone, and the average over the steps. It does nearly as well, so the example shows packed sequences and the time
-of training, not a need for memory (`mingru.py` does). Prints a short report and saves a chart:
+of training, not a need for memory (`mingru.py` does). Prints a short report and saves a chart, in
+some minutes on two cores (`--seeds 1`: a fifth):
 
     python examples/speakers.py [--epochs N] [--seeds N] [--output FILE]
 
