@@ -31,7 +31,7 @@ def _runner():
 
 def quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     """Run a recurrence whose second operand is an ndarray, by a shortcut if there is one; None: look at the others."""
-    cuts = None if lengths is None else _cuts_as_given(lengths, reverse)
+    cuts = None if lengths is None else _cuts_as_given(lengths, reverse, return_state is not False)
     if (
         (cuts is None and lengths is not None) or h0 is not None or (out is not None and type(out) is not _ndarray)
         or type(axis) is not int or type(reverse) is not bool
@@ -147,16 +147,16 @@ def _cut(names, a, b, states, axis, reverse, lengths):
     return cuts, cuts.signature, cuts.lengths
 
 
-def _cuts_as_given(lengths, reverse):
+def _cuts_as_given(lengths, reverse, asks_state=False):
     """Return the cuts of resets, or of offsets that are not checked, where nothing else is to be done for them."""
     if type(lengths) is not _checks.Segments or type(reverse) is not bool or lengths.lengths is not None:
         return None
     _, offsets, resets = lengths
-    if offsets is None and type(resets) is _ndarray and resets.dtype == bool and not reverse:
-        return _segments.Cuts(_problem.RESETS, None, _NO_OFFSETS, resets, None, reverse, (resets.shape, resets.strides))
+    if offsets is None and type(resets) is _ndarray and resets.dtype == bool and not (reverse and asks_state):
+        return _segments.Cuts(_problem.RESETS, None, _NO_OFFSETS, resets, 0, reverse, (resets.shape, resets.strides))
     is_plain = type(offsets) is _ndarray and offsets.dtype == np.int64 and offsets.ndim == 1
     if resets is None and is_plain and len(offsets):
-        return _segments.Cuts(_problem.OFFSETS, None, offsets, None, None, reverse, None)
+        return _segments.Cuts(_problem.OFFSETS, None, offsets, None, 0, reverse, None)
     return None
 
 

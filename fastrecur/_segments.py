@@ -16,7 +16,7 @@ class Cuts(NamedTuple):
     lengths: np.ndarray | None
     borders: np.ndarray  # of segments; those of one if there are no offsets
     flags: np.ndarray | None  # resets; of segments alone None
-    ends: np.ndarray | None  # and where the state behind the last step is
+    axis: int  # of time in flags
     reverse: bool
     layout: tuple | None  # shape and strides of flags
 
@@ -37,9 +37,18 @@ class Cuts(NamedTuple):
         return len(self.borders) - 1 if self.kind == _problem.SEGMENTS else None
 
     def clear_ends(self, states: np.ndarray) -> None:
-        """Make states behind the last steps zero where series begin anew there."""
-        if self.ends is not None:
-            np.copyto(states, 0, where=self.ends)
+        """Make states behind the last steps zero where series begin anew there: in reverse, at the first in time."""
+        if self.flags is None or not self.reverse:
+            return
+        has_steps = self.borders[:-1] < self.borders[1:]
+        found = np.take(self.flags, self.borders[:-1][has_steps], self.axis, mode="clip")  # of one step the only
+        found = np.moveaxis(found, self.axis, 0)
+        own = () if self.lengths is None else self.lengths.shape + (1,) * (self.flags.ndim - 1 - self.lengths.ndim)
+        ends = np.zeros((len(has_steps), *np.broadcast_shapes(found.shape[1:], own)), bool)
+        ends[has_steps] = found
+        if self.lengths is not None:
+            ends &= self.lengths.reshape(own) > 0
+        np.copyto(states, 0, where=ends if self.kind == _problem.SEGMENTS else ends[0])
 
     def last_states(self, h: Any, zeros: Any) -> Any:
         """Return the last results of segments, of those without steps ``zeros``; time is ``h``'s first axis."""
@@ -95,21 +104,8 @@ def check(
         resets = _checks.on_host("resets", resets)
         _checks.resets_shape(resets.shape, shape, axis)
         resets = resets.reshape(resets.shape + (1,) * (len(shape) - resets.ndim))
-    ends = _ends(resets, axis, borders, lengths, offsets) if resets is not None and reverse else None
     layout = None if resets is None else (resets.shape, resets.strides)
     if kind == _problem.OFFSETS:
         is_time = [k == axis for k in range(len(shape))]
         layout = tuple(steps if own else 1 for own in is_time), tuple(map(int, is_time))
-    return Cuts(kind, lengths, borders, resets, ends, reverse, layout)
-
-
-def _ends(resets: Any, axis: int, borders: np.ndarray, lengths: Any, offsets: Any) -> np.ndarray:
-    """Return where resets are set at the first steps of series, or of each of their segments: in reverse the last."""
-    has_steps = borders[:-1] < borders[1:]
-    found = np.moveaxis(np.take(resets, borders[:-1][has_steps], axis, mode="clip"), axis, 0)  # of one step the only
-    own = () if lengths is None else lengths.shape + (1,) * (resets.ndim - 1 - lengths.ndim)
-    ends = np.zeros((len(has_steps), *np.broadcast_shapes(found.shape[1:], own)), bool)
-    ends[has_steps] = found
-    if lengths is not None:
-        ends &= lengths.reshape(own) > 0
-    return ends if offsets is not None else ends[0]
+    return Cuts(kind, lengths, borders, resets, axis, reverse, layout)

@@ -10,7 +10,6 @@ from numba.extending import overload, register_jitable
 from .. import _pooling, _steps
 from ._arithmetic import compiled_truth, implement
 from ._numba import HELPER, INLINE, function_of, inlined
-from ._operands import ZERO
 from ._scalars import load, maximum
 
 # Rule -> step, adjoint, decay, input.
@@ -123,7 +122,7 @@ is_flagged = trait("flagged")
 @inlined
 def flag_step(rule, t):
     """Return the step whose flag step t asks for; late ones of a series' first step are not to be used."""
-    return maximum(t - 1, ZERO) if flags_are_late(rule) else t
+    return maximum(t - 1, 0) if flags_are_late(rule) else t
 
 
 @inlined
