@@ -41,8 +41,8 @@ class Cuts(NamedTuple):
         if self.flags is None or not self.reverse:
             return
         has_steps = self.borders[:-1] < self.borders[1:]
-        found = np.take(self.flags, self.borders[:-1][has_steps], self.axis, mode="clip")  # of one step the only
-        found = np.moveaxis(found, self.axis, 0)
+        by_time = np.moveaxis(self.flags, self.axis, 0)
+        found = by_time[np.minimum(self.borders[:-1][has_steps], len(by_time) - 1)]  # one may serve all steps
         own = () if self.lengths is None else self.lengths.shape + (1,) * (self.flags.ndim - 1 - self.lengths.ndim)
         ends = np.zeros((len(has_steps), *np.broadcast_shapes(found.shape[1:], own)), bool)
         ends[has_steps] = found
