@@ -52,7 +52,7 @@ def load_step(view, k, j, carry):
 def fresh_at(rule, flags, k, j, states, begin, now):
     """Return in which series a step begins anew; nothing is left of that in compiled code where no flags are read.
 
-    Late flags are not those of steps before the first valid one.
+    A series' first valid step has no late flag.
     """
     zero = broadcast(constant(0.0, load(states, 0, states)))
     flag = load_step(flags, k, j, states)
