@@ -82,7 +82,7 @@ def main():
     parser.add_argument("--out", type=Path, help="write the report there, too")
     options, began = parser.parse_args(), time.perf_counter()
     lines = [
-        "float32: forget_mult both ways, its gradient, ewm_mean with 10 % missing; ratios of minima, taken by turns",
+        "float32: forget_mult both ways, its gradient, ewm_mean (10 % missing); ratios of minima, measured alternately",
         f"{'shape':<16}{'axis':>5}  {'':<10}{'mean':>6}  {'borders':<22}{'ms without':>11}{'ratio':>8}",
     ]
     for shape, axis, direction, mean, name, took, ratio in rows(options.seconds, np.random.default_rng(0)):
