@@ -36,15 +36,21 @@ def choice(word, yes, no, options=HELPER):
     """Return a function that calls one of two, by a trait of the rule, its first argument, or by the rule's name.
 
     The other one need not be compiled, as it would in a branch. ``options`` are the compiler's: `HELPER` or `INLINE`.
+    Each may be a choice itself.
     """
 
+    def chosen(rule):
+        one = yes if word in rule.split() else no
+        return one.chosen(rule) if hasattr(one, "chosen") else one
+
     def call(rule, carry, *arguments):
-        return (yes if word in rule.split() else no)(rule, carry, *arguments)
+        return chosen(rule)(rule, carry, *arguments)
 
     @overload(call, jit_options=options, strict=False)  # the chosen one has names for its arguments
     def _call(rule, carry, *arguments):
-        return function_of(yes if word in rule.rule.split() else no)
+        return function_of(chosen(rule.rule))
 
+    call.chosen = chosen
     return call
 
 

@@ -142,11 +142,10 @@ def _marked(rule, x, t, steps):
     return x.rows
 
 
-_kept_flags = choice("late_flags", _late_flags, _packed_flags, options=INLINE)
-_read_flags = choice("offsets", _marked, lambda rule, x, t, steps: _kept_flags(rule, x, t, steps), options=INLINE)
+_read_flags = choice("offsets", _marked, choice("late_flags", _late_flags, _packed_flags), options=INLINE)
 
 # Return where flags of steps from ``t`` on are contiguous, or those that offsets tell; if they are read.
-packed_flags = choice("flagged", lambda rule, x, t, steps: _read_flags(rule, x, t, steps), _no_flags, options=INLINE)
+packed_flags = choice("flagged", _read_flags, _no_flags, options=INLINE)
 
 
 @helper
