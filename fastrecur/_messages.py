@@ -21,12 +21,12 @@ def _shown(value):
 
 
 def _message(template):
-    """Return the function that fills in a template."""
+    """Return the function that fills in a template, and adds a ``hint`` if it is given one."""
     names = dict.fromkeys(field for _, field, _, _ in string.Formatter().parse(template) if field)
 
-    def message(*came):
+    def message(*came, hint=""):
         shown = [*map(_shown, came)]
-        return template.format(*shown, **dict(zip(names, shown, strict=True)))
+        return template.format(*shown, **dict(zip(names, shown, strict=True))) + hint
 
     return message
 
@@ -207,7 +207,7 @@ rnn_input_dtype = _message(
 )
 rnn_no_steps = _message("`input` must have at least one step: Expected sequence length to be larger than 0 in RNN")
 rnn_packed_dim = _message("`input` must have 2 dimensions where it is packed, got {dims}")
-rnn_hidden_type = _message("`hidden` must be a tensor, or a list of one for each layer and direction, got {0}{1}")
+rnn_hidden_type = _message("`hidden` must be a tensor, or a list of one for each layer and direction, got {kind}")
 rnn_two_hidden = _message("`hidden` and `hx` are two names of one argument: give one of them")
 rnn_segments_input = _message(
     "`input` must be a tensor, (T, batch, features) or (T, features) with `resets`, (total, features) with `offsets`, "
@@ -218,7 +218,7 @@ rnn_hidden_dim = _message(
     "`hidden` must fit the input: For {un}batched {d}-D input, hidden should also be {d}-D but got {dims}-D tensor; "
     "with `offsets`, 3-D"
 )
-rnn_hidden_count = _message("`hidden` must have a state per layer and direction: Expected a list of {1}, got {0}{2}")
+rnn_hidden_count = _message("`hidden` must have a state per layer and direction: Expected a list of {1}, got {0}")
 rnn_hidden_sizes = _message("`hidden` must be a list of one state for each layer, of sizes {sizes}, got one tensor")
 rnn_hidden_dtype = _message("`hidden` must have the input's dtype {1}, except under autocast, got {0}")
 rnn_previous = _message(
@@ -245,10 +245,10 @@ weight_drop_names = _message("`weights` must name parameters of the module, got 
 NO_CELL = ": a QRNN has no cell state; of an LSTM's (h0, c0), pass `h0` alone"
 
 
-def rnn_hidden_shape(came, wanted, rows, advice=""):
+def rnn_hidden_shape(came, wanted, rows, hint=""):
     has_segments = len(wanted) == len(rows) == 3 and rows[1] != wanted[1]  # of `offsets`: rows are (total, 1, features)
     which = f"with `offsets` of {wanted[1]} segments, `hidden`" if has_segments else "`hidden`"
-    return f"{which} must fit the layers and the input: Expected hidden size {tuple(wanted)}, got {came}{advice}"
+    return f"{which} must fit the layers and the input: Expected hidden size {tuple(wanted)}, got {came}{hint}"
 
 
 # ---- Smoothing ------------------------------------------------------------------------------------------------------
@@ -275,8 +275,8 @@ times_gradient = _message("`times` must be constants, which have no gradient: gi
 groups_alone = _message("`groups` must be given without `offsets` and `resets`: groups are the segments")
 KEYS = ": of several columns, pass frame.groupby(columns).ngroup() or pandas.MultiIndex.from_frame(frame[columns])"
 NGROUP = ": pass its `ngroup()`"
-groups_kind = _message("`groups` must be keys in one dimension, got {0}{1}")
-groups_shape = _message("`groups` must have a key for each of the {1} steps, got shape {0}{2}")
+groups_kind = _message("`groups` must be keys in one dimension, got {kind}")
+groups_shape = _message("`groups` must have a key for each of the {1} steps, got shape {0}")
 sum_adjust = _message("`adjust` must be True: the sum is not defined with adjust=False")
 count_type = _message("`{name}` must be an integer, got {kind}")
 at_least = _message("`{name}` must be at least {least}, got {came}")

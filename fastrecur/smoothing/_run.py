@@ -42,7 +42,7 @@ def _by_sorting(statistic, request, x, y, shape, axis, groups):
     """Return a statistic of each group by itself, in the order of the data: groups are brought together."""
     given = {"x": x} | ({} if y is None or y is x else {"y": y}) | request.constant.arrays
     values = {name: v if hasattr(v, "shape") else np.asarray(v) for name, v in given.items()}
-    order, lost, borders = sorted_by_group(groups)
+    order, offsets = sorted_by_group(groups)
 
     def sort(v):
         own = axis - len(shape) + len(v.shape)
@@ -54,13 +54,13 @@ def _by_sorting(statistic, request, x, y, shape, axis, groups):
     if times is not None:
         times = take_times(times, as_tensor=hasattr(times, "detach"))
         times = times[order] if times.ndim == 1 else sort(times)
-    request = request._replace(constant=request.constant.replaced(**found), times=times, borders=borders)
+    request = request._replace(constant=request.constant.replaced(**found), times=times, borders=Borders(offsets))
     result, _ = at_once(statistic, request, x_sorted, y_sorted, axis)
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
     result = at(result, axis, back)
-    if len(lost):
-        result[(slice(None),) * axis + (lost,)] = float("nan")
+    if offsets[1]:
+        result[(slice(None),) * axis + (order[: offsets[1]],)] = float("nan")
     return result
 
 
@@ -125,8 +125,8 @@ def _advance_groups(advance, meta, planes, axis, before, place, x, y, times, key
     """Do the same for groups: those of as many steps are series side by side. States have groups in place of time."""
     shape, lead, known = place[1], (slice(None),) * axis, {} if before is None else dict(before[0])
     count, codes = len(known), numbers(keys, known)
-    sizes = np.bincount(codes, minlength=1 + len(known))  # the first is that of the steps without a group
-    order, starts, sizes = sorted_by_group(codes)[0], np.cumsum(sizes), sizes[1:]
+    order, offsets = sorted_by_group(codes, len(known))
+    starts, sizes = offsets[1:], np.diff(offsets[1:])  # without the steps that have no group
     times = None if times is None else np.broadcast_to(placed(take_times(times), shape, axis), shape)
     clock = np.broadcast_to(0, shape) if times is None else times
     new = np.zeros_like(planes, shape=(*shape[:axis], len(known) - count, *shape[axis + 1 :], planes.shape[-1]))

@@ -52,16 +52,16 @@ class Borders:
 
         keys = take_lazy("groups", self.groups)
         if keys.shape != (steps,):
-            raise ValueError(say.groups_shape(keys.shape, steps, say.KEYS * (keys.ndim != 1)))
+            raise ValueError(say.groups_shape(keys.shape, steps, hint=say.KEYS * (keys.ndim != 1)))
         return keys
 
 
-def sorted_by_group(numbers):
-    """Return the order that brings groups together, steps that have none, and where groups begin then."""
-    sizes = np.bincount(numbers, minlength=1)
+def sorted_by_group(numbers, groups=0):
+    """Return the order that brings ``groups`` or more together, behind steps that have none, and offsets of these."""
+    sizes = np.bincount(numbers, minlength=1 + groups)
     # NumPy sorts small integers in one pass or two.
     order = np.argsort(numbers.astype(np.uint16) if len(sizes) < 2**16 else numbers, kind="stable")
-    return order, order[: sizes[0]], Borders(np.concatenate([[0], np.cumsum(sizes)]))
+    return order, np.concatenate([[0], np.cumsum(sizes)])
 
 
 def numbers(keys, known):
@@ -77,7 +77,7 @@ def _codes(groups, steps, near=False):
     """
     pandas = sys.modules.get("pandas")
     if not hasattr(groups, "__len__") or "GroupBy" in type(groups).__name__:
-        raise TypeError(say.groups_kind(type(groups), say.NGROUP * hasattr(groups, "ngroup")))
+        raise TypeError(say.groups_kind(type(groups), hint=say.NGROUP * hasattr(groups, "ngroup")))
     # NumPy would make strings of all keys if one is, and polars floats of integers if one is missing.
     if isinstance(groups, (list, tuple)) or (callable(getattr(groups, "null_count", None)) and groups.null_count()):
         keys = np.fromiter(groups, object, len(groups))
@@ -86,7 +86,7 @@ def _codes(groups, steps, near=False):
     else:
         keys = np.asarray(take("groups", groups)[0] if isinstance(groups, np.ndarray) else groups)
     if keys.ndim != 1 or len(keys) != steps:
-        raise ValueError(say.groups_shape(keys.shape, steps, say.KEYS * (keys.ndim != 1 or type(groups) is list)))
+        raise ValueError(say.groups_shape(keys.shape, steps, hint=say.KEYS * (keys.ndim != 1 or type(groups) is list)))
     if near and steps and isinstance(keys.dtype, np.dtype) and keys.dtype.kind in "iu":
         low, high = int(keys.min()), int(keys.max())
         if high - low < steps:
@@ -99,7 +99,7 @@ def _codes(groups, steps, near=False):
             codes, found = np.array([known.setdefault(key, len(known)) for key in keys], np.int64), known
     except TypeError:  # of what has no hash
         kind = next((type(key) for key in keys if not isinstance(key, Hashable)), type(keys[0]))
-        raise TypeError(say.groups_kind(f"{type(groups).__name__} of {kind.__name__}", "")) from None
+        raise TypeError(say.groups_kind(f"{type(groups).__name__} of {kind.__name__}")) from None
     if str(getattr(found, "dtype", "object")) == "object":
         there = ~np.fromiter(map(_is_missing, found), bool, len(found))
         codes = np.append(np.where(there, np.cumsum(there) - 1, -1), -1)[codes]

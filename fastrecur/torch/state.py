@@ -61,7 +61,7 @@ def of_layer(layer: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool
     if hidden is None:
         return None
     if not isinstance(hidden, Tensor):
-        raise TypeError(say.rnn_hidden_type(type(hidden), say.NO_CELL * (type(hidden) is tuple)))
+        raise TypeError(say.rnn_hidden_type(type(hidden), hint=say.NO_CELL * (type(hidden) is tuple)))
     directions = len(layer._directions)
     wanted = (directions, batch, layer.hidden_size) if is_batched else (directions, layer.hidden_size)
     if directions == 1 and hidden.dim() == len(wanted) - 1:
@@ -141,10 +141,10 @@ def _hidden_of_network(layers: Any, directions: int, hidden: Any, rows: Tensor, 
         hidden = hidden if is_batched else hidden.unsqueeze(1)
         return [hidden] if len(layers) == 1 else list(hidden.split(directions))
     if not isinstance(hidden, (list, tuple)) or isinstance(hidden, QRNNState):
-        raise TypeError(say.rnn_hidden_type(type(hidden), ""))
-    advice = say.NO_CELL * (len(hidden) == 2)
+        raise TypeError(say.rnn_hidden_type(type(hidden)))
+    hint = say.NO_CELL * (len(hidden) == 2)
     if len(hidden) != states:
-        raise RuntimeError(say.rnn_hidden_count(len(hidden), states, advice))
+        raise RuntimeError(say.rnn_hidden_count(len(hidden), states, hint=hint))
     given: list[Any] = []
     for k, state in enumerate(hidden):
         wanted = (1, *([batch] * is_batched), sizes[k // directions])
@@ -152,9 +152,9 @@ def _hidden_of_network(layers: Any, directions: int, hidden: Any, rows: Tensor, 
             given.append(rows.new_zeros(1, batch, wanted[-1]) if directions == 2 else None)
             continue
         if not isinstance(state, Tensor):
-            raise TypeError(say.rnn_hidden_type(type(state), ""))
+            raise TypeError(say.rnn_hidden_type(type(state)))
         if state.shape not in (wanted, wanted[1:]):
-            raise RuntimeError(say.rnn_hidden_shape(list(state.shape), wanted, rows.shape, advice))
+            raise RuntimeError(say.rnn_hidden_shape(list(state.shape), wanted, rows.shape, hint))
         given.append(state.reshape(1, batch, wanted[-1]))
     return given if directions == 1 else [torch.cat(given[k : k + 2]) for k in range(0, len(given), 2)]
 
