@@ -172,14 +172,14 @@ def _ways_along_time(operands, loops, modes):
     return ways if ways <= {1, -1} and sums_stand else set()
 
 
-def choose_traversal(operands, loops, modes, ways, borders, reverse):
-    """Return which traversal scans a problem, by its shape and layout."""
+def choose_traversal(operands, loops, modes, ways, borders, are_late):
+    """Return which traversal scans a problem, by its shape and layout, and whether its flags are late."""
     lanes, steps, is_real = loops.lanes, loops.steps, operands.wide.kind != "c"
     rows = loops.inner >= min(2, lanes) and _are_rows(operands, loops, modes)
     in_octets = len(ways) == 1 and is_real and operands.strides[LENGTHS] is None and steps >= OCTET
     if borders:
         rows = rows and loops.inner_strides[FLAGS] in (0, 1)
-        in_octets = in_octets and loops.time[FLAGS] in ways and borders != SEGMENTS and not (reverse and 1 in ways)
+        in_octets = in_octets and loops.time[FLAGS] in ways and borders != SEGMENTS and not (are_late and 1 in ways)
     is_large = operands.word * steps * lanes >= LARGE_PROBLEM
     is_long = bool(ways) and operands.wide == np.float64 and steps >= LONG_LANE and is_large
     few = lanes < FEW_LANES and steps >= LONG_SERIES and not (rows and lanes > 1)
@@ -212,8 +212,8 @@ def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=
     order, states = in_memory_order(operands, axis)
     operands.strides[CARRY] = states
     loops, elements = find_loops(operands, axis, reverse, order), operands.elements
-    ways = _ways_along_time(operands, loops, modes)
-    traversal = traversal or choose_traversal(operands, loops, modes, ways, borders, reverse)
+    ways, are_late = _ways_along_time(operands, loops, modes), reverse and borders in (RESETS, SEGMENTS)
+    traversal = traversal or choose_traversal(operands, loops, modes, ways, borders, are_late)
     row_bytes, traits, narrow = 0, (), ()
     if traversal == ROWS:
         sizes, body, beyond = row_loops(loops)
@@ -234,7 +234,7 @@ def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=
         is_one = traversal in (ROWS, TRANSPOSE8) and not any(strides[FLAGS] for strides in together)
         knows_offsets = borders == OFFSETS and (rule == LINEAR or traversal == SCAN)
         traits = (*traits, "flagged", *["broadcast_flags"] * is_one, *["offsets"] * knows_offsets)
-        traits += ("late_flags",) * (reverse and borders != OFFSETS)
+        traits += ("late_flags",) * are_late
         narrow = ()
     head = np.zeros(_layout.HEAD, np.int64)
     head[[_layout.N_STEPS, _layout.REVERSE, _layout.A_MODE, _layout.B_MODE]] = loops.steps, reverse, *modes
