@@ -51,7 +51,7 @@ def quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state,
     if return_state is not False and return_state is not True:
         return_state = _checks.flag("return_state", return_state)
     if out is not None:
-        _check_out(out, (*names[:2], "offsets", "resets"), a, b, *((cuts.borders, cuts.flags) if cuts else ()))
+        _check_out(out, names, a, b, cuts=cuts)
     result, carry = run(a, b, out, return_state, cuts and cuts.within(steps))
     return (result, _runner().narrowed(carry, result.dtype)) if return_state else result
 
@@ -79,7 +79,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
     if out is not None:
         if _arrays.overlaps_itself(out):
             raise ValueError(say.out_self_overlap())
-        _check_out(out, (*names[:2], "offsets", "resets"), a, b, *((cuts.borders, cuts.flags) if cuts else ()))
+        _check_out(out, names, a, b, cuts=cuts)
     if key is not None:
         keep(_shortcuts, key, (_runner().known_forward(plan), plan.steps))
     out, carry = _runner().forward(plan, a, b, h0, lengths, out, return_state, cuts)
@@ -210,11 +210,12 @@ def _state_signature(value, cuts=None):
     return complex if type(value) is complex else None
 
 
-def _check_out(out, names, *operands):
+def _check_out(out, names, *operands, cuts=None):
     """Raise unless ``out`` may be written to, given its layout."""
     if not out.flags.writeable:
         raise ValueError(say.out_read_only())
-    for name, operand in zip(names, operands, strict=False):
+    borders = () if cuts is None else (("offsets", cuts.borders), ("resets", cuts.flags))
+    for name, operand in (*zip(names, operands, strict=False), *borders):
         if type(operand) is not _ndarray or operand is out:
             continue
         if _arrays.overlap(out, operand) and not _arrays.is_same_view(out, operand):
