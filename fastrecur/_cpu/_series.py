@@ -96,25 +96,8 @@ def _no_flags(rule, x, t, steps):
 
 
 @helper
-def _packed_flags(rule, x, t, steps):
-    source = shift(x.at, t * x.stride)
-    if x.stride == 1:
-        return in_place(x.rows, source)
-    if x.stride == -1:
-        for k in range(steps):
-            _scalars.copy_number(x.rows, k, source, -k)
-    else:
-        for k in range(steps):
-            _scalars.copy_number(x.rows, k, shift(source, k * x.stride), 0)
-    return x.rows
-
-
-@helper
-def _late_flags(rule, x, t, steps):
-    """Return the flags of the steps before those from ``t`` on; none is before the first."""
-    first, source = maximum(ONE - t, ZERO), shift(x.at, (t - 1) * x.stride)
-    if x.stride == 1 and t > 0:
-        return in_place(x.rows, source)
+def _copied_flags(x, source, first, steps):
+    """Copy flags to the buffer, those of its ``first`` steps not set."""
     store(x.rows, 0, ZERO)
     if x.stride == -1:
         for _ in range((steps - first) // WIDTH):
@@ -123,6 +106,19 @@ def _late_flags(rule, x, t, steps):
     for k in range(first, steps):
         _scalars.copy_number(x.rows, k, shift(source, k * x.stride), 0)
     return x.rows
+
+
+@helper
+def _packed_flags(rule, x, t, steps):
+    source = shift(x.at, t * x.stride)
+    return in_place(x.rows, source) if x.stride == 1 else _copied_flags(x, source, ZERO, steps)
+
+
+@helper
+def _late_flags(rule, x, t, steps):
+    """Return the flags of the steps before those from ``t`` on; none is before the first."""
+    first, source = maximum(ONE - t, ZERO), shift(x.at, (t - 1) * x.stride)
+    return in_place(x.rows, source) if x.stride == 1 and t > 0 else _copied_flags(x, source, first, steps)
 
 
 @helper
