@@ -167,28 +167,30 @@ def is_short(plan):
     return bind(plan, "vjp" if plan.gradients else "forward").is_native
 
 
-class ShortCall:
-    """A short plan's kernel, of nothing but the addresses of ``given``; a state that is not given is zeros."""
+def short_call(plan, direction, given):
+    """Return what calls a short plan's kernel, of nothing but the addresses of ``given``.
 
-    def __init__(self, plan, direction, given):
-        bound = bind(plan, direction)
-        zeros = plan.zeros()  # a first state; and a valid place for what is not read or written
-        words = -(-plan.state_bytes // 8)
-        makes_states = CARRY not in given and words > _native.MOST_SCRATCH
-        if makes_states:
-            given = *given, CARRY
-        others = {LENGTHS: address(plan.full_lengths)}
-        places = [bound.offset(k) if k in given else others.get(k, address(zeros)) for k in bound.order]
-        arguments = [0, *places, address(plan.geometry), *parts_of(plan, 1)[0]]
-        where = [1 + bound.order.index(k) for k in given]
-        scratch = (0, 0) if CARRY in given else (1 + bound.order.index(CARRY), words)  # none, in the rule's place
-        releases = _cost.moved_bytes(plan) >= _cost.UNLOCKED_BYTES
-        self._keep = plan, zeros
-        self._prepared = _native.Prepared(bound.kernel, arguments, where, *scratch, releases)
-        call, shape, wide, fresh = self._prepared.call, plan.lane_shape, plan.wide, np.zeros
+    A state that is not given is zeros. What the kernel reads beside what is given lives as long as what is returned.
+    """
+    bound = bind(plan, direction)
+    zeros = plan.zeros()  # a first state; and a valid place for what is not read or written
+    words = -(-plan.state_bytes // 8)
+    makes_states = CARRY not in given and words > _native.MOST_SCRATCH
+    if makes_states:
+        given = *given, CARRY
+    others = {LENGTHS: address(plan.full_lengths)}
+    places = [bound.offset(k) if k in given else others.get(k, address(zeros)) for k in bound.order]
+    arguments = [0, *places, address(plan.geometry), *parts_of(plan, 1)[0]]
+    where = [1 + bound.order.index(k) for k in given]
+    scratch = (0, 0) if CARRY in given else (1 + bound.order.index(CARRY), words)  # none, in the rule's place
+    releases, owners = _cost.moved_bytes(plan) >= _cost.UNLOCKED_BYTES, (plan.full_lengths, plan.geometry, zeros)
+    call = _native.prepared(bound.kernel, arguments, where, *scratch, releases, owners)
+    if not makes_states:
+        return call
+    shape, wide, fresh = plan.lane_shape, plan.wide, np.zeros
 
-        def with_states(*addresses):
-            states = fresh(shape, wide)
-            call(*addresses, address(states))
+    def with_states(*addresses):
+        states = fresh(shape, wide)
+        call(*addresses, address(states))
 
-        self.call = with_states if makes_states else call
+    return with_states

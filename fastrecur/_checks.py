@@ -134,5 +134,20 @@ def lengths_in_range(lengths: np.ndarray, steps: int) -> np.ndarray:
     return np.array(lengths, np.int64, order="C")
 
 
+def out_memory(out: Any, operands: Any, ends: Any = ()) -> None:
+    """Raise unless ``out`` is an operand's own memory, or none of it, and none of that of lengths, offsets and resets.
+
+    Operands and ends are pairs of a name and an array, or what has no memory.
+    """
+    for name, operand in operands:
+        if type(operand) is not np.ndarray or operand is out:
+            continue
+        if _arrays.overlap(out, operand) and not _arrays.is_same_view(out, operand):
+            raise ValueError(say.out_overlap(name))
+    for name, end in ends:
+        if type(end) is np.ndarray and _arrays.overlap(out, end):
+            raise ValueError(say.out_shared(name))
+
+
 # By the argument's name: such an array, checked against the number of steps.
 IN_RANGE = {"lengths": lengths_in_range, "offsets": offsets_in_range}

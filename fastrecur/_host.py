@@ -12,10 +12,10 @@ from . import _messages as say
 _ndarray = np.ndarray
 _supported = _arrays.element
 
-# Calls of kinds seen before, by everything that a plan depends on: what is left to do for them, and how many steps.
-_shortcuts: dict[tuple, tuple[Callable | None, int]] = {}
-_UNKNOWN = None, 0
-_NO_OFFSETS = np.zeros(1, np.int64)
+# Calls of kinds seen before, by all that a kernel reads of them but numbers and addresses: what runs them, how many
+# steps they have, and the first one's cuts.
+_shortcuts: dict[tuple, tuple[Callable | None, int, _segments.Cuts | None]] = {}
+_UNKNOWN = None, 0, None
 MOST_KEPT = 1024
 _LARGEST = 1 << 1023
 
@@ -31,28 +31,29 @@ def _runner():
 
 def quick_forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     """Run a recurrence whose second operand is an ndarray, by a shortcut if there is one; None: look at the others."""
-    cuts = None if lengths is None else _cuts_as_given(lengths, reverse, return_state is not False)
+    borders = None if lengths is None else _segments.key(lengths)
     if (
-        (cuts is None and lengths is not None) or h0 is not None or (out is not None and type(out) is not _ndarray)
+        (borders is None and lengths is not None) or h0 is not None or (out is not None and type(out) is not _ndarray)
         or type(axis) is not int or type(reverse) is not bool
     ):  # fmt: skip
         return None
     to = None if out is None else (out.dtype, out.shape, out.strides)
-    borders = None if cuts is None else cuts.signature
     if type(a) is _ndarray:
         key = family, a.dtype, a.shape, a.strides, b.dtype, b.shape, b.strides, axis, reverse, to, borders
     elif type(a) is float:
         key = family, b.dtype, b.shape, b.strides, axis, reverse, to, borders
     else:
         return None
-    run, steps = _shortcuts.get(key, _UNKNOWN)
+    run, steps, cuts = _shortcuts.get(key, _UNKNOWN)
     if run is None:
         return forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, key)
     if return_state is not False and return_state is not True:
         return_state = _checks.flag("return_state", return_state)
+    if cuts is not None:
+        cuts = cuts.of(lengths, steps)
     if out is not None:
         _check_out(out, names, a, b, cuts=cuts)
-    result, carry = run(a, b, out, return_state, cuts and cuts.within(steps))
+    result, carry = run(a, b, out, return_state, cuts)
     return (result, _runner().narrowed(carry, result.dtype)) if return_state else result
 
 
@@ -81,7 +82,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
             raise ValueError(say.out_self_overlap())
         _check_out(out, names, a, b, cuts=cuts)
     if key is not None:
-        keep(_shortcuts, key, (_runner().known_forward(plan), plan.steps))
+        keep(_shortcuts, key, (_runner().known_forward(plan), plan.steps, cuts))
     out, carry = _runner().forward(plan, a, b, h0, lengths, out, return_state, cuts)
     result = owner.give(out) if given is None else given
     return (result, owner.give(_runner().narrowed(carry, plan.dtype))) if return_state else result
@@ -89,9 +90,9 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
 
 def quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state):
     """Run an adjoint as `quick_forward` runs a recurrence."""
-    cuts = None if lengths is None else _cuts_as_given(lengths, reverse)
+    borders = None if lengths is None else _segments.key(lengths)
     if (
-        (cuts is None and lengths is not None) or h0 is not None or grad_state is not None
+        (borders is None and lengths is not None) or h0 is not None or grad_state is not None
         or type(axis) is not int or type(reverse) is not bool
         or type(a) not in (_ndarray, float) or type(g) is not _ndarray or type(h) is not _ndarray
     ):  # fmt: skip
@@ -99,11 +100,11 @@ def quick_vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state)
     gate = (a.dtype, a.shape, a.strides) if type(a) is _ndarray else None
     key = (
         family, gate, b.dtype, b.shape, b.strides, g.dtype, g.shape, g.strides, h.dtype, h.shape, h.strides, axis,
-        reverse, None if cuts is None else cuts.signature,
+        reverse, borders,
     )  # fmt: skip
-    run, steps = _shortcuts.get(key, _UNKNOWN)
+    run, steps, cuts = _shortcuts.get(key, _UNKNOWN)
     if run is not None:
-        return run(g, a, b, h, cuts and cuts.within(steps))
+        return run(g, a, b, h, cuts and cuts.of(lengths, steps))
     return vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key)
 
 
@@ -132,7 +133,7 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, key=N
     if lengths is not None:
         lengths = _checks.lengths_in_range(lengths, plan.steps)
     if key is not None:
-        keep(_shortcuts, key, (_runner().known_vjp(plan), plan.steps))
+        keep(_shortcuts, key, (_runner().known_vjp(plan), plan.steps, cuts))
     grad_a, grad_b, carry = _runner().vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts)
     grad_h0 = None if h0 is None else _runner().summed_to(carry, np.shape(h0), plan.h0_dtype)
     return owner.give(grad_a), owner.give(grad_b), owner.give(grad_h0)
@@ -145,19 +146,6 @@ def _cut(names, a, b, states, axis, reverse, lengths):
     has_states, states = any(v is not None for v in states.values()), {k: _signature(v) for k, v in states.items()}
     cuts = _segments.check(names, _signature(a), _signature(b), states, axis, reverse, lengths, has_states)
     return cuts, cuts.signature, cuts.lengths
-
-
-def _cuts_as_given(lengths, reverse, asks_state=False):
-    """Return the cuts of resets, or of offsets that are not checked, where nothing else is to be done for them."""
-    if type(lengths) is not _checks.Segments or type(reverse) is not bool or lengths.lengths is not None:
-        return None
-    _, offsets, resets = lengths
-    if offsets is None and type(resets) is _ndarray and resets.dtype == bool and not (reverse and asks_state):
-        return _segments.Cuts(_problem.RESETS, None, _NO_OFFSETS, resets, 0, reverse, (resets.shape, resets.strides))
-    is_plain = type(offsets) is _ndarray and offsets.dtype == np.int64 and offsets.ndim == 1
-    if resets is None and is_plain and len(offsets):
-        return _segments.Cuts(_problem.OFFSETS, None, offsets, None, 0, reverse, None)
-    return None
 
 
 def keep(kept, key, value):
@@ -214,12 +202,8 @@ def _check_out(out, names, *operands, cuts=None):
     """Raise unless ``out`` may be written to, given its layout."""
     if not out.flags.writeable:
         raise ValueError(say.out_read_only())
-    borders = () if cuts is None else (("offsets", cuts.borders), ("resets", cuts.flags))
-    for name, operand in (*zip(names, operands, strict=False), *borders):
-        if type(operand) is not _ndarray or operand is out:
-            continue
-        if _arrays.overlap(out, operand) and not _arrays.is_same_view(out, operand):
-            raise ValueError(say.out_overlap(name))
+    ends = () if cuts is None else (("offsets", cuts.borders), ("resets", cuts.flags))
+    _checks.out_memory(out, zip(names, operands, strict=False), ends)
 
 
 # ---- A complex series whose gate is real is two real series ---------------------------------------------------------

@@ -177,6 +177,7 @@ out_shape = _message("`out` must have the result's shape {1}, got {0}")
 out_dtype = _message("`out` must have the result's dtype {1}, got {0}")
 out_read_only = _message("`out` must be writeable, got a read-only array")
 out_overlap = _message("`out` must be `{name}` itself or share no memory with it, got a partial overlap")
+out_shared = _message("`out` must share no memory with `{name}`, which are read while results are written")
 out_self_overlap = _message("`out` must not overlap itself, got an array with two indices for one place in memory")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import _cost, _problem, _shapes, _threads
 from ._arrays import SCALARS, address, array_at
-from ._bound import ShortCall, bind, is_short
+from ._bound import bind, is_short, short_call
 from ._layout import CARRY, FLAGS, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from ._memory_pool import LINE
 from ._parts import Parts
@@ -149,8 +149,8 @@ def known_forward(plan):
     """
     if not is_short(plan) or not plan.c_order or not plan.carry_c_order:
         return lambda a, b, out, return_state, cuts: forward(plan, a, b, None, None, out, return_state, cuts)
-    short = ShortCall(plan, "forward", (A, B, H, CARRY, *[FLAGS] * plan.is_flagged))
-    shape, dtype, lane_shape, wide, call = plan.shape, plan.dtype, plan.lane_shape, plan.wide, short.call
+    call = short_call(plan, "forward", (A, B, H, CARRY, *[FLAGS] * plan.is_flagged))
+    shape, dtype, lane_shape, wide = plan.shape, plan.dtype, plan.lane_shape, plan.wide
 
     def run(a, b, out, return_state, cuts):
         if return_state and cuts is not None and cuts.kind == OFFSETS:
@@ -162,9 +162,10 @@ def known_forward(plan):
             a = as_array(a, wide)
         marks = () if cuts is None else cuts.marks(plan)  # which live as long as the call
         call(*map(address, (a, b, out, carry, *marks)))
+        if return_state and cuts is not None:
+            cuts.clear_ends(carry)
         return out, carry
 
-    run.keep = short
     return run
 
 
@@ -178,8 +179,7 @@ def known_vjp(plan):
     (a_shape, a_dtype, a_strides), (b_shape, b_dtype, b_strides) = plan.gradients
     make_a, a_made, to_a = (np.zeros, wide, SUMS_A) if a_strides is None else (np.empty, a_dtype, TO_A)
     make_b, b_made, to_b = (np.zeros, wide, SUMS_B) if b_strides is None else (np.empty, b_dtype, TO_B)
-    short = ShortCall(plan, "vjp", (G, A, B, H, to_a, to_b, *[FLAGS] * plan.is_flagged))
-    call = short.call
+    call = short_call(plan, "vjp", (G, A, B, H, to_a, to_b, *[FLAGS] * plan.is_flagged))
 
     def run(g, a, b, h, cuts):
         if type(a) is float:
@@ -193,7 +193,6 @@ def known_vjp(plan):
             grad_b = narrowed(grad_b, b_dtype)
         return grad_a, grad_b, None
 
-    run.keep = short
     return run
 
 

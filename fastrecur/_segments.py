@@ -25,11 +25,12 @@ class Cuts(NamedTuple):
         """What a plan depends on."""
         return self.kind, self.layout
 
-    def within(self, steps: int) -> Cuts:
-        """Return the same with offsets that are checked against the number of steps."""
-        if self.kind != _problem.OFFSETS:
-            return self
-        return self._replace(borders=_checks.offsets_in_range(self.borders, steps))
+    def of(self, segments: _checks.Segments, steps: int) -> Cuts:
+        """Return those of another call of the same kind, in whose `key` all is as in that of this one's."""
+        _, offsets, resets = segments
+        borders = self.borders if offsets is None else _checks.offsets_in_range(offsets, steps)
+        flags = None if resets is None or self.layout is None else resets.reshape(self.layout[0])
+        return Cuts(self.kind, None, borders, flags, self.axis, self.reverse, self.layout)
 
     @property
     def segments(self) -> int | None:
@@ -79,6 +80,17 @@ class Cuts(NamedTuple):
         first, stop = self.borders[:-1], self.borders[1:]
         begin = plan.steps - stop if self.reverse else first
         return np.stack([begin, stop - first, np.arange(len(first)) * plan.state_bytes], axis=1)[first < stop]
+
+
+def key(segments: Any) -> tuple | None:
+    """Return what is remembered of offsets or resets beside their numbers; None for what is to be looked at anew."""
+    if type(segments) is not _checks.Segments or segments.lengths is not None:
+        return None
+    offsets, resets = segments.offsets, segments.resets
+    if offsets is None and type(resets) is np.ndarray and resets.dtype == bool:
+        return resets.shape, resets.strides
+    is_plain = resets is None and type(offsets) is np.ndarray and offsets.dtype == np.int64
+    return (_problem.OFFSETS,) if is_plain and offsets.ndim == 1 and len(offsets) else None
 
 
 def check(

@@ -65,7 +65,7 @@ def forget_mult(
         Also return the state after the last valid step in the scan direction.
     out : array, optional
         The array to write the result to, of its shape and dtype. It may be an operand itself, but must not overlap one
-        in part. Not for tensors that require grad.
+        in part, nor `offsets` or `resets` at all. Not for tensors that require grad.
 
     Returns
     -------

@@ -245,9 +245,9 @@ def test_wrong_arguments_of_native_code():
     call = _compile.kernel(_rows.forward, "forget_same", "f8", a="f8", b="f8", h="f8", flags="b1")
     with pytest.raises(TypeError, match="float"):
         call(None, 1.5, *[0] * 12)
-    prepared = _native.Prepared(call, [0] * 14, (1, 2), 4, 1, releases=False)
+    prepared = _native.prepared(call, [0] * 14, (1, 2), 4, 1, releases=False, owners=())
     with pytest.raises(TypeError, match="float"):
-        prepared.call(0, 1.5)
+        prepared(0, 1.5)
 
 
 def test_who_may_read_what_is_kept(tmp_path):

@@ -635,12 +635,12 @@ def test_a_kernel_is_given_as_many_arguments_as_it_takes():
         with pytest.raises(TypeError, match=f"takes 14 arguments here, and {count} came"):
             _native.table([(kernel, *[0] * count)])
         with pytest.raises(TypeError, match=f"takes 14 arguments here, and {count} came"):
-            _native.Prepared(kernel, [0] * count, (1, 2), 4, 1, releases=False)
+            _native.prepared(kernel, [0] * count, (1, 2), 4, 1, releases=False, owners=())
     with pytest.raises(ValueError, match="256 words .* 257"):
-        _native.Prepared(kernel, [0] * 14, (1, 2), 4, 257, releases=False)
-    prepared = _native.Prepared(kernel, [0] * 14, (1, 2), 4, 1, releases=False)
+        _native.prepared(kernel, [0] * 14, (1, 2), 4, 257, releases=False, owners=())
+    prepared = _native.prepared(kernel, [0] * 14, (1, 2), 4, 1, releases=False, owners=())
     with pytest.raises(TypeError, match="takes 2 arguments here, and 3 came"):
-        prepared.call(0, 0, 0)
+        prepared(0, 0, 0)
 
 
 @pytest.mark.parametrize("missing", ["sched_yield", "PyThread_start_new_thread"])

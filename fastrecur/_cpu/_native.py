@@ -46,7 +46,7 @@ _known = {}  # of a kernel that is called by a trampoline: its address and how m
 def callable_of(code, symbol, arity):
     """Return the kernel of some machine code, which takes so many arguments, as something to be called from Python."""
     place = _loaded(code, symbol)[0]
-    call = _prepared(place, [0] * arity, range(arity), arity, 0, True)
+    call = _prepared(place, [0] * arity, range(arity), arity, 0, True, ())
     _known[call] = place, arity
     return call
 
@@ -67,19 +67,18 @@ def _loaded(code, *symbols):
     return places
 
 
-class Prepared:
-    """A kernel with all of its arguments but a few addresses: what is called so often that each argument counts.
+def prepared(kernel, arguments, places, scratch, words, releases, owners):
+    """Return what calls a kernel with all of its arguments but a few addresses: for calls in which each one counts.
 
-    Of the kernel's ``arguments``, those in ``places`` are what is added to the addresses that `call` is given, in that
-    order, and the one in ``scratch`` will be the address of ``words`` zeros, made anew at each call. Python's lock is
-    given up for the time of the call only if ``releases``.
+    Of the kernel's ``arguments``, those in ``places`` are what is added to the addresses that are given, in that order,
+    and the one in ``scratch`` will be the address of ``words`` zeros, made anew at each call. Python's lock is given up
+    for the time of the call only if ``releases``. The other arguments may be addresses in the memory of ``owners``,
+    which live as long as what is returned.
     """
-
-    def __init__(self, kernel, arguments, places, scratch, words, releases):
-        if words > MOST_SCRATCH:
-            raise ValueError(say.kernel_scratch(MOST_SCRATCH, words))
-        scratch = scratch if words else len(arguments)
-        self.call = _prepared(_checked(kernel, arguments), arguments, places, scratch, words, releases)
+    if words > MOST_SCRATCH:
+        raise ValueError(say.kernel_scratch(MOST_SCRATCH, words))
+    scratch = scratch if words else len(arguments)
+    return _prepared(_checked(kernel, arguments), arguments, places, scratch, words, releases, owners)
 
 
 def _checked(kernel, arguments):
@@ -90,13 +89,13 @@ def _checked(kernel, arguments):
     return place
 
 
-def _prepared(place, arguments, places, scratch, words, releases):
+def _prepared(place, arguments, places, scratch, words, releases, owners):
     error, record = say.kernel_arguments(len(places), "%ld").encode(), np.zeros(_VALUES + MOST_ARGUMENTS, np.int64)
     message = ctypes.cast(error, ctypes.c_void_p).value
     record[:_PLACES] = place, len(arguments), scratch, words, releases, len(places), message
     record[_PLACES : _PLACES + len(places)] = places
     record[_VALUES : _VALUES + len(arguments)] = arguments
-    return trampolines().make(address(record), (record, error))
+    return trampolines().make(address(record), (record, error, owners))
 
 
 def is_native(calls):

@@ -110,12 +110,13 @@ def _ghost(value):
     return np.asarray(SimpleNamespace(__array_interface__=interface))
 
 
-def _check_out(out, names, *operands):
+def _check_out(out, ends, names, *operands):
     """Raise unless results may be written to ``out``; return whether it is one of the operands."""
     ghost, others = _ghost(out), [_ghost(operand) for operand in operands]
     if host.overlaps_itself(ghost):
         raise ValueError(say.out_self_overlap())
     _host._check_out(ghost, names, *others)
+    _checks.out_memory(ghost, (), [(name, _ghost(view)) for name, view in ends._asdict().items() if _is_view(view)])
     return any(type(other) is np.ndarray and host.overlap(ghost, other) for other in others)
 
 
@@ -161,17 +162,16 @@ def _remember(key, plan, work, results):
 
 
 def remembered(options, *operands):
-    """Return a plain call's shortcut, and what takes it and the operands' addresses or numbers, 0 for None; or None.
+    """Return a plain call's shortcut, or None.
 
     ``options`` are family, axis, reverse, of a forward call return_state, and the dtype; operands are in the function's
     order. Addresses must end as theirs do.
     """
-    shortcut = _shortcuts.get(_glance(options, *operands)[0])
-    return shortcut and (shortcut, _take_shortcut)
+    return _shortcuts.get(_glance(options, *operands)[0])
 
 
-def _take_shortcut(shortcut, places):
-    """Run a call that was remembered; return its results."""
+def take_shortcut(shortcut, places):
+    """Run a call that was remembered, of its operands' addresses or numbers, 0 for None; return its results."""
     program, owner, device, makes, lend = shortcut
     given = []
     for make in makes:
@@ -194,7 +194,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
     if lengths is None and out is None and fresh is None:
         key, places = _glance((family, axis, reverse, return_state, dtype), a, b, h0)
         if key in _shortcuts:
-            results = _take_shortcut(_shortcuts[key], places)
+            results = take_shortcut(_shortcuts[key], places)
             return tuple(results) if return_state else results[0]
     (a, b, h0, out), ends, work = _take(family, (*names, "out"), (a, b, h0, out), lengths)
     told = axis, reverse, _checks.split(*map(_signature, ends)), complex in (type(a), type(b), type(h0)), dtype
@@ -202,7 +202,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out, 
     to = _signature(out) if fresh is None else fresh
     plan = _plan.forward(*operands, to, *told)
     if out is not None:
-        in_place = _check_out(out, names, a, b)
+        in_place = _check_out(out, ends, names, a, b)
         if (in_place and plan.choice.tiles > 1) or (_is_view(h0) and host.overlap(_ghost(out), _ghost(h0))):
             plan = _plan.forward(*operands, to, *told, aside=True)
     known = plan.plan
@@ -226,7 +226,7 @@ def vjp(family, names, g, a, b, h, h0, axis, reverse, lengths, grad_state, dtype
     if lengths is None and layouts == (None, None):
         key, places = _glance((family, axis, reverse, dtype), g, a, b, h, h0, grad_state)
         if key in _shortcuts:
-            return tuple(_take_shortcut(_shortcuts[key], places))
+            return tuple(take_shortcut(_shortcuts[key], places))
     values, ends, work = _take(family, (*names, "h0", "grad_state"), (g, a, b, h, h0, grad_state), lengths)
     *operands, h0, grad_state = values
     signatures = (*map(_signature, operands), _state(h0), _state(grad_state))

@@ -222,21 +222,19 @@ def check_out(out, shape, dtype, operands):
         raise TypeError(say.out_dtype(out.dtype, dtype))
 
 
-def check_overlap(out, operands):
-    """Raise unless ``out`` is an operand's own memory, or none of it."""
-    place = _bytes(out)
+def check_overlap(out, operands, lengths):
+    """Raise unless ``out`` is an operand's own memory, or none of it, and none of offsets' and resets'."""
+    place, cuts = _bytes(out), _checks.parts(lengths)  # lengths are copied
     if _arrays.overlaps_itself(place):
         raise ValueError(say.out_self_overlap())
-    for name, operand in operands:
-        if _is_number(operand) or operand is out:
-            continue
-        other = _bytes(operand)
-        if _arrays.overlap(place, other) and not _arrays.is_same_view(place, other):
-            raise ValueError(say.out_overlap(name))
+    ends = ("offsets", cuts.offsets), ("resets", cuts.resets)
+    _checks.out_memory(place, *([(name, _bytes(v)) for name, v in pairs if v is not out] for pairs in (operands, ends)))
 
 
 def _bytes(tensor):
-    """Return a view of a tensor's memory in elements of its size."""
+    """Return a view of a tensor's memory in elements of its size; what is no tensor as it is."""
+    if not isinstance(tensor, torch.Tensor):
+        return tensor
     tensor = tensor.detach()
     return (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
 

@@ -32,7 +32,7 @@ def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     if out is not None and not is_pair and no_modes_active() and all(
         kernel_can_read(v) for v in (a, b, h0, out, *_checks.parts(lengths)) if not _is_number(v)
     ):  # fmt: skip
-        _arguments.check_overlap(out, operands)
+        _arguments.check_overlap(out, operands, lengths)
         with event(NAMES[family]):
             _, h_last = _tensors.forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, out)
         if not out.is_inference():

@@ -3,13 +3,13 @@
 import torch
 from torch.autograd import Function
 
+from .. import _host
 from .._checks import Segments
 from . import _tensors
 from ._arguments import as_tensor
 from ._autograd import recorded_vjp
-from ._modes import PLAIN, event, kernel_can_read, no_modes_active
+from ._modes import event, kernel_can_read, key_of, no_modes_active
 from ._ops import NAMES
-from ._torch_internals import in_short_gradient
 
 _is_number, reads = _tensors.is_number, _tensors.reads
 _grad_enabled = torch.is_grad_enabled
@@ -76,22 +76,25 @@ class Eager(Function):
 apply = super(Function, Eager).apply  # Function.apply itself looks for transforms, which are not there
 
 
-def short(family, a, b, axis, reverse, dtype):
-    """Return what runs a short call of a and b, and others of its kind, without a gradient and with; or None."""
+def short(family, a, b, axis, reverse, dtype, is_recorded):
+    """Return what runs a short call of a and b and others of its kind, whose gradient is recorded or not; or None."""
     # They are two tensors whose forms are known, or a number and one.
-    if dtype.is_complex:  # or a conjugate would not be told from what it is made of
+    if dtype.is_complex:  # with a real gate it is run as pairs
         return None
     if b.dtype in _tensors.INTEGERS and (_is_number(a) or a.dtype in _tensors.INTEGERS):
         return None  # torch's default dtype is in no key
-    run_forward = _tensors.short_forward(family, a, b, axis, reverse, dtype)
-    if run_forward is None:
-        return None
-    problem, number, vjps = (family, axis, reverse, dtype, False, _tensors), _is_number(a), {}
+    run = _tensors.short_forward(family, a, b, axis, reverse, dtype)
+    return run if run is None or not is_recorded else _recorded(run, family, _is_number(a), axis, reverse, dtype)
+
+
+def _recorded(run_forward, family, number, axis, reverse, dtype):
+    """Return what runs a short call and records its gradient; whether ``a`` is a number is known."""
+    problem, vjps = (family, axis, reverse, dtype, False, _tensors), {}
 
     class Short(Function):  # a class of each problem's own: what it knows need not be told in every call
         @staticmethod
         def forward(ctx, a, b):
-            h = run_forward(a, b, 0 if number else a.data_ptr(), b.data_ptr())
+            h = run_forward(a, b)
             ctx.set_materialize_grads(False)
             needs_b, needs_h = reads(family, ctx.needs_input_grad)
             if number:
@@ -106,23 +109,17 @@ def short(family, a, b, axis, reverse, dtype):
             if g is None:
                 return None, None
             a, b, h = ctx.saved_tensors
-            if number:
-                a = ctx.number
-            if not _grad_enabled() and type(g) in PLAIN and g.is_cpu and in_short_gradient():
-                try:
-                    # Hooks may have changed what was saved, so nothing is taken for granted but dtypes and shapes.
-                    key = (
-                        ctx.needs_input_grad, g.stride(), number or a.is_contiguous() or a.stride(),
-                        h is None or h.is_contiguous() or h.stride(), b is None or b.is_contiguous() or b.stride(),
-                    )  # fmt: skip
-                    run = vjps.get(key)
-                    if run is not None and not g.is_neg():
-                        return run(g, a, b, h)
-                    b = ctx.b_form if b is None else b
-                    if key not in vjps and engine([v for v in (g, a, b, h) if isinstance(v, torch.Tensor)], None):
-                        vjps[key] = _tensors.short_vjp(family, g, a, b, h, axis, reverse, dtype, key[0])
-                except RuntimeError:  # no strides, or no memory
-                    pass
-            return gradients(problem, (*ctx.needs_input_grad, False), g, a, ctx.b_form if b is None else b, h)[:2]
+            a = ctx.number if number else a
+            # Hooks may have changed all of what was saved.
+            key = None if _grad_enabled() else key_of(ctx.needs_input_grad, g, a, b, h)
+            run = vjps.get(key)
+            if run is not None:
+                return run(g, a, b, h)
+            b = ctx.b_form if b is None else b
+            if key is not None and key not in vjps:
+                on_cpu = all(v.is_cpu for v in (g, a, b, h) if isinstance(v, torch.Tensor))
+                to = (family, g, a, b, h, axis, reverse, dtype, ctx.needs_input_grad)
+                _host.keep(vjps, key, _tensors.short_vjp(*to) if on_cpu else None)
+            return gradients(problem, (*ctx.needs_input_grad, False), g, a, b, h)[:2]
 
-    return run_forward, super(Function, Short).apply  # as `apply` above
+    return super(Function, Short).apply  # as `apply` above

@@ -5,11 +5,13 @@ import contextlib
 import torch
 
 from . import _torch_internals as _internals
-from ._torch_internals import compiling, dispatch_modes, function_modes, interpreter
+from ._torch_internals import compiling, dispatch_modes, function_modes, interpreter, tracing
 
-PLAIN = torch.Tensor, torch.nn.Parameter
+PLAIN = _Tensor, _Parameter = torch.Tensor, torch.nn.Parameter
 
+_grad_enabled = torch.is_grad_enabled
 _exporting = getattr(torch.compiler, "is_exporting", lambda: False)
+_COMPLEX = frozenset((torch.complex32, torch.complex64, torch.complex128))
 _NO_EVENT = contextlib.nullcontext()
 
 
@@ -19,13 +21,46 @@ def no_modes_active():
         _internals.TELLS_MODES
         and not compiling()
         and not dispatch_modes()
-        and not any(  # a mode that does more than give new tensors a device, as torch.set_default_device does
-            type(_internals.function_mode(k)) is not _internals.DeviceContext for k in range(function_modes())
-        )
         and interpreter() is None
         and not _internals.has_forward_level()
-        and _internals.tracing() is None
+        and tracing() is None
+        and (not function_modes() or _give_devices_alone())
     )
+
+
+def _give_devices_alone():
+    """Return whether all modes of functions only give new tensors a device, as torch.set_default_device does."""
+    return all(type(_internals.function_mode(k)) is _internals.DeviceContext for k in range(function_modes()))
+
+
+def key_of(options, *operands):
+    """Return what a call may be remembered by: all that a kernel reads of it but numbers and addresses.
+
+    None where torch has anything in play that must see the call, and for operands that a kernel cannot read by their
+    addresses. An operand is a tensor, a float or None. Last in a key is whether a gradient is recorded.
+    """
+    if not no_modes_active() or _internals.is_profiled():
+        return None
+    key, wants = (options,), False
+    for value in operands:
+        kind = type(value)
+        if kind is _Tensor or kind is _Parameter:
+            try:
+                place, dtype = value.data_ptr(), value.dtype
+                if not place or value.is_neg() or (dtype in _COMPLEX and value.is_conj()):
+                    return None
+                # Kernels of a GPU load as many bytes at once as an address is a multiple of.
+                on = value.is_cpu or (value.device, place & 7)
+                key += dtype, value.shape, value.is_contiguous() or value.stride(), on
+            except RuntimeError:  # no strides, or no memory
+                return None
+            if value.requires_grad:
+                wants = True
+        elif value is None or kind is float:
+            key += (kind,)
+        else:
+            return None
+    return *key, wants and _grad_enabled()
 
 
 def event(name):
@@ -39,7 +74,7 @@ def loses_attributes():
         return "torch.export"
     if torch.compiler.is_compiling():
         return None
-    if _internals.tracing() is not None:
+    if tracing() is not None:
         return "torch.jit.trace"
     if interpreter() is not None:
         return "a transform of torch.func"

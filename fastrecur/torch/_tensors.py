@@ -245,22 +245,23 @@ def summary(family, a, b, start, lengths, axis, reverse, dtype, back):
 
 
 def short_forward(family, a, b, axis, reverse, dtype):
-    """Return a function for a short run of a kind, of a and b and their addresses; None if it is not short."""
+    """Return a function for a short run of a kind, of a and b; None if it is not short."""
     plan, strides = _plan_forward(family, form(a), form(b), None, None, _WHOLE, axis, reverse, dtype)
     if not _run.is_short(plan) or not plan.carry_c_order:
         return None
-    short, number = _run.ShortCall(plan, "forward", (_layout.A, _layout.B, _layout.H)), is_number(a)
-    call, wide, allocate = short.call, plan.wide, _allocator(b, plan.shape, strides, dtype)
+    call, number = _run.short_call(plan, "forward", (_layout.A, _layout.B, _layout.H)), is_number(a)
+    wide, allocate = plan.wide, _allocator(b, plan.shape, strides, dtype)
 
-    def run(a, b, at_a, at_b):
+    def run(a, b):
         h = allocate(b)
         if number:
             a = _run.as_array(a, wide)
             at_a = address(a)
-        call(at_a, at_b, h.data_ptr())
+        else:
+            at_a = a.data_ptr()
+        call(at_a, b.data_ptr(), h.data_ptr())
         return h
 
-    run.keep = short
     return run
 
 
@@ -284,8 +285,7 @@ def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
     number, wide = is_number(a), plan.wide
     reads_b, reads_h = reads(family, wanted)
     to = [place for place, is_wanted in ((to_a, want_a), (to_b, want_b)) if is_wanted]
-    short = _run.ShortCall(plan, "vjp", (_layout.G, _layout.A, _layout.B, _layout.H, *to))
-    call = short.call
+    call = _run.short_call(plan, "vjp", (_layout.G, _layout.A, _layout.B, _layout.H, *to))
 
     def run(g, a, b, h):
         at_g = g.data_ptr()  # also in place of what is not there, which would not be read for a result
@@ -304,7 +304,6 @@ def short_vjp(family, g, a, b, h, axis, reverse, dtype, wanted):
         # What is summed is so in the carry's dtype.
         return grad_a if own_a is None else grad_a.to(own_a), grad_b if own_b is None else grad_b.to(own_b)
 
-    run.keep = short
     return run
 
 

@@ -49,16 +49,6 @@ if not hasattr(_profiler, "_is_profiler_enabled"):
     _profiler = types.SimpleNamespace(_is_profiler_enabled=False)
 
 
-def in_short_call():
-    """Return whether nothing is active that is told apart at once: a compiler, modes, tangents, a profiler."""
-    return in_short_gradient() and not function_modes()
-
-
-def in_short_gradient():
-    """Return the same for a gradient: there, modes of functions have no say."""
-    return not (compiling() or dispatch_modes() or _forward_ad._current_level >= 0 or _profiler._is_profiler_enabled)
-
-
 def has_forward_level():
     return _forward_ad._current_level >= 0
 

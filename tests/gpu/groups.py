@@ -130,7 +130,7 @@ def forget():
     _plan.vjp.cache_clear()
     _recurrence._shortcuts.clear()
     if "fastrecur.torch._short_calls" in sys.modules:
-        sys.modules["fastrecur.torch._short_calls"]._shorts_on_gpu.clear()
+        sys.modules["fastrecur.torch._short_calls"]._known.clear()
 
 
 def replanned(call, **names):

@@ -18,7 +18,10 @@ def is_elsewhere(array, start, end):
 
 
 def place(driver, setattr):
-    """Let CPU tensors stand on device 0 of a driver without a card; `setattr` is Python's own or monkeypatch's."""
+    """Let CPU tensors stand on device 0 of a driver without a card; `setattr` is Python's own or monkeypatch's.
+
+    Return what lets kernels touch a tensor: calls that are remembered do not look at those they are given.
+    """
 
     def own(tensor):
         start, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
@@ -64,3 +67,4 @@ def place(driver, setattr):
     setattr(_arrays, "_libraries", {})
     setattr(_arrays, "is_on_device", lambda value: isinstance(value, torch.Tensor))
     setattr(_pool, "_is_on_gpu", lambda tensor: True)
+    return own

@@ -1,0 +1,215 @@
+"""Every function by its second and fourth call: with the same arrays, others, and whatever may come in between."""
+
+import numpy as np
+import pytest
+from repeated import check_again
+
+import fastrecur
+from fastrecur import returns, smoothing
+
+STEPS = 1100  # as many as kernels read offsets of, and states of which are too many for the stack
+FORGET, LINEAR = fastrecur.forget_mult, fastrecur.linear_recurrence
+FORGET_VJP, LINEAR_VJP = fastrecur.forget_mult_vjp, fastrecur.linear_recurrence_vjp
+
+
+def arrays_of(*makers):
+    """Return a function from a number to arrays of its values."""
+
+    def make(number):
+        rng = np.random.default_rng(number)
+        return [one(rng) for one in makers]
+
+    return make
+
+
+def uniform(*shape, dtype=np.float64):
+    return lambda rng: rng.random(shape).astype(dtype)
+
+
+def borders(steps, count):
+    """Offsets of so many segments, some of them empty perhaps."""
+    return lambda rng: np.concatenate([[0], np.sort(rng.integers(0, steps + 1, count - 1)), [steps]])
+
+
+def flags(*shape):
+    return lambda rng: rng.random(shape) < 0.1
+
+
+def fill(operands, others):
+    for own, other in zip(operands, others, strict=True):
+        own[...] = other
+
+
+def with_out(call):
+    """Return a call whose results are written to memory of its own, which nobody keeps."""
+    return lambda *operands: call(*operands, np.full(np.broadcast_shapes(*(v.shape for v in operands[:2])), np.nan))
+
+
+SHORT = {
+    "one after the other": lambda f, x, o, r: FORGET(f, x),
+    "with its state": lambda f, x, o, r: FORGET(f, x, return_state=True),
+    "reverse": lambda f, x, o, r: FORGET(f, x, reverse=True),
+    "the last axis": lambda f, x, o, r: FORGET(f, x, axis=1),
+    "linear": lambda f, x, o, r: LINEAR(f, x),
+    "of a number": lambda f, x, o, r: FORGET(0.25, x),
+    "of another number": lambda f, x, o, r: FORGET(0.75, x),
+    "transposed": lambda f, x, o, r: FORGET(f.T, x.T, axis=1),
+    "with out": with_out(lambda f, x, o, r, out: FORGET(f, x, out=out)),
+    "with a first state": lambda f, x, o, r: FORGET(f, x, f[0]),
+    "float32": lambda f, x, o, r: FORGET(f.astype("f4"), x.astype("f4")),
+    "mixed": lambda f, x, o, r: FORGET(f.astype("f4"), x),
+    "lengths": lambda f, x, o, r: FORGET(f, x, lengths=np.arange(x.shape[1]) % len(x)),
+    "offsets": lambda f, x, o, r: FORGET(f, x, offsets=o, return_state=True),
+    "offsets in reverse": lambda f, x, o, r: FORGET(f, x, offsets=o, reverse=True),
+    "offsets of a number": lambda f, x, o, r: LINEAR(0.5, x, offsets=o),
+    "resets": lambda f, x, o, r: FORGET(f, x, resets=r),
+    "resets in reverse": lambda f, x, o, r: FORGET(f, x, resets=r, reverse=True, return_state=True),
+    "resets of each series": lambda f, x, o, r: FORGET(f, x, resets=x > 0.8),
+    "resets in reverse along the last axis": lambda f, x, o, r: FORGET(
+        f, x, resets=x > 0.8, axis=1, reverse=True, return_state=True
+    ),
+    "both": lambda f, x, o, r: FORGET(f, x, offsets=o, resets=r),
+    "out and offsets": with_out(lambda f, x, o, r, out: FORGET(f, x, offsets=o, out=out)),
+    "gradients": lambda f, x, o, r: FORGET_VJP(x, f, x, f),
+    "gradients in reverse": lambda f, x, o, r: FORGET_VJP(x, f, x, f, reverse=True),
+    "gradients of a number": lambda f, x, o, r: LINEAR_VJP(x, 0.5, x, f),
+    "gradients of a row": lambda f, x, o, r: LINEAR_VJP(x, f[:1], x, f),
+    "gradients, offsets": lambda f, x, o, r: FORGET_VJP(x, f, x, f, offsets=o),
+    "gradients, resets": lambda f, x, o, r: FORGET_VJP(x, f, x, f, resets=r, reverse=True),
+}  # fmt: skip
+
+
+def some(ways, *names):
+    return {name: ways[name] for name in names}
+
+
+SETS = [list(SHORT)[k : k + 7] for k in range(0, len(SHORT), 7)]
+
+
+@pytest.mark.parametrize("names", SETS, ids=lambda names: names[0])
+@pytest.mark.parametrize("shape", [(STEPS, 3), (40, 5)], ids=str)
+def test_recurrences(names, shape):
+    """Short problems, which are remembered down to the kernel's arguments."""
+    operands = uniform(*shape), uniform(*shape), borders(shape[0], 5), flags(shape[0])
+    check_again(some(SHORT, *names), arrays_of(*operands), fill)
+
+
+@pytest.mark.parametrize("shape", [(70_000,), (300, 2000)], ids=str)
+def test_larger_recurrences(shape):
+    """Problems that are shared among threads, and results of memory that is used again."""
+    ways = (
+        "one after the other",
+        "reverse",
+        "offsets",
+        "resets in reverse",
+        "gradients",
+        "gradients, offsets",
+        "with out",
+    )
+    operands = uniform(*shape), uniform(*shape), borders(shape[0], 5), flags(shape[0])
+    check_again(some(SHORT, *ways), arrays_of(*operands), fill)
+
+
+SMOOTHED = {
+    "mean": lambda x, a, t, k: smoothing.ewm_mean(x, alpha=0.3),
+    "mean of others": lambda x, a, t, k: smoothing.ewm_mean(x, alpha=0.6),
+    "mean, adjust=False": lambda x, a, t, k: smoothing.ewm_mean(x, alpha=0.3, adjust=False),
+    "mean, ignore_na": lambda x, a, t, k: smoothing.ewm_mean(np.where(x < 0.1, np.nan, x), alpha=0.3, ignore_na=True),
+    "mean, min_periods": lambda x, a, t, k: smoothing.ewm_mean(x, alpha=0.3, min_periods=4),
+    "mean along the last axis": lambda x, a, t, k: smoothing.ewm_mean(x, alpha=0.3, axis=-1),
+    "mean of float32": lambda x, a, t, k: smoothing.ewm_mean(x.astype("f4"), alpha=0.3),
+    "mean of strided": lambda x, a, t, k: smoothing.ewm_mean(x[::2], alpha=0.3),
+    "an alpha for each step": lambda x, a, t, k: smoothing.ewm_mean(x, alpha=a),
+    "times": lambda x, a, t, k: smoothing.ewm_mean(x, halflife=2.0, times=np.cumsum(t)),
+    "groups": lambda x, a, t, k: smoothing.ewm_mean(x, alpha=0.3, groups=k),
+    "resets": lambda x, a, t, k: smoothing.ewm_mean(x, alpha=0.3, resets=k == 0),
+    "sum": lambda x, a, t, k: smoothing.ewm_sum(x, alpha=0.3),
+    "variance": lambda x, a, t, k: smoothing.ewm_var(x, alpha=0.3),
+    "variance, bias": lambda x, a, t, k: smoothing.ewm_var(x, alpha=0.3, bias=True),
+    "deviation": lambda x, a, t, k: smoothing.ewm_std(x, alpha=0.3),
+    "covariance": lambda x, a, t, k: smoothing.ewm_cov(x, x[::-1], alpha=0.3),
+    "correlation": lambda x, a, t, k: smoothing.ewm_corr(x, x[::-1], alpha=0.3),
+    "both ways": lambda x, a, t, k: smoothing.ewm_filtfilt(x, alpha=0.3),
+    "kama": lambda x, a, t, k: smoothing.kama(x),
+    "pcen": lambda x, a, t, k: smoothing.pcen(x, axis=0),
+    "a stream": lambda x, a, t, k: in_chunks(smoothing.Ewm(alpha=0.3), x),
+    "a stream with times": lambda x, a, t, k: in_chunks(smoothing.Ewm(halflife=2.0), x, np.cumsum(t)),
+}
+
+
+def in_chunks(stream, x, times=None):
+    parts = [slice(0, 7), slice(7, 7), slice(7, 20), slice(20, None)]
+    results = [stream.update(x[part], None if times is None else times[part]) for part in parts]
+    return [*results, stream.state.mean, stream.state.weight]
+
+
+@pytest.mark.parametrize("first", range(0, len(SMOOTHED), 6))
+@pytest.mark.parametrize("shape", [(40,), (300, 3)], ids=str)
+def test_smoothing(first, shape):
+    keys = lambda rng: rng.integers(0, 4, shape[0])  # noqa: E731
+    operands = uniform(*shape), lambda rng: 0.1 + 0.8 * rng.random(shape), uniform(shape[0]), keys
+    check_again(some(SMOOTHED, *list(SMOOTHED)[first : first + 6]), arrays_of(*operands), fill)
+
+
+@pytest.mark.parametrize("steps", [1000, 17_000, 70_000])
+def test_smoothing_of_one_series(steps):
+    """Series that are cut into chunks, or taken for a plain recurrence."""
+    ways = "mean", "mean, adjust=False", "mean, ignore_na", "variance", "mean of strided"
+    operands = uniform(steps), uniform(steps), uniform(steps), lambda rng: rng.integers(0, 4, steps)
+    check_again(some(SMOOTHED, *ways), arrays_of(*operands), fill)
+
+
+RETURNS = {
+    "discounted": lambda r, v, e, w: returns.discounted_returns(r, 0.9),
+    "discounted, done": lambda r, v, e, w: returns.discounted_returns(r, 0.9, e),
+    "gae": lambda r, v, e, w: returns.gae(r, v, 0.9, 0.95, e),
+    "gae of others": lambda r, v, e, w: returns.gae(r, v, 0.8, 0.5, e),
+    "gae, next values": lambda r, v, e, w: returns.gae(r, v[:-1], 0.9, 0.95, e, next_values=v[1:]),
+    "lambda": lambda r, v, e, w: returns.lambda_returns(r, v, 0.9, 0.95, e),
+    "vtrace": lambda r, v, e, w: returns.vtrace(w, r, v, 0.9, e),
+    "masked": lambda r, v, e, w: returns.gae(r, v, 0.9, 0.95, e, mask=r > 0.2),
+}
+
+
+@pytest.mark.parametrize("shape", [(30,), (50, 8)], ids=str)
+def test_returns(shape):
+    after = (shape[0] + 1, *shape[1:])
+    check_again(RETURNS, arrays_of(uniform(*shape), uniform(*after), flags(*shape), uniform(*shape)), fill)
+
+
+def test_in_memory_that_was_given_back(run_python):
+    """In a process whose freed memory is overwritten at once, by the C library."""
+    run_python(
+        """
+import test_second_calls as tests
+tests.test_recurrences(list(tests.SHORT)[13:24], (tests.STEPS, 3))
+tests.test_smoothing(0, (40,))
+tests.test_returns((50, 8))
+""",
+        MALLOC_PERTURB_="165",
+    )
+
+
+@pytest.mark.parametrize("steps", [50, 3000])
+def test_out_where_borders_stand(steps):
+    """It is refused before anything is written, at every call."""
+    rng = np.random.default_rng(0)
+    x, memory = rng.random(steps), np.zeros(steps + 3)
+    offsets = memory.view(np.int64)[1:6]
+    flags = memory.view(bool)[8 : 8 + steps]
+    for given, values in (({"offsets": offsets}, [0, 3, 20, 20, steps]), ({"resets": flags}, rng.random(steps) < 0.1)):
+        (border,) = given.values()
+        for _ in range(4):
+            memory[:] = 0
+            border[...] = values
+            before = memory.copy()
+            for out in (memory[1 : 1 + steps], memory[:steps]):
+                for options in ({}, {"return_state": True}, {"reverse": True}):
+                    with pytest.raises(ValueError, match="`out` must share no memory with `(offsets|resets)`"):
+                        FORGET(0.5, x, out=out, **given, **options)
+            assert memory.tobytes() == before.tobytes()
+    whole = memory[:steps].view(np.int64)  # of as many elements
+    whole[:] = 0
+    whole[-1] = steps
+    with pytest.raises(ValueError, match="`out` must share no memory with `offsets`"):
+        FORGET(0.5, x, out=memory[:steps], offsets=whole)
