@@ -96,7 +96,9 @@ class _Pool(torch.autograd.Function):
         keep = keep if mask is None else mask
         if grad_h is None and grad_last is None:
             return (None,) * 5
-        if torch.is_grad_enabled() or not _is_plain(product, c0, keep, grad_h, grad_last, cut=layout.cut):
+        # Hooks may have changed all of what was saved.
+        tensors = product, c0, keep, grad_h, grad_last, states
+        if torch.is_grad_enabled() or states.stride(-1) != 1 or not _is_plain(*tensors, cut=layout.cut):
             sizes = torch.from_numpy(layout.counts) if layout.packed else None
             options = {"batch_sizes": sizes, "output_gate": gated, "keep": keep, "reverse": layout.reverse}
             composed = functools.partial(_composed, cut=layout.cut, **options)
