@@ -63,6 +63,11 @@ def key_of(options, *operands):
     return *key, wants and _grad_enabled()
 
 
+def is_autocast_enabled(device):
+    """Return whether autocast chooses dtypes on a device: torch raises for a kind that has no autocast, as meta."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
 def event(name):
     """Return what a profiler shows while a kernel runs that the dispatcher does not see."""
     return torch.profiler.record_function("fastrecur::" + name) if _internals.is_profiled() else _NO_EVENT

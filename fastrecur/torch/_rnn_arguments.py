@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import _messages as say
-from . import _rnn_segments
+from . import _modes, _rnn_segments
 from .state import QRNNState
 
 
@@ -63,7 +63,7 @@ def check_input(rows, size, weights):
     for weight in weights:
         if weight.is_meta and not rows.is_meta:
             raise RuntimeError(say.rnn_meta(rows.device))
-        if weight.dtype != rows.dtype and not torch.is_autocast_enabled(rows.device.type):
+        if weight.dtype != rows.dtype and not _modes.is_autocast_enabled(rows.device):
             raise ValueError(say.rnn_input_dtype(rows.dtype, weight.dtype))
 
 

@@ -68,7 +68,7 @@ def of_layer(layer: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool
         hidden = hidden.unsqueeze(0)
     if hidden.shape != wanted:
         raise RuntimeError(say.rnn_hidden_shape(list(hidden.shape), wanted, rows.shape))
-    if hidden.dtype != rows.dtype and not torch.is_autocast_enabled(rows.device.type):
+    if hidden.dtype != rows.dtype and not _modes.is_autocast_enabled(rows.device):
         raise RuntimeError(say.rnn_hidden_dtype(hidden.dtype, rows.dtype))
     return hidden if is_batched else hidden.unsqueeze(1)
 
@@ -85,7 +85,7 @@ def inputs_of_layer(layer: Any, state: QRNNState, rows: Tensor, batch: int, is_b
             raise RuntimeError(say.rnn_state_window("None" if inputs is None else "a tensor", layer.window))
         return None
     wanted = (layer.window - 1, *([batch] * is_batched), layer.input_size)
-    _check_inputs("inputs", inputs, wanted, rows, torch.is_autocast_enabled(rows.device.type))
+    _check_inputs("inputs", inputs, wanted, rows, _modes.is_autocast_enabled(rows.device))
     return inputs if is_batched else inputs.unsqueeze(1)
 
 

@@ -262,6 +262,11 @@ def test_meta_device(kind):
     output, h_n = model(X.to("meta"))
     assert output.shape == (5, 3, 6)
     assert h_n.shape == (2, 3, 6)
+    with pytest.raises(ValueError, match=r"input dtype \(torch.float64\) does not match weight dtype"):
+        model(X.double().to("meta"))
+    if kind is QRNN:  # torch.nn.GRU takes it
+        with pytest.raises(RuntimeError, match="`hidden` must have the input's dtype torch.float32"):
+            model(X.to("meta"), h_n.double())
 
 
 def test_positional_and_key_words(kind):
