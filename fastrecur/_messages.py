@@ -243,7 +243,7 @@ rnn_meta = _message(
     "them with to_empty(device=...), and load or reset_parameters()"
 )
 weight_drop_names = _message("`weights` must name parameters of the module, got {name!r}, which {module} has not")
-NO_CELL = ": a QRNN has no cell state; of an LSTM's (h0, c0), pass `h0` alone"
+ONE_STATE = ": a QRNN has one state, which is the cell's: of an LSTM's (h0, c0), pass `c0` alone"
 
 
 def rnn_hidden_shape(came, wanted, rows, hint=""):

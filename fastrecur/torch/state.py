@@ -61,7 +61,7 @@ def of_layer(layer: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool
     if hidden is None:
         return None
     if not isinstance(hidden, Tensor):
-        raise TypeError(say.rnn_hidden_type(type(hidden), hint=say.NO_CELL * (type(hidden) is tuple)))
+        raise TypeError(say.rnn_hidden_type(type(hidden), hint=say.ONE_STATE * (type(hidden) is tuple)))
     directions = len(layer._directions)
     wanted = (directions, batch, layer.hidden_size) if is_batched else (directions, layer.hidden_size)
     if directions == 1 and hidden.dim() == len(wanted) - 1:
@@ -142,7 +142,7 @@ def _hidden_of_network(layers: Any, directions: int, hidden: Any, rows: Tensor, 
         return [hidden] if len(layers) == 1 else list(hidden.split(directions))
     if not isinstance(hidden, (list, tuple)) or isinstance(hidden, QRNNState):
         raise TypeError(say.rnn_hidden_type(type(hidden)))
-    hint = say.NO_CELL * (len(hidden) == 2)
+    hint = say.ONE_STATE * (len(hidden) == 2)
     if len(hidden) != states:
         raise RuntimeError(say.rnn_hidden_count(len(hidden), states, hint=hint))
     given: list[Any] = []

@@ -117,7 +117,7 @@ def test_hidden_as_a_list():
     ("hidden", "error", "words"),
     [
         ([torch.zeros(1, 2, 4)], RuntimeError, "list of 2, got 1"),
-        ([torch.zeros(2, 2, 4)] * 2, RuntimeError, r"size \(1, 2, 4\), got \[2, 2, 4\].* pass `h0` alone"),
+        ([torch.zeros(2, 2, 4)] * 2, RuntimeError, r"size \(1, 2, 4\), got \[2, 2, 4\].* pass `c0` alone"),
         ([torch.zeros(1, 2, 4), 1.0], TypeError, "`hidden` must be a tensor, or a list"),
         (1.0, TypeError, "`hidden` must be a tensor, or a list"),
     ],
@@ -143,9 +143,9 @@ def test_bad_hidden_kind_of_a_layer():
 
 def test_the_two_states_of_an_lstm():
     for layers in (1, 3):
-        with pytest.raises(RuntimeError, match=f"list of {layers}, got 2: a QRNN has no cell state"):
+        with pytest.raises(RuntimeError, match=f"list of {layers}, got 2: a QRNN has one state.* `c0` alone"):
             QRNN(3, 4, layers)(X, (torch.zeros(layers, 2, 4), torch.zeros(layers, 2, 4)))
-    with pytest.raises(TypeError, match="got tuple: a QRNN has no cell state"):
+    with pytest.raises(TypeError, match="got tuple: a QRNN has one state"):
         QRNNLayer(3, 4)(X, (torch.zeros(1, 2, 4), torch.zeros(1, 2, 4)))
 
 
