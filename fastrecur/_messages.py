@@ -245,6 +245,8 @@ rnn_meta = _message(
 weight_drop_names = _message("`weights` must name parameters of the module, got {name!r}, which {module} has not")
 ONE_STATE = ": a QRNN has one state, which is the cell's: of an LSTM's (h0, c0), pass `c0` alone"
 
+TAKEN_APART = ": this is a QRNNState taken apart: `state.detach()` gives one without a gradient"
+
 
 def rnn_hidden_shape(came, wanted, rows, hint=""):
     has_segments = len(wanted) == len(rows) == 3 and rows[1] != wanted[1]  # of `offsets`: rows are (total, 1, features)

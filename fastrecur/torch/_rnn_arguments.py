@@ -2,13 +2,12 @@
 
 import numbers
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import _messages as say
 from . import _modes, _rnn_segments
-from .state import QRNNState
+from .state import QRNNState, hint_for
 
 
 def open_call(module, input, hidden, hx, offsets, resets, weights):
@@ -47,7 +46,7 @@ def unpack_step(input, state, one_direction):
     if input.dim() not in (1, 2):
         raise ValueError(say.rnn_step_dim(input.dim()))
     if not isinstance(state, QRNNState):
-        raise TypeError(say.rnn_step_state(type(state)))
+        raise TypeError(say.rnn_step_state(type(state), hint=hint_for(state)))
     return (input, True) if input.dim() == 2 else (input.unsqueeze(0), False)
 
 

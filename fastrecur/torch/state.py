@@ -56,12 +56,19 @@ torch.serialization.add_safe_globals([QRNNState])
 _internals.register_namedtuple(QRNNState, serialized_type_name="fastrecur.torch.QRNNState")
 
 
+def hint_for(hidden: Any) -> str:
+    """Return what to say of a pair that is no state: a `QRNNState` of which a function made tuples, or an LSTM's."""
+    if not isinstance(hidden, (list, tuple)) or isinstance(hidden, QRNNState) or len(hidden) != 2:
+        return ""
+    return say.TAKEN_APART if isinstance(hidden[1], (list, tuple)) else say.ONE_STATE
+
+
 def of_layer(layer: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool) -> Any:
     """Return a layer's first states as (directions, B, H), checked."""
     if hidden is None:
         return None
     if not isinstance(hidden, Tensor):
-        raise TypeError(say.rnn_hidden_type(type(hidden), hint=say.ONE_STATE * (type(hidden) is tuple)))
+        raise TypeError(say.rnn_hidden_type(type(hidden), hint=hint_for(hidden)))
     directions = len(layer._directions)
     wanted = (directions, batch, layer.hidden_size) if is_batched else (directions, layer.hidden_size)
     if directions == 1 and hidden.dim() == len(wanted) - 1:
@@ -140,9 +147,9 @@ def _hidden_of_network(layers: Any, directions: int, hidden: Any, rows: Tensor, 
             raise RuntimeError(say.rnn_hidden_shape(list(hidden.shape), wanted, rows.shape))
         hidden = hidden if is_batched else hidden.unsqueeze(1)
         return [hidden] if len(layers) == 1 else list(hidden.split(directions))
-    if not isinstance(hidden, (list, tuple)) or isinstance(hidden, QRNNState):
-        raise TypeError(say.rnn_hidden_type(type(hidden)))
-    hint = say.ONE_STATE * (len(hidden) == 2)
+    hint = hint_for(hidden)
+    if not isinstance(hidden, (list, tuple)) or isinstance(hidden, QRNNState) or hint == say.TAKEN_APART:
+        raise TypeError(say.rnn_hidden_type(type(hidden), hint=hint))
     if len(hidden) != states:
         raise RuntimeError(say.rnn_hidden_count(len(hidden), states, hint=hint))
     given: list[Any] = []

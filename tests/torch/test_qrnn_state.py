@@ -344,6 +344,25 @@ def test_bad_state(call, error, words):
         call()
 
 
+def repackage_hidden(h):
+    """awd-lstm-lm's function, which makes a plain tuple of any other."""
+    return h.detach() if isinstance(h, torch.Tensor) else tuple(repackage_hidden(v) for v in h)
+
+
+def test_a_state_that_a_detach_took_apart():
+    apart = repackage_hidden(STATE)
+    sizes = QRNN(3, layers=[QRNNLayer(3, 4, window=2), QRNNLayer(4, 5, window=2)]).initial_state(2)
+    alone = QRNNLayer(3, 4, window=2)
+    for call, state in [
+        (MODEL, apart), (MODEL, list(apart)), (MODEL, repackage_hidden(sizes)), (ALONE, apart), (alone, apart),
+    ]:  # fmt: skip
+        with pytest.raises(TypeError, match="`hidden` must be a tensor, .*taken apart: `state.detach\\(\\)`"):
+            call(X, state)
+    for model in (MODEL, alone):
+        with pytest.raises(TypeError, match="`state` must be a QRNNState, .*taken apart: `state.detach\\(\\)`"):
+            model.step(X[0], apart)
+
+
 def test_a_layer_of_its_own_sees_a_batch():
     class Own(QRNNLayer):
         def step(self, input, state):
