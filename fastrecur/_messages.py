@@ -82,7 +82,10 @@ def not_an_array(name, kind):
     elif kind.__module__.partition(".")[0] in ("pandas", "polars", "xarray"):
         is_table = kind.__name__ in ("Series", "DataFrame", "DataArray")  # which fastrecur.smoothing takes
         ways = {"LazyFrame": "its `collect()`", "Dataset": "one of its arrays", "DataTree": "one of its arrays"}
-        advice = f": pass {ways.get(kind.__name__, 'its `to_numpy()`')}" + (
+        expression = "the function to its `map_batches`, which calls it with a Series"
+        own = {"to_numpy": "its `to_numpy()`", "map_batches": expression}
+        way = ways.get(kind.__name__) or next((own[method] for method in own if hasattr(kind, method)), "")
+        advice = f": pass {way}" * bool(way) + (
             ", or use fastrecur.smoothing, whose ewm_mean keeps the type" if is_table and name in ("x", "b") else ""
         )
     elif kind in (type(None), str):
@@ -278,6 +281,7 @@ times_gradient = _message("`times` must be constants, which have no gradient: gi
 groups_alone = _message("`groups` must be given without `offsets` and `resets`: groups are the segments")
 KEYS = ": of several columns, pass frame.groupby(columns).ngroup() or pandas.MultiIndex.from_frame(frame[columns])"
 NGROUP = ": pass its `ngroup()`"
+key_of = _message(": pass the column itself, `groups=frame[{name!r}]`")
 groups_kind = _message("`groups` must be keys in one dimension, got {kind}")
 groups_shape = _message("`groups` must have a key for each of the {1} steps, got shape {0}")
 sum_adjust = _message("`adjust` must be True: the sum is not defined with adjust=False")

@@ -76,6 +76,8 @@ def _codes(groups, steps, near=False):
     Integers ``near`` each other may number groups as they are, some of them no step's.
     """
     pandas = sys.modules.get("pandas")
+    if isinstance(groups, str):
+        raise TypeError(say.groups_kind(str, hint=say.key_of(groups)))
     if not hasattr(groups, "__len__") or "GroupBy" in type(groups).__name__:
         raise TypeError(say.groups_kind(type(groups), hint=say.NGROUP * hasattr(groups, "ngroup")))
     # NumPy would make strings of all keys if one is, and polars floats of integers if one is missing.
