@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -22,6 +23,7 @@ _PACKAGES = (
 )  # fmt: skip
 # One library under several names: of the CUDA that it was built for.
 _WHEELS = {"cupy": ("cupy-cuda13x", "cupy-cuda12x")}
+_SMALL = np.array([1.0, 0.5]), np.array([8.0, 4.0])  # gates and candidates
 _VARIABLES = ("NUMBA_", "FASTRECUR_", "OMP_", "KMP_", "CUDA_VISIBLE_DEVICES", "NUMPY_MADVISE_HUGEPAGE")
 
 
@@ -72,7 +74,10 @@ def _attempt(what, otherwise="do not work"):
 
 
 def _cpu():
-    h = forget_mult(np.array([1.0, 0.5]), np.array([8.0, 4.0]))
+    return _verdict(forget_mult(*_SMALL))
+
+
+def _verdict(h):
     return "work" if h.tolist() == [8.0, 6.0] else f"give a wrong result: {h.tolist()}"
 
 
@@ -87,4 +92,14 @@ def _processor():
 def _gpu():
     from ._cuda import _launch
 
-    return "; ".join(_launch.driver().describe())
+    devices = _launch.driver().describe()
+    return "; ".join(f"{_attempt(functools.partial(_on_device, k))} on {name}" for k, name in enumerate(devices))
+
+
+def _on_device(number):
+    from ._cuda import _arrays, _launch
+
+    _launch.compiler()  # which a kernel that is on the disk does not need
+    cuda = _arrays.numba_cuda()
+    with _launch.driver().on(number, primary=True), cuda.gpus[number]:
+        return _verdict(forget_mult(*map(cuda.to_device, _SMALL)).copy_to_host())

@@ -58,6 +58,7 @@ gpu_packages = _message(
     "arrays on a GPU need numba-cuda, and {missing} is missing: in a clone of fastrecur, pip install '.[cuda13]',"
     " or '.[cuda12]' for a driver older than 580"
 )
+gpu_compiler = _message("arrays on a GPU need a numba-cuda that goes with numba: {first} with {second} fails: {error}")
 gpu_driver = _message("arrays on a GPU need an NVIDIA driver that responds, got: {error}")
 gpu_too_old = _message("arrays on a GPU need compute capability 7.5 or later, got {1}.{2} on device {0}")
 complex_on_gpu = _message("`{name}` must be real on a GPU, where weighted averages are real: pass each part by itself")

@@ -21,7 +21,7 @@ from compare import assert_same_bits
 from problems import FORGET, LINEAR
 
 import fastrecur
-from fastrecur import _cache, _checks
+from fastrecur import _cache, _checks, _config
 from fastrecur._cuda import _arrays, _compiler, _device, _kernels, _launch, _numba_cuda, _plan, _recurrence, _run
 from fastrecur._cuda._plan import LANES, SERIES
 
@@ -807,11 +807,19 @@ def test_every_word_of_a_kernel_has_a_meaning():
     assert {getattr(_device, word) for word in words} <= _compiler.KNOWN
 
 
-def test_show_config(capsys, driver):
+def test_show_config(capsys, driver, monkeypatch):
     driver.describe = lambda: ["device 0: a card"]
+    monkeypatch.setattr(_config, "_on_device", lambda number: "work")
     fastrecur.show_config()
     printed = capsys.readouterr().out
-    for what in ["fastrecur", "numba", "threads", "CPU kernels    work", "a card", "cache          /"]:
+    for what in [
+        "fastrecur",
+        "numba",
+        "threads",
+        "CPU kernels    work",
+        "work on device 0: a card",
+        "cache          /",
+    ]:
         assert what in printed
     driver.describe = None
     fastrecur.show_config()

@@ -370,6 +370,56 @@ captured(lambda: fastrecur.forget_mult(f, x, out=out, reverse=True, axis=1), fai
 # ---- Drivers and toolkits -------------------------------------------------------------------------------------------
 
 
+def test_what_show_config_says_of_devices(on_driver):
+    """A small call runs on each of the driver's: NVML counts those that `CUDA_VISIBLE_DEVICES` hides, too."""
+    printed = on_driver("fastrecur.show_config()", devices=3, capabilities="90,120,70")
+    (line,) = [line for line in printed.splitlines() if line.startswith("GPU kernels")]
+    assert "work on device 0: stub card 0, compute capability 9.0, driver for CUDA 13.0; work on device 1: " in line
+    assert (
+        "; do not work: arrays on a GPU need compute capability 7.5 or later, got 7.0 on device 2 on device 2" in line
+    )
+    assert "device 3" not in line
+    printed = on_driver("fastrecur.show_config()", runs=False)
+    assert "GPU kernels    give a wrong result: [" in printed
+
+
+CANNOT_WORK = {
+    "no numba-cuda": (
+        """
+        import importlib.metadata
+        found = importlib.metadata.version
+        def version(name):
+            if name == "numba-cuda":
+                raise importlib.metadata.PackageNotFoundError(name)
+            return found(name)
+        importlib.metadata.version = version
+        """,
+        "arrays on a GPU need numba-cuda, and numba-cuda is missing",
+    ),
+    "another numba-cuda": (
+        """
+        from numba.cuda import dispatcher
+        del dispatcher.CUDADispatcher
+        """,
+        "arrays on a GPU need a numba-cuda that goes with numba: numba-cuda 0.",
+    ),
+    "no device": ("_launch.driver.cache_clear()", "CUDA_ERROR_NO_DEVICE"),
+    "an old driver": ("", "arrays on a GPU need a driver for CUDA 1"),
+}
+
+
+@pytest.mark.parametrize("what", CANNOT_WORK)
+def test_what_show_config_says_of_kernels_that_cannot_work(on_driver, what):
+    """Also where they are on the disk: the next one is not."""
+    script, words = CANNOT_WORK[what]
+    version, devices = 11080 if what == "an old driver" else 13000, int(what != "no device")
+    script = textwrap.dedent(script) + "\nfastrecur.show_config()"
+    printed = on_driver(script, version=version, devices=devices)
+    (line,) = [line for line in printed.splitlines() if line.startswith("GPU kernels")]
+    assert line.startswith("GPU kernels    do not work")
+    assert words in line
+
+
 @pytest.mark.parametrize("version", [12040, 11080])
 def test_a_driver_older_than_the_packages(on_driver, version):
     on_driver(
@@ -385,21 +435,6 @@ def test_a_driver_older_than_the_packages(on_driver, version):
         runs=False,
         version=version,
     )
-
-
-def test_devices_are_those_of_the_driver(on_driver):
-    """NVML counts those that `CUDA_VISIBLE_DEVICES` hides, too."""
-    printed = on_driver(
-        """
-        fastrecur.show_config()
-        """,
-        runs=False,
-        devices=3,
-        capabilities="90,120,70",
-    )
-    assert "device 1: stub card 1, compute capability 12.0, driver for CUDA 13.0" in printed
-    assert "device 2: stub card 2, compute capability 7.0, too old" in printed
-    assert "device 3" not in printed
 
 
 def test_no_device(on_driver):

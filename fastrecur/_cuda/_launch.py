@@ -7,6 +7,7 @@ is the seam: tests put an emulator or a recorder in its place.
 
 import contextlib
 import functools
+import importlib.metadata
 import os
 import pathlib
 
@@ -45,15 +46,29 @@ class Kernel:
         return text, _kernels.blocks(*self.key[:5], capability)
 
     def ptx(self, capability):
-        from . import _compiler
-
         target, blocks = self.target(capability)
         given = dict(zip(self.parameters, self.signature, strict=True))
-        return _compiler.ptx(self.function(_compiler.cuda), given, self.threads, blocks, target)
+        return compiler().ptx(self.function(compiler().cuda), given, self.threads, blocks, target)
 
 
 # Made and loaded once for all problems that take it: batches of another length need not load it again.
 kernel = functools.cache(Kernel)
+
+
+@functools.cache
+def compiler():
+    """Return the module that compiles kernels; raise where numba-cuda is missing, or does not go with this numba."""
+    try:
+        versions = [f"{name} {importlib.metadata.version(name)}" for name in ("numba-cuda", "numba")]
+    except importlib.metadata.PackageNotFoundError:
+        raise RuntimeError(say.gpu_packages("numba-cuda")) from None
+    try:
+        from . import _compiler
+    except (
+        Exception
+    ) as error:  # whatever numba-cuda raises where names that it needs, or that are needed of it, are gone
+        raise RuntimeError(say.gpu_compiler(*versions, error)) from error
+    return _compiler
 
 
 class CudaCore:
@@ -179,13 +194,10 @@ class CudaCore:
         lines = []
         for number in range(self.ask(self.api.cuDeviceGetCount())):
             device = self.core.Device(number)
-            capability = tuple(device.compute_capability)
-            verdict = "" if capability >= OLDEST else ", too old"
-            lines.append(
-                f"device {number}: {device.name}, compute capability {capability[0]}.{capability[1]}{verdict}, "
-                f"driver for CUDA {say.cuda_version(self.version)}"
-            )
-        return lines or ["no device"]
+            capability = "{}.{}".format(*device.compute_capability)
+            known = f"compute capability {capability}, driver for CUDA {say.cuda_version(self.version)}"
+            lines.append(f"device {number}: {device.name}, {known}")
+        return lines
 
     def load(self, kernel, device, stream=0):
         """Load a kernel for a device; return what launches it there."""
