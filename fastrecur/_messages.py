@@ -225,7 +225,10 @@ rnn_hidden_dim = _message(
 )
 rnn_hidden_count = _message("`hidden` must have a state per layer and direction: Expected a list of {1}, got {0}")
 rnn_hidden_sizes = _message("`hidden` must be a list of one state for each layer, of sizes {sizes}, got one tensor")
-rnn_hidden_dtype = _message("`hidden` must have the input's dtype {1}, except under autocast, got {0}")
+rnn_hidden_dtype = _message(
+    "`hidden` must have the input's dtype {1}, except under autocast (in a QRNNState beside half precision, that or "
+    "float32), got {0}"
+)
 rnn_previous = _message(
     "`{0}` holds the inputs before the first one and must fit the input: {2}, got {1}. Call reset() before another "
     "stream, or begin with initial_state()"

@@ -22,7 +22,8 @@ def pool(product, c0=None, *, batch_sizes=None, cut=None, output_gate=True, keep
     """Pool a product of Z, F and O blocks, (T, B, 3H), or of Z and F, (T, B, 2H), without `output_gate`.
 
     ``c = forget_mult(sigmoid(F)*keep, tanh(Z), c0)``, ``h = sigmoid(O)*c``. ``keep`` is None, a number, or (T, B, H).
-    Return h, (T, B, H), and the last state c, (B, H). Rows that are packed, (N, ...), come with their ``batch_sizes``,
+    Return h, (T, B, H), and the last state c, (B, H), in the dtype of ``c0`` if there is one: the product's, or
+    float32 where that is in half precision. Rows that are packed, (N, ...), come with their ``batch_sizes``,
     as a `PackedSequence` has them: only valid steps are touched. ``cut``, a `Cut`, says where series begin anew.
     """
     if not _is_plain(product, c0, keep, cut=cut):
@@ -33,9 +34,19 @@ def pool(product, c0=None, *, batch_sizes=None, cut=None, output_gate=True, keep
 
 def pool_step(product, c0=None, *, output_gate=True, keep=None):
     """Pool one step's product, (B, 3H) or (B, 2H); return h and c, (B, H), which do not share their memory."""
-    z, f, o = _gates(product, output_gate, keep)
-    c = f * z if c0 is None else torch.lerp(c0, z, f)
-    return (c.clone() if o is None else o * c), c
+    z, f, o = _gates(product if c0 is None else product.to(c0.dtype), output_gate, keep)
+    c = f * z if c0 is None else torch.lerp(c0, z, f.to(z.dtype))
+    return c.to(product.dtype, copy=True) if o is None else (o * c).to(product.dtype), c
+
+
+def first_state(c0, dtype, may_be_wide):
+    """Return a first state in a product's dtype, or as it is where it may be, and is, float32 beside half precision."""
+    return c0 if c0 is None or (may_be_wide and is_wide(c0.dtype, dtype)) else c0.to(dtype)
+
+
+def is_wide(dtype, beside):
+    """Return whether a dtype is the one that states of another are carried in, and not that one."""
+    return dtype == torch.float32 and beside in (torch.float16, torch.bfloat16)
 
 
 def _gates(product, output_gate, keep):
@@ -56,14 +67,14 @@ def layer_inference(
     h = _tensors.empty((*source.shape[:-1], size), None, source.dtype)
     carry = _carry(source, c0, whole.batch, size)
     if h.numel() == 0:
-        return h, carry.to(source.dtype)
+        return h, carry.to(source.dtype if c0 is None else c0.dtype)
     product_of = product_with(weight, h.numel() // size, max(rows for _, _, rows in whole.blocks))
     for first, last, rows in reversed(whole.blocks) if reverse else whole.blocks:
         start = int(whole.starts[first])
         at = slice(start, last if batch_sizes is None else start + rows)
         product = product_of(source[at].reshape(rows, -1)).view(*source[at].shape[:-1], columns)
         _pool.forward(product, bias, keep, carry, h[at], None, whole.part(first, last), output_gate)
-    return h, carry.to(source.dtype)
+    return h, carry.to(source.dtype if c0 is None else c0.dtype)
 
 
 class _Pool(torch.autograd.Function):
@@ -86,7 +97,7 @@ class _Pool(torch.autograd.Function):
             borders = layout.offsets, layout.resets
             ctx.save_for_backward(product, c0, states if gated else h, keep if is_mask else None, *borders)
             ctx.problem = None if is_mask else keep, layout, gated
-        return h, carry.to(product.dtype, copy=True)
+        return h, carry.to(product.dtype if c0 is None else c0.dtype, copy=True)
 
     @staticmethod
     def backward(ctx, grad_h, grad_last):
@@ -153,9 +164,9 @@ def _composed(
             v.new_zeros(*lanes, v.shape[-1]).index_put((is_valid,), v) if isinstance(v, torch.Tensor) else v
             for v in (product, keep)
         )
-    z, f, o = _gates(product, output_gate, keep)
+    z, f, o = _gates(product if c0 is None else product.to(c0.dtype), output_gate, keep)
     c, c_last = recurrence(f, z, c0, reverse=reverse, lengths=lengths, return_state=True)
-    h = c if o is None else o * c
+    h = (c if o is None else o * c).to(product.dtype)
     return (h if lengths is None else h[is_valid]), c_last
 
 
@@ -190,13 +201,14 @@ def is_unhooked_linear(linear):
 def is_inference(source, linear, c0, cut):
     """Return whether torch has nothing in play but numbers in CPU memory: no gradient, transform, mode or autocast."""
     weight, bias, dtype = linear.weight, linear.bias, source.dtype
-    tensors = [v for v in (source, weight, bias, c0) if v is not None]
+    tensors = [v for v in (source, weight, bias) if v is not None]
     return (
         dtype in _tensors.FLOATING
         and _modes.no_modes_active()
         and all(_modes.kernel_can_read(tensor) and tensor.dtype is dtype for tensor in tensors)
+        and (c0 is None or _modes.kernel_can_read(c0) and (c0.dtype is dtype or is_wide(c0.dtype, dtype)))
         and all(map(_modes.kernel_can_read, cut or ()))
         and (bias is None or bias.shape == weight.shape[:1] and bias.is_contiguous())
-        and not (torch.is_grad_enabled() and any(v.requires_grad for v in tensors))
+        and not (torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in (*tensors, c0)))
         and not torch.is_autocast_enabled("cpu")
     )

@@ -128,14 +128,18 @@ class QRNNLayer(nn.Module):
     ) -> QRNNState:
         """Return the state before any input: zeros, for ``batch_size`` sequences, or for one without a batch.
 
-        The device and the dtype are the weights', if left out and these are floating-point numbers.
+        The device and the dtype are the weights', if left out and these are floating-point numbers. Beside weights in
+        half precision ``dtype=torch.float32`` is the hidden state's, which then stays in float32 from call to call.
         """
         weight = next(self.parameters(), None)
         if weight is not None and weight.is_floating_point():
             device, dtype = device or weight.device, dtype or weight.dtype
-        batch, like = () if batch_size is None else (batch_size,), {"device": device, "dtype": dtype}
-        hidden = torch.zeros(len(self._directions), *batch, self.hidden_size, **like)
-        inputs = None if self.window == 1 else torch.zeros(self.window - 1, *batch, self.input_size, **like)
+        batch = () if batch_size is None else (batch_size,)
+        hidden = torch.zeros(len(self._directions), *batch, self.hidden_size, device=device, dtype=dtype)
+        if self.window == 1:
+            return QRNNState(hidden, (None,))
+        kind = weight.dtype if weight is not None and _pooling.is_wide(dtype, weight.dtype) else dtype
+        inputs = torch.zeros(self.window - 1, *batch, self.input_size, device=device, dtype=kind)
         return QRNNState(hidden, (inputs,))
 
     def reset_parameters(self) -> None:
@@ -173,7 +177,7 @@ class QRNNLayer(nn.Module):
                 raise RuntimeError(say.rnn_segments_saved("resets" if offsets is None else "offsets"))
             _state.check_saved(self, rows, batch)
             previous = self.prevX
-        states = _state.of_layer(self, hidden, rows, batch, is_batched)
+        states = _state.of_layer(self, hidden, rows, batch, is_batched, given is not None)
         if states is not None and isinstance(input, PackedSequence) and input.sorted_indices is not None:
             states = states.index_select(1, input.sorted_indices)
 
@@ -187,7 +191,7 @@ class QRNNLayer(nn.Module):
             kept.append(last)
             return source  # type: ignore[no-any-return]
 
-        output, last = self._scan(see, states, batch_sizes=batch_sizes, cut=cut)
+        output, last = self._scan(see, states, may_be_wide=given is not None, batch_sizes=batch_sizes, cut=cut)
         if isinstance(input, PackedSequence) and input.unsorted_indices is not None:
             last = last.index_select(1, input.unsorted_indices)
         if saves:
@@ -200,14 +204,14 @@ class QRNNLayer(nn.Module):
         rows, is_batched = _arguments.unpack_step(input, state, len(self._directions) == 1)
         _arguments.check_input(rows, self.input_size, self._direction_weights())
         previous = _state.inputs_of_layer(self, state, rows, rows.shape[0], is_batched)
-        hidden = _state.of_layer(self, state.hidden, rows, rows.shape[0], is_batched)
+        hidden = _state.of_layer(self, state.hidden, rows, rows.shape[0], is_batched, True)
         source, last_inputs = rows, None
         if self.window > 1:
             source, last_inputs = windows(rows.unsqueeze(0), self.window, previous, self.reverse, True)
             source = source.squeeze(0)
         product = getattr(self, "linear" + FORWARD)(source)
         self._check_product(FORWARD, product.shape[-1])
-        c0 = None if hidden is None else hidden[0].to(product.dtype)
+        c0 = None if hidden is None else _pooling.first_state(hidden[0], product.dtype, True)
         h, c = _pooling.pool_step(product, c0, output_gate=self.output_gate, keep=self._keep(product))
         last = QRNNState(c.unsqueeze(0), (last_inputs,))
         return h if is_batched else h.squeeze(0), _state.join([last], is_batched)
@@ -219,7 +223,16 @@ class QRNNLayer(nn.Module):
         outputs, lasts = zip(*[self._travel(d, see(d), c0, **options) for d, c0 in both], strict=True)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1), torch.stack(lasts)
 
-    def _travel(self, direction: str, source: Tensor, c0: Any, *, recurrence: Any = None, **options: Any) -> Any:
+    def _travel(
+        self,
+        direction: str,
+        source: Tensor,
+        c0: Any,
+        *,
+        recurrence: Any = None,
+        may_be_wide: bool = False,
+        **options: Any,
+    ) -> Any:
         """Return a direction's output and its last state, by another recurrence than this process's perhaps."""
         linear = getattr(self, "linear" + direction)
         options |= {"output_gate": self.output_gate, "reverse": self.reverse or direction == REVERSE}
@@ -232,7 +245,7 @@ class QRNNLayer(nn.Module):
         self._check_product(direction, product.shape[-1])
         keep = self._keep(product)
         # The product's dtype was chosen for the whole layer, by autocast for example.
-        c0 = None if c0 is None else c0.to(product.dtype)
+        c0 = _pooling.first_state(c0, product.dtype, may_be_wide)
         if recurrence is not None:
             return _pooling._composed(product, c0, keep=keep, recurrence=recurrence, **options)
         return _pooling.pool(product, c0, keep=keep, **options)

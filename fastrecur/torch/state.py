@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import _messages as say
-from . import _modes
+from . import _modes, _pooling
 from . import _torch_internals as _internals
 
 
@@ -23,7 +23,9 @@ class QRNNState(NamedTuple):
     ----------
     hidden : Tensor or list of Tensor
         The states ``c`` of all layers and directions, as a call takes and gives them: (L*D, B, H), or (L*D, H) for one
-        sequence; a list where the layers' sizes differ.
+        sequence; a list where the layers' sizes differ. Beside a network in half precision it may be float32, and then
+        stays so from call to call: ``initial_state(dtype=torch.float32)``. Rounded at each call, or at each `step`, it
+        would stand still where gates are small.
     inputs : tuple of Tensor or None
         For each layer its last ``window - 1`` inputs in time order, (window - 1, B, I), or (window - 1, I) for one
         sequence; None for a window of 1. `torch.utils._pytree` takes None for a leaf: move a state with
@@ -63,8 +65,8 @@ def hint_for(hidden: Any) -> str:
     return say.TAKEN_APART if isinstance(hidden[1], (list, tuple)) else say.ONE_STATE
 
 
-def of_layer(layer: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool) -> Any:
-    """Return a layer's first states as (directions, B, H), checked."""
+def of_layer(layer: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool, may_be_wide: bool = False) -> Any:
+    """Return a layer's first states as (directions, B, H), checked; they may be float32 beside half precision."""
     if hidden is None:
         return None
     if not isinstance(hidden, Tensor):
@@ -75,7 +77,8 @@ def of_layer(layer: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool
         hidden = hidden.unsqueeze(0)
     if hidden.shape != wanted:
         raise RuntimeError(say.rnn_hidden_shape(list(hidden.shape), wanted, rows.shape))
-    if hidden.dtype != rows.dtype and not _modes.is_autocast_enabled(rows.device):
+    is_right = hidden.dtype == rows.dtype or (may_be_wide and _pooling.is_wide(hidden.dtype, rows.dtype))
+    if not is_right and not _modes.is_autocast_enabled(rows.device):
         raise RuntimeError(say.rnn_hidden_dtype(hidden.dtype, rows.dtype))
     return hidden if is_batched else hidden.unsqueeze(1)
 

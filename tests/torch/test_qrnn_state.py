@@ -237,8 +237,105 @@ def test_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         for run, call in [(in_chunks, model), (in_steps, model.step)]:
             output, state = run(call, X, model.initial_state(2))
-            assert output.dtype == state.hidden.dtype == torch.bfloat16
+            assert (output.dtype, state.hidden.dtype) == (torch.bfloat16, torch.float32)  # as it was given
             torch.testing.assert_close(output.float(), model(X)[0].float(), rtol=0.05, atol=0.05)
+            hidden = model.initial_state(2).hidden
+            assert model(X, hidden)[1].dtype == torch.bfloat16  # as of torch.nn.GRU
+
+
+# Half precision: the state may be float32.
+
+HALF = [torch.bfloat16, torch.float16]
+
+
+def half_and_double(dtype, **options):
+    """A network in half precision, and the same numbers in float64."""
+    half = QRNN(3, 4, 2, dtype=dtype, **options)
+    return half, copy.deepcopy(half).double()
+
+
+@pytest.mark.parametrize(("dtype", "output_gate"), [(HALF[0], True), (HALF[0], False), (HALF[1], True)])
+def test_a_state_in_float32_goes_on_where_gates_are_small(dtype, output_gate):
+    """Rounded at each step, a state stands still: at half of the whole here."""
+    layer = QRNNLayer(1, 1, output_gate=output_gate, dtype=dtype)
+    with torch.no_grad():
+        layer.linear.weight.zero_()
+        layer.linear.bias.copy_(torch.tensor([0.3618, -6.0, 20.0])[: len(layer.linear.bias)])
+        x = torch.zeros(500, 1, dtype=dtype)
+        whole = copy.deepcopy(layer).double()(x.double())[0]
+        for run, call in [(in_steps, layer.step), (lambda *v: in_chunks(*v, [5] * 100), layer)]:
+            output, state = run(call, x, layer.initial_state(dtype=torch.float32))
+            assert (output.dtype, state.hidden.dtype) == (dtype, torch.float32)
+            torch.testing.assert_close(output.double(), whole, rtol=0.005, atol=1e-4)
+        rounded, state = in_steps(layer.step, x, layer.initial_state())
+        assert state.hidden.dtype == dtype
+        assert dtype == torch.float16 or rounded[-1] < 0.7 * whole[-1]
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_state_in_float32(dtype, gradients):
+    """In chunks, in steps, packed and cut, with a gradient and without."""
+    model, exact = half_and_double(dtype, window=3)
+    x, first = X.to(dtype), model.initial_state(2, dtype=torch.float32)
+    assert [v.dtype for v in first.inputs] == [dtype] * 2
+    wanted = exact(x.double())
+    packed = pack_sequence([x[:, 0], x[:, 1]])
+    resets = torch.zeros(9, 2, dtype=torch.bool)
+    runs = {
+        "chunks": lambda: in_chunks(model, x, first),
+        "steps": lambda: in_steps(model.step, x, first),
+        "packed": lambda: [pad_packed_sequence(v)[0] if k == 0 else v for k, v in enumerate(model(packed, first))],
+        "resets": lambda: model(x, first, resets=resets),
+    }
+    with torch.set_grad_enabled(gradients):
+        for run in runs.values():
+            output, state = run()
+            assert (output.dtype, state.hidden.dtype) == (dtype, torch.float32)
+            torch.testing.assert_close((output.double(), state.hidden.double()), wanted, rtol=0.05, atol=0.03)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_gradients_of_a_state_in_float32(dtype):
+    model, exact = half_and_double(dtype)
+    x, hidden = X.to(dtype), torch.randn(2, 2, 4)
+    for call, exactly, part in [(model, exact, x), (model.step, exact.step, x[0])]:
+        results = []
+        for run, kind, wide in [(call, dtype, torch.float32), (exactly, torch.float64, torch.float64)]:
+            first = hidden.to(wide, copy=True).requires_grad_()
+            output, state = run(part.to(kind), QRNNState(first, (None, None)))
+            total = output.double().square().sum() + state.hidden.double().square().sum()
+            grads = torch.autograd.grad(total, [first, *run.__self__.parameters()] if part is x[0] else [first])
+            assert [grad.dtype for grad in grads] == [wide, *[kind] * (len(grads) - 1)]
+            results.append([grad.double() for grad in grads])
+        torch.testing.assert_close(*results, rtol=0.1, atol=0.1)
+
+
+def test_a_state_in_float32_where_torch_sees_each_step():
+    dtype = torch.bfloat16
+    model, _ = half_and_double(dtype, window=2)
+    x, first = X.to(dtype), model.initial_state(2, dtype=torch.float32)
+    wanted = model(x, first)
+    run = torch.func.vmap(model, in_dims=(1, 1), out_dims=1)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        for output, state in (run(x, first), compiled(x, first)):
+            assert (output.dtype, state.hidden.dtype) == (dtype, torch.float32)
+            torch.testing.assert_close((output, state.hidden), (wanted[0], wanted[1].hidden), rtol=0.02, atol=0.02)
+
+
+def test_other_mixtures_are_refused():
+    model = QRNN(3, 4, dtype=torch.bfloat16)
+    x, zeros = X.bfloat16(), torch.zeros(1, 2, 4)
+    for hidden in (zeros, QRNNState(zeros.double(), (None,)), QRNNState(zeros.half(), (None,))):
+        with pytest.raises(RuntimeError, match="`hidden` must have the input's dtype torch.bfloat16"):
+            model(x, hidden)
+    with pytest.raises(RuntimeError, match="`hidden` must have the input's dtype torch.float32"):
+        QRNN(3, 4)(X, QRNNState(zeros.bfloat16(), (None,)))
+    windowed = QRNN(3, 4, window=2, dtype=torch.bfloat16)
+    state = windowed.initial_state(2, dtype=torch.float32)
+    with pytest.raises(RuntimeError, match="`inputs` holds the inputs before"):
+        windowed(x, state._replace(inputs=(state.inputs[0].float(),)))
 
 
 # A state is a value.
