@@ -30,6 +30,35 @@ def is_series(value):
     return _kind(value)[1] == "Series"
 
 
+def is_table(value):
+    return _kind(value)[1] in ("Series", "DataFrame")
+
+
+def names_of(value):
+    """Return the names by which a value is matched with a frame's columns, in a list; None if it goes by position."""
+    library, name = _kind(value)
+    if name == "DataFrame":
+        return list(value.columns)
+    return list(value.index) if (library, name) == ("pandas", "Series") else None
+
+
+def in_columns(frame, columns, axis):
+    """Return the next frame of a stream with its columns in the order of ``columns``, None before the first, and these.
+
+    What is no frame is returned as it is.
+    """
+    if _kind(frame)[1] != "DataFrame":
+        return frame, columns
+    if axis not in (0, -2):
+        raise ValueError(say.stream_axis(axis))
+    own = names_of(frame)
+    if columns is None or own == columns:
+        return frame, own
+    if len(set(own)) < len(own) or len(own) != len(columns) or set(own) != set(columns):
+        raise ValueError(say.stream_columns(own, columns))
+    return frame[columns], columns
+
+
 def unwrap(value, axis, called="x"):
     """Return a value's numbers, the axis as an integer, and what puts a result in the value's own type."""
     library, name = _kind(value)

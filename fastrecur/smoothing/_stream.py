@@ -12,7 +12,7 @@ from .._checks import is_array
 from .._shapes import axis_of
 from ._arguments import Constant, arrays_of, least_count
 from ._formulas import State
-from ._frames import along, is_series, unwrap
+from ._frames import along, in_columns, is_table, names_of, unwrap
 from ._run import Request, at_once
 from ._segments import Borders
 from ._times import edge, has_zone, take_times
@@ -71,6 +71,8 @@ class Ewm:
         ignore_na: bool = False, min_periods: int | None = 0, axis: int = 0,
     ) -> None:  # fmt: skip
         given = arrays_of({"com": com, "span": span, "halflife": halflife, "alpha": alpha})
+        names = [names for value in given.values() if (names := names_of(value)) is not None]
+        self._names = names[0] if names else None  # of a constant for each column
         self._given = {name: unwrap(value, 0)[0] for name, value in given.items()}
         self._options = _checks.flag("adjust", adjust), _checks.flag("ignore_na", ignore_na), least_count(min_periods)
         self._axis = _checks.axis(axis)
@@ -95,15 +97,17 @@ class Ewm:
         self._state: EwmState | None = None
         self._was_reset = False
         self._zone: bool | None = None
+        self._columns = self._names
 
     def update(self, chunk: Any, times: Any = None, resets: Any = None) -> Any:
-        """Process the next samples and return the mean at each of them, as `ewm_mean`: a Series for a Series.
+        """Process the next samples and return the mean at each of them, as `ewm_mean`: a Series or a frame for one.
 
         Parameters
         ----------
         chunk : array_like
-            The samples, in the shape of earlier chunks except along `axis`: arrays and Series as for `ewm_mean`, but
-            no frames. A chunk may be empty.
+            The samples, in the shape of earlier chunks except along `axis`, as for `ewm_mean`, but no DataArray. A
+            chunk may be empty. Of a frame each column is a series: later frames must have the same columns, and their
+            order is that of the first, or of a constant that is a Series with one value for each column.
         times : array_like, optional
             Their times, as for `ewm_mean`: with every chunk, or with none.
         resets : array_like of bool, optional
@@ -116,7 +120,8 @@ class Ewm:
         """
         if _arrays.any_lazy(chunk, times):
             raise TypeError(say.lazy_stream())
-        numbers, _, wrap = unwrap(chunk, 0, "chunk") if is_series(chunk) else (chunk, 0, lambda result: result)
+        chunk, columns = in_columns(chunk, self._columns, self._axis)
+        numbers, _, wrap = unwrap(chunk, 0, "chunk") if is_table(chunk) else (chunk, 0, lambda result: result)
         shapes = {name: tuple(value.shape) for name, value in self._given.items() if is_array(value)}
         own = tuple(numbers.shape) if hasattr(numbers, "shape") else np.shape(numbers)
         shape = _shapes.broadcast_shape(("chunk", *shapes), [own, *shapes.values()])
@@ -142,7 +147,7 @@ class Ewm:
         before = None if self._state is None else (State(had.weight, had.count, had.mean),)
         result, (after,) = at_once("average", request, numbers, None, axis, before, had.last_time)
         result, last = wrap(result), edge(when, axis) if when is not None and shape[axis] else had.last_time
-        self._zone, self._was_reset = zone, self._was_reset or resets is not None
+        self._zone, self._columns, self._was_reset = zone, columns, self._was_reset or resets is not None
         self._state = EwmState(after.weight, after.count, after.mean, had.steps + shape[axis], last)
         return result
 
@@ -173,8 +178,11 @@ class Ewm:
         pairs.append(((*self._options, self._axis), (*later._options, later._axis)))
         if not all(_equal(*pair) for pair in pairs):
             raise ValueError(say.merge("if they were made alike"))
+        if None not in (self._columns, later._columns) and self._columns != later._columns:
+            raise ValueError(say.merge("with the same columns, in one order"))
         a, b = self._state, later._state
         result = copy.copy(self if b is None else later)
+        result._columns = self._columns or later._columns
         if a is None or b is None:
             return result
         if a.mean.shape != b.mean.shape:

@@ -123,10 +123,57 @@ def test_a_series_comes_back_as_one(library):
     assert stream.state == other.state
 
 
+@pytest.mark.parametrize("library", [pd, pl])
+def test_a_frame_comes_back_as_one(library):
+    """Each column is a series, by its name, in the order of the first frame."""
+    values = np.random.default_rng(2).standard_normal((7, 3))
+    values[2, 1] = values[4, 0] = np.nan
+    whole = library.DataFrame(dict(zip("abc", values.T, strict=True)))
+    times = np.array([0.0, 1.0, 3.0, 3.5, 6.0, 7.0, 7.5])
+    resets = np.arange(7) == 5
+    stream, parts = Ewm(halflife=2.0), []
+    for rows, order in [(slice(0, 2), "abc"), (slice(2, 2), "bca"), (slice(2, 5), "cab"), (slice(5, 7), "bac")]:
+        chunk = whole[rows][list(order)]
+        flags = library.DataFrame(dict.fromkeys("cba", resets[rows]))
+        flags = flags.set_index(chunk.index) if library is pd else flags
+        parts.append(stream.update(chunk, times[rows], flags))
+        assert type(parts[-1]) is library.DataFrame and list(parts[-1].columns) == list("abc")
+        assert library is pl or parts[-1].index.equals(chunk.index)
+    expected = ewm_mean(values, halflife=2.0, times=times, resets=resets)
+    np.testing.assert_allclose(np.concatenate([part.to_numpy() for part in parts]), expected, rtol=1e-12)
+    for columns in ("ab", "abd", "abcd"):
+        with pytest.raises(ValueError, match="`chunk` must have the columns of the stream, `a`, `b`, `c`, each once"):
+            stream.update(library.DataFrame({name: [1.0] for name in columns}), [8.0])
+    np.testing.assert_array_equal(stream.update(np.ones((1, 3)), [8.0]).shape, (1, 3))  # by position
+    stream.reset()
+    assert list(stream.update(whole[["b"]]).columns) == ["b"]
+
+
+def test_frames_of_a_stream_and_what_they_stand_beside():
+    frame = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 5.0]})
+    alpha = pd.Series({"b": 0.5, "a": 1.0})
+    result = Ewm(alpha=alpha).update(frame)
+    pd.testing.assert_frame_equal(result, ewm_mean(frame, alpha=alpha)[["b", "a"]])
+    with pytest.raises(ValueError, match="`chunk` must have the columns of the stream, `b`, `a`"):
+        Ewm(alpha=alpha).update(frame.rename(columns={"a": "c"}))
+    with pytest.raises(ValueError, match="`axis` of a stream must be 0 where a chunk is a frame, got 1"):
+        Ewm(alpha=0.5, axis=1).update(frame)
+    first, second = Ewm(alpha=0.5), Ewm(alpha=0.5)
+    first.update(frame[:1])
+    second.update(frame[1:])
+    merged = first.merge(second)
+    np.testing.assert_allclose(merged.update(frame), ewm_mean(pd.concat([frame, frame]), alpha=0.5)[2:], rtol=1e-14)
+    second.reset()
+    assert list(first.merge(second).update(frame[["b", "a"]]).columns) == ["a", "b"]
+    second.update(frame[["b", "a"]])
+    with pytest.raises(ValueError, match="merged only with the same columns, in one order"):
+        first.merge(second)
+
+
 @pytest.mark.parametrize(
     ("chunk", "error", "match"),
     [
-        (pd.DataFrame({"a": [1.0]}), TypeError, "`chunk` must be an array"),
+        (pd.DataFrame({"a": ["b"]}), TypeError, "`chunk` must hold numbers only"),
         (pd.Series(["a"], dtype="str"), TypeError, "`chunk` must hold numbers only"),
         (np.ones(3, np.complex128), TypeError, "`chunk` must hold float32"),
         (torch.ones(3, dtype=torch.float16), TypeError, "`chunk` must hold float32"),
