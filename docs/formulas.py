@@ -1,0 +1,86 @@
+"""Check that no formula of the built site begins left of its box, where nobody can scroll to: on a phone and a desktop.
+
+python docs/formulas.py docs/_build/html
+
+Chromium draws the pages, if it is installed. It does without a network and without a profile.
+"""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+BROWSERS = "chromium", "chromium-browser", "google-chrome"
+WIDTHS = 390, 1280  # pixels
+FOUND = re.compile(r'<pre id="found">(.*?)</pre>', re.DOTALL)
+BELOW = re.compile(r'<mo stretchy="false">\S</mo>\s*</munderover>')
+
+# All pages stand in frames of one, whose load event waits for them. Of each box: how many pixels its formula begins left.
+MEASURE = """
+window.onload = () => {
+  const found = [];
+  for (const frame of document.querySelectorAll("iframe"))
+    for (const box of frame.contentDocument.querySelectorAll(".math")) {
+      const parts = [...box.querySelectorAll("math, math *")].map(part => part.getBoundingClientRect());
+      const first = Math.min(...parts.filter(part => part.width).map(part => part.left));
+      found.push([frame.dataset.page, frame.width, box.innerText, box.getBoundingClientRect().left - first]);
+    }
+  const place = document.body.appendChild(document.createElement("pre"));
+  place.id = "found";
+  place.textContent = JSON.stringify(found);
+};
+"""
+
+
+def measured(browser, site, pages):
+    """Return ``(page, width, text, pixels)`` of every formula: how far it begins left of its box."""
+    frames = [
+        f'<iframe data-page="{page}" width="{width}" height="900" src="{(site / page).as_uri()}"></iframe>'
+        for page in pages
+        for width in WIDTHS
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        wrapper = Path(folder) / "all.html"
+        wrapper.write_text("\n".join(["<!doctype html><meta charset='utf-8'>", f"<script>{MEASURE}</script>", *frames]))
+        command = [
+            browser, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
+            f"--user-data-dir={folder}/profile", "--dump-dom", wrapper.as_uri(),
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    found = FOUND.search(done.stdout)
+    if found is None:
+        raise SystemExit(f"formulas: {browser} did not draw the pages:\n{done.stderr[-2000:]}")
+    return json.loads(html.unescape(found[1]))
+
+
+def main():
+    site = Path(sys.argv[1]).resolve()
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        print(f"formulas: not looked at, as none of {', '.join(BROWSERS)} is on the PATH")
+        return
+    pages = [path for path in sorted(site.rglob("*.html")) if '<div class="math">' in path.read_text()]
+    found = measured(browser, site, [path.relative_to(site).as_posix() for path in pages])
+    if not pages or {width for _, width, _, _ in found} != {*map(str, WIDTHS)}:
+        raise SystemExit("formulas: none was found")
+    left = [
+        f"{page} at {width} px: begins {pixels:.0f} px left of its box: {' '.join(text.split())}"
+        for page, width, text, pixels in found
+        if pixels > 1
+    ]
+    left += [
+        f"{path.relative_to(site)}: an index stands below its letter, as the accent does above"
+        for path in pages
+        if BELOW.search(path.read_text())
+    ]
+    if left:
+        raise SystemExit("\n".join(left))
+    print(f"formulas: {len(found)} on {len(pages)} pages begin in their boxes at {' and '.join(map(str, WIDTHS))} px")
+
+
+if __name__ == "__main__":
+    main()
