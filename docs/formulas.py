@@ -19,7 +19,7 @@ WIDTHS = 390, 1280  # pixels
 FOUND = re.compile(r'<pre id="found">(.*?)</pre>', re.DOTALL)
 BELOW = re.compile(r'<mo stretchy="false">\S</mo>\s*</munderover>')
 
-# All pages stand in frames of one, whose load event waits for them. Of each box: how many pixels its formula begins left.
+# All pages stand in frames of one, whose load event waits for them. Of each box: by how much its formula begins left.
 MEASURE = """
 window.onload = () => {
   const found = [];

@@ -32,6 +32,7 @@ class Example(NamedTuple):
     shown: str  # what the picture shows
     short: str = ""  # options of the short form
     more: str = ""  # a page that says more
+    measured: str = ""  # where and when, of a picture whose report does not say so
 
 
 SECTIONS = {
@@ -52,15 +53,19 @@ SECTIONS = {
                           more="howto/torch"),
         "lru": Example("LRU: coefficients that oscillate", "Impulse responses of complex and of real coefficients"),
         "qrnn_against_lstm": Example("QRNN and LSTM on Shakespeare", "Test loss by steps and by time",
-                                     "--steps 2", "howto/qrnn"),
+                                     "--steps 2", "howto/qrnn",
+                                     "AMD EPYC, 2 cores, torch 2.13, 2026-11-25, with ``--steps 150``"),
         "language_model": Example("A language model", "Perplexity during training",
-                                  "--weights 20000 --batch 256 --epochs 1 --every 20", "howto/language_model"),
+                                  "--weights 20000 --batch 256 --epochs 1 --every 20", "howto/language_model",
+                                  "AMD EPYC, 2 cores, torch 2.13, 2026-11-26"),
         "speakers": Example("Speakers in packed sequences", "Test errors by time of training, and lengths of sequences",
-                            "--epochs 2 --seeds 1", "howto/classify_sequences"),
+                            "--epochs 2 --seeds 1", "howto/classify_sequences",
+                            "AMD EPYC, 2 cores, torch 2.13, 2026-11-25"),
         "packed": Example("Packed recordings", "Losses packed and padded; answers with and without borders",
                           more="howto/segments"),
         "figure4": Example("The QRNN paper's figure 4", "Parts of a training step, and speed by batch and length",
-                           "--quick", "benchmarks"),
+                           "--quick", "benchmarks",
+                           "AMD EPYC, 2 cores, torch 2.13, 2026-11-25"),
     },
     "Reinforcement learning": {
         "ppo": Example("PPO on CartPole", "Steps for which the pole stands, with and without later rewards",
@@ -138,8 +143,10 @@ def write_pages():
 
 
 def picture_of(name):
-    """Return the picture's name for Sphinx: the logo until there is one."""
-    return f"/_static/{stored(name).name if stored(name).exists() else 'logo.svg'}"
+    """Return the picture's name for Sphinx; fail where there is none."""
+    if not stored(name).exists():
+        raise SystemExit(f"{stored(name)} is missing: run python docs/make_gallery.py --only {name}")
+    return f"/_static/{stored(name).name}"
 
 
 def page(name, example):
@@ -149,6 +156,8 @@ def page(name, example):
     if example.more:
         parts += [f"More: :doc:`/{example.more}`.", ""]
     parts += [f".. image:: {picture_of(name)}", f"   :alt: {example.shown}.", ""]
+    if example.measured:
+        parts += [f"Measured on: {example.measured}.", ""]
     if report_of(name).exists():
         path = report_of(name).relative_to(DOCS).as_posix()
         parts += ["It printed:", "", f".. literalinclude:: /{path}", "   :language: none", ""]

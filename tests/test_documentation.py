@@ -252,6 +252,19 @@ def test_every_example_is_in_the_gallery_and_needs_no_other(monkeypatch):
         imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
         assert not imported & examples, name
         assert not gallery.ALL[name].more or (DOCS / f"{gallery.ALL[name].more}.rst").exists(), name
+        assert gallery.picture_of(name) == f"/_static/{gallery.stored(name).name}"
+        # Each says where and when it was measured: its report, or else its page.
+        dated = re.compile(r"^20\d\d-\d\d-\d\d", re.MULTILINE)
+        assert gallery.ALL[name].measured or dated.search(gallery.report_of(name).read_text()), name
+
+
+def test_a_missing_picture_fails_the_build(monkeypatch, tmp_path):
+    """A page showed the logo as its result."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    gallery = importlib.import_module("make_gallery")
+    monkeypatch.setattr(gallery, "STORED", tmp_path)
+    with pytest.raises(SystemExit, match="streaming.png is missing: run python docs/make_gallery.py --only streaming"):
+        gallery.picture_of("streaming")
 
 
 # ---- Vocabulary: docs/glossary.rst has the terms ---------------------------------------------------------------------
