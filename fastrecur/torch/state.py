@@ -25,7 +25,7 @@ class QRNNState(NamedTuple):
         The states ``c`` of all layers and directions, as a call takes and gives them: (L*D, B, H), or (L*D, H) for one
         sequence; a list where the layers' sizes differ. Beside a network in half precision it may be float32, and then
         stays so from call to call: ``initial_state(dtype=torch.float32)``. Rounded at each call, or at each `step`, it
-        would stand still where gates are small.
+        would stop changing where gates are small.
     inputs : tuple of Tensor or None
         For each layer its last ``window - 1`` inputs in time order, (window - 1, B, I), or (window - 1, I) for one
         sequence; None for a window of 1. `torch.utils._pytree` takes None for a leaf: move a state with
