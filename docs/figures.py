@@ -1,4 +1,4 @@
-"""Write the figures of README, the paper and a how-to from the reports of the benchmarks: none is copied by hand.
+"""Write the figures of README, the paper and two pages from the reports of the benchmarks: none is copied by hand.
 
     python docs/figures.py
 
@@ -14,6 +14,7 @@ DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"
 PAPER = DOCS / "paper" / "paper.md"
 HOW_TO = DOCS / "howto" / "language_model.rst"
+PAGE, DETAILS = DOCS / "benchmarks.rst", DOCS / "benchmarks_details.rst"
 MARKS = {
     ".md": ("<!-- figures:begin -->\n", "<!-- figures:end -->"),
     ".rst": (".. figures:begin\n\n", "\n.. figures:end"),
@@ -70,7 +71,7 @@ def qrnn(mode):
         [float(line.split()[-2]) for line in lines if re.match(cells, line)]
         for cells in (r"  \d+ x ", "  PTB, window 2")
     )
-    cells = [re.split(r"\s{2,}", line) for line in (DOCS / "benchmarks.rst").read_text().splitlines()]
+    cells = [re.split(r"\s{2,}", line) for line in DETAILS.read_text().splitlines()]
     page = [float(row[6 if mode == "training" else 4]) for row in cells if re.fullmatch(r"\d+ x \d+", row[0])]
     return report, page, window
 
@@ -78,7 +79,7 @@ def qrnn(mode):
 def about_page():
     """Return the machine and the date of the page's table of a QRNN layer."""
     pattern = r"(AMD EPYC)\s\(2 cores, [^)]*?(\d{4}-\d\d-\d\d)"
-    return ", ".join(re.search(pattern, (DOCS / "benchmarks.rst").read_text()).groups())
+    return ", ".join(re.search(pattern, DETAILS.read_text()).groups())
 
 
 def language_model():
@@ -160,6 +161,104 @@ def how_to():
     yield f"validation is within 2 % of where nn.LSTM ends, as a share of nn.LSTM's own, is {listed(within)}."
 
 
+def ratio(layout, direction, dtype, *others):
+    """Return how many times as fast as others a recurrence is, with a gate of each kind: into `out=`, if it was."""
+    spans = []
+    for other in others:
+        found = [row for row in rows("benchmarks.txt") if row[8:9] == [other] and row[4] == dtype]
+        found = [row for row in found if row[:2] == [layout, direction]]
+        into = [row for row in found if row[3] == "out="] or found
+        spans.append(span([float(row[7]) for row in into]))
+    return "; ".join(spans)
+
+
+def of_returns(shape, other):
+    """Return how many times as fast as a loop `gae` is: the report has the share of its time."""
+    pattern = re.compile(r"[ *+-]  plain +(\(.*?\)) .* ms, +([\d.]+) of (\w+) loop")
+    lines = map(pattern.match, (DOCS / "benchmarks_returns.txt").read_text().splitlines())
+    return span([1 / float(row[2]) for row in lines if row and (row[1], row[3]) == (shape, other)] or [0])
+
+
+def ways():
+    """Return what users do without borders and groups, and how many times as fast the calls are."""
+    found: list[list[str]] = []
+    for line in (DOCS / "benchmarks_segment_ways.txt").read_text().splitlines()[3:]:
+        if not line.startswith(" "):
+            what, own = line, ""
+            continue
+        way, _, times = re.split(r"\s{2,}", line.strip())
+        if own:
+            found.append([f"``{own}``, {what}", way, times])
+        own = own or way
+    return found
+
+
+def page():
+    """Yield the tables of the page of benchmarks, each with its place and date."""
+    peers, all_of = ("pandas", "polars", "numbagg"), ("scipy lfilter", "pandas", "polars", "numbagg")
+    many = ["(100000, 64)", "(64, 100000)"]
+    yield from titled("Recurrences", "benchmarks.txt")
+    forms = [
+        (f"forward, {LARGE}", LARGE, "forward", ("triad",)),
+        (f"gradient, {LARGE}", LARGE, "vjp", ("triad",)),
+        (f"forward, {SMALLER}, which fits the cache", SMALLER, "forward", ("triad",)),
+        ("forward, (64, 100000), time last", "(64, 100000)", "forward", ("triad",)),
+        ("forward, one series of 1,000,000", ONE[0], "forward", ("plain loop",)),
+        ("gradient, one series of 1,000,000", ONE[0], "vjp", ("plain loop",)),
+        ("constant gate, one series of 1,000,000", ONE[0], "forward", all_of),
+        ("constant gate, (100000, 64)", "(100000, 64), time first", "forward", all_of),
+        ("constant gate, (64, 100000)", "(64, 100000), time last", "forward", all_of),
+    ]
+    yield from listed_table(
+        ["", "times as fast as", *DTYPES],
+        [
+            [what, "; ".join(others), *(ratio(layout, direction, dtype, *others) for dtype in DTYPES)]
+            for what, layout, direction, others in forms
+        ],
+    )
+    yield from titled("Weighted statistics", "benchmarks_smoothing.txt")
+    statistics_of = [("ewm_mean, complete", peers), ("ewm_mean, 10 % missing", peers)]
+    statistics_of += [(f"ewm_{name}, 10 % missing", peers[:1]) for name in ("var", "cov")]
+    yield from listed_table(
+        ["", "times as fast as", *DTYPES],
+        [
+            [f"``{name.partition(',')[0]}``{name.partition(',')[1]}{name.partition(',')[2]}, {what}", "; ".join(others)]
+            + [smoothing(name, shapes, dtype, *others) for dtype in DTYPES]
+            for name, others in statistics_of
+            for what, shapes in (("one series", ONE), ("64 series", many))
+        ],
+    )
+    yield from titled("A QRNN layer", "benchmarks_qrnn.txt", f"and {about_page()}")
+    yield from listed_table(
+        ["float32", "times as fast as", "Xeon", "Xeon, window 2", "EPYC"],
+        [
+            [mode, "nn.LSTM", *(span(part) for part in (report, window, cells))]
+            for mode in ("inference", "training")
+            for report, cells, window in [qrnn(mode)]
+        ],
+    )
+    yield from titled("Advantages (GAE)", "benchmarks_returns.txt")
+    shapes = "(131072,)", "(512, 4096)", "(4096, 512)", "(2048, 64)"
+    yield from listed_table(
+        ["float32", "times as fast as a compiled loop", "as torch's loop"],
+        [[shape, *(of_returns(shape, other) for other in ("compiled", "torch"))] for shape in shapes],
+    )
+    yield from titled("Borders and groups", "benchmarks_segment_ways.txt")
+    yield from listed_table(["", "than", "times as fast"], ways())
+
+
+def titled(title, report, more=""):
+    """Yield the head of a section, and where its figures were measured."""
+    yield from ["", title, "-" * len(title), "", f"{about(report)}{', ' * bool(more)}{more}.", ""]
+
+
+def listed_table(head, cells):
+    """Yield a table in reStructuredText, without columns to scroll to."""
+    yield from [".. list-table::", "   :header-rows: 1", ""]
+    for row in [head, *cells]:
+        yield from [f"   {'*' if not k else ' '} - {cell}".rstrip() for k, cell in enumerate(row)]
+
+
 def prose(sentences):
     """Return sentences as lines."""
     return textwrap.fill(" ".join(sentences), 120, break_long_words=False, break_on_hyphens=False)
@@ -172,7 +271,12 @@ def written(path, figures):
     return f"{head}{begin}{figures}\n{end}{rest.split(end)[1]}"
 
 
-TEXTS = {README: table, PAPER: lambda: prose(paper()), HOW_TO: lambda: prose(how_to())}
+TEXTS = {
+    README: table,
+    PAPER: lambda: prose(paper()),
+    HOW_TO: lambda: prose(how_to()),
+    PAGE: lambda: "\n".join(page()).strip("\n"),
+}
 
 
 if __name__ == "__main__":

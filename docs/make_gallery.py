@@ -64,7 +64,7 @@ SECTIONS = {
         "packed": Example("Packed recordings", "Losses packed and padded; answers with and without borders",
                           more="howto/segments"),
         "figure4": Example("The QRNN paper's figure 4", "Parts of a training step, and speed by batch and length",
-                           "--quick", "benchmarks",
+                           "--quick", "benchmarks_details",
                            "AMD EPYC, 2 cores, torch 2.13, 2026-11-25"),
     },
     "Reinforcement learning": {
