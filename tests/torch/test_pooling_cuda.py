@@ -53,6 +53,15 @@ def test_padded_rows(on_gpu, dtype):
             check(on_gpu, dtype, 1, True, None, True, None, reverse=reverse)
 
 
+def test_a_first_state_in_float32_beside_half_precision(on_gpu):
+    product, c0, keep = problem(torch.bfloat16, 45, True, None, True, STEPS, 3, None)
+    cotangents = torch.randn(STEPS, 3, 45).bfloat16(), torch.randn(3, 45)
+    values = product, c0.float(), keep, *cotangents
+    fused, composed = on_gpu(_pooling.pool, *values), gradients(_pooling._composed, *map(wide, values))
+    assert [v.dtype for v in fused] == [torch.bfloat16, torch.float32] * 2  # of the product and of the state
+    torch.testing.assert_close([v.double() for v in fused], composed, rtol=0.08, atol=0.008)
+
+
 def test_padded_rows_without_output_gates(on_gpu):
     for reverse in (False, True):
         check(on_gpu, torch.float32, 45, False, 0.7, True, None, reverse=reverse)
