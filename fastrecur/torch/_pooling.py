@@ -34,14 +34,17 @@ def pool(product, c0=None, *, batch_sizes=None, cut=None, output_gate=True, keep
 
 def pool_step(product, c0=None, *, output_gate=True, keep=None):
     """Pool one step's product, (B, 3H) or (B, 2H); return h and c, (B, H), which do not share their memory."""
-    z, f, o = _gates(product if c0 is None else product.to(c0.dtype), output_gate, keep)
-    c = f * z if c0 is None else torch.lerp(c0, z, f.to(z.dtype))
-    return c.to(product.dtype, copy=True) if o is None else (o * c).to(product.dtype), c
+    is_mixed = c0 is not None and c0.dtype != product.dtype  # a cast to the same dtype takes a microsecond, too
+    z, f, o = _gates(product.to(c0.dtype) if is_mixed else product, output_gate, keep)
+    c = f * z if c0 is None else torch.lerp(c0, z, f)
+    h = c.clone() if o is None else o * c
+    return h.to(product.dtype) if is_mixed else h, c
 
 
 def first_state(c0, dtype, may_be_wide):
     """Return a first state in a product's dtype, or as it is where it may be, and is, float32 beside half precision."""
-    return c0 if c0 is None or (may_be_wide and is_wide(c0.dtype, dtype)) else c0.to(dtype)
+    stays = c0 is None or c0.dtype == dtype or (may_be_wide and is_wide(c0.dtype, dtype))
+    return c0 if stays else c0.to(dtype)
 
 
 def is_wide(dtype, beside):
