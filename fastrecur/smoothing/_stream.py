@@ -120,8 +120,10 @@ class Ewm:
         """
         if _arrays.any_lazy(chunk, times):
             raise TypeError(say.lazy_stream())
-        chunk, columns = in_columns(chunk, self._columns, self._axis)
-        numbers, _, wrap = unwrap(chunk, 0, "chunk") if is_table(chunk) else (chunk, 0, lambda result: result)
+        numbers, columns, wrap = chunk, self._columns, lambda result: result
+        if is_table(chunk):
+            chunk, columns = in_columns(chunk, columns, self._axis)
+            numbers, _, wrap = unwrap(chunk, 0, "chunk")
         shapes = {name: tuple(value.shape) for name, value in self._given.items() if is_array(value)}
         own = tuple(numbers.shape) if hasattr(numbers, "shape") else np.shape(numbers)
         shape = _shapes.broadcast_shape(("chunk", *shapes), [own, *shapes.values()])
