@@ -124,7 +124,8 @@ def _run(steps, rule, carry):
     with np.errstate(all="ignore"):
         arrays[RHOS] = np.asarray(np.exp(arrays[RHOS], dtype=np.float64))
     arrays += [results[0], carry.reshape(PLANES, *shape[:axis], 1, *shape[axis + 1 :])[0]]
-    holds = is_off_policy, steps.next_values is not None, steps.cuts is not None, rule.kind in ("targets", "vtrace")
+    has = [value is not None for value in (steps.next_values, steps.cuts, steps.mask)]
+    holds = is_off_policy, *has, rule.kind in ("targets", "vtrace")
     traits = tuple(itertools.compress(_advantages.TRAITS, holds))
     team = _threads.team()
     threads = team.size if rewards.size >= SERIAL_STEPS else 1
@@ -146,11 +147,15 @@ def _plan(forms, axis, traits, threads):
     *outer, (count, inner) = merge([(shape[k], tuple(s[k] for s in strides)) for k in order]) or [ONCE]
     are_neighbors = inner[H] == sizes[H] and all(a in (0, size) for a, size in zip(inner, sizes, strict=True))
     by_vectors, time = count >= WIDTH and are_neighbors, [s[axis] for s in strides]
+    is_row = 1 < count < WIDTH and are_neighbors
+    if is_row:
+        traits = *traits, "narrow", f"lanes_{count}"
     chunk = ROW if by_vectors or 0 < abs(inner[H]) < abs(time[H]) else 1
-    parts = [(shape[axis], *part, chunk, int(by_vectors)) for part in _threads.ranges(count, threads)]
+    ranges = _threads.ranges(count, 1 if is_row else threads)
+    parts = [(shape[axis], *part, chunk, int(by_vectors)) for part in ranges]
     geometry = np.zeros(HEAD + 3 * len(forms), np.int64)
     geometry[HEAD::3], geometry[HEAD + 1 :: 3] = time, inner
-    ones = [name for name, stride in zip(FIELDS[:H], inner, strict=False) if by_vectors and stride == 0]
+    ones = [name for name, stride in zip(FIELDS[:H], inner, strict=False) if (by_vectors or is_row) and stride == 0]
     elements = {name: _arrays.element(dtype) for name, (dtype, _, _) in zip(FIELDS[: H + 1], forms, strict=False)}
     call = kernel(_advantages.walk, " ".join([*traits, *ones]), "f8", **elements)
     return call, geometry, parts, repetitions(outer)
