@@ -8,7 +8,7 @@ from collections import namedtuple
 
 import numpy as np
 
-from . import _arrays, _problem, _shapes, _threads
+from . import _arrays, _checks, _problem, _shapes, _threads
 from . import _messages as say
 from ._arrays import at, join
 from ._checks import number
@@ -24,7 +24,7 @@ from .smoothing._arrays import Data
 
 SERIAL_STEPS = 1 << 18  # steps of all series together from which a second thread pays
 ROW = 2048  # series that are walked side by side: more rows at once are fewer pages to look up
-_OWN = 0.0, 1.0, 1.0, 1.0  # `log_rhos` and the greatest weights, where the policy that took the steps is the learner's
+_CARRY = np.dtype(np.float64)
 _CLIPS = {name: (f"{name} >= 0", lambda limit: limit >= 0) for name in ("rho_clip", "c_clip", "pg_rho_clip")}
 
 # What each step has, None for what there is not; and what stands behind the last one, without the axis of time.
@@ -34,31 +34,38 @@ _DEFAULTS = [np.array(value) for value in (0.0, 0.0, 0.0, True, 0.0, 0.0, False,
 _Rule = namedtuple("_Rule", "kind axis dtype limits")  # what is computed
 
 
-def estimate(kind, axis, flags, rewards, gamma, values=None, next_values=None, lam=1.0, policy=_OWN, bootstrap=None):
-    """Check a call and choose who computes it; ``flags`` say which steps end an episode, cut it off and are read."""
-    log_rhos, *limits = policy
-    limits = tuple(number(name, limit, _CLIPS) for name, limit in zip(_CLIPS, limits, strict=True))
-    floats = {"rewards": rewards, "values": values, "next_values": next_values, "gamma": gamma, "lam": lam}
-    floats |= {"log_rhos": log_rhos, "bootstrap": bootstrap}
-    optional = "next_values", "bootstrap", *["values"] * (kind == "returns")
-    floats = {name: value for name, value in floats.items() if value is not None or name not in optional}
-    data = Data(tuple(floats), tuple(floats.values()))
-    found = dict(zip(floats, data.values, strict=True))
-    shape = tuple(found["rewards"].shape)
-    axis = axis_of(axis, shape, ("rewards",))
-    lanes = shape[:axis] + shape[axis + 1 :]
+def estimate(kind, axis, flags, rewards, gamma, values=None, next_values=None, lam=1.0, policy=None, bootstrap=None):
+    """Check a call and choose who computes it; ``flags`` say which steps end an episode, cut it off and are read.
+
+    ``policy`` are `log_rhos` and the greatest weights; None where the policy that took the steps is the learner's.
+    """
+    floats = {"rewards": rewards, "gamma": gamma, "lam": lam}
     if kind != "returns":
-        _split_values(found, shape, axis)
-    for name, value in found.items():
-        message, wanted = (say.state_shape, lanes) if name in ("bootstrap", "last") else (say.same_shape, shape)
-        if not _problem.fits(tuple(value.shape), wanted):
-            raise ValueError(message(name, tuple(value.shape), wanted))
-    names = "done" if kind == "returns" else "terminated", "truncated", "mask"
-    flags = [_flags(data, *flag, shape) for flag in zip(names, flags, strict=True)]
+        floats["values"] = values
+    log_rhos, *limits = policy or (None,)
+    limits = tuple([number(name, limit, _CLIPS) for name, limit in zip(_CLIPS, limits, strict=False)])
+    if policy is not None:
+        floats["log_rhos"] = log_rhos
+    if next_values is not None:
+        floats["next_values"] = next_values
+    if bootstrap is not None:
+        floats["bootstrap"] = bootstrap
+    names = tuple(floats)
+    data = Data(names, tuple(floats.values()))
+    found, shapes = dict(zip(names, data.values, strict=True)), tuple([tuple(value.shape) for value in data.values])
+    check = _checked if data.by_kernel else _checked.__wrapped__  # torch's compiler knows no caches
+    axis = check(kind, _checks.axis(axis), names, shapes)
+    shape = shapes[0]
+    if kind != "returns" and next_values is None:
+        values, steps = found["values"], shape[axis]
+        found["values"], found["last"] = at(values, axis, slice(steps)), at(values, axis, steps)
     if flags[0] is None and kind != "returns":
         raise TypeError(say.not_an_array("terminated", type(None)))
-    found["ends"], found["cuts"], found["mask"] = flags
-    steps = _Steps(*[found.get(name) for name in _NAMES])
+    named = zip(("done" if kind == "returns" else "terminated", "truncated", "mask"), flags, strict=True)
+    found["ends"], found["cuts"], found["mask"] = [
+        None if flag is None else _flags(data, name, flag, shape) for name, flag in named
+    ]
+    steps = _Steps(*map(found.get, _NAMES))
     rule = _Rule(kind, axis, data.dtype(found["rewards"]), limits)
     if data.is_lazy:
         return _lazy(steps, rule)
@@ -71,32 +78,41 @@ def estimate(kind, axis, flags, rewards, gamma, values=None, next_values=None, l
     return [data.narrow(result, rule.dtype) for result in _formulas(data, steps, rule)]
 
 
-def _split_values(found, shape, axis):
-    """Take the value of the state after the last step off those before steps, unless there are ones after each step."""
-    values, steps, has_next = found["values"], shape[axis], "next_values" in found
-    came = values.shape[axis] if len(values.shape) == len(shape) else f"shape {tuple(values.shape)}"
-    if came != steps + (not has_next):
-        raise ValueError(say.values_steps(came, steps, has_next))
-    if not has_next:
-        found["values"], found["last"] = at(values, axis, slice(steps)), at(values, axis, steps)
+@functools.lru_cache(1024)
+def _checked(kind, axis, names, shapes):
+    """Return the axis of time, counted from the first; raise unless arrays of these shapes are what a call takes."""
+    shape, has_next = shapes[0], "next_values" in names
+    axis = axis_of(axis, shape, ("rewards",))
+    shapes = dict(zip(names, shapes, strict=True))
+    if kind != "returns":
+        own, steps = shapes["values"], shape[axis]
+        came = own[axis] if len(own) == len(shape) else f"shape {own}"
+        if came != steps + (not has_next):
+            raise ValueError(say.values_steps(came, steps, has_next))
+        shapes["values"] = (*own[:axis], steps, *own[axis + 1 :])
+    for name, own in shapes.items():
+        is_state = name == "bootstrap"
+        wanted = shape[:axis] + shape[axis + 1 :] if is_state else shape
+        if not _problem.fits(own, wanted):
+            raise ValueError((say.state_shape if is_state else say.same_shape)(name, own, wanted))
+    return axis
 
 
 def _flags(data, name, flags, shape):
     """Return flags of the data's library, where the data are."""
-    if flags is None:
-        return None
     if getattr(flags, "requires_grad", False):
         raise TypeError(say.flags_gradient(name))
     if data.by_kernel or not hasattr(flags, "shape"):
         flags = np.asarray(flags.detach().cpu() if hasattr(flags, "detach") else flags)
-    is_bool = str(flags.dtype).rpartition(".")[2] == "bool"
-    if (name == "mask" and not is_bool) or (isinstance(flags, np.ndarray) and flags.dtype.kind not in "biuf"):
+    is_numpy = isinstance(flags, np.ndarray)
+    is_bool = flags.dtype == np.bool_ if is_numpy else str(flags.dtype).rpartition(".")[2] == "bool"
+    if (name == "mask" and not is_bool) or (is_numpy and flags.dtype.kind not in "biuf"):
         raise TypeError((say.mask_dtype if name == "mask" else say.flags_dtype)(name, flags.dtype))
     if not _problem.fits(tuple(flags.shape), shape):
         raise ValueError(say.same_shape(name, tuple(flags.shape), shape))
     if data.by_kernel:
         return _arrays.numbers(name, flags)
-    return data.beside(flags.copy() if isinstance(flags, np.ndarray) else flags)  # a backward pass reads them later
+    return data.beside(flags.copy() if is_numpy else flags)  # a backward pass reads them later
 
 
 def _check_flags(steps, xp):
@@ -111,54 +127,67 @@ def _check_flags(steps, xp):
 def _run(steps, rule, carry):
     """Return results of NumPy's arrays, and ``carry``, what the steps before them go on from: the kernel's planes."""
     _check_flags(steps, np)
-    rewards, shape, axis, is_off_policy = steps.rewards, steps.rewards.shape, rule.axis, rule.kind == "vtrace"
+    rewards, axis, is_off_policy = steps.rewards, rule.axis, rule.kind == "vtrace"
+    shape, size = rewards.shape, rewards.size * rule.dtype.itemsize
+    lanes = shape[:axis] + shape[axis + 1 :]
     if carry is None:
-        carry = np.zeros((PLANES, *shape[:axis], *shape[axis + 1 :]))
-        carry[0], carry[1] = (0 if value is None else value for value in (steps.bootstrap, steps.last))
-        carry.T[..., PLANES - 3 :] = rule.limits
-    order = _shapes.like(shape, rule.dtype, (shape, rewards.strides))
-    results = _problem.empty((1 + is_off_policy, *shape), rule.dtype, (rewards.size * rule.dtype.itemsize, *order))
-    if not rewards.size:
-        return *results, carry
+        carry = np.zeros((PLANES, *lanes))
+        for plane, value in enumerate((steps.bootstrap, steps.last)):
+            if value is not None:
+                carry[plane] = value
+        if is_off_policy:
+            carry.T[..., PLANES - len(rule.limits) :] = rule.limits
     arrays = [default if v is None else v for v, default in zip(steps, _DEFAULTS, strict=False)]
-    with np.errstate(all="ignore"):
-        arrays[RHOS] = np.asarray(np.exp(arrays[RHOS], dtype=np.float64))
-    arrays += [results[0], carry.reshape(PLANES, *shape[:axis], 1, *shape[axis + 1 :])[0]]
+    if is_off_policy:
+        with np.errstate(all="ignore"):
+            arrays[RHOS] = np.asarray(np.exp(arrays[RHOS], dtype=np.float64))
     has = [value is not None for value in (steps.next_values, steps.cuts, steps.mask)]
-    holds = is_off_policy, *has, rule.kind in ("targets", "vtrace")
-    traits = tuple(itertools.compress(_advantages.TRAITS, holds))
+    traits = is_off_policy, *has, rule.kind in ("targets", "vtrace")
     team = _threads.team()
     threads = team.size if rewards.size >= SERIAL_STEPS else 1
     forms = tuple([(array.dtype, array.shape, array.strides) for array in arrays])
-    call, geometry, parts, repeats = _plan(forms, axis, traits, threads)
-    places, words = list(map(_arrays.address, arrays)), _arrays.address(geometry)
-    apart = carry.strides[0], results.strides[0]
-    runs = itertools.product(repeats, parts)
-    team.run([(call, None, *map(operator.add, places, offsets), words, *part, *apart) for offsets, part in runs])
+    order, *plan = _plan(forms, rule.dtype, axis, traits, threads)
+    results = _problem.empty((1 + is_off_policy, *shape), rule.dtype, (size, *order))
+    if size:
+        call, geometry, parts, repeats = plan
+        arrays += [results, carry]
+        places, ends = list(map(_arrays.address, arrays)), (carry.strides[0], size)
+        words = _arrays.address(geometry)
+        runs = itertools.product(repeats, parts)
+        team.run([(call, None, *map(operator.add, places, o), words, *part, *ends) for o, part in runs])
     return *results, carry
 
 
 @functools.lru_cache(1024)
-def _plan(forms, axis, traits, threads):
-    """Return the kernel, its geometry, each thread's part, and the operands' offsets whenever all is repeated."""
-    shape, sizes = forms[0][1], [dtype.itemsize for dtype, _, _ in forms]
+def _plan(forms, dtype, axis, traits, threads):
+    """Return a result's strides; the kernel, its geometry, each thread's part, and offsets whenever all is repeated.
+
+    ``forms`` are what is read's dtypes, shapes and strides.
+    """
+    shape = forms[0][1]
+    own = _shapes.like(shape, dtype, forms[0][1:])
+    if 0 in shape:
+        return (own,)
+    lanes = (*shape[:axis], 1, *shape[axis + 1 :])
+    forms = *forms, (dtype, shape, own), (_CARRY, lanes, _shapes.c_strides(lanes, _CARRY.itemsize))
+    sizes = [dtype.itemsize for dtype, _, _ in forms]
     strides = [_shapes.spread(own, steps, shape) for _, own, steps in forms]
     order = sorted((k for k in range(len(shape)) if k != axis and shape[k] > 1), key=lambda k: (-abs(strides[H][k]), k))
     *outer, (count, inner) = merge([(shape[k], tuple(s[k] for s in strides)) for k in order]) or [ONCE]
     are_neighbors = inner[H] == sizes[H] and all(a in (0, size) for a, size in zip(inner, sizes, strict=True))
-    by_vectors, time = count >= WIDTH and are_neighbors, [s[axis] for s in strides]
-    is_row = 1 < count < WIDTH and are_neighbors
-    if is_row:
-        traits = *traits, "narrow", f"lanes_{count}"
+    by_vectors, is_row = count >= WIDTH and are_neighbors, 1 < count < WIDTH and are_neighbors
+    time = [s[axis] for s in strides]
     chunk = ROW if by_vectors or 0 < abs(inner[H]) < abs(time[H]) else 1
     ranges = _threads.ranges(count, 1 if is_row else threads)
     parts = [(shape[axis], *part, chunk, int(by_vectors)) for part in ranges]
     geometry = np.zeros(HEAD + 3 * len(forms), np.int64)
     geometry[HEAD::3], geometry[HEAD + 1 :: 3] = time, inner
-    ones = [name for name, stride in zip(FIELDS[:H], inner, strict=False) if (by_vectors or is_row) and stride == 0]
+    words = [*itertools.compress(_advantages.TRAITS, traits), *["narrow", f"lanes_{count}"] * is_row]
+    if by_vectors or is_row:
+        words += [name for name, stride in zip(FIELDS[:H], inner, strict=False) if stride == 0]
     elements = {name: _arrays.element(dtype) for name, (dtype, _, _) in zip(FIELDS[: H + 1], forms, strict=False)}
-    call = kernel(_advantages.walk, " ".join([*traits, *ones]), "f8", **elements)
-    return call, geometry, parts, repetitions(outer)
+    call = kernel(_advantages.walk, " ".join(words), "f8", **elements)
+    return own, call, geometry, parts, repetitions(outer)
 
 
 def _formulas(data, s, rule):

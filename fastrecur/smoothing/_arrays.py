@@ -23,10 +23,13 @@ class Data:
 
     def __init__(self, names, values, before=()):
         """Take operands; ``before`` is a state that they go on from, whose gradient may be wanted as well."""
-        self.names, self.is_lazy = names, _arrays.any_lazy(*values)
+        in_memory = _arrays.all_in_memory(*values)
+        self.names, self.is_lazy = names, not in_memory and _arrays.any_lazy(*values)
         self.xp, self._team, self.give = np, None, lambda result: result
         self.by_kernel = self.at_hand = True
-        if self.is_lazy:
+        if in_memory:
+            self.values = [_plain(*pair) for pair in zip(names, values, strict=True)]
+        elif self.is_lazy:
             self._take_lazy(names, values)
         elif _arrays.any_tensor(*values):
             self._take_tensors(names, values, before)
@@ -152,6 +155,8 @@ def _plain(name, value):
     if value is None:
         raise TypeError(say.not_an_array(name, type(None)))
     array = np.asarray(_arrays.take(name, value)[0])
+    if array.dtype.kind == "f" and array.dtype.isnative:
+        return array
     return array.astype(np.float64 if array.dtype.kind in "biu" else array.dtype.newbyteorder("="), copy=False)
 
 

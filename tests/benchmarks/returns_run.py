@@ -144,6 +144,7 @@ CASES = [
     ((512, 4096), 0, {("plain", "compiled loop"): (1.0, 0.5)}),
     ((4096, 512), 1, {("plain", "compiled loop"): (1.0, 0.5)}),
     ((2048, 64), 0, {("plain", "compiled loop"): (1.0, 0.5)}),
+    ((4096, 8), 0, {("plain", "compiled loop"): (2.0, 1.0)}),
 ]
 
 

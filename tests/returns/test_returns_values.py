@@ -16,7 +16,7 @@ SHAPES = {
     "a vector and one": ((17, 17), 0),
     "time last": ((3, 145), 1),
     "time between": ((2, 20, 18), 1),
-    "few series": ((40, 5), 0),
+    "few series": ((3, 20, 5), 1),
     "one of a row": ((33, 1), 0),
 }
 
@@ -95,6 +95,45 @@ def test_flags_of_numbers(record, dtype):
     for kind in list(KINDS)[np.dtype(dtype).kind == "f" :: 2]:  # a kernel for each pair
         for one, other in zip(call(kind, r), call(kind, r, **as_numbers), strict=True):
             assert_same_bits(one, other)
+
+
+@pytest.mark.parametrize("count", [2, 15])
+def test_few_series_are_each_as_alone(record, rng, count):
+    """A row's states stay in a vector, padded; a series by itself is walked by numbers: the bits are the same."""
+    for masked in (False, True):
+        r = with_next(record((30, count), dtype=np.float32, masked=masked), rng)
+        for kind in ("gae", "vtrace"):
+            rows = call(kind, r)
+            for k in range(count):
+                own = {name: v[..., k] if np.ndim(v) else v for name, v in r.items()}
+                for row, one in zip(rows, call(kind, own), strict=True):
+                    assert_same_bits(np.ascontiguousarray(row[:, k]), one)
+
+
+def test_calls_by_turns(record):
+    """What is remembered of a call is of its layout alone: the second and fourth call, others between them."""
+    records = [record((20, 5), 0), record((5, 20), 1), record((20, 5), 0, dtype=np.float32), record((20, 17), 0)]
+    records += [records[0] | {"rewards": np.asfortranarray(records[0]["rewards"])}, records[0] | {"cuts": None}]
+    first = [[call(kind, r) for kind in KINDS] for r in records]
+    for _ in range(3):
+        for r, results in zip(records, first, strict=True):
+            for kind, wanted in zip(KINDS, results, strict=True):
+                for result, one in zip(call(kind, r), wanted, strict=True):
+                    assert_same_bits(result, one)
+    for r in records:
+        for kind in KINDS:
+            check(kind, r)
+            for _ in range(2):
+                with pytest.raises(ValueError, match="must have the shape"):
+                    call(kind, r, gamma=np.ones(7))
+                with pytest.raises(TypeError, match="`axis`"):
+                    call(kind, r, axis=True)
+    changed = records[0] | {name: np.array(records[0][name]) for name in ("rewards", "values", "ends")}
+    call("gae", changed)
+    changed["rewards"] += 1
+    changed["values"] *= 2
+    changed["ends"][5] = True
+    check("gae", changed)
 
 
 def test_lists_whole_numbers_and_nothing():
