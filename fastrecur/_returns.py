@@ -177,12 +177,13 @@ def _plan(forms, dtype, axis, traits, threads):
     are_neighbors = inner[H] == sizes[H] and all(a in (0, size) for a, size in zip(inner, sizes, strict=True))
     by_vectors, is_row = count >= WIDTH and are_neighbors, 1 < count < WIDTH and are_neighbors
     time = [s[axis] for s in strides]
-    chunk = ROW if by_vectors or 0 < abs(inner[H]) < abs(time[H]) else 1
+    are_rows = by_vectors or 0 < abs(inner[H]) < abs(time[H])
     ranges = _threads.ranges(count, 1 if is_row else threads)
-    parts = [(shape[axis], *part, chunk, int(by_vectors)) for part in ranges]
+    parts = [(shape[axis], *part, ROW, int(by_vectors)) for part in ranges]
     geometry = np.zeros(HEAD + 3 * len(forms), np.int64)
     geometry[HEAD::3], geometry[HEAD + 1 :: 3] = time, inner
-    words = [*itertools.compress(_advantages.TRAITS, traits), *["narrow", f"lanes_{count}"] * is_row]
+    words = [*itertools.compress(_advantages.TRAITS, traits)]
+    words += ["narrow", f"lanes_{count}"] if is_row else ["rows"] if are_rows else []
     if by_vectors or is_row:
         words += [name for name, stride in zip(FIELDS[:H], inner, strict=False) if stride == 0]
     elements = {name: _arrays.element(dtype) for name, (dtype, _, _) in zip(FIELDS[: H + 1], forms, strict=False)}

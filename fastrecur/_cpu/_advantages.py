@@ -17,14 +17,14 @@ from ._vectors import broadcast, broadcast_row, load_row, load_vector, store_row
 REWARDS, VALUES, SUCCESSORS, MASK, GAMMA, LAM, ENDS, CUTS, RHOS, H, CARRY = np.arange(11, dtype=np.int64)
 FIELDS = "rewards values successors mask gamma lam ends cuts rhos h carry".split()
 Operands = namedtuple("Operands", FIELDS)  # pointers; or these with their strides
-PLANES = 7
 Step = namedtuple("Step", FIELDS[:9])  # what is read of them at a step
 # How many steps; which series; how many of them are walked side by side, whether by vectors; bytes between planes of
-# ``carry``, and between results. The planes are the fields of the next two.
+# ``carry``, and between results.
 Walk = namedtuple("Walk", "steps low high chunk by_vectors plane result")
-# What a step goes on from: a sum; the value and the target of the next step that is read, whether there is one.
-State = namedtuple("State", "later value target is_known")
-Limits = namedtuple("Limits", "rho c pg_rho")  # the greatest weights of `_steps.vtrace`
+# What a step goes on from, a plane of ``carry`` each: a sum; the value and the target of the next step that is read,
+# whether there is one; the greatest weights of `_steps.vtrace`.
+State = namedtuple("State", "later value target is_known rho c pg_rho")
+PLANES = len(State._fields)
 
 # Whether one number serves a vector.
 one_reward, one_value, one_successor, one_mask, one_gamma, one_lam, one_end, one_cut, one_rho = map(trait, FIELDS[:9])
@@ -84,25 +84,15 @@ def read(rule, get, at, t, j):
 
 
 @inlined
-def plane(rule, get, carry, how, k):
-    return get(rule, NO, shift(carry, k * how.plane), carry)
-
-
-@inlined
 def read_state(rule, get, carry, how):
-    later, value = plane(rule, get, carry, how, 0), plane(rule, get, carry, how, 1)
-    if is_off_policy(rule):
-        return State(later, value, plane(rule, get, carry, how, 2), plane(rule, get, carry, how, 3))
-    return State(later, value, value, value)
-
-
-@inlined
-def read_limits(rule, get, carry, how):
-    if is_off_policy(rule):
-        planes = plane(rule, get, carry, how, 4), plane(rule, get, carry, how, 5), plane(rule, get, carry, how, 6)
-        return Limits(planes[0], planes[1], planes[2])
-    one = plane(rule, get, carry, how, 0)
-    return Limits(one, one, one)
+    later, value = get(rule, NO, carry, carry), get(rule, NO, shift(carry, how.plane), carry)
+    if not is_off_policy(rule):
+        return State(later, value, value, value, value, value, value)
+    return State(
+        later, value, get(rule, NO, shift(carry, 2 * how.plane), carry),
+        get(rule, NO, shift(carry, 3 * how.plane), carry), get(rule, NO, shift(carry, 4 * how.plane), carry),
+        get(rule, NO, shift(carry, 5 * how.plane), carry), get(rule, NO, shift(carry, 6 * how.plane), carry),
+    )  # fmt: skip
 
 
 @inlined
@@ -115,72 +105,35 @@ def write_state(rule, put, carry, how, state):
 
 
 @inlined
-def advance(rule, get, put, at, how, state, limits, t, j):
+def advance(rule, get, put, at, how, state, t, j):
     """Write the result of a step; return the state before it."""
     x, h = read(rule, get, at, t, j), at_place(at.h, t, j, ZERO, ZERO)
     zero, successor = constant(0.0, x.rewards), x.successors if has_successors(rule) else state.value
-    is_read = zero < x.mask
+    is_read, target, is_known = zero < x.mask, state.target, state.is_known
     if is_off_policy(rule):
-        next_target = select(zero < state.is_known, state.target, successor)
-        now, better = vtrace(x, successor, state.later, next_target, limits.rho, limits.c, limits.pg_rho)
+        next_target = select(zero < is_known, target, successor)
+        now, better = vtrace(x, successor, state.later, next_target, state.rho, state.c, state.pg_rho)
         put(rule, shift(h, how.result), select(is_read, better, zero) if is_masked(rule) else better)
-        after = State(now, x.values, now + x.values, constant(1.0, zero))
+        target, is_known = now + x.values, constant(1.0, zero)
     else:
         now = advantage(x, successor, state.later)
-        after = State(now, x.values, state.target, state.is_known)
-    result = now + x.values if adds_values(rule) else now
-    put(rule, h, select(is_read, result, zero) if is_masked(rule) else result)
-    if not is_masked(rule):
-        return after
-    return State(
-        select(is_read, after.later, state.later), select(is_read, after.value, state.value),
-        select(is_read, after.target, state.target), select(is_read, after.is_known, state.is_known),
-    )  # fmt: skip
+    result, value = now + x.values if adds_values(rule) else now, x.values
+    if is_masked(rule):
+        result, now = select(is_read, result, zero), select(is_read, now, state.later)
+        value = select(is_read, value, state.value)
+        target, is_known = select(is_read, target, state.target), select(is_read, is_known, state.is_known)
+    put(rule, h, result)
+    return State(now, value, target, is_known, state.rho, state.c, state.pg_rho)
 
 
 @inlined
 def walk_alone(rule, get, put, at, how, j):
     """Walk a series, or all of a row, whose state stays in registers."""
     carry = at_place(at.carry, ZERO, j, ZERO, ZERO)
-    state, limits = read_state(rule, get, carry, how), read_limits(rule, get, carry, how)
+    state = read_state(rule, get, carry, how)
     for t in range(how.steps - 1, -1, -1):
-        state = advance(rule, get, put, at, how, state, limits, t, j)
+        state = advance(rule, get, put, at, how, state, t, j)
     write_state(rule, put, carry, how, state)
-
-
-@inlined
-def step_in_memory(rule, get, put, at, how, t, j):
-    carry = at_place(at.carry, ZERO, j, ZERO, ZERO)
-    state, limits = read_state(rule, get, carry, how), read_limits(rule, get, carry, how)
-    write_state(rule, put, carry, how, advance(rule, get, put, at, how, state, limits, t, j))
-
-
-@helper
-def walk_rows(rule, at, how, first, whole, end):
-    """Walk neighboring series side by side, up to ``whole`` by vectors."""
-    for t in range(how.steps - 1, -1, -1):
-        for j in range(first, whole, WIDTH):
-            # What is read two steps before, and where results go.
-            prefetch(at.rewards.at, j, (t - 2) * at.rewards.step)
-            prefetch(at.values.at, j, (t - 2) * at.values.step)
-            prefetch_for_write(at.h.at, j, (t - 2) * at.h.step)
-            step_in_memory(rule, get_vector, put_vector, at, how, t, j)
-        for j in range(whole, end):
-            step_in_memory(rule, get, put, at, how, t, j)
-
-
-@helper
-def walk_series(rule, at, how):
-    """Walk series side by side, or one after the other."""
-    end = how.high
-    # From the last series to the first, so that who walks along time walks down through memory all the way.
-    while end > how.low:
-        first = maximum(how.low, end - how.chunk)
-        if end - first == 1:
-            walk_alone(rule, get, put, at, how, first)
-        else:
-            walk_rows(rule, at, how, first, first + (end - first) // WIDTH * WIDTH * how.by_vectors, end)
-        end = first
 
 
 @helper
@@ -189,7 +142,38 @@ def walk_row(rule, at, how):
     walk_alone(rule, get_row, store_row, at, how, ZERO)
 
 
-walk_all = choice("narrow", walk_row, walk_series)
+# From the last series to the first, so that who walks along time walks down through memory all the way.
+@helper
+def walk_each(rule, at, how):
+    """Walk series one after the other."""
+    for j in range(how.high - 1, how.low - 1, -1):
+        walk_alone(rule, get, put, at, how, j)
+
+
+@helper
+def walk_rows(rule, at, how):
+    """Walk neighboring series side by side, so many at once, by vectors if they are neighbors in memory."""
+    end = how.high
+    while end > how.low:
+        first = maximum(how.low, end - how.chunk)
+        whole = first + (end - first) // WIDTH * WIDTH * how.by_vectors
+        for t in range(how.steps - 1, -1, -1):
+            for j in range(first, whole, WIDTH):
+                # What is read two steps before, and where results go.
+                prefetch(at.rewards.at, j, (t - 2) * at.rewards.step)
+                prefetch(at.values.at, j, (t - 2) * at.values.step)
+                prefetch_for_write(at.h.at, j, (t - 2) * at.h.step)
+                carry = at_place(at.carry, ZERO, j, ZERO, ZERO)
+                state = advance(rule, get_vector, put_vector, at, how, read_state(rule, get_vector, carry, how), t, j)
+                write_state(rule, put_vector, carry, how, state)
+            for j in range(whole, end):
+                place = at_place(at.carry, ZERO, j, ZERO, ZERO)
+                now = advance(rule, get, put, at, how, read_state(rule, get, place, how), t, j)
+                write_state(rule, put, place, how, now)
+        end = first
+
+
+walk_all = choice("narrow", walk_row, choice("rows", walk_rows, walk_each))
 
 
 def walk(rule, at: Operands, geometry, how: Walk):
