@@ -11,7 +11,8 @@ from thresholds import lower_thresholds
 
 import fastrecur
 from fastrecur import _problem, _weighted_run, reference
-from fastrecur.smoothing import ewm_cov, ewm_mean, ewm_sum, ewm_var
+from fastrecur.returns import gae
+from fastrecur.smoothing import ewm_cov, ewm_mean, ewm_sum, ewm_var, kama
 from fastrecur.torch import _pooling
 
 RECURRENCES = ["forget_mult", "linear_recurrence"]
@@ -59,6 +60,7 @@ def main():
     lanes_apart(rng)
     pool_both_ways()
     weigh(rng)
+    follow_and_return(rng)
     lower_thresholds(setattr)
     lanes_apart(rng)
     for reverse in [False, True]:
@@ -143,6 +145,22 @@ def weigh(rng):
     for times in (np.cumsum(rng.integers(0, 9, 1030)), np.cumsum(rng.exponential(2, 1030))):
         decays = _weighted_run.decays(times, 0.0, 3.0, 0.5)
         np.testing.assert_allclose(decays[1:], 2.0 ** -(np.diff(times) / 3), rtol=1e-14)
+
+
+def follow_and_return(rng):
+    """Kaufman's average, against the formulas; advantages of few series at once, against each by itself."""
+    for shape, axis, period in [((40, 3), 0, 5), ((3, 40), 1, 6), ((20, 17), 0, 1)]:
+        x = rng.standard_normal(shape)
+        recorded = kama(torch.tensor(x).requires_grad_(), period, axis=axis)
+        np.testing.assert_array_equal(kama(x, period, axis=axis), recorded.detach())
+    rewards, values = rng.standard_normal((6, 3)), rng.standard_normal((7, 3))
+    ends, mask = rng.random((2, 6, 3)) < 0.3
+    for given in (mask, None):
+        rows = gae(rewards, values, 0.9, 0.8, ends, mask=given)
+        for k in range(3):
+            own = None if given is None else given[:, k]
+            one = gae(rewards[:, k], values[:, k], 0.9, 0.8, ends[:, k], mask=own)
+            np.testing.assert_array_equal(rows[:, k], one)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from .._arrays import at, join, quiet
 from .._checks import is_array, number
 from .._shapes import axis_of
 from ..recurrence import forget_mult
+from . import _kaufman
 from ._arguments import ALPHA, Constant, arrays_of
 from ._arrays import Data, check_constant
 from ._frames import aligned, unwrap
@@ -102,6 +103,10 @@ def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any =
     -----
     As in TA-Lib's ``KAMA``, with fixed ``fast`` and ``slow``. Where the data are constant, the efficiency is 1.
 
+    The sum of a window is made of sums of shorter ones, in float64, and nothing is subtracted from it again. So it is
+    exact to a few roundings however large the numbers were that have left the window: TA-Lib adds and subtracts, and
+    keeps their rounding. The time of a step grows as the logarithm of ``period``.
+
     References
     ----------
     .. [1] P. J. Kaufman, "Trading Systems and Methods", 3rd ed., Wiley 1998, chapter 17.
@@ -119,37 +124,26 @@ def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any =
     data = Data(("x",), (numbers,))
     xp, values = data.xp, data.values[0]
     axis = axis_of(axis, tuple(values.shape), ("x",))
+    quick, calm = 2 / (fast + 1), 2 / (slow + 1)
+    if data.by_kernel and values.shape[axis] > period:
+        with data.threads():
+            result = _kaufman.average(values, period, quick, calm, axis)
+        return wrap(data.give(data.narrow(result, data.dtype(values))))
     wide = data.wide(values)
     result = xp.full_like(at(wide, axis, slice(period)), float("nan"))
     if wide.shape[axis] > period:
         options = {"period": period, "axis": axis}
         if data.is_lazy:
             of_chunks = {"depth": {axis: (period, 0)}, "boundary": "none", "dtype": np.float64}
-            efficiency = xp.map_overlap(_efficiency, wide, xp=np, **options, **of_chunks)
+            straight = xp.map_overlap(_kaufman.straightness, wide, xp=np, **options, **of_chunks)
         else:
-            efficiency = _efficiency(wide, xp=xp, **options)
-        quick, calm = 2 / (fast + 1), 2 / (slow + 1)
-        gate, rest = (at(v, axis, slice(period, None)) for v in (efficiency * (quick - calm) + calm, wide))
+            straight = _kaufman.straightness(wide, xp=xp, **options)
+        gate, rest = (at(v, axis, slice(period, None)) for v in (straight * (quick - calm) + calm, wide))
         with data.threads():
             tail = forget_mult(gate**2, rest, at(wide, axis, period - 1), axis=axis)
         result = join(xp, [result, tail], axis)
         result = result.rechunk(wide.chunks) if data.is_lazy else result
     return wrap(data.give(data.narrow(result, data.dtype(values))))
-
-
-def _efficiency(wide: Any, *, xp: Any, period: int, axis: int) -> Any:
-    """Return how straight the way was, for each step that has so many before it; 1 for others."""
-    head = xp.ones_like(at(wide, axis, slice(period)))
-    if wide.shape[axis] <= period:
-        return head
-    with quiet(xp):
-        moved = abs(at(wide, axis, slice(period, None)) - at(wide, axis, slice(-period)))
-        strides = abs(at(wide, axis, slice(1, None)) - at(wide, axis, slice(-1)))
-        # Each window is added up anew: a running sum would keep what has left it.
-        path = sum(at(strides, axis, slice(k, k + wide.shape[axis] - period)) for k in range(period))
-        one, still = xp.ones_like(path), path <= 0
-        efficiency = xp.where(still, one, moved / xp.where(still, one, path))
-        return join(xp, [head, xp.where(efficiency > 1, one, efficiency)], axis)  # rounding of the path
 
 
 def pcen(

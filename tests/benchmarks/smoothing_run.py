@@ -19,7 +19,7 @@ import report  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 import fastrecur  # noqa: E402
-from fastrecur.smoothing import ewm_cov, ewm_mean, ewm_var  # noqa: E402
+from fastrecur.smoothing import ewm_cov, ewm_mean, ewm_var, kama  # noqa: E402
 
 ALPHA = 0.1
 SHAPES = [((1_000_000,), 0), ((100_000, 64), 0), ((64, 100_000), 1)]
@@ -166,6 +166,18 @@ def times_rows(shape, axis, dtype, repeats):
             yield row(what, shape, dtype, taken, label, must, aim, right[name])
 
 
+def kama_rows(steps, repeats):
+    """TA-Lib's average has one period too, but one series of float64 and one thread."""
+    try:
+        import talib
+    except ImportError:
+        return
+    x = np.random.default_rng(0).standard_normal(steps).cumsum()
+    calls = {"ours": lambda: kama(x), "TA-Lib": lambda: talib.KAMA(x, timeperiod=10)}
+    right = agrees(calls["ours"](), calls["TA-Lib"](), np.float64)
+    yield row("kama", (steps,), np.float64, medians(calls, repeats), "TA-Lib", 0.5, 1, right)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
@@ -177,6 +189,7 @@ def main():
     dtypes = np.float64, np.float32
     tasks = [(make, s, a, d, repeats) for s, a in SHAPES for d in dtypes for make in (mean_rows, spread_rows)]
     tasks.append((times_rows, *SHAPES[0], np.float64, repeats))
+    tasks += [(kama_rows, steps, 3 * repeats) for steps in (100_000, 1_000_000)]
     for make, *given in tqdm(tasks, file=sys.stderr):
         if options.only in make.__name__:
             rows += make(*given)
