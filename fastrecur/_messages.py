@@ -316,6 +316,8 @@ merge_kind = _message("`later` must be an Ewm, got {kind}")
 pcen_bands = _message(
     "`S` must have {0} bands, on its last axis, or on the one before it where time (axis={2}) is last, got shape {1}"
 )
+max_axis = _message("`max_size` must be 1 unless `S` has two dimensions, or more and a `max_axis`, got shape {came}")
+filter_state = _message("`zi` must have the shape {1}, of the filter with 1 along `axis`, or broadcast to it, got {0}")
 filter_missing = _message("`x` must be finite: the reverse pass cannot skip missing values; fill them first")
 
 

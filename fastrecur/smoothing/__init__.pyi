@@ -1,6 +1,6 @@
 """Types of the public names for type checkers: data give a result of their type."""
 
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Literal, Protocol, TypeVar, overload
 
 from numpy.typing import NDArray
 
@@ -145,11 +145,27 @@ def kama(
 def pcen(
     S: _Plain, *,
     sr: float = 22050, hop_length: int = 512, gain: Any = 0.98, bias: Any = 2, power: Any = 0.5,
-    time_constant: Any = 0.4, eps: Any = 1e-6, b: Any = None, axis: int = -1,
+    time_constant: Any = 0.4, eps: Any = 1e-6, b: Any = None, max_size: int = 1, ref: Any = None, axis: int = -1,
+    max_axis: int | None = None, zi: Any = None, return_zf: Literal[False] = False,
 ) -> NDArray[Any]: ...
+@overload
+def pcen(
+    S: _Plain, *,
+    sr: float = 22050, hop_length: int = 512, gain: Any = 0.98, bias: Any = 2, power: Any = 0.5,
+    time_constant: Any = 0.4, eps: Any = 1e-6, b: Any = None, max_size: int = 1, ref: Any = None, axis: int = -1,
+    max_axis: int | None = None, zi: Any = None, return_zf: Literal[True],
+) -> tuple[NDArray[Any], NDArray[Any]]: ...
 @overload
 def pcen(
     S: _Data, *,
     sr: float = 22050, hop_length: int = 512, gain: Any = 0.98, bias: Any = 2, power: Any = 0.5,
-    time_constant: Any = 0.4, eps: Any = 1e-6, b: Any = None, axis: int = -1,
+    time_constant: Any = 0.4, eps: Any = 1e-6, b: Any = None, max_size: int = 1, ref: Any = None, axis: int = -1,
+    max_axis: int | None = None, zi: Any = None, return_zf: Literal[False] = False,
 ) -> _Data: ...
+@overload
+def pcen(
+    S: _Data, *,
+    sr: float = 22050, hop_length: int = 512, gain: Any = 0.98, bias: Any = 2, power: Any = 0.5,
+    time_constant: Any = 0.4, eps: Any = 1e-6, b: Any = None, max_size: int = 1, ref: Any = None, axis: int = -1,
+    max_axis: int | None = None, zi: Any = None, return_zf: Literal[True],
+) -> tuple[_Data, Any]: ...

@@ -10,7 +10,8 @@ from .. import _checks
 from .. import _messages as say
 from .._arrays import at, join, quiet
 from .._checks import is_array, number
-from .._shapes import axis_of
+from .._problem import fits
+from .._shapes import axis_of, broadcast_shape
 from ..recurrence import forget_mult
 from . import _kaufman
 from ._arguments import ALPHA, Constant, arrays_of
@@ -148,7 +149,8 @@ def kama(x: Any, period: int = 10, fast: int = 2, slow: int = 30, *, axis: Any =
 
 def pcen(
     S: Any, *, sr: float = 22050, hop_length: int = 512, gain: Any = 0.98, bias: Any = 2, power: Any = 0.5,  # noqa: N803
-    time_constant: Any = 0.4, eps: Any = 1e-6, b: Any = None, axis: int = -1,
+    time_constant: Any = 0.4, eps: Any = 1e-6, b: Any = None, max_size: int = 1, ref: Any = None, axis: int = -1,
+    max_axis: int | None = None, zi: Any = None, return_zf: bool = False,
 ) -> Any:  # fmt: skip
     r"""Normalize the energy of each channel of a spectrogram by its own recent mean (PCEN).
 
@@ -174,13 +176,32 @@ def pcen(
         :math:`b = (\sqrt{1 + 4T^2} - 1)/(2T^2)`.
     b : float or array_like, optional
         The gate of the mean itself, in [0, 1].
+    max_size : int, default 1
+        The mean is that of the greatest value of so many neighboring bands, as of
+        ``scipy.ndimage.maximum_filter1d(S, max_size, axis=max_axis)``; at the borders of those that there are.
+    ref : array_like, optional
+        What the mean is made of, in place of ``S`` and of its greatest values; it broadcasts against ``S``.
     axis : int, default -1
         The axis of time.
+    max_axis : int, optional
+        The axis of bands for ``max_size``; for two dimensions the other one.
+    zi : array_like, optional
+        What the filter goes on from, as ``scipy.signal.lfilter`` has it, :math:`(1 - b) M_{-1}`: of the shape of ``S``
+        with 1 in the place of time, or 1 elsewhere, too. By default :math:`1 - b`. With a `b` of 1 it is not used.
+    return_zf : bool, default False
+        Whether to return ``(P, zf)``: `zf` is the ``zi`` of the chunk that follows, of the dtype of the result.
+
+    Raises
+    ------
+    ValueError
+        As `ewm_mean`; for `max_size` above 1 in one dimension, or in more than two without `max_axis`; for a ``zi`` of
+        another shape; and with `zi` or `return_zf` for a `b` or `time_constant` that varies in time.
 
     Notes
     -----
     Results, keywords and defaults are those of ``librosa.pcen``; the mean starts from 1.0. Differentiable for tensors,
-    in ``S`` and in all parameters that are tensors: `fastrecur.torch.PCEN` trains them.
+    in ``S``, ``ref``, ``zi`` and in all parameters that are tensors: `fastrecur.torch.PCEN` trains them. Of values that
+    are the greatest side by side, each gets a share of the gradient. NaN is greater than any number.
 
     References
     ----------
@@ -192,6 +213,9 @@ def pcen(
     >>> from fastrecur.smoothing import pcen
     >>> pcen([1.0, 1.0, 100.0, 1.0], b=0.5).round(3)
     array([0.318, 0.318, 0.621, 0.015])
+    >>> P, zf = pcen([1.0, 1.0], b=0.5, return_zf=True)
+    >>> pcen([100.0, 1.0], b=0.5, zi=zf).round(3)
+    array([0.621, 0.015])
     """
     parameters = {"gain": gain, "bias": bias, "power": power, "eps": eps, "time_constant": time_constant, "b": b}
     parameters = arrays_of(parameters)
@@ -201,30 +225,82 @@ def pcen(
         if not is_array(value):
             number(name, value, _RULES)
     numbers, axis, wrap = unwrap(S, axis, "S")
-    arrays = {name: aligned(S, value, name, axis) for name, value in parameters.items() if is_array(value)}
-    data = Data(("S", *arrays), (numbers, *arrays.values()))
+    given = parameters if ref is None else {"ref": ref, **parameters}
+    arrays = {name: aligned(S, v, name, axis) for name, v in given.items() if name == "ref" or is_array(v)}
+    start = arrays_of({"zi": zi})["zi"]
+    data = Data(("S", *arrays), (numbers, *arrays.values()), () if start is None else (start,))
     values, *found = data.values
     shape = data.broadcast()
-    axis = axis_of(axis, shape, ("S",))
+    axis = axis_of(axis, shape, ("S",)) - len(shape)
     dtype = data.dtype(*data.values)
     if not data.by_kernel:
         values = data.narrow(values, dtype)
-    for name, value in zip(arrays, found, strict=True):
+    found = dict(zip(arrays, found, strict=True))
+    heard = found.pop("ref", None)
+    if heard is not None and not data.by_kernel:
+        heard = data.narrow(heard, dtype)
+    for name, value in found.items():
         check_constant(data, name, value, _RULES | _RULES_OF_ARRAYS)
         parameters[name] = value
-    gate = parameters.pop("b", None)
+    heard = _greatest(data.xp, values, max_size, axis, max_axis) if heard is None else heard
+    gate: Any = parameters.pop("b", None)
     time = parameters.pop("time_constant") * (sr / float(hop_length))
     if gate is None:
         gate = 2 / (1 + (1 + 4 * time * time) ** 0.5)
+    gate = gate if is_array(gate) else float(gate)
+    return_zf = _checks.flag("return_zf", return_zf)
+    varies = len(getattr(gate, "shape", ())) >= -axis and gate.shape[axis] != 1
+    if varies and (return_zf or zi is not None):
+        raise ValueError(say.stream_constant("time_constant" if b is None else "b", tuple(gate.shape)))
+    first = 1.0 if start is None else _first_mean(data, start, gate, heard, axis)
     with data.threads():
-        smooth = forget_mult(gate if is_array(gate) else float(gate), values, 1.0, axis=axis)
+        means = forget_mult(gate, heard, first, axis=axis, return_state=return_zf)
+    smooth, last = means if return_zf else (means, None)
     values = [values, *(parameters[name] for name in ("gain", "bias", "power", "eps"))]
     if data.is_lazy:
+        smooth = data.xp.broadcast_to(smooth, shape)
         values = [data.xp.broadcast_to(v, shape).rechunk(smooth.chunks) if is_array(v) else v for v in values]
         result = data.xp.map_blocks(functools.partial(_normalize, np), smooth, *values, dtype=dtype)
     else:
         result = _normalize(data.xp, smooth, *values)
-    return wrap(data.give(result))
+    result = wrap(data.give(result))
+    if last is None:
+        return result
+    last = last[(..., np.newaxis, *(slice(None),) * (-axis - 1))]
+    return result, data.give(data.narrow((1 - gate) * last, dtype))
+
+
+def _greatest(xp: Any, values: Any, size: Any, axis: int, max_axis: Any) -> Any:
+    """Return the greatest of so many neighbors of each value, half of them before it; of all that there are."""
+    if _checks.axis(size, "max_size") < 1:
+        raise ValueError(say.at_least("max_size", 1, size))
+    if size == 1:
+        return values
+    dims = len(values.shape)
+    if dims < 2 or (dims > 2 and max_axis is None):
+        raise ValueError(say.max_axis(tuple(values.shape)))
+    bands = axis_of((1 - axis) % 2 if max_axis is None else max_axis, tuple(values.shape), ("S",))
+    count = values.shape[bands]
+    before, after = (min(n, max(count - 1, 0)) for n in (size // 2, (size - 1) // 2))
+    ends = [xp.full_like(at(values, bands, slice(n)), -math.inf) for n in (before, after)]
+    found, width, size = join(xp, [ends[0], values, ends[1]], bands), 1, before + 1 + after
+    while width < size:
+        step = min(width, size - width)
+        found = xp.maximum(at(found, bands, slice(step, None)), at(found, bands, slice(-step)))
+        width += step
+    return found.rechunk(values.chunks) if hasattr(values, "rechunk") else found
+
+
+def _first_mean(data: Any, zi: Any, gate: Any, heard: Any, axis: int) -> Any:
+    """Return the mean before the first step, of what scipy's filter goes on from."""
+    shape = list(broadcast_shape(("ref", "b"), [tuple(v.shape) for v in (heard, gate) if is_array(v)]))
+    shape[axis] = 1
+    came = tuple(getattr(zi, "shape", ()))
+    if len(came) != len(shape) or not fits(came, tuple(shape)):
+        raise ValueError(say.filter_state(came, tuple(shape)))
+    rest, xp = 1 - gate, data.xp
+    rest = xp.where(rest == 0, xp.ones_like(rest), rest) if is_array(gate) else rest or 1.0
+    return at(data.narrow(data.beside(zi, "zi") / rest, data.dtype(heard)), len(shape) + axis, 0)
 
 
 _RULES = {

@@ -118,6 +118,8 @@ class PCEN(nn.Module):
         The number of bands.
     gain, bias, power, b, eps : float
         Where training starts, by default as in [1]_, section 2; and the lower bound of the mean, a constant.
+    max_size : int, default 1
+        How many neighboring bands have a mean in common: that of their greatest value.
     axis : int, default -1
         The axis of time. If it is the last one, bands are on the one before it, else on the last.
     device, dtype
@@ -154,28 +156,34 @@ class PCEN(nn.Module):
 
     def __init__(
         self, num_bands: int, *, gain: float = 0.98, bias: float = 2.0, power: float = 0.5, b: float = 0.025,
-        eps: float = 1e-6, axis: int = -1, device: Any = None, dtype: Any = None,
+        eps: float = 1e-6, max_size: int = 1, axis: int = -1, device: Any = None, dtype: Any = None,
     ):  # fmt: skip
         super().__init__()
         for name, value in (("gain", gain), ("bias", bias), ("power", power), ("eps", eps), ("b", b)):
             if not 0 < value < (1 if name == "b" else float("inf")):
                 raise ValueError(say.constant_domain(name, "0 < b < 1" if name == "b" else f"{name} > 0", value))
-        self.num_bands, self.eps, self.axis = num_bands, eps, axis
+        self.num_bands, self.eps, self.max_size, self.axis = num_bands, eps, max_size, axis
         starts = (math.log(value) for value in (gain, bias, power, b / (1 - b)))
         self.log_gain, self.log_bias, self.log_power, self.logit_b = (
             nn.Parameter(torch.full((num_bands,), start, device=device, dtype=dtype)) for start in starts
         )
 
-    def forward(self, S: torch.Tensor) -> torch.Tensor:  # noqa: N803 - librosa's name
-        """Return what is made of energies or magnitudes, which are not negative: normalized ones, in the same shape."""
+    def forward(self, S: torch.Tensor, zi: Any = None, return_zf: bool = False) -> Any:  # noqa: N803 - librosa's name
+        """Return what is made of energies or magnitudes, which are not negative: normalized ones, in the same shape.
+
+        A stream goes on from ``zi``, what `return_zf` has returned with the chunk before, as in
+        `fastrecur.smoothing.pcen`.
+        """
         time_last = self.axis % max(1, S.dim()) == S.dim() - 1
         bands = S.shape[-2 if time_last else -1] if S.dim() > 1 else None
         if bands != self.num_bands:
             raise ValueError(say.pcen_bands(self.num_bands, tuple(S.shape), self.axis))
         constants = self.log_gain.exp(), self.log_bias.exp(), self.log_power.exp(), self.logit_b.sigmoid()
         gain, bias, power, b = (v[:, None] if time_last else v for v in constants)
-        result: torch.Tensor = pcen(S, gain=gain, bias=bias, power=power, b=b, eps=self.eps, axis=self.axis)
-        return result
+        return pcen(
+            S, gain=gain, bias=bias, power=power, b=b, eps=self.eps, max_size=self.max_size, axis=self.axis,
+            max_axis=-2 if time_last else -1, zi=zi, return_zf=return_zf,
+        )  # fmt: skip
 
     def extra_repr(self) -> str:
         """Return what is shown of the module."""

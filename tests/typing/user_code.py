@@ -55,6 +55,7 @@ assert_type(ewm_var(t, span=9, bias=True), torch.Tensor)
 assert_type(ewm_corr(x, x, com=1.0, axis=1), Array)
 assert_type(ewm_mean(t, halflife=t), torch.Tensor)
 assert_type(pcen(t, sr=8000, gain=t), torch.Tensor)
+assert_type(pcen(t, return_zf=True)[0], torch.Tensor)
 assert_type(Ewm(halflife=np.timedelta64(3, "m")).merge(Ewm(halflife="3min")), Ewm)
 
 # ---- Networks --------------------------------------------------------------------------------------------------------
