@@ -168,7 +168,9 @@ def approach(mean, share, kept, x):
     """
     half = constant(0.5, share)
     half_difference = fma(-half, mean, half * x)
-    return select(share < half, fma(share + share, half_difference, mean), fma(-(kept + kept), half_difference, x))
+    is_small = share < half
+    factor = select(is_small, share + share, -(kept + kept))  # which does not wait for the mean
+    return fma(factor, half_difference, select(is_small, mean, x))
 
 
 def covary(covariance, headroom, share, kept, x, y):

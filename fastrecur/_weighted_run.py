@@ -1,5 +1,6 @@
 """Run weighted statistics of NumPy arrays: lay out series, cut long ones into chunks, share the work out; decays."""
 
+import functools
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ from ._arrays import address, element
 from ._cpu import _decays, _weighted
 from ._cpu._compile import kernel
 from ._cpu._types import WIDTH
-from ._cpu._weighted import COUNT, COVARIANCE, MEAN, MEAN_Y, ORIGIN, ORIGIN_Y, PLANES, ROOM, STEPS, WEIGHT
+from ._cpu._weighted import ALIKE, COUNT, COVARIANCE, MEAN, MEAN_Y, ORIGIN, ORIGIN_Y, PLANES, ROOM, STEPS, WEIGHT
 
 SERIAL_BYTES = _cost.SERIAL_BYTES // 4  # of samples, of which each takes so much longer than a recurrence's step
 LARGE = 16 << 20  # bytes of a result from which it goes past the cache
@@ -20,15 +21,58 @@ MANY_SAMPLES = 1 << 14  # from which it pays to look for a plain recurrence
 MOST_VECTORS = 8  # of chunks that a series is cut into
 WARM_UP = 1 / 8  # of a chunk, at most, where there is more than one vector of them
 FORGOTTEN = 2.0**-80  # what is left of a state that a warm-up need not know
-ALIKE = 2.0**-40
+BELOW_DIGITS = 2.0**-56  # and in a kernel, where chunks are so short that it matters, and are walked again at once
 LAST_DIGIT = 2.0**-52  # what the weights' sum may still change by, of itself, where it counts as settled
 FIRST_STEPS = 64  # of a long series, that are walked alone
+CUT_STEPS = 1 << 12  # of a series that a kernel cuts by itself
+FEW_ALONE = 3  # series that are walked one after the other
+KEPT_LANES = 1024  # up to which it is remembered where series begin
 LONG_TIMES = 1024  # times of which a kernel makes decays quicker
 SERIAL_TIMES = 1 << 15  # below which a second thread costs more than it brings
 MOST_EXACT = 1 << 53  # up to which integers are float64, as microseconds since 1970 are
 TIME_BYTES = 64  # that are moved in the time that a decay takes
 _WIDE = np.dtype(np.float64)
 _UNSETTLED = "timed", "covariance", "flagged", "by_group"  # rules of which no statistic is a plain recurrence
+
+
+class Layout:
+    """What is asked of a statistic, and where its operands stand: all that does not depend on values and addresses."""
+
+    def __init__(self, statistic, kind, options, shape, dtype, axis, signatures):
+        """Take what samples and gates, and borders if there are some, have: a dtype, a shape and strides.
+
+        That of ``y`` is None, or empty where it is ``x``.
+        """
+        x, y, gate, *borders = signatures
+        traits = {"sum": statistic == "sum", "covariance": y is not None, "one_series": not y}
+        traits |= {"flagged" if border.kind == "b" else "by_group": True for border, *_ in borders}
+        self.rule = " ".join([kind, *(trait for trait, holds in traits.items() if holds)])
+        self.shape, self.dtype, self.strides = shape, dtype, _shapes.like(shape, dtype, x[1:])
+        size, lane_axes = math.prod(shape), [k for k in range(len(shape)) if k != axis]
+        self.options, self.is_empty = (*options, size * dtype.itemsize >= LARGE), size == 0
+        self.lane_shape, self.steps = tuple(shape[k] for k in lane_axes), shape[axis]
+        self.lanes = math.prod(self.lane_shape)
+        # Time first, then the series, outermost in memory first.
+        order = sorted(lane_axes, key=lambda k: (-abs(self.strides[k]), k))
+        self.order = axis, *order
+        self.states_order = 0, *(1 + lane_axes.index(k) for k in order)
+        self.states_back = 0, *(1 + order.index(k) for k in lane_axes)
+        may_settle = self.lanes > 1 and size >= MANY_SAMPLES and not any(word in self.rule for word in _UNSETTLED)
+        is_short = self.steps < LONG_SERIES and self.lanes <= KEPT_LANES and not may_settle
+        self.walk = None  # which is all there is to a call, if it is short
+        if is_short and not self.is_empty and "by_group" not in traits:
+            places = [self._place(v) for v in (x, y or x, (dtype, shape, self.strides), gate, *borders)]
+            self.walk = Walk(self.rule, places, self.lanes, self.steps, self.options)
+
+    def _place(self, signature):
+        """Return an operand's dtype, its stride of time and where series begin."""
+        dtype, shape, strides = signature
+        strides = _shapes.spread(shape, strides, self.shape)
+        offsets = _offsets([self.shape[k] for k in self.order[1:]], [strides[k] for k in self.order[1:]])
+        return dtype, strides[self.order[0]], offsets
+
+
+_layout = functools.lru_cache(maxsize=256)(Layout)
 
 
 def run(statistic, x, y, gate, borders, shape, dtype, axis, kind, min_periods, bias, state):
@@ -39,35 +83,41 @@ def run(statistic, x, y, gate, borders, shape, dtype, axis, kind, min_periods, b
     covariances. ``borders`` is None, or flags where series begin anew, or each step's group, a number. ``state`` is
     what stands before the first step: planes in their order, None for those that there are not.
     """
-    h = _problem.empty(shape, dtype, _shapes.like(shape, dtype, (x.shape, x.strides)))
-    lane_axes = [k for k in range(len(shape)) if k != axis]
-    lane_shape = tuple(shape[k] for k in lane_axes)
-    lanes, steps = math.prod(lane_shape), shape[axis]
-    states = np.zeros((PLANES, *lane_shape))
-    for plane, values in enumerate(state):
-        states[plane] = 0 if values is None else values
-    if lanes == 0 or steps == 0:
-        return h, states
-    traits = {"sum": statistic == "sum", "covariance": y is not None, "one_series": y is None or y is x}
-    traits["flagged"] = borders is not None and borders.dtype == bool
-    traits["by_group"] = borders is not None and borders.dtype != bool
-    rule = " ".join([kind, *(trait for trait, holds in traits.items() if holds)])
-    # Time first, then the series, outermost in memory first.
     gate = np.asarray(gate)
-    order = sorted(lane_axes, key=lambda k: (-abs(h.strides[k]), k))
-    others = x, x if y is None else y, gate, *([] if borders is None else [borders])
-    x_all, y_all, *gates = (np.broadcast_to(v, shape).transpose(axis, *order) for v in others)
-    operands = x_all, y_all, h.transpose(axis, *order), *gates
-    states = states.transpose(0, *(1 + lane_axes.index(k) for k in order))
-    options, after = (max(1, min_periods), bias, h.nbytes >= LARGE), states.reshape(PLANES, lanes)
+    given = [x, x if y is None else y, gate, *([] if borders is None else [borders])]
+    signatures = [(v.dtype, v.shape, v.strides) for v in given]
+    signatures[1] = None if y is None else () if y is x else signatures[1]
+    asked = _layout(statistic, kind, (max(1, min_periods), bias), shape, dtype, axis, tuple(signatures))
+    h = _problem.empty(shape, dtype, asked.strides)
+    states = np.zeros((PLANES, *asked.lane_shape))
+    if state[0] is not None:
+        for plane, values in enumerate(state):
+            states[plane] = 0 if values is None else values
+    if asked.is_empty:
+        return h, states
+    given.insert(2, h)
+    if asked.lanes == 1 and asked.walk is not None:
+        return h, asked.walk.run(given, states.reshape(PLANES, 1)).reshape(states.shape)
+    lanes_of = states.transpose(asked.states_order)
+    after = lanes_of.reshape(PLANES, asked.lanes)
+    if asked.walk is not None:
+        after = asked.walk.run(given, after)
+    else:
+        after = _walk_long(asked, gate, [np.broadcast_to(v, shape).transpose(asked.order) for v in given], after)
+    return h, np.ascontiguousarray(after.reshape(lanes_of.shape).transpose(asked.states_back))
+
+
+def _walk_long(asked, gate, operands, after):
+    """Run a statistic of more than one call of a kernel: see `run`."""
+    rule, options = asked.rule, asked.options
     settled = _settled_after(rule, gate, operands, options[0])
-    after = _walk(rule, [o[:settled] for o in operands], options, after)
-    if settled < steps:
+    is_cut = asked.steps >= LONG_SERIES
+    after = _walk(rule, [o[:settled] for o in operands], options, after, is_cut)
+    if settled < asked.steps:
         rest = [o[settled:] for o in operands]
         if not _recur(rule, rest, gate, options[0], after):
-            after = _walk(rule, rest, options, after)
-    back = (1 + order.index(k) for k in lane_axes)
-    return h, np.ascontiguousarray(after.reshape(states.shape).transpose(0, *back))
+            after = _walk(rule, rest, options, after, is_cut)
+    return after
 
 
 def _settled_after(rule, gate, operands, least):
@@ -108,61 +158,94 @@ def _recur(rule, operands, gate, least, states):
     return True
 
 
-def _offsets(operand):
+def _offsets(sizes, strides):
     """Return where series begin, in bytes, in their order."""
     offsets = np.zeros(1, np.int64)
-    for size, stride in zip(operand.shape[1:], operand.strides[1:], strict=True):
+    for size, stride in zip(sizes, strides, strict=True):
         offsets = np.add.outer(offsets, np.arange(size) * stride).reshape(-1)
     return offsets
 
 
-def _walk(rule, operands, options, before):
+def _walk(rule, operands, options, before, is_cut):
     """Walk operands whose first axis is time, in chunks if they are long; return the states after them."""
-    steps, lanes, h = len(operands[0]), before.shape[1], operands[2]
-    parts = [(o, o.strides[0], _offsets(o)) for o in operands]
+    steps, lanes = len(operands[0]), before.shape[1]
+    places = [(o.dtype, o.strides[0], _offsets(o.shape[1:], o.strides[1:])) for o in operands]
     along = all(abs(o.strides[0]) in (0, o.itemsize) for o in operands)
     if "by_group" not in rule and steps >= LONG_SERIES and lanes < (FEW_ALONG if along else FEW_LANES):
         first = FIRST_STEPS if "covariance" in rule else 0  # they tell the origin of all chunks
         chunks, window = _chunks(rule, operands[3][first:], steps - first)
         if chunks > 1:
             if first:
-                before = _walk_once(rule, parts, first, first, options, before)
-            rest = [(o, stride, offsets + first * stride) for o, stride, offsets in parts]
+                before = Walk(rule, places, lanes, first, options, is_cut=True).run(operands, before)
+            places = [(dtype, stride, offsets + first * stride) for dtype, stride, offsets in places]
             flags = np.zeros((chunks, 1, 1), bool)
             if "flagged" in rule:
                 flags = operands[4][first:][: (steps - first) // chunks * chunks].reshape(chunks, -1, lanes)
-            return _walk_in_chunks(rule, rest, steps - first, options, before, flags, window)
-    by_rows = h.ndim > 1 and abs(h.strides[-1]) < abs(h.strides[0])
-    return _walk_once(rule, parts, steps, STEPS if by_rows and lanes > WIDTH else steps, options, before)
+            return _walk_in_chunks(rule, operands, places, steps - first, options, before, flags, window)
+    return Walk(rule, places, lanes, steps, options, is_cut).run(operands, before)
 
 
-def _walk_once(rule, operands, steps, chunk, options, states):
-    """Run the kernel; return the states after. Operands are ``(array, stride of time, series' offsets)``."""
-    operands = [*operands, operands[3]][:5]  # without borders, a valid place
-    lanes, by_group = states.shape[1], "by_group" in rule
-    width = 1 if by_group else WIDTH
-    padded = -(-lanes // width) * width  # the last one is walked again, as its offset is repeated, to fill a vector
-    fill = np.minimum(np.arange(padded), lanes - 1)
-    if by_group:
-        carry = np.zeros((int(operands[4][0].max()) + 1, lanes, PLANES))
-        carry[0, :, COUNT] = -math.inf  # of steps without a group, which so have no result
-    else:
-        carry = _problem.zeros((PLANES, padded), _WIDE)
-        carry[...] = states[:, fill]
-    table = np.zeros(_weighted.HEAD + 5 * padded, np.int64)
-    table[: _weighted.HEAD] = [steps, chunk, lanes, padded, *(o[1] for o in operands), *options]
-    table[_weighted.HEAD :] = np.concatenate([o[2][fill] for o in operands])
-    elements = {name: element(o[0].dtype) for name, o in zip(("x", "y", "h", "gate", "borders"), operands, strict=True)}
-    if "flagged" in rule and not operands[4][2].any():
-        rule += " broadcast_flags"
-    call = kernel(_weighted.walk_groups if by_group else _weighted.walk, rule, "f8", **elements)
-    head = (None, *(address(o[0]) for o in operands), address(carry), address(table))
-    vectors = padded // width
-    nbytes, team = operands[0][0].itemsize * steps * lanes, _threads.team()
-    threads = min(team.size, vectors) if nbytes >= SERIAL_BYTES else 1
-    parts = _threads.ranges(vectors, _cost.items(4 * nbytes, threads, vectors))
-    team.run([(call, *head, width * low, width * high) for low, high in parts], threads)
-    return states if by_group else carry[:, :lanes]
+class Walk:
+    """One walk of a kernel over some series, of which addresses and states are still to come.
+
+    Places are each operand's dtype, its stride of time and where series begin. A few series have kernels of their own,
+    but not what is walked beside chunks of series that Python cuts (``is_cut``): one kernel does all of that.
+    """
+
+    def __init__(self, rule, places, lanes, steps, options, is_cut=False, is_chunk=False):
+        may_cut = not (is_cut or places[3][1] or places[4:])  # with a constant gate and no borders
+        places = [*places, places[3]][:5]  # without borders, a valid place
+        self.lanes, self.steps, self.by_group = lanes, steps, "by_group" in rule
+        self.alone = lanes <= FEW_ALONE and not (is_cut or self.by_group)
+        self.width = 1 if self.by_group or self.alone else WIDTH
+        padded = -(-lanes // self.width) * self.width
+        self.fill = np.minimum(np.arange(padded), lanes - 1)  # the last one fills a vector
+        _, stride, offsets = places[2]
+        by_rows = lanes > WIDTH and not is_chunk and abs(offsets[-1] - offsets[-2]) < abs(stride)
+        self.table = np.zeros(_weighted.HEAD + 5 * padded, np.int64)
+        chunk = STEPS if by_rows else steps
+        self.table[: _weighted.HEAD] = [steps, chunk, lanes, padded, *(stride for _, stride, _ in places), *options]
+        self.table[_weighted.HEAD :] = np.concatenate([offsets[self.fill] for *_, offsets in places])
+        self.geometry = address(self.table)
+        if "flagged" in rule and not places[4][2].any():
+            rule += " broadcast_flags"
+        names = zip(("x", "y", "h", "gate", "borders"), places, strict=True)
+        elements = {name: element(dtype) for name, (dtype, *_) in names}
+        self.is_cut = lanes == 1 and steps >= CUT_STEPS and may_cut
+        self.first, self.is_decay = FIRST_STEPS if "covariance" in rule else 0, "fixed" not in rule
+        own = _weighted.walk_cut if self.is_cut else _weighted.walk_alone
+        walk = _weighted.walk_groups if self.by_group else own if self.alone else _weighted.walk
+        self.call = kernel(walk, rule, "f8", **elements)
+        self.nbytes = places[0][0].itemsize * steps * lanes
+
+    def run(self, operands, states):
+        """Walk operands at their addresses; return the states after ``states``."""
+        padded = len(self.fill)
+        if self.by_group:
+            carry = np.zeros((int(operands[4].max()) + 1, self.lanes, PLANES))
+            carry[0, :, COUNT] = -math.inf  # of steps without a group, which so have no result
+        elif self.alone:
+            carry = states.T.copy()
+        else:
+            carry = _problem.zeros((PLANES, padded), _WIDE)
+            carry[...] = states[:, self.fill]
+        places = [address(operand) for operand in operands]
+        head = (None, *places, *places[3:4] * (5 - len(places)), address(carry), self.geometry)  # borders in any case
+        if self.is_cut:
+            gate = float(operands[3].flat[0])
+            window = _warm_up(gate if self.is_decay else 1 - gate)
+            is_short = window <= (self.steps - self.first) // WIDTH
+            self.call(*head, *((self.first, window) if is_short else (self.steps, 0)))
+        elif self.nbytes < SERIAL_BYTES:
+            self.call(*head, 0, padded)
+        else:
+            team, vectors = _threads.team(), padded // self.width
+            threads = min(team.size, vectors)
+            parts = _threads.ranges(vectors, _cost.items(4 * self.nbytes, threads, vectors))
+            team.run([(self.call, *head, self.width * low, self.width * high) for low, high in parts], threads)
+        if self.by_group:
+            return states
+        return carry.T if self.alone else carry[:, : self.lanes]
 
 
 def _chunks(rule, gate, steps):
@@ -176,6 +259,13 @@ def _chunks(rule, gate, steps):
             return chunks, window
         vectors //= 2
     return 1, 0
+
+
+def _warm_up(kept):
+    """Return how many steps tell the state after them, where each but a fifth leaves so much of it."""
+    if kept == 0:
+        return WIDTH
+    return WIDTH + int(1.25 * math.log(BELOW_DIGITS) / math.log(kept)) if kept < 1 else 1 << 62
 
 
 def _window(gate, is_decay, length, chunks):
@@ -196,7 +286,7 @@ def _window(gate, is_decay, length, chunks):
     return math.inf
 
 
-def _walk_in_chunks(rule, operands, steps, options, before, flags, window):
+def _walk_in_chunks(rule, operands, places, steps, options, before, flags, window):
     """Do what `_walk` does, in chunks that go side by side; ``window`` is the warm-up's number of steps.
 
     ``flags`` are those of chunks, steps and series.
@@ -213,11 +303,12 @@ def _walk_in_chunks(rule, operands, steps, options, before, flags, window):
 
     def walk(lane, first, steps, states, writes=True):
         """Walk so many steps of series, one for each state, from a first step of each on."""
-        parts = [(o, stride, offsets[lane] + first * stride) for o, stride, offsets in operands]
+        own = [(dtype, stride, offsets[lane] + first * stride) for dtype, stride, offsets in places]
+        arrays = list(operands)
         if not writes:  # anything but one row
-            row = np.empty(len(lane), operands[2][0].dtype)
-            parts[2] = row, 0, np.arange(len(row)) * row.itemsize
-        return _walk_once(rule, parts, steps, steps, (*options[:2], False), states)
+            dtype = places[2][0]
+            arrays[2], own[2] = np.empty(len(lane), dtype), (dtype, 0, np.arange(len(lane)) * dtype.itemsize)
+        return Walk(rule, own, len(lane), steps, (*options[:2], False), True, is_chunk=True).run(arrays, states)
 
     warm_up = np.maximum(chunk * length - window, 0)
     starts = walk(lane, warm_up, window, starts.reshape(PLANES, -1), writes=False).reshape(starts.shape)

@@ -28,25 +28,26 @@ class Constant:
     """
 
     def __init__(self, with_times, com, span, halflife, alpha):
-        given = arrays_of({"com": com, "span": span, "halflife": halflife, "alpha": alpha})
-        named = {name: value for name, value in given.items() if value is not None}
-        self.halflife, self.dates = None, False
+        given = {"com": com, "span": span, "halflife": halflife, "alpha": alpha}
+        named = arrays_of({name: value for name, value in given.items() if value is not None})
+        self.halflife, self.dates, self.arrays = None, False, {}
         if with_times:
-            if named.pop("halflife", None) is None:
+            if halflife is None:
                 raise ValueError(say.times_without_halflife())
-            self.halflife, self.dates = _halflife(given["halflife"])
+            self.halflife, self.dates = _halflife(named.pop("halflife"))
             named = named or {"alpha": 0.5}
+            if is_array(self.halflife):
+                self.arrays["halflife"] = self.halflife
         if len(named) != 1:
             raise ValueError(say.one_constant(named))
-        if not with_times and (isinstance(halflife, str) or _is_timedelta(given["halflife"])):
-            raise ValueError(say.halflife_without_times())
         [(self.name, self.value)] = named.items()
-        self.arrays = {"halflife": self.halflife} if is_array(self.halflife) else {}
         if is_number(self.value):
             came, self.value = self.value, float(ALPHA[self.name](np, number(self.name, self.value, RULES)))
             if not self.value > 0:  # infinitely slow
                 raise ValueError(say.constant_domain(self.name, "a finite number", came))
             self.name = "alpha"
+        elif self.name == "halflife" and (isinstance(self.value, str) or _is_timedelta(self.value)):
+            raise ValueError(say.halflife_without_times())
         elif self.name == "alpha" or is_array(self.value):
             self.arrays[self.name] = self.value
         else:

@@ -16,13 +16,17 @@ from . import _formulas
 from ._arguments import ALPHA
 from ._arrays import Data, check_constant
 from ._formulas import NO_STATE, State
-from ._segments import Borders, numbers, sorted_by_group
+from ._segments import NOWHERE, Borders, numbers, sorted_by_group
 from ._times import edge, in_units, placed, steps, take_times
 
 # What is asked of a statistic beside its data, and what the caller calls these.
 Request = namedtuple(
-    "Request", "constant times adjust ignore_na min_periods bias borders name", defaults=(False, Borders(), "x")
+    "Request", "constant times adjust ignore_na min_periods bias borders name", defaults=(False, NOWHERE, "x")
 )
+
+
+_FLOATS = np.dtype(np.float32), np.dtype(np.float64)
+_OWN = np.ndarray, np.float64  # what the states of NumPy's data are
 
 
 def _kind(request):
@@ -30,9 +34,19 @@ def _kind(request):
     return "adjust" if request.adjust else "fixed" if request.times is None else "timed"
 
 
+def is_plain(x, y, request):
+    """Return whether a statistic is one of numbers of NumPy and of one constant, so that a kernel is all it takes."""
+    return (
+        type(x) is np.ndarray and x.dtype in _FLOATS and (y is None or y is x) and request.times is None
+        and request.borders is NOWHERE and not request.constant.arrays
+    )  # fmt: skip
+
+
 def compute(statistic, request, x, y, axis):
     """Return a statistic of ``x`` (and ``y``), in their library."""
     borders, constants = request.borders, request.constant.arrays.values()
+    if is_plain(x, y, request):
+        return at_once(statistic, request, x, y, axis)[0]
     if _arrays.any_lazy(x, y, *constants, request.times, borders.resets, borders.groups):
         return _by_chunk(statistic, request, x, y, axis)
     return at_once(statistic, request, x, y, axis)[0]
@@ -162,6 +176,12 @@ def _states(planes):
 def at_once(statistic, request, x, y, axis, before=None, last_time=None):
     """Return a statistic, in its data's library, and its state, of a correlation three; ``before`` are those before."""
     constant, least = request.constant, request.min_periods
+    kind = _kind(request) + " ignore_na" * request.ignore_na
+    if statistic != "corr" and is_plain(x, y, request) and (before is None or type(before[0].mean) in _OWN):
+        gate, axis = 1.0 - constant.value if request.adjust else constant.value, axis_of(axis, x.shape, (request.name,))
+        how = gate, None, x.shape, x.dtype, axis, kind, least, request.bias
+        result, planes = _weighted_run.run(statistic, x, y, *how, before[0] if before else NO_STATE)
+        return result, (_state(planes, y),)
     named = {request.name: x, **({} if y is None or y is x else {"y": y})}
     series = tuple(named)
     named |= {constant.name: constant.value, **constant.arrays}
@@ -192,7 +212,6 @@ def at_once(statistic, request, x, y, axis, before=None, last_time=None):
             seen = functools.reduce(operator.and_, [xp.isfinite(xp.broadcast_to(v, shape)) for v in both])
         x, y = both[0], None if y is None else both[-1]
         if data.by_kernel:
-            kind = _kind(request) + " ignore_na" * request.ignore_na
             how = gate, flags, shape, dtype, axis, kind, least, request.bias
             result, after = _by_kernel(statistic, x, y, seen, how, states)
         else:
@@ -245,4 +264,8 @@ def _by_kernel(statistic, x, y, seen, how, states):
     if variances:
         with quiet(np):
             result /= np.sqrt(variances[0]) * np.sqrt(variances[1])
-    return result, tuple(State(*(planes[:AVERAGE_PLANES] if y is None else planes)) for planes in after)
+    return result, tuple(_state(planes, y) for planes in after)
+
+
+def _state(planes, y):
+    return State(*(planes[:AVERAGE_PLANES] if y is None else planes))

@@ -56,6 +56,9 @@ class Borders:
         return keys
 
 
+NOWHERE = Borders()
+
+
 def sorted_by_group(numbers, groups=0):
     """Return the order that brings ``groups`` or more together, behind steps that have none, and offsets of these."""
     sizes = np.bincount(numbers, minlength=1 + groups)

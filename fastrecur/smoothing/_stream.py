@@ -14,7 +14,7 @@ from ._arguments import Constant, arrays_of, least_count
 from ._formulas import State
 from ._frames import along, in_columns, is_table, names_of, unwrap
 from ._run import Request, at_once
-from ._segments import Borders
+from ._segments import NOWHERE, Borders
 from ._times import edge, has_zone, take_times
 
 
@@ -79,6 +79,7 @@ class Ewm:
         self._timed = None if halflife is None else Constant(True, **self._given)
         dated = self._timed is not None and self._timed.dates
         self._plain = None if dated else Constant(False, **self._given)
+        self._shapes = {name: tuple(value.shape) for name, value in self._given.items() if is_array(value)}
         self.reset()
 
     def __repr__(self) -> str:
@@ -120,13 +121,13 @@ class Ewm:
         """
         if _arrays.any_lazy(chunk, times):
             raise TypeError(say.lazy_stream())
-        numbers, columns, wrap = chunk, self._columns, lambda result: result
-        if is_table(chunk):
+        numbers, wrap, shapes, columns = chunk, None, self._shapes, self._columns
+        if type(chunk) is not np.ndarray and is_table(chunk):
             chunk, columns = in_columns(chunk, columns, self._axis)
             numbers, _, wrap = unwrap(chunk, 0, "chunk")
-        shapes = {name: tuple(value.shape) for name, value in self._given.items() if is_array(value)}
-        own = tuple(numbers.shape) if hasattr(numbers, "shape") else np.shape(numbers)
-        shape = _shapes.broadcast_shape(("chunk", *shapes), [own, *shapes.values()])
+        shape = tuple(numbers.shape) if hasattr(numbers, "shape") else np.shape(numbers)
+        if shapes:
+            shape = _shapes.broadcast_shape(("chunk", *shapes), [shape, *shapes.values()])
         axis = axis_of(self._axis, shape, ("chunk",))
         for name, own in shapes.items():
             at = axis - len(shape) + len(own)
@@ -140,15 +141,20 @@ class Ewm:
         constant = self._plain if times is None else self._timed
         if constant is None:
             raise ValueError(say.halflife_without_times() if times is None else say.stream_halflife())
-        times, resets = (along(chunk, v, n, axis, "chunk") for n, v in (("times", times), ("resets", resets)))
-        when = None if times is None else take_times(times)
+        when, borders = None, NOWHERE
+        if times is not None:
+            times = along(chunk, times, "times", axis, "chunk")
+            when = take_times(times)
+        if resets is not None:
+            borders = Borders(resets=along(chunk, resets, "resets", axis, "chunk"))
         zone = has_zone(times) if when is not None and when.size else self._zone
         if self._zone not in (None, zone):
             raise ValueError(say.times_zones())
-        request = Request(constant, when, *self._options, borders=Borders(resets=resets), name="chunk")
+        request = Request(constant, when, *self._options, borders=borders, name="chunk")
         before = None if self._state is None else (State(had.weight, had.count, had.mean),)
         result, (after,) = at_once("average", request, numbers, None, axis, before, had.last_time)
-        result, last = wrap(result), edge(when, axis) if when is not None and shape[axis] else had.last_time
+        result = wrap(result) if wrap else result
+        last = edge(when, axis) if when is not None and shape[axis] else had.last_time
         self._zone, self._columns, self._was_reset = zone, columns, self._was_reset or resets is not None
         self._state = EwmState(after.weight, after.count, after.mean, had.steps + shape[axis], last)
         return result
