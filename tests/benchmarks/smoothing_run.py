@@ -19,9 +19,10 @@ import report  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 import fastrecur  # noqa: E402
-from fastrecur.smoothing import ewm_cov, ewm_mean, ewm_var, kama  # noqa: E402
+from fastrecur.smoothing import Ewm, ewm_cov, ewm_mean, ewm_std, ewm_var, kama  # noqa: E402
 
 ALPHA = 0.1
+SMALL = {64: (0.5, 2), 1000: (0.8, 2), 16_000: (1.5, 5), 64_000: (2, 6)}  # steps of one series: limit, goal
 SHAPES = [((1_000_000,), 0), ((100_000, 64), 0), ((64, 100_000), 1)]
 
 
@@ -178,6 +179,31 @@ def kama_rows(steps, repeats):
     yield row("kama", (steps,), np.float64, medians(calls, repeats), "TA-Lib", 0.5, 1, right)
 
 
+def small_rows(steps, repeats):
+    """One series of a notebook's size against pandas, and a chunk of a stream against pandas' whole call."""
+    import pandas
+
+    must, aim = SMALL[steps]
+    x = np.random.default_rng(0).standard_normal(steps)
+    gaps = x.copy()
+    gaps[np.random.default_rng(1).random(steps) < 0.1] = np.nan
+    series, with_gaps, stream = pandas.Series(x), pandas.Series(gaps), Ewm(alpha=ALPHA)
+    repeats *= max(8, 16_000 // steps)
+    for what, ours, theirs in (
+        ("ewm_mean, complete", lambda: ewm_mean(x, alpha=ALPHA), lambda: series.ewm(alpha=ALPHA).mean()),
+        ("ewm_mean, 10 % missing", lambda: ewm_mean(gaps, alpha=ALPHA), lambda: with_gaps.ewm(alpha=ALPHA).mean()),
+        ("ewm_std, complete", lambda: ewm_std(x, alpha=ALPHA), lambda: series.ewm(alpha=ALPHA).std()),
+    ):
+        right = agrees(ours(), theirs().to_numpy(), np.float64)
+        yield row(
+            what, x.shape, x.dtype, medians({"ours": ours, "pandas": theirs}, repeats), "pandas", must, aim, right
+        )
+    if steps == min(SMALL):
+        right = agrees(stream.update(x), series.ewm(alpha=ALPHA).mean().to_numpy(), np.float64)
+        calls = {"ours": lambda: stream.update(x), "pandas (a whole call)": lambda: series.ewm(alpha=ALPHA).mean()}
+        yield row("Ewm.update", x.shape, x.dtype, medians(calls, repeats), "pandas (a whole call)", 1, 2.5, right)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
@@ -188,6 +214,7 @@ def main():
     began, rows = time.perf_counter(), []
     dtypes = np.float64, np.float32
     tasks = [(make, s, a, d, repeats) for s, a in SHAPES for d in dtypes for make in (mean_rows, spread_rows)]
+    tasks += [(small_rows, steps, repeats) for steps in SMALL]
     tasks.append((times_rows, *SHAPES[0], np.float64, repeats))
     tasks += [(kama_rows, steps, 3 * repeats) for steps in (100_000, 1_000_000)]
     for make, *given in tqdm(tasks, file=sys.stderr):
@@ -199,7 +226,7 @@ def main():
         mark = "WRONG" if not r["right"] else "*" if r["reaches"] else "+" if r["holds"] else "-"
         ratio = "" if r["ratio"] is None else f"{r['ratio']:.2f}"
         print(
-            f"{mark:2} {r['what']:<22} {str(r['shape']):<13} {r['dtype']:<8} {r['ms']:8.2f} ms {ratio:>8}  "
+            f"{mark:2} {r['what']:<22} {str(r['shape']):<13} {r['dtype']:<8} {r['ms']:9.3f} ms {ratio:>8}  "
             f"{r['against']:<23} limit {r['must']:g}, goal {r['aim']:g}"
         )
     print(f"{sum(r['holds'] for r in rows)} of {len(rows)} are within their limit (+), "
