@@ -169,7 +169,7 @@ def approach(mean, share, kept, x):
     half = constant(0.5, share)
     half_difference = fma(-half, mean, half * x)
     is_small = share < half
-    factor = select(is_small, share + share, -(kept + kept))  # which does not wait for the mean
+    factor = select(is_small, share + share, constant(-2.0, kept) * kept)  # which does not wait for the mean
     return fma(factor, half_difference, select(is_small, mean, x))
 
 

@@ -91,8 +91,6 @@ def advance_where(rule, now, sample, seen):
     """Return the state after a step; ``seen`` says where a sample is there."""
     x, y, one, zero = sample.x, sample.y, constant(1.0, sample.gate), constant(0.0, sample.gate)
     covariance, room = now.covariance, now.room
-    origin = select(seen, sample.from_x, now.origin)
-    origin_y = origin if one_series(rule) else select(seen, sample.from_y, now.origin_y)
     share, kept, weight, decay = weigh(now.weight, sample.gate, seen, adjust(rule), timed(rule), ignore_na(rule))
     if covaries(rule):
         from_mean = x - now.mean
@@ -104,6 +102,8 @@ def advance_where(rule, now, sample, seen):
     else:
         mean = select(seen, approach(now.mean, share, kept, x), now.mean)
     mean_y = mean if one_series(rule) else select(seen, approach(now.mean_y, share, kept, y), now.mean_y)
+    origin = select(seen, sample.from_x, now.origin)
+    origin_y = origin if one_series(rule) else select(seen, sample.from_y, now.origin_y)
     return State(weight, now.count + select(seen, one, zero), mean, origin, origin_y, mean_y, covariance, room)
 
 
@@ -153,8 +153,8 @@ def walk_steps(rule, tile):
         seen = is_finite(x) if one_series(rule) else (x - x) + (y - y) == zero  # x + y might overflow
         now = advance(rule, now, Sample(x, y, from_x, from_y, gate), seen)
         if covaries(rule):
-            unbiased = select(zero < now.room, now.covariance / now.room, nan)
-            finish(tile, k, now.count, now.covariance if tile.bias else unbiased)
+            covariance, room = now.covariance, now.room
+            finish(tile, k, now.count, covariance if tile.bias else select(zero < room, covariance / room, nan))
         else:
             finish(tile, k, now.count, now.mean)
     store_vector(state, row * WEIGHT, now.weight)
