@@ -217,6 +217,22 @@ def test_dlpack_offsets_and_resets(driver, is_there):
         np.testing.assert_allclose(got.host, right, atol=1e-6)
 
 
+def test_out_where_lengths_offsets_and_resets_stand(driver, numba_cuda):
+    """It is refused before anything is launched: kernels read them while they write results."""
+    memory = np.zeros(20 * 40, np.float32)
+    x = devices.Cai(X, driver)
+    ends = {"offsets": memory.view(np.int64)[3:6], "resets": memory.view(bool)[40 : 40 + X.size].reshape(X.shape)}
+    ends["lengths"] = memory.view(np.int64)[10:50]
+    ends["offsets"][:] = 0, 7, 20
+    out = devices.Cai(memory.reshape(20, 40), driver)
+    for name, value in ends.items():
+        driver.log.clear()
+        for _ in range(3):
+            with pytest.raises(ValueError, match=f"`out` must share no memory with `{name}`"):
+                fastrecur.forget_mult(0.25, x, out=out, **{name: devices.Cai(value, driver)})
+        assert not [entry for entry in driver.log if entry[0] == "launch"]
+
+
 @pytest.mark.parametrize("is_there", [False, True])
 def test_interface_offsets_and_resets(driver, numba_cuda, is_there):
     """A call waits for the work of their streams, too."""

@@ -219,6 +219,36 @@ def engine_of_first_order(tensors, lengths):
     return _device_tensors if _modes.no_modes_active() else None
 
 
+def test_conjugates_have_launches_of_their_own(run_python):
+    """A conjugated tensor has the plain one's address, shape and strides."""
+    here = pathlib.Path(__file__).parents[1]
+    run_python(
+        f"""
+import sys, types
+sys.path += [{str(here / "benchmarks")!r}, {str(here / "gpu_tools")!r}]
+sys.modules["tqdm"] = types.SimpleNamespace(tqdm=None)
+import torch, fastrecur, fastrecur.torch
+torch.manual_seed(0)
+g, a, b, h = (torch.randn(5, 3, dtype=torch.complex64) for _ in range(4))
+def calls():
+    for gate in (a, a.conj(), a, torch._neg_view(a), a):
+        yield fastrecur.linear_recurrence(gate, b)
+        yield from fastrecur.linear_recurrence_vjp(g, gate, b, h)[:2]
+wanted = list(calls())
+import host_run, devices, tensors
+driver = devices.Driver()
+kept = host_run.replace_torch()
+own = tensors.place(driver, setattr)
+for tensor in (g, a, b, h):
+    own(tensor)
+for _ in range(3):
+    for result, right in zip(calls(), wanted, strict=True):
+        torch.testing.assert_close(result, right)
+assert sum(entry[0] == "launch" for entry in driver.log) >= 20
+"""
+    )
+
+
 def test_what_is_remembered(run_python):
     """Calls of a kind seen before take short ways; a call that records takes no other's."""
     here = pathlib.Path(__file__).parents[1]
