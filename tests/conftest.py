@@ -1,5 +1,6 @@
 """What every test may ask for."""
 
+import collections
 import contextlib
 import gc
 import importlib.util
@@ -50,6 +51,29 @@ def pytest_report_header(config):
     if "collect_ignore_glob" in globals():
         return "no tests of GPU kernels: numba-cuda is missing, pip install '.[test,cuda13]'"
     return None
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects by marks
+def pytest_collection_modifyitems(items):
+    """Mark cases of a test `exhaustive`, except as many as it takes for each value of each parameter to occur once.
+
+    What the mark `sample` says of a parameter are the only values of it for which that holds.
+    """
+    tests, left_out = collections.defaultdict(dict), []
+    for item in items:
+        if hasattr(item, "callspec") and not item.get_closest_marker("exhaustive"):
+            given, sample = item.callspec.params, item.get_closest_marker("sample")
+            if sample and not all(given[name] in values for name, values in sample.kwargs.items()):
+                left_out.append(item)
+            else:
+                tests[item.parent, item.originalname][item] = {(name, repr(given[name])) for name in given}
+    for cases in tests.values():
+        missing = set().union(*cases.values())
+        while missing:
+            missing -= cases.pop(max(cases, key=lambda case: len(cases[case] & missing)))
+        left_out += cases
+    for item in left_out:
+        item.add_marker("exhaustive")
 
 
 def pytest_collection_finish(session):

@@ -70,6 +70,7 @@ def results_of(name, threads, set_threads, g, gate, value, h0, last, **options):
     return [h, state, plain, number, *grads, *vjp(g, gate, value, plain, **options)[:2], *summed[0], *summed[1][:2]]
 
 
+@pytest.mark.sample(dtype=[np.float32])
 @pytest.mark.parametrize(("name", "dtype"), KINDS)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_bits_are_those_of_one_walk(rng, both, done, set_threads, name, dtype, reverse):
@@ -131,6 +132,7 @@ def test_gates_that_remember(rng, large, set_threads, dtype):
         large.clear()
 
 
+@pytest.mark.sample(dtype=[np.float32, np.float64])
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("threads", [2, 3])
@@ -156,6 +158,7 @@ def test_gates_that_no_longer_forget(rng, large, set_threads, dtype, reverse, th
         assert [done for _, done in large] == ([] if are_predicted is None else [are_predicted] * 6)
 
 
+@pytest.mark.sample(dtype=[np.float32, np.float64])
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("back", [False, True])
 def test_a_warm_up_writes_one_row(rng, large, monkeypatch, set_threads, dtype, back):
@@ -187,6 +190,7 @@ def test_a_warm_up_writes_one_row(rng, large, monkeypatch, set_threads, dtype, b
     assert written == [64]  # by the only one, before the second of two chunks
 
 
+@pytest.mark.sample(dtype=[np.float32, np.float64])
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("down", [False, True])
@@ -263,6 +267,7 @@ def test_what_came_before_a_warm_up(rng, large, forget_plans, set_threads, bad, 
         large.clear()
 
 
+@pytest.mark.sample(dtype=[np.float32])
 @pytest.mark.parametrize(("name", "dtype"), KINDS)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_sums_over_time(rng, large, forget_plans, set_threads, name, dtype, reverse):
@@ -292,6 +297,7 @@ def test_more_threads_than_partial_sums(rng, large, set_threads):
         large.clear()
 
 
+@pytest.mark.exhaustive
 def test_sums_do_not_depend_on_what_else_is_wanted(rng, monkeypatch):
     """Of which there is more or less to be moved."""
     real, seen = _cost.sum_steps_of, []
@@ -329,6 +335,7 @@ def test_which_problems_are_cut(rng, large, set_threads):
     assert not large
 
 
+@pytest.mark.sample(dtype=[np.float32, np.float64])
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])

@@ -26,6 +26,7 @@ def test_kernels_that_are_kept_are_used_without_the_compiler(run_python, tmp_pat
         run_python(CALLS + STARTED + expected, FASTRECUR_CACHE_DIR=cache)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "missing",
     [
@@ -46,6 +47,7 @@ from numba.core import codegen, cpu, typed_passes
     assert len(list((tmp_path / "kernels").glob("forward*"))) == 2
 
 
+@pytest.mark.exhaustive
 def test_helpers_are_linked_into_kernels_only(run_python, tmp_path):
     """Machine code is generated of kernels, and of no function that they call."""
     script = f"""

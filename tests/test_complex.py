@@ -26,6 +26,7 @@ def few_lanes(request, monkeypatch, forget_plans):
     forget_plans()
 
 
+@pytest.mark.sample(dtype=[np.complex64])
 @pytest.mark.usefixtures("few_lanes")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reverse", [False, True])
@@ -70,6 +71,7 @@ def test_a_lane_has_the_same_bits_wherever_it_is_walked(rng, monkeypatch, forget
         forget_plans()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("few_lanes")
 @pytest.mark.parametrize(
     ("few_lanes", "kinds"),
@@ -85,6 +87,7 @@ def test_real_operands(rng, kinds, reverse):
         check_vjp("linear_recurrence", a, b, rng=rng, axis=axis, reverse=reverse)
 
 
+@pytest.mark.sample(dtype=[np.complex64])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_any_layout(rng, dtype, layout):

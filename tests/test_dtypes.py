@@ -32,6 +32,7 @@ def numbers(rng, shape, dtype):
     return rng.random(shape).astype(dtype)
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(
     ("name", "dtype", "shapes"),
@@ -88,6 +89,7 @@ def test_half_precisions_round_to_even():
         assert (h.astype(float) / float(top)).tolist() == [1, 0.5, 1, np.inf]
 
 
+@pytest.mark.sample(dtype=[np.float16])
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("mixed", [False, True])
@@ -114,6 +116,7 @@ def test_every_half_precision_number_passes(dtype, axis):
     assert_same_bits(np.abs(fastrecur.forget_mult(dtype(1), x, axis=axis)), np.abs(x))
 
 
+@pytest.mark.sample(value=["b", "i"])
 @pytest.mark.parametrize(("gate", "value"), [("?", "b"), ("B", "h"), ("H", "i"), ("I", "q"), ("q", "Q"), ("b", "?")])
 def test_integers_alone_are_float64(rng, gate, value):
     f, x = numbers(rng, (9, 5), gate), numbers(rng, (9, 5), value)
@@ -139,6 +142,7 @@ MIXTURES = [
 ]
 
 
+@pytest.mark.sample(gate=["f"], value=["e", "i"])
 @pytest.mark.parametrize(("gate", "value", "h0", "dtype"), MIXTURES)
 def test_mixtures(rng, gate, value, h0, dtype):
     gate, value = numbers(rng, (9, 5), gate), numbers(rng, (9, 5), value)
@@ -146,6 +150,7 @@ def test_mixtures(rng, gate, value, h0, dtype):
     check_forward("forget_mult", gate, value, h0, dtype=dtype)
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @pytest.mark.parametrize(
     ("name", "gate", "value", "h0"),
     [("forget_mult", "d", "f", "f"), ("linear_recurrence", "f", "h", "?")],
@@ -155,6 +160,7 @@ def test_gradients_of_mixtures(rng, name, gate, value, h0):
     check_vjp(name, gate, value, numbers(rng, (5,), h0), rng=rng)
 
 
+@pytest.mark.sample(dtypes=["ef"])
 @pytest.mark.parametrize("dtypes", ["de", "ef"])
 def test_cotangents_of_other_dtypes(rng, dtypes):
     f, x, grad_h, h = (rng.random((9, 5), np.float32) for _ in range(4))
@@ -165,6 +171,7 @@ def test_cotangents_of_other_dtypes(rng, dtypes):
         assert_close(grad, expected, np.float32, magnitude=100.0)
 
 
+@pytest.mark.sample(gate=[np.float32])
 @pytest.mark.parametrize(
     ("gate", "value"),
     [(np.float32, BFLOAT16), (BFLOAT16, np.float64), (np.bool_, BFLOAT16), (BFLOAT16, np.int8)],
@@ -177,6 +184,7 @@ def test_bfloat16_mixtures(rng, gate, value):
         check_vjp("forget_mult", gate, value, rng=rng, dtype=dtype)
 
 
+@pytest.mark.exhaustive
 def test_bfloat16_and_float16(rng):
     try:
         dtype = np.result_type(BFLOAT16, np.float16)
@@ -191,6 +199,7 @@ def test_bfloat16_and_float16(rng):
         check_vjp("forget_mult", gate, value, rng=rng, dtype=dtype)
 
 
+@pytest.mark.sample(dtype=[np.float32])
 @pytest.mark.parametrize("dtype", [np.float16, BFLOAT16, np.float32, np.float64])
 def test_python_scalars_are_weak(rng, dtype):
     x = numbers(rng, (9, 5), dtype)
@@ -199,6 +208,7 @@ def test_python_scalars_are_weak(rng, dtype):
             check_forward("forget_mult", *operands, dtype=dtype)
 
 
+@pytest.mark.sample(dtype=[np.float32])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_a_python_float_is_used_in_the_precision_of_the_carry(rng, dtype):
     x = 100 + rng.standard_normal((1500, 8)).astype(dtype)
@@ -232,6 +242,7 @@ COMPLEX = [
 ]
 
 
+@pytest.mark.sample(gate=["F"], value=["F"])
 @pytest.mark.parametrize(("gate", "value", "dtype"), COMPLEX)
 def test_complex_linear_recurrence(rng, gate, value, dtype):
     every = [*ROWS, *COLUMNS, ((3, 17, 5), 2), ((40, 1), 0), ((3000,), 0)]
@@ -254,6 +265,7 @@ def test_complex_lengths_and_broadcasting(rng):
     check_vjp("linear_recurrence", 0.5 + 0.5j, b, rng=rng)
 
 
+@pytest.mark.sample(kinds=["fFF"])
 @pytest.mark.parametrize("kinds", ["fFF", "dDD"])
 def test_complex_values_with_a_real_gate(rng, kinds):
     gate, value, dtype = kinds

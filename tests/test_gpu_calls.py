@@ -688,6 +688,7 @@ def test_no_place_for_kernels(a_kernel, tmp_path, monkeypatch):
     assert _launch.cubin(a_kernel, (9, 0)) == (b"code", "k")
 
 
+@pytest.mark.exhaustive
 def test_two_processes_keep_the_same_kernel(tmp_path, monkeypatch):
     codes = [bytes([k]) * 100000 for k in range(8)]
     monkeypatch.setenv("FASTRECUR_CACHE_DIR", str(tmp_path))
@@ -795,6 +796,7 @@ def test_what_is_needed_of_numba_cuda():
     assert issubclass(_numba_cuda._Helper, dispatcher.CUDADispatcher)
 
 
+@pytest.mark.exhaustive
 def test_arrays_of_the_simulator(run_python):
     """No GPU holds them: today's result would be an array of the host, which their owner does not expect."""
     run_python(
@@ -848,6 +850,7 @@ def test_show_config(capsys, driver, monkeypatch):
     assert "hidden" not in done.stdout
 
 
+@pytest.mark.exhaustive
 def test_a_warm_process_does_not_import_numba_cuda(run_python, a_kernel, tmp_path, monkeypatch):
     monkeypatch.setenv("FASTRECUR_CACHE_DIR", str(tmp_path))
     _launch.cubin(a_kernel, (9, 0))

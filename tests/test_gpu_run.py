@@ -49,6 +49,7 @@ class Library:
         """Nothing: all fresh memory is full of NaN."""
 
 
+@pytest.mark.exhaustive
 def test_problems_are_right(load, cupy):
     problems = load("correctness")
     small = [case for case in problems.cases(False) if np.prod(case.value) <= LARGEST]
@@ -66,6 +67,7 @@ def test_problems_are_right(load, cupy):
     assert all(off for _, off in problems.correctness(Library(cupy, off=0.01), first))
 
 
+@pytest.mark.exhaustive
 def test_kernels_are_compiled_without_a_card(tmp_path):
     """Of some problems, as machine code for a card's capability."""
     command = [sys.executable, str(GPU / "run.py"), "--precompile", "sm_90", "--every", "1000"]
@@ -103,6 +105,7 @@ class Notes:
         self.written.append((kind, fields))
 
 
+@pytest.mark.exhaustive
 def test_what_torch_adds_is_rehearsed_on_the_cpu(load, monkeypatch):
     """Gradients, transforms, a QRNN and smoothing: the group's own code, to which a card would only add the device."""
     import torch
@@ -150,6 +153,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(stub_driver.why_not() is not None, reason=str(stub_driver.why_not()))
 def test_main_from_end_to_end(tmp_path):
     """A group that crashes, one that hangs and one that is wrong cost themselves alone; what was measured is kept."""

@@ -92,6 +92,7 @@ assert not loaded & heavy, loaded & heavy
     )
 
 
+@pytest.mark.exhaustive
 def test_import_compiles_nothing(run_python, tmp_path):
     run_python(
         """
@@ -165,6 +166,7 @@ assert "numba.core.typing.arraydecl" not in sys.modules  # the compiler knows no
     assert {path for path in cache.iterdir()} == kept
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(os.name == "nt", reason="files have no locks of single bytes there")
 def test_of_several_processes_one_makes_a_kernel(tmp_path):
     script = """
@@ -204,6 +206,7 @@ def test_who_makes_a_kernel_may_have_been_stopped(monkeypatch, tmp_path):
     holder.communicate(timeout=60)
 
 
+@pytest.mark.exhaustive
 def test_no_place_for_the_cache(run_python, tmp_path):
     # Below a regular file no directory can be made, not even by root.
     blocker = tmp_path / "file"
@@ -211,6 +214,7 @@ def test_no_place_for_the_cache(run_python, tmp_path):
     run_python(WORKS, FASTRECUR_CACHE_DIR=str(blocker / "cache"))
 
 
+@pytest.mark.exhaustive
 def test_package_and_home_that_cannot_be_written_to(run_python, tmp_path):
     # The sources are in an archive, and there is no place for what is made of them.
     package = pathlib.Path(fastrecur.__file__).parent
@@ -227,6 +231,7 @@ def test_package_and_home_that_cannot_be_written_to(run_python, tmp_path):
     )
 
 
+@pytest.mark.exhaustive
 def test_what_machine_code_is_kept_for(run_python, tmp_path):
     """A torn file is made anew; code for another processor or of other sources is not taken."""
     kept = tmp_path / "cache"

@@ -104,6 +104,7 @@ def test_dtypes_are_not_converted(rng, dtype):
         assert beside_results(call) < SPARE
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_resident_memory(run_python):
     """What compiled code allocates is not traced: the process as a whole must not grow either."""

@@ -210,6 +210,7 @@ def test_what_goes_while_memory_is_chosen():
         gc.enable()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is protected by Linux's own call")
 def test_nothing_below_results_is_touched(run_python):
     """Scans up and down memory, with rows as large as huge pages: below a result stands what nobody may touch."""
@@ -281,6 +282,7 @@ if child:
     run_python(script)
 
 
+@pytest.mark.exhaustive
 def test_the_interpreter_ends_in_silence(run_python):
     script = """
 import os, sys
@@ -298,6 +300,7 @@ def late(h=fastrecur.forget_mult(0.5, x)): pass
     assert run_python(script) == ""
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="interrupts by an alarm")
 def test_no_interrupt_is_lost(run_python):
     """Whenever it comes; and what is in use stays what it is, and what is dropped still serves the next."""
@@ -357,6 +360,7 @@ print((resident() - before) / 1e6)
 """
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("steps", [3000, 64000])
 @pytest.mark.parametrize(("limit", "most"), [({}, 256 << 20), ({"FASTRECUR_KEEP_MEMORY": "0"}, 16e6)])
@@ -372,6 +376,7 @@ results.clear()
     assert float(run_python(resident(script), **limit)) * 1e6 <= most
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_what_a_shape_takes_for_ever(run_python):
     """More shapes than there are plans; each starts from zeros of half a megabyte."""
@@ -389,6 +394,7 @@ for k in range(2000):
     assert float(run_python(resident(script))) <= 40  # 1,000 to 1,044 where each plan kept zeros
 
 
+@pytest.mark.exhaustive
 def test_sizes_need_no_classes(run_python):
     script = """
 import gc

@@ -271,6 +271,7 @@ def test_which_problems_are_packed():
         assert plan_of(a, b, h, axis=0, **options).traversal == expected
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="pages are protected as POSIX systems do")
 def test_nothing_beside_operands_is_touched(run_python):
     """Operands and results between pages that may be neither read nor written: where these begin, or end."""

@@ -36,6 +36,7 @@ def run(*arguments):
     return done.stdout
 
 
+@pytest.mark.exhaustive
 def test_kernels_in_the_simulator():
     # Of coroutines coverage has to be told, and measures them at a third of the speed, so nothing else is run so.
     measured = ["-m", "coverage", "run", "--parallel-mode", "--concurrency=thread,greenlet"]
@@ -43,6 +44,7 @@ def test_kernels_in_the_simulator():
     assert run("-W", "error", *measured, str(HERE / "simulated.py")) == "done\n"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("names", "kernels"), SUITE)
 def test_the_arrays_own_tests_in_the_simulator(names, kernels):
     """Every array on a device, threads in random order, memory poisoned."""

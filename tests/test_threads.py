@@ -154,6 +154,7 @@ assert not failures, failures
     )
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("where", ["_workers._new_block", "_workers._entry", "_native.table"])
 def test_a_call_from_where_a_worker_is_made(run_python, where):
     """A signal's handler makes it, or a finalizer."""
@@ -213,6 +214,7 @@ print("done")
     assert output == "done\n"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_fork_while_another_thread_makes_its_first_call(run_python):
     output = run_python(
@@ -243,6 +245,7 @@ print("done")
     assert output == "done\n"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_fork_while_others_compute(run_python):
     run_python(
@@ -274,6 +277,7 @@ finally:
     )
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_worker_processes(run_python, method):
     run_python(
@@ -307,6 +311,7 @@ def test_at_exit(run_python, pool_before):
     assert output.split() == ["end", "last", "first"]
 
 
+@pytest.mark.exhaustive
 def test_in_a_thread_that_outlives_the_main_one(run_python):
     output = run_python(
         LARGE
@@ -329,6 +334,7 @@ def test_default_honours_numba_num_threads(run_python):
     assert run_python(script, NUMBA_NUM_THREADS="1") == "1\n"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity on this system")
 def test_default_honours_affinity(run_python):
     script = """
@@ -473,6 +479,7 @@ def test_short_calls_wake_nobody(set_threads):
     assert set(states()) == {_workers.ASLEEP}
 
 
+@pytest.mark.exhaustive
 def test_threads_of_half_a_megabyte(run_python):
     """A stack of that size is enough for any kernel, as the documentation says."""
     script = """
@@ -548,6 +555,7 @@ def test_states_of_threads_stand_apart(monkeypatch, rng, shape, has_state):
 # ---- What must not go wrong -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive
 def test_interrupts(run_python):
     """They lose no worker, and no worker writes where it should not; the next calls work."""
     output = run_python(
@@ -584,6 +592,7 @@ print("done")
     assert output == "done\n"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("threads", ["2", "32"])
 def test_exits_beside_workers_that_are_awake(run_python, threads):
     """A worker's slot outlives it, whatever is freed at exit and used for something else."""
@@ -605,6 +614,7 @@ builtins.last = Last()
         assert run_python(script, NUMBA_NUM_THREADS=threads) == "True\n"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(importlib.util.find_spec("gevent") is None, reason="gevent is not installed")
 @pytest.mark.parametrize("order", ["gevent first", "fastrecur first"])
 def test_workers_are_threads_where_gevent_replaces_them(run_python, order):
@@ -643,6 +653,7 @@ def test_a_kernel_is_given_as_many_arguments_as_it_takes():
         prepared(0, 0, 0)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("missing", ["sched_yield", "PyThread_start_new_thread"])
 def test_where_the_system_lacks_a_function_for_workers(run_python, missing):
     """Calls run on one thread: slower, and right."""

@@ -122,6 +122,7 @@ def test_gradient_of_a_number_is_zero_dimensional(rng, name, scalar):
     assert grad.shape == ()
 
 
+@pytest.mark.sample(dtype=[np.float32, np.float64])
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [*itertools.product(RECURRENCES, [np.float16, np.float32, np.float64]), ("linear_recurrence", np.complex64)],

@@ -38,6 +38,7 @@ def test_two_workers(client, rng):
         np.testing.assert_allclose(one.compute(), other, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.exhaustive
 def test_a_worker_that_is_killed(client, rng):
     x = rng.standard_normal((60, 4))
     lazy = da.from_array(x, (2, 2)).map_blocks(slowly, dtype=x.dtype, meta=np.empty((0, 0)))

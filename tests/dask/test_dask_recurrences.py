@@ -208,6 +208,7 @@ def test_errors(rng):
         forget_mult_vjp(x, x, x, None)
 
 
+@pytest.mark.exhaustive
 def test_dask_is_not_imported_for_others(run_python):
     run_python(
         """

@@ -251,5 +251,6 @@ def test_without_episodes_they_are_one_another(record):
     np.testing.assert_allclose(on_policy, call("targets", r)[0], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.exhaustive
 def test_the_package_has_it_without_its_own_import(run_python):
     run_python("import fastrecur\nfastrecur.returns.discounted_returns([1.0], 0.5)")

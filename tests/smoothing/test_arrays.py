@@ -176,6 +176,7 @@ def test_all():
     assert fastrecur.smoothing is smoothing
 
 
+@pytest.mark.exhaustive
 def test_found_without_its_own_import(run_python):
     run_python("import fastrecur\nfastrecur.smoothing.ewm_mean([1.0], alpha=0.5)")
 

@@ -125,6 +125,7 @@ def test_recurrences_under_a_default_device():
         torch.testing.assert_close(*results, rtol=0, atol=0)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "call",
     [

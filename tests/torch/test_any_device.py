@@ -23,6 +23,7 @@ def test_every_device_has_the_operators(key):
             assert torch._C._dispatch_has_computed_kernel_for_dispatch_key(operator, "Autograd" + key)
 
 
+@pytest.mark.exhaustive
 def test_on_a_device_of_python_s():
     """In a process of its own: a device is registered for good."""
     if not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"):

@@ -69,6 +69,7 @@ def check_same(one, other):
         assert same(one[name], other[name]), name
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("model, times", [("qrnn", 3), ("lstm", 1)])
 def test_killed_at_any_moment_it_goes_on_to_the_same_losses(tmp_path, texts, model, times):
     finish(begin(tmp_path / "whole", texts, "--model", model))
@@ -124,6 +125,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("moment", ["half", "late"])
 def test_killed_while_it_writes_the_checkpoint_before_is_whole(tmp_path, texts, moment):
     script = tmp_path / "script.py"
@@ -135,6 +137,7 @@ def test_killed_while_it_writes_the_checkpoint_before_is_whole(tmp_path, texts, 
     assert whole["step"] == 4 and len(whole["curve"]) == 2
 
 
+@pytest.mark.exhaustive
 def test_two_processes_train_as_one_does(tmp_path, texts):
     still = [part for name in ("word", "input", "hidden", "output", "weight") for part in (f"--{name}-drop", "0")]
     finish(begin(tmp_path / "one", texts, *still))

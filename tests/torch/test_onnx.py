@@ -48,12 +48,14 @@ def check(model, operands, *others, dynamic=None):
     return program
 
 
+@pytest.mark.exhaustive
 def test_qrnn():
     """Of any length and batch size, both directions."""
     model = QRNN(3, 4, num_layers=2, bidirectional=True, window=2)
     check(model, (torch.randn(5, 2, 3),), (torch.randn(9, 4, 3),), dynamic=({0: "steps", 1: "batch"},))
 
 
+@pytest.mark.exhaustive
 def test_smoothing():
     check(Smoothing(), (torch.rand(3, 20),), (torch.rand(3, 7),), dynamic=({1: "steps"},))
 

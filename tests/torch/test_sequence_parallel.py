@@ -136,6 +136,7 @@ def messages(fault, place):
             worker.communicate()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("fault", "tries"), [("death", 1), ("silence", 1), ("lanes", 5)])
 def test_faults(fault, tries, tmp_path):
     """A rank that is killed, that does not come, or that has other lanes: the others hear of it within the timeout."""

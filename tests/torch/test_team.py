@@ -74,6 +74,7 @@ def test_more_calls_than_threads_and_threads_than_calls():
         assert all(torch.equal(one, same) for one, same in zip(results[0], other, strict=True))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 def test_a_forked_child_takes_threads_of_its_own():
     done = subprocess.run(

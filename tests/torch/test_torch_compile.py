@@ -69,6 +69,7 @@ def test_no_gradient_and_out():
     assert torch.equal(out, forget_mult(F, X))
 
 
+@pytest.mark.exhaustive
 def test_one_graph_for_many_lengths():
     counter = torch._dynamo.testing.CompileCounter()
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
@@ -116,6 +117,7 @@ def test_transforms_inside(transform):
     torch.testing.assert_close(compiled(F), function(F), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.exhaustive
 def test_compiled_before_any_tensor_has_come(run_python):
     run_python(
         """
@@ -129,6 +131,7 @@ assert compiled(x).tolist() == [0.5, 0.75, 0.875]
     )
 
 
+@pytest.mark.exhaustive
 def test_exported_before_any_tensor_has_come(run_python):
     run_python(
         """
@@ -146,6 +149,7 @@ assert exported.module()(torch.ones(3)).tolist() == [0.5, 0.75, 0.875]
     )
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(
     tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13),
     reason="AOTInductor of torch 2.6 takes no operator with a dtype among its arguments; between was not tried",

@@ -124,6 +124,7 @@ def test_the_operators_are_cuda_s_too():
     assert _tensors.DTYPES  # the module that the operators take their dtypes from
 
 
+@pytest.mark.exhaustive
 def test_each_call_is_one_launch(run_python):
     """Tensors and other arrays by the ways they really go, up to where the driver would begin."""
     benchmarks = pathlib.Path(__file__).parents[1] / "benchmarks"
@@ -219,6 +220,7 @@ def engine_of_first_order(tensors, lengths):
     return _device_tensors if _modes.no_modes_active() else None
 
 
+@pytest.mark.exhaustive
 def test_conjugates_have_launches_of_their_own(run_python):
     """A conjugated tensor has the plain one's address, shape and strides."""
     here = pathlib.Path(__file__).parents[1]
@@ -249,6 +251,7 @@ assert sum(entry[0] == "launch" for entry in driver.log) >= 20
     )
 
 
+@pytest.mark.exhaustive
 def test_what_is_remembered(run_python):
     """Calls of a kind seen before take short ways; a call that records takes no other's."""
     here = pathlib.Path(__file__).parents[1]

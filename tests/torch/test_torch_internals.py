@@ -16,6 +16,7 @@ MISSING = {  # what the names are to be found behind, for torch not to have them
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("what", MISSING)
 def test_without(run_python, what):
     """Run a training step, and one of a network, with a module whose names torch does not have."""

@@ -142,6 +142,7 @@ def test_threads_and_the_garbage_collector():
         list(pool.map(work, range(4)))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "late",
     [

@@ -51,6 +51,7 @@ def test_halves_are_carried_in_float32(dtype, shape):
     torch.testing.assert_close(last.double(), wide_last, rtol=eps, atol=eps)
 
 
+@pytest.mark.exhaustive
 def test_bfloat16_needs_no_other_package(run_python):
     run_python(
         """
