@@ -54,7 +54,7 @@ def pytest_report_header(config):
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects by marks
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Mark cases of a test `exhaustive`, except as many as it takes for each value of each parameter to occur once.
 
     What the mark `sample` says of a parameter are the only values of it for which that holds.
@@ -62,12 +62,15 @@ def pytest_collection_modifyitems(items):
     tests, left_out = collections.defaultdict(dict), []
     for item in items:
         if hasattr(item, "callspec") and not item.get_closest_marker("exhaustive"):
-            given, sample = item.callspec.params, item.get_closest_marker("sample")
+            cases, given = tests[item.parent, item.originalname], item.callspec.params
+            sample = item.get_closest_marker("sample")
             if sample and not all(given[name] in values for name, values in sample.kwargs.items()):
                 left_out.append(item)
             else:
-                tests[item.parent, item.originalname][item] = {(name, repr(given[name])) for name in given}
-    for cases in tests.values():
+                cases[item] = {(name, repr(given[name])) for name in given}
+    for (_, name), cases in tests.items():
+        if not cases and not any("[" in argument for argument in config.args):
+            raise pytest.UsageError(f"no case of {name} is of those that its mark `sample` allows")
         missing = set().union(*cases.values())
         while missing:
             missing -= cases.pop(max(cases, key=lambda case: len(cases[case] & missing)))

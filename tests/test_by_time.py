@@ -267,7 +267,7 @@ def test_what_came_before_a_warm_up(rng, large, forget_plans, set_threads, bad, 
         large.clear()
 
 
-@pytest.mark.sample(dtype=[np.float32])
+@pytest.mark.sample(name=["forget_mult"], dtype=[np.float32])
 @pytest.mark.parametrize(("name", "dtype"), KINDS)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_sums_over_time(rng, large, forget_plans, set_threads, name, dtype, reverse):
@@ -335,7 +335,7 @@ def test_which_problems_are_cut(rng, large, set_threads):
     assert not large
 
 
-@pytest.mark.sample(dtype=[np.float32, np.float64])
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])

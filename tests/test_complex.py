@@ -26,7 +26,7 @@ def few_lanes(request, monkeypatch, forget_plans):
     forget_plans()
 
 
-@pytest.mark.sample(dtype=[np.complex64])
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("few_lanes")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reverse", [False, True])
@@ -44,6 +44,7 @@ def test_rows(rng, dtype, reverse):
         check_vjp("linear_recurrence", a, b, rng=rng, **options)
 
 
+@pytest.mark.sample(dtype=[np.complex128])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_lane_has_the_same_bits_wherever_it_is_walked(rng, monkeypatch, forget_plans, set_threads, dtype):
     """In a vector, behind the last one, in a row of few lanes, packed; on any number of threads."""
@@ -104,6 +105,7 @@ def test_any_layout(rng, dtype, layout):
         check_vjp("linear_recurrence", layout(a), b, rng=rng, **options)
 
 
+@pytest.mark.sample(dtype=[np.complex64], few_lanes=[1 << 40])
 @pytest.mark.usefixtures("few_lanes")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("shape", "axis", "gap"), [((9, 5), 0, 1), ((9, 21), 0, 0), ((9, 20), 1, 0), ((9, 19), 1, 2)])

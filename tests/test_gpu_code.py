@@ -83,6 +83,7 @@ def check_all(kernels, card, dtype, fills=()):
     return zip(kernels, codes, strict=True)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("card", CARDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_recurrences(dtype, card):
@@ -91,6 +92,7 @@ def test_recurrences(dtype, card):
     check_all(every.values(), card, dtype, fills=AVERAGES)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("card", CARDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_single_pass_scan(dtype, card):
@@ -101,6 +103,7 @@ def test_single_pass_scan(dtype, card):
     check_all(every, card, dtype, fills=RULES)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("card", ["sm_75", "sm_80", "sm_90", "sm_120"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_series_that_begin_anew(dtype, card):
@@ -116,6 +119,7 @@ def test_series_that_begin_anew(dtype, card):
         assert not {"offsets", "resets"} & {*kernel.parameters}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("card", ["sm_80", "sm_90"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_series_that_begin_anew_along_contiguous_time_and_in_tiles(dtype, card):
@@ -125,12 +129,14 @@ def test_series_that_begin_anew_along_contiguous_time_and_in_tiles(dtype, card):
     check_all(every.values(), card, dtype)
 
 
+@pytest.mark.sample(case=["lanes"])
 @pytest.mark.parametrize("case", ["lanes", "series"])
 def test_one_gate_for_all(case):
     """A Python number is passed by value, and its gradient added up on the way."""
     check_all(kernels(DTYPES["float32"], FORGET, case, total=True), "sm_90", "float32")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("card", CARDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_pooling(dtype, card):
@@ -140,6 +146,7 @@ def test_pooling(dtype, card):
         assert code.loads >= 0.8 * dict(kernel.key[3])["ahead"] * operands, "loads wait for each other"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("gated", "packed", "cuts"),
     [(False, False, ()), (True, True, ()), (True, False, ("offsets",)), (True, False, ("resets",))],

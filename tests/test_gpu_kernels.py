@@ -31,6 +31,7 @@ def launched(driver):
     return [entry[1] for entry in driver.log if entry[0] == "launch"]
 
 
+@pytest.mark.sample(dtype=[np.float32])
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("reverse", [False, True])
@@ -47,6 +48,7 @@ def test_lanes(gpu, cut, rng, name, dtype, reverse):
         gpu.forget()
 
 
+@pytest.mark.sample(dtype=[np.float32])
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("reverse", [False, True])
@@ -66,6 +68,7 @@ def test_contiguous_time(gpu, cut, rng, name, dtype, reverse):
 SHARES = [0, 0.001, 0.1]  # of flags
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("axis", [0, 1])
 @hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 @hypothesis.given(data=strategies.data())
@@ -99,6 +102,7 @@ SCANNED = [(name, dtype) for name in RECURRENCES for dtype in (np.float32, np.fl
 SCANNED += list(zip(RECURRENCES, FLOATS[2:], strict=True))
 
 
+@pytest.mark.sample(dtype=[np.float32], name=["forget_mult"], reverse=[False])
 @pytest.mark.parametrize(("name", "dtype"), SCANNED)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_tiles_of_contiguous_time(gpu, cut, rng, name, dtype, reverse):
@@ -115,6 +119,7 @@ def test_tiles_of_contiguous_time(gpu, cut, rng, name, dtype, reverse):
         gpu.forget()
 
 
+@pytest.mark.sample(dtype=[np.float32], name=["forget_mult"], reverse=[False])
 @pytest.mark.parametrize(("name", "dtype"), SCANNED)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_tiles_of_lanes(gpu, cut, rng, name, dtype, reverse):
@@ -148,6 +153,7 @@ def both(name, gate, value, h0, **options):
     return [h, last, *grads]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize(("dtype", "share"), [(np.float32, 0), (np.float64, 0), (np.float32, 0.001)])
 @pytest.mark.parametrize(("name", "reverse"), [(RECURRENCES[0], False), (RECURRENCES[1], True)])
@@ -179,6 +185,7 @@ def test_whichever_tile_comes_first_the_bits_are_the_same(
             assert_same_bits(one, right)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("axis", [0, 1])
 def test_sums_over_time_in_tiles(gpu, cut, rng, axis):
     cut(True)
@@ -189,6 +196,7 @@ def test_sums_over_time_in_tiles(gpu, cut, rng, axis):
     assert "scan_vjp" in launched(gpu)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("axis", [0, 1])
 def test_tiles_are_read_once(gpu, cut, rng, axis):
     """One after another, so that what is looked for is there; and the fix-up pass reads flags only."""
@@ -207,6 +215,7 @@ def test_tiles_are_read_once(gpu, cut, rng, axis):
     assert 24 * f.size <= moved + 4 * lanes <= 1.2 * 24 * f.size
 
 
+@pytest.mark.exhaustive
 def test_only_a_dirty_series_is_scanned_once_more(gpu, cut, rng):
     """Closed gates and NaN need no second scan; an overflow that is none, step after step, does."""
     cut(True)
@@ -236,6 +245,7 @@ class LastBlock(devices.Driver):
         return run
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("back", [False, True])
 def test_more_threads_than_32_bits_can_number(monkeypatch, rng, back):
     """As 2**27 lanes have, each of which a warp walks: here the last four, in memory that holds no others."""
@@ -267,6 +277,7 @@ def test_more_threads_than_32_bits_can_number(monkeypatch, rng, back):
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("case", BROADCAST)
 def test_broadcasting(gpu, rng, name, case):
@@ -284,6 +295,7 @@ def test_broadcasting(gpu, rng, name, case):
             gpu.forget()
 
 
+@pytest.mark.sample(axis=[0], is_cut=[False])
 @pytest.mark.parametrize(("axis", "is_cut"), WAYS)
 def test_sums_over_time_and_lanes(gpu, cut, rng, axis, is_cut):
     cut(is_cut)
@@ -300,6 +312,7 @@ def test_sums_over_time_and_lanes(gpu, cut, rng, axis, is_cut):
         gpu.forget()
 
 
+@pytest.mark.exhaustive
 def test_sums_keep_what_rounding_leaves_over(gpu, cut):
     """Ten thousand equal numbers, one after another, are off by thousands of roundings if it is dropped."""
     cut(False)
@@ -309,6 +322,7 @@ def test_sums_keep_what_rounding_leaves_over(gpu, cut):
         np.testing.assert_allclose(grad_b, np.float64(np.float32(0.1)) * g.size, rtol=2e-7)
 
 
+@pytest.mark.exhaustive
 def test_rows_that_start_anywhere(gpu, rng):
     """Rows that start at no multiple of 16 bytes, in each operand at another one."""
     f, x = (a[:, k : k + 1000] for k, a in enumerate(operands(rng, (4, 1003), np.float32), 1))
@@ -317,6 +331,7 @@ def test_rows_that_start_anywhere(gpu, rng):
         check_vjp("forget_mult", f, x, rng=rng, axis=1, reverse=reverse, state=False)
 
 
+@pytest.mark.exhaustive
 def test_sums_in_slices(gpu, rng):
     x = rng.standard_normal((33, 3000)).astype(np.float32)
     check_vjp("forget_mult", rng.random((33, 1)).astype(np.float32), x, rng=rng, state=False)
@@ -327,6 +342,7 @@ def test_sums_in_slices(gpu, rng):
     assert launched(gpu).count("sums") == 3
 
 
+@pytest.mark.sample(name=["forget_mult"], is_cut=[False])
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(("axis", "is_cut"), WAYS)
@@ -346,6 +362,7 @@ def test_lengths(gpu, cut, rng, name, axis, reverse, is_cut):
         check_vjp(name, gate, value, h0, rng=rng, axis=axis, reverse=reverse, lengths=given)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("layout", layouts.WRITEABLE)
 def test_layouts(gpu, rng, layout):
     for name, shape in itertools.product(RECURRENCES, [(5, 6, 7), (3, 2, 40)]):
@@ -356,6 +373,7 @@ def test_layouts(gpu, rng, layout):
             gpu.forget()
 
 
+@pytest.mark.exhaustive
 def test_many_axes(gpu, rng):
     gate, value = (a[:, ::2, ::2, ::2, ::2] for a in operands(rng, (6, 6, 4, 4, 4), np.float32))
     for axis in range(5):
@@ -364,6 +382,7 @@ def test_many_axes(gpu, rng):
         check_vjp("forget_mult", 0.5, value, rng=rng, axis=axis, state=False)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
 def test_complex(gpu, rng, dtype):
     shape = (20, 33)
@@ -376,6 +395,7 @@ def test_complex(gpu, rng, dtype):
         check_vjp("linear_recurrence", 0.5j, b, rng=rng, axis=axis, state=False)
 
 
+@pytest.mark.exhaustive
 def test_mixed_dtypes_and_integers(gpu, rng):
     gate, value = operands(rng, (20, 40), np.float16)
     check_forward("forget_mult", gate, value.astype(np.float32))
@@ -389,6 +409,7 @@ def test_mixed_dtypes_and_integers(gpu, rng):
     check_forward("linear_recurrence", gate, value.astype(np.complex64), axis=1)
 
 
+@pytest.mark.sample(dtype=[np.float32], is_cut=[False])
 @pytest.mark.parametrize(("axis", "is_cut"), WAYS)
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_exact_ends(gpu, cut, rng, axis, is_cut, dtype):
@@ -411,6 +432,7 @@ def test_exact_ends(gpu, cut, rng, axis, is_cut, dtype):
     assert_same_bits(last, constant[0])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("axis", "is_cut"), WAYS)
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -464,6 +486,7 @@ def assert_alike(got, right):
     assert np.isfinite(got[finite]).all()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("axis", "is_cut"), WAYS)
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -482,6 +505,7 @@ def test_gradients_that_are_not_finite(gpu, cut, rng, name, axis, is_cut):
         assert_alike(back(axis, grad), right)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("axis", "is_cut"), WAYS)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_sums_over_time_that_are_not_finite(gpu, cut, rng, axis, is_cut):
@@ -501,6 +525,7 @@ def test_sums_over_time_that_are_not_finite(gpu, cut, rng, axis, is_cut):
     np.testing.assert_allclose(got[finite], right[finite], rtol=1e-4)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("axis", "is_cut"), WAYS)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_state_that_overflows_though_the_product_does_not(gpu, cut, rng, axis, is_cut):
@@ -518,6 +543,7 @@ def test_a_state_that_overflows_though_the_product_does_not(gpu, cut, rng, axis,
         assert_alike(back(axis, grad), right)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("axis", "is_cut"), WAYS)
 @pytest.mark.parametrize("gate", [0, 1, 0.3])
 def test_the_last_state_is_the_last_result(gpu, cut, rng, axis, is_cut, gate):
@@ -531,6 +557,7 @@ def test_the_last_state_is_the_last_result(gpu, cut, rng, axis, is_cut, gate):
         assert_same_bits(last, np.ascontiguousarray(h[-1] if axis == 0 else h[:, -1]))
 
 
+@pytest.mark.exhaustive
 def test_each_thread_of_a_tile_hands_on_what_rounding_leaves_over(gpu, cut):
     cut(True)
     g = np.ones((640, 40), np.float32)
@@ -542,6 +569,7 @@ def test_each_thread_of_a_tile_hands_on_what_rounding_leaves_over(gpu, cut):
     np.testing.assert_array_equal(grad_b, g.astype(np.float64).sum(0)[np.newaxis])
 
 
+@pytest.mark.exhaustive
 def test_in_place(gpu, cut, rng):
     for axis, is_cut in WAYS:
         cut(is_cut)
@@ -557,6 +585,7 @@ def test_in_place(gpu, cut, rng):
             assert_same_bits(out, expected)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("is_cut", [False, True])
 def test_a_first_state_in_the_place_of_results(gpu, cut, rng, is_cut):
     """It is read before anything is written there."""
@@ -569,6 +598,7 @@ def test_a_first_state_in_the_place_of_results(gpu, cut, rng, is_cut):
     assert_same_bits(out, expected)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("axis", "is_cut"), WAYS)
 def test_infinities_under_gates_that_stay_closed(gpu, cut, rng, axis, is_cut):
     """A state that is kept for long is no longer kept where 0 times a value is NaN."""
@@ -603,6 +633,7 @@ def test_nothing_to_walk(gpu, rng):
                     assert_same_bits(grad, right.astype(np.float32))
 
 
+@pytest.mark.exhaustive
 def test_million_steps(gpu):
     """The table in the explanation of numerics: a small constant gate, data far from zero."""
     steps = 1 << 20

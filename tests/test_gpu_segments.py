@@ -49,6 +49,7 @@ def borders(rng, kind, shape, axis, count=4):
     return options, lanes
 
 
+@pytest.mark.sample(name=["forget_mult"], kind=["both"])
 @EACH
 @BOTH_WAYS
 @pytest.mark.parametrize(("shape", "axis"), CASES)
@@ -73,6 +74,7 @@ SCANNED = [
 ]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize(("name", "dtype", "reverse"), SCANNED)
 def test_resets_in_tiles(gpu, cut, rng, name, dtype, reverse, axis):
@@ -96,6 +98,7 @@ def test_resets_in_tiles(gpu, cut, rng, name, dtype, reverse, axis):
             gpu.forget()
 
 
+@pytest.mark.exhaustive
 @EACH
 @BOTH_WAYS
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -108,6 +111,7 @@ def test_dtypes(rng, name, reverse, dtype, kind):
     check_vjp(name, gate, value, h0, rng=rng, reverse=reverse, **options)
 
 
+@pytest.mark.exhaustive
 @BOTH_WAYS
 @pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
 @pytest.mark.parametrize("kind", ["offsets", "both"])
@@ -120,6 +124,7 @@ def test_complex(rng, reverse, dtype, kind):
     check_vjp("linear_recurrence", a, b, h0, rng=rng, reverse=reverse, **options)
 
 
+@pytest.mark.exhaustive
 @EACH
 @BOTH_WAYS
 @pytest.mark.parametrize("axis", [0, 1])
@@ -133,6 +138,7 @@ def test_every_shape_of_resets_and_lengths(rng, name, reverse, axis):
         check_vjp(name, gate, value, h0, rng=rng, **options)
 
 
+@pytest.mark.exhaustive
 @BOTH_WAYS
 @pytest.mark.parametrize(
     ("kind", "name"),
@@ -156,6 +162,7 @@ def test_gradients_that_are_sums(gpu, rng, name, reverse, kind):
         check_vjp(name, value * np.float32(0.3), gate, h0, rng=rng, reverse=reverse, **options)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layout", layouts.WRITEABLE)
 def test_layouts(rng, kind, layout):
@@ -169,6 +176,7 @@ def test_layouts(rng, kind, layout):
         check_vjp(name, gate, value, h0, rng=rng, arrange=layout, axis=axis, reverse=reverse, **options)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_axes(gpu, rng, kind):
     """No launch more than without."""
@@ -190,6 +198,7 @@ def test_many_axes(gpu, rng, kind):
     assert most > 1
 
 
+@pytest.mark.exhaustive
 @EACH
 @BOTH_WAYS
 @pytest.mark.parametrize(("kind", "is_cut"), [*((kind, False) for kind in KINDS), (KINDS[1], True), (KINDS[2], True)])
@@ -232,6 +241,7 @@ def test_nan_stops_at_borders(cut, rng, name, reverse, kind, axis, is_cut):
             same(one[others].copy(), right[others].copy())
 
 
+@pytest.mark.exhaustive
 @BOTH_WAYS
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_coefficient_at_a_border_is_not_used(rng, reverse, bad):
@@ -252,6 +262,7 @@ def test_a_coefficient_at_a_border_is_not_used(rng, reverse, bad):
     assert_same_bits(fastrecur.forget_mult(f, b, resets=resets, reverse=reverse)[own], (f * b)[own])
 
 
+@pytest.mark.exhaustive
 @BOTH_WAYS
 def test_what_a_border_at_an_end_hands_on(rng, reverse):
     """In reverse the first step's flag clears the last state, and the cotangent of it."""
@@ -267,6 +278,7 @@ def test_what_a_border_at_an_end_hands_on(rng, reverse):
     assert all(np.isnan(grad[:, 2]).any() for grad in grads[:2])
 
 
+@pytest.mark.exhaustive
 @EACH
 @BOTH_WAYS
 @pytest.mark.parametrize(("shape", "axis"), CASES[:2])
@@ -336,6 +348,7 @@ def test_offsets_that_are_none(gpu, rng, reverse, offsets):
     assert set(launched(gpu)) == {"lanes", "lanes_vjp", "sums"}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("axis", [0, 1])
 def test_each_operand_is_read_once_and_a_byte_for_each_flag(gpu, rng, axis):
     shape = (60, 64) if axis == 0 else (64, 60)
@@ -352,6 +365,7 @@ def test_each_operand_is_read_once_and_a_byte_for_each_flag(gpu, rng, axis):
         assert 15 * x.size + more <= gpu.counts[kernel + "_vjp", "loaded"] <= 16 * x.size + more
 
 
+@pytest.mark.exhaustive
 @BOTH_WAYS
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_place(rng, reverse, kind):
@@ -368,6 +382,7 @@ def test_in_place(rng, reverse, kind):
             assert_same_bits(out.host, expected)
 
 
+@pytest.mark.exhaustive
 def test_first_states_in_the_place_of_results(rng):
     """All segments' are read before anything is written there."""
     f, x = operands(rng, (40, 3), np.float32)
@@ -377,6 +392,7 @@ def test_first_states_in_the_place_of_results(rng):
     assert_same_bits(out, expected)
 
 
+@pytest.mark.exhaustive
 def test_what_is_copied(gpu, rng):
     """Nothing from the device; to it what of offsets and resets the host has, and no operand."""
     f, x = (place(a) for a in operands(rng, (40, 3), np.float32))
@@ -390,6 +406,7 @@ def test_what_is_copied(gpu, rng):
         assert len(launched(gpu)) == 2
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("name", "value"), [("lengths", np.array([7, 9, 40])), ("offsets", [0, 9, 40]), ("resets", np.arange(40) == 7)]
 )
@@ -434,12 +451,14 @@ def test_errors(gpu, options, error, match):
     assert not launched(gpu)
 
 
+@pytest.mark.exhaustive
 def test_the_cotangents_of_all_segments_states(rng):
     x = np.ones((7, 4))
     with pytest.raises(ValueError, match=r"`grad_state` must have the shape .*\(2, 4\)"):
         fastrecur.forget_mult_vjp(x, 0.5, x, x, offsets=[0, 3, 7], grad_state=np.zeros((3, 4)))
 
 
+@pytest.mark.exhaustive
 def test_on_the_device_or_the_host_alone(rng):
     x = place(np.ones((7, 4)))
     with pytest.raises(ValueError, match="on one device, got `f` on device 0 and `offsets` on device 1"):

@@ -88,6 +88,7 @@ def test_lanes_far_apart_in_memory(rng, name, dtype):
     check_vjp(name, gate, value, rng=rng, axis=1, state=False)
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @pytest.mark.parametrize("name", RECURRENCES)
 def test_broadcast_operands(rng, name):
     row, column = rng.random(7).astype(np.float32), rng.random((5, 1, 1)).astype(np.float32)

@@ -91,6 +91,7 @@ def test_gates_at_both_ends(rng, dtype, reverse):
     assert_same_bits(h[1::3], value[1::3])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_decays_that_grow_or_alternate(rng, dtype):
     value = rng.standard_normal((LANES, STEPS)).astype(dtype)

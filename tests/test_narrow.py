@@ -49,6 +49,7 @@ def arrays(rng, shape, upto, dtype):
     return [v[..., :upto] for v in operands(rng, shape, dtype)]
 
 
+@pytest.mark.sample(lanes=[5])
 @pytest.mark.parametrize(("dtype", "lanes", "name"), KINDS)
 def test_the_bits_are_those_of_contiguous_time(rng, set_threads, name, dtype, lanes):
     recurrence, vjp = (getattr(fastrecur, name + suffix) for suffix in ("", "_vjp"))
@@ -73,6 +74,7 @@ def test_the_bits_are_those_of_contiguous_time(rng, set_threads, name, dtype, la
             assert_same_bits(grad_h0, wanted_grads[2])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("dtype", "lanes", "name"),
     [
@@ -104,6 +106,7 @@ def test_broadcast_operands(rng, name, dtype, lanes):
             check_vjp(name, gates[3], value, rng=rng, lengths=lengths, **options)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("dtype", "lanes"), [(np.float32, 8), (np.float64, 5)])
 def test_threads_share_rows(rng, monkeypatch, set_threads, dtype, lanes):
     """One each, or more; or each of what stands around time."""
@@ -129,6 +132,7 @@ def test_threads_share_rows(rng, monkeypatch, set_threads, dtype, lanes):
             check_forward("forget_mult", a, value, dtype=dtype, axis=axis, lengths=lengths)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("dtype", "lanes", "name"),
     [(np.float32, 2, FORGET), (np.float32, 5, LINEAR), (np.float64, 5, FORGET), (np.float64, 5, LINEAR)],
@@ -141,6 +145,7 @@ def test_gradients_of_many_steps_are_summed_in_parts(rng, dtype, lanes, name, re
             check_vjp(name, one, value, rng=rng, reverse=reverse)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_nothing_is_written_beside_results(rng, dtype, reverse):

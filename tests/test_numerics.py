@@ -61,6 +61,7 @@ def check_long_series(f, x, h0, *, reverse, magnitude):
     assert_same_bits(fastrecur.forget_mult(f, x, h0, reverse=reverse, out=np.full_like(x, np.nan)), h)
 
 
+@pytest.mark.sample(f=[1e-3])
 @pytest.mark.parametrize("f", [1e-5, 1e-4, 1e-3, 0.1])
 def test_a_million_steps(rng, f):
     x = (100 + rng.standard_normal(10**6)).astype(np.float32)
@@ -77,6 +78,7 @@ def test_a_million_steps(rng, f):
             assert_close(h.reshape(-1), expected, np.float32)
 
 
+@pytest.mark.sample(f=[1e-3])
 @pytest.mark.parametrize("f", [1e-5, 1e-3, 0.1])
 def test_a_million_steps_in_float64(rng, f):
     # No wider carry: the table's lerp row, 2**29 times smaller.
@@ -89,6 +91,7 @@ def test_a_million_steps_in_float64(rng, f):
         assert abs(h[-1] - exact) <= 2e-3 * 2.0**-29
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("f", [1e-5, 1e-4, 1e-3, "rounded"])  # 1e-6 * noise is lost in a float32 sum of 100
 def test_a_million_steps_in_half_precision(rng, dtype, f):
@@ -131,6 +134,7 @@ def test_gradients_for_gates_near_the_ends(rng, name, dtype, shape, axis):
         check_forward(name, gate, value, h0, axis=axis, ulp=ulp, floor=4.0)
 
 
+@pytest.mark.sample(dtype=[np.float32, np.float64])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("scale", [1.0, "largest"])
@@ -213,6 +217,7 @@ def test_cancellation(rng, dtype, shape, axis):
     check_forward("linear_recurrence", -f, x, 1e30, axis=axis)
 
 
+@pytest.mark.sample(dtype=[np.float32, np.float64])
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
 @pytest.mark.parametrize("reverse", [False, True])
 @every_path()
@@ -300,6 +305,7 @@ def test_lanes_do_not_touch(rng, name, dtype, shape, axis):
                 assert_same_bits(np.delete(result, lane, along), np.delete(usual, lane, along))
 
 
+@pytest.mark.sample(dtype=[np.float64])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_gates_outside_zero_and_one(rng, dtype, reverse):
@@ -347,6 +353,7 @@ def test_where_composing_a_chunk_overflows(rng, dtype, lanes, steps, growth):
         assert_close(backwards[::-1], wide, dtype, magnitude=10.0)
 
 
+@pytest.mark.sample(lanes=[1, 2])
 @pytest.mark.parametrize(("lanes", "steps"), SPLIT)
 def test_where_a_chunk_grows_out_of_range_and_back(lanes, steps):
     # Finite all along: 1e-300 grows for 1900 steps, shrinks for 1900, and so on.
@@ -403,6 +410,7 @@ def test_gates_that_nearly_close_on_the_way(rng, dtype, gate, shape, axis):
     check_forward("forget_mult", f, 100 * x + 50, axis=axis)
 
 
+@pytest.mark.sample(name=["forget_mult"], dtype=[np.float32])
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @every_path()
@@ -427,6 +435,7 @@ def test_same_bits_for_any_number_of_threads(rng, set_threads, name, dtype, shap
             assert_same_bits(result, first)
 
 
+@pytest.mark.sample(dtype=[np.float32], lanes=[()])
 @pytest.mark.parametrize(
     ("dtype", "lanes"), [(np.float16, (3,)), (np.float32, ()), (np.float64, ()), (np.float64, (3,))]
 )
@@ -500,6 +509,7 @@ def test_where_threads_start(
     check_vjp("forget_mult", f, x, 0.5, rng=rng)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_paths_agree(rng, dtype):
     # The same lanes, alone and among others, in rows and in columns.
@@ -514,6 +524,7 @@ def test_paths_agree(rng, dtype):
         assert (np.abs(last.T - whole[:, lanes].astype(float)) <= ulp[:, lanes]).all()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("f", [0.1, 1e-2, 1e-3, 1e-4])
 def test_float64_carries_the_roundings_of_the_steps_it_remembers(rng, f):
     """Of all paths: twice the square root of how many these are, and 16, units in the last place."""
@@ -535,6 +546,7 @@ def test_float64_carries_the_roundings_of_the_steps_it_remembers(rng, f):
         assert (np.abs(h - exact[:, lanes]) <= bound[:, lanes]).all()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("largest", [np.finfo(np.float64).max, np.finfo(np.float64).max / 2])
 def test_an_average_of_the_largest_numbers_is_one_of_them(rng, largest):
     """On the path that composes steps too, whose states in between are rounded otherwise."""

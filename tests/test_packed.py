@@ -69,6 +69,7 @@ def arranged_pairs():
         yield arrange, ARRANGEMENTS[1 + k % (len(ARRANGEMENTS) - 1)]
 
 
+@pytest.mark.sample(dtype=[np.float32, np.float64])
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("reverse", [False, True])
@@ -128,6 +129,7 @@ def test_lanes_that_end_apart(rng, both, name, reverse, steps_lanes):
                 assert_same_bits(grads[2][one : one + 1], rights[2])
 
 
+@pytest.mark.sample(name=["forget_mult"], dtype=[np.float32])
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("steps_lanes", [(FEW_STEPS + 3, 37), (MANY_STEPS + 5, 37), (FEW_STEPS + 3, MANY_SERIES + 9)])
@@ -152,6 +154,7 @@ def test_broadcast_operands(rng, both, name, dtype, steps_lanes):
             check_vjp(name, *whole, rng=rng, grad_h=np.broadcast_to(g, gate.shape), reverse=reverse)
 
 
+@pytest.mark.sample(dtype=[np.float32, np.float64])
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_nothing_is_written_beside_results(rng, both, dtype, reverse):
@@ -169,6 +172,7 @@ def test_nothing_is_written_beside_results(rng, both, dtype, reverse):
             check_nothing_beside("forget_mult", every(2)(gate), value, wanted, view_of(whole), memory, reverse=reverse)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "kinds", [(np.float16, np.float32), (bool, np.float64), (np.float32, np.int16), (np.uint8, int)]
 )
@@ -196,6 +200,7 @@ def test_lanes_of_several_axes_and_threads(rng, monkeypatch, set_threads, name):
             assert_same_bits(got, right)
 
 
+@pytest.mark.sample(dtype=[np.float32, np.float64])
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_stays_in_its_lane_and_time(rng, dtype, bad):
@@ -221,6 +226,7 @@ def test_in_place(rng, both, reverse):
             assert_same_bits(np.ascontiguousarray(own[k]), wanted)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("reverse", [False, True])
 def test_more_steps_than_are_counted_exactly(rng, reverse):
     """Series that end around the steps from which valid ones are counted anew."""
@@ -242,6 +248,7 @@ def test_more_steps_than_are_counted_exactly(rng, reverse):
         assert_same_bits(grads[2][series : series + 1], rights[2][:1])
 
 
+@pytest.mark.sample(dtype=[np.float32])
 @pytest.mark.parametrize(("name", "dtype"), [("forget_mult", np.float32), ("linear_recurrence", np.complex64)])
 @pytest.mark.parametrize("shape", [(23, 3, 70), (7, 5, 9), (2, 3, 2, 140), (19, 2, 8)])
 def test_few_series_that_follow_each_other(rng, both, name, dtype, shape):

@@ -50,6 +50,7 @@ def test_forward_is_the_reference(problem):
     check_forward(name, gate, value, h0, **options)
 
 
+@pytest.mark.exhaustive
 @given(problems())
 def test_vjp_is_the_reference(problem):
     name, gate, value, h0, options, rng = problem
@@ -152,6 +153,7 @@ def test_split_and_carry(problem, data):
     np.testing.assert_allclose(state, last, rtol=tolerance, atol=4 * tolerance)
 
 
+@pytest.mark.exhaustive
 @given(problems(dtypes=[np.float64]))
 def test_vjp_is_the_transpose_of_the_jacobian(problem):
     """<grad_h, J v> = <J^T grad_h, v>, the derivative along v being a central difference."""
@@ -179,6 +181,7 @@ def test_vjp_is_the_transpose_of_the_jacobian(problem):
         assert (losses[0] - losses[1]) / 2e-6 == pytest.approx(expected, abs=1e-6 * scale, rel=1e-6)
 
 
+@pytest.mark.exhaustive
 @given(problems())
 def test_forget_mult_is_a_linear_recurrence(problem):
     _, f, x, h0, options, _ = problem
@@ -188,6 +191,7 @@ def test_forget_mult_is_a_linear_recurrence(problem):
     np.testing.assert_allclose(h, other, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.exhaustive
 @given(problems())
 def test_an_average_stays_between_its_terms(problem):
     _, f, x, h0, options, _ = problem

@@ -96,6 +96,7 @@ def test_read_only_array_interface():
     assert_same_bits(fastrecur.forget_mult(F, ArrayInterface(x)), H)
 
 
+@pytest.mark.sample(dtype=["float32"])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "complex128"])
 def test_array_api(dtype):
     def given(array):
@@ -163,6 +164,7 @@ def test_subclasses_that_are_plain_arrays():
         assert_same_bits(fastrecur.forget_mult(F, array), H)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
 def test_lengths_of_any_library_beside_operands_of_any(dtype):
     torch = pytest.importorskip("torch")

@@ -25,6 +25,7 @@ def lanes_first(array):
     return np.ascontiguousarray(np.moveaxis(array, 0, -1))
 
 
+@pytest.mark.sample(dtype=[np.float32, np.float64])
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("reverse", [False, True])
@@ -58,6 +59,7 @@ def test_lanes_of_several_lengths(rng, both, dtype, reverse):
             assert_same_bits(lanes_first(h), wanted)
 
 
+@pytest.mark.sample(dtype=[np.float32, np.float64])
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("reverse", [False, True])
@@ -76,6 +78,7 @@ def test_the_bits_of_gradients_are_those_of_contiguous_time(rng, both, set_threa
                 assert_same_bits(grad, right)
 
 
+@pytest.mark.sample(dtypes=[(np.float32, np.float32)])
 @pytest.mark.parametrize(
     "dtypes", [*zip(FLOATS, FLOATS, strict=True), (np.float16, np.float32), (np.float32, np.float16)]
 )
@@ -102,6 +105,7 @@ def of_steps(array):
     return array[(slice(None), *(slice(0, 1) for _ in array.shape[1:]))]
 
 
+@pytest.mark.sample(dtype=[np.float32])
 @pytest.mark.parametrize(("name", "dtype"), [*itertools.product(RECURRENCES, FLOATS), ("linear_recurrence", "c8")])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_one_value_for_all_lanes(rng, both, set_threads, name, dtype, reverse):
@@ -121,6 +125,7 @@ def test_one_value_for_all_lanes(rng, both, set_threads, name, dtype, reverse):
 
 
 # Kernels for each dtype and for both recurrences, though not for each pair; the next test has the others.
+@pytest.mark.sample(dtype=["f4"])
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [("forget_mult", "f4"), ("linear_recurrence", "f8"), ("forget_mult", "f2"), ("linear_recurrence", "c8")],
@@ -138,6 +143,7 @@ def test_gradients_of_one_value_for_all_lanes(rng, both, name, dtype, reverse):
         check_vjp(name, full, value.flat[0], rng=rng, reverse=reverse)
 
 
+@pytest.mark.sample(dtype=["f4"])
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [("linear_recurrence", "f4"), ("forget_mult", "f8"), ("linear_recurrence", "f2"), ("linear_recurrence", "c8")],
@@ -161,6 +167,7 @@ def test_one_cotangent_for_many(rng, both, set_threads, name, dtype, axis):
                 check_vjp(name, one_gate, value, rng=rng, axis=axis, grad_h=g)
 
 
+@pytest.mark.sample(dtype=[np.float32, np.float64])
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_nothing_is_written_beside_results(rng, both, dtype, reverse):
@@ -214,6 +221,7 @@ def test_the_problems_above_are_walked_by_rows():
                 assert plan.traversal == _problem.ROWS
 
 
+@pytest.mark.sample(dtype=[np.float32])
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_lanes_of_several_axes_around_time(rng, monkeypatch, forget_plans, set_threads, name, dtype):
@@ -248,6 +256,7 @@ def test_lanes_of_several_axes_around_time(rng, monkeypatch, forget_plans, set_t
                 check_vjp(name, swapped, few, h0, rng=rng, lengths=lengths, **options)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("gate", [0.0, 0.3, 0.5, 0.7, 1.0])
 def test_steps_taken_together_that_are_not_finite(rng, dtype, gate):

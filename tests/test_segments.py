@@ -69,6 +69,7 @@ def at_steps(array, axis, start, stop):
     return array[(slice(None),) * (axis % array.ndim) + (slice(start, stop),)]
 
 
+@pytest.mark.sample(dtype=[np.float32])
 @BOTH_WAYS
 @pytest.mark.parametrize(("name", "dtype", "shape", "axis"), KINDS)
 def test_offsets(rng, name, dtype, reverse, shape, axis):
@@ -81,6 +82,7 @@ def test_offsets(rng, name, dtype, reverse, shape, axis):
             check_vjp(name, gate, value, state, rng=rng, **options)
 
 
+@pytest.mark.sample(dtype=[np.float32])
 @BOTH_WAYS
 @pytest.mark.parametrize(("name", "dtype", "shape", "axis"), KINDS)
 def test_resets(rng, name, dtype, reverse, shape, axis):
@@ -133,6 +135,7 @@ def test_reference_of_segments_is_each_alone(rng):
         assert_same_bits(last[n], own_last)
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @EACH
 @BOTH_WAYS
 @pytest.mark.parametrize(("shape", "axis"), [((65, 40), 0), ((33, 130), 1), ((1100,), 0)])
@@ -196,6 +199,7 @@ def test_nan_stops_at_borders(rng, name, reverse, shape, axis, kind):
             assert_same_bits(np.take(one, dirty, axis), np.take(other, dirty, axis))
 
 
+@pytest.mark.exhaustive
 @EACH
 @BOTH_WAYS
 @pytest.mark.parametrize("kind", ["offsets", "resets", "resets of each lane"])
@@ -233,6 +237,7 @@ def test_nan_before_borders(rng, large, name, reverse, shape, axis, kind):
                 assert_same_bits(np.take(one, keep, axis), np.take(other, keep, axis))
 
 
+@pytest.mark.exhaustive
 @EACH
 @BOTH_WAYS
 @pytest.mark.parametrize(("shape", "axis"), [*CASES, ((5003,), 0)])
@@ -281,6 +286,7 @@ def test_chunk_after_chunk_is_the_whole(rng, name, reverse):
     assert_close(state, last.astype(np.float64), np.float32)
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @EACH
 @BOTH_WAYS
 @pytest.mark.parametrize("layout", [negative_strides, gate_slice, every_other_lane])
@@ -297,6 +303,7 @@ def test_layouts(rng, name, reverse, layout):
         check_vjp(name, gate, value, h0[0], rng=rng, resets=resets, **options)
 
 
+@pytest.mark.sample(name=["forget_mult"], gate_shape=[(1, None)])
 @EACH
 @BOTH_WAYS
 @pytest.mark.parametrize("gate_shape", [(), (1, None), (None, 1)])
@@ -312,6 +319,7 @@ def test_broadcast_gates(rng, name, reverse, gate_shape):
     check_vjp(name, gate, value, h0[0], rng=rng, **options)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
@@ -338,6 +346,7 @@ def test_other_dtypes(rng, name, reverse, dtype):
         check_vjp(name, gate, value, h0[0], rng=rng, **options)
 
 
+@pytest.mark.sample(shape=[(8, 2048)])
 @BOTH_WAYS
 @pytest.mark.parametrize(("shape", "axis"), [((2048, 8), 0), ((8, 2048), 1), ((2048, 3), 0), ((2, 1500, 3), 1)])
 def test_offsets_of_a_call_that_was_seen_before(rng, reverse, shape, axis):
@@ -400,6 +409,7 @@ def test_out_may_not_be_where_borders_are():
         fastrecur.forget_mult(np.full(2, 0.5), np.ones(2), offsets=offsets, out=offsets[:2].view(np.float64))
 
 
+@pytest.mark.exhaustive
 @BOTH_WAYS
 @pytest.mark.parametrize(("shape", "axis"), [((90, 100), 0), ((90, 100), 1), ((600, 40), 0), ((2100,), 0)])
 @pytest.mark.parametrize("name", RECURRENCES)
@@ -420,6 +430,7 @@ def test_results_do_not_depend_on_threads(rng, large, set_threads, name, reverse
     assert shape != (600, 40) or "chunks" in large
 
 
+@pytest.mark.exhaustive
 @EACH
 @BOTH_WAYS
 def test_a_long_series_is_written_past_the_cache(rng, name, reverse, monkeypatch, forget_plans):

@@ -27,6 +27,7 @@ def plan_of(a, b, out=None, **options):
     return _problem.forward(names=("f", "x", "h0"), a=a, b=b, h0=None, out=out, **given)
 
 
+@pytest.mark.sample(dtype=[np.float32, np.float64])
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("reverse", [False, True])
@@ -54,6 +55,7 @@ def test_the_bits_are_those_of_neighbouring_lanes(rng, both, name, dtype, revers
             assert_same_bits(grad, np.ascontiguousarray(right.T))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("gate", ["number", "by lane", "by step", "one step"])
@@ -68,6 +70,7 @@ def test_gates_of_fewer_dimensions(rng, both, name, reverse, gate):
         check_vjp(name, a, value, h0, rng=rng, axis=1, reverse=reverse)
 
 
+@pytest.mark.sample(dtype=[np.float32, np.float64])
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_nothing_is_written_beside_results(rng, both, dtype, reverse):
@@ -95,6 +98,7 @@ def test_operands_that_are_met_in_other_directions(rng, both, name, flips):
         check_vjp(name, *flipped, rng=rng, axis=1, reverse=reverse)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("kinds", "reverse"),
     [((np.float16, np.float32), False), ((np.float64, np.float32), True), ((bool, np.float32), False)],
@@ -106,6 +110,7 @@ def test_operands_of_several_dtypes(rng, both, kinds, reverse):
         check_vjp("forget_mult", *operands_of, rng=rng, axis=1, reverse=reverse)
 
 
+@pytest.mark.sample(dtype=[np.float32, np.float64])
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_stays_in_its_lane_and_time(rng, dtype, bad):
@@ -169,6 +174,7 @@ def test_in_place(rng, reverse):
             assert_same_bits(own[k], wanted)
 
 
+@pytest.mark.sample(dtype=[np.float32])
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", FLOATS[:3])
 @pytest.mark.parametrize("reverse", [False, True])
@@ -192,6 +198,7 @@ def test_any_number_of_steps(rng, both, name, dtype, reverse):
         check_vjp(name, gate, repeated, h0, rng=rng, **options)
 
 
+@pytest.mark.sample(dtype=[np.float32, np.float64])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_fresh_results_are_aligned(dtype):
     """Though they start as far into a cache line as an operand of long lanes does."""

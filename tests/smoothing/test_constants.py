@@ -220,6 +220,7 @@ def test_times_of_tensors(kind):
             ewm_mean(x, halflife=2.0, times=times / 0)
 
 
+@pytest.mark.exhaustive
 def test_compiled_with_times():
     x, halflife = torch.rand(3, 20, requires_grad=True), torch.tensor([[2.0], [3.0], [9.0]], requires_grad=True)
     times = torch.arange(20.0) ** 1.5
@@ -234,6 +235,7 @@ def test_compiled_with_times():
         torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.exhaustive
 def test_compiled_modules():
     x, times = torch.rand(20, 3), torch.arange(20.0) ** 1.5
     for module, operands in ((TrainedEwm(halflife=[1.0, 2.0, 3.0]), (x, times)), (PCEN(3, axis=0), (x,))):

@@ -66,7 +66,7 @@ LONG = {"alpha": 0.2}, {"alpha": 0.4, "adjust": False, "min_periods": 5}, {"span
 SHAPES = ((70001,), 0, 1), ((70001, 3), 0, 1), ((3, 66000), 1, 2), ((300, 40), 0, 2), ((19, 200), 1, 2)
 
 
-@pytest.mark.sample(statistic=["mean"])
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("statistic", [*ONE, *TWO])
 @pytest.mark.parametrize(("shape", "axis", "dims"), SHAPES)
 @pytest.mark.parametrize("mean", [7, 5000])
@@ -124,7 +124,7 @@ def test_integers_near_each_other_are_groups_as_they_are(rng, dtype):
             np.testing.assert_array_equal(smoothing.ewm_mean(np.arange(1000.0), span=3, groups=given), wanted)
 
 
-@pytest.mark.sample(statistic=["mean", "std"])
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("statistic", [*ONE, *TWO])
 @pytest.mark.parametrize(("shape", "axis"), [((900, 3), 0), ((17, 900), 1), ((2, 900, 5), 1)])
 @pytest.mark.parametrize("as_tensors", [False, True])

@@ -121,6 +121,7 @@ def test_constant_series_stay_constant(rng, value, adjust, missing, alpha):
     np.testing.assert_array_equal(ewm_var(x, bias=True, **options), 0)
 
 
+@pytest.mark.sample(statistic=["sum"])
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("statistic", STATISTICS)
 def test_what_overflows_ends(rng, walks, statistic, resets):
@@ -133,6 +134,7 @@ def test_what_overflows_ends(rng, walks, statistic, resets):
     assert len(walks) < 200
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("segments", [1, 7, 200])
 def test_levels_far_from_each_other_are_walked_once(rng, walks, segments):
     """Chunks count from one origin, or from that of their segment."""
@@ -287,6 +289,7 @@ def test_lanes_whose_first_sample_is_late(rng, shape):
         assert np.isnan(actual[:first, k]).all()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("lanes", [1, 8, 31, 32])
 @pytest.mark.parametrize("dtypes", [("f4", "f8"), ("f8", "f4"), ("f4", "i8"), ("?", "f4")])
 def test_series_of_two_dtypes(rng, lanes, dtypes):

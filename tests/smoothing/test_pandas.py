@@ -66,6 +66,7 @@ def divisors(seen, alpha, adjust, ignore_na):
     return result
 
 
+@pytest.mark.exhaustive
 @given(**GRID)
 def test_grid(constant, adjust, ignore_na, min_periods, steps, lanes, missing, seed, dtype):
     x, y = make(seed, steps, lanes, missing, dtype)

@@ -27,6 +27,7 @@ def decays_of(times, halflife, alpha=0.5, last=None):
     return _weighted_run.decays(times, _times.steps(times[:1], (1,), 0, last)[0], halflife, alpha)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", ["f8", "f4", "i8", "i4", "dates", "dates before 1970", "steps of many units"])
 @pytest.mark.parametrize("alpha", [0.5, 0.03])
 def test_against_numpy(rng, kind, alpha):
@@ -57,6 +58,7 @@ def test_whole_half_lives_are_exact():
     np.testing.assert_array_equal(far, [1.0] + [0.0] * 1999)
 
 
+@pytest.mark.sample(kind=["f8", "dates"])
 @pytest.mark.parametrize("kind", ["f8", "f4", "i8", "dates", "dates before 1970"])
 @pytest.mark.parametrize("place", [0, 1, 17, 2500, 5001, 5002])
 def test_bad_times_among_many(rng, kind, place):

@@ -44,6 +44,7 @@ def check(on_gpu, dtype, width, gated, keep, first, rows, **options):
     assert_alike(fused, composed, dtype)
 
 
+@pytest.mark.sample(dtype=[torch.float32])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_padded_rows(on_gpu, dtype):
     for reverse in (False, True):
@@ -62,11 +63,13 @@ def test_a_first_state_in_float32_beside_half_precision(on_gpu):
     torch.testing.assert_close([v.double() for v in fused], composed, rtol=0.08, atol=0.008)
 
 
+@pytest.mark.exhaustive
 def test_padded_rows_without_output_gates(on_gpu):
     for reverse in (False, True):
         check(on_gpu, torch.float32, 45, False, 0.7, True, None, reverse=reverse)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("dtype", "gated", "keep"), [(torch.float32, True, 0.7), (torch.bfloat16, False, "mask")])
 def test_packed_rows(on_gpu, dtype, gated, keep):
     for reverse, sizes in itertools.product((False, True), ([3] * 4 + [2] * 9 + [1] * 6, [3, 1], [3])):
@@ -75,6 +78,7 @@ def test_packed_rows(on_gpu, dtype, gated, keep):
         check(on_gpu, dtype, 45, gated, keep, True, int(sizes.sum()), **options)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", ["offsets", "both", "resets", "one flag for all"])
 def test_cut_rows(on_gpu, kind):
     for reverse, (dtype, gated, keep) in itertools.product(
@@ -87,12 +91,14 @@ def test_cut_rows(on_gpu, kind):
         assert_alike(fused, gradients(_pooling._composed, *map(wide, values), **options), dtype)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("kind", ["offsets", "resets"])
 def test_nan_at_a_border_changes_no_bit_beyond_it(on_gpu, kind, reverse):
     check_nan_at_a_border(on_gpu, kind, reverse)
 
 
+@pytest.mark.exhaustive
 def test_layouts(on_gpu):
     """Time in the middle, rows of a wider product, and a cotangent that is one number."""
     product, c0, keep = problem(torch.float32, 45, True, "mask", True, STEPS)
@@ -133,6 +139,7 @@ def test_one_gradient_through_the_last_states(on_gpu, monkeypatch):
     torch.testing.assert_close(*grads)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("reverse", [False, True])
 def test_offsets_beyond_two_gigabytes(on_gpu, reverse, tmp_path):
     """A page at each end of 6 GiB, of which nothing between is ever touched."""

@@ -31,6 +31,7 @@ def launches(driver):
     return {entry[2:] for entry in driver.log if entry[0] == "launch"}
 
 
+@pytest.mark.sample(dtype=[torch.float32], gate_shape=[(9, 5, 6)])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("gate_shape", [(9, 5, 6), (6,), (9, 1, 1), ()])
 @pytest.mark.parametrize("reverse", [False, True])
@@ -61,6 +62,7 @@ CUTS = {
 }
 
 
+@pytest.mark.sample(dtype=[torch.float32], family=["forget"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("cuts", CUTS)
