@@ -50,7 +50,8 @@ def test_the_arrays_own_tests_in_the_simulator(names, kernels):
     """Every array on a device, threads in random order, memory poisoned."""
     files = [str(HERE / f"test_{name}.py") for name in names]
     # What is measured of lines, `simulated.py` has shown.
-    options = ["-p", "interpreted_arrays", "-n", "0", "--no-cov", "-q", "--assert=plain", "-p", "no:cacheprovider"]
+    options = ["-p", "interpreted_arrays", "-m", "", "-n", "0", "--no-cov", "-q", "--assert=plain"]
+    options += ["-p", "no:cacheprovider"]
     printed = run("-m", "pytest", *options, *files)
     # What they are run for was run.
     launched = set(re.search("launched: (.*)", printed)[1].split())

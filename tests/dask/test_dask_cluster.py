@@ -26,6 +26,7 @@ def slowly(block):
     return block
 
 
+@pytest.mark.exhaustive
 def test_two_workers(client, rng):
     x, f = rng.standard_normal((40, 6)), rng.random((40, 6))
     lazy = da.from_array(x, (8, 3)), da.from_array(f, (8, 3))

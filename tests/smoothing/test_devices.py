@@ -77,7 +77,7 @@ def test_another_device(fake_device, name, device, pair):
         assert (result.device.type, result.shape, result.dtype) == (device, (12, 3), torch.float32)
 
 
-@pytest.mark.sample(gradients=[False])
+@pytest.mark.sample(gradients=[False], name=["mean", "mean with factors", "corr", "kama"])
 @pytest.mark.parametrize("how", ["context", "default"])
 @pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("name", CALLS)

@@ -90,6 +90,7 @@ CALLS = {
 }  # fmt: skip
 
 
+@pytest.mark.sample(name=["plain"])
 @pytest.mark.parametrize("name", CALLS)
 def test_recurrences(name):
     function, *operands = CALLS[name]

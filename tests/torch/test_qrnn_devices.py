@@ -70,6 +70,7 @@ def test_data_parallel_without_a_card():
     torch.testing.assert_close(nn.DataParallel(model, dim=1)(X), model(X))
 
 
+@pytest.mark.exhaustive
 def test_two_processes(run_python):
     output = run_python((Path(__file__).parent / "two_processes.py").read_text(), CUDA_VISIBLE_DEVICES="")
     shards = ["fully_shard", "fully_shard of WeightDrop", "fully_shard in bfloat16"]

@@ -46,6 +46,7 @@ def test_one_graph():
         torch.testing.assert_close(compiled(X), model(X))
 
 
+@pytest.mark.exhaustive
 def test_inductor():
     model = QRNN(3, 4, zoneout=0.2)
     compiled = torch.compile(model, fullgraph=True)
@@ -53,6 +54,7 @@ def test_inductor():
     assert all(p.grad.abs().sum() > 0 for p in model.parameters())
 
 
+@pytest.mark.exhaustive
 def test_compiled_stream():
     model = QRNN(3, 4, window=2, save_prev_x=True).eval()
     expected = model(X)
@@ -63,6 +65,7 @@ def test_compiled_stream():
     torch.testing.assert_close((torch.cat([first, second]), state), expected)
 
 
+@pytest.mark.sample(strict=[False])
 @pytest.mark.parametrize("strict", [False, True])
 def test_export(strict):
     model = QRNN(3, 4, **EVERYTHING).eval()
@@ -242,6 +245,7 @@ STAND_INS = {
 }
 
 
+@pytest.mark.sample(direction=["linear"])
 @pytest.mark.parametrize("direction", ["linear", "linear_reverse"])
 @pytest.mark.parametrize("name", STAND_INS)
 def test_stand_ins(name, direction):

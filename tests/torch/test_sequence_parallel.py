@@ -57,6 +57,7 @@ ALL = [
     "ranks_that_differ",
     "ranks_that_differ_later",
 ]
+FEW = ["values_and_derivatives", "segments"]
 # What more ranks could change: states that cross whole shards, and meshes of two dimensions.
 OF_FOUR = [
     "values_and_derivatives",
@@ -74,6 +75,11 @@ OF_FOUR = [
 ]
 
 
+def test_two_ranks():
+    assert ranks("shards.py", 2, "quietly", *FEW) == FEW
+
+
+@pytest.mark.exhaustive
 def test_ranks():
     """Four find the kernels that two have compiled."""
     assert ranks("shards.py", 2) == ALL

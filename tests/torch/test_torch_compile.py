@@ -35,6 +35,7 @@ def check(function, *operands, **options):
     torch.testing.assert_close(gradients, torch.autograd.grad(expected, operands))
 
 
+@pytest.mark.sample(dynamic=[False])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_inductor(dynamic):
     check(model, F, X, H0, dynamic=dynamic)
@@ -55,6 +56,7 @@ CALLS = {
 }
 
 
+@pytest.mark.sample(which=["model", "lengths"])
 @pytest.mark.parametrize("which", CALLS)
 def test_one_graph(which):
     check(*CALLS[which], backend="aot_eager")
@@ -81,6 +83,7 @@ def test_one_graph_for_many_lengths():
     assert counter.frame_count == 1
 
 
+@pytest.mark.exhaustive
 def test_double_backward_of_what_is_compiled():
     def penalty(f, x):
         (grad_f,) = torch.autograd.grad(forget_mult(f, x).square().sum(), f, create_graph=True)
@@ -165,6 +168,7 @@ class Layer(torch.nn.Module):
         return forget_mult(f, x, return_state=True)
 
 
+@pytest.mark.sample(strict=[False], dynamic=[True])
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_export(strict, dynamic):
@@ -183,6 +187,7 @@ def test_export(strict, dynamic):
     torch.testing.assert_close(actual, torch.autograd.grad(forget_mult(f, x).sum(), f)[0])
 
 
+@pytest.mark.sample(wants=[True], reverse=[True])
 @pytest.mark.parametrize("name", ["forget_mult", "linear_recurrence"])
 @pytest.mark.parametrize("wants", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])

@@ -94,6 +94,7 @@ def test_saved_tensors_on_the_cpu():
     assert torch.equal(f.grad, torch.autograd.grad(forget_mult(f, X).sum(), f)[0])
 
 
+@pytest.mark.sample(options=[{}])
 @pytest.mark.filterwarnings("ignore:Profiler clears events")
 @pytest.mark.parametrize("wants", [False, True])
 @pytest.mark.parametrize("options", [{}, {"return_state": True}, {"lengths": [1, 5, 0]}])
@@ -120,6 +121,7 @@ def gradient(function, *operands):
 LOOKS = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 
 
+@pytest.mark.sample(options=[{}], compiles_forward=[False])
 @LOOKS
 @pytest.mark.parametrize("options", [{}, {"return_state": True}])
 @pytest.mark.parametrize("compiles_forward", [False, True])
@@ -143,6 +145,7 @@ def test_compiled_autograd(options, compiles_forward):
     torch._dynamo.reset()
 
 
+@pytest.mark.exhaustive
 @LOOKS
 def test_a_compiled_network_takes_packed_sequences():
     """Torch breaks the graph at the lengths, which are numbers of the CPU; the result is the same."""
