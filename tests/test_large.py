@@ -13,6 +13,7 @@ import fastrecur
 from fastrecur import _cost
 
 
+@pytest.mark.sample(axis=[0])
 @pytest.mark.parametrize(("shape", "axis"), [((3000, 1101), 0), ((1101, 3000), 1), ((3, 1000, 1101), 1)])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_beyond_the_cache(rng, shape, axis, reverse):
@@ -43,6 +44,7 @@ SHAPES = [
 ]
 
 
+@pytest.mark.sample(dtype=[np.float32])
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("shape", "axis"), SHAPES)
@@ -221,6 +223,7 @@ def test_what_the_system_says_of_the_cache(monkeypatch, tmp_path, size, mb):
     assert _cost._cache_bytes.__wrapped__() == mb << 20
 
 
+@pytest.mark.sample(shape=[(5, 200), (200, 5), (9000,)])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(("shape", "axis"), [*SHAPES, ((40, 1024), 0), ((4, 50, 600), 1), ((5, 9001), 1)])
 def test_sums_do_not_depend_on_threads(rng, monkeypatch, set_threads, shape, axis, reverse):
@@ -236,6 +239,7 @@ def test_sums_do_not_depend_on_threads(rng, monkeypatch, set_threads, shape, axi
         assert_same_bits(grads[2], grads[0])
 
 
+@pytest.mark.sample(dtype=[np.float32])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_series_past_the_cache(rng, monkeypatch, dtype, reverse):

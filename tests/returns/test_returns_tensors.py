@@ -27,6 +27,7 @@ def filled(r):
     }
 
 
+@pytest.mark.sample(dtype=[torch.float64], pair=[False])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_tensors_are_numpy_s(pair, kind, dtype):
@@ -52,6 +53,7 @@ def test_tensors_are_numpy_s(pair, kind, dtype):
             np.testing.assert_allclose(recorded.detach().numpy(), one, **exact)
 
 
+@pytest.mark.sample(pair=[False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_array_api(pair, kind):
     for r in pair:
@@ -60,6 +62,7 @@ def test_the_array_api(pair, kind):
             np.testing.assert_allclose(np.from_dlpack(other), one, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.sample(pair=[False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_dask(pair, kind):
     for r in pair:
@@ -128,6 +131,7 @@ def test_what_is_behind_an_end_changes_no_gradient(record, rng, kind, filling):
         assert (gradient[~torch.tensor(r["mask"])] == 0).all() and (gradient[6:] == 0).all()
 
 
+@pytest.mark.sample(kind=["gae"], pair=[False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_compiled_and_mapped(pair, kind):
     """Without a break of the graph; and a batch of records at once."""
@@ -183,6 +187,7 @@ def test_flags_of_any_kind_beside_a_gradient(kind):
         torch.testing.assert_close(function(rewards), function(rewards.detach()))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("convert", [np.array, torch.tensor, lambda x: torch.tensor(x, requires_grad=True)])
 def test_returns_are_rounded_once(rng, convert):
     """A discount near 1 would not be what was given, in float32, if it were an array's."""

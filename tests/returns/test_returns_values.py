@@ -27,6 +27,7 @@ def check(kind, r):
         assert_close(result, wanted, r["rewards"].dtype, magnitude=magnitude)
 
 
+@pytest.mark.sample(masked=[False])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", SHAPES)
@@ -37,6 +38,7 @@ def test_shapes(record, rng, name, masked, kind):
     check(kind, with_next(r, rng))
 
 
+@pytest.mark.sample(kind=["gae"], name=["one series"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["one series", "a vector and one", "time last"])
 def test_float32_is_rounded_once(record, kind, name):
@@ -56,6 +58,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.sample(axis=[-1])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("axis", [0, 1, 2, -1])
 def test_layouts(record, layout, axis):
@@ -74,6 +77,7 @@ def test_layouts(record, layout, axis):
         np.testing.assert_array_equal(laid[name], array)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("axis", [0, 1])
 def test_what_broadcasts(record, axis):
     """Discounts, flags and masks of each environment, of each step, or of all."""
@@ -88,6 +92,7 @@ def test_what_broadcasts(record, axis):
     assert_same_bits(call("gae", r, gamma=0.9)[0], call("gae", r, gamma=np.full((18, 20), 0.9))[0])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32, np.float64])
 def test_flags_of_numbers(record, dtype):
     r = record((20, 3))
@@ -147,6 +152,7 @@ def test_lists_whole_numbers_and_nothing():
         assert [v.shape for v in returns.vtrace(np.zeros(shape), np.zeros(shape), values, 0.9, False)] == [shape] * 2
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["one series", "a vector and one", "time last", "few series"])
 def test_what_is_behind_an_end_changes_no_bit(record, rng, name, kind):
@@ -187,6 +193,7 @@ def test_nan_stays_in_its_series_and_episode(rng):
     assert_same_bits(result, whole)
 
 
+@pytest.mark.exhaustive
 @hypothesis.given(
     steps=st.integers(1, 60), series=st.integers(1, 20), seed=st.integers(0, 99), cut=st.integers(0, 60),
     masked=st.booleans(),
@@ -226,6 +233,7 @@ def test_threads_change_no_bit(record):
         assert_same_bits(*found)
 
 
+@pytest.mark.exhaustive
 def test_nothing_larger_than_the_result_is_allocated(record):
     import tracemalloc
 
@@ -240,6 +248,7 @@ def test_nothing_larger_than_the_result_is_allocated(record):
             assert peak < (2 if kind != "vtrace" else 2.5) * sum(v.nbytes for v in results)
 
 
+@pytest.mark.exhaustive
 def test_without_episodes_they_are_one_another(record):
     """The textbook's identities."""
     r = record((30, 4)) | {"ends": False, "cuts": None}

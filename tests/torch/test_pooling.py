@@ -41,6 +41,7 @@ def assert_alike(fused, composed, dtype):
         torch.testing.assert_close(one.double(), other, rtol=10 * DTYPES[dtype], atol=DTYPES[dtype])
 
 
+@pytest.mark.sample(dtype=[torch.float32, torch.float64])
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_padded_rows_and_their_gradients(dtype, width):

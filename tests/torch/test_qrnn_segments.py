@@ -210,6 +210,7 @@ def test_the_same_as_step_by_step(kind, reverse):
     check(*(torch.autograd.grad(sum(v.square().sum() for v in each), leaves) for each in (found, wanted)))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's, traced
 @pytest.mark.parametrize("kind", CUTS)
 @pytest.mark.parametrize("options", [{}, {"window": 3, "bidirectional": True}, {"window": 3, "batch_first": True}])
@@ -236,6 +237,7 @@ def test_compiled_in_one_graph(kind, options):
     assert graphs.frame_count == 2
 
 
+@pytest.mark.exhaustive
 def test_compiled_with_lists_and_refusals():
     rnn, x, flags = network(window=2), torch.randn(15, INPUT, dtype=torch.float64), [False] * 14 + [True]
     for offsets, backend in ((OFFSETS, "eager"), (np.array(OFFSETS), "aot_eager")):
@@ -250,6 +252,7 @@ def test_compiled_with_lists_and_refusals():
         torch.compile(rnn, backend="eager")(x, resets=torch.zeros(15))
 
 
+@pytest.mark.sample(strict=[False])
 @pytest.mark.parametrize("strict", [False, True])
 def test_exported(strict):
     rnn, x = network(window=2, bidirectional=True), torch.randn(15, INPUT, dtype=torch.float64)

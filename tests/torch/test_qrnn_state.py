@@ -192,6 +192,7 @@ def test_export_of_chunks_of_any_length(strict):
     assert type(state) is QRNNState
 
 
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # which the compiler hides from logs alone
 @pytest.mark.parametrize("window", [1, 3])
 def test_compiled(window):

@@ -90,6 +90,7 @@ def test_vmap_over_lanes():
     assert torch.equal(found, torch.stack(wanted))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", CUTS)
 def test_operators_are_what_they_claim(kind):
     operands, cuts = given(kind, 0)

@@ -91,6 +91,7 @@ def test_promotion_is_torch_s_own(first, second):
         assert linear_recurrence(b, a).dtype is expected
 
 
+@pytest.mark.sample(dtypes=[(torch.int16, torch.float32)])
 @pytest.mark.parametrize(
     "dtypes", [(torch.float16, torch.bfloat16), (torch.float64, torch.bfloat16), (torch.int16, torch.float32)]
 )
