@@ -143,7 +143,7 @@ def test_gradients_of_one_value_for_all_lanes(rng, both, name, dtype, reverse):
         check_vjp(name, full, value.flat[0], rng=rng, reverse=reverse)
 
 
-@pytest.mark.sample(dtype=["f4"])
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [("linear_recurrence", "f4"), ("forget_mult", "f8"), ("linear_recurrence", "f2"), ("linear_recurrence", "c8")],

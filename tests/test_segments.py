@@ -253,6 +253,7 @@ def test_flags_that_are_not_set_change_no_bit(rng, large, name, reverse, shape, 
         assert_same_bits(one, other)
 
 
+@pytest.mark.sample(shape=[(9, 40)])
 @BOTH_WAYS
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize(("shape", "axis"), [((9, 40), 0), ((40, 9), 1), ((9,), 0)])

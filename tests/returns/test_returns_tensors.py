@@ -177,6 +177,7 @@ def test_tensors_run_on_torch_s_threads(torch_teams, set_threads):
     torch.testing.assert_close(both, one, rtol=0, atol=0)
 
 
+@pytest.mark.sample(kind=[list])
 @pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
 def test_flags_of_any_kind_beside_a_gradient(kind):
     rewards, ends = torch.ones(3, requires_grad=True), kind([False, True, False])

@@ -58,7 +58,7 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.sample(axis=[-1])
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("axis", [0, 1, 2, -1])
 def test_layouts(record, layout, axis):

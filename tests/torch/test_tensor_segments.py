@@ -171,6 +171,7 @@ def test_borders_on_another_device(name):
         fastrecur.forget_mult(0.5, torch.ones(3), **{name: borders.to("meta")})
 
 
+@pytest.mark.exhaustive
 def test_numpy_flags_may_be_written_to_before_the_backward_pass():
     flags, x = np.array([False, False, True]), torch.ones(3, requires_grad=True)
     h = fastrecur.forget_mult(0.5, x, resets=flags)

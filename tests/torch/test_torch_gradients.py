@@ -254,6 +254,7 @@ def test_small_gates_forget_in_every_order():
     )
 
 
+@pytest.mark.exhaustive
 def test_integers_get_no_gradient():
     x = torch.tensor([1, 2, 3])
     f = torch.rand(3, requires_grad=True)

@@ -91,7 +91,7 @@ def test_promotion_is_torch_s_own(first, second):
         assert linear_recurrence(b, a).dtype is expected
 
 
-@pytest.mark.sample(dtypes=[(torch.int16, torch.float32)])
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "dtypes", [(torch.float16, torch.bfloat16), (torch.float64, torch.bfloat16), (torch.int16, torch.float32)]
 )
@@ -102,6 +102,7 @@ def test_mixed_dtypes(dtypes):
     torch.testing.assert_close(h.double(), oracle.linear_recurrence(a, b))
 
 
+@pytest.mark.exhaustive
 def test_promotion_of_complex_numbers():
     x = torch.ones(3)
     assert linear_recurrence(0.5j, x).dtype is torch.complex64
