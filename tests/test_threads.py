@@ -135,6 +135,7 @@ def test_callers_within_a_full_pool(problems):
                 assert_same_bits(result, right)
 
 
+@pytest.mark.exhaustive
 def test_first_call_from_many_threads_at_once(run_python):
     run_python(
         LARGE

@@ -36,6 +36,7 @@ def test_on_a_device_of_python_s():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("family", _ops.NAMES)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("steps", [0, 1, 2, 7, 8])
