@@ -138,6 +138,7 @@ def test_series_that_begin_anew(on_driver):
 # ---- Contexts -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive
 def test_a_thread_without_a_context(on_driver):
     """torch's autograd has such threads, and so does every pool of workers."""
     on_driver(
@@ -161,6 +162,7 @@ def test_a_thread_without_a_context(on_driver):
     )
 
 
+@pytest.mark.exhaustive
 def test_every_kind_of_stream(on_driver):
     """The default stream by its two handles, a thread's own, and others, from threads that have no context."""
     on_driver(
@@ -180,6 +182,7 @@ def test_every_kind_of_stream(on_driver):
     )
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("first", [0, 1])
 def test_contexts_are_left_as_they_were(on_driver, first):
     """numba-cuda pops the caller's context when it uses a device for the first time."""
@@ -204,6 +207,7 @@ def test_contexts_are_left_as_they_were(on_driver, first):
     )
 
 
+@pytest.mark.exhaustive
 def test_an_error_leaves_contexts_too(on_driver):
     on_driver(
         """
@@ -221,6 +225,7 @@ def test_an_error_leaves_contexts_too(on_driver):
     )
 
 
+@pytest.mark.exhaustive
 def test_devices_of_different_kinds(on_driver):
     """Each gets machine code of its own capability: the driver refuses another's."""
     on_driver(
@@ -238,6 +243,7 @@ def test_devices_of_different_kinds(on_driver):
 # ---- Streams --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("device", [0, 1])
 def test_streams_are_ordered_by_events_of_their_own_device(on_driver, device):
     on_driver(
@@ -260,6 +266,7 @@ def test_streams_are_ordered_by_events_of_their_own_device(on_driver, device):
     )
 
 
+@pytest.mark.exhaustive
 def test_results_name_the_stream_that_they_are_computed_in(on_driver):
     """Or whoever takes them next reads them too early."""
     on_driver(
@@ -277,6 +284,7 @@ def test_results_name_the_stream_that_they_are_computed_in(on_driver):
     )
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("pools", [1, 0])
 def test_scratch_memory_is_ordered_by_the_stream(on_driver, pools):
     """It goes back when the work that uses it is done, not when Python forgets it."""
@@ -323,6 +331,7 @@ def captured(call, *, fails=None):
 """
 
 
+@pytest.mark.exhaustive
 def test_a_captured_call_with_out_allocates_nothing(on_driver):
     on_driver(
         CAPTURE
@@ -334,6 +343,7 @@ assert captured(lambda: fastrecur.forget_mult(f, x, out=out)) == ["launch"]
     )
 
 
+@pytest.mark.exhaustive
 def test_a_captured_call_has_scratch_memory_of_the_graph(on_driver):
     on_driver(
         CAPTURE
@@ -350,6 +360,7 @@ assert not {"refused", "synchronise", "record", "wait"} & set(asked), asked
     )
 
 
+@pytest.mark.exhaustive
 def test_a_captured_call_that_would_allocate_is_an_error_by_name(on_driver):
     """Before the driver refuses, which would end the graph."""
     on_driver(
@@ -370,6 +381,7 @@ captured(lambda: fastrecur.forget_mult(f, x, out=out, reverse=True, axis=1), fai
 # ---- Drivers and toolkits -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive
 def test_what_show_config_says_of_devices(on_driver):
     """A small call runs on each of the driver's: NVML counts those that `CUDA_VISIBLE_DEVICES` hides, too."""
     printed = on_driver("fastrecur.show_config()", devices=3, capabilities="90,120,70")
@@ -408,6 +420,7 @@ CANNOT_WORK = {
 }
 
 
+@pytest.mark.sample(what=["no numba-cuda"])
 @pytest.mark.parametrize("what", CANNOT_WORK)
 def test_what_show_config_says_of_kernels_that_cannot_work(on_driver, what):
     """Also where they are on the disk: the next one is not."""
@@ -420,6 +433,7 @@ def test_what_show_config_says_of_kernels_that_cannot_work(on_driver, what):
     assert words in line
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("version", [12040, 11080])
 def test_a_driver_older_than_the_packages(on_driver, version):
     on_driver(
@@ -455,6 +469,7 @@ def test_no_device(on_driver):
 # ---- Threads --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive
 def test_several_threads_come_first(on_driver):
     """They compile the same kernel and others; numba-cuda's own dispatcher sees the real device all the while."""
     on_driver(
@@ -503,6 +518,7 @@ def test_several_threads_come_first(on_driver):
 # ---- Limits ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive
 def test_the_driver_checks_what_is_launched(on_driver):
     """That the stub would refuse what a card refuses: else the tests of this file show nothing."""
     on_driver(

@@ -78,6 +78,7 @@ def test_chunks_change_nothing(name, problem, lazy_lengths):
                 assert_close_lazy(one, other)
 
 
+@pytest.mark.exhaustive
 def test_dtypes(rng):
     for dtype, scale in (("f4", 1e-6), ("f8", 1e-12), ("c16", 1e-12)):
         x = (8 * rng.standard_normal((11, 3))).astype(dtype)

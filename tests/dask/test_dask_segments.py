@@ -45,6 +45,7 @@ def check(name, rng, shape, axis, size, **options):
                 assert_close_lazy(one, other, 1e-5)
 
 
+@pytest.mark.sample(name=["linear_recurrence"])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("name", ["forget_mult", "linear_recurrence"])
 @pytest.mark.parametrize(("shape", "axis"), SHAPES)
@@ -97,6 +98,7 @@ def test_factors_at_a_border_are_not_used(size):
         np.testing.assert_allclose(one.compute(), other, rtol=1e-12)  # infinities among them
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("factor", [0.5, np.float32(0.5), np.full((1, 2), 0.5, np.float32), np.inf])
 def test_broadcast_factors_at_a_border_are_not_used(factor):
     b, g = np.arange(16, dtype=np.float32).reshape(8, 2), np.ones((8, 2), np.float32)

@@ -45,6 +45,7 @@ def weights(rng):
         yield dict(halflife=rng.uniform(1, 5, 3), com=rng.uniform(1, 2, 3), times=seconds.astype("f8"))
 
 
+@pytest.mark.sample(adjust=[True], kind=["offsets"])
 @pytest.mark.parametrize("adjust", [False, True])
 @pytest.mark.parametrize("kind", ["offsets", "resets", "own resets", "both", "lazy"])
 def test_series_that_begin_anew(rng, series, adjust, kind):
@@ -93,6 +94,7 @@ def times_of_groups(rng):
     return times
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("keys", [KEYS, np.array(KEYS, object), da.from_array(np.array(KEYS, object), 5)])
 @pytest.mark.parametrize("adjust", [False, True])
 def test_groups(rng, series, keys, adjust):
