@@ -57,7 +57,7 @@ ALL = [
     "ranks_that_differ",
     "ranks_that_differ_later",
 ]
-FEW = ["values_and_derivatives", "segments"]
+FEW = ["ragged_lanes"]
 # What more ranks could change: states that cross whole shards, and meshes of two dimensions.
 OF_FOUR = [
     "values_and_derivatives",
