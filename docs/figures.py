@@ -120,6 +120,8 @@ def table():
         "10 % of them missing", "10 % missing",
     ):  # fmt: skip
         cells.append((what, [smoothing(f"ewm_mean, {statistic}", ONE, dtype, *peers) for dtype in DTYPES]))
+    small = [smoothing("ewm_mean, complete", [f"({n},)"], "float64", "pandas") for n in (64, 1000, 16_000)]
+    cells.append(("`ewm_mean`, 64; 1,000; 16,000 values, against pandas", ["", "; ".join(small)]))
     for mode in ("inference", "training"):
         report, page, window = qrnn(mode)
         figures = f"{span(report)} (window 2: {span(window)}); {span(page)}"
@@ -131,8 +133,8 @@ def table():
 
 def where():
     """Yield README's sentence about the machines of its table."""
-    yield f"Rows 1-2: {about('benchmarks.txt')}; 3-4: {about('benchmarks_smoothing.txt')};"
-    yield f"5-6: {about('benchmarks_qrnn.txt')}, and {about_page()}. Each has two cores."
+    yield f"Rows 1-2: {about('benchmarks.txt')}; 3-5: {about('benchmarks_smoothing.txt')};"
+    yield f"6-7: {about('benchmarks_qrnn.txt')}, and {about_page()}. Each has two cores."
 
 
 def paper():
@@ -217,6 +219,7 @@ def page():
         ],
     )
     yield from titled("Weighted statistics", "benchmarks_smoothing.txt")
+    small = "float64", "pandas"
     statistics_of = [("ewm_mean, complete", peers), ("ewm_mean, 10 % missing", peers)]
     statistics_of += [(f"ewm_{name}, 10 % missing", peers[:1]) for name in ("var", "cov")]
     yield from listed_table(
@@ -226,6 +229,16 @@ def page():
             + [smoothing(name, shapes, dtype, *others) for dtype in DTYPES]
             for name, others in statistics_of
             for what, shapes in (("one series", ONE), ("64 series", many))
+        ]
+        + [
+            [
+                f"``{name}``, {what}, {steps:,} values",
+                "pandas",
+                "",
+                smoothing(f"{name}, {what}", [f"({steps},)"], *small),
+            ]
+            for name, what in (("ewm_mean", "complete"), ("ewm_mean", "10 % missing"), ("ewm_std", "complete"))
+            for steps in (64, 1000, 16_000, 64_000)
         ],
     )
     yield from titled("A QRNN layer", "benchmarks_qrnn.txt", f"and {about_page()}")
