@@ -86,6 +86,7 @@ def some(ways, *names):
 SETS = [list(SHORT)[k : k + 7] for k in range(0, len(SHORT), 7)]
 
 
+@pytest.mark.sample(shape=[(40, 5)])
 @pytest.mark.parametrize("names", SETS, ids=lambda names: names[0])
 @pytest.mark.parametrize("shape", [(STEPS, 3), (40, 5)], ids=str)
 def test_recurrences(names, shape):
@@ -94,6 +95,7 @@ def test_recurrences(names, shape):
     check_again(some(SHORT, *names), arrays_of(*operands), fill)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("shape", [(70_000,), (300, 2000)], ids=str)
 def test_larger_recurrences(shape):
     """Problems that are shared among threads, and results of memory that is used again."""
@@ -143,6 +145,7 @@ def in_chunks(stream, x, times=None):
     return [*results, stream.state.mean, stream.state.weight]
 
 
+@pytest.mark.sample(shape=[(40,)], first=[0, 18])
 @pytest.mark.parametrize("first", range(0, len(SMOOTHED), 6))
 @pytest.mark.parametrize("shape", [(40,), (300, 3)], ids=str)
 def test_smoothing(first, shape):
@@ -151,6 +154,7 @@ def test_smoothing(first, shape):
     check_again(some(SMOOTHED, *list(SMOOTHED)[first : first + 6]), arrays_of(*operands), fill)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("steps", [1000, 17_000, 70_000])
 def test_smoothing_of_one_series(steps):
     """Series that are cut into chunks, or taken for a plain recurrence."""
@@ -171,12 +175,14 @@ RETURNS = {
 }
 
 
+@pytest.mark.sample(shape=[(30,)])
 @pytest.mark.parametrize("shape", [(30,), (50, 8)], ids=str)
 def test_returns(shape):
     after = (shape[0] + 1, *shape[1:])
     check_again(RETURNS, arrays_of(uniform(*shape), uniform(*after), flags(*shape), uniform(*shape)), fill)
 
 
+@pytest.mark.exhaustive
 def test_in_memory_that_was_given_back(run_python):
     """In a process whose freed memory is overwritten at once, by the C library."""
     run_python(

@@ -146,6 +146,7 @@ COMPLEX = {
 }
 
 
+@pytest.mark.exhaustive
 def test_complex_recurrences():
     check_again(COMPLEX, tensors_of((30, 4), (30, 4), dtype=torch.complex64), fill)
 
@@ -167,16 +168,19 @@ OTHERS = {
 }
 
 
+@pytest.mark.exhaustive
 def test_other_calls():
     check_again(OTHERS, tensors_of((50, 8), (50, 8)), fill)
 
 
+@pytest.mark.exhaustive
 def test_large_results():
     """They stand in memory that was used before."""
     ways = {name: CALLS[name] for name in ("plain", "gradients", "in a mode")}
     check_again(ways, tensors_of((3000, 600), (3000, 600)), fill)
 
 
+@pytest.mark.sample(options=[{}])
 @pytest.mark.parametrize("options", [{}, {"window": 2, "output_gate": False}, {"bidirectional": True}], ids=str)
 def test_qrnn(options):
     """A layer, trained and not, under hooks of every kind."""
