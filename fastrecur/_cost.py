@@ -39,7 +39,8 @@ WARM_UP_SHARE = 16  # of how many of a chunk's steps a warm-up may take one
 STREAMED_ROWS = 1 / 3, 6 << 20
 SHARED_ROWS = 0.65, 12 << 20  # of rows of which each thread takes a long part, without gradients
 STREAMED_SERIES = 0.65, 32 << 20  # of transpose8, which writes one series' steps after the other
-STREAMED_ROW_BYTES = 512  # of a row from which it is streamed though its ends fill no cache line
+# Of a row from which it is streamed though its ends, which are taken one by one, fill no cache line.
+STREAMED_ROW_BYTES, STREAMED_NUMBERS = 512, 128
 
 PREFETCH_BYTES = 16 << 10  # prefetch distance: of all operands' rows together,
 PREFETCH_WITHIN_BYTES = 1 << 10  # or within a long row
@@ -126,8 +127,10 @@ def _streams(plan, fills_lines, threads):
     # A scan's results would go through a buffer.
     if plan.traversal == SCAN or moved_bytes(plan) <= _cached_bytes(limits) or is_narrow(plan):
         return False
-    in_lines = fills_lines and plan.row_bytes % LINE == 0
-    return plan.traversal != ROWS or plan.row_bytes >= STREAMED_ROW_BYTES or in_lines
+    if plan.traversal != ROWS or (fills_lines and plan.row_bytes % LINE == 0):
+        return True
+    numbers = plan.sizes[2] * (2 if plan.wide.kind == "c" else 1)
+    return plan.row_bytes >= STREAMED_ROW_BYTES and numbers >= STREAMED_NUMBERS
 
 
 def _useful_threads(plan, most, streams, is_fresh):

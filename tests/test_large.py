@@ -297,6 +297,7 @@ def test_rows_that_start_within_a_line(rng, monkeypatch, dtype, gate, shape, axi
     """
     lower_thresholds(monkeypatch.setattr)
     monkeypatch.setattr(_cost, "STREAMED_ROW_BYTES", long)
+    monkeypatch.setattr(_cost, "STREAMED_NUMBERS", 0)
     steps = tuple(n if k >= axis else 1 for k, n in enumerate(shape[: axis + 1])) + (1,) * (len(shape) - axis - 1)
     f = 0.3 if gate == "number" else rng.random({"full": shape, "by lane": shape[-1:], "by step": steps}[gate])
     f = f if gate == "number" else f.astype(dtype)

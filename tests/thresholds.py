@@ -10,7 +10,7 @@ def lower_thresholds(setattr):
 
     `setattr` is Python's own or, to be undone afterwards, monkeypatch's.
     """
-    for name in ("SERIAL_BYTES", "SERIAL_ROW_BYTES", "STREAMED_ROW_BYTES"):
+    for name in ("SERIAL_BYTES", "SERIAL_ROW_BYTES", "STREAMED_ROW_BYTES", "STREAMED_NUMBERS"):
         setattr(_cost, name, 0)
     setattr(_cost, "STREAMED_PART_BYTES", 64)
     setattr(_cost, "ITEM_BYTES", 1)
