@@ -22,16 +22,15 @@ _KERNELS = {
 }
 
 # Beside `_layout`'s operands, with strides as the carry's: the states before all steps, of which a gradient's carry
-# tells nothing; the decay products of a summary.
-FIRST, PRODUCTS = FLAGS + 1, FLAGS + 2
+# tells nothing; the decay products of a summary. And offsets, with the states of segments.
+FIRST, PRODUCTS, BORDERS, STATES = FLAGS + 1, FLAGS + 2, FLAGS + 3, FLAGS + 4
 # The order in which kernels take operands. Behind these stand the geometry and the part of the lanes.
 ORDER = {
-    "forward": (A, B, H, CARRY, LENGTHS, FLAGS),
-    "vjp": (G, A, B, H, FIRST, CARRY, TO_A, TO_B, SUMS_A, SUMS_B, LENGTHS, FLAGS),
-    "summary": (A, B, PRODUCTS, CARRY, LENGTHS, FLAGS),
-    "summary back": (A, B, PRODUCTS, CARRY, LENGTHS, FLAGS),
+    "forward": (A, B, H, CARRY, LENGTHS, FLAGS, BORDERS, STATES),
+    "vjp": (G, A, B, H, FIRST, CARRY, TO_A, TO_B, SUMS_A, SUMS_B, LENGTHS, FLAGS, BORDERS, STATES),
+    "summary": (A, B, PRODUCTS, CARRY, LENGTHS, FLAGS, BORDERS, STATES),
+    "summary back": (A, B, PRODUCTS, CARRY, LENGTHS, FLAGS, BORDERS, STATES),
 }
-SEGMENTS_AT_ONCE = 4096  # of which a table of calls is made
 IN_TIME = A, B, H, G, TO_A, TO_B, FLAGS  # operands that have a place for each step
 
 
@@ -51,9 +50,9 @@ class Bound:
 
     def offset(self, operand, repeat=0):
         """Return how far from an operand's address a repetition of the scan starts, in bytes."""
-        if operand == FLAGS and self.plan.reads_offsets:
+        if operand == BORDERS:
             return 0
-        k = CARRY if operand in (FIRST, PRODUCTS) else operand
+        k = CARRY if operand in (FIRST, PRODUCTS, STATES) else operand
         return self.plan.offsets[k] + self.plan.extra[repeat][k]
 
 
@@ -110,7 +109,7 @@ class Calls:
         if steps is not None:
             first, stop = steps
             geometry, lengths = geometry.copy(), np.array([stop - first], np.int64)
-            geometry[N_STEPS], geometry[at.BEGINS] = stop - first, first == 0
+            geometry[N_STEPS], geometry[at.FIRST_STEP] = stop - first, first
             moved[LENGTHS] = address(lengths)
             for k in IN_TIME:
                 moved[k] = moved.get(k, 0) + plan.distance(k, first)
@@ -127,30 +126,6 @@ class Calls:
         if self._table is None:
             self._table = _native.table(self._calls, self._chain)
         team.run(_native.with_addresses(self._table, addresses), threads)
-
-    def run_segments(self, team, threads, addresses, segments):
-        """Run each call for each of some segments: where these begin, how many steps they have, where states stand."""
-        for some in np.array_split(segments, -(-len(segments) // SEGMENTS_AT_ONCE)):
-            arguments, _keep = self._of_segments(addresses, some)
-            if self.bound.is_native:
-                team.run(_native.table_of(self._calls[0], arguments, self._chain * len(some)), threads)
-            else:
-                for own in arguments.tolist():
-                    self.bound.kernel(None, *own)
-
-    def _of_segments(self, addresses, segments):
-        """Return the arguments of such calls behind the rule, and the geometries of which they have addresses."""
-        order, shape = self.bound.order, (len(self._calls), len(segments))
-        first, steps, states = segments.T
-        geometries = np.repeat(np.stack(self._keep)[:, np.newaxis], len(segments), axis=1)
-        geometries[..., N_STEPS] = steps
-        arguments = np.repeat(np.array([call[2:] for call in self._calls])[:, np.newaxis], len(segments), axis=1)
-        for n, k in enumerate(order):
-            here = states if k in (CARRY, FIRST) else first * self.bound.plan.time_strides[k]
-            arguments[..., n] += addresses[n] + here
-        own = address(geometries) + geometries.strides[1] * np.arange(geometries[..., 0].size).reshape(shape)
-        arguments[..., order.index(LENGTHS)], arguments[..., len(order)] = own + 8 * N_STEPS, own
-        return arguments.reshape(-1, arguments.shape[-1]), geometries
 
     def run_here(self, addresses, which=slice(None)):
         """Run the calls, or some of them, on this thread."""

@@ -143,8 +143,8 @@ def _cut(names, a, b, states, axis, reverse, lengths):
     """Return where series begin anew, what a plan is told of that, and lengths, of what a call takes as lengths."""
     if type(lengths) is not _checks.Segments:
         return None, ("", None), None if lengths is None else _checks.on_host("lengths", lengths)
-    has_states, states = any(v is not None for v in states.values()), {k: _signature(v) for k, v in states.items()}
-    cuts = _segments.check(names, _signature(a), _signature(b), states, axis, reverse, lengths, has_states)
+    states = {k: _signature(v) for k, v in states.items()}
+    cuts = _segments.check(names, _signature(a), _signature(b), states, axis, reverse, lengths)
     return cuts, cuts.signature, cuts.lengths
 
 

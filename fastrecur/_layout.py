@@ -13,10 +13,11 @@ import numpy as np
 A, B, H, CARRY, LENGTHS, G, TO_A, TO_B, SUMS_A, SUMS_B, FLAGS = np.arange(11, dtype=np.int64)
 OPERANDS = 11
 # What kernels take as one value each: a gradient's operands (``h0`` are the states before all steps) and its results;
-# lengths, and flags if they are read; the part of the series that is taken, and of a row.
+# lengths, and flags and offsets in scan order if they are read, with the states of segments (see SEGMENT_BYTES); the
+# part of the series that is taken, and of a row.
 Given = namedtuple("Given", "g a b h h0")
 Results = namedtuple("Results", "carry to_a to_b sums_a sums_b")
-Marks = namedtuple("Marks", "lengths flags")
+Marks = namedtuple("Marks", "lengths flags offsets states")
 Part = namedtuple("Part", "outer_first outer_last row_first row_last lane_first lane_last")
 
 # Fields of ``geometry``:
@@ -33,9 +34,11 @@ Part = namedtuple("Part", "outer_first outer_last row_first row_last lane_first 
     PHASE,  # what a scan's call does, with which of its blocks
     FIRST_BLOCK,
     LAST_BLOCK,
-    BEGINS,  # the first step is a series' first, not that of a chunk of time
-) = np.arange(13, dtype=np.int64)
-HEAD = 13  # fields before sizes and strides
+    FIRST_STEP,  # of a chunk of time: how many steps the series have before it
+    SEGMENT_BYTES,  # from one segment's states to the next one's in scan order, 0 if all are the same zeros,
+    STATE_BYTES,  # and, going back, from these to the last states' cotangents, and on to where the first ones' go
+) = np.arange(15, dtype=np.int64)
+HEAD = 15  # fields before sizes and strides
 # Where, but for rows, strides begin: each operand's four, along time and along series from outside in.
 STRIDES = HEAD + 2
 

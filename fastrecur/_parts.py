@@ -32,7 +32,7 @@ class Parts:
             for repeat in range(len(plan.extra)):
                 self._calls.add(geometry, part, moved, repeat)
 
-    def run(self, team, places, segments=None):
+    def run(self, team, places):
         places, keep, moves = list(places), [], []
         for at in self._states:
             given = places[at]
@@ -46,17 +46,14 @@ class Parts:
                 places[at] = own
         for own, given, size in moves:
             ctypes.memmove(own, given, size)
-        if segments is None:
-            self._calls.run(team, self._threads, places)
-        else:
-            self._calls.run_segments(team, self._threads, places, segments)
+        self._calls.run(team, self._threads, places)
         for own, given, size in moves:
             ctypes.memmove(given, own, size)
 
 
 def _state_spans(plan, parts):
     """Return where in bytes each part's states begin and end, if they are to stand apart; else nothing."""
-    if plan.traversal != ROWS or len(parts) == 1 or plan.is_segmented:
+    if plan.traversal != ROWS or len(parts) == 1:
         return []
     outer, middle, inner = plan.sizes
     size, row = plan.wide.itemsize, int(plan.geometry[HEAD + 3 * CARRY + 1])

@@ -20,7 +20,7 @@ from ._shapes import gradient_dtype, is_c_order, like, own_dtypes, own_strides, 
 
 ROWS, TRANSPOSE8, SCAN, PACKED = "rows", "transpose8", "scan", "packed"
 FORGET, LINEAR = "forget", "linear"
-RESETS, OFFSETS, SEGMENTS = "resets", "offsets", "segments"  # borders; the last of segments with states of their own
+RESETS, OFFSETS = "resets", "offsets"  # borders; with offsets there may be resets, too
 
 FEW_LANES = 8  # fewer than these, and a series is split in time once it is long
 LONG_SERIES = 2048
@@ -72,7 +72,6 @@ class Plan:
     h_strides: tuple | None = None  # of a newly allocated one
     gradients: tuple = ()  # of both operands: shape, dtype, strides of a new array (None: a sum); None if unwanted
     h0_dtype: np.dtype | None = None  # of the first states' gradient
-    is_segmented: bool = False  # whether a kernel is called for each of some segments
     # What is learnt.
     waiting: int = 0  # for how many more runs time is not cut
 
@@ -81,10 +80,12 @@ class Plan:
         self.full_lengths = np.array([self.steps], np.int64)
         self.carry_c_order = is_c_order(self.lane_shape, self.carry_strides)
         self.c_order = self.h_strides is not None and is_c_order(self.shape, self.h_strides)
-        self.is_flagged = "flagged" in self.traits  # kernels read where series begin anew inside the axis of time,
-        self.reads_offsets = self.elements.get("flags") == "i8"  # by offsets in place of flags
+        self.is_flagged = (
+            "flagged" in self.traits
+        )  # kernels read where series begin anew inside the axis of time: flags
+        self.has_offsets = "offsets" in self.traits  # or offsets, or both
         self.is_aligned = not any(stride % self.dtype.itemsize for stride in self.h_strides or ())
-        self.state_bytes = math.prod(self.lane_shape) * self.wide.itemsize  # of all repetitions; of one segment
+        self.state_bytes = math.prod(self.lane_shape) * self.wide.itemsize  # of all repetitions
 
     def wait(self):
         """Have time not cut for some runs: carries were not predicted."""
@@ -177,13 +178,14 @@ def choose_traversal(operands, loops, modes, ways, borders, are_late):
     lanes, steps, is_real = loops.lanes, loops.steps, operands.wide.kind != "c"
     rows = loops.inner >= min(2, lanes) and _are_rows(operands, loops, modes)
     in_octets = len(ways) == 1 and is_real and operands.strides[LENGTHS] is None and steps >= OCTET
-    if borders:
+    has_flags = operands.strides[FLAGS] is not None
+    if has_flags:
         rows = rows and loops.inner_strides[FLAGS] in (0, 1)
-        in_octets = in_octets and loops.time[FLAGS] in ways and borders != SEGMENTS and not (are_late and 1 in ways)
+        in_octets = in_octets and loops.time[FLAGS] in ways and borders != OFFSETS and not (are_late and 1 in ways)
     is_large = operands.word * steps * lanes >= LARGE_PROBLEM
     is_long = bool(ways) and operands.wide == np.float64 and steps >= LONG_LANE and is_large
     few = lanes < FEW_LANES and steps >= LONG_SERIES and not (rows and lanes > 1)
-    if (few or (is_long and not in_octets)) and is_real and borders != SEGMENTS:  # others are never split in time
+    if (few or (is_long and not in_octets)) and is_real and not (has_flags and borders == OFFSETS):
         return SCAN
     if rows:
         return ROWS
@@ -207,12 +209,16 @@ def _row_traits(operands, loops, modes):
     return tuple(traits), narrow, modes
 
 
-def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=None, borders=""):
-    """Make a plan; ``traversal`` is chosen unless it is given. ``borders`` say where series begin anew."""
+def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=None, borders="", per_segment=0):
+    """Make a plan; ``traversal`` is chosen unless it is given.
+
+    ``borders`` say where series begin anew, and ``per_segment`` how many states each segment has: none, or a first one,
+    and going back the cotangents of the last and the first, too.
+    """
     order, states = in_memory_order(operands, axis)
     operands.strides[CARRY] = states
     loops, elements = find_loops(operands, axis, reverse, order), operands.elements
-    ways, are_late = _ways_along_time(operands, loops, modes), reverse and borders in (RESETS, SEGMENTS)
+    ways, are_late = _ways_along_time(operands, loops, modes), reverse and operands.strides[FLAGS] is not None
     traversal = traversal or choose_traversal(operands, loops, modes, ways, borders, are_late)
     row_bytes, traits, narrow = 0, (), ()
     if traversal == ROWS:
@@ -228,23 +234,26 @@ def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=
         if traversal in (SCAN, TRANSPOSE8):
             descending = traversal == TRANSPOSE8 and ways == {-1}
             traits = ("time_invariant_a",) * (loops.time[A] == 0) + ("descending",) * descending
-    elements = elements | {"flags": "i8" if traversal == SCAN and borders == OFFSETS else "b1"}
+    elements = elements | {"flags": "b1"}
     if operands.strides[FLAGS] is not None:
         together = [loops.inner_strides] if traversal == ROWS else [strides for _, strides in loops.dims]
         is_one = traversal in (ROWS, TRANSPOSE8) and not any(strides[FLAGS] for strides in together)
-        knows_offsets = borders == OFFSETS and (rule == LINEAR or traversal == SCAN)
-        traits = (*traits, "flagged", *["broadcast_flags"] * is_one, *["offsets"] * knows_offsets)
-        traits += ("late_flags",) * are_late
+        traits = (*traits, "flagged", *["broadcast_flags"] * is_one, *["late_flags"] * are_late)
         narrow = ()
+    if borders == OFFSETS:  # a scan makes flags of them
+        traits = (*traits, *["flagged"] * (traversal == SCAN), "offsets")
     head = np.zeros(_layout.HEAD, np.int64)
     head[[_layout.N_STEPS, _layout.REVERSE, _layout.A_MODE, _layout.B_MODE]] = loops.steps, reverse, *modes
-    head[_layout.A_IS_BROADCAST], head[_layout.BEGINS] = loops.inner_strides[A] == 0 and loops.inner > 1, 1
+    head[_layout.A_IS_BROADCAST] = loops.inner_strides[A] == 0 and loops.inner > 1
+    if per_segment:
+        state_bytes = math.prod(operands.shape) // loops.steps * operands.wide.itemsize
+        head[_layout.STATE_BYTES] = state_bytes
+        head[_layout.SEGMENT_BYTES] = per_segment * (-state_bytes if reverse else state_bytes)
     asked = rule, operands.shape, axis, dtype, operands.wide, loops.steps, traversal
     places = tuple(operands.itemsizes), loops.time, loops.inner_strides, loops.offsets, repetitions(beyond)
     lanes, lane_strides = math.prod(sizes) if beyond else loops.lanes, states[:axis] + states[axis + 1 :]
     kernel = elements, traits, narrow, np.array([*head, *body], np.int64)
-    plan = Plan(*asked, *kernel, *places, lane_strides, lanes, sizes, order, operands.word, row_bytes)
-    return replace(plan, is_segmented=borders == SEGMENTS)
+    return Plan(*asked, *kernel, *places, lane_strides, lanes, sizes, order, operands.word, row_bytes)
 
 
 def _empty(shape, axis, dtype, wide):
@@ -303,7 +312,8 @@ def forward(family, names, a, b, h0, out, axis, reverse, lengths, weak_complex, 
     if 0 in shape:
         return replace(_empty(shape, axis, dtype, wide), h_strides=h_strides)
     operands.put(H, dtype, h_strides)
-    plan = build(_rule(family, dtype, wide, a), operands, axis, reverse, dtype, borders=kind)
+    rule, states = _rule(family, dtype, wide, a), int(h0 is not None)
+    plan = build(rule, operands, axis, reverse, dtype, borders=kind, per_segment=states)
     return replace(plan, h_strides=h_strides)
 
 
@@ -364,7 +374,8 @@ def vjp(
         plan = _empty(shape, axis, dtype, wide)
     else:
         rule = _rule(family, dtype, wide, a)
-        plan = build(rule, operands, axis, reverse, dtype, tuple(modes), borders=kind)
+        states = 0 if h0 is None and grad_state is None else 3
+        plan = build(rule, operands, axis, reverse, dtype, tuple(modes), borders=kind, per_segment=states)
     return replace(plan, gradients=tuple(gradients), h0_dtype=gradient_dtype(h0, dtype))
 
 

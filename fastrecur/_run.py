@@ -9,7 +9,7 @@ import numpy as np
 
 from . import _cost, _problem, _shapes, _threads
 from ._arrays import SCALARS, address, array_at
-from ._bound import bind, is_short, short_call
+from ._bound import BORDERS, bind, is_short, short_call
 from ._layout import CARRY, FLAGS, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from ._memory_pool import LINE
 from ._parts import Parts
@@ -17,8 +17,8 @@ from ._problem import OFFSETS, ROWS
 from ._row_chunks import RowChunks
 from ._scan_chunks import ScanChunks
 
-# What a run asks of its operands' library: addresses, a result with time in front and what makes zeros like it, how to
-# fill an array with states, a sum in a gradient's dtype, threads.
+# What a run asks of its operands' library: addresses, a result with time in front and what allocates one like it, how
+# to fill an array with states, a sum in a gradient's dtype, threads.
 Library = namedtuple("Library", "place by_time fill narrowed team")
 
 
@@ -34,7 +34,7 @@ def narrowed(array, dtype):
 
 _NUMPY = Library(
     address,
-    lambda out, axis: (np.moveaxis(out, axis, 0), functools.partial(np.zeros, dtype=out.dtype)),
+    lambda out, axis: (np.moveaxis(out, axis, 0), functools.partial(np.empty, dtype=out.dtype)),
     lambda states, given: np.copyto(states, given, casting="unsafe"),
     narrowed,
     lambda: _threads.team(),
@@ -44,24 +44,48 @@ _NUMPY = Library(
 def forward(plan, a, b, h0, lengths, out, return_state, cuts=None, library=_NUMPY):
     """Run a forward plan; return the result and, if asked for, the states after the last valid step.
 
-    ``cuts`` are those of a plan whose series begin anew inside the axis of time; there are states for each segment.
-    States are arrays for any ``library``, but what is read of a result alone.
+    ``cuts`` are those of a plan whose series begin anew inside the axis of time; there are states for each segment,
+    which are results. Other states are arrays for any ``library``.
     """
     team = _waking_team(plan, library.team())
     if out is None:
         out = _problem.empty(plan.shape, plan.dtype, plan.h_strides)
-    has_results_alone = cuts is not None and cuts.kind == OFFSETS
-    carry = None if h0 is None and (has_results_alone or not return_state) else states_of(plan, h0, cuts, library)
+    has_segments = cuts is not None and cuts.kind == OFFSETS
+    carry = None if has_segments or (h0 is None and not return_state) else states_of(plan, h0, library)
     if plan.traversal != "empty":
         a, b = as_array(a, plan.wide), as_array(b, plan.wide)
         lengths = plan.full_lengths if lengths is None else lengths
         places = [None if v is None else library.place(v) for v in (a, b, out, carry, lengths)]
-        forward_at(plan, *places, team, () if cuts is None else cuts.marks(plan))
+        starts = None if h0 is None or not has_segments else states_of(plan, h0, library, (cuts.segments,))
+        forward_at(plan, *places, team, _marks(plan, cuts, starts))
+    if has_segments and return_state:
+        carry = _last_states(plan, out, h0, cuts, library)
     if cuts is not None and carry is not None:
         cuts.clear_ends(carry)
-    if has_results_alone and return_state:
-        carry = cuts.last_states(*library.by_time(out, plan.axis))
     return out, carry
+
+
+def _last_states(plan, out, h0, cuts, library):
+    """Return the states after segments' last steps."""
+    by_time, allocate = library.by_time(out, plan.axis)
+
+    def first_states(shape):
+        fill_states(library, states := allocate(shape), h0)
+        return states
+
+    return cuts.last_states(by_time, first_states)
+
+
+def _marks(plan, cuts, states=None):
+    """Return flags, offsets and ``states`` of segments as a kernel reads them; what it does not read is a valid place.
+
+    They are to live as long as the call.
+    """
+    if cuts is None:
+        return ()
+    marks = cuts.marks(plan.steps)
+    states = plan.zeros() if states is None else states[-1:] if cuts.reverse else states
+    return marks[0] if plan.is_flagged else _problem.ZEROS, marks[-1] if plan.has_offsets else _problem.ZEROS, states
 
 
 def _waking_team(plan, team):
@@ -75,10 +99,10 @@ def _waking_team(plan, team):
 def forward_at(plan, a, b, h, carry, lengths, team, marks=()):
     """Run a forward plan on addresses, on a team's threads.
 
-    ``carry`` is None if states are zeros, and nobody asks what became of them. ``marks`` are a `_segments.Cuts`'.
+    ``carry`` is None if states are zeros, and nobody asks what became of them. ``marks`` are those of `_marks`.
     """
     is_fresh = h != a and h != b and h % plan.dtype.itemsize == 0 and plan.is_aligned
-    is_whole = lengths == address(plan.full_lengths) and not plan.is_segmented
+    is_whole = lengths == address(plan.full_lengths)
     shift = _lanes_to_line(plan, h + plan.offsets[H], is_whole and not marks)
     way = _cost.choose(plan, team.size, is_fresh, shift is not None, is_whole)
     if way.streaming and shift:
@@ -94,18 +118,37 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts=None, results=None, libr
     for what is summed or not wanted.
     """
     team = _waking_team(plan, library.team())
-    carry = None if h0 is None and grad_state is None else states_of(plan, grad_state, cuts, library)
-    first = None if h0 is None else states_of(plan, h0, cuts, library)
-    if cuts is not None and carry is not None:
-        cuts.clear_ends(carry)
+    has_segments, states = cuts is not None and cuts.kind == OFFSETS, None
+    if h0 is None and grad_state is None:
+        first = carry = None
+    elif has_segments:
+        states = _room_of(plan, (cuts.segments, 3))
+        first, ends, carry = np.moveaxis(states, 1, 0)
+        if h0 is None or grad_state is None:
+            states.fill(0)
+        if h0 is not None:
+            fill_states(library, first, h0)
+        if grad_state is not None:
+            fill_states(library, ends, grad_state)
+            cuts.clear_ends(ends)
+            carry[...] = ends
+    else:
+        carry = states_of(plan, grad_state, library)
+        first = None if h0 is None else states_of(plan, h0, library)
+        if cuts is not None:
+            cuts.clear_ends(carry)
     if results is None:
         results = [None if strides is None else _problem.empty(*own, strides) for *own, strides in plan.gradients]
     if plan.traversal != "empty":
         g, a, b, h = (as_array(value, plan.wide) for value in (g, a, b, h))
         lengths = plan.full_lengths if lengths is None else lengths
-        operands = g, a, b, h, first, carry, lengths, *results
+        if has_segments:
+            first, last = None, None if states is None else np.array(ends[cuts.last], order="K")
+        else:
+            last = carry
+        operands = g, a, b, h, first, last, lengths, *results
         *places, to_a, to_b = (None if v is None else library.place(v) for v in operands)
-        totals = _vjp_at(plan, *places, (to_a, to_b), team, () if cuts is None else cuts.marks(plan))
+        totals = _vjp_at(plan, *places, (to_a, to_b), team, _marks(plan, cuts, states))
     else:
         totals = [gradient and np.zeros(gradient[0], plan.wide) for gradient in plan.gradients]
     grad_a, grad_b = (
@@ -117,7 +160,7 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts=None, results=None, libr
 
 def _vjp_at(plan, g, a, b, h, first, carry, lengths, results, team, marks=()):
     """Run a gradient plan on addresses; return wide sums over what was broadcast, None for what has a result."""
-    is_whole = lengths == address(plan.full_lengths) and not plan.is_segmented
+    is_whole = lengths == address(plan.full_lengths)
     way = _cost.choose(plan, team.size, is_whole=is_whole)
     summed = [
         None if gradient is None or gradient[2] is not None else np.zeros((way.sums, *gradient[0]), plan.wide)
@@ -126,7 +169,7 @@ def _vjp_at(plan, g, a, b, h, first, carry, lengths, results, team, marks=()):
     if way.sum_steps:
         summed[0] = np.zeros((-(-plan.steps // way.sum_steps), plan.lanes), plan.wide)
     if first is None:
-        zeros = np.zeros(plan.state_bytes + int(marks[-1][-1, 2]), np.uint8) if plan.is_segmented else plan.zeros()
+        zeros = plan.zeros()
         first = address(zeros)
     # The first states are a valid place for what a kernel is told not to write.
     to_a, to_b = (first if result is None else result for result in results)
@@ -149,7 +192,7 @@ def known_forward(plan):
     """
     if not is_short(plan) or not plan.c_order or not plan.carry_c_order:
         return lambda a, b, out, return_state, cuts: forward(plan, a, b, None, None, out, return_state, cuts)
-    call = short_call(plan, "forward", (A, B, H, CARRY, *[FLAGS] * plan.is_flagged))
+    call = short_call(plan, "forward", (A, B, H, CARRY, *_marks_given(plan)))
     shape, dtype, lane_shape, wide = plan.shape, plan.dtype, plan.lane_shape, plan.wide
 
     def run(a, b, out, return_state, cuts):
@@ -160,7 +203,7 @@ def known_forward(plan):
             out = np.empty(shape, dtype)
         if type(a) is float:
             a = as_array(a, wide)
-        marks = () if cuts is None else cuts.marks(plan)  # which live as long as the call
+        marks = () if cuts is None else cuts.marks(plan.steps)  # which live as long as the call
         call(*map(address, (a, b, out, carry, *marks)))
         if return_state and cuts is not None:
             cuts.clear_ends(carry)
@@ -179,13 +222,13 @@ def known_vjp(plan):
     (a_shape, a_dtype, a_strides), (b_shape, b_dtype, b_strides) = plan.gradients
     make_a, a_made, to_a = (np.zeros, wide, SUMS_A) if a_strides is None else (np.empty, a_dtype, TO_A)
     make_b, b_made, to_b = (np.zeros, wide, SUMS_B) if b_strides is None else (np.empty, b_dtype, TO_B)
-    call = short_call(plan, "vjp", (G, A, B, H, to_a, to_b, *[FLAGS] * plan.is_flagged))
+    call = short_call(plan, "vjp", (G, A, B, H, to_a, to_b, *_marks_given(plan)))
 
     def run(g, a, b, h, cuts):
         if type(a) is float:
             a = as_array(a, wide)
         grad_a, grad_b = make_a(a_shape, a_made), make_b(b_shape, b_made)
-        marks = () if cuts is None else cuts.marks(plan)
+        marks = () if cuts is None else cuts.marks(plan.steps)
         call(*map(address, (g, a, b, h, grad_a, grad_b, *marks)))
         if a_made != a_dtype:
             grad_a = narrowed(grad_a, a_dtype)
@@ -194,6 +237,11 @@ def known_vjp(plan):
         return grad_a, grad_b, None
 
     return run
+
+
+def _marks_given(plan):
+    """Return which of a `_segments.Cuts`' marks a plan's kernels read."""
+    return *[FLAGS] * plan.is_flagged, *[BORDERS] * plan.has_offsets
 
 
 def _added_up(sums, gradient):
@@ -219,16 +267,16 @@ def _run(plan, direction, way, team, places, sums=None, marks=()):
     ``sums`` are partial sums over some steps each.
     """
     bound = bind(plan, direction)
-    at, segments = bound.order.index(CARRY), marks[-1] if plan.is_segmented else None
-    places = *places, address(marks[0] if plan.is_flagged else _problem.ZEROS)  # without flags, a valid place
+    at = bound.order.index(CARRY)
+    places = *places, *map(address, marks or (_problem.ZEROS,) * 3)
     if way.chunks and not plan.waits():
         _row_chunks(bound, way).scan(team, places, sums)
         return
-    if places[at] is None and (plan.is_segmented or _cost.cuts_time(plan)):
-        states = np.zeros(plan.state_bytes + (int(segments[-1, 2]) if plan.is_segmented else 0), np.uint8)
+    if places[at] is None and _cost.cuts_time(plan):
+        states = np.zeros(plan.state_bytes, np.uint8)
         places = *places[:at], address(states), *places[at + 1 :]
     if way.threads == 1 or not _cost.cuts_time(plan):
-        _parts(bound, way).run(team, places, segments)
+        _parts(bound, way).run(team, places)
         return
     for repeat in range(len(plan.extra)):
         offsets = [bound.offset(k, repeat) - bound.offset(k) for k in bound.order]
@@ -307,22 +355,29 @@ def as_array(value, wide):
         return np.array(value, wide)
 
 
-def states_of(plan, state, cuts=None, library=_NUMPY):
+def states_of(plan, state, library=_NUMPY, outside=()):
     """Return every lane's state in the carry's dtype, in the order in which the kernels walk lanes.
 
-    Of ``cuts`` with segments, each segment's.
+    ``outside`` is a shape: of how many such states.
     """
-    has_segments = cuts is not None and cuts.segments is not None
-    if state is None and plan.carry_c_order and not has_segments:
+    if state is None and plan.carry_c_order and not outside:
         zeros = _problem.zeros if plan.traversal == ROWS else np.zeros  # rows of it are walked with each step
         return zeros(plan.lane_shape, plan.wide)
-    shape, strides = plan.lane_shape, plan.carry_strides
-    if has_segments:
-        shape, strides = (cuts.segments, *shape), (plan.state_bytes, *strides)
-    carry = _problem.empty(shape, plan.wide, strides, large=0)
-    with np.errstate(all="ignore"):
-        library.fill(carry, 0 if state is None else state)
+    carry = _room_of(plan, outside)
+    fill_states(library, carry, state)
     return carry
+
+
+def _room_of(plan, outside):
+    """Allocate states, or an array of such."""
+    strides = *_shapes.c_strides(outside, plan.state_bytes), *plan.carry_strides
+    return _problem.empty((*outside, *plan.lane_shape), plan.wide, strides, large=0)
+
+
+def fill_states(library, states, given):
+    """Fill an array with states; None are zeros."""
+    with np.errstate(all="ignore"):
+        library.fill(states, 0 if given is None else given)
 
 
 def summed_to(array, shape, dtype):

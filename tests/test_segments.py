@@ -419,12 +419,19 @@ def test_results_do_not_depend_on_threads(rng, large, set_threads, name, reverse
     recurrence, vjp = getattr(fastrecur, name), getattr(fastrecur, name + "_vjp")
     full, value = operands(rng, shape, np.float32)
     for gate in (full, 0.25) if name == "forget_mult" else (full,):
-        for own in ({"offsets": some_offsets(rng, shape[axis], 30)}, {"resets": rng.random(shape) < 0.05}):
+        offsets = some_offsets(rng, shape[axis], 30)
+        states = rng.standard_normal((30, *lanes_of(shape, axis))).astype(np.float32)
+        for h0, own in (
+            (None, {"offsets": offsets}),
+            (states, {"offsets": offsets}),
+            (None, {"resets": rng.random(shape) < 0.05}),
+        ):
             own["reverse"], results = reverse, []
             for threads in (1, 2, 3):
                 set_threads(threads)
-                h = recurrence(gate, value, axis=axis, **own)
-                results.append([h, *map(np.asarray, vjp(value, gate, value, h, axis=axis, **own)[:2])])
+                h = recurrence(gate, value, h0, axis=axis, **own)
+                grads = vjp(value, gate, value, h, h0, axis=axis, grad_state=h0, **own)
+                results.append([h, *map(np.asarray, grads[: 2 if h0 is None else 3])])
             for others in results[1:]:
                 for one, other in zip(results[0], others, strict=True):
                     assert_same_bits(one, other)
@@ -432,6 +439,77 @@ def test_results_do_not_depend_on_threads(rng, large, set_threads, name, reverse
 
 
 @pytest.mark.exhaustive
+@EACH
+@BOTH_WAYS
+@pytest.mark.parametrize(
+    ("dtype", "shape", "axis"),
+    [
+        (np.float32, (65, 40), 0),
+        (np.float32, (65, 3), 0),
+        (np.float32, (9, 301), 1),
+        (np.float64, (9, 301), 1),
+        (np.float16, (11, 300), 1),
+        (np.float32, (4, 70, 3), 1),
+        (np.complex64, (70, 20), 0),
+        (np.complex64, (3, 70), 1),
+    ],
+)
+def test_each_segment_has_the_bits_of_the_call_on_it_alone(rng, name, dtype, reverse, shape, axis):
+    """Where steps are walked one after another; the same at the second call and at the fourth."""
+    if name == "forget_mult" and dtype == np.complex64:
+        pytest.skip("a gate is real")
+    recurrence, vjp = getattr(fastrecur, name), getattr(fastrecur, name + "_vjp")
+    gate, value = operands(rng, shape, np.dtype(dtype))
+    steps, options = shape[axis], {"axis": axis, "reverse": reverse}
+    # Some without steps, and of one step; at both ends, too.
+    offsets = np.array([0, 0, 1, 9, 9, 9, 10, 11, steps // 2, steps - 1, steps, steps])
+    h0 = rng.standard_normal((11, *lanes_of(shape, axis))).astype(dtype)
+    grad_h, grad_state = operands(rng, shape, np.dtype(dtype))[1], h0[::-1].copy()
+    for turn in range(4):
+        h, last = recurrence(gate, value, h0, offsets=offsets, return_state=True, **options)
+        grads = vjp(grad_h, gate, value, h, h0, offsets=offsets, grad_state=grad_state, **options)
+        for n in range(11) if turn % 2 else ():
+            own = [at_steps(array, axis, *offsets[n : n + 2]) for array in (grad_h, gate, value, h)]
+            alone, alone_last = recurrence(own[1], own[2], h0[n], return_state=True, **options)
+            assert_same_bits(own[3], alone)
+            assert_same_bits(last[n], alone_last)
+            alone = vjp(*own, h0[n], grad_state=grad_state[n], **options)
+            for grad, one in zip((*(at_steps(g, axis, *offsets[n : n + 2]) for g in grads[:2]), grads[2][n]), alone,
+                                 strict=True):  # fmt: skip
+                assert_same_bits(grad, one)
+        h0 = h0 + 1  # states are not remembered
+
+
+@EACH
+@BOTH_WAYS
+@pytest.mark.parametrize(("shape", "axis"), [((65, 40), 0), ((65, 3), 0), ((9, 301), 1), ((2100,), 0), ((2, 2100), 1)])
+def test_states_that_all_segments_share(rng, name, reverse, shape, axis):
+    gate, value = operands(rng, shape, np.float32)
+    lanes, options = lanes_of(shape, axis), {"axis": axis, "reverse": reverse}
+    options["offsets"] = some_offsets(rng, shape[axis], 9)
+    for state in ((), lanes, (1, *lanes), (9, *(1 for _ in lanes))):
+        h0 = rng.standard_normal(state).astype(np.float32)
+        check_forward(name, gate, value, h0, **options)
+        check_vjp(name, gate, value, h0, rng=rng, **options)
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("steps", [3000, 40_000])
+def test_a_constant_series_of_segments_stays_constant(rng, reverse, steps):
+    """Of one long float64 series, whose steps are composed, too: where segments begin with it, and after a border."""
+    flags = rng.random(steps) < 0.01
+    flags[0] = True
+    offsets = np.concatenate([np.flatnonzero(flags), [steps]])
+    for constant in (1.1, -3.3, 7e5):
+        for gate in (rng.random(steps), rng.random(steps) * 0.02, 0.3):
+            value = np.full(steps, constant)
+            h0 = np.full(len(offsets) - 1, constant)
+            assert_same_bits(fastrecur.forget_mult(gate, value, h0, offsets=offsets, reverse=reverse), value)
+            opened = np.broadcast_to(gate, steps).copy()
+            opened[offsets[1:] - 1 if reverse else offsets[:-1]] = 1
+            assert_same_bits(fastrecur.forget_mult(opened, value, resets=flags, reverse=reverse), value)
+
+
 @EACH
 @BOTH_WAYS
 def test_a_long_series_is_written_past_the_cache(rng, name, reverse, monkeypatch, forget_plans):

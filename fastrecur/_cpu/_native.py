@@ -118,16 +118,6 @@ def table(calls, chain=1):
     return made
 
 
-def table_of(call, arguments, chain):
-    """Return such a table of calls that differ in the arguments behind the rule, each a row of an array."""
-    one = table([call])
-    made = np.zeros(HEAD + ROW * len(arguments), np.int64)
-    made[[LEFT, ITEMS, CALLS, CHAIN]] = len(arguments) // chain, len(arguments) // chain, len(arguments), chain
-    rows_of(made)[:] = rows_of(one)
-    rows_of(made)[:, 3 : 3 + arguments.shape[1]] = arguments
-    return made
-
-
 def rows_of(table):
     return table[HEAD:].reshape(-1, ROW)
 

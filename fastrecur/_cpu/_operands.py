@@ -10,19 +10,23 @@ import numpy as np
 from .. import _layout
 from .._layout import HEAD
 from .._steps import constant
-from ._numba import helper, inlined
+from ._numba import INLINE, helper, inlined
+from ._rules import choice
 from ._scalars import itemsize, load, load_int, maximum, minimum, shift, store
 
 # Of a type: Numba compiles a function anew for each plain number that it is called with.
 ZERO, ONE, TWO, THREE, FOUR = np.arange(5, dtype=np.int64)
 NO, YES = np.arange(2, dtype=bool)
 
-Head = namedtuple("Head", "steps reverse streaming a_mode b_mode prefetch sum_steps sum_bytes begins")
+Head = namedtuple("Head", "steps reverse streaming a_mode b_mode prefetch sum_steps sum_bytes first state_bytes")
 Operand = namedtuple("Operand", "at step row outer")  # a pointer, and strides
 Inputs = namedtuple("Inputs", "g a b h first")  # of a gradient; ``first`` are the states before all steps
 # Where a gradient is stored, where it is summed, its output mode, and whether it goes by non-temporal stores.
 Gradient = namedtuple("Gradient", "to sums mode streaming")
 Distance = namedtuple("Distance", "steps rows bytes")  # to what is prefetched
+# Of a chunk of time: which segment it is, its first step there and the one behind its last, and whether it begins and
+# ends there.
+Segment = namedtuple("Segment", "number first stop begins ends")
 
 
 @inlined
@@ -36,7 +40,8 @@ def read_head(geometry):
         load_int(geometry, _layout.PREFETCH),
         load_int(geometry, _layout.SUM_STEPS),
         load_int(geometry, _layout.SUM_BYTES),
-        load_int(geometry, _layout.BEGINS) != 0,
+        load_int(geometry, _layout.FIRST_STEP),
+        load_int(geometry, _layout.STATE_BYTES),
     )
 
 
@@ -76,6 +81,50 @@ def gradient_later(x, n):
 @inlined
 def bytes_of(x, far):
     return far.steps * x.step + far.rows * x.row + far.bytes
+
+
+@helper
+def segment_of(offsets, n, t):
+    """Return the segment that has step t; the search begins with the n-th."""
+    while load_int(offsets, n + 1) <= t:
+        n += 1
+    while load_int(offsets, n) > t:
+        n -= 1
+    return n
+
+
+@inlined
+def _segment_at(rule, offsets, n, geometry, t):
+    before, steps = load_int(geometry, _layout.FIRST_STEP), load_int(geometry, _layout.N_STEPS)
+    n = segment_of(offsets, n, before + t)
+    first, stop = load_int(offsets, n) - before, load_int(offsets, n + 1) - before
+    return Segment(n, maximum(first, 0), minimum(stop, steps), first >= 0, stop <= steps)
+
+
+@inlined
+def _all_steps(rule, offsets, n, geometry, t):
+    return Segment(ZERO, ZERO, load_int(geometry, _layout.N_STEPS), NO, NO)
+
+
+segment_at = choice("offsets", _segment_at, _all_steps, options=INLINE)  # the one that has step t of a chunk
+
+
+@inlined
+def states_of(states, geometry, n):
+    """Return where the n-th segment's states are."""
+    return shift(states, n * load_int(geometry, _layout.SEGMENT_BYTES))
+
+
+@inlined
+def takes_states(geometry):
+    """Return whether the cotangents of segments' first states are wanted."""
+    return load_int(geometry, _layout.SEGMENT_BYTES) != 0
+
+
+@helper
+def copy_states(to, source, n):
+    for j in range(n):
+        store(to, j, load(source, j, to))
 
 
 @helper

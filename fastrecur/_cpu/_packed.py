@@ -7,9 +7,9 @@ neighbours stay where they are; of the others blocks are packed, see `_packing`.
 from .. import _layout
 from .._layout import A_MODE, ACCUMULATE, B_MODE, N_STEPS, STORE, STREAMING, Given, Marks, Results
 from .._steps import constant, select
-from . import _packing
-from ._numba import helper, inlined
-from ._operands import NO, YES
+from . import _operands, _packing
+from ._numba import INLINE, helper, inlined
+from ._operands import NO, YES, ZERO, segment_at, states_of
 from ._packing import PANEL, is_along, load_states, operand_of, pack, pad, store_states, unpack, view_in, with_steps
 from ._rules import adjoint, advance, choice, decay, flag_step, flags_are_late, is_flagged, retreat, step, trait
 from ._scalars import fence, load, load_int, maximum, minimum, misalignment, prefetch, shift, stack, width
@@ -64,6 +64,24 @@ def pack_flags(rule, panel, operand, geometry, block):
     """Return a block's flags, if they are read; late ones of a series' first step in vain."""
     block = with_steps(block, flag_step(rule, block.t), block.steps, block.ahead)
     return pack(panel, operand, geometry, block) if is_flagged(rule) else _packing.panel_view(panel, block)
+
+
+@inlined
+def _valid_in_segment(rule, begins, ends, lengths, geometry, own, block):
+    """Do as `_packing.load_valid` for series of which a segment's steps are valid."""
+    first = number(own.first - block.epoch, begins)
+    for j in range(0, block.count, width(begins)):
+        store_vector(begins, j, first)
+        store_vector(ends, j, number(own.stop - block.epoch, begins))
+    return own.first, own.stop
+
+
+@inlined
+def _valid_in_all(rule, begins, ends, lengths, geometry, own, block):
+    return _packing.load_valid(begins, ends, lengths, geometry, block)
+
+
+load_valid = choice("offsets", _valid_in_segment, _valid_in_all, options=INLINE)
 
 
 @inlined
@@ -156,12 +174,18 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, first, last):
         pad(a_panel, a_all, geometry, block, minimum(span, steps))
         pad(b_panel, b_all, geometry, block, minimum(span, steps))
         latest, earliest, epoch = 0, steps, -1
-        t = 0
+        t, own = 0, segment_at(rule, marks.offsets, ZERO, geometry, ZERO)
         while t < steps:
+            if t == own.stop:
+                own, epoch = segment_at(rule, marks.offsets, own.number, geometry, t), -1
+            if own.begins and t == own.first:
+                starts = states_of(marks.states, geometry, own.number)
+                load_states(states, starts, block.first, block.count, _packing.round_up(block.count, carry))
             # With late flags the first step is a block of its own: that of the step before it is read in vain.
-            block = with_steps(block, t, 1 if flags_are_late(rule) and t == 0 else minimum(span, steps - t), ahead)
+            is_first = flags_are_late(rule) and t == own.first
+            block = with_steps(block, t, 1 if is_first else minimum(span, own.stop - t), ahead)
             if block.epoch != epoch:
-                latest, earliest = _packing.load_valid(begins, ends, lengths_all, geometry, block)
+                latest, earliest = load_valid(rule, begins, ends, lengths_all, geometry, own, block)
                 epoch = block.epoch
             a_now, b_now = pack(a_panel, a_all, geometry, block), pack(b_panel, b_all, geometry, block)
             h_now = view_in(h_panel, h_all, geometry, block)
@@ -247,6 +271,7 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, first, las
     carry, to_a, to_b, sums_a, sums_b = results
     steps, streams = load_int(geometry, N_STEPS), load_int(geometry, STREAMING) != 0
     a_mode, b_mode = load_int(geometry, A_MODE), load_int(geometry, B_MODE)
+    state_bytes = load_int(geometry, _layout.STATE_BYTES)
     g_all, a_all = operand_of(g, geometry, G), operand_of(a, geometry, A)
     b_all, h_all = operand_of(b, geometry, B), operand_of(h, geometry, H)
     to_a_all, to_b_all = operand_of(to_a, geometry, _layout.TO_A), operand_of(to_b, geometry, _layout.TO_B)
@@ -270,12 +295,19 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, first, las
         pad(b_panel, b_all, geometry, block, rows)
         pad(h_panel, h_all, geometry, block, rows)
         latest, earliest, epoch, end = 0, steps, -1, steps
+        own = segment_at(rule, marks.offsets, ZERO, geometry, steps - 1)
         while end > 0:
+            if end == own.first:
+                own, epoch = segment_at(rule, marks.offsets, own.number, geometry, end - 1), -1
+            starts, room = states_of(marks.states, geometry, own.number), _packing.round_up(block.count, carry)
+            if own.ends and end == own.stop:
+                load_states(states, shift(starts, state_bytes), block.first, block.count, room)
+                load_states(firsts, starts, block.first, block.count, room)
             # The first step, before which there is no result, is a block of its own: its result is read in vain.
-            t = maximum((end - 1) // span * span, 1 if end > 1 else 0)
+            t = maximum((end - 1) // span * span, own.first + (1 if end > own.first + 1 else 0))
             block = with_steps(block, t, end - t, -ahead)
             if block.epoch != epoch:
-                latest, earliest = _packing.load_valid(begins, ends, lengths_all, geometry, block)
+                latest, earliest = load_valid(rule, begins, ends, lengths_all, geometry, own, block)
                 epoch = block.epoch
             g_now, a_now = pack(g_panel, g_all, geometry, block), pack(a_panel, a_all, geometry, block)
             b_now = pack(b_panel, b_all, geometry, block)
@@ -288,6 +320,8 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, first, las
             walk_back(rule, is_ragged, may, g_now, a_now, b_now, h_now, flags_now, to_a_now, to_b_now, series, block)
             store_gradient(to_a_all, sums_a_all, a_mode, to_a_now, geometry, block, streams)
             store_gradient(to_b_all, sums_b_all, b_mode, to_b_now, geometry, block, streams)
+            if own.begins and t == own.first and _operands.takes_states(geometry):
+                store_states(shift(starts, 2 * state_bytes), states, block.first, block.count)
             end = t
         store_states(carry, states, block.first, block.count)
         first += block.count

@@ -10,7 +10,7 @@ from .. import _layout
 from .._layout import REDUCE, STORE, Given, Marks, Part, Results
 from . import _narrow, _operands, _rules, _wide
 from ._numba import INLINE, inlined
-from ._operands import FOUR, NO, ONE, ZERO, Distance, Gradient, Inputs, at_place, find, operand, read_head, valid_part
+from ._operands import FOUR, NO, ONE, ZERO, Distance, Gradient, Inputs, at_place, find, operand, read_head, segment_at
 from ._rules import a_is_broadcast, b_is_broadcast, choice, flag_is_broadcast, flags_are_late, g_is_broadcast, is_narrow
 from ._scalars import fence, itemsize, maximum, minimum, shift
 
@@ -24,6 +24,18 @@ NARROW_CHUNK = 32  # steps of a narrow row before the next one: to go on to that
 # where flags of the first step stand that is taken, and whether a series' first step has none.
 Scan = namedtuple("Scan", "lanes unroll streaming row_way far ends flags begins")
 
+
+@inlined
+def _of_segment(rule, lengths, row, outer, head, own, t, end):
+    return t, end, ONE if t == own.first else ZERO
+
+
+@inlined
+def _of_series(rule, lengths, row, outer, head, own, t, end):
+    return _operands.valid_part(lengths, row, outer, head, t, end)
+
+
+valid_part = choice("offsets", _of_segment, _of_series, options=INLINE)  # of steps from t to ``end``
 forward_row = choice("narrow", _narrow.forward_row, _wide.forward_row, options=INLINE)
 vjp_row = choice("narrow", _narrow.vjp_row, _wide.vjp_row, options=INLINE)
 
@@ -68,21 +80,27 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, part: Part):
     count = minimum(MOST_AHEAD, maximum(1, head.prefetch // maximum(1, lanes * itemsize(h) * at_once)))
     ends = Distance(ENDS_AHEAD, ZERO, ZERO) if rows == 1 else Distance(ZERO, ENDS_AHEAD * row_way, ZERO)
     for outer in range(outer_first, outer_last):
-        for t in range(0, head.steps, chunk):
-            end = minimum(t + chunk, head.steps)
+        t, own = ZERO, segment_at(rule, marks.offsets, ZERO, geometry, ZERO)
+        while t < head.steps:
+            if t == own.stop:
+                own = segment_at(rule, marks.offsets, own.number, geometry, t)
+            end = minimum(t + chunk, own.stop)
+            starts = operand(_operands.states_of(marks.states, geometry, own.number), geometry, _layout.CARRY)
             for k in range(rows):
                 row = row_first + k if row_way > 0 else row_last - 1 - k
-                start, stop, has_first = valid_part(all_lengths, row, outer, head, t, end)
+                start, stop, has_first = valid_part(rule, all_lengths, row, outer, head, own, t, end)
                 some_h = find(all_h, ZERO, row, outer, lane_first)
                 _operands.clear_beside(some_h, carry, lanes, t, start, stop, end)
                 some_a, some_b = find(all_a, start, row, outer, a_lane), find(all_b, start, row, outer, b_lane)
                 far = distance(rule, head.prefetch, count, k, rows, at_once, ONE, row_way)
                 some_flags = find(all_flags, start - late, row, outer, flag_lane)
-                how = Scan(
-                    lanes, unroll, head.streaming, row_way, far, ends, some_flags, head.begins and has_first != 0
-                )
+                begins = has_first != 0 and (own.begins or head.first == 0)
+                how = Scan(lanes, unroll, head.streaming, row_way, far, ends, some_flags, begins)
                 here = at_place(states, ZERO, row, outer, lane_first)
+                if own.begins and t == own.first:
+                    _operands.copy_states(here, at_place(starts, ZERO, row, outer, lane_first), lanes)
                 forward_row(rule, here, some_a, some_b, _operands.later(some_h, start), stop - start, how)
+            t = end
     if head.streaming:
         fence()
 
@@ -120,7 +138,6 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, part: Part
     head, rows, lanes = read_head(geometry), row_last - row_first, lane_last - lane_first
     all_g, all_a = operand(g, geometry, _layout.G), operand(a, geometry, _layout.A)
     all_b, all_h = operand(b, geometry, _layout.B), operand(h, geometry, _layout.H)
-    inputs = Inputs(all_g, all_a, all_b, all_h, operand(h0, geometry, _layout.CARRY))
     states = operand(carry, geometry, _layout.CARRY)
     all_lengths = operand(marks.lengths, geometry, _layout.LENGTHS)
     all_flags = operand(marks.flags, geometry, _layout.FLAGS)
@@ -129,23 +146,30 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, part: Part
     all_to_b, all_sums_b = operand(to_b, geometry, _layout.TO_B), operand(sums_b, geometry, _layout.SUMS_B)
     gradient_a = Gradient(all_to_a, all_sums_a, head.a_mode, NO)
     gradient_b = Gradient(all_to_b, all_sums_b, head.b_mode, NO)
-    row_way = -ONE if inputs.h.step > 0 else ONE
+    row_way = -ONE if all_h.step > 0 else ONE
     chunk, at_once = NARROW_CHUNK if is_narrow(rule) else FOUR, ONE if rows == 1 else FOUR
     if rows == 1:
         chunk = NARROW_STEPS if is_narrow(rule) else head.steps
     count = minimum(MOST_AHEAD, maximum(1, head.prefetch // maximum(1, lanes * itemsize(h) * at_once)))
     ends = Distance(-ENDS_AHEAD, ZERO, ZERO) if rows == 1 else Distance(ZERO, ENDS_AHEAD * row_way, ZERO)
     for outer in range(outer_first, outer_last):
-        ago = ZERO
+        ago, own = ZERO, segment_at(rule, marks.offsets, ZERO, geometry, head.steps - 1)
         while ago < head.steps:
-            span, part = minimum(chunk, head.steps - ago), ZERO
+            if head.steps - ago == own.first:
+                own = segment_at(rule, marks.offsets, own.number, geometry, own.first - 1)
+            span, part = minimum(chunk, head.steps - ago - own.first), ZERO
             if head.sum_steps > 0:
                 span = minimum(span, head.sum_steps - ago % head.sum_steps)
                 part = ago // head.sum_steps * head.sum_bytes
             t, end = head.steps - ago - span, head.steps - ago
+            starts = _operands.states_of(marks.states, geometry, own.number)
+            ends_from = operand(shift(starts, head.state_bytes), geometry, _layout.CARRY)
+            starts_to = operand(shift(starts, 2 * head.state_bytes), geometry, _layout.CARRY)
+            firsts = operand(starts if own.begins else h0, geometry, _layout.CARRY)
+            inputs = Inputs(all_g, all_a, all_b, all_h, firsts)
             for k in range(rows):
                 row = row_first + k if row_way > 0 else row_last - 1 - k
-                start, stop, has_first = valid_part(all_lengths, row, outer, head, t, end)
+                start, stop, has_first = valid_part(rule, all_lengths, row, outer, head, own, t, end)
                 some_a = find_gradient(gradient_a, row, outer, lane_first, part)
                 some_b = find_gradient(gradient_b, row, outer, lane_first, ZERO)
                 some_a = prepare_row(some_a, carry, lanes, t, start, stop, end)
@@ -153,9 +177,13 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, part: Part
                 here = find_inputs(rule, inputs, stop - 1, row, outer, lane_first)
                 far = distance(rule, head.prefetch, count, k, rows, at_once, -ONE, row_way)
                 some_flags = find(all_flags, stop - 1 - late, row, outer, flag_lane)
-                how = Scan(lanes, ONE, head.streaming, row_way, far, ends, some_flags, head.begins)
+                how = Scan(lanes, ONE, head.streaming, row_way, far, ends, some_flags, own.begins or head.first == 0)
                 state = at_place(states, ZERO, row, outer, lane_first)
+                if own.ends and end == own.stop:
+                    _operands.copy_states(state, at_place(ends_from, ZERO, row, outer, lane_first), lanes)
                 vjp_row(rule, state, here, some_a, some_b, stop - start, has_first, how)
+                if own.begins and t == own.first and _operands.takes_states(geometry):
+                    _operands.copy_states(at_place(starts_to, ZERO, row, outer, lane_first), state, lanes)
             ago += span
     if head.streaming:
         fence()

@@ -112,12 +112,6 @@ def is_rounded(rule, like):
     return _is_rounded_in(rule, like.dtype == np.float32)
 
 
-def uses_factor(rule):
-    """Return whether a border's coefficient multiplies the zero before it: an average's, or where offsets are."""
-    return is_average(rule) or "offsets" in rule.split()
-
-
-implement(uses_factor, compiled_truth(lambda rule: uses_factor(rule.rule)))
 implement(is_rounded, compiled_truth(lambda rule, like: _is_rounded_in(rule.rule, like == types.float32)))
 implement(is_average, compiled_truth(lambda rule: is_average(rule.rule)))
 
@@ -141,7 +135,7 @@ def enter(rule, fresh, state, gate):
     """Where a series begins anew, the state before a step is zero, and at resets a coefficient of it is not used."""
     zero = _steps.constant(0.0, state)
     if is_flagged(rule):
-        return _steps.select(fresh, zero, state), gate if uses_factor(rule) else _steps.select(fresh, zero, gate)
+        return _steps.select(fresh, zero, state), gate if is_average(rule) else _steps.select(fresh, zero, gate)
     return state, gate
 
 
@@ -159,23 +153,16 @@ def retreat(rule, fresh, arrived, gate, value, before):
     grad_a, grad_b, r = adjoint(rule, arrived, gate, value, before)
     zero = _steps.constant(0.0, r)
     if is_flagged(rule):
-        grad_a = grad_a if uses_factor(rule) else _steps.select(fresh, zero, grad_a)
+        grad_a = grad_a if is_average(rule) else _steps.select(fresh, zero, grad_a)
         r = _steps.select(fresh, zero, r)
     return grad_a, grad_b, r
 
 
 @inlined
 def kept(rule, fresh, gate):
-    """Return what a step multiplies the state by: zero where a series begins anew.
-
-    It is NaN there if a factor is used that is not finite; an average is not finite then by what a step adds.
-    """
-    own, zero = decay(rule, gate), _steps.constant(0.0, gate)
-    if not is_flagged(rule):
-        return own
-    if is_average(rule) or not uses_factor(rule):
-        return _steps.select(fresh, zero, own)
-    return own * _steps.select(fresh, zero, _steps.constant(1.0, gate))
+    """Return what a step multiplies the state by: zero where a series begins anew."""
+    own = decay(rule, gate)
+    return _steps.select(fresh, _steps.constant(0.0, gate), own) if is_flagged(rule) else own
 
 
 # Functions that call nothing but primitives and each other, callable from kernels as they stand.

@@ -22,12 +22,24 @@ from .. import _layout
 from .._layout import FIRST_BLOCK, LAST_BLOCK, LENGTHS, N_STEPS, PHASE, REVERSE, STREAMING, A, B, H
 from .._steps import constant, everywhere, fma, is_finite, magnitude, select
 from . import _rules, _scalars, _series, _vectors
-from ._numba import helper, inlined
+from ._numba import INLINE, helper, inlined
 from ._operands import NO, ONE, YES, ZERO, valid_range
 from ._packing import lane_offset, strides_of
-from ._rules import a_is_time_invariant, advance, begins_anew, decay, is_average, is_flagged, kept, step_input
+from ._rules import a_is_time_invariant, advance, begins_anew, decay, is_average, is_flagged, kept, step, step_input
 from ._scalars import itemsize, load, load_int, maximum, minimum, prefetch, shift, stack, stack_of, store, width
-from ._series import BLOCK, NO_STEPS, PREFETCH, WHOLE_BLOCK, Operand, compose, higher, lower, packed, packed_flags
+from ._series import (
+    BLOCK,
+    NO_STEPS,
+    PREFETCH,
+    WHOLE_BLOCK,
+    Operand,
+    States,
+    compose,
+    higher,
+    lower,
+    packed,
+    packed_flags,
+)
 from ._transposes import has_flags
 from ._types import OCTET
 from ._vectors import broadcast, broadcast_lane, earlier, lane_of, load_vector, opaque_zero, store_vector, total
@@ -44,10 +56,13 @@ LOST = 64.0  # nor an average's than the origin
 NOT_A_NUMBER = float("nan")
 
 # A series: operands, results, flags, buffers for clean operands, its number of steps, the summaries of its blocks and
-# the thread's own; whether results stand in place; and the first block, which does not look at the result before it.
-Series = namedtuple("Series", "a b h flags clean_a clean_b steps summaries own in_place start")
-# Where a block's operands, results and flags are contiguous, and buffers for clean operands.
-Rows = namedtuple("Rows", "a b h flags clean_a clean_b")
+# the thread's own; whether results stand in place; the first block, which does not look at the result before it; the
+# states of its segments, and a buffer for what their first steps come to.
+Series = namedtuple("Series", "a b h flags clean steps summaries own in_place start states entries")
+# Where a block's operands, results and flags are contiguous; what steps come to with which segments begin, and how many
+# these are; and buffers for clean operands.
+Rows = namedtuple("Rows", "a b h flags entries count clean")
+Clean = namedtuple("Clean", "a b entries")
 
 
 # ---- What both directions share -------------------------------------------------------------------------------------
@@ -64,12 +79,26 @@ def operand(pointer, rows, geometry, k, lane, start, way):
 
 
 @inlined
-def borders_of(pointer, flags, place, geometry, lane, start):
-    """Return a series' flags, or the offsets that tell them, with the ``place`` of the next one."""
+def _flags_of(rule, marks, flags, place, geometry, lane, start):
     strides = strides_of(geometry, _layout.FLAGS)
     stride = load_int(strides, 0)  # not `operand`: it would be compiled for flags, too
+    return Operand(shift(marks.flags, lane_offset(geometry, strides, lane) + start * stride), stride, flags, place)
+
+
+@inlined
+def _offsets_of(rule, marks, flags, place, geometry, lane, start):
     store(place, 0, ZERO)
-    return Operand(shift(pointer, lane_offset(geometry, strides, lane) + start * stride), stride, flags, place)
+    return Operand(marks.offsets, ZERO, flags, place)
+
+
+borders_of = _rules.choice("offsets", _offsets_of, _flags_of)  # a series' flags, or the offsets that tell them
+
+
+@inlined
+def states_of_segments(states, geometry, lane):
+    """Return a series' states of segments."""
+    between, kind = load_int(geometry, _layout.SEGMENT_BYTES), load_int(geometry, _layout.STATE_BYTES)
+    return States(shift(states, lane * itemsize(states)), between, kind)
 
 
 @inlined
@@ -157,24 +186,138 @@ def has_border(rule, flags, steps):
     return False
 
 
+@inlined
+def _has_segment(rule, rows, steps):
+    return rows.count > 0
+
+
+@inlined
+def _has_flag(rule, rows, steps):
+    return has_border(rule, rows.flags, steps)
+
+
+begins_in = _rules.choice("offsets", _has_segment, _has_flag)  # flags that were just written take long to read
+
+
+@helper
+def _entries_at(rule, series, carry, t, steps):
+    a, b, x, states = series.a, series.b, series.flags, series.states
+    n = first = _series.clear_flags(x, t, steps)
+    while load_int(x.at, n) < t + steps:
+        k = load_int(x.at, n)
+        gate, value = load(shift(a.at, k * a.stride), 0, carry), load(shift(b.at, k * b.stride), 0, carry)
+        store(x.rows, k - t, ONE)
+        store(series.entries, k - t, step(rule, load(shift(states.at, n * states.between), 0, carry), gate, value))
+        n += 1
+    store(x.ahead, 0, n)
+    count = n - first
+    while load_int(x.at, n) < minimum(t + steps + BLOCK, series.steps):  # those of the next block: it would wait
+        prefetch(shift(a.at, load_int(x.at, n) * a.stride), 0, ZERO)
+        prefetch(shift(b.at, load_int(x.at, n) * b.stride), 0, ZERO)
+        n += 1
+    return x.rows, count
+
+
+@inlined
+def _flags_at(rule, series, carry, t, steps):
+    return packed_flags(rule, series.flags, t, steps), ZERO
+
+
+@inlined
+def _from_entry(rule, entries, k, fresh, state, gate, value):
+    return load(entries, k, entries) if fresh else step(rule, state, gate, value)
+
+
+@inlined
+def _from_zero(rule, entries, k, fresh, state, gate, value):
+    return advance(rule, fresh, state, gate, value)
+
+
+@inlined
+def _entries_there(rule, summary, entries, t, gate, value):
+    return load_vector(entries, t, summary)
+
+
+@inlined
+def _from_zeros(rule, summary, entries, t, gate, value):
+    return step_input(rule, gate, value)
+
+
+# Return flags of a block's steps, and note what those come to with which segments begin, and how many these are; the
+# state after a step; what steps come to if a series begins anew with them.
+borders_at = _rules.choice("offsets", _entries_at, _flags_at)
+advance_at = _rules.choice("offsets", _from_entry, _from_zero, options=INLINE)
+entered = _rules.choice("offsets", _entries_there, _from_zeros, options=INLINE)
+
+
+@inlined
+def added(rule, rows, summary, t, fresh, gate, value, centre):
+    """Return what steps add to a state, as a deviation from a centre."""
+    own = step_input(rule, gate, value - centre)
+    return (
+        select(fresh, entered(rule, summary, rows.entries, t, gate, value) - centre, own) if is_flagged(rule) else own
+    )
+
+
 @helper
 def origin_of(rule, rows, steps, carry):
-    """Return what a block's values are all near to, as far as its first ones tell, else 0; so if one begins anew."""
-    if has_border(rule, rows.flags, steps):
-        return constant(0.0, load(carry, 0, carry))
+    """Return what a block's values are all near to, as far as its first ones tell, else 0.
+
+    So too if a series begins anew with a result that is not near to it.
+    """
     values = load_vector(rows.b, 0, carry)
     first = lane_of(values, 0)
-    near = magnitude(values - broadcast(first)) < broadcast(magnitude(first) * constant(0.125, first))
-    return first if everywhere(near) else constant(0.0, first)
+    zero, bound = constant(0.0, first), broadcast(magnitude(first) * constant(0.125, first))
+    if not everywhere(magnitude(values - broadcast(first)) < bound):
+        return zero
+    if begins_in(rule, rows, steps):
+        for t in range(0, steps, OCTET):
+            if has_flags(shift(rows.flags, t)):
+                for k in range(t, t + OCTET):
+                    gate, value = load(rows.a, k, carry), load(rows.b, k, carry)
+                    if begins_anew(rows.flags, k, carry):
+                        after = advance_at(rule, rows.entries, k, YES, zero, gate, value)
+                        if not magnitude(after - first) < magnitude(first) * constant(0.125, first):
+                            return zero
+    return first
 
 
 @helper
 def walk_steps(rule, rows, carry, first, stop, h):
     """Walk steps of a block one by one; return the state after them."""
     for k in range(first, stop):
-        h = advance(rule, begins_anew(rows.flags, k, carry), h, load(rows.a, k, carry), load(rows.b, k, carry))
+        fresh, gate, value = begins_anew(rows.flags, k, carry), load(rows.a, k, carry), load(rows.b, k, carry)
+        h = advance_at(rule, rows.entries, k, fresh, h, gate, value)
         store(rows.h, k, h)
     return h
+
+
+@inlined
+def _weights_of_one(rule, flags, t, fresh, gate, none):
+    one = constant(1.0, none)
+    return select(_vectors.any_earlier(flags, t, none, 16), one, compose(earlier, decay(rule, gate), gate, none)[1])
+
+
+@inlined
+def _weights_of_each(rule, flags, t, fresh, gate, none):
+    share = select(fresh, constant(1.0, none), gate) if is_flagged(rule) else gate
+    return compose(earlier, kept(rule, fresh, gate), share, none)[1]
+
+
+@inlined
+def _gate_of_all(rule, fresh, gate):
+    return gate
+
+
+@inlined
+def _gate_of_each(rule, fresh, gate):
+    return _rules.enter(rule, fresh, gate, gate)[1]
+
+
+# Of an average, the weight of a vector's steps against the state before them; the gates that are used.
+_weights = _rules.choice("flagged", _weights_of_one, _weights_of_each)
+weights_of = _rules.choice("time_invariant_a", _weights, _weights_of_each, options=INLINE)
+used_gate = _rules.choice("time_invariant_a", _gate_of_all, _gate_of_each, options=INLINE)
 
 
 @helper
@@ -200,14 +343,16 @@ def walk_vectors(rule, rows, summary, steps, h, keeps):
             prefetch(rows.a, t, PREFETCH)
             gate = load_vector(rows.a, t, summary)
         fresh, none = _vectors.load_mask(rows.flags, t, summary), opaque_zero(gate)
-        left, used = kept(rule, fresh, gate), _rules.enter(rule, fresh, gate, gate)[1]
+        used = used_gate(rule, fresh, gate)
         # How far decays are from where products of them grow; of an average 0 where the gate is 0 or 1.
         least = lower(least, used * decay(rule, used) if is_average(rule) else broadcast(one) - magnitude(used))
         if centred:
             centre = broadcast(origin)
-            share = select(fresh, broadcast(one), gate) if is_flagged(rule) else gate
-            weights = compose(earlier, left, share, none)[1]
-            products, offsets = compose(earlier, left, step_input(rule, gate, value - centre), none)
+            own = added(rule, rows, summary, t, fresh, gate, value, centre)
+            weights = weights_of(rule, rows.flags, t, fresh, gate, none)
+            products, offsets = _series.compose_steps(
+                rule, earlier, _vectors.any_earlier, rows.flags, t, fresh, gate, own, none
+            )
             # From the nearer end. A summary is the same of deviations: it has its centre at 0.
             from_start = weights < broadcast(half)
             share = select(from_start, weights, -products)
@@ -217,10 +362,13 @@ def walk_vectors(rule, rows, summary, steps, h, keeps):
             finite = fma(new, broadcast(zero), finite)
             weight = fma(weights, broadcast(one) - weight, weight)
         else:
-            products, offsets = compose(earlier, left, step_input(rule, gate, value), none)
+            own = added(rule, rows, summary, t, fresh, gate, value, broadcast(zero))
+            products, offsets = _series.compose_steps(
+                rule, earlier, _vectors.any_earlier, rows.flags, t, fresh, gate, own, none
+            )
             new, end = fma(products, before, offsets), fma(products, end, offsets)
             if not is_average(rule):
-                peak = higher(peak, magnitude(value))
+                peak = higher(peak, magnitude(own))
         product, before = product * products, broadcast_lane(new, 15)
         if keeps:
             _scalars.prefetch_for_write(rows.h, t, PREFETCH)
@@ -238,6 +386,19 @@ def walk_vectors(rule, rows, summary, steps, h, keeps):
     return not everywhere(broadcast(zero) < least)
 
 
+@inlined
+def _clean_entries(rule, to, entries, carry, steps):
+    _series.clean(to, entries, carry, steps)
+
+
+@inlined
+def _nothing(rule, to, entries, carry, steps):
+    return
+
+
+clean_entries = _rules.choice("offsets", _clean_entries, _nothing)
+
+
 @helper
 def walk_flagged(rule, rows, summary, steps, h, keeps):
     """Walk vectors where what is not finite stops at borders, and changes no bit behind them.
@@ -250,12 +411,15 @@ def walk_flagged(rule, rows, summary, steps, h, keeps):
         if turn == 0:
             if is_finite(h) and is_finite(load(summary, OFFSET, summary)):
                 return has_ends
-            _series.clean(rows.clean_a, rows.a, summary, steps)
-            _series.clean(rows.clean_b, rows.b, summary, steps)
-            clean = Rows(rows.clean_a, rows.clean_b, rows.h, rows.flags, rows.clean_a, rows.clean_b)
+            to = rows.clean
+            _series.clean(to.a, rows.a, summary, steps)
+            _series.clean(to.b, rows.b, summary, steps)
+            clean_entries(rule, to.entries, rows.entries, summary, steps)
+            clean = Rows(to.a, to.b, rows.h, rows.flags, to.entries, rows.count, to)
             clean_h = select(is_finite(h), h, constant(0.0, h))
     for k in range(steps):
-        h = advance(rule, begins_anew(rows.flags, k, summary), h, load(rows.a, k, summary), load(rows.b, k, summary))
+        fresh, gate, value = begins_anew(rows.flags, k, summary), load(rows.a, k, summary), load(rows.b, k, summary)
+        h = advance_at(rule, rows.entries, k, fresh, h, gate, value)
         if keeps and not is_finite(h):
             store(rows.h, k, h)
     if not is_finite(h):
@@ -288,8 +452,9 @@ def composed(rule, summary, h):
 @inlined
 def rows_at(rule, series, t, steps, h_rows):
     """Return a block's steps, packed."""
-    a, b, flags = packed(series.a, t, steps), packed(series.b, t, steps), packed_flags(rule, series.flags, t, steps)
-    return Rows(a, b, h_rows, flags, series.clean_a, series.clean_b)
+    a, b = packed(series.a, t, steps), packed(series.b, t, steps)
+    flags, count = borders_at(rule, series, series.own, t, steps)
+    return Rows(a, b, h_rows, flags, series.entries, count, series.clean)
 
 
 @helper
@@ -300,13 +465,13 @@ def reduce_block(rule, series, summary, block, steps):
 
 
 @helper
-def carry_on(composed, walk, rule, series, summary, block, steps, h):
+def carry_on(composed, borders_at, walk, rule, series, summary, block, steps, h):
     """Note the state before a block in its summary; return the one after it: composed, or that of a walk."""
     store(summary, CARRY_IN, h)
     new, sound = composed(rule, summary, h)
     if sound:
         return new
-    flags = packed_flags(rule, series.flags, block * BLOCK, steps)
+    flags = borders_at(rule, series, summary, block * BLOCK, steps)[0]
     if not is_finite(h) and has_border(rule, flags, steps):
         h = constant(0.0, h)
         new, sound = composed(rule, summary, h)
@@ -320,13 +485,13 @@ def walk_alone(rule, series, flags, carry, first, steps, h):
     for k in range(steps):
         t = first + k
         gate, value = load(shift(a.at, t * a.stride), 0, carry), load(shift(b.at, t * b.stride), 0, carry)
-        h = advance(rule, begins_anew(flags, k, carry), h, gate, value)
+        h = advance_at(rule, series.entries, k, begins_anew(flags, k, carry), h, gate, value)
     return h
 
 
 @inlined
 def scan_carry(rule, series, summary, block, steps, h):
-    return carry_on(composed, walk_alone, rule, series, summary, block, steps, h)
+    return carry_on(composed, borders_at, walk_alone, rule, series, summary, block, steps, h)
 
 
 @helper
@@ -339,7 +504,7 @@ def settle_ends(rule, rows, carry, first, steps, last, follows):
         gate, value, result = load(rows.a, k, carry), load(rows.b, k, carry), load(rows.h, k, carry)
         fresh = is_flagged(rule) and begins_anew(rows.flags, k, carry)
         if gate == zero and (follows or k > 0 or fresh) and is_finite(value):
-            store(rows.h, k, advance(rule, fresh, last, gate, value) if fresh else last)
+            store(rows.h, k, advance_at(rule, rows.entries, k, fresh, last, gate, value) if fresh else last)
         elif gate == one and is_finite(result):
             store(rows.h, k, value)
 
@@ -371,7 +536,7 @@ def hold(rule, series, first, carry, state):
     last = load(shift(h.at, (first - 1) * h.stride), 0, carry)
     for t in range(first, series.steps):
         is_closed = load(shift(a.at, t * a.stride), 0, carry) == constant(0.0, last)
-        if is_flagged(rule) and begins_anew(packed_flags(rule, series.flags, t, ONE), 0, carry):
+        if is_flagged(rule) and begins_anew(borders_at(rule, series, carry, t, ONE)[0], 0, carry):
             return state
         if not (is_closed and is_finite(load(shift(b.at, t * b.stride), 0, carry))):
             return state
@@ -383,7 +548,8 @@ def forward(rule, a, b, h, carry, marks: _layout.Marks, geometry, summaries, fir
     """Scan series ``first`` to ``last``; ``carry`` holds the first states, then the last."""
     a_rows, b_rows, h_rows = stack_of(a, carry, BLOCK), stack_of(b, carry, BLOCK), stack_of(h, carry, BLOCK)
     own, flags, place = stack(carry, SUMMARY), _scalars.stack_flags(BLOCK), _scalars.stack_ints(1)
-    clean_a, clean_b = stack_of(a, carry, BLOCK), stack_of(b, carry, BLOCK)
+    entries = stack(carry, BLOCK)
+    clean = Clean(stack_of(a, carry, BLOCK), stack_of(b, carry, BLOCK), stack(carry, BLOCK))
     stands, all_steps = load_int(geometry, STREAMING) != 0, load_int(geometry, N_STEPS)
     blocks, phase = all_steps // BLOCK, load_int(geometry, PHASE)
     first_block, last_block = load_int(geometry, FIRST_BLOCK), load_int(geometry, LAST_BLOCK)
@@ -396,9 +562,9 @@ def forward(rule, a, b, h, carry, marks: _layout.Marks, geometry, summaries, fir
         to = operand(h, h_rows, geometry, H, lane, start, 1)
         series = Series(
             operand(a, a_rows, geometry, A, lane, start, 1), operand(b, b_rows, geometry, B, lane, start, 1), to,
-            borders_of(marks.flags, flags, place, geometry, lane, start), clean_a, clean_b, steps,
+            borders_of(rule, marks, flags, place, geometry, lane, start), clean, steps,
             shift(summaries, lane * blocks * SUMMARY * itemsize(carry)), own, stands and may_stand(to),
-            0 if phase == ALL else first_block,
+            0 if phase == ALL else first_block, states_of_segments(marks.states, geometry, lane), entries,
         )  # fmt: skip
         _series.fill_constant(series.a)
         _series.fill_constant(series.b)

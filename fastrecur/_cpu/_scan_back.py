@@ -7,24 +7,113 @@ import numpy as np
 from .. import _layout
 from .._layout import A_MODE, ACCUMULATE, B_MODE, N_STEPS, STORE, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
 from .._steps import constant, everywhere, fma, is_finite, magnitude, select
-from . import _scalars, _scan, _series
-from ._numba import helper, inlined
-from ._operands import NO, YES
+from . import _scalars, _scan, _series, _vectors
+from ._numba import INLINE, helper, inlined
+from ._operands import NO, ONE, YES, ZERO
 from ._packing import strides_of
-from ._rules import a_is_time_invariant, begins_anew, choice, kept, retreat
+from ._rules import a_is_time_invariant, adjoint, begins_anew, choice, kept, retreat
 from ._scalars import itemsize, load, load_int, maximum, minimum, prefetch, shift, stack, stack_of, store, width
 from ._scan import DECAY, OFFSET, PEAK, SUMMARY, operand, warm_up
-from ._series import BLOCK, NO_STEPS, PREFETCH, compose, higher, lower, packed, packed_flags
+from ._series import BLOCK, NO_STEPS, PREFETCH, higher, lower, packed, packed_flags
 from ._vectors import broadcast, broadcast_lane, earlier, lane_of, later, load_mask, load_vector, store_vector, total
 
 # A gradient: where it is stored, its partial sums if it is accumulated, bytes from one to the next, and output mode.
 Gradient = namedtuple("Gradient", "to sums sum_bytes mode in_place")
 # A series: operands, gradients, the first state, the number of steps, the summaries of its blocks and the thread's own,
 # how many partial sums there are and the number of blocks that they share.
-Series = namedtuple("Series", "g a b h flags clean_g clean_a to_a to_b first steps summaries own sums blocks")
-# Where a block's operands and gradients are contiguous, the state before it, and buffers for clean operands.
-Rows = namedtuple("Rows", "g a b h flags to_a to_b before clean_g clean_a")
+Series = namedtuple("Series", "g a b h flags clean to_a to_b first steps summaries own sums blocks states borders")
+# Where a block's operands and gradients are contiguous, the state before it, borders, and buffers for clean operands.
+Rows = namedtuple("Rows", "g a b h flags to_a to_b before borders clean")
+Clean = namedtuple("Clean", "g a ends")
+# Of steps with which segments begin: the states before them, the cotangents of the last states of the segments before,
+# and what flows on to the former.
+Borders = namedtuple("Borders", "starts ends to_starts")
 NO_STEP, NOT_FINITE, EVERY = np.arange(3)  # which gradients `step_back` writes
+
+
+@helper
+def _borders_at(rule, series, carry, t, steps):
+    x, states = series.flags, series.states
+    n = _series.clear_flags(x, t, steps)
+    while load_int(x.at, n) < t + steps:
+        k = load_int(x.at, n) - t
+        store(x.rows, k, ONE)
+        place = shift(states.at, n * states.between)
+        store(series.borders.starts, k, load(place, 0, carry))
+        if n == 0 or load_int(x.at, n - 1) - t < k:  # others are behind segments without steps
+            before = shift(place, states.kind - states.between)
+            store(series.borders.ends, k, constant(0.0, load(place, 0, carry)) if n == 0 else load(before, 0, carry))
+        n += 1
+    store(x.ahead, 0, n)
+    return x.rows, n
+
+
+@inlined
+def _flags_at(rule, series, carry, t, steps):
+    return packed_flags(rule, series.flags, t, steps), ZERO
+
+
+@helper
+def _deliver_borders(rule, series, carry, t, steps):
+    x, states = series.flags, series.states
+    n = _series.next_border(x, t)
+    while states.between != 0 and load_int(x.at, n) < t + steps:
+        k = load_int(x.at, n) - t
+        if load_int(x.at, n + 1) - t > k:
+            store(shift(states.at, n * states.between + 2 * states.kind), 0, load(series.borders.to_starts, k, carry))
+        n += 1
+
+
+@inlined
+def _nothing(rule, series, carry, t, steps):
+    return
+
+
+@inlined
+def _to_segments(rule, borders, k, fresh, arrived, gate, value, before):
+    before = load(borders.starts, k, borders.starts) if fresh else before
+    grad_a, grad_b, r = adjoint(rule, arrived, gate, value, before)
+    if fresh:
+        store(borders.to_starts, k, r)
+        r = load(borders.ends, k, borders.ends)
+    return grad_a, grad_b, r
+
+
+@inlined
+def _to_zero(rule, borders, k, fresh, arrived, gate, value, before):
+    return retreat(rule, fresh, arrived, gate, value, before)
+
+
+@inlined
+def _vectors_to_segments(rule, summary, borders, t, fresh, arrived, gate, value, before):
+    starts = load_vector(borders.starts, t, summary)
+    grad_a, grad_b, r = adjoint(rule, arrived, gate, value, select(fresh, starts, before))
+    store_vector(borders.to_starts, t, r)
+    return grad_a, grad_b, r
+
+
+@inlined
+def _vectors_to_zero(rule, summary, borders, t, fresh, arrived, gate, value, before):
+    return retreat(rule, fresh, arrived, gate, value, before)
+
+
+@inlined
+def _with_ends(rule, summary, borders, t, fresh, given):
+    return select(fresh, load_vector(borders.ends, t, summary), given)
+
+
+@inlined
+def _as_given(rule, summary, borders, t, fresh, given):
+    return given
+
+
+# Return flags of a block's steps, and note what is at segments' borders; bring what flows on to segments' first states
+# where it belongs; a step's gradients, and a vector of such; what steps add to what flows on.
+borders_at = choice("offsets", _borders_at, _flags_at)
+deliver_borders = choice("offsets", _deliver_borders, _nothing)
+retreat_at = choice("offsets", _to_segments, _to_zero, options=INLINE)
+retreat_vectors = choice("offsets", _vectors_to_segments, _vectors_to_zero, options=INLINE)
+added = choice("offsets", _with_ends, _as_given, options=INLINE)
 
 
 @helper
@@ -35,7 +124,7 @@ def step_back(rule, rows, carry, first, stop, r, which):
         gate, value = load(rows.a, k, carry), load(rows.b, k, carry)
         before = load(rows.h, k - 1, carry) if k > 0 else rows.before
         fresh, arrived = begins_anew(rows.flags, k, carry), load(rows.g, k, carry) + r
-        grad_a, grad_b, r = retreat(rule, fresh, arrived, gate, value, before)
+        grad_a, grad_b, r = retreat_at(rule, rows.borders, k, fresh, arrived, gate, value, before)
         if which == EVERY or (which == NOT_FINITE and not (is_finite(arrived) and is_finite(grad_b))):
             store(rows.to_a, k, grad_a)
             store(rows.to_b, k, grad_b)
@@ -63,8 +152,11 @@ def walk_vectors_back(rule, rows, summary, steps, r, keeps):
             gate = load_vector(rows.a, t, summary)
         fresh = load_mask(rows.flags, t, summary)
         left = kept(rule, fresh, gate)
-        most, peak = higher(most, magnitude(left)), higher(peak, magnitude(g))
-        products, ends = compose(later, left, left * g, broadcast(zero))
+        own = added(rule, summary, rows.borders, t, fresh, left * g)
+        most, peak = higher(most, magnitude(left)), higher(higher(peak, magnitude(g)), magnitude(own))
+        products, ends = _series.compose_steps(
+            rule, later, _vectors.any_later, rows.flags, t, fresh, gate, own, broadcast(zero)
+        )
         onward = fma(products, after, ends)
         if keeps:
             prefetch(rows.b, t, -PREFETCH)
@@ -76,7 +168,8 @@ def walk_vectors_back(rule, rows, summary, steps, r, keeps):
                 before = load_vector(rows.h, t - 1, summary)
             else:
                 before = earlier(load_vector(rows.h, 0, summary), broadcast(rows.before), 1)
-            grad_a, grad_b, _ = retreat(rule, fresh, g + later(onward, after, 1), gate, value, before)
+            arrived = g + later(onward, after, 1)
+            grad_a, grad_b, _ = retreat_vectors(rule, summary, rows.borders, t, fresh, arrived, gate, value, before)
             store_vector(rows.to_a, t, grad_a)
             store_vector(rows.to_b, t, grad_b)
         end, product, after = fma(products, end, ends), products * product, broadcast_lane(onward, 0)
@@ -98,10 +191,12 @@ def walk_flagged(rule, rows, summary, steps, r, keeps):
         if turn == 0:
             if is_finite(r) and is_finite(load(summary, OFFSET, summary)):
                 return
-            _series.clean(rows.clean_g, rows.g, summary, steps)
-            _series.clean(rows.clean_a, rows.a, summary, steps)
-            g, a, clean_r = rows.clean_g, rows.clean_a, select(is_finite(r), r, constant(0.0, r))
-            clean = Rows(g, a, rows.b, rows.h, rows.flags, rows.to_a, rows.to_b, rows.before, g, a)
+            to, own, clean_r = rows.clean, rows.borders, select(is_finite(r), r, constant(0.0, r))
+            _series.clean(to.g, rows.g, summary, steps)
+            _series.clean(to.a, rows.a, summary, steps)
+            _scan.clean_entries(rule, to.ends, own.ends, summary, steps)
+            own = Borders(own.starts, to.ends, own.to_starts)
+            clean = Rows(to.g, to.a, rows.b, rows.h, rows.flags, rows.to_a, rows.to_b, rows.before, own, to)
     if not is_finite(step_back(rule, rows, summary, NO_STEPS, steps, r, NOT_FINITE if keeps else NO_STEP)):
         store(summary, DECAY, constant(_scan.NOT_A_NUMBER, r))
 
@@ -112,8 +207,9 @@ walk_whole = choice("flagged", walk_flagged, walk_vectors_back)
 @inlined
 def rows_at(rule, series, t, steps, b, h, to_a, to_b, before):
     """Return a block's steps, packed as far as they are to be read."""
-    g, a, flags = packed(series.g, t, steps), packed(series.a, t, steps), packed_flags(rule, series.flags, t, steps)
-    return Rows(g, a, b, h, flags, to_a, to_b, before, series.clean_g, series.clean_a)
+    g, a = packed(series.g, t, steps), packed(series.a, t, steps)
+    flags, _ = borders_at(rule, series, series.own, t, steps)
+    return Rows(g, a, b, h, flags, to_a, to_b, before, series.borders, series.clean)
 
 
 @inlined
@@ -148,7 +244,7 @@ def walk_alone(rule, series, flags, carry, first, steps, r):
 
 @inlined
 def scan_carry(rule, series, summary, block, steps, r):
-    return _scan.carry_on(composed, walk_alone, rule, series, summary, block, steps, r)
+    return _scan.carry_on(composed, borders_at, walk_alone, rule, series, summary, block, steps, r)
 
 
 @helper
@@ -188,6 +284,7 @@ def walk_block(rule, series, summary, block, steps, r):
     piece = series.sums - 1
     if piece > 0 and (block + 1) * BLOCK <= series.steps:
         piece = ((block + 1) * series.sums - 1) // maximum(1, series.blocks)
+    deliver_borders(rule, series, summary, t, steps)
     deliver(to_a, t, steps, piece)
     deliver(to_b, t, steps, piece)
     return r
@@ -216,7 +313,8 @@ def vjp(
     b_rows, h_rows = stack_of(b, carry, BLOCK), stack_of(h, carry, BLOCK)
     to_a_rows, to_b_rows = stack_of(to_a, carry, BLOCK), stack_of(to_b, carry, BLOCK)
     own, flags, place = stack(carry, SUMMARY), _scalars.stack_flags(BLOCK), _scalars.stack_ints(1)
-    clean_g, clean_a = stack_of(g, carry, BLOCK), stack_of(a, carry, BLOCK)
+    clean = Clean(stack_of(g, carry, BLOCK), stack_of(a, carry, BLOCK), stack(carry, BLOCK))
+    borders = Borders(stack(carry, BLOCK), stack(carry, BLOCK), stack(carry, BLOCK))
     all_steps, phase = load_int(geometry, N_STEPS), load_int(geometry, _layout.PHASE)
     blocks = all_steps // BLOCK
     first_block, last_block = load_int(geometry, _layout.FIRST_BLOCK), load_int(geometry, _layout.LAST_BLOCK)
@@ -229,11 +327,12 @@ def vjp(
         series = Series(
             operand(g, g_rows, geometry, G, lane, start, -1), operand(a, a_rows, geometry, A, lane, start, -1),
             operand(b, b_rows, geometry, B, lane, start, -1), operand(h, h_rows, geometry, H, lane, start, -1),
-            _scan.borders_of(marks.flags, flags, place, geometry, lane, start), clean_g, clean_a,
+            _scan.borders_of(rule, marks, flags, place, geometry, lane, start), clean,
             gradient(to_a, to_a_rows, sums_a, geometry, TO_A, SUMS_A, A_MODE, _scan.SUMS + 1, lane, start),
             gradient(to_b, to_b_rows, sums_b, geometry, TO_B, SUMS_B, B_MODE, _scan.SUMS + 2, lane, start),
             load(h0, lane, carry), steps, shift(summaries, lane * blocks * SUMMARY * itemsize(carry)), own,
             maximum(1, load_int(geometry, _scan.SUMS)), blocks,
+            _scan.states_of_segments(marks.states, geometry, lane), borders,
         )  # fmt: skip
         _series.fill_constant(series.g)
         _series.fill_constant(series.a)

@@ -15,8 +15,8 @@ from .._steps import constant, fma, is_finite, select
 from . import _scalars
 from ._numba import INLINE, helper, inlined
 from ._operands import ONE, ZERO
-from ._rules import choice
-from ._scalars import in_place, is_same_kind, itemsize, load, maximum, prefetch, shift, store, width
+from ._rules import choice, decay, kept
+from ._scalars import in_place, is_same_kind, itemsize, load, load_int, maximum, prefetch, shift, store, width
 from ._types import WIDTH
 from ._vectors import broadcast, load_vector, reverse_lanes, store_vector
 
@@ -26,8 +26,10 @@ PREFETCH = 1024  # bytes: prefetch distance within packed steps
 NO_STEPS, WHOLE_BLOCK = np.array([0, BLOCK])
 
 # A series in memory: its first step, bytes from step to step, a buffer for a block, and the prefetch distance in bytes:
-# to the next block in scan order. In place of that, flags have the number of the next offset.
+# to the next block in scan order. In place of that, offsets have where the number of the next one is kept.
 Operand = namedtuple("Operand", "at stride rows ahead")
+# A series' states of segments: the first segment's, bytes to the next one's, and to another kind of states.
+States = namedtuple("States", "at between kind")
 
 
 @inlined
@@ -52,6 +54,37 @@ def compose(moved, decays, offsets, none):
     decays = decays * moved(decays, one, 4)
     offsets = fma(decays, moved(offsets, none, 8), offsets)
     return decays * moved(decays, one, 8), offsets
+
+
+@inlined
+def compose_within(moved, any_moved, flags, t, decays, offsets, none):
+    """Compose steps of one decay as `compose` does, but for what they do to states before a series begins anew.
+
+    Their decays are the same for all vectors. Return where one begins, too.
+    """
+    one = constant(1.0, decays)
+    offsets = select(any_moved(flags, t, none, 1), offsets, fma(decays, moved(offsets, none, 1), offsets))
+    decays = decays * moved(decays, one, 1)
+    offsets = select(any_moved(flags, t, none, 2), offsets, fma(decays, moved(offsets, none, 2), offsets))
+    decays = decays * moved(decays, one, 2)
+    offsets = select(any_moved(flags, t, none, 4), offsets, fma(decays, moved(offsets, none, 4), offsets))
+    decays = decays * moved(decays, one, 4)
+    offsets = select(any_moved(flags, t, none, 8), offsets, fma(decays, moved(offsets, none, 8), offsets))
+    return select(any_moved(flags, t, none, 16), none, decays * moved(decays, one, 8)), offsets
+
+
+@inlined
+def _by_decay(rule, moved, any_moved, flags, t, fresh, gate, offsets, none):
+    return compose_within(moved, any_moved, flags, t, decay(rule, gate), offsets, none)
+
+
+@inlined
+def _by_decays(rule, moved, any_moved, flags, t, fresh, gate, offsets, none):
+    return compose(moved, kept(rule, fresh, gate), offsets, none)
+
+
+# Compose the steps of a vector, given what they add to a state and in which of them a series begins anew.
+compose_steps = choice("time_invariant_a", choice("flagged", _by_decay, _by_decays), _by_decays, options=INLINE)
 
 
 @helper
@@ -121,26 +154,27 @@ def _late_flags(rule, x, t, steps):
     return in_place(x.rows, source) if x.stride == 1 and t > 0 else _copied_flags(x, source, first, steps)
 
 
-@helper
-def _marked(rule, x, t, steps):
-    """Return flags of the steps from ``t`` on that are offsets, which ascend to the number of all steps."""
+@inlined
+def clear_flags(x, t, steps):
+    """Clear flags; return the number of the first offset that is not before step t."""
     for k in range(steps):
         store(x.rows, k, ZERO)
-    n = _scalars.load_int(x.ahead, 0)  # the offset where the last call stopped
-    while n > 0 and _scalars.load_int(x.at, n - 1) >= t:
+    return next_border(x, t)
+
+
+@inlined
+def next_border(x, t):
+    n = load_int(x.ahead, 0)
+    while n > 0 and load_int(x.at, n - 1) >= t:
         n -= 1
-    while _scalars.load_int(x.at, n) < t:
+    while load_int(x.at, n) < t:
         n += 1
-    while _scalars.load_int(x.at, n) < t + steps:
-        store(x.rows, _scalars.load_int(x.at, n) - t, ONE)
-        n += 1
-    store(x.ahead, 0, n)
-    return x.rows
+    return n
 
 
-_read_flags = choice("offsets", _marked, choice("late_flags", _late_flags, _packed_flags), options=INLINE)
+_read_flags = choice("late_flags", _late_flags, _packed_flags, options=INLINE)
 
-# Return where flags of steps from ``t`` on are contiguous, or those that offsets tell; if they are read.
+# Return where flags of steps from ``t`` on are contiguous, if they are read.
 packed_flags = choice("flagged", _read_flags, _no_flags, options=INLINE)
 
 

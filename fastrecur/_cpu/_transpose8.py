@@ -14,10 +14,10 @@ from .._layout import A_MODE, B_MODE, FLAGS, HEAD, N_STEPS, STORE, STREAMING, SU
 from .._steps import constant
 from . import _rules, _transposes
 from ._numba import INLINE, helper, inlined
-from ._operands import NO, ONE, ZERO, write_zeros
+from ._operands import NO, ONE, ZERO, segment_of, states_of, takes_states, write_zeros
 from ._packing import load_states, store_states, strides_of
-from ._rules import a_is_time_invariant, advance, choice, flag_step, flags_are_late, is_descending, retreat
-from ._scalars import fence, itemsize, load, load_int, minimum, misalignment, shift, stack, stack_ints, store
+from ._rules import a_is_time_invariant, advance, choice, flag_step, flags_are_late, is_descending, retreat, step
+from ._scalars import fence, itemsize, load, load_int, minimum, misalignment, prefetch, shift, stack, stack_ints, store
 from ._transposes import collect_octet, has_flags, load_octet, stack_lines, store_octet, stream_lines
 from ._types import LINE, OCTET
 from ._vectors import load_half_vector, store_vector
@@ -32,6 +32,9 @@ Operand = namedtuple("Operand", "at offsets time lane")
 Result = namedtuple("Result", "at offsets time mode lines streaming")
 # Of 8 series: a's value for all steps; the states, those before the first step, and the sum of a's gradient.
 Scratch = namedtuple("Scratch", "gate state first total")
+# Of 8 series: offsets, states of segments, where the number of the segment stands that the walk is in, and room for 8
+# states; the first series and how many there are.
+Cursor = namedtuple("Cursor", "offsets states geometry place room lane count")
 
 
 @inlined
@@ -154,6 +157,83 @@ def is_fresh(rule, flags, n, t, carry):
     return is_set and not (flags_are_late(rule) and t == 0)
 
 
+@helper
+def segment_with(cursor, t):
+    """Return which segment has step t, and go there."""
+    n = segment_of(cursor.offsets, load_int(cursor.place, 0), t)
+    store(cursor.place, 0, n)
+    return n
+
+
+@helper
+def has_border(cursor, t):
+    """Return whether a segment begins or ends with one of 8 steps."""
+    n = segment_with(cursor, t + OCTET - 1)
+    return load_int(cursor.offsets, n) >= t or load_int(cursor.offsets, n + 1) == t + OCTET
+
+
+@inlined
+def take_states(cursor, n, way, which):
+    """Bring the n-th segment's states to the room, of which there are several kinds; prefetch what comes next."""
+    places = shift(cursor.states, which * load_int(cursor.geometry, _layout.STATE_BYTES))
+    prefetch(states_of(places, cursor.geometry, n + way), cursor.lane, ZERO)
+    own = states_of(places, cursor.geometry, n)
+    if cursor.count == OCTET:
+        store_vector(cursor.room, 0, load_half_vector(own, cursor.lane, cursor.room))
+    else:
+        load_states(cursor.room, own, cursor.lane, cursor.count, OCTET)
+
+
+@helper
+def enter(cursor, t, way):
+    """If a segment begins with step t, bring its first states to the room; return whether it does."""
+    n = segment_with(cursor, t)
+    begins = load_int(cursor.offsets, n) == t
+    if begins:
+        take_states(cursor, n, way, ZERO)
+    return begins
+
+
+@helper
+def enter_back(cursor, t):
+    """If a segment ends with step t, bring the cotangents of its last states to the room; return whether it does."""
+    n = segment_with(cursor, t)
+    ends = load_int(cursor.offsets, n + 1) == t + 1
+    if ends:
+        take_states(cursor, n, -ONE, ONE)
+    return ends
+
+
+@helper
+def leave(cursor, t):
+    """If a segment begins with step t, take the cotangents of its first states from the room."""
+    n = segment_with(cursor, t)
+    if load_int(cursor.offsets, n) == t and takes_states(cursor.geometry):
+        place = shift(states_of(cursor.states, cursor.geometry, n), 2 * load_int(cursor.geometry, _layout.STATE_BYTES))
+        store_states(place, cursor.room, cursor.lane, cursor.count)
+
+
+@inlined
+def _from_start(rule, now, cursor, n, t):
+    return load(cursor.room, n, cursor.room) if enter(cursor, t, ONE) else now
+
+
+@inlined
+def _from_before(rule, now, cursor, n, t):
+    return now
+
+
+from_start = choice("offsets", _from_start, _from_before, options=INLINE)  # a series' state before a step
+
+
+@inlined
+def _from_start8(rule, now, is_crossed, cursor, t):
+    return row(cursor.room, 0) if is_crossed and enter(cursor, t, ONE) else now
+
+
+from_start8 = choice("offsets", _from_start8, _from_before, options=INLINE)  # those of 8, if `has_border`
+
+
 @inlined
 def put_number(x, n, t, value):
     store(shift(x.at, load_int(x.offsets, n) + t * x.time), 0, value)
@@ -191,6 +271,19 @@ fresh8 = choice("flagged", _fresh8, _none8, options=INLINE)
 
 
 @inlined
+def _advance8_segments(rule, h, carry, flags, cursor, t, steps, gates, values):
+    crossed = has_border(cursor, t)
+    h0 = step(rule, from_start8(rule, h, crossed, cursor, t), gates[0], values[0])
+    h1 = step(rule, from_start8(rule, h0, crossed, cursor, t + 1), gates[1], values[1])
+    h2 = step(rule, from_start8(rule, h1, crossed, cursor, t + 2), gates[2], values[2])
+    h3 = step(rule, from_start8(rule, h2, crossed, cursor, t + 3), gates[3], values[3])
+    h4 = step(rule, from_start8(rule, h3, crossed, cursor, t + 4), gates[4], values[4])
+    h5 = step(rule, from_start8(rule, h4, crossed, cursor, t + 5), gates[5], values[5])
+    h6 = step(rule, from_start8(rule, h5, crossed, cursor, t + 6), gates[6], values[6])
+    return h0, h1, h2, h3, h4, h5, h6, step(rule, from_start8(rule, h6, crossed, cursor, t + 7), gates[7], values[7])
+
+
+@inlined
 def _advance8(rule, h, fresh, gates, values):
     h0 = advance(rule, fresh[0], h, gates[0], values[0])
     h1 = advance(rule, fresh[1], h0, gates[1], values[1])
@@ -203,12 +296,12 @@ def _advance8(rule, h, fresh, gates, values):
 
 
 @inlined
-def _advance8_plain(rule, h, carry, flags, t, steps, gates, values):
+def _advance8_plain(rule, h, carry, flags, cursor, t, steps, gates, values):
     return _advance8(rule, h, NONE, gates, values)
 
 
 @inlined
-def _advance8_flagged(rule, h, carry, flags, t, steps, gates, values):
+def _advance8_flagged(rule, h, carry, flags, cursor, t, steps, gates, values):
     is_shared, place = _rules.flag_is_broadcast(rule), lowest(rule, flags, flag_step(rule, t))
     if not is_shared:
         prefetch_next(flags, 1, t, steps)
@@ -219,36 +312,36 @@ def _advance8_flagged(rule, h, carry, flags, t, steps, gates, values):
 
 # Take a block's steps. Where all series share their flags and none is set, none is asked for: that took longer on the
 # way back, where registers are few.
-advance8 = choice("flagged", _advance8_flagged, _advance8_plain, options=INLINE)
+advance8 = choice("offsets", _advance8_segments, choice("flagged", _advance8_flagged, _advance8_plain), options=INLINE)
 
 
 @helper
-def advance_one(rule, a, b, h, flags, states, n, first, stop):
+def advance_one(rule, a, b, h, flags, cursor, states, n, first, stop):
     """Take the n-th of 8 series through steps that fill no block."""
     state = load(states, n, states)
     for t in range(first, stop):
-        fresh = is_fresh(rule, flags, n, t, states)
+        fresh, state = is_fresh(rule, flags, n, t, states), from_start(rule, state, cursor, n, t)
         state = advance(rule, fresh, state, number_at(a, n, t, states), number_at(b, n, t, states))
         put_number(h, n, t, state)
     store(states, n, state)
 
 
 @helper
-def forward_8_series(rule, a_all, b_all, h_all, flags_all, geometry, offsets, places, lines, scratch, count):
-    """Take 8 series from their first states to their last ones; behind ``count`` the last one is repeated."""
+def forward_8_series(rule, a_all, b_all, h_all, flags_all, geometry, offsets, places, lines, scratch, cursor):
+    """Take 8 series from their first states to their last ones; if they are less, the last is repeated."""
     is_large, states, steps = load_int(geometry, STREAMING) != 0, scratch.state, load_int(geometry, N_STEPS)
     a, b = of_8_series(a_all, geometry, A, offsets, places), of_8_series(b_all, geometry, B, offsets, places)
     to = of_8_series(h_all, geometry, H, offsets, places)
     flags, line = of_8_series(flags_all, geometry, FLAGS, offsets, places), line_distance(to)
     # A series that is repeated to make up 8 would be sent off again and again.
-    streaming = count == OCTET and may_stream(is_large, line, steps)
+    streaming = cursor.count == OCTET and may_stream(is_large, line, steps)
     first = line if streaming else ZERO
     h = Result(h_all, to.offsets, to.time, STORE, lines, streaming)
     last, begin = end_of_lines(h_all, first, steps), first % OCTET
     load_gates(scratch.gate, a)
     if begin > 0:
         for n in range(OCTET):
-            advance_one(rule, a, b, h, flags, states, n, ZERO, begin)
+            advance_one(rule, a, b, h, flags, cursor, states, n, ZERO, begin)
     gate = row(scratch.gate, 0)
     gates = gate, gate, gate, gate, gate, gate, gate, gate
     state = row(states, 0)
@@ -258,40 +351,101 @@ def forward_8_series(rule, a_all, b_all, h_all, flags_all, geometry, offsets, pl
             gates = load8(rule, a, t, states)
         prefetch_next(b, 1, t, steps)
         values = load8(rule, b, t, states)
-        results = advance8(rule, state, states, flags, t, steps, gates, values)
+        results = advance8(rule, state, states, flags, cursor, t, steps, gates, values)
         state = results[7]
         store_one_of_many(rule, h, 1, t, results, h.streaming and first <= t < last)
     store_vector(states, 0, state)
     done = begin + (steps - begin) // OCTET * OCTET
-    for n in range(count):  # a repeated one would read what stands there now, if results are in place
-        advance_one(rule, a, b, h, flags, states, n, done, steps)
+    for n in range(cursor.count):  # a repeated one would read what stands there now, if results are in place
+        advance_one(rule, a, b, h, flags, cursor, states, n, done, steps)
 
 
 def forward(rule, a, b, h, carry, marks: Marks, geometry, first, last):
     """Take all steps of series ``first`` to ``last``; ``carry`` holds the first states, then the last."""
-    offsets, places = stack_ints(88), stack_ints(24)
-    state, gate, lines = stack(carry, 8), stack(carry, 8), stack_lines(h)
+    offsets, places, place = stack_ints(88), stack_ints(24), stack_ints(1)
+    state, gate, room, lines = stack(carry, 8), stack(carry, 8), stack(carry, 8), stack_lines(h)
+    store(place, 0, ZERO)
     for lane in range(first, last, OCTET):
         count, scratch = minimum(OCTET, last - lane), Scratch(gate, state, gate, gate)
         find_places(places, geometry, lane, last)
         load_states(state, carry, lane, count, OCTET)
-        forward_8_series(rule, a, b, h, marks.flags, geometry, offsets, places, lines, scratch, count)
+        cursor = Cursor(marks.offsets, marks.states, geometry, place, room, lane, count)
+        forward_8_series(rule, a, b, h, marks.flags, geometry, offsets, places, lines, scratch, cursor)
         store_states(carry, state, lane, count)
     if load_int(geometry, STREAMING) != 0:
         fence()
 
 
+@inlined
+def _from_end(rule, now, cursor, n, t):
+    return load(cursor.room, n, cursor.room) if enter_back(cursor, t) else now
+
+
+from_end = choice("offsets", _from_end, _from_before, options=INLINE)  # what reaches a series' state after a step
+
+
 @helper
-def retreat_one(rule, g, a, b, h, to_a, to_b, flags, scratch, n, first, stop):
+def _to_start(rule, r, cursor, n, t):
+    k = segment_with(cursor, t)
+    if load_int(cursor.offsets, k) == t and n < cursor.count and takes_states(cursor.geometry):
+        place = shift(states_of(cursor.states, cursor.geometry, k), 2 * load_int(cursor.geometry, _layout.STATE_BYTES))
+        store(place, cursor.lane + n, r)
+
+
+@inlined
+def _nowhere(rule, r, cursor, n, t):
+    return
+
+
+to_start = choice("offsets", _to_start, _nowhere, options=INLINE)  # what reaches a segment's first state
+
+
+@inlined
+def _crosses8(rule, cursor, t):
+    return has_border(cursor, t)
+
+
+@inlined
+def _never8(rule, cursor, t):
+    return NO
+
+
+crosses8 = choice("offsets", _crosses8, _never8, options=INLINE)
+
+
+@inlined
+def _retreat_in_segments(rule, fresh, crossed, cursor, t, g, r, gate, value, before):
+    if crossed:
+        r = row(cursor.room, 0) if enter_back(cursor, t) else r
+        before = row(cursor.room, 0) if enter(cursor, t, -ONE) else before
+    grad_a, grad_b, r = retreat(rule, fresh, g + r, gate, value, before)
+    if crossed:
+        store_vector(cursor.room, 0, r)
+        leave(cursor, t)
+    return grad_a, grad_b, r
+
+
+@inlined
+def _retreat_plain(rule, fresh, crossed, cursor, t, g, r, gate, value, before):
+    return retreat(rule, fresh, g + r, gate, value, before)
+
+
+retreat8 = choice("offsets", _retreat_in_segments, _retreat_plain, options=INLINE)  # one of a block's steps
+
+
+@helper
+def retreat_one(rule, g, a, b, h, to_a, to_b, flags, scratch, cursor, n, first, stop):
     """Take the n-th of 8 series back through such steps."""
     states = scratch.state
     r, total = load(states, n, states), load(scratch.total, n, states)
     for ago in range(stop - first):
         t = stop - 1 - ago
         before = number_at(h, n, t - 1, states) if t > 0 else load(scratch.first, n, states)
+        r, before = from_end(rule, r, cursor, n, t), from_start(rule, before, cursor, n, t)
         fresh, arrived = is_fresh(rule, flags, n, t, states), number_at(g, n, t, states) + r
         gate, value = number_at(a, n, t, states), number_at(b, n, t, states)
         grad_a, grad_b, r = retreat(rule, fresh, arrived, gate, value, before)
+        to_start(rule, r, cursor, n, t)
         if to_a.mode == STORE:
             put_number(to_a, n, t, grad_a)
         if to_b.mode == STORE:
@@ -311,7 +465,7 @@ def before8(rule, h, t, scratch):
 
 
 @helper
-def walk_8_series_back(rule, g, a, b, h, to_a, to_b, flags, scratch, steps, first):
+def walk_8_series_back(rule, g, a, b, h, to_a, to_b, flags, scratch, cursor, steps, first):
     """Take 8 series back by whole blocks, as many as there are where one begins with step ``first``."""
     last_a, last_b = end_of_lines(to_a.at, first, steps), end_of_lines(to_b.at, first, steps)
     gate = row(scratch.gate, 0)
@@ -330,14 +484,15 @@ def walk_8_series_back(rule, g, a, b, h, to_a, to_b, flags, scratch, steps, firs
         if _rules.is_flagged(rule) and not _rules.flag_is_broadcast(rule):
             prefetch_next(flags, -1, t, steps)
         before, fresh = before8(rule, h, t, scratch), fresh8(rule, scratch.state, flags, t)
-        a7, b7, r7 = retreat(rule, fresh[7], grads[7] + r0, gates[7], values[7], before[7])
-        a6, b6, r6 = retreat(rule, fresh[6], grads[6] + r7, gates[6], values[6], before[6])
-        a5, b5, r5 = retreat(rule, fresh[5], grads[5] + r6, gates[5], values[5], before[5])
-        a4, b4, r4 = retreat(rule, fresh[4], grads[4] + r5, gates[4], values[4], before[4])
-        a3, b3, r3 = retreat(rule, fresh[3], grads[3] + r4, gates[3], values[3], before[3])
-        a2, b2, r2 = retreat(rule, fresh[2], grads[2] + r3, gates[2], values[2], before[2])
-        a1, b1, r1 = retreat(rule, fresh[1], grads[1] + r2, gates[1], values[1], before[1])
-        a0, b0, r0 = retreat(rule, fresh[0], grads[0] + r1, gates[0], values[0], before[0])
+        crossed = crosses8(rule, cursor, t)
+        a7, b7, r7 = retreat8(rule, fresh[7], crossed, cursor, t + 7, grads[7], r0, gates[7], values[7], before[7])
+        a6, b6, r6 = retreat8(rule, fresh[6], crossed, cursor, t + 6, grads[6], r7, gates[6], values[6], before[6])
+        a5, b5, r5 = retreat8(rule, fresh[5], crossed, cursor, t + 5, grads[5], r6, gates[5], values[5], before[5])
+        a4, b4, r4 = retreat8(rule, fresh[4], crossed, cursor, t + 4, grads[4], r5, gates[4], values[4], before[4])
+        a3, b3, r3 = retreat8(rule, fresh[3], crossed, cursor, t + 3, grads[3], r4, gates[3], values[3], before[3])
+        a2, b2, r2 = retreat8(rule, fresh[2], crossed, cursor, t + 2, grads[2], r3, gates[2], values[2], before[2])
+        a1, b1, r1 = retreat8(rule, fresh[1], crossed, cursor, t + 1, grads[1], r2, gates[1], values[1], before[1])
+        a0, b0, r0 = retreat8(rule, fresh[0], crossed, cursor, t + 0, grads[0], r1, gates[0], values[0], before[0])
         if to_a.mode == STORE:
             streaming = to_a.streaming and first <= t < last_a
             store_one_of_many(rule, to_a, -1, t, (a0, a1, a2, a3, a4, a5, a6, a7), streaming)
@@ -365,8 +520,8 @@ def with_streaming(a, b, is_large, steps):
 
 
 @helper
-def vjp_8_series(rule, given, results, flags_all, geometry, offsets, places, lines_a, lines_b, scratch, count):
-    """Take 8 series back, from their last cotangents to their first states'; behind ``count`` the last is repeated."""
+def vjp_8_series(rule, given, results, flags_all, geometry, offsets, places, lines_a, lines_b, scratch, cursor):
+    """Take 8 series back, from their last cotangents to their first states'; if they are less, the last is repeated."""
     is_large, steps = load_int(geometry, STREAMING) != 0, load_int(geometry, N_STEPS)
     g, a = of_8_series(given.g, geometry, G, offsets, places), of_8_series(given.a, geometry, A, offsets, places)
     b, h = of_8_series(given.b, geometry, B, offsets, places), of_8_series(given.h, geometry, H, offsets, places)
@@ -375,25 +530,27 @@ def vjp_8_series(rule, given, results, flags_all, geometry, offsets, places, lin
     flags = of_8_series(flags_all, geometry, FLAGS, offsets, places)
     to_a = Result(results.to_a, place_a.offsets, place_a.time, load_int(geometry, A_MODE), lines_a, False)
     to_b = Result(results.to_b, place_b.offsets, place_b.time, load_int(geometry, B_MODE), lines_b, False)
-    to_a, to_b, first = with_streaming(to_a, to_b, is_large and count == OCTET, steps)
+    to_a, to_b, first = with_streaming(to_a, to_b, is_large and cursor.count == OCTET, steps)
     load_gates(scratch.gate, a)
     write_zeros(scratch.total, scratch.state, OCTET)
     begin, done = first % OCTET, steps - (steps - first) % OCTET
     for n in range(OCTET):
-        retreat_one(rule, g, a, b, h, to_a, to_b, flags, scratch, n, done, steps)
-    walk_8_series_back(rule, g, a, b, h, to_a, to_b, flags, scratch, steps, first)
+        retreat_one(rule, g, a, b, h, to_a, to_b, flags, scratch, cursor, n, done, steps)
+    walk_8_series_back(rule, g, a, b, h, to_a, to_b, flags, scratch, cursor, steps, first)
     if begin > 0:
         for n in range(OCTET):
-            retreat_one(rule, g, a, b, h, to_a, to_b, flags, scratch, n, ZERO, begin)
+            retreat_one(rule, g, a, b, h, to_a, to_b, flags, scratch, cursor, n, ZERO, begin)
     if to_a.mode == _layout.ACCUMULATE:
         sums = of_8_series(results.sums_a, geometry, SUMS_A, offsets, places)
-        for n in range(count):
+        for n in range(cursor.count):
             put_number(sums, n, ZERO, number_at(sums, n, ZERO, scratch.total) + load(scratch.total, n, scratch.total))
 
 
 def vjp(rule, given: _layout.Given, results: _layout.Results, marks: Marks, geometry, first, last):
     """Take series back; ``carry`` holds the last states' cotangents, then the first states'."""
-    carry, offsets, places = results.carry, stack_ints(88), stack_ints(24)
+    carry, offsets, places, place = results.carry, stack_ints(88), stack_ints(24), stack_ints(1)
+    room = stack(carry, 8)
+    store(place, 0, ZERO)
     scratch = Scratch(stack(carry, 8), stack(carry, 8), stack(carry, 8), stack(carry, 8))
     lines_a, lines_b = stack_lines(results.to_a), stack_lines(results.to_b)
     for lane in range(first, last, OCTET):
@@ -401,7 +558,8 @@ def vjp(rule, given: _layout.Given, results: _layout.Results, marks: Marks, geom
         find_places(places, geometry, lane, last)
         load_states(scratch.state, carry, lane, count, OCTET)
         load_states(scratch.first, given.h0, lane, count, OCTET)
-        vjp_8_series(rule, given, results, marks.flags, geometry, offsets, places, lines_a, lines_b, scratch, count)
+        cursor = Cursor(marks.offsets, marks.states, geometry, place, room, lane, count)
+        vjp_8_series(rule, given, results, marks.flags, geometry, offsets, places, lines_a, lines_b, scratch, cursor)
         store_states(carry, scratch.state, lane, count)
     if load_int(geometry, STREAMING) != 0:
         fence()

@@ -68,6 +68,38 @@ def load_one_mask(pointer, carry):
     return np.full(width(carry), bool(load(pointer, 0, pointer)))
 
 
+def _gathering(way):
+    """Return the emitter of a mask of lanes of which one of the n last in a direction is set, their own among these."""
+
+    def emit(emitter, place, index, _, n):
+        builder, pointer = emitter.builder, emitter.kinds[0]
+        kind, reach = ir.VectorType(I8, WIDTH), 1
+        flags, none = read(builder, element_at(builder, pointer, place, index), kind), splat(0, kind)
+        while reach < n:
+            places = [j - way * reach if 0 <= j - way * reach < WIDTH else WIDTH for j in range(WIDTH)]
+            flags, reach = builder.or_(flags, shuffle(builder, flags, none, places)), 2 * reach
+        return truth(builder, flags, emitter.result)
+
+    return emit
+
+
+def _interpreted_gathering(way):
+    def gather(pointer, index, like, n):
+        flags = np.array([bool(load(pointer, index + k, pointer)) for k in range(WIDTH)])[::way]
+        return np.array([flags[max(j - n + 1, 0) : j + 1].any() for j in range(WIDTH)])[::way]
+
+    return gather
+
+
+def _mask_of(pointer, index, like, n):
+    return like.mask
+
+
+# Of neighbouring flags: in which lanes one of the n earlier, or later, is set, or their own.
+any_earlier = primitive(_mask_of, _gathering(1), literal=True)(_interpreted_gathering(1))
+any_later = primitive(_mask_of, _gathering(-1), literal=True)(_interpreted_gathering(-1))
+
+
 def _storing(streaming):
     def emit(emitter, place, index, value):
         builder, (pointer, _, vector) = emitter.builder, emitter.kinds

@@ -171,9 +171,11 @@ def _own(array, shape, dtype):
 
 _TENSORS = _run.Library(
     lambda v: address(v) if type(v) is np.ndarray else v.data_ptr(),
-    lambda h, axis: (h.movedim(axis, 0), h.new_zeros),
+    lambda h, axis: (h.movedim(axis, 0), h.new_empty),
     lambda states, given: (
-        np.copyto(states, given, "unsafe") if is_number(given) else torch.from_numpy(states).copy_(given)
+        np.copyto(states, given, "unsafe")
+        if is_number(given) and type(states) is np.ndarray
+        else torch.as_tensor(states).copy_(torch.as_tensor(given))
     ),
     lambda total, dtype: np.asarray(total),
     _team.team,
@@ -182,11 +184,11 @@ _TENSORS = _run.Library(
 _WHOLE = None, ("", None)  # a plan's lengths and borders without any
 
 
-def _ends(family, a, b, axis, reverse, lengths, has_states):
+def _ends(family, a, b, axis, reverse, lengths):
     """Return where series begin anew, checked, or None; lengths; and what a plan depends on of both."""
     if type(lengths) is not Segments:
         return None, lengths, _WHOLE if lengths is None else (tuple(lengths.shape), ("", None))
-    cuts = _segments.check(NAMES[family][:2], _signature(a), _signature(b), {}, axis, reverse, lengths, has_states)
+    cuts = _segments.check(NAMES[family][:2], _signature(a), _signature(b), {}, axis, reverse, lengths)
     return cuts, cuts.lengths, (None if cuts.lengths is None else cuts.lengths.shape, cuts.signature)
 
 
@@ -197,7 +199,7 @@ def _in_range(lengths, plan):
 
 def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, out=None):
     """Run a recurrence; return the states and, if asked for, the last one."""
-    cuts, lengths, ends = _ends(family, a, b, axis, reverse, lengths, h0 is not None)
+    cuts, lengths, ends = _ends(family, a, b, axis, reverse, lengths)
     plan, strides = _plan_forward(family, *map(form, (a, b, h0, out)), ends, axis, reverse, dtype)
     h = empty(plan.shape, strides, dtype) if out is None else out
     _, last = _run.forward(plan, a, b, h0, _in_range(lengths, plan), h, return_state, cuts, _TENSORS)
@@ -209,7 +211,7 @@ def forward(family, a, b, h0, lengths, axis, reverse, dtype, return_state, out=N
 def vjp(family, g, a, b, h, h0, grad_last, lengths, axis, reverse, dtype, wanted):
     """Run a recurrence's adjoint; return the gradients of a, b and h0 that are wanted, None for the others."""
     # What is not read (see `reads`) may be None, for b a `Form`. ``g`` may be None too: zeros.
-    cuts, lengths, ends = _ends(family, a, b, axis, reverse, lengths, h0 is not None or grad_last is not None)
+    cuts, lengths, ends = _ends(family, a, b, axis, reverse, lengths)
     if g is None:
         g = torch.zeros((), dtype=dtype, device="cpu").expand(result_shape(family, a, b))
     h = g if h is None else h
