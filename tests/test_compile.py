@@ -18,6 +18,7 @@ started = {name for name in sys.modules if name in ("numba.core.typing.arraydecl
 """
 
 
+@pytest.mark.exhaustive
 def test_kernels_that_are_kept_are_used_without_the_compiler(run_python, tmp_path):
     cache = str(tmp_path / "kernels")
     made = "assert len(started) == 2 and 'dispatcher' in vars(_operands.valid_range)\n"

@@ -113,6 +113,7 @@ def test_a_call(on_driver):
     )
 
 
+@pytest.mark.exhaustive
 def test_series_that_begin_anew(on_driver):
     """One launch, of offsets and flags on the device; the host waits for nothing and copies nothing to itself."""
     on_driver(

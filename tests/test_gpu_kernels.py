@@ -102,6 +102,7 @@ SCANNED = [(name, dtype) for name in RECURRENCES for dtype in (np.float32, np.fl
 SCANNED += list(zip(RECURRENCES, FLOATS[2:], strict=True))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.sample(dtype=[np.float32], name=["forget_mult"], reverse=[False])
 @pytest.mark.parametrize(("name", "dtype"), SCANNED)
 @pytest.mark.parametrize("reverse", [False, True])

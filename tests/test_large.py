@@ -44,6 +44,7 @@ SHAPES = [
 ]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.sample(dtype=[np.float32])
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

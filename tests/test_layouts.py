@@ -172,6 +172,7 @@ def test_fresh_results_are_laid_out_as_numpy_does(rng):
     assert not _problem.is_c_order(shape, strides)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("reverse", [False, True])

@@ -35,6 +35,7 @@ def gate(request, rng):
     }[request.param]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("name", "dtype"), [("forget_mult", np.float32), ("linear_recurrence", np.float32), ("forget_mult", np.float64)]
 )
@@ -69,6 +70,7 @@ def test_the_bits_do_not_depend_on_threads(rng, gate, name, set_threads):
             assert_same_bits(one, other)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_one_gate_is_as_good_as_many(rng, dtype):
     value, gate = rng.standard_normal((LANES, STEPS)).astype(dtype), rng.random((LANES, 1)).astype(dtype)

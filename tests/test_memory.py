@@ -76,6 +76,7 @@ def test_layouts(rng, layout, axis):
         assert beside_results(call, out) < SPARE
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("shape", [SHAPE, (1000000,), (9, 200000)])
 def test_broadcast_operands_are_not_materialised(rng, shape):
     x = rng.random(shape, np.float32)
@@ -94,6 +95,7 @@ def test_broadcast_operands_are_not_materialised(rng, shape):
         assert beside_results(call) < spare
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_dtypes_are_not_converted(rng, dtype):
     f, x = rng.random((2, *SHAPE), np.float32).astype(dtype)

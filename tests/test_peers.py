@@ -32,6 +32,7 @@ def test_complex_lfilter(rng):
     np.testing.assert_allclose(fastrecur.linear_recurrence(pole, b), expected, rtol=1e-12)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("shape", [(1000,), (100, 33), (5, 7, 300)])
 def test_cumsum_and_cumprod(rng, shape):
     x = rng.integers(-1000, 1000, shape)

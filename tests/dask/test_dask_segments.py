@@ -45,6 +45,7 @@ def check(name, rng, shape, axis, size, **options):
                 assert_close_lazy(one, other, 1e-5)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.sample(name=["linear_recurrence"])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("name", ["forget_mult", "linear_recurrence"])
@@ -59,6 +60,7 @@ def test_chunks_change_nothing(rng, name, shape, axis, reverse):
             check(name, rng, shape, axis, size, resets=rng.random(shape[:n]) < 0.3, reverse=reverse)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("name", ["forget_mult", "linear_recurrence"])
 def test_resets_with_offsets_and_with_lengths(rng, name, reverse):

@@ -62,6 +62,7 @@ def test_the_array_api(pair, kind):
             np.testing.assert_allclose(np.from_dlpack(other), one, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.sample(pair=[False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_dask(pair, kind):

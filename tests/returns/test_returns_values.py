@@ -102,6 +102,7 @@ def test_flags_of_numbers(record, dtype):
             assert_same_bits(one, other)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("count", [2, 15])
 def test_few_series_are_each_as_alone(record, rng, count):
     """A row's states stay in a vector, padded; a series by itself is walked by numbers: the bits are the same."""
@@ -115,6 +116,7 @@ def test_few_series_are_each_as_alone(record, rng, count):
                     assert_same_bits(np.ascontiguousarray(row[:, k]), one)
 
 
+@pytest.mark.exhaustive
 def test_calls_by_turns(record):
     """What is remembered of a call is of its layout alone: the second and fourth call, others between them."""
     records = [record((20, 5), 0), record((5, 20), 1), record((20, 5), 0, dtype=np.float32), record((20, 17), 0)]

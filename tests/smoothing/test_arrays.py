@@ -89,6 +89,7 @@ def grid():
         yield {"halflife": 1.5, "adjust": adjust, "times": np.array([0.0, 1, 1, 2, 5, 6, 7, 9, 9.5, 10, 12, 20])}
 
 
+@pytest.mark.exhaustive
 def test_formulas_are_the_kernels(rng):
     """What other libraries' arrays take is what NumPy's take."""
     x, y = with_gaps(rng, (12, 5)), with_gaps(rng, (12, 5))

@@ -121,6 +121,7 @@ def test_constant_series_stay_constant(rng, value, adjust, missing, alpha):
     np.testing.assert_array_equal(ewm_var(x, bias=True, **options), 0)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.sample(statistic=["sum"])
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("statistic", STATISTICS)
@@ -303,6 +304,7 @@ def test_series_of_two_dtypes(rng, lanes, dtypes):
             np.testing.assert_allclose(actual.T if turned else actual, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("lanes", [1, 8, 31, 32])
 @pytest.mark.parametrize("gap", [60, 140, 400])
 def test_float32_after_a_long_gap(rng, lanes, gap):

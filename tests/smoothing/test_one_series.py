@@ -142,6 +142,7 @@ def layouts(rng, steps):
         yield table[:, :1].reshape(1, steps, 1), 1
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("steps", [50, CUT + 70])
 @pytest.mark.parametrize("statistic", ["mean", "std"])
 def test_layouts_by_turns(rng, steps, statistic):

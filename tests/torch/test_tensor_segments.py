@@ -29,6 +29,7 @@ def given(kind, axis, dtype=torch.float64):
     return [v.requires_grad_() for v in (f, x, torch.randn(states, dtype=dtype))], cuts_of(kind, shape, axis)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["forget_mult", "linear_recurrence"])
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("reverse", [False, True])
