@@ -17,7 +17,7 @@ OPERANDS = 11
 # part of the series that is taken, and of a row.
 Given = namedtuple("Given", "g a b h h0")
 Results = namedtuple("Results", "carry to_a to_b sums_a sums_b")
-Marks = namedtuple("Marks", "lengths flags offsets states")
+Marks = namedtuple("Marks", "lengths flags offsets segment_states")
 Part = namedtuple("Part", "outer_first outer_last row_first row_last lane_first lane_last")
 
 # Fields of ``geometry``:

@@ -55,7 +55,8 @@ class Cuts(NamedTuple):
         ends[has_steps] = found
         if self.lengths is not None:
             ends &= self.lengths.reshape(own) > 0
-        states[np.broadcast_to(ends if self.kind == _problem.OFFSETS else ends[0], states.shape)] = 0
+        ends = ends if self.kind == _problem.OFFSETS else ends[0]
+        states[np.array(np.broadcast_to(ends, states.shape))] = 0  # a tensor takes no read-only array
 
     def last_states(self, h: Any, first_states: Any) -> Any:
         """Return the last results of segments, of those without steps their first states; time is ``h``'s first axis.

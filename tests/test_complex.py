@@ -44,7 +44,6 @@ def test_rows(rng, dtype, reverse):
         check_vjp("linear_recurrence", a, b, rng=rng, **options)
 
 
-@pytest.mark.exhaustive
 @pytest.mark.sample(dtype=[np.complex128])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_lane_has_the_same_bits_wherever_it_is_walked(rng, monkeypatch, forget_plans, set_threads, dtype):

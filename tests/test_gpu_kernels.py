@@ -120,6 +120,7 @@ def test_tiles_of_contiguous_time(gpu, cut, rng, name, dtype, reverse):
         gpu.forget()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.sample(dtype=[np.float32], name=["forget_mult"], reverse=[False])
 @pytest.mark.parametrize(("name", "dtype"), SCANNED)
 @pytest.mark.parametrize("reverse", [False, True])

@@ -249,8 +249,8 @@ def test_wrong_arguments_of_native_code():
     """What Python cannot take for a number ends in its own error, and nothing runs."""
     call = _compile.kernel(_rows.forward, "forget_same", "f8", a="f8", b="f8", h="f8", flags="b1")
     with pytest.raises(TypeError, match="float"):
-        call(None, 1.5, *[0] * 12)
-    prepared = _native.prepared(call, [0] * 14, (1, 2), 4, 1, releases=False, owners=())
+        call(None, 1.5, *[0] * 14)
+    prepared = _native.prepared(call, [0] * 16, (1, 2), 4, 1, releases=False, owners=())
     with pytest.raises(TypeError, match="float"):
         prepared(0, 1.5)
 

@@ -40,6 +40,7 @@ def test_forward(rng, name, dtype, layout):
             np.testing.assert_allclose(both, plain, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("layout", WRITEABLE + FOREIGN)

@@ -640,16 +640,16 @@ print("done")
 
 def test_a_kernel_is_given_as_many_arguments_as_it_takes():
     kernel = _compile.kernel(_rows.forward, "forget_same", "f8", a="f8", b="f8", h="f8", flags="b1")
-    for count in (0, 13, 15, 33, 500):
-        with pytest.raises(TypeError, match=f"takes 14 arguments here, and {count} came"):
+    for count in (0, 15, 17, 33, 500):
+        with pytest.raises(TypeError, match=f"takes 16 arguments here, and {count} came"):
             kernel(*[0] * count)
-        with pytest.raises(TypeError, match=f"takes 14 arguments here, and {count} came"):
+        with pytest.raises(TypeError, match=f"takes 16 arguments here, and {count} came"):
             _native.table([(kernel, *[0] * count)])
-        with pytest.raises(TypeError, match=f"takes 14 arguments here, and {count} came"):
+        with pytest.raises(TypeError, match=f"takes 16 arguments here, and {count} came"):
             _native.prepared(kernel, [0] * count, (1, 2), 4, 1, releases=False, owners=())
     with pytest.raises(ValueError, match="256 words .* 257"):
-        _native.prepared(kernel, [0] * 14, (1, 2), 4, 257, releases=False, owners=())
-    prepared = _native.prepared(kernel, [0] * 14, (1, 2), 4, 1, releases=False, owners=())
+        _native.prepared(kernel, [0] * 16, (1, 2), 4, 257, releases=False, owners=())
+    prepared = _native.prepared(kernel, [0] * 16, (1, 2), 4, 1, releases=False, owners=())
     with pytest.raises(TypeError, match="takes 2 arguments here, and 3 came"):
         prepared(0, 0, 0)
 

@@ -18,7 +18,7 @@ from . import _arithmetic, _native  # noqa: F401 -- the former says how vectors 
 from ._numba import circumstances, machine_code
 from ._types import INTERPRETED, Address, Pointer, Rule
 
-_OF_CARRY = frozenset(("carry", "h0", "sums_a", "sums_b", "summaries", "products", "states"))
+_OF_CARRY = frozenset(("carry", "h0", "sums_a", "sums_b", "summaries", "products", "segment_states"))
 _INTEGERS = frozenset(("lengths", "geometry", "starts", "offsets"))
 _NUMPY_NAMES = {"bf2": "bfloat16", "b1": "?"}
 

@@ -179,7 +179,7 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, first, last):
             if t == own.stop:
                 own, epoch = segment_at(rule, marks.offsets, own.number, geometry, t), -1
             if own.begins and t == own.first:
-                starts = states_of(marks.states, geometry, own.number)
+                starts = states_of(marks.segment_states, geometry, own.number)
                 load_states(states, starts, block.first, block.count, _packing.round_up(block.count, carry))
             # With late flags the first step is a block of its own: that of the step before it is read in vain.
             is_first = flags_are_late(rule) and t == own.first
@@ -299,7 +299,7 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, first, las
         while end > 0:
             if end == own.first:
                 own, epoch = segment_at(rule, marks.offsets, own.number, geometry, end - 1), -1
-            starts, room = states_of(marks.states, geometry, own.number), _packing.round_up(block.count, carry)
+            starts, room = states_of(marks.segment_states, geometry, own.number), _packing.round_up(block.count, carry)
             if own.ends and end == own.stop:
                 load_states(states, shift(starts, state_bytes), block.first, block.count, room)
                 load_states(firsts, starts, block.first, block.count, room)

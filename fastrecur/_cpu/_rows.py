@@ -85,7 +85,7 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, part: Part):
             if t == own.stop:
                 own = segment_at(rule, marks.offsets, own.number, geometry, t)
             end = minimum(t + chunk, own.stop)
-            starts = operand(_operands.states_of(marks.states, geometry, own.number), geometry, _layout.CARRY)
+            starts = operand(_operands.states_of(marks.segment_states, geometry, own.number), geometry, _layout.CARRY)
             for k in range(rows):
                 row = row_first + k if row_way > 0 else row_last - 1 - k
                 start, stop, has_first = valid_part(rule, all_lengths, row, outer, head, own, t, end)
@@ -162,7 +162,7 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, part: Part
                 span = minimum(span, head.sum_steps - ago % head.sum_steps)
                 part = ago // head.sum_steps * head.sum_bytes
             t, end = head.steps - ago - span, head.steps - ago
-            starts = _operands.states_of(marks.states, geometry, own.number)
+            starts = _operands.states_of(marks.segment_states, geometry, own.number)
             ends_from = operand(shift(starts, head.state_bytes), geometry, _layout.CARRY)
             starts_to = operand(shift(starts, 2 * head.state_bytes), geometry, _layout.CARRY)
             firsts = operand(starts if own.begins else h0, geometry, _layout.CARRY)

@@ -564,7 +564,7 @@ def forward(rule, a, b, h, carry, marks: _layout.Marks, geometry, summaries, fir
             operand(a, a_rows, geometry, A, lane, start, 1), operand(b, b_rows, geometry, B, lane, start, 1), to,
             borders_of(rule, marks, flags, place, geometry, lane, start), clean, steps,
             shift(summaries, lane * blocks * SUMMARY * itemsize(carry)), own, stands and may_stand(to),
-            0 if phase == ALL else first_block, states_of_segments(marks.states, geometry, lane), entries,
+            0 if phase == ALL else first_block, states_of_segments(marks.segment_states, geometry, lane), entries,
         )  # fmt: skip
         _series.fill_constant(series.a)
         _series.fill_constant(series.b)

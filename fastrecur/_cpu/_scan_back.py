@@ -332,7 +332,7 @@ def vjp(
             gradient(to_b, to_b_rows, sums_b, geometry, TO_B, SUMS_B, B_MODE, _scan.SUMS + 2, lane, start),
             load(h0, lane, carry), steps, shift(summaries, lane * blocks * SUMMARY * itemsize(carry)), own,
             maximum(1, load_int(geometry, _scan.SUMS)), blocks,
-            _scan.states_of_segments(marks.states, geometry, lane), borders,
+            _scan.states_of_segments(marks.segment_states, geometry, lane), borders,
         )  # fmt: skip
         _series.fill_constant(series.g)
         _series.fill_constant(series.a)

@@ -369,7 +369,7 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, first, last):
         count, scratch = minimum(OCTET, last - lane), Scratch(gate, state, gate, gate)
         find_places(places, geometry, lane, last)
         load_states(state, carry, lane, count, OCTET)
-        cursor = Cursor(marks.offsets, marks.states, geometry, place, room, lane, count)
+        cursor = Cursor(marks.offsets, marks.segment_states, geometry, place, room, lane, count)
         forward_8_series(rule, a, b, h, marks.flags, geometry, offsets, places, lines, scratch, cursor)
         store_states(carry, state, lane, count)
     if load_int(geometry, STREAMING) != 0:
@@ -558,7 +558,7 @@ def vjp(rule, given: _layout.Given, results: _layout.Results, marks: Marks, geom
         find_places(places, geometry, lane, last)
         load_states(scratch.state, carry, lane, count, OCTET)
         load_states(scratch.first, given.h0, lane, count, OCTET)
-        cursor = Cursor(marks.offsets, marks.states, geometry, place, room, lane, count)
+        cursor = Cursor(marks.offsets, marks.segment_states, geometry, place, room, lane, count)
         vjp_8_series(rule, given, results, marks.flags, geometry, offsets, places, lines_a, lines_b, scratch, cursor)
         store_states(carry, scratch.state, lane, count)
     if load_int(geometry, STREAMING) != 0:

@@ -56,6 +56,7 @@ def problems(draw):
     return rng, a, b, h0, lengths, options
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["forget_mult", "linear_recurrence"])
 @settings(max_examples=12, phases=[Phase.generate])  # what fails is small as it is
 @given(problem=problems(), lazy_lengths=st.booleans())

@@ -148,6 +148,7 @@ def test_groups_are_lazy(series):
         smoothing.ewm_mean(lazy(series[0]), halflife=1, times=np.arange(STEPS)[::-1], groups=keys).compute()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("ignore_na", [False, True])
 @pytest.mark.parametrize("adjust", [False, True])
 def test_statistics(rng, series, adjust, ignore_na):

@@ -31,6 +31,7 @@ def test_names():
 # The compiler.
 
 
+@pytest.mark.exhaustive
 def test_one_graph():
     model = QRNN(3, 4, **EVERYTHING).eval()
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")

@@ -100,6 +100,7 @@ def loss(f):
     return forget_mult(f, X).square().sum()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "transform",
     {
