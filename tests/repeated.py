@@ -4,7 +4,6 @@ Each of some ways of calling a function is first run with nothing remembered, th
 lie between two calls.
 """
 
-import gc
 import itertools
 import sys
 import threading
@@ -55,7 +54,6 @@ def check_again(ways, make, fill):
         check(name, 1, operands)
         check(name, 2, make(2))  # other arrays
         del operands
-        gc.collect()
         litter = [np.full(size, np.nan) for size in sizes for _ in range(4)]  # where results and operands were
         check(name, 0, make(0))
         del litter
