@@ -12,7 +12,15 @@ _known: dict = {}
 def forward(family, names, a, b, h0, axis, reverse, lengths, return_state, out):
     """Run a recurrence whose second operand is a plain tensor, at once if its kind is known."""
     key = None
-    if lengths is None and out is None and type(axis) is int and type(reverse) is type(return_state) is bool:
+    if (
+        lengths is None
+        and out is None
+        and type(axis) is int
+        and type(reverse) is type(return_state) is bool
+        and (
+            (h0 is None and not return_state) or not b.is_cpu  # where calls with states are not remembered
+        )
+    ):
         key = key_of((family, axis, reverse, return_state), a, b, h0)
         run = _known.get(key)
         if run is not None:
@@ -29,8 +37,7 @@ def _runner(family, a, b, h0, axis, reverse, h, return_state):
     """Return what runs a call like one whose states are ``h``; None if its kind is not remembered."""
     axis %= h.dim()
     if b.is_cpu:
-        is_alone = h0 is None and not return_state
-        return _eager.short(family, a, b, axis, reverse, h.dtype, h.requires_grad) if is_alone else None
+        return _eager.short(family, a, b, axis, reverse, h.dtype, h.requires_grad)
     # torch's default dtype is in no key.
     if not b.is_cuda or h.dtype is not b.dtype or h.dtype not in _tensors.FLOATING:
         return None
