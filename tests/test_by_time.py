@@ -70,7 +70,7 @@ def results_of(name, threads, set_threads, g, gate, value, h0, last, **options):
     return [h, state, plain, number, *grads, *vjp(g, gate, value, plain, **options)[:2], *summed[0], *summed[1][:2]]
 
 
-@pytest.mark.sample(dtype=[np.float32])
+@pytest.mark.sample(dtype=[np.float32], name=["forget_mult"])
 @pytest.mark.parametrize(("name", "dtype"), KINDS)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_bits_are_those_of_one_walk(rng, both, done, set_threads, name, dtype, reverse):

@@ -44,7 +44,7 @@ def test_rows(rng, dtype, reverse):
         check_vjp("linear_recurrence", a, b, rng=rng, **options)
 
 
-@pytest.mark.sample(dtype=[np.complex128])
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_lane_has_the_same_bits_wherever_it_is_walked(rng, monkeypatch, forget_plans, set_threads, dtype):
     """In a vector, behind the last one, in a row of few lanes, packed; on any number of threads."""

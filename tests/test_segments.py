@@ -69,7 +69,7 @@ def at_steps(array, axis, start, stop):
     return array[(slice(None),) * (axis % array.ndim) + (slice(start, stop),)]
 
 
-@pytest.mark.sample(dtype=[np.float32])
+@pytest.mark.sample(name=["forget_mult"])
 @BOTH_WAYS
 @pytest.mark.parametrize(("name", "dtype", "shape", "axis"), KINDS)
 def test_offsets(rng, name, dtype, reverse, shape, axis):
@@ -82,7 +82,7 @@ def test_offsets(rng, name, dtype, reverse, shape, axis):
             check_vjp(name, gate, value, state, rng=rng, **options)
 
 
-@pytest.mark.sample(dtype=[np.float32])
+@pytest.mark.sample(name=["forget_mult"])
 @BOTH_WAYS
 @pytest.mark.parametrize(("name", "dtype", "shape", "axis"), KINDS)
 def test_resets(rng, name, dtype, reverse, shape, axis):
@@ -95,6 +95,7 @@ def test_resets(rng, name, dtype, reverse, shape, axis):
             check_vjp(name, gate, value, state, rng=rng, **options)
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @EACH
 @BOTH_WAYS
 @pytest.mark.parametrize(("shape", "axis"), CASES)
@@ -108,6 +109,7 @@ def test_resets_within_segments(rng, name, reverse, shape, axis):
         check_vjp(name, gate, value, h0, rng=rng, **options)
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @EACH
 @BOTH_WAYS
 @pytest.mark.parametrize(("shape", "axis"), [case for case in CASES if len(case[0]) > 1])
@@ -159,6 +161,7 @@ def test_each_segment_is_the_call_on_it_alone(rng, name, reverse, shape, axis):
             np.testing.assert_allclose(grad, own, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @EACH
 @BOTH_WAYS
 @pytest.mark.parametrize("kind", ["offsets", "resets", "resets of each lane"])
@@ -253,7 +256,7 @@ def test_flags_that_are_not_set_change_no_bit(rng, large, name, reverse, shape, 
         assert_same_bits(one, other)
 
 
-@pytest.mark.sample(shape=[(9, 40)])
+@pytest.mark.sample(shape=[(9, 40)], reverse=[True])
 @BOTH_WAYS
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize(("shape", "axis"), [((9, 40), 0), ((40, 9), 1), ((9,), 0)])
@@ -272,6 +275,7 @@ def test_a_coefficient_at_a_border_is_not_used(rng, reverse, bad, shape, axis):
     assert np.isfinite(grad_b).all()
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @EACH
 @BOTH_WAYS
 def test_chunk_after_chunk_is_the_whole(rng, name, reverse):
@@ -360,6 +364,7 @@ def test_offsets_of_a_call_that_was_seen_before(rng, reverse, shape, axis):
         check_vjp("forget_mult", gate * np.float32(0.1), value, None, rng=rng, **options)
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @BOTH_WAYS
 @pytest.mark.parametrize(("shape", "axis"), [*CASES, ((3, 2100), 1)])
 @pytest.mark.parametrize("name", RECURRENCES)
@@ -480,6 +485,7 @@ def test_each_segment_has_the_bits_of_the_call_on_it_alone(rng, name, dtype, rev
         h0 = h0 + 1  # states are not remembered
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @EACH
 @BOTH_WAYS
 @pytest.mark.parametrize(("shape", "axis"), [((65, 40), 0), ((65, 3), 0), ((9, 301), 1), ((2100,), 0), ((2, 2100), 1)])
@@ -493,6 +499,7 @@ def test_states_that_all_segments_share(rng, name, reverse, shape, axis):
         check_vjp(name, gate, value, h0, rng=rng, **options)
 
 
+@pytest.mark.exhaustive
 @BOTH_WAYS
 @pytest.mark.parametrize("steps", [3000, 40_000])
 def test_a_constant_series_of_segments_stays_constant(rng, reverse, steps):
@@ -510,6 +517,7 @@ def test_a_constant_series_of_segments_stays_constant(rng, reverse, steps):
             assert_same_bits(fastrecur.forget_mult(opened, value, resets=flags, reverse=reverse), value)
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @EACH
 @BOTH_WAYS
 def test_a_long_series_is_written_past_the_cache(rng, name, reverse, monkeypatch, forget_plans):

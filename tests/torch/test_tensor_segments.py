@@ -104,6 +104,7 @@ def test_operators_are_what_they_claim(kind):
     opcheck(backward, (b, a, b, b, h0, h0, *ends, 0, True, torch.float64, True, True, True))
 
 
+@pytest.mark.exhaustive
 def test_compiled_in_one_graph():
     def loss(f, x, offsets, resets):
         h, last = fastrecur.forget_mult(f, x, offsets=offsets, resets=resets, return_state=True)
@@ -139,6 +140,7 @@ def test_meta_and_fake_shapes():
     assert last.shape == (3, 3)
 
 
+@pytest.mark.exhaustive
 def test_out_and_bfloat16():
     f, x = torch.rand(9, 4).bfloat16(), torch.randn(9, 4).bfloat16()
     wanted, out = fastrecur.forget_mult(f, x, offsets=[0, 4, 9]), torch.empty_like(x)

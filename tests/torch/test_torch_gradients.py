@@ -175,6 +175,7 @@ def test_gradients_by_hand_are_differentiable(vjp, reverse, lengths):
     assert gradgradcheck(function, operands, fast_mode=True)
 
 
+@pytest.mark.sample(name=["forget_mult"])
 @BOTH
 def test_gradients_by_hand_are_autograd_s(name):
     a, b, h0 = torch.rand(6, 5, requires_grad=True), torch.randn(6, 1, requires_grad=True), torch.randn(5)
