@@ -318,6 +318,7 @@ def test_sums_do_not_depend_on_what_else_is_wanted(rng, monkeypatch):
     assert_same_bits(*grads)
 
 
+@pytest.mark.exhaustive
 def test_which_problems_are_cut(rng, large, set_threads):
     """Not what is walked in place, has lanes of several lengths or gates whose gradient is a sum over lanes."""
     gate, value = forgetting(rng, "forget_mult", (100, 40), np.float64)

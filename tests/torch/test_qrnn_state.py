@@ -255,6 +255,7 @@ def half_and_double(dtype, **options):
     return half, copy.deepcopy(half).double()
 
 
+@pytest.mark.sample(dtype=[HALF[0]], output_gate=[False])
 @pytest.mark.parametrize(("dtype", "output_gate"), [(HALF[0], True), (HALF[0], False), (HALF[1], True)])
 def test_a_state_in_float32_goes_on_where_gates_are_small(dtype, output_gate):
     """Rounded at each step, a state stands still: at half of the whole here."""

@@ -62,6 +62,7 @@ def test_adjoint_is_that_of_arrays(kind):
         np.testing.assert_array_equal(one.numpy(), other)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_last_states_of_segments_that_begin_as_zeros(axis, reverse):

@@ -35,7 +35,7 @@ def check(function, *operands, **options):
     torch.testing.assert_close(gradients, torch.autograd.grad(expected, operands))
 
 
-@pytest.mark.sample(dynamic=[False])
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_inductor(dynamic):
     check(model, F, X, H0, dynamic=dynamic)

@@ -62,7 +62,7 @@ CUTS = {
 }
 
 
-@pytest.mark.sample(dtype=[torch.float32], family=["forget"])
+@pytest.mark.sample(dtype=[torch.float32], family=["forget"], reverse=[False])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("cuts", CUTS)
@@ -165,6 +165,7 @@ GIVEN = {
 }
 
 
+@pytest.mark.sample(given=["all", "a broadcast gate", "no first state", "lengths"])
 @pytest.mark.parametrize("wanted, used", [("f", (0,)), ("x", (0,)), ("x", (1,)), ("h0", (1,)), ("fxh0", (0, 1))])
 @pytest.mark.parametrize("given", GIVEN)
 def test_gradients(on_gpu, monkeypatch, given, wanted, used):

@@ -63,16 +63,6 @@ assert forget_mult(0.5, torch.ones(3, dtype=torch.bfloat16)).tolist() == [0.5, 0
     )
 
 
-def test_tensors_are_not_imported_for_arrays(run_python):
-    run_python(
-        """
-import sys, numpy, fastrecur
-fastrecur.forget_mult(0.5, numpy.ones(3))
-assert "torch" not in sys.modules
-"""
-    )
-
-
 DTYPES = [*HALVES, torch.float32, torch.float64, torch.int64, torch.bool]
 
 
