@@ -305,7 +305,7 @@ def test_lanes_do_not_touch(rng, name, dtype, shape, axis):
                 assert_same_bits(np.delete(result, lane, along), np.delete(usual, lane, along))
 
 
-@pytest.mark.sample(dtype=[np.float32])
+@pytest.mark.sample(dtype=[np.float64])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_gates_outside_zero_and_one(rng, dtype, reverse):

@@ -86,7 +86,9 @@ def test_broadcasting_sums(rng, name, dtype, case):
             check_vjp(name, gate, value, h0, rng=rng, axis=axis, reverse=reverse, state=not axis)
 
 
-@pytest.mark.sample(name=["forget_mult"], dtype=[np.float32])
+@pytest.mark.sample(
+    name=["forget_mult"], dtype=[np.float32], gate_shape=[(), (2049,), (300, 1), (300, 2049), (1, 65, 33)]
+)
 @pytest.mark.parametrize("name", RECURRENCES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ def test_options(rng, steps, statistic, missing):
             check(statistic, x, y, alpha=alpha, adjust=adjust, ignore_na=ignore_na, min_periods=least)
 
 
+@pytest.mark.sample(adjust=[True])
 @pytest.mark.parametrize(
     ("statistic", "adjust"), [(s, a) for s in STATISTICS for a in [True, False] if a or s != "sum"]
 )

@@ -188,7 +188,7 @@ def test_export(strict, dynamic):
     torch.testing.assert_close(actual, torch.autograd.grad(forget_mult(f, x).sum(), f)[0])
 
 
-@pytest.mark.sample(name=["forget_mult"])
+@pytest.mark.sample(name=["forget_mult"], wants=[True], reverse=[True])
 @pytest.mark.parametrize("name", ["forget_mult", "linear_recurrence"])
 @pytest.mark.parametrize("wants", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])

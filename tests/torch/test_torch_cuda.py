@@ -165,7 +165,7 @@ GIVEN = {
 }
 
 
-@pytest.mark.sample(given=["all", "a broadcast gate", "no first state", "lengths"])
+@pytest.mark.sample(given=["all", "no first state", "lengths"])
 @pytest.mark.parametrize("wanted, used", [("f", (0,)), ("x", (0,)), ("x", (1,)), ("h0", (1,)), ("fxh0", (0, 1))])
 @pytest.mark.parametrize("given", GIVEN)
 def test_gradients(on_gpu, monkeypatch, given, wanted, used):
