@@ -23,7 +23,7 @@ CASES = [
     ((2, 2100), 1),
     ((2100,), 0),
 ]
-KINDS = [(name, np.float32, *case) for name in RECURRENCES for case in CASES]
+KINDS = [(name, np.float32, *case) for name in RECURRENCES for case in [*CASES, ((3, 2100), 1)]]
 KINDS += [("linear_recurrence", np.float64, *CASES[k]) for k in (5, 6)]
 EACH = pytest.mark.parametrize("name", RECURRENCES)
 BOTH_WAYS = pytest.mark.parametrize("reverse", [False, True])
@@ -89,8 +89,10 @@ def test_resets(rng, name, dtype, reverse, shape, axis):
     gate, value = operands(rng, shape, dtype)
     h0 = rng.standard_normal(lanes_of(shape, axis)).astype(dtype)
     for resets in some_resets(rng, shape, axis):
-        options = {"axis": axis, "reverse": reverse, "resets": resets}
-        for state in (h0, None):
+        beside = np.ones([n + 2 for n in resets.shape], bool)[(slice(1, -1),) * resets.ndim]
+        beside[...] = resets  # flags beside those that are given are not read
+        for state, flags in ((h0, beside), (None, resets)):
+            options = {"axis": axis, "reverse": reverse, "resets": flags}
             check_forward(name, gate, value, state, **options)
             check_vjp(name, gate, value, state, rng=rng, **options)
 
@@ -362,21 +364,6 @@ def test_offsets_of_a_call_that_was_seen_before(rng, reverse, shape, axis):
     for _ in range(3):
         check_forward("forget_mult", gate * np.float32(0.1), value, None, **options)
         check_vjp("forget_mult", gate * np.float32(0.1), value, None, rng=rng, **options)
-
-
-@pytest.mark.sample(name=["forget_mult"])
-@BOTH_WAYS
-@pytest.mark.parametrize(("shape", "axis"), [*CASES, ((3, 2100), 1)])
-@pytest.mark.parametrize("name", RECURRENCES)
-def test_flags_beside_those_given_are_not_read(rng, name, reverse, shape, axis):
-    gate, value = operands(rng, shape, np.float32)
-    state = rng.standard_normal(lanes_of(shape, axis)).astype(np.float32)
-    for resets in some_resets(rng, shape, axis):
-        given = np.ones([n + 2 for n in resets.shape], bool)[(slice(1, -1),) * resets.ndim]
-        given[...] = resets
-        options = {"axis": axis, "reverse": reverse, "resets": given}
-        check_forward(name, gate, value, state, **options)
-        check_vjp(name, gate, value, state, rng=rng, **options)
 
 
 @BOTH_WAYS
