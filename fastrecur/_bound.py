@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from . import _arrays, _cost, _threads
+from . import _allocate, _arrays, _cost, _threads
 from . import _layout as at
 from ._arrays import address
 from ._cpu import _native, _packed, _rows, _scan, _scan_back, _transpose8
@@ -148,7 +148,7 @@ def short_call(plan, direction, given):
     A state that is not given is zeros. What the kernel reads beside what is given lives as long as what is returned.
     """
     bound = bind(plan, direction)
-    zeros = plan.zeros()  # a first state; and a valid place for what is not read or written
+    zeros = _allocate.zero_states(plan)  # a first state; and a valid place for what is not read or written
     words = -(-plan.state_bytes // 8)
     makes_states = CARRY not in given and words > _native.MOST_SCRATCH
     if makes_states:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from . import _arrays, _cache, _checks, _problem, _segments, _shapes
+from . import _allocate, _arrays, _cache, _checks, _problem, _segments, _shapes
 from . import _messages as say
 
 _ndarray = np.ndarray
@@ -260,7 +260,7 @@ def _forward_pairs(family, names, a, b, h0, axis, reverse, lengths, out):
     dtype, shape, gate, axis, lengths = _pair_problem(names[:2], a, b, {"h0": h0}, axis, lengths)
     if out is None:
         strides = _shapes.like(shape, dtype, *((v.shape, v.strides) for v in (b, a) if type(v) is _ndarray))
-        out = _problem.empty(shape, dtype, strides)
+        out = _allocate.empty(shape, dtype, strides)
     elif out.shape != shape:
         raise ValueError(say.out_shape(out.shape, shape))
     elif out.dtype != dtype:

@@ -4,7 +4,7 @@ import ctypes
 
 import numpy as np
 
-from . import _cost, _problem
+from . import _allocate, _cost
 from ._arrays import address
 from ._bound import PRODUCTS, Calls, geometry_of, parts_of, sum_bytes_of
 from ._layout import CARRY, HEAD, SUMS_A, SUMS_B
@@ -37,7 +37,7 @@ class Parts:
         for at in self._states:
             given = places[at]
             if given is None or self._spans:
-                room = np.zeros(self._room, _problem.BYTE)
+                room = np.zeros(self._room, _allocate.BYTE)
                 own = address(room) + -address(room) % LINE
                 keep.append(room)
                 if given is not None:

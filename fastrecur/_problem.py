@@ -10,12 +10,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from . import _layout, _memory_pool, _shapes
+from . import _layout, _shapes
 from . import _messages as say
 from ._arrays import element
 from ._layout import ACCUMULATE, CARRY, FLAGS, LENGTHS, REDUCE, STORE, SUMS_A, SUMS_B, TO_A, TO_B, UNWANTED, A, B, G, H
 from ._loops import NAMES, Operands, find_loops, in_memory_order, lane_loops, repetitions, row_loops
-from ._memory_pool import LINE
 from ._shapes import gradient_dtype, is_c_order, like, own_dtypes, own_strides, result_dtype, wide_dtype
 
 ROWS, TRANSPOSE8, SCAN, PACKED = "rows", "transpose8", "scan", "packed"
@@ -31,11 +30,7 @@ NARROW_ROW = 32  # rows of fewer lanes, complex ones of half as many: their numb
 NARROW_LEAST = 1 << 12  # which to compile so many elements are worth
 LARGE_PROBLEM = 1 << 20  # bytes
 APART = 512  # bytes from one thread's states to another's, for a processor fetches what stands behind its own too
-LARGE = 64 << 10  # bytes from which it pays to align a result
 PATIENCE = 16  # runs of a plan in which time is not cut after one in which carries were not predicted
-FEW_ZEROS = 1 << 20  # bytes of states up to which all plans start from the same zeros
-
-BYTE = np.dtype(np.uint8)
 
 
 @dataclass(eq=False)
@@ -101,10 +96,6 @@ class Plan:
         between = self.itemsizes[operand] if self.lane_strides[operand] else 0
         return steps * self.time_strides[operand] + lanes * between
 
-    def zeros(self):
-        """Return zero states to start from, or more of them, which nobody may write to."""
-        return ZEROS if self.state_bytes <= FEW_ZEROS else zeros((self.state_bytes,), BYTE)
-
 
 def fits(shape, into):
     """Return whether a shape broadcasts to another without changing it."""
@@ -119,32 +110,6 @@ def check_shapes(signatures, shape, lane_shape):
         into, wrong = (lane_shape, say.state_shape) if is_state else (shape, say.operand_shape)
         if type(signature) is tuple and not fits(signature[1], into):
             raise ValueError(wrong(name, signature[1], into))
-
-
-def aligned(shape, dtype, allocate=_memory_pool.borrow, strides=None):
-    """Allocate an array, in C order or with other dense strides, that starts with a cache line.
-
-    NumPy's own start a quarter into one: every second register of a row would stand in two lines, and rows of results
-    would begin and end within one.
-    """
-    buffer, place = allocate(math.prod(shape) * dtype.itemsize + LINE)
-    return np.ndarray(shape, dtype, buffer, -place % LINE, strides)
-
-
-def zeros(shape, dtype):
-    """Allocate zeros in C order that start with a cache line."""
-    return aligned(shape, dtype, functools.partial(_memory_pool.fresh, make=np.zeros))
-
-
-ZEROS = zeros((FEW_ZEROS,), BYTE)
-ZEROS.setflags(write=False)
-
-
-def empty(shape, dtype, strides, large=None):
-    """Allocate an array with given (dense) strides, aligned if it is ``large``, or if so many bytes."""
-    if math.prod(shape) * dtype.itemsize >= (LARGE if large is None else large):
-        return aligned(shape, dtype, strides=strides)
-    return np.ndarray(shape, dtype, strides=strides)
 
 
 def _are_rows(operands, loops, modes):

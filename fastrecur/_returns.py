@@ -8,7 +8,7 @@ from collections import namedtuple
 
 import numpy as np
 
-from . import _arrays, _checks, _problem, _shapes, _threads
+from . import _allocate, _arrays, _checks, _problem, _shapes, _threads
 from . import _messages as say
 from ._arrays import at, join
 from ._checks import number
@@ -147,7 +147,7 @@ def _run(steps, rule, carry):
     threads = team.size if rewards.size >= SERIAL_STEPS else 1
     forms = tuple([(array.dtype, array.shape, array.strides) for array in arrays])
     order, *plan = _plan(forms, rule.dtype, axis, traits, threads)
-    results = _problem.empty((1 + is_off_policy, *shape), rule.dtype, (size, *order))
+    results = _allocate.empty((1 + is_off_policy, *shape), rule.dtype, (size, *order))
     if size:
         call, geometry, parts, repeats = plan
         arrays += [results, carry]

@@ -13,7 +13,7 @@ import ctypes
 
 import numpy as np
 
-from . import _problem
+from . import _allocate
 from ._arrays import address, are_same, array_at
 from ._bound import FIRST, Calls, geometry_of
 from ._layout import A_MODE, CARRY, HEAD, LENGTHS, STREAMING, SUM_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, UNWANTED, H
@@ -68,7 +68,7 @@ class RowChunks:
         """
         plan, count, lanes = self._plan, self._count, self._lanes
         slots = self._before + (count if self._is_back else 0)
-        states = _problem.zeros((slots, self._pitch // plan.wide.itemsize), plan.wide)[:, :lanes]
+        states = _allocate.zeros((slots, self._pitch // plan.wide.itemsize), plan.wide)[:, :lanes]
         own, predicted = states[:count], states[count : self._before]
         given = dict(zip(self._bound.order, places, strict=True))
         size = lanes * plan.wide.itemsize

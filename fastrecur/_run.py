@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from . import _cost, _problem, _shapes, _threads
+from . import _allocate, _cost, _shapes, _threads
 from ._arrays import SCALARS, address, array_at
 from ._bound import BORDERS, bind, is_short, short_call
 from ._layout import CARRY, FLAGS, N_STEPS, SUMS_A, SUMS_B, TO_A, TO_B, A, B, G, H
@@ -49,7 +49,7 @@ def forward(plan, a, b, h0, lengths, out, return_state, cuts=None, library=_NUMP
     """
     team = _waking_team(plan, library.team())
     if out is None:
-        out = _problem.empty(plan.shape, plan.dtype, plan.h_strides)
+        out = _allocate.empty(plan.shape, plan.dtype, plan.h_strides)
     has_segments = cuts is not None and cuts.kind == OFFSETS
     carry = None if has_segments or (h0 is None and not return_state) else states_of(plan, h0, library)
     if plan.traversal != "empty":
@@ -84,8 +84,8 @@ def _marks(plan, cuts, states=None):
     if cuts is None:
         return ()
     marks = cuts.marks(plan.steps)
-    states = plan.zeros() if states is None else states[-1:] if cuts.reverse else states
-    return marks[0] if plan.is_flagged else _problem.ZEROS, marks[-1] if plan.has_offsets else _problem.ZEROS, states
+    states = _allocate.zero_states(plan) if states is None else states[-1:] if cuts.reverse else states
+    return marks[0] if plan.is_flagged else _allocate.ZEROS, marks[-1] if plan.has_offsets else _allocate.ZEROS, states
 
 
 def _waking_team(plan, team):
@@ -138,7 +138,7 @@ def vjp(plan, g, a, b, h, h0, grad_state, lengths, cuts=None, results=None, libr
         if cuts is not None:
             cuts.clear_ends(carry)
     if results is None:
-        results = [None if strides is None else _problem.empty(*own, strides) for *own, strides in plan.gradients]
+        results = [None if strides is None else _allocate.empty(*own, strides) for *own, strides in plan.gradients]
     if plan.traversal != "empty":
         g, a, b, h = (as_array(value, plan.wide) for value in (g, a, b, h))
         lengths = plan.full_lengths if lengths is None else lengths
@@ -169,7 +169,7 @@ def _vjp_at(plan, g, a, b, h, first, carry, lengths, results, team, marks=()):
     if way.sum_steps:
         summed[0] = np.zeros((-(-plan.steps // way.sum_steps), plan.lanes), plan.wide)
     if first is None:
-        zeros = plan.zeros()
+        zeros = _allocate.zero_states(plan)
         first = address(zeros)
     # The first states are a valid place for what a kernel is told not to write.
     to_a, to_b = (first if result is None else result for result in results)
@@ -268,7 +268,7 @@ def _run(plan, direction, way, team, places, sums=None, marks=()):
     """
     bound = bind(plan, direction)
     at = bound.order.index(CARRY)
-    places = *places, *map(address, marks or (_problem.ZEROS,) * 3)
+    places = *places, *map(address, marks or (_allocate.ZEROS,) * 3)
     if way.chunks and not plan.waits():
         _row_chunks(bound, way).scan(team, places, sums)
         return
@@ -311,7 +311,7 @@ def _run_shifted(plan, operands, carry, team, shift):
     Lanes before that line take one step alone before all others, and these the last step alone.
     """
     shape = plan.sizes[::2]
-    shifted = _problem.zeros(shape, plan.wide)
+    shifted = _allocate.zeros(shape, plan.wide)
     if carry is not None:
         states = array_at(carry, shape, plan.wide)
         shifted[...] = np.roll(states, -shift, axis=1)
@@ -361,7 +361,7 @@ def states_of(plan, state, library=_NUMPY, outside=()):
     ``outside`` is a shape: of how many such states.
     """
     if state is None and plan.carry_c_order and not outside:
-        zeros = _problem.zeros if plan.traversal == ROWS else np.zeros  # rows of it are walked with each step
+        zeros = _allocate.zeros if plan.traversal == ROWS else np.zeros  # rows of it are walked with each step
         return zeros(plan.lane_shape, plan.wide)
     carry = _room_of(plan, outside)
     fill_states(library, carry, state)
@@ -371,7 +371,7 @@ def states_of(plan, state, library=_NUMPY, outside=()):
 def _room_of(plan, outside):
     """Allocate states, or an array of such."""
     strides = *_shapes.c_strides(outside, plan.state_bytes), *plan.carry_strides
-    return _problem.empty((*outside, *plan.lane_shape), plan.wide, strides, large=0)
+    return _allocate.empty((*outside, *plan.lane_shape), plan.wide, strides, large=0)
 
 
 def fill_states(library, states, given):

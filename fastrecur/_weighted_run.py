@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from . import _cost, _problem, _run, _shapes, _threads
+from . import _allocate, _cost, _problem, _run, _shapes, _threads
 from ._arrays import address, element
 from ._cpu import _decays, _weighted
 from ._cpu._compile import kernel
@@ -88,7 +88,7 @@ def run(statistic, x, y, gate, borders, shape, dtype, axis, kind, min_periods, b
     signatures = [(v.dtype, v.shape, v.strides) for v in given]
     signatures[1] = None if y is None else () if y is x else signatures[1]
     asked = _layout(statistic, kind, (max(1, min_periods), bias), shape, dtype, axis, tuple(signatures))
-    h = _problem.empty(shape, dtype, asked.strides)
+    h = _allocate.empty(shape, dtype, asked.strides)
     states = np.zeros((PLANES, *asked.lane_shape))
     if state[0] is not None:
         for plane, values in enumerate(state):
@@ -227,7 +227,7 @@ class Walk:
         elif self.alone:
             carry = states.T.copy()
         else:
-            carry = _problem.zeros((PLANES, padded), _WIDE)
+            carry = _allocate.zeros((PLANES, padded), _WIDE)
             carry[...] = states[:, self.fill]
         places = [address(operand) for operand in operands]
         head = (None, *places, *places[3:4] * (5 - len(places)), address(carry), self.geometry)  # borders in any case
@@ -355,7 +355,7 @@ def decays(times, first_gap, halflife, alpha):
     times = np.ascontiguousarray(times)
     times = times.view(np.int64) if is_date else times
     power = math.log2(1.0 - alpha)
-    found = _problem.empty(times.shape, np.dtype(np.float64), (8,))
+    found = _allocate.empty(times.shape, np.dtype(np.float64), (8,))
     found[0] = np.exp2(power * (first_gap / halflife))
     # Those between such ends are floats without a loss; others are out of order, which the kernel sees.
     are_exact = name != "i8" or max(abs(int(times[0])), abs(int(times[-1]))) <= MOST_EXACT

@@ -20,7 +20,7 @@ sys.path.append(str(Path(__file__).parent / "gpu_tools"))
 from thresholds import lower_thresholds  # noqa: E402
 
 import fastrecur  # noqa: E402 - after the line above, which must precede the import of compare
-from fastrecur import _host, _memory_pool, _problem, _threads  # noqa: E402
+from fastrecur import _allocate, _host, _memory_pool, _problem, _threads  # noqa: E402
 from fastrecur._arrays import address  # noqa: E402
 
 # Compilation makes the first example of a kind slow, and a failure must be the same everywhere.
@@ -152,21 +152,21 @@ def rows_of_any_length(monkeypatch, forget_plans):
 @pytest.fixture(autouse=True)
 def poisoned_results(monkeypatch):
     """Memory that results are written to holds NaN: what is not written is seen, however large they are."""
-    empty = _problem.empty
+    empty = _allocate.empty
 
     def poisoned(*arguments, **options):
         array = empty(*arguments, **options)
         array.fill(np.nan)
         return array
 
-    monkeypatch.setattr(_problem, "empty", poisoned)
+    monkeypatch.setattr(_allocate, "empty", poisoned)
 
 
 @pytest.fixture(autouse=True)
 def zeros_to_start_from():
     """No kernel writes to the zeros that all plans start from, which also stand for results that are not wanted."""
     yield
-    assert not _problem.ZEROS.any()
+    assert not _allocate.ZEROS.any()
 
 
 @pytest.fixture

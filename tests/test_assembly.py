@@ -5,8 +5,9 @@ import platform
 import pytest
 from numba import types
 
-from fastrecur._cpu._numba import compiled, has
+from fastrecur._cpu._numba import compiled
 from fastrecur._cpu._operands import ONE, ZERO, Distance, Operand
+from fastrecur._cpu._processor import has
 from fastrecur._cpu._rows import Scan
 from fastrecur._cpu._scalars import width
 from fastrecur._cpu._transposes import collect_octet, load_octet, stack_lines, stream_lines

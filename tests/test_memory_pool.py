@@ -218,7 +218,7 @@ def test_nothing_below_results_is_touched(run_python):
 import ctypes, mmap
 import numpy as np
 import fastrecur
-from fastrecur import _problem
+from fastrecur import _allocate
 guard, kept = 4 << 20, []
 def borrow(nbytes):
     room = mmap.mmap(-1, guard + nbytes)
@@ -228,7 +228,7 @@ def borrow(nbytes):
     assert ctypes.CDLL(None).mprotect(*below, 0) == 0
     kept.append(room)
     return block, place
-_problem.aligned.__defaults__ = borrow, None
+_allocate.aligned.__defaults__ = borrow, None
 fastrecur.set_num_threads(2)
 for lanes in (786432, 600000):
     f = np.full((8, lanes), 0.5, np.float32)

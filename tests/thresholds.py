@@ -2,7 +2,7 @@
 
 import functools
 
-from fastrecur import _cost, _host, _problem
+from fastrecur import _allocate, _cost, _host
 
 
 def lower_thresholds(setattr):
@@ -14,7 +14,7 @@ def lower_thresholds(setattr):
         setattr(_cost, name, 0)
     setattr(_cost, "STREAMED_PART_BYTES", 64)
     setattr(_cost, "ITEM_BYTES", 1)
-    setattr(_problem, "LARGE", 0)  # results that are streamed begin with a line: sums are cut by lines
+    setattr(_allocate, "LARGE", 0)  # results that are streamed begin with a line: sums are cut by lines
     setattr(_cost, "_cache_bytes", lambda: 0)
     # What was remembered of calls, and of how threads share them, is not for large ones.
     setattr(_host, "_shortcuts", {})

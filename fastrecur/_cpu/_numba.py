@@ -23,6 +23,8 @@ from llvmlite import binding
 from numba import config, njit
 from numba.extending import typeof_impl
 
+from ._processor import processor
+
 
 def _known(options):
     """Return those options that this Numba knows."""
@@ -135,30 +137,6 @@ def _target_machine():
     reloc = "static" if triple.startswith(("x86", "i386", "i686")) else "default"
     options = {"opt": int(config.OPT), "reloc": reloc, "codemodel": "jitdefault", "jit": True}
     return binding.Target.from_triple(triple).create_target_machine(cpu, features, **options)
-
-
-def processor():
-    """Return the name of the processor that kernels are compiled for, and its features as LLVM writes them."""
-    is_host = config.CPU_NAME in (None, "", "host")
-    features = config.CPU_FEATURES
-    if features is None:
-        features = ",".join(f"{'+' if on else '-'}{name}" for name, on in sorted(_host_features().items()))
-    return binding.get_host_cpu_name() if is_host else config.CPU_NAME, features
-
-
-@functools.cache
-def _host_features():
-    try:
-        return binding.get_host_cpu_features()
-    except RuntimeError:
-        return {}
-
-
-def has(*features):
-    """Return whether the processor that kernels are compiled for has some features, as far as that is known."""
-    if config.CPU_NAME not in (None, "", "host") or config.CPU_FEATURES is not None:
-        return False
-    return bool(_host_features()) and all(_host_features().get(feature) for feature in features)
 
 
 def circumstances():

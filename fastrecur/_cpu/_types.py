@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import config, types
 from numba.extending import NativeValue, intrinsic, models, register_model, unbox
 
-from ._numba import has
+from ._processor import has
 
 INTERPRETED = bool(config.DISABLE_JIT)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _arrays, _problem, _shapes, _threads
+from .. import _allocate, _arrays, _shapes, _threads
 from .._arrays import address, at, join, quiet
 from .._cpu import _kaufman
 from .._cpu._compile import kernel
@@ -23,7 +23,7 @@ def average(x: np.ndarray, period: int, quick: float, calm: float, axis: int) ->
     order = sorted(range(x.ndim), key=lambda k: (-abs(x.strides[k]), k))
     own, back = order.index(axis), [order.index(k) for k in range(x.ndim)]
     x = np.ascontiguousarray(x.transpose(order))
-    result = _problem.empty(x.shape, _WIDE, _shapes.c_strides(x.shape, _WIDE.itemsize))
+    result = _allocate.empty(x.shape, _WIDE, _shapes.c_strides(x.shape, _WIDE.itemsize))
     result[(slice(None),) * own + (slice(period),)] = np.nan
     rest, gates = at(x, own, slice(period, None)), at(result, own, slice(period, None))
     if x.size:

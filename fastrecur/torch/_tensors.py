@@ -7,7 +7,7 @@ from collections import namedtuple
 import numpy as np
 import torch
 
-from .. import _checks, _layout, _memory_pool, _problem, _run, _segments, _shapes
+from .. import _allocate, _checks, _layout, _memory_pool, _problem, _run, _segments, _shapes
 from .._arrays import BFLOAT16, address
 from .._checks import Segments
 from .._problem import FORGET
@@ -156,7 +156,7 @@ def empty(shape, strides, dtype):
     strides = layout(shape) if strides is None else strides
     if nbytes < KEPT or not _memory_pool.keeps(nbytes):
         return torch.empty_strided(shape, strides, dtype=dtype, device="cpu")
-    flat = torch.frombuffer(_problem.aligned((nbytes,), _problem.BYTE), dtype=dtype)
+    flat = torch.frombuffer(_allocate.aligned((nbytes,), _allocate.BYTE), dtype=dtype)
     # No view of anything, or torch would refuse changes in place.
     return flat.as_strided(shape, strides).detach()
 
