@@ -52,9 +52,7 @@ def _adapter(operands: tuple[Any, ...], lengths: Any) -> ModuleType:
     if _arrays.all_in_memory(*operands, lengths):
         return _host
     if _arrays.any_tensor(*operands):
-        from .torch import _call  # at every call: torch's compiler does not follow a cache
-
-        return _call
+        return tensor_adapter()
     if _arrays.any_on_device(*operands):
         return _gpu()
     if _arrays.any_lazy(*operands, lengths):
@@ -62,6 +60,13 @@ def _adapter(operands: tuple[Any, ...], lengths: Any) -> ModuleType:
 
         return _dask
     return _host
+
+
+def tensor_adapter() -> ModuleType:
+    """Return the adapter for tensors, which also tells what torch has active, and of its threads."""
+    from .torch import _call  # at every call: torch's compiler does not follow a cache
+
+    return _call
 
 
 @functools.cache

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-from .. import _arrays, _checks, _shapes, _threads
+from .. import _arrays, _checks, _dispatch, _shapes, _threads
 from .. import _messages as say
 from .._checks import is_number
 from ._arguments import RULES
@@ -45,9 +45,7 @@ class Data:
     def _take_tensors(self, names, values, before):
         import torch
 
-        from ..torch import _modes
-        from ..torch import _team as torch_team
-
+        adapter = _dispatch.tensor_adapter()
         tensors = [value for value in (*values, *before) if isinstance(value, torch.Tensor)]
         # Numbers stand where the data stand, whatever torch's default device is.
         device = next((value.device for value in tensors if value.dim() or not value.is_cpu), torch.device("cpu"))
@@ -65,12 +63,12 @@ class Data:
                 raise TypeError(say.real_dtype(name, value.dtype))
             wide.append(value)
         self.xp = torch
-        quiet = _modes.no_modes_active() and all(map(_modes.kernel_can_read, tensors))
+        quiet = adapter.no_modes_active() and all(map(adapter.kernel_can_read, tensors))
         wanted = torch.is_grad_enabled() and any(value.requires_grad for value in tensors)
         if quiet and not wanted:
             default = torch.get_default_dtype()
             self.values = [(v if v.is_floating_point() else v.to(default)).detach().numpy() for v in wide]
-            self.xp, self.give, self._team = np, torch.from_numpy, torch_team.team
+            self.xp, self.give, self._team = np, torch.from_numpy, adapter.team
         else:
             self.values, self.by_kernel, self.at_hand = wide, False, quiet
 

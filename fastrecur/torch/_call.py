@@ -10,6 +10,7 @@ from ._along_time import lanes
 from ._arguments import as_tensor, is_complex
 from ._modes import PLAIN, event, is_overridden, kernel_can_read, no_modes_active
 from ._ops import NAMES
+from ._team import team as team  # for kernels of smoothing on tensors
 
 _is_number = _tensors.is_number
 _grad_enabled = torch.is_grad_enabled

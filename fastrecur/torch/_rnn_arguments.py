@@ -7,7 +7,6 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import _messages as say
 from . import _modes, _rnn_segments
-from .state import QRNNState, hint_for
 
 
 def open_call(module, input, hidden, hx, offsets, resets, weights):
@@ -35,19 +34,6 @@ def unpack_input(module, input, least=1):
     if rows.shape[0] < least:
         raise RuntimeError(say.rnn_no_steps())
     return rows, None, input.dim() == 3
-
-
-def unpack_step(input, state, one_direction):
-    """Return one step's rows, (B, features), and whether there is a batch; raise for what `step` does not take."""
-    if not one_direction:
-        raise RuntimeError(say.rnn_step_directions())
-    if not isinstance(input, Tensor):
-        raise TypeError(say.rnn_step_input(type(input)))
-    if input.dim() not in (1, 2):
-        raise ValueError(say.rnn_step_dim(input.dim()))
-    if not isinstance(state, QRNNState):
-        raise TypeError(say.rnn_step_state(type(state), hint=hint_for(state)))
-    return (input, True) if input.dim() == 2 else (input.unsqueeze(0), False)
 
 
 def repack_output(module, rows, input):

@@ -202,7 +202,7 @@ class QRNN(nn.Module):
         if is_alone and getattr(getattr(state, "hidden", None), "ndim", 0) == getattr(input, "ndim", 0) + 1:
             return layers[0].step(input, state)  # type: ignore[no-any-return]
         turns = {getattr(layer, "reverse", False) for layer in self.layers}
-        rows, is_batched = _arguments.unpack_step(input, state, not self.bidirectional and len(turns) == 1)
+        rows, is_batched = _state.rows_of_step(input, state, not self.bidirectional and len(turns) == 1)
         firsts = _state.of_network(self, state, rows, rows.shape[0], is_batched)
         rows, lasts = self._through(rows, firsts, lambda layer, *given: layer.step(*given))
         return rows if is_batched else rows.squeeze(0), _state.join(lasts, is_batched)

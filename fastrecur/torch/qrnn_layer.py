@@ -201,7 +201,7 @@ class QRNNLayer(nn.Module):
 
     def step(self, input: Tensor, state: QRNNState) -> tuple[Tensor, QRNNState]:
         """Return the output at one step, and the state after it: as `QRNN.step`, with `reverse` the last step first."""
-        rows, is_batched = _arguments.unpack_step(input, state, len(self._directions) == 1)
+        rows, is_batched = _state.rows_of_step(input, state, len(self._directions) == 1)
         _arguments.check_input(rows, self.input_size, self._direction_weights())
         previous = _state.inputs_of_layer(self, state, rows, rows.shape[0], is_batched)
         hidden = _state.of_layer(self, state.hidden, rows, rows.shape[0], is_batched, True)

@@ -65,6 +65,19 @@ def hint_for(hidden: Any) -> str:
     return say.TAKEN_APART if isinstance(hidden[1], (list, tuple)) else say.ONE_STATE
 
 
+def rows_of_step(input: Any, state: Any, one_direction: bool) -> tuple[Tensor, bool]:
+    """Return one step's rows, (B, features), and whether there is a batch; raise for what `step` does not take."""
+    if not one_direction:
+        raise RuntimeError(say.rnn_step_directions())
+    if not isinstance(input, Tensor):
+        raise TypeError(say.rnn_step_input(type(input)))
+    if input.dim() not in (1, 2):
+        raise ValueError(say.rnn_step_dim(input.dim()))
+    if not isinstance(state, QRNNState):
+        raise TypeError(say.rnn_step_state(type(state), hint=hint_for(state)))
+    return (input, True) if input.dim() == 2 else (input.unsqueeze(0), False)
+
+
 def of_layer(layer: Any, hidden: Any, rows: Tensor, batch: int, is_batched: bool, may_be_wide: bool = False) -> Any:
     """Return a layer's first states as (directions, B, H), checked; they may be float32 beside half precision."""
     if hidden is None:
