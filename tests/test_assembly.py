@@ -5,15 +5,15 @@ import platform
 import pytest
 from numba import types
 
-from fastrecur._cpu._numba import compiled
-from fastrecur._cpu._operands import ONE, ZERO, Distance, Operand
-from fastrecur._cpu._processor import has
-from fastrecur._cpu._rows import Scan
-from fastrecur._cpu._scalars import width
-from fastrecur._cpu._transposes import collect_octet, load_octet, stack_lines, stream_lines
-from fastrecur._cpu._types import HAS_AVX, Pointer, Rule
-from fastrecur._cpu._vectors import load_vector, store_vector, stream_vector
-from fastrecur._cpu._wide import Vectors, forward_vectors
+from fastrecur._cpu.compiler.numba_internals import compiled
+from fastrecur._cpu.kernels.operands import ONE, ZERO, Distance, Operand
+from fastrecur._cpu.kernels.rows import Scan
+from fastrecur._cpu.kernels.wide import Vectors, forward_vectors
+from fastrecur._cpu.vectors.processor import has
+from fastrecur._cpu.vectors.scalars import width
+from fastrecur._cpu.vectors.transposes import collect_octet, load_octet, stack_lines, stream_lines
+from fastrecur._cpu.vectors.types import HAS_AVX, Pointer, Rule
+from fastrecur._cpu.vectors.vectors import load_vector, store_vector, stream_vector
 
 pytestmark = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64") or not HAS_AVX, reason="the instructions are those of AVX"

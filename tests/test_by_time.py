@@ -13,8 +13,10 @@ from test_forward import RECURRENCES, operands
 from thresholds import lower_thresholds
 
 import fastrecur
-from fastrecur import _bound, _cost, _layout, _problem, _row_chunks, _run, reference
-from fastrecur._arrays import array_at
+from fastrecur import reference
+from fastrecur._arguments.arrays import array_at
+from fastrecur._cpu import bound, cost, row_chunks, run as _run
+from fastrecur._plan import layout, problem
 
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 # Each dtype and each recurrence, though not each pair: every one is compiled anew.
@@ -30,17 +32,17 @@ def done(monkeypatch, forget_plans):
     """Small problems are cut as large ones are; what became of each, in order."""
     came = []
 
-    real = _row_chunks.RowChunks.scan
+    real = row_chunks.RowChunks.scan
 
     def spy(chunks, *arguments):
         came.append(("vjp" if chunks._plan.gradients else "forward", real(chunks, *arguments)))
         return came[-1][1]
 
     for name, value in (("CHUNKED_BYTES", 0), ("WARM_UP_STEPS", (16, 1024)), ("WARM_UP_SHARE", 2)):
-        monkeypatch.setattr(_cost, name, value)
-    monkeypatch.setattr(_problem, "NARROW_LEAST", 0)
-    monkeypatch.setattr(_row_chunks.RowChunks, "scan", spy)
-    monkeypatch.setattr(_cost, "choose", functools.lru_cache(_cost.choose.__wrapped__))
+        monkeypatch.setattr(cost, name, value)
+    monkeypatch.setattr(problem, "NARROW_LEAST", 0)
+    monkeypatch.setattr(row_chunks.RowChunks, "scan", spy)
+    monkeypatch.setattr(cost, "choose", functools.lru_cache(cost.choose.__wrapped__))
     forget_plans()
     return came
 
@@ -124,7 +126,7 @@ def test_gates_that_remember(rng, large, set_threads, dtype):
     h = fastrecur.forget_mult(gate, value)
     grads = gradients()
     set_threads(2)
-    for tried in [True, *[False] * _problem.PATIENCE, True]:
+    for tried in [True, *[False] * problem.PATIENCE, True]:
         assert_same_bits(fastrecur.forget_mult(gate, value), h)
         for got, right in zip(gradients(), grads, strict=True):
             assert_same_bits(got, right)
@@ -163,7 +165,7 @@ def test_gates_that_no_longer_forget(rng, large, set_threads, dtype, reverse, th
 @pytest.mark.parametrize("back", [False, True])
 def test_a_warm_up_writes_one_row(rng, large, monkeypatch, set_threads, dtype, back):
     """Rows that are in the cache already take longer to be streamed to."""
-    written, real = [], _row_chunks.RowChunks.__init__
+    written, real = [], row_chunks.RowChunks.__init__
 
     def spy(chunks, *arguments):
         real(chunks, *arguments)
@@ -171,8 +173,8 @@ def test_a_warm_up_writes_one_row(rng, large, monkeypatch, set_threads, dtype, b
         chunks._warm_ups.run = lambda team, threads, to: watch(lambda: run(team, threads, to), to)
 
     def watch(run, to):
-        order = _bound.ORDER["vjp" if back else "forward"]
-        at = to[order.index(_layout.TO_B if back else _layout.H)]
+        order = bound.ORDER["vjp" if back else "forward"]
+        at = to[order.index(layout.TO_B if back else layout.H)]
         result = array_at(at, value.shape, np.dtype(dtype))
         result[...] = np.nan
         run()
@@ -181,7 +183,7 @@ def test_a_warm_up_writes_one_row(rng, large, monkeypatch, set_threads, dtype, b
     gate, value = forgetting(rng, "forget_mult", (140, 64), dtype)
     g = rng.standard_normal(value.shape).astype(dtype)
     h = fastrecur.forget_mult(gate, value)
-    monkeypatch.setattr(_row_chunks.RowChunks, "__init__", spy)
+    monkeypatch.setattr(row_chunks.RowChunks, "__init__", spy)
     set_threads(2)
     if back:
         fastrecur.forget_mult_vjp(g, gate, value, h)
@@ -300,14 +302,14 @@ def test_more_threads_than_partial_sums(rng, large, set_threads):
 @pytest.mark.exhaustive
 def test_sums_do_not_depend_on_what_else_is_wanted(rng, monkeypatch):
     """Of which there is more or less to be moved."""
-    real, seen = _cost.sum_steps_of, []
+    real, seen = cost.sum_steps_of, []
 
     def spy(plan):
         if plan.gradients:
             seen.append(real(plan))
         return real(plan)
 
-    monkeypatch.setattr(_cost, "sum_steps_of", spy)
+    monkeypatch.setattr(cost, "sum_steps_of", spy)
     gate, value = (torch.from_numpy(a) for a in forgetting(rng, "forget_mult", (5001, 160), np.float16))
     grads = []
     for is_wanted in (False, True):

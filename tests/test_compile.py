@@ -12,7 +12,7 @@ for shape in (40, 33), (3000,):
 
 STARTED = """
 import sys
-from fastrecur._cpu import _operands
+from fastrecur._cpu.kernels import operands as _operands
 # What Numba's compiler imports when it first compiles, which takes it half a second.
 started = {name for name in sys.modules if name in ("numba.core.typing.arraydecl", "numba.np.linalg")}
 """

@@ -12,7 +12,7 @@ from test_packed import every
 from thresholds import lower_thresholds
 
 import fastrecur
-from fastrecur import _problem
+from fastrecur._plan import problem
 
 DTYPES = [np.complex64, np.complex128]
 LANES = [1, 2, 3, 7, 8, 9, 15, 16, 17]
@@ -22,7 +22,7 @@ LAYOUTS = [c_order, fortran, every_other_lane, every(-1), negative_first_stride]
 @pytest.fixture(params=[0, 1 << 40], ids=["narrow", "wide"])
 def few_lanes(request, monkeypatch, forget_plans):
     """Rows of few lanes have kernels for their number, or not."""
-    monkeypatch.setattr(_problem, "NARROW_LEAST", request.param)
+    monkeypatch.setattr(problem, "NARROW_LEAST", request.param)
     forget_plans()
 
 
@@ -68,7 +68,7 @@ def test_a_lane_has_the_same_bits_wherever_it_is_walked(rng, monkeypatch, forget
             for result, expected in zip(across, whole, strict=True):
                 assert_same_bits(result.T.copy(), expected)
         lower_thresholds(monkeypatch.setattr)
-        monkeypatch.setattr(_problem, "NARROW_LEAST", 0)
+        monkeypatch.setattr(problem, "NARROW_LEAST", 0)
         forget_plans()
 
 
@@ -140,14 +140,14 @@ def test_which_problems_are_narrow():
     for lanes in range(1, 30):
         values = x.dtype, (5000, lanes), x.strides
         for gate in (values, number):
-            plan = _problem.forward("linear", ("a", "b", "h0"), gate, values, None, None, axis=0, **options)
-            assert plan.traversal == _problem.ROWS
+            plan = problem.forward("linear", ("a", "b", "h0"), gate, values, None, None, axis=0, **options)
+            assert plan.traversal == problem.ROWS
             assert bool(plan.narrow) == (lanes < 16)
-        vjp = _problem.vjp(
+        vjp = problem.vjp(
             "linear", ("grad_h", "a", "b", "h"), (values, number, values, values, None, None),
             axis=0, **options,
         )  # fmt: skip
-        assert vjp.traversal == _problem.ROWS
+        assert vjp.traversal == problem.ROWS
         assert bool(vjp.narrow) == (lanes < 16)
 
 

@@ -330,7 +330,7 @@ def texts():
         yield path.relative_to(ROOT).as_posix(), path.read_text()
     for name in MODULES:
         yield name, public_docstrings(name)
-    for path in [ROOT / "fastrecur" / "_messages.py", *sorted((ROOT / "examples").glob("*.py"))]:
+    for path in [ROOT / "fastrecur" / "_arguments" / "messages.py", *sorted((ROOT / "examples").glob("*.py"))]:
         yield path.relative_to(ROOT).as_posix(), strings(path)
 
 

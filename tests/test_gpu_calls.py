@@ -21,9 +21,13 @@ from compare import assert_same_bits
 from problems import FORGET, LINEAR
 
 import fastrecur
-from fastrecur import _cache, _checks, _config
-from fastrecur._cuda import _arrays, _compiler, _device, _kernels, _launch, _numba_cuda, _plan, _recurrence, _run
-from fastrecur._cuda._plan import LANES, SERIES
+from fastrecur import _config
+from fastrecur._arguments import checks
+from fastrecur._cpu.compiler import cache
+from fastrecur._cuda import arrays, call as _call, launch as _launch, plan as _plan, run
+from fastrecur._cuda.compiler import compile as _compile, numba_cuda_internals
+from fastrecur._cuda.kernels import catalog, device as _device
+from fastrecur._cuda.plan import LANES, SERIES
 
 F = np.random.default_rng(0).random((20, 40)).astype(np.float32)
 X = np.random.default_rng(1).standard_normal((20, 40)).astype(np.float32)
@@ -34,7 +38,7 @@ def driver(monkeypatch):
     """A driver without a card."""
     driver = devices.Driver()
     monkeypatch.setattr(_launch, "driver", lambda: driver)
-    monkeypatch.setattr("fastrecur._cuda._arrays._libraries", {})
+    monkeypatch.setattr("fastrecur._cuda.arrays._libraries", {})
     return driver
 
 
@@ -50,7 +54,7 @@ def cupy(driver, monkeypatch):
 def numba_cuda(driver, monkeypatch):
     """numba.cuda's stand-in, as an allocator."""
     module = devices.NumbaCuda(driver)
-    monkeypatch.setattr(_arrays, "numba_cuda", lambda: module)
+    monkeypatch.setattr(arrays, "numba_cuda", lambda: module)
     return module
 
 
@@ -156,7 +160,7 @@ def test_torch_is_asked_for_memory_and_streams(driver, monkeypatch):
             asked.append((device, non_blocking))
             return "copy"
 
-    library = _arrays.Torch(torch.Tensor)
+    library = arrays.Torch(torch.Tensor)
     library.library = types.SimpleNamespace(**vars(torch))
     library.library.device = lambda kind, number: (asked.append((kind, number)), host)[1]
     library.library.from_numpy = lambda array: Host()
@@ -305,7 +309,7 @@ def test_dlpack_of_elements_that_nothing_is_known_of(driver, monkeypatch):
 def test_dlpack_bfloat16(driver, monkeypatch):
     x = devices.DlpackArray(X.view(np.uint16), driver)
     export_as(4, monkeypatch)
-    assert _arrays.library(x).view("x", x).dtype == ml_dtypes.bfloat16
+    assert arrays.library(x).view("x", x).dtype == ml_dtypes.bfloat16
 
     def without_ml_dtypes(array, stream_ptr):
         raise NotImplementedError
@@ -410,7 +414,7 @@ PLACES = {
 @pytest.mark.parametrize("is_warm", [False, True])
 def test_addresses_that_are_no_multiples_of_the_size(driver, cupy, numba_cuda, monkeypatch, kind, is_warm):
     """A card ends the whole process's work at such a load: nothing may be launched, not even in a call seen before."""
-    monkeypatch.setattr(_recurrence, "_shortcuts", {})
+    monkeypatch.setattr(_call, "_shortcuts", {})
     h = fastrecur.forget_mult(F, X)
     operands = {"grad_h": X, "f": F, "x": X, "h": h, "h0": h[0], "grad_state": h[1]}
     place = functools.partial(PLACES[kind], driver=driver, cupy=cupy)
@@ -425,7 +429,7 @@ def test_addresses_that_are_no_multiples_of_the_size(driver, cupy, numba_cuda, m
         if is_warm:
             for _ in range(2):  # the first meets the arrays' type, the next is remembered
                 call(gradient=gradient)
-            assert len(_recurrence._shortcuts) == (kind != "dlpack")
+            assert len(_call._shortcuts) == (kind != "dlpack")
         driver.log.clear()
         for name in names:
             for by in (1, 2):
@@ -433,7 +437,7 @@ def test_addresses_that_are_no_multiples_of_the_size(driver, cupy, numba_cuda, m
                     call(name, by, gradient)
         assert not {"launch", "empty"} & set(kinds(driver))
         call("f", 4, gradient)
-        _recurrence._shortcuts.clear()
+        _call._shortcuts.clear()
 
 
 def test_other_addresses_that_are_no_multiples_of_the_size(driver, cupy):
@@ -518,7 +522,7 @@ def test_all_descriptors_are_cleared(dtype, family):
     forward = _plan.forward(name, (*names, "h0"), full, full, None, None, 1, False, None)
     backward = _plan.vjp(name, ("g", *names, "h"), *[full] * 4, None, None, 1, False, None)
     for plan, words in ((forward, 6 if name == "forget" else 3), (backward, 3)):
-        program = _run.program(plan)
+        program = run.program(plan)
         kernel, _, cleared, _, place = program.launches[0]
         assert (kernel, place) == (None, len(plan.names))  # that of the only region
         assert (
@@ -539,7 +543,7 @@ def test_series_that_begin_anew(segments):
     offsets, resets = (np.dtype("i8"), (segments + 1,), (8,)), (np.dtype(bool), full[1], (1 << 20, 1))
     for ends in ((offsets, None), (offsets, resets), (None, resets)):
         count = segments if ends[0] else 1
-        told = 1, False, _checks.Segments(None, *ends)
+        told = 1, False, checks.Segments(None, *ends)
         states = (count, 64) if ends[0] else (64,)
         state = np.dtype("f4"), states, (0,) * len(states)
         forward = _plan.forward("forget", ("f", "x", "h0"), None, full, state, None, *told)
@@ -555,13 +559,13 @@ def test_series_that_begin_anew(segments):
         assert backward.scratch["to_a"] == 64 * (count if ends[0] else backward.launches[1].values["tiles"])
     with pytest.raises(ValueError, match=r"fewer than 2\*\*31 series.*got 4294967296 series"):
         many = np.dtype("i8"), ((1 << 26) + 1,), (8,)
-        ends = _checks.Segments(None, many, None)
+        ends = checks.Segments(None, many, None)
         _plan.forward("forget", ("f", "x", "h0"), None, full, None, None, 1, False, ends)
 
 
 def test_offsets_that_are_not_aligned():
     """Every other byte of a record may be theirs."""
-    full, ends = (np.dtype("f4"), (9,), (4,)), _checks.Segments(None, (np.dtype("i8"), (3,), (12,)), None)
+    full, ends = (np.dtype("f4"), (9,), (4,)), checks.Segments(None, (np.dtype("i8"), (3,), (12,)), None)
     with pytest.raises(ValueError, match="`offsets` must be aligned"):
         _plan.forward("forget", ("f", "x", "h0"), None, full, None, None, 0, False, ends)
 
@@ -569,13 +573,13 @@ def test_offsets_that_are_not_aligned():
 def test_a_plain_call_s_shortcut_is_not_taken_for_segments(driver, cupy):
     f, x = cupy.place(F), cupy.place(X)
     plain, _ = fastrecur.forget_mult(f, x).host, fastrecur.forget_mult(f, x)
-    count = len(_recurrence._shortcuts)
+    count = len(_call._shortcuts)
     for _ in range(2):
         h = fastrecur.forget_mult(f, x, offsets=[0, 7, 20])
         assert_same_bits(h.host[:7], plain[:7])
         assert (h.host[7:] != plain[7:]).any()
     assert_same_bits(fastrecur.forget_mult(f, x).host, plain)
-    assert len(_recurrence._shortcuts) == count
+    assert len(_call._shortcuts) == count
 
 
 def test_more_series_than_can_be_counted():
@@ -611,7 +615,7 @@ def test_launches_are_within_a_driver_s_limits(shape, axis):
                     continue
                 assert 1 <= launch.threads <= 1024
                 assert all(1 <= n <= most for n, most in zip(launch.grid, (MOST, 65535, 65535), strict=True))
-                assert all(launch.values[name] <= MOST for name in _kernels._INT32 & launch.values.keys())
+                assert all(launch.values[name] <= MOST for name in catalog._INT32 & launch.values.keys())
 
 
 def test_more_axes_than_can_be_summed_over(driver, cupy):
@@ -646,7 +650,7 @@ def test_kernels_are_kept_and_used_again(a_kernel, tmp_path, monkeypatch):
         kept.write_bytes(damaged)
         monkeypatch.setattr(_launch, "assemble", lambda ptx, capability: (b"anew", "name"))
         assert _launch.cubin(a_kernel, (9, 0)) == (b"anew", "name")
-        assert _cache.unpack(kept.read_bytes()) == (b"anew", "name")
+        assert cache.unpack(kept.read_bytes()) == (b"anew", "name")
     assert {path.name for path in kept.parent.iterdir()} <= {kept.name, "lock"}
 
 
@@ -671,10 +675,10 @@ def test_kernels_of_other_compilers_are_others(monkeypatch, package):
         return "another" if name == package else version(name)
 
     before = _launch.digest()
-    _cache.digest.cache_clear()
+    cache.digest.cache_clear()
     monkeypatch.setattr(importlib.metadata, "version", other)
     assert _launch.digest() != before
-    _cache.digest.cache_clear()
+    cache.digest.cache_clear()
     monkeypatch.undo()
     assert _launch.digest() == before
     monkeypatch.setenv("CUDA_HOME", "/another/toolkit")
@@ -694,10 +698,10 @@ def test_two_processes_keep_the_same_kernel(tmp_path, monkeypatch):
     monkeypatch.setenv("FASTRECUR_CACHE_DIR", str(tmp_path))
     path = tmp_path / "kept"
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        writes = [pool.submit(_cache.keep, "kept", codes[k % 8], "k") for k in range(200)]
+        writes = [pool.submit(cache.keep, "kept", codes[k % 8], "k") for k in range(200)]
         while not all(write.done() for write in writes):
-            assert not path.exists() or _cache.find("kept") is not None
-    code, symbol = _cache.find("kept")
+            assert not path.exists() or cache.find("kept") is not None
+    code, symbol = cache.find("kept")
     assert code in codes
     assert symbol == "k"
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
@@ -710,7 +714,7 @@ def test_cache_folder(monkeypatch, tmp_path, variable):
     if variable == "LOCALAPPDATA":
         monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setenv(variable, str(tmp_path))
-    assert str(_cache.folder()).startswith(str(tmp_path))
+    assert str(cache.folder()).startswith(str(tmp_path))
 
 
 MUL_ADD = """
@@ -793,7 +797,7 @@ def test_what_is_needed_of_numba_cuda():
     # Copies of them ask for something else; they do as before.
     assert asks.__globals__ is vars(dispatcher)
     assert decorators.jit.__globals__["CUDADispatcher"] is dispatcher.CUDADispatcher
-    assert issubclass(_numba_cuda._Helper, dispatcher.CUDADispatcher)
+    assert issubclass(numba_cuda_internals._Helper, dispatcher.CUDADispatcher)
 
 
 @pytest.mark.exhaustive
@@ -822,7 +826,7 @@ def test_every_word_of_a_kernel_has_a_meaning():
     """In compiled code and in the interpreter: by itself it does nothing."""
     words = {name for name, value in vars(_device).items() if callable(value)} - {"helper"}
     assert words == set(simulator.MEANINGS)
-    assert {getattr(_device, word) for word in words} <= _compiler.KNOWN
+    assert {getattr(_device, word) for word in words} <= _compile.KNOWN
 
 
 def test_show_config(capsys, driver, monkeypatch):
@@ -857,7 +861,7 @@ def test_a_warm_process_does_not_import_numba_cuda(run_python, a_kernel, tmp_pat
     run_python(
         f"""
 import sys
-from fastrecur._cuda import _launch, _recurrence
+from fastrecur._cuda import launch as _launch, call as _recurrence
 kernel = _launch.Kernel(*{a_kernel.key!r})
 code, name = _launch.cubin(kernel, (9, 0))
 assert not any(m.startswith(("numba.cuda", "numba_cuda")) for m in sys.modules)

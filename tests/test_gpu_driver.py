@@ -18,7 +18,7 @@ import stub_driver
 from cuda.bindings import driver as api
 from numba import cuda
 import fastrecur
-from fastrecur._cuda import _launch, _recurrence
+from fastrecur._cuda import launch as _launch, call as _recurrence
 
 F = np.random.default_rng(0).random((20, 40)).astype(np.float32)
 X = np.random.default_rng(1).standard_normal((20, 40)).astype(np.float32)
@@ -168,7 +168,7 @@ def test_every_kind_of_stream(on_driver):
     """The default stream by its two handles, a thread's own, and others, from threads that have no context."""
     on_driver(
         """
-        from fastrecur._cuda import _arrays
+        from fastrecur._cuda import arrays as _arrays
         for device in (0, 1):
             f, x = put(F, device), put(X, device)
             for stream in (0, 1, 2, new_stream(device)):

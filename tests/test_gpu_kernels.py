@@ -16,7 +16,7 @@ from test_forward import BROADCAST, RECURRENCES, operands
 
 import fastrecur
 from fastrecur import reference
-from fastrecur._cuda import _launch, _plan, _run
+from fastrecur._cuda import launch as _launch, plan as _plan, run as _run
 
 WAYS = [(0, False), (0, True), (1, False), (1, True)]  # the axis, and whether time is cut into tiles
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]

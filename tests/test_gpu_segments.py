@@ -17,7 +17,7 @@ from test_segments import lanes_of, some_offsets, some_resets
 
 import fastrecur
 from fastrecur import reference
-from fastrecur._cuda import _plan
+from fastrecur._cuda import plan
 
 pytestmark = pytest.mark.usefixtures("gpu")
 EACH = pytest.mark.parametrize("name", RECURRENCES)
@@ -284,8 +284,8 @@ def test_what_a_border_at_an_end_hands_on(rng, reverse):
 @pytest.mark.parametrize(("shape", "axis"), CASES[:2])
 def test_each_segment_is_the_call_on_it_alone(rng, monkeypatch, name, reverse, shape, axis):
     """To the bit, of the same kernel."""
-    monkeypatch.setattr(_plan, "choose", lambda *arguments: _plan.Choice(_plan.LANES, 1))
-    _plan.forward.cache_clear()
+    monkeypatch.setattr(plan, "choose", lambda *arguments: plan.Choice(plan.LANES, 1))
+    plan.forward.cache_clear()
     gate, value = operands(rng, shape, np.float32)
     options, states = borders(rng, "offsets", shape, axis)
     h0, ways = rng.standard_normal(states).astype(np.float32), {"axis": axis, "reverse": reverse, "return_state": True}
@@ -295,7 +295,7 @@ def test_each_segment_is_the_call_on_it_alone(rng, monkeypatch, name, reverse, s
         alone, alone_last = getattr(fastrecur, name)(*own[:2], h0[n], **ways)
         assert_same_bits(own[2], alone)
         assert_same_bits(last[n : n + 1].copy(), alone_last[np.newaxis].copy())
-    _plan.forward.cache_clear()
+    plan.forward.cache_clear()
 
 
 @BOTH_WAYS

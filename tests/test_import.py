@@ -15,8 +15,9 @@ import zipfile
 import pytest
 
 import fastrecur
-from fastrecur import _cache, _config, reference
-from fastrecur._cpu import _compile, _native, _rows
+from fastrecur import _config, reference
+from fastrecur._cpu.compiler import cache as _cache, compile as _compile, native
+from fastrecur._cpu.kernels import rows
 
 
 def test_names():
@@ -170,7 +171,7 @@ assert "numba.core.typing.arraydecl" not in sys.modules  # the compiler knows no
 @pytest.mark.skipif(os.name == "nt", reason="files have no locks of single bytes there")
 def test_of_several_processes_one_makes_a_kernel(tmp_path):
     script = """
-from fastrecur._cpu import _compile
+from fastrecur._cpu.compiler import compile as _compile
 real = _compile.machine_code
 def told(function, signature):
     print(function.__module__, function.__name__, signature)
@@ -191,7 +192,7 @@ def test_who_makes_a_kernel_may_have_been_stopped(monkeypatch, tmp_path):
     """Then others make it too; of another kernel nobody waits for it."""
     monkeypatch.setenv("FASTRECUR_CACHE_DIR", str(tmp_path))
     holds = (
-        "import sys, fastrecur._cache as cache\n"
+        "import sys, fastrecur._cpu.compiler.cache as cache\n"
         "with cache._alone('kept-00000000000a'):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )
@@ -247,10 +248,10 @@ def test_what_machine_code_is_kept_for(run_python, tmp_path):
 
 def test_wrong_arguments_of_native_code():
     """What Python cannot take for a number ends in its own error, and nothing runs."""
-    call = _compile.kernel(_rows.forward, "forget_same", "f8", a="f8", b="f8", h="f8", flags="b1")
+    call = _compile.kernel(rows.forward, "forget_same", "f8", a="f8", b="f8", h="f8", flags="b1")
     with pytest.raises(TypeError, match="float"):
         call(None, 1.5, *[0] * 14)
-    prepared = _native.prepared(call, [0] * 16, (1, 2), 4, 1, releases=False, owners=())
+    prepared = native.prepared(call, [0] * 16, (1, 2), 4, 1, releases=False, owners=())
     with pytest.raises(TypeError, match="float"):
         prepared(0, 1.5)
 
@@ -336,7 +337,7 @@ def test_a_kernel_is_made_once_for_all_threads(monkeypatch):
     monkeypatch.setattr(_compile, "_compiled", make)
     monkeypatch.setattr(_compile, "_interpreted", make)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: _compile.kernel(_rows.forward, "of this test", "f8", a="f8"), range(8)))
+        list(pool.map(lambda _: _compile.kernel(rows.forward, "of this test", "f8", a="f8"), range(8)))
     assert made == ["of this test"]
 
 

@@ -10,7 +10,7 @@ from test_forward import RECURRENCES, operands
 from thresholds import lower_thresholds
 
 import fastrecur
-from fastrecur import _cost
+from fastrecur._cpu import cost
 
 
 @pytest.mark.sample(axis=[0])
@@ -148,8 +148,8 @@ def test_same_bits_where_results_stay(rng, monkeypatch, set_threads, name, shape
     numbers = {"axis": axis, "reverse": bool(shape[0] % 2)}
     plain = [getattr(fastrecur, name)(a, value, **numbers) for a in (gate, 0.5)]
     lower_thresholds(monkeypatch.setattr)
-    monkeypatch.setattr(_cost, "CHUNKED_BYTES", 0)
-    monkeypatch.setattr(_cost, "_streams", lambda plan, fills_lines, threads: False)
+    monkeypatch.setattr(cost, "CHUNKED_BYTES", 0)
+    monkeypatch.setattr(cost, "_streams", lambda plan, fills_lines, threads: False)
     for threads in [1, 2, 3]:
         set_threads(threads)
         for a, expected in zip((gate, 0.5), plain, strict=True):
@@ -165,12 +165,12 @@ def test_when_results_are_streamed(rng, monkeypatch, shape, axis, part):
     f, x = operands(rng, shape, np.float64)
 
     def streams(cache=1 << 40, processors=1 << 20, gradient=False):
-        ways, real = [], _cost.choose.__wrapped__
+        ways, real = [], cost.choose.__wrapped__
         with monkeypatch.context() as patches:
             lower_thresholds(patches.setattr)
-            patches.setattr(_cost, "choose", lambda *a, **k: ways.append(real(*a, **k)) or ways[-1])
-            patches.setattr(_cost, "_cache_bytes", lambda: cache)
-            patches.setattr(_cost.os, "cpu_count", lambda: processors)
+            patches.setattr(cost, "choose", lambda *a, **k: ways.append(real(*a, **k)) or ways[-1])
+            patches.setattr(cost, "_cache_bytes", lambda: cache)
+            patches.setattr(cost.os, "cpu_count", lambda: processors)
             h = fastrecur.forget_mult(f, x, axis=axis)
             if gradient:
                 ways.clear()
@@ -181,7 +181,7 @@ def test_when_results_are_streamed(rng, monkeypatch, shape, axis, part):
         assert streams(0.9 * part * moved, gradient=gradient)
         assert not streams(1.1 * part * moved, gradient=gradient)
         limits = "STREAMED_ROWS" if axis == 0 else "STREAMED_SERIES"
-        monkeypatch.setattr(_cost, limits, (getattr(_cost, limits)[0], moved // 2))
+        monkeypatch.setattr(cost, limits, (getattr(cost, limits)[0], moved // 2))
         assert streams(processors=1, gradient=gradient)
         assert not streams(processors=2, gradient=gradient)
 
@@ -189,15 +189,15 @@ def test_when_results_are_streamed(rng, monkeypatch, shape, axis, part):
 @pytest.mark.parametrize("gradient", [False, True])
 def test_few_long_series_are_written_in_place_whatever_their_size(rng, monkeypatch, gradient):
     f, x = operands(rng, (50000,), np.float64)
-    ways, real = [], _cost.choose.__wrapped__
+    ways, real = [], cost.choose.__wrapped__
     lower_thresholds(monkeypatch.setattr)
-    monkeypatch.setattr(_cost, "choose", lambda *a, **k: ways.append((a[0], real(*a, **k))) or ways[-1][1])
-    monkeypatch.setattr(_cost, "_cache_bytes", lambda: 1)
+    monkeypatch.setattr(cost, "choose", lambda *a, **k: ways.append((a[0], real(*a, **k))) or ways[-1][1])
+    monkeypatch.setattr(cost, "_cache_bytes", lambda: 1)
     h = fastrecur.forget_mult(f, x)
     if gradient:
         fastrecur.forget_mult_vjp(h, f, x, h)
     plan, way = ways[-1]
-    assert plan.traversal == "scan" and way.streaming == 1 and not _cost._streams(plan, True, 2)
+    assert plan.traversal == "scan" and way.streaming == 1 and not cost._streams(plan, True, 2)
 
 
 @pytest.mark.parametrize(("threads", "lanes", "stay"), [(1, 4096, False), (2, 4096, True), (2, 1024, False)])
@@ -205,11 +205,11 @@ def test_long_rows_that_threads_share_stay_in_the_cache(rng, monkeypatch, set_th
     """Up to two thirds of it: each thread's part of a row is long."""
     f, x = operands(rng, (50, lanes), np.float64)
     set_threads(threads)
-    ways, real = [], _cost.choose.__wrapped__
+    ways, real = [], cost.choose.__wrapped__
     lower_thresholds(monkeypatch.setattr)
-    monkeypatch.setattr(_cost, "choose", lambda *a, **k: ways.append(real(*a, **k)) or ways[-1])
-    monkeypatch.setattr(_cost, "_cache_bytes", lambda: 6 * x.nbytes)
-    monkeypatch.setattr(_cost.os, "cpu_count", lambda: 1 << 20)
+    monkeypatch.setattr(cost, "choose", lambda *a, **k: ways.append(real(*a, **k)) or ways[-1])
+    monkeypatch.setattr(cost, "_cache_bytes", lambda: 6 * x.nbytes)
+    monkeypatch.setattr(cost.os, "cpu_count", lambda: 1 << 20)
     h = fastrecur.forget_mult(f, x)
     assert bool(ways[-1].streaming) == (not stay)
     fastrecur.forget_mult_vjp(h, f, x, h)
@@ -220,8 +220,8 @@ def test_long_rows_that_threads_share_stay_in_the_cache(rng, monkeypatch, set_th
 def test_what_the_system_says_of_the_cache(monkeypatch, tmp_path, size, mb):
     if size is not None:
         (tmp_path / "size").write_text(size + "\n")
-    monkeypatch.setattr(_cost, "CACHE", str(tmp_path / "size"))
-    assert _cost._cache_bytes.__wrapped__() == mb << 20
+    monkeypatch.setattr(cost, "CACHE", str(tmp_path / "size"))
+    assert cost._cache_bytes.__wrapped__() == mb << 20
 
 
 @pytest.mark.sample(shape=[(5, 200), (200, 5), (9000,)])
@@ -290,15 +290,15 @@ def test_sums_do_not_depend_on_where_memory_is(rng, monkeypatch):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("gate", ["full", "number", "by lane", "by step"])
 @pytest.mark.parametrize(("shape", "axis"), [((9, 64), 0), ((5, 7, 96), 1), ((4, 33), 0), ((1, 64), 0)])
-@pytest.mark.parametrize("long", [0, _cost.STREAMED_ROW_BYTES])
+@pytest.mark.parametrize("long", [0, cost.STREAMED_ROW_BYTES])
 def test_rows_that_start_within_a_line(rng, monkeypatch, dtype, gate, shape, axis, long):
     """Past the cache, rows are walked from line to line: the end of each joins the beginning of the next.
 
     Short ones go there only if they are whole lines.
     """
     lower_thresholds(monkeypatch.setattr)
-    monkeypatch.setattr(_cost, "STREAMED_ROW_BYTES", long)
-    monkeypatch.setattr(_cost, "STREAMED_NUMBERS", 0)
+    monkeypatch.setattr(cost, "STREAMED_ROW_BYTES", long)
+    monkeypatch.setattr(cost, "STREAMED_NUMBERS", 0)
     steps = tuple(n if k >= axis else 1 for k, n in enumerate(shape[: axis + 1])) + (1,) * (len(shape) - axis - 1)
     f = 0.3 if gate == "number" else rng.random({"full": shape, "by lane": shape[-1:], "by step": steps}[gate])
     f = f if gate == "number" else f.astype(dtype)

@@ -9,8 +9,8 @@ from layouts import FOREIGN, WRITEABLE, read_only
 from test_forward import RECURRENCES, operands
 
 import fastrecur
-from fastrecur import _problem
-from fastrecur._problem import TRANSPOSE8
+from fastrecur._plan import problem
+from fastrecur._plan.problem import TRANSPOSE8
 
 pytestmark = pytest.mark.usefixtures("rows_of_any_length")
 
@@ -163,14 +163,14 @@ def test_fresh_results_are_laid_out_as_numpy_does(rng):
         array = np.empty(shape[::-1]).transpose(rng.permutation(len(shape)))
         array = array[tuple(slice(None, None, int(rng.choice([-1, 1, 2]))) for _ in shape)]
         expected = np.empty_like(array, np.float32)
-        strides = _problem.like(array.shape, expected.dtype, (array.shape, array.strides))
+        strides = problem.like(array.shape, expected.dtype, (array.shape, array.strides))
         assert all(a == b for n, a, b in zip(array.shape, strides, expected.strides, strict=True) if n > 1)
-        assert _problem.is_c_order(array.shape, strides) == expected.flags.c_contiguous
+        assert problem.is_c_order(array.shape, strides) == expected.flags.c_contiguous
     # A result on a GPU may be larger than the host's memory.
     shape = (1 << 24, 1 << 24)
     strides = (8, 8 << 24)
-    assert _problem.like(shape, np.dtype(np.float32), (shape, strides)) == (4, 4 << 24)
-    assert not _problem.is_c_order(shape, strides)
+    assert problem.like(shape, np.dtype(np.float32), (shape, strides)) == (4, 4 << 24)
+    assert not problem.is_c_order(shape, strides)
 
 
 @pytest.mark.exhaustive
@@ -196,6 +196,6 @@ def test_long_lanes_of_contiguous_time(rng, set_threads, name, dtype, reverse):
 def choose_for(name, shape, dtype, axis):
     """Return the traversal of a forward call on arrays of a shape."""
     a = np.dtype(dtype), shape, tuple(np.empty(shape, dtype).strides)
-    family = {"forget_mult": _problem.FORGET, "linear_recurrence": _problem.LINEAR}[name]
-    plan = _problem.forward(family, ("f", "x", "h0"), a, a, None, None, axis, False, None, False)
+    family = {"forget_mult": problem.FORGET, "linear_recurrence": problem.LINEAR}[name]
+    plan = problem.forward(family, ("f", "x", "h0"), a, a, None, None, axis, False, None, False)
     return plan.traversal

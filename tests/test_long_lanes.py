@@ -5,7 +5,7 @@ import pytest
 from compare import assert_same_bits, check_forward, check_vjp
 
 import fastrecur
-from fastrecur import _problem
+from fastrecur._plan import problem
 
 LANES, STEPS = 9, 1543  # two blocks, vectors, and what is left
 
@@ -13,17 +13,17 @@ LANES, STEPS = 9, 1543  # two blocks, vectors, and what is left
 @pytest.fixture(autouse=True)
 def as_if_large(monkeypatch):
     """Let lanes of a few thousand steps be many enough."""
-    monkeypatch.setattr(_problem, "LARGE_PROBLEM", 0)
-    monkeypatch.setattr(_problem, "OCTET", 1 << 30)  # nor are they walked in octets
-    for plan in (_problem.forward, _problem.vjp):
-        monkeypatch.setattr(_problem, plan.__name__, plan.__wrapped__)
-    monkeypatch.setattr(fastrecur._host, "_shortcuts", {})
+    monkeypatch.setattr(problem, "LARGE_PROBLEM", 0)
+    monkeypatch.setattr(problem, "OCTET", 1 << 30)  # nor are they walked in octets
+    for plan in (problem.forward, problem.vjp):
+        monkeypatch.setattr(problem, plan.__name__, plan.__wrapped__)
+    monkeypatch.setattr(fastrecur._cpu.host, "_shortcuts", {})
 
 
 def is_along_time(gate, value):
     signatures = [None if type(v) is float else (v.dtype, v.shape, v.strides) for v in (gate, value)]
-    plan = _problem.forward("forget", ("f", "x", "h0"), *signatures, None, None, 1, False, None, False)
-    return plan.traversal == _problem.SCAN
+    plan = problem.forward("forget", ("f", "x", "h0"), *signatures, None, None, 1, False, None, False)
+    return plan.traversal == problem.SCAN
 
 
 @pytest.fixture(params=["number", "by lane", "full"])

@@ -16,7 +16,7 @@ from layouts import (
 )
 
 import fastrecur
-from fastrecur import _memory_pool
+from fastrecur._cpu.machine import memory_pool
 
 LAYOUTS = [
     c_order,
@@ -35,7 +35,7 @@ SPARE = 2**20
 def beside_results(call, out=None):
     """Bytes that are allocated at once by `call`, but for the results it allocates."""
     call()
-    _memory_pool._buffers.clear()
+    memory_pool._buffers.clear()
     tracemalloc.start()
     try:
         results = call()

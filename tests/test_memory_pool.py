@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import fastrecur
-from fastrecur import _memory_pool
-from fastrecur._arrays import address
+from fastrecur._arguments.arrays import address
+from fastrecur._cpu.machine import memory_pool
 
 pytestmark = [
-    pytest.mark.skipif(not _memory_pool.limit(), reason="nothing is kept by this interpreter"),
+    pytest.mark.skipif(not memory_pool.limit(), reason="nothing is kept by this interpreter"),
     pytest.mark.usefixtures("nothing_kept"),
 ]
 
@@ -81,14 +81,14 @@ def test_the_smallest_that_fits(rng):
 
 
 def test_small_results_are_not_kept(rng, free_memory):
-    smooth(rng.random(_memory_pool.SMALLEST // 8 - 64))
+    smooth(rng.random(memory_pool.SMALLEST // 8 - 64))
     assert not free_memory()
 
 
 def test_what_nobody_can_use_is_given_back(x, rng, free_memory):
     smooth(x)
     other = rng.random((1500, 100))
-    for _ in range(_memory_pool.PATIENCE + 1):
+    for _ in range(memory_pool.PATIENCE + 1):
         smooth(other)
         assert sum(free_memory().values()) > x.nbytes
     smooth(other)
@@ -97,17 +97,17 @@ def test_what_nobody_can_use_is_given_back(x, rng, free_memory):
 
 def test_no_more_is_kept_than_agreed(monkeypatch, x, free_memory):
     """Neither of what is in use, of which the oldest become ordinary arrays, nor of what is free."""
-    monkeypatch.setattr(_memory_pool, "limit", lambda: 3 * x.nbytes)
+    monkeypatch.setattr(memory_pool, "limit", lambda: 3 * x.nbytes)
     results = [smooth(x + k) for k in range(5)]
-    assert 0 < _memory_pool.kept_bytes() <= 3 * x.nbytes
+    assert 0 < memory_pool.kept_bytes() <= 3 * x.nbytes
     for k, h in enumerate(results):
         np.testing.assert_array_equal(h, smooth(x + k))
-        assert _memory_pool.kept_bytes() <= 3 * x.nbytes
+        assert memory_pool.kept_bytes() <= 3 * x.nbytes
     newest = address(results[-1])
     del results, h
     assert len(free_memory()) == 2
     assert any(memory <= newest < memory + 64 for memory in free_memory())
-    monkeypatch.setattr(_memory_pool, "limit", lambda: x.nbytes)
+    monkeypatch.setattr(memory_pool, "limit", lambda: x.nbytes)
     smooth(x[:2000])
     assert len(free_memory()) == 1
     smooth(x)  # larger than all that may be kept
@@ -115,17 +115,17 @@ def test_no_more_is_kept_than_agreed(monkeypatch, x, free_memory):
 
 
 def test_free_memory_goes_before_what_is_in_use(monkeypatch, x):
-    monkeypatch.setattr(_memory_pool, "limit", lambda: 3 * x.nbytes)
+    monkeypatch.setattr(memory_pool, "limit", lambda: 3 * x.nbytes)
     held, place = smooth(x), address(smooth(x[:2000]))
     results = [smooth(x), smooth(x[:1000])]
-    kept = [address(buffer.memory) for buffer in _memory_pool._buffers]
+    kept = [address(buffer.memory) for buffer in memory_pool._buffers]
     assert all(any(memory <= address(h) < memory + 64 for memory in kept) for h in (held, *results))
     assert not any(memory <= place < memory + 64 for memory in kept)
 
 
 def test_each_request_looks_at_a_few(x):
-    results = [smooth(x[:1000]) for _ in range(2 * _memory_pool.MOST_BUFFERS)]
-    assert len(_memory_pool._buffers) == _memory_pool.MOST_BUFFERS
+    results = [smooth(x[:1000]) for _ in range(2 * memory_pool.MOST_BUFFERS)]
+    assert len(memory_pool._buffers) == memory_pool.MOST_BUFFERS
     assert len({address(h) for h in results}) == len(results)
 
 
@@ -138,38 +138,38 @@ def test_kept_memory_goes_before_none_is_left(x, free_memory):
         return np.empty(*arguments)
 
     del _
-    memory, _ = _memory_pool.fresh(2 * x.nbytes, scarce)
+    memory, _ = memory_pool.fresh(2 * x.nbytes, scarce)
     assert memory.nbytes == 2 * x.nbytes
     assert not free_memory()
-    assert _memory_pool.kept_bytes() == held.base.nbytes
+    assert memory_pool.kept_bytes() == held.base.nbytes
 
 
 @pytest.mark.parametrize("given", ["-1", "1e6", "all", "64 MB"])
 def test_a_wrong_limit_is_told(monkeypatch, given):
-    monkeypatch.setenv(_memory_pool.VARIABLE, given)
+    monkeypatch.setenv(memory_pool.VARIABLE, given)
     with pytest.raises(ValueError, match=f"FASTRECUR_KEEP_MEMORY must be a number of bytes.* got '{given}'"):
-        _memory_pool.limit.__wrapped__()
+        memory_pool.limit.__wrapped__()
 
 
 @pytest.mark.parametrize(("given", "limit"), [("0", 0), ("1000000", 1000000)])
 def test_the_limit_that_is_given(monkeypatch, given, limit):
-    monkeypatch.setenv(_memory_pool.VARIABLE, given)
-    assert _memory_pool.limit.__wrapped__() == limit
+    monkeypatch.setenv(memory_pool.VARIABLE, given)
+    assert memory_pool.limit.__wrapped__() == limit
 
 
 def test_the_limit_by_default(monkeypatch):
     """Of a small machine, of a large one, and where the system does not tell."""
-    monkeypatch.delenv(_memory_pool.VARIABLE, raising=False)
+    monkeypatch.delenv(memory_pool.VARIABLE, raising=False)
     for pages, limit in (1 << 18, 64 << 20), (1 << 24, (256 << 20) + 64):
         sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": pages}
         monkeypatch.setattr(os, "sysconf", sizes.get, raising=False)
-        assert _memory_pool.limit.__wrapped__() == limit
+        assert memory_pool.limit.__wrapped__() == limit
     monkeypatch.delattr(os, "sysconf")
-    assert _memory_pool.limit.__wrapped__() == 64_000_000
+    assert memory_pool.limit.__wrapped__() == 64_000_000
 
 
 def test_a_report_says_what_is_kept(monkeypatch, x, capsys):
-    monkeypatch.setattr(_memory_pool, "limit", lambda: 123_456_789)
+    monkeypatch.setattr(memory_pool, "limit", lambda: 123_456_789)
     h = smooth(x)
     fastrecur.show_config()
     assert f"{h.nbytes / 1e6:.0f} MB for results, of 123 MB at most (FASTRECUR_KEEP_MEMORY)" in capsys.readouterr().out
@@ -177,13 +177,13 @@ def test_a_report_says_what_is_kept(monkeypatch, x, capsys):
 
 def test_where_references_are_not_counted_nothing_is_kept(monkeypatch):
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
-    assert _memory_pool._references_if_free() == 0
+    assert memory_pool._references_if_free() == 0
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: True, raising=False)
-    assert _memory_pool._references_if_free() == _memory_pool._FREE > 0
+    assert memory_pool._references_if_free() == memory_pool._FREE > 0
     monkeypatch.setattr(sys, "getrefcount", lambda _: 1 << 30)  # of what never goes
-    assert _memory_pool._references_if_free() == 0
-    monkeypatch.setattr(_memory_pool, "_FREE", 0)
-    assert _memory_pool.limit.__wrapped__() == 0
+    assert memory_pool._references_if_free() == 0
+    monkeypatch.setattr(memory_pool, "_FREE", 0)
+    assert memory_pool.limit.__wrapped__() == 0
 
 
 def test_what_goes_while_memory_is_chosen():
@@ -191,20 +191,20 @@ def test_what_goes_while_memory_is_chosen():
 
     class Cycle:
         def __init__(self, k):
-            self.itself, self.memory = self, _memory_pool.borrow(5_000_000 + 10_000 * k)
+            self.itself, self.memory = self, memory_pool.borrow(5_000_000 + 10_000 * k)
 
     before = gc.get_threshold()
     gc.freeze()  # what is there already takes time to look through
     try:
         for k in range(200):
             gc.disable()
-            blocks = [_memory_pool.borrow(200_000 + 100_000 * n) for n in range(20)]
+            blocks = [memory_pool.borrow(200_000 + 100_000 * n) for n in range(20)]
             del blocks
             gc.collect()
             Cycle(k)
             gc.set_threshold(1 + k % 30 + gc.get_count()[0], 10, 10)
             gc.enable()
-            _memory_pool.borrow(50_000_000)
+            memory_pool.borrow(50_000_000)
     finally:
         gc.set_threshold(*before)
         gc.enable()
@@ -218,7 +218,7 @@ def test_nothing_below_results_is_touched(run_python):
 import ctypes, mmap
 import numpy as np
 import fastrecur
-from fastrecur import _allocate
+from fastrecur._cpu.machine import allocate as _allocate
 guard, kept = 4 << 20, []
 def borrow(nbytes):
     room = mmap.mmap(-1, guard + nbytes)

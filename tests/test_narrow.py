@@ -11,7 +11,8 @@ from test_forward import RECURRENCES, operands
 from thresholds import lower_thresholds
 
 import fastrecur
-from fastrecur import _cost, _problem
+from fastrecur._cpu import cost
+from fastrecur._plan import problem
 
 FLOATS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 LANES = [2, 3, 5, 8, 16, 23, 31]
@@ -29,7 +30,7 @@ KINDS = [
 @pytest.fixture(autouse=True)
 def few_elements(monkeypatch, forget_plans):
     """Small problems are walked as larger ones are."""
-    monkeypatch.setattr(_problem, "NARROW_LEAST", 0)
+    monkeypatch.setattr(problem, "NARROW_LEAST", 0)
     forget_plans()
 
 
@@ -111,7 +112,7 @@ def test_broadcast_operands(rng, name, dtype, lanes):
 def test_threads_share_rows(rng, monkeypatch, set_threads, dtype, lanes):
     """One each, or more; or each of what stands around time."""
     lower_thresholds(monkeypatch.setattr)
-    monkeypatch.setattr(_cost, "PART_BYTES", 2)
+    monkeypatch.setattr(cost, "PART_BYTES", 2)
     for shape, axis in [
         ((13, 2, lanes + 1), 0),
         ((13, 5, lanes + 1), 0),
@@ -163,6 +164,6 @@ def test_the_problems_above_have_kernels_of_their_own():
         for shape, axis, upto in shapes_of(lanes):
             x = np.empty(shape, np.float32)[..., :upto]
             signature = x.dtype, x.shape, x.strides
-            plan = _problem.forward("forget", ("f", "x", "h0"), signature, signature, None, None, axis=axis, **options)
-            assert plan.traversal == _problem.ROWS
-            assert bool(plan.narrow) == (lanes < _problem.NARROW_ROW)
+            plan = problem.forward("forget", ("f", "x", "h0"), signature, signature, None, None, axis=axis, **options)
+            assert plan.traversal == problem.ROWS
+            assert bool(plan.narrow) == (lanes < problem.NARROW_ROW)

@@ -16,7 +16,7 @@ from compare import (
 from test_forward import RECURRENCES, operands
 
 import fastrecur
-from fastrecur import _cost, _scan_chunks
+from fastrecur._cpu import cost, scan_chunks
 
 # Shapes that between them take every path: rows of lanes, rows in tiles and on threads, time
 # last in blocks of lanes, time in the middle, few lanes with time split, one series.
@@ -457,7 +457,7 @@ def test_where_threads_start(
     rng, monkeypatch, set_threads, forget_plans, dtype, lanes, gates, special, are_predicted, are_right
 ):  # fmt: skip
     """Threads that share one series start from predicted carries, if these are right to the bit."""
-    monkeypatch.setattr(_cost, "SERIAL_BYTES", 0)
+    monkeypatch.setattr(cost, "SERIAL_BYTES", 0)
     shape = (20000, *lanes)
     f, x = map(np.asfortranarray, operands(rng, shape, dtype))  # each lane's time is contiguous
     if gates == "hard":
@@ -484,9 +484,9 @@ def test_where_threads_start(
 
         return noting
 
-    driver = _scan_chunks.ScanChunks
+    driver = scan_chunks.ScanChunks
     monkeypatch.setattr(driver, "_scan_chunks", note(predicted, driver._scan_chunks))
-    monkeypatch.setattr(_scan_chunks, "are_same", note(right, _scan_chunks.are_same))
+    monkeypatch.setattr(scan_chunks, "are_same", note(right, scan_chunks.are_same))
     forget_plans()
     results = []
     for threads in [1, 2, 3]:

@@ -13,8 +13,8 @@ from test_transpose8 import plan_of
 from thresholds import lower_thresholds
 
 import fastrecur
-from fastrecur import _problem
-from fastrecur._cpu._packing import EPOCH, FEW_SERIES, FEW_STEPS, MANY_SERIES, MANY_STEPS
+from fastrecur._cpu.kernels.packing import EPOCH, FEW_SERIES, FEW_STEPS, MANY_SERIES, MANY_STEPS
+from fastrecur._plan import problem
 
 pytestmark = pytest.mark.usefixtures("rows_of_any_length")
 
@@ -263,7 +263,7 @@ def test_few_series_that_follow_each_other(rng, both, name, dtype, shape):
 
 def test_which_problems_are_packed():
     """Those whose series are neighbours in no operand, or not in all, or end apart; and complex ones along time."""
-    x, packed = np.empty((77, 33), np.float32), _problem.PACKED
+    x, packed = np.empty((77, 33), np.float32), problem.PACKED
     for a, b, h, options, expected in [
         (x, x[:, ::-1], None, {}, packed),
         (x, np.empty((77, 66), np.float32)[:, ::2], None, {}, packed),
@@ -272,8 +272,8 @@ def test_which_problems_are_packed():
         (x, x, None, {"lengths": (33,)}, packed),
         (x[:, :7], x[:, 6::-1], None, {}, packed),
         (x.astype(np.complex64), x.astype(np.complex64)[:, ::-1], None, {}, packed),
-        (x, x, None, {}, _problem.ROWS),
-        (np.asfortranarray(x), np.asfortranarray(x), None, {}, _problem.TRANSPOSE8),
+        (x, x, None, {}, problem.ROWS),
+        (np.asfortranarray(x), np.asfortranarray(x), None, {}, problem.TRANSPOSE8),
     ]:
         assert plan_of(a, b, h, axis=0, **options).traversal == expected
 

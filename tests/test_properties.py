@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 from compare import assert_same_bits, check_forward, check_vjp
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from layouts import FOREIGN, WRITEABLE
 from test_forward import RECURRENCES
 

@@ -12,7 +12,7 @@ from test_transpose8 import plan_of
 from thresholds import lower_thresholds
 
 import fastrecur
-from fastrecur import _problem
+from fastrecur._plan import problem
 
 pytestmark = pytest.mark.usefixtures("rows_of_any_length")
 
@@ -213,12 +213,12 @@ def test_the_problems_above_are_walked_by_rows():
         x = np.empty((38, *rows), np.float32)
         for value in [x, of_steps(x), x[:1, ..., :1]]:
             operands = signature(x), signature(value)
-            plan = _problem.forward("forget", ("f", "x", "h0"), *operands, None, None, **options)
-            assert plan.traversal == _problem.ROWS
+            plan = problem.forward("forget", ("f", "x", "h0"), *operands, None, None, **options)
+            assert plan.traversal == problem.ROWS
             for g in [x, np.broadcast_to(x[:1, ..., :1], x.shape)]:
                 names = "grad_h", "f", "x", "h"
-                plan = _problem.vjp("forget", names, (signature(g), *operands, signature(x), None, None), **options)
-                assert plan.traversal == _problem.ROWS
+                plan = problem.vjp("forget", names, (signature(g), *operands, signature(x), None, None), **options)
+                assert plan.traversal == problem.ROWS
 
 
 @pytest.mark.sample(dtype=[np.float32])
@@ -228,7 +228,7 @@ def test_lanes_of_several_axes_around_time(rng, monkeypatch, forget_plans, set_t
     """Walks that are repeated: no one stride takes from each row of lanes around time to the next."""
     recurrence, vjp = getattr(fastrecur, name), getattr(fastrecur, name + "_vjp")
     lower_thresholds(monkeypatch.setattr)
-    monkeypatch.setattr(_problem, "REPEATED", 1)
+    monkeypatch.setattr(problem, "REPEATED", 1)
     forget_plans()
     for inner, reverse in itertools.product([3, 23, 64], [False, True]):
         shape, options = (3, 4, 2, 9, inner), {"axis": 3, "reverse": reverse}
@@ -242,7 +242,7 @@ def test_lanes_of_several_axes_around_time(rng, monkeypatch, forget_plans, set_t
             set_threads(threads)
             for a, b in [(gate, turned), (swapped, value), (swapped, turned)]:
                 plan = plan_of(a, b, family=name.split("_")[0], axis=3, reverse=reverse)
-                assert plan.traversal == _problem.ROWS
+                assert plan.traversal == problem.ROWS
                 assert len(plan.extra) > 1
                 got, got_last = recurrence(a, b, h0, return_state=True, **options)
                 assert_same_bits(np.ascontiguousarray(got), h)

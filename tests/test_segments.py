@@ -8,7 +8,8 @@ from test_forward import RECURRENCES, operands
 from thresholds import lower_thresholds
 
 import fastrecur
-from fastrecur import _cost, _row_chunks, reference
+from fastrecur import reference
+from fastrecur._cpu import cost, row_chunks
 
 # Shape, axis of time: rows, narrow rows, several rows, series of each kind, one series.
 CASES = [
@@ -32,15 +33,15 @@ BOTH_WAYS = pytest.mark.parametrize("reverse", [False, True])
 @pytest.fixture
 def large(monkeypatch, forget_plans):
     """Small problems are shared among threads as large ones are; returns what becomes of this, in order."""
-    came, real = [], _row_chunks.RowChunks.scan
+    came, real = [], row_chunks.RowChunks.scan
 
     def spy(chunks, *arguments):
         came.extend(["chunks"] * (done := real(chunks, *arguments)))
         return done
 
     for name, value in (("CHUNKED_BYTES", 0), ("WARM_UP_STEPS", (16, 1024)), ("WARM_UP_SHARE", 2)):
-        monkeypatch.setattr(_cost, name, value)
-    monkeypatch.setattr(_row_chunks.RowChunks, "scan", spy)
+        monkeypatch.setattr(cost, name, value)
+    monkeypatch.setattr(row_chunks.RowChunks, "scan", spy)
     lower_thresholds(monkeypatch.setattr)
     forget_plans()
     return came

@@ -16,8 +16,9 @@ from compare import assert_same_bits
 from thresholds import lower_thresholds
 
 import fastrecur
-from fastrecur import _threads
-from fastrecur._cpu import _compile, _native, _python, _rows, _workers
+from fastrecur._cpu.compiler import compile as _compile, native, python
+from fastrecur._cpu.kernels import rows
+from fastrecur._cpu.machine import threads as _threads, workers as _workers
 
 # Problems large enough for several threads, on every axis; and a small one.
 PROBLEMS = [((300, 4097), 0), ((600, 2000), 1), ((5, 100, 2000), 1), ((1000000,), 0), ((5, 3), 0)]
@@ -163,7 +164,7 @@ def test_a_call_from_where_a_worker_is_made(run_python, where):
         LARGE
         + f"""
 import faulthandler
-from fastrecur._cpu import _native, _workers
+from fastrecur._cpu.compiler import native as _native; from fastrecur._cpu.machine import workers as _workers
 faulthandler.dump_traceback_later(60, exit=True)
 fastrecur.set_num_threads(1)
 check()  # compiled
@@ -412,7 +413,7 @@ def test_every_call_is_done_once_and_a_chain_in_order(set_threads, team, calls, 
     set_threads(3)
     order, places = np.zeros(1, np.int64), np.full(calls, -1)
     kernel = _compile.kernel(note, None, None)
-    table = _native.table([(kernel, order.ctypes.data, places[k:].ctypes.data) for k in range(calls)], chain)
+    table = native.table([(kernel, order.ctypes.data, places[k:].ctypes.data) for k in range(calls)], chain)
     for turn in range(20):
         if team == "workers":
             _threads.run(table, 3)
@@ -522,7 +523,7 @@ def test_states_of_threads_stand_apart(monkeypatch, rng, shape, has_state):
 
     def run(calls, threads=None):
         if isinstance(calls, np.ndarray):  # a table, of calls of which no more than addresses differ from time to time
-            given = [row[1 : 2 + row[1]].tolist() for row in _native.rows_of(calls)]
+            given = [row[1 : 2 + row[1]].tolist() for row in native.rows_of(calls)]
         else:
             calls = given = list(calls)
         # The address of the states, and which of the rows and of their lanes are this thread's.
@@ -564,7 +565,7 @@ def test_interrupts(run_python):
         + inspect.getsource(slots)
         + """
 import signal, time
-from fastrecur._cpu import _workers
+from fastrecur._cpu.machine import workers as _workers
 fastrecur.set_num_threads(4)
 check()
 def interrupt(*_):
@@ -626,7 +627,7 @@ def test_workers_are_threads_where_gevent_replaces_them(run_python, order):
         + inspect.getsource(slots)
         + """
 import faulthandler, gevent
-from fastrecur._cpu import _workers
+from fastrecur._cpu.machine import workers as _workers
 faulthandler.dump_traceback_later(100, exit=True)
 fastrecur.set_num_threads(2)
 jobs = [gevent.spawn(check) for _ in range(4)]
@@ -639,17 +640,17 @@ print("done")
 
 
 def test_a_kernel_is_given_as_many_arguments_as_it_takes():
-    kernel = _compile.kernel(_rows.forward, "forget_same", "f8", a="f8", b="f8", h="f8", flags="b1")
+    kernel = _compile.kernel(rows.forward, "forget_same", "f8", a="f8", b="f8", h="f8", flags="b1")
     for count in (0, 15, 17, 33, 500):
         with pytest.raises(TypeError, match=f"takes 16 arguments here, and {count} came"):
             kernel(*[0] * count)
         with pytest.raises(TypeError, match=f"takes 16 arguments here, and {count} came"):
-            _native.table([(kernel, *[0] * count)])
+            native.table([(kernel, *[0] * count)])
         with pytest.raises(TypeError, match=f"takes 16 arguments here, and {count} came"):
-            _native.prepared(kernel, [0] * count, (1, 2), 4, 1, releases=False, owners=())
+            native.prepared(kernel, [0] * count, (1, 2), 4, 1, releases=False, owners=())
     with pytest.raises(ValueError, match="256 words .* 257"):
-        _native.prepared(kernel, [0] * 16, (1, 2), 4, 257, releases=False, owners=())
-    prepared = _native.prepared(kernel, [0] * 16, (1, 2), 4, 1, releases=False, owners=())
+        native.prepared(kernel, [0] * 16, (1, 2), 4, 257, releases=False, owners=())
+    prepared = native.prepared(kernel, [0] * 16, (1, 2), 4, 1, releases=False, owners=())
     with pytest.raises(TypeError, match="takes 2 arguments here, and 3 came"):
         prepared(0, 0, 0)
 
@@ -658,10 +659,10 @@ def test_a_kernel_is_given_as_many_arguments_as_it_takes():
 @pytest.mark.parametrize("missing", ["sched_yield", "PyThread_start_new_thread"])
 def test_where_the_system_lacks_a_function_for_workers(run_python, missing):
     """Calls run on one thread: slower, and right."""
-    assert missing in _python.WORKERS
+    assert missing in python.WORKERS
     output = run_python(
         f"""
-from fastrecur._cpu import _python, _workers
+from fastrecur._cpu.compiler import python as _python; from fastrecur._cpu.machine import workers as _workers
 real = _python.addresses
 _python.addresses = lambda names: {{}} if {missing!r} in names else real(names)
 """

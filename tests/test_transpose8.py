@@ -11,7 +11,7 @@ from test_forward import RECURRENCES, operands
 from thresholds import lower_thresholds
 
 import fastrecur
-from fastrecur import _problem
+from fastrecur._plan import problem
 
 pytestmark = pytest.mark.usefixtures("rows_of_any_length")
 
@@ -24,7 +24,7 @@ LANES = [1, 8, 9, 16, 17, 33]
 def plan_of(a, b, out=None, **options):
     a, b, out = ((v.dtype, v.shape, v.strides) if isinstance(v, np.ndarray) else None for v in (a, b, out))
     given = {"family": "forget", "axis": 1, "reverse": False, "lengths": None, "weak_complex": False} | options
-    return _problem.forward(names=("f", "x", "h0"), a=a, b=b, h0=None, out=out, **given)
+    return problem.forward(names=("f", "x", "h0"), a=a, b=b, h0=None, out=out, **given)
 
 
 @pytest.mark.sample(dtype=[np.float32, np.float64])
@@ -39,7 +39,7 @@ def test_the_bits_are_those_of_neighbouring_lanes(rng, both, name, dtype, revers
         if lanes >= 8 and steps >= 8:
             x = np.empty((lanes, steps), dtype)
             plan = plan_of(x, x, reverse=reverse)
-            assert plan.traversal == _problem.TRANSPOSE8
+            assert plan.traversal == problem.TRANSPOSE8
             assert plan.traits == (("descending",) if reverse else ())
         gate, value = operands(rng, (steps, lanes), dtype)
         g, h0 = rng.standard_normal((steps, lanes)).astype(dtype), rng.standard_normal(lanes).astype(dtype)
@@ -143,7 +143,7 @@ def test_lanes_of_several_axes_and_threads(rng, monkeypatch, set_threads, name):
 def test_which_problems_are_transposed():
     """Those of steps that are neighbours, 8 at least, met the same way, of lanes that have all of them."""
     x = np.empty((33, 77), np.float32)
-    transpose8, packed, scan = _problem.TRANSPOSE8, _problem.PACKED, _problem.SCAN
+    transpose8, packed, scan = problem.TRANSPOSE8, problem.PACKED, problem.SCAN
     for a, b, options, expected in [
         (x, x, {}, transpose8),
         (0.5, x, {}, transpose8),

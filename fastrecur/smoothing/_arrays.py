@@ -5,9 +5,10 @@ import sys
 
 import numpy as np
 
-from .. import _arrays, _checks, _dispatch, _shapes, _threads
-from .. import _messages as say
-from .._checks import is_number
+from .. import _dispatch
+from .._arguments import arrays as _arrays, checks, messages as say, shapes
+from .._arguments.checks import is_number
+from .._cpu.machine import threads as _threads
 from ._arguments import RULES
 
 _NAMES = "bool", "float32", "float64", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))
@@ -98,7 +99,7 @@ class Data:
         values = [*self.values, *others]
         if self.xp.__name__ == "torch" and not self.at_hand:  # sizes may be symbols, which NumPy makes numbers
             return tuple(self.xp.broadcast_shapes(*(value.shape for value in values)))
-        return tuple(_shapes.broadcast_shape(self.names, [tuple(value.shape) for value in values]))
+        return tuple(shapes.broadcast_shape(self.names, [tuple(value.shape) for value in values]))
 
     def threads(self):
         """Lend kernels the threads of the data's library, if it has some of its own."""
@@ -122,7 +123,7 @@ class Data:
     def beside(self, array, name="state"):
         """Return an array that may be NumPy's as one of the data's library, where the data are."""
         if self.by_kernel:
-            return _checks.with_numbers(name, array).detach().cpu().numpy() if hasattr(array, "detach") else array
+            return checks.with_numbers(name, array).detach().cpu().numpy() if hasattr(array, "detach") else array
         if self.xp.__name__ == "torch" and hasattr(array, "detach"):
             return _moved(name, array, self.values[0].device)
         if not isinstance(array, (np.ndarray, np.generic)) and hasattr(array, "shape"):
@@ -140,7 +141,7 @@ class Data:
 
 
 def _moved(name, tensor, device):
-    return (tensor if device.type == "meta" else _checks.with_numbers(name, tensor)).to(device)
+    return (tensor if device.type == "meta" else checks.with_numbers(name, tensor)).to(device)
 
 
 def _is_foreign(value):
