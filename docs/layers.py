@@ -1,4 +1,4 @@
-"""Draw the rooms of the package from the table that ``tests/test_layers.py`` reads: ``python docs/layers.py FILE``."""
+"""Draw the rooms of the package from ``layers.csv``, which a test checks: ``python docs/layers.py FILE``."""
 
 import csv
 import html
