@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 
 pytest.register_assert_rewrite("compare")
-sys.path.append(str(Path(__file__).parent / "gpu_tools"))
+HERE = Path(__file__).parent
+# What several rooms use: operands of tests of arrays among them.
+SHARED = [str(HERE / name) for name in ("gpu_tools", "arrays", "cpu", "docs")]
+sys.path += SHARED
 
 from thresholds import lower_thresholds  # noqa: E402
 
@@ -39,7 +42,7 @@ hypothesis.settings.load_profile("fastrecur")
 
 if importlib.util.find_spec("numba_cuda") is None:
     # They compile kernels, for which no card is needed: pip install '.[test,cuda13]'.
-    collect_ignore_glob = ["test_gpu_*.py", "torch/*_cuda.py"]
+    collect_ignore_glob = ["gpu/test_gpu_*.py", "torch/*_cuda.py"]
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -273,8 +276,7 @@ def run_python(tmp_path):
     def run(script, **environment):
         path = tmp_path / "script.py"
         path.write_text(script)
-        here = Path(__file__).parent
-        places = [str(place) for place in (Path(fastrecur.__file__).parents[1], here, here / "gpu_tools")]
+        places = [str(Path(fastrecur.__file__).parents[1]), str(HERE), *SHARED]
         inherited = {k: v for k, v in os.environ.items() if k != "NUMBA_NUM_THREADS"}
         done = subprocess.run(
             [sys.executable, "-W", "error", str(path)],

@@ -14,10 +14,10 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TEST = "tests/test_gpu_kernels.py::test_whichever_tile_comes_first_the_bits_are_the_same"
+TEST = "tests/gpu/test_gpu_kernels.py::test_whichever_tile_comes_first_the_bits_are_the_same"
 CASE = f"{TEST}[False-forget_mult-float32-0]"
 BORDERS = [
-    "tests/test_gpu_segments.py",
+    "tests/gpu/test_gpu_segments.py",
     "-k",
     "(gradients and shape0) or nan or not_used or are_none or every_shape or tiles",
 ]

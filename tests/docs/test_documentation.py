@@ -14,7 +14,7 @@ from compare import assert_close_lazy
 
 from fastrecur.smoothing import ewm_mean
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 MADE = {"_build", "_templates", "gallery", "generated"}  # folders of what a build writes, and of its templates
 REPORTS = [path for path in sorted(DOCS.rglob("*.txt")) if not MADE.intersection(path.parts)]

@@ -66,7 +66,7 @@ def test_modules_that_are_imported_when_they_are_needed(run_python):
 
 def test_version():
     # The one home of the number is the package; what is installed, cited and written in the changelog follows it.
-    root = pathlib.Path(__file__).parents[1]
+    root = pathlib.Path(__file__).parents[2]
     assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+)?", fastrecur.__version__)
     assert f"\nversion: {fastrecur.__version__}\n" in (root / "CITATION.cff").read_text()
     assert f"version = {{{fastrecur.__version__}}}" in (root / "docs" / "citing.rst").read_text()

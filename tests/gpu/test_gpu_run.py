@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import stub_driver
 
-GPU = pathlib.Path(__file__).parent / "gpu"
+GPU = pathlib.Path(__file__).parent
 LARGEST = 3000  # elements that are run here
 
 

@@ -4,5 +4,5 @@ import pathlib
 
 
 def test_kernels_as_python(run_python):
-    script = pathlib.Path(__file__).with_name("interpreted.py").read_text()
+    script = (pathlib.Path(__file__).parents[1] / "interpreted.py").read_text()
     assert run_python(script, NUMBA_DISABLE_JIT="1") == "done\n"

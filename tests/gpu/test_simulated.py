@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-HERE = pathlib.Path(__file__).parent
+HERE = pathlib.Path(__file__).parents[1]
 # What holds for arrays anywhere, by processes: others measure the CPU's ways, or are too large to be interpreted.
 FORWARD = {"lanes", "series", "scan"}
 BACK = {"lanes_vjp", "series_vjp", "scan_vjp", "sums"}
@@ -22,7 +22,7 @@ SUITE = [
 
 def run(*arguments):
     """Run Python in a process that is not measured by itself; return what it printed."""
-    places = map(str, [HERE.parent, HERE, HERE / "gpu_tools"])
+    places = map(str, [HERE.parent, HERE, HERE / "gpu_tools", HERE / "arrays"])
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("COVERAGE_P", "PYTEST"))}
     done = subprocess.run(
         [sys.executable, *arguments],
@@ -48,7 +48,7 @@ def test_kernels_in_the_simulator():
 @pytest.mark.parametrize(("names", "kernels"), SUITE)
 def test_the_arrays_own_tests_in_the_simulator(names, kernels):
     """Every array on a device, threads in random order, memory poisoned."""
-    files = [str(HERE / f"test_{name}.py") for name in names]
+    files = [str(HERE / "arrays" / f"test_{name}.py") for name in names]
     # What is measured of lines, `simulated.py` has shown.
     options = ["-p", "interpreted_arrays", "-m", "", "-n", "0", "--no-cov", "-q", "--assert=plain"]
     options += ["-p", "no:cacheprovider"]
