@@ -92,8 +92,8 @@ def pytest_collection_finish(session):
 
 @pytest.fixture
 def rng(request):
-    """Random numbers that are a test's own, the same in every run."""
-    return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+    """Random numbers that are a test's own, the same in every run, in whatever folder it stands."""
+    return np.random.default_rng(zlib.crc32(request.node.nodeid.rpartition("/")[2].encode()))
 
 
 @pytest.fixture

@@ -206,7 +206,8 @@ def build(rule, operands, axis, reverse, dtype, modes=(STORE, STORE), traversal=
         traits = (*traits, "flagged", *["broadcast_flags"] * is_one, *["late_flags"] * are_late)
         narrow = ()
     if borders == OFFSETS:  # a scan makes flags of them
-        traits = (*traits, *["flagged"] * (traversal == SCAN), "offsets")
+        of_scan = "flagged", *["segment_states"] * (per_segment > 0)
+        traits = (*traits, *of_scan * (traversal == SCAN), "offsets")
     head = np.zeros(_layout.HEAD, np.int64)
     head[[_layout.N_STEPS, _layout.REVERSE, _layout.A_MODE, _layout.B_MODE]] = loops.steps, reverse, *modes
     head[_layout.A_IS_BROADCAST] = loops.inner_strides[A] == 0 and loops.inner > 1

@@ -288,10 +288,11 @@ def test_chunk_after_chunk_is_the_whole(rng, name, reverse):
     resets[20] = [True, False] * 3
     whole, last = recurrence(gate, value, resets=resets, reverse=reverse, return_state=True)
     state, parts = None, [slice(0, 20), slice(20, 40)]
+    near = {"rtol": 1e-7, "atol": 1e-7 * np.abs(whole).max()}  # the state between chunks is rounded
     for part in parts[::-1] if reverse else parts:
         h, state = recurrence(gate[part], value[part], state, resets=resets[part], reverse=reverse, return_state=True)
-        assert_close(h, whole[part].astype(np.float64), np.float32)
-    assert_close(state, last.astype(np.float64), np.float32)
+        np.testing.assert_allclose(h, whole[part], **near)
+    np.testing.assert_allclose(state, last, **near)
 
 
 @pytest.mark.sample(name=["forget_mult"])

@@ -52,6 +52,7 @@ SUMMARY = 8  # numbers in a block's summary:
 DECAY, OFFSET, WEIGHT, ORIGIN, PEAK, CARRY_IN = range(6)  # the last one is the state before the block
 MOST_WARM_UP, WARM_UP_SHARE = 64, 4  # blocks before a thread's own that it may reduce: one for so many of its own,
 FORGOTTEN = 2.0**-80  # until no more than this is left of the state before them
+FEW_BORDERS = 8  # of a block's vectors, where the processor guesses well which ones have none
 CANCELLED = 16.0  # a linear recurrence's composed state must not be so many times smaller than its summands,
 LOST = 64.0  # nor an average's than the origin
 NOT_A_NUMBER = float("nan")
@@ -219,14 +220,30 @@ def _entries_at(rule, series, carry, t, steps):
     return x.rows, count
 
 
+@helper
+def flags_of_offsets(rule, series, carry, t, steps):
+    x = series.flags
+    n = first = _series.clear_flags(x, t, steps)
+    while load_int(x.at, n) < t + steps:
+        store(x.rows, load_int(x.at, n) - t, ONE)
+        n += 1
+    store(x.ahead, 0, n)
+    return x.rows, n - first
+
+
 @inlined
 def _flags_at(rule, series, carry, t, steps):
-    return packed_flags(rule, series.flags, t, steps), ZERO
+    return packed_flags(rule, series.flags, t, steps), WHOLE_BLOCK  # at most
 
 
 @inlined
 def _from_entry(rule, entries, k, fresh, state, gate, value):
     return load(entries, k, entries) if fresh else step(rule, state, gate, value)
+
+
+@inlined
+def _from_no_state(rule, entries, k, fresh, state, gate, value):
+    return step(rule, select(fresh, constant(0.0, state), state), gate, value)
 
 
 @inlined
@@ -240,15 +257,25 @@ def _entries_there(rule, summary, entries, t, gate, value):
 
 
 @inlined
+def _steps_of_zeros(rule, summary, entries, t, gate, value):
+    zero = broadcast(constant(0.0, load(summary, 0, summary)))
+    return step_input(rule, gate, value) if is_average(rule) else step(rule, zero, gate, value)
+
+
+@inlined
 def _from_zeros(rule, summary, entries, t, gate, value):
     return step_input(rule, gate, value)
 
 
 # Return flags of a block's steps, and note what those come to with which segments begin, and how many these are; the
 # state after a step; what steps come to if a series begins anew with them.
-borders_at = rules.choice("offsets", _entries_at, _flags_at)
-advance_at = rules.choice("offsets", _from_entry, _from_zero, options=INLINE)
-entered = rules.choice("offsets", _entries_there, _from_zeros, options=INLINE)
+borders_at = rules.choice("segment_states", _entries_at, rules.choice("offsets", flags_of_offsets, _flags_at))
+advance_at = rules.choice(
+    "segment_states", _from_entry, rules.choice("offsets", _from_no_state, _from_zero), options=INLINE
+)
+entered = rules.choice(
+    "segment_states", _entries_there, rules.choice("offsets", _steps_of_zeros, _from_zeros), options=INLINE
+)
 
 
 @inlined
@@ -336,7 +363,7 @@ def walk_vectors(rule, rows, summary, steps, h, keeps):
     finite = broadcast(zero)  # until a state is not: then NaN
     # Of these only the last lane counts: the others' would take a shuffle each.
     product, end, weight, before = broadcast(one), broadcast(zero), broadcast(zero), broadcast(h)
-    gate = load_vector(rows.a, 0, summary)
+    gate, are_few = load_vector(rows.a, 0, summary), rows.count <= FEW_BORDERS
     for t in range(0, steps, lanes):
         prefetch(rows.b, t, PREFETCH)
         value = load_vector(rows.b, t, summary)
@@ -352,7 +379,7 @@ def walk_vectors(rule, rows, summary, steps, h, keeps):
             own = added(rule, rows, summary, t, fresh, gate, value, centre)
             weights = weights_of(rule, rows.flags, t, fresh, gate, none)
             products, offsets = _series.compose_steps(
-                rule, earlier, vectors.any_earlier, rows.flags, t, fresh, gate, own, none
+                rule, earlier, vectors.any_earlier, rows.flags, t, are_few, fresh, gate, own, none
             )
             # From the nearer end. A summary is the same of deviations: it has its centre at 0.
             from_start = weights < broadcast(half)
@@ -365,7 +392,7 @@ def walk_vectors(rule, rows, summary, steps, h, keeps):
         else:
             own = added(rule, rows, summary, t, fresh, gate, value, broadcast(zero))
             products, offsets = _series.compose_steps(
-                rule, earlier, vectors.any_earlier, rows.flags, t, fresh, gate, own, none
+                rule, earlier, vectors.any_earlier, rows.flags, t, are_few, fresh, gate, own, none
             )
             new, end = fma(products, before, offsets), fma(products, end, offsets)
             if not is_average(rule):
@@ -397,7 +424,7 @@ def _nothing(rule, to, entries, carry, steps):
     return
 
 
-clean_entries = rules.choice("offsets", _clean_entries, _nothing)
+clean_entries = rules.choice("segment_states", _clean_entries, _nothing)
 
 
 @helper

@@ -91,6 +91,13 @@ def _to_segments(rule, borders, k, fresh, arrived, gate, value, before):
 
 
 @inlined
+def _to_no_state(rule, borders, k, fresh, arrived, gate, value, before):
+    zero = constant(0.0, arrived)
+    grad_a, grad_b, r = adjoint(rule, arrived, gate, value, select(fresh, zero, before))
+    return grad_a, grad_b, select(fresh, zero, r)
+
+
+@inlined
 def _to_zero(rule, borders, k, fresh, arrived, gate, value, before):
     return retreat(rule, fresh, arrived, gate, value, before)
 
@@ -104,8 +111,8 @@ def _vectors_to_segments(rule, summary, borders, t, fresh, arrived, gate, value,
 
 
 @inlined
-def _vectors_to_zero(rule, summary, borders, t, fresh, arrived, gate, value, before):
-    return retreat(rule, fresh, arrived, gate, value, before)
+def _vectors_to_none(rule, summary, borders, t, fresh, arrived, gate, value, before):
+    return of_steps(rule, borders, t, fresh, arrived, gate, value, before)
 
 
 @inlined
@@ -120,11 +127,12 @@ def _as_given(rule, summary, borders, t, fresh, given):
 
 # Return flags of a block's steps, and note what is at segments' borders; bring what flows on to segments' first states
 # where it belongs; a step's gradients, and a vector of such; what steps add to what flows on.
-borders_at = choice("offsets", _borders_at, _flags_at)
-deliver_borders = choice("offsets", _deliver_borders, _nothing)
-retreat_at = choice("offsets", _to_segments, _to_zero, options=INLINE)
-retreat_vectors = choice("offsets", _vectors_to_segments, _vectors_to_zero, options=INLINE)
-added = choice("offsets", _with_ends, _as_given, options=INLINE)
+borders_at = choice("segment_states", _borders_at, choice("offsets", scan.flags_of_offsets, _flags_at))
+deliver_borders = choice("segment_states", _deliver_borders, _nothing)
+of_steps = choice("offsets", _to_no_state, _to_zero, options=INLINE)
+retreat_at = choice("segment_states", _to_segments, of_steps, options=INLINE)
+retreat_vectors = choice("segment_states", _vectors_to_segments, _vectors_to_none, options=INLINE)
+added = choice("segment_states", _with_ends, _as_given, options=INLINE)
 
 
 @helper
@@ -166,7 +174,7 @@ def walk_vectors_back(rule, rows, summary, steps, r, keeps):
         own = added(rule, summary, rows.borders, t, fresh, left * g)
         most, peak = higher(most, magnitude(left)), higher(higher(peak, magnitude(g)), magnitude(own))
         products, ends = _series.compose_steps(
-            rule, later, vectors.any_later, rows.flags, t, fresh, gate, own, broadcast(zero)
+            rule, later, vectors.any_later, rows.flags, t, NO, fresh, gate, own, broadcast(zero)
         )
         onward = fma(products, after, ends)
         if keeps:

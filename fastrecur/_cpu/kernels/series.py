@@ -15,7 +15,8 @@ from ..._steps.recurrence import constant, fma, is_finite, select
 from ..compiler.numba_internals import INLINE, helper, inlined
 from ..vectors import scalars
 from ..vectors.scalars import in_place, is_same_kind, itemsize, load, load_int, maximum, prefetch, shift, store, width
-from ..vectors.types import WIDTH
+from ..vectors.transposes import has_flags
+from ..vectors.types import OCTET, WIDTH
 from ..vectors.vectors import broadcast, load_vector, reverse_lanes, store_vector
 from .operands import ONE, ZERO
 from .rules import choice, decay, kept
@@ -57,12 +58,14 @@ def compose(moved, decays, offsets, none):
 
 
 @inlined
-def compose_within(moved, any_moved, flags, t, decays, offsets, none):
+def compose_within(moved, any_moved, flags, t, are_few, decays, offsets, none):
     """Compose steps of one decay as `compose` does, but for what they do to states before a series begins anew.
 
-    Their decays are the same for all vectors. Return where one begins, too.
+    Their decays are the same for all vectors. Where borders are few, vectors without one are asked for.
     """
     one = constant(1.0, decays)
+    if are_few and not (has_flags(shift(flags, t)) or has_flags(shift(flags, t + OCTET))):
+        return compose(moved, decays, offsets, none)
     offsets = select(any_moved(flags, t, none, 1), offsets, fma(decays, moved(offsets, none, 1), offsets))
     decays = decays * moved(decays, one, 1)
     offsets = select(any_moved(flags, t, none, 2), offsets, fma(decays, moved(offsets, none, 2), offsets))
@@ -74,12 +77,12 @@ def compose_within(moved, any_moved, flags, t, decays, offsets, none):
 
 
 @inlined
-def _by_decay(rule, moved, any_moved, flags, t, fresh, gate, offsets, none):
-    return compose_within(moved, any_moved, flags, t, decay(rule, gate), offsets, none)
+def _by_decay(rule, moved, any_moved, flags, t, are_few, fresh, gate, offsets, none):
+    return compose_within(moved, any_moved, flags, t, are_few, decay(rule, gate), offsets, none)
 
 
 @inlined
-def _by_decays(rule, moved, any_moved, flags, t, fresh, gate, offsets, none):
+def _by_decays(rule, moved, any_moved, flags, t, are_few, fresh, gate, offsets, none):
     return compose(moved, kept(rule, fresh, gate), offsets, none)
 
 
