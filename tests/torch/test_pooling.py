@@ -250,6 +250,10 @@ def test_gradients_of_gradients():
     rows = product.detach().flatten(0, 1)[:5].clone().requires_grad_()
     packed = lambda p, c: pooling.pool(p, c, batch_sizes=torch.tensor([2, 1, 1, 1]))  # noqa: E731
     assert torch.autograd.gradgradcheck(packed, (rows, c0))
+
+
+@pytest.mark.exhaustive
+def test_gradients_of_gradients_of_cut_rows():
     for cut in cuts(5, 2).values():
         values = cut_problem(cut, torch.float64, 2, True, None, True, 5, 2)[:2]
         leaves = [v.requires_grad_() for v in values]

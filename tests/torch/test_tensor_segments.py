@@ -121,6 +121,7 @@ def test_compiled_in_one_graph():
             assert torch.equal(one, other)
 
 
+@pytest.mark.sample(is_complex=[False])
 @pytest.mark.parametrize(("which", "is_complex"), [(0, False), (1, False), (2, False), (1, True)])
 def test_gradient_of_one_operand(which, is_complex):
     operands, cuts = given("both", 0)
