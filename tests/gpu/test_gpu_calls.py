@@ -440,6 +440,7 @@ def test_addresses_that_are_no_multiples_of_the_size(driver, cupy, numba_cuda, m
         _call._shortcuts.clear()
 
 
+@pytest.mark.exhaustive
 def test_other_addresses_that_are_no_multiples_of_the_size(driver, cupy):
     lengths = np.arange(40) % 21
     for wrong, by in [("out", 2), ("lengths", 4)]:
