@@ -10,7 +10,7 @@ from .._steps import constant, select
 from . import _operands, _packing
 from ._numba import INLINE, helper, inlined
 from ._operands import NO, YES, ZERO, segment_at, states_of
-from ._packing import PANEL, is_along, load_states, operand_of, pack, pad, store_states, unpack, view_in, with_steps
+from ._packing import is_along, load_states, operand_of, pack, pad, panel, store_states, unpack, view_in, with_steps
 from ._rules import adjoint, advance, choice, decay, flag_step, flags_are_late, is_flagged, retreat, step, trait
 from ._scalars import fence, load, load_int, maximum, minimum, misalignment, prefetch, shift, stack, width
 from ._vectors import broadcast, load_vector, store_vector, stream_vector
@@ -160,11 +160,12 @@ def forward(rule, a, b, h, carry, marks: Marks, geometry, first, last):
     steps, streams = load_int(geometry, N_STEPS), load_int(geometry, STREAMING) != 0
     a_all, b_all, h_all = operand_of(a, geometry, A), operand_of(b, geometry, B), operand_of(h, geometry, H)
     lengths_all, flags_all = operand_of(marks.lengths, geometry, LENGTHS), operand_of(marks.flags, geometry, FLAGS)
-    a_panel, b_panel, h_panel = stack(a, PANEL), stack(b, PANEL), stack(h, PANEL)
-    flags_panel = stack(flags_all.pointer, PANEL)
+    a_panel, b_panel, h_panel = panel(a, carry), panel(b, carry), panel(h, carry)
+    flags_panel = panel(flags_all.pointer, carry)
     states, others = stack(carry, STATES), stack(carry, STATES)
     begins, ends = stack(carry, STATES), stack(carry, STATES)
-    most, span = _packing.shape_of(geometry, is_along(a_all) or is_along(b_all) or (keeps and is_along(h_all)))
+    along = is_along(a_all) or is_along(b_all) or (keeps and is_along(h_all))
+    most, span = _packing.shape_of(geometry, along, carry)
     ahead = span if streams or not keeps else 0
     while first < last:
         block = _packing.next_block(geometry, first, last, most, carry)
@@ -277,13 +278,13 @@ def vjp(rule, given: Given, results: Results, marks: Marks, geometry, first, las
     to_a_all, to_b_all = operand_of(to_a, geometry, _layout.TO_A), operand_of(to_b, geometry, _layout.TO_B)
     sums_a_all, sums_b_all = operand_of(sums_a, geometry, _layout.SUMS_A), operand_of(sums_b, geometry, _layout.SUMS_B)
     lengths_all, flags_all = operand_of(marks.lengths, geometry, LENGTHS), operand_of(marks.flags, geometry, FLAGS)
-    g_panel, a_panel, b_panel, h_panel = stack(g, PANEL), stack(a, PANEL), stack(b, PANEL), stack(h, PANEL)
-    to_a_panel, to_b_panel, flags_panel = stack(to_a, PANEL), stack(to_b, PANEL), stack(flags_all.pointer, PANEL)
+    g_panel, a_panel, b_panel, h_panel = panel(g, carry), panel(a, carry), panel(b, carry), panel(h, carry)
+    to_a_panel, to_b_panel, flags_panel = panel(to_a, carry), panel(to_b, carry), panel(flags_all.pointer, carry)
     states, firsts = stack(carry, STATES), stack(carry, STATES)
     begins, ends = stack(carry, STATES), stack(carry, STATES)
     series = states, firsts, begins, ends
     along = is_along(g_all) or is_along(a_all) or is_along(b_all) or is_along(h_all)
-    most, span = _packing.shape_of(geometry, along or is_along(to_a_all) or is_along(to_b_all))
+    most, span = _packing.shape_of(geometry, along or is_along(to_a_all) or is_along(to_b_all), carry)
     ahead = span if streams else 0
     while first < last:
         block = _packing.next_block(geometry, first, last, most, carry)
