@@ -168,7 +168,6 @@ def kept(rule, fresh, gate):
 # Functions that call nothing but primitives and each other, callable from kernels as they stand.
 for _function in (
     _steps.forget_wide,
-    _steps.forget_finite,
     _steps.is_finite,
     _steps.forget_adjoint,
     _pooling.exponential,
