@@ -30,7 +30,7 @@ def constant(value, like):
 
 
 def fma(a, b, c):
-    """Return ``a * b + c``, rounded once in compiled code."""
+    """Return ``a * b + c``, rounded once in compiled code, if the processor can."""
     return a * b + c
 
 

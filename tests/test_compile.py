@@ -1,6 +1,7 @@
 """How kernels are compiled."""
 
 import contextlib
+import platform
 import re
 
 import pytest
@@ -99,6 +100,25 @@ def test_type_of_kernels_as_numba_compiles_them(type_, callable_here):
     raises = contextlib.nullcontext() if callable_here else pytest.raises(RuntimeError, match="numba .* of a type")
     with raises:
         _check_native(module.get_function("f").global_value_type, arguments)
+
+
+MULTIPLIES_AND_ADDS = """
+import numpy as np
+import fastrecur
+from fastrecur import _config
+a, b = np.random.default_rng(0).standard_normal((2, 40, 33))
+state = np.zeros(33)
+for step, h in enumerate(fastrecur.linear_recurrence(a, b)):
+    state = a[step] * state + b[step]
+    assert (h == state).all(), step
+assert _config._cpu().startswith("work, without fused multiply-add"), _config._cpu()
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="others have it")
+def test_a_processor_without_fused_multiply_add(run_python):
+    """It multiplies and adds: a function of C that rounds once takes ten times as long as the rest of a step."""
+    run_python(MULTIPLIES_AND_ADDS, NUMBA_CPU_NAME="x86-64-v2", NUMBA_CPU_FEATURES="")
 
 
 @pytest.mark.exhaustive
